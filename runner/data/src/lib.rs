@@ -1,0 +1,1 @@
+//! Data sets, tokenisation, shuffling and the memory-mapped token cache.

@@ -1,0 +1,220 @@
+//! The settings of one job, under sparsify's names and with its defaults.
+
+use crate::PlanError;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// How the pre-activations become sparse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// ReLU, then the `k` largest a token.
+    #[default]
+    TopK,
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossFn {
+    /// Fraction of variance unexplained: squared error over total variance.
+    #[default]
+    Fvu,
+}
+
+/// How the weights are updated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Schedule-free sign descent with momentum 0.95.
+    #[default]
+    Signum,
+}
+
+/// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Folder of a Hugging Face model: config.json, model.safetensors, tokenizer.json.
+    pub model: String,
+    /// JSON lines file, or a folder of such files.
+    pub dataset: String,
+    /// Field of a line that holds the text.
+    pub text_column: String,
+    /// Length of a sequence, in tokens.
+    pub ctx_len: usize,
+    /// Train on the first so many sequences after shuffling; `None`: on all.
+    pub max_examples: Option<u64>,
+    /// Seed of the shuffle of the sequences.
+    pub shuffle_seed: u64,
+
+    /// How pre-activations become sparse.
+    pub activation: Activation,
+    /// Latents per input dimension; used when `num_latents` is 0.
+    pub expansion_factor: usize,
+    /// Keep the decoder's rows at unit norm.
+    pub normalize_decoder: bool,
+    /// Number of latents; 0: `expansion_factor` times the input width.
+    pub num_latents: usize,
+    /// Latents a token may use.
+    pub k: usize,
+
+    /// Sequences in one forward pass.
+    pub batch_size: usize,
+    /// Forward passes in one optimizer update.
+    pub grad_acc_steps: usize,
+    /// Parts into which a batch's activations are cut for the SAE, to save memory. The result
+    /// does not depend on it.
+    pub micro_acc_steps: usize,
+    /// What is minimised.
+    pub loss_fn: LossFn,
+    /// How the weights are updated.
+    pub optimizer: Optimizer,
+    /// Learning rate; `None`: by the optimizer's law, `5e-3 / sqrt(num_latents / 2^14)` for
+    /// signum. 0 is zero.
+    pub lr: Option<f64>,
+    /// A latent that has not fired for more than so many tokens counts as dead.
+    pub dead_feature_threshold: u64,
+    /// Patterns (`fnmatch`) of the submodules to train on; empty: every block.
+    pub hookpoints: Vec<String>,
+    /// Indices of the blocks to train on; not with `hookpoints` or `layer_stride`.
+    pub layers: Vec<usize>,
+    /// Take every so-manieth of the hookpoints, in natural order.
+    pub layer_stride: usize,
+    /// Seeds of the initial weights; one SAE per hookpoint and seed.
+    pub init_seeds: Vec<i64>,
+
+    /// Checkpoint after every so many optimizer updates, and at the end.
+    pub save_every: u64,
+    /// Report statistics after every so many optimizer updates. Ours, not sparsify's.
+    pub log_every: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            dataset: String::new(),
+            text_column: "text".into(),
+            ctx_len: 2048,
+            max_examples: None,
+            shuffle_seed: 42,
+            activation: Activation::default(),
+            expansion_factor: 32,
+            normalize_decoder: true,
+            num_latents: 0,
+            k: 32,
+            batch_size: 32,
+            grad_acc_steps: 1,
+            micro_acc_steps: 1,
+            loss_fn: LossFn::default(),
+            optimizer: Optimizer::default(),
+            lr: None,
+            dead_feature_threshold: 10_000_000,
+            hookpoints: Vec::new(),
+            layers: Vec::new(),
+            layer_stride: 1,
+            init_seeds: vec![0],
+            save_every: 1000,
+            log_every: 1,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The names of all settings, in the order of their declaration.
+    pub fn keys() -> Vec<String> {
+        Self::default().to_map().keys().cloned().collect()
+    }
+
+    /// The settings as a JSON object.
+    pub fn to_map(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            _ => unreachable!("a struct of plain fields serialises to an object"),
+        }
+    }
+
+    /// Tokens of one optimizer update.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.batch_size * self.grad_acc_steps * self.ctx_len) as u64
+    }
+
+    /// The number of latents for an input of width `d_in`.
+    pub fn num_latents_for(&self, d_in: usize) -> usize {
+        if self.num_latents > 0 {
+            self.num_latents
+        } else {
+            d_in * self.expansion_factor
+        }
+    }
+
+    /// The learning rate for an SAE with `num_latents` latents.
+    pub fn lr_for(&self, num_latents: usize) -> f64 {
+        let by_law = || match self.optimizer {
+            Optimizer::Signum => 5e-3 / (num_latents as f64 / 16384.0).sqrt(),
+        };
+        self.lr.unwrap_or_else(by_law)
+    }
+
+    /// Checks what can be checked without the model.
+    ///
+    /// # Errors
+    /// The first setting that is out of range or contradicts another.
+    pub fn validate(&self) -> Result<(), PlanError> {
+        let positive = [
+            ("ctx_len", self.ctx_len),
+            ("batch_size", self.batch_size),
+            ("grad_acc_steps", self.grad_acc_steps),
+            ("micro_acc_steps", self.micro_acc_steps),
+            ("layer_stride", self.layer_stride),
+            ("k", self.k),
+            ("save_every", self.save_every as usize),
+            ("log_every", self.log_every as usize),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(PlanError::setting(key, "must be at least 1, got 0"));
+            }
+        }
+        for (key, value) in [("model", &self.model), ("dataset", &self.dataset)] {
+            if value.is_empty() {
+                return Err(PlanError::setting(key, "is missing"));
+            }
+        }
+        self.validate_choices()
+    }
+
+    fn validate_choices(&self) -> Result<(), PlanError> {
+        if self.num_latents == 0 && self.expansion_factor == 0 {
+            let problem = "must be at least 1 where `num_latents` is 0";
+            return Err(PlanError::setting("expansion_factor", problem));
+        }
+        if !self.layers.is_empty() && self.layer_stride != 1 {
+            return Err(PlanError::setting(
+                "layers",
+                "cannot be used with `layer_stride`",
+            ));
+        }
+        if !self.layers.is_empty() && !self.hookpoints.is_empty() {
+            return Err(PlanError::setting(
+                "layers",
+                "cannot be used with `hookpoints`",
+            ));
+        }
+        if self.init_seeds.is_empty() {
+            return Err(PlanError::setting("init_seeds", "needs at least one seed"));
+        }
+        let unique: std::collections::BTreeSet<_> = self.init_seeds.iter().collect();
+        if unique.len() != self.init_seeds.len() {
+            return Err(PlanError::setting("init_seeds", "names a seed twice"));
+        }
+        match self.lr {
+            Some(lr) if !(lr.is_finite() && lr >= 0.0) => Err(PlanError::setting(
+                "lr",
+                &format!("must be finite and not negative, got {lr}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

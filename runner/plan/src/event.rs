@@ -1,0 +1,134 @@
+//! What a worker reports: one JSON object a line in `events.jsonl`, numbered.
+//!
+//! Numbers grow over all attempts of a stream, so folding a file twice changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+/// One line of `events.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// 1, 2, 3, ... without gaps, over all attempts of the stream.
+    pub seq: u64,
+    /// When it was written, ms since the epoch, UTC.
+    pub time_ms: i64,
+    /// Which attempt wrote it; numbered from 1 within the stream.
+    pub attempt: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The worker runs; nothing is loaded yet.
+    Started {
+        /// Device it trains on, such as `cpu` or `cuda:0`.
+        device: String,
+        /// Version of libtorch.
+        libtorch: String,
+        /// Process id.
+        pid: u32,
+        /// Host name.
+        host: String,
+    },
+    /// Model and tokens are there; training begins at `first_step`.
+    Ready {
+        /// Optimizer updates done before this attempt (0 for a fresh start).
+        first_step: u64,
+        /// Optimizer updates in all.
+        n_steps: u64,
+        /// Tokens of one optimizer update.
+        tokens_per_step: u64,
+    },
+    /// Statistics of one SAE since its last metric event.
+    Metric {
+        /// The job.
+        job_id: String,
+        /// Name of the SAE: hookpoint, and seed where there are several.
+        sae: String,
+        /// Optimizer updates done, this interval included.
+        step: u64,
+        /// The interval's sums.
+        stats: SaeStats,
+    },
+    /// Speed since the last such event.
+    Progress {
+        /// Optimizer updates done.
+        step: u64,
+        /// Tokens that went through the language model since the last such event.
+        n_tokens: u64,
+        /// Wall time since the last such event, ms.
+        elapsed_ms: u64,
+    },
+    /// A job's checkpoint is complete on disk.
+    Checkpoint {
+        /// The job.
+        job_id: String,
+        /// Optimizer updates done.
+        step: u64,
+        /// The job's folder, relative to the runs folder.
+        path: String,
+        /// True when training of the job is over.
+        is_final: bool,
+    },
+    /// The attempt ends in an error.
+    Failed {
+        /// Whose fault, hence whether a retry makes sense.
+        kind: FailureKind,
+        /// What went wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The attempt stopped on request after a checkpoint.
+    Interrupted {
+        /// Optimizer updates done.
+        step: u64,
+    },
+    /// All jobs of the stream are done.
+    Finished,
+}
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The user's input: a retry would fail the same way.
+    Input,
+    /// The machine's or the program's.
+    Internal,
+}
+
+/// Sufficient statistics of one SAE over an interval: sums, so that any ratio over any union of
+/// intervals, ranks or micro-batches is exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SaeStats {
+    /// Tokens the sums run over.
+    pub n_tokens: u64,
+    /// Sum over steps and tokens of the squared error, `|sae_out - x|^2`.
+    pub squared_error: f64,
+    /// Sum over steps of the step's total variance, `sum |x - mean(x)|^2`.
+    pub total_variance: f64,
+    /// Sum over tokens of the number of latents with activation > 0.
+    pub l0: f64,
+    /// Latents that have not fired for more than `dead_feature_threshold` tokens, at the end.
+    pub n_dead: u64,
+}
+
+impl SaeStats {
+    /// Fraction of variance unexplained.
+    pub fn fvu(&self) -> f64 {
+        self.squared_error / self.total_variance
+    }
+
+    /// Adds the sums of a later interval; `n_dead` is the later one's.
+    pub fn merge(&mut self, later: &Self) {
+        self.n_tokens += later.n_tokens;
+        self.squared_error += later.squared_error;
+        self.total_variance += later.total_variance;
+        self.l0 += later.l0;
+        self.n_dead = later.n_dead;
+    }
+}

@@ -1,0 +1,208 @@
+//! Hookpoint patterns: `fnmatch` over the names of a model's submodules.
+//!
+//! As in sparsify, `*` crosses dots: `layers.1*` matches `layers.10.mlp`.
+
+use crate::{HookpointFacts, ModelFacts, PlanError, TrainConfig, nearest};
+use std::collections::BTreeSet;
+
+/// Whether `name` matches `pattern` as Python's `fnmatch.fnmatchcase` has it: `*`, `?`, `[seq]`
+/// and `[!seq]`; an unclosed `[` stands for itself.
+pub fn fnmatch(name: &str, pattern: &str) -> bool {
+    let name: Vec<char> = name.chars().collect();
+    let pattern: Vec<char> = pattern.chars().collect();
+    matches_from(&name, &pattern)
+}
+
+fn matches_from(name: &[char], pattern: &[char]) -> bool {
+    let Some((&first, rest)) = pattern.split_first() else {
+        return name.is_empty();
+    };
+    match (first, name.split_first()) {
+        ('*', _) => (0..=name.len()).any(|skipped| matches_from(&name[skipped..], rest)),
+        (_, None) => false,
+        ('?', Some((_, name))) => matches_from(name, rest),
+        ('[', Some((&c, name_rest))) => match parse_set(rest) {
+            Some((set, rest)) => set.contains(c) && matches_from(name_rest, rest),
+            None => c == '[' && matches_from(name_rest, rest),
+        },
+        (literal, Some((&c, name))) => c == literal && matches_from(name, rest),
+    }
+}
+
+struct CharSet<'a> {
+    negated: bool,
+    members: &'a [char],
+}
+
+impl CharSet<'_> {
+    fn contains(&self, c: char) -> bool {
+        let mut members = self.members;
+        let mut found = false;
+        while let Some((&low, rest)) = members.split_first() {
+            match rest {
+                ['-', high, ..] => {
+                    found |= low <= c && c <= *high;
+                    members = &rest[2..];
+                }
+                _ => {
+                    found |= low == c;
+                    members = rest;
+                }
+            }
+        }
+        found != self.negated
+    }
+}
+
+/// Splits `seq]rest`, the text behind a `[`; a `]` that comes first is a member.
+fn parse_set(text: &[char]) -> Option<(CharSet<'_>, &[char])> {
+    let negated = text.first() == Some(&'!');
+    let text = if negated { &text[1..] } else { text };
+    let end = 1 + text.get(1..)?.iter().position(|&c| c == ']')?;
+    Some((
+        CharSet {
+            negated,
+            members: &text[..end],
+        },
+        &text[end + 1..],
+    ))
+}
+
+/// The hookpoints a job trains on, in natural order, after `layer_stride`.
+///
+/// # Errors
+/// A pattern that matches nothing, or a layer that does not exist.
+pub fn select_hookpoints<'a>(
+    config: &TrainConfig,
+    facts: &'a ModelFacts,
+) -> Result<Vec<&'a HookpointFacts>, PlanError> {
+    let names = if config.hookpoints.is_empty() {
+        block_names(config, facts)?
+    } else {
+        matching_names(config, facts)?
+    };
+    let mut chosen: Vec<_> = facts
+        .hookpoints
+        .iter()
+        .filter(|h| names.contains(&h.name))
+        .collect();
+    chosen.sort_by(|a, b| natord::compare(&a.name, &b.name));
+    Ok(chosen.into_iter().step_by(config.layer_stride).collect())
+}
+
+fn block_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<String>, PlanError> {
+    let n_layers = facts.n_layers;
+    if let Some(&layer) = config.layers.iter().find(|&&layer| layer >= n_layers) {
+        return Err(PlanError::NoLayer {
+            layer,
+            model: config.model.clone(),
+            n_layers,
+        });
+    }
+    let all: Vec<usize> = (0..n_layers).collect();
+    let layers = if config.layers.is_empty() {
+        &all
+    } else {
+        &config.layers
+    };
+    Ok(layers
+        .iter()
+        .map(|layer| format!("{}.{layer}", facts.layers_name))
+        .collect())
+}
+
+fn matching_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<String>, PlanError> {
+    let mut names = BTreeSet::new();
+    for pattern in &config.hookpoints {
+        let mut matched = facts
+            .hookpoints
+            .iter()
+            .filter(|h| fnmatch(&h.name, pattern))
+            .peekable();
+        if matched.peek().is_none() {
+            let known = facts.hookpoints.iter().map(|h| h.name.as_str());
+            return Err(PlanError::NoHookpoint {
+                pattern: pattern.clone(),
+                model: config.model.clone(),
+                nearest: nearest(pattern, known, 3),
+            });
+        }
+        names.extend(matched.map(|h| h.name.clone()));
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fnmatch_agrees_with_python() {
+        // Each line was answered by Python's fnmatch.fnmatchcase.
+        let cases = [
+            ("layers.10.mlp", "layers.1*", true),
+            ("layers.2", "layers.1*", false),
+            ("layers.1", "layers.?", true),
+            ("layers.12", "layers.?", false),
+            ("layers.5.mlp", "layers.[3-5].mlp", true),
+            ("layers.6.mlp", "layers.[!3-5].mlp", true),
+            ("layers.4.mlp", "layers.[!3-5].mlp", false),
+            ("a[", "a[", true),
+            ("a]", "a[]]", true),
+            ("ab", "a[]b]", true),
+            ("a-", "a[b-]", true),
+            ("", "*", true),
+            ("", "?", false),
+            ("layers.3.mlp.act_fn", "*.act_fn", true),
+            ("Layers.3", "layers.3", false),
+        ];
+        for (name, pattern, expected) in cases {
+            assert_eq!(
+                fnmatch(name, pattern),
+                expected,
+                "{name:?} against {pattern:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn selection_is_natural_and_strided() {
+        let facts = crate::model::tests::facts(12);
+        let config = TrainConfig {
+            hookpoints: vec!["layers.*".into()],
+            layer_stride: 5,
+            ..TrainConfig::default()
+        };
+        let names: Vec<_> = select_hookpoints(&config, &facts).unwrap();
+        let names: Vec<_> = names.iter().map(|h| h.name.as_str()).collect();
+        assert_eq!(names, ["layers.0", "layers.5", "layers.10"]);
+    }
+
+    #[test]
+    fn a_pattern_without_match_names_the_nearest() {
+        let facts = crate::model::tests::facts(3);
+        let config = TrainConfig {
+            hookpoints: vec!["layer.1".into()],
+            ..TrainConfig::default()
+        };
+        let error = select_hookpoints(&config, &facts).unwrap_err();
+        assert!(error.hint().unwrap().contains("`layers.1`"), "{error:?}");
+    }
+
+    #[test]
+    fn a_missing_layer_is_an_error() {
+        let facts = crate::model::tests::facts(3);
+        let config = TrainConfig {
+            layers: vec![3],
+            ..TrainConfig::default()
+        };
+        assert!(matches!(
+            select_hookpoints(&config, &facts),
+            Err(PlanError::NoLayer {
+                layer: 3,
+                n_layers: 3,
+                ..
+            })
+        ));
+    }
+}

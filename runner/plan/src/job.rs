@@ -1,0 +1,338 @@
+//! From a recipe's drafts to jobs: overrides applied, hookpoints resolved, ids computed.
+
+use crate::hookpoint::select_hookpoints;
+use crate::identity::{TRAINER_VERSION, digest_json, short};
+use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+/// One resolved training configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Hash of everything that determines the result; 12 hex digits.
+    pub job_id: String,
+    /// Name, unique in the sweep.
+    pub name: String,
+    /// The recipe's remark.
+    pub note: Option<String>,
+    /// What the recipe changed of `[train]`.
+    pub overrides: Map<String, Value>,
+    /// The settings.
+    pub config: TrainConfig,
+    /// The SAEs it trains: one per hookpoint and seed.
+    pub saes: Vec<SaeSpec>,
+    /// Digest of the model's files.
+    pub model_digest: String,
+    /// Digest of the token data.
+    pub token_digest: String,
+}
+
+/// One SAE of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SaeSpec {
+    /// The hookpoint, with `/seed{n}` behind it where the job has several seeds; also its folder.
+    pub name: String,
+    /// The hookpoint.
+    pub hookpoint: String,
+    /// Seed of the initial weights.
+    pub seed: i64,
+    /// Width of the activations.
+    pub d_in: usize,
+    /// Number of latents.
+    pub num_latents: usize,
+    /// Latents a token may use.
+    pub k: usize,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// What a job's resolution needs to know of the world.
+#[derive(Clone, Debug)]
+pub struct JobInputs {
+    /// The model.
+    pub facts: ModelFacts,
+    /// Digest of the model's files.
+    pub model_digest: String,
+    /// Digest of the token data.
+    pub token_digest: String,
+}
+
+impl Job {
+    /// The name of its folder: readable, and unique by the id.
+    pub fn folder(&self) -> String {
+        let readable: String = self.name.chars().take(80).map(portable).collect();
+        format!("{}-{}", readable.trim_start_matches('.'), self.job_id)
+    }
+}
+
+fn portable(c: char) -> char {
+    if c.is_ascii_alphanumeric() || "._-=+,".contains(c) {
+        c
+    } else {
+        '_'
+    }
+}
+
+/// `base` with `overrides` laid over it, as settings.
+///
+/// # Errors
+/// An unknown setting or a value of the wrong type.
+pub fn apply_overrides(
+    base: &TrainConfig,
+    overrides: &Map<String, Value>,
+) -> Result<TrainConfig, PlanError> {
+    let mut settings = base.to_map();
+    for (key, value) in overrides {
+        let Some(slot) = settings.get_mut(key) else {
+            let keys = TrainConfig::keys();
+            let nearest = nearest(key, keys.iter().map(String::as_str), 1).pop();
+            return Err(PlanError::UnknownSetting {
+                key: key.clone(),
+                nearest,
+            });
+        };
+        let before = std::mem::replace(slot, value.clone());
+        // One key at a time, so that the error can name it.
+        let parsed: Result<TrainConfig, _> = serde_json::from_value(settings.clone().into());
+        if let Err(error) = parsed {
+            let problem = format!("{error}, got {value} (default {before})");
+            return Err(PlanError::WrongType {
+                key: key.clone(),
+                problem,
+            });
+        }
+    }
+    serde_json::from_value(settings.into()).map_err(|error| PlanError::WrongType {
+        key: "train".into(),
+        problem: error.to_string(),
+    })
+}
+
+/// Resolves one draft whose settings are `config`; `index` names it where the recipe did not.
+///
+/// # Errors
+/// Settings that do not fit together or do not fit the model; the error names the job.
+pub fn resolve_job(
+    index: usize,
+    draft: &JobDraft,
+    config: TrainConfig,
+    inputs: &JobInputs,
+) -> Result<Job, PlanError> {
+    let name = draft.name.clone().unwrap_or_else(|| format!("job-{index}"));
+    let resolved = || {
+        config.validate()?;
+        check_context(&config, &inputs.facts)?;
+        resolve_saes(&config, &inputs.facts)
+    };
+    let saes = resolved().map_err(|error| error.in_job(&name))?;
+    Ok(Job {
+        job_id: job_id(&config, &saes, inputs),
+        name,
+        note: draft.note.clone(),
+        overrides: draft.overrides.clone(),
+        config,
+        saes,
+        model_digest: inputs.model_digest.clone(),
+        token_digest: inputs.token_digest.clone(),
+    })
+}
+
+/// Resolves all drafts; `inputs_of` tells of the world for a job's settings.
+///
+/// # Errors
+/// The first draft that cannot be resolved, a name used twice, or the error of `inputs_of`.
+pub fn resolve_jobs<E: From<PlanError>>(
+    base: &TrainConfig,
+    drafts: &[JobDraft],
+    mut inputs_of: impl FnMut(&TrainConfig) -> Result<JobInputs, E>,
+) -> Result<Vec<Job>, E> {
+    let mut names = BTreeSet::new();
+    let mut jobs = Vec::with_capacity(drafts.len());
+    for (index, draft) in drafts.iter().enumerate() {
+        let name = draft.name.clone().unwrap_or_else(|| format!("job-{index}"));
+        let config = apply_overrides(base, &draft.overrides).map_err(|e| e.in_job(&name))?;
+        config.validate().map_err(|e| e.in_job(&name))?;
+        if !names.insert(name.clone()) {
+            return Err(PlanError::DuplicateJob { name }.into());
+        }
+        let inputs = inputs_of(&config)?;
+        jobs.push(resolve_job(index, draft, config, &inputs)?);
+    }
+    Ok(jobs)
+}
+
+fn check_context(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanError> {
+    if config.ctx_len <= facts.max_ctx_len {
+        return Ok(());
+    }
+    Err(PlanError::TooLongContext {
+        ctx_len: config.ctx_len,
+        max_ctx_len: facts.max_ctx_len,
+        model: config.model.clone(),
+    })
+}
+
+fn resolve_saes(config: &TrainConfig, facts: &ModelFacts) -> Result<Vec<SaeSpec>, PlanError> {
+    let mut saes = Vec::new();
+    for hookpoint in select_hookpoints(config, facts)? {
+        for &seed in &config.init_seeds {
+            saes.push(resolve_sae(config, hookpoint, seed)?);
+        }
+    }
+    Ok(saes)
+}
+
+fn resolve_sae(
+    config: &TrainConfig,
+    hookpoint: &HookpointFacts,
+    seed: i64,
+) -> Result<SaeSpec, PlanError> {
+    let d_in = hookpoint.d_out;
+    let num_latents = config.num_latents_for(d_in);
+    if config.k > num_latents {
+        let hookpoint = hookpoint.name.clone();
+        return Err(PlanError::TooLargeK {
+            k: config.k,
+            num_latents,
+            hookpoint,
+        });
+    }
+    let name = match config.init_seeds.len() {
+        1 => hookpoint.name.clone(),
+        _ => format!("{}/seed{seed}", hookpoint.name),
+    };
+    let lr = config.lr_for(num_latents);
+    Ok(SaeSpec {
+        name,
+        hookpoint: hookpoint.name.clone(),
+        seed,
+        d_in,
+        num_latents,
+        k: config.k,
+        lr,
+    })
+}
+
+/// Settings that change where or how often something is written, but not what is trained.
+const WITHOUT_EFFECT: [&str; 2] = ["save_every", "log_every"];
+
+/// Settings that name an input, whose content stands in the id instead.
+const NAMES_OF_INPUTS: [&str; 2] = ["model", "dataset"];
+
+/// Settings that only serve to choose the SAEs, which stand in the id themselves.
+const SELECTORS: [&str; 6] = [
+    "hookpoints",
+    "layers",
+    "layer_stride",
+    "init_seeds",
+    "expansion_factor",
+    "num_latents",
+];
+
+fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String {
+    let mut settings = config.to_map();
+    for key in WITHOUT_EFFECT
+        .iter()
+        .chain(&NAMES_OF_INPUTS)
+        .chain(&SELECTORS)
+    {
+        settings.remove(*key);
+    }
+    short(&digest_json(&json!({
+        "settings": settings,
+        "saes": saes,
+        "model": inputs.model_digest,
+        "tokens": inputs.token_digest,
+        "trainer": TRAINER_VERSION,
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base() -> TrainConfig {
+        TrainConfig {
+            model: "m".into(),
+            dataset: "d".into(),
+            ctx_len: 16,
+            ..Default::default()
+        }
+    }
+
+    fn inputs() -> JobInputs {
+        JobInputs {
+            facts: crate::model::tests::facts(3),
+            model_digest: "m0".into(),
+            token_digest: "t0".into(),
+        }
+    }
+
+    fn job(overrides: Value) -> Result<Job, PlanError> {
+        let Value::Object(overrides) = overrides else {
+            panic!("not an object")
+        };
+        let draft = JobDraft {
+            name: Some("j".into()),
+            note: None,
+            overrides,
+        };
+        let mut jobs = resolve_jobs(&base(), &[draft], |_| Ok::<_, PlanError>(inputs()))?;
+        Ok(jobs.remove(0))
+    }
+
+    #[test]
+    fn the_id_is_of_what_determines_the_result() {
+        let id = |overrides| job(overrides).unwrap().job_id;
+        let plain = id(json!({}));
+        assert_eq!(
+            plain,
+            id(json!({"save_every": 7})),
+            "saving changes nothing that is trained"
+        );
+        assert_eq!(
+            plain,
+            id(json!({"hookpoints": ["layers.*"]})),
+            "the same SAEs"
+        );
+        assert_eq!(plain, id(json!({"num_latents": 256})), "32 x 8 is 256");
+        assert_ne!(plain, id(json!({"k": 16})));
+        assert_ne!(plain, id(json!({"shuffle_seed": 1})));
+        assert_ne!(plain, id(json!({"layers": [0]})));
+    }
+
+    #[test]
+    fn several_seeds_get_folders_of_their_own() {
+        let job = job(json!({"layers": [1], "init_seeds": [3, 5]})).unwrap();
+        let names: Vec<_> = job.saes.iter().map(|sae| sae.name.as_str()).collect();
+        assert_eq!(names, ["layers.1/seed3", "layers.1/seed5"]);
+    }
+
+    #[test]
+    fn errors_name_job_and_setting() {
+        let message = |overrides| job(overrides).unwrap_err().to_string();
+        assert!(message(json!({"k": 300})).contains("num_latents = 256"));
+        assert!(message(json!({"ctx_len": 65})).contains("64 positions"));
+        assert!(message(json!({"k": "many"})).starts_with("job `j`: setting `k`"));
+        let unknown = job(json!({"expansion_facto": 2})).unwrap_err();
+        assert_eq!(unknown.hint().unwrap(), "did you mean `expansion_factor`?");
+    }
+
+    #[test]
+    fn an_explicit_lr_of_zero_is_zero() {
+        assert_eq!(job(json!({"lr": 0.0})).unwrap().saes[0].lr, 0.0);
+        let by_law = job(json!({"num_latents": 16384})).unwrap().saes[0].lr;
+        assert!((by_law - 5e-3).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_folder_is_one_path_component() {
+        let mut job = job(json!({})).unwrap();
+        job.name = "../k=16,hookpoints=layers.1/x".into();
+        assert_eq!(
+            job.folder(),
+            format!("_k=16,hookpoints=layers.1_x-{}", job.job_id)
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! The pure data and rules of a sweep: what a user writes, what a recipe is asked and answers, the
+//! resolved jobs, the streams that share a forward pass, and what a worker is told and reports.
+//!
+//! No IO, no torch, no async: everything here is a value or a function of values.
+
+mod config;
+mod error;
+mod event;
+mod hookpoint;
+mod identity;
+mod job;
+mod memory;
+mod model;
+mod order;
+mod recipe;
+mod stream;
+mod sweep;
+
+pub use config::{Activation, LossFn, Optimizer, TrainConfig};
+pub use error::{PlanError, nearest};
+pub use event::{Event, EventKind, FailureKind, SaeStats};
+pub use hookpoint::{fnmatch, select_hookpoints};
+pub use identity::{TRAINER_VERSION, digest_json, short};
+pub use job::{Job, JobInputs, SaeSpec, apply_overrides, resolve_job, resolve_jobs};
+pub use memory::{MemoryEstimate, estimate_memory};
+pub use model::{HookpointFacts, ModelFacts};
+pub use order::{Order, OrderJob};
+pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
+pub use stream::{Plan, Stream, StreamKey, group_streams};
+pub use sweep::{Launch, Launcher, Sweep};

@@ -1,0 +1,91 @@
+//! Predicted memory of a stream: an estimate from shapes alone, to pack streams onto devices and to
+//! warn before a run, not a promise.
+
+use crate::{Job, ModelFacts};
+use serde::{Deserialize, Serialize};
+
+const FLOAT_BYTES: u64 = 4;
+
+/// Predicted memory of one worker, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEstimate {
+    /// The language model's weights, up to the last hookpoint.
+    pub model_bytes: u64,
+    /// Weights of all SAEs and what the optimizer keeps of them.
+    pub sae_bytes: u64,
+    /// Activations, pre-activations and gradients that stand at the same time.
+    pub workspace_bytes: u64,
+}
+
+impl MemoryEstimate {
+    /// The sum.
+    pub fn total_bytes(&self) -> u64 {
+        self.model_bytes + self.sae_bytes + self.workspace_bytes
+    }
+}
+
+/// Predicts the memory of a worker that trains `jobs` side by side on the model of `facts`.
+pub fn estimate_memory(jobs: &[&Job], facts: &ModelFacts) -> MemoryEstimate {
+    let layers = jobs
+        .iter()
+        .map(|job| layers_needed(job, facts))
+        .max()
+        .unwrap_or(0) as u64;
+    let model_bytes = FLOAT_BYTES * (facts.embedding_params + layers * facts.layer_params);
+    let saes = jobs.iter().flat_map(|job| &job.saes);
+    // y, z and the gradient.
+    let sae_bytes = saes
+        .map(|sae| 3 * FLOAT_BYTES * sae_params(sae.d_in, sae.num_latents))
+        .sum();
+    MemoryEstimate {
+        model_bytes,
+        sae_bytes,
+        workspace_bytes: workspace(jobs, facts),
+    }
+}
+
+/// How many blocks the forward pass runs for `job`.
+pub(crate) fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
+    let needed = |name: &str| {
+        facts
+            .hookpoint(name)
+            .map_or(facts.n_layers, |h| h.n_layers_needed)
+    };
+    job.saes
+        .iter()
+        .map(|sae| needed(&sae.hookpoint))
+        .max()
+        .unwrap_or(0)
+}
+
+fn sae_params(d_in: usize, num_latents: usize) -> u64 {
+    (2 * num_latents * d_in + num_latents + d_in) as u64
+}
+
+fn workspace(jobs: &[&Job], facts: &ModelFacts) -> u64 {
+    let Some(job) = jobs.first() else { return 0 };
+    let n_tokens = (job.config.batch_size * job.config.ctx_len) as u64;
+    let mut widths: Vec<(&str, usize)> = jobs
+        .iter()
+        .flat_map(|job| &job.saes)
+        .map(|sae| (sae.hookpoint.as_str(), sae.d_in))
+        .collect();
+    widths.sort_unstable();
+    widths.dedup();
+    let activations: usize = widths.iter().map(|(_, width)| width).sum();
+    // SAEs run one after the other, so only the widest pre-activations stand at once; beside them
+    // the residual, its gradient and the reconstruction.
+    let of_sae = |job: &&&Job| {
+        let widest = job
+            .saes
+            .iter()
+            .map(|sae| sae.num_latents + 4 * sae.d_in)
+            .max()
+            .unwrap_or(0);
+        widest.div_ceil(job.config.micro_acc_steps)
+    };
+    let sae_row = jobs.iter().map(|job| of_sae(&job)).max().unwrap_or(0);
+    // A block's own working set: about eight times the residual stream.
+    let block = 8 * facts.hidden_size;
+    FLOAT_BYTES * n_tokens * (activations + sae_row.max(block)) as u64
+}

@@ -1,0 +1,74 @@
+//! Facts about a language model that planning needs, read from its `config.json` alone.
+
+use serde::{Deserialize, Serialize};
+
+/// A language model as planning sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Hugging Face's `model_type`, such as `llama`.
+    pub model_type: String,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of rows of the embedding.
+    pub vocab_size: usize,
+    /// Longest context the position encoding was made for, in tokens.
+    pub max_ctx_len: usize,
+    /// Parameters of the embedding.
+    pub embedding_params: u64,
+    /// Parameters of one block.
+    pub layer_params: u64,
+    /// Name of the list of blocks in `base_model`, such as `layers`.
+    pub layers_name: String,
+    /// Every submodule that can be tapped, in the order of `named_modules()`.
+    pub hookpoints: Vec<HookpointFacts>,
+}
+
+/// A submodule that can be tapped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookpointFacts {
+    /// Name as in `base_model.named_modules()`.
+    pub name: String,
+    /// Width of its input, `None` where the input is token ids.
+    pub d_in: Option<usize>,
+    /// Width of its output.
+    pub d_out: usize,
+    /// How many blocks the forward pass runs to serve it (a block counts when it is entered).
+    pub n_layers_needed: usize,
+}
+
+impl ModelFacts {
+    /// The facts of the hookpoint called `name`.
+    pub fn hookpoint(&self, name: &str) -> Option<&HookpointFacts> {
+        self.hookpoints
+            .iter()
+            .find(|hookpoint| hookpoint.name == name)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A model of `n_layers` blocks of width 8, each block a hookpoint.
+    pub(crate) fn facts(n_layers: usize) -> ModelFacts {
+        let block = |layer| HookpointFacts {
+            name: format!("layers.{layer}"),
+            d_in: Some(8),
+            d_out: 8,
+            n_layers_needed: layer + 1,
+        };
+        ModelFacts {
+            model_type: "llama".into(),
+            n_layers,
+            hidden_size: 8,
+            vocab_size: 100,
+            max_ctx_len: 64,
+            embedding_params: 800,
+            layer_params: 1000,
+            layers_name: "layers".into(),
+            hookpoints: (0..n_layers).map(block).collect(),
+        }
+    }
+}

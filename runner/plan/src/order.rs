@@ -1,0 +1,43 @@
+//! What a worker is told: one JSON file, written once per attempt.
+
+use crate::{Job, StreamKey};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// All that a worker needs. Every name is resolved to a local path.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The stream.
+    pub stream_id: String,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// What the jobs share.
+    pub key: StreamKey,
+    /// Folder of the model.
+    pub model_dir: PathBuf,
+    /// JSON lines file or folder.
+    pub dataset: PathBuf,
+    /// Field that holds the text.
+    pub text_column: String,
+    /// Folder of the token cache.
+    pub cache_dir: PathBuf,
+    /// Folder that job paths are relative to.
+    pub runs_dir: PathBuf,
+    /// File that events are appended to.
+    pub events: PathBuf,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Threads on the CPU; 0: all cores.
+    pub threads: usize,
+    /// The jobs to train.
+    pub jobs: Vec<OrderJob>,
+}
+
+/// One job of an order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OrderJob {
+    /// The job.
+    pub job: Job,
+    /// Its folder, relative to the runs folder.
+    pub dir: PathBuf,
+}

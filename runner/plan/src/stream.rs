@@ -1,0 +1,171 @@
+//! Jobs that agree on everything before the SAE share one forward pass: a stream.
+
+use crate::identity::{digest_json, short};
+use crate::memory::{estimate_memory, layers_needed};
+use crate::{Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity};
+use serde::{Deserialize, Serialize};
+
+/// What the jobs of a stream have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamKey {
+    /// Digest of the model's files.
+    pub model_digest: String,
+    /// Digest of the token data.
+    pub token_digest: String,
+    /// Length of a sequence, in tokens.
+    pub ctx_len: usize,
+    /// Sequences in one forward pass.
+    pub batch_size: usize,
+    /// Forward passes in one optimizer update.
+    pub grad_acc_steps: usize,
+    /// Seed of the shuffle.
+    pub shuffle_seed: u64,
+    /// Limit on the number of sequences.
+    pub max_examples: Option<u64>,
+    /// What is minimised: losses on the model's output need a pass of their own.
+    pub loss_fn: LossFn,
+}
+
+/// Jobs trained side by side in one worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    /// Hash of the key and the jobs; 12 hex digits.
+    pub stream_id: String,
+    /// What its jobs share.
+    pub key: StreamKey,
+    /// Its jobs.
+    pub job_ids: Vec<String>,
+    /// Blocks of the model its forward pass runs, of how many the model has.
+    pub n_layers_run: usize,
+    /// Predicted memory of its worker.
+    pub memory: MemoryEstimate,
+}
+
+/// A recipe's answer, resolved and grouped.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The sweep's name.
+    pub sweep: String,
+    /// Which recipe answered which request.
+    pub recipe: RecipeIdentity,
+    /// The jobs, in the recipe's order.
+    pub jobs: Vec<Job>,
+    /// The streams, in the order of their first jobs.
+    pub streams: Vec<Stream>,
+}
+
+impl Plan {
+    /// The job with this id.
+    pub fn job(&self, job_id: &str) -> Option<&Job> {
+        self.jobs.iter().find(|job| job.job_id == job_id)
+    }
+}
+
+impl StreamKey {
+    /// The key of `job`.
+    pub fn of(job: &Job) -> Self {
+        Self {
+            model_digest: job.model_digest.clone(),
+            token_digest: job.token_digest.clone(),
+            ctx_len: job.config.ctx_len,
+            batch_size: job.config.batch_size,
+            grad_acc_steps: job.config.grad_acc_steps,
+            shuffle_seed: job.config.shuffle_seed,
+            max_examples: job.config.max_examples,
+            loss_fn: job.config.loss_fn,
+        }
+    }
+}
+
+/// Groups jobs by what they share; `facts_of` tells of a job's model.
+pub fn group_streams<'a>(
+    jobs: &'a [Job],
+    mut facts_of: impl FnMut(&Job) -> &'a ModelFacts,
+) -> Vec<Stream> {
+    let mut groups: Vec<(StreamKey, Vec<&Job>)> = Vec::new();
+    for job in jobs {
+        let key = StreamKey::of(job);
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            // Two drafts with the same settings are one job.
+            Some((_, group)) if group.iter().any(|other| other.job_id == job.job_id) => {}
+            Some((_, group)) => group.push(job),
+            None => groups.push((key, vec![job])),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(key, group)| stream(key, &group, facts_of(group[0])))
+        .collect()
+}
+
+fn stream(key: StreamKey, jobs: &[&Job], facts: &ModelFacts) -> Stream {
+    let job_ids: Vec<String> = jobs.iter().map(|job| job.job_id.clone()).collect();
+    Stream {
+        stream_id: short(&digest_json(&(&key, &job_ids))),
+        n_layers_run: jobs
+            .iter()
+            .map(|job| layers_needed(job, facts))
+            .max()
+            .unwrap_or(0),
+        memory: estimate_memory(jobs, facts),
+        key,
+        job_ids,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{JobDraft, JobInputs, PlanError, TrainConfig, resolve_jobs};
+    use serde_json::json;
+
+    fn jobs(overrides: &[serde_json::Value]) -> Vec<Job> {
+        let base = TrainConfig {
+            model: "m".into(),
+            dataset: "d".into(),
+            ctx_len: 8,
+            ..Default::default()
+        };
+        let drafts: Vec<_> = overrides
+            .iter()
+            .map(|value| JobDraft {
+                name: Some(value.to_string()),
+                note: None,
+                overrides: value.as_object().unwrap().clone(),
+            })
+            .collect();
+        let inputs = JobInputs {
+            facts: crate::model::tests::facts(4),
+            model_digest: "m".into(),
+            token_digest: "t".into(),
+        };
+        resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap()
+    }
+
+    #[test]
+    fn what_the_sae_alone_changes_shares_a_stream() {
+        let jobs = jobs(&[
+            json!({"k": 4, "layers": [0]}),
+            json!({"k": 8, "layers": [2]}),
+            json!({"k": 4, "layers": [0], "batch_size": 2}),
+        ]);
+        let facts = crate::model::tests::facts(4);
+        let streams = group_streams(&jobs, |_| &facts);
+        assert_eq!(streams.len(), 2);
+        assert_eq!(streams[0].job_ids.len(), 2);
+        assert_eq!(streams[0].n_layers_run, 3, "stops after layers.2");
+    }
+
+    #[test]
+    fn memory_counts_weights_three_times_and_the_model_once() {
+        let jobs = jobs(&[
+            json!({"layers": [1], "num_latents": 64}),
+            json!({"layers": [1], "num_latents": 64, "k": 8}),
+        ]);
+        let facts = crate::model::tests::facts(4);
+        let memory = group_streams(&jobs, |_| &facts)[0].memory;
+        assert_eq!(memory.model_bytes, 4 * (800 + 2 * 1000));
+        assert_eq!(memory.sae_bytes, 2 * 3 * 4 * (2 * 64 * 8 + 64 + 8));
+        assert!(memory.workspace_bytes > 0);
+    }
+}

@@ -1,0 +1,70 @@
+//! A sweep as the user wrote it, after all layers of configuration are merged.
+
+use crate::TrainConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One sweep file, merged with the layers below and above it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// Name; also its folder below the runs folder.
+    pub name: String,
+    /// Name of a recipe, or path of a `.py` or `.wasm` file.
+    #[serde(default = "default_recipe")]
+    pub recipe: String,
+    /// Seed handed to the recipe.
+    #[serde(default)]
+    pub seed: u64,
+    /// Folder of the database and the checkpoints.
+    #[serde(default = "default_runs_dir")]
+    pub runs_dir: String,
+    /// What all jobs share.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// What varies; given to the recipe as it stands.
+    #[serde(default)]
+    pub vary: Map<String, Value>,
+    /// How workers are started.
+    #[serde(default)]
+    pub launch: Launch,
+}
+
+/// How workers are started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Launch {
+    /// What starts a worker.
+    pub launcher: Launcher,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Threads of a worker on the CPU; 0: all cores.
+    pub threads: usize,
+}
+
+/// What starts a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Launcher {
+    /// A child process on this machine.
+    #[default]
+    Local,
+}
+
+impl Default for Launch {
+    fn default() -> Self {
+        Self {
+            launcher: Launcher::Local,
+            device: "auto".into(),
+            threads: 0,
+        }
+    }
+}
+
+fn default_recipe() -> String {
+    "grid".into()
+}
+
+fn default_runs_dir() -> String {
+    "runs".into()
+}

@@ -1,0 +1,1 @@
+//! The WebAssembly host that runs recipes in a sandbox.

@@ -1,0 +1,1 @@
+//! k-sparse autoencoders on libtorch: encode, decode, load, save and their gradients.

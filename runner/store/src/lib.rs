@@ -1,0 +1,1 @@
+//! Runs, jobs, metrics and checkpoints in SQLite.

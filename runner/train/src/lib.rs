@@ -1,0 +1,1 @@
+//! The trainer: optimizer, step, stream, checkpoints and the worker process.
