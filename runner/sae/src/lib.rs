@@ -1,1 +1,19 @@
-//! k-sparse autoencoders on libtorch: encode, decode, load, save and their gradients.
+//! k-sparse autoencoders on libtorch, with sparsify's names and its format on disk.
+//!
+//! [`Sae`] encodes, decodes, saves and loads. [`Gradients`] are written by hand on the sparse
+//! structure of the activations, so no tensor of `n_tokens x k x d_in` ever exists.
+
+mod config;
+mod disk;
+mod error;
+mod gradient;
+mod kernels;
+mod model;
+#[cfg(test)]
+mod testing;
+
+pub use config::{Activation, SaeConfig};
+pub use disk::{CONFIG_FILE, WEIGHTS_FILE, tensors_by_name, write_safetensors};
+pub use error::SaeError;
+pub use gradient::{Backward, Gradients};
+pub use model::{Encoded, Reconstruction, Sae};

@@ -1,0 +1,80 @@
+//! `cfg.json`: the one place where our names meet those on disk.
+
+use serde::{Deserialize, Serialize};
+
+/// How pre-activations become sparse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// ReLU, then the `k` largest a token.
+    #[default]
+    TopK,
+}
+
+/// What `cfg.json` holds: sparsify's keys and `d_in`. Unknown keys are ignored, as sparsify does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SaeConfig {
+    /// How pre-activations become sparse.
+    #[serde(default)]
+    pub activation: Activation,
+    /// Latents per input dimension; used when `num_latents` is 0.
+    #[serde(default = "default_expansion_factor")]
+    pub expansion_factor: usize,
+    /// Whether the decoder's rows were kept at unit norm.
+    #[serde(default = "yes")]
+    pub normalize_decoder: bool,
+    /// Number of latents; 0: `expansion_factor * d_in`.
+    #[serde(default)]
+    pub num_latents: usize,
+    /// Latents a token may use.
+    #[serde(default = "default_k")]
+    pub k: usize,
+    /// Whether it was trained with the Multi-TopK loss.
+    #[serde(default)]
+    pub multi_topk: bool,
+    /// Whether there is a linear path from input to output.
+    #[serde(default)]
+    pub skip_connection: bool,
+    /// Whether it predicts a module's output from its input.
+    #[serde(default)]
+    pub transcode: bool,
+    /// Width of the activations.
+    pub d_in: usize,
+}
+
+fn default_expansion_factor() -> usize {
+    32
+}
+
+fn default_k() -> usize {
+    32
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl SaeConfig {
+    /// A TopK autoencoder for width `d_in` with `num_latents` latents, `k` of them active.
+    pub fn topk(d_in: usize, num_latents: usize, k: usize) -> Self {
+        Self {
+            activation: Activation::TopK,
+            expansion_factor: default_expansion_factor(),
+            normalize_decoder: true,
+            num_latents,
+            k,
+            multi_topk: false,
+            skip_connection: false,
+            transcode: false,
+            d_in,
+        }
+    }
+
+    /// The number of latents, `num_latents` or from the expansion factor.
+    pub fn resolved_num_latents(&self) -> usize {
+        match self.num_latents {
+            0 => self.expansion_factor * self.d_in,
+            n => n,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong with an SAE.
+
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// What can go wrong with an SAE.
+#[derive(Debug, Error)]
+pub enum SaeError {
+    /// A file or folder cannot be read or written.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// `cfg.json` is not what it should be.
+    #[error("`{path}` is no SAE configuration")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// A setting of `cfg.json` that this version cannot compute with.
+    #[error("`{path}` asks for `{key}`, which is not supported")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// More active latents than latents, or a width of zero.
+    #[error("an SAE of d_in = {d_in}, num_latents = {num_latents}, k = {k} is impossible")]
+    Impossible {
+        /// Width of the activations.
+        d_in: usize,
+        /// Number of latents.
+        num_latents: usize,
+        /// Latents a token may use.
+        k: usize,
+    },
+    /// A weight is absent.
+    #[error("`{path}` has no tensor `{tensor}`")]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: &'static str,
+    },
+    /// A weight has another shape than `cfg.json` says.
+    #[error("tensor `{tensor}` of `{path}` has shape {got:?}, expected {expected:?}")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: &'static str,
+        /// By `cfg.json`.
+        expected: Vec<i64>,
+        /// In the file.
+        got: Vec<i64>,
+    },
+    /// Activations of the wrong shape were passed in.
+    #[error("activations have shape {got:?}, expected [n_tokens, {d_in}]")]
+    Input {
+        /// Width of the activations.
+        d_in: usize,
+        /// What came.
+        got: Vec<i64>,
+    },
+    /// libtorch cannot read or write a file.
+    #[error("cannot {action} the tensors of `{path}`")]
+    Tensors {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: tch::TchError,
+    },
+    /// libtorch cannot compute, mostly for want of memory.
+    #[error("libtorch failed")]
+    Torch(#[from] tch::TchError),
+}
+
+impl SaeError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config { .. } | Self::MissingTensor { .. } => Some(
+                "an SAE folder holds `cfg.json` and `sae.safetensors` as sparsify writes them"
+                    .into(),
+            ),
+            Self::Impossible { .. } => Some("k must lie between 1 and num_latents".into()),
+            Self::Shape { .. } => {
+                Some("`cfg.json` and `sae.safetensors` do not belong together".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The three sparse products behind an SAE's step, as ATen calls that run on any device.
+//!
+//! A sparse matrix `S` of `[n_tokens, num_latents]` with `k` entries a row is given as
+//! `values`: `[n_tokens, k]` and `indices`: `[n_tokens, k]`, Int64. libtorch's embedding bag is
+//! this product and its derivatives, without a tensor of `n_tokens x k x d_in`.
+
+use tch::{Kind, TchError, Tensor};
+
+/// Embedding bag's mode "sum".
+const SUM: i64 = 0;
+/// No index is padding.
+const NO_PADDING: i64 = -1;
+
+/// Which token an entry belongs to, in the forms the embedding bag wants; made once per step.
+pub(crate) struct Bags {
+    /// Start of each token's entries: `[n_tokens]`.
+    offsets: Tensor,
+    /// Token of each entry: `[n_tokens * k]`.
+    token_of_entry: Tensor,
+    /// Entries of each token: `[n_tokens]`; only mean and max would read it.
+    bag_size: Tensor,
+    /// Likewise.
+    maximum_indices: Tensor,
+}
+
+impl Bags {
+    pub(crate) fn like(indices: &Tensor) -> Result<Self, TchError> {
+        let (n_tokens, k) = indices.size2()?;
+        let options = (Kind::Int64, indices.device());
+        let tokens = Tensor::f_arange(n_tokens, options)?;
+        Ok(Self {
+            offsets: tokens.f_mul_scalar(k)?,
+            token_of_entry: tokens.f_repeat_interleave_self_int(k, 0, n_tokens * k)?,
+            bag_size: Tensor::f_full([n_tokens], k, options)?,
+            maximum_indices: Tensor::f_empty([0], options)?,
+        })
+    }
+}
+
+/// `S @ rows`: `[n_tokens, d_in]`, for `rows`: `[num_latents, d_in]`.
+pub(crate) fn sparse_times_rows(
+    values: &Tensor,
+    indices: &Tensor,
+    rows: &Tensor,
+) -> Result<Tensor, TchError> {
+    let (n_tokens, k) = indices.size2()?;
+    let offsets = Tensor::f_arange_start_step(0, n_tokens * k, k, (Kind::Int64, rows.device()))?;
+    let values = values.f_reshape([-1])?;
+    let indices = indices.f_reshape([-1])?;
+    let bags = Tensor::f_embedding_bag(
+        rows,
+        &indices,
+        &offsets,
+        false,
+        SUM,
+        false,
+        Some(&values),
+        false,
+    )?;
+    Ok(bags.0)
+}
+
+/// `S^T @ dense`: `[num_latents, d_in]`, for `dense`: `[n_tokens, d_in]`.
+pub(crate) fn sparse_transposed_times(
+    values: &Tensor,
+    indices: &Tensor,
+    bags: &Bags,
+    dense: &Tensor,
+    num_latents: i64,
+) -> Result<Tensor, TchError> {
+    Tensor::f_internal_embedding_bag_dense_backward(
+        &dense.f_contiguous()?,
+        &indices.f_reshape([-1])?,
+        &bags.token_of_entry,
+        &bags.bag_size,
+        &bags.maximum_indices,
+        num_latents,
+        false,
+        SUM,
+        Some(&values.f_reshape([-1])?),
+        NO_PADDING,
+    )
+}
+
+/// `(dense @ rows^T)` at the entries of `S`: `[n_tokens, k]`.
+pub(crate) fn dots_at_entries(
+    dense: &Tensor,
+    rows: &Tensor,
+    indices: &Tensor,
+    bags: &Bags,
+) -> Result<Tensor, TchError> {
+    let dots = Tensor::f_internal_embedding_bag_per_sample_weights_backward(
+        &dense.f_contiguous()?,
+        rows,
+        &indices.f_reshape([-1])?,
+        &bags.offsets,
+        &bags.token_of_entry,
+        SUM,
+        NO_PADDING,
+    )?;
+    dots.f_view_as(indices)
+}
+
+/// Sum of the entries of each column of `S`: `[num_latents]`.
+pub(crate) fn column_sums(
+    values: &Tensor,
+    indices: &Tensor,
+    num_latents: i64,
+) -> Result<Tensor, TchError> {
+    let sums = Tensor::f_zeros([num_latents], (values.kind(), values.device()))?;
+    sums.f_scatter_add(0, &indices.f_reshape([-1])?, &values.f_reshape([-1])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+    use tch::Device;
+
+    const N_TOKENS: i64 = 7;
+    const NUM_LATENTS: i64 = 11;
+    const K: i64 = 3;
+    const D_IN: i64 = 5;
+
+    struct Case {
+        values: Tensor,
+        indices: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        rows: Tensor,
+    }
+
+    fn case() -> Case {
+        let (_, indices) = noise(&[N_TOKENS, NUM_LATENTS], 1.0).topk(K, 1, true, false);
+        let values = noise(&[N_TOKENS, K], 2.0);
+        let options = (Kind::Float, Device::Cpu);
+        let sparse = Tensor::zeros([N_TOKENS, NUM_LATENTS], options).scatter(1, &indices, &values);
+        let dense = noise(&[N_TOKENS, D_IN], 3.0);
+        let rows = noise(&[NUM_LATENTS, D_IN], 4.0);
+        Case {
+            values,
+            indices,
+            sparse,
+            dense,
+            rows,
+        }
+    }
+
+    #[test]
+    fn products_equal_the_dense_ones() {
+        let Case {
+            values,
+            indices,
+            sparse,
+            dense,
+            rows,
+        } = case();
+        let bags = Bags::like(&indices).unwrap();
+        let close = |a: Tensor, b: Tensor| assert!(a.allclose(&b, 1e-5, 1e-6, false), "{a} {b}");
+        close(
+            sparse_times_rows(&values, &indices, &rows).unwrap(),
+            sparse.matmul(&rows),
+        );
+        close(
+            sparse_transposed_times(&values, &indices, &bags, &dense, NUM_LATENTS).unwrap(),
+            sparse.tr().matmul(&dense),
+        );
+        close(
+            dots_at_entries(&dense, &rows, &indices, &bags).unwrap(),
+            dense.matmul(&rows.tr()).gather(1, &indices, false),
+        );
+        close(
+            column_sums(&values, &indices, NUM_LATENTS).unwrap(),
+            sparse.sum_dim_intlist(0, false, Kind::Float),
+        );
+    }
+}

@@ -1,0 +1,249 @@
+//! The autoencoder itself: `encode`, `decode`, `forward`.
+
+use crate::kernels;
+use crate::{SaeConfig, SaeError};
+use std::sync::{Mutex, PoisonError};
+use tch::{Device, Kind, Tensor};
+
+/// A k-sparse autoencoder.
+///
+/// `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`.
+#[derive(Debug)]
+pub struct Sae {
+    /// The settings in `cfg.json`.
+    pub cfg: SaeConfig,
+    /// `encoder.weight`: `[num_latents, d_in]`.
+    pub encoder_weight: Tensor,
+    /// `encoder.bias`: `[num_latents]`.
+    pub encoder_bias: Tensor,
+    /// `[num_latents, d_in]`.
+    pub w_dec: Tensor,
+    /// `[d_in]`.
+    pub b_dec: Tensor,
+}
+
+/// The active latents of each token, in no particular order.
+#[derive(Debug)]
+pub struct Encoded {
+    /// `[n_tokens, k]`, not negative; 0 where fewer than `k` pre-activations are positive.
+    pub latent_acts: Tensor,
+    /// `[n_tokens, k]`, Int64, distinct within a token.
+    pub latent_indices: Tensor,
+}
+
+/// What [`Sae::forward`] gives.
+#[derive(Debug)]
+pub struct Reconstruction {
+    /// `[n_tokens, d_in]`.
+    pub sae_out: Tensor,
+    /// The latents it was made of.
+    pub encoded: Encoded,
+}
+
+impl Sae {
+    /// A fresh autoencoder, its weights drawn as sparsify draws them from `seed`: `encoder.weight`
+    /// as `torch.nn.Linear` does (uniform within `1 / sqrt(d_in)`), biases zero, the decoder a
+    /// copy of the encoder, row-normalised if so configured.
+    ///
+    /// Sets libtorch's global generator. Weights are drawn on the CPU, so every device starts from
+    /// the same numbers.
+    ///
+    /// # Errors
+    /// [`SaeError::Impossible`] sizes, or want of memory.
+    pub fn new(cfg: SaeConfig, seed: i64, device: Device) -> Result<Self, SaeError> {
+        let (d_in, num_latents) = (cfg.d_in, cfg.resolved_num_latents());
+        if d_in == 0 || cfg.k == 0 || cfg.k > num_latents {
+            return Err(SaeError::Impossible {
+                d_in,
+                num_latents,
+                k: cfg.k,
+            });
+        }
+        let shape = [num_latents as i64, d_in as i64];
+        let encoder_weight = kaiming_uniform(shape, seed)?.f_to_device(device)?;
+        let options = (Kind::Float, device);
+        let mut sae = Self {
+            w_dec: encoder_weight.f_detach_copy()?,
+            encoder_weight,
+            encoder_bias: Tensor::f_zeros([shape[0]], options)?,
+            b_dec: Tensor::f_zeros([shape[1]], options)?,
+            cfg,
+        };
+        if sae.cfg.normalize_decoder {
+            sae.normalize_decoder()?;
+        }
+        Ok(sae)
+    }
+
+    /// Number of latents.
+    pub fn num_latents(&self) -> usize {
+        self.cfg.resolved_num_latents()
+    }
+
+    /// The active latents of `x`: `[n_tokens, d_in]`, Float.
+    ///
+    /// # Errors
+    /// [`SaeError::Input`] for another shape, or want of memory.
+    pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
+        self.check_input(x)?;
+        let centred = x.f_sub(&self.b_dec)?;
+        self.encode_centred(&centred)
+    }
+
+    pub(crate) fn encode_centred(&self, centred: &Tensor) -> Result<Encoded, SaeError> {
+        let mut pre_acts = centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?;
+        let pre_acts = pre_acts.f_relu_()?;
+        let (latent_acts, latent_indices) = pre_acts.f_topk(self.cfg.k as i64, -1, true, false)?;
+        Ok(Encoded {
+            latent_acts,
+            latent_indices,
+        })
+    }
+
+    /// The reconstruction from latents: `[n_tokens, d_in]`.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn decode(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
+        let Encoded {
+            latent_acts,
+            latent_indices,
+        } = encoded;
+        let sum = kernels::sparse_times_rows(latent_acts, latent_indices, &self.w_dec)?;
+        Ok(sum.f_add(&self.b_dec)?)
+    }
+
+    /// Encodes and decodes `x`: `[n_tokens, d_in]`, Float.
+    ///
+    /// # Errors
+    /// As [`Sae::encode`].
+    pub fn forward(&self, x: &Tensor) -> Result<Reconstruction, SaeError> {
+        let encoded = self.encode(x)?;
+        Ok(Reconstruction {
+            sae_out: self.decode(&encoded)?,
+            encoded,
+        })
+    }
+
+    /// Scales the decoder's rows to unit norm: `w / (|w| + eps)`, as sparsify does.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn normalize_decoder(&mut self) -> Result<(), SaeError> {
+        let norm = self.w_dec.f_norm_scalaropt_dim(2.0, [1i64], true)?;
+        let _ = self
+            .w_dec
+            .f_div_(&norm.f_add_scalar(f64::from(f32::EPSILON))?)?;
+        Ok(())
+    }
+
+    /// The weights under their names on disk.
+    pub fn named_weights(&self) -> [(&'static str, &Tensor); 4] {
+        [
+            ("encoder.weight", &self.encoder_weight),
+            ("encoder.bias", &self.encoder_bias),
+            ("W_dec", &self.w_dec),
+            ("b_dec", &self.b_dec),
+        ]
+    }
+
+    /// The weights, in the order of [`Sae::named_weights`].
+    pub fn weights_mut(&mut self) -> [&mut Tensor; 4] {
+        [
+            &mut self.encoder_weight,
+            &mut self.encoder_bias,
+            &mut self.w_dec,
+            &mut self.b_dec,
+        ]
+    }
+
+    pub(crate) fn check_input(&self, x: &Tensor) -> Result<(), SaeError> {
+        match x.size()[..] {
+            [_, width] if width == self.cfg.d_in as i64 => Ok(()),
+            _ => Err(SaeError::Input {
+                d_in: self.cfg.d_in,
+                got: x.size(),
+            }),
+        }
+    }
+}
+
+/// `torch.nn.Linear`'s default weights: `kaiming_uniform_(a = sqrt(5))`, uniform within
+/// `1 / sqrt(fan_in)`.
+fn kaiming_uniform(shape: [i64; 2], seed: i64) -> Result<Tensor, SaeError> {
+    // libtorch has one generator for the whole process: nobody may draw between seed and draw.
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed);
+    // The bound in PyTorch's order of operations, so that the numbers are the same to the bit.
+    let gain = (2.0f64 / (1.0 + 5.0f64.sqrt().powi(2))).sqrt();
+    let std = gain / (shape[1] as f64).sqrt();
+    let bound = 3.0f64.sqrt() * std;
+    let mut weight = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+    Ok(weight.f_uniform_(-bound, bound)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two inputs, three latents, one active: answers can be had in the head.
+    fn by_hand() -> Sae {
+        let mut sae = Sae::new(SaeConfig::topk(2, 3, 1), 0, Device::Cpu).unwrap();
+        sae.encoder_weight = Tensor::from_slice2(&[[1f32, 0.0], [0.0, 1.0], [-1.0, -1.0]]);
+        sae.w_dec = Tensor::from_slice2(&[[1f32, 0.0], [0.0, 1.0], [-0.6, -0.8]]);
+        sae.encoder_bias = Tensor::from_slice(&[0f32, 0.5, 0.0]);
+        sae.b_dec = Tensor::from_slice(&[1f32, 1.0]);
+        sae
+    }
+
+    #[test]
+    fn encodes_and_decodes_by_hand() {
+        let x = Tensor::from_slice2(&[[4f32, 2.0], [0.0, 0.0]]);
+        let out = by_hand().forward(&x).unwrap();
+        assert_eq!(
+            Vec::<i64>::try_from(out.encoded.latent_indices.flatten(0, 1)).unwrap(),
+            [0, 2]
+        );
+        assert_eq!(
+            Vec::<f32>::try_from(out.encoded.latent_acts.flatten(0, 1)).unwrap(),
+            [3.0, 2.0]
+        );
+        let sae_out = Vec::<f32>::try_from(out.sae_out.flatten(0, 1)).unwrap();
+        assert_eq!(sae_out[..2], [4.0, 1.0]);
+        assert!((sae_out[2] - -0.2).abs() < 1e-6 && (sae_out[3] - -0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn forward_is_decode_of_encode() {
+        let sae = Sae::new(SaeConfig::topk(8, 40, 5), 7, Device::Cpu).unwrap();
+        let x = crate::testing::noise(&[6, 8], 1.0);
+        let out = sae.forward(&x).unwrap();
+        let decoded = sae.decode(&sae.encode(&x).unwrap()).unwrap();
+        assert!(out.sae_out.equal(&decoded));
+        assert_eq!(out.encoded.latent_acts.size(), [6, 5]);
+    }
+
+    #[test]
+    fn a_fresh_decoder_has_unit_rows_and_the_seed_decides() {
+        let new = |seed| Sae::new(SaeConfig::topk(8, 40, 5), seed, Device::Cpu).unwrap();
+        let norms = new(0).w_dec.norm_scalaropt_dim(2.0, [1i64], false);
+        assert!(norms.allclose(&norms.ones_like(), 0.0, 1e-5, false));
+        assert!(new(1).encoder_weight.equal(&new(1).encoder_weight));
+        assert!(!new(1).encoder_weight.equal(&new(2).encoder_weight));
+    }
+
+    #[test]
+    fn impossible_sizes_and_inputs_are_errors() {
+        let k_too_large = Sae::new(SaeConfig::topk(2, 3, 4), 0, Device::Cpu);
+        assert!(matches!(
+            k_too_large,
+            Err(SaeError::Impossible { k: 4, .. })
+        ));
+        let x = Tensor::zeros([1, 3], (Kind::Float, Device::Cpu));
+        assert!(matches!(
+            by_hand().encode(&x),
+            Err(SaeError::Input { d_in: 2, .. })
+        ));
+    }
+}
