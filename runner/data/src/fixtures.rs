@@ -1,0 +1,49 @@
+//! What the tests of this crate share.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The path of a file in `tests/fixtures`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures")
+        .join(name)
+}
+
+/// The golden values of `tests/fixtures/golden/tokens.json`.
+pub(crate) fn golden() -> Value {
+    let text = std::fs::read_to_string(fixture("golden/tokens.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A temporary folder with the given files.
+pub(crate) fn folder_with(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+/// A temporary folder with one data set of `texts`, `data.jsonl`.
+pub(crate) fn dataset_of(texts: impl IntoIterator<Item = String>) -> TempDir {
+    let line = |text| format!("{}\n", serde_json::json!({ "text": text }));
+    let content: String = texts.into_iter().map(line).collect();
+    folder_with(&[("data.jsonl", content.as_bytes())])
+}
+
+/// The documents of the golden `many_documents`: more than two batches.
+pub(crate) fn many_documents() -> impl Iterator<Item = String> {
+    (0..4500).map(|i| format!("Document {i}: {}", "é whale ".repeat(i % 5)))
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(crate) fn sha256(bytes: impl IntoIterator<Item = u8>) -> String {
+    let bytes: Vec<u8> = bytes.into_iter().collect();
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

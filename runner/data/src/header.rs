@@ -1,0 +1,164 @@
+//! The first bytes of a token file: what it holds, and whether it is whole.
+
+use thiserror::Error;
+
+const MAGIC: [u8; 8] = *b"SAERUNTK";
+const VERSION: u32 = 1;
+
+/// Length of the header, in bytes. The token ids follow.
+pub(crate) const HEADER_BYTES: usize = 96;
+/// The part of the header its own check covers.
+const CHECKED_BYTES: usize = 64;
+
+/// What a token file holds: `n_sequences` times `ctx_len` little-endian ids of `id_bytes` each.
+///
+/// On disk, little-endian: magic (8 bytes), version (4), `id_bytes` (4), `ctx_len` (8),
+/// `n_sequences` (8), the inputs' digest (32), and BLAKE3 of all that (32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) id_bytes: u32,
+    pub(crate) ctx_len: u64,
+    pub(crate) n_sequences: u64,
+    pub(crate) digest: [u8; 32],
+}
+
+/// Why a token file cannot be used, and is made anew.
+#[derive(Debug, Error)]
+pub(crate) enum CacheDefect {
+    #[error("it cannot be read: {0}")]
+    Unreadable(#[from] std::io::Error),
+    #[error("it is no token file")]
+    NotTokens,
+    #[error("it has format version {found}, not {VERSION}")]
+    OtherVersion { found: u32 },
+    #[error("its header is damaged")]
+    DamagedHeader,
+    #[error("it holds other tokens than its name says")]
+    OtherDigest,
+    #[error("it is {got} bytes long and should be {expected}")]
+    WrongLength { expected: u128, got: usize },
+}
+
+impl Header {
+    pub(crate) fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.id_bytes.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.ctx_len.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.n_sequences.to_le_bytes());
+        bytes[32..64].copy_from_slice(&self.digest);
+        let check = blake3::hash(&bytes[..CHECKED_BYTES]);
+        bytes[CHECKED_BYTES..].copy_from_slice(check.as_bytes());
+        bytes
+    }
+
+    /// Reads the header of a whole token file made from the inputs with `digest`.
+    pub(crate) fn read(file: &[u8], digest: &[u8; 32]) -> Result<Self, CacheDefect> {
+        let Some((bytes, body)) = file.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(CacheDefect::NotTokens);
+        };
+        if bytes[..8] != MAGIC {
+            return Err(CacheDefect::NotTokens);
+        }
+        let found = u32::from_le_bytes(part(bytes, 8));
+        if found != VERSION {
+            return Err(CacheDefect::OtherVersion { found });
+        }
+        let header = Self {
+            id_bytes: u32::from_le_bytes(part(bytes, 12)),
+            ctx_len: u64::from_le_bytes(part(bytes, 16)),
+            n_sequences: u64::from_le_bytes(part(bytes, 24)),
+            digest: part(bytes, 32),
+        };
+        if header.to_bytes() != *bytes {
+            return Err(CacheDefect::DamagedHeader);
+        }
+        if header.digest != *digest {
+            return Err(CacheDefect::OtherDigest);
+        }
+        let n_ids = u128::from(header.n_sequences) * u128::from(header.ctx_len);
+        let expected = n_ids.saturating_mul(u128::from(header.id_bytes));
+        if expected != body.len() as u128 {
+            let expected = expected.saturating_add(HEADER_BYTES as u128);
+            return Err(CacheDefect::WrongLength {
+                expected,
+                got: file.len(),
+            });
+        }
+        Ok(header)
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8; HEADER_BYTES], start: usize) -> [u8; N] {
+    bytes[start..start + N]
+        .try_into()
+        .expect("the range is N long")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: [u8; 32] = [7; 32];
+
+    fn file() -> Vec<u8> {
+        let header = Header {
+            id_bytes: 2,
+            ctx_len: 3,
+            n_sequences: 5,
+            digest: DIGEST,
+        };
+        [&header.to_bytes()[..], &[0; 30]].concat()
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let header = Header::read(&file(), &DIGEST).unwrap();
+        assert_eq!(
+            (header.id_bytes, header.ctx_len, header.n_sequences),
+            (2, 3, 5)
+        );
+    }
+
+    #[test]
+    fn every_flipped_header_bit_is_found() {
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut file = file();
+            file[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::read(&file, &DIGEST).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_other_length_is_found() {
+        let file = file();
+        for len in 0..file.len() {
+            assert!(Header::read(&file[..len], &DIGEST).is_err(), "{len} bytes");
+        }
+        let longer = [&file[..], &[0]].concat();
+        let defect = Header::read(&longer, &DIGEST).unwrap_err();
+        assert_eq!(defect.to_string(), "it is 127 bytes long and should be 126");
+    }
+
+    #[test]
+    fn lengths_past_64_bits_do_not_overflow() {
+        let header = Header {
+            id_bytes: 4,
+            ctx_len: u64::MAX,
+            n_sequences: u64::MAX,
+            digest: DIGEST,
+        };
+        let defect = Header::read(&header.to_bytes(), &DIGEST).unwrap_err();
+        assert!(
+            matches!(defect, CacheDefect::WrongLength { .. }),
+            "{defect:?}"
+        );
+    }
+
+    #[test]
+    fn other_tokens_are_found() {
+        let defect = Header::read(&file(), &[8; 32]).unwrap_err();
+        assert!(matches!(defect, CacheDefect::OtherDigest), "{defect:?}");
+    }
+}

@@ -1,0 +1,84 @@
+//! Sequences of tokens in a memory-mapped file.
+
+use crate::header::{CacheDefect, HEADER_BYTES, Header};
+use crate::mapping::map_tokens;
+use memmap2::Mmap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The token data of a [`crate::TokenSpec`]: `n_sequences` sequences of `ctx_len` tokens, in the
+/// order of the documents. Kept in a memory-mapped file; a clone shares it.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    map: Arc<Mmap>,
+    header: Header,
+}
+
+impl Tokens {
+    /// Opens the token file at `path`; `None` where there is none.
+    pub(crate) fn open(path: &Path, digest: &[u8; 32]) -> Result<Option<Self>, CacheDefect> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let map = map_tokens(&file)?;
+        let header = Header::read(&map, digest)?;
+        Ok(Some(Self {
+            map: Arc::new(map),
+            header,
+        }))
+    }
+
+    /// Number of sequences, at least 1.
+    pub fn n_sequences(&self) -> usize {
+        self.header.n_sequences as usize
+    }
+
+    /// Length of a sequence, in tokens.
+    pub fn ctx_len(&self) -> usize {
+        self.header.ctx_len as usize
+    }
+
+    /// The digest of what the tokens were made from, as [`crate::TokenSpec::digest`] gives it.
+    pub fn digest(&self) -> String {
+        blake3::Hash::from_bytes(self.header.digest)
+            .to_hex()
+            .to_string()
+    }
+
+    /// The token ids of one sequence, `[ctx_len]`.
+    ///
+    /// # Panics
+    /// `sequence_idx` is not below [`Tokens::n_sequences`].
+    pub fn sequence(&self, sequence_idx: usize) -> Vec<i64> {
+        let mut ids = Vec::with_capacity(self.ctx_len());
+        self.append_sequence(sequence_idx, &mut ids);
+        ids
+    }
+
+    /// Appends the token ids of one sequence to `ids`.
+    pub(crate) fn append_sequence(&self, sequence_idx: usize, ids: &mut Vec<i64>) {
+        let id_bytes = self.header.id_bytes as usize;
+        let n_bytes = self.ctx_len() * id_bytes;
+        let start = HEADER_BYTES + sequence_idx * n_bytes;
+        let bytes = &self.map[start..start + n_bytes];
+        if id_bytes == 2 {
+            ids.extend(
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|id| i64::from(u16::from_le_bytes(*id))),
+            );
+        } else {
+            ids.extend(
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|id| i64::from(u32::from_le_bytes(*id))),
+            );
+        }
+    }
+}
