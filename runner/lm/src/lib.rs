@@ -1,1 +1,50 @@
 //! Language models with hookpoints, on libtorch.
+//!
+//! A model is an ordinary Hugging Face folder. From its config.json alone come the names and widths
+//! of all its submodules ([`read_facts`]); [`LanguageModel::load`] reads the weights up to the last
+//! block that is needed, and [`LanguageModel::forward`] returns the outputs of the submodules named
+//! by [`Taps`], and stops as soon as it has them all.
+//!
+//! ```no_run
+//! # use sae_run_lm as lm;
+//! # fn main() -> Result<(), lm::LmError> {
+//! use std::path::Path;
+//! let model = lm::LanguageModel::load(Path::new("models/tiny"), &lm::LoadOptions::default())?;
+//! let taps = lm::Taps::new(model.facts(), &["layers.3", "layers.5.mlp"])?;
+//! let input_ids = tch::Tensor::from_slice(&[1_i64, 2, 3]).view([1, 3]);
+//! let activations = model.forward(&input_ids, &taps)?;
+//! assert_eq!(activations.get("layers.3").map(|x| x.size()[..2].to_vec()), Some(vec![1, 3]));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A further architecture is one file like `llama.rs` and its lines in `architecture.rs`.
+
+mod architecture;
+mod config;
+mod cuda;
+mod device;
+mod error;
+mod layout;
+mod llama;
+mod load;
+mod mmap;
+mod model;
+mod nn;
+mod rope;
+mod tap;
+mod weights;
+
+pub use architecture::{ARCHITECTURES, ModelConfig, read_config, read_facts};
+pub use cuda::{CudaStatus, init_backends};
+pub use device::parse_device;
+pub use error::LmError;
+pub use llama::LlamaConfig;
+pub use load::{check_weights, weight_files};
+pub use model::{LanguageModel, LoadOptions};
+pub use nn::ActFn;
+pub use rope::{RopeConfig, RopeScaling};
+pub use tap::{Activations, Taps};
+
+#[cfg(test)]
+mod testing;

@@ -2,7 +2,7 @@
 //!
 //! Numbers grow over all attempts of a stream, so folding a file twice changes nothing.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One line of `events.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,13 +108,22 @@ pub struct SaeStats {
     /// Tokens the sums run over.
     pub n_tokens: u64,
     /// Sum over steps and tokens of the squared error, `|sae_out - x|^2`.
+    #[serde(deserialize_with = "null_is_nan")]
     pub squared_error: f64,
     /// Sum over steps of the step's total variance, `sum |x - mean(x)|^2`.
+    #[serde(deserialize_with = "null_is_nan")]
     pub total_variance: f64,
     /// Sum over tokens of the number of latents with activation > 0.
+    #[serde(deserialize_with = "null_is_nan")]
     pub l0: f64,
     /// Latents that have not fired for more than `dead_feature_threshold` tokens, at the end.
     pub n_dead: u64,
+}
+
+/// JSON has no NaN and no infinity; `serde_json` writes null for both. Training that diverged must not
+/// stop its own report.
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl SaeStats {
@@ -130,5 +139,23 @@ impl SaeStats {
         self.total_variance += later.total_variance;
         self.l0 += later.l0;
         self.n_dead = later.n_dead;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn diverged_sums_survive_json() {
+        let stats = SaeStats {
+            squared_error: f64::NAN,
+            total_variance: 2.0,
+            ..Default::default()
+        };
+        let json = serde_json::to_string(&stats).unwrap();
+        let read: SaeStats = serde_json::from_str(&json).unwrap();
+        assert!(read.fvu().is_nan());
+        assert_eq!(read.total_variance, 2.0);
     }
 }

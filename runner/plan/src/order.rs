@@ -38,6 +38,8 @@ pub struct Order {
 pub struct OrderJob {
     /// The job.
     pub job: Job,
-    /// Its folder, relative to the runs folder.
+    /// Its folder, relative to the runs folder: what sparsify loads, and nothing else.
     pub dir: PathBuf,
+    /// Folder of what a resume needs, relative to the runs folder.
+    pub state_dir: PathBuf,
 }

@@ -1,0 +1,86 @@
+//! Devices by name.
+
+use crate::{CudaStatus, LmError, init_backends};
+use tch::Device;
+
+/// The device that `text` names: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`, the first GPU
+/// where there is one and else the CPU. Loads CUDA where the name allows it.
+///
+/// # Errors
+/// Text that names no device, or a GPU that is not there.
+pub fn parse_device(text: &str) -> Result<Device, LmError> {
+    let cuda_idx = match text {
+        "cpu" => return Ok(Device::Cpu),
+        "auto" => return Ok(first_or_cpu(init_backends())),
+        "cuda" => 0,
+        _ => parse_index(text).ok_or_else(|| LmError::BadDevice { text: text.into() })?,
+    };
+    cuda_device(text, cuda_idx, init_backends())
+}
+
+fn parse_index(text: &str) -> Option<usize> {
+    let digits = text.strip_prefix("cuda:")?;
+    // `parse` alone would take `+1`.
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten()
+}
+
+fn first_or_cpu(status: &CudaStatus) -> Device {
+    match status {
+        CudaStatus::Available { .. } => Device::Cuda(0),
+        CudaStatus::Unavailable { .. } => Device::Cpu,
+    }
+}
+
+fn cuda_device(text: &str, cuda_idx: usize, status: &CudaStatus) -> Result<Device, LmError> {
+    match status {
+        CudaStatus::Available { n_devices } if cuda_idx < *n_devices => Ok(Device::Cuda(cuda_idx)),
+        CudaStatus::Available { n_devices } => Err(LmError::NoSuchDevice {
+            text: text.into(),
+            n_devices: *n_devices,
+        }),
+        CudaStatus::Unavailable { reason } => Err(LmError::NoCuda {
+            text: text.into(),
+            reason: reason.clone(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_without_a_device_behind_them() {
+        for text in [
+            "", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0", "cuda: 1",
+        ] {
+            let error = parse_device(text).unwrap_err();
+            assert!(matches!(error, LmError::BadDevice { .. }), "{text:?}");
+        }
+        assert_eq!(parse_device("cpu").unwrap(), Device::Cpu);
+    }
+
+    #[test]
+    fn with_two_gpus() {
+        let two = CudaStatus::Available { n_devices: 2 };
+        assert_eq!(first_or_cpu(&two), Device::Cuda(0));
+        assert_eq!(cuda_device("cuda:1", 1, &two).unwrap(), Device::Cuda(1));
+        let error = cuda_device("cuda:2", 2, &two).unwrap_err();
+        assert!(matches!(error, LmError::NoSuchDevice { n_devices: 2, .. }));
+    }
+
+    #[test]
+    fn without_a_gpu() {
+        let none = CudaStatus::Unavailable {
+            reason: "no driver".into(),
+        };
+        assert_eq!(first_or_cpu(&none), Device::Cpu);
+        let error = cuda_device("cuda", 0, &none).unwrap_err();
+        assert_eq!(error.to_string(), "cannot use device `cuda`: no driver");
+        assert!(error.hint().unwrap().contains("doctor"));
+    }
+}

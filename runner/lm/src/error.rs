@@ -1,0 +1,280 @@
+//! What can go wrong with a model folder, a device or a forward pass.
+
+use safetensors::SafeTensorError;
+use std::path::PathBuf;
+use tch::TchError;
+use thiserror::Error;
+
+/// A model that cannot be read, or cannot run what was asked of it.
+#[derive(Debug, Error)]
+pub enum LmError {
+    /// The model folder is not there.
+    #[error("no model folder at `{}`", path.display())]
+    NoModelFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file of the model cannot be opened or mapped.
+    #[error("cannot read `{}`", path.display())]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A JSON file of the model is not what its name says.
+    #[error("`{}` is not a JSON object of the expected form", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A key that the architecture cannot do without.
+    #[error("`{}` lacks the key `{key}`", path.display())]
+    MissingKey {
+        /// config.json.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// A key of the wrong type, out of range, or in contradiction to another.
+    #[error("key `{key}` of `{}` {problem}", path.display())]
+    BadKey {
+        /// config.json.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
+    /// A value that Hugging Face knows and this crate does not.
+    #[error("key `{key}` of `{}` is `{got}`, which is not supported", path.display())]
+    UnsupportedValue {
+        /// config.json.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        got: String,
+        /// The values that are supported.
+        supported: &'static [&'static str],
+    },
+    /// An architecture that is not built in.
+    #[error("`{}` is a model of type `{got}`, which is not supported", path.display())]
+    UnknownArchitecture {
+        /// config.json.
+        path: PathBuf,
+        /// Its `model_type`.
+        got: String,
+        /// The `model_type`s that are built in.
+        supported: &'static [&'static str],
+    },
+    /// A folder without safetensors files.
+    #[error("no `model.safetensors` and no `model.safetensors.index.json` in `{}`", path.display())]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A safetensors file whose header is truncated, malformed or does not fit the file.
+    #[error("`{}` is not a valid safetensors file", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SafeTensorError,
+    },
+    /// An index that names a shard outside the model folder.
+    #[error("`{}` names the shard `{shard}`, which is not a plain file name", path.display())]
+    ShardName {
+        /// The index.
+        path: PathBuf,
+        /// The shard as written.
+        shard: String,
+    },
+    /// A tensor that the configuration promises and no file has.
+    #[error("tensor `{tensor}` is missing in `{}`", path.display())]
+    MissingTensor {
+        /// The file, or the index of the shards.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor whose shape contradicts the configuration.
+    #[error("tensor `{tensor}` of `{}` has shape {got:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Shape by config.json.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        got: Vec<usize>,
+    },
+    /// A tensor in a format that is not read.
+    #[error("tensor `{tensor}` of `{}` has dtype {got}, expected F32, BF16 or F16", path.display())]
+    TensorDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype, as safetensors has it.
+        got: String,
+    },
+    /// A hookpoint that the model does not have.
+    #[error("`{name}` is no hookpoint of this {model_type} model")]
+    NoHookpoint {
+        /// As asked for.
+        name: String,
+        /// Kind of model.
+        model_type: String,
+        /// The hookpoint that looks most like it.
+        nearest: Option<String>,
+    },
+    /// Taps made for another model.
+    #[error("the taps were made for another model: hookpoint `{name}` is not where they have it")]
+    ForeignTaps {
+        /// The first hookpoint that does not fit.
+        name: String,
+    },
+    /// A tap behind the last loaded block.
+    #[error("hookpoint `{name}` needs {needed} layers, {loaded} are loaded")]
+    LayerNotLoaded {
+        /// The hookpoint.
+        name: String,
+        /// Blocks that must run to serve it.
+        needed: usize,
+        /// Blocks that are loaded.
+        loaded: usize,
+    },
+    /// More blocks asked for than there are.
+    #[error("cannot load {asked} layers of a model that has {n_layers}")]
+    TooManyLayers {
+        /// Asked for.
+        asked: usize,
+        /// The model's.
+        n_layers: usize,
+    },
+    /// Logits asked of a model that was loaded without its head.
+    #[error("the model was loaded without its head")]
+    NoHead,
+    /// A compute precision that is no floating point format.
+    #[error("cannot compute in {got:?}")]
+    NotFloat {
+        /// As asked for.
+        got: tch::Kind,
+    },
+    /// Input that is not a batch of token ids.
+    #[error("token ids have shape {got:?} and kind {kind:?}, expected [batch, ctx_len] and Int64")]
+    InputShape {
+        /// Shape.
+        got: Vec<i64>,
+        /// Kind.
+        kind: tch::Kind,
+    },
+    /// A sequence longer than the position encoding was made for.
+    #[error("ctx_len = {ctx_len} is longer than the model's {max_ctx_len} positions")]
+    TooLongContext {
+        /// Length of the sequences, in tokens.
+        ctx_len: usize,
+        /// The model's limit, in tokens.
+        max_ctx_len: usize,
+    },
+    /// A token id that the embedding has no row for.
+    #[error("token id {token_id} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        token_id: i64,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// A device that is none.
+    #[error("`{text}` is no device, expected `auto`, `cpu`, `cuda` or `cuda:N`")]
+    BadDevice {
+        /// As written.
+        text: String,
+    },
+    /// CUDA asked for where there is none.
+    #[error("cannot use device `{text}`: {reason}")]
+    NoCuda {
+        /// As written.
+        text: String,
+        /// Why there is no CUDA.
+        reason: String,
+    },
+    /// A device number past the last device.
+    #[error("cannot use device `{text}`: there are {n_devices} CUDA devices, numbered from 0")]
+    NoSuchDevice {
+        /// As written.
+        text: String,
+        /// Devices that can be seen.
+        n_devices: usize,
+    },
+    /// An operation of libtorch failed: out of memory, or a fault of device or library.
+    #[error("libtorch failed {during}")]
+    Torch {
+        /// What was being done.
+        during: String,
+        /// libtorch's message.
+        source: TchError,
+    },
+}
+
+impl LmError {
+    pub(crate) fn torch(during: impl Into<String>, source: TchError) -> Self {
+        Self::Torch {
+            during: during.into(),
+            source,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoModelFolder { .. } => Some(
+                "`model` is the path of a folder with config.json, model.safetensors and \
+                 tokenizer.json"
+                    .into(),
+            ),
+            Self::ReadFile { .. } | Self::Header { .. } | Self::MissingTensor { .. } => {
+                Some("is the download complete? fetch the model's files again".into())
+            }
+            Self::UnsupportedValue { supported, .. }
+            | Self::UnknownArchitecture { supported, .. } => {
+                Some(format!("supported are: {}", supported.join(", ")))
+            }
+            Self::NoWeights { .. } => {
+                Some("save the model with `save_pretrained(..., safe_serialization=True)`".into())
+            }
+            Self::TensorShape { .. } => {
+                Some("do config.json and the weights come from the same model?".into())
+            }
+            Self::NoHookpoint { nearest, .. } => nearest
+                .as_ref()
+                .map(|name| format!("did you mean `{name}`?")),
+            Self::LayerNotLoaded { needed, .. } => Some(format!(
+                "load the model with `n_layers` of at least {needed}"
+            )),
+            Self::NoHead => Some("load the model with `with_head`".into()),
+            Self::TooLongContext { max_ctx_len, .. } => {
+                Some(format!("set `ctx_len` to at most {max_ctx_len}"))
+            }
+            Self::TokenOutOfRange { .. } => {
+                Some("was the text tokenized with this model's tokenizer?".into())
+            }
+            Self::NoCuda { .. } => {
+                Some("`sae-run doctor` shows what was found; `--device cpu` needs no GPU".into())
+            }
+            Self::Torch { source, .. } if is_out_of_memory(source) => {
+                Some("lower `batch_size` or `ctx_len`, or free memory of the device".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_out_of_memory(error: &TchError) -> bool {
+    let text = error.to_string();
+    text.contains("out of memory") || text.contains("can't allocate memory")
+}

@@ -1,0 +1,513 @@
+//! From a model folder to the building blocks of a model: every tensor is looked up in the layout,
+//! so a module cannot be built with a shape that was not checked.
+
+use crate::config::ConfigFile;
+use crate::layout::{HEAD_WEIGHT, Layout, ModuleKind, TensorSpec};
+use crate::nn::{ActFn, Activation, Embedding, Linear, RmsNorm};
+use crate::tap::ModuleId;
+use crate::weights::{Weights, safetensors_files};
+use crate::{LmError, ModelConfig};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+/// Checks by the headers of the safetensors files that the tensors of the first `n_layers` blocks
+/// are there, with the shapes that `config` wants and in a dtype that is read. No tensor is loaded.
+///
+/// # Errors
+/// The first file that cannot be read, or tensor that is missing or wrong.
+pub fn check_weights(
+    model_dir: &Path,
+    config: &ModelConfig,
+    n_layers: usize,
+) -> Result<(), LmError> {
+    let layout = config.layout();
+    let mut weights = Weights::open(model_dir)?;
+    let prefix = base_prefix(&weights, &layout);
+    for spec in layout.tensors(n_layers) {
+        weights.check(&prefixed(prefix, spec))?;
+    }
+    Ok(())
+}
+
+/// The files that make a model what it is: config.json and the safetensors files, with the index
+/// where there are shards. For content digests.
+///
+/// # Errors
+/// A missing folder or config.json, a folder without safetensors files, or a broken index.
+pub fn weight_files(model_dir: &Path) -> Result<Vec<PathBuf>, LmError> {
+    ConfigFile::read(model_dir)?;
+    let mut files = vec![model_dir.join("config.json")];
+    files.extend(safetensors_files(model_dir)?);
+    Ok(files)
+}
+
+/// What stands before the names of the base model's tensors: nothing where the base model was saved
+/// without its head.
+fn base_prefix(weights: &Weights, layout: &Layout) -> &'static str {
+    let embedding = format!("{}.weight", layout.embedding_name);
+    if weights.has(&embedding) {
+        ""
+    } else {
+        layout.base_prefix
+    }
+}
+
+fn prefixed(prefix: &str, spec: TensorSpec) -> TensorSpec {
+    TensorSpec {
+        name: format!("{prefix}{}", spec.name),
+        ..spec
+    }
+}
+
+/// Builds modules by name.
+pub(crate) struct Loader<'a> {
+    layout: &'a Layout,
+    weights: Weights,
+    prefix: &'static str,
+    ids: HashMap<&'a str, ModuleId>,
+    device: Device,
+    kind: Kind,
+    n_layers: usize,
+    with_head: bool,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn open(
+        model_dir: &Path,
+        layout: &'a Layout,
+        options: &crate::LoadOptions,
+    ) -> Result<Self, LmError> {
+        let weights = Weights::open(model_dir)?;
+        let names = layout
+            .modules
+            .iter()
+            .map(|module| module.hookpoint.name.as_str());
+        Ok(Self {
+            prefix: base_prefix(&weights, layout),
+            weights,
+            ids: names
+                .enumerate()
+                .map(|(index, name)| (name, ModuleId(index)))
+                .collect(),
+            layout,
+            device: options.device,
+            kind: options.kind,
+            n_layers: options.n_layers_of(layout.n_layers)?,
+            with_head: options.with_head,
+        })
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// How many blocks to load.
+    pub(crate) fn n_layers(&self) -> usize {
+        self.n_layers
+    }
+
+    /// Whether all blocks are loaded, hence what follows them too.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.n_layers == self.layout.n_layers
+    }
+
+    pub(crate) fn id(&self, name: &str) -> ModuleId {
+        *self
+            .ids
+            .get(name)
+            .expect("the layout lists every module that the model is built of")
+    }
+
+    pub(crate) fn embedding(&mut self, name: &str) -> Result<Embedding, LmError> {
+        let (id, mut tensors) = self.tensors(name)?;
+        Ok(Embedding {
+            id,
+            weight: tensors.remove(0),
+        })
+    }
+
+    pub(crate) fn linear(&mut self, name: &str) -> Result<Linear, LmError> {
+        let (id, tensors) = self.tensors(name)?;
+        let mut tensors = tensors.into_iter();
+        Ok(Linear {
+            id,
+            weight: tensors.next().expect("a linear module has a weight"),
+            bias: tensors.next(),
+        })
+    }
+
+    pub(crate) fn rms_norm(&mut self, name: &str, eps: f64) -> Result<RmsNorm, LmError> {
+        let (id, mut tensors) = self.tensors(name)?;
+        Ok(RmsNorm {
+            id,
+            weight: tensors.remove(0),
+            eps,
+        })
+    }
+
+    pub(crate) fn activation(&self, name: &str, act_fn: ActFn) -> Activation {
+        Activation {
+            id: self.id(name),
+            act_fn,
+        }
+    }
+
+    /// The head's weight `[vocab_size, hidden_size]`, where it was asked for.
+    pub(crate) fn head(&mut self, embedding: &Embedding) -> Result<Option<Tensor>, LmError> {
+        if !self.with_head {
+            return Ok(None);
+        }
+        if self.layout.tied_head {
+            return Ok(Some(embedding.weight.shallow_clone()));
+        }
+        let spec = TensorSpec {
+            name: HEAD_WEIGHT.into(),
+            shape: vec![self.layout.vocab_size, self.layout.hidden_size],
+        };
+        self.weights.load(&spec, self.device, self.kind).map(Some)
+    }
+
+    fn tensors(&mut self, name: &str) -> Result<(ModuleId, Vec<Tensor>), LmError> {
+        let id = self.id(name);
+        let module = &self.layout.modules[id.0];
+        debug_assert!(
+            !matches!(module.kind, ModuleKind::Plain),
+            "`{name}` has no parameters"
+        );
+        let specs = module
+            .tensors()
+            .into_iter()
+            .map(|spec| prefixed(self.prefix, spec));
+        let tensors = specs.map(|spec| self.weights.load(&spec, self.device, self.kind));
+        Ok((id, tensors.collect::<Result<_, _>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{
+        RawTensor, RawTensors, TinyModel, assert_close, tiny_llama, write_tensors,
+    };
+    use crate::{LanguageModel, LoadOptions, Taps, read_config};
+    use safetensors::{Dtype, SafeTensorError};
+    use serde_json::json;
+
+    const UP_PROJ: &str = "model.layers.2.mlp.up_proj.weight";
+
+    fn check(dir: &Path, n_layers: usize) -> Result<(), LmError> {
+        check_weights(dir, &read_config(dir)?, n_layers)
+    }
+
+    /// Planning and loading must find the same fault.
+    fn failure(dir: &Path) -> LmError {
+        let planned = check(dir, 4).unwrap_err();
+        let loaded = LanguageModel::load(dir, &LoadOptions::default()).unwrap_err();
+        assert_eq!(planned.to_string(), loaded.to_string());
+        planned
+    }
+
+    fn options(n_layers: usize) -> LoadOptions {
+        LoadOptions {
+            n_layers: Some(n_layers),
+            ..LoadOptions::default()
+        }
+    }
+
+    /// The output of `hookpoint` for a few tokens.
+    fn output(dir: &Path, hookpoint: &str) -> Tensor {
+        let taps = Taps::new(&crate::read_facts(dir).unwrap(), &[hookpoint]).unwrap();
+        let model = LanguageModel::load(dir, &options(taps.n_layers_needed())).unwrap();
+        let input_ids = Tensor::from_slice(&[3_i64, 1, 4, 1, 5]).view([1, 5]);
+        model
+            .forward(&input_ids, &taps)
+            .unwrap()
+            .into_tensors()
+            .remove(0)
+    }
+
+    #[test]
+    fn the_tiny_model_is_whole() {
+        check(&tiny_llama(), 4).unwrap();
+    }
+
+    #[test]
+    fn missing_tensor_counts_only_where_it_is_needed() {
+        let model = TinyModel::with_tensors(|tensors| {
+            tensors.remove(UP_PROJ).unwrap();
+        });
+        let error = failure(model.dir());
+        let LmError::MissingTensor { path, tensor } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((path, tensor.as_str()), (&model.weights(), UP_PROJ));
+        check(model.dir(), 2).unwrap();
+        LanguageModel::load(model.dir(), &options(2)).unwrap();
+    }
+
+    #[test]
+    fn wrong_shape_names_both_shapes() {
+        let model = TinyModel::with_tensors(|tensors| {
+            tensors.get_mut(UP_PROJ).unwrap().shape = vec![32, 64];
+        });
+        let error = failure(model.dir());
+        let LmError::TensorShape {
+            tensor,
+            expected,
+            got,
+            ..
+        } = &error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!(tensor, UP_PROJ);
+        assert_eq!((expected, got), (&vec![64, 32], &vec![32, 64]));
+    }
+
+    #[test]
+    fn a_dtype_that_is_not_read() {
+        let model = TinyModel::with_tensors(|tensors| {
+            tensors.get_mut(UP_PROJ).unwrap().dtype = Dtype::I32;
+        });
+        let error = failure(model.dir());
+        assert!(
+            matches!(&error, LmError::TensorDtype { got, .. } if got == "I32"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn a_folder_without_weights() {
+        let model = TinyModel::copy();
+        std::fs::remove_file(model.weights()).unwrap();
+        let error = failure(model.dir());
+        assert!(matches!(&error, LmError::NoWeights { path } if path == model.dir()));
+        assert!(error.hint().unwrap().contains("safe_serialization"));
+    }
+
+    fn header_failure(bytes: &[u8]) -> SafeTensorError {
+        let model = TinyModel::copy();
+        std::fs::write(model.weights(), bytes).unwrap();
+        match failure(model.dir()) {
+            LmError::Header { path, source } if path == model.weights() => source,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_header(header: &str, n_data_bytes: usize) -> Vec<u8> {
+        let length = (header.len() as u64).to_le_bytes();
+        [length.as_slice(), header.as_bytes(), &vec![0; n_data_bytes]].concat()
+    }
+
+    #[test]
+    fn truncated_files() {
+        let whole = std::fs::read(tiny_llama().join("model.safetensors")).unwrap();
+        let cut_data = header_failure(&whole[..whole.len() - 1]);
+        assert!(
+            matches!(cut_data, SafeTensorError::MetadataIncompleteBuffer),
+            "{cut_data:?}"
+        );
+        let cut_header = header_failure(&whole[..100]);
+        assert!(
+            matches!(cut_header, SafeTensorError::InvalidHeaderLength),
+            "{cut_header:?}"
+        );
+        for bytes in [&whole[..7], &[]] {
+            let cut_length = header_failure(bytes);
+            assert!(
+                matches!(cut_length, SafeTensorError::HeaderTooSmall),
+                "{cut_length:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn hostile_header_lengths() {
+        let longer_than_file = header_failure(&[1000_u64.to_le_bytes(), [b'{'; 8]].concat());
+        assert!(matches!(
+            longer_than_file,
+            SafeTensorError::InvalidHeaderLength
+        ));
+        let enormous = header_failure(&[u64::MAX.to_le_bytes(), [b'{'; 8]].concat());
+        assert!(
+            matches!(enormous, SafeTensorError::HeaderTooLarge),
+            "{enormous:?}"
+        );
+    }
+
+    #[test]
+    fn hostile_headers() {
+        let tensor = |shape: &str, start: u64, end: u64| {
+            format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{end}]}}"#)
+        };
+        let one = |tensor: String| format!(r#"{{"a":{tensor}}}"#);
+        let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
+        for header in [
+            "not JSON".to_owned(),
+            // Ends behind the file, begins behind its end, other length than the shape's.
+            one(tensor("[4]", 0, 16)),
+            one(tensor("[1]", 8, 4)),
+            one(tensor("[3]", 0, 8)),
+            // Overlapping, and with a gap.
+            two(tensor("[2]", 0, 8), tensor("[1]", 4, 8)),
+            two(tensor("[1]", 0, 4), tensor("[1]", 8, 12)),
+            // Shapes whose product overflows.
+            one(tensor("[4294967296,4294967296]", 0, 8)),
+        ] {
+            header_failure(&with_header(&header, 8));
+        }
+    }
+
+    /// Writes the tensors as two shards, the second with the layers 2 and 3.
+    fn shard(model: &TinyModel) {
+        let is_late = |name: &str| name.contains("layers.2") || name.contains("layers.3");
+        let (late, early): (RawTensors, RawTensors) = model
+            .tensors()
+            .into_iter()
+            .partition(|(name, _)| is_late(name));
+        let mut weight_map = serde_json::Map::new();
+        for (file, tensors) in [("a.safetensors", early), ("b.safetensors", late)] {
+            write_tensors(&model.dir().join(file), &tensors);
+            weight_map.extend(tensors.into_keys().map(|name| (name, json!(file))));
+        }
+        std::fs::remove_file(model.weights()).unwrap();
+        write_index(model, &json!({ "weight_map": weight_map }));
+    }
+
+    fn write_index(model: &TinyModel, index: &serde_json::Value) {
+        std::fs::write(
+            model.dir().join("model.safetensors.index.json"),
+            index.to_string(),
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn shards_hold_the_same_model() {
+        let model = TinyModel::copy();
+        shard(&model);
+        check(model.dir(), 4).unwrap();
+        assert_eq!(output(model.dir(), "norm"), output(&tiny_llama(), "norm"));
+        let files = weight_files(model.dir()).unwrap();
+        let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap()).collect();
+        let index = "model.safetensors.index.json";
+        assert_eq!(
+            names,
+            ["config.json", index, "a.safetensors", "b.safetensors"]
+        );
+    }
+
+    #[test]
+    fn missing_shard_counts_only_where_it_is_needed() {
+        let model = TinyModel::copy();
+        shard(&model);
+        let missing = model.dir().join("b.safetensors");
+        std::fs::remove_file(&missing).unwrap();
+        assert_eq!(
+            output(model.dir(), "layers.1"),
+            output(&tiny_llama(), "layers.1")
+        );
+        let error = failure(model.dir());
+        assert!(
+            matches!(&error, LmError::ReadFile { path, .. } if *path == missing),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn broken_indices() {
+        let model = TinyModel::copy();
+        std::fs::remove_file(model.weights()).unwrap();
+        for shard in ["../other.safetensors", "/etc/passwd", "", ".."] {
+            write_index(&model, &json!({"weight_map": {"model.norm.weight": shard}}));
+            let error = failure(model.dir());
+            assert!(
+                matches!(error, LmError::ShardName { .. }),
+                "{shard:?}: {error:?}"
+            );
+        }
+        write_index(&model, &json!({"metadata": {}}));
+        assert!(matches!(failure(model.dir()), LmError::Json { .. }));
+        write_index(&model, &json!({"weight_map": {}}));
+        let error = failure(model.dir());
+        assert!(
+            matches!(error, LmError::MissingTensor { path, .. } if path.ends_with(
+                "model.safetensors.index.json"
+            ))
+        );
+    }
+
+    #[test]
+    fn a_base_model_saved_alone_has_no_prefix() {
+        let model = TinyModel::with_tensors(|tensors| {
+            let strip = |(name, tensor): (String, RawTensor)| {
+                (name.strip_prefix("model.").unwrap().to_owned(), tensor)
+            };
+            *tensors = std::mem::take(tensors).into_iter().map(strip).collect();
+        });
+        check(model.dir(), 4).unwrap();
+        assert_eq!(output(model.dir(), "norm"), output(&tiny_llama(), "norm"));
+    }
+
+    #[test]
+    fn half_precision_files_are_converted() {
+        // 1.5 in every place, in each of the three dtypes.
+        for (dtype, pattern) in [
+            (Dtype::F32, [0, 0, 0xc0, 0x3f].as_slice()),
+            (Dtype::BF16, &[0xc0, 0x3f]),
+            (Dtype::F16, &[0x00, 0x3e]),
+        ] {
+            let model = TinyModel::with_tensors(|tensors| {
+                let embedding = tensors.get_mut("model.embed_tokens.weight").unwrap();
+                embedding.dtype = dtype;
+                embedding.bytes = pattern.repeat(300 * 32);
+            });
+            let got = output(model.dir(), "embed_tokens");
+            assert_close(
+                "embedding",
+                &got,
+                &Tensor::full([1, 5, 32], 1.5, (Kind::Float, Device::Cpu)),
+            );
+            assert_eq!(got.kind(), Kind::Float);
+        }
+    }
+
+    #[test]
+    fn an_untied_head_is_read_only_when_asked_for() {
+        let model = TinyModel::with_config(json!({"tie_word_embeddings": false}));
+        LanguageModel::load(model.dir(), &LoadOptions::default()).unwrap();
+        let with_head = LoadOptions {
+            with_head: true,
+            ..LoadOptions::default()
+        };
+        let error = LanguageModel::load(model.dir(), &with_head).unwrap_err();
+        assert!(matches!(error, LmError::MissingTensor { tensor, .. } if tensor == HEAD_WEIGHT));
+
+        let mut tensors = model.tensors();
+        let mut head = tensors["model.embed_tokens.weight"].clone();
+        // The head of token 0 twice as large as its embedding.
+        for number in head.bytes[..32 * 4].chunks_exact_mut(4) {
+            let value = f32::from_le_bytes(number.try_into().unwrap());
+            number.copy_from_slice(&(2.0 * value).to_le_bytes());
+        }
+        tensors.insert(HEAD_WEIGHT.into(), head);
+        write_tensors(&model.weights(), &tensors);
+        let input_ids = Tensor::from_slice(&[7_i64, 8]).view([1, 2]);
+        let logits = |dir: &Path| {
+            let model = LanguageModel::load(dir, &with_head).unwrap();
+            model.logits(&input_ids).unwrap()
+        };
+        let (untied, tied) = (logits(model.dir()), logits(&tiny_llama()));
+        assert_close(
+            "doubled",
+            &untied.narrow(2, 0, 1),
+            &(tied.narrow(2, 0, 1) * 2),
+        );
+        assert_close(
+            "the others",
+            &untied.narrow(2, 1, 299),
+            &tied.narrow(2, 1, 299),
+        );
+    }
+}

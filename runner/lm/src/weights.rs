@@ -1,0 +1,212 @@
+//! The tensors of a model folder: one safetensors file, or shards with an index. Headers are read
+//! and checked when a file is opened, data only when a tensor is asked for.
+
+use crate::LmError;
+use crate::config::read_json;
+use crate::layout::TensorSpec;
+use crate::mmap::map_file;
+use memmap2::Mmap;
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Bytes of the header's length, at the start of a safetensors file.
+const LENGTH_BYTES: usize = size_of::<u64>();
+
+/// The safetensors files of a model folder, the index of the shards first.
+pub(crate) fn safetensors_files(model_dir: &Path) -> Result<Vec<PathBuf>, LmError> {
+    match Source::find(model_dir)? {
+        Source::Single(path) => Ok(vec![path]),
+        Source::Sharded { index, weight_map } => {
+            let shards: BTreeSet<PathBuf> = weight_map.into_values().collect();
+            Ok([index].into_iter().chain(shards).collect())
+        }
+    }
+}
+
+/// Where the tensors of a model lie.
+enum Source {
+    Single(PathBuf),
+    Sharded {
+        index: PathBuf,
+        weight_map: HashMap<String, PathBuf>,
+    },
+}
+
+impl Source {
+    /// As transformers, prefers the single file.
+    fn find(model_dir: &Path) -> Result<Self, LmError> {
+        let single = model_dir.join(SINGLE_FILE);
+        if single.exists() {
+            return Ok(Self::Single(single));
+        }
+        let index = model_dir.join(INDEX_FILE);
+        if !index.exists() {
+            return Err(LmError::NoWeights {
+                path: model_dir.into(),
+            });
+        }
+        let weight_map = read_index(model_dir, &index)?;
+        Ok(Self::Sharded { index, weight_map })
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// Which shard has which tensor.
+fn read_index(model_dir: &Path, path: &Path) -> Result<HashMap<String, PathBuf>, LmError> {
+    let index: Index = read_json(path)?;
+    let resolve = |(tensor, shard): (String, String)| {
+        // A shard elsewhere could be any file of the machine.
+        if Path::new(&shard).file_name() != Some(shard.as_ref()) {
+            return Err(LmError::ShardName {
+                path: path.into(),
+                shard,
+            });
+        }
+        Ok((tensor, model_dir.join(shard)))
+    };
+    index.weight_map.into_iter().map(resolve).collect()
+}
+
+/// A mapped safetensors file whose header fits its length.
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the tensors' data begins.
+    data_start: usize,
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self, LmError> {
+        let map = map_file(path)?;
+        let (header_len, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|source| LmError::Header {
+                path: path.into(),
+                source,
+            })?;
+        Ok(Self {
+            path: path.into(),
+            map,
+            metadata,
+            data_start: LENGTH_BYTES + header_len,
+        })
+    }
+
+    /// What the header says of a tensor, checked against the model's configuration.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Kind), LmError> {
+        let path = || self.path.clone();
+        let tensor = || name.to_owned();
+        let info = self
+            .metadata
+            .info(name)
+            .ok_or_else(|| LmError::MissingTensor {
+                path: path(),
+                tensor: tensor(),
+            })?;
+        if info.shape != shape {
+            return Err(LmError::TensorShape {
+                path: path(),
+                tensor: tensor(),
+                expected: shape.into(),
+                got: info.shape.clone(),
+            });
+        }
+        let kind = kind_of(info.dtype).ok_or_else(|| LmError::TensorDtype {
+            path: path(),
+            tensor: tensor(),
+            got: info.dtype.to_string(),
+        })?;
+        Ok((info, kind))
+    }
+
+    /// The bytes of a tensor; the header was checked against the file's length.
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        &self.map[self.data_start + start..self.data_start + end]
+    }
+}
+
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    match dtype {
+        Dtype::F32 => Some(Kind::Float),
+        Dtype::BF16 => Some(Kind::BFloat16),
+        Dtype::F16 => Some(Kind::Half),
+        _ => None,
+    }
+}
+
+/// The tensors of a model folder.
+pub(crate) struct Weights {
+    source: Source,
+    /// Shards opened so far: those that hold only later layers are never opened.
+    shards: HashMap<PathBuf, Shard>,
+}
+
+impl Weights {
+    pub(crate) fn open(model_dir: &Path) -> Result<Self, LmError> {
+        let source = Source::find(model_dir)?;
+        let mut shards = HashMap::new();
+        if let Source::Single(path) = &source {
+            shards.insert(path.clone(), Shard::open(path)?);
+        }
+        Ok(Self { source, shards })
+    }
+
+    /// Whether there is a tensor called `name`, by header or index.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Single(path) => self.shards[path].metadata.info(name).is_some(),
+            Source::Sharded { weight_map, .. } => weight_map.contains_key(name),
+        }
+    }
+
+    /// Checks presence, shape and dtype of a tensor by its header alone.
+    pub(crate) fn check(&mut self, spec: &TensorSpec) -> Result<(), LmError> {
+        self.shard_of(&spec.name)?
+            .check(&spec.name, &spec.shape)
+            .map(|_| ())
+    }
+
+    /// Copies a tensor to `device`, as `kind`.
+    pub(crate) fn load(
+        &mut self,
+        spec: &TensorSpec,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Tensor, LmError> {
+        let shard = self.shard_of(&spec.name)?;
+        let (info, stored_kind) = shard.check(&spec.name, &spec.shape)?;
+        let shape: Vec<i64> = spec.shape.iter().map(|&n| n as i64).collect();
+        Tensor::f_from_data_size(shard.bytes(info), &shape, stored_kind)
+            .and_then(|tensor| tensor.f_to_device(device))
+            .and_then(|tensor| tensor.f_to_kind(kind))
+            .map_err(|source| LmError::torch(format!("loading tensor `{}`", spec.name), source))
+    }
+
+    fn shard_of(&mut self, name: &str) -> Result<&Shard, LmError> {
+        let path = match &self.source {
+            Source::Single(path) => path,
+            Source::Sharded { index, weight_map } => {
+                weight_map.get(name).ok_or_else(|| LmError::MissingTensor {
+                    path: index.clone(),
+                    tensor: name.into(),
+                })?
+            }
+        };
+        if !self.shards.contains_key(path) {
+            self.shards.insert(path.clone(), Shard::open(path)?);
+        }
+        Ok(&self.shards[path])
+    }
+}

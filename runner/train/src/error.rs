@@ -1,0 +1,130 @@
+//! What can go wrong while training.
+
+use plan::FailureKind;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// What can go wrong while training.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The language model.
+    #[error(transparent)]
+    Lm(#[from] lm::LmError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] data::DataError),
+    /// An SAE.
+    #[error(transparent)]
+    Sae(#[from] sae::SaeError),
+    /// libtorch, mostly for want of memory.
+    #[error("libtorch failed")]
+    Torch(#[from] tch::TchError),
+    /// A file or folder.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A JSON file of our own.
+    #[error("`{path}` is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A saved state that does not fit the job.
+    #[error("the state in `{path}` has no tensor `{tensor}` of shape {expected:?}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// By the job's settings.
+        expected: Vec<i64>,
+    },
+    /// Too little data for one update.
+    #[error(
+        "one optimizer update needs {needed} sequences of {ctx_len} tokens, the data has {n_sequences}"
+    )]
+    TooLittleData {
+        /// `batch_size * grad_acc_steps`.
+        needed: u64,
+        /// Length of a sequence, in tokens.
+        ctx_len: usize,
+        /// Sequences there are, after `max_examples`.
+        n_sequences: u64,
+    },
+    /// Another worker trains this stream.
+    #[error("another worker trains stream `{stream_id}`: `{path}` is locked")]
+    Locked {
+        /// The stream.
+        stream_id: String,
+        /// The lock file.
+        path: PathBuf,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub(crate) fn damaged(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::Damaged {
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Lm(error) => error.hint(),
+            Self::Data(error) => error.hint(),
+            Self::Sae(error) => error.hint(),
+            Self::Torch(_) => {
+                Some("if memory ran out, lower `batch_size` or raise `micro_acc_steps`".into())
+            }
+            Self::TooLittleData { .. } => Some(
+                "lower `batch_size`, `grad_acc_steps` or `ctx_len`, raise `max_examples`, or add text"
+                    .into(),
+            ),
+            Self::State { path, .. } => {
+                Some(format!("delete `{}` to begin the job anew", path.display()))
+            }
+            Self::Locked { .. } => {
+                Some("it ends by itself after a checkpoint when its `sae-run` is gone".into())
+            }
+            Self::Io { .. } | Self::Damaged { .. } => None,
+        }
+    }
+
+    /// Whose fault it is: a retry helps only against the machine's.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
+            Self::Lm(_) | Self::Data(_) | Self::TooLittleData { .. } => FailureKind::Input,
+            _ => FailureKind::Internal,
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub fn message_chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
+}

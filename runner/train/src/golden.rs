@@ -1,0 +1,283 @@
+//! The whole worker against sparsify 1.3.3 on the same model, tokens and seed; see
+//! `tests/fixtures/README.md` for the files and their tolerances.
+
+use crate::events::EventLog;
+use crate::sae_trainer::SaeTrainer;
+use crate::stop::StopFlag;
+use crate::stream_trainer::Outcome;
+use crate::worker::{run_worker, train};
+use plan::{
+    Event, EventKind, FailureKind, Job, JobDraft, JobInputs, Order, OrderJob, StreamKey,
+    TrainConfig,
+};
+use sae::{Sae, tensors_by_name};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+
+const HOOKPOINTS: [&str; 2] = ["layers.1", "layers.2.mlp"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures")
+        .canonicalize()
+        .unwrap()
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        model: fixtures().join("tiny-llama").to_str().unwrap().into(),
+        dataset: fixtures().join("tiny.jsonl").to_str().unwrap().into(),
+        ctx_len: 64,
+        max_examples: Some(160),
+        expansion_factor: 8,
+        k: 8,
+        batch_size: 8,
+        hookpoints: HOOKPOINTS.map(str::to_owned).to_vec(),
+        save_every: 7,
+        ..TrainConfig::default()
+    }
+}
+
+fn job(name: &str, config: TrainConfig) -> Job {
+    let inputs = JobInputs {
+        facts: lm::read_facts(Path::new(&config.model)).unwrap(),
+        model_digest: "tiny".into(),
+        token_digest: "tiny".into(),
+    };
+    let draft = JobDraft {
+        name: Some(name.into()),
+        note: None,
+        overrides: Default::default(),
+    };
+    plan::resolve_job(0, &draft, config, &inputs).unwrap()
+}
+
+/// A runs folder with an order for the given jobs.
+struct Run {
+    dir: TempDir,
+    order: Order,
+}
+
+impl Run {
+    fn new(configs: &[(&str, TrainConfig)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs: Vec<_> = configs
+            .iter()
+            .map(|(name, config)| OrderJob {
+                job: job(name, config.clone()),
+                dir: name.into(),
+                state_dir: Path::new(".state").join(name),
+            })
+            .collect();
+        let config = &configs[0].1;
+        let order = Order {
+            stream_id: "golden".into(),
+            attempt: 1,
+            key: StreamKey::of(&jobs[0].job),
+            model_dir: config.model.clone().into(),
+            dataset: config.dataset.clone().into(),
+            text_column: config.text_column.clone(),
+            cache_dir: dir.path().join("cache"),
+            runs_dir: dir.path().into(),
+            events: dir.path().join("events.jsonl"),
+            device: "cpu".into(),
+            threads: 1,
+            jobs,
+        };
+        Self { dir, order }
+    }
+
+    fn run(&self) -> u8 {
+        let path = self.dir.path().join("order.json");
+        fs::write(&path, serde_json::to_vec(&self.order).unwrap()).unwrap();
+        run_worker(&path, false).unwrap()
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let text = fs::read_to_string(&self.order.events).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// FVU of every step by SAE.
+    fn curve(&self, job: usize) -> BTreeMap<String, Vec<f64>> {
+        let mut curve: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let wanted = &self.order.jobs[job].job.job_id;
+        for event in self.events() {
+            match event.kind {
+                EventKind::Metric {
+                    job_id, sae, stats, ..
+                } if job_id == *wanted => {
+                    curve.entry(sae).or_default().push(stats.fvu());
+                }
+                _ => {}
+            }
+        }
+        curve
+    }
+
+    fn sae(&self, job: &str, hookpoint: &str) -> Sae {
+        Sae::load_from_disk(&self.dir.path().join(job).join(hookpoint), Device::Cpu).unwrap()
+    }
+}
+
+fn relative(ours: &Tensor, golden: &Tensor) -> f64 {
+    let norm = |x: Tensor| x.to_kind(Kind::Double).norm().double_value(&[]);
+    norm(ours - golden) / norm(golden.shallow_clone())
+}
+
+fn assert_close(ours: &BTreeMap<String, Vec<f64>>, golden: &BTreeMap<String, Vec<f64>>, rel: f64) {
+    assert_eq!(
+        ours.keys().collect::<Vec<_>>(),
+        golden.keys().collect::<Vec<_>>()
+    );
+    for (sae, golden) in golden {
+        assert_eq!(ours[sae].len(), golden.len(), "{sae}");
+        for (step, (ours, golden)) in ours[sae].iter().zip(golden).enumerate() {
+            assert!(
+                (ours / golden - 1.0).abs() < rel,
+                "{sae} step {step}: {ours}, not {golden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_curve_and_the_checkpoint_are_sparsifys() {
+    let run = Run::new(&[("a", config())]);
+    assert_eq!(run.run(), 0);
+    let golden = fs::read_to_string(fixtures().join("golden/curve.json")).unwrap();
+    assert_close(&run.curve(0), &serde_json::from_str(&golden).unwrap(), 0.01);
+    let golden = fixtures().join("golden/checkpoint/layers.1");
+    let golden = Sae::load_from_disk(&golden, Device::Cpu).unwrap();
+    let ours = run.sae("a", "layers.1");
+    for ((name, ours), (_, golden)) in ours.named_weights().into_iter().zip(golden.named_weights())
+    {
+        let difference = relative(ours, golden);
+        assert!(difference < 1e-3, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn the_first_batchs_weights_and_gradients_are_sparsifys() {
+    let golden = tensors_by_name(&fixtures().join("golden/step1.safetensors")).unwrap();
+    let job = job("a", config());
+    for spec in &job.saes {
+        let golden = |name: &str| &golden[&format!("{}/{name}", spec.hookpoint)];
+        let mut trainer = SaeTrainer::new(&job, spec, Device::Cpu).unwrap();
+        let x = golden("x");
+        trainer.centre_on(x).unwrap();
+        for (name, weight) in trainer.sae.named_weights() {
+            assert!(weight.allclose(golden(name), 1e-6, 1e-6, false), "{name}");
+        }
+        let mut gradients = trainer.sae.backward(x).unwrap().gradients;
+        let mean = x.mean_dim(0, true, Kind::Float);
+        gradients
+            .scale(&(x - mean).square().sum(Kind::Double))
+            .unwrap();
+        let names = trainer.sae.named_weights().map(|(name, _)| name);
+        for (name, gradient) in names.into_iter().zip(gradients.as_array()) {
+            let difference = relative(gradient, golden(&format!("grad.{name}")));
+            assert!(difference < 1e-4, "{name}: {difference}");
+        }
+        gradients.remove_parallel_to_decoder(&trainer.sae).unwrap();
+        let difference = relative(gradients.as_array()[2], golden("grad_projected.W_dec"));
+        assert!(difference < 1e-4, "projected: {difference}");
+    }
+}
+
+#[test]
+fn micro_batches_and_company_change_nothing() {
+    let micro = TrainConfig {
+        micro_acc_steps: 3,
+        ..config()
+    };
+    let other = TrainConfig {
+        k: 4,
+        expansion_factor: 4,
+        ..config()
+    };
+    let alone = Run::new(&[("a", config())]);
+    let together = Run::new(&[("b", other), ("a", config()), ("c", micro)]);
+    assert_eq!((alone.run(), together.run()), (0, 0));
+    assert_close(&together.curve(1), &alone.curve(0), 1e-12);
+    assert_close(&together.curve(2), &alone.curve(0), 1e-2);
+    let (ours, theirs) = (together.sae("a", "layers.1"), alone.sae("a", "layers.1"));
+    assert!(ours.w_dec.equal(&theirs.w_dec), "to the bit");
+}
+
+#[test]
+fn a_batch_in_two_forward_passes_is_the_same_update() {
+    let whole = Run::new(&[("a", config())]);
+    let halves = Run::new(&[(
+        "a",
+        TrainConfig {
+            batch_size: 4,
+            grad_acc_steps: 2,
+            ..config()
+        },
+    )]);
+    assert_eq!((whole.run(), halves.run()), (0, 0));
+    // Only the first decoder bias differs: it is the mean of the first forward pass.
+    let curves = (whole.curve(0), halves.curve(0));
+    assert_eq!(curves.1["layers.1"].len(), 20);
+    assert_close(&curves.1, &curves.0, 0.05);
+}
+
+#[test]
+fn an_interrupted_job_ends_as_if_undisturbed() {
+    let undisturbed = Run::new(&[("a", config())]);
+    assert_eq!(undisturbed.run(), 0);
+    let mut run = Run::new(&[("a", config())]);
+    let stop = StopFlag::default();
+    let mut events = EventLog::open(&run.order.events, 1).unwrap();
+    let outcome = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| train(&run.order, stop.clone(), &mut events).unwrap());
+        while run
+            .curve(0)
+            .get("layers.1")
+            .is_none_or(|curve| curve.len() < 3)
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        stop.set();
+        worker.join().unwrap()
+    });
+    assert_eq!(outcome, Outcome::Interrupted);
+    assert!(run.dir.path().join(".state/a").is_dir());
+    run.order.attempt = 2;
+    assert_eq!(run.run(), 0);
+    assert_close(&run.curve(0), &undisturbed.curve(0), 1e-12);
+    let (ours, theirs) = (run.sae("a", "layers.1"), undisturbed.sae("a", "layers.1"));
+    for ((name, a), (_, b)) in ours.named_weights().into_iter().zip(theirs.named_weights()) {
+        assert!(a.equal(b), "{name} to the bit");
+    }
+    assert!(
+        !run.dir.path().join(".state/a").exists(),
+        "a job that is done needs no state"
+    );
+}
+
+#[test]
+fn too_little_data_is_the_users_to_mend() {
+    let too_much = TrainConfig {
+        grad_acc_steps: 1000,
+        ..config()
+    };
+    let run = Run::new(&[("a", too_much)]);
+    assert_eq!(run.run(), 2);
+    let Some(EventKind::Failed {
+        kind,
+        message,
+        hint,
+    }) = run.events().pop().map(|e| e.kind)
+    else {
+        panic!("the last event is the failure");
+    };
+    assert_eq!(kind, FailureKind::Input);
+    assert!(message.contains("8000 sequences") && hint.unwrap().contains("`batch_size`"));
+}

@@ -1,0 +1,63 @@
+//! What planning needs to know of a model and its data, without loading either.
+
+use crate::TrainError;
+use data::{DigestCache, TokenSpec};
+use plan::{ModelFacts, TrainConfig, digest_json};
+use std::path::{Path, PathBuf};
+
+/// A model as planning sees it.
+#[derive(Clone, Debug)]
+pub struct ModelInputs {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What its config.json says.
+    pub facts: ModelFacts,
+    /// Digest of config.json and all weights.
+    pub digest: String,
+}
+
+/// Reads the facts of the model in `dir` and digests its files.
+///
+/// # Errors
+/// A folder that is no model of a known architecture.
+pub fn read_model(dir: &Path, digests: &DigestCache) -> Result<ModelInputs, TrainError> {
+    let facts = lm::read_facts(dir)?;
+    let files = lm::weight_files(dir)?;
+    let of_file = |path: &PathBuf| digests.file(path);
+    let files = files.iter().map(of_file).collect::<Result<Vec<_>, _>>()?;
+    Ok(ModelInputs {
+        dir: dir.into(),
+        facts,
+        digest: digest_json(&files),
+    })
+}
+
+/// Checks, by the headers of the weight files, that the first `n_layers` blocks of the model in
+/// `dir` are there with the right shapes.
+///
+/// # Errors
+/// The first tensor that is missing or wrong.
+pub fn check_model(dir: &Path, n_layers: usize) -> Result<(), TrainError> {
+    let config = lm::read_config(dir)?;
+    Ok(lm::check_weights(dir, &config, n_layers)?)
+}
+
+/// Digest of the token data that `config` asks for, made from `dataset`; known before anything is tokenised.
+///
+/// # Errors
+/// A data set or tokenizer that cannot be read.
+pub fn token_digest(
+    config: &TrainConfig,
+    dataset: &Path,
+    model: &ModelInputs,
+    digests: &DigestCache,
+) -> Result<String, TrainError> {
+    let spec = TokenSpec {
+        dataset: dataset.into(),
+        tokenizer_dir: model.dir.clone(),
+        text_column: config.text_column.clone(),
+        ctx_len: config.ctx_len,
+        vocab_size: model.facts.vocab_size,
+    };
+    Ok(spec.digest(digests)?)
+}

@@ -1,0 +1,62 @@
+//! Which libtorch this process runs on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The libtorch that is loaded into this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Libtorch {
+    /// The shared library, where the operating system tells.
+    pub library: Option<PathBuf>,
+    /// Its version, where the files beside it tell.
+    pub version: Option<String>,
+}
+
+impl Libtorch {
+    /// Looks at the libraries that are loaded into this process.
+    pub fn loaded() -> Self {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let paths = maps
+            .lines()
+            .filter_map(|line| line.find('/').map(|start| &line[start..]));
+        let library = paths.map(PathBuf::from).find(|path| is_libtorch(path));
+        let version = library.as_deref().and_then(version_beside);
+        Self { library, version }
+    }
+
+    /// The version, or `unknown`.
+    pub fn version_text(&self) -> String {
+        self.version.clone().unwrap_or_else(|| "unknown".into())
+    }
+}
+
+fn is_libtorch(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("libtorch_cpu."))
+}
+
+/// A libtorch archive has a file `build-version`, the Python package a `version.py`.
+fn version_beside(library: &Path) -> Option<String> {
+    let root = library.parent()?.parent()?;
+    if let Ok(version) = fs::read_to_string(root.join("build-version")) {
+        return Some(version.trim().to_owned());
+    }
+    let module = fs::read_to_string(root.join("version.py")).ok()?;
+    let line = module
+        .lines()
+        .find(|line| line.starts_with("__version__"))?;
+    Some(line.split(['\'', '"']).nth(1)?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_of_this_process_is_found() {
+        let _ = tch::Tensor::from_slice(&[1i64]);
+        let libtorch = Libtorch::loaded();
+        assert!(libtorch.library.is_some_and(|path| path.is_file()));
+        assert!(libtorch.version.unwrap().starts_with("2."));
+    }
+}

@@ -1,0 +1,125 @@
+//! Schedule-free sign descent, sparsify's default optimizer.
+//!
+//! Schedule-free (Defazio et al. 2024, arXiv:2405.15682) keeps two forms of every weight: `z`, which
+//! takes the steps, and `x`, the average of all `z`, which is what gets saved. Gradients are taken at
+//! `y = (1 - beta) z + beta x`, and `y` is what stands in the SAE while it trains. One update with
+//! gradient `g` of `y`, learning rate `lr`, as update number `t` (from 1):
+//!
+//! ```text
+//! x = y + (1 - 1/beta) (z - y)
+//! z = z - lr sign(g)                 (signum: steepest descent in the L-infinity norm)
+//! x = x + (z - x) / t                (constant lr: the plain mean)
+//! y = x + (1 - beta) (z - x)
+//! ```
+//!
+//! The form is that of `schedulefree.ScheduleFreeWrapper` 1.4.1, which stores `y` and `z` and
+//! recomputes `x`: projecting `y`'s decoder between updates then moves `x` in the same way.
+
+use crate::TrainError;
+use tch::Tensor;
+
+const BETA: f64 = 0.95;
+
+/// The optimizer's memory of one SAE.
+#[derive(Debug)]
+pub(crate) struct Signum {
+    lr: f64,
+    n_updates: u64,
+    /// In the order of `Sae::named_weights`; empty before the first update.
+    z: Vec<Tensor>,
+}
+
+impl Signum {
+    pub(crate) fn new(lr: f64) -> Self {
+        Self {
+            lr,
+            n_updates: 0,
+            z: Vec::new(),
+        }
+    }
+
+    pub(crate) fn restore(lr: f64, n_updates: u64, z: Vec<Tensor>) -> Self {
+        Self { lr, n_updates, z }
+    }
+
+    pub(crate) fn z(&self) -> &[Tensor] {
+        &self.z
+    }
+
+    /// One update of the weights, which stand in the form `y`.
+    pub(crate) fn step(
+        &mut self,
+        weights: [&mut Tensor; 4],
+        gradients: [&Tensor; 4],
+    ) -> Result<(), TrainError> {
+        if self.z.is_empty() {
+            self.z = weights
+                .iter()
+                .map(|y| y.f_detach_copy())
+                .collect::<Result<_, _>>()?;
+        }
+        self.n_updates += 1;
+        let average = 1.0 / self.n_updates as f64;
+        for ((y, z), gradient) in weights.into_iter().zip(&mut self.z).zip(gradients) {
+            let _ = y.f_lerp_(z, 1.0 - 1.0 / BETA)?;
+            let _ = z.f_sub_(&gradient.f_sign()?.f_mul_scalar_(self.lr)?)?;
+            let _ = y.f_lerp_(z, average)?;
+            let _ = y.f_lerp_(z, 1.0 - BETA)?;
+        }
+        Ok(())
+    }
+
+    /// The averaged weights `x` of the weights in the form `y`.
+    pub(crate) fn averaged(&self, weights: [&Tensor; 4]) -> Result<Vec<Tensor>, TrainError> {
+        if self.z.is_empty() {
+            return Ok(weights
+                .iter()
+                .map(|y| y.f_detach_copy())
+                .collect::<Result<_, _>>()?);
+        }
+        let x = weights
+            .into_iter()
+            .zip(&self.z)
+            .map(|(y, z)| y.f_lerp(z, 1.0 - 1.0 / BETA));
+        Ok(x.collect::<Result<_, _>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    /// Four one-number weights that start at 1 and always see a positive gradient.
+    fn run(n_updates: usize, lr: f64) -> (Signum, Vec<Tensor>) {
+        let one = || Tensor::ones([1], (Kind::Double, Device::Cpu));
+        let mut weights: Vec<Tensor> = (0..4).map(|_| one()).collect();
+        let gradients: Vec<Tensor> = (0..4).map(|_| one() * 3.0).collect();
+        let mut signum = Signum::new(lr);
+        for _ in 0..n_updates {
+            let weights: [&mut Tensor; 4] =
+                weights.iter_mut().collect::<Vec<_>>().try_into().unwrap();
+            let gradients: [&Tensor; 4] = gradients.iter().collect::<Vec<_>>().try_into().unwrap();
+            signum.step(weights, gradients).unwrap();
+        }
+        (signum, weights)
+    }
+
+    #[test]
+    fn x_is_the_mean_of_all_z() {
+        let (signum, weights) = run(3, 0.1);
+        // z: 0.9, 0.8, 0.7; their mean is 0.8.
+        assert!((signum.z()[0].double_value(&[0]) - 0.7).abs() < 1e-12);
+        let weights: [&Tensor; 4] = weights.iter().collect::<Vec<_>>().try_into().unwrap();
+        let x = signum.averaged(weights).unwrap();
+        assert!((x[3].double_value(&[0]) - 0.8).abs() < 1e-12);
+        let y = weights[3].double_value(&[0]);
+        assert!((y - (0.95 * 0.8 + 0.05 * 0.7)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_learning_rate_of_zero_moves_nothing() {
+        let (_, weights) = run(5, 0.0);
+        assert!((weights[0].double_value(&[0]) - 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,202 @@
+//! What a resume needs, one folder per checkpoint:
+//!
+//! ```text
+//! <state dir>/step-00000024/state.json                  step and optimizer counters
+//! <state dir>/step-00000024/<SAE name>.safetensors      y.*, z.*, tokens_since_fired
+//! ```
+//!
+//! A folder is written under a temporary name, synced and renamed, and its predecessor is removed
+//! only then: at every moment there is a complete state, or none was ever written.
+
+use crate::TrainError;
+use crate::sae_trainer::SaeTrainer;
+use crate::signum::Signum;
+use sae::{tensors_by_name, write_safetensors};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use tch::{Device, Tensor};
+
+const STATE_FILE: &str = "state.json";
+const SINCE_FIRED: &str = "tokens_since_fired";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    job_id: String,
+    step: u64,
+}
+
+/// Saves the state of a job's SAEs after `step` updates and removes older ones.
+pub(crate) fn save(
+    dir: &Path,
+    job_id: &str,
+    step: u64,
+    saes: &[SaeTrainer],
+) -> Result<(), TrainError> {
+    let temporary = dir.join(".writing");
+    remove_dir(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(TrainError::io("create", &temporary))?;
+    for sae in saes {
+        save_sae(&temporary, sae)?;
+    }
+    let path = temporary.join(STATE_FILE);
+    let state = State {
+        job_id: job_id.into(),
+        step,
+    };
+    let text = serde_json::to_vec(&state).expect("plain fields serialise to JSON");
+    fs::write(&path, text).map_err(TrainError::io("write", &path))?;
+    sync(&path)?;
+    sync(&temporary)?;
+    let place = dir.join(format!("step-{step:08}"));
+    remove_dir(&place)?;
+    fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
+    sync(dir)?;
+    remove_others(dir, &place)
+}
+
+/// The newest complete state of the job: its step, with the SAEs brought to it. `None`: there is
+/// none, and the SAEs are as they were.
+pub(crate) fn restore(
+    dir: &Path,
+    job_id: &str,
+    saes: &mut [SaeTrainer],
+    device: Device,
+) -> Result<Option<u64>, TrainError> {
+    let Some(place) = newest(dir)? else {
+        return Ok(None);
+    };
+    let path = place.join(STATE_FILE);
+    let text = fs::read(&path).map_err(TrainError::io("read", &path))?;
+    let state: State = serde_json::from_slice(&text).map_err(TrainError::damaged(&path))?;
+    if state.job_id != job_id {
+        return Ok(None);
+    }
+    for sae in saes {
+        restore_sae(&place, sae, state.step, device)?;
+    }
+    Ok(Some(state.step))
+}
+
+/// Removes a job's states: it is done.
+pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
+    remove_dir(dir)
+}
+
+fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
+    let path = sae_path(dir, &trainer.spec.name);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
+    }
+    let weights = trainer.sae.named_weights();
+    let names = weights.map(|(name, _)| (format!("y.{name}"), format!("z.{name}")));
+    let mut tensors: Vec<(&str, &Tensor)> = vec![(SINCE_FIRED, &trainer.tokens_since_fired)];
+    tensors.extend(
+        names
+            .iter()
+            .zip(weights)
+            .map(|((y, _), (_, weight))| (y.as_str(), weight)),
+    );
+    tensors.extend(
+        names
+            .iter()
+            .zip(trainer.optimizer.z())
+            .map(|((_, z), value)| (z.as_str(), value)),
+    );
+    Ok(write_safetensors(&tensors, &path)?)
+}
+
+fn restore_sae(
+    dir: &Path,
+    trainer: &mut SaeTrainer,
+    n_updates: u64,
+    device: Device,
+) -> Result<(), TrainError> {
+    let path = sae_path(dir, &trainer.spec.name);
+    let mut tensors = tensors_by_name(&path)?;
+    let shapes = trainer
+        .sae
+        .named_weights()
+        .map(|(name, weight)| (name, weight.size()));
+    let mut z = Vec::with_capacity(shapes.len());
+    for ((name, shape), weight) in shapes.iter().zip(trainer.sae.weights_mut()) {
+        *weight = take(&mut tensors, &format!("y.{name}"), shape, &path, device)?;
+        z.push(take(
+            &mut tensors,
+            &format!("z.{name}"),
+            shape,
+            &path,
+            device,
+        )?);
+    }
+    let shape = trainer.tokens_since_fired.size();
+    trainer.tokens_since_fired = take(&mut tensors, SINCE_FIRED, &shape, &path, device)?;
+    trainer.optimizer = Signum::restore(trainer.spec.lr, n_updates, z);
+    Ok(())
+}
+
+fn take(
+    tensors: &mut HashMap<String, Tensor>,
+    tensor: &str,
+    expected: &[i64],
+    path: &Path,
+    device: Device,
+) -> Result<Tensor, TrainError> {
+    match tensors.remove(tensor) {
+        Some(found) if found.size() == expected => Ok(found.f_to_device(device)?),
+        _ => Err(TrainError::State {
+            path: path.into(),
+            tensor: tensor.into(),
+            expected: expected.into(),
+        }),
+    }
+}
+
+fn sae_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.safetensors"))
+}
+
+fn newest(dir: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(step_dirs(dir)?.into_iter().max())
+}
+
+fn step_dirs(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(TrainError::io("read", dir)(error)),
+    };
+    let mut steps = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(TrainError::io("read", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("step-") {
+            steps.push(path);
+        }
+    }
+    Ok(steps)
+}
+
+fn remove_others(dir: &Path, keep: &Path) -> Result<(), TrainError> {
+    step_dirs(dir)?
+        .iter()
+        .filter(|path| *path != keep)
+        .try_for_each(|path| remove_dir(path))
+}
+
+fn remove_dir(path: &Path) -> Result<(), TrainError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(TrainError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), TrainError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(TrainError::io("sync", path))
+}

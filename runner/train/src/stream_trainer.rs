@@ -1,0 +1,227 @@
+//! The loop: a batch of tokens, one forward pass of the language model, every SAE on it.
+
+use crate::TrainError;
+use crate::events::EventLog;
+use crate::job_trainer::JobTrainer;
+use crate::sae_trainer::stats_from;
+use crate::stop::StopFlag;
+use crate::variance::TotalVariance;
+use data::Batches;
+use lm::{LanguageModel, Taps};
+use plan::{EventKind, StreamKey};
+use std::collections::BTreeMap;
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+
+/// The jobs of one stream on one forward pass.
+pub(crate) struct StreamTrainer<'a> {
+    pub(crate) key: StreamKey,
+    pub(crate) device: Device,
+    pub(crate) model: LanguageModel,
+    pub(crate) taps: Taps,
+    pub(crate) batches: Batches,
+    pub(crate) jobs: Vec<JobTrainer>,
+    pub(crate) events: &'a mut EventLog,
+    pub(crate) stop: StopFlag,
+}
+
+/// How training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Finished,
+    Interrupted,
+}
+
+/// Wall time and tokens since the last progress event.
+struct Meter {
+    since: Instant,
+    n_tokens: u64,
+}
+
+impl StreamTrainer<'_> {
+    /// Trains every job to the end of the data, from where each one stands.
+    pub(crate) fn fit(&mut self) -> Result<Outcome, TrainError> {
+        let n_steps = self.n_steps();
+        if n_steps == 0 {
+            return Err(self.too_little_data());
+        }
+        let first_step = self
+            .jobs
+            .iter()
+            .map(|job| job.step)
+            .min()
+            .unwrap_or(n_steps);
+        let tokens_per_step = self.tokens_per_step();
+        self.events.write(EventKind::Ready {
+            first_step,
+            n_steps,
+            tokens_per_step,
+        })?;
+        self.finish_jobs_at_the_end(n_steps)?;
+        let mut meter = Meter {
+            since: Instant::now(),
+            n_tokens: 0,
+        };
+        for step in first_step..n_steps {
+            if self.stop.is_set() {
+                return self.interrupt(step);
+            }
+            self.update(step)?;
+            meter.n_tokens += tokens_per_step;
+            self.report(step + 1, n_steps, &mut meter)?;
+            self.save(n_steps)?;
+        }
+        self.events.write(EventKind::Finished)?;
+        Ok(Outcome::Finished)
+    }
+
+    /// Optimizer updates in the data; what is left of a last, incomplete one is not trained on.
+    fn n_steps(&self) -> u64 {
+        (self.batches.n_batches() / self.key.grad_acc_steps) as u64
+    }
+
+    fn too_little_data(&self) -> TrainError {
+        TrainError::TooLittleData {
+            needed: (self.key.batch_size * self.key.grad_acc_steps) as u64,
+            ctx_len: self.key.ctx_len,
+            n_sequences: (self.batches.n_batches() * self.key.batch_size) as u64,
+        }
+    }
+
+    fn tokens_per_step(&self) -> u64 {
+        (self.key.batch_size * self.key.grad_acc_steps * self.key.ctx_len) as u64
+    }
+
+    /// One optimizer update of every job that stands at `step`. A job that is ahead (its last
+    /// checkpoint is newer than another's) waits until the others have caught up.
+    fn update(&mut self, step: u64) -> Result<(), TrainError> {
+        let mut variances: BTreeMap<String, TotalVariance> = BTreeMap::new();
+        let grad_acc_steps = self.key.grad_acc_steps;
+        for part in 0..grad_acc_steps {
+            let activations = self.activations(step as usize * grad_acc_steps + part)?;
+            for (hookpoint, x) in &activations {
+                variances.entry(hookpoint.clone()).or_default().add(x)?;
+            }
+            let is_first = step == 0 && part == 0;
+            for job in self.jobs.iter_mut().filter(|job| job.step == step) {
+                accumulate(job, &activations, is_first)?;
+            }
+        }
+        let variances: BTreeMap<_, _> = variances
+            .into_iter()
+            .map(|(name, mut variance)| (name, variance.take()))
+            .collect();
+        let n_tokens = self.tokens_per_step();
+        for job in self.jobs.iter_mut().filter(|job| job.step == step) {
+            for sae in &mut job.saes {
+                sae.update(&variances[&sae.spec.hookpoint], n_tokens)?;
+            }
+            job.step += 1;
+        }
+        Ok(())
+    }
+
+    /// Activations of batch `batch_idx` by hookpoint: `[n_tokens, d_in]`, Float.
+    fn activations(&self, batch_idx: usize) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let shape = [self.key.batch_size as i64, self.key.ctx_len as i64];
+        let input_ids = Tensor::f_from_slice(&self.batches.batch(batch_idx))?;
+        let input_ids = input_ids.f_view(shape)?.f_to_device(self.device)?;
+        let activations = self.model.forward(&input_ids, &self.taps)?;
+        let flat = |(name, x): (&str, &Tensor)| {
+            let x = x.f_flatten(0, 1)?.f_to_kind(Kind::Float)?;
+            Ok((name.to_owned(), x))
+        };
+        activations.iter().map(flat).collect()
+    }
+
+    /// Writes the statistics of the jobs that have just reached `step` and are due.
+    fn report(&mut self, step: u64, n_steps: u64, meter: &mut Meter) -> Result<(), TrainError> {
+        let is_due = |job: &JobTrainer| job.step == step && job.report_is_due(n_steps);
+        let mut intervals = Vec::new();
+        for job in self.jobs.iter_mut().filter(|job| is_due(job)) {
+            for sae in &mut job.saes {
+                let (n_tokens, sums) = sae.take_interval()?;
+                let (job_id, name) = (job.job.job_id.clone(), sae.spec.name.clone());
+                intervals.push((job_id, name, n_tokens, sums));
+            }
+        }
+        if intervals.is_empty() {
+            return Ok(());
+        }
+        let sums: Vec<&Tensor> = intervals.iter().map(|(.., sums)| sums).collect();
+        // Sync: the only wait for the device in the loop, for all SAEs at once.
+        let sums = Vec::<f64>::try_from(Tensor::f_cat(&sums, 0)?)?;
+        for ((job_id, sae, n_tokens, _), sums) in intervals.into_iter().zip(sums.chunks(4)) {
+            let stats = stats_from(n_tokens, sums);
+            self.events.write(EventKind::Metric {
+                job_id,
+                sae,
+                step,
+                stats,
+            })?;
+        }
+        let elapsed_ms = u64::try_from(meter.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.events.write(EventKind::Progress {
+            step,
+            n_tokens: meter.n_tokens,
+            elapsed_ms,
+        })?;
+        *meter = Meter {
+            since: Instant::now(),
+            n_tokens: 0,
+        };
+        Ok(())
+    }
+
+    /// Checkpoints the jobs that are due.
+    fn save(&mut self, n_steps: u64) -> Result<(), TrainError> {
+        for job in self.jobs.iter().filter(|job| job.save_is_due(n_steps)) {
+            checkpoint(job, self.events, job.step == n_steps)?;
+        }
+        Ok(())
+    }
+
+    /// A worker may have died between a job's last checkpoint and the news of it.
+    fn finish_jobs_at_the_end(&mut self, n_steps: u64) -> Result<(), TrainError> {
+        for job in self.jobs.iter().filter(|job| job.step == n_steps) {
+            checkpoint(job, self.events, true)?;
+        }
+        Ok(())
+    }
+
+    fn interrupt(&mut self, step: u64) -> Result<Outcome, TrainError> {
+        for job in self.jobs.iter().filter(|job| job.step == step && step > 0) {
+            checkpoint(job, self.events, false)?;
+        }
+        self.events.write(EventKind::Interrupted { step })?;
+        Ok(Outcome::Interrupted)
+    }
+}
+
+fn accumulate(
+    job: &mut JobTrainer,
+    activations: &BTreeMap<String, Tensor>,
+    is_first: bool,
+) -> Result<(), TrainError> {
+    for sae in &mut job.saes {
+        let x = &activations[&sae.spec.hookpoint];
+        if is_first {
+            sae.centre_on(x)?;
+        }
+        sae.accumulate(x)?;
+    }
+    Ok(())
+}
+
+/// Files first, then the news of them, then what only a resume would have needed goes.
+fn checkpoint(job: &JobTrainer, events: &mut EventLog, is_final: bool) -> Result<(), TrainError> {
+    job.save()?;
+    events.write(EventKind::Checkpoint {
+        job_id: job.job.job_id.clone(),
+        step: job.step,
+        path: job.relative_dir.to_string_lossy().into_owned(),
+        is_final,
+    })?;
+    events.sync()?;
+    if is_final { job.remove_state() } else { Ok(()) }
+}
