@@ -1,1 +1,22 @@
-//! The WebAssembly host that runs recipes in a sandbox.
+//! Runs recipes: components that turn a sweep into jobs, in a sandbox without imports.
+//!
+//! A recipe is a `.py` file, run by the Python engine component, or any `.wasm` component of the
+//! world `recipe` (`recipes/wit/recipe.wit`). It gets a request and limited fuel, memory and
+//! output; it has no files, no network, no clock and no randomness but the request's seed. So
+//! equal requests give equal answers, and a plan can be replayed from two digests.
+
+mod bindings;
+mod cache;
+mod convert;
+mod error;
+mod guest;
+mod host;
+mod limits;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use error::RecipeError;
+pub use host::{Host, HostOptions, engine_path};
+pub use limits::Limits;
+pub use source::{Recipe, built_in};

@@ -1,0 +1,164 @@
+//! Compiled components on disk: compiling the Python engine takes 10 to 25 s, loading it 50 ms.
+//!
+//! An entry's name is the hash of what it was made from: the component, wasmtime's version and the
+//! engine's settings. Its content is the BLAKE3 of the artifact, then the artifact, so a truncated
+//! or altered entry is found out and made again. A cache that cannot be written only costs time.
+
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// Loads the compiled form of `bytes` from `<cache_dir>/wasm`, or compiles it and keeps the result.
+///
+/// # Errors
+/// `bytes` are no component that this engine can compile.
+pub(crate) fn compile(
+    engine: &Engine,
+    cache_dir: Option<&Path>,
+    bytes: &[u8],
+) -> wasmtime::Result<Component> {
+    let Some(path) = cache_dir.map(|dir| entry_path(engine, dir, bytes)) else {
+        return Component::from_binary(engine, bytes);
+    };
+    // Programs that start together wait for the one that compiles.
+    let _lock = lock(&path);
+    if let Some(component) = load(engine, &path) {
+        return Ok(component);
+    }
+    let component = Component::from_binary(engine, bytes)?;
+    store(&path, &component.serialize()?);
+    Ok(component)
+}
+
+/// True when `compile` would find an entry.
+pub(crate) fn is_compiled(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> bool {
+    cache_dir.is_some_and(|dir| entry_path(engine, dir, bytes).is_file())
+}
+
+fn entry_path(engine: &Engine, cache_dir: &Path, bytes: &[u8]) -> PathBuf {
+    let mut hasher = HashTo(blake3::Hasher::new());
+    // Covers wasmtime's version, the target and every setting that changes the machine code.
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.write(bytes);
+    cache_dir
+        .join("wasm")
+        .join(format!("{}.cwasm", hasher.0.finalize().to_hex()))
+}
+
+/// A lock that ends with the file handle; `None` where the file system has no locks.
+fn lock(entry: &Path) -> Option<File> {
+    fs::create_dir_all(entry.parent()?).ok()?;
+    let file = File::create(entry.with_extension("lock")).ok()?;
+    file.lock().ok()?;
+    Some(file)
+}
+
+fn load(engine: &Engine, path: &Path) -> Option<Component> {
+    let entry = fs::read(path).ok()?;
+    let (digest, artifact) = entry.split_at_checked(blake3::OUT_LEN)?;
+    if blake3::hash(artifact).as_bytes() != digest {
+        return None;
+    }
+    trusted::deserialize(engine, artifact).ok()
+}
+
+fn store(path: &Path, artifact: &[u8]) {
+    let _ = try_store(path, artifact);
+}
+
+fn try_store(path: &Path, artifact: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().expect("an entry lies in a folder");
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(blake3::hash(artifact).as_bytes())?;
+    file.write_all(artifact)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Feeds what is hashed to BLAKE3: std's hasher is too short for a name, and may change.
+struct HashTo(blake3::Hasher);
+
+impl Hasher for HashTo {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let digest = self.0.finalize();
+        u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("8 bytes"))
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "wasmtime cannot check that an artifact is its own"
+)]
+mod trusted {
+    use wasmtime::Engine;
+    use wasmtime::component::Component;
+
+    /// Makes a component of an artifact from this program's cache.
+    pub(super) fn deserialize(engine: &Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
+        // SAFETY: the artifact was written by `Component::serialize` of an engine with the same
+        // compatibility hash (in the entry's name; wasmtime checks it again) and is whole (its
+        // BLAKE3 was compared). Only someone who can write to the user's own cache folder could
+        // forge both, and they could as well replace the program.
+        unsafe { Component::deserialize(engine, artifact) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(dir: &Path) -> PathBuf {
+        let mut entries = fs::read_dir(dir.join("wasm"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries
+            .find(|path| path.extension().unwrap() == "cwasm")
+            .unwrap()
+    }
+
+    #[test]
+    fn a_damaged_entry_is_made_again() {
+        let (engine, dir) = (Engine::default(), tempfile::tempdir().unwrap());
+        let bytes = wat::parse_str("(component)").unwrap();
+        assert!(!is_compiled(&engine, Some(dir.path()), &bytes));
+        compile(&engine, Some(dir.path()), &bytes).unwrap();
+        assert!(is_compiled(&engine, Some(dir.path()), &bytes));
+
+        let path = entry(dir.path());
+        let good = fs::read(&path).unwrap();
+        let mut altered = good.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        for damaged in [&good[..good.len() - 1], &good[..10], &altered, b""] {
+            fs::write(&path, damaged).unwrap();
+            assert!(load(&engine, &path).is_none());
+            compile(&engine, Some(dir.path()), &bytes).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), good);
+        }
+    }
+
+    #[test]
+    fn other_settings_or_bytes_are_other_entries() {
+        let dir = Path::new("cache");
+        let fuel = Engine::new(wasmtime::Config::new().consume_fuel(true)).unwrap();
+        let path = entry_path(&Engine::default(), dir, b"a");
+        assert_eq!(path, entry_path(&Engine::default(), dir, b"a"));
+        assert_ne!(path, entry_path(&Engine::default(), dir, b"b"));
+        assert_ne!(path, entry_path(&fuel, dir, b"a"));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_only_costs_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let bytes = wat::parse_str("(component)").unwrap();
+        compile(&Engine::default(), Some(&file), &bytes).unwrap();
+    }
+}

