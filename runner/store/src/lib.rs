@@ -1,1 +1,46 @@
 //! Runs, jobs, metrics and checkpoints in SQLite.
+//!
+//! [`Store::open`] gives the one writer, [`Store::open_read_only`] any number of readers beside it.
+//! The writer records a plan, opens and closes the attempts at its streams, and folds the events that
+//! workers append to `events.jsonl`. Those events are the truth: what a fold has not yet taken in is
+//! not lost when the coordinator dies, and folding an event twice changes nothing.
+//!
+//! After a crash of the coordinator: [`Store::record_plan`], [`Store::fold`] what the streams have
+//! written, [`Store::abandon_dead_attempts`], then [`Store::begin_attempt`] for what is not done.
+//!
+//! The schema, with the meaning of every column, is in `migrations/`.
+
+mod error;
+mod open;
+
+mod attempt;
+mod checkpoint;
+mod job;
+mod metric;
+mod sae;
+mod stream;
+mod sweep;
+mod worker;
+
+mod fold;
+mod query;
+mod record;
+mod result;
+mod show;
+
+#[cfg(test)]
+mod schema_test;
+#[cfg(test)]
+mod testing;
+
+pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, Outcome};
+pub use checkpoint::CheckpointRow;
+pub use error::StoreError;
+pub use job::JobStatus;
+pub use open::Store;
+pub use query::QueryTable;
+pub use record::{RecordedJob, RecordedPlan, RecordedStream};
+pub use result::ResultRow;
+pub use sae::SaeRow;
+pub use show::{JobDetails, JobName};
+pub use sweep::SweepSummary;

@@ -1,0 +1,247 @@
+//! Table `job`: where each job stands.
+
+use crate::error::{StoreError, Trouble};
+use crate::open::Store;
+use plan::{Job, TRAINER_VERSION};
+use sqlx::SqliteConnection;
+use std::fmt;
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(rename_all = "lowercase")]
+pub enum JobStatus {
+    /// Waits for a worker.
+    Queued,
+    /// A worker trains it.
+    Running,
+    /// Its final checkpoint is on disk.
+    Done,
+    /// Its last attempt ended in an error.
+    Failed,
+    /// Its last attempt was asked to stop.
+    Interrupted,
+}
+
+impl fmt::Display for JobStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        })
+    }
+}
+
+impl Store {
+    /// Forgets the metrics and checkpoints of these jobs and queues them again (`--fresh`).
+    ///
+    /// Their folders are the caller's to delete; the streams' `events.jsonl` stay, since event
+    /// numbers go on in them. What attempts until now still say of these jobs is ignored.
+    ///
+    /// # Errors
+    /// The database cannot be written; then nothing was reset.
+    pub async fn reset_jobs(&self, job_ids: &[impl AsRef<str>]) -> Result<(), StoreError> {
+        self.located(async {
+            let mut tx = self.begin().await?;
+            for job_id in job_ids {
+                reset(&mut tx, job_id.as_ref()).await?;
+            }
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+}
+
+/// What a reset deletes. The links to attempts go too, so that late events find nobody to speak for.
+const RESET: [&str; 4] = [
+    "DELETE FROM metric WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
+    "DELETE FROM checkpoint WHERE job_id = ?",
+    "DELETE FROM attempt_job WHERE job_id = ?",
+    "UPDATE job SET status = 'queued', done_ms = NULL WHERE job_id = ?",
+];
+
+async fn reset(conn: &mut SqliteConnection, job_id: &str) -> Result<(), Trouble> {
+    for sql in RESET {
+        sqlx::query(sql).bind(job_id).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Records a job, if it is new.
+pub(crate) async fn record(
+    conn: &mut SqliteConnection,
+    job: &Job,
+    dir: &str,
+    now_ms: i64,
+) -> Result<(), Trouble> {
+    let config = serde_json::Value::Object(job.config.to_map()).to_string();
+    sqlx::query(
+        "INSERT INTO job (job_id, dir, model, model_digest, dataset, token_digest, trainer_version,
+             config, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING",
+    )
+    .bind(&job.job_id)
+    .bind(dir)
+    .bind(&job.config.model)
+    .bind(&job.model_digest)
+    .bind(&job.config.dataset)
+    .bind(&job.token_digest)
+    .bind(TRAINER_VERSION)
+    .bind(config)
+    .bind(now_ms)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The folder and the status of a job that is recorded.
+pub(crate) async fn dir_and_status(
+    conn: &mut SqliteConnection,
+    job_id: &str,
+) -> Result<(String, JobStatus), Trouble> {
+    let row = sqlx::query_as("SELECT dir, status FROM job WHERE job_id = ?");
+    Ok(row.bind(job_id).fetch_one(conn).await?)
+}
+
+/// Marks a job as done, however it stood: its last event may be heard of late.
+pub(crate) async fn mark_done(
+    conn: &mut SqliteConnection,
+    job_id: &str,
+    time_ms: i64,
+) -> Result<(), Trouble> {
+    sqlx::query(
+        "UPDATE job SET status = 'running'
+         WHERE job_id = ? AND status IN ('queued', 'failed', 'interrupted')",
+    )
+    .bind(job_id)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "UPDATE job SET status = 'done', done_ms = ? WHERE job_id = ? AND status = 'running'",
+    )
+    .bind(time_ms)
+    .bind(job_id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives the running jobs of an attempt another status.
+pub(crate) async fn leave_running(
+    conn: &mut SqliteConnection,
+    attempt_id: i64,
+    status: JobStatus,
+) -> Result<(), Trouble> {
+    sqlx::query(
+        "UPDATE job SET status = ? WHERE status = 'running'
+             AND job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?)",
+    )
+    .bind(status)
+    .bind(attempt_id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::StoreError;
+    use crate::testing::{Script, TestStore, plan, stats};
+    use serde_json::json;
+
+    async fn set(test: &TestStore, status: &str) -> Result<u64, StoreError> {
+        let done_ms = if status == "done" { "1" } else { "NULL" };
+        let sql = format!("UPDATE job SET status = '{status}', done_ms = {done_ms}");
+        test.execute(&sql).await
+    }
+
+    #[tokio::test]
+    async fn only_the_allowed_changes_of_status_happen() {
+        let allowed = [
+            ("queued", vec!["running"]),
+            ("running", vec!["queued", "done", "failed", "interrupted"]),
+            ("failed", vec!["queued", "running"]),
+            ("interrupted", vec!["queued", "running"]),
+        ];
+        for (from, to) in allowed {
+            for status in ["queued", "running", "done", "failed", "interrupted"] {
+                let test = TestStore::new().await;
+                test.record(&plan("s", &[json!({"k": 4})])).await;
+                if from != "queued" {
+                    set(&test, "running").await.unwrap();
+                    set(&test, from).await.unwrap();
+                }
+                let changed = set(&test, status).await;
+                if status == from || to.contains(&status) {
+                    assert_eq!(changed.unwrap(), 1, "{from} -> {status}");
+                } else {
+                    let error = changed.unwrap_err();
+                    assert!(
+                        matches!(&error, StoreError::Constraint { rule, .. }
+                            if rule.contains("job_status_transition")),
+                        "{from} -> {status}: {error:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_done_job_is_reset_with_all_it_left_or_not_at_all() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4}), json!({"k": 2})]);
+        test.record(&plan).await;
+        let (stream, job) = (&plan.streams[0].stream_id, &plan.jobs[0].job_id);
+        test.store.begin_attempt(stream, "log").await.unwrap();
+        let mut script = Script::new();
+        script
+            .start(1, 0)
+            .metric(job, 20, stats(4.0))
+            .checkpoint(job, 20, true);
+        script.metric(&plan.jobs[1].job_id, 20, stats(4.0));
+        test.store.fold(stream, &script.events).await.unwrap();
+        for status in ["queued", "running", "failed", "interrupted"] {
+            let sql = format!(
+                "UPDATE job SET status = '{status}', done_ms = NULL WHERE job_id = '{job}'"
+            );
+            assert!(test.execute(&sql).await.is_err(), "done -> {status}");
+        }
+
+        test.store.reset_jobs(&[job]).await.unwrap();
+        assert_eq!(test.status(job).await, "queued");
+        assert_eq!(
+            test.rows("SELECT count(*) FROM checkpoint").await,
+            [[json!(0)]]
+        );
+        let left = test.rows("SELECT job_id FROM result").await;
+        assert_eq!(
+            json!(left),
+            json!([[plan.jobs[1].job_id]]),
+            "the other job stays"
+        );
+
+        script.metric(job, 21, stats(4.0)).checkpoint(job, 21, true);
+        test.store.fold(stream, &script.events).await.unwrap();
+        assert_eq!(
+            test.status(job).await,
+            "queued",
+            "a late word does not bring it back"
+        );
+        assert_eq!(test.rows("SELECT count(*) FROM metric").await, [[json!(1)]]);
+    }
+
+    #[tokio::test]
+    async fn a_job_cannot_begin_as_done() {
+        let test = TestStore::new().await;
+        let sql =
+            "INSERT INTO job (job_id, dir, status, model, model_digest, dataset, token_digest,
+                       trainer_version, config, created_ms, done_ms)
+                   VALUES ('j', 'd', 'done', 'm', 'm', 'd', 't', 1, '{}', 1, 1)";
+        assert!(matches!(
+            test.execute(sql).await.unwrap_err(),
+            StoreError::Constraint { .. }
+        ));
+    }
+}

@@ -1,0 +1,98 @@
+//! Tables `metric` and `progress`: sums over intervals of training.
+
+use crate::error::Trouble;
+use crate::open::int;
+use plan::SaeStats;
+use sqlx::SqliteConnection;
+
+/// One interval's sums of one SAE.
+pub(crate) struct Interval<'a> {
+    pub(crate) sae_id: i64,
+    pub(crate) attempt_id: i64,
+    pub(crate) step: u64,
+    pub(crate) stats: &'a SaeStats,
+    pub(crate) time_ms: i64,
+}
+
+/// Records an interval; a step that was done before is replaced.
+pub(crate) async fn put(
+    conn: &mut SqliteConnection,
+    interval: &Interval<'_>,
+) -> Result<(), Trouble> {
+    let stats = interval.stats;
+    sqlx::query(
+        "INSERT OR REPLACE INTO metric (sae_id, step, attempt_id, n_tokens, squared_error,
+             total_variance, l0_sum, n_dead, time_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(interval.sae_id)
+    .bind(int(interval.step))
+    .bind(interval.attempt_id)
+    .bind(int(stats.n_tokens))
+    .bind(finite(stats.squared_error))
+    .bind(finite(stats.total_variance))
+    .bind(finite(stats.l0))
+    .bind(int(stats.n_dead))
+    .bind(interval.time_ms)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// SQL has no NaN, and an infinite sum says no more than NULL does.
+fn finite(sum: f64) -> Option<f64> {
+    sum.is_finite().then_some(sum)
+}
+
+/// Deletes what an earlier attempt reported beyond the point this one goes on from: its intervals
+/// may end at other steps, and a step must not count twice.
+///
+/// That point is `first_step`, or the job's last checkpoint where the job is ahead of its stream.
+pub(crate) async fn delete_undone(
+    conn: &mut SqliteConnection,
+    attempt_id: i64,
+    first_step: u64,
+) -> Result<(), Trouble> {
+    sqlx::query(
+        "DELETE FROM metric
+         WHERE sae_id IN (
+             SELECT sae.sae_id FROM sae JOIN attempt_job USING (job_id)
+             WHERE attempt_job.attempt_id = ?1 AND ?1 = (
+                 SELECT max(link.attempt_id) FROM attempt_job AS link
+                 WHERE link.job_id = sae.job_id
+             )
+         )
+         AND step > max(?2, coalesce((
+             SELECT max(checkpoint.step) FROM checkpoint JOIN sae USING (job_id)
+             WHERE sae.sae_id = metric.sae_id
+         ), 0))",
+    )
+    .bind(attempt_id)
+    .bind(int(first_step))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Adds to the speed of an attempt.
+pub(crate) async fn add_progress(
+    conn: &mut SqliteConnection,
+    attempt_id: i64,
+    step: u64,
+    n_tokens: u64,
+    elapsed_ms: u64,
+) -> Result<(), Trouble> {
+    sqlx::query(
+        "INSERT INTO progress (attempt_id, step, n_tokens, elapsed_ms) VALUES (?, ?, ?, ?)
+         ON CONFLICT (attempt_id, step) DO UPDATE SET
+             n_tokens = progress.n_tokens + excluded.n_tokens,
+             elapsed_ms = progress.elapsed_ms + excluded.elapsed_ms",
+    )
+    .bind(attempt_id)
+    .bind(int(step))
+    .bind(int(n_tokens))
+    .bind(int(elapsed_ms))
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,440 @@
+//! Opening the database: for the one writer, or for reading beside it.
+
+use crate::StoreError;
+use crate::error::{Trouble, result_code};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+
+/// How long a statement waits for another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The database of a runs folder.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// One connection: SQLite has one writer anyway, and waiting in line here is cheaper than there.
+    pool: SqlitePool,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the database for writing; makes it, and its folder, where missing; brings it up to date.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be written, a file of another kind or program, a database of a
+    /// newer version. None of these changes the file.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
+                path: folder.to_owned(),
+                source,
+            })?;
+        }
+        let options = options(&path).create_if_missing(true);
+        let store = Self::with(options, path).await?;
+        store.bring_up_to_date().await?;
+        Ok(store)
+    }
+
+    /// Opens the database for reading only; another process may write it meanwhile.
+    ///
+    /// # Errors
+    /// No database, a file of another kind or program, or another version's schema.
+    pub async fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        let options = read_only_options(&path).await?;
+        let store = Self::with(options, path).await?;
+        let mut conn = store.acquire().await?;
+        let path = &store.path;
+        match schema(&mut conn).await.map_err(|e| e.at(path))? {
+            Schema::Empty => return Err(StoreError::NoDatabase { path: path.clone() }),
+            Schema::Foreign => return Err(StoreError::ForeignDatabase { path: path.clone() }),
+            Schema::Version(found) => check_version(path, found)?,
+        }
+        drop(conn);
+        Ok(store)
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Closes the database; what is written is then in the one file, without a log beside it.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+
+    async fn with(options: SqliteConnectOptions, path: PathBuf) -> Result<Self, StoreError> {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await
+            .map_err(|error| StoreError::from_sqlx(&path, error))?;
+        Ok(Self { pool, path })
+    }
+
+    async fn bring_up_to_date(&self) -> Result<(), StoreError> {
+        let path = &self.path;
+        let mut conn = self.acquire().await?;
+        match schema(&mut conn).await.map_err(|e| e.at(path))? {
+            Schema::Foreign => return Err(StoreError::ForeignDatabase { path: path.clone() }),
+            Schema::Version(found) if found > known_version() => {
+                return Err(newer_schema(path, found));
+            }
+            Schema::Version(_) | Schema::Empty => {}
+        }
+        check_writable(&mut conn).await.map_err(|e| e.at(path))?;
+        // Readers do not block the writer, nor the writer them. A file system that cannot do it
+        // keeps the default mode, which only makes them wait for each other.
+        sqlx::query("PRAGMA journal_mode = WAL")
+            .execute(&mut *conn)
+            .await
+            .map_err(|error| StoreError::from_sqlx(path, error))?;
+        MIGRATOR
+            .run(&mut *conn)
+            .await
+            .map_err(|error| migration_error(path, error))
+    }
+
+    pub(crate) async fn acquire(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
+        let conn = self.pool.acquire().await;
+        conn.map_err(|error| StoreError::from_sqlx(&self.path, error))
+    }
+
+    /// Begins a transaction that writes. It takes the write lock at once: taking it later can fail
+    /// where waiting does not help.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        self.pool.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Names the file in what went wrong with `work`.
+    pub(crate) async fn located<T>(
+        &self,
+        work: impl Future<Output = Result<T, Trouble>>,
+    ) -> Result<T, StoreError> {
+        work.await.map_err(|trouble| trouble.at(&self.path))
+    }
+}
+
+/// A connection that cannot write, whatever is asked of it.
+pub(crate) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let options = read_only_options(path).await?;
+    let conn = options.connect().await;
+    conn.map_err(|error| StoreError::from_sqlx(path, error))
+}
+
+/// What is in the file.
+enum Schema {
+    /// Nothing yet.
+    Empty,
+    /// Tables of another program.
+    Foreign,
+    /// Ours, up to this migration.
+    Version(i64),
+}
+
+async fn schema(conn: &mut SqliteConnection) -> Result<Schema, Trouble> {
+    let tables: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_schema")
+        .fetch_all(&mut *conn)
+        .await?;
+    if tables.is_empty() {
+        return Ok(Schema::Empty);
+    }
+    if !tables.iter().any(|table| table == "_sqlx_migrations") {
+        return Ok(Schema::Foreign);
+    }
+    let version: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut *conn)
+        .await?;
+    match version {
+        // The first migration did not come to its end.
+        None => Ok(Schema::Empty),
+        Some(_) if !tables.iter().any(|table| table == "sweep_job") => Ok(Schema::Foreign),
+        Some(version) => Ok(Schema::Version(version)),
+    }
+}
+
+fn known_version() -> i64 {
+    MIGRATOR.iter().map(|m| m.version).max().unwrap_or(0)
+}
+
+fn newer_schema(path: &Path, found: i64) -> StoreError {
+    StoreError::NewerSchema {
+        path: path.to_owned(),
+        found,
+        known: known_version(),
+    }
+}
+
+fn check_version(path: &Path, found: i64) -> Result<(), StoreError> {
+    let known = known_version();
+    match found.cmp(&known) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(newer_schema(path, found)),
+        std::cmp::Ordering::Less => Err(StoreError::OlderSchema {
+            path: path.to_owned(),
+            found,
+            known,
+        }),
+    }
+}
+
+/// Takes and gives back the write lock: a file that cannot be written opens without complaint.
+async fn check_writable(conn: &mut SqliteConnection) -> Result<(), Trouble> {
+    let tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    Ok(tx.rollback().await?)
+}
+
+fn migration_error(path: &Path, error: MigrateError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
+            StoreError::from_sqlx(&path, source)
+        }
+        MigrateError::VersionMismatch(version)
+        | MigrateError::VersionMissing(version)
+        | MigrateError::Dirty(version) => StoreError::ChangedMigration { path, version },
+        other => StoreError::Database {
+            path,
+            source: other.into(),
+        },
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // In WAL mode a power cut can take back the last commits, but whole, and with them the
+        // number of the last event folded: the next fold takes those events in again.
+        .synchronous(SqliteSynchronous::Normal)
+}
+
+/// Options that open `path` without any right to write: the file is opened read-only, and beyond it
+/// `query_only` refuses what would write elsewhere.
+async fn read_only_options(path: &Path) -> Result<SqliteConnectOptions, StoreError> {
+    if !path.is_file() {
+        return Err(StoreError::NoDatabase {
+            path: path.to_owned(),
+        });
+    }
+    let shared = options(path).read_only(true).pragma("query_only", "ON");
+    match probe(&shared).await {
+        // A reader, too, wants to write the index of the log beside the file. Where the folder
+        // forbids it and no log is left to read, the file alone is all there is.
+        Err(error) if matches!(result_code(&error), Some(8 | 14)) && !has_log(path) => {
+            Ok(shared.immutable(true))
+        }
+        Err(error) => Err(StoreError::from_sqlx(path, error)),
+        Ok(()) => Ok(shared),
+    }
+}
+
+async fn probe(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
+    let mut conn = options.connect().await?;
+    sqlx::query("SELECT count(*) FROM sqlite_schema")
+        .execute(&mut conn)
+        .await?;
+    conn.close().await
+}
+
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() > 0)
+}
+
+/// SQLite takes a relative `file:...` for a URI, and the working directory may change.
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|source| StoreError::Folder {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The time, in ms since the epoch, UTC.
+pub(crate) fn now_ms() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    elapsed.map_or(0, |elapsed| int(elapsed.as_millis()))
+}
+
+/// SQLite's integers are signed; no count comes near the limit.
+pub(crate) fn int(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestStore, plan};
+    use serde_json::json;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    #[tokio::test]
+    async fn a_database_is_made_with_its_folder_and_opens_again() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("a folder/of runs/runs.db");
+        for _ in 0..2 {
+            let store = Store::open(&path).await.unwrap();
+            let mode = store.query("SELECT * FROM pragma_journal_mode").await;
+            assert_eq!(mode.unwrap().rows, [[json!("wal")]]);
+            store.close().await;
+        }
+        assert!(!has_log(&path), "closing leaves one file");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
+        let test = TestStore::new().await;
+        test.execute("UPDATE _sqlx_migrations SET version = version + 1000000")
+            .await
+            .unwrap();
+        test.store.clone().close().await;
+        let before = fs::read(test.path()).unwrap();
+        for error in [
+            Store::open(&test.path()).await.unwrap_err(),
+            Store::open_read_only(&test.path()).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, StoreError::NewerSchema { found, known, .. } if found > known));
+            assert!(error.hint().unwrap().contains("newer"));
+        }
+        assert_eq!(fs::read(test.path()).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_migration_of_another_wording_is_refused() {
+        let test = TestStore::new().await;
+        test.execute("UPDATE _sqlx_migrations SET checksum = x'00'")
+            .await
+            .unwrap();
+        test.store.clone().close().await;
+        let error = Store::open(&test.path()).await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::ChangedMigration { .. }),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn other_files_are_refused_and_left_alone() {
+        let folder = TempDir::new().unwrap();
+        let text = folder.path().join("notes.txt");
+        fs::write(
+            &text,
+            "no database, but long enough to have a header ".repeat(40),
+        )
+        .unwrap();
+        let before = fs::read(&text).unwrap();
+        for error in [
+            Store::open(&text).await.unwrap_err(),
+            Store::open_read_only(&text).await.unwrap_err(),
+        ] {
+            assert!(
+                matches!(error, StoreError::NotADatabase { .. }),
+                "{error:?}"
+            );
+        }
+        assert_eq!(fs::read(&text).unwrap(), before);
+
+        let other = folder.path().join("other.db");
+        let mut conn = SqliteConnectOptions::new()
+            .filename(&other)
+            .create_if_missing(true)
+            .connect()
+            .await
+            .unwrap();
+        sqlx::query("CREATE TABLE bookmark (url TEXT)")
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        conn.close().await.unwrap();
+        let before = fs::read(&other).unwrap();
+        for error in [
+            Store::open(&other).await.unwrap_err(),
+            Store::open_read_only(&other).await.unwrap_err(),
+        ] {
+            assert!(
+                matches!(error, StoreError::ForeignDatabase { .. }),
+                "{error:?}"
+            );
+        }
+        assert_eq!(fs::read(&other).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_missing_database_and_an_impossible_folder_are_told() {
+        let folder = TempDir::new().unwrap();
+        let missing = folder.path().join("none/runs.db");
+        let error = Store::open_read_only(&missing).await.unwrap_err();
+        assert!(matches!(error, StoreError::NoDatabase { .. }));
+        assert!(error.hint().is_some());
+        assert!(!missing.parent().unwrap().exists(), "reading makes nothing");
+
+        fs::write(folder.path().join("file"), "").unwrap();
+        let error = Store::open(&folder.path().join("file/runs.db")).await;
+        assert!(matches!(error.unwrap_err(), StoreError::Folder { .. }));
+        let error = Store::open(folder.path()).await.unwrap_err();
+        assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_reader_works_beside_the_writer_and_cannot_write() {
+        let test = TestStore::new().await;
+        let reader = Store::open_read_only(&test.path()).await.unwrap();
+        let plan = plan("s", &[json!({"k": 4})]);
+        test.record(&plan).await;
+        assert_eq!(reader.sweeps().await.unwrap().len(), 1, "sees what is new");
+        let writing = test.store.begin().await.unwrap();
+        assert_eq!(reader.sweeps().await.unwrap().len(), 1, "does not wait");
+        drop(writing);
+        let error = reader.reset_jobs(&["x"]).await.unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_read_only_folder_can_be_read_and_is_refused_for_writing() {
+        let test = TestStore::new().await;
+        test.record(&plan("s", &[json!({"k": 4})])).await;
+        test.store.clone().close().await;
+        let folder = test.folder.path();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        mode(&test.path(), 0o444).unwrap();
+        mode(folder, 0o555).unwrap();
+        let reader = Store::open_read_only(&test.path()).await.unwrap();
+        assert_eq!(reader.sweeps().await.unwrap().len(), 1);
+        assert_eq!(
+            reader.query("SELECT name FROM sweep").await.unwrap().rows,
+            [["s"]]
+        );
+        reader.close().await;
+        // Permissions do not bind root.
+        if fs::write(folder.join("probe"), "").is_err() {
+            let error = Store::open(&test.path()).await.unwrap_err();
+            assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
+        }
+        mode(folder, 0o755).unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_shared_memory_the_file_alone_is_read() {
+        let test = TestStore::new().await;
+        test.record(&plan("s", &[json!({"k": 4})])).await;
+        test.store.clone().close().await;
+        let options = options(&test.path()).read_only(true).immutable(true);
+        let store = Store::with(options, test.path()).await.unwrap();
+        assert_eq!(store.sweeps().await.unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,216 @@
+//! All that is known of one job.
+
+use crate::attempt::{self, AttemptRow};
+use crate::checkpoint::{self, CheckpointRow};
+use crate::error::{StoreError, Trouble};
+use crate::job::JobStatus;
+use crate::open::Store;
+use crate::sae::{self, SaeRow};
+use plan::nearest;
+use sqlx::{FromRow, SqliteConnection};
+use std::collections::BTreeMap;
+
+/// All that is known of one job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobDetails {
+    /// The job.
+    pub job_id: String,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Its folder, relative to the runs folder.
+    pub dir: String,
+    /// Its resolved settings, a JSON object.
+    pub config: serde_json::Value,
+    /// When it was first asked for, ms since the epoch, UTC.
+    pub created_ms: i64,
+    /// When its final checkpoint was complete, ms since the epoch, UTC.
+    pub done_ms: Option<i64>,
+    /// The sweeps that ask for it.
+    pub names: Vec<JobName>,
+    /// Its SAEs and how far they have come.
+    pub saes: Vec<SaeRow>,
+    /// The attempts that trained it.
+    pub attempts: Vec<AttemptRow>,
+    /// Its checkpoints.
+    pub checkpoints: Vec<CheckpointRow>,
+}
+
+/// What a sweep calls a job.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct JobName {
+    /// Name of the sweep.
+    pub sweep: String,
+    /// Name of the job in it.
+    pub job: String,
+    /// False when the sweep was edited since and no longer asks for the job.
+    pub is_current: bool,
+}
+
+#[derive(FromRow)]
+struct JobRow {
+    job_id: String,
+    status: JobStatus,
+    dir: String,
+    config: String,
+    created_ms: i64,
+    done_ms: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct Candidate {
+    job_id: String,
+    sweep: String,
+    job: String,
+}
+
+impl Store {
+    /// All that is known of the job that `wanted` means: its id or the start of it, its name,
+    /// `sweep/name`, or the start of a name that nothing else fits.
+    ///
+    /// # Errors
+    /// A job that was never planned, or several that fit.
+    pub async fn job(&self, wanted: &str) -> Result<JobDetails, StoreError> {
+        let mut conn = self.acquire().await?;
+        self.located(async {
+            let job_id = resolve(&mut conn, wanted).await?;
+            details(&mut conn, &job_id).await
+        })
+        .await
+    }
+}
+
+async fn resolve(conn: &mut SqliteConnection, wanted: &str) -> Result<String, Trouble> {
+    let sql = "SELECT job_id, sweep, job FROM sweep_listing ORDER BY sweep, ordinal";
+    let jobs: Vec<Candidate> = sqlx::query_as(sql).fetch_all(conn).await?;
+    Ok(choose(&jobs, wanted)?)
+}
+
+/// The one job that `wanted` means; an exact match goes before the start of a name.
+fn choose(jobs: &[Candidate], wanted: &str) -> Result<String, StoreError> {
+    let by_id_or_name = |job: &Candidate| {
+        job.job_id.starts_with(wanted)
+            || job.job == wanted
+            || format!("{}/{}", job.sweep, job.job) == wanted
+    };
+    let mut fits = group(jobs.iter().filter(|job| by_id_or_name(job)));
+    if fits.is_empty() {
+        fits = group(jobs.iter().filter(|job| job.job.starts_with(wanted)));
+    }
+    let job = wanted.to_owned();
+    match fits.len() {
+        1 => Ok(fits.into_keys().next().unwrap_or_default().to_owned()),
+        0 => Err(StoreError::UnknownJob {
+            nearest: nearest(wanted, jobs.iter().map(|job| job.job.as_str()), 3),
+            job,
+        }),
+        _ => Err(StoreError::AmbiguousJob {
+            candidates: fits.into_values().collect(),
+            job,
+        }),
+    }
+}
+
+/// Each job once, with a name it can be told by.
+fn group<'a>(jobs: impl Iterator<Item = &'a Candidate>) -> BTreeMap<&'a str, String> {
+    jobs.map(|job| {
+        let label = format!("{} ({}/{})", job.job_id, job.sweep, job.job);
+        (job.job_id.as_str(), label)
+    })
+    .collect()
+}
+
+async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails, Trouble> {
+    let row: JobRow = sqlx::query_as("SELECT * FROM job WHERE job_id = ?")
+        .bind(job_id)
+        .fetch_one(&mut *conn)
+        .await?;
+    let names = sqlx::query_as(
+        "SELECT sweep, job, is_current FROM sweep_listing WHERE job_id = ? ORDER BY sweep, ordinal",
+    );
+    Ok(JobDetails {
+        names: names.bind(job_id).fetch_all(&mut *conn).await?,
+        saes: sae::of_job(conn, job_id).await?,
+        attempts: attempt::of_job(conn, job_id).await?,
+        checkpoints: checkpoint::of_job(conn, job_id).await?,
+        job_id: row.job_id,
+        status: row.status,
+        dir: row.dir,
+        config: serde_json::from_str(&row.config).unwrap_or_default(),
+        created_ms: row.created_ms,
+        done_ms: row.done_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Script, TestStore, plan, stats};
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_job_is_found_by_id_and_name_and_shown_whole() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4}), json!({"k": 2})]);
+        test.record(&plan).await;
+        let (stream, job) = (&plan.streams[0].stream_id, &plan.jobs[0]);
+        test.store.begin_attempt(stream, "a.log").await.unwrap();
+        let mut script = Script::new();
+        script
+            .start(1, 0)
+            .metric(&job.job_id, 10, stats(2.0))
+            .checkpoint(&job.job_id, 10, false);
+        test.store.fold(stream, &script.events).await.unwrap();
+
+        let shown = test.store.job(&job.job_id).await.unwrap();
+        for wanted in [
+            &job.job_id[..8],
+            &job.name,
+            &format!("s/{}", job.name),
+            r#"{"k":4"#,
+        ] {
+            assert_eq!(test.store.job(wanted).await.unwrap(), shown, "{wanted}");
+        }
+        assert_eq!(shown.config["num_latents"], 32);
+        assert_eq!(shown.dir, format!("s/{}", job.folder()));
+        assert_eq!(shown.saes[0].fvu, Some(0.25));
+        assert_eq!(shown.saes[0].name, "layers.0");
+        assert_eq!(shown.attempts[0].log.as_deref(), Some("a.log"));
+        assert_eq!(shown.checkpoints[0].step, 10);
+        assert!(!shown.checkpoints[0].is_final);
+        let untrained = test.store.job(&plan.jobs[1].job_id).await.unwrap();
+        assert_eq!((untrained.saes[0].k, untrained.saes[0].step), (2, None));
+    }
+
+    #[test]
+    fn ambiguous_and_unknown_jobs_are_told() {
+        let candidate = |job_id: &str, sweep: &str, job: &str| Candidate {
+            job_id: job_id.into(),
+            sweep: sweep.into(),
+            job: job.into(),
+        };
+        let jobs = [
+            candidate("ab12", "s", "k=4"),
+            candidate("ab34", "s", "k=42"),
+            candidate("cd56", "t", "k=4"),
+            candidate("ab12", "t", "k=5"),
+        ];
+        assert_eq!(
+            choose(&jobs, "ab1").unwrap(),
+            "ab12",
+            "one job in two sweeps"
+        );
+        assert_eq!(choose(&jobs, "t/k=4").unwrap(), "cd56");
+        assert_eq!(choose(&jobs, "k=42").unwrap(), "ab34");
+        let error = choose(&jobs, "k=4").unwrap_err();
+        assert!(matches!(&error, StoreError::AmbiguousJob { candidates, .. }
+            if candidates == &["ab12 (s/k=4)", "cd56 (t/k=4)"]));
+        assert!(error.hint().unwrap().contains("cd56 (t/k=4)"));
+        let error = choose(&jobs, "k=").unwrap_err();
+        assert!(
+            matches!(error, StoreError::AmbiguousJob { candidates, .. } if candidates.len() == 3)
+        );
+        let error = choose(&jobs, "q=42").unwrap_err();
+        assert_eq!(error.to_string(), "no job has the id or name `q=42`");
+        assert!(error.hint().unwrap().contains("`k=42`"));
+    }
+}

@@ -1,0 +1,203 @@
+//! Tables `sweep` and `sweep_job`: which jobs each version of a sweep file asks for.
+
+use crate::error::{StoreError, Trouble};
+use crate::open::{Store, int};
+use plan::{Job, Plan, digest_json};
+use sqlx::{FromRow, SqliteConnection};
+
+/// A sweep at a glance. Jobs are counted once each, over the current version of the sweep.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct SweepSummary {
+    /// Name of the sweep.
+    pub sweep: String,
+    /// Name or path of its recipe.
+    pub recipe: String,
+    /// Jobs it asks for.
+    pub n_jobs: u64,
+    /// Jobs that are done.
+    pub n_done: u64,
+    /// Jobs that failed.
+    pub n_failed: u64,
+    /// Jobs that are being trained.
+    pub n_running: u64,
+    /// When a version of it was first run, ms since the epoch, UTC.
+    pub created_ms: i64,
+    /// When something last happened in it, ms since the epoch, UTC.
+    pub last_activity_ms: i64,
+}
+
+impl Store {
+    /// All sweeps, the most recently active first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn sweeps(&self) -> Result<Vec<SweepSummary>, StoreError> {
+        let mut conn = self.acquire().await?;
+        self.located(async { Ok(sqlx::query_as(SUMMARIES).fetch_all(&mut *conn).await?) })
+            .await
+    }
+}
+
+const SUMMARIES: &str = "
+SELECT
+    sweep.name AS sweep,
+    sweep.recipe,
+    count(DISTINCT job.job_id) AS n_jobs,
+    count(DISTINCT CASE WHEN job.status = 'done' THEN job.job_id END) AS n_done,
+    count(DISTINCT CASE WHEN job.status = 'failed' THEN job.job_id END) AS n_failed,
+    count(DISTINCT CASE WHEN job.status = 'running' THEN job.job_id END) AS n_running,
+    (SELECT min(first.created_ms) FROM sweep AS first WHERE first.name = sweep.name) AS created_ms,
+    max(sweep.created_ms, coalesce(max(job.done_ms), 0), coalesce(max(stream.last_event_ms), 0))
+        AS last_activity_ms
+FROM sweep
+JOIN sweep_job USING (sweep_id)
+JOIN job USING (job_id)
+LEFT JOIN stream_job USING (job_id)
+LEFT JOIN stream USING (stream_id)
+WHERE sweep.revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = sweep.name)
+GROUP BY sweep.sweep_id
+ORDER BY last_activity_ms DESC, sweep.name";
+
+/// The names of all sweeps.
+pub(crate) async fn names(conn: &mut SqliteConnection) -> Result<Vec<String>, Trouble> {
+    let names = sqlx::query_scalar("SELECT DISTINCT name FROM sweep ORDER BY name");
+    Ok(names.fetch_all(conn).await?)
+}
+
+/// Records this version of the sweep, makes it the current one, and gives its key.
+pub(crate) async fn record(
+    conn: &mut SqliteConnection,
+    text: &str,
+    plan: &Plan,
+    now_ms: i64,
+) -> Result<i64, Trouble> {
+    let newest = "SELECT coalesce(max(revision), 0) FROM sweep WHERE name = ?";
+    let newest: i64 = sqlx::query_scalar(newest)
+        .bind(&plan.sweep)
+        .fetch_one(&mut *conn)
+        .await?;
+    let Some((sweep_id, revision)) = find(conn, text, plan).await? else {
+        return insert(conn, text, plan, newest + 1, now_ms).await;
+    };
+    if revision < newest {
+        // The user went back to an earlier text.
+        sqlx::query("UPDATE sweep SET revision = ? WHERE sweep_id = ?")
+            .bind(newest + 1)
+            .bind(sweep_id)
+            .execute(conn)
+            .await?;
+    }
+    Ok(sweep_id)
+}
+
+async fn find(
+    conn: &mut SqliteConnection,
+    text: &str,
+    plan: &Plan,
+) -> Result<Option<(i64, i64)>, Trouble> {
+    let row = sqlx::query_as(
+        "SELECT sweep_id, revision FROM sweep
+         WHERE name = ? AND text_digest = ? AND recipe_digest = ? AND request_digest = ?",
+    )
+    .bind(&plan.sweep)
+    .bind(digest_json(&text))
+    .bind(&plan.recipe.recipe_digest)
+    .bind(&plan.recipe.request_digest)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
+async fn insert(
+    conn: &mut SqliteConnection,
+    text: &str,
+    plan: &Plan,
+    revision: i64,
+    now_ms: i64,
+) -> Result<i64, Trouble> {
+    let sweep_id = sqlx::query_scalar(
+        "INSERT INTO sweep (name, revision, text, text_digest, recipe, recipe_digest,
+             request_digest, fuel, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sweep_id",
+    )
+    .bind(&plan.sweep)
+    .bind(revision)
+    .bind(text)
+    .bind(digest_json(&text))
+    .bind(&plan.recipe.recipe)
+    .bind(&plan.recipe.recipe_digest)
+    .bind(&plan.recipe.request_digest)
+    .bind(int(plan.recipe.fuel))
+    .bind(now_ms)
+    .fetch_one(conn)
+    .await?;
+    Ok(sweep_id)
+}
+
+/// Links a sweep to its `ordinal`-th job.
+pub(crate) async fn link(
+    conn: &mut SqliteConnection,
+    sweep_id: i64,
+    ordinal: usize,
+    job: &Job,
+) -> Result<(), Trouble> {
+    let overrides = serde_json::Value::Object(job.overrides.clone()).to_string();
+    sqlx::query(
+        "INSERT INTO sweep_job (sweep_id, ordinal, job_id, name, note, overrides)
+         VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sweep_id, ordinal) DO NOTHING",
+    )
+    .bind(sweep_id)
+    .bind(int(ordinal))
+    .bind(&job.job_id)
+    .bind(&job.name)
+    .bind(&job.note)
+    .bind(overrides)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Script, TestStore, plan};
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn sweeps_are_counted_and_the_most_recent_comes_first() {
+        let test = TestStore::new().await;
+        let old = plan(
+            "old",
+            &[
+                json!({"k": 4}),
+                json!({"k": 2}),
+                json!({"k": 1, "batch_size": 1}),
+            ],
+        );
+        test.record(&old).await;
+        test.record(&plan("new", &[json!({"k": 4})])).await;
+        let (stream, job) = (&old.streams[0].stream_id, &old.jobs[0].job_id);
+        test.store.begin_attempt(stream, "log").await.unwrap();
+        let mut script = Script::new();
+        script.start(1, 0).checkpoint(job, 20, true);
+        for event in &mut script.events {
+            event.time_ms += 4_000_000_000_000;
+        }
+        test.store.fold(stream, &script.events).await.unwrap();
+        let sweeps = test.store.sweeps().await.unwrap();
+        let counts: Vec<_> = sweeps
+            .iter()
+            .map(|s| {
+                (
+                    s.sweep.as_str(),
+                    s.n_jobs,
+                    s.n_done,
+                    s.n_running,
+                    s.n_failed,
+                )
+            })
+            .collect();
+        assert_eq!(counts, [("new", 1, 1, 0, 0), ("old", 3, 1, 1, 0)]);
+        assert_eq!(sweeps[1].last_activity_ms, 4_000_000_001_003);
+        assert!(sweeps[1].created_ms < sweeps[1].last_activity_ms);
+    }
+}
