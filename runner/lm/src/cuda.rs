@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "dlopen and dlerror; this module is all of it")]
 
 use std::ffi::{CStr, c_int};
+use std::fmt;
 use std::sync::OnceLock;
 
 /// Whether CUDA can be used, and if not, why.
@@ -18,6 +19,16 @@ pub enum CudaStatus {
         /// What is missing, with the system's own message where there is one.
         reason: String,
     },
+}
+
+impl fmt::Display for CudaStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Available { n_devices: 1 } => write!(f, "1 device"),
+            Self::Available { n_devices } => write!(f, "{n_devices} devices"),
+            Self::Unavailable { reason } => write!(f, "none: {reason}"),
+        }
+    }
 }
 
 /// Loads libtorch's CUDA library where there is an NVIDIA driver, and counts the devices.

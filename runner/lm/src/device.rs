@@ -18,6 +18,14 @@ pub fn parse_device(text: &str) -> Result<Device, LmError> {
     cuda_device(text, cuda_idx, init_backends())
 }
 
+/// Checks that `device` is there, and loads CUDA for it.
+pub(crate) fn check_device(device: Device) -> Result<(), LmError> {
+    let Device::Cuda(cuda_idx) = device else {
+        return Ok(());
+    };
+    cuda_device(&format!("cuda:{cuda_idx}"), cuda_idx, init_backends()).map(|_| ())
+}
+
 fn parse_index(text: &str) -> Option<usize> {
     let digits = text.strip_prefix("cuda:")?;
     // `parse` alone would take `+1`.

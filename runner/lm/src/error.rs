@@ -245,7 +245,7 @@ impl LmError {
                 Some(format!("supported are: {}", supported.join(", ")))
             }
             Self::NoWeights { .. } => {
-                Some("save the model with `save_pretrained(..., safe_serialization=True)`".into())
+                Some("save the model again with transformers, as safetensors".into())
             }
             Self::TensorShape { .. } => {
                 Some("do config.json and the weights come from the same model?".into())

@@ -5,7 +5,7 @@
 //! block that is needed, and [`LanguageModel::forward`] returns the outputs of the submodules named
 //! by [`Taps`], and stops as soon as it has them all.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! # use sae_run_lm as lm;
 //! # fn main() -> Result<(), lm::LmError> {
 //! use std::path::Path;

@@ -2,6 +2,7 @@
 
 use crate::LmError;
 use crate::architecture::{Body, read_config};
+use crate::device::check_device;
 use crate::load::Loader;
 use crate::tap::{Activations, Run, Stop, Tape, Taps};
 use plan::ModelFacts;
@@ -11,7 +12,7 @@ use tch::{Device, Kind, TchError, Tensor};
 /// What of a model to load, and where to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Device of the weights and of the forward pass. CUDA needs [`crate::init_backends`] before.
+    /// Device of the weights and of the forward pass.
     pub device: Device,
     /// Precision of the weights and of the forward pass; converted from the files' own.
     pub kind: Kind,
@@ -59,7 +60,7 @@ impl LanguageModel {
     ///
     /// # Errors
     /// A folder, configuration or tensor that is missing or wrong, more layers than there are, a
-    /// kind that is no floating point format, or a device out of memory.
+    /// kind that is no floating point format, or a device that is not there or out of memory.
     pub fn load(model_dir: &Path, options: &LoadOptions) -> Result<Self, LmError> {
         if !matches!(
             options.kind,
@@ -67,6 +68,7 @@ impl LanguageModel {
         ) {
             return Err(LmError::NotFloat { got: options.kind });
         }
+        check_device(options.device)?;
         let config = read_config(model_dir)?;
         let layout = config.layout();
         let _no_grad = tch::no_grad_guard();
@@ -346,6 +348,15 @@ mod tests {
             ..LoadOptions::default()
         });
         assert!(matches!(integers, LmError::NotFloat { got: Kind::Int64 }));
+        let far_gpu = load(LoadOptions {
+            device: Device::Cuda(99),
+            ..LoadOptions::default()
+        });
+        let no_device = matches!(
+            far_gpu,
+            LmError::NoCuda { .. } | LmError::NoSuchDevice { .. }
+        );
+        assert!(no_device, "{far_gpu:?}");
         let headless = first_layers(4).logits(&ids(&[1])).unwrap_err();
         assert!(matches!(headless, LmError::NoHead));
     }

@@ -210,3 +210,83 @@ impl Weights {
         Ok(&self.shards[path])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TinyModel, tiny_llama};
+    use safetensors::SafeTensorError;
+
+    fn header_failure(bytes: &[u8]) -> SafeTensorError {
+        let model = TinyModel::copy();
+        std::fs::write(model.weights(), bytes).unwrap();
+        match Weights::open(model.dir()).err() {
+            Some(LmError::Header { path, source }) if path == model.weights() => source,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_header(header: &str, n_data_bytes: usize) -> Vec<u8> {
+        let length = (header.len() as u64).to_le_bytes();
+        [length.as_slice(), header.as_bytes(), &vec![0; n_data_bytes]].concat()
+    }
+
+    #[test]
+    fn truncated_files() {
+        let whole = std::fs::read(tiny_llama().join("model.safetensors")).unwrap();
+        let cut_data = header_failure(&whole[..whole.len() - 1]);
+        assert!(
+            matches!(cut_data, SafeTensorError::MetadataIncompleteBuffer),
+            "{cut_data:?}"
+        );
+        let cut_header = header_failure(&whole[..100]);
+        assert!(
+            matches!(cut_header, SafeTensorError::InvalidHeaderLength),
+            "{cut_header:?}"
+        );
+        for bytes in [&whole[..7], &[]] {
+            let cut_length = header_failure(bytes);
+            assert!(
+                matches!(cut_length, SafeTensorError::HeaderTooSmall),
+                "{cut_length:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn hostile_header_lengths() {
+        let longer_than_file = header_failure(&[1000_u64.to_le_bytes(), [b'{'; 8]].concat());
+        assert!(matches!(
+            longer_than_file,
+            SafeTensorError::InvalidHeaderLength
+        ));
+        let enormous = header_failure(&[u64::MAX.to_le_bytes(), [b'{'; 8]].concat());
+        assert!(
+            matches!(enormous, SafeTensorError::HeaderTooLarge),
+            "{enormous:?}"
+        );
+    }
+
+    #[test]
+    fn hostile_headers() {
+        let tensor = |shape: &str, start: u64, end: u64| {
+            format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{end}]}}"#)
+        };
+        let one = |tensor: String| format!(r#"{{"a":{tensor}}}"#);
+        let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
+        for header in [
+            "not JSON".to_owned(),
+            // Ends behind the file, begins behind its end, other length than the shape's.
+            one(tensor("[4]", 0, 16)),
+            one(tensor("[1]", 8, 4)),
+            one(tensor("[3]", 0, 8)),
+            // Overlapping, and with a gap.
+            two(tensor("[2]", 0, 8), tensor("[1]", 4, 8)),
+            two(tensor("[1]", 0, 4), tensor("[1]", 8, 12)),
+            // Shapes whose product overflows.
+            one(tensor("[4294967296,4294967296]", 0, 8)),
+        ] {
+            header_failure(&with_header(&header, 8));
+        }
+    }
+}
