@@ -1,1 +1,5 @@
-fn main() {}
+//! Nothing to do yet but to rebuild when the migrations change.
+
+fn main() {
+    println!("cargo:rerun-if-changed=migrations");
+}

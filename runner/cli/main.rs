@@ -1,1 +1,62 @@
-fn main() {}
+//! `sae-run`: trains a sweep of sparse autoencoders from one file.
+
+mod args;
+mod config;
+mod doctor;
+mod error;
+mod expand;
+mod inspect;
+mod paths;
+mod progress;
+mod query;
+mod run;
+mod runs_folder;
+mod schedule;
+mod table;
+mod worker_process;
+
+use args::{Args, Command};
+use clap::{CommandFactory, Parser};
+use error::CliError;
+use std::future::Future;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = dispatch(Args::parse());
+    let code = outcome.unwrap_or_else(|error| {
+        error.print();
+        error.exit_code()
+    });
+    ExitCode::from(code)
+}
+
+fn dispatch(args: Args) -> Result<u8, CliError> {
+    match args.command {
+        None => block_on(run::run(&args.run)),
+        Some(Command::Plan(plan)) => expand::print_plan(&plan),
+        Some(Command::Ls(ls)) => block_on(inspect::ls(&ls)),
+        Some(Command::Show(show)) => block_on(inspect::show(&show)),
+        Some(Command::Sql(sql)) => block_on(query::sql(&sql)),
+        Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "sae-run",
+                &mut std::io::stdout(),
+            );
+            Ok(0)
+        }
+        Some(Command::Worker { order, attached }) => Ok(train::run_worker(&order, attached)?),
+    }
+}
+
+/// Only the commands that wait for several things at once pay for a runtime; a worker has none.
+fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| CliError::environment(format!("cannot start: {error}")))?
+        .block_on(command)
+}

@@ -177,6 +177,7 @@ LIBTORCH = "$1"
 
 [build]
 rustflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
+rustdocflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
 END
 }
 

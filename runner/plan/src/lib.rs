@@ -27,4 +27,4 @@ pub use model::{HookpointFacts, ModelFacts};
 pub use order::{Order, OrderJob};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
-pub use sweep::{Launch, Launcher, Sweep};
+pub use sweep::{Launch, Launcher, RecipeLimits, Sweep};

@@ -28,6 +28,23 @@ pub struct Sweep {
     /// How workers are started.
     #[serde(default)]
     pub launch: Launch,
+    /// What the recipe may use; unset: the host's defaults.
+    #[serde(default)]
+    pub recipe_limits: RecipeLimits,
+}
+
+/// What a recipe may use of the machine; `None`: the host's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecipeLimits {
+    /// Instructions, in wasmtime's fuel.
+    pub fuel: Option<u64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<usize>,
+    /// Bytes of its answer.
+    pub output_bytes: Option<usize>,
+    /// Jobs in one answer.
+    pub max_jobs: Option<usize>,
 }
 
 /// How workers are started.

@@ -1,0 +1,81 @@
+//! A TOML text and the lines of its keys.
+
+use crate::error::CliError;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A TOML text with a name for messages.
+#[derive(Debug)]
+pub(super) struct SourceFile {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+impl SourceFile {
+    pub(super) fn read(path: &Path) -> Result<Self, CliError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| CliError::io("read", path, &error))?;
+        let file = Self {
+            name: path.display().to_string(),
+            text,
+        };
+        file.table()?;
+        Ok(file)
+    }
+
+    pub(super) fn table(&self) -> Result<Spanned<DeTable<'_>>, CliError> {
+        DeTable::parse(&self.text).map_err(|error| {
+            let line = error.span().map_or(1, |span| self.line_of(span.start));
+            CliError::input(error.message()).at(&format!("{}:{line}", self.name))
+        })
+    }
+
+    /// The keys of a top-level table, in the order of the text.
+    pub(super) fn keys_of(&self, table: &str) -> Vec<String> {
+        let Ok(root) = self.table() else {
+            return Vec::new();
+        };
+        let found = root
+            .get_ref()
+            .iter()
+            .find(|(key, _)| key.get_ref() == table);
+        let Some(DeValue::Table(inner)) = found.map(|(_, value)| value.get_ref()) else {
+            return Vec::new();
+        };
+        let mut keys: Vec<_> = inner.keys().collect();
+        keys.sort_by_key(|key| key.span().start);
+        keys.into_iter()
+            .map(|key| key.get_ref().to_string())
+            .collect()
+    }
+
+    /// `file:line` of the deepest key of `path` that the text has; `None` where it has not even the
+    /// first.
+    pub(super) fn place(&self, path: &[&str]) -> Option<String> {
+        let root = self.table().ok()?;
+        let mut table = root.get_ref();
+        let mut line = None;
+        for name in path {
+            let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref() == name) else {
+                break;
+            };
+            line = Some(self.line_of(key.span().start));
+            match value.get_ref() {
+                DeValue::Table(inner) => table = inner,
+                _ => break,
+            }
+        }
+        line.map(|line| format!("{}:{line}", self.name))
+    }
+
+    /// The number of the line, from 1, that holds byte `offset`.
+    pub(super) fn line_of(&self, offset: usize) -> usize {
+        1 + self
+            .text
+            .bytes()
+            .take(offset)
+            .filter(|&byte| byte == b'\n')
+            .count()
+    }
+}

@@ -1,0 +1,102 @@
+//! The one place where errors become words on the screen and an exit code.
+
+use plan::{FailureKind, PlanError};
+use recipe::RecipeError;
+use std::error::Error;
+use std::path::Path;
+use store::StoreError;
+use train::{TrainError, message_chain};
+
+/// Bad input or a bad environment: nothing was begun, or nothing could be.
+const BAD_INPUT: u8 = 2;
+/// Some job failed.
+const JOB_FAILED: u8 = 1;
+
+/// An error as the user sees it.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    message: String,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+impl CliError {
+    /// The user's input is at fault.
+    pub(crate) fn input(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+            exit_code: BAD_INPUT,
+        }
+    }
+
+    /// The machine is not as it should be; for scripts the same as bad input.
+    pub(crate) fn environment(message: impl Into<String>) -> Self {
+        Self::input(message)
+    }
+
+    /// A file or folder that cannot be used.
+    pub(crate) fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::environment(format!("cannot {action} `{}`: {error}", path.display()))
+    }
+
+    pub(crate) fn with_hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// The same, with a place in front: `sweep.toml:3: ...`.
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+
+    #[expect(clippy::print_stderr, reason = "the one place that prints errors")]
+    pub(crate) fn print(&self) {
+        eprintln!("error: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+
+    fn of(error: &dyn Error, hint: Option<String>) -> Self {
+        Self::input(message_chain(error)).with_hint(hint)
+    }
+}
+
+impl From<PlanError> for CliError {
+    fn from(error: PlanError) -> Self {
+        // `InJob` tells its cause in its own words already.
+        Self::input(error.to_string()).with_hint(error.hint())
+    }
+}
+
+impl From<RecipeError> for CliError {
+    fn from(error: RecipeError) -> Self {
+        Self::of(&error, error.hint())
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::of(&error, error.hint())
+    }
+}
+
+impl From<TrainError> for CliError {
+    fn from(error: TrainError) -> Self {
+        let exit_code = if error.kind() == FailureKind::Input {
+            BAD_INPUT
+        } else {
+            JOB_FAILED
+        };
+        Self {
+            exit_code,
+            ..Self::of(&error, error.hint())
+        }
+    }
+}

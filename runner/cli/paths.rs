@@ -1,0 +1,77 @@
+//! Where things lie on disk, and where names of models and data sets are looked for.
+
+use crate::error::CliError;
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The folders of this machine that outlive a checkout.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    /// Models, tokens, compiled recipes and digests; `SAE_RUN_CACHE`.
+    pub(crate) cache: PathBuf,
+    /// The user's `sae-run.toml` and recipes.
+    pub(crate) config: PathBuf,
+}
+
+impl Folders {
+    /// # Errors
+    /// No home folder and no `SAE_RUN_CACHE`.
+    pub(crate) fn of_this_machine() -> Result<Self, CliError> {
+        let home = || env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        // The same places as in `runner/setup/setup.sh`, on every operating system.
+        let below_home = |variable: &str, folder: &str| {
+            folder_in(variable).or_else(|| home().map(|home| home.join(folder)))
+        };
+        let cache = folder_in("SAE_RUN_CACHE")
+            .or_else(|| below_home("XDG_CACHE_HOME", ".cache").map(|dir| dir.join("sae-run")))
+            .ok_or_else(|| {
+                CliError::environment("there is no home folder for the cache")
+                    .with_hint("name a cache folder in `SAE_RUN_CACHE`".to_owned())
+            })?;
+        let config = below_home("XDG_CONFIG_HOME", ".config");
+        let config = config.map_or_else(|| cache.join("config"), |dir| dir.join("sae-run"));
+        Ok(Self { cache, config })
+    }
+
+    /// The Python recipe engine; `SAE_RUN_ENGINE`.
+    pub(crate) fn engine(&self) -> PathBuf {
+        folder_in("SAE_RUN_ENGINE").unwrap_or_else(|| recipe::engine_path(&self.cache))
+    }
+
+    /// Folders of ready models.
+    pub(crate) fn models(&self) -> PathBuf {
+        self.cache.join("models")
+    }
+}
+
+/// A folder named in a variable; empty counts as unset.
+pub(crate) fn folder_in(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+/// The first place where `name` exists: next to the sweep, below the current folder, in the extra
+/// `shelf`.
+///
+/// # Errors
+/// It is nowhere; the error lists the places.
+pub(crate) fn find(
+    what: &str,
+    name: &str,
+    sweep_dir: &Path,
+    shelf: Option<&Path>,
+) -> Result<PathBuf, CliError> {
+    let mut places = vec![sweep_dir.join(name), PathBuf::from(name)];
+    places.extend(shelf.map(|shelf| shelf.join(name)));
+    places.dedup();
+    for place in &places {
+        if let Ok(found) = place.canonicalize() {
+            return Ok(found);
+        }
+    }
+    let looked = places.iter().map(|place| format!("`{}`", place.display()));
+    let looked = looked.collect::<Vec<_>>().join(", ");
+    Err(CliError::input(format!("{what} `{name}` does not exist"))
+        .with_hint(format!("looked for it at {looked}")))
+}

@@ -1,0 +1,162 @@
+//! Progress bars on standard error: one for the sweep, one for the running stream. Where standard
+//! error is no terminal, a line now and then instead.
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use plan::{EventKind, Plan};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use store::{JobStatus, RecordedPlan};
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    Bars,
+    Lines,
+    Nothing,
+}
+
+/// The progress of a sweep.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    detail: Detail,
+    bars: MultiProgress,
+    jobs: ProgressBar,
+}
+
+/// The progress of one attempt at a stream.
+#[derive(Debug)]
+pub(crate) struct StreamProgress {
+    detail: Detail,
+    bar: ProgressBar,
+    /// Latest FVU by job and SAE.
+    fvu: BTreeMap<(String, String), f64>,
+    n_steps: u64,
+    tokens_per_s: f64,
+    /// Tenths of the work that were announced.
+    tenths: Cell<u64>,
+}
+
+impl Progress {
+    pub(crate) fn new(plan: &Plan, recorded: &RecordedPlan, quiet: bool) -> Self {
+        let detail = match () {
+            () if quiet || recorded.is_done() => Detail::Nothing,
+            () if std::io::stderr().is_terminal() => Detail::Bars,
+            () => Detail::Lines,
+        };
+        let target = match detail {
+            Detail::Bars => ProgressDrawTarget::stderr(),
+            Detail::Lines | Detail::Nothing => ProgressDrawTarget::hidden(),
+        };
+        let bars = MultiProgress::with_draw_target(target);
+        let n_done = recorded
+            .jobs
+            .iter()
+            .filter(|job| job.status == JobStatus::Done)
+            .count();
+        let jobs = ProgressBar::new(recorded.jobs.len() as u64).with_position(n_done as u64);
+        let jobs = bars.add(jobs.with_style(style("{msg:20!} {bar:30} {pos}/{len} jobs")));
+        jobs.set_message(plan.sweep.clone());
+        jobs.tick();
+        Self { detail, bars, jobs }
+    }
+
+    /// A bar for an attempt at a stream.
+    pub(crate) fn stream(&self, stream_id: &str, n_jobs: usize) -> StreamProgress {
+        let template = "{prefix:20!} {bar:30} {pos}/{len} steps {msg}";
+        let bar = self
+            .bars
+            .add(ProgressBar::new(0).with_style(style(template)));
+        bar.set_prefix(format!("stream {stream_id}"));
+        bar.set_message("starting");
+        if self.detail == Detail::Lines {
+            crate::table::note(&format!(
+                "stream {stream_id}: {n_jobs} jobs on one forward pass"
+            ));
+        }
+        StreamProgress {
+            detail: self.detail,
+            bar,
+            fvu: BTreeMap::new(),
+            n_steps: 0,
+            tokens_per_s: 0.0,
+            tenths: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn job_done(&self) {
+        self.jobs.inc(1);
+    }
+
+    /// A remark that does not tear the bars.
+    pub(crate) fn say(&self, text: &str) {
+        self.bars.suspend(|| crate::table::note(text));
+    }
+
+    pub(crate) fn finish(&self) {
+        self.jobs.finish();
+    }
+}
+
+impl StreamProgress {
+    /// Shows an event of the worker.
+    pub(crate) fn show(&mut self, event: &EventKind) {
+        match event {
+            EventKind::Started { device, .. } => {
+                self.bar.set_message(format!("loading on {device}"));
+            }
+            EventKind::Ready {
+                first_step,
+                n_steps,
+                ..
+            } => {
+                self.n_steps = *n_steps;
+                self.bar.set_length(*n_steps);
+                self.bar.set_position(*first_step);
+                self.bar.reset_eta();
+            }
+            EventKind::Metric {
+                job_id, sae, stats, ..
+            } => {
+                self.fvu.insert((job_id.clone(), sae.clone()), stats.fvu());
+            }
+            EventKind::Progress {
+                step,
+                n_tokens,
+                elapsed_ms,
+            } => {
+                self.tokens_per_s = *n_tokens as f64 * 1000.0 / (*elapsed_ms).max(1) as f64;
+                self.advance(*step);
+            }
+            _ => {}
+        }
+    }
+
+    fn advance(&self, step: u64) {
+        let message = format!("{:.0} tokens/s, {}", self.tokens_per_s, self.fvu_range());
+        self.bar.set_position(step);
+        let eta = indicatif::HumanDuration(self.bar.eta());
+        self.bar.set_message(format!("{message}, {eta} left"));
+        let tenths = (step * 10).checked_div(self.n_steps).unwrap_or(0);
+        if self.detail == Detail::Lines && tenths > self.tenths.replace(tenths) {
+            crate::table::note(&format!("  step {step}/{}: {message}", self.n_steps));
+        }
+    }
+
+    /// From the best SAE to the worst.
+    fn fvu_range(&self) -> String {
+        let best = self.fvu.values().copied().fold(f64::INFINITY, f64::min);
+        let worst = self.fvu.values().copied().fold(f64::NEG_INFINITY, f64::max);
+        format!("FVU {best:.3} to {worst:.3}")
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the templates are constants")
+        .progress_chars("━━─")
+}

@@ -1,0 +1,114 @@
+//! `sae-run SWEEP.toml`: expand, record, train what is not done, show the results.
+
+use crate::args::RunArgs;
+use crate::error::CliError;
+use crate::expand::{self, Expanded};
+use crate::progress::Progress;
+use crate::runs_folder::RunsFolder;
+use crate::schedule::{Scheduler, Summary};
+use crate::table;
+use store::{JobStatus, RecordedPlan, Store};
+
+/// Runs or resumes a sweep.
+///
+/// # Errors
+/// Bad input or a bad environment; a failing job is no error but an exit code.
+pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
+    let mut expanded = expand::expand(&args.sweep())?;
+    if let Some(device) = &args.device {
+        expanded.sweep.sweep.launch.device.clone_from(device);
+    }
+    if args.dry_run {
+        return table::print(&table::plan(&expanded.plan));
+    }
+    let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
+    let store = Store::open(&folder.database()).await?;
+    let recorded = recover(&store, &folder, &expanded, args.fresh).await?;
+    let progress = Progress::new(&expanded.plan, &recorded, args.quiet);
+    let scheduler = Scheduler {
+        store: &store,
+        folder: &folder,
+        expanded: &expanded,
+        progress,
+    };
+    let summary = scheduler.run(&recorded).await?;
+    let exit_code = conclude(&store, &expanded, &recorded, &summary).await?;
+    store.close().await;
+    Ok(exit_code)
+}
+
+/// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
+/// left to do.
+async fn recover(
+    store: &Store,
+    folder: &RunsFolder,
+    expanded: &Expanded,
+    fresh: bool,
+) -> Result<RecordedPlan, CliError> {
+    let recorded = record(store, folder, expanded).await?;
+    for stream in &recorded.streams {
+        let events = folder.tail(&stream.dir).read_new()?;
+        store.fold(&stream.stream_id, &events).await?;
+    }
+    store.abandon_dead_attempts().await?;
+    if fresh {
+        for job in &recorded.jobs {
+            folder.remove_state(&job.dir)?;
+        }
+        let job_ids: Vec<&str> = recorded
+            .jobs
+            .iter()
+            .map(|job| job.job_id.as_str())
+            .collect();
+        store.reset_jobs(&job_ids).await?;
+    }
+    record(store, folder, expanded).await
+}
+
+async fn record(
+    store: &Store,
+    folder: &RunsFolder,
+    expanded: &Expanded,
+) -> Result<RecordedPlan, CliError> {
+    let sweep = &expanded.plan.sweep;
+    let job_dir = |job: &plan::Job| folder.job_dir(sweep, job);
+    let stream_dir = |stream: &plan::Stream| folder.stream_dir(sweep, stream);
+    Ok(store
+        .record_plan(&expanded.sweep.text, &expanded.plan, job_dir, stream_dir)
+        .await?)
+}
+
+async fn conclude(
+    store: &Store,
+    expanded: &Expanded,
+    before: &RecordedPlan,
+    summary: &Summary,
+) -> Result<u8, CliError> {
+    let results = store.results(&expanded.plan.sweep).await?;
+    table::print(&table::results(&results))?;
+    let n_jobs = before.jobs.len();
+    let n_before = before
+        .jobs
+        .iter()
+        .filter(|job| job.status == JobStatus::Done)
+        .count();
+    if before.is_done() {
+        table::note(&format!(
+            "all {n_jobs} jobs are done already; `--fresh` trains them anew"
+        ));
+    } else if summary.exit_code() == 0 {
+        let earlier = if n_before > 0 {
+            format!(", {n_before} of them earlier")
+        } else {
+            String::new()
+        };
+        table::note(&format!("all {n_jobs} jobs are done{earlier}"));
+    }
+    for failure in &summary.failures {
+        table::note(&failure.to_string());
+    }
+    if summary.interrupted {
+        table::note("stopped; run the same command again to go on from the last checkpoints");
+    }
+    Ok(summary.exit_code())
+}

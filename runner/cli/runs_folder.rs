@@ -1,0 +1,117 @@
+//! The runs folder: where everything of a sweep lies, and who may write to it.
+//!
+//! ```text
+//! runs/runs.db                       the database
+//! runs/<sweep>/<job>/                config.json and a folder per SAE: what sparsify loads
+//! runs/<sweep>/.state/<job>/         what a resume needs; gone when the job is done
+//! runs/<sweep>/.streams/<stream>/    order.json, events.jsonl, worker.log
+//! ```
+
+use crate::error::CliError;
+use crate::worker_process::EventTail;
+use plan::{Job, Stream};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// A runs folder that nobody else writes to while this lives.
+#[derive(Debug)]
+pub(crate) struct RunsFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunsFolder {
+    /// Makes the folder where missing and locks it.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or that another `sae-run` works in.
+    pub(crate) fn lock(path: &str) -> Result<Self, CliError> {
+        let unwritable = |error: &std::io::Error| {
+            CliError::io("write to the runs folder", Path::new(path), error)
+                .with_hint("choose another with `--set runs_dir=DIR`".to_owned())
+        };
+        fs::create_dir_all(path).map_err(|error| unwritable(&error))?;
+        let path = PathBuf::from(path)
+            .canonicalize()
+            .map_err(|error| unwritable(&error))?;
+        let mut options = OpenOptions::new();
+        let lock = options.create(true).truncate(false).read(true).write(true);
+        let mut lock = lock
+            .open(path.join(".lock"))
+            .map_err(|error| unwritable(&error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held(&path, &mut lock)),
+            Err(TryLockError::Error(error)) => return Err(unwritable(&error)),
+        }
+        let holder = format!("process {}", std::process::id());
+        let written = lock
+            .set_len(0)
+            .and_then(|()| lock.write_all(holder.as_bytes()));
+        written.map_err(|error| unwritable(&error))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    /// A job's folder, relative to this one.
+    pub(crate) fn job_dir(&self, sweep: &str, job: &Job) -> String {
+        format!("{sweep}/{}", job.folder())
+    }
+
+    /// The folder of a job's resume state, relative to this one; beside the job's folder, because
+    /// sparsify takes every folder in there for an SAE.
+    pub(crate) fn state_dir(&self, job_dir: &str) -> PathBuf {
+        let job_dir = Path::new(job_dir);
+        let sweep = job_dir.parent().unwrap_or(Path::new(""));
+        sweep
+            .join(".state")
+            .join(job_dir.file_name().unwrap_or_default())
+    }
+
+    /// A stream's folder, relative to this one.
+    pub(crate) fn stream_dir(&self, sweep: &str, stream: &Stream) -> String {
+        format!("{sweep}/.streams/{}", stream.stream_id)
+    }
+
+    /// A reader of a stream's events, from their beginning.
+    pub(crate) fn tail(&self, stream_dir: &str) -> EventTail {
+        EventTail::new(self.path.join(stream_dir).join("events.jsonl"))
+    }
+
+    /// Forgets how far a job was.
+    pub(crate) fn remove_state(&self, job_dir: &str) -> Result<(), CliError> {
+        let path = self.path.join(self.state_dir(job_dir));
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(CliError::io("remove", &path, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The database's name in a runs folder.
+pub(crate) const DATABASE: &str = "runs.db";
+
+fn held(path: &Path, lock: &mut File) -> CliError {
+    let mut holder = String::new();
+    let read = lock
+        .rewind()
+        .and_then(|()| lock.read_to_string(&mut holder));
+    let holder = if read.is_ok() && !holder.is_empty() {
+        holder
+    } else {
+        "another process".into()
+    };
+    CliError::environment(format!("`{}` is in use by {holder}", path.display())).with_hint(
+        "wait for it, or give this sweep a folder of its own with `--set runs_dir=DIR`".to_owned(),
+    )
+}

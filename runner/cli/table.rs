@@ -1,0 +1,135 @@
+//! Tables for people. Data goes to standard output, remarks to standard error.
+
+use crate::error::CliError;
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use plan::{Plan, Stream};
+use std::io::{ErrorKind, Write};
+use store::ResultRow;
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn print(text: &str) -> Result<u8, CliError> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::environment(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        _ => Ok(0),
+    }
+}
+
+/// A remark on standard error.
+#[expect(clippy::print_stderr, reason = "the one place that prints remarks")]
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// A table with right-aligned columns from `first_number` on.
+pub(crate) fn render(header: &[&str], rows: Vec<Vec<String>>, first_number: usize) -> String {
+    let mut table = Table::new();
+    let rule = LineStyle::none().fill('─').junction('─');
+    table
+        .load_style(TableStyle::new().header_separator(rule))
+        .set_header(header)
+        .add_rows(rows);
+    for column in table.column_iter_mut().skip(first_number) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    format!("{table}\n")
+}
+
+/// The jobs and streams of a plan.
+pub(crate) fn plan(plan: &Plan) -> String {
+    let job_row = |job: &plan::Job| {
+        let hookpoints: Vec<_> = job.saes.iter().map(|sae| sae.name.as_str()).collect();
+        let latents = job
+            .saes
+            .iter()
+            .map(|sae| sae.num_latents)
+            .max()
+            .unwrap_or(0);
+        vec![
+            job.name.clone(),
+            job.job_id.clone(),
+            hookpoints.join(" "),
+            job.config.k.to_string(),
+            latents.to_string(),
+        ]
+    };
+    let jobs = plan.jobs.iter().map(job_row).collect();
+    let jobs = render(&["job", "id", "hookpoints", "k", "latents"], jobs, 3);
+    let streams = plan
+        .streams
+        .iter()
+        .map(|stream| stream_row(plan, stream))
+        .collect();
+    let header = [
+        "stream",
+        "jobs",
+        "SAEs",
+        "layers run",
+        "model",
+        "SAE state",
+        "workspace",
+        "memory",
+    ];
+    let streams = render(&header, streams, 1);
+    let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
+    let counts = format!("{} jobs in {} streams", plan.jobs.len(), plan.streams.len());
+    format!("{jobs}\n{streams}\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n")
+}
+
+fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {
+    let jobs = stream.job_ids.iter().filter_map(|id| plan.job(id));
+    let n_saes: usize = jobs.map(|job| job.saes.len()).sum();
+    let memory = &stream.memory;
+    vec![
+        stream.stream_id.clone(),
+        stream.job_ids.len().to_string(),
+        n_saes.to_string(),
+        stream.n_layers_run.to_string(),
+        megabytes(memory.model_bytes),
+        megabytes(memory.sae_bytes),
+        megabytes(memory.workspace_bytes),
+        megabytes(memory.total_bytes()),
+    ]
+}
+
+fn megabytes(n_bytes: u64) -> String {
+    format!("{} MB", n_bytes.div_ceil(1_000_000))
+}
+
+/// One row per SAE.
+pub(crate) fn results(rows: &[ResultRow]) -> String {
+    let ratio = |value: Option<f64>, digits| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    let row = |row: &ResultRow| {
+        vec![
+            row.job.clone(),
+            row.sae.clone(),
+            row.k.to_string(),
+            row.num_latents.to_string(),
+            ratio(row.fvu, 4),
+            ratio(row.l0, 1),
+            ratio(row.dead_pct, 1),
+            ratio(row.tokens_per_s, 0),
+        ]
+    };
+    let header = [
+        "job",
+        "hookpoint",
+        "k",
+        "latents",
+        "FVU",
+        "L0",
+        "dead %",
+        "tokens/s",
+    ];
+    render(&header, rows.iter().map(row).collect(), 2)
+}

@@ -1,0 +1,112 @@
+//! A worker as a child process, and the file it reports through.
+
+use crate::error::CliError;
+use plan::{Event, Order};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, ChildStdin, Command};
+
+/// A running worker. It saves and ends when its standard input ends, so it cannot outlive us.
+#[derive(Debug)]
+pub(crate) struct WorkerProcess {
+    pub(crate) child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl WorkerProcess {
+    /// Writes the order into `dir` and starts a worker on it.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or a program that cannot be started.
+    pub(crate) fn start(order: &Order, dir: &Path) -> Result<Self, CliError> {
+        let order_path = dir.join("order.json");
+        write_order(order, &order_path)?;
+        let log_path = dir.join(LOG);
+        let log = OpenOptions::new().create(true).append(true).open(&log_path);
+        let log = log.map_err(|error| CliError::io("open", &log_path, &error))?;
+        let log_too = log
+            .try_clone()
+            .map_err(|error| CliError::io("open", &log_path, &error))?;
+        let program = std::env::current_exe()
+            .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))?;
+        let mut child = Command::new(&program)
+            .arg("worker")
+            .arg(&order_path)
+            .arg("--attached")
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(log_too)
+            // Ctrl-C is ours to pass on; a group of its own keeps the terminal from doing it.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| CliError::io("start", &program, &error))?;
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin })
+    }
+
+    /// Asks the worker to save and end.
+    pub(crate) fn ask_to_stop(&mut self) {
+        self.stdin = None;
+    }
+}
+
+/// What a worker prints goes into this file in its stream's folder.
+pub(crate) const LOG: &str = "worker.log";
+
+fn write_order(order: &Order, path: &Path) -> Result<(), CliError> {
+    let text = serde_json::to_vec_pretty(order).expect("an order serialises to JSON");
+    let temporary = path.with_extension("json.tmp");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|error| CliError::io("write", path, &error))
+}
+
+/// Reads the events of a file as they are appended.
+#[derive(Debug)]
+pub(crate) struct EventTail {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl EventTail {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, offset: 0 }
+    }
+
+    /// The whole lines since the last call; a line that is still being written waits.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds something else.
+    pub(crate) fn read_new(&mut self) -> Result<Vec<Event>, CliError> {
+        let unreadable = |error: &std::io::Error| CliError::io("read", &self.path, error);
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unreadable(&error)),
+        };
+        let mut text = Vec::new();
+        file.seek(SeekFrom::Start(self.offset))
+            .and_then(|_| file.read_to_end(&mut text))
+            .map_err(|error| unreadable(&error))?;
+        let whole = text
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |end| end + 1);
+        self.offset += whole as u64;
+        let lines = text[..whole]
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).map_err(|error| self.damaged(&error)))
+            .collect()
+    }
+
+    fn damaged(&self, error: &serde_json::Error) -> CliError {
+        CliError::environment(format!("`{}` is damaged: {error}", self.path.display())).with_hint(
+            "a copy of the file up to the damaged line keeps what was reported before it"
+                .to_owned(),
+        )
+    }
+}
