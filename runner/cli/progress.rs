@@ -1,6 +1,7 @@
 //! Progress bars on standard error: one for the sweep, one for the running stream. Where standard
 //! error is no terminal, a line now and then instead.
 
+use crate::table;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use plan::{EventKind, Plan};
 use std::cell::Cell;
@@ -70,7 +71,7 @@ impl Progress {
         bar.set_prefix(format!("stream {stream_id}"));
         bar.set_message("starting");
         if self.detail == Detail::Lines {
-            crate::table::note(&format!(
+            table::note(&format!(
                 "stream {stream_id}: {n_jobs} jobs on one forward pass"
             ));
         }
@@ -90,7 +91,7 @@ impl Progress {
 
     /// A remark that does not tear the bars.
     pub(crate) fn say(&self, text: &str) {
-        self.bars.suspend(|| crate::table::note(text));
+        self.bars.suspend(|| table::note(text));
     }
 
     pub(crate) fn finish(&self) {
@@ -139,7 +140,7 @@ impl StreamProgress {
         self.bar.set_message(format!("{message}, {eta} left"));
         let tenths = (step * 10).checked_div(self.n_steps).unwrap_or(0);
         if self.detail == Detail::Lines && tenths > self.tenths.replace(tenths) {
-            crate::table::note(&format!("  step {step}/{}: {message}", self.n_steps));
+            table::note(&format!("  step {step}/{}: {message}", self.n_steps));
         }
     }
 

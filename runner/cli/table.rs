@@ -37,10 +37,14 @@ pub(crate) fn render(header: &[&str], rows: Vec<Vec<String>>, first_number: usiz
         .load_style(TableStyle::new().header_separator(rule))
         .set_header(header)
         .add_rows(rows);
-    for column in table.column_iter_mut().skip(first_number) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= first_number {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
-    format!("{table}\n")
+    let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
+    lines.collect()
 }
 
 /// The jobs and streams of a plan.
@@ -80,7 +84,7 @@ pub(crate) fn plan(plan: &Plan) -> String {
     ];
     let streams = render(&header, streams, 1);
     let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
-    let counts = format!("{} jobs in {} streams", plan.jobs.len(), plan.streams.len());
+    let counts = [count(plan.jobs.len(), "job"), count(plan.streams.len(), "stream")].join(" in ");
     format!("{jobs}\n{streams}\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n")
 }
 
@@ -98,6 +102,11 @@ fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {
         megabytes(memory.workspace_bytes),
         megabytes(memory.total_bytes()),
     ]
+}
+
+/// `1 job`, `2 jobs`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 fn megabytes(n_bytes: u64) -> String {
