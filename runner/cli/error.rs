@@ -17,6 +17,8 @@ const JOB_FAILED: u8 = 1;
 pub(crate) struct CliError {
     message: String,
     hint: Option<String>,
+    /// The setting it is about.
+    setting: Option<String>,
     exit_code: u8,
 }
 
@@ -26,6 +28,7 @@ impl CliError {
         Self {
             message: message.into(),
             hint: None,
+            setting: None,
             exit_code: BAD_INPUT,
         }
     }
@@ -43,6 +46,17 @@ impl CliError {
     pub(crate) fn with_hint(mut self, hint: impl Into<Option<String>>) -> Self {
         self.hint = hint.into();
         self
+    }
+
+    /// The same, about the setting `key`.
+    pub(crate) fn about(mut self, key: impl Into<Option<String>>) -> Self {
+        self.setting = key.into();
+        self
+    }
+
+    /// The setting it is about.
+    pub(crate) fn setting(&self) -> Option<&str> {
+        self.setting.as_deref()
     }
 
     /// The same, with a place in front: `sweep.toml:3: ...`.
@@ -71,7 +85,9 @@ impl CliError {
 impl From<PlanError> for CliError {
     fn from(error: PlanError) -> Self {
         // `InJob` tells its cause in its own words already.
-        Self::input(error.to_string()).with_hint(error.hint())
+        Self::input(error.to_string())
+            .with_hint(error.hint())
+            .about(error.setting_key().map(str::to_owned))
     }
 }
 

@@ -55,12 +55,24 @@ pub(crate) fn expand(args: &SweepArgs) -> Result<Expanded, CliError> {
     let folders = Folders::of_this_machine()?;
     let sweep = config::load(args, &folders)?;
     let mut inputs = Inputs::new(&sweep, &folders);
-    let (drafts, recipe) = ask_recipe(&sweep, &mut inputs, &folders)?;
+    let plan = make_plan(&sweep, &mut inputs, &folders).map_err(|error| sweep.locate(error))?;
+    Ok(Expanded {
+        sweep,
+        plan,
+        inputs,
+        folders,
+    })
+}
+
+fn make_plan(
+    sweep: &LoadedSweep,
+    inputs: &mut Inputs,
+    folders: &Folders,
+) -> Result<Plan, CliError> {
+    let (drafts, recipe) = ask_recipe(sweep, inputs, folders)?;
     if drafts.is_empty() {
-        return Err(PlanError::NoJobs {
-            recipe: recipe.recipe,
-        }
-        .into());
+        let recipe = recipe.recipe;
+        return Err(PlanError::NoJobs { recipe }.into());
     }
     let jobs = resolve_jobs(&sweep.sweep.train, &drafts, |config| inputs.of(config))?;
     let streams = group_streams(&jobs, |job| &inputs.models[&job.config.model].facts);
@@ -76,12 +88,7 @@ pub(crate) fn expand(args: &SweepArgs) -> Result<Expanded, CliError> {
             .expect("a stream is made of the plan's jobs");
         train::check_model(inputs.model_dir(job), stream.n_layers_run)?;
     }
-    Ok(Expanded {
-        sweep,
-        plan,
-        inputs,
-        folders,
-    })
+    Ok(plan)
 }
 
 fn ask_recipe(
@@ -167,7 +174,8 @@ impl Inputs {
                 .with_hint("name the folder of a Hugging Face model".to_owned()));
         }
         if !self.models.contains_key(name) {
-            let dir = paths::find("model", name, &self.sweep_dir, Some(&self.model_shelf))?;
+            let dir = paths::find("model", name, &self.sweep_dir, Some(&self.model_shelf));
+            let dir = dir.map_err(|error| error.about("model".to_owned()))?;
             self.models
                 .insert(name.to_owned(), train::read_model(&dir, &self.digests)?);
         }
@@ -178,7 +186,8 @@ impl Inputs {
         if let Some(path) = self.datasets.get(name) {
             return Ok(path.clone());
         }
-        let path = paths::find("dataset", name, &self.sweep_dir, None)?;
+        let path = paths::find("dataset", name, &self.sweep_dir, None)
+            .map_err(|error| error.about("dataset".to_owned()))?;
         self.datasets.insert(name.to_owned(), path.clone());
         Ok(path)
     }

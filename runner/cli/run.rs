@@ -74,7 +74,7 @@ async fn record(
     let job_dir = |job: &plan::Job| folder.job_dir(sweep, job);
     let stream_dir = |stream: &plan::Stream| folder.stream_dir(sweep, stream);
     Ok(store
-        .record_plan(&expanded.sweep.text, &expanded.plan, job_dir, stream_dir)
+        .record_plan(expanded.sweep.text(), &expanded.plan, job_dir, stream_dir)
         .await?)
 }
 

@@ -84,7 +84,11 @@ pub(crate) fn plan(plan: &Plan) -> String {
     ];
     let streams = render(&header, streams, 1);
     let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
-    let counts = [count(plan.jobs.len(), "job"), count(plan.streams.len(), "stream")].join(" in ");
+    let counts = [
+        count(plan.jobs.len(), "job"),
+        count(plan.streams.len(), "stream"),
+    ]
+    .join(" in ");
     format!("{jobs}\n{streams}\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n")
 }
 

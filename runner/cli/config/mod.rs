@@ -20,10 +20,72 @@ const NOT_SETTINGS: [&str; 4] = ["cache", "engine", "torch", "log"];
 #[derive(Debug)]
 pub(crate) struct LoadedSweep {
     pub(crate) sweep: Sweep,
-    /// The sweep file's text, for the record.
-    pub(crate) text: String,
     /// The folder of the sweep file, which its paths are relative to.
     pub(crate) dir: PathBuf,
+    layers: Layers,
+}
+
+impl LoadedSweep {
+    /// The sweep file's text, for the record.
+    pub(crate) fn text(&self) -> &str {
+        self.layers.files.last().map_or("", |file| &file.text)
+    }
+
+    /// The error with the file and line of the setting it is about, where there is one.
+    pub(crate) fn locate(&self, error: CliError) -> CliError {
+        let place = error.setting().and_then(|key| {
+            let tables = ["vary", "train"];
+            tables
+                .iter()
+                .find_map(|table| self.layers.place(&[table, key], 2))
+        });
+        match place {
+            Some(place) => error.at(&place),
+            None => error,
+        }
+    }
+}
+
+/// The texts a sweep is made of, later ones win; variables are not among them.
+#[derive(Debug)]
+struct Layers {
+    /// The sweep file is the last.
+    files: Vec<SourceFile>,
+    sets: Vec<SourceFile>,
+}
+
+impl Layers {
+    fn read(args: &SweepArgs, folders: &Folders) -> Result<Self, CliError> {
+        let sweep_file = SourceFile::read(&args.sweep)?;
+        let below = [
+            folders.config.join("sae-run.toml"),
+            PathBuf::from("sae-run.toml"),
+        ];
+        let below = below.iter().filter(|path| path.is_file());
+        let mut files = below
+            .map(|path| SourceFile::read(path))
+            .collect::<Result<Vec<_>, _>>()?;
+        files.push(sweep_file);
+        files.iter().try_for_each(keys::check)?;
+        let sets = args
+            .set
+            .iter()
+            .map(|set| parse_set(set))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { files, sets })
+    }
+
+    fn merge(&self) -> Result<Figment, CliError> {
+        let merge = |figment: Figment, file: &SourceFile| figment.merge(Toml::string(&file.text));
+        let figment = self.files.iter().fold(Figment::new(), merge);
+        Ok(self.sets.iter().fold(figment.merge(environment()?), merge))
+    }
+
+    /// `file:line` of `path` in the layer that wins, where at least `depth` keys of it are there.
+    fn place(&self, path: &[&str], depth: usize) -> Option<String> {
+        let mut layers = self.sets.iter().rev().chain(self.files.iter().rev());
+        layers.find_map(|file| file.place(path, depth))
+    }
 }
 
 /// Reads the sweep file and all layers below and above it.
@@ -31,38 +93,13 @@ pub(crate) struct LoadedSweep {
 /// # Errors
 /// A file that cannot be read, an unknown key or a value of the wrong type, each with file and line.
 pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, CliError> {
-    let sweep_file = SourceFile::read(&args.sweep)?;
-    let mut files = Vec::new();
-    for path in [
-        folders.config.join("sae-run.toml"),
-        PathBuf::from("sae-run.toml"),
-    ] {
-        if path.is_file() {
-            files.push(SourceFile::read(&path)?);
-        }
-    }
-    files.push(sweep_file);
-    let mut figment = Figment::new();
-    for file in &files {
-        keys::check(file)?;
-        figment = figment.merge(Toml::string(&file.text));
-    }
-    let sets = args
-        .set
-        .iter()
-        .map(|set| parse_set(set))
-        .collect::<Result<Vec<_>, _>>()?;
-    figment = figment.merge(environment()?);
-    for set in &sets {
-        figment = figment.merge(Toml::string(&set.text));
-    }
-    let sweep = figment.extract();
-    let mut sweep: Sweep = sweep.map_err(|error| locate(&error, &files, &sets))?;
-    restore_order(&mut sweep, &files);
-    let text = files.pop().map(|file| file.text).unwrap_or_default();
-    let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
+    let layers = Layers::read(args, folders)?;
+    let sweep = layers.merge()?.extract();
+    let mut sweep: Sweep = sweep.map_err(|error| explain(&error, &layers))?;
+    restore_order(&mut sweep, &layers);
     check_name(&sweep, &args.sweep)?;
-    Ok(LoadedSweep { sweep, text, dir })
+    let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
+    Ok(LoadedSweep { sweep, dir, layers })
 }
 
 fn environment() -> Result<Env, CliError> {
@@ -91,30 +128,28 @@ fn parse_set(set: &str) -> Result<SourceFile, CliError> {
     Ok(SourceFile {
         name: format!("--set {set}"),
         text,
+        has_lines: false,
     })
 }
 
 /// Figment's error, with the file and line of the key where there is one.
-fn locate(error: &figment::Error, files: &[SourceFile], sets: &[SourceFile]) -> CliError {
+fn explain(error: &figment::Error, layers: &Layers) -> CliError {
     let path: Vec<&str> = error.path.iter().map(String::as_str).collect();
-    let place = sets
-        .iter()
-        .rev()
-        .chain(files.iter().rev())
-        .find_map(|file| file.place(&path));
     let key = path.join(".");
     let message = match (&error.kind, key.is_empty()) {
         (figment::error::Kind::MissingField(field), _) => format!("`{field}` is missing"),
         (kind, true) => kind.to_string(),
         (kind, false) => format!("`{key}`: {kind}"),
     };
-    let place = place.or_else(|| files.last().map(|file| file.name.clone()));
+    let place = layers.place(&path, 1);
+    let place = place.or_else(|| layers.files.last().map(|file| file.name.clone()));
     CliError::input(message).at(&place.unwrap_or_else(|| "configuration".into()))
 }
 
 /// Figment sorts keys; recipes see what varies in the order in which the user wrote it.
-fn restore_order(sweep: &mut Sweep, files: &[SourceFile]) {
-    let order: Vec<String> = files
+fn restore_order(sweep: &mut Sweep, layers: &Layers) {
+    let order: Vec<String> = layers
+        .files
         .iter()
         .rev()
         .flat_map(|file| file.keys_of("vary"))

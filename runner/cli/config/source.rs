@@ -8,8 +8,11 @@ use toml::de::{DeTable, DeValue};
 /// A TOML text with a name for messages.
 #[derive(Debug)]
 pub(super) struct SourceFile {
+    /// Path of the file, or the option as typed.
     pub(super) name: String,
     pub(super) text: String,
+    /// Whether lines mean anything to the user.
+    pub(super) has_lines: bool,
 }
 
 impl SourceFile {
@@ -19,6 +22,7 @@ impl SourceFile {
         let file = Self {
             name: path.display().to_string(),
             text,
+            has_lines: true,
         };
         file.table()?;
         Ok(file)
@@ -50,23 +54,30 @@ impl SourceFile {
             .collect()
     }
 
-    /// `file:line` of the deepest key of `path` that the text has; `None` where it has not even the
-    /// first.
-    pub(super) fn place(&self, path: &[&str]) -> Option<String> {
+    /// `file:line` of the deepest key of `path` that the text has; `None` where it has fewer than
+    /// `depth` of them.
+    pub(super) fn place(&self, path: &[&str], depth: usize) -> Option<String> {
         let root = self.table().ok()?;
         let mut table = root.get_ref();
         let mut line = None;
+        let mut n_found = 0;
         for name in path {
             let Some((key, value)) = table.iter().find(|(key, _)| key.get_ref() == name) else {
                 break;
             };
             line = Some(self.line_of(key.span().start));
+            n_found += 1;
             match value.get_ref() {
                 DeValue::Table(inner) => table = inner,
                 _ => break,
             }
         }
-        line.map(|line| format!("{}:{line}", self.name))
+        let line = line.filter(|_| n_found >= depth)?;
+        Some(if self.has_lines {
+            format!("{}:{line}", self.name)
+        } else {
+            self.name.clone()
+        })
     }
 
     /// The number of the line, from 1, that holds byte `offset`.

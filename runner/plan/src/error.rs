@@ -106,6 +106,21 @@ impl PlanError {
         }
     }
 
+    /// The setting that is at fault, where it is one.
+    pub fn setting_key(&self) -> Option<&str> {
+        match self {
+            Self::Setting { key, .. }
+            | Self::UnknownSetting { key, .. }
+            | Self::WrongType { key, .. } => Some(key),
+            Self::NoHookpoint { .. } => Some("hookpoints"),
+            Self::NoLayer { .. } => Some("layers"),
+            Self::TooLargeK { .. } => Some("k"),
+            Self::TooLongContext { .. } => Some("ctx_len"),
+            Self::InJob { source, .. } => source.setting_key(),
+            Self::DuplicateJob { .. } | Self::NoJobs { .. } => None,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
