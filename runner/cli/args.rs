@@ -1,5 +1,8 @@
 //! The command line as typed.
 
+use crate::config;
+use crate::error::CliError;
+use crate::paths::Folders;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -46,7 +49,7 @@ pub(crate) struct RunArgs {
     /// Lay a value over the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Say what would be done, and do nothing.
+    /// Show the plan as `sae-run plan` does, and train nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Train jobs anew that are already done.
@@ -110,9 +113,23 @@ pub(crate) struct PlanArgs {
 /// Where the database lies.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// Folder of the database and the checkpoints.
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    pub(crate) runs_dir: PathBuf,
+    /// Folder of the database and the checkpoints; by default `runs_dir` of `sae-run.toml`, else
+    /// `runs`.
+    #[arg(long, value_name = "DIR")]
+    runs_dir: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The folder.
+    ///
+    /// # Errors
+    /// A damaged `sae-run.toml`.
+    pub(crate) fn runs_dir(&self) -> Result<PathBuf, CliError> {
+        match &self.runs_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => config::runs_dir(&Folders::of_this_machine()?),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -41,7 +41,7 @@ pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
         ),
         (
             "database",
-            existing(&args.runs_dir.join(DATABASE), "none yet"),
+            existing(&args.runs_dir()?.join(DATABASE), "none yet"),
         ),
         (
             "HF token",
@@ -70,5 +70,6 @@ fn has_hf_token() -> bool {
     let xdg = || folder_in("XDG_CACHE_HOME").map(|cache| cache.join("huggingface"));
     let hf_home = folder_in("HF_HOME").or_else(xdg).or_else(home);
     let file = folder_in("HF_TOKEN_PATH").or_else(|| hf_home.map(|home| home.join("token")));
-    folder_in("HF_TOKEN").is_some() || file.is_some_and(|path| path.is_file())
+    env::var_os("HF_TOKEN").is_some_and(|token| !token.is_empty())
+        || file.is_some_and(|path| path.is_file())
 }

@@ -12,7 +12,7 @@ use store::{AttemptRow, JobDetails, SaeRow, Store, SweepSummary};
 /// # Errors
 /// There is none, or it is not ours.
 pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
-    Ok(Store::open_read_only(&args.runs_dir.join(DATABASE)).await?)
+    Ok(Store::open_read_only(&args.runs_dir()?.join(DATABASE)).await?)
 }
 
 /// `sae-run ls`.
@@ -48,7 +48,7 @@ pub(crate) async fn ls(args: &StoreArgs) -> Result<u8, CliError> {
 /// No database or no such job.
 pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
     let job = open(&args.store).await?.job(&args.job).await?;
-    let folder = args.store.runs_dir.join(&job.dir);
+    let folder = args.store.runs_dir()?.join(&job.dir);
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "{key:<10} {value}");
@@ -77,9 +77,6 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
 }
 
 fn saes(job: &JobDetails) -> String {
-    let number = |value: Option<f64>, digits| {
-        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-    };
     let row = |sae: &SaeRow| {
         vec![
             sae.name.clone(),
@@ -89,9 +86,9 @@ fn saes(job: &JobDetails) -> String {
             format!("{:.2e}", sae.lr),
             sae.step
                 .map_or_else(|| "-".to_owned(), |step| step.to_string()),
-            number(sae.fvu, 4),
-            number(sae.l0, 1),
-            number(sae.dead_pct, 1),
+            table::number(sae.fvu, 4),
+            table::number(sae.l0, 1),
+            table::number(sae.dead_pct, 1),
         ]
     };
     let header = [

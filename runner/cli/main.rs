@@ -12,7 +12,9 @@ mod query;
 mod run;
 mod runs_folder;
 mod schedule;
+mod signals;
 mod table;
+mod watch;
 mod worker_process;
 
 use args::{Args, Command};

@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
-use store::{JobStatus, RecordedPlan, Store};
+use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// Runs or resumes a sweep.
 ///
@@ -46,23 +46,42 @@ async fn recover(
     fresh: bool,
 ) -> Result<RecordedPlan, CliError> {
     let recorded = record(store, folder, expanded).await?;
-    for stream in &recorded.streams {
-        let events = folder.tail(&stream.dir).read_new()?;
-        store.fold(&stream.stream_id, &events).await?;
+    let left_open = store.open_streams().await?;
+    for stream in &left_open {
+        folder.wait_for_worker(&stream.dir, stream.pid).await?;
+    }
+    let left_open = left_open
+        .iter()
+        .map(|stream| (&stream.stream_id, &stream.dir));
+    let planned = recorded
+        .streams
+        .iter()
+        .map(|stream| (&stream.stream_id, &stream.dir));
+    for (stream_id, dir) in left_open.chain(planned) {
+        store.fold(stream_id, &folder.tail(dir).read_new()?).await?;
     }
     store.abandon_dead_attempts().await?;
     if fresh {
-        for job in &recorded.jobs {
-            folder.remove_state(&job.dir)?;
-        }
         let job_ids: Vec<&str> = recorded
             .jobs
             .iter()
             .map(|job| job.job_id.as_str())
             .collect();
+        for job in &recorded.jobs {
+            folder.remove_state(&job.dir)?;
+        }
         store.reset_jobs(&job_ids).await?;
     }
-    record(store, folder, expanded).await
+    let recorded = record(store, folder, expanded).await?;
+    // A worker may have died between the last word on a job and this.
+    for job in recorded
+        .jobs
+        .iter()
+        .filter(|job| job.status == JobStatus::Done)
+    {
+        folder.remove_state(&job.dir)?;
+    }
+    Ok(recorded)
 }
 
 async fn record(
@@ -86,23 +105,18 @@ async fn conclude(
 ) -> Result<u8, CliError> {
     let results = store.results(&expanded.plan.sweep).await?;
     table::print(&table::results(&results))?;
-    let n_jobs = before.jobs.len();
-    let n_before = before
-        .jobs
-        .iter()
-        .filter(|job| job.status == JobStatus::Done)
-        .count();
+    let n_jobs = table::count(before.distinct_jobs().count(), "job");
+    let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
+    let earlier = match before.distinct_jobs().filter(is_done).count() {
+        0 => String::new(),
+        n => format!(", {n} of them earlier"),
+    };
     if before.is_done() {
         table::note(&format!(
-            "all {n_jobs} jobs are done already; `--fresh` trains them anew"
+            "all {n_jobs} are done already; `--fresh` trains them anew"
         ));
     } else if summary.exit_code() == 0 {
-        let earlier = if n_before > 0 {
-            format!(", {n_before} of them earlier")
-        } else {
-            String::new()
-        };
-        table::note(&format!("all {n_jobs} jobs are done{earlier}"));
+        table::note(&format!("all {n_jobs} are done{earlier}"));
     }
     for failure in &summary.failures {
         table::note(&failure.to_string());

@@ -117,21 +117,23 @@ fn megabytes(n_bytes: u64) -> String {
     format!("{} MB", n_bytes.div_ceil(1_000_000))
 }
 
+/// A number with so many digits behind the point; a dash where there is none.
+pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
 /// One row per SAE.
 pub(crate) fn results(rows: &[ResultRow]) -> String {
-    let ratio = |value: Option<f64>, digits| {
-        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-    };
     let row = |row: &ResultRow| {
         vec![
             row.job.clone(),
             row.sae.clone(),
             row.k.to_string(),
             row.num_latents.to_string(),
-            ratio(row.fvu, 4),
-            ratio(row.l0, 1),
-            ratio(row.dead_pct, 1),
-            ratio(row.tokens_per_s, 0),
+            number(row.fvu, 4),
+            number(row.l0, 1),
+            number(row.dead_pct, 1),
+            number(row.tokens_per_s, 0),
         ]
     };
     let header = [

@@ -12,6 +12,10 @@ use tokio::process::{Child, ChildStdin, Command};
 #[derive(Debug)]
 pub(crate) struct WorkerProcess {
     pub(crate) child: Child,
+    /// What it prints.
+    pub(crate) log: PathBuf,
+    /// Length of the log before it.
+    log_start: u64,
     stdin: Option<ChildStdin>,
 }
 
@@ -24,11 +28,11 @@ impl WorkerProcess {
         let order_path = dir.join("order.json");
         write_order(order, &order_path)?;
         let log_path = dir.join(LOG);
+        let unwritable = |error: std::io::Error| CliError::io("open", &log_path, &error);
         let log = OpenOptions::new().create(true).append(true).open(&log_path);
-        let log = log.map_err(|error| CliError::io("open", &log_path, &error))?;
-        let log_too = log
-            .try_clone()
-            .map_err(|error| CliError::io("open", &log_path, &error))?;
+        let log = log.map_err(unwritable)?;
+        let log_start = log.metadata().map_err(unwritable)?.len();
+        let log_too = log.try_clone().map_err(unwritable)?;
         let program = std::env::current_exe()
             .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))?;
         let mut child = Command::new(&program)
@@ -43,7 +47,29 @@ impl WorkerProcess {
             .spawn()
             .map_err(|error| CliError::io("start", &program, &error))?;
         let stdin = child.stdin.take();
-        Ok(Self { child, stdin })
+        Ok(Self {
+            child,
+            log: log_path,
+            log_start,
+            stdin,
+        })
+    }
+
+    /// The line of its log that says most: an error, a panic, else the last.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let text = fs::read(&self.log).ok()?;
+        let text = String::from_utf8_lossy(text.get(self.log_start as usize..)?);
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        let error = lines
+            .iter()
+            .rev()
+            .find_map(|line| line.strip_prefix("error: "));
+        let panic = lines.iter().position(|line| line.contains("panicked at"));
+        let panic = panic.and_then(|at| lines.get(at + 1).copied());
+        error.or(panic).or(lines.last().copied()).map(str::to_owned)
     }
 
     /// Asks the worker to save and end.
@@ -51,6 +77,9 @@ impl WorkerProcess {
         self.stdin = None;
     }
 }
+
+/// The name of the file that a worker reports through, in its stream's folder.
+pub(crate) const EVENTS: &str = "events.jsonl";
 
 /// What a worker prints goes into this file in its stream's folder.
 pub(crate) const LOG: &str = "worker.log";

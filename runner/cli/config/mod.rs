@@ -7,6 +7,7 @@ mod source;
 use crate::args::SweepArgs;
 use crate::error::CliError;
 use crate::paths::Folders;
+use crate::runs_folder::DATABASE;
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use plan::Sweep;
@@ -14,7 +15,7 @@ use source::SourceFile;
 use std::path::{Path, PathBuf};
 
 /// Variables that name folders and tools rather than settings of a sweep.
-const NOT_SETTINGS: [&str; 4] = ["cache", "engine", "torch", "log"];
+const NOT_SETTINGS: [&str; 3] = ["cache", "engine", "torch"];
 
 /// A sweep with everything laid over it.
 #[derive(Debug)]
@@ -54,19 +55,39 @@ struct Layers {
     sets: Vec<SourceFile>,
 }
 
+/// The runs folder of the layers below any sweep file: for the commands that look at past runs.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn runs_dir(folders: &Folders) -> Result<PathBuf, CliError> {
+    let layers = Layers {
+        files: common_files(folders)?,
+        sets: Vec::new(),
+    };
+    let set = layers.merge()?.extract_inner::<PathBuf>("runs_dir");
+    Ok(set.unwrap_or_else(|_| "runs".into()))
+}
+
+/// The user's settings, then the project's.
+fn common_files(folders: &Folders) -> Result<Vec<SourceFile>, CliError> {
+    let files = [
+        folders.config.join("sae-run.toml"),
+        PathBuf::from("sae-run.toml"),
+    ];
+    let files = files.iter().filter(|path| path.is_file());
+    let files = files
+        .map(|path| SourceFile::read(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    files.iter().try_for_each(keys::check)?;
+    Ok(files)
+}
+
 impl Layers {
     fn read(args: &SweepArgs, folders: &Folders) -> Result<Self, CliError> {
         let sweep_file = SourceFile::read(&args.sweep)?;
-        let below = [
-            folders.config.join("sae-run.toml"),
-            PathBuf::from("sae-run.toml"),
-        ];
-        let below = below.iter().filter(|path| path.is_file());
-        let mut files = below
-            .map(|path| SourceFile::read(path))
-            .collect::<Result<Vec<_>, _>>()?;
+        keys::check(&sweep_file)?;
+        let mut files = common_files(folders)?;
         files.push(sweep_file);
-        files.iter().try_for_each(keys::check)?;
         let sets = args
             .set
             .iter()
@@ -97,7 +118,7 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
     let sweep = layers.merge()?.extract();
     let mut sweep: Sweep = sweep.map_err(|error| explain(&error, &layers))?;
     restore_order(&mut sweep, &layers);
-    check_name(&sweep, &args.sweep)?;
+    check_sweep(&sweep, &args.sweep)?;
     let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
     Ok(LoadedSweep { sweep, dir, layers })
 }
@@ -106,8 +127,8 @@ fn environment() -> Result<Env, CliError> {
     let env = Env::prefixed("SAE_RUN_").ignore(&NOT_SETTINGS).split("__");
     for (key, _) in env.iter() {
         let dotted: Vec<&str> = key.as_str().split('.').collect();
-        let variable = format!("SAE_RUN_{}", dotted.join("__").to_uppercase());
-        keys::check_path(&dotted).map_err(|error| error.at(&format!("variable `{variable}`")))?;
+        let place = format!("variable `{}`", variable_of(&dotted));
+        keys::check_path(&dotted).map_err(|error| error.at(&place))?;
     }
     Ok(env)
 }
@@ -132,7 +153,8 @@ fn parse_set(set: &str) -> Result<SourceFile, CliError> {
     })
 }
 
-/// Figment's error, with the file and line of the key where there is one.
+/// Figment's error, with the place of the value it is about: the layer that wins and has the whole
+/// key, else the nearest table in the sweep file.
 fn explain(error: &figment::Error, layers: &Layers) -> CliError {
     let path: Vec<&str> = error.path.iter().map(String::as_str).collect();
     let key = path.join(".");
@@ -141,9 +163,42 @@ fn explain(error: &figment::Error, layers: &Layers) -> CliError {
         (kind, true) => kind.to_string(),
         (kind, false) => format!("`{key}`: {kind}"),
     };
-    let place = layers.place(&path, 1);
-    let place = place.or_else(|| layers.files.last().map(|file| file.name.clone()));
-    CliError::input(message).at(&place.unwrap_or_else(|| "configuration".into()))
+    let variable = variable_of(&path);
+    let place = match std::env::var_os(&variable) {
+        Some(_)
+            if layers
+                .sets
+                .iter()
+                .all(|set| set.place(&path, path.len()).is_none()) =>
+        {
+            Some(format!("variable `{variable}`"))
+        }
+        _ => layers.place(&path, path.len()),
+    };
+    let sweep_file = layers.files.last();
+    let place = place
+        .or_else(|| sweep_file.and_then(|file| file.place(&path, 1)))
+        .or_else(|| sweep_file.map(|file| file.name.clone()));
+    CliError::input(message)
+        .at(&place.unwrap_or_else(|| "configuration".into()))
+        .with_hint(hint_on(error, &path))
+}
+
+/// How the value could be written.
+fn hint_on(error: &figment::Error, path: &[&str]) -> Option<String> {
+    if let figment::error::Kind::MissingField(field) = &error.kind {
+        return Some(format!("add a line `{field} = ...`"));
+    }
+    let key = path.last()?;
+    Some(match keys::default_of(path) {
+        Some(default) => format!("such as `{key} = {default}`, which is the default"),
+        None => format!("leave `{key}` out for the default"),
+    })
+}
+
+/// `SAE_RUN_TRAIN__K` for `train.k`.
+fn variable_of(path: &[&str]) -> String {
+    format!("SAE_RUN_{}", path.join("__").to_uppercase())
 }
 
 /// Figment sorts keys; recipes see what varies in the order in which the user wrote it.
@@ -164,16 +219,22 @@ fn restore_order(sweep: &mut Sweep, layers: &Layers) {
     sweep.vary = vary.into_iter().collect();
 }
 
-/// The name becomes a folder.
-fn check_name(sweep: &Sweep, file: &Path) -> Result<(), CliError> {
+/// What the types do not say: the name becomes a folder, and threads are real.
+fn check_sweep(sweep: &Sweep, file: &Path) -> Result<(), CliError> {
+    const MOST_THREADS: usize = 4096;
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if !sweep.name.is_empty() && !sweep.name.starts_with('.') && sweep.name.chars().all(is_portable)
-    {
-        return Ok(());
+    let name = &sweep.name;
+    let is_taken = name.starts_with('.') || name.starts_with(DATABASE);
+    let at_file = |message: String| CliError::input(message).at(&file.display().to_string());
+    if name.is_empty() || is_taken || !name.chars().all(is_portable) {
+        let hint = "it names a folder: use letters, digits, `_`, `-` and `.`, and begin neither \
+                    with `.` nor with the name of the database";
+        return Err(at_file(format!("`name` is `{name}`")).with_hint(hint.to_owned()));
     }
-    let message = format!("{}: `name` is `{}`", file.display(), sweep.name);
-    Err(CliError::input(message).with_hint(
-        "it names a folder: use letters, digits, `_`, `-` and `.`, not beginning with `.`"
-            .to_owned(),
-    ))
+    let threads = sweep.launch.threads;
+    if threads > MOST_THREADS {
+        return Err(at_file(format!("`launch.threads` is {threads}"))
+            .with_hint(format!("0 means all cores; the most is {MOST_THREADS}")));
+    }
+    Ok(())
 }

@@ -17,8 +17,11 @@ pub(super) struct SourceFile {
 
 impl SourceFile {
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| CliError::io("read", path, &error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            CliError::io("read", path, &error).with_hint(
+                "a sweep is a TOML file: `sae-run SWEEP.toml`; the README explains one".to_owned(),
+            )
+        })?;
         let file = Self {
             name: path.display().to_string(),
             text,
@@ -31,7 +34,9 @@ impl SourceFile {
     pub(super) fn table(&self) -> Result<Spanned<DeTable<'_>>, CliError> {
         DeTable::parse(&self.text).map_err(|error| {
             let line = error.span().map_or(1, |span| self.line_of(span.start));
-            CliError::input(error.message()).at(&format!("{}:{line}", self.name))
+            CliError::input(error.message())
+                .at(&format!("{}:{line}", self.name))
+                .with_hint("TOML is made of `key = value` lines below `[table]` lines".to_owned())
         })
     }
 

@@ -1,6 +1,6 @@
 //! What can be wrong with data, as the user can mend it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Data that cannot be used.
@@ -182,7 +182,7 @@ impl DataError {
     /// The next step for the user, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { .. } => None,
+            Self::Io { action, path, .. } => Some(io_hint(action, path)),
             Self::NoDataset { .. } => {
                 Some("`dataset` takes a JSON lines file, or a folder of such files".into())
             }
@@ -227,6 +227,18 @@ impl DataError {
             source,
         }
     }
+}
+
+fn io_hint(action: &str, path: &Path) -> String {
+    let is_tokenizer = path.ends_with("tokenizer.json");
+    match action {
+        "create" | "write" | "lock" | "sync" => {
+            "can the cache folder be written, and is there space? `SAE_RUN_CACHE` names another"
+        }
+        "find" if is_tokenizer => "the model's folder must hold a tokenizer.json",
+        _ => "is the file there, and may you read it?",
+    }
+    .into()
 }
 
 fn missing_column_hint(found: &[String]) -> String {

@@ -244,6 +244,9 @@ impl LmError {
             | Self::UnknownArchitecture { supported, .. } => {
                 Some(format!("supported are: {}", supported.join(", ")))
             }
+            Self::Json { .. } | Self::MissingKey { .. } => {
+                Some("is it the file of a Hugging Face model, and complete?".into())
+            }
             Self::NoWeights { .. } => {
                 Some("save the model again with transformers, as safetensors".into())
             }
@@ -263,7 +266,7 @@ impl LmError {
             Self::TokenOutOfRange { .. } => {
                 Some("was the text tokenized with this model's tokenizer?".into())
             }
-            Self::NoCuda { .. } => {
+            Self::BadDevice { .. } | Self::NoCuda { .. } | Self::NoSuchDevice { .. } => {
                 Some("`sae-run doctor` shows what was found; `--device cpu` needs no GPU".into())
             }
             Self::Torch { source, .. } if is_out_of_memory(source) => {

@@ -121,6 +121,11 @@ impl Default for TrainConfig {
     }
 }
 
+/// The most that a count may be: above any use, and low enough that products of three fit.
+const MOST: usize = 1 << 20;
+/// Likewise, for latents.
+const MOST_LATENTS: usize = 1 << 31;
+
 impl TrainConfig {
     /// The names of all settings, in the order of their declaration.
     pub fn keys() -> Vec<String> {
@@ -162,19 +167,23 @@ impl TrainConfig {
     /// # Errors
     /// The first setting that is out of range or contradicts another.
     pub fn validate(&self) -> Result<(), PlanError> {
-        let positive = [
-            ("ctx_len", self.ctx_len),
-            ("batch_size", self.batch_size),
-            ("grad_acc_steps", self.grad_acc_steps),
-            ("micro_acc_steps", self.micro_acc_steps),
-            ("layer_stride", self.layer_stride),
-            ("k", self.k),
-            ("save_every", self.save_every as usize),
-            ("log_every", self.log_every as usize),
+        let counts = [
+            ("ctx_len", self.ctx_len, 1..=MOST),
+            ("batch_size", self.batch_size, 1..=MOST),
+            ("grad_acc_steps", self.grad_acc_steps, 1..=MOST),
+            ("micro_acc_steps", self.micro_acc_steps, 1..=MOST),
+            ("layer_stride", self.layer_stride, 1..=MOST),
+            ("expansion_factor", self.expansion_factor, 0..=MOST),
+            ("num_latents", self.num_latents, 0..=MOST_LATENTS),
+            ("k", self.k, 1..=MOST_LATENTS),
+            ("save_every", self.save_every as usize, 1..=usize::MAX),
+            ("log_every", self.log_every as usize, 1..=usize::MAX),
         ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err(PlanError::setting(key, "must be at least 1, got 0"));
+        for (key, value, range) in counts {
+            if !range.contains(&value) {
+                let (least, most) = range.into_inner();
+                let problem = format!("must be at least {least} and at most {most}, got {value}");
+                return Err(PlanError::setting(key, &problem));
             }
         }
         for (key, value) in [("model", &self.model), ("dataset", &self.dataset)] {

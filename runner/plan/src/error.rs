@@ -128,11 +128,15 @@ impl PlanError {
                 nearest: Some(nearest),
                 ..
             } => Some(format!("did you mean `{nearest}`?")),
-            Self::UnknownSetting { .. } => {
-                Some("`sae-run train --help` and the README list the settings".into())
-            }
+            Self::UnknownSetting { .. } => Some("the README lists the settings".into()),
             Self::NoHookpoint { nearest, .. } if !nearest.is_empty() => {
                 Some(format!("the nearest are {}", code_list(nearest)))
+            }
+            Self::NoHookpoint { .. } => {
+                Some("names are those of Hugging Face's `base_model.named_modules()`".into())
+            }
+            Self::NoLayer { n_layers, .. } => {
+                Some(format!("the last layer is {}", n_layers.saturating_sub(1)))
             }
             Self::TooLargeK { .. } => {
                 Some("lower `k`, or raise `num_latents` or `expansion_factor`".into())

@@ -109,23 +109,57 @@ pub fn apply_overrides(
     })
 }
 
-/// Resolves one draft whose settings are `config`; `index` names it where the recipe did not.
+/// Resolves all drafts; `inputs_of` tells of the world for a job's settings.
 ///
 /// # Errors
-/// Settings that do not fit together or do not fit the model; the error names the job.
-pub fn resolve_job(
-    index: usize,
+/// The first draft that cannot be resolved, with its name; a name used twice; or the error of
+/// `inputs_of`.
+pub fn resolve_jobs<E: From<PlanError>>(
+    base: &TrainConfig,
+    drafts: &[JobDraft],
+    mut inputs_of: impl FnMut(&TrainConfig) -> Result<JobInputs, E>,
+) -> Result<Vec<Job>, E> {
+    let mut names = BTreeSet::new();
+    let mut jobs = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let name = draft.name.clone().unwrap_or_else(|| default_name(draft));
+        if !names.insert(name.clone()) {
+            return Err(PlanError::DuplicateJob { name }.into());
+        }
+        let config = apply_overrides(base, &draft.overrides);
+        let config = config.and_then(|config| config.validate().map(|()| config));
+        let config = config.map_err(|error| error.in_job(&name))?;
+        let inputs = inputs_of(&config)?;
+        jobs.push(resolve_job(name, draft, config, &inputs)?);
+    }
+    Ok(jobs)
+}
+
+/// The overrides themselves: `k=16,expansion_factor=4`.
+fn default_name(draft: &JobDraft) -> String {
+    let plain = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    let settings = draft
+        .overrides
+        .iter()
+        .map(|(key, value)| format!("{key}={}", plain(value)));
+    let name = settings.collect::<Vec<_>>().join(",");
+    if name.is_empty() { "job".into() } else { name }
+}
+
+/// Resolves a draft whose settings are `config`.
+fn resolve_job(
+    name: String,
     draft: &JobDraft,
     config: TrainConfig,
     inputs: &JobInputs,
 ) -> Result<Job, PlanError> {
-    let name = draft.name.clone().unwrap_or_else(|| format!("job-{index}"));
-    let resolved = || {
-        config.validate()?;
-        check_context(&config, &inputs.facts)?;
-        resolve_saes(&config, &inputs.facts)
-    };
-    let saes = resolved().map_err(|error| error.in_job(&name))?;
+    let saes = check_context(&config, &inputs.facts)
+        .and_then(|()| resolve_saes(&config, &inputs.facts))
+        .map_err(|error| error.in_job(&name))?;
     Ok(Job {
         job_id: job_id(&config, &saes, inputs),
         name,
@@ -136,30 +170,6 @@ pub fn resolve_job(
         model_digest: inputs.model_digest.clone(),
         token_digest: inputs.token_digest.clone(),
     })
-}
-
-/// Resolves all drafts; `inputs_of` tells of the world for a job's settings.
-///
-/// # Errors
-/// The first draft that cannot be resolved, a name used twice, or the error of `inputs_of`.
-pub fn resolve_jobs<E: From<PlanError>>(
-    base: &TrainConfig,
-    drafts: &[JobDraft],
-    mut inputs_of: impl FnMut(&TrainConfig) -> Result<JobInputs, E>,
-) -> Result<Vec<Job>, E> {
-    let mut names = BTreeSet::new();
-    let mut jobs = Vec::with_capacity(drafts.len());
-    for (index, draft) in drafts.iter().enumerate() {
-        let name = draft.name.clone().unwrap_or_else(|| format!("job-{index}"));
-        let config = apply_overrides(base, &draft.overrides).map_err(|e| e.in_job(&name))?;
-        config.validate().map_err(|e| e.in_job(&name))?;
-        if !names.insert(name.clone()) {
-            return Err(PlanError::DuplicateJob { name }.into());
-        }
-        let inputs = inputs_of(&config)?;
-        jobs.push(resolve_job(index, draft, config, &inputs)?);
-    }
-    Ok(jobs)
 }
 
 fn check_context(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanError> {
@@ -214,20 +224,23 @@ fn resolve_sae(
     })
 }
 
-/// Settings that change where or how often something is written, but not what is trained.
-const WITHOUT_EFFECT: [&str; 2] = ["save_every", "log_every"];
+/// Settings that change how the work is cut or how often something is written, but not what is
+/// trained (beyond the rounding of sums).
+const WITHOUT_EFFECT: [&str; 3] = ["micro_acc_steps", "save_every", "log_every"];
 
 /// Settings that name an input, whose content stands in the id instead.
 const NAMES_OF_INPUTS: [&str; 2] = ["model", "dataset"];
 
 /// Settings that only serve to choose the SAEs, which stand in the id themselves.
-const SELECTORS: [&str; 6] = [
+const SELECTORS: [&str; 8] = [
     "hookpoints",
     "layers",
     "layer_stride",
     "init_seeds",
     "expansion_factor",
     "num_latents",
+    "k",
+    "lr",
 ];
 
 fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String {
@@ -239,6 +252,9 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
     {
         settings.remove(*key);
     }
+    // A setting that is added later, and stands at its default, leaves old ids as they are.
+    let defaults = TrainConfig::default().to_map();
+    settings.retain(|key, value| defaults.get(key) != Some(value));
     short(&digest_json(&json!({
         "settings": settings,
         "saes": saes,
@@ -297,6 +313,10 @@ mod tests {
             "the same SAEs"
         );
         assert_eq!(plain, id(json!({"num_latents": 256})), "32 x 8 is 256");
+        assert_eq!(
+            plain,
+            id(json!({"ctx_len": 16, "lr": 5e-3 / (256.0f64 / 16384.0).sqrt()}))
+        );
         assert_ne!(plain, id(json!({"k": 16})));
         assert_ne!(plain, id(json!({"shuffle_seed": 1})));
         assert_ne!(plain, id(json!({"layers": [0]})));
@@ -334,5 +354,31 @@ mod tests {
             job.folder(),
             format!("_k=16,hookpoints=layers.1_x-{}", job.job_id)
         );
+    }
+
+    #[test]
+    fn a_job_without_a_name_is_called_by_its_overrides() {
+        let overrides = json!({"k": 16, "hookpoints": ["layers.1"], "text_column": "t"});
+        let draft = JobDraft {
+            name: None,
+            note: None,
+            overrides: overrides.as_object().unwrap().clone(),
+        };
+        let jobs = resolve_jobs(&base(), &[draft], |_| Ok::<_, PlanError>(inputs())).unwrap();
+        assert_eq!(jobs[0].name, "k=16,hookpoints=[\"layers.1\"],text_column=t");
+    }
+
+    #[test]
+    fn absurd_numbers_are_errors_and_no_overflow() {
+        for key in [
+            "expansion_factor",
+            "batch_size",
+            "num_latents",
+            "k",
+            "ctx_len",
+        ] {
+            let error = job(json!({key: u64::MAX})).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains("at most"), "{error}");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub use error::{PlanError, nearest};
 pub use event::{Event, EventKind, FailureKind, SaeStats};
 pub use hookpoint::{fnmatch, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
-pub use job::{Job, JobInputs, SaeSpec, apply_overrides, resolve_job, resolve_jobs};
+pub use job::{Job, JobInputs, SaeSpec, apply_overrides, resolve_jobs};
 pub use memory::{MemoryEstimate, estimate_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use order::{Order, OrderJob};

@@ -25,6 +25,8 @@ pub struct Order {
     pub runs_dir: PathBuf,
     /// File that events are appended to.
     pub events: PathBuf,
+    /// Number of the last event of the stream that is in the database; numbers go on behind it.
+    pub last_event_seq: u64,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Threads on the CPU; 0: all cores.

@@ -50,7 +50,7 @@ pub struct JobResult {
 /// One job as a recipe proposes it: what it changes of `[train]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobDraft {
-    /// Name, unique in the sweep; made from the overrides when absent.
+    /// Name, unique in the sweep; absent: the overrides, as `k=16,expansion_factor=4`.
     pub name: Option<String>,
     /// Free text kept with the job.
     pub note: Option<String>,

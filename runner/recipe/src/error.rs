@@ -169,7 +169,10 @@ impl RecipeError {
 fn not_found_hint(searched: &[PathBuf], nearest: Option<&str>) -> String {
     let dirs: Vec<_> = searched
         .iter()
-        .map(|dir| dir.display().to_string())
+        .map(|dir| match dir.as_os_str().is_empty() {
+            true => ".".into(),
+            false => dir.display().to_string(),
+        })
         .collect();
     let looked = format!("looked into {} and the built-in recipes", quoted(&dirs));
     nearest.map_or(looked.clone(), |nearest| {

@@ -1,11 +1,10 @@
 //! Folders as sparsify writes and reads them: `cfg.json` and `sae.safetensors`.
 
+use crate::files::{sync_dir, tensors_by_name, write_file, write_safetensors};
 use crate::{Sae, SaeConfig, SaeError};
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use tch::{Device, Tensor};
+use std::fs;
+use std::path::Path;
+use tch::Device;
 
 /// Name of the settings' file.
 pub const CONFIG_FILE: &str = "cfg.json";
@@ -21,10 +20,8 @@ impl Sae {
         fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
         write_safetensors(&self.named_weights(), &dir.join(WEIGHTS_FILE))?;
         let cfg = serde_json::to_vec(&self.cfg).expect("plain fields serialise to JSON");
-        let path = dir.join(CONFIG_FILE);
-        write_beside(&path, |file| {
-            file.write_all(&cfg).map_err(SaeError::io("write", &path))
-        })
+        write_file(&dir.join(CONFIG_FILE), &cfg)?;
+        sync_dir(dir)
     }
 
     /// Reads a folder that [`Sae::save_to_disk`] or sparsify wrote.
@@ -103,65 +100,10 @@ fn read_config(path: &Path) -> Result<SaeConfig, SaeError> {
     }
 }
 
-/// The tensors of a safetensors file, on the CPU.
-///
-/// # Errors
-/// A missing or damaged file.
-pub fn tensors_by_name(path: &Path) -> Result<HashMap<String, Tensor>, SaeError> {
-    // libtorch's reader gives no path, and a missing file the same error as a damaged one.
-    File::open(path).map_err(SaeError::io("read", path))?;
-    let tensors = Tensor::read_safetensors(path).map_err(|source| SaeError::Tensors {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
-    Ok(tensors.into_iter().collect())
-}
-
-/// Writes a safetensors file beside `path`, syncs it and renames it.
-///
-/// # Errors
-/// A file that cannot be written.
-pub fn write_safetensors(tensors: &[(&str, &Tensor)], path: &Path) -> Result<(), SaeError> {
-    let contiguous: Vec<(&str, Tensor)> = tensors
-        .iter()
-        .map(|(name, tensor)| Ok((*name, tensor.f_contiguous()?)))
-        .collect::<Result<_, SaeError>>()?;
-    let temporary = sibling(path);
-    let write_error = |source| SaeError::Tensors {
-        action: "write",
-        path: path.into(),
-        source,
-    };
-    Tensor::write_safetensors(&contiguous, &temporary).map_err(write_error)?;
-    let file = File::open(&temporary).map_err(SaeError::io("open", &temporary))?;
-    finish(&file, &temporary, path)
-}
-
-fn write_beside(
-    path: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), SaeError>,
-) -> Result<(), SaeError> {
-    let temporary = sibling(path);
-    let mut file = File::create(&temporary).map_err(SaeError::io("create", &temporary))?;
-    write(&mut file)?;
-    finish(&file, &temporary, path)
-}
-
-fn finish(file: &File, temporary: &Path, path: &Path) -> Result<(), SaeError> {
-    file.sync_all().map_err(SaeError::io("sync", temporary))?;
-    fs::rename(temporary, path).map_err(SaeError::io("rename", path))
-}
-
-/// A name in the same folder that no reader takes for a result.
-fn sibling(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Tensor;
     use tempfile::tempdir;
 
     fn sae() -> Sae {

@@ -6,6 +6,9 @@
 mod config;
 mod disk;
 mod error;
+mod files;
+#[cfg(test)]
+mod golden;
 mod gradient;
 mod kernels;
 mod model;
@@ -13,7 +16,8 @@ mod model;
 mod testing;
 
 pub use config::{Activation, SaeConfig};
-pub use disk::{CONFIG_FILE, WEIGHTS_FILE, tensors_by_name, write_safetensors};
+pub use disk::{CONFIG_FILE, WEIGHTS_FILE};
 pub use error::SaeError;
+pub use files::{sync_dir, tensors_by_name, write_file, write_safetensors};
 pub use gradient::{Backward, Gradients};
 pub use model::{Encoded, Reconstruction, Sae};

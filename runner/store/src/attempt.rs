@@ -72,6 +72,17 @@ pub struct AbandonedAttempt {
     pub pid: Option<u32>,
 }
 
+/// A stream with an attempt that nobody has closed.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct OpenStream {
+    /// The stream.
+    pub stream_id: String,
+    /// Its folder, relative to the runs folder.
+    pub dir: String,
+    /// Process id of its worker, if that had reported.
+    pub pid: Option<u32>,
+}
+
 /// One try of a worker at a stream.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct AttemptRow {
@@ -167,6 +178,18 @@ impl Store {
             Ok(tx.commit().await?)
         })
         .await
+    }
+
+    /// The streams with attempts that are marked as running, whatever sweep they are of.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_streams(&self) -> Result<Vec<OpenStream>, StoreError> {
+        let mut conn = self.acquire().await?;
+        let sql = "SELECT stream_id, dir, pid FROM attempt JOIN stream USING (stream_id)
+             WHERE status = 'running' ORDER BY attempt_id";
+        self.located(async { Ok(sqlx::query_as(sql).fetch_all(&mut *conn).await?) })
+            .await
     }
 
     /// Closes all attempts that are marked as running, and queues their jobs again. Right only when

@@ -33,7 +33,7 @@ mod schema_test;
 #[cfg(test)]
 mod testing;
 
-pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, Outcome};
+pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenStream, Outcome};
 pub use checkpoint::CheckpointRow;
 pub use error::StoreError;
 pub use job::JobStatus;

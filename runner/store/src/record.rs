@@ -6,6 +6,7 @@ use crate::open::{Store, now_ms};
 use crate::{job, sae, stream, sweep};
 use plan::{Job, Plan, Stream};
 use sqlx::SqliteConnection;
+use std::collections::HashSet;
 
 /// A plan as the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,12 @@ impl RecordedPlan {
     /// Whether every job is done.
     pub fn is_done(&self) -> bool {
         self.jobs.iter().all(|job| job.status == JobStatus::Done)
+    }
+
+    /// The jobs, those that the plan names twice once.
+    pub fn distinct_jobs(&self) -> impl Iterator<Item = &RecordedJob> {
+        let mut seen = HashSet::new();
+        self.jobs.iter().filter(move |job| seen.insert(&job.job_id))
     }
 
     /// Where a job of the plan stands.

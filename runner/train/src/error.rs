@@ -49,23 +49,32 @@ pub enum TrainError {
     },
     /// Too little data for one update.
     #[error(
-        "one optimizer update needs {needed} sequences of {ctx_len} tokens, the data has {n_sequences}"
+        "one optimizer update takes {grad_acc_steps} batches of {batch_size} sequences, \
+         the data has {n_batches}"
     )]
     TooLittleData {
-        /// `batch_size * grad_acc_steps`.
-        needed: u64,
-        /// Length of a sequence, in tokens.
-        ctx_len: usize,
-        /// Sequences there are, after `max_examples`.
-        n_sequences: u64,
+        /// Batches of an update.
+        grad_acc_steps: usize,
+        /// Sequences of a batch.
+        batch_size: usize,
+        /// Batches there are, after `max_examples`.
+        n_batches: usize,
+    },
+    /// An input that is no longer what the plan was made of.
+    #[error("{what} `{path}` changed since the plan was made")]
+    Changed {
+        /// Which input.
+        what: &'static str,
+        /// Its file or folder.
+        path: PathBuf,
     },
     /// Another worker trains this stream.
-    #[error("another worker trains stream `{stream_id}`: `{path}` is locked")]
+    #[error("another worker trains stream `{stream_id}` in `{dir}`")]
     Locked {
         /// The stream.
         stream_id: String,
-        /// The lock file.
-        path: PathBuf,
+        /// Its folder.
+        dir: PathBuf,
     },
 }
 
@@ -101,10 +110,16 @@ impl TrainError {
             Self::State { path, .. } => {
                 Some(format!("delete `{}` to begin the job anew", path.display()))
             }
+            Self::Changed { .. } => {
+                Some("run the sweep again: changed inputs make new jobs".into())
+            }
             Self::Locked { .. } => {
                 Some("it ends by itself after a checkpoint when its `sae-run` is gone".into())
             }
-            Self::Io { .. } | Self::Damaged { .. } => None,
+            Self::Io { .. } => {
+                Some("can the folder be written, and is there space on the disk?".into())
+            }
+            Self::Damaged { .. } => None,
         }
     }
 
@@ -112,7 +127,9 @@ impl TrainError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
-            Self::Lm(_) | Self::Data(_) | Self::TooLittleData { .. } => FailureKind::Input,
+            Self::Lm(_) | Self::Data(_) | Self::TooLittleData { .. } | Self::Changed { .. } => {
+                FailureKind::Input
+            }
             _ => FailureKind::Internal,
         }
     }

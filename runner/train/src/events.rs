@@ -18,8 +18,9 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     /// Opens the file, drops a line that a killed worker left half-written, and goes on numbering
-    /// where the last whole line stopped.
-    pub(crate) fn open(path: &Path, attempt: u32) -> Result<Self, TrainError> {
+    /// where the last whole line stopped, or behind `last_seq` where lines were lost: the database
+    /// has that number already.
+    pub(crate) fn open(path: &Path, attempt: u32, last_seq: u64) -> Result<Self, TrainError> {
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -29,14 +30,16 @@ impl EventLog {
             .iter()
             .rposition(|&byte| byte == b'\n')
             .map_or(0, |end| end + 1);
-        let last_seq = match text[..whole].split(|&byte| byte == b'\n').rev().nth(1) {
-            None => 0,
-            Some(line) => {
-                let event: Event =
-                    serde_json::from_slice(line).map_err(TrainError::damaged(path))?;
-                event.seq
-            }
-        };
+        let last_seq = last_seq.max(
+            match text[..whole].split(|&byte| byte == b'\n').rev().nth(1) {
+                None => 0,
+                Some(line) => {
+                    let event: Event =
+                        serde_json::from_slice(line).map_err(TrainError::damaged(path))?;
+                    event.seq
+                }
+            },
+        );
         let mut options = OpenOptions::new();
         let file = options.create(true).append(true).open(path);
         let file = file.map_err(TrainError::io("open", path))?;
@@ -98,11 +101,11 @@ mod tests {
     fn numbers_go_on_over_attempts_and_half_a_line_is_dropped() {
         let dir = tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let mut log = EventLog::open(&path, 1).unwrap();
+        let mut log = EventLog::open(&path, 1, 0).unwrap();
         log.write(EventKind::Interrupted { step: 4 }).unwrap();
         log.write(EventKind::Finished).unwrap();
         log.file.write_all(b"{\"seq\":3,\"ti").unwrap();
-        let mut log = EventLog::open(&path, 2).unwrap();
+        let mut log = EventLog::open(&path, 2, 0).unwrap();
         log.write(EventKind::Finished).unwrap();
         let events = read(&path);
         let seen: Vec<_> = events
@@ -118,10 +121,19 @@ mod tests {
         let dir = tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         fs::write(&path, b"{\"seq\":1").unwrap();
-        EventLog::open(&path, 1)
+        EventLog::open(&path, 1, 0)
             .unwrap()
             .write(EventKind::Finished)
             .unwrap();
         assert_eq!(read(&path).len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_was_lost_is_numbered_on() {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let mut log = EventLog::open(&path, 3, 41).unwrap();
+        log.write(EventKind::Finished).unwrap();
+        assert_eq!(read(&path)[0].seq, 42);
     }
 }

@@ -6,6 +6,8 @@ use crate::sae_trainer::SaeTrainer;
 use crate::stop::StopFlag;
 use crate::stream_trainer::Outcome;
 use crate::worker::{run_worker, train};
+use crate::{read_model, token_digest};
+use data::DigestCache;
 use plan::{
     Event, EventKind, FailureKind, Job, JobDraft, JobInputs, Order, OrderJob, StreamKey,
     TrainConfig,
@@ -42,17 +44,23 @@ fn config() -> TrainConfig {
 }
 
 fn job(name: &str, config: TrainConfig) -> Job {
+    let digests = DigestCache::new(&std::env::temp_dir().join("sae-run-golden"));
+    let model = read_model(Path::new(&config.model), &digests).unwrap();
+    let dataset = Path::new(&config.dataset);
     let inputs = JobInputs {
-        facts: lm::read_facts(Path::new(&config.model)).unwrap(),
-        model_digest: "tiny".into(),
-        token_digest: "tiny".into(),
+        facts: model.facts.clone(),
+        model_digest: model.digest.clone(),
+        token_digest: token_digest(&config, dataset, &model, &digests).unwrap(),
     };
     let draft = JobDraft {
         name: Some(name.into()),
         note: None,
         overrides: Default::default(),
     };
-    plan::resolve_job(0, &draft, config, &inputs).unwrap()
+    let resolve = |_: &_| Ok::<_, plan::PlanError>(inputs.clone());
+    plan::resolve_jobs(&config, &[draft], resolve)
+        .unwrap()
+        .remove(0)
 }
 
 /// A runs folder with an order for the given jobs.
@@ -83,6 +91,7 @@ impl Run {
             cache_dir: dir.path().join("cache"),
             runs_dir: dir.path().into(),
             events: dir.path().join("events.jsonl"),
+            last_event_seq: 0,
             device: "cpu".into(),
             threads: 1,
             jobs,
@@ -118,6 +127,16 @@ impl Run {
             }
         }
         curve
+    }
+
+    /// Tokens that the statistics of a job's SAEs run over.
+    fn n_tokens(&self, job: usize) -> u64 {
+        let wanted = &self.order.jobs[job].job.job_id;
+        let of_event = |event: Event| match event.kind {
+            EventKind::Metric { job_id, stats, .. } if job_id == *wanted => stats.n_tokens,
+            _ => 0,
+        };
+        self.events().into_iter().map(of_event).sum()
     }
 
     fn sae(&self, job: &str, hookpoint: &str) -> Sae {
@@ -196,18 +215,13 @@ fn micro_batches_and_company_change_nothing() {
         micro_acc_steps: 3,
         ..config()
     };
-    let other = TrainConfig {
-        k: 4,
-        expansion_factor: 4,
-        ..config()
-    };
     let alone = Run::new(&[("a", config())]);
-    let together = Run::new(&[("b", other), ("a", config()), ("c", micro)]);
-    assert_eq!((alone.run(), together.run()), (0, 0));
+    let together = Run::new(&[("b", other()), ("a", config())]);
+    let in_parts = Run::new(&[("a", micro)]);
+    assert_eq!((alone.run(), together.run(), in_parts.run()), (0, 0, 0));
     assert_close(&together.curve(1), &alone.curve(0), 1e-12);
-    assert_close(&together.curve(2), &alone.curve(0), 1e-2);
-    let (ours, theirs) = (together.sae("a", "layers.1"), alone.sae("a", "layers.1"));
-    assert!(ours.w_dec.equal(&theirs.w_dec), "to the bit");
+    assert_close(&in_parts.curve(0), &alone.curve(0), 1e-2);
+    assert_same(&together.sae("a", "layers.1"), &alone.sae("a", "layers.1"));
 }
 
 #[test]
@@ -228,38 +242,82 @@ fn a_batch_in_two_forward_passes_is_the_same_update() {
     assert_close(&curves.1, &curves.0, 0.05);
 }
 
-#[test]
-fn an_interrupted_job_ends_as_if_undisturbed() {
-    let undisturbed = Run::new(&[("a", config())]);
-    assert_eq!(undisturbed.run(), 0);
-    let mut run = Run::new(&[("a", config())]);
+/// A job beside the first, with weights of another shape.
+fn other() -> TrainConfig {
+    TrainConfig {
+        k: 4,
+        expansion_factor: 4,
+        ..config()
+    }
+}
+
+fn assert_same(a: &Sae, b: &Sae) {
+    for ((name, a), (_, b)) in a.named_weights().into_iter().zip(b.named_weights()) {
+        assert!(a.equal(b), "{name} to the bit");
+    }
+}
+
+/// Runs until the first SAE was reported `n_reports` times, then stops.
+fn interrupt_after(run: &Run, n_reports: usize) {
     let stop = StopFlag::default();
-    let mut events = EventLog::open(&run.order.events, 1).unwrap();
+    let mut events = EventLog::open(&run.order.events, 1, 0).unwrap();
     let outcome = std::thread::scope(|scope| {
         let worker = scope.spawn(|| train(&run.order, stop.clone(), &mut events).unwrap());
-        while run
-            .curve(0)
-            .get("layers.1")
-            .is_none_or(|curve| curve.len() < 3)
-        {
+        let reported = || run.curve(0).get("layers.1").map_or(0, Vec::len);
+        while reported() < n_reports {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         stop.set();
         worker.join().unwrap()
     });
     assert_eq!(outcome, Outcome::Interrupted);
+}
+
+#[test]
+fn an_interrupted_job_ends_as_if_undisturbed() {
+    // Reports and checkpoints at steps of their own: the sums between must not be lost.
+    let sparse = TrainConfig {
+        log_every: 3,
+        ..config()
+    };
+    let undisturbed = Run::new(&[("a", sparse.clone())]);
+    assert_eq!(undisturbed.run(), 0);
+    let mut run = Run::new(&[("a", sparse)]);
+    interrupt_after(&run, 1);
     assert!(run.dir.path().join(".state/a").is_dir());
     run.order.attempt = 2;
     assert_eq!(run.run(), 0);
-    assert_close(&run.curve(0), &undisturbed.curve(0), 1e-12);
-    let (ours, theirs) = (run.sae("a", "layers.1"), undisturbed.sae("a", "layers.1"));
-    for ((name, a), (_, b)) in ours.named_weights().into_iter().zip(theirs.named_weights()) {
-        assert!(a.equal(b), "{name} to the bit");
+    assert_eq!(run.n_tokens(0), undisturbed.n_tokens(0));
+    assert_same(&run.sae("a", "layers.1"), &undisturbed.sae("a", "layers.1"));
+    let state = run.dir.path().join(".state/a");
+    assert!(!state.exists(), "a job that is done needs no state");
+}
+
+#[test]
+fn a_job_that_is_ahead_waits_for_the_others() {
+    let undisturbed = Run::new(&[("a", config()), ("b", other())]);
+    assert_eq!(undisturbed.run(), 0);
+    let mut run = Run::new(&[("a", config())]);
+    interrupt_after(&run, 3);
+    run.order.jobs = undisturbed.order.jobs.clone();
+    run.order.attempt = 2;
+    assert_eq!(run.run(), 0);
+    for (job_idx, name) in ["a", "b"].into_iter().enumerate() {
+        assert_eq!(run.n_tokens(job_idx), undisturbed.n_tokens(job_idx));
+        assert_close(&run.curve(job_idx), &undisturbed.curve(job_idx), 1e-12);
+        for hookpoint in HOOKPOINTS {
+            assert_same(&run.sae(name, hookpoint), &undisturbed.sae(name, hookpoint));
+        }
     }
-    assert!(
-        !run.dir.path().join(".state/a").exists(),
-        "a job that is done needs no state"
-    );
+}
+
+#[test]
+fn a_changed_input_is_not_trained_on() {
+    let mut run = Run::new(&[("a", config())]);
+    run.order.key.token_digest = "of other text".into();
+    assert_eq!(run.run(), 2);
+    let last = run.events().pop().map(|event| event.kind);
+    assert!(matches!(last, Some(EventKind::Failed { message, .. }) if message.contains("changed")));
 }
 
 #[test]
@@ -279,5 +337,5 @@ fn too_little_data_is_the_users_to_mend() {
         panic!("the last event is the failure");
     };
     assert_eq!(kind, FailureKind::Input);
-    assert!(message.contains("8000 sequences") && hint.unwrap().contains("`batch_size`"));
+    assert!(message.contains("1000 batches") && hint.unwrap().contains("`batch_size`"));
 }

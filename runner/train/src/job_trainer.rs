@@ -3,7 +3,7 @@
 use crate::sae_trainer::SaeTrainer;
 use crate::{TrainError, state};
 use plan::{Job, OrderJob};
-use std::fs;
+use sae::{sync_dir, write_file};
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -55,11 +55,9 @@ impl JobTrainer {
                 .averaged()?
                 .save_to_disk(&self.dir.join(&trainer.spec.name))?;
         }
-        let path = self.dir.join("config.json");
         let config = serde_json::to_vec_pretty(&self.job.config).expect("plain fields serialise");
-        let temporary = self.dir.join(".config.json.tmp");
-        fs::write(&temporary, config).map_err(TrainError::io("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(TrainError::io("rename", &path))
+        write_file(&self.dir.join("config.json"), &config)?;
+        Ok(sync_dir(&self.dir)?)
     }
 
     /// Removes what only a resume needs; the job is done.

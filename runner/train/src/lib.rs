@@ -24,4 +24,4 @@ pub use error::{TrainError, message_chain};
 pub use inputs::{ModelInputs, check_model, read_model, token_digest};
 pub use libtorch::Libtorch;
 pub use lm::{CudaStatus, LmError, init_backends};
-pub use worker::{default_threads, run_worker};
+pub use worker::{default_threads, lock_stream, run_worker};

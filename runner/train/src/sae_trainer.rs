@@ -52,7 +52,11 @@ impl Interval {
 
 /// The settings that go into an SAE's `cfg.json`.
 fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
+    let activation = match config.activation {
+        plan::Activation::TopK => sae::Activation::TopK,
+    };
     SaeConfig {
+        activation,
         expansion_factor: config.expansion_factor,
         normalize_decoder: config.normalize_decoder,
         num_latents: config.num_latents,
@@ -138,8 +142,12 @@ impl SaeTrainer {
         Ok(())
     }
 
-    /// Sums since the last call, still on the device: `[4]`, Double; see [`stats_from`].
-    pub(crate) fn take_interval(&mut self) -> Result<(u64, Tensor), TrainError> {
+    /// Sums since the last call, still on the device: `[4]`, Double; see [`stats_from`]. `None`
+    /// where nothing was trained since.
+    pub(crate) fn take_interval(&mut self) -> Result<Option<(u64, Tensor)>, TrainError> {
+        if self.interval.n_tokens == 0 {
+            return Ok(None);
+        }
         let device = self.tokens_since_fired.device();
         let interval = std::mem::replace(&mut self.interval, Interval::new(device)?);
         let dead = self.tokens_since_fired.f_gt(self.dead_feature_threshold)?;
@@ -150,10 +158,8 @@ impl SaeTrainer {
             total_variance,
             l0,
         } = interval;
-        Ok((
-            n_tokens,
-            Tensor::f_stack(&[squared_error, total_variance, l0, n_dead], 0)?,
-        ))
+        let sums = Tensor::f_stack(&[squared_error, total_variance, l0, n_dead], 0)?;
+        Ok(Some((n_tokens, sums)))
     }
 
     /// The SAE as it is published: the optimizer's averaged weights.

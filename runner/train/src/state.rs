@@ -11,10 +11,10 @@
 use crate::TrainError;
 use crate::sae_trainer::SaeTrainer;
 use crate::signum::Signum;
-use sae::{tensors_by_name, write_safetensors};
+use sae::{sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
@@ -28,32 +28,33 @@ struct State {
     step: u64,
 }
 
-/// Saves the state of a job's SAEs after `step` updates and removes older ones.
+/// Saves the state of a job's SAEs after `step` updates and removes older ones. A state of that step
+/// that is there already is complete and the same.
 pub(crate) fn save(
     dir: &Path,
     job_id: &str,
     step: u64,
     saes: &[SaeTrainer],
 ) -> Result<(), TrainError> {
-    let temporary = dir.join(".writing");
-    remove_dir(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(TrainError::io("create", &temporary))?;
-    for sae in saes {
-        save_sae(&temporary, sae)?;
-    }
-    let path = temporary.join(STATE_FILE);
-    let state = State {
-        job_id: job_id.into(),
-        step,
-    };
-    let text = serde_json::to_vec(&state).expect("plain fields serialise to JSON");
-    fs::write(&path, text).map_err(TrainError::io("write", &path))?;
-    sync(&path)?;
-    sync(&temporary)?;
     let place = dir.join(format!("step-{step:08}"));
-    remove_dir(&place)?;
-    fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
-    sync(dir)?;
+    if !is_of(&place, job_id)? {
+        let temporary = dir.join(".writing");
+        remove_dir(&temporary)?;
+        fs::create_dir_all(&temporary).map_err(TrainError::io("create", &temporary))?;
+        for sae in saes {
+            save_sae(&temporary, sae)?;
+        }
+        let state = State {
+            job_id: job_id.into(),
+            step,
+        };
+        let text = serde_json::to_vec(&state).expect("plain fields serialise to JSON");
+        write_file(&temporary.join(STATE_FILE), &text)?;
+        sync_dir(&temporary)?;
+        remove_dir(&place)?;
+        fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
+        sync_dir(dir)?;
+    }
     remove_others(dir, &place)
 }
 
@@ -68,16 +69,26 @@ pub(crate) fn restore(
     let Some(place) = newest(dir)? else {
         return Ok(None);
     };
-    let path = place.join(STATE_FILE);
-    let text = fs::read(&path).map_err(TrainError::io("read", &path))?;
-    let state: State = serde_json::from_slice(&text).map_err(TrainError::damaged(&path))?;
-    if state.job_id != job_id {
+    let Some(state) = read_state(&place)?.filter(|state| state.job_id == job_id) else {
         return Ok(None);
-    }
+    };
     for sae in saes {
         restore_sae(&place, sae, state.step, device)?;
     }
     Ok(Some(state.step))
+}
+
+fn is_of(place: &Path, job_id: &str) -> Result<bool, TrainError> {
+    Ok(read_state(place)?.is_some_and(|state| state.job_id == job_id))
+}
+
+fn read_state(place: &Path) -> Result<Option<State>, TrainError> {
+    let path = place.join(STATE_FILE);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(TrainError::damaged(&path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(TrainError::io("read", &path)(error)),
+    }
 }
 
 /// Removes a job's states: it is done.
@@ -105,7 +116,8 @@ fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
             .zip(trainer.optimizer.z())
             .map(|((_, z), value)| (z.as_str(), value)),
     );
-    Ok(write_safetensors(&tensors, &path)?)
+    write_safetensors(&tensors, &path)?;
+    Ok(sync_dir(path.parent().unwrap_or(dir))?)
 }
 
 fn restore_sae(
@@ -193,10 +205,4 @@ fn remove_dir(path: &Path) -> Result<(), TrainError> {
         }
         _ => Ok(()),
     }
-}
-
-fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(TrainError::io("sync", path))
 }

@@ -16,9 +16,12 @@ impl StopFlag {
     /// A flag that SIGINT and SIGTERM set.
     pub(crate) fn on_signals() -> Result<Self, TrainError> {
         let stop = Self::default();
+        // Of its own: a stop that was asked for otherwise does not make the first signal a second.
+        let signalled = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // The order matters: the flag must still be down when the first signal comes.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.0))
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signalled))
+                .and_then(|_| flag::register(signal, Arc::clone(&signalled)))
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.0)))
                 .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         }

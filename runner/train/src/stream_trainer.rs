@@ -45,31 +45,26 @@ impl StreamTrainer<'_> {
         if n_steps == 0 {
             return Err(self.too_little_data());
         }
-        let first_step = self
-            .jobs
-            .iter()
-            .map(|job| job.step)
-            .min()
-            .unwrap_or(n_steps);
+        let steps = self.jobs.iter().map(|job| job.step);
+        let first_step = steps.min().unwrap_or(n_steps);
         let tokens_per_step = self.tokens_per_step();
+        self.announce_restored(n_steps)?;
         self.events.write(EventKind::Ready {
             first_step,
             n_steps,
             tokens_per_step,
         })?;
-        self.finish_jobs_at_the_end(n_steps)?;
-        let mut meter = Meter {
-            since: Instant::now(),
-            n_tokens: 0,
-        };
+        let mut meter = Meter::new();
         for step in first_step..n_steps {
             if self.stop.is_set() {
-                return self.interrupt(step);
+                return self.interrupt(step, meter);
             }
-            self.update(step)?;
+            let trained = self.update(step)?;
             meter.n_tokens += tokens_per_step;
-            self.report(step + 1, n_steps, &mut meter)?;
-            self.save(n_steps)?;
+            self.report(&trained, step + 1, &mut meter, |job| {
+                job.report_is_due(n_steps)
+            })?;
+            self.save(&trained, n_steps)?;
         }
         self.events.write(EventKind::Finished)?;
         Ok(Outcome::Finished)
@@ -82,9 +77,9 @@ impl StreamTrainer<'_> {
 
     fn too_little_data(&self) -> TrainError {
         TrainError::TooLittleData {
-            needed: (self.key.batch_size * self.key.grad_acc_steps) as u64,
-            ctx_len: self.key.ctx_len,
-            n_sequences: (self.batches.n_batches() * self.key.batch_size) as u64,
+            grad_acc_steps: self.key.grad_acc_steps,
+            batch_size: self.key.batch_size,
+            n_batches: self.batches.n_batches(),
         }
     }
 
@@ -92,9 +87,11 @@ impl StreamTrainer<'_> {
         (self.key.batch_size * self.key.grad_acc_steps * self.key.ctx_len) as u64
     }
 
-    /// One optimizer update of every job that stands at `step`. A job that is ahead (its last
-    /// checkpoint is newer than another's) waits until the others have caught up.
-    fn update(&mut self, step: u64) -> Result<(), TrainError> {
+    /// One optimizer update of every job that stands at `step`; gives their indices. A job that is
+    /// ahead (its last checkpoint is newer than another's) waits until the others have caught up.
+    fn update(&mut self, step: u64) -> Result<Vec<usize>, TrainError> {
+        let here = |job_idx: &usize| self.jobs[*job_idx].step == step;
+        let trained: Vec<usize> = (0..self.jobs.len()).filter(here).collect();
         let mut variances: BTreeMap<String, TotalVariance> = BTreeMap::new();
         let grad_acc_steps = self.key.grad_acc_steps;
         for part in 0..grad_acc_steps {
@@ -103,22 +100,21 @@ impl StreamTrainer<'_> {
                 variances.entry(hookpoint.clone()).or_default().add(x)?;
             }
             let is_first = step == 0 && part == 0;
-            for job in self.jobs.iter_mut().filter(|job| job.step == step) {
-                accumulate(job, &activations, is_first)?;
+            for &job_idx in &trained {
+                accumulate(&mut self.jobs[job_idx], &activations, is_first)?;
             }
         }
-        let variances: BTreeMap<_, _> = variances
-            .into_iter()
-            .map(|(name, mut variance)| (name, variance.take()))
-            .collect();
+        let of_update = |(name, mut variance): (String, TotalVariance)| (name, variance.take());
+        let variances: BTreeMap<_, _> = variances.into_iter().map(of_update).collect();
         let n_tokens = self.tokens_per_step();
-        for job in self.jobs.iter_mut().filter(|job| job.step == step) {
+        for &job_idx in &trained {
+            let job = &mut self.jobs[job_idx];
             for sae in &mut job.saes {
                 sae.update(&variances[&sae.spec.hookpoint], n_tokens)?;
             }
             job.step += 1;
         }
-        Ok(())
+        Ok(trained)
     }
 
     /// Activations of batch `batch_idx` by hookpoint: `[n_tokens, d_in]`, Float.
@@ -134,13 +130,24 @@ impl StreamTrainer<'_> {
         activations.iter().map(flat).collect()
     }
 
-    /// Writes the statistics of the jobs that have just reached `step` and are due.
-    fn report(&mut self, step: u64, n_steps: u64, meter: &mut Meter) -> Result<(), TrainError> {
-        let is_due = |job: &JobTrainer| job.step == step && job.report_is_due(n_steps);
+    /// Writes the statistics of those of the jobs, which stand at `step`, that are due.
+    fn report(
+        &mut self,
+        jobs: &[usize],
+        step: u64,
+        meter: &mut Meter,
+        is_due: impl Fn(&JobTrainer) -> bool,
+    ) -> Result<(), TrainError> {
         let mut intervals = Vec::new();
-        for job in self.jobs.iter_mut().filter(|job| is_due(job)) {
+        for &job_idx in jobs {
+            let job = &mut self.jobs[job_idx];
+            if !is_due(job) {
+                continue;
+            }
             for sae in &mut job.saes {
-                let (n_tokens, sums) = sae.take_interval()?;
+                let Some((n_tokens, sums)) = sae.take_interval()? else {
+                    continue;
+                };
                 let (job_id, name) = (job.job.job_id.clone(), sae.spec.name.clone());
                 intervals.push((job_id, name, n_tokens, sums));
             }
@@ -160,41 +167,59 @@ impl StreamTrainer<'_> {
                 stats,
             })?;
         }
-        let elapsed_ms = u64::try_from(meter.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.events.write(EventKind::Progress {
-            step,
-            n_tokens: meter.n_tokens,
-            elapsed_ms,
-        })?;
-        *meter = Meter {
-            since: Instant::now(),
-            n_tokens: 0,
-        };
+        self.events.write(meter.read(step))
+    }
+
+    /// Checkpoints those of the jobs that are due.
+    fn save(&mut self, jobs: &[usize], n_steps: u64) -> Result<(), TrainError> {
+        for &job_idx in jobs {
+            let job = &self.jobs[job_idx];
+            if job.save_is_due(n_steps) {
+                checkpoint(job, self.events, job.step == n_steps)?;
+            }
+        }
         Ok(())
     }
 
-    /// Checkpoints the jobs that are due.
-    fn save(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        for job in self.jobs.iter().filter(|job| job.save_is_due(n_steps)) {
+    /// An earlier worker may have died between a job's last checkpoint and the news of it, so every
+    /// job that was restored is told of again before anything else.
+    fn announce_restored(&mut self, n_steps: u64) -> Result<(), TrainError> {
+        for job in self.jobs.iter().filter(|job| job.step > 0) {
             checkpoint(job, self.events, job.step == n_steps)?;
         }
         Ok(())
     }
 
-    /// A worker may have died between a job's last checkpoint and the news of it.
-    fn finish_jobs_at_the_end(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        for job in self.jobs.iter().filter(|job| job.step == n_steps) {
-            checkpoint(job, self.events, true)?;
-        }
-        Ok(())
-    }
-
-    fn interrupt(&mut self, step: u64) -> Result<Outcome, TrainError> {
-        for job in self.jobs.iter().filter(|job| job.step == step && step > 0) {
-            checkpoint(job, self.events, false)?;
+    /// Reports and saves what was trained since the last time, and ends.
+    fn interrupt(&mut self, step: u64, mut meter: Meter) -> Result<Outcome, TrainError> {
+        let here = |job_idx: &usize| self.jobs[*job_idx].step == step;
+        let jobs: Vec<usize> = (0..self.jobs.len()).filter(here).collect();
+        self.report(&jobs, step, &mut meter, |_| true)?;
+        for &job_idx in jobs.iter().filter(|_| step > 0) {
+            checkpoint(&self.jobs[job_idx], self.events, false)?;
         }
         self.events.write(EventKind::Interrupted { step })?;
         Ok(Outcome::Interrupted)
+    }
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            n_tokens: 0,
+        }
+    }
+
+    /// The speed since the last reading.
+    fn read(&mut self, step: u64) -> EventKind {
+        let Self { since, n_tokens } = std::mem::replace(self, Self::new());
+        let elapsed_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        EventKind::Progress {
+            step,
+            n_tokens,
+            elapsed_ms,
+        }
     }
 }
 
@@ -213,8 +238,10 @@ fn accumulate(
     Ok(())
 }
 
-/// Files first, then the news of them, then what only a resume would have needed goes.
+/// What was reported until now must be on the disk before a state that is newer than it; then the
+/// files, then the news of them, then what only a resume would have needed goes.
 fn checkpoint(job: &JobTrainer, events: &mut EventLog, is_final: bool) -> Result<(), TrainError> {
+    events.sync()?;
     job.save()?;
     events.write(EventKind::Checkpoint {
         job_id: job.job.job_id.clone(),

@@ -5,17 +5,13 @@ use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
-use crate::{TrainError, message_chain};
-use data::{BatchSpec, Batches, TokenSpec, Tokens};
+use crate::{ModelInputs, TrainError, message_chain, read_model};
+use data::{BatchSpec, Batches, BuildProgress, DigestCache, TokenSpec, Tokens};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Order};
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::time::{Duration, Instant};
 use tch::{Device, Kind};
-
-/// How long a new worker waits for the last one of its stream, which may still be saving.
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
 /// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,
@@ -30,8 +26,12 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
     if attached {
         stop.follow_parent();
     }
-    let _lock = lock(&order)?;
-    let mut events = EventLog::open(&order.events, order.attempt)?;
+    let dir = order.events.parent().unwrap_or(Path::new("."));
+    let _lock = lock_stream(dir)?.ok_or_else(|| TrainError::Locked {
+        stream_id: order.stream_id.clone(),
+        dir: dir.into(),
+    })?;
+    let mut events = EventLog::open(&order.events, order.attempt, order.last_event_seq)?;
     match train(&order, stop, &mut events) {
         Ok(Outcome::Finished) => Ok(0),
         Ok(Outcome::Interrupted) => Ok(130),
@@ -55,7 +55,7 @@ pub(crate) fn train(
     lm::init_backends();
     let device = lm::parse_device(&order.device)?;
     if order.threads > 0 {
-        tch::set_num_threads(order.threads as i32);
+        tch::set_num_threads(i32::try_from(order.threads).unwrap_or(i32::MAX));
     }
     events.write(EventKind::Started {
         device: device_name(device),
@@ -63,10 +63,14 @@ pub(crate) fn train(
         pid: std::process::id(),
         host: host_name(),
     })?;
-    let batches = open_batches(order)?;
+    let model = read_model(&order.model_dir, &DigestCache::new(&order.cache_dir))?;
+    let batches = open_batches(order, &model)?;
+    if stop.is_set() {
+        return stop_before_training(events);
+    }
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
     let _no_grad = tch::no_grad_guard();
-    let (model, taps) = open_model(order, device)?;
+    let (model, taps) = open_model(order, &model, device)?;
     let open_job = |job| JobTrainer::open(job, &order.runs_dir, device);
     let jobs = order.jobs.iter().map(open_job).collect::<Result<_, _>>()?;
     let key = order.key.clone();
@@ -83,16 +87,27 @@ pub(crate) fn train(
     .fit()
 }
 
-fn open_batches(order: &Order) -> Result<Batches, TrainError> {
-    let facts = lm::read_facts(&order.model_dir)?;
+/// Nothing is lost: what earlier attempts saved is still there.
+fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
+    events.write(EventKind::Interrupted { step: 0 })?;
+    Ok(Outcome::Interrupted)
+}
+
+fn open_batches(order: &Order, model: &ModelInputs) -> Result<Batches, TrainError> {
     let spec = TokenSpec {
         dataset: order.dataset.clone(),
         tokenizer_dir: order.model_dir.clone(),
         text_column: order.text_column.clone(),
         ctx_len: order.key.ctx_len,
-        vocab_size: facts.vocab_size,
+        vocab_size: model.facts.vocab_size,
     };
-    let tokens = Tokens::open_or_build(&spec, &order.cache_dir, &mut |_| ())?;
+    let tokens = Tokens::open_or_build(&spec, &order.cache_dir, &mut log_tokenising)?;
+    if tokens.digest() != order.key.token_digest {
+        return Err(TrainError::Changed {
+            what: "data set",
+            path: order.dataset.clone(),
+        });
+    }
     let spec = BatchSpec {
         batch_size: order.key.batch_size,
         shuffle_seed: order.key.shuffle_seed,
@@ -101,11 +116,29 @@ fn open_batches(order: &Order) -> Result<Batches, TrainError> {
     Ok(Batches::new(tokens, spec)?)
 }
 
-fn open_model(order: &Order, device: Device) -> Result<(LanguageModel, Taps), TrainError> {
-    let facts = lm::read_facts(&order.model_dir)?;
+/// Standard error of a worker is its log.
+#[expect(
+    clippy::print_stderr,
+    reason = "a worker's standard error is its log file"
+)]
+fn log_tokenising(progress: BuildProgress) {
+    eprintln!("tokens: {progress:?}");
+}
+
+fn open_model(
+    order: &Order,
+    model: &ModelInputs,
+    device: Device,
+) -> Result<(LanguageModel, Taps), TrainError> {
+    if model.digest != order.key.model_digest {
+        return Err(TrainError::Changed {
+            what: "model",
+            path: order.model_dir.clone(),
+        });
+    }
     let saes = order.jobs.iter().flat_map(|job| &job.job.saes);
     let hookpoints: Vec<&str> = saes.map(|sae| sae.hookpoint.as_str()).collect();
-    let taps = Taps::new(&facts, &hookpoints)?;
+    let taps = Taps::new(&model.facts, &hookpoints)?;
     let options = LoadOptions {
         device,
         kind: Kind::Float,
@@ -115,23 +148,18 @@ fn open_model(order: &Order, device: Device) -> Result<(LanguageModel, Taps), Tr
     Ok((LanguageModel::load(&order.model_dir, &options)?, taps))
 }
 
-/// Holds the stream's lock for the life of the returned file.
-fn lock(order: &Order) -> Result<File, TrainError> {
-    let path = order.events.with_file_name("worker.lock");
+/// The lock that keeps a second worker from the stream whose folder is `dir`, for the life of the
+/// returned file; `None` while a worker holds it.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn lock_stream(dir: &Path) -> Result<Option<File>, TrainError> {
+    let path = dir.join("worker.lock");
     let file = File::create(&path).map_err(TrainError::io("create", &path))?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(TrainError::io("lock", &path)(error)),
-            Err(TryLockError::WouldBlock) if Instant::now() > deadline => {
-                return Err(TrainError::Locked {
-                    stream_id: order.stream_id.clone(),
-                    path,
-                });
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
-        }
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
     }
 }
 

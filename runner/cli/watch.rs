@@ -1,0 +1,149 @@
+//! One attempt at a stream, watched to its end: events folded and drawn, a stop passed on.
+
+use crate::error::CliError;
+use crate::progress::{Progress, StreamProgress};
+use crate::signals::StopSignals;
+use crate::worker_process::{EventTail, WorkerProcess};
+use plan::{EventKind, FailureKind, Order};
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+use store::{AttemptEnd, Outcome, Store};
+
+/// How often events are looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One attempt at a stream.
+pub(crate) struct Watch<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) progress: &'a Progress,
+    pub(crate) order: &'a Order,
+    pub(crate) worker: WorkerProcess,
+    pub(crate) tail: EventTail,
+    pub(crate) bar: StreamProgress,
+    /// The last words of the worker, if it had any.
+    pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
+    pub(crate) asked_to_stop: bool,
+}
+
+/// A stream that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    stream_id: String,
+    pub(crate) kind: FailureKind,
+    message: String,
+    hint: Option<String>,
+    log: PathBuf,
+}
+
+impl Watch<'_> {
+    /// Folds and draws until the worker has ended.
+    ///
+    /// # Errors
+    /// The database can no longer be written, or the events cannot be read.
+    pub(crate) async fn until_ended(
+        &mut self,
+        signals: &mut StopSignals,
+    ) -> Result<AttemptEnd, CliError> {
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        let status = loop {
+            tokio::select! {
+                status = self.worker.child.wait() => break status,
+                _ = ticks.tick() => self.take_in().await?,
+                () = signals.recv() => self.stop(),
+            }
+        };
+        self.take_in().await?;
+        self.bar.finish();
+        let unknown = |error| CliError::environment(format!("cannot wait for the worker: {error}"));
+        Ok(self.end(status.map_err(unknown)?))
+    }
+
+    /// The first signal asks, the second kills.
+    fn stop(&mut self) {
+        if self.asked_to_stop {
+            // It may have ended by itself meanwhile.
+            let _ = self.worker.child.start_kill();
+            return;
+        }
+        self.asked_to_stop = true;
+        self.worker.ask_to_stop();
+        self.progress
+            .say("stopping after a checkpoint; once more to stop at once");
+    }
+
+    async fn take_in(&mut self) -> Result<(), CliError> {
+        let events = self.tail.read_new()?;
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.store.fold(&self.order.stream_id, &events).await?;
+        // The file begins with what earlier attempts said.
+        for event in events
+            .into_iter()
+            .filter(|event| event.attempt == self.order.attempt)
+        {
+            self.bar.show(&event.kind);
+            match event.kind {
+                EventKind::Checkpoint { is_final: true, .. } => self.progress.job_done(),
+                EventKind::Failed {
+                    kind,
+                    message,
+                    hint,
+                } => {
+                    self.failed = Some((kind, message, hint));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, status: ExitStatus) -> AttemptEnd {
+        let outcome = match status.code() {
+            Some(0) => Outcome::Done,
+            Some(1 | 2) if self.failed.is_some() => Outcome::Failed,
+            Some(130) => Outcome::Interrupted,
+            _ if self.asked_to_stop => Outcome::Interrupted,
+            Some(1 | 2) => Outcome::Failed,
+            _ => Outcome::Crashed,
+        };
+        let reason = (outcome != Outcome::Done).then(|| format!("the worker ended with {status}"));
+        AttemptEnd {
+            outcome,
+            exit_code: status.code(),
+            reason,
+        }
+    }
+
+    /// What to tell the user about an attempt that failed.
+    pub(crate) fn failure(&self, end: &AttemptEnd) -> Failure {
+        let (kind, message, hint) = self.failed.clone().unwrap_or_else(|| {
+            let reason = end.reason.clone().unwrap_or_default();
+            let message = match self.worker.last_words() {
+                Some(words) => format!("{reason}: {words}"),
+                None => reason,
+            };
+            let hint = "run the same command again to go on from the last checkpoints".to_owned();
+            (FailureKind::Internal, message, Some(hint))
+        });
+        Failure {
+            stream_id: self.order.stream_id.clone(),
+            kind,
+            message,
+            hint,
+            log: self.worker.log.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: stream {}: {}", self.stream_id, self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        write!(f, "\n  log: {}", self.log.display())
+    }
+}

@@ -1,0 +1,72 @@
+//! Files that are there whole or not at all: written beside their place, synced, renamed.
+
+use crate::SaeError;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+/// The tensors of a safetensors file, on the CPU.
+///
+/// # Errors
+/// A missing or damaged file.
+pub fn tensors_by_name(path: &Path) -> Result<HashMap<String, Tensor>, SaeError> {
+    // libtorch's reader gives no path, and a missing file the same error as a damaged one.
+    File::open(path).map_err(SaeError::io("read", path))?;
+    let tensors = Tensor::read_safetensors(path).map_err(|source| SaeError::Tensors {
+        action: "read",
+        path: path.into(),
+        source,
+    })?;
+    Ok(tensors.into_iter().collect())
+}
+
+/// Writes a safetensors file.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_safetensors(tensors: &[(&str, &Tensor)], path: &Path) -> Result<(), SaeError> {
+    let contiguous: Vec<(&str, Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((*name, tensor.f_contiguous()?)))
+        .collect::<Result<_, SaeError>>()?;
+    let beside = beside(path);
+    Tensor::write_safetensors(&contiguous, &beside).map_err(|source| SaeError::Tensors {
+        action: "write",
+        path: path.into(),
+        source,
+    })?;
+    put_in_place(&beside, path)
+}
+
+/// Writes a file.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SaeError> {
+    let beside = beside(path);
+    fs::write(&beside, bytes).map_err(SaeError::io("write", &beside))?;
+    put_in_place(&beside, path)
+}
+
+/// Returns when the names in a folder are on the disk; a rename is not before.
+///
+/// # Errors
+/// A folder that cannot be opened.
+pub fn sync_dir(dir: &Path) -> Result<(), SaeError> {
+    let sync = File::open(dir).and_then(|dir| dir.sync_all());
+    sync.map_err(SaeError::io("sync", dir))
+}
+
+fn put_in_place(beside: &Path, path: &Path) -> Result<(), SaeError> {
+    let sync = File::open(beside).and_then(|file| file.sync_all());
+    sync.map_err(SaeError::io("sync", beside))?;
+    fs::rename(beside, path).map_err(SaeError::io("rename", path))
+}
+
+/// A name in the same folder that no reader takes for a result. Always the same, so that what a
+/// killed process left behind is overwritten and not piled up.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
