@@ -62,7 +62,7 @@ impl Progress {
 
     /// A bar for an attempt at a stream.
     pub(crate) fn stream(&self, stream_id: &str, n_jobs: usize) -> StreamProgress {
-        let template = "{prefix:20!} {bar:30} {pos}/{len} steps {msg}";
+        let template = "{prefix:20!} {bar:30} {pos}/{len} steps, {eta} left, {wide_msg}";
         let bar = self
             .bars
             .add(ProgressBar::new(0).with_style(style(template)));
@@ -89,7 +89,11 @@ impl Progress {
 
     /// A remark that does not tear the bars.
     pub(crate) fn say(&self, text: &str) {
-        self.bars.suspend(|| table::note(text));
+        // A terminal that is gone is no reason to stop.
+        let printed = self.detail == Detail::Bars && self.bars.println(text).is_ok();
+        if !printed {
+            table::note(text);
+        }
     }
 
     pub(crate) fn finish(&self) {
@@ -134,8 +138,7 @@ impl StreamProgress {
     fn advance(&self, step: u64) {
         let message = format!("{:.0} tokens/s, {}", self.tokens_per_s, self.fvu_range());
         self.bar.set_position(step);
-        let eta = indicatif::HumanDuration(self.bar.eta());
-        self.bar.set_message(format!("{message}, {eta} left"));
+        self.bar.set_message(message.clone());
         let tenths = (step * 10).checked_div(self.n_steps).unwrap_or(0);
         if self.detail == Detail::Lines && tenths > self.tenths.replace(tenths) {
             table::note(&format!("  step {step}/{}: {message}", self.n_steps));
