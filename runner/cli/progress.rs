@@ -33,7 +33,8 @@ pub(crate) struct StreamProgress {
     /// Latest FVU by job and SAE.
     fvu: BTreeMap<(String, String), f64>,
     n_steps: u64,
-    tokens_per_s: f64,
+    n_tokens: u64,
+    elapsed_ms: u64,
     /// Tenths of the work that were announced.
     tenths: Cell<u64>,
 }
@@ -78,7 +79,8 @@ impl Progress {
             bar,
             fvu: BTreeMap::new(),
             n_steps: 0,
-            tokens_per_s: 0.0,
+            n_tokens: 0,
+            elapsed_ms: 0,
             tenths: Cell::new(0),
         }
     }
@@ -128,7 +130,8 @@ impl StreamProgress {
                 n_tokens,
                 elapsed_ms,
             } => {
-                self.tokens_per_s = *n_tokens as f64 * 1000.0 / (*elapsed_ms).max(1) as f64;
+                self.n_tokens += n_tokens;
+                self.elapsed_ms += elapsed_ms;
                 self.advance(*step);
             }
             _ => {}
@@ -136,7 +139,8 @@ impl StreamProgress {
     }
 
     fn advance(&self, step: u64) {
-        let message = format!("{:.0} tokens/s, {}", self.tokens_per_s, self.fvu_range());
+        let tokens_per_s = self.n_tokens as f64 * 1000.0 / self.elapsed_ms.max(1) as f64;
+        let message = format!("{tokens_per_s:.0} tokens/s, {}", self.fvu_range());
         self.bar.set_position(step);
         self.bar.set_message(message.clone());
         let tenths = (step * 10).checked_div(self.n_steps).unwrap_or(0);
