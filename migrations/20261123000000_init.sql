@@ -24,12 +24,15 @@ CREATE TABLE sweep (
     recipe_digest TEXT NOT NULL,
     -- Digest of what the recipe was asked; differs from that of `text` also by `--set` and defaults.
     request_digest TEXT NOT NULL,
+    -- Digest of the ids and names of the jobs: the same file makes other jobs when the content of
+    -- the model or of the text is another.
+    jobs_digest TEXT NOT NULL,
     -- What the recipe's run cost, in wasmtime's fuel (about one unit an instruction).
     fuel INTEGER NOT NULL,
     -- When this version was first run.
     created_ms INTEGER NOT NULL,
     CONSTRAINT sweep_revision UNIQUE (name, revision),
-    CONSTRAINT sweep_plan UNIQUE (name, text_digest, recipe_digest, request_digest)
+    CONSTRAINT sweep_plan UNIQUE (name, text_digest, recipe_digest, request_digest, jobs_digest)
 ) STRICT;
 
 -- One resolved training configuration. Its id is a hash of all that determines the result, so a job

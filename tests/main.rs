@@ -1,1 +1,16 @@
-fn main() {}
+//! The real binary on a tiny model: what a user does, and what can go wrong meanwhile.
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod common;
+
+mod bad_data;
+mod bad_folder;
+mod bad_model;
+mod bad_settings;
+mod config;
+mod inspect;
+mod interrupt;
+mod plan;
+mod recipes;
+mod run;
+mod sql;

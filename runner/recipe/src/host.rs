@@ -182,6 +182,9 @@ fn config() -> Config {
         .consume_fuel(true)
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
+        // A guest's first memory is copied, not mapped: the kernel refuses to seal the file behind
+        // such a map (EBUSY) while it moves the file's pages, as it does under load.
+        .memory_init_cow(false)
         .max_wasm_stack(STACK_BYTES);
     config
 }

@@ -97,15 +97,26 @@ async fn find(
 ) -> Result<Option<(i64, i64)>, Trouble> {
     let row = sqlx::query_as(
         "SELECT sweep_id, revision FROM sweep
-         WHERE name = ? AND text_digest = ? AND recipe_digest = ? AND request_digest = ?",
+         WHERE name = ? AND text_digest = ? AND recipe_digest = ? AND request_digest = ?
+             AND jobs_digest = ?",
     )
     .bind(&plan.sweep)
     .bind(digest_json(&text))
     .bind(&plan.recipe.recipe_digest)
     .bind(&plan.recipe.request_digest)
+    .bind(jobs_digest(plan))
     .fetch_optional(conn)
     .await?;
     Ok(row)
+}
+
+fn jobs_digest(plan: &Plan) -> String {
+    let jobs: Vec<_> = plan
+        .jobs
+        .iter()
+        .map(|job| (&job.job_id, &job.name))
+        .collect();
+    digest_json(&jobs)
 }
 
 async fn insert(
@@ -117,8 +128,8 @@ async fn insert(
 ) -> Result<i64, Trouble> {
     let sweep_id = sqlx::query_scalar(
         "INSERT INTO sweep (name, revision, text, text_digest, recipe, recipe_digest,
-             request_digest, fuel, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sweep_id",
+             request_digest, jobs_digest, fuel, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sweep_id",
     )
     .bind(&plan.sweep)
     .bind(revision)
@@ -127,6 +138,7 @@ async fn insert(
     .bind(&plan.recipe.recipe)
     .bind(&plan.recipe.recipe_digest)
     .bind(&plan.recipe.request_digest)
+    .bind(jobs_digest(plan))
     .bind(int(plan.recipe.fuel))
     .bind(now_ms)
     .fetch_one(conn)

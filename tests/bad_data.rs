@@ -1,0 +1,122 @@
+//! Data sets that give nothing to train on, and caches that are damaged.
+
+use crate::common::{Workspace, fixture};
+use std::fs;
+
+#[test]
+fn data_that_gives_no_tokens_is_told() {
+    let cases = [
+        ("", "no documents", "more text"),
+        (
+            "{\"text\": \"short\"}\n",
+            "no sequence of ctx_len = 64",
+            "lower ctx_len",
+        ),
+        (
+            "{\"txt\": \"a\"}\n",
+            "data.jsonl:1: no column `text`",
+            "`text_column` to one of `txt`",
+        ),
+        (
+            "{\"text\": 3}\n",
+            "data.jsonl:1: column `text` holds",
+            "`text_column`",
+        ),
+        (
+            "{\"text\": \"a\"}\nnonsense\n",
+            "data.jsonl:2: not a JSON object",
+            "one JSON object a line",
+        ),
+    ];
+    for (data, problem, hint) in cases {
+        let workspace = Workspace::with_small_sweep();
+        workspace.write("data.jsonl", data);
+        let outcome = workspace.run(&["tiny.toml", "--set", "train.dataset=data.jsonl"]);
+        outcome.refuses(&["data.jsonl", problem]).hints(hint);
+        assert!(workspace.trained().is_empty());
+    }
+}
+
+#[test]
+fn data_that_is_no_data_set_is_told() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.write("data.parquet", "PAR1");
+    fs::create_dir(workspace.path("empty")).unwrap();
+    for dataset in ["data.parquet", "empty"] {
+        let set = format!("train.dataset={dataset}");
+        let outcome = workspace.run(&["tiny.toml", "--set", &set]);
+        outcome.refuses(&[dataset]).hints(".jsonl");
+        assert!(workspace.trained().is_empty());
+    }
+}
+
+#[test]
+fn too_few_sequences_for_an_update_are_told() {
+    let workspace = Workspace::with_small_sweep();
+    let with = |set| workspace.run(&["tiny.toml", "--set", set]);
+    with("train.max_examples=7")
+        .refuses(&["7 of 1025 sequences do not fill one batch of 8"])
+        .hints("lower batch_size");
+    with("train.grad_acc_steps=9")
+        .refuses(&["one optimizer update", "9", "8"])
+        .hints("`grad_acc_steps`");
+    assert!(workspace.trained().is_empty());
+}
+
+#[test]
+fn text_that_was_mended_is_read_again() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.write("data.jsonl", "{\"text\": \"short\"}\n");
+    let args = ["tiny.toml", "--set", "train.dataset=data.jsonl"];
+    workspace.run(&args).refuses(&["no sequence"]);
+    workspace.write("data.jsonl", fs::read(fixture("tiny.jsonl")).unwrap());
+    workspace.run(&args).succeeds();
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM result"), 3);
+}
+
+#[test]
+fn a_damaged_token_cache_is_made_again() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.run(&["tiny.toml"]).succeeds();
+    let weights = workspace.trained();
+    let cache = workspace.files("cache");
+    let name = cache.keys().find(|path| path.ends_with(".tokens")).unwrap();
+    let (path, whole) = (workspace.path("cache").join(name), &cache[name].1);
+    let garbled: Vec<u8> = whole.iter().map(|byte| !byte).collect();
+    for damaged in [&whole[..whole.len() / 2], &garbled, b""] {
+        fs::write(&path, damaged).unwrap();
+        workspace.run(&["tiny.toml", "--fresh"]).succeeds();
+        assert!(fs::read(&path).unwrap() == *whole, "not made again");
+        assert!(workspace.trained() == weights, "other weights");
+    }
+}
+
+#[test]
+fn damaged_digests_are_made_again() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.run(&["tiny.toml"]).succeeds();
+    let cache = workspace.files("cache");
+    let mut digests = cache
+        .keys()
+        .filter(|path| path.starts_with("digests/"))
+        .peekable();
+    assert!(digests.peek().is_some());
+    for digest in digests {
+        workspace.write(&format!("cache/{digest}"), "nonsense");
+    }
+    workspace
+        .run(&["tiny.toml"])
+        .succeeds()
+        .remarks(&["all 2 jobs are done already"]);
+}
+
+#[test]
+fn a_token_cache_that_cannot_be_written_is_told() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.write("cache/tokens", "a file in place of the folder");
+    workspace
+        .run(&["tiny.toml"])
+        .refuses(&["cache/tokens"])
+        .hints("`SAE_RUN_CACHE`");
+    assert!(workspace.trained().is_empty());
+}

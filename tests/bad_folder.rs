@@ -1,0 +1,139 @@
+//! Runs folders that cannot be used: by permission, by what lies there, or because another works
+//! there. Nothing of it is changed.
+
+use crate::common::{Workspace, signal, text, tiny_sweep_with, until};
+use sqlx::{ConnectOptions, Connection};
+use std::fs;
+
+/// Every command that opens the database.
+const COMMANDS: [&[&str]; 5] = [
+    &["tiny.toml"],
+    &["tiny.toml", "--fresh"],
+    &["ls"],
+    &["show", "k=4"],
+    &["sql", "SELECT 1"],
+];
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told() {
+    // Not by permissions: they do not bind root.
+    let workspace = Workspace::with_small_sweep();
+    workspace.write("file", "");
+    for folder in ["file/runs", "/proc/runs"] {
+        let set = format!("runs_dir={folder}");
+        workspace
+            .run(&["tiny.toml", "--set", &set])
+            .refuses(&["cannot write to the runs folder", folder])
+            .hints("`--set runs_dir=DIR`");
+    }
+    assert!(!workspace.path("runs").exists());
+}
+
+#[test]
+fn a_foreign_file_in_place_of_the_database_is_left_alone() {
+    let workspace = Workspace::with_small_sweep();
+    let notes = "no database, but long enough to have a header ".repeat(40);
+    workspace.write("runs/runs.db", &notes);
+    for args in COMMANDS {
+        workspace
+            .run(args)
+            .refuses(&["runs.db` is not an SQLite database"])
+            .hints("nothing was changed");
+    }
+    assert_eq!(
+        fs::read_to_string(workspace.path("runs/runs.db")).unwrap(),
+        notes
+    );
+    assert!(workspace.trained().is_empty());
+}
+
+#[test]
+fn a_database_of_another_program_is_left_alone() {
+    let workspace = Workspace::with_small_sweep();
+    fs::create_dir(workspace.path("runs")).unwrap();
+    execute(&workspace, "CREATE TABLE bookmark (url TEXT)");
+    let before = fs::read(workspace.path("runs/runs.db")).unwrap();
+    for args in COMMANDS {
+        workspace
+            .run(args)
+            .refuses(&["runs.db` is a database of another program"])
+            .hints("nothing was changed");
+    }
+    assert!(fs::read(workspace.path("runs/runs.db")).unwrap() == before);
+}
+
+#[test]
+fn a_database_of_a_newer_version_is_left_alone() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.run(&["tiny.toml"]).succeeds();
+    execute(
+        &workspace,
+        "INSERT INTO _sqlx_migrations
+             (version, description, installed_on, success, checksum, execution_time)
+         VALUES (29990101000000, 'of the future', '2999-01-01', 1, x'00', 1)",
+    );
+    let database = || fs::read(workspace.path("runs/runs.db")).unwrap();
+    let (before, weights) = (database(), workspace.files("runs/tiny"));
+    for args in COMMANDS {
+        workspace
+            .run(args)
+            .refuses(&["runs.db` has schema 29990101000000"])
+            .hints("a newer one");
+    }
+    assert!(database() == before, "the database was changed");
+    assert!(workspace.files("runs/tiny") == weights, "a run was changed");
+}
+
+/// Changes the database as another program would.
+fn execute(workspace: &Workspace, statement: &'static str) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(async {
+        let path = workspace.path("runs/runs.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+        let mut connection = options.create_if_missing(true).connect().await.unwrap();
+        sqlx::query(statement)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_second_run_in_the_same_folder_is_refused() {
+    let workspace = Workspace::with_small_sweep();
+    let long = [
+        "--set",
+        "train.max_examples=1000",
+        "--set",
+        "train.batch_size=1",
+        "--set",
+        "train.save_every=1000",
+    ];
+    let first = workspace.start(&[&["tiny.toml"], &long[..]].concat());
+    until("the first step", || {
+        let events = workspace.events();
+        let trains = events.iter().any(|event| event["event"] == "metric");
+        trains.then_some(())
+    });
+    // It must not be done before the others have tried.
+    signal(first.pid(), "STOP");
+    workspace.write("other.toml", tiny_sweep_with("name", "name = 'other'"));
+    let holder = format!("is in use by process {}", first.pid());
+    for sweep in ["tiny.toml", "other.toml"] {
+        workspace
+            .run(&[sweep])
+            .refuses(&[text(&workspace.path("runs")), &holder])
+            .hints("`--set runs_dir=DIR`");
+    }
+    assert!(!workspace.path("runs/other").exists());
+
+    // To look on is no offence, nor is a folder of one's own.
+    workspace.run(&["ls"]).succeeds();
+    assert_eq!(workspace.sql_value("SELECT status FROM attempt"), "running");
+    workspace
+        .run(&["other.toml", "--set", "runs_dir=runs2"])
+        .succeeds();
+    signal(first.pid(), "CONT");
+    first.wait().succeeds();
+}

@@ -1,0 +1,164 @@
+//! Model folders that cannot be used: told before anything is trained.
+
+use crate::common::{Workspace, fixture, replace_line, small_sweep};
+use serde_json::{Value, json};
+use std::fs;
+use tch::Tensor;
+
+/// A copy of the tiny model in `model`, and the tiny sweep on it.
+fn with_model() -> Workspace {
+    let workspace = Workspace::new();
+    for entry in fs::read_dir(fixture("tiny-llama")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        workspace.write(&format!("model/{name}"), fs::read(&path).unwrap());
+    }
+    workspace.write(
+        "tiny.toml",
+        replace_line(&small_sweep(), "model", "model = 'model'"),
+    );
+    workspace
+}
+
+fn edit_config(workspace: &Workspace, key: &str, value: Value) {
+    let path = workspace.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+fn edit_weights(workspace: &Workspace, edit: impl Fn(&str, Tensor) -> Option<Tensor>) {
+    let path = workspace.path("model/model.safetensors");
+    let tensors = Tensor::read_safetensors(&path).unwrap();
+    let edited: Vec<_> = tensors
+        .into_iter()
+        .filter_map(|(name, tensor)| edit(&name, tensor).map(|tensor| (name, tensor)))
+        .collect();
+    Tensor::write_safetensors(&edited, path).unwrap();
+}
+
+fn first_rows(tensor: &Tensor, n_rows: i64) -> Tensor {
+    tensor
+        .narrow(0, 0, n_rows.min(tensor.size()[0]))
+        .contiguous()
+}
+
+/// Runs the sweep, which must be refused before anything is written.
+#[track_caller]
+fn refused_early(workspace: &Workspace, parts: &[&str], hint: &str) {
+    let outcome = workspace.run(&["tiny.toml"]).refuses(parts).hints(hint);
+    assert_eq!(outcome.stdout, "");
+    assert!(!workspace.path("runs").exists(), "{outcome}");
+}
+
+const UP: &str = "model.layers.1.mlp.up_proj.weight";
+
+#[test]
+fn a_missing_tensor_is_told() {
+    let workspace = with_model();
+    edit_weights(&workspace, |name, tensor| (name != UP).then_some(tensor));
+    let error = format!("tensor `{UP}` is missing in `");
+    refused_early(
+        &workspace,
+        &[&error, "model/model.safetensors"],
+        "fetch the model's files again",
+    );
+}
+
+#[test]
+fn what_no_job_needs_may_be_missing() {
+    let workspace = with_model();
+    edit_weights(&workspace, |name, tensor| {
+        (!name.contains("layers.3.")).then_some(tensor)
+    });
+    workspace.run(&["tiny.toml"]).succeeds();
+}
+
+#[test]
+fn a_wrong_shape_is_told() {
+    let workspace = with_model();
+    edit_weights(&workspace, |name, tensor| {
+        Some(first_rows(&tensor, if name == UP { 5 } else { i64::MAX }))
+    });
+    let error = format!("tensor `{UP}` of `");
+    let shapes = "has shape [5, 32], expected [64, 32]";
+    refused_early(&workspace, &[&error, shapes], "config.json and the weights");
+}
+
+#[test]
+fn damaged_weights_are_told() {
+    let workspace = with_model();
+    let whole = fs::read(workspace.path("model/model.safetensors")).unwrap();
+    for damaged in [&whole[..whole.len() / 2], b"no safetensors"] {
+        workspace.write("model/model.safetensors", damaged);
+        refused_early(&workspace, &["model.safetensors` is not a valid"], "fetch");
+    }
+    fs::remove_file(workspace.path("model/model.safetensors")).unwrap();
+    refused_early(&workspace, &["no `model.safetensors`"], "safetensors");
+}
+
+#[test]
+fn an_unknown_architecture_is_told() {
+    let workspace = with_model();
+    edit_config(&workspace, "model_type", json!("gpt_neox"));
+    let parts = [
+        "model/config.json` is a model of type `gpt_neox`",
+        "not supported",
+    ];
+    refused_early(&workspace, &parts, "supported are: llama");
+}
+
+#[test]
+fn a_folder_that_is_no_model_is_told() {
+    let workspace = with_model();
+    fs::write(workspace.path("model/config.json"), "{}").unwrap();
+    refused_early(
+        &workspace,
+        &["model/config.json` lacks the key `model_type`"],
+        "model",
+    );
+    fs::write(workspace.path("model/config.json"), "nonsense").unwrap();
+    refused_early(
+        &workspace,
+        &["model/config.json` is not a JSON object"],
+        "model",
+    );
+    fs::remove_file(workspace.path("model/config.json")).unwrap();
+    refused_early(
+        &workspace,
+        &["cannot read", "model/config.json"],
+        "complete",
+    );
+}
+
+#[test]
+fn a_missing_or_damaged_tokenizer_is_told() {
+    let workspace = with_model();
+    fs::remove_file(workspace.path("model/tokenizer.json")).unwrap();
+    refused_early(&workspace, &["model/tokenizer.json"], "tokenizer.json");
+    workspace.write("model/tokenizer.json", "{}");
+    let outcome = workspace.run(&["tiny.toml"]);
+    outcome
+        .refuses(&["cannot load the tokenizer", "model/tokenizer.json"])
+        .hints("tokenizer.json");
+    assert!(workspace.trained().is_empty());
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_vocabulary_is_told() {
+    let workspace = with_model();
+    edit_config(&workspace, "vocab_size", json!(200));
+    edit_weights(&workspace, |name, tensor| {
+        let is_embedding = name == "model.embed_tokens.weight";
+        Some(first_rows(
+            &tensor,
+            if is_embedding { 200 } else { i64::MAX },
+        ))
+    });
+    let parts = ["model/tokenizer.json` gives token 299", "vocab_size is 200"];
+    workspace
+        .run(&["tiny.toml"])
+        .refuses(&parts)
+        .hints("different models");
+    assert!(workspace.trained().is_empty());
+}

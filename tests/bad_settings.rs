@@ -1,0 +1,181 @@
+//! Settings that cannot be: each is told with its place and what to do about it, exit code 2, before
+//! anything is written.
+
+use crate::common::{Outcome, Workspace, place_of, tiny_sweep_with};
+
+/// Runs a sweep file of this text.
+fn run_sweep(sweep: &str) -> Outcome {
+    let workspace = Workspace::new();
+    workspace.write("tiny.toml", sweep);
+    run(&workspace, &["tiny.toml"])
+}
+
+/// Runs the tiny sweep with a value laid over it.
+fn run_set(set: &str) -> Outcome {
+    run(&Workspace::with_tiny_sweep(), &["tiny.toml", "--set", set])
+}
+
+/// Runs what must be refused before anything is written.
+fn run(workspace: &Workspace, args: &[&str]) -> Outcome {
+    let outcome = workspace.run(args);
+    assert_eq!(outcome.stdout, "", "{outcome}");
+    assert!(!workspace.path("runs").exists(), "{outcome}");
+    outcome
+}
+
+#[test]
+fn an_unknown_key_is_told_with_line_and_nearest_key() {
+    run_sweep(&tiny_sweep_with("ctx_len", "ctx_length = 64"))
+        .refuses(&[&place_of("ctx_len"), "unknown key `train.ctx_length`"])
+        .hints("did you mean `train.ctx_len`?");
+    run_sweep(&tiny_sweep_with("[launch]", "[lunch]"))
+        .refuses(&[&place_of("[launch]"), "unknown key `lunch`"])
+        .hints("did you mean `launch`?");
+    run_set("train.kk=3")
+        .refuses(&["--set `train.kk=3`: ", "unknown key `train.kk`"])
+        .hints("did you mean `train.k`?");
+    let variables = [("SAE_RUN_TRAIN__CTX_LENGTH", "64")];
+    Workspace::with_tiny_sweep()
+        .run_with(&variables, &["tiny.toml"])
+        .refuses(&[
+            "variable `SAE_RUN_TRAIN__CTX_LENGTH`: ",
+            "unknown key `train.ctx_length`",
+        ])
+        .hints("did you mean `train.ctx_len`?");
+}
+
+#[test]
+fn an_unknown_key_in_a_layer_below_is_told_with_its_file() {
+    let workspace = Workspace::with_tiny_sweep();
+    workspace.write("sae-run.toml", "[train]\nbatchsize = 3\n");
+    run(&workspace, &["tiny.toml"])
+        .refuses(&["sae-run.toml:2: ", "unknown key `train.batchsize`"])
+        .hints("did you mean `train.batch_size`?");
+}
+
+#[test]
+fn a_wrong_type_is_told_with_its_place_and_key() {
+    run_sweep(&tiny_sweep_with("ctx_len", "ctx_len = 'many'"))
+        .refuses(&[&place_of("ctx_len"), "`train.ctx_len`", "\"many\""])
+        .hints("`ctx_len = 2048`");
+    run_sweep(&tiny_sweep_with("threads", "threads = -1"))
+        .refuses(&[&place_of("threads"), "`launch.threads`", "-1"])
+        .hints("`threads = 0`");
+    run_set("train.k=many")
+        .refuses(&["--set train.k=many: ", "`train.k`"])
+        .hints("`k = 32`");
+    let variables = [("SAE_RUN_TRAIN__CTX_LEN", "many")];
+    Workspace::with_tiny_sweep()
+        .run_with(&variables, &["tiny.toml"])
+        .refuses(&["variable `SAE_RUN_TRAIN__CTX_LEN`: ", "`train.ctx_len`"])
+        .hints("`ctx_len = 2048`");
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_the_line() {
+    run_sweep(&tiny_sweep_with("ctx_len", "ctx_len = = 64"))
+        .refuses(&[&place_of("ctx_len")])
+        .hints("TOML");
+    run_sweep(&tiny_sweep_with("batch_size", "ctx_len = 8"))
+        .refuses(&[&place_of("batch_size"), "duplicate key"])
+        .hints("TOML");
+    run_sweep("")
+        .refuses(&["tiny.toml: ", "`name` is missing"])
+        .hints("`name = ...`");
+}
+
+#[test]
+fn a_missing_sweep_or_half_an_option_is_told() {
+    run(&Workspace::new(), &["tiny.toml"])
+        .refuses(&["cannot read `tiny.toml`", "No such file"])
+        .hints("`sae-run SWEEP.toml`");
+    run_set("train.k")
+        .refuses(&["--set `train.k` has no `=`"])
+        .hints("`--set train.k=64`");
+    run_set("name=../elsewhere")
+        .refuses(&["`name` is `../elsewhere`"])
+        .hints("it names a folder");
+}
+
+#[test]
+fn settings_out_of_range_or_against_each_other_are_told() {
+    run_set("train.batch_size=0").refuses(&["`batch_size` must be at least 1", "got 0"]);
+    run_set("train.lr=-1").refuses(&["`lr` must be finite and not negative"]);
+    let workspace = Workspace::new();
+    workspace.write(
+        "tiny.toml",
+        tiny_sweep_with("hookpoints", "layers = [[0], [1]]"),
+    );
+    run(&workspace, &["tiny.toml", "--set", "train.layer_stride=2"]).refuses(&[
+        &place_of("hookpoints"),
+        "job `k=4,expansion_factor=2,layers=0`",
+        "`layers` cannot be used with `layer_stride`",
+    ]);
+    run(
+        &workspace,
+        &["tiny.toml", "--set", "train.hookpoints=[\"layers.0\"]"],
+    )
+    .refuses(&["`layers` cannot be used with `hookpoints`"]);
+}
+
+#[test]
+fn settings_that_the_model_does_not_fit_are_told() {
+    run_sweep(&tiny_sweep_with(
+        "hookpoints",
+        "hookpoints = [['layers.0', 'layer.1*']]",
+    ))
+    .refuses(&[
+        &place_of("hookpoints"),
+        "job `k=4,expansion_factor=2,hookpoints=layers.0+layer.1*`",
+        "pattern `layer.1*` matches no module",
+    ])
+    .hints("`layers.1`");
+    run_sweep(&tiny_sweep_with("k = ", "k = [4, 100]"))
+        .refuses(&[
+            &place_of("k = "),
+            "job `k=100,expansion_factor=2,hookpoints=layers.0`",
+            "k = 100 is larger than num_latents = 64",
+            "hookpoint `layers.0`",
+        ])
+        .hints("raise `num_latents` or `expansion_factor`");
+    run_sweep(&tiny_sweep_with("ctx_len", "ctx_len = 129"))
+        .refuses(&[&place_of("ctx_len"), "ctx_len = 129", "128 positions"])
+        .hints("at most 128");
+    run_sweep(&tiny_sweep_with("hookpoints", "layers = [[3], [4]]"))
+        .refuses(&[
+            &place_of("hookpoints"),
+            "layer 4 does not exist",
+            "4 layers",
+        ])
+        .hints("3");
+}
+
+#[test]
+fn a_missing_model_or_data_set_is_told_with_the_line() {
+    run_sweep(&tiny_sweep_with("dataset", "dataset = 'none.jsonl'"))
+        .refuses(&[&place_of("dataset"), "dataset `none.jsonl` does not exist"])
+        .hints("`none.jsonl`");
+    run_sweep(&tiny_sweep_with("model", "model = 'no-model'"))
+        .refuses(&[&place_of("model"), "model `no-model` does not exist"])
+        .hints("cache/models/no-model`");
+    run_sweep(&tiny_sweep_with("model", ""))
+        .refuses(&["`train.model` is missing"])
+        .hints("folder");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_told() {
+    let workspace = Workspace::with_small_sweep();
+    let hint = "`--device cpu`";
+    let device = |device| workspace.run(&["tiny.toml", "--device", device]);
+    // Nobody has so many.
+    device("cuda:99")
+        .refuses(&["cannot use device `cuda:99`"])
+        .hints(hint);
+    device("gpu")
+        .refuses(&["`gpu` is no device", "`cuda:N`"])
+        .hints(hint);
+    assert!(workspace.trained().is_empty());
+    // It was no fault of the jobs.
+    workspace.run(&["tiny.toml"]).succeeds();
+}

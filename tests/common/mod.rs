@@ -1,0 +1,26 @@
+//! What the tests share: a folder of its own for each of them, and the real binary in it.
+
+mod outcome;
+mod running;
+mod sweep;
+mod workspace;
+
+pub(crate) use outcome::Outcome;
+pub(crate) use running::{Running, signal, until};
+pub(crate) use sweep::{fixture, place_of, replace_line, small_sweep, tiny_sweep, tiny_sweep_with};
+pub(crate) use workspace::{Files, Workspace};
+
+use std::path::Path;
+
+/// Takes ids and what a machine's speed decides out of a text, for snapshots.
+pub(crate) fn filters() -> Vec<(&'static str, &'static str)> {
+    vec![
+        (r"\b[0-9a-f]{12}\b", "0123456789ab"),
+        (r"\(\d+ fuel\)", "([fuel] fuel)"),
+    ]
+}
+
+/// `path` as text.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("test paths are UTF-8")
+}

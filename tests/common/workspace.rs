@@ -1,0 +1,212 @@
+//! A folder of its own for a test.
+
+use super::{Outcome, Running, small_sweep, text, tiny_sweep};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::SystemTime;
+use tempfile::TempDir;
+
+/// Files by their path: when each was written, and its bytes.
+pub(crate) type Files = BTreeMap<String, (SystemTime, Vec<u8>)>;
+
+/// The recipe engine is compiled before the first test.
+static COMPILED: LazyLock<()> = LazyLock::new(|| {
+    let workspace = Workspace::unprepared();
+    workspace.write("tiny.toml", tiny_sweep());
+    workspace.run(&["plan", "tiny.toml"]).succeeds();
+});
+
+/// A folder where a test runs `sae-run`, with nothing of the user's settings in sight.
+pub(crate) struct Workspace {
+    dir: TempDir,
+}
+
+impl Workspace {
+    /// An empty folder.
+    pub(crate) fn new() -> Self {
+        // So that no test sees the remark that it takes a while.
+        LazyLock::force(&COMPILED);
+        Self::unprepared()
+    }
+
+    fn unprepared() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Self { dir };
+        // Tokens and digests of its own; the recipe engine is compiled once for all tests.
+        let compiled = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wasm");
+        fs::create_dir_all(&compiled).unwrap();
+        fs::create_dir(workspace.path("cache")).unwrap();
+        symlink(compiled, workspace.path("cache/wasm")).unwrap();
+        workspace
+    }
+
+    /// A folder with `tiny.toml`: [`tiny_sweep`].
+    pub(crate) fn with_tiny_sweep() -> Self {
+        let workspace = Self::new();
+        workspace.write("tiny.toml", tiny_sweep());
+        workspace
+    }
+
+    /// A folder with `tiny.toml`: [`small_sweep`].
+    pub(crate) fn with_small_sweep() -> Self {
+        let workspace = Self::new();
+        workspace.write("tiny.toml", small_sweep());
+        workspace
+    }
+
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    /// Writes a file, with the folders above it.
+    pub(crate) fn write(&self, relative: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(relative);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// `sae-run` with `args`, in this folder.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sae-run"));
+        let kept = ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"];
+        let kept = kept.map(|name| (name, env::var_os(name)));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(
+                kept.into_iter()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .env("HOME", self.path("home"))
+            .env("SAE_RUN_CACHE", self.path("cache"))
+            .env("SAE_RUN_ENGINE", engine())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `sae-run` to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        finish(self.command(args))
+    }
+
+    /// Runs `sae-run` to its end, with variables.
+    pub(crate) fn run_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Outcome {
+        let mut command = self.command(args);
+        command.envs(variables.iter().copied());
+        finish(command)
+    }
+
+    /// Starts `sae-run`.
+    pub(crate) fn start(&self, args: &[&str]) -> Running {
+        Running::start(
+            self.command(args),
+            self.path("stdout.txt"),
+            self.path("stderr.txt"),
+        )
+    }
+
+    /// The rows of a query, as objects.
+    #[track_caller]
+    pub(crate) fn sql(&self, statement: &str) -> Vec<Value> {
+        let outcome = self.run(&["sql", "--json", statement]).succeeds();
+        match outcome.json() {
+            Value::Array(rows) => rows,
+            other => panic!("{other}"),
+        }
+    }
+
+    /// The only value of a query's only row.
+    #[track_caller]
+    pub(crate) fn sql_value(&self, statement: &str) -> Value {
+        let rows = self.sql(statement);
+        match rows.as_slice() {
+            [Value::Object(row)] if row.len() == 1 => row.values().next().unwrap().clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All files below a folder of this one, by their path in it; none where there is no such folder.
+    pub(crate) fn files(&self, below: &str) -> Files {
+        let root = self.path(below);
+        let mut files = Files::new();
+        let mut folders: Vec<_> = root.is_dir().then(|| root.clone()).into_iter().collect();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let entry = entry.unwrap();
+                let (path, kind) = (entry.path(), entry.file_type().unwrap());
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if kind.is_file() {
+                    let modified = entry.metadata().unwrap().modified().unwrap();
+                    let name = text(path.strip_prefix(&root).unwrap()).to_owned();
+                    files.insert(name, (modified, fs::read(path).unwrap()));
+                }
+            }
+        }
+        files
+    }
+
+    /// What the jobs of sweep `tiny` have left for others: the files of their folders.
+    pub(crate) fn trained(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.files("runs/tiny");
+        let visible = files.into_iter().filter(|(path, _)| !path.starts_with('.'));
+        visible.map(|(path, (_, bytes))| (path, bytes)).collect()
+    }
+
+    /// The folder of sweep `tiny`'s only stream.
+    pub(crate) fn stream_dir(&self) -> PathBuf {
+        let streams = fs::read_dir(self.path("runs/tiny/.streams")).unwrap();
+        let streams: Vec<_> = streams.map(|entry| entry.unwrap().path()).collect();
+        match streams.as_slice() {
+            [stream] => stream.clone(),
+            other => panic!("not one stream: {other:?}"),
+        }
+    }
+
+    /// What the workers of sweep `tiny` have reported so far, stream by stream.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let files = self.files("runs/tiny/.streams");
+        let logs = files
+            .into_iter()
+            .filter(|(path, _)| path.ends_with("/events.jsonl"));
+        let text: Vec<u8> = logs.flat_map(|(_, (_, text))| text).collect();
+        let whole = text.split_inclusive(|&byte| byte == b'\n');
+        let whole = whole.filter(|line| line.ends_with(b"\n"));
+        whole
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
+    }
+}
+
+fn finish(mut command: Command) -> Outcome {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
+    Outcome {
+        status: output.status,
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+/// The recipe engine that `make setup` has built.
+fn engine() -> PathBuf {
+    let folder = |name| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    let user_cache = || folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    let cache = folder("SAE_RUN_CACHE").or_else(|| Some(user_cache()?.join("sae-run")));
+    let engine = folder("SAE_RUN_ENGINE")
+        .unwrap_or_else(|| recipe::engine_path(&cache.expect("there is a home folder")));
+    let missing = "is missing; `make setup` builds it";
+    assert!(engine.is_file(), "{} {missing}", engine.display());
+    engine
+}

@@ -1,0 +1,145 @@
+//! `ls`, `show`, `doctor`, `--help`: what is there.
+
+use crate::common::{Workspace, filters, text};
+
+fn trained() -> Workspace {
+    let workspace = Workspace::with_tiny_sweep();
+    workspace
+        .run(&["tiny.toml", "--set", "vary.expansion_factor=[2]"])
+        .succeeds();
+    workspace
+}
+
+#[test]
+fn ls_lists_the_sweeps() {
+    let workspace = trained();
+    workspace
+        .run(&["tiny.toml", "--set", "name=other", "--set", "vary.k=[4]"])
+        .succeeds();
+    let outcome = workspace.run(&["ls"]).succeeds();
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{outcome}");
+    let sweep = |name: &str| {
+        let line = lines.iter().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().take(5).collect::<Vec<_>>()
+    };
+    assert_eq!(sweep("tiny"), ["tiny", "grid", "4/4", "0", "0"]);
+    assert_eq!(sweep("other"), ["other", "grid", "4/4", "0", "0"]);
+}
+
+#[test]
+fn show_finds_a_job_by_name_and_by_the_start_of_its_id() {
+    let workspace = trained();
+    let name = "k=8,expansion_factor=2,hookpoints=layers.1.mlp+layers.2";
+    let sql = format!("SELECT DISTINCT job_id FROM result WHERE job = '{name}'");
+    let id = workspace.sql_value(&sql);
+    let id = id.as_str().unwrap();
+    let by_name = workspace.run(&["show", name]).succeeds();
+    for part in [
+        id,
+        name,
+        "done",
+        "layers.1.mlp",
+        "layers.2",
+        "\"ctx_len\": 64",
+        "#1",
+    ] {
+        assert!(by_name.stdout.contains(part), "{part}\n{by_name}");
+    }
+    let folder = by_name
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("folder"))
+        .unwrap();
+    let folder = folder.split_whitespace().nth(1).unwrap();
+    assert!(
+        workspace.path(folder).join("layers.2/cfg.json").is_file(),
+        "{folder}"
+    );
+    for wanted in [id, &id[..6], &format!("tiny/{name}")] {
+        assert_eq!(
+            workspace.run(&["show", wanted]).succeeds().stdout,
+            by_name.stdout
+        );
+    }
+}
+
+#[test]
+fn show_of_an_unknown_or_ambiguous_job_is_told() {
+    let workspace = trained();
+    let wanted = "k=9,expansion_factor=2,hookpoints=layers.0";
+    workspace
+        .run(&["show", wanted])
+        .refuses(&["no job", wanted])
+        .hints("did you mean `k=");
+    workspace
+        .run(&["show", "k=8"])
+        .refuses(&["`k=8` fits 2 jobs"])
+        .hints("(tiny/k=8,");
+}
+
+#[test]
+fn doctor_tells_what_is_there_and_no_secret() {
+    let workspace = trained();
+    let outcome = workspace.run(&["doctor"]).succeeds();
+    let line = |what: &str| {
+        let found = outcome.stdout.lines().find(|line| line.starts_with(what));
+        found
+            .unwrap_or_else(|| panic!("no `{what}`\n{outcome}"))
+            .to_owned()
+    };
+    assert!(line("libtorch").contains("2.13"));
+    assert!(line("database").ends_with("runs/runs.db"));
+    assert!(line("cache").ends_with(text(&workspace.path("cache"))));
+    assert!(line("engine").ends_with(".wasm"));
+    assert!(line("settings").contains("none"));
+    assert!(line("HF token").ends_with("no"));
+    for what in ["CUDA", "threads", "sae-run"] {
+        line(what);
+    }
+
+    let secret = "hf_aSecretThatNobodyMaySee";
+    workspace.write("home/.cache/huggingface/token", secret);
+    let from_file = workspace.run(&["doctor"]).succeeds();
+    let from_variable = Workspace::new()
+        .run_with(&[("HF_TOKEN", secret)], &["doctor"])
+        .succeeds();
+    for outcome in [from_file, from_variable] {
+        assert!(outcome.stdout.contains("HF token   yes"), "{outcome}");
+        assert!(!outcome.to_string().contains("Secret"), "{outcome}");
+    }
+}
+
+#[test]
+fn doctor_works_where_nothing_is_set_up() {
+    let workspace = Workspace::new();
+    let variables = [("SAE_RUN_CACHE", "none"), ("SAE_RUN_ENGINE", "")];
+    let outcome = workspace.run_with(&variables, &["doctor"]).succeeds();
+    for part in ["`make setup` builds it", "not made yet", "none yet"] {
+        assert!(outcome.stdout.contains(part), "{outcome}");
+    }
+    assert!(!workspace.path("none").exists());
+}
+
+#[test]
+fn help_tells_the_commands() {
+    let workspace = Workspace::new();
+    insta::with_settings!({filters => filters()}, {
+        for (name, args) in [("help", &["--help"][..]), ("help_sql", &["sql", "--help"])] {
+            insta::assert_snapshot!(name, workspace.run(args));
+        }
+    });
+    workspace.run(&[]).exits(2).remarks(&["SWEEP.toml"]);
+    workspace
+        .run(&["tiny.toml", "--bogus"])
+        .exits(2)
+        .remarks(&["--bogus"]);
+}
+
+#[test]
+fn completions_name_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let outcome = Workspace::new().run(&["completions", shell]).succeeds();
+        assert!(outcome.stdout.contains("doctor"), "{shell}");
+    }
+}

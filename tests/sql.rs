@@ -1,0 +1,130 @@
+//! `sae-run sql`: any question, and nothing but questions.
+
+use crate::common::Workspace;
+use serde_json::json;
+use std::fs;
+
+fn trained() -> Workspace {
+    let workspace = Workspace::with_small_sweep();
+    workspace.run(&["tiny.toml"]).succeeds();
+    workspace
+}
+
+const QUESTION: &str =
+    "SELECT hookpoint, k, NULL AS none, 'a, \"b\"' AS text, 0.5 AS half FROM result ORDER BY 1";
+
+#[test]
+fn answers_come_as_table_json_and_csv() {
+    let workspace = trained();
+    let outcome = workspace.run(&["sql", QUESTION]).succeeds();
+    insta::assert_snapshot!("answer_as_table", outcome.stdout);
+    let outcome = workspace.run(&["sql", "--csv", QUESTION]).succeeds();
+    insta::assert_snapshot!("answer_as_csv", outcome.stdout);
+    let row = |hookpoint| json!({"hookpoint": hookpoint, "k": 4, "none": null, "text": "a, \"b\"", "half": 0.5});
+    let expected = json!([row("layers.0"), row("layers.1.mlp"), row("layers.2")]);
+    assert_eq!(
+        workspace
+            .run(&["sql", "--json", QUESTION])
+            .succeeds()
+            .json(),
+        expected
+    );
+
+    let none = "SELECT job FROM result WHERE k = 5";
+    assert_eq!(
+        workspace.run(&["sql", "--json", none]).succeeds().json(),
+        json!([])
+    );
+    assert_eq!(
+        workspace.run(&["sql", "--csv", none]).succeeds().stdout,
+        "job\n"
+    );
+}
+
+#[test]
+fn the_views_of_the_readme_answer() {
+    let workspace = trained();
+    for question in [
+        "SELECT job, hookpoint, k, num_latents, fvu, l0, dead_pct, tokens_per_s FROM result ORDER BY fvu",
+        "SELECT step, fvu FROM curve WHERE hookpoint = 'layers.0' ORDER BY step",
+        "WITH best AS (SELECT min(fvu) AS fvu FROM result) SELECT job FROM result JOIN best USING (fvu)",
+        "SELECT sql FROM sqlite_schema WHERE name = 'result'",
+        "EXPLAIN QUERY PLAN SELECT * FROM result",
+    ] {
+        assert!(!workspace.sql(question).is_empty(), "{question}");
+    }
+}
+
+#[test]
+fn what_would_write_is_refused() {
+    let workspace = trained();
+    let before = fs::read(workspace.path("runs/runs.db")).unwrap();
+    let elsewhere = format!("ATTACH '{}' AS other", workspace.path("other.db").display());
+    for statement in [
+        "INSERT INTO sweep_job SELECT * FROM sweep_job",
+        "DELETE FROM metric",
+        "UPDATE job SET status = 'queued'",
+        "DROP TABLE metric",
+        "CREATE TABLE mine (a)",
+        "PRAGMA query_only = OFF",
+        "PRAGMA journal_mode = DELETE",
+        "VACUUM INTO 'copy.db'",
+        &elsewhere,
+        "/* SELECT */ DELETE FROM metric",
+        "BEGIN",
+    ] {
+        let keyword = statement
+            .trim_start_matches("/* SELECT */ ")
+            .split(' ')
+            .next()
+            .unwrap();
+        workspace
+            .run(&["sql", statement])
+            .refuses(&[keyword, "refused"])
+            .hints("SELECT");
+    }
+    // What begins like a question and is none.
+    workspace
+        .run(&["sql", "WITH x AS (SELECT 1) DELETE FROM metric"])
+        .refuses(&["refused"])
+        .hints("SELECT");
+    workspace
+        .run(&["sql", "SELECT 1; DELETE FROM metric"])
+        .refuses(&["2 statements"])
+        .hints("one by one");
+    assert!(
+        fs::read(workspace.path("runs/runs.db")).unwrap() == before,
+        "it was changed"
+    );
+    assert!(!workspace.path("other.db").exists() && !workspace.path("copy.db").exists());
+}
+
+#[test]
+fn what_sqlite_does_not_understand_is_told_in_its_words() {
+    let workspace = trained();
+    workspace
+        .run(&["sql", "SELECT fvuu FROM result"])
+        .refuses(&["no such column: fvuu"])
+        .hints("`result`");
+    workspace
+        .run(&["sql", "SELECT * FROM reslt"])
+        .refuses(&["no such table: reslt"])
+        .hints("`result`");
+    workspace
+        .run(&["sql", "  "])
+        .refuses(&["the query is empty"])
+        .hints("SELECT");
+}
+
+#[test]
+fn a_missing_database_is_told_and_not_made() {
+    let workspace = Workspace::new();
+    let commands: [&[&str]; 3] = [&["sql", "SELECT 1"], &["ls"], &["show", "x"]];
+    for args in commands {
+        workspace
+            .run(args)
+            .refuses(&["there is no database at", "runs/runs.db"])
+            .hints("run a sweep first");
+    }
+    assert!(!workspace.path("runs").exists());
+}
