@@ -104,7 +104,9 @@ async fn conclude(
     summary: &Summary,
 ) -> Result<u8, CliError> {
     let results = store.results(&expanded.plan.sweep).await?;
-    table::print(&table::results(&results))?;
+    if !results.is_empty() {
+        table::print(&table::results(&results))?;
+    }
     let n_jobs = table::count(before.distinct_jobs().count(), "job");
     let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
     let earlier = match before.distinct_jobs().filter(is_done).count() {
