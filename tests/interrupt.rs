@@ -359,3 +359,15 @@ fn lost_events_do_not_stop_the_next_run() {
     fs::remove_file(workspace.stream_dir().join("events.jsonl")).unwrap();
     goes_on_to_the_same_end(&workspace);
 }
+
+#[test]
+fn a_worker_that_others_stop_is_no_success() {
+    let workspace = workspace();
+    let running = start(&workspace);
+    signal(worker_pid(&workspace), "TERM");
+    running
+        .wait()
+        .exits(130)
+        .remarks(&["stopped; run the same command again"]);
+    goes_on_to_the_same_end(&workspace);
+}

@@ -52,7 +52,7 @@ pub(crate) struct RunArgs {
     /// Show the plan as `sae-run plan` does, and train nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Train jobs anew that are already done.
+    /// Train all jobs anew; what they had done and saved is forgotten.
     #[arg(long)]
     pub(crate) fresh: bool,
     /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
@@ -113,8 +113,8 @@ pub(crate) struct PlanArgs {
 /// Where the database lies.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// Folder of the database and the checkpoints; by default `runs_dir` of `sae-run.toml`, else
-    /// `runs`.
+    /// Folder of the database and the checkpoints; by default `SAE_RUN_RUNS_DIR`, `runs_dir` of
+    /// `sae-run.toml`, or `runs`.
     #[arg(long, value_name = "DIR")]
     runs_dir: Option<PathBuf>,
 }

@@ -70,9 +70,8 @@ impl Progress {
         bar.set_prefix(format!("stream {stream_id}"));
         bar.set_message("starting");
         if self.detail == Detail::Lines {
-            table::note(&format!(
-                "stream {stream_id}: {n_jobs} jobs on one forward pass"
-            ));
+            let jobs = table::count(n_jobs, "job");
+            table::note(&format!("stream {stream_id}: {jobs} on one forward pass"));
         }
         StreamProgress {
             detail: self.detail,
@@ -99,7 +98,8 @@ impl Progress {
     }
 
     pub(crate) fn finish(&self) {
-        self.jobs.finish();
+        // Not `finish`: that would show all jobs as done.
+        self.jobs.abandon();
     }
 }
 

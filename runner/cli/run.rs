@@ -32,7 +32,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
         progress,
     };
     let summary = scheduler.run(&recorded).await?;
-    let exit_code = conclude(&store, &expanded, &recorded, &summary).await?;
+    let exit_code = conclude(args, &store, &expanded.plan.sweep, &recorded, &summary).await?;
     store.close().await;
     Ok(exit_code)
 }
@@ -98,12 +98,13 @@ async fn record(
 }
 
 async fn conclude(
+    args: &RunArgs,
     store: &Store,
-    expanded: &Expanded,
+    sweep: &str,
     before: &RecordedPlan,
     summary: &Summary,
 ) -> Result<u8, CliError> {
-    let results = store.results(&expanded.plan.sweep).await?;
+    let results = store.results(sweep).await?;
     if !results.is_empty() {
         table::print(&table::results(&results))?;
     }
@@ -124,7 +125,10 @@ async fn conclude(
         table::note(&failure.to_string());
     }
     if summary.interrupted {
-        table::note("stopped; run the same command again to go on from the last checkpoints");
+        let without = if args.fresh { " without `--fresh`" } else { "" };
+        table::note(&format!(
+            "stopped; run the same command again{without} to go on from the last checkpoints"
+        ));
     }
     Ok(summary.exit_code())
 }

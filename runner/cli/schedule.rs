@@ -131,8 +131,8 @@ impl Scheduler<'_> {
         self.store
             .end_attempt(&order.stream_id, order.attempt, &end)
             .await?;
-        // Also when the worker was done before it noticed: no further stream begins.
-        summary.interrupted |= watch.asked_to_stop;
+        // Asked to stop, no further stream begins, also when the worker was done before it noticed.
+        summary.interrupted |= watch.asked_to_stop || end.outcome == Outcome::Interrupted;
         if matches!(end.outcome, Outcome::Failed | Outcome::Crashed) {
             summary.failures.push(watch.failure(&end));
         }

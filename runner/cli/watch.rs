@@ -125,7 +125,9 @@ impl Watch<'_> {
                 Some(words) => format!("{reason}: {words}"),
                 None => reason,
             };
-            let hint = "run the same command again to go on from the last checkpoints".to_owned();
+            let hint =
+                "run the same command again, without `--fresh`, to go on from the last checkpoints"
+                    .to_owned();
             (FailureKind::Internal, message, Some(hint))
         });
         Failure {

@@ -54,6 +54,8 @@ fail() {
 
 check_tools() {
     command -v cargo >/dev/null || fail 'cargo is not on PATH' 'install Rust 1.95 or newer'
+    [[ -z ${RUSTFLAGS:-} ]] ||
+        say 'RUSTFLAGS is set: cargo then ignores the path to libtorch, and programs may not find it'
     command -v c++ >/dev/null || fail 'there is no C++ compiler `c++`' 'install g++ or clang'
     command -v python3 >/dev/null || fail 'python3 is not on PATH' 'install Python 3.10 or newer'
 }
@@ -80,7 +82,8 @@ install() {
 }
 
 make_venv() {
-    "$VENV/bin/python" -c '' 2>/dev/null && return
+    # With pip: a venv that broke off half-way has a python already.
+    "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
     say "making a virtual environment in $VENV"
     python3 -m venv --clear "$VENV" >&2 ||
         fail 'python3 cannot make a virtual environment' 'on Debian: apt install python3-venv'
@@ -126,7 +129,7 @@ installed_torch() {
 # A full one stays when the next run is on a machine without a GPU, a login node perhaps.
 default_kind() { [[ -f $VENV/.torch-full ]] || has_gpu && echo full || echo cpu; }
 
-has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+has_gpu() { [[ $(nvidia-smi -L 2>/dev/null) == *'GPU '* ]]; }
 
 # The torch package of a Python, without importing it.
 torch_of() {
@@ -175,8 +178,11 @@ $CONFIG_MARK
 [env]
 LIBTORCH = "$1"
 
-[build]
+# Not in [build]: cargo drops that where a target has flags of its own, and joins these.
+[target.'cfg(unix)']
 rustflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
+
+[build]
 rustdocflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
 END
 }

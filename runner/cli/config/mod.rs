@@ -64,8 +64,11 @@ pub(crate) fn runs_dir(folders: &Folders) -> Result<PathBuf, CliError> {
         files: common_files(folders)?,
         sets: Vec::new(),
     };
-    let set = layers.merge()?.extract_inner::<PathBuf>("runs_dir");
-    Ok(set.unwrap_or_else(|_| "runs".into()))
+    match layers.merge()?.extract_inner("runs_dir") {
+        Ok(dir) => Ok(dir),
+        Err(error) if error.missing() => Ok("runs".into()),
+        Err(error) => Err(explain(&error, &layers)),
+    }
 }
 
 /// The user's settings, then the project's.

@@ -91,6 +91,7 @@ mod tests {
     use super::*;
     use crate::TokenSpec;
     use crate::fixtures::{fixture, folder_with, golden};
+    use std::ops::ControlFlow;
 
     fn tiny_tokens() -> Tokens {
         let spec = TokenSpec {
@@ -101,7 +102,7 @@ mod tests {
             vocab_size: 300,
         };
         let cache = folder_with(&[]);
-        Tokens::open_or_build(&spec, cache.path(), &mut |_| {}).unwrap()
+        Tokens::open_or_build(&spec, cache.path(), &mut |_| ControlFlow::Continue(())).unwrap()
     }
 
     fn batches(max_examples: Option<u64>, batch_size: usize) -> Result<Batches, DataError> {

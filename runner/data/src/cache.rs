@@ -7,6 +7,7 @@ use crate::writer::TokenWriter;
 use crate::{DataError, Documents, Tokenizer, Tokens};
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
@@ -37,21 +38,23 @@ pub enum BuildProgress {
     },
 }
 
-type Progress<'a> = &'a mut dyn FnMut(BuildProgress);
+/// Told of the progress; breaks to stop.
+type Progress<'a> = &'a mut dyn FnMut(BuildProgress) -> ControlFlow<()>;
 
 impl Tokens {
     /// The token data of `spec`: opened where `cache_dir` has it, else made and kept there.
     ///
     /// A token file that is damaged or half-written is replaced. Several processes may ask for the
-    /// same data at once; one makes it and the others wait.
+    /// same data at once; one makes it and the others wait. `progress` may stop the work by breaking;
+    /// nothing is kept then.
     ///
     /// # Errors
     /// Data set or tokenizer cannot be used, a token id is not below `vocab_size`, the data set
-    /// changes meanwhile, or `cache_dir` cannot be written.
+    /// changes meanwhile, `cache_dir` cannot be written, or `progress` stopped it.
     pub fn open_or_build(
         spec: &TokenSpec,
         cache_dir: &Path,
-        progress: &mut dyn FnMut(BuildProgress),
+        progress: Progress<'_>,
     ) -> Result<Self, DataError> {
         let files = DigestCache::new(cache_dir);
         let place = Place::new(cache_dir, &spec.digest(&files)?);
@@ -63,10 +66,11 @@ impl Tokens {
         match Self::open(&place.path, &place.digest) {
             Ok(Some(tokens)) => return Ok(tokens),
             Ok(None) => {}
-            Err(defect) => progress(BuildProgress::Discarded {
-                path: place.path.clone(),
-                problem: defect.to_string(),
-            }),
+            Err(defect) => {
+                let path = place.path.clone();
+                let problem = defect.to_string();
+                go_on(progress(BuildProgress::Discarded { path, problem }))?;
+            }
         }
         if lock.is_some() {
             place.remove_partials();
@@ -113,7 +117,7 @@ impl Place {
             .map_err(DataError::io("create", &path))?;
         let locked = match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                progress(BuildProgress::Waiting);
+                go_on(progress(BuildProgress::Waiting))?;
                 file.lock()
             }
             Err(TryLockError::Error(error)) => Err(error),
@@ -161,8 +165,7 @@ impl Place {
             &mut |batch, totals| {
                 check_vocabulary(&batch, &tokenizer, spec.vocab_size)?;
                 writer.append(&batch).map_err(self.write_error())?;
-                progress(tokenised(totals, n_bytes_total));
-                Ok(())
+                go_on(progress(tokenised(totals, n_bytes_total)))
             },
         )?;
         writer
@@ -201,6 +204,13 @@ impl Place {
         opened
             .and_then(|tokens| tokens.ok_or_else(missing))
             .map_err(DataError::io("open", &self.path))
+    }
+}
+
+fn go_on(flow: ControlFlow<()>) -> Result<(), DataError> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(DataError::Stopped),
     }
 }
 
@@ -260,7 +270,11 @@ mod tests {
     /// Opens or builds, and tells what was reported.
     fn build(spec: &TokenSpec, cache_dir: &Path) -> (Tokens, Vec<BuildProgress>) {
         let mut reports = Vec::new();
-        let tokens = Tokens::open_or_build(spec, cache_dir, &mut |r| reports.push(r)).unwrap();
+        let tokens = Tokens::open_or_build(spec, cache_dir, &mut |r| {
+            reports.push(r);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         (tokens, reports)
     }
 
@@ -403,13 +417,16 @@ mod tests {
         let place = Place::new(cache.path(), &digest);
         std::fs::create_dir_all(&place.folder).unwrap();
         let mut lock = place.lock(&mut |_| panic!("nobody else has it")).unwrap();
-        let partial = place.write_partial(&tiny_spec(), &mut |_| {}).unwrap();
+        let partial = place
+            .write_partial(&tiny_spec(), &mut |_| ControlFlow::Continue(()))
+            .unwrap();
         let mut partial = Some(partial);
         let mut reports = Vec::new();
         let tokens = Tokens::open_or_build(&tiny_spec(), cache.path(), &mut |report| {
             reports.push(report);
             place.publish(partial.take().unwrap()).unwrap();
             lock.take();
+            ControlFlow::Continue(())
         });
         assert_eq!(tokens.unwrap().n_sequences(), 1025);
         assert_eq!(reports, [BuildProgress::Waiting]);
@@ -422,7 +439,8 @@ mod tests {
             vocab_size: 260,
             ..tiny_spec()
         };
-        let error = Tokens::open_or_build(&spec, cache.path(), &mut |_| {}).unwrap_err();
+        let error = Tokens::open_or_build(&spec, cache.path(), &mut |_| ControlFlow::Continue(()))
+            .unwrap_err();
         assert!(
             matches!(
                 error,
@@ -448,6 +466,7 @@ mod tests {
         };
         let error = Tokens::open_or_build(&spec, cache.path(), &mut |_| {
             std::fs::write(folder.path().join("more.jsonl"), "{\"text\": \"more\"}").unwrap();
+            ControlFlow::Continue(())
         });
         assert!(
             matches!(error, Err(DataError::DatasetChanged { .. })),
@@ -461,7 +480,8 @@ mod tests {
     fn a_cache_folder_that_is_a_file_is_named() {
         let folder = folder_with(&[("cache", b"")]);
         let path = folder.path().join("cache");
-        let error = Tokens::open_or_build(&tiny_spec(), &path, &mut |_| {}).unwrap_err();
+        let error = Tokens::open_or_build(&tiny_spec(), &path, &mut |_| ControlFlow::Continue(()))
+            .unwrap_err();
         assert!(
             matches!(
                 error,
@@ -472,5 +492,15 @@ mod tests {
             ),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn a_stop_leaves_nothing_behind() {
+        let cache = tempfile::tempdir().unwrap();
+        let stop = &mut |_| ControlFlow::Break(());
+        let error = Tokens::open_or_build(&tiny_spec(), cache.path(), stop).unwrap_err();
+        assert!(matches!(error, DataError::Stopped), "{error}");
+        assert!(files_ending(cache.path(), ".tokens").is_empty());
+        assert!(files_ending(cache.path(), ".partial").is_empty());
     }
 }

@@ -16,6 +16,9 @@ pub enum DataError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The caller stopped the work.
+    #[error("tokenising was stopped")]
+    Stopped,
     /// A data set that does not exist.
     #[error("data set `{}` does not exist", path.display())]
     NoDataset {
@@ -196,7 +199,7 @@ impl DataError {
             Self::BadTokenizer { .. } => {
                 Some("the model's folder must hold a tokenizer.json of a fast tokenizer".into())
             }
-            Self::OddPostProcessor { .. } | Self::Tokenize { .. } => None,
+            Self::OddPostProcessor { .. } | Self::Tokenize { .. } | Self::Stopped => None,
             Self::ContextTooLong {
                 model_max_length, ..
             } => Some(format!("set ctx_len to {model_max_length} or less")),

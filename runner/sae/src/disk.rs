@@ -61,7 +61,7 @@ impl Sae {
     }
 
     /// Loads every SAE folder below `dir`, in natural order of their names (`layers.2` before
-    /// `layers.10`); folders without `cfg.json`, such as a job's `state`, are passed over.
+    /// `layers.10`); folders without `cfg.json` are passed over.
     ///
     /// # Errors
     /// As [`Sae::load_from_disk`].
@@ -142,7 +142,7 @@ mod tests {
         for name in ["layers.10", "layers.2", "layers.1"] {
             sae().save_to_disk(&dir.path().join(name)).unwrap();
         }
-        fs::create_dir(dir.path().join("state")).unwrap();
+        fs::create_dir(dir.path().join("plots")).unwrap();
         let many = Sae::load_many(dir.path(), Device::Cpu).unwrap();
         let names: Vec<_> = many.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["layers.1", "layers.2", "layers.10"]);

@@ -37,7 +37,7 @@ impl fmt::Display for JobStatus {
 impl Store {
     /// Forgets the metrics and checkpoints of these jobs and queues them again (`--fresh`).
     ///
-    /// Their folders are the caller's to delete; the streams' `events.jsonl` stay, since event
+    /// What they saved for a resume is the caller's to delete; the streams' `events.jsonl` stay, since event
     /// numbers go on in them. What attempts until now still say of these jobs is ignored.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! What a resume needs, one folder per checkpoint:
 //!
 //! ```text
-//! <state dir>/step-00000024/state.json                  step and optimizer counters
+//! <state dir>/step-00000024/state.json                  the job and its step
 //! <state dir>/step-00000024/<SAE name>.safetensors      y.*, z.*, tokens_since_fired
 //! ```
 //!

@@ -6,10 +6,11 @@ use crate::libtorch::Libtorch;
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, TrainError, message_chain, read_model};
-use data::{BatchSpec, Batches, BuildProgress, DigestCache, TokenSpec, Tokens};
+use data::{BatchSpec, Batches, BuildProgress, DataError, DigestCache, TokenSpec, Tokens};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Order};
 use std::fs::{self, File, TryLockError};
+use std::ops::ControlFlow;
 use std::path::Path;
 use tch::{Device, Kind};
 
@@ -64,10 +65,10 @@ pub(crate) fn train(
         host: host_name(),
     })?;
     let model = read_model(&order.model_dir, &DigestCache::new(&order.cache_dir))?;
-    let batches = open_batches(order, &model)?;
-    if stop.is_set() {
-        return stop_before_training(events);
-    }
+    let batches = match open_batches(order, &model, &stop) {
+        Err(TrainError::Data(DataError::Stopped)) => return stop_before_training(events),
+        batches => batches?,
+    };
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
     let _no_grad = tch::no_grad_guard();
     let (model, taps) = open_model(order, &model, device)?;
@@ -93,7 +94,11 @@ fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
     Ok(Outcome::Interrupted)
 }
 
-fn open_batches(order: &Order, model: &ModelInputs) -> Result<Batches, TrainError> {
+fn open_batches(
+    order: &Order,
+    model: &ModelInputs,
+    stop: &StopFlag,
+) -> Result<Batches, TrainError> {
     let spec = TokenSpec {
         dataset: order.dataset.clone(),
         tokenizer_dir: order.model_dir.clone(),
@@ -101,7 +106,14 @@ fn open_batches(order: &Order, model: &ModelInputs) -> Result<Batches, TrainErro
         ctx_len: order.key.ctx_len,
         vocab_size: model.facts.vocab_size,
     };
-    let tokens = Tokens::open_or_build(&spec, &order.cache_dir, &mut log_tokenising)?;
+    let mut watch = |progress| {
+        log_tokenising(&progress);
+        match stop.is_set() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let tokens = Tokens::open_or_build(&spec, &order.cache_dir, &mut watch)?;
     if tokens.digest() != order.key.token_digest {
         return Err(TrainError::Changed {
             what: "data set",
@@ -121,7 +133,7 @@ fn open_batches(order: &Order, model: &ModelInputs) -> Result<Batches, TrainErro
     clippy::print_stderr,
     reason = "a worker's standard error is its log file"
 )]
-fn log_tokenising(progress: BuildProgress) {
+fn log_tokenising(progress: &BuildProgress) {
     eprintln!("tokens: {progress:?}");
 }
 
