@@ -7,7 +7,7 @@ use plan::{EventKind, Plan};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use store::{JobStatus, RecordedJob, RecordedPlan};
+use store::RecordedPlan;
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +51,8 @@ impl Progress {
             Detail::Lines | Detail::Nothing => ProgressDrawTarget::hidden(),
         };
         let bars = MultiProgress::with_draw_target(target);
-        let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
-        let n_done = recorded.distinct_jobs().filter(is_done).count() as u64;
-        let n_jobs = recorded.distinct_jobs().count() as u64;
-        let jobs = ProgressBar::new(n_jobs).with_position(n_done);
+        let (n_done, n_jobs) = recorded.progress();
+        let jobs = ProgressBar::new(n_jobs as u64).with_position(n_done as u64);
         let jobs = bars.add(jobs.with_style(style("{msg:20!} {bar:30} {pos}/{len} jobs")));
         jobs.set_message(plan.sweep.clone());
         jobs.tick();

@@ -7,7 +7,8 @@ use crate::progress::Progress;
 use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
-use store::{JobStatus, RecordedJob, RecordedPlan, Store};
+use std::collections::BTreeMap;
+use store::{JobStatus, RecordedPlan, Store};
 
 /// Runs or resumes a sweep.
 ///
@@ -50,27 +51,16 @@ async fn recover(
     for stream in &left_open {
         folder.wait_for_worker(&stream.dir, stream.pid).await?;
     }
-    let left_open = left_open
-        .iter()
-        .map(|stream| (&stream.stream_id, &stream.dir));
-    let planned = recorded
-        .streams
-        .iter()
-        .map(|stream| (&stream.stream_id, &stream.dir));
-    for (stream_id, dir) in left_open.chain(planned) {
+    let planned = recorded.streams.iter().map(|s| (&s.stream_id, &s.dir));
+    let left_open = left_open.iter().map(|s| (&s.stream_id, &s.dir));
+    // By their ids: a stream may be both.
+    let streams: BTreeMap<_, _> = planned.chain(left_open).collect();
+    for (stream_id, dir) in streams {
         store.fold(stream_id, &folder.tail(dir).read_new()?).await?;
     }
     store.abandon_dead_attempts().await?;
     if fresh {
-        let job_ids: Vec<&str> = recorded
-            .jobs
-            .iter()
-            .map(|job| job.job_id.as_str())
-            .collect();
-        for job in &recorded.jobs {
-            folder.remove_state(&job.dir)?;
-        }
-        store.reset_jobs(&job_ids).await?;
+        forget(store, folder, &recorded).await?;
     }
     let recorded = record(store, folder, expanded).await?;
     // A worker may have died between the last word on a job and this.
@@ -82,6 +72,19 @@ async fn recover(
         folder.remove_state(&job.dir)?;
     }
     Ok(recorded)
+}
+
+/// Forgets what the jobs had done and saved.
+async fn forget(
+    store: &Store,
+    folder: &RunsFolder,
+    recorded: &RecordedPlan,
+) -> Result<(), CliError> {
+    for job in &recorded.jobs {
+        folder.remove_state(&job.dir)?;
+    }
+    let job_ids = recorded.jobs.iter().map(|job| job.job_id.as_str());
+    Ok(store.reset_jobs(&job_ids.collect::<Vec<_>>()).await?)
 }
 
 async fn record(
@@ -108,9 +111,9 @@ async fn conclude(
     if !results.is_empty() {
         table::print(&table::results(&results))?;
     }
-    let n_jobs = table::count(before.distinct_jobs().count(), "job");
-    let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
-    let earlier = match before.distinct_jobs().filter(is_done).count() {
+    let (n_done, n_jobs) = before.progress();
+    let n_jobs = table::count(n_jobs, "job");
+    let earlier = match n_done {
         0 => String::new(),
         n => format!(", {n} of them earlier"),
     };

@@ -252,18 +252,8 @@ fn check_vocabulary(
 mod tests {
     use super::*;
     use crate::chunk_and_tokenize;
-    use crate::fixtures::{dataset_of, fixture, folder_with};
+    use crate::fixtures::{dataset_of, fixture, folder_with, tiny_spec};
     use std::sync::atomic::{AtomicUsize, Ordering};
-
-    fn tiny_spec() -> TokenSpec {
-        TokenSpec {
-            dataset: fixture("tiny.jsonl"),
-            tokenizer_dir: fixture("tiny-llama"),
-            text_column: "text".into(),
-            ctx_len: 64,
-            vocab_size: 300,
-        }
-    }
 
     type Damage = fn(&mut Vec<u8>);
 

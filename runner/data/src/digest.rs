@@ -164,17 +164,7 @@ fn is_settled(metadata: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{fixture, folder_with};
-
-    fn tiny_spec() -> TokenSpec {
-        TokenSpec {
-            dataset: fixture("tiny.jsonl"),
-            tokenizer_dir: fixture("tiny-llama"),
-            text_column: "text".into(),
-            ctx_len: 64,
-            vocab_size: 300,
-        }
-    }
+    use crate::fixtures::{fixture, folder_with, tiny_spec};
 
     fn age(path: &Path) {
         let then = SystemTime::now() - Duration::from_secs(60);

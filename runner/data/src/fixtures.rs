@@ -1,5 +1,6 @@
 //! What the tests of this crate share.
 
+use crate::TokenSpec;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,17 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 pub(crate) fn golden() -> Value {
     let text = std::fs::read_to_string(fixture("golden/tokens.json")).unwrap();
     serde_json::from_str(&text).unwrap()
+}
+
+/// The tiny text with the tiny model's tokenizer, in sequences of 64 tokens.
+pub(crate) fn tiny_spec() -> TokenSpec {
+    TokenSpec {
+        dataset: fixture("tiny.jsonl"),
+        tokenizer_dir: fixture("tiny-llama"),
+        text_column: "text".into(),
+        ctx_len: 64,
+        vocab_size: 300,
+    }
 }
 
 /// A temporary folder with the given files.

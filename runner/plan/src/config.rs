@@ -140,11 +140,6 @@ impl TrainConfig {
         }
     }
 
-    /// Tokens of one optimizer update.
-    pub fn tokens_per_step(&self) -> u64 {
-        (self.batch_size * self.grad_acc_steps * self.ctx_len) as u64
-    }
-
     /// The number of latents for an input of width `d_in`.
     pub fn num_latents_for(&self, d_in: usize) -> usize {
         if self.num_latents > 0 {

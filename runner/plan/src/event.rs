@@ -131,15 +131,6 @@ impl SaeStats {
     pub fn fvu(&self) -> f64 {
         self.squared_error / self.total_variance
     }
-
-    /// Adds the sums of a later interval; `n_dead` is the later one's.
-    pub fn merge(&mut self, later: &Self) {
-        self.n_tokens += later.n_tokens;
-        self.squared_error += later.squared_error;
-        self.total_variance += later.total_variance;
-        self.l0 += later.l0;
-        self.n_dead = later.n_dead;
-    }
 }
 
 #[cfg(test)]

@@ -46,8 +46,14 @@ impl RecordedPlan {
         self.jobs.iter().all(|job| job.status == JobStatus::Done)
     }
 
-    /// The jobs, those that the plan names twice once.
-    pub fn distinct_jobs(&self) -> impl Iterator<Item = &RecordedJob> {
+    /// How many of the jobs are done, of how many; those that the plan names twice count once.
+    pub fn progress(&self) -> (usize, usize) {
+        let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
+        let n_done = self.distinct_jobs().filter(is_done).count();
+        (n_done, self.distinct_jobs().count())
+    }
+
+    fn distinct_jobs(&self) -> impl Iterator<Item = &RecordedJob> {
         let mut seen = HashSet::new();
         self.jobs.iter().filter(move |job| seen.insert(&job.job_id))
     }

@@ -83,6 +83,12 @@ impl StreamTrainer<'_> {
         }
     }
 
+    /// The indices of the jobs that stand at `step`.
+    fn jobs_at(&self, step: u64) -> Vec<usize> {
+        let is_here = |job_idx: &usize| self.jobs[*job_idx].step == step;
+        (0..self.jobs.len()).filter(is_here).collect()
+    }
+
     fn tokens_per_step(&self) -> u64 {
         (self.key.batch_size * self.key.grad_acc_steps * self.key.ctx_len) as u64
     }
@@ -90,8 +96,7 @@ impl StreamTrainer<'_> {
     /// One optimizer update of every job that stands at `step`; gives their indices. A job that is
     /// ahead (its last checkpoint is newer than another's) waits until the others have caught up.
     fn update(&mut self, step: u64) -> Result<Vec<usize>, TrainError> {
-        let here = |job_idx: &usize| self.jobs[*job_idx].step == step;
-        let trained: Vec<usize> = (0..self.jobs.len()).filter(here).collect();
+        let trained = self.jobs_at(step);
         let mut variances: BTreeMap<String, TotalVariance> = BTreeMap::new();
         let grad_acc_steps = self.key.grad_acc_steps;
         for part in 0..grad_acc_steps {
@@ -192,8 +197,7 @@ impl StreamTrainer<'_> {
 
     /// Reports and saves what was trained since the last time, and ends.
     fn interrupt(&mut self, step: u64, mut meter: Meter) -> Result<Outcome, TrainError> {
-        let here = |job_idx: &usize| self.jobs[*job_idx].step == step;
-        let jobs: Vec<usize> = (0..self.jobs.len()).filter(here).collect();
+        let jobs = self.jobs_at(step);
         self.report(&jobs, step, &mut meter, |_| true)?;
         for &job_idx in jobs.iter().filter(|_| step > 0) {
             checkpoint(&self.jobs[job_idx], self.events, false)?;
