@@ -100,12 +100,12 @@ fn damaged_weights_are_told() {
 #[test]
 fn an_unknown_architecture_is_told() {
     let workspace = with_model();
-    edit_config(&workspace, "model_type", json!("gpt_neox"));
+    edit_config(&workspace, "model_type", json!("mamba"));
     let parts = [
-        "model/config.json` is a model of type `gpt_neox`",
+        "model/config.json` is a model of type `mamba`",
         "not supported",
     ];
-    refused_early(&workspace, &parts, "supported are: llama");
+    refused_early(&workspace, &parts, "supported are: gemma2, gemma3_text, gpt2");
 }
 
 #[test]

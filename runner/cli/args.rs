@@ -77,6 +77,8 @@ impl RunArgs {
 pub(crate) enum Command {
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
     Plan(PlanArgs),
+    /// List the hookpoints of a language model with their widths; no weights are read.
+    Hookpoints(HookpointsArgs),
     /// List the sweeps of a runs folder.
     Ls(StoreArgs),
     /// Show all that is known of a job.
@@ -106,6 +108,25 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) sweep: SweepArgs,
     /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A pattern is a shell pattern: `*`, `?`, `[seq]` and `[!seq]`. As in sparsify, `*` \
+                  crosses dots: `layers.1*` matches `layers.10.mlp`."
+)]
+pub(crate) struct HookpointsArgs {
+    /// Folder of a Hugging Face model, or the id of a model on the Hub.
+    pub(crate) model: String,
+    /// Only hookpoints that match one of these patterns, as in `train.hookpoints`.
+    #[arg(value_name = "PATTERN")]
+    pub(crate) patterns: Vec<String>,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// Print an array of objects.
     #[arg(long)]
     pub(crate) json: bool,
 }

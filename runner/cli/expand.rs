@@ -10,7 +10,7 @@ use plan::{
 };
 use plan::{PlanError, group_streams, resolve_jobs};
 use recipe::{Host, HostOptions, Limits, Recipe};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use train::{DigestCache, ModelInputs};
 
@@ -28,6 +28,8 @@ pub(crate) struct Expanded {
 pub(crate) struct Inputs {
     models: BTreeMap<String, ModelInputs>,
     datasets: BTreeMap<String, PathBuf>,
+    /// Models whose left-over tensors were told of.
+    noted: BTreeSet<String>,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
@@ -86,7 +88,8 @@ fn make_plan(
         let job = plan
             .job(&stream.job_ids[0])
             .expect("a stream is made of the plan's jobs");
-        train::check_model(inputs.model_dir(job), stream.n_layers_run)?;
+        let left_over = train::check_model(inputs.model_dir(job), stream.n_layers_run)?;
+        inputs.note_left_over(job, left_over);
     }
     Ok(plan)
 }
@@ -141,6 +144,7 @@ impl Inputs {
         Self {
             models: BTreeMap::new(),
             datasets: BTreeMap::new(),
+            noted: BTreeSet::new(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep.dir.clone(),
             model_shelf: folders.models(),
@@ -155,6 +159,26 @@ impl Inputs {
     /// The file or folder of a job's data set.
     pub(crate) fn dataset(&self, job: &Job) -> &PathBuf {
         &self.datasets[&job.config.dataset]
+    }
+
+    /// Says once a model which of its tensors nobody reads.
+    fn note_left_over(&mut self, job: &Job, tensors: Vec<String>) {
+        let name = &job.config.model;
+        if tensors.is_empty() || !self.noted.insert(name.clone()) {
+            return;
+        }
+        let count = table::count(tensors.len(), "tensor");
+        let first: Vec<_> = tensors
+            .iter()
+            .take(5)
+            .map(|tensor| format!("`{tensor}`"))
+            .collect();
+        let more = if tensors.len() > 5 { ", ..." } else { "" };
+        let model_type = &self.models[name].facts.model_type;
+        table::note(&format!(
+            "`{name}` has {count} that a {model_type} model does not use: {}{more}",
+            first.join(", ")
+        ));
     }
 
     fn of(&mut self, config: &TrainConfig) -> Result<JobInputs, CliError> {
@@ -176,8 +200,10 @@ impl Inputs {
         if !self.models.contains_key(name) {
             let dir = paths::find("model", name, &self.sweep_dir, Some(&self.model_shelf));
             let dir = dir.map_err(|error| error.about("model".to_owned()))?;
-            self.models
-                .insert(name.to_owned(), train::read_model(&dir, &self.digests)?);
+            self.models.insert(
+                name.to_owned(),
+                train::read_model(&dir, None, &self.digests)?,
+            );
         }
         Ok(&self.models[name])
     }

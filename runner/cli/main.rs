@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod error;
 mod expand;
+mod hookpoints;
 mod inspect;
 mod paths;
 mod progress;
@@ -36,6 +37,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
     match args.command {
         None => block_on(run::run(&args.run)),
         Some(Command::Plan(plan)) => expand::print_plan(&plan),
+        Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
         Some(Command::Ls(ls)) => block_on(inspect::ls(&ls)),
         Some(Command::Show(show)) => block_on(inspect::show(&show)),
         Some(Command::Sql(sql)) => block_on(query::sql(&sql)),

@@ -98,6 +98,7 @@ impl Scheduler<'_> {
             attempt,
             key: stream.key.clone(),
             model_dir: inputs.model_dir(job).clone(),
+            model_commit: None,
             dataset: inputs.dataset(job).clone(),
             text_column: job.config.text_column.clone(),
             cache_dir: folders.cache.clone(),

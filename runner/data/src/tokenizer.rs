@@ -68,6 +68,20 @@ impl Tokenizer {
         self.inner.id_to_token(token_id)
     }
 
+    /// The token ids of `text` with the post-processor's additions, as `tokenizer(text)` gives them in
+    /// transformers.
+    ///
+    /// # Errors
+    /// Text that the tokenizer cannot take.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let inner = self.inner.encode(text, false);
+        let inner = inner.map_err(|source| DataError::BadTokenizer {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok([&self.prefix, inner.get_ids(), &self.suffix].concat())
+    }
+
     /// Checks that sequences of `ctx_len` tokens can be made.
     pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), DataError> {
         self.config.check_ctx_len(ctx_len)?;

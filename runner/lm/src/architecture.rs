@@ -3,23 +3,64 @@
 
 use crate::LmError;
 use crate::config::ConfigFile;
+use crate::decoder::DecoderConfig;
 use crate::layout::Layout;
-use crate::llama::{Llama, LlamaConfig};
 use crate::load::Loader;
+use crate::models::gpt_neo::GptNeoConfig;
+use crate::models::gpt_neox::GptNeoxConfig;
+use crate::models::gpt2::Gpt2Config;
 use crate::tap::{Run, Tape};
 use plan::ModelFacts;
+use std::fmt::Debug;
 use std::path::Path;
-use tch::Tensor;
+use tch::{Kind, Tensor};
+
+/// The configuration of a model: what it is made of, and how it is loaded.
+pub(crate) trait Architecture: Debug {
+    /// Its submodules, and what planning and loading need to know beside them.
+    fn layout(&self) -> Layout;
+
+    /// Loads the model, or its first blocks.
+    fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError>;
+}
+
+/// A loaded model without its head.
+pub(crate) trait Body: Debug + Send {
+    /// The output of the final norm, or of the last loaded block: `[batch, ctx_len, hidden_size]`.
+    /// `input_ids`: `[batch, ctx_len]`.
+    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor>;
+}
+
+type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>, LmError>;
+
+const FAMILIES: [(&str, Read); 9] = [
+    ("gemma2", |file| boxed(DecoderConfig::gemma2(file))),
+    ("gemma3_text", |file| boxed(DecoderConfig::gemma3(file))),
+    ("gpt2", |file| boxed(Gpt2Config::read(file))),
+    ("gpt_neo", |file| boxed(GptNeoConfig::read(file))),
+    ("gpt_neox", |file| boxed(GptNeoxConfig::read(file))),
+    ("llama", |file| boxed(DecoderConfig::llama(file))),
+    ("mistral", |file| boxed(DecoderConfig::mistral(file))),
+    ("qwen2", |file| boxed(DecoderConfig::qwen2(file))),
+    ("qwen3", |file| boxed(DecoderConfig::qwen3(file))),
+];
+
+fn boxed<T: Architecture + 'static>(
+    config: Result<T, LmError>,
+) -> Result<Box<dyn Architecture>, LmError> {
+    config.map(|config| Box::new(config) as Box<dyn Architecture>)
+}
 
 /// The `model_type`s of Hugging Face that are built in.
-pub const ARCHITECTURES: &[&str] = &["llama"];
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(model_type, _)| *model_type)
+}
 
 /// The configuration of a model of any built-in architecture.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum ModelConfig {
-    /// `model_type` = `llama`.
-    Llama(LlamaConfig),
+#[derive(Debug)]
+pub struct ModelConfig {
+    architecture: Box<dyn Architecture>,
+    stored_kind: Option<Kind>,
 }
 
 /// Reads config.json of the model in `model_dir`.
@@ -29,18 +70,22 @@ pub enum ModelConfig {
 /// wrong type, not supported or in contradiction to another.
 pub fn read_config(model_dir: &Path) -> Result<ModelConfig, LmError> {
     let file = ConfigFile::read(model_dir)?;
-    match file.string("model_type")? {
-        Some("llama") => LlamaConfig::read(&file).map(ModelConfig::Llama),
-        Some(other) => Err(file.unknown_architecture(other, ARCHITECTURES)),
-        None => Err(file.missing("model_type")),
-    }
+    let Some(model_type) = file.string("model_type")? else {
+        return Err(file.missing("model_type"));
+    };
+    let known = FAMILIES.iter().find(|(known, _)| *known == model_type);
+    let (_, read) = known.ok_or_else(|| file.unknown_architecture(model_type, architectures()))?;
+    Ok(ModelConfig {
+        architecture: read(&file)?,
+        stored_kind: file.stored_kind()?,
+    })
 }
 
 /// Reads what planning needs to know of the model in `model_dir` from its config.json alone.
 ///
 /// The hookpoints are those of transformers' `base_model.named_modules()`, in that order, less the
 /// ones that do not run once per forward pass or do not return hidden states: `""`, the list of
-/// blocks, the rotary embedding.
+/// blocks, the rotary embedding, and the dropout of attention weights.
 ///
 /// # Errors
 /// As [`read_config`].
@@ -55,37 +100,16 @@ impl ModelConfig {
     }
 
     pub(crate) fn layout(&self) -> Layout {
-        match self {
-            Self::Llama(config) => config.layout(),
-        }
-    }
-}
-
-/// The loaded model of any built-in architecture.
-#[derive(Debug)]
-pub(crate) enum Body {
-    Llama(Llama),
-}
-
-impl Body {
-    pub(crate) fn load(config: &ModelConfig, loader: &mut Loader) -> Result<Self, LmError> {
-        match config {
-            ModelConfig::Llama(config) => Llama::load(config, loader).map(Self::Llama),
-        }
+        self.architecture.layout()
     }
 
-    /// The final hidden states `[batch, ctx_len, hidden_size]` of token ids `[batch, ctx_len]`.
-    pub(crate) fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
-        match self {
-            Self::Llama(model) => model.forward(tape, input_ids),
-        }
+    pub(crate) fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError> {
+        self.architecture.load(loader)
     }
 
-    /// The logits `[batch, ctx_len, vocab_size]` of final hidden states; `None` without head.
-    pub(crate) fn logits(&self, hidden: &Tensor) -> Option<Run<Tensor>> {
-        match self {
-            Self::Llama(model) => model.logits(hidden),
-        }
+    /// The precision that config.json names as the checkpoint's.
+    pub(crate) fn stored_kind(&self) -> Option<Kind> {
+        self.stored_kind
     }
 }
 
@@ -124,7 +148,7 @@ mod tests {
         let model = TinyModel::with_config(json!({"model_type": "mamba"}));
         let error = read_facts(model.dir()).unwrap_err();
         assert!(matches!(&error, LmError::UnknownArchitecture { got, .. } if got == "mamba"));
-        assert_eq!(error.hint().unwrap(), "supported are: llama");
+        assert!(error.hint().unwrap().contains("gpt_neox, llama, mistral"));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub enum LmError {
         /// Its value.
         got: String,
         /// The values that are supported.
-        supported: &'static [&'static str],
+        supported: Vec<&'static str>,
     },
     /// An architecture that is not built in.
     #[error("`{}` is a model of type `{got}`, which is not supported", path.display())]
@@ -68,7 +68,7 @@ pub enum LmError {
         /// Its `model_type`.
         got: String,
         /// The `model_type`s that are built in.
-        supported: &'static [&'static str],
+        supported: Vec<&'static str>,
     },
     /// A folder without safetensors files.
     #[error("no `model.safetensors` and no `model.safetensors.index.json` in `{}`", path.display())]
@@ -148,6 +148,32 @@ pub enum LmError {
         /// Blocks that are loaded.
         loaded: usize,
     },
+    /// A tap on the input of a module whose input is token ids or positions.
+    #[error("the input of hookpoint `{name}` is no hidden state")]
+    NoInput {
+        /// The hookpoint.
+        name: String,
+    },
+    /// A function that replaces an output failed.
+    #[error("cannot replace the output of hookpoint `{name}`")]
+    Replacement {
+        /// The hookpoint.
+        name: String,
+        /// The function's reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A replacement that does not fit into the model.
+    #[error(
+        "the replacement of hookpoint `{name}` has shape and kind {got:?}, expected {expected:?}"
+    )]
+    ReplacementShape {
+        /// The hookpoint.
+        name: String,
+        /// Shape and kind of the output.
+        expected: (Vec<i64>, tch::Kind),
+        /// Shape and kind of the replacement.
+        got: (Vec<i64>, tch::Kind),
+    },
     /// More blocks asked for than there are.
     #[error("cannot load {asked} layers of a model that has {n_layers}")]
     TooManyLayers {
@@ -159,12 +185,6 @@ pub enum LmError {
     /// Logits asked of a model that was loaded without its head.
     #[error("the model was loaded without its head")]
     NoHead,
-    /// A compute precision that is no floating point format.
-    #[error("cannot compute in {got:?}")]
-    NotFloat {
-        /// As asked for.
-        got: tch::Kind,
-    },
     /// Input that is not a batch of token ids.
     #[error("token ids have shape {got:?} and kind {kind:?}, expected [batch, ctx_len] and Int64")]
     InputShape {

@@ -3,8 +3,8 @@
 
 use plan::{HookpointFacts, ModelFacts};
 
-/// Name of the head's weight, beside the base model.
-pub(crate) const HEAD_WEIGHT: &str = "lm_head.weight";
+/// The weight of the head in most models, beside the base model.
+pub(crate) const LM_HEAD: &str = "lm_head.weight";
 
 /// What a submodule computes, as far as its parameters go.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +13,10 @@ pub(crate) enum ModuleKind {
     Embedding { n_rows: usize },
     /// A matrix product, with or without bias.
     Linear { bias: bool },
-    /// A weight for each channel.
-    Norm,
+    /// A matrix product with bias whose weight is stored as `[d_in, d_out]`.
+    Conv1d,
+    /// A weight for each channel, and with `bias` a shift.
+    Norm { bias: bool },
     /// No parameters of its own: an activation function, or a module made of modules.
     Plain,
 }
@@ -35,6 +37,12 @@ pub(crate) struct TensorSpec {
     pub(crate) shape: Vec<usize>,
 }
 
+impl TensorSpec {
+    fn n_elements(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+}
+
 impl Module {
     /// The module's own parameters.
     pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
@@ -45,24 +53,31 @@ impl Module {
             name: format!("{name}.{parameter}"),
             shape,
         };
-        match (self.kind, d_in) {
-            (ModuleKind::Embedding { n_rows }, _) => vec![spec("weight", vec![n_rows, *d_out])],
-            (ModuleKind::Linear { bias }, Some(d_in)) => {
-                let mut tensors = vec![spec("weight", vec![*d_out, *d_in])];
-                tensors.extend(bias.then(|| spec("bias", vec![*d_out])));
-                tensors
-            }
-            (ModuleKind::Norm, _) => vec![spec("weight", vec![*d_out])],
-            (ModuleKind::Plain | ModuleKind::Linear { .. }, _) => Vec::new(),
-        }
+        let d_in = d_in.unwrap_or(*d_out);
+        let (weight, bias) = match self.kind {
+            ModuleKind::Embedding { n_rows } => (vec![n_rows, *d_out], false),
+            ModuleKind::Linear { bias } => (vec![*d_out, d_in], bias),
+            ModuleKind::Conv1d => (vec![d_in, *d_out], true),
+            ModuleKind::Norm { bias } => (vec![*d_out], bias),
+            ModuleKind::Plain => return Vec::new(),
+        };
+        let mut tensors = vec![spec("weight", weight)];
+        tensors.extend(bias.then(|| spec("bias", vec![*d_out])));
+        tensors
+    }
+
+    fn is_product(&self) -> bool {
+        matches!(self.kind, ModuleKind::Linear { .. } | ModuleKind::Conv1d)
     }
 
     fn n_params(&self) -> u64 {
-        let tensors = self.tensors();
-        tensors
-            .iter()
-            .map(|tensor| tensor.shape.iter().map(|&n| n as u64).product::<u64>())
-            .sum()
+        self.tensors().iter().map(TensorSpec::n_elements).sum()
+    }
+
+    /// Parameters that 8-bit loading holds in one byte.
+    fn n_8bit_params(&self) -> u64 {
+        let weight = self.tensors().into_iter().find(|_| self.is_product());
+        weight.map_or(0, |weight| weight.n_elements())
     }
 }
 
@@ -79,11 +94,17 @@ pub(crate) struct Layout {
     pub(crate) layers_name: &'static str,
     /// Name of the token embedding.
     pub(crate) embedding_name: &'static str,
+    /// Name of the norm that follows the last block.
+    pub(crate) norm_name: &'static str,
     /// What Hugging Face writes before the names of the base model's tensors, with the dot, when
     /// the head is saved with it.
     pub(crate) base_prefix: &'static str,
+    /// Name of the head's weight, beside the base model.
+    pub(crate) head_name: &'static str,
     /// Whether the head's weight is the embedding's.
     pub(crate) tied_head: bool,
+    /// What logits are capped at: `cap tanh(logits / cap)`.
+    pub(crate) logit_softcap: Option<f64>,
     /// In the order of `named_modules()`.
     pub(crate) modules: Vec<Module>,
 }
@@ -91,21 +112,21 @@ pub(crate) struct Layout {
 impl Layout {
     pub(crate) fn facts(&self) -> ModelFacts {
         let first_block = format!("{}.0.", self.layers_name);
-        let n_params = |wanted: &dyn Fn(&str) -> bool| {
-            let modules = self
-                .modules
-                .iter()
-                .filter(|module| wanted(&module.hookpoint.name));
-            modules.map(Module::n_params).sum()
+        let modules = |wanted: &dyn Fn(&Module) -> bool, count: fn(&Module) -> u64| {
+            let wanted = self.modules.iter().filter(|module| wanted(module));
+            wanted.map(count).sum()
         };
+        let in_first = |module: &Module| module.hookpoint.name.starts_with(&first_block);
+        let before_blocks = |module: &Module| module.hookpoint.n_layers_needed == 0;
         ModelFacts {
             model_type: self.model_type.into(),
             n_layers: self.n_layers,
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
             max_ctx_len: self.max_ctx_len,
-            embedding_params: n_params(&|name| name == self.embedding_name),
-            layer_params: n_params(&|name| name.starts_with(&first_block)),
+            embedding_params: modules(&before_blocks, Module::n_params),
+            layer_params: modules(&in_first, Module::n_params),
+            layer_8bit_params: modules(&in_first, Module::n_8bit_params),
             layers_name: self.layers_name.into(),
             hookpoints: self
                 .modules
@@ -113,6 +134,12 @@ impl Layout {
                 .map(|module| module.hookpoint.clone())
                 .collect(),
         }
+    }
+
+    /// The blocks' names, in order.
+    pub(crate) fn block_names(&self) -> impl Iterator<Item = String> {
+        let layers_name = self.layers_name;
+        (0..self.n_layers).map(move |layer_idx| format!("{layers_name}.{layer_idx}"))
     }
 
     /// The base model's tensors that a forward pass over the first `n_layers` blocks needs.
@@ -138,6 +165,7 @@ impl ModuleList {
         self.n_layers_needed = n_layers_needed;
     }
 
+    /// `d_out` wide rows of a table.
     pub(crate) fn embedding(&mut self, name: &str, n_rows: usize, d_out: usize) {
         self.push(name.into(), None, d_out, ModuleKind::Embedding { n_rows });
     }
@@ -146,8 +174,17 @@ impl ModuleList {
         self.push(name, Some(d_in), d_out, ModuleKind::Linear { bias });
     }
 
-    pub(crate) fn norm(&mut self, name: String, d: usize) {
-        self.push(name, Some(d), d, ModuleKind::Norm);
+    /// GPT-2's form of a linear module.
+    pub(crate) fn conv1d(&mut self, name: String, d_in: usize, d_out: usize) {
+        self.push(name, Some(d_in), d_out, ModuleKind::Conv1d);
+    }
+
+    pub(crate) fn rms_norm(&mut self, name: String, d: usize) {
+        self.push(name, Some(d), d, ModuleKind::Norm { bias: false });
+    }
+
+    pub(crate) fn layer_norm(&mut self, name: String, d: usize) {
+        self.push(name, Some(d), d, ModuleKind::Norm { bias: true });
     }
 
     /// A module without parameters of its own, as wide out as in.

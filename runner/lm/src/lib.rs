@@ -18,33 +18,40 @@
 //! # }
 //! ```
 //!
-//! A further architecture is one file like `llama.rs` and its lines in `architecture.rs`.
+//! A further architecture is one file in `models` and its line in `architecture.rs`.
 
 mod architecture;
+mod attention;
 mod config;
 mod cuda;
+mod decoder;
 mod device;
 mod error;
+mod gpt;
+mod int8;
 mod layout;
-mod llama;
 mod load;
 mod mmap;
 mod model;
+mod models;
 mod nn;
+mod precision;
+mod replace;
 mod rope;
 mod tap;
 mod weights;
 
-pub use architecture::{ARCHITECTURES, ModelConfig, read_config, read_facts};
+pub use architecture::{ModelConfig, architectures, read_config, read_facts};
 pub use cuda::{CudaStatus, init_backends};
 pub use device::parse_device;
 pub use error::LmError;
-pub use llama::LlamaConfig;
 pub use load::{check_weights, weight_files};
 pub use model::{LanguageModel, LoadOptions};
-pub use nn::ActFn;
-pub use rope::{RopeConfig, RopeScaling};
+pub use plan::Dtype;
+pub use replace::{ModulePass, Replacements};
 pub use tap::{Activations, Taps};
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod testing;

@@ -2,17 +2,28 @@
 //! so a module cannot be built with a shape that was not checked.
 
 use crate::config::ConfigFile;
-use crate::layout::{HEAD_WEIGHT, Layout, ModuleKind, TensorSpec};
-use crate::nn::{ActFn, Activation, Embedding, Linear, RmsNorm};
+use crate::int8::Int8Weight;
+use crate::layout::{LM_HEAD, Layout, ModuleKind, TensorSpec};
+use crate::nn::{ActFn, Activation, Dropout, Embedding, LayerNorm, Linear, LinearWeight, RmsNorm};
 use crate::tap::ModuleId;
 use crate::weights::{Weights, safetensors_files};
-use crate::{LmError, ModelConfig};
-use std::collections::HashMap;
+use crate::{LmError, LoadOptions, ModelConfig};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Buffers that older versions of transformers saved with the weights: ends of tensor names.
+const OLD_BUFFERS: &[&str] = &[
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.inv_freq",
+];
 
 /// Checks by the headers of the safetensors files that the tensors of the first `n_layers` blocks
 /// are there, with the shapes that `config` wants and in a dtype that is read. No tensor is loaded.
+/// Gives the names of tensors that are no part of such a model, in order.
 ///
 /// # Errors
 /// The first file that cannot be read, or tensor that is missing or wrong.
@@ -20,14 +31,30 @@ pub fn check_weights(
     model_dir: &Path,
     config: &ModelConfig,
     n_layers: usize,
-) -> Result<(), LmError> {
+) -> Result<Vec<String>, LmError> {
     let layout = config.layout();
     let mut weights = Weights::open(model_dir)?;
     let prefix = base_prefix(&weights, &layout);
     for spec in layout.tensors(n_layers) {
         weights.check(&prefixed(prefix, spec))?;
     }
-    Ok(())
+    Ok(unexpected(&weights, &layout, prefix))
+}
+
+fn unexpected(weights: &Weights, layout: &Layout, prefix: &str) -> Vec<String> {
+    let all = layout.tensors(layout.n_layers).into_iter();
+    let mut known: BTreeSet<String> = all.map(|spec| prefixed(prefix, spec).name).collect();
+    known.extend(head_names(layout).map(str::to_owned));
+    let is_old_buffer = |name: &str| OLD_BUFFERS.iter().any(|end| name.ends_with(end));
+    let names = weights.names().into_iter();
+    names
+        .filter(|name| !known.contains(name) && !is_old_buffer(name))
+        .collect()
+}
+
+/// What the head's weight may be called.
+fn head_names(layout: &Layout) -> impl Iterator<Item = &'static str> {
+    [layout.head_name, LM_HEAD].into_iter()
 }
 
 /// The files that make a model what it is: config.json and the safetensors files, with the index
@@ -40,6 +67,14 @@ pub fn weight_files(model_dir: &Path) -> Result<Vec<PathBuf>, LmError> {
     let mut files = vec![model_dir.join("config.json")];
     files.extend(safetensors_files(model_dir)?);
     Ok(files)
+}
+
+/// The dtype in which the table of the token embedding is stored.
+pub(crate) fn embedding_kind(model_dir: &Path, config: &ModelConfig) -> Result<Kind, LmError> {
+    let layout = config.layout();
+    let mut weights = Weights::open(model_dir)?;
+    let table = layout.tensors(0).swap_remove(0);
+    weights.stored_kind(&prefixed(base_prefix(&weights, &layout), table))
 }
 
 /// What stands before the names of the base model's tensors: nothing where the base model was saved
@@ -68,15 +103,21 @@ pub(crate) struct Loader<'a> {
     ids: HashMap<&'a str, ModuleId>,
     device: Device,
     kind: Kind,
+    in_8bit: bool,
     n_layers: usize,
-    with_head: bool,
+    /// The table of the token embedding, once it is loaded.
+    token_table: Option<Tensor>,
+    /// Memory of the linear modules' weights loaded so far.
+    linear_bytes: u64,
 }
 
 impl<'a> Loader<'a> {
+    /// `kind`: what the model computes in.
     pub(crate) fn open(
         model_dir: &Path,
         layout: &'a Layout,
-        options: &crate::LoadOptions,
+        options: &LoadOptions,
+        kind: Kind,
     ) -> Result<Self, LmError> {
         let weights = Weights::open(model_dir)?;
         let names = layout
@@ -92,14 +133,21 @@ impl<'a> Loader<'a> {
                 .collect(),
             layout,
             device: options.device,
-            kind: options.kind,
+            kind,
+            in_8bit: options.load_in_8bit,
             n_layers: options.n_layers_of(layout.n_layers)?,
-            with_head: options.with_head,
+            token_table: None,
+            linear_bytes: 0,
         })
     }
 
     pub(crate) fn device(&self) -> Device {
         self.device
+    }
+
+    /// Memory of the weights of all linear modules loaded so far, in bytes.
+    pub(crate) fn linear_bytes(&self) -> u64 {
+        self.linear_bytes
     }
 
     /// How many blocks to load.
@@ -119,29 +167,66 @@ impl<'a> Loader<'a> {
             .expect("the layout lists every module that the model is built of")
     }
 
-    pub(crate) fn embedding(&mut self, name: &str) -> Result<Embedding, LmError> {
-        let (id, mut tensors) = self.tensors(name)?;
+    /// A table, with `scale` its rows multiplied by that when they are read.
+    pub(crate) fn embedding(
+        &mut self,
+        name: &str,
+        scale: Option<f64>,
+    ) -> Result<Embedding, LmError> {
+        let (weight, _) = self.tensors(name)?;
+        if name == self.layout.embedding_name {
+            self.token_table = Some(weight.shallow_clone());
+        }
+        let rounded = |scale: f64| {
+            Tensor::from(scale)
+                .f_to_device(self.device)?
+                .f_to_kind(self.kind)
+        };
+        let scale = scale.map(rounded).transpose();
         Ok(Embedding {
-            id,
-            weight: tensors.remove(0),
+            id: self.id(name),
+            weight,
+            scale: scale.map_err(|source| loading(name, source))?,
         })
     }
 
     pub(crate) fn linear(&mut self, name: &str) -> Result<Linear, LmError> {
-        let (id, tensors) = self.tensors(name)?;
-        let mut tensors = tensors.into_iter();
-        Ok(Linear {
-            id,
-            weight: tensors.next().expect("a linear module has a weight"),
-            bias: tensors.next(),
-        })
+        let (weight, bias) = self.tensors(name)?;
+        let id = self.id(name);
+        let is_conv1d = matches!(self.layout.modules[id.0].kind, ModuleKind::Conv1d);
+        let weight = self.linear_weight(weight, is_conv1d);
+        let weight = weight.map_err(|source| loading(name, source))?;
+        self.linear_bytes += weight.n_bytes();
+        Ok(Linear { id, weight, bias })
+    }
+
+    /// The choice of transformers with bitsandbytes: all linear modules but the head are quantised.
+    fn linear_weight(&self, weight: Tensor, is_conv1d: bool) -> Result<LinearWeight, TchError> {
+        let weight = match is_conv1d {
+            true => weight.f_transpose(0, 1)?,
+            false => weight,
+        };
+        match self.in_8bit {
+            true => Int8Weight::quantise(&weight).map(LinearWeight::Int8),
+            false => Ok(LinearWeight::Full(weight)),
+        }
     }
 
     pub(crate) fn rms_norm(&mut self, name: &str, eps: f64) -> Result<RmsNorm, LmError> {
-        let (id, mut tensors) = self.tensors(name)?;
+        let (weight, _) = self.tensors(name)?;
         Ok(RmsNorm {
-            id,
-            weight: tensors.remove(0),
+            id: self.id(name),
+            weight,
+            eps,
+        })
+    }
+
+    pub(crate) fn layer_norm(&mut self, name: &str, eps: f64) -> Result<LayerNorm, LmError> {
+        let (weight, bias) = self.tensors(name)?;
+        Ok(LayerNorm {
+            id: self.id(name),
+            weight,
+            bias: bias.expect("the layout gives layer norms a bias"),
             eps,
         })
     }
@@ -153,35 +238,41 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The head's weight `[vocab_size, hidden_size]`, where it was asked for.
-    pub(crate) fn head(&mut self, embedding: &Embedding) -> Result<Option<Tensor>, LmError> {
-        if !self.with_head {
-            return Ok(None);
-        }
-        if self.layout.tied_head {
-            return Ok(Some(embedding.weight.shallow_clone()));
-        }
-        let spec = TensorSpec {
-            name: HEAD_WEIGHT.into(),
-            shape: vec![self.layout.vocab_size, self.layout.hidden_size],
-        };
-        self.weights.load(&spec, self.device, self.kind).map(Some)
+    pub(crate) fn dropout(&self, name: &str) -> Dropout {
+        Dropout { id: self.id(name) }
     }
 
-    fn tensors(&mut self, name: &str) -> Result<(ModuleId, Vec<Tensor>), LmError> {
-        let id = self.id(name);
-        let module = &self.layout.modules[id.0];
-        debug_assert!(
-            !matches!(module.kind, ModuleKind::Plain),
-            "`{name}` has no parameters"
-        );
-        let specs = module
-            .tensors()
-            .into_iter()
-            .map(|spec| prefixed(self.prefix, spec));
-        let tensors = specs.map(|spec| self.weights.load(&spec, self.device, self.kind));
-        Ok((id, tensors.collect::<Result<_, _>>()?))
+    /// The head's weight: `[vocab_size, hidden_size]`. Where the file has none and it is tied, that of
+    /// the embedding, which is loaded before, without a copy. As in transformers, a head that is in
+    /// the file counts, tied or not.
+    pub(crate) fn head(&mut self) -> Result<Tensor, LmError> {
+        let in_file = head_names(self.layout).find(|name| self.weights.has(name));
+        match (&self.token_table, in_file) {
+            (Some(table), None) if self.layout.tied_head => Ok(table.shallow_clone()),
+            _ => {
+                let spec = TensorSpec {
+                    name: in_file.unwrap_or(self.layout.head_name).into(),
+                    shape: vec![self.layout.vocab_size, self.layout.hidden_size],
+                };
+                self.weights.load(&spec, self.device, self.kind)
+            }
+        }
     }
+
+    /// Weight and bias of the module called `name`.
+    fn tensors(&mut self, name: &str) -> Result<(Tensor, Option<Tensor>), LmError> {
+        let specs = self.layout.modules[self.id(name).0].tensors();
+        let mut tensors = specs.into_iter().map(|spec| {
+            let spec = prefixed(self.prefix, spec);
+            self.weights.load(&spec, self.device, self.kind)
+        });
+        let weight = tensors.next().expect("the layout gives it a weight")?;
+        Ok((weight, tensors.next().transpose()?))
+    }
+}
+
+fn loading(module: &str, source: TchError) -> LmError {
+    LmError::torch(format!("loading the module `{module}`"), source)
 }
 
 #[cfg(test)]
@@ -190,13 +281,13 @@ mod tests {
     use crate::testing::{
         RawTensor, RawTensors, TinyModel, assert_close, tiny_llama, write_tensors,
     };
-    use crate::{LanguageModel, LoadOptions, Taps, read_config};
+    use crate::{LanguageModel, Taps, read_config};
     use safetensors::Dtype;
     use serde_json::json;
 
     const UP_PROJ: &str = "model.layers.2.mlp.up_proj.weight";
 
-    fn check(dir: &Path, n_layers: usize) -> Result<(), LmError> {
+    fn check(dir: &Path, n_layers: usize) -> Result<Vec<String>, LmError> {
         check_weights(dir, &read_config(dir)?, n_layers)
     }
 
@@ -229,7 +320,27 @@ mod tests {
 
     #[test]
     fn the_tiny_model_is_whole() {
-        check(&tiny_llama(), 4).unwrap();
+        assert_eq!(check(&tiny_llama(), 4).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn tensors_that_no_llama_has_are_listed() {
+        let model = TinyModel::with_tensors(|tensors| {
+            let norm = tensors["model.norm.weight"].clone();
+            for name in [
+                "model.layers.1.self_attn.gate.weight",
+                "lm_head.bias",
+                "lm_head.weight",
+                "model.layers.0.self_attn.rotary_emb.inv_freq",
+            ] {
+                tensors.insert(name.into(), norm.clone());
+            }
+        });
+        let unexpected = check(model.dir(), 1).unwrap();
+        assert_eq!(
+            unexpected,
+            ["lm_head.bias", "model.layers.1.self_attn.gate.weight"]
+        );
     }
 
     #[test]
@@ -409,7 +520,7 @@ mod tests {
             ..LoadOptions::default()
         };
         let error = LanguageModel::load(model.dir(), &with_head).unwrap_err();
-        assert!(matches!(error, LmError::MissingTensor { tensor, .. } if tensor == HEAD_WEIGHT));
+        assert!(matches!(error, LmError::MissingTensor { tensor, .. } if tensor == LM_HEAD));
 
         let mut tensors = model.tensors();
         let mut head = tensors["model.embed_tokens.weight"].clone();
@@ -418,7 +529,7 @@ mod tests {
             let value = f32::from_le_bytes(number.try_into().unwrap());
             number.copy_from_slice(&(2.0 * value).to_le_bytes());
         }
-        tensors.insert(HEAD_WEIGHT.into(), head);
+        tensors.insert(LM_HEAD.into(), head);
         write_tensors(&model.weights(), &tensors);
         let input_ids = Tensor::from_slice(&[7_i64, 8]).view([1, 2]);
         let logits = |dir: &Path| {

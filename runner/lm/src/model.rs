@@ -4,18 +4,22 @@ use crate::LmError;
 use crate::architecture::{Body, read_config};
 use crate::device::check_device;
 use crate::load::Loader;
-use crate::tap::{Activations, Run, Stop, Tape, Taps};
-use plan::ModelFacts;
+use crate::precision::compute_kind;
+use crate::replace::Replacements;
+use crate::tap::{Activations, Stop, Tape, Taps};
+use plan::{Dtype, ModelFacts};
 use std::path::Path;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What of a model to load, and where to.
+/// What of a model to load, how, and where to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Device of the weights and of the forward pass.
     pub device: Device,
     /// Precision of the weights and of the forward pass; converted from the files' own.
-    pub kind: Kind,
+    pub dtype: Dtype,
+    /// Whether to hold the weights of all linear modules but the head in 8 bit (LLM.int8()).
+    pub load_in_8bit: bool,
     /// How many blocks to load; `None`: all, and with them the final norm.
     pub n_layers: Option<usize>,
     /// Whether to load the head too, which needs all blocks, whatever `n_layers` says.
@@ -27,7 +31,8 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             device: Device::Cpu,
-            kind: Kind::Float,
+            dtype: Dtype::Float32,
+            load_in_8bit: false,
             n_layers: None,
             with_head: false,
         }
@@ -45,12 +50,36 @@ impl LoadOptions {
     }
 }
 
+/// The language model's head: hidden states to logits.
+#[derive(Debug)]
+struct Head {
+    /// `[vocab_size, hidden_size]`
+    weight: Tensor,
+    softcap: Option<f64>,
+}
+
+impl Head {
+    /// `hidden`: `[batch, ctx_len, hidden_size]`, the output of the final norm.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor, TchError> {
+        let logits = hidden.f_linear(&self.weight, None::<&Tensor>)?;
+        match self.softcap {
+            Some(cap) => logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap),
+            None => Ok(logits),
+        }
+    }
+}
+
 /// A language model that runs up to the last hookpoint asked for.
 #[derive(Debug)]
 pub struct LanguageModel {
     facts: ModelFacts,
-    body: Body,
+    body: Box<dyn Body>,
+    head: Option<Head>,
+    /// Taps on what [`Self::hidden_states`] returns.
+    hidden_states: Taps,
     device: Device,
+    kind: Kind,
+    linear_bytes: u64,
     n_layers: usize,
 }
 
@@ -59,24 +88,32 @@ impl LanguageModel {
     /// or its shards.
     ///
     /// # Errors
-    /// A folder, configuration or tensor that is missing or wrong, more layers than there are, a
-    /// kind that is no floating point format, or a device that is not there or out of memory.
+    /// A folder, configuration or tensor that is missing or wrong, more layers than there are, or a
+    /// device that is not there or out of memory.
     pub fn load(model_dir: &Path, options: &LoadOptions) -> Result<Self, LmError> {
-        if !matches!(
-            options.kind,
-            Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double
-        ) {
-            return Err(LmError::NotFloat { got: options.kind });
-        }
         check_device(options.device)?;
         let config = read_config(model_dir)?;
         let layout = config.layout();
+        let facts = layout.facts();
+        let kind = compute_kind(model_dir, &config, options)?;
         let _no_grad = tch::no_grad_guard();
-        let mut loader = Loader::open(model_dir, &layout, options)?;
+        let mut loader = Loader::open(model_dir, &layout, options, kind)?;
+        let body = config.load(&mut loader)?;
+        let head = options.with_head.then(|| loader.head()).transpose()?;
+        let blocks: Vec<String> = layout.block_names().collect();
         Ok(Self {
-            body: Body::load(&config, &mut loader)?,
-            facts: layout.facts(),
+            body,
+            head: head.map(|weight| Head {
+                weight,
+                softcap: layout.logit_softcap,
+            }),
+            hidden_states: Taps::none()
+                .with_inputs(&facts, &blocks)?
+                .with_outputs(&facts, &[layout.norm_name])?,
+            facts,
             device: options.device,
+            kind,
+            linear_bytes: loader.linear_bytes(),
             n_layers: loader.n_layers(),
         })
     }
@@ -91,13 +128,23 @@ impl LanguageModel {
         self.device
     }
 
+    /// What the forward pass computes in.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Memory of the weights of all linear modules but the head, in bytes: what 8-bit loading saves on.
+    pub fn linear_bytes(&self) -> u64 {
+        self.linear_bytes
+    }
+
     /// How many blocks are loaded.
     pub fn n_layers(&self) -> usize {
         self.n_layers
     }
 
-    /// The outputs of the tapped hookpoints for `input_ids`: `[batch, ctx_len]`, Int64, each
-    /// sequence from position 0. Stops as soon as every tap was served; no gradient is recorded.
+    /// The outputs and inputs of the tapped hookpoints for `input_ids`: `[batch, ctx_len]`, Int64,
+    /// each sequence from position 0. Stops as soon as every tap was served; no gradient is recorded.
     ///
     /// Token ids on the CPU are checked against the vocabulary and then moved to the model's
     /// device. Those already on a GPU are taken as they are, for a check would wait for the device.
@@ -108,12 +155,12 @@ impl LanguageModel {
     pub fn forward(&self, input_ids: &Tensor, taps: &Taps) -> Result<Activations, LmError> {
         taps.check(&self.facts, self.n_layers)?;
         let input_ids = self.checked_input(input_ids)?;
-        let mut tape = Tape::new(taps);
-        if !taps.names().is_empty() {
+        let mut tape = Tape::until_served(taps);
+        if !taps.is_empty() {
             let _no_grad = tch::no_grad_guard();
             match self.body.forward(&mut tape, &input_ids) {
                 Ok(_) | Err(Stop::Served) => {}
-                Err(Stop::Torch(source)) => return Err(in_forward(source)),
+                Err(stop) => return Err(failed(stop)),
             }
         }
         Ok(tape
@@ -121,18 +168,43 @@ impl LanguageModel {
             .expect("every module of the loaded blocks runs"))
     }
 
+    /// The hidden states for `input_ids`, `[batch, ctx_len]`, as `output_hidden_states=True` gives them
+    /// in transformers: the input of every block, then the output of the final norm, each
+    /// `[batch, ctx_len, hidden_size]`.
+    ///
+    /// # Errors
+    /// A model of which not all blocks are loaded, and those of [`Self::forward`].
+    pub fn hidden_states(&self, input_ids: &Tensor) -> Result<Vec<Tensor>, LmError> {
+        let activations = self.forward(input_ids, &self.hidden_states)?;
+        Ok(activations.into_tensors())
+    }
+
     /// The logits `[batch, ctx_len, vocab_size]` for `input_ids`: `[batch, ctx_len]`, Int64.
     ///
     /// # Errors
     /// A model loaded without its head, and those of [`Self::forward`].
     pub fn logits(&self, input_ids: &Tensor) -> Result<Tensor, LmError> {
-        let input_ids = self.checked_input(input_ids)?;
-        let taps = Taps::none();
         let _no_grad = tch::no_grad_guard();
-        let hidden = unstopped(self.body.forward(&mut Tape::new(&taps), &input_ids))?;
-        self.body
-            .logits(&hidden)
-            .map_or(Err(LmError::NoHead), unstopped)
+        self.logits_with(input_ids, &mut Replacements::default())
+    }
+
+    /// The logits with the outputs of some hookpoints replaced. Unlike the other passes this one
+    /// records gradients where the caller has them on: of the logits with respect to whatever the
+    /// replacements were made of, for losses on the model's output. The model's weights have none.
+    ///
+    /// # Errors
+    /// A replacement that fails or has the wrong shape, and those of [`Self::logits`].
+    pub fn logits_with(
+        &self,
+        input_ids: &Tensor,
+        replacements: &mut Replacements,
+    ) -> Result<Tensor, LmError> {
+        let head = self.head.as_ref().ok_or(LmError::NoHead)?;
+        replacements.check(&self.facts, self.n_layers)?;
+        let input_ids = self.checked_input(input_ids)?;
+        let mut tape = Tape::to_the_end(replacements);
+        let hidden = self.body.forward(&mut tape, &input_ids).map_err(failed)?;
+        head.logits(&hidden).map_err(in_forward)
     }
 
     /// `input_ids` on the model's device.
@@ -184,12 +256,12 @@ fn in_forward(source: TchError) -> LmError {
     LmError::torch("in the forward pass of the language model", source)
 }
 
-/// The outcome of a pass that nothing was tapped in.
-fn unstopped(outcome: Run<Tensor>) -> Result<Tensor, LmError> {
-    outcome.map_err(|stop| match stop {
+fn failed(stop: Stop) -> LmError {
+    match stop {
         Stop::Torch(source) => in_forward(source),
-        Stop::Served => unreachable!("without taps a pass is not stopped"),
-    })
+        Stop::Replacement(error) => *error,
+        Stop::Served => unreachable!("a pass that ends with its last tap has not failed"),
+    }
 }
 
 #[cfg(test)]
@@ -343,11 +415,6 @@ mod tests {
                 n_layers: 4
             }
         ));
-        let integers = load(LoadOptions {
-            kind: Kind::Int64,
-            ..LoadOptions::default()
-        });
-        assert!(matches!(integers, LmError::NotFloat { got: Kind::Int64 }));
         let far_gpu = load(LoadOptions {
             device: Device::Cuda(99),
             ..LoadOptions::default()
@@ -414,7 +481,7 @@ mod tests {
     fn half_precision_stays_near() {
         let golden = golden();
         let model = load(LoadOptions {
-            kind: Kind::BFloat16,
+            dtype: Dtype::BFloat16,
             n_layers: Some(1),
             ..LoadOptions::default()
         });

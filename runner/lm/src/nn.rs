@@ -2,28 +2,29 @@
 
 use crate::LmError;
 use crate::config::ConfigFile;
+use crate::int8::Int8Weight;
 use crate::tap::{ModuleId, Run, Tape};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-/// Token ids to rows of a table.
+/// Token ids, or positions, to rows of a table.
 #[derive(Debug)]
 pub(crate) struct Embedding {
     pub(crate) id: ModuleId,
-    /// `[vocab_size, d_out]`
+    /// `[n_rows, d_out]`
     pub(crate) weight: Tensor,
+    /// Factor of the rows, in the weight's kind, where there is one.
+    pub(crate) scale: Option<Tensor>,
 }
 
 impl Embedding {
-    /// `input_ids`: `[batch, ctx_len]`, Int64.
-    pub(crate) fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
-        tape.module(self.id, input_ids, |_, input_ids| {
-            Ok(Tensor::f_embedding(
-                &self.weight,
-                input_ids,
-                -1,
-                false,
-                false,
-            )?)
+    /// `ids`: `[batch, ctx_len]`, Int64.
+    pub(crate) fn forward(&self, tape: &mut Tape, ids: &Tensor) -> Run<Tensor> {
+        tape.module(self.id, ids, |_, ids| {
+            let rows = Tensor::f_embedding(&self.weight, ids, -1, false, false)?;
+            match &self.scale {
+                Some(scale) => Ok(rows.f_mul(scale)?),
+                None => Ok(rows),
+            }
         })
     }
 }
@@ -32,27 +33,49 @@ impl Embedding {
 #[derive(Debug)]
 pub(crate) struct Linear {
     pub(crate) id: ModuleId,
-    /// `[d_out, d_in]`
-    pub(crate) weight: Tensor,
+    pub(crate) weight: LinearWeight,
     /// `[d_out]`
     pub(crate) bias: Option<Tensor>,
+}
+
+/// The matrix of a linear module: `[d_out, d_in]`.
+#[derive(Debug)]
+pub(crate) enum LinearWeight {
+    /// In the model's compute kind.
+    Full(Tensor),
+    /// In 8 bit.
+    Int8(Int8Weight),
+}
+
+impl LinearWeight {
+    /// Memory, in bytes.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        match self {
+            Self::Full(weight) => (weight.numel() * weight.kind().elt_size_in_bytes()) as u64,
+            Self::Int8(weight) => weight.n_bytes(),
+        }
+    }
 }
 
 impl Linear {
     /// `x`: `[.., d_in]`
     pub(crate) fn forward(&self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
-        tape.module(self.id, x, |_, x| {
-            Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
-        })
+        tape.module(self.id, x, |_, x| Ok(self.product(x)?))
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        match &self.weight {
+            LinearWeight::Full(weight) => x.f_linear(weight, self.bias.as_ref()),
+            LinearWeight::Int8(weight) => weight.linear(x, self.bias.as_ref()),
+        }
     }
 }
 
-/// `w x / sqrt(mean(x^2) + eps)`, computed in float32 up to the product with `w`, as Hugging Face's
-/// Llama does (Zhang and Sennrich 2019, section 4).
+/// `w x / sqrt(mean(x^2) + eps)`, normalised in float32 (Zhang and Sennrich 2019, section 4).
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
     pub(crate) id: ModuleId,
-    /// `[d]`
+    /// `[d]`; what `x` is multiplied by in float32, and else in its own kind.
     pub(crate) weight: Tensor,
     pub(crate) eps: f64,
 }
@@ -66,64 +89,112 @@ impl RmsNorm {
                 .f_square()?
                 .f_mean_dim([-1_i64].as_slice(), true, None)?;
             let normalised = wide.f_mul(&mean_square.f_add_scalar(self.eps)?.f_rsqrt()?)?;
-            Ok(self.weight.f_mul(&normalised.f_to_kind(x.kind())?)?)
+            let normalised = normalised.f_to_kind(self.weight.kind())?;
+            Ok(self.weight.f_mul(&normalised)?.f_to_kind(x.kind())?)
         })
+    }
+}
+
+/// `w (x - mean(x)) / sqrt(var(x) + eps) + b` (Ba et al. 2016).
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    pub(crate) id: ModuleId,
+    /// `[d]`
+    pub(crate) weight: Tensor,
+    /// `[d]`
+    pub(crate) bias: Tensor,
+    pub(crate) eps: f64,
+}
+
+impl LayerNorm {
+    /// `x`: `[.., d]`
+    pub(crate) fn forward(&self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
+        tape.module(self.id, x, |_, x| {
+            let (weight, bias) = (Some(&self.weight), Some(&self.bias));
+            Ok(x.f_layer_norm(self.weight.size(), weight, bias, self.eps, true)?)
+        })
+    }
+}
+
+/// A dropout, which does nothing outside training, at its place in the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dropout {
+    pub(crate) id: ModuleId,
+}
+
+impl Dropout {
+    pub(crate) fn forward(self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
+        tape.module(self.id, x, |_, x| Ok(x.shallow_clone()))
     }
 }
 
 /// Activation function of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActFn {
+pub(crate) enum ActFn {
     /// `x Φ(x)`, with the exact normal distribution.
     Gelu,
-    /// GELU by its tanh approximation: `gelu_new` and `gelu_pytorch_tanh`.
+    /// GELU by its tanh approximation: `gelu_new`, `gelu_fast` and `gelu_pytorch_tanh`.
     GeluTanh,
+    /// GELU as `x sigmoid(1.702 x)`.
+    QuickGelu,
     /// `max(x, 0)`
     Relu,
+    /// `max(x, 0)^2`
+    Relu2,
     /// `x sigmoid(x)`
     Silu,
+    /// `tanh(x)`
+    Tanh,
 }
 
 impl ActFn {
-    const NAMES: &[&str] = &[
-        "gelu",
-        "gelu_new",
-        "gelu_pytorch_tanh",
-        "relu",
-        "silu",
-        "swish",
+    const NAMES: &[(&str, Self)] = &[
+        ("gelu", Self::Gelu),
+        ("gelu_fast", Self::GeluTanh),
+        ("gelu_new", Self::GeluTanh),
+        ("gelu_pytorch_tanh", Self::GeluTanh),
+        ("quick_gelu", Self::QuickGelu),
+        ("relu", Self::Relu),
+        ("relu2", Self::Relu2),
+        ("silu", Self::Silu),
+        ("swish", Self::Silu),
+        ("tanh", Self::Tanh),
     ];
 
     /// The function that config.json names under `key`.
     pub(crate) fn read(file: &ConfigFile, key: &str, default: Self) -> Result<Self, LmError> {
-        match file.string(key)? {
-            None => Ok(default),
-            Some("gelu") => Ok(Self::Gelu),
-            Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Self::GeluTanh),
-            Some("relu") => Ok(Self::Relu),
-            Some("silu" | "swish") => Ok(Self::Silu),
-            Some(other) => Err(file.unsupported(key, other, Self::NAMES)),
+        let Some(name) = file.string(key)? else {
+            return Ok(default);
+        };
+        let known = Self::NAMES.iter().find(|(known, _)| *known == name);
+        known
+            .map(|(_, act_fn)| *act_fn)
+            .ok_or_else(|| file.unsupported(key, name, Self::NAMES.iter().map(|(name, _)| *name)))
+    }
+
+    fn apply(self, x: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Gelu => x.f_gelu("none"),
+            Self::GeluTanh => x.f_gelu("tanh"),
+            Self::QuickGelu => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?),
+            Self::Relu => x.f_relu(),
+            Self::Relu2 => x.f_relu()?.f_square(),
+            Self::Silu => x.f_silu(),
+            Self::Tanh => x.f_tanh(),
         }
     }
 }
 
 /// An activation function at its place in the model.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Activation {
     pub(crate) id: ModuleId,
     pub(crate) act_fn: ActFn,
 }
 
 impl Activation {
-    pub(crate) fn forward(&self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
-        tape.module(self.id, x, |_, x| {
-            Ok(match self.act_fn {
-                ActFn::Gelu => x.f_gelu("none")?,
-                ActFn::GeluTanh => x.f_gelu("tanh")?,
-                ActFn::Relu => x.f_relu()?,
-                ActFn::Silu => x.f_silu()?,
-            })
-        })
+    pub(crate) fn forward(self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
+        tape.module(self.id, x, |_, x| Ok(self.act_fn.apply(x)?))
     }
 }
 
@@ -135,7 +206,9 @@ mod tests {
     use serde_json::json;
 
     fn run(forward: impl FnOnce(&mut Tape) -> Run<Tensor>) -> Tensor {
-        forward(&mut Tape::new(&Taps::none())).ok().unwrap()
+        forward(&mut Tape::until_served(&Taps::none()))
+            .ok()
+            .unwrap()
     }
 
     #[test]
@@ -152,10 +225,23 @@ mod tests {
     }
 
     #[test]
+    fn layer_norm_of_three_and_five() {
+        let norm = LayerNorm {
+            id: ModuleId(0),
+            weight: Tensor::from_slice(&[1.0_f32, 2.0]),
+            bias: Tensor::from_slice(&[0.5_f32, 0.25]),
+            eps: 0.0,
+        };
+        let x = Tensor::from_slice(&[3.0_f32, 5.0]);
+        let expected = Tensor::from_slice(&[-0.5_f32, 2.25]);
+        assert_close("norm", &run(|tape| norm.forward(tape, &x)), &expected);
+    }
+
+    #[test]
     fn linear_adds_its_bias() {
         let linear = Linear {
             id: ModuleId(0),
-            weight: Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([2, 2]),
+            weight: LinearWeight::Full(Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([2, 2])),
             bias: Some(Tensor::from_slice(&[10.0_f32, 20.0])),
         };
         let x = Tensor::from_slice(&[1.0_f32, 1.0]);
@@ -168,8 +254,11 @@ mod tests {
         for (act_fn, expected) in [
             (ActFn::Gelu, 0.841_345),
             (ActFn::GeluTanh, 0.841_192),
+            (ActFn::QuickGelu, 0.845_795),
             (ActFn::Relu, 1.0),
+            (ActFn::Relu2, 1.0),
             (ActFn::Silu, 0.731_059),
+            (ActFn::Tanh, 0.761_594),
         ] {
             let activation = Activation {
                 id: ModuleId(0),

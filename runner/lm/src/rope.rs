@@ -4,18 +4,18 @@ use crate::LmError;
 use crate::config::ConfigFile;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Settings of the rotary embedding.
+/// Settings of a rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RopeConfig {
+pub(crate) struct RopeConfig {
     /// Base of the frequencies.
-    pub rope_theta: f64,
+    pub(crate) rope_theta: f64,
     /// How the frequencies are stretched for long contexts.
-    pub scaling: RopeScaling,
+    pub(crate) scaling: RopeScaling,
 }
 
 /// How the frequencies of a rotary embedding are stretched.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
+pub(crate) enum RopeScaling {
     /// Not at all.
     Default,
     /// Every frequency divided by `factor`.
@@ -37,15 +37,19 @@ pub enum RopeScaling {
 }
 
 const DEFAULT_THETA: f64 = 10_000.0;
-const ROPE_TYPES: &[&str] = &["default", "linear", "llama3"];
+const ROPE_TYPES: [&str; 3] = ["default", "linear", "llama3"];
 
 impl RopeConfig {
-    /// Reads `rope_parameters`, where transformers 5 keeps everything, or the older `rope_theta` and
-    /// `rope_scaling`. `max_ctx_len`: the default of `original_max_position_embeddings`.
+    /// Reads `rope_parameters`, where transformers 5 keeps everything, or the older `rope_scaling` and
+    /// `theta_key`. `max_ctx_len`: the default of `original_max_position_embeddings`.
     ///
     /// # Errors
     /// A rope type that is not supported, a missing key, or two places that contradict each other.
-    pub(crate) fn read(file: &ConfigFile, max_ctx_len: usize) -> Result<Self, LmError> {
+    pub(crate) fn read(
+        file: &ConfigFile,
+        theta_key: &str,
+        max_ctx_len: usize,
+    ) -> Result<Self, LmError> {
         let parameters = file.object("rope_parameters")?;
         let older = file.object("rope_scaling")?;
         if let (Some(newer), Some(older)) = (&parameters, &older)
@@ -53,33 +57,51 @@ impl RopeConfig {
         {
             return Err(file.bad("rope_scaling", "contradicts `rope_parameters`".into()));
         }
-        let outer_theta = file.positive("rope_theta")?;
-        let Some(parameters) = parameters.or(older) else {
+        let outer_theta = file.positive(theta_key)?;
+        let rope = Self::of_parameters(
+            parameters.or(older).as_ref(),
+            outer_theta.unwrap_or(DEFAULT_THETA),
+            max_ctx_len,
+        )?;
+        match outer_theta {
+            Some(outer) if outer != rope.rope_theta => {
+                let inner = rope.rope_theta;
+                let problem = format!("is {outer}, but `rope_parameters` has {inner}");
+                Err(file.bad(theta_key, problem))
+            }
+            _ => Ok(rope),
+        }
+    }
+
+    /// Reads one object of rope parameters; without it there is no scaling. `theta`: the base where
+    /// the object has none.
+    ///
+    /// # Errors
+    /// A rope type that is not supported, or a missing key.
+    pub(crate) fn of_parameters(
+        parameters: Option<&ConfigFile>,
+        theta: f64,
+        max_ctx_len: usize,
+    ) -> Result<Self, LmError> {
+        let Some(parameters) = parameters else {
             return Ok(Self {
-                rope_theta: outer_theta.unwrap_or(DEFAULT_THETA),
+                rope_theta: theta,
                 scaling: RopeScaling::Default,
             });
         };
-        let inner_theta = parameters.positive("rope_theta")?;
-        if let (Some(inner), Some(outer)) = (inner_theta, outer_theta)
-            && inner != outer
-        {
-            let problem = format!("is {outer}, but `rope_parameters` has {inner}");
-            return Err(file.bad("rope_theta", problem));
-        }
         Ok(Self {
-            rope_theta: inner_theta.or(outer_theta).unwrap_or(DEFAULT_THETA),
-            scaling: RopeScaling::read(&parameters, max_ctx_len)?,
+            rope_theta: parameters.positive("rope_theta")?.unwrap_or(theta),
+            scaling: RopeScaling::read(parameters, max_ctx_len)?,
         })
     }
 
-    /// The angle per position of each pair of channels: `[head_dim / 2]`, Float.
+    /// The angle per position of each pair of channels: `[rotary_dim / 2]`, Float.
     ///
     /// libtorch's float32 arithmetic in the order of transformers: a frequency off by one unit in
     /// the last place would be off by thousands of them in the angle of a late position.
-    fn inv_freq(&self, head_dim: i64) -> Result<Tensor, TchError> {
-        let channels = Tensor::f_arange_start_step(0, head_dim, 2, (Kind::Float, Device::Cpu))?;
-        let exponents = channels.f_div_scalar(head_dim)?;
+    fn inv_freq(&self, rotary_dim: i64) -> Result<Tensor, TchError> {
+        let channels = Tensor::f_arange_start_step(0, rotary_dim, 2, (Kind::Float, Device::Cpu))?;
+        let exponents = channels.f_div_scalar(rotary_dim)?;
         let inv_freq = Tensor::f_pow_scalar(self.rope_theta, &exponents)?.f_reciprocal()?;
         match &self.scaling {
             RopeScaling::Default => Ok(inv_freq),
@@ -160,18 +182,19 @@ impl RopeScaling {
 /// The rotary embedding of a model.
 #[derive(Debug)]
 pub(crate) struct RotaryEmbedding {
-    /// `[head_dim / 2]`, Float, on the model's device.
+    /// `[rotary_dim / 2]`, Float, on the model's device.
     inv_freq: Tensor,
 }
 
 impl RotaryEmbedding {
+    /// For the first `rotary_dim` channels of each head.
     pub(crate) fn new(
         config: &RopeConfig,
-        head_dim: usize,
+        rotary_dim: usize,
         device: Device,
     ) -> Result<Self, LmError> {
         let inv_freq = config
-            .inv_freq(head_dim as i64)
+            .inv_freq(rotary_dim as i64)
             .and_then(|x| x.f_to_device(device));
         let inv_freq = inv_freq
             .map_err(|source| LmError::torch("computing the rotary frequencies", source))?;
@@ -190,31 +213,47 @@ impl RotaryEmbedding {
     }
 }
 
-/// Cosine and sine for each position and channel: `[ctx_len, head_dim]` each.
+/// Cosine and sine for each position and channel: `[ctx_len, rotary_dim]` each.
 pub(crate) struct Rotations {
     cos: Tensor,
     sin: Tensor,
 }
 
 impl Rotations {
-    /// Rotates each pair of channels (i, i + head_dim / 2) of `x`: `[.., ctx_len, head_dim]`.
+    /// Rotates each pair of channels (i, i + rotary_dim / 2) of `x`: `[.., ctx_len, head_dim]`. Channels
+    /// from `rotary_dim` on stay as they are.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let (rotary_dim, head_dim) = (last_dim(&self.cos), last_dim(x));
+        if rotary_dim == head_dim {
+            return self.rotate(x);
+        }
+        let rotated = self.rotate(&x.f_narrow(-1, 0, rotary_dim)?)?;
+        let kept = x.f_narrow(-1, rotary_dim, head_dim - rotary_dim)?;
+        Tensor::f_cat(&[rotated, kept], -1)
+    }
+
+    fn rotate(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let halves = x.f_chunk(2, -1)?;
         let quarter_turn = Tensor::f_cat(&[&halves[1].f_neg()?, &halves[0]], -1)?;
         x.f_mul(&self.cos)?.f_add(&quarter_turn.f_mul(&self.sin)?)
     }
 }
 
+fn last_dim(x: &Tensor) -> i64 {
+    x.size().last().copied().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decoder::DecoderConfig;
     use crate::testing::{TinyModel, assert_close};
-    use crate::{ModelConfig, read_config};
     use serde_json::{Value, json};
 
     fn read_rope(changes: Value) -> Result<RopeConfig, LmError> {
-        let ModelConfig::Llama(config) = read_config(TinyModel::with_config(changes).dir())?;
-        Ok(config.rope)
+        let model = TinyModel::with_config(changes);
+        let config = DecoderConfig::llama(&ConfigFile::read(model.dir())?)?;
+        Ok(config.ropes[0].clone())
     }
 
     const LLAMA3: RopeScaling = RopeScaling::Llama3 {
@@ -320,5 +359,16 @@ mod tests {
         let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([1, 4]);
         let expected = Tensor::from_slice(&[-3.0_f32, -4.0, 1.0, 2.0]).view([1, 4]);
         assert_close("quarter turn", &rotations.apply(&x).unwrap(), &expected);
+    }
+
+    #[test]
+    fn channels_behind_the_rotated_ones_stay() {
+        let rotations = Rotations {
+            cos: Tensor::zeros([1, 2], (Kind::Float, Device::Cpu)),
+            sin: Tensor::ones([1, 2], (Kind::Float, Device::Cpu)),
+        };
+        let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([1, 4]);
+        let expected = Tensor::from_slice(&[-2.0_f32, 1.0, 3.0, 4.0]).view([1, 4]);
+        assert_close("a half", &rotations.apply(&x).unwrap(), &expected);
     }
 }

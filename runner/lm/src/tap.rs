@@ -1,61 +1,132 @@
-//! Which submodules' outputs to keep, and the forward pass as seen from a submodule.
+//! Which submodules' inputs and outputs to keep, what to put in the place of an output, and the
+//! forward pass as seen from a submodule.
 
 use crate::LmError;
+use crate::replace::Replacements;
 use plan::{ModelFacts, nearest};
-use std::collections::HashSet;
 use std::sync::Arc;
 use tch::{TchError, Tensor};
 
 /// Index of a submodule in the layout of its model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ModuleId(pub(crate) usize);
 
-/// The hookpoints whose outputs a forward pass shall return.
+/// The side of a submodule on which its hidden states are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Input,
+    Output,
+}
+
+/// One thing that a forward pass shall return.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TapPoint {
+    name: String,
+    module: ModuleId,
+    side: Side,
+}
+
+/// Which taps a submodule serves, by their place in the list.
+#[derive(Clone, Copy, Debug, Default)]
+struct ServedTaps {
+    input: Option<usize>,
+    output: Option<usize>,
+}
+
+/// The hookpoints whose outputs or inputs a forward pass shall return.
 ///
-/// Names are resolved once, here: in the forward pass a submodule finds its tap by an index.
+/// Names are resolved once, here: in the forward pass a submodule finds its taps by an index.
 #[derive(Clone, Debug)]
 pub struct Taps {
-    names: Arc<[String]>,
-    modules: Vec<ModuleId>,
-    /// For each submodule of the model: which tap it serves.
-    tap_of_module: Vec<Option<usize>>,
+    points: Arc<[TapPoint]>,
+    /// For each submodule of the model.
+    of_module: Vec<ServedTaps>,
     n_layers_needed: usize,
 }
 
 impl Taps {
-    /// Taps on the hookpoints called `names`; a name that comes twice counts once.
+    /// Taps on the outputs of the hookpoints called `names`; a name that comes twice counts once.
     ///
     /// # Errors
     /// The first name that the model of `facts` does not have.
     pub fn new<S: AsRef<str>>(facts: &ModelFacts, names: &[S]) -> Result<Self, LmError> {
-        let mut seen = HashSet::new();
-        let names = names
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(|&name| seen.insert(name));
-        let names: Vec<&str> = names.collect();
-        let modules: Vec<ModuleId> = names
-            .iter()
-            .map(|name| resolve(facts, name))
-            .collect::<Result<_, _>>()?;
-        let mut tap_of_module = vec![None; facts.hookpoints.len()];
-        for (tap_idx, module) in modules.iter().enumerate() {
-            tap_of_module[module.0] = Some(tap_idx);
-        }
-        let needed = modules
-            .iter()
-            .map(|module| facts.hookpoints[module.0].n_layers_needed);
-        Ok(Self {
-            n_layers_needed: needed.max().unwrap_or(0),
-            names: names.into_iter().map(str::to_owned).collect(),
-            modules,
-            tap_of_module,
-        })
+        Self::none().with_outputs(facts, names)
     }
 
-    /// The tapped hookpoints, in the order they were asked for.
-    pub fn names(&self) -> &[String] {
-        &self.names
+    /// The same, and taps on the outputs of the hookpoints called `names`.
+    ///
+    /// # Errors
+    /// The first name that the model of `facts` does not have.
+    pub fn with_outputs<S: AsRef<str>>(
+        self,
+        facts: &ModelFacts,
+        names: &[S],
+    ) -> Result<Self, LmError> {
+        self.with(facts, names, Side::Output)
+    }
+
+    /// The same, and taps on the inputs of the hookpoints called `names`.
+    ///
+    /// # Errors
+    /// The first name that the model of `facts` does not have, or whose input is token ids or
+    /// positions.
+    pub fn with_inputs<S: AsRef<str>>(
+        self,
+        facts: &ModelFacts,
+        names: &[S],
+    ) -> Result<Self, LmError> {
+        self.with(facts, names, Side::Input)
+    }
+
+    /// Taps on nothing.
+    pub(crate) fn none() -> Self {
+        Self {
+            points: Arc::new([]),
+            of_module: Vec::new(),
+            n_layers_needed: 0,
+        }
+    }
+
+    fn with<S: AsRef<str>>(
+        self,
+        facts: &ModelFacts,
+        names: &[S],
+        side: Side,
+    ) -> Result<Self, LmError> {
+        let mut points = self.points.to_vec();
+        for name in names {
+            let point = TapPoint {
+                name: name.as_ref().to_owned(),
+                module: resolve(facts, name.as_ref())?,
+                side,
+            };
+            if side == Side::Input && facts.hookpoints[point.module.0].d_in.is_none() {
+                return Err(LmError::NoInput { name: point.name });
+            }
+            if !points.contains(&point) {
+                points.push(point);
+            }
+        }
+        Ok(Self::of_points(facts, points))
+    }
+
+    fn of_points(facts: &ModelFacts, points: Vec<TapPoint>) -> Self {
+        let mut of_module = vec![ServedTaps::default(); facts.hookpoints.len()];
+        for (tap_idx, point) in points.iter().enumerate() {
+            let served = &mut of_module[point.module.0];
+            match point.side {
+                Side::Input => served.input = Some(tap_idx),
+                Side::Output => served.output = Some(tap_idx),
+            }
+        }
+        let needed = points
+            .iter()
+            .map(|point| facts.hookpoints[point.module.0].n_layers_needed);
+        Self {
+            n_layers_needed: needed.max().unwrap_or(0),
+            of_module,
+            points: points.into(),
+        }
     }
 
     /// How many blocks must be loaded to serve all taps: for [`crate::LoadOptions::n_layers`].
@@ -63,36 +134,46 @@ impl Taps {
         self.n_layers_needed
     }
 
-    /// Taps on nothing.
-    pub(crate) fn none() -> Self {
-        Self {
-            names: Arc::new([]),
-            modules: Vec::new(),
-            tap_of_module: Vec::new(),
-            n_layers_needed: 0,
-        }
+    /// Whether nothing is tapped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.points.is_empty()
     }
 
     /// Checks that a model of `facts`, loaded up to `n_layers` blocks, serves every tap.
     pub(crate) fn check(&self, facts: &ModelFacts, n_layers: usize) -> Result<(), LmError> {
-        for (name, module) in self.names.iter().zip(&self.modules) {
-            let hookpoint = facts.hookpoints.get(module.0).filter(|h| h.name == *name);
-            let Some(hookpoint) = hookpoint else {
-                return Err(LmError::ForeignTaps { name: name.clone() });
-            };
-            if hookpoint.n_layers_needed > n_layers {
-                return Err(LmError::LayerNotLoaded {
-                    name: name.clone(),
-                    needed: hookpoint.n_layers_needed,
-                    loaded: n_layers,
-                });
-            }
-        }
-        Ok(())
+        self.points
+            .iter()
+            .try_for_each(|point| check_loaded(facts, n_layers, &point.name, point.module))
+    }
+
+    fn served_by(&self, id: ModuleId) -> ServedTaps {
+        self.of_module.get(id.0).copied().unwrap_or_default()
     }
 }
 
-fn resolve(facts: &ModelFacts, name: &str) -> Result<ModuleId, LmError> {
+/// Checks that `module` is the hookpoint called `name` of the model of `facts`, and within the
+/// `n_layers` blocks that are loaded.
+pub(crate) fn check_loaded(
+    facts: &ModelFacts,
+    n_layers: usize,
+    name: &str,
+    module: ModuleId,
+) -> Result<(), LmError> {
+    let name = || name.to_owned();
+    let hookpoint = facts.hookpoints.get(module.0).filter(|h| h.name == name());
+    match hookpoint {
+        None => Err(LmError::ForeignTaps { name: name() }),
+        Some(hookpoint) if hookpoint.n_layers_needed > n_layers => Err(LmError::LayerNotLoaded {
+            name: name(),
+            needed: hookpoint.n_layers_needed,
+            loaded: n_layers,
+        }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The submodule called `name`.
+pub(crate) fn resolve(facts: &ModelFacts, name: &str) -> Result<ModuleId, LmError> {
     let names = || {
         facts
             .hookpoints
@@ -109,37 +190,55 @@ fn resolve(facts: &ModelFacts, name: &str) -> Result<ModuleId, LmError> {
         })
 }
 
-/// The outputs of the tapped hookpoints in one forward pass.
+/// The outputs and inputs of the tapped hookpoints in one forward pass.
 #[derive(Debug)]
 pub struct Activations {
-    names: Arc<[String]>,
-    outputs: Vec<Tensor>,
+    points: Arc<[TapPoint]>,
+    tensors: Vec<Tensor>,
 }
 
 impl Activations {
-    /// The output of a tapped hookpoint: `[batch, ctx_len, d_out]`, in the model's compute kind.
+    /// The output of a tapped hookpoint: as a rule `[batch, ctx_len, d_out]`, in the model's compute
+    /// kind. As in transformers, the output of a position embedding is `[1, ctx_len, d_out]` and that
+    /// of a norm of heads has a dimension of heads too.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        let tap_idx = self.names.iter().position(|known| known == name)?;
-        Some(&self.outputs[tap_idx])
+        self.find(name, Side::Output)
     }
 
-    /// Hookpoints and their outputs, in the order of the taps.
+    /// The input of a hookpoint tapped by [`Taps::with_inputs`]: `[batch, ctx_len, d_in]`.
+    pub fn input(&self, name: &str) -> Option<&Tensor> {
+        self.find(name, Side::Input)
+    }
+
+    /// Hookpoints whose outputs were tapped, and these, in the order of the taps.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.names.iter().map(String::as_str).zip(&self.outputs)
+        self.points
+            .iter()
+            .zip(&self.tensors)
+            .filter(|(point, _)| point.side == Side::Output)
+            .map(|(point, tensor)| (point.name.as_str(), tensor))
     }
 
-    /// The outputs alone, in the order of the taps.
-    pub fn into_tensors(self) -> Vec<Tensor> {
-        self.outputs
+    /// Everything tapped, in the order of the taps.
+    pub(crate) fn into_tensors(self) -> Vec<Tensor> {
+        self.tensors
+    }
+
+    fn find(&self, name: &str, side: Side) -> Option<&Tensor> {
+        let is_it = |point: &TapPoint| point.side == side && point.name == name;
+        Some(&self.tensors[self.points.iter().position(is_it)?])
     }
 }
 
 /// Why a forward pass ends before the last module.
+#[derive(Debug)]
 pub(crate) enum Stop {
     /// Every tap was served.
     Served,
     /// An operation failed.
     Torch(TchError),
+    /// A replacement failed.
+    Replacement(Box<LmError>),
 }
 
 impl From<TchError> for Stop {
@@ -153,54 +252,75 @@ pub(crate) type Run<T> = Result<T, Stop>;
 
 /// One forward pass: every submodule runs through [`Tape::module`], the one place that sees its
 /// input and its output.
-pub(crate) struct Tape<'a> {
-    taps: &'a Taps,
-    outputs: Vec<Option<Tensor>>,
+pub(crate) struct Tape<'a, 'r> {
+    /// Without taps the pass goes through to the end.
+    taps: Option<&'a Taps>,
+    replacements: Option<&'a mut Replacements<'r>>,
+    tensors: Vec<Option<Tensor>>,
     n_waiting: usize,
 }
 
-impl<'a> Tape<'a> {
-    pub(crate) fn new(taps: &'a Taps) -> Self {
-        let n_waiting = taps.names.len();
+impl<'a, 'r> Tape<'a, 'r> {
+    /// A pass that stops as soon as every tap was served.
+    pub(crate) fn until_served(taps: &'a Taps) -> Self {
         Self {
-            taps,
-            outputs: (0..n_waiting).map(|_| None).collect(),
-            n_waiting,
+            taps: Some(taps),
+            replacements: None,
+            tensors: taps.points.iter().map(|_| None).collect(),
+            n_waiting: taps.points.len(),
         }
     }
 
-    /// Runs submodule `id` on its input `x`; the forward pass stops here when the output was the
-    /// last one wanted.
+    /// A pass to the end of the model, with some outputs replaced.
+    pub(crate) fn to_the_end(replacements: &'a mut Replacements<'r>) -> Self {
+        Self {
+            taps: None,
+            replacements: Some(replacements),
+            tensors: Vec::new(),
+            n_waiting: 0,
+        }
+    }
+
+    /// Runs submodule `id` on its input `x`; the forward pass stops here when its input or output
+    /// was the last thing wanted.
     ///
-    /// The output is kept without a copy, so what follows must not change it in place.
+    /// Both are kept without a copy, so what follows must not change them in place.
     pub(crate) fn module(
         &mut self,
         id: ModuleId,
         x: &Tensor,
         run: impl FnOnce(&mut Self, &Tensor) -> Run<Tensor>,
     ) -> Run<Tensor> {
+        let served = self
+            .taps
+            .map_or_else(ServedTaps::default, |taps| taps.served_by(id));
+        self.serve(served.input, x)?;
         let output = run(self, x)?;
-        let Some(tap_idx) = self.taps.tap_of_module.get(id.0).copied().flatten() else {
-            return Ok(output);
-        };
-        if self.outputs[tap_idx]
-            .replace(output.shallow_clone())
-            .is_none()
-        {
-            self.n_waiting -= 1;
-        }
-        if self.n_waiting == 0 {
-            Err(Stop::Served)
-        } else {
-            Ok(output)
+        self.serve(served.output, &output)?;
+        match &mut self.replacements {
+            Some(replacements) => replacements.apply(id, x, output),
+            None => Ok(output),
         }
     }
 
-    /// The outputs; `None` when a tap was not served.
+    fn serve(&mut self, tap_idx: Option<usize>, tensor: &Tensor) -> Run<()> {
+        let Some(tap_idx) = tap_idx else {
+            return Ok(());
+        };
+        let earlier = self.tensors[tap_idx].replace(tensor.shallow_clone());
+        self.n_waiting -= usize::from(earlier.is_none());
+        if self.n_waiting == 0 {
+            Err(Stop::Served)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What was tapped; `None` when nothing was, or a tap was not served.
     pub(crate) fn finish(self) -> Option<Activations> {
         Some(Activations {
-            names: self.taps.names.clone(),
-            outputs: self.outputs.into_iter().collect::<Option<_>>()?,
+            points: self.taps?.points.clone(),
+            tensors: self.tensors.into_iter().collect::<Option<_>>()?,
         })
     }
 }
@@ -215,7 +335,12 @@ mod tests {
     fn names_keep_their_order_and_count_once() {
         let facts = read_facts(&tiny_llama()).unwrap();
         let taps = Taps::new(&facts, &["layers.2.mlp", "embed_tokens", "layers.2.mlp"]).unwrap();
-        assert_eq!(taps.names(), ["layers.2.mlp", "embed_tokens"]);
+        let names: Vec<&str> = taps
+            .points
+            .iter()
+            .map(|point| point.name.as_str())
+            .collect();
+        assert_eq!(names, ["layers.2.mlp", "embed_tokens"]);
         assert_eq!(taps.n_layers_needed(), 3);
     }
 
@@ -233,7 +358,7 @@ mod tests {
         let taps = Taps::new(&facts, &["layers.0", "embed_tokens"]).unwrap();
         let [embedding, block] = [resolve(&facts, "embed_tokens"), resolve(&facts, "layers.0")];
         let (embedding, block) = (embedding.unwrap(), block.unwrap());
-        let mut tape = Tape::new(&taps);
+        let mut tape = Tape::until_served(&taps);
         let x = Tensor::from(1.0);
         assert!(tape.module(embedding, &x, |_, x| Ok(x + 1)).is_ok());
         assert!(tape.module(ModuleId(3), &x, |_, x| Ok(x + 5)).is_ok());
@@ -245,5 +370,34 @@ mod tests {
             .map(|(name, x)| (name, x.double_value(&[])))
             .collect();
         assert_eq!(values, [("layers.0", 3.0), ("embed_tokens", 2.0)]);
+    }
+
+    #[test]
+    fn inputs_are_served_before_the_module_runs() {
+        let facts = read_facts(&tiny_llama()).unwrap();
+        let taps = Taps::new(&facts, &["layers.1"]).unwrap();
+        let taps = taps.with_inputs(&facts, &["layers.1", "layers.2"]).unwrap();
+        let [first, second] = ["layers.1", "layers.2"].map(|name| resolve(&facts, name).unwrap());
+        let mut tape = Tape::until_served(&taps);
+        let x = Tensor::from(1.0);
+        let x = tape.module(first, &x, |_, x| Ok(x + 1)).unwrap();
+        let stopped = tape.module(second, &x, |_, _| panic!("nobody wants its output"));
+        assert!(matches!(stopped, Err(Stop::Served)));
+        let activations = tape.finish().unwrap();
+        let value = |x: Option<&Tensor>| x.map(|x| x.double_value(&[]));
+        assert_eq!(value(activations.input("layers.1")), Some(1.0));
+        assert_eq!(value(activations.get("layers.1")), Some(2.0));
+        assert_eq!(value(activations.input("layers.2")), Some(2.0));
+        assert_eq!(value(activations.get("layers.2")), None);
+        assert_eq!(activations.iter().count(), 1);
+    }
+
+    #[test]
+    fn token_ids_are_no_input() {
+        let facts = read_facts(&tiny_llama()).unwrap();
+        let error = Taps::none()
+            .with_inputs(&facts, &["embed_tokens"])
+            .unwrap_err();
+        assert!(matches!(error, LmError::NoInput { name } if name == "embed_tokens"));
     }
 }

@@ -171,11 +171,25 @@ impl Weights {
         }
     }
 
+    /// The names of all tensors, in order, by header or index.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.source {
+            Source::Single(path) => self.shards[path].metadata.offset_keys(),
+            Source::Sharded { weight_map, .. } => weight_map.keys().cloned().collect(),
+        };
+        names.sort_unstable();
+        names
+    }
+
+    /// The dtype in which a tensor is stored.
+    pub(crate) fn stored_kind(&mut self, spec: &TensorSpec) -> Result<Kind, LmError> {
+        let shard = self.shard_of(&spec.name)?;
+        shard.check(&spec.name, &spec.shape).map(|(_, kind)| kind)
+    }
+
     /// Checks presence, shape and dtype of a tensor by its header alone.
     pub(crate) fn check(&mut self, spec: &TensorSpec) -> Result<(), LmError> {
-        self.shard_of(&spec.name)?
-            .check(&spec.name, &spec.shape)
-            .map(|_| ())
+        self.stored_kind(spec).map(|_| ())
     }
 
     /// Copies a tensor to `device`, as `kind`.

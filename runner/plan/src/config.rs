@@ -31,12 +31,35 @@ pub enum Optimizer {
     Signum,
 }
 
+/// What the language model computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// The checkpoint's own on a GPU, with `load_in_8bit` float16; on a CPU float32, unless the
+    /// checkpoint is in bfloat16 and the CPU has instructions for it.
+    #[default]
+    Auto,
+    /// 32 bit.
+    Float32,
+    /// 16 bit with the exponent of 32.
+    BFloat16,
+    /// 16 bit.
+    Float16,
+}
+
 /// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Folder of a Hugging Face model: config.json, model.safetensors, tokenizer.json.
+    /// Folder of a Hugging Face model (config.json, model.safetensors, tokenizer.json), or the id of
+    /// a model on the Hub.
     pub model: String,
+    /// Branch, tag or commit of a model on the Hub; `None`: its main branch.
+    pub revision: Option<String>,
+    /// What the language model computes in. Ours, not sparsify's.
+    pub dtype: Dtype,
+    /// Hold the weights of the language model's linear modules in 8 bit (LLM.int8()).
+    pub load_in_8bit: bool,
     /// JSON lines file, or a folder of such files.
     pub dataset: String,
     /// Field of a line that holds the text.
@@ -94,6 +117,9 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             model: String::new(),
+            revision: None,
+            dtype: Dtype::default(),
+            load_in_8bit: false,
             dataset: String::new(),
             text_column: "text".into(),
             ctx_len: 2048,

@@ -76,18 +76,43 @@ pub fn select_hookpoints<'a>(
     config: &TrainConfig,
     facts: &'a ModelFacts,
 ) -> Result<Vec<&'a HookpointFacts>, PlanError> {
-    let names = if config.hookpoints.is_empty() {
-        block_names(config, facts)?
+    let chosen = if config.hookpoints.is_empty() {
+        let names = block_names(config, facts)?;
+        hookpoints_where(facts, |name| names.contains(name))
     } else {
-        matching_names(config, facts)?
+        match_hookpoints(&config.model, facts, &config.hookpoints)?
     };
-    let mut chosen: Vec<_> = facts
-        .hookpoints
-        .iter()
-        .filter(|h| names.contains(&h.name))
-        .collect();
-    chosen.sort_by(|a, b| natord::compare(&a.name, &b.name));
     Ok(chosen.into_iter().step_by(config.layer_stride).collect())
+}
+
+/// The hookpoints of `model` that match any of `patterns`, in natural order.
+///
+/// # Errors
+/// A pattern that matches nothing.
+pub fn match_hookpoints<'a>(
+    model: &str,
+    facts: &'a ModelFacts,
+    patterns: &[String],
+) -> Result<Vec<&'a HookpointFacts>, PlanError> {
+    let names = || facts.hookpoints.iter().map(|h| h.name.as_str());
+    for pattern in patterns {
+        if !names().any(|name| fnmatch(name, pattern)) {
+            return Err(PlanError::NoHookpoint {
+                pattern: pattern.clone(),
+                model: model.into(),
+                nearest: nearest(pattern, names(), 3),
+            });
+        }
+    }
+    let is_matched = |name: &str| patterns.iter().any(|pattern| fnmatch(name, pattern));
+    Ok(hookpoints_where(facts, is_matched))
+}
+
+fn hookpoints_where(facts: &ModelFacts, is_wanted: impl Fn(&str) -> bool) -> Vec<&HookpointFacts> {
+    let wanted = facts.hookpoints.iter().filter(|h| is_wanted(&h.name));
+    let mut wanted: Vec<_> = wanted.collect();
+    wanted.sort_by(|a, b| natord::compare(&a.name, &b.name));
+    wanted
 }
 
 fn block_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<String>, PlanError> {
@@ -109,27 +134,6 @@ fn block_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<Stri
         .iter()
         .map(|layer| format!("{}.{layer}", facts.layers_name))
         .collect())
-}
-
-fn matching_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<String>, PlanError> {
-    let mut names = BTreeSet::new();
-    for pattern in &config.hookpoints {
-        let mut matched = facts
-            .hookpoints
-            .iter()
-            .filter(|h| fnmatch(&h.name, pattern))
-            .peekable();
-        if matched.peek().is_none() {
-            let known = facts.hookpoints.iter().map(|h| h.name.as_str());
-            return Err(PlanError::NoHookpoint {
-                pattern: pattern.clone(),
-                model: config.model.clone(),
-                nearest: nearest(pattern, known, 3),
-            });
-        }
-        names.extend(matched.map(|h| h.name.clone()));
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ fn resolve_sae(
 const WITHOUT_EFFECT: [&str; 3] = ["micro_acc_steps", "save_every", "log_every"];
 
 /// Settings that name an input, whose content stands in the id instead.
-const NAMES_OF_INPUTS: [&str; 2] = ["model", "dataset"];
+const NAMES_OF_INPUTS: [&str; 3] = ["model", "revision", "dataset"];
 
 /// Settings that only serve to choose the SAEs, which stand in the id themselves.
 const SELECTORS: [&str; 8] = [

@@ -16,10 +16,10 @@ mod recipe;
 mod stream;
 mod sweep;
 
-pub use config::{Activation, LossFn, Optimizer, TrainConfig};
+pub use config::{Activation, Dtype, LossFn, Optimizer, TrainConfig};
 pub use error::{PlanError, nearest};
 pub use event::{Event, EventKind, FailureKind, SaeStats};
-pub use hookpoint::{fnmatch, select_hookpoints};
+pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, apply_overrides, resolve_jobs};
 pub use memory::{MemoryEstimate, estimate_memory};

@@ -1,7 +1,7 @@
 //! Predicted memory of a stream: an estimate from shapes alone, to pack streams onto devices and to
 //! warn before a run, not a promise.
 
-use crate::{Job, ModelFacts};
+use crate::{Dtype, Job, ModelFacts, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 const FLOAT_BYTES: u64 = 4;
@@ -31,7 +31,8 @@ pub fn estimate_memory(jobs: &[&Job], facts: &ModelFacts) -> MemoryEstimate {
         .map(|job| layers_needed(job, facts))
         .max()
         .unwrap_or(0) as u64;
-    let model_bytes = FLOAT_BYTES * (facts.embedding_params + layers * facts.layer_params);
+    let config = jobs.first().map(|job| &job.config);
+    let model_bytes = config.map_or(0, |config| model_bytes(config, facts, layers));
     let saes = jobs.iter().flat_map(|job| &job.saes);
     // y, z and the gradient.
     let sae_bytes = saes
@@ -42,6 +43,21 @@ pub fn estimate_memory(jobs: &[&Job], facts: &ModelFacts) -> MemoryEstimate {
         sae_bytes,
         workspace_bytes: workspace(jobs, facts),
     }
+}
+
+/// The weights of the embeddings and of `layers` blocks. What `auto` means is known to the worker
+/// alone, by its device; here it counts as float32, the widest.
+fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u64 {
+    let bytes = match config.dtype {
+        Dtype::Auto | Dtype::Float32 => FLOAT_BYTES,
+        Dtype::BFloat16 | Dtype::Float16 => FLOAT_BYTES / 2,
+    };
+    let in_8bit = match config.load_in_8bit {
+        true => facts.layer_8bit_params,
+        false => 0,
+    };
+    let layer_bytes = in_8bit + bytes * (facts.layer_params - in_8bit);
+    bytes * facts.embedding_params + layers * layer_bytes
 }
 
 /// How many blocks the forward pass runs for `job`.

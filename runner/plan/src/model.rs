@@ -15,10 +15,12 @@ pub struct ModelFacts {
     pub vocab_size: usize,
     /// Longest context the position encoding was made for, in tokens.
     pub max_ctx_len: usize,
-    /// Parameters of the embedding.
+    /// Parameters of what comes before the blocks: the embeddings.
     pub embedding_params: u64,
     /// Parameters of one block.
     pub layer_params: u64,
+    /// Those of them that 8-bit loading holds in one byte each.
+    pub layer_8bit_params: u64,
     /// Name of the list of blocks in `base_model`, such as `layers`.
     pub layers_name: String,
     /// Every submodule that can be tapped, in the order of `named_modules()`.
@@ -67,6 +69,7 @@ pub(crate) mod tests {
             max_ctx_len: 64,
             embedding_params: 800,
             layer_params: 1000,
+            layer_8bit_params: 900,
             layers_name: "layers".into(),
             hookpoints: (0..n_layers).map(block).collect(),
         }

@@ -15,6 +15,8 @@ pub struct Order {
     pub key: StreamKey,
     /// Folder of the model.
     pub model_dir: PathBuf,
+    /// The commit of a model of the Hub; `None` for any other folder.
+    pub model_commit: Option<String>,
     /// JSON lines file or folder.
     pub dataset: PathBuf,
     /// Field that holds the text.

@@ -2,7 +2,7 @@
 
 use crate::identity::{digest_json, short};
 use crate::memory::{estimate_memory, layers_needed};
-use crate::{Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity};
+use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity};
 use serde::{Deserialize, Serialize};
 
 /// What the jobs of a stream have in common.
@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub struct StreamKey {
     /// Digest of the model's files.
     pub model_digest: String,
+    /// What the language model computes in.
+    pub dtype: Dtype,
+    /// Whether its linear modules are held in 8 bit.
+    pub load_in_8bit: bool,
     /// Digest of the token data.
     pub token_digest: String,
     /// Length of a sequence, in tokens.
@@ -66,6 +70,8 @@ impl StreamKey {
     pub fn of(job: &Job) -> Self {
         Self {
             model_digest: job.model_digest.clone(),
+            dtype: job.config.dtype,
+            load_in_8bit: job.config.load_in_8bit,
             token_digest: job.token_digest.clone(),
             ctx_len: job.config.ctx_len,
             batch_size: job.config.batch_size,
@@ -148,10 +154,12 @@ mod tests {
             json!({"k": 4, "layers": [0]}),
             json!({"k": 8, "layers": [2]}),
             json!({"k": 4, "layers": [0], "batch_size": 2}),
+            json!({"k": 4, "layers": [0], "load_in_8bit": true}),
+            json!({"k": 4, "layers": [0], "dtype": "bfloat16"}),
         ]);
         let facts = crate::model::tests::facts(4);
         let streams = group_streams(&jobs, |_| &facts);
-        assert_eq!(streams.len(), 2);
+        assert_eq!(streams.len(), 4);
         assert_eq!(streams[0].job_ids.len(), 2);
         assert_eq!(streams[0].n_layers_run, 3, "stops after layers.2");
     }
@@ -167,5 +175,14 @@ mod tests {
         assert_eq!(memory.model_bytes, 4 * (800 + 2 * 1000));
         assert_eq!(memory.sae_bytes, 2 * 3 * 4 * (2 * 64 * 8 + 64 + 8));
         assert!(memory.workspace_bytes > 0);
+
+        let model_bytes = |overrides: serde_json::Value| {
+            let jobs = self::jobs(&[overrides]);
+            group_streams(&jobs, |_| &facts)[0].memory.model_bytes
+        };
+        let bf16 = json!({"layers": [1], "dtype": "bfloat16"});
+        assert_eq!(model_bytes(bf16), 2 * (800 + 2 * 1000));
+        let in_8bit = json!({"layers": [1], "dtype": "bfloat16", "load_in_8bit": true});
+        assert_eq!(model_bytes(in_8bit), 2 * 800 + 2 * (900 + 2 * 100));
     }
 }

@@ -104,6 +104,7 @@ fn facts() -> ModelFacts {
         max_ctx_len: 64,
         embedding_params: 800,
         layer_params: 1000,
+        layer_8bit_params: 0,
         layers_name: "layers".into(),
         hookpoints: (0..2).map(block).collect(),
     }

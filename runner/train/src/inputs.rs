@@ -12,32 +12,46 @@ pub struct ModelInputs {
     pub dir: PathBuf,
     /// What its config.json says.
     pub facts: ModelFacts,
-    /// Digest of config.json and all weights.
+    /// The Hub's commit, or the digest of config.json and all weights.
     pub digest: String,
 }
 
-/// Reads the facts of the model in `dir` and digests its files.
+/// Reads the facts of the model in `dir`. One of the Hub is known by its `commit`, whatever of it is
+/// there by now; of any other the files are digested.
 ///
 /// # Errors
 /// A folder that is no model of a known architecture.
-pub fn read_model(dir: &Path, digests: &DigestCache) -> Result<ModelInputs, TrainError> {
+pub fn read_model(
+    dir: &Path,
+    commit: Option<&str>,
+    digests: &DigestCache,
+) -> Result<ModelInputs, TrainError> {
     let facts = lm::read_facts(dir)?;
-    let files = lm::weight_files(dir)?;
-    let of_file = |path: &PathBuf| digests.file(path);
-    let files = files.iter().map(of_file).collect::<Result<Vec<_>, _>>()?;
+    let digest = match commit {
+        Some(commit) => commit.to_owned(),
+        None => content_digest(dir, digests)?,
+    };
     Ok(ModelInputs {
         dir: dir.into(),
         facts,
-        digest: digest_json(&files),
+        digest,
     })
 }
 
+fn content_digest(dir: &Path, digests: &DigestCache) -> Result<String, TrainError> {
+    let files = lm::weight_files(dir)?;
+    let of_file = |path: &PathBuf| digests.file(path);
+    let files = files.iter().map(of_file).collect::<Result<Vec<_>, _>>()?;
+    Ok(digest_json(&files))
+}
+
 /// Checks, by the headers of the weight files, that the first `n_layers` blocks of the model in
-/// `dir` are there with the right shapes.
+/// `dir` are there with the right shapes. Gives the names of tensors that are no part of such a
+/// model.
 ///
 /// # Errors
 /// The first tensor that is missing or wrong.
-pub fn check_model(dir: &Path, n_layers: usize) -> Result<(), TrainError> {
+pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainError> {
     let config = lm::read_config(dir)?;
     Ok(lm::check_weights(dir, &config, n_layers)?)
 }

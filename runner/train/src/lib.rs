@@ -23,5 +23,5 @@ pub use data::DigestCache;
 pub use error::{TrainError, message_chain};
 pub use inputs::{ModelInputs, check_model, read_model, token_digest};
 pub use libtorch::Libtorch;
-pub use lm::{CudaStatus, LmError, init_backends};
+pub use lm::{CudaStatus, LmError, init_backends, read_facts};
 pub use worker::{default_threads, lock_stream, run_worker};

@@ -111,25 +111,28 @@ impl StreamTrainer<'_> {
         }
         let of_update = |(name, mut variance): (String, TotalVariance)| (name, variance.take());
         let variances: BTreeMap<_, _> = variances.into_iter().map(of_update).collect();
-        let n_tokens = self.tokens_per_step();
         for &job_idx in &trained {
             let job = &mut self.jobs[job_idx];
             for sae in &mut job.saes {
-                sae.update(&variances[&sae.spec.hookpoint], n_tokens)?;
+                let (total_variance, n_tokens) = &variances[&sae.spec.hookpoint];
+                sae.update(total_variance, *n_tokens)?;
             }
             job.step += 1;
         }
         Ok(trained)
     }
 
-    /// Activations of batch `batch_idx` by hookpoint: `[n_tokens, d_in]`, Float.
+    /// Activations of batch `batch_idx` by hookpoint: `[n_tokens, d_in]`, Float. A hookpoint may have
+    /// several vectors for a token (a norm of heads), or one for a position of all sequences (a
+    /// position embedding): each vector then counts as a token.
     fn activations(&self, batch_idx: usize) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let shape = [self.key.batch_size as i64, self.key.ctx_len as i64];
         let input_ids = Tensor::f_from_slice(&self.batches.batch(batch_idx))?;
         let input_ids = input_ids.f_view(shape)?.f_to_device(self.device)?;
         let activations = self.model.forward(&input_ids, &self.taps)?;
         let flat = |(name, x): (&str, &Tensor)| {
-            let x = x.f_flatten(0, 1)?.f_to_kind(Kind::Float)?;
+            let width = x.size().last().copied().unwrap_or(0);
+            let x = x.f_reshape([-1, width])?.f_to_kind(Kind::Float)?;
             Ok((name.to_owned(), x))
         };
         activations.iter().map(flat).collect()

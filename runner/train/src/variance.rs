@@ -13,7 +13,7 @@ pub(crate) struct TotalVariance {
 
 #[derive(Debug)]
 struct Moments {
-    n_tokens: f64,
+    n_tokens: u64,
     /// `[d_in]`, Double.
     mean: Tensor,
     /// Scalar, Double.
@@ -31,15 +31,14 @@ impl TotalVariance {
         Ok(())
     }
 
-    /// The sum of all parts since the last call: scalar, Double.
+    /// The sum of all parts since the last call, scalar, Double, and how many tokens they had.
     ///
     /// # Panics
     /// Without a part.
-    pub(crate) fn take(&mut self) -> Tensor {
-        self.parts
-            .take()
-            .expect("an update has at least one forward pass")
-            .squared_deviations
+    pub(crate) fn take(&mut self) -> (Tensor, u64) {
+        let sum = self.parts.take();
+        let sum = sum.expect("an update has at least one forward pass");
+        (sum.squared_deviations, sum.n_tokens)
     }
 }
 
@@ -49,7 +48,7 @@ impl Moments {
         let deviations = x.f_sub(&mean.f_to_kind(x.kind())?)?;
         let squared_deviations = deviations.f_square()?.f_sum(Kind::Double)?;
         Ok(Self {
-            n_tokens: x.size()[0] as f64,
+            n_tokens: x.size()[0] as u64,
             mean,
             squared_deviations,
         })
@@ -57,14 +56,13 @@ impl Moments {
 
     fn merge(self, other: &Self) -> Result<Self, TrainError> {
         let n_tokens = self.n_tokens + other.n_tokens;
+        let others_share = other.n_tokens as f64 / n_tokens as f64;
         let delta = other.mean.f_sub(&self.mean)?;
         let between = delta.f_square()?.f_sum(Kind::Double)?;
-        let between = between.f_mul_scalar(self.n_tokens * other.n_tokens / n_tokens)?;
+        let between = between.f_mul_scalar(self.n_tokens as f64 * others_share)?;
         let within = self.squared_deviations.f_add(&other.squared_deviations)?;
         Ok(Self {
-            mean: self
-                .mean
-                .f_add(&delta.f_mul_scalar(other.n_tokens / n_tokens)?)?,
+            mean: self.mean.f_add(&delta.f_mul_scalar(others_share)?)?,
             squared_deviations: within.f_add(&between)?,
             n_tokens,
         })
@@ -86,7 +84,7 @@ mod tests {
             for part in x.split_with_sizes(cuts, 0) {
                 variance.add(&part).unwrap();
             }
-            variance.take().double_value(&[])
+            variance.take().0.double_value(&[])
         };
         assert_eq!(whole(&[5]), 20.0);
         assert!((whole(&[1, 3, 1]) - 20.0).abs() < 1e-12);
@@ -99,6 +97,6 @@ mod tests {
         let x = Tensor::cat(&[&x, &(-&x)], 0);
         let mut variance = TotalVariance::default();
         variance.add(&x).unwrap();
-        assert!((variance.take().double_value(&[]) / 2e39 - 1.0).abs() < 1e-5);
+        assert!((variance.take().0.double_value(&[]) / 2e39 - 1.0).abs() < 1e-5);
     }
 }

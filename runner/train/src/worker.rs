@@ -6,13 +6,13 @@ use crate::libtorch::Libtorch;
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, TrainError, message_chain, read_model};
-use data::{BatchSpec, Batches, BuildProgress, DataError, DigestCache, TokenSpec, Tokens};
+use data::{BatchSpec, Batches, DataError, DigestCache, TokenSpec, Tokens};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Order};
 use std::fs::{self, File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::Path;
-use tch::{Device, Kind};
+use tch::Device;
 
 /// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
 /// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,
@@ -64,7 +64,8 @@ pub(crate) fn train(
         pid: std::process::id(),
         host: host_name(),
     })?;
-    let model = read_model(&order.model_dir, &DigestCache::new(&order.cache_dir))?;
+    let digests = DigestCache::new(&order.cache_dir);
+    let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
     let batches = match open_batches(order, &model, &stop) {
         Err(TrainError::Data(DataError::Stopped)) => return stop_before_training(events),
         batches => batches?,
@@ -107,7 +108,7 @@ fn open_batches(
         vocab_size: model.facts.vocab_size,
     };
     let mut watch = |progress| {
-        log_tokenising(&progress);
+        log(&format!("tokens: {progress:?}"));
         match stop.is_set() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -133,8 +134,8 @@ fn open_batches(
     clippy::print_stderr,
     reason = "a worker's standard error is its log file"
 )]
-fn log_tokenising(progress: &BuildProgress) {
-    eprintln!("tokens: {progress:?}");
+fn log(line: &str) {
+    eprintln!("{line}");
 }
 
 fn open_model(
@@ -153,11 +154,20 @@ fn open_model(
     let taps = Taps::new(&model.facts, &hookpoints)?;
     let options = LoadOptions {
         device,
-        kind: Kind::Float,
+        dtype: order.key.dtype,
+        load_in_8bit: order.key.load_in_8bit,
         n_layers: Some(taps.n_layers_needed()),
         with_head: false,
     };
-    Ok((LanguageModel::load(&order.model_dir, &options)?, taps))
+    let model = LanguageModel::load(&order.model_dir, &options)?;
+    log(&format!(
+        "model: {} of {} blocks in {:?}, linear weights of {} bytes",
+        model.n_layers(),
+        model.facts().n_layers,
+        model.kind(),
+        model.linear_bytes()
+    ));
+    Ok((model, taps))
 }
 
 /// The lock that keeps a second worker from the stream whose folder is `dir`, for the life of the

@@ -67,6 +67,7 @@ fn model() -> ModelFacts {
         max_ctx_len: 128,
         embedding_params: 512,
         layer_params: 1000,
+        layer_8bit_params: 1000,
         layers_name: "layers".into(),
         hookpoints: vec![
             hookpoint("embed_tokens", None),

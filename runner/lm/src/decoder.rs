@@ -1,0 +1,441 @@
+//! The decoder that Llama made common: rotary attention with grouped heads, a gated MLP, RMS norms
+//! and a residual stream. Llama, Mistral, Qwen and Gemma differ in details, all of which are in
+//! [`DecoderConfig`].
+
+use crate::LmError;
+use crate::architecture::{Architecture, Body};
+use crate::attention::{Attend, Masks, split_heads};
+use crate::layout::{LM_HEAD, Layout, ModuleList};
+use crate::load::Loader;
+use crate::nn::{ActFn, Activation, Embedding, Linear, RmsNorm};
+use crate::rope::{RopeConfig, RotaryEmbedding, Rotations};
+use crate::tap::{ModuleId, Run, Tape};
+use tch::{TchError, Tensor};
+
+/// A decoder; names as in config.json.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DecoderConfig {
+    /// Hugging Face's name of the family.
+    pub(crate) model_type: &'static str,
+    /// Rows of the embedding.
+    pub(crate) vocab_size: usize,
+    /// Width of the residual stream.
+    pub(crate) hidden_size: usize,
+    /// Width of the MLP.
+    pub(crate) intermediate_size: usize,
+    /// Query heads.
+    pub(crate) num_attention_heads: usize,
+    /// Key and value heads.
+    pub(crate) num_key_value_heads: usize,
+    /// Width of a head.
+    pub(crate) head_dim: usize,
+    /// Activation function of the MLP.
+    pub(crate) hidden_act: ActFn,
+    /// Longest context, in tokens.
+    pub(crate) max_position_embeddings: usize,
+    /// Added to the mean square before the root.
+    pub(crate) rms_norm_eps: f64,
+    /// Whether the head's weight is the embedding's.
+    pub(crate) tie_word_embeddings: bool,
+    /// Whether the projections of queries, keys and values have biases.
+    pub(crate) qkv_bias: bool,
+    /// Whether the attention's last projection has a bias.
+    pub(crate) o_bias: bool,
+    /// Whether the three projections of the MLP have biases.
+    pub(crate) mlp_bias: bool,
+    /// Whether queries and keys are normed, head by head.
+    pub(crate) qk_norm: Option<QkNorm>,
+    /// How the norms multiply.
+    pub(crate) norm_style: NormStyle,
+    /// Where the norms of a block are.
+    pub(crate) block_norms: BlockNorms,
+    /// Factor of the attention scores.
+    pub(crate) score_scale: f64,
+    /// What attention scores are capped at.
+    pub(crate) score_softcap: Option<f64>,
+    /// What logits are capped at.
+    pub(crate) logit_softcap: Option<f64>,
+    /// Factor of the embedding.
+    pub(crate) embed_scale: Option<f64>,
+    /// The rotary embeddings that the blocks choose from.
+    pub(crate) ropes: Vec<RopeConfig>,
+    /// One for each block.
+    pub(crate) layers: Vec<LayerConfig>,
+}
+
+/// What differs between the blocks of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LayerConfig {
+    /// How many positions a query sees, itself among them; `None`: all earlier ones.
+    pub(crate) window: Option<usize>,
+    /// Index of its rotary embedding.
+    pub(crate) rope: usize,
+}
+
+/// Where queries and keys are normed: the shape that the hookpoint sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QkNorm {
+    /// As `[batch, ctx_len, heads, head_dim]`.
+    BeforeTranspose,
+    /// As `[batch, heads, ctx_len, head_dim]`.
+    AfterTranspose,
+}
+
+/// How the weight of an RMS norm is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormStyle {
+    /// `w x`, in the model's kind.
+    Plain,
+    /// `(1 + w) x`, in float32.
+    OnePlus,
+}
+
+/// Which norms a block has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockNorms {
+    /// One before the attention, one before the MLP.
+    Before,
+    /// One before and one after each of them.
+    Sandwich,
+}
+
+impl Architecture for DecoderConfig {
+    fn layout(&self) -> Layout {
+        let mut modules = ModuleList::default();
+        modules.embedding("embed_tokens", self.vocab_size, self.hidden_size);
+        for layer_idx in 0..self.layers.len() {
+            modules.within(layer_idx + 1);
+            self.list_block(&mut modules, &block_name(layer_idx));
+        }
+        modules.rms_norm("norm".into(), self.hidden_size);
+        Layout {
+            model_type: self.model_type,
+            n_layers: self.layers.len(),
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            max_ctx_len: self.max_position_embeddings,
+            layers_name: "layers",
+            embedding_name: "embed_tokens",
+            norm_name: "norm",
+            base_prefix: "model.",
+            head_name: LM_HEAD,
+            tied_head: self.tie_word_embeddings,
+            logit_softcap: self.logit_softcap,
+            modules: modules.finish(),
+        }
+    }
+
+    fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError> {
+        Ok(Box::new(Decoder::load(self, loader)?))
+    }
+}
+
+impl DecoderConfig {
+    fn list_block(&self, modules: &mut ModuleList, block: &str) {
+        let (d, d_mlp, mlp_bias) = (self.hidden_size, self.intermediate_size, self.mlp_bias);
+        modules.plain(block.into(), d);
+        self.list_attention(modules, &format!("{block}.self_attn"));
+        modules.plain(format!("{block}.mlp"), d);
+        modules.linear(format!("{block}.mlp.gate_proj"), d, d_mlp, mlp_bias);
+        modules.linear(format!("{block}.mlp.up_proj"), d, d_mlp, mlp_bias);
+        modules.linear(format!("{block}.mlp.down_proj"), d_mlp, d, mlp_bias);
+        modules.plain(format!("{block}.mlp.act_fn"), d_mlp);
+        modules.rms_norm(format!("{block}.input_layernorm"), d);
+        modules.rms_norm(format!("{block}.post_attention_layernorm"), d);
+        if self.block_norms == BlockNorms::Sandwich {
+            modules.rms_norm(format!("{block}.pre_feedforward_layernorm"), d);
+            modules.rms_norm(format!("{block}.post_feedforward_layernorm"), d);
+        }
+    }
+
+    fn list_attention(&self, modules: &mut ModuleList, name: &str) {
+        let d = self.hidden_size;
+        let d_q = self.num_attention_heads * self.head_dim;
+        let d_kv = self.num_key_value_heads * self.head_dim;
+        modules.plain(name.into(), d);
+        modules.linear(format!("{name}.q_proj"), d, d_q, self.qkv_bias);
+        modules.linear(format!("{name}.k_proj"), d, d_kv, self.qkv_bias);
+        modules.linear(format!("{name}.v_proj"), d, d_kv, self.qkv_bias);
+        modules.linear(format!("{name}.o_proj"), d_q, d, self.o_bias);
+        if self.qk_norm.is_some() {
+            modules.rms_norm(format!("{name}.q_norm"), self.head_dim);
+            modules.rms_norm(format!("{name}.k_norm"), self.head_dim);
+        }
+    }
+
+    fn norm(&self, loader: &mut Loader, name: &str) -> Result<RmsNorm, LmError> {
+        let mut norm = loader.rms_norm(name, self.rms_norm_eps)?;
+        if self.norm_style == NormStyle::OnePlus {
+            let one_plus = |weight: &Tensor| weight.f_to_kind(tch::Kind::Float)?.f_add_scalar(1.0);
+            norm.weight = one_plus(&norm.weight)
+                .map_err(|source| LmError::torch(format!("loading the norm `{name}`"), source))?;
+        }
+        Ok(norm)
+    }
+}
+
+fn block_name(layer_idx: usize) -> String {
+    format!("layers.{layer_idx}")
+}
+
+/// What all blocks of one forward pass share.
+struct Shared {
+    /// By index of the rotary embedding.
+    rotations: Vec<Rotations>,
+    masks: Masks,
+}
+
+/// Causal self-attention with grouped key and value heads.
+#[derive(Debug)]
+struct Attention {
+    id: ModuleId,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    /// Norms of queries and keys.
+    qk_norms: Option<(QkNorm, RmsNorm, RmsNorm)>,
+    head_dim: i64,
+    rope: usize,
+    attend: Attend,
+}
+
+impl Attention {
+    fn load(
+        config: &DecoderConfig,
+        layer: LayerConfig,
+        loader: &mut Loader,
+        name: &str,
+    ) -> Result<Self, LmError> {
+        let mut norm = |norm: &str| config.norm(loader, &format!("{name}.{norm}"));
+        let qk_norms = config
+            .qk_norm
+            .map(|place| Ok((place, norm("q_norm")?, norm("k_norm")?)));
+        Ok(Self {
+            id: loader.id(name),
+            qk_norms: qk_norms.transpose()?,
+            q_proj: loader.linear(&format!("{name}.q_proj"))?,
+            k_proj: loader.linear(&format!("{name}.k_proj"))?,
+            v_proj: loader.linear(&format!("{name}.v_proj"))?,
+            o_proj: loader.linear(&format!("{name}.o_proj"))?,
+            head_dim: config.head_dim as i64,
+            rope: layer.rope,
+            attend: Attend {
+                scale: config.score_scale,
+                softcap: config.score_softcap,
+                window: layer.window.map(|window| window as i64),
+            },
+        })
+    }
+
+    /// `x`: `[batch, ctx_len, hidden_size]`
+    fn forward(&self, tape: &mut Tape, x: &Tensor, shared: &Shared) -> Run<Tensor> {
+        tape.module(self.id, x, |tape, x| {
+            let heads = |projected: &Tensor| split_heads(projected, self.head_dim);
+            let q = heads(&self.q_proj.forward(tape, x)?)?;
+            let k = heads(&self.k_proj.forward(tape, x)?)?;
+            let v = heads(&self.v_proj.forward(tape, x)?)?.f_transpose(1, 2)?;
+            let (q, k) = self.by_head(tape, &q, &k)?;
+            let rotations = &shared.rotations[self.rope];
+            let (q, k) = (rotations.apply(&q)?, rotations.apply(&k)?);
+            let mixed = self.attend.forward(&q, &k, &v, &shared.masks)?;
+            self.o_proj.forward(tape, &mixed)
+        })
+    }
+
+    /// Queries and keys `[batch, ctx_len, heads, head_dim]` as `[batch, heads, ctx_len, head_dim]`,
+    /// normed where the model does that.
+    fn by_head(&self, tape: &mut Tape, q: &Tensor, k: &Tensor) -> Run<(Tensor, Tensor)> {
+        let transposed = |x: &Tensor| -> Result<Tensor, TchError> { x.f_transpose(1, 2) };
+        match &self.qk_norms {
+            None => Ok((transposed(q)?, transposed(k)?)),
+            Some((QkNorm::BeforeTranspose, q_norm, k_norm)) => {
+                let (q, k) = (q_norm.forward(tape, q)?, k_norm.forward(tape, k)?);
+                Ok((transposed(&q)?, transposed(&k)?))
+            }
+            Some((QkNorm::AfterTranspose, q_norm, k_norm)) => {
+                let (q, k) = (transposed(q)?, transposed(k)?);
+                Ok((q_norm.forward(tape, &q)?, k_norm.forward(tape, &k)?))
+            }
+        }
+    }
+}
+
+/// `down(act(gate(x)) * up(x))`
+#[derive(Debug)]
+struct Mlp {
+    id: ModuleId,
+    gate_proj: Linear,
+    act_fn: Activation,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn load(config: &DecoderConfig, loader: &mut Loader, name: &str) -> Result<Self, LmError> {
+        Ok(Self {
+            id: loader.id(name),
+            gate_proj: loader.linear(&format!("{name}.gate_proj"))?,
+            act_fn: loader.activation(&format!("{name}.act_fn"), config.hidden_act),
+            up_proj: loader.linear(&format!("{name}.up_proj"))?,
+            down_proj: loader.linear(&format!("{name}.down_proj"))?,
+        })
+    }
+
+    /// `x`: `[batch, ctx_len, hidden_size]`
+    fn forward(&self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
+        tape.module(self.id, x, |tape, x| {
+            let gate = self.gate_proj.forward(tape, x)?;
+            let gate = self.act_fn.forward(tape, &gate)?;
+            let hidden = gate.f_mul(&self.up_proj.forward(tape, x)?)?;
+            self.down_proj.forward(tape, &hidden)
+        })
+    }
+}
+
+/// Attention and MLP, each normed and added to the residual stream.
+#[derive(Debug)]
+struct Block {
+    id: ModuleId,
+    before_attention: RmsNorm,
+    self_attn: Attention,
+    after_attention: Option<RmsNorm>,
+    before_mlp: RmsNorm,
+    mlp: Mlp,
+    after_mlp: Option<RmsNorm>,
+}
+
+impl Block {
+    fn load(
+        config: &DecoderConfig,
+        loader: &mut Loader,
+        layer_idx: usize,
+    ) -> Result<Self, LmError> {
+        let name = block_name(layer_idx);
+        let mut norm = |norm: &str| config.norm(loader, &format!("{name}.{norm}"));
+        let before_attention = norm("input_layernorm")?;
+        // The same name is another place in another family.
+        let post_attention = norm("post_attention_layernorm")?;
+        let (after_attention, before_mlp, after_mlp) = match config.block_norms {
+            BlockNorms::Before => (None, post_attention, None),
+            BlockNorms::Sandwich => (
+                Some(post_attention),
+                norm("pre_feedforward_layernorm")?,
+                Some(norm("post_feedforward_layernorm")?),
+            ),
+        };
+        let layer = config.layers[layer_idx];
+        Ok(Self {
+            self_attn: Attention::load(config, layer, loader, &format!("{name}.self_attn"))?,
+            mlp: Mlp::load(config, loader, &format!("{name}.mlp"))?,
+            id: loader.id(&name),
+            before_attention,
+            after_attention,
+            before_mlp,
+            after_mlp,
+        })
+    }
+
+    /// `x`: `[batch, ctx_len, hidden_size]`
+    fn forward(&self, tape: &mut Tape, x: &Tensor, shared: &Shared) -> Run<Tensor> {
+        tape.module(self.id, x, |tape, x| {
+            let normed = self.before_attention.forward(tape, x)?;
+            let attended = self.self_attn.forward(tape, &normed, shared)?;
+            let x = x.f_add(&normed_by(&self.after_attention, tape, attended)?)?;
+            let normed = self.before_mlp.forward(tape, &x)?;
+            let hidden = self.mlp.forward(tape, &normed)?;
+            Ok(x.f_add(&normed_by(&self.after_mlp, tape, hidden)?)?)
+        })
+    }
+}
+
+fn normed_by(norm: &Option<RmsNorm>, tape: &mut Tape, x: Tensor) -> Run<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(tape, &x),
+        None => Ok(x),
+    }
+}
+
+/// A decoder, or its first blocks.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    embed_tokens: Embedding,
+    rotary_embs: Vec<RotaryEmbedding>,
+    layers: Vec<Block>,
+    /// `None` where the last blocks are not loaded.
+    norm: Option<RmsNorm>,
+}
+
+impl Decoder {
+    pub(crate) fn load(config: &DecoderConfig, loader: &mut Loader) -> Result<Self, LmError> {
+        let rotary = |rope| RotaryEmbedding::new(rope, config.head_dim, loader.device());
+        let rotary_embs = config.ropes.iter().map(rotary).collect::<Result<_, _>>()?;
+        let embed_tokens = loader.embedding("embed_tokens", config.embed_scale)?;
+        let layers = (0..loader.n_layers())
+            .map(|layer_idx| Block::load(config, loader, layer_idx))
+            .collect::<Result<_, _>>()?;
+        let norm = loader.is_whole().then(|| config.norm(loader, "norm"));
+        Ok(Self {
+            embed_tokens,
+            rotary_embs,
+            layers,
+            norm: norm.transpose()?,
+        })
+    }
+}
+
+impl Body for Decoder {
+    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
+        let mut x = self.embed_tokens.forward(tape, input_ids)?;
+        let (_, ctx_len) = input_ids.size2()?;
+        let rotations = self.rotary_embs.iter();
+        let shared = Shared {
+            rotations: rotations
+                .map(|rotary_emb| rotary_emb.rotations(ctx_len, x.kind()))
+                .collect::<Result<_, _>>()?,
+            masks: Masks::new(ctx_len, x.device()),
+        };
+        for layer in &self.layers {
+            x = layer.forward(tape, &x, &shared)?;
+        }
+        normed_by(&self.norm, tape, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigFile;
+    use crate::nn::LinearWeight;
+    use crate::tap::{Stop, Taps};
+    use crate::testing::tiny_llama;
+    use crate::{LoadOptions, tap};
+
+    /// What comes after the last tap does not run: here it cannot.
+    #[test]
+    fn a_pass_stops_within_a_block() {
+        let file = ConfigFile::read(&tiny_llama()).unwrap();
+        let config = DecoderConfig::llama(&file).unwrap();
+        let layout = config.layout();
+        let options = LoadOptions::default();
+        let mut loader = Loader::open(&tiny_llama(), &layout, &options, tch::Kind::Float).unwrap();
+        let mut model = Decoder::load(&config, &mut loader).unwrap();
+        let unfitting = Tensor::from_slice(&[1.0_f32; 7]);
+        model.layers[1].mlp.up_proj.weight = LinearWeight::Full(unfitting);
+        let input_ids = Tensor::from_slice(&[1_i64, 2]).view([1, 2]);
+        let facts = layout.facts();
+        let run = |taps: &Taps| model.forward(&mut tap::Tape::until_served(taps), &input_ids);
+        let output = |hookpoint: &str| run(&Taps::new(&facts, &[hookpoint]).unwrap());
+        assert!(matches!(output("layers.1.mlp.act_fn"), Err(Stop::Served)));
+        assert!(matches!(
+            output("layers.1.mlp.gate_proj"),
+            Err(Stop::Served)
+        ));
+        assert!(matches!(
+            output("layers.1.mlp.up_proj"),
+            Err(Stop::Torch(_))
+        ));
+        let input = Taps::none().with_inputs(&facts, &["layers.1.mlp.up_proj"]);
+        assert!(matches!(run(&input.unwrap()), Err(Stop::Served)));
+    }
+}

@@ -1,0 +1,109 @@
+//! What a model computes in.
+
+use crate::load::embedding_kind;
+use crate::{LmError, LoadOptions, ModelConfig};
+use plan::Dtype;
+use std::path::Path;
+use tch::{Device, Kind};
+
+/// The kind that `options` ask for. `auto` is the checkpoint's own on a GPU, or float16 with 8-bit
+/// weights, as in sparsify; on a CPU it is float32, unless the checkpoint is in bfloat16 and the CPU
+/// multiplies that fast.
+pub(crate) fn compute_kind(
+    model_dir: &Path,
+    config: &ModelConfig,
+    options: &LoadOptions,
+) -> Result<Kind, LmError> {
+    match options.dtype {
+        Dtype::Float32 => Ok(Kind::Float),
+        Dtype::BFloat16 => Ok(Kind::BFloat16),
+        Dtype::Float16 => Ok(Kind::Half),
+        Dtype::Auto if options.device != Device::Cpu && options.load_in_8bit => Ok(Kind::Half),
+        Dtype::Auto => {
+            let stored = match config.stored_kind() {
+                Some(kind) => kind,
+                None => embedding_kind(model_dir, config)?,
+            };
+            Ok(fitting(stored, options.device, has_fast_bf16()))
+        }
+    }
+}
+
+fn fitting(stored: Kind, device: Device, fast_bf16: bool) -> Kind {
+    match (device, stored) {
+        (Device::Cpu, Kind::BFloat16) if fast_bf16 => Kind::BFloat16,
+        (Device::Cpu, _) => Kind::Float,
+        _ => stored,
+    }
+}
+
+/// Whether the CPU has instructions for products of bfloat16; without them they take several times as
+/// long as those of float32.
+fn has_fast_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TinyModel;
+    use crate::{LanguageModel, read_config};
+    use serde_json::json;
+
+    #[test]
+    fn a_gpu_takes_the_checkpoint_as_it_is() {
+        for stored in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            assert_eq!(fitting(stored, Device::Cuda(0), false), stored);
+        }
+    }
+
+    #[test]
+    fn a_cpu_takes_bfloat16_only_where_it_is_fast() {
+        assert_eq!(fitting(Kind::BFloat16, Device::Cpu, true), Kind::BFloat16);
+        assert_eq!(fitting(Kind::BFloat16, Device::Cpu, false), Kind::Float);
+        assert_eq!(fitting(Kind::Half, Device::Cpu, true), Kind::Float);
+    }
+
+    #[test]
+    fn the_option_wins_over_the_checkpoint() {
+        let model = TinyModel::with_config(json!({"dtype": "float16"}));
+        for (dtype, kind) in [
+            (Dtype::Auto, Kind::Float),
+            (Dtype::Float32, Kind::Float),
+            (Dtype::Float16, Kind::Half),
+            (Dtype::BFloat16, Kind::BFloat16),
+        ] {
+            let options = LoadOptions {
+                dtype,
+                n_layers: Some(0),
+                ..LoadOptions::default()
+            };
+            let loaded = LanguageModel::load(model.dir(), &options).unwrap();
+            assert_eq!(loaded.kind(), kind, "{dtype:?}");
+        }
+    }
+
+    /// As transformers: `dtype` or the older `torch_dtype`, else what the weights are stored in.
+    #[test]
+    fn the_checkpoints_own_precision() {
+        for (changes, kind) in [
+            (json!({"dtype": "bfloat16"}), Kind::BFloat16),
+            (json!({"dtype": null, "torch_dtype": "float16"}), Kind::Half),
+            (json!({"dtype": null, "torch_dtype": null}), Kind::Float),
+        ] {
+            let model = TinyModel::with_config(changes);
+            let config = read_config(model.dir()).unwrap();
+            let options = LoadOptions {
+                device: Device::Cuda(0),
+                dtype: Dtype::Auto,
+                ..LoadOptions::default()
+            };
+            assert_eq!(compute_kind(model.dir(), &config, &options).unwrap(), kind);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What stands in the place of submodules' outputs: reconstructions, for evaluation and for losses
+//! on the model's own output.
+
+use crate::LmError;
+use crate::tap::{ModuleId, Run, Stop, check_loaded, resolve};
+use plan::ModelFacts;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use tch::Tensor;
+
+/// A submodule at the moment when it has run.
+#[derive(Clone, Copy, Debug)]
+pub struct ModulePass<'a> {
+    /// Its input: `[batch, ctx_len, d_in]`; token ids or positions for an embedding.
+    pub input: &'a Tensor,
+    /// Its output: `[batch, ctx_len, d_out]`.
+    pub output: &'a Tensor,
+}
+
+type Replace<'r> = dyn FnMut(ModulePass) -> Result<Tensor, Box<dyn Error + Send + Sync>> + 'r;
+
+struct Replacement<'r> {
+    name: String,
+    replace: Box<Replace<'r>>,
+}
+
+/// Functions that replace the outputs of hookpoints in a forward pass.
+///
+/// ```no_run,standalone_crate
+/// # use sae_run_lm as lm;
+/// # fn main() -> Result<(), lm::LmError> {
+/// # let options = lm::LoadOptions { with_head: true, ..Default::default() };
+/// # let model = lm::LanguageModel::load(std::path::Path::new("models/tiny"), &options)?;
+/// # let input_ids = tch::Tensor::from_slice(&[1_i64, 2, 3]).view([1, 3]);
+/// // The logits without the MLP of block 3.
+/// let mut ablated = lm::Replacements::default();
+/// ablated.add(model.facts(), "layers.3.mlp", |pass| Ok(pass.output.f_zeros_like()?))?;
+/// let logits = model.logits_with(&input_ids, &mut ablated)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+pub struct Replacements<'r> {
+    of_module: BTreeMap<ModuleId, Replacement<'r>>,
+}
+
+impl<'r> Replacements<'r> {
+    /// Replaces the output of `hookpoint` by what `replace` makes of the pass: a tensor of the same
+    /// shape and kind.
+    ///
+    /// # Errors
+    /// A hookpoint that the model of `facts` does not have.
+    pub fn add(
+        &mut self,
+        facts: &ModelFacts,
+        hookpoint: &str,
+        replace: impl FnMut(ModulePass) -> Result<Tensor, Box<dyn Error + Send + Sync>> + 'r,
+    ) -> Result<(), LmError> {
+        let replacement = Replacement {
+            name: hookpoint.to_owned(),
+            replace: Box::new(replace),
+        };
+        self.of_module
+            .insert(resolve(facts, hookpoint)?, replacement);
+        Ok(())
+    }
+
+    /// Checks that a model of `facts`, loaded up to `n_layers` blocks, has every hookpoint.
+    pub(crate) fn check(&self, facts: &ModelFacts, n_layers: usize) -> Result<(), LmError> {
+        self.of_module.iter().try_for_each(|(module, replacement)| {
+            check_loaded(facts, n_layers, &replacement.name, *module)
+        })
+    }
+
+    /// The replacement of `output`, or `output` itself where there is none.
+    pub(crate) fn apply(&mut self, id: ModuleId, input: &Tensor, output: Tensor) -> Run<Tensor> {
+        let Some(replacement) = self.of_module.get_mut(&id) else {
+            return Ok(output);
+        };
+        let pass = ModulePass {
+            input,
+            output: &output,
+        };
+        let fail = |error: LmError| Stop::Replacement(Box::new(error));
+        let replaced = (replacement.replace)(pass).map_err(|source| {
+            fail(LmError::Replacement {
+                name: replacement.name.clone(),
+                source,
+            })
+        })?;
+        if (replaced.size(), replaced.kind()) == (output.size(), output.kind()) {
+            return Ok(replaced);
+        }
+        Err(fail(LmError::ReplacementShape {
+            name: replacement.name.clone(),
+            expected: (output.size(), output.kind()),
+            got: (replaced.size(), replaced.kind()),
+        }))
+    }
+}
+
+impl fmt::Debug for Replacements<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.of_module.values().map(|replacement| &replacement.name);
+        formatter.debug_list().entries(names).finish()
+    }
+}
