@@ -19,10 +19,10 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn a_checkpoint_of_sparsify_encodes_and_decodes_as_there() {
-    let sae = Sae::load_from_disk(&golden("checkpoint/layers.1"), Device::Cpu).unwrap();
+    let sae = Sae::load_from_disk(&golden("checkpoint/layers.2"), Device::Cpu).unwrap();
     assert_eq!((sae.cfg.d_in, sae.num_latents(), sae.cfg.k), (32, 256, 8));
     let expected = tensors_by_name(&golden("encoded.safetensors")).unwrap();
-    let x = &tensors_by_name(&golden("step1.safetensors")).unwrap()["layers.1/x"];
+    let x = &tensors_by_name(&golden("step1.safetensors")).unwrap()["layers.2/x"];
     let n_tokens = expected["top_acts"].size()[0];
 
     let encoded = sae.encode(&x.narrow(0, 0, n_tokens)).unwrap();

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
-const HOOKPOINTS: [&str; 2] = ["layers.1", "layers.2.mlp"];
+const HOOKPOINTS: [&str; 2] = ["layers.2", "layers.2.mlp"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -45,7 +45,7 @@ fn config() -> TrainConfig {
 
 fn job(name: &str, config: TrainConfig) -> Job {
     let digests = DigestCache::new(&std::env::temp_dir().join("sae-run-golden"));
-    let model = read_model(Path::new(&config.model), &digests).unwrap();
+    let model = read_model(Path::new(&config.model), None, &digests).unwrap();
     let dataset = Path::new(&config.dataset);
     let inputs = JobInputs {
         facts: model.facts.clone(),
@@ -86,6 +86,7 @@ impl Run {
             attempt: 1,
             key: StreamKey::of(&jobs[0].job),
             model_dir: config.model.clone().into(),
+            model_commit: None,
             dataset: config.dataset.clone().into(),
             text_column: config.text_column.clone(),
             cache_dir: dir.path().join("cache"),
@@ -171,9 +172,9 @@ fn the_curve_and_the_checkpoint_are_sparsifys() {
     assert_eq!(run.run(), 0);
     let golden = fs::read_to_string(fixtures().join("golden/curve.json")).unwrap();
     assert_close(&run.curve(0), &serde_json::from_str(&golden).unwrap(), 0.01);
-    let golden = fixtures().join("golden/checkpoint/layers.1");
+    let golden = fixtures().join("golden/checkpoint/layers.2");
     let golden = Sae::load_from_disk(&golden, Device::Cpu).unwrap();
-    let ours = run.sae("a", "layers.1");
+    let ours = run.sae("a", "layers.2");
     for ((name, ours), (_, golden)) in ours.named_weights().into_iter().zip(golden.named_weights())
     {
         let difference = relative(ours, golden);
@@ -221,7 +222,7 @@ fn micro_batches_and_company_change_nothing() {
     assert_eq!((alone.run(), together.run(), in_parts.run()), (0, 0, 0));
     assert_close(&together.curve(1), &alone.curve(0), 1e-12);
     assert_close(&in_parts.curve(0), &alone.curve(0), 1e-2);
-    assert_same(&together.sae("a", "layers.1"), &alone.sae("a", "layers.1"));
+    assert_same(&together.sae("a", "layers.2"), &alone.sae("a", "layers.2"));
 }
 
 #[test]
@@ -238,7 +239,7 @@ fn a_batch_in_two_forward_passes_is_the_same_update() {
     assert_eq!((whole.run(), halves.run()), (0, 0));
     // Only the first decoder bias differs: it is the mean of the first forward pass.
     let curves = (whole.curve(0), halves.curve(0));
-    assert_eq!(curves.1["layers.1"].len(), 20);
+    assert_eq!(curves.1["layers.2"].len(), 20);
     assert_close(&curves.1, &curves.0, 0.05);
 }
 
@@ -263,7 +264,7 @@ fn interrupt_after(run: &Run, n_reports: usize) {
     let mut events = EventLog::open(&run.order.events, 1, 0).unwrap();
     let outcome = std::thread::scope(|scope| {
         let worker = scope.spawn(|| train(&run.order, stop.clone(), &mut events).unwrap());
-        let reported = || run.curve(0).get("layers.1").map_or(0, Vec::len);
+        let reported = || run.curve(0).get("layers.2").map_or(0, Vec::len);
         while reported() < n_reports {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
@@ -288,7 +289,7 @@ fn an_interrupted_job_ends_as_if_undisturbed() {
     run.order.attempt = 2;
     assert_eq!(run.run(), 0);
     assert_eq!(run.n_tokens(0), undisturbed.n_tokens(0));
-    assert_same(&run.sae("a", "layers.1"), &undisturbed.sae("a", "layers.1"));
+    assert_same(&run.sae("a", "layers.2"), &undisturbed.sae("a", "layers.2"));
     let state = run.dir.path().join(".state/a");
     assert!(!state.exists(), "a job that is done needs no state");
 }
