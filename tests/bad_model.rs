@@ -105,7 +105,11 @@ fn an_unknown_architecture_is_told() {
         "model/config.json` is a model of type `mamba`",
         "not supported",
     ];
-    refused_early(&workspace, &parts, "supported are: gemma2, gemma3_text, gpt2");
+    refused_early(
+        &workspace,
+        &parts,
+        "supported are: gemma2, gemma3_text, gpt2",
+    );
 }
 
 #[test]

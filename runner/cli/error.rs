@@ -1,5 +1,6 @@
 //! The one place where errors become words on the screen and an exit code.
 
+use hub::HubError;
 use plan::{FailureKind, PlanError};
 use recipe::RecipeError;
 use std::error::Error;
@@ -54,6 +55,11 @@ impl CliError {
         self
     }
 
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// The setting it is about.
     pub(crate) fn setting(&self) -> Option<&str> {
         self.setting.as_deref()
@@ -79,6 +85,12 @@ impl CliError {
 
     fn of(error: &dyn Error, hint: Option<String>) -> Self {
         Self::input(message_chain(error)).with_hint(hint)
+    }
+}
+
+impl From<HubError> for CliError {
+    fn from(error: HubError) -> Self {
+        Self::of(&error, error.hint())
     }
 }
 

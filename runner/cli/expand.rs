@@ -3,10 +3,11 @@
 use crate::args::{PlanArgs, SweepArgs};
 use crate::config::{self, LoadedSweep};
 use crate::error::CliError;
+use crate::models::{FoundModel, fetch_weights, find_model};
 use crate::paths::{self, Folders};
 use crate::table;
 use plan::{
-    Job, JobDraft, JobInputs, Plan, PlanRequest, RecipeIdentity, RecipeLimits, TrainConfig,
+    Job, JobDraft, JobInputs, Plan, PlanRequest, RecipeIdentity, RecipeLimits, Stream, TrainConfig,
 };
 use plan::{PlanError, group_streams, resolve_jobs};
 use recipe::{Host, HostOptions, Limits, Recipe};
@@ -26,13 +27,21 @@ pub(crate) struct Expanded {
 /// Models and data sets by the names that the sweep has for them, each looked at once.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    models: BTreeMap<String, ModelInputs>,
+    models: BTreeMap<ModelName, Model>,
     datasets: BTreeMap<String, PathBuf>,
-    /// Models whose left-over tensors were told of.
-    noted: BTreeSet<String>,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
+}
+
+/// How a job names its model: `model` and `revision`.
+type ModelName = (String, Option<String>);
+
+/// A model, where it lies and what planning knows of it.
+#[derive(Debug)]
+struct Model {
+    found: FoundModel,
+    inputs: ModelInputs,
 }
 
 /// `sae-run plan`.
@@ -77,21 +86,47 @@ fn make_plan(
         return Err(PlanError::NoJobs { recipe }.into());
     }
     let jobs = resolve_jobs(&sweep.sweep.train, &drafts, |config| inputs.of(config))?;
-    let streams = group_streams(&jobs, |job| &inputs.models[&job.config.model].facts);
+    let streams = group_streams(&jobs, |job| &inputs.model_of(job).inputs.facts);
     let plan = Plan {
         sweep: sweep.sweep.name.clone(),
         recipe,
         jobs,
         streams,
     };
+    let mut noted = BTreeSet::new();
     for stream in &plan.streams {
-        let job = plan
-            .job(&stream.job_ids[0])
-            .expect("a stream is made of the plan's jobs");
-        let left_over = train::check_model(inputs.model_dir(job), stream.n_layers_run)?;
-        inputs.note_left_over(job, left_over);
+        let job = first_job(&plan, stream);
+        // What is on the Hub is checked when it is here.
+        if inputs.model_of(job).found.commit().is_none() {
+            let left_over = inputs.check_model(job, stream)?;
+            if noted.insert(name_of(&job.config)) {
+                note_left_over(job, inputs, &left_over);
+            }
+        }
     }
     Ok(plan)
+}
+
+fn first_job<'a>(plan: &'a Plan, stream: &Stream) -> &'a Job {
+    plan.job(&stream.job_ids[0])
+        .expect("a stream is made of the plan's jobs")
+}
+
+/// Says which tensors of a model nobody reads.
+fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
+    if tensors.is_empty() {
+        return;
+    }
+    let count = table::count(tensors.len(), "tensor");
+    let first = tensors.iter().take(5).map(|tensor| format!("`{tensor}`"));
+    let first: Vec<_> = first.collect();
+    let more = if tensors.len() > 5 { ", ..." } else { "" };
+    let (model, facts) = (&job.config.model, &inputs.model_of(job).inputs.facts);
+    table::note(&format!(
+        "`{model}` has {count} that a {} model does not use: {}{more}",
+        facts.model_type,
+        first.join(", ")
+    ));
 }
 
 fn ask_recipe(
@@ -112,7 +147,7 @@ fn ask_recipe(
         sweep: sweep.sweep.name.clone(),
         train: train.to_map(),
         vary: sweep.sweep.vary.clone(),
-        model: inputs.model(&train.model)?.facts.clone(),
+        model: inputs.model(train)?.inputs.facts.clone(),
         seed: sweep.sweep.seed,
         round: 0,
         results: Vec::new(),
@@ -144,16 +179,16 @@ impl Inputs {
         Self {
             models: BTreeMap::new(),
             datasets: BTreeMap::new(),
-            noted: BTreeSet::new(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep.dir.clone(),
             model_shelf: folders.models(),
         }
     }
 
-    /// The folder of a job's model.
-    pub(crate) fn model_dir(&self, job: &Job) -> &PathBuf {
-        &self.models[&job.config.model].dir
+    /// The folder of a job's model, and its commit where it is one of the Hub.
+    pub(crate) fn model_dir(&self, job: &Job) -> (&PathBuf, Option<&str>) {
+        let found = &self.model_of(job).found;
+        (&found.dir, found.commit())
     }
 
     /// The file or folder of a job's data set.
@@ -161,30 +196,36 @@ impl Inputs {
         &self.datasets[&job.config.dataset]
     }
 
-    /// Says once a model which of its tensors nobody reads.
-    fn note_left_over(&mut self, job: &Job, tensors: Vec<String>) {
-        let name = &job.config.model;
-        if tensors.is_empty() || !self.noted.insert(name.clone()) {
-            return;
+    /// Brings the weights of the models of the Hub that `plan`'s jobs need, and checks them.
+    ///
+    /// # Errors
+    /// Weights that cannot be had, or do not fit their config.json.
+    pub(crate) fn fetch_weights(&self, plan: &Plan, quiet: bool) -> Result<(), CliError> {
+        for stream in &plan.streams {
+            let job = first_job(plan, stream);
+            let model = self.model_of(job);
+            if model.found.commit().is_some() {
+                fetch_weights(&model.found, quiet)?;
+                let left_over = self.check_model(job, stream)?;
+                note_left_over(job, self, &left_over);
+            }
         }
-        let count = table::count(tensors.len(), "tensor");
-        let first: Vec<_> = tensors
-            .iter()
-            .take(5)
-            .map(|tensor| format!("`{tensor}`"))
-            .collect();
-        let more = if tensors.len() > 5 { ", ..." } else { "" };
-        let model_type = &self.models[name].facts.model_type;
-        table::note(&format!(
-            "`{name}` has {count} that a {model_type} model does not use: {}{more}",
-            first.join(", ")
-        ));
+        Ok(())
+    }
+
+    fn check_model(&self, job: &Job, stream: &Stream) -> Result<Vec<String>, CliError> {
+        let dir = &self.model_of(job).found.dir;
+        Ok(train::check_model(dir, stream.n_layers_run)?)
+    }
+
+    fn model_of(&self, job: &Job) -> &Model {
+        &self.models[&name_of(&job.config)]
     }
 
     fn of(&mut self, config: &TrainConfig) -> Result<JobInputs, CliError> {
         let dataset = self.find_dataset(&config.dataset)?;
         let digests = self.digests.clone();
-        let model = self.model(&config.model)?;
+        let model = &self.model(config)?.inputs;
         Ok(JobInputs {
             facts: model.facts.clone(),
             model_digest: model.digest.clone(),
@@ -192,20 +233,23 @@ impl Inputs {
         })
     }
 
-    fn model(&mut self, name: &str) -> Result<&ModelInputs, CliError> {
-        if name.is_empty() {
+    fn model(&mut self, config: &TrainConfig) -> Result<&Model, CliError> {
+        if config.model.is_empty() {
             return Err(CliError::input("`train.model` is missing")
-                .with_hint("name the folder of a Hugging Face model".to_owned()));
+                .with_hint("name the folder or the Hub id of a Hugging Face model".to_owned()));
         }
-        if !self.models.contains_key(name) {
-            let dir = paths::find("model", name, &self.sweep_dir, Some(&self.model_shelf));
-            let dir = dir.map_err(|error| error.about("model".to_owned()))?;
-            self.models.insert(
-                name.to_owned(),
-                train::read_model(&dir, None, &self.digests)?,
-            );
+        let name = name_of(config);
+        if !self.models.contains_key(&name) {
+            let found = find_model(
+                &name.0,
+                name.1.as_deref(),
+                &self.sweep_dir,
+                &self.model_shelf,
+            )?;
+            let inputs = train::read_model(&found.dir, found.commit(), &self.digests)?;
+            self.models.insert(name.clone(), Model { found, inputs });
         }
-        Ok(&self.models[name])
+        Ok(&self.models[&name])
     }
 
     fn find_dataset(&mut self, name: &str) -> Result<PathBuf, CliError> {
@@ -217,4 +261,8 @@ impl Inputs {
         self.datasets.insert(name.to_owned(), path.clone());
         Ok(path)
     }
+}
+
+fn name_of(config: &TrainConfig) -> ModelName {
+    (config.model.clone(), config.revision.clone())
 }

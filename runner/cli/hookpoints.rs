@@ -2,7 +2,8 @@
 
 use crate::args::HookpointsArgs;
 use crate::error::CliError;
-use crate::paths::{self, Folders};
+use crate::models::find_model;
+use crate::paths::Folders;
 use crate::table;
 use plan::{HookpointFacts, match_hookpoints};
 use std::path::Path;
@@ -14,8 +15,13 @@ use train::TrainError;
 /// A model that is not there or not known, or a pattern that matches nothing.
 pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
     let shelf = Folders::of_this_machine()?.models();
-    let dir = paths::find("model", &args.model, Path::new("."), Some(&shelf))?;
-    let facts = train::read_facts(&dir).map_err(TrainError::from)?;
+    let model = find_model(
+        &args.model,
+        args.revision.as_deref(),
+        Path::new("."),
+        &shelf,
+    )?;
+    let facts = train::read_facts(&model.dir).map_err(TrainError::from)?;
     let all = ["*".to_owned()];
     let patterns = match args.patterns.is_empty() {
         true => all.as_slice(),

@@ -7,6 +7,7 @@ mod error;
 mod expand;
 mod hookpoints;
 mod inspect;
+mod models;
 mod paths;
 mod progress;
 mod query;

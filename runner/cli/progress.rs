@@ -159,7 +159,7 @@ impl StreamProgress {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
+pub(crate) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .expect("the templates are constants")
         .progress_chars("━━─")

@@ -25,6 +25,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
     let store = Store::open(&folder.database()).await?;
     let recorded = recover(&store, &folder, &expanded, args.fresh).await?;
+    if !recorded.is_done() {
+        expanded.inputs.fetch_weights(&expanded.plan, args.quiet)?;
+    }
     let progress = Progress::new(&expanded.plan, &recorded, args.quiet);
     let scheduler = Scheduler {
         store: &store,

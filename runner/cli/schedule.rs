@@ -93,12 +93,13 @@ impl Scheduler<'_> {
             ..
         } = self.expanded;
         let job = &jobs[0].job;
+        let (model_dir, model_commit) = inputs.model_dir(job);
         Ok(Order {
             stream_id: stream.stream_id.clone(),
             attempt,
             key: stream.key.clone(),
-            model_dir: inputs.model_dir(job).clone(),
-            model_commit: None,
+            model_dir: model_dir.clone(),
+            model_commit: model_commit.map(str::to_owned),
             dataset: inputs.dataset(job).clone(),
             text_column: job.config.text_column.clone(),
             cache_dir: folders.cache.clone(),

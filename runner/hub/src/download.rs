@@ -1,0 +1,282 @@
+//! Files on their way from the Hub into the cache. A file gets its final name when all of it is
+//! there and is what the Hub says it is.
+
+use crate::cache::RepoCache;
+use crate::digest::{self, Etag};
+use crate::remote::{Remote, RemoteFile};
+use crate::{Damage, HubError, HubSettings};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// Files under way at the same time.
+const MAX_PARALLEL: usize = 4;
+
+/// How often to look whether another process is done with a file.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
+/// What happens to a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    /// It is to be downloaded, so many bytes.
+    Wanted(u64),
+    /// Another process downloads it; this one waits.
+    Waiting,
+    /// So many of its bytes are there.
+    Bytes(u64),
+    /// It is in the cache.
+    Done,
+}
+
+/// Downloads of files of one commit.
+pub(crate) struct Download<'a> {
+    pub(crate) settings: &'a HubSettings,
+    pub(crate) remote: &'a Remote<'a>,
+    pub(crate) cache: &'a RepoCache,
+    pub(crate) commit: &'a str,
+    /// What happens to which file, by its index.
+    pub(crate) events: Sender<(usize, Event)>,
+}
+
+impl Download<'_> {
+    /// Brings files into the cache, several at a time; gives up at the first that fails.
+    pub(crate) async fn all(&self, files: &[RemoteFile]) -> Result<(), HubError> {
+        for (index, file) in files.iter().enumerate() {
+            self.tell(index, Event::Wanted(file.n_bytes));
+        }
+        let one = |(index, file)| self.one(index, file);
+        stream::iter(files.iter().enumerate().map(one))
+            .buffer_unordered(MAX_PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    async fn one(&self, index: usize, file: &RemoteFile) -> Result<(), HubError> {
+        let etag = match &file.etag {
+            Some(etag) => etag.clone(),
+            None => self.remote.etag(self.commit, &file.name).await?,
+        };
+        let _lock = self.lock(index, &etag).await?;
+        // There already: another commit has the same content, or another process was faster.
+        if self.cache.blob(&etag).exists() {
+            self.cache
+                .check_blob_length(&file.name, &etag, file.n_bytes)?;
+        } else {
+            self.fetch(index, file, &etag).await?;
+        }
+        self.cache.link(self.commit, &file.name, &etag)?;
+        self.tell(index, Event::Done);
+        Ok(())
+    }
+
+    fn tell(&self, index: usize, event: Event) {
+        // That nobody listens any more is no reason to stop.
+        let _ = self.events.send((index, event));
+    }
+
+    /// Keeps other processes, Python's too, from downloading the same. Not all file systems can;
+    /// then two may do the same work, and what arrives is checked all the same.
+    async fn lock(&self, index: usize, etag: &Etag) -> Result<Option<File>, HubError> {
+        let path = self.cache.lock(etag);
+        let file = open_to_append(&path)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::Error(_)) => return Ok(None),
+                Err(TryLockError::WouldBlock) => {
+                    self.tell(index, Event::Waiting);
+                    tokio::time::sleep(LOCK_POLL).await;
+                }
+            }
+        }
+    }
+
+    /// Downloads a content. What an earlier process left of it is taken up. When that does not give
+    /// the file, it is downloaded once more from its first byte, into a file that nobody else
+    /// knows: where locks do not work, others may have written into the first.
+    async fn fetch(&self, index: usize, file: &RemoteFile, etag: &Etag) -> Result<(), HubError> {
+        let blob = self.cache.blob(etag);
+        let rename =
+            |partial: &Path| fs::rename(partial, &blob).map_err(HubError::io("rename", partial));
+        let mut suffix = OsString::from(etag.as_str());
+        suffix.push(".sae-run.incomplete");
+        let partial = blob.with_file_name(suffix);
+        if self.attempt(index, file, etag, &partial).await?.is_none() {
+            return rename(&partial);
+        }
+        fs::remove_file(&partial).map_err(HubError::io("remove", &partial))?;
+        let fresh = own_file(&partial)?;
+        match self.attempt(index, file, etag, &fresh).await? {
+            None => rename(&fresh),
+            Some(reason) => Err(HubError::DamagedDownload {
+                repo: self.cache.repo().as_str().into(),
+                file: file.name.clone(),
+                reason,
+            }),
+        }
+    }
+
+    /// Downloads what is missing of the file at `path`, and says what is wrong with it then.
+    async fn attempt(
+        &self,
+        index: usize,
+        file: &RemoteFile,
+        etag: &Etag,
+        path: &Path,
+    ) -> Result<Option<Damage>, HubError> {
+        self.fill(index, file, path).await?;
+        let n_bytes = file.n_bytes;
+        let (etag, owned_path) = (etag.clone(), path.to_owned());
+        // Elsewhere: hashing takes seconds, in which other files would seem to stand still.
+        let damage = move || digest::damage(&owned_path, &etag, Some(n_bytes));
+        tokio::task::spawn_blocking(damage)
+            .await
+            .expect("hashing a file does not panic")
+            .map_err(HubError::io("read", path))
+    }
+
+    /// Appends to the file at `path` until it is as long as it must be. An answer that breaks off
+    /// is taken up where it ended, as long as there is progress.
+    async fn fill(&self, index: usize, file: &RemoteFile, path: &Path) -> Result<(), HubError> {
+        let mut partial = Partial::open(path)?;
+        if partial.n_bytes > file.n_bytes {
+            partial.empty()?;
+        }
+        let mut patience = Patience::new(self.settings);
+        while partial.n_bytes < file.n_bytes {
+            let first_byte = partial.n_bytes;
+            let outcome = self.append(index, file, &mut partial).await;
+            if partial.n_bytes > file.n_bytes && first_byte > 0 {
+                // It cannot begin in the middle, and sent everything.
+                patience.can_resume = false;
+            } else if partial.n_bytes >= file.n_bytes {
+                break;
+            }
+            let progress = partial.n_bytes > first_byte;
+            if !patience.lasts(outcome, progress).await? {
+                break;
+            }
+            if !patience.can_resume {
+                partial.empty()?;
+            }
+        }
+        let synced = partial.file.sync_all();
+        synced.map_err(HubError::io("write", path))
+    }
+
+    async fn append(
+        &self,
+        index: usize,
+        file: &RemoteFile,
+        partial: &mut Partial<'_>,
+    ) -> Result<(), HubError> {
+        let bytes = self.remote.bytes(self.commit, file, partial.n_bytes);
+        let mut bytes = bytes.await?;
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk.map_err(|error| self.remote.broken_off(self.commit, error))?;
+            partial.append(&chunk)?;
+            self.tell(index, Event::Bytes(partial.n_bytes));
+            if partial.n_bytes > file.n_bytes {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long to go on with a file whose answers break off.
+struct Patience {
+    max_failures: u32,
+    n_failures: u32,
+    first_delay: Duration,
+    /// Whether the Hub can begin in the middle of the file.
+    can_resume: bool,
+}
+
+impl Patience {
+    fn new(settings: &HubSettings) -> Self {
+        Self {
+            max_failures: settings.n_retries,
+            n_failures: 0,
+            first_delay: settings.retry_delay,
+            can_resume: true,
+        }
+    }
+
+    /// Whether to ask again, after a wait. `outcome`: of the answer that broke off.
+    async fn lasts(
+        &mut self,
+        outcome: Result<(), HubError>,
+        progress: bool,
+    ) -> Result<bool, HubError> {
+        if progress && self.can_resume {
+            self.n_failures = 0;
+        }
+        self.n_failures += 1;
+        match outcome {
+            Err(error) if !error.is_of_the_way() => Err(error),
+            outcome if self.n_failures > self.max_failures => outcome.map(|()| false),
+            _ => {
+                tokio::time::sleep(self.first_delay * self.n_failures).await;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// A file of which the first bytes are there.
+struct Partial<'a> {
+    path: &'a Path,
+    file: File,
+    n_bytes: u64,
+}
+
+impl<'a> Partial<'a> {
+    fn open(path: &'a Path) -> Result<Self, HubError> {
+        let file = open_to_append(path)?;
+        let metadata = file.metadata().map_err(HubError::io("read", path))?;
+        let n_bytes = metadata.len();
+        Ok(Self {
+            path,
+            file,
+            n_bytes,
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+        let written = self.file.write_all(bytes);
+        written.map_err(HubError::io("write", self.path))?;
+        self.n_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn empty(&mut self) -> Result<(), HubError> {
+        let emptied = self.file.set_len(0);
+        emptied.map_err(HubError::io("empty", self.path))?;
+        self.n_bytes = 0;
+        Ok(())
+    }
+}
+
+/// An empty file beside `partial`, removed when it is not renamed.
+fn own_file(partial: &Path) -> Result<tempfile::TempPath, HubError> {
+    let folder = partial.parent().unwrap_or(Path::new("."));
+    let made = tempfile::Builder::new()
+        .suffix(".incomplete")
+        .make_in(folder, |path| File::create_new(path));
+    Ok(made
+        .map_err(HubError::io("create a file in", folder))?
+        .into_temp_path())
+}
+
+/// Opens or creates a file, with the folders above it.
+fn open_to_append(path: &Path) -> Result<File, HubError> {
+    let folder: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
+    fs::create_dir_all(&folder).map_err(HubError::io("create", &folder))?;
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(HubError::io("open", path))
+}

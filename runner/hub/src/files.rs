@@ -1,0 +1,193 @@
+//! Which files of a model are needed, and which of them are in the cache.
+
+use crate::HubError;
+use crate::cache::RepoCache;
+use crate::download::Download;
+use crate::name::is_file_name;
+use crate::remote::RemoteFile;
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// What is read before the weights. A commit may lack any but the first.
+pub(crate) const PLANNING_FILES: [&str; 6] = [
+    CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    INDEX,
+];
+
+/// Ends of the names of weights in formats that are not read.
+const OTHER_WEIGHTS: [&str; 6] = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"];
+
+/// A file without which planning cannot begin: it is not in the cache, and it is not known that the
+/// commit lacks it. Markers say that where this program or transformers looked for it before,
+/// Python's listing where the whole commit was downloaded.
+pub(crate) fn unknown_planning_file(cache: &RepoCache, commit: &str) -> Option<&'static str> {
+    let is_known = |file| cache.has(commit, file) || cache.is_known_absent(commit, file);
+    let is_single = || cache.is_known_absent(commit, INDEX);
+    let is_layout_known = cache.has(commit, INDEX)
+        || cache.has(commit, WEIGHTS)
+        || is_single() && !cache.is_known_absent(commit, WEIGHTS);
+    match () {
+        () if !cache.has(commit, CONFIG) => Some(CONFIG),
+        () if !is_known(TOKENIZER) => Some(TOKENIZER),
+        () if !is_known(TOKENIZER_CONFIG) => Some(TOKENIZER_CONFIG),
+        () if !is_layout_known => Some(WEIGHTS),
+        () => None,
+    }
+}
+
+/// Checks what is there of the planning files. They are small enough to be read every time.
+pub(crate) fn check_planning_files(cache: &RepoCache, commit: &str) -> Result<(), HubError> {
+    let present = PLANNING_FILES.into_iter();
+    let mut present = present.filter(|file| cache.has(commit, file));
+    present.try_for_each(|file| cache.check(commit, file))
+}
+
+/// Downloads the planning files of a commit with the files `tree`.
+pub(crate) async fn fetch_planning_files(
+    download: Download<'_>,
+    tree: Vec<RemoteFile>,
+) -> Result<(), HubError> {
+    let Download { cache, commit, .. } = download;
+    check_model(cache, commit, &tree)?;
+    let is_wanted = |file: &RemoteFile| {
+        PLANNING_FILES.contains(&file.name.as_str()) && !cache.has(commit, &file.name)
+    };
+    let wanted: Vec<_> = tree
+        .iter()
+        .filter(|file| is_wanted(file))
+        .cloned()
+        .collect();
+    download.all(&wanted).await?;
+    for file in PLANNING_FILES {
+        if find(&tree, file).is_none() {
+            cache.remember_absence(commit, file);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the files are those of a model that can be read.
+fn check_model(cache: &RepoCache, commit: &str, tree: &[RemoteFile]) -> Result<(), HubError> {
+    let repo = cache.repo().as_str().to_owned();
+    let commit = commit.to_owned();
+    if find(tree, CONFIG).is_none() {
+        return Err(HubError::NoConfig { repo, commit });
+    }
+    if find(tree, WEIGHTS).is_none() && find(tree, INDEX).is_none() {
+        let is_other =
+            |file: &&RemoteFile| OTHER_WEIGHTS.iter().any(|end| file.name.ends_with(end));
+        let others = tree.iter().filter(is_other);
+        return Err(HubError::NoSafetensors {
+            repo,
+            commit,
+            others: others.map(|file| file.name.clone()).collect(),
+        });
+    }
+    Ok(())
+}
+
+fn find<'a>(tree: &'a [RemoteFile], name: &str) -> Option<&'a RemoteFile> {
+    tree.iter().find(|file| file.name == name)
+}
+
+/// A file of the weights that is not in the cache.
+pub(crate) fn missing_weights(cache: &RepoCache, commit: &str) -> Result<Option<String>, HubError> {
+    let files = match () {
+        () if cache.has(commit, WEIGHTS) => BTreeSet::from([WEIGHTS.to_owned()]),
+        () if cache.has(commit, INDEX) => shards(cache, commit)?,
+        () => return Ok(Some(WEIGHTS.into())),
+    };
+    let listing = cache.listing(commit);
+    for file in files {
+        if !cache.has(commit, &file) {
+            return Ok(Some(file));
+        }
+        if let Some(n_bytes) = listing.as_ref().and_then(|listing| listing.n_bytes(&file)) {
+            cache.check_file_length(commit, &file, n_bytes)?;
+        }
+    }
+    Ok(None)
+}
+
+/// Downloads the weights of a commit with the files `tree`. As transformers, prefers the single
+/// file to shards.
+pub(crate) async fn fetch_weights(
+    download: Download<'_>,
+    tree: Vec<RemoteFile>,
+) -> Result<(), HubError> {
+    let Download { cache, commit, .. } = download;
+    check_model(cache, commit, &tree)?;
+    let wanted = match (find(&tree, WEIGHTS), find(&tree, INDEX)) {
+        (None, Some(index)) => {
+            if !cache.has(commit, INDEX) {
+                download.all(std::slice::from_ref(index)).await?;
+            }
+            shards_of(cache, commit, &tree)?
+        }
+        (single, _) => single.into_iter().cloned().collect(),
+    };
+    let (present, missing): (Vec<_>, Vec<_>) = wanted
+        .into_iter()
+        .partition(|file| cache.has(commit, &file.name));
+    for file in present {
+        cache.check_file_length(commit, &file.name, file.n_bytes)?;
+    }
+    download.all(&missing).await
+}
+
+fn shards_of(
+    cache: &RepoCache,
+    commit: &str,
+    tree: &[RemoteFile],
+) -> Result<Vec<RemoteFile>, HubError> {
+    let shards = shards(cache, commit)?.into_iter();
+    let file = |shard: String| match find(tree, &shard) {
+        Some(file) => Ok(file.clone()),
+        None => Err(bad_shard(cache, commit, shard)),
+    };
+    shards.map(file).collect()
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// The names in the index of the shards.
+fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError> {
+    let path = cache.snapshot(commit).join(INDEX);
+    let text = fs::read(&path).map_err(HubError::io("read", &path))?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|source| HubError::BadIndex { path, source })?;
+    let checked = |shard: String| match is_shard(&shard) {
+        true => Ok(shard),
+        false => Err(bad_shard(cache, commit, shard)),
+    };
+    index.weight_map.into_values().map(checked).collect()
+}
+
+/// A name from elsewhere could lead anywhere on the machine.
+fn is_shard(name: &str) -> bool {
+    let extension = Path::new(name).extension();
+    is_file_name(name) && extension.is_some_and(|extension| extension == "safetensors")
+}
+
+fn bad_shard(cache: &RepoCache, commit: &str, shard: String) -> HubError {
+    HubError::BadShard {
+        repo: cache.repo().as_str().into(),
+        path: cache.snapshot(commit).join(INDEX),
+        shard,
+    }
+}

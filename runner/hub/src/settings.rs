@@ -1,0 +1,359 @@
+//! Where the Hub is, where its files are kept, and who asks: the same variables as in Python's
+//! huggingface_hub (2.4.0), resolved here and handed on.
+
+use crate::HubError;
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The Hub, where `HF_ENDPOINT` names no other.
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// As in huggingface_hub.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What counts as yes in a variable.
+const YES: [&str; 4] = ["1", "ON", "YES", "TRUE"];
+
+/// Where the Hub is, where its files are kept, and who asks.
+#[derive(Clone, Debug)]
+pub struct HubSettings {
+    /// Address of the Hub, without a slash at its end; `HF_ENDPOINT`.
+    pub endpoint: String,
+    /// Folder of the shared cache; `HF_HUB_CACHE`, or `hub` in `HF_HOME`. It need not exist.
+    pub cache_dir: PathBuf,
+    /// Who asks; `HF_TOKEN`, or the file that `hf auth login` writes. `None`: anybody.
+    pub token: Option<Token>,
+    /// Ask nobody, serve what is in the cache; `HF_HUB_OFFLINE`.
+    pub offline: bool,
+    /// Longest wait for a connection and between two pieces of an answer; `HF_HUB_DOWNLOAD_TIMEOUT`
+    /// in seconds, 10 by default.
+    pub timeout: Duration,
+    /// How often a request that failed for want of a connection, or by a fault of the Hub, is
+    /// repeated.
+    pub n_retries: u32,
+    /// About how long to wait before the first repetition; doubled for each that follows.
+    pub retry_delay: Duration,
+}
+
+/// A secret: never shown, not even by `{:?}`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The token in `text`, without white space around it and line ends in it; `None` where nothing
+    /// is left.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.replace(['\r', '\n'], "");
+        let text = text.trim();
+        (!text.is_empty()).then(|| Self(text.into()))
+    }
+
+    pub(crate) fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl HubSettings {
+    /// The Hub at `endpoint` with the cache in `cache_dir`, asked by nobody in particular.
+    pub fn new(endpoint: &str, cache_dir: &Path) -> Self {
+        Self {
+            endpoint: endpoint.trim_end_matches('/').into(),
+            cache_dir: cache_dir.into(),
+            token: None,
+            offline: false,
+            timeout: DEFAULT_TIMEOUT,
+            n_retries: 3,
+            retry_delay: Duration::from_millis(250),
+        }
+    }
+
+    /// The endpoint without a password, for people.
+    pub(crate) fn shown_endpoint(&self) -> String {
+        match self.endpoint.split_once("://") {
+            Some((scheme, rest)) => {
+                let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                let host = host.rsplit('@').next().unwrap_or(host);
+                format!("{scheme}://{host}{path}")
+            }
+            None => self.endpoint.clone(),
+        }
+    }
+
+    /// What the environment says.
+    ///
+    /// # Errors
+    /// No home folder, and no variable that names a cache folder.
+    pub fn from_env() -> Result<Self, HubError> {
+        Environment {
+            variable: &|name| env::var_os(name),
+            home: env::home_dir().filter(|home| !home.as_os_str().is_empty()),
+        }
+        .settings()
+    }
+}
+
+/// The variables of a process, and its user's home folder.
+struct Environment<'a> {
+    variable: &'a dyn Fn(&str) -> Option<OsString>,
+    home: Option<PathBuf>,
+}
+
+impl Environment<'_> {
+    fn settings(&self) -> Result<HubSettings, HubError> {
+        let endpoint = self.text("HF_ENDPOINT");
+        let cache_dir = self.cache_dir().ok_or(HubError::NoCacheFolder)?;
+        let timeout = self.text("HF_HUB_DOWNLOAD_TIMEOUT");
+        let timeout = timeout.and_then(|text| text.trim().parse().ok());
+        Ok(HubSettings {
+            token: self.token(),
+            offline: self.offline(),
+            timeout: timeout
+                .filter(|&seconds| seconds > 0)
+                .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+            ..HubSettings::new(endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT), &cache_dir)
+        })
+    }
+
+    /// A variable; empty counts as unset.
+    fn value(&self, name: &str) -> Option<OsString> {
+        (self.variable)(name).filter(|value| !value.is_empty())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.value(name)?.into_string().ok()
+    }
+
+    fn is_yes(&self, name: &str) -> bool {
+        self.text(name)
+            .is_some_and(|value| YES.contains(&value.to_ascii_uppercase().as_str()))
+    }
+
+    /// The older name counts where the newer one is not set.
+    fn offline(&self) -> bool {
+        match self.value("HF_HUB_OFFLINE") {
+            Some(_) => self.is_yes("HF_HUB_OFFLINE"),
+            None => self.is_yes("TRANSFORMERS_OFFLINE"),
+        }
+    }
+
+    fn hf_home(&self) -> Option<PathBuf> {
+        let below_home = |home: &PathBuf| home.join(".cache");
+        self.folder("HF_HOME").or_else(|| {
+            let caches = self.folder("XDG_CACHE_HOME");
+            let caches = caches.or_else(|| self.home.as_ref().map(below_home))?;
+            Some(caches.join("huggingface"))
+        })
+    }
+
+    fn cache_dir(&self) -> Option<PathBuf> {
+        self.folder("HF_HUB_CACHE")
+            .or_else(|| self.folder("HUGGINGFACE_HUB_CACHE"))
+            .or_else(|| Some(self.hf_home()?.join("hub")))
+    }
+
+    fn token(&self) -> Option<Token> {
+        if self.is_yes("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+            return None;
+        }
+        let of_variable = |name| Token::new(&self.text(name)?);
+        of_variable("HF_TOKEN")
+            .or_else(|| of_variable("HUGGING_FACE_HUB_TOKEN"))
+            .or_else(|| {
+                let path = self.folder("HF_TOKEN_PATH");
+                let path = path.or_else(|| Some(self.hf_home()?.join("token")))?;
+                Token::new(&std::fs::read_to_string(path).ok()?)
+            })
+    }
+
+    /// A path in a variable, with `~` and variables in it replaced: job scripts and containers hand
+    /// them on as they stand.
+    fn folder(&self, name: &str) -> Option<PathBuf> {
+        let value = self.value(name)?;
+        let Some(text) = value.to_str() else {
+            return Some(value.into());
+        };
+        let path = PathBuf::from(self.expand(text));
+        match (&self.home, path.strip_prefix("~")) {
+            (Some(home), Ok(rest)) => Some(home.join(rest)),
+            _ => Some(path),
+        }
+    }
+
+    /// `text` with `$NAME` and `${NAME}` replaced; unknown names stay.
+    fn expand(&self, text: &str) -> String {
+        let Some((before, after)) = text.split_once('$') else {
+            return text.into();
+        };
+        let (name, rest) = match after
+            .strip_prefix('{')
+            .and_then(|after| after.split_once('}'))
+        {
+            Some(braced) => braced,
+            None => {
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
+                after.split_at(end)
+            }
+        };
+        let written = &text[before.len()..text.len() - rest.len()];
+        let value = self.text(name).unwrap_or_else(|| written.into());
+        format!("{before}{value}{}", self.expand(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> HubSettings {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| value.into())
+        };
+        Environment {
+            variable: &variable,
+            home: Some("/home/me".into()),
+        }
+        .settings()
+        .unwrap()
+    }
+
+    fn cache_dir(variables: &[(&str, &str)]) -> String {
+        settings(variables).cache_dir.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_defaults() {
+        let settings = settings(&[]);
+        assert_eq!(settings.endpoint, DEFAULT_ENDPOINT);
+        assert_eq!(
+            settings.cache_dir,
+            Path::new("/home/me/.cache/huggingface/hub")
+        );
+        assert_eq!(settings.timeout, Duration::from_secs(10));
+        assert!(settings.token.is_none() && !settings.offline);
+    }
+
+    #[test]
+    fn the_cache_folder_by_precedence() {
+        let all = [
+            ("HF_HUB_CACHE", "/a"),
+            ("HUGGINGFACE_HUB_CACHE", "/b"),
+            ("HF_HOME", "/c"),
+            ("XDG_CACHE_HOME", "/d"),
+        ];
+        let expected = ["/a", "/b", "/c/hub", "/d/huggingface/hub"];
+        for (n_unset, expected) in expected.into_iter().enumerate() {
+            assert_eq!(cache_dir(&all[n_unset..]), expected);
+        }
+        assert_eq!(
+            cache_dir(&[("HF_HUB_CACHE", ""), ("HF_HOME", "/c")]),
+            "/c/hub"
+        );
+    }
+
+    #[test]
+    fn variables_and_the_home_folder_in_paths() {
+        assert_eq!(cache_dir(&[("HF_HOME", "~/hf")]), "/home/me/hf/hub");
+        assert_eq!(cache_dir(&[("HF_HOME", "~")]), "/home/me/hub");
+        assert_eq!(cache_dir(&[("HF_HOME", "/~/x")]), "/~/x/hub");
+        let scratch = ("SCRATCH", "/s");
+        assert_eq!(
+            cache_dir(&[("HF_HOME", "$SCRATCH/hf"), scratch]),
+            "/s/hf/hub"
+        );
+        let twice = ("HF_HUB_CACHE", "${SCRATCH}$SCRATCH/${NONE}$NONE$");
+        assert_eq!(cache_dir(&[twice, scratch]), "/s/s/${NONE}$NONE$");
+    }
+
+    #[test]
+    fn no_home_folder_needs_a_variable() {
+        let environment = |variable| Environment {
+            variable,
+            home: None,
+        };
+        let error = environment(&|_| None).settings().unwrap_err();
+        assert!(matches!(error, HubError::NoCacheFolder), "{error:?}");
+        let named = |name: &str| (name == "HF_HUB_CACHE").then(|| "/a".into());
+        assert_eq!(
+            environment(&named).settings().unwrap().cache_dir,
+            Path::new("/a")
+        );
+    }
+
+    #[test]
+    fn endpoints_lose_their_slash() {
+        let endpoint = |value| settings(&[("HF_ENDPOINT", value)]).endpoint;
+        assert_eq!(endpoint("http://localhost:1/hf/"), "http://localhost:1/hf");
+        assert_eq!(endpoint(""), DEFAULT_ENDPOINT);
+    }
+
+    #[test]
+    fn a_password_in_the_endpoint_is_not_shown() {
+        let shown = |value| settings(&[("HF_ENDPOINT", value)]).shown_endpoint();
+        assert_eq!(shown("https://me:secret@host:1/hf"), "https://host:1/hf");
+        assert_eq!(shown("https://host"), "https://host");
+    }
+
+    #[test]
+    fn offline_by_either_name() {
+        let offline = |variables: &[(&str, &str)]| settings(variables).offline;
+        for yes in ["1", "on", "Yes", "TRUE"] {
+            assert!(offline(&[("HF_HUB_OFFLINE", yes)]), "{yes}");
+            assert!(offline(&[("TRANSFORMERS_OFFLINE", yes)]), "{yes}");
+        }
+        assert!(!offline(&[("HF_HUB_OFFLINE", "0")]));
+        assert!(!offline(&[
+            ("HF_HUB_OFFLINE", "0"),
+            ("TRANSFORMERS_OFFLINE", "1")
+        ]));
+    }
+
+    #[test]
+    fn tokens_by_precedence() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().to_str().unwrap();
+        std::fs::write(folder.path().join("token"), "of-home\n").unwrap();
+        std::fs::write(folder.path().join("other"), " of-path ").unwrap();
+        let other = format!("{home}/other");
+        let all = [
+            ("HF_TOKEN", " of-\nvariable\r\n"),
+            ("HUGGING_FACE_HUB_TOKEN", "of-old-variable"),
+            ("HF_TOKEN_PATH", &other),
+            ("HF_HOME", home),
+        ];
+        let token = |variables: &[(&str, &str)]| settings(variables).token;
+        let expected = ["of-variable", "of-old-variable", "of-path", "of-home"];
+        for (n_unset, expected) in expected.into_iter().enumerate() {
+            assert_eq!(token(&all[n_unset..]), Token::new(expected));
+        }
+        let blank = [("HF_TOKEN", " \n"), ("HF_HOME", home)];
+        assert_eq!(token(&blank), Token::new("of-home"));
+        let disabled = [("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"), ("HF_TOKEN", "x")];
+        assert_eq!(token(&disabled), None);
+    }
+
+    #[test]
+    fn no_token_is_ever_shown() {
+        let settings = settings(&[("HF_TOKEN", "hf_secret")]);
+        assert!(!format!("{settings:?}").contains("secret"));
+    }
+
+    #[test]
+    fn timeouts_are_seconds() {
+        let timeout = |value| settings(&[("HF_HUB_DOWNLOAD_TIMEOUT", value)]).timeout;
+        assert_eq!(timeout("30"), Duration::from_secs(30));
+        for odd in ["0", "-1", "soon"] {
+            assert_eq!(timeout(odd), DEFAULT_TIMEOUT);
+        }
+    }
+}

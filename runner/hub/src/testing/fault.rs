@@ -1,0 +1,145 @@
+//! Failures on demand.
+
+use super::http::Response;
+use std::thread;
+use std::time::Duration;
+
+/// A failure, and the requests that it meets: by default all, for ever.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    kind: Kind,
+    /// Parts of `METHOD TARGET`.
+    on: Vec<String>,
+    n_left: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Status {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+    },
+    Truncate,
+    Garble,
+    Delay(Duration),
+    NoRanges,
+    Replace(Vec<u8>),
+}
+
+impl Fault {
+    /// Answers with a status and a body that says so.
+    pub fn status(status: u16) -> Self {
+        Self::new(Kind::Status {
+            status,
+            headers: Vec::new(),
+        })
+    }
+
+    /// Too many requests; come back after so many seconds.
+    pub fn rate_limit(seconds: u32) -> Self {
+        Self::new(Kind::Status {
+            status: 429,
+            headers: vec![("Retry-After", seconds.to_string())],
+        })
+    }
+
+    /// Breaks off in the middle of the body.
+    pub fn truncate() -> Self {
+        Self::new(Kind::Truncate)
+    }
+
+    /// Sends a body of the right length with one bit wrong.
+    pub fn garble() -> Self {
+        Self::new(Kind::Garble)
+    }
+
+    /// Sends another body, of whatever length.
+    pub fn replace(body: &[u8]) -> Self {
+        Self::new(Kind::Replace(body.into()))
+    }
+
+    /// Sends whole files where parts were asked for.
+    pub fn no_ranges() -> Self {
+        Self::new(Kind::NoRanges)
+    }
+
+    /// Answers late.
+    pub fn delay(delay: Duration) -> Self {
+        Self::new(Kind::Delay(delay))
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            on: Vec::new(),
+            n_left: None,
+        }
+    }
+
+    /// Only on requests whose `METHOD TARGET` contains `part`, such as `GET /org/name/resolve`; may
+    /// be repeated. Targets at the store of large files are `/HASH/FILE?signature=x`.
+    pub fn on(mut self, part: &str) -> Self {
+        self.on.push(part.into());
+        self
+    }
+
+    /// Only so many times.
+    pub fn times(self, n: u32) -> Self {
+        Self {
+            n_left: Some(n),
+            ..self
+        }
+    }
+}
+
+/// All failures of a server.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub(super) fn add(&mut self, fault: Fault) {
+        self.0.push(fault);
+    }
+
+    /// The failure that meets a request, which is one time less then.
+    pub(super) fn take(&mut self, method: &str, target: &str) -> Option<Fault> {
+        let line = format!("{method} {target}");
+        let meets = |fault: &&mut Fault| {
+            fault.n_left != Some(0) && fault.on.iter().all(|part| line.contains(part))
+        };
+        let fault = self.0.iter_mut().find(meets)?;
+        fault.n_left = fault.n_left.map(|n| n - 1);
+        Some(fault.clone())
+    }
+}
+
+impl Fault {
+    /// Whether it keeps a server from sending parts of files.
+    pub(super) fn hides_ranges(&self) -> bool {
+        matches!(self.kind, Kind::NoRanges)
+    }
+
+    /// What becomes of an answer.
+    pub(super) fn spoil(self, mut response: Response) -> Response {
+        match self.kind {
+            Kind::Status { status, headers } => {
+                let refused = Response::error(status, None, "this is a test");
+                return headers
+                    .into_iter()
+                    .fold(refused, |response, (name, value)| {
+                        response.with(name, value)
+                    });
+            }
+            Kind::Truncate => response.n_bytes_sent = Some(response.body.len() / 2),
+            Kind::Garble => {
+                if let Some(byte) = response.body.last_mut() {
+                    *byte ^= 1;
+                }
+            }
+            Kind::Replace(body) => response.body = body,
+            Kind::Delay(delay) => thread::sleep(delay),
+            Kind::NoRanges => {}
+        }
+        response
+    }
+}

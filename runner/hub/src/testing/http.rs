@@ -1,0 +1,185 @@
+//! As much HTTP as a Hub for tests needs: one request per connection, whole bodies.
+
+use super::serve::{self, Place};
+use super::{Request, State};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+/// Longest line of a request.
+const MAX_LINE_BYTES: u64 = 16 << 10;
+
+/// A thread that takes connections.
+#[derive(Debug)]
+pub(super) struct Listener {
+    host: &'static str,
+    address: SocketAddr,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Opens a port of this machine, called `host` in its address.
+    pub(super) fn open(host: &'static str, place: Place, state: &Arc<Mutex<State>>) -> Self {
+        let socket = TcpListener::bind((host, 0)).expect("this machine has a free port");
+        let address = socket.local_addr().expect("an open port has an address");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (state, over) = (Arc::clone(state), Arc::clone(&is_over));
+        let accept = move || {
+            for connection in socket.incoming() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let state = Arc::clone(&state);
+                // A client that went away is its own affair.
+                let answer = move || connection.and_then(|stream| answer(stream, place, &state));
+                thread::spawn(answer);
+            }
+        };
+        Self {
+            host,
+            address,
+            is_over,
+            thread: Some(thread::spawn(accept)),
+        }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}:{}", self.host, self.address.port())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // Wakes the thread up.
+        let woken = TcpStream::connect(self.address);
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer(stream: TcpStream, place: Place, state: &Mutex<State>) -> io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let Some(received) = Received::read(&mut reader)? else {
+        return Ok(());
+    };
+    let response = serve::respond(&received, place, state);
+    response.write(stream, received.method == "HEAD")
+}
+
+/// A request as it came.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) method: String,
+    /// Path and query.
+    pub(super) target: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Received {
+    fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let n_read = io::Read::take(&mut *reader, MAX_LINE_BYTES).read_line(&mut line)?;
+            let line = line.trim_end();
+            match (n_read, line) {
+                (0, _) => return Ok(None),
+                (_, "") => break,
+                (_, line) => lines.push(line.to_owned()),
+            }
+        }
+        let mut lines = lines.into_iter();
+        let first = lines.next().unwrap_or_default();
+        let mut words = first.split(' ').map(str::to_owned);
+        let header = |line: String| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+        };
+        Ok(words.next().zip(words.next()).map(|(method, target)| Self {
+            method,
+            target,
+            headers: lines.filter_map(header).collect(),
+        }))
+    }
+
+    /// A header by its name in lower case.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn log(&self, place: Place) -> Request {
+        Request {
+            method: self.method.clone(),
+            target: self.target.clone(),
+            is_to_store: place == Place::Store,
+            is_authorized: self.header("authorization").is_some(),
+            range: self.header("range").map(str::to_owned),
+        }
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    headers: Vec<(&'static str, String)>,
+    pub(super) body: Vec<u8>,
+    /// Break off after so many bytes of the body.
+    pub(super) n_bytes_sent: Option<usize>,
+}
+
+impl Response {
+    pub(super) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+            n_bytes_sent: None,
+        }
+    }
+
+    pub(super) fn json(value: &serde_json::Value) -> Self {
+        Self::new(200, value.to_string()).with("Content-Type", "application/json")
+    }
+
+    /// As the Hub says no: in headers, for `HEAD`, and in the body.
+    pub(super) fn error(status: u16, code: Option<&'static str>, message: &str) -> Self {
+        let body = serde_json::json!({ "error": message }).to_string();
+        let response = Self::new(status, body).with("X-Error-Message", message);
+        match code {
+            Some(code) => response.with("X-Error-Code", code),
+            None => response,
+        }
+    }
+
+    pub(super) fn redirect(status: u16, location: String) -> Self {
+        Self::new(status, "").with("Location", location)
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn write(&self, mut stream: TcpStream, is_head: bool) -> io::Result<()> {
+        let mut head = format!("HTTP/1.1 {} Test\r\nConnection: close\r\n", self.status);
+        head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes())?;
+        if !is_head {
+            let n_bytes = self.n_bytes_sent.unwrap_or(self.body.len());
+            stream.write_all(&self.body[..n_bytes])?;
+        }
+        stream.shutdown(Shutdown::Write)
+    }
+}

@@ -1,0 +1,168 @@
+//! Folders as repositories.
+
+use crate::digest::hex;
+use serde_json::{Value, json};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// From this length on, files are large ones whatever they are called, as on the Hub.
+const LARGE_BYTES: usize = 10 << 20;
+
+/// Ends of the names of files that are large ones at any length.
+const LARGE: [&str; 6] = [".safetensors", ".bin", ".gguf", ".h5", ".msgpack", ".pt"];
+
+/// Who may see a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// All.
+    #[default]
+    Open,
+    /// Who has the token; to others it is as if there were none.
+    Private,
+    /// All may see that it is there, who has the token may have its files.
+    Gated,
+    /// The same, and the token's owner has not accepted the licence.
+    GatedToAll,
+}
+
+/// A repository.
+#[derive(Debug, Default)]
+pub(super) struct Repo {
+    pub(super) access: Access,
+    refs: BTreeMap<String, String>,
+    commits: BTreeMap<String, Commit>,
+}
+
+impl Repo {
+    pub(super) fn add(&mut self, revision: &str, commit: Commit) -> String {
+        let hash = commit.hash();
+        self.refs.insert(revision.into(), hash.clone());
+        self.commits.insert(hash.clone(), commit);
+        hash
+    }
+
+    /// The commit that a branch, tag or commit means, with its hash.
+    pub(super) fn commit(&self, revision: &str) -> Option<(&str, &Commit)> {
+        let hash = self.refs.get(revision).map_or(revision, String::as_str);
+        let (hash, commit) = self.commits.get_key_value(hash)?;
+        Some((hash, commit))
+    }
+
+    /// A large file of any commit.
+    pub(super) fn large_file(&self, sha256: &str) -> Option<&RepoFile> {
+        let mut files = self
+            .commits
+            .values()
+            .flat_map(|commit| commit.files.values());
+        files.find(|file| file.is_large && file.sha256 == sha256)
+    }
+}
+
+/// The files of a commit by their paths.
+#[derive(Debug, Default)]
+pub(super) struct Commit {
+    pub(super) files: BTreeMap<String, RepoFile>,
+}
+
+#[derive(Debug)]
+pub(super) struct RepoFile {
+    pub(super) content: Vec<u8>,
+    /// Whether it lies in the store of large files, and a pointer to it in the repository.
+    pub(super) is_large: bool,
+    pub(super) sha256: String,
+    /// Git's name of the file, or of the pointer.
+    pub(super) oid: String,
+}
+
+impl Commit {
+    pub(super) fn read(folder: &Path) -> Self {
+        let mut commit = Self::default();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(next) = folders.pop() {
+            let entries = fs::read_dir(&next).expect("the model's folder can be read");
+            for entry in entries {
+                let path = entry.expect("the model's folder can be read").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(folder).expect("it is in the folder");
+                    let name = name.to_str().expect("names in tests are UTF-8");
+                    let content = fs::read(&path).expect("the model's files can be read");
+                    let file = RepoFile::new(name, content);
+                    commit.files.insert(name.into(), file);
+                }
+            }
+        }
+        commit
+    }
+
+    /// Not git's, but as good: other files give another hash.
+    fn hash(&self) -> String {
+        let lines = self.files.iter();
+        let lines = lines.map(|(path, file)| format!("{path} {}\n", file.oid));
+        hex(&Sha1::digest(lines.collect::<String>()))
+    }
+
+    /// The tree as the Hub lists it: what lies in `folder`, or below it too.
+    pub(super) fn tree(&self, folder: &str, is_recursive: bool) -> Vec<Value> {
+        let mut entries = BTreeMap::new();
+        for (path, file) in &self.files {
+            let Some(rest) = path.strip_prefix(folder) else {
+                continue;
+            };
+            for (slash, _) in rest.match_indices('/') {
+                let path = &path[..folder.len() + slash];
+                let entry = json!({"type": "directory", "oid": "0".repeat(40), "size": 0,
+                                   "path": path});
+                entries.insert(path, entry);
+            }
+            entries.insert(path, file.entry(path));
+        }
+        let is_wanted = |path: &str| is_recursive || !path[folder.len()..].contains('/');
+        let entries = entries.into_iter().filter(|(path, _)| is_wanted(path));
+        entries.map(|(_, entry)| entry).collect()
+    }
+}
+
+impl RepoFile {
+    fn new(path: &str, content: Vec<u8>) -> Self {
+        let is_large = content.len() >= LARGE_BYTES || LARGE.iter().any(|end| path.ends_with(end));
+        let sha256 = hex(&Sha256::digest(&content));
+        let oid = match is_large {
+            true => git_oid(pointer(&sha256, content.len()).as_bytes()),
+            false => git_oid(&content),
+        };
+        Self {
+            content,
+            is_large,
+            sha256,
+            oid,
+        }
+    }
+
+    fn entry(&self, path: &str) -> Value {
+        let n_bytes = self.content.len();
+        let mut entry = json!({"type": "file", "oid": self.oid, "size": n_bytes, "path": path});
+        if self.is_large {
+            let pointer_bytes = pointer(&self.sha256, n_bytes).len();
+            entry["lfs"] = json!({"oid": self.sha256, "size": n_bytes,
+                                  "pointerSize": pointer_bytes});
+        }
+        entry
+    }
+}
+
+/// What git has in place of a large file.
+fn pointer(sha256: &str, n_bytes: usize) -> String {
+    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {n_bytes}\n")
+}
+
+fn git_oid(content: &[u8]) -> String {
+    let header = format!("blob {}\0", content.len());
+    hex(&Sha1::new_with_prefix(header)
+        .chain_update(content)
+        .finalize())
+}

@@ -1,0 +1,167 @@
+//! Repositories that are no models, and names that lead elsewhere.
+
+use super::*;
+use serde_json::json;
+
+fn without(parts: &[&str]) -> Vec<(&'static str, Vec<u8>)> {
+    let mut files = single_file_model();
+    files.retain(|(name, _)| !parts.iter().any(|part| name.contains(part)));
+    files
+}
+
+#[test]
+fn no_config() {
+    let fixture = Fixture::with_files(&without(&["config.json"]));
+    let error = fixture.model().unwrap_err();
+    assert!(
+        matches!(&error, HubError::NoConfig { commit, .. } if *commit == fixture.commit),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn no_safetensors() {
+    let fixture = Fixture::with_files(&without(&["safetensors"]));
+    let error = fixture.model().unwrap_err();
+    let HubError::NoSafetensors { others, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(others, &["pytorch_model.bin"]);
+    assert!(error.hint().unwrap().contains("pytorch_model.bin"));
+    // Nothing is downloaded, and nothing remembered that would hide it the next time.
+    assert!(!fixture.cached("snapshots").exists());
+    let again = fixture.model().unwrap_err();
+    assert_eq!(error.to_string(), again.to_string());
+}
+
+/// As transformers leaves it when it looked for safetensors and found none.
+#[test]
+fn no_safetensors_as_the_cache_knows() {
+    let fixture = Fixture::with_files(&without(&["safetensors"]));
+    let commit = &fixture.commit;
+    for (name, content) in without(&["safetensors"]) {
+        let path = fixture.cached("snapshots").join(commit).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    for name in ["model.safetensors", "model.safetensors.index.json"] {
+        let path = fixture.cached(".no_exist").join(commit).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let error = fixture.hub().model_files(REPO, Some(commit)).unwrap_err();
+    assert!(matches!(error, HubError::NoSafetensors { .. }), "{error:?}");
+}
+
+/// Both are there: as transformers, the single file.
+#[test]
+fn a_single_file_before_shards() {
+    let mut files = sharded_model();
+    files.push(("model.safetensors", weights(1)));
+    let fixture = Fixture::with_files(&files);
+    let snapshot = fixture.whole_model().unwrap();
+    assert!(snapshot.dir.join("model.safetensors").exists());
+    assert!(
+        !snapshot
+            .dir
+            .join("model-00001-of-00002.safetensors")
+            .exists()
+    );
+    fixture.asked();
+    fixture.weights(&snapshot).unwrap();
+    assert_eq!(fixture.asked(), [""; 0]);
+}
+
+fn with_index(index: &str) -> Fixture {
+    let mut files = sharded_model();
+    for (name, content) in &mut files {
+        if name.ends_with("index.json") {
+            *content = index.as_bytes().to_vec();
+        }
+    }
+    Fixture::with_files(&files)
+}
+
+#[test]
+fn shards_that_lead_elsewhere() {
+    for shard in [
+        "../../../../secret.safetensors",
+        "/etc/secret.safetensors",
+        "folder/x.safetensors",
+        "..\\x.safetensors",
+        ".safetensors",
+        "",
+        "pytorch_model.bin",
+        "missing.safetensors",
+    ] {
+        let fixture = with_index(&json!({"weight_map": {"a": shard}}).to_string());
+        let snapshot = fixture.model().unwrap();
+        fixture.asked();
+        let error = fixture.weights(&snapshot).unwrap_err();
+        assert!(
+            matches!(&error, HubError::BadShard { shard: named, .. } if named == shard),
+            "{error:?}"
+        );
+        let asked = fixture.asked();
+        assert!(
+            !asked.iter().any(|line| line.contains("resolve")),
+            "{asked:?}"
+        );
+    }
+}
+
+#[test]
+fn an_index_that_is_none() {
+    for index in ["", "[]", "{}", r#"{"weight_map": {"a": 1}}"#] {
+        let fixture = with_index(index);
+        let snapshot = fixture.model().unwrap();
+        let error = fixture.weights(&snapshot).unwrap_err();
+        assert!(matches!(error, HubError::BadIndex { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn names_that_lead_elsewhere() {
+    let fixture = Fixture::new();
+    let hub = fixture.hub();
+    for repo in ["../x", "/etc", "a/b/c", "..", ""] {
+        let error = hub.model_files(repo, None).unwrap_err();
+        assert!(matches!(error, HubError::BadRepoId { .. }), "{error:?}");
+    }
+    for revision in ["../x", "/etc", "a..b", ""] {
+        let error = hub.model_files(REPO, Some(revision)).unwrap_err();
+        assert!(matches!(error, HubError::BadRevision { .. }), "{error:?}");
+    }
+    let snapshot = Snapshot {
+        repo: "../x".into(),
+        commit: fixture.commit.clone(),
+        dir: PathBuf::new(),
+        notice: None,
+    };
+    let error = hub.download_weights(&snapshot, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, HubError::BadRepoId { .. }), "{error:?}");
+    assert_eq!(fixture.asked(), [""; 0]);
+}
+
+#[test]
+fn addresses_that_are_none() {
+    for endpoint in ["nowhere", "file:///etc", "http://", "mailto:a@b"] {
+        let settings = HubSettings::new(endpoint, Path::new("cache"));
+        let error = Hub::new(settings).unwrap_err();
+        assert!(
+            matches!(error, HubError::BadEndpoint { .. }),
+            "{endpoint}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn folders_of_a_repository_are_left_alone() {
+    let mut files = single_file_model();
+    files.push(("onnx/config.json", b"{}".to_vec()));
+    files.push(("checkpoints/model.safetensors", weights(9)));
+    let fixture = Fixture::with_files(&files);
+    let snapshot = fixture.whole_model().unwrap();
+    assert!(!names(&snapshot.dir).iter().any(|name| name == "onnx"));
+    assert!(fs::read(snapshot.dir.join("model.safetensors")).unwrap() == weights(1));
+}
