@@ -73,6 +73,11 @@ pub fn read_config(model_dir: &Path) -> Result<ModelConfig, LmError> {
     let Some(model_type) = file.string("model_type")? else {
         return Err(file.missing("model_type"));
     };
+    if file.value("quantization_config").is_some() {
+        let problem = "is there, but quantised checkpoints are not read: take the original, and set \
+                       `load_in_8bit` if that is what it was quantised for";
+        return Err(file.bad("quantization_config", problem.into()));
+    }
     let known = FAMILIES.iter().find(|(known, _)| *known == model_type);
     let (_, read) = known.ok_or_else(|| file.unknown_architecture(model_type, architectures()))?;
     Ok(ModelConfig {
@@ -149,6 +154,14 @@ mod tests {
         let error = read_facts(model.dir()).unwrap_err();
         assert!(matches!(&error, LmError::UnknownArchitecture { got, .. } if got == "mamba"));
         assert!(error.hint().unwrap().contains("gpt_neox, llama, mistral"));
+    }
+
+    #[test]
+    fn quantised_checkpoints_are_not_read() {
+        let model =
+            TinyModel::with_config(json!({"quantization_config": {"quant_method": "gptq"}}));
+        let error = read_facts(model.dir()).unwrap_err();
+        assert!(matches!(error, LmError::BadKey { key, .. } if key == "quantization_config"));
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) struct Attend {
 
 impl Attend {
     /// `q`: `[batch, heads, ctx_len, head_dim]`; `k` and `v` may have fewer heads, each for a group
-    /// of query heads. The output is `[batch, ctx_len, heads * head_dim]`.
+    /// of query heads, and `v` may be of a narrower kind. The output is `[batch, ctx_len, heads * head_dim]`.
     pub(crate) fn forward(
         self,
         q: &Tensor,
@@ -66,9 +66,9 @@ impl Attend {
         masks: &Masks,
     ) -> Result<Tensor, TchError> {
         let (batch, n_heads, ctx_len, _) = q.size4()?;
-        let mixed = if let Some(cap) = self.softcap {
+        let mixed = if self.softcap.is_some() || q.kind() != v.kind() {
             let (k, v) = (repeated(k, n_heads)?, repeated(v, n_heads)?);
-            self.capped(cap, q, &k, &v, masks)?
+            self.spelt_out(q, &k, &v, masks)?
         } else if masks.sees_all(self.window) {
             let is_grouped = k.size()[1] < n_heads;
             self.fused(q, k, v, None, is_grouped)?
@@ -101,23 +101,30 @@ impl Attend {
         )
     }
 
-    /// libtorch has no kernel with capped scores. The softmax is computed in float32.
-    fn capped(
+    /// For what libtorch has no kernel: capped scores, and scores of another kind than the values. The
+    /// softmax is computed in float32.
+    fn spelt_out(
         self,
-        cap: f64,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
         masks: &Masks,
     ) -> Result<Tensor, TchError> {
-        let scores = q
-            .f_matmul(&k.f_transpose(2, 3)?)?
-            .f_mul_scalar(self.scale)?;
-        let scores = scores.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?;
         let hidden = masks.allowed(self.window)?.f_logical_not()?;
-        let scores = scores.f_masked_fill(&hidden, f64::NEG_INFINITY)?;
-        let weights = scores.f_softmax(-1, Kind::Float)?.f_to_kind(v.kind())?;
-        weights.f_matmul(v)
+        // Assigned step by step, so that no more than two tensors of this size stand at once.
+        let mut scores = q.f_matmul(&k.f_transpose(2, 3)?)?;
+        if self.scale != 1.0 {
+            scores = scores.f_mul_scalar(self.scale)?;
+        }
+        if let Some(cap) = self.softcap {
+            scores = scores.f_div_scalar(cap)?;
+            scores = scores.f_tanh()?;
+            scores = scores.f_mul_scalar(cap)?;
+        }
+        scores = scores.f_masked_fill(&hidden, f64::NEG_INFINITY)?;
+        scores = scores.f_softmax(-1, Kind::Float)?;
+        scores = scores.f_to_kind(v.kind())?;
+        scores.f_matmul(v)
     }
 }
 

@@ -5,9 +5,8 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tch::Kind;
 
-/// Largest width or count a configuration may have. Real ones are far below; products of two stay
-/// within 64 bits.
-const MAX_COUNT: u64 = 1 << 24;
+/// Largest width or count a configuration may have. Real ones are far below.
+pub(crate) const MAX_COUNT: u64 = 1 << 24;
 
 /// Largest number of blocks. The names of all submodules of all blocks are listed when planning,
 /// so a nonsensical number must not get that far.

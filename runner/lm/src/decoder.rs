@@ -405,11 +405,11 @@ impl Body for Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LoadOptions;
     use crate::config::ConfigFile;
     use crate::nn::LinearWeight;
     use crate::tap::{Stop, Taps};
     use crate::testing::tiny_llama;
-    use crate::{LoadOptions, tap};
 
     /// What comes after the last tap does not run: here it cannot.
     #[test]
@@ -424,7 +424,7 @@ mod tests {
         model.layers[1].mlp.up_proj.weight = LinearWeight::Full(unfitting);
         let input_ids = Tensor::from_slice(&[1_i64, 2]).view([1, 2]);
         let facts = layout.facts();
-        let run = |taps: &Taps| model.forward(&mut tap::Tape::until_served(taps), &input_ids);
+        let run = |taps: &Taps| model.forward(&mut Tape::until_served(taps), &input_ids);
         let output = |hookpoint: &str| run(&Taps::new(&facts, &[hookpoint]).unwrap());
         assert!(matches!(output("layers.1.mlp.act_fn"), Err(Stop::Served)));
         assert!(matches!(

@@ -132,8 +132,8 @@ pub enum LmError {
         /// The hookpoint that looks most like it.
         nearest: Option<String>,
     },
-    /// Taps made for another model.
-    #[error("the taps were made for another model: hookpoint `{name}` is not where they have it")]
+    /// Taps or replacements made for another model.
+    #[error("made for another model: hookpoint `{name}` is not where this one has it")]
     ForeignTaps {
         /// The first hookpoint that does not fit.
         name: String,
@@ -164,15 +164,15 @@ pub enum LmError {
     },
     /// A replacement that does not fit into the model.
     #[error(
-        "the replacement of hookpoint `{name}` has shape and kind {got:?}, expected {expected:?}"
+        "the replacement of hookpoint `{name}` has shape, kind and device {got:?}, expected {expected:?}"
     )]
     ReplacementShape {
         /// The hookpoint.
         name: String,
-        /// Shape and kind of the output.
-        expected: (Vec<i64>, tch::Kind),
-        /// Shape and kind of the replacement.
-        got: (Vec<i64>, tch::Kind),
+        /// Those of the output.
+        expected: (Vec<i64>, tch::Kind, tch::Device),
+        /// Those of the replacement.
+        got: (Vec<i64>, tch::Kind, tch::Device),
     },
     /// More blocks asked for than there are.
     #[error("cannot load {asked} layers of a model that has {n_layers}")]
@@ -269,6 +269,9 @@ impl LmError {
             }
             Self::NoWeights { .. } => {
                 Some("save the model again with transformers, as safetensors".into())
+            }
+            Self::TensorDtype { .. } => {
+                Some("is it a quantised checkpoint? take the original".into())
             }
             Self::TensorShape { .. } => {
                 Some("do config.json and the weights come from the same model?".into())

@@ -39,7 +39,10 @@ pub(crate) struct TensorSpec {
 
 impl TensorSpec {
     fn n_elements(&self) -> u64 {
-        self.shape.iter().map(|&n| n as u64).product()
+        // Saturating: a hostile config.json may name any widths.
+        self.shape
+            .iter()
+            .fold(1, |n: u64, &width| n.saturating_mul(width as u64))
     }
 }
 
@@ -71,7 +74,9 @@ impl Module {
     }
 
     fn n_params(&self) -> u64 {
-        self.tensors().iter().map(TensorSpec::n_elements).sum()
+        let tensors = self.tensors();
+        let counts = tensors.iter().map(TensorSpec::n_elements);
+        counts.fold(0, u64::saturating_add)
     }
 
     /// Parameters that 8-bit loading holds in one byte.
@@ -114,7 +119,7 @@ impl Layout {
         let first_block = format!("{}.0.", self.layers_name);
         let modules = |wanted: &dyn Fn(&Module) -> bool, count: fn(&Module) -> u64| {
             let wanted = self.modules.iter().filter(|module| wanted(module));
-            wanted.map(count).sum()
+            wanted.map(count).fold(0, u64::saturating_add)
         };
         let in_first = |module: &Module| module.hookpoint.name.starts_with(&first_block);
         let before_blocks = |module: &Module| module.hookpoint.n_layers_needed == 0;

@@ -47,7 +47,7 @@ pub use device::parse_device;
 pub use error::LmError;
 pub use load::{check_weights, weight_files};
 pub use model::{LanguageModel, LoadOptions};
-pub use plan::Dtype;
+pub use plan::{Dtype, HookpointFacts, ModelFacts};
 pub use replace::{ModulePass, Replacements};
 pub use tap::{Activations, Taps};
 

@@ -4,6 +4,7 @@ use crate::LmError;
 use crate::config::ConfigFile;
 use crate::int8::Int8Weight;
 use crate::tap::{ModuleId, Run, Tape};
+use std::f64::consts::FRAC_2_PI;
 use tch::{Kind, TchError, Tensor};
 
 /// Token ids, or positions, to rows of a table.
@@ -75,7 +76,7 @@ impl Linear {
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
     pub(crate) id: ModuleId,
-    /// `[d]`; what `x` is multiplied by in float32, and else in its own kind.
+    /// `[d]`; in float32 where the product is taken in float32, else in the kind of `x`.
     pub(crate) weight: Tensor,
     pub(crate) eps: f64,
 }
@@ -89,8 +90,8 @@ impl RmsNorm {
                 .f_square()?
                 .f_mean_dim([-1_i64].as_slice(), true, None)?;
             let normalised = wide.f_mul(&mean_square.f_add_scalar(self.eps)?.f_rsqrt()?)?;
-            let normalised = normalised.f_to_kind(self.weight.kind())?;
-            Ok(self.weight.f_mul(&normalised)?.f_to_kind(x.kind())?)
+            let mut normalised = normalised.f_to_kind(self.weight.kind())?;
+            Ok(normalised.f_mul_(&self.weight)?.f_to_kind(x.kind())?)
         })
     }
 }
@@ -133,8 +134,12 @@ impl Dropout {
 pub(crate) enum ActFn {
     /// `x Φ(x)`, with the exact normal distribution.
     Gelu,
-    /// GELU by its tanh approximation: `gelu_new`, `gelu_fast` and `gelu_pytorch_tanh`.
+    /// GELU by its tanh approximation (Hendrycks and Gimpel 2016), in one operation.
     GeluTanh,
+    /// The same, one operation after the other, which in 16 bit round each for itself.
+    GeluNew,
+    /// The same in another order.
+    GeluFast,
     /// GELU as `x sigmoid(1.702 x)`.
     QuickGelu,
     /// `max(x, 0)`
@@ -150,8 +155,8 @@ pub(crate) enum ActFn {
 impl ActFn {
     const NAMES: &[(&str, Self)] = &[
         ("gelu", Self::Gelu),
-        ("gelu_fast", Self::GeluTanh),
-        ("gelu_new", Self::GeluTanh),
+        ("gelu_fast", Self::GeluFast),
+        ("gelu_new", Self::GeluNew),
         ("gelu_pytorch_tanh", Self::GeluTanh),
         ("quick_gelu", Self::QuickGelu),
         ("relu", Self::Relu),
@@ -175,7 +180,9 @@ impl ActFn {
     fn apply(self, x: &Tensor) -> Result<Tensor, TchError> {
         match self {
             Self::Gelu => x.f_gelu("none"),
-            Self::GeluTanh => x.f_gelu("tanh"),
+            Self::GeluNew if is_half(x) => gelu_new(x),
+            Self::GeluFast if is_half(x) => gelu_fast(x),
+            Self::GeluTanh | Self::GeluNew | Self::GeluFast => x.f_gelu("tanh"),
             Self::QuickGelu => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?),
             Self::Relu => x.f_relu(),
             Self::Relu2 => x.f_relu()?.f_square(),
@@ -183,6 +190,26 @@ impl ActFn {
             Self::Tanh => x.f_tanh(),
         }
     }
+}
+
+fn is_half(x: &Tensor) -> bool {
+    matches!(x.kind(), Kind::Half | Kind::BFloat16)
+}
+
+/// `x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x^3)))`
+fn gelu_new(x: &Tensor) -> Result<Tensor, TchError> {
+    let cubic = x.f_pow_tensor_scalar(3.0)?.f_mul_scalar(0.044_715)?;
+    let inner = x.f_add(&cubic)?.f_mul_scalar(FRAC_2_PI.sqrt())?;
+    x.f_mul_scalar(0.5)?
+        .f_mul(&inner.f_tanh()?.f_add_scalar(1.0)?)
+}
+
+/// `x/2 (1 + tanh(0.7978845608 x (1 + 0.044715 x x)))`
+fn gelu_fast(x: &Tensor) -> Result<Tensor, TchError> {
+    let factor = x.f_mul_scalar(0.044_715)?.f_mul(x)?.f_add_scalar(1.0)?;
+    let inner = x.f_mul_scalar(0.797_884_560_8)?.f_mul(&factor)?;
+    x.f_mul_scalar(0.5)?
+        .f_mul(&inner.f_tanh()?.f_add_scalar(1.0)?)
 }
 
 /// An activation function at its place in the model.
@@ -254,6 +281,8 @@ mod tests {
         for (act_fn, expected) in [
             (ActFn::Gelu, 0.841_345),
             (ActFn::GeluTanh, 0.841_192),
+            (ActFn::GeluNew, 0.841_192),
+            (ActFn::GeluFast, 0.841_192),
             (ActFn::QuickGelu, 0.845_795),
             (ActFn::Relu, 1.0),
             (ActFn::Relu2, 1.0),

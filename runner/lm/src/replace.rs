@@ -12,9 +12,9 @@ use tch::Tensor;
 /// A submodule at the moment when it has run.
 #[derive(Clone, Copy, Debug)]
 pub struct ModulePass<'a> {
-    /// Its input: `[batch, ctx_len, d_in]`; token ids or positions for an embedding.
+    /// Its input: as a rule `[batch, ctx_len, d_in]`; token ids or positions for an embedding.
     pub input: &'a Tensor,
-    /// Its output: `[batch, ctx_len, d_out]`.
+    /// Its output: as a rule `[batch, ctx_len, d_out]`; see [`crate::Activations::get`].
     pub output: &'a Tensor,
 }
 
@@ -47,7 +47,7 @@ pub struct Replacements<'r> {
 
 impl<'r> Replacements<'r> {
     /// Replaces the output of `hookpoint` by what `replace` makes of the pass: a tensor of the same
-    /// shape and kind.
+    /// shape and kind, on the same device.
     ///
     /// # Errors
     /// A hookpoint that the model of `facts` does not have.
@@ -89,13 +89,14 @@ impl<'r> Replacements<'r> {
                 source,
             })
         })?;
-        if (replaced.size(), replaced.kind()) == (output.size(), output.kind()) {
+        let form = |x: &Tensor| (x.size(), x.kind(), x.device());
+        if form(&replaced) == form(&output) {
             return Ok(replaced);
         }
         Err(fail(LmError::ReplacementShape {
             name: replacement.name.clone(),
-            expected: (output.size(), output.kind()),
-            got: (replaced.size(), replaced.kind()),
+            expected: form(&output),
+            got: form(&replaced),
         }))
     }
 }

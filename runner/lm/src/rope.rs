@@ -53,7 +53,7 @@ impl RopeConfig {
         let parameters = file.object("rope_parameters")?;
         let older = file.object("rope_scaling")?;
         if let (Some(newer), Some(older)) = (&parameters, &older)
-            && rope_type(newer)? != rope_type(older)?
+            && RopeScaling::read(newer, max_ctx_len)? != RopeScaling::read(older, max_ctx_len)?
         {
             return Err(file.bad("rope_scaling", "contradicts `rope_parameters`".into()));
         }
@@ -204,22 +204,27 @@ impl RotaryEmbedding {
     /// The rotations of positions 0 to `ctx_len`, in `kind`.
     pub(crate) fn rotations(&self, ctx_len: i64, kind: Kind) -> Result<Rotations, TchError> {
         let positions = Tensor::f_arange(ctx_len, (Kind::Float, self.inv_freq.device()))?;
-        let half = positions.f_outer(&self.inv_freq)?;
-        let angles = Tensor::f_cat(&[&half, &half], -1)?;
-        Ok(Rotations {
-            cos: angles.f_cos()?.f_to_kind(kind)?,
-            sin: angles.f_sin()?.f_to_kind(kind)?,
-        })
+        Rotations::by(&positions.f_outer(&self.inv_freq)?, kind)
     }
 }
 
 /// Cosine and sine for each position and channel: `[ctx_len, rotary_dim]` each.
 pub(crate) struct Rotations {
     cos: Tensor,
+    /// Negated in the first half of the channels.
     sin: Tensor,
 }
 
 impl Rotations {
+    /// Rotations by `angles`, `[ctx_len, rotary_dim / 2]`, in `kind`.
+    fn by(angles: &Tensor, kind: Kind) -> Result<Self, TchError> {
+        let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
+        Ok(Self {
+            cos: Tensor::f_cat(&[&cos, &cos], -1)?.f_to_kind(kind)?,
+            sin: Tensor::f_cat(&[&sin.f_neg()?, &sin], -1)?.f_to_kind(kind)?,
+        })
+    }
+
     /// Rotates each pair of channels (i, i + rotary_dim / 2) of `x`: `[.., ctx_len, head_dim]`. Channels
     /// from `rotary_dim` on stay as they are.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor, TchError> {
@@ -234,8 +239,8 @@ impl Rotations {
 
     fn rotate(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let halves = x.f_chunk(2, -1)?;
-        let quarter_turn = Tensor::f_cat(&[&halves[1].f_neg()?, &halves[0]], -1)?;
-        x.f_mul(&self.cos)?.f_add(&quarter_turn.f_mul(&self.sin)?)
+        let turned = Tensor::f_cat(&[&halves[1], &halves[0]], -1)?.f_mul_(&self.sin)?;
+        x.f_mul(&self.cos)?.f_add_(&turned)
     }
 }
 
@@ -350,12 +355,16 @@ mod tests {
         assert_close("frequencies", &config.inv_freq(4).unwrap(), &expected);
     }
 
+    /// Of one position, for twice as many channels.
+    fn quarter_turn(n_angles: i64) -> Rotations {
+        let right = std::f64::consts::FRAC_PI_2;
+        let angles = Tensor::full([1, n_angles], right, (Kind::Float, Device::Cpu));
+        Rotations::by(&angles, Kind::Float).unwrap()
+    }
+
     #[test]
     fn a_quarter_turn_moves_the_halves() {
-        let rotations = Rotations {
-            cos: Tensor::zeros([1, 4], (Kind::Float, Device::Cpu)),
-            sin: Tensor::ones([1, 4], (Kind::Float, Device::Cpu)),
-        };
+        let rotations = quarter_turn(2);
         let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([1, 4]);
         let expected = Tensor::from_slice(&[-3.0_f32, -4.0, 1.0, 2.0]).view([1, 4]);
         assert_close("quarter turn", &rotations.apply(&x).unwrap(), &expected);
@@ -363,10 +372,7 @@ mod tests {
 
     #[test]
     fn channels_behind_the_rotated_ones_stay() {
-        let rotations = Rotations {
-            cos: Tensor::zeros([1, 2], (Kind::Float, Device::Cpu)),
-            sin: Tensor::ones([1, 2], (Kind::Float, Device::Cpu)),
-        };
+        let rotations = quarter_turn(1);
         let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([1, 4]);
         let expected = Tensor::from_slice(&[-2.0_f32, 1.0, 3.0, 4.0]).view([1, 4]);
         assert_close("a half", &rotations.apply(&x).unwrap(), &expected);

@@ -1,5 +1,4 @@
-//! Which submodules' inputs and outputs to keep, what to put in the place of an output, and the
-//! forward pass as seen from a submodule.
+//! Which submodules' inputs and outputs to keep, and the forward pass as seen from a submodule.
 
 use crate::LmError;
 use crate::replace::Replacements;
@@ -78,8 +77,8 @@ impl Taps {
         self.with(facts, names, Side::Input)
     }
 
-    /// Taps on nothing.
-    pub(crate) fn none() -> Self {
+    /// Taps on nothing, to begin with.
+    pub fn none() -> Self {
         Self {
             points: Arc::new([]),
             of_module: Vec::new(),
@@ -93,6 +92,7 @@ impl Taps {
         names: &[S],
         side: Side,
     ) -> Result<Self, LmError> {
+        self.check(facts, facts.n_layers)?;
         let mut points = self.points.to_vec();
         for name in names {
             let point = TapPoint {
@@ -205,23 +205,30 @@ impl Activations {
         self.find(name, Side::Output)
     }
 
-    /// The input of a hookpoint tapped by [`Taps::with_inputs`]: `[batch, ctx_len, d_in]`.
+    /// The input of a hookpoint tapped by [`Taps::with_inputs`]: as a rule `[batch, ctx_len, d_in]`.
     pub fn input(&self, name: &str) -> Option<&Tensor> {
         self.find(name, Side::Input)
     }
 
     /// Hookpoints whose outputs were tapped, and these, in the order of the taps.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.points
-            .iter()
-            .zip(&self.tensors)
-            .filter(|(point, _)| point.side == Side::Output)
-            .map(|(point, tensor)| (point.name.as_str(), tensor))
+        self.of_side(Side::Output)
+    }
+
+    /// Hookpoints whose inputs were tapped, and these, in the order of the taps.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.of_side(Side::Input)
     }
 
     /// Everything tapped, in the order of the taps.
     pub(crate) fn into_tensors(self) -> Vec<Tensor> {
         self.tensors
+    }
+
+    fn of_side(&self, side: Side) -> impl Iterator<Item = (&str, &Tensor)> {
+        let both = self.points.iter().zip(&self.tensors);
+        both.filter(move |(point, _)| point.side == side)
+            .map(|(point, tensor)| (point.name.as_str(), tensor))
     }
 
     fn find(&self, name: &str, side: Side) -> Option<&Tensor> {
@@ -390,6 +397,17 @@ mod tests {
         assert_eq!(value(activations.input("layers.2")), Some(2.0));
         assert_eq!(value(activations.get("layers.2")), None);
         assert_eq!(activations.iter().count(), 1);
+        let inputs: Vec<&str> = activations.inputs().map(|(name, _)| name).collect();
+        assert_eq!(inputs, ["layers.1", "layers.2"]);
+    }
+
+    #[test]
+    fn taps_grow_on_one_model_only() {
+        let facts = read_facts(&tiny_llama()).unwrap();
+        let other = read_facts(&crate::testing::fixtures().join("families/gpt2")).unwrap();
+        let taps = Taps::new(&facts, &["norm"]).unwrap();
+        let error = taps.with_inputs(&other, &["h.0"]).unwrap_err();
+        assert!(matches!(error, LmError::ForeignTaps { name } if name == "norm"));
     }
 
     #[test]

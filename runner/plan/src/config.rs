@@ -150,7 +150,7 @@ impl Default for TrainConfig {
 /// The most that a count may be: above any use, and low enough that products of three fit.
 const MOST: usize = 1 << 20;
 /// Likewise, for latents.
-const MOST_LATENTS: usize = 1 << 31;
+pub(crate) const MOST_LATENTS: usize = 1 << 31;
 
 impl TrainConfig {
     /// The names of all settings, in the order of their declaration.
@@ -171,7 +171,7 @@ impl TrainConfig {
         if self.num_latents > 0 {
             self.num_latents
         } else {
-            d_in * self.expansion_factor
+            d_in.saturating_mul(self.expansion_factor)
         }
     }
 

@@ -10,22 +10,36 @@ use std::collections::BTreeSet;
 pub fn fnmatch(name: &str, pattern: &str) -> bool {
     let name: Vec<char> = name.chars().collect();
     let pattern: Vec<char> = pattern.chars().collect();
-    matches_from(&name, &pattern)
+    let (mut name, mut pattern) = (name.as_slice(), pattern.as_slice());
+    // Only the last star needs another try: what the earlier ones took can stay as it is.
+    let mut last_star = None;
+    loop {
+        if let Some((&'*', rest)) = pattern.split_first() {
+            (last_star, pattern) = (Some((name, rest)), rest);
+            continue;
+        }
+        let Some((&c, name_rest)) = name.split_first() else {
+            return pattern.is_empty();
+        };
+        if let Some(rest) = behind(c, pattern) {
+            (name, pattern) = (name_rest, rest);
+        } else if let Some(([_, one_further @ ..], rest)) = last_star {
+            last_star = Some((one_further, rest));
+            (name, pattern) = (one_further, rest);
+        } else {
+            return false;
+        }
+    }
 }
 
-fn matches_from(name: &[char], pattern: &[char]) -> bool {
-    let Some((&first, rest)) = pattern.split_first() else {
-        return name.is_empty();
-    };
-    match (first, name.split_first()) {
-        ('*', _) => (0..=name.len()).any(|skipped| matches_from(&name[skipped..], rest)),
-        (_, None) => false,
-        ('?', Some((_, name))) => matches_from(name, rest),
-        ('[', Some((&c, name_rest))) => match parse_set(rest) {
-            Some((set, rest)) => set.contains(c) && matches_from(name_rest, rest),
-            None => c == '[' && matches_from(name_rest, rest),
-        },
-        (literal, Some((&c, name))) => c == literal && matches_from(name, rest),
+/// What is left of `pattern`, which does not begin with a star, behind `c`; `None` where `c` does
+/// not match its beginning.
+fn behind(c: char, pattern: &[char]) -> Option<&[char]> {
+    let (&first, rest) = pattern.split_first()?;
+    match (first, parse_set(rest)) {
+        ('?', _) => Some(rest),
+        ('[', Some((set, rest))) => set.contains(c).then_some(rest),
+        (literal, _) => (literal == c).then_some(rest),
     }
 }
 
@@ -156,6 +170,9 @@ mod tests {
             ("ab", "a[]b]", true),
             ("a-", "a[b-]", true),
             ("", "*", true),
+            ("layers.10.self_attn.q_proj", "*a*t*r*y*q*p*z", false),
+            ("layers.3.mlp", "layers.*********************x", false),
+            ("ababac", "*abac", true),
             ("", "?", false),
             ("layers.3.mlp.act_fn", "*.act_fn", true),
             ("Layers.3", "layers.3", false),

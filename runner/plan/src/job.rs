@@ -1,5 +1,6 @@
 //! From a recipe's drafts to jobs: overrides applied, hookpoints resolved, ids computed.
 
+use crate::config::MOST_LATENTS;
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
@@ -200,6 +201,10 @@ fn resolve_sae(
 ) -> Result<SaeSpec, PlanError> {
     let d_in = hookpoint.d_out;
     let num_latents = config.num_latents_for(d_in);
+    if num_latents > MOST_LATENTS {
+        let problem = format!("gives {} more than {MOST_LATENTS} latents", hookpoint.name);
+        return Err(PlanError::setting("expansion_factor", &problem));
+    }
     if config.k > num_latents {
         let hookpoint = hookpoint.name.clone();
         return Err(PlanError::TooLargeK {

@@ -4,7 +4,7 @@
 use crate::{Dtype, Job, ModelFacts, TrainConfig};
 use serde::{Deserialize, Serialize};
 
-const FLOAT_BYTES: u64 = 4;
+const FLOAT_BYTES: u128 = 4;
 
 /// Predicted memory of one worker, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,9 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// The sum.
     pub fn total_bytes(&self) -> u64 {
-        self.model_bytes + self.sae_bytes + self.workspace_bytes
+        self.model_bytes
+            .saturating_add(self.sae_bytes)
+            .saturating_add(self.workspace_bytes)
     }
 }
 
@@ -39,25 +41,30 @@ pub fn estimate_memory(jobs: &[&Job], facts: &ModelFacts) -> MemoryEstimate {
         .map(|sae| 3 * FLOAT_BYTES * sae_params(sae.d_in, sae.num_latents))
         .sum();
     MemoryEstimate {
-        model_bytes,
-        sae_bytes,
-        workspace_bytes: workspace(jobs, facts),
+        model_bytes: in_64_bits(model_bytes),
+        sae_bytes: in_64_bits(sae_bytes),
+        workspace_bytes: in_64_bits(workspace(jobs, facts)),
     }
+}
+
+/// Sums and products are taken in 128 bits: a nonsensical setting is to be told, not to overflow.
+fn in_64_bits(n_bytes: u128) -> u64 {
+    u64::try_from(n_bytes).unwrap_or(u64::MAX)
 }
 
 /// The weights of the embeddings and of `layers` blocks. What `auto` means is known to the worker
 /// alone, by its device; here it counts as float32, the widest.
-fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u64 {
+fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u128 {
     let bytes = match config.dtype {
         Dtype::Auto | Dtype::Float32 => FLOAT_BYTES,
         Dtype::BFloat16 | Dtype::Float16 => FLOAT_BYTES / 2,
     };
     let in_8bit = match config.load_in_8bit {
-        true => facts.layer_8bit_params,
+        true => u128::from(facts.layer_8bit_params),
         false => 0,
     };
-    let layer_bytes = in_8bit + bytes * (facts.layer_params - in_8bit);
-    bytes * facts.embedding_params + layers * layer_bytes
+    let in_full = u128::from(facts.layer_params).saturating_sub(in_8bit);
+    bytes * u128::from(facts.embedding_params) + u128::from(layers) * (in_8bit + bytes * in_full)
 }
 
 /// How many blocks the forward pass runs for `job`.
@@ -74,13 +81,14 @@ pub(crate) fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
         .unwrap_or(0)
 }
 
-fn sae_params(d_in: usize, num_latents: usize) -> u64 {
-    (2 * num_latents * d_in + num_latents + d_in) as u64
+fn sae_params(d_in: usize, num_latents: usize) -> u128 {
+    let (d_in, num_latents) = (d_in as u128, num_latents as u128);
+    2 * num_latents * d_in + num_latents + d_in
 }
 
-fn workspace(jobs: &[&Job], facts: &ModelFacts) -> u64 {
+fn workspace(jobs: &[&Job], facts: &ModelFacts) -> u128 {
     let Some(job) = jobs.first() else { return 0 };
-    let n_tokens = (job.config.batch_size * job.config.ctx_len) as u64;
+    let n_tokens = job.config.batch_size as u128 * job.config.ctx_len as u128;
     let mut widths: Vec<(&str, usize)> = jobs
         .iter()
         .flat_map(|job| &job.saes)
@@ -103,5 +111,5 @@ fn workspace(jobs: &[&Job], facts: &ModelFacts) -> u64 {
     let sae_row = jobs.iter().map(|job| of_sae(&job)).max().unwrap_or(0);
     // A block's own working set: about eight times the residual stream.
     let block = 8 * facts.hidden_size;
-    FLOAT_BYTES * n_tokens * (activations + sae_row.max(block)) as u64
+    FLOAT_BYTES * n_tokens * (activations + sae_row.max(block)) as u128
 }

@@ -39,7 +39,7 @@ impl Gpt2Config {
             n_layers: file.n_layers_or("n_layer", 12)?,
             d_mlp: file.count("n_inner")?.unwrap_or(4 * n_embd),
             mlp_is_conv1d: true,
-            act_fn: ActFn::read(file, "activation_function", ActFn::GeluTanh)?,
+            act_fn: ActFn::read(file, "activation_function", ActFn::GeluNew)?,
             layer_norm_epsilon: file.positive("layer_norm_epsilon")?.unwrap_or(1e-5),
             tie_word_embeddings: file.bool("tie_word_embeddings", true)?,
         };

@@ -36,7 +36,7 @@ impl GptNeoConfig {
             n_layers: windows.len(),
             d_mlp: file.count("intermediate_size")?.unwrap_or(4 * hidden_size),
             mlp_is_conv1d: false,
-            act_fn: ActFn::read(file, "activation_function", ActFn::GeluTanh)?,
+            act_fn: ActFn::read(file, "activation_function", ActFn::GeluNew)?,
             layer_norm_epsilon: file.positive("layer_norm_epsilon")?.unwrap_or(1e-5),
             tie_word_embeddings: file.bool("tie_word_embeddings", true)?,
         };
@@ -83,7 +83,10 @@ fn expand_types(file: &ConfigFile, n_layers: usize) -> Result<Vec<String>, LmErr
     })?;
     // One more than there may be is enough to be told so.
     let repeated = |(kinds, count): (Vec<String>, u64)| {
-        let count = count.min(n_layers as u64 + 1);
+        let count = match kinds.is_empty() {
+            true => 0,
+            false => count.min(n_layers as u64 + 1),
+        };
         (0..count).flat_map(move |_| kinds.clone())
     };
     Ok(types
@@ -161,16 +164,16 @@ impl SelfAttention for Attention {
 impl Attention {
     /// `x`: `[batch, ctx_len, hidden_size]`
     fn inner_forward(&self, tape: &mut Tape, x: &Tensor, masks: &Masks) -> Run<Tensor> {
-        // Scores without a factor are too large for float16.
-        let heads = |projected: Tensor| -> Run<Tensor> {
-            let wide = projected.f_to_kind(Kind::Float)?;
-            Ok(split_heads(&wide, self.head_dim)?.f_transpose(1, 2)?)
+        let heads = |projected: Tensor, kind: Kind| -> Run<Tensor> {
+            let split = split_heads(&projected.f_to_kind(kind)?, self.head_dim)?;
+            Ok(split.f_transpose(1, 2)?)
         };
-        let q = heads(self.q_proj.forward(tape, x)?)?;
-        let k = heads(self.k_proj.forward(tape, x)?)?;
-        let v = heads(self.v_proj.forward(tape, x)?)?;
+        // Scores without a factor are too large for float16.
+        let q = heads(self.q_proj.forward(tape, x)?, Kind::Float)?;
+        let k = heads(self.k_proj.forward(tape, x)?, Kind::Float)?;
+        let v = heads(self.v_proj.forward(tape, x)?, x.kind())?;
         let mixed = self.attend.forward(&q, &k, &v, masks)?;
-        let mixed = self.out_proj.forward(tape, &mixed.f_to_kind(x.kind())?)?;
+        let mixed = self.out_proj.forward(tape, &mixed)?;
         self.resid_dropout.forward(tape, &mixed)
     }
 }

@@ -94,7 +94,10 @@ fn read_rotary_dim(file: &ConfigFile, head_dim: usize) -> Result<usize, LmError>
         Some(parameters) => parameters.positive("partial_rotary_factor")?,
         None => None,
     };
-    let fraction = newer.or(file.positive("rotary_pct")?).unwrap_or(0.25);
+    let (key, fraction) = match (newer, file.positive("rotary_pct")?) {
+        (Some(fraction), _) => ("partial_rotary_factor", fraction),
+        (None, older) => ("rotary_pct", older.unwrap_or(0.25)),
+    };
     let rotary_dim = (head_dim as f64 * fraction) as usize;
     if (2..=head_dim).contains(&rotary_dim) && rotary_dim.is_multiple_of(2) {
         return Ok(rotary_dim);
@@ -102,7 +105,7 @@ fn read_rotary_dim(file: &ConfigFile, head_dim: usize) -> Result<usize, LmError>
     let problem = format!(
         "is {fraction}, which rotates {rotary_dim} of {head_dim} channels: rotary embeddings need pairs"
     );
-    Err(file.bad("rotary_pct", problem))
+    Err(file.bad(key, problem))
 }
 
 impl Architecture for GptNeoxConfig {

@@ -2,7 +2,7 @@
 //! sdpa attention: Llama 2, 3, 3.1 and 3.2, SmolLM2, and Mistral with its sliding window.
 
 use crate::LmError;
-use crate::config::ConfigFile;
+use crate::config::{ConfigFile, MAX_COUNT};
 use crate::decoder::{BlockNorms, DecoderConfig, LayerConfig, NormStyle};
 use crate::nn::ActFn;
 use crate::rope::RopeConfig;
@@ -87,6 +87,10 @@ fn read_head_dim(file: &ConfigFile, hidden_size: usize, n_heads: usize) -> Resul
         Some(head_dim) => head_dim,
         None => file.head_dim_of("hidden_size", hidden_size, "num_attention_heads", n_heads)?,
     };
+    if head_dim.saturating_mul(n_heads) > MAX_COUNT as usize {
+        let problem = format!("is {head_dim}, too much for {n_heads} heads");
+        return Err(file.bad("head_dim", problem));
+    }
     if head_dim.is_multiple_of(2) {
         return Ok(head_dim);
     }
@@ -157,6 +161,7 @@ mod tests {
                 "hidden_size",
             ),
             (json!({"head_dim": 7}), "head_dim"),
+            (json!({"head_dim": 1 << 24}), "head_dim"),
             (json!({"rope_parameters": 3}), "rope_parameters"),
         ] {
             let error = read(changes).unwrap_err();
