@@ -93,7 +93,8 @@ fn doctor_tells_what_is_there_and_no_secret() {
     assert!(line("cache").ends_with(text(&workspace.path("cache"))));
     assert!(line("engine").ends_with(".wasm"));
     assert!(line("settings").contains("none"));
-    assert!(line("HF token").ends_with("no"));
+    assert!(line("HF token").ends_with("no") && line("HF offline").ends_with("no"));
+    assert!(line("HF cache").contains("home/.cache/huggingface/hub"));
     for what in ["CUDA", "threads", "sae-run"] {
         line(what);
     }

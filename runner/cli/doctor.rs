@@ -2,10 +2,10 @@
 
 use crate::args::StoreArgs;
 use crate::error::CliError;
-use crate::paths::{Folders, folder_in};
+use crate::paths::Folders;
 use crate::runs_folder::DATABASE;
 use crate::table;
-use std::env;
+use hub::HubSettings;
 use std::fmt::Write;
 use std::path::Path;
 use train::Libtorch;
@@ -17,6 +17,7 @@ use train::Libtorch;
 pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let engine = folders.engine();
+    let hub = HubSettings::from_env()?;
     let libtorch = Libtorch::loaded();
     let library = libtorch
         .library
@@ -43,16 +44,19 @@ pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
             "database",
             existing(&args.runs_dir()?.join(DATABASE), "none yet"),
         ),
-        (
-            "HF token",
-            if has_hf_token() { "yes" } else { "no" }.to_owned(),
-        ),
+        ("HF cache", existing(&hub.cache_dir, "not made yet")),
+        ("HF token", yes_or_no(hub.token.is_some())),
+        ("HF offline", yes_or_no(hub.offline)),
     ];
     let mut text = String::new();
     for (what, found) in rows {
         let _ = writeln!(text, "{what:<10} {found}");
     }
     table::print(&text)
+}
+
+fn yes_or_no(is_so: bool) -> String {
+    if is_so { "yes" } else { "no" }.to_owned()
 }
 
 fn existing(path: &Path, otherwise: &str) -> String {
@@ -62,14 +66,4 @@ fn existing(path: &Path, otherwise: &str) -> String {
         format!(" ({otherwise})")
     };
     format!("{}{note}", path.display())
-}
-
-/// Whether a Hugging Face token is there, in the places where huggingface_hub looks.
-fn has_hf_token() -> bool {
-    let home = || env::home_dir().map(|home| home.join(".cache/huggingface"));
-    let xdg = || folder_in("XDG_CACHE_HOME").map(|cache| cache.join("huggingface"));
-    let hf_home = folder_in("HF_HOME").or_else(xdg).or_else(home);
-    let file = folder_in("HF_TOKEN_PATH").or_else(|| hf_home.map(|home| home.join("token")));
-    env::var_os("HF_TOKEN").is_some_and(|token| !token.is_empty())
-        || file.is_some_and(|path| path.is_file())
 }

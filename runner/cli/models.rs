@@ -59,12 +59,12 @@ pub(crate) fn find_model(
 }
 
 fn of_folder(name: &str, revision: Option<&str>, dir: PathBuf) -> Result<FoundModel, CliError> {
-    if revision.is_none() {
+    let Some(revision) = revision else {
         let snapshot = None;
         return Ok(FoundModel { dir, snapshot });
-    }
+    };
     let message = format!(
-        "`revision` is for models of the Hub, and `{name}` is the folder `{}`",
+        "`{name}` is the folder `{}`, which has no revision `{revision}`",
         dir.display()
     );
     let hint = "leave `revision` out, or move the folder away if the model of the Hub is meant";

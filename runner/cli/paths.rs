@@ -45,7 +45,7 @@ impl Folders {
 }
 
 /// A folder named in a variable; empty counts as unset.
-pub(crate) fn folder_in(variable: &str) -> Option<PathBuf> {
+fn folder_in(variable: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)

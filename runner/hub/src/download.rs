@@ -8,7 +8,7 @@ use crate::{Damage, HubError, HubSettings};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl Download<'_> {
     /// then two may do the same work, and what arrives is checked all the same.
     async fn lock(&self, index: usize, etag: &Etag) -> Result<Option<File>, HubError> {
         let path = self.cache.lock(etag);
-        let file = open_to_append(&path)?;
+        let file = open(&path)?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
@@ -97,21 +97,19 @@ impl Download<'_> {
 
     /// Downloads a content. What an earlier process left of it is taken up. When that does not give
     /// the file, it is downloaded once more from its first byte, into a file that nobody else
-    /// knows: where locks do not work, others may have written into the first.
+    /// knows.
     async fn fetch(&self, index: usize, file: &RemoteFile, etag: &Etag) -> Result<(), HubError> {
         let blob = self.cache.blob(etag);
-        let rename =
-            |partial: &Path| fs::rename(partial, &blob).map_err(HubError::io("rename", partial));
-        let mut suffix = OsString::from(etag.as_str());
-        suffix.push(".sae-run.incomplete");
-        let partial = blob.with_file_name(suffix);
+        let mut name = OsString::from(etag.as_str());
+        name.push(".sae-run.incomplete");
+        let partial = blob.with_file_name(name);
         if self.attempt(index, file, etag, &partial).await?.is_none() {
-            return rename(&partial);
+            return publish(&partial, &blob);
         }
         fs::remove_file(&partial).map_err(HubError::io("remove", &partial))?;
         let fresh = own_file(&partial)?;
         match self.attempt(index, file, etag, &fresh).await? {
-            None => rename(&fresh),
+            None => publish(&fresh, &blob),
             Some(reason) => Err(HubError::DamagedDownload {
                 repo: self.cache.repo().as_str().into(),
                 file: file.name.clone(),
@@ -130,16 +128,19 @@ impl Download<'_> {
     ) -> Result<Option<Damage>, HubError> {
         self.fill(index, file, path).await?;
         let n_bytes = file.n_bytes;
-        let (etag, owned_path) = (etag.clone(), path.to_owned());
+        let (hashed, owned_path) = (etag.clone(), path.to_owned());
         // Elsewhere: hashing takes seconds, in which other files would seem to stand still.
-        let damage = move || digest::damage(&owned_path, &etag, Some(n_bytes));
-        tokio::task::spawn_blocking(damage)
+        let damage = move || digest::damage(&owned_path, &hashed, Some(n_bytes));
+        let damage = tokio::task::spawn_blocking(damage)
             .await
-            .expect("hashing a file does not panic")
-            .map_err(HubError::io("read", path))
+            .expect("hashing a file does not panic");
+        match damage {
+            Err(error) if is_published(&error, &self.cache.blob(etag)) => Ok(None),
+            damage => damage.map_err(HubError::io("read", path)),
+        }
     }
 
-    /// Appends to the file at `path` until it is as long as it must be. An answer that breaks off
+    /// Writes to the file at `path` until it is as long as it must be. An answer that breaks off
     /// is taken up where it ended, as long as there is progress.
     async fn fill(&self, index: usize, file: &RemoteFile, path: &Path) -> Result<(), HubError> {
         let mut partial = Partial::open(path)?;
@@ -149,7 +150,7 @@ impl Download<'_> {
         let mut patience = Patience::new(self.settings);
         while partial.n_bytes < file.n_bytes {
             let first_byte = partial.n_bytes;
-            let outcome = self.append(index, file, &mut partial).await;
+            let outcome = self.receive(index, file, &mut partial).await;
             if partial.n_bytes > file.n_bytes && first_byte > 0 {
                 // It cannot begin in the middle, and sent everything.
                 patience.can_resume = false;
@@ -168,7 +169,7 @@ impl Download<'_> {
         synced.map_err(HubError::io("write", path))
     }
 
-    async fn append(
+    async fn receive(
         &self,
         index: usize,
         file: &RemoteFile,
@@ -229,6 +230,9 @@ impl Patience {
 }
 
 /// A file of which the first bytes are there.
+///
+/// Bytes are written where they belong, not appended: where locks do not work, another process may
+/// write to the same file, and writes the same.
 struct Partial<'a> {
     path: &'a Path,
     file: File,
@@ -237,9 +241,9 @@ struct Partial<'a> {
 
 impl<'a> Partial<'a> {
     fn open(path: &'a Path) -> Result<Self, HubError> {
-        let file = open_to_append(path)?;
-        let metadata = file.metadata().map_err(HubError::io("read", path))?;
-        let n_bytes = metadata.len();
+        let mut file = open(path)?;
+        let n_bytes = file.seek(SeekFrom::End(0));
+        let n_bytes = n_bytes.map_err(HubError::io("read", path))?;
         Ok(Self {
             path,
             file,
@@ -255,11 +259,25 @@ impl<'a> Partial<'a> {
     }
 
     fn empty(&mut self) -> Result<(), HubError> {
-        let emptied = self.file.set_len(0);
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
         emptied.map_err(HubError::io("empty", self.path))?;
         self.n_bytes = 0;
         Ok(())
     }
+}
+
+/// Gives a whole file its final name.
+fn publish(partial: &Path, blob: &Path) -> Result<(), HubError> {
+    match fs::rename(partial, blob) {
+        Err(error) if is_published(&error, blob) => Ok(()),
+        renamed => renamed.map_err(HubError::io("rename", partial)),
+    }
+}
+
+/// Whether a file is not there because another process has finished and renamed it, which can be
+/// where locks do not work.
+fn is_published(error: &io::Error, blob: &Path) -> bool {
+    error.kind() == io::ErrorKind::NotFound && blob.exists()
 }
 
 /// An empty file beside `partial`, removed when it is not renamed.
@@ -273,10 +291,11 @@ fn own_file(partial: &Path) -> Result<tempfile::TempPath, HubError> {
         .into_temp_path())
 }
 
-/// Opens or creates a file, with the folders above it.
-fn open_to_append(path: &Path) -> Result<File, HubError> {
+/// Opens or creates a file to write to, with the folders above it.
+fn open(path: &Path) -> Result<File, HubError> {
     let folder: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
     fs::create_dir_all(&folder).map_err(HubError::io("create", &folder))?;
-    let file = OpenOptions::new().create(true).append(true).open(path);
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).open(path);
     file.map_err(HubError::io("open", path))
 }

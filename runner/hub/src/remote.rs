@@ -46,7 +46,7 @@ impl<'a> Remote<'a> {
         let (owner, name) = split_id(repo.as_str());
         let clients = || {
             let heads = http_client(settings).redirect(Policy::none()).build()?;
-            // hf-hub waits half, then one, two ... times this.
+            // hf-hub waits up to twice this at first.
             let delay = settings.retry_delay / 2;
             let client = HFClient::builder()
                 .endpoint(&settings.endpoint)
@@ -105,7 +105,7 @@ impl<'a> Remote<'a> {
             let is_same_host = url.origin() == start.origin();
             let response = self.head(&url, is_same_host).await;
             let response = response.map_err(|error| asked.unreachable(error))?;
-            if let Some(etag) = etag_of(response.headers()) {
+            if let Some(etag) = etag_of(&response) {
                 return Ok(etag);
             }
             if !response.status().is_redirection() {
@@ -192,9 +192,15 @@ fn remote_file(entry: RepoTreeEntry) -> Option<RemoteFile> {
     })
 }
 
-fn etag_of(headers: &HeaderMap) -> Option<Etag> {
-    let linked = text(headers, LINKED_ETAG);
-    Etag::parse(linked.or_else(|| text(headers, ETAG.as_str()))?)
+/// Refusals have ETags too, of their own bodies.
+fn etag_of(response: &Response) -> Option<Etag> {
+    let header = |name| text(response.headers(), name);
+    let etag = match response.status() {
+        status if status.is_success() => header(LINKED_ETAG).or_else(|| header(ETAG.as_str())),
+        status if status.is_redirection() => header(LINKED_ETAG),
+        _ => None,
+    };
+    Etag::parse(etag?)
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {

@@ -43,6 +43,14 @@ impl Fault {
         })
     }
 
+    /// Sends elsewhere.
+    pub fn redirect(location: &str) -> Self {
+        Self::new(Kind::Status {
+            status: 307,
+            headers: vec![("Location", location.into())],
+        })
+    }
+
     /// Breaks off in the middle of the body.
     pub fn truncate() -> Self {
         Self::new(Kind::Truncate)

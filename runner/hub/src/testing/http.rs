@@ -153,7 +153,9 @@ impl Response {
     /// As the Hub says no: in headers, for `HEAD`, and in the body.
     pub(super) fn error(status: u16, code: Option<&'static str>, message: &str) -> Self {
         let body = serde_json::json!({ "error": message }).to_string();
-        let response = Self::new(status, body).with("X-Error-Message", message);
+        let response = Self::new(status, body)
+            .with("X-Error-Message", message)
+            .with("ETag", "W/\"1c-of-the-refusal\"");
         match code {
             Some(code) => response.with("X-Error-Code", code),
             None => response,

@@ -154,6 +154,25 @@ fn the_token_goes_to_the_hub_and_not_to_the_store() {
     }
 }
 
+/// A mirror that does not have the file.
+#[test]
+fn the_token_goes_to_no_other_hub() {
+    let fixture = Fixture::new();
+    fixture.server.set_token(TOKEN);
+    let other = Fixture::new();
+    let hub = fixture.with_token(TOKEN);
+    let snapshot = hub.model_files(REPO, None).unwrap();
+    let path = format!("/{REPO}/resolve/{}/model.safetensors", other.commit);
+    let elsewhere = format!("{}{path}", other.server.url());
+    let redirect = Fault::redirect(&elsewhere).on("HEAD").on("/resolve/");
+    fixture.server.fail(redirect.times(1));
+    hub.download_weights(&snapshot, &mut |_| {}).unwrap();
+    assert!(snapshot.dir.join("model.safetensors").exists());
+    let asked = other.server.requests();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert!(!asked[0].is_authorized);
+}
+
 /// hf-hub looks for tokens of its own where it is given none. In a process of its own: the
 /// environment is the whole process's.
 #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::Notice;
 use crate::testing::Fault;
+use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::thread;
 use std::time::Instant;
@@ -251,9 +252,13 @@ fn what_an_earlier_process_left_is_taken_up() {
     assert_eq!(names(&fixture.cached("blobs")).len(), 4);
 }
 
+fn etag_of_weights() -> String {
+    crate::digest::hex(&Sha256::digest(weights(1)))
+}
+
 /// Begins the download of the weights for another process, which then ended.
 fn leave_partial(fixture: &Fixture, content: &[u8]) {
-    let etag = crate::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(weights(1)));
+    let etag = etag_of_weights();
     let blobs = fixture.cached("blobs");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(blobs.join(format!("{etag}.sae-run.incomplete")), content).unwrap();
@@ -317,7 +322,7 @@ fn passing_trouble_is_waited_out() {
 fn another_process_is_waited_for() {
     let fixture = Fixture::new();
     let snapshot = fixture.model().unwrap();
-    let etag = crate::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(weights(1)));
+    let etag = etag_of_weights();
     let locks = fixture.settings.cache_dir.join(".locks/models--org--name");
     let path = locks.join(format!("{etag}.lock"));
     let lock: File = OpenOptions::new()
@@ -344,6 +349,37 @@ fn another_process_is_waited_for() {
         "{requests:?}"
     );
     assert!(snapshot.dir.join("model.safetensors").exists());
+}
+
+/// As where locks do not work: another process has the same file open, and is faster.
+#[test]
+fn two_writers_of_one_file_do_no_harm() {
+    let fixture = Fixture::new();
+    let snapshot = fixture.model().unwrap();
+    leave_partial(&fixture, &weights(1)[..1_000_000]);
+    let blobs = fixture.cached("blobs");
+    let etag = etag_of_weights();
+    let partial = blobs.join(format!("{etag}.sae-run.incomplete"));
+    let mut is_first = true;
+    let mut overtake = |progress: Progress| {
+        if progress.done_bytes > 1_000_000 && std::mem::take(&mut is_first) {
+            let written = OpenOptions::new().write(true).open(&partial);
+            std::io::Write::write_all(&mut written.unwrap(), &weights(1)).unwrap();
+            fs::rename(&partial, blobs.join(&etag)).unwrap();
+        }
+    };
+    let delay = Fault::delay(Duration::from_millis(300))
+        .on("GET")
+        .on("signature");
+    fixture
+        .server
+        .fail(Fault::truncate().on("GET").on("signature").times(1));
+    fixture.server.fail(delay);
+    let hub = fixture.hub();
+    hub.download_weights(&snapshot, &mut overtake).unwrap();
+    assert!(!is_first);
+    assert!(fs::read(snapshot.dir.join("model.safetensors")).unwrap() == weights(1));
+    assert_eq!(names(&blobs).len(), 4);
 }
 
 #[test]
