@@ -196,17 +196,27 @@ impl Inputs {
         &self.datasets[&job.config.dataset]
     }
 
-    /// Brings the weights of the models of the Hub that `plan`'s jobs need, and checks them.
+    /// Brings the weights of the models of the Hub that those streams of `plan` need which
+    /// `is_wanted` picks, and checks them.
     ///
     /// # Errors
     /// Weights that cannot be had, or do not fit their config.json.
-    pub(crate) fn fetch_weights(&self, plan: &Plan, quiet: bool) -> Result<(), CliError> {
-        for stream in &plan.streams {
+    pub(crate) fn fetch_weights(
+        &self,
+        plan: &Plan,
+        quiet: bool,
+        is_wanted: impl Fn(&Stream) -> bool,
+    ) -> Result<(), CliError> {
+        let mut noted = BTreeSet::new();
+        for stream in plan.streams.iter().filter(|stream| is_wanted(stream)) {
             let job = first_job(plan, stream);
             let model = self.model_of(job);
-            if model.found.commit().is_some() {
-                fetch_weights(&model.found, quiet)?;
-                let left_over = self.check_model(job, stream)?;
+            if model.found.commit().is_none() {
+                continue;
+            }
+            fetch_weights(&model.found, quiet)?;
+            let left_over = self.check_model(job, stream)?;
+            if noted.insert(name_of(&job.config)) {
                 note_left_over(job, self, &left_over);
             }
         }

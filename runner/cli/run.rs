@@ -25,9 +25,15 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
     let store = Store::open(&folder.database()).await?;
     let recorded = recover(&store, &folder, &expanded, args.fresh).await?;
-    if !recorded.is_done() {
-        expanded.inputs.fetch_weights(&expanded.plan, args.quiet)?;
-    }
+    let is_done = |job_id: &String| {
+        let job = recorded.job(job_id);
+        job.is_some_and(|job| job.status == JobStatus::Done)
+    };
+    expanded
+        .inputs
+        .fetch_weights(&expanded.plan, args.quiet, |stream| {
+            !stream.job_ids.iter().all(is_done)
+        })?;
     let progress = Progress::new(&expanded.plan, &recorded, args.quiet);
     let scheduler = Scheduler {
         store: &store,

@@ -85,6 +85,8 @@ impl Workspace {
                     .filter_map(|(name, value)| Some((name, value?))),
             )
             .env("HOME", self.path("home"))
+            // No test asks the real Hub, not even by a mistyped name.
+            .env("HF_ENDPOINT", "http://127.0.0.1:9")
             .env("SAE_RUN_CACHE", self.path("cache"))
             .env("SAE_RUN_ENGINE", engine())
             .stdin(Stdio::null());
