@@ -1,7 +1,9 @@
-//! Brings a model into the shared cache and prints its folder: `fetch ID [REVISION]`.
+//! Brings a model or a whole data set into the shared cache and prints its folder:
+//! `fetch [datasets/]ID [REVISION]`.
 
-use sae_run_hub::{Hub, Progress};
+use sae_run_hub::{Hub, HubError, Notice, Progress};
 use std::error::Error;
+use std::path::PathBuf;
 
 #[expect(
     clippy::print_stdout,
@@ -10,12 +12,9 @@ use std::error::Error;
 )]
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let repo = arguments.next().ok_or("which model?")?;
+    let repo = arguments.next().ok_or("which model or data set?")?;
+    let revision = arguments.next();
     let hub = Hub::from_env()?;
-    let snapshot = hub.model_files(&repo, arguments.next().as_deref())?;
-    if let Some(notice) = &snapshot.notice {
-        eprintln!("{notice}");
-    }
     let mut percent = 0;
     let mut show = |progress: Progress| {
         let now = progress.done_bytes * 100 / progress.total_bytes.max(1);
@@ -23,7 +22,28 @@ fn main() -> Result<(), Box<dyn Error>> {
             eprintln!("{now} %");
         }
     };
-    hub.download_weights(&snapshot, &mut show)?;
-    println!("{}", snapshot.dir.display());
+    let (dir, notice) = match repo.strip_prefix("datasets/") {
+        Some(id) => dataset(&hub, id, revision.as_deref(), &mut show)?,
+        None => model(&hub, &repo, revision.as_deref(), &mut show)?,
+    };
+    if let Some(notice) = notice {
+        eprintln!("{notice}");
+    }
+    println!("{}", dir.display());
     Ok(())
+}
+
+type Fetched = Result<(PathBuf, Option<Notice>), HubError>;
+
+fn model(hub: &Hub, id: &str, revision: Option<&str>, show: &mut dyn FnMut(Progress)) -> Fetched {
+    let snapshot = hub.model_files(id, revision)?;
+    hub.download_weights(&snapshot, show)?;
+    Ok((snapshot.dir, snapshot.notice))
+}
+
+fn dataset(hub: &Hub, id: &str, revision: Option<&str>, show: &mut dyn FnMut(Progress)) -> Fetched {
+    let listing = hub.dataset_listing(id, revision)?;
+    let names = listing.files.iter().map(|file| file.name.clone());
+    hub.download_dataset_files(&listing, &names.collect::<Vec<_>>(), show)?;
+    Ok((listing.dir, listing.notice))
 }

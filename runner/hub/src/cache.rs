@@ -5,11 +5,15 @@
 //! models--OWNER--NAME/blobs/ETAG               contents, by the Hub's name for them
 //! models--OWNER--NAME/snapshots/COMMIT/FILE    links to them
 //! models--OWNER--NAME/.no_exist/COMMIT/FILE    empty: the commit has no such file
+//! models--OWNER--NAME/trees/COMMIT.json        all files of the commit, as Python lists them
+//! models--OWNER--NAME/.sae-run/COMMIT.json     the same, as this program does
 //! .locks/models--OWNER--NAME/ETAG.lock         who downloads it
 //! ```
+//!
+//! Data sets lie in `datasets--OWNER--NAME`. FILE may have folders.
 
 use crate::digest::{self, Etag};
-use crate::listing::Listing;
+use crate::listing::{self, ListedFile, Listing};
 use crate::name::{RepoId, is_commit};
 use crate::{Damage, HubError};
 use std::fs::{self, File};
@@ -83,6 +87,21 @@ impl RepoCache {
         Listing::read(&self.dir.join("trees").join(format!("{commit}.json")))
     }
 
+    /// All files of a commit, where this program or Python has listed them.
+    pub(crate) fn listed_files(&self, commit: &str) -> Option<Vec<ListedFile>> {
+        let of_python = || self.listing(commit)?.files();
+        listing::read_files(&self.own_listing(commit)).or_else(of_python)
+    }
+
+    /// Remembers which files a commit has. That a cache cannot be written is no error here either.
+    pub(crate) fn remember_files(&self, commit: &str, files: &[ListedFile]) {
+        let _ = write_whole(&self.own_listing(commit), &listing::written(files));
+    }
+
+    fn own_listing(&self, commit: &str) -> PathBuf {
+        self.dir.join(".sae-run").join(format!("{commit}.json"))
+    }
+
     /// Remembers that the commit has no such file, so that nobody asks again.
     pub(crate) fn remember_absence(&self, commit: &str, file: &str) {
         if !self.is_known_absent(commit, file) {
@@ -97,7 +116,11 @@ impl RepoCache {
     /// Makes the content `etag` the file of a commit.
     pub(crate) fn link(&self, commit: &str, file: &str, etag: &Etag) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(file);
-        let link = |link: &Path| link_or_copy(etag, &self.blob(etag), link);
+        let n_folders = file.matches('/').count();
+        let blobs = Path::new("../../blobs");
+        let blobs = (0..n_folders).fold(blobs.to_owned(), |path, _| Path::new("..").join(path));
+        let target = blobs.join(etag.as_str());
+        let link = |link: &Path| link_or_copy(&target, &self.blob(etag), link);
         make_whole(&path, link, |_| Ok(())).map_err(HubError::io("write", &path))
     }
 
@@ -161,14 +184,13 @@ fn etag_of_link(path: &Path) -> Option<Etag> {
 
 /// Links to the content of a snapshot's file, by a path that survives moving the whole cache.
 #[cfg(unix)]
-fn link_or_copy(etag: &Etag, blob: &Path, link: &Path) -> io::Result<()> {
-    let target = Path::new("../../blobs").join(etag.as_str());
+fn link_or_copy(target: &Path, blob: &Path, link: &Path) -> io::Result<()> {
     // Some network file systems have no links; Python puts files there too.
     std::os::unix::fs::symlink(target, link).or_else(|_| copy(blob, link))
 }
 
 #[cfg(not(unix))]
-fn link_or_copy(_: &Etag, blob: &Path, link: &Path) -> io::Result<()> {
+fn link_or_copy(_: &Path, blob: &Path, link: &Path) -> io::Result<()> {
     copy(blob, link)
 }
 
@@ -204,13 +226,14 @@ fn make_whole<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RepoKind;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     /// By `printf 'hello\n' | git hash-object --stdin`.
     const ETAG: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
 
     fn cache(folder: &Path) -> RepoCache {
-        RepoCache::new(folder, &RepoId::parse("a/b").unwrap())
+        RepoCache::new(folder, &RepoId::parse(RepoKind::Model, "a/b").unwrap())
     }
 
     #[test]
@@ -253,6 +276,21 @@ mod tests {
             "{error:?}"
         );
         assert!(error.hint().unwrap().contains(ETAG));
+    }
+
+    #[test]
+    fn links_lead_out_of_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        let etag = Etag::parse(ETAG).unwrap();
+        fs::create_dir_all(folder.path().join("models--a--b/blobs")).unwrap();
+        fs::write(cache.blob(&etag), "hello\n").unwrap();
+        for file in ["a/b.txt", "a/b/c/d.txt"] {
+            cache.link(COMMIT, file, &etag).unwrap();
+            let content = fs::read(cache.snapshot(COMMIT).join(file)).unwrap();
+            assert_eq!(content, b"hello\n");
+            cache.check(COMMIT, file).unwrap();
+        }
     }
 
     #[cfg(unix)]

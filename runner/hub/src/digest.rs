@@ -27,6 +27,19 @@ impl Etag {
         &self.0
     }
 
+    /// With its kind in front, `sha256:` or `git:`; `None`: it is no hash.
+    pub(crate) fn content_hash(&self) -> Option<String> {
+        let digits = self.0.to_ascii_lowercase();
+        Some(format!("{}:{digits}", self.hash()?.kind()))
+    }
+
+    /// The name in what [`Etag::content_hash`] gives.
+    pub(crate) fn of_content_hash(text: &str) -> Option<Self> {
+        let (_, digits) = text.split_once(':')?;
+        let etag = Self::parse(digits)?;
+        (etag.content_hash()? == text).then_some(etag)
+    }
+
     /// How the content must hash, where the name tells.
     fn hash(&self) -> Option<Hash> {
         let text = self.0.as_str();
@@ -43,6 +56,15 @@ enum Hash {
     Sha256,
     /// Of a header with the length, then the content: git's name of a blob.
     GitSha1,
+}
+
+impl Hash {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::GitSha1 => "git",
+        }
+    }
 }
 
 /// How the file at `path` differs from the one that the Hub calls `etag`; `None` where it does not.
@@ -122,6 +144,23 @@ mod tests {
     fn a_name_of_another_kind_leaves_the_length() {
         assert_eq!(damage_of("hello\n", "5d41402a-1", Some(6)), None);
         assert!(damage_of("hello\n", "5d41402a-1", Some(5)).is_some());
+    }
+
+    #[test]
+    fn hashes_say_their_kind() {
+        for (etag, expected) in [
+            (GIT.to_owned(), format!("git:{GIT}")),
+            (SHA256.to_uppercase(), format!("sha256:{SHA256}")),
+        ] {
+            let hash = Etag::parse(&etag).unwrap().content_hash();
+            assert_eq!(hash.as_ref(), Some(&expected));
+            let back = Etag::of_content_hash(&expected).unwrap();
+            assert_eq!(back.as_str(), etag.to_lowercase());
+        }
+        assert_eq!(Etag::parse("5d41402a-1").unwrap().content_hash(), None);
+        for text in ["", GIT, &format!("sha256:{GIT}"), "git:", "git:../x"] {
+            assert_eq!(Etag::of_content_hash(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -56,19 +56,17 @@ impl Download<'_> {
     }
 
     async fn one(&self, index: usize, file: &RemoteFile) -> Result<(), HubError> {
-        let etag = match &file.etag {
-            Some(etag) => etag.clone(),
-            None => self.remote.etag(self.commit, &file.name).await?,
-        };
-        let _lock = self.lock(index, &etag).await?;
+        let etag = file.etag.as_ref();
+        let etag = etag.ok_or_else(|| self.remote.nameless(self.commit, &file.name))?;
+        let _lock = self.lock(index, etag).await?;
         // There already: another commit has the same content, or another process was faster.
-        if self.cache.blob(&etag).exists() {
+        if self.cache.blob(etag).exists() {
             self.cache
-                .check_blob_length(&file.name, &etag, file.n_bytes)?;
+                .check_blob_length(&file.name, etag, file.n_bytes)?;
         } else {
-            self.fetch(index, file, &etag).await?;
+            self.fetch(index, file, etag).await?;
         }
-        self.cache.link(self.commit, &file.name, &etag)?;
+        self.cache.link(self.commit, &file.name, etag)?;
         self.tell(index, Event::Done);
         Ok(())
     }

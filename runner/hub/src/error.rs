@@ -1,5 +1,6 @@
-//! What can go wrong with models of the Hub.
+//! What can go wrong with models and data sets of the Hub.
 
+use crate::RepoKind;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,13 +9,15 @@ use thiserror::Error;
 /// A cause from hf-hub or below it.
 pub(crate) type Cause = Box<dyn StdError + Send + Sync>;
 
-/// What can go wrong with models of the Hub.
+/// What can go wrong with models and data sets of the Hub.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HubError {
     /// A name that no repository can have.
-    #[error("`{repo}` is no id of a model on the Hub")]
+    #[error("`{repo}` is no id of a {kind} on the Hub")]
     BadRepoId {
+        /// What was looked for.
+        kind: RepoKind,
         /// The name.
         repo: String,
     },
@@ -36,8 +39,10 @@ pub enum HubError {
     #[error("there is no home folder for the cache of the Hub")]
     NoCacheFolder,
     /// No such repository, or one that must not be seen: the Hub does not tell these apart.
-    #[error("the Hub has no model `{repo}`{}", told_to(*has_token))]
+    #[error("the Hub has no {kind} `{repo}`{}", told_to(*has_token))]
     NoSuchRepo {
+        /// What was looked for.
+        kind: RepoKind,
         /// The repository.
         repo: String,
         /// Whether a token was sent.
@@ -48,6 +53,8 @@ pub enum HubError {
     NoAccess {
         /// The repository.
         repo: String,
+        /// Address of its page.
+        page: String,
         /// Whether its licence must be accepted first.
         is_gated: bool,
         /// Whether a token was sent.
@@ -102,6 +109,45 @@ pub enum HubError {
         path: PathBuf,
         /// The file it names.
         shard: String,
+    },
+    /// A data set with a file whose path leads elsewhere.
+    #[error("`{repo}` lists a file called {file:?}, which is no path in a repository")]
+    BadFileName {
+        /// The repository.
+        repo: String,
+        /// The path.
+        file: String,
+    },
+    /// A file that a data set does not have.
+    #[error("`{repo}` has no file `{file}` at commit {commit}")]
+    NoSuchFile {
+        /// The repository.
+        repo: String,
+        /// The commit.
+        commit: String,
+        /// The file.
+        file: String,
+    },
+    /// A README.md that is no card.
+    #[error("README.md of `{repo}` cannot be read as the data set's card: {reason}")]
+    BadCard {
+        /// The repository.
+        repo: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// It is not known which files a data set has, and nobody may be asked.
+    #[error(
+        "offline, and the list of the files of `{repo}` at commit {commit} is not in the cache \
+         `{cache_dir}`"
+    )]
+    NotListed {
+        /// The repository.
+        repo: String,
+        /// The commit.
+        commit: String,
+        /// The folder of the cache.
+        cache_dir: PathBuf,
     },
     /// Not in the cache, and nobody may be asked.
     #[error(
@@ -258,13 +304,15 @@ impl HubError {
             Self::BadRevision { .. } => "look at the repository's page for its branches and tags",
             Self::BadEndpoint { .. } => "`HF_ENDPOINT` takes an address such as `https://host`",
             Self::NoCacheFolder => "name a folder in `HF_HOME`",
-            Self::NoSuchRepo { has_token, .. } => match has_token {
-                true => "is the name right, and may the token's owner see it if it is private?",
-                false => {
-                    "is the name right? private models need a token: log in with `hf auth login`, \
+            Self::NoSuchRepo {
+                has_token: true, ..
+            } => "is the name right, and may the token's owner see it if it is private?",
+            Self::NoSuchRepo { kind, .. } => {
+                return Some(format!(
+                    "is the name right? private {kind}s need a token: log in with `hf auth login`, \
                      or set `HF_TOKEN`"
-                }
-            },
+                ));
+            }
             Self::NoAccess { .. } => return self.access_hint(),
             Self::TokenRejected { .. } => {
                 "make a new one in the settings of your account, and set `HF_TOKEN` or run \
@@ -273,7 +321,7 @@ impl HubError {
             Self::NoSuchRevision { .. } => "look at the repository's page for branches and tags",
             Self::NoConfig { .. } => "a model that transformers loads has one",
             Self::NoSafetensors { others, .. } => return Some(convert_hint(others)),
-            Self::NotCached { .. } => {
+            Self::NotCached { .. } | Self::NotListed { .. } => {
                 "unset `HF_HUB_OFFLINE`, or run this once where there is a network and the same \
                  cache"
             }
@@ -291,13 +339,16 @@ impl HubError {
             Self::DamagedDownload { .. } => "it was removed; run this again to download it anew",
             Self::DamagedCache { path, .. } => {
                 return Some(format!(
-                    "delete `{}` to download it anew; to use an edited model, copy its folder and \
+                    "delete `{}` to download it anew; to use an edited file, copy its folder and \
                      name the copy",
                     path.display()
                 ));
             }
             Self::Io { .. } => "can the folder be written, and is there space on the disk?",
+            Self::NoSuchFile { .. } => "look at the repository's page for its files",
+            Self::BadCard { .. } => "copy the data set's files into a folder, and name that",
             Self::Server { .. }
+            | Self::BadFileName { .. }
             | Self::BadIndex { .. }
             | Self::BadShard { .. }
             | Self::Thread { .. } => return None,
@@ -307,14 +358,15 @@ impl HubError {
 
     fn access_hint(&self) -> Option<String> {
         let Self::NoAccess {
-            repo,
+            page,
             is_gated,
             has_token,
+            ..
         } = self
         else {
             return None;
         };
-        let accept = format!("accept the licence on the page of `{repo}`");
+        let accept = format!("accept the licence at {page}");
         let token = "set `HF_TOKEN` or log in with `hf auth login`";
         Some(match (is_gated, has_token) {
             (true, true) => format!("{accept}, with the account that the token belongs to"),
@@ -352,6 +404,7 @@ mod tests {
         let hint = |is_gated, has_token| {
             let error = HubError::NoAccess {
                 repo: "a/b".into(),
+                page: "https://host/datasets/a/b".into(),
                 is_gated,
                 has_token,
             };
@@ -363,7 +416,8 @@ mod tests {
             "no access to `a/b`: it is gated, and there is no token"
         );
         assert!(
-            gated.contains("accept the licence") && gated.contains("HF_TOKEN"),
+            gated.contains("accept the licence at https://host/datasets/a/b")
+                && gated.contains("HF_TOKEN"),
             "{gated}"
         );
         let (_, with_token) = hint(true, true);

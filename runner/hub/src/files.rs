@@ -17,12 +17,13 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// What is read before the weights. A commit may lack any but the first.
-pub(crate) const PLANNING_FILES: [&str; 6] = [
+pub(crate) const PLANNING_FILES: [&str; 7] = [
     CONFIG,
     TOKENIZER,
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
+    "generation_config.json",
     INDEX,
 ];
 
@@ -54,12 +55,10 @@ pub(crate) fn check_planning_files(cache: &RepoCache, commit: &str) -> Result<()
     present.try_for_each(|file| cache.check(commit, file))
 }
 
-/// Downloads the planning files of a commit with the files `tree`.
-pub(crate) async fn fetch_planning_files(
-    download: Download<'_>,
-    tree: Vec<RemoteFile>,
-) -> Result<(), HubError> {
+/// Downloads the planning files of a commit.
+pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), HubError> {
     let Download { cache, commit, .. } = download;
+    let tree = download.remote.top_files(commit).await?;
     check_model(cache, commit, &tree)?;
     let is_wanted = |file: &RemoteFile| {
         PLANNING_FILES.contains(&file.name.as_str()) && !cache.has(commit, &file.name)
@@ -121,13 +120,10 @@ pub(crate) fn missing_weights(cache: &RepoCache, commit: &str) -> Result<Option<
     Ok(None)
 }
 
-/// Downloads the weights of a commit with the files `tree`. As transformers, prefers the single
-/// file to shards.
-pub(crate) async fn fetch_weights(
-    download: Download<'_>,
-    tree: Vec<RemoteFile>,
-) -> Result<(), HubError> {
+/// Downloads the weights of a commit. As transformers, prefers the single file to shards.
+pub(crate) async fn fetch_weights(download: Download<'_>) -> Result<(), HubError> {
     let Download { cache, commit, .. } = download;
+    let tree = download.remote.top_files(commit).await?;
     check_model(cache, commit, &tree)?;
     let wanted = match (find(&tree, WEIGHTS), find(&tree, INDEX)) {
         (None, Some(index)) => {

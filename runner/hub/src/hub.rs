@@ -1,12 +1,13 @@
-//! Models by their id: which commit, which files, from the cache or from the Hub.
+//! Models by their id: which commit, which files, from the cache or from the Hub. And what data sets
+//! share with them.
 
 use crate::cache::RepoCache;
 use crate::download::Download;
 use crate::files;
 use crate::name::{RepoId, Revision};
-use crate::remote::{Remote, RemoteFile};
+use crate::remote::Remote;
 use crate::task::{self, Tally};
-use crate::{HubError, HubSettings};
+use crate::{HubError, HubSettings, RepoKind};
 use std::fmt;
 use std::path::{PathBuf, absolute};
 
@@ -121,7 +122,7 @@ impl Hub {
     /// No such model, or no access to it; a model without config.json or safetensors; no network,
     /// and not in the cache; a damaged file.
     pub fn model_files(&self, repo: &str, revision: Option<&str>) -> Result<Snapshot, HubError> {
-        let repo = RepoId::parse(repo)?;
+        let repo = RepoId::parse(RepoKind::Model, repo)?;
         let revision = Revision::parse(&repo, revision)?;
         let cache = RepoCache::new(&self.settings.cache_dir, &repo);
         let (commit, notice) = self.resolve(&cache, &revision)?;
@@ -152,7 +153,7 @@ impl Hub {
         snapshot: &Snapshot,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), HubError> {
-        let repo = RepoId::parse(&snapshot.repo)?;
+        let repo = RepoId::parse(RepoKind::Model, &snapshot.repo)?;
         let commit = Revision::parse(&repo, Some(&snapshot.commit))?;
         let cache = RepoCache::new(&self.settings.cache_dir, &repo);
         if let Some(missing) = files::missing_weights(&cache, commit.as_str())? {
@@ -163,7 +164,7 @@ impl Hub {
     }
 
     /// The commit that a revision means.
-    fn resolve(
+    pub(crate) fn resolve(
         &self,
         cache: &RepoCache,
         revision: &Revision,
@@ -200,7 +201,8 @@ impl Hub {
         }
     }
 
-    fn check_online(
+    /// Offline, `file` is missing; `None`: it is not even known which commit is meant.
+    pub(crate) fn check_online(
         &self,
         cache: &RepoCache,
         revision: &str,
@@ -217,20 +219,19 @@ impl Hub {
         })
     }
 
-    /// Lists the files of a commit and downloads those that `fetch` chooses.
-    fn fetch(
+    /// Asks the Hub for what `fetch` wants of a commit.
+    pub(crate) fn fetch<T: Send>(
         &self,
         cache: &RepoCache,
         commit: &str,
         progress: &mut dyn FnMut(Progress),
-        fetch: impl AsyncFnOnce(Download<'_>, Vec<RemoteFile>) -> Result<(), HubError> + Send,
-    ) -> Result<(), HubError> {
+        fetch: impl AsyncFnOnce(Download<'_>) -> Result<T, HubError> + Send,
+    ) -> Result<T, HubError> {
         let settings = &self.settings;
         let mut tally = Tally::default();
         task::block_on(
             async |events| {
                 let remote = Remote::new(settings, cache.repo())?;
-                let tree = remote.files(commit).await?;
                 let download = Download {
                     settings,
                     remote: &remote,
@@ -238,7 +239,7 @@ impl Hub {
                     commit,
                     events,
                 };
-                fetch(download, tree).await
+                fetch(download).await
             },
             |index, event| progress(tally.add(index, event)),
         )

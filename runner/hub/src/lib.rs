@@ -1,19 +1,27 @@
-//! Models of the Hugging Face Hub, in the cache that Python's tools share.
+//! Models and data sets of the Hugging Face Hub, in the cache that Python's tools share.
 //!
 //! [`Hub::model_files`] finds out which commit a branch or tag means and brings what planning needs;
-//! [`Hub::download_weights`] brings the rest. Both are blocking, and ask the Hub only for what the
-//! cache does not have. Every file is checked against the Hub's hash of it before it gets its name
-//! in the cache.
+//! [`Hub::download_weights`] brings the rest. [`Hub::dataset_listing`] tells which files a data set
+//! has, and [`Hub::download_dataset_files`] brings those that are chosen. All are blocking, and ask
+//! the Hub only for what the cache does not have. Every file is checked against the Hub's hash of it
+//! before it gets its name in the cache.
 //!
 //! ```no_run
 //! let hub = sae_run_hub::Hub::from_env()?;
 //! let snapshot = hub.model_files("EleutherAI/pythia-70m", Some("step3000"))?;
 //! hub.download_weights(&snapshot, &mut |_| {})?;
 //! assert!(snapshot.dir.join("model.safetensors").exists());
+//!
+//! let listing = hub.dataset_listing("NeelNanda/pile-10k", None)?;
+//! let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
+//! let parquet: Vec<_> = names.into_iter().filter(|name| name.ends_with(".parquet")).collect();
+//! let paths = hub.download_dataset_files(&listing, &parquet, &mut |_| {})?;
 //! # Ok::<(), sae_run_hub::HubError>(())
 //! ```
 
+mod asked;
 mod cache;
+mod datasets;
 mod digest;
 mod download;
 mod error;
@@ -28,8 +36,11 @@ mod task;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tree;
 
+pub use datasets::DatasetListing;
 pub use error::{Damage, HubError};
 pub use hub::{Hub, Notice, Progress, Snapshot};
-pub use name::is_repo_id;
+pub use listing::ListedFile;
+pub use name::{RepoKind, is_repo_id};
 pub use settings::{HubSettings, Token};

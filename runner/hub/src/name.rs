@@ -1,6 +1,8 @@
 //! Names that come from users and from repositories, checked before they become paths or addresses.
 
 use crate::HubError;
+use std::fmt;
+use std::path::{Component, Path};
 
 /// What a repository is called where nothing is said: its main branch.
 const DEFAULT_REVISION: &str = "main";
@@ -47,25 +49,82 @@ pub(crate) fn is_file_name(name: &str) -> bool {
         && name.chars().all(is_plain)
 }
 
-/// The id of a repository.
+/// Whether `path`, with `/` between its parts, names a file in the folder of a commit and nothing
+/// elsewhere.
+pub(crate) fn is_path_of_file(path: &str) -> bool {
+    let is_plain = |part: &str| {
+        let mut components = Path::new(part).components();
+        // This machine's own rules, drives of Windows among them.
+        components.next() == Some(Component::Normal(part.as_ref())) && components.next().is_none()
+    };
+    let is_part = |part: &str| part.len() <= MAX_FILE_NAME && is_plain(part);
+    !path.contains(|c: char| c == '\\' || c.is_control()) && path.split('/').all(is_part)
+}
+
+/// What a repository of the Hub holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RepoKind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+impl RepoKind {
+    /// As in the Hub's addresses and in the names of the cache's folders.
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+}
+
+impl fmt::Display for RepoKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "model",
+            Self::Dataset => "data set",
+        })
+    }
+}
+
+/// The id of a repository: models and data sets may have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RepoId(String);
+pub(crate) struct RepoId {
+    kind: RepoKind,
+    id: String,
+}
 
 impl RepoId {
-    pub(crate) fn parse(text: &str) -> Result<Self, HubError> {
+    pub(crate) fn parse(kind: RepoKind, text: &str) -> Result<Self, HubError> {
+        let (id, repo) = (text.to_owned(), text.to_owned());
         match is_repo_id(text) {
-            true => Ok(Self(text.into())),
-            false => Err(HubError::BadRepoId { repo: text.into() }),
+            true => Ok(Self { kind, id }),
+            false => Err(HubError::BadRepoId { kind, repo }),
         }
     }
 
+    pub(crate) fn kind(&self) -> RepoKind {
+        self.kind
+    }
+
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.id
     }
 
     /// The name of its folder in the cache.
     pub(crate) fn folder(&self) -> String {
-        format!("models--{}", self.0.replace('/', "--"))
+        format!("{}--{}", self.kind.plural(), self.id.replace('/', "--"))
+    }
+
+    /// Its page at the Hub called `endpoint`.
+    pub(crate) fn page(&self, endpoint: &str) -> String {
+        let Self { kind, id } = self;
+        match kind {
+            RepoKind::Model => format!("{endpoint}/{id}"),
+            RepoKind::Dataset => format!("{endpoint}/{}/{id}", kind.plural()),
+        }
     }
 }
 
@@ -162,7 +221,7 @@ mod tests {
 
     #[test]
     fn revisions_are_commits_or_names() {
-        let repo = RepoId::parse("a/b").unwrap();
+        let repo = RepoId::parse(RepoKind::Model, "a/b").unwrap();
         let parse = |text| Revision::parse(&repo, text);
         let commit = "0123456789ABCDEF0123456789abcdef01234567";
         let lower = commit.to_ascii_lowercase();
@@ -194,12 +253,53 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_files_stay_below_their_folder() {
+        let longest = "x".repeat(MAX_FILE_NAME);
+        for path in [
+            "a",
+            ".gitattributes",
+            "data/a b.txt",
+            "1/2/3/ä?#%2F.gz",
+            &longest,
+        ] {
+            assert!(is_path_of_file(path), "{path}");
+        }
+        let too_long = format!("a/{longest}x");
+        for path in [
+            "",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "./a",
+            "a/.",
+            "a/./b",
+            "..",
+            "../a",
+            "a/..",
+            "a/../b",
+            "a\\b",
+            "..\\a",
+            "a\0",
+            "a\nb",
+            "\u{1b}[2J",
+            &too_long,
+        ] {
+            assert!(!is_path_of_file(path), "{path:?}");
+        }
+    }
+
+    #[test]
     fn folders_are_named_as_in_python() {
-        let folder = |id| RepoId::parse(id).unwrap().folder();
+        let folder = |id| RepoId::parse(RepoKind::Model, id).unwrap().folder();
         assert_eq!(
             folder("EleutherAI/pythia-70m"),
             "models--EleutherAI--pythia-70m"
         );
         assert_eq!(folder("gpt2"), "models--gpt2");
+        let dataset = |id| RepoId::parse(RepoKind::Dataset, id).unwrap().folder();
+        assert_eq!(dataset("a/b"), "datasets--a--b");
+        assert_eq!(dataset("squad"), "datasets--squad");
     }
 }

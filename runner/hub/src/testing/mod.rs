@@ -1,5 +1,5 @@
-//! A Hub on this machine, for tests: it serves folders as models, keeps a log of what it was asked,
-//! and fails on demand.
+//! A Hub on this machine, for tests: it serves folders as models and data sets, keeps a log of what
+//! it was asked, and fails on demand.
 //!
 //! ```no_run
 //! use sae_run_hub::testing::{Fault, HubServer};
@@ -23,6 +23,7 @@ mod serve;
 pub use fault::Fault;
 pub use repo::Access;
 
+use crate::RepoKind;
 use fault::Faults;
 use http::Listener;
 use repo::{Commit, Repo};
@@ -58,7 +59,7 @@ pub struct Request {
 /// What the threads of a server share.
 #[derive(Debug, Default)]
 struct State {
-    repos: BTreeMap<String, Repo>,
+    repos: BTreeMap<(RepoKind, String), Repo>,
     /// New ids by old ones.
     moved: BTreeMap<String, String>,
     token: Option<String>,
@@ -70,7 +71,7 @@ struct State {
 }
 
 impl HubServer {
-    /// A Hub without models.
+    /// A Hub without models and data sets.
     pub fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         // Two names of this machine, so that the store is another host than the Hub.
@@ -98,16 +99,40 @@ impl HubServer {
 
     /// The same for another branch or tag.
     pub fn add_revision(&self, id: &str, revision: &str, folder: &Path) -> String {
+        self.add(RepoKind::Model, id, revision, folder)
+    }
+
+    /// As [`HubServer::add_model`], for the data set `id`.
+    pub fn add_dataset(&self, id: &str, folder: &Path) -> String {
+        self.add_dataset_revision(id, "main", folder)
+    }
+
+    /// The same for another branch or tag, such as `refs/convert/parquet`.
+    pub fn add_dataset_revision(&self, id: &str, revision: &str, folder: &Path) -> String {
+        self.add(RepoKind::Dataset, id, revision, folder)
+    }
+
+    fn add(&self, kind: RepoKind, id: &str, revision: &str, folder: &Path) -> String {
         let commit = Commit::read(folder);
         let mut state = self.state();
-        let repo = state.repos.entry(id.into()).or_default();
+        let repo = state.repos.entry((kind, id.into())).or_default();
         repo.add(revision, commit)
     }
 
-    /// Who may see a model.
+    /// Who may see a model, and the data set of that id.
     pub fn restrict(&self, id: &str, access: Access) {
         let mut state = self.state();
-        state.repos.get_mut(id).expect("the model was added").access = access;
+        let repos = state.repos.iter_mut();
+        let mut repos = repos.filter(|((_, name), _)| name == id).peekable();
+        assert!(repos.peek().is_some(), "`{id}` was not added");
+        repos.for_each(|(_, repo)| repo.access = access);
+    }
+
+    /// Lists a file of a data set under another name, whatever that leads to.
+    pub fn rename_file(&self, id: &str, old: &str, new: &str) {
+        let mut state = self.state();
+        let repo = state.repos.get_mut(&(RepoKind::Dataset, id.into()));
+        repo.expect("the data set was added").rename_file(old, new);
     }
 
     /// The only token that is accepted.

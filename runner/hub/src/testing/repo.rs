@@ -12,9 +12,19 @@ use std::path::Path;
 const LARGE_BYTES: usize = 10 << 20;
 
 /// Ends of the names of files that are large ones at any length.
-const LARGE: [&str; 6] = [".safetensors", ".bin", ".gguf", ".h5", ".msgpack", ".pt"];
+const LARGE: [&str; 9] = [
+    ".safetensors",
+    ".bin",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".pt",
+    ".parquet",
+    ".gz",
+    ".zst",
+];
 
-/// Who may see a model.
+/// Who may see a repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
     /// All.
@@ -42,6 +52,15 @@ impl Repo {
         self.refs.insert(revision.into(), hash.clone());
         self.commits.insert(hash.clone(), commit);
         hash
+    }
+
+    /// Calls a file of all commits something else.
+    pub(super) fn rename_file(&mut self, old: &str, new: &str) {
+        for commit in self.commits.values_mut() {
+            if let Some(file) = commit.files.remove(old) {
+                commit.files.insert(new.into(), file);
+            }
+        }
     }
 
     /// The commit that a branch, tag or commit means, with its hash.
@@ -82,15 +101,15 @@ impl Commit {
         let mut commit = Self::default();
         let mut folders = vec![folder.to_owned()];
         while let Some(next) = folders.pop() {
-            let entries = fs::read_dir(&next).expect("the model's folder can be read");
+            let entries = fs::read_dir(&next).expect("the repository's folder can be read");
             for entry in entries {
-                let path = entry.expect("the model's folder can be read").path();
+                let path = entry.expect("the repository's folder can be read").path();
                 if path.is_dir() {
                     folders.push(path);
                 } else {
                     let name = path.strip_prefix(folder).expect("it is in the folder");
                     let name = name.to_str().expect("names in tests are UTF-8");
-                    let content = fs::read(&path).expect("the model's files can be read");
+                    let content = fs::read(&path).expect("the repository's files can be read");
                     let file = RepoFile::new(name, content);
                     commit.files.insert(name.into(), file);
                 }

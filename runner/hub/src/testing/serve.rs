@@ -3,6 +3,7 @@
 use super::http::{Received, Response};
 use super::repo::{Access, Commit, Repo, RepoFile};
 use super::{Fault, State, lock};
+use crate::RepoKind;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 
@@ -50,6 +51,7 @@ struct Asked<'a> {
 
 /// What a path of the Hub means.
 struct Route<'a> {
+    kind: RepoKind,
     id: String,
     /// `revision`, `tree` or `resolve`; `None`: the repository.
     verb: Option<&'a str>,
@@ -61,12 +63,20 @@ struct Route<'a> {
 
 impl<'a> Route<'a> {
     fn parse(path: &'a str) -> Option<Self> {
-        let api = path.strip_prefix("/api/models/");
-        let parts: Vec<&str> = api.unwrap_or(path.strip_prefix('/')?).split('/').collect();
+        let api = path.strip_prefix("/api/");
+        let rest = api.or(path.strip_prefix('/'))?;
+        let (kind, rest) = match (api, rest.split_once('/')) {
+            (_, Some(("datasets", rest))) => (RepoKind::Dataset, rest),
+            (Some(_), Some(("models", rest))) => (RepoKind::Model, rest),
+            (Some(_), _) => return None,
+            (None, _) => (RepoKind::Model, rest),
+        };
+        let parts: Vec<&str> = rest.split('/').collect();
         let verbs = ["revision", "tree", "resolve"];
         let at = (1..parts.len().min(3)).find(|&at| verbs.contains(&parts[at]));
         let after = |n: usize| at.and_then(|at| parts.get(at + n..)).unwrap_or_default();
         Some(Self {
+            kind,
             id: parts[..at.unwrap_or(parts.len())].join("/"),
             verb: at.map(|at| parts[at]),
             revision: decode(after(1).first().copied().unwrap_or("main")),
@@ -102,7 +112,7 @@ impl Asked<'_> {
             return Response::error(404, Some("RevisionNotFound"), &message);
         };
         match (route.is_api, route.verb) {
-            (true, None | Some("revision")) => info(&route.id, hash, commit),
+            (true, None | Some("revision")) => info(route, hash, commit),
             (true, Some("tree")) => self.tree(route, commit, query),
             (false, Some("resolve")) => self.resolve(route, hash, commit),
             _ => Response::error(404, None, "no such page"),
@@ -120,7 +130,7 @@ impl Asked<'_> {
             let message = "Invalid credentials in Authorization header";
             return Err(Response::error(401, None, message));
         }
-        let repo = self.state.repos.get(&route.id);
+        let repo = self.state.repos.get(&(route.kind, route.id.clone()));
         let repo = repo.filter(|repo| repo.access != Access::Private || is_known);
         let Some(repo) = repo else {
             let status = if is_known { 404 } else { 401 };
@@ -140,7 +150,7 @@ impl Asked<'_> {
             false => Err(Response::error(
                 refusal,
                 Some("GatedRepo"),
-                "Access to this model is restricted",
+                "Access to this repository is restricted",
             )),
         }
     }
@@ -218,7 +228,8 @@ impl Asked<'_> {
     }
 }
 
-fn info(id: &str, hash: &str, commit: &Commit) -> Response {
+fn info(route: &Route<'_>, hash: &str, commit: &Commit) -> Response {
+    let id = &route.id;
     let siblings: Vec<_> = commit
         .files
         .keys()

@@ -11,7 +11,10 @@ const TOKEN: &str = "hf_secret";
 fn a_model_that_is_not_there() {
     let fixture = Fixture::new();
     let error = fixture.hub().model_files("org/other", None).unwrap_err();
-    let HubError::NoSuchRepo { repo, has_token } = &error else {
+    let HubError::NoSuchRepo {
+        repo, has_token, ..
+    } = &error
+    else {
         panic!("{error:?}");
     };
     assert_eq!((repo.as_str(), *has_token), ("org/other", false));
@@ -169,8 +172,10 @@ fn the_token_goes_to_no_other_hub() {
     hub.download_weights(&snapshot, &mut |_| {}).unwrap();
     assert!(snapshot.dir.join("model.safetensors").exists());
     let asked = other.server.requests();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-    assert!(!asked[0].is_authorized);
+    assert!(!asked.is_empty());
+    for request in asked {
+        assert!(!request.is_authorized, "{request:?}");
+    }
 }
 
 /// hf-hub looks for tokens of its own where it is given none. In a process of its own: the

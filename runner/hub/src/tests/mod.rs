@@ -2,6 +2,8 @@
 
 mod access;
 mod damage;
+mod dataset_cache;
+mod datasets;
 mod download;
 mod odd_repos;
 mod offline;
@@ -53,14 +55,21 @@ impl Fixture {
 
     /// Makes `files` a branch of the model.
     fn publish(&self, revision: &str, files: &[(&str, Vec<u8>)]) -> String {
+        let folder = self.written(files);
+        self.server.add_revision(REPO, revision, &folder)
+    }
+
+    /// A folder with `files`.
+    fn written(&self, files: &[(&str, Vec<u8>)]) -> PathBuf {
         let folder = self.dir.path().join("published");
         let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
         for (name, content) in files {
             let path = folder.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        self.server.add_revision(REPO, revision, &folder)
+        folder
     }
 
     fn hub(&self) -> Hub {

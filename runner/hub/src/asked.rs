@@ -1,0 +1,145 @@
+//! What the Hub's refusals mean.
+
+use crate::name::RepoId;
+use crate::{HubError, HubSettings};
+use hf_hub::HFError;
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use std::time::Duration;
+
+/// What the Hub was asked about.
+pub(crate) struct Asked<'a> {
+    repo: &'a RepoId,
+    revision: &'a str,
+    settings: &'a HubSettings,
+}
+
+/// An answer with a status that is no success.
+pub(crate) struct Refusal {
+    status: u16,
+    /// The Hub's `X-Error-Code`.
+    code: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        let header = |name: &str| headers.get(name)?.to_str().ok();
+        let seconds = header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
+        Self {
+            status: status.as_u16(),
+            code: header("x-error-code").map(str::to_owned),
+            retry_after: seconds.map(Duration::from_secs),
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(settings: &'a HubSettings, repo: &'a RepoId, revision: &'a str) -> Self {
+        Self {
+            repo,
+            revision,
+            settings,
+        }
+    }
+
+    fn repo(&self) -> String {
+        self.repo.as_str().into()
+    }
+
+    fn endpoint(&self) -> String {
+        self.settings.shown_endpoint()
+    }
+
+    /// What hf-hub's error means for us.
+    pub(crate) fn failed(&self, error: HFError) -> HubError {
+        let (context, retry_after) = match error {
+            HFError::Http { context }
+            | HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context } => (context, None),
+            HFError::RateLimited {
+                context,
+                retry_after,
+            } => (context, retry_after),
+            // It takes any missing thing for what was asked for: the code knows better.
+            HFError::RepoNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::RevisionNotFound {
+                context: Some(context),
+                ..
+            }
+            | HFError::EntryNotFound {
+                context: Some(context),
+                ..
+            } => (context, None),
+            HFError::Request { source, .. } if source.is_decode() => return self.odd(hide(source)),
+            HFError::Request { source, .. } => return self.unreachable(source),
+            other => return self.odd(other),
+        };
+        self.refused(&Refusal {
+            status: context.status.as_u16(),
+            code: context.error_code,
+            retry_after,
+        })
+    }
+
+    pub(crate) fn refused(&self, refusal: &Refusal) -> HubError {
+        let repo = self.repo();
+        let has_token = self.settings.token.is_some();
+        let no_access = |repo, is_gated| HubError::NoAccess {
+            repo,
+            page: self.repo.page(&self.endpoint()),
+            is_gated,
+            has_token,
+        };
+        let no_such_repo = |repo| HubError::NoSuchRepo {
+            kind: self.repo.kind(),
+            repo,
+            has_token,
+        };
+        match (refusal.status, refusal.code.as_deref()) {
+            (429, _) => HubError::RateLimited {
+                repo,
+                retry_after: refusal.retry_after,
+                has_token,
+            },
+            (_, Some("GatedRepo")) => no_access(repo, true),
+            (_, Some("RepoNotFound")) => no_such_repo(repo),
+            (404, Some("RevisionNotFound") | None) => HubError::NoSuchRevision {
+                repo,
+                revision: self.revision.into(),
+            },
+            (401, _) if has_token => HubError::TokenRejected { repo },
+            (401 | 403, _) => no_access(repo, false),
+            (status, _) => HubError::Server {
+                repo,
+                endpoint: self.endpoint(),
+                status,
+            },
+        }
+    }
+
+    pub(crate) fn unreachable(&self, error: reqwest::Error) -> HubError {
+        HubError::Network {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            source: hide(error).into(),
+        }
+    }
+
+    pub(crate) fn odd(&self, why: impl Into<crate::error::Cause>) -> HubError {
+        HubError::Answer {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            source: why.into(),
+        }
+    }
+}
+
+/// Without its address, which may hold a signature or a password.
+fn hide(error: reqwest::Error) -> reqwest::Error {
+    error.without_url()
+}
