@@ -40,12 +40,23 @@ fn data_that_gives_no_tokens_is_told() {
 #[test]
 fn data_that_is_no_data_set_is_told() {
     let workspace = Workspace::with_small_sweep();
-    workspace.write("data.parquet", "PAR1");
+    workspace.write("cut.parquet", "PAR1");
+    workspace.write("cut.jsonl.gz", b"\x1f\x8b\x08");
+    workspace.write("data.docx", "PK");
     fs::create_dir(workspace.path("empty")).unwrap();
-    for dataset in ["data.parquet", "empty"] {
+    for (dataset, problem, hint) in [
+        (
+            "cut.parquet",
+            "no readable Parquet file",
+            "copy or download",
+        ),
+        ("cut.jsonl.gz", "no readable gzip file", "copy or download"),
+        ("data.docx", "no known format", ".jsonl"),
+        ("empty", "no file of a known format", ".jsonl"),
+    ] {
         let set = format!("train.dataset={dataset}");
         let outcome = workspace.run(&["tiny.toml", "--set", &set]);
-        outcome.refuses(&[dataset]).hints(".jsonl");
+        outcome.refuses(&[dataset, problem]).hints(hint);
         assert!(workspace.trained().is_empty());
     }
 }

@@ -8,6 +8,7 @@ mod bad_folder;
 mod bad_model;
 mod bad_settings;
 mod config;
+mod data;
 mod hub;
 mod inspect;
 mod interrupt;

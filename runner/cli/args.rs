@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// List the hookpoints of a language model with their widths; no weights are read.
     Hookpoints(HookpointsArgs),
+    /// Tokenise a data set as a sweep would, and describe the tokens; train nothing.
+    Data(Box<DataArgs>),
     /// List the sweeps of a runs folder.
     Ls(StoreArgs),
     /// Show all that is known of a job.
@@ -129,6 +131,68 @@ pub(crate) struct HookpointsArgs {
     /// Print an array of objects.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The tokens are kept in the cache, where a sweep with the same settings finds them. \
+                  A `.bin` file holds the sequences one after the other, in training order, as uint16 \
+                  (uint32 for vocabularies of more than 65 536), without a header; sparsify's \
+                  MemmapDataset reads it."
+)]
+pub(crate) struct DataArgs {
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
+    pub(crate) dataset: String,
+    /// Folder of a Hugging Face model, or the id of a model on the Hub: whose tokenizer to use.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// Split of the data set.
+    #[arg(long, default_value = "train")]
+    pub(crate) split: String,
+    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
+    #[arg(
+        long,
+        alias = "data_args",
+        value_name = "KEY=VALUE,...",
+        default_value = ""
+    )]
+    pub(crate) data_args: String,
+    /// Column that holds the text; dots lead into nested ones.
+    #[arg(long, alias = "text_column", default_value = "text")]
+    pub(crate) text_column: String,
+    /// Length of a sequence, in tokens.
+    #[arg(long, alias = "ctx_len", default_value_t = 2048)]
+    pub(crate) ctx_len: usize,
+    /// What to do about a row that cannot be used: `fail` or `skip`.
+    #[arg(long, alias = "on_bad_row", default_value = "fail")]
+    pub(crate) on_bad_row: String,
+    /// Width of the token ids of a data set that is a `.bin` file: `auto`, `uint16` or `uint32`.
+    #[arg(long, alias = "bin_dtype", default_value = "auto")]
+    pub(crate) bin_dtype: String,
+    /// Seed of the shuffle of the sequences.
+    #[arg(long, alias = "shuffle_seed", default_value_t = 42)]
+    pub(crate) shuffle_seed: u64,
+    /// Only the first so many sequences after shuffling.
+    #[arg(long, alias = "max_examples")]
+    pub(crate) max_examples: Option<u64>,
+    /// Fraction of the sequences to hold out from training.
+    #[arg(long, alias = "eval_fraction")]
+    pub(crate) eval_fraction: Option<f64>,
+    /// Write the sequences in training order to this file.
+    #[arg(long, value_name = "FILE.bin")]
+    pub(crate) out: Option<PathBuf>,
+    /// Write the sequences that are held out to this file.
+    #[arg(long, value_name = "FILE.bin", requires = "eval_fraction")]
+    pub(crate) out_eval: Option<PathBuf>,
+    /// Print one object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw no progress.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }
 
 /// Where the database lies.

@@ -2,18 +2,21 @@
 
 use crate::args::{PlanArgs, SweepArgs};
 use crate::config::{self, LoadedSweep};
+use crate::datasets::{FoundDataset, find_dataset};
 use crate::error::CliError;
 use crate::models::{FoundModel, fetch_weights, find_model};
-use crate::paths::{self, Folders};
+use crate::paths::Folders;
 use crate::table;
+use data::{DigestCache, RowSpec, TokenSpec};
 use plan::{
-    Job, JobDraft, JobInputs, Plan, PlanRequest, RecipeIdentity, RecipeLimits, Stream, TrainConfig,
+    DataName, Job, JobDraft, JobInputs, Plan, PlanRequest, RecipeIdentity, RecipeLimits, Stream,
+    TrainConfig,
 };
 use plan::{PlanError, group_streams, resolve_jobs};
 use recipe::{Host, HostOptions, Limits, Recipe};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use train::{DigestCache, ModelInputs};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use train::{ModelInputs, TrainError};
 
 /// A plan, and where its inputs lie on this machine.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub(crate) struct Expanded {
 #[derive(Debug)]
 pub(crate) struct Inputs {
     models: BTreeMap<ModelName, Model>,
-    datasets: BTreeMap<String, PathBuf>,
+    datasets: HashMap<DataName, FoundDataset>,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
@@ -65,7 +68,7 @@ pub(crate) fn print_plan(args: &PlanArgs) -> Result<u8, CliError> {
 pub(crate) fn expand(args: &SweepArgs) -> Result<Expanded, CliError> {
     let folders = Folders::of_this_machine()?;
     let sweep = config::load(args, &folders)?;
-    let mut inputs = Inputs::new(&sweep, &folders);
+    let mut inputs = Inputs::new(&sweep.dir, &folders);
     let plan = make_plan(&sweep, &mut inputs, &folders).map_err(|error| sweep.locate(error))?;
     Ok(Expanded {
         sweep,
@@ -175,12 +178,13 @@ fn limits(set: RecipeLimits) -> Limits {
 }
 
 impl Inputs {
-    fn new(sweep: &LoadedSweep, folders: &Folders) -> Self {
+    /// Names are looked for next to a sweep in `sweep_dir`.
+    pub(crate) fn new(sweep_dir: &Path, folders: &Folders) -> Self {
         Self {
             models: BTreeMap::new(),
-            datasets: BTreeMap::new(),
+            datasets: HashMap::new(),
             digests: DigestCache::new(&folders.cache),
-            sweep_dir: sweep.dir.clone(),
+            sweep_dir: sweep_dir.into(),
             model_shelf: folders.models(),
         }
     }
@@ -191,17 +195,24 @@ impl Inputs {
         (&found.dir, found.commit())
     }
 
-    /// The file or folder of a job's data set.
-    pub(crate) fn dataset(&self, job: &Job) -> &PathBuf {
-        &self.datasets[&job.config.dataset]
+    /// What the tokens of `data` are made from for a job with the settings `config`.
+    pub(crate) fn tokens(&self, config: &TrainConfig, data: &DataName) -> TokenSpec {
+        let model = &self.models[&name_of(config)].inputs;
+        let vocab_size = model.facts.vocab_size;
+        TokenSpec {
+            files: self.datasets[data].files.clone(),
+            rows: RowSpec::of(config, vocab_size),
+            tokenizer_dir: model.dir.clone(),
+            vocab_size,
+        }
     }
 
-    /// Brings the weights of the models of the Hub that those streams of `plan` need which
-    /// `is_wanted` picks, and checks them.
+    /// Brings what those streams of `plan` need of the Hub which `is_wanted` picks: the weights of
+    /// models, which are checked, and the files of data sets.
     ///
     /// # Errors
-    /// Weights that cannot be had, or do not fit their config.json.
-    pub(crate) fn fetch_weights(
+    /// Files that cannot be had, or weights that do not fit their config.json.
+    pub(crate) fn fetch(
         &self,
         plan: &Plan,
         quiet: bool,
@@ -210,6 +221,7 @@ impl Inputs {
         let mut noted = BTreeSet::new();
         for stream in plan.streams.iter().filter(|stream| is_wanted(stream)) {
             let job = first_job(plan, stream);
+            self.fetch_data(&job.config, quiet)?;
             let model = self.model_of(job);
             if model.found.commit().is_none() {
                 continue;
@@ -232,15 +244,44 @@ impl Inputs {
         &self.models[&name_of(&job.config)]
     }
 
-    fn of(&mut self, config: &TrainConfig) -> Result<JobInputs, CliError> {
-        let dataset = self.find_dataset(&config.dataset)?;
-        let digests = self.digests.clone();
-        let model = &self.model(config)?.inputs;
+    /// What planning needs to know of a job's model and data.
+    ///
+    /// # Errors
+    /// A model or a data set that is not there or cannot be used.
+    pub(crate) fn of(&mut self, config: &TrainConfig) -> Result<JobInputs, CliError> {
+        self.model(config)?;
+        let token_digest = self.token_digest(config, &config.train_data())?;
+        let eval_data = config.eval_data();
+        let eval_token_digest = eval_data.map(|data| {
+            let digest = self.token_digest(config, &data);
+            digest.map_err(|error| error.about("eval_dataset".to_owned()))
+        });
+        let model = &self.models[&name_of(config)].inputs;
         Ok(JobInputs {
             facts: model.facts.clone(),
             model_digest: model.digest.clone(),
-            token_digest: train::token_digest(config, &dataset, model, &digests)?,
+            token_digest,
+            eval_token_digest: eval_token_digest.transpose()?,
         })
+    }
+
+    fn token_digest(&mut self, config: &TrainConfig, data: &DataName) -> Result<String, CliError> {
+        if !self.datasets.contains_key(data) {
+            let found = find_dataset(data, &self.sweep_dir)?;
+            self.datasets.insert(data.clone(), found);
+        }
+        let digest = self.tokens(config, data).digest(&self.digests);
+        Ok(digest.map_err(TrainError::from)?)
+    }
+
+    /// Downloads the files of a job's data, as far as they are not in the cache.
+    ///
+    /// # Errors
+    /// A download that fails.
+    pub(crate) fn fetch_data(&self, config: &TrainConfig, quiet: bool) -> Result<(), CliError> {
+        let data = [Some(config.train_data()), config.eval_data()];
+        let mut data = data.into_iter().flatten();
+        data.try_for_each(|data| self.datasets[&data].fetch(quiet))
     }
 
     fn model(&mut self, config: &TrainConfig) -> Result<&Model, CliError> {
@@ -260,16 +301,6 @@ impl Inputs {
             self.models.insert(name.clone(), Model { found, inputs });
         }
         Ok(&self.models[&name])
-    }
-
-    fn find_dataset(&mut self, name: &str) -> Result<PathBuf, CliError> {
-        if let Some(path) = self.datasets.get(name) {
-            return Ok(path.clone());
-        }
-        let path = paths::find("dataset", name, &self.sweep_dir, None)
-            .map_err(|error| error.about("dataset".to_owned()))?;
-        self.datasets.insert(name.to_owned(), path.clone());
-        Ok(path)
     }
 }
 

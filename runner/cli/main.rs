@@ -2,7 +2,10 @@
 
 mod args;
 mod config;
+mod data_command;
+mod datasets;
 mod doctor;
+mod download;
 mod error;
 mod expand;
 mod hookpoints;
@@ -39,6 +42,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         None => block_on(run::run(&args.run)),
         Some(Command::Plan(plan)) => expand::print_plan(&plan),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
+        Some(Command::Data(args)) => data_command::data(&args),
         Some(Command::Ls(ls)) => block_on(inspect::ls(&ls)),
         Some(Command::Show(show)) => block_on(inspect::show(&show)),
         Some(Command::Sql(sql)) => block_on(query::sql(&sql)),

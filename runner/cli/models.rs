@@ -1,13 +1,11 @@
 //! Language models by the names that sweeps have for them: a folder of this machine, or a model of
 //! the Hugging Face Hub.
 
+use crate::download;
 use crate::error::CliError;
 use crate::paths;
-use crate::progress;
 use crate::table;
-use hub::{Hub, HubError, Progress, Snapshot};
-use indicatif::{DecimalBytes, ProgressBar};
-use std::io::IsTerminal;
+use hub::{Hub, HubError, Snapshot};
 use std::path::{Path, PathBuf};
 
 /// A model that was found.
@@ -48,7 +46,7 @@ pub(crate) fn find_model(
         return Err(missing.about("model".to_owned()));
     }
     let found = Hub::from_env().and_then(|hub| hub.model_files(name, revision));
-    let snapshot = found.map_err(|error| of_hub_or_folder(error, &missing))?;
+    let snapshot = found.map_err(|error| of_hub_or_folder(error, &missing, "model", "revision"))?;
     if let Some(notice) = &snapshot.notice {
         table::note(&notice.to_string());
     }
@@ -73,11 +71,17 @@ fn of_folder(name: &str, revision: Option<&str>, dir: PathBuf) -> Result<FoundMo
         .about("revision".to_owned()))
 }
 
-/// What the Hub says no to may have been meant as a folder.
-fn of_hub_or_folder(error: HubError, missing: &CliError) -> CliError {
+/// What the Hub says no to may have been meant as a folder, which is `missing`. The keys are those of
+/// the settings that have the name and the revision.
+pub(crate) fn of_hub_or_folder(
+    error: HubError,
+    missing: &CliError,
+    name_key: &str,
+    revision_key: &str,
+) -> CliError {
     let setting = match error {
-        HubError::NoSuchRevision { .. } | HubError::BadRevision { .. } => "revision",
-        _ => "model",
+        HubError::NoSuchRevision { .. } | HubError::BadRevision { .. } => revision_key,
+        _ => name_key,
     };
     let is_doubtful = matches!(
         error,
@@ -103,81 +107,7 @@ pub(crate) fn fetch_weights(model: &FoundModel, quiet: bool) -> Result<(), CliEr
     let Some(snapshot) = &model.snapshot else {
         return Ok(());
     };
-    let mut shown = DownloadProgress::new(&snapshot.repo, quiet);
-    let mut show = |progress| shown.show(progress);
-    let fetched = Hub::from_env().and_then(|hub| hub.download_weights(snapshot, &mut show));
-    shown.finish();
-    Ok(fetched?)
-}
-
-/// A bar on standard error, or a line now and then where that is no terminal.
-struct DownloadProgress {
-    repo: String,
-    with_lines: bool,
-    bar: ProgressBar,
-    /// What was said last.
-    said: Said,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
-    Nothing,
-    /// That another process has to end first.
-    Waiting,
-    /// So many tenths.
-    Tenths(u64),
-}
-
-impl DownloadProgress {
-    fn new(repo: &str, quiet: bool) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        let bar = match is_terminal && !quiet {
-            true => ProgressBar::no_length(),
-            false => ProgressBar::hidden(),
-        };
-        let template = "{prefix:20!} {bar:30} {decimal_bytes}/{decimal_total_bytes}, \
-                        {decimal_bytes_per_sec}, {eta} left{msg}";
-        Self {
-            repo: repo.into(),
-            with_lines: !is_terminal && !quiet,
-            bar: bar
-                .with_style(progress::style(template))
-                .with_prefix(repo.to_owned()),
-            said: Said::Nothing,
-        }
-    }
-
-    fn show(&mut self, progress: Progress) {
-        self.bar.set_length(progress.total_bytes);
-        self.bar.set_position(progress.done_bytes);
-        self.bar.set_message(match progress.is_waiting {
-            true => ", waiting for another process",
-            false => "",
-        });
-        if self.with_lines {
-            self.say(progress);
-        }
-    }
-
-    fn say(&mut self, progress: Progress) {
-        let tenths = progress.done_bytes * 10 / progress.total_bytes.max(1);
-        let saying = match progress.is_waiting {
-            true => Said::Waiting,
-            false => Said::Tenths(tenths),
-        };
-        // Before the first byte, not all files are counted yet.
-        if saying == self.said || !progress.is_waiting && progress.done_bytes == 0 {
-            return;
-        }
-        self.said = saying;
-        let total = DecimalBytes(progress.total_bytes);
-        table::note(&match progress.is_waiting {
-            true => format!("another process downloads `{}`; waiting for it", self.repo),
-            false => format!("downloading `{}`: {} % of {total}", self.repo, 10 * tenths),
-        });
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
+    download::shown(&snapshot.repo, quiet, |show| {
+        Hub::from_env()?.download_weights(snapshot, show)
+    })
 }

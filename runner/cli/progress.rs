@@ -2,7 +2,7 @@
 //! error is no terminal, a line now and then instead.
 
 use crate::table;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use plan::{EventKind, Plan};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub(crate) struct StreamProgress {
     n_steps: u64,
     n_tokens: u64,
     elapsed_ms: u64,
-    /// Tenths of the work that were announced.
+    /// Tenths of the tokenising, then of the training that were announced.
     tenths: Cell<u64>,
 }
 
@@ -108,12 +108,27 @@ impl StreamProgress {
             EventKind::Started { device, .. } => {
                 self.bar.set_message(format!("loading on {device}"));
             }
+            EventKind::Tokenising {
+                n_tokens,
+                n_bytes_read,
+                n_bytes_total,
+            } => {
+                let percent = 100 * n_bytes_read / (*n_bytes_total).max(1);
+                let message = format!("tokenising: {percent} %, {} tokens", HumanCount(*n_tokens));
+                if self.detail == Detail::Lines && percent / 10 > self.tenths.replace(percent / 10)
+                {
+                    table::note(&format!("  {message}"));
+                }
+                self.bar.set_message(message);
+            }
+            EventKind::Note { message } => self.note(message),
             EventKind::Ready {
                 first_step,
                 n_steps,
                 ..
             } => {
                 self.n_steps = *n_steps;
+                self.tenths.set(0);
                 self.bar.set_length(*n_steps);
                 self.bar.set_position(*first_step);
                 self.bar.reset_eta();
@@ -133,6 +148,15 @@ impl StreamProgress {
                 self.advance(*step);
             }
             _ => {}
+        }
+    }
+
+    /// A remark that does not tear the bars.
+    fn note(&self, message: &str) {
+        match self.detail {
+            Detail::Bars => self.bar.println(message),
+            Detail::Lines => table::note(message),
+            Detail::Nothing => {}
         }
     }
 

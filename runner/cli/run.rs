@@ -31,7 +31,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     };
     expanded
         .inputs
-        .fetch_weights(&expanded.plan, args.quiet, |stream| {
+        .fetch(&expanded.plan, args.quiet, |stream| {
             !stream.job_ids.iter().all(is_done)
         })?;
     let progress = Progress::new(&expanded.plan, &recorded, args.quiet);

@@ -7,10 +7,11 @@ use crate::runs_folder::RunsFolder;
 use crate::signals::StopSignals;
 use crate::watch::{Failure, Watch};
 use crate::worker_process::{EVENTS, EventTail, LOG, WorkerProcess};
-use plan::{FailureKind, Order, OrderJob, Stream};
+use plan::{FailureKind, Stream};
 use std::fs;
 use std::path::{Path, PathBuf};
 use store::{JobStatus, Outcome, RecordedPlan, Store};
+use train::{Order, OrderJob};
 
 /// What is needed to run a plan.
 pub(crate) struct Scheduler<'a> {
@@ -94,14 +95,18 @@ impl Scheduler<'_> {
         } = self.expanded;
         let job = &jobs[0].job;
         let (model_dir, model_commit) = inputs.model_dir(job);
+        let tokens = inputs.tokens(&job.config, &job.config.train_data());
+        let eval_data = job.config.eval_data();
+        let eval_tokens = eval_data.map(|data| inputs.tokens(&job.config, &data));
         Ok(Order {
             stream_id: stream.stream_id.clone(),
             attempt,
             key: stream.key.clone(),
             model_dir: model_dir.clone(),
             model_commit: model_commit.map(str::to_owned),
-            dataset: inputs.dataset(job).clone(),
-            text_column: job.config.text_column.clone(),
+            dataset: tokens.files,
+            eval_dataset: eval_tokens.map(|tokens| tokens.files),
+            rows: tokens.rows,
             cache_dir: folders.cache.clone(),
             runs_dir: self.folder.path().into(),
             events: dir.join(EVENTS),

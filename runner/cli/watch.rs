@@ -4,12 +4,13 @@ use crate::error::CliError;
 use crate::progress::{Progress, StreamProgress};
 use crate::signals::StopSignals;
 use crate::worker_process::{EventTail, WorkerProcess};
-use plan::{EventKind, FailureKind, Order};
+use plan::{EventKind, FailureKind};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 use store::{AttemptEnd, Outcome, Store};
+use train::Order;
 
 /// How often events are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

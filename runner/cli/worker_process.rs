@@ -1,12 +1,13 @@
 //! A worker as a child process, and the file it reports through.
 
 use crate::error::CliError;
-use plan::{Event, Order};
+use plan::Event;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, ChildStdin, Command};
+use train::Order;
 
 /// A running worker. It saves and ends when its standard input ends, so it cannot outlive us.
 #[derive(Debug)]

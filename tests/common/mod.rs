@@ -8,7 +8,7 @@ mod workspace;
 pub(crate) use outcome::Outcome;
 pub(crate) use running::{Running, signal, until};
 pub(crate) use sweep::{fixture, place_of, replace_line, small_sweep, tiny_sweep, tiny_sweep_with};
-pub(crate) use workspace::{Files, Workspace};
+pub(crate) use workspace::{Files, Workspace, finish};
 
 use std::path::Path;
 

@@ -187,7 +187,8 @@ impl Workspace {
     }
 }
 
-fn finish(mut command: Command) -> Outcome {
+/// Runs a command to its end.
+pub(crate) fn finish(mut command: Command) -> Outcome {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
     Outcome {

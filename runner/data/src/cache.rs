@@ -1,15 +1,15 @@
 //! Making token files, and finding them again.
 
-use crate::chunk::{Totals, visit_batches};
+use crate::chunk::{Totals, visit_text};
 use crate::digest::{DigestCache, TokenSpec};
-use crate::documents::data_files;
+use crate::rows::visit_token_ids;
 use crate::writer::TokenWriter;
 use crate::{DataError, Documents, Tokenizer, Tokens};
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// What happens while token data is made. Nothing is reported when it is there already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,11 @@ pub enum BuildProgress {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+    },
+    /// An earlier process was stopped after so many documents; the work goes on there.
+    Resumed {
+        /// Documents that it had tokenised.
+        n_documents: u64,
     },
     /// Documents have been tokenised.
     Tokenised {
@@ -36,6 +41,38 @@ pub enum BuildProgress {
         /// Bytes of all data files.
         n_bytes_total: u64,
     },
+    /// All is tokenised, without some bad rows.
+    Skipped {
+        /// How many.
+        n_rows: u64,
+        /// What is wrong with the first one.
+        first: String,
+    },
+}
+
+impl fmt::Display for BuildProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => {
+                f.write_str("waiting for another process that tokenises the same data")
+            }
+            Self::Discarded { path, problem } => {
+                let path = path.display();
+                write!(f, "`{path}` is made anew: {problem}")
+            }
+            Self::Resumed { n_documents } => {
+                write!(f, "tokenising goes on after {n_documents} documents")
+            }
+            Self::Tokenised {
+                n_documents,
+                n_tokens,
+                ..
+            } => write!(f, "{n_documents} documents, {n_tokens} tokens"),
+            Self::Skipped { n_rows, first } => {
+                write!(f, "{n_rows} bad rows are left out; the first one: {first}")
+            }
+        }
+    }
 }
 
 /// Told of the progress; breaks to stop.
@@ -44,9 +81,9 @@ type Progress<'a> = &'a mut dyn FnMut(BuildProgress) -> ControlFlow<()>;
 impl Tokens {
     /// The token data of `spec`: opened where `cache_dir` has it, else made and kept there.
     ///
-    /// A token file that is damaged or half-written is replaced. Several processes may ask for the
-    /// same data at once; one makes it and the others wait. `progress` may stop the work by breaking;
-    /// nothing is kept then.
+    /// A damaged token file is replaced, and a half-written one is completed. Several processes may
+    /// ask for the same data at once; one makes it and the others wait. `progress` may stop the work
+    /// by breaking; the next call goes on from there.
     ///
     /// # Errors
     /// Data set or tokenizer cannot be used, a token id is not below `vocab_size`, the data set
@@ -72,16 +109,23 @@ impl Tokens {
                 go_on(progress(BuildProgress::Discarded { path, problem }))?;
             }
         }
-        if lock.is_some() {
-            place.remove_partials();
-        }
-        let partial = place.write_partial(spec, progress)?;
-        if spec.digest(&files)? != place.name {
-            return Err(DataError::DatasetChanged {
-                path: spec.dataset.clone(),
-            });
-        }
-        place.publish(partial)
+        place.build(spec, &files, lock.is_some(), progress)?;
+        Self::find(cache_dir, &place.name)
+    }
+
+    /// The token data of the spec with this digest, which has been made before.
+    ///
+    /// # Errors
+    /// It is not in `cache_dir`, or damaged.
+    pub fn find(cache_dir: &Path, digest: &str) -> Result<Self, DataError> {
+        let place = Place::new(cache_dir, digest);
+        let problem = match Self::open(&place.path, &place.digest) {
+            Ok(Some(tokens)) => return Ok(tokens),
+            Ok(None) => "it is not there".to_owned(),
+            Err(defect) => defect.to_string(),
+        };
+        let path = place.path;
+        Err(DataError::NoTokens { path, problem })
     }
 }
 
@@ -130,81 +174,92 @@ impl Place {
         }
     }
 
-    /// Removes what killed processes left behind. Only under the lock.
-    fn remove_partials(&self) {
-        let Ok(entries) = self.folder.read_dir() else {
-            return;
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(&self.name) && name.ends_with(".partial") {
-                // It is in nobody's way when it stays.
-                let _ = std::fs::remove_file(&path);
+    /// The file that is written to. Without a lock another process may write the same data.
+    fn partial(&self, is_locked: bool) -> PathBuf {
+        let owner = if is_locked { 0 } else { std::process::id() };
+        self.folder.join(format!("{}.{owner}.partial", self.name))
+    }
+
+    /// Makes the token file, from where an earlier process was stopped. What is written is kept
+    /// where going on with it may help.
+    fn build(
+        &self,
+        spec: &TokenSpec,
+        files: &DigestCache,
+        is_locked: bool,
+        progress: Progress<'_>,
+    ) -> Result<(), DataError> {
+        let documents = Documents::open(spec.files.clone(), spec.rows.clone())?;
+        let partial = self.partial(is_locked);
+        let (mut writer, start) = TokenWriter::open(&partial, spec.rows.ctx_len, spec.vocab_size)?;
+        let mut reached = start.clone();
+        let tokenised = tokenise(
+            spec,
+            documents,
+            start,
+            progress,
+            &mut |token_ids, totals| {
+                writer.append(token_ids, totals)?;
+                if totals.is_resumable {
+                    reached.clone_from(totals);
+                }
+                Ok(())
+            },
+        );
+        let is_as_before = || spec.digest(files).map(|digest| digest == self.name);
+        match tokenised {
+            Ok(totals) if is_as_before()? => writer.publish(&totals, self.digest, &self.path),
+            Ok(_) => {
+                writer.discard();
+                let name = spec.files.name.clone();
+                Err(DataError::DatasetChanged { name })
+            }
+            Err(DataError::Stopped) => writer.note(&reached).and(Err(DataError::Stopped)),
+            Err(error @ DataError::Io { .. }) => Err(error),
+            Err(error) => {
+                writer.discard();
+                Err(error)
             }
         }
     }
+}
 
-    /// Tokenises into a file beside the final one, complete and synced.
-    fn write_partial(
-        &self,
-        spec: &TokenSpec,
-        progress: Progress<'_>,
-    ) -> Result<NamedTempFile, DataError> {
-        let tokenizer = Tokenizer::from_dir(&spec.tokenizer_dir)?;
-        let mut documents = Documents::open(&spec.dataset, &spec.text_column)?;
-        let n_bytes_total = total_bytes(&spec.dataset)?;
-        let partial = self
-            .create_partial()
-            .map_err(DataError::io("create", &self.path))?;
-        let mut writer =
-            TokenWriter::new(partial, spec.ctx_len, spec.vocab_size).map_err(self.write_error())?;
-        let totals = visit_batches(
-            &mut documents,
-            &tokenizer,
-            spec.ctx_len,
-            &mut |batch, totals| {
-                check_vocabulary(&batch, &tokenizer, spec.vocab_size)?;
-                writer.append(&batch).map_err(self.write_error())?;
-                go_on(progress(tokenised(totals, n_bytes_total)))
-            },
-        )?;
-        writer
-            .finish(totals.n_sequences, self.digest)
-            .map_err(self.write_error())
-    }
+/// Receives the token ids of whole sequences, and the totals with them included.
+type Write<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), DataError>;
 
-    fn write_error(&self) -> impl FnOnce(std::io::Error) -> DataError {
-        DataError::io("write", &self.path)
+/// Makes the sequences of `spec` that come after `start`, checked, and tells of the progress.
+fn tokenise(
+    spec: &TokenSpec,
+    documents: Documents,
+    start: Totals,
+    progress: Progress<'_>,
+    write: Write<'_>,
+) -> Result<Totals, DataError> {
+    if start.n_documents > 0 {
+        let n_documents = start.n_documents;
+        go_on(progress(BuildProgress::Resumed { n_documents }))?;
     }
-
-    fn create_partial(&self) -> std::io::Result<NamedTempFile> {
-        let prefix = format!("{}.", self.name);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".partial");
-        #[cfg(unix)]
-        {
-            // As readable as any other file of the user, for caches that several people share.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        builder.tempfile_in(&self.folder)
+    let are_tokenised = documents.are_tokenised();
+    let tokenizer = (!are_tokenised).then(|| Tokenizer::from_dir(&spec.tokenizer_dir));
+    let tokenizer = tokenizer.transpose()?;
+    let n_bytes_total = documents.n_bytes_total();
+    let visit = &mut |token_ids: &[u32], totals: &Totals| {
+        check_vocabulary(token_ids, tokenizer.as_ref(), spec)?;
+        write(token_ids, totals)?;
+        go_on(progress(so_far(totals, n_bytes_total)))
+    };
+    let (ctx_len, on_bad_row) = (spec.rows.ctx_len, spec.rows.on_bad_row);
+    let totals = match &tokenizer {
+        Some(tokenizer) => visit_text(documents, tokenizer, ctx_len, start, visit),
+        None => visit_token_ids(documents, ctx_len, on_bad_row, start, visit),
+    }?;
+    totals.check(&spec.files.name, ctx_len)?;
+    if totals.n_skipped > 0 {
+        let first = totals.first_skipped.clone().unwrap_or_default();
+        let n_rows = totals.n_skipped;
+        go_on(progress(BuildProgress::Skipped { n_rows, first }))?;
     }
-
-    /// Gives a complete file its final name and opens it.
-    fn publish(&self, partial: NamedTempFile) -> Result<Tokens, DataError> {
-        partial
-            .persist(&self.path)
-            .map_err(|error| self.write_error()(error.error))?;
-        #[cfg(unix)]
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(DataError::io("sync", &self.folder))?;
-        let opened = Tokens::open(&self.path, &self.digest).map_err(std::io::Error::other);
-        let missing = || std::io::Error::from(ErrorKind::NotFound);
-        opened
-            .and_then(|tokens| tokens.ok_or_else(missing))
-            .map_err(DataError::io("open", &self.path))
-    }
+    Ok(totals)
 }
 
 fn go_on(flow: ControlFlow<()>) -> Result<(), DataError> {
@@ -214,7 +269,7 @@ fn go_on(flow: ControlFlow<()>) -> Result<(), DataError> {
     }
 }
 
-fn tokenised(totals: &Totals, n_bytes_total: u64) -> BuildProgress {
+fn so_far(totals: &Totals, n_bytes_total: u64) -> BuildProgress {
     BuildProgress::Tokenised {
         n_documents: totals.n_documents,
         n_tokens: totals.n_tokens,
@@ -224,26 +279,28 @@ fn tokenised(totals: &Totals, n_bytes_total: u64) -> BuildProgress {
     }
 }
 
-fn total_bytes(dataset: &Path) -> Result<u64, DataError> {
-    let mut n_bytes = 0;
-    for path in data_files(dataset)? {
-        n_bytes += path.metadata().map_err(DataError::io("read", &path))?.len();
-    }
-    Ok(n_bytes)
-}
-
 fn check_vocabulary(
-    sequences: &[Vec<u32>],
-    tokenizer: &Tokenizer,
-    vocab_size: usize,
+    token_ids: &[u32],
+    tokenizer: Option<&Tokenizer>,
+    spec: &TokenSpec,
 ) -> Result<(), DataError> {
-    match sequences.iter().flatten().max() {
-        Some(token_id) if *token_id as usize >= vocab_size => Err(DataError::VocabularyMismatch {
-            token_id: *token_id,
-            token: tokenizer.token(*token_id).unwrap_or_default(),
-            vocab_size,
-            path: tokenizer.path().to_path_buf(),
-        }),
+    let vocab_size = spec.vocab_size;
+    match (token_ids.iter().max(), tokenizer) {
+        (Some(&token_id), Some(tokenizer)) if token_id as usize >= vocab_size => {
+            Err(DataError::VocabularyMismatch {
+                token_id,
+                token: tokenizer.token(token_id).unwrap_or_default(),
+                vocab_size,
+                path: tokenizer.path().to_path_buf(),
+            })
+        }
+        (Some(&token_id), None) if token_id as usize >= vocab_size => {
+            Err(DataError::UnknownToken {
+                token_id,
+                vocab_size,
+                name: spec.files.name.clone(),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -251,8 +308,13 @@ fn check_vocabulary(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RowSpec;
     use crate::chunk_and_tokenize;
-    use crate::fixtures::{dataset_of, fixture, folder_with, tiny_spec};
+    use crate::fixtures::{
+        data_files, dataset_of, documents, fixture, folder_with, many_documents, text_rows,
+        tiny_spec,
+    };
+    use plan::OnBadRow;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     type Damage = fn(&mut Vec<u8>);
@@ -286,7 +348,7 @@ mod tests {
     }
 
     fn expected_sequences() -> Vec<Vec<i64>> {
-        let documents = Documents::open(&fixture("tiny.jsonl"), "text").unwrap();
+        let documents = documents(&fixture("tiny.jsonl"));
         let tokenizer = Tokenizer::from_dir(&fixture("tiny-llama")).unwrap();
         let sequences = chunk_and_tokenize(documents, &tokenizer, 64).unwrap();
         sequences
@@ -303,8 +365,8 @@ mod tests {
         assert_eq!(all_sequences(&tokens), expected_sequences());
         let n_bytes = fixture("tiny.jsonl").metadata().unwrap().len();
         assert!(
-            matches!(reports[..], [BuildProgress::Tokenised { n_documents: 584, n_bytes_read, n_bytes_total, .. }]
-                if n_bytes_read == n_bytes && n_bytes_total == n_bytes),
+            matches!(reports.last(), Some(BuildProgress::Tokenised { n_documents: 584, n_bytes_read, n_bytes_total, .. })
+                if *n_bytes_read == n_bytes && *n_bytes_total == n_bytes),
             "{reports:?}"
         );
 
@@ -331,7 +393,7 @@ mod tests {
             .metadata()
             .unwrap()
             .len();
-        assert_eq!(n_bytes, 96 + 1025 * 64 * 4);
+        assert_eq!(n_bytes, 128 + 1025 * 64 * 4);
     }
 
     #[test]
@@ -341,7 +403,7 @@ mod tests {
             ("should be", |bytes| bytes.truncate(1000)),
             ("should be", |bytes| bytes.push(0)),
             ("header is damaged", |bytes| bytes[17] ^= 1),
-            ("no token file", |bytes| bytes[..96].fill(0)),
+            ("no token file", |bytes| bytes[..128].fill(0)),
         ];
         let cache = folder_with(&[]);
         build(&tiny_spec(), cache.path());
@@ -367,19 +429,54 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_a_killed_process_are_removed() {
+    fn what_a_killed_process_left_unsaid_counts_for_nothing() {
         let cache = folder_with(&[]);
         let digest = tiny_spec().digest(&DigestCache::new(cache.path())).unwrap();
-        std::fs::create_dir_all(cache.path().join("tokens")).unwrap();
-        std::fs::write(
-            cache.path().join(format!("tokens/{digest}.abc.partial")),
-            "x",
-        )
-        .unwrap();
-        std::fs::write(cache.path().join("tokens/other.abc.partial"), "x").unwrap();
-        build(&tiny_spec(), cache.path());
-        let left = files_ending(cache.path(), ".partial");
-        assert_eq!(left, [cache.path().join("tokens/other.abc.partial")]);
+        let place = Place::new(cache.path(), &digest);
+        std::fs::create_dir_all(&place.folder).unwrap();
+        std::fs::write(place.partial(true), vec![7; 1 << 20]).unwrap();
+        let (tokens, reports) = build(&tiny_spec(), cache.path());
+        assert!(
+            matches!(reports[0], BuildProgress::Tokenised { .. }),
+            "{reports:?}"
+        );
+        assert_eq!(all_sequences(&tokens), expected_sequences());
+        assert!(files_ending(cache.path(), ".partial").is_empty());
+    }
+
+    /// Three batches of documents.
+    fn many_spec(folder: &Path) -> TokenSpec {
+        TokenSpec {
+            files: data_files(folder),
+            rows: text_rows(48),
+            ..tiny_spec()
+        }
+    }
+
+    #[test]
+    fn stopped_work_is_taken_up_where_it_ended() {
+        let folder = dataset_of(many_documents());
+        let spec = many_spec(folder.path());
+        let (expected, _) = build(&spec, folder_with(&[]).path());
+        for n_reports in 1..4 {
+            let cache = folder_with(&[]);
+            let mut n_left = n_reports;
+            let error = Tokens::open_or_build(&spec, cache.path(), &mut |_| {
+                n_left -= 1;
+                match n_left {
+                    0 => ControlFlow::Break(()),
+                    _ => ControlFlow::Continue(()),
+                }
+            });
+            assert!(matches!(error, Err(DataError::Stopped)), "{error:?}");
+            assert!(files_ending(cache.path(), ".tokens").is_empty());
+            let (tokens, reports) = build(&spec, cache.path());
+            let n_documents = [2048, 4096, 4500][n_reports - 1];
+            assert_eq!(reports[0], BuildProgress::Resumed { n_documents });
+            assert_eq!(all_sequences(&tokens), all_sequences(&expected));
+            assert_eq!(tokens.counts(), expected.counts());
+            assert_eq!(files_ending(cache.path(), "").len(), 2, "tokens and lock");
+        }
     }
 
     #[test]
@@ -407,14 +504,14 @@ mod tests {
         let place = Place::new(cache.path(), &digest);
         std::fs::create_dir_all(&place.folder).unwrap();
         let mut lock = place.lock(&mut |_| panic!("nobody else has it")).unwrap();
-        let partial = place
-            .write_partial(&tiny_spec(), &mut |_| ControlFlow::Continue(()))
-            .unwrap();
-        let mut partial = Some(partial);
+        let files = DigestCache::new(cache.path());
         let mut reports = Vec::new();
         let tokens = Tokens::open_or_build(&tiny_spec(), cache.path(), &mut |report| {
             reports.push(report);
-            place.publish(partial.take().unwrap()).unwrap();
+            let built = place.build(&tiny_spec(), &files, true, &mut |_| {
+                ControlFlow::Continue(())
+            });
+            built.unwrap();
             lock.take();
             ControlFlow::Continue(())
         });
@@ -451,11 +548,14 @@ mod tests {
         let cache = folder_with(&[]);
         let folder = dataset_of((0..50).map(|i| format!("document {i} of a growing file")));
         let spec = TokenSpec {
-            dataset: folder.path().into(),
+            files: data_files(folder.path()),
             ..tiny_spec()
         };
         let error = Tokens::open_or_build(&spec, cache.path(), &mut |_| {
-            std::fs::write(folder.path().join("more.jsonl"), "{\"text\": \"more\"}").unwrap();
+            let path = folder.path().join("data.jsonl");
+            let mut text = std::fs::read_to_string(&path).unwrap();
+            text.push_str("{\"text\": \"more\"}");
+            std::fs::write(path, text).unwrap();
             ControlFlow::Continue(())
         });
         assert!(
@@ -463,7 +563,102 @@ mod tests {
             "{error:?}"
         );
         assert!(files_ending(cache.path(), ".tokens").is_empty());
-        assert_eq!(build(&spec, cache.path()).1.len(), 1);
+        assert!(files_ending(cache.path(), ".partial").is_empty());
+        let (_, reports) = build(&spec, cache.path());
+        let is_fresh = |report| matches!(report, &BuildProgress::Tokenised { .. });
+        assert!(reports.iter().all(is_fresh), "{reports:?}");
+    }
+
+    /// Rows of token ids, of which some are no sequence of three.
+    fn tokenised_spec(rows: &str, on_bad_row: OnBadRow) -> (tempfile::TempDir, TokenSpec) {
+        let folder = folder_with(&[("data.jsonl", rows.as_bytes())]);
+        let spec = TokenSpec {
+            files: data_files(folder.path()),
+            rows: RowSpec {
+                on_bad_row,
+                ..text_rows(3)
+            },
+            // No tokenizer is needed.
+            tokenizer_dir: folder.path().into(),
+            vocab_size: 300,
+        };
+        (folder, spec)
+    }
+
+    #[test]
+    fn token_ids_are_taken_as_they_are() {
+        let rows = "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [4, 5, 299]}\n";
+        let (_folder, spec) = tokenised_spec(rows, OnBadRow::Fail);
+        let (tokens, _) = build(&spec, folder_with(&[]).path());
+        assert_eq!(all_sequences(&tokens), [[1, 2, 3], [4, 5, 299]]);
+        assert_eq!(tokens.counts().n_tokens, 6);
+    }
+
+    #[test]
+    fn rows_of_another_length_are_bad_rows() {
+        let rows = "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [4]}\n{\"input_ids\": [5, 6, 7]}";
+        let (_folder, spec) = tokenised_spec(rows, OnBadRow::Fail);
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let error = Tokens::open_or_build(&spec, folder_with(&[]).path(), go_on).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("row 2 of data set"), "{text}");
+        assert!(text.ends_with("has 1 token ids; ctx_len is 3"), "{text}");
+        assert!(error.hint().unwrap().contains("set ctx_len to 1"));
+
+        let (_folder, spec) = tokenised_spec(rows, OnBadRow::Skip);
+        let (tokens, reports) = build(&spec, folder_with(&[]).path());
+        assert_eq!(all_sequences(&tokens), [[1, 2, 3], [5, 6, 7]]);
+        assert_eq!(tokens.counts().n_skipped, 1);
+        let last = reports.last().unwrap();
+        let end = "has 1 token ids; ctx_len is 3";
+        assert!(
+            matches!(last, BuildProgress::Skipped { n_rows: 1, first } if first.ends_with(end))
+        );
+    }
+
+    #[test]
+    fn token_ids_past_the_vocabulary_are_an_error() {
+        let (_folder, spec) = tokenised_spec("{\"input_ids\": [1, 300, 3]}", OnBadRow::Skip);
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let error = Tokens::open_or_build(&spec, folder_with(&[]).path(), go_on).unwrap_err();
+        assert!(
+            matches!(error, DataError::UnknownToken { token_id: 300, .. }),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn only_bad_rows_are_no_documents() {
+        let folder = folder_with(&[("data.jsonl", b"{\"body\": \"a\"}\n{\"body\": \"b\"}\n")]);
+        let spec = TokenSpec {
+            files: data_files(folder.path()),
+            rows: RowSpec {
+                on_bad_row: OnBadRow::Skip,
+                ..text_rows(3)
+            },
+            ..tiny_spec()
+        };
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let error = Tokens::open_or_build(&spec, folder_with(&[]).path(), go_on).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("all 2 rows are bad, the first one because"),
+            "{text}"
+        );
+        assert!(text.ends_with("no column `text`"), "{text}");
+    }
+
+    #[test]
+    fn tokens_that_were_not_made_are_told() {
+        let cache = folder_with(&[]);
+        let digest = tiny_spec().digest(&DigestCache::new(cache.path())).unwrap();
+        let error = Tokens::find(cache.path(), &digest).unwrap_err();
+        assert!(error.to_string().ends_with("it is not there"), "{error}");
+        build(&tiny_spec(), cache.path());
+        assert_eq!(
+            Tokens::find(cache.path(), &digest).unwrap().n_sequences(),
+            1025
+        );
     }
 
     #[test]
@@ -482,15 +677,5 @@ mod tests {
             ),
             "{error:?}"
         );
-    }
-
-    #[test]
-    fn a_stop_leaves_nothing_behind() {
-        let cache = tempfile::tempdir().unwrap();
-        let stop = &mut |_| ControlFlow::Break(());
-        let error = Tokens::open_or_build(&tiny_spec(), cache.path(), stop).unwrap_err();
-        assert!(matches!(error, DataError::Stopped), "{error}");
-        assert!(files_ending(cache.path(), ".tokens").is_empty());
-        assert!(files_ending(cache.path(), ".partial").is_empty());
     }
 }

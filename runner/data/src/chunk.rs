@@ -1,14 +1,18 @@
 //! Cutting documents into sequences of tokens, as sparsify does with one process.
 
-use crate::{DataError, Documents, Tokenizer};
+use crate::in_order::map_in_order;
+use crate::{DataError, Document, Documents, Tokenizer};
 
 /// Documents that are tokenised as one text.
-pub const DOCUMENTS_PER_BATCH: usize = 2048;
+pub const DOCUMENTS_PER_BATCH: u64 = 2048;
 
-/// Batches tokenised side by side at most: each needs some hundred bytes a token.
-const MAX_PARALLEL_BATCHES: usize = 8;
+/// Text that a thread takes at a time, at least; but for the last of a batch.
+const PIECE_BYTES: usize = 1 << 18;
 
-/// The whole data set as sequences of exactly `ctx_len` tokens.
+/// Threads that tokenise at most: the library shares its cache of words among them.
+const MAX_THREADS: usize = 32;
+
+/// The whole data set as sequences of exactly `ctx_len` tokens, one after the other.
 ///
 /// Every [`DOCUMENTS_PER_BATCH`] documents become one text, with the EOS token in front of each
 /// document. The text's tokens are cut into pieces of `ctx_len`, counting what the tokenizer's
@@ -18,120 +22,253 @@ const MAX_PARALLEL_BATCHES: usize = 8;
 /// set that gives none is an error.
 ///
 /// # Errors
-/// A document that cannot be read, a `ctx_len` the tokenizer does not allow, or a data set without
-/// documents or with too few for one sequence.
+/// A document that cannot be read or is no text, a `ctx_len` the tokenizer does not allow, or a data
+/// set without documents or with too few for one sequence.
 pub fn chunk_and_tokenize(
-    mut documents: Documents,
+    documents: Documents,
     tokenizer: &Tokenizer,
     ctx_len: usize,
 ) -> Result<Vec<Vec<u32>>, DataError> {
+    let name = documents.name().to_owned();
     let mut sequences = Vec::new();
-    visit_batches(&mut documents, tokenizer, ctx_len, &mut |batch, _| {
-        sequences.extend(batch);
+    let visit = &mut |ids: &[u32], _: &Totals| {
+        sequences.extend(ids.chunks_exact(ctx_len).map(<[u32]>::to_vec));
         Ok(())
-    })?;
+    };
+    let totals = visit_text(documents, tokenizer, ctx_len, Totals::default(), visit)?;
+    totals.check(&name, ctx_len)?;
     Ok(sequences)
 }
 
 /// How far a data set has been tokenised.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) n_documents: u64,
     pub(crate) n_tokens: u64,
     pub(crate) n_sequences: u64,
+    pub(crate) n_dropped_tokens: u64,
+    pub(crate) n_skipped: u64,
+    pub(crate) first_skipped: Option<String>,
     pub(crate) n_bytes_read: u64,
+    /// Whether a batch is complete, so that the work can be taken up here.
+    pub(crate) is_resumable: bool,
 }
 
-/// Receives the sequences of a batch, and the totals with this batch included.
-pub(crate) type VisitBatch<'a> = &'a mut dyn FnMut(Vec<Vec<u32>>, &Totals) -> Result<(), DataError>;
+/// Receives sequences one after the other, and the totals with these included.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), DataError>;
 
-/// [`chunk_and_tokenize`], batch by batch in order.
-pub(crate) fn visit_batches(
-    documents: &mut Documents,
-    tokenizer: &Tokenizer,
-    ctx_len: usize,
-    visit: VisitBatch<'_>,
-) -> Result<Totals, DataError> {
-    tokenizer.check_ctx_len(ctx_len)?;
-    let n_parallel = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut totals = Totals::default();
-    loop {
-        let batches = read_batches(documents, tokenizer, n_parallel.min(MAX_PARALLEL_BATCHES))?;
-        if batches.is_empty() {
-            break;
-        }
-        let (counts, texts): (Vec<u64>, Vec<String>) = batches.into_iter().unzip();
-        let token_ids = tokenizer
-            .encode(texts)
-            .map_err(|source| DataError::Tokenize {
-                path: tokenizer.path().to_path_buf(),
-                first_document: totals.n_documents,
-                source,
-            })?;
-        for (n_documents, ids) in counts.into_iter().zip(token_ids) {
-            let sequences = tokenizer.cut(&ids, ctx_len);
-            totals.n_documents += n_documents;
-            totals.n_tokens += ids.len() as u64;
-            totals.n_sequences += sequences.len() as u64;
-            totals.n_bytes_read = documents.n_bytes_read();
-            visit(sequences, &totals)?;
-        }
-    }
-    check_totals(documents, ctx_len, totals)
-}
-
-/// Up to `n_batches` joined texts, each with its number of documents.
-fn read_batches(
-    documents: &mut Documents,
-    tokenizer: &Tokenizer,
-    n_batches: usize,
-) -> Result<Vec<(u64, String)>, DataError> {
-    let mut batches = Vec::with_capacity(n_batches);
-    while batches.len() < n_batches {
-        let (mut n_documents, mut text) = (0, String::new());
-        for document in documents.by_ref().take(DOCUMENTS_PER_BATCH) {
-            text.push_str(tokenizer.eos_token());
-            text.push_str(&document?);
-            n_documents += 1;
-        }
-        if n_documents == 0 {
-            break;
-        }
-        batches.push((n_documents, text));
-    }
-    Ok(batches)
-}
-
-fn check_totals(
-    documents: &Documents,
-    ctx_len: usize,
-    totals: Totals,
-) -> Result<Totals, DataError> {
-    let path = documents.path().to_path_buf();
-    let Totals {
-        n_documents,
-        n_tokens,
-        n_sequences,
-        ..
-    } = totals;
-    if n_documents == 0 {
-        return Err(DataError::NoDocuments { path });
-    }
-    if n_sequences == 0 {
-        return Err(DataError::TooLittleText {
-            path,
+impl Totals {
+    /// Fails where a data set gives no sequence.
+    pub(crate) fn check(&self, name: &str, ctx_len: usize) -> Result<(), DataError> {
+        let name = name.to_owned();
+        let Self {
             n_documents,
             n_tokens,
-            ctx_len,
-        });
+            n_skipped,
+            ..
+        } = *self;
+        match () {
+            () if n_documents == 0 => Err(DataError::NoDocuments {
+                name,
+                n_skipped,
+                first_skipped: self.first_skipped.clone(),
+            }),
+            () if self.n_sequences == 0 => Err(DataError::TooLittleText {
+                name,
+                n_documents,
+                n_tokens,
+                ctx_len,
+            }),
+            () => Ok(()),
+        }
     }
+}
+
+/// [`chunk_and_tokenize`] from `start` on, piece by piece. Memory depends on the longest document
+/// and the number of threads, not on the data set; but for tokenizers whose batches cannot be taken
+/// apart, which need the text of a batch for each thread.
+pub(crate) fn visit_text(
+    documents: Documents,
+    tokenizer: &Tokenizer,
+    ctx_len: usize,
+    start: Totals,
+    visit: Visit<'_>,
+) -> Result<Totals, DataError> {
+    tokenizer.check_ctx_len(ctx_len)?;
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pieces = Pieces::new(documents, tokenizer, start.n_documents);
+    let encode = |piece: Result<Piece, DataError>| piece?.encode(tokenizer);
+    let mut cutter = tokenizer.cutter(ctx_len);
+    let mut totals = start;
+    let mut sequences = Vec::new();
+    map_in_order(pieces, n_threads.min(MAX_THREADS), encode, |piece| {
+        let piece = piece?;
+        sequences.clear();
+        cutter.push(&piece.token_ids, &mut sequences);
+        totals.is_resumable = piece.ends_batch;
+        if piece.ends_batch {
+            totals.n_dropped_tokens += cutter.finish(&mut sequences) as u64;
+        }
+        totals.n_documents += piece.read.n_documents;
+        totals.n_tokens += piece.token_ids.len() as u64;
+        totals.n_sequences += (sequences.len() / ctx_len) as u64;
+        totals.n_bytes_read = piece.read.n_bytes_read;
+        totals.n_skipped = piece.read.n_skipped;
+        totals.first_skipped = piece.read.first_skipped;
+        visit(&sequences, &totals)
+    })?;
     Ok(totals)
+}
+
+/// What was read of the documents when a piece of text was complete.
+#[derive(Debug, Default)]
+struct Read {
+    /// Documents of the piece.
+    n_documents: u64,
+    /// From the beginning.
+    n_bytes_read: u64,
+    n_skipped: u64,
+    first_skipped: Option<String>,
+}
+
+/// Some of the documents of a batch, as texts that are tokenised one by one.
+struct Piece {
+    texts: Vec<String>,
+    /// Number of its first document, from 0.
+    first_document: u64,
+    read: Read,
+    ends_batch: bool,
+}
+
+/// The tokens of a piece.
+struct EncodedPiece {
+    token_ids: Vec<u32>,
+    read: Read,
+    ends_batch: bool,
+}
+
+impl Piece {
+    fn encode(self, tokenizer: &Tokenizer) -> Result<EncodedPiece, DataError> {
+        let mut token_ids = Vec::new();
+        for text in &self.texts {
+            let ids = tokenizer.encode(text);
+            token_ids.extend(ids.map_err(|source| DataError::Tokenize {
+                path: tokenizer.path().to_path_buf(),
+                first_document: self.first_document,
+                source,
+            })?);
+        }
+        Ok(EncodedPiece {
+            token_ids,
+            read: self.read,
+            ends_batch: self.ends_batch,
+        })
+    }
+}
+
+/// Documents in pieces. The last one holds no text: it tells what was read to the end.
+struct Pieces<'a> {
+    documents: Documents,
+    tokenizer: &'a Tokenizer,
+    /// Documents to leave out, which an earlier process has tokenised.
+    n_to_skip: u64,
+    n_documents: u64,
+    has_ended: bool,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(documents: Documents, tokenizer: &'a Tokenizer, n_to_skip: u64) -> Self {
+        Self {
+            documents,
+            tokenizer,
+            n_to_skip,
+            n_documents: 0,
+            has_ended: false,
+        }
+    }
+
+    fn skip_ahead(&mut self) -> Result<(), DataError> {
+        while self.n_documents < self.n_to_skip {
+            if self.documents.next().transpose()?.is_none() {
+                break;
+            }
+            self.n_documents += 1;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Piece, DataError> {
+        self.skip_ahead()?;
+        let first_document = self.n_documents;
+        let mut texts: Vec<String> = Vec::new();
+        let mut n_bytes = 0;
+        loop {
+            let Some(document) = self.documents.next().transpose()? else {
+                self.has_ended = true;
+                return Ok(self.piece(texts, first_document, true));
+            };
+            self.n_documents += 1;
+            let text = self.separated(document)?;
+            n_bytes += text.len();
+            match texts.last_mut() {
+                Some(joined) if !self.tokenizer.is_separable() => joined.push_str(&text),
+                _ => texts.push(text),
+            }
+            let ends_batch = self.n_documents.is_multiple_of(DOCUMENTS_PER_BATCH);
+            let is_enough = self.tokenizer.is_separable() && n_bytes >= PIECE_BYTES;
+            if ends_batch || is_enough {
+                return Ok(self.piece(texts, first_document, ends_batch));
+            }
+        }
+    }
+
+    /// A document with the separator in front.
+    fn separated(&self, document: Document) -> Result<String, DataError> {
+        match document {
+            Document::Text(mut text) => {
+                text.insert_str(0, self.tokenizer.eos_token());
+                Ok(text)
+            }
+            Document::TokenIds(_) => Err(DataError::AlreadyTokenised {
+                name: self.documents.name().to_owned(),
+            }),
+        }
+    }
+
+    fn piece(&self, texts: Vec<String>, first_document: u64, ends_batch: bool) -> Piece {
+        Piece {
+            texts,
+            first_document,
+            read: Read {
+                n_documents: self.n_documents - first_document,
+                n_bytes_read: self.documents.n_bytes_read(),
+                n_skipped: self.documents.n_skipped(),
+                first_skipped: self.documents.first_skipped().map(str::to_owned),
+            },
+            ends_batch,
+        }
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Result<Piece, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.has_ended {
+            return None;
+        }
+        let piece = self.read();
+        self.has_ended |= piece.is_err();
+        Some(piece)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{dataset_of, fixture, folder_with, golden, many_documents, sha256};
+    use crate::fixtures::{
+        dataset_of, documents, fixture, folder_with, golden, many_documents, sha256,
+    };
     use serde_json::Value;
     use std::path::Path;
 
@@ -140,7 +277,7 @@ mod tests {
         tokenizer: &Tokenizer,
         ctx_len: usize,
     ) -> Result<Vec<Vec<u32>>, DataError> {
-        chunk_and_tokenize(Documents::open(dataset, "text")?, tokenizer, ctx_len)
+        chunk_and_tokenize(documents(dataset), tokenizer, ctx_len)
     }
 
     fn tiny_tokenizer() -> Tokenizer {
@@ -183,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_small_last_batch_adds_nothing() {
-        let texts = |n: usize| (0..n).map(|_| "a whale".to_string());
+        let texts = |n: u64| (0..n).map(|_| "a whale".to_string());
         let full = dataset_of(texts(DOCUMENTS_PER_BATCH));
         let one_more = dataset_of(texts(DOCUMENTS_PER_BATCH + 1));
         let tokenizer = tiny_tokenizer();

@@ -1,14 +1,13 @@
 //! What token data is made from, and its digest, which is known before anything is tokenised.
 
-use crate::DataError;
-use crate::documents::data_files;
 use crate::tokenizer::TokenizerConfig;
+use crate::{DataError, DataFiles, Documents, Format, RowSpec};
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Part of every digest; raised when the same inputs would give other tokens.
-const ALGORITHM: &str = "sae-run tokens 1";
+const ALGORITHM: &str = "sae-run tokens 2";
 
 /// A file younger than this may change without a visible change of its time.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -16,14 +15,12 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// Everything that token data depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSpec {
-    /// JSON lines file, or a folder of such files.
-    pub dataset: PathBuf,
-    /// Folder with tokenizer.json and tokenizer_config.json.
+    /// The files of the data set.
+    pub files: DataFiles,
+    /// How their rows are read, and the length of a sequence.
+    pub rows: RowSpec,
+    /// Folder with tokenizer.json and tokenizer_config.json; a data set of token ids needs none.
     pub tokenizer_dir: PathBuf,
-    /// Field of a line that holds the text.
-    pub text_column: String,
-    /// Length of a sequence, in tokens.
-    pub ctx_len: usize,
     /// Number of rows of the model's embedding; a larger token id is an error.
     pub vocab_size: usize,
 }
@@ -37,19 +34,29 @@ impl TokenSpec {
     /// The data set or the tokenizer is missing or cannot be read, or `ctx_len` is above the
     /// tokenizer's limit.
     pub fn digest(&self, files: &DigestCache) -> Result<String, DataError> {
-        let config = TokenizerConfig::read(&self.tokenizer_dir)?;
-        config.check_ctx_len(self.ctx_len)?;
+        let RowSpec {
+            text_column,
+            on_bad_row,
+            ctx_len,
+            bin_id_bytes,
+        } = &self.rows;
         let mut parts = vec![
             ALGORITHM.to_string(),
-            self.text_column.clone(),
-            self.ctx_len.to_string(),
+            text_column.clone(),
+            format!("{on_bad_row:?}"),
+            ctx_len.to_string(),
             self.vocab_size.to_string(),
-            config.separator().to_string(),
-            format!("{:?}", config.cut_from_end()),
-            files.file(&self.tokenizer_dir.join("tokenizer.json"))?,
         ];
-        for path in data_files(&self.dataset)? {
-            parts.push(files.file(&path)?);
+        parts.extend(self.tokenizer_parts(files)?);
+        for file in &self.files.files {
+            parts.push(format!("{:?} {:?}", file.format, file.compression));
+            if file.format == Format::Bin {
+                parts.push(bin_id_bytes.to_string());
+            }
+            parts.push(match &file.content_hash {
+                Some(hash) => hash.clone(),
+                None => files.file(&file.path)?,
+            });
         }
         let mut hasher = blake3::Hasher::new();
         for part in parts {
@@ -59,6 +66,31 @@ impl TokenSpec {
                 .update(part.as_bytes());
         }
         Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    fn tokenizer_parts(&self, files: &DigestCache) -> Result<Vec<String>, DataError> {
+        let path = self.tokenizer_dir.join("tokenizer.json");
+        if self.is_bin() || !path.exists() && self.are_tokenised() {
+            return Ok(vec!["none".to_owned()]);
+        }
+        let config = TokenizerConfig::read(&self.tokenizer_dir)?;
+        config.check_ctx_len(self.rows.ctx_len)?;
+        Ok(vec![
+            config.separator().to_string(),
+            format!("{:?}", config.eos_token_id()),
+            format!("{:?}", config.cut_from_end()),
+            files.file(&path)?,
+        ])
+    }
+
+    fn is_bin(&self) -> bool {
+        self.files.files[0].format == Format::Bin
+    }
+
+    /// Whether the data set, as far as it is on this machine, holds token ids.
+    fn are_tokenised(&self) -> bool {
+        let documents = Documents::open(self.files.clone(), self.rows.clone());
+        documents.is_ok_and(|documents| documents.are_tokenised())
     }
 }
 
@@ -164,7 +196,8 @@ fn is_settled(metadata: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{fixture, folder_with, tiny_spec};
+    use crate::fixtures::{data_files, fixture, folder_with, text_rows, tiny_spec};
+    use plan::OnBadRow;
 
     fn age(path: &Path) {
         let then = SystemTime::now() - Duration::from_secs(60);
@@ -187,33 +220,59 @@ mod tests {
         let text = std::fs::read(fixture("tiny.jsonl")).unwrap();
         let elsewhere = folder_with(&[("other.jsonl", &text)]);
         let moved = TokenSpec {
-            dataset: elsewhere.path().into(),
+            files: data_files(elsewhere.path()),
             ..tiny_spec()
         };
         assert_eq!(moved.digest(&files).unwrap(), digest);
 
         let more = folder_with(&[("other.jsonl", &text), ("more.jsonl", b"{\"text\": \"\"}")]);
+        let rows = tiny_spec().rows;
+        let with_rows = |rows| TokenSpec {
+            rows,
+            ..tiny_spec()
+        };
         let others = [
-            TokenSpec {
-                ctx_len: 65,
-                ..tiny_spec()
-            },
+            with_rows(text_rows(65)),
+            with_rows(RowSpec {
+                text_column: "body".into(),
+                ..rows.clone()
+            }),
+            with_rows(RowSpec {
+                on_bad_row: OnBadRow::Skip,
+                ..rows.clone()
+            }),
             TokenSpec {
                 vocab_size: 301,
                 ..tiny_spec()
             },
             TokenSpec {
-                text_column: "body".into(),
-                ..tiny_spec()
-            },
-            TokenSpec {
-                dataset: more.path().into(),
+                files: data_files(more.path()),
                 ..tiny_spec()
             },
         ];
         for other in others {
             assert_ne!(other.digest(&files).unwrap(), digest, "{other:?}");
         }
+        let wider = RowSpec {
+            bin_id_bytes: 4,
+            ..rows
+        };
+        let same = with_rows(wider).digest(&files).unwrap();
+        assert_eq!(same, digest, "only `.bin` files have such ids");
+    }
+
+    #[test]
+    fn a_known_hash_stands_for_the_content() {
+        let cache = folder_with(&[]);
+        let files = DigestCache::new(cache.path());
+        let digest_of = |hash: &str| {
+            let mut spec = tiny_spec();
+            spec.files.files[0].content_hash = Some(hash.into());
+            spec.files.files[0].path = "not/there.jsonl".into();
+            spec.digest(&files).unwrap()
+        };
+        assert_eq!(digest_of("sha256:a"), digest_of("sha256:a"));
+        assert_ne!(digest_of("sha256:a"), digest_of("sha256:b"));
     }
 
     #[test]

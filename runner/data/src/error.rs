@@ -1,6 +1,6 @@
 //! What can be wrong with data, as the user can mend it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// Data that cannot be used.
@@ -25,17 +25,127 @@ pub enum DataError {
         /// The path as given.
         path: PathBuf,
     },
-    /// A file that is not JSON lines by its name.
-    #[error("data set `{}` is neither a folder nor a .jsonl or .json file", path.display())]
+    /// A file of no known format by its name.
+    #[error("data set `{}` is a file of no known format", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,
     },
-    /// A folder without data files.
-    #[error("folder `{}` holds no .jsonl or .json file", path.display())]
-    NoDataFiles {
-        /// The folder.
+    /// Part of a data set where a whole one is needed.
+    #[error("data set `{}` is {kind}, which has no `{option}`", path.display())]
+    NotAFolder {
+        /// The path as given.
         path: PathBuf,
+        /// What it is, such as `a file`.
+        kind: &'static str,
+        /// What was asked of it.
+        option: &'static str,
+    },
+    /// A split that is none but an expression.
+    #[error("split `{split}` is not the name of a split")]
+    SplitExpression {
+        /// As given.
+        split: String,
+    },
+    /// A split that the data set does not have.
+    #[error("data set `{dataset}` has no split `{split}`")]
+    NoSplit {
+        /// The data set.
+        dataset: String,
+        /// The split asked for.
+        split: String,
+        /// The splits that are there.
+        found: Vec<String>,
+    },
+    /// A configuration that the data set does not have.
+    #[error("data set `{dataset}` has no configuration `{config}`")]
+    NoConfig {
+        /// The data set.
+        dataset: String,
+        /// The configuration asked for.
+        config: String,
+        /// The configurations that are there.
+        found: Vec<String>,
+    },
+    /// Several configurations, of which none is the default.
+    #[error("data set `{dataset}` has several configurations")]
+    ChooseConfig {
+        /// The data set.
+        dataset: String,
+        /// The configurations.
+        found: Vec<String>,
+    },
+    /// A README.md whose front matter cannot be used.
+    #[error("cannot use the front matter of README.md of data set `{dataset}`")]
+    BadCard {
+        /// The data set.
+        dataset: String,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A pattern that means nothing, or leads out of the data set.
+    #[error("`{pattern}` is no name or pattern of files in a data set")]
+    BadPattern {
+        /// As given.
+        pattern: String,
+    },
+    /// A name or pattern without a file.
+    #[error("data set `{dataset}` has no data file `{pattern}`")]
+    NoMatch {
+        /// The data set.
+        dataset: String,
+        /// The name or pattern.
+        pattern: String,
+    },
+    /// A data set without a file that could be read.
+    #[error("data set `{dataset}` has no file of a known format{}", but_has(found))]
+    NoKnownFiles {
+        /// The data set.
+        dataset: String,
+        /// Some of its files.
+        found: Vec<String>,
+        /// Its loading script, where it has one.
+        script: Option<String>,
+    },
+    /// Files of a format that only others read.
+    #[error("data set `{dataset}` has {format} files, which are not read")]
+    ForeignFormat {
+        /// The data set.
+        dataset: String,
+        /// The ending or the format.
+        format: String,
+    },
+    /// A file whose name says that it is something else than most.
+    #[error("`{name}` of data set `{dataset}` is not {format} by its name, as other files are")]
+    MixedFormats {
+        /// The data set.
+        dataset: String,
+        /// The file.
+        name: String,
+        /// The format of the others.
+        format: String,
+    },
+    /// A name that cannot be compared with patterns.
+    #[error("the name of `{}` is not UTF-8", path.display())]
+    OddName {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A file of Python's `save_to_disk` that is damaged.
+    #[error("`{}` is not as `save_to_disk` writes it", path.display())]
+    BadSaved {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A file of Python's `save_to_disk` that leads out of its folder.
+    #[error("`{}` names `{name}`, which is no file beside it", path.display())]
+    OutsideFolder {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        name: String,
     },
     /// Bytes that are not text.
     #[error("{}:{line}: not UTF-8", path.display())]
@@ -60,7 +170,7 @@ pub enum DataError {
     MissingColumn {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line, or the row of a columnar file, from 1.
         line: u64,
         /// The column asked for.
         column: String,
@@ -72,12 +182,121 @@ pub enum DataError {
     NotText {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line, or the row of a columnar file, from 1.
         line: u64,
         /// The column asked for.
         column: String,
         /// The type of what is there.
         got: &'static str,
+    },
+    /// An `input_ids` column that holds something else.
+    #[error(
+        "{}:{line}: column `{column}` holds {got}, not a list of token ids from 0 to 4294967295",
+        path.display()
+    )]
+    NotTokenIds {
+        /// The file.
+        path: PathBuf,
+        /// The line, or the row of a columnar file, from 1.
+        line: u64,
+        /// The column.
+        column: String,
+        /// What is there.
+        got: String,
+    },
+    /// A CSV record with too many or too few fields.
+    #[error("{}:{line}: {got} fields, where the header has {expected}", path.display())]
+    FieldCount {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// Fields of the header.
+        expected: usize,
+        /// Fields of the record.
+        got: usize,
+    },
+    /// A document too long to be held in memory.
+    #[error("{}:{line}: longer than {} MiB", path.display(), limit_bytes >> 20)]
+    DocumentTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The line, or the row of a columnar file, from 1.
+        line: u64,
+        /// The longest that is read.
+        limit_bytes: usize,
+    },
+    /// A file none of whose rows has the column.
+    #[error("`{}` has no column `{column}`", path.display())]
+    NoColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// The columns that are there.
+        found: Vec<String>,
+    },
+    /// A column whose type does not fit, by the schema of the file.
+    #[error("column `{column}` of `{}` holds {got}, not {wanted}", path.display())]
+    ColumnType {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// Its type.
+        got: String,
+        /// What it should hold.
+        wanted: &'static str,
+    },
+    /// A file that is damaged or cut short.
+    #[error("`{}` is no readable {format} file", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        format: &'static str,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A Parquet or Arrow file that is packed once more.
+    #[error("`{}` is a packed {format} file, which cannot be read in place", path.display())]
+    PackedColumns {
+        /// The file.
+        path: PathBuf,
+        /// What is inside.
+        format: &'static str,
+    },
+    /// A file of another format than the first of the data set.
+    #[error("`{}` is {got}, but `{}` is {first}", path.display(), first_path.display())]
+    OtherFormat {
+        /// The odd file.
+        path: PathBuf,
+        /// Its format.
+        got: &'static str,
+        /// The first file of the data set.
+        first_path: PathBuf,
+        /// The format of the first file.
+        first: &'static str,
+    },
+    /// A file of token ids that is not made of whole rows.
+    #[error(
+        "`{}` has {n_bytes} bytes, which is not a multiple of {n_row_bytes} ({ctx_len} ids of \
+         {n_id_bytes} bytes): {n_rest_bytes} are left over",
+        path.display()
+    )]
+    PartialRow {
+        /// The file.
+        path: PathBuf,
+        /// Its length, unpacked.
+        n_bytes: u64,
+        /// Length of a row.
+        n_row_bytes: u64,
+        /// What the last row has.
+        n_rest_bytes: u64,
+        /// Ids of a row.
+        ctx_len: usize,
+        /// Width of an id, in bytes.
+        n_id_bytes: usize,
     },
     /// A tokenizer that cannot be loaded.
     #[error("cannot load the tokenizer `{}`", path.display())]
@@ -141,21 +360,58 @@ pub enum DataError {
         /// The tokenizer's file.
         path: PathBuf,
     },
+    /// A token of a data set of token ids that the model has no embedding for.
+    #[error("data set `{name}` has token {token_id}, but the model's vocab_size is {vocab_size}")]
+    UnknownToken {
+        /// The largest token id of the offending rows.
+        token_id: u32,
+        /// Number of rows of the model's embedding.
+        vocab_size: usize,
+        /// The data set.
+        name: String,
+    },
+    /// A row of token ids that is not one sequence.
+    #[error("row {row} of data set `{name}` has {got} token ids; ctx_len is {ctx_len}")]
+    RowLength {
+        /// The data set.
+        name: String,
+        /// The row, from 1.
+        row: u64,
+        /// Its token ids.
+        got: usize,
+        /// Length of a sequence, in tokens.
+        ctx_len: usize,
+    },
+    /// Token ids where text is needed.
+    #[error("data set `{name}` holds token ids, not text")]
+    AlreadyTokenised {
+        /// The data set.
+        name: String,
+    },
+    /// Text among token ids.
+    #[error("data set `{name}` holds text where its first file holds token ids")]
+    NotTokenised {
+        /// The data set.
+        name: String,
+    },
     /// A data set without documents.
-    #[error("data set `{}` has no documents", path.display())]
+    #[error("data set `{name}` has no documents{}", skipped(*n_skipped, first_skipped.as_deref()))]
     NoDocuments {
         /// The data set.
-        path: PathBuf,
+        name: String,
+        /// Bad rows that were left out.
+        n_skipped: u64,
+        /// What is wrong with the first of them.
+        first_skipped: Option<String>,
     },
     /// Less text than one sequence.
     #[error(
-        "{n_documents} documents of `{}` are {n_tokens} tokens, which give no sequence of \
-         ctx_len = {ctx_len}",
-        path.display()
+        "{n_documents} documents of `{name}` are {n_tokens} tokens, which give no sequence of \
+         ctx_len = {ctx_len}"
     )]
     TooLittleText {
         /// The data set.
-        path: PathBuf,
+        name: String,
         /// Its documents.
         n_documents: u64,
         /// Their tokens, separators included.
@@ -164,10 +420,18 @@ pub enum DataError {
         ctx_len: usize,
     },
     /// A data set that changed while it was read.
-    #[error("data set `{}` or its tokenizer changed while it was tokenised", path.display())]
+    #[error("data set `{name}` or its tokenizer changed while it was tokenised")]
     DatasetChanged {
         /// The data set.
+        name: String,
+    },
+    /// Token data that should have been made before.
+    #[error("the token data `{}` cannot be used: {problem}", path.display())]
+    NoTokens {
+        /// Its file.
         path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Fewer sequences than one batch.
     #[error("{n_selected} of {n_sequences} sequences do not fill one batch of {batch_size}")]
@@ -182,43 +446,6 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// The next step for the user, where there is one.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Io { action, path, .. } => Some(io_hint(action, path)),
-            Self::NoDataset { .. } => {
-                Some("`dataset` takes a JSON lines file, or a folder of such files".into())
-            }
-            Self::UnknownFormat { .. } | Self::NoDataFiles { .. } | Self::NotJson { .. } => Some(
-                "write one JSON object a line, such as {\"text\": \"...\"}, to a .jsonl file"
-                    .into(),
-            ),
-            Self::NotUtf8 { .. } => Some("convert the file to UTF-8".into()),
-            Self::MissingColumn { found, .. } => Some(missing_column_hint(found)),
-            Self::NotText { .. } => Some("remove the line, or choose another `text_column`".into()),
-            Self::BadTokenizer { .. } => {
-                Some("the model's folder must hold a tokenizer.json of a fast tokenizer".into())
-            }
-            Self::OddPostProcessor { .. } | Self::Tokenize { .. } | Self::Stopped => None,
-            Self::ContextTooLong {
-                model_max_length, ..
-            } => Some(format!("set ctx_len to {model_max_length} or less")),
-            Self::ContextTooShort { n_added, .. } => {
-                Some(format!("set ctx_len to {} or more", n_added + 1))
-            }
-            Self::VocabularyMismatch { .. } => {
-                Some("tokenizer.json and config.json belong to different models".into())
-            }
-            Self::NoDocuments { .. } | Self::TooLittleText { .. } => {
-                Some("give more text, or lower ctx_len".into())
-            }
-            Self::DatasetChanged { .. } => Some("run again when the files are complete".into()),
-            Self::TooFewSequences { .. } => {
-                Some("lower batch_size, raise max_examples or give more text".into())
-            }
-        }
-    }
-
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -232,21 +459,16 @@ impl DataError {
     }
 }
 
-fn io_hint(action: &str, path: &Path) -> String {
-    let is_tokenizer = path.ends_with("tokenizer.json");
-    match action {
-        "create" | "write" | "lock" | "sync" => {
-            "can the cache folder be written, and is there space? `SAE_RUN_CACHE` names another"
-        }
-        "find" if is_tokenizer => "the model's folder must hold a tokenizer.json",
-        _ => "is the file there, and may you read it?",
+fn skipped(n_skipped: u64, first: Option<&str>) -> String {
+    match first {
+        Some(first) => format!(": all {n_skipped} rows are bad, the first one because {first}"),
+        None => String::new(),
     }
-    .into()
 }
 
-fn missing_column_hint(found: &[String]) -> String {
+fn but_has(found: &[String]) -> String {
     if found.is_empty() {
-        return "the line has no columns at all".into();
+        return String::new();
     }
-    format!("set `text_column` to one of `{}`", found.join("`, `"))
+    format!(", but has `{}`", found.join("`, `"))
 }

@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 
-use crate::TokenSpec;
+use crate::{DataFiles, Documents, RowSpec, TokenSpec};
+use plan::{DatasetRequest, OnBadRow};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -22,12 +23,31 @@ pub(crate) fn golden() -> Value {
 /// The tiny text with the tiny model's tokenizer, in sequences of 64 tokens.
 pub(crate) fn tiny_spec() -> TokenSpec {
     TokenSpec {
-        dataset: fixture("tiny.jsonl"),
+        files: data_files(&fixture("tiny.jsonl")),
+        rows: text_rows(64),
         tokenizer_dir: fixture("tiny-llama"),
-        text_column: "text".into(),
-        ctx_len: 64,
         vocab_size: 300,
     }
+}
+
+/// The files of the data set at `path`.
+pub(crate) fn data_files(path: &Path) -> DataFiles {
+    DataFiles::find(path, &DatasetRequest::default()).unwrap()
+}
+
+/// Rows with the column `text`.
+pub(crate) fn text_rows(ctx_len: usize) -> RowSpec {
+    RowSpec {
+        text_column: "text".into(),
+        on_bad_row: OnBadRow::Fail,
+        ctx_len,
+        bin_id_bytes: 2,
+    }
+}
+
+/// The documents of the data set at `path`, of which the column `text` is read.
+pub(crate) fn documents(path: &Path) -> Documents {
+    Documents::open(data_files(path), text_rows(64)).unwrap()
 }
 
 /// A temporary folder with the given files.

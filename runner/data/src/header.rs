@@ -3,23 +3,38 @@
 use thiserror::Error;
 
 const MAGIC: [u8; 8] = *b"SAERUNTK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Length of the header, in bytes. The token ids follow.
-pub(crate) const HEADER_BYTES: usize = 96;
+pub(crate) const HEADER_BYTES: usize = 128;
 /// The part of the header its own check covers.
-const CHECKED_BYTES: usize = 64;
+const CHECKED_BYTES: usize = 96;
 
 /// What a token file holds: `n_sequences` times `ctx_len` little-endian ids of `id_bytes` each.
 ///
 /// On disk, little-endian: magic (8 bytes), version (4), `id_bytes` (4), `ctx_len` (8),
-/// `n_sequences` (8), the inputs' digest (32), and BLAKE3 of all that (32).
+/// `n_sequences` (8), the inputs' digest (32), `n_documents`, `n_tokens`, `n_dropped_tokens` and
+/// `n_skipped` (8 each), and BLAKE3 of all that (32).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) id_bytes: u32,
     pub(crate) ctx_len: u64,
     pub(crate) n_sequences: u64,
     pub(crate) digest: [u8; 32],
+    pub(crate) counts: TokenCounts,
+}
+
+/// What became of the rows of a data set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Documents, or rows of token ids.
+    pub n_documents: u64,
+    /// Their tokens, the separators among them and what a post-processor adds to sequences not.
+    pub n_tokens: u64,
+    /// Of these, tokens at the end of batches of documents, which fill no sequence.
+    pub n_dropped_tokens: u64,
+    /// Bad rows that were left out.
+    pub n_skipped: u64,
 }
 
 /// Why a token file cannot be used, and is made anew.
@@ -48,6 +63,9 @@ impl Header {
         bytes[16..24].copy_from_slice(&self.ctx_len.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.n_sequences.to_le_bytes());
         bytes[32..64].copy_from_slice(&self.digest);
+        for (start, count) in (64..).step_by(8).zip(self.counts.to_array()) {
+            bytes[start..start + 8].copy_from_slice(&count.to_le_bytes());
+        }
         let check = blake3::hash(&bytes[..CHECKED_BYTES]);
         bytes[CHECKED_BYTES..].copy_from_slice(check.as_bytes());
         bytes
@@ -70,6 +88,12 @@ impl Header {
             ctx_len: u64::from_le_bytes(part(bytes, 16)),
             n_sequences: u64::from_le_bytes(part(bytes, 24)),
             digest: part(bytes, 32),
+            counts: TokenCounts {
+                n_documents: u64::from_le_bytes(part(bytes, 64)),
+                n_tokens: u64::from_le_bytes(part(bytes, 72)),
+                n_dropped_tokens: u64::from_le_bytes(part(bytes, 80)),
+                n_skipped: u64::from_le_bytes(part(bytes, 88)),
+            },
         };
         if header.to_bytes() != *bytes {
             return Err(CacheDefect::DamagedHeader);
@@ -90,6 +114,17 @@ impl Header {
     }
 }
 
+impl TokenCounts {
+    fn to_array(self) -> [u64; 4] {
+        [
+            self.n_documents,
+            self.n_tokens,
+            self.n_dropped_tokens,
+            self.n_skipped,
+        ]
+    }
+}
+
 fn part<const N: usize>(bytes: &[u8; HEADER_BYTES], start: usize) -> [u8; N] {
     bytes[start..start + N]
         .try_into()
@@ -101,6 +136,12 @@ mod tests {
     use super::*;
 
     const DIGEST: [u8; 32] = [7; 32];
+    const COUNTS: TokenCounts = TokenCounts {
+        n_documents: 4,
+        n_tokens: 17,
+        n_dropped_tokens: 2,
+        n_skipped: 1 << 40,
+    };
 
     fn file() -> Vec<u8> {
         let header = Header {
@@ -108,6 +149,7 @@ mod tests {
             ctx_len: 3,
             n_sequences: 5,
             digest: DIGEST,
+            counts: COUNTS,
         };
         [&header.to_bytes()[..], &[0; 30]].concat()
     }
@@ -119,6 +161,7 @@ mod tests {
             (header.id_bytes, header.ctx_len, header.n_sequences),
             (2, 3, 5)
         );
+        assert_eq!(header.counts, COUNTS);
     }
 
     #[test]
@@ -138,7 +181,7 @@ mod tests {
         }
         let longer = [&file[..], &[0]].concat();
         let defect = Header::read(&longer, &DIGEST).unwrap_err();
-        assert_eq!(defect.to_string(), "it is 127 bytes long and should be 126");
+        assert_eq!(defect.to_string(), "it is 159 bytes long and should be 158");
     }
 
     #[test]
@@ -148,6 +191,7 @@ mod tests {
             ctx_len: u64::MAX,
             n_sequences: u64::MAX,
             digest: DIGEST,
+            counts: COUNTS,
         };
         let defect = Header::read(&header.to_bytes(), &DIGEST).unwrap_err();
         assert!(

@@ -8,7 +8,7 @@ use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
 /// A tokenizer of a model folder, with what its configuration says about sequences.
 ///
 /// `tokenizer.json` is taken as it is. Of `tokenizer_config.json` the keys `eos_token`,
-/// `model_max_length` and `truncation_side` count.
+/// `model_max_length` and `truncation_side` count, of `generation_config.json` `eos_token_id`.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
@@ -17,6 +17,7 @@ pub struct Tokenizer {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     cut_from_end: bool,
+    is_separable: bool,
 }
 
 impl Tokenizer {
@@ -32,7 +33,10 @@ impl Tokenizer {
             source,
         };
         let mut inner = tokenizers::Tokenizer::from_bytes(content).map_err(bad)?;
-        let config = TokenizerConfig::read(folder)?;
+        let mut config = TokenizerConfig::read(folder)?;
+        if let Some(token_id) = config.eos_token_id {
+            config.eos_token = inner.id_to_token(token_id);
+        }
         let cut_from_end = config.cut_from_end.unwrap_or_else(|| {
             let direction = inner
                 .get_truncation()
@@ -43,6 +47,7 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
         config.add_eos_to(&mut inner).map_err(bad)?;
         let (prefix, suffix) = added_tokens(&inner, &path)?;
+        let is_separable = is_separable(&inner, config.separator());
         Ok(Self {
             path,
             inner,
@@ -50,10 +55,13 @@ impl Tokenizer {
             prefix,
             suffix,
             cut_from_end,
+            is_separable,
         })
     }
 
-    /// The separator of documents: `eos_token`, or `<|endoftext|>` where there is none.
+    /// The separator of documents: the EOS token of the tokenizer's or else the generation's
+    /// configuration, or the text `<|endoftext|>` where there is none. sparsify does not look into the
+    /// generation config.
     pub fn eos_token(&self) -> &str {
         self.config.separator()
     }
@@ -82,6 +90,18 @@ impl Tokenizer {
         Ok([&self.prefix, inner.get_ids(), &self.suffix].concat())
     }
 
+    /// The text of `token_ids`, special tokens included.
+    ///
+    /// # Errors
+    /// Tokens that the tokenizer's decoder cannot take.
+    pub fn decode(&self, token_ids: &[u32]) -> Result<String, DataError> {
+        let text = self.inner.decode(token_ids, false);
+        text.map_err(|source| DataError::BadTokenizer {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// Checks that sequences of `ctx_len` tokens can be made.
     pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), DataError> {
         self.config.check_ctx_len(ctx_len)?;
@@ -97,38 +117,107 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The token ids of `texts`, without the post-processor's additions. Texts are tokenised side
-    /// by side, a text by one thread.
-    pub(crate) fn encode(&self, texts: Vec<String>) -> tokenizers::Result<Vec<Vec<u32>>> {
-        let encodings = self.inner.encode_batch_fast(texts, false)?;
-        Ok(encodings
-            .iter()
-            .map(|encoding| encoding.get_ids().to_vec())
-            .collect())
+    /// The token ids of `text`, without the post-processor's additions.
+    pub(crate) fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
-    /// Cuts `token_ids` into sequences of exactly `ctx_len`, the post-processor's additions to
-    /// each included. The last piece is dropped, even when it is complete.
-    ///
-    /// `ctx_len` must have passed [`Tokenizer::check_ctx_len`].
-    pub(crate) fn cut(&self, token_ids: &[u32], ctx_len: usize) -> Vec<Vec<u32>> {
-        let n_inner = ctx_len - self.prefix.len() - self.suffix.len();
-        let n_sequences = token_ids.len().div_ceil(n_inner).saturating_sub(1);
-        let whole = |piece: &[u32]| [&self.prefix, piece, &self.suffix].concat();
-        if self.cut_from_end {
-            token_ids
-                .rchunks(n_inner)
-                .take(n_sequences)
-                .map(whole)
-                .collect()
-        } else {
-            token_ids
-                .chunks(n_inner)
-                .take(n_sequences)
-                .map(whole)
-                .collect()
+    /// Whether the tokens of several documents, each with the separator in front, are those of their
+    /// joined text.
+    pub(crate) fn is_separable(&self) -> bool {
+        self.is_separable
+    }
+
+    /// A cutter into sequences of exactly `ctx_len` tokens, the post-processor's additions to each
+    /// included. `ctx_len` must have passed [`Tokenizer::check_ctx_len`].
+    pub(crate) fn cutter(&self, ctx_len: usize) -> Cutter<'_> {
+        Cutter {
+            prefix: &self.prefix,
+            suffix: &self.suffix,
+            n_inner: ctx_len - self.prefix.len() - self.suffix.len(),
+            from_end: self.cut_from_end,
+            pending: Vec::new(),
         }
     }
+}
+
+/// Whether the separator splits a text before anything else looks at it, so that what stands on
+/// either side of it has no influence on the other: normalizers and pre-tokenizers see the pieces
+/// between such tokens one by one.
+fn is_separable(inner: &tokenizers::Tokenizer, separator: &str) -> bool {
+    let added = inner.get_added_tokens_decoder();
+    let is_plain = |token: &AddedToken| !token.normalized && !token.lstrip;
+    let mut separators = added.values().filter(|token| token.content == separator);
+    let is_cut_first = separators.next().is_some_and(is_plain);
+    let stays_apart =
+        |token: &AddedToken| token.content == separator || !reaches_into(&token.content, separator);
+    is_cut_first
+        && !inner.get_added_vocabulary().get_encode_special_tokens()
+        && !separator.starts_with(char::is_whitespace)
+        && added
+            .values()
+            .all(|token| !token.single_word && stays_apart(token))
+}
+
+/// Whether `token` can begin in a document and end in the separator behind it, or past it.
+fn reaches_into(token: &str, separator: &str) -> bool {
+    let starts = token.char_indices().skip(1);
+    let mut ends = starts.map(|(start, _)| &token[start..]);
+    ends.any(|end| end.starts_with(separator) || separator.starts_with(end))
+}
+
+/// Cuts the tokens of one joined text, which arrive piece by piece, into sequences.
+///
+/// The last sequence of a text is dropped, even when it is complete. Tokenizers that truncate on the
+/// left cut from the end, so that nothing comes before the end is known.
+#[derive(Debug)]
+pub(crate) struct Cutter<'a> {
+    prefix: &'a [u32],
+    suffix: &'a [u32],
+    n_inner: usize,
+    from_end: bool,
+    /// Tokens that may still be part of the last sequence.
+    pending: Vec<u32>,
+}
+
+impl Cutter<'_> {
+    /// Takes the next tokens; appends the sequences that are certain to `out`.
+    pub(crate) fn push(&mut self, token_ids: &[u32], out: &mut Vec<u32>) {
+        self.pending.extend_from_slice(token_ids);
+        if self.from_end {
+            return;
+        }
+        let n_sequences = self.n_certain();
+        let n_used = n_sequences * self.n_inner;
+        for piece in self.pending[..n_used].chunks_exact(self.n_inner) {
+            append_whole(self.prefix, piece, self.suffix, out);
+        }
+        self.pending.drain(..n_used);
+    }
+
+    /// Ends the text; appends what is left of its sequences to `out`. Gives the number of tokens
+    /// that are dropped.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u32>) -> usize {
+        let n_sequences = if self.from_end { self.n_certain() } else { 0 };
+        for piece in self.pending.rchunks(self.n_inner).take(n_sequences) {
+            append_whole(self.prefix, piece, self.suffix, out);
+        }
+        let n_dropped = self.pending.len() - n_sequences * self.n_inner;
+        self.pending.clear();
+        n_dropped
+    }
+
+    fn n_certain(&self) -> usize {
+        let n_pieces = self.pending.len().div_ceil(self.n_inner);
+        n_pieces.saturating_sub(1)
+    }
+}
+
+fn append_whole(prefix: &[u32], piece: &[u32], suffix: &[u32], out: &mut Vec<u32>) {
+    out.extend_from_slice(prefix);
+    out.extend_from_slice(piece);
+    out.extend_from_slice(suffix);
 }
 
 /// What the post-processor puts in front of and behind every sequence.
@@ -165,13 +254,15 @@ fn added_tokens(
 pub(crate) struct TokenizerConfig {
     path: PathBuf,
     eos_token: Option<String>,
+    /// Of the generation config, where nothing names an EOS token.
+    eos_token_id: Option<u32>,
     model_max_length: Option<usize>,
     cut_from_end: Option<bool>,
 }
 
 impl TokenizerConfig {
-    /// Reads the configuration in `folder`; `special_tokens_map.json`, its older place, has the
-    /// EOS token where `tokenizer_config.json` has none.
+    /// Reads the configuration in `folder`. Where `tokenizer_config.json` has no EOS token,
+    /// `special_tokens_map.json`, its older place, may have it, or `generation_config.json` its id.
     pub(crate) fn read(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("tokenizer_config.json");
         let config = read_json(&path)?;
@@ -179,6 +270,10 @@ impl TokenizerConfig {
         let eos_token = token_content(&config["eos_token"])
             .or_else(|| token_content(&older["eos_token"]))
             .filter(|token| !token.is_empty());
+        let eos_token_id = match eos_token {
+            Some(_) => None,
+            None => eos_token_id(&read_json(&folder.join("generation_config.json"))?),
+        };
         // Without a limit, Hugging Face writes 1e30.
         let limit = config["model_max_length"]
             .as_f64()
@@ -186,6 +281,7 @@ impl TokenizerConfig {
         Ok(Self {
             path,
             eos_token,
+            eos_token_id,
             model_max_length: limit.map(|limit| limit as usize),
             cut_from_end: config["truncation_side"]
                 .as_str()
@@ -195,6 +291,10 @@ impl TokenizerConfig {
 
     pub(crate) fn separator(&self) -> &str {
         self.eos_token.as_deref().unwrap_or("<|endoftext|>")
+    }
+
+    pub(crate) fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_id
     }
 
     pub(crate) fn cut_from_end(&self) -> Option<bool> {
@@ -238,6 +338,13 @@ fn read_json(path: &Path) -> Result<Value, DataError> {
     }
 }
 
+/// The first EOS token of a generation config.
+fn eos_token_id(config: &Value) -> Option<u32> {
+    let ids = &config["eos_token_id"];
+    let first = ids.as_u64().or_else(|| ids[0].as_u64())?;
+    first.try_into().ok()
+}
+
 /// A token written as its text or as an object with the text in `content`.
 fn token_content(value: &Value) -> Option<String> {
     let text = value.as_str().or_else(|| value["content"].as_str());
@@ -266,6 +373,14 @@ mod tests {
         Tokenizer::from_dir(folder.path())
     }
 
+    /// The sequences one after the other, and the number of tokens dropped.
+    fn cut(tokenizer: &Tokenizer, token_ids: &[u32], ctx_len: usize) -> (Vec<u32>, usize) {
+        let (mut cutter, mut out) = (tokenizer.cutter(ctx_len), Vec::new());
+        cutter.push(token_ids, &mut out);
+        let n_dropped = cutter.finish(&mut out);
+        (out, n_dropped)
+    }
+
     #[test]
     fn the_eos_token_is_text_or_object_or_missing() {
         assert_eq!(config(r#"{"eos_token": "</s>"}"#).separator(), "</s>");
@@ -281,6 +396,30 @@ mod tests {
         assert_eq!(
             TokenizerConfig::read(older.path()).unwrap().separator(),
             "</s>"
+        );
+    }
+
+    #[test]
+    fn the_generation_config_names_the_eos_token_where_nothing_else_does() {
+        let tokenizer = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+        let eos_with = |config: &str, generation: &str| {
+            let folder = folder_with(&[
+                ("tokenizer.json", &tokenizer),
+                ("tokenizer_config.json", config.as_bytes()),
+                ("generation_config.json", generation.as_bytes()),
+            ]);
+            Tokenizer::from_dir(folder.path())
+                .unwrap()
+                .eos_token()
+                .to_owned()
+        };
+        let token_7 = tiny_with("{}", |_| {}).unwrap().token(7).unwrap();
+        assert_eq!(eos_with("{}", r#"{"eos_token_id": 7}"#), token_7);
+        assert_eq!(eos_with("{}", r#"{"eos_token_id": [7, 0]}"#), token_7);
+        assert_eq!(eos_with("{}", r#"{"eos_token_id": 7000}"#), "<|endoftext|>");
+        assert_eq!(
+            eos_with(r#"{"eos_token": "a"}"#, r#"{"eos_token_id": 7}"#),
+            "a"
         );
     }
 
@@ -304,22 +443,67 @@ mod tests {
     #[test]
     fn the_last_piece_is_dropped_even_when_complete() {
         let tokenizer = tiny_with("{}", |_| {}).unwrap();
-        assert_eq!(tokenizer.cut(&[1, 2, 3, 4, 5], 2), [[1, 2], [3, 4]]);
-        assert_eq!(tokenizer.cut(&[1, 2, 3, 4], 2), [[1, 2]]);
-        assert!(tokenizer.cut(&[1, 2], 2).is_empty());
-        assert!(tokenizer.cut(&[], 2).is_empty());
+        assert_eq!(cut(&tokenizer, &[1, 2, 3, 4, 5], 2), (vec![1, 2, 3, 4], 1));
+        assert_eq!(cut(&tokenizer, &[1, 2, 3, 4], 2), (vec![1, 2], 2));
+        assert_eq!(cut(&tokenizer, &[1, 2], 2), (vec![], 2));
+        assert_eq!(cut(&tokenizer, &[], 2), (vec![], 0));
+    }
+
+    #[test]
+    fn pieces_of_any_length_are_cut_as_the_whole() {
+        let ids: Vec<u32> = (0..100).collect();
+        for config in ["{}", r#"{"truncation_side": "left"}"#] {
+            let tokenizer = tiny_with(config, |_| {}).unwrap();
+            let whole = cut(&tokenizer, &ids, 7);
+            for n in 1..20 {
+                let (mut cutter, mut out) = (tokenizer.cutter(7), Vec::new());
+                ids.chunks(n).for_each(|piece| cutter.push(piece, &mut out));
+                let n_dropped = cutter.finish(&mut out);
+                assert_eq!((out, n_dropped), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn documents_are_tokenised_alone_where_the_separator_comes_first() {
+        let is_separable = |config: &str, change: fn(&mut Value)| {
+            tiny_with(config, change).unwrap().is_separable()
+        };
+        assert!(is_separable("{}", |_| {}));
+        assert!(!is_separable(r#"{"eos_token": null}"#, |json| {
+            json["added_tokens"] = serde_json::json!([]);
+        }));
+        for property in ["lstrip", "normalized", "single_word"] {
+            let content = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+            let mut json: Value = serde_json::from_slice(&content).unwrap();
+            json["added_tokens"][0][property] = true.into();
+            let folder = folder_with(&[("tokenizer.json", json.to_string().as_bytes())]);
+            let tokenizer = Tokenizer::from_dir(folder.path()).unwrap();
+            assert!(!tokenizer.is_separable(), "{property}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_reaches_into_the_separator_is_found() {
+        for token in ["<<", "a<|end", "x<|end|>y", "é<"] {
+            assert!(reaches_into(token, "<|end|>"), "{token}");
+        }
+        for token in ["<", "<|end|>x", "|>", "end|>", "<|start|>", "<|end"] {
+            assert!(!reaches_into(token, "<|end|>"), "{token}");
+        }
     }
 
     #[test]
     fn the_left_side_can_be_cut() {
         let by_config = tiny_with(r#"{"truncation_side": "left"}"#, |_| {}).unwrap();
-        assert_eq!(by_config.cut(&[1, 2, 3, 4, 5], 2), [[4, 5], [2, 3]]);
+        assert_eq!(cut(&by_config, &[1, 2, 3, 4, 5], 2), (vec![4, 5, 2, 3], 1));
         let by_file = tiny_with("{}", |json| {
             json["truncation"] = serde_json::json!({
                 "max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Left"
             });
         });
-        assert_eq!(by_file.unwrap().cut(&[1, 2, 3, 4, 5], 2), [[4, 5], [2, 3]]);
+        let by_file = by_file.unwrap();
+        assert_eq!(cut(&by_file, &[1, 2, 3, 4, 5], 2), (vec![4, 5, 2, 3], 1));
     }
 
     #[test]
@@ -331,8 +515,8 @@ mod tests {
         })
         .unwrap();
         assert_eq!(
-            tokenizer.cut(&[1, 2, 3, 4, 5], 4),
-            [[0, 1, 2, 7], [0, 3, 4, 7]]
+            cut(&tokenizer, &[1, 2, 3, 4, 5], 4),
+            (vec![0, 1, 2, 7, 0, 3, 4, 7], 1)
         );
         let error = tokenizer.check_ctx_len(2).unwrap_err();
         assert!(
@@ -345,8 +529,8 @@ mod tests {
     #[test]
     fn an_eos_token_unknown_to_the_file_is_one_token() {
         let tokenizer = tiny_with(r#"{"eos_token": "<stop>"}"#, |_| {}).unwrap();
-        let ids = tokenizer.encode(vec!["<stop>a<stop>".into()]).unwrap();
-        assert_eq!((ids[0].len(), ids[0][0], ids[0][2]), (3, 300, 300));
+        let ids = tokenizer.encode("<stop>a<stop>").unwrap();
+        assert_eq!((ids.len(), ids[0], ids[2]), (3, 300, 300));
         assert_eq!(tokenizer.token(300).unwrap(), "<stop>");
     }
 

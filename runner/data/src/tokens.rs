@@ -1,5 +1,6 @@
 //! Sequences of tokens in a memory-mapped file.
 
+use crate::TokenCounts;
 use crate::header::{CacheDefect, HEADER_BYTES, Header};
 use crate::mapping::map_tokens;
 use memmap2::Mmap;
@@ -40,6 +41,16 @@ impl Tokens {
         self.header.ctx_len as usize
     }
 
+    /// What became of the data set's rows.
+    pub fn counts(&self) -> TokenCounts {
+        self.header.counts
+    }
+
+    /// Bytes of a token id: 2 or 4.
+    pub fn id_bytes(&self) -> usize {
+        self.header.id_bytes as usize
+    }
+
     /// The digest of what the tokens were made from, as [`crate::TokenSpec::digest`] gives it.
     pub fn digest(&self) -> String {
         blake3::Hash::from_bytes(self.header.digest)
@@ -57,13 +68,20 @@ impl Tokens {
         ids
     }
 
+    /// The token ids of one sequence as they lie on disk: little-endian, [`Tokens::id_bytes`] each.
+    ///
+    /// # Panics
+    /// As [`Tokens::sequence`].
+    pub fn sequence_bytes(&self, sequence_idx: usize) -> &[u8] {
+        let n_bytes = self.ctx_len() * self.id_bytes();
+        let start = HEADER_BYTES + sequence_idx * n_bytes;
+        &self.map[start..start + n_bytes]
+    }
+
     /// Appends the token ids of one sequence to `ids`.
     pub(crate) fn append_sequence(&self, sequence_idx: usize, ids: &mut Vec<i64>) {
-        let id_bytes = self.header.id_bytes as usize;
-        let n_bytes = self.ctx_len() * id_bytes;
-        let start = HEADER_BYTES + sequence_idx * n_bytes;
-        let bytes = &self.map[start..start + n_bytes];
-        if id_bytes == 2 {
+        let bytes = self.sequence_bytes(sequence_idx);
+        if self.id_bytes() == 2 {
             ids.extend(
                 bytes
                     .as_chunks()

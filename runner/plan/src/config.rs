@@ -1,6 +1,6 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
-use crate::PlanError;
+use crate::{BinDtype, DataArgs, DataName, OnBadRow, PlanError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -60,12 +60,33 @@ pub struct TrainConfig {
     pub dtype: Dtype,
     /// Hold the weights of the language model's linear modules in 8 bit (LLM.int8()).
     pub load_in_8bit: bool,
-    /// JSON lines file, or a folder of such files.
+    /// File, folder or pattern of files of this machine (JSON, Parquet, Arrow, CSV, text, `.bin`), or
+    /// the id of a data set on the Hub.
     pub dataset: String,
-    /// Field of a line that holds the text.
+    /// Split of the data set.
+    pub split: String,
+    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
+    pub data_args: DataArgs,
+    /// Column that holds the text; dots lead into nested ones. A column `input_ids` is taken before
+    /// it: the data set is tokenised already.
     pub text_column: String,
+    /// What to do about a row that cannot be used. Ours, not sparsify's.
+    pub on_bad_row: OnBadRow,
+    /// Width of the token ids in a `.bin` file. Ours, not sparsify's.
+    pub bin_dtype: BinDtype,
     /// Length of a sequence, in tokens.
     pub ctx_len: usize,
+    /// Fraction of the sequences that is held out for evaluation and never trained on; the same ones
+    /// for all jobs on the same data. Ours, not sparsify's.
+    pub eval_fraction: f64,
+    /// Data set to evaluate on, named as `dataset` is, in place of `eval_fraction`. Ours, not
+    /// sparsify's.
+    pub eval_dataset: Option<String>,
+    /// Split to evaluate on; `None`: `train` of `eval_dataset`. Without `eval_dataset` it is one of
+    /// `dataset`. Ours, not sparsify's.
+    pub eval_split: Option<String>,
+    /// As `data_args`, for `eval_dataset`. Ours, not sparsify's.
+    pub eval_data_args: DataArgs,
     /// Train on the first so many sequences after shuffling; `None`: on all.
     pub max_examples: Option<u64>,
     /// Seed of the shuffle of the sequences.
@@ -121,8 +142,16 @@ impl Default for TrainConfig {
             dtype: Dtype::default(),
             load_in_8bit: false,
             dataset: String::new(),
+            split: "train".into(),
+            data_args: DataArgs::default(),
             text_column: "text".into(),
+            on_bad_row: OnBadRow::default(),
+            bin_dtype: BinDtype::default(),
             ctx_len: 2048,
+            eval_fraction: 0.0,
+            eval_dataset: None,
+            eval_split: None,
+            eval_data_args: DataArgs::default(),
             max_examples: None,
             shuffle_seed: 42,
             activation: Activation::default(),
@@ -183,6 +212,31 @@ impl TrainConfig {
         self.lr.unwrap_or_else(by_law)
     }
 
+    /// The data to train on.
+    pub fn train_data(&self) -> DataName {
+        DataName {
+            dataset: self.dataset.clone(),
+            split: self.split.clone(),
+            args: self.data_args.clone(),
+        }
+    }
+
+    /// The data to evaluate on, where it is not held out of that to train on.
+    pub fn eval_data(&self) -> Option<DataName> {
+        let split = self.eval_split.clone();
+        match &self.eval_dataset {
+            Some(dataset) => Some(DataName {
+                dataset: dataset.clone(),
+                split: split.unwrap_or_else(|| "train".into()),
+                args: self.eval_data_args.clone(),
+            }),
+            None => split.map(|split| DataName {
+                split,
+                ..self.train_data()
+            }),
+        }
+    }
+
     /// Checks what can be checked without the model.
     ///
     /// # Errors
@@ -239,12 +293,105 @@ impl TrainConfig {
         if unique.len() != self.init_seeds.len() {
             return Err(PlanError::setting("init_seeds", "names a seed twice"));
         }
-        match self.lr {
-            Some(lr) if !(lr.is_finite() && lr >= 0.0) => Err(PlanError::setting(
-                "lr",
-                &format!("must be finite and not negative, got {lr}"),
-            )),
-            _ => Ok(()),
+        if let Some(lr) = self.lr
+            && !(lr.is_finite() && lr >= 0.0)
+        {
+            let problem = format!("must be finite and not negative, got {lr}");
+            return Err(PlanError::setting("lr", &problem));
+        }
+        self.train_data().request("split")?;
+        self.validate_eval_data()
+    }
+
+    fn validate_eval_data(&self) -> Result<(), PlanError> {
+        if !(0.0..1.0).contains(&self.eval_fraction) {
+            let problem = format!("must be at least 0 and below 1, got {}", self.eval_fraction);
+            return Err(PlanError::setting("eval_fraction", &problem));
+        }
+        if self.eval_dataset.is_none() && self.eval_data_args != DataArgs::default() {
+            let problem = "needs an `eval_dataset`";
+            return Err(PlanError::setting("eval_data_args", problem));
+        }
+        let Some(eval_data) = self.eval_data() else {
+            return Ok(());
+        };
+        if self.eval_fraction > 0.0 {
+            let problem = "cannot be used with `eval_dataset` or `eval_split`";
+            return Err(PlanError::setting("eval_fraction", problem));
+        }
+        if eval_data == self.train_data() {
+            let key = match self.eval_split {
+                Some(_) => "eval_split",
+                None => "eval_dataset",
+            };
+            return Err(PlanError::setting(key, "is what is trained on"));
+        }
+        eval_data.request("eval_split").map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(settings: Value) -> TrainConfig {
+        let mut all = json!({"model": "m", "dataset": "d"});
+        let settings = settings.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(settings);
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn data_to_evaluate_on_is_another_data_set_or_split() {
+        let eval_data = |settings| {
+            let data = config(settings).eval_data();
+            data.map(|data| [data.dataset, data.split])
+        };
+        assert_eq!(eval_data(json!({})), None);
+        assert_eq!(eval_data(json!({"eval_fraction": 0.5})), None);
+        let expected = |dataset: &str, split: &str| Some([dataset.into(), split.into()]);
+        let other = json!({"eval_dataset": "e", "split": "all"});
+        assert_eq!(eval_data(other), expected("e", "train"));
+        assert_eq!(
+            eval_data(json!({"eval_split": "test"})),
+            expected("d", "test")
+        );
+        let both = config(json!({
+            "data_args": "name=en", "eval_split": "test",
+            "eval_dataset": "e", "eval_data_args": "name=fr",
+        }));
+        let eval_data = both.eval_data().unwrap();
+        assert_eq!(eval_data.request("").unwrap().config.unwrap(), "fr");
+        let same = config(json!({"data_args": "name=en", "eval_split": "test"}));
+        let eval_data = same.eval_data().unwrap();
+        assert_eq!(eval_data.request("").unwrap().config.unwrap(), "en");
+    }
+
+    #[test]
+    fn data_to_evaluate_on_is_named_once_and_never_trained_on() {
+        for (settings, key) in [
+            (json!({"eval_fraction": 1.0}), "eval_fraction"),
+            (json!({"eval_fraction": -0.1}), "eval_fraction"),
+            (
+                json!({"eval_fraction": 0.1, "eval_split": "test"}),
+                "eval_fraction",
+            ),
+            (json!({"eval_split": "train"}), "eval_split"),
+            (json!({"eval_dataset": "d"}), "eval_dataset"),
+            (json!({"eval_split": "train[:5%]"}), "eval_split"),
+            (json!({"eval_data_args": "name=fr"}), "eval_data_args"),
+        ] {
+            let error = config(settings.clone()).validate().unwrap_err();
+            assert_eq!(error.setting_key(), Some(key), "{settings}");
+        }
+        for settings in [
+            json!({"eval_dataset": "e"}),
+            json!({"eval_dataset": "d", "eval_data_args": "name=fr"}),
+            json!({"eval_split": "test"}),
+            json!({"eval_fraction": 0.01}),
+        ] {
+            config(settings).validate().unwrap();
         }
     }
 }

@@ -33,6 +33,20 @@ pub enum EventKind {
         /// Host name.
         host: String,
     },
+    /// The data set is being tokenised; reported now and then.
+    Tokenising {
+        /// Tokens so far.
+        n_tokens: u64,
+        /// Bytes of the data files read so far.
+        n_bytes_read: u64,
+        /// Bytes of all data files.
+        n_bytes_total: u64,
+    },
+    /// Something the user should know that is no error.
+    Note {
+        /// What.
+        message: String,
+    },
     /// Model and tokens are there; training begins at `first_step`.
     Ready {
         /// Optimizer updates done before this attempt (0 for a fresh start).

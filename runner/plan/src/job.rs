@@ -27,6 +27,8 @@ pub struct Job {
     pub model_digest: String,
     /// Digest of the token data.
     pub token_digest: String,
+    /// Digest of the token data to evaluate on, where it is not held out of the former.
+    pub eval_token_digest: Option<String>,
 }
 
 /// One SAE of a job.
@@ -57,6 +59,8 @@ pub struct JobInputs {
     pub model_digest: String,
     /// Digest of the token data.
     pub token_digest: String,
+    /// Digest of the token data to evaluate on, where it is not held out of the former.
+    pub eval_token_digest: Option<String>,
 }
 
 impl Job {
@@ -170,6 +174,7 @@ fn resolve_job(
         saes,
         model_digest: inputs.model_digest.clone(),
         token_digest: inputs.token_digest.clone(),
+        eval_token_digest: inputs.eval_token_digest.clone(),
     })
 }
 
@@ -234,7 +239,16 @@ fn resolve_sae(
 const WITHOUT_EFFECT: [&str; 3] = ["micro_acc_steps", "save_every", "log_every"];
 
 /// Settings that name an input, whose content stands in the id instead.
-const NAMES_OF_INPUTS: [&str; 3] = ["model", "revision", "dataset"];
+const NAMES_OF_INPUTS: [&str; 8] = [
+    "model",
+    "revision",
+    "dataset",
+    "split",
+    "data_args",
+    "eval_dataset",
+    "eval_split",
+    "eval_data_args",
+];
 
 /// Settings that only serve to choose the SAEs, which stand in the id themselves.
 const SELECTORS: [&str; 8] = [
@@ -260,13 +274,17 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
     // A setting that is added later, and stands at its default, leaves old ids as they are.
     let defaults = TrainConfig::default().to_map();
     settings.retain(|key, value| defaults.get(key) != Some(value));
-    short(&digest_json(&json!({
+    let mut parts = json!({
         "settings": settings,
         "saes": saes,
         "model": inputs.model_digest,
         "tokens": inputs.token_digest,
         "trainer": TRAINER_VERSION,
-    })))
+    });
+    if let Some(eval_tokens) = &inputs.eval_token_digest {
+        parts["eval_tokens"] = json!(eval_tokens);
+    }
+    short(&digest_json(&parts))
 }
 
 #[cfg(test)]
@@ -287,6 +305,7 @@ mod tests {
             facts: crate::model::tests::facts(3),
             model_digest: "m0".into(),
             token_digest: "t0".into(),
+            eval_token_digest: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! No IO, no torch, no async: everything here is a value or a function of values.
 
 mod config;
+mod dataset;
 mod error;
 mod event;
 mod hookpoint;
@@ -11,12 +12,12 @@ mod identity;
 mod job;
 mod memory;
 mod model;
-mod order;
 mod recipe;
 mod stream;
 mod sweep;
 
 pub use config::{Activation, Dtype, LossFn, Optimizer, TrainConfig};
+pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow};
 pub use error::{PlanError, nearest};
 pub use event::{Event, EventKind, FailureKind, SaeStats};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
@@ -24,7 +25,6 @@ pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, apply_overrides, resolve_jobs};
 pub use memory::{MemoryEstimate, estimate_memory};
 pub use model::{HookpointFacts, ModelFacts};
-pub use order::{Order, OrderJob};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{Launch, Launcher, RecipeLimits, Sweep};

@@ -6,7 +6,7 @@ use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity};
 use serde::{Deserialize, Serialize};
 
 /// What the jobs of a stream have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StreamKey {
     /// Digest of the model's files.
     pub model_digest: String,
@@ -16,6 +16,8 @@ pub struct StreamKey {
     pub load_in_8bit: bool,
     /// Digest of the token data.
     pub token_digest: String,
+    /// Digest of the token data to evaluate on, where it is not held out of the former.
+    pub eval_token_digest: Option<String>,
     /// Length of a sequence, in tokens.
     pub ctx_len: usize,
     /// Sequences in one forward pass.
@@ -26,6 +28,8 @@ pub struct StreamKey {
     pub shuffle_seed: u64,
     /// Limit on the number of sequences.
     pub max_examples: Option<u64>,
+    /// Fraction of the sequences that is held out.
+    pub eval_fraction: f64,
     /// What is minimised: losses on the model's output need a pass of their own.
     pub loss_fn: LossFn,
 }
@@ -73,11 +77,13 @@ impl StreamKey {
             dtype: job.config.dtype,
             load_in_8bit: job.config.load_in_8bit,
             token_digest: job.token_digest.clone(),
+            eval_token_digest: job.eval_token_digest.clone(),
             ctx_len: job.config.ctx_len,
             batch_size: job.config.batch_size,
             grad_acc_steps: job.config.grad_acc_steps,
             shuffle_seed: job.config.shuffle_seed,
             max_examples: job.config.max_examples,
+            eval_fraction: job.config.eval_fraction,
             loss_fn: job.config.loss_fn,
         }
     }
@@ -144,6 +150,7 @@ mod tests {
             facts: crate::model::tests::facts(4),
             model_digest: "m".into(),
             token_digest: "t".into(),
+            eval_token_digest: None,
         };
         resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap()
     }

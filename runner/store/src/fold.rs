@@ -90,6 +90,8 @@ impl Fold<'_> {
     async fn apply(&mut self, event: &Event) -> Result<(), Trouble> {
         let attempt_id = self.attempt(event).await?;
         match &event.kind {
+            // Of the moment only.
+            EventKind::Tokenising { .. } | EventKind::Note { .. } => Ok(()),
             EventKind::Metric { .. } => self.metric(attempt_id, event).await,
             EventKind::Checkpoint { .. } => self.checkpoint(attempt_id, event).await,
             EventKind::Progress {

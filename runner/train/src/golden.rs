@@ -6,11 +6,10 @@ use crate::sae_trainer::SaeTrainer;
 use crate::stop::StopFlag;
 use crate::stream_trainer::Outcome;
 use crate::worker::{run_worker, train};
-use crate::{read_model, token_digest};
-use data::DigestCache;
+use crate::{Order, OrderJob, read_model};
+use data::{DataFiles, DigestCache, RowSpec, TokenSpec};
 use plan::{
-    Event, EventKind, FailureKind, Job, JobDraft, JobInputs, Order, OrderJob, StreamKey,
-    TrainConfig,
+    DatasetRequest, Event, EventKind, FailureKind, Job, JobDraft, JobInputs, StreamKey, TrainConfig,
 };
 use sae::{Sae, tensors_by_name};
 use std::collections::BTreeMap;
@@ -46,11 +45,17 @@ fn config() -> TrainConfig {
 fn job(name: &str, config: TrainConfig) -> Job {
     let digests = DigestCache::new(&std::env::temp_dir().join("sae-run-golden"));
     let model = read_model(Path::new(&config.model), None, &digests).unwrap();
-    let dataset = Path::new(&config.dataset);
+    let spec = TokenSpec {
+        files: data_files(&config),
+        rows: RowSpec::of(&config, model.facts.vocab_size),
+        tokenizer_dir: model.dir.clone(),
+        vocab_size: model.facts.vocab_size,
+    };
     let inputs = JobInputs {
         facts: model.facts.clone(),
         model_digest: model.digest.clone(),
-        token_digest: token_digest(&config, dataset, &model, &digests).unwrap(),
+        token_digest: spec.digest(&digests).unwrap(),
+        eval_token_digest: None,
     };
     let draft = JobDraft {
         name: Some(name.into()),
@@ -61,6 +66,10 @@ fn job(name: &str, config: TrainConfig) -> Job {
     plan::resolve_jobs(&config, &[draft], resolve)
         .unwrap()
         .remove(0)
+}
+
+fn data_files(config: &TrainConfig) -> DataFiles {
+    DataFiles::find(Path::new(&config.dataset), &DatasetRequest::default()).unwrap()
 }
 
 /// A runs folder with an order for the given jobs.
@@ -87,8 +96,9 @@ impl Run {
             key: StreamKey::of(&jobs[0].job),
             model_dir: config.model.clone().into(),
             model_commit: None,
-            dataset: config.dataset.clone().into(),
-            text_column: config.text_column.clone(),
+            dataset: data_files(config),
+            eval_dataset: None,
+            rows: RowSpec::of(config, 300),
             cache_dir: dir.path().join("cache"),
             runs_dir: dir.path().into(),
             events: dir.path().join("events.jsonl"),

@@ -1,8 +1,8 @@
 //! What planning needs to know of a model and its data, without loading either.
 
 use crate::TrainError;
-use data::{DigestCache, TokenSpec};
-use plan::{ModelFacts, TrainConfig, digest_json};
+use data::DigestCache;
+use plan::{ModelFacts, digest_json};
 use std::path::{Path, PathBuf};
 
 /// A model as planning sees it.
@@ -54,24 +54,4 @@ fn content_digest(dir: &Path, digests: &DigestCache) -> Result<String, TrainErro
 pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainError> {
     let config = lm::read_config(dir)?;
     Ok(lm::check_weights(dir, &config, n_layers)?)
-}
-
-/// Digest of the token data that `config` asks for, made from `dataset`; known before anything is tokenised.
-///
-/// # Errors
-/// A data set or tokenizer that cannot be read.
-pub fn token_digest(
-    config: &TrainConfig,
-    dataset: &Path,
-    model: &ModelInputs,
-    digests: &DigestCache,
-) -> Result<String, TrainError> {
-    let spec = TokenSpec {
-        dataset: dataset.into(),
-        tokenizer_dir: model.dir.clone(),
-        text_column: config.text_column.clone(),
-        ctx_len: config.ctx_len,
-        vocab_size: model.facts.vocab_size,
-    };
-    Ok(spec.digest(digests)?)
 }

@@ -1,8 +1,9 @@
 //! One job in training: its SAEs, how far they are, and their folders.
 
+use crate::OrderJob;
 use crate::sae_trainer::SaeTrainer;
 use crate::{TrainError, state};
-use plan::{Job, OrderJob};
+use plan::Job;
 use sae::{sync_dir, write_file};
 use std::path::{Path, PathBuf};
 use tch::Device;

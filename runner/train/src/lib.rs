@@ -1,6 +1,6 @@
 //! The trainer: one stream of activations, all jobs of the stream beside each other on it.
 //!
-//! Plain blocking code. It is given an [`plan::Order`] and reports through `events.jsonl`; it draws
+//! Plain blocking code. It is given an [`Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
 
 mod error;
@@ -8,6 +8,8 @@ mod events;
 mod inputs;
 mod job_trainer;
 mod libtorch;
+mod order;
+mod prepare;
 mod sae_trainer;
 mod signum;
 mod state;
@@ -19,9 +21,9 @@ mod worker;
 #[cfg(test)]
 mod golden;
 
-pub use data::DigestCache;
 pub use error::{TrainError, message_chain};
-pub use inputs::{ModelInputs, check_model, read_model, token_digest};
+pub use inputs::{ModelInputs, check_model, read_model};
 pub use libtorch::Libtorch;
 pub use lm::{CudaStatus, LmError, init_backends, read_facts};
+pub use order::{Order, OrderJob};
 pub use worker::{default_threads, lock_stream, run_worker};

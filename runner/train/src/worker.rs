@@ -3,14 +3,14 @@
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
+use crate::prepare::open_batches;
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
-use crate::{ModelInputs, TrainError, message_chain, read_model};
-use data::{BatchSpec, Batches, DataError, DigestCache, TokenSpec, Tokens};
+use crate::{ModelInputs, Order, TrainError, message_chain, read_model};
+use data::{DataError, DigestCache};
 use lm::{LanguageModel, LoadOptions, Taps};
-use plan::{EventKind, FailureKind, Order};
+use plan::{EventKind, FailureKind};
 use std::fs::{self, File, TryLockError};
-use std::ops::ControlFlow;
 use std::path::Path;
 use tch::Device;
 
@@ -66,7 +66,7 @@ pub(crate) fn train(
     })?;
     let digests = DigestCache::new(&order.cache_dir);
     let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
-    let batches = match open_batches(order, &model, &stop) {
+    let batches = match open_batches(order, &model, &stop, events) {
         Err(TrainError::Data(DataError::Stopped)) => return stop_before_training(events),
         batches => batches?,
     };
@@ -95,46 +95,12 @@ fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
     Ok(Outcome::Interrupted)
 }
 
-fn open_batches(
-    order: &Order,
-    model: &ModelInputs,
-    stop: &StopFlag,
-) -> Result<Batches, TrainError> {
-    let spec = TokenSpec {
-        dataset: order.dataset.clone(),
-        tokenizer_dir: order.model_dir.clone(),
-        text_column: order.text_column.clone(),
-        ctx_len: order.key.ctx_len,
-        vocab_size: model.facts.vocab_size,
-    };
-    let mut watch = |progress| {
-        log(&format!("tokens: {progress:?}"));
-        match stop.is_set() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    };
-    let tokens = Tokens::open_or_build(&spec, &order.cache_dir, &mut watch)?;
-    if tokens.digest() != order.key.token_digest {
-        return Err(TrainError::Changed {
-            what: "data set",
-            path: order.dataset.clone(),
-        });
-    }
-    let spec = BatchSpec {
-        batch_size: order.key.batch_size,
-        shuffle_seed: order.key.shuffle_seed,
-        max_examples: order.key.max_examples,
-    };
-    Ok(Batches::new(tokens, spec)?)
-}
-
 /// Standard error of a worker is its log.
 #[expect(
     clippy::print_stderr,
     reason = "a worker's standard error is its log file"
 )]
-fn log(line: &str) {
+pub(crate) fn log(line: &str) {
     eprintln!("{line}");
 }
 

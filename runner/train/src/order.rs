@@ -1,6 +1,7 @@
 //! What a worker is told: one JSON file, written once per attempt.
 
-use crate::{Job, StreamKey};
+use data::{DataFiles, RowSpec};
+use plan::{Job, StreamKey};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -17,10 +18,12 @@ pub struct Order {
     pub model_dir: PathBuf,
     /// The commit of a model of the Hub; `None` for any other folder.
     pub model_commit: Option<String>,
-    /// JSON lines file or folder.
-    pub dataset: PathBuf,
-    /// Field that holds the text.
-    pub text_column: String,
+    /// Files of the data set.
+    pub dataset: DataFiles,
+    /// Files of the data set to evaluate on, where it is another one.
+    pub eval_dataset: Option<DataFiles>,
+    /// How their rows are read.
+    pub rows: RowSpec,
     /// Folder of the token cache.
     pub cache_dir: PathBuf,
     /// Folder that job paths are relative to.

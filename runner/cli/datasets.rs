@@ -1,0 +1,180 @@
+//! Data sets by the names that sweeps have for them: files of this machine, or a data set of the
+//! Hugging Face Hub.
+
+use crate::download;
+use crate::error::CliError;
+use crate::models::of_hub_or_folder;
+use crate::paths;
+use crate::table;
+use data::{ChosenFile, DataError, DataFiles};
+use hub::{DatasetListing, Hub, HubError};
+use plan::{DataName, DatasetRequest};
+use std::path::{Path, PathBuf};
+use train::TrainError;
+
+/// Where the Hub keeps a copy in Parquet of data sets in other formats.
+const PARQUET_BRANCH: &str = "refs/convert/parquet";
+
+/// A data set that was found.
+#[derive(Debug)]
+pub(crate) struct FoundDataset {
+    /// Its files; those of the Hub need not be there yet.
+    pub(crate) files: DataFiles,
+    /// Where it is one of the Hub.
+    remote: Option<RemoteFiles>,
+}
+
+#[derive(Debug)]
+struct RemoteFiles {
+    listing: DatasetListing,
+    names: Vec<String>,
+}
+
+/// Finds the data set `wanted`: a file, folder or pattern next to the sweep or below the current
+/// folder; else, where the name can be the id of one, a data set of the Hub. Of the latter, only the
+/// list of its files is asked for.
+///
+/// # Errors
+/// There is none, or not that part of it.
+pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundDataset, CliError> {
+    let request = wanted.request("split")?;
+    let name = &wanted.dataset;
+    let missing = match find_local(name, sweep_dir) {
+        Ok(path) => return of_this_machine(wanted, &path, &request),
+        Err(missing) => missing,
+    };
+    let is_file_name = !name.contains('/') && data::is_data_file_name(name);
+    if is_file_name || !hub::is_repo_id(name) {
+        return Err(missing.about("dataset".to_owned()));
+    }
+    let revision = wanted.args.revision();
+    let remote = Hub::from_env().and_then(|hub| hub.dataset_listing(name, revision));
+    let listing =
+        remote.map_err(|error| of_hub_or_folder(error, &missing, "dataset", "data_args"))?;
+    if let Some(notice) = &listing.notice {
+        table::note(&notice.to_string());
+    }
+    match choose(name, &listing, &request) {
+        Ok(chosen) => Ok(of_hub(name, listing, chosen)),
+        Err(error) if has_no_files(&error) && revision.is_none() => {
+            of_parquet_branch(name, &request)?.ok_or_else(|| of_data(error))
+        }
+        Err(error) => Err(of_data(error)),
+    }
+}
+
+/// A path, or a pattern below a folder that exists.
+fn find_local(name: &str, sweep_dir: &Path) -> Result<PathBuf, CliError> {
+    let missing = match paths::find("dataset", name, sweep_dir, None) {
+        Ok(path) => return Ok(path),
+        Err(missing) => missing,
+    };
+    let mut patterns = [sweep_dir.join(name), PathBuf::from(name)].into_iter();
+    patterns
+        .find(|pattern| data::is_pattern(pattern))
+        .ok_or(missing)
+}
+
+fn of_this_machine(
+    wanted: &DataName,
+    path: &Path,
+    request: &DatasetRequest,
+) -> Result<FoundDataset, CliError> {
+    if let Some(revision) = wanted.args.revision() {
+        let (name, path) = (&wanted.dataset, path.display());
+        let message = format!("`{name}` is `{path}`, which has no revision `{revision}`");
+        return Err(CliError::input(message)
+            .with_hint("leave `revision` out of `data_args`".to_owned())
+            .about("data_args".to_owned()));
+    }
+    let files = DataFiles::find(path, request).map_err(of_data)?;
+    let remote = None;
+    Ok(FoundDataset { files, remote })
+}
+
+fn of_data(error: DataError) -> CliError {
+    CliError::from(TrainError::from(error)).about("dataset".to_owned())
+}
+
+fn choose(
+    name: &str,
+    listing: &DatasetListing,
+    request: &DatasetRequest,
+) -> Result<Vec<ChosenFile>, DataError> {
+    let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
+    data::choose_files(name, &names, listing.card.as_deref(), request)
+}
+
+fn has_no_files(error: &DataError) -> bool {
+    matches!(
+        error,
+        DataError::NoKnownFiles { .. } | DataError::ForeignFormat { .. }
+    )
+}
+
+/// The copy in Parquet of a data set without files that can be read; `None` where there is none
+/// either.
+fn of_parquet_branch(
+    name: &str,
+    request: &DatasetRequest,
+) -> Result<Option<FoundDataset>, CliError> {
+    let listing = Hub::from_env().and_then(|hub| hub.dataset_listing(name, Some(PARQUET_BRANCH)));
+    let listing = match listing {
+        Err(HubError::NoSuchRevision { .. } | HubError::NotCached { .. }) => return Ok(None),
+        listing => listing?,
+    };
+    let config = request.config.clone();
+    let request = DatasetRequest {
+        config: None,
+        data_dir: Some(config.unwrap_or_else(|| only_config(&listing))),
+        ..request.clone()
+    };
+    let chosen = choose(name, &listing, &request).map_err(of_data)?;
+    table::note(&format!(
+        "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet"
+    ));
+    Ok(Some(of_hub(name, listing, chosen)))
+}
+
+/// The branch has a folder for each configuration; a data set with one calls it `default` or not.
+fn only_config(listing: &DatasetListing) -> String {
+    let folders = listing.files.iter();
+    let mut folders = folders.filter_map(|file| Some(file.name.split_once('/')?.0));
+    let first = folders.next().unwrap_or("default");
+    let is_only = folders.all(|folder| folder == first);
+    if is_only { first } else { "default" }.to_owned()
+}
+
+fn of_hub(name: &str, listing: DatasetListing, chosen: Vec<ChosenFile>) -> FoundDataset {
+    let names: Vec<_> = chosen.iter().map(|file| file.name.clone()).collect();
+    let hash_of = |name: &str| {
+        let mut files = listing.files.iter();
+        let file = files.find(|file| file.name == name);
+        file.expect("what is chosen is listed").content_hash.clone()
+    };
+    let located = chosen.into_iter().map(|file| {
+        let (path, hash) = (listing.dir.join(&file.name), hash_of(&file.name));
+        (file, path, hash)
+    });
+    let files = DataFiles::of_hub(name, located.collect());
+    FoundDataset {
+        files,
+        remote: Some(RemoteFiles { listing, names }),
+    }
+}
+
+impl FoundDataset {
+    /// Downloads its files, as far as they are not in the cache.
+    ///
+    /// # Errors
+    /// A download that fails.
+    pub(crate) fn fetch(&self, quiet: bool) -> Result<(), CliError> {
+        let Some(RemoteFiles { listing, names }) = &self.remote else {
+            return Ok(());
+        };
+        download::shown(&listing.repo, quiet, |show| {
+            Hub::from_env()?.download_dataset_files(listing, names, show)
+        })?;
+        Ok(())
+    }
+}

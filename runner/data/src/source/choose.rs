@@ -1,0 +1,264 @@
+//! Which files of a data set make up a split, as `load_dataset` of Python's `datasets` 5.2 finds
+//! them.
+//!
+//! The order is `datasets`' own: patterns one after the other, and the files of a pattern by the
+//! code points of their names. A file that two patterns take is read twice, as there.
+
+use super::card::{Card, CardConfig, Split};
+use super::conventions::conventions;
+use super::endings::{Packing, common_ending, endings, is_data, packing};
+use super::listing::Listing;
+use super::patterns::{Pattern, base_name, has_magic};
+use super::{Compression, Format};
+use crate::DataError;
+use plan::DatasetRequest;
+
+/// A file of a data set that is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChosenFile {
+    /// Its name, relative to the root of the data set, with `/`.
+    pub name: String,
+    /// How it holds its rows.
+    pub format: Format,
+    /// What it is packed with.
+    pub compression: Compression,
+}
+
+/// The files of a data set, in the order in which they are read: at least one.
+///
+/// `dataset` is what messages call it, `listing` has the names of all its files, relative to its
+/// root and with `/`, and `card` is the text of its README.md.
+///
+/// # Errors
+/// The request names a split, configuration or file that is not there; or the files have no format
+/// that is read, or several.
+pub fn choose_files(
+    dataset: &str,
+    listing: &[String],
+    card: Option<&str>,
+    request: &DatasetRequest,
+) -> Result<Vec<ChosenFile>, DataError> {
+    choose_among(dataset, &Listing::Names(listing), card, request)
+}
+
+/// [`choose_files`] of any listing.
+pub(crate) fn choose_among(
+    dataset: &str,
+    listing: &Listing<'_>,
+    card: Option<&str>,
+    request: &DatasetRequest,
+) -> Result<Vec<ChosenFile>, DataError> {
+    check_split(&request.split)?;
+    let names_files = !request.data_files.is_empty() || request.data_dir.is_some();
+    let text = card.filter(|_| !names_files || request.config.is_some());
+    let card = Card::parse(dataset, text.unwrap_or_default())?;
+    let config = asked_config(dataset, &card, request)?.filter(|_| !names_files);
+    let chooser = Chooser { dataset, listing };
+    let selection = chooser.select(config, request)?;
+    let split = chooser.split(&selection, &request.split)?;
+    let names = chooser.resolve(&selection, split)?;
+    chooser.of_one_format(names, &selection, split)
+}
+
+/// # Errors
+/// The split is an expression such as `train[:10%]`, not a name.
+pub(crate) fn check_split(split: &str) -> Result<(), DataError> {
+    if split.contains(['[', '+']) {
+        return Err(DataError::SplitExpression {
+            split: split.into(),
+        });
+    }
+    Ok(())
+}
+
+/// The configuration that the request names, or else the default; `None` where there are none.
+fn asked_config<'a>(
+    dataset: &str,
+    card: &'a Card,
+    request: &DatasetRequest,
+) -> Result<Option<&'a CardConfig>, DataError> {
+    match &request.config {
+        Some(name) if card.names().contains(name) => Ok(card.config(name)),
+        Some(name) => Err(DataError::NoConfig {
+            dataset: dataset.into(),
+            config: name.clone(),
+            found: card.names(),
+        }),
+        None => card.default_config(dataset),
+    }
+}
+
+/// The splits of a data set, and which of the files that they name are kept.
+struct Selection {
+    dir: String,
+    splits: Vec<Split>,
+    are_named: bool,
+    keep: Keep,
+}
+
+/// What becomes of files whose names say that they are something else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Those of the most common format are kept.
+    Common,
+    /// Those are kept that might be data.
+    Data,
+    /// All are kept.
+    All,
+}
+
+struct Chooser<'a> {
+    dataset: &'a str,
+    listing: &'a Listing<'a>,
+}
+
+impl Chooser<'_> {
+    fn select(
+        &self,
+        config: Option<&CardConfig>,
+        request: &DatasetRequest,
+    ) -> Result<Selection, DataError> {
+        let config_dir = config.and_then(|config| config.data_dir.as_ref());
+        let dir = request
+            .data_dir
+            .as_ref()
+            .or(config_dir)
+            .cloned()
+            .unwrap_or_default();
+        let named = match config {
+            _ if !request.data_files.is_empty() => {
+                Some(vec![Split::train(request.data_files.clone())])
+            }
+            Some(config) => config.splits(),
+            None => None,
+        };
+        let keep = match config {
+            Some(_) => Keep::Data,
+            None if named.is_some() && request.data_dir.is_none() => Keep::All,
+            None => Keep::Common,
+        };
+        Ok(Selection {
+            are_named: named.is_some(),
+            splits: named.map_or_else(|| conventions(self.listing, &dir), Ok)?,
+            dir,
+            keep,
+        })
+    }
+
+    fn split<'s>(&self, selection: &'s Selection, name: &str) -> Result<&'s Split, DataError> {
+        let splits = &selection.splits;
+        if splits.is_empty() {
+            return Err(self.nothing(selection, &[])?);
+        }
+        splits
+            .iter()
+            .find(|split| split.name == name)
+            .ok_or_else(|| DataError::NoSplit {
+                dataset: self.dataset.into(),
+                split: name.into(),
+                found: splits.iter().map(|split| split.name.clone()).collect(),
+            })
+    }
+
+    fn resolve(&self, selection: &Selection, split: &Split) -> Result<Vec<String>, DataError> {
+        let mut names = Vec::new();
+        for pattern in &split.patterns {
+            let matching = self
+                .listing
+                .matching(&Pattern::new(&selection.dir, pattern)?)?;
+            if !has_magic(pattern) && !matching.iter().any(|name| is_data(name)) {
+                return Err(self.no_match(pattern));
+            }
+            names.extend(matching);
+        }
+        if selection.keep != Keep::All {
+            names.retain(|name| is_data(name));
+        }
+        Ok(names)
+    }
+
+    fn of_one_format(
+        &self,
+        mut names: Vec<String>,
+        selection: &Selection,
+        split: &Split,
+    ) -> Result<Vec<ChosenFile>, DataError> {
+        let Some(common) = common_ending(names.iter().filter(|name| is_data(name))) else {
+            return Err(self.nothing(selection, &split.patterns)?);
+        };
+        let Some(format) = Format::of_ending(&common) else {
+            return Err(self.not_read(format!(".{common}")));
+        };
+        if selection.keep == Keep::Common {
+            names.retain(|name| may_be(name, format));
+        }
+        names
+            .into_iter()
+            .map(|name| self.chosen(name, format))
+            .collect()
+    }
+
+    fn chosen(&self, name: String, format: Format) -> Result<ChosenFile, DataError> {
+        let compression = match packing(&name) {
+            Packing::Read(compression) => compression,
+            Packing::Foreign(ending) => return Err(self.not_read(format!(".{ending}"))),
+        };
+        if !endings(&name).any(|ending| Format::of_ending(ending) == Some(format)) {
+            return Err(DataError::MixedFormats {
+                dataset: self.dataset.into(),
+                name,
+                format: format.to_string(),
+            });
+        }
+        if !format.allows(compression) {
+            return Err(self.not_read(format!("packed {format}")));
+        }
+        Ok(ChosenFile {
+            name,
+            format,
+            compression,
+        })
+    }
+
+    fn no_match(&self, pattern: &str) -> DataError {
+        DataError::NoMatch {
+            dataset: self.dataset.into(),
+            pattern: pattern.into(),
+        }
+    }
+
+    fn not_read(&self, format: String) -> DataError {
+        DataError::ForeignFormat {
+            dataset: self.dataset.into(),
+            format,
+        }
+    }
+
+    /// Why `patterns` gave no data file.
+    fn nothing(&self, selection: &Selection, patterns: &[String]) -> Result<DataError, DataError> {
+        if selection.are_named {
+            return Ok(self.no_match(&patterns.join("`, `")));
+        }
+        let below = Pattern::new(&selection.dir, "**")?;
+        let mut found = self.listing.matching(&below)?;
+        if found.is_empty() && !selection.dir.is_empty() {
+            return Ok(self.no_match(&selection.dir));
+        }
+        let script = format!("{}.py", base_name(self.dataset.trim_end_matches('/')));
+        let script = found.contains(&script).then_some(script);
+        found.truncate(3);
+        Ok(DataError::NoKnownFiles {
+            dataset: self.dataset.into(),
+            found,
+            script,
+        })
+    }
+}
+
+/// Whether `datasets` gives the file to the reader of `format`.
+fn may_be(name: &str, format: Format) -> bool {
+    endings(name).any(|ending| {
+        let of_ending = Format::of_ending(ending);
+        ending == "zip" || of_ending.is_some_and(|of_ending| of_ending.shares_reader(format))
+    })
+}

@@ -1,0 +1,260 @@
+//! Documents of comma- or tab-separated values.
+
+use super::rows::{Column, Place, ReadRows, RowError};
+use super::unpack::{End, RowBytes, Source};
+use super::{DataFile, Document, Format};
+use crate::DataError;
+use csv::{ByteRecord, Reader, ReaderBuilder};
+use std::io::Cursor;
+
+/// The records of a file with a header.
+///
+/// Records are cut here, at line breaks outside of quotes, and each is then parsed by itself: so its
+/// line is known, and neither a quote that is never closed nor a long record goes unnoticed.
+pub(super) struct CsvRows {
+    source: Source,
+    delimiter: u8,
+    bytes: RowBytes,
+    parser: Reader<Cursor<Vec<u8>>>,
+    record: ByteRecord,
+    line: u64,
+    n_fields: usize,
+    field_idx: usize,
+}
+
+impl CsvRows {
+    pub(super) fn open(file: &DataFile, column: &Column) -> Result<Self, DataError> {
+        let delimiter = if file.format == Format::Tsv {
+            b'\t'
+        } else {
+            b','
+        };
+        let mut rows = Self {
+            source: Source::open_behind_mark(file)?,
+            delimiter,
+            bytes: RowBytes::default(),
+            parser: ReaderBuilder::new()
+                .delimiter(delimiter)
+                .has_headers(false)
+                .flexible(true)
+                .from_reader(Cursor::default()),
+            record: ByteRecord::new(),
+            line: 1,
+            n_fields: 0,
+            field_idx: 0,
+        };
+        rows.find_column(column)?;
+        Ok(rows)
+    }
+
+    fn find_column(&mut self, column: &Column) -> Result<(), DataError> {
+        self.read_record().map_err(RowError::into_inner)?;
+        let header = self.record.iter();
+        let names: Vec<String> = header
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect();
+        self.n_fields = names.len();
+        match names.iter().position(|name| *name == column.name) {
+            Some(field_idx) => self.field_idx = field_idx,
+            None => return Err(column.not_in(self.source.path(), names)),
+        }
+        Ok(())
+    }
+
+    /// Reads the next record into `record`, empty lines left out; false at the end of the file.
+    fn read_record(&mut self) -> Result<bool, RowError> {
+        self.record.clear();
+        loop {
+            self.line = self.source.line();
+            let mut cut = Cut::new(self.delimiter);
+            let end = self
+                .source
+                .read_piece(&mut self.bytes, |byte| cut.is_end(byte))?;
+            if end == End::File && cut.is_in_quotes() {
+                return Err(self.damaged("a quote is never closed").into());
+            }
+            if !self.bytes.is_empty() {
+                return self.parse();
+            }
+            if end == End::File {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn parse(&mut self) -> Result<bool, RowError> {
+        if self.bytes.get().is_none() {
+            return Err(self.place().too_long());
+        }
+        let mut bytes = self.bytes.take();
+        bytes.push(b'\n');
+        *self.parser.get_mut() = Cursor::new(bytes);
+        let is_read = self.parser.read_byte_record(&mut self.record);
+        if !is_read.is_ok_and(|is_read| is_read) {
+            return Err(self.damaged("the record cannot be parsed").into());
+        }
+        Ok(true)
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            path: self.source.path(),
+            line: self.line,
+        }
+    }
+
+    fn damaged(&self, what: &str) -> DataError {
+        DataError::Damaged {
+            path: self.source.path().to_path_buf(),
+            format: "CSV",
+            source: format!("line {}: {what}", self.line).into(),
+        }
+    }
+}
+
+impl ReadRows for CsvRows {
+    fn next_row(&mut self) -> Result<Option<Document>, RowError> {
+        if !self.read_record()? {
+            return Ok(None);
+        }
+        if self.record.len() != self.n_fields {
+            return Err(RowError::Bad(DataError::FieldCount {
+                path: self.source.path().to_path_buf(),
+                line: self.line,
+                expected: self.n_fields,
+                got: self.record.len(),
+            }));
+        }
+        let text = self.place().utf8(&self.record[self.field_idx])?;
+        Ok(Some(Document::Text(text.to_string())))
+    }
+
+    fn n_bytes_read(&self) -> u64 {
+        self.source.n_bytes_read()
+    }
+}
+
+/// Where in a record its next byte stands.
+#[derive(Debug)]
+struct Cut {
+    delimiter: u8,
+    state: CutState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CutState {
+    StartOfField,
+    InField,
+    InQuotes,
+    /// Behind a quote that closes the field, unless another quote follows.
+    BehindQuote,
+}
+
+impl Cut {
+    fn new(delimiter: u8) -> Self {
+        Self {
+            delimiter,
+            state: CutState::StartOfField,
+        }
+    }
+
+    /// Whether `byte` ends the record; the rules are those of the parser.
+    fn is_end(&mut self, byte: u8) -> bool {
+        use CutState::{BehindQuote, InField, InQuotes, StartOfField};
+        self.state = match (self.state, byte) {
+            (InQuotes, b'"') => BehindQuote,
+            (InQuotes, _) | (StartOfField | BehindQuote, b'"') => InQuotes,
+            (_, b'\n' | b'\r') => return true,
+            (_, byte) if byte == self.delimiter => StartOfField,
+            _ => InField,
+        };
+        false
+    }
+
+    fn is_in_quotes(&self) -> bool {
+        self.state == CutState::InQuotes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::MAX_DOCUMENT_BYTES;
+    use crate::source::samples::{Sample, assert_ends, assert_error, texts};
+
+    #[test]
+    fn fields_become_documents() {
+        let content =
+            "\u{feff}id,text\r\n1,a\r\n\r\n2,\"b\nb \"\"é\"\", c\"\r\n3,\n4,x\"y\"\n5,\"\"";
+        let expected = ["a", "b\nb \"é\", c", "", "x\"y\"", ""];
+        assert_eq!(texts("a.csv", content.as_bytes()).unwrap(), expected);
+    }
+
+    #[test]
+    fn tabs_separate_in_tsv() {
+        let content = b"text\tid\na, b\t1\n\"c\td\"\t2\n";
+        assert_eq!(texts("a.tsv", content).unwrap(), ["a, b", "c\td"]);
+    }
+
+    #[test]
+    fn a_header_alone_has_no_documents() {
+        assert!(texts("a.csv", b"id,text\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_missing_column_always_fails() {
+        let sample = Sample::new(&[("a.csv", b"id,body\n1,a\n")]).skip();
+        let error = sample.error();
+        assert_ends(&error, "NoColumn", "a.csv` has no column `text`");
+        assert_eq!(
+            error.hint().unwrap(),
+            "set `text_column` to one of `id`, `body`"
+        );
+        assert_error("a.csv", b"", "NoColumn", "no column `text`");
+    }
+
+    #[test]
+    fn records_of_another_width_are_named() {
+        let content = b"id,text\r\n1,\"a\r\na\"\r\n\r\n2,b,c\r\n3,d\r\n4\r\n";
+        assert_error(
+            "a.csv",
+            content,
+            "FieldCount",
+            "a.csv:5: 3 fields, where the header has 2",
+        );
+        let skipping = Sample::new(&[("a.csv", content)]).skip();
+        let mut documents = skipping.open().unwrap();
+        assert_eq!(documents.by_ref().filter(Result::is_ok).count(), 2);
+        assert_eq!(documents.n_skipped(), 2);
+        assert!(
+            documents
+                .first_skipped()
+                .unwrap()
+                .contains("a.csv:5: 3 fields")
+        );
+    }
+
+    #[test]
+    fn fields_that_are_no_text_are_named() {
+        let content = b"id,text\n1,a\n2,\xff\n";
+        assert_error("a.csv", content, "NotUtf8", "a.csv:3: not UTF-8");
+    }
+
+    #[test]
+    fn an_open_quote_is_damage() {
+        let sample = Sample::new(&[("a.csv", b"text\na\n\"b\nc\n")]).skip();
+        let error = sample.error();
+        assert_ends(&error, "Damaged", "a.csv` is no readable CSV file");
+        let source = std::error::Error::source(&error).unwrap();
+        assert_eq!(source.to_string(), "line 3: a quote is never closed");
+    }
+
+    #[test]
+    fn a_long_record_is_a_bad_row() {
+        let mut content = b"text\na\n".to_vec();
+        content.resize(MAX_DOCUMENT_BYTES + 8, b'x');
+        content.extend_from_slice(b"\nb\n");
+        let sample = Sample::new(&[("a.csv", &content)]);
+        assert_ends(&sample.error(), "DocumentTooLong", "a.csv:3: longer than");
+        assert_eq!(sample.skip().texts().unwrap(), ["a", "b"]);
+    }
+}

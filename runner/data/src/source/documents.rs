@@ -1,0 +1,351 @@
+//! The documents of a data set, whatever its format.
+
+use super::bin::BinRows;
+use super::csv::CsvRows;
+use super::json::{self, JsonRows};
+use super::rows::{Column, ID_COLUMN, ReadRows, RowError};
+use super::text::TextRows;
+use super::{DataFile, DataFiles, Format, arrow, parquet};
+use crate::DataError;
+use plan::{OnBadRow, TrainConfig};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A row of a data set, as far as it is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Text to be tokenised.
+    Text(String),
+    /// Ids of tokens.
+    TokenIds(Vec<u32>),
+}
+
+/// How rows are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowSpec {
+    /// Column with the text; `a.b` is field `b` of column `a`, unless a column has that name.
+    pub text_column: String,
+    /// What becomes of a row that cannot be used.
+    pub on_bad_row: OnBadRow,
+    /// Length of the rows of `.bin` files, in tokens.
+    pub ctx_len: usize,
+    /// Width of the ids of `.bin` files, in bytes: 2 or 4.
+    pub bin_id_bytes: usize,
+}
+
+/// The documents of a data set, one after the other.
+///
+/// A data set whose first file has a column `input_ids`, as sparsify has it, or is a `.bin` file is
+/// tokenised: its documents are token ids. Those of all others are text. Rows longer than
+/// [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES) are bad rows. The iterator ends after its first
+/// error.
+pub struct Documents {
+    name: String,
+    spec: RowSpec,
+    column: Column,
+    files: std::vec::IntoIter<(DataFile, u64)>,
+    current: Option<(Box<dyn ReadRows>, u64)>,
+    n_bytes_done: u64,
+    n_bytes_total: u64,
+    n_skipped: u64,
+    first_skipped: Option<String>,
+}
+
+impl RowSpec {
+    /// As a job with the settings `config` reads them, for a model with `vocab_size` tokens.
+    pub fn of(config: &TrainConfig, vocab_size: usize) -> Self {
+        Self {
+            text_column: config.text_column.clone(),
+            on_bad_row: config.on_bad_row,
+            ctx_len: config.ctx_len,
+            bin_id_bytes: config.bin_dtype.id_bytes(vocab_size),
+        }
+    }
+}
+
+impl Documents {
+    /// Opens the first file, and finds out whether the data set is tokenised.
+    ///
+    /// # Errors
+    /// A file that does not exist or has another format than the first; a first file that cannot be
+    /// read, or whose schema lacks the column.
+    pub fn open(files: DataFiles, spec: RowSpec) -> Result<Self, DataError> {
+        check_formats(&files.files)?;
+        let column = if are_tokenised(&files.files)? {
+            Column::token_ids()
+        } else {
+            Column::text(&spec.text_column)
+        };
+        let sized = files.files.into_iter().map(with_n_bytes);
+        let sized = sized.collect::<Result<Vec<_>, _>>()?;
+        let mut documents = Self {
+            name: files.name,
+            spec,
+            column,
+            n_bytes_total: sized.iter().map(|(_, n_bytes)| n_bytes).sum(),
+            files: sized.into_iter(),
+            current: None,
+            n_bytes_done: 0,
+            n_skipped: 0,
+            first_skipped: None,
+        };
+        documents.open_next_file()?;
+        Ok(documents)
+    }
+
+    /// Whether the rows are token ids.
+    pub fn are_tokenised(&self) -> bool {
+        self.column.holds_ids
+    }
+
+    /// The data set, as the user calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes read so far of the files as they lie on disk; an estimate within a Parquet file.
+    pub fn n_bytes_read(&self) -> u64 {
+        let current = self.current.as_ref();
+        let of_current = current.map_or(0, |(rows, n_bytes)| rows.n_bytes_read().min(*n_bytes));
+        self.n_bytes_done + of_current
+    }
+
+    /// Bytes of all files as they lie on disk.
+    pub fn n_bytes_total(&self) -> u64 {
+        self.n_bytes_total
+    }
+
+    /// Bad rows that were left out.
+    pub fn n_skipped(&self) -> u64 {
+        self.n_skipped
+    }
+
+    /// What was wrong with the first row that was left out.
+    pub fn first_skipped(&self) -> Option<&str> {
+        self.first_skipped.as_deref()
+    }
+
+    /// Opens the next file; false where there is none.
+    fn open_next_file(&mut self) -> Result<bool, DataError> {
+        let Some((file, n_bytes)) = self.files.next() else {
+            return Ok(false);
+        };
+        let rows = open_rows(&file, n_bytes, &self.column, &self.spec)?;
+        self.current = Some((rows, n_bytes));
+        Ok(true)
+    }
+
+    fn next_document(&mut self) -> Result<Option<Document>, DataError> {
+        loop {
+            let Some((rows, n_bytes)) = &mut self.current else {
+                if self.open_next_file()? {
+                    continue;
+                }
+                return Ok(None);
+            };
+            match rows.next_row() {
+                Ok(Some(document)) => return Ok(Some(document)),
+                Ok(None) => {
+                    self.n_bytes_done += *n_bytes;
+                    self.current = None;
+                }
+                Err(RowError::Bad(error)) if self.spec.on_bad_row == OnBadRow::Skip => {
+                    self.n_skipped += 1;
+                    self.first_skipped.get_or_insert_with(|| error.to_string());
+                }
+                Err(error) => return Err(error.into_inner()),
+            }
+        }
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Result<Document, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let document = self.next_document();
+        if document.is_err() {
+            self.files = Vec::new().into_iter();
+            self.current = None;
+        }
+        document.transpose()
+    }
+}
+
+impl fmt::Debug for Documents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Documents")
+            .field("name", &self.name)
+            .field("spec", &self.spec)
+            .field("column", &self.column)
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+fn open_rows(
+    file: &DataFile,
+    n_bytes: u64,
+    column: &Column,
+    spec: &RowSpec,
+) -> Result<Box<dyn ReadRows>, DataError> {
+    Ok(match file.format {
+        Format::Json => {
+            check_ids(file, column)?;
+            Box::new(JsonRows::open(file, column)?)
+        }
+        Format::Csv | Format::Tsv => Box::new(CsvRows::open(file, column)?),
+        Format::Text => Box::new(TextRows::open(file, column)?),
+        Format::Parquet => Box::new(parquet::open(file, column)?),
+        Format::Arrow => Box::new(arrow::open(file, column)?),
+        Format::Bin => Box::new(BinRows::open(file, spec, n_bytes)?),
+    })
+}
+
+/// JSON has no schema: its first object stands for the file.
+fn check_ids(file: &DataFile, column: &Column) -> Result<(), DataError> {
+    if !column.holds_ids {
+        return Ok(());
+    }
+    match json::first_columns(file)? {
+        Some(found) if !has_ids(&found) => Err(column.not_in(&file.path, found)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the first file that has rows holds token ids.
+fn are_tokenised(files: &[DataFile]) -> Result<bool, DataError> {
+    for file in files {
+        let columns = match file.format {
+            Format::Bin => return Ok(true),
+            Format::Csv | Format::Tsv | Format::Text => return Ok(false),
+            Format::Json => json::first_columns(file)?,
+            Format::Parquet => Some(parquet::columns(file)?),
+            Format::Arrow => Some(arrow::columns(file)?),
+        };
+        if let Some(columns) = columns {
+            return Ok(has_ids(&columns));
+        }
+    }
+    Ok(false)
+}
+
+fn has_ids(columns: &[String]) -> bool {
+    columns.iter().any(|name| name == ID_COLUMN)
+}
+
+fn with_n_bytes(file: DataFile) -> Result<(DataFile, u64), DataError> {
+    let metadata = std::fs::metadata(&file.path).map_err(DataError::io("read", &file.path))?;
+    Ok((file, metadata.len()))
+}
+
+fn check_formats(files: &[DataFile]) -> Result<(), DataError> {
+    let Some((first, others)) = files.split_first() else {
+        return Ok(());
+    };
+    match others.iter().find(|file| file.format != first.format) {
+        None => Ok(()),
+        Some(odd) => Err(DataError::OtherFormat {
+            path: odd.path.clone(),
+            got: format_name(odd.format),
+            first_path: first.path.clone(),
+            first: format_name(first.format),
+        }),
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Json => "JSON",
+        Format::Csv => "CSV",
+        Format::Tsv => "TSV",
+        Format::Text => "text",
+        Format::Parquet => "Parquet",
+        Format::Arrow => "Arrow",
+        Format::Bin => "token ids",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::samples::{Sample, assert_ends, gzipped, zstandard};
+
+    #[test]
+    fn files_come_in_order_with_their_bytes_counted() {
+        let packed = gzipped(b"{\"text\": \"b\"}\n");
+        let last = zstandard(b"{\"text\": \"c\"}\n");
+        let files: [(&str, &[u8]); 3] = [
+            ("a.jsonl", b"{\"text\": \"a\"}\n"),
+            ("b.jsonl.gz", &packed),
+            ("c.jsonl.zst", &last),
+        ];
+        let sample = Sample::new(&files);
+        assert_eq!(sample.texts().unwrap(), ["a", "b", "c"]);
+        let mut documents = sample.open().unwrap();
+        assert_eq!(documents.name(), "sample");
+        documents.next();
+        assert_eq!(documents.n_bytes_read(), 14);
+        assert_eq!(documents.by_ref().count(), 2);
+        assert_eq!(
+            documents.n_bytes_total(),
+            14 + (packed.len() + last.len()) as u64
+        );
+        assert_eq!(documents.n_bytes_read(), documents.n_bytes_total());
+    }
+
+    #[test]
+    fn documents_may_move_to_another_thread() {
+        let sample = Sample::new(&[("a.jsonl", b"{\"text\": \"a\"}\n")]);
+        let documents = sample.open().unwrap();
+        let counting = std::thread::spawn(move || documents.count());
+        assert_eq!(counting.join().unwrap(), 1);
+    }
+
+    #[test]
+    fn the_first_error_ends_the_documents() {
+        let sample = Sample::new(&[("a.jsonl", b"{}\n{\"text\": \"b\"}\n")]);
+        let mut documents = sample.open().unwrap();
+        assert!(documents.next().unwrap().is_err());
+        assert!(documents.next().is_none());
+    }
+
+    #[test]
+    fn bad_rows_are_left_out_and_counted() {
+        let content = b"{}\n{\"text\": \"a\"}\nnonsense\n{\"text\": \"\xff\"}\n{\"text\": \"b\"}\n";
+        let sample = Sample::new(&[("a.jsonl", content)]).skip();
+        assert_eq!(sample.texts().unwrap(), ["a", "b"]);
+        let mut documents = sample.open().unwrap();
+        assert_eq!(documents.by_ref().count(), 2);
+        assert_eq!(documents.n_skipped(), 3);
+        let first = documents.first_skipped().unwrap();
+        assert!(first.ends_with("a.jsonl:1: no column `text`"), "{first}");
+    }
+
+    #[test]
+    fn files_of_two_formats_are_an_error() {
+        let error = Sample::new(&[("a.jsonl", b""), ("b.csv", b"")]).error();
+        assert_ends(&error, "OtherFormat", "b.csv` is CSV, but `");
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_an_error() {
+        let mut sample = Sample::new(&[("a.jsonl", b"")]);
+        sample.files.files[0].path.set_extension("gone");
+        assert_ends(&sample.error(), "Io", "cannot open");
+    }
+
+    #[test]
+    fn a_later_file_without_ids_is_an_error() {
+        let files: [(&str, &[u8]); 3] = [
+            ("a.jsonl", b"\n"),
+            ("b.jsonl", b"{\"input_ids\": [1]}\n"),
+            ("c.jsonl", b"{\"text\": \"a\"}\n"),
+        ];
+        let error = Sample::new(&files).skip().error();
+        assert_ends(&error, "NoColumn", "c.jsonl` has no column `input_ids`");
+        assert_eq!(
+            error.hint().unwrap(),
+            "every file of a tokenised data set must have `input_ids`"
+        );
+    }
+}

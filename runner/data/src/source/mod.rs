@@ -1,0 +1,35 @@
+//! Data sets on this machine: which files they have, and the documents in them.
+
+mod arrow;
+mod bin;
+mod card;
+mod choose;
+mod columnar;
+mod conventions;
+mod csv;
+mod documents;
+mod endings;
+mod files;
+mod find;
+mod json;
+mod json_field;
+mod listing;
+mod parquet;
+mod patterns;
+mod rows;
+mod text;
+mod unpack;
+
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod layouts;
+#[cfg(test)]
+mod samples;
+
+pub use choose::{ChosenFile, choose_files};
+pub use documents::{Document, Documents, RowSpec};
+pub use endings::is_data_file_name;
+pub use files::{Compression, DataFile, DataFiles, Format};
+pub use patterns::is_pattern;
+pub use rows::MAX_DOCUMENT_BYTES;

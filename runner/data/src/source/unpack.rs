@@ -1,0 +1,312 @@
+//! The bytes of a file, unpacked as they are read.
+
+use super::rows::MAX_DOCUMENT_BYTES;
+use super::{Compression, DataFile};
+use crate::DataError;
+use flate2::bufread::MultiGzDecoder;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const BUFFER_BYTES: usize = 1 << 16;
+
+/// Largest window of a Zstandard frame, as a power of two: 128 MiB, what `zstd -d` takes unasked.
+const MAX_WINDOW_LOG: u32 = 27;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+type ByteReader = Box<dyn Read + Send>;
+
+/// The unpacked bytes of a file.
+pub(super) struct Source {
+    path: PathBuf,
+    compression: Compression,
+    reader: BufReader<ByteReader>,
+    n_bytes_read: Arc<AtomicU64>,
+    line: u64,
+}
+
+/// A line, element or record as it is gathered, never longer than [`MAX_DOCUMENT_BYTES`].
+#[derive(Debug, Default)]
+pub(super) struct RowBytes {
+    bytes: Vec<u8>,
+    is_too_long: bool,
+}
+
+/// Where a piece of a file ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// At this byte, which is not part of the piece.
+    Byte(u8),
+    /// With the file.
+    File,
+}
+
+impl Source {
+    /// Opens `file` at its first byte.
+    pub(super) fn open(file: &DataFile) -> Result<Self, DataError> {
+        let counted = CountedFile::open(&file.path)?;
+        let n_bytes_read = counted.counter();
+        let reader = unpacked(file, counted)
+            .map_err(|error| unreadable(&file.path, file.compression, error))?;
+        Ok(Self {
+            path: file.path.clone(),
+            compression: file.compression,
+            reader: BufReader::with_capacity(BUFFER_BYTES, reader),
+            n_bytes_read,
+            line: 1,
+        })
+    }
+
+    /// Opens `file` behind its byte order mark, if it has one.
+    pub(super) fn open_behind_mark(file: &DataFile) -> Result<Self, DataError> {
+        let mut source = Self::open(file)?;
+        let head = source.take_head(BYTE_ORDER_MARK.len())?;
+        if head == BYTE_ORDER_MARK {
+            return Ok(source);
+        }
+        Ok(source.put_back(head))
+    }
+
+    /// The next `n_bytes`, or fewer at the end of the file.
+    pub(super) fn take_head(&mut self, n_bytes: usize) -> Result<Vec<u8>, DataError> {
+        let mut head = Vec::with_capacity(n_bytes);
+        self.read_up_to(n_bytes, &mut head)?;
+        Ok(head)
+    }
+
+    /// Puts bytes that were taken in front of those to come.
+    pub(super) fn put_back(self, head: Vec<u8>) -> Self {
+        let reader: ByteReader = Box::new(Cursor::new(head).chain(self.reader));
+        Self {
+            reader: BufReader::with_capacity(BUFFER_BYTES, reader),
+            ..self
+        }
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The line of the next byte, from 1.
+    pub(super) fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// Bytes read of the file, as it lies on disk.
+    pub(super) fn n_bytes_read(&self) -> u64 {
+        self.n_bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// The count of [`Self::n_bytes_read`], for a reader that takes the bytes over.
+    pub(super) fn counter(&self) -> Arc<AtomicU64> {
+        self.n_bytes_read.clone()
+    }
+
+    /// The bytes to come.
+    pub(super) fn into_reader(self) -> impl Read + Send {
+        self.reader
+    }
+
+    /// The first byte to come that is no blank, which is left where it is; `None` at the end.
+    pub(super) fn skip_blanks(&mut self) -> Result<Option<u8>, DataError> {
+        loop {
+            let chunk = self.fill()?;
+            if chunk.is_empty() {
+                return Ok(None);
+            }
+            let n_blanks = chunk.iter().take_while(|byte| is_blank(**byte)).count();
+            let first = chunk.get(n_blanks).copied();
+            self.consume(n_blanks);
+            if first.is_some() {
+                return Ok(first);
+            }
+        }
+    }
+
+    /// Reads the next line with its `\n` into `row`; false at the end of the file.
+    pub(super) fn read_line(&mut self, row: &mut RowBytes) -> Result<bool, DataError> {
+        row.clear();
+        let limit = MAX_DOCUMENT_BYTES as u64 + 1;
+        let n_bytes = (&mut self.reader)
+            .take(limit)
+            .read_until(b'\n', &mut row.bytes)
+            .map_err(|error| unreadable(&self.path, self.compression, error))?;
+        self.line += 1;
+        if n_bytes as u64 == limit && !row.bytes.ends_with(b"\n") {
+            row.is_too_long = true;
+            self.reader
+                .skip_until(b'\n')
+                .map_err(|error| unreadable(&self.path, self.compression, error))?;
+        }
+        Ok(n_bytes > 0)
+    }
+
+    /// Reads into `row` up to the byte for which `is_end` is true first; it is asked about every
+    /// byte once, in order.
+    pub(super) fn read_piece(
+        &mut self,
+        row: &mut RowBytes,
+        mut is_end: impl FnMut(u8) -> bool,
+    ) -> Result<End, DataError> {
+        row.clear();
+        loop {
+            let chunk = self.fill()?;
+            if chunk.is_empty() {
+                return Ok(End::File);
+            }
+            if let Some(n_bytes) = chunk.iter().position(|byte| is_end(*byte)) {
+                let end = chunk[n_bytes];
+                row.push(&chunk[..n_bytes]);
+                self.consume(n_bytes + 1);
+                return Ok(End::Byte(end));
+            }
+            row.push(chunk);
+            let n_bytes = chunk.len();
+            self.consume(n_bytes);
+        }
+    }
+
+    /// Appends the next `n_bytes` to `bytes`, fewer at the end of the file.
+    pub(super) fn read_up_to(
+        &mut self,
+        n_bytes: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<usize, DataError> {
+        (&mut self.reader)
+            .take(n_bytes as u64)
+            .read_to_end(bytes)
+            .map_err(|error| unreadable(&self.path, self.compression, error))
+    }
+
+    fn fill(&mut self) -> Result<&[u8], DataError> {
+        match self.reader.fill_buf() {
+            Ok(chunk) => Ok(chunk),
+            Err(error) => Err(unreadable(&self.path, self.compression, error)),
+        }
+    }
+
+    fn consume(&mut self, n_bytes: usize) {
+        let consumed = self.reader.buffer().iter().take(n_bytes);
+        self.line += consumed.filter(|byte| **byte == b'\n').count() as u64;
+        self.reader.consume(n_bytes);
+    }
+}
+
+impl RowBytes {
+    /// What was gathered; `None` where it was too long.
+    pub(super) fn get(&self) -> Option<&[u8]> {
+        (!self.is_too_long).then_some(&self.bytes)
+    }
+
+    /// Takes what was gathered; to be used only where it was not too long.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.is_too_long
+    }
+
+    /// Whether it is white space.
+    pub(super) fn is_blank(&self) -> bool {
+        !self.is_too_long && self.bytes.iter().copied().all(is_blank)
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.is_too_long = false;
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.is_too_long || self.bytes.len() + bytes.len() > MAX_DOCUMENT_BYTES {
+            self.is_too_long = true;
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// Whether JSON takes `byte` for white space.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// A file that counts what is read of it.
+#[derive(Debug)]
+pub(super) struct CountedFile {
+    file: File,
+    n_bytes_read: Arc<AtomicU64>,
+}
+
+impl CountedFile {
+    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
+        Ok(Self {
+            file: File::open(path).map_err(DataError::io("open", path))?,
+            n_bytes_read: Arc::default(),
+        })
+    }
+
+    pub(super) fn counter(&self) -> Arc<AtomicU64> {
+        self.n_bytes_read.clone()
+    }
+}
+
+impl Read for CountedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(n_bytes) => {
+                    self.n_bytes_read
+                        .fetch_add(n_bytes as u64, Ordering::Relaxed);
+                    return Ok(n_bytes);
+                }
+            }
+        }
+    }
+}
+
+impl Seek for CountedFile {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+fn unpacked(file: &DataFile, counted: CountedFile) -> io::Result<ByteReader> {
+    if file.compression == Compression::None {
+        return Ok(Box::new(counted));
+    }
+    let mut packed = BufReader::with_capacity(BUFFER_BYTES, counted);
+    if packed.fill_buf()?.is_empty() {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it is empty"));
+    }
+    if file.compression == Compression::Gzip {
+        return Ok(Box::new(MultiGzDecoder::new(packed)));
+    }
+    let mut decoder = zstd::Decoder::with_buffer(packed)?;
+    decoder.window_log_max(MAX_WINDOW_LOG)?;
+    Ok(Box::new(decoder))
+}
+
+/// An error of the disk, or else of what is in the file.
+fn unreadable(path: &Path, compression: Compression, error: io::Error) -> DataError {
+    let format = match compression {
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "Zstandard",
+        Compression::None => return DataError::io("read", path)(error),
+    };
+    if error.raw_os_error().is_some() {
+        return DataError::io("read", path)(error);
+    }
+    DataError::Damaged {
+        path: path.to_path_buf(),
+        format,
+        source: error.into(),
+    }
+}

@@ -1,0 +1,255 @@
+//! A data set, as the user names it.
+
+use crate::PlanError;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+/// Which part of a data set is wanted, as Python's `load_dataset` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetRequest {
+    /// The split, such as `train`.
+    pub split: String,
+    /// The configuration, where the data set has several (`name` in Python).
+    pub config: Option<String>,
+    /// Folder of the data set to look in.
+    pub data_dir: Option<String>,
+    /// Names or patterns of files in the data set; empty: by the usual conventions.
+    pub data_files: Vec<String>,
+}
+
+impl Default for DatasetRequest {
+    fn default() -> Self {
+        Self {
+            split: "train".into(),
+            config: None,
+            data_dir: None,
+            data_files: Vec::new(),
+        }
+    }
+}
+
+/// Further arguments of `load_dataset`: `name`, `data_dir`, `data_files` (one or a list) and
+/// `revision`. Written as a table, or as sparsify has it: `name=en,data_dir=articles`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct DataArgs(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for DataArgs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a table, or text like `name=en`")]
+        enum Written {
+            Table(Map<String, Value>),
+            Text(String),
+        }
+        let args = match Written::deserialize(deserializer)? {
+            Written::Table(args) => args,
+            Written::Text(text) => parse_args(&text).map_err(serde::de::Error::custom)?,
+        };
+        check_args(&args).map_err(serde::de::Error::custom)?;
+        Ok(Self(args))
+    }
+}
+
+/// `a=b,c=d`; blanks around the parts do not count.
+fn parse_args(text: &str) -> Result<Map<String, Value>, String> {
+    let parts = text.split(',').filter(|part| !part.trim().is_empty());
+    let pair = |part: &str| match part.split_once('=') {
+        Some((key, value)) => Ok((key.trim().to_owned(), value.trim().into())),
+        None => Err(format!(
+            "expected `KEY=VALUE` pairs with commas between, got `{part}`"
+        )),
+    };
+    parts.map(pair).collect()
+}
+
+fn check_args(args: &Map<String, Value>) -> Result<(), String> {
+    for (key, value) in args {
+        let is_list = || {
+            let items = value.as_array();
+            items.is_some_and(|items| items.iter().all(Value::is_string))
+        };
+        let is_right = match key.as_str() {
+            "name" | "data_dir" | "revision" => value.is_string(),
+            "data_files" => value.is_string() || is_list(),
+            _ => {
+                let known = "`name`, `data_dir`, `data_files`, `revision`";
+                return Err(format!("no argument `{key}`; there are {known}"));
+            }
+        };
+        if !is_right {
+            return Err(format!("argument `{key}` cannot be {value}"));
+        }
+    }
+    Ok(())
+}
+
+impl DataArgs {
+    /// Branch, tag or commit of a data set of the Hub.
+    pub fn revision(&self) -> Option<&str> {
+        self.text("revision")
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(Value::as_str)
+    }
+}
+
+/// What names a part of a data set among the settings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DataName {
+    /// Path, pattern or Hub id of the data set.
+    pub dataset: String,
+    /// Its split.
+    pub split: String,
+    /// Further arguments.
+    pub args: DataArgs,
+}
+
+impl DataName {
+    /// What is asked of the data set; `split_key` is the setting of the split.
+    ///
+    /// # Errors
+    /// A split that is no name.
+    pub fn request(&self, split_key: &str) -> Result<DatasetRequest, PlanError> {
+        let split = &self.split;
+        if split.is_empty() || split.contains(['[', '+']) {
+            let problem = format!(
+                "must be the name of one split, got `{split}`; `max_examples` limits the sequences"
+            );
+            return Err(PlanError::setting(split_key, &problem));
+        }
+        let own = |key| self.args.text(key).map(str::to_owned);
+        let files = self.args.0.get("data_files");
+        let one_or_many = |files: &Value| match files {
+            Value::Array(files) => files.iter().filter_map(text_of).collect(),
+            file => text_of(file).into_iter().collect(),
+        };
+        Ok(DatasetRequest {
+            split: split.clone(),
+            config: own("name"),
+            data_dir: own("data_dir"),
+            data_files: files.map(one_or_many).unwrap_or_default(),
+        })
+    }
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// What to do about a row that cannot be used: broken JSON, no text, too few token ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRow {
+    /// End with an error that names it.
+    #[default]
+    Fail,
+    /// Leave it out, and count it.
+    Skip,
+}
+
+/// The width of the token ids in a `.bin` file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BinDtype {
+    /// uint16, as sparsify; uint32 for vocabularies of more than 65 536.
+    #[default]
+    Auto,
+    /// Two bytes.
+    Uint16,
+    /// Four bytes.
+    Uint32,
+}
+
+impl BinDtype {
+    /// Bytes of a token id for a model with `vocab_size` tokens.
+    pub fn id_bytes(self, vocab_size: usize) -> usize {
+        match self {
+            Self::Auto if vocab_size <= 1 << 16 => 2,
+            Self::Uint16 => 2,
+            Self::Auto | Self::Uint32 => 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn args(value: Value) -> Result<DataArgs, serde_json::Error> {
+        serde_json::from_value(value)
+    }
+
+    fn request(args: DataArgs, split: &str) -> Result<DatasetRequest, PlanError> {
+        let (dataset, split) = ("d".into(), split.into());
+        DataName {
+            dataset,
+            split,
+            args,
+        }
+        .request("split")
+    }
+
+    #[test]
+    fn arguments_are_a_table_or_text() {
+        let text = args(json!("name=en, data_dir=a/b")).unwrap();
+        assert_eq!(
+            text,
+            args(json!({"name": "en", "data_dir": "a/b"})).unwrap()
+        );
+        assert_eq!(args(json!("")).unwrap(), DataArgs::default());
+        let request = request(text, "test").unwrap();
+        let expected = DatasetRequest {
+            split: "test".into(),
+            config: Some("en".into()),
+            data_dir: Some("a/b".into()),
+            data_files: Vec::new(),
+        };
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn data_files_are_one_or_many() {
+        for (written, expected) in [
+            (json!("data_files=a.csv"), vec!["a.csv"]),
+            (json!({"data_files": ["b/*", "a"]}), vec!["b/*", "a"]),
+        ] {
+            let request = request(args(written).unwrap(), "train").unwrap();
+            assert_eq!(request.data_files, expected);
+        }
+        let args = args(json!({"revision": "v1"})).unwrap();
+        assert_eq!(args.revision(), Some("v1"));
+    }
+
+    #[test]
+    fn unknown_and_odd_arguments_are_named() {
+        for (written, problem) in [
+            (json!("streaming=true"), "no argument `streaming`"),
+            (json!("name"), "`KEY=VALUE`"),
+            (json!({"name": 3}), "argument `name` cannot be 3"),
+            (json!({"data_files": [3]}), "cannot be [3]"),
+            (json!(7), "expected a table"),
+        ] {
+            let error = args(written).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_split_is_one_name() {
+        for split in ["", "train[:10%]", "train+test"] {
+            let error = request(DataArgs::default(), split).unwrap_err();
+            assert_eq!(error.setting_key(), Some("split"), "{split}");
+        }
+    }
+
+    #[test]
+    fn ids_are_as_wide_as_the_vocabulary_needs() {
+        assert_eq!(BinDtype::Auto.id_bytes(1 << 16), 2);
+        assert_eq!(BinDtype::Auto.id_bytes((1 << 16) + 1), 4);
+        assert_eq!(BinDtype::Uint16.id_bytes(128_000), 2);
+        assert_eq!(BinDtype::Uint32.id_bytes(10), 4);
+    }
+}

@@ -1,0 +1,126 @@
+//! The token data of a stream: tokenised where the cache does not have it, with reports of how far
+//! it is.
+
+use crate::Order;
+use crate::events::EventLog;
+use crate::stop::StopFlag;
+use crate::worker::log;
+use crate::{ModelInputs, TrainError};
+use data::{BatchSpec, Batches, BuildProgress, DataFiles, Shard, TokenSpec, Tokens};
+use plan::EventKind;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Time between two reports of how far the tokens are.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The batches of the stream that `order` describes. The data to evaluate on is tokenised too, so that
+/// what is wrong with it shows before anything is trained.
+///
+/// # Errors
+/// A data set that cannot be used or has changed since the order was written, or a stop.
+pub(crate) fn open_batches(
+    order: &Order,
+    model: &ModelInputs,
+    stop: &StopFlag,
+    events: &mut EventLog,
+) -> Result<Batches, TrainError> {
+    let vocab_size = model.facts.vocab_size;
+    let mut reports = Reports {
+        stop,
+        events,
+        last: None,
+        unwritten: None,
+    };
+    let key = &order.key;
+    let tokens = reports.open_tokens(order, &order.dataset, vocab_size, &key.token_digest)?;
+    if let (Some(files), Some(digest)) = (&order.eval_dataset, &key.eval_token_digest) {
+        reports.open_tokens(order, files, vocab_size, digest)?;
+    }
+    let spec = BatchSpec {
+        shuffle_seed: order.key.shuffle_seed,
+        max_examples: order.key.max_examples,
+        eval_fraction: order.key.eval_fraction,
+        batch_size: order.key.batch_size,
+        shard: Shard::WHOLE,
+    };
+    Ok(Batches::new(tokens, spec)?)
+}
+
+/// Turns progress into events, and a wish to stop into a stop.
+struct Reports<'a> {
+    stop: &'a StopFlag,
+    events: &'a mut EventLog,
+    last: Option<Instant>,
+    /// Why events can no longer be written.
+    unwritten: Option<TrainError>,
+}
+
+impl Reports<'_> {
+    /// The token data of `files`, which must have the digest `expected`.
+    fn open_tokens(
+        &mut self,
+        order: &Order,
+        files: &DataFiles,
+        vocab_size: usize,
+        expected: &str,
+    ) -> Result<Tokens, TrainError> {
+        let spec = TokenSpec {
+            files: files.clone(),
+            rows: order.rows.clone(),
+            tokenizer_dir: order.model_dir.clone(),
+            vocab_size,
+        };
+        let take = &mut |progress| self.take(progress);
+        let tokens = Tokens::open_or_build(&spec, &order.cache_dir, take);
+        if let Some(error) = self.unwritten.take() {
+            return Err(error);
+        }
+        let tokens = tokens?;
+        if tokens.digest() != expected {
+            return Err(TrainError::Changed {
+                what: "data set",
+                path: files.name.clone().into(),
+            });
+        }
+        Ok(tokens)
+    }
+
+    fn take(&mut self, progress: BuildProgress) -> ControlFlow<()> {
+        let written = self.event(progress).map(|event| self.events.write(event));
+        if let Some(Err(error)) = written {
+            self.unwritten = Some(error);
+            return ControlFlow::Break(());
+        }
+        match self.stop.is_set() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn event(&mut self, progress: BuildProgress) -> Option<EventKind> {
+        let message = match progress {
+            BuildProgress::Tokenised {
+                n_tokens,
+                n_bytes_read,
+                n_bytes_total,
+                ..
+            } => {
+                let is_due = self
+                    .last
+                    .is_none_or(|last| last.elapsed() >= REPORT_INTERVAL);
+                return is_due.then(|| {
+                    self.last = Some(Instant::now());
+                    EventKind::Tokenising {
+                        n_tokens,
+                        n_bytes_read,
+                        n_bytes_total,
+                    }
+                });
+            }
+            other => other.to_string(),
+        };
+        log(&message);
+        Some(EventKind::Note { message })
+    }
+}
