@@ -72,6 +72,9 @@ fn too_few_sequences_for_an_update_are_told() {
         .refuses(&["one optimizer update", "9", "8"])
         .hints("`grad_acc_steps`");
     assert!(workspace.trained().is_empty());
+    with("train.max_examples=30")
+        .succeeds()
+        .remarks(&["the last 6 of 30 sequences are left out: an update takes 8"]);
 }
 
 #[test]

@@ -46,8 +46,8 @@ impl Shard {
 /// The order is that of sparsify: `Dataset.shuffle(shuffle_seed)`, then the first `max_examples`.
 /// Every `n_ranks * batch_size` sequences are a batch, of which each rank has `batch_size` in a row:
 /// so the world trains on the same batches as one process with as many times the `batch_size`. A
-/// partial last batch is dropped ([`Batches::n_dropped`]), so every batch has the same number of
-/// tokens, and schedules and training agree on their number.
+/// partial last batch is left out, so every batch has the same number of tokens, and schedules and
+/// training agree on their number.
 #[derive(Clone, Debug)]
 pub struct Batches {
     tokens: Tokens,
@@ -95,9 +95,9 @@ impl Batches {
         self.order.len() / (self.batch_size * self.shard.n_ranks)
     }
 
-    /// Sequences at the end that fill no batch.
-    pub fn n_dropped(&self) -> usize {
-        self.n_selected - self.order.len()
+    /// Sequences in training order, those at the end that fill no batch included.
+    pub fn n_selected(&self) -> usize {
+        self.n_selected
     }
 
     /// Sequences in a batch of this rank.
@@ -258,12 +258,8 @@ mod tests {
         };
         let whole = of_rank(0, 1, 12);
         let ranks = [0, 1, 2].map(|rank| of_rank(rank, 3, 4));
-        assert_eq!((whole.n_batches(), whole.n_dropped()), (85, 1025 - 85 * 12));
-        for rank in &ranks {
-            assert_eq!(
-                (rank.n_batches(), rank.n_dropped()),
-                (85, whole.n_dropped())
-            );
+        for part in ranks.iter().chain([&whole]) {
+            assert_eq!((part.n_batches(), part.n_selected()), (85, 1025));
         }
         for batch_idx in [0, 1, 84] {
             let parts: Vec<i64> = ranks

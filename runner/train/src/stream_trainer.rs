@@ -49,6 +49,7 @@ impl StreamTrainer<'_> {
         let first_step = steps.min().unwrap_or(n_steps);
         let tokens_per_step = self.tokens_per_step();
         self.announce_restored(n_steps)?;
+        self.note_left_over(n_steps)?;
         self.events.write(EventKind::Ready {
             first_step,
             n_steps,
@@ -73,6 +74,20 @@ impl StreamTrainer<'_> {
     /// Optimizer updates in the data; what is left of a last, incomplete one is not trained on.
     fn n_steps(&self) -> u64 {
         (self.batches.n_batches() / self.key.grad_acc_steps) as u64
+    }
+
+    /// Says how many sequences are not trained on because they make no whole update.
+    fn note_left_over(&mut self, n_steps: u64) -> Result<(), TrainError> {
+        let per_step = self.key.batch_size * self.key.grad_acc_steps;
+        let n_left_over = self.batches.n_selected() - n_steps as usize * per_step;
+        if n_left_over == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "the last {n_left_over} of {} sequences are left out: an update takes {per_step}",
+            self.batches.n_selected()
+        );
+        self.events.write(EventKind::Note { message })
     }
 
     fn too_little_data(&self) -> TrainError {
