@@ -5,7 +5,7 @@ use crate::config::{self, LoadedSweep};
 use crate::datasets::{FoundDataset, find_dataset};
 use crate::error::CliError;
 use crate::models::{FoundModel, fetch_weights, find_model};
-use crate::paths::Folders;
+use crate::paths::{self, Folders};
 use crate::table;
 use data::{DigestCache, RowSpec, TokenSpec};
 use plan::{
@@ -256,13 +256,28 @@ impl Inputs {
             let digest = self.token_digest(config, &data);
             digest.map_err(|error| error.about("eval_dataset".to_owned()))
         });
+        let finetune_digest = self.finetune_dir(config)?;
+        let finetune_digest = finetune_digest.map(|dir| train::digest_saes(&dir, &self.digests));
         let model = &self.models[&name_of(config)].inputs;
         Ok(JobInputs {
             facts: model.facts.clone(),
             model_digest: model.digest.clone(),
             token_digest,
             eval_token_digest: eval_token_digest.transpose()?,
+            finetune_digest: finetune_digest.transpose()?,
         })
+    }
+
+    /// The folder of SAEs that a job begins with.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) fn finetune_dir(&self, config: &TrainConfig) -> Result<Option<PathBuf>, CliError> {
+        let name = config.finetune.as_ref();
+        let dir = name.map(|name| paths::find("finetune", name, &self.sweep_dir, None));
+        Ok(dir
+            .transpose()
+            .map_err(|missing| missing.about("finetune".to_owned()))?)
     }
 
     fn token_digest(&mut self, config: &TrainConfig, data: &DataName) -> Result<String, CliError> {

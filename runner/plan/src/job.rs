@@ -1,9 +1,9 @@
 //! From a recipe's drafts to jobs: overrides applied, hookpoints resolved, ids computed.
 
-use crate::config::MOST_LATENTS;
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
-use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
+use crate::validate::MOST_LATENTS;
+use crate::{Activation, HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -29,6 +29,8 @@ pub struct Job {
     pub token_digest: String,
     /// Digest of the token data to evaluate on, where it is not held out of the former.
     pub eval_token_digest: Option<String>,
+    /// Digest of the SAEs it begins with.
+    pub finetune_digest: Option<String>,
 }
 
 /// One SAE of a job.
@@ -40,8 +42,11 @@ pub struct SaeSpec {
     pub hookpoint: String,
     /// Seed of the initial weights.
     pub seed: i64,
-    /// Width of the activations.
+    /// Width of the input.
     pub d_in: usize,
+    /// Width of the output, where a transcoder's is another than that of its input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_out: Option<usize>,
     /// Number of latents.
     pub num_latents: usize,
     /// Latents a token may use.
@@ -61,6 +66,15 @@ pub struct JobInputs {
     pub token_digest: String,
     /// Digest of the token data to evaluate on, where it is not held out of the former.
     pub eval_token_digest: Option<String>,
+    /// Digest of the SAEs that the job begins with.
+    pub finetune_digest: Option<String>,
+}
+
+impl SaeSpec {
+    /// Width of its output.
+    pub fn d_out(&self) -> usize {
+        self.d_out.unwrap_or(self.d_in)
+    }
 }
 
 impl Job {
@@ -163,6 +177,7 @@ fn resolve_job(
     inputs: &JobInputs,
 ) -> Result<Job, PlanError> {
     let saes = check_context(&config, &inputs.facts)
+        .and_then(|()| check_tokens(&config, &inputs.facts))
         .and_then(|()| resolve_saes(&config, &inputs.facts))
         .map_err(|error| error.in_job(&name))?;
     Ok(Job {
@@ -175,6 +190,7 @@ fn resolve_job(
         model_digest: inputs.model_digest.clone(),
         token_digest: inputs.token_digest.clone(),
         eval_token_digest: inputs.eval_token_digest.clone(),
+        finetune_digest: inputs.finetune_digest.clone(),
     })
 }
 
@@ -187,6 +203,18 @@ fn check_context(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanErr
         max_ctx_len: facts.max_ctx_len,
         model: config.model.clone(),
     })
+}
+
+fn check_tokens(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanError> {
+    let is_unknown = |token: &&u32| **token as usize >= facts.vocab_size;
+    match config.exclude_tokens.iter().find(is_unknown) {
+        None => Ok(()),
+        Some(token) => {
+            let vocab_size = facts.vocab_size;
+            let problem = format!("has token {token}, but the model's vocab_size is {vocab_size}");
+            Err(PlanError::setting("exclude_tokens", &problem))
+        }
+    }
 }
 
 fn resolve_saes(config: &TrainConfig, facts: &ModelFacts) -> Result<Vec<SaeSpec>, PlanError> {
@@ -204,7 +232,7 @@ fn resolve_sae(
     hookpoint: &HookpointFacts,
     seed: i64,
 ) -> Result<SaeSpec, PlanError> {
-    let d_in = hookpoint.d_out;
+    let (d_in, d_out) = widths(config, hookpoint)?;
     let num_latents = config.num_latents_for(d_in);
     if num_latents > MOST_LATENTS {
         let problem = format!("gives {} more than {MOST_LATENTS} latents", hookpoint.name);
@@ -218,6 +246,14 @@ fn resolve_sae(
             hookpoint,
         });
     }
+    if config.activation == Activation::GroupMax && !num_latents.is_multiple_of(config.k) {
+        let (k, hookpoint) = (config.k, &hookpoint.name);
+        let problem = format!(
+            "must divide the {num_latents} latents of `{hookpoint}` with the activation groupmax, \
+             got {k}"
+        );
+        return Err(PlanError::setting("k", &problem));
+    }
     let name = match config.init_seeds.len() {
         1 => hookpoint.name.clone(),
         _ => format!("{}/seed{seed}", hookpoint.name),
@@ -228,18 +264,39 @@ fn resolve_sae(
         hookpoint: hookpoint.name.clone(),
         seed,
         d_in,
+        d_out: (d_out != d_in).then_some(d_out),
         num_latents,
         k: config.k,
         lr,
     })
 }
 
+/// Widths of the input and the output of an SAE at `hookpoint`.
+fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, usize), PlanError> {
+    match (config.transcode, hookpoint.d_in) {
+        (false, _) => Ok((hookpoint.d_out, hookpoint.d_out)),
+        (true, Some(d_in)) => Ok((d_in, hookpoint.d_out)),
+        (true, None) => {
+            let name = &hookpoint.name;
+            let problem = format!("has no vectors to begin with at `{name}`: its input is ids");
+            Err(PlanError::setting("transcode", &problem))
+        }
+    }
+}
+
 /// Settings that change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-const WITHOUT_EFFECT: [&str; 3] = ["micro_acc_steps", "save_every", "log_every"];
+const WITHOUT_EFFECT: [&str; 5] = [
+    "micro_acc_steps",
+    "distribute_modules",
+    "save_every",
+    "save_best",
+    "log_every",
+];
 
 /// Settings that name an input, whose content stands in the id instead.
-const NAMES_OF_INPUTS: [&str; 8] = [
+const NAMES_OF_INPUTS: [&str; 9] = [
+    "finetune",
     "model",
     "revision",
     "dataset",
@@ -284,6 +341,9 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
     if let Some(eval_tokens) = &inputs.eval_token_digest {
         parts["eval_tokens"] = json!(eval_tokens);
     }
+    if let Some(finetune) = &inputs.finetune_digest {
+        parts["finetune"] = json!(finetune);
+    }
     short(&digest_json(&parts))
 }
 
@@ -306,6 +366,7 @@ mod tests {
             model_digest: "m0".into(),
             token_digest: "t0".into(),
             eval_token_digest: None,
+            finetune_digest: None,
         }
     }
 

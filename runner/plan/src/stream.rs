@@ -151,6 +151,7 @@ mod tests {
             model_digest: "m".into(),
             token_digest: "t".into(),
             eval_token_digest: None,
+            finetune_digest: None,
         };
         resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap()
     }

@@ -9,6 +9,8 @@ pub enum Activation {
     /// ReLU, then the `k` largest a token.
     #[default]
     TopK,
+    /// ReLU, then the largest of each of `k` groups of latents that lie side by side.
+    GroupMax,
 }
 
 /// What `cfg.json` holds: sparsify's keys and `d_in`. Unknown keys are ignored, as sparsify does.

@@ -3,6 +3,7 @@
 //! [`Sae`] encodes, decodes, saves and loads. [`Gradients`] are written by hand on the sparse
 //! structure of the activations, so no tensor of `n_tokens x k x d_in` ever exists.
 
+mod activation;
 mod config;
 mod disk;
 mod error;

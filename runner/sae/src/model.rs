@@ -93,11 +93,7 @@ impl Sae {
     pub(crate) fn encode_centred(&self, centred: &Tensor) -> Result<Encoded, SaeError> {
         let mut pre_acts = centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?;
         let pre_acts = pre_acts.f_relu_()?;
-        let (latent_acts, latent_indices) = pre_acts.f_topk(self.cfg.k as i64, -1, true, false)?;
-        Ok(Encoded {
-            latent_acts,
-            latent_indices,
-        })
+        self.cfg.activation.select(&pre_acts, self.cfg.k)
     }
 
     /// The reconstruction from latents: `[n_tokens, d_in]`.

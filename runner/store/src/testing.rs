@@ -131,6 +131,7 @@ pub(crate) fn plan(sweep: &str, overrides: &[Value]) -> Plan {
         model_digest: "m0".into(),
         token_digest: "t0".into(),
         eval_token_digest: None,
+        finetune_digest: None,
     };
     let jobs = resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap();
     let facts = facts();

@@ -56,6 +56,7 @@ fn job(name: &str, config: TrainConfig) -> Job {
         model_digest: model.digest.clone(),
         token_digest: spec.digest(&digests).unwrap(),
         eval_token_digest: None,
+        finetune_digest: None,
     };
     let draft = JobDraft {
         name: Some(name.into()),

@@ -3,6 +3,8 @@
 use crate::TrainError;
 use data::DigestCache;
 use plan::{ModelFacts, digest_json};
+use sae::{CONFIG_FILE, WEIGHTS_FILE};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A model as planning sees it.
@@ -54,4 +56,32 @@ fn content_digest(dir: &Path, digests: &DigestCache) -> Result<String, TrainErro
 pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainError> {
     let config = lm::read_config(dir)?;
     Ok(lm::check_weights(dir, &config, n_layers)?)
+}
+
+/// The digest of all SAEs in the folder `dir`: of what they are called and of their files.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn digest_saes(dir: &Path, digests: &DigestCache) -> Result<String, TrainError> {
+    let mut files = Vec::new();
+    collect_saes(dir, &mut files)?;
+    files.sort();
+    let digest_of = |path: &PathBuf| {
+        let name = path.strip_prefix(dir).unwrap_or(path);
+        Ok((name.to_path_buf(), digests.file(path)?))
+    };
+    let files = files.iter().map(digest_of);
+    Ok(digest_json(&files.collect::<Result<Vec<_>, TrainError>>()?))
+}
+
+fn collect_saes(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), TrainError> {
+    for entry in fs::read_dir(dir).map_err(TrainError::io("read", dir))? {
+        let path = entry.map_err(TrainError::io("read", dir))?.path();
+        if path.is_dir() {
+            collect_saes(&path, files)?;
+        } else if path.ends_with(CONFIG_FILE) || path.ends_with(WEIGHTS_FILE) {
+            files.push(path);
+        }
+    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ mod worker;
 mod golden;
 
 pub use error::{TrainError, message_chain};
-pub use inputs::{ModelInputs, check_model, read_model};
+pub use inputs::{ModelInputs, check_model, digest_saes, read_model};
 pub use libtorch::Libtorch;
 pub use lm::{CudaStatus, LmError, init_backends, read_facts};
 pub use order::{Order, OrderJob};

@@ -54,6 +54,7 @@ impl Interval {
 fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
     let activation = match config.activation {
         plan::Activation::TopK => sae::Activation::TopK,
+        plan::Activation::GroupMax => sae::Activation::GroupMax,
     };
     SaeConfig {
         activation,

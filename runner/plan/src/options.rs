@@ -1,0 +1,63 @@
+//! Settings that are one of a few words.
+
+use serde::{Deserialize, Serialize};
+
+/// How the pre-activations become sparse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// ReLU, then the `k` largest a token.
+    #[default]
+    TopK,
+    /// ReLU, then the largest of each of `k` groups of latents that lie side by side.
+    GroupMax,
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossFn {
+    /// Fraction of variance unexplained: squared error over total variance.
+    #[default]
+    Fvu,
+    /// Cross-entropy of the next token under the model that runs on the reconstructions.
+    Ce,
+    /// KL divergence of that model's next-token distribution from the model's own.
+    Kl,
+}
+
+impl LossFn {
+    /// Whether it is taken at the model's output, so that every job needs forward passes of its own.
+    pub fn is_end_to_end(self) -> bool {
+        self != Self::Fvu
+    }
+}
+
+/// How the weights are updated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Schedule-free sign descent with momentum 0.95.
+    #[default]
+    Signum,
+    /// Adam, with linear warm-up and linear decay to 0.
+    Adam,
+    /// Muon for matrices and Adam for vectors, with linear decay to 0; Adam warms up.
+    Muon,
+}
+
+/// What the language model computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// The checkpoint's own on a GPU, with `load_in_8bit` float16; on a CPU float32, unless the
+    /// checkpoint is in bfloat16 and the CPU has instructions for it.
+    #[default]
+    Auto,
+    /// 32 bit.
+    Float32,
+    /// 16 bit with the exponent of 32.
+    BFloat16,
+    /// 16 bit.
+    Float16,
+}

@@ -1,0 +1,203 @@
+//! What is wrong with settings, as far as they tell it alone.
+
+use crate::{Activation, DataArgs, PlanError, TrainConfig};
+
+/// The most that a count may be: above any use, and low enough that products of three fit.
+const MOST: usize = 1 << 20;
+/// Likewise, for latents.
+pub(crate) const MOST_LATENTS: usize = 1 << 31;
+
+impl TrainConfig {
+    /// Checks what can be checked without the model.
+    ///
+    /// # Errors
+    /// The first setting that is out of range or contradicts another.
+    pub fn validate(&self) -> Result<(), PlanError> {
+        let counts = [
+            ("ctx_len", self.ctx_len, 1..=MOST),
+            ("batch_size", self.batch_size, 1..=MOST),
+            ("grad_acc_steps", self.grad_acc_steps, 1..=MOST),
+            ("micro_acc_steps", self.micro_acc_steps, 1..=MOST),
+            ("layer_stride", self.layer_stride, 1..=MOST),
+            ("expansion_factor", self.expansion_factor, 0..=MOST),
+            ("num_latents", self.num_latents, 0..=MOST_LATENTS),
+            ("k", self.k, 1..=MOST_LATENTS),
+            ("save_every", self.save_every as usize, 1..=usize::MAX),
+            ("log_every", self.log_every as usize, 1..=usize::MAX),
+        ];
+        for (key, value, range) in counts {
+            if !range.contains(&value) {
+                let (least, most) = range.into_inner();
+                let problem = format!("must be at least {least} and at most {most}, got {value}");
+                return Err(PlanError::setting(key, &problem));
+            }
+        }
+        for (key, value) in [("model", &self.model), ("dataset", &self.dataset)] {
+            if value.is_empty() {
+                return Err(PlanError::setting(key, "is missing"));
+            }
+        }
+        self.validate_choices()?;
+        self.validate_loss()?;
+        self.train_data().request("split")?;
+        self.validate_eval_data()
+    }
+
+    fn validate_choices(&self) -> Result<(), PlanError> {
+        if self.num_latents == 0 && self.expansion_factor == 0 {
+            let problem = "must be at least 1 where `num_latents` is 0";
+            return Err(PlanError::setting("expansion_factor", problem));
+        }
+        if !self.layers.is_empty() && self.layer_stride != 1 {
+            return Err(PlanError::setting(
+                "layers",
+                "cannot be used with `layer_stride`",
+            ));
+        }
+        if !self.layers.is_empty() && !self.hookpoints.is_empty() {
+            return Err(PlanError::setting(
+                "layers",
+                "cannot be used with `hookpoints`",
+            ));
+        }
+        if self.init_seeds.is_empty() {
+            return Err(PlanError::setting("init_seeds", "needs at least one seed"));
+        }
+        let unique: std::collections::BTreeSet<_> = self.init_seeds.iter().collect();
+        if unique.len() != self.init_seeds.len() {
+            return Err(PlanError::setting("init_seeds", "names a seed twice"));
+        }
+        if let Some(lr) = self.lr
+            && !(lr.is_finite() && lr >= 0.0)
+        {
+            let problem = format!("must be finite and not negative, got {lr}");
+            return Err(PlanError::setting("lr", &problem));
+        }
+        if self.activation == Activation::GroupMax && self.k_decay_steps > 0 {
+            let problem = "cannot be used with the activation groupmax: groups keep their size";
+            return Err(PlanError::setting("k_decay_steps", problem));
+        }
+        Ok(())
+    }
+
+    /// Terms of the loss, and what some losses have no use for.
+    fn validate_loss(&self) -> Result<(), PlanError> {
+        if !(self.auxk_alpha.is_finite() && self.auxk_alpha >= 0.0) {
+            let alpha = self.auxk_alpha;
+            let problem = format!("must be finite and not negative, got {alpha}");
+            return Err(PlanError::setting("auxk_alpha", &problem));
+        }
+        if !self.loss_fn.is_end_to_end() {
+            return Ok(());
+        }
+        let contradictions = [
+            ("micro_acc_steps", self.micro_acc_steps > 1),
+            ("auxk_alpha", self.auxk_alpha > 0.0),
+            ("multi_topk", self.multi_topk),
+            ("distribute_modules", self.distribute_modules),
+        ];
+        match contradictions.into_iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) => {
+                let problem = "cannot be used with a `loss_fn` on the model's output (ce, kl)";
+                Err(PlanError::setting(key, problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn validate_eval_data(&self) -> Result<(), PlanError> {
+        if !(0.0..1.0).contains(&self.eval_fraction) {
+            let problem = format!("must be at least 0 and below 1, got {}", self.eval_fraction);
+            return Err(PlanError::setting("eval_fraction", &problem));
+        }
+        if self.eval_dataset.is_none() && self.eval_data_args != DataArgs::default() {
+            let problem = "needs an `eval_dataset`";
+            return Err(PlanError::setting("eval_data_args", problem));
+        }
+        let Some(eval_data) = self.eval_data() else {
+            return Ok(());
+        };
+        if self.eval_fraction > 0.0 {
+            let problem = "cannot be used with `eval_dataset` or `eval_split`";
+            return Err(PlanError::setting("eval_fraction", problem));
+        }
+        if eval_data == self.train_data() {
+            let key = match self.eval_split {
+                Some(_) => "eval_split",
+                None => "eval_dataset",
+            };
+            return Err(PlanError::setting(key, "is what is trained on"));
+        }
+        eval_data.request("eval_split").map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn config(settings: Value) -> TrainConfig {
+        let mut all = json!({"model": "m", "dataset": "d"});
+        let settings = settings.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(settings);
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        for (settings, key) in [
+            (
+                json!({"loss_fn": "ce", "micro_acc_steps": 2}),
+                "micro_acc_steps",
+            ),
+            (json!({"loss_fn": "kl", "auxk_alpha": 0.03}), "auxk_alpha"),
+            (json!({"loss_fn": "ce", "multi_topk": true}), "multi_topk"),
+            (
+                json!({"loss_fn": "kl", "distribute_modules": true}),
+                "distribute_modules",
+            ),
+            (
+                json!({"activation": "groupmax", "k_decay_steps": 5}),
+                "k_decay_steps",
+            ),
+            (json!({"auxk_alpha": -0.1}), "auxk_alpha"),
+            (json!({"layers": [1], "layer_stride": 2}), "layers"),
+            (json!({"layers": [1], "hookpoints": ["a"]}), "layers"),
+            (json!({"init_seeds": []}), "init_seeds"),
+            (json!({"init_seeds": [1, 1]}), "init_seeds"),
+            (json!({"lr": -1.0}), "lr"),
+        ] {
+            let error = config(settings.clone()).validate().unwrap_err();
+            assert_eq!(error.setting_key(), Some(key), "{settings}");
+        }
+        config(json!({"lr": 0.0})).validate().unwrap();
+    }
+
+    #[test]
+    fn data_to_evaluate_on_is_named_once_and_never_trained_on() {
+        for (settings, key) in [
+            (json!({"eval_fraction": 1.0}), "eval_fraction"),
+            (json!({"eval_fraction": -0.1}), "eval_fraction"),
+            (
+                json!({"eval_fraction": 0.1, "eval_split": "test"}),
+                "eval_fraction",
+            ),
+            (json!({"eval_split": "train"}), "eval_split"),
+            (json!({"eval_dataset": "d"}), "eval_dataset"),
+            (json!({"eval_split": "train[:5%]"}), "eval_split"),
+            (json!({"eval_data_args": "name=fr"}), "eval_data_args"),
+        ] {
+            let error = config(settings.clone()).validate().unwrap_err();
+            assert_eq!(error.setting_key(), Some(key), "{settings}");
+        }
+        for settings in [
+            json!({"eval_dataset": "e"}),
+            json!({"eval_dataset": "d", "eval_data_args": "name=fr"}),
+            json!({"eval_split": "test"}),
+            json!({"eval_fraction": 0.01}),
+        ] {
+            config(settings).validate().unwrap();
+        }
+    }
+}
