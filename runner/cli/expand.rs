@@ -275,9 +275,8 @@ impl Inputs {
     pub(crate) fn finetune_dir(&self, config: &TrainConfig) -> Result<Option<PathBuf>, CliError> {
         let name = config.finetune.as_ref();
         let dir = name.map(|name| paths::find("finetune", name, &self.sweep_dir, None));
-        Ok(dir
-            .transpose()
-            .map_err(|missing| missing.about("finetune".to_owned()))?)
+        let dir = dir.transpose();
+        dir.map_err(|missing| missing.about("finetune".to_owned()))
     }
 
     fn token_digest(&mut self, config: &TrainConfig, data: &DataName) -> Result<String, CliError> {

@@ -122,6 +122,16 @@ impl StreamProgress {
                 self.bar.set_message(message);
             }
             EventKind::Note { message } => self.note(message),
+            EventKind::Unhealthy {
+                job_id,
+                sae,
+                reason,
+                is_fatal,
+                ..
+            } => {
+                let end = if *is_fatal { "; the job ends here" } else { "" };
+                self.note(&format!("job {job_id}, `{sae}`: {reason}{end}"));
+            }
             EventKind::Ready {
                 first_step,
                 n_steps,

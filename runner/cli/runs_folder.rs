@@ -74,11 +74,13 @@ impl RunsFolder {
     /// The folder of a job's resume state, relative to this one; beside the job's folder, because
     /// sparsify takes every folder in there for an SAE.
     pub(crate) fn state_dir(&self, job_dir: &str) -> PathBuf {
-        let job_dir = Path::new(job_dir);
-        let sweep = job_dir.parent().unwrap_or(Path::new(""));
-        sweep
-            .join(".state")
-            .join(job_dir.file_name().unwrap_or_default())
+        beside(job_dir, ".state")
+    }
+
+    /// The folder of a job's SAEs with the lowest loss, relative to this one; beside the job's folder
+    /// for the same reason.
+    pub(crate) fn best_dir(&self, job_dir: &str) -> PathBuf {
+        beside(job_dir, ".best")
     }
 
     /// A stream's folder, relative to this one.
@@ -127,6 +129,14 @@ impl RunsFolder {
             _ => Ok(()),
         }
     }
+}
+
+/// The folder of a job within the folder `shelf` of its sweep.
+fn beside(job_dir: &str, shelf: &str) -> PathBuf {
+    let job_dir = Path::new(job_dir);
+    let sweep = job_dir.parent().unwrap_or(Path::new(""));
+    let name = job_dir.file_name().unwrap_or_default();
+    sweep.join(shelf).join(name)
 }
 
 /// The database's name in a runs folder.

@@ -49,7 +49,7 @@ impl Scheduler<'_> {
         let mut signals = StopSignals::new()?;
         let mut summary = Summary::default();
         for stream in &self.expanded.plan.streams {
-            let todo = self.todo(stream, recorded);
+            let todo = self.todo(stream, recorded)?;
             if !todo.is_empty() && !summary.interrupted {
                 let order = self.order(stream, todo, recorded).await?;
                 self.run_stream(&order, &mut signals, &mut summary).await?;
@@ -60,17 +60,24 @@ impl Scheduler<'_> {
     }
 
     /// The jobs of a stream that are not done.
-    fn todo(&self, stream: &Stream, recorded: &RecordedPlan) -> Vec<OrderJob> {
-        let jobs = stream.job_ids.iter().filter_map(|job_id| {
-            let known = recorded.job(job_id)?;
-            let job = self.expanded.plan.job(job_id)?;
-            (known.status != JobStatus::Done).then(|| OrderJob {
+    fn todo(&self, stream: &Stream, recorded: &RecordedPlan) -> Result<Vec<OrderJob>, CliError> {
+        let mut jobs = Vec::new();
+        for job_id in &stream.job_ids {
+            let known = recorded
+                .job(job_id)
+                .filter(|known| known.status != JobStatus::Done);
+            let (Some(known), Some(job)) = (known, self.expanded.plan.job(job_id)) else {
+                continue;
+            };
+            jobs.push(OrderJob {
                 job: job.clone(),
                 dir: PathBuf::from(&known.dir),
                 state_dir: self.folder.state_dir(&known.dir),
-            })
-        });
-        jobs.collect()
+                best_dir: self.folder.best_dir(&known.dir),
+                finetune_dir: self.expanded.inputs.finetune_dir(&job.config)?,
+            });
+        }
+        Ok(jobs)
     }
 
     /// Opens an attempt at a stream and says what its worker has to do.

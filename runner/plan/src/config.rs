@@ -106,6 +106,8 @@ pub struct TrainConfig {
 
     /// Checkpoint after every so many optimizer updates, and at the end.
     pub save_every: u64,
+    /// States for a resume that are kept of a job in training, the newest ones. Ours, not sparsify's.
+    pub save_total_limit: usize,
     /// Keep beside the newest checkpoint the one that had the lowest loss since the one before it.
     pub save_best: bool,
     /// Evaluate the SAEs at the end where there is data to evaluate on. Ours, not sparsify's.
@@ -160,6 +162,7 @@ impl Default for TrainConfig {
             finetune: None,
             distribute_modules: false,
             save_every: 1000,
+            save_total_limit: 1,
             save_best: false,
             evaluate: true,
             log_every: 1,

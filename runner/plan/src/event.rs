@@ -87,6 +87,19 @@ pub enum EventKind {
         /// True when training of the job is over.
         is_final: bool,
     },
+    /// Something is wrong with an SAE in training.
+    Unhealthy {
+        /// The job.
+        job_id: String,
+        /// Name of the SAE.
+        sae: String,
+        /// Optimizer updates done.
+        step: u64,
+        /// What is wrong, in one line.
+        reason: String,
+        /// True where the job is trained no further.
+        is_fatal: bool,
+    },
     /// The attempt ends in an error.
     Failed {
         /// Whose fault, hence whether a retry makes sense.
@@ -132,6 +145,19 @@ pub struct SaeStats {
     pub l0: f64,
     /// Latents that have not fired for more than `dead_feature_threshold` tokens, at the end.
     pub n_dead: u64,
+    /// Sum over steps of the dead latents' squared error, scaled as in the loss; 0 without `auxk_alpha`.
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub auxk: f64,
+    /// Sum over steps and tokens of the squared error of `4 * k` latents; 0 without `multi_topk`.
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub multi_topk: f64,
+    /// Sum of the loss on the model's output (cross-entropy or KL divergence, in nats) over
+    /// `n_output` positions; 0 where that is not what is minimised.
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub output_loss: f64,
+    /// Positions of that sum.
+    #[serde(default)]
+    pub n_output: u64,
 }
 
 /// JSON has no NaN and no infinity; `serde_json` writes null for both. Training that diverged must not

@@ -286,7 +286,8 @@ fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, us
 
 /// Settings that change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-const WITHOUT_EFFECT: [&str; 5] = [
+const WITHOUT_EFFECT: [&str; 6] = [
+    "save_total_limit",
     "micro_acc_steps",
     "distribute_modules",
     "save_every",

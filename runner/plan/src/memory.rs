@@ -1,7 +1,7 @@
 //! Predicted memory of a stream: an estimate from shapes alone, to pack streams onto devices and to
 //! warn before a run, not a promise.
 
-use crate::{Dtype, Job, ModelFacts, TrainConfig};
+use crate::{Dtype, Job, ModelFacts, Optimizer, SaeSpec, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 const FLOAT_BYTES: u128 = 4;
@@ -35,11 +35,11 @@ pub fn estimate_memory(jobs: &[&Job], facts: &ModelFacts) -> MemoryEstimate {
         .unwrap_or(0) as u64;
     let config = jobs.first().map(|job| &job.config);
     let model_bytes = config.map_or(0, |config| model_bytes(config, facts, layers));
-    let saes = jobs.iter().flat_map(|job| &job.saes);
-    // y, z and the gradient.
-    let sae_bytes = saes
-        .map(|sae| 3 * FLOAT_BYTES * sae_params(sae.d_in, sae.num_latents))
-        .sum();
+    let of_job = |job: &&Job| {
+        let n_params: u128 = job.saes.iter().map(sae_params).sum();
+        copies(&job.config) * FLOAT_BYTES * n_params
+    };
+    let sae_bytes = jobs.iter().map(of_job).sum();
     MemoryEstimate {
         model_bytes: in_64_bits(model_bytes),
         sae_bytes: in_64_bits(sae_bytes),
@@ -69,6 +69,9 @@ fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u128 {
 
 /// How many blocks the forward pass runs for `job`.
 pub(crate) fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
+    if job.config.loss_fn.is_end_to_end() {
+        return facts.n_layers;
+    }
     let needed = |name: &str| {
         facts
             .hookpoint(name)
@@ -81,9 +84,20 @@ pub(crate) fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
         .unwrap_or(0)
 }
 
-fn sae_params(d_in: usize, num_latents: usize) -> u128 {
-    let (d_in, num_latents) = (d_in as u128, num_latents as u128);
-    2 * num_latents * d_in + num_latents + d_in
+/// Tensors of the weights' size that stand beside each other: the weights, their gradients and what
+/// the optimizer remembers.
+fn copies(config: &TrainConfig) -> u128 {
+    match config.optimizer {
+        Optimizer::Signum => 3,
+        Optimizer::Adam => 5,
+        Optimizer::Muon => 4,
+    }
+}
+
+fn sae_params(sae: &SaeSpec) -> u128 {
+    let [d_in, d_out, num_latents] =
+        [sae.d_in, sae.d_out(), sae.num_latents].map(|width| width as u128);
+    num_latents * (d_in + d_out) + num_latents + d_out
 }
 
 fn workspace(jobs: &[&Job], facts: &ModelFacts) -> u128 {

@@ -40,8 +40,12 @@ pub struct SaeConfig {
     /// Whether it predicts a module's output from its input.
     #[serde(default)]
     pub transcode: bool,
-    /// Width of the activations.
+    /// Width of the input.
     pub d_in: usize,
+    /// Width of the output, where a transcoder's is another than that of its input. sparsify has no
+    /// such key, and loads no such transcoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d_out: Option<usize>,
 }
 
 fn default_expansion_factor() -> usize {
@@ -69,7 +73,13 @@ impl SaeConfig {
             skip_connection: false,
             transcode: false,
             d_in,
+            d_out: None,
         }
+    }
+
+    /// Width of the output.
+    pub fn d_out(&self) -> usize {
+        self.d_out.unwrap_or(self.d_in)
     }
 
     /// The number of latents, `num_latents` or from the expansion factor.

@@ -1,6 +1,7 @@
 //! Folders as sparsify writes and reads them: `cfg.json` and `sae.safetensors`.
 
 use crate::files::{sync_dir, tensors_by_name, write_file, write_safetensors};
+use crate::model::check_sizes;
 use crate::{Sae, SaeConfig, SaeError};
 use std::fs;
 use std::path::Path;
@@ -27,13 +28,15 @@ impl Sae {
     /// Reads a folder that [`Sae::save_to_disk`] or sparsify wrote.
     ///
     /// # Errors
-    /// A missing or damaged file, missing tensors, shapes other than `cfg.json` says, or settings
-    /// that this version cannot compute with.
+    /// A missing or damaged file, missing tensors, shapes other than `cfg.json` says, or sizes that no
+    /// SAE has.
     pub fn load_from_disk(dir: &Path, device: Device) -> Result<Self, SaeError> {
         let cfg = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
         let mut tensors = tensors_by_name(&path)?;
-        let (d_in, num_latents) = (cfg.d_in as i64, cfg.resolved_num_latents() as i64);
+        check_sizes(&cfg)?;
+        let [num_latents, d_in, d_out] =
+            [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
         let mut take = |tensor: &'static str, expected: &[i64]| {
             let missing = || SaeError::MissingTensor {
                 path: path.clone(),
@@ -54,8 +57,12 @@ impl Sae {
         Ok(Self {
             encoder_weight: take("encoder.weight", &[num_latents, d_in])?,
             encoder_bias: take("encoder.bias", &[num_latents])?,
-            w_dec: take("W_dec", &[num_latents, d_in])?,
-            b_dec: take("b_dec", &[d_in])?,
+            w_dec: take("W_dec", &[num_latents, d_out])?,
+            b_dec: take("b_dec", &[d_out])?,
+            w_skip: match cfg.skip_connection {
+                true => Some(take("W_skip", &[d_out, d_in])?),
+                false => None,
+            },
             cfg,
         })
     }
@@ -83,21 +90,10 @@ impl Sae {
 
 fn read_config(path: &Path) -> Result<SaeConfig, SaeError> {
     let text = fs::read(path).map_err(SaeError::io("read", path))?;
-    let cfg: SaeConfig = serde_json::from_slice(&text).map_err(|source| SaeError::Config {
+    serde_json::from_slice(&text).map_err(|source| SaeError::Config {
         path: path.into(),
         source,
-    })?;
-    let unsupported = [
-        ("skip_connection", cfg.skip_connection),
-        ("transcode", cfg.transcode),
-    ];
-    match unsupported.into_iter().find(|(_, asked)| *asked) {
-        Some((key, _)) => Err(SaeError::Unsupported {
-            path: path.into(),
-            key,
-        }),
-        None => Ok(cfg),
-    }
+    })
 }
 
 #[cfg(test)]

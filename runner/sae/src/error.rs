@@ -24,19 +24,16 @@ pub enum SaeError {
         /// Why not.
         source: serde_json::Error,
     },
-    /// A setting of `cfg.json` that this version cannot compute with.
-    #[error("`{path}` asks for `{key}`, which is not supported")]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-    },
-    /// More active latents than latents, or a width of zero.
-    #[error("an SAE of d_in = {d_in}, num_latents = {num_latents}, k = {k} is impossible")]
+    /// More active latents than latents, a width of zero, groups of unequal size, or another width of
+    /// the output than of the input where it is no transcoder.
+    #[error(
+        "an SAE of d_in = {d_in}, d_out = {d_out}, num_latents = {num_latents}, k = {k} is impossible"
+    )]
     Impossible {
-        /// Width of the activations.
+        /// Width of the input.
         d_in: usize,
+        /// Width of the output.
+        d_out: usize,
         /// Number of latents.
         num_latents: usize,
         /// Latents a token may use.
@@ -63,10 +60,10 @@ pub enum SaeError {
         got: Vec<i64>,
     },
     /// Activations of the wrong shape were passed in.
-    #[error("activations have shape {got:?}, expected [n_tokens, {d_in}]")]
+    #[error("activations have shape {got:?}, expected [n_tokens, {width}]")]
     Input {
-        /// Width of the activations.
-        d_in: usize,
+        /// Width that the SAE takes.
+        width: usize,
         /// What came.
         got: Vec<i64>,
     },
@@ -101,7 +98,11 @@ impl SaeError {
                 "an SAE folder holds `cfg.json` and `sae.safetensors` as sparsify writes them"
                     .into(),
             ),
-            Self::Impossible { .. } => Some("k must lie between 1 and num_latents".into()),
+            Self::Impossible { .. } => Some(
+                "k must lie between 1 and num_latents, and divide it with the activation groupmax; \
+                 only a transcoder has two widths"
+                    .into(),
+            ),
             Self::Shape { .. } => {
                 Some("`cfg.json` and `sae.safetensors` do not belong together".into())
             }

@@ -1,22 +1,18 @@
-//! The gradient of the squared error, written by hand on the sparse structure.
+//! Gradients by hand: the latents are sparse, and autograd would not make use of it.
 //!
-//! With `e = sae_out - x`, `L = sum |e|^2`, `A` the sparse latents, `M` their mask `A > 0`:
+//! A loss reaches the weights through one or several reconstructions, each a sparse matrix `S` of
+//! activations times `W_dec`. With `G` its gradient at the reconstruction, `P` the gradient at the
+//! selected pre-activations (`G W_dec^T` at the entries of `S`, 0 where ReLU was) and `c` what the
+//! encoder is applied to:
 //!
 //! ```text
-//! dL/dsae_out = G = 2 e
-//! dL/dW_dec   = A^T G
-//! dL/dpre     = Z = M * (G W_dec^T at the entries of A)
-//! dL/dW_enc   = Z^T (x - b_dec)
-//! dL/db_enc   = column sums of Z
-//! dL/db_dec   = column sums of G  -  (dL/db_enc) W_enc
+//! d W_dec = S^T G       d W_enc = P^T c       d b_enc = sum P       d W_skip = G^T x
+//! d b_dec = sum G - (sum P) W_enc             (a transcoder does not subtract b_dec: sum G)
 //! ```
-//!
-//! The last term is the encoder's share: `b_dec` is subtracted before encoding. Summing `Z` first
-//! makes it one vector-matrix product a step. The FVU's gradient is this divided by the total
-//! variance of the step's whole batch, which is known only after its last part; see
-//! [`Gradients::scale`].
 
-use crate::kernels::{Bags, column_sums, dots_at_entries, sparse_transposed_times};
+use crate::kernels::{
+    Bags, column_sums, dots_at_entries, sparse_times_rows, sparse_transposed_times,
+};
 use crate::{Encoded, Sae, SaeError};
 use tch::{Kind, Tensor};
 
@@ -27,41 +23,36 @@ pub struct Gradients {
     pub encoder_weight: Tensor,
     /// `[num_latents]`.
     pub encoder_bias: Tensor,
-    /// `[num_latents, d_in]`.
+    /// `[num_latents, d_out]`.
     pub w_dec: Tensor,
-    /// `[d_in]`.
+    /// `[d_out]`.
     pub b_dec: Tensor,
-}
-
-/// What [`Sae::backward`] gives; all on the input's device, nothing is waited for.
-#[derive(Debug)]
-pub struct Backward {
-    /// Gradients of the squared error.
-    pub gradients: Gradients,
-    /// `sum |sae_out - x|^2`: scalar, Double.
-    pub squared_error: Tensor,
-    /// How many tokens each latent fired on: `[num_latents]`, Float. "Fired" is activation > 0.
-    pub fire_counts: Tensor,
+    /// `[d_out, d_in]`; only with a skip connection.
+    pub w_skip: Option<Tensor>,
 }
 
 impl Gradients {
     /// The gradients in the order of [`Sae::named_weights`].
-    pub fn as_array(&self) -> [&Tensor; 4] {
-        [
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        let mut tensors = vec![
             &self.encoder_weight,
             &self.encoder_bias,
             &self.w_dec,
             &self.b_dec,
-        ]
+        ];
+        tensors.extend(&self.w_skip);
+        tensors
     }
 
-    fn as_array_mut(&mut self) -> [&mut Tensor; 4] {
-        [
+    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+        let mut tensors = vec![
             &mut self.encoder_weight,
             &mut self.encoder_bias,
             &mut self.w_dec,
             &mut self.b_dec,
-        ]
+        ];
+        tensors.extend(&mut self.w_skip);
+        tensors
     }
 
     /// Adds another part of the same batch.
@@ -69,7 +60,7 @@ impl Gradients {
     /// # Errors
     /// Want of memory.
     pub fn add(&mut self, part: &Self) -> Result<(), SaeError> {
-        for (sum, part) in self.as_array_mut().into_iter().zip(part.as_array()) {
+        for (sum, part) in self.tensors_mut().into_iter().zip(part.tensors()) {
             let _ = sum.f_add_(part)?;
         }
         Ok(())
@@ -81,7 +72,7 @@ impl Gradients {
     /// Want of memory.
     pub fn scale(&mut self, denominator: &Tensor) -> Result<(), SaeError> {
         let denominator = denominator.f_to_kind(Kind::Float)?;
-        for gradient in self.as_array_mut() {
+        for gradient in self.tensors_mut() {
             let _ = gradient.f_div_(&denominator)?;
         }
         Ok(())
@@ -102,148 +93,158 @@ impl Gradients {
     }
 }
 
+/// A forward pass, with what its backward pass needs.
+#[derive(Debug)]
+pub struct Pass {
+    /// The input: `[n_tokens, d_in]`.
+    pub(crate) x: Tensor,
+    /// What the encoder is applied to: `[n_tokens, d_in]`.
+    pub(crate) centred: Tensor,
+    /// The latents of the reconstruction.
+    pub encoded: Encoded,
+    /// The reconstruction, skip connection included: `[n_tokens, d_out]`.
+    pub sae_out: Tensor,
+}
+
+/// A reconstruction within a loss.
+pub(crate) struct Part<'a> {
+    pub(crate) encoded: &'a Encoded,
+    /// The loss's gradient at the reconstruction: `[n_tokens, d_out]`.
+    pub(crate) grad_out: &'a Tensor,
+    /// Whether the activations are behind ReLU; else they are pre-activations.
+    pub(crate) has_relu: bool,
+    /// Whether `b_dec` and the skip connection are part of the reconstruction.
+    pub(crate) is_whole: bool,
+}
+
+/// What one part of a loss gives.
+pub(crate) struct PartGradients {
+    pub(crate) gradients: Gradients,
+    /// Gradient at the selected pre-activations: `[n_tokens, k]`.
+    grad_pre: Tensor,
+}
+
 impl Sae {
-    /// Forward and backward pass of the squared error on `x`: `[n_tokens, d_in]`, Float.
+    /// A forward pass with `k` active latents a token on `x`: `[n_tokens, d_in]`, Float.
     ///
     /// # Errors
     /// As [`Sae::encode`].
-    pub fn backward(&self, x: &Tensor) -> Result<Backward, SaeError> {
-        self.check_input(x)?;
-        let centred = x.f_sub(&self.b_dec)?;
-        let encoded = self.encode_centred(&centred)?;
-        let mut error = self.decode(&encoded)?;
-        let error = error.f_sub_(x)?;
-        let squared_error = error.f_square()?.f_sum(Kind::Double)?;
-        self.backward_of_error(&centred, &encoded, error, squared_error)
+    pub fn pass(&self, x: &Tensor, k: usize) -> Result<Pass, SaeError> {
+        Ok(self.pass_with_pre_acts(x, k)?.0)
     }
 
-    fn backward_of_error(
+    /// The same, and the pre-activations.
+    pub(crate) fn pass_with_pre_acts(
         &self,
-        centred: &Tensor,
-        encoded: &Encoded,
-        mut error: Tensor,
-        squared_error: Tensor,
-    ) -> Result<Backward, SaeError> {
+        x: &Tensor,
+        k: usize,
+    ) -> Result<(Pass, Tensor), SaeError> {
+        self.check_input(x)?;
+        let centred = self.centred(x)?;
+        let pre_acts = self.pre_acts(&centred)?;
+        let encoded = self.cfg.activation.select(&pre_acts, k)?;
+        let sae_out = self.with_skip(self.decode(&encoded)?, x)?;
+        let pass = Pass {
+            x: x.shallow_clone(),
+            centred,
+            encoded,
+            sae_out,
+        };
+        Ok((pass, pre_acts))
+    }
+
+    /// The backward pass of any loss: its gradients at the weights and at the input, from that at
+    /// the output, `grad_out`: `[n_tokens, d_out]`.
+    ///
+    /// # Errors
+    /// Another shape of `grad_out`, or want of memory.
+    pub fn backward_of_output(
+        &self,
+        pass: &Pass,
+        grad_out: &Tensor,
+    ) -> Result<(Gradients, Tensor), SaeError> {
+        self.check_target(grad_out)?;
+        let part = Part {
+            encoded: &pass.encoded,
+            grad_out,
+            has_relu: true,
+            is_whole: true,
+        };
+        let PartGradients {
+            gradients,
+            grad_pre,
+        } = self.part_gradients(pass, &part)?;
+        let indices = &pass.encoded.latent_indices;
+        let grad_x = sparse_times_rows(&grad_pre, indices, &self.encoder_weight)?;
+        let grad_x = match &self.w_skip {
+            None => grad_x,
+            Some(w_skip) => grad_x.f_addmm(grad_out, w_skip)?,
+        };
+        Ok((gradients, grad_x))
+    }
+
+    /// The gradients of a part of a loss.
+    pub(crate) fn part_gradients(
+        &self,
+        pass: &Pass,
+        part: &Part<'_>,
+    ) -> Result<PartGradients, SaeError> {
         let num_latents = self.num_latents() as i64;
         let Encoded {
             latent_acts,
             latent_indices: indices,
-        } = encoded;
+        } = part.encoded;
         let bags = Bags::like(indices)?;
-        let grad_out = error.f_mul_scalar_(2.0)?;
-        let fired = latent_acts.f_gt(0.0)?.f_to_kind(Kind::Float)?;
-        let mut grad_pre = dots_at_entries(&grad_out, &self.w_dec, indices, &bags)?;
-        let grad_pre = grad_pre.f_mul_(&fired)?;
+        let mut grad_pre = dots_at_entries(part.grad_out, &self.w_dec, indices, &bags)?;
+        if part.has_relu {
+            let _ = grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?;
+        }
         let encoder_bias = column_sums(&grad_pre, indices, num_latents)?;
-        let through_encoder = encoder_bias
-            .f_unsqueeze(0)?
-            .f_matmul(&self.encoder_weight)?;
-        let b_dec = grad_out.f_sum_dim_intlist(0, false, None)?;
+        let transposed_times = |values: &Tensor, dense: &Tensor| {
+            sparse_transposed_times(values, indices, &bags, dense, num_latents)
+        };
         let gradients = Gradients {
-            encoder_weight: sparse_transposed_times(
-                &grad_pre,
-                indices,
-                &bags,
-                centred,
-                num_latents,
-            )?,
-            w_dec: sparse_transposed_times(latent_acts, indices, &bags, &grad_out, num_latents)?,
-            b_dec: b_dec.f_sub(&through_encoder.f_squeeze()?)?,
+            encoder_weight: transposed_times(&grad_pre, &pass.centred)?,
+            w_dec: transposed_times(latent_acts, part.grad_out)?,
+            b_dec: self.grad_b_dec(part, &encoder_bias)?,
+            w_skip: self.grad_w_skip(pass, part)?,
             encoder_bias,
         };
-        let fire_counts = column_sums(&fired, indices, num_latents)?;
-        Ok(Backward {
+        Ok(PartGradients {
             gradients,
-            squared_error,
-            fire_counts,
+            grad_pre,
         })
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::SaeConfig;
-    use crate::testing::noise;
-    use tch::Device;
-
-    fn sae_and_input() -> (Sae, Tensor) {
-        let mut sae = Sae::new(SaeConfig::topk(6, 24, 4), 5, Device::Cpu).unwrap();
-        sae.encoder_bias = noise(&[24], 1.0) * 0.1 - 0.6;
-        // A bias below zero, so that some tokens have fewer than k positive pre-activations.
-        sae.b_dec = noise(&[6], 2.0);
-        let x = noise(&[9, 6], 3.0);
-        (sae, x)
-    }
-
-    /// The same forward pass in operations that autograd knows.
-    fn autograd(sae: &Sae, x: &Tensor) -> [Tensor; 4] {
-        let leaves = sae
-            .named_weights()
-            .map(|(_, w)| w.copy().set_requires_grad(true));
-        let [w_enc, b_enc, w_dec, b_dec] = &leaves;
-        let pre_acts = (x - b_dec).linear(w_enc, Some(b_enc)).relu();
-        let (acts, indices) = pre_acts.topk(sae.cfg.k as i64, -1, true, false);
-        let latents = pre_acts.zeros_like().scatter(1, &indices, &acts);
-        let loss = (latents.matmul(w_dec) + b_dec - x)
-            .square()
-            .sum(Kind::Float);
-        loss.backward();
-        leaves.map(|leaf| leaf.grad())
-    }
-
-    #[test]
-    fn equals_autograd() {
-        let (sae, x) = sae_and_input();
-        let idle = sae.encode(&x).unwrap().latent_acts.eq(0.0).any();
-        assert!(
-            bool::try_from(idle).unwrap(),
-            "the case must hold latents selected at 0"
-        );
-        let backward = sae.backward(&x).unwrap();
-        for (ours, theirs) in backward
-            .gradients
-            .as_array()
-            .into_iter()
-            .zip(autograd(&sae, &x))
-        {
-            assert!(ours.allclose(&theirs, 1e-4, 1e-4, false), "{ours} {theirs}");
+    fn grad_b_dec(&self, part: &Part<'_>, grad_bias: &Tensor) -> Result<Tensor, SaeError> {
+        let direct = match part.is_whole {
+            true => part.grad_out.f_sum_dim_intlist(0, false, None)?,
+            false => self.b_dec.f_zeros_like()?,
+        };
+        if self.cfg.transcode {
+            return Ok(direct);
         }
+        let through_encoder = grad_bias.f_unsqueeze(0)?.f_matmul(&self.encoder_weight)?;
+        Ok(direct.f_sub(&through_encoder.f_squeeze_dim(0)?)?)
     }
 
-    #[test]
-    fn parts_of_a_batch_add_up() {
-        let (sae, x) = sae_and_input();
-        let whole = sae.backward(&x).unwrap();
-        let mut sum = sae.backward(&x.narrow(0, 0, 4)).unwrap();
-        let rest = sae.backward(&x.narrow(0, 4, 5)).unwrap();
-        sum.gradients.add(&rest.gradients).unwrap();
-        for (a, b) in sum
-            .gradients
-            .as_array()
-            .into_iter()
-            .zip(whole.gradients.as_array())
-        {
-            assert!(a.allclose(b, 1e-5, 1e-5, false));
-        }
-        assert!((sum.fire_counts + rest.fire_counts).equal(&whole.fire_counts));
+    fn grad_w_skip(&self, pass: &Pass, part: &Part<'_>) -> Result<Option<Tensor>, SaeError> {
+        let Some(w_skip) = &self.w_skip else {
+            return Ok(None);
+        };
+        Ok(Some(match part.is_whole {
+            true => part.grad_out.f_tr()?.f_matmul(&pass.x)?,
+            false => w_skip.f_zeros_like()?,
+        }))
     }
 
-    #[test]
-    fn the_parallel_part_is_gone() {
-        let (mut sae, x) = sae_and_input();
-        sae.normalize_decoder().unwrap();
-        let mut gradients = sae.backward(&x).unwrap().gradients;
-        gradients.remove_parallel_to_decoder(&sae).unwrap();
-        let along = (&gradients.w_dec * &sae.w_dec).sum_dim_intlist(1, false, None);
-        assert!(along.abs().max().double_value(&[]) < 1e-4);
-    }
-
-    #[test]
-    fn fire_counts_are_of_positive_activations() {
-        let (sae, x) = sae_and_input();
-        let fired = sae.encode(&x).unwrap().latent_acts.gt(0.0).sum(Kind::Float);
-        let counts = sae.backward(&x).unwrap().fire_counts.sum(Kind::Float);
-        assert_eq!(counts.double_value(&[]), fired.double_value(&[]));
+    /// How many tokens each latent fired on: `[num_latents]`, Float. "Fired" is activation > 0.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn fire_counts(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
+        let fired = encoded.latent_acts.f_gt(0.0)?.f_to_kind(Kind::Float)?;
+        let num_latents = self.num_latents() as i64;
+        Ok(column_sums(&fired, &encoded.latent_indices, num_latents)?)
     }
 }

@@ -13,6 +13,7 @@ mod golden;
 mod gradient;
 mod kernels;
 mod model;
+mod objective;
 #[cfg(test)]
 mod testing;
 
@@ -20,5 +21,6 @@ pub use config::{Activation, SaeConfig};
 pub use disk::{CONFIG_FILE, WEIGHTS_FILE};
 pub use error::SaeError;
 pub use files::{sync_dir, tensors_by_name, write_file, write_safetensors};
-pub use gradient::{Backward, Gradients};
+pub use gradient::{Gradients, Pass};
 pub use model::{Encoded, Reconstruction, Sae};
+pub use objective::{AuxK, Backward, Losses, Objective};

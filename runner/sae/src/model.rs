@@ -1,13 +1,14 @@
 //! The autoencoder itself: `encode`, `decode`, `forward`.
 
 use crate::kernels;
-use crate::{SaeConfig, SaeError};
+use crate::{Activation, SaeConfig, SaeError};
 use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
-/// A k-sparse autoencoder.
+/// A k-sparse autoencoder, or a transcoder, which predicts a module's output from its input.
 ///
-/// `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`.
+/// `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder
+/// does not subtract `b_dec`, and a skip connection adds `W_skip x`.
 #[derive(Debug)]
 pub struct Sae {
     /// The settings in `cfg.json`.
@@ -16,10 +17,12 @@ pub struct Sae {
     pub encoder_weight: Tensor,
     /// `encoder.bias`: `[num_latents]`.
     pub encoder_bias: Tensor,
-    /// `[num_latents, d_in]`.
+    /// `[num_latents, d_out]`.
     pub w_dec: Tensor,
-    /// `[d_in]`.
+    /// `[d_out]`.
     pub b_dec: Tensor,
+    /// `[d_out, d_in]`; only with a skip connection.
+    pub w_skip: Option<Tensor>,
 }
 
 /// The active latents of each token, in no particular order.
@@ -43,7 +46,8 @@ pub struct Reconstruction {
 impl Sae {
     /// A fresh autoencoder, its weights drawn as sparsify draws them from `seed`: `encoder.weight`
     /// as `torch.nn.Linear` does (uniform within `1 / sqrt(d_in)`), biases zero, the decoder a
-    /// copy of the encoder, row-normalised if so configured.
+    /// copy of the encoder, row-normalised if so configured. A transcoder's decoder is zero, and so is
+    /// a skip connection.
     ///
     /// Sets libtorch's global generator. Weights are drawn on the CPU, so every device starts from
     /// the same numbers.
@@ -51,25 +55,24 @@ impl Sae {
     /// # Errors
     /// [`SaeError::Impossible`] sizes, or want of memory.
     pub fn new(cfg: SaeConfig, seed: i64, device: Device) -> Result<Self, SaeError> {
-        let (d_in, num_latents) = (cfg.d_in, cfg.resolved_num_latents());
-        if d_in == 0 || cfg.k == 0 || cfg.k > num_latents {
-            return Err(SaeError::Impossible {
-                d_in,
-                num_latents,
-                k: cfg.k,
-            });
-        }
-        let shape = [num_latents as i64, d_in as i64];
-        let encoder_weight = kaiming_uniform(shape, seed)?.f_to_device(device)?;
-        let options = (Kind::Float, device);
+        check_sizes(&cfg)?;
+        let [num_latents, d_in, d_out] =
+            [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
+        let encoder_weight = kaiming_uniform([num_latents, d_in], seed)?.f_to_device(device)?;
+        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Float, device));
+        let w_skip = cfg.skip_connection.then(|| zeros(&[d_out, d_in]));
         let mut sae = Self {
-            w_dec: encoder_weight.f_detach_copy()?,
+            w_dec: match cfg.transcode {
+                true => zeros(&[num_latents, d_out])?,
+                false => encoder_weight.f_detach_copy()?,
+            },
             encoder_weight,
-            encoder_bias: Tensor::f_zeros([shape[0]], options)?,
-            b_dec: Tensor::f_zeros([shape[1]], options)?,
+            encoder_bias: zeros(&[num_latents])?,
+            b_dec: zeros(&[d_out])?,
+            w_skip: w_skip.transpose()?,
             cfg,
         };
-        if sae.cfg.normalize_decoder {
+        if sae.has_unit_decoder() {
             sae.normalize_decoder()?;
         }
         Ok(sae)
@@ -80,23 +83,35 @@ impl Sae {
         self.cfg.resolved_num_latents()
     }
 
+    /// Whether the decoder's rows are kept at unit norm; a transcoder's never are.
+    pub fn has_unit_decoder(&self) -> bool {
+        self.cfg.normalize_decoder && !self.cfg.transcode
+    }
+
     /// The active latents of `x`: `[n_tokens, d_in]`, Float.
     ///
     /// # Errors
     /// [`SaeError::Input`] for another shape, or want of memory.
     pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
         self.check_input(x)?;
-        let centred = x.f_sub(&self.b_dec)?;
-        self.encode_centred(&centred)
-    }
-
-    pub(crate) fn encode_centred(&self, centred: &Tensor) -> Result<Encoded, SaeError> {
-        let mut pre_acts = centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?;
-        let pre_acts = pre_acts.f_relu_()?;
+        let pre_acts = self.pre_acts(&self.centred(x)?)?;
         self.cfg.activation.select(&pre_acts, self.cfg.k)
     }
 
-    /// The reconstruction from latents: `[n_tokens, d_in]`.
+    /// What the encoder's weights are applied to.
+    pub(crate) fn centred(&self, x: &Tensor) -> Result<Tensor, SaeError> {
+        Ok(match self.cfg.transcode {
+            true => x.shallow_clone(),
+            false => x.f_sub(&self.b_dec)?,
+        })
+    }
+
+    /// Pre-activations: `[n_tokens, num_latents]`.
+    pub(crate) fn pre_acts(&self, centred: &Tensor) -> Result<Tensor, SaeError> {
+        Ok(centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?)
+    }
+
+    /// The reconstruction from latents, without the skip connection: `[n_tokens, d_out]`.
     ///
     /// # Errors
     /// Want of memory.
@@ -109,15 +124,24 @@ impl Sae {
         Ok(sum.f_add(&self.b_dec)?)
     }
 
-    /// Encodes and decodes `x`: `[n_tokens, d_in]`, Float.
+    /// Encodes and decodes `x`: `[n_tokens, d_in]`, Float. `sae_out` includes the skip connection.
     ///
     /// # Errors
     /// As [`Sae::encode`].
     pub fn forward(&self, x: &Tensor) -> Result<Reconstruction, SaeError> {
         let encoded = self.encode(x)?;
+        let sae_out = self.decode(&encoded)?;
         Ok(Reconstruction {
-            sae_out: self.decode(&encoded)?,
+            sae_out: self.with_skip(sae_out, x)?,
             encoded,
+        })
+    }
+
+    /// `sae_out` with what the skip connection makes of `x`.
+    pub(crate) fn with_skip(&self, sae_out: Tensor, x: &Tensor) -> Result<Tensor, SaeError> {
+        Ok(match &self.w_skip {
+            None => sae_out,
+            Some(w_skip) => sae_out.f_addmm(x, &w_skip.f_tr()?)?,
         })
     }
 
@@ -133,35 +157,81 @@ impl Sae {
         Ok(())
     }
 
-    /// The weights under their names on disk.
-    pub fn named_weights(&self) -> [(&'static str, &Tensor); 4] {
-        [
+    /// The weights under their names on disk, always in this order.
+    pub fn named_weights(&self) -> Vec<(&'static str, &Tensor)> {
+        let mut weights = vec![
             ("encoder.weight", &self.encoder_weight),
             ("encoder.bias", &self.encoder_bias),
             ("W_dec", &self.w_dec),
             ("b_dec", &self.b_dec),
-        ]
+        ];
+        weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
+        weights
     }
 
     /// The weights, in the order of [`Sae::named_weights`].
-    pub fn weights_mut(&mut self) -> [&mut Tensor; 4] {
-        [
+    pub fn weights_mut(&mut self) -> Vec<&mut Tensor> {
+        let mut weights = vec![
             &mut self.encoder_weight,
             &mut self.encoder_bias,
             &mut self.w_dec,
             &mut self.b_dec,
-        ]
+        ];
+        weights.extend(&mut self.w_skip);
+        weights
+    }
+
+    /// An SAE of the same settings with other weights, in the order of [`Sae::named_weights`].
+    ///
+    /// # Panics
+    /// Another number of weights.
+    pub fn with_weights(&self, weights: Vec<Tensor>) -> Self {
+        assert_eq!(weights.len(), self.named_weights().len());
+        let mut weights = weights.into_iter();
+        let mut next = || weights.next().expect("their number was checked");
+        Self {
+            cfg: self.cfg.clone(),
+            encoder_weight: next(),
+            encoder_bias: next(),
+            w_dec: next(),
+            b_dec: next(),
+            w_skip: self.w_skip.as_ref().map(|_| next()),
+        }
     }
 
     pub(crate) fn check_input(&self, x: &Tensor) -> Result<(), SaeError> {
-        match x.size()[..] {
-            [_, width] if width == self.cfg.d_in as i64 => Ok(()),
-            _ => Err(SaeError::Input {
-                d_in: self.cfg.d_in,
-                got: x.size(),
-            }),
-        }
+        check_width(x, self.cfg.d_in)
     }
+
+    pub(crate) fn check_target(&self, target: &Tensor) -> Result<(), SaeError> {
+        check_width(target, self.cfg.d_out())
+    }
+}
+
+fn check_width(x: &Tensor, width: usize) -> Result<(), SaeError> {
+    match x.size()[..] {
+        [_, got] if got == width as i64 => Ok(()),
+        _ => Err(SaeError::Input {
+            width,
+            got: x.size(),
+        }),
+    }
+}
+
+/// Checks that there can be an SAE of these sizes.
+pub(crate) fn check_sizes(cfg: &SaeConfig) -> Result<(), SaeError> {
+    let (d_in, d_out, num_latents, k) = (cfg.d_in, cfg.d_out(), cfg.resolved_num_latents(), cfg.k);
+    let is_whole = cfg.activation != Activation::GroupMax || num_latents.is_multiple_of(k.max(1));
+    let is_possible = d_in > 0 && d_out > 0 && (1..=num_latents).contains(&k) && is_whole;
+    if is_possible && (cfg.transcode || d_in == d_out) {
+        return Ok(());
+    }
+    Err(SaeError::Impossible {
+        d_in,
+        d_out,
+        num_latents,
+        k,
+    })
 }
 
 /// `torch.nn.Linear`'s default weights: `kaiming_uniform_(a = sqrt(5))`, uniform within
@@ -239,7 +309,7 @@ mod tests {
         let x = Tensor::zeros([1, 3], (Kind::Float, Device::Cpu));
         assert!(matches!(
             by_hand().encode(&x),
-            Err(SaeError::Input { d_in: 2, .. })
+            Err(SaeError::Input { width: 2, .. })
         ));
     }
 }

@@ -6,8 +6,9 @@ use crate::error::{StoreError, Trouble};
 use crate::metric::Interval;
 use crate::open::Store;
 use crate::stream::Position;
+use crate::verdict::Verdict;
 use crate::worker::{LastWords, Worker};
-use crate::{checkpoint, job, metric, sae, stream, worker};
+use crate::{checkpoint, job, metric, sae, stream, verdict, worker};
 use plan::{Event, EventKind};
 use sqlx::SqliteConnection;
 use std::collections::HashMap;
@@ -91,7 +92,11 @@ impl Fold<'_> {
         let attempt_id = self.attempt(event).await?;
         match &event.kind {
             // Of the moment only.
-            EventKind::Tokenising { .. } | EventKind::Note { .. } => Ok(()),
+            EventKind::Tokenising { .. } => Ok(()),
+            EventKind::Note { message } => {
+                verdict::add_note(self.conn, attempt_id, event, message).await
+            }
+            EventKind::Unhealthy { .. } => self.verdict(attempt_id, event).await,
             EventKind::Metric { .. } => self.metric(attempt_id, event).await,
             EventKind::Checkpoint { .. } => self.checkpoint(attempt_id, event).await,
             EventKind::Progress {
@@ -170,6 +175,35 @@ impl Fold<'_> {
             time_ms: event.time_ms,
         };
         metric::put(self.conn, &interval).await
+    }
+
+    async fn verdict(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
+        let EventKind::Unhealthy {
+            job_id,
+            sae,
+            step,
+            reason,
+            is_fatal,
+        } = &event.kind
+        else {
+            return Ok(());
+        };
+        let Some(sae_id) = self.sae(attempt_id, event.seq, job_id, sae).await? else {
+            return Ok(());
+        };
+        let row = Verdict {
+            sae_id,
+            attempt_id,
+            step: *step,
+            reason,
+            is_fatal: *is_fatal,
+            time_ms: event.time_ms,
+        };
+        verdict::add(self.conn, &row).await?;
+        if *is_fatal {
+            job::mark_failed(self.conn, job_id).await?;
+        }
+        Ok(())
     }
 
     /// The SAE's key; `None` where the attempt's word does not count for its job.

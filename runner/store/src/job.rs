@@ -55,7 +55,8 @@ impl Store {
 }
 
 /// What a reset deletes. The links to attempts go too, so that late events find nobody to speak for.
-const RESET: [&str; 4] = [
+const RESET: [&str; 5] = [
+    "DELETE FROM verdict WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM metric WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM checkpoint WHERE job_id = ?",
     "DELETE FROM attempt_job WHERE job_id = ?",
@@ -125,6 +126,15 @@ pub(crate) async fn mark_done(
     .bind(job_id)
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// A job that its worker trains no further.
+pub(crate) async fn mark_failed(conn: &mut SqliteConnection, job_id: &str) -> Result<(), Trouble> {
+    sqlx::query("UPDATE job SET status = 'failed' WHERE job_id = ? AND status = 'running'")
+        .bind(job_id)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod metric;
 mod sae;
 mod stream;
 mod sweep;
+mod verdict;
 mod worker;
 
 mod fold;

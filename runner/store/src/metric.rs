@@ -34,9 +34,37 @@ pub(crate) async fn put(
     .bind(finite(stats.l0))
     .bind(int(stats.n_dead))
     .bind(interval.time_ms)
+    .execute(&mut *conn)
+    .await?;
+    put_terms(conn, interval).await
+}
+
+/// Records what the loss has besides.
+async fn put_terms(conn: &mut SqliteConnection, interval: &Interval<'_>) -> Result<(), Trouble> {
+    let stats = interval.stats;
+    let has_terms = stats.auxk != 0.0 || stats.multi_topk != 0.0 || stats.n_output > 0;
+    if !has_terms {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT OR REPLACE INTO metric_term (sae_id, step, auxk_sum, multi_topk_sum,
+             output_loss_sum, n_output)
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(interval.sae_id)
+    .bind(int(interval.step))
+    .bind(used(stats.auxk))
+    .bind(used(stats.multi_topk))
+    .bind(finite(stats.output_loss).filter(|_| stats.n_output > 0))
+    .bind(int(stats.n_output))
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// A sum that is 0 is that of a term which is not part of the loss.
+fn used(sum: f64) -> Option<f64> {
+    finite(sum).filter(|sum| *sum != 0.0)
 }
 
 /// SQL has no NaN, and an infinite sum says no more than NULL does.

@@ -100,6 +100,7 @@ mod tests {
             total_variance: 16.0,
             l0: 60.0,
             n_dead: 4,
+            ..SaeStats::default()
         };
         script.metric(job, 20, last).checkpoint(job, 20, true);
         for (step, n_tokens, elapsed_ms) in [(10, 300, 100), (20, 100, 100)] {

@@ -2,7 +2,11 @@
 
 use crate::testing::TestStore;
 
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/20261123000000_init.sql")];
+/// The newest first: a view may be created anew.
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/20261124000001_training.sql"),
+    include_str!("../../../migrations/20261123000000_init.sql"),
+];
 
 /// The lines of the statement that creates `name`, with the line before it.
 fn lines_of(name: &str) -> Vec<&'static str> {

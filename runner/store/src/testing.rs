@@ -216,5 +216,6 @@ pub(crate) fn stats(squared_error: f64) -> SaeStats {
         total_variance: 8.0,
         l0: 40.0,
         n_dead: 8,
+        ..SaeStats::default()
     }
 }

@@ -19,6 +19,15 @@ pub enum TrainError {
     /// libtorch, mostly for want of memory.
     #[error("libtorch failed")]
     Torch(#[from] tch::TchError),
+    /// Settings.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
+    /// Training that went wrong.
+    #[error("training ended early: {reason}")]
+    Diverged {
+        /// What is wrong.
+        reason: String,
+    },
     /// A file or folder.
     #[error("cannot {action} `{path}`")]
     Io {
@@ -46,6 +55,16 @@ pub enum TrainError {
         tensor: String,
         /// By the job's settings.
         expected: Vec<i64>,
+    },
+    /// SAEs to begin with that do not fit.
+    #[error("the SAE in `{path}` has {got}; the job needs {expected}")]
+    Finetune {
+        /// Its folder.
+        path: PathBuf,
+        /// Weights and shapes of the job.
+        expected: String,
+        /// Weights and shapes in the folder.
+        got: String,
     },
     /// Too little data for one update.
     #[error(
@@ -100,9 +119,16 @@ impl TrainError {
             Self::Lm(error) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Sae(error) => error.hint(),
+            Self::Plan(error) => error.hint(),
+            Self::Diverged { .. } => Some("lower `lr`".into()),
             Self::Torch(_) => {
                 Some("if memory ran out, lower `batch_size` or raise `micro_acc_steps`".into())
             }
+            Self::Finetune { .. } => Some(
+                "set `num_latents`, `transcode` and `skip_connection` as they were for the SAEs in \
+                 `finetune`"
+                    .into(),
+            ),
             Self::TooLittleData { .. } => Some(
                 "lower `batch_size`, `grad_acc_steps` or `ctx_len`, raise `max_examples`, or add text"
                     .into(),
@@ -127,9 +153,12 @@ impl TrainError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
-            Self::Lm(_) | Self::Data(_) | Self::TooLittleData { .. } | Self::Changed { .. } => {
-                FailureKind::Input
-            }
+            Self::Lm(_)
+            | Self::Data(_)
+            | Self::Plan(_)
+            | Self::Finetune { .. }
+            | Self::TooLittleData { .. }
+            | Self::Changed { .. } => FailureKind::Input,
             _ => FailureKind::Internal,
         }
     }

@@ -1,10 +1,15 @@
 //! One job in training: its SAEs, how far they are, and their folders.
 
 use crate::OrderJob;
+use crate::best::Best;
+use crate::health::{Health, first_not_finite};
 use crate::sae_trainer::SaeTrainer;
+use crate::state::State;
+use crate::views::{Side, View};
 use crate::{TrainError, state};
-use plan::Job;
+use plan::{EventKind, Job, SaeStats};
 use sae::{sync_dir, write_file};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -19,6 +24,8 @@ pub(crate) struct JobTrainer {
     pub(crate) step: u64,
     dir: PathBuf,
     state_dir: PathBuf,
+    best: Best,
+    health: Health,
 }
 
 impl JobTrainer {
@@ -29,32 +36,51 @@ impl JobTrainer {
         device: Device,
     ) -> Result<Self, TrainError> {
         let job = order.job.clone();
-        let new_sae = |spec| SaeTrainer::new(&job, spec, device);
-        let mut saes = job
-            .saes
-            .iter()
-            .map(new_sae)
-            .collect::<Result<Vec<_>, _>>()?;
         let state_dir = runs_dir.join(&order.state_dir);
-        let step = state::restore(&state_dir, &job.job_id, &mut saes, device)?.unwrap_or(0);
-        let (relative_dir, dir) = (order.dir.clone(), runs_dir.join(&order.dir));
+        // What is in a state is not read twice.
+        let finetune = order.finetune_dir.as_deref();
+        let finetune = finetune.filter(|_| !state::exists(&state_dir));
+        let new_sae = |spec| SaeTrainer::new(&job, spec, finetune, device);
+        let saes = job.saes.iter().map(new_sae);
+        let mut saes = saes.collect::<Result<Vec<_>, _>>()?;
+        let mut best = Best::new(runs_dir.join(&order.best_dir));
+        let restored = state::restore(&state_dir, &job.job_id, &mut saes, device)?;
+        let step = restored.map_or(0, |restored| {
+            best.restore(restored.best);
+            restored.step
+        });
         Ok(Self {
+            health: Health::new(&job.config),
+            relative_dir: order.dir.clone(),
+            dir: runs_dir.join(&order.dir),
+            state_dir,
             job,
-            relative_dir,
             saes,
             step,
-            dir,
-            state_dir,
+            best,
         })
     }
 
-    /// Writes what a resume needs, then the SAEs as others load them.
-    pub(crate) fn save(&self) -> Result<(), TrainError> {
-        state::save(&self.state_dir, &self.job.job_id, self.step, &self.saes)?;
+    /// Writes those SAEs that are the best so far, what a resume needs, and then the SAEs as others
+    /// load them. `is_due`: whether an undisturbed run would write here too, so that the best one is
+    /// the same.
+    pub(crate) fn save(&mut self, is_due: bool) -> Result<(), TrainError> {
+        if is_due && self.job.config.save_best {
+            for trainer in &self.saes {
+                let name = &trainer.spec.name;
+                self.best.save_if_lowest(name, &trainer.published()?)?;
+            }
+        }
+        let state = State {
+            job_id: self.job.job_id.clone(),
+            step: self.step,
+            best: self.best.state().clone(),
+        };
+        let n_kept = self.job.config.save_total_limit;
+        state::save(&self.state_dir, &state, &self.saes, n_kept)?;
         for trainer in &self.saes {
-            trainer
-                .averaged()?
-                .save_to_disk(&self.dir.join(&trainer.spec.name))?;
+            let dir = self.dir.join(&trainer.spec.name);
+            trainer.published()?.save_to_disk(&dir)?;
         }
         let config = serde_json::to_vec_pretty(&self.job.config).expect("plain fields serialise");
         write_file(&self.dir.join("config.json"), &config)?;
@@ -75,5 +101,81 @@ impl JobTrainer {
     /// running sums do not outlive the process.
     pub(crate) fn report_is_due(&self, n_steps: u64) -> bool {
         self.save_is_due(n_steps) || self.step.is_multiple_of(self.job.config.log_every)
+    }
+
+    /// Whether it is trained no further.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.health.has_failed()
+    }
+
+    /// Why it is trained no further.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.health.failure()
+    }
+
+    /// Takes the statistics of an SAE since its last report; a verdict where something is wrong with
+    /// them.
+    pub(crate) fn judge(
+        &mut self,
+        sae_idx: usize,
+        stats: &SaeStats,
+        gradients_are_finite: bool,
+    ) -> Option<EventKind> {
+        let name = &self.saes[sae_idx].spec.name;
+        self.best.add(name, stats);
+        let verdict = self
+            .health
+            .judge(name, stats, gradients_are_finite, self.step)?;
+        Some(verdict.event(&self.job.job_id, self.step))
+    }
+
+    /// A verdict where a weight or what an optimizer remembers is not finite.
+    pub(crate) fn judge_weights(&mut self) -> Result<Option<EventKind>, TrainError> {
+        for trainer in &self.saes {
+            if let Some(tensor) = first_not_finite(trainer)? {
+                let verdict = self.health.fail(&trainer.spec.name, &tensor);
+                return Ok(Some(verdict.event(&self.job.job_id, self.step)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an SAE's input is.
+    pub(crate) fn input_view(&self, sae_idx: usize) -> View {
+        let side = match self.job.config.transcode {
+            true => Side::Input,
+            false => Side::Output,
+        };
+        self.view(sae_idx, side)
+    }
+
+    /// What an SAE's output should be.
+    pub(crate) fn target_view(&self, sae_idx: usize) -> View {
+        self.view(sae_idx, Side::Output)
+    }
+
+    fn view(&self, sae_idx: usize, side: Side) -> View {
+        View {
+            hookpoint: self.saes[sae_idx].spec.hookpoint.clone(),
+            side,
+            exclude_tokens: self.job.config.exclude_tokens.clone(),
+        }
+    }
+
+    /// The indices of the SAEs that can stand in the model at the same time, one for a hookpoint:
+    /// those of each seed.
+    pub(crate) fn saes_by_seed(&self) -> Vec<Vec<usize>> {
+        let mut by_seed: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (sae_idx, sae) in self.saes.iter().enumerate() {
+            by_seed.entry(sae.spec.seed).or_default().push(sae_idx);
+        }
+        by_seed.into_values().collect()
+    }
+
+    /// The SAEs of the indices `chosen`, which are in order.
+    pub(crate) fn choose(&mut self, chosen: &[usize]) -> Vec<&mut SaeTrainer> {
+        let saes = self.saes.iter_mut().enumerate();
+        let saes = saes.filter(|(sae_idx, _)| chosen.contains(sae_idx));
+        saes.map(|(_, sae)| sae).collect()
     }
 }

@@ -3,27 +3,44 @@
 //! Plain blocking code. It is given an [`Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
 
+mod best;
+mod end_to_end;
 mod error;
 mod events;
+mod finetune;
+mod health;
 mod inputs;
+mod interval;
 mod job_trainer;
 mod libtorch;
+mod memory;
+mod optimizer;
 mod order;
 mod prepare;
 mod sae_trainer;
-mod signum;
 mod state;
 mod stop;
 mod stream_trainer;
+mod trainer;
+mod update;
 mod variance;
+mod views;
 mod worker;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod resume;
+#[cfg(test)]
+mod testing;
 
+pub use data;
 pub use error::{TrainError, message_chain};
 pub use inputs::{ModelInputs, check_model, digest_saes, read_model};
 pub use libtorch::Libtorch;
-pub use lm::{CudaStatus, LmError, init_backends, read_facts};
+pub use lm::{self, CudaStatus, LmError, init_backends, read_facts};
 pub use order::{Order, OrderJob};
+pub use plan::TrainConfig;
+pub use sae;
+pub use trainer::Trainer;
 pub use worker::{default_threads, lock_stream, run_worker};

@@ -49,4 +49,8 @@ pub struct OrderJob {
     pub dir: PathBuf,
     /// Folder of what a resume needs, relative to the runs folder.
     pub state_dir: PathBuf,
+    /// Folder of the SAEs with the lowest loss, relative to the runs folder.
+    pub best_dir: PathBuf,
+    /// Folder of the SAEs to begin with.
+    pub finetune_dir: Option<PathBuf>,
 }

@@ -1,53 +1,58 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
-use crate::TrainError;
-use crate::signum::Signum;
-use plan::{Job, SaeSpec, SaeStats, TrainConfig};
-use sae::{Gradients, Sae, SaeConfig};
+use crate::interval::Interval;
+use crate::memory::in_parts_that_fit;
+use crate::optimizer::Optimizer;
+use crate::{TrainError, finetune};
+use plan::{Job, SaeSpec, TrainConfig, k_at};
+use sae::{AuxK, Gradients, Losses, Objective, Pass, Sae, SaeConfig};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// One SAE in training. Everything stays on its device; nothing is waited for.
+/// One SAE in training. Everything stays on its device.
 #[derive(Debug)]
 pub(crate) struct SaeTrainer {
     pub(crate) spec: SaeSpec,
-    /// The weights in the optimizer's training form `y`.
+    /// The weights in the optimizer's training form.
     pub(crate) sae: Sae,
-    pub(crate) optimizer: Signum,
+    pub(crate) optimizer: Optimizer,
     /// Tokens since each latent last fired: `[num_latents]`, Int64.
     pub(crate) tokens_since_fired: Tensor,
-    dead_feature_threshold: i64,
-    micro_acc_steps: i64,
+    /// Parts into which a batch is cut; grows when memory runs out.
+    micro_acc_steps: usize,
+    known_micro_acc_steps: usize,
+    pub(crate) interval: Interval,
+    settings: Settings,
+    /// Whether its weights are the seed's, and not those of an SAE that was trained before.
+    is_fresh: bool,
     update: Option<Update>,
-    interval: Interval,
+}
+
+/// The settings that a step reads.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    dead_feature_threshold: i64,
+    auxk_alpha: f64,
+    k_decay_steps: u64,
 }
 
 /// What the parts of one update add up to.
 #[derive(Debug)]
 struct Update {
-    gradients: Gradients,
-    squared_error: Tensor,
-    fire_counts: Tensor,
+    /// Active latents of a token.
+    k: usize,
+    /// Indices of the dead latents, where the loss needs them.
+    dead: Option<Tensor>,
+    sums: Option<(Gradients, Losses, Tensor)>,
 }
 
-/// Sums since the last report; scalars, Double, on the device.
-#[derive(Debug)]
-struct Interval {
-    n_tokens: u64,
-    squared_error: Tensor,
-    total_variance: Tensor,
-    l0: Tensor,
-}
-
-impl Interval {
-    fn new(device: Device) -> Result<Self, TrainError> {
-        let zero = || Tensor::f_zeros([0i64; 0], (Kind::Double, device));
-        Ok(Self {
-            n_tokens: 0,
-            squared_error: zero()?,
-            total_variance: zero()?,
-            l0: zero()?,
-        })
-    }
+/// How far training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Optimizer updates done.
+    pub(crate) step: u64,
+    /// Optimizer updates in all.
+    pub(crate) n_steps: u64,
 }
 
 /// The settings that go into an SAE's `cfg.json`.
@@ -61,131 +66,220 @@ fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
         expansion_factor: config.expansion_factor,
         normalize_decoder: config.normalize_decoder,
         num_latents: config.num_latents,
+        multi_topk: config.multi_topk,
+        skip_connection: config.skip_connection,
+        transcode: config.transcode,
+        d_out: spec.d_out,
         ..SaeConfig::topk(spec.d_in, spec.num_latents, spec.k)
     }
 }
 
 impl SaeTrainer {
-    pub(crate) fn new(job: &Job, spec: &SaeSpec, device: Device) -> Result<Self, TrainError> {
-        let sae = Sae::new(sae_config(spec, &job.config), spec.seed, device)?;
+    /// A fresh SAE of `job`, or that of the folder `finetune`.
+    pub(crate) fn new(
+        job: &Job,
+        spec: &SaeSpec,
+        finetune: Option<&Path>,
+        device: Device,
+    ) -> Result<Self, TrainError> {
+        let config = &job.config;
+        let sae = Sae::new(sae_config(spec, config), spec.seed, device)?;
+        let sae = match finetune {
+            Some(dir) => finetune::load(sae, &dir.join(&spec.name), device)?,
+            None => sae,
+        };
         let options = (Kind::Int64, device);
         Ok(Self {
-            optimizer: Signum::new(spec.lr),
+            optimizer: Optimizer::new(config.optimizer, spec.lr, config.lr_warmup_steps),
             tokens_since_fired: Tensor::f_zeros([spec.num_latents as i64], options)?,
-            dead_feature_threshold: job.config.dead_feature_threshold as i64,
-            micro_acc_steps: job.config.micro_acc_steps as i64,
-            update: None,
+            micro_acc_steps: config.micro_acc_steps,
+            known_micro_acc_steps: config.micro_acc_steps,
             interval: Interval::new(device)?,
+            settings: Settings {
+                dead_feature_threshold: config.dead_feature_threshold as i64,
+                auxk_alpha: config.auxk_alpha,
+                k_decay_steps: config.k_decay_steps,
+            },
+            is_fresh: finetune.is_none(),
+            update: None,
             spec: spec.clone(),
             sae,
         })
     }
 
-    /// Sets the decoder's bias to the mean of the first batch, so that pre-activations start out
-    /// centred.
-    pub(crate) fn centre_on(&mut self, x: &Tensor) -> Result<(), TrainError> {
-        self.sae.b_dec = x.f_mean_dim(0, false, Kind::Float)?;
+    /// Sets the biases from the first batch, so that pre-activations start out centred and the
+    /// output at the mean. `x`: `[n_tokens, d_in]`, `target`: `[n_tokens, d_out]`.
+    pub(crate) fn centre_on(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
+        if !self.is_fresh || x.size()[0] == 0 {
+            return Ok(());
+        }
+        if self.sae.cfg.transcode {
+            let mean = x.f_mean_dim(0, true, Kind::Float)?;
+            let image = mean.f_matmul(&self.sae.encoder_weight.f_tr()?)?;
+            self.sae.encoder_bias = image.f_squeeze_dim(0)?.f_neg()?;
+        }
+        self.sae.b_dec = target.f_mean_dim(0, false, Kind::Float)?;
         Ok(())
     }
 
-    /// Forward and backward pass on a part of the update: `x`: `[n_tokens, d_in]`, Float.
-    pub(crate) fn accumulate(&mut self, x: &Tensor) -> Result<(), TrainError> {
-        if self.update.is_none() && self.sae.cfg.normalize_decoder {
+    /// Begins the update behind `step` of them.
+    pub(crate) fn begin_update(&mut self, step: u64) -> Result<(), TrainError> {
+        if self.sae.has_unit_decoder() {
             self.sae.normalize_decoder()?;
         }
-        for part in x.f_chunk(self.micro_acc_steps, 0)? {
-            let part = self.sae.backward(&part)?;
-            match &mut self.update {
-                None => {
-                    self.update = Some(Update {
-                        gradients: part.gradients,
-                        squared_error: part.squared_error,
-                        fire_counts: part.fire_counts,
-                    });
-                }
-                Some(update) => {
-                    update.gradients.add(&part.gradients)?;
-                    let _ = update.squared_error.f_add_(&part.squared_error)?;
-                    let _ = update.fire_counts.f_add_(&part.fire_counts)?;
-                }
-            }
-        }
+        let dead = match self.settings.auxk_alpha > 0.0 {
+            // Sync: how many latents are dead decides on shapes; once an update.
+            true => Some(self.dead()?.f_nonzero()?.f_squeeze_dim(1)?),
+            false => None,
+        };
+        self.update = Some(Update {
+            k: self.k_at(step),
+            dead,
+            sums: None,
+        });
         Ok(())
+    }
+
+    /// Forward and backward pass on a part of the update: `x`: `[n_tokens, d_in]`, `target`:
+    /// `[n_tokens, d_out]`, Float.
+    pub(crate) fn accumulate(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
+        let n_tokens = x.size()[0];
+        let update = self.update.as_mut().expect("an update was begun");
+        let objective = Objective {
+            k: update.k,
+            auxk: update.dead.as_ref().map(|dead| AuxK {
+                alpha: self.settings.auxk_alpha,
+                dead,
+            }),
+            multi_topk: self.sae.cfg.multi_topk,
+        };
+        let sums = &mut update.sums;
+        let sae = &self.sae;
+        in_parts_that_fit(n_tokens, &mut self.micro_acc_steps, |first, n| {
+            let (x, target) = (x.f_narrow(0, first, n)?, target.f_narrow(0, first, n)?);
+            let part = sae.backward(&x, &target, &objective)?;
+            add(sums, part.gradients, part.losses, part.fire_counts)
+        })
+    }
+
+    /// A forward pass in the place of the module; its backward pass is [`SaeTrainer::take_back`].
+    pub(crate) fn pass(&self, x: &Tensor) -> Result<Pass, TrainError> {
+        let k = self.update.as_ref().map_or(self.spec.k, |update| update.k);
+        Ok(self.sae.pass(x, k)?)
+    }
+
+    /// The backward pass of a loss behind the output, with its gradient there: `[n_tokens, d_out]`.
+    /// Gives that at the input; `target` is for the statistics alone.
+    pub(crate) fn take_back(
+        &mut self,
+        pass: &Pass,
+        target: &Tensor,
+        grad_out: &Tensor,
+    ) -> Result<Tensor, TrainError> {
+        let (gradients, grad_x) = self.sae.backward_of_output(pass, grad_out)?;
+        let error = pass.sae_out.f_sub(target)?;
+        let losses = Losses {
+            squared_error: error.f_square()?.f_sum(Kind::Double)?,
+            auxk: None,
+            multi_topk: None,
+        };
+        let fire_counts = self.sae.fire_counts(&pass.encoded)?;
+        let update = self.update.as_mut().expect("an update was begun");
+        add(&mut update.sums, gradients, losses, fire_counts)?;
+        Ok(grad_x)
     }
 
     /// The optimizer update. `total_variance`: that of all `n_tokens` tokens accumulated since the
-    /// last update; scalar, Double.
+    /// last update, scalar, Double; `denominator`: what the gradients are divided by, `None` where
+    /// they are complete. An update without a token changes no weight.
     pub(crate) fn update(
         &mut self,
         total_variance: &Tensor,
+        denominator: Option<&Tensor>,
         n_tokens: u64,
+        progress: Progress,
     ) -> Result<(), TrainError> {
-        let mut update = self
-            .update
-            .take()
-            .expect("an update follows at least one part");
-        update.gradients.scale(total_variance)?;
-        if self.sae.cfg.normalize_decoder {
-            update.gradients.remove_parallel_to_decoder(&self.sae)?;
+        let update = self.update.take().expect("an update was begun");
+        let Some(mut sums) = update.sums.filter(|_| n_tokens > 0) else {
+            return Ok(());
+        };
+        let (gradients, _, fire_counts) = &mut sums;
+        if let Some(denominator) = denominator {
+            gradients.scale(denominator)?;
         }
+        if self.sae.has_unit_decoder() {
+            gradients.remove_parallel_to_decoder(&self.sae)?;
+        }
+        let Progress { step, n_steps } = progress;
+        let mut weights = self.sae.weights_mut();
         self.optimizer
-            .step(self.sae.weights_mut(), update.gradients.as_array())?;
+            .step(&mut weights, &gradients.tensors(), step, n_steps)?;
         let _ = self.tokens_since_fired.f_add_scalar_(n_tokens as i64)?;
-        let fired = update.fire_counts.f_gt(0.0)?;
+        let fired = fire_counts.f_gt(0.0)?;
         let _ = self.tokens_since_fired.f_masked_fill_(&fired, 0)?;
-        self.interval.n_tokens += n_tokens;
-        let _ = self.interval.squared_error.f_add_(&update.squared_error)?;
-        let _ = self.interval.total_variance.f_add_(total_variance)?;
-        let _ = self
-            .interval
-            .l0
-            .f_add_(&update.fire_counts.f_sum(Kind::Double)?)?;
-        Ok(())
+        self.interval.add(n_tokens, total_variance, &sums)
     }
 
-    /// Sums since the last call, still on the device: `[4]`, Double; see [`stats_from`]. `None`
-    /// where nothing was trained since.
-    pub(crate) fn take_interval(&mut self) -> Result<Option<(u64, Tensor)>, TrainError> {
-        if self.interval.n_tokens == 0 {
-            return Ok(None);
+    /// The number of parts that batches are cut into, where it has grown since the last call because
+    /// memory ran out.
+    pub(crate) fn take_smaller_parts(&mut self) -> Option<usize> {
+        let has_grown = self.micro_acc_steps > self.known_micro_acc_steps;
+        self.known_micro_acc_steps = self.micro_acc_steps;
+        has_grown.then_some(self.micro_acc_steps)
+    }
+
+    /// Which latents are dead: `[num_latents]`, Bool.
+    pub(crate) fn dead(&self) -> Result<Tensor, TrainError> {
+        let threshold = self.settings.dead_feature_threshold;
+        Ok(self.tokens_since_fired.f_gt(threshold)?)
+    }
+
+    /// The SAE as it is published: the optimizer's averaged weights, with a decoder of unit norm
+    /// where an optimizer does not average.
+    pub(crate) fn published(&self) -> Result<Sae, TrainError> {
+        let weights = self.sae.named_weights();
+        let weights: Vec<_> = weights.into_iter().map(|(_, weight)| weight).collect();
+        let published = self.optimizer.published(&weights)?;
+        let mut sae = self.sae.with_weights(published);
+        if self.sae.has_unit_decoder() && !matches!(self.optimizer, Optimizer::Signum(_)) {
+            sae.normalize_decoder()?;
         }
-        let device = self.tokens_since_fired.device();
-        let interval = std::mem::replace(&mut self.interval, Interval::new(device)?);
-        let dead = self.tokens_since_fired.f_gt(self.dead_feature_threshold)?;
-        let n_dead = dead.f_sum(Kind::Double)?;
-        let Interval {
-            n_tokens,
-            squared_error,
-            total_variance,
-            l0,
-        } = interval;
-        let sums = Tensor::f_stack(&[squared_error, total_variance, l0, n_dead], 0)?;
-        Ok(Some((n_tokens, sums)))
+        Ok(sae)
     }
 
-    /// The SAE as it is published: the optimizer's averaged weights.
-    pub(crate) fn averaged(&self) -> Result<Sae, TrainError> {
-        let weights = self.sae.named_weights().map(|(_, weight)| weight);
-        let averaged = self.optimizer.averaged(weights)?;
-        let [encoder_weight, encoder_bias, w_dec, b_dec]: [Tensor; 4] =
-            averaged.try_into().expect("an SAE has four weights");
-        Ok(Sae {
-            cfg: self.sae.cfg.clone(),
-            encoder_weight,
-            encoder_bias,
-            w_dec,
-            b_dec,
-        })
+    /// The gradients of the update that is going on.
+    #[cfg(test)]
+    pub(crate) fn gradients(&self) -> Vec<Tensor> {
+        let sums = self.update.as_ref().and_then(|update| update.sums.as_ref());
+        let (gradients, ..) = sums.expect("an update is going on");
+        gradients.tensors().into_iter().map(Tensor::copy).collect()
+    }
+
+    fn k_at(&self, step: u64) -> usize {
+        let SaeSpec {
+            k,
+            d_in,
+            num_latents,
+            ..
+        } = self.spec;
+        k_at(step, k, d_in, num_latents, self.settings.k_decay_steps)
     }
 }
 
-/// The statistics behind the numbers of [`SaeTrainer::take_interval`], once they are on the host.
-pub(crate) fn stats_from(n_tokens: u64, sums: &[f64]) -> SaeStats {
-    SaeStats {
-        n_tokens,
-        squared_error: sums[0],
-        total_variance: sums[1],
-        l0: sums[2],
-        n_dead: sums[3] as u64,
+/// Adds a part to the sums of an update.
+fn add(
+    sums: &mut Option<(Gradients, Losses, Tensor)>,
+    gradients: Gradients,
+    losses: Losses,
+    fire_counts: Tensor,
+) -> Result<(), TrainError> {
+    match sums {
+        None => *sums = Some((gradients, losses, fire_counts)),
+        Some((gradient_sum, loss_sum, fire_count_sum)) => {
+            gradient_sum.add(&gradients)?;
+            loss_sum.add(&losses)?;
+            let _ = fire_count_sum.f_add_(&fire_counts)?;
+        }
     }
+    Ok(())
 }

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! <state dir>/step-00000024/state.json                  the job and its step
-//! <state dir>/step-00000024/<SAE name>.safetensors      y.*, z.*, tokens_since_fired
+//! <state dir>/step-00000024/<SAE name>.safetensors      y.*, tokens_since_fired, and what the
+//!                                                       optimizer remembers (z.* of signum)
 //! ```
 //!
-//! A folder is written under a temporary name, synced and renamed, and its predecessor is removed
-//! only then: at every moment there is a complete state, or none was ever written.
+//! A folder is written under a temporary name, synced and renamed, and older ones are removed only
+//! then: at every moment there is a complete state, or none was ever written.
 
 use crate::TrainError;
+use crate::best::BestState;
 use crate::sae_trainer::SaeTrainer;
-use crate::signum::Signum;
 use sae::{sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -22,50 +23,56 @@ use tch::{Device, Tensor};
 const STATE_FILE: &str = "state.json";
 const SINCE_FIRED: &str = "tokens_since_fired";
 
+/// A job's own state.
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
-    job_id: String,
-    step: u64,
+pub(crate) struct State {
+    pub(crate) job_id: String,
+    /// Optimizer updates done.
+    pub(crate) step: u64,
+    /// The lowest losses so far.
+    #[serde(default)]
+    pub(crate) best: BestState,
 }
 
-/// Saves the state of a job's SAEs after `step` updates and removes older ones. A state of that step
-/// that is there already is complete and the same.
+/// Saves the state of a job and its SAEs, and removes older ones but for the newest `n_kept`. A state
+/// of that step that is there already is complete and the same.
 pub(crate) fn save(
     dir: &Path,
-    job_id: &str,
-    step: u64,
+    state: &State,
     saes: &[SaeTrainer],
+    n_kept: usize,
 ) -> Result<(), TrainError> {
-    let place = dir.join(format!("step-{step:08}"));
-    if !is_of(&place, job_id)? {
+    let place = dir.join(format!("step-{:08}", state.step));
+    if !is_of(&place, &state.job_id)? {
         let temporary = dir.join(".writing");
         remove_dir(&temporary)?;
         fs::create_dir_all(&temporary).map_err(TrainError::io("create", &temporary))?;
         for sae in saes {
             save_sae(&temporary, sae)?;
         }
-        let state = State {
-            job_id: job_id.into(),
-            step,
-        };
-        let text = serde_json::to_vec(&state).expect("plain fields serialise to JSON");
+        let text = serde_json::to_vec(state).expect("plain fields serialise to JSON");
         write_file(&temporary.join(STATE_FILE), &text)?;
         sync_dir(&temporary)?;
         remove_dir(&place)?;
         fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
         sync_dir(dir)?;
     }
-    remove_others(dir, &place)
+    remove_older(dir, state.step, n_kept)
 }
 
-/// The newest complete state of the job: its step, with the SAEs brought to it. `None`: there is
-/// none, and the SAEs are as they were.
+/// Whether there is a state of a job.
+pub(crate) fn exists(dir: &Path) -> bool {
+    step_dirs(dir).is_ok_and(|dirs| !dirs.is_empty())
+}
+
+/// The newest complete state of the job, with the SAEs brought to it. `None`: there is none, and the
+/// SAEs are as they were.
 pub(crate) fn restore(
     dir: &Path,
     job_id: &str,
     saes: &mut [SaeTrainer],
     device: Device,
-) -> Result<Option<u64>, TrainError> {
+) -> Result<Option<State>, TrainError> {
     let Some(place) = newest(dir)? else {
         return Ok(None);
     };
@@ -75,7 +82,7 @@ pub(crate) fn restore(
     for sae in saes {
         restore_sae(&place, sae, state.step, device)?;
     }
-    Ok(Some(state.step))
+    Ok(Some(state))
 }
 
 fn is_of(place: &Path, job_id: &str) -> Result<bool, TrainError> {
@@ -102,20 +109,17 @@ fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
         fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
     }
     let weights = trainer.sae.named_weights();
-    let names = weights.map(|(name, _)| (format!("y.{name}"), format!("z.{name}")));
-    let mut tensors: Vec<(&str, &Tensor)> = vec![(SINCE_FIRED, &trainer.tokens_since_fired)];
-    tensors.extend(
-        names
-            .iter()
-            .zip(weights)
-            .map(|((y, _), (_, weight))| (y.as_str(), weight)),
-    );
-    tensors.extend(
-        names
-            .iter()
-            .zip(trainer.optimizer.z())
-            .map(|((_, z), value)| (z.as_str(), value)),
-    );
+    let mut tensors = vec![(SINCE_FIRED.to_owned(), &trainer.tokens_since_fired)];
+    for (name, weight) in &weights {
+        tensors.push((format!("y.{name}"), weight));
+    }
+    for (slot, weight_idx, tensor) in trainer.optimizer.state() {
+        tensors.push((format!("{slot}.{}", weights[weight_idx].0), tensor));
+    }
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, t)| (name.as_str(), *t))
+        .collect();
     write_safetensors(&tensors, &path)?;
     Ok(sync_dir(path.parent().unwrap_or(dir))?)
 }
@@ -128,25 +132,29 @@ fn restore_sae(
 ) -> Result<(), TrainError> {
     let path = sae_path(dir, &trainer.spec.name);
     let mut tensors = tensors_by_name(&path)?;
-    let shapes = trainer
-        .sae
-        .named_weights()
-        .map(|(name, weight)| (name, weight.size()));
-    let mut z = Vec::with_capacity(shapes.len());
+    let weights = trainer.sae.named_weights().into_iter();
+    let shapes: Vec<_> = weights
+        .map(|(name, weight)| (name, weight.size()))
+        .collect();
     for ((name, shape), weight) in shapes.iter().zip(trainer.sae.weights_mut()) {
         *weight = take(&mut tensors, &format!("y.{name}"), shape, &path, device)?;
-        z.push(take(
-            &mut tensors,
-            &format!("z.{name}"),
-            shape,
-            &path,
-            device,
-        )?);
     }
     let shape = trainer.tokens_since_fired.size();
     trainer.tokens_since_fired = take(&mut tensors, SINCE_FIRED, &shape, &path, device)?;
-    trainer.optimizer = Signum::restore(trainer.spec.lr, n_updates, z);
-    Ok(())
+    let n_dims: Vec<_> = shapes.iter().map(|(_, shape)| shape.len()).collect();
+    let mut of_weight = |slot: &'static str, weight_idx: usize| {
+        let (name, shape) = &shapes[weight_idx];
+        take(
+            &mut tensors,
+            &format!("{slot}.{name}"),
+            shape,
+            &path,
+            device,
+        )
+    };
+    trainer
+        .optimizer
+        .restore(n_updates, &n_dims, &mut of_weight)
 }
 
 fn take(
@@ -191,11 +199,18 @@ fn step_dirs(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(steps)
 }
 
-fn remove_others(dir: &Path, keep: &Path) -> Result<(), TrainError> {
-    step_dirs(dir)?
-        .iter()
-        .filter(|path| *path != keep)
-        .try_for_each(|path| remove_dir(path))
+/// Removes all states but the newest `n_kept`; later ones than `step` are none of this run.
+fn remove_older(dir: &Path, step: u64, n_kept: usize) -> Result<(), TrainError> {
+    let newest = dir.join(format!("step-{step:08}"));
+    let mut dirs = step_dirs(dir)?;
+    dirs.sort();
+    let (kept, later): (Vec<_>, Vec<_>) = dirs.into_iter().partition(|dir| *dir <= newest);
+    let n_older = kept.len().saturating_sub(n_kept);
+    let older = kept.into_iter().take(n_older);
+    later
+        .into_iter()
+        .chain(older)
+        .try_for_each(|dir| remove_dir(&dir))
 }
 
 fn remove_dir(path: &Path) -> Result<(), TrainError> {

@@ -2,16 +2,15 @@
 
 use crate::TrainError;
 use crate::events::EventLog;
+use crate::interval::{N_SUMS, Report};
 use crate::job_trainer::JobTrainer;
-use crate::sae_trainer::stats_from;
+use crate::sae_trainer::Progress;
 use crate::stop::StopFlag;
-use crate::variance::TotalVariance;
 use data::Batches;
 use lm::{LanguageModel, Taps};
 use plan::{EventKind, StreamKey};
-use std::collections::BTreeMap;
 use std::time::Instant;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// The jobs of one stream on one forward pass.
 pub(crate) struct StreamTrainer<'a> {
@@ -60,7 +59,7 @@ impl StreamTrainer<'_> {
             if self.stop.is_set() {
                 return self.interrupt(step, meter);
             }
-            let trained = self.update(step)?;
+            let trained = self.update(Progress { step, n_steps })?;
             meter.n_tokens += tokens_per_step;
             self.report(&trained, step + 1, &mut meter, |job| {
                 job.report_is_due(n_steps)
@@ -98,59 +97,17 @@ impl StreamTrainer<'_> {
         }
     }
 
-    /// The indices of the jobs that stand at `step`.
-    fn jobs_at(&self, step: u64) -> Vec<usize> {
-        let is_here = |job_idx: &usize| self.jobs[*job_idx].step == step;
+    /// The indices of the jobs that stand at `step` and have not failed.
+    pub(crate) fn jobs_at(&self, step: u64) -> Vec<usize> {
+        let is_here = |job_idx: &usize| {
+            let job = &self.jobs[*job_idx];
+            job.step == step && !job.has_failed()
+        };
         (0..self.jobs.len()).filter(is_here).collect()
     }
 
     fn tokens_per_step(&self) -> u64 {
         (self.key.batch_size * self.key.grad_acc_steps * self.key.ctx_len) as u64
-    }
-
-    /// One optimizer update of every job that stands at `step`; gives their indices. A job that is
-    /// ahead (its last checkpoint is newer than another's) waits until the others have caught up.
-    fn update(&mut self, step: u64) -> Result<Vec<usize>, TrainError> {
-        let trained = self.jobs_at(step);
-        let mut variances: BTreeMap<String, TotalVariance> = BTreeMap::new();
-        let grad_acc_steps = self.key.grad_acc_steps;
-        for part in 0..grad_acc_steps {
-            let activations = self.activations(step as usize * grad_acc_steps + part)?;
-            for (hookpoint, x) in &activations {
-                variances.entry(hookpoint.clone()).or_default().add(x)?;
-            }
-            let is_first = step == 0 && part == 0;
-            for &job_idx in &trained {
-                accumulate(&mut self.jobs[job_idx], &activations, is_first)?;
-            }
-        }
-        let of_update = |(name, mut variance): (String, TotalVariance)| (name, variance.take());
-        let variances: BTreeMap<_, _> = variances.into_iter().map(of_update).collect();
-        for &job_idx in &trained {
-            let job = &mut self.jobs[job_idx];
-            for sae in &mut job.saes {
-                let (total_variance, n_tokens) = &variances[&sae.spec.hookpoint];
-                sae.update(total_variance, *n_tokens)?;
-            }
-            job.step += 1;
-        }
-        Ok(trained)
-    }
-
-    /// Activations of batch `batch_idx` by hookpoint: `[n_tokens, d_in]`, Float. A hookpoint may have
-    /// several vectors for a token (a norm of heads), or one for a position of all sequences (a
-    /// position embedding): each vector then counts as a token.
-    fn activations(&self, batch_idx: usize) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        let shape = [self.key.batch_size as i64, self.key.ctx_len as i64];
-        let input_ids = Tensor::f_from_slice(&self.batches.batch(batch_idx))?;
-        let input_ids = input_ids.f_view(shape)?.f_to_device(self.device)?;
-        let activations = self.model.forward(&input_ids, &self.taps)?;
-        let flat = |(name, x): (&str, &Tensor)| {
-            let width = x.size().last().copied().unwrap_or(0);
-            let x = x.f_reshape([-1, width])?.f_to_kind(Kind::Float)?;
-            Ok((name.to_owned(), x))
-        };
-        activations.iter().map(flat).collect()
     }
 
     /// Writes the statistics of those of the jobs, which stand at `step`, that are due.
@@ -167,28 +124,31 @@ impl StreamTrainer<'_> {
             if !is_due(job) {
                 continue;
             }
-            for sae in &mut job.saes {
-                let Some((n_tokens, sums)) = sae.take_interval()? else {
-                    continue;
-                };
-                let (job_id, name) = (job.job.job_id.clone(), sae.spec.name.clone());
-                intervals.push((job_id, name, n_tokens, sums));
+            for (sae_idx, sae) in job.saes.iter_mut().enumerate() {
+                let dead = sae.dead()?;
+                if let Some(report) = sae.interval.take(&dead)? {
+                    intervals.push((job_idx, sae_idx, report));
+                }
             }
         }
         if intervals.is_empty() {
             return Ok(());
         }
-        let sums: Vec<&Tensor> = intervals.iter().map(|(.., sums)| sums).collect();
+        let sums: Vec<&Tensor> = intervals.iter().map(|(.., report)| &report.sums).collect();
         // Sync: the only wait for the device in the loop, for all SAEs at once.
         let sums = Vec::<f64>::try_from(Tensor::f_cat(&sums, 0)?)?;
-        for ((job_id, sae, n_tokens, _), sums) in intervals.into_iter().zip(sums.chunks(4)) {
-            let stats = stats_from(n_tokens, sums);
+        for ((job_idx, sae_idx, report), sums) in intervals.into_iter().zip(sums.chunks(N_SUMS)) {
+            let job = &mut self.jobs[job_idx];
             self.events.write(EventKind::Metric {
-                job_id,
-                sae,
+                job_id: job.job.job_id.clone(),
+                sae: job.saes[sae_idx].spec.name.clone(),
                 step,
-                stats,
+                stats: report.stats(sums),
             })?;
+            let are_finite = Report::gradients_are_finite(sums);
+            if let Some(verdict) = job.judge(sae_idx, &report.stats(sums), are_finite) {
+                self.events.write(verdict)?;
+            }
         }
         self.events.write(meter.read(step))
     }
@@ -196,9 +156,9 @@ impl StreamTrainer<'_> {
     /// Checkpoints those of the jobs that are due.
     fn save(&mut self, jobs: &[usize], n_steps: u64) -> Result<(), TrainError> {
         for &job_idx in jobs {
-            let job = &self.jobs[job_idx];
-            if job.save_is_due(n_steps) {
-                checkpoint(job, self.events, job.step == n_steps)?;
+            let job = &mut self.jobs[job_idx];
+            if job.save_is_due(n_steps) && !job.has_failed() {
+                checkpoint(job, self.events, n_steps)?;
             }
         }
         Ok(())
@@ -207,18 +167,19 @@ impl StreamTrainer<'_> {
     /// An earlier worker may have died between a job's last checkpoint and the news of it, so every
     /// job that was restored is told of again before anything else.
     fn announce_restored(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        for job in self.jobs.iter().filter(|job| job.step > 0) {
-            checkpoint(job, self.events, job.step == n_steps)?;
+        for job in self.jobs.iter_mut().filter(|job| job.step > 0) {
+            checkpoint(job, self.events, n_steps)?;
         }
         Ok(())
     }
 
     /// Reports and saves what was trained since the last time, and ends.
     fn interrupt(&mut self, step: u64, mut meter: Meter) -> Result<Outcome, TrainError> {
+        let n_steps = self.n_steps();
         let jobs = self.jobs_at(step);
         self.report(&jobs, step, &mut meter, |_| true)?;
         for &job_idx in jobs.iter().filter(|_| step > 0) {
-            checkpoint(&self.jobs[job_idx], self.events, false)?;
+            checkpoint(&mut self.jobs[job_idx], self.events, n_steps)?;
         }
         self.events.write(EventKind::Interrupted { step })?;
         Ok(Outcome::Interrupted)
@@ -245,26 +206,15 @@ impl Meter {
     }
 }
 
-fn accumulate(
-    job: &mut JobTrainer,
-    activations: &BTreeMap<String, Tensor>,
-    is_first: bool,
-) -> Result<(), TrainError> {
-    for sae in &mut job.saes {
-        let x = &activations[&sae.spec.hookpoint];
-        if is_first {
-            sae.centre_on(x)?;
-        }
-        sae.accumulate(x)?;
-    }
-    Ok(())
-}
-
 /// What was reported until now must be on the disk before a state that is newer than it; then the
 /// files, then the news of them, then what only a resume would have needed goes.
-fn checkpoint(job: &JobTrainer, events: &mut EventLog, is_final: bool) -> Result<(), TrainError> {
+fn checkpoint(job: &mut JobTrainer, events: &mut EventLog, n_steps: u64) -> Result<(), TrainError> {
+    let is_final = job.step == n_steps;
+    if let Some(verdict) = job.judge_weights()? {
+        return events.write(verdict);
+    }
     events.sync()?;
-    job.save()?;
+    job.save(job.save_is_due(n_steps))?;
     events.write(EventKind::Checkpoint {
         job_id: job.job.job_id.clone(),
         step: job.step,

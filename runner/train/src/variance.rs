@@ -24,6 +24,9 @@ impl TotalVariance {
     /// Adds a part: `x`: `[n_tokens, d_in]`.
     pub(crate) fn add(&mut self, x: &Tensor) -> Result<(), TrainError> {
         let part = Moments::of(x)?;
+        if part.n_tokens == 0 && self.parts.is_some() {
+            return Ok(());
+        }
         self.parts = Some(match self.parts.take() {
             None => part,
             Some(sum) => sum.merge(&part)?,
@@ -44,6 +47,14 @@ impl TotalVariance {
 
 impl Moments {
     fn of(x: &Tensor) -> Result<Self, TrainError> {
+        if x.size()[0] == 0 {
+            let options = (Kind::Double, x.device());
+            return Ok(Self {
+                n_tokens: 0,
+                mean: Tensor::f_zeros([x.size()[1]], options)?,
+                squared_deviations: Tensor::f_zeros([0i64; 0], options)?,
+            });
+        }
         let mean = x.f_mean_dim(0, false, Kind::Double)?;
         let deviations = x.f_sub(&mean.f_to_kind(x.kind())?)?;
         let squared_deviations = deviations.f_square()?.f_sum(Kind::Double)?;

@@ -9,7 +9,7 @@ use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, Order, TrainError, message_chain, read_model};
 use data::{DataError, DigestCache};
 use lm::{LanguageModel, LoadOptions, Taps};
-use plan::{EventKind, FailureKind};
+use plan::{EventKind, FailureKind, Job, ModelFacts};
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use tch::Device;
@@ -104,6 +104,22 @@ pub(crate) fn log(line: &str) {
     eprintln!("{line}");
 }
 
+/// Taps on the outputs of all hookpoints of `jobs`, and on the inputs of those of transcoders.
+pub(crate) fn taps<'a>(
+    jobs: impl IntoIterator<Item = &'a Job>,
+    facts: &ModelFacts,
+) -> Result<Taps, TrainError> {
+    let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
+    for job in jobs {
+        let hookpoints = job.saes.iter().map(|sae| sae.hookpoint.as_str());
+        outputs.extend(hookpoints.clone());
+        if job.config.transcode {
+            inputs.extend(hookpoints);
+        }
+    }
+    Ok(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
+}
+
 fn open_model(
     order: &Order,
     model: &ModelInputs,
@@ -115,15 +131,14 @@ fn open_model(
             path: order.model_dir.clone(),
         });
     }
-    let saes = order.jobs.iter().flat_map(|job| &job.job.saes);
-    let hookpoints: Vec<&str> = saes.map(|sae| sae.hookpoint.as_str()).collect();
-    let taps = Taps::new(&model.facts, &hookpoints)?;
+    let taps = taps(order.jobs.iter().map(|job| &job.job), &model.facts)?;
+    let is_end_to_end = order.key.loss_fn.is_end_to_end();
     let options = LoadOptions {
         device,
         dtype: order.key.dtype,
         load_in_8bit: order.key.load_in_8bit,
-        n_layers: Some(taps.n_layers_needed()),
-        with_head: false,
+        n_layers: (!is_end_to_end).then(|| taps.n_layers_needed()),
+        with_head: is_end_to_end,
     };
     let model = LanguageModel::load(&order.model_dir, &options)?;
     log(&format!(

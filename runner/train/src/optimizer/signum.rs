@@ -16,6 +16,7 @@
 //! recomputes `x`: projecting `y`'s decoder between updates then moves `x` in the same way.
 
 use crate::TrainError;
+use crate::optimizer::{Remembered, Take, copies};
 use tch::Tensor;
 
 const BETA: f64 = 0.95;
@@ -38,19 +39,28 @@ impl Signum {
         }
     }
 
-    pub(crate) fn restore(lr: f64, n_updates: u64, z: Vec<Tensor>) -> Self {
-        Self { lr, n_updates, z }
+    pub(crate) fn state(&self) -> Vec<Remembered<'_>> {
+        let z = self.z.iter().enumerate();
+        z.map(|(idx, z)| ("z", idx, z)).collect()
     }
 
-    pub(crate) fn z(&self) -> &[Tensor] {
-        &self.z
+    pub(crate) fn restore(
+        &mut self,
+        n_updates: u64,
+        n_weights: usize,
+        take: Take<'_>,
+    ) -> Result<(), TrainError> {
+        let z = (0..n_weights).map(|idx| take("z", idx));
+        self.z = z.collect::<Result<_, _>>()?;
+        self.n_updates = n_updates;
+        Ok(())
     }
 
     /// One update of the weights, which stand in the form `y`.
     pub(crate) fn step(
         &mut self,
-        weights: [&mut Tensor; 4],
-        gradients: [&Tensor; 4],
+        weights: &mut [&mut Tensor],
+        gradients: &[&Tensor],
     ) -> Result<(), TrainError> {
         if self.z.is_empty() {
             self.z = weights
@@ -60,7 +70,7 @@ impl Signum {
         }
         self.n_updates += 1;
         let average = 1.0 / self.n_updates as f64;
-        for ((y, z), gradient) in weights.into_iter().zip(&mut self.z).zip(gradients) {
+        for ((y, z), gradient) in weights.iter_mut().zip(&mut self.z).zip(gradients) {
             let _ = y.f_lerp_(z, 1.0 - 1.0 / BETA)?;
             let _ = z.f_sub_(&gradient.f_sign()?.f_mul_scalar_(self.lr)?)?;
             let _ = y.f_lerp_(z, average)?;
@@ -70,15 +80,12 @@ impl Signum {
     }
 
     /// The averaged weights `x` of the weights in the form `y`.
-    pub(crate) fn averaged(&self, weights: [&Tensor; 4]) -> Result<Vec<Tensor>, TrainError> {
+    pub(crate) fn averaged(&self, weights: &[&Tensor]) -> Result<Vec<Tensor>, TrainError> {
         if self.z.is_empty() {
-            return Ok(weights
-                .iter()
-                .map(|y| y.f_detach_copy())
-                .collect::<Result<_, _>>()?);
+            return copies(weights);
         }
         let x = weights
-            .into_iter()
+            .iter()
             .zip(&self.z)
             .map(|(y, z)| y.f_lerp(z, 1.0 - 1.0 / BETA));
         Ok(x.collect::<Result<_, _>>()?)
@@ -97,10 +104,9 @@ mod tests {
         let gradients: Vec<Tensor> = (0..4).map(|_| one() * 3.0).collect();
         let mut signum = Signum::new(lr);
         for _ in 0..n_updates {
-            let weights: [&mut Tensor; 4] =
-                weights.iter_mut().collect::<Vec<_>>().try_into().unwrap();
-            let gradients: [&Tensor; 4] = gradients.iter().collect::<Vec<_>>().try_into().unwrap();
-            signum.step(weights, gradients).unwrap();
+            let mut weights: Vec<_> = weights.iter_mut().collect();
+            let gradients: Vec<_> = gradients.iter().collect();
+            signum.step(&mut weights, &gradients).unwrap();
         }
         (signum, weights)
     }
@@ -109,9 +115,9 @@ mod tests {
     fn x_is_the_mean_of_all_z() {
         let (signum, weights) = run(3, 0.1);
         // z: 0.9, 0.8, 0.7; their mean is 0.8.
-        assert!((signum.z()[0].double_value(&[0]) - 0.7).abs() < 1e-12);
-        let weights: [&Tensor; 4] = weights.iter().collect::<Vec<_>>().try_into().unwrap();
-        let x = signum.averaged(weights).unwrap();
+        assert!((signum.z[0].double_value(&[0]) - 0.7).abs() < 1e-12);
+        let refs: Vec<_> = weights.iter().collect();
+        let x = signum.averaged(&refs).unwrap();
         assert!((x[3].double_value(&[0]) - 0.8).abs() < 1e-12);
         let y = weights[3].double_value(&[0]);
         assert!((y - (0.95 * 0.8 + 0.05 * 0.7)).abs() < 1e-12);

@@ -1,0 +1,113 @@
+//! The checkpoint of each SAE that had the lowest loss, beside its newest one.
+
+use crate::TrainError;
+use plan::SaeStats;
+use sae::Sae;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The lowest losses of a job's SAEs. The loss of a checkpoint is that of the updates since the one
+/// before it.
+#[derive(Debug)]
+pub(crate) struct Best {
+    /// A folder of its own: sparsify takes every folder in that of the job for an SAE.
+    dir: PathBuf,
+    state: BestState,
+}
+
+/// What of it a resume needs, by SAE.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BestState {
+    /// Losses of the best checkpoints.
+    lowest: BTreeMap<String, f64>,
+    /// Sums since the last checkpoint that was compared.
+    since: BTreeMap<String, SaeStats>,
+}
+
+impl Best {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            state: BestState::default(),
+        }
+    }
+
+    /// Goes on where an earlier worker was.
+    pub(crate) fn restore(&mut self, state: BestState) {
+        self.state = state;
+    }
+
+    pub(crate) fn state(&self) -> &BestState {
+        &self.state
+    }
+
+    /// Adds the statistics of some updates of the SAE `name`.
+    pub(crate) fn add(&mut self, name: &str, stats: &SaeStats) {
+        let sum = self.state.since.entry(name.into()).or_default();
+        sum.squared_error += stats.squared_error;
+        sum.total_variance += stats.total_variance;
+        sum.output_loss += stats.output_loss;
+        sum.n_output += stats.n_output;
+    }
+
+    /// Saves `sae` as the best one where its loss since the last call is the lowest.
+    pub(crate) fn save_if_lowest(&mut self, name: &str, sae: &Sae) -> Result<(), TrainError> {
+        let Some(stats) = self.state.since.remove(name) else {
+            return Ok(());
+        };
+        let loss = match stats.n_output {
+            0 => stats.fvu(),
+            n_output => stats.output_loss / n_output as f64,
+        };
+        let lowest = self
+            .state
+            .lowest
+            .get(name)
+            .copied()
+            .unwrap_or(f64::INFINITY);
+        if loss < lowest {
+            sae.save_to_disk(&self.dir.join(name))?;
+            self.state.lowest.insert(name.into(), loss);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sae::SaeConfig;
+    use tch::Device;
+
+    fn stats(squared_error: f64) -> SaeStats {
+        SaeStats {
+            squared_error,
+            total_variance: 4.0,
+            ..SaeStats::default()
+        }
+    }
+
+    #[test]
+    fn the_lowest_loss_since_the_last_checkpoint_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut best = Best::new(dir.path().into());
+        let sae = |seed| Sae::new(SaeConfig::topk(4, 12, 2), seed, Device::Cpu).unwrap();
+        let saved = || Sae::load_from_disk(&dir.path().join("a"), Device::Cpu).unwrap();
+        best.add("a", &stats(3.0));
+        best.add("a", &stats(1.0));
+        best.save_if_lowest("a", &sae(1)).unwrap();
+        assert_eq!(best.state().lowest["a"], 0.5);
+        best.add("a", &stats(2.5));
+        best.save_if_lowest("a", &sae(2)).unwrap();
+        assert!(saved().encoder_weight.equal(&sae(1).encoder_weight));
+        best.add("a", &stats(1.5));
+        best.save_if_lowest("a", &sae(3)).unwrap();
+        assert!(saved().encoder_weight.equal(&sae(3).encoder_weight));
+        best.save_if_lowest("a", &sae(4)).unwrap();
+        assert!(
+            saved().encoder_weight.equal(&sae(3).encoder_weight),
+            "no update since"
+        );
+    }
+}

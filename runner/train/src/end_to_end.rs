@@ -1,0 +1,433 @@
+//! Losses on the model's own output, with the SAEs' outputs in the place of the modules'.
+//!
+//! What stands in a module's place is cut off the graph of autograd, and the SAE's backward pass is
+//! done by hand. So the model falls into pieces, from one module's replacement to the next module's
+//! input. The loss is taken back through the last piece first; each SAE takes the gradient at its
+//! output back to its input, and from there it goes on through the piece before.
+
+use crate::TrainError;
+use crate::sae_trainer::SaeTrainer;
+use crate::views::{included, rows, rows_of};
+use lm::{LanguageModel, ModulePass, Replacements};
+use plan::LossFn;
+use sae::Pass;
+use std::error::Error;
+use tch::{Kind, Tensor};
+
+/// A batch of token ids.
+pub(crate) struct TokenBatch<'a> {
+    /// `[batch_size, ctx_len]`, on the model's device.
+    pub(crate) input_ids: &'a Tensor,
+    /// The same, row after row.
+    pub(crate) token_ids: &'a [i64],
+    pub(crate) exclude_tokens: &'a [u32],
+}
+
+/// The loss of one batch.
+pub(crate) struct OutputLoss {
+    /// Sum over positions, in nats: scalar, Double.
+    pub(crate) sum: Tensor,
+    /// Outputs of the modules as the SAEs saw them, by SAE: `[n_tokens, d_out]`, Float.
+    pub(crate) targets: Vec<Tensor>,
+}
+
+/// One replaced module in a forward pass.
+struct Splice {
+    sae_idx: usize,
+    /// The module's input or output, in the graph: `[n_rows, width]`.
+    x: Tensor,
+    /// Rows that the SAE takes; `None`: all.
+    rows: Option<Tensor>,
+    target: Tensor,
+    pass: Pass,
+    /// What stands in the module's place, a leaf of the graph: `[n_rows, d_out]`, Float.
+    leaf: Tensor,
+}
+
+/// How many positions of a batch the loss is a mean over.
+pub(crate) fn n_positions(
+    loss_fn: LossFn,
+    token_ids: &[i64],
+    ctx_len: usize,
+    exclude_tokens: &[u32],
+) -> u64 {
+    let n_positions = match loss_fn {
+        // The last token of a sequence has no next one.
+        LossFn::Ce => token_ids.len() - token_ids.len() / ctx_len,
+        _ => {
+            let counts = data::included(token_ids, exclude_tokens);
+            counts.into_iter().filter(|counts| *counts).count()
+        }
+    };
+    n_positions as u64
+}
+
+/// Forward and backward pass with `saes`, at most one for a hookpoint, in the model. Their gradients
+/// are those of the sum of the loss over positions, divided by `n_output`. With `is_first`, biases are
+/// set from the activations beforehand.
+pub(crate) fn accumulate(
+    model: &LanguageModel,
+    saes: &mut [&mut SaeTrainer],
+    batch: &TokenBatch<'_>,
+    loss_fn: LossFn,
+    n_output: u64,
+    is_first: bool,
+) -> Result<OutputLoss, TrainError> {
+    let clean = match loss_fn {
+        LossFn::Kl => Some(model.logits(batch.input_ids)?),
+        _ => None,
+    };
+    let mut splices = Vec::new();
+    let logits = tch::with_grad(|| spliced(model, saes, batch, is_first, &mut splices))?;
+    let sum = tch::with_grad(|| match &clean {
+        Some(clean) => kl_divergence(clean, &logits, batch),
+        None => cross_entropy(&logits, batch.input_ids),
+    })?;
+    let mean = tch::with_grad(|| sum.f_div_scalar(n_output as f64))?;
+    take_back(saes, &splices, &mean)?;
+    splices.sort_by_key(|splice| splice.sae_idx);
+    Ok(OutputLoss {
+        sum: sum.f_detach()?.f_to_kind(Kind::Double)?,
+        targets: splices.into_iter().map(|splice| splice.target).collect(),
+    })
+}
+
+/// The logits of the model with every SAE in its place.
+fn spliced(
+    model: &LanguageModel,
+    saes: &mut [&mut SaeTrainer],
+    batch: &TokenBatch<'_>,
+    is_first: bool,
+    splices: &mut Vec<Splice>,
+) -> Result<Tensor, TrainError> {
+    let splices = std::cell::RefCell::new(splices);
+    let mut replacements = Replacements::default();
+    for (sae_idx, sae) in saes.iter_mut().enumerate() {
+        let (hookpoint, splices) = (sae.spec.hookpoint.clone(), &splices);
+        replacements.add(model.facts(), &hookpoint, move |module| {
+            let splice = splice(sae, sae_idx, module, batch, is_first)?;
+            let output = module.output;
+            let in_place = splice.leaf.f_to_kind(output.kind())?;
+            let in_place = in_place.f_reshape(output.size())?;
+            splices.borrow_mut().push(splice);
+            Ok(in_place)
+        })?;
+    }
+    Ok(model.logits_with(batch.input_ids, &mut replacements)?)
+}
+
+fn splice(
+    sae: &mut SaeTrainer,
+    sae_idx: usize,
+    module: ModulePass<'_>,
+    batch: &TokenBatch<'_>,
+    is_first: bool,
+) -> Result<Splice, Box<dyn Error + Send + Sync>> {
+    let input = match sae.sae.cfg.transcode {
+        true => module.input,
+        false => module.output,
+    };
+    let x = rows(input)?;
+    let _no_grad = tch::no_grad_guard();
+    let output = rows(&module.output.f_detach()?)?.f_to_kind(Kind::Float)?;
+    let device = output.device();
+    let rows = match included(batch.token_ids, batch.exclude_tokens, device)? {
+        Some(included) => rows_of(&output, &included, batch.token_ids.len())?,
+        None => None,
+    };
+    let chosen = |x: &Tensor| match &rows {
+        Some(rows) => x.f_index_select(0, rows),
+        None => Ok(x.shallow_clone()),
+    };
+    let target = chosen(&output)?;
+    let sae_x = chosen(&x.f_detach()?.f_to_kind(Kind::Float)?)?;
+    if is_first {
+        sae.centre_on(&sae_x, &target)?;
+    }
+    let pass = sae.pass(&sae_x)?;
+    let leaf = match &rows {
+        Some(rows) => output.f_index_copy(0, rows, &pass.sae_out)?,
+        None => pass.sae_out.f_detach_copy()?,
+    };
+    Ok(Splice {
+        sae_idx,
+        x,
+        rows,
+        target,
+        pass,
+        leaf: leaf.f_set_requires_grad(true)?,
+    })
+}
+
+/// The backward pass of `loss`, from the last replaced module to the first.
+fn take_back(
+    saes: &mut [&mut SaeTrainer],
+    splices: &[Splice],
+    loss: &Tensor,
+) -> Result<(), TrainError> {
+    let leaves: Vec<&Tensor> = splices.iter().map(|splice| &splice.leaf).collect();
+    let mut gradients = Tensor::f_run_backward(&[loss], &leaves, true, false)?;
+    for (place, splice) in splices.iter().enumerate().rev() {
+        let gradient = gradients.pop().expect("each leaf has a gradient");
+        if !gradient.defined() {
+            continue;
+        }
+        let at_rows = match &splice.rows {
+            Some(rows) => gradient.f_index_select(0, rows)?,
+            None => gradient,
+        };
+        let sae = &mut saes[splice.sae_idx];
+        let grad_x = sae.take_back(&splice.pass, &splice.target, &at_rows)?;
+        if place == 0 || !splice.x.requires_grad() {
+            continue;
+        }
+        let before = &leaves[..place];
+        let more = through_model(splice, &grad_x, before)?;
+        for (sum, more) in gradients.iter_mut().zip(more) {
+            match (sum.defined(), more.defined()) {
+                (_, false) => {}
+                (false, true) => *sum = more,
+                (true, true) => *sum = sum.f_add(&more)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The gradients at the leaves `before` of a module, from `grad_x` at its SAE's input.
+fn through_model(
+    splice: &Splice,
+    grad_x: &Tensor,
+    before: &[&Tensor],
+) -> Result<Vec<Tensor>, TrainError> {
+    let product = tch::with_grad(|| {
+        let x = match &splice.rows {
+            Some(rows) => splice.x.f_index_select(0, rows)?,
+            None => splice.x.shallow_clone(),
+        };
+        // Its gradient at `x` is `grad_x`.
+        let product = x.f_to_kind(Kind::Float)?.f_mul(grad_x)?;
+        product.f_sum(Kind::Float)
+    })?;
+    Ok(Tensor::f_run_backward(&[product], before, true, false)?)
+}
+
+/// Sum of the next tokens' cross-entropies: scalar, Float.
+fn cross_entropy(logits: &Tensor, input_ids: &Tensor) -> Result<Tensor, TrainError> {
+    let ctx_len = input_ids.size()[1];
+    let vocab_size = logits.size()[2];
+    let predicted = logits.f_narrow(1, 0, ctx_len - 1)?;
+    let predicted = predicted.f_reshape([-1, vocab_size])?;
+    let next = input_ids.f_narrow(1, 1, ctx_len - 1)?.f_reshape([-1])?;
+    let log_probs = predicted.f_log_softmax(-1, Kind::Float)?;
+    let of_next = log_probs.f_gather(1, &next.f_unsqueeze(1)?, false)?;
+    Ok(of_next.f_sum(Kind::Float)?.f_neg()?)
+}
+
+/// `sum p (log p - log q)` over the tokens that count, with `p` of `clean` and `q` of `spliced`
+/// logits: scalar, Float. 0 where both are the same.
+fn kl_divergence(
+    clean: &Tensor,
+    spliced: &Tensor,
+    batch: &TokenBatch<'_>,
+) -> Result<Tensor, TrainError> {
+    let included = included(batch.token_ids, batch.exclude_tokens, clean.device())?;
+    let log_probs = |logits: &Tensor| {
+        let logits = rows(logits)?;
+        let logits = match &included {
+            Some(included) => logits.f_index_select(0, included)?,
+            None => logits,
+        };
+        Ok::<_, TrainError>(logits.f_log_softmax(-1, Kind::Float)?)
+    };
+    let (clean, spliced) = (log_probs(clean)?.f_detach()?, log_probs(spliced)?);
+    let divergence = clean.f_exp()?.f_mul(&clean.f_sub(&spliced)?)?;
+    Ok(divergence.f_sum(Kind::Float)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{config, fixtures, job};
+    use lm::LoadOptions;
+    use plan::TrainConfig;
+    use tch::Device;
+
+    const EXCLUDED: [u32; 2] = [0, 64];
+
+    /// A model, its SAEs at hookpoints that feed each other, and tokens.
+    struct Case {
+        model: LanguageModel,
+        saes: Vec<SaeTrainer>,
+        token_ids: Vec<i64>,
+        exclude_tokens: Vec<u32>,
+    }
+
+    impl Case {
+        fn new(transcode: bool, exclude_tokens: &[u32]) -> Self {
+            let config = TrainConfig {
+                hookpoints: ["layers.0.mlp", "layers.1", "layers.2.mlp"]
+                    .map(String::from)
+                    .to_vec(),
+                skip_connection: transcode,
+                transcode,
+                ..config()
+            };
+            let options = LoadOptions {
+                with_head: true,
+                ..LoadOptions::default()
+            };
+            let model = LanguageModel::load(&fixtures().join("tiny-llama"), &options).unwrap();
+            let job = job("a", config);
+            let fresh = |spec| SaeTrainer::new(&job, spec, None, Device::Cpu).unwrap();
+            let mut saes: Vec<_> = job.saes.iter().map(fresh).collect();
+            for (sae, seed) in saes.iter_mut().zip(1i64..) {
+                sae.begin_update(0).unwrap();
+                tch::manual_seed(seed);
+                // A transcoder begins with a decoder of zeros, which would hide the encoder.
+                sae.sae.w_dec = sae.sae.w_dec.randn_like() * 0.1;
+            }
+            Self {
+                model,
+                saes,
+                token_ids: (0..32).map(|place| (place * 37 + 11) % 90).collect(),
+                exclude_tokens: exclude_tokens.to_vec(),
+            }
+        }
+
+        fn input_ids(&self) -> Tensor {
+            Tensor::from_slice(&self.token_ids).view([2, 16])
+        }
+
+        /// The loss and all gradients by hand.
+        fn ours(&mut self, loss_fn: LossFn, n_output: u64) -> (f64, Vec<Tensor>) {
+            let input_ids = self.input_ids();
+            let batch = TokenBatch {
+                input_ids: &input_ids,
+                token_ids: &self.token_ids,
+                exclude_tokens: &self.exclude_tokens,
+            };
+            let mut saes: Vec<_> = self.saes.iter_mut().collect();
+            let _no_grad = tch::no_grad_guard();
+            let loss = accumulate(&self.model, &mut saes, &batch, loss_fn, n_output, false);
+            let gradients = saes.iter().flat_map(|sae| sae.gradients());
+            (loss.unwrap().sum.double_value(&[]), gradients.collect())
+        }
+
+        /// The same in dense operations, by autograd through model and SAEs at once.
+        fn by_autograd(&self, loss_fn: LossFn, n_output: u64) -> (f64, Vec<Tensor>) {
+            let clean = self.model.logits(&self.input_ids()).unwrap();
+            let leaf = |(_, w): (_, &Tensor)| w.copy().set_requires_grad(true);
+            let leaves: Vec<Vec<Tensor>> = self
+                .saes
+                .iter()
+                .map(|sae| sae.sae.named_weights().into_iter().map(leaf).collect())
+                .collect();
+            let included: Vec<f32> = data::included(&self.token_ids, &self.exclude_tokens)
+                .into_iter()
+                .map(|counts| f32::from(u8::from(counts)))
+                .collect();
+            let included = Tensor::from_slice(&included).unsqueeze(1);
+            let mut replacements = Replacements::default();
+            for (sae, leaves) in self.saes.iter().zip(&leaves) {
+                let (hookpoint, included) = (sae.spec.hookpoint.clone(), &included);
+                let cfg = &sae.sae.cfg;
+                let dense =
+                    move |module: ModulePass<'_>| -> Result<Tensor, Box<dyn Error + Send + Sync>> {
+                        let output = module.output.flatten(0, 1);
+                        let x = match cfg.transcode {
+                            true => module.input.flatten(0, 1),
+                            false => output.shallow_clone(),
+                        };
+                        let centred = if cfg.transcode {
+                            x.shallow_clone()
+                        } else {
+                            &x - &leaves[3]
+                        };
+                        let pre_acts = centred.linear(&leaves[0], Some(&leaves[1])).relu();
+                        let (_, indices) = pre_acts.detach().topk(cfg.k as i64, -1, true, false);
+                        let kept = pre_acts.zeros_like().scatter_value(1, &indices, 1.0);
+                        let mut out: Tensor = (pre_acts * kept).matmul(&leaves[2]) + &leaves[3];
+                        if let Some(w_skip) = leaves.get(4) {
+                            out += x.matmul(&w_skip.tr());
+                        }
+                        let rest = included.ones_like() - included;
+                        let out: Tensor = out * included + output.detach() * rest;
+                        Ok(out.view_as(module.output))
+                    };
+                replacements
+                    .add(self.model.facts(), &hookpoint, dense)
+                    .unwrap();
+            }
+            let logits = self
+                .model
+                .logits_with(&self.input_ids(), &mut replacements)
+                .unwrap();
+            let vocab_size = logits.size()[2];
+            let log_probs = logits.log_softmax(-1, Kind::Float);
+            let loss = match loss_fn {
+                LossFn::Kl => {
+                    let clean = clean.log_softmax(-1, Kind::Float);
+                    let each = (clean.exp() * (clean - log_probs)).sum_dim_intlist(2, false, None);
+                    (each.flatten(0, 1) * included.squeeze()).sum(Kind::Float)
+                }
+                _ => {
+                    let predicted = log_probs.narrow(1, 0, 15).reshape([-1, vocab_size]);
+                    let next = self.input_ids().narrow(1, 1, 15).reshape([-1]);
+                    predicted.nll_loss(&next) * 30.0
+                }
+            };
+            (&loss / n_output as f64).backward();
+            let gradients = leaves.iter().flatten().map(Tensor::grad);
+            (loss.double_value(&[]), gradients.collect())
+        }
+    }
+
+    #[test]
+    fn losses_and_gradients_are_those_of_autograd() {
+        for (loss_fn, transcode, excluded) in [
+            (LossFn::Ce, false, &[][..]),
+            (LossFn::Ce, true, &EXCLUDED),
+            (LossFn::Kl, false, &EXCLUDED),
+            (LossFn::Kl, true, &[]),
+        ] {
+            let mut case = Case::new(transcode, excluded);
+            let n_output = n_positions(loss_fn, &case.token_ids, 16, excluded);
+            let (their_loss, theirs) = case.by_autograd(loss_fn, n_output);
+            let (our_loss, ours) = case.ours(loss_fn, n_output);
+            let what = format!("{loss_fn:?}, transcode {transcode}");
+            assert!(
+                (our_loss / their_loss - 1.0).abs() < 1e-4,
+                "{what}: {our_loss} {their_loss}"
+            );
+            assert_eq!(ours.len(), theirs.len());
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                let norm = |x: &Tensor| x.norm().double_value(&[]);
+                let (difference, scale) = (norm(&(ours - theirs)), norm(theirs));
+                assert!(scale > 0.0, "{what}: no gradient");
+                assert!(difference < 1e-3 * scale, "{what}: {difference} of {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn kl_is_zero_where_nothing_is_replaced_and_ce_counts_next_tokens() {
+        let case = Case::new(false, &[]);
+        let input_ids = case.input_ids();
+        let batch = TokenBatch {
+            input_ids: &input_ids,
+            token_ids: &case.token_ids,
+            exclude_tokens: &[],
+        };
+        let logits = case.model.logits(&input_ids).unwrap();
+        let kl = kl_divergence(&logits, &logits, &batch).unwrap();
+        assert!(kl.double_value(&[]).abs() < 1e-5);
+        let noisy = &logits + logits.randn_like();
+        let kl = kl_divergence(&logits, &noisy, &batch).unwrap();
+        assert!(kl.double_value(&[]) > 0.1);
+        let count = |loss_fn, excluded| n_positions(loss_fn, &case.token_ids, 16, excluded);
+        assert_eq!(count(LossFn::Ce, &EXCLUDED), 30);
+        assert_eq!(count(LossFn::Kl, &[]), 32);
+        assert!(count(LossFn::Kl, &[11, 48]) < 32);
+    }
+}

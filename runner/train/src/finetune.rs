@@ -1,0 +1,72 @@
+//! Beginning with SAEs that were trained before.
+
+use crate::TrainError;
+use sae::Sae;
+use std::path::Path;
+use tch::Device;
+
+/// The SAE in the folder `dir`, to be trained with the settings of `fresh`.
+///
+/// # Errors
+/// No SAE there, or weights of other shapes.
+pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainError> {
+    let mut loaded = Sae::load_from_disk(dir, device)?;
+    let fresh_weights = fresh.named_weights();
+    let weights = loaded.named_weights();
+    let shapes = |weights: &[(&'static str, &tch::Tensor)]| -> Vec<_> {
+        let shape = |(name, weight): &(&'static str, &tch::Tensor)| (*name, weight.size());
+        weights.iter().map(shape).collect()
+    };
+    let (expected, got) = (shapes(&fresh_weights), shapes(&weights));
+    if expected != got {
+        return Err(TrainError::Finetune {
+            path: dir.into(),
+            expected: listed(&expected),
+            got: listed(&got),
+        });
+    }
+    loaded.cfg = fresh.cfg;
+    for weight in loaded.weights_mut() {
+        *weight = weight.f_to_kind(tch::Kind::Float)?;
+    }
+    Ok(loaded)
+}
+
+/// `W_dec [64, 32], b_dec [32]`.
+fn listed(shapes: &[(&'static str, Vec<i64>)]) -> String {
+    let shapes = shapes
+        .iter()
+        .map(|(name, shape)| format!("{name} {shape:?}"));
+    shapes.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sae::SaeConfig;
+
+    #[test]
+    fn the_weights_are_the_saved_ones_and_the_settings_are_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Sae::new(SaeConfig::topk(4, 12, 2), 1, Device::Cpu).unwrap();
+        saved.save_to_disk(dir.path()).unwrap();
+        let fresh = Sae::new(SaeConfig::topk(4, 12, 3), 2, Device::Cpu).unwrap();
+        let loaded = load(fresh, dir.path(), Device::Cpu).unwrap();
+        assert_eq!(loaded.cfg.k, 3);
+        assert!(loaded.encoder_weight.equal(&saved.encoder_weight));
+    }
+
+    #[test]
+    fn other_shapes_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Sae::new(SaeConfig::topk(4, 12, 2), 1, Device::Cpu).unwrap();
+        saved.save_to_disk(dir.path()).unwrap();
+        let fresh = Sae::new(SaeConfig::topk(4, 16, 2), 2, Device::Cpu).unwrap();
+        let error = load(fresh, dir.path(), Device::Cpu).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("encoder.weight [12, 4]"), "{message}");
+        assert!(message.contains("encoder.weight [16, 4]"), "{message}");
+        let missing = load(saved, &dir.path().join("none"), Device::Cpu).unwrap_err();
+        assert!(missing.to_string().contains("none"), "{missing}");
+    }
+}

@@ -1,0 +1,186 @@
+//! Telling when training goes wrong: numbers that are none, and reconstructions worse than the mean.
+
+use crate::TrainError;
+use crate::sae_trainer::SaeTrainer;
+use plan::{EventKind, Optimizer, SaeStats, TrainConfig};
+use std::collections::BTreeSet;
+use tch::{Kind, Tensor};
+
+/// Optimizer updates before a high FVU counts.
+const LEAST_WARMUP_STEPS: u64 = 100;
+
+/// How a job fares.
+#[derive(Debug)]
+pub(crate) struct Health {
+    n_warmup_steps: u64,
+    /// Whether the loss is at the hookpoint: else the FVU is not what gets smaller.
+    minimises_fvu: bool,
+    /// Why the job is trained no further.
+    failure: Option<String>,
+    /// SAEs whose FVU was told to be above 1.
+    flagged: BTreeSet<String>,
+}
+
+/// What is wrong with an SAE.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Verdict {
+    sae: String,
+    reason: String,
+    is_fatal: bool,
+}
+
+impl Health {
+    pub(crate) fn new(config: &TrainConfig) -> Self {
+        let n_warmup_steps = match config.optimizer {
+            Optimizer::Signum => 0,
+            Optimizer::Adam | Optimizer::Muon => config.lr_warmup_steps,
+        };
+        Self {
+            n_warmup_steps: n_warmup_steps.max(LEAST_WARMUP_STEPS),
+            minimises_fvu: !config.loss_fn.is_end_to_end(),
+            failure: None,
+            flagged: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Judges the statistics of an SAE up to `step`. Once a job has failed, there is no more to say.
+    pub(crate) fn judge(
+        &mut self,
+        sae: &str,
+        stats: &SaeStats,
+        gradients_are_finite: bool,
+        step: u64,
+    ) -> Option<Verdict> {
+        if self.has_failed() {
+            return None;
+        }
+        let loss = stats.squared_error + stats.auxk + stats.multi_topk + stats.output_loss;
+        if !loss.is_finite() {
+            return Some(self.fail(sae, "the loss"));
+        }
+        if !gradients_are_finite {
+            return Some(self.fail(sae, "a gradient"));
+        }
+        let fvu = stats.fvu();
+        let is_high = self.minimises_fvu && step > self.n_warmup_steps && fvu > 1.0;
+        if !is_high || !self.flagged.insert(sae.to_owned()) {
+            return None;
+        }
+        let step_text = format!("after update {step}");
+        Some(Verdict {
+            sae: sae.into(),
+            reason: format!("FVU is {fvu:.3} {step_text}: worse than the mean; is lr too high?"),
+            is_fatal: false,
+        })
+    }
+
+    /// The job's end because of `what`, which is not finite.
+    pub(crate) fn fail(&mut self, sae: &str, what: &str) -> Verdict {
+        let reason = format!("{what} is NaN or infinite; the last checkpoint is kept");
+        self.failure = Some(format!("`{sae}`: {reason}"));
+        Verdict {
+            sae: sae.into(),
+            reason,
+            is_fatal: true,
+        }
+    }
+}
+
+impl Verdict {
+    pub(crate) fn event(self, job_id: &str, step: u64) -> EventKind {
+        EventKind::Unhealthy {
+            job_id: job_id.into(),
+            sae: self.sae,
+            step,
+            reason: self.reason,
+            is_fatal: self.is_fatal,
+        }
+    }
+}
+
+/// The first of an SAE's weights, or of what its optimizer remembers, that is not finite.
+pub(crate) fn first_not_finite(trainer: &SaeTrainer) -> Result<Option<String>, TrainError> {
+    let weights = trainer.sae.named_weights();
+    let of_optimizer = trainer.optimizer.state().into_iter();
+    let of_optimizer = of_optimizer.map(|(slot, idx, tensor)| {
+        let weight = weights[idx].0;
+        (format!("`{slot}` of `{weight}`"), tensor)
+    });
+    let named = weights
+        .iter()
+        .map(|(name, weight)| (format!("`{name}`"), *weight));
+    let named: Vec<_> = named.chain(of_optimizer).collect();
+    let sums = named.iter().map(|(_, tensor)| tensor.f_sum(Kind::Double));
+    let sums = Tensor::f_stack(&sums.collect::<Result<Vec<_>, _>>()?, 0)?;
+    // Sync: once a checkpoint, for all tensors of an SAE. In Double no sum of finite numbers overflows.
+    let sums = Vec::<f64>::try_from(sums)?;
+    let bad = sums.iter().position(|sum| !sum.is_finite());
+    Ok(bad.map(|idx| named[idx].0.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(squared_error: f64) -> SaeStats {
+        SaeStats {
+            n_tokens: 8,
+            squared_error,
+            total_variance: 2.0,
+            ..SaeStats::default()
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_ends_the_job() {
+        for bad in [f64::NAN, f64::INFINITY] {
+            let mut health = Health::new(&TrainConfig::default());
+            let verdict = health.judge("layers.0", &stats(bad), true, 3).unwrap();
+            assert!(verdict.is_fatal && health.has_failed());
+            assert!(verdict.reason.starts_with("the loss is NaN"), "{verdict:?}");
+            assert_eq!(health.judge("layers.1", &stats(bad), true, 3), None);
+        }
+        let mut health = Health::new(&TrainConfig::default());
+        assert!(
+            health
+                .judge("layers.0", &stats(1.0), false, 3)
+                .unwrap()
+                .is_fatal
+        );
+    }
+
+    #[test]
+    fn an_fvu_above_1_is_told_once_and_only_after_warm_up() {
+        let mut health = Health::new(&TrainConfig::default());
+        assert_eq!(health.judge("layers.0", &stats(3.0), true, 100), None);
+        let verdict = health.judge("layers.0", &stats(3.0), true, 101).unwrap();
+        assert!(!verdict.is_fatal && !health.has_failed());
+        assert!(
+            verdict.reason.contains("FVU is 1.500 after update 101"),
+            "{verdict:?}"
+        );
+        assert_eq!(health.judge("layers.0", &stats(3.0), true, 102), None);
+        assert!(health.judge("layers.1", &stats(3.0), true, 102).is_some());
+        assert_eq!(health.judge("layers.2", &stats(1.9), true, 102), None);
+    }
+
+    #[test]
+    fn warm_up_is_that_of_the_optimizer() {
+        let config = TrainConfig {
+            optimizer: Optimizer::Adam,
+            lr_warmup_steps: 500,
+            ..TrainConfig::default()
+        };
+        let mut health = Health::new(&config);
+        assert_eq!(health.judge("layers.0", &stats(3.0), true, 500), None);
+        assert!(health.judge("layers.0", &stats(3.0), true, 501).is_some());
+    }
+}

@@ -1,0 +1,122 @@
+//! Adam (Kingma and Ba 2015, arXiv:1412.6980), as `torch.optim.Adam` with its defaults computes it.
+//!
+//! ```text
+//! m = beta_1 m + (1 - beta_1) g          v = beta_2 v + (1 - beta_2) g^2
+//! w = w - lr_t m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps)
+//! ```
+//!
+//! `lr_t` rises linearly over the warm-up and then falls linearly to 0 at the last update.
+
+use crate::TrainError;
+use crate::optimizer::{Remembered, Take};
+use plan::linear_schedule;
+use tch::Tensor;
+
+const BETA_1: f64 = 0.9;
+const BETA_2: f64 = 0.999;
+const EPS: f64 = 1e-8;
+
+/// The optimizer's memory of one SAE.
+#[derive(Debug)]
+pub(crate) struct Adam {
+    lr: f64,
+    n_warmup_steps: u64,
+    /// By weight; empty before the first update.
+    moments: Vec<Moments>,
+}
+
+/// Running means of one weight's gradient.
+#[derive(Debug)]
+pub(crate) struct Moments {
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+}
+
+impl Adam {
+    pub(crate) fn new(lr: f64, n_warmup_steps: u64) -> Self {
+        Self {
+            lr,
+            n_warmup_steps,
+            moments: Vec::new(),
+        }
+    }
+
+    pub(crate) fn step(
+        &mut self,
+        weights: &mut [&mut Tensor],
+        gradients: &[&Tensor],
+        step: u64,
+        n_steps: u64,
+    ) -> Result<(), TrainError> {
+        if self.moments.is_empty() {
+            let fresh = weights.iter().map(|weight| Moments::zeros(weight));
+            self.moments = fresh.collect::<Result<_, _>>()?;
+        }
+        let lr = self.lr * linear_schedule(step, self.n_warmup_steps, n_steps);
+        for ((weight, gradient), moments) in
+            weights.iter_mut().zip(gradients).zip(&mut self.moments)
+        {
+            moments.step(weight, gradient, lr, step)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state(&self) -> Vec<Remembered<'_>> {
+        let moments = self.moments.iter().enumerate();
+        moments
+            .flat_map(|(idx, moments)| moments.state(idx))
+            .collect()
+    }
+
+    pub(crate) fn restore(&mut self, n_weights: usize, take: Take<'_>) -> Result<(), TrainError> {
+        let moments = (0..n_weights).map(|idx| Moments::restore(idx, take));
+        self.moments = moments.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+}
+
+impl Moments {
+    pub(crate) fn zeros(weight: &Tensor) -> Result<Self, TrainError> {
+        Ok(Self {
+            exp_avg: weight.f_zeros_like()?,
+            exp_avg_sq: weight.f_zeros_like()?,
+        })
+    }
+
+    /// Update number `step`, from 0, of the weight they belong to.
+    pub(crate) fn step(
+        &mut self,
+        weight: &mut Tensor,
+        gradient: &Tensor,
+        lr: f64,
+        step: u64,
+    ) -> Result<(), TrainError> {
+        let n_updates = (step + 1) as f64;
+        let _ = self.exp_avg.f_lerp_(gradient, 1.0 - BETA_1)?;
+        let _ = self
+            .exp_avg_sq
+            .f_lerp_(&gradient.f_square()?, 1.0 - BETA_2)?;
+        let correction = (1.0 - BETA_2.powf(n_updates)).sqrt();
+        let mut direction = self.exp_avg_sq.f_sqrt()?;
+        let _ = direction.f_div_scalar_(correction)?.f_add_scalar_(EPS)?;
+        let mut direction = self.exp_avg.f_div(&direction)?;
+        let _ = direction.f_mul_scalar_(lr / (1.0 - BETA_1.powf(n_updates)))?;
+        let _ = weight.f_sub_(&direction)?;
+        Ok(())
+    }
+
+    /// What they remember for the weight `idx`.
+    pub(crate) fn state(&self, idx: usize) -> [Remembered<'_>; 2] {
+        [
+            ("exp_avg", idx, &self.exp_avg),
+            ("exp_avg_sq", idx, &self.exp_avg_sq),
+        ]
+    }
+
+    pub(crate) fn restore(idx: usize, take: Take<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            exp_avg: take("exp_avg", idx)?,
+            exp_avg_sq: take("exp_avg_sq", idx)?,
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! Activations of a forward pass as SAEs take them: vectors of the tokens that count, one a row.
+
+use crate::TrainError;
+use lm::Activations;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+/// Which activations: a hookpoint, its input or its output, and the tokens that do not count.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct View {
+    pub(crate) hookpoint: String,
+    pub(crate) side: Side,
+    pub(crate) exclude_tokens: Vec<u32>,
+}
+
+/// Which end of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Side {
+    Input,
+    Output,
+}
+
+/// The activations of one forward pass, in every view that is asked for.
+pub(crate) struct Views<'a> {
+    activations: &'a Activations,
+    token_ids: &'a [i64],
+    made: BTreeMap<View, Tensor>,
+}
+
+impl<'a> Views<'a> {
+    /// `token_ids`: those of the pass, row after row.
+    pub(crate) fn new(activations: &'a Activations, token_ids: &'a [i64]) -> Self {
+        Self {
+            activations,
+            token_ids,
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// `[n_tokens, width]`, Float. A hookpoint may have several vectors for a token (a norm of heads),
+    /// or one for a position of all sequences (a position embedding): each vector then counts as a
+    /// token, and of the latter none is left out.
+    pub(crate) fn get(&mut self, view: &View) -> Result<Tensor, TrainError> {
+        if let Some(made) = self.made.get(view) {
+            return Ok(made.shallow_clone());
+        }
+        let tensor = match view.side {
+            Side::Input => self.activations.input(&view.hookpoint),
+            Side::Output => self.activations.get(&view.hookpoint),
+        };
+        let rows = rows(tensor.expect("every view's hookpoint is tapped"))?;
+        let included = included(self.token_ids, &view.exclude_tokens, rows.device())?;
+        let rows = match included {
+            Some(included) => select(&rows, &included, self.token_ids.len())?,
+            None => rows,
+        };
+        let rows = rows.f_to_kind(Kind::Float)?;
+        self.made.insert(view.clone(), rows.shallow_clone());
+        Ok(rows)
+    }
+}
+
+/// `x` with one vector a row: `[n_rows, width]`.
+pub(crate) fn rows(x: &Tensor) -> Result<Tensor, TrainError> {
+    let width = x.size().last().copied().unwrap_or(0);
+    Ok(x.f_reshape([-1, width])?)
+}
+
+/// Places of the tokens that count: `[n_included]`, Int64; `None`: all do.
+pub(crate) fn included(
+    token_ids: &[i64],
+    exclude_tokens: &[u32],
+    device: Device,
+) -> Result<Option<Tensor>, TrainError> {
+    if exclude_tokens.is_empty() {
+        return Ok(None);
+    }
+    let counts = data::included(token_ids, exclude_tokens);
+    let places = counts.iter().zip(0i64..);
+    let places: Vec<i64> = places
+        .filter_map(|(counts, place)| counts.then_some(place))
+        .collect();
+    Ok(Some(Tensor::f_from_slice(&places)?.f_to_device(device)?))
+}
+
+/// The rows of the tokens at the places `included`; all rows where they are not those of tokens.
+pub(crate) fn select(
+    rows: &Tensor,
+    included: &Tensor,
+    n_tokens: usize,
+) -> Result<Tensor, TrainError> {
+    Ok(match rows_of(rows, included, n_tokens)? {
+        Some(places) => rows.f_index_select(0, &places)?,
+        None => rows.shallow_clone(),
+    })
+}
+
+/// Places of the rows of the tokens at the places `included`.
+pub(crate) fn rows_of(
+    rows: &Tensor,
+    included: &Tensor,
+    n_tokens: usize,
+) -> Result<Option<Tensor>, TrainError> {
+    let (n_rows, n_tokens) = (rows.size()[0], n_tokens as i64);
+    if n_rows < n_tokens || n_rows % n_tokens != 0 {
+        return Ok(None);
+    }
+    let n_each = n_rows / n_tokens;
+    let within = Tensor::f_arange(n_each, (Kind::Int64, rows.device()))?;
+    let first = included.f_mul_scalar(n_each)?.f_unsqueeze(1)?;
+    Ok(Some(first.f_add(&within)?.f_flatten(0, 1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(x: &Tensor) -> Vec<i64> {
+        Vec::try_from(x.flatten(0, -1).to_kind(Kind::Int64)).unwrap()
+    }
+
+    #[test]
+    fn rows_of_excluded_tokens_are_left_out() {
+        let included = included(&[5, 3, 5, 7], &[5], Device::Cpu).unwrap().unwrap();
+        assert_eq!(values(&included), [1, 3]);
+        let one_each = Tensor::from_slice(&[0i64, 1, 2, 3]).view([4, 1]);
+        assert_eq!(values(&select(&one_each, &included, 4).unwrap()), [1, 3]);
+        let two_each = Tensor::arange(8, (Kind::Int64, Device::Cpu)).view([8, 1]);
+        assert_eq!(
+            values(&select(&two_each, &included, 4).unwrap()),
+            [2, 3, 6, 7]
+        );
+        let of_positions = Tensor::from_slice(&[0i64, 1]).view([2, 1]);
+        assert_eq!(
+            values(&select(&of_positions, &included, 4).unwrap()),
+            [0, 1]
+        );
+    }
+
+    #[test]
+    fn without_excluded_tokens_nothing_is_selected() {
+        assert!(included(&[1, 2], &[], Device::Cpu).unwrap().is_none());
+    }
+}
