@@ -30,6 +30,8 @@ mod worker;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod golden_training;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod testing;
