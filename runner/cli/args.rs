@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Hookpoints(HookpointsArgs),
     /// Tokenise a data set as a sweep would, and describe the tokens; train nothing.
     Data(Box<DataArgs>),
+    /// Evaluate SAEs on held-out sequences.
+    Eval(Box<EvalArgs>),
     /// List the sweeps of a runs folder.
     Ls(StoreArgs),
     /// Show all that is known of a job.
@@ -193,6 +195,79 @@ pub(crate) struct DataArgs {
     /// Draw no progress.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A job is evaluated at its newest checkpoint on the sequences that its sweep held out, and \
+                  the result is recorded. With a model or data named here, and for a folder, it is printed \
+                  only. Columns: FVU on the held-out tokens; L0; latents that never fired, in percent; \
+                  cross-entropy of the next token (nats) by the model as it is, with the SAE's output in \
+                  place of the hookpoint's, and with the output's mean there; the share of the difference \
+                  that the SAE recovers; KL divergence from the model's own predictions."
+)]
+pub(crate) struct EvalArgs {
+    /// Name or id of a job, or the beginning of its id; or a folder: of an SAE (cfg.json and
+    /// sae.safetensors), or with one for each hookpoint.
+    #[arg(value_name = "JOB|PATH")]
+    pub(crate) target: String,
+    /// Folder of a Hugging Face model, or the id of a model on the Hub.
+    #[arg(long, requires = "dataset")]
+    pub(crate) model: Option<String>,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long, requires = "model")]
+    pub(crate) revision: Option<String>,
+    /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
+    #[arg(long, requires = "dataset")]
+    pub(crate) dtype: Option<String>,
+    /// Hold the weights of the model's linear modules in 8 bit.
+    #[arg(long, alias = "load_in_8bit", requires = "dataset")]
+    pub(crate) load_in_8bit: bool,
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub: all of it
+    /// is evaluated on.
+    #[arg(long)]
+    pub(crate) dataset: Option<String>,
+    /// Split of the data set [default: train].
+    #[arg(long, requires = "dataset")]
+    pub(crate) split: Option<String>,
+    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
+    #[arg(
+        long,
+        alias = "data_args",
+        value_name = "KEY=VALUE,...",
+        requires = "dataset"
+    )]
+    pub(crate) data_args: Option<String>,
+    /// Column that holds the text [default: text].
+    #[arg(long, alias = "text_column", requires = "dataset")]
+    pub(crate) text_column: Option<String>,
+    /// Length of a sequence, in tokens [default: 2048, or that of the job].
+    #[arg(long, alias = "ctx_len", requires = "dataset")]
+    pub(crate) ctx_len: Option<usize>,
+    /// Tokens that do not count, and whose positions the SAE leaves alone.
+    #[arg(
+        long,
+        alias = "exclude_tokens",
+        value_name = "ID,...",
+        value_delimiter = ',',
+        requires = "dataset"
+    )]
+    pub(crate) exclude_tokens: Option<Vec<u32>>,
+    /// Only so many sequences of the data set, a sample that is always the same.
+    #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_examples: Option<u64>,
+    /// Sequences in a forward pass; the result does not depend on it [default: as many as in training,
+    /// or fewer where the logits are large].
+    #[arg(long, alias = "batch_size", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: Option<u32>,
+    /// Device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Print an array of objects.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
 }
 
 /// Where the database lies.

@@ -66,7 +66,15 @@ fn config(args: &DataArgs) -> Result<TrainConfig, CliError> {
     Ok(config)
 }
 
-fn tokenise(spec: &TokenSpec, cache_dir: &Path, quiet: bool) -> Result<Tokens, CliError> {
+/// The tokens of a data set, with a bar while they are made unless `quiet`.
+///
+/// # Errors
+/// A data set that cannot be used.
+pub(crate) fn tokenise(
+    spec: &TokenSpec,
+    cache_dir: &Path,
+    quiet: bool,
+) -> Result<Tokens, CliError> {
     let bar = match io::stderr().is_terminal() && !quiet {
         true => ProgressBar::no_length(),
         false => ProgressBar::hidden(),

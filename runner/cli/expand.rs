@@ -101,7 +101,7 @@ fn make_plan(
         let job = first_job(&plan, stream);
         // What is on the Hub is checked when it is here.
         if inputs.model_of(job).found.commit().is_none() {
-            let left_over = inputs.check_model(job, stream)?;
+            let left_over = inputs.check_model(&plan, stream)?;
             if noted.insert(name_of(&job.config)) {
                 note_left_over(job, inputs, &left_over);
             }
@@ -227,7 +227,7 @@ impl Inputs {
                 continue;
             }
             fetch_weights(&model.found, quiet)?;
-            let left_over = self.check_model(job, stream)?;
+            let left_over = self.check_model(plan, stream)?;
             if noted.insert(name_of(&job.config)) {
                 note_left_over(job, self, &left_over);
             }
@@ -235,9 +235,20 @@ impl Inputs {
         Ok(())
     }
 
-    fn check_model(&self, job: &Job, stream: &Stream) -> Result<Vec<String>, CliError> {
-        let dir = &self.model_of(job).found.dir;
-        Ok(train::check_model(dir, stream.n_layers_run)?)
+    /// What a stream needs of its model, which is all of it where a job is evaluated.
+    fn check_model(&self, plan: &Plan, stream: &Stream) -> Result<Vec<String>, CliError> {
+        let model = self.model_of(first_job(plan, stream));
+        let dir = &model.found.dir;
+        let left_over = train::check_model(dir, stream.n_layers_run)?;
+        let jobs = stream.job_ids.iter().filter_map(|id| plan.job(id));
+        if !jobs.into_iter().any(|job| job.config.wants_evaluation()) {
+            return Ok(left_over);
+        }
+        train::check_whole_model(dir, model.inputs.facts.n_layers).map_err(|error| {
+            let hint = "evaluation takes the whole model with its head; `evaluate = false` does \
+                        without";
+            CliError::from(error).with_hint(hint.to_owned())
+        })
     }
 
     fn model_of(&self, job: &Job) -> &Model {
@@ -296,6 +307,20 @@ impl Inputs {
         let data = [Some(config.train_data()), config.eval_data()];
         let mut data = data.into_iter().flatten();
         data.try_for_each(|data| self.datasets[&data].fetch(quiet))
+    }
+
+    /// The folder of a job's model, whose weights are downloaded as far as they are not in the cache.
+    ///
+    /// # Errors
+    /// A download that fails.
+    pub(crate) fn fetch_model(
+        &self,
+        config: &TrainConfig,
+        quiet: bool,
+    ) -> Result<PathBuf, CliError> {
+        let found = &self.models[&name_of(config)].found;
+        fetch_weights(found, quiet)?;
+        Ok(found.dir.clone())
     }
 
     fn model(&mut self, config: &TrainConfig) -> Result<&Model, CliError> {

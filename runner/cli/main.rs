@@ -7,6 +7,7 @@ mod datasets;
 mod doctor;
 mod download;
 mod error;
+mod eval;
 mod expand;
 mod hookpoints;
 mod inspect;
@@ -43,6 +44,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Plan(plan)) => expand::print_plan(&plan),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
         Some(Command::Data(args)) => data_command::data(&args),
+        Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::Ls(ls)) => block_on(inspect::ls(&ls)),
         Some(Command::Show(show)) => block_on(inspect::show(&show)),
         Some(Command::Sql(sql)) => block_on(query::sql(&sql)),

@@ -67,7 +67,7 @@ impl Progress {
             .add(ProgressBar::new(0).with_style(style(template)));
         bar.set_prefix(format!("stream {stream_id}"));
         bar.set_message("starting");
-        if self.detail == Detail::Lines {
+        if self.detail == Detail::Lines && n_jobs > 0 {
             let jobs = table::count(n_jobs, "job");
             table::note(&format!("stream {stream_id}: {jobs} on one forward pass"));
         }
@@ -119,6 +119,13 @@ impl StreamProgress {
                 {
                     table::note(&format!("  {message}"));
                 }
+                self.bar.set_message(message);
+            }
+            EventKind::Evaluating {
+                n_done,
+                n_sequences,
+            } => {
+                let message = format!("evaluating: {n_done}/{n_sequences} sequences");
                 self.bar.set_message(message);
             }
             EventKind::Note { message } => self.note(message),

@@ -8,7 +8,7 @@ use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
 use std::collections::BTreeMap;
-use store::{JobStatus, RecordedPlan, Store};
+use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// Runs or resumes a sweep.
 ///
@@ -25,10 +25,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
     let store = Store::open(&folder.database()).await?;
     let recorded = recover(&store, &folder, &expanded, args.fresh).await?;
-    let is_done = |job_id: &String| {
-        let job = recorded.job(job_id);
-        job.is_some_and(|job| job.status == JobStatus::Done)
-    };
+    let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
     expanded
         .inputs
         .fetch(&expanded.plan, args.quiet, |stream| {

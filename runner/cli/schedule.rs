@@ -7,10 +7,10 @@ use crate::runs_folder::RunsFolder;
 use crate::signals::StopSignals;
 use crate::watch::{Failure, Watch};
 use crate::worker_process::{EVENTS, EventTail, LOG, WorkerProcess};
-use plan::{FailureKind, Stream};
+use plan::{FailureKind, Job, Stream};
 use std::fs;
 use std::path::{Path, PathBuf};
-use store::{JobStatus, Outcome, RecordedPlan, Store};
+use store::{JobStatus, Outcome, RecordedJob, RecordedPlan, Store};
 use train::{Order, OrderJob};
 
 /// What is needed to run a plan.
@@ -28,6 +28,21 @@ pub(crate) struct Summary {
     pub(crate) interrupted: bool,
 }
 
+/// What is left to do of a stream.
+#[derive(Debug)]
+struct Todo {
+    /// Jobs that are not done.
+    train: Vec<OrderJob>,
+    /// Jobs that are done and shall still be evaluated.
+    evaluate: Vec<OrderJob>,
+}
+
+impl Todo {
+    fn is_empty(&self) -> bool {
+        self.train.is_empty() && self.evaluate.is_empty()
+    }
+}
+
 impl Summary {
     pub(crate) fn exit_code(&self) -> u8 {
         let at_fault = |kind| self.failures.iter().any(|failure| failure.kind == kind);
@@ -41,7 +56,7 @@ impl Summary {
 }
 
 impl Scheduler<'_> {
-    /// Trains what is not done; streams that fail do not stop the others.
+    /// Trains what is not done, and evaluates what is not evaluated; streams that fail do not stop the others.
     ///
     /// # Errors
     /// The database or the runs folder can no longer be written.
@@ -59,32 +74,36 @@ impl Scheduler<'_> {
         Ok(summary)
     }
 
-    /// The jobs of a stream that are not done.
-    fn todo(&self, stream: &Stream, recorded: &RecordedPlan) -> Result<Vec<OrderJob>, CliError> {
-        let mut jobs = Vec::new();
-        for job_id in &stream.job_ids {
-            let known = recorded
-                .job(job_id)
-                .filter(|known| known.status != JobStatus::Done);
-            let (Some(known), Some(job)) = (known, self.expanded.plan.job(job_id)) else {
-                continue;
-            };
-            jobs.push(OrderJob {
-                job: job.clone(),
-                dir: PathBuf::from(&known.dir),
-                state_dir: self.folder.state_dir(&known.dir),
-                best_dir: self.folder.best_dir(&known.dir),
-                finetune_dir: self.expanded.inputs.finetune_dir(&job.config)?,
+    /// What is left to do of a stream.
+    fn todo(&self, stream: &Stream, recorded: &RecordedPlan) -> Result<Todo, CliError> {
+        let jobs = |is_wanted: fn(&RecordedJob) -> bool| {
+            let wanted = stream.job_ids.iter().filter_map(|job_id| {
+                let known = recorded.job(job_id).filter(|known| is_wanted(known))?;
+                Some(self.order_job(self.expanded.plan.job(job_id)?, &known.dir))
             });
-        }
-        Ok(jobs)
+            wanted.collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Todo {
+            train: jobs(|known| known.status != JobStatus::Done)?,
+            evaluate: jobs(|known| known.evaluation_due)?,
+        })
+    }
+
+    fn order_job(&self, job: &Job, dir: &str) -> Result<OrderJob, CliError> {
+        Ok(OrderJob {
+            job: job.clone(),
+            dir: PathBuf::from(dir),
+            state_dir: self.folder.state_dir(dir),
+            best_dir: self.folder.best_dir(dir),
+            finetune_dir: self.expanded.inputs.finetune_dir(&job.config)?,
+        })
     }
 
     /// Opens an attempt at a stream and says what its worker has to do.
     async fn order(
         &self,
         stream: &Stream,
-        jobs: Vec<OrderJob>,
+        todo: Todo,
         recorded: &RecordedPlan,
     ) -> Result<Order, CliError> {
         let known = recorded
@@ -93,14 +112,18 @@ impl Scheduler<'_> {
         let dir = self.folder.path().join(&known.dir);
         fs::create_dir_all(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
         let log = format!("{}/{LOG}", known.dir);
-        let attempt = self.store.begin_attempt(&stream.stream_id, &log).await?;
+        let evaluate: Vec<_> = todo.evaluate.iter().map(|job| &job.job.job_id).collect();
+        let stream_id = &stream.stream_id;
+        let begun = self.store.begin_attempt_with(stream_id, &log, &evaluate);
+        let attempt = begun.await?;
         let Expanded {
             sweep,
             inputs,
             folders,
             ..
         } = self.expanded;
-        let job = &jobs[0].job;
+        let mut jobs = todo.train.iter().chain(&todo.evaluate);
+        let job = &jobs.next().expect("there is something to do").job;
         let (model_dir, model_commit) = inputs.model_dir(job);
         let tokens = inputs.tokens(&job.config, &job.config.train_data());
         let eval_data = job.config.eval_data();
@@ -120,7 +143,8 @@ impl Scheduler<'_> {
             last_event_seq: known.last_event_seq,
             device: sweep.sweep.launch.device.clone(),
             threads: sweep.sweep.launch.threads,
-            jobs,
+            jobs: todo.train,
+            evaluate: todo.evaluate,
         })
     }
 

@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use plan::{Plan, Stream};
 use std::io::{ErrorKind, Write};
 use store::ResultRow;
+use train::Evaluated;
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 ///
@@ -122,10 +123,11 @@ pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// One row per SAE.
+/// One row per SAE, with what held-out sequences say where some were evaluated.
 pub(crate) fn results(rows: &[ResultRow]) -> String {
+    let is_evaluated = rows.iter().any(|row| row.fvu_eval.is_some());
     let row = |row: &ResultRow| {
-        vec![
+        let mut cells = vec![
             row.job.clone(),
             row.sae.clone(),
             row.k.to_string(),
@@ -133,18 +135,48 @@ pub(crate) fn results(rows: &[ResultRow]) -> String {
             number(row.fvu, 4),
             number(row.l0, 1),
             number(row.dead_pct, 1),
-            number(row.tokens_per_s, 0),
+        ];
+        if is_evaluated {
+            cells.extend([row.fvu_eval, row.ce_recovered].map(|value| number(value, 4)));
+        }
+        cells.push(number(row.tokens_per_s, 0));
+        cells
+    };
+    let mut header = vec!["job", "hookpoint", "k", "latents", "FVU", "L0", "dead %"];
+    if is_evaluated {
+        header.extend(["FVU held out", "CE recovered"]);
+    }
+    header.push("tokens/s");
+    render(&header, rows.iter().map(row).collect(), 2)
+}
+
+/// One row per evaluated SAE.
+pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
+    let row = |evaluated: &Evaluated| {
+        let stats = &evaluated.stats;
+        let number = |value: f64, digits| number(value.is_finite().then_some(value), digits);
+        vec![
+            evaluated.name.clone(),
+            number(stats.fvu(), 4),
+            number(stats.mean_l0(), 1),
+            number(stats.dead_pct(evaluated.num_latents), 1),
+            number(stats.mean_ce_clean(), 4),
+            number(stats.mean_ce_spliced(), 4),
+            number(stats.mean_ce_ablated(), 4),
+            number(stats.ce_recovered(), 4),
+            number(stats.mean_kl(), 4),
         ]
     };
     let header = [
-        "job",
-        "hookpoint",
-        "k",
-        "latents",
+        "SAE",
         "FVU",
         "L0",
         "dead %",
-        "tokens/s",
+        "CE clean",
+        "CE spliced",
+        "CE ablated",
+        "recovered",
+        "KL",
     ];
-    render(&header, rows.iter().map(row).collect(), 2)
+    render(&header, evaluated.iter().map(row).collect(), 1)
 }

@@ -11,6 +11,7 @@ mod cache;
 mod chunk;
 mod digest;
 mod error;
+mod evaluation;
 mod header;
 mod hint;
 mod in_order;
@@ -32,6 +33,7 @@ pub use cache::BuildProgress;
 pub use chunk::{DOCUMENTS_PER_BATCH, chunk_and_tokenize};
 pub use digest::{DigestCache, TokenSpec};
 pub use error::DataError;
+pub use evaluation::EvalSequences;
 pub use header::TokenCounts;
 pub use permutation::permutation;
 pub use source::{

@@ -45,7 +45,7 @@ pub use architecture::{ModelConfig, architectures, read_config, read_facts};
 pub use cuda::{CudaStatus, init_backends};
 pub use device::parse_device;
 pub use error::LmError;
-pub use load::{check_weights, weight_files};
+pub use load::{check_head, check_weights, weight_files};
 pub use model::{LanguageModel, LoadOptions};
 pub use plan::{Dtype, HookpointFacts, ModelFacts};
 pub use replace::{ModulePass, Replacements};

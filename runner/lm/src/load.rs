@@ -41,6 +41,27 @@ pub fn check_weights(
     Ok(unexpected(&weights, &layout, prefix))
 }
 
+/// Checks by the headers of the safetensors files that the model in `model_dir` has a head, for
+/// logits.
+///
+/// # Errors
+/// A head that is missing or has another shape than `config` says.
+pub fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), LmError> {
+    let layout = config.layout();
+    let mut weights = Weights::open(model_dir)?;
+    match head_names(&layout).find(|name| weights.has(name)) {
+        None if layout.tied_head => Ok(()),
+        in_file => weights.check(&head_spec(&layout, in_file)),
+    }
+}
+
+fn head_spec(layout: &Layout, in_file: Option<&str>) -> TensorSpec {
+    TensorSpec {
+        name: in_file.unwrap_or(layout.head_name).into(),
+        shape: vec![layout.vocab_size, layout.hidden_size],
+    }
+}
+
 fn unexpected(weights: &Weights, layout: &Layout, prefix: &str) -> Vec<String> {
     let all = layout.tensors(layout.n_layers).into_iter();
     let mut known: BTreeSet<String> = all.map(|spec| prefixed(prefix, spec).name).collect();
@@ -250,10 +271,7 @@ impl<'a> Loader<'a> {
         match (&self.token_table, in_file) {
             (Some(table), None) if self.layout.tied_head => Ok(table.shallow_clone()),
             _ => {
-                let spec = TensorSpec {
-                    name: in_file.unwrap_or(self.layout.head_name).into(),
-                    shape: vec![self.layout.vocab_size, self.layout.hidden_size],
-                };
+                let spec = head_spec(self.layout, in_file);
                 self.weights.load(&spec, self.device, self.kind)
             }
         }
@@ -519,8 +537,13 @@ mod tests {
             with_head: true,
             ..LoadOptions::default()
         };
-        let error = LanguageModel::load(model.dir(), &with_head).unwrap_err();
-        assert!(matches!(error, LmError::MissingTensor { tensor, .. } if tensor == LM_HEAD));
+        let check = |dir: &Path| check_head(dir, &read_config(dir).unwrap());
+        let load = |dir: &Path| LanguageModel::load(dir, &with_head).map(|_| ());
+        for error in [load(model.dir()), check(model.dir())] {
+            let error = error.unwrap_err();
+            assert!(matches!(error, LmError::MissingTensor { tensor, .. } if tensor == LM_HEAD));
+        }
+        check(&tiny_llama()).unwrap();
 
         let mut tensors = model.tensors();
         let mut head = tensors["model.embed_tokens.weight"].clone();
@@ -531,6 +554,7 @@ mod tests {
         }
         tensors.insert(LM_HEAD.into(), head);
         write_tensors(&model.weights(), &tensors);
+        check(model.dir()).unwrap();
         let input_ids = Tensor::from_slice(&[7_i64, 8]).view([1, 2]);
         let logits = |dir: &Path| {
             let model = LanguageModel::load(dir, &with_head).unwrap();

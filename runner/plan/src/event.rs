@@ -2,6 +2,7 @@
 //!
 //! Numbers grow over all attempts of a stream, so folding a file twice changes nothing.
 
+use crate::EvalStats;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// One line of `events.jsonl`.
@@ -100,6 +101,26 @@ pub enum EventKind {
         /// True where the job is trained no further.
         is_fatal: bool,
     },
+    /// SAEs are being evaluated; reported now and then.
+    Evaluating {
+        /// Held-out sequences done.
+        n_done: u64,
+        /// Held-out sequences in all.
+        n_sequences: u64,
+    },
+    /// An SAE of a job that is trained was evaluated on held-out sequences.
+    Evaluation {
+        /// The job.
+        job_id: String,
+        /// Name of the SAE.
+        sae: String,
+        /// Optimizer updates behind the checkpoint.
+        step: u64,
+        /// The sums.
+        stats: EvalStats,
+        /// File with the firing density of each latent, relative to the runs folder.
+        density: String,
+    },
     /// The attempt ends in an error.
     Failed {
         /// Whose fault, hence whether a retry makes sense.
@@ -114,7 +135,7 @@ pub enum EventKind {
         /// Optimizer updates done.
         step: u64,
     },
-    /// All jobs of the stream are done.
+    /// All jobs of the stream are done, and evaluated where that was asked for.
     Finished,
 }
 
@@ -162,7 +183,7 @@ pub struct SaeStats {
 
 /// JSON has no NaN and no infinity; `serde_json` writes null for both. Training that diverged must not
 /// stop its own report.
-fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(crate) fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 

@@ -286,12 +286,13 @@ fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, us
 
 /// Settings that change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-const WITHOUT_EFFECT: [&str; 6] = [
+const WITHOUT_EFFECT: [&str; 7] = [
     "save_total_limit",
     "micro_acc_steps",
     "distribute_modules",
     "save_every",
     "save_best",
+    "evaluate",
     "log_every",
 ];
 

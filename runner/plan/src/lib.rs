@@ -6,6 +6,7 @@
 mod config;
 mod dataset;
 mod error;
+mod evaluation;
 mod event;
 mod hookpoint;
 mod identity;
@@ -22,6 +23,7 @@ mod validate;
 pub use config::TrainConfig;
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow};
 pub use error::{PlanError, nearest};
+pub use evaluation::EvalStats;
 pub use event::{Event, EventKind, FailureKind, SaeStats};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};

@@ -91,6 +91,14 @@ impl SaeError {
         }
     }
 
+    /// Whether an SAE's folder is not what it should be: no other machine would take it either.
+    pub fn is_of_the_folder(&self) -> bool {
+        matches!(
+            self,
+            Self::Config { .. } | Self::MissingTensor { .. } | Self::Shape { .. }
+        )
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -135,13 +135,32 @@ impl Store {
     /// # Errors
     /// An unknown stream, one whose jobs are all done, one with an attempt still running.
     pub async fn begin_attempt(&self, stream_id: &str, log: &str) -> Result<u32, StoreError> {
+        self.begin_attempt_with(stream_id, log, &[] as &[&str])
+            .await
+    }
+
+    /// The same, of an attempt that also evaluates the jobs `evaluate`, which are done. With these it
+    /// need not have anything to train.
+    ///
+    /// # Errors
+    /// As [`Store::begin_attempt`].
+    pub async fn begin_attempt_with(
+        &self,
+        stream_id: &str,
+        log: &str,
+        evaluate: &[impl AsRef<str>],
+    ) -> Result<u32, StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
             stream::position(&mut tx, stream_id).await?;
             refuse_second(&mut tx, stream_id).await?;
             let number = next_number(&mut tx, stream_id).await?;
             let attempt_id = insert_running(&mut tx, stream_id, number, log).await?;
-            if take_jobs(&mut tx, attempt_id, stream_id).await? == 0 {
+            let n_jobs = take_jobs(&mut tx, attempt_id, stream_id).await?;
+            for job_id in evaluate {
+                take_job(&mut tx, attempt_id, job_id.as_ref()).await?;
+            }
+            if n_jobs == 0 && evaluate.is_empty() {
                 let stream_id = stream_id.to_owned();
                 return Err(StoreError::NothingToTrain { stream_id }.into());
             }
@@ -279,10 +298,28 @@ pub(crate) async fn take_jobs(
     Ok(taken.rows_affected())
 }
 
+/// Gives the attempt a job that is done, to evaluate.
+async fn take_job(
+    conn: &mut SqliteConnection,
+    attempt_id: i64,
+    job_id: &str,
+) -> Result<(), Trouble> {
+    sqlx::query(
+        "INSERT INTO attempt_job (attempt_id, job_id) VALUES (?, ?)
+         ON CONFLICT (attempt_id, job_id) DO NOTHING",
+    )
+    .bind(attempt_id)
+    .bind(job_id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 async fn start_jobs(conn: &mut SqliteConnection, attempt_id: i64) -> Result<(), Trouble> {
     sqlx::query(
         "UPDATE job SET status = 'running'
-         WHERE job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?)",
+         WHERE status <> 'done'
+             AND job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?)",
     )
     .bind(attempt_id)
     .execute(conn)

@@ -3,12 +3,13 @@
 use crate::attempt::AttemptStatus;
 use crate::checkpoint::CheckpointRow;
 use crate::error::{StoreError, Trouble};
+use crate::evaluation::Evaluation;
 use crate::metric::Interval;
 use crate::open::Store;
 use crate::stream::Position;
 use crate::verdict::Verdict;
 use crate::worker::{LastWords, Worker};
-use crate::{checkpoint, job, metric, sae, stream, verdict, worker};
+use crate::{checkpoint, evaluation, job, metric, sae, stream, verdict, worker};
 use plan::{Event, EventKind};
 use sqlx::SqliteConnection;
 use std::collections::HashMap;
@@ -92,13 +93,14 @@ impl Fold<'_> {
         let attempt_id = self.attempt(event).await?;
         match &event.kind {
             // Of the moment only.
-            EventKind::Tokenising { .. } => Ok(()),
+            EventKind::Tokenising { .. } | EventKind::Evaluating { .. } => Ok(()),
             EventKind::Note { message } => {
                 verdict::add_note(self.conn, attempt_id, event, message).await
             }
             EventKind::Unhealthy { .. } => self.verdict(attempt_id, event).await,
             EventKind::Metric { .. } => self.metric(attempt_id, event).await,
             EventKind::Checkpoint { .. } => self.checkpoint(attempt_id, event).await,
+            EventKind::Evaluation { .. } => self.evaluation(attempt_id, event).await,
             EventKind::Progress {
                 step,
                 n_tokens,
@@ -254,6 +256,36 @@ impl Fold<'_> {
             job::mark_done(self.conn, job_id, event.time_ms).await?;
         }
         Ok(())
+    }
+
+    /// An evaluation may come from an attempt that trained nothing, so it is the checkpoint that says
+    /// whether it counts.
+    async fn evaluation(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
+        let EventKind::Evaluation {
+            job_id,
+            sae,
+            step,
+            stats,
+            density,
+        } = &event.kind
+        else {
+            return Ok(());
+        };
+        let Some(sae_id) = sae::find(self.conn, self.stream_id, job_id, sae).await? else {
+            return Err(self.foreign(event.seq, format!("{job_id}/{sae}")));
+        };
+        if !evaluation::is_of_checkpoint(self.conn, attempt_id, job_id, *step).await? {
+            return Ok(());
+        }
+        let evaluation = Evaluation {
+            sae_id,
+            step: *step,
+            attempt_id: Some(attempt_id),
+            stats,
+            density,
+            time_ms: event.time_ms,
+        };
+        evaluation::put(self.conn, &evaluation).await
     }
 
     async fn end(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {

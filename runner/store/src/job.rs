@@ -35,7 +35,7 @@ impl fmt::Display for JobStatus {
 }
 
 impl Store {
-    /// Forgets the metrics and checkpoints of these jobs and queues them again (`--fresh`).
+    /// Forgets the metrics, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
     ///
     /// What they saved for a resume is the caller's to delete; the streams' `events.jsonl` stay, since event
     /// numbers go on in them. What attempts until now still say of these jobs is ignored.
@@ -55,9 +55,10 @@ impl Store {
 }
 
 /// What a reset deletes. The links to attempts go too, so that late events find nobody to speak for.
-const RESET: [&str; 5] = [
+const RESET: [&str; 6] = [
     "DELETE FROM verdict WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM metric WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
+    "DELETE FROM evaluation WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM checkpoint WHERE job_id = ?",
     "DELETE FROM attempt_job WHERE job_id = ?",
     "UPDATE job SET status = 'queued', done_ms = NULL WHERE job_id = ?",

@@ -15,6 +15,7 @@ mod open;
 
 mod attempt;
 mod checkpoint;
+mod evaluation;
 mod job;
 mod metric;
 mod sae;
@@ -37,6 +38,7 @@ mod testing;
 pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenStream, Outcome};
 pub use checkpoint::CheckpointRow;
 pub use error::StoreError;
+pub use evaluation::EvaluationRow;
 pub use job::JobStatus;
 pub use open::Store;
 pub use query::QueryTable;

@@ -68,7 +68,7 @@ fn used(sum: f64) -> Option<f64> {
 }
 
 /// SQL has no NaN, and an infinite sum says no more than NULL does.
-fn finite(sum: f64) -> Option<f64> {
+pub(crate) fn finite(sum: f64) -> Option<f64> {
     sum.is_finite().then_some(sum)
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{StoreError, Trouble};
 use crate::job::JobStatus;
 use crate::open::{Store, now_ms};
-use crate::{job, sae, stream, sweep};
+use crate::{evaluation, job, sae, stream, sweep};
 use plan::{Job, Plan, Stream};
 use sqlx::SqliteConnection;
 use std::collections::HashSet;
@@ -26,6 +26,15 @@ pub struct RecordedJob {
     pub dir: String,
     /// Where it stands, whichever sweep brought it there.
     pub status: JobStatus,
+    /// Whether it is done, but its evaluation is wanted and not there.
+    pub evaluation_due: bool,
+}
+
+impl RecordedJob {
+    /// Whether nothing is left to do for it.
+    pub fn is_finished(&self) -> bool {
+        self.status == JobStatus::Done && !self.evaluation_due
+    }
 }
 
 /// A stream as the database has it.
@@ -41,9 +50,9 @@ pub struct RecordedStream {
 }
 
 impl RecordedPlan {
-    /// Whether every job is done.
+    /// Whether every job is done, and evaluated where that is wanted.
     pub fn is_done(&self) -> bool {
-        self.jobs.iter().all(|job| job.status == JobStatus::Done)
+        self.jobs.iter().all(RecordedJob::is_finished)
     }
 
     /// How many of the jobs are done, of how many; those that the plan names twice count once.
@@ -129,10 +138,13 @@ async fn recorded_jobs(
     let mut recorded = Vec::with_capacity(plan.jobs.len());
     for job in &plan.jobs {
         let (dir, status) = job::dir_and_status(conn, &job.job_id).await?;
+        let is_wanted = status == JobStatus::Done && job.config.wants_evaluation();
+        let evaluation_due = is_wanted && !evaluation::is_complete(conn, &job.job_id).await?;
         recorded.push(RecordedJob {
             job_id: job.job_id.clone(),
             dir,
             status,
+            evaluation_due,
         });
     }
     Ok(recorded)

@@ -42,6 +42,21 @@ pub struct ResultRow {
     pub l0: Option<f64>,
     /// Dead latents, in percent.
     pub dead_pct: Option<f64>,
+    /// Fraction of variance unexplained on held-out sequences; `None`, as the six that follow, where
+    /// it was not evaluated.
+    pub fvu_eval: Option<f64>,
+    /// Mean number of active latents a token on held-out sequences.
+    pub l0_eval: Option<f64>,
+    /// Latents that fired on no held-out token, in percent.
+    pub dead_pct_eval: Option<f64>,
+    /// Cross-entropy of the next token by the model as it is, in nats a token.
+    pub ce_clean: Option<f64>,
+    /// The same with the SAE's output in place of the hookpoint's.
+    pub ce_spliced: Option<f64>,
+    /// Share of the cross-entropy that mean ablation costs which the SAE recovers.
+    pub ce_recovered: Option<f64>,
+    /// Divergence of the spliced model's predictions from the clean one's, in nats a token.
+    pub kl: Option<f64>,
     /// Tokens a second through the language model, which the jobs of a stream share.
     pub tokens_per_s: Option<f64>,
     /// Folder of the newest checkpoint, relative to the runs folder.

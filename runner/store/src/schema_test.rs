@@ -3,8 +3,9 @@
 use crate::testing::TestStore;
 
 /// The newest first: a view may be created anew.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/20261124000001_training.sql"),
+    include_str!("../../../migrations/20261124000000_evaluation.sql"),
     include_str!("../../../migrations/20261123000000_init.sql"),
 ];
 
@@ -21,10 +22,19 @@ fn lines_of(name: &str) -> Vec<&'static str> {
             .position(|line| heads.iter().any(|h| h == line))
         {
             let length = lines[start..].iter().position(|line| line.ends_with(';'));
-            return lines[start - 1..=start + length.unwrap()].to_vec();
+            let head = comment_above(&lines, start);
+            return lines[head..=start + length.unwrap()].to_vec();
         }
     }
     panic!("`{name}` is in no migration");
+}
+
+/// The last line of the comment above line `start`; what drops an earlier form may stand between.
+fn comment_above(lines: &[&str], start: usize) -> usize {
+    match lines[start - 1].starts_with("DROP ") {
+        true => start - 2,
+        false => start - 1,
+    }
 }
 
 /// Whether this line ends the definition of `column`.

@@ -6,6 +6,7 @@ use crate::error::{StoreError, Trouble};
 use crate::job::JobStatus;
 use crate::open::Store;
 use crate::sae::{self, SaeRow};
+use crate::stream;
 use plan::nearest;
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub struct JobDetails {
     pub attempts: Vec<AttemptRow>,
     /// Its checkpoints.
     pub checkpoints: Vec<CheckpointRow>,
+    /// Folders of its streams, relative to the runs folder; the one heard of last comes first.
+    pub stream_dirs: Vec<String>,
 }
 
 /// What a sweep calls a job.
@@ -132,6 +135,7 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
         saes: sae::of_job(conn, job_id).await?,
         attempts: attempt::of_job(conn, job_id).await?,
         checkpoints: checkpoint::of_job(conn, job_id).await?,
+        stream_dirs: stream::dirs_of_job(conn, job_id).await?,
         job_id: row.job_id,
         status: row.status,
         dir: row.dir,
@@ -175,6 +179,7 @@ mod tests {
         assert_eq!(shown.saes[0].fvu, Some(0.25));
         assert_eq!(shown.saes[0].name, "layers.0");
         assert_eq!(shown.attempts[0].log.as_deref(), Some("a.log"));
+        assert_eq!(shown.stream_dirs, [format!("s/.streams/{stream}")]);
         assert_eq!(shown.checkpoints[0].step, 10);
         assert!(!shown.checkpoints[0].is_final);
         let untrained = test.store.job(&plan.jobs[1].job_id).await.unwrap();

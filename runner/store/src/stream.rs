@@ -123,6 +123,18 @@ async fn insert(
     Ok(())
 }
 
+/// The folders of the streams that train a job; the one heard of last comes first.
+pub(crate) async fn dirs_of_job(
+    conn: &mut SqliteConnection,
+    job_id: &str,
+) -> Result<Vec<String>, Trouble> {
+    let dirs = sqlx::query_scalar(
+        "SELECT dir FROM stream_job JOIN stream USING (stream_id) WHERE job_id = ?
+         ORDER BY last_event_ms DESC NULLS LAST, stream_id",
+    );
+    Ok(dirs.bind(job_id).fetch_all(conn).await?)
+}
+
 /// Whether the stream trains the job.
 pub(crate) async fn trains(
     conn: &mut SqliteConnection,

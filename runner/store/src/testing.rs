@@ -74,6 +74,7 @@ impl TestStore {
             "metric",
             "progress",
             "checkpoint",
+            "evaluation",
         ] {
             dump.push(
                 self.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2"))

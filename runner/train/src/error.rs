@@ -87,6 +87,26 @@ pub enum TrainError {
         /// Its file or folder.
         path: PathBuf,
     },
+    /// An SAE that is not for the hookpoint it shall stand at.
+    #[error(
+        "the SAE in `{dir}` has widths {got:?}, in and out, `{hookpoint}` of the model needs {expected:?}"
+    )]
+    SaeWidths {
+        /// Its folder.
+        dir: PathBuf,
+        /// The hookpoint.
+        hookpoint: String,
+        /// Widths of input and output, by the model.
+        expected: (usize, usize),
+        /// Those of the SAE.
+        got: (usize, usize),
+    },
+    /// A folder without SAEs.
+    #[error("there is no SAE in `{dir}`")]
+    NoSaes {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// Another worker trains this stream.
     #[error("another worker trains stream `{stream_id}` in `{dir}`")]
     Locked {
@@ -139,6 +159,13 @@ impl TrainError {
             Self::Changed { .. } => {
                 Some("run the sweep again: changed inputs make new jobs".into())
             }
+            Self::SaeWidths { .. } => {
+                Some("it was trained on another model, or at another hookpoint".into())
+            }
+            Self::NoSaes { .. } => Some(
+                "name a folder with `cfg.json` and `sae.safetensors`, or one with a folder for each SAE"
+                    .into(),
+            ),
             Self::Locked { .. } => {
                 Some("it ends by itself after a checkpoint when its `sae-run` is gone".into())
             }
@@ -158,7 +185,10 @@ impl TrainError {
             | Self::Plan(_)
             | Self::Finetune { .. }
             | Self::TooLittleData { .. }
-            | Self::Changed { .. } => FailureKind::Input,
+            | Self::Changed { .. }
+            | Self::SaeWidths { .. }
+            | Self::NoSaes { .. } => FailureKind::Input,
+            Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,
         }
     }

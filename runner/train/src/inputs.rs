@@ -58,6 +58,16 @@ pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainErro
     Ok(lm::check_weights(dir, &config, n_layers)?)
 }
 
+/// Checks, by the headers of the weight files, that the whole model in `dir` is there, with its head:
+/// an evaluation needs it.
+///
+/// # Errors
+/// The first tensor that is missing or wrong.
+pub fn check_whole_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainError> {
+    lm::check_head(dir, &lm::read_config(dir)?)?;
+    check_model(dir, n_layers)
+}
+
 /// The digest of all SAEs in the folder `dir`: of what they are called and of their files.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use data::{DataFiles, RowSpec};
 use plan::{Job, StreamKey};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// All that a worker needs. Every name is resolved to a local path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,8 +36,21 @@ pub struct Order {
     pub device: String,
     /// Threads on the CPU; 0: all cores.
     pub threads: usize,
-    /// The jobs to train.
+    /// The jobs to train, and to evaluate then where they ask for it.
     pub jobs: Vec<OrderJob>,
+    /// Jobs that are trained, and only to be evaluated.
+    #[serde(default)]
+    pub evaluate: Vec<OrderJob>,
+}
+
+impl Order {
+    /// The jobs whose final checkpoints are evaluated in the end.
+    pub(crate) fn jobs_to_evaluate(&self) -> impl Iterator<Item = &OrderJob> {
+        let trained = self.jobs.iter();
+        trained
+            .filter(|job| job.job.config.wants_evaluation())
+            .chain(&self.evaluate)
+    }
 }
 
 /// One job of an order.
@@ -53,4 +66,21 @@ pub struct OrderJob {
     pub best_dir: PathBuf,
     /// Folder of the SAEs to begin with.
     pub finetune_dir: Option<PathBuf>,
+}
+
+impl OrderJob {
+    /// Where the firing density of the SAE called `sae` is kept, relative to the runs folder.
+    pub fn density_path(&self, sae: &str) -> PathBuf {
+        density_path(&self.dir, sae)
+    }
+}
+
+/// Where the firing density of the SAE called `sae` is kept, of a job whose folder is `job_dir`: beside
+/// that folder, because sparsify takes every folder in there for an SAE.
+pub fn density_path(job_dir: &Path, sae: &str) -> PathBuf {
+    let sweep_dir = job_dir.parent().unwrap_or(Path::new(""));
+    let evaluations = sweep_dir
+        .join(".eval")
+        .join(job_dir.file_name().unwrap_or_default());
+    evaluations.join(format!("{sae}.safetensors"))
 }

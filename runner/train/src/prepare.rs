@@ -6,7 +6,7 @@ use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::worker::log;
 use crate::{ModelInputs, TrainError};
-use data::{BatchSpec, Batches, BuildProgress, DataFiles, Shard, TokenSpec, Tokens};
+use data::{BatchSpec, Batches, BuildProgress, DataFiles, EvalSequences, Shard, TokenSpec, Tokens};
 use plan::EventKind;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -14,17 +14,26 @@ use std::time::{Duration, Instant};
 /// Time between two reports of how far the tokens are.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The batches of the stream that `order` describes. The data to evaluate on is tokenised too, so that
+/// The token data of a stream.
+#[derive(Debug)]
+pub(crate) struct StreamTokens {
+    /// What is trained on.
+    pub(crate) batches: Batches,
+    /// What is evaluated on, where there is something.
+    pub(crate) held_out: Option<EvalSequences>,
+}
+
+/// The token data of the stream that `order` describes. The data to evaluate on is tokenised too, so that
 /// what is wrong with it shows before anything is trained.
 ///
 /// # Errors
 /// A data set that cannot be used or has changed since the order was written, or a stop.
-pub(crate) fn open_batches(
+pub(crate) fn open_tokens(
     order: &Order,
     model: &ModelInputs,
     stop: &StopFlag,
     events: &mut EventLog,
-) -> Result<Batches, TrainError> {
+) -> Result<StreamTokens, TrainError> {
     let vocab_size = model.facts.vocab_size;
     let mut reports = Reports {
         stop,
@@ -34,9 +43,13 @@ pub(crate) fn open_batches(
     };
     let key = &order.key;
     let tokens = reports.open_tokens(order, &order.dataset, vocab_size, &key.token_digest)?;
-    if let (Some(files), Some(digest)) = (&order.eval_dataset, &key.eval_token_digest) {
-        reports.open_tokens(order, files, vocab_size, digest)?;
-    }
+    let held_out = match (&order.eval_dataset, &key.eval_token_digest) {
+        (Some(files), Some(digest)) => {
+            let tokens = reports.open_tokens(order, files, vocab_size, digest)?;
+            Some(EvalSequences::all(tokens))
+        }
+        _ => EvalSequences::held_out(&tokens, key.eval_fraction),
+    };
     let spec = BatchSpec {
         shuffle_seed: order.key.shuffle_seed,
         max_examples: order.key.max_examples,
@@ -44,7 +57,8 @@ pub(crate) fn open_batches(
         batch_size: order.key.batch_size,
         shard: Shard::WHOLE,
     };
-    Ok(Batches::new(tokens, spec)?)
+    let batches = Batches::new(tokens, spec)?;
+    Ok(StreamTokens { batches, held_out })
 }
 
 /// Turns progress into events, and a wish to stop into a stop.

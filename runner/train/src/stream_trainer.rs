@@ -66,7 +66,6 @@ impl StreamTrainer<'_> {
             })?;
             self.save(&trained, n_steps)?;
         }
-        self.events.write(EventKind::Finished)?;
         Ok(Outcome::Finished)
     }
 

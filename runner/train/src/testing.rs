@@ -105,6 +105,7 @@ impl Run {
             device: "cpu".into(),
             threads: 1,
             jobs,
+            evaluate: Vec::new(),
         };
         Self { dir, order }
     }

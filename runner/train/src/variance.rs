@@ -11,13 +11,14 @@ pub(crate) struct TotalVariance {
     parts: Option<Moments>,
 }
 
+/// Mean and total variance of some tokens.
 #[derive(Debug)]
-struct Moments {
+pub(crate) struct Moments {
     n_tokens: u64,
     /// `[d_in]`, Double.
-    mean: Tensor,
+    pub(crate) mean: Tensor,
     /// Scalar, Double.
-    squared_deviations: Tensor,
+    pub(crate) squared_deviations: Tensor,
 }
 
 impl TotalVariance {
@@ -46,7 +47,8 @@ impl TotalVariance {
 }
 
 impl Moments {
-    fn of(x: &Tensor) -> Result<Self, TrainError> {
+    /// Those of `x`: `[n_tokens, d_in]`.
+    pub(crate) fn of(x: &Tensor) -> Result<Self, TrainError> {
         if x.size()[0] == 0 {
             let options = (Kind::Double, x.device());
             return Ok(Self {
@@ -65,7 +67,8 @@ impl Moments {
         })
     }
 
-    fn merge(self, other: &Self) -> Result<Self, TrainError> {
+    /// Those of both.
+    pub(crate) fn merge(self, other: &Self) -> Result<Self, TrainError> {
         let n_tokens = self.n_tokens + other.n_tokens;
         let others_share = other.n_tokens as f64 / n_tokens as f64;
         let delta = other.mean.f_sub(&self.mean)?;

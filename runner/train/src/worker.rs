@@ -1,13 +1,14 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
+use crate::evaluate::evaluate_jobs;
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
-use crate::prepare::open_batches;
+use crate::prepare::{StreamTokens, open_tokens};
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, Order, TrainError, message_chain, read_model};
-use data::{DataError, DigestCache};
+use data::{Batches, DataError, DigestCache};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Job, ModelFacts};
 use std::fs::{self, File, TryLockError};
@@ -66,25 +67,50 @@ pub(crate) fn train(
     })?;
     let digests = DigestCache::new(&order.cache_dir);
     let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
-    let batches = match open_batches(order, &model, &stop, events) {
+    check_digest(order, &model)?;
+    let tokens = match open_tokens(order, &model, &stop, events) {
         Err(TrainError::Data(DataError::Stopped)) => return stop_before_training(events),
-        batches => batches?,
+        tokens => tokens?,
     };
+    let StreamTokens { batches, held_out } = tokens;
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
     let _no_grad = tch::no_grad_guard();
-    let (model, taps) = open_model(order, &model, device)?;
+    let n_steps = (batches.n_batches() / order.key.grad_acc_steps) as u64;
+    let mut outcome = Outcome::Finished;
+    if !order.jobs.is_empty() {
+        outcome = train_jobs(order, &model, batches, &stop, events)?;
+    }
+    if outcome == Outcome::Finished {
+        let vocab_size = model.facts.vocab_size;
+        outcome = evaluate_jobs(order, held_out, n_steps, vocab_size, &stop, events)?;
+    }
+    if outcome == Outcome::Finished {
+        events.write(EventKind::Finished)?;
+    }
+    Ok(outcome)
+}
+
+/// Trains the order's jobs; their memory and the model's is free again afterwards.
+fn train_jobs(
+    order: &Order,
+    model: &ModelInputs,
+    batches: Batches,
+    stop: &StopFlag,
+    events: &mut EventLog,
+) -> Result<Outcome, TrainError> {
+    let device = lm::parse_device(&order.device)?;
+    let (model, taps) = open_model(order, model, device)?;
     let open_job = |job| JobTrainer::open(job, &order.runs_dir, device);
     let jobs = order.jobs.iter().map(open_job).collect::<Result<_, _>>()?;
-    let key = order.key.clone();
     StreamTrainer {
-        key,
+        key: order.key.clone(),
         device,
         model,
         taps,
         batches,
         jobs,
         events,
-        stop,
+        stop: stop.clone(),
     }
     .fit()
 }
@@ -120,17 +146,21 @@ pub(crate) fn taps<'a>(
     Ok(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
 }
 
+fn check_digest(order: &Order, model: &ModelInputs) -> Result<(), TrainError> {
+    if model.digest == order.key.model_digest {
+        return Ok(());
+    }
+    Err(TrainError::Changed {
+        what: "model",
+        path: order.model_dir.clone(),
+    })
+}
+
 fn open_model(
     order: &Order,
     model: &ModelInputs,
     device: Device,
 ) -> Result<(LanguageModel, Taps), TrainError> {
-    if model.digest != order.key.model_digest {
-        return Err(TrainError::Changed {
-            what: "model",
-            path: order.model_dir.clone(),
-        });
-    }
     let taps = taps(order.jobs.iter().map(|job| &job.job), &model.facts)?;
     let is_end_to_end = order.key.loss_fn.is_end_to_end();
     let options = LoadOptions {

@@ -1,0 +1,351 @@
+//! `sae-run eval`: SAEs on held-out sequences.
+
+use crate::args::EvalArgs;
+use crate::data_command::tokenise;
+use crate::error::CliError;
+use crate::expand::Inputs;
+use crate::paths::Folders;
+use crate::progress;
+use crate::runs_folder::{DATABASE, RunsFolder};
+use crate::table;
+use data::{DigestCache, EvalSequences, TokenSpec};
+use indicatif::ProgressBar;
+use plan::{TrainConfig, apply_overrides};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
+use train::{EvalRequest, EvalSae, Evaluated, Order, TrainError};
+
+/// Sequences in a forward pass at most, where nobody says.
+const BATCH_SIZE: usize = 32;
+
+/// Evaluates the SAEs of a job or a folder.
+///
+/// # Errors
+/// No such job or SAE, no data to evaluate on, or a model that the SAEs do not fit.
+pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
+    if Path::new(&args.target).is_dir() {
+        return print(args, &of_folder(args)?);
+    }
+    let job = Job::open(args).await?;
+    let evaluated = match args.dataset.is_some() {
+        true => on_named_data(args, &job.with(args)?, job.saes())?,
+        false => job.on_its_own_data(args)?,
+    };
+    if args.dataset.is_some() {
+        table::note("not recorded: these are not the job's own held-out sequences");
+    } else {
+        job.record(&evaluated).await?;
+    }
+    print(args, &evaluated)
+}
+
+/// Evaluates the SAEs of a folder.
+fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
+    let saes = train::find_saes(Path::new(&args.target))?;
+    for (option, value) in [("--dataset", &args.dataset), ("--model", &args.model)] {
+        if value.is_none() {
+            let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
+            return Err(CliError::input(message).with_hint(
+                "name the model that its SAEs were trained on, and data to evaluate them on"
+                    .to_owned(),
+            ));
+        }
+    }
+    let config = apply_overrides(&TrainConfig::default(), &settings(args))?;
+    let saes = saes.into_iter().map(|sae| EvalSae {
+        name: sae.name,
+        hookpoint: sae.hookpoint,
+        dir: sae.dir,
+        exclude_tokens: Vec::new(),
+        density: None,
+    });
+    on_named_data(args, &config, saes.collect())
+}
+
+/// A job of the database, which nobody trains meanwhile.
+struct Job {
+    folder: RunsFolder,
+    store: Store,
+    details: JobDetails,
+    config: TrainConfig,
+    checkpoint: CheckpointRow,
+}
+
+impl Job {
+    async fn open(args: &EvalArgs) -> Result<Self, CliError> {
+        let runs_dir = args.store.runs_dir()?;
+        let path = runs_dir.join(DATABASE);
+        if !path.is_file() {
+            let error = CliError::from(StoreError::NoDatabase { path });
+            let target = &args.target;
+            let hint = format!("`{target}` is no folder either; run a sweep first");
+            return Err(error.with_hint(hint));
+        }
+        let folder = RunsFolder::lock(&runs_dir.to_string_lossy())?;
+        let store = Store::open(&folder.database()).await?;
+        let details = store.job(&args.target).await?;
+        let config = serde_json::from_value(details.config.clone()).map_err(|error| {
+            CliError::environment(format!("the settings of the job are damaged: {error}"))
+        })?;
+        let checkpoint = details.checkpoints.last().cloned().ok_or_else(|| {
+            let message = format!("job `{}` has no checkpoint", details.job_id);
+            CliError::input(message).with_hint("run its sweep first".to_owned())
+        })?;
+        Ok(Self {
+            folder,
+            store,
+            details,
+            config,
+            checkpoint,
+        })
+    }
+
+    /// Its settings, with what was named laid over them. Its own model is where its worker found it.
+    fn with(&self, args: &EvalArgs) -> Result<TrainConfig, CliError> {
+        let mut settings = settings(args);
+        if args.model.is_none() {
+            let model_dir = self.order()?.model_dir;
+            settings.insert("model".into(), model_dir.to_string_lossy().into());
+            settings.insert("revision".into(), Value::Null);
+        }
+        Ok(apply_overrides(&self.config, &settings)?)
+    }
+
+    /// Its SAEs at the newest checkpoint.
+    fn saes(&self) -> Vec<EvalSae> {
+        let runs_dir = self.folder.path();
+        let dir = runs_dir.join(&self.checkpoint.path);
+        let saes = self.details.saes.iter().map(|sae| EvalSae {
+            name: sae.name.clone(),
+            hookpoint: sae.hookpoint.clone(),
+            dir: dir.join(&sae.name),
+            exclude_tokens: self.config.exclude_tokens.clone(),
+            density: None,
+        });
+        saes.collect()
+    }
+
+    /// The same, with files for the densities.
+    fn saes_with_density(&self) -> Vec<EvalSae> {
+        let with_density = |sae: EvalSae| EvalSae {
+            density: Some(self.folder.path().join(self.density(&sae.name))),
+            ..sae
+        };
+        self.saes().into_iter().map(with_density).collect()
+    }
+
+    fn density(&self, sae: &str) -> PathBuf {
+        train::density_path(Path::new(&self.details.dir), sae)
+    }
+
+    /// Evaluates it as its worker would, on what is in its order.
+    fn on_its_own_data(&self, args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
+        if !self.config.has_eval_data() {
+            let message = format!("job `{}` has no held-out data", self.details.job_id);
+            return Err(CliError::input(message).with_hint(
+                "set `eval_fraction`, `eval_dataset` or `eval_split` in its sweep, or name data \
+                 with `--dataset`"
+                    .to_owned(),
+            ));
+        }
+        let folders = Folders::of_this_machine()?;
+        let order = self.order()?;
+        let digests = DigestCache::new(&folders.cache);
+        let (dir, commit) = (&order.model_dir, order.model_commit.as_deref());
+        let model = train::read_model(dir, commit, &digests)?;
+        let vocab_size = model.facts.vocab_size;
+        check("model", dir, &model.digest, &order.key.model_digest)?;
+        let sequences = sequences(&order, vocab_size, &folders.cache)?;
+        let ctx_len = sequences.ctx_len();
+        run(&EvalRequest {
+            model_dir: dir.clone(),
+            dtype: self.config.dtype,
+            load_in_8bit: self.config.load_in_8bit,
+            device: args.device.clone(),
+            batch_size: batch_size(args, self.config.batch_size, ctx_len, vocab_size),
+            saes: self.saes_with_density(),
+            sequences,
+        })
+    }
+
+    /// What its worker was told last: it has every name resolved.
+    fn order(&self) -> Result<Order, CliError> {
+        let dirs = self.details.stream_dirs.iter();
+        let orders = dirs.map(|dir| self.folder.path().join(dir).join("order.json"));
+        let texts = orders.filter_map(|path| fs::read(path).ok());
+        let mut orders = texts.filter_map(|text| serde_json::from_slice(&text).ok());
+        orders.next().ok_or_else(|| {
+            let message = format!("the order of job `{}` is lost", self.details.job_id);
+            CliError::environment(message).with_hint(
+                "run its sweep again, or name model and data with `--model` and `--dataset`"
+                    .to_owned(),
+            )
+        })
+    }
+
+    async fn record(&self, evaluated: &[Evaluated]) -> Result<(), CliError> {
+        let rows = evaluated.iter().map(|evaluated| EvaluationRow {
+            sae: evaluated.name.clone(),
+            stats: evaluated.stats,
+            density: self.density(&evaluated.name).to_string_lossy().into_owned(),
+        });
+        let (job_id, step) = (&self.details.job_id, self.checkpoint.step);
+        let rows: Vec<_> = rows.collect();
+        Ok(self.store.record_evaluations(job_id, step, &rows).await?)
+    }
+}
+
+/// The job's held-out sequences.
+fn sequences(
+    order: &Order,
+    vocab_size: usize,
+    cache_dir: &Path,
+) -> Result<EvalSequences, CliError> {
+    let key = &order.key;
+    let (files, digest) = match (&order.eval_dataset, &key.eval_token_digest) {
+        (Some(files), Some(digest)) => (files, digest),
+        _ => (&order.dataset, &key.token_digest),
+    };
+    let spec = TokenSpec {
+        files: files.clone(),
+        rows: order.rows.clone(),
+        tokenizer_dir: order.model_dir.clone(),
+        vocab_size,
+    };
+    let tokens = tokenise(&spec, cache_dir, true)?;
+    let name = PathBuf::from(&files.name);
+    check("data set", &name, &tokens.digest(), digest)?;
+    Ok(match order.eval_dataset {
+        Some(_) => EvalSequences::all(tokens),
+        None => EvalSequences::held_out(&tokens, key.eval_fraction)
+            .expect("a job with held-out data holds out some sequence"),
+    })
+}
+
+/// Checks that an input is still what the job was planned with.
+fn check(what: &'static str, path: &Path, got: &str, expected: &str) -> Result<(), CliError> {
+    match got == expected {
+        true => Ok(()),
+        false => Err(TrainError::Changed {
+            what,
+            path: path.into(),
+        }
+        .into()),
+    }
+}
+
+/// What was named, under the names of settings.
+fn settings(args: &EvalArgs) -> Map<String, Value> {
+    let options = json!({
+        "model": args.model,
+        "revision": args.revision,
+        "dtype": args.dtype,
+        "load_in_8bit": args.load_in_8bit.then_some(true),
+        "dataset": args.dataset,
+        "split": args.split.as_deref().unwrap_or("train"),
+        "data_args": args.data_args.as_deref().unwrap_or_default(),
+        "text_column": args.text_column,
+        "ctx_len": args.ctx_len,
+        "exclude_tokens": args.exclude_tokens,
+    });
+    let mut settings = options.as_object().cloned().unwrap_or_default();
+    settings.retain(|_, value| !value.is_null());
+    // All of the data that is named is evaluated on.
+    settings.insert("eval_fraction".into(), 0.0.into());
+    for key in ["eval_dataset", "eval_split", "finetune"] {
+        settings.insert(key.into(), Value::Null);
+    }
+    settings.insert("eval_data_args".into(), json!({}));
+    // A job's own may be limited; here that is said by an option.
+    settings.insert("max_examples".into(), Value::Null);
+    settings
+}
+
+/// Evaluates SAEs on the model and the data that `config` names, with its excluded tokens.
+fn on_named_data(
+    args: &EvalArgs,
+    config: &TrainConfig,
+    mut saes: Vec<EvalSae>,
+) -> Result<Vec<Evaluated>, CliError> {
+    config.validate()?;
+    for sae in &mut saes {
+        sae.exclude_tokens.clone_from(&config.exclude_tokens);
+    }
+    let folders = Folders::of_this_machine()?;
+    let mut inputs = Inputs::new(Path::new("."), &folders);
+    let facts = inputs.of(config)?.facts;
+    inputs.fetch_data(config, args.json)?;
+    let model_dir = inputs.fetch_model(config, args.json)?;
+    let spec = inputs.tokens(config, &config.train_data());
+    let tokens = tokenise(&spec, &folders.cache, args.json)?;
+    let all = EvalSequences::all(tokens);
+    let sequences = match args.max_examples {
+        Some(n_sequences) => all.at_most(n_sequences),
+        None => all,
+    };
+    let ctx_len = sequences.ctx_len();
+    run(&EvalRequest {
+        model_dir,
+        dtype: config.dtype,
+        load_in_8bit: config.load_in_8bit,
+        device: args.device.clone(),
+        batch_size: batch_size(args, BATCH_SIZE, ctx_len, facts.vocab_size),
+        saes,
+        sequences,
+    })
+}
+
+fn batch_size(args: &EvalArgs, most: usize, ctx_len: usize, vocab_size: usize) -> usize {
+    let by_memory = || train::eval_batch_size(most, ctx_len, vocab_size);
+    args.batch_size.map_or_else(by_memory, |n| n as usize)
+}
+
+fn run(request: &EvalRequest) -> Result<Vec<Evaluated>, CliError> {
+    let bar = match io::stderr().is_terminal() {
+        true => ProgressBar::no_length(),
+        false => ProgressBar::hidden(),
+    };
+    let bar = bar.with_style(progress::style(
+        "evaluating {bar:30} {pos}/{len} sequences, {eta} left",
+    ));
+    let evaluated = train::evaluate(request, &mut |n_done, n_sequences| {
+        bar.set_length(n_sequences);
+        bar.set_position(n_done);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    Ok(evaluated.expect("nobody breaks it off"))
+}
+
+fn print(args: &EvalArgs, evaluated: &[Evaluated]) -> Result<u8, CliError> {
+    table::print(&match args.json {
+        true => {
+            let rows: Vec<_> = evaluated.iter().map(object).collect();
+            serde_json::to_string_pretty(&rows).expect("JSON serialises") + "\n"
+        }
+        false => table::evaluations(evaluated),
+    })
+}
+
+fn object(evaluated: &Evaluated) -> Value {
+    let stats = &evaluated.stats;
+    json!({
+        "sae": evaluated.name,
+        "hookpoint": evaluated.hookpoint,
+        "num_latents": evaluated.num_latents,
+        "n_tokens": stats.n_tokens,
+        "n_predicted": stats.n_predicted,
+        "fvu": stats.fvu(),
+        "l0": stats.mean_l0(),
+        "dead_pct": stats.dead_pct(evaluated.num_latents),
+        "ce_clean": stats.mean_ce_clean(),
+        "ce_spliced": stats.mean_ce_spliced(),
+        "ce_ablated": stats.mean_ce_ablated(),
+        "ce_recovered": stats.ce_recovered(),
+        "kl": stats.mean_kl(),
+    })
+}

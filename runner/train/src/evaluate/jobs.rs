@@ -1,0 +1,113 @@
+//! The evaluation of the jobs of an order, as a worker does it when they are trained.
+
+use super::{EvalRequest, EvalSae, Evaluated, eval_batch_size, evaluate};
+use crate::events::EventLog;
+use crate::stop::StopFlag;
+use crate::stream_trainer::Outcome;
+use crate::{Order, OrderJob, TrainError};
+use data::EvalSequences;
+use plan::EventKind;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Time between two reports of how far the evaluation is.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Evaluates the final checkpoints of the order's jobs, which are behind `step` updates, where there
+/// are `sequences` to do it on.
+///
+/// # Errors
+/// A checkpoint or a model that cannot be loaded, or want of memory.
+pub(crate) fn evaluate_jobs(
+    order: &Order,
+    sequences: Option<EvalSequences>,
+    step: u64,
+    vocab_size: usize,
+    stop: &StopFlag,
+    events: &mut EventLog,
+) -> Result<Outcome, TrainError> {
+    let jobs: Vec<&OrderJob> = order.jobs_to_evaluate().collect();
+    let Some(sequences) = sequences.filter(|_| !jobs.is_empty()) else {
+        return Ok(Outcome::Finished);
+    };
+    let request = EvalRequest {
+        model_dir: order.model_dir.clone(),
+        dtype: order.key.dtype,
+        load_in_8bit: order.key.load_in_8bit,
+        device: order.device.clone(),
+        batch_size: eval_batch_size(order.key.batch_size, sequences.ctx_len(), vocab_size),
+        saes: jobs.iter().flat_map(|job| saes(order, job)).collect(),
+        sequences,
+    };
+    match run(&request, stop, events)? {
+        Some(evaluated) => report(&jobs, evaluated, step, events),
+        None => {
+            events.write(EventKind::Interrupted { step })?;
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
+
+fn saes(order: &Order, job: &OrderJob) -> Vec<EvalSae> {
+    let saes = job.job.saes.iter();
+    let of_sae = |sae: &plan::SaeSpec| EvalSae {
+        name: sae.name.clone(),
+        hookpoint: sae.hookpoint.clone(),
+        dir: order.runs_dir.join(&job.dir).join(&sae.name),
+        exclude_tokens: job.job.config.exclude_tokens.clone(),
+        density: Some(order.runs_dir.join(job.density_path(&sae.name))),
+    };
+    saes.map(of_sae).collect()
+}
+
+fn run(
+    request: &EvalRequest,
+    stop: &StopFlag,
+    events: &mut EventLog,
+) -> Result<Option<Vec<Evaluated>>, TrainError> {
+    let (n_saes, n_sequences) = (request.saes.len(), request.sequences.n_sequences());
+    let message = format!("evaluating {n_saes} SAEs on {n_sequences} held-out sequences");
+    events.write(EventKind::Note { message })?;
+    let (mut last, mut unwritten) = (Instant::now(), None);
+    let evaluated = evaluate(request, &mut |n_done, n_sequences| {
+        if last.elapsed() >= REPORT_INTERVAL {
+            last = Instant::now();
+            let progress = EventKind::Evaluating {
+                n_done,
+                n_sequences,
+            };
+            unwritten = events.write(progress).err();
+        }
+        match stop.is_set() || unwritten.is_some() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    match unwritten {
+        Some(error) => Err(error),
+        None => Ok(evaluated),
+    }
+}
+
+/// The files are in place; then the news of them.
+fn report(
+    jobs: &[&OrderJob],
+    evaluated: Vec<Evaluated>,
+    step: u64,
+    events: &mut EventLog,
+) -> Result<Outcome, TrainError> {
+    let owners = jobs
+        .iter()
+        .flat_map(|job| job.job.saes.iter().map(move |_| job));
+    for (job, Evaluated { name, stats, .. }) in owners.zip(evaluated) {
+        events.write(EventKind::Evaluation {
+            job_id: job.job.job_id.clone(),
+            density: job.density_path(&name).to_string_lossy().into_owned(),
+            sae: name,
+            step,
+            stats,
+        })?;
+    }
+    events.sync()?;
+    Ok(Outcome::Finished)
+}
