@@ -4,6 +4,7 @@
 //! runs/runs.db                       the database
 //! runs/<sweep>/<job>/                config.json and a folder per SAE: what sparsify loads
 //! runs/<sweep>/.state/<job>/         what a resume needs; gone when the job is done
+//! runs/<sweep>/.eval/<job>/          a file per SAE: the firing density of its latents
 //! runs/<sweep>/.streams/<stream>/    order.json, events.jsonl, worker.log
 //! ```
 

@@ -316,6 +316,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lost_database_comes_back_with_evaluations() {
+        let (test, plan, mut script) = trained().await;
+        let (stream, job) = (&plan.streams[0].stream_id, &plan.jobs[0].job_id);
+        script.push(EventKind::Interrupted { step: 20 });
+        script.attempt = 2;
+        script.push(evaluation(job, 20, sums()));
+        let found = TestStore::new().await;
+        found.record(&plan).await;
+        for store in [&test.store, &found.store] {
+            store.fold(stream, &script.events).await.unwrap();
+        }
+        assert_eq!(n_rows(&found).await, 1);
+        let results = found.store.results("s").await.unwrap();
+        assert_eq!(results, test.store.results("s").await.unwrap());
+        assert!(found.record(&plan).await.is_done());
+    }
+
+    #[tokio::test]
     async fn an_evaluation_of_something_else_is_refused() {
         let (test, plan, mut script) = trained().await;
         script.push(evaluation("other", 20, sums()));

@@ -15,7 +15,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use jobs::evaluate_jobs;
+pub(crate) use jobs::JobEvaluation;
 
 use crate::TrainError;
 use data::EvalSequences;
@@ -176,7 +176,7 @@ fn write_density(path: &Path, fire_counts: &Tensor, n_tokens: u64) -> Result<(),
     }
     let density = fire_counts
         .f_to_kind(Kind::Double)?
-        .f_div_scalar(n_tokens as f64)?
+        .f_div_scalar(n_tokens.max(1) as f64)?
         .f_to_kind(Kind::Float)?
         .f_to_device(Device::Cpu)?;
     Ok(write_safetensors(&[(FIRING_DENSITY, &density)], path)?)

@@ -1,6 +1,6 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
-use crate::evaluate::evaluate_jobs;
+use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
@@ -75,14 +75,18 @@ pub(crate) fn train(
     let StreamTokens { batches, held_out } = tokens;
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
     let _no_grad = tch::no_grad_guard();
-    let n_steps = (batches.n_batches() / order.key.grad_acc_steps) as u64;
+    let evaluation = JobEvaluation {
+        order,
+        sequences: held_out,
+        step: (batches.n_batches() / order.key.grad_acc_steps) as u64,
+        vocab_size: model.facts.vocab_size,
+    };
     let mut outcome = Outcome::Finished;
     if !order.jobs.is_empty() {
         outcome = train_jobs(order, &model, batches, &stop, events)?;
     }
     if outcome == Outcome::Finished {
-        let vocab_size = model.facts.vocab_size;
-        outcome = evaluate_jobs(order, held_out, n_steps, vocab_size, &stop, events)?;
+        outcome = evaluation.run(&stop, events)?;
     }
     if outcome == Outcome::Finished {
         events.write(EventKind::Finished)?;

@@ -12,7 +12,7 @@ use lm::{LanguageModel, Taps};
 use plan::EvalStats;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A language model and the sequences to run it on.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(super) struct Evaluator<'a> {
 /// Sums that SAEs share, and those of each.
 #[derive(Debug)]
 struct Sums {
+    device: Device,
     /// The lists of tokens that do not count, each once.
     filters: Vec<Filter>,
     /// Hookpoints, each once for a filter.
@@ -103,16 +104,15 @@ impl<'a> Evaluator<'a> {
 
     fn sums(&self, subjects: &[Subject]) -> Result<Sums, TrainError> {
         let mut sums = Sums {
+            device: self.model.device(),
             filters: Vec::new(),
             places: Vec::new(),
             saes: Vec::new(),
         };
         for Subject { spec, sae } in subjects {
             let exclude: BTreeSet<u32> = spec.exclude_tokens.iter().copied().collect();
-            let filter_idx =
-                sums.filter_idx(exclude.into_iter().collect(), || zero(self.model.device()))?;
-            let place_idx =
-                sums.place_idx(&spec.hookpoint, filter_idx, || zero(self.model.device()))?;
+            let filter_idx = sums.filter_idx(exclude.into_iter().collect())?;
+            let place_idx = sums.place_idx(&spec.hookpoint, filter_idx)?;
             sums.saes.push((place_idx, SaeSums::new(sae)?));
         }
         Ok(sums)
@@ -190,11 +190,7 @@ impl<'a> Evaluator<'a> {
 }
 
 impl Sums {
-    fn filter_idx(
-        &mut self,
-        exclude_tokens: Vec<u32>,
-        zero: impl Fn() -> Result<Tensor, TrainError>,
-    ) -> Result<usize, TrainError> {
+    fn filter_idx(&mut self, exclude_tokens: Vec<u32>) -> Result<usize, TrainError> {
         let is_it = |filter: &Filter| filter.exclude_tokens == exclude_tokens;
         if let Some(index) = self.filters.iter().position(is_it) {
             return Ok(index);
@@ -202,17 +198,12 @@ impl Sums {
         self.filters.push(Filter {
             exclude_tokens,
             n_predicted: 0,
-            ce_clean: zero()?,
+            ce_clean: zero(self.device)?,
         });
         Ok(self.filters.len() - 1)
     }
 
-    fn place_idx(
-        &mut self,
-        hookpoint: &str,
-        filter_idx: usize,
-        zero: impl Fn() -> Result<Tensor, TrainError>,
-    ) -> Result<usize, TrainError> {
+    fn place_idx(&mut self, hookpoint: &str, filter_idx: usize) -> Result<usize, TrainError> {
         let is_it = |place: &Place| place.hookpoint == hookpoint && place.filter_idx == filter_idx;
         if let Some(index) = self.places.iter().position(is_it) {
             return Ok(index);
@@ -221,54 +212,57 @@ impl Sums {
             hookpoint: hookpoint.to_owned(),
             filter_idx,
             moments: None,
-            ce_ablated: zero()?,
+            ce_ablated: zero(self.device)?,
         });
         Ok(self.places.len() - 1)
     }
 
     /// Brings the sums to the host.
     fn read(self) -> Result<Vec<(EvalStats, Tensor)>, TrainError> {
-        let mut on_device = Vec::new();
-        for (place_idx, of_sae) in &self.saes {
-            let place = &self.places[*place_idx];
-            let [l0, n_dead] = of_sae.l0_and_dead()?;
-            let variance = match &place.moments {
-                Some(moments) => moments.squared_deviations.shallow_clone(),
-                None => zero(l0.device())?,
-            };
-            let ce_clean = &self.filters[place.filter_idx].ce_clean;
-            let sums = [
-                &of_sae.squared_error,
-                &variance,
-                &l0,
-                &n_dead,
-                ce_clean,
-                &of_sae.ce,
-                &place.ce_ablated,
-                &of_sae.kl,
-            ];
-            on_device.push(Tensor::f_stack(&sums, 0)?);
+        if self.saes.is_empty() {
+            return Ok(Vec::new());
         }
+        let on_device = self.saes.iter().map(|(place_idx, of_sae)| {
+            let place = &self.places[*place_idx];
+            self.stacked(place, of_sae)
+        });
+        let on_device = on_device.collect::<Result<Vec<_>, _>>()?;
         // Sync: the only wait for the device, for all SAEs at once.
-        let sums = match on_device.is_empty() {
-            true => Vec::new(),
-            false => Vec::<f64>::try_from(Tensor::f_cat(&on_device, 0)?)?,
+        let sums = Vec::<f64>::try_from(Tensor::f_cat(&on_device, 0)?)?;
+        let n_predicted = |place_idx: usize| {
+            let filter_idx = self.places[place_idx].filter_idx;
+            self.filters[filter_idx].n_predicted
         };
-        let Self {
-            filters,
-            places,
-            saes,
-        } = self;
-        let of_sae = |((place_idx, of_sae), sums): ((usize, SaeSums), &[f64])| {
-            let n_predicted = filters[places[place_idx].filter_idx].n_predicted;
-            let stats = stats_from(of_sae.n_tokens, n_predicted, sums);
-            (stats, of_sae.fire_counts)
+        let saes = self.saes.iter().zip(sums.chunks(8));
+        let of_sae = |((place_idx, of_sae), sums): (&(usize, SaeSums), &[f64])| {
+            let stats = stats_from(of_sae.n_tokens, n_predicted(*place_idx), sums);
+            (stats, of_sae.fire_counts.shallow_clone())
         };
-        Ok(saes.into_iter().zip(sums.chunks(8)).map(of_sae).collect())
+        Ok(saes.map(of_sae).collect())
+    }
+
+    /// All sums of an SAE: `[8]`, Double.
+    fn stacked(&self, place: &Place, of_sae: &SaeSums) -> Result<Tensor, TrainError> {
+        let [l0, n_dead] = of_sae.l0_and_dead()?;
+        let variance = match &place.moments {
+            Some(moments) => moments.squared_deviations.shallow_clone(),
+            None => zero(self.device)?,
+        };
+        let sums = [
+            &of_sae.squared_error,
+            &variance,
+            &l0,
+            &n_dead,
+            &self.filters[place.filter_idx].ce_clean,
+            &of_sae.ce,
+            &place.ce_ablated,
+            &of_sae.kl,
+        ];
+        Ok(Tensor::f_stack(&sums, 0)?)
     }
 }
 
-/// `sums`: in the order in which [`Sums::read`] stacks them.
+/// `sums`: in the order of [`Sums::stacked`].
 fn stats_from(n_tokens: u64, n_predicted: u64, sums: &[f64]) -> EvalStats {
     EvalStats {
         n_tokens,

@@ -13,37 +13,46 @@ use std::time::{Duration, Instant};
 /// Time between two reports of how far the evaluation is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Evaluates the final checkpoints of the order's jobs, which are behind `step` updates, where there
-/// are `sequences` to do it on.
-///
-/// # Errors
-/// A checkpoint or a model that cannot be loaded, or want of memory.
-pub(crate) fn evaluate_jobs(
-    order: &Order,
-    sequences: Option<EvalSequences>,
-    step: u64,
-    vocab_size: usize,
-    stop: &StopFlag,
-    events: &mut EventLog,
-) -> Result<Outcome, TrainError> {
-    let jobs: Vec<&OrderJob> = order.jobs_to_evaluate().collect();
-    let Some(sequences) = sequences.filter(|_| !jobs.is_empty()) else {
-        return Ok(Outcome::Finished);
-    };
-    let request = EvalRequest {
-        model_dir: order.model_dir.clone(),
-        dtype: order.key.dtype,
-        load_in_8bit: order.key.load_in_8bit,
-        device: order.device.clone(),
-        batch_size: eval_batch_size(order.key.batch_size, sequences.ctx_len(), vocab_size),
-        saes: jobs.iter().flat_map(|job| saes(order, job)).collect(),
-        sequences,
-    };
-    match run(&request, stop, events)? {
-        Some(evaluated) => report(&jobs, evaluated, step, events),
-        None => {
-            events.write(EventKind::Interrupted { step })?;
-            Ok(Outcome::Interrupted)
+/// What a worker evaluates.
+#[derive(Debug)]
+pub(crate) struct JobEvaluation<'a> {
+    /// Whose jobs.
+    pub(crate) order: &'a Order,
+    /// On what; `None`: there is nothing to do.
+    pub(crate) sequences: Option<EvalSequences>,
+    /// Optimizer updates behind the final checkpoints.
+    pub(crate) step: u64,
+    /// Of the language model.
+    pub(crate) vocab_size: usize,
+}
+
+impl JobEvaluation<'_> {
+    /// Evaluates the final checkpoints of the jobs that ask for it.
+    ///
+    /// # Errors
+    /// A checkpoint or a model that cannot be loaded, or want of memory.
+    pub(crate) fn run(self, stop: &StopFlag, events: &mut EventLog) -> Result<Outcome, TrainError> {
+        let (order, step) = (self.order, self.step);
+        let jobs: Vec<&OrderJob> = order.jobs_to_evaluate().collect();
+        let Some(sequences) = self.sequences.filter(|_| !jobs.is_empty()) else {
+            return Ok(Outcome::Finished);
+        };
+        let (most, ctx_len) = (order.key.batch_size, sequences.ctx_len());
+        let request = EvalRequest {
+            model_dir: order.model_dir.clone(),
+            dtype: order.key.dtype,
+            load_in_8bit: order.key.load_in_8bit,
+            device: order.device.clone(),
+            batch_size: eval_batch_size(most, ctx_len, self.vocab_size),
+            saes: jobs.iter().flat_map(|job| saes(order, job)).collect(),
+            sequences,
+        };
+        match run(&request, stop, events)? {
+            Some(evaluated) => report(&jobs, evaluated, step, events),
+            None => {
+                events.write(EventKind::Interrupted { step })?;
+                Ok(Outcome::Interrupted)
+            }
         }
     }
 }
