@@ -18,3 +18,4 @@ mod plan;
 mod recipes;
 mod run;
 mod sql;
+mod training;

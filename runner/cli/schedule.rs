@@ -163,6 +163,7 @@ impl Scheduler<'_> {
             tail: EventTail::new(order.events.clone()),
             bar: self.progress.stream(&order.stream_id, order.jobs.len()),
             failed: None,
+            diverged: Vec::new(),
             asked_to_stop: false,
         };
         let end = watch.until_ended(signals).await?;
@@ -174,6 +175,7 @@ impl Scheduler<'_> {
         if matches!(end.outcome, Outcome::Failed | Outcome::Crashed) {
             summary.failures.push(watch.failure(&end));
         }
+        summary.failures.extend(watch.early_ends());
         Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) bar: StreamProgress,
     /// The last words of the worker, if it had any.
     pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
+    /// Jobs that were trained no further, and why.
+    pub(crate) diverged: Vec<String>,
     pub(crate) asked_to_stop: bool,
 }
 
@@ -88,6 +90,16 @@ impl Watch<'_> {
             self.bar.show(&event.kind);
             match event.kind {
                 EventKind::Checkpoint { is_final: true, .. } => self.progress.job_done(),
+                EventKind::Unhealthy {
+                    job_id,
+                    sae,
+                    reason,
+                    is_fatal: true,
+                    ..
+                } => {
+                    let message = format!("job {job_id} ended early: `{sae}`: {reason}");
+                    self.diverged.push(message);
+                }
                 EventKind::Failed {
                     kind,
                     message,
@@ -116,6 +128,18 @@ impl Watch<'_> {
             exit_code: status.code(),
             reason,
         }
+    }
+
+    /// What to tell the user about jobs that were trained no further.
+    pub(crate) fn early_ends(&self) -> Vec<Failure> {
+        let failure = |message: &String| Failure {
+            stream_id: self.order.stream_id.clone(),
+            kind: FailureKind::Internal,
+            message: message.clone(),
+            hint: Some("lower `lr`; `SELECT * FROM verdict` tells more".to_owned()),
+            log: self.worker.log.clone(),
+        };
+        self.diverged.iter().map(failure).collect()
     }
 
     /// What to tell the user about an attempt that failed.

@@ -299,9 +299,10 @@ mod tests {
     #[tokio::test]
     async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
         let test = TestStore::new().await;
-        test.execute("UPDATE _sqlx_migrations SET version = version + 1")
-            .await
-            .unwrap();
+        let newest = "(SELECT max(version) FROM _sqlx_migrations)";
+        let sql =
+            format!("UPDATE _sqlx_migrations SET version = version + 1 WHERE version = {newest}");
+        test.execute(&sql).await.unwrap();
         test.store.clone().close().await;
         let before = fs::read(test.path()).unwrap();
         for error in [

@@ -44,6 +44,13 @@ pub struct Order {
 }
 
 impl Order {
+    /// The same order without the jobs of some ids.
+    pub(crate) fn without(&self, job_ids: &[String]) -> Self {
+        let mut order = self.clone();
+        order.jobs.retain(|job| !job_ids.contains(&job.job.job_id));
+        order
+    }
+
     /// The jobs whose final checkpoints are evaluated in the end.
     pub(crate) fn jobs_to_evaluate(&self) -> impl Iterator<Item = &OrderJob> {
         let trained = self.jobs.iter();

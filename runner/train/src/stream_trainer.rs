@@ -59,6 +59,9 @@ impl StreamTrainer<'_> {
             if self.stop.is_set() {
                 return self.interrupt(step, meter);
             }
+            if self.jobs.iter().all(JobTrainer::has_failed) {
+                break;
+            }
             let trained = self.update(Progress { step, n_steps })?;
             meter.n_tokens += tokens_per_step;
             self.report(&trained, step + 1, &mut meter, |job| {

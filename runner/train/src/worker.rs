@@ -75,17 +75,18 @@ pub(crate) fn train(
     let StreamTokens { batches, held_out } = tokens;
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
     let _no_grad = tch::no_grad_guard();
-    let evaluation = JobEvaluation {
-        order,
-        sequences: held_out,
-        step: (batches.n_batches() / order.key.grad_acc_steps) as u64,
-        vocab_size: model.facts.vocab_size,
-    };
-    let mut outcome = Outcome::Finished;
+    let n_steps = (batches.n_batches() / order.key.grad_acc_steps) as u64;
+    let (mut outcome, mut failed) = (Outcome::Finished, Vec::new());
     if !order.jobs.is_empty() {
-        outcome = train_jobs(order, &model, batches, &stop, events)?;
+        (outcome, failed) = train_jobs(order, &model, batches, &stop, events)?;
     }
     if outcome == Outcome::Finished {
+        let evaluation = JobEvaluation {
+            order: &order.without(&failed),
+            sequences: held_out,
+            step: n_steps,
+            vocab_size: model.facts.vocab_size,
+        };
         outcome = evaluation.run(&stop, events)?;
     }
     if outcome == Outcome::Finished {
@@ -94,19 +95,20 @@ pub(crate) fn train(
     Ok(outcome)
 }
 
-/// Trains the order's jobs; their memory and the model's is free again afterwards.
+/// Trains the order's jobs; their memory and the model's is free again afterwards. Gives also the
+/// ids of those that failed.
 fn train_jobs(
     order: &Order,
     model: &ModelInputs,
     batches: Batches,
     stop: &StopFlag,
     events: &mut EventLog,
-) -> Result<Outcome, TrainError> {
+) -> Result<(Outcome, Vec<String>), TrainError> {
     let device = lm::parse_device(&order.device)?;
     let (model, taps) = open_model(order, model, device)?;
     let open_job = |job| JobTrainer::open(job, &order.runs_dir, device);
     let jobs = order.jobs.iter().map(open_job).collect::<Result<_, _>>()?;
-    StreamTrainer {
+    let mut trainer = StreamTrainer {
         key: order.key.clone(),
         device,
         model,
@@ -115,8 +117,10 @@ fn train_jobs(
         jobs,
         events,
         stop: stop.clone(),
-    }
-    .fit()
+    };
+    let outcome = trainer.fit()?;
+    let failed = trainer.jobs.iter().filter(|job| job.has_failed());
+    Ok((outcome, failed.map(|job| job.job.job_id.clone()).collect()))
 }
 
 /// Nothing is lost: what earlier attempts saved is still there.
