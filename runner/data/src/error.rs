@@ -258,6 +258,22 @@ pub enum DataError {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A part of a Parquet or Arrow file that takes more memory than it is given.
+    #[error(
+        "`{}` has a block that is or may be {n_bytes} bytes long once unpacked; at most {} MiB are read",
+        path.display(),
+        limit_bytes >> 20
+    )]
+    BlockTooLong {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+        /// Length of the block, as the file has it or can have it at most.
+        n_bytes: u64,
+        /// The longest that is read.
+        limit_bytes: u64,
+    },
     /// A Parquet or Arrow file that is packed once more.
     #[error("`{}` is a packed {format} file, which cannot be read in place", path.display())]
     PackedColumns {

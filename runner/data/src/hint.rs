@@ -70,6 +70,9 @@ impl DataError {
             }
             Self::ColumnType { .. } => "choose another column with `text_column`",
             Self::Damaged { .. } => "is the file complete? copy or download it again",
+            Self::BlockTooLong { .. } => {
+                "is it a file of yours? then write it again in smaller row groups or batches"
+            }
             Self::PackedColumns { .. } => "unpack it first",
             Self::OtherFormat { .. } => "choose files of one format",
             Self::PartialRow { .. } => {

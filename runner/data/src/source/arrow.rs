@@ -1,14 +1,13 @@
 //! Arrow IPC files, of the stream and of the file format.
 
-use super::columnar::{Batches, ColumnarRows, Progress, check_column, guarded};
+use super::columnar::{BoxError, ColumnarRows, MAX_BLOCK_BYTES, Progress, check_column, guarded};
+use super::messages::{ANY_LENGTH, Decoder, Messages, of_file, of_stream};
 use super::rows::Column;
 use super::unpack::{CountedFile, Source};
 use super::{Compression, DataFile};
 use crate::DataError;
 use arrow_array::RecordBatch;
-use arrow_ipc::reader::{FileReader, StreamReader};
-use arrow_schema::{ArrowError, SchemaRef};
-use std::io::{self, BufReader, Read};
+use arrow_schema::SchemaRef;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -17,21 +16,27 @@ const FORMAT: &str = "Arrow";
 /// What the file format begins with; the stream format has no magic bytes.
 const FILE_MAGIC: &[u8] = b"ARROW1";
 
-type Stream = StreamReader<Watched<Box<dyn Read + Send>>>;
+/// A file whose schema is read.
+struct Opened {
+    schema: SchemaRef,
+    messages: Messages,
+    n_bytes_read: Arc<AtomicU64>,
+}
 
 /// Opens `file` for the rows of `column`.
 pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, DataError> {
-    let schema = schema(file)?;
+    let Opened {
+        schema,
+        messages,
+        n_bytes_read,
+    } = opened(file)?;
     let names = check_column(&file.path, schema.fields(), column)?;
-    let root_idx = schema
-        .fields()
-        .find(&names[0])
-        .map(|(root_idx, _)| root_idx);
-    let (batches, n_bytes_read) = if is_file_format(file)? {
-        file_batches(file, root_idx)?
-    } else {
-        stream_batches(file, root_idx)?
-    };
+    let root = schema.fields().find(&names[0]);
+    let projection = root.map(|(root_idx, _)| vec![root_idx]);
+    let batches = Box::new(Batches {
+        messages,
+        decoder: Decoder::new(schema, projection),
+    });
     let progress = Progress::Bytes(n_bytes_read);
     Ok(ColumnarRows::new(
         &file.path, FORMAT, column, batches, progress,
@@ -40,102 +45,64 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
 
 /// The columns of `file`.
 pub(super) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
-    let schema = schema(file)?;
+    let schema = opened(file)?.schema;
     let fields = schema.fields().iter();
     Ok(fields.map(|field| field.name().clone()).collect())
 }
 
-fn schema(file: &DataFile) -> Result<SchemaRef, DataError> {
-    if is_file_format(file)? {
-        Ok(file_reader(file, None)?.0.schema())
-    } else {
-        Ok(stream_reader(file, None)?.0.schema())
+fn opened(file: &DataFile) -> Result<Opened, DataError> {
+    let mut source = Source::open(file)?;
+    let head = source.take_head(FILE_MAGIC.len())?;
+    if head == FILE_MAGIC {
+        return opened_file(file);
     }
+    let n_bytes_read = source.counter();
+    let reader = source.put_back(head).into_reader();
+    let max_body_bytes = match file.compression {
+        Compression::None => ANY_LENGTH,
+        Compression::Gzip | Compression::Zstd => MAX_BLOCK_BYTES,
+    };
+    let (schema, messages) = guarded(&file.path, FORMAT, || of_stream(reader, max_body_bytes))?;
+    Ok(Opened {
+        schema,
+        messages,
+        n_bytes_read,
+    })
 }
 
-fn is_file_format(file: &DataFile) -> Result<bool, DataError> {
-    let is_file = Source::open(file)?.take_head(FILE_MAGIC.len())? == FILE_MAGIC;
-    if is_file && file.compression != Compression::None {
+fn opened_file(file: &DataFile) -> Result<Opened, DataError> {
+    if file.compression != Compression::None {
         return Err(DataError::PackedColumns {
             path: file.path.clone(),
             format: FORMAT,
         });
     }
-    Ok(is_file)
-}
-
-type Counter = Arc<AtomicU64>;
-
-fn file_batches(file: &DataFile, root_idx: Option<usize>) -> Result<(Batches, Counter), DataError> {
-    let (reader, counter) = file_reader(file, root_idx)?;
-    Ok((Box::new(reader), counter))
-}
-
-fn file_reader(
-    file: &DataFile,
-    root_idx: Option<usize>,
-) -> Result<(FileReader<BufReader<CountedFile>>, Counter), DataError> {
     let counted = CountedFile::open(&file.path)?;
-    let counter = counted.counter();
-    let projection = root_idx.map(|root_idx| vec![root_idx]);
-    let reader = guarded(&file.path, FORMAT, || {
-        FileReader::try_new(BufReader::new(counted), projection)
-    })?;
-    Ok((reader, counter))
+    let n_bytes_read = counted.counter();
+    let (schema, messages) = guarded(&file.path, FORMAT, || of_file(counted))?;
+    Ok(Opened {
+        schema,
+        messages,
+        n_bytes_read,
+    })
 }
 
-fn stream_batches(
-    file: &DataFile,
-    root_idx: Option<usize>,
-) -> Result<(Batches, Counter), DataError> {
-    let (reader, counter) = stream_reader(file, root_idx)?;
-    Ok((Box::new(StreamBatches { reader }), counter))
+/// The batches of a file.
+struct Batches {
+    messages: Messages,
+    decoder: Decoder,
 }
 
-fn stream_reader(file: &DataFile, root_idx: Option<usize>) -> Result<(Stream, Counter), DataError> {
-    let source = Source::open(file)?;
-    let counter = source.counter();
-    let watched = Watched {
-        reader: Box::new(source.into_reader()) as Box<dyn Read + Send>,
-        is_at_end: false,
-    };
-    let projection = root_idx.map(|root_idx| vec![root_idx]);
-    let reader = guarded(&file.path, FORMAT, || {
-        StreamReader::try_new(watched, projection)
-    })?;
-    Ok((reader, counter))
-}
-
-/// The batches of a stream. It has to say where it ends, or one that is cut short between two
-/// batches would go for a whole one.
-struct StreamBatches {
-    reader: Stream,
-}
-
-impl Iterator for StreamBatches {
-    type Item = Result<RecordBatch, ArrowError>;
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, BoxError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.reader.next();
-        if batch.is_none() && self.reader.get_ref().is_at_end {
-            let message = "the stream has no end mark".to_string();
-            return Some(Err(ArrowError::IpcError(message)));
+        loop {
+            let batch = self.messages.next()?.and_then(|m| self.decoder.decode(m));
+            if let Some(batch) = batch.transpose() {
+                return Some(batch);
+            }
         }
-        batch
-    }
-}
-
-/// A reader that notes whether more was asked of it than it had.
-struct Watched<R> {
-    reader: R,
-    is_at_end: bool,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n_bytes = self.reader.read(buffer)?;
-        self.is_at_end |= n_bytes == 0 && !buffer.is_empty();
-        Ok(n_bytes)
     }
 }
 

@@ -9,16 +9,31 @@ use arrow_array::types::{
     UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, DataType, Fields};
+use arrow_schema::{DataType, Fields};
 use std::any::Any;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use thiserror::Error;
+
+/// The longest batch of an Arrow file or page of a Parquet file that is unpacked.
+pub(super) const MAX_BLOCK_BYTES: u64 = 1 << 30;
+
+/// Whatever is wrong with a file.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The record batches of a file.
-pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, BoxError>> + Send>;
+
+/// A block that is too long, or may be.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("a block of it has {n_bytes} bytes")]
+pub(super) struct TooLarge {
+    /// Its length once unpacked, as it is said or can be at most.
+    pub(super) n_bytes: u64,
+}
 
 /// The rows of a Parquet or Arrow file.
 pub(super) struct ColumnarRows {
@@ -230,7 +245,7 @@ pub(super) fn check_column(
 }
 
 /// Runs a decoder, for which a panic on a broken file is but another error.
-pub(super) fn guarded<T, E: Into<Box<dyn Error + Send + Sync>>>(
+pub(super) fn guarded<T, E: Into<BoxError>>(
     path: &Path,
     format: &'static str,
     decode: impl FnOnce() -> Result<T, E>,
@@ -241,15 +256,23 @@ pub(super) fn guarded<T, E: Into<Box<dyn Error + Send + Sync>>>(
     }
 }
 
-pub(super) fn damaged(
-    path: &Path,
-    format: &'static str,
-    source: impl Into<Box<dyn Error + Send + Sync>>,
-) -> DataError {
-    DataError::Damaged {
-        path: path.to_path_buf(),
-        format,
-        source: source.into(),
+pub(super) fn damaged(path: &Path, format: &'static str, source: impl Into<BoxError>) -> DataError {
+    let path = path.to_path_buf();
+    match source.into().downcast() {
+        Ok(too_large) => {
+            let TooLarge { n_bytes } = *too_large;
+            DataError::BlockTooLong {
+                path,
+                format,
+                n_bytes,
+                limit_bytes: MAX_BLOCK_BYTES,
+            }
+        }
+        Err(source) => DataError::Damaged {
+            path,
+            format,
+            source,
+        },
     }
 }
 
@@ -301,9 +324,9 @@ fn is_text(data_type: &DataType) -> bool {
 
 fn is_id_list(data_type: &DataType) -> bool {
     match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            item.data_type().is_integer()
-        }
+        DataType::List(item) | DataType::LargeList(item) => item.data_type().is_integer(),
+        // Of lists without items a file can have any number.
+        DataType::FixedSizeList(item, n_items) => *n_items > 0 && item.data_type().is_integer(),
         _ => false,
     }
 }
@@ -366,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_a_decoder_is_damage() {
-        let broken = || -> Result<(), ArrowError> {
+        let broken = || -> Result<(), BoxError> {
             let lengths: Vec<usize> = Vec::new();
             panic!("{} lengths", lengths.len())
         };

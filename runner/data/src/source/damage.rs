@@ -135,7 +135,11 @@ fn arrow_streams() {
 
 #[test]
 fn arrow_files() {
-    for compression in [None, Some(CompressionType::ZSTD)] {
+    for compression in [
+        None,
+        Some(CompressionType::LZ4_FRAME),
+        Some(CompressionType::ZSTD),
+    ] {
         let options = IpcWriteOptions::default()
             .try_with_compression(compression)
             .unwrap();

@@ -14,12 +14,17 @@ mod find;
 mod json;
 mod json_field;
 mod listing;
+mod messages;
+mod page_header;
+mod pages;
 mod parquet;
 mod patterns;
 mod rows;
 mod text;
 mod unpack;
 
+#[cfg(test)]
+mod bombs;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Parquet files.
 
-use super::columnar::{ColumnarRows, Progress, check_column, guarded};
+use super::columnar::{BoxError, ColumnarRows, Progress, check_column, guarded};
+use super::pages::check_pages;
 use super::rows::Column;
 use super::{Compression, DataFile};
 use crate::DataError;
@@ -13,6 +14,9 @@ const FORMAT: &str = "Parquet";
 /// Rows decoded at once: few, as a row may be a book.
 const BATCH_ROWS: usize = 64;
 
+/// Bytes decoded at once, at most, where a row has less.
+const BATCH_BYTES: u64 = 256 << 20;
+
 type Builder = ParquetRecordBatchReaderBuilder<File>;
 
 /// Opens `file` for the rows of `column`; nothing else of it is decoded.
@@ -22,6 +26,10 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
     let leaves = builder.parquet_schema().columns().iter().enumerate();
     let wanted = leaves.filter(|(_, leaf)| leaf.path().parts().starts_with(&names));
     let wanted: Vec<usize> = wanted.map(|(leaf_idx, _)| leaf_idx).collect();
+    let n_longest = guarded(&file.path, FORMAT, || {
+        let opened = File::open(&file.path)?;
+        check_pages(&opened, builder.metadata(), &wanted)
+    })?;
     let mask = ProjectionMask::leaves(builder.parquet_schema(), wanted);
     let progress = Progress::Rows {
         n_rows: builder.metadata().file_metadata().num_rows().unsigned_abs(),
@@ -30,13 +38,20 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
             .len(),
     };
     let reader = guarded(&file.path, FORMAT, || {
-        let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
-        builder.build()
+        let builder = builder.with_projection(mask);
+        builder.with_batch_size(batch_rows(n_longest)).build()
     })?;
-    let batches = Box::new(reader);
+    let batches = Box::new(reader.map(|batch| batch.map_err(BoxError::from)));
     Ok(ColumnarRows::new(
         &file.path, FORMAT, column, batches, progress,
     ))
+}
+
+/// Rows decoded at once where the longest page has `n_page_bytes`. A value is within a page, but may
+/// stand there once for many rows.
+fn batch_rows(n_page_bytes: u64) -> usize {
+    let n_rows = BATCH_BYTES / n_page_bytes.max(1);
+    usize::try_from(n_rows).map_or(BATCH_ROWS, |n_rows| n_rows.clamp(1, BATCH_ROWS))
 }
 
 /// The columns of `file`.
@@ -190,6 +205,15 @@ mod tests {
         );
         let error = sample(vec![("input_ids", numbers)]).error();
         assert_ends(&error, "ColumnType", "holds Int32");
+    }
+
+    #[test]
+    fn few_rows_are_decoded_at_once_where_they_may_be_long() {
+        assert_eq!([0, 1 << 20, 1 << 22].map(super::batch_rows), [64; 3]);
+        assert_eq!(
+            [1 << 24, 1 << 28, 1 << 30].map(super::batch_rows),
+            [16, 1, 1]
+        );
     }
 
     #[test]
