@@ -75,12 +75,14 @@ impl TokenSpec {
         }
         let config = TokenizerConfig::read(&self.tokenizer_dir)?;
         config.check_ctx_len(self.rows.ctx_len)?;
-        Ok(vec![
+        let mut parts = vec![
             config.separator().to_string(),
             format!("{:?}", config.eos_token_id()),
             format!("{:?}", config.cut_from_end()),
             files.file(&path)?,
-        ])
+        ];
+        parts.extend(config.special().parts());
+        Ok(parts)
     }
 
     fn is_bin(&self) -> bool {

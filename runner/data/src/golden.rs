@@ -115,7 +115,7 @@ fn both_ways_of_tokenising_are_among_them() {
         let tokenizer = Tokenizer::from_dir(&fixture("data").join(name));
         tokenizer.unwrap().is_separable()
     };
-    for name in ["byte-bpe", "byte-bpe-bos", "spm-like"] {
+    for name in ["byte-bpe", "byte-bpe-bos", "spm-like", "config-tokens"] {
         assert!(is_separable(name), "{name}");
     }
     for name in ["eos-lstrip", "no-eos", "wordpiece"] {

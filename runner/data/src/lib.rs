@@ -19,6 +19,7 @@ mod mapping;
 mod permutation;
 mod rows;
 mod source;
+mod special_tokens;
 mod tokenizer;
 mod tokens;
 mod writer;

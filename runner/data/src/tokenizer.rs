@@ -1,14 +1,19 @@
 //! A Hugging Face tokenizer, as far as cutting text into sequences needs it.
 
 use crate::DataError;
+use crate::special_tokens::SpecialTokens;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
 
 /// A tokenizer of a model folder, with what its configuration says about sequences.
 ///
-/// `tokenizer.json` is taken as it is. Of `tokenizer_config.json` the keys `eos_token`,
-/// `model_max_length` and `truncation_side` count, of `generation_config.json` `eos_token_id`.
+/// `tokenizer.json` is taken as it is, with the tokens of the configuration added as
+/// `PreTrainedTokenizerFast` of transformers 5 adds them: `added_tokens_decoder`, the special tokens, and
+/// in older folders `special_tokens_map.json` and `added_tokens.json`. Beside them `model_max_length`,
+/// `truncation_side` and `split_special_tokens` count, and `eos_token_id` of `generation_config.json`.
+/// `add_bos_token` and `add_eos_token` do not, there as here: the post-processor of `tokenizer.json`
+/// decides.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
@@ -34,6 +39,7 @@ impl Tokenizer {
         };
         let mut inner = tokenizers::Tokenizer::from_bytes(content).map_err(bad)?;
         let mut config = TokenizerConfig::read(folder)?;
+        config.special.add_to(&mut inner).map_err(bad)?;
         if let Some(token_id) = config.eos_token_id {
             config.eos_token = inner.id_to_token(token_id);
         }
@@ -253,6 +259,7 @@ fn added_tokens(
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct TokenizerConfig {
     path: PathBuf,
+    special: SpecialTokens,
     eos_token: Option<String>,
     /// Of the generation config, where nothing names an EOS token.
     eos_token_id: Option<u32>,
@@ -261,15 +268,13 @@ pub(crate) struct TokenizerConfig {
 }
 
 impl TokenizerConfig {
-    /// Reads the configuration in `folder`. Where `tokenizer_config.json` has no EOS token,
-    /// `special_tokens_map.json`, its older place, may have it, or `generation_config.json` its id.
+    /// Reads the configuration in `folder`. Where it names no EOS token, `generation_config.json` may
+    /// have its id.
     pub(crate) fn read(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("tokenizer_config.json");
         let config = read_json(&path)?;
-        let older = read_json(&folder.join("special_tokens_map.json"))?;
-        let eos_token = token_content(&config["eos_token"])
-            .or_else(|| token_content(&older["eos_token"]))
-            .filter(|token| !token.is_empty());
+        let special = SpecialTokens::read(folder, &config)?;
+        let eos_token = special.eos().map(str::to_owned);
         let eos_token_id = match eos_token {
             Some(_) => None,
             None => eos_token_id(&read_json(&folder.join("generation_config.json"))?),
@@ -280,6 +285,7 @@ impl TokenizerConfig {
             .filter(|limit| *limit < 1e15);
         Ok(Self {
             path,
+            special,
             eos_token,
             eos_token_id,
             model_max_length: limit.map(|limit| limit as usize),
@@ -291,6 +297,10 @@ impl TokenizerConfig {
 
     pub(crate) fn separator(&self) -> &str {
         self.eos_token.as_deref().unwrap_or("<|endoftext|>")
+    }
+
+    pub(crate) fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     pub(crate) fn eos_token_id(&self) -> Option<u32> {
@@ -314,8 +324,7 @@ impl TokenizerConfig {
         }
     }
 
-    /// An EOS token that tokenizer.json does not list as one token becomes one, as transformers
-    /// does it.
+    /// An EOS token that only the generation config names becomes one token too.
     fn add_eos_to(&self, inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
         if let Some(eos) = &self.eos_token
             && !inner.get_added_vocabulary().get_vocab().contains_key(eos)
@@ -327,12 +336,9 @@ impl TokenizerConfig {
 }
 
 /// The file's JSON; null where there is no file.
-fn read_json(path: &Path) -> Result<Value, DataError> {
+pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
     match std::fs::read(path) {
-        Ok(content) => serde_json::from_slice(&content).map_err(|source| DataError::BadTokenizer {
-            path: path.to_path_buf(),
-            source: source.into(),
-        }),
+        Ok(content) => serde_json::from_slice(&content).map_err(bad_tokenizer(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(DataError::io("read", path)(error)),
     }
@@ -345,10 +351,12 @@ fn eos_token_id(config: &Value) -> Option<u32> {
     first.try_into().ok()
 }
 
-/// A token written as its text or as an object with the text in `content`.
-fn token_content(value: &Value) -> Option<String> {
-    let text = value.as_str().or_else(|| value["content"].as_str());
-    text.map(str::to_string)
+pub(crate) fn bad_tokenizer(path: &Path) -> impl FnOnce(serde_json::Error) -> DataError {
+    let path = path.to_path_buf();
+    move |source| DataError::BadTokenizer {
+        path,
+        source: source.into(),
+    }
 }
 
 #[cfg(test)]
