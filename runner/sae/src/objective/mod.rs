@@ -1,0 +1,145 @@
+//! What training minimises at one hookpoint: the squared error, and terms beside it, one small file each.
+//!
+//! All terms are sums over tokens; divided by the total variance of an update they are
+//! `fvu + auxk_alpha * auxk + multi_topk / 8`.
+
+mod auxk;
+mod multi_topk;
+
+use crate::gradient::Part;
+use crate::{Gradients, Sae, SaeError};
+use tch::{Kind, Tensor};
+
+pub use auxk::AuxK;
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug)]
+pub struct Objective<'a> {
+    /// Active latents of a token.
+    pub k: usize,
+    /// Let dead latents predict what the others leave over.
+    pub auxk: Option<AuxK<'a>>,
+    /// Add the error of the reconstruction from the `4 * k` largest latents, or all where there are
+    /// fewer.
+    pub multi_topk: bool,
+}
+
+/// The terms of the loss: scalars, Double; without their weights.
+#[derive(Debug)]
+pub struct Losses {
+    /// `sum |sae_out - target|^2`.
+    pub squared_error: Tensor,
+    /// `min(n_dead / (d_out / 2), 1)` times the squared error of the dead latents' prediction;
+    /// `None` where it is not part of the loss, or no latent is dead.
+    pub auxk: Option<Tensor>,
+    /// The squared error of `4 * k` latents.
+    pub multi_topk: Option<Tensor>,
+}
+
+/// What [`Sae::backward`] gives; all on the input's device, nothing is waited for.
+#[derive(Debug)]
+pub struct Backward {
+    /// Gradients of the weighted sum of the terms.
+    pub gradients: Gradients,
+    /// The terms.
+    pub losses: Losses,
+    /// How many tokens each latent fired on: `[num_latents]`, Float. "Fired" is activation > 0.
+    pub fire_counts: Tensor,
+}
+
+impl Losses {
+    /// Adds another part of the same batch.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn add(&mut self, part: &Self) -> Result<(), SaeError> {
+        let _ = self.squared_error.f_add_(&part.squared_error)?;
+        for (sum, part) in [
+            (&mut self.auxk, &part.auxk),
+            (&mut self.multi_topk, &part.multi_topk),
+        ] {
+            if let (Some(sum), Some(part)) = (sum, part) {
+                let _ = sum.f_add_(part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Objective<'_> {
+    /// The squared error alone, with `k` active latents.
+    pub fn squared_error(k: usize) -> Self {
+        Self {
+            k,
+            auxk: None,
+            multi_topk: false,
+        }
+    }
+}
+
+impl Sae {
+    /// Forward and backward pass on `x`: `[n_tokens, d_in]`, with `target`: `[n_tokens, d_out]`,
+    /// which an autoencoder's input is itself; Float.
+    ///
+    /// # Errors
+    /// [`SaeError::Input`] for other shapes, or want of memory.
+    pub fn backward(
+        &self,
+        x: &Tensor,
+        target: &Tensor,
+        objective: &Objective<'_>,
+    ) -> Result<Backward, SaeError> {
+        self.check_target(target)?;
+        let (pass, pre_acts) = self.pass_with_pre_acts(x, objective.k)?;
+        let error = pass.sae_out.f_sub(target)?;
+        let part = Part {
+            encoded: &pass.encoded,
+            grad_out: &error.f_mul_scalar(2.0)?,
+            has_relu: true,
+            is_whole: true,
+        };
+        let mut gradients = self.part_gradients(&pass, &part)?.gradients;
+        let mut auxk = None;
+        if let Some(term) = objective.auxk {
+            let term = self.auxk(&pass, &pre_acts, &error, term)?;
+            auxk = term.map(|term| term.add_to(&mut gradients)).transpose()?;
+        }
+        let mut multi_topk = None;
+        if objective.multi_topk {
+            let term = self.multi_topk(&pass, &pre_acts, target, objective.k)?;
+            multi_topk = Some(term.add_to(&mut gradients)?);
+        }
+        Ok(Backward {
+            gradients,
+            losses: Losses {
+                squared_error: sum_of_squares(&error)?,
+                auxk,
+                multi_topk,
+            },
+            fire_counts: self.fire_counts(&pass.encoded)?,
+        })
+    }
+}
+
+/// A term of the loss beside the squared error. A further one is a file with a function that gives it.
+struct Term {
+    /// With its weight.
+    gradients: Gradients,
+    /// Without its weight.
+    loss: Tensor,
+}
+
+impl Term {
+    fn add_to(self, gradients: &mut Gradients) -> Result<Tensor, SaeError> {
+        gradients.add(&self.gradients)?;
+        Ok(self.loss)
+    }
+}
+
+/// In Double: single squares of large activations fit no 16 bit, and their sum no 32.
+fn sum_of_squares(x: &Tensor) -> Result<Tensor, SaeError> {
+    Ok(x.f_square()?.f_sum(Kind::Double)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! Multi-TopK: a reconstruction from more latents beside the one from `k`, so that the former does not
+//! collapse when `k` is changed (Gao et al. 2024, arXiv:2406.04093, section 5.3).
+
+use super::{Term, sum_of_squares};
+use crate::gradient::{Part, Pass};
+use crate::{Encoded, Sae, SaeError};
+use tch::Tensor;
+
+/// The weight of Multi-TopK's term.
+const MULTI_TOPK_WEIGHT: f64 = 0.125;
+/// Multi-TopK's active latents, by `k`.
+const MULTI_TOPK_FACTOR: usize = 4;
+
+impl Sae {
+    /// The term of `4 * k` latents.
+    pub(super) fn multi_topk(
+        &self,
+        pass: &Pass,
+        pre_acts: &Tensor,
+        target: &Tensor,
+        k: usize,
+    ) -> Result<Term, SaeError> {
+        let k = self.num_latents().min(MULTI_TOPK_FACTOR * k) as i64;
+        let (mut latent_acts, latent_indices) = pre_acts.f_topk(k, -1, true, false)?;
+        let encoded = Encoded {
+            latent_acts: latent_acts.f_relu_()?,
+            latent_indices,
+        };
+        let sae_out = self.with_skip(self.decode(&encoded)?, &pass.x)?;
+        let error = sae_out.f_sub(target)?;
+        let part = Part {
+            encoded: &encoded,
+            grad_out: &error.f_mul_scalar(2.0 * MULTI_TOPK_WEIGHT)?,
+            has_relu: true,
+            is_whole: true,
+        };
+        Ok(Term {
+            gradients: self.part_gradients(pass, &part)?.gradients,
+            loss: sum_of_squares(&error)?,
+        })
+    }
+}
