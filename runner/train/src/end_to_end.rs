@@ -6,25 +6,16 @@
 //! output back to its input, and from there it goes on through the piece before.
 
 use crate::TrainError;
+use crate::output_loss::{OutputLoss, TokenBatch};
 use crate::sae_trainer::SaeTrainer;
 use crate::views::{included, rows, rows_of};
 use lm::{LanguageModel, ModulePass, Replacements};
-use plan::LossFn;
 use sae::Pass;
 use std::error::Error;
 use tch::{Kind, Tensor};
 
-/// A batch of token ids.
-pub(crate) struct TokenBatch<'a> {
-    /// `[batch_size, ctx_len]`, on the model's device.
-    pub(crate) input_ids: &'a Tensor,
-    /// The same, row after row.
-    pub(crate) token_ids: &'a [i64],
-    pub(crate) exclude_tokens: &'a [u32],
-}
-
 /// The loss of one batch.
-pub(crate) struct OutputLoss {
+pub(crate) struct BatchLoss {
     /// Sum over positions, in nats: scalar, Double.
     pub(crate) sum: Tensor,
     /// Outputs of the modules as the SAEs saw them, by SAE: `[n_tokens, d_out]`, Float.
@@ -44,24 +35,6 @@ struct Splice {
     leaf: Tensor,
 }
 
-/// How many positions of a batch the loss is a mean over.
-pub(crate) fn n_positions(
-    loss_fn: LossFn,
-    token_ids: &[i64],
-    ctx_len: usize,
-    exclude_tokens: &[u32],
-) -> u64 {
-    let n_positions = match loss_fn {
-        // The last token of a sequence has no next one.
-        LossFn::Ce => token_ids.len() - token_ids.len() / ctx_len,
-        _ => {
-            let counts = data::included(token_ids, exclude_tokens);
-            counts.into_iter().filter(|counts| *counts).count()
-        }
-    };
-    n_positions as u64
-}
-
 /// Forward and backward pass with `saes`, at most one for a hookpoint, in the model. Their gradients
 /// are those of the sum of the loss over positions, divided by `n_output`. With `is_first`, biases are
 /// set from the activations beforehand.
@@ -69,24 +42,21 @@ pub(crate) fn accumulate(
     model: &LanguageModel,
     saes: &mut [&mut SaeTrainer],
     batch: &TokenBatch<'_>,
-    loss_fn: LossFn,
+    loss_fn: OutputLoss,
     n_output: u64,
     is_first: bool,
-) -> Result<OutputLoss, TrainError> {
-    let clean = match loss_fn {
-        LossFn::Kl => Some(model.logits(batch.input_ids)?),
-        _ => None,
+) -> Result<BatchLoss, TrainError> {
+    let clean = match loss_fn.needs_clean_logits() {
+        true => Some(model.logits(batch.input_ids)?),
+        false => None,
     };
     let mut splices = Vec::new();
     let logits = tch::with_grad(|| spliced(model, saes, batch, is_first, &mut splices))?;
-    let sum = tch::with_grad(|| match &clean {
-        Some(clean) => kl_divergence(clean, &logits, batch),
-        None => cross_entropy(&logits, batch.input_ids),
-    })?;
+    let sum = tch::with_grad(|| loss_fn.sum(&logits, clean.as_ref(), batch))?;
     let mean = tch::with_grad(|| sum.f_div_scalar(n_output as f64))?;
     take_back(saes, &splices, &mean)?;
     splices.sort_by_key(|splice| splice.sae_idx);
-    Ok(OutputLoss {
+    Ok(BatchLoss {
         sum: sum.f_detach()?.f_to_kind(Kind::Double)?,
         targets: splices.into_iter().map(|splice| splice.target).collect(),
     })
@@ -212,39 +182,6 @@ fn through_model(
     Ok(Tensor::f_run_backward(&[product], before, true, false)?)
 }
 
-/// Sum of the next tokens' cross-entropies: scalar, Float.
-fn cross_entropy(logits: &Tensor, input_ids: &Tensor) -> Result<Tensor, TrainError> {
-    let ctx_len = input_ids.size()[1];
-    let vocab_size = logits.size()[2];
-    let predicted = logits.f_narrow(1, 0, ctx_len - 1)?;
-    let predicted = predicted.f_reshape([-1, vocab_size])?;
-    let next = input_ids.f_narrow(1, 1, ctx_len - 1)?.f_reshape([-1])?;
-    let log_probs = predicted.f_log_softmax(-1, Kind::Float)?;
-    let of_next = log_probs.f_gather(1, &next.f_unsqueeze(1)?, false)?;
-    Ok(of_next.f_sum(Kind::Float)?.f_neg()?)
-}
-
-/// `sum p (log p - log q)` over the tokens that count, with `p` of `clean` and `q` of `spliced`
-/// logits: scalar, Float. 0 where both are the same.
-fn kl_divergence(
-    clean: &Tensor,
-    spliced: &Tensor,
-    batch: &TokenBatch<'_>,
-) -> Result<Tensor, TrainError> {
-    let included = included(batch.token_ids, batch.exclude_tokens, clean.device())?;
-    let log_probs = |logits: &Tensor| {
-        let logits = rows(logits)?;
-        let logits = match &included {
-            Some(included) => logits.f_index_select(0, included)?,
-            None => logits,
-        };
-        Ok::<_, TrainError>(logits.f_log_softmax(-1, Kind::Float)?)
-    };
-    let (clean, spliced) = (log_probs(clean)?.f_detach()?, log_probs(spliced)?);
-    let divergence = clean.f_exp()?.f_mul(&clean.f_sub(&spliced)?)?;
-    Ok(divergence.f_sum(Kind::Float)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +237,7 @@ mod tests {
         }
 
         /// The loss and all gradients by hand.
-        fn ours(&mut self, loss_fn: LossFn, n_output: u64) -> (f64, Vec<Tensor>) {
+        fn ours(&mut self, loss_fn: OutputLoss, n_output: u64) -> (f64, Vec<Tensor>) {
             let input_ids = self.input_ids();
             let batch = TokenBatch {
                 input_ids: &input_ids,
@@ -315,7 +252,7 @@ mod tests {
         }
 
         /// The same in dense operations, by autograd through model and SAEs at once.
-        fn by_autograd(&self, loss_fn: LossFn, n_output: u64) -> (f64, Vec<Tensor>) {
+        fn by_autograd(&self, loss_fn: OutputLoss, n_output: u64) -> (f64, Vec<Tensor>) {
             let clean = self.model.logits(&self.input_ids()).unwrap();
             let leaf = |(_, w): (_, &Tensor)| w.copy().set_requires_grad(true);
             let leaves: Vec<Vec<Tensor>> = self
@@ -366,7 +303,7 @@ mod tests {
             let vocab_size = logits.size()[2];
             let log_probs = logits.log_softmax(-1, Kind::Float);
             let loss = match loss_fn {
-                LossFn::Kl => {
+                OutputLoss::Kl => {
                     let clean = clean.log_softmax(-1, Kind::Float);
                     let each = (clean.exp() * (clean - log_probs)).sum_dim_intlist(2, false, None);
                     (each.flatten(0, 1) * included.squeeze()).sum(Kind::Float)
@@ -386,13 +323,13 @@ mod tests {
     #[test]
     fn losses_and_gradients_are_those_of_autograd() {
         for (loss_fn, transcode, excluded) in [
-            (LossFn::Ce, false, &[][..]),
-            (LossFn::Ce, true, &EXCLUDED),
-            (LossFn::Kl, false, &EXCLUDED),
-            (LossFn::Kl, true, &[]),
+            (OutputLoss::CrossEntropy, false, &[][..]),
+            (OutputLoss::CrossEntropy, true, &EXCLUDED),
+            (OutputLoss::Kl, false, &EXCLUDED),
+            (OutputLoss::Kl, true, &[]),
         ] {
             let mut case = Case::new(transcode, excluded);
-            let n_output = n_positions(loss_fn, &case.token_ids, 16, excluded);
+            let n_output = loss_fn.n_positions(&case.token_ids, 16, excluded);
             let (their_loss, theirs) = case.by_autograd(loss_fn, n_output);
             let (our_loss, ours) = case.ours(loss_fn, n_output);
             let what = format!("{loss_fn:?}, transcode {transcode}");
@@ -408,26 +345,5 @@ mod tests {
                 assert!(difference < 1e-3 * scale, "{what}: {difference} of {scale}");
             }
         }
-    }
-
-    #[test]
-    fn kl_is_zero_where_nothing_is_replaced_and_ce_counts_next_tokens() {
-        let case = Case::new(false, &[]);
-        let input_ids = case.input_ids();
-        let batch = TokenBatch {
-            input_ids: &input_ids,
-            token_ids: &case.token_ids,
-            exclude_tokens: &[],
-        };
-        let logits = case.model.logits(&input_ids).unwrap();
-        let kl = kl_divergence(&logits, &logits, &batch).unwrap();
-        assert!(kl.double_value(&[]).abs() < 1e-5);
-        let noisy = &logits + logits.randn_like();
-        let kl = kl_divergence(&logits, &noisy, &batch).unwrap();
-        assert!(kl.double_value(&[]) > 0.1);
-        let count = |loss_fn, excluded| n_positions(loss_fn, &case.token_ids, 16, excluded);
-        assert_eq!(count(LossFn::Ce, &EXCLUDED), 30);
-        assert_eq!(count(LossFn::Kl, &[]), 32);
-        assert!(count(LossFn::Kl, &[11, 48]) < 32);
     }
 }

@@ -46,15 +46,29 @@ pub enum TrainError {
         /// Why.
         source: serde_json::Error,
     },
-    /// A saved state that does not fit the job.
-    #[error("the state in `{path}` has no tensor `{tensor}` of shape {expected:?}")]
-    State {
+    /// Something that a saved state of a job lacks.
+    #[error("`{path}` has no {missing}")]
+    MissingState {
         /// The file.
         path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// By the job's settings.
-        expected: Vec<i64>,
+        /// An SAE, or a tensor with its shape by the job's settings.
+        missing: String,
+    },
+    /// A saved state that cannot be taken up.
+    #[error("the state in `{dir}` is damaged")]
+    DamagedState {
+        /// Its folder.
+        dir: PathBuf,
+        /// Why.
+        source: Box<TrainError>,
+    },
+    /// SAEs to begin with that cannot be read.
+    #[error("cannot begin with the SAE in `{dir}`")]
+    UnreadableFinetune {
+        /// Its folder.
+        dir: PathBuf,
+        /// Why.
+        source: sae::SaeError,
     },
     /// SAEs to begin with that do not fit.
     #[error("the SAE in `{path}` has {got}; the job needs {expected}")]
@@ -153,9 +167,15 @@ impl TrainError {
                 "lower `batch_size`, `grad_acc_steps` or `ctx_len`, raise `max_examples`, or add text"
                     .into(),
             ),
-            Self::State { path, .. } => {
-                Some(format!("delete `{}` to begin the job anew", path.display()))
-            }
+            Self::DamagedState { dir, .. } => Some(format!(
+                "is the disk in order? Without `{}` the job goes on from an older state, or anew",
+                dir.display()
+            )),
+            Self::UnreadableFinetune { .. } => Some(
+                "`finetune` is a folder with one for each SAE of the job, each with `cfg.json` and \
+                 `sae.safetensors`"
+                    .into(),
+            ),
             Self::Changed { .. } => {
                 Some("run the sweep again: changed inputs make new jobs".into())
             }
@@ -172,7 +192,7 @@ impl TrainError {
             Self::Io { .. } => {
                 Some("can the folder be written, and is there space on the disk?".into())
             }
-            Self::Damaged { .. } => None,
+            Self::Damaged { .. } | Self::MissingState { .. } => None,
         }
     }
 
@@ -184,6 +204,8 @@ impl TrainError {
             | Self::Data(_)
             | Self::Plan(_)
             | Self::Finetune { .. }
+            | Self::UnreadableFinetune { .. }
+            | Self::DamagedState { .. }
             | Self::TooLittleData { .. }
             | Self::Changed { .. }
             | Self::SaeWidths { .. }

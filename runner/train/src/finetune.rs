@@ -10,7 +10,11 @@ use tch::Device;
 /// # Errors
 /// No SAE there, or weights of other shapes.
 pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainError> {
-    let mut loaded = Sae::load_from_disk(dir, device)?;
+    let unreadable = |source| TrainError::UnreadableFinetune {
+        dir: dir.into(),
+        source,
+    };
+    let mut loaded = Sae::load_from_disk(dir, device).map_err(unreadable)?;
     let fresh_weights = fresh.named_weights();
     let weights = loaded.named_weights();
     let shapes = |weights: &[(&'static str, &tch::Tensor)]| -> Vec<_> {
@@ -68,5 +72,6 @@ mod tests {
         assert!(message.contains("encoder.weight [16, 4]"), "{message}");
         let missing = load(saved, &dir.path().join("none"), Device::Cpu).unwrap_err();
         assert!(missing.to_string().contains("none"), "{missing}");
+        assert_eq!(missing.kind(), plan::FailureKind::Input);
     }
 }

@@ -4,9 +4,9 @@ use crate::OrderJob;
 use crate::best::Best;
 use crate::health::{Health, first_not_finite};
 use crate::sae_trainer::SaeTrainer;
-use crate::state::State;
+use crate::state::{Restored, State};
 use crate::views::{Side, View};
-use crate::{TrainError, state};
+use crate::{TrainError, message_chain, state};
 use plan::{EventKind, Job, SaeStats};
 use sae::{sync_dir, write_file};
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub(crate) struct JobTrainer {
     state_dir: PathBuf,
     best: Best,
     health: Health,
+    /// What to tell about its state.
+    notes: Vec<String>,
 }
 
 impl JobTrainer {
@@ -37,17 +39,26 @@ impl JobTrainer {
     ) -> Result<Self, TrainError> {
         let job = order.job.clone();
         let state_dir = runs_dir.join(&order.state_dir);
-        // What is in a state is not read twice.
-        let finetune = order.finetune_dir.as_deref();
-        let finetune = finetune.filter(|_| !state::exists(&state_dir));
-        let new_sae = |spec| SaeTrainer::new(&job, spec, finetune, device);
-        let saes = job.saes.iter().map(new_sae);
-        let mut saes = saes.collect::<Result<Vec<_>, _>>()?;
-        let mut best = Best::new(runs_dir.join(&order.best_dir));
+        let new_saes = |finetune: Option<&Path>| -> Result<Vec<_>, TrainError> {
+            let saes = job.saes.iter();
+            saes.map(|spec| SaeTrainer::new(&job, spec, finetune, device))
+                .collect()
+        };
+        let mut saes = new_saes(None)?;
         let restored = state::restore(&state_dir, &job.job_id, &mut saes, device)?;
-        let step = restored.map_or(0, |restored| {
-            best.restore(restored.best);
-            restored.step
+        if let (None, Some(finetune)) = (&restored, order.finetune_dir.as_deref()) {
+            saes = new_saes(Some(finetune))?;
+        }
+        let mut best = Best::new(runs_dir.join(&order.best_dir));
+        let mut notes = Vec::new();
+        let step = restored.map_or(0, |Restored { state, damaged }| {
+            let note = |error: &TrainError| {
+                let (why, step) = (message_chain(error), state.step);
+                format!("{why}; `{}` goes on from update {step}", job.name)
+            };
+            notes.extend(damaged.iter().map(note));
+            best.restore(state.best);
+            state.step
         });
         Ok(Self {
             health: Health::new(&job.config),
@@ -58,6 +69,7 @@ impl JobTrainer {
             saes,
             step,
             best,
+            notes,
         })
     }
 
@@ -75,6 +87,7 @@ impl JobTrainer {
             job_id: self.job.job_id.clone(),
             step: self.step,
             best: self.best.state().clone(),
+            saes: self.saes.iter().map(|sae| sae.counts(self.step)).collect(),
         };
         let n_kept = self.job.config.save_total_limit;
         state::save(&self.state_dir, &state, &self.saes, n_kept)?;
@@ -101,6 +114,11 @@ impl JobTrainer {
     /// running sums do not outlive the process.
     pub(crate) fn report_is_due(&self, n_steps: u64) -> bool {
         self.save_is_due(n_steps) || self.step.is_multiple_of(self.job.config.log_every)
+    }
+
+    /// What is to be told about its state; once.
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Whether it is trained no further.

@@ -17,6 +17,7 @@ mod libtorch;
 mod memory;
 mod optimizer;
 mod order;
+mod output_loss;
 mod prepare;
 mod sae_folders;
 mod sae_trainer;
@@ -37,6 +38,8 @@ mod golden_training;
 mod resume;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod update_tests;
 
 pub use data;
 pub use error::{TrainError, message_chain};
@@ -46,7 +49,7 @@ pub use libtorch::Libtorch;
 pub use lm::{self, CudaStatus, LmError, init_backends, read_facts};
 pub use order::{Order, OrderJob, density_path};
 pub use plan::TrainConfig;
-pub use sae;
+pub use sae::{self, WEIGHTS_FILE};
 pub use sae_folders::{FoundSae, find_saes};
 pub use trainer::Trainer;
-pub use worker::{default_threads, lock_stream, run_worker};
+pub use worker::{cuda_index, default_threads, lock_stream, run_worker};

@@ -1,7 +1,12 @@
 //! Jobs that were interrupted and taken up again end in the same bits as undisturbed ones.
 
+use crate::job_trainer::JobTrainer;
+use crate::sae_trainer::Progress;
 use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, interrupt_after, other};
-use plan::{Activation, LossFn, Optimizer, TrainConfig};
+use plan::{Activation, EventKind, FailureKind, LossFn, Optimizer, TrainConfig};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
 
 #[test]
 fn an_interrupted_job_ends_as_if_undisturbed() {
@@ -78,6 +83,14 @@ fn variants() -> Vec<(&'static str, TrainConfig)> {
             },
         ),
         (
+            "signum, an update of many passes",
+            TrainConfig {
+                batch_size: 1,
+                grad_acc_steps: 8,
+                ..config()
+            },
+        ),
+        (
             "groupmax, several seeds, micro-batches, excluded tokens",
             TrainConfig {
                 activation: Activation::GroupMax,
@@ -139,4 +152,128 @@ fn as_many_states_are_kept_as_were_asked_for() {
     interrupt_after(&run, 7);
     let states = run.dir.path().join(".state/a").read_dir().unwrap();
     assert_eq!(states.count(), 2);
+}
+
+/// A job with two states, interrupted; the newest one first.
+fn with_two_states() -> (Run, Vec<PathBuf>) {
+    let config = TrainConfig {
+        save_total_limit: 2,
+        save_every: 5,
+        ..config()
+    };
+    let mut run = Run::new(&[("a", config)]);
+    interrupt_after(&run, 12);
+    run.order.attempt = 2;
+    let states = run.dir.path().join(".state/a").read_dir().unwrap();
+    let mut states: Vec<_> = states.map(|entry| entry.unwrap().path()).collect();
+    states.sort_by(|a, b| b.cmp(a));
+    assert_eq!(states.len(), 2);
+    (run, states)
+}
+
+fn truncate(path: &Path) {
+    let whole = fs::read(path).unwrap();
+    fs::write(path, &whole[..whole.len() / 2]).unwrap();
+}
+
+#[test]
+fn a_damaged_state_is_put_aside_for_the_one_before_it() {
+    let undisturbed = Run::new(&[("a", config())]);
+    assert_eq!(undisturbed.run(), 0);
+    let damages: [fn(&Path); 4] = [
+        |state| truncate(&state.join("layers.2.safetensors")),
+        |state| fs::remove_file(state.join("layers.2.mlp.safetensors")).unwrap(),
+        |state| truncate(&state.join("state.json")),
+        |state| fs::remove_file(state.join("state.json")).unwrap(),
+    ];
+    for damage in damages {
+        let (run, states) = with_two_states();
+        damage(&states[0]);
+        assert_eq!(run.run(), 0);
+        for hookpoint in HOOKPOINTS {
+            assert_same(&run.sae("a", hookpoint), &undisturbed.sae("a", hookpoint));
+        }
+        let is_told = |event: &plan::Event| match &event.kind {
+            EventKind::Note { message } => {
+                message.contains("is damaged") && message.contains("goes on from update")
+            }
+            _ => false,
+        };
+        assert!(run.events().iter().any(is_told), "{:?}", run.events());
+    }
+}
+
+#[test]
+fn where_all_states_are_damaged_nothing_is_trained_anew() {
+    let (run, states) = with_two_states();
+    for state in &states {
+        truncate(&state.join("layers.2.safetensors"));
+    }
+    assert_eq!(run.run(), 2);
+    let last = run.events().pop().unwrap().kind;
+    let EventKind::Failed {
+        kind,
+        message,
+        hint,
+    } = last
+    else {
+        panic!("{last:?}");
+    };
+    assert_eq!(kind, FailureKind::Input);
+    assert!(message.contains("layers.2.safetensors"), "{message}");
+    assert!(hint.unwrap().contains(states[0].to_str().unwrap()));
+    assert!(states.iter().all(|state| state.is_dir()), "nothing is lost");
+}
+
+#[test]
+fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
+    for optimizer in [Optimizer::Signum, Optimizer::Adam, Optimizer::Muon] {
+        let config = TrainConfig {
+            optimizer,
+            ..config()
+        };
+        let run = Run::new(&[("a", config)]);
+        let open = || JobTrainer::open(&run.order.jobs[0], run.dir.path(), Device::Cpu).unwrap();
+        let _no_grad = tch::no_grad_guard();
+        let mut job = open();
+        let progress = |step| Progress { step, n_steps: 9 };
+        for sae in &mut job.saes {
+            sae.begin_update(0).unwrap();
+            let nothing = Tensor::zeros([0i64; 0], (Kind::Double, Device::Cpu));
+            sae.update(&nothing, Some(&nothing), 0, progress(0))
+                .unwrap();
+        }
+        job.step = 1;
+        job.save(true).unwrap();
+        let mut resumed = open();
+        assert_eq!(resumed.step, 1);
+        let x = Tensor::randn([64, 32], (Kind::Float, Device::Cpu));
+        for job in [&mut job, &mut resumed] {
+            let sae = &mut job.saes[0];
+            sae.begin_update(1).unwrap();
+            sae.accumulate(&x, &x).unwrap();
+            let variance = x.square().sum(Kind::Double);
+            sae.update(&variance, Some(&variance), 64, progress(1))
+                .unwrap();
+        }
+        let [ours, theirs] = [&job, &resumed].map(|job| job.saes[0].published().unwrap());
+        assert_same(&ours, &theirs);
+    }
+}
+
+#[test]
+fn the_state_has_the_current_k_and_what_is_published_the_configured_one() {
+    let config = TrainConfig {
+        k_decay_steps: 15,
+        ..config()
+    };
+    let run = Run::new(&[("a", config)]);
+    interrupt_after(&run, 3);
+    let states = run.dir.path().join(".state/a").read_dir().unwrap();
+    let state = states.map(|entry| entry.unwrap().path()).next().unwrap();
+    let state = fs::read(state.join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let k = state["saes"]["layers.2"]["k"].as_u64().unwrap();
+    assert!(k > 8, "{state}");
+    assert_eq!(run.sae("a", "layers.2").cfg.k, 8);
 }

@@ -6,6 +6,7 @@ use crate::optimizer::Optimizer;
 use crate::{TrainError, finetune};
 use plan::{Job, SaeSpec, TrainConfig, k_at};
 use sae::{AuxK, Gradients, Losses, Objective, Pass, Sae, SaeConfig};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -25,6 +26,10 @@ pub(crate) struct SaeTrainer {
     settings: Settings,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,
+    /// Updates of its weights: fewer than those of the job where all tokens of one were excluded.
+    n_updates: u64,
+    /// Whether the decoder was brought to unit norm since the last of them. Twice would change bits.
+    is_projected: bool,
     update: Option<Update>,
 }
 
@@ -36,6 +41,17 @@ struct Settings {
     k_decay_steps: u64,
 }
 
+/// What a resume needs of an SAE beside its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SaeCounts {
+    /// Updates of its weights.
+    pub(crate) n_updates: u64,
+    /// Whether the decoder was brought to unit norm since the last of them.
+    is_projected: bool,
+    /// Active latents of a token in the next update; `cfg.json` has those at the end.
+    k: usize,
+}
+
 /// What the parts of one update add up to.
 #[derive(Debug)]
 struct Update {
@@ -44,6 +60,8 @@ struct Update {
     /// Indices of the dead latents, where the loss needs them.
     dead: Option<Tensor>,
     sums: Option<(Gradients, Losses, Tensor)>,
+    /// Sums of a loss on the model's output, with the number of positions.
+    output_losses: Vec<(Tensor, u64)>,
 }
 
 /// How far training is.
@@ -101,6 +119,8 @@ impl SaeTrainer {
                 k_decay_steps: config.k_decay_steps,
             },
             is_fresh: finetune.is_none(),
+            n_updates: 0,
+            is_projected: false,
             update: None,
             spec: spec.clone(),
             sae,
@@ -124,8 +144,9 @@ impl SaeTrainer {
 
     /// Begins the update behind `step` of them.
     pub(crate) fn begin_update(&mut self, step: u64) -> Result<(), TrainError> {
-        if self.sae.has_unit_decoder() {
+        if self.sae.has_unit_decoder() && !self.is_projected {
             self.sae.normalize_decoder()?;
+            self.is_projected = true;
         }
         let dead = match self.settings.auxk_alpha > 0.0 {
             // Sync: how many latents are dead decides on shapes; once an update.
@@ -136,8 +157,14 @@ impl SaeTrainer {
             k: self.k_at(step),
             dead,
             sums: None,
+            output_losses: Vec::new(),
         });
         Ok(())
+    }
+
+    /// Forgets the update that was begun, as if it had not been.
+    pub(crate) fn abandon_update(&mut self) {
+        self.update = None;
     }
 
     /// Forward and backward pass on a part of the update: `x`: `[n_tokens, d_in]`, `target`:
@@ -189,6 +216,12 @@ impl SaeTrainer {
         Ok(grad_x)
     }
 
+    /// Adds a loss on the model's output: its sum over `n_output` positions.
+    pub(crate) fn add_output_loss(&mut self, sum: &Tensor, n_output: u64) {
+        let update = self.update.as_mut().expect("an update was begun");
+        update.output_losses.push((sum.shallow_clone(), n_output));
+    }
+
     /// The optimizer update. `total_variance`: that of all `n_tokens` tokens accumulated since the
     /// last update, scalar, Double; `denominator`: what the gradients are divided by, `None` where
     /// they are complete. An update without a token changes no weight.
@@ -200,6 +233,9 @@ impl SaeTrainer {
         progress: Progress,
     ) -> Result<(), TrainError> {
         let update = self.update.take().expect("an update was begun");
+        for (sum, n_output) in &update.output_losses {
+            self.interval.add_output_loss(sum, *n_output)?;
+        }
         let Some(mut sums) = update.sums.filter(|_| n_tokens > 0) else {
             return Ok(());
         };
@@ -214,6 +250,8 @@ impl SaeTrainer {
         let mut weights = self.sae.weights_mut();
         self.optimizer
             .step(&mut weights, &gradients.tensors(), step, n_steps)?;
+        self.n_updates += 1;
+        self.is_projected = false;
         let _ = self.tokens_since_fired.f_add_scalar_(n_tokens as i64)?;
         let fired = fire_counts.f_gt(0.0)?;
         let _ = self.tokens_since_fired.f_masked_fill_(&fired, 0)?;
@@ -245,6 +283,22 @@ impl SaeTrainer {
             sae.normalize_decoder()?;
         }
         Ok(sae)
+    }
+
+    /// Its name, and its counts behind `step` updates of the job.
+    pub(crate) fn counts(&self, step: u64) -> (String, SaeCounts) {
+        let counts = SaeCounts {
+            n_updates: self.n_updates,
+            is_projected: self.is_projected,
+            k: self.k_at(step),
+        };
+        (self.spec.name.clone(), counts)
+    }
+
+    /// Goes on where an earlier worker was.
+    pub(crate) fn restore_counts(&mut self, counts: SaeCounts) {
+        self.n_updates = counts.n_updates;
+        self.is_projected = counts.is_projected;
     }
 
     /// The gradients of the update that is going on.

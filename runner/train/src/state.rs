@@ -1,20 +1,22 @@
 //! What a resume needs, one folder per checkpoint:
 //!
 //! ```text
-//! <state dir>/step-00000024/state.json                  the job and its step
+//! <state dir>/step-00000024/state.json                  the job, its step, counts of each SAE
 //! <state dir>/step-00000024/<SAE name>.safetensors      y.*, tokens_since_fired, and what the
 //!                                                       optimizer remembers (z.* of signum)
 //! ```
 //!
 //! A folder is written under a temporary name, synced and renamed, and older ones are removed only
-//! then: at every moment there is a complete state, or none was ever written.
+//! then: at every moment there is a complete state, or none was ever written. One that was damaged
+//! later is put aside, where an older one is there to go on from.
 
 use crate::TrainError;
 use crate::best::BestState;
-use crate::sae_trainer::SaeTrainer;
+use crate::memory::is_out_of_memory;
+use crate::sae_trainer::{SaeCounts, SaeTrainer};
 use sae::{sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,16 @@ pub(crate) struct State {
     /// The lowest losses so far.
     #[serde(default)]
     pub(crate) best: BestState,
+    /// By the SAE's name.
+    pub(crate) saes: BTreeMap<String, SaeCounts>,
+}
+
+/// A state that was taken up.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) state: State,
+    /// The newer states that could not be, and why.
+    pub(crate) damaged: Vec<TrainError>,
 }
 
 /// Saves the state of a job and its SAEs, and removes older ones but for the newest `n_kept`. A state
@@ -43,7 +55,7 @@ pub(crate) fn save(
     n_kept: usize,
 ) -> Result<(), TrainError> {
     let place = dir.join(format!("step-{:08}", state.step));
-    if !is_of(&place, &state.job_id)? {
+    if !is_of(&place, &state.job_id) {
         let temporary = dir.join(".writing");
         remove_dir(&temporary)?;
         fs::create_dir_all(&temporary).map_err(TrainError::io("create", &temporary))?;
@@ -60,42 +72,79 @@ pub(crate) fn save(
     remove_older(dir, state.step, n_kept)
 }
 
-/// Whether there is a state of a job.
-pub(crate) fn exists(dir: &Path) -> bool {
-    step_dirs(dir).is_ok_and(|dirs| !dirs.is_empty())
-}
-
-/// The newest complete state of the job, with the SAEs brought to it. `None`: there is none, and the
-/// SAEs are as they were.
+/// The newest state of the job that is not damaged, with the SAEs brought to it. `None`: there is
+/// none, and the SAEs are as they were.
+///
+/// # Errors
+/// All states of the job are damaged; its SAEs are then neither fresh nor restored.
 pub(crate) fn restore(
     dir: &Path,
     job_id: &str,
     saes: &mut [SaeTrainer],
     device: Device,
+) -> Result<Option<Restored>, TrainError> {
+    let mut places = step_dirs(dir)?;
+    places.sort();
+    let mut damaged: Vec<(TrainError, PathBuf)> = Vec::new();
+    for place in places.into_iter().rev() {
+        match restore_from(&place, job_id, saes, device) {
+            Ok(None) => {}
+            Ok(Some(state)) => {
+                for (_, place) in &damaged {
+                    put_aside(place)?;
+                }
+                let damaged = damaged.into_iter().map(|(error, _)| error).collect();
+                return Ok(Some(Restored { state, damaged }));
+            }
+            Err(error) if is_out_of_memory(&error) => return Err(error),
+            Err(source) => {
+                let error = TrainError::DamagedState {
+                    dir: place.clone(),
+                    source: Box::new(source),
+                };
+                damaged.push((error, place));
+            }
+        }
+    }
+    match damaged.into_iter().next() {
+        None => Ok(None),
+        Some((error, _)) => Err(error),
+    }
+}
+
+/// `None`: the state is another job's.
+fn restore_from(
+    place: &Path,
+    job_id: &str,
+    saes: &mut [SaeTrainer],
+    device: Device,
 ) -> Result<Option<State>, TrainError> {
-    let Some(place) = newest(dir)? else {
+    let state = read_state(place)?;
+    if state.job_id != job_id {
         return Ok(None);
-    };
-    let Some(state) = read_state(&place)?.filter(|state| state.job_id == job_id) else {
-        return Ok(None);
-    };
+    }
     for sae in saes {
-        restore_sae(&place, sae, state.step, device)?;
+        restore_sae(place, sae, &state, device)?;
     }
     Ok(Some(state))
 }
 
-fn is_of(place: &Path, job_id: &str) -> Result<bool, TrainError> {
-    Ok(read_state(place)?.is_some_and(|state| state.job_id == job_id))
+/// Out of the way of a state that will be written in its place; gone with the job's other states.
+fn put_aside(place: &Path) -> Result<(), TrainError> {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let aside = place.with_file_name(format!(".damaged-{name}"));
+    remove_dir(&aside)?;
+    fs::rename(place, &aside).map_err(TrainError::io("rename", place))
 }
 
-fn read_state(place: &Path) -> Result<Option<State>, TrainError> {
+fn is_of(place: &Path, job_id: &str) -> bool {
+    read_state(place).is_ok_and(|state| state.job_id == job_id)
+}
+
+fn read_state(place: &Path) -> Result<State, TrainError> {
     let path = place.join(STATE_FILE);
-    match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(TrainError::damaged(&path)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(TrainError::io("read", &path)(error)),
-    }
+    let text = fs::read(&path).map_err(TrainError::io("read", &path))?;
+    serde_json::from_slice(&text).map_err(TrainError::damaged(&path))
 }
 
 /// Removes a job's states: it is done.
@@ -127,10 +176,15 @@ fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
 fn restore_sae(
     dir: &Path,
     trainer: &mut SaeTrainer,
-    n_updates: u64,
+    state: &State,
     device: Device,
 ) -> Result<(), TrainError> {
     let path = sae_path(dir, &trainer.spec.name);
+    let counts = state.saes.get(&trainer.spec.name);
+    let counts = *counts.ok_or_else(|| TrainError::MissingState {
+        path: dir.join(STATE_FILE),
+        missing: format!("SAE `{}`", trainer.spec.name),
+    })?;
     let mut tensors = tensors_by_name(&path)?;
     let weights = trainer.sae.named_weights().into_iter();
     let shapes: Vec<_> = weights
@@ -152,9 +206,10 @@ fn restore_sae(
             device,
         )
     };
-    trainer
-        .optimizer
-        .restore(n_updates, &n_dims, &mut of_weight)
+    let optimizer = &mut trainer.optimizer;
+    optimizer.restore(counts.n_updates, &n_dims, &mut of_weight)?;
+    trainer.restore_counts(counts);
+    Ok(())
 }
 
 fn take(
@@ -166,20 +221,15 @@ fn take(
 ) -> Result<Tensor, TrainError> {
     match tensors.remove(tensor) {
         Some(found) if found.size() == expected => Ok(found.f_to_device(device)?),
-        _ => Err(TrainError::State {
+        _ => Err(TrainError::MissingState {
             path: path.into(),
-            tensor: tensor.into(),
-            expected: expected.into(),
+            missing: format!("tensor `{tensor}` of shape {expected:?}"),
         }),
     }
 }
 
 fn sae_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.safetensors"))
-}
-
-fn newest(dir: &Path) -> Result<Option<PathBuf>, TrainError> {
-    Ok(step_dirs(dir)?.into_iter().max())
 }
 
 fn step_dirs(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {

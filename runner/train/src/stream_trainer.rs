@@ -62,7 +62,9 @@ impl StreamTrainer<'_> {
             if self.jobs.iter().all(JobTrainer::has_failed) {
                 break;
             }
-            let trained = self.update(Progress { step, n_steps })?;
+            let Some(trained) = self.update(Progress { step, n_steps })? else {
+                return self.interrupt(step, meter);
+            };
             meter.n_tokens += tokens_per_step;
             self.report(&trained, step + 1, &mut meter, |job| {
                 job.report_is_due(n_steps)
@@ -169,8 +171,13 @@ impl StreamTrainer<'_> {
     /// An earlier worker may have died between a job's last checkpoint and the news of it, so every
     /// job that was restored is told of again before anything else.
     fn announce_restored(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        for job in self.jobs.iter_mut().filter(|job| job.step > 0) {
-            checkpoint(job, self.events, n_steps)?;
+        for job in &mut self.jobs {
+            for message in job.take_notes() {
+                self.events.write(EventKind::Note { message })?;
+            }
+            if job.step > 0 {
+                checkpoint(job, self.events, n_steps)?;
+            }
         }
         Ok(())
     }
@@ -178,9 +185,9 @@ impl StreamTrainer<'_> {
     /// Reports and saves what was trained since the last time, and ends.
     fn interrupt(&mut self, step: u64, mut meter: Meter) -> Result<Outcome, TrainError> {
         let n_steps = self.n_steps();
-        let jobs = self.jobs_at(step);
-        self.report(&jobs, step, &mut meter, |_| true)?;
-        for &job_idx in jobs.iter().filter(|_| step > 0) {
+        self.report(&self.jobs_at(step), step, &mut meter, |_| true)?;
+        // Asked again: a report may have ended a job, whose last good checkpoint stays.
+        for job_idx in self.jobs_at(step).into_iter().filter(|_| step > 0) {
             checkpoint(&mut self.jobs[job_idx], self.events, n_steps)?;
         }
         self.events.write(EventKind::Interrupted { step })?;

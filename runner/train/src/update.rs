@@ -1,9 +1,10 @@
 //! One optimizer update of all jobs of a stream.
 
 use crate::TrainError;
-use crate::end_to_end::{self, TokenBatch, n_positions};
+use crate::end_to_end;
 use crate::job_trainer::JobTrainer;
-use crate::sae_trainer::Progress;
+use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::sae_trainer::{Progress, SaeTrainer};
 use crate::stream_trainer::StreamTrainer;
 use crate::variance::TotalVariance;
 use crate::views::{View, Views};
@@ -20,35 +21,48 @@ type Variances = BTreeMap<SaeIdx, (Tensor, u64)>;
 impl StreamTrainer<'_> {
     /// One optimizer update of every job that stands at the step; gives their indices. A job that is
     /// ahead (its last checkpoint is newer than another's) waits until the others have caught up.
-    pub(crate) fn update(&mut self, progress: Progress) -> Result<Vec<usize>, TrainError> {
+    /// `None`: a stop was asked for meanwhile, and the update is as if it had not been begun.
+    pub(crate) fn update(&mut self, progress: Progress) -> Result<Option<Vec<usize>>, TrainError> {
         let trained = self.jobs_at(progress.step);
         for &job_idx in &trained {
             for sae in &mut self.jobs[job_idx].saes {
                 sae.begin_update(progress.step)?;
             }
         }
-        let is_end_to_end = self.key.loss_fn.is_end_to_end();
-        let variances = match is_end_to_end {
-            false => self.accumulate(&trained, progress.step)?,
-            true => self.accumulate_end_to_end(&trained, progress.step)?,
+        let output_loss = OutputLoss::of(self.key.loss_fn);
+        let variances = match output_loss {
+            None => self.accumulate(&trained, progress.step)?,
+            Some(loss_fn) => self.accumulate_end_to_end(&trained, progress.step, loss_fn)?,
+        };
+        let Some(variances) = variances else {
+            let saes = self.jobs.iter_mut().flat_map(|job| &mut job.saes);
+            saes.for_each(SaeTrainer::abandon_update);
+            return Ok(None);
         };
         for &job_idx in &trained {
             let job = &mut self.jobs[job_idx];
             for (sae_idx, sae) in job.saes.iter_mut().enumerate() {
                 let (total_variance, n_tokens) = &variances[&(job_idx, sae_idx)];
-                let denominator = (!is_end_to_end).then_some(total_variance);
+                let denominator = output_loss.is_none().then_some(total_variance);
                 sae.update(total_variance, denominator, *n_tokens, progress)?;
             }
             job.step += 1;
         }
         self.note_smaller_parts(&trained)?;
-        Ok(trained)
+        Ok(Some(trained))
     }
 
-    /// The forward passes of an update and, on each one's activations, every SAE.
-    fn accumulate(&mut self, trained: &[usize], step: u64) -> Result<Variances, TrainError> {
+    /// The forward passes of an update and, on each one's activations, every SAE. `None`: stopped.
+    fn accumulate(
+        &mut self,
+        trained: &[usize],
+        step: u64,
+    ) -> Result<Option<Variances>, TrainError> {
         let mut variances: BTreeMap<View, TotalVariance> = BTreeMap::new();
         for part in self.parts_of(step) {
+            if self.stop.is_set() {
+                return Ok(None);
+            }
             let (token_ids, input_ids) = self.tokens(part)?;
             let activations = self.model.forward(&input_ids, &self.taps)?;
             let mut views = Views::new(&activations, &token_ids);
@@ -80,20 +94,24 @@ impl StreamTrainer<'_> {
             let entry = (total_variance.shallow_clone(), *n_tokens);
             variances.insert((job_idx, sae_idx), entry);
         }
-        Ok(variances)
+        Ok(Some(variances))
     }
 
     /// The forward passes of an update with a loss on the model's output: for every job and seed its
-    /// own, with all its SAEs in the model.
+    /// own, with all its SAEs in the model. `None`: stopped.
     fn accumulate_end_to_end(
         &mut self,
         trained: &[usize],
         step: u64,
-    ) -> Result<Variances, TrainError> {
+        loss_fn: OutputLoss,
+    ) -> Result<Option<Variances>, TrainError> {
         let mut variances: BTreeMap<SaeIdx, TotalVariance> = BTreeMap::new();
         for &job_idx in trained {
-            let n_output = self.n_output(&self.jobs[job_idx], step);
+            let n_output = self.n_output(&self.jobs[job_idx], step, loss_fn);
             for part in self.parts_of(step) {
+                if self.stop.is_set() {
+                    return Ok(None);
+                }
                 let (token_ids, input_ids) = self.tokens(part)?;
                 let job = &mut self.jobs[job_idx];
                 let exclude_tokens = job.job.config.exclude_tokens.clone();
@@ -108,18 +126,13 @@ impl StreamTrainer<'_> {
                         &self.model,
                         &mut saes,
                         &batch,
-                        self.key.loss_fn,
+                        loss_fn,
                         n_output,
                         part == 0,
                     )?;
-                    let n_here = n_positions(
-                        self.key.loss_fn,
-                        &token_ids,
-                        self.key.ctx_len,
-                        &exclude_tokens,
-                    );
+                    let n_here = loss_fn.n_positions(&token_ids, self.key.ctx_len, &exclude_tokens);
                     for ((sae_idx, sae), target) in together.iter().zip(saes).zip(&loss.targets) {
-                        sae.interval.add_output_loss(&loss.sum, n_here)?;
+                        sae.add_output_loss(&loss.sum, n_here);
                         let of_sae = variances.entry((job_idx, *sae_idx)).or_default();
                         of_sae.add(target)?;
                     }
@@ -129,20 +142,14 @@ impl StreamTrainer<'_> {
         let taken = variances
             .into_iter()
             .map(|(sae, mut sum)| (sae, sum.take()));
-        Ok(taken.collect())
+        Ok(Some(taken.collect()))
     }
 
     /// Positions that the loss on the model's output is a mean over in an update of `job`.
-    fn n_output(&self, job: &JobTrainer, step: u64) -> u64 {
+    fn n_output(&self, job: &JobTrainer, step: u64, loss_fn: OutputLoss) -> u64 {
         let of_part = |part| {
             let token_ids = self.batches.batch(part);
-            let exclude_tokens = &job.job.config.exclude_tokens;
-            n_positions(
-                self.key.loss_fn,
-                &token_ids,
-                self.key.ctx_len,
-                exclude_tokens,
-            )
+            loss_fn.n_positions(&token_ids, self.key.ctx_len, &job.job.config.exclude_tokens)
         };
         self.parts_of(step).map(of_part).sum::<u64>().max(1)
     }

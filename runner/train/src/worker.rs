@@ -211,6 +211,17 @@ fn device_name(device: Device) -> String {
     }
 }
 
+/// The number of the GPU that a device's name means; `None`: the CPU.
+///
+/// # Errors
+/// A name that means no device, or a GPU that is not there.
+pub fn cuda_index(device: &str) -> Result<Option<usize>, TrainError> {
+    Ok(match lm::parse_device(device)? {
+        Device::Cuda(cuda_idx) => Some(cuda_idx),
+        _ => None,
+    })
+}
+
 /// Threads that libtorch computes with on the CPU unless told otherwise.
 pub fn default_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
