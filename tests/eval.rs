@@ -171,7 +171,7 @@ fn a_data_set_of_its_own_is_evaluated_on_whole() {
     workspace.run(&set).succeeds();
     let sql = "SELECT DISTINCT n_tokens FROM evaluation";
     let n_tokens = workspace.sql_value(sql).as_u64().unwrap();
-    assert!(n_tokens % 64 == 0 && n_tokens > 64, "{n_tokens}");
+    assert!(n_tokens.is_multiple_of(64) && n_tokens > 64, "{n_tokens}");
 }
 
 #[test]

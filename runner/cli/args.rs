@@ -3,6 +3,7 @@
 use crate::config;
 use crate::error::CliError;
 use crate::paths::Folders;
+use crate::train_args::TrainArgs;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -49,15 +50,22 @@ pub(crate) struct RunArgs {
     /// Lay a value over the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+}
+
+/// How jobs are run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunOptions {
     /// Show the plan as `sae-run plan` does, and train nothing.
-    #[arg(long)]
+    #[arg(long, alias = "dry_run")]
     pub(crate) dry_run: bool,
     /// Train all jobs anew; what they had done and saved is forgotten.
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
-    #[arg(long, value_name = "DEVICE")]
-    pub(crate) device: Option<String>,
     /// Draw no progress.
     #[arg(long, short)]
     pub(crate) quiet: bool,
@@ -66,9 +74,11 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     /// The sweep file and what is laid over it.
     pub(crate) fn sweep(&self) -> SweepArgs {
+        let device = self.device.as_deref().map(toml::Value::from);
+        let device = device.map(|device| format!("launch.device={device}"));
         SweepArgs {
             sweep: self.sweep.clone().unwrap_or_default(),
-            set: self.set.clone(),
+            set: self.set.iter().cloned().chain(device).collect(),
         }
     }
 }
@@ -77,12 +87,16 @@ impl RunArgs {
 pub(crate) enum Command {
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
     Plan(PlanArgs),
+    /// Train one job from options, as `python -m sparsify` does.
+    Train(Box<TrainArgs>),
     /// List the hookpoints of a language model with their widths; no weights are read.
     Hookpoints(HookpointsArgs),
     /// Tokenise a data set as a sweep would, and describe the tokens; train nothing.
     Data(Box<DataArgs>),
     /// Evaluate SAEs on held-out sequences.
     Eval(Box<EvalArgs>),
+    /// Prove on a job of yours that training which is killed ends in the same bits.
+    VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder.
     Ls(StoreArgs),
     /// Show all that is known of a job.
@@ -266,6 +280,32 @@ pub(crate) struct EvalArgs {
     /// Print an array of objects.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The job's model, data and settings are used, with fewer updates and in a folder of its \
+                  own that is removed afterwards; the job itself is not touched. It is trained once \
+                  undisturbed, and once with a worker that is killed (SIGKILL) at random moments and \
+                  started again. Exit code 1 where the weights differ in a bit."
+)]
+pub(crate) struct VerifyResumeArgs {
+    /// Name or id of a job that was begun, or the beginning of its id.
+    pub(crate) job: String,
+    /// Optimizer updates to train for, or fewer where the data ends before.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) steps: u64,
+    /// How often to kill.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) kills: u64,
+    /// Seed of the moments.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Device: `auto`, `cpu`, `cuda` or `cuda:N`; by default that of the job's last worker.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

@@ -4,6 +4,7 @@ use crate::args::EvalArgs;
 use crate::data_command::tokenise;
 use crate::error::CliError;
 use crate::expand::Inputs;
+use crate::past_job;
 use crate::paths::Folders;
 use crate::progress;
 use crate::runs_folder::{DATABASE, RunsFolder};
@@ -12,7 +13,6 @@ use data::{DigestCache, EvalSequences, TokenSpec};
 use indicatif::ProgressBar;
 use plan::{TrainConfig, apply_overrides};
 use serde_json::{Map, Value, json};
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -88,9 +88,7 @@ impl Job {
         let folder = RunsFolder::lock(&runs_dir.to_string_lossy())?;
         let store = Store::open(&folder.database()).await?;
         let details = store.job(&args.target).await?;
-        let config = serde_json::from_value(details.config.clone()).map_err(|error| {
-            CliError::environment(format!("the settings of the job are damaged: {error}"))
-        })?;
+        let config = past_job::config(&details)?;
         let checkpoint = details.checkpoints.last().cloned().ok_or_else(|| {
             let message = format!("job `{}` has no checkpoint", details.job_id);
             CliError::input(message).with_hint("run its sweep first".to_owned())
@@ -172,18 +170,11 @@ impl Job {
         })
     }
 
-    /// What its worker was told last: it has every name resolved.
+    /// What its worker was told last.
     fn order(&self) -> Result<Order, CliError> {
-        let dirs = self.details.stream_dirs.iter();
-        let orders = dirs.map(|dir| self.folder.path().join(dir).join("order.json"));
-        let texts = orders.filter_map(|path| fs::read(path).ok());
-        let mut orders = texts.filter_map(|text| serde_json::from_slice(&text).ok());
-        orders.next().ok_or_else(|| {
-            let message = format!("the order of job `{}` is lost", self.details.job_id);
-            CliError::environment(message).with_hint(
-                "run its sweep again, or name model and data with `--model` and `--dataset`"
-                    .to_owned(),
-            )
+        past_job::last_order(self.folder.path(), &self.details).map_err(|error| {
+            let hint = "run its sweep again, or name model and data with `--model` and `--dataset`";
+            error.with_hint(hint.to_owned())
         })
     }
 

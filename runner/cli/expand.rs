@@ -1,19 +1,22 @@
 //! From a sweep file to a plan: the recipe is asked, its answer resolved against model and data.
 
 use crate::args::{PlanArgs, SweepArgs};
-use crate::config::{self, LoadedSweep};
+use crate::config::{self, LoadedSweep, Origin};
 use crate::datasets::{FoundDataset, find_dataset};
+use crate::device_memory;
 use crate::error::CliError;
 use crate::models::{FoundModel, fetch_weights, find_model};
 use crate::paths::{self, Folders};
 use crate::table;
 use data::{DigestCache, RowSpec, TokenSpec};
+use indicatif::HumanBytes;
 use plan::{
     DataName, Job, JobDraft, JobInputs, Plan, PlanRequest, RecipeIdentity, RecipeLimits, Stream,
     TrainConfig,
 };
-use plan::{PlanError, group_streams, resolve_jobs};
+use plan::{PlanError, digest_json, group_streams, resolve_jobs, sae_memory};
 use recipe::{Host, HostOptions, Limits, Recipe};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use train::{ModelInputs, TrainError};
@@ -37,6 +40,9 @@ pub(crate) struct Inputs {
     model_shelf: PathBuf,
 }
 
+/// What stands for the recipe where there is none.
+const ONE_JOB: &str = "train";
+
 /// How a job names its model: `model` and `revision`.
 type ModelName = (String, Option<String>);
 
@@ -54,11 +60,26 @@ struct Model {
 pub(crate) fn print_plan(args: &PlanArgs) -> Result<u8, CliError> {
     let expanded = expand(&args.sweep)?;
     let text = if args.json {
-        serde_json::to_string_pretty(&expanded.plan).expect("a plan serialises to JSON") + "\n"
+        let plan = as_json(&expanded.plan);
+        serde_json::to_string_pretty(&plan).expect("JSON serialises") + "\n"
     } else {
         table::plan(&expanded.plan)
     };
     table::print(&text)
+}
+
+/// The plan, with the predicted memory of each job's SAEs.
+fn as_json(plan: &Plan) -> Value {
+    let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
+    for (job, value) in plan
+        .jobs
+        .iter()
+        .zip(value["jobs"].as_array_mut().into_iter().flatten())
+    {
+        let of_sae = |sae| json!(sae_memory(&job.config, sae));
+        value["sae_memory"] = job.saes.iter().map(of_sae).collect();
+    }
+    value
 }
 
 /// Reads the sweep, asks the recipe and resolves its answer.
@@ -68,6 +89,14 @@ pub(crate) fn print_plan(args: &PlanArgs) -> Result<u8, CliError> {
 pub(crate) fn expand(args: &SweepArgs) -> Result<Expanded, CliError> {
     let folders = Folders::of_this_machine()?;
     let sweep = config::load(args, &folders)?;
+    expand_sweep(sweep, folders)
+}
+
+/// Asks the recipe of a sweep that was read, and resolves its answer.
+///
+/// # Errors
+/// As [`expand`].
+pub(crate) fn expand_sweep(sweep: LoadedSweep, folders: Folders) -> Result<Expanded, CliError> {
     let mut inputs = Inputs::new(&sweep.dir, &folders);
     let plan = make_plan(&sweep, &mut inputs, &folders).map_err(|error| sweep.locate(error))?;
     Ok(Expanded {
@@ -83,13 +112,17 @@ fn make_plan(
     inputs: &mut Inputs,
     folders: &Folders,
 ) -> Result<Plan, CliError> {
-    let (drafts, recipe) = ask_recipe(sweep, inputs, folders)?;
+    let (drafts, recipe) = match sweep.origin {
+        Origin::File => ask_recipe(sweep, inputs, folders)?,
+        Origin::Options => one_job(sweep),
+    };
     if drafts.is_empty() {
         let recipe = recipe.recipe;
         return Err(PlanError::NoJobs { recipe }.into());
     }
     let jobs = resolve_jobs(&sweep.sweep.train, &drafts, |config| inputs.of(config))?;
-    let streams = group_streams(&jobs, |job| &inputs.model_of(job).inputs.facts);
+    let most_bytes = device_memory::most_bytes(&sweep.sweep.launch);
+    let streams = group_streams(&jobs, |job| &inputs.model_of(job).inputs.facts, most_bytes);
     let plan = Plan {
         sweep: sweep.sweep.name.clone(),
         recipe,
@@ -99,6 +132,7 @@ fn make_plan(
     let mut noted = BTreeSet::new();
     for stream in &plan.streams {
         let job = first_job(&plan, stream);
+        note_too_large(job, stream, most_bytes);
         // What is on the Hub is checked when it is here.
         if inputs.model_of(job).found.commit().is_none() {
             let left_over = inputs.check_model(&plan, stream)?;
@@ -130,6 +164,38 @@ fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
         facts.model_type,
         first.join(", ")
     ));
+}
+
+/// Says of a job that alone is predicted to take more memory than there is.
+fn note_too_large(job: &Job, stream: &Stream, most_bytes: Option<u64>) {
+    let n_bytes = stream.memory.total_bytes();
+    let Some(most_bytes) = most_bytes.filter(|&most_bytes| n_bytes > most_bytes) else {
+        return;
+    };
+    table::note(&format!(
+        "job `{}` is predicted to take {}, and its worker may take {}: memory may run out\n\
+         hint: raise `micro_acc_steps`, or lower `batch_size`, `expansion_factor` or the number of \
+         hookpoints; `launch.memory_bytes` sets what it may take",
+        job.name,
+        HumanBytes(n_bytes),
+        HumanBytes(most_bytes)
+    ));
+}
+
+/// The job of options, which need no recipe.
+fn one_job(sweep: &LoadedSweep) -> (Vec<JobDraft>, RecipeIdentity) {
+    let draft = JobDraft {
+        name: None,
+        note: None,
+        overrides: Default::default(),
+    };
+    let identity = RecipeIdentity {
+        recipe: ONE_JOB.into(),
+        recipe_digest: digest_json(&ONE_JOB),
+        request_digest: digest_json(&sweep.sweep.train),
+        fuel: 0,
+    };
+    (vec![draft], identity)
 }
 
 fn ask_recipe(

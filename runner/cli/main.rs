@@ -4,14 +4,17 @@ mod args;
 mod config;
 mod data_command;
 mod datasets;
+mod device_memory;
 mod doctor;
 mod download;
 mod error;
 mod eval;
 mod expand;
 mod hookpoints;
+mod hub_access;
 mod inspect;
 mod models;
+mod past_job;
 mod paths;
 mod progress;
 mod query;
@@ -20,6 +23,9 @@ mod runs_folder;
 mod schedule;
 mod signals;
 mod table;
+mod train_args;
+mod train_settings;
+mod verify_resume;
 mod watch;
 mod worker_process;
 
@@ -42,9 +48,11 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
     match args.command {
         None => block_on(run::run(&args.run)),
         Some(Command::Plan(plan)) => expand::print_plan(&plan),
+        Some(Command::Train(args)) => block_on(run::train(*args)),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
         Some(Command::Data(args)) => data_command::data(&args),
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
+        Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
         Some(Command::Ls(ls)) => block_on(inspect::ls(&ls)),
         Some(Command::Show(show)) => block_on(inspect::show(&show)),
         Some(Command::Sql(sql)) => block_on(query::sql(&sql)),

@@ -3,9 +3,10 @@
 
 use crate::download;
 use crate::error::CliError;
+use crate::hub_access::hub;
 use crate::paths;
 use crate::table;
-use hub::{Hub, HubError, Snapshot};
+use hub::{HubError, Snapshot};
 use std::path::{Path, PathBuf};
 
 /// A model that was found.
@@ -45,7 +46,7 @@ pub(crate) fn find_model(
     if !hub::is_repo_id(name) {
         return Err(missing.about("model".to_owned()));
     }
-    let found = Hub::from_env().and_then(|hub| hub.model_files(name, revision));
+    let found = hub().and_then(|hub| hub.model_files(name, revision));
     let snapshot = found.map_err(|error| of_hub_or_folder(error, &missing, "model", "revision"))?;
     if let Some(notice) = &snapshot.notice {
         table::note(&notice.to_string());
@@ -108,6 +109,6 @@ pub(crate) fn fetch_weights(model: &FoundModel, quiet: bool) -> Result<(), CliEr
         return Ok(());
     };
     download::shown(&snapshot.repo, quiet, |show| {
-        Hub::from_env()?.download_weights(snapshot, show)
+        hub()?.download_weights(snapshot, show)
     })
 }

@@ -1,13 +1,18 @@
 //! `sae-run SWEEP.toml`: expand, record, train what is not done, show the results.
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, RunOptions};
+use crate::config;
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
+use crate::hub_access;
+use crate::paths::Folders;
 use crate::progress::Progress;
 use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
+use crate::train_args::TrainArgs;
 use std::collections::BTreeMap;
+use std::path::Path;
 use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// Runs or resumes a sweep.
@@ -15,16 +20,45 @@ use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 /// # Errors
 /// Bad input or a bad environment; a failing job is no error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
-    let mut expanded = expand::expand(&args.sweep())?;
-    if let Some(device) = &args.device {
-        expanded.sweep.sweep.launch.device.clone_from(device);
+    let expanded = expand::expand(&args.sweep())?;
+    run_expanded(&expanded, &args.options).await
+}
+
+/// Runs or resumes the one job that options describe.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn train(mut args: TrainArgs) -> Result<u8, CliError> {
+    if args.refuses_to_resume() {
+        return Err(
+            CliError::input("a job always goes on from its last checkpoint")
+                .with_hint("`--fresh` trains it anew".to_owned()),
+        );
     }
+    if let Some(token) = args.hf_token.take() {
+        hub_access::use_token(token);
+    }
+    let folders = Folders::of_this_machine()?;
+    let sweep = config::load_given(&args.given(), &folders)?;
+    let expanded = expand::expand_sweep(sweep, folders)?;
+    let exit_code = run_expanded(&expanded, &args.options).await?;
+    if !args.options.dry_run {
+        let (sweep, job) = (&expanded.sweep.sweep, &expanded.plan.jobs[0]);
+        let folder = Path::new(&sweep.runs_dir)
+            .join(&sweep.name)
+            .join(job.folder());
+        table::note(&format!("its SAEs are in `{}`", folder.display()));
+    }
+    Ok(exit_code)
+}
+
+async fn run_expanded(expanded: &Expanded, args: &RunOptions) -> Result<u8, CliError> {
     if args.dry_run {
         return table::print(&table::plan(&expanded.plan));
     }
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
     let store = Store::open(&folder.database()).await?;
-    let recorded = recover(&store, &folder, &expanded, args.fresh).await?;
+    let recorded = recover(&store, &folder, expanded, args.fresh).await?;
     let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
     expanded
         .inputs
@@ -35,7 +69,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let scheduler = Scheduler {
         store: &store,
         folder: &folder,
-        expanded: &expanded,
+        expanded,
         progress,
     };
     let summary = scheduler.run(&recorded).await?;
@@ -102,12 +136,12 @@ async fn record(
     let job_dir = |job: &plan::Job| folder.job_dir(sweep, job);
     let stream_dir = |stream: &plan::Stream| folder.stream_dir(sweep, stream);
     Ok(store
-        .record_plan(expanded.sweep.text(), &expanded.plan, job_dir, stream_dir)
+        .record_plan(&expanded.sweep.text, &expanded.plan, job_dir, stream_dir)
         .await?)
 }
 
 async fn conclude(
-    args: &RunArgs,
+    args: &RunOptions,
     store: &Store,
     sweep: &str,
     before: &RecordedPlan,
@@ -118,17 +152,20 @@ async fn conclude(
         table::print(&table::results(&results))?;
     }
     let (n_done, n_jobs) = before.progress();
-    let n_jobs = table::count(n_jobs, "job");
+    let all_are = match n_jobs {
+        1 => "the job is".to_owned(),
+        n => format!("all {n} jobs are"),
+    };
     let earlier = match n_done {
         0 => String::new(),
         n => format!(", {n} of them earlier"),
     };
     if before.is_done() {
         table::note(&format!(
-            "all {n_jobs} are done already; `--fresh` trains them anew"
+            "{all_are} done already; `--fresh` trains them anew"
         ));
     } else if summary.exit_code() == 0 {
-        table::note(&format!("all {n_jobs} are done{earlier}"));
+        table::note(&format!("{all_are} done{earlier}"));
     }
     for failure in &summary.failures {
         table::note(&failure.to_string());

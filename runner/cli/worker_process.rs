@@ -26,7 +26,7 @@ impl WorkerProcess {
     /// # Errors
     /// A folder that cannot be written, or a program that cannot be started.
     pub(crate) fn start(order: &Order, dir: &Path) -> Result<Self, CliError> {
-        let order_path = dir.join("order.json");
+        let order_path = dir.join(ORDER);
         write_order(order, &order_path)?;
         let log_path = dir.join(LOG);
         let unwritable = |error: std::io::Error| CliError::io("open", &log_path, &error);
@@ -78,6 +78,9 @@ impl WorkerProcess {
         self.stdin = None;
     }
 }
+
+/// The name of a worker's order in its stream's folder.
+pub(crate) const ORDER: &str = "order.json";
 
 /// The name of the file that a worker reports through, in its stream's folder.
 pub(crate) const EVENTS: &str = "events.jsonl";

@@ -17,7 +17,7 @@ const TOP: [&str; 8] = [
     "recipe_limits",
 ];
 const RECIPE_LIMITS: [&str; 4] = ["fuel", "memory_bytes", "output_bytes", "max_jobs"];
-const LAUNCH: [&str; 3] = ["launcher", "device", "threads"];
+const LAUNCH: [&str; 4] = ["launcher", "device", "threads", "memory_bytes"];
 
 /// The keys of a table, or `None` where they are the recipe's business.
 fn keys_of(table: &[&str]) -> Option<Vec<String>> {
@@ -31,7 +31,7 @@ fn keys_of(table: &[&str]) -> Option<Vec<String>> {
 }
 
 /// What a setting is where nobody sets it, as one would write it; `None` for one that is left out.
-pub(super) fn default_of(path: &[&str]) -> Option<String> {
+pub(crate) fn default_of(path: &[&str]) -> Option<String> {
     let sweep: Sweep = serde_json::from_value(json!({"name": ""})).expect("no other is required");
     let mut value = &serde_json::to_value(sweep).expect("a sweep serialises to JSON");
     for key in path {

@@ -1,6 +1,7 @@
 //! Layers of configuration, later ones win: the defaults, the user's `sae-run.toml`, the project's
-//! `sae-run.toml`, the sweep file, `SAE_RUN_*` variables, `--set`.
+//! `sae-run.toml`, the sweep file, `SAE_RUN_*` variables, `--set`, or the options of `sae-run train`.
 
+mod given;
 mod keys;
 mod source;
 
@@ -14,6 +15,9 @@ use plan::Sweep;
 use source::SourceFile;
 use std::path::{Path, PathBuf};
 
+pub(crate) use given::{Given, load_given};
+pub(crate) use keys::default_of;
+
 /// Variables that name folders and tools rather than settings of a sweep.
 const NOT_SETTINGS: [&str; 3] = ["cache", "engine", "torch"];
 
@@ -23,15 +27,23 @@ pub(crate) struct LoadedSweep {
     pub(crate) sweep: Sweep,
     /// The folder of the sweep file, which its paths are relative to.
     pub(crate) dir: PathBuf,
+    pub(crate) origin: Origin,
+    /// The sweep file's text, for the record; one that says the same as the options where there is
+    /// no file.
+    pub(crate) text: String,
     layers: Layers,
 }
 
-impl LoadedSweep {
-    /// The sweep file's text, for the record.
-    pub(crate) fn text(&self) -> &str {
-        self.layers.files.last().map_or("", |file| &file.text)
-    }
+/// Where a sweep comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A sweep file, whose recipe says which jobs there are.
+    File,
+    /// The options of `sae-run train`: one job, of the sweep's name.
+    Options,
+}
 
+impl LoadedSweep {
     /// The error with the file and line of the setting it is about, where there is one.
     pub(crate) fn locate(&self, error: CliError) -> CliError {
         let place = error.setting().and_then(|key| {
@@ -50,9 +62,10 @@ impl LoadedSweep {
 /// The texts a sweep is made of, later ones win; variables are not among them.
 #[derive(Debug)]
 struct Layers {
-    /// The sweep file is the last.
+    /// The sweep file is the last, where there is one.
     files: Vec<SourceFile>,
     sets: Vec<SourceFile>,
+    origin: Origin,
 }
 
 /// The runs folder of the layers below any sweep file: for the commands that look at past runs.
@@ -63,6 +76,7 @@ pub(crate) fn runs_dir(folders: &Folders) -> Result<PathBuf, CliError> {
     let layers = Layers {
         files: common_files(folders)?,
         sets: Vec::new(),
+        origin: Origin::File,
     };
     match layers.merge()?.extract_inner("runs_dir") {
         Ok(dir) => Ok(dir),
@@ -96,13 +110,23 @@ impl Layers {
             .iter()
             .map(|set| parse_set(set))
             .collect::<Result<_, _>>()?;
-        Ok(Self { files, sets })
+        Ok(Self {
+            files,
+            sets,
+            origin: Origin::File,
+        })
     }
 
     fn merge(&self) -> Result<Figment, CliError> {
         let merge = |figment: Figment, file: &SourceFile| figment.merge(Toml::string(&file.text));
         let figment = self.files.iter().fold(Figment::new(), merge);
         Ok(self.sets.iter().fold(figment.merge(environment()?), merge))
+    }
+
+    /// What they come to.
+    fn sweep(&self) -> Result<Sweep, CliError> {
+        let sweep = self.merge()?.extract();
+        sweep.map_err(|error| explain(&error, self))
     }
 
     /// `file:line` of `path` in the layer that wins, where at least `depth` keys of it are there.
@@ -118,12 +142,18 @@ impl Layers {
 /// A file that cannot be read, an unknown key or a value of the wrong type, each with file and line.
 pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, CliError> {
     let layers = Layers::read(args, folders)?;
-    let sweep = layers.merge()?.extract();
-    let mut sweep: Sweep = sweep.map_err(|error| explain(&error, &layers))?;
+    let mut sweep = layers.sweep()?;
     restore_order(&mut sweep, &layers);
-    check_sweep(&sweep, &args.sweep)?;
+    check_sweep(&sweep, &args.sweep.display().to_string())?;
     let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
-    Ok(LoadedSweep { sweep, dir, layers })
+    let text = layers.files.last().map_or("", |file| &file.text);
+    Ok(LoadedSweep {
+        sweep,
+        dir,
+        origin: layers.origin,
+        text: text.to_owned(),
+        layers,
+    })
 }
 
 fn environment() -> Result<Env, CliError> {
@@ -166,35 +196,46 @@ fn explain(error: &figment::Error, layers: &Layers) -> CliError {
         (kind, true) => kind.to_string(),
         (kind, false) => format!("`{key}`: {kind}"),
     };
-    let variable = variable_of(&path);
+    // An item of a list has no place of its own.
+    let is_item = |key: &&str| key.parse::<usize>().is_ok();
+    let n_items = path.iter().rev().take_while(|key| is_item(key)).count();
+    let path = &path[..path.len() - n_items];
+    let variable = variable_of(path);
     let place = match std::env::var_os(&variable) {
         Some(_)
             if layers
                 .sets
                 .iter()
-                .all(|set| set.place(&path, path.len()).is_none()) =>
+                .all(|set| set.place(path, path.len()).is_none()) =>
         {
             Some(format!("variable `{variable}`"))
         }
-        _ => layers.place(&path, path.len()),
+        _ => layers.place(path, path.len()),
     };
     let sweep_file = layers.files.last();
     let place = place
-        .or_else(|| sweep_file.and_then(|file| file.place(&path, 1)))
+        .or_else(|| sweep_file.and_then(|file| file.place(path, 1)))
         .or_else(|| sweep_file.map(|file| file.name.clone()));
     CliError::input(message)
         .at(&place.unwrap_or_else(|| "configuration".into()))
-        .with_hint(hint_on(error, &path))
+        .with_hint(hint_on(error, path, layers.origin))
 }
 
 /// How the value could be written.
-fn hint_on(error: &figment::Error, path: &[&str]) -> Option<String> {
+fn hint_on(error: &figment::Error, path: &[&str], origin: Origin) -> Option<String> {
     if let figment::error::Kind::MissingField(field) = &error.kind {
         return Some(format!("add a line `{field} = ...`"));
     }
     let key = path.last()?;
-    Some(match keys::default_of(path) {
-        Some(default) => format!("such as `{key} = {default}`, which is the default"),
+    let written = |default: String| match origin {
+        Origin::File => format!("{key} = {default}"),
+        Origin::Options => {
+            let value = default.replace(['"', '[', ']', ','], "");
+            format!("--{key} {value}").trim_end().to_owned()
+        }
+    };
+    Some(match default_of(path).map(written) {
+        Some(default) => format!("such as `{default}`, which is the default"),
         None => format!("leave `{key}` out for the default"),
     })
 }
@@ -223,12 +264,12 @@ fn restore_order(sweep: &mut Sweep, layers: &Layers) {
 }
 
 /// What the types do not say: the name becomes a folder, and threads are real.
-fn check_sweep(sweep: &Sweep, file: &Path) -> Result<(), CliError> {
+fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
     const MOST_THREADS: usize = 4096;
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = &sweep.name;
     let is_taken = name.starts_with('.') || name.starts_with(DATABASE);
-    let at_file = |message: String| CliError::input(message).at(&file.display().to_string());
+    let at_file = |message: String| CliError::input(message).at(place);
     if name.is_empty() || is_taken || !name.chars().all(is_portable) {
         let hint = "it names a folder: use letters, digits, `_`, `-` and `.`, and begin neither \
                     with `.` nor with the name of the database";

@@ -1,7 +1,7 @@
 //! Jobs that agree on everything before the SAE share one forward pass: a stream.
 
 use crate::identity::{digest_json, short};
-use crate::memory::{estimate_memory, layers_needed};
+use crate::memory::MemoryDemand;
 use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity};
 use serde::{Deserialize, Serialize};
 
@@ -89,10 +89,13 @@ impl StreamKey {
     }
 }
 
-/// Groups jobs by what they share; `facts_of` tells of a job's model.
+/// Groups jobs by what they share; `facts_of` tells of a job's model. A group that would need more than
+/// `most_bytes` of memory side by side becomes several streams, one after the other; a job that needs
+/// more alone is a stream of its own.
 pub fn group_streams<'a>(
     jobs: &'a [Job],
     mut facts_of: impl FnMut(&Job) -> &'a ModelFacts,
+    most_bytes: Option<u64>,
 ) -> Vec<Stream> {
     let mut groups: Vec<(StreamKey, Vec<&Job>)> = Vec::new();
     for job in jobs {
@@ -104,22 +107,55 @@ pub fn group_streams<'a>(
             None => groups.push((key, vec![job])),
         }
     }
-    groups
-        .into_iter()
-        .map(|(key, group)| stream(key, &group, facts_of(group[0])))
-        .collect()
+    let streams = groups.into_iter().flat_map(|(key, group)| {
+        let parts = parts_that_fit(&group, facts_of(group[0]), most_bytes);
+        let of_part = |part: Part| stream(key.clone(), &part);
+        parts.into_iter().map(of_part).collect::<Vec<_>>()
+    });
+    streams.collect()
 }
 
-fn stream(key: StreamKey, jobs: &[&Job], facts: &ModelFacts) -> Stream {
-    let job_ids: Vec<String> = jobs.iter().map(|job| job.job_id.clone()).collect();
+/// Jobs that fit beside each other.
+struct Part<'a> {
+    job_ids: Vec<String>,
+    demand: MemoryDemand<'a>,
+}
+
+/// Cuts `jobs` where the next one would be too much.
+fn parts_that_fit<'a>(
+    jobs: &[&'a Job],
+    facts: &'a ModelFacts,
+    most_bytes: Option<u64>,
+) -> Vec<Part<'a>> {
+    let most_bytes = most_bytes.unwrap_or(u64::MAX);
+    let mut parts: Vec<Part> = Vec::new();
+    for job in jobs {
+        let with_job = parts.last().map(|part| {
+            let mut demand = part.demand.clone();
+            demand.add(job);
+            demand
+        });
+        let fits = |demand: &MemoryDemand| demand.estimate().total_bytes() <= most_bytes;
+        match (parts.last_mut(), with_job.filter(fits)) {
+            (Some(part), Some(demand)) => {
+                part.demand = demand;
+                part.job_ids.push(job.job_id.clone());
+            }
+            _ => parts.push(Part {
+                job_ids: vec![job.job_id.clone()],
+                demand: MemoryDemand::of(job, facts),
+            }),
+        }
+    }
+    parts
+}
+
+fn stream(key: StreamKey, part: &Part) -> Stream {
+    let job_ids = part.job_ids.clone();
     Stream {
         stream_id: short(&digest_json(&(&key, &job_ids))),
-        n_layers_run: jobs
-            .iter()
-            .map(|job| layers_needed(job, facts))
-            .max()
-            .unwrap_or(0),
-        memory: estimate_memory(jobs, facts),
+        n_layers_run: part.demand.n_layers(),
+        memory: part.demand.estimate(),
         key,
         job_ids,
     }
@@ -128,7 +164,7 @@ fn stream(key: StreamKey, jobs: &[&Job], facts: &ModelFacts) -> Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{JobDraft, JobInputs, PlanError, TrainConfig, resolve_jobs};
+    use crate::{JobDraft, JobInputs, PlanError, TrainConfig, resolve_jobs, sae_memory};
     use serde_json::json;
 
     fn jobs(overrides: &[serde_json::Value]) -> Vec<Job> {
@@ -166,10 +202,37 @@ mod tests {
             json!({"k": 4, "layers": [0], "dtype": "bfloat16"}),
         ]);
         let facts = crate::model::tests::facts(4);
-        let streams = group_streams(&jobs, |_| &facts);
+        let streams = group_streams(&jobs, |_| &facts, None);
         assert_eq!(streams.len(), 4);
         assert_eq!(streams[0].job_ids.len(), 2);
         assert_eq!(streams[0].n_layers_run, 3, "stops after layers.2");
+    }
+
+    #[test]
+    fn what_does_not_fit_side_by_side_becomes_several_streams() {
+        let job = |k, num_latents| json!({"layers": [1], "k": k, "num_latents": num_latents});
+        let jobs = jobs(&[job(1, 64), job(2, 64), job(3, 4096), job(4, 64)]);
+        let facts = crate::model::tests::facts(4);
+        let n_jobs = |most_bytes| -> Vec<usize> {
+            let streams = group_streams(&jobs, |_| &facts, most_bytes);
+            streams.iter().map(|stream| stream.job_ids.len()).collect()
+        };
+        let [two, all] = [2, 4].map(|n| {
+            let stream = &group_streams(&jobs[..n], |_| &facts, None)[0];
+            stream.memory.total_bytes()
+        });
+        assert_eq!(n_jobs(None), [4]);
+        assert_eq!(n_jobs(Some(all)), [4]);
+        assert_eq!(n_jobs(Some(two)), [2, 1, 1], "what does not fit is alone");
+        assert_eq!(n_jobs(Some(two - 1)), [1, 1, 1, 1]);
+        let whole = group_streams(&jobs, |_| &facts, None).remove(0);
+        let parts = group_streams(&jobs, |_| &facts, Some(two));
+        let in_parts = parts.iter().flat_map(|stream| stream.job_ids.clone());
+        assert_eq!(
+            in_parts.collect::<Vec<_>>(),
+            whole.job_ids,
+            "no job is lost"
+        );
     }
 
     #[test]
@@ -179,18 +242,47 @@ mod tests {
             json!({"layers": [1], "num_latents": 64, "k": 8}),
         ]);
         let facts = crate::model::tests::facts(4);
-        let memory = group_streams(&jobs, |_| &facts)[0].memory;
+        let memory = group_streams(&jobs, |_| &facts, None)[0].memory;
         assert_eq!(memory.model_bytes, 4 * (800 + 2 * 1000));
         assert_eq!(memory.sae_bytes, 2 * 3 * 4 * (2 * 64 * 8 + 64 + 8));
         assert!(memory.workspace_bytes > 0);
 
         let model_bytes = |overrides: serde_json::Value| {
             let jobs = self::jobs(&[overrides]);
-            group_streams(&jobs, |_| &facts)[0].memory.model_bytes
+            group_streams(&jobs, |_| &facts, None)[0].memory.model_bytes
         };
         let bf16 = json!({"layers": [1], "dtype": "bfloat16"});
         assert_eq!(model_bytes(bf16), 2 * (800 + 2 * 1000));
         let in_8bit = json!({"layers": [1], "dtype": "bfloat16", "load_in_8bit": true});
         assert_eq!(model_bytes(in_8bit), 2 * 800 + 2 * (900 + 2 * 100));
+        let with_head = json!({"layers": [1], "loss_fn": "ce"});
+        assert_eq!(model_bytes(with_head), 4 * (800 + 4 * 1000 + 100 * 8));
+    }
+
+    #[test]
+    fn memory_of_an_sae_is_that_of_its_copies() {
+        let job = &jobs(&[json!({"layers": [1], "num_latents": 64, "optimizer": "adam"})])[0];
+        let memory = sae_memory(&job.config, &job.saes[0]);
+        let weights = 4 * (2 * 64 * 8 + 64 + 8);
+        assert_eq!(memory.weights_bytes, weights);
+        assert_eq!(memory.gradients_bytes, weights);
+        assert_eq!(memory.optimizer_bytes, 2 * weights);
+        assert_eq!(memory.activations_bytes, 4 * (64 + 4 * 8) * 32 * 8);
+    }
+
+    #[test]
+    fn evaluation_takes_the_whole_model_after_training() {
+        let memory = |settings| {
+            let facts = crate::model::tests::facts(4);
+            group_streams(&jobs(&[settings]), |_| &facts, None)[0].memory
+        };
+        let without = memory(json!({"layers": [0], "num_latents": 32}));
+        assert_eq!(without.evaluation_bytes, 0);
+        let with = memory(json!({"layers": [0], "num_latents": 32, "eval_fraction": 0.5}));
+        let model = 4 * (800 + 4 * 1000 + 100 * 8);
+        let logits = 3 * 4 * 32 * 8 * 100;
+        let weights = 4 * (2 * 32 * 8 + 32 + 8);
+        assert_eq!(with.evaluation_bytes, model + weights + logits);
+        assert_eq!(with.total_bytes(), with.evaluation_bytes);
     }
 }

@@ -57,6 +57,9 @@ pub struct Launch {
     pub device: String,
     /// Threads of a worker on the CPU; 0: all cores.
     pub threads: usize,
+    /// What a worker may be predicted to take of its device's memory; by default nine tenths of it.
+    /// Jobs that would take more side by side become several streams.
+    pub memory_bytes: Option<u64>,
 }
 
 /// What starts a worker.
@@ -74,6 +77,7 @@ impl Default for Launch {
             launcher: Launcher::Local,
             device: "auto".into(),
             threads: 0,
+            memory_bytes: None,
         }
     }
 }

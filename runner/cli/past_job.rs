@@ -1,0 +1,34 @@
+//! What an earlier run left of a job: its settings, and what its worker was told.
+
+use crate::error::CliError;
+use crate::worker_process::ORDER;
+use plan::TrainConfig;
+use std::fs;
+use std::path::Path;
+use store::JobDetails;
+use train::Order;
+
+/// The settings of a job.
+///
+/// # Errors
+/// A record that is damaged.
+pub(crate) fn config(job: &JobDetails) -> Result<TrainConfig, CliError> {
+    serde_json::from_value(job.config.clone()).map_err(|error| {
+        CliError::environment(format!("the settings of the job are damaged: {error}"))
+    })
+}
+
+/// What a job's worker was told last: it has every name resolved.
+///
+/// # Errors
+/// No worker was started yet, or its order is gone.
+pub(crate) fn last_order(runs_dir: &Path, job: &JobDetails) -> Result<Order, CliError> {
+    let dirs = job.stream_dirs.iter();
+    let orders = dirs.map(|dir| runs_dir.join(dir).join(ORDER));
+    let texts = orders.filter_map(|path| fs::read(path).ok());
+    let mut orders = texts.filter_map(|text| serde_json::from_slice(&text).ok());
+    orders.next().ok_or_else(|| {
+        let message = format!("the order of job `{}` is lost", job.job_id);
+        CliError::environment(message).with_hint("run its sweep again".to_owned())
+    })
+}

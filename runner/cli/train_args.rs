@@ -1,0 +1,152 @@
+//! The command line of `sae-run train`.
+
+use crate::args::RunOptions;
+use crate::config::Given;
+use crate::train_settings::SettingArgs;
+use clap::builder::BoolishValueParser;
+use hub::Token;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The options are those of `python -m sparsify` and mean the same; `-` and `_` are the same in \
+                  them. Settings that are not given come from `sae-run.toml` and variables such as \
+                  `SAE_RUN_TRAIN__K`, then from the defaults shown. SAEs are written to \
+                  SAVE_DIR/RUN_NAME/JOB/HOOKPOINT, where JOB is a name of the settings, so that the same \
+                  command goes on with its job and other settings begin another."
+)]
+pub(crate) struct TrainArgs {
+    /// Folder of a Hugging Face model, or the id of a model on the Hub.
+    pub(crate) model: String,
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
+    pub(crate) dataset: String,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
+    /// Token for the Hub; `HF_TOKEN` keeps it out of the list of processes. It is never stored.
+    #[arg(
+        long = "hf_token",
+        alias = "hf-token",
+        value_name = "TOKEN",
+        help_heading = "Model and data",
+        value_parser = parse_token
+    )]
+    pub(crate) hf_token: Option<Token>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten, next_help_heading = "Run")]
+    pub(crate) options: RunOptions,
+    #[command(flatten)]
+    launch: LaunchArgs,
+    #[command(flatten)]
+    pub(crate) compatibility: CompatibilityArgs,
+}
+
+/// Where the job lies.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Run")]
+pub(crate) struct PlaceArgs {
+    /// Name of the run and of its folder [default: unnamed]
+    #[arg(long = "run_name", alias = "run-name", value_name = "NAME")]
+    run_name: Option<String>,
+    /// Folder of the database and the jobs [default: checkpoints]
+    #[arg(long = "save_dir", alias = "save-dir", value_name = "FOLDER")]
+    save_dir: Option<String>,
+}
+
+/// How the worker is started.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Launch")]
+struct LaunchArgs {
+    /// `auto`, `cpu`, `cuda` or `cuda:N` [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Threads on the CPU; 0: all cores [default: 0]
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+}
+
+/// What sparsify has and this program has no use for.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Without effect here, for command lines of sparsify")]
+pub(crate) struct CompatibilityArgs {
+    /// A job always goes on from its last checkpoint; `--fresh` begins anew [off: --noresume]
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        overrides_with = "noresume"
+    )]
+    resume: Option<bool>,
+    #[arg(long, aliases = ["no-resume", "no_resume"], hide = true)]
+    noresume: bool,
+    /// Metrics are in SQLite: `sae-run sql` [off: --nolog_to_wandb]
+    #[arg(
+        long = "log_to_wandb",
+        alias = "log-to-wandb",
+        value_name = "true|false",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    _log_to_wandb: Option<bool>,
+    #[arg(
+        long = "nolog_to_wandb",
+        aliases = ["no-log_to_wandb", "no_log_to_wandb", "nolog-to-wandb", "no-log-to-wandb"],
+        hide = true
+    )]
+    _nolog_to_wandb: bool,
+    /// Metrics are in SQLite, as often as `--log_every` says
+    #[arg(
+        long = "wandb_log_frequency",
+        alias = "wandb-log-frequency",
+        value_name = "N"
+    )]
+    _wandb_log_frequency: Option<u64>,
+    /// Tokenising takes all cores; the tokens are those of one process of sparsify
+    #[arg(
+        long = "data_preprocessing_num_proc",
+        alias = "data-preprocessing-num-proc",
+        value_name = "N"
+    )]
+    _data_preprocessing_num_proc: Option<u64>,
+}
+
+impl TrainArgs {
+    /// Everything that was given and belongs into a sweep.
+    pub(crate) fn given(&self) -> Vec<Given> {
+        let text = |option: &str, path: &[&'static str], value: &Option<String>| {
+            let value = value.as_deref()?;
+            Some(Given::new(&format!("{option} {value}"), path, value))
+        };
+        let threads = self.launch.threads.map(|threads| {
+            let option = format!("--threads {threads}");
+            Given::new(&option, &["launch", "threads"], i64::from(threads))
+        });
+        let names = [
+            Given::new("MODEL", &["train", "model"], self.model.as_str()),
+            Given::new("DATASET", &["train", "dataset"], self.dataset.as_str()),
+        ];
+        let others = [
+            text("--run_name", &["name"], &self.place.run_name),
+            text("--save_dir", &["runs_dir"], &self.place.save_dir),
+            text("--device", &["launch", "device"], &self.launch.device),
+            threads,
+        ];
+        let settings = self.settings.given().iter().cloned();
+        names
+            .into_iter()
+            .chain(settings)
+            .chain(others.into_iter().flatten())
+            .collect()
+    }
+
+    /// Whether the user asked for a job that does not go on from where it was.
+    pub(crate) fn refuses_to_resume(&self) -> bool {
+        self.compatibility.noresume || self.compatibility.resume == Some(false)
+    }
+}
+
+fn parse_token(text: &str) -> Result<Token, &'static str> {
+    Token::new(text).ok_or("it is blank")
+}

@@ -1,0 +1,282 @@
+//! The settings of a job as options of `sae-run train`, under sparsify's names.
+
+use crate::config::{self, Given};
+use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+use toml::Value;
+
+/// What a setting is on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Flag,
+    Number,
+    Numbers,
+    Text,
+    Texts,
+}
+
+/// A setting as an option.
+struct Setting {
+    key: &'static str,
+    kind: Kind,
+    value_name: &'static str,
+    help: &'static str,
+}
+
+/// All of them but `model` and `dataset`, which need no option, in the order of `--help`.
+#[rustfmt::skip]
+const SETTINGS: &[(&str, &[Setting])] = &[
+    ("SAE", &[
+        Setting::new("activation", Kind::Text, "topk|groupmax", "How pre-activations become sparse"),
+        Setting::new("expansion_factor", Kind::Number, "N", "Latents per input dimension, where `num_latents` is 0"),
+        Setting::flag("normalize_decoder", "Keep the decoder's rows at unit norm"),
+        Setting::new("num_latents", Kind::Number, "N", "Number of latents; 0: by `expansion_factor`"),
+        Setting::new("k", Kind::Number, "N", "Latents a token may use"),
+        Setting::flag("multi_topk", "Add an eighth of the FVU of 4 k latents to the loss (Multi-TopK)"),
+        Setting::flag("skip_connection", "A linear path from input to output beside the latents"),
+        Setting::flag("transcode", "Predict the output of the hookpoint from its input"),
+        Setting::new("hookpoints", Kind::Texts, "PATTERN", "Modules to train on, as `fnmatch` patterns; by default every block"),
+        Setting::new("layers", Kind::Numbers, "N", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
+        Setting::new("layer_stride", Kind::Number, "N", "Take every N-th hookpoint"),
+        Setting::new("init_seeds", Kind::Numbers, "SEED", "Seeds of the initial weights; one SAE per hookpoint and seed"),
+    ]),
+    ("Training", &[
+        Setting::new("batch_size", Kind::Number, "N", "Sequences in a forward pass"),
+        Setting::new("grad_acc_steps", Kind::Number, "N", "Forward passes in an optimizer update"),
+        Setting::new("micro_acc_steps", Kind::Number, "N", "Parts into which a batch's activations are cut, to save memory"),
+        Setting::new("loss_fn", Kind::Text, "ce|fvu|kl", "What is minimised: FVU, or cross-entropy or KL divergence at the model's output"),
+        Setting::new("optimizer", Kind::Text, "adam|muon|signum", "How the weights are updated"),
+        Setting::new("lr", Kind::Number, "X", "Learning rate; by default by the optimizer's law"),
+        Setting::new("lr_warmup_steps", Kind::Number, "N", "Updates over which Adam's learning rate rises"),
+        Setting::new("k_decay_steps", Kind::Number, "N", "Updates over which the active latents fall from 10 d_in to `k`"),
+        Setting::new("auxk_alpha", Kind::Number, "X", "Weight of the loss that revives dead latents (AuxK)"),
+        Setting::new("dead_feature_threshold", Kind::Number, "N", "Tokens without firing after which a latent counts as dead"),
+        Setting::new("exclude_tokens", Kind::Numbers, "TOKEN", "Tokens whose activations are not trained on"),
+        Setting::new("finetune", Kind::Text, "FOLDER", "Begin with the SAEs in this folder"),
+        Setting::flag("distribute_modules", "Hold each SAE on one device only, in place of a copy on each"),
+        Setting::flag("evaluate", "Evaluate at the end, where there is data to evaluate on"),
+    ]),
+    ("Model and data", &[
+        Setting::new("revision", Kind::Text, "REVISION", "Branch, tag or commit of a model on the Hub"),
+        Setting::new("dtype", Kind::Text, "auto|float32|bfloat16|float16", "What the language model computes in"),
+        Setting::flag("load_in_8bit", "Hold the language model's linear weights in 8 bit"),
+        Setting::new("split", Kind::Text, "SPLIT", "Split of the data set"),
+        Setting::new("data_args", Kind::Text, "KEY=VALUE,...", "Further arguments of `load_dataset`: `name`, `data_dir`, `data_files`, `revision`"),
+        Setting::new("text_column", Kind::Text, "COLUMN", "Column that holds the text"),
+        Setting::new("ctx_len", Kind::Number, "N", "Length of a sequence, in tokens"),
+        Setting::new("max_examples", Kind::Number, "N", "Only the first N sequences after shuffling"),
+        Setting::new("shuffle_seed", Kind::Number, "SEED", "Seed of the shuffle"),
+        Setting::new("on_bad_row", Kind::Text, "fail|skip", "What to do about a row that cannot be used"),
+        Setting::new("bin_dtype", Kind::Text, "auto|uint16|uint32", "Width of the token ids in a `.bin` file"),
+        Setting::new("eval_fraction", Kind::Number, "X", "Fraction of the sequences to hold out for evaluation"),
+        Setting::new("eval_dataset", Kind::Text, "DATASET", "Data set to evaluate on"),
+        Setting::new("eval_split", Kind::Text, "SPLIT", "Split to evaluate on"),
+        Setting::new("eval_data_args", Kind::Text, "KEY=VALUE,...", "As `data_args`, for `eval_dataset`"),
+    ]),
+    ("Run", &[
+        Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N updates, and at the end"),
+        Setting::new("save_total_limit", Kind::Number, "N", "States for a resume that are kept of a job in training"),
+        Setting::flag("save_best", "Keep the best checkpoint beside the newest"),
+        Setting::new("log_every", Kind::Number, "N", "Report statistics after every N updates"),
+    ]),
+];
+
+/// The settings that were given on the command line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SettingArgs(Vec<Given>);
+
+impl SettingArgs {
+    pub(crate) fn given(&self) -> &[Given] {
+        &self.0
+    }
+}
+
+impl clap::Args for SettingArgs {
+    fn augment_args(command: Command) -> Command {
+        // Python's argparse takes the last of several, too.
+        let command = command.args_override_self(true);
+        let args = SETTINGS.iter().flat_map(|(heading, settings)| {
+            let args = settings.iter().flat_map(Setting::args);
+            args.map(|arg| arg.help_heading(*heading))
+        });
+        command.args(args)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = all_settings().filter_map(|setting| setting.given(matches));
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn all_settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().flat_map(|(_, settings)| *settings)
+}
+
+impl Setting {
+    const fn new(
+        key: &'static str,
+        kind: Kind,
+        value_name: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            key,
+            kind,
+            value_name,
+            help,
+        }
+    }
+
+    const fn flag(key: &'static str, help: &'static str) -> Self {
+        Self::new(key, Kind::Flag, "true|false", help)
+    }
+
+    /// The option, and for a flag the one that turns it off.
+    fn args(&self) -> impl Iterator<Item = Arg> {
+        let off = (self.kind == Kind::Flag).then(|| self.off());
+        [self.arg()].into_iter().chain(off)
+    }
+
+    fn arg(&self) -> Arg {
+        let arg = Arg::new(self.key)
+            .long(self.key)
+            .alias(self.key.replace('_', "-"))
+            .value_name(self.value_name)
+            .help(self.help_text());
+        let arg = if self.key == "k" { arg.short('k') } else { arg };
+        match self.kind {
+            Kind::Flag => arg
+                .num_args(0..=1)
+                .default_missing_value("true")
+                .value_parser(BoolishValueParser::new())
+                .overrides_with(self.off_id()),
+            Kind::Number => arg.allow_negative_numbers(true),
+            Kind::Numbers => arg.num_args(0..).allow_negative_numbers(true),
+            Kind::Text => arg,
+            Kind::Texts => arg.num_args(0..),
+        }
+    }
+
+    /// The option that turns a flag off.
+    fn off(&self) -> Arg {
+        let name = self.key;
+        let hyphens = name.replace('_', "-");
+        let spellings = [
+            format!("no-{name}"),
+            format!("no_{name}"),
+            format!("no{hyphens}"),
+            format!("no-{hyphens}"),
+        ];
+        Arg::new(self.off_id())
+            .long(self.off_id())
+            .aliases(spellings)
+            .action(ArgAction::SetTrue)
+            .overrides_with(self.key)
+            .hide(true)
+    }
+
+    fn off_id(&self) -> String {
+        format!("no{}", self.key)
+    }
+
+    fn help_text(&self) -> String {
+        let default = config::default_of(&["train", self.key]).unwrap_or_default();
+        let default = default.trim_matches(['"', '[', ']']);
+        let default = match default.is_empty() {
+            true => String::new(),
+            false => format!(" [default: {default}]"),
+        };
+        let off = match self.kind {
+            Kind::Flag => format!(" [off: --{}]", self.off_id()),
+            _ => String::new(),
+        };
+        format!("{}{default}{off}", self.help)
+    }
+
+    /// The setting as it was given; `None` where it was not.
+    fn given(&self, matches: &ArgMatches) -> Option<Given> {
+        let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        if self.kind == Kind::Flag {
+            let is_on = is_given(self.key).then(|| matches.get_one::<bool>(self.key));
+            let is_off = is_given(&self.off_id());
+            let value = is_on.flatten().copied().or(is_off.then_some(false))?;
+            return Some(self.with(&value.to_string(), Value::Boolean(value)));
+        }
+        if !is_given(self.key) {
+            return None;
+        }
+        let texts = matches.get_many::<String>(self.key).unwrap_or_default();
+        let texts: Vec<&str> = texts.map(String::as_str).collect();
+        let values = texts.iter().map(|text| match self.kind {
+            Kind::Number | Kind::Numbers => number(text),
+            _ => Value::from(*text),
+        });
+        let value = match self.kind {
+            Kind::Numbers | Kind::Texts => Value::Array(values.collect()),
+            _ => values.last()?,
+        };
+        Some(self.with(&texts.join(" "), value))
+    }
+
+    fn with(&self, shown: &str, value: Value) -> Given {
+        let option = format!("--{} {shown}", self.key);
+        Given::new(option.trim_end(), &["train", self.key], value)
+    }
+}
+
+/// A number as Python reads it; anything else stays text, which is refused with the setting's type.
+fn number(text: &str) -> Value {
+    let digits = text.replace('_', "");
+    let whole = digits.parse().map(Value::Integer);
+    let number = whole.or_else(|_| digits.parse().map(Value::Float));
+    number.unwrap_or_else(|_| Value::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plan::TrainConfig;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_setting_has_an_option() {
+        let options = all_settings().map(|setting| setting.key.to_owned());
+        let options: BTreeSet<_> = options.chain(["model".into(), "dataset".into()]).collect();
+        assert_eq!(options, TrainConfig::keys().into_iter().collect());
+    }
+
+    #[test]
+    fn kinds_are_those_of_the_defaults() {
+        let defaults = TrainConfig::default().to_map();
+        for Setting { key, kind, .. } in all_settings() {
+            let fits = match &defaults[*key] {
+                serde_json::Value::Bool(_) => *kind == Kind::Flag,
+                serde_json::Value::Number(_) => *kind == Kind::Number,
+                serde_json::Value::Array(_) => matches!(kind, Kind::Numbers | Kind::Texts),
+                serde_json::Value::Null => matches!(kind, Kind::Number | Kind::Text),
+                serde_json::Value::String(_) | serde_json::Value::Object(_) => *kind == Kind::Text,
+            };
+            assert!(fits, "{key} is {kind:?}, its default {}", defaults[*key]);
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_in_python() {
+        assert_eq!(number("10_000"), Value::Integer(10_000));
+        assert_eq!(number("-3"), Value::Integer(-3));
+        assert_eq!(number("5e-3"), Value::Float(0.005));
+        assert_eq!(number("many"), Value::from("many"));
+    }
+}

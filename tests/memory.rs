@@ -1,0 +1,48 @@
+//! Jobs that do not fit side by side, and a job that does not fit at all.
+
+use crate::common::Workspace;
+use serde_json::Value;
+
+fn plan(workspace: &Workspace, set: &[&str]) -> Value {
+    let args = [&["plan", "tiny.toml", "--json"][..], set].concat();
+    workspace.run(&args).succeeds().json()
+}
+
+fn total_bytes(stream: &Value) -> u64 {
+    let keys = ["model_bytes", "sae_bytes", "workspace_bytes"];
+    let bytes = keys.map(|key| stream["memory"][key].as_u64().unwrap());
+    bytes.iter().sum()
+}
+
+#[test]
+fn jobs_that_do_not_fit_side_by_side_are_trained_in_turns() {
+    let workspace = Workspace::with_tiny_sweep();
+    let whole = plan(&workspace, &[]);
+    assert_eq!(whole["streams"].as_array().unwrap().len(), 1);
+    let most_bytes = total_bytes(&whole["streams"][0]) * 3 / 4;
+    let limit = format!("launch.memory_bytes={most_bytes}");
+    let parts = plan(&workspace, &["--set", &limit]);
+    let parts = parts["streams"].as_array().unwrap();
+    assert!(parts.len() > 1, "{parts:?}");
+    assert!(parts.iter().all(|part| total_bytes(part) <= most_bytes));
+    assert_eq!(whole["jobs"].as_array().unwrap().len(), 8);
+    let sae = &whole["jobs"][0]["sae_memory"][0];
+    assert!(sae["weights_bytes"].as_u64().unwrap() > 0, "{sae}");
+
+    workspace.run(&["tiny.toml", "--set", &limit]).succeeds();
+    let in_turns = workspace.trained();
+    let together = Workspace::with_tiny_sweep();
+    together.run(&["tiny.toml"]).succeeds();
+    assert!(in_turns == together.trained(), "the same bits");
+}
+
+#[test]
+fn a_job_that_does_not_fit_is_told_of_and_tried() {
+    let workspace = Workspace::with_small_sweep();
+    let limit = ["tiny.toml", "--set", "launch.memory_bytes=1000"];
+    workspace.run(&limit).succeeds().remarks(&[
+        "is predicted to take",
+        "memory may run out",
+        "`micro_acc_steps`",
+    ]);
+}
