@@ -1,11 +1,11 @@
-//! Data sets in their formats and from the Hub, on the real binary.
+//! Data sets in their formats, on the real binary; in sweeps, and disturbed.
 
-use crate::common::{Outcome, Workspace, finish, fixture, replace_line, small_sweep, text};
-use ::hub::testing::{Access, HubServer};
+mod disturbed;
+mod in_sweeps;
+
+use crate::common::{Outcome, Workspace, fixture, text};
 use serde_json::{Value, json};
 use std::fs;
-
-const DATASET: &str = "org/texts";
 
 /// `sae-run data` with the tiny model's tokenizer, as JSON.
 fn describe(workspace: &Workspace, dataset: &str, args: &[&str]) -> Value {
@@ -79,6 +79,34 @@ fn the_sequences_are_written_in_training_order() {
         100 * 64 * 2
     );
     assert!(!workspace.path("some.bin.partial").exists());
+}
+
+/// The sequences of the only token file in the cache, in the order of the documents.
+fn cached_rows(workspace: &Workspace, n_row_bytes: usize) -> Vec<Vec<u8>> {
+    let cache = workspace.files("cache/tokens");
+    let mut tokens = cache.iter().filter(|(name, _)| name.ends_with(".tokens"));
+    let (_, (_, bytes)) = tokens.next().unwrap();
+    assert!(tokens.next().is_none());
+    // Behind the header.
+    let rows = bytes[128..].chunks(n_row_bytes);
+    rows.map(<[u8]>::to_vec).collect()
+}
+
+/// The order is that of `Dataset.shuffle`, as Python has recorded it.
+#[test]
+fn the_training_order_is_sparsifys() {
+    let workspace = Workspace::new();
+    let golden = fs::read_to_string(fixture("golden/tokens.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let golden = &golden["tiny_shuffled"];
+    let seed = golden["seed"].to_string();
+    let args = ["--shuffle-seed", &seed, "--out", "tokens.bin"];
+    describe(&workspace, text(&fixture("tiny.jsonl")), &args);
+    let rows = cached_rows(&workspace, 64 * 2);
+    let order = golden["rows"].as_array().unwrap().iter();
+    let order = order.map(|row| row.as_u64().unwrap() as usize);
+    let expected: Vec<_> = order.flat_map(|row| rows[row].clone()).collect();
+    assert!(fs::read(workspace.path("tokens.bin")).unwrap() == expected);
 }
 
 #[test]
@@ -167,197 +195,4 @@ fn a_file_that_cannot_be_written_leaves_nothing_behind() {
     fs::create_dir(workspace.path("taken.bin")).unwrap();
     data(&workspace, text(&dataset), &["--out", "taken.bin"]).refuses(&["taken.bin"]);
     assert!(!workspace.path("taken.bin.partial").exists());
-}
-
-/// With less room for files than the tokens need, as on a full disk.
-#[test]
-#[cfg(unix)]
-fn a_full_disk_while_tokenising_leaves_no_tokens_that_are_trusted() {
-    let workspace = Workspace::new();
-    let (model, dataset) = (fixture("tiny-llama"), fixture("tiny.jsonl"));
-    let args = ["data", text(&dataset), "--model", text(&model), "--json"];
-    let args = [&args[..], &["--ctx-len", "64"]].concat();
-    let whole = workspace.command(&args);
-    let mut limited = std::process::Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]);
-    limited.arg(whole.get_program()).args(whole.get_args());
-    limited.envs(
-        whole
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
-    );
-    limited.current_dir(workspace.path(""));
-    finish(limited)
-        .refuses(&["cannot write", ".partial"])
-        .hints("is there space?");
-    let is_trusted = |path: &String| path.ends_with(".tokens");
-    assert!(!workspace.files("cache").keys().any(is_trusted));
-
-    let described = workspace.run(&args).succeeds().json();
-    assert_eq!(described["n_sequences"], json!(1025));
-}
-
-/// A Hub with a data set of two splits.
-fn with_hub() -> (HubServer, Workspace) {
-    let server = HubServer::start();
-    let workspace = Workspace::new();
-    let whole = fs::read_to_string(fixture("tiny.jsonl")).unwrap();
-    let lines: Vec<_> = whole.lines().collect();
-    workspace.write("source/README.md", "---\nlicense: mit\n---\nTexts.\n");
-    workspace.write(
-        "source/data/train-00000-of-00002.jsonl",
-        lines[..300].join("\n"),
-    );
-    workspace.write(
-        "source/data/train-00001-of-00002.jsonl",
-        lines[300..].join("\n"),
-    );
-    workspace.write(
-        "source/data/test-00000-of-00001.jsonl",
-        lines[..100].join("\n"),
-    );
-    server.add_dataset(DATASET, &workspace.path("source"));
-    (server, workspace)
-}
-
-fn with_endpoint(server: &HubServer, workspace: &Workspace, args: &[&str]) -> Outcome {
-    workspace.run_with(&[("HF_ENDPOINT", &server.url())], args)
-}
-
-fn sweep_on(dataset: &str) -> String {
-    replace_line(&small_sweep(), "dataset", &format!("dataset = '{dataset}'"))
-}
-
-#[test]
-fn a_sweep_on_a_data_set_of_the_hub() {
-    let (server, workspace) = with_hub();
-    workspace.write("tiny.toml", sweep_on(DATASET));
-    with_endpoint(&server, &workspace, &["plan", "tiny.toml"]).succeeds();
-    let requests = server.requests();
-    let is_data = |target: &str| target.contains("/resolve/") && target.contains(".jsonl");
-    assert!(
-        !requests.iter().any(|request| is_data(&request.target)),
-        "{requests:?}"
-    );
-
-    with_endpoint(&server, &workspace, &["tiny.toml"]).succeeds();
-    assert_eq!(workspace.sql_value("SELECT count(*) FROM result"), json!(3));
-    let requests = server.requests();
-    let is_other_split = |target: &str| is_data(target) && target.contains("test-");
-    assert!(
-        !requests
-            .iter()
-            .any(|request| is_other_split(&request.target)),
-        "{requests:?}"
-    );
-
-    // The same sequences as from the same text on this machine, so the same weights.
-    let local = Workspace::with_small_sweep();
-    local.run(&["tiny.toml"]).succeeds();
-    let saes = |workspace: &Workspace| {
-        let files = workspace.trained().into_iter();
-        let mut saes: Vec<_> = files
-            .filter(|(path, _)| path.ends_with("sae.safetensors"))
-            .map(|(_, bytes)| bytes)
-            .collect();
-        saes.sort_unstable();
-        saes
-    };
-    assert!(saes(&workspace) == saes(&local));
-
-    drop(server);
-    let offline = workspace.run_with(&[("HF_HUB_OFFLINE", "1")], &["tiny.toml"]);
-    offline.succeeds().remarks(&["all 2 jobs are done already"]);
-}
-
-#[test]
-fn splits_and_refusals_of_the_hub() {
-    let (server, workspace) = with_hub();
-    let model = fixture("tiny-llama");
-    let ask = |dataset: &str, args: &[&str]| {
-        let fixed = [
-            "data",
-            dataset,
-            "--model",
-            text(&model),
-            "--ctx-len",
-            "64",
-            "--json",
-        ];
-        with_endpoint(&server, &workspace, &[&fixed[..], args].concat())
-    };
-    let test = ask(DATASET, &["--split", "test"]).succeeds().json();
-    assert_eq!(test["n_documents"], json!(100));
-    ask(DATASET, &["--split", "validation"])
-        .refuses(&["validation"])
-        .hints("test");
-    ask("org/none", &[]).refuses(&["data set `org/none`"]);
-    server.restrict(DATASET, Access::Gated);
-    ask(DATASET, &["--split", "train"]).refuses(&["`org/texts`"]);
-}
-
-#[test]
-fn tokens_are_held_out_the_same_way_for_all_jobs() {
-    let workspace = Workspace::new();
-    let sweep = replace_line(
-        &small_sweep(),
-        "ctx_len",
-        "ctx_len = 64\neval_fraction = 0.25",
-    );
-    workspace.write("tiny.toml", sweep);
-    workspace.run(&["tiny.toml"]).succeeds();
-    let with = workspace.trained();
-    let plain = Workspace::with_small_sweep();
-    plain.run(&["tiny.toml"]).succeeds();
-    let ids = |workspace: &Workspace| workspace.sql("SELECT job_id FROM job ORDER BY job_id");
-    assert_ne!(
-        ids(&workspace),
-        ids(&plain),
-        "what is trained on is part of the id"
-    );
-    assert!(with != plain.trained());
-}
-
-#[test]
-fn the_hub_is_not_needed_for_what_is_in_the_cache() {
-    let (server, workspace) = with_hub();
-    let model = fixture("tiny-llama");
-    let args = ["data", DATASET, "--model", text(&model), "--json"];
-    let args = [&args[..], &["--ctx-len", "64"]].concat();
-    let offline = |set: &str| workspace.run_with(&[("HF_HUB_OFFLINE", set)], &args);
-    offline("1")
-        .refuses(&["`org/texts`", "is not in the cache"])
-        .hints("HF_HUB_OFFLINE");
-    let first = with_endpoint(&server, &workspace, &args).succeeds().json();
-    assert_eq!(offline("1").succeeds().json(), first);
-    let url = server.url();
-    drop(server);
-    let without_network = workspace.run_with(&[("HF_ENDPOINT", &url)], &args);
-    assert_eq!(without_network.succeeds().json(), first);
-}
-
-#[test]
-fn data_to_evaluate_on_is_prepared_before_training() {
-    let workspace = Workspace::with_small_sweep();
-    let whole = fs::read_to_string(fixture("tiny.jsonl")).unwrap();
-    let some: Vec<_> = whole.lines().take(200).collect();
-    workspace.write("other.jsonl", some.join("\n"));
-    let with = |set: &str| workspace.run(&["tiny.toml", "--set", set]);
-    with("train.eval_split=test")
-        .refuses(&["test"])
-        .hints("train");
-    with("train.eval_dataset=none.jsonl").refuses(&["`none.jsonl`"]);
-    workspace.write("short.jsonl", "{\"text\": \"short\"}\n");
-    with("train.eval_dataset=short.jsonl").refuses(&["short.jsonl", "no sequence"]);
-    assert!(workspace.trained().is_empty());
-
-    with("train.eval_dataset=other.jsonl").succeeds();
-    let n_tokens_files = || {
-        let files = workspace.files("cache").into_keys();
-        files.filter(|path| path.ends_with(".tokens")).count()
-    };
-    assert_eq!(n_tokens_files(), 2);
-    with("train.eval_dataset=other.jsonl")
-        .succeeds()
-        .remarks(&["all 2 jobs are done already"]);
 }

@@ -1,5 +1,7 @@
 //! `sae-run data`: the tokens of a data set, made, described and written out.
 
+mod stop_wish;
+
 use crate::args::DataArgs;
 use crate::error::CliError;
 use crate::expand::Inputs;
@@ -14,12 +16,14 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use stop_wish::{STOPPED, StopWish};
 use train::TrainError;
 
 /// Characters of the first sequence that are shown.
 const SHOWN_CHARS: usize = 300;
 
-/// Prepares the tokens of a data set and describes them.
+/// Prepares the tokens of a data set and describes them. A signal stops it in a way that the same
+/// command goes on from.
 ///
 /// # Errors
 /// A data set or model that cannot be used, or a file that cannot be written.
@@ -30,7 +34,10 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
     inputs.of(&config)?;
     inputs.fetch_data(&config, args.quiet)?;
     let spec = inputs.tokens(&config, &config.train_data());
-    let tokens = tokenise(&spec, &folders.cache, args.quiet)?;
+    let Some(tokens) = tokenise_or_stop(&spec, &folders.cache, args.quiet)? else {
+        table::note("stopped; run the same command again to go on");
+        return Ok(STOPPED);
+    };
     let described = Description::new(&config, &spec, &tokens);
     if let Some(out) = &args.out {
         write_out(out, &tokens, &described.order)?;
@@ -66,6 +73,20 @@ fn config(args: &DataArgs) -> Result<TrainConfig, CliError> {
     Ok(config)
 }
 
+/// The tokens of a data set, with a bar while they are made unless `quiet`; `None` where a signal came.
+fn tokenise_or_stop(
+    spec: &TokenSpec,
+    cache_dir: &Path,
+    quiet: bool,
+) -> Result<Option<Tokens>, CliError> {
+    let stop = StopWish::listen()?;
+    let tokens = Tokens::open_or_build(spec, cache_dir, &mut shown(quiet, || stop.is_set()));
+    match tokens {
+        Err(DataError::Stopped) => Ok(None),
+        tokens => Ok(Some(tokens.map_err(TrainError::from)?)),
+    }
+}
+
 /// The tokens of a data set, with a bar while they are made unless `quiet`.
 ///
 /// # Errors
@@ -75,31 +96,72 @@ pub(crate) fn tokenise(
     cache_dir: &Path,
     quiet: bool,
 ) -> Result<Tokens, CliError> {
-    let bar = match io::stderr().is_terminal() && !quiet {
-        true => ProgressBar::no_length(),
-        false => ProgressBar::hidden(),
-    };
-    let template = "tokenising {bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left, {msg}";
-    let bar = bar.with_style(progress::style(template));
-    let tokens = Tokens::open_or_build(spec, cache_dir, &mut |progress| {
-        match progress {
-            BuildProgress::Tokenised {
-                n_tokens,
-                n_bytes_read,
-                n_bytes_total,
-                ..
-            } => {
-                bar.set_length(n_bytes_total);
-                bar.set_position(n_bytes_read);
-                bar.set_message(format!("{} tokens", HumanCount(n_tokens)));
-            }
-            other if quiet => drop(other),
-            other => bar.suspend(|| table::note(&other.to_string())),
-        }
-        ControlFlow::Continue(())
-    });
-    bar.finish_and_clear();
+    let tokens = Tokens::open_or_build(spec, cache_dir, &mut shown(quiet, || false));
     Ok(tokens.map_err(TrainError::from)?)
+}
+
+/// Shows progress as long as `is_stopped` says no.
+fn shown(
+    quiet: bool,
+    is_stopped: impl Fn() -> bool,
+) -> impl FnMut(BuildProgress) -> ControlFlow<()> {
+    let mut shown = Shown::new(quiet);
+    move |progress| {
+        shown.show(progress);
+        match is_stopped() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// How far the tokens are: a bar on standard error, and remarks.
+struct Shown {
+    bar: ProgressBar,
+    is_quiet: bool,
+    has_said_to_wait: bool,
+}
+
+impl Shown {
+    fn new(is_quiet: bool) -> Self {
+        let bar = match io::stderr().is_terminal() && !is_quiet {
+            true => ProgressBar::no_length(),
+            false => ProgressBar::hidden(),
+        };
+        let template =
+            "tokenising {bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left, {msg}";
+        Self {
+            bar: bar.with_style(progress::style(template)),
+            is_quiet,
+            has_said_to_wait: false,
+        }
+    }
+
+    fn show(&mut self, progress: BuildProgress) {
+        if let BuildProgress::Tokenised {
+            n_tokens,
+            n_bytes_read,
+            n_bytes_total,
+            ..
+        } = progress
+        {
+            self.bar.set_length(n_bytes_total);
+            self.bar.set_position(n_bytes_read);
+            let n_tokens = HumanCount(n_tokens);
+            return self.bar.set_message(format!("{n_tokens} tokens"));
+        }
+        let is_said = progress == BuildProgress::Waiting
+            && std::mem::replace(&mut self.has_said_to_wait, true);
+        if !self.is_quiet && !is_said {
+            self.bar.suspend(|| table::note(&progress.to_string()));
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// What there is to know of the tokens of a data set.

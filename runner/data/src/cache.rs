@@ -1,82 +1,18 @@
 //! Making token files, and finding them again.
 
-use crate::chunk::{Totals, visit_text};
+use crate::build_progress::{Progress, go_on};
+use crate::chunk::{Cutting, Totals};
 use crate::digest::{DigestCache, TokenSpec};
 use crate::rows::visit_token_ids;
 use crate::writer::TokenWriter;
-use crate::{DataError, Documents, Tokenizer, Tokens};
-use std::fmt;
+use crate::{BuildProgress, DataError, Documents, Tokenizer, Tokens};
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// What happens while token data is made. Nothing is reported when it is there already.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BuildProgress {
-    /// Another process makes the same token data; its result will be used.
-    Waiting,
-    /// A token file that cannot be used is replaced.
-    Discarded {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// An earlier process was stopped after so many documents; the work goes on there.
-    Resumed {
-        /// Documents that it had tokenised.
-        n_documents: u64,
-    },
-    /// Documents have been tokenised.
-    Tokenised {
-        /// Documents so far.
-        n_documents: u64,
-        /// Tokens so far, separators and dropped pieces included.
-        n_tokens: u64,
-        /// Sequences so far.
-        n_sequences: u64,
-        /// Bytes of the data files read so far.
-        n_bytes_read: u64,
-        /// Bytes of all data files.
-        n_bytes_total: u64,
-    },
-    /// All is tokenised, without some bad rows.
-    Skipped {
-        /// How many.
-        n_rows: u64,
-        /// What is wrong with the first one.
-        first: String,
-    },
-}
-
-impl fmt::Display for BuildProgress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting => {
-                f.write_str("waiting for another process that tokenises the same data")
-            }
-            Self::Discarded { path, problem } => {
-                let path = path.display();
-                write!(f, "`{path}` is made anew: {problem}")
-            }
-            Self::Resumed { n_documents } => {
-                write!(f, "tokenising goes on after {n_documents} documents")
-            }
-            Self::Tokenised {
-                n_documents,
-                n_tokens,
-                ..
-            } => write!(f, "{n_documents} documents, {n_tokens} tokens"),
-            Self::Skipped { n_rows, first } => {
-                write!(f, "{n_rows} bad rows are left out; the first one: {first}")
-            }
-        }
-    }
-}
-
-/// Told of the progress; breaks to stop.
-type Progress<'a> = &'a mut dyn FnMut(BuildProgress) -> ControlFlow<()>;
+/// Time between two looks whether another process is done.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Tokens {
     /// The token data of `spec`: opened where `cache_dir` has it, else made and kept there.
@@ -95,22 +31,18 @@ impl Tokens {
     ) -> Result<Self, DataError> {
         let files = DigestCache::new(cache_dir);
         let place = Place::new(cache_dir, &spec.digest(&files)?);
-        if let Ok(Some(tokens)) = Self::open(&place.path, &place.digest) {
-            return Ok(tokens);
-        }
-        std::fs::create_dir_all(&place.folder).map_err(DataError::io("create", &place.folder))?;
-        let lock = place.lock(progress)?;
-        match Self::open(&place.path, &place.digest) {
-            Ok(Some(tokens)) => return Ok(tokens),
-            Ok(None) => {}
-            Err(defect) => {
-                let path = place.path.clone();
-                let problem = defect.to_string();
-                go_on(progress(BuildProgress::Discarded { path, problem }))?;
+        let (tokens, first) = match Self::open(&place.path, &place.digest) {
+            Ok(Some(tokens)) => (tokens, None),
+            _ => {
+                let first = place.wait_or_build(spec, &files, progress)?;
+                (Self::find(cache_dir, &place.name)?, first)
             }
+        };
+        let n_rows = tokens.counts().n_skipped;
+        if n_rows > 0 {
+            go_on(progress(BuildProgress::Skipped { n_rows, first }))?;
         }
-        place.build(spec, &files, lock.is_some(), progress)?;
-        Self::find(cache_dir, &place.name)
+        Ok(tokens)
     }
 
     /// The token data of the spec with this digest, which has been made before.
@@ -149,6 +81,28 @@ impl Place {
         }
     }
 
+    /// Makes the token file where no other process has done so meanwhile. Gives what is wrong with the
+    /// first row that was left out.
+    fn wait_or_build(
+        &self,
+        spec: &TokenSpec,
+        files: &DigestCache,
+        progress: Progress<'_>,
+    ) -> Result<Option<String>, DataError> {
+        std::fs::create_dir_all(&self.folder).map_err(DataError::io("create", &self.folder))?;
+        let lock = self.lock(progress)?;
+        match Tokens::open(&self.path, &self.digest) {
+            Ok(Some(_)) => return Ok(None),
+            Ok(None) => {}
+            Err(defect) => {
+                let path = self.path.clone();
+                let problem = defect.to_string();
+                go_on(progress(BuildProgress::Discarded { path, problem }))?;
+            }
+        }
+        self.build(spec, files, lock.is_some(), progress)
+    }
+
     /// Waits until no other process makes this data. `None` on file systems without locks: work
     /// may be done twice there, but the files stay right.
     fn lock(&self, progress: Progress<'_>) -> Result<Option<File>, DataError> {
@@ -159,18 +113,16 @@ impl Place {
             .write(true)
             .open(&path)
             .map_err(DataError::io("create", &path))?;
-        let locked = match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                go_on(progress(BuildProgress::Waiting))?;
-                file.lock()
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => go_on(progress(BuildProgress::Waiting))?,
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                    return Ok(None);
+                }
+                Err(TryLockError::Error(error)) => return Err(DataError::io("lock", path)(error)),
             }
-            Err(TryLockError::Error(error)) => Err(error),
-            Ok(()) => Ok(()),
-        };
-        match locked {
-            Ok(()) => Ok(Some(file)),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
-            Err(error) => Err(DataError::io("lock", path)(error)),
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -181,14 +133,14 @@ impl Place {
     }
 
     /// Makes the token file, from where an earlier process was stopped. What is written is kept
-    /// where going on with it may help.
+    /// where going on with it may help. Gives what is wrong with the first row that was left out.
     fn build(
         &self,
         spec: &TokenSpec,
         files: &DigestCache,
         is_locked: bool,
         progress: Progress<'_>,
-    ) -> Result<(), DataError> {
+    ) -> Result<Option<String>, DataError> {
         let documents = Documents::open(spec.files.clone(), spec.rows.clone())?;
         let partial = self.partial(is_locked);
         let (mut writer, start) = TokenWriter::open(&partial, spec.rows.ctx_len, spec.vocab_size)?;
@@ -208,13 +160,19 @@ impl Place {
         );
         let is_as_before = || spec.digest(files).map(|digest| digest == self.name);
         match tokenised {
-            Ok(totals) if is_as_before()? => writer.publish(&totals, self.digest, &self.path),
+            Ok(totals) if is_as_before()? => {
+                writer.publish(&totals, self.digest, &self.path)?;
+                Ok(totals.first_skipped)
+            }
             Ok(_) => {
                 writer.discard();
                 let name = spec.files.name.clone();
                 Err(DataError::DatasetChanged { name })
             }
-            Err(DataError::Stopped) => writer.note(&reached).and(Err(DataError::Stopped)),
+            Err(DataError::Stopped) => {
+                writer.note(&reached)?;
+                Err(DataError::Stopped)
+            }
             Err(error @ DataError::Io { .. }) => Err(error),
             Err(error) => {
                 writer.discard();
@@ -246,37 +204,15 @@ fn tokenise(
     let visit = &mut |token_ids: &[u32], totals: &Totals| {
         check_vocabulary(token_ids, tokenizer.as_ref(), spec)?;
         write(token_ids, totals)?;
-        go_on(progress(so_far(totals, n_bytes_total)))
+        go_on(progress(BuildProgress::so_far(totals, n_bytes_total)))
     };
     let (ctx_len, on_bad_row) = (spec.rows.ctx_len, spec.rows.on_bad_row);
     let totals = match &tokenizer {
-        Some(tokenizer) => visit_text(documents, tokenizer, ctx_len, start, visit),
+        Some(tokenizer) => Cutting::new(tokenizer, ctx_len).visit(documents, start, visit),
         None => visit_token_ids(documents, ctx_len, on_bad_row, start, visit),
     }?;
     totals.check(&spec.files.name, ctx_len)?;
-    if totals.n_skipped > 0 {
-        let first = totals.first_skipped.clone().unwrap_or_default();
-        let n_rows = totals.n_skipped;
-        go_on(progress(BuildProgress::Skipped { n_rows, first }))?;
-    }
     Ok(totals)
-}
-
-fn go_on(flow: ControlFlow<()>) -> Result<(), DataError> {
-    match flow {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(DataError::Stopped),
-    }
-}
-
-fn so_far(totals: &Totals, n_bytes_total: u64) -> BuildProgress {
-    BuildProgress::Tokenised {
-        n_documents: totals.n_documents,
-        n_tokens: totals.n_tokens,
-        n_sequences: totals.n_sequences,
-        n_bytes_read: totals.n_bytes_read,
-        n_bytes_total,
-    }
 }
 
 fn check_vocabulary(
@@ -315,6 +251,7 @@ mod tests {
         tiny_spec,
     };
     use plan::OnBadRow;
+    use std::ops::ControlFlow;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     type Damage = fn(&mut Vec<u8>);
@@ -505,18 +442,23 @@ mod tests {
         std::fs::create_dir_all(&place.folder).unwrap();
         let mut lock = place.lock(&mut |_| panic!("nobody else has it")).unwrap();
         let files = DigestCache::new(cache.path());
+        let stopped = Tokens::open_or_build(&tiny_spec(), cache.path(), &mut |report| {
+            assert_eq!(report, BuildProgress::Waiting);
+            ControlFlow::Break(())
+        });
+        assert!(matches!(stopped, Err(DataError::Stopped)), "{stopped:?}");
         let mut reports = Vec::new();
         let tokens = Tokens::open_or_build(&tiny_spec(), cache.path(), &mut |report| {
             reports.push(report);
-            let built = place.build(&tiny_spec(), &files, true, &mut |_| {
-                ControlFlow::Continue(())
-            });
-            built.unwrap();
-            lock.take();
+            if reports.len() == 2 {
+                let go_on = &mut |_| ControlFlow::Continue(());
+                place.build(&tiny_spec(), &files, true, go_on).unwrap();
+                lock.take();
+            }
             ControlFlow::Continue(())
         });
         assert_eq!(tokens.unwrap().n_sequences(), 1025);
-        assert_eq!(reports, [BuildProgress::Waiting]);
+        assert_eq!(reports, [BuildProgress::Waiting, BuildProgress::Waiting]);
     }
 
     #[test]
@@ -606,14 +548,21 @@ mod tests {
         assert!(error.hint().unwrap().contains("set ctx_len to 1"));
 
         let (_folder, spec) = tokenised_spec(rows, OnBadRow::Skip);
-        let (tokens, reports) = build(&spec, folder_with(&[]).path());
+        let cache = folder_with(&[]);
+        let (tokens, reports) = build(&spec, cache.path());
         assert_eq!(all_sequences(&tokens), [[1, 2, 3], [5, 6, 7]]);
         assert_eq!(tokens.counts().n_skipped, 1);
-        let last = reports.last().unwrap();
-        let end = "has 1 token ids; ctx_len is 3";
+        let text = reports.last().unwrap().to_string();
         assert!(
-            matches!(last, BuildProgress::Skipped { n_rows: 1, first } if first.ends_with(end))
+            text.starts_with("1 bad rows are left out; the first one: row 2"),
+            "{text}"
         );
+        assert!(text.ends_with("has 1 token ids; ctx_len is 3"), "{text}");
+
+        let (_, reports) = build(&spec, cache.path());
+        let (n_rows, first) = (1, None);
+        assert_eq!(reports, [BuildProgress::Skipped { n_rows, first }]);
+        assert_eq!(reports[0].to_string(), "1 bad rows are left out");
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub const DOCUMENTS_PER_BATCH: u64 = 2048;
 const PIECE_BYTES: usize = 1 << 18;
 
 /// Threads that tokenise at most: the library shares its cache of words among them.
-const MAX_THREADS: usize = 32;
+pub const MAX_THREADS: usize = 32;
 
 /// The whole data set as sequences of exactly `ctx_len` tokens, one after the other.
 ///
@@ -35,7 +35,8 @@ pub fn chunk_and_tokenize(
         sequences.extend(ids.chunks_exact(ctx_len).map(<[u32]>::to_vec));
         Ok(())
     };
-    let totals = visit_text(documents, tokenizer, ctx_len, Totals::default(), visit)?;
+    let cutting = Cutting::new(tokenizer, ctx_len);
+    let totals = cutting.visit(documents, Totals::default(), visit)?;
     totals.check(&name, ctx_len)?;
     Ok(sequences)
 }
@@ -84,40 +85,61 @@ impl Totals {
     }
 }
 
-/// [`chunk_and_tokenize`] from `start` on, piece by piece. Memory depends on the longest document
-/// and the number of threads, not on the data set; but for tokenizers whose batches cannot be taken
-/// apart, which need the text of a batch for each thread.
-pub(crate) fn visit_text(
-    documents: Documents,
-    tokenizer: &Tokenizer,
+/// How text is cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cutting<'a> {
+    tokenizer: &'a Tokenizer,
     ctx_len: usize,
-    start: Totals,
-    visit: Visit<'_>,
-) -> Result<Totals, DataError> {
-    tokenizer.check_ctx_len(ctx_len)?;
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let pieces = Pieces::new(documents, tokenizer, start.n_documents);
-    let encode = |piece: Result<Piece, DataError>| piece?.encode(tokenizer);
-    let mut cutter = tokenizer.cutter(ctx_len);
-    let mut totals = start;
-    let mut sequences = Vec::new();
-    map_in_order(pieces, n_threads.min(MAX_THREADS), encode, |piece| {
-        let piece = piece?;
-        sequences.clear();
-        cutter.push(&piece.token_ids, &mut sequences);
-        totals.is_resumable = piece.ends_batch;
-        if piece.ends_batch {
-            totals.n_dropped_tokens += cutter.finish(&mut sequences) as u64;
+    n_threads: usize,
+}
+
+impl<'a> Cutting<'a> {
+    /// On all cores, up to [`MAX_THREADS`].
+    pub(crate) fn new(tokenizer: &'a Tokenizer, ctx_len: usize) -> Self {
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            tokenizer,
+            ctx_len,
+            n_threads: n_cores.min(MAX_THREADS),
         }
-        totals.n_documents += piece.read.n_documents;
-        totals.n_tokens += piece.token_ids.len() as u64;
-        totals.n_sequences += (sequences.len() / ctx_len) as u64;
-        totals.n_bytes_read = piece.read.n_bytes_read;
-        totals.n_skipped = piece.read.n_skipped;
-        totals.first_skipped = piece.read.first_skipped;
-        visit(&sequences, &totals)
-    })?;
-    Ok(totals)
+    }
+
+    /// [`chunk_and_tokenize`] from `start` on, piece by piece. Memory depends on the longest document
+    /// and the number of threads, not on the data set; but for tokenizers whose batches cannot be
+    /// taken apart, which need the text of a batch for each thread.
+    pub(crate) fn visit(
+        self,
+        documents: Documents,
+        start: Totals,
+        visit: Visit<'_>,
+    ) -> Result<Totals, DataError> {
+        let Self {
+            tokenizer, ctx_len, ..
+        } = self;
+        tokenizer.check_ctx_len(ctx_len)?;
+        let pieces = Pieces::new(documents, tokenizer, start.n_documents);
+        let encode = |piece: Result<Piece, DataError>| piece?.encode(tokenizer);
+        let mut cutter = tokenizer.cutter(ctx_len);
+        let mut totals = start;
+        let mut sequences = Vec::new();
+        map_in_order(pieces, self.n_threads, encode, |piece| {
+            let piece = piece?;
+            sequences.clear();
+            cutter.push(&piece.token_ids, &mut sequences);
+            totals.is_resumable = piece.ends_batch;
+            if piece.ends_batch {
+                totals.n_dropped_tokens += cutter.finish(&mut sequences) as u64;
+            }
+            totals.n_documents += piece.read.n_documents;
+            totals.n_tokens += piece.token_ids.len() as u64;
+            totals.n_sequences += (sequences.len() / ctx_len) as u64;
+            totals.n_bytes_read = piece.read.n_bytes_read;
+            totals.n_skipped = piece.read.n_skipped;
+            totals.first_skipped = piece.read.first_skipped;
+            visit(&sequences, &totals)
+        })?;
+        Ok(totals)
+    }
 }
 
 /// What was read of the documents when a piece of text was complete.
@@ -304,6 +326,38 @@ mod tests {
         let folder = dataset_of(many_documents());
         let sequences = sequences_of(folder.path(), &tiny_tokenizer(), 48).unwrap();
         assert_golden(&sequences, &golden()["many_documents"]);
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let folder = dataset_of(many_documents());
+        let tokenizers = ["byte-bpe", "eos-lstrip"].map(|name| {
+            let tokenizer = Tokenizer::from_dir(&fixture("data").join(name)).unwrap();
+            (tokenizer.is_separable(), tokenizer)
+        });
+        assert!(tokenizers[0].0 && !tokenizers[1].0);
+        for (_, tokenizer) in &tokenizers {
+            let on = |n_threads| {
+                let mut visits = (Vec::new(), Vec::new());
+                let cutting = Cutting {
+                    n_threads,
+                    ..Cutting::new(tokenizer, 48)
+                };
+                let visit = &mut |ids: &[u32], totals: &Totals| {
+                    visits.0.extend_from_slice(ids);
+                    visits.1.push(totals.clone());
+                    Ok(())
+                };
+                let documents = documents(folder.path());
+                cutting.visit(documents, Totals::default(), visit).unwrap();
+                visits
+            };
+            let one = on(1);
+            assert!(one.1.len() > 2, "several pieces");
+            for n_threads in [2, 7] {
+                assert!(on(n_threads) == one, "{n_threads} threads");
+            }
+        }
     }
 
     #[test]

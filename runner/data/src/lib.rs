@@ -7,6 +7,7 @@
 //! 1.3.3 with one process.
 
 mod batches;
+mod build_progress;
 mod cache;
 mod chunk;
 mod digest;
@@ -30,8 +31,8 @@ mod fixtures;
 mod golden;
 
 pub use batches::{BatchSpec, Batches, Shard, held_out, included, training_order};
-pub use cache::BuildProgress;
-pub use chunk::{DOCUMENTS_PER_BATCH, chunk_and_tokenize};
+pub use build_progress::BuildProgress;
+pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
 pub use digest::{DigestCache, TokenSpec};
 pub use error::DataError;
 pub use evaluation::EvalSequences;

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Written between two entries of the journal, at least.
-const JOURNAL_EVERY_BYTES: u64 = 64 << 20;
+/// Time between two entries of the journal, at least: each of them waits for the disk. The first one
+/// is written as soon as there is something to go on from.
+const JOURNAL_EVERY: Duration = Duration::from_secs(3);
 
 /// Writes sequences after a header that is filled in at the end. Beside the file lies a journal: how
 /// far it is complete and synced. What lies behind that counts for nothing.
@@ -20,7 +22,7 @@ pub(crate) struct TokenWriter {
     file: BufWriter<File>,
     id_bytes: u32,
     ctx_len: u64,
-    n_unsynced_bytes: u64,
+    last_entry: Option<Instant>,
 }
 
 /// An entry of the journal; the whole file is one.
@@ -62,7 +64,7 @@ impl TokenWriter {
             file: BufWriter::with_capacity(1 << 20, file),
             id_bytes,
             ctx_len: ctx_len as u64,
-            n_unsynced_bytes: 0,
+            last_entry: None,
         };
         Ok((writer, totals))
     }
@@ -70,11 +72,15 @@ impl TokenWriter {
     /// Appends token ids; `totals` are those with them included.
     pub(crate) fn append(&mut self, token_ids: &[u32], totals: &Totals) -> Result<(), DataError> {
         self.write(token_ids).map_err(self.error())?;
-        self.n_unsynced_bytes += token_ids.len() as u64 * u64::from(self.id_bytes);
-        if totals.is_resumable && self.n_unsynced_bytes >= JOURNAL_EVERY_BYTES {
+        if totals.is_resumable && self.is_entry_due() {
             self.note(totals)?;
         }
         Ok(())
+    }
+
+    fn is_entry_due(&self) -> bool {
+        self.last_entry
+            .is_none_or(|last| last.elapsed() >= JOURNAL_EVERY)
     }
 
     fn write(&mut self, token_ids: &[u32]) -> io::Result<()> {
@@ -103,7 +109,7 @@ impl TokenWriter {
         let beside = self.journal.with_added_extension("new");
         let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &self.journal));
         written.map_err(DataError::io("write", &self.journal))?;
-        self.n_unsynced_bytes = 0;
+        self.last_entry = Some(Instant::now());
         Ok(())
     }
 
@@ -217,8 +223,8 @@ mod tests {
         let folder = folder_with(&[]);
         let (partial, path) = (folder.path().join("a.partial"), folder.path().join("a"));
         let (mut writer, _) = TokenWriter::open(&partial, 2, 300).unwrap();
+        // The first entry is due at once, the next one after a while.
         writer.append(&[1, 2], &totals(1)).unwrap();
-        writer.note(&totals(1)).unwrap();
         writer.append(&[3, 4], &totals(2)).unwrap();
         drop(writer);
         let (mut writer, done) = TokenWriter::open(&partial, 2, 300).unwrap();
@@ -227,6 +233,20 @@ mod tests {
         writer.publish(&totals(2), [7; 32], &path).unwrap();
         let tokens = Tokens::open(&path, &[7; 32]).unwrap().unwrap();
         assert_eq!([tokens.sequence(0), tokens.sequence(1)], [[1, 2], [5, 6]]);
+    }
+
+    #[test]
+    fn entries_are_written_from_time_to_time() {
+        let folder = folder_with(&[]);
+        let partial = folder.path().join("a.partial");
+        let (mut writer, _) = TokenWriter::open(&partial, 2, 300).unwrap();
+        for n_sequences in 1..4 {
+            writer.append(&[1, 2], &totals(n_sequences)).unwrap();
+            writer.last_entry = Instant::now().checked_sub(JOURNAL_EVERY);
+        }
+        drop(writer);
+        let (_, done) = TokenWriter::open(&partial, 2, 300).unwrap();
+        assert_eq!(done.n_sequences, 3);
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(crate) fn open_tokens(
         stop,
         events,
         last: None,
+        has_said_to_wait: false,
         unwritten: None,
     };
     let key = &order.key;
@@ -66,6 +67,7 @@ struct Reports<'a> {
     stop: &'a StopFlag,
     events: &'a mut EventLog,
     last: Option<Instant>,
+    has_said_to_wait: bool,
     /// Why events can no longer be written.
     unwritten: Option<TrainError>,
 }
@@ -101,7 +103,7 @@ impl Reports<'_> {
     }
 
     fn take(&mut self, progress: BuildProgress) -> ControlFlow<()> {
-        let written = self.event(progress).map(|event| self.events.write(event));
+        let written = self.event(&progress).map(|event| self.events.write(event));
         if let Some(Err(error)) = written {
             self.unwritten = Some(error);
             return ControlFlow::Break(());
@@ -112,8 +114,8 @@ impl Reports<'_> {
         }
     }
 
-    fn event(&mut self, progress: BuildProgress) -> Option<EventKind> {
-        let message = match progress {
+    fn event(&mut self, progress: &BuildProgress) -> Option<EventKind> {
+        let message = match *progress {
             BuildProgress::Tokenised {
                 n_tokens,
                 n_bytes_read,
@@ -132,8 +134,10 @@ impl Reports<'_> {
                     }
                 });
             }
-            other => other.to_string(),
+            BuildProgress::Waiting if self.has_said_to_wait => return None,
+            _ => progress.to_string(),
         };
+        self.has_said_to_wait |= *progress == BuildProgress::Waiting;
         log(&message);
         Some(EventKind::Note { message })
     }
