@@ -1,7 +1,8 @@
-//! Data sets in their formats, on the real binary; in sweeps, and disturbed.
+//! Data sets in their formats, on the real binary; from the Hub, in sweeps, and disturbed.
 
 mod disturbed;
 mod in_sweeps;
+mod on_hub;
 
 use crate::common::{Outcome, Workspace, fixture, text};
 use serde_json::{Value, json};

@@ -3,11 +3,12 @@
 
 use crate::download;
 use crate::error::CliError;
+use crate::hub_access::hub;
 use crate::models::of_hub_or_folder;
 use crate::paths;
 use crate::table;
 use data::{ChosenFile, DataError, DataFiles};
-use hub::{DatasetListing, Hub, HubError};
+use hub::{DatasetListing, HubError};
 use plan::{DataName, DatasetRequest};
 use std::path::{Path, PathBuf};
 use train::TrainError;
@@ -48,7 +49,7 @@ pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundD
         return Err(missing.about("dataset".to_owned()));
     }
     let revision = wanted.args.revision();
-    let remote = Hub::from_env().and_then(|hub| hub.dataset_listing(name, revision));
+    let remote = hub().and_then(|hub| hub.dataset_listing(name, revision));
     let listing =
         remote.map_err(|error| of_hub_or_folder(error, &missing, "dataset", "data_args"))?;
     if let Some(notice) = &listing.notice {
@@ -56,10 +57,12 @@ pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundD
     }
     match choose(name, &listing, &request) {
         Ok(chosen) => Ok(of_hub(name, listing, chosen)),
-        Err(error) if has_no_files(&error) && revision.is_none() => {
-            of_parquet_branch(name, &request)?.ok_or_else(|| of_data(error))
-        }
-        Err(error) => Err(of_data(error)),
+        Err(error) => match lack_of_files(name, &listing, &request) {
+            Some(lack) if revision.is_none() => {
+                of_parquet_branch(name, &request)?.ok_or_else(|| of_data(lack))
+            }
+            _ => Err(of_data(error)),
+        },
     }
 }
 
@@ -105,11 +108,25 @@ fn choose(
     data::choose_files(name, &names, listing.card.as_deref(), request)
 }
 
-fn has_no_files(error: &DataError) -> bool {
-    matches!(
-        error,
-        DataError::NoKnownFiles { .. } | DataError::ForeignFormat { .. }
-    )
+/// That a data set has no files that can be read, where that is so. It may have a loading script that
+/// knows its configurations and splits, so the request for one does not count. Files and folders that
+/// the request names do: the copy in Parquet has others.
+fn lack_of_files(
+    name: &str,
+    listing: &DatasetListing,
+    request: &DatasetRequest,
+) -> Option<DataError> {
+    if !request.data_files.is_empty() || request.data_dir.is_some() {
+        return None;
+    }
+    choose(name, listing, &DatasetRequest::default())
+        .err()
+        .filter(|error| {
+            matches!(
+                error,
+                DataError::NoKnownFiles { .. } | DataError::ForeignFormat { .. }
+            )
+        })
 }
 
 /// The copy in Parquet of a data set without files that can be read; `None` where there is none
@@ -118,31 +135,24 @@ fn of_parquet_branch(
     name: &str,
     request: &DatasetRequest,
 ) -> Result<Option<FoundDataset>, CliError> {
-    let listing = Hub::from_env().and_then(|hub| hub.dataset_listing(name, Some(PARQUET_BRANCH)));
+    let listing = hub().and_then(|hub| hub.dataset_listing(name, Some(PARQUET_BRANCH)));
     let listing = match listing {
         Err(HubError::NoSuchRevision { .. } | HubError::NotCached { .. }) => return Ok(None),
         listing => listing?,
     };
-    let config = request.config.clone();
-    let request = DatasetRequest {
-        config: None,
-        data_dir: Some(config.unwrap_or_else(|| only_config(&listing))),
-        ..request.clone()
-    };
-    let chosen = choose(name, &listing, &request).map_err(of_data)?;
-    table::note(&format!(
-        "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet"
-    ));
-    Ok(Some(of_hub(name, listing, chosen)))
-}
-
-/// The branch has a folder for each configuration; a data set with one calls it `default` or not.
-fn only_config(listing: &DatasetListing) -> String {
-    let folders = listing.files.iter();
-    let mut folders = folders.filter_map(|file| Some(file.name.split_once('/')?.0));
-    let first = folders.next().unwrap_or("default");
-    let is_only = folders.all(|folder| folder == first);
-    if is_only { first } else { "default" }.to_owned()
+    let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
+    let copy = data::choose_parquet_copy(name, &names, request).map_err(of_data)?;
+    let split = &request.split;
+    table::note(&match copy.is_partial {
+        true => format!(
+            "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet, which \
+             has only the beginning of split `{split}`"
+        ),
+        false => format!(
+            "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet"
+        ),
+    });
+    Ok(Some(of_hub(name, listing, copy.files)))
 }
 
 fn of_hub(name: &str, listing: DatasetListing, chosen: Vec<ChosenFile>) -> FoundDataset {
@@ -173,7 +183,7 @@ impl FoundDataset {
             return Ok(());
         };
         download::shown(&listing.repo, quiet, |show| {
-            Hub::from_env()?.download_dataset_files(listing, names, show)
+            hub()?.download_dataset_files(listing, names, show)
         })?;
         Ok(())
     }

@@ -40,7 +40,7 @@ pub use header::TokenCounts;
 pub use permutation::permutation;
 pub use source::{
     ChosenFile, Compression, DataFile, DataFiles, Document, Documents, Format, MAX_DOCUMENT_BYTES,
-    RowSpec, choose_files, is_data_file_name, is_pattern,
+    ParquetCopy, RowSpec, choose_files, choose_parquet_copy, is_data_file_name, is_pattern,
 };
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;
