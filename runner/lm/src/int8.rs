@@ -21,7 +21,7 @@
 //!
 //! Nothing here has run on a GPU yet.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Columns with a value of this size or greater, in float16, are outliers.
 const THRESHOLD: f64 = 6.0;
@@ -60,19 +60,28 @@ struct SplitInput {
 }
 
 impl Int8Weight {
-    /// Quantises `weight` `[d_out, d_in]` of any float kind, where it lies. A row with a value
+    /// Room for a weight `[d_out, d_in]`, to be taken before the weight itself is loaded; what it
+    /// holds until [`Self::fill`] is any numbers.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub(crate) fn room(d_out: i64, d_in: i64, device: Device) -> Result<Self, TchError> {
+        Ok(Self {
+            values: Tensor::f_empty([d_out, d_in], (Kind::Int8, device))?,
+            absmax: Tensor::f_empty([d_out], (Kind::Float, device))?,
+        })
+    }
+
+    /// Quantises `weight` `[d_out, d_in]` of any float kind, on the same device. A row with a value
     /// past the range of float16 becomes NaN.
     ///
     /// # Errors
-    /// A weight that is no matrix, and what libtorch reports.
-    pub(crate) fn quantise(weight: &Tensor) -> Result<Self, TchError> {
+    /// A weight of another shape, and what libtorch reports.
+    pub(crate) fn fill(&mut self, weight: &Tensor) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
-        weight.size2()?;
         let (values, absmax) = quantise_rows(round_to_half(weight)?)?;
-        Ok(Self {
-            values: values.f_to_kind(Kind::Int8)?.f_contiguous()?,
-            absmax: absmax.f_squeeze_dim(1)?,
-        })
+        self.values.f_copy_(&values)?;
+        self.absmax.f_copy_(&absmax.f_squeeze_dim(1)?)
     }
 
     /// `x W^T + bias` in the kind of `x`.
@@ -267,7 +276,15 @@ mod golden;
 mod tests {
     use super::*;
     use crate::testing::assert_close;
-    use tch::Device;
+
+    impl Int8Weight {
+        pub(super) fn quantise(weight: &Tensor) -> Result<Self, TchError> {
+            let (d_out, d_in) = weight.size2()?;
+            let mut quantised = Self::room(d_out, d_in, weight.device())?;
+            quantised.fill(weight)?;
+            Ok(quantised)
+        }
+    }
 
     fn matrix<const N: usize>(rows: &[[f32; N]]) -> Tensor {
         Tensor::from_slice(rows.as_flattened()).view([rows.len() as i64, N as i64])

@@ -6,6 +6,10 @@ use plan::{HookpointFacts, ModelFacts};
 /// The weight of the head in most models, beside the base model.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
 
+/// Where weight and bias are among a module's tensors.
+pub(crate) const WEIGHT: usize = 0;
+pub(crate) const BIAS: usize = 1;
+
 /// What a submodule computes, as far as its parameters go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ModuleKind {
@@ -47,7 +51,7 @@ impl TensorSpec {
 }
 
 impl Module {
-    /// The module's own parameters.
+    /// The module's own parameters: none, the [`WEIGHT`], or that and a [`BIAS`].
     pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
         let HookpointFacts {
             name, d_in, d_out, ..
@@ -69,7 +73,8 @@ impl Module {
         tensors
     }
 
-    fn is_product(&self) -> bool {
+    /// Whether it is a linear module, whose weight 8-bit loading quantises.
+    pub(crate) fn is_product(&self) -> bool {
         matches!(self.kind, ModuleKind::Linear { .. } | ModuleKind::Conv1d)
     }
 
@@ -209,5 +214,45 @@ impl ModuleList {
             n_layers_needed: self.n_layers_needed,
         };
         self.modules.push(Module { hookpoint, kind });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::read_config;
+    use crate::testing::TinyModel;
+    use serde_json::json;
+
+    /// The widths of SmolLM2-135M. A weight takes one byte in place of bfloat16's two, and each row a
+    /// scale of four: `(576 + 4) / (2 * 576)` for the narrow modules.
+    #[test]
+    fn smollm2s_linear_weights_in_8_bit_take_little_more_than_half_of_bfloat16s() {
+        let model = TinyModel::with_config(json!({
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "num_hidden_layers": 30,
+            "head_dim": 64,
+        }));
+        let layout = read_config(model.dir()).unwrap().layout();
+        let linear = layout.modules.iter().filter(|module| module.is_product());
+        let (mut in_8bit, mut in_bf16) = (0, 0);
+        for module in linear {
+            in_8bit += module.n_8bit_params() + 4 * module.hookpoint.d_out as u64;
+            in_bf16 += 2 * module.n_8bit_params();
+        }
+        assert_eq!(
+            in_bf16,
+            2 * 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576)
+        );
+        assert_eq!(
+            in_8bit,
+            in_bf16 / 2 + 30 * 4 * (3 * 576 + 2 * 192 + 2 * 1536)
+        );
+        assert!(
+            in_8bit as f64 <= 0.6 * in_bf16 as f64,
+            "{in_8bit} of {in_bf16}"
+        );
     }
 }

@@ -3,11 +3,11 @@
 
 use crate::config::ConfigFile;
 use crate::int8::Int8Weight;
-use crate::layout::{LM_HEAD, Layout, ModuleKind, TensorSpec};
+use crate::layout::{BIAS, LM_HEAD, Layout, ModuleKind, TensorSpec, WEIGHT};
 use crate::nn::{ActFn, Activation, Dropout, Embedding, LayerNorm, Linear, LinearWeight, RmsNorm};
 use crate::tap::ModuleId;
 use crate::weights::{Weights, safetensors_files};
-use crate::{LmError, LoadOptions, ModelConfig};
+use crate::{HookpointFacts, LmError, LoadOptions, ModelConfig};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
@@ -194,7 +194,7 @@ impl<'a> Loader<'a> {
         name: &str,
         scale: Option<f64>,
     ) -> Result<Embedding, LmError> {
-        let (weight, _) = self.tensors(name)?;
+        let weight = self.weight(name)?;
         if name == self.layout.embedding_name {
             self.token_table = Some(weight.shallow_clone());
         }
@@ -212,41 +212,61 @@ impl<'a> Loader<'a> {
     }
 
     pub(crate) fn linear(&mut self, name: &str) -> Result<Linear, LmError> {
-        let (weight, bias) = self.tensors(name)?;
-        let id = self.id(name);
-        let is_conv1d = matches!(self.layout.modules[id.0].kind, ModuleKind::Conv1d);
-        let weight = self.linear_weight(weight, is_conv1d);
-        let weight = weight.map_err(|source| loading(name, source))?;
+        let bias = self.bias(name)?;
+        // The choice of transformers with bitsandbytes: all linear modules but the head are quantised.
+        let weight = match self.in_8bit {
+            true => LinearWeight::Int8(self.int8_weight(name)?),
+            false => LinearWeight::Full(self.matrix(name)?),
+        };
         self.linear_bytes += weight.n_bytes();
-        Ok(Linear { id, weight, bias })
+        Ok(Linear {
+            id: self.id(name),
+            weight,
+            bias,
+        })
     }
 
-    /// The choice of transformers with bitsandbytes: all linear modules but the head are quantised.
-    fn linear_weight(&self, weight: Tensor, is_conv1d: bool) -> Result<LinearWeight, TchError> {
-        let weight = match is_conv1d {
-            true => weight.f_transpose(0, 1)?,
-            false => weight,
-        };
-        match self.in_8bit {
-            true => Int8Weight::quantise(&weight).map(LinearWeight::Int8),
-            false => Ok(LinearWeight::Full(weight)),
+    /// The quantised weight of a linear module. What is kept is allocated before what is not, so that
+    /// the room of the full-precision weight is free in one piece afterwards. In the other order the
+    /// heap of the C library, which aligns every tensor, could not use it for the next one: a model
+    /// in 8 bit was seen to take as much as one in full precision.
+    fn int8_weight(&mut self, name: &str) -> Result<Int8Weight, LmError> {
+        // The room is as large as config.json says, which the file may contradict.
+        let spec = self.weight_spec(name);
+        self.weights.check(&spec)?;
+        let HookpointFacts { d_in, d_out, .. } = self.layout.modules[self.id(name).0].hookpoint;
+        let d_in = d_in.expect("a linear module has an input");
+        let failed = |source| loading(name, source);
+        let room = Int8Weight::room(d_out as i64, d_in as i64, self.device);
+        let mut quantised = room.map_err(failed)?;
+        quantised.fill(&self.matrix(name)?).map_err(failed)?;
+        Ok(quantised)
+    }
+
+    /// The weight of a linear module in full precision: `[d_out, d_in]`.
+    fn matrix(&mut self, name: &str) -> Result<Tensor, LmError> {
+        let weight = self.weight(name)?;
+        match self.layout.modules[self.id(name).0].kind {
+            ModuleKind::Conv1d => weight
+                .f_transpose(0, 1)
+                .map_err(|source| loading(name, source)),
+            _ => Ok(weight),
         }
     }
 
     pub(crate) fn rms_norm(&mut self, name: &str, eps: f64) -> Result<RmsNorm, LmError> {
-        let (weight, _) = self.tensors(name)?;
         Ok(RmsNorm {
             id: self.id(name),
-            weight,
+            weight: self.weight(name)?,
             eps,
         })
     }
 
     pub(crate) fn layer_norm(&mut self, name: &str, eps: f64) -> Result<LayerNorm, LmError> {
-        let (weight, bias) = self.tensors(name)?;
+        let bias = self.bias(name)?;
         Ok(LayerNorm {
             id: self.id(name),
-            weight,
+            weight: self.weight(name)?,
             bias: bias.expect("the layout gives layer norms a bias"),
             eps,
         })
@@ -277,15 +297,26 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Weight and bias of the module called `name`.
-    fn tensors(&mut self, name: &str) -> Result<(Tensor, Option<Tensor>), LmError> {
+    /// The weight of the module called `name`.
+    fn weight(&mut self, name: &str) -> Result<Tensor, LmError> {
+        let spec = self.weight_spec(name);
+        self.weights.load(&spec, self.device, self.kind)
+    }
+
+    fn weight_spec(&self, name: &str) -> TensorSpec {
+        let mut specs = self.layout.modules[self.id(name).0].tensors();
+        prefixed(self.prefix, specs.swap_remove(WEIGHT))
+    }
+
+    /// The bias of the module called `name`, if it has one.
+    fn bias(&mut self, name: &str) -> Result<Option<Tensor>, LmError> {
         let specs = self.layout.modules[self.id(name).0].tensors();
-        let mut tensors = specs.into_iter().map(|spec| {
+        let bias = specs.into_iter().nth(BIAS);
+        bias.map(|spec| {
             let spec = prefixed(self.prefix, spec);
             self.weights.load(&spec, self.device, self.kind)
-        });
-        let weight = tensors.next().expect("the layout gives it a weight")?;
-        Ok((weight, tensors.next().transpose()?))
+        })
+        .transpose()
     }
 }
 

@@ -192,7 +192,8 @@ impl Weights {
         self.stored_kind(spec).map(|_| ())
     }
 
-    /// Copies a tensor to `device`, as `kind`.
+    /// Copies a tensor to `device`, as `kind`. What is kept is allocated before what is not, see
+    /// `Loader::int8_weight`.
     pub(crate) fn load(
         &mut self,
         spec: &TensorSpec,
@@ -202,10 +203,19 @@ impl Weights {
         let shard = self.shard_of(&spec.name)?;
         let (info, stored_kind) = shard.check(&spec.name, &spec.shape)?;
         let shape: Vec<i64> = spec.shape.iter().map(|&n| n as i64).collect();
-        Tensor::f_from_data_size(shard.bytes(info), &shape, stored_kind)
-            .and_then(|tensor| tensor.f_to_device(device))
-            .and_then(|tensor| tensor.f_to_kind(kind))
-            .map_err(|source| LmError::torch(format!("loading tensor `{}`", spec.name), source))
+        let stored = || {
+            Tensor::f_from_data_size(shard.bytes(info), &shape, stored_kind)?.f_to_device(device)
+        };
+        let converted = || {
+            let mut tensor = Tensor::f_empty(&shape, (kind, device))?;
+            tensor.f_copy_(&stored()?)?;
+            Ok(tensor)
+        };
+        let loaded = match stored_kind == kind {
+            true => stored(),
+            false => converted(),
+        };
+        loaded.map_err(|source| LmError::torch(format!("loading tensor `{}`", spec.name), source))
     }
 
     fn shard_of(&mut self, name: &str) -> Result<&Shard, LmError> {
