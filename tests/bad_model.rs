@@ -89,12 +89,34 @@ fn a_wrong_shape_is_told() {
 fn damaged_weights_are_told() {
     let workspace = with_model();
     let whole = fs::read(workspace.path("model/model.safetensors")).unwrap();
-    for damaged in [&whole[..whole.len() / 2], b"no safetensors"] {
-        workspace.write("model/model.safetensors", damaged);
-        refused_early(&workspace, &["model.safetensors` is not a valid"], "fetch");
-    }
+    let invalid = "model.safetensors` is not a valid safetensors file";
+    workspace.write("model/model.safetensors", b"no safetensors");
+    refused_early(&workspace, &[invalid], "fetch");
+    workspace.write("model/model.safetensors", &whole[..whole.len() - 1]);
+    let last = "tensor `model.norm.weight` ends at byte";
+    refused_early(&workspace, &[invalid, last], "fetch");
     fs::remove_file(workspace.path("model/model.safetensors")).unwrap();
     refused_early(&workspace, &["no `model.safetensors`"], "safetensors");
+}
+
+#[test]
+fn a_missing_shard_is_told() {
+    let workspace = with_model();
+    let path = workspace.path("model/model.safetensors");
+    let shard = workspace.path("model/model-00001-of-00002.safetensors");
+    let names = Tensor::read_safetensors(&path).unwrap().into_iter();
+    let weight_map: serde_json::Map<String, Value> = names
+        .map(|(name, _)| match name == UP {
+            true => (name, json!("model-00002-of-00002.safetensors")),
+            false => (name, json!("model-00001-of-00002.safetensors")),
+        })
+        .collect();
+    fs::rename(path, shard).unwrap();
+    let index = json!({ "weight_map": weight_map }).to_string();
+    workspace.write("model/model.safetensors.index.json", index);
+    let tensor = format!("the shard of tensor `{UP}`");
+    let parts = ["model/model-00002-of-00002.safetensors", &tensor];
+    refused_early(&workspace, &parts, "fetch");
 }
 
 #[test]

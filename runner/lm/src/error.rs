@@ -22,6 +22,16 @@ pub enum LmError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A shard that should hold a tensor cannot be opened or mapped.
+    #[error("cannot read `{}`, the shard of tensor `{tensor}`", path.display())]
+    ReadShard {
+        /// The shard.
+        path: PathBuf,
+        /// A tensor that it should hold, and that is needed.
+        tensor: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A JSON file of the model is not what its name says.
     #[error("`{}` is not a JSON object of the expected form", path.display())]
     Json {
@@ -76,13 +86,24 @@ pub enum LmError {
         /// The folder.
         path: PathBuf,
     },
-    /// A safetensors file whose header is truncated, malformed or does not fit the file.
+    /// A safetensors file whose header is truncated or malformed as a whole.
     #[error("`{}` is not a valid safetensors file", path.display())]
     Header {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: SafeTensorError,
+    },
+    /// A safetensors file whose header describes a tensor that cannot be: outside the file, across
+    /// another one, of another length than its shape.
+    #[error("`{}` is not a valid safetensors file: tensor `{tensor}` {problem}", path.display())]
+    HeaderTensor {
+        /// The file.
+        path: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// An index that names a shard outside the model folder.
     #[error("`{}` names the shard `{shard}`, which is not a plain file name", path.display())]
@@ -249,6 +270,18 @@ impl LmError {
         }
     }
 
+    /// The error in opening a shard, with a tensor that it should hold.
+    pub(crate) fn in_shard_of(self, tensor: &str) -> Self {
+        match self {
+            Self::ReadFile { path, source } => Self::ReadShard {
+                path,
+                tensor: tensor.into(),
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -257,7 +290,11 @@ impl LmError {
                  tokenizer.json"
                     .into(),
             ),
-            Self::ReadFile { .. } | Self::Header { .. } | Self::MissingTensor { .. } => {
+            Self::ReadFile { .. }
+            | Self::ReadShard { .. }
+            | Self::Header { .. }
+            | Self::HeaderTensor { .. }
+            | Self::MissingTensor { .. } => {
                 Some("is the download complete? fetch the model's files again".into())
             }
             Self::UnsupportedValue { supported, .. }

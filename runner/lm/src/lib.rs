@@ -28,6 +28,7 @@ mod decoder;
 mod device;
 mod error;
 mod gpt;
+mod header;
 mod int8;
 mod layout;
 mod load;

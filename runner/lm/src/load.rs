@@ -82,7 +82,8 @@ fn head_names(layout: &Layout) -> impl Iterator<Item = &'static str> {
 /// where there are shards. For content digests.
 ///
 /// # Errors
-/// A missing folder or config.json, a folder without safetensors files, or a broken index.
+/// A missing folder or config.json, a folder without safetensors files, a broken index, or a shard
+/// that is not there.
 pub fn weight_files(model_dir: &Path) -> Result<Vec<PathBuf>, LmError> {
     ConfigFile::read(model_dir)?;
     let mut files = vec![model_dir.join("config.json")];
@@ -495,10 +496,38 @@ mod tests {
             output(model.dir(), "layers.1"),
             output(&tiny_llama(), "layers.1")
         );
+        let planned = check(model.dir(), 4).unwrap_err();
+        let loaded = LanguageModel::load(model.dir(), &options(4)).unwrap_err();
+        for error in [planned, loaded] {
+            let LmError::ReadShard { path, tensor, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(*path, missing);
+            assert!(tensor.starts_with("model.layers.2."), "{tensor}");
+            assert!(error.hint().unwrap().contains("fetch the model's files"));
+        }
+        let error = weight_files(model.dir()).unwrap_err();
+        let first = "model.layers.2.input_layernorm.weight";
+        assert!(matches!(&error, LmError::ReadShard { tensor, .. } if tensor == first));
+    }
+
+    #[test]
+    fn a_truncated_shard_names_file_and_tensor() {
+        let model = TinyModel::copy();
+        shard(&model);
+        let cut = model.dir().join("b.safetensors");
+        let whole = std::fs::read(&cut).unwrap();
+        std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+        // Only the data is cut: that of the tensor which lies last.
         let error = failure(model.dir());
+        let LmError::HeaderTensor { path, tensor, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(*path, cut);
         assert!(
-            matches!(&error, LmError::ReadFile { path, .. } if *path == missing),
-            "{error:?}"
+            error
+                .to_string()
+                .contains(&format!("tensor `{tensor}` ends at byte"))
         );
     }
 

@@ -3,31 +3,46 @@
 
 use crate::LmError;
 use crate::config::read_json;
+use crate::header::{LENGTH_BYTES, first_bad_tensor};
 use crate::layout::TensorSpec;
 use crate::mmap::map_file;
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Bytes of the header's length, at the start of a safetensors file.
-const LENGTH_BYTES: usize = size_of::<u64>();
-
-/// The safetensors files of a model folder, the index of the shards first.
+/// The safetensors files of a model folder, the index of the shards first. All are there.
 pub(crate) fn safetensors_files(model_dir: &Path) -> Result<Vec<PathBuf>, LmError> {
     match Source::find(model_dir)? {
         Source::Single(path) => Ok(vec![path]),
         Source::Sharded { index, weight_map } => {
-            let shards: BTreeSet<PathBuf> = weight_map.into_values().collect();
+            let shards = shards(weight_map)?;
             Ok([index].into_iter().chain(shards).collect())
         }
     }
+}
+
+/// The shards, each once and there, in order.
+fn shards(weight_map: HashMap<String, PathBuf>) -> Result<Vec<PathBuf>, LmError> {
+    let mut first_tensor = BTreeMap::new();
+    for (tensor, path) in weight_map.into_iter().collect::<BTreeMap<_, _>>() {
+        first_tensor.entry(path).or_insert(tensor);
+    }
+    let there = |(path, tensor): (PathBuf, String)| match path.metadata() {
+        Ok(_) => Ok(path),
+        Err(source) => Err(LmError::ReadShard {
+            path,
+            tensor,
+            source,
+        }),
+    };
+    first_tensor.into_iter().map(there).collect()
 }
 
 /// Where the tensors of a model lie.
@@ -90,6 +105,13 @@ struct Shard {
 impl Shard {
     fn open(path: &Path) -> Result<Self, LmError> {
         let map = map_file(path)?;
+        if let Some(bad) = first_bad_tensor(&map) {
+            return Err(LmError::HeaderTensor {
+                path: path.into(),
+                tensor: bad.name,
+                problem: bad.problem,
+            });
+        }
         let (header_len, metadata) =
             SafeTensors::read_metadata(&map).map_err(|source| LmError::Header {
                 path: path.into(),
@@ -229,7 +251,8 @@ impl Weights {
             }
         };
         if !self.shards.contains_key(path) {
-            self.shards.insert(path.clone(), Shard::open(path)?);
+            let shard = Shard::open(path).map_err(|error| error.in_shard_of(name))?;
+            self.shards.insert(path.clone(), shard);
         }
         Ok(&self.shards[path])
     }
@@ -241,11 +264,29 @@ mod tests {
     use crate::testing::{TinyModel, tiny_llama};
     use safetensors::SafeTensorError;
 
-    fn header_failure(bytes: &[u8]) -> SafeTensorError {
+    /// The error of a model whose weights are `bytes`; it names the file.
+    fn failure(bytes: &[u8]) -> LmError {
         let model = TinyModel::copy();
         std::fs::write(model.weights(), bytes).unwrap();
-        match Weights::open(model.dir()).err() {
-            Some(LmError::Header { path, source }) if path == model.weights() => source,
+        let error = Weights::open(model.dir()).err().unwrap();
+        let path = model.weights();
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+        error
+    }
+
+    fn header_failure(bytes: &[u8]) -> SafeTensorError {
+        match failure(bytes) {
+            LmError::Header { source, .. } => source,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn bad_tensor(bytes: &[u8]) -> String {
+        match failure(bytes) {
+            LmError::HeaderTensor { tensor, .. } => tensor,
             other => panic!("{other:?}"),
         }
     }
@@ -258,11 +299,8 @@ mod tests {
     #[test]
     fn truncated_files() {
         let whole = std::fs::read(tiny_llama().join("model.safetensors")).unwrap();
-        let cut_data = header_failure(&whole[..whole.len() - 1]);
-        assert!(
-            matches!(cut_data, SafeTensorError::MetadataIncompleteBuffer),
-            "{cut_data:?}"
-        );
+        // The data of the last tensor, in its order on disk.
+        assert_eq!(bad_tensor(&whole[..whole.len() - 1]), "model.norm.weight");
         let cut_header = header_failure(&whole[..100]);
         assert!(
             matches!(cut_header, SafeTensorError::InvalidHeaderLength),
@@ -275,6 +313,11 @@ mod tests {
                 "{cut_length:?}"
             );
         }
+        let longer = header_failure(&[whole.as_slice(), b"x"].concat());
+        assert!(
+            matches!(longer, SafeTensorError::MetadataIncompleteBuffer),
+            "{longer:?}"
+        );
     }
 
     #[test]
@@ -291,26 +334,45 @@ mod tests {
         );
     }
 
+    fn entry(shape: &str, start: u64, end: u64) -> String {
+        format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{end}]}}"#)
+    }
+
     #[test]
-    fn hostile_headers() {
-        let tensor = |shape: &str, start: u64, end: u64| {
-            format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{end}]}}"#)
-        };
+    fn hostile_headers_name_the_tensor() {
         let one = |tensor: String| format!(r#"{{"a":{tensor}}}"#);
         let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
-        for header in [
-            "not JSON".to_owned(),
+        for (header, tensor) in [
             // Ends behind the file, begins behind its end, other length than the shape's.
-            one(tensor("[4]", 0, 16)),
-            one(tensor("[1]", 8, 4)),
-            one(tensor("[3]", 0, 8)),
+            (one(entry("[4]", 0, 16)), "a"),
+            (one(entry("[1]", 8, 4)), "a"),
+            (one(entry("[3]", 0, 8)), "a"),
             // Overlapping, and with a gap.
-            two(tensor("[2]", 0, 8), tensor("[1]", 4, 8)),
-            two(tensor("[1]", 0, 4), tensor("[1]", 8, 12)),
+            (two(entry("[2]", 0, 8), entry("[1]", 4, 8)), "b"),
+            (two(entry("[1]", 0, 4), entry("[1]", 8, 12)), "b"),
             // Shapes whose product overflows.
-            one(tensor("[4294967296,4294967296]", 0, 8)),
+            (one(entry("[4294967296,4294967296]", 0, 8)), "a"),
         ] {
-            header_failure(&with_header(&header, 8));
+            assert_eq!(bad_tensor(&with_header(&header, 8)), tensor, "{header}");
         }
+        let no_json = header_failure(&with_header("not JSON", 8));
+        assert!(matches!(
+            no_json,
+            SafeTensorError::InvalidHeaderDeserialization(_)
+        ));
+    }
+
+    /// Sixteen tensors that end where 64 bits do: `safetensors` adds the header's length to that.
+    #[test]
+    fn offsets_up_to_the_last_number() {
+        let step = 1_u64 << 60;
+        let entries = (0..16).map(|i| {
+            let n_bytes = if i < 15 { step } else { step - 4 };
+            let shape = format!("[{}]", n_bytes / 4);
+            let start = i * step;
+            format!(r#""t{i:02}":{}"#, entry(&shape, start, start + n_bytes))
+        });
+        let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+        assert_eq!(bad_tensor(&with_header(&header, 8)), "t00");
     }
 }
