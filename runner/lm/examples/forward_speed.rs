@@ -11,7 +11,7 @@
 //! JSON with the pass's wall time `wall_s` and the root mean square `rms` of its output.
 #![expect(clippy::print_stdout, reason = "answers to the driver")]
 
-use sae_run_lm::{LanguageModel, LoadOptions, Taps};
+use sae_run_lm::{Dtype, LanguageModel, LoadOptions, Taps};
 use serde_json::json;
 use std::error::Error;
 use std::path::Path;
@@ -27,7 +27,11 @@ fn main() -> Result<()> {
     };
     tch::set_num_threads(n_threads.parse()?);
     let input_ids = read_tokens(Path::new(tokens))?;
-    let model = LanguageModel::load(Path::new(model_dir), &LoadOptions::default())?;
+    let options = LoadOptions {
+        dtype: Dtype::Float32,
+        ..LoadOptions::default()
+    };
+    let model = LanguageModel::load(Path::new(model_dir), &options)?;
     let last = model.facts().hookpoints.last().ok_or("no hookpoints")?;
     let taps = Taps::new(model.facts(), &[&last.name])?;
     for line in std::io::stdin().lines() {

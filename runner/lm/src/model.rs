@@ -16,7 +16,10 @@ use tch::{Device, Kind, TchError, Tensor};
 pub struct LoadOptions {
     /// Device of the weights and of the forward pass.
     pub device: Device,
-    /// Precision of the weights and of the forward pass; converted from the files' own.
+    /// Precision of the weights and of the forward pass; converted from the files' own. `Auto`: that
+    /// of the checkpoint on a GPU (float16 with `load_in_8bit`); float32 on a CPU, unless the
+    /// checkpoint is in bfloat16 and the CPU multiplies that fast. [`LanguageModel::kind`] says what
+    /// it came to.
     pub dtype: Dtype,
     /// Whether to hold the weights of all linear modules but the head in 8 bit (LLM.int8()).
     pub load_in_8bit: bool,
@@ -27,11 +30,11 @@ pub struct LoadOptions {
 }
 
 impl Default for LoadOptions {
-    /// The whole model without its head, in float32 on the CPU.
+    /// The whole model without its head, on the CPU, in the precision that `Auto` gives there.
     fn default() -> Self {
         Self {
             device: Device::Cpu,
-            dtype: Dtype::Float32,
+            dtype: Dtype::Auto,
             load_in_8bit: false,
             n_layers: None,
             with_head: false,
@@ -146,8 +149,8 @@ impl LanguageModel {
     /// The outputs and inputs of the tapped hookpoints for `input_ids`: `[batch, ctx_len]`, Int64,
     /// each sequence from position 0. Stops as soon as every tap was served; no gradient is recorded.
     ///
-    /// Token ids on the CPU are checked against the vocabulary and then moved to the model's
-    /// device. Those already on a GPU are taken as they are, for a check would wait for the device.
+    /// Token ids are checked against the vocabulary and then moved to the model's device. Give them
+    /// on the CPU where speed counts: the check of those on a GPU waits for the device.
     ///
     /// # Errors
     /// Taps that this model or its loaded part cannot serve, input of the wrong shape or kind,
@@ -222,27 +225,33 @@ impl LanguageModel {
                 max_ctx_len: self.facts.max_ctx_len,
             });
         }
-        if input_ids.device() == Device::Cpu {
-            self.check_token_ids(input_ids)?;
-        }
+        self.check_token_ids(input_ids)?;
         input_ids.f_to_device(self.device).map_err(in_forward)
     }
 
     fn check_token_ids(&self, input_ids: &Tensor) -> Result<(), LmError> {
         let vocab_size = self.facts.vocab_size;
-        for extreme in [input_ids.f_min(), input_ids.f_max()] {
-            let token_id = extreme
-                .and_then(|id| id.f_int64_value(&[]))
-                .map_err(in_forward)?;
-            if !(0..vocab_size as i64).contains(&token_id) {
-                return Err(LmError::TokenOutOfRange {
-                    token_id,
-                    vocab_size,
-                });
-            }
+        let extremes = extremes(input_ids).map_err(in_forward)?;
+        match extremes
+            .into_iter()
+            .find(|id| !(0..vocab_size as i64).contains(id))
+        {
+            Some(token_id) => Err(LmError::TokenOutOfRange {
+                token_id,
+                vocab_size,
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// The least and the greatest of `ids`.
+fn extremes(ids: &Tensor) -> Result<[i64; 2], TchError> {
+    let (least, greatest) = ids.f_aminmax(None, false)?;
+    // Sync: where the ids are on a GPU. Without it, an id outside the vocabulary would fail an
+    // assertion of a kernel, and with that every later use of the GPU by this process.
+    let both = Tensor::f_stack(&[least, greatest], 0)?.f_to_device(Device::Cpu)?;
+    Ok([both.f_int64_value(&[0])?, both.f_int64_value(&[1])?])
 }
 
 fn wrong_input(input_ids: &Tensor) -> LmError {

@@ -39,7 +39,7 @@ fn fitting(stored: Kind, device: Device, fast_bf16: bool) -> Kind {
 
 /// Whether the CPU has instructions for products of bfloat16; without them they take several times as
 /// long as those of float32.
-fn has_fast_bf16() -> bool {
+pub(crate) fn has_fast_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(target_arch = "aarch64")]
@@ -67,6 +67,17 @@ mod tests {
         assert_eq!(fitting(Kind::BFloat16, Device::Cpu, true), Kind::BFloat16);
         assert_eq!(fitting(Kind::BFloat16, Device::Cpu, false), Kind::Float);
         assert_eq!(fitting(Kind::Half, Device::Cpu, true), Kind::Float);
+    }
+
+    #[test]
+    fn by_default_the_device_decides() {
+        assert_eq!(LoadOptions::default().dtype, Dtype::Auto);
+        let model = TinyModel::with_config(json!({"dtype": "bfloat16"}));
+        let loaded = LanguageModel::load(model.dir(), &LoadOptions::default()).unwrap();
+        assert_eq!(
+            loaded.kind(),
+            fitting(Kind::BFloat16, Device::Cpu, has_fast_bf16())
+        );
     }
 
     #[test]
