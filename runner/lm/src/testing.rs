@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// `tests/fixtures` of the project.
 pub(crate) fn fixtures() -> PathBuf {
@@ -95,10 +95,30 @@ pub(crate) fn write_tensors(path: &Path, tensors: &RawTensors) {
     serialize_to_file(views, None, path).unwrap();
 }
 
-/// Asserts `|got - expected| <= 1e-5 + 1e-5 |expected|` everywhere.
+/// Where the golden tests run: on the CPU, or on the device that `SAE_RUN_TEST_DEVICE` names.
+pub(crate) fn test_device() -> Device {
+    let name = std::env::var("SAE_RUN_TEST_DEVICE");
+    crate::parse_device(name.as_deref().unwrap_or("cpu")).unwrap()
+}
+
+/// `x` on the CPU, as Double.
+pub(crate) fn wide(x: &Tensor) -> Tensor {
+    x.to_device(Device::Cpu).to_kind(Kind::Double)
+}
+
+/// Norm of the difference over norm.
+pub(crate) fn relative(got: &Tensor, expected: &Tensor) -> f64 {
+    let (got, expected) = (wide(got), wide(expected));
+    (got - &expected).norm().double_value(&[]) / expected.norm().double_value(&[])
+}
+
+/// Asserts `|got - expected| <= 1e-5 + 1e-5 |expected|` everywhere, and the same for the norms,
+/// without the absolute part.
 pub(crate) fn assert_close(what: &str, got: &Tensor, expected: &Tensor) {
     assert_eq!(got.size(), expected.size(), "{what}");
-    let (got, expected) = (got.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let error = relative(got, expected);
+    assert!(error <= 1e-5, "{what}: off by {error:e} in norm");
+    let (got, expected) = (wide(got), wide(expected));
     let excess: Tensor = (&got - &expected).abs() - expected.abs() * 1e-5;
     let worst = excess.max().double_value(&[]);
     assert!(

@@ -2,19 +2,17 @@
 
 use super::tests::dequantised;
 use super::{Int8Weight, SplitInput};
-use crate::testing::fixtures;
+use crate::testing::{fixtures, test_device, wide};
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 fn norm(x: &Tensor) -> f64 {
-    x.to_kind(Kind::Double).norm().double_value(&[])
+    wide(x).norm().double_value(&[])
 }
 
 fn worst_excess(got: &Tensor, expected: &Tensor, tolerance: &Tensor) -> f64 {
-    let error = (got.to_kind(Kind::Double) - expected.to_kind(Kind::Double)).abs();
-    (error - tolerance.to_kind(Kind::Double))
-        .max()
-        .double_value(&[])
+    let error = (wide(got) - wide(expected)).abs();
+    (error - wide(tolerance)).max().double_value(&[])
 }
 
 /// One layer of `int8/golden.safetensors`.
@@ -31,7 +29,7 @@ impl Golden {
         for (key, tensor) in Tensor::read_safetensors(path).unwrap() {
             let (case, name) = key.split_once('/').unwrap();
             let case = cases.entry(case.into()).or_default();
-            case.insert(name.into(), tensor);
+            case.insert(name.into(), tensor.to_device(test_device()));
         }
         assert_eq!(cases.len(), 15);
         let case = |(name, tensors): (String, HashMap<String, Tensor>)| Self {

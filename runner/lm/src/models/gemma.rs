@@ -13,7 +13,9 @@ const GLOBAL_ROPE: usize = 0;
 const LOCAL_ROPE: usize = 1;
 
 impl DecoderConfig {
-    /// `model_type` = `gemma2`. Every other block slides, the first among them.
+    /// `model_type` = `gemma2`. Every other block slides, the first among them. Where the scores are not
+    /// capped, which no published model has, transformers spells the attention out all the same and
+    /// rounds otherwise in 16 bit.
     pub(crate) fn gemma2(file: &ConfigFile) -> Result<Self, LmError> {
         let mut config = Self {
             score_softcap: file.positive_or_null("attn_logit_softcapping", Some(50.0))?,
