@@ -106,15 +106,23 @@ fn ctrl_c_stops_tokenising_so_that_it_goes_on() {
     goes_on_to_the_same_end(&workspace);
 }
 
+/// Starts the command, and holds it in the middle of its work.
+fn start_and_hold(workspace: &Workspace) -> Running {
+    let running = start(workspace, "held");
+    until("the work's begin", || {
+        has_file(workspace, ".partial").then_some(())
+    });
+    signal(running.pid(), "STOP");
+    running
+}
+
 #[test]
 fn two_processes_at_once_make_the_tokens_once() {
     let workspace = workspace();
-    let first = start(&workspace, "first");
-    until("the first one's work", || {
-        has_file(&workspace, ".partial").then_some(())
-    });
+    let first = start_and_hold(&workspace);
     let mut second = start(&workspace, "second");
     second.says("waiting for another process that tokenises the same data");
+    signal(first.pid(), "CONT");
     let (first, second) = (first.wait().succeeds(), second.wait().succeeds());
     assert_eq!(first.json(), second.json());
     let waits = second.stderr.matches("waiting").count();
@@ -126,10 +134,7 @@ fn two_processes_at_once_make_the_tokens_once() {
 #[test]
 fn a_process_that_waits_can_be_stopped() {
     let workspace = workspace();
-    let first = start(&workspace, "first");
-    until("the first one's work", || {
-        has_file(&workspace, ".partial").then_some(())
-    });
+    let first = start_and_hold(&workspace);
     let mut second = start(&workspace, "second");
     second.says("waiting for another process");
     signal(second.pid(), "INT");
