@@ -16,7 +16,7 @@ pub struct BatchSpec {
     /// every one (sparsify fails on the latter).
     pub max_examples: Option<u64>,
     /// Fraction of the sequences that training never sees; 0: none, as sparsify. Left out before
-    /// `max_examples` are taken.
+    /// `max_examples` are taken. See [`held_out`] for which ones.
     pub eval_fraction: f64,
     /// Sequences in a batch, of one rank.
     pub batch_size: usize,
@@ -143,7 +143,8 @@ pub fn training_order(tokens: &Tokens, spec: &BatchSpec) -> Vec<u64> {
 
 /// The indices of the sequences that are held out of `n_sequences`: `eval_fraction` of them, rounded
 /// up, drawn without regard to the seed of the training order. So they are the same for all jobs on
-/// the same token data.
+/// the same token data. Jobs that differ in `ctx_len`, tokenizer or data have other sequences, and the
+/// same numbers mean other text there: what one of them holds out, another may train on.
 pub fn held_out(n_sequences: u64, eval_fraction: f64) -> Vec<u64> {
     let n_held_out = (n_sequences as f64 * eval_fraction.clamp(0.0, 1.0)).ceil() as u64;
     if n_held_out == 0 {
