@@ -13,6 +13,7 @@ mod eval;
 mod hub;
 mod inspect;
 mod interrupt;
+mod kills;
 mod models;
 mod plan;
 mod recipes;

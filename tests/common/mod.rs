@@ -1,10 +1,12 @@
 //! What the tests share: a folder of its own for each of them, and the real binary in it.
 
+mod jobs;
 mod outcome;
 mod running;
 mod sweep;
 mod workspace;
 
+pub(crate) use jobs::{job_dir, with_jobs};
 pub(crate) use outcome::Outcome;
 pub(crate) use running::{Running, signal, until};
 pub(crate) use sweep::{fixture, place_of, replace_line, small_sweep, tiny_sweep, tiny_sweep_with};

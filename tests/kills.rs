@@ -1,0 +1,181 @@
+//! Workers that are killed at 20 random moments, with every setting that gives an update something to
+//! remember: what they leave is to the bit what undisturbed ones leave.
+
+use crate::common::{Workspace, signal, until, with_jobs};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Optimizer updates of each job.
+const N_STEPS: u64 = 240;
+
+/// A sweep of `jobs` on one stream with the settings `stream`.
+fn workspace(stream: &str, jobs: &[(&str, &str)]) -> Workspace {
+    let settings = format!(
+        "max_examples = {}\n\
+         save_every = 7\n\
+         expansion_factor = 4\n\
+         lr_warmup_steps = 50\n\
+         dead_feature_threshold = 500\n\
+         hookpoints = ['layers.1.mlp', 'layers.2']\n\
+         {stream}",
+        4 * N_STEPS
+    );
+    with_jobs(&settings, jobs)
+}
+
+/// Numbers that look random and are the same in every run (Knuth's MMIX generator).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        let (factor, term) = (6364136223846793005, 1442695040888963407);
+        self.0 = self.0.wrapping_mul(factor).wrapping_add(term);
+        (self.0 >> 33) % end
+    }
+}
+
+/// When to kill, in updates: one moment in each of `n` equal spans, none near the end, where the worker
+/// might be faster.
+fn moments(n: u64, seed: u64) -> Vec<u64> {
+    let (span, mut random) = (N_STEPS * 4 / 5 / n, Random(seed));
+    (0..n)
+        .map(|place| place * span + random.below(span))
+        .collect()
+}
+
+/// The process of worker number `attempt` once it stands at `moment` or behind it.
+fn worker_at(workspace: &Workspace, attempt: u64, moment: u64) -> Option<u32> {
+    let events = workspace.events();
+    let mut of_attempt = events.iter().filter(|event| event["attempt"] == attempt);
+    let pid = of_attempt.find(|event| event["event"] == "started")?["pid"].as_u64()?;
+    let mut steps = of_attempt.filter(|event| event["event"] == "progress");
+    let is_there = steps.any(|event| event["step"].as_u64() >= Some(moment));
+    is_there.then(|| u32::try_from(pid).unwrap())
+}
+
+/// Starts the sweep and kills its worker at `moment`, and with it `sae-run` every other time.
+fn kill(workspace: &Workspace, attempt: u64, moment: u64) {
+    let running = workspace.start(&["tiny.toml"]);
+    let worker = until(&format!("update {moment} of attempt {attempt}"), || {
+        worker_at(workspace, attempt, moment)
+    });
+    if attempt.is_multiple_of(2) {
+        signal(running.pid(), "STOP");
+        signal(worker, "KILL");
+        running.kill();
+    } else {
+        signal(worker, "KILL");
+        running.wait().exits(1).remarks(&["SIGKILL"]);
+    }
+}
+
+/// What a run left: the files of the jobs' folders and of the best checkpoints, and every row of `curve`.
+#[derive(PartialEq)]
+struct Left {
+    files: BTreeMap<String, Vec<u8>>,
+    best: BTreeMap<String, Vec<u8>>,
+    curve: Vec<Value>,
+}
+
+fn left(workspace: &Workspace) -> Left {
+    let best = workspace.files("runs/tiny/.best").into_iter();
+    Left {
+        files: workspace.trained(),
+        best: best.map(|(path, (_, bytes))| (path, bytes)).collect(),
+        curve: workspace.sql(
+            "SELECT job, sae, step, n_tokens, fvu, l0, dead_pct, auxk, multi_topk_fvu, output_loss
+             FROM curve ORDER BY job, sae, step",
+        ),
+    }
+}
+
+fn assert_same_files(ours: &BTreeMap<String, Vec<u8>>, theirs: &BTreeMap<String, Vec<u8>>) {
+    assert!(ours.keys().eq(theirs.keys()), "{:?}", ours.keys());
+    for (path, bytes) in ours {
+        assert!(*bytes == theirs[path], "{path} differs");
+    }
+}
+
+/// Kills the sweep's workers `n_kills` times, and compares what is left at the end; gives it.
+fn survives(n_kills: u64, seed: u64, stream: &str, jobs: &[(&str, &str)]) -> Left {
+    let undisturbed = workspace(stream, jobs);
+    undisturbed.run(&["tiny.toml"]).succeeds();
+    let undisturbed = left(&undisturbed);
+    let killed = workspace(stream, jobs);
+    for (moment, attempt) in moments(n_kills, seed).into_iter().zip(1..) {
+        kill(&killed, attempt, moment);
+    }
+    killed.run(&["tiny.toml"]).succeeds();
+    let n_crashed = "SELECT count(*) AS n FROM attempt WHERE status = 'crashed'";
+    assert_eq!(killed.sql_value(n_crashed), n_kills);
+    let killed = left(&killed);
+    assert_same_files(&killed.files, &undisturbed.files);
+    assert_same_files(&killed.best, &undisturbed.best);
+    assert_eq!(killed.curve.len(), undisturbed.curve.len());
+    for (ours, theirs) in killed.curve.iter().zip(&undisturbed.curve) {
+        assert_eq!(ours, theirs);
+    }
+    killed
+}
+
+/// Whether any row of `curve` of a job has a value above 0 in a column.
+fn has(left: &Left, job: &str, column: &str) -> bool {
+    let mut rows = left.curve.iter().filter(|row| row["job"] == job);
+    rows.any(|row| row[column].as_f64().is_some_and(|value| value > 0.0))
+}
+
+#[test]
+fn killed_jobs_of_one_stream_end_in_the_same_bits() {
+    let jobs = [
+        (
+            "adam",
+            "optimizer='adam', auxk_alpha=0.03125, save_best=True",
+        ),
+        (
+            "muon",
+            "optimizer='muon', k_decay_steps=150, multi_topk=True",
+        ),
+        (
+            "seeds",
+            "init_seeds=[0, 3], activation='groupmax', save_every=11",
+        ),
+        (
+            "skip",
+            "transcode=True, skip_connection=True, micro_acc_steps=3",
+        ),
+    ];
+    let left = survives(10, 1, "batch_size = 4", &jobs);
+    assert!(has(&left, "adam", "dead_pct") && has(&left, "adam", "auxk"));
+    assert!(has(&left, "muon", "multi_topk_fvu"));
+    let n_rows = |job: &str| left.curve.iter().filter(|row| row["job"] == job).count() as u64;
+    assert_eq!(n_rows("adam"), 2 * N_STEPS);
+    assert_eq!(n_rows("seeds"), 4 * N_STEPS);
+    let best: Vec<_> = left.best.keys().collect();
+    assert!(
+        best.iter().all(|path| path.starts_with("adam-")),
+        "{best:?}"
+    );
+    assert_eq!(best.len(), 4, "{best:?}");
+}
+
+#[test]
+fn killed_jobs_with_gradient_accumulation_end_in_the_same_bits() {
+    let jobs = [
+        ("signum", "k_decay_steps=100"),
+        (
+            "excluded",
+            "exclude_tokens=[0, 64], optimizer='muon', auxk_alpha=0.03125",
+        ),
+    ];
+    survives(5, 2, "batch_size = 2\ngrad_acc_steps = 2", &jobs);
+}
+
+#[test]
+fn killed_jobs_with_a_loss_on_the_output_end_in_the_same_bits() {
+    let jobs = [
+        ("adam", "optimizer='adam', save_best=True"),
+        ("seeds", "init_seeds=[0, 3]"),
+    ];
+    let left = survives(5, 3, "batch_size = 4\nloss_fn = 'ce'", &jobs);
+    assert!(has(&left, "adam", "output_loss") && !left.best.is_empty());
+}
