@@ -20,6 +20,7 @@ mod models;
 mod plan;
 mod recipes;
 mod run;
+mod sparsify_options;
 mod sql;
 mod train;
 mod training;
