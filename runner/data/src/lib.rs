@@ -20,7 +20,7 @@
 //! - of an Arrow file a batch; of a Parquet file two pages and 64 rows, or fewer where these could have
 //!   more than 256 MiB. A batch or page that is packed has at most 1 GiB once unpacked.
 //!
-//! So two threads take 0.5 GB for documents of up to 1 MB, and a single one of 32 MiB takes 3.8 GB. For
+//! With two threads, documents of 1 MB took 421 MB, and a single one of 32 MiB took 3.8 GB. For
 //! tokenizers whose documents cannot be tokenised one by one, such as those of T5 and BERT, `D` is the
 //! length of [`DOCUMENTS_PER_BATCH`] documents together.
 
