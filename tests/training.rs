@@ -191,13 +191,20 @@ fn a_full_disk_while_saving_keeps_the_last_checkpoint_and_is_told_of() {
     load(&workspace, "a");
     let saved = workspace.sql_value("SELECT max(step) AS step FROM checkpoint");
     assert!((3..300).contains(&saved.as_u64().unwrap()), "{saved}");
-    let attempt = "SELECT status, failure, reason LIKE '%cannot write%' AS has_reason FROM attempt";
-    let expected = json!([{"status": "failed", "failure": "internal", "has_reason": 1}]);
+    let attempt = "SELECT status, failure, reason LIKE '%cannot write%' AS has_reason,
+             hint LIKE '%disk%' AS has_hint FROM attempt";
+    let expected =
+        json!([{"status": "failed", "failure": "internal", "has_reason": 1, "has_hint": 1}]);
     assert_eq!(json!(workspace.sql(attempt)), expected);
 
     // With room again it goes on, to the same bits.
     workspace.run(&["tiny.toml"]).succeeds();
+    // Its state may have found room where what is published did not.
     let first_step = "SELECT first_step FROM attempt WHERE number = 2";
-    assert_eq!(workspace.sql_value(first_step), saved);
+    let first_step = workspace.sql_value(first_step);
+    assert!(
+        first_step.as_u64() >= saved.as_u64(),
+        "{first_step}, not {saved}"
+    );
     assert!(workspace.trained() == whole.trained());
 }

@@ -3,7 +3,7 @@
 use nvml_wrapper::Nvml;
 use plan::Launch;
 use std::env;
-use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
 /// promise, and the runtime takes its own.
@@ -29,9 +29,7 @@ fn of_machine() -> Option<u64> {
     let own = sysinfo::get_current_pid().ok()?;
     let only_own = ProcessesToUpdate::Some(&[own]);
     system.refresh_processes_specifics(only_own, false, ProcessRefreshKind::nothing());
-    let limits = system
-        .process(own)
-        .and_then(|process| process.cgroup_limits());
+    let limits = system.process(own).and_then(Process::cgroup_limits);
     let limit = limits.map_or(u64::MAX, |limits| limits.total_memory);
     Some(system.total_memory().min(limit)).filter(|&n_bytes| n_bytes > 0)
 }

@@ -219,13 +219,13 @@ impl Setting {
         }
         let texts = matches.get_many::<String>(self.key).unwrap_or_default();
         let texts: Vec<&str> = texts.map(String::as_str).collect();
-        let values = texts.iter().map(|text| match self.kind {
+        let mut values = texts.iter().map(|text| match self.kind {
             Kind::Number | Kind::Numbers => number(text),
             _ => Value::from(*text),
         });
         let value = match self.kind {
             Kind::Numbers | Kind::Texts => Value::Array(values.collect()),
-            _ => values.last()?,
+            _ => values.next_back()?,
         };
         Some(self.with(&texts.join(" "), value))
     }

@@ -114,7 +114,11 @@ impl SaeError {
             Self::Shape { .. } => {
                 Some("`cfg.json` and `sae.safetensors` do not belong together".into())
             }
-            _ => None,
+            Self::Io { action, .. } | Self::Tensors { action, .. } => Some(match *action {
+                "read" => "is the file there, and whole?".into(),
+                _ => "can the folder be written, and is there space on the disk?".into(),
+            }),
+            Self::Input { .. } | Self::Torch(_) => None,
         }
     }
 }

@@ -68,7 +68,7 @@ pub enum TrainError {
         /// Its folder.
         dir: PathBuf,
         /// Why.
-        source: sae::SaeError,
+        source: Box<sae::SaeError>,
     },
     /// SAEs to begin with that do not fit.
     #[error("the SAE in `{path}` has {got}; the job needs {expected}")]

@@ -12,7 +12,7 @@ use tch::Device;
 pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainError> {
     let unreadable = |source| TrainError::UnreadableFinetune {
         dir: dir.into(),
-        source,
+        source: Box::new(source),
     };
     let mut loaded = Sae::load_from_disk(dir, device).map_err(unreadable)?;
     let fresh_weights = fresh.named_weights();

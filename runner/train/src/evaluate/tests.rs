@@ -258,6 +258,32 @@ fn a_perfect_reconstruction_costs_nothing() {
     assert!(cost > 0.001 * stats.ce_clean, "{stats:?}");
 }
 
+/// A linear module is its own best transcoder: a skip connection with its weights, and no latent.
+#[test]
+fn a_transcoder_is_given_the_input_and_stands_for_the_output() {
+    let hookpoint = "layers.2.mlp.down_proj";
+    let weights = tensors_by_name(&fixtures().join("tiny-llama/model.safetensors")).unwrap();
+    let cfg = SaeConfig {
+        transcode: true,
+        skip_connection: true,
+        d_out: Some(32),
+        ..SaeConfig::topk(64, 96, 6)
+    };
+    let idle = Sae::new(cfg, 0, Device::Cpu).unwrap();
+    let mut own = idle.with_weights(idle.named_weights().iter().map(|(_, w)| w.copy()).collect());
+    own.w_skip = Some(weights[&format!("model.{hookpoint}.weight")].copy());
+    let mut bench = Bench::new();
+    bench.add_at(hookpoint, "own", &own, &[]);
+    bench.add_at(hookpoint, "idle", &idle, &[]);
+    let [own, idle] = bench.run(3)[..] else {
+        panic!("two SAEs")
+    };
+    close("FVU", own.fvu(), 0.0, 1e-10);
+    close("CE", own.ce_spliced, own.ce_clean, 1e-5 * own.ce_clean);
+    close("KL", own.mean_kl(), 0.0, 1e-6);
+    assert!(idle.fvu() >= 1.0 && idle.mean_kl() > 1e-4, "{idle:?}");
+}
+
 #[test]
 fn an_sae_that_gives_the_mean_is_the_ablation() {
     for exclude in [&[][..], &[14, 200]] {
