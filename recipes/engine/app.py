@@ -13,12 +13,18 @@ request.train, request.vary        the two tables of the sweep, as dicts
 request.model                      n_layers, hidden_size, vocab_size, max_ctx_len, ..., and
                                    hookpoints: a list with name, d_in, d_out of each submodule
 request.seed, request.round        `random` is seeded with the seed; rounds count from 0
-request.results                    of earlier rounds: job, overrides, hookpoint, fvu, l0
+request.results                    of earlier rounds: job, overrides, hookpoint, seed, k, num_latents,
+                                   fvu, l0, dead_pct, ce_recovered (None: not evaluated) of each SAE
 job(overrides, name=None, note=None)   may be yielded instead of a dict
 more()                             ask to be called again with results when these jobs have ended
 
-The first line of the file's docstring says what the recipe does. What it prints is shown only when
-it fails. There are no files, no network and no clock.
+The first line of the file's docstring says what the recipe does. A constant
+
+    SETTINGS = {"stride": (1, "every so-manieth block")}
+
+says which keys of [vary] have a meaning of their own, with their defaults (`...`: none, they must be
+there); `sae-run recipes` shows it without running the recipe. What it prints is shown only when it
+fails. There are no files, no network and no clock.
 """
 
 import ast
@@ -60,9 +66,36 @@ class PythonPlanner(exports.PythonPlanner):
 
 
 def describe(source):
-    docstring = ast.get_docstring(ast.parse(source.text, source.file_name)) or ""
+    module = ast.parse(source.text, source.file_name)
+    docstring = ast.get_docstring(module) or ""
     summary = docstring.strip().partition("\n")[0]
-    return records.Description(source.file_name.rpartition("/")[2].removesuffix(".py"), summary)
+    name = source.file_name.rpartition("/")[2].removesuffix(".py")
+    return records.Description(name, summary, list(settings(module)))
+
+
+def settings(module):
+    """The settings that the constant `SETTINGS` of a recipe declares."""
+    for statement in module.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="SETTINGS")], value=value):
+                for name, (default, meaning) in literal(value).items():
+                    if default is ...:
+                        yield records.Setting(name, "any", None, meaning)
+                    else:
+                        kind = "any" if default is None else type(default).__name__
+                        yield records.Setting(name, kind, json.dumps(default), meaning)
+
+
+def literal(value):
+    try:
+        declared = ast.literal_eval(value)
+        for name, (_default, meaning) in declared.items():
+            if not isinstance(name, str) or not isinstance(meaning, str):
+                raise TypeError
+        return declared
+    except (AttributeError, TypeError, ValueError):
+        what = "a dict of literals: {name: (default, meaning)}"
+        raise RecipeError(f"line {value.lineno}: `SETTINGS` must be {what}") from None
 
 
 def plan(source, request):

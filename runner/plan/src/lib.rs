@@ -32,6 +32,7 @@ pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Activation, Dtype, LossFn, Optimizer};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
+pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{Launch, Launcher, RecipeLimits, Sweep};

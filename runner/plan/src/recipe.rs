@@ -11,10 +11,25 @@ pub struct Description {
     pub name: String,
     /// One line on what it does.
     pub summary: String,
+    /// The keys of `[vary]` with a meaning of their own.
+    pub settings: Vec<Setting>,
+}
+
+/// A key of `[vary]` that a recipe understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The key.
+    pub name: String,
+    /// Type of its value in words.
+    pub kind: String,
+    /// Its default as JSON; `None`: it must be there.
+    pub default: Option<String>,
+    /// What it means.
+    pub summary: String,
 }
 
 /// Everything a recipe may know. Equal requests give equal answers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanRequest {
     /// The sweep's name.
     pub sweep: String,
@@ -33,7 +48,7 @@ pub struct PlanRequest {
 }
 
 /// The outcome of one SAE of an earlier round.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobResult {
     /// The name the recipe gave the job.
     pub job: String,
@@ -41,10 +56,20 @@ pub struct JobResult {
     pub overrides: Map<String, Value>,
     /// The SAE's hookpoint.
     pub hookpoint: String,
-    /// Fraction of variance unexplained.
+    /// Seed of its initial weights.
+    pub seed: i64,
+    /// Latents a token may use.
+    pub k: u64,
+    /// Number of latents.
+    pub num_latents: u64,
+    /// Fraction of variance unexplained, over the last tenth of the steps.
     pub fvu: f64,
-    /// Mean number of active latents a token.
+    /// Mean number of active latents a token, over the same steps.
     pub l0: f64,
+    /// Dead latents, in percent.
+    pub dead_pct: f64,
+    /// Share of the cross-entropy lost by mean ablation that the SAE recovers; `None`: not evaluated.
+    pub ce_recovered: Option<f64>,
 }
 
 /// One job as a recipe proposes it: what it changes of `[train]`.
@@ -68,7 +93,7 @@ pub struct PlanResponse {
 }
 
 /// What makes a plan replayable: which recipe answered which request, and at what cost.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecipeIdentity {
     /// Name or path as the sweep has it.
     pub recipe: String,
@@ -77,5 +102,18 @@ pub struct RecipeIdentity {
     /// Digest of the request's JSON.
     pub request_digest: String,
     /// Fuel the guest used (wasmtime's unit, about one per instruction).
+    pub fuel: u64,
+}
+
+/// One call of a recipe: what it was asked and what it answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// What it was asked; its `round` is the number of this one.
+    pub request: PlanRequest,
+    /// What it answered.
+    pub response: PlanResponse,
+    /// Digest of the request's JSON.
+    pub request_digest: String,
+    /// Fuel it used.
     pub fuel: u64,
 }

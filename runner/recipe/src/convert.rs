@@ -1,7 +1,8 @@
 //! Between the records of the plan and those of `recipes/wit/recipe.wit`.
 
 use crate::bindings as wit;
-use plan::{HookpointFacts, JobDraft, JobResult, ModelFacts, PlanRequest, PlanResponse};
+use plan::{Description, HookpointFacts, JobDraft, JobResult, ModelFacts};
+use plan::{PlanRequest, PlanResponse, Setting};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
@@ -45,8 +46,27 @@ fn result(result: &JobResult) -> wit::JobResult {
         job: result.job.clone(),
         overrides: json_text(&result.overrides),
         hookpoint: result.hookpoint.clone(),
+        seed: result.seed,
+        k: result.k,
+        num_latents: result.num_latents,
         fvu: result.fvu,
         l0: result.l0,
+        dead_pct: result.dead_pct,
+        ce_recovered: result.ce_recovered,
+    }
+}
+
+pub(crate) fn description(said: wit::Description) -> Description {
+    let setting = |setting: wit::Setting| Setting {
+        name: setting.name,
+        kind: setting.kind,
+        default: setting.default,
+        summary: setting.summary,
+    };
+    Description {
+        name: said.name,
+        summary: said.summary,
+        settings: said.settings.into_iter().map(setting).collect(),
     }
 }
 
@@ -54,11 +74,16 @@ fn json_text(map: &Map<String, Value>) -> String {
     serde_json::to_string(map).expect("JSON values have a text")
 }
 
-/// Checks the answer. An error says which job breaks which rule.
-pub(crate) fn response(response: wit::PlanResponse) -> Result<PlanResponse, String> {
+/// Checks the answer, whose values may lie `max_nesting` deep. An error says which job breaks which
+/// rule.
+pub(crate) fn response(
+    response: wit::PlanResponse,
+    max_nesting: usize,
+) -> Result<PlanResponse, String> {
+    let told = |number, problem| format!("job {number} {problem}");
     let jobs: Vec<_> = (1..)
         .zip(response.jobs)
-        .map(|(number, draft)| job(draft).map_err(|problem| format!("job {number} {problem}")))
+        .map(|(number, draft)| job(draft, max_nesting).map_err(|problem| told(number, problem)))
         .collect::<Result<_, _>>()?;
     unique_names(&jobs)?;
     if jobs.is_empty() && !response.done {
@@ -70,13 +95,19 @@ pub(crate) fn response(response: wit::PlanResponse) -> Result<PlanResponse, Stri
     })
 }
 
-fn job(draft: wit::JobDraft) -> Result<JobDraft, String> {
+fn job(draft: wit::JobDraft, max_nesting: usize) -> Result<JobDraft, String> {
     if draft
         .name
         .as_deref()
         .is_some_and(|name| name.trim().is_empty())
     {
         return Err("has an empty name".into());
+    }
+    let nesting = nesting(&draft.overrides);
+    if nesting > max_nesting {
+        return Err(format!(
+            "has overrides that are nested {nesting} deep, the limit is {max_nesting}"
+        ));
     }
     match serde_json::from_str(&draft.overrides) {
         Ok(Value::Object(overrides)) => Ok(JobDraft {
@@ -87,6 +118,24 @@ fn job(draft: wit::JobDraft) -> Result<JobDraft, String> {
         Ok(other) => Err(format!("has overrides that are no JSON object: `{other}`")),
         Err(error) => Err(format!("has overrides that are no JSON: {error}")),
     }
+}
+
+/// How deep lists and objects lie in each other in a JSON text; told before it is parsed.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn unique_names(jobs: &[JobDraft]) -> Result<(), String> {
@@ -114,10 +163,11 @@ mod tests {
             note: None,
             overrides: overrides.into(),
         };
-        response(wit::PlanResponse {
+        let answer = wit::PlanResponse {
             jobs: drafts.iter().map(draft).collect(),
             done,
-        })
+        };
+        response(answer, 3)
     }
 
     #[test]
@@ -144,6 +194,12 @@ mod tests {
             "jobs 1 and 3 are both called `a`"
         );
         assert!(problem(&[], false).contains("another round"));
+        let deep = problem(&[(None, r#"{"a": [[["]"]]]}"#)], true);
+        assert_eq!(
+            deep,
+            "job 1 has overrides that are nested 4 deep, the limit is 3"
+        );
+        assert!(answer(&[(None, r#"{"a": [["[[[\"[["]]}"#)], true).is_ok());
         assert!(answer(&[], true).unwrap().jobs.is_empty());
     }
 }

@@ -63,6 +63,26 @@ pub enum RecipeError {
         /// What is missing or different.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A component of another version of the world.
+    #[error("recipe `{recipe}` is of version {version} of `sae-run:recipe`")]
+    OtherVersion {
+        /// The recipe.
+        recipe: String,
+        /// Its version.
+        version: String,
+        /// The version that this program runs.
+        supported: &'static str,
+    },
+    /// A path that leads out of the folders where recipes may lie.
+    #[error(
+        "recipe `{recipe}` leads to `{path}`, outside the folders of the sweep and the project"
+    )]
+    OutsideFolders {
+        /// The recipe as the sweep has it.
+        recipe: String,
+        /// The file, with `..` and links resolved.
+        path: PathBuf,
+    },
     /// The recipe's own error: an exception with file and line for Python.
     #[error("recipe `{recipe}` failed: {message}")]
     Failed {
@@ -151,10 +171,18 @@ impl RecipeError {
                     .into()
             }
             Self::WrongWorld { .. } => "build it against `recipes/wit/recipe.wit`".into(),
+            Self::OtherVersion { supported, .. } => format!(
+                "build it against `recipes/wit/recipe.wit` of this program, which is {supported}"
+            ),
+            Self::OutsideFolders { .. } => {
+                "copy it next to the sweep, into `recipes`, or into `~/.config/sae-run/recipes`"
+                    .into()
+            }
             Self::OutOfFuel { .. } => raise("fuel"),
             Self::OutOfMemory { .. } => raise("memory_bytes"),
             Self::TooMuchOutput { .. } => raise("output_bytes"),
             Self::TooManyJobs { .. } => raise("max_jobs"),
+            Self::StackOverflow { .. } => "does a function of it call itself without end?".into(),
             Self::Trapped { .. } => "recipes have no files, no network and no clock".into(),
             _ => return None,
         })

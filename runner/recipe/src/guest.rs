@@ -1,7 +1,6 @@
 //! One call of a recipe: a fresh instance with its own fuel and memory, then thrown away.
 
 use crate::bindings::{Description, PlanRequest, PlanResponse, PythonEngine, PythonSource};
-use crate::host::STACK_BYTES;
 use crate::limits::Limiter;
 use crate::source::Code;
 use crate::{Limits, Recipe, RecipeError};
@@ -10,7 +9,11 @@ use wasmtime::component::{
 };
 use wasmtime::{Engine, Store, Trap};
 
-/// The export that components of the world `recipe` have.
+/// The version of `recipes/wit/recipe.wit`.
+const API_VERSION: &str = "0.1.0";
+/// The export that components of the world `recipe` have, without its version.
+const PLANNER_NAME: &str = "sae-run:recipe/planner";
+/// The same with it.
 const PLANNER: &str = "sae-run:recipe/planner@0.1.0";
 
 /// What a guest answers: a value, or a message for the user.
@@ -37,6 +40,7 @@ impl<'a> Guest<'a> {
         limits: &'a Limits,
     ) -> Result<Self, RecipeError> {
         refuse_imports(engine, component, recipe)?;
+        refuse_other_versions(engine, component, recipe)?;
         let mut store = Store::new(engine, Limiter::new(limits));
         store.limiter(|limiter| limiter);
         store.set_fuel(limits.fuel).expect("the engine counts fuel");
@@ -150,7 +154,7 @@ impl<'a> Guest<'a> {
             },
             Some(Trap::StackOverflow) => RecipeError::StackOverflow {
                 recipe,
-                limit_bytes: STACK_BYTES,
+                limit_bytes: limits.stack_bytes,
             },
             _ => RecipeError::Trapped {
                 recipe,
@@ -177,6 +181,25 @@ fn refuse_imports(
         recipe: recipe.name().into(),
         imports,
     })
+}
+
+/// Reads the version from the names of the exports, before anything of the component runs.
+fn refuse_other_versions(
+    engine: &Engine,
+    component: &Component,
+    recipe: &Recipe,
+) -> Result<(), RecipeError> {
+    let component_type = component.component_type();
+    let mut names = component_type.exports(engine).map(|(name, _)| name);
+    let version = names.find_map(|name| name.strip_prefix(PLANNER_NAME)?.strip_prefix('@'));
+    match version {
+        Some(version) if version != API_VERSION => Err(RecipeError::OtherVersion {
+            recipe: recipe.name().into(),
+            version: version.into(),
+            supported: API_VERSION,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn typed_export<P, R>(

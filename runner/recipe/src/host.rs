@@ -1,6 +1,7 @@
 //! The host: one wasmtime engine, the Python engine component, the cache.
 
 use crate::guest::Guest;
+use crate::limits::MAX_STACK_BYTES;
 use crate::source::Code;
 use crate::{Limits, Recipe, RecipeError, cache, convert};
 use plan::{Description, PlanRequest, PlanResponse, RecipeIdentity};
@@ -10,9 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
-
-/// Stack of a guest. Half of what a thread has by default, since guests run on the host's stack.
-pub(crate) const STACK_BYTES: usize = 1 << 20;
 
 /// Everything the Python engine is built from, as `runner/setup/setup.sh` hashes it.
 const ENGINE_INPUTS: [&str; 3] = [
@@ -64,9 +62,10 @@ impl Host {
     /// # Errors
     /// This machine cannot run WebAssembly.
     pub fn new(options: HostOptions) -> Result<Self, RecipeError> {
-        let engine = Engine::new(&config()).map_err(|source| RecipeError::NoWebAssembly {
-            source: source.into(),
-        })?;
+        let engine =
+            Engine::new(&config(&options.limits)).map_err(|source| RecipeError::NoWebAssembly {
+                source: source.into(),
+            })?;
         Ok(Self {
             engine,
             options,
@@ -80,12 +79,8 @@ impl Host {
     /// As `plan`.
     pub fn describe(&self, recipe: &Recipe) -> Result<Description, RecipeError> {
         let component = self.component(recipe)?;
-        let said =
-            Guest::new(&self.engine, &component, recipe, &self.options.limits)?.describe()?;
-        Ok(Description {
-            name: said.name,
-            summary: said.summary,
-        })
+        let guest = Guest::new(&self.engine, &component, recipe, &self.options.limits)?;
+        Ok(convert::description(guest.describe()?))
     }
 
     /// The jobs that the recipe proposes, and what makes the plan replayable.
@@ -110,7 +105,8 @@ impl Host {
                 limit,
             });
         }
-        let response = convert::response(response).map_err(|problem| RecipeError::BadAnswer {
+        let response = convert::response(response, self.options.limits.max_nesting);
+        let response = response.map_err(|problem| RecipeError::BadAnswer {
             recipe: recipe.name().into(),
             problem,
         })?;
@@ -176,7 +172,7 @@ impl Host {
 }
 
 /// Settings under which equal requests give equal answers, on every machine.
-fn config() -> Config {
+fn config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config
         .consume_fuel(true)
@@ -185,7 +181,8 @@ fn config() -> Config {
         // A guest's first memory is copied, not mapped: the kernel refuses to seal the file behind
         // such a map (EBUSY) while it moves the file's pages, as it does under load.
         .memory_init_cow(false)
-        .max_wasm_stack(STACK_BYTES);
+        // Guests run on the host's stack, of which a thread has 2 MiB by default.
+        .max_wasm_stack(limits.stack_bytes.min(MAX_STACK_BYTES));
     config
 }
 

@@ -19,4 +19,4 @@ mod tests;
 pub use error::RecipeError;
 pub use host::{Host, HostOptions, engine_path};
 pub use limits::Limits;
-pub use source::{Recipe, built_in};
+pub use source::{Recipe, built_in, in_folders};

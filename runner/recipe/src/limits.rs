@@ -14,6 +14,11 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Jobs it may propose in one round. The default is 100 000.
     pub max_jobs: usize,
+    /// How deep lists and tables may lie in each other in a job's overrides. The default is 16; no
+    /// setting is deeper than 2.
+    pub max_nesting: usize,
+    /// Bytes of stack. The default is 1 MiB, which is also the most: it is the host's own.
+    pub stack_bytes: usize,
 }
 
 impl Default for Limits {
@@ -23,9 +28,14 @@ impl Default for Limits {
             memory_bytes: 512 << 20,
             output_bytes: 64 << 20,
             max_jobs: 100_000,
+            max_nesting: 16,
+            stack_bytes: MAX_STACK_BYTES,
         }
     }
 }
+
+/// Half of what a thread has by default.
+pub(crate) const MAX_STACK_BYTES: usize = 1 << 20;
 
 /// Entries of all tables; CPython's function table has some ten thousand.
 const MAX_TABLE_ENTRIES: usize = 1_000_000;

@@ -5,7 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Recipes that every binary carries.
-const BUILT_IN: [(&str, &str); 1] = [("grid", include_str!("../../../recipes/grid.py"))];
+const BUILT_IN: [(&str, &str); 5] = [
+    ("grid", include_str!("../../../recipes/grid.py")),
+    ("zip", include_str!("../../../recipes/zip.py")),
+    ("random", include_str!("../../../recipes/random.py")),
+    ("layers", include_str!("../../../recipes/layers.py")),
+    ("pareto", include_str!("../../../recipes/pareto.py")),
+];
 
 /// A recipe's code, read but not yet run.
 #[derive(Clone, Debug)]
@@ -29,24 +35,26 @@ impl Recipe {
     ///
     /// A path has a `/` or ends in `.py` or `.wasm`, and is relative to `sweep_dir`. A name is
     /// looked for as `NAME.py` and `NAME.wasm` in `sweep_dir`, in each of `search_dirs`, and among
-    /// the built-in recipes, in this order.
+    /// the built-in recipes, in this order. With `..` and links resolved, a file must lie in one of these
+    /// folders, below them, or below the current folder.
     ///
     /// # Errors
-    /// No such recipe, or a file that cannot be read.
+    /// No such recipe, a file that lies elsewhere, or one that cannot be read.
     pub fn find(
         name_or_path: &str,
         sweep_dir: &Path,
         search_dirs: &[PathBuf],
     ) -> Result<Self, RecipeError> {
+        let allowed = |path: PathBuf| within(name_or_path, path, sweep_dir, search_dirs);
         if is_path(name_or_path) {
-            return Self::read(name_or_path, sweep_dir.join(name_or_path));
+            return Self::read(name_or_path, allowed(sweep_dir.join(name_or_path))?);
         }
         let dirs = || std::iter::once(sweep_dir).chain(search_dirs.iter().map(PathBuf::as_path));
         let candidates = dirs().flat_map(|dir| {
             ["py", "wasm"].map(|extension| dir.join(format!("{name_or_path}.{extension}")))
         });
         if let Some(path) = candidates.into_iter().find(|path| path.is_file()) {
-            return Self::read(name_or_path, path);
+            return Self::read(name_or_path, allowed(path)?);
         }
         let found = built_in().find(|recipe| recipe.name == name_or_path);
         found.ok_or_else(|| RecipeError::NotFound {
@@ -127,6 +135,51 @@ pub fn built_in() -> impl Iterator<Item = Recipe> {
     })
 }
 
+/// The recipes that lie in some folders, by name; those of earlier folders first. Files that cannot be
+/// read are left out, and so are the template and what begins with a dot.
+pub fn in_folders(dirs: &[PathBuf]) -> impl Iterator<Item = Recipe> {
+    dirs.iter().flat_map(|dir| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths.into_iter().filter_map(|path| {
+            let name = path.file_stem()?.to_str()?.to_owned();
+            if name.starts_with('.') || name == TEMPLATE {
+                return None;
+            }
+            Recipe::read(&name, path).ok()
+        })
+    })
+}
+
+/// Name of the file that new recipes begin as, in this project's own folder.
+const TEMPLATE: &str = "template";
+
+/// `path`, if it lies where recipes may lie. One that is not there is told of by whoever reads it.
+fn within(
+    recipe: &str,
+    path: PathBuf,
+    sweep_dir: &Path,
+    search_dirs: &[PathBuf],
+) -> Result<PathBuf, RecipeError> {
+    let Ok(real) = path.canonicalize() else {
+        return Ok(path);
+    };
+    let dirs = search_dirs.iter().map(PathBuf::as_path);
+    let dirs = dirs.chain([sweep_dir, Path::new("")]);
+    let real_dir = |dir: &Path| match dir.as_os_str().is_empty() {
+        true => Path::new(".").canonicalize(),
+        false => dir.canonicalize(),
+    };
+    match dirs.flat_map(real_dir).any(|dir| real.starts_with(dir)) {
+        true => Ok(path),
+        false => Err(RecipeError::OutsideFolders {
+            recipe: recipe.into(),
+            path: real,
+        }),
+    }
+}
+
 fn is_path(name_or_path: &str) -> bool {
     name_or_path.contains('/')
         || [".py", ".wasm"]
@@ -160,6 +213,35 @@ mod tests {
             find("grid").unwrap().digest(),
             find(other.to_str().unwrap()).unwrap().digest()
         );
+        assert_eq!(built_in().count(), 5);
+    }
+
+    #[test]
+    fn a_path_that_leaves_the_folders_is_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let (sweep_dir, secret) = (
+            outer.path().join("a/sweeps"),
+            outer.path().join("secret.py"),
+        );
+        fs::create_dir_all(&sweep_dir).unwrap();
+        fs::write(&secret, "# secret").unwrap();
+        fs::write(outer.path().join("a/near.py"), "# near").unwrap();
+        std::os::unix::fs::symlink(&secret, sweep_dir.join("link.py")).unwrap();
+        let find = |name: &str, dirs: &[PathBuf]| Recipe::find(name, &sweep_dir, dirs);
+        for name in [
+            "../../secret.py",
+            "link.py",
+            "link",
+            secret.to_str().unwrap(),
+        ] {
+            let error = find(name, &[]).unwrap_err();
+            assert!(
+                matches!(error, RecipeError::OutsideFolders { .. }),
+                "{name}: {error}"
+            );
+        }
+        assert!(find("../near.py", &[]).is_err());
+        assert!(find("../near.py", &[outer.path().join("a")]).is_ok());
     }
 
     #[test]

@@ -210,6 +210,68 @@ fn imports_are_refused_by_name() {
 }
 
 #[test]
+fn another_version_is_told_before_anything_runs() {
+    let recipe = component(ONE_JOB);
+    let Code::Component(bytes) = recipe.code() else {
+        panic!("a component");
+    };
+    // As long as the right one: nothing else of the file changes.
+    let (ours, other) = (b"planner@0.1.0".as_slice(), b"planner@0.2.7");
+    let mut bytes = bytes.clone();
+    for start in 0..bytes.len() - ours.len() {
+        if bytes[start..].starts_with(ours) {
+            bytes[start..start + ours.len()].copy_from_slice(other);
+        }
+    }
+    let error = error_of(
+        &Recipe::from_code("test", Code::Component(bytes)),
+        Limits::default(),
+    );
+    assert!(
+        matches!(&error, RecipeError::OtherVersion { version, supported: "0.1.0", .. }
+            if version == "0.2.7"),
+        "{error:?}"
+    );
+    assert!(error.hint().unwrap().contains("recipe.wit"));
+}
+
+#[test]
+fn truncated_components_are_refused() {
+    let recipe = component(ONE_JOB);
+    let Code::Component(bytes) = recipe.code() else {
+        panic!("a component");
+    };
+    for n_bytes in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        let cut = Recipe::from_code("test", Code::Component(bytes[..n_bytes].into()));
+        let error = error_of(&cut, Limits::default());
+        let is_told = matches!(
+            error,
+            RecipeError::NotAComponent { .. } | RecipeError::WrongWorld { .. }
+        );
+        assert!(is_told, "{n_bytes} bytes: {error:?}");
+    }
+}
+
+#[test]
+fn a_smaller_stack_is_full_sooner() {
+    let limits = Limits {
+        stack_bytes: 64 << 10,
+        ..Limits::default()
+    };
+    let error = error_of(&component(RECURSE), limits);
+    assert!(
+        matches!(
+            error,
+            RecipeError::StackOverflow {
+                limit_bytes: 65536,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn other_bytes_and_other_worlds_are_refused() {
     let error = error_of(&text_component("(component)"), Limits::default());
     assert!(matches!(error, RecipeError::WrongWorld { .. }), "{error:?}");

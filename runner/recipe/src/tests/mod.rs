@@ -1,5 +1,6 @@
 //! Recipes that behave and recipes that do not.
 
+mod built_in;
 mod hostile;
 mod python;
 
@@ -34,6 +35,11 @@ fn cache_dir() -> PathBuf {
 
 fn python(text: &str) -> Recipe {
     Recipe::from_code("test", Code::Python(text.into()))
+}
+
+fn built_in(name: &str) -> Recipe {
+    let found = crate::built_in().find(|recipe| recipe.name() == name);
+    found.expect("it is built in")
 }
 
 fn request(vary: Value) -> PlanRequest {

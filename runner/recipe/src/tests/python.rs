@@ -4,9 +4,7 @@ use super::*;
 use plan::JobResult;
 
 fn grid() -> Recipe {
-    crate::built_in()
-        .find(|recipe| recipe.name() == "grid")
-        .unwrap()
+    built_in("grid")
 }
 
 fn overrides(response: &PlanResponse) -> Value {
@@ -15,6 +13,22 @@ fn overrides(response: &PlanResponse) -> Value {
         .iter()
         .map(|job| Value::from(job.overrides.clone()))
         .collect()
+}
+
+/// The outcome of one SAE of a job with these overrides.
+pub(super) fn result(overrides: Map<String, Value>, k: u64, fvu: f64) -> JobResult {
+    JobResult {
+        job: format!("k={k}"),
+        overrides,
+        hookpoint: "layers.0".into(),
+        seed: 0,
+        k,
+        num_latents: 64,
+        fvu,
+        l0: k as f64,
+        dead_pct: 0.0,
+        ce_recovered: None,
+    }
 }
 
 #[test]
@@ -68,10 +82,31 @@ fn describe_reads_the_docstring_without_running_the_recipe() {
         said.summary,
         "Every combination of the values in [vary]; the last key varies fastest."
     );
+    assert_eq!(said.settings, []);
     assert_eq!(
         HOST.describe(&python("while True: pass")).unwrap().summary,
         ""
     );
+    let text = "SETTINGS = {'a': (1, 'an a'), 'b': (..., 'a b'), 'c': (None, ''), 'd': ([1], '')}";
+    let settings = HOST.describe(&python(text)).unwrap().settings;
+    let settings = settings.into_iter();
+    let told: Vec<_> = settings.map(|s| (s.name, s.kind, s.default)).collect();
+    let told: Vec<_> = told
+        .iter()
+        .map(|(name, kind, default)| (name.as_str(), kind.as_str(), default.as_deref()))
+        .collect();
+    let expected = [
+        ("a", "int", Some("1")),
+        ("b", "any", None),
+        ("c", "any", Some("null")),
+        ("d", "list", Some("[1]")),
+    ];
+    assert_eq!(told, expected);
+    for wrong in ["{'a': 1}", "[1]", "{1: (1, '')}", "{'a': (f(), '')}"] {
+        let error = HOST.describe(&python(&format!("\nSETTINGS = {wrong}")));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("line 2: `SETTINGS` must be"), "{error}");
+    }
     let error = HOST.describe(&python("def (")).unwrap_err().to_string();
     assert!(error.contains("test.py:1: SyntaxError"), "{error}");
 }
@@ -113,13 +148,7 @@ def plan(request):
 "#;
     let recipe = python(text);
     assert!(!plan(&recipe, &request(json!({}))).done);
-    let result = |k, fvu| JobResult {
-        job: format!("k={k}"),
-        overrides: object(json!({"k": k})),
-        hookpoint: "layers.0".into(),
-        fvu,
-        l0: 1.0,
-    };
+    let result = |k, fvu| result(object(json!({"k": k})), k, fvu);
     let results = vec![result(1, 0.5), result(2, 0.25)];
     let second = PlanRequest {
         round: 1,
@@ -339,4 +368,27 @@ fn the_digest_of_a_request_depends_on_the_order_of_vary() {
         digest(json!({"k": 1, "lr": 2})),
         digest(json!({"lr": 2, "k": 1}))
     );
+}
+
+#[test]
+fn a_thousand_runs_and_a_fresh_cache_give_equal_bytes() {
+    let recipe = built_in("random");
+    let vary = json!({"n": 5, "k": [4, 8, 16], "lr": {"log_uniform": [1e-4, 1e-2]}});
+    let request = request(vary);
+    let bytes = |host: &Host| {
+        let (response, identity) = host.plan(&recipe, &request).unwrap();
+        serde_json::to_vec(&(response, identity)).unwrap()
+    };
+    let first = bytes(&HOST);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..500).for_each(|_| assert!(bytes(&HOST) == first)));
+        }
+    });
+    let without_cache = Host::new(HostOptions {
+        cache_dir: None,
+        engine_path: engine_path(&cache_dir()),
+        limits: Limits::default(),
+    });
+    assert!(bytes(&without_cache.unwrap()) == first);
 }
