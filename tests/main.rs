@@ -18,6 +18,7 @@ mod kills;
 mod memory;
 mod models;
 mod plan;
+mod readme;
 mod recipes;
 mod run;
 mod sparsify_options;

@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
+    /// List recipes; write a new one, or try one out.
+    Recipes(RecipesArgs),
     /// List the hookpoints of a language model with their widths; no weights are read.
     Hookpoints(HookpointsArgs),
     /// Tokenise a data set as a sweep would, and describe the tokens; train nothing.
@@ -128,6 +130,48 @@ pub(crate) struct PlanArgs {
     /// Print everything as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show what the plan was made of and what its recipe used.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Show what would change against the sweep as it was last run: jobs that appear, vanish or change.
+    #[arg(long)]
+    pub(crate) diff: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "A sweep's `recipe` is looked for next to the sweep, in `recipes` of the current folder, in \
+                  `~/.config/sae-run/recipes`, and among the built-in ones."
+)]
+pub(crate) struct RecipesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RecipesCommand>,
+    /// Print an array of objects.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecipesCommand {
+    /// Write a commented recipe into `recipes`, to begin with.
+    New {
+        /// Its name, as a sweep's `recipe` has it.
+        name: String,
+    },
+    /// Print what a sweep's recipe is asked, as JSON, to try recipes on.
+    Request(SweepArgs),
+    /// Run a recipe and print the jobs it proposes and the fuel it used; nothing is trained.
+    Test {
+        /// A `.py` or `.wasm` file, or the name of a recipe.
+        recipe: String,
+        /// What to ask: a JSON file as `sae-run recipes request` prints.
+        #[arg(long, value_name = "FILE.json")]
+        request: PathBuf,
+        /// Print one object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]

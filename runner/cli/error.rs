@@ -4,6 +4,7 @@ use hub::HubError;
 use plan::{FailureKind, PlanError};
 use recipe::RecipeError;
 use std::error::Error;
+use std::fmt;
 use std::path::Path;
 use store::StoreError;
 use train::{TrainError, message_chain};
@@ -85,6 +86,12 @@ impl CliError {
 
     fn of(error: &dyn Error, hint: Option<String>) -> Self {
         Self::input(message_chain(error)).with_hint(hint)
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

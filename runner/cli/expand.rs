@@ -1,22 +1,18 @@
 //! From a sweep file to a plan: the recipe is asked, its answer resolved against model and data.
 
-use crate::args::{PlanArgs, SweepArgs};
+use crate::args::SweepArgs;
 use crate::config::{self, LoadedSweep, Origin};
 use crate::datasets::{FoundDataset, find_dataset};
 use crate::device_memory;
 use crate::error::CliError;
 use crate::models::{FoundModel, fetch_weights, find_model};
 use crate::paths::{self, Folders};
+use crate::rounds;
 use crate::table;
 use data::{DigestCache, RowSpec, TokenSpec};
 use indicatif::HumanBytes;
-use plan::{
-    DataName, Job, JobDraft, JobInputs, Plan, PlanRequest, RecipeIdentity, RecipeLimits, Stream,
-    TrainConfig,
-};
-use plan::{PlanError, digest_json, group_streams, resolve_jobs, sae_memory};
-use recipe::{Host, HostOptions, Limits, Recipe};
-use serde_json::{Value, json};
+use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, Stream, TrainConfig};
+use plan::{PlanError, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use train::{ModelInputs, TrainError};
@@ -25,6 +21,7 @@ use train::{ModelInputs, TrainError};
 #[derive(Debug)]
 pub(crate) struct Expanded {
     pub(crate) sweep: LoadedSweep,
+    /// Grows with every round that the recipe asks for.
     pub(crate) plan: Plan,
     pub(crate) inputs: Inputs,
     pub(crate) folders: Folders,
@@ -35,13 +32,12 @@ pub(crate) struct Expanded {
 pub(crate) struct Inputs {
     models: BTreeMap<ModelName, Model>,
     datasets: HashMap<DataName, FoundDataset>,
+    /// By model, data and how rows are read, as JSON: sweeps have many jobs on few data.
+    token_digests: HashMap<(ModelName, DataName, String), String>,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
 }
-
-/// What stands for the recipe where there is none.
-const ONE_JOB: &str = "train";
 
 /// How a job names its model: `model` and `revision`.
 type ModelName = (String, Option<String>);
@@ -51,35 +47,6 @@ type ModelName = (String, Option<String>);
 struct Model {
     found: FoundModel,
     inputs: ModelInputs,
-}
-
-/// `sae-run plan`.
-///
-/// # Errors
-/// Whatever is wrong with the sweep.
-pub(crate) fn print_plan(args: &PlanArgs) -> Result<u8, CliError> {
-    let expanded = expand(&args.sweep)?;
-    let text = if args.json {
-        let plan = as_json(&expanded.plan);
-        serde_json::to_string_pretty(&plan).expect("JSON serialises") + "\n"
-    } else {
-        table::plan(&expanded.plan)
-    };
-    table::print(&text)
-}
-
-/// The plan, with the predicted memory of each job's SAEs.
-fn as_json(plan: &Plan) -> Value {
-    let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
-    for (job, value) in plan
-        .jobs
-        .iter()
-        .zip(value["jobs"].as_array_mut().into_iter().flatten())
-    {
-        let of_sae = |sae| json!(sae_memory(&job.config, sae));
-        value["sae_memory"] = job.saes.iter().map(of_sae).collect();
-    }
-    value
 }
 
 /// Reads the sweep, asks the recipe and resolves its answer.
@@ -112,36 +79,56 @@ fn make_plan(
     inputs: &mut Inputs,
     folders: &Folders,
 ) -> Result<Plan, CliError> {
-    let (drafts, recipe) = match sweep.origin {
-        Origin::File => ask_recipe(sweep, inputs, folders)?,
-        Origin::Options => one_job(sweep),
+    let first = match sweep.origin {
+        Origin::File => rounds::ask_first(sweep, inputs, folders)?,
+        Origin::Options => rounds::one_job(sweep),
     };
-    if drafts.is_empty() {
-        let recipe = recipe.recipe;
+    if first.drafts.is_empty() {
+        let recipe = first.recipe.recipe;
         return Err(PlanError::NoJobs { recipe }.into());
     }
-    let jobs = resolve_jobs(&sweep.sweep.train, &drafts, |config| inputs.of(config))?;
-    let most_bytes = device_memory::most_bytes(&sweep.sweep.launch);
-    let streams = group_streams(&jobs, |job| &inputs.model_of(job).inputs.facts, most_bytes);
-    let plan = Plan {
+    let mut plan = Plan {
         sweep: sweep.sweep.name.clone(),
-        recipe,
-        jobs,
-        streams,
+        recipe: first.recipe,
+        jobs: Vec::new(),
+        streams: Vec::new(),
+        rounds: first.round.into_iter().collect(),
     };
+    add_jobs(&mut plan, &first.drafts, sweep, inputs)?;
+    Ok(plan)
+}
+
+/// Resolves what a recipe has proposed, and adds it to a plan. Jobs that the plan has already, under
+/// another name, are in its streams already.
+///
+/// # Errors
+/// Whatever is wrong with the jobs, their model or their data.
+pub(crate) fn add_jobs(
+    plan: &mut Plan,
+    drafts: &[JobDraft],
+    sweep: &LoadedSweep,
+    inputs: &mut Inputs,
+) -> Result<(), CliError> {
+    let jobs = resolve_jobs(&sweep.sweep.train, drafts, |config| inputs.of(config))?;
+    let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
+    let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
+    let most_bytes = device_memory::most_bytes(&sweep.sweep.launch);
+    let streams = group_streams(&new, |job| &*inputs.model_of(job).inputs.facts, most_bytes);
+    plan.jobs.extend(jobs);
     let mut noted = BTreeSet::new();
-    for stream in &plan.streams {
-        let job = first_job(&plan, stream);
+    for stream in &streams {
+        let job = first_job(plan, stream);
         note_too_large(job, stream, most_bytes);
         // What is on the Hub is checked when it is here.
         if inputs.model_of(job).found.commit().is_none() {
-            let left_over = inputs.check_model(&plan, stream)?;
+            let left_over = inputs.check_model(plan, stream)?;
             if noted.insert(name_of(&job.config)) {
                 note_left_over(job, inputs, &left_over);
             }
         }
     }
-    Ok(plan)
+    plan.streams.extend(streams);
+    Ok(())
 }
 
 fn first_job<'a>(plan: &'a Plan, stream: &Stream) -> &'a Job {
@@ -182,73 +169,13 @@ fn note_too_large(job: &Job, stream: &Stream, most_bytes: Option<u64>) {
     ));
 }
 
-/// The job of options, which need no recipe.
-fn one_job(sweep: &LoadedSweep) -> (Vec<JobDraft>, RecipeIdentity) {
-    let draft = JobDraft {
-        name: None,
-        note: None,
-        overrides: Default::default(),
-    };
-    let identity = RecipeIdentity {
-        recipe: ONE_JOB.into(),
-        recipe_digest: digest_json(&ONE_JOB),
-        request_digest: digest_json(&sweep.sweep.train),
-        fuel: 0,
-    };
-    (vec![draft], identity)
-}
-
-fn ask_recipe(
-    sweep: &LoadedSweep,
-    inputs: &mut Inputs,
-    folders: &Folders,
-) -> Result<(Vec<JobDraft>, RecipeIdentity), CliError> {
-    let search = [PathBuf::from("recipes"), folders.config.join("recipes")];
-    let recipe = Recipe::find(&sweep.sweep.recipe, &sweep.dir, &search)?;
-    let options = HostOptions {
-        cache_dir: Some(folders.cache.clone()),
-        engine_path: folders.engine(),
-        limits: limits(sweep.sweep.recipe_limits),
-    };
-    let host = Host::new(options)?;
-    let train = &sweep.sweep.train;
-    let request = PlanRequest {
-        sweep: sweep.sweep.name.clone(),
-        train: train.to_map(),
-        vary: sweep.sweep.vary.clone(),
-        model: inputs.model(train)?.inputs.facts.clone(),
-        seed: sweep.sweep.seed,
-        round: 0,
-        results: Vec::new(),
-    };
-    if !host.is_compiled(&recipe)? {
-        table::note("compiling the recipe engine for this machine (once, some 20 seconds)");
-    }
-    let (answer, identity) = host.plan(&recipe, &request)?;
-    if !answer.done {
-        let message = format!("recipe `{}` asks for another round", identity.recipe);
-        return Err(CliError::input(message)
-            .with_hint("recipes with several rounds are not supported yet".to_owned()));
-    }
-    Ok((answer.jobs, identity))
-}
-
-fn limits(set: RecipeLimits) -> Limits {
-    let default = Limits::default();
-    Limits {
-        fuel: set.fuel.unwrap_or(default.fuel),
-        memory_bytes: set.memory_bytes.unwrap_or(default.memory_bytes),
-        output_bytes: set.output_bytes.unwrap_or(default.output_bytes),
-        max_jobs: set.max_jobs.unwrap_or(default.max_jobs),
-    }
-}
-
 impl Inputs {
     /// Names are looked for next to a sweep in `sweep_dir`.
     pub(crate) fn new(sweep_dir: &Path, folders: &Folders) -> Self {
         Self {
             models: BTreeMap::new(),
             datasets: HashMap::new(),
+            token_digests: HashMap::new(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep_dir.into(),
             model_shelf: folders.models(),
@@ -306,8 +233,8 @@ impl Inputs {
         let model = self.model_of(first_job(plan, stream));
         let dir = &model.found.dir;
         let left_over = train::check_model(dir, stream.n_layers_run)?;
-        let jobs = stream.job_ids.iter().filter_map(|id| plan.job(id));
-        if !jobs.into_iter().any(|job| job.config.wants_evaluation()) {
+        let mut jobs = plan.jobs_of(stream).into_iter();
+        if !jobs.any(|job| job.config.wants_evaluation()) {
             return Ok(left_over);
         }
         train::check_whole_model(dir, model.inputs.facts.n_layers).map_err(|error| {
@@ -315,6 +242,14 @@ impl Inputs {
                         without";
             CliError::from(error).with_hint(hint.to_owned())
         })
+    }
+
+    /// What planning knows of the model of `config`.
+    ///
+    /// # Errors
+    /// A model that is not there.
+    pub(crate) fn facts(&mut self, config: &TrainConfig) -> Result<&ModelFacts, CliError> {
+        Ok(&*self.model(config)?.inputs.facts)
     }
 
     fn model_of(&self, job: &Job) -> &Model {
@@ -361,8 +296,15 @@ impl Inputs {
             let found = find_dataset(data, &self.sweep_dir)?;
             self.datasets.insert(data.clone(), found);
         }
-        let digest = self.tokens(config, data).digest(&self.digests);
-        Ok(digest.map_err(TrainError::from)?)
+        let spec = self.tokens(config, data);
+        let rows = serde_json::to_string(&spec.rows).expect("plain fields serialise");
+        let key = (name_of(config), data.clone(), rows);
+        if let Some(digest) = self.token_digests.get(&key) {
+            return Ok(digest.clone());
+        }
+        let digest = spec.digest(&self.digests).map_err(TrainError::from)?;
+        self.token_digests.insert(key, digest.clone());
+        Ok(digest)
     }
 
     /// Downloads the files of a job's data, as far as they are not in the cache.

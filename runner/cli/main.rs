@@ -16,8 +16,12 @@ mod inspect;
 mod models;
 mod past_job;
 mod paths;
+mod plan_command;
+mod plan_diff;
 mod progress;
 mod query;
+mod recipes_command;
+mod rounds;
 mod run;
 mod runs_folder;
 mod schedule;
@@ -47,8 +51,9 @@ fn main() -> ExitCode {
 fn dispatch(args: Args) -> Result<u8, CliError> {
     match args.command {
         None => block_on(run::run(&args.run)),
-        Some(Command::Plan(plan)) => expand::print_plan(&plan),
+        Some(Command::Plan(plan)) => block_on(plan_command::plan(&plan)),
         Some(Command::Train(args)) => block_on(run::train(*args)),
+        Some(Command::Recipes(args)) => recipes_command::recipes(&args),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
         Some(Command::Data(args)) => data_command::data(&args),
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),

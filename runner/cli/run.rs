@@ -7,6 +7,7 @@ use crate::expand::{self, Expanded};
 use crate::hub_access;
 use crate::paths::Folders;
 use crate::progress::Progress;
+use crate::rounds;
 use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
@@ -20,8 +21,8 @@ use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 /// # Errors
 /// Bad input or a bad environment; a failing job is no error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
-    let expanded = expand::expand(&args.sweep())?;
-    run_expanded(&expanded, &args.options).await
+    let mut expanded = expand::expand(&args.sweep())?;
+    run_expanded(&mut expanded, &args.options).await
 }
 
 /// Runs or resumes the one job that options describe.
@@ -40,8 +41,8 @@ pub(crate) async fn train(mut args: TrainArgs) -> Result<u8, CliError> {
     }
     let folders = Folders::of_this_machine()?;
     let sweep = config::load_given(&args.given(), &folders)?;
-    let expanded = expand::expand_sweep(sweep, folders)?;
-    let exit_code = run_expanded(&expanded, &args.options).await?;
+    let mut expanded = expand::expand_sweep(sweep, folders)?;
+    let exit_code = run_expanded(&mut expanded, &args.options).await?;
     if !args.options.dry_run {
         let (sweep, job) = (&expanded.sweep.sweep, &expanded.plan.jobs[0]);
         let folder = Path::new(&sweep.runs_dir)
@@ -52,30 +53,57 @@ pub(crate) async fn train(mut args: TrainArgs) -> Result<u8, CliError> {
     Ok(exit_code)
 }
 
-async fn run_expanded(expanded: &Expanded, args: &RunOptions) -> Result<u8, CliError> {
+async fn run_expanded(expanded: &mut Expanded, args: &RunOptions) -> Result<u8, CliError> {
     if args.dry_run {
         return table::print(&table::plan(&expanded.plan));
     }
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
     let store = Store::open(&folder.database()).await?;
-    let recorded = recover(&store, &folder, expanded, args.fresh).await?;
-    let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
-    expanded
-        .inputs
-        .fetch(&expanded.plan, args.quiet, |stream| {
-            !stream.job_ids.iter().all(is_done)
-        })?;
-    let progress = Progress::new(&expanded.plan, &recorded, args.quiet);
-    let scheduler = Scheduler {
-        store: &store,
-        folder: &folder,
-        expanded,
-        progress,
-    };
-    let summary = scheduler.run(&recorded).await?;
-    let exit_code = conclude(args, &store, &expanded.plan.sweep, &recorded, &summary).await?;
+    let later = store.later_rounds(&expanded.sweep.text, &expanded.plan);
+    for round in later.await? {
+        expanded.replay(round)?;
+    }
+    let before = recover(&store, &folder, expanded, args.fresh).await?;
+    let mut recorded = before.clone();
+    let mut summary = Summary::default();
+    loop {
+        summary.add(run_round(&store, &folder, expanded, &recorded, args.quiet).await?);
+        recorded = record(&store, &folder, expanded).await?;
+        let goes_on =
+            !summary.interrupted && recorded.has_ended() && expanded.wants_another_round();
+        if !goes_on {
+            break;
+        }
+        let rows = store.results(&expanded.plan.sweep).await?;
+        if !expanded.next_round(rounds::results(&expanded.plan, &rows))? {
+            break;
+        }
+        recorded = record(&store, &folder, expanded).await?;
+    }
+    let progress = (&before, &recorded);
+    let exit_code = conclude(args, &store, &expanded.plan.sweep, progress, &summary).await?;
     store.close().await;
     Ok(exit_code)
+}
+
+/// Trains what is left of the jobs that are planned by now.
+async fn run_round(
+    store: &Store,
+    folder: &RunsFolder,
+    expanded: &Expanded,
+    recorded: &RecordedPlan,
+    quiet: bool,
+) -> Result<Summary, CliError> {
+    let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
+    let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
+    expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
+    let scheduler = Scheduler {
+        store,
+        folder,
+        expanded,
+        progress: Progress::new(&expanded.plan, recorded, quiet),
+    };
+    scheduler.run(recorded).await
 }
 
 /// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
@@ -83,7 +111,7 @@ async fn run_expanded(expanded: &Expanded, args: &RunOptions) -> Result<u8, CliE
 async fn recover(
     store: &Store,
     folder: &RunsFolder,
-    expanded: &Expanded,
+    expanded: &mut Expanded,
     fresh: bool,
 ) -> Result<RecordedPlan, CliError> {
     let recorded = record(store, folder, expanded).await?;
@@ -101,6 +129,9 @@ async fn recover(
     store.abandon_dead_attempts().await?;
     if fresh {
         forget(store, folder, &recorded).await?;
+        let (text, plan) = (&expanded.sweep.text, &mut expanded.plan);
+        store.forget_later_rounds(text, plan).await?;
+        plan.keep_first_round();
     }
     let recorded = record(store, folder, expanded).await?;
     // A worker may have died between the last word on a job and this.
@@ -144,14 +175,14 @@ async fn conclude(
     args: &RunOptions,
     store: &Store,
     sweep: &str,
-    before: &RecordedPlan,
+    (before, after): (&RecordedPlan, &RecordedPlan),
     summary: &Summary,
 ) -> Result<u8, CliError> {
     let results = store.results(sweep).await?;
     if !results.is_empty() {
         table::print(&table::results(&results))?;
     }
-    let (n_done, n_jobs) = before.progress();
+    let ((n_done, _), (_, n_jobs)) = (before.progress(), after.progress());
     let all_are = match n_jobs {
         1 => "the job is".to_owned(),
         n => format!("all {n} jobs are"),
@@ -160,7 +191,7 @@ async fn conclude(
         0 => String::new(),
         n => format!(", {n} of them earlier"),
     };
-    if before.is_done() {
+    if before == after && before.is_done() {
         table::note(&format!(
             "{all_are} done already; `--fresh` trains them anew"
         ));

@@ -44,6 +44,12 @@ impl Todo {
 }
 
 impl Summary {
+    /// Adds how a further round ended.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.failures.extend(other.failures);
+        self.interrupted |= other.interrupted;
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         let at_fault = |kind| self.failures.iter().any(|failure| failure.kind == kind);
         match () {

@@ -94,8 +94,8 @@ pub(crate) fn plan(plan: &Plan) -> String {
 }
 
 fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {
-    let jobs = stream.job_ids.iter().filter_map(|id| plan.job(id));
-    let n_saes: usize = jobs.map(|job| job.saes.len()).sum();
+    let jobs = plan.jobs_of(stream);
+    let n_saes: usize = jobs.iter().map(|job| job.saes.len()).sum();
     let memory = &stream.memory;
     vec![
         stream.stream_id.clone(),

@@ -16,7 +16,15 @@ const TOP: [&str; 8] = [
     "launch",
     "recipe_limits",
 ];
-const RECIPE_LIMITS: [&str; 4] = ["fuel", "memory_bytes", "output_bytes", "max_jobs"];
+const RECIPE_LIMITS: [&str; 7] = [
+    "fuel",
+    "memory_bytes",
+    "output_bytes",
+    "max_jobs",
+    "max_nesting",
+    "stack_bytes",
+    "max_rounds",
+];
 const LAUNCH: [&str; 4] = ["launcher", "device", "threads", "memory_bytes"];
 
 /// The keys of a table, or `None` where they are the recipe's business.

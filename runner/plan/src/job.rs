@@ -7,6 +7,7 @@ use crate::{Activation, HookpointFacts, JobDraft, ModelFacts, PlanError, TrainCo
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// One resolved training configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ pub struct SaeSpec {
 #[derive(Clone, Debug)]
 pub struct JobInputs {
     /// The model.
-    pub facts: ModelFacts,
+    pub facts: Arc<ModelFacts>,
     /// Digest of the model's files.
     pub model_digest: String,
     /// Digest of the token data.
@@ -111,18 +112,30 @@ pub fn apply_overrides(
                 nearest,
             });
         };
-        let before = std::mem::replace(slot, value.clone());
-        // One key at a time, so that the error can name it.
-        let parsed: Result<TrainConfig, _> = serde_json::from_value(settings.clone().into());
-        if let Err(error) = parsed {
-            let problem = format!("{error}, got {value} (default {before})");
-            return Err(PlanError::WrongType {
-                key: key.clone(),
-                problem,
-            });
-        }
+        slot.clone_from(value);
     }
-    serde_json::from_value(settings.into()).map_err(|error| PlanError::WrongType {
+    let parsed = serde_json::from_value(settings.into());
+    parsed.map_err(|error| wrong_override(base, overrides, &error))
+}
+
+/// Which of `overrides` is of the wrong type: one at a time, so that the error can name it.
+fn wrong_override(
+    base: &TrainConfig,
+    overrides: &Map<String, Value>,
+    error: &serde_json::Error,
+) -> PlanError {
+    let settings = base.to_map();
+    let wrong = overrides.iter().find_map(|(key, value)| {
+        let mut one = settings.clone();
+        let before = one.insert(key.clone(), value.clone()).unwrap_or_default();
+        let error = serde_json::from_value::<TrainConfig>(one.into()).err()?;
+        let problem = format!("{error}, got {value} (default {before})");
+        Some(PlanError::WrongType {
+            key: key.clone(),
+            problem,
+        })
+    });
+    wrong.unwrap_or_else(|| PlanError::WrongType {
         key: "train".into(),
         problem: error.to_string(),
     })
@@ -364,7 +377,7 @@ mod tests {
 
     fn inputs() -> JobInputs {
         JobInputs {
-            facts: crate::model::tests::facts(3),
+            facts: crate::model::tests::facts(3).into(),
             model_digest: "m0".into(),
             token_digest: "t0".into(),
             eval_token_digest: None,

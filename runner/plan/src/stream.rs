@@ -2,8 +2,9 @@
 
 use crate::identity::{digest_json, short};
 use crate::memory::MemoryDemand;
-use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity};
+use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity, Round};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// What the jobs of a stream have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,9 +61,36 @@ pub struct Plan {
     pub jobs: Vec<Job>,
     /// The streams, in the order of their first jobs.
     pub streams: Vec<Stream>,
+    /// What the recipe was asked and answered, from round 0; the jobs are those of the answers, one
+    /// after the other. Empty where no recipe was asked.
+    #[serde(skip)]
+    pub rounds: Vec<Round>,
 }
 
 impl Plan {
+    /// The jobs of round 0.
+    pub fn first_jobs(&self) -> &[Job] {
+        let n_jobs = self.rounds.first().map(|round| round.response.jobs.len());
+        &self.jobs[..n_jobs.unwrap_or(self.jobs.len()).min(self.jobs.len())]
+    }
+
+    /// Forgets what was added by later rounds than the first.
+    pub fn keep_first_round(&mut self) {
+        let n_jobs = self.first_jobs().len();
+        self.jobs.truncate(n_jobs);
+        self.rounds.truncate(1);
+        let known: Vec<_> = self.jobs.iter().map(|job| &job.job_id).collect();
+        self.streams
+            .retain(|stream| stream.job_ids.iter().all(|id| known.contains(&id)));
+    }
+
+    /// The jobs of one of its streams, each once.
+    pub fn jobs_of(&self, stream: &Stream) -> Vec<&Job> {
+        let mut wanted: HashSet<&String> = stream.job_ids.iter().collect();
+        let jobs = self.jobs.iter();
+        jobs.filter(|job| wanted.remove(&job.job_id)).collect()
+    }
+
     /// The job with this id.
     pub fn job(&self, job_id: &str) -> Option<&Job> {
         self.jobs.iter().find(|job| job.job_id == job_id)
@@ -98,11 +126,11 @@ pub fn group_streams<'a>(
     most_bytes: Option<u64>,
 ) -> Vec<Stream> {
     let mut groups: Vec<(StreamKey, Vec<&Job>)> = Vec::new();
-    for job in jobs {
+    let mut seen = HashSet::new();
+    // Two drafts with the same settings are one job.
+    for job in jobs.iter().filter(|job| seen.insert(&job.job_id)) {
         let key = StreamKey::of(job);
         match groups.iter_mut().find(|(other, _)| *other == key) {
-            // Two drafts with the same settings are one job.
-            Some((_, group)) if group.iter().any(|other| other.job_id == job.job_id) => {}
             Some((_, group)) => group.push(job),
             None => groups.push((key, vec![job])),
         }
@@ -183,7 +211,7 @@ mod tests {
             })
             .collect();
         let inputs = JobInputs {
-            facts: crate::model::tests::facts(4),
+            facts: crate::model::tests::facts(4).into(),
             model_digest: "m".into(),
             token_digest: "t".into(),
             eval_token_digest: None,

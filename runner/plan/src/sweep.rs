@@ -45,6 +45,12 @@ pub struct RecipeLimits {
     pub output_bytes: Option<usize>,
     /// Jobs in one answer.
     pub max_jobs: Option<usize>,
+    /// How deep lists and tables may lie in each other in a job.
+    pub max_nesting: Option<usize>,
+    /// Bytes of stack; at most 1 MiB.
+    pub stack_bytes: Option<usize>,
+    /// How often a recipe may be asked for another round; by default 20 times.
+    pub max_rounds: Option<u32>,
 }
 
 /// How workers are started.

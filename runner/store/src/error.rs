@@ -208,6 +208,16 @@ pub enum StoreError {
     /// An empty question.
     #[error("the query is empty")]
     EmptyQuery,
+    /// What is recorded of a recipe's round is none.
+    #[error("round {number} of sweep `{sweep}` is damaged in the database")]
+    DamagedRound {
+        /// The sweep.
+        sweep: String,
+        /// The round.
+        number: u32,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// More than one statement.
     #[error("the query has {n_statements} statements, expected one")]
     SeveralStatements {

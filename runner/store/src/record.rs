@@ -3,7 +3,7 @@
 use crate::error::{StoreError, Trouble};
 use crate::job::JobStatus;
 use crate::open::{Store, now_ms};
-use crate::{evaluation, job, sae, stream, sweep};
+use crate::{evaluation, job, round, sae, stream, sweep};
 use plan::{Job, Plan, Stream};
 use sqlx::SqliteConnection;
 use std::collections::HashSet;
@@ -55,6 +55,12 @@ impl RecordedPlan {
         self.jobs.iter().all(RecordedJob::is_finished)
     }
 
+    /// Whether no job can be trained further: each is done, and evaluated where that is wanted, or failed.
+    pub fn has_ended(&self) -> bool {
+        let has_ended = |job: &RecordedJob| job.is_finished() || job.status == JobStatus::Failed;
+        self.jobs.iter().all(has_ended)
+    }
+
     /// How many of the jobs are done, of how many; those that the plan names twice count once.
     pub fn progress(&self) -> (usize, usize) {
         let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
@@ -99,6 +105,7 @@ impl Store {
             let mut tx = self.begin().await?;
             let now_ms = now_ms();
             let sweep_id = sweep::record(&mut tx, sweep_text, plan, now_ms).await?;
+            round::record(&mut tx, sweep_id, plan, now_ms).await?;
             for (ordinal, (job, dir)) in plan.jobs.iter().zip(&job_dirs).enumerate() {
                 job::record(&mut tx, job, dir, now_ms).await?;
                 sae::record(&mut tx, job).await?;

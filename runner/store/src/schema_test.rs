@@ -3,7 +3,8 @@
 use crate::testing::TestStore;
 
 /// The newest first: a view may be created anew.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
+    include_str!("../../../migrations/20261124000002_round.sql"),
     include_str!("../../../migrations/20261124000001_training.sql"),
     include_str!("../../../migrations/20261124000000_evaluation.sql"),
     include_str!("../../../migrations/20261123000000_init.sql"),

@@ -38,6 +38,60 @@ impl Store {
     }
 }
 
+/// A job as the current version of a sweep asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedJob {
+    /// Name of the job in the sweep.
+    pub name: String,
+    /// The job.
+    pub job_id: String,
+    /// Round of the recipe that asked for it.
+    pub round: u32,
+    /// Its resolved settings, a JSON object.
+    pub config: serde_json::Value,
+}
+
+impl Store {
+    /// The jobs of the current version of a sweep, in the order of its plan; none for a sweep that was
+    /// never run.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn planned_jobs(&self, sweep: &str) -> Result<Vec<PlannedJob>, StoreError> {
+        let mut conn = self.acquire().await?;
+        let rows = self.located(async {
+            let rows: Vec<(String, String, i64, String)> = sqlx::query_as(PLANNED_JOBS)
+                .bind(sweep)
+                .fetch_all(&mut *conn)
+                .await?;
+            Ok(rows)
+        });
+        let planned = |(name, job_id, round, config): (String, String, i64, String)| PlannedJob {
+            name,
+            job_id,
+            round: u32::try_from(round).unwrap_or(0),
+            config: serde_json::from_str(&config).unwrap_or_default(),
+        };
+        Ok(rows.await?.into_iter().map(planned).collect())
+    }
+}
+
+const PLANNED_JOBS: &str = "
+SELECT
+    sweep_job.name,
+    job_id,
+    (
+        SELECT coalesce(max(round.number), 0) FROM round
+        WHERE round.sweep_id = sweep_job.sweep_id AND round.first_ordinal <= sweep_job.ordinal
+    ) AS round,
+    job.config
+FROM sweep_job
+JOIN sweep USING (sweep_id)
+JOIN job USING (job_id)
+WHERE sweep.name = ?1
+    AND sweep.revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = ?1)
+ORDER BY sweep_job.ordinal";
+
 const SUMMARIES: &str = "
 SELECT
     sweep.name AS sweep,
@@ -90,7 +144,8 @@ pub(crate) async fn record(
     Ok(sweep_id)
 }
 
-async fn find(
+/// The version of a sweep that has this text and these first jobs: its key and revision.
+pub(crate) async fn find(
     conn: &mut SqliteConnection,
     text: &str,
     plan: &Plan,
@@ -111,8 +166,9 @@ async fn find(
 }
 
 fn jobs_digest(plan: &Plan) -> String {
+    // Those of later rounds depend on results: they do not make it another version.
     let jobs: Vec<_> = plan
-        .jobs
+        .first_jobs()
         .iter()
         .map(|job| (&job.job_id, &job.name))
         .collect();

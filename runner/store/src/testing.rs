@@ -90,7 +90,7 @@ impl TestStore {
 }
 
 /// A model of two blocks of width 8.
-fn facts() -> ModelFacts {
+pub(crate) fn facts() -> ModelFacts {
     let block = |layer: usize| HookpointFacts {
         name: format!("layers.{layer}"),
         d_in: Some(8),
@@ -128,7 +128,7 @@ pub(crate) fn plan(sweep: &str, overrides: &[Value]) -> Plan {
     };
     let drafts: Vec<_> = overrides.iter().map(draft).collect();
     let inputs = JobInputs {
-        facts: facts(),
+        facts: facts().into(),
         model_digest: "m0".into(),
         token_digest: "t0".into(),
         eval_token_digest: None,
@@ -146,6 +146,7 @@ pub(crate) fn plan(sweep: &str, overrides: &[Value]) -> Plan {
         },
         streams: group_streams(&jobs, |_| &facts, None),
         jobs,
+        rounds: Vec::new(),
     }
 }
 

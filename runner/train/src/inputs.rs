@@ -6,6 +6,7 @@ use plan::{ModelFacts, digest_json};
 use sae::{CONFIG_FILE, WEIGHTS_FILE};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model as planning sees it.
 #[derive(Clone, Debug)]
@@ -13,7 +14,7 @@ pub struct ModelInputs {
     /// Its folder.
     pub dir: PathBuf,
     /// What its config.json says.
-    pub facts: ModelFacts,
+    pub facts: Arc<ModelFacts>,
     /// The Hub's commit, or the digest of config.json and all weights.
     pub digest: String,
 }
@@ -28,7 +29,7 @@ pub fn read_model(
     commit: Option<&str>,
     digests: &DigestCache,
 ) -> Result<ModelInputs, TrainError> {
-    let facts = lm::read_facts(dir)?;
+    let facts = Arc::new(lm::read_facts(dir)?);
     let digest = match commit {
         Some(commit) => commit.to_owned(),
         None => content_digest(dir, digests)?,

@@ -65,7 +65,7 @@ impl Trainer {
         model: LanguageModel,
     ) -> Result<Self, TrainError> {
         let inputs = JobInputs {
-            facts: model.facts().clone(),
+            facts: model.facts().clone().into(),
             model_digest: digest_json(model.facts()),
             token_digest: tokens.digest(),
             eval_token_digest: None,
