@@ -20,6 +20,8 @@ mod models;
 mod plan;
 mod readme;
 mod recipes;
+mod retries;
+mod rounds;
 mod run;
 mod sparsify_options;
 mod sql;

@@ -21,6 +21,7 @@ mod plan_diff;
 mod progress;
 mod query;
 mod recipes_command;
+mod recording;
 mod rounds;
 mod run;
 mod runs_folder;

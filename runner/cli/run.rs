@@ -7,14 +7,14 @@ use crate::expand::{self, Expanded};
 use crate::hub_access;
 use crate::paths::Folders;
 use crate::progress::Progress;
+use crate::recording::{record, recover};
 use crate::rounds;
 use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
 use crate::train_args::TrainArgs;
-use std::collections::BTreeMap;
 use std::path::Path;
-use store::{JobStatus, RecordedJob, RecordedPlan, Store};
+use store::{RecordedJob, RecordedPlan, Store};
 
 /// Runs or resumes a sweep.
 ///
@@ -104,71 +104,6 @@ async fn run_round(
         progress: Progress::new(&expanded.plan, recorded, quiet),
     };
     scheduler.run(recorded).await
-}
-
-/// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
-/// left to do.
-async fn recover(
-    store: &Store,
-    folder: &RunsFolder,
-    expanded: &mut Expanded,
-    fresh: bool,
-) -> Result<RecordedPlan, CliError> {
-    let recorded = record(store, folder, expanded).await?;
-    let left_open = store.open_streams().await?;
-    for stream in &left_open {
-        folder.wait_for_worker(&stream.dir, stream.pid).await?;
-    }
-    let planned = recorded.streams.iter().map(|s| (&s.stream_id, &s.dir));
-    let left_open = left_open.iter().map(|s| (&s.stream_id, &s.dir));
-    // By their ids: a stream may be both.
-    let streams: BTreeMap<_, _> = planned.chain(left_open).collect();
-    for (stream_id, dir) in streams {
-        store.fold(stream_id, &folder.tail(dir).read_new()?).await?;
-    }
-    store.abandon_dead_attempts().await?;
-    if fresh {
-        forget(store, folder, &recorded).await?;
-        let (text, plan) = (&expanded.sweep.text, &mut expanded.plan);
-        store.forget_later_rounds(text, plan).await?;
-        plan.keep_first_round();
-    }
-    let recorded = record(store, folder, expanded).await?;
-    // A worker may have died between the last word on a job and this.
-    for job in recorded
-        .jobs
-        .iter()
-        .filter(|job| job.status == JobStatus::Done)
-    {
-        folder.remove_state(&job.dir)?;
-    }
-    Ok(recorded)
-}
-
-/// Forgets what the jobs had done and saved.
-async fn forget(
-    store: &Store,
-    folder: &RunsFolder,
-    recorded: &RecordedPlan,
-) -> Result<(), CliError> {
-    for job in &recorded.jobs {
-        folder.remove_state(&job.dir)?;
-    }
-    let job_ids = recorded.jobs.iter().map(|job| job.job_id.as_str());
-    Ok(store.reset_jobs(&job_ids.collect::<Vec<_>>()).await?)
-}
-
-async fn record(
-    store: &Store,
-    folder: &RunsFolder,
-    expanded: &Expanded,
-) -> Result<RecordedPlan, CliError> {
-    let sweep = &expanded.plan.sweep;
-    let job_dir = |job: &plan::Job| folder.job_dir(sweep, job);
-    let stream_dir = |stream: &plan::Stream| folder.stream_dir(sweep, stream);
-    Ok(store
-        .record_plan(&expanded.sweep.text, &expanded.plan, job_dir, stream_dir)
-        .await?)
 }
 
 async fn conclude(

@@ -3,6 +3,7 @@
 use crate::error::CliError;
 use crate::expand::Expanded;
 use crate::progress::Progress;
+use crate::recording::record;
 use crate::runs_folder::RunsFolder;
 use crate::signals::StopSignals;
 use crate::watch::{Failure, Watch};
@@ -10,8 +11,13 @@ use crate::worker_process::{EVENTS, EventTail, LOG, WorkerProcess};
 use plan::{FailureKind, Job, Stream};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use store::{JobStatus, Outcome, RecordedJob, RecordedPlan, Store};
 use train::{Order, OrderJob};
+
+/// Before the first retry; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is needed to run a plan.
 pub(crate) struct Scheduler<'a> {
@@ -26,6 +32,18 @@ pub(crate) struct Scheduler<'a> {
 pub(crate) struct Summary {
     pub(crate) failures: Vec<Failure>,
     pub(crate) interrupted: bool,
+}
+
+/// How one attempt at a stream ended.
+struct Attempt {
+    /// Jobs that diverged, and whether it was stopped.
+    summary: Summary,
+    /// Ids of the jobs that diverged.
+    diverged: Vec<String>,
+    /// What went wrong with the worker itself.
+    failure: Option<Failure>,
+    /// Why it ended, where another attempt may end better.
+    worth_a_retry: Option<String>,
 }
 
 /// What is left to do of a stream.
@@ -70,20 +88,90 @@ impl Scheduler<'_> {
         let mut signals = StopSignals::new()?;
         let mut summary = Summary::default();
         for stream in &self.expanded.plan.streams {
-            let todo = self.todo(stream, recorded)?;
-            if !todo.is_empty() && !summary.interrupted {
-                let order = self.order(stream, todo, recorded).await?;
-                self.run_stream(&order, &mut signals, &mut summary).await?;
+            if summary.interrupted {
+                break;
             }
+            summary.add(self.run_stream(stream, recorded, &mut signals).await?);
         }
         self.progress.finish();
         Ok(summary)
     }
 
-    /// What is left to do of a stream.
-    fn todo(&self, stream: &Stream, recorded: &RecordedPlan) -> Result<Todo, CliError> {
+    /// Attempts at a stream, until one ends well or another is not worth it.
+    async fn run_stream(
+        &self,
+        stream: &Stream,
+        recorded: &RecordedPlan,
+        signals: &mut StopSignals,
+    ) -> Result<Summary, CliError> {
+        let retries = self.expanded.sweep.sweep.launch.retries;
+        let mut recorded = recorded.clone();
+        let mut diverged = Vec::new();
+        let mut failures = Vec::new();
+        for retry in 0.. {
+            let todo = self.todo(stream, &recorded, &diverged)?;
+            if todo.is_empty() {
+                break;
+            }
+            let order = self.order(stream, todo, &recorded).await?;
+            let attempt = self.attempt(&order, signals).await?;
+            diverged.extend(attempt.diverged);
+            failures.extend(attempt.summary.failures);
+            if attempt.worth_a_retry.is_none() || retry == retries {
+                let interrupted = attempt.summary.interrupted;
+                failures.extend(attempt.failure);
+                return Ok(Summary {
+                    failures,
+                    interrupted,
+                });
+            }
+            let why = attempt.worth_a_retry.unwrap_or_default();
+            if !self.wait_to_retry(stream, retry, &why, signals).await {
+                let interrupted = true;
+                return Ok(Summary {
+                    failures,
+                    interrupted,
+                });
+            }
+            recorded = record(self.store, self.folder, self.expanded).await?;
+        }
+        Ok(Summary {
+            failures,
+            interrupted: false,
+        })
+    }
+
+    /// Waits longer each time. False: a stop was asked for meanwhile.
+    async fn wait_to_retry(
+        &self,
+        stream: &Stream,
+        retry: u32,
+        why: &str,
+        signals: &mut StopSignals,
+    ) -> bool {
+        let pause = FIRST_PAUSE * 2u32.saturating_pow(retry);
+        let pause = pause.min(LONGEST_PAUSE);
+        self.progress.say(&format!(
+            "stream {}: {why}; going on from the last checkpoints in {} s",
+            stream.stream_id,
+            pause.as_secs()
+        ));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = signals.recv() => false,
+        }
+    }
+
+    /// What is left to do of a stream, but for jobs that diverged in this run.
+    fn todo(
+        &self,
+        stream: &Stream,
+        recorded: &RecordedPlan,
+        diverged: &[String],
+    ) -> Result<Todo, CliError> {
         let jobs = |is_wanted: fn(&RecordedJob) -> bool| {
-            let wanted = stream.job_ids.iter().filter_map(|job_id| {
+            let not_diverged = stream.job_ids.iter().filter(|id| !diverged.contains(id));
+            let wanted = not_diverged.filter_map(|job_id| {
                 let known = recorded.job(job_id).filter(|known| is_wanted(known))?;
                 Some(self.order_job(self.expanded.plan.job(job_id)?, &known.dir))
             });
@@ -154,12 +242,7 @@ impl Scheduler<'_> {
         })
     }
 
-    async fn run_stream(
-        &self,
-        order: &Order,
-        signals: &mut StopSignals,
-        summary: &mut Summary,
-    ) -> Result<(), CliError> {
+    async fn attempt(&self, order: &Order, signals: &mut StopSignals) -> Result<Attempt, CliError> {
         let dir = order.events.parent().unwrap_or(Path::new("."));
         let mut watch = Watch {
             store: self.store,
@@ -176,12 +259,25 @@ impl Scheduler<'_> {
         self.store
             .end_attempt(&order.stream_id, order.attempt, &end)
             .await?;
-        // Asked to stop, no further stream begins, also when the worker was done before it noticed.
-        summary.interrupted |= watch.asked_to_stop || end.outcome == Outcome::Interrupted;
-        if matches!(end.outcome, Outcome::Failed | Outcome::Crashed) {
-            summary.failures.push(watch.failure(&end));
-        }
-        summary.failures.extend(watch.early_ends());
-        Ok(())
+        let has_failed = matches!(end.outcome, Outcome::Failed | Outcome::Crashed);
+        let failure = has_failed.then(|| watch.failure(&end));
+        let why = failure
+            .as_ref()
+            .map_or("its worker was stopped", Failure::message);
+        Ok(Attempt {
+            worth_a_retry: watch.is_worth_a_retry(&end).then(|| why.to_owned()),
+            summary: Summary {
+                failures: watch.early_ends(),
+                // Asked to stop, no further stream begins, also when the worker was done before it
+                // noticed.
+                interrupted: watch.asked_to_stop || end.outcome == Outcome::Interrupted,
+            },
+            diverged: watch
+                .diverged
+                .into_iter()
+                .map(|(job_id, _)| job_id)
+                .collect(),
+            failure,
+        })
     }
 }

@@ -25,8 +25,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) bar: StreamProgress,
     /// The last words of the worker, if it had any.
     pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
-    /// Jobs that were trained no further, and why.
-    pub(crate) diverged: Vec<String>,
+    /// Ids of jobs that were trained no further, and why.
+    pub(crate) diverged: Vec<(String, String)>,
     pub(crate) asked_to_stop: bool,
 }
 
@@ -98,7 +98,7 @@ impl Watch<'_> {
                     ..
                 } => {
                     let message = format!("job {job_id} ended early: `{sae}`: {reason}");
-                    self.diverged.push(message);
+                    self.diverged.push((job_id, message));
                 }
                 EventKind::Failed {
                     kind,
@@ -111,6 +111,12 @@ impl Watch<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether another attempt may end better: nobody asked it to stop, and the input is not at fault.
+    pub(crate) fn is_worth_a_retry(&self, end: &AttemptEnd) -> bool {
+        let is_of_the_input = matches!(self.failed, Some((FailureKind::Input, ..)));
+        end.outcome != Outcome::Done && !self.asked_to_stop && !is_of_the_input
     }
 
     fn end(&self, status: ExitStatus) -> AttemptEnd {
@@ -132,7 +138,7 @@ impl Watch<'_> {
 
     /// What to tell the user about jobs that were trained no further.
     pub(crate) fn early_ends(&self) -> Vec<Failure> {
-        let failure = |message: &String| Failure {
+        let failure = |(_, message): &(String, String)| Failure {
             stream_id: self.order.stream_id.clone(),
             kind: FailureKind::Internal,
             message: message.clone(),
@@ -162,6 +168,13 @@ impl Watch<'_> {
             hint,
             log: self.worker.log.clone(),
         }
+    }
+}
+
+impl Failure {
+    /// What went wrong.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 }
 

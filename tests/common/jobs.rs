@@ -22,7 +22,8 @@ pub(crate) fn with_jobs(settings: &str, jobs: &[(&str, &str)]) -> Workspace {
          {settings}\n\
          [launch]\n\
          device = 'cpu'\n\
-         threads = 1\n",
+         threads = 1\n\
+         retries = 0\n",
         text(&model),
         text(&dataset),
     );

@@ -28,7 +28,8 @@ pub(crate) fn tiny_sweep() -> String {
          hookpoints = [['layers.0'], ['layers.1.mlp', 'layers.2']]\n\
          [launch]\n\
          device = 'cpu'\n\
-         threads = 1\n",
+         threads = 1\n\
+         retries = 0\n",
         text(&model),
         text(&dataset),
     )

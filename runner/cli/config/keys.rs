@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 4] = ["launcher", "device", "threads", "memory_bytes"];
+const LAUNCH: [&str; 5] = ["launcher", "device", "threads", "memory_bytes", "retries"];
 
 /// The keys of a table, or `None` where they are the recipe's business.
 fn keys_of(table: &[&str]) -> Option<Vec<String>> {

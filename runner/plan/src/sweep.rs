@@ -66,6 +66,9 @@ pub struct Launch {
     /// What a worker may be predicted to take of its device's memory; by default nine tenths of it.
     /// Jobs that would take more side by side become several streams.
     pub memory_bytes: Option<u64>,
+    /// How often a stream whose worker crashed, or ended for the machine's reasons, is tried again from
+    /// its last checkpoints.
+    pub retries: u32,
 }
 
 /// What starts a worker.
@@ -84,6 +87,7 @@ impl Default for Launch {
             device: "auto".into(),
             threads: 0,
             memory_bytes: None,
+            retries: 2,
         }
     }
 }
