@@ -18,6 +18,7 @@ mod kills;
 mod memory;
 mod models;
 mod plan;
+mod provenance;
 mod readme;
 mod recipes;
 mod retries;

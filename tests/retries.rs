@@ -27,13 +27,18 @@ fn attempts(workspace: &Workspace) -> Value {
 /// Kills the worker of attempt `number` once it has trained for a while.
 fn kill_worker(workspace: &Workspace, running: &mut Running, number: u64) {
     let pid = until("the worker", || {
-        assert!(running.status().is_none(), "it ended before attempt {number}");
+        assert!(
+            running.status().is_none(),
+            "it ended before attempt {number}"
+        );
         if !workspace.path("runs/tiny/.streams").is_dir() {
             return None;
         }
         let events = workspace.events();
         let of_attempt = || events.iter().filter(|event| event["attempt"] == number);
-        let n_reports = of_attempt().filter(|event| event["event"] == "progress").count();
+        let n_reports = of_attempt()
+            .filter(|event| event["event"] == "progress")
+            .count();
         let started = of_attempt().find(|event| event["event"] == "started")?;
         (n_reports > 5).then(|| started["pid"].as_u64().unwrap())
     });
@@ -64,7 +69,10 @@ fn retries_come_to_an_end() {
     for number in [1, 2] {
         kill_worker(&workspace, &mut running, number);
     }
-    running.wait().exits(1).remarks(&["SIGKILL", "hint: run the same command again"]);
+    running
+        .wait()
+        .exits(1)
+        .remarks(&["SIGKILL", "hint: run the same command again"]);
     let expected = json!([{"status": "crashed"}, {"status": "crashed"}]);
     assert_eq!(attempts(&workspace), expected);
 }
@@ -88,6 +96,9 @@ fn bad_input_is_not_tried_again() {
     let line = format!("dataset = '{}'", text(&dataset));
     let sweep = fs::read_to_string(workspace.path("tiny.toml")).unwrap();
     workspace.write("tiny.toml", replace_line(&sweep, "dataset", &line));
-    workspace.run(&["tiny.toml"]).exits(2).remarks(&["texts.jsonl"]);
+    workspace
+        .run(&["tiny.toml"])
+        .exits(2)
+        .remarks(&["texts.jsonl"]);
     assert_eq!(attempts(&workspace), json!([{"status": "failed"}]));
 }

@@ -45,7 +45,11 @@ fn expected(names: &[&str]) -> Value {
 fn a_recipe_is_asked_again_with_the_results_until_it_is_done() {
     let workspace = workspace(2);
     let outcome = workspace.run(&["tiny.toml"]).succeeds();
-    let outcome = outcome.remarks(&["round 1: the recipe asks for 1 job", "round 2: ", "all 4 jobs"]);
+    let outcome = outcome.remarks(&[
+        "round 1: the recipe asks for 1 job",
+        "round 2: ",
+        "all 4 jobs",
+    ]);
     assert!(outcome.stdout.contains("k=11"), "{outcome}");
     assert_eq!(names(&workspace), expected(&["k=2", "k=8", "k=9", "k=11"]));
     let rounds = workspace.sql(
@@ -101,7 +105,10 @@ fn rounds_end_at_their_limit_and_names_are_not_given_twice() {
     outcome.remarks(&["asks for round 2; `recipe_limits.max_rounds` is 1"]);
     assert_eq!(names(&workspace), expected(&["k=2", "k=8", "k=9"]));
 
-    workspace.write("climb.py", RECIPE.replace("name=f'k={k}', note", "name='k=8', note"));
+    workspace.write(
+        "climb.py",
+        RECIPE.replace("name=f'k={k}', note", "name='k=8', note"),
+    );
     workspace
         .run(&["tiny.toml"])
         .refuses(&["round 1", "`k=8` as one of an earlier round"]);

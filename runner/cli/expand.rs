@@ -23,6 +23,8 @@ pub(crate) struct Expanded {
     pub(crate) sweep: LoadedSweep,
     /// Grows with every round that the recipe asks for.
     pub(crate) plan: Plan,
+    /// The recipe's text, where it has one.
+    pub(crate) recipe_source: Option<String>,
     pub(crate) inputs: Inputs,
     pub(crate) folders: Folders,
 }
@@ -65,20 +67,23 @@ pub(crate) fn expand(args: &SweepArgs) -> Result<Expanded, CliError> {
 /// As [`expand`].
 pub(crate) fn expand_sweep(sweep: LoadedSweep, folders: Folders) -> Result<Expanded, CliError> {
     let mut inputs = Inputs::new(&sweep.dir, &folders);
-    let plan = make_plan(&sweep, &mut inputs, &folders).map_err(|error| sweep.locate(error))?;
+    let made = make_plan(&sweep, &mut inputs, &folders);
+    let (plan, recipe_source) = made.map_err(|error| sweep.locate(error))?;
     Ok(Expanded {
         sweep,
         plan,
+        recipe_source,
         inputs,
         folders,
     })
 }
 
+/// The plan of round 0, and the recipe's text.
 fn make_plan(
     sweep: &LoadedSweep,
     inputs: &mut Inputs,
     folders: &Folders,
-) -> Result<Plan, CliError> {
+) -> Result<(Plan, Option<String>), CliError> {
     let first = match sweep.origin {
         Origin::File => rounds::ask_first(sweep, inputs, folders)?,
         Origin::Options => rounds::one_job(sweep),
@@ -95,7 +100,7 @@ fn make_plan(
         rounds: first.round.into_iter().collect(),
     };
     add_jobs(&mut plan, &first.drafts, sweep, inputs)?;
-    Ok(plan)
+    Ok((plan, first.recipe_source))
 }
 
 /// Resolves what a recipe has proposed, and adds it to a plan. Jobs that the plan has already, under

@@ -4,7 +4,9 @@ use crate::error::CliError;
 use crate::expand::Expanded;
 use crate::runs_folder::RunsFolder;
 use std::collections::BTreeMap;
-use store::{JobStatus, RecordedPlan, Store};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use store::{JobStatus, RecordedPlan, Store, SweepOrigin};
 
 /// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
 /// left to do.
@@ -18,6 +20,10 @@ pub(crate) async fn recover(
     fresh: bool,
 ) -> Result<RecordedPlan, CliError> {
     let recorded = record(store, folder, expanded).await?;
+    let origin = origin(expanded);
+    store
+        .record_origin(&expanded.sweep.text, &expanded.plan, &origin)
+        .await?;
     let left_open = store.open_streams().await?;
     for stream in &left_open {
         folder.wait_for_worker(&stream.dir, stream.pid).await?;
@@ -76,4 +82,34 @@ pub(crate) async fn record(
     Ok(store
         .record_plan(&expanded.sweep.text, &expanded.plan, job_dir, stream_dir)
         .await?)
+}
+
+/// What a sweep is run with, as far as it can be found out.
+fn origin(expanded: &Expanded) -> SweepOrigin {
+    SweepOrigin {
+        sae_run: env!("CARGO_PKG_VERSION").into(),
+        git_commit: git_commit(&expanded.sweep.dir),
+        recipe_source: expanded.recipe_source.clone(),
+    }
+}
+
+/// The commit of the checkout that `dir` lies in. `None`: there is none, or no git.
+fn git_commit(dir: &Path) -> Option<String> {
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        let output = command.arg("-C").arg(dir).args(args).stdin(Stdio::null());
+        let output = output
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "HEAD"])?;
+    let is_clean = git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(if is_clean { commit } else { commit + "-dirty" })
 }

@@ -21,6 +21,8 @@ const MAX_ROUNDS: u32 = 20;
 pub(crate) struct First {
     pub(crate) drafts: Vec<JobDraft>,
     pub(crate) recipe: RecipeIdentity,
+    /// Its text, where it has one.
+    pub(crate) recipe_source: Option<String>,
     /// `None`: no recipe was asked.
     pub(crate) round: Option<Round>,
 }
@@ -40,6 +42,7 @@ pub(crate) fn one_job(sweep: &LoadedSweep) -> First {
             request_digest: digest_json(&sweep.sweep.train),
             fuel: 0,
         },
+        recipe_source: None,
         round: None,
     }
 }
@@ -53,10 +56,11 @@ pub(crate) fn ask_first(
     inputs: &mut Inputs,
     folders: &Folders,
 ) -> Result<First, CliError> {
-    let (round, recipe) = ask(sweep, first_request(sweep, inputs)?, folders)?;
+    let (round, recipe, source) = ask(sweep, first_request(sweep, inputs)?, folders)?;
     Ok(First {
         drafts: round.response.jobs.clone(),
         recipe,
+        recipe_source: source,
         round: Some(round),
     })
 }
@@ -85,7 +89,7 @@ fn ask(
     sweep: &LoadedSweep,
     request: PlanRequest,
     folders: &Folders,
-) -> Result<(Round, RecipeIdentity), CliError> {
+) -> Result<(Round, RecipeIdentity, Option<String>), CliError> {
     let recipe = Recipe::find(&sweep.sweep.recipe, &sweep.dir, &search_dirs(folders))?;
     let host = host(folders, limits(sweep.sweep.recipe_limits))?;
     note_compiling(&host, &recipe)?;
@@ -96,7 +100,7 @@ fn ask(
         request_digest: identity.request_digest.clone(),
         fuel: identity.fuel,
     };
-    Ok((round, identity))
+    Ok((round, identity, recipe.source().map(str::to_owned)))
 }
 
 /// Where recipes are looked for, next to the sweep.
@@ -184,7 +188,7 @@ impl Expanded {
             results,
             ..self.plan.rounds[0].request.clone()
         };
-        let (round, identity) = ask(&self.sweep, request, &self.folders)?;
+        let (round, identity, _) = ask(&self.sweep, request, &self.folders)?;
         if identity.recipe_digest != self.plan.recipe.recipe_digest {
             let message = format!("recipe `{}` was changed meanwhile", identity.recipe);
             return Err(CliError::input(message)

@@ -91,6 +91,14 @@ impl Recipe {
         self.path.as_deref()
     }
 
+    /// Its text, where it is in Python.
+    pub fn source(&self) -> Option<&str> {
+        match &self.code {
+            Code::Python(text) => Some(text),
+            Code::Component(_) => None,
+        }
+    }
+
     /// BLAKE3 of the source text or the component, in hex.
     pub fn digest(&self) -> String {
         blake3::hash(self.bytes()).to_hex().to_string()

@@ -3,7 +3,8 @@
 use crate::testing::TestStore;
 
 /// The newest first: a view may be created anew.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
+    include_str!("../../../migrations/20261125000000_provenance.sql"),
     include_str!("../../../migrations/20261124000002_round.sql"),
     include_str!("../../../migrations/20261124000001_training.sql"),
     include_str!("../../../migrations/20261124000000_evaluation.sql"),
