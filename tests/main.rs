@@ -15,6 +15,7 @@ mod hub;
 mod inspect;
 mod interrupt;
 mod kills;
+mod lanes;
 mod memory;
 mod models;
 mod plan;

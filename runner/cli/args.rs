@@ -53,6 +53,17 @@ pub(crate) struct RunArgs {
     /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Devices to train streams on side by side, such as `cuda:0,cuda:1`; over `launch.devices`.
+    #[arg(
+        long,
+        value_name = "DEVICE,...",
+        value_delimiter = ',',
+        conflicts_with = "device"
+    )]
+    devices: Vec<String>,
+    /// Workers at the same time; by default one for each device.
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
     #[command(flatten)]
     pub(crate) options: RunOptions,
 }
@@ -75,10 +86,15 @@ impl RunArgs {
     /// The sweep file and what is laid over it.
     pub(crate) fn sweep(&self) -> SweepArgs {
         let device = self.device.as_deref().map(toml::Value::from);
-        let device = device.map(|device| format!("launch.device={device}"));
+        // A device by itself is the only one, whatever the sweep says.
+        let device = device.map(|device| format!("launch.devices=[{device}]"));
+        let devices = toml::Value::from(self.devices.clone());
+        let devices = (!self.devices.is_empty()).then(|| format!("launch.devices={devices}"));
+        let jobs = self.jobs.map(|jobs| format!("launch.jobs={jobs}"));
+        let own = [device, devices, jobs].into_iter().flatten();
         SweepArgs {
             sweep: self.sweep.clone().unwrap_or_default(),
-            set: self.set.iter().cloned().chain(device).collect(),
+            set: self.set.iter().cloned().chain(own).collect(),
         }
     }
 }

@@ -9,13 +9,21 @@ use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 /// promise, and the runtime takes its own.
 const SHARE_PCT: u64 = 90;
 
-/// Bytes that a worker on the device of `launch` may be predicted to take; `None`: nobody knows.
+/// Bytes that a worker may be predicted to take on any device of `launch`; `None`: nobody knows.
 pub(crate) fn most_bytes(launch: &Launch) -> Option<u64> {
+    let devices = launch.lanes().into_iter();
+    devices
+        .filter_map(|device| of_device(launch, &device))
+        .min()
+}
+
+/// Bytes that the workers on `device` may be predicted to take together.
+pub(crate) fn of_device(launch: &Launch, device: &str) -> Option<u64> {
     if launch.memory_bytes.is_some() {
         return launch.memory_bytes;
     }
     // A device that is not there is told of by the worker that looks for it.
-    let n_bytes = match train::cuda_index(&launch.device).ok()? {
+    let n_bytes = match train::cuda_index(device).ok()? {
         Some(cuda_idx) => of_gpu(cuda_idx),
         None => of_machine(),
     };

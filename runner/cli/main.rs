@@ -20,6 +20,7 @@ mod plan_command;
 mod plan_diff;
 mod progress;
 mod query;
+mod queue;
 mod recipes_command;
 mod recording;
 mod rounds;

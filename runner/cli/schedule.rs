@@ -1,14 +1,16 @@
-//! Runs the streams of a plan, one worker after the other.
+//! Runs the streams of a plan: on each device one worker after the other, or several at a time.
 
 use crate::error::CliError;
 use crate::expand::Expanded;
 use crate::progress::Progress;
+use crate::queue::Queue;
 use crate::recording::record;
 use crate::runs_folder::RunsFolder;
 use crate::signals::StopSignals;
 use crate::watch::{Failure, Watch};
 use crate::worker_process::{EVENTS, EventTail, LOG, WorkerProcess};
-use plan::{FailureKind, Job, Stream};
+use futures_util::future::join_all;
+use plan::{FailureKind, Job, Launch, Stream};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +46,21 @@ struct Attempt {
     failure: Option<Failure>,
     /// Why it ended, where another attempt may end better.
     worth_a_retry: Option<String>,
+}
+
+/// A stream and the device that it is trained on.
+struct Lane<'a> {
+    stream: &'a Stream,
+    device: &'a str,
+}
+
+/// Threads of a worker; 0: as many as libtorch takes.
+fn threads(launch: &Launch) -> usize {
+    let n_lanes = launch.lanes().len();
+    if launch.threads > 0 || n_lanes < 2 {
+        return launch.threads;
+    }
+    (train::default_threads() / n_lanes).max(1)
 }
 
 /// What is left to do of a stream.
@@ -85,25 +102,49 @@ impl Scheduler<'_> {
     /// # Errors
     /// The database or the runs folder can no longer be written.
     pub(crate) async fn run(&self, recorded: &RecordedPlan) -> Result<Summary, CliError> {
-        let mut signals = StopSignals::new()?;
+        let launch = &self.expanded.sweep.sweep.launch;
+        let queue = Queue::new(&self.expanded.plan.streams, launch);
+        let lanes = launch.lanes();
+        let workers = lanes
+            .iter()
+            .map(|device| self.work(device, &queue, recorded));
         let mut summary = Summary::default();
-        for stream in &self.expanded.plan.streams {
-            if summary.interrupted {
-                break;
-            }
-            summary.add(self.run_stream(stream, recorded, &mut signals).await?);
+        for ended in join_all(workers).await {
+            summary.add(ended?);
         }
         self.progress.finish();
+        Ok(summary)
+    }
+
+    /// Runs one stream after the other on `device`, as long as there are any.
+    async fn work(
+        &self,
+        device: &str,
+        queue: &Queue<'_>,
+        recorded: &RecordedPlan,
+    ) -> Result<Summary, CliError> {
+        let mut signals = StopSignals::new()?;
+        let mut summary = Summary::default();
+        while let Some(stream) = queue.next(device).await {
+            let lane = Lane { stream, device };
+            let ended = self.run_stream(&lane, recorded, &mut signals).await;
+            if !matches!(&ended, Ok(ended) if !ended.interrupted) {
+                queue.close();
+            }
+            queue.release(device, stream);
+            summary.add(ended?);
+        }
         Ok(summary)
     }
 
     /// Attempts at a stream, until one ends well or another is not worth it.
     async fn run_stream(
         &self,
-        stream: &Stream,
+        lane: &Lane<'_>,
         recorded: &RecordedPlan,
         signals: &mut StopSignals,
     ) -> Result<Summary, CliError> {
+        let stream = lane.stream;
         let retries = self.expanded.sweep.sweep.launch.retries;
         let mut recorded = recorded.clone();
         let mut diverged = Vec::new();
@@ -113,7 +154,7 @@ impl Scheduler<'_> {
             if todo.is_empty() {
                 break;
             }
-            let order = self.order(stream, todo, &recorded).await?;
+            let order = self.order(lane, todo, &recorded).await?;
             let attempt = self.attempt(&order, signals).await?;
             diverged.extend(attempt.diverged);
             failures.extend(attempt.summary.failures);
@@ -196,10 +237,11 @@ impl Scheduler<'_> {
     /// Opens an attempt at a stream and says what its worker has to do.
     async fn order(
         &self,
-        stream: &Stream,
+        lane: &Lane<'_>,
         todo: Todo,
         recorded: &RecordedPlan,
     ) -> Result<Order, CliError> {
+        let stream = lane.stream;
         let known = recorded
             .stream(&stream.stream_id)
             .expect("every stream is recorded");
@@ -235,8 +277,8 @@ impl Scheduler<'_> {
             runs_dir: self.folder.path().into(),
             events: dir.join(EVENTS),
             last_event_seq: known.last_event_seq,
-            device: sweep.sweep.launch.device.clone(),
-            threads: sweep.sweep.launch.threads,
+            device: lane.device.to_owned(),
+            threads: threads(&sweep.sweep.launch),
             jobs: todo.train,
             evaluate: todo.evaluate,
         })

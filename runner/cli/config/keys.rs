@@ -25,7 +25,15 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 5] = ["launcher", "device", "threads", "memory_bytes", "retries"];
+const LAUNCH: [&str; 7] = [
+    "launcher",
+    "device",
+    "devices",
+    "jobs",
+    "threads",
+    "memory_bytes",
+    "retries",
+];
 
 /// The keys of a table, or `None` where they are the recipe's business.
 fn keys_of(table: &[&str]) -> Option<Vec<String>> {

@@ -61,7 +61,12 @@ pub struct Launch {
     pub launcher: Launcher,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// Threads of a worker on the CPU; 0: all cores.
+    /// Devices to train streams on side by side; empty: `device` alone.
+    pub devices: Vec<String>,
+    /// Workers at the same time; 0: one for each device. Several share a device as far as its memory is
+    /// predicted to suffice.
+    pub jobs: usize,
+    /// Threads of a worker on the CPU; 0: all cores, or an equal share where several run at the same time.
     pub threads: usize,
     /// What a worker may be predicted to take of its device's memory; by default nine tenths of it.
     /// Jobs that would take more side by side become several streams.
@@ -80,11 +85,29 @@ pub enum Launcher {
     Local,
 }
 
+impl Launch {
+    /// The device of each worker that may run at the same time.
+    pub fn lanes(&self) -> Vec<String> {
+        let devices = match self.devices.is_empty() {
+            true => std::slice::from_ref(&self.device),
+            false => &self.devices,
+        };
+        let n_lanes = if self.jobs == 0 {
+            devices.len()
+        } else {
+            self.jobs
+        };
+        devices.iter().cycle().take(n_lanes).cloned().collect()
+    }
+}
+
 impl Default for Launch {
     fn default() -> Self {
         Self {
             launcher: Launcher::Local,
             device: "auto".into(),
+            devices: Vec::new(),
+            jobs: 0,
             threads: 0,
             memory_bytes: None,
             retries: 2,
@@ -98,4 +121,26 @@ fn default_recipe() -> String {
 
 fn default_runs_dir() -> String {
     "runs".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_dealt_to_devices_in_turns() {
+        let lanes = |devices: &[&str], jobs| {
+            let launch = Launch {
+                devices: devices.iter().map(ToString::to_string).collect(),
+                jobs,
+                ..Launch::default()
+            };
+            launch.lanes().join(" ")
+        };
+        assert_eq!(lanes(&[], 0), "auto");
+        assert_eq!(lanes(&[], 2), "auto auto");
+        assert_eq!(lanes(&["cuda:0", "cuda:1"], 0), "cuda:0 cuda:1");
+        assert_eq!(lanes(&["cuda:0", "cuda:1"], 3), "cuda:0 cuda:1 cuda:0");
+        assert_eq!(lanes(&["cuda:0", "cuda:1"], 1), "cuda:0");
+    }
 }
