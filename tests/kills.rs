@@ -1,4 +1,4 @@
-//! Workers that are killed at 20 random moments, with every setting that gives an update something to
+//! Workers, and every other time `sae-run` too, that are killed at 50 random moments, with every setting that gives an update something to
 //! remember: what they leave is to the bit what undisturbed ones leave.
 
 use crate::common::{Workspace, signal, until, with_jobs};
@@ -108,6 +108,7 @@ fn survives(n_kills: u64, seed: u64, stream: &str, jobs: &[(&str, &str)]) -> Lef
     killed.run(&["tiny.toml"]).succeeds();
     let n_crashed = "SELECT count(*) AS n FROM attempt WHERE status = 'crashed'";
     assert_eq!(killed.sql_value(n_crashed), n_kills);
+    nothing_is_missing_or_doubled(&killed);
     let killed = left(&killed);
     assert_same_files(&killed.files, &undisturbed.files);
     assert_same_files(&killed.best, &undisturbed.best);
@@ -116,6 +117,21 @@ fn survives(n_kills: u64, seed: u64, stream: &str, jobs: &[(&str, &str)]) -> Lef
         assert_eq!(ours, theirs);
     }
     killed
+}
+
+/// The database is whole, each job is done once, and events are numbered without a gap.
+fn nothing_is_missing_or_doubled(workspace: &Workspace) {
+    let integrity = "SELECT integrity_check FROM pragma_integrity_check";
+    assert_eq!(workspace.sql_value(integrity), "ok");
+    let statuses = "SELECT DISTINCT status FROM job";
+    assert_eq!(workspace.sql_value(statuses), "done");
+    let final_ones = "SELECT count(*) - count(DISTINCT job_id) AS n FROM checkpoint WHERE is_final";
+    assert_eq!(workspace.sql_value(final_ones), 0);
+    let events = workspace.events();
+    let numbers = events.iter().map(|event| event["seq"].as_u64().unwrap());
+    assert!(numbers.eq(1..=events.len() as u64));
+    let folded = "SELECT last_event_seq FROM stream";
+    assert_eq!(workspace.sql_value(folded), events.len());
 }
 
 /// Whether any row of `curve` of a job has a value above 0 in a column.
@@ -144,7 +160,7 @@ fn killed_jobs_of_one_stream_end_in_the_same_bits() {
             "transcode=True, skip_connection=True, micro_acc_steps=3",
         ),
     ];
-    let left = survives(10, 1, "batch_size = 4", &jobs);
+    let left = survives(26, 1, "batch_size = 4", &jobs);
     assert!(has(&left, "adam", "dead_pct") && has(&left, "adam", "auxk"));
     assert!(has(&left, "muon", "multi_topk_fvu"));
     let n_rows = |job: &str| left.curve.iter().filter(|row| row["job"] == job).count() as u64;
@@ -167,7 +183,7 @@ fn killed_jobs_with_gradient_accumulation_end_in_the_same_bits() {
             "exclude_tokens=[0, 64], optimizer='muon', auxk_alpha=0.03125",
         ),
     ];
-    survives(5, 2, "batch_size = 2\ngrad_acc_steps = 2", &jobs);
+    survives(12, 2, "batch_size = 2\ngrad_acc_steps = 2", &jobs);
 }
 
 #[test]
@@ -176,6 +192,6 @@ fn killed_jobs_with_a_loss_on_the_output_end_in_the_same_bits() {
         ("adam", "optimizer='adam', save_best=True"),
         ("seeds", "init_seeds=[0, 3]"),
     ];
-    let left = survives(5, 3, "batch_size = 4\nloss_fn = 'ce'", &jobs);
+    let left = survives(12, 3, "batch_size = 4\nloss_fn = 'ce'", &jobs);
     assert!(has(&left, "adam", "output_loss") && !left.best.is_empty());
 }
