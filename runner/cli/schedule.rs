@@ -38,10 +38,12 @@ pub(crate) struct Summary {
 
 /// How one attempt at a stream ended.
 struct Attempt {
-    /// Jobs that diverged, and whether it was stopped.
-    summary: Summary,
     /// Ids of the jobs that diverged.
     diverged: Vec<String>,
+    /// What to tell about them.
+    early_ends: Vec<Failure>,
+    /// Whether it was stopped.
+    interrupted: bool,
     /// What went wrong with the worker itself.
     failure: Option<Failure>,
     /// Why it ended, where another attempt may end better.
@@ -147,8 +149,7 @@ impl Scheduler<'_> {
         let stream = lane.stream;
         let retries = self.expanded.sweep.sweep.launch.retries;
         let mut recorded = recorded.clone();
-        let mut diverged = Vec::new();
-        let mut failures = Vec::new();
+        let (mut diverged, mut summary) = (Vec::new(), Summary::default());
         for retry in 0.. {
             let todo = self.todo(stream, &recorded, &diverged)?;
             if todo.is_empty() {
@@ -157,29 +158,23 @@ impl Scheduler<'_> {
             let order = self.order(lane, todo, &recorded).await?;
             let attempt = self.attempt(&order, signals).await?;
             diverged.extend(attempt.diverged);
-            failures.extend(attempt.summary.failures);
-            if attempt.worth_a_retry.is_none() || retry == retries {
-                let interrupted = attempt.summary.interrupted;
-                failures.extend(attempt.failure);
-                return Ok(Summary {
-                    failures,
-                    interrupted,
-                });
+            summary.failures.extend(attempt.early_ends);
+            match attempt.worth_a_retry.filter(|_| retry < retries) {
+                None => {
+                    summary.failures.extend(attempt.failure);
+                    summary.interrupted = attempt.interrupted;
+                    break;
+                }
+                Some(why) if self.wait_to_retry(stream, retry, &why, signals).await => {
+                    recorded = record(self.store, self.folder, self.expanded).await?;
+                }
+                Some(_) => {
+                    summary.interrupted = true;
+                    break;
+                }
             }
-            let why = attempt.worth_a_retry.unwrap_or_default();
-            if !self.wait_to_retry(stream, retry, &why, signals).await {
-                let interrupted = true;
-                return Ok(Summary {
-                    failures,
-                    interrupted,
-                });
-            }
-            recorded = record(self.store, self.folder, self.expanded).await?;
         }
-        Ok(Summary {
-            failures,
-            interrupted: false,
-        })
+        Ok(summary)
     }
 
     /// Waits longer each time. False: a stop was asked for meanwhile.
@@ -308,12 +303,9 @@ impl Scheduler<'_> {
             .map_or("its worker was stopped", Failure::message);
         Ok(Attempt {
             worth_a_retry: watch.is_worth_a_retry(&end).then(|| why.to_owned()),
-            summary: Summary {
-                failures: watch.early_ends(),
-                // Asked to stop, no further stream begins, also when the worker was done before it
-                // noticed.
-                interrupted: watch.asked_to_stop || end.outcome == Outcome::Interrupted,
-            },
+            early_ends: watch.early_ends(),
+            // Asked to stop, no further stream begins, also when the worker was done before it noticed.
+            interrupted: watch.asked_to_stop || end.outcome == Outcome::Interrupted,
             diverged: watch
                 .diverged
                 .into_iter()
