@@ -22,7 +22,7 @@ use data::EvalSequences;
 use evaluator::Evaluator;
 use lm::{LanguageModel, LoadOptions};
 use plan::{Dtype, EvalStats, ModelFacts};
-use sae::{Sae, write_safetensors};
+use sae::{Sae, tensors_by_name, write_safetensors};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -167,6 +167,21 @@ fn check_widths(spec: &EvalSae, sae: &Sae, facts: &ModelFacts) -> Result<(), Tra
         expected,
         got,
     })
+}
+
+/// The firing density of each latent, the share of tokens it fired on, from a file that an evaluation
+/// has written.
+///
+/// # Errors
+/// A missing or damaged file.
+pub fn read_density(path: &Path) -> Result<Vec<f32>, TrainError> {
+    let tensors = tensors_by_name(path)?;
+    let density = tensors.get(FIRING_DENSITY).ok_or_else(|| {
+        let missing = std::io::Error::other(format!("it has no tensor `{FIRING_DENSITY}`"));
+        TrainError::io("read", path)(missing)
+    })?;
+    let density = density.f_to_kind(Kind::Float)?.f_flatten(0, -1)?;
+    Ok(Vec::<f32>::try_from(&density)?)
 }
 
 /// `fire_counts`: tokens on which each latent fired, `[num_latents]`, Int64.

@@ -43,7 +43,9 @@ mod update_tests;
 
 pub use data;
 pub use error::{TrainError, message_chain};
-pub use evaluate::{EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate};
+pub use evaluate::{
+    EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate, read_density,
+};
 pub use inputs::{ModelInputs, check_model, check_whole_model, digest_saes, read_model};
 pub use libtorch::Libtorch;
 pub use lm::{self, CudaStatus, LmError, init_backends, read_facts};

@@ -1,0 +1,171 @@
+//! The columns of the results table, each with its definition.
+
+use serde::Serialize;
+use store::ReportSae;
+
+/// A cell.
+#[derive(Debug, Serialize)]
+pub(super) struct Cell {
+    /// As it stands on the page.
+    text: String,
+    /// What it is sorted by, where it is a number.
+    number: Option<f64>,
+}
+
+/// A column of the table.
+#[derive(Serialize)]
+pub(super) struct Column {
+    title: &'static str,
+    definition: &'static str,
+    is_number: bool,
+    #[serde(skip)]
+    cell: fn(&ReportSae) -> Cell,
+}
+
+impl Column {
+    pub(super) fn cell(&self, sae: &ReportSae) -> Cell {
+        (self.cell)(sae)
+    }
+}
+
+/// The columns that tell the SAEs something apart or something of them: none where all cells are empty, and
+/// no names of sweeps where there is one.
+pub(super) fn of(saes: &[ReportSae]) -> Vec<Column> {
+    let has_sweeps = saes.iter().any(|sae| sae.sweep != saes[0].sweep);
+    let columns = COLUMNS.iter().skip(usize::from(!has_sweeps));
+    let column = |&(title, definition, cell): &Row| {
+        let cells: Vec<Cell> = saes.iter().map(cell).collect();
+        let is_empty = cells.iter().all(|cell| cell.text.is_empty());
+        (!is_empty).then(|| Column {
+            title,
+            definition,
+            is_number: cells.iter().any(|cell| cell.number.is_some()),
+            cell,
+        })
+    };
+    columns.filter_map(column).collect()
+}
+
+type Row = (&'static str, &'static str, fn(&ReportSae) -> Cell);
+
+const COLUMNS: [Row; 19] = [
+    ("sweep", "Name of the sweep.", |sae| text(&sae.sweep)),
+    ("job", "Name of the job in the sweep.", |sae| text(&sae.job)),
+    (
+        "SAE",
+        "Hookpoint, and the seed where the job has several.",
+        |sae| text(&sae.sae),
+    ),
+    ("status", "Where the job stands.", |sae| {
+        text(&sae.status.to_string())
+    }),
+    ("k", "Latents a token may use.", |sae| count(Some(sae.k))),
+    ("latents", "Number of latents.", |sae| {
+        count(Some(sae.num_latents))
+    }),
+    ("lr", "Learning rate.", |sae| Cell {
+        text: format!("{:.2e}", sae.lr),
+        number: Some(sae.lr),
+    }),
+    ("tokens", "Tokens trained on.", |sae| count(sae.n_tokens)),
+    (
+        "FVU",
+        "Fraction of variance unexplained in training, over the last tenth of the steps: squared error over total variance.",
+        |sae| number(sae.fvu, 4),
+    ),
+    (
+        "L0",
+        "Mean number of active latents a token, over the same steps.",
+        |sae| number(sae.l0, 1),
+    ),
+    (
+        "dead %",
+        "Latents that were silent for more than dead_feature_threshold tokens at the end of training.",
+        |sae| number(sae.dead_pct, 1),
+    ),
+    (
+        "FVU held out",
+        "Fraction of variance unexplained on held-out sequences.",
+        |sae| number(sae.fvu_eval, 4),
+    ),
+    (
+        "L0 held out",
+        "Mean number of active latents a held-out token.",
+        |sae| number(sae.l0_eval, 1),
+    ),
+    (
+        "silent %",
+        "Latents that fired on no held-out token.",
+        |sae| number(sae.dead_pct_eval, 1),
+    ),
+    (
+        "CE spliced",
+        "Cross-entropy of the next held-out token, in nats, with the SAE's output in place of the hookpoint's.",
+        |sae| number(sae.ce_spliced, 4),
+    ),
+    (
+        "CE recovered",
+        "Share of what ablating the hookpoint to its mean costs in cross-entropy that the SAE recovers: (ablated - spliced) / (ablated - clean).",
+        |sae| number(sae.ce_recovered, 4),
+    ),
+    (
+        "KL",
+        "Divergence KL(clean || spliced) of the model's predictions, in nats a held-out token.",
+        |sae| number(sae.kl, 4),
+    ),
+    (
+        "minutes",
+        "Wall time of the updates of all attempts at the job; jobs of one stream share it.",
+        |sae| number(sae.elapsed_ms.map(|ms| ms as f64 / 60_000.0), 1),
+    ),
+    (
+        "tokens/s",
+        "Tokens a second through the language model; jobs of one stream share that pass.",
+        |sae| number(sae.tokens_per_s, 0),
+    ),
+];
+
+fn text(text: &str) -> Cell {
+    Cell {
+        text: text.to_owned(),
+        number: None,
+    }
+}
+
+fn count(n: Option<u64>) -> Cell {
+    Cell {
+        text: n.map(grouped).unwrap_or_default(),
+        number: n.map(|n| n as f64),
+    }
+}
+
+fn number(value: Option<f64>, digits: usize) -> Cell {
+    Cell {
+        text: value.map_or_else(String::new, |value| format!("{value:.digits$}")),
+        number: value,
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub(super) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_grouped() {
+        let texts = [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped);
+        assert_eq!(texts, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
+    }
+}

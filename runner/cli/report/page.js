@@ -1,0 +1,260 @@
+"use strict";
+(() => {
+  const began = performance.now();
+  const { groups, saes, density_first_log10, density_bins_per_decade } =
+    JSON.parse(document.getElementById("plots").textContent);
+  const rows = [...document.querySelectorAll("#results tbody tr")];
+  let plots = [];
+
+  // Colours: the same SAE has the same in all plots and in the table.
+
+  const PALETTE = ["#4c8bf5", "#f28e2b", "#3aa757", "#e15759", "#a06cd5", "#1fa2a8", "#d6a419", "#e377a2", "#9c755f", "#7f8a99"];
+  // Beyond the palette, hues by the golden angle are far from their predecessors'.
+  const colour = (index) => PALETTE[index] ?? `hsl(${(index * 137.508) % 360} 60% 55%)`;
+  for (const group of groups) {
+    group.saes.forEach((sae, index) => { saes[sae].colour = colour(index); });
+  }
+  for (const row of rows) {
+    row.querySelector("i").style.background = saes[row.dataset.sae].colour;
+  }
+
+  // The table.
+
+  const value = (cell) => cell.dataset.number === undefined ? null : Number(cell.dataset.number);
+  const compare = (a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (x !== null && y !== null) return x - y;
+    return a.textContent.localeCompare(b.textContent, "en", { numeric: true });
+  };
+
+  function sort(header, column) {
+    const descending = header.getAttribute("aria-sort") === "ascending";
+    for (const other of header.parentNode.children) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const sign = descending ? -1 : 1;
+    const order = (a, b) => {
+      const [x, y] = [a.children[column], b.children[column]];
+      // What has no value comes last either way.
+      const missing = (x.textContent === "") - (y.textContent === "");
+      return missing || sign * compare(x, y);
+    };
+    document.querySelector("#results tbody").append(...rows.sort(order));
+  }
+  document.querySelectorAll("#results th button").forEach((button) => {
+    const header = button.parentNode;
+    button.addEventListener("click", () => sort(header, header.cellIndex));
+  });
+
+  const texts = new Map(rows.map((row) => [row, [...row.children].map((cell) => cell.textContent).join(" ").toLowerCase()]));
+  function filter(text) {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    const shown = new Set();
+    let count = 0;
+    for (const row of rows) {
+      row.hidden = !words.every((word) => texts.get(row).includes(word));
+      if (!row.hidden) shown.add(Number(row.dataset.sae));
+      count += !row.hidden;
+    }
+    document.getElementById("n-shown").textContent = `${count} of ${rows.length}`;
+    return shown;
+  }
+
+  // Plots. A series is {label, colour, xs, ys, draw, width?}; each has xs of its own (uPlot's mode 2).
+
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const short = (x) => x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(4)));
+  const count = (x) => Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 }).format(x);
+
+  function points(filled) {
+    return (u, index) => {
+      const [xs, ys] = u.data[index];
+      const radius = 4.5 * devicePixelRatio;
+      const { ctx } = u;
+      ctx.save();
+      ctx.lineWidth = 1.5 * devicePixelRatio;
+      ctx.strokeStyle = ctx.fillStyle = u.series[index].stroke();
+      for (let i = 0; i < xs.length; i++) {
+        ctx.beginPath();
+        ctx.arc(u.valToPos(xs[i], "x", true), u.valToPos(ys[i], "y", true), radius, 0, 2 * Math.PI);
+        filled ? ctx.fill() : ctx.stroke();
+      }
+      ctx.restore();
+      return null;
+    };
+  }
+  const DRAW = { line: uPlot.paths.linear(), steps: uPlot.paths.stepped({ align: 1 }), hollow: points(false), full: points(true) };
+
+  function range(log, fromZero) {
+    return (u, min, max) => {
+      if (min === null || max === null) return [log ? 1 : 0, log ? 10 : 1];
+      if (log) return [min / 1.25, max * 1.25];
+      const pad = 0.06 * (max - min || Math.abs(max) || 1);
+      return [fromZero ? 0 : min - pad, max + pad];
+    };
+  }
+
+  function axis(label, format, more) {
+    const colour = (name) => () => css(name);
+    return {
+      label, labelSize: 22, labelFont: "12px system-ui", font: "12px system-ui",
+      stroke: colour("--muted"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { stroke: colour("--grid"), width: 1, size: 4 },
+      values: (u, splits) => splits.map((x) => x === null ? "" : format(x)), ...more,
+    };
+  }
+
+  /** Where L0 may stand, on a logarithmic axis: powers of two, and what lies between where there are few. */
+  function l0Splits(u, index, min, max) {
+    const steps = [1, 1.5];
+    const splits = [];
+    for (let power = 2 ** Math.floor(Math.log2(min)); power <= max; power *= 2) {
+      const some = max / min < 8 ? steps : [1];
+      splits.push(...some.map((step) => power * step).filter((x) => x >= min && x <= max));
+    }
+    return splits;
+  }
+
+  function plot(section, title, remark, series, { x, y, log = false, fromZero = false, xFromZero = false, xFormat = short, yFormat = short }) {
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    const small = document.createElement("small");
+    small.textContent = remark;
+    caption.append(title, " ", small);
+    figure.append(caption);
+    section.querySelector(".plots").append(figure);
+    const size = () => ({ width: Math.max(200, figure.clientWidth - 20), height: 260 });
+    const options = {
+      mode: 2, ...size(), padding: [10, 12, 0, 0],
+      legend: { show: false },
+      cursor: { x: false, y: false, points: { show: false }, dataIdx: () => null, drag: { x: true, y: true, setScale: true } },
+      scales: {
+        x: { time: false, range: range(log, xFromZero), ...(log && { distr: 3, log: 2 }) },
+        y: { range: range(false, fromZero) },
+      },
+      axes: [axis(x, xFormat, { size: 30, ...(log && { splits: l0Splits, filter: (u, splits) => splits }) }), axis(y, yFormat, { size: 58 })],
+      series: [{}, ...series.map(({ label, colour, draw, width = 1.5, fill }) => ({
+        label, stroke: () => colour, fill: fill && (() => fill), width, paths: DRAW[draw],
+        points: { show: false }, facets: [{ scale: "x", auto: true }, { scale: "y", auto: true }],
+      }))],
+    };
+    const u = new uPlot(options, [null, ...series.map(({ xs, ys }) => [xs, ys])], figure);
+    const resize = new ResizeObserver(() => { if (u.width !== size().width) u.setSize(size()); });
+    resize.observe(figure);
+    hover(u, figure, series, (i, j) => `${x} ${xFormat(series[i].xs[j])}, ${y} ${yFormat(series[i].ys[j])}`);
+    plots.push({ u, resize, figure });
+  }
+
+  /** Shows the point that is nearest to the pointer, if it is near. */
+  function hover(u, figure, series, words) {
+    const tip = document.createElement("div");
+    tip.className = "tip";
+    tip.hidden = true;
+    figure.append(tip);
+    u.over.addEventListener("pointerleave", () => { tip.hidden = true; });
+    u.over.addEventListener("pointermove", (event) => {
+      let [best, at] = [30 ** 2, null];
+      series.forEach(({ xs, ys }, i) => xs.forEach((x, j) => {
+        if (ys[j] === null) return;
+        const [left, top] = [u.valToPos(x, "x"), u.valToPos(ys[j], "y")];
+        const distance = (left - event.offsetX) ** 2 + (top - event.offsetY) ** 2;
+        if (distance < best) [best, at] = [distance, { i, j, left, top }];
+      }));
+      tip.hidden = at === null;
+      if (at === null) return;
+      const name = document.createElement("b");
+      name.textContent = series[at.i].label;
+      tip.replaceChildren(name, document.createElement("br"), words(at.i, at.j));
+      const [over, box] = [u.over.getBoundingClientRect(), figure.getBoundingClientRect()];
+      const left = over.left - box.left + at.left + 12;
+      tip.style.left = `${Math.max(0, Math.min(left, box.width - tip.offsetWidth - 4))}px`;
+      tip.style.top = `${over.top - box.top + at.top + 14}px`;
+    });
+  }
+
+  const has = (...values) => values.every((x) => x !== null);
+
+  function scatter(shown, y) {
+    return shown.filter((sae) => has(sae.l0, sae[y]) && sae.l0 > 0).map((sae) => ({
+      label: sae.label, colour: sae.colour, xs: [sae.l0], ys: [sae[y]], draw: y !== "fvu" || sae.on_frontier ? "full" : "hollow",
+    }));
+  }
+
+  function frontierLine(shown) {
+    const best = shown.filter((sae) => sae.on_frontier && sae.l0 > 0).sort((a, b) => a.l0 - b.l0);
+    return { label: "Pareto points", colour: "#8b93a0", xs: best.map((sae) => sae.l0), ys: best.map((sae) => sae.fvu), draw: "line" };
+  }
+
+  function curves(shown, key) {
+    return shown.filter((sae) => sae[key].some((y) => y !== null))
+      .map((sae) => ({ label: sae.label, colour: sae.colour, xs: sae.tokens, ys: sae[key], draw: sae[key].length > 1 ? "line" : "full" }));
+  }
+
+  /** Percent of the latents of all SAEs in each bin, from the first bin to the last that is not empty. */
+  function histogram(shown) {
+    const known = shown.filter((sae) => sae.density.length > 0);
+    if (known.length === 0) return null;
+    const bins = known[0].density.map((_, bin) => known.reduce((sum, sae) => sum + sae.density[bin], 0));
+    const n = known.reduce((sum, sae) => sum + sae.num_latents, 0);
+    const fired = bins.reduce((sum, x) => sum + x, 0);
+    const first = Math.max(0, bins.findIndex((x) => x > 0));
+    const last = bins.findLastIndex((x) => x > 0);
+    const edges = bins.slice(first, last + 2);
+    const xs = Array.from({ length: last - first + 2 }, (_, i) => density_first_log10 + (first + i) / density_bins_per_decade);
+    const ys = xs.map((_, i) => i > last - first ? 0 : 100 * edges[i] / n);
+    return { never: 100 * (n - fired) / n, xs, ys };
+  }
+
+  const KINDS = {
+    frontier(section, group, shown) {
+      const all = scatter(shown, "fvu");
+      if (all.length > 0) plot(section, group.title, group.held_out ? "held out" : "in training", [frontierLine(shown), ...all], { x: "L0", y: "FVU", log: true });
+    },
+    recovered(section, group, shown) {
+      const all = scatter(shown, "ce_recovered");
+      if (all.length > 0) plot(section, group.title, "held out", all, { x: "L0", y: "CE recovered", log: true });
+    },
+    fvu(section, group, shown) {
+      const all = curves(shown, "fvu_curve");
+      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "FVU", xFromZero: true, xFormat: count });
+    },
+    dead(section, group, shown) {
+      const all = curves(shown, "dead_curve");
+      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "dead %", fromZero: true, xFromZero: true, xFormat: count });
+    },
+    density(section, group, shown) {
+      const all = histogram(shown);
+      if (all === null || all.xs.length < 2) return;
+      const bars = { label: group.title, colour: PALETTE[0], fill: PALETTE[0] + "55", xs: all.xs, ys: all.ys, draw: "steps" };
+      plot(section, group.title, `${all.never.toFixed(1)} % never fired`, [bars], { x: "log10 of firing density", y: "% of latents", fromZero: true });
+    },
+  };
+
+  function draw(shown) {
+    for (const { u, resize, figure } of plots) {
+      resize.disconnect();
+      u.destroy();
+      figure.remove();
+    }
+    plots = [];
+    for (const section of document.querySelectorAll("[data-plot]")) {
+      section.hidden = false;
+      for (const group of groups) {
+        const some = group.saes.filter((sae) => shown.has(sae)).map((sae) => saes[sae]);
+        if (some.length > 0) KINDS[section.dataset.plot](section, group, some);
+      }
+      section.hidden = section.querySelector("figure") === null;
+    }
+  }
+
+  const box = document.getElementById("filter");
+  let waiting;
+  box.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => draw(filter(box.value)), 150);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(({ u }) => u.redraw()));
+
+  // A browser keeps the text of a box over a reload.
+  draw(filter(box.value));
+  // uPlot draws in microtasks, which were asked for before this one.
+  queueMicrotask(() => { document.documentElement.dataset.drawnMs = (performance.now() - began).toFixed(0); });
+})();

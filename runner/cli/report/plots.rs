@@ -1,0 +1,171 @@
+//! What the plots of a report are drawn from.
+
+use super::{density, frontier};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::Path;
+use store::{CurvePoint, Report, ReportSae};
+
+/// What the plots are drawn from; becomes JSON on the page.
+#[derive(Serialize)]
+pub(super) struct Plots {
+    /// A group for each hookpoint of each model: the FVUs of others cannot be compared with theirs.
+    groups: Vec<Group>,
+    /// Each SAE once, though several sweeps or names may ask for it.
+    saes: Vec<PlotSae>,
+    density_first_log10: f64,
+    density_bins_per_decade: u32,
+    /// The place in `saes` of each row of the results table.
+    #[serde(skip)]
+    pub(super) of_row: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct Group {
+    title: String,
+    /// Whether L0 and FVU are those of held-out sequences: where all of the group were evaluated.
+    held_out: bool,
+    /// Places in `saes`.
+    saes: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct PlotSae {
+    label: String,
+    l0: Option<f64>,
+    fvu: Option<f64>,
+    on_frontier: bool,
+    ce_recovered: Option<f64>,
+    /// Tokens trained on at the end of each interval, and over each interval:
+    tokens: Vec<u64>,
+    fvu_curve: Vec<Option<f64>>,
+    dead_curve: Vec<Option<f64>>,
+    /// Counts of latents by firing density; empty where it is not known.
+    density: Vec<u32>,
+    num_latents: u64,
+}
+
+impl Plots {
+    /// The plots of a report whose files lie in `runs_dir`.
+    pub(super) fn new(report: &Report, runs_dir: &Path) -> Self {
+        let (rows, of_row) = each_once(&report.saes);
+        let mut saes: Vec<_> = rows.iter().map(|row| PlotSae::new(row, runs_dir)).collect();
+        let place: HashMap<_, _> = rows
+            .iter()
+            .enumerate()
+            .map(|(i, row)| (row.sae_id, i))
+            .collect();
+        for point in &report.curves {
+            if let Some(&index) = place.get(&point.sae_id) {
+                saes[index].push(point);
+            }
+        }
+        let groups = group(&rows);
+        for group in &groups {
+            group.fill(&rows, &mut saes);
+        }
+        Self {
+            groups,
+            saes,
+            density_first_log10: density::FIRST_LOG10,
+            density_bins_per_decade: density::BINS_PER_DECADE,
+            of_row,
+        }
+    }
+}
+
+impl PlotSae {
+    fn new(row: &ReportSae, runs_dir: &Path) -> Self {
+        let seed = row.sae.strip_prefix(&row.hookpoint).unwrap_or_default();
+        let density = row.density.as_ref();
+        Self {
+            label: format!("{}{seed}", row.job),
+            l0: None,
+            fvu: None,
+            on_frontier: false,
+            ce_recovered: row.ce_recovered.map(short),
+            tokens: Vec::new(),
+            fvu_curve: Vec::new(),
+            dead_curve: Vec::new(),
+            density: density
+                .and_then(|path| density::read(&runs_dir.join(path)))
+                .unwrap_or_default(),
+            num_latents: row.num_latents,
+        }
+    }
+
+    fn push(&mut self, point: &CurvePoint) {
+        let before = self.tokens.last().copied().unwrap_or(0);
+        self.tokens.push(before + point.n_tokens);
+        self.fvu_curve.push(point.fvu.map(short));
+        self.dead_curve.push(Some(short(point.dead_pct)));
+    }
+}
+
+impl Group {
+    /// Sets L0, FVU and the frontier of its SAEs.
+    fn fill(&self, rows: &[&ReportSae], saes: &mut [PlotSae]) {
+        let point = |&index: &usize| {
+            let row = rows[index];
+            match self.held_out {
+                true => row.l0_eval.zip(row.fvu_eval),
+                false => row.l0.zip(row.fvu),
+            }
+        };
+        let points: Vec<_> = self.saes.iter().map(point).collect();
+        let on_frontier = frontier::is_on_frontier(&points);
+        for ((&index, point), on_frontier) in self.saes.iter().zip(points).zip(on_frontier) {
+            let sae = &mut saes[index];
+            sae.on_frontier = on_frontier;
+            (sae.l0, sae.fvu) = point.map(|(l0, fvu)| (short(l0), short(fvu))).unzip();
+        }
+    }
+}
+
+/// Each SAE once, and for each row the place of its SAE.
+fn each_once<'a>(rows: &'a [ReportSae]) -> (Vec<&'a ReportSae>, Vec<usize>) {
+    let mut once = Vec::new();
+    let mut places = HashMap::new();
+    let mut place = |row: &'a ReportSae| {
+        *places.entry(row.sae_id).or_insert_with(|| {
+            once.push(row);
+            once.len() - 1
+        })
+    };
+    let of_row = rows.iter().map(&mut place).collect();
+    (once, of_row)
+}
+
+fn group(rows: &[&ReportSae]) -> Vec<Group> {
+    let has_models = rows
+        .iter()
+        .any(|row| row.model_digest != rows[0].model_digest);
+    let mut groups: Vec<Group> = Vec::new();
+    let mut places = HashMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        let key = (&row.model_digest, &row.hookpoint);
+        let place = *places.entry(key).or_insert_with(|| {
+            groups.push(Group {
+                title: title(row, has_models),
+                held_out: true,
+                saes: Vec::new(),
+            });
+            groups.len() - 1
+        });
+        groups[place].saes.push(index);
+        groups[place].held_out &= row.fvu_eval.is_some();
+    }
+    groups
+}
+
+fn title(row: &ReportSae, has_models: bool) -> String {
+    match has_models {
+        true => format!("{} of {}", row.hookpoint, row.model),
+        false => row.hookpoint.clone(),
+    }
+}
+
+/// Four digits: what a plot can show, in fewer bytes.
+fn short(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
