@@ -85,7 +85,7 @@ fn a_database_of_a_newer_version_is_left_alone() {
 }
 
 /// Changes the database as another program would.
-fn execute(workspace: &Workspace, statement: &'static str) {
+pub(crate) fn execute(workspace: &Workspace, statement: &'static str) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().unwrap().block_on(async {
         let path = workspace.path("runs/runs.db");

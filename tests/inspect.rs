@@ -144,3 +144,48 @@ fn completions_name_the_commands() {
         assert!(outcome.stdout.contains("doctor"), "{shell}");
     }
 }
+
+#[test]
+fn ls_filters_and_sorts() {
+    let workspace = trained();
+    let list = |args: &[&str]| {
+        let outcome = workspace
+            .run(&[&["ls", "--json"], args].concat())
+            .succeeds();
+        outcome.json().as_array().unwrap().clone()
+    };
+    assert_eq!(list(&[]).len(), 1, "sweeps");
+    assert_eq!(list(&["--sweep", "tiny"]).len(), 6);
+    let found = list(&["--where", "k = 8", "--sort", "-fvu", "--limit", "2"]);
+    assert_eq!(found.len(), 2);
+    assert!(found[0]["fvu"].as_f64() >= found[1]["fvu"].as_f64());
+    let table = workspace.run(&["ls", "--sweep", "tiny"]).succeeds().stdout;
+    for part in ["hookpoint", "FVU", "tokens/s", "layers.1.mlp", "done"] {
+        assert!(table.contains(part), "{table}");
+    }
+    workspace
+        .run(&["ls", "--sort", "fvuu"])
+        .refuses(&["no column `fvuu`"])
+        .hints("`fvu`");
+    workspace
+        .run(&["ls", "--where", "1) OR (1"])
+        .refuses(&["not one SQL expression"])
+        .hints("k <= 64");
+    workspace
+        .run(&["ls", "--sweep", "tny"])
+        .refuses(&["no sweep"])
+        .hints("`tiny`");
+}
+
+#[test]
+fn show_has_everything_as_json() {
+    let workspace = trained();
+    let name = "k=8,expansion_factor=2,hookpoints=layers.0";
+    let job = workspace.run(&["show", "--json", name]).succeeds().json();
+    for part in ["saes", "attempts", "checkpoints", "curve", "files"] {
+        assert!(!job[part].as_array().unwrap().is_empty(), "{part}");
+    }
+    assert_eq!(job["config"]["k"], 8);
+    let text = workspace.run(&["show", name]).succeeds().stdout;
+    assert!(text.contains("FVU of layers.0"), "{text}");
+}

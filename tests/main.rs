@@ -22,6 +22,8 @@ mod plan;
 mod provenance;
 mod readme;
 mod recipes;
+mod remove;
+mod report;
 mod retries;
 mod rounds;
 mod run;

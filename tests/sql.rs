@@ -1,6 +1,6 @@
 //! `sae-run sql`: any question, and nothing but questions.
 
-use crate::common::Workspace;
+use crate::common::{Workspace, signal};
 use serde_json::json;
 use std::fs;
 
@@ -127,4 +127,62 @@ fn a_missing_database_is_told_and_not_made() {
             .hints("run a sweep first");
     }
     assert!(!workspace.path("runs").exists());
+}
+
+#[test]
+fn a_statement_comes_from_a_file_and_never_from_nowhere() {
+    let workspace = trained();
+    workspace.write("q.sql", "-- how many?\nSELECT count(*) AS n FROM job;\n");
+    let outcome = workspace.run(&["sql", "--csv", "-f", "q.sql"]).succeeds();
+    assert_eq!(outcome.stdout, "n\n2\n");
+    workspace
+        .run(&["sql"])
+        .refuses(&["no statement"])
+        .hints("-f FILE.sql");
+    workspace
+        .run(&["sql", "-f", "none.sql"])
+        .refuses(&["none.sql"]);
+}
+
+const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
+
+#[test]
+fn an_endless_query_is_cut_timed_out_and_stopped() {
+    let workspace = trained();
+    let rows = format!("{ENDLESS} SELECT i FROM n");
+    let outcome = workspace
+        .run(&["sql", "--csv", "--max-rows", "2", &rows])
+        .succeeds()
+        .remarks(&["cut after 2 rows"]);
+    assert_eq!(outcome.stdout, "i\n1\n2\n");
+    let count = format!("{ENDLESS} SELECT count(*) FROM n");
+    workspace
+        .run(&["sql", "--timeout", "1", &count])
+        .refuses(&["longer than 1 s"])
+        .hints("--timeout");
+    let mut running = workspace.start(&["sql", &count]);
+    // It listens before it opens a second connection; until then the signal would just end it.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(running.status().is_none());
+    signal(running.pid(), "INT");
+    running.wait().exits(130);
+}
+
+#[test]
+fn names_cannot_steer_the_terminal() {
+    let workspace = trained();
+    crate::bad_folder::execute(
+        &workspace,
+        "UPDATE sweep_job SET name = char(27) || '[2J' || char(10) || '../''\"x' WHERE ordinal = 0",
+    );
+    let commands: [&[&str]; 3] = [
+        &["ls", "--sweep", "tiny"],
+        &["show", "\u{1b}[2J"],
+        &["sql", "SELECT name FROM sweep_job"],
+    ];
+    for args in commands {
+        let outcome = workspace.run(args).succeeds();
+        assert!(outcome.stdout.contains(r"\u{1b}[2J\n../'"), "{outcome}");
+        assert!(!outcome.stdout.contains('\u{1b}'), "{outcome}");
+    }
 }

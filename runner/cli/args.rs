@@ -115,12 +115,16 @@ pub(crate) enum Command {
     Eval(Box<EvalArgs>),
     /// Prove on a job of yours that training which is killed ends in the same bits.
     VerifyResume(VerifyResumeArgs),
-    /// List the sweeps of a runs folder.
-    Ls(StoreArgs),
+    /// List the sweeps of a runs folder, or their SAEs.
+    Ls(LsArgs),
     /// Show all that is known of a job.
     Show(ShowArgs),
     /// Query the database in SQL, read-only.
     Sql(SqlArgs),
+    /// Write a page of results, plots and provenance: one HTML file that works offline.
+    Report(ReportArgs),
+    /// Delete jobs or whole sweeps: what the database knows of them, and their folders.
+    Rm(RmArgs),
     /// Say what was found on this machine: libtorch, devices, engine, folders, database.
     Doctor(StoreArgs),
     /// Print completions for a shell.
@@ -396,24 +400,102 @@ impl StoreArgs {
 pub(crate) struct ShowArgs {
     /// Name or id of the job, or the beginning of its id.
     pub(crate) job: String,
+    /// Print one object, with every row that is known.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Views to begin with: `result` (one row per SAE) and `curve` (one row per \
-                        SAE and report). `SELECT sql FROM sqlite_schema` explains every column."
-)]
-pub(crate) struct SqlArgs {
-    /// One statement, such as "SELECT job, hookpoint, k, fvu FROM result ORDER BY fvu".
-    pub(crate) statement: String,
+/// How rows are printed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Format {
     /// Print an array of objects.
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
     /// Print comma-separated values with a header.
     #[arg(long)]
     pub(crate) csv: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without an option, sweeps are listed; with one, SAEs, also those that have no result yet. \
+                  The columns are those of the view `result`; `--json` and `--csv` print all of them."
+)]
+pub(crate) struct LsArgs {
+    /// Only the SAEs of this sweep.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sweep: Option<String>,
+    /// Only SAEs for which this SQL expression is true, such as "k <= 64 AND fvu < 0.1".
+    #[arg(long = "where", value_name = "SQL")]
+    pub(crate) condition: Option<String>,
+    /// Columns to sort by; `-` in front is descending.
+    #[arg(
+        long,
+        value_name = "COLUMN,...",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    pub(crate) sort: Vec<String>,
+    /// So many SAEs at most.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+    /// Also SAEs that only earlier versions of a sweep asked for.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A job that another sweep asks for is kept; sweeps are named together to delete what they \
+                  share. What is deleted is trained anew when its sweep is run again."
+)]
+pub(crate) struct RmArgs {
+    /// Name of a sweep; or name or id of a job, or the beginning of its id.
+    #[arg(value_name = "JOB|SWEEP", required = true)]
+    pub(crate) targets: Vec<String>,
+    /// Delete without asking.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a statement, and at a terminal, it asks for one after the other. Views to begin with: `result` (one row per SAE) and `curve` (one row per \
+                        SAE and report). `SELECT sql FROM sqlite_schema` explains every column."
+)]
+pub(crate) struct SqlArgs {
+    /// One statement, such as "SELECT job, hookpoint, k, fvu FROM result ORDER BY fvu".
+    pub(crate) statement: Option<String>,
+    /// Read the statement from a file; `-` is standard input.
+    #[arg(short, long, value_name = "FILE.sql", conflicts_with = "statement")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print so many rows at most, and say so where there are more.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) max_rows: usize,
+    /// End a statement that takes longer than this [default: none; Ctrl-C ends one at any time].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Name of a sweep; all sweeps where there is none.
+    pub(crate) sweep: Option<String>,
+    /// The file to write.
+    #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
+    pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

@@ -1,5 +1,6 @@
 //! The one place where errors become words on the screen and an exit code.
 
+use crate::table;
 use hub::HubError;
 use plan::{FailureKind, PlanError};
 use recipe::RecipeError;
@@ -78,9 +79,11 @@ impl CliError {
 
     #[expect(clippy::print_stderr, reason = "the one place that prints errors")]
     pub(crate) fn print(&self) {
-        eprintln!("error: {}", self.message);
+        // A recipe's error has lines of its own.
+        let lines: Vec<_> = self.message.lines().map(table::escaped).collect();
+        eprintln!("error: {}", lines.join("\n"));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", table::escaped(hint));
         }
     }
 

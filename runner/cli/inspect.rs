@@ -1,11 +1,15 @@
-//! `sae-run ls` and `sae-run show`: what past runs were.
+//! `sae-run show`: all that is known of a job.
 
 use crate::args::{ShowArgs, StoreArgs};
 use crate::error::CliError;
+use crate::plot::plot;
+use crate::remove_command::n_bytes;
 use crate::runs_folder::DATABASE;
-use crate::table;
+use crate::table::{self, escaped};
+use serde_json::json;
 use std::fmt::Write;
-use store::{AttemptRow, JobDetails, SaeRow, Store, SweepSummary};
+use std::path::{Path, PathBuf};
+use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, SaeRow, Store};
 
 /// Opens the database of a runs folder for reading.
 ///
@@ -15,43 +19,41 @@ pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
     Ok(Store::open_read_only(&args.runs_dir()?.join(DATABASE)).await?)
 }
 
-/// `sae-run ls`.
-///
-/// # Errors
-/// No database.
-pub(crate) async fn ls(args: &StoreArgs) -> Result<u8, CliError> {
-    let sweeps = open(args).await?.sweeps().await?;
-    let row = |sweep: &SweepSummary| {
-        vec![
-            sweep.sweep.clone(),
-            sweep.recipe.clone(),
-            format!("{}/{}", sweep.n_done, sweep.n_jobs),
-            sweep.n_failed.to_string(),
-            sweep.n_running.to_string(),
-            time(sweep.last_activity_ms),
-        ]
-    };
-    let header = [
-        "sweep",
-        "recipe",
-        "done",
-        "failed",
-        "running",
-        "last activity (UTC)",
-    ];
-    table::print(&table::render(&header, sweeps.iter().map(row).collect(), 2))
-}
-
 /// `sae-run show JOB`.
 ///
 /// # Errors
 /// No database or no such job.
 pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
-    let job = open(&args.store).await?.job(&args.job).await?;
+    let store = open(&args.store).await?;
+    let job = store.job(&args.job).await?;
     let folder = args.store.runs_dir()?.join(&job.dir);
+    let files = files(&job, &folder);
+    if args.json {
+        let mut whole = store.job_json(&job.job_id).await?;
+        let file = |(path, n_bytes): &(PathBuf, u64)| json!({"path": path, "n_bytes": n_bytes});
+        whole["files"] = files.iter().map(file).collect();
+        return table::print(&format!("{whole:#}\n"));
+    }
+    let config = serde_json::to_string_pretty(&job.config).expect("JSON serialises");
+    let parts = [
+        head(&job, &folder),
+        saes(&job),
+        curves(&job),
+        evaluations(&job),
+        attempts(&job),
+        remarks(&job),
+        checkpoints(&job),
+        table::render(&["folder", "size"], sizes(&files), 1),
+        format!("configuration {}\n", escaped_lines(&config)),
+    ];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    table::print(&parts.collect::<Vec<_>>().join("\n"))
+}
+
+fn head(job: &JobDetails, folder: &Path) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
-        let _ = writeln!(text, "{key:<10} {value}");
+        let _ = writeln!(text, "{key:<10} {}", escaped(value));
     };
     line("job", &job.job_id);
     for name in &job.names {
@@ -68,12 +70,12 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
     if let Some(done_ms) = job.done_ms {
         line("done", &time(done_ms));
     }
-    let config = serde_json::to_string_pretty(&job.config).expect("JSON serialises");
-    let saes = saes(&job);
-    let attempts = attempts(&job);
-    table::print(&format!(
-        "{text}\n{saes}\n{attempts}\nconfiguration {config}\n"
-    ))
+    text
+}
+
+fn escaped_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(escaped).collect();
+    lines.join("\n")
 }
 
 fn saes(job: &JobDetails) -> String {
@@ -95,6 +97,56 @@ fn saes(job: &JobDetails) -> String {
         "SAE", "d_in", "latents", "k", "lr", "step", "FVU", "L0", "dead %",
     ];
     table::render(&header, job.saes.iter().map(row).collect(), 1)
+}
+
+/// How the FVU of each SAE fell.
+fn curves(job: &JobDetails) -> String {
+    let mut text = String::new();
+    for sae in &job.saes {
+        let points = job.curve.iter().filter(|point| point.sae == sae.name);
+        let points: Vec<_> = points
+            .filter_map(|point| Some((point.step as f64, point.fvu?)))
+            .collect();
+        let drawn = plot(&points);
+        if let (Some((first, _)), Some((last, _)), false) =
+            (points.first(), points.last(), drawn.is_empty())
+        {
+            let name = escaped(&sae.name);
+            let _ = writeln!(text, "FVU of {name}, steps {first} to {last}\n{drawn}");
+        }
+    }
+    text.trim_end_matches('\n').to_owned() + if text.is_empty() { "" } else { "\n" }
+}
+
+fn evaluations(job: &JobDetails) -> String {
+    if job.evaluations.is_empty() {
+        return String::new();
+    }
+    let row = |sae: &EvaluatedSae| {
+        vec![
+            sae.sae.clone(),
+            sae.step.to_string(),
+            table::number(sae.fvu, 4),
+            table::number(sae.l0, 1),
+            table::number(sae.dead_pct, 1),
+            table::number(sae.ce_clean, 4),
+            table::number(sae.ce_spliced, 4),
+            table::number(sae.ce_recovered, 4),
+            table::number(sae.kl, 4),
+        ]
+    };
+    let header = [
+        "held out",
+        "step",
+        "FVU",
+        "L0",
+        "dead %",
+        "CE clean",
+        "CE spliced",
+        "recovered",
+        "KL",
+    ];
+    table::render(&header, job.evaluations.iter().map(row).collect(), 1)
 }
 
 fn attempts(job: &JobDetails) -> String {
@@ -121,7 +173,64 @@ fn attempts(job: &JobDetails) -> String {
     table::render(&header, job.attempts.iter().map(row).collect(), usize::MAX)
 }
 
-fn time(ms: i64) -> String {
+/// What workers found and remarked.
+fn remarks(job: &JobDetails) -> String {
+    let mut text = String::new();
+    for verdict in &job.verdicts {
+        let (sae, reason) = (escaped(&verdict.sae), escaped(&verdict.reason));
+        let end = if verdict.is_fatal {
+            " (trained no further)"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "verdict    {sae} at step {}: {reason}{end}",
+            verdict.step
+        );
+    }
+    for note in &job.notes {
+        let _ = writeln!(text, "note       {}", escaped(&note.message));
+    }
+    text
+}
+
+fn checkpoints(job: &JobDetails) -> String {
+    let row = |checkpoint: &CheckpointRow| {
+        let kind = if checkpoint.is_final { "final" } else { "" };
+        vec![
+            checkpoint.step.to_string(),
+            time(checkpoint.created_ms),
+            kind.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = job.checkpoints.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table::render(&["checkpoint", "complete (UTC)", ""], rows, usize::MAX)
+}
+
+/// The folders of the SAEs that there are, and the bytes in each.
+fn files(job: &JobDetails, folder: &Path) -> Vec<(PathBuf, u64)> {
+    let paths = job.saes.iter().map(|sae| folder.join(&sae.name));
+    let paths = paths.filter(|path| path.is_dir());
+    paths
+        .map(|path| {
+            let n_bytes = n_bytes(&path);
+            (path, n_bytes)
+        })
+        .collect()
+}
+
+fn sizes(files: &[(PathBuf, u64)]) -> Vec<Vec<String>> {
+    let row =
+        |(path, n_bytes): &(PathBuf, u64)| vec![path.display().to_string(), table::bytes(*n_bytes)];
+    files.iter().map(row).collect()
+}
+
+/// A time in UTC, to the second.
+pub(crate) fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| ms.to_string(),
         |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),

@@ -1,5 +1,6 @@
 //! `sae-run`: trains a sweep of sparse autoencoders from one file.
 
+mod answer;
 mod args;
 mod config;
 mod data_command;
@@ -13,16 +14,21 @@ mod expand;
 mod hookpoints;
 mod hub_access;
 mod inspect;
+mod listing;
 mod models;
 mod past_job;
 mod paths;
 mod plan_command;
 mod plan_diff;
+mod plot;
 mod progress;
+mod prompt;
 mod query;
 mod queue;
 mod recipes_command;
 mod recording;
+mod remove_command;
+mod report;
 mod rounds;
 mod run;
 mod runs_folder;
@@ -60,9 +66,11 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Data(args)) => data_command::data(&args),
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
-        Some(Command::Ls(ls)) => block_on(inspect::ls(&ls)),
+        Some(Command::Ls(ls)) => block_on(listing::ls(&ls)),
         Some(Command::Show(show)) => block_on(inspect::show(&show)),
         Some(Command::Sql(sql)) => block_on(query::sql(&sql)),
+        Some(Command::Report(report)) => block_on(report::report(&report)),
+        Some(Command::Rm(rm)) => block_on(remove_command::rm(&rm)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(

@@ -84,6 +84,11 @@ impl RunsFolder {
         beside(job_dir, ".best")
     }
 
+    /// The folder of what an evaluation found of a job's latents, relative to this one.
+    pub(crate) fn eval_dir(&self, job_dir: &str) -> PathBuf {
+        beside(job_dir, ".eval")
+    }
+
     /// A stream's folder, relative to this one.
     pub(crate) fn stream_dir(&self, sweep: &str, stream: &Stream) -> String {
         format!("{sweep}/.streams/{}", stream.stream_id)

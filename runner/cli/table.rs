@@ -30,14 +30,29 @@ pub(crate) fn note(text: &str) {
     eprintln!("{text}");
 }
 
+/// A text that leaves the terminal alone: control characters, and those that turn the direction of
+/// writing, are spelt out.
+pub(crate) fn escaped(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 /// A table with right-aligned columns from `first_number` on.
 pub(crate) fn render(header: &[&str], rows: Vec<Vec<String>>, first_number: usize) -> String {
     let mut table = Table::new();
     let rule = LineStyle::none().fill('─').junction('─');
     table
         .load_style(TableStyle::new().header_separator(rule))
-        .set_header(header)
-        .add_rows(rows);
+        .set_header(header.iter().map(|cell| escaped(cell)))
+        .add_rows(rows.iter().map(|row| row.iter().map(|cell| escaped(cell))));
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if index >= first_number {
@@ -114,6 +129,15 @@ pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// A number of bytes, in the unit that suits it.
+pub(crate) fn bytes(n_bytes: u64) -> String {
+    match n_bytes {
+        0..1_000 => format!("{n_bytes} B"),
+        1_000..1_000_000 => format!("{} kB", n_bytes.div_ceil(1_000)),
+        _ => megabytes(n_bytes),
+    }
+}
+
 fn megabytes(n_bytes: u64) -> String {
     format!("{} MB", n_bytes.div_ceil(1_000_000))
 }
@@ -179,4 +203,18 @@ pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
         "KL",
     ];
     render(&header, evaluated.iter().map(row).collect(), 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        let name = "a\n\x1b[2J\r\u{9b}\u{202e}\"ß'";
+        assert_eq!(escaped(name), r#"a\n\u{1b}[2J\r\u{9b}\u{202e}"ß'"#);
+        let table = render(&["\x07"], vec![vec![name.into()]], 9);
+        assert_eq!(table.lines().count(), 3, "{table}");
+        assert!(!table.contains('\x1b') && !table.contains('\x07'));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 
 /// A database that cannot be opened, read or written, or a question that has no answer in it.
@@ -230,6 +231,29 @@ pub enum StoreError {
         /// The statement's first word.
         keyword: String,
     },
+    /// A condition that is more or less than one expression.
+    #[error("`{condition}` is not one SQL expression")]
+    NotACondition {
+        /// The condition.
+        condition: String,
+    },
+    /// A column that is not there.
+    #[error("there is no column `{column}`")]
+    UnknownColumn {
+        /// What was asked for.
+        column: String,
+        /// The names that look most like it.
+        nearest: Vec<String>,
+    },
+    /// A query that was asked to stop.
+    #[error("the query was stopped")]
+    QueryStopped,
+    /// A query that took longer than it may.
+    #[error("the query took longer than {} s", timeout.as_secs_f64())]
+    QueryTimedOut {
+        /// How long it may take.
+        timeout: Duration,
+    },
     /// A query that SQLite does not understand.
     #[error("{message}")]
     BadQuery {
@@ -268,6 +292,9 @@ impl StoreError {
             Self::UnknownSweep { nearest, .. } | Self::UnknownJob { nearest, .. } => {
                 return nearest_hint(nearest);
             }
+            Self::UnknownColumn { nearest, .. } if !nearest.is_empty() => {
+                return nearest_hint(nearest);
+            }
             Self::AmbiguousJob { candidates, .. } => format!("it fits {}", candidates.join(", ")),
             _ => return self.hint_on_streams_and_queries(),
         };
@@ -289,6 +316,11 @@ impl StoreError {
                 "begin with SELECT, WITH, VALUES or EXPLAIN; what a PRAGMA tells, \
                  `SELECT * FROM pragma_table_info('job')` tells too"
             }
+            Self::NotACondition { .. } => "such as `k <= 64 AND fvu < 0.1`",
+            Self::UnknownColumn { .. } => {
+                "`SELECT name FROM pragma_table_info('result')` lists the columns"
+            }
+            Self::QueryTimedOut { .. } => "give it longer with `--timeout`, or ask for less",
             Self::BadQuery { .. } => {
                 "`SELECT name, sql FROM sqlite_schema` shows tables, views and what their columns \
                  mean; the views `result` and `curve` are made for reading"

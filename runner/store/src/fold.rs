@@ -38,10 +38,12 @@ impl Store {
                 stream_id,
                 attempts: HashMap::new(),
                 saes: HashMap::new(),
+                intervals: Vec::new(),
             };
             for event in new {
                 fold.apply(event).await?;
             }
+            fold.put_intervals().await?;
             stream::advance(&mut tx, stream_id, last).await?;
             tx.commit().await?;
             Ok(new.len())
@@ -86,10 +88,20 @@ struct Fold<'a> {
     /// Keys of the SAEs seen, by attempt, job and name; `None` where the attempt's word does not
     /// count for the job.
     saes: HashMap<(i64, String, String), Option<i64>>,
+    /// Metrics that are yet to be put, many at a time: a statement for each takes longer than all else.
+    intervals: Vec<Interval<'a>>,
 }
 
-impl Fold<'_> {
-    async fn apply(&mut self, event: &Event) -> Result<(), Trouble> {
+impl<'a> Fold<'a> {
+    async fn apply(&mut self, event: &'a Event) -> Result<(), Trouble> {
+        // Nothing else that comes in great numbers touches what metrics do.
+        let keeps_order = matches!(
+            event.kind,
+            EventKind::Metric { .. } | EventKind::Progress { .. }
+        );
+        if !keeps_order {
+            self.put_intervals().await?;
+        }
         let attempt_id = self.attempt(event).await?;
         match &event.kind {
             // Of the moment only.
@@ -156,7 +168,13 @@ impl Fold<'_> {
         }
     }
 
-    async fn metric(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
+    async fn put_intervals(&mut self) -> Result<(), Trouble> {
+        metric::put(self.conn, &self.intervals).await?;
+        self.intervals.clear();
+        Ok(())
+    }
+
+    async fn metric(&mut self, attempt_id: i64, event: &'a Event) -> Result<(), Trouble> {
         let EventKind::Metric {
             job_id,
             sae,
@@ -169,14 +187,14 @@ impl Fold<'_> {
         let Some(sae_id) = self.sae(attempt_id, event.seq, job_id, sae).await? else {
             return Ok(());
         };
-        let interval = Interval {
+        self.intervals.push(Interval {
             sae_id,
             attempt_id,
             step: *step,
             stats,
             time_ms: event.time_ms,
-        };
-        metric::put(self.conn, &interval).await
+        });
+        Ok(())
     }
 
     async fn verdict(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {

@@ -26,9 +26,14 @@ mod sweep;
 mod verdict;
 mod worker;
 
+mod authorizer;
 mod fold;
+mod history;
+mod listing;
 mod query;
 mod record;
+mod remove;
+mod report;
 mod result;
 mod show;
 
@@ -41,11 +46,15 @@ pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenS
 pub use checkpoint::CheckpointRow;
 pub use error::StoreError;
 pub use evaluation::EvaluationRow;
+pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 pub use job::JobStatus;
+pub use listing::Listing;
 pub use open::Store;
 pub use origin::SweepOrigin;
-pub use query::QueryTable;
+pub use query::{QueryLimits, QueryTable};
 pub use record::{RecordedJob, RecordedPlan, RecordedStream};
+pub use remove::{KeptJob, Removal, RemovedJob};
+pub use report::{CurvePoint, Report, ReportAttempt, ReportInput, ReportSae, ReportSweep};
 pub use result::ResultRow;
 pub use sae::SaeRow;
 pub use show::{JobDetails, JobName};

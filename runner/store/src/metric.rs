@@ -3,7 +3,7 @@
 use crate::error::Trouble;
 use crate::open::int;
 use plan::SaeStats;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 
 /// One interval's sums of one SAE.
 pub(crate) struct Interval<'a> {
@@ -14,29 +14,37 @@ pub(crate) struct Interval<'a> {
     pub(crate) time_ms: i64,
 }
 
-/// Records an interval; a step that was done before is replaced.
+/// Rows in one statement; SQLite takes 32 766 values.
+const ROWS_PER_STATEMENT: usize = 500;
+
+/// Records intervals; a step that was done before is replaced.
 pub(crate) async fn put(
     conn: &mut SqliteConnection,
-    interval: &Interval<'_>,
+    intervals: &[Interval<'_>],
 ) -> Result<(), Trouble> {
-    let stats = interval.stats;
-    sqlx::query(
-        "INSERT OR REPLACE INTO metric (sae_id, step, attempt_id, n_tokens, squared_error,
-             total_variance, l0_sum, n_dead, time_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(interval.sae_id)
-    .bind(int(interval.step))
-    .bind(interval.attempt_id)
-    .bind(int(stats.n_tokens))
-    .bind(finite(stats.squared_error))
-    .bind(finite(stats.total_variance))
-    .bind(finite(stats.l0))
-    .bind(int(stats.n_dead))
-    .bind(interval.time_ms)
-    .execute(&mut *conn)
-    .await?;
-    put_terms(conn, interval).await
+    for rows in intervals.chunks(ROWS_PER_STATEMENT) {
+        let mut insert = QueryBuilder::new(
+            "INSERT OR REPLACE INTO metric (sae_id, step, attempt_id, n_tokens, squared_error,
+                 total_variance, l0_sum, n_dead, time_ms) ",
+        );
+        insert.push_values(rows, |mut row, interval| {
+            let stats = interval.stats;
+            row.push_bind(interval.sae_id)
+                .push_bind(int(interval.step))
+                .push_bind(interval.attempt_id)
+                .push_bind(int(stats.n_tokens))
+                .push_bind(finite(stats.squared_error))
+                .push_bind(finite(stats.total_variance))
+                .push_bind(finite(stats.l0))
+                .push_bind(int(stats.n_dead))
+                .push_bind(interval.time_ms);
+        });
+        insert.build().execute(&mut *conn).await?;
+    }
+    for interval in intervals {
+        put_terms(conn, interval).await?;
+    }
+    Ok(())
 }
 
 /// Records what the loss has besides.

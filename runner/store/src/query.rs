@@ -1,7 +1,9 @@
 //! A user's own SQL, on a connection that cannot write.
 
+use crate::authorizer::only_reads;
 use crate::error::{StoreError, message, result_code};
 use crate::open::{Store, connect_read_only};
+use futures::TryStreamExt;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteRow, SqliteValueRef};
 use sqlx::{
@@ -10,6 +12,9 @@ use sqlx::{
 };
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a query gives.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +24,33 @@ pub struct QueryTable {
     /// The rows. Integers, reals and text are as they stand; NULL and reals that are not finite are
     /// null, blobs are text in hex.
     pub rows: Vec<Vec<Value>>,
+    /// True where there are more rows than were asked for.
+    pub is_cut: bool,
 }
+
+/// How far a query may go.
+#[derive(Clone, Debug)]
+pub struct QueryLimits {
+    /// Rows to give at most.
+    pub max_rows: usize,
+    /// Time to take at most; `None` for any.
+    pub timeout: Option<Duration>,
+    /// Ends the query soon after it is set, from another thread or task.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self {
+            max_rows: usize::MAX,
+            timeout: None,
+            stop: Arc::default(),
+        }
+    }
+}
+
+/// Instructions of SQLite's machine between two looks at the limits: some 0.1 ms.
+const OPS_PER_LOOK: i32 = 10_000;
 
 /// What a query may begin with. This is for a clear word to the user: the connection could not write
 /// anyway.
@@ -32,32 +63,89 @@ impl Store {
     /// No or several statements, a statement that is no query or would write, or one that SQLite
     /// does not understand.
     pub async fn query(&self, sql: &str) -> Result<QueryTable, StoreError> {
+        self.query_within(sql, &QueryLimits::default()).await
+    }
+
+    /// The same within limits.
+    ///
+    /// # Errors
+    /// As [`Store::query`]; and a query that was stopped, or took too long.
+    pub async fn query_within(
+        &self,
+        sql: &str,
+        limits: &QueryLimits,
+    ) -> Result<QueryTable, StoreError> {
         let keyword = check(sql)?;
+        let located = |error| StoreError::from_sqlx(self.path(), error);
         let mut conn = connect_read_only(self.path()).await?;
-        let table = fetch(&mut conn, sql).await;
-        let table = table.map_err(|error| query_error(self.path(), keyword, error))?;
-        conn.close()
-            .await
-            .map_err(|error| StoreError::from_sqlx(self.path(), error))?;
+        only_reads(&mut conn).await.map_err(located)?;
+        limit(&mut conn, limits).await.map_err(located)?;
+        let table = fetch(&mut conn, sql, limits.max_rows).await;
+        let table = table.map_err(|error| query_error(self.path(), keyword, limits, error))?;
+        conn.close().await.map_err(located)?;
         Ok(table)
     }
 }
 
-async fn fetch(conn: &mut SqliteConnection, sql: &str) -> Result<QueryTable, sqlx::Error> {
+/// Has SQLite end the query when it is stopped or out of time, also where it gives no row meanwhile.
+async fn limit(conn: &mut SqliteConnection, limits: &QueryLimits) -> Result<(), sqlx::Error> {
+    let stop = limits.stop.clone();
+    let deadline = limits
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
+    let goes_on = move || {
+        !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline)
+    };
+    let mut handle = conn.lock_handle().await?;
+    handle.set_progress_handler(OPS_PER_LOOK, goes_on);
+    Ok(())
+}
+
+async fn fetch(
+    conn: &mut SqliteConnection,
+    sql: &str,
+    max_rows: usize,
+) -> Result<QueryTable, sqlx::Error> {
     // A user's SQL is dynamic by nature; the connection reads only.
     let statement = conn
         .prepare(AssertSqlSafe(sql.to_owned()).into_sql_str())
         .await?;
     let names = statement.columns().iter().map(Column::name);
     let columns = names.map(str::to_owned).collect();
-    let rows = statement.query().fetch_all(conn).await?;
-    let rows = rows.iter().map(to_json).collect::<Result<_, _>>()?;
-    Ok(QueryTable { columns, rows })
+    let mut rows = Vec::new();
+    let mut is_cut = false;
+    let mut found = statement.query().fetch(conn);
+    while let Some(row) = found.try_next().await? {
+        is_cut = rows.len() == max_rows;
+        if is_cut {
+            break;
+        }
+        rows.push(to_json(&row)?);
+    }
+    drop(found);
+    Ok(QueryTable {
+        columns,
+        rows,
+        is_cut,
+    })
 }
 
-fn query_error(path: &Path, keyword: String, error: sqlx::Error) -> StoreError {
+fn query_error(
+    path: &Path,
+    keyword: String,
+    limits: &QueryLimits,
+    error: sqlx::Error,
+) -> StoreError {
     match result_code(&error) {
-        Some(8) => StoreError::NotAQuery { keyword },
+        // SQLITE_READONLY, and SQLITE_AUTH where the authorizer said no.
+        Some(8 | 23) => StoreError::NotAQuery { keyword },
+        // SQLITE_INTERRUPT, by the progress handler.
+        Some(9) => match limits.timeout {
+            Some(timeout) if !limits.stop.load(Ordering::Relaxed) => {
+                StoreError::QueryTimedOut { timeout }
+            }
+            _ => StoreError::QueryStopped,
+        },
         // SQLITE_ERROR, TOOBIG, MISMATCH, RANGE: the fault is in the query.
         Some(1 | 18 | 20 | 25) => StoreError::BadQuery {
             message: message(&error),
@@ -66,7 +154,7 @@ fn query_error(path: &Path, keyword: String, error: sqlx::Error) -> StoreError {
     }
 }
 
-fn to_json(row: &SqliteRow) -> Result<Vec<Value>, sqlx::Error> {
+pub(crate) fn to_json(row: &SqliteRow) -> Result<Vec<Value>, sqlx::Error> {
     let value = |index| {
         let value = row.try_get_raw(index)?;
         decode(value).map_err(sqlx::Error::Decode)
@@ -112,6 +200,38 @@ fn check(sql: &str) -> Result<String, StoreError> {
         1 => Ok(keyword),
         n_statements => Err(StoreError::SeveralStatements { n_statements }),
     }
+}
+
+/// Whether a text can stand between parentheses as one expression: no statement ends in it, what it
+/// opens it closes, and it closes nothing else.
+pub(crate) fn is_one_expression(sql: &str) -> bool {
+    let statements = statements(sql);
+    let [expression] = statements.as_slice() else {
+        return false;
+    };
+    let mut depth = 0_i64;
+    for c in expression.chars() {
+        depth += i64::from(c == '(') - i64::from(c == ')');
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0 && has_its_quotes(sql)
+}
+
+/// Whether every quoted part of a text has its end.
+fn has_its_quotes(sql: &str) -> bool {
+    let mut rest = sql;
+    while let Some(c) = rest.chars().next() {
+        let (_, n_bytes) = token(rest, c);
+        let end = if c == '[' { ']' } else { c };
+        let is_open = n_bytes == 1 || !rest[..n_bytes].ends_with(end);
+        if "'\"`[".contains(c) && is_open {
+            return false;
+        }
+        rest = &rest[n_bytes..];
+    }
+    true
 }
 
 /// The statements of a text, without comments and with quoted parts emptied.
@@ -208,8 +328,7 @@ mod tests {
         assert_eq!(test.dump().await, rows);
     }
 
-    /// What would happen if the check of the first word could be tricked. Only `VACUUM INTO` is left
-    /// out: it makes its target before it is refused.
+    /// What would happen if the check of the first word could be tricked.
     #[tokio::test]
     async fn the_connection_itself_cannot_write() {
         let test = TestStore::new().await;
@@ -219,12 +338,18 @@ mod tests {
             "DROP TABLE metric".to_owned(),
             "PRAGMA query_only = OFF; DELETE FROM _sqlx_migrations".to_owned(),
             "PRAGMA user_version = 3".to_owned(),
+            "CREATE TEMP TABLE t (a)".to_owned(),
+            "SELECT 1; BEGIN".to_owned(),
+            "SELECT load_extension('x')".to_owned(),
+            format!("VACUUM INTO '{}'", other.display()),
+            format!("ATTACH '{}' AS x", other.display()),
             format!(
                 "ATTACH 'file:{}?mode=rwc' AS x; CREATE TABLE x.t (a)",
                 other.display()
             ),
         ] {
             let mut conn = connect_read_only(test.store.path()).await.unwrap();
+            only_reads(&mut conn).await.unwrap();
             let done = sqlx::query(AssertSqlSafe(sql.clone()))
                 .execute(&mut conn)
                 .await;
@@ -255,6 +380,50 @@ mod tests {
             error("SELECT 1; SELECT ';'").await,
             StoreError::SeveralStatements { n_statements: 2 }
         ));
+    }
+
+    const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
+
+    #[tokio::test]
+    async fn an_endless_query_is_cut_by_rows_time_or_a_stop() {
+        let test = TestStore::new().await;
+        let ask = |what: &str, limits: QueryLimits| {
+            let (store, sql) = (
+                test.store.clone(),
+                format!("{ENDLESS} SELECT {what} FROM n"),
+            );
+            async move { store.query_within(&sql, &limits).await }
+        };
+        let rows = QueryLimits {
+            max_rows: 3,
+            ..QueryLimits::default()
+        };
+        let table = ask("i", rows.clone()).await.unwrap();
+        assert_eq!(table.rows, [[1], [2], [3]]);
+        assert!(table.is_cut);
+        let sql = "SELECT * FROM (VALUES (1), (2), (3))";
+        let table = test.store.query_within(sql, &rows).await.unwrap();
+        assert!(!table.is_cut, "it has no more than that");
+
+        let timeout = Some(Duration::from_millis(50));
+        let time = QueryLimits {
+            timeout,
+            ..QueryLimits::default()
+        };
+        let error = ask("count(*)", time).await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::QueryTimedOut { .. }),
+            "{error:?}"
+        );
+
+        let limits = QueryLimits::default();
+        let stop = limits.stop.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            stop.store(true, Ordering::Relaxed);
+        });
+        let error = ask("count(*)", limits).await.unwrap_err();
+        assert!(matches!(error, StoreError::QueryStopped), "{error:?}");
     }
 
     #[test]

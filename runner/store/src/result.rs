@@ -4,7 +4,6 @@ use crate::error::StoreError;
 use crate::job::JobStatus;
 use crate::open::Store;
 use crate::sweep;
-use plan::nearest;
 use sqlx::FromRow;
 
 /// One SAE of one job of a sweep; the view `result` defines each column exactly.
@@ -72,12 +71,7 @@ impl Store {
     pub async fn results(&self, sweep: &str) -> Result<Vec<ResultRow>, StoreError> {
         let mut conn = self.acquire().await?;
         self.located(async {
-            let names = sweep::names(&mut conn).await?;
-            if !names.iter().any(|name| name == sweep) {
-                let nearest = nearest(sweep, names.iter().map(String::as_str), 3);
-                let sweep = sweep.to_owned();
-                return Err(StoreError::UnknownSweep { sweep, nearest }.into());
-            }
+            sweep::check_name(&mut conn, sweep).await?;
             let sql =
                 "SELECT * FROM result WHERE sweep = ? AND is_current ORDER BY ordinal, sae_id";
             Ok(sqlx::query_as(sql)

@@ -3,6 +3,7 @@
 use crate::attempt::{self, AttemptRow};
 use crate::checkpoint::{self, CheckpointRow};
 use crate::error::{StoreError, Trouble};
+use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 use crate::job::JobStatus;
 use crate::open::Store;
 use crate::sae::{self, SaeRow};
@@ -36,6 +37,14 @@ pub struct JobDetails {
     pub checkpoints: Vec<CheckpointRow>,
     /// Folders of its streams, relative to the runs folder; the one heard of last comes first.
     pub stream_dirs: Vec<String>,
+    /// How the FVU fell, SAE by SAE.
+    pub curve: Vec<JobCurvePoint>,
+    /// What held-out sequences say of its SAEs.
+    pub evaluations: Vec<EvaluatedSae>,
+    /// What workers found wrong with its SAEs.
+    pub verdicts: Vec<VerdictRow>,
+    /// What its workers remarked.
+    pub notes: Vec<NoteRow>,
 }
 
 /// What a sweep calls a job.
@@ -82,7 +91,7 @@ impl Store {
     }
 }
 
-async fn resolve(conn: &mut SqliteConnection, wanted: &str) -> Result<String, Trouble> {
+pub(crate) async fn resolve(conn: &mut SqliteConnection, wanted: &str) -> Result<String, Trouble> {
     let sql = "SELECT job_id, sweep, job FROM sweep_listing ORDER BY sweep, ordinal";
     let jobs: Vec<Candidate> = sqlx::query_as(sql).fetch_all(conn).await?;
     Ok(choose(&jobs, wanted)?)
@@ -136,6 +145,10 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
         attempts: attempt::of_job(conn, job_id).await?,
         checkpoints: checkpoint::of_job(conn, job_id).await?,
         stream_dirs: stream::dirs_of_job(conn, job_id).await?,
+        curve: history::curve_of_job(conn, job_id).await?,
+        evaluations: history::evaluations_of_job(conn, job_id).await?,
+        verdicts: history::verdicts_of_job(conn, job_id).await?,
+        notes: history::notes_of_job(conn, job_id).await?,
         job_id: row.job_id,
         status: row.status,
         dir: row.dir,

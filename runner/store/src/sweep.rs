@@ -2,7 +2,7 @@
 
 use crate::error::{StoreError, Trouble};
 use crate::open::{Store, int};
-use plan::{Job, Plan, digest_json};
+use plan::{Job, Plan, digest_json, nearest};
 use sqlx::{FromRow, SqliteConnection};
 
 /// A sweep at a glance. Jobs are counted once each, over the current version of the sweep.
@@ -116,6 +116,20 @@ ORDER BY last_activity_ms DESC, sweep.name";
 pub(crate) async fn names(conn: &mut SqliteConnection) -> Result<Vec<String>, Trouble> {
     let names = sqlx::query_scalar("SELECT DISTINCT name FROM sweep ORDER BY name");
     Ok(names.fetch_all(conn).await?)
+}
+
+/// Checks that there is a sweep of this name.
+///
+/// # Errors
+/// A sweep that was never run.
+pub(crate) async fn check_name(conn: &mut SqliteConnection, sweep: &str) -> Result<(), Trouble> {
+    let names = names(conn).await?;
+    if names.iter().any(|name| name == sweep) {
+        return Ok(());
+    }
+    let nearest = nearest(sweep, names.iter().map(String::as_str), 3);
+    let sweep = sweep.to_owned();
+    Err(StoreError::UnknownSweep { sweep, nearest }.into())
 }
 
 /// Records this version of the sweep, makes it the current one, and gives its key.

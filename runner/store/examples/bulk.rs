@@ -1,0 +1,143 @@
+//! How fast the database is: a million metric rows through `fold`, and the view `result` over a
+//! thousand jobs. `cargo run --release -p sae-run-store --example bulk`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement for developers"
+)]
+
+use plan::{
+    Event, EventKind, HookpointFacts, JobDraft, JobInputs, ModelFacts, Plan, PlanError,
+    RecipeIdentity, SaeStats, TrainConfig, group_streams, resolve_jobs,
+};
+use sae_run_store::Store;
+use serde_json::json;
+use std::time::Instant;
+
+const N_JOBS: usize = 1_000;
+const N_REPORTS: u64 = 1_000;
+/// Events in a fold.
+const BATCH: usize = 5_000;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("runs.db")).await.unwrap();
+    let plan = plan();
+    let (job_dir, stream_dir) = (
+        |job: &plan::Job| format!("s/{}", job.folder()),
+        |stream: &plan::Stream| format!("s/.streams/{}", stream.stream_id),
+    );
+    store
+        .record_plan("text", &plan, job_dir, stream_dir)
+        .await
+        .unwrap();
+    let mut n_rows = 0;
+    let start = Instant::now();
+    for stream in &plan.streams {
+        store.begin_attempt(&stream.stream_id, "log").await.unwrap();
+        let events = events(&stream.job_ids);
+        for batch in events.chunks(BATCH) {
+            n_rows += store.fold(&stream.stream_id, batch).await.unwrap();
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{n_rows} events in {seconds:.1} s: {:.0} rows/s",
+        n_rows as f64 / seconds
+    );
+    for sql in [
+        "SELECT * FROM result",
+        "SELECT * FROM result",
+        "SELECT * FROM curve WHERE job = 'k=7'",
+    ] {
+        let start = Instant::now();
+        let n_rows = store.query(sql).await.unwrap().rows.len();
+        println!(
+            "{sql}: {n_rows} rows in {:.1} ms",
+            1e3 * start.elapsed().as_secs_f64()
+        );
+    }
+}
+
+fn events(job_ids: &[String]) -> Vec<Event> {
+    let steps = (1..=N_REPORTS).flat_map(|step| job_ids.iter().map(move |job_id| (step, job_id)));
+    let metric = |(index, (step, job_id)): (usize, (u64, &String))| Event {
+        seq: index as u64 + 1,
+        time_ms: 1,
+        attempt: 1,
+        kind: EventKind::Metric {
+            job_id: job_id.clone(),
+            sae: "layers.0".into(),
+            step,
+            stats: SaeStats {
+                n_tokens: 10,
+                squared_error: 1.0,
+                total_variance: 8.0,
+                l0: 40.0,
+                n_dead: 8,
+                ..SaeStats::default()
+            },
+        },
+    };
+    steps.enumerate().map(metric).collect()
+}
+
+fn plan() -> Plan {
+    let base = TrainConfig {
+        model: "m".into(),
+        dataset: "d".into(),
+        ctx_len: 8,
+        num_latents: 2_048,
+        hookpoints: vec!["layers.0".into()],
+        ..Default::default()
+    };
+    let drafts: Vec<_> = (1..=N_JOBS)
+        .map(|k| JobDraft {
+            name: Some(format!("k={k}")),
+            note: None,
+            overrides: json!({"k": k}).as_object().unwrap().clone(),
+        })
+        .collect();
+    let facts = facts();
+    let inputs = JobInputs {
+        facts: facts.clone().into(),
+        model_digest: "m0".into(),
+        token_digest: "t0".into(),
+        eval_token_digest: None,
+        finetune_digest: None,
+    };
+    let jobs = resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap();
+    Plan {
+        sweep: "s".into(),
+        recipe: RecipeIdentity {
+            recipe: "grid".into(),
+            recipe_digest: "r0".into(),
+            request_digest: "q0".into(),
+            fuel: 7,
+        },
+        streams: group_streams(&jobs, |_| &facts, None),
+        jobs,
+        rounds: Vec::new(),
+    }
+}
+
+fn facts() -> ModelFacts {
+    ModelFacts {
+        model_type: "llama".into(),
+        n_layers: 1,
+        hidden_size: 8,
+        vocab_size: 100,
+        max_ctx_len: 64,
+        embedding_params: 800,
+        layer_params: 1_000,
+        layer_8bit_params: 0,
+        layers_name: "layers".into(),
+        hookpoints: vec![HookpointFacts {
+            name: "layers.0".into(),
+            d_in: Some(8),
+            d_out: 8,
+            n_layers_needed: 1,
+        }],
+    }
+}
