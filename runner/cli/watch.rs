@@ -123,8 +123,8 @@ impl Watch<'_> {
         let outcome = match status.code() {
             Some(0) => Outcome::Done,
             Some(1 | 2) if self.failed.is_some() => Outcome::Failed,
+            _ if self.asked_to_stop => Outcome::Stopped,
             Some(130) => Outcome::Interrupted,
-            _ if self.asked_to_stop => Outcome::Interrupted,
             Some(1 | 2) => Outcome::Failed,
             _ => Outcome::Crashed,
         };

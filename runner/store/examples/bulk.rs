@@ -1,5 +1,5 @@
 //! How fast the database is: a million metric rows through `fold`, and the view `result` over a
-//! thousand jobs. `cargo run --release -p sae-run-store --example bulk`.
+//! thousand jobs, and what folding costs while 50 SAEs report each second. `cargo run --release -p sae-run-store --example bulk`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -12,6 +12,7 @@ use plan::{
 };
 use sae_run_store::Store;
 use serde_json::json;
+use std::path::Path;
 use std::time::Instant;
 
 const N_JOBS: usize = 1_000;
@@ -21,17 +22,14 @@ const BATCH: usize = 5_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    many_rows().await;
+    each_second().await;
+}
+
+/// A million rows at once, and how fast they are asked for.
+async fn many_rows() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("runs.db")).await.unwrap();
-    let plan = plan();
-    let (job_dir, stream_dir) = (
-        |job: &plan::Job| format!("s/{}", job.folder()),
-        |stream: &plan::Stream| format!("s/.streams/{}", stream.stream_id),
-    );
-    store
-        .record_plan("text", &plan, job_dir, stream_dir)
-        .await
-        .unwrap();
+    let (store, plan) = store(folder.path(), N_JOBS).await;
     let mut n_rows = 0;
     let start = Instant::now();
     for stream in &plan.streams {
@@ -60,30 +58,85 @@ async fn main() {
     }
 }
 
+/// A fold a second, each with what 50 SAEs report.
+async fn each_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, plan) = store(folder.path(), 50).await;
+    let stream = &plan.streams[0];
+    store.begin_attempt(&stream.stream_id, "log").await.unwrap();
+    let before = cpu_seconds();
+    for second in events(&stream.job_ids).chunks(51) {
+        store.fold(&stream.stream_id, second).await.unwrap();
+    }
+    let percent = 100.0 * (cpu_seconds() - before) / N_REPORTS as f64;
+    println!("50 SAEs that report each second: {percent:.2} % of a core");
+}
+
+/// A database that knows `n_jobs` jobs.
+async fn store(folder: &Path, n_jobs: usize) -> (Store, Plan) {
+    let store = Store::open(&folder.join("runs.db")).await.unwrap();
+    let plan = plan(n_jobs);
+    let (job_dir, stream_dir) = (
+        |job: &plan::Job| format!("s/{}", job.folder()),
+        |stream: &plan::Stream| format!("s/.streams/{}", stream.stream_id),
+    );
+    let recorded = store.record_plan("text", &plan, job_dir, stream_dir);
+    recorded.await.unwrap();
+    (store, plan)
+}
+
+/// What this process has computed so far, in seconds.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<_> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    // User and system time, in ticks of 10 ms.
+    (11..=12)
+        .map(|i| fields[i].parse::<f64>().unwrap())
+        .sum::<f64>()
+        / 100.0
+}
+
 fn events(job_ids: &[String]) -> Vec<Event> {
-    let steps = (1..=N_REPORTS).flat_map(|step| job_ids.iter().map(move |job_id| (step, job_id)));
-    let metric = |(index, (step, job_id)): (usize, (u64, &String))| Event {
+    let kinds = (1..=N_REPORTS).flat_map(|step| {
+        let progress = EventKind::Progress {
+            step,
+            n_tokens: 10,
+            elapsed_ms: 1,
+        };
+        let metrics = job_ids.iter().map(move |job_id| metric(step, job_id));
+        metrics.chain([progress])
+    });
+    let event = |(index, kind)| Event {
         seq: index as u64 + 1,
         time_ms: 1,
         attempt: 1,
-        kind: EventKind::Metric {
-            job_id: job_id.clone(),
-            sae: "layers.0".into(),
-            step,
-            stats: SaeStats {
-                n_tokens: 10,
-                squared_error: 1.0,
-                total_variance: 8.0,
-                l0: 40.0,
-                n_dead: 8,
-                ..SaeStats::default()
-            },
-        },
+        kind,
     };
-    steps.enumerate().map(metric).collect()
+    kinds.enumerate().map(event).collect()
 }
 
-fn plan() -> Plan {
+fn metric(step: u64, job_id: &str) -> EventKind {
+    EventKind::Metric {
+        job_id: job_id.to_owned(),
+        sae: "layers.0".into(),
+        step,
+        stats: SaeStats {
+            n_tokens: 10,
+            squared_error: 1.0,
+            total_variance: 8.0,
+            l0: 40.0,
+            n_dead: 8,
+            ..SaeStats::default()
+        },
+    }
+}
+
+fn plan(n_jobs: usize) -> Plan {
     let base = TrainConfig {
         model: "m".into(),
         dataset: "d".into(),
@@ -92,7 +145,7 @@ fn plan() -> Plan {
         hookpoints: vec!["layers.0".into()],
         ..Default::default()
     };
-    let drafts: Vec<_> = (1..=N_JOBS)
+    let drafts: Vec<_> = (1..=n_jobs)
         .map(|k| JobDraft {
             name: Some(format!("k={k}")),
             note: None,

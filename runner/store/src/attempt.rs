@@ -17,7 +17,7 @@ pub enum AttemptStatus {
     Done,
     /// It ended in an error that the worker reported.
     Failed,
-    /// It was asked to stop.
+    /// It was asked to stop, by the user or by the machine, and saved its jobs.
     Interrupted,
     /// It ended without a word.
     Crashed,
@@ -42,8 +42,10 @@ pub enum Outcome {
     Done,
     /// It ended in an error.
     Failed,
-    /// It was asked to stop.
+    /// Somebody else than the user asked its worker to stop.
     Interrupted,
+    /// The user asked it to stop.
+    Stopped,
     /// A signal or an abort ended it.
     Crashed,
 }
@@ -121,7 +123,7 @@ impl From<Outcome> for AttemptStatus {
         match outcome {
             Outcome::Done => Self::Done,
             Outcome::Failed => Self::Failed,
-            Outcome::Interrupted => Self::Interrupted,
+            Outcome::Interrupted | Outcome::Stopped => Self::Interrupted,
             Outcome::Crashed => Self::Crashed,
         }
     }
@@ -172,8 +174,8 @@ impl Store {
     }
 
     /// Closes an attempt. Where the worker's events have closed it already, their word counts, and
-    /// only what they cannot know (the exit code) is added. Jobs of it that still run become
-    /// `interrupted` or `failed`.
+    /// only what they cannot know (the exit code, who asked for the end) is added. Jobs of it that still
+    /// run become `interrupted`, `stopped` or `failed`.
     ///
     /// Fold the stream's events first, so that the worker's last words are in.
     ///
@@ -193,7 +195,11 @@ impl Store {
                 number,
             })?;
             let status = close(&mut tx, attempt_id, end).await?;
-            job::leave_running(&mut tx, attempt_id, job_status_after(status)).await?;
+            let job_status = match (status, end.outcome) {
+                (AttemptStatus::Interrupted, Outcome::Stopped) => JobStatus::Stopped,
+                _ => job_status_after(status),
+            };
+            job::leave_running(&mut tx, attempt_id, job_status).await?;
             Ok(tx.commit().await?)
         })
         .await
@@ -211,7 +217,7 @@ impl Store {
             .await
     }
 
-    /// Closes all attempts that are marked as running, and queues their jobs again. Right only when
+    /// Closes all attempts that are marked as running; their jobs were interrupted. Right only when
     /// no other coordinator can be at work: at start-up, under the lock of the runs folder.
     ///
     /// # Errors
@@ -227,7 +233,7 @@ impl Store {
             .bind(now_ms())
             .fetch_all(&mut *tx)
             .await?;
-            sqlx::query("UPDATE job SET status = 'queued' WHERE status = 'running'")
+            sqlx::query("UPDATE job SET status = 'interrupted' WHERE status = 'running'")
                 .execute(&mut *tx)
                 .await?;
             tx.commit().await?;
@@ -426,10 +432,19 @@ mod tests {
         assert_eq!(test.status(job).await, "interrupted");
         assert_eq!(store.begin_attempt(stream, "log").await.unwrap(), 3);
         assert_eq!(test.status(job).await, "running");
+        let mut script = Script::new();
+        script.start(3, 0).push(EventKind::Interrupted { step: 0 });
+        store.fold(stream, &script.events).await.unwrap();
+        assert_eq!(test.status(job).await, "interrupted", "as its worker says");
+        store
+            .end_attempt(stream, 3, &end(Outcome::Stopped))
+            .await
+            .unwrap();
+        assert_eq!(test.status(job).await, "stopped", "as the user wanted");
         let statuses = test.rows("SELECT number, status FROM attempt").await;
         assert_eq!(
             json!(statuses),
-            json!([[1, "crashed"], [2, "interrupted"], [3, "running"]])
+            json!([[1, "crashed"], [2, "interrupted"], [3, "interrupted"]])
         );
     }
 
@@ -497,14 +512,14 @@ mod tests {
             pid: Some(41),
         };
         assert_eq!(abandoned, [expected]);
-        assert_eq!(test.status(open).await, "queued");
+        assert_eq!(test.status(open).await, "interrupted");
         assert_eq!(store.abandon_dead_attempts().await.unwrap(), []);
 
         script.checkpoint(done, 20, true);
         script.push(EventKind::Interrupted { step: 20 });
         assert_eq!(store.fold(stream, &script.events).await.unwrap(), 2);
         assert_eq!(test.status(done).await, "done");
-        assert_eq!(test.status(open).await, "queued");
+        assert_eq!(test.status(open).await, "interrupted");
         assert_eq!(store.begin_attempt(stream, "log").await.unwrap(), 2);
         assert_eq!(test.status(done).await, "done");
     }

@@ -5,7 +5,7 @@ use crate::checkpoint::CheckpointRow;
 use crate::error::{StoreError, Trouble};
 use crate::evaluation::Evaluation;
 use crate::metric::Interval;
-use crate::open::Store;
+use crate::open::{Store, int};
 use crate::stream::Position;
 use crate::verdict::Verdict;
 use crate::worker::{LastWords, Worker};
@@ -38,6 +38,7 @@ impl Store {
                 stream_id,
                 attempts: HashMap::new(),
                 saes: HashMap::new(),
+                n_tokens: HashMap::new(),
                 intervals: Vec::new(),
             };
             for event in new {
@@ -88,6 +89,8 @@ struct Fold<'a> {
     /// Keys of the SAEs seen, by attempt, job and name; `None` where the attempt's word does not
     /// count for the job.
     saes: HashMap<(i64, String, String), Option<i64>>,
+    /// Tokens that each SAE was trained on by its last interval here.
+    n_tokens: HashMap<i64, i64>,
     /// Metrics that are yet to be put, many at a time: a statement for each takes longer than all else.
     intervals: Vec<Interval<'a>>,
 }
@@ -162,6 +165,7 @@ impl<'a> Fold<'a> {
             } => {
                 stream::set_length(self.conn, self.stream_id, *n_steps, *tokens_per_step).await?;
                 worker::set_first_step(self.conn, attempt_id, *first_step).await?;
+                self.n_tokens.clear();
                 metric::delete_undone(self.conn, attempt_id, *first_step).await
             }
             _ => Ok(()),
@@ -187,14 +191,27 @@ impl<'a> Fold<'a> {
         let Some(sae_id) = self.sae(attempt_id, event.seq, job_id, sae).await? else {
             return Ok(());
         };
+        let n_tokens_so_far = self.add_tokens(sae_id, *step, stats.n_tokens).await?;
         self.intervals.push(Interval {
             sae_id,
             attempt_id,
             step: *step,
+            n_tokens_so_far,
             stats,
             time_ms: event.time_ms,
         });
         Ok(())
+    }
+
+    /// Adds the tokens of an interval that ends at `step` to those of the SAE before it.
+    async fn add_tokens(&mut self, sae_id: i64, step: u64, n_tokens: u64) -> Result<i64, Trouble> {
+        let before = match self.n_tokens.get(&sae_id) {
+            Some(&before) => before,
+            None => metric::n_tokens_before(self.conn, sae_id, step).await?,
+        };
+        let so_far = before.saturating_add(int(n_tokens));
+        self.n_tokens.insert(sae_id, so_far);
+        Ok(so_far)
     }
 
     async fn verdict(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {

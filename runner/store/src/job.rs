@@ -18,8 +18,10 @@ pub enum JobStatus {
     Done,
     /// Its last attempt ended in an error.
     Failed,
-    /// Its last attempt was asked to stop.
+    /// Its last attempt was cut off: killed, preempted, a machine that went down.
     Interrupted,
+    /// The user stopped its last attempt.
+    Stopped,
 }
 
 impl fmt::Display for JobStatus {
@@ -30,6 +32,7 @@ impl fmt::Display for JobStatus {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Interrupted => "interrupted",
+            Self::Stopped => "stopped",
         })
     }
 }
@@ -115,7 +118,7 @@ pub(crate) async fn mark_done(
 ) -> Result<(), Trouble> {
     sqlx::query(
         "UPDATE job SET status = 'running'
-         WHERE job_id = ? AND status IN ('queued', 'failed', 'interrupted')",
+         WHERE job_id = ? AND status IN ('queued', 'failed', 'interrupted', 'stopped')",
     )
     .bind(job_id)
     .execute(&mut *conn)
@@ -139,15 +142,17 @@ pub(crate) async fn mark_failed(conn: &mut SqliteConnection, job_id: &str) -> Re
     Ok(())
 }
 
-/// Gives the running jobs of an attempt another status.
+/// Gives the running jobs of an attempt another status. That a worker was cut off is its own word; that the
+/// user asked for it says more.
 pub(crate) async fn leave_running(
     conn: &mut SqliteConnection,
     attempt_id: i64,
     status: JobStatus,
 ) -> Result<(), Trouble> {
     sqlx::query(
-        "UPDATE job SET status = ? WHERE status = 'running'
-             AND job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?)",
+        "UPDATE job SET status = ?1
+         WHERE (status = 'running' OR (status = 'interrupted' AND ?1 = 'stopped'))
+             AND job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?2)",
     )
     .bind(status)
     .bind(attempt_id)
@@ -172,20 +177,21 @@ mod tests {
     async fn only_the_allowed_changes_of_status_happen() {
         let allowed = [
             ("queued", vec!["running"]),
-            ("running", vec!["queued", "done", "failed", "interrupted"]),
+            ("running", vec!["done", "failed", "interrupted", "stopped"]),
             ("failed", vec!["queued", "running"]),
-            ("interrupted", vec!["queued", "running"]),
+            ("interrupted", vec!["queued", "running", "stopped"]),
+            ("stopped", vec!["queued", "running"]),
         ];
-        for (from, to) in allowed {
-            for status in ["queued", "running", "done", "failed", "interrupted"] {
+        for (from, to) in &allowed {
+            for status in allowed.each_ref().map(|(status, _)| *status) {
                 let test = TestStore::new().await;
                 test.record(&plan("s", &[json!({"k": 4})])).await;
-                if from != "queued" {
+                if *from != "queued" {
                     set(&test, "running").await.unwrap();
                     set(&test, from).await.unwrap();
                 }
                 let changed = set(&test, status).await;
-                if status == from || to.contains(&status) {
+                if status == *from || to.contains(&status) {
                     assert_eq!(changed.unwrap(), 1, "{from} -> {status}");
                 } else {
                     let error = changed.unwrap_err();
@@ -213,7 +219,7 @@ mod tests {
             .checkpoint(job, 20, true);
         script.metric(&plan.jobs[1].job_id, 20, stats(4.0));
         test.store.fold(stream, &script.events).await.unwrap();
-        for status in ["queued", "running", "failed", "interrupted"] {
+        for status in ["queued", "running", "failed", "interrupted", "stopped"] {
             let sql = format!(
                 "UPDATE job SET status = '{status}', done_ms = NULL WHERE job_id = '{job}'"
             );

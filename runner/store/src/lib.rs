@@ -38,6 +38,10 @@ mod result;
 mod show;
 
 #[cfg(test)]
+mod damage_test;
+#[cfg(test)]
+mod migration_test;
+#[cfg(test)]
 mod schema_test;
 #[cfg(test)]
 mod testing;

@@ -10,6 +10,7 @@ pub(crate) struct Interval<'a> {
     pub(crate) sae_id: i64,
     pub(crate) attempt_id: i64,
     pub(crate) step: u64,
+    pub(crate) n_tokens_so_far: i64,
     pub(crate) stats: &'a SaeStats,
     pub(crate) time_ms: i64,
 }
@@ -24,8 +25,8 @@ pub(crate) async fn put(
 ) -> Result<(), Trouble> {
     for rows in intervals.chunks(ROWS_PER_STATEMENT) {
         let mut insert = QueryBuilder::new(
-            "INSERT OR REPLACE INTO metric (sae_id, step, attempt_id, n_tokens, squared_error,
-                 total_variance, l0_sum, n_dead, time_ms) ",
+            "INSERT OR REPLACE INTO metric (sae_id, step, attempt_id, n_tokens, n_tokens_so_far,
+                 squared_error, total_variance, l0_sum, n_dead, time_ms) ",
         );
         insert.push_values(rows, |mut row, interval| {
             let stats = interval.stats;
@@ -33,6 +34,7 @@ pub(crate) async fn put(
                 .push_bind(int(interval.step))
                 .push_bind(interval.attempt_id)
                 .push_bind(int(stats.n_tokens))
+                .push_bind(interval.n_tokens_so_far)
                 .push_bind(finite(stats.squared_error))
                 .push_bind(finite(stats.total_variance))
                 .push_bind(finite(stats.l0))
@@ -45,6 +47,23 @@ pub(crate) async fn put(
         put_terms(conn, interval).await?;
     }
     Ok(())
+}
+
+/// Tokens an SAE was trained on before `step`.
+pub(crate) async fn n_tokens_before(
+    conn: &mut SqliteConnection,
+    sae_id: i64,
+    step: u64,
+) -> Result<i64, Trouble> {
+    let n_tokens: Option<i64> = sqlx::query_scalar(
+        "SELECT n_tokens_so_far FROM metric WHERE sae_id = ? AND step < ?
+         ORDER BY step DESC LIMIT 1",
+    )
+    .bind(sae_id)
+    .bind(int(step))
+    .fetch_optional(conn)
+    .await?;
+    Ok(n_tokens.unwrap_or(0))
 }
 
 /// Records what the loss has besides.

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+pub(crate) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// How long a statement waits for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -219,6 +219,10 @@ fn options(path: &Path) -> SqliteConnectOptions {
         // In WAL mode a power cut can take back the last commits, but whole, and with them the
         // number of the last event folded: the next fold takes those events in again.
         .synchronous(SqliteSynchronous::Normal)
+        // The last page of every SAE's metrics is written again and again: 64 MB keep those of 10 000
+        // SAEs at hand, and a log of 32 MB takes many versions of a page before it is copied.
+        .pragma("cache_size", "-64000")
+        .pragma("wal_autocheckpoint", "8000")
 }
 
 /// Options that open `path` without any right to write: the file is opened read-only, and beyond it

@@ -3,7 +3,9 @@
 use crate::testing::TestStore;
 
 /// The newest first: a view may be created anew.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 7] = [
+    include_str!("../../../migrations/20261125000002_running_total.sql"),
+    include_str!("../../../migrations/20261125000001_stopped.sql"),
     include_str!("../../../migrations/20261125000000_provenance.sql"),
     include_str!("../../../migrations/20261124000002_round.sql"),
     include_str!("../../../migrations/20261124000001_training.sql"),
@@ -62,6 +64,16 @@ fn is_explained(lines: &[&str], column: &str, columns: &[String]) -> bool {
     own.any(|line| is_comment(line))
 }
 
+/// Whether a later migration added the column, with a comment above.
+fn is_added(table: &str, column: &str) -> bool {
+    let head = format!("ALTER TABLE {table} ADD COLUMN {column} ");
+    MIGRATIONS.iter().any(|text| {
+        let lines: Vec<_> = text.lines().collect();
+        let place = lines.iter().position(|line| line.starts_with(&head));
+        place.is_some_and(|place| is_comment(lines[place - 1]))
+    })
+}
+
 #[tokio::test]
 async fn every_table_view_and_column_is_explained() {
     let test = TestStore::new().await;
@@ -84,7 +96,7 @@ async fn every_table_view_and_column_is_explained() {
         let lines = lines_of(table);
         assert!(is_comment(lines[0]), "`{table}` has no comment");
         assert!(
-            is_explained(&lines, column, &columns),
+            is_explained(&lines, column, &columns) || is_added(table, column),
             "`{table}.{column}` has no comment"
         );
     }
