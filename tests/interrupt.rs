@@ -371,3 +371,27 @@ fn a_worker_that_others_stop_is_no_success() {
         .remarks(&["stopped; run the same command again"]);
     goes_on_to_the_same_end(&workspace);
 }
+
+#[test]
+fn garbage_among_the_events_is_told_and_the_lines_before_it_are_enough() {
+    let workspace = workspace();
+    let running = start(&workspace);
+    signal(running.pid(), "INT");
+    running.wait().exits(130);
+    let path = workspace.stream_dir().join("events.jsonl");
+    let whole = fs::read_to_string(&path).unwrap();
+    for garbage in ["{\"seq\": 3, \"time_ms\"", "\u{0}\u{0}\u{0}", "[]"] {
+        let mut lines: Vec<_> = whole.lines().collect();
+        lines[2] = garbage;
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
+        // The database knows them already, and still it is not passed over.
+        let outcome = workspace
+            .run(&["tiny.toml"])
+            .refuses(&["line 3 of", "events.jsonl"]);
+        outcome.hints("sed -i '3,$d'");
+        assert!(workspace.trained() != UNDISTURBED.files, "went on");
+    }
+    let kept: Vec<_> = whole.split_inclusive('\n').take(2).collect();
+    fs::write(&path, kept.concat()).unwrap();
+    goes_on_to_the_same_end(&workspace);
+}

@@ -101,11 +101,17 @@ fn write_order(order: &Order, path: &Path) -> Result<(), CliError> {
 pub(crate) struct EventTail {
     path: PathBuf,
     offset: u64,
+    /// Lines before `offset`.
+    n_lines: usize,
 }
 
 impl EventTail {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, offset: 0 }
+        Self {
+            path,
+            offset: 0,
+            n_lines: 0,
+        }
     }
 
     /// The whole lines since the last call; a line that is still being written waits.
@@ -128,18 +134,25 @@ impl EventTail {
             .rposition(|&byte| byte == b'\n')
             .map_or(0, |end| end + 1);
         self.offset += whole as u64;
-        let lines = text[..whole]
-            .split(|&byte| byte == b'\n')
-            .filter(|line| !line.is_empty());
-        lines
-            .map(|line| serde_json::from_slice(line).map_err(|error| self.damaged(&error)))
-            .collect()
+        let before = self.n_lines;
+        let lines: Vec<_> = text[..whole]
+            .split_inclusive(|&byte| byte == b'\n')
+            .collect();
+        self.n_lines += lines.len();
+        let events = lines.iter().enumerate();
+        let events = events
+            .filter(|(_, line)| line.len() > 1)
+            .map(|(index, line)| {
+                let event = serde_json::from_slice(line);
+                event.map_err(|error| self.damaged(before + index + 1, &error))
+            });
+        events.collect()
     }
 
-    fn damaged(&self, error: &serde_json::Error) -> CliError {
-        CliError::environment(format!("`{}` is damaged: {error}", self.path.display())).with_hint(
-            "a copy of the file up to the damaged line keeps what was reported before it"
-                .to_owned(),
-        )
+    fn damaged(&self, line: usize, error: &serde_json::Error) -> CliError {
+        let path = self.path.display();
+        CliError::environment(format!("line {line} of `{path}` is damaged: {error}")).with_hint(format!(
+            "nothing was changed; put a good copy back, or keep the lines before it: `sed -i '{line},$d' {path}`"
+        ))
     }
 }
