@@ -143,6 +143,11 @@ fn ended_the_same(workspace: &Workspace) {
     );
 }
 
+/// Where the jobs stand: all the same.
+fn job_status(workspace: &Workspace) -> Value {
+    workspace.sql_value("SELECT DISTINCT status FROM job")
+}
+
 fn attempts(workspace: &Workspace) -> Value {
     json!(workspace.sql("SELECT status FROM attempt ORDER BY number"))
 }
@@ -159,6 +164,7 @@ fn ctrl_c_stops_after_a_checkpoint() {
         ];
         running.wait().exits(130).remarks(&remarks);
         assert_eq!(attempts(&workspace), json!([{"status": "interrupted"}]));
+        assert_eq!(job_status(&workspace), "stopped");
         // It stopped at once, not at the next regular checkpoint.
         let last = workspace.events().pop().unwrap();
         assert_eq!(last["event"], "interrupted");
@@ -186,6 +192,7 @@ fn ctrl_c_twice_stops_a_worker_that_does_not_answer() {
     running.wait().exits(130);
     wait_for_end(worker);
     assert_eq!(attempts(&workspace), json!([{"status": "interrupted"}]));
+    assert_eq!(job_status(&workspace), "stopped");
     goes_on_to_the_same_end(&workspace);
 }
 
@@ -223,6 +230,7 @@ fn a_killed_worker_is_told_and_the_next_goes_on() {
         "worker.log",
     ]);
     assert_eq!(attempts(&workspace), json!([{"status": "crashed"}]));
+    assert_eq!(job_status(&workspace), "failed");
     goes_on_to_the_same_end(&workspace);
 }
 
@@ -369,6 +377,7 @@ fn a_worker_that_others_stop_is_no_success() {
         .wait()
         .exits(130)
         .remarks(&["stopped; run the same command again"]);
+    assert_eq!(job_status(&workspace), "interrupted");
     goes_on_to_the_same_end(&workspace);
 }
 
