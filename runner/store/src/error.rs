@@ -206,6 +206,12 @@ pub enum StoreError {
         what: String,
     },
 
+    /// A job of which nothing is known but its plan.
+    #[error("job `{job_id}` was never trained")]
+    NeverTrained {
+        /// The job.
+        job_id: String,
+    },
     /// An empty question.
     #[error("the query is empty")]
     EmptyQuery,
@@ -303,6 +309,9 @@ impl StoreError {
 
     fn hint_on_streams_and_queries(&self) -> Option<String> {
         let text = match self {
+            Self::NeverTrained { .. } => {
+                "run its sweep first; `--where` chooses among trained SAEs"
+            }
             Self::StillRunning { .. } => "wait for it, or end its worker",
             Self::EventGap { .. } | Self::ForeignEvent { .. } => {
                 "the stream's `events.jsonl` was edited or lost lines; put a good copy back"

@@ -109,7 +109,7 @@ pub(crate) async fn evaluations_of_job(
 }
 
 /// What [`Store::job_json`] has beside the job itself: names and the rows under them.
-const PARTS: [(&str, &str); 8] = [
+const PARTS: [(&str, &str); 9] = [
     (
         "names",
         "SELECT sweep, job, is_current FROM sweep_listing WHERE job_id = ? ORDER BY sweep, ordinal",
@@ -147,6 +147,12 @@ const PARTS: [(&str, &str); 8] = [
         "notes",
         "SELECT attempt_note.* FROM attempt_note JOIN attempt_job USING (attempt_id)
          WHERE job_id = ? ORDER BY attempt_id, event_seq",
+    ),
+    (
+        "publications",
+        "SELECT publication.*, publication_file.*, sae.name AS sae
+         FROM publication JOIN publication_file USING (publication_id) JOIN sae USING (sae_id)
+         WHERE job_id = ? ORDER BY publication_id, path",
     ),
 ];
 

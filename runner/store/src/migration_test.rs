@@ -50,6 +50,16 @@ async fn old_database(path: &Path, n_migrations: usize) {
     let migrator = Migrator::with_migrations(migrations.collect());
     migrator.run(&mut conn).await.unwrap();
     sqlx::raw_sql(FIRST_ROWS).execute(&mut conn).await.unwrap();
+    let has_totals =
+        "SELECT count(*) FROM pragma_table_info('metric') WHERE name = 'n_tokens_so_far'";
+    let has_totals: bool = sqlx::query_scalar(has_totals)
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    if has_totals {
+        let sql = "UPDATE metric SET n_tokens_so_far = 10 * step";
+        sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    }
     conn.close().await.unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::{StoreError, Trouble};
 use crate::open::Store;
+use crate::publication;
 use crate::show::resolve;
 use crate::sweep;
 use sqlx::{FromRow, SqliteConnection};
@@ -48,7 +49,7 @@ pub struct KeptJob {
 
 impl Store {
     /// What would go if each of `wanted`, a sweep by its name or a job as in [`Store::job`], were
-    /// forgotten. A job stays while another current sweep asks for it.
+    /// forgotten. A job stays while another current sweep asks for it, or where it was published.
     ///
     /// # Errors
     /// A name that nothing has, or several jobs.
@@ -79,7 +80,7 @@ impl Store {
 
 /// What the user named.
 #[derive(Default)]
-struct Targets {
+pub(crate) struct Targets {
     sweeps: BTreeSet<String>,
     /// Jobs that were named themselves.
     jobs: BTreeSet<String>,
@@ -113,13 +114,14 @@ async fn plan_removal(
             None => removal.jobs.push(job),
         }
     }
+    keep_sweeps_of_published(conn, &mut removal).await?;
     removal.all_stream_dirs = stream_dirs(conn, &removal, "").await?;
     removal.stream_dirs = stream_dirs(conn, &removal, LEFT_ALONE).await?;
     removal.n_rows = delete(conn, &removal).await?;
     Ok(removal)
 }
 
-async fn targets(
+pub(crate) async fn targets(
     conn: &mut SqliteConnection,
     wanted: &[impl AsRef<str>],
 ) -> Result<Targets, Trouble> {
@@ -136,7 +138,7 @@ async fn targets(
     Ok(targets)
 }
 
-async fn all_jobs(
+pub(crate) async fn all_jobs(
     conn: &mut SqliteConnection,
     targets: &Targets,
 ) -> Result<BTreeSet<String>, Trouble> {
@@ -149,6 +151,21 @@ async fn all_jobs(
     Ok(jobs)
 }
 
+/// A sweep stays with its published jobs: they would be listed nowhere else.
+async fn keep_sweeps_of_published(
+    conn: &mut SqliteConnection,
+    removal: &mut Removal,
+) -> Result<(), Trouble> {
+    let published: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT sweep FROM sweep_listing JOIN sae USING (job_id)
+         JOIN publication_file USING (sae_id)",
+    )
+    .fetch_all(conn)
+    .await?;
+    removal.sweeps.retain(|sweep| !published.contains(sweep));
+    Ok(())
+}
+
 /// Why a job must stay: the one place to ask whoever may still want it.
 async fn reason_to_keep(
     conn: &mut SqliteConnection,
@@ -157,11 +174,18 @@ async fn reason_to_keep(
 ) -> Result<Option<String>, Trouble> {
     let sql =
         "SELECT DISTINCT sweep FROM sweep_listing WHERE job_id = ? AND is_current ORDER BY sweep";
-    let mut sweeps: Vec<String> = sqlx::query_scalar(sql).bind(job_id).fetch_all(conn).await?;
+    let mut sweeps: Vec<String> = sqlx::query_scalar(sql)
+        .bind(job_id)
+        .fetch_all(&mut *conn)
+        .await?;
     sweeps.retain(|sweep| !targets.sweeps.contains(sweep));
     // Who names a job itself means it in its own sweep; there it is trained anew when asked for again.
     let n_own = usize::from(targets.jobs.contains(job_id));
-    Ok((sweeps.len() > n_own).then(|| format!("asked for by `{}`", sweeps.join("`, `"))))
+    if sweeps.len() > n_own {
+        return Ok(Some(format!("asked for by `{}`", sweeps.join("`, `"))));
+    }
+    let repos = publication::repos_of_job(conn, job_id).await?;
+    Ok((!repos.is_empty()).then(|| format!("published in `{}`", repos.join("`, `"))))
 }
 
 /// Streams of the removed jobs in which no other job is.

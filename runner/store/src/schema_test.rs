@@ -3,7 +3,8 @@
 use crate::testing::TestStore;
 
 /// The newest first: a view may be created anew.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
+    include_str!("../../../migrations/20261125000003_publication.sql"),
     include_str!("../../../migrations/20261125000002_running_total.sql"),
     include_str!("../../../migrations/20261125000001_stopped.sql"),
     include_str!("../../../migrations/20261125000000_provenance.sql"),

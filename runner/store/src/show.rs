@@ -6,6 +6,7 @@ use crate::error::{StoreError, Trouble};
 use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 use crate::job::JobStatus;
 use crate::open::Store;
+use crate::publication::{self, JobPublication};
 use crate::sae::{self, SaeRow};
 use crate::stream;
 use plan::nearest;
@@ -45,6 +46,8 @@ pub struct JobDetails {
     pub verdicts: Vec<VerdictRow>,
     /// What its workers remarked.
     pub notes: Vec<NoteRow>,
+    /// Where its SAEs were published.
+    pub publications: Vec<JobPublication>,
 }
 
 /// What a sweep calls a job.
@@ -149,6 +152,7 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
         evaluations: history::evaluations_of_job(conn, job_id).await?,
         verdicts: history::verdicts_of_job(conn, job_id).await?,
         notes: history::notes_of_job(conn, job_id).await?,
+        publications: publication::of_job(conn, job_id).await?,
         job_id: row.job_id,
         status: row.status,
         dir: row.dir,

@@ -1,0 +1,198 @@
+//! SAEs with all that a publication says of them.
+
+use crate::error::{StoreError, Trouble};
+use crate::job::JobStatus;
+use crate::listing::Listing;
+use crate::open::Store;
+use crate::query::QueryLimits;
+use crate::remove;
+use serde_json::Value;
+use sqlx::{FromRow, SqliteConnection};
+use std::collections::BTreeSet;
+
+/// One SAE with all that a publication says of it. The view `result` defines the numbers, and
+/// `provenance` where it comes from.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+#[expect(
+    missing_docs,
+    reason = "as the columns of `result` and `provenance`, each explained there"
+)]
+pub struct PublishableSae {
+    pub sae_id: i64,
+    pub sweep: String,
+    pub job: String,
+    pub job_id: String,
+    pub status: JobStatus,
+    pub hookpoint: String,
+    pub sae: String,
+    pub seed: i64,
+    pub d_in: u64,
+    pub num_latents: u64,
+    pub k: u64,
+    pub lr: f64,
+    pub n_tokens: u64,
+    pub step: u64,
+    pub fvu: Option<f64>,
+    pub l0: Option<f64>,
+    pub dead_pct: Option<f64>,
+    pub fvu_eval: Option<f64>,
+    pub l0_eval: Option<f64>,
+    pub dead_pct_eval: Option<f64>,
+    pub ce_clean: Option<f64>,
+    pub ce_spliced: Option<f64>,
+    pub ce_recovered: Option<f64>,
+    pub kl: Option<f64>,
+    pub checkpoint: Option<String>,
+    pub model: String,
+    pub model_digest: String,
+    pub dataset: String,
+    pub token_digest: String,
+    pub config: String,
+    pub recipe: String,
+    pub recipe_digest: String,
+    pub sweep_text: String,
+    pub revision: i64,
+    pub sae_run: Option<String>,
+    pub git_commit: Option<String>,
+    pub libtorch: Option<String>,
+    pub device: Option<String>,
+    /// What a worker found wrong with it last; `None`: nothing.
+    pub verdict: Option<String>,
+}
+
+impl Store {
+    /// The SAEs of the sweeps and jobs that are named (see [`Store::removal`]), or those for which
+    /// `condition` is true (see [`Listing`]), in the order of their sweeps. Each is there once, as the
+    /// first sweep that asks for it has it.
+    ///
+    /// # Errors
+    /// A name that nothing has, or several jobs; a condition that SQLite does not understand; a named
+    /// job that was never trained.
+    pub async fn publishable(
+        &self,
+        named: &[impl AsRef<str>],
+        condition: Option<&str>,
+    ) -> Result<Vec<PublishableSae>, StoreError> {
+        let mut sae_ids = self.of_condition(condition).await?;
+        let mut conn = self.acquire().await?;
+        self.located(async {
+            let targets = remove::targets(&mut conn, named).await?;
+            for job_id in remove::all_jobs(&mut conn, &targets).await? {
+                sae_ids.extend(saes_of_job(&mut conn, &job_id).await?);
+            }
+            of_ids(&mut conn, &sae_ids).await
+        })
+        .await
+    }
+
+    /// The SAEs with these keys, in the order of their sweeps.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn publishable_by_id(
+        &self,
+        sae_ids: &BTreeSet<i64>,
+    ) -> Result<Vec<PublishableSae>, StoreError> {
+        let mut conn = self.acquire().await?;
+        self.located(of_ids(&mut conn, sae_ids)).await
+    }
+
+    async fn of_condition(&self, condition: Option<&str>) -> Result<BTreeSet<i64>, StoreError> {
+        let Some(condition) = condition else {
+            return Ok(BTreeSet::new());
+        };
+        let listing = Listing {
+            condition: Some(condition.to_owned()),
+            ..Listing::default()
+        };
+        let table = self.listing(&listing, &QueryLimits::default()).await?;
+        let column = table.columns.iter().position(|name| name == "sae_id");
+        let column = column.expect("`result` has the keys of its SAEs");
+        let ids = table.rows.iter().filter_map(|row| row[column].as_i64());
+        Ok(ids.collect())
+    }
+}
+
+/// The keys of a job's SAEs; an error where it was never trained, for then nothing is known of them.
+async fn saes_of_job(conn: &mut SqliteConnection, job_id: &str) -> Result<Vec<i64>, Trouble> {
+    let sql = "SELECT sae_id FROM sae WHERE job_id = ? AND EXISTS (
+                   SELECT 1 FROM metric WHERE metric.sae_id = sae.sae_id)";
+    let sae_ids: Vec<i64> = sqlx::query_scalar(sql).bind(job_id).fetch_all(conn).await?;
+    if sae_ids.is_empty() {
+        let job_id = job_id.to_owned();
+        return Err(StoreError::NeverTrained { job_id }.into());
+    }
+    Ok(sae_ids)
+}
+
+/// One row for each SAE: the newest version of the first sweep that has it.
+async fn of_ids(
+    conn: &mut SqliteConnection,
+    sae_ids: &BTreeSet<i64>,
+) -> Result<Vec<PublishableSae>, Trouble> {
+    let sae_ids = Value::from_iter(sae_ids.iter().copied()).to_string();
+    let rows = sqlx::query_as(
+        "SELECT result.*, provenance.*, (
+             SELECT reason FROM verdict WHERE verdict.sae_id = result.sae_id
+             ORDER BY verdict_id DESC LIMIT 1
+         ) AS verdict
+         FROM result JOIN provenance USING (sweep, job, job_id)
+         WHERE result.sae_id IN (SELECT value FROM json_each(?))
+         ORDER BY is_current DESC, sweep, ordinal, sae_id, revision DESC",
+    );
+    let rows: Vec<PublishableSae> = rows.bind(sae_ids).fetch_all(conn).await?;
+    let mut seen = BTreeSet::new();
+    let first = rows.into_iter().filter(|sae| seen.insert(sae.sae_id));
+    Ok(first.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Script, TestStore, plan, stats};
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn saes_are_chosen_by_name_and_by_condition() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4}), json!({"k": 2}), json!({"k": 1})]);
+        test.record(&plan).await;
+        test.record_text("edited", &plan).await.unwrap();
+        let stream = &plan.streams[0].stream_id;
+        test.store.begin_attempt(stream, "log").await.unwrap();
+        let mut script = Script::new();
+        script.start(1, 0);
+        for job in &plan.jobs[..2] {
+            script
+                .metric(&job.job_id, 20, stats(4.0))
+                .checkpoint(&job.job_id, 20, true);
+        }
+        test.store.fold(stream, &script.events).await.unwrap();
+        let store = &test.store;
+        let none: [&str; 0] = [];
+
+        let few = store.publishable(&none, Some("k < 4")).await.unwrap();
+        assert_eq!(few.len(), 1, "the third was never trained");
+        assert_eq!((few[0].k, few[0].fvu, few[0].revision), (2, Some(0.5), 2));
+        assert_eq!(few[0].sweep_text, "edited");
+        let job = plan.jobs[0].job_id.as_str();
+        let one = store.publishable(&[job], None).await.unwrap();
+        assert_eq!((one.len(), one[0].k), (1, 4));
+        assert_eq!(
+            one[0].checkpoint.as_deref(),
+            Some(&*format!("s/{job}/layers.0"))
+        );
+        let both = store.publishable(&[job], Some("k < 4")).await.unwrap();
+        assert_eq!(both.len(), 2);
+        let ids = both.iter().map(|sae| sae.sae_id).collect();
+        assert_eq!(store.publishable_by_id(&ids).await.unwrap(), both);
+
+        let error = store.publishable(&["s"], None).await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::NeverTrained { .. }),
+            "{error:?}"
+        );
+        let error = store.publishable(&["t"], None).await.unwrap_err();
+        assert!(matches!(error, StoreError::UnknownJob { .. }));
+    }
+}
