@@ -1,6 +1,9 @@
-//! Serves folders as models and data sets until standard input ends:
-//! `serve [gated:|private:][datasets/]ID[@REVISION]=FOLDER ...`. For trying other clients of the Hub,
-//! with `HF_ENDPOINT` set to the address that is printed. `HF_TOKEN` is the token that it accepts.
+//! A Hub on this machine until standard input ends, to download from and to publish to by hand:
+//! `serve [--lfs] [--part-bytes N] [gated:|private:][datasets/]ID[@REVISION]=FOLDER ...`. It prints
+//! the variables to set for other programs, then what it serves, and in the end what it was asked.
+//!
+//! `HF_TOKEN` is the token that it accepts, `hf_local` by default. Large files go to a Xet store;
+//! with `--lfs` (or from clients without Xet) by LFS, in parts of N bytes where that is given.
 
 use sae_run_hub::testing::{Access, HubServer};
 use std::error::Error;
@@ -10,29 +13,44 @@ use std::path::Path;
 #[expect(clippy::print_stdout, reason = "an example talks")]
 fn main() -> Result<(), Box<dyn Error>> {
     let server = HubServer::start();
-    println!("{}", server.url());
-    if let Ok(token) = std::env::var("HF_TOKEN") {
-        server.set_token(&token);
+    let token = std::env::var("HF_TOKEN").unwrap_or_else(|_| "hf_local".into());
+    server.set_token(&token);
+    println!("export HF_ENDPOINT={} HF_TOKEN={token}", server.url());
+    let mut offers_xet = true;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--lfs" => offers_xet = false,
+            "--part-bytes" => server.split_uploads(arguments.next().ok_or("N")?.parse()?),
+            folder => add(&server, folder)?,
+        }
     }
-    for argument in std::env::args().skip(1) {
-        let (access, repo) = match argument.split_once(':') {
-            Some(("gated", repo)) => (Access::Gated, repo),
-            Some(("private", repo)) => (Access::Private, repo),
-            _ => (Access::Open, argument.as_str()),
-        };
-        let (repo, folder) = repo.split_once('=').ok_or("ID=FOLDER")?;
-        let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
-        let folder = Path::new(folder);
-        let (id, commit) = match repo.strip_prefix("datasets/") {
-            Some(id) => (id, server.add_dataset_revision(id, revision, folder)),
-            None => (repo, server.add_revision(repo, revision, folder)),
-        };
-        println!("{id} {commit}");
-        server.restrict(id, access);
+    if offers_xet {
+        server.offer_xet();
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for request in server.requests() {
-        println!("{} {}", request.method, request.target);
+        let (method, target) = (request.method, request.target);
+        println!("{method} {target} {}", request.body_bytes);
     }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "an example talks")]
+fn add(server: &HubServer, argument: &str) -> Result<(), Box<dyn Error>> {
+    let (access, repo) = match argument.split_once(':') {
+        Some(("gated", repo)) => (Access::Gated, repo),
+        Some(("private", repo)) => (Access::Private, repo),
+        _ => (Access::Open, argument),
+    };
+    let (repo, folder) = repo.split_once('=').ok_or("ID=FOLDER")?;
+    let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
+    let folder = Path::new(folder);
+    let (id, commit) = match repo.strip_prefix("datasets/") {
+        Some(id) => (id, server.add_dataset_revision(id, revision, folder)),
+        None => (repo, server.add_revision(repo, revision, folder)),
+    };
+    println!("{id} {commit}");
+    server.restrict(id, access);
     Ok(())
 }

@@ -24,6 +24,9 @@ enum Kind {
     Delay(Duration),
     NoRanges,
     Replace(Vec<u8>),
+    CutUpload(u64),
+    LoseAnswer(Option<u16>),
+    Expire,
 }
 
 impl Fault {
@@ -76,6 +79,26 @@ impl Fault {
         Self::new(Kind::Delay(delay))
     }
 
+    /// Breaks the connection off when so many bytes of an upload have arrived.
+    pub fn cut_upload(n_bytes: u64) -> Self {
+        Self::new(Kind::CutUpload(n_bytes))
+    }
+
+    /// Does what is asked, and breaks off without an answer.
+    pub fn lose_answer() -> Self {
+        Self::new(Kind::LoseAnswer(None))
+    }
+
+    /// Does what is asked, and answers with a status as if it had not.
+    pub fn late_status(status: u16) -> Self {
+        Self::new(Kind::LoseAnswer(Some(status)))
+    }
+
+    /// Refuses, and all addresses and tokens of the stores that were given out so far with it.
+    pub fn expire() -> Self {
+        Self::new(Kind::Expire)
+    }
+
     fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -85,7 +108,9 @@ impl Fault {
     }
 
     /// Only on requests whose `METHOD TARGET` contains `part`, such as `GET /org/name/resolve`; may
-    /// be repeated. Targets at the store of large files are `/HASH/FILE?signature=x`.
+    /// be repeated. Targets at the store of large files are `/HASH/FILE?signature=x` to download,
+    /// `PUT /upload/HASH` and `PUT /part/N/HASH` to upload; those at the Xet store begin with `/v1`
+    /// and `/v2`.
     pub fn on(mut self, part: &str) -> Self {
         self.on.push(part.into());
         self
@@ -127,17 +152,33 @@ impl Fault {
         matches!(self.kind, Kind::NoRanges)
     }
 
-    /// What becomes of an answer.
-    pub(super) fn spoil(self, mut response: Response) -> Response {
+    /// Whether it makes all addresses and tokens of the stores invalid.
+    pub(super) fn expires(&self) -> bool {
+        matches!(self.kind, Kind::Expire)
+    }
+
+    /// After how many bytes of a body it breaks off.
+    pub(super) fn longest_body(&self) -> Option<u64> {
         match self.kind {
-            Kind::Status { status, headers } => {
-                let refused = Response::error(status, None, "this is a test");
-                return headers
-                    .into_iter()
-                    .fold(refused, |response, (name, value)| {
-                        response.with(name, value)
-                    });
-            }
+            Kind::CutUpload(n_bytes) => Some(n_bytes),
+            _ => None,
+        }
+    }
+
+    /// The answer where nothing is done.
+    pub(super) fn refusal(&self) -> Option<Response> {
+        let Kind::Status { status, headers } = &self.kind else {
+            return None;
+        };
+        let refused = Response::error(*status, None, "this is a test");
+        Some(headers.iter().fold(refused, |response, (name, value)| {
+            response.with(name, value.clone())
+        }))
+    }
+
+    /// What becomes of an answer; `None`: none.
+    pub(super) fn spoil(self, mut response: Response) -> Option<Response> {
+        match self.kind {
             Kind::Truncate => response.n_bytes_sent = Some(response.body.len() / 2),
             Kind::Garble => {
                 if let Some(byte) = response.body.last_mut() {
@@ -146,8 +187,12 @@ impl Fault {
             }
             Kind::Replace(body) => response.body = body,
             Kind::Delay(delay) => thread::sleep(delay),
-            Kind::NoRanges => {}
+            Kind::LoseAnswer(None) => return None,
+            Kind::LoseAnswer(Some(status)) => {
+                response = Response::error(status, None, "this is a test");
+            }
+            Kind::Status { .. } | Kind::CutUpload(_) | Kind::NoRanges | Kind::Expire => {}
         }
-        response
+        Some(response)
     }
 }

@@ -1,8 +1,8 @@
 //! As much HTTP as a Hub for tests needs: one request per connection, whole bodies.
 
 use super::serve::{self, Place};
-use super::{Request, State};
-use std::io::{self, BufRead, BufReader, Write};
+use super::{Fault, Request, State, cas, lock};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -64,11 +64,24 @@ impl Drop for Listener {
 
 fn answer(stream: TcpStream, place: Place, state: &Mutex<State>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
-    let Some(received) = Received::read(&mut reader)? else {
+    let Some(mut received) = Received::read(&mut reader)? else {
         return Ok(());
     };
-    let response = serve::respond(&received, place, state);
-    response.write(stream, received.method == "HEAD")
+    let fault = lock(state).meet(&received);
+    let longest = fault.as_ref().and_then(Fault::longest_body);
+    let is_whole = received.read_body(&mut reader, longest);
+    lock(state).requests.push(received.log(place));
+    if !is_whole? {
+        // The connection breaks: what was sent is left unread.
+        return Ok(());
+    }
+    if place == Place::Cas && fault.is_none() && cas::admits(state, &received) {
+        return cas::forward(state, &received, stream);
+    }
+    match serve::respond(&received, place, state, fault) {
+        Some(response) => response.write(stream, received.method == "HEAD"),
+        None => Ok(()),
+    }
 }
 
 /// A request as it came.
@@ -77,20 +90,18 @@ pub(super) struct Received {
     pub(super) method: String,
     /// Path and query.
     pub(super) target: String,
-    headers: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Received {
     fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut lines = Vec::new();
         loop {
-            let mut line = String::new();
-            let n_read = io::Read::take(&mut *reader, MAX_LINE_BYTES).read_line(&mut line)?;
-            let line = line.trim_end();
-            match (n_read, line) {
-                (0, _) => return Ok(None),
-                (_, "") => break,
-                (_, line) => lines.push(line.to_owned()),
+            match read_line(reader)? {
+                None => return Ok(None),
+                Some(line) if line.is_empty() => break,
+                Some(line) => lines.push(line),
             }
         }
         let mut lines = lines.into_iter();
@@ -104,7 +115,62 @@ impl Received {
             method,
             target,
             headers: lines.filter_map(header).collect(),
+            body: Vec::new(),
         }))
+    }
+
+    /// Reads the body, no more than `longest` bytes of it, and says whether that is all.
+    fn read_body(&mut self, reader: &mut impl BufRead, longest: Option<u64>) -> io::Result<bool> {
+        let longest = longest.unwrap_or(u64::MAX);
+        if self.header("transfer-encoding") == Some("chunked") {
+            return self.read_chunks(reader, longest);
+        }
+        let length = self.header("content-length");
+        let length: u64 = length.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let mut part = reader.take(length.min(longest));
+        part.read_to_end(&mut self.body)?;
+        Ok(self.body.len() as u64 == length)
+    }
+
+    fn read_chunks(&mut self, reader: &mut impl BufRead, longest: u64) -> io::Result<bool> {
+        loop {
+            let line = read_line(reader)?.unwrap_or_default();
+            let digits = line.split(';').next().unwrap_or_default();
+            let Ok(length) = u64::from_str_radix(digits, 16) else {
+                return Ok(false);
+            };
+            if self.body.len() as u64 + length > longest {
+                return Ok(false);
+            }
+            let n_read = reader.take(length).read_to_end(&mut self.body)?;
+            // The line end behind a chunk, or the last one.
+            read_line(reader)?;
+            if n_read as u64 != length || length == 0 {
+                return Ok(length == 0);
+            }
+        }
+    }
+
+    /// The target without its query.
+    pub(super) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// Whether something changes by it.
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self.method.as_str(), "POST" | "PUT")
+    }
+
+    /// The body as JSON; `null` where it is none.
+    pub(super) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// A parameter of the query.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.target.split_once('?')?;
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// A header by its name in lower case.
@@ -119,11 +185,19 @@ impl Received {
         Request {
             method: self.method.clone(),
             target: self.target.clone(),
-            is_to_store: place == Place::Store,
+            is_to_store: place != Place::Hub,
             is_authorized: self.header("authorization").is_some(),
             range: self.header("range").map(str::to_owned),
+            body_bytes: self.body.len() as u64,
         }
     }
+}
+
+/// A line without its end; `None` at the end of all.
+fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    let n_read = reader.take(MAX_LINE_BYTES).read_line(&mut line)?;
+    Ok((n_read > 0).then(|| line.trim_end().to_owned()))
 }
 
 /// An answer.

@@ -13,24 +13,33 @@
 //!
 //! It answers as the Hub does as far as Python's huggingface_hub 2.4.0 and hf-hub 1.0.0 ask: the
 //! commit of a revision, the tree of a commit, and files, of which the large ones lie in a store at
-//! another address. Panics where a test is wrong.
+//! another address. Who has its token may make models, data sets and branches, upload files, by LFS
+//! or to a Xet store, and commit; what was committed is downloaded from then on. Panics where a test
+//! is wrong.
 
+mod cas;
 mod fault;
 mod http;
+mod lfs;
 mod repo;
 mod serve;
+mod write;
 
 pub use fault::Fault;
 pub use repo::Access;
 
 use crate::RepoKind;
+use cas::Cas;
 use fault::Faults;
-use http::Listener;
+use http::{Listener, Received, Response};
+use lfs::Lfs;
 use repo::{Commit, Repo};
 use serve::Place;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// A Hub on this machine; it ends when it is dropped.
 #[derive(Debug)]
@@ -39,6 +48,8 @@ pub struct HubServer {
     hub: Listener,
     /// Where the large files lie; held so that it lives as long.
     _store: Listener,
+    /// The door of the Xet store, likewise.
+    _cas: Listener,
 }
 
 /// What the server was asked.
@@ -48,12 +59,14 @@ pub struct Request {
     pub method: String,
     /// Path and query, as sent.
     pub target: String,
-    /// Whether it went to the store of large files and not to the Hub.
+    /// Whether it went to a store of large files and not to the Hub.
     pub is_to_store: bool,
     /// Whether it had a token, right or wrong.
     pub is_authorized: bool,
     /// The part of the file it asked for, such as `bytes=5-9`.
     pub range: Option<String>,
+    /// Length of what was sent with it, as far as that arrived.
+    pub body_bytes: u64,
 }
 
 /// What the threads of a server share.
@@ -63,11 +76,93 @@ struct State {
     /// New ids by old ones.
     moved: BTreeMap<String, String>,
     token: Option<String>,
+    /// One that may not write.
+    read_token: Option<String>,
     page_size: Option<usize>,
     faults: Faults,
     requests: Vec<Request>,
     hub_url: String,
     store_url: String,
+    cas_url: String,
+    lfs: Lfs,
+    cas: Option<Cas>,
+    /// Addresses and tokens of the stores that were given out.
+    n_signed: Cell<u64>,
+    /// The first so many of them are not valid any more.
+    n_expired: u64,
+    /// How far the Hub's clock is off.
+    clock_skew: Duration,
+    clock_is_behind: bool,
+}
+
+/// Who sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// Somebody without a token.
+    Nobody,
+    /// Somebody with a wrong one.
+    Stranger,
+    /// Somebody who may read.
+    Reader,
+    /// Somebody who may write as well.
+    Writer,
+}
+
+impl State {
+    /// The failure that meets a request.
+    fn meet(&mut self, received: &Received) -> Option<Fault> {
+        let fault = self.faults.take(&received.method, &received.target)?;
+        if fault.expires() {
+            self.n_expired = self.n_signed.get();
+        }
+        Some(fault)
+    }
+
+    fn who(&self, received: &Received) -> Who {
+        let Some(token) = received.header("authorization") else {
+            return Who::Nobody;
+        };
+        let token = token.strip_prefix("Bearer ");
+        match token {
+            Some(_) if token == self.token.as_deref() => Who::Writer,
+            Some(_) if token == self.read_token.as_deref() => Who::Reader,
+            _ => Who::Stranger,
+        }
+    }
+
+    /// Whether the sender may change anything.
+    fn check_writer(&self, received: &Received) -> Result<(), Response> {
+        match self.who(received) {
+            Who::Writer => Ok(()),
+            Who::Reader => {
+                let message = "You don't have the rights to write to this namespace";
+                Err(Response::error(403, None, message))
+            }
+            Who::Stranger => Err(serve::stranger()),
+            Who::Nobody => {
+                let message = "Invalid username or password.";
+                Err(Response::error(401, None, message))
+            }
+        }
+    }
+
+    /// The number of a new address or token.
+    fn sign(&self) -> u64 {
+        let number = self.n_signed.get();
+        self.n_signed.set(number + 1);
+        number
+    }
+
+    fn is_valid(&self, number: &str) -> bool {
+        let number = number.parse();
+        number.is_ok_and(|number| (self.n_expired..self.n_signed.get()).contains(&number))
+    }
+
+    /// Whether the address of a request is one that was given out, and still good.
+    fn is_signed(&self, received: &Received) -> bool {
+        let signature = received.parameter("signature");
+        signature.is_some_and(|number| self.is_valid(number))
+    }
 }
 
 impl HubServer {
@@ -77,13 +172,44 @@ impl HubServer {
         // Two names of this machine, so that the store is another host than the Hub.
         let hub = Listener::open("127.0.0.1", Place::Hub, &state);
         let store = Listener::open("localhost", Place::Store, &state);
+        let cas = Listener::open("localhost", Place::Cas, &state);
         lock(&state).hub_url = hub.url();
         lock(&state).store_url = store.url();
+        lock(&state).cas_url = cas.url();
         Self {
             state,
             hub,
             _store: store,
+            _cas: cas,
         }
+    }
+
+    /// Takes large files into a Xet store from now on, of those who can: it is the one that comes
+    /// with Xet's client.
+    pub fn offer_xet(&self) {
+        self.state().cas.get_or_insert_with(Cas::start);
+    }
+
+    /// Takes large files in parts of this length, of those who can.
+    pub fn split_uploads(&self, part_bytes: u64) {
+        self.state().lfs.part_bytes = Some(part_bytes);
+    }
+
+    /// Offers no way of sending large files that anybody knows.
+    pub fn take_no_large_files(&self) {
+        self.state().lfs.is_odd = true;
+    }
+
+    /// Sets the Hub's clock back.
+    pub fn set_clock_back(&self, skew: Duration) {
+        let mut state = self.state();
+        (state.clock_skew, state.clock_is_behind) = (skew, true);
+    }
+
+    /// Sets the Hub's clock forward.
+    pub fn set_clock_forward(&self, skew: Duration) {
+        let mut state = self.state();
+        (state.clock_skew, state.clock_is_behind) = (skew, false);
     }
 
     /// Its address, for `HF_ENDPOINT`.
@@ -135,9 +261,32 @@ impl HubServer {
         repo.expect("the data set was added").rename_file(old, new);
     }
 
-    /// The only token that is accepted.
+    /// The only token that is accepted, but for that of [`HubServer::set_read_token`].
     pub fn set_token(&self, token: &str) {
         self.state().token = Some(token.into());
+    }
+
+    /// A token that may read what that of [`HubServer::set_token`] may, and write nothing.
+    pub fn set_read_token(&self, token: &str) {
+        self.state().read_token = Some(token.into());
+    }
+
+    /// The commits of a branch of a model, the newest first; none where there is no such branch.
+    pub fn history(&self, id: &str, branch: &str) -> Vec<String> {
+        let state = self.state();
+        let repo = state.repos.get(&(RepoKind::Model, id.into()));
+        let history = repo.map(|repo| repo.history(branch)).unwrap_or_default();
+        history.iter().map(|(hash, _)| (*hash).to_owned()).collect()
+    }
+
+    /// The files of a model at a branch, tag or commit, by their paths.
+    pub fn files(&self, id: &str, revision: &str) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state();
+        let repo = state.repos.get(&(RepoKind::Model, id.into()));
+        let commit = repo.and_then(|repo| repo.commit(revision));
+        let files = commit.into_iter().flat_map(|(_, commit)| &commit.files);
+        let file = |(path, file): (&String, &repo::RepoFile)| (path.clone(), file.content.to_vec());
+        files.map(file).collect()
     }
 
     /// Redirects what is asked about `old` to `new`.

@@ -7,9 +7,10 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 /// From this length on, files are large ones whatever they are called, as on the Hub.
-const LARGE_BYTES: usize = 10 << 20;
+const LARGE_BYTES: u64 = 10 << 20;
 
 /// Ends of the names of files that are large ones at any length.
 const LARGE: [&str; 9] = [
@@ -46,12 +47,58 @@ pub(super) struct Repo {
     commits: BTreeMap<String, Commit>,
 }
 
+/// The content of a large file.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) bytes: Arc<Vec<u8>>,
+    /// Its name in the Xet store, where it lies there.
+    pub(super) xet_hash: Option<String>,
+}
+
 impl Repo {
     pub(super) fn add(&mut self, revision: &str, commit: Commit) -> String {
         let hash = commit.hash();
         self.refs.insert(revision.into(), hash.clone());
         self.commits.insert(hash.clone(), commit);
         hash
+    }
+
+    /// Puts a commit on a branch, and gives its hash.
+    pub(super) fn push(&mut self, branch: &str, mut commit: Commit) -> String {
+        commit.parent = self.refs.get(branch).cloned();
+        let nth = self.commits.len();
+        let seed = format!(
+            "{nth} {:?} {} {}",
+            commit.parent,
+            commit.summary,
+            commit.hash()
+        );
+        let hash = hex(&Sha1::digest(seed));
+        self.refs.insert(branch.into(), hash.clone());
+        self.commits.insert(hash.clone(), commit);
+        hash
+    }
+
+    /// Makes a branch that means a commit; whether there was none.
+    pub(super) fn branch(&mut self, name: &str, commit: &str) -> bool {
+        let is_new = !self.refs.contains_key(name);
+        if is_new {
+            self.refs.insert(name.into(), commit.into());
+        }
+        is_new
+    }
+
+    /// All branches and tags, and what they mean.
+    pub(super) fn refs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let refs = self.refs.iter();
+        refs.map(|(name, hash)| (name.as_str(), hash.as_str()))
+    }
+
+    /// A commit and those before it, the newest first.
+    pub(super) fn history(&self, revision: &str) -> Vec<(&str, &Commit)> {
+        let first = self.commit(revision);
+        let before = |(_, commit): &(&str, &Commit)| self.commit(commit.parent.as_deref()?);
+        std::iter::successors(first, before).collect()
     }
 
     /// Calls a file of all commits something else.
@@ -81,14 +128,18 @@ impl Repo {
 }
 
 /// The files of a commit by their paths.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Commit {
     pub(super) files: BTreeMap<String, RepoFile>,
+    pub(super) parent: Option<String>,
+    pub(super) summary: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RepoFile {
-    pub(super) content: Vec<u8>,
+    pub(super) content: Arc<Vec<u8>>,
+    /// Its name in the Xet store, where it lies there.
+    pub(super) xet_hash: Option<String>,
     /// Whether it lies in the store of large files, and a pointer to it in the repository.
     pub(super) is_large: bool,
     pub(super) sha256: String,
@@ -146,19 +197,42 @@ impl Commit {
     }
 }
 
+/// Whether the Hub takes a file for a large one.
+pub(super) fn is_large(path: &str, n_bytes: u64) -> bool {
+    n_bytes >= LARGE_BYTES || LARGE.iter().any(|end| path.ends_with(end))
+}
+
 impl RepoFile {
     fn new(path: &str, content: Vec<u8>) -> Self {
-        let is_large = content.len() >= LARGE_BYTES || LARGE.iter().any(|end| path.ends_with(end));
-        let sha256 = hex(&Sha256::digest(&content));
-        let oid = match is_large {
-            true => git_oid(pointer(&sha256, content.len()).as_bytes()),
-            false => git_oid(&content),
-        };
+        match is_large(path, content.len() as u64) {
+            true => Self::large(Content {
+                bytes: Arc::new(content),
+                xet_hash: None,
+            }),
+            false => Self::small(content),
+        }
+    }
+
+    /// A file that lies in the repository itself.
+    pub(super) fn small(content: Vec<u8>) -> Self {
         Self {
-            content,
-            is_large,
+            is_large: false,
+            sha256: sha256(&content),
+            oid: git_oid(&content),
+            content: Arc::new(content),
+            xet_hash: None,
+        }
+    }
+
+    /// A file that lies in a store.
+    pub(super) fn large(content: Content) -> Self {
+        let sha256 = sha256(&content.bytes);
+        Self {
+            is_large: true,
+            oid: git_oid(pointer(&sha256, content.bytes.len()).as_bytes()),
             sha256,
-            oid,
+            content: content.bytes,
+            xet_hash: content.xet_hash,
         }
     }
 
@@ -170,6 +244,9 @@ impl RepoFile {
             entry["lfs"] = json!({"oid": self.sha256, "size": n_bytes,
                                   "pointerSize": pointer_bytes});
         }
+        if let Some(hash) = &self.xet_hash {
+            entry["xetHash"] = json!(hash);
+        }
         entry
     }
 }
@@ -177,6 +254,10 @@ impl RepoFile {
 /// What git has in place of a large file.
 fn pointer(sha256: &str, n_bytes: usize) -> String {
     format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {n_bytes}\n")
+}
+
+pub(super) fn sha256(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
 }
 
 fn git_oid(content: &[u8]) -> String {

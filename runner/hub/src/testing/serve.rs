@@ -2,7 +2,7 @@
 
 use super::http::{Received, Response};
 use super::repo::{Access, Commit, Repo, RepoFile};
-use super::{Fault, State, lock};
+use super::{Fault, State, Who, cas, lock, write};
 use crate::RepoKind;
 use serde_json::{Value, json};
 use std::sync::Mutex;
@@ -18,28 +18,42 @@ pub(super) enum Place {
     Hub,
     /// The store of large files.
     Store,
+    /// The store of large files in chunks, which Xet's own server keeps.
+    Cas,
 }
 
-/// The answer to a request, spoilt where a fault meets it.
-pub(super) fn respond(received: &Received, place: Place, state: &Mutex<State>) -> Response {
-    let (response, fault) = {
+/// The answer to a request, spoilt where a fault meets it; `None`: none at all.
+pub(super) fn respond(
+    received: &Received,
+    place: Place,
+    state: &Mutex<State>,
+    fault: Option<Fault>,
+) -> Option<Response> {
+    if let Some(refusal) = fault.as_ref().and_then(Fault::refusal) {
+        return Some(refusal);
+    }
+    let response = {
         let mut state = lock(state);
-        state.requests.push(received.log(place));
-        let fault = state.faults.take(&received.method, &received.target);
         let range = received
             .header("range")
             .filter(|_| !fault.as_ref().is_some_and(Fault::hides_ranges));
-        let asked = Asked {
-            state: &state,
-            received,
-            range,
-        };
-        (asked.answer(place), fault)
+        match place {
+            Place::Cas => Response::error(401, None, "the token is not valid, or not any more"),
+            Place::Hub | Place::Store if received.is_write() => {
+                write::answer(&mut state, received, place)
+            }
+            Place::Hub | Place::Store => Asked {
+                state: &state,
+                received,
+                range,
+            }
+            .answer(place),
+        }
     };
     // Without the lock: a fault may take its time.
     match fault {
         Some(fault) => fault.spoil(response),
-        None => response,
+        None => Some(response),
     }
 }
 
@@ -49,20 +63,34 @@ struct Asked<'a> {
     range: Option<&'a str>,
 }
 
+/// What is asked of a repository.
+const VERBS: [&str; 10] = [
+    "revision",
+    "tree",
+    "resolve",
+    "commits",
+    "refs",
+    "preupload",
+    "commit",
+    "branch",
+    "xet-read-token",
+    "xet-write-token",
+];
+
 /// What a path of the Hub means.
-struct Route<'a> {
-    kind: RepoKind,
-    id: String,
-    /// `revision`, `tree` or `resolve`; `None`: the repository.
-    verb: Option<&'a str>,
-    revision: String,
+pub(super) struct Route<'a> {
+    pub(super) kind: RepoKind,
+    pub(super) id: String,
+    /// One of [`VERBS`]; `None`: the repository.
+    pub(super) verb: Option<&'a str>,
+    pub(super) revision: String,
     /// What follows the revision.
     path: String,
     is_api: bool,
 }
 
 impl<'a> Route<'a> {
-    fn parse(path: &'a str) -> Option<Self> {
+    pub(super) fn parse(path: &'a str) -> Option<Self> {
         let api = path.strip_prefix("/api/");
         let rest = api.or(path.strip_prefix('/'))?;
         let (kind, rest) = match (api, rest.split_once('/')) {
@@ -72,8 +100,7 @@ impl<'a> Route<'a> {
             (None, _) => (RepoKind::Model, rest),
         };
         let parts: Vec<&str> = rest.split('/').collect();
-        let verbs = ["revision", "tree", "resolve"];
-        let at = (1..parts.len().min(3)).find(|&at| verbs.contains(&parts[at]));
+        let at = (1..parts.len().min(3)).find(|&at| VERBS.contains(&parts[at]));
         let after = |n: usize| at.and_then(|at| parts.get(at + n..)).unwrap_or_default();
         Some(Self {
             kind,
@@ -88,18 +115,28 @@ impl<'a> Route<'a> {
 
 impl Asked<'_> {
     fn answer(&self, place: Place) -> Response {
-        let (path, query) = match self.received.target.split_once('?') {
-            Some((path, query)) => (path, query),
-            None => (self.received.target.as_str(), ""),
-        };
+        let path = self.received.path();
         match (place, Route::parse(path)) {
-            (Place::Store, _) => self.stored(path),
-            (Place::Hub, Some(route)) => self.route(&route, query),
+            (Place::Store | Place::Cas, _) => self.stored(path),
+            (Place::Hub, _) if path == "/api/whoami-v2" => self.whoami(),
+            (Place::Hub, Some(route)) => self.route(&route),
             (Place::Hub, None) => Response::error(404, None, "no such page"),
         }
     }
 
-    fn route(&self, route: &Route<'_>, query: &str) -> Response {
+    fn whoami(&self) -> Response {
+        let role = match self.state.who(self.received) {
+            Who::Nobody | Who::Stranger => return stranger(),
+            Who::Reader => "read",
+            Who::Writer => "write",
+        };
+        Response::json(&json!({
+            "type": "user", "id": "0", "name": USER, "fullname": USER, "isPro": false, "orgs": [],
+            "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": role}},
+        }))
+    }
+
+    fn route(&self, route: &Route<'_>) -> Response {
         if let Some(new) = self.state.moved.get(&route.id) {
             return Response::redirect(307, self.received.target.replacen(&route.id, new, 1));
         }
@@ -113,7 +150,14 @@ impl Asked<'_> {
         };
         match (route.is_api, route.verb) {
             (true, None | Some("revision")) => info(route, hash, commit),
-            (true, Some("tree")) => self.tree(route, commit, query),
+            (true, Some("tree")) => self.tree(route, commit),
+            (true, Some("refs")) => refs(repo),
+            (true, Some("commits")) => history(repo, &route.revision),
+            (true, Some("xet-read-token")) => cas::token(self.state),
+            (true, Some("xet-write-token")) => match self.state.check_writer(self.received) {
+                Ok(()) => cas::token(self.state),
+                Err(refusal) => refusal,
+            },
             (false, Some("resolve")) => self.resolve(route, hash, commit),
             _ => Response::error(404, None, "no such page"),
         }
@@ -121,24 +165,15 @@ impl Asked<'_> {
 
     /// The repository, if it may be seen.
     fn repo(&self, route: &Route<'_>) -> Result<&Repo, Response> {
-        let token = self.received.header("authorization");
-        let is_known = token.is_some_and(|token| {
-            let expected = self.state.token.as_deref();
-            token.strip_prefix("Bearer ") == expected && expected.is_some()
-        });
-        if token.is_some() && !is_known {
-            let message = "Invalid credentials in Authorization header";
-            return Err(Response::error(401, None, message));
-        }
+        let is_known = match self.state.who(self.received) {
+            Who::Stranger => return Err(stranger()),
+            Who::Nobody => false,
+            Who::Reader | Who::Writer => true,
+        };
         let repo = self.state.repos.get(&(route.kind, route.id.clone()));
         let repo = repo.filter(|repo| repo.access != Access::Private || is_known);
         let Some(repo) = repo else {
-            let status = if is_known { 404 } else { 401 };
-            return Err(Response::error(
-                status,
-                Some(REPO_NOT_FOUND),
-                "Repository not found",
-            ));
+            return Err(no_repo(is_known));
         };
         let refusal = match (repo.access, is_known) {
             (Access::Gated | Access::GatedToAll, false) => 401,
@@ -155,11 +190,8 @@ impl Asked<'_> {
         }
     }
 
-    fn tree(&self, route: &Route<'_>, commit: &Commit, query: &str) -> Response {
-        let parameter = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
-        };
+    fn tree(&self, route: &Route<'_>, commit: &Commit) -> Response {
+        let parameter = |name: &str| self.received.parameter(name);
         let is_recursive =
             parameter("recursive").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let folder = match route.path.as_str() {
@@ -195,13 +227,27 @@ impl Asked<'_> {
             true => {
                 let name = route.path.rsplit('/').next().unwrap_or_default();
                 let store = &self.state.store_url;
-                Response::redirect(302, format!("{store}/{}/{name}?signature=x", file.sha256))
+                let place = format!("{store}/{}/{name}?signature=x", file.sha256);
+                let response = Response::redirect(302, place)
                     .with("X-Linked-Size", file.content.len().to_string())
-                    .with("X-Linked-ETag", format!("\"{}\"", file.sha256))
+                    .with("X-Linked-ETag", format!("\"{}\"", file.sha256));
+                match &file.xet_hash {
+                    Some(xet_hash) => self.in_xet(response, route, hash, xet_hash),
+                    None => response,
+                }
             }
             false => self.content(file).with("ETag", format!("\"{}\"", file.oid)),
         };
         response.with("X-Repo-Commit", hash)
+    }
+
+    /// Says that a file may be had from the Xet store as well.
+    fn in_xet(&self, response: Response, route: &Route<'_>, hash: &str, xet: &str) -> Response {
+        let (hub, kind, id) = (&self.state.hub_url, route.kind.plural(), &route.id);
+        let token = format!("{hub}/api/{kind}/{id}/xet-read-token/{hash}");
+        response
+            .with("X-Xet-Hash", xet)
+            .with("Link", format!("<{token}>; rel=\"xet-auth\""))
     }
 
     /// A large file in the store, which names it in its own way.
@@ -226,6 +272,38 @@ impl Asked<'_> {
             None => Response::error(416, None, "no such part"),
         }
     }
+}
+
+/// Who writes to this Hub.
+pub(super) const USER: &str = "tester";
+
+/// What is said to a token that is not known.
+pub(super) fn stranger() -> Response {
+    Response::error(401, None, "Invalid credentials in Authorization header")
+}
+
+/// What is said where there is no repository, or none that may be seen.
+pub(super) fn no_repo(is_known: bool) -> Response {
+    let status = if is_known { 404 } else { 401 };
+    Response::error(status, Some(REPO_NOT_FOUND), "Repository not found")
+}
+
+fn refs(repo: &Repo) -> Response {
+    let branch = |(name, hash)| {
+        let full = format!("refs/heads/{name}");
+        json!({"name": name, "ref": full, "targetCommit": hash})
+    };
+    let branches: Vec<_> = repo.refs().map(branch).collect();
+    Response::json(&json!({"branches": branches, "tags": [], "converts": []}))
+}
+
+fn history(repo: &Repo, revision: &str) -> Response {
+    let commit = |(hash, commit): (&str, &Commit)| {
+        json!({"id": hash, "title": commit.summary, "message": "", "authors": [{"user": USER}],
+               "date": "2026-01-01T00:00:00.000Z"})
+    };
+    let commits = repo.history(revision).into_iter().map(commit);
+    Response::json(&commits.collect::<Vec<_>>().into())
 }
 
 fn info(route: &Route<'_>, hash: &str, commit: &Commit) -> Response {
