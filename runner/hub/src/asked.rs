@@ -24,14 +24,34 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
-        let header = |name: &str| headers.get(name)?.to_str().ok();
-        let seconds = header(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
+        let code = headers.get("x-error-code");
+        let code = code.and_then(|code| code.to_str().ok());
         Self {
             status: status.as_u16(),
-            code: header("x-error-code").map(str::to_owned),
-            retry_after: seconds.map(Duration::from_secs),
+            code: code.map(str::to_owned),
+            retry_after: retry_after(headers),
         }
     }
+}
+
+impl Refusal {
+    /// Whether it is for want of an accepted licence.
+    pub(crate) fn is_gated(&self) -> bool {
+        self.code.as_deref() == Some("GatedRepo")
+    }
+}
+
+/// How long the Hub asks to wait. Where it names a moment and not a time, this machine's clock would
+/// have to be right, so that counts for nothing.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 impl<'a> Asked<'a> {

@@ -89,7 +89,7 @@ pub(crate) fn damage(path: &Path, etag: &Etag, n_bytes: Option<u64>) -> io::Resu
     }))
 }
 
-fn hex_digest(mut hasher: impl Digest, mut file: File) -> io::Result<String> {
+pub(crate) fn hex_digest(mut hasher: impl Digest, mut file: impl Read) -> io::Result<String> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match file.read(&mut buffer) {

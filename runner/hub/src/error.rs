@@ -226,7 +226,136 @@ pub enum HubError {
         /// What is wrong with it.
         reason: Damage,
     },
-    /// A file or folder of the cache.
+    /// Nothing can be uploaded: nobody may be asked.
+    #[error("offline, so nothing can be uploaded to `{repo}`")]
+    OfflineUpload {
+        /// The repository.
+        repo: String,
+    },
+    /// Uploading without a token.
+    #[error("uploading to `{repo}` needs a token, and there is none")]
+    NoToken {
+        /// The repository.
+        repo: String,
+    },
+    /// A token that may not write there.
+    #[error("this token may not write to `{repo}`")]
+    NoWriteAccess {
+        /// The repository.
+        repo: String,
+    },
+    /// A repository to upload to without its owner.
+    #[error("`{repo}` does not say whose it is")]
+    NoOwner {
+        /// The name.
+        repo: String,
+    },
+    /// A name that a repository of another kind has.
+    #[error("the name `{repo}` is taken by something that is no {kind}{}", at(page.as_deref()))]
+    NameTaken {
+        /// What was to be made.
+        kind: RepoKind,
+        /// The name.
+        repo: String,
+        /// Address of what has the name, where the Hub says it.
+        page: Option<String>,
+    },
+    /// A commit where a branch is needed.
+    #[error("`{revision}` of `{repo}` is a commit, to which nothing can be added")]
+    NotABranch {
+        /// The repository.
+        repo: String,
+        /// The commit.
+        revision: String,
+    },
+    /// A file for a path that no repository can have.
+    #[error("{path:?} is no path in a repository")]
+    BadUploadPath {
+        /// The path.
+        path: String,
+    },
+    /// Two files for the same path.
+    #[error("there are two files for `{path}`")]
+    DuplicateUpload {
+        /// The path in the repository.
+        path: String,
+    },
+    /// A file that changed while it was uploaded.
+    #[error("`{path}` was changed while it was uploaded")]
+    SourceChanged {
+        /// The path in the repository.
+        path: String,
+    },
+    /// A file that the repository's own rules leave out.
+    #[error("`{path}` is left out by .gitignore of `{repo}`")]
+    IgnoredUpload {
+        /// The repository.
+        repo: String,
+        /// The path in the repository.
+        path: String,
+    },
+    /// A large file that the Hub wants in the text of a commit.
+    #[error("`{repo}` takes `{path}` only as a small file, and it has {n_bytes} bytes")]
+    TooLargeForCommit {
+        /// The repository.
+        repo: String,
+        /// The path in the repository.
+        path: String,
+        /// Its length.
+        n_bytes: u64,
+    },
+    /// A Hub that takes large files in no way that is known here.
+    #[error("`{repo}` takes large files only by `{transfer}`, which is not known here")]
+    UnknownTransfer {
+        /// The repository.
+        repo: String,
+        /// The Hub's name for the way.
+        transfer: String,
+    },
+    /// The Hub does not want what was sent.
+    #[error(
+        "the Hub refuses {what} for `{repo}` with status {status}{}",
+        saying(message)
+    )]
+    Refused {
+        /// The repository.
+        repo: String,
+        /// What was sent.
+        what: String,
+        /// HTTP status.
+        status: u16,
+        /// Why, by the Hub.
+        message: String,
+    },
+    /// The store of large files.
+    #[error("cannot store the large files of `{repo}` at the Hub")]
+    Store {
+        /// The repository.
+        repo: String,
+        /// Why not.
+        source: Cause,
+    },
+    /// Others committed all the time.
+    #[error("`{branch}` of `{repo}` was changed by others, {n_attempts} times in a row")]
+    Overtaken {
+        /// The repository.
+        repo: String,
+        /// The branch.
+        branch: String,
+        /// How often it was tried.
+        n_attempts: u32,
+    },
+    /// The answer to a commit was lost, and nobody says whether it was made.
+    #[error("it is not known whether the commit to `{branch}` of `{repo}` was made")]
+    CommitUnknown {
+        /// The repository.
+        repo: String,
+        /// The branch.
+        branch: String,
+        /// Why it is not known.
+        source: Box<HubError>,
+    },
+    /// A file or folder of this machine.
     #[error("cannot {action} `{path}`")]
     Io {
         /// What was tried.
@@ -279,6 +408,17 @@ fn access(is_gated: bool, has_token: bool) -> &'static str {
     }
 }
 
+fn at(page: Option<&str>) -> String {
+    page.map(|page| format!(": {page}")).unwrap_or_default()
+}
+
+fn saying(message: &str) -> String {
+    match message {
+        "" => String::new(),
+        message => format!(": {message}"),
+    }
+}
+
 fn file_of(file: Option<&str>) -> String {
     file.map(|file| format!("`{file}` of ")).unwrap_or_default()
 }
@@ -297,149 +437,20 @@ impl HubError {
         }
     }
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::BadRepoId { .. } => "ids look like `name` or `owner/name`",
-            Self::BadRevision { .. } => "look at the repository's page for its branches and tags",
-            Self::BadEndpoint { .. } => "`HF_ENDPOINT` takes an address such as `https://host`",
-            Self::NoCacheFolder => "name a folder in `HF_HOME`",
-            Self::NoSuchRepo {
-                has_token: true, ..
-            } => "is the name right, and may the token's owner see it if it is private?",
-            Self::NoSuchRepo { kind, .. } => {
-                return Some(format!(
-                    "is the name right? private {kind}s need a token: log in with `hf auth login`, \
-                     or set `HF_TOKEN`"
-                ));
-            }
-            Self::NoAccess { .. } => return self.access_hint(),
-            Self::TokenRejected { .. } => {
-                "make a new one in the settings of your account, and set `HF_TOKEN` or run \
-                 `hf auth login`"
-            }
-            Self::NoSuchRevision { .. } => "look at the repository's page for branches and tags",
-            Self::NoConfig { .. } => "a model that transformers loads has one",
-            Self::NoSafetensors { others, .. } => return Some(convert_hint(others)),
-            Self::NotCached { .. } | Self::NotListed { .. } => {
-                "unset `HF_HUB_OFFLINE`, or run this once where there is a network and the same \
-                 cache"
-            }
-            Self::RateLimited { has_token, .. } => match has_token {
-                true => "wait, then run it again; what was downloaded is kept",
-                false => "wait, then run it again; with a token (`HF_TOKEN`) the limits are higher",
-            },
-            Self::Network { .. } => {
-                "where there is no network, `HF_HUB_OFFLINE=1` takes what is in the cache"
-            }
-            Self::Server { status, .. } if *status >= 500 => {
-                "this is the Hub's own trouble; try again later"
-            }
-            Self::Answer { .. } => "is `HF_ENDPOINT` a Hub, and no page of a proxy in between?",
-            Self::DamagedDownload { .. } => "it was removed; run this again to download it anew",
-            Self::DamagedCache { path, .. } => {
-                return Some(format!(
-                    "delete `{}` to download it anew; to use an edited file, copy its folder and \
-                     name the copy",
-                    path.display()
-                ));
-            }
-            Self::Io { .. } => "can the folder be written, and is there space on the disk?",
-            Self::NoSuchFile { .. } => "look at the repository's page for its files",
-            Self::BadCard { .. } => "copy the data set's files into a folder, and name that",
-            Self::Server { .. }
-            | Self::BadFileName { .. }
-            | Self::BadIndex { .. }
-            | Self::BadShard { .. }
-            | Self::Thread { .. } => return None,
-        };
-        Some(hint.into())
-    }
-
-    fn access_hint(&self) -> Option<String> {
-        let Self::NoAccess {
-            page,
-            is_gated,
-            has_token,
-            ..
-        } = self
-        else {
-            return None;
-        };
-        let accept = format!("accept the licence at {page}");
-        let token = "set `HF_TOKEN` or log in with `hf auth login`";
-        Some(match (is_gated, has_token) {
-            (true, true) => format!("{accept}, with the account that the token belongs to"),
-            (true, false) => format!("{accept}, then {token}"),
-            (false, true) => "does the token have the right to read this repository?".into(),
-            (false, false) => token.into(),
-        })
-    }
-
     /// Whether it says nothing of the repository, only of the way to it.
     pub(crate) fn is_of_the_way(&self) -> bool {
         match self {
             Self::Network { .. } | Self::RateLimited { .. } | Self::Answer { .. } => true,
+            Self::Refused { status, .. } => *status >= 500,
             Self::Server { status, .. } => *status >= 500,
             _ => false,
         }
     }
 }
 
-fn convert_hint(others: &[String]) -> String {
-    let convert = "load it with transformers and save it with `save_pretrained`, which writes \
-                   safetensors, then name that folder";
-    match others {
-        [] => "there are no weights in other formats either".into(),
-        others => format!("it has {}; {convert}", others.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hints_about_access_say_what_is_missing() {
-        let hint = |is_gated, has_token| {
-            let error = HubError::NoAccess {
-                repo: "a/b".into(),
-                page: "https://host/datasets/a/b".into(),
-                is_gated,
-                has_token,
-            };
-            (error.to_string(), error.hint().unwrap())
-        };
-        let (message, gated) = hint(true, false);
-        assert_eq!(
-            message,
-            "no access to `a/b`: it is gated, and there is no token"
-        );
-        assert!(
-            gated.contains("accept the licence at https://host/datasets/a/b")
-                && gated.contains("HF_TOKEN"),
-            "{gated}"
-        );
-        let (_, with_token) = hint(true, true);
-        assert!(!with_token.contains("HF_TOKEN"), "{with_token}");
-        let (_, private) = hint(false, false);
-        assert!(!private.contains("licence"), "{private}");
-    }
-
-    #[test]
-    fn the_hint_names_the_formats_that_are_there() {
-        let error = HubError::NoSafetensors {
-            repo: "a/b".into(),
-            commit: "0".repeat(40),
-            others: vec!["pytorch_model.bin".into(), "tf_model.h5".into()],
-        };
-        let hint = error.hint().unwrap();
-        assert!(
-            hint.starts_with("it has pytorch_model.bin, tf_model.h5;"),
-            "{hint}"
-        );
-        assert!(hint.contains("save_pretrained"), "{hint}");
-    }
 
     #[test]
     fn what_is_not_cached_is_named() {

@@ -10,6 +10,7 @@ use crate::task::{self, Tally};
 use crate::{HubError, HubSettings, RepoKind};
 use std::fmt;
 use std::path::{PathBuf, absolute};
+use std::sync::mpsc::Sender;
 
 /// The Hugging Face Hub, and the cache of its files on this machine. Blocking; may be used within
 /// an async runtime.
@@ -241,14 +242,14 @@ impl Hub {
                 };
                 fetch(download).await
             },
-            |index, event| progress(tally.add(index, event)),
+            |(index, event)| progress(tally.add(index, event)),
         )
     }
 }
 
 fn ask_commit(settings: &HubSettings, repo: &RepoId, name: &str) -> Result<String, HubError> {
     task::block_on(
-        async |_| Remote::new(settings, repo)?.commit_of(name).await,
-        |_, _| {},
+        async |_: Sender<()>| Remote::new(settings, repo)?.commit_of(name).await,
+        |()| {},
     )
 }

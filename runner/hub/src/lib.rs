@@ -26,6 +26,7 @@ mod digest;
 mod download;
 mod error;
 mod files;
+mod hint;
 mod hub;
 mod listing;
 mod name;
@@ -37,6 +38,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upload;
 
 pub use datasets::DatasetListing;
 pub use error::{Damage, HubError};
@@ -44,3 +46,6 @@ pub use hub::{Hub, Notice, Progress, Snapshot};
 pub use listing::ListedFile;
 pub use name::{RepoKind, is_repo_id};
 pub use settings::{HubSettings, Token};
+pub use upload::{
+    FileUpload, Upload, UploadFile, UploadPlan, UploadProgress, UploadSource, UploadStep, Uploaded,
+};

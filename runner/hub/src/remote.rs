@@ -1,7 +1,7 @@
 //! What the Hub is asked: the commit of a revision, the files of a commit (see tree.rs), their
 //! contents.
 
-use crate::asked::Asked;
+use crate::asked::{Asked, retry_after};
 use crate::digest::Etag;
 use crate::name::{RepoId, RepoKind, is_commit};
 use crate::{HubError, HubSettings, Token};
@@ -9,12 +9,16 @@ use hf_hub::repository::HFRepository;
 use hf_hub::repository::download::HFByteStream;
 use hf_hub::{HFClient, HFError, RepoType, RepoTypeDataset, RepoTypeModel, split_id};
 use reqwest::header::HeaderMap;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use std::ops::Range;
+use std::time::Duration;
 
 /// A token that cannot stand in a header, so that hf-hub 1.0.0 sends none. Without a token it would
 /// look for one in the environment, to send it wherever the settings point.
 const NO_TOKEN: &str = "\n";
+
+/// Longest wait that the Hub may ask for: who waits longer had better be told.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(120);
 
 /// A client of the Hub for one repository.
 pub(crate) struct Remote<'a> {
@@ -46,6 +50,16 @@ pub(crate) struct RemoteFile {
     pub(crate) n_bytes: u64,
     /// The name of its content; `None`: the Hub did not say it.
     pub(crate) etag: Option<Etag>,
+}
+
+impl Document {
+    pub(crate) async fn of(response: Response) -> reqwest::Result<Self> {
+        Ok(Self {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: response.bytes().await?.into(),
+        })
+    }
 }
 
 impl<'a> Remote<'a> {
@@ -95,35 +109,53 @@ impl<'a> Remote<'a> {
         commit.ok_or_else(|| asked.odd("it names no commit"))
     }
 
-    /// Asks for a document, again where that may help. The token goes to the Hub alone.
+    /// Asks for a document, again where that may help.
     pub(crate) async fn get(&self, url: &Url) -> reqwest::Result<Document> {
-        let endpoint = Url::parse(&self.settings.endpoint);
-        let is_hub = endpoint.is_ok_and(|endpoint| endpoint.origin() == url.origin());
-        let token = self.settings.token.as_ref().filter(|_| is_hub);
-        let mut delay = self.settings.retry_delay;
-        for _ in 0..self.settings.n_retries {
-            match self.get_once(url, token).await {
-                Ok(document) if !is_passing(document.status.as_u16()) => return Ok(document),
-                Err(error) if !may_pass(&error) => return Err(error),
-                Ok(_) | Err(_) => tokio::time::sleep(delay).await,
-            }
-            delay *= 2;
-        }
-        self.get_once(url, token).await
+        self.send(|| self.client.get(url.clone()), url).await
     }
 
-    async fn get_once(&self, url: &Url, token: Option<&Token>) -> reqwest::Result<Document> {
-        let request = self.client.get(url.clone());
-        let request = match token {
+    /// Sends what `request` makes, for `url`, again where that may help and as late as the Hub asks
+    /// for. The token goes to the Hub alone.
+    pub(crate) async fn send(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        url: &Url,
+    ) -> reqwest::Result<Document> {
+        let mut delay = self.settings.retry_delay;
+        for _ in 0..self.settings.n_retries {
+            let wait = match self.send_once(request(), url).await {
+                Ok(document) if !is_passing(document.status.as_u16()) => return Ok(document),
+                Ok(document) => match retry_after(&document.headers) {
+                    Some(wait) if wait > MAX_WAIT => return Ok(document),
+                    wait => wait.unwrap_or(delay),
+                },
+                Err(error) if !may_pass(&error) => return Err(error),
+                Err(_) => delay,
+            };
+            tokio::time::sleep(wait).await;
+            delay *= 2;
+        }
+        self.send_once(request(), url).await
+    }
+
+    /// Sends a request for `url` once.
+    pub(crate) async fn send_once(
+        &self,
+        request: RequestBuilder,
+        url: &Url,
+    ) -> reqwest::Result<Document> {
+        let request = match self.token_for(url) {
             Some(token) => request.bearer_auth(token.secret()),
             None => request,
         };
-        let response = request.send().await?;
-        Ok(Document {
-            status: response.status(),
-            headers: response.headers().clone(),
-            body: response.bytes().await?.into(),
-        })
+        Document::of(request.send().await?).await
+    }
+
+    /// The token, where `url` is of the Hub and not of a store.
+    pub(crate) fn token_for(&self, url: &Url) -> Option<&Token> {
+        let endpoint = Url::parse(&self.settings.endpoint);
+        let is_hub = endpoint.is_ok_and(|endpoint| endpoint.origin() == url.origin());
+        self.settings.token.as_ref().filter(|_| is_hub)
     }
 
     /// The bytes of a file from `first_byte` on.
@@ -199,16 +231,19 @@ async fn bytes<T: RepoType>(
 }
 
 fn http_client(settings: &HubSettings) -> reqwest::Result<Client> {
+    let builder = client_builder(settings);
+    builder.read_timeout(settings.timeout).build()
+}
+
+/// A client without a limit to how long an answer takes.
+pub(crate) fn client_builder(settings: &HubSettings) -> ClientBuilder {
     let agent = concat!("sae-run/", env!("CARGO_PKG_VERSION"), "; hf-hub/1.0.0");
-    Client::builder()
-        .user_agent(agent)
-        .connect_timeout(settings.timeout)
-        .read_timeout(settings.timeout)
-        .build()
+    let builder = Client::builder().user_agent(agent);
+    builder.connect_timeout(settings.timeout)
 }
 
 /// Whether a status says that a moment later it may be another.
-fn is_passing(status: u16) -> bool {
+pub(crate) fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 

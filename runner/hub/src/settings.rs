@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The Hub, where `HF_ENDPOINT` names no other.
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+pub(crate) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// As in huggingface_hub.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +24,9 @@ pub struct HubSettings {
     pub endpoint: String,
     /// Folder of the shared cache; `HF_HUB_CACHE`, or `hub` in `HF_HOME`. It need not exist.
     pub cache_dir: PathBuf,
+    /// Folder in which Xet keeps what it knows of files that were sent; `HF_XET_CACHE`, or `xet` in
+    /// `HF_HOME`. It need not exist.
+    pub xet_cache_dir: PathBuf,
     /// Who asks; `HF_TOKEN`, or the file that `hf auth login` writes. `None`: anybody.
     pub token: Option<Token>,
     /// Ask nobody, serve what is in the cache; `HF_HUB_OFFLINE`.
@@ -68,6 +71,7 @@ impl HubSettings {
         Self {
             endpoint: endpoint.trim_end_matches('/').into(),
             cache_dir: cache_dir.into(),
+            xet_cache_dir: cache_dir.with_file_name("xet"),
             token: None,
             offline: false,
             timeout: DEFAULT_TIMEOUT,
@@ -113,13 +117,18 @@ impl Environment<'_> {
         let cache_dir = self.cache_dir().ok_or(HubError::NoCacheFolder)?;
         let timeout = self.text("HF_HUB_DOWNLOAD_TIMEOUT");
         let timeout = timeout.and_then(|text| text.trim().parse().ok());
+        let defaults =
+            HubSettings::new(endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT), &cache_dir);
+        let xet_cache_dir = self.folder("HF_XET_CACHE");
+        let xet_cache_dir = xet_cache_dir.or_else(|| Some(self.hf_home()?.join("xet")));
         Ok(HubSettings {
+            xet_cache_dir: xet_cache_dir.unwrap_or(defaults.xet_cache_dir.clone()),
             token: self.token(),
             offline: self.offline(),
             timeout: timeout
                 .filter(|&seconds| seconds > 0)
                 .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
-            ..HubSettings::new(endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT), &cache_dir)
+            ..defaults
         })
     }
 
@@ -225,6 +234,17 @@ mod tests {
         }
         .settings()
         .unwrap()
+    }
+
+    #[test]
+    fn xet_has_a_folder_beside_the_cache() {
+        let folder = |variables| settings(variables).xet_cache_dir.display().to_string();
+        assert_eq!(folder(&[]), "/home/me/.cache/huggingface/xet");
+        assert_eq!(
+            folder(&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")]),
+            "/hf/xet"
+        );
+        assert_eq!(folder(&[("HF_XET_CACHE", "~/x")]), "/home/me/x");
     }
 
     fn cache_dir(variables: &[(&str, &str)]) -> String {

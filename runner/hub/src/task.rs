@@ -7,9 +7,9 @@ use std::{panic, thread};
 
 /// Runs `work` on a thread of its own, with a runtime there, so that this may be called within
 /// another runtime too. `on_event` is called on this thread.
-pub(crate) fn block_on<T: Send>(
-    work: impl AsyncFnOnce(Sender<(usize, Event)>) -> Result<T, HubError> + Send,
-    mut on_event: impl FnMut(usize, Event),
+pub(crate) fn block_on<T: Send, E: Send>(
+    work: impl AsyncFnOnce(Sender<E>) -> Result<T, HubError> + Send,
+    on_event: impl FnMut(E),
 ) -> Result<T, HubError> {
     let thread_error = |source| HubError::Thread { source };
     thread::scope(|scope| {
@@ -21,9 +21,7 @@ pub(crate) fn block_on<T: Send>(
         };
         let worker = thread::Builder::new().name("hub".into());
         let worker = worker.spawn_scoped(scope, run).map_err(thread_error)?;
-        for (index, event) in receiver {
-            on_event(index, event);
-        }
+        receiver.into_iter().for_each(on_event);
         worker
             .join()
             .unwrap_or_else(|cause| panic::resume_unwind(cause))
@@ -114,11 +112,11 @@ mod tests {
         let runtime = { runtime }.enable_all().build().unwrap();
         let answer = runtime.block_on(async {
             block_on(
-                async |_| {
+                async |_: Sender<()>| {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     Ok(1)
                 },
-                |_, _| {},
+                |()| {},
             )
         });
         assert_eq!(answer.unwrap(), 1);

@@ -1,0 +1,169 @@
+//! Large files to the Xet store, which takes them in chunks and none that it has. hf-hub 1.0.0 does
+//! the same only together with a commit.
+
+use super::UploadSource;
+use super::local::Local;
+use super::progress::Event;
+use super::publish::Publisher;
+use crate::HubError;
+use crate::asked::Refusal;
+use crate::remote::Document;
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue};
+use serde::Deserialize;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use xet::error::XetError;
+use xet::xet_session::{Sha256Policy, XetCommitReport, XetSessionBuilder, XetUploadCommit};
+
+/// How often progress is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Token {
+    access_token: String,
+    /// When it ends, by the Hub's clock: seconds since 1970.
+    exp: u64,
+    cas_url: String,
+}
+
+/// Sends files.
+pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Result<(), HubError> {
+    let mut delay = publisher.settings.retry_delay;
+    let mut n_left = publisher.settings.n_retries;
+    loop {
+        // A new token each time: the old one may have ended.
+        let (url, token) = publisher.xet_token().await?;
+        let error = match publisher.try_xet(files, &url, &token).await {
+            Ok(sent) => return check(publisher, files, &sent),
+            Err(error) => error,
+        };
+        if n_left == 0 || !may_pass(&error) {
+            return Err(HubError::Store {
+                repo: publisher.repo.as_str().into(),
+                source: error.into(),
+            });
+        }
+        tokio::time::sleep(delay).await;
+        n_left -= 1;
+        delay *= 2;
+    }
+}
+
+/// Whether what was sent is what was hashed: the Hub finds files by their SHA-256.
+fn check(
+    publisher: &Publisher<'_>,
+    files: &[&Local<'_>],
+    sent: &[Option<String>],
+) -> Result<(), HubError> {
+    for (index, (file, sent)) in files.iter().zip(sent).enumerate() {
+        if sent.as_ref().is_some_and(|sha256| *sha256 != file.sha256) {
+            return Err(file.changed());
+        }
+        publisher.tell(Event::Done(index));
+    }
+    Ok(())
+}
+
+impl Publisher<'_> {
+    /// A token for the store, and where to get the next one.
+    async fn xet_token(&self) -> Result<(Url, Token), HubError> {
+        let url = self.api("xet-write-token", self.branch)?;
+        let answer = self.remote.get(&url).await;
+        let answer = answer.map_err(|error| self.asked().unreachable(error))?;
+        if !answer.status.is_success() {
+            let refusal = Refusal::of(answer.status, &answer.headers);
+            return Err(match answer.status.as_u16() {
+                403 => self.refused(&answer, "large files"),
+                _ => self.asked().refused(&refusal),
+            });
+        }
+        let mut token: Token = self.read(&answer)?;
+        token.exp = by_our_clock(token.exp, &answer);
+        Ok((url, token))
+    }
+
+    /// Sends files, and gives the SHA-256 of what was sent of each.
+    async fn try_xet(
+        &self,
+        files: &[&Local<'_>],
+        token_url: &Url,
+        token: &Token,
+    ) -> Result<Vec<Option<String>>, XetError> {
+        let session = XetSessionBuilder::new().with_cache_dir(&self.settings.xet_cache_dir);
+        let session = session.build()?;
+        let commit = session
+            .new_upload_commit()?
+            .with_endpoint(&token.cas_url)
+            .with_token_info(&token.access_token, token.exp)
+            .with_token_refresh_url(token_url.as_str(), self.token_header(token_url))
+            .build()
+            .await?;
+        let mut tasks = Vec::new();
+        for file in files {
+            // Computed of what is sent, so that it shows when the file has changed.
+            let sha256 = Sha256Policy::Compute;
+            let sending = match file.source {
+                UploadSource::File(path) => commit.upload_from_path(path.clone(), sha256).await?,
+                UploadSource::Bytes(bytes) => {
+                    let name = Some(file.path.to_owned());
+                    commit.upload_bytes(bytes.clone(), sha256, name).await?
+                }
+            };
+            tasks.push(sending.task_id());
+        }
+        let report = self.finish(&commit).await?;
+        let sha256 = |task| report.uploads.get(task)?.xet_info.sha256.clone();
+        Ok(tasks.iter().map(sha256).collect())
+    }
+
+    /// Waits until all has arrived.
+    async fn finish(&self, commit: &XetUploadCommit) -> Result<XetCommitReport, XetError> {
+        let mut finished = std::pin::pin!(commit.commit());
+        loop {
+            match tokio::time::timeout(POLL, finished.as_mut()).await {
+                Ok(finished) => return finished,
+                Err(_) => {
+                    let n_bytes = commit.progress().total_bytes_completed;
+                    self.tell(Event::AllBytes(n_bytes));
+                }
+            }
+        }
+    }
+
+    fn token_header(&self, url: &Url) -> HeaderMap {
+        let token = self.remote.token_for(url);
+        let value = token.map(|token| HeaderValue::try_from(format!("Bearer {}", token.secret())));
+        let mut headers = HeaderMap::new();
+        if let Some(Ok(mut value)) = value {
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        headers
+    }
+}
+
+/// When a token ends by the clock of this machine, which Xet's client looks at: that may be wrong,
+/// but how long a token lasts is not.
+fn by_our_clock(end: u64, answer: &Document) -> u64 {
+    let date = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
+    let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok());
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |s| s.as_secs());
+    match theirs {
+        Some(theirs) => seconds(SystemTime::now()) + end.saturating_sub(seconds(theirs)),
+        None => end,
+    }
+}
+
+/// Whether the same may go well a moment later, or with a new token.
+fn may_pass(error: &XetError) -> bool {
+    !matches!(
+        error,
+        XetError::DataIntegrity(_)
+            | XetError::Configuration(_)
+            | XetError::Io(_)
+            | XetError::NotFound(_)
+            | XetError::KeyboardInterrupt
+            | XetError::UserCancelled(_)
+    )
+}
