@@ -249,5 +249,5 @@ pub(crate) fn is_passing(status: u16) -> bool {
 
 /// The same of a connection.
 fn may_pass(error: &reqwest::Error) -> bool {
-    error.is_connect() || error.is_timeout() || error.is_body() || error.is_decode()
+    error.is_request() || error.is_timeout() || error.is_body() || error.is_decode()
 }

@@ -17,6 +17,7 @@ pub struct Fault {
 enum Kind {
     Status {
         status: u16,
+        message: String,
         headers: Vec<(&'static str, String)>,
     },
     Truncate,
@@ -32,8 +33,14 @@ enum Kind {
 impl Fault {
     /// Answers with a status and a body that says so.
     pub fn status(status: u16) -> Self {
+        Self::says(status, "this is a test")
+    }
+
+    /// Answers with a status and what the Hub says to it.
+    pub fn says(status: u16, message: &str) -> Self {
         Self::new(Kind::Status {
             status,
+            message: message.into(),
             headers: Vec::new(),
         })
     }
@@ -42,6 +49,7 @@ impl Fault {
     pub fn rate_limit(seconds: u32) -> Self {
         Self::new(Kind::Status {
             status: 429,
+            message: "this is a test".into(),
             headers: vec![("Retry-After", seconds.to_string())],
         })
     }
@@ -50,6 +58,7 @@ impl Fault {
     pub fn redirect(location: &str) -> Self {
         Self::new(Kind::Status {
             status: 307,
+            message: String::new(),
             headers: vec![("Location", location.into())],
         })
     }
@@ -79,7 +88,8 @@ impl Fault {
         Self::new(Kind::Delay(delay))
     }
 
-    /// Breaks the connection off when so many bytes of an upload have arrived.
+    /// Breaks the connection off when so many bytes of a body, or all of it, have arrived, and does
+    /// nothing.
     pub fn cut_upload(n_bytes: u64) -> Self {
         Self::new(Kind::CutUpload(n_bytes))
     }
@@ -167,10 +177,15 @@ impl Fault {
 
     /// The answer where nothing is done.
     pub(super) fn refusal(&self) -> Option<Response> {
-        let Kind::Status { status, headers } = &self.kind else {
+        let Kind::Status {
+            status,
+            message,
+            headers,
+        } = &self.kind
+        else {
             return None;
         };
-        let refused = Response::error(*status, None, "this is a test");
+        let refused = Response::error(*status, None, message);
         Some(headers.iter().fold(refused, |response, (name, value)| {
             response.with(name, value.clone())
         }))

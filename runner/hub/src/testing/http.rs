@@ -71,8 +71,8 @@ fn answer(stream: TcpStream, place: Place, state: &Mutex<State>) -> io::Result<(
     let longest = fault.as_ref().and_then(Fault::longest_body);
     let is_whole = received.read_body(&mut reader, longest);
     lock(state).requests.push(received.log(place));
-    if !is_whole? {
-        // The connection breaks: what was sent is left unread.
+    if !is_whole? || longest.is_some() {
+        // The connection breaks: what else was sent is left unread.
         return Ok(());
     }
     if place == Place::Cas && fault.is_none() && cas::admits(state, &received) {

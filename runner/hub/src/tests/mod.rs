@@ -7,6 +7,8 @@ mod datasets;
 mod download;
 mod odd_repos;
 mod offline;
+mod peer;
+mod upload;
 
 use crate::testing::{HubServer, Request};
 use crate::{Hub, HubError, HubSettings, Progress, Snapshot, Token};

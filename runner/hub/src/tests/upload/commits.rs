@@ -1,0 +1,188 @@
+//! Commits whose answer is lost, and commits of others.
+
+use super::*;
+use crate::testing::Fault;
+
+const COMMIT: &str = "POST /api/models/org/saes/commit/main";
+
+/// A Hub with the model, and an upload of another SAE to it.
+fn with_model() -> (Fixture, Upload) {
+    let fixture = Fixture::new();
+    fixture.upload(&fixture.sae()).unwrap();
+    fixture.server.forget_requests();
+    let more = upload([
+        fixture.file("layers.1/cfg.json", b"{}"),
+        fixture.file("layers.1/sae.safetensors", &large(1)),
+    ]);
+    (fixture, more)
+}
+
+#[test]
+fn a_lost_answer_does_not_commit_twice() {
+    for fault in [
+        Fault::lose_answer(),
+        Fault::late_status(500),
+        Fault::late_status(504),
+        Fault::truncate(),
+        Fault::replace(b"<html>a proxy</html>"),
+        Fault::replace(br#"{"commitOid": "../.."}"#),
+    ] {
+        let (fixture, more) = with_model();
+        fixture.server.fail(fault.on(COMMIT).times(1));
+        let uploaded = fixture.upload(&more).unwrap();
+        assert!(uploaded.is_new_commit && new_paths(&uploaded).len() == 2);
+        assert_eq!(uploaded.commit, fixture.server.history(REPO, "main")[0]);
+        assert_eq!(fixture.n_requests(COMMIT), 1);
+        fixture.assert_there(&more, 2);
+    }
+}
+
+#[test]
+fn a_commit_that_was_not_made_is_made() {
+    for fault in [
+        Fault::status(500),
+        Fault::status(503),
+        Fault::cut_upload(10),
+        Fault::rate_limit(0),
+    ] {
+        let (fixture, more) = with_model();
+        fixture.server.fail(fault.on(COMMIT).times(2));
+        fixture.upload(&more).unwrap();
+        assert_eq!(fixture.n_requests(COMMIT), 3);
+        assert_eq!(fixture.n_requests("PUT"), 1);
+        fixture.assert_there(&more, 2);
+    }
+}
+
+#[test]
+fn a_commit_that_is_never_made_is_an_error() {
+    let (fixture, more) = with_model();
+    fixture.server.fail(Fault::status(503).on(COMMIT));
+    let error = fixture.upload(&more).unwrap_err();
+    assert!(
+        matches!(error, HubError::Refused { status: 503, .. }),
+        "{error:?}"
+    );
+    assert_eq!(fixture.n_requests(COMMIT), 3);
+    // Nothing is lost: the large file is there.
+    fixture.server.heal();
+    fixture.server.forget_requests();
+    fixture.upload(&more).unwrap();
+    assert_eq!(fixture.n_requests("PUT"), 0);
+    fixture.assert_there(&more, 2);
+}
+
+#[test]
+fn a_commit_that_nobody_knows_of_is_said_to_be_so() {
+    let (fixture, more) = with_model();
+    fixture.server.fail(Fault::lose_answer().on(COMMIT));
+    fixture
+        .server
+        .fail(Fault::status(500).on("GET").on("/commits/"));
+    let error = fixture.upload(&more).unwrap_err();
+    assert!(matches!(error, HubError::CommitUnknown { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("run it again"));
+    fixture.server.heal();
+    let uploaded = fixture.upload(&more).unwrap();
+    assert!(!uploaded.is_new_commit);
+    fixture.assert_there(&more, 2);
+}
+
+/// Commits something else when the upload is about to commit.
+fn overtake(fixture: &Fixture, more: &Upload, other: &Upload, n_times: u32) -> Uploaded {
+    let mut n_left = n_times;
+    let hub = fixture.hub();
+    let mut commit = |now: UploadProgress| {
+        let is_begin = now.step == crate::UploadStep::Committing && now.n_files_done == 0;
+        if is_begin && n_left > 0 {
+            n_left -= 1;
+            let mut other = other.clone();
+            other.files[0].source = UploadSource::Bytes(format!("{n_left}").into());
+            hub.upload(&other, &mut |_| {}).unwrap();
+        }
+    };
+    // So that the other one is faster.
+    let slow = Fault::delay(Duration::from_millis(300)).on("PUT");
+    fixture.server.fail(slow);
+    fixture.hub().upload(more, &mut commit).unwrap()
+}
+
+#[test]
+fn a_commit_of_somebody_else_stays() {
+    let (fixture, more) = with_model();
+    let other = upload([bytes("README.md", b"")]);
+    // The commit of somebody else comes in between: the one before it is not the last any more.
+    let parent = fixture.server.history(REPO, "main")[0].clone();
+    let tip = format!(r#"{{"sha": "{parent}"}}"#);
+    fixture.upload(&other).unwrap();
+    fixture.server.forget_requests();
+    fixture.server.fail(
+        Fault::replace(tip.as_bytes())
+            .on("GET")
+            .on("/revision/main")
+            .times(1),
+    );
+    let uploaded = fixture.upload(&more).unwrap();
+    assert!(uploaded.is_new_commit);
+    assert_eq!(fixture.n_requests(COMMIT), 2);
+    assert_eq!(fixture.n_requests("PUT"), 1);
+    fixture.assert_there(&more, 3);
+    fixture.assert_there(&other, 3);
+}
+
+#[test]
+fn two_uploads_at_once_are_two_commits() {
+    let (fixture, more) = with_model();
+    let other = upload([bytes("README.md", b"")]);
+    let uploaded = overtake(&fixture, &more, &other, 1);
+    assert!(uploaded.is_new_commit);
+    fixture.assert_there(&more, 3);
+    assert_eq!(fixture.server.files(REPO, "main")["README.md"], b"0");
+}
+
+#[test]
+fn who_is_always_overtaken_is_told() {
+    let (fixture, more) = with_model();
+    let parent = fixture.server.history(REPO, "main")[0].clone();
+    fixture.upload(&upload([bytes("x", b"x")])).unwrap();
+    let tip = format!(r#"{{"sha": "{parent}"}}"#);
+    fixture.server.fail(
+        Fault::replace(tip.as_bytes())
+            .on("GET")
+            .on("/revision/main"),
+    );
+    let error = fixture.upload(&more).unwrap_err();
+    assert!(
+        matches!(error, HubError::Overtaken { n_attempts: 4, .. }),
+        "{error:?}"
+    );
+    assert_eq!(fixture.n_requests("PUT"), 1);
+    assert_eq!(fixture.server.history(REPO, "main").len(), 3);
+}
+
+/// The answer is lost, and somebody commits on top before it is looked for.
+#[test]
+fn a_lost_commit_is_found_below_that_of_somebody_else() {
+    let (fixture, more) = with_model();
+    fixture
+        .server
+        .fail(Fault::lose_answer().on(COMMIT).times(1));
+    fixture
+        .server
+        .fail(Fault::delay(Duration::from_millis(500)).on("/commits/main"));
+    let uploaded = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            while fixture.server.history(REPO, "main").len() < 3 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            fixture.upload(&upload([bytes("x", b"x")])).unwrap()
+        });
+        let uploaded = fixture.upload(&more).unwrap();
+        other.join().unwrap();
+        uploaded
+    });
+    let history = fixture.server.history(REPO, "main");
+    assert_eq!(history.len(), 4);
+    assert!(uploaded.is_new_commit);
+    assert_eq!(uploaded.commit, history[1]);
+}
