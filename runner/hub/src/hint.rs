@@ -38,7 +38,7 @@ impl HubError {
             Self::Network { .. } => {
                 "where there is no network, `HF_HUB_OFFLINE=1` takes what is in the cache"
             }
-            Self::Server { status, .. } if *status >= 500 => {
+            Self::Server { status, .. } | Self::Refused { status, .. } if *status >= 500 => {
                 "this is the Hub's own trouble; try again later"
             }
             Self::Answer { .. } => "is `HF_ENDPOINT` a Hub, and no page of a proxy in between?",

@@ -1,4 +1,5 @@
-//! Models and data sets of the Hugging Face Hub, in the cache that Python's tools share.
+//! Models and data sets of the Hugging Face Hub: into the cache that Python's tools share, and from
+//! this machine to the Hub.
 //!
 //! [`Hub::model_files`] finds out which commit a branch or tag means and brings what planning needs;
 //! [`Hub::download_weights`] brings the rest. [`Hub::dataset_listing`] tells which files a data set
@@ -6,7 +7,12 @@
 //! the Hub only for what the cache does not have. Every file is checked against the Hub's hash of it
 //! before it gets its name in the cache.
 //!
+//! [`Hub::upload`] makes one commit of files of this machine, as far as a model of the Hub lacks
+//! them, and [`Hub::plan_upload`] says what that would be.
+//!
 //! ```no_run
+//! use sae_run_hub::{Upload, UploadFile, UploadSource};
+//!
 //! let hub = sae_run_hub::Hub::from_env()?;
 //! let snapshot = hub.model_files("EleutherAI/pythia-70m", Some("step3000"))?;
 //! hub.download_weights(&snapshot, &mut |_| {})?;
@@ -16,6 +22,18 @@
 //! let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
 //! let parquet: Vec<_> = names.into_iter().filter(|name| name.ends_with(".parquet")).collect();
 //! let paths = hub.download_dataset_files(&listing, &parquet, &mut |_| {})?;
+//!
+//! let upload = Upload {
+//!     repo: "org/saes".into(),
+//!     title: "Add the SAE of layer 6".into(),
+//!     files: vec![UploadFile {
+//!         path: "layers.6/sae.safetensors".into(),
+//!         source: UploadSource::File("runs/x/layers.6/sae.safetensors".into()),
+//!     }],
+//!     ..Upload::default()
+//! };
+//! let uploaded = hub.upload(&upload, &mut |now| println!("{} bytes", now.done_bytes))?;
+//! println!("{} {}", uploaded.page, uploaded.commit);
 //! # Ok::<(), sae_run_hub::HubError>(())
 //! ```
 

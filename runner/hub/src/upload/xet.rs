@@ -13,10 +13,16 @@ use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use xet::error::XetError;
-use xet::xet_session::{Sha256Policy, XetCommitReport, XetSessionBuilder, XetUploadCommit};
+use xet::xet_session::{
+    Sha256Policy, XetCommitReport, XetConfig, XetSessionBuilder, XetUploadCommit,
+};
 
 /// How often progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
+
+/// Blocks under way at the same time. Each is of 64 MB and held in memory; Xet's client would go up
+/// to 64 of them.
+const MAX_PARALLEL: usize = 4;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,8 +96,12 @@ impl Publisher<'_> {
         token_url: &Url,
         token: &Token,
     ) -> Result<Vec<Option<String>>, XetError> {
-        let session = XetSessionBuilder::new().with_cache_dir(&self.settings.xet_cache_dir);
-        let session = session.build()?;
+        let mut config = XetConfig::new();
+        let most = &mut config.client.ac_max_upload_concurrency;
+        *most = MAX_PARALLEL.min(*most);
+        let session = XetSessionBuilder::new_with_config(config)
+            .with_cache_dir(&self.settings.xet_cache_dir)
+            .build()?;
         let commit = session
             .new_upload_commit()?
             .with_endpoint(&token.cas_url)

@@ -88,25 +88,6 @@ fn a_commit_that_nobody_knows_of_is_said_to_be_so() {
     fixture.assert_there(&more, 2);
 }
 
-/// Commits something else when the upload is about to commit.
-fn overtake(fixture: &Fixture, more: &Upload, other: &Upload, n_times: u32) -> Uploaded {
-    let mut n_left = n_times;
-    let hub = fixture.hub();
-    let mut commit = |now: UploadProgress| {
-        let is_begin = now.step == crate::UploadStep::Committing && now.n_files_done == 0;
-        if is_begin && n_left > 0 {
-            n_left -= 1;
-            let mut other = other.clone();
-            other.files[0].source = UploadSource::Bytes(format!("{n_left}").into());
-            hub.upload(&other, &mut |_| {}).unwrap();
-        }
-    };
-    // So that the other one is faster.
-    let slow = Fault::delay(Duration::from_millis(300)).on("PUT");
-    fixture.server.fail(slow);
-    fixture.hub().upload(more, &mut commit).unwrap()
-}
-
 #[test]
 fn a_commit_of_somebody_else_stays() {
     let (fixture, more) = with_model();
@@ -133,11 +114,25 @@ fn a_commit_of_somebody_else_stays() {
 #[test]
 fn two_uploads_at_once_are_two_commits() {
     let (fixture, more) = with_model();
-    let other = upload([bytes("README.md", b"")]);
-    let uploaded = overtake(&fixture, &more, &other, 1);
+    let other = upload([bytes("README.md", b"of another")]);
+    // The other one is done before the large file of this one has arrived.
+    let slow = Fault::delay(Duration::from_millis(500)).on("PUT");
+    fixture.server.fail(slow);
+    let hub = fixture.hub();
+    let mut is_sending = false;
+    let mut commit_other = |now: UploadProgress| {
+        let begins = now.step == crate::UploadStep::Sending;
+        if begins && !std::mem::replace(&mut is_sending, begins) {
+            hub.upload(&other, &mut |_| {}).unwrap();
+        }
+    };
+    let uploaded = fixture.hub().upload(&more, &mut commit_other).unwrap();
     assert!(uploaded.is_new_commit);
+    // The other one's, ours on an old one, and ours on the other one's.
+    assert_eq!(fixture.n_requests(COMMIT), 3);
+    assert_eq!(fixture.n_requests("PUT"), 1);
     fixture.assert_there(&more, 3);
-    assert_eq!(fixture.server.files(REPO, "main")["README.md"], b"0");
+    fixture.assert_there(&other, 3);
 }
 
 #[test]

@@ -128,6 +128,28 @@ fn what_arrived_before_a_cut_is_not_sent_again() {
 }
 
 #[test]
+fn what_reached_the_xet_store_before_a_cut_is_not_sent_again() {
+    let fixture = Fixture::new();
+    fixture.server.offer_xet();
+    let files = fixture.sae();
+    fixture.server.fail(Fault::status(403).on("/shards"));
+    let error = fixture.upload(&files).unwrap_err();
+    assert!(matches!(error, HubError::Store { .. }), "{error:?}");
+    let sent_bytes: u64 = fixture.body_bytes("PUT /simulation/xorb").iter().sum();
+    assert!(sent_bytes > 10_000, "{sent_bytes}");
+    fixture.server.heal();
+    fixture.server.forget_requests();
+    fixture.upload(&files).unwrap();
+    fixture.assert_there(&files, 1);
+    let sent_bytes: u64 = fixture.body_bytes("xorb").iter().sum();
+    assert!(
+        sent_bytes < 1000,
+        "{sent_bytes} {:#?}",
+        fixture.server.requests()
+    );
+}
+
+#[test]
 fn a_file_that_changes_meanwhile_is_not_published() {
     for ways in 0..3 {
         let fixture = Fixture::new();
