@@ -62,8 +62,7 @@ struct Actions {
 struct Action {
     href: String,
     /// Headers to send, or the parts' addresses by their numbers.
-    #[serde(default)]
-    header: BTreeMap<String, Value>,
+    header: Option<BTreeMap<String, Value>>,
 }
 
 /// A part of a file, or all of it.
@@ -196,7 +195,7 @@ impl Publisher<'_> {
             return Ok(());
         };
         if let Some(upload) = &actions.upload {
-            match upload.header.get(PART_BYTES) {
+            match upload.header(PART_BYTES) {
                 None => self.put_whole(index, file, upload).await?,
                 Some(part_bytes) => self.put_parts(index, file, upload, part_bytes).await?,
             }
@@ -350,7 +349,7 @@ impl Publisher<'_> {
 
     fn headers(&self, action: &Action) -> Result<HeaderMap, HubError> {
         let mut headers = HeaderMap::new();
-        for (name, value) in &action.header {
+        for (name, value) in action.header.iter().flatten() {
             let name = HeaderName::try_from(name);
             let value = HeaderValue::try_from(value.as_str().unwrap_or_default());
             let (Ok(name), Ok(value)) = (name, value) else {
@@ -363,10 +362,14 @@ impl Publisher<'_> {
 }
 
 impl Action {
+    fn header(&self, name: &str) -> Option<&Value> {
+        self.header.as_ref()?.get(name)
+    }
+
     /// The addresses of the parts, in their order.
     fn parts(&self) -> Vec<&str> {
         let mut parts: Vec<(u64, &str)> = Vec::new();
-        for (number, url) in &self.header {
+        for (number, url) in self.header.iter().flatten() {
             if let (Ok(number), Some(url)) = (number.parse(), url.as_str()) {
                 parts.push((number, url));
             }

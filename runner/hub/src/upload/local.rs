@@ -1,5 +1,6 @@
 //! Files of this machine: what they are called at the Hub, and their bytes.
 
+use super::progress::Event;
 use super::{FileUpload, UploadFile, UploadSource};
 use crate::HubError;
 use crate::digest::{self, Etag, hex};
@@ -7,17 +8,22 @@ use crate::name::is_path_of_file;
 use futures::stream::{self, Stream};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::iter;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::Mutex;
+use std::{iter, thread};
 
 /// Files that are longer are never asked for by git's name of them.
 const MAX_GIT_BYTES: u64 = 64 << 20;
 
 /// Length of the beginning of a file by which the Hub guesses what it is.
 const SAMPLE_BYTES: usize = 512;
+
+/// Most files that are hashed at the same time.
+const MAX_HASHING: usize = 4;
 
 /// Bytes that are read at once to hash them.
 const HASH_BYTES: usize = 1 << 20;
@@ -54,6 +60,34 @@ pub(super) fn check_paths(files: &[UploadFile]) -> Result<(), HubError> {
         }
     }
     Ok(())
+}
+
+/// Reads files, several at a time.
+pub(super) fn hash_all<'a>(
+    files: &'a [UploadFile],
+    tell: &(impl Fn(Event) + Sync),
+) -> Result<Vec<Local<'a>>, HubError> {
+    let left = Mutex::new(files.iter().enumerate());
+    let hashed = Mutex::new(BTreeMap::new());
+    let work = || {
+        loop {
+            let next = left.lock().expect("no thread panics here").next();
+            let Some((index, file)) = next else {
+                return;
+            };
+            let local = Local::hash(file, |n_bytes| tell(Event::Bytes(index, n_bytes)));
+            tell(Event::Done(index));
+            hashed.lock().expect("nor here").insert(index, local);
+        }
+    };
+    let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..n_threads.min(MAX_HASHING) {
+            scope.spawn(work);
+        }
+    });
+    let hashed = hashed.into_inner().expect("no thread panics");
+    hashed.into_values().collect()
 }
 
 trait ReadSeek: Read + Seek + Send {}

@@ -1,7 +1,7 @@
 //! An upload from its first question to its commit.
 
 use super::commit::Outcome;
-use super::local::Local;
+use super::local::{self, Local};
 use super::progress::{Event, UploadStep};
 use super::target::Target;
 use super::{Upload, UploadPlan, Uploaded, lfs};
@@ -169,13 +169,7 @@ impl<'a> Publisher<'a> {
         };
         let lengths = files.iter().map(|file| length(&file.source));
         self.begin(UploadStep::Hashing, lengths);
-        let mut locals = Vec::new();
-        for (index, file) in files.iter().enumerate() {
-            let on_bytes = |done_bytes| self.tell(Event::Bytes(index, done_bytes));
-            locals.push(Local::hash(file, on_bytes)?);
-            self.tell(Event::Done(index));
-        }
-        Ok(locals)
+        local::hash_all(files, &|event| self.tell(event))
     }
 
     /// Which files a commit does not have as they are here.

@@ -1,7 +1,8 @@
-"""What Python's client of the Hub does with the Hub of the tests: `client.py MODE FOLDER`.
+"""What Python's client of the Hub does with the Hub of the tests: `client.py MODE FOLDER [REPO]`.
 
 MODE is `xet`, or `lfs`; then HF_HUB_DISABLE_XET must be set. FOLDER has small files and large ones.
-Fails where a file does not come back as it was sent.
+Fails where a file does not come back as it was sent. With REPO only downloads: that one has the
+files already, and this client finds nothing to upload.
 """
 
 import filecmp
@@ -64,4 +65,10 @@ def main(mode: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     assert bool(os.environ.get("HF_HUB_DISABLE_XET")) == (sys.argv[1] != "xet")
-    main(sys.argv[1], Path(sys.argv[2]))
+    if len(sys.argv) == 3:
+        main(sys.argv[1], Path(sys.argv[2]))
+    else:
+        folder, repo = Path(sys.argv[2]), sys.argv[3]
+        download(repo, "main", folder)
+        tip = HfApi().model_info(repo).sha
+        assert HfApi().upload_folder(folder_path=folder, repo_id=repo).oid == tip

@@ -4,81 +4,168 @@
 //! `SAE_RUN_PEER_PYTHON` names a Python that has the client; otherwise it is installed into the cache
 //! folder from the package registry. Where that cannot be, the test says so and is skipped.
 
-use crate::testing::HubServer;
+use crate::testing::{HubServer, Request};
+use crate::{Hub, HubSettings, Token, Upload, UploadFile, UploadSource};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tempfile::TempDir;
 
 /// What the server was written after.
 const CLIENT: [&str; 2] = ["huggingface_hub==2.4.0", "hf-xet==1.8.0"];
 
 const TOKEN: &str = "hf_peer";
 
-/// Long enough for two parts, and for the Hub to take it for a large one by its length.
+/// Long enough for three parts, and for the Hub to take it for a large one by its length.
 const LARGE_BYTES: usize = 11 << 20;
+
+const PART_BYTES: u64 = 5 << 20;
 
 #[test]
 fn python_uploads_by_lfs() {
-    let server = HubServer::start();
-    agree(&server, "lfs");
+    if let Some(peer) = Peer::new("lfs") {
+        peer.uploads();
+    }
 }
 
 #[test]
 fn python_uploads_by_lfs_in_parts() {
-    let server = HubServer::start();
-    server.split_uploads(5 << 20);
-    agree(&server, "lfs");
+    if let Some(peer) = Peer::new("lfs") {
+        peer.server.split_uploads(PART_BYTES);
+        peer.uploads();
+        let requests = peer.server.requests();
+        let is_part = |request: &Request| request.target.starts_with("/part/3/");
+        assert!(requests.iter().any(is_part));
+    }
 }
 
 #[test]
 fn python_uploads_to_the_xet_store() {
-    let server = HubServer::start();
-    server.offer_xet();
-    agree(&server, "xet");
+    if let Some(peer) = Peer::new("xet") {
+        peer.server.offer_xet();
+        peer.uploads();
+    }
 }
 
-/// Runs client.py, which fails where the server does something else than the Hub.
-fn agree(server: &HubServer, mode: &str) {
-    let python = match python() {
-        Ok(python) => python,
-        Err(reason) => {
-            eprintln!("skipped: no Python with the Hub's client: {reason}");
+#[test]
+fn python_has_what_was_uploaded() {
+    for mode in ["lfs", "xet"] {
+        let Some(peer) = Peer::new(mode) else {
             return;
+        };
+        match mode {
+            "xet" => peer.server.offer_xet(),
+            _ => peer.server.split_uploads(PART_BYTES),
         }
-    };
-    server.set_token(TOKEN);
-    let dir = tempfile::tempdir().unwrap();
-    let files = dir.path().join("files");
-    fs::create_dir_all(files.join("layers.0")).unwrap();
-    fs::write(files.join("layers.0/cfg.json"), "{}").unwrap();
-    fs::write(files.join("empty"), "").unwrap();
-    fs::write(files.join("layers.0/sae.safetensors"), content(3_000_000)).unwrap();
-    fs::write(files.join("large"), content(LARGE_BYTES)).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/peer/client.py");
-    let mut client = Command::new(python);
-    client
-        .args([&script, Path::new(mode), &files])
-        .env("HF_ENDPOINT", server.url())
-        .env("HF_TOKEN", TOKEN)
-        .env("HF_HOME", dir.path().join("home"))
-        .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        .env_remove("HF_HUB_DISABLE_XET");
-    if mode == "lfs" {
-        client.env("HF_HUB_DISABLE_XET", "1");
+        peer.upload("org/saes");
+        peer.client(&["org/saes"]);
+        let requests = peer.server.requests();
+        let is_of_xet = |request: &Request| request.target.contains("/reconstructions/");
+        assert_eq!(requests.iter().any(is_of_xet), mode == "xet");
     }
-    let output = client.output().unwrap();
-    let requests = server.requests();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\n{requests:#?}");
-    let n_puts = requests
-        .iter()
-        .filter(|request| request.method == "PUT")
-        .count();
-    assert!(n_puts > 0 || mode == "xet");
-    let is_xet = |target: &str| target.contains("/shards");
-    let used_xet = requests.iter().any(|request| is_xet(&request.target));
-    assert_eq!(used_xet, mode == "xet", "{requests:#?}");
+}
+
+/// Python's client and a Hub for it.
+struct Peer {
+    python: PathBuf,
+    mode: &'static str,
+    server: HubServer,
+    dir: TempDir,
+}
+
+impl Peer {
+    /// `None`: there is no such Python.
+    fn new(mode: &'static str) -> Option<Self> {
+        let python = match python() {
+            Ok(python) => python,
+            Err(reason) => {
+                eprintln!("skipped: no Python with the Hub's client: {reason}");
+                return None;
+            }
+        };
+        let server = HubServer::start();
+        server.set_token(TOKEN);
+        let dir = tempfile::tempdir().unwrap();
+        let peer = Self {
+            python,
+            mode,
+            server,
+            dir,
+        };
+        fs::create_dir_all(peer.folder().join("layers.0")).unwrap();
+        for (path, content) in files() {
+            fs::write(peer.folder().join(path), content).unwrap();
+        }
+        Some(peer)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("files")
+    }
+
+    /// Uploads the files from here.
+    fn upload(&self, repo: &str) {
+        let file = |(path, _): (&str, Vec<u8>)| UploadFile {
+            path: path.into(),
+            source: UploadSource::File(self.folder().join(path)),
+        };
+        let upload = Upload {
+            repo: repo.into(),
+            files: files().into_iter().map(file).collect(),
+            title: "Add SAEs".into(),
+            ..Upload::default()
+        };
+        let settings = HubSettings {
+            token: Token::new(TOKEN),
+            ..HubSettings::new(&self.server.url(), &self.dir.path().join("cache"))
+        };
+        Hub::new(settings)
+            .unwrap()
+            .upload(&upload, &mut |_| {})
+            .unwrap();
+    }
+
+    /// Lets Python upload them, and look at what comes of it.
+    fn uploads(&self) {
+        self.client(&[]);
+        let requests = self.server.requests();
+        let is_of_xet = |request: &Request| request.target.contains("/shards");
+        assert_eq!(requests.iter().any(is_of_xet), self.mode == "xet");
+        let is_of_lfs = |request: &Request| request.target.ends_with("/objects/verify");
+        assert_eq!(requests.iter().any(is_of_lfs), self.mode == "lfs");
+    }
+
+    /// Runs client.py, which fails where the server does something else than the Hub.
+    fn client(&self, arguments: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/peer/client.py");
+        let mut client = Command::new(&self.python);
+        client
+            .args([&script, Path::new(self.mode), &self.folder()])
+            .args(arguments)
+            .env("HF_ENDPOINT", self.server.url())
+            .env("HF_TOKEN", TOKEN)
+            .env("HF_HOME", self.dir.path().join("home"))
+            .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+            .env_remove("HF_HUB_DISABLE_XET");
+        if self.mode == "lfs" {
+            client.env("HF_HUB_DISABLE_XET", "1");
+        }
+        let output = client.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let requests = self.server.requests();
+        assert!(output.status.success(), "{said}\n{requests:#?}");
+    }
+}
+
+/// Small ones, and large ones by their name and by their length.
+fn files() -> [(&'static str, Vec<u8>); 4] {
+    [
+        ("layers.0/cfg.json", b"{}".to_vec()),
+        ("empty", Vec::new()),
+        ("layers.0/sae.safetensors", content(3_000_000)),
+        ("large", content(LARGE_BYTES)),
+    ]
 }
 
 /// Bytes that do not repeat themselves.
