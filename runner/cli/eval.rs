@@ -45,7 +45,7 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
 
 /// Evaluates the SAEs of a folder.
 fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
-    let saes = train::find_saes(Path::new(&args.target))?;
+    let saes = train::find_saes(Path::new(&args.target)).map_err(TrainError::from)?;
     for (option, value) in [("--dataset", &args.dataset), ("--model", &args.model)] {
         if value.is_none() {
             let message = format!("`{}` is a folder, and `{option}` is missing", args.target);

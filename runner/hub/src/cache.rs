@@ -98,6 +98,33 @@ impl RepoCache {
         let _ = write_whole(&self.own_listing(commit), &listing::written(files));
     }
 
+    /// The files of a commit that are in the cache and have their contents' names, in the order of their
+    /// own. There may be others.
+    pub(crate) fn cached_files(&self, commit: &str) -> Vec<ListedFile> {
+        let snapshot = self.snapshot(commit);
+        let mut folders = vec![snapshot.clone()];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).into_iter().flatten();
+            for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => files.extend(self.cached_file(&snapshot, &path)),
+                }
+            }
+        }
+        files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        files
+    }
+
+    fn cached_file(&self, snapshot: &Path, path: &Path) -> Option<ListedFile> {
+        Some(ListedFile {
+            name: path.strip_prefix(snapshot).ok()?.to_str()?.into(),
+            n_bytes: fs::metadata(path).ok()?.len(),
+            content_hash: etag_of_link(path)?.content_hash()?,
+        })
+    }
+
     fn own_listing(&self, commit: &str) -> PathBuf {
         self.dir.join(".sae-run").join(format!("{commit}.json"))
     }

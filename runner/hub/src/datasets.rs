@@ -86,25 +86,41 @@ impl Hub {
     ) -> Result<Vec<PathBuf>, HubError> {
         let repo = RepoId::parse(RepoKind::Dataset, &listing.repo)?;
         let commit = Revision::parse(&repo, Some(&listing.commit))?;
-        let commit = commit.as_str();
         let cache = RepoCache::new(&self.settings().cache_dir, &repo);
-        let (present, missing): (Vec<_>, Vec<_>) = listing
-            .chosen(names)?
+        let chosen = chosen(&repo, commit.as_str(), &listing.files, names)?;
+        self.bring_missing(&cache, commit.as_str(), chosen, progress)?;
+        let dir = cache.snapshot(commit.as_str());
+        Ok(names.iter().map(|name| dir.join(name)).collect())
+    }
+
+    /// Downloads those of the files `chosen` that are not in the cache, and checks the length of the
+    /// others.
+    pub(crate) fn bring_missing(
+        &self,
+        cache: &RepoCache,
+        commit: &str,
+        chosen: Vec<RemoteFile>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
+        let (present, missing): (Vec<_>, Vec<_>) = chosen
             .into_iter()
             .partition(|file| cache.has(commit, &file.name));
         for file in present {
             cache.check_file_length(commit, &file.name, file.n_bytes)?;
         }
         if let Some(first) = missing.first() {
-            self.check_online(&cache, commit, Some(&first.name))?;
-            self.bring(&cache, commit, &missing, progress)?;
+            self.check_online(cache, commit, Some(&first.name))?;
+            self.bring(cache, commit, &missing, progress)?;
         }
-        let dir = cache.snapshot(commit);
-        Ok(names.iter().map(|name| dir.join(name)).collect())
+        Ok(())
     }
 
     /// The files of a commit, from the cache or else from the Hub.
-    fn files_of(&self, cache: &RepoCache, commit: &str) -> Result<Vec<ListedFile>, HubError> {
+    pub(crate) fn files_of(
+        &self,
+        cache: &RepoCache,
+        commit: &str,
+    ) -> Result<Vec<ListedFile>, HubError> {
         if let Some(files) = cache.listed_files(commit) {
             return Ok(files);
         }
@@ -154,7 +170,8 @@ impl Hub {
         Ok(Some(text))
     }
 
-    fn bring(
+    /// Downloads files of a commit.
+    pub(crate) fn bring(
         &self,
         cache: &RepoCache,
         commit: &str,
@@ -166,22 +183,25 @@ impl Hub {
     }
 }
 
-impl DatasetListing {
-    /// What to download for `names`.
-    fn chosen(&self, names: &[String]) -> Result<Vec<RemoteFile>, HubError> {
-        let files = self.files.iter().map(|file| (file.name.as_str(), file));
-        let files: HashMap<_, _> = files.collect();
-        let chosen = |name: &String| match files.get(name.as_str()) {
-            // Whoever made this listing, a path is checked before it is joined.
-            Some(file) if is_path_of_file(name) => Ok(remote_file(file)),
-            _ => Err(HubError::NoSuchFile {
-                repo: self.repo.clone(),
-                commit: self.commit.clone(),
-                file: name.clone(),
-            }),
-        };
-        names.iter().map(chosen).collect()
-    }
+/// What to download for `names`, which are among the listed `files` of a commit.
+pub(crate) fn chosen(
+    repo: &RepoId,
+    commit: &str,
+    files: &[ListedFile],
+    names: &[String],
+) -> Result<Vec<RemoteFile>, HubError> {
+    let files = files.iter().map(|file| (file.name.as_str(), file));
+    let files: HashMap<_, _> = files.collect();
+    let chosen = |name: &String| match files.get(name.as_str()) {
+        // Whoever made this listing, a path is checked before it is joined.
+        Some(file) if is_path_of_file(name) => Ok(remote_file(file)),
+        _ => Err(HubError::NoSuchFile {
+            repo: repo.as_str().into(),
+            commit: commit.into(),
+            file: name.clone(),
+        }),
+    };
+    names.iter().map(chosen).collect()
 }
 
 fn listed_file(

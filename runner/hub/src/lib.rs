@@ -2,7 +2,8 @@
 //! this machine to the Hub.
 //!
 //! [`Hub::model_files`] finds out which commit a branch or tag means and brings what planning needs;
-//! [`Hub::download_weights`] brings the rest. [`Hub::dataset_listing`] tells which files a data set
+//! [`Hub::download_weights`] brings the rest. [`Hub::model_listing`] tells which files any repository of
+//! models has, and [`Hub::download_listed`] brings those that are chosen. [`Hub::dataset_listing`] tells which files a data set
 //! has, and [`Hub::download_dataset_files`] brings those that are chosen. All are blocking, and ask
 //! the Hub only for what the cache does not have. Every file is checked against the Hub's hash of it
 //! before it gets its name in the cache.
@@ -47,6 +48,7 @@ mod files;
 mod hint;
 mod hub;
 mod listing;
+mod models;
 mod name;
 mod remote;
 mod settings;
@@ -62,6 +64,7 @@ pub use datasets::DatasetListing;
 pub use error::{Damage, HubError};
 pub use hub::{Hub, Notice, Progress, Snapshot};
 pub use listing::ListedFile;
+pub use models::ModelListing;
 pub use name::{RepoKind, is_repo_id};
 pub use settings::{HubSettings, Token};
 pub use upload::{

@@ -4,14 +4,20 @@ use crate::{Activation, Encoded, SaeError};
 use tch::{Kind, Tensor};
 
 impl Activation {
-    /// The `k` active latents of each token. `pre_acts`: `[n_tokens, num_latents]`.
+    /// The active latents of each token: `k`, or where that is no limit, as many as the token has that
+    /// has the most of them. `pre_acts`: `[n_tokens, num_latents]`; `threshold`: `[num_latents]`.
     ///
     /// ReLU is applied to what is selected: where fewer than `k` are positive, the choice among the
     /// others makes no difference.
     ///
     /// # Errors
     /// A `k` that does not divide the number of latents into groups, or want of memory.
-    pub(crate) fn select(self, pre_acts: &Tensor, k: usize) -> Result<Encoded, SaeError> {
+    pub(crate) fn select(
+        self,
+        pre_acts: &Tensor,
+        k: usize,
+        threshold: Option<&Tensor>,
+    ) -> Result<Encoded, SaeError> {
         let k = k as i64;
         let (mut selected, latent_indices) = match self {
             Self::TopK => pre_acts.f_topk(k, -1, true, false)?,
@@ -23,12 +29,36 @@ impl Activation {
                 let first = Tensor::f_arange_start_step(0, k * n_in_group, n_in_group, options)?;
                 (largest, place_in_group.f_add(&first)?)
             }
+            Self::Relu | Self::JumpRelu => return all_above(pre_acts, threshold),
         };
         Ok(Encoded {
             latent_acts: selected.f_relu_()?,
             latent_indices,
         })
     }
+}
+
+/// All latents above zero and, where there is one, above `threshold`; and those that are no number, so
+/// that they show.
+fn all_above(pre_acts: &Tensor, threshold: Option<&Tensor>) -> Result<Encoded, SaeError> {
+    let is_idle = match threshold {
+        None => pre_acts.f_le(0.0)?,
+        Some(threshold) => pre_acts.f_le_tensor(&threshold.f_clamp_min(0.0)?)?,
+    };
+    let acts = pre_acts.f_masked_fill(&is_idle, 0.0)?;
+    let n_active = is_idle
+        .f_logical_not()?
+        .f_sum_dim_intlist(1, false, Kind::Int64)?;
+    let most = match n_active.size()[0] {
+        0 => 1,
+        // Sync: it decides a shape.
+        _ => n_active.f_max()?.f_int64_value(&[])?.max(1),
+    };
+    let (latent_acts, latent_indices) = acts.f_topk(most, -1, true, false)?;
+    Ok(Encoded {
+        latent_acts,
+        latent_indices,
+    })
 }
 
 #[cfg(test)]
@@ -42,7 +72,7 @@ mod tests {
         let Encoded {
             latent_acts,
             latent_indices,
-        } = activation.select(&latents, k).unwrap();
+        } = activation.select(&latents, k, None).unwrap();
         let entry = |token, place| {
             let at = [token, place];
             (
@@ -73,5 +103,28 @@ mod tests {
             [(0, 0.0), (2, 9.0), (4, 7.0)],
         ];
         assert_eq!(active(Activation::GroupMax, 3), expected);
+    }
+
+    #[test]
+    fn without_a_limit_all_above_the_threshold_are_active() {
+        let nan = f32::NAN;
+        let rows: [f32; 9] = [1.0, -2.0, 3.0, -1.0, 0.0, -3.0, nan, 0.5, -1.0];
+        let pre_acts = Tensor::from_slice(&rows).view([3, 3]);
+        let acts = |activation: Activation, threshold: Option<&[f32]>| {
+            let threshold = threshold.map(Tensor::from_slice);
+            let encoded = activation.select(&pre_acts, 3, threshold.as_ref()).unwrap();
+            let dense = Tensor::zeros([3, 3], (Kind::Float, tch::Device::Cpu));
+            let dense = dense.scatter(1, &encoded.latent_indices, &encoded.latent_acts);
+            let numbers = Vec::<f32>::try_from(dense.flatten(0, 1)).unwrap();
+            (encoded.latent_acts.size()[1], format!("{numbers:?}"))
+        };
+        let (width, relu) = acts(Activation::Relu, None);
+        assert_eq!(width, 2);
+        assert_eq!(relu, "[1.0, 0.0, 3.0, 0.0, 0.0, 0.0, NaN, 0.5, 0.0]");
+        // A threshold below zero is none.
+        let (_, jumprelu) = acts(Activation::JumpRelu, Some(&[1.0, -5.0, 2.0]));
+        assert_eq!(jumprelu, "[0.0, 0.0, 3.0, 0.0, 0.0, 0.0, NaN, 0.5, 0.0]");
+        let none = Activation::Relu.select(&pre_acts.narrow(0, 0, 0), 3, None);
+        assert_eq!(none.unwrap().latent_acts.size(), [0, 1]);
     }
 }

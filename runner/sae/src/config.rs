@@ -1,6 +1,7 @@
 //! `cfg.json`: the one place where our names meet those on disk.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// How pre-activations become sparse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +12,31 @@ pub enum Activation {
     TopK,
     /// ReLU, then the largest of each of `k` groups of latents that lie side by side.
     GroupMax,
+    /// ReLU: as many latents as are positive. SAELens has such SAEs; sparsify has none.
+    #[serde(skip)]
+    Relu,
+    /// Each latent that is positive and above a threshold of its own, as it is. SAELens has such SAEs;
+    /// sparsify has none.
+    #[serde(skip)]
+    JumpRelu,
+}
+
+impl Activation {
+    /// Whether a token's latents are limited to `k`.
+    pub fn has_k(self) -> bool {
+        matches!(self, Self::TopK | Self::GroupMax)
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TopK => "topk",
+            Self::GroupMax => "groupmax",
+            Self::Relu => "relu",
+            Self::JumpRelu => "jumprelu",
+        })
+    }
 }
 
 /// What `cfg.json` holds: sparsify's keys and `d_in`. Unknown keys are ignored, as sparsify does.
@@ -28,7 +54,7 @@ pub struct SaeConfig {
     /// Number of latents; 0: `expansion_factor * d_in`.
     #[serde(default)]
     pub num_latents: usize,
-    /// Latents a token may use.
+    /// Latents a token may use; all of them where the activation sets no limit.
     #[serde(default = "default_k")]
     pub k: usize,
     /// Whether it was trained with the Multi-TopK loss.
@@ -85,7 +111,7 @@ impl SaeConfig {
     /// The number of latents, `num_latents` or from the expansion factor.
     pub fn resolved_num_latents(&self) -> usize {
         match self.num_latents {
-            0 => self.expansion_factor * self.d_in,
+            0 => self.expansion_factor.saturating_mul(self.d_in),
             n => n,
         }
     }

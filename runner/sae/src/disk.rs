@@ -1,23 +1,48 @@
-//! Folders as sparsify writes and reads them: `cfg.json` and `sae.safetensors`.
+//! Folders as sparsify writes and reads them: `cfg.json` and `sae.safetensors`. Those of SAELens are read
+//! too, see saelens.rs.
 
-use crate::files::{sync_dir, tensors_by_name, write_file, write_safetensors};
+use crate::files::{sync_dir, write_file, write_safetensors};
+use crate::mapped::MappedFile;
 use crate::model::check_sizes;
-use crate::{Sae, SaeConfig, SaeError};
-use std::fs;
+use crate::{LoadOptions, Sae, SaeConfig, SaeError, saelens};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 /// Name of the settings' file.
 pub const CONFIG_FILE: &str = "cfg.json";
 /// Name of the weights' file.
 pub const WEIGHTS_FILE: &str = "sae.safetensors";
 
+/// Longest `cfg.json` that is read.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// What `cfg.json` holds, with what sparsify's predecessor knew and sparsify ignores.
+#[derive(Deserialize)]
+struct ConfigOnDisk {
+    #[serde(flatten)]
+    cfg: SaeConfig,
+    signed: Option<bool>,
+}
+
 impl Sae {
     /// Writes `cfg.json` and `sae.safetensors` into `dir`, each beside its place and then renamed.
     ///
     /// # Errors
-    /// A folder that cannot be written.
+    /// A folder that cannot be written, or an SAE that sparsify has no kind for.
     pub fn save_to_disk(&self, dir: &Path) -> Result<(), SaeError> {
+        if !self.cfg.activation.has_k() {
+            return Err(SaeError::Inexpressible {
+                layout: "sparsify",
+                what: format!("the activation {}", self.cfg.activation),
+            });
+        }
+        if !self.has_decoder() {
+            return Err(SaeError::NoDecoder);
+        }
         fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
         write_safetensors(&self.named_weights(), &dir.join(WEIGHTS_FILE))?;
         let cfg = serde_json::to_vec(&self.cfg).expect("plain fields serialise to JSON");
@@ -25,71 +50,85 @@ impl Sae {
         sync_dir(dir)
     }
 
-    /// Reads a folder that [`Sae::save_to_disk`] or sparsify wrote.
+    /// Reads a folder that [`Sae::save_to_disk`], sparsify, its predecessor `sae` or SAELens wrote; of
+    /// SAELens's kinds, those that [`Sae`] computes: `topk`, `standard`, `jumprelu`, `batchtopk` with
+    /// its threshold, and transcoders. What SAELens does to the pre-activations beyond that is folded
+    /// into the weights.
+    ///
+    /// On the CPU, weights stay in the file, which is mapped: nothing is copied, and a page is read
+    /// when something computes with it. The file must not be cut off meanwhile.
     ///
     /// # Errors
-    /// A missing or damaged file, missing tensors, shapes other than `cfg.json` says, or sizes that no
-    /// SAE has.
-    pub fn load_from_disk(dir: &Path, device: Device) -> Result<Self, SaeError> {
-        let cfg = read_config(&dir.join(CONFIG_FILE))?;
-        let path = dir.join(WEIGHTS_FILE);
-        let mut tensors = tensors_by_name(&path)?;
-        check_sizes(&cfg)?;
-        let [num_latents, d_in, d_out] =
-            [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
-        let mut take = |tensor: &'static str, expected: &[i64]| {
-            let missing = || SaeError::MissingTensor {
-                path: path.clone(),
-                tensor,
-            };
-            let found = tensors.remove(tensor).ok_or_else(missing)?;
-            if found.size() != expected {
-                let (expected, got) = (expected.to_vec(), found.size());
-                return Err(SaeError::Shape {
-                    path: path.clone(),
-                    tensor,
-                    expected,
-                    got,
-                });
-            }
-            Ok(found.f_to_device(device)?)
-        };
-        Ok(Self {
-            encoder_weight: take("encoder.weight", &[num_latents, d_in])?,
-            encoder_bias: take("encoder.bias", &[num_latents])?,
-            w_dec: take("W_dec", &[num_latents, d_out])?,
-            b_dec: take("b_dec", &[d_out])?,
-            w_skip: match cfg.skip_connection {
-                true => Some(take("W_skip", &[d_out, d_in])?),
-                false => None,
-            },
-            cfg,
-        })
-    }
-
-    /// Loads every SAE folder below `dir`, in natural order of their names (`layers.2` before
-    /// `layers.10`); folders without `cfg.json` are passed over.
-    ///
-    /// # Errors
-    /// As [`Sae::load_from_disk`].
-    pub fn load_many(dir: &Path, device: Device) -> Result<Vec<(String, Self)>, SaeError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(dir).map_err(SaeError::io("read", dir))? {
-            let entry = entry.map_err(SaeError::io("read", dir))?;
-            if entry.path().join(CONFIG_FILE).is_file() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
+    /// A missing or damaged file, missing tensors, shapes other than `cfg.json` says, sizes that no
+    /// SAE has, or a setting of another kind of SAE.
+    pub fn load_from_disk(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self, SaeError> {
+        let options = options.into();
+        match saelens::is_folder(dir) {
+            true => saelens::load(dir, &options),
+            false => load(dir, &options),
         }
-        names.sort_by(|a, b| natord::compare(a, b));
-        names
-            .into_iter()
-            .map(|name| Ok((name.clone(), Self::load_from_disk(&dir.join(name), device)?)))
-            .collect()
     }
 }
 
-fn read_config(path: &Path) -> Result<SaeConfig, SaeError> {
-    let text = fs::read(path).map_err(SaeError::io("read", path))?;
+/// Reads a folder in sparsify's layout.
+fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
+    let path = dir.join(CONFIG_FILE);
+    let ConfigOnDisk { cfg, signed } = read_config(&path)?;
+    if signed == Some(true) {
+        return Err(SaeError::Unsupported {
+            path,
+            key: "signed",
+            value: "true".into(),
+            why: "its latents may be negative",
+        });
+    }
+    let file = MappedFile::open(&dir.join(WEIGHTS_FILE))?;
+    check_sizes(&cfg)?;
+    let [num_latents, d_in, d_out] =
+        [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
+    let encoder_weight = file.weights("encoder.weight", &[num_latents, d_in])?;
+    let kind = options.kind.unwrap_or(encoder_weight.kind());
+    let take = |tensor, expected: &[i64]| {
+        let weights = file.weights(tensor, expected)?;
+        placed(&weights, kind, options.device)
+    };
+    Ok(Sae {
+        encoder_bias: take("encoder.bias", &[num_latents])?,
+        w_dec: match options.decoder {
+            true => take("W_dec", &[num_latents, d_out])?,
+            false => no_decoder(d_out, kind, options.device)?,
+        },
+        b_dec: take("b_dec", &[d_out])?,
+        w_skip: match cfg.skip_connection {
+            true => Some(take("W_skip", &[d_out, d_in])?),
+            false => None,
+        },
+        threshold: None,
+        encoder_weight: placed(&encoder_weight, kind, options.device)?,
+        cfg,
+    })
+}
+
+/// `weights` where and as they are wanted; themselves where they are that already.
+pub(crate) fn placed(weights: &Tensor, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
+    Ok(weights.f_to_device_(device, kind, false, false)?)
+}
+
+/// What stands for a decoder that is not loaded.
+pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
+    Ok(Tensor::f_zeros([0, d_out], (kind, device))?)
+}
+
+/// Reads a `cfg.json`, which comes from anybody.
+pub(crate) fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, SaeError> {
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(SaeError::io("read", path))?;
+    let read = file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text);
+    read.map_err(SaeError::io("read", path))?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        let source = std::io::Error::other(format!("it is longer than {MAX_CONFIG_BYTES} bytes"));
+        return Err(SaeError::io("read", path)(source));
+    }
     serde_json::from_slice(&text).map_err(|source| SaeError::Config {
         path: path.into(),
         source,
@@ -153,8 +192,8 @@ mod tests {
         let weights = dir.path().join(WEIGHTS_FILE);
         let whole = fs::read(&weights).unwrap();
         fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-        assert!(matches!(load(), SaeError::Tensors { .. }), "truncated");
-        let b_dec = Tensor::zeros([4], (tch::Kind::Float, Device::Cpu));
+        assert!(matches!(load(), SaeError::BadTensor { .. }), "truncated");
+        let b_dec = Tensor::zeros([4], (Kind::Float, Device::Cpu));
         write_safetensors(&[("b_dec", &b_dec)], &weights).unwrap();
         assert!(matches!(
             load(),

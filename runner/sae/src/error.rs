@@ -1,7 +1,13 @@
 //! What can go wrong with an SAE.
 
+use crate::Activation;
+use hub::HubError;
 use std::path::{Path, PathBuf};
+use tch::Kind;
 use thiserror::Error;
+
+/// How many names a message lists.
+const N_LISTED: usize = 12;
 
 /// What can go wrong with an SAE.
 #[derive(Debug, Error)]
@@ -23,6 +29,18 @@ pub enum SaeError {
         path: PathBuf,
         /// Why not.
         source: serde_json::Error,
+    },
+    /// A key of `cfg.json` asks for something else than [`Sae`](crate::Sae) computes.
+    #[error("`{path}` has `{key}` = {value}: {why}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it is set to, as JSON.
+        value: String,
+        /// Why that cannot be.
+        why: &'static str,
     },
     /// More active latents than latents, a width of zero, groups of unequal size, or another width of
     /// the output than of the input where it is no transcoder.
@@ -58,6 +76,90 @@ pub enum SaeError {
         expected: Vec<i64>,
         /// In the file.
         got: Vec<i64>,
+    },
+    /// A weight is not a number of a known width.
+    #[error("tensor `{tensor}` of `{path}` has dtype {got}, expected F16, BF16, F32 or F64")]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: &'static str,
+        /// In the file.
+        got: String,
+    },
+    /// A file is no safetensors file, or not all of one.
+    #[error("`{path}` is no whole safetensors file: {problem}")]
+    NoSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The header of a safetensors file describes a tensor that cannot be.
+    #[error("tensor `{tensor}` of `{path}` {problem}")]
+    BadTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it, to follow the name.
+        problem: String,
+    },
+    /// A layout has no place for what an SAE is.
+    #[error("{layout}'s layout cannot hold {what}")]
+    Inexpressible {
+        /// Whose layout.
+        layout: &'static str,
+        /// What the SAE is.
+        what: String,
+    },
+    /// An SAE that was loaded without its decoder shall decode or be written.
+    #[error("the SAE was loaded without its decoder")]
+    NoDecoder,
+    /// A kind of SAE that can be used and not trained.
+    #[error("SAEs with the activation {activation} cannot be trained")]
+    NotTrained {
+        /// The activation.
+        activation: Activation,
+    },
+    /// A folder or repository without SAEs.
+    #[error("there is no SAE in `{place}`{}", listed(", which has", there))]
+    NoSaes {
+        /// The folder or repository.
+        place: String,
+        /// Names of what is there.
+        there: Vec<String>,
+    },
+    /// A name or pattern that no SAE has.
+    #[error("no SAE of `{place}` is called `{wanted}`")]
+    NoSuchSae {
+        /// The folder or repository.
+        place: String,
+        /// The name or pattern.
+        wanted: String,
+        /// The most similar names.
+        nearest: Vec<String>,
+        /// How many SAEs there are.
+        n_saes: usize,
+    },
+    /// One SAE is wanted, and there are several.
+    #[error("`{place}` has {} SAEs", names.len())]
+    SeveralSaes {
+        /// The folder or repository.
+        place: String,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The Hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// Activations of another kind than the weights were passed in.
+    #[error("activations are {got:?}, the SAE's weights {expected:?}")]
+    InputKind {
+        /// That of the weights.
+        expected: Kind,
+        /// What came.
+        got: Kind,
     },
     /// Activations of the wrong shape were passed in.
     #[error("activations have shape {got:?}, expected [n_tokens, {width}]")]
@@ -95,7 +197,16 @@ impl SaeError {
     pub fn is_of_the_folder(&self) -> bool {
         matches!(
             self,
-            Self::Config { .. } | Self::MissingTensor { .. } | Self::Shape { .. }
+            Self::Config { .. }
+                | Self::Unsupported { .. }
+                | Self::MissingTensor { .. }
+                | Self::Shape { .. }
+                | Self::Dtype { .. }
+                | Self::NoSafetensors { .. }
+                | Self::BadTensor { .. }
+                | Self::NoSaes { .. }
+                | Self::NoSuchSae { .. }
+                | Self::SeveralSaes { .. }
         )
     }
 
@@ -103,7 +214,8 @@ impl SaeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config { .. } | Self::MissingTensor { .. } => Some(
-                "an SAE folder holds `cfg.json` and `sae.safetensors` as sparsify writes them"
+                "an SAE folder holds `cfg.json`, and `sae.safetensors` as sparsify writes it or \
+                 `sae_weights.safetensors` as SAELens does"
                     .into(),
             ),
             Self::Impossible { .. } => Some(
@@ -112,13 +224,54 @@ impl SaeError {
                     .into(),
             ),
             Self::Shape { .. } => {
-                Some("`cfg.json` and `sae.safetensors` do not belong together".into())
+                Some("`cfg.json` and the weights do not belong together".into())
             }
             Self::Io { action, .. } | Self::Tensors { action, .. } => Some(match *action {
                 "read" => "is the file there, and whole?".into(),
                 _ => "can the folder be written, and is there space on the disk?".into(),
             }),
-            Self::Input { .. } | Self::Torch(_) => None,
+            Self::NoSafetensors { .. } | Self::BadTensor { .. } | Self::Dtype { .. } => {
+                Some("was it downloaded or copied whole?".into())
+            }
+            Self::NoSaes { .. } => Some(
+                "name a folder or repository with `cfg.json` and the weights (`sae.safetensors` or \
+                 `sae_weights.safetensors`), or with such a folder for each SAE"
+                    .into(),
+            ),
+            Self::NoSuchSae {
+                nearest, n_saes, ..
+            } => Some(match nearest.is_empty() {
+                true => format!("it has {n_saes}; none is called like that"),
+                false => format!("the nearest are {}", code_list(nearest)),
+            }),
+            Self::SeveralSaes { names, .. } => Some(format!("choose one of {}", code_list(names))),
+            Self::NoDecoder => Some("load it with `decoder: true`".into()),
+            Self::InputKind { .. } => {
+                Some("convert them, or load the SAE with `kind` set to theirs".into())
+            }
+            Self::Hub(error) => error.hint(),
+            Self::Unsupported { .. }
+            | Self::Inexpressible { .. }
+            | Self::NotTrained { .. }
+            | Self::Input { .. }
+            | Self::Torch(_) => None,
         }
     }
+}
+
+/// The first of `names`, after `intro`; nothing where there are none.
+fn listed(intro: &str, names: &[String]) -> String {
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("{intro} {}", code_list(names)),
+    }
+}
+
+fn code_list(names: &[String]) -> String {
+    let first = names.iter().take(N_LISTED).map(|name| format!("`{name}`"));
+    let mut list = first.collect::<Vec<_>>().join(", ");
+    if names.len() > N_LISTED {
+        list += &format!(" and {} more", names.len() - N_LISTED);
+    }
+    list
 }

@@ -140,9 +140,14 @@ impl Sae {
         k: usize,
     ) -> Result<(Pass, Tensor), SaeError> {
         self.check_input(x)?;
+        let activation = self.cfg.activation;
+        // Their thresholds have a gradient of another kind, and none is known here.
+        if !activation.has_k() {
+            return Err(SaeError::NotTrained { activation });
+        }
         let centred = self.centred(x)?;
         let pre_acts = self.pre_acts(&centred)?;
-        let encoded = self.cfg.activation.select(&pre_acts, k)?;
+        let encoded = self.select(&pre_acts, k)?;
         let sae_out = self.with_skip(self.decode(&encoded)?, x)?;
         let pass = Pass {
             x: x.shallow_clone(),

@@ -17,18 +17,21 @@ pub struct Sae {
     pub encoder_weight: Tensor,
     /// `encoder.bias`: `[num_latents]`.
     pub encoder_bias: Tensor,
-    /// `[num_latents, d_out]`.
+    /// `[num_latents, d_out]`; `[0, d_out]` where it was not loaded.
     pub w_dec: Tensor,
     /// `[d_out]`.
     pub b_dec: Tensor,
     /// `[d_out, d_in]`; only with a skip connection.
     pub w_skip: Option<Tensor>,
+    /// Below or at which a latent is not active: `[num_latents]`; only with [`Activation::JumpRelu`].
+    pub threshold: Option<Tensor>,
 }
 
-/// The active latents of each token, in no particular order.
+/// The active latents of each token, in no particular order. Where the activation sets no limit `k`,
+/// it is here the most that any of the tokens has, and at least 1.
 #[derive(Debug)]
 pub struct Encoded {
-    /// `[n_tokens, k]`, not negative; 0 where fewer than `k` pre-activations are positive.
+    /// `[n_tokens, k]`, not negative; 0 where fewer than `k` latents are active.
     pub latent_acts: Tensor,
     /// `[n_tokens, k]`, Int64, distinct within a token.
     pub latent_indices: Tensor,
@@ -70,6 +73,10 @@ impl Sae {
             encoder_bias: zeros(&[num_latents])?,
             b_dec: zeros(&[d_out])?,
             w_skip: w_skip.transpose()?,
+            threshold: match cfg.activation {
+                Activation::JumpRelu => Some(zeros(&[num_latents])?),
+                _ => None,
+            },
             cfg,
         };
         if sae.has_unit_decoder() {
@@ -83,19 +90,30 @@ impl Sae {
         self.cfg.resolved_num_latents()
     }
 
+    /// Whether the decoder was loaded.
+    pub fn has_decoder(&self) -> bool {
+        self.w_dec.size()[0] > 0
+    }
+
     /// Whether the decoder's rows are kept at unit norm; a transcoder's never are.
     pub fn has_unit_decoder(&self) -> bool {
         self.cfg.normalize_decoder && !self.cfg.transcode
     }
 
-    /// The active latents of `x`: `[n_tokens, d_in]`, Float.
+    /// The active latents of `x`: `[n_tokens, d_in]`, of the weights' kind.
     ///
     /// # Errors
-    /// [`SaeError::Input`] for another shape, or want of memory.
+    /// [`SaeError::Input`] for another shape, [`SaeError::InputKind`] for another kind, or want of memory.
     pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
         self.check_input(x)?;
         let pre_acts = self.pre_acts(&self.centred(x)?)?;
-        self.cfg.activation.select(&pre_acts, self.cfg.k)
+        self.select(&pre_acts, self.cfg.k)
+    }
+
+    /// The active latents by the pre-activations.
+    pub(crate) fn select(&self, pre_acts: &Tensor, k: usize) -> Result<Encoded, SaeError> {
+        let activation = self.cfg.activation;
+        activation.select(pre_acts, k, self.threshold.as_ref())
     }
 
     /// What the encoder's weights are applied to.
@@ -114,8 +132,11 @@ impl Sae {
     /// The reconstruction from latents, without the skip connection: `[n_tokens, d_out]`.
     ///
     /// # Errors
-    /// Want of memory.
+    /// [`SaeError::NoDecoder`], or want of memory.
     pub fn decode(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
+        if !self.has_decoder() {
+            return Err(SaeError::NoDecoder);
+        }
         let Encoded {
             latent_acts,
             latent_indices,
@@ -166,6 +187,8 @@ impl Sae {
             ("b_dec", &self.b_dec),
         ];
         weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
+        let threshold = self.threshold.iter();
+        weights.extend(threshold.map(|threshold| ("threshold", threshold)));
         weights
     }
 
@@ -178,6 +201,7 @@ impl Sae {
             &mut self.b_dec,
         ];
         weights.extend(&mut self.w_skip);
+        weights.extend(&mut self.threshold);
         weights
     }
 
@@ -196,11 +220,17 @@ impl Sae {
             w_dec: next(),
             b_dec: next(),
             w_skip: self.w_skip.as_ref().map(|_| next()),
+            threshold: self.threshold.as_ref().map(|_| next()),
         }
     }
 
     pub(crate) fn check_input(&self, x: &Tensor) -> Result<(), SaeError> {
-        check_width(x, self.cfg.d_in)
+        check_width(x, self.cfg.d_in)?;
+        let (expected, got) = (self.encoder_weight.kind(), x.kind());
+        match expected == got {
+            true => Ok(()),
+            false => Err(SaeError::InputKind { expected, got }),
+        }
     }
 
     pub(crate) fn check_target(&self, target: &Tensor) -> Result<(), SaeError> {

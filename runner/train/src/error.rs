@@ -115,12 +115,6 @@ pub enum TrainError {
         /// Those of the SAE.
         got: (usize, usize),
     },
-    /// A folder without SAEs.
-    #[error("there is no SAE in `{dir}`")]
-    NoSaes {
-        /// The folder.
-        dir: PathBuf,
-    },
     /// Another worker trains this stream.
     #[error("another worker trains stream `{stream_id}` in `{dir}`")]
     Locked {
@@ -182,10 +176,6 @@ impl TrainError {
             Self::SaeWidths { .. } => {
                 Some("it was trained on another model, or at another hookpoint".into())
             }
-            Self::NoSaes { .. } => Some(
-                "name a folder with `cfg.json` and `sae.safetensors`, or one with a folder for each SAE"
-                    .into(),
-            ),
             Self::Locked { .. } => {
                 Some("it ends by itself after a checkpoint when its `sae-run` is gone".into())
             }
@@ -208,8 +198,7 @@ impl TrainError {
             | Self::DamagedState { .. }
             | Self::TooLittleData { .. }
             | Self::Changed { .. }
-            | Self::SaeWidths { .. }
-            | Self::NoSaes { .. } => FailureKind::Input,
+            | Self::SaeWidths { .. } => FailureKind::Input,
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,
         }

@@ -29,9 +29,17 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
             got: listed(&got),
         });
     }
+    if !loaded.cfg.activation.has_k() {
+        return Err(TrainError::Finetune {
+            path: dir.into(),
+            expected: format!("the activation {}", fresh.cfg.activation),
+            got: format!("the activation {}", loaded.cfg.activation),
+        });
+    }
     loaded.cfg = fresh.cfg;
     for weight in loaded.weights_mut() {
-        *weight = weight.f_to_kind(tch::Kind::Float)?;
+        // Of SAELens's layout, the encoder comes as a view.
+        *weight = weight.f_to_kind(tch::Kind::Float)?.f_contiguous()?;
     }
     Ok(loaded)
 }

@@ -81,7 +81,7 @@ fn by_autograd(
     let selected = sae
         .cfg
         .activation
-        .select(&pre_acts.detach(), objective.k)
+        .select(&pre_acts.detach(), objective.k, None)
         .unwrap();
     let latents = pre_acts.relu() * keep(&selected.latent_indices);
     let error = whole(&latents) - target;

@@ -1,0 +1,192 @@
+//! SAEs on disk, found by their folders' names.
+
+use crate::{CONFIG_FILE, SaeError, saelens};
+use plan::{fnmatch, nearest};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// An SAE's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundSae {
+    /// The folder's name, or in a repository its path; where there are several seeds, with
+    /// `/seed{n}` behind it.
+    pub name: String,
+    /// The submodule it was trained on, as far as the folder says: its name is the hookpoint's in
+    /// sparsify's layout; in SAELens's, `cfg.json` has one, which may be TransformerLens's.
+    pub hookpoint: String,
+    /// The folder.
+    pub dir: PathBuf,
+}
+
+impl FoundSae {
+    /// The SAE called `name` in the folder `dir`, which is there.
+    pub(crate) fn new(name: String, dir: PathBuf) -> Self {
+        let of_folder = || {
+            let parts = name.rsplit('/');
+            let mut parts = parts.filter(|part| !is_seed(part));
+            parts.next().unwrap_or_default().to_owned()
+        };
+        Self {
+            hookpoint: saelens::hook_name(&dir).unwrap_or_else(of_folder),
+            name,
+            dir,
+        }
+    }
+
+    /// The language model it was trained on, as far as the files around it say: SAELens's `cfg.json`,
+    /// or the settings of the training, `config.json`, beside its folder or above.
+    pub fn model(&self) -> Option<String> {
+        let above = self.dir.ancestors().take(3);
+        let of_training = |dir: &Path| {
+            let text = fs::read(dir.join("config.json")).ok()?;
+            let settings: serde_json::Value = serde_json::from_slice(&text).ok()?;
+            Some(settings.get("model")?.as_str()?.to_owned())
+        };
+        saelens::model_name(&self.dir).or_else(|| above.into_iter().find_map(of_training))
+    }
+}
+
+/// The SAEs in `dir`, which is an SAE's folder, or has one for each hookpoint, or for each hookpoint
+/// one for each seed, as sparsify saves them; in natural order of their names.
+///
+/// # Errors
+/// A folder that cannot be read or has no SAE.
+pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, SaeError> {
+    let dir = dir.canonicalize().map_err(SaeError::io("find", dir))?;
+    if is_sae(&dir) {
+        return Ok(vec![by_name(&dir)]);
+    }
+    let mut saes = Vec::new();
+    let below = folders(&dir)?;
+    for below in &below {
+        match is_sae(below) {
+            true => saes.push(by_name(below)),
+            false => {
+                let seeds = folders(below)?.into_iter();
+                let seeds = seeds.filter(|dir| is_seed(&file_name(dir)) && is_sae(dir));
+                saes.extend(seeds.map(|dir| by_name(&dir)));
+            }
+        }
+    }
+    saes.sort_by(|a, b| natord::compare(&a.name, &b.name));
+    match saes.is_empty() {
+        true => Err(SaeError::NoSaes {
+            place: dir.display().to_string(),
+            there: below.iter().map(|dir| file_name(dir)).collect(),
+        }),
+        false => Ok(saes),
+    }
+}
+
+/// Those of `names` that match any of `patterns`; all where there are none.
+///
+/// # Errors
+/// A pattern that matches nothing.
+pub(crate) fn select<'a>(
+    place: &str,
+    names: &[&'a str],
+    patterns: &[String],
+) -> Result<Vec<&'a str>, SaeError> {
+    if let Some(pattern) = patterns
+        .iter()
+        .find(|pattern| !names.iter().any(|name| fnmatch(name, pattern)))
+    {
+        return Err(no_such(place, pattern, names));
+    }
+    let is_wanted =
+        |name: &&&str| patterns.is_empty() || patterns.iter().any(|pattern| fnmatch(name, pattern));
+    Ok(names.iter().filter(is_wanted).copied().collect())
+}
+
+pub(crate) fn no_such(place: &str, wanted: &str, names: &[&str]) -> SaeError {
+    SaeError::NoSuchSae {
+        place: place.into(),
+        wanted: wanted.into(),
+        nearest: nearest(wanted, names.iter().copied(), 3),
+        n_saes: names.len(),
+    }
+}
+
+fn is_sae(dir: &Path) -> bool {
+    dir.join(CONFIG_FILE).is_file()
+}
+
+/// `seed0`, `seed1`, ...: such a folder's hookpoint is in the name of the one above it.
+fn is_seed(name: &str) -> bool {
+    let seed = name.strip_prefix("seed");
+    seed.is_some_and(|seed| seed.parse::<i64>().is_ok())
+}
+
+fn by_name(dir: &Path) -> FoundSae {
+    let own = file_name(dir);
+    let name = match dir.parent() {
+        Some(parent) if is_seed(&own) => format!("{}/{own}", file_name(parent)),
+        _ => own,
+    };
+    FoundSae::new(name, dir.into())
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, SaeError> {
+    let entries = fs::read_dir(dir).map_err(SaeError::io("read", dir))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(SaeError::io("read", dir))?.path()));
+    let paths = paths.collect::<Result<Vec<_>, SaeError>>()?;
+    let mut paths: Vec<_> = paths.into_iter().filter(|path| path.is_dir()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::tempdir;
+
+    fn names(dir: &Path) -> Vec<(String, String)> {
+        let saes = find_saes(dir).unwrap().into_iter();
+        saes.map(|sae| (sae.name, sae.hookpoint)).collect()
+    }
+
+    fn owned(names: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = names.iter();
+        owned.map(|(a, b)| (a.to_string(), b.to_string())).collect()
+    }
+
+    #[test]
+    fn saes_are_found_one_by_one_by_hookpoint_and_by_seed() {
+        let root = tempdir().unwrap();
+        let sae = |name: &str| {
+            let dir = root.path().join(name);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(CONFIG_FILE), "{}").unwrap();
+            dir
+        };
+        for name in ["job/layers.10", "job/layers.2", "seeds/h.1/seed10"] {
+            sae(name);
+        }
+        let one = sae("seeds/h.1/seed2");
+        fs::create_dir_all(root.path().join("job/plots")).unwrap();
+        let job = [("layers.2", "layers.2"), ("layers.10", "layers.10")];
+        assert_eq!(names(&root.path().join("job")), owned(&job));
+        let seeds = [("h.1/seed2", "h.1"), ("h.1/seed10", "h.1")];
+        assert_eq!(names(&root.path().join("seeds")), owned(&seeds));
+        assert_eq!(names(&one), owned(&seeds[..1]));
+        let single = root.path().join("job/layers.2");
+        assert_eq!(names(&single), owned(&job[..1]));
+    }
+
+    #[test]
+    fn a_folder_without_saes_is_told() {
+        let dir = tempdir().unwrap();
+        let error = find_saes(dir.path()).unwrap_err();
+        assert!(matches!(&error, SaeError::NoSaes { .. }));
+        assert!(error.hint().unwrap().contains("cfg.json"));
+        assert!(matches!(
+            find_saes(&dir.path().join("none")),
+            Err(SaeError::Io { .. })
+        ));
+    }
+}

@@ -1,0 +1,49 @@
+//! How SAEs are loaded.
+
+use hub::Hub;
+use tch::{Device, Kind};
+
+/// How SAEs are loaded. A [`Device`] stands for the default on it.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where the weights go. On the CPU they stay in the file, mapped into memory, unless `kind` is
+    /// another than the file's.
+    pub device: Device,
+    /// What the weights become. `None`: what the folder says, which is the weights' own in sparsify's
+    /// layout, and `dtype` of `cfg.json` in SAELens's.
+    pub kind: Option<Kind>,
+    /// Whether the decoder is loaded. Without it an SAE encodes only.
+    pub decoder: bool,
+    /// Which of several SAEs, as shell patterns of their names; as in sparsify, `*` crosses dots and
+    /// slashes. Empty: all.
+    pub patterns: Vec<String>,
+    /// Branch, tag or commit of a repository on the Hub; `None`: `main`.
+    pub revision: Option<String>,
+    /// Take what is in the cache, and ask nobody.
+    pub offline: bool,
+    /// The Hub; `None`: the one that the environment names, as for Python's huggingface_hub.
+    pub hub: Option<Hub>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            kind: None,
+            decoder: true,
+            patterns: Vec::new(),
+            revision: None,
+            offline: false,
+            hub: None,
+        }
+    }
+}
+
+impl From<Device> for LoadOptions {
+    fn from(device: Device) -> Self {
+        Self {
+            device,
+            ..Self::default()
+        }
+    }
+}

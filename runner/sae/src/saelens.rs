@@ -1,0 +1,332 @@
+//! Folders in SAELens's layout, `cfg.json` and `sae_weights.safetensors`, as version 6 and those before
+//! it write them: read here as far as [`Sae`] computes the same.
+
+mod save;
+#[cfg(test)]
+mod tests;
+
+pub use save::SaeLensMetadata;
+
+use crate::disk::{no_decoder, placed, read_config};
+use crate::mapped::MappedFile;
+use crate::model::check_sizes;
+use crate::{Activation, CONFIG_FILE, LoadOptions, Sae, SaeConfig, SaeError};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+/// Name of the weights' file.
+pub const WEIGHTS_FILE: &str = "sae_weights.safetensors";
+
+/// Smallest norm of a decoder's row that is divided by, as SAELens has it.
+const MIN_NORM: f64 = 1e-8;
+
+/// What is read of `cfg.json`. Before version 6, what is now in `metadata` stood beside the rest.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    architecture: Option<String>,
+    activation_fn: Option<Value>,
+    activation_fn_str: Option<Value>,
+    activation_fn_kwargs: Map<String, Value>,
+    d_in: usize,
+    d_sae: usize,
+    d_out: Option<usize>,
+    dtype: Option<String>,
+    k: Option<f64>,
+    apply_b_dec_to_input: Option<bool>,
+    normalize_activations: Option<Value>,
+    rescale_acts_by_decoder_norm: Option<bool>,
+    metadata: Map<String, Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// What an architecture comes to.
+#[derive(Clone, Copy)]
+struct Kinds {
+    activation: Activation,
+    is_transcoder: bool,
+    has_skip: bool,
+    /// Whether one threshold is for all latents, as BatchTopK's training leaves it.
+    has_one_threshold: bool,
+}
+
+/// Whether `dir` is in SAELens's layout.
+pub(crate) fn is_folder(dir: &Path) -> bool {
+    dir.join(WEIGHTS_FILE).is_file() && !dir.join(crate::WEIGHTS_FILE).is_file()
+}
+
+/// The submodule that an SAE in SAELens's layout was trained on: Hugging Face's name where it has it,
+/// or else TransformerLens's.
+pub(crate) fn hook_name(dir: &Path) -> Option<String> {
+    let config = config_of(dir)?;
+    ["hf_hook_name", "hook_name", "hook_point"]
+        .into_iter()
+        .find_map(|key| config.metadata_text(key))
+}
+
+/// The language model it was trained on, as it calls it.
+pub(crate) fn model_name(dir: &Path) -> Option<String> {
+    config_of(dir)?.metadata_text("model_name")
+}
+
+fn config_of(dir: &Path) -> Option<Config> {
+    is_folder(dir).then(|| read_config(&dir.join(CONFIG_FILE)).ok())?
+}
+
+/// Reads a folder in SAELens's layout.
+pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
+    let path = dir.join(CONFIG_FILE);
+    let config: Config = read_config(&path)?;
+    let kinds = config.kinds(&path)?;
+    config.check(&path, kinds)?;
+    let cfg = config.sae_config(&path, kinds)?;
+    check_sizes(&cfg)?;
+    let file = MappedFile::open(&dir.join(WEIGHTS_FILE))?;
+    check_scaling(&path, &file, cfg.num_latents)?;
+    let weights = Weights::read(
+        &file,
+        &cfg,
+        kinds,
+        options.decoder || config.rescales(kinds),
+    )?;
+    let weights = weights.folded(&config, kinds)?;
+    let kind = match options.kind {
+        Some(kind) => kind,
+        None => config.kind(&path)?,
+    };
+    weights.into_sae(cfg, kind, options)
+}
+
+impl Config {
+    fn metadata_text(&self, key: &str) -> Option<String> {
+        let value = self.metadata.get(key).or_else(|| self.others.get(key));
+        Some(value?.as_str()?.to_owned())
+    }
+
+    fn activation_fn(&self) -> &Value {
+        let named = self.activation_fn.as_ref();
+        let named = named.or(self.activation_fn_str.as_ref());
+        named.unwrap_or(&Value::Null)
+    }
+
+    fn kinds(&self, path: &Path) -> Result<Kinds, SaeError> {
+        let activation_fn = self.activation_fn();
+        // Before version 6, TopK was a "standard" SAE of another activation function.
+        let is_old_topk = activation_fn == "topk";
+        if !activation_fn.is_null() && activation_fn != "relu" && !is_old_topk {
+            return Err(unsupported(
+                path,
+                "activation_fn",
+                activation_fn,
+                "only `relu` and `topk` are known here",
+            ));
+        }
+        let architecture = self.architecture.as_deref().unwrap_or("standard");
+        let (activation, is_transcoder, has_skip) = match architecture {
+            "standard" if is_old_topk => (Activation::TopK, false, false),
+            "standard" => (Activation::Relu, false, false),
+            "topk" => (Activation::TopK, false, false),
+            "jumprelu" | "batchtopk" | "matryoshka_batchtopk" => {
+                (Activation::JumpRelu, false, false)
+            }
+            "transcoder" => (Activation::Relu, true, false),
+            "skip_transcoder" => (Activation::Relu, true, true),
+            "jumprelu_transcoder" => (Activation::JumpRelu, true, false),
+            "jumprelu_skip_transcoder" => (Activation::JumpRelu, true, true),
+            other => {
+                let why = "SAEs of this kind compute something else than those here";
+                return Err(unsupported(path, "architecture", &other.into(), why));
+            }
+        };
+        Ok(Kinds {
+            activation,
+            is_transcoder,
+            has_skip,
+            has_one_threshold: architecture.ends_with("batchtopk"),
+        })
+    }
+
+    /// Refuses what would be computed otherwise than here.
+    fn check(&self, path: &Path, kinds: Kinds) -> Result<(), SaeError> {
+        let normalize = self.normalize_activations.as_ref().unwrap_or(&Value::Null);
+        let is_none = normalize.is_null() || normalize == "none" || normalize == false;
+        if !is_none {
+            let why = match normalize.as_str() {
+                Some("layer_norm" | "constant_norm_rescale") => {
+                    "activations would have to be normalised one by one before they are encoded"
+                }
+                _ => {
+                    "the statistics to normalise with are not in the folder; SAELens folds them into \
+                      the weights when training ends"
+                }
+            };
+            return Err(unsupported(path, "normalize_activations", normalize, why));
+        }
+        if kinds.is_transcoder && self.apply_b_dec_to_input == Some(true) {
+            let why = "a transcoder's input has no `b_dec`";
+            return Err(unsupported(path, "apply_b_dec_to_input", &true.into(), why));
+        }
+        Ok(())
+    }
+
+    fn sae_config(&self, path: &Path, kinds: Kinds) -> Result<SaeConfig, SaeError> {
+        let k = match kinds.activation {
+            Activation::TopK => self.top_k(path)?,
+            _ => self.d_sae,
+        };
+        let d_out = self.d_out.filter(|_| kinds.is_transcoder);
+        Ok(SaeConfig {
+            activation: kinds.activation,
+            normalize_decoder: false,
+            skip_connection: kinds.has_skip,
+            transcode: kinds.is_transcoder,
+            d_out: d_out.filter(|d_out| *d_out != self.d_in),
+            ..SaeConfig::topk(self.d_in, self.d_sae, k)
+        })
+    }
+
+    fn top_k(&self, path: &Path) -> Result<usize, SaeError> {
+        let old = self.activation_fn_kwargs.get("k");
+        let k = self.k.or_else(|| old?.as_f64()).unwrap_or(0.0);
+        match k.fract() == 0.0 && k >= 1.0 {
+            true => Ok(k as usize),
+            false => {
+                let why = "TopK takes a number of latents";
+                Err(unsupported(path, "k", &k.into(), why))
+            }
+        }
+    }
+
+    /// Whether pre-activations are multiplied by the norms of the decoder's rows. SAELens's defaults
+    /// are those of training where the thresholds are, and those of inference elsewhere.
+    fn rescales(&self, kinds: Kinds) -> bool {
+        let is_possible = kinds.activation == Activation::TopK || kinds.has_one_threshold;
+        let default = kinds.has_one_threshold;
+        is_possible && self.rescale_acts_by_decoder_norm.unwrap_or(default)
+    }
+
+    fn kind(&self, path: &Path) -> Result<Kind, SaeError> {
+        let dtype = self.dtype.as_deref().unwrap_or("float32");
+        match dtype.strip_prefix("torch.").unwrap_or(dtype) {
+            "float32" => Ok(Kind::Float),
+            "float64" => Ok(Kind::Double),
+            "float16" => Ok(Kind::Half),
+            "bfloat16" => Ok(Kind::BFloat16),
+            _ => {
+                let why = "it is `float32`, `float64`, `float16` or `bfloat16`";
+                Err(unsupported(path, "dtype", &dtype.into(), why))
+            }
+        }
+    }
+}
+
+/// The weights as the file has them, the encoder transposed.
+struct Weights {
+    encoder_weight: Tensor,
+    encoder_bias: Tensor,
+    /// `None`: not asked for.
+    w_dec: Option<Tensor>,
+    b_dec: Tensor,
+    w_skip: Option<Tensor>,
+    threshold: Option<Tensor>,
+}
+
+impl Weights {
+    fn read(
+        file: &MappedFile,
+        cfg: &SaeConfig,
+        kinds: Kinds,
+        with_decoder: bool,
+    ) -> Result<Self, SaeError> {
+        let [num_latents, d_in, d_out] = [cfg.num_latents, cfg.d_in, cfg.d_out()].map(|n| n as i64);
+        let w_dec = with_decoder.then(|| file.weights("W_dec", &[num_latents, d_out]));
+        let w_skip = kinds
+            .has_skip
+            .then(|| file.weights("W_skip", &[d_out, d_in]));
+        let threshold = match (kinds.activation, kinds.has_one_threshold) {
+            (Activation::JumpRelu, false) => Some(file.weights("threshold", &[num_latents])?),
+            (Activation::JumpRelu, true) => {
+                let of_all = file.weights("topk_threshold", &[])?;
+                Some(of_all.f_expand([num_latents], false)?.f_contiguous()?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            // A view: transposed in place, it would have to be copied.
+            encoder_weight: file.weights("W_enc", &[d_in, num_latents])?.f_tr()?,
+            encoder_bias: file.weights("b_enc", &[num_latents])?,
+            w_dec: w_dec.transpose()?,
+            b_dec: file.weights("b_dec", &[d_out])?,
+            w_skip: w_skip.transpose()?,
+            threshold,
+        })
+    }
+
+    /// The same SAE without what [`Sae`] does not do: the norms of the decoder's rows go into the
+    /// encoder, and where the input is encoded as it is, `b_dec` is added back by the encoder's bias.
+    fn folded(mut self, config: &Config, kinds: Kinds) -> Result<Self, SaeError> {
+        if config.rescales(kinds) {
+            let w_dec = self.w_dec.as_ref().expect("it is read where it is needed");
+            let w_dec = w_dec.f_to_kind(Kind::Float)?;
+            let norms = w_dec
+                .f_norm_scalaropt_dim(2.0, [1i64], true)?
+                .f_clamp_min(MIN_NORM)?;
+            self.w_dec = Some(w_dec.f_div(&norms)?);
+            self.encoder_weight = self.encoder_weight.f_mul(&norms)?;
+            self.encoder_bias = self.encoder_bias.f_mul(&norms.f_squeeze_dim(1)?)?;
+        }
+        if !kinds.is_transcoder && config.apply_b_dec_to_input == Some(false) {
+            let weight = self.encoder_weight.f_to_kind(Kind::Float)?;
+            let of_b_dec = weight.f_mv(&self.b_dec.f_to_kind(Kind::Float)?)?;
+            self.encoder_bias = self.encoder_bias.f_add(&of_b_dec)?;
+        }
+        Ok(self)
+    }
+
+    fn into_sae(self, cfg: SaeConfig, kind: Kind, options: &LoadOptions) -> Result<Sae, SaeError> {
+        let device = options.device;
+        let placed = |weights: Tensor| placed(&weights, kind, device);
+        Ok(Sae {
+            encoder_weight: placed(self.encoder_weight)?,
+            encoder_bias: placed(self.encoder_bias)?,
+            w_dec: match self.w_dec.filter(|_| options.decoder) {
+                Some(w_dec) => placed(w_dec)?,
+                None => no_decoder(cfg.d_out() as i64, kind, device)?,
+            },
+            b_dec: placed(self.b_dec)?,
+            w_skip: self.w_skip.map(placed).transpose()?,
+            threshold: self.threshold.map(placed).transpose()?,
+            cfg,
+        })
+    }
+}
+
+/// Old folders may have a factor for each latent, mostly 1.
+fn check_scaling(path: &Path, file: &MappedFile, num_latents: usize) -> Result<(), SaeError> {
+    const KEY: &str = "scaling_factor";
+    if !file.has(KEY) {
+        return Ok(());
+    }
+    let factors = file.weights(KEY, &[num_latents as i64])?;
+    match factors.f_eq(1.0)?.f_all()?.f_int64_value(&[])? {
+        1 => Ok(()),
+        _ => Err(unsupported(
+            path,
+            "finetuning_scaling_factor",
+            &true.into(),
+            "latents are scaled before they are decoded",
+        )),
+    }
+}
+
+fn unsupported(path: &Path, key: &'static str, value: &Value, why: &'static str) -> SaeError {
+    SaeError::Unsupported {
+        path: path.into(),
+        key,
+        value: value.to_string(),
+        why,
+    }
+}

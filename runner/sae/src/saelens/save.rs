@@ -1,0 +1,142 @@
+//! Writing SAELens's layout, as its version 6 has it.
+
+use super::WEIGHTS_FILE;
+use crate::files::{sync_dir, write_file, write_safetensors};
+use crate::{Activation, CONFIG_FILE, Sae, SaeError};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use tch::Kind;
+
+/// The version whose form `cfg.json` has; SAELens takes one without it for an older one.
+const FORMAT_VERSION: &str = "6.0.0";
+
+/// What SAELens keeps of an SAE beside its weights. What is not known is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SaeLensMetadata {
+    /// The language model, by a name that TransformerLens or Hugging Face has.
+    pub model_name: Option<String>,
+    /// TransformerLens's name of the place it was trained on, such as `blocks.3.hook_resid_post`; see
+    /// [`transformer_lens_name`](crate::transformer_lens_name).
+    pub hook_name: Option<String>,
+    /// Hugging Face's name of it: the hookpoint.
+    pub hf_hook_name: Option<String>,
+    /// Length of the sequences it was trained on, in tokens.
+    pub context_size: Option<usize>,
+    /// The data it was trained on.
+    pub dataset_path: Option<String>,
+    /// Whether every sequence began with a BOS token.
+    pub prepend_bos: Option<bool>,
+}
+
+impl Sae {
+    /// Writes `cfg.json` and `sae_weights.safetensors` into `dir`, each beside its place and then
+    /// renamed. `SAE.load_from_disk` of SAELens (from 6.0.0 on) reads them.
+    ///
+    /// | here | SAELens's architecture |
+    /// |---|---|
+    /// | TopK | `topk`; whether it was trained with Multi-TopK makes no difference |
+    /// | ReLU, JumpReLU | `standard`, `jumprelu` |
+    /// | transcoders with ReLU or JumpReLU | `transcoder`, `jumprelu_transcoder` |
+    /// | the same with a skip connection | `skip_transcoder`, `jumprelu_skip_transcoder` |
+    ///
+    /// # Errors
+    /// Any other SAE is [`SaeError::Inexpressible`]: SAELens has no GroupMax, no transcoder with
+    /// TopK, and skip connections only in transcoders. And a folder that cannot be written.
+    pub fn save_saelens(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
+        let architecture = self.saelens_architecture()?;
+        if !self.has_decoder() {
+            return Err(SaeError::NoDecoder);
+        }
+        fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
+        let w_enc = self.encoder_weight.f_tr()?;
+        let mut weights = vec![
+            ("W_enc", &w_enc),
+            ("b_enc", &self.encoder_bias),
+            ("W_dec", &self.w_dec),
+            ("b_dec", &self.b_dec),
+        ];
+        weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
+        weights.extend(self.threshold.iter().map(|own| ("threshold", own)));
+        write_safetensors(&weights, &dir.join(WEIGHTS_FILE))?;
+        let cfg = self.saelens_config(architecture, metadata).to_string();
+        write_file(&dir.join(CONFIG_FILE), cfg.as_bytes())?;
+        sync_dir(dir)
+    }
+
+    fn saelens_architecture(&self) -> Result<&'static str, SaeError> {
+        let cfg = &self.cfg;
+        match (cfg.activation, cfg.transcode, cfg.skip_connection) {
+            (Activation::TopK, false, false) => Ok("topk"),
+            (Activation::Relu, false, false) => Ok("standard"),
+            (Activation::JumpRelu, false, false) => Ok("jumprelu"),
+            (Activation::Relu, true, false) => Ok("transcoder"),
+            (Activation::Relu, true, true) => Ok("skip_transcoder"),
+            (Activation::JumpRelu, true, false) => Ok("jumprelu_transcoder"),
+            (Activation::JumpRelu, true, true) => Ok("jumprelu_skip_transcoder"),
+            (activation, is_transcoder, has_skip) => {
+                let kind = if is_transcoder {
+                    "a transcoder"
+                } else {
+                    "an SAE"
+                };
+                let skip = if has_skip {
+                    " and a skip connection"
+                } else {
+                    ""
+                };
+                Err(SaeError::Inexpressible {
+                    layout: "SAELens",
+                    what: format!("{kind} with the activation {activation}{skip}"),
+                })
+            }
+        }
+    }
+
+    fn saelens_config(&self, architecture: &str, metadata: &SaeLensMetadata) -> Value {
+        let dtype = match self.encoder_weight.kind() {
+            Kind::Double => "float64",
+            Kind::Half => "float16",
+            Kind::BFloat16 => "bfloat16",
+            _ => "float32",
+        };
+        let mut cfg = json!({
+            "architecture": architecture,
+            "d_in": self.cfg.d_in,
+            "d_sae": self.num_latents(),
+            "dtype": dtype,
+            "device": "cpu",
+            "apply_b_dec_to_input": !self.cfg.transcode,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
+            "metadata": metadata.json(),
+        });
+        if self.cfg.activation == Activation::TopK {
+            cfg["k"] = self.cfg.k.into();
+            cfg["rescale_acts_by_decoder_norm"] = false.into();
+        }
+        if self.cfg.transcode {
+            cfg["d_out"] = self.cfg.d_out().into();
+        }
+        cfg
+    }
+}
+
+impl SaeLensMetadata {
+    fn json(&self) -> Value {
+        let mut known = json!({
+            "sae_lens_version": FORMAT_VERSION,
+            "model_name": self.model_name,
+            "hook_name": self.hook_name,
+            "hf_hook_name": self.hf_hook_name,
+            "context_size": self.context_size,
+            "dataset_path": self.dataset_path,
+            "prepend_bos": self.prepend_bos,
+        });
+        let entries = known.as_object_mut().expect("it was made as an object");
+        entries.retain(|_, value| !value.is_null());
+        // It was not SAELens that trained it; left out, it would take its own version.
+        entries.insert("sae_lens_training_version".into(), Value::Null);
+        known
+    }
+}
