@@ -254,11 +254,14 @@ impl HubServer {
         repos.for_each(|(_, repo)| repo.access = access);
     }
 
-    /// Lists a file of a data set under another name, whatever that leads to.
+    /// Lists a file of a model, and of the data set of that id, under another name, whatever that leads
+    /// to.
     pub fn rename_file(&self, id: &str, old: &str, new: &str) {
         let mut state = self.state();
-        let repo = state.repos.get_mut(&(RepoKind::Dataset, id.into()));
-        repo.expect("the data set was added").rename_file(old, new);
+        let repos = state.repos.iter_mut();
+        let mut repos = repos.filter(|((_, name), _)| name == id).peekable();
+        assert!(repos.peek().is_some(), "`{id}` was not added");
+        repos.for_each(|(_, repo)| repo.rename_file(old, new));
     }
 
     /// The only token that is accepted, but for that of [`HubServer::set_read_token`].
