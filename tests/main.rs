@@ -21,6 +21,7 @@ mod memory;
 mod models;
 mod plan;
 mod provenance;
+mod publish;
 mod readme;
 mod recipes;
 mod remove;

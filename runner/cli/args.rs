@@ -3,6 +3,7 @@
 use crate::config;
 use crate::error::CliError;
 use crate::paths::Folders;
+use crate::publish::PublishArgs;
 use crate::train_args::TrainArgs;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -123,6 +124,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Write a page of results, plots and provenance: one HTML file that works offline.
     Report(ReportArgs),
+    /// Publish SAEs on the Hugging Face Hub, with a model card.
+    Publish(Box<PublishArgs>),
     /// Delete jobs or whole sweeps: what the database knows of them, and their folders.
     Rm(RmArgs),
     /// Say what was found on this machine: libtorch, devices, engine, folders, database.

@@ -9,7 +9,7 @@ use crate::table::{self, escaped};
 use serde_json::json;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, SaeRow, Store};
+use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow, Store};
 
 /// Opens the database of a runs folder for reading.
 ///
@@ -43,6 +43,7 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
         attempts(&job),
         remarks(&job),
         checkpoints(&job),
+        publications(&job),
         table::render(&["folder", "size"], sizes(&files), 1),
         format!("configuration {}\n", escaped_lines(&config)),
     ];
@@ -209,6 +210,27 @@ fn checkpoints(job: &JobDetails) -> String {
         return String::new();
     }
     table::render(&["checkpoint", "complete (UTC)", ""], rows, usize::MAX)
+}
+
+fn publications(job: &JobDetails) -> String {
+    let row = |publication: &JobPublication| {
+        vec![
+            publication.repo.clone(),
+            publication.branch.clone(),
+            publication.commit_id.clone(),
+            time(publication.created_ms),
+            publication.n_saes.to_string(),
+        ]
+    };
+    let rows: Vec<_> = job.publications.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table::render(
+        &["published", "branch", "commit", "at (UTC)", "SAEs"],
+        rows,
+        4,
+    )
 }
 
 /// The folders of the SAEs that there are, and the bytes in each.

@@ -23,6 +23,7 @@ mod plan_diff;
 mod plot;
 mod progress;
 mod prompt;
+mod publish;
 mod query;
 mod queue;
 mod recipes_command;
@@ -70,6 +71,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Show(show)) => block_on(inspect::show(&show)),
         Some(Command::Sql(sql)) => block_on(query::sql(&sql)),
         Some(Command::Report(report)) => block_on(report::report(&report)),
+        Some(Command::Publish(args)) => block_on(publish::publish(&args)),
         Some(Command::Rm(rm)) => block_on(remove_command::rm(&rm)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
         Some(Command::Completions { shell }) => {

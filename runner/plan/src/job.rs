@@ -81,9 +81,14 @@ impl SaeSpec {
 impl Job {
     /// The name of its folder: readable, and unique by the id.
     pub fn folder(&self) -> String {
-        let readable: String = self.name.chars().take(80).map(portable).collect();
-        format!("{}-{}", readable.trim_start_matches('.'), self.job_id)
+        format!("{}-{}", folder_name(&self.name), self.job_id)
     }
+}
+
+/// A job's name as a folder can have it: readable on every system, and not always unique.
+pub fn folder_name(job: &str) -> String {
+    let readable: String = job.chars().take(80).map(portable).collect();
+    readable.trim_start_matches('.').to_owned()
 }
 
 fn portable(c: char) -> char {

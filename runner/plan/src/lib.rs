@@ -27,7 +27,7 @@ pub use evaluation::EvalStats;
 pub use event::{Event, EventKind, FailureKind, SaeStats};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
-pub use job::{Job, JobInputs, SaeSpec, apply_overrides, resolve_jobs};
+pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_jobs};
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Activation, Dtype, LossFn, Optimizer};

@@ -1,5 +1,6 @@
 //! What can go wrong while training.
 
+use crate::Layout;
 use plan::FailureKind;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -115,6 +116,24 @@ pub enum TrainError {
         /// Those of the SAE.
         got: (usize, usize),
     },
+    /// An SAE that nobody should be given.
+    #[error("`{tensor}` of the SAE in `{dir}` has values that are not finite")]
+    NotFinite {
+        /// Its folder.
+        dir: PathBuf,
+        /// The weights.
+        tensor: String,
+    },
+    /// An SAE that computes something else when it is read back.
+    #[error("the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout")]
+    UnlikeLayout {
+        /// Its folder.
+        dir: PathBuf,
+        /// The layout.
+        layout: Layout,
+        /// What is different.
+        what: &'static str,
+    },
     /// Another worker trains this stream.
     #[error("another worker trains stream `{stream_id}` in `{dir}`")]
     Locked {
@@ -182,6 +201,10 @@ impl TrainError {
             Self::Io { .. } => {
                 Some("can the folder be written, and is there space on the disk?".into())
             }
+            Self::NotFinite { .. } => {
+                Some("training diverged: leave it out, or train it anew with a lower `lr`".into())
+            }
+            Self::UnlikeLayout { .. } => Some("nothing was published; leave this layout out".into()),
             Self::Damaged { .. } | Self::MissingState { .. } => None,
         }
     }
@@ -198,6 +221,7 @@ impl TrainError {
             | Self::DamagedState { .. }
             | Self::TooLittleData { .. }
             | Self::Changed { .. }
+            | Self::NotFinite { .. }
             | Self::SaeWidths { .. } => FailureKind::Input,
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,

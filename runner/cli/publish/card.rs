@@ -1,0 +1,321 @@
+//! The model card: what a stranger wants to know of the SAEs, from the database.
+
+use super::selection::Chosen;
+use crate::error::CliError;
+use crate::table::number;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Value, context};
+use plan::TrainConfig;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::Path;
+use store::PublishableSae;
+
+const NAME: &str = "card.md";
+
+/// What a card is about.
+pub(super) struct Card<'a> {
+    pub(super) repo: &'a str,
+    pub(super) license: Option<&'a str>,
+    /// The SAEs of the repository, those of earlier publications too.
+    pub(super) saes: &'a [Chosen],
+    /// Folder of an SAE in SAELens's layout, where there is one.
+    pub(super) saelens: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    folder: &'a str,
+    hookpoint: &'a str,
+    d_in: u64,
+    num_latents: u64,
+    k: u64,
+    fvu: String,
+    l0: String,
+    dead_pct: String,
+    ce_recovered: String,
+    kl: String,
+    n_tokens: u64,
+}
+
+#[derive(Serialize, PartialEq)]
+struct Folded {
+    title: String,
+    /// The settings of a job.
+    config: String,
+    /// The text of a sweep.
+    text: String,
+}
+
+impl Card<'_> {
+    /// The text.
+    ///
+    /// # Errors
+    /// None that SAEs can cause.
+    pub(super) fn render(&self) -> Result<String, CliError> {
+        let saes: Vec<_> = self.saes.iter().map(row).collect();
+        let of_hub = |name: fn(&PublishableSae) -> &str| {
+            let names = self.saes.iter().map(|chosen| name(&chosen.sae));
+            let names: BTreeSet<_> = names
+                .filter(|name| is_of_hub(name))
+                .map(str::to_owned)
+                .collect();
+            Value::from_iter(names)
+        };
+        let card = context! {
+            repo => self.repo,
+            license => self.license,
+            base_models => of_hub(|sae| &sae.model),
+            datasets => of_hub(|sae| &sae.dataset),
+            summary => self.summary(),
+            saes => Value::from(Serde(saes)),
+            is_flat => self.saes.iter().all(|chosen| !chosen.folder.contains('/')),
+            saelens => self.saelens,
+            jobs => Value::from(Serde(self.jobs())),
+            provenance => self.provenance(),
+            sweeps => Value::from(Serde(self.sweeps())),
+        };
+        let text = environment().and_then(|env| env.get_template(NAME)?.render(card));
+        text.map(|text| text + "\n")
+            .map_err(|error| CliError::environment(format!("cannot make the card: {error}")))
+    }
+
+    fn summary(&self) -> String {
+        let models: BTreeSet<_> = self.saes.iter().map(|c| public(&c.sae.model)).collect();
+        let datasets: BTreeSet<_> = self.saes.iter().map(|c| public(&c.sae.dataset)).collect();
+        let join = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
+        let n = self.saes.len();
+        let saes = if n == 1 {
+            "A k-sparse autoencoder".to_owned()
+        } else {
+            format!("{n} k-sparse autoencoders")
+        };
+        format!(
+            "{saes} on activations of {}, trained on {} with sae-run {}.",
+            join(models),
+            join(datasets),
+            env!("CARGO_PKG_VERSION")
+        )
+    }
+
+    /// The settings of each job.
+    fn jobs(&self) -> Vec<Folded> {
+        let folded = self.saes.iter().map(|Chosen { sae, .. }| Folded {
+            title: format!("{} ({})", sae.job, sae.job_id),
+            config: settings(&sae.config),
+            text: String::new(),
+        });
+        distinct(folded)
+    }
+
+    /// The text of each sweep.
+    fn sweeps(&self) -> Vec<Folded> {
+        let folded = self.saes.iter().map(|Chosen { sae, .. }| Folded {
+            title: format!("{}, version {}", sae.sweep, sae.revision),
+            config: String::new(),
+            text: sae.sweep_text.trim_end().to_owned(),
+        });
+        distinct(folded)
+    }
+
+    fn provenance(&self) -> Vec<String> {
+        let lines = self.saes.iter().flat_map(|Chosen { sae, .. }| {
+            let run_by = sae.sae_run.as_deref().unwrap_or("unknown");
+            let commit = sae
+                .git_commit
+                .as_ref()
+                .map(|id| format!(", at commit {id} of its folder"));
+            let on = [&sae.libtorch, &sae.device].map(|part| part.as_deref().unwrap_or("unknown"));
+            [
+                format!(
+                    "sweep {}, version {}, run by sae-run {run_by}{}; recipe {}, BLAKE3 {}",
+                    sae.sweep,
+                    sae.revision,
+                    commit.unwrap_or_default(),
+                    public(&sae.recipe),
+                    sae.recipe_digest
+                ),
+                format!(
+                    "model {}, BLAKE3 of its files {}",
+                    public(&sae.model),
+                    sae.model_digest
+                ),
+                format!(
+                    "data {}, BLAKE3 of its tokens {}",
+                    public(&sae.dataset),
+                    sae.token_digest
+                ),
+                format!("libtorch {} on {}", on[0], on[1]),
+            ]
+        });
+        distinct(lines)
+    }
+}
+
+/// Each once, in the order of the first.
+fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for value in values {
+        if !seen.contains(&value) {
+            seen.push(value);
+        }
+    }
+    seen
+}
+
+fn row(chosen: &Chosen) -> Row<'_> {
+    let sae = &chosen.sae;
+    let held_out = |eval: Option<f64>, train: Option<f64>, digits| match eval {
+        Some(_) => number(eval, digits),
+        None => format!("{}\\*", number(train, digits)),
+    };
+    Row {
+        folder: &chosen.folder,
+        hookpoint: &sae.hookpoint,
+        d_in: sae.d_in,
+        num_latents: sae.num_latents,
+        k: sae.k,
+        fvu: held_out(sae.fvu_eval, sae.fvu, 4),
+        l0: held_out(sae.l0_eval, sae.l0, 1),
+        dead_pct: held_out(sae.dead_pct_eval, sae.dead_pct, 1),
+        ce_recovered: number(sae.ce_recovered, 4),
+        kl: number(sae.kl, 4),
+        n_tokens: sae.n_tokens,
+    }
+}
+
+/// Whether a model or data set is one of the Hub, as far as its name says.
+fn is_of_hub(name: &str) -> bool {
+    name.contains('/') && hub::is_repo_id(name) && !Path::new(name).exists()
+}
+
+/// A name that says nothing of this machine's folders.
+pub(super) fn public(name: &str) -> String {
+    if is_of_hub(name) {
+        return name.to_owned();
+    }
+    let last = Path::new(name).file_name();
+    last.map_or_else(
+        || name.to_owned(),
+        |last| last.to_string_lossy().into_owned(),
+    )
+}
+
+/// Settings as JSON, without the folders of this machine.
+fn settings(config: &str) -> String {
+    let Ok(mut config) = serde_json::from_str::<TrainConfig>(config) else {
+        return config.to_owned();
+    };
+    config.model = public(&config.model);
+    config.dataset = public(&config.dataset);
+    config.finetune = config.finetune.map(|path| public(&path));
+    serde_json::to_string_pretty(&config.to_map()).expect("settings serialise to JSON")
+}
+
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    // Markdown and YAML have rules of their own.
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.add_filter("md", |text: String| markdown(&text));
+    environment.add_filter("html", |text: String| html(&text));
+    environment.add_filter("code", |text: String| code(&text));
+    environment.add_filter("sh", |text: String| shell(&text));
+    environment.add_filter("tojson", |text: String| json(&text));
+    environment.add_filter("fenced", |text: String, language: String| {
+        fenced(&text, &language)
+    });
+    environment.add_template(NAME, include_str!("card.md"))?;
+    Ok(environment)
+}
+
+/// Text that Markdown takes for nothing else, in one line.
+fn markdown(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in html(text).chars() {
+        if "\\`*_[]|#~!".contains(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+/// Text that HTML takes for nothing else, in one line.
+fn html(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Code in a cell of a table.
+fn code(text: &str) -> String {
+    match text.contains(|c: char| "`|\\".contains(c) || c.is_control()) {
+        true => markdown(text),
+        false => format!("`{text}`"),
+    }
+}
+
+/// A string of JSON, which is one of Python and of YAML, too.
+fn json(text: &str) -> String {
+    serde_json::to_string(text).expect("a string serialises")
+}
+
+/// A word of a shell.
+fn shell(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-=+,/".contains(c);
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// A block of code, whose fence is longer than any in it.
+fn fenced(text: &str, language: &str) -> String {
+    let runs = text.split(|c| c != '`').map(str::len);
+    let fence = "`".repeat(runs.max().unwrap_or(0).max(2) + 1);
+    format!("{fence}{language}\n{text}\n{fence}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_text() {
+        assert_eq!(markdown("a|b*<i>"), "a\\|b\\*&lt;i&gt;");
+        assert_eq!(markdown("a\nb"), "a b");
+        assert_eq!(html("a*<b>"), "a*&lt;b&gt;");
+        assert_eq!(code("layers.0"), "`layers.0`");
+        assert_eq!(code("a`b"), "a\\`b");
+        assert_eq!(shell("k=4/layers.0"), "k=4/layers.0");
+        assert_eq!(shell("it's"), "'it'\\''s'");
+        assert_eq!(json("a\"b"), "\"a\\\"b\"");
+        assert_eq!(fenced("x = '```'", "toml"), "````toml\nx = '```'\n````");
+    }
+
+    #[test]
+    fn folders_of_this_machine_are_not_told() {
+        assert_eq!(public("/home/me/models/tiny"), "tiny");
+        assert_eq!(public("org/model"), "org/model");
+        assert_eq!(public("gpt2"), "gpt2");
+        let config = TrainConfig {
+            model: "/home/me/models/tiny".into(),
+            dataset: "../text.jsonl".into(),
+            ..TrainConfig::default()
+        };
+        let text = settings(&serde_json::to_string(&config.to_map()).unwrap());
+        assert!(
+            text.contains("\"tiny\"") && text.contains("\"text.jsonl\""),
+            "{text}"
+        );
+        assert!(!text.contains("/home") && !text.contains(".."), "{text}");
+    }
+}

@@ -1,0 +1,285 @@
+//! `sae-run publish`: SAEs to the Hub, with proof and with a model card.
+
+mod args;
+mod card;
+mod selection;
+mod upload;
+
+pub(crate) use args::PublishArgs;
+
+use crate::error::CliError;
+use crate::hub_access;
+use crate::past_job;
+use crate::progress;
+use crate::runs_folder::DATABASE;
+use crate::table::{self, count, escaped};
+use card::Card;
+use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
+use indicatif::ProgressBar;
+use selection::Chosen;
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
+use tempfile::TempDir;
+use train::sae::{SaeLensMetadata, transformer_lens_name};
+use train::{Layout, TrainConfig};
+
+/// The model card's name in a repository.
+const CARD: &str = "README.md";
+
+/// `sae-run publish`.
+///
+/// # Errors
+/// No such SAEs, or none that should be given to others; a layout that does not hold them; what the Hub
+/// refuses.
+pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
+    let runs_dir = args.store.runs_dir()?;
+    let path = runs_dir.join(DATABASE);
+    if !path.is_file() {
+        return Err(StoreError::NoDatabase { path }.into());
+    }
+    let hub = hub_access::hub()?;
+    // Not under the lock of the runs folder: a sweep may go on meanwhile. All that is written is one row for each
+    // file, at the end.
+    let store = Store::open(&path).await?;
+    let publisher = Publisher {
+        args,
+        runs_dir,
+        store,
+        staging: staging()?,
+    };
+    publisher.publish(&hub).await
+}
+
+/// A folder for what is written to be uploaded; it is removed in the end.
+fn staging() -> Result<TempDir, CliError> {
+    let made = tempfile::Builder::new().prefix("sae-run-publish").tempdir();
+    made.map_err(|error| CliError::io("make a folder in", &std::env::temp_dir(), &error))
+}
+
+struct Publisher<'a> {
+    args: &'a PublishArgs,
+    runs_dir: PathBuf,
+    store: Store,
+    staging: TempDir,
+}
+
+/// A file on its way, and the SAE that it is one of.
+struct Outgoing {
+    file: UploadFile,
+    sae: Option<(i64, Layout)>,
+}
+
+impl Publisher<'_> {
+    async fn publish(&self, hub: &Hub) -> Result<u8, CliError> {
+        let args = self.args;
+        let condition = args.condition.as_deref();
+        let saes = self.store.publishable(&args.targets, condition).await?;
+        if saes.is_empty() {
+            return Err(CliError::input("no SAE fits")
+                .with_hint("`sae-run ls --where SQL` shows which would".to_owned()));
+        }
+        let chosen = selection::place(saes, args.prefix.as_deref())?;
+        selection::check(&chosen, args, &self.runs_dir)?;
+        let branch = args.revision.as_deref().unwrap_or("main");
+        let published = self.store.published_in(&args.repo, branch).await?;
+        selection::check_places(&chosen, &published, args)?;
+
+        let mut outgoing = self.proven_files(&chosen).await?;
+        let listed = self.with_earlier(&chosen, &published).await?;
+        let card = self.card(&listed)?;
+        outgoing.push(Outgoing {
+            file: UploadFile {
+                path: CARD.to_owned(),
+                source: UploadSource::Bytes(card.clone().into_bytes()),
+            },
+            sae: None,
+        });
+        let upload = self.upload(&chosen, &outgoing);
+        if args.dry_run {
+            let planned = upload::plan(hub, &upload, args.quiet)?;
+            return table::print(&upload::shown(&planned, &card));
+        }
+        let uploaded = upload::run(hub, &upload, args.quiet)?;
+        self.record(&uploaded, &outgoing).await?;
+        upload::conclude(&uploaded)
+    }
+
+    fn layouts(&self) -> Vec<Layout> {
+        let mut layouts: Vec<_> = self.args.layout.iter().copied().map(Layout::from).collect();
+        layouts.sort_unstable();
+        layouts.dedup();
+        layouts
+    }
+
+    /// The folder of a layout within that of its SAE.
+    fn place_of(&self, layout: Layout) -> Option<&'static str> {
+        let is_beside_another = self.layouts().len() > 1 && layout == Layout::SaeLens;
+        is_beside_another.then_some("saelens")
+    }
+
+    /// Writes every SAE in every layout and reads it back; the files that hold them.
+    async fn proven_files(&self, chosen: &[Chosen]) -> Result<Vec<Outgoing>, CliError> {
+        let layouts = self.layouts();
+        let bar = self.bar((chosen.len() * layouts.len()) as u64);
+        let mut outgoing = Vec::new();
+        for Chosen { sae, folder } in chosen {
+            let metadata = self.metadata(sae).await?;
+            for &layout in &layouts {
+                bar.set_message(escaped(folder));
+                let dir = self.proven(sae, layout, &metadata)?;
+                let parts = [Some(folder.as_str()), self.place_of(layout)];
+                let place = parts.into_iter().flatten().collect::<Vec<_>>().join("/");
+                outgoing.extend(layout.files().map(|name| Outgoing {
+                    file: UploadFile {
+                        path: format!("{place}/{name}"),
+                        source: UploadSource::File(dir.join(name)),
+                    },
+                    sae: Some((sae.sae_id, layout)),
+                }));
+                bar.inc(1);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(outgoing)
+    }
+
+    /// The folder of an SAE in a layout that is proven to hold it.
+    fn proven(
+        &self,
+        sae: &PublishableSae,
+        layout: Layout,
+        metadata: &SaeLensMetadata,
+    ) -> Result<PathBuf, CliError> {
+        let checkpoint = sae.checkpoint.as_deref().unwrap_or_default();
+        let dir = self.runs_dir.join(checkpoint);
+        let staged = self
+            .staging
+            .path()
+            .join(layout.name())
+            .join(sae.sae_id.to_string());
+        train::write_proven(&dir, layout, metadata, &staged)?;
+        match layout {
+            Layout::SaeLens => Ok(staged),
+            // The checkpoint itself has this layout; there may be no place for a copy of all.
+            Layout::Sparsify => {
+                let removed = std::fs::remove_dir_all(&staged);
+                removed.map_err(|error| CliError::io("remove", &staged, &error))?;
+                Ok(dir)
+            }
+        }
+    }
+
+    fn bar(&self, length: u64) -> ProgressBar {
+        let bar = match self.args.quiet {
+            true => ProgressBar::hidden(),
+            false => ProgressBar::new(length),
+        };
+        let template = "{prefix:20!} {bar:30} {pos}/{len}, {msg}";
+        bar.with_style(progress::style(template))
+            .with_prefix("writing and reading")
+    }
+
+    /// What SAELens's layout says of where an SAE was trained.
+    async fn metadata(&self, sae: &PublishableSae) -> Result<SaeLensMetadata, CliError> {
+        let job = self.store.job(&sae.job_id).await?;
+        let config: TrainConfig = past_job::config(&job)?;
+        // Without the model's folder, TransformerLens's name of the place stays unknown.
+        let order = past_job::last_order(&self.runs_dir, &job).ok();
+        let facts = order.and_then(|order| train::read_facts(&order.model_dir).ok());
+        Ok(SaeLensMetadata {
+            model_name: Some(card::public(&config.model)),
+            hook_name: facts.and_then(|facts| transformer_lens_name(&facts, &sae.hookpoint)),
+            hf_hook_name: Some(sae.hookpoint.clone()),
+            context_size: Some(config.ctx_len),
+            dataset_path: Some(card::public(&config.dataset)),
+            prepend_bos: None,
+        })
+    }
+
+    /// The SAEs with those that the branch has from earlier, in the order of their folders.
+    async fn with_earlier(
+        &self,
+        chosen: &[Chosen],
+        published: &BTreeMap<i64, String>,
+    ) -> Result<Vec<Chosen>, CliError> {
+        let new: HashSet<_> = chosen.iter().map(|chosen| chosen.sae.sae_id).collect();
+        let folders: HashSet<_> = chosen.iter().map(|chosen| &chosen.folder).collect();
+        let stays =
+            |(sae_id, folder): &(&i64, &String)| !new.contains(sae_id) && !folders.contains(folder);
+        let earlier = published
+            .iter()
+            .filter(stays)
+            .map(|(sae_id, _)| *sae_id)
+            .collect();
+        let earlier = self.store.publishable_by_id(&earlier).await?;
+        let earlier = earlier.into_iter().map(|sae| Chosen {
+            folder: published[&sae.sae_id].clone(),
+            sae,
+        });
+        let mut all: Vec<_> = chosen.iter().cloned().chain(earlier).collect();
+        all.sort_by(|a, b| natord::compare(&a.folder, &b.folder));
+        Ok(all)
+    }
+
+    fn card(&self, listed: &[Chosen]) -> Result<String, CliError> {
+        let saelens = self.layouts().contains(&Layout::SaeLens);
+        let saelens = listed.first().filter(|_| saelens).map(|first| {
+            let place = self.place_of(Layout::SaeLens);
+            let parts = [Some(first.folder.as_str()), place];
+            parts.into_iter().flatten().collect::<Vec<_>>().join("/")
+        });
+        let card = Card {
+            repo: &self.args.repo,
+            license: self.args.license.as_deref(),
+            saes: listed,
+            saelens: saelens.as_deref(),
+        };
+        card.render()
+    }
+
+    fn upload(&self, chosen: &[Chosen], outgoing: &[Outgoing]) -> Upload {
+        let jobs: HashSet<_> = chosen.iter().map(|chosen| &chosen.sae.job_id).collect();
+        Upload {
+            repo: self.args.repo.clone(),
+            branch: self.args.revision.clone(),
+            private: self.args.private,
+            files: outgoing
+                .iter()
+                .map(|outgoing| outgoing.file.clone())
+                .collect(),
+            title: format!(
+                "Add {} of {}",
+                count(chosen.len(), "SAE"),
+                count(jobs.len(), "job")
+            ),
+            description: format!("Trained with sae-run {}.", env!("CARGO_PKG_VERSION")),
+        }
+    }
+
+    async fn record(&self, uploaded: &Uploaded, outgoing: &[Outgoing]) -> Result<(), CliError> {
+        let files = uploaded.files.iter().zip(outgoing);
+        let files = files.map(|(file, outgoing)| PublishedFile {
+            path: file.path.clone(),
+            sae: outgoing.sae.map(|(sae_id, layout)| (sae_id, layout.name())),
+            n_bytes: file.n_bytes,
+            sha256: file.sha256.clone(),
+            is_new: file.is_new,
+        });
+        let publication = Publication {
+            repo: uploaded.repo.clone(),
+            branch: uploaded.branch.clone(),
+            commit: uploaded.commit.clone(),
+            page: uploaded.page.clone(),
+            sae_run: env!("CARGO_PKG_VERSION").to_owned(),
+            files: files.collect(),
+        };
+        let recorded = self.store.record_publication(&publication).await;
+        recorded.map_err(|error| {
+            CliError::from(error).at(&format!(
+                "published as {}, and not recorded",
+                uploaded.commit
+            ))
+        })
+    }
+}

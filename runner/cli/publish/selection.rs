@@ -1,0 +1,165 @@
+//! Which SAEs are published, where in the repository, and which had better not be.
+
+use super::args::PublishArgs;
+use crate::error::CliError;
+use plan::folder_name;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use store::{JobStatus, PublishableSae};
+
+/// Problems that one message lists.
+const N_LISTED: usize = 10;
+
+/// An SAE and the folder of the repository it comes into.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    pub(super) sae: PublishableSae,
+    pub(super) folder: String,
+}
+
+/// Gives every SAE its folder of the repository.
+///
+/// # Errors
+/// Two SAEs for one folder; a prefix that is no folder.
+pub(super) fn place(
+    saes: Vec<PublishableSae>,
+    prefix: Option<&str>,
+) -> Result<Vec<Chosen>, CliError> {
+    if let Some(prefix) = prefix {
+        check_prefix(prefix)?;
+    }
+    let jobs: HashSet<_> = saes.iter().map(|sae| &sae.job_id).collect();
+    let has_several_jobs = jobs.len() > 1;
+    let names = has_several_jobs.then(|| job_folders(&saes));
+    let folder = |sae: &PublishableSae| {
+        let job = names.as_ref().map(|names| names[&sae.job_id].as_str());
+        let parts = [prefix, job, Some(sae.sae.as_str())];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("/")
+    };
+    let chosen = saes.into_iter().map(|sae| Chosen {
+        folder: folder(&sae),
+        sae,
+    });
+    Ok(chosen.collect())
+}
+
+/// A folder for each job: its name, and its id behind that where another job has the same.
+fn job_folders(saes: &[PublishableSae]) -> HashMap<String, String> {
+    let mut by_name: BTreeMap<String, HashSet<&str>> = BTreeMap::new();
+    for sae in saes {
+        by_name
+            .entry(folder_name(&sae.job))
+            .or_default()
+            .insert(&sae.job_id);
+    }
+    let folder = |sae: &PublishableSae| {
+        let name = folder_name(&sae.job);
+        match by_name[&name].len() {
+            1 if !name.is_empty() => name,
+            _ => format!("{name}-{}", sae.job_id),
+        }
+    };
+    saes.iter()
+        .map(|sae| (sae.job_id.clone(), folder(sae)))
+        .collect()
+}
+
+fn check_prefix(prefix: &str) -> Result<(), CliError> {
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .chars()
+                .all(|c| c.is_alphanumeric() || "._-=+".contains(c))
+    };
+    if prefix.split('/').all(is_name) {
+        return Ok(());
+    }
+    Err(CliError::input(format!("`--prefix {prefix}` is no folder"))
+        .with_hint("such as `v2/k64`: letters, digits and `._-=+` between the slashes".to_owned()))
+}
+
+/// Refuses what had better not be published, unless it is forced; and what cannot be, always.
+///
+/// # Errors
+/// Jobs that are not done, SAEs that diverged or were not evaluated, checkpoints that are gone.
+pub(super) fn check(
+    chosen: &[Chosen],
+    args: &PublishArgs,
+    runs_dir: &Path,
+) -> Result<(), CliError> {
+    let is_gone = |chosen: &&Chosen| {
+        let dir = chosen.sae.checkpoint.as_ref().map(|dir| runs_dir.join(dir));
+        !dir.is_some_and(|dir| dir.is_dir())
+    };
+    if let Some(Chosen { sae, .. }) = chosen.iter().find(is_gone) {
+        let message = format!("job `{}` has no checkpoint of `{}`", sae.job, sae.sae);
+        return Err(CliError::input(message)
+            .with_hint("run its sweep, or leave it out with `--where`".to_owned()));
+    }
+    let problems = chosen.iter().filter_map(|chosen| {
+        let sae = &chosen.sae;
+        problem(sae).map(|problem| format!("`{}`, `{}`: {problem}", sae.job, sae.sae))
+    });
+    let problems: Vec<_> = problems.collect();
+    if problems.is_empty() || args.force {
+        return Ok(());
+    }
+    let more = match problems.len().saturating_sub(N_LISTED) {
+        0 => String::new(),
+        n => format!("\n  and {n} more"),
+    };
+    let listed = problems[..problems.len().min(N_LISTED)].join("\n  ");
+    Err(
+        CliError::input(format!("not published:\n  {listed}{more}")).with_hint(
+            "`sae-run eval JOB` evaluates, `--where` leaves SAEs out, `--force` publishes all the same"
+                .to_owned(),
+        ),
+    )
+}
+
+/// Why an SAE had better not be published.
+fn problem(sae: &PublishableSae) -> Option<String> {
+    if let Some(verdict) = &sae.verdict {
+        return Some(format!("went wrong: {verdict}"));
+    }
+    if sae.status != JobStatus::Done {
+        return Some(format!("the job is {}", sae.status));
+    }
+    if sae.fvu.is_none() {
+        return Some("its FVU is not finite".to_owned());
+    }
+    if sae.fvu_eval.is_none() {
+        return Some("was never evaluated on held-out sequences".to_owned());
+    }
+    None
+}
+
+/// Refuses to take the place of other SAEs of this runs folder, unless it is forced.
+///
+/// # Errors
+/// A folder of the repository that another SAE was published in.
+pub(super) fn check_places(
+    chosen: &[Chosen],
+    published: &BTreeMap<i64, String>,
+    args: &PublishArgs,
+) -> Result<(), CliError> {
+    if args.force {
+        return Ok(());
+    }
+    for new in chosen {
+        let other = published
+            .iter()
+            .find(|(sae_id, folder)| **sae_id != new.sae.sae_id && **folder == new.folder);
+        if let Some((other, folder)) = other {
+            let message = format!(
+                "`{folder}` of `{}` holds another SAE, number {other} of the database",
+                args.repo
+            );
+            return Err(CliError::input(message).with_hint(
+                "`--prefix FOLDER` puts these elsewhere, `--force` takes its place".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}

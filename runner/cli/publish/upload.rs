@@ -1,0 +1,100 @@
+//! The upload, as people see it.
+
+use crate::error::CliError;
+use crate::progress;
+use crate::table::{self, bytes, count};
+use hub::{FileUpload, Hub, HubError, Upload, UploadPlan, UploadProgress, UploadStep, Uploaded};
+use indicatif::ProgressBar;
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+/// What [`run`] would do.
+///
+/// # Errors
+/// As [`Hub::plan_upload`].
+pub(super) fn plan(hub: &Hub, upload: &Upload, quiet: bool) -> Result<UploadPlan, CliError> {
+    with_bar(quiet, |progress| hub.plan_upload(upload, progress))
+}
+
+/// Uploads, and shows how far it is.
+///
+/// # Errors
+/// As [`Hub::upload`].
+pub(super) fn run(hub: &Hub, upload: &Upload, quiet: bool) -> Result<Uploaded, CliError> {
+    with_bar(quiet, |progress| hub.upload(upload, progress))
+}
+
+fn with_bar<T>(
+    quiet: bool,
+    work: impl FnOnce(&mut dyn FnMut(UploadProgress)) -> Result<T, HubError>,
+) -> Result<T, CliError> {
+    let bar = match quiet || !std::io::stderr().is_terminal() {
+        true => ProgressBar::hidden(),
+        false => ProgressBar::no_length(),
+    };
+    let template = "{prefix:20!} {bar:30} {decimal_bytes}/{decimal_total_bytes}, \
+                    {decimal_bytes_per_sec}, {eta} left, {msg}";
+    bar.set_style(progress::style(template));
+    let mut step = None;
+    let done = work(&mut |now| {
+        if step.replace(now.step) != Some(now.step) {
+            bar.set_prefix(match now.step {
+                UploadStep::Hashing => "hashing",
+                UploadStep::Sending => "sending",
+                UploadStep::Committing => "committing",
+            });
+            bar.reset_eta();
+        }
+        bar.set_length(now.total_bytes);
+        bar.set_position(now.done_bytes);
+        bar.set_message(format!("file {} of {}", now.n_files_done, now.n_files));
+    });
+    bar.finish_and_clear();
+    Ok(done?)
+}
+
+/// What an upload would do: its files, then the card.
+pub(super) fn shown(plan: &UploadPlan, card: &str) -> String {
+    let row = |file: &FileUpload| {
+        let state = if file.is_new { "new" } else { "there already" };
+        vec![file.path.clone(), bytes(file.n_bytes), state.to_owned()]
+    };
+    let rows = plan.files.iter().map(row).collect();
+    let mut text = table::render(&["file", "size", ""], rows, 1);
+    let made = match (plan.makes_repo, plan.makes_branch) {
+        (true, _) => ", which would be made",
+        (false, true) => ", whose branch would be made",
+        (false, false) => "",
+    };
+    let _ = writeln!(
+        text,
+        "\n{} to {}, branch {}{made}\n\n{card}",
+        sent(&plan.files),
+        plan.page,
+        plan.branch
+    );
+    text
+}
+
+/// Says what was done, and prints where it is.
+///
+/// # Errors
+/// Standard output that cannot be written.
+pub(super) fn conclude(uploaded: &Uploaded) -> Result<u8, CliError> {
+    table::note(&match uploaded.is_new_commit {
+        true => format!("sent {}", sent(&uploaded.files)),
+        false => "all of it was there already".to_owned(),
+    });
+    table::print(&format!("{} {}\n", uploaded.page, uploaded.commit))
+}
+
+/// How many files and bytes are sent, and how many are not.
+fn sent(files: &[FileUpload]) -> String {
+    let new: Vec<_> = files.iter().filter(|file| file.is_new).collect();
+    let n_bytes = new.iter().map(|file| file.n_bytes).sum();
+    let rest = match files.len() - new.len() {
+        0 => String::new(),
+        n => format!("; {} there already", count(n, "file")),
+    };
+    format!("{}, {}{rest}", count(new.len(), "file"), bytes(n_bytes))
+}

@@ -1,0 +1,205 @@
+//! Before SAEs are given to others: what is written is read back, and must compute the same.
+
+use crate::TrainError;
+use sae::{LoadOptions, Sae, SaeLensMetadata};
+use std::fmt;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Tokens that the proof encodes.
+const N_TOKENS: i64 = 64;
+
+/// How far activations and reconstructions may differ, of the greatest.
+const TOLERANCE: f64 = 1e-5;
+
+/// How an SAE is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layout {
+    /// `cfg.json` and `sae.safetensors`, as Python's sparsify reads them.
+    Sparsify,
+    /// `cfg.json` and `sae_weights.safetensors`, as SAELens reads them.
+    SaeLens,
+}
+
+impl Layout {
+    /// Its name in options and in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sparsify => "sparsify",
+            Self::SaeLens => "saelens",
+        }
+    }
+
+    /// Its files.
+    pub fn files(self) -> [&'static str; 2] {
+        match self {
+            Self::Sparsify => [sae::CONFIG_FILE, sae::WEIGHTS_FILE],
+            Self::SaeLens => [sae::CONFIG_FILE, sae::SAELENS_WEIGHTS_FILE],
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Writes the SAE in `dir` to the folder `out` in a layout, reads it back from there, and compares what
+/// both make of the same input: the same latents, and activations and reconstructions within 1e-5 of the
+/// greatest. `metadata` is what SAELens's layout says beside the weights.
+///
+/// # Errors
+/// An SAE that cannot be read, or that has weights that are not finite; one that the layout cannot
+/// express; one that computes something else when it is read back.
+pub fn write_proven(
+    dir: &Path,
+    layout: Layout,
+    metadata: &SaeLensMetadata,
+    out: &Path,
+) -> Result<(), TrainError> {
+    tch::no_grad(|| {
+        let own = load(dir)?;
+        check_finite(&own, dir)?;
+        match layout {
+            Layout::Sparsify => own.save_to_disk(out)?,
+            Layout::SaeLens => own.save_saelens(out, metadata)?,
+        }
+        let read_back = load(out)?;
+        let unlike = first_difference(&own, &read_back)?;
+        match unlike {
+            None => Ok(()),
+            Some(what) => Err(TrainError::UnlikeLayout {
+                dir: dir.to_owned(),
+                layout,
+                what,
+            }),
+        }
+    })
+}
+
+fn load(dir: &Path) -> Result<Sae, TrainError> {
+    Ok(Sae::load_from_disk(dir, LoadOptions::from(Device::Cpu))?)
+}
+
+fn check_finite(sae: &Sae, dir: &Path) -> Result<(), TrainError> {
+    for (name, weight) in sae.named_weights() {
+        let is_finite = bool::try_from(weight.f_isfinite()?.f_all()?)?;
+        if !is_finite {
+            return Err(TrainError::NotFinite {
+                dir: dir.to_owned(),
+                tensor: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What both SAEs make differently of the same input; `None`: nothing.
+fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, TrainError> {
+    let x = probe(a)?;
+    let (a, b) = (a.forward(&x)?, b.forward(&x)?);
+    let latents = |sae: &sae::Reconstruction| sae.encoded.latent_indices.f_sort(-1, false);
+    if latents(&a)?.0 != latents(&b)?.0 {
+        return Ok(Some("latents"));
+    }
+    let acts = |sae: &sae::Reconstruction| sae.encoded.latent_acts.f_sort(-1, false);
+    if !is_close(&acts(&a)?.0, &acts(&b)?.0)? {
+        return Ok(Some("activations"));
+    }
+    Ok((!is_close(&a.sae_out, &b.sae_out)?).then_some("reconstructions"))
+}
+
+/// Activations as the SAE may see them: around the bias of its decoder, and of its input's size.
+fn probe(sae: &Sae) -> Result<Tensor, TrainError> {
+    tch::manual_seed(0);
+    let d_in = sae.cfg.d_in as i64;
+    let noise = Tensor::f_randn([N_TOKENS, d_in], (Kind::Float, Device::Cpu))?;
+    let x = match sae.cfg.transcode {
+        true => noise,
+        false => noise.f_add(&sae.b_dec.f_to_kind(Kind::Float)?)?,
+    };
+    Ok(x.f_to_kind(sae.b_dec.kind())?)
+}
+
+fn is_close(a: &Tensor, b: &Tensor) -> Result<bool, TrainError> {
+    let difference = f64::try_from(a.f_sub(b)?.f_abs()?.f_max()?)?;
+    let greatest = f64::try_from(a.f_abs()?.f_max()?)?;
+    Ok(difference <= TOLERANCE * greatest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sae::SaeConfig;
+
+    fn saved(change: impl Fn(&mut Sae)) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let mut sae = Sae::new(SaeConfig::topk(8, 32, 4), 1, Device::Cpu).unwrap();
+        tch::no_grad(|| change(&mut sae));
+        sae.save_to_disk(&dir.path().join("own")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn both_layouts_compute_the_same() {
+        let dir = saved(|sae| {
+            let _ = sae.b_dec.fill_(0.25);
+        });
+        for layout in [Layout::Sparsify, Layout::SaeLens] {
+            let out = dir.path().join(layout.name());
+            let metadata = SaeLensMetadata::default();
+            write_proven(&dir.path().join("own"), layout, &metadata, &out).unwrap();
+            for file in layout.files() {
+                assert!(out.join(file).is_file(), "{layout}: {file}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_refused() {
+        let dir = saved(|sae| {
+            let _ = sae.w_dec.get(3).fill_(f64::NAN);
+        });
+        let (own, out) = (dir.path().join("own"), dir.path().join("out"));
+        let error = write_proven(&own, Layout::Sparsify, &SaeLensMetadata::default(), &out);
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, TrainError::NotFinite { tensor, .. } if tensor == "W_dec"),
+            "{error:?}"
+        );
+        assert!(!out.exists(), "nothing was written");
+    }
+
+    #[test]
+    fn what_computes_something_else_is_noticed() {
+        let own = Sae::new(SaeConfig::topk(8, 32, 4), 1, Device::Cpu).unwrap();
+        let with = |index: usize, factor: f64| {
+            let weights = own.named_weights();
+            let weights = weights
+                .iter()
+                .enumerate()
+                .map(|(i, (_, weight))| match i == index {
+                    true => *weight * factor,
+                    false => weight.copy(),
+                });
+            own.with_weights(weights.collect())
+        };
+        let names: Vec<_> = own.named_weights().iter().map(|(name, _)| *name).collect();
+        let place = |name| names.iter().position(|own| *own == name).unwrap();
+        let w_dec = with(place("W_dec"), 1.001);
+        assert_eq!(
+            first_difference(&own, &w_dec).unwrap(),
+            Some("reconstructions")
+        );
+        let encoder = with(place("encoder.weight"), 1.001);
+        assert_eq!(
+            first_difference(&own, &encoder).unwrap(),
+            Some("activations")
+        );
+        let encoder = with(place("encoder.weight"), -1.0);
+        assert_eq!(first_difference(&own, &encoder).unwrap(), Some("latents"));
+        let same = with(usize::MAX, 1.0);
+        assert_eq!(first_difference(&own, &same).unwrap(), None);
+    }
+}
