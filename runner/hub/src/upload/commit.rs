@@ -14,9 +14,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Longest file in the text of a commit, as on the Hub.
-const MAX_SMALL_BYTES: u64 = 10 << 20;
-
 /// How many commits of others may come after ours until nobody finds it any more.
 const MAX_LATER_COMMITS: &str = "limit=100";
 
@@ -119,13 +116,6 @@ impl Publisher<'_> {
                    "parentCommit": parent}),
         );
         for file in small {
-            if file.n_bytes > MAX_SMALL_BYTES {
-                return Err(HubError::TooLargeForCommit {
-                    repo: self.repo.as_str().into(),
-                    path: file.path.into(),
-                    n_bytes: file.n_bytes,
-                });
-            }
             let content = BASE64_STANDARD.encode(file.content()?);
             add(
                 "file",

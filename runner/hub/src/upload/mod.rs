@@ -37,7 +37,7 @@ pub struct Upload {
     pub private: bool,
     /// The files. Others that the branch has stay.
     pub files: Vec<UploadFile>,
-    /// Title of the commit.
+    /// Title of the commit. The Hub takes none without.
     pub title: String,
     /// Further text of the commit.
     pub description: String,

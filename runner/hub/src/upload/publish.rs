@@ -16,6 +16,9 @@ use std::time::Duration;
 /// How often to begin anew because others have committed meanwhile.
 const MAX_ATTEMPTS: u32 = 4;
 
+/// Longest file in the text of a commit, as on the Hub.
+const MAX_SMALL_BYTES: u64 = 10 << 20;
+
 /// The longest wait for an answer to something that takes the Hub a while, in timeouts of the
 /// settings.
 const PATIENCE: u32 = 6;
@@ -85,8 +88,8 @@ impl<'a> Publisher<'a> {
             is_new_repo |= was_made;
             let news = self.news(&locals, Some(&parent)).await?;
             let files = locals.iter().zip(&news);
-            let new: Vec<_> = files.filter(|(_, is_new)| **is_new).collect();
-            let new: Vec<_> = new.into_iter().map(|(file, _)| file).collect();
+            let new = files.filter_map(|(file, is_new)| is_new.then_some(file));
+            let new: Vec<_> = new.collect();
             let outcome = match new.is_empty() {
                 true => Outcome::Made(parent),
                 false => self.send(&new, &parent, &mut arrived).await?,
@@ -120,13 +123,14 @@ impl<'a> Publisher<'a> {
         parent: &str,
         arrived: &mut BTreeSet<String>,
     ) -> Result<Outcome, HubError> {
-        let modes = self.modes(files).await?;
-        let (large, small): (Vec<_>, Vec<_>) =
-            files.iter().zip(modes).partition(|(_, is_large)| *is_large);
-        let [large, small] = [large, small].map(|files| {
-            let files = files.into_iter();
-            files.map(|(file, _)| *file).collect::<Vec<_>>()
-        });
+        let (mut large, mut small) = (Vec::new(), Vec::new());
+        for (&file, is_large) in files.iter().zip(self.modes(files).await?) {
+            match is_large {
+                true => large.push(file),
+                false if file.n_bytes > MAX_SMALL_BYTES => return Err(self.too_large(file)),
+                false => small.push(file),
+            }
+        }
         let mut missing = Vec::new();
         for file in &large {
             if arrived.insert(file.sha256.clone()) {
@@ -137,6 +141,14 @@ impl<'a> Publisher<'a> {
             lfs::send(self, &missing).await?;
         }
         self.commit(&small, &large, parent).await
+    }
+
+    fn too_large(&self, file: &Local<'_>) -> HubError {
+        HubError::TooLargeForCommit {
+            repo: self.repo.as_str().into(),
+            path: file.path.into(),
+            n_bytes: file.n_bytes,
+        }
     }
 
     fn page(&self) -> String {

@@ -101,6 +101,7 @@ fn a_large_file_never_goes_into_the_text_of_a_commit() {
         matches!(&error, HubError::TooLargeForCommit { path, .. } if path == "x.txt"),
         "{error:?}"
     );
+    assert_eq!(fixture.n_requests("/objects/batch"), 0);
     assert_eq!(fixture.n_requests("/commit/"), 0);
 }
 
