@@ -71,7 +71,7 @@ fn checkpoints_are_whole(workspace: &Workspace) {
         let written: serde_json::Value = serde_json::from_slice(&written).unwrap();
         assert_eq!(written, config, "config.json and the row agree");
 
-        let saes = sae::Sae::load_many(&workspace.path("runs").join(dir), Device::Cpu).unwrap();
+        let saes = sae::Sae::load_many(workspace.path("runs").join(dir), Device::Cpu).unwrap();
         let names: Vec<_> = saes.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(json!(names), config["hookpoints"]);
         for (name, sae) in &saes {

@@ -1,6 +1,7 @@
 //! The command line as typed.
 
 use crate::config;
+use crate::encode_args::EncodeArgs;
 use crate::error::CliError;
 use crate::paths::Folders;
 use crate::publish::PublishArgs;
@@ -114,6 +115,8 @@ pub(crate) enum Command {
     Data(Box<DataArgs>),
     /// Evaluate SAEs on held-out sequences.
     Eval(Box<EvalArgs>),
+    /// Encode texts or a data set with SAEs, and write the active latents to a Parquet or safetensors file.
+    Encode(Box<EncodeArgs>),
     /// Prove on a job of yours that training which is killed ends in the same bits.
     VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder, or their SAEs.

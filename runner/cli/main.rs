@@ -8,6 +8,8 @@ mod datasets;
 mod device_memory;
 mod doctor;
 mod download;
+mod encode;
+mod encode_args;
 mod error;
 mod eval;
 mod expand;
@@ -65,6 +67,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Recipes(args)) => recipes_command::recipes(&args),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
         Some(Command::Data(args)) => data_command::data(&args),
+        Some(Command::Encode(args)) => block_on(encode::encode(&args)),
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
         Some(Command::Ls(ls)) => block_on(listing::ls(&ls)),

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into());
     };
     let metadata = SaeLensMetadata {
-        model_name: found.model(),
+        model_name: found.trained_on().map(|trained_on| trained_on.model),
         hf_hook_name: Some(found.hookpoint.clone()),
         ..SaeLensMetadata::default()
     };

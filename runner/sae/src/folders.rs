@@ -1,7 +1,9 @@
 //! SAEs on disk, found by their folders' names.
 
+use crate::disk::read_config;
 use crate::{CONFIG_FILE, SaeError, saelens};
 use plan::{fnmatch, nearest};
+use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,15 +37,24 @@ impl FoundSae {
 
     /// The language model it was trained on, as far as the files around it say: SAELens's `cfg.json`,
     /// or the settings of the training, `config.json`, beside its folder or above.
-    pub fn model(&self) -> Option<String> {
-        let above = self.dir.ancestors().take(3);
-        let of_training = |dir: &Path| {
-            let text = fs::read(dir.join("config.json")).ok()?;
-            let settings: serde_json::Value = serde_json::from_slice(&text).ok()?;
-            Some(settings.get("model")?.as_str()?.to_owned())
-        };
-        saelens::model_name(&self.dir).or_else(|| above.into_iter().find_map(of_training))
+    pub fn trained_on(&self) -> Option<TrainedOn> {
+        let of_training = |dir: &Path| read_config(&dir.join("config.json")).ok();
+        let of_saelens = saelens::model_name(&self.dir).map(|model| TrainedOn {
+            model,
+            revision: None,
+        });
+        of_saelens.or_else(|| self.dir.ancestors().take(3).find_map(of_training))
     }
+}
+
+/// A language model by the name that an SAE's files have for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct TrainedOn {
+    /// A folder, or an id of the Hub, or a short name of TransformerLens's.
+    pub model: String,
+    /// Branch, tag or commit; `None`: not said.
+    #[serde(default)]
+    pub revision: Option<String>,
 }
 
 /// The SAEs in `dir`, which is an SAE's folder, or has one for each hookpoint, or for each hookpoint

@@ -134,6 +134,26 @@ pub enum TrainError {
         /// What is different.
         what: &'static str,
     },
+    /// A hookpoint whose vectors belong to no single token.
+    #[error("`{hookpoint}` gives {n_vectors} vectors for {n_tokens} tokens")]
+    NotOneAToken {
+        /// The hookpoint.
+        hookpoint: String,
+        /// What came.
+        n_vectors: usize,
+        /// Tokens that went into the model.
+        n_tokens: usize,
+    },
+    /// A text that is longer than a sequence may be.
+    #[error("text {index} has {n_tokens} tokens, and a sequence at most {ctx_len}")]
+    LongText {
+        /// Which, from 0.
+        index: usize,
+        /// Its tokens.
+        n_tokens: usize,
+        /// Tokens of a sequence.
+        ctx_len: usize,
+    },
     /// Another worker trains this stream.
     #[error("another worker trains stream `{stream_id}` in `{dir}`")]
     Locked {
@@ -195,6 +215,14 @@ impl TrainError {
             Self::SaeWidths { .. } => {
                 Some("it was trained on another model, or at another hookpoint".into())
             }
+            Self::LongText { .. } => Some(
+                "cut it, or give it as a data set, which is cut into sequences; `ctx_len` can be raised as \
+                 far as the model's positions go"
+                    .into(),
+            ),
+            Self::NotOneAToken { .. } => {
+                Some("latents of one token each come from blocks, MLPs and attention".into())
+            }
             Self::Locked { .. } => {
                 Some("it ends by itself after a checkpoint when its `sae-run` is gone".into())
             }
@@ -222,7 +250,9 @@ impl TrainError {
             | Self::TooLittleData { .. }
             | Self::Changed { .. }
             | Self::NotFinite { .. }
-            | Self::SaeWidths { .. } => FailureKind::Input,
+            | Self::SaeWidths { .. }
+            | Self::NotOneAToken { .. }
+            | Self::LongText { .. } => FailureKind::Input,
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,
         }

@@ -17,7 +17,7 @@ mod tests;
 
 pub(crate) use jobs::JobEvaluation;
 
-use crate::TrainError;
+use crate::{TrainError, places};
 use data::EvalSequences;
 use evaluator::Evaluator;
 use lm::{LanguageModel, LoadOptions};
@@ -135,38 +135,22 @@ pub fn eval_batch_size(most: usize, ctx_len: usize, vocab_size: usize) -> usize 
 }
 
 fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Subject>, TrainError> {
+    let options = sae::LoadOptions {
+        device,
+        kind: Some(Kind::Float),
+        ..sae::LoadOptions::default()
+    };
     let load = |spec: &EvalSae| {
-        let sae = Sae::load_from_disk(&spec.dir, device)?;
-        check_widths(spec, &sae, facts)?;
-        let spec = spec.clone();
+        let sae = Sae::load_from_disk(&spec.dir, options.clone())?;
+        let hookpoint = places::find(facts, &spec.hookpoint)?;
+        places::check_widths(&spec.dir, &sae, hookpoint)?;
+        let spec = EvalSae {
+            hookpoint: hookpoint.name.clone(),
+            ..spec.clone()
+        };
         Ok(Subject { spec, sae })
     };
     specs.iter().map(load).collect()
-}
-
-/// An SAE takes the module's output, a transcoder its input; both give its output.
-fn check_widths(spec: &EvalSae, sae: &Sae, facts: &ModelFacts) -> Result<(), TrainError> {
-    // A name that the model does not have gets its own error from the model.
-    let Some(hookpoint) = facts.hookpoint(&spec.hookpoint) else {
-        return lm::Taps::new(facts, &[&spec.hookpoint])
-            .map(|_| ())
-            .map_err(TrainError::from);
-    };
-    let d_in = match sae.cfg.transcode {
-        true => hookpoint.d_in.unwrap_or(0),
-        false => hookpoint.d_out,
-    };
-    let got = (sae.cfg.d_in, sae.b_dec.size()[0] as usize);
-    let expected = (d_in, hookpoint.d_out);
-    if got == expected {
-        return Ok(());
-    }
-    Err(TrainError::SaeWidths {
-        dir: spec.dir.clone(),
-        hookpoint: spec.hookpoint.clone(),
-        expected,
-        got,
-    })
 }
 
 /// The firing density of each latent, the share of tokens it fired on, from a file that an evaluation

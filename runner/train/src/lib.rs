@@ -4,6 +4,7 @@
 //! nothing, and knows neither database nor network.
 
 mod best;
+mod encode;
 mod end_to_end;
 mod error;
 mod evaluate;
@@ -18,6 +19,7 @@ mod memory;
 mod optimizer;
 mod order;
 mod output_loss;
+mod places;
 mod prepare;
 mod proof;
 mod sae_trainer;
@@ -42,6 +44,7 @@ mod testing;
 mod update_tests;
 
 pub use data;
+pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, EncodedRows, encode};
 pub use error::{TrainError, message_chain};
 pub use evaluate::{
     EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate, read_density,

@@ -178,7 +178,7 @@ mod tests {
         for (name, sae) in &saes {
             assert_same(sae, &run.sae("a", name));
         }
-        let loaded = Sae::load_many(&dir.path().join("saes"), Device::Cpu).unwrap();
+        let loaded = Sae::load_many(dir.path().join("saes"), Device::Cpu).unwrap();
         assert_eq!(loaded.len(), 2);
     }
 

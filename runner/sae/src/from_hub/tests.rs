@@ -131,7 +131,7 @@ fn the_files_around_an_sae_tell_its_model() {
     let found = saes.download(&hub, &names, &mut |_| {}).unwrap();
     assert_eq!(found[0].hookpoint, "layers.2");
     assert_eq!(
-        found[0].model().as_deref(),
+        found[0].trained_on().map(|of| of.model).as_deref(),
         Some("meta-llama/Meta-Llama-3-8B")
     );
 }

@@ -85,7 +85,10 @@ fn the_folder_tells_hookpoint_and_model() {
     };
     assert_eq!(found.name, "topk_before_6");
     assert_eq!(found.hookpoint, "blocks.1.hook_resid_post");
-    assert_eq!(found.model().as_deref(), Some("tiny"));
+    assert_eq!(
+        found.trained_on().map(|of| of.model).as_deref(),
+        Some("tiny")
+    );
 }
 
 /// An SAE of each kind that SAELens has, by the name of its architecture.

@@ -1,0 +1,212 @@
+//! Texts or token sequences through a language model and its SAEs, to a file of the latents that are
+//! active at each token.
+//!
+//! One row for each: see [`EncodedRows`]. What is held in memory does not grow with the number of
+//! sequences: rows go to the file as they come.
+
+mod batches;
+mod file;
+mod parquet_file;
+mod rows;
+mod safetensors_file;
+
+#[cfg(test)]
+mod tests;
+
+pub use batches::EncodeInput;
+pub use file::EncodeFormat;
+pub use rows::EncodedRows;
+
+use crate::{TrainError, places};
+use batches::{Batch, Batches};
+use file::RowFile;
+use lm::{Activations, LanguageModel, LoadOptions, Taps};
+use plan::{Dtype, ModelFacts};
+use rows::TopLatents;
+use sae::{FoundSae, Sae};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use tch::{Device, Kind, Tensor};
+
+/// Rows that are put together before they go to the file.
+const ROWS_AT_ONCE: usize = 1 << 16;
+
+/// What to encode, with what, and where to.
+#[derive(Debug)]
+pub struct EncodeRequest {
+    /// Folder of the language model; its head is not needed, nor what lies behind the last hookpoint.
+    pub model_dir: PathBuf,
+    /// What the model computes in. SAEs compute in 32 bit.
+    pub dtype: Dtype,
+    /// Whether its linear modules are held in 8 bit.
+    pub load_in_8bit: bool,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// The SAEs, in the order of their rows. Their decoders are not loaded.
+    pub saes: Vec<FoundSae>,
+    /// Active latents of a token that are kept, the strongest; `None`: all.
+    pub top: Option<usize>,
+    /// Tokens in a forward pass, or those of one sequence where that has more. The file does not
+    /// depend on it, beyond the rounding of sums.
+    pub batch_tokens: usize,
+    /// The file to write.
+    pub out: PathBuf,
+    /// Its format.
+    pub format: EncodeFormat,
+}
+
+/// What an encoding came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodeSummary {
+    /// Sequences or texts.
+    pub n_sequences: u64,
+    /// Tokens of all of them.
+    pub n_tokens: u64,
+    /// Active latents written, of each SAE.
+    pub n_rows: Vec<u64>,
+}
+
+/// An SAE that is loaded, and where it belongs.
+#[derive(Debug)]
+struct Encoder {
+    found: FoundSae,
+    sae: Sae,
+}
+
+/// Encodes `input` and writes the file beside its place, then moves it there. `None`, and no file, where
+/// `report` breaks off; it is told of sequences done.
+///
+/// # Errors
+/// An SAE that cannot be read or does not fit its hookpoint, a model that cannot be loaded, a text that
+/// is longer than the context, a file that cannot be written, or want of memory.
+pub fn encode(
+    request: &EncodeRequest,
+    input: EncodeInput,
+    report: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<EncodeSummary>, TrainError> {
+    let device = lm::parse_device(&request.device)?;
+    let _no_grad = tch::no_grad_guard();
+    let facts = lm::read_facts(&request.model_dir)?;
+    let encoders = load(&request.saes, &facts, device)?;
+    let taps = taps(&facts, &encoders)?;
+    let options = LoadOptions {
+        device,
+        dtype: request.dtype,
+        load_in_8bit: request.load_in_8bit,
+        n_layers: Some(taps.n_layers_needed()),
+        with_head: false,
+    };
+    let model = LanguageModel::load(&request.model_dir, &options)?;
+    let saes: Vec<_> = encoders.iter().map(|encoder| &encoder.found).collect();
+    let mut file = RowFile::create(&request.out, request.format, &saes)?;
+    let mut summary = EncodeSummary::of(encoders.len());
+    for batch in Batches::new(input, request)? {
+        let batch = batch?;
+        let activations = model.forward(&batch.input_ids(device)?, &taps)?;
+        let n_tokens = batch.n_positions();
+        let latents = encoders
+            .iter()
+            .map(|encoder| encoder.latents(&activations, n_tokens, request.top));
+        let latents = latents.collect::<Result<Vec<_>, _>>()?;
+        add_rows(&batch, &latents, &mut file, &mut summary)?;
+        if report(summary.n_sequences).is_break() {
+            return Ok(None);
+        }
+    }
+    file.finish()?;
+    Ok(Some(summary))
+}
+
+impl EncodeSummary {
+    fn of(n_saes: usize) -> Self {
+        Self {
+            n_sequences: 0,
+            n_tokens: 0,
+            n_rows: vec![0; n_saes],
+        }
+    }
+}
+
+fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Encoder>, TrainError> {
+    let options = sae::LoadOptions {
+        device,
+        kind: Some(Kind::Float),
+        decoder: false,
+        ..sae::LoadOptions::default()
+    };
+    let load = |found: &FoundSae| {
+        let hookpoint = places::find(facts, &found.hookpoint)?;
+        let sae = Sae::load_from_disk(&found.dir, options.clone())?;
+        places::check_widths(&found.dir, &sae, hookpoint)?;
+        let found = FoundSae {
+            hookpoint: hookpoint.name.clone(),
+            ..found.clone()
+        };
+        Ok(Encoder { found, sae })
+    };
+    saes.iter().map(load).collect()
+}
+
+/// What the SAEs read: the outputs of their hookpoints, and the inputs where they are transcoders.
+fn taps(facts: &ModelFacts, encoders: &[Encoder]) -> Result<Taps, TrainError> {
+    let names = |of_transcoders: bool| -> Vec<&str> {
+        let wanted = encoders
+            .iter()
+            .filter(|encoder| encoder.sae.cfg.transcode == of_transcoders);
+        wanted
+            .map(|encoder| encoder.found.hookpoint.as_str())
+            .collect()
+    };
+    Ok(Taps::new(facts, &names(false))?.with_inputs(facts, &names(true))?)
+}
+
+impl Encoder {
+    /// The strongest latents at every one of the `n_tokens` positions of a batch.
+    fn latents(
+        &self,
+        activations: &Activations,
+        n_tokens: usize,
+        top: Option<usize>,
+    ) -> Result<TopLatents, TrainError> {
+        let name = &self.found.hookpoint;
+        let x = match self.sae.cfg.transcode {
+            true => activations.input(name),
+            false => activations.get(name),
+        };
+        let x: &Tensor = x.expect("every hookpoint is tapped");
+        let x = x.f_reshape([-1, self.sae.cfg.d_in as i64])?;
+        let n_vectors = x.size()[0] as usize;
+        if n_vectors != n_tokens {
+            return Err(TrainError::NotOneAToken {
+                hookpoint: name.clone(),
+                n_vectors,
+                n_tokens,
+            });
+        }
+        TopLatents::of(&self.sae, &x, top)
+    }
+}
+
+/// Writes what a batch gave, sequence by sequence and in each SAE by SAE.
+fn add_rows(
+    batch: &Batch,
+    latents: &[TopLatents],
+    file: &mut RowFile,
+    summary: &mut EncodeSummary,
+) -> Result<(), TrainError> {
+    let mut rows = EncodedRows::default();
+    for place in 0..batch.n_sequences() {
+        for (sae_idx, of_sae) in latents.iter().enumerate() {
+            let n_before = rows.len();
+            batch.add_rows(place, sae_idx, of_sae, &mut rows);
+            summary.n_rows[sae_idx] += (rows.len() - n_before) as u64;
+            if rows.len() >= ROWS_AT_ONCE {
+                file.write(&rows)?;
+                rows.clear();
+            }
+        }
+        summary.n_sequences += 1;
+        summary.n_tokens += batch.token_ids(place).len() as u64;
+    }
+    file.write(&rows)
+}

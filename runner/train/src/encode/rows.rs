@@ -1,0 +1,93 @@
+//! Rows of the file, and the latents they come from.
+
+use crate::TrainError;
+use sae::{Encoded, Sae};
+use tch::{Device, Kind, Tensor};
+
+/// Bytes of pre-activations that are computed at once, at most, but for those of one token.
+const MOST_PRE_ACTS_BYTES: usize = 1 << 28;
+
+/// Columns of active latents, one row for each: in the order of the sequences, of the SAEs, of the
+/// positions, and the strongest first.
+#[derive(Debug, Default)]
+pub struct EncodedRows {
+    /// Index of the text or sequence.
+    pub sequence: Vec<i64>,
+    /// Position of the token in it, from 0.
+    pub position: Vec<i32>,
+    /// The token there.
+    pub token_id: Vec<i32>,
+    /// Index of the SAE.
+    pub sae: Vec<i32>,
+    /// Index of the latent.
+    pub latent: Vec<i32>,
+    /// Its activation: above 0, or no number where the activations of the model are none.
+    pub activation: Vec<f32>,
+}
+
+impl EncodedRows {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.activation.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.activation.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// The strongest latents of each of many tokens, strongest first.
+#[derive(Debug)]
+pub(super) struct TopLatents {
+    /// Of one token after the other.
+    entries: Vec<Vec<(i32, f32)>>,
+}
+
+impl TopLatents {
+    /// Of the activations `x`: `[n_tokens, d_in]`, of any kind.
+    pub(super) fn of(sae: &Sae, x: &Tensor, top: Option<usize>) -> Result<Self, TrainError> {
+        let n_rows = (MOST_PRE_ACTS_BYTES / (4 * sae.num_latents())).max(1) as i64;
+        let mut entries = Vec::with_capacity(x.size()[0] as usize);
+        for x in x.f_split(n_rows, 0)? {
+            let encoded = sae.encode(&x.f_to_kind(Kind::Float)?)?;
+            add_entries(&encoded, top, &mut entries)?;
+        }
+        Ok(Self { entries })
+    }
+
+    /// Those of a token.
+    pub(super) fn of_token(&self, token_idx: usize) -> &[(i32, f32)] {
+        &self.entries[token_idx]
+    }
+}
+
+fn add_entries(
+    encoded: &Encoded,
+    top: Option<usize>,
+    entries: &mut Vec<Vec<(i32, f32)>>,
+) -> Result<(), TrainError> {
+    let most = encoded.latent_acts.size()[1];
+    let n_kept = top.map_or(most, |top| most.min(top as i64));
+    let (acts, order) = encoded.latent_acts.f_topk(n_kept, -1, true, true)?;
+    let latents = encoded.latent_indices.f_gather(1, &order, false)?;
+    // Sync: the latents go to the host.
+    let acts = Vec::<f32>::try_from(&acts.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
+    let latents = latents.f_to_kind(Kind::Int)?.f_to_device(Device::Cpu)?;
+    let latents = Vec::<i32>::try_from(&latents.f_flatten(0, -1)?)?;
+    let n_kept = n_kept as usize;
+    let of_token = |(latents, acts): (&[i32], &[f32])| {
+        let pairs = latents.iter().copied().zip(acts.iter().copied());
+        // What is no number shall show.
+        pairs
+            .filter(|(_, act)| *act > 0.0 || act.is_nan())
+            .collect()
+    };
+    let tokens = latents.chunks(n_kept).zip(acts.chunks(n_kept));
+    entries.extend(tokens.map(of_token));
+    Ok(())
+}

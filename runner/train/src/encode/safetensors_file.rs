@@ -1,0 +1,119 @@
+//! Rows as tensors of a safetensors file. Its header comes first and has the lengths, so the columns
+//! lie in files of their own until all rows are there.
+
+use super::file::RowWriter;
+use super::rows::EncodedRows;
+use crate::TrainError;
+use sae::FoundSae;
+use serde_json::{Map, json};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Columns, with safetensors' name of their kind and the bytes of a number; the widest first, so that
+/// all are aligned.
+const COLUMNS: [(&str, &str, u64); 6] = [
+    ("sequence", "I64", 8),
+    ("position", "I32", 4),
+    ("token_id", "I32", 4),
+    ("sae", "I32", 4),
+    ("latent", "I32", 4),
+    ("activation", "F32", 4),
+];
+
+/// Bytes to which a header is filled up.
+const ALIGNMENT: usize = 8;
+
+/// A file that is being written.
+pub(super) struct SafetensorsFile {
+    path: PathBuf,
+    file: File,
+    /// Without names, so that nothing is left of them.
+    columns: Vec<BufWriter<File>>,
+    n_rows: u64,
+    /// The names of the SAEs and their hookpoints, as JSON.
+    saes: String,
+}
+
+impl SafetensorsFile {
+    pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, TrainError> {
+        // Beside the file, where there is space for it.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new("."));
+        let column = |_| Ok(BufWriter::new(tempfile::tempfile_in(dir)?));
+        let columns = COLUMNS.iter().map(column).collect::<io::Result<_>>();
+        let name = |sae: &&FoundSae| json!({"name": sae.name, "hookpoint": sae.hookpoint});
+        Ok(Self {
+            path: path.into(),
+            file,
+            columns: columns.map_err(TrainError::io("create", dir))?,
+            n_rows: 0,
+            saes: json!(saes.iter().map(name).collect::<Vec<_>>()).to_string(),
+        })
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut header = Map::new();
+        header.insert("__metadata__".into(), json!({"saes": self.saes}));
+        let mut start = 0;
+        for (column, dtype, n_bytes) in COLUMNS {
+            let end = start + n_bytes * self.n_rows;
+            let entry =
+                json!({"dtype": dtype, "shape": [self.n_rows], "data_offsets": [start, end]});
+            header.insert(column.into(), entry);
+            start = end;
+        }
+        let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
+        header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+        header
+    }
+
+    fn put_together(&mut self) -> io::Result<()> {
+        let header = self.header();
+        self.file.write_all(&(header.len() as u64).to_le_bytes())?;
+        self.file.write_all(&header)?;
+        for column in &mut self.columns {
+            column.rewind()?;
+            io::copy(column.get_mut(), &mut self.file)?;
+        }
+        Ok(())
+    }
+}
+
+impl RowWriter for SafetensorsFile {
+    fn write(&mut self, rows: &EncodedRows) -> Result<(), TrainError> {
+        let int32 = |column: &[i32]| -> Vec<u8> {
+            column
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect()
+        };
+        let bytes = [
+            rows.sequence
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect(),
+            int32(&rows.position),
+            int32(&rows.token_id),
+            int32(&rows.sae),
+            int32(&rows.latent),
+            rows.activation
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect(),
+        ];
+        for (column, bytes) in self.columns.iter_mut().zip(bytes) {
+            let bytes: Vec<u8> = bytes;
+            let written = column.write_all(&bytes);
+            written.map_err(TrainError::io("write", &self.path))?;
+        }
+        self.n_rows += rows.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<File, TrainError> {
+        let written = self.put_together();
+        written.map_err(TrainError::io("write", &self.path))?;
+        Ok(self.file)
+    }
+}

@@ -1,0 +1,56 @@
+//! Where in a language model an SAE belongs.
+
+use crate::TrainError;
+use lm::LmError;
+use plan::{HookpointFacts, ModelFacts, nearest};
+use sae::{Sae, resolve_hookpoint};
+use std::path::Path;
+
+/// The hookpoint that `name` means, Hugging Face's or TransformerLens's.
+///
+/// # Errors
+/// The model has none like that; the error names the nearest.
+pub(crate) fn find<'a>(
+    facts: &'a ModelFacts,
+    name: &str,
+) -> Result<&'a HookpointFacts, TrainError> {
+    resolve_hookpoint(facts, name).ok_or_else(|| {
+        let names = facts
+            .hookpoints
+            .iter()
+            .map(|hookpoint| hookpoint.name.as_str());
+        LmError::NoHookpoint {
+            name: name.into(),
+            model_type: facts.model_type.clone(),
+            nearest: nearest(name, names, 1).pop(),
+        }
+        .into()
+    })
+}
+
+/// Checks that the SAE in `dir` fits a hookpoint: an SAE takes the module's output, a transcoder its
+/// input; both give its output.
+///
+/// # Errors
+/// Other widths.
+pub(crate) fn check_widths(
+    dir: &Path,
+    sae: &Sae,
+    hookpoint: &HookpointFacts,
+) -> Result<(), TrainError> {
+    let d_in = match sae.cfg.transcode {
+        true => hookpoint.d_in.unwrap_or(0),
+        false => hookpoint.d_out,
+    };
+    let got = (sae.cfg.d_in, sae.b_dec.size()[0] as usize);
+    let expected = (d_in, hookpoint.d_out);
+    if got == expected {
+        return Ok(());
+    }
+    Err(TrainError::SaeWidths {
+        dir: dir.into(),
+        hookpoint: hookpoint.name.clone(),
+        expected,
+        got,
+    })
+}
