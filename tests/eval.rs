@@ -309,7 +309,9 @@ fn eval_of_an_sae_that_does_not_fit_is_told() {
     let weights = workspace.path("layers.2/sae.safetensors");
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    eval("layers.2").exits(1).remarks(&["sae.safetensors"]);
+    eval("layers.2")
+        .refuses(&["sae.safetensors"])
+        .hints("whole");
     fs::write(workspace.path("layers.2/cfg.json"), "{}").unwrap();
     eval("layers.2").refuses(&["cfg.json"]).hints("sparsify");
 }

@@ -9,6 +9,7 @@ mod bad_model;
 mod bad_settings;
 mod config;
 mod data;
+mod encode;
 mod eval;
 mod finetune;
 mod hostile_names;
