@@ -1,5 +1,34 @@
 //! k-sparse autoencoders on libtorch, with sparsify's names and its format on disk.
 //!
+//! The examples of sparsify's README, with activations that come from wherever the reader has them (in
+//! this project, from the crate `lm`):
+//!
+//! ```no_run
+//! use sae::{Encoded, LoadOptions, Sae};
+//! use tch::{Device, Kind, Tensor};
+//!
+//! // One SAE of a repository on the Hub; nothing else of it is downloaded.
+//! let sae = Sae::load_from_hub("EleutherAI/sae-llama-3-8b-32x", Some("layers.10"), Device::Cpu)?;
+//!
+//! // All of them, in natural order: encoders only, in 32 bit.
+//! let options = LoadOptions { decoder: false, kind: Some(Kind::Float), ..LoadOptions::default() };
+//! let saes = Sae::load_many("EleutherAI/sae-llama-3-8b-32x", options)?;
+//!
+//! // The hidden states of a text, layer by layer: `[1, n_tokens, d_in]`.
+//! # let hidden_states: Vec<Tensor> = Vec::new();
+//! let mut latent_acts = Vec::new();
+//! for ((_hookpoint, sae), hidden_state) in saes.iter().zip(&hidden_states) {
+//!     let Encoded { latent_acts: acts, latent_indices } = sae.encode(&hidden_state.flatten(0, 1))?;
+//!     latent_acts.push((acts, latent_indices));
+//! }
+//!
+//! // And back.
+//! # let hidden_state = Tensor::zeros([1, 3, 4096], (Kind::Float, Device::Cpu));
+//! let sae_out = sae.forward(&hidden_state.flatten(0, 1))?.sae_out;
+//! # let _ = sae_out;
+//! # Ok::<(), sae::SaeError>(())
+//! ```
+//!
 //! [`Sae`] encodes, decodes, saves and loads. [`Gradients`] are written by hand on the sparse
 //! structure of the activations, so no tensor of `n_tokens x k x d_in` ever exists.
 
