@@ -371,7 +371,7 @@ fn what_cannot_be_encoded_is_told() {
     refuses("empty", &[], &["there is no SAE in"], "cfg.json");
     let neither = encode(&workspace, "saes", &["--out", "out.parquet"]);
     neither.exits(2).remarks(&["--text", "--dataset"]);
-    let left = fs::read_dir(&workspace.path("")).unwrap();
+    let left = fs::read_dir(workspace.path("")).unwrap();
     let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(left.into_iter().all(|name| !name.contains("out.")));
 }
