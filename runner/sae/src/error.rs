@@ -152,7 +152,7 @@ pub enum SaeError {
     },
     /// The Hub.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(Box<HubError>),
     /// Activations of another kind than the weights were passed in.
     #[error("activations are {got:?}, the SAE's weights {expected:?}")]
     InputKind {
@@ -182,6 +182,13 @@ pub enum SaeError {
     /// libtorch cannot compute, mostly for want of memory.
     #[error("libtorch failed")]
     Torch(#[from] tch::TchError),
+}
+
+impl From<HubError> for SaeError {
+    fn from(error: HubError) -> Self {
+        // It is large, and most errors are others.
+        Self::Hub(error.into())
+    }
 }
 
 impl SaeError {
