@@ -82,4 +82,25 @@ mod tests {
         assert!(missing.to_string().contains("none"), "{missing}");
         assert_eq!(missing.kind(), plan::FailureKind::Input);
     }
+
+    #[test]
+    fn kinds_that_are_not_trained_are_told_and_saelens_topk_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = || Sae::new(SaeConfig::topk(4, 12, 3), 2, Device::Cpu).unwrap();
+        let relu = SaeConfig {
+            activation: sae::Activation::Relu,
+            ..SaeConfig::topk(4, 12, 12)
+        };
+        let metadata = sae::SaeLensMetadata::default();
+        let relu = Sae::new(relu, 1, Device::Cpu).unwrap();
+        relu.save_saelens(dir.path(), &metadata).unwrap();
+        let message = load(fresh(), dir.path(), Device::Cpu)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("has the activation relu"), "{message}");
+        fresh().save_saelens(dir.path(), &metadata).unwrap();
+        let loaded = load(fresh(), dir.path(), Device::Cpu).unwrap();
+        assert!(loaded.encoder_weight.is_contiguous());
+        assert!(loaded.encoder_weight.equal(&fresh().encoder_weight));
+    }
 }
