@@ -4,7 +4,7 @@ use crate::disk::MAX_CONFIG_BYTES;
 use crate::folders::{no_such, select};
 use crate::{CONFIG_FILE, FoundSae, LoadOptions, Sae, SaeError, WEIGHTS_FILE, find_saes, saelens};
 use hub::{Hub, HubError, HubSettings, ListedFile, ModelListing, Notice, Progress};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// The settings of the training that made a repository's SAEs, as sparsify leaves them.
@@ -123,7 +123,8 @@ impl HubSaes {
     }
 }
 
-/// Folders with settings and weights.
+/// Folders with settings and weights. What lies within the folder of an SAE is the same SAE in another
+/// layout.
 fn listed_saes(listing: &ModelListing) -> Vec<ListedSae> {
     let mut folders: HashMap<&str, Vec<(&str, &ListedFile)>> = HashMap::new();
     for file in &listing.files {
@@ -145,7 +146,13 @@ fn listed_saes(listing: &ModelListing) -> Vec<ListedSae> {
             files: [config.name.clone(), weights.name.clone()],
         })
     };
-    folders.into_iter().filter_map(of_folder).collect()
+    let saes: Vec<_> = folders.into_iter().filter_map(of_folder).collect();
+    let names: HashSet<_> = saes.iter().map(|sae| sae.folder.clone()).collect();
+    let is_own = |sae: &ListedSae| {
+        let above = sae.folder.rsplit_once('/');
+        !above.is_some_and(|(above, _)| names.contains(above))
+    };
+    saes.into_iter().filter(is_own).collect()
 }
 
 impl LoadOptions {

@@ -241,3 +241,17 @@ fn a_huge_configuration_is_not_downloaded() {
             .all(|file| !file.contains("layers.0"))
     );
 }
+
+#[test]
+fn another_layout_within_an_sae_is_no_sae_of_its_own() {
+    let folder = tempdir().unwrap();
+    let dir = folder.path().join("layers.3");
+    sae(3).save_to_disk(&dir).unwrap();
+    sae(3)
+        .save_saelens(&dir.join("saelens"), &SaeLensMetadata::default())
+        .unwrap();
+    let there = There::with(folder.path());
+    let many = Sae::load_many(REPO, there.options()).unwrap();
+    let names: Vec<_> = many.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["layers.3"]);
+}
