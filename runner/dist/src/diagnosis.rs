@@ -1,0 +1,167 @@
+//! Who is at fault when a collective fails: ranks say in the store where they were, and whoever says
+//! nothing is gone or stalled.
+
+use crate::plugin::{Failure, FailureKind};
+use crate::{DistError, Store};
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long ranks that are in trouble too have to say so.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a rank knows of the others.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) rank: usize,
+    pub(crate) world_size: usize,
+    pub(crate) store: Rc<Store>,
+}
+
+/// A collective.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// The group's first collective is 1.
+    pub(crate) number: u64,
+    pub(crate) what: String,
+    #[serde(skip)]
+    pub(crate) timeout: Duration,
+}
+
+/// What a rank says before it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Word {
+    /// A collective failed.
+    Stuck(Place),
+    /// Something else did, and nobody but this rank knows.
+    Failed {
+        message: String,
+        is_of_the_input: bool,
+    },
+}
+
+impl Peers {
+    /// Tells the others why this rank ends.
+    pub(crate) fn tell_failure(
+        &self,
+        message: &str,
+        is_of_the_input: bool,
+    ) -> Result<(), DistError> {
+        self.say(&Word::Failed {
+            message: message.into(),
+            is_of_the_input,
+        })
+    }
+
+    /// Gives the others time to read what was said.
+    pub(crate) fn wait_for_others(&self) -> Result<(), DistError> {
+        self.words().map(|_| ())
+    }
+
+    /// The error behind `failure` of a collective.
+    pub(crate) fn explain(&self, place: &Place, failure: Failure) -> DistError {
+        let Ok(words) = self
+            .say(&Word::Stuck(place.clone()))
+            .and_then(|()| self.words())
+        else {
+            return DistError::StoreLost {
+                address: self.store.address().to_string(),
+                during: place.what.clone(),
+                reason: failure.text,
+            };
+        };
+        self.judge(place, failure, &words)
+    }
+
+    fn judge(&self, place: &Place, failure: Failure, words: &[Option<Word>]) -> DistError {
+        for (rank, word) in words.iter().enumerate() {
+            if let Some(Word::Failed {
+                message,
+                is_of_the_input,
+            }) = word
+                && rank != self.rank
+            {
+                return DistError::PeerFailed {
+                    rank,
+                    message: message.clone(),
+                    is_of_the_input: *is_of_the_input,
+                };
+            }
+        }
+        for (rank, word) in words.iter().enumerate() {
+            if let Some(Word::Stuck(theirs)) = word
+                && failure.kind == FailureKind::Timeout
+                && theirs.what != place.what
+            {
+                return DistError::OutOfStep {
+                    rank,
+                    this_rank: self.rank,
+                    theirs: theirs.what.clone(),
+                    ours: place.what.clone(),
+                };
+            }
+        }
+        let silent = words.iter().enumerate().filter(|(_, word)| word.is_none());
+        let ranks: Vec<usize> = silent.map(|(rank, _)| rank).collect();
+        let collective = place.what.clone();
+        match failure.kind {
+            _ if ranks.is_empty() => DistError::Collective {
+                collective,
+                reason: failure.text,
+            },
+            FailureKind::Timeout => DistError::PeerStalled {
+                ranks,
+                collective,
+                timeout: place.timeout,
+            },
+            _ => DistError::PeerLost {
+                ranks,
+                collective,
+                reason: failure.text,
+            },
+        }
+    }
+
+    fn say(&self, word: &Word) -> Result<(), DistError> {
+        let text = serde_json::to_vec(word).expect("plain fields serialise to JSON");
+        self.store.set(&key(self.rank), &text)
+    }
+
+    /// What each rank said, this one included; waits for those that said nothing yet.
+    fn words(&self) -> Result<Vec<Option<Word>>, DistError> {
+        let until = Instant::now() + PATIENCE;
+        let mut words: Vec<Option<Word>> = vec![None; self.world_size];
+        loop {
+            for (rank, word) in words.iter_mut().enumerate() {
+                if word.is_none() && self.store.has(&key(rank))? {
+                    let text = self.store.get(&key(rank), PATIENCE)?;
+                    *word = text.and_then(|text| serde_json::from_slice(&text).ok());
+                }
+            }
+            let others = words
+                .iter()
+                .enumerate()
+                .filter(|(rank, _)| *rank != self.rank);
+            let mut others = others.filter_map(|(_, word)| word.as_ref());
+            if others.any(Word::is_failure)
+                || words.iter().all(Option::is_some)
+                || Instant::now() > until
+            {
+                return Ok(words);
+            }
+            sleep(PAUSE);
+        }
+    }
+}
+
+impl Word {
+    fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+}
+
+fn key(rank: usize) -> String {
+    format!("word/{rank}")
+}

@@ -1,0 +1,75 @@
+//! What ranks tell each other before anything else: that they are there, and are the same program with the
+//! same work.
+
+use crate::{DistError, Store};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What must be the same on all ranks, by what it is: digests, versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello(BTreeMap<String, String>);
+
+impl Hello {
+    /// Adds something that must be the same, such as the digest of the program.
+    #[must_use]
+    pub fn with(mut self, what: &str, value: &str) -> Self {
+        self.0.insert(what.into(), value.into());
+        self
+    }
+
+    /// Sets this rank's and compares it with those of all others.
+    pub(crate) fn exchange(
+        &self,
+        store: &Store,
+        (rank, world_size): (usize, usize),
+        timeout: Duration,
+    ) -> Result<(), DistError> {
+        let text = serde_json::to_vec(self).expect("a map of texts serialises to JSON");
+        store.set(&key(rank), &text)?;
+        let until = Instant::now() + timeout;
+        let mut missing = Vec::new();
+        for other in (0..world_size).filter(|&other| other != rank) {
+            let left = until.saturating_duration_since(Instant::now());
+            match store.get(&key(other), left.max(LEAST_WAIT))? {
+                Some(text) => self.compare(rank, other, &text)?,
+                None => missing.push(other),
+            }
+        }
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(DistError::Missing {
+                ranks: missing,
+                world_size,
+                timeout,
+            }),
+        }
+    }
+
+    fn compare(&self, this_rank: usize, rank: usize, text: &[u8]) -> Result<(), DistError> {
+        let theirs: Self = serde_json::from_slice(text).unwrap_or_default();
+        let whats: Vec<_> = self.0.keys().chain(theirs.0.keys()).collect();
+        let value = |hello: &Self, what: &String| hello.0.get(what).cloned();
+        let different = whats
+            .into_iter()
+            .find(|what| self.0.get(*what) != theirs.0.get(*what));
+        let Some(what) = different else {
+            return Ok(());
+        };
+        let or_nothing = |value: Option<String>| value.unwrap_or_else(|| "nothing".into());
+        Err(DistError::Differs {
+            rank,
+            this_rank,
+            what: what.clone(),
+            theirs: or_nothing(value(&theirs, what)),
+            ours: or_nothing(value(self, what)),
+        })
+    }
+}
+
+/// Of a key that others may have set long ago: what a look takes.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
+
+fn key(rank: usize) -> String {
+    format!("hello/{rank}")
+}

@@ -1,0 +1,33 @@
+//! Process groups for training with several processes: torch's own c10d, on Gloo for the CPU and on NCCL
+//! for GPUs, without Python.
+//!
+//! c10d is reached through two plug-ins, small shared libraries behind a C ABI (`shim/plugin.h`), which
+//! are loaded when a [`World`] is joined: so one program serves machines with and without a GPU. The
+//! NCCL plug-in has been compiled and linked, and its calls are those of its twin on Gloo; no GPU has run
+//! it yet.
+//!
+//! Plain blocking code. All processes make the same calls in the same order; each call bears a name,
+//! which errors repeat.
+
+mod diagnosis;
+mod environment;
+mod error;
+mod error_file;
+mod group;
+mod hello;
+mod plugin;
+mod store;
+mod volume;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use environment::Environment;
+pub use error::DistError;
+pub use error_file::write_error_file;
+pub use group::{Group, Pending};
+pub use hello::Hello;
+pub use store::{Store, StoreAddress};
+pub use volume::{Kind, Volume};
+pub use world::{Role, Timeouts, World};
