@@ -184,6 +184,7 @@ impl<'a> Description<'a> {
             eval_fraction: config.eval_fraction,
             batch_size: 1,
             shard: Shard::WHOLE,
+            pass_size: 1,
         };
         Self {
             spec,

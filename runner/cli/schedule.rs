@@ -274,6 +274,7 @@ impl Scheduler<'_> {
             last_event_seq: known.last_event_seq,
             device: lane.device.to_owned(),
             threads: threads(&sweep.sweep.launch),
+            timeout_minutes: sweep.sweep.launch.timeout_minutes,
             jobs: todo.train,
             evaluate: todo.evaluate,
         })

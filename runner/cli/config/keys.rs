@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 7] = [
+const LAUNCH: [&str; 8] = [
     "launcher",
     "device",
     "devices",
@@ -33,6 +33,7 @@ const LAUNCH: [&str; 7] = [
     "threads",
     "memory_bytes",
     "retries",
+    "timeout_minutes",
 ];
 
 /// The keys of a table, or `None` where they are the recipe's business.

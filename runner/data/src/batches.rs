@@ -2,6 +2,7 @@
 
 use crate::{DataError, Tokens, permutation};
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Seed of the choice of sequences that are held out; not a setting, so that jobs which differ in
 /// everything else are evaluated on the same ones.
@@ -18,10 +19,13 @@ pub struct BatchSpec {
     /// Fraction of the sequences that training never sees; 0: none, as sparsify. Left out before
     /// `max_examples` are taken. See [`held_out`] for which ones.
     pub eval_fraction: f64,
-    /// Sequences in a batch, of one rank.
+    /// Sequences in a batch, of all processes together.
     pub batch_size: usize,
     /// Which part of every batch.
     pub shard: Shard,
+    /// Sequences in one pass of this process over a part of its part; its part fits one pass where this
+    /// is no less.
+    pub pass_size: usize,
 }
 
 /// The part of every batch that one of several processes trains on.
@@ -39,60 +43,78 @@ impl Shard {
         rank: 0,
         n_ranks: 1,
     };
+
+    /// The places of this part among `n`: parts are in the order of ranks, and differ by one at most.
+    fn of(self, n: usize) -> Range<usize> {
+        let end = |rank| n * rank / self.n_ranks;
+        end(self.rank)..end(self.rank + 1)
+    }
 }
 
 /// The batches of one pass over token data, in training order.
 ///
 /// The order is that of sparsify: `Dataset.shuffle(shuffle_seed)`, then the first `max_examples`.
-/// Every `n_ranks * batch_size` sequences are a batch, of which each rank has `batch_size` in a row:
-/// so the world trains on the same batches as one process with as many times the `batch_size`. A
-/// partial last batch is left out, so every batch has the same number of tokens, and schedules and
-/// training agree on their number.
+/// Every `batch_size` sequences are a batch, and each process has some of them in a row: so a batch
+/// does not depend on how many processes there are. A partial last batch is left out, so every batch has
+/// the same number of tokens, and schedules and training agree on their number.
 #[derive(Clone, Debug)]
 pub struct Batches {
     tokens: Tokens,
     order: Vec<u64>,
     n_selected: usize,
     batch_size: usize,
-    shard: Shard,
+    /// Places in a batch of each pass of this process.
+    passes: Vec<Range<usize>>,
 }
 
 impl Batches {
     /// Shuffles the sequences of `tokens` and cuts them into batches.
     ///
     /// # Errors
-    /// There are fewer sequences than one batch takes, or `batch_size` is 0.
+    /// There are fewer sequences than one batch takes, fewer in a batch than processes, or a size is 0.
     ///
     /// # Panics
     /// The shard's rank is not below its number of ranks.
     pub fn new(tokens: Tokens, spec: BatchSpec) -> Result<Self, DataError> {
         let BatchSpec {
-            batch_size, shard, ..
+            batch_size,
+            shard,
+            pass_size,
+            ..
         } = spec;
         assert!(shard.rank < shard.n_ranks, "{shard:?}");
         let mut order = training_order(&tokens, &spec);
         let n_selected = order.len();
-        let n_in_batch = batch_size * shard.n_ranks;
-        if batch_size == 0 || n_selected < n_in_batch {
+        if batch_size == 0 || pass_size == 0 || n_selected < batch_size {
             return Err(DataError::TooFewSequences {
                 n_sequences: tokens.n_sequences(),
                 n_selected,
-                batch_size: n_in_batch,
+                batch_size,
             });
         }
-        order.truncate(n_selected - n_selected % n_in_batch);
+        if batch_size < shard.n_ranks {
+            return Err(DataError::MoreRanksThanSequences {
+                n_ranks: shard.n_ranks,
+                batch_size,
+            });
+        }
+        order.truncate(n_selected - n_selected % batch_size);
+        let own = shard.of(batch_size);
+        let starts = own.clone().step_by(pass_size);
         Ok(Self {
             tokens,
             order,
             n_selected,
             batch_size,
-            shard,
+            passes: starts
+                .map(|start| start..own.end.min(start + pass_size))
+                .collect(),
         })
     }
 
     /// Number of batches, at least 1.
     pub fn n_batches(&self) -> usize {
-        self.order.len() / (self.batch_size * self.shard.n_ranks)
+        self.order.len() / self.batch_size
     }
 
     /// Sequences in training order, those at the end that fill no batch included.
@@ -100,9 +122,14 @@ impl Batches {
         self.n_selected
     }
 
-    /// Sequences in a batch of this rank.
+    /// Sequences in a batch, of all processes together.
     pub fn batch_size(&self) -> usize {
         self.batch_size
+    }
+
+    /// Passes of this process over its part of a batch, at least 1.
+    pub fn n_passes(&self) -> usize {
+        self.passes.len()
     }
 
     /// Length of a sequence, in tokens.
@@ -110,14 +137,17 @@ impl Batches {
         self.tokens.ctx_len()
     }
 
-    /// The token ids of batch `batch_idx`, `[batch_size, ctx_len]`, row after row.
+    /// The token ids of a pass over batch `batch_idx`, `[n_sequences, ctx_len]`, row after row.
     ///
     /// # Panics
-    /// `batch_idx` is not below [`Batches::n_batches`].
-    pub fn batch(&self, batch_idx: usize) -> Vec<i64> {
-        let start = (batch_idx * self.shard.n_ranks + self.shard.rank) * self.batch_size;
-        let mut ids = Vec::with_capacity(self.batch_size * self.ctx_len());
-        for sequence_idx in &self.order[start..start + self.batch_size] {
+    /// `batch_idx` is not below [`Batches::n_batches`], or `pass_idx` not below
+    /// [`Batches::n_passes`].
+    pub fn pass(&self, batch_idx: usize, pass_idx: usize) -> Vec<i64> {
+        let start = batch_idx * self.batch_size;
+        let places = &self.passes[pass_idx];
+        let places = start + places.start..start + places.end;
+        let mut ids = Vec::with_capacity(places.len() * self.ctx_len());
+        for sequence_idx in &self.order[places] {
             self.tokens
                 .append_sequence(*sequence_idx as usize, &mut ids);
         }
@@ -180,6 +210,7 @@ mod tests {
         let spec = BatchSpec {
             max_examples,
             batch_size,
+            pass_size: batch_size,
             ..SPEC
         };
         Batches::new(tiny_tokens(), spec)
@@ -191,6 +222,7 @@ mod tests {
         eval_fraction: 0.0,
         batch_size: 8,
         shard: Shard::WHOLE,
+        pass_size: 8,
     };
 
     #[test]
@@ -206,7 +238,7 @@ mod tests {
                 .iter()
                 .flat_map(|row| tokens.sequence(row.as_u64().unwrap() as usize))
                 .collect();
-            assert_eq!(batches.batch(batch_idx), expected);
+            assert_eq!(batches.pass(batch_idx, 0), expected);
         }
     }
 
@@ -215,7 +247,7 @@ mod tests {
         let all = batches(None, 8).unwrap();
         let some = batches(Some(20), 8).unwrap();
         assert_eq!(some.n_batches(), 2);
-        assert_eq!(some.batch(1), all.batch(1));
+        assert_eq!(some.pass(1, 0), all.pass(1, 0));
         assert_eq!(
             batches(Some(1 << 40), 8).unwrap().n_batches(),
             all.n_batches()
@@ -245,30 +277,58 @@ mod tests {
         assert_eq!(batches(None, 1025).unwrap().n_batches(), 1);
     }
 
-    #[test]
-    fn ranks_share_the_batches_of_one_process() {
+    /// All passes over a batch of ranks one after the other.
+    fn of_ranks(batch_idx: usize, n_ranks: usize, pass_size: usize) -> Vec<i64> {
         let tokens = tiny_tokens();
-        let of_rank = |rank, n_ranks, batch_size| {
-            let shard = Shard { rank, n_ranks };
+        let mut ids = Vec::new();
+        for rank in 0..n_ranks {
             let spec = BatchSpec {
-                batch_size,
-                shard,
+                batch_size: 12,
+                shard: Shard { rank, n_ranks },
+                pass_size,
                 ..SPEC
             };
-            Batches::new(tokens.clone(), spec).unwrap()
+            let batches = Batches::new(tokens.clone(), spec).unwrap();
+            assert_eq!((batches.n_batches(), batches.n_selected()), (85, 1025));
+            for pass_idx in 0..batches.n_passes() {
+                let pass = batches.pass(batch_idx, pass_idx);
+                assert!(!pass.is_empty() && pass.len() <= pass_size * 64);
+                ids.extend(pass);
+            }
+        }
+        ids
+    }
+
+    #[test]
+    fn a_batch_is_the_same_for_any_number_of_ranks() {
+        for batch_idx in [0, 84] {
+            let whole = of_ranks(batch_idx, 1, 12);
+            assert_eq!(whole.len(), 12 * 64);
+            for (n_ranks, pass_size) in [(3, 4), (1, 4), (2, 4), (5, 1), (12, 12), (7, 2)] {
+                assert_eq!(
+                    of_ranks(batch_idx, n_ranks, pass_size),
+                    whole,
+                    "{n_ranks} ranks"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_rank_must_have_a_sequence() {
+        let spec = BatchSpec {
+            batch_size: 2,
+            shard: Shard {
+                rank: 1,
+                n_ranks: 3,
+            },
+            ..SPEC
         };
-        let whole = of_rank(0, 1, 12);
-        let ranks = [0, 1, 2].map(|rank| of_rank(rank, 3, 4));
-        for part in ranks.iter().chain([&whole]) {
-            assert_eq!((part.n_batches(), part.n_selected()), (85, 1025));
-        }
-        for batch_idx in [0, 1, 84] {
-            let parts: Vec<i64> = ranks
-                .iter()
-                .flat_map(|rank| rank.batch(batch_idx))
-                .collect();
-            assert_eq!(parts, whole.batch(batch_idx));
-        }
+        let error = Batches::new(tiny_tokens(), spec).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "3 ranks are more than the 2 sequences of a batch"
+        );
     }
 
     #[test]

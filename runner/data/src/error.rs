@@ -449,6 +449,14 @@ pub enum DataError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Processes that would have nothing to train on.
+    #[error("{n_ranks} ranks are more than the {batch_size} sequences of a batch")]
+    MoreRanksThanSequences {
+        /// Processes.
+        n_ranks: usize,
+        /// Sequences of a batch, over all of them.
+        batch_size: usize,
+    },
     /// Fewer sequences than one batch.
     #[error("{n_selected} of {n_sequences} sequences do not fill one batch of {batch_size}")]
     TooFewSequences {

@@ -92,7 +92,10 @@ impl DataError {
             Self::NoTokens { .. } => "run the sweep again, which makes it anew",
             Self::DatasetChanged { .. } => "run again when the files are complete",
             Self::TooFewSequences { .. } => {
-                "lower batch_size, raise max_examples or give more text"
+                "lower batch_size, raise max_examples, give more text, or start fewer ranks"
+            }
+            Self::MoreRanksThanSequences { .. } => {
+                "start fewer ranks: jobs keep the batches that they were begun with"
             }
             _ => return None,
         };

@@ -74,6 +74,8 @@ pub struct Launch {
     /// How often a stream whose worker crashed, or ended for the machine's reasons, is tried again from
     /// its last checkpoints.
     pub retries: u32,
+    /// How long the ranks of a worker wait for each other.
+    pub timeout_minutes: f64,
 }
 
 /// What starts a worker.
@@ -111,6 +113,7 @@ impl Default for Launch {
             threads: 0,
             memory_bytes: None,
             retries: 2,
+            timeout_minutes: 10.0,
         }
     }
 }

@@ -44,7 +44,8 @@ impl Gradients {
         tensors
     }
 
-    fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
+    /// The gradients, in the order of [`Sae::named_weights`].
+    pub fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         let mut tensors = vec![
             &mut self.encoder_weight,
             &mut self.encoder_bias,

@@ -7,6 +7,7 @@
 
 use crate::TrainError;
 use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::ranks::Ranks;
 use crate::sae_trainer::SaeTrainer;
 use crate::views::{included, rows, rows_of};
 use lm::{LanguageModel, ModulePass, Replacements};
@@ -20,6 +21,15 @@ pub(crate) struct BatchLoss {
     pub(crate) sum: Tensor,
     /// Outputs of the modules as the SAEs saw them, by SAE: `[n_tokens, d_out]`, Float.
     pub(crate) targets: Vec<Tensor>,
+}
+
+/// What a batch is accumulated for.
+pub(crate) struct How<'a> {
+    pub(crate) loss_fn: OutputLoss,
+    /// Positions that the loss is a mean over, on all ranks.
+    pub(crate) n_output: u64,
+    /// Set biases from the activations of all ranks beforehand.
+    pub(crate) centre: Option<Ranks<'a>>,
 }
 
 /// One replaced module in a forward pass.
@@ -36,22 +46,24 @@ struct Splice {
 }
 
 /// Forward and backward pass with `saes`, at most one for a hookpoint, in the model. Their gradients
-/// are those of the sum of the loss over positions, divided by `n_output`. With `is_first`, biases are
-/// set from the activations beforehand.
+/// are those of the sum of the loss over positions, divided by `n_output`.
 pub(crate) fn accumulate(
     model: &LanguageModel,
     saes: &mut [&mut SaeTrainer],
     batch: &TokenBatch<'_>,
-    loss_fn: OutputLoss,
-    n_output: u64,
-    is_first: bool,
+    how: &How<'_>,
 ) -> Result<BatchLoss, TrainError> {
+    let How {
+        loss_fn,
+        n_output,
+        centre,
+    } = *how;
     let clean = match loss_fn.needs_clean_logits() {
         true => Some(model.logits(batch.input_ids)?),
         false => None,
     };
     let mut splices = Vec::new();
-    let logits = tch::with_grad(|| spliced(model, saes, batch, is_first, &mut splices))?;
+    let logits = tch::with_grad(|| spliced(model, saes, batch, centre, &mut splices))?;
     let sum = tch::with_grad(|| loss_fn.sum(&logits, clean.as_ref(), batch))?;
     let mean = tch::with_grad(|| sum.f_div_scalar(n_output as f64))?;
     take_back(saes, &splices, &mean)?;
@@ -67,7 +79,7 @@ fn spliced(
     model: &LanguageModel,
     saes: &mut [&mut SaeTrainer],
     batch: &TokenBatch<'_>,
-    is_first: bool,
+    centre: Option<Ranks<'_>>,
     splices: &mut Vec<Splice>,
 ) -> Result<Tensor, TrainError> {
     let splices = std::cell::RefCell::new(splices);
@@ -75,7 +87,7 @@ fn spliced(
     for (sae_idx, sae) in saes.iter_mut().enumerate() {
         let (hookpoint, splices) = (sae.spec.hookpoint.clone(), &splices);
         replacements.add(model.facts(), &hookpoint, move |module| {
-            let splice = splice(sae, sae_idx, module, batch, is_first)?;
+            let splice = splice(sae, sae_idx, module, batch, centre)?;
             let output = module.output;
             let in_place = splice.leaf.f_to_kind(output.kind())?;
             let in_place = in_place.f_reshape(output.size())?;
@@ -91,7 +103,7 @@ fn splice(
     sae_idx: usize,
     module: ModulePass<'_>,
     batch: &TokenBatch<'_>,
-    is_first: bool,
+    centre: Option<Ranks<'_>>,
 ) -> Result<Splice, Box<dyn Error + Send + Sync>> {
     let input = match sae.sae.cfg.transcode {
         true => module.input,
@@ -111,8 +123,8 @@ fn splice(
     };
     let target = chosen(&output)?;
     let sae_x = chosen(&x.f_detach()?.f_to_kind(Kind::Float)?)?;
-    if is_first {
-        sae.centre_on(&sae_x, &target)?;
+    if let Some(ranks) = centre {
+        sae.centre_on(&sae_x, &target, ranks)?;
     }
     let pass = sae.pass(&sae_x)?;
     let leaf = match &rows {
@@ -246,7 +258,12 @@ mod tests {
             };
             let mut saes: Vec<_> = self.saes.iter_mut().collect();
             let _no_grad = tch::no_grad_guard();
-            let loss = accumulate(&self.model, &mut saes, &batch, loss_fn, n_output, false);
+            let how = How {
+                loss_fn,
+                n_output,
+                centre: None,
+            };
+            let loss = accumulate(&self.model, &mut saes, &batch, &how);
             let gradients = saes.iter().flat_map(|sae| sae.gradients());
             (loss.unwrap().sum.double_value(&[]), gradients.collect())
         }

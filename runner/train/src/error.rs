@@ -17,6 +17,27 @@ pub enum TrainError {
     /// An SAE.
     #[error(transparent)]
     Sae(#[from] sae::SaeError),
+    /// Other ranks.
+    #[error(transparent)]
+    Dist(#[from] dist::DistError),
+    /// Jobs of a stream that were begun with different numbers of ranks.
+    #[error("`{job}` was begun with {n_ranks} ranks, other jobs of its stream with {n_others}")]
+    MixedRanks {
+        /// Name of the job.
+        job: String,
+        /// Those of the job.
+        n_ranks: usize,
+        /// Those of the others.
+        n_others: usize,
+    },
+    /// Ranks that do not have the same of what they should.
+    #[error("rank {rank} has another {what} than rank 0")]
+    RanksDiffer {
+        /// Which rank.
+        rank: usize,
+        /// What differs.
+        what: String,
+    },
     /// libtorch, mostly for want of memory.
     #[error("libtorch failed")]
     Torch(#[from] tch::TchError),
@@ -187,6 +208,15 @@ impl TrainError {
             Self::Data(error) => error.hint(),
             Self::Sae(error) => error.hint(),
             Self::Plan(error) => error.hint(),
+            Self::Dist(error) => error.hint(),
+            Self::MixedRanks { .. } => Some(
+                "a job keeps the batches it was begun with: train them in sweeps of their own, or \
+                 anew with `--fresh`"
+                    .into(),
+            ),
+            Self::RanksDiffer { .. } => {
+                Some("do all nodes see the same runs folder, and have the same packages?".into())
+            }
             Self::Diverged { .. } => Some("lower `lr`".into()),
             Self::Torch(_) => {
                 Some("if memory ran out, lower `batch_size` or raise `micro_acc_steps`".into())
@@ -252,7 +282,9 @@ impl TrainError {
             | Self::NotFinite { .. }
             | Self::SaeWidths { .. }
             | Self::NotOneAToken { .. }
-            | Self::LongText { .. } => FailureKind::Input,
+            | Self::LongText { .. }
+            | Self::MixedRanks { .. } => FailureKind::Input,
+            Self::Dist(error) if error.is_of_the_input() => FailureKind::Input,
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,
         }

@@ -7,11 +7,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Appends numbered events to a stream's file.
+/// Appends numbered events to a stream's file; of several processes, one does.
 #[derive(Debug)]
 pub(crate) struct EventLog {
     path: PathBuf,
-    file: File,
+    /// `None`: another process writes.
+    file: Option<File>,
     last_seq: u64,
     attempt: u32,
 }
@@ -47,14 +48,27 @@ impl EventLog {
             .map_err(TrainError::io("truncate", path))?;
         Ok(Self {
             path: path.into(),
-            file,
+            file: Some(file),
             last_seq,
             attempt,
         })
     }
 
+    /// A log that keeps nothing, for a process beside the one that writes.
+    pub(crate) fn silent() -> Self {
+        Self {
+            path: PathBuf::new(),
+            file: None,
+            last_seq: 0,
+            attempt: 0,
+        }
+    }
+
     /// Appends one event; a reader sees it at once.
     pub(crate) fn write(&mut self, kind: EventKind) -> Result<(), TrainError> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         let event = Event {
             seq: self.last_seq + 1,
             time_ms: now_ms(),
@@ -63,8 +77,7 @@ impl EventLog {
         };
         let mut line = serde_json::to_vec(&event).expect("plain fields serialise to JSON");
         line.push(b'\n');
-        self.file
-            .write_all(&line)
+        file.write_all(&line)
             .map_err(TrainError::io("write", &self.path))?;
         self.last_seq = event.seq;
         Ok(())
@@ -72,9 +85,10 @@ impl EventLog {
 
     /// Returns when everything written is on the disk.
     pub(crate) fn sync(&self) -> Result<(), TrainError> {
-        self.file
-            .sync_data()
-            .map_err(TrainError::io("sync", &self.path))
+        match &self.file {
+            Some(file) => file.sync_data().map_err(TrainError::io("sync", &self.path)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -104,7 +118,8 @@ mod tests {
         let mut log = EventLog::open(&path, 1, 0).unwrap();
         log.write(EventKind::Interrupted { step: 4 }).unwrap();
         log.write(EventKind::Finished).unwrap();
-        log.file.write_all(b"{\"seq\":3,\"ti").unwrap();
+        let file = log.file.as_mut().unwrap();
+        file.write_all(b"{\"seq\":3,\"ti").unwrap();
         let mut log = EventLog::open(&path, 2, 0).unwrap();
         log.write(EventKind::Finished).unwrap();
         let events = read(&path);

@@ -4,6 +4,7 @@
 use crate::end_to_end;
 use crate::golden_training::{config_of, variant};
 use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::ranks::Ranks;
 use crate::sae_trainer::SaeTrainer;
 use crate::testing::{Run, assert_close, assert_same, config, fixtures, job, other, relative};
 use lm::{LanguageModel, LoadOptions};
@@ -46,7 +47,7 @@ fn first_sae(config: TrainConfig) -> SaeTrainer {
 
 /// The gradients of the FVU of `x` and `target`, as the trainer makes them.
 fn gradients_of_fvu(trainer: &mut SaeTrainer, x: &Tensor, target: &Tensor) -> Vec<Tensor> {
-    trainer.centre_on(x, target).unwrap();
+    trainer.centre_on(x, target, Ranks::ALONE).unwrap();
     trainer.accumulate(x, target).unwrap();
     let mean = target.mean_dim(0, true, Kind::Float);
     let total_variance = (target - mean).square().sum(Kind::Double);
@@ -94,7 +95,9 @@ fn the_first_weights_are_sparsifys_to_the_bit() {
             hookpoints: vec![hookpoint.clone()],
             ..config()
         });
-        trainer.centre_on(golden("x"), golden("x")).unwrap();
+        trainer
+            .centre_on(golden("x"), golden("x"), Ranks::ALONE)
+            .unwrap();
         for (name, weight) in trainer.sae.named_weights() {
             let (what, golden) = (format!("{hookpoint}, {name}"), golden(name));
             assert!(weight.allclose(golden, 1e-6, 1e-6, false), "{what}");
@@ -172,7 +175,12 @@ fn the_first_gradients_of_losses_on_the_output_are_sparsifys() {
         let mut trainer = first_sae(config);
         let _no_grad = tch::no_grad_guard();
         let saes = &mut [&mut trainer];
-        end_to_end::accumulate(&model, saes, &batch, loss_fn, n_output, true).unwrap();
+        let how = end_to_end::How {
+            loss_fn,
+            n_output,
+            centre: Some(Ranks::ALONE),
+        };
+        end_to_end::accumulate(&model, saes, &batch, &how).unwrap();
         let of_weight = |weight: &str| golden[&format!("{name}/layers.2/{weight}")].copy();
         assert_gradients(name, &trainer.sae, &trainer.gradients(), of_weight);
     }

@@ -106,8 +106,28 @@ impl Verdict {
     }
 }
 
-/// The first of an SAE's weights, or of what its optimizer remembers, that is not finite.
-pub(crate) fn first_not_finite(trainer: &SaeTrainer) -> Result<Option<String>, TrainError> {
+/// Sums of an SAE's weights and of what its optimizer remembers, by name.
+pub(crate) struct WeightSums(Vec<(String, f64)>);
+
+impl WeightSums {
+    /// The first that is not finite.
+    pub(crate) fn first_not_finite(self) -> Option<String> {
+        let bad = self.0.into_iter().find(|(_, sum)| !sum.is_finite());
+        bad.map(|(name, _)| name)
+    }
+
+    /// All of them, for a comparison; those that are no number are alike.
+    pub(crate) fn bits(&self) -> Vec<i64> {
+        let sums = self
+            .0
+            .iter()
+            .map(|(_, sum)| if sum.is_nan() { f64::NAN } else { *sum });
+        sums.map(|sum| sum.to_bits().cast_signed()).collect()
+    }
+}
+
+/// The sums of an SAE's weights and of what its optimizer remembers.
+pub(crate) fn weight_sums(trainer: &SaeTrainer) -> Result<WeightSums, TrainError> {
     let weights = trainer.sae.named_weights();
     let of_optimizer = trainer.optimizer.state().into_iter();
     let of_optimizer = of_optimizer.map(|(slot, idx, tensor)| {
@@ -122,8 +142,8 @@ pub(crate) fn first_not_finite(trainer: &SaeTrainer) -> Result<Option<String>, T
     let sums = Tensor::f_stack(&sums.collect::<Result<Vec<_>, _>>()?, 0)?;
     // Sync: once a checkpoint, for all tensors of an SAE. In Double no sum of finite numbers overflows.
     let sums = Vec::<f64>::try_from(sums)?;
-    let bad = sums.iter().position(|sum| !sum.is_finite());
-    Ok(bad.map(|idx| named[idx].0.clone()))
+    let named = named.into_iter().map(|(name, _)| name);
+    Ok(WeightSums(named.zip(sums).collect()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use crate::OrderJob;
 use crate::best::Best;
-use crate::health::{Health, first_not_finite};
+use crate::health::{Health, weight_sums};
+use crate::ranks::Ranks;
 use crate::sae_trainer::SaeTrainer;
 use crate::state::{Restored, State};
 use crate::views::{Side, View};
@@ -22,6 +23,8 @@ pub(crate) struct JobTrainer {
     pub(crate) saes: Vec<SaeTrainer>,
     /// Optimizer updates done.
     pub(crate) step: u64,
+    /// Ranks that it was begun with, which decide on its batches; `None`: it is fresh.
+    pub(crate) n_ranks: Option<usize>,
     dir: PathBuf,
     state_dir: PathBuf,
     best: Best,
@@ -51,6 +54,7 @@ impl JobTrainer {
         }
         let mut best = Best::new(runs_dir.join(&order.best_dir));
         let mut notes = Vec::new();
+        let n_ranks = restored.as_ref().map(|restored| restored.state.n_ranks);
         let step = restored.map_or(0, |Restored { state, damaged }| {
             let note = |error: &TrainError| {
                 let (why, step) = (message_chain(error), state.step);
@@ -68,6 +72,7 @@ impl JobTrainer {
             job,
             saes,
             step,
+            n_ranks,
             best,
             notes,
         })
@@ -86,6 +91,7 @@ impl JobTrainer {
         let state = State {
             job_id: self.job.job_id.clone(),
             step: self.step,
+            n_ranks: self.n_ranks.unwrap_or(1),
             best: self.best.state().clone(),
             saes: self.saes.iter().map(|sae| sae.counts(self.step)).collect(),
         };
@@ -148,9 +154,18 @@ impl JobTrainer {
     }
 
     /// A verdict where a weight or what an optimizer remembers is not finite.
-    pub(crate) fn judge_weights(&mut self) -> Result<Option<EventKind>, TrainError> {
+    /// The weights of all ranks are the same, to the bit.
+    pub(crate) fn judge_weights(
+        &mut self,
+        ranks: Ranks<'_>,
+    ) -> Result<Option<EventKind>, TrainError> {
         for trainer in &self.saes {
-            if let Some(tensor) = first_not_finite(trainer)? {
+            let sums = weight_sums(trainer)?;
+            if ranks.are_several() {
+                let what = format!("SAE `{}` in `{}`", trainer.spec.name, self.job.name);
+                ranks.must_agree(&what, &sums.bits())?;
+            }
+            if let Some(tensor) = sums.first_not_finite() {
                 let verdict = self.health.fail(&trainer.spec.name, &tensor);
                 return Ok(Some(verdict.event(&self.job.job_id, self.step)));
             }

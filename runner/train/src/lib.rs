@@ -22,6 +22,9 @@ mod output_loss;
 mod places;
 mod prepare;
 mod proof;
+mod ranks;
+mod reduction;
+mod rendezvous;
 mod sae_trainer;
 mod state;
 mod stop;
@@ -37,6 +40,8 @@ mod golden;
 #[cfg(test)]
 mod golden_training;
 #[cfg(test)]
+mod ranks_tests;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod testing;
@@ -44,6 +49,7 @@ mod testing;
 mod update_tests;
 
 pub use data;
+pub use dist;
 pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, EncodedRows, encode};
 pub use error::{TrainError, message_chain};
 pub use evaluate::{

@@ -36,6 +36,8 @@ pub struct Order {
     pub device: String,
     /// Threads on the CPU; 0: all cores.
     pub threads: usize,
+    /// How long ranks wait for each other.
+    pub timeout_minutes: f64,
     /// The jobs to train, and to evaluate then where they ask for it.
     pub jobs: Vec<OrderJob>,
     /// Jobs that are trained, and only to be evaluated.

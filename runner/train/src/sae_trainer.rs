@@ -3,6 +3,8 @@
 use crate::interval::Interval;
 use crate::memory::in_parts_that_fit;
 use crate::optimizer::Optimizer;
+use crate::ranks::Ranks;
+use crate::reduction::Reduction;
 use crate::{TrainError, finetune};
 use plan::{Job, SaeSpec, TrainConfig, k_at};
 use sae::{AuxK, Gradients, Losses, Objective, Pass, Sae, SaeConfig};
@@ -59,10 +61,13 @@ struct Update {
     k: usize,
     /// Indices of the dead latents, where the loss needs them.
     dead: Option<Tensor>,
-    sums: Option<(Gradients, Losses, Tensor)>,
+    sums: Option<Sums>,
     /// Sums of a loss on the model's output, with the number of positions.
     output_losses: Vec<(Tensor, u64)>,
 }
+
+/// Gradients, terms of the loss, and how many tokens each latent fired on.
+pub(crate) type Sums = (Gradients, Losses, Tensor);
 
 /// How far training is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,16 +134,29 @@ impl SaeTrainer {
 
     /// Sets the biases from the first batch, so that pre-activations start out centred and the
     /// output at the mean. `x`: `[n_tokens, d_in]`, `target`: `[n_tokens, d_out]`.
-    pub(crate) fn centre_on(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
-        if !self.is_fresh || x.size()[0] == 0 {
+    pub(crate) fn centre_on(
+        &mut self,
+        x: &Tensor,
+        target: &Tensor,
+        ranks: Ranks<'_>,
+    ) -> Result<(), TrainError> {
+        if !self.is_fresh {
             return Ok(());
         }
+        let Some(mean) = ranks.mean(x)? else {
+            return Ok(());
+        };
         if self.sae.cfg.transcode {
-            let mean = x.f_mean_dim(0, true, Kind::Float)?;
-            let image = mean.f_matmul(&self.sae.encoder_weight.f_tr()?)?;
+            let image = mean
+                .f_unsqueeze(0)?
+                .f_matmul(&self.sae.encoder_weight.f_tr()?)?;
             self.sae.encoder_bias = image.f_squeeze_dim(0)?.f_neg()?;
+            self.sae.b_dec = ranks
+                .mean(target)?
+                .unwrap_or(self.sae.b_dec.shallow_clone());
+        } else {
+            self.sae.b_dec = mean;
         }
-        self.sae.b_dec = target.f_mean_dim(0, false, Kind::Float)?;
         Ok(())
     }
 
@@ -220,6 +238,40 @@ impl SaeTrainer {
     pub(crate) fn add_output_loss(&mut self, sum: &Tensor, n_output: u64) {
         let update = self.update.as_mut().expect("an update was begun");
         update.output_losses.push((sum.shallow_clone(), n_output));
+    }
+
+    /// Begins to add what other ranks have of the update to what this one has.
+    pub(crate) fn begin_sum<'a>(
+        &mut self,
+        ranks: Ranks<'a>,
+        name: &str,
+    ) -> Result<Option<Reduction<'a>>, TrainError> {
+        if !ranks.are_several() {
+            return Ok(None);
+        }
+        let update = self.update.as_mut().expect("an update was begun");
+        let sums = match update.sums.take() {
+            Some(sums) => sums,
+            None => no_sums(&self.sae)?,
+        };
+        let output_losses = std::mem::take(&mut update.output_losses);
+        Ok(Some(ranks.begin_sum(name, sums, &output_losses)?))
+    }
+
+    /// Takes up what [`SaeTrainer::begin_sum`] began; the loss on the model's output ran over
+    /// `n_output` positions of all ranks.
+    pub(crate) fn end_sum(
+        &mut self,
+        reduction: Reduction<'_>,
+        n_output: u64,
+    ) -> Result<(), TrainError> {
+        let (sums, output_loss) = reduction.wait()?;
+        let update = self.update.as_mut().expect("an update was begun");
+        update.sums = Some(sums);
+        if n_output > 0 {
+            update.output_losses.push((output_loss, n_output));
+        }
+        Ok(())
     }
 
     /// The optimizer update. `total_variance`: that of all `n_tokens` tokens accumulated since the
@@ -320,9 +372,27 @@ impl SaeTrainer {
     }
 }
 
+/// What no token adds up to.
+fn no_sums(sae: &Sae) -> Result<Sums, TrainError> {
+    let zero = || Tensor::f_zeros([0i64; 0], (Kind::Double, sae.b_dec.device()));
+    let gradients = Gradients {
+        encoder_weight: sae.encoder_weight.f_zeros_like()?,
+        encoder_bias: sae.encoder_bias.f_zeros_like()?,
+        w_dec: sae.w_dec.f_zeros_like()?,
+        b_dec: sae.b_dec.f_zeros_like()?,
+        w_skip: sae.w_skip.as_ref().map(Tensor::f_zeros_like).transpose()?,
+    };
+    let losses = Losses {
+        squared_error: zero()?,
+        auxk: None,
+        multi_topk: None,
+    };
+    Ok((gradients, losses, sae.encoder_bias.f_zeros_like()?))
+}
+
 /// Adds a part to the sums of an update.
 fn add(
-    sums: &mut Option<(Gradients, Losses, Tensor)>,
+    sums: &mut Option<Sums>,
     gradients: Gradients,
     losses: Losses,
     fire_counts: Tensor,

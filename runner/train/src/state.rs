@@ -31,11 +31,19 @@ pub(crate) struct State {
     pub(crate) job_id: String,
     /// Optimizer updates done.
     pub(crate) step: u64,
+    /// Ranks that it was begun with.
+    #[serde(default = "one")]
+    pub(crate) n_ranks: usize,
     /// The lowest losses so far.
     #[serde(default)]
     pub(crate) best: BestState,
     /// By the SAE's name.
     pub(crate) saes: BTreeMap<String, SaeCounts>,
+}
+
+/// Of states before there were several.
+fn one() -> usize {
+    1
 }
 
 /// A state that was taken up.
@@ -110,6 +118,18 @@ pub(crate) fn restore(
         None => Ok(None),
         Some((error, _)) => Err(error),
     }
+}
+
+/// Ranks that a job was begun with, by its newest state that can be read; `None`: it has none.
+pub(crate) fn n_ranks(dir: &Path, job_id: &str) -> Result<Option<usize>, TrainError> {
+    let mut places = step_dirs(dir)?;
+    places.sort();
+    let states = places
+        .iter()
+        .rev()
+        .filter_map(|place| read_state(place).ok());
+    let mut states = states.filter(|state| state.job_id == job_id);
+    Ok(states.next().map(|state| state.n_ranks))
 }
 
 /// `None`: the state is another job's.

@@ -4,6 +4,7 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::interval::{N_SUMS, Report};
 use crate::job_trainer::JobTrainer;
+use crate::ranks::Ranks;
 use crate::sae_trainer::Progress;
 use crate::stop::StopFlag;
 use data::Batches;
@@ -22,6 +23,7 @@ pub(crate) struct StreamTrainer<'a> {
     pub(crate) jobs: Vec<JobTrainer>,
     pub(crate) events: &'a mut EventLog,
     pub(crate) stop: StopFlag,
+    pub(crate) ranks: Ranks<'a>,
 }
 
 /// How training ended.
@@ -56,7 +58,7 @@ impl StreamTrainer<'_> {
         })?;
         let mut meter = Meter::new();
         for step in first_step..n_steps {
-            if self.stop.is_set() {
+            if !self.ranks.are_several() && self.stop.is_set() {
                 return self.interrupt(step, meter);
             }
             if self.jobs.iter().all(JobTrainer::has_failed) {
@@ -71,6 +73,9 @@ impl StreamTrainer<'_> {
             })?;
             self.save(&trained, n_steps)?;
         }
+        if let Some(message) = self.ranks.volume(n_steps - first_step) {
+            self.events.write(EventKind::Note { message })?;
+        }
         Ok(Outcome::Finished)
     }
 
@@ -81,7 +86,7 @@ impl StreamTrainer<'_> {
 
     /// Says how many sequences are not trained on because they make no whole update.
     fn note_left_over(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        let per_step = self.key.batch_size * self.key.grad_acc_steps;
+        let per_step = self.batches.batch_size() * self.key.grad_acc_steps;
         let n_left_over = self.batches.n_selected() - n_steps as usize * per_step;
         if n_left_over == 0 {
             return Ok(());
@@ -96,7 +101,7 @@ impl StreamTrainer<'_> {
     fn too_little_data(&self) -> TrainError {
         TrainError::TooLittleData {
             grad_acc_steps: self.key.grad_acc_steps,
-            batch_size: self.key.batch_size,
+            batch_size: self.batches.batch_size(),
             n_batches: self.batches.n_batches(),
         }
     }
@@ -111,7 +116,7 @@ impl StreamTrainer<'_> {
     }
 
     fn tokens_per_step(&self) -> u64 {
-        (self.key.batch_size * self.key.grad_acc_steps * self.key.ctx_len) as u64
+        (self.batches.batch_size() * self.key.grad_acc_steps * self.key.ctx_len) as u64
     }
 
     /// Writes the statistics of those of the jobs, which stand at `step`, that are due.
@@ -162,7 +167,7 @@ impl StreamTrainer<'_> {
         for &job_idx in jobs {
             let job = &mut self.jobs[job_idx];
             if job.save_is_due(n_steps) && !job.has_failed() {
-                checkpoint(job, self.events, n_steps)?;
+                checkpoint(job, self.events, n_steps, self.ranks)?;
             }
         }
         Ok(())
@@ -176,7 +181,7 @@ impl StreamTrainer<'_> {
                 self.events.write(EventKind::Note { message })?;
             }
             if job.step > 0 {
-                checkpoint(job, self.events, n_steps)?;
+                checkpoint(job, self.events, n_steps, self.ranks)?;
             }
         }
         Ok(())
@@ -188,9 +193,11 @@ impl StreamTrainer<'_> {
         self.report(&self.jobs_at(step), step, &mut meter, |_| true)?;
         // Asked again: a report may have ended a job, whose last good checkpoint stays.
         for job_idx in self.jobs_at(step).into_iter().filter(|_| step > 0) {
-            checkpoint(&mut self.jobs[job_idx], self.events, n_steps)?;
+            checkpoint(&mut self.jobs[job_idx], self.events, n_steps, self.ranks)?;
         }
         self.events.write(EventKind::Interrupted { step })?;
+        // Where one process ends, launchers end the others: none may go before all is saved.
+        self.ranks.wait_for_all("saved before a stop")?;
         Ok(Outcome::Interrupted)
     }
 }
@@ -217,10 +224,18 @@ impl Meter {
 
 /// What was reported until now must be on the disk before a state that is newer than it; then the
 /// files, then the news of them, then what only a resume would have needed goes.
-fn checkpoint(job: &mut JobTrainer, events: &mut EventLog, n_steps: u64) -> Result<(), TrainError> {
+fn checkpoint(
+    job: &mut JobTrainer,
+    events: &mut EventLog,
+    n_steps: u64,
+    ranks: Ranks<'_>,
+) -> Result<(), TrainError> {
     let is_final = job.step == n_steps;
-    if let Some(verdict) = job.judge_weights()? {
+    if let Some(verdict) = job.judge_weights(ranks)? {
         return events.write(verdict);
+    }
+    if !ranks.has_writer() {
+        return Ok(());
     }
     events.sync()?;
     job.save(job.save_is_due(n_steps))?;

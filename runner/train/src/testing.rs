@@ -104,6 +104,7 @@ impl Run {
             last_event_seq: 0,
             device: "cpu".into(),
             threads: 1,
+            timeout_minutes: 2.0,
             jobs,
             evaluate: Vec::new(),
         };

@@ -2,6 +2,7 @@
 
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
+use crate::ranks::Ranks;
 use crate::stop::StopFlag;
 use crate::stream_trainer::StreamTrainer;
 use crate::worker::taps;
@@ -83,6 +84,7 @@ impl Trainer {
             eval_fraction: config.eval_fraction,
             batch_size: config.batch_size,
             shard: Shard::WHOLE,
+            pass_size: config.batch_size,
         };
         Ok(Self {
             job: jobs.remove(0),
@@ -123,6 +125,7 @@ impl Trainer {
             jobs: vec![JobTrainer::open(&order, Path::new(""), device)?],
             events: &mut events,
             stop: StopFlag::default(),
+            ranks: Ranks::ALONE,
         };
         trainer.fit()?;
         trained(&trainer.jobs[0], dir, device)

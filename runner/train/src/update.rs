@@ -4,21 +4,39 @@ use crate::TrainError;
 use crate::end_to_end;
 use crate::job_trainer::JobTrainer;
 use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::ranks::Ranks;
+use crate::reduction::Reduction;
 use crate::sae_trainer::{Progress, SaeTrainer};
 use crate::stream_trainer::StreamTrainer;
-use crate::variance::TotalVariance;
+use crate::variance::{Moments, TotalVariance};
 use crate::views::{View, Views};
 use plan::EventKind;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use tch::Tensor;
+
+/// From which fresh SAEs take their biases.
+const FIRST_PASS: PassIdx = (0, 0);
 
 /// An SAE: the indices of its job and of itself in the job.
 type SaeIdx = (usize, usize);
 
-/// Total variances of an update and their tokens, by SAE.
-type Variances = BTreeMap<SaeIdx, (Tensor, u64)>;
+/// Total variances of an update and their tokens.
+type Variances<K> = BTreeMap<K, (Tensor, u64)>;
 
-impl StreamTrainer<'_> {
+/// A forward pass: the indices of the batch and of the pass over this rank's part of it.
+type PassIdx = (usize, usize);
+
+/// What the forward passes of an update add up to on this rank, beside what each SAE keeps.
+struct Accumulated<'a, K> {
+    moments: BTreeMap<K, TotalVariance>,
+    /// Sums that are on their way to all ranks; none where this is the only one.
+    reductions: Vec<(SaeIdx, Reduction<'a>)>,
+    /// Positions of the loss on the model's output, by job, over all ranks.
+    n_output: BTreeMap<usize, u64>,
+}
+
+impl<'a> StreamTrainer<'a> {
     /// One optimizer update of every job that stands at the step; gives their indices. A job that is
     /// ahead (its last checkpoint is newer than another's) waits until the others have caught up.
     /// `None`: a stop was asked for meanwhile, and the update is as if it had not been begun.
@@ -31,8 +49,8 @@ impl StreamTrainer<'_> {
         }
         let output_loss = OutputLoss::of(self.key.loss_fn);
         let variances = match output_loss {
-            None => self.accumulate(&trained, progress.step)?,
-            Some(loss_fn) => self.accumulate_end_to_end(&trained, progress.step, loss_fn)?,
+            None => self.at_hookpoints(&trained, progress.step)?,
+            Some(loss_fn) => self.end_to_end(&trained, progress.step, loss_fn)?,
         };
         let Some(variances) = variances else {
             let saes = self.jobs.iter_mut().flat_map(|job| &mut job.saes);
@@ -52,49 +70,78 @@ impl StreamTrainer<'_> {
         Ok(Some(trained))
     }
 
+    /// An update's sums with losses at the hookpoints. `None`: stopped.
+    fn at_hookpoints(
+        &mut self,
+        trained: &[usize],
+        step: u64,
+    ) -> Result<Option<Variances<SaeIdx>>, TrainError> {
+        let Some(accumulated) = self.accumulate(trained, step)? else {
+            return Ok(None);
+        };
+        let Some(by_view) = self.gather_update(accumulated, step)? else {
+            return Ok(None);
+        };
+        let of_sae = |(job_idx, sae_idx): SaeIdx| {
+            let (total_variance, n_tokens) = &by_view[&self.jobs[job_idx].target_view(sae_idx)];
+            let entry = (total_variance.shallow_clone(), *n_tokens);
+            ((job_idx, sae_idx), entry)
+        };
+        Ok(Some(
+            self.saes_of(trained).into_iter().map(of_sae).collect(),
+        ))
+    }
+
+    /// An update's sums with a loss on the model's output. `None`: stopped.
+    fn end_to_end(
+        &mut self,
+        trained: &[usize],
+        step: u64,
+        loss_fn: OutputLoss,
+    ) -> Result<Option<Variances<SaeIdx>>, TrainError> {
+        match self.accumulate_end_to_end(trained, step, loss_fn)? {
+            Some(accumulated) => self.gather_update(accumulated, step),
+            None => Ok(None),
+        }
+    }
+
     /// The forward passes of an update and, on each one's activations, every SAE. `None`: stopped.
     fn accumulate(
         &mut self,
         trained: &[usize],
         step: u64,
-    ) -> Result<Option<Variances>, TrainError> {
-        let mut variances: BTreeMap<View, TotalVariance> = BTreeMap::new();
-        for part in self.parts_of(step) {
-            if self.stop.is_set() {
+    ) -> Result<Option<Accumulated<'a, View>>, TrainError> {
+        let mut accumulated = Accumulated::default();
+        let passes = self.passes_of(step);
+        for &pass in &passes {
+            if self.is_stopped_alone() {
                 return Ok(None);
             }
-            let (token_ids, input_ids) = self.tokens(part)?;
+            let is_last = Some(&pass) == passes.last();
+            let (token_ids, input_ids) = self.tokens(pass)?;
             let activations = self.model.forward(&input_ids, &self.taps)?;
             let mut views = Views::new(&activations, &token_ids);
             let mut seen = BTreeSet::new();
-            for &job_idx in trained {
+            for (job_idx, sae_idx) in self.saes_of(trained) {
                 let job = &mut self.jobs[job_idx];
-                for sae_idx in 0..job.saes.len() {
-                    let target_view = job.target_view(sae_idx);
-                    let x = views.get(&job.input_view(sae_idx))?;
-                    let target = views.get(&target_view)?;
-                    if seen.insert(target_view.clone()) {
-                        variances.entry(target_view).or_default().add(&target)?;
-                    }
-                    let sae = &mut job.saes[sae_idx];
-                    if part == 0 {
-                        sae.centre_on(&x, &target)?;
-                    }
-                    sae.accumulate(&x, &target)?;
+                let target_view = job.target_view(sae_idx);
+                let x = views.get(&job.input_view(sae_idx))?;
+                let target = views.get(&target_view)?;
+                if seen.insert(target_view.clone()) {
+                    let moments = accumulated.moments.entry(target_view).or_default();
+                    moments.add(&target)?;
+                }
+                let sae = &mut job.saes[sae_idx];
+                if pass == FIRST_PASS {
+                    sae.centre_on(&x, &target, self.ranks)?;
+                }
+                sae.accumulate(&x, &target)?;
+                if is_last {
+                    accumulated.begin_sum(job, (job_idx, sae_idx), self.ranks)?;
                 }
             }
         }
-        let taken = variances
-            .into_iter()
-            .map(|(view, mut sum)| (view, sum.take()));
-        let by_view: BTreeMap<View, (Tensor, u64)> = taken.collect();
-        let mut variances = Variances::new();
-        for (job_idx, sae_idx) in self.saes_of(trained) {
-            let (total_variance, n_tokens) = &by_view[&self.jobs[job_idx].target_view(sae_idx)];
-            let entry = (total_variance.shallow_clone(), *n_tokens);
-            variances.insert((job_idx, sae_idx), entry);
-        }
-        Ok(Some(variances))
+        Ok(Some(accumulated))
     }
 
     /// The forward passes of an update with a loss on the model's output: for every job and seed its
@@ -104,67 +151,143 @@ impl StreamTrainer<'_> {
         trained: &[usize],
         step: u64,
         loss_fn: OutputLoss,
-    ) -> Result<Option<Variances>, TrainError> {
-        let mut variances: BTreeMap<SaeIdx, TotalVariance> = BTreeMap::new();
+    ) -> Result<Option<Accumulated<'a, SaeIdx>>, TrainError> {
+        let mut accumulated = Accumulated {
+            n_output: self.n_output(trained, step, loss_fn)?,
+            ..Accumulated::default()
+        };
         for &job_idx in trained {
-            let n_output = self.n_output(&self.jobs[job_idx], step, loss_fn);
-            for part in self.parts_of(step) {
-                if self.stop.is_set() {
+            for pass in self.passes_of(step) {
+                if self.is_stopped_alone() {
                     return Ok(None);
                 }
-                let (token_ids, input_ids) = self.tokens(part)?;
+                self.pass_end_to_end(job_idx, pass, loss_fn, &mut accumulated)?;
+            }
+            for sae_idx in 0..self.jobs[job_idx].saes.len() {
                 let job = &mut self.jobs[job_idx];
-                let exclude_tokens = job.job.config.exclude_tokens.clone();
-                let batch = TokenBatch {
-                    input_ids: &input_ids,
-                    token_ids: &token_ids,
-                    exclude_tokens: &exclude_tokens,
-                };
-                for together in job.saes_by_seed() {
-                    let mut saes = job.choose(&together);
-                    let loss = end_to_end::accumulate(
-                        &self.model,
-                        &mut saes,
-                        &batch,
-                        loss_fn,
-                        n_output,
-                        part == 0,
-                    )?;
-                    let n_here = loss_fn.n_positions(&token_ids, self.key.ctx_len, &exclude_tokens);
-                    for ((sae_idx, sae), target) in together.iter().zip(saes).zip(&loss.targets) {
-                        sae.add_output_loss(&loss.sum, n_here);
-                        let of_sae = variances.entry((job_idx, *sae_idx)).or_default();
-                        of_sae.add(target)?;
-                    }
-                }
+                accumulated.begin_sum(job, (job_idx, sae_idx), self.ranks)?;
             }
         }
-        let taken = variances
-            .into_iter()
-            .map(|(sae, mut sum)| (sae, sum.take()));
-        Ok(Some(taken.collect()))
+        Ok(Some(accumulated))
     }
 
-    /// Positions that the loss on the model's output is a mean over in an update of `job`.
-    fn n_output(&self, job: &JobTrainer, step: u64, loss_fn: OutputLoss) -> u64 {
-        let of_part = |part| {
-            let token_ids = self.batches.batch(part);
-            loss_fn.n_positions(&token_ids, self.key.ctx_len, &job.job.config.exclude_tokens)
+    /// One forward pass of a job, and back, for every seed.
+    fn pass_end_to_end(
+        &mut self,
+        job_idx: usize,
+        pass: PassIdx,
+        loss_fn: OutputLoss,
+        accumulated: &mut Accumulated<'a, SaeIdx>,
+    ) -> Result<(), TrainError> {
+        let (token_ids, input_ids) = self.tokens(pass)?;
+        let n_output = accumulated.n_output[&job_idx].max(1);
+        let job = &mut self.jobs[job_idx];
+        let exclude_tokens = job.job.config.exclude_tokens.clone();
+        let batch = TokenBatch {
+            input_ids: &input_ids,
+            token_ids: &token_ids,
+            exclude_tokens: &exclude_tokens,
         };
-        self.parts_of(step).map(of_part).sum::<u64>().max(1)
+        let how = end_to_end::How {
+            loss_fn,
+            n_output,
+            centre: (pass == FIRST_PASS).then_some(self.ranks),
+        };
+        for together in job.saes_by_seed() {
+            let mut saes = job.choose(&together);
+            let loss = end_to_end::accumulate(&self.model, &mut saes, &batch, &how)?;
+            let n_here = loss_fn.n_positions(&token_ids, self.key.ctx_len, &exclude_tokens);
+            for ((sae_idx, sae), target) in together.iter().zip(saes).zip(&loss.targets) {
+                sae.add_output_loss(&loss.sum, n_here);
+                let of_sae = accumulated.moments.entry((job_idx, *sae_idx));
+                of_sae.or_default().add(target)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The batches of an update.
-    fn parts_of(&self, step: u64) -> std::ops::Range<usize> {
+    /// The total variances of all ranks' tokens and their numbers; and what SAEs sum is summed by then.
+    /// `None`: a rank was asked to stop.
+    fn gather_update<K: Ord + Debug>(
+        &mut self,
+        accumulated: Accumulated<'a, K>,
+        step: u64,
+    ) -> Result<Option<Variances<K>>, TrainError> {
+        let Accumulated {
+            moments,
+            reductions,
+            n_output,
+        } = accumulated;
+        let moments = moments.into_iter().map(|(key, mut sum)| (key, sum.take()));
+        let moments: Vec<(K, Moments)> = moments.collect();
+        let stop = self.ranks.are_several() && self.stop.is_set();
+        let mut numbers = vec![i64::from(stop)];
+        numbers.extend(moments.iter().map(|(_, moments)| moments.n_tokens as i64));
+        let of_ranks = self
+            .ranks
+            .gather(&format!("counts of update {step}"), &numbers)?;
+        let mut variances = BTreeMap::new();
+        for (place, (key, ours)) in moments.into_iter().enumerate() {
+            let n_tokens: Vec<u64> = of_ranks
+                .iter()
+                .map(|numbers| numbers[1 + place] as u64)
+                .collect();
+            let merged =
+                self.ranks
+                    .merge_moments(&format!("moments of {key:?}"), ours, &n_tokens)?;
+            variances.insert(key, (merged.squared_deviations, n_tokens.iter().sum()));
+        }
+        for ((job_idx, sae_idx), reduction) in reductions {
+            let n_output = n_output.get(&job_idx).copied().unwrap_or(0);
+            self.jobs[job_idx].saes[sae_idx].end_sum(reduction, n_output)?;
+        }
+        let is_stopped = of_ranks.iter().any(|numbers| numbers[0] != 0);
+        Ok((!is_stopped).then_some(variances))
+    }
+
+    /// Positions that the loss on the model's output is a mean over in an update, by job.
+    fn n_output(
+        &self,
+        trained: &[usize],
+        step: u64,
+        loss_fn: OutputLoss,
+    ) -> Result<BTreeMap<usize, u64>, TrainError> {
+        let of_job = |&job_idx: &usize| {
+            let exclude_tokens = &self.jobs[job_idx].job.config.exclude_tokens;
+            let of_pass = |(batch_idx, pass_idx)| {
+                let token_ids = self.batches.pass(batch_idx, pass_idx);
+                loss_fn.n_positions(&token_ids, self.key.ctx_len, exclude_tokens)
+            };
+            self.passes_of(step).into_iter().map(of_pass).sum::<u64>() as i64
+        };
+        let ours: Vec<i64> = trained.iter().map(of_job).collect();
+        let of_ranks = self
+            .ranks
+            .gather(&format!("positions of update {step}"), &ours)?;
+        let of_all = trained.iter().enumerate().map(|(place, &job_idx)| {
+            let n_output: i64 = of_ranks.iter().map(|ours| ours[place]).sum();
+            (job_idx, n_output as u64)
+        });
+        Ok(of_all.collect())
+    }
+
+    /// Several ranks agree on a stop once an update; one alone need not wait for its end.
+    fn is_stopped_alone(&self) -> bool {
+        !self.ranks.are_several() && self.stop.is_set()
+    }
+
+    /// The forward passes of an update.
+    fn passes_of(&self, step: u64) -> Vec<PassIdx> {
         let first = step as usize * self.key.grad_acc_steps;
-        first..first + self.key.grad_acc_steps
+        let batches = first..first + self.key.grad_acc_steps;
+        let of_batch = |batch_idx| (0..self.batches.n_passes()).map(move |pass| (batch_idx, pass));
+        batches.flat_map(of_batch).collect()
     }
 
-    /// The token ids of a batch, here and as `[batch_size, ctx_len]` on the device.
-    fn tokens(&self, batch_idx: usize) -> Result<(Vec<i64>, Tensor), TrainError> {
-        let shape = [self.key.batch_size as i64, self.key.ctx_len as i64];
-        let token_ids = self.batches.batch(batch_idx);
-        let input_ids = Tensor::f_from_slice(&token_ids)?.f_view(shape)?;
+    /// The token ids of a pass, here and as `[n_sequences, ctx_len]` on the device.
+    fn tokens(&self, (batch_idx, pass_idx): PassIdx) -> Result<(Vec<i64>, Tensor), TrainError> {
+        let token_ids = self.batches.pass(batch_idx, pass_idx);
+        let input_ids = Tensor::f_from_slice(&token_ids)?.f_view([-1, self.key.ctx_len as i64])?;
         Ok((token_ids, input_ids.f_to_device(self.device)?))
     }
 
@@ -189,6 +312,33 @@ impl StreamTrainer<'_> {
                 );
                 self.events.write(EventKind::Note { message })?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl<K> Default for Accumulated<'_, K> {
+    fn default() -> Self {
+        Self {
+            moments: BTreeMap::new(),
+            reductions: Vec::new(),
+            n_output: BTreeMap::new(),
+        }
+    }
+}
+
+impl<'a, K> Accumulated<'a, K> {
+    /// Begins to sum what an SAE has of the update: other SAEs compute meanwhile.
+    fn begin_sum(
+        &mut self,
+        job: &mut JobTrainer,
+        (job_idx, sae_idx): SaeIdx,
+        ranks: Ranks<'a>,
+    ) -> Result<(), TrainError> {
+        let sae = &mut job.saes[sae_idx];
+        let name = format!("`{}` of job {}", sae.spec.name, job.job.job_id);
+        if let Some(reduction) = sae.begin_sum(ranks, &name)? {
+            self.reductions.push(((job_idx, sae_idx), reduction));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub(crate) struct TotalVariance {
 /// Mean and total variance of some tokens.
 #[derive(Debug)]
 pub(crate) struct Moments {
-    n_tokens: u64,
+    pub(crate) n_tokens: u64,
     /// `[d_in]`, Double.
     pub(crate) mean: Tensor,
     /// Scalar, Double.
@@ -35,14 +35,13 @@ impl TotalVariance {
         Ok(())
     }
 
-    /// The sum of all parts since the last call, scalar, Double, and how many tokens they had.
+    /// The moments of all parts since the last call.
     ///
     /// # Panics
     /// Without a part.
-    pub(crate) fn take(&mut self) -> (Tensor, u64) {
+    pub(crate) fn take(&mut self) -> Moments {
         let sum = self.parts.take();
-        let sum = sum.expect("an update has at least one forward pass");
-        (sum.squared_deviations, sum.n_tokens)
+        sum.expect("an update has at least one forward pass")
     }
 }
 
@@ -98,7 +97,7 @@ mod tests {
             for part in x.split_with_sizes(cuts, 0) {
                 variance.add(&part).unwrap();
             }
-            variance.take().0.double_value(&[])
+            variance.take().squared_deviations.double_value(&[])
         };
         assert_eq!(whole(&[5]), 20.0);
         assert!((whole(&[1, 3, 1]) - 20.0).abs() < 1e-12);
@@ -111,6 +110,7 @@ mod tests {
         let x = Tensor::cat(&[&x, &(-&x)], 0);
         let mut variance = TotalVariance::default();
         variance.add(&x).unwrap();
-        assert!((variance.take().0.double_value(&[]) / 2e39 - 1.0).abs() < 1e-5);
+        let sum = variance.take().squared_deviations;
+        assert!((sum.double_value(&[]) / 2e39 - 1.0).abs() < 1e-5);
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
-use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
 use crate::prepare::{StreamTokens, open_tokens};
+use crate::ranks::Ranks;
+use crate::rendezvous::{self, Prepared};
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, Order, TrainError, message_chain, read_model};
 use data::{Batches, DataError, DigestCache};
+use dist::{Environment, World};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Job, ModelFacts};
 use std::fs::{self, File, TryLockError};
@@ -28,34 +30,87 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
     if attached {
         stop.follow_parent();
     }
+    let environment = Environment::of_process()?;
+    let has_writer = environment
+        .as_ref()
+        .is_none_or(|environment| environment.rank == 0);
     let dir = order.events.parent().unwrap_or(Path::new("."));
-    let _lock = lock_stream(dir)?.ok_or_else(|| TrainError::Locked {
-        stream_id: order.stream_id.clone(),
-        dir: dir.into(),
-    })?;
-    let mut events = EventLog::open(&order.events, order.attempt, order.last_event_seq)?;
-    match train(&order, stop, &mut events) {
+    let _lock = match has_writer {
+        true => Some(lock_stream(dir)?.ok_or_else(|| TrainError::Locked {
+            stream_id: order.stream_id.clone(),
+            dir: dir.into(),
+        })?),
+        false => None,
+    };
+    let mut events = match has_writer {
+        true => EventLog::open(&order.events, order.attempt, order.last_event_seq)?,
+        false => EventLog::silent(),
+    };
+    let outcome = match environment {
+        None => train(&order, stop, &mut events),
+        Some(environment) => train_with_others(&order, environment, stop, &mut events),
+    };
+    match outcome {
         Ok(Outcome::Finished) => Ok(0),
         Ok(Outcome::Interrupted) => Ok(130),
-        Err(error) => {
-            let (message, hint, kind) = (message_chain(&error), error.hint(), error.kind());
-            events.write(EventKind::Failed {
-                kind,
-                message,
-                hint,
-            })?;
-            Ok(if kind == FailureKind::Input { 2 } else { 1 })
-        }
+        Err(error) => report_failure(&error, &mut events),
     }
 }
 
+/// Says what went wrong: to the runner by an event, to people in the log, to torchrun in its file.
+fn report_failure(error: &TrainError, events: &mut EventLog) -> Result<u8, TrainError> {
+    let (message, hint, kind) = (message_chain(error), error.hint(), error.kind());
+    log(&format!("error: {message}"));
+    if let Err(error) = dist::write_error_file(&message) {
+        log(&message_chain(&error));
+    }
+    events.write(EventKind::Failed {
+        kind,
+        message,
+        hint,
+    })?;
+    Ok(if kind == FailureKind::Input { 2 } else { 1 })
+}
+
+/// Trains as one of several processes.
+fn train_with_others(
+    order: &Order,
+    environment: Environment,
+    stop: StopFlag,
+    events: &mut EventLog,
+) -> Result<Outcome, TrainError> {
+    lm::init_backends();
+    let device = rendezvous::device(order, Some(&environment))?;
+    let digests = DigestCache::new(&order.cache_dir);
+    let world = rendezvous::join(order, environment, device, &digests)?;
+    let outcome = train_on(order, device, Some(&world), stop, events);
+    if let Err(error) = &outcome
+        && !matches!(error, TrainError::Dist(_))
+    {
+        let is_of_the_input = error.kind() == FailureKind::Input;
+        world.fail(&message_chain(error), is_of_the_input)?;
+    }
+    outcome
+}
+
+/// Trains alone.
 pub(crate) fn train(
     order: &Order,
     stop: StopFlag,
     events: &mut EventLog,
 ) -> Result<Outcome, TrainError> {
     lm::init_backends();
-    let device = lm::parse_device(&order.device)?;
+    train_on(order, rendezvous::device(order, None)?, None, stop, events)
+}
+
+fn train_on(
+    order: &Order,
+    device: Device,
+    world: Option<&World>,
+    stop: StopFlag,
+    events: &mut EventLog,
+) -> Result<Outcome, TrainError> {
+    let ranks = Ranks::of(world);
     if order.threads > 0 {
         tch::set_num_threads(i32::try_from(order.threads).unwrap_or(i32::MAX));
     }
@@ -68,9 +123,17 @@ pub(crate) fn train(
     let digests = DigestCache::new(&order.cache_dir);
     let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
     check_digest(order, &model)?;
-    let tokens = match open_tokens(order, &model, &stop, events) {
-        Err(TrainError::Data(DataError::Stopped)) => return stop_before_training(events),
-        tokens => tokens?,
+    let n_ranks = rendezvous::n_ranks_of_batches(order, ranks)?;
+    let tokens = match open_tokens(order, &model, (n_ranks, ranks.shard()), &stop, events) {
+        Err(TrainError::Data(DataError::Stopped)) => None,
+        tokens => Some(tokens?),
+    };
+    let prepared = tokens
+        .as_ref()
+        .map_or(Prepared::Stopped, |_| Prepared::Ready);
+    let prepared = rendezvous::wait_for_tokens(world, prepared)?;
+    let Some(tokens) = tokens.filter(|_| prepared == Prepared::Ready) else {
+        return stop_before_training(events);
     };
     let StreamTokens { batches, held_out } = tokens;
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
@@ -78,9 +141,16 @@ pub(crate) fn train(
     let n_steps = (batches.n_batches() / order.key.grad_acc_steps) as u64;
     let (mut outcome, mut failed) = (Outcome::Finished, Vec::new());
     if !order.jobs.is_empty() {
-        (outcome, failed) = train_jobs(order, &model, batches, &stop, events)?;
+        let stream = Stream {
+            order,
+            model: &model,
+            device,
+            n_ranks,
+            ranks,
+        };
+        (outcome, failed) = stream.train(batches, &stop, events)?;
     }
-    if outcome == Outcome::Finished {
+    if outcome == Outcome::Finished && ranks.has_writer() {
         let evaluation = JobEvaluation {
             order: &order.without(&failed),
             sequences: held_out,
@@ -95,32 +165,42 @@ pub(crate) fn train(
     Ok(outcome)
 }
 
-/// Trains the order's jobs; their memory and the model's is free again afterwards. Gives also the
-/// ids of those that failed.
-fn train_jobs(
-    order: &Order,
-    model: &ModelInputs,
-    batches: Batches,
-    stop: &StopFlag,
-    events: &mut EventLog,
-) -> Result<(Outcome, Vec<String>), TrainError> {
-    let device = lm::parse_device(&order.device)?;
-    let (model, taps) = open_model(order, model, device)?;
-    let open_job = |job| JobTrainer::open(job, &order.runs_dir, device);
-    let jobs = order.jobs.iter().map(open_job).collect::<Result<_, _>>()?;
-    let mut trainer = StreamTrainer {
-        key: order.key.clone(),
-        device,
-        model,
-        taps,
-        batches,
-        jobs,
-        events,
-        stop: stop.clone(),
-    };
-    let outcome = trainer.fit()?;
-    let failed = trainer.jobs.iter().filter(|job| job.has_failed());
-    Ok((outcome, failed.map(|job| job.job.job_id.clone()).collect()))
+/// What an order's jobs are trained on.
+struct Stream<'a> {
+    order: &'a Order,
+    model: &'a ModelInputs,
+    device: Device,
+    /// Ranks that the jobs were begun with.
+    n_ranks: usize,
+    ranks: Ranks<'a>,
+}
+
+impl Stream<'_> {
+    /// Trains the order's jobs; their memory and the model's is free again afterwards. Gives also the
+    /// ids of those that failed.
+    fn train(
+        &self,
+        batches: Batches,
+        stop: &StopFlag,
+        events: &mut EventLog,
+    ) -> Result<(Outcome, Vec<String>), TrainError> {
+        let (order, device, ranks) = (self.order, self.device, self.ranks);
+        let (model, taps) = open_model(order, self.model, device)?;
+        let mut trainer = StreamTrainer {
+            key: order.key.clone(),
+            device,
+            model,
+            taps,
+            batches,
+            jobs: rendezvous::open_jobs(order, device, self.n_ranks, ranks)?,
+            events,
+            stop: stop.clone(),
+            ranks,
+        };
+        let outcome = trainer.fit()?;
+        let failed = trainer.jobs.iter().filter(|job| job.has_failed());
+        Ok((outcome, failed.map(|job| job.job.job_id.clone()).collect()))
+    }
 }
 
 /// Nothing is lost: what earlier attempts saved is still there.

@@ -1,0 +1,126 @@
+//! Meeting the other processes that train the same stream.
+
+use crate::job_trainer::JobTrainer;
+use crate::libtorch::Libtorch;
+use crate::ranks::Ranks;
+use crate::{Order, TrainError, state};
+use data::DigestCache;
+use dist::{Environment, Hello, Timeouts, World};
+use plan::{TRAINER_VERSION, digest_json};
+use std::path::Path;
+use std::time::Duration;
+use tch::Device;
+
+/// How long ranks wait for the one that tokenises, which may have days of work.
+const PATIENCE_FOR_TOKENS: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How a rank's preparation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prepared {
+    Ready,
+    Stopped,
+}
+
+/// The device of this process: where `auto` or `cuda` is asked for and there are several, each takes
+/// the GPU of its number on its node.
+pub(crate) fn device(
+    order: &Order,
+    environment: Option<&Environment>,
+) -> Result<Device, TrainError> {
+    let device = lm::parse_device(&order.device)?;
+    Ok(match (device, environment) {
+        (Device::Cuda(_), Some(environment)) if !order.device.contains(':') => {
+            lm::parse_device(&format!("cuda:{}", environment.local_rank))?
+        }
+        _ => device,
+    })
+}
+
+/// Meets the other ranks. All must be the same program on the same libtorch with the same order.
+pub(crate) fn join(
+    order: &Order,
+    environment: Environment,
+    device: Device,
+    digests: &DigestCache,
+) -> Result<World, TrainError> {
+    let program = Path::new("/proc/self/exe").canonicalize();
+    let program = program.map_err(TrainError::io("find", Path::new("/proc/self/exe")))?;
+    let hello = Hello::default()
+        .with("trainer version", &TRAINER_VERSION.to_string())
+        .with("program", &digests.file(&program)?)
+        .with("libtorch", &Libtorch::loaded().version_text())
+        .with("order", &digest_json(order));
+    let timeout = Duration::from_secs_f64(order.timeout_minutes.max(0.0) * 60.0);
+    let timeouts = Timeouts {
+        join: timeout,
+        collective: timeout,
+    };
+    // An agent's store outlives attempts.
+    let scope = format!("{}/{}", order.stream_id, order.attempt);
+    Ok(World::join(environment, &scope, &hello, device, timeouts)?)
+}
+
+/// Ranks that the stream's jobs were begun with, as rank 0 finds it; as many as there are where none was.
+pub(crate) fn n_ranks_of_batches(order: &Order, ranks: Ranks<'_>) -> Result<usize, TrainError> {
+    let mut found = None;
+    for job in &order.jobs {
+        let state_dir = order.runs_dir.join(&job.state_dir);
+        found = found.or(state::n_ranks(&state_dir, &job.job.job_id)?);
+    }
+    let ours = found.unwrap_or(ranks.number());
+    let of_ranks = ranks.gather("ranks of batches", &[ours as i64])?;
+    Ok(of_ranks[0][0] as usize)
+}
+
+/// Waits until the tokens are ready on all ranks; what it comes to for all of them.
+pub(crate) fn wait_for_tokens(
+    world: Option<&World>,
+    prepared: Prepared,
+) -> Result<Prepared, TrainError> {
+    let Some(world) = world else {
+        return Ok(prepared);
+    };
+    let is_stopped = [i64::from(prepared == Prepared::Stopped)];
+    let patience = Some(PATIENCE_FOR_TOKENS);
+    let of_ranks = world
+        .control()
+        .gather_numbers_within("tokens", &is_stopped, patience)?;
+    Ok(
+        match of_ranks.iter().flatten().any(|&is_stopped| is_stopped != 0) {
+            true => Prepared::Stopped,
+            false => Prepared::Ready,
+        },
+    )
+}
+
+/// The jobs of the order as their states left them, the same on all ranks. `n_ranks`: those of the
+/// stream's batches.
+pub(crate) fn open_jobs(
+    order: &Order,
+    device: Device,
+    n_ranks: usize,
+    ranks: Ranks<'_>,
+) -> Result<Vec<JobTrainer>, TrainError> {
+    if !ranks.has_writer() {
+        ranks.wait_for_all("states in order")?;
+    }
+    let open = |job| JobTrainer::open(job, &order.runs_dir, device);
+    let mut jobs: Vec<JobTrainer> = order.jobs.iter().map(open).collect::<Result<_, _>>()?;
+    if ranks.has_writer() {
+        // It puts damaged states aside: the others look when that is done.
+        ranks.wait_for_all("states in order")?;
+    }
+    for job in &mut jobs {
+        let of_job = *job.n_ranks.get_or_insert(n_ranks);
+        if of_job != n_ranks {
+            return Err(TrainError::MixedRanks {
+                job: job.job.name.clone(),
+                n_ranks: of_job,
+                n_others: n_ranks,
+            });
+        }
+    }
+    let steps: Vec<i64> = jobs.iter().map(|job| job.step as i64).collect();
+    ranks.must_agree("set of checkpoints", &steps)?;
+    Ok(jobs)
+}
