@@ -9,6 +9,7 @@ mod bad_model;
 mod bad_settings;
 mod config;
 mod data;
+mod distributed;
 mod encode;
 mod eval;
 mod finetune;

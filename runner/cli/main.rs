@@ -16,6 +16,7 @@ mod expand;
 mod hookpoints;
 mod hub_access;
 mod inspect;
+mod launch;
 mod listing;
 mod models;
 mod past_job;

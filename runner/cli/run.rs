@@ -5,6 +5,7 @@ use crate::config;
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
 use crate::hub_access;
+use crate::launch::{self, Launcher, Leader, in_company};
 use crate::paths::Folders;
 use crate::progress::Progress;
 use crate::recording::{record, recover};
@@ -21,15 +22,22 @@ use store::{RecordedJob, RecordedPlan, Store};
 /// # Errors
 /// Bad input or a bad environment; a failing job is no error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
-    let mut expanded = expand::expand(&args.sweep())?;
-    run_expanded(&mut expanded, &args.options).await
+    in_company(async |leader| {
+        let mut expanded = expand::expand(&args.sweep())?;
+        run_expanded(&mut expanded, &args.options, leader).await
+    })
+    .await
 }
 
 /// Runs or resumes the one job that options describe.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) async fn train(mut args: TrainArgs) -> Result<u8, CliError> {
+pub(crate) async fn train(args: TrainArgs) -> Result<u8, CliError> {
+    in_company(async |leader| train_job(args, leader).await).await
+}
+
+async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
     if args.refuses_to_resume() {
         return Err(
             CliError::input("a job always goes on from its last checkpoint")
@@ -42,7 +50,7 @@ pub(crate) async fn train(mut args: TrainArgs) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let sweep = config::load_given(&args.given(), &folders)?;
     let mut expanded = expand::expand_sweep(sweep, folders)?;
-    let exit_code = run_expanded(&mut expanded, &args.options).await?;
+    let exit_code = run_expanded(&mut expanded, &args.options, leader).await?;
     if !args.options.dry_run {
         let (sweep, job) = (&expanded.sweep.sweep, &expanded.plan.jobs[0]);
         let folder = Path::new(&sweep.runs_dir)
@@ -53,21 +61,31 @@ pub(crate) async fn train(mut args: TrainArgs) -> Result<u8, CliError> {
     Ok(exit_code)
 }
 
-async fn run_expanded(expanded: &mut Expanded, args: &RunOptions) -> Result<u8, CliError> {
+async fn run_expanded(
+    expanded: &mut Expanded,
+    args: &RunOptions,
+    leader: Option<&Leader>,
+) -> Result<u8, CliError> {
     if args.dry_run {
         return table::print(&table::plan(&expanded.plan));
     }
+    let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
     let store = Store::open(&folder.database()).await?;
     let later = store.later_rounds(&expanded.sweep.text, &expanded.plan);
     for round in later.await? {
         expanded.replay(round)?;
     }
+    let place = Place {
+        store: &store,
+        folder: &folder,
+        launcher: launcher.as_ref(),
+    };
     let before = recover(&store, &folder, expanded, args.fresh).await?;
     let mut recorded = before.clone();
     let mut summary = Summary::default();
     loop {
-        summary.add(run_round(&store, &folder, expanded, &recorded, args.quiet).await?);
+        summary.add(run_round(&place, expanded, &recorded, args.quiet).await?);
         recorded = record(&store, &folder, expanded).await?;
         let goes_on =
             !summary.interrupted && recorded.has_ended() && expanded.wants_another_round();
@@ -86,10 +104,16 @@ async fn run_expanded(expanded: &mut Expanded, args: &RunOptions) -> Result<u8, 
     Ok(exit_code)
 }
 
+/// Where a sweep is run.
+struct Place<'a> {
+    store: &'a Store,
+    folder: &'a RunsFolder,
+    launcher: &'a dyn Launcher,
+}
+
 /// Trains what is left of the jobs that are planned by now.
 async fn run_round(
-    store: &Store,
-    folder: &RunsFolder,
+    place: &Place<'_>,
     expanded: &Expanded,
     recorded: &RecordedPlan,
     quiet: bool,
@@ -98,10 +122,11 @@ async fn run_round(
     let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
     expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
     let scheduler = Scheduler {
-        store,
-        folder,
+        store: place.store,
+        folder: place.folder,
         expanded,
         progress: Progress::new(&expanded.plan, recorded, quiet),
+        launcher: place.launcher,
     };
     scheduler.run(recorded).await
 }

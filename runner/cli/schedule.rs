@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::expand::Expanded;
+use crate::launch::Launcher;
 use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::recording::record;
@@ -27,6 +28,7 @@ pub(crate) struct Scheduler<'a> {
     pub(crate) folder: &'a RunsFolder,
     pub(crate) expanded: &'a Expanded,
     pub(crate) progress: Progress,
+    pub(crate) launcher: &'a dyn Launcher,
 }
 
 /// How a plan's run ended.
@@ -286,7 +288,7 @@ impl Scheduler<'_> {
             store: self.store,
             progress: &self.progress,
             order,
-            worker: WorkerProcess::start(order, dir)?,
+            worker: WorkerProcess::start(order, dir, self.launcher)?,
             tail: EventTail::new(order.events.clone()),
             bar: self.progress.stream(&order.stream_id, order.jobs.len()),
             failed: None,
@@ -302,11 +304,13 @@ impl Scheduler<'_> {
         let why = failure
             .as_ref()
             .map_or("its worker was stopped", Failure::message);
+        let is_stopped = watch.asked_to_stop || self.launcher.is_stopped();
+        let is_worth_a_retry = !is_stopped && watch.is_worth_a_retry(&end);
         Ok(Attempt {
-            worth_a_retry: watch.is_worth_a_retry(&end).then(|| why.to_owned()),
+            worth_a_retry: is_worth_a_retry.then(|| why.to_owned()),
             early_ends: watch.early_ends(),
             // Asked to stop, no further stream begins, also when the worker was done before it noticed.
-            interrupted: watch.asked_to_stop || end.outcome == Outcome::Interrupted,
+            interrupted: is_stopped || end.outcome == Outcome::Interrupted,
             diverged: watch
                 .diverged
                 .into_iter()

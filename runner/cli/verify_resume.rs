@@ -4,6 +4,7 @@
 use crate::args::VerifyResumeArgs;
 use crate::error::CliError;
 use crate::inspect;
+use crate::launch::Local;
 use crate::past_job;
 use crate::paths::Folders;
 use crate::signals::StopSignals;
@@ -176,7 +177,7 @@ impl Trial {
     ) -> Result<Ended, CliError> {
         self.order.attempt += 1;
         self.step = None;
-        let mut worker = WorkerProcess::start(&self.order, &self.order.runs_dir)?;
+        let mut worker = WorkerProcess::start(&self.order, &self.order.runs_dir, &Local)?;
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         let status = loop {
             tokio::select! {

@@ -1,12 +1,13 @@
 //! A worker as a child process, and the file it reports through.
 
 use crate::error::CliError;
+use crate::launch::Launcher;
 use plan::Event;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 use train::Order;
 
 /// A running worker. It saves and ends when its standard input ends, so it cannot outlive us.
@@ -25,7 +26,11 @@ impl WorkerProcess {
     ///
     /// # Errors
     /// A folder that cannot be written, or a program that cannot be started.
-    pub(crate) fn start(order: &Order, dir: &Path) -> Result<Self, CliError> {
+    pub(crate) fn start(
+        order: &Order,
+        dir: &Path,
+        launcher: &dyn Launcher,
+    ) -> Result<Self, CliError> {
         let order_path = dir.join(ORDER);
         write_order(order, &order_path)?;
         let log_path = dir.join(LOG);
@@ -36,10 +41,8 @@ impl WorkerProcess {
         let log_too = log.try_clone().map_err(unwritable)?;
         let program = std::env::current_exe()
             .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))?;
-        let mut child = Command::new(&program)
-            .arg("worker")
-            .arg(&order_path)
-            .arg("--attached")
+        let mut child = launcher
+            .command(&program, &order_path)?
             .stdin(Stdio::piped())
             .stdout(log)
             .stderr(log_too)

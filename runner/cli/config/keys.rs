@@ -25,8 +25,9 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 8] = [
+const LAUNCH: [&str; 9] = [
     "launcher",
+    "nproc_per_node",
     "device",
     "devices",
     "jobs",

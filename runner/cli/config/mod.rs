@@ -19,7 +19,7 @@ pub(crate) use given::{Given, load_given};
 pub(crate) use keys::default_of;
 
 /// Variables that name folders and tools rather than settings of a sweep.
-const NOT_SETTINGS: [&str; 3] = ["cache", "engine", "torch"];
+const NOT_SETTINGS: [&str; 5] = ["cache", "dist_dir", "engine", "torch", "torchrun"];
 
 /// A sweep with everything laid over it.
 #[derive(Debug)]

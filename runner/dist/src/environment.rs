@@ -14,27 +14,35 @@ pub struct Environment {
     pub world_size: usize,
     /// Number of this process on its node: that of its GPU.
     pub local_rank: usize,
+    /// Processes on this node.
+    pub local_size: usize,
     /// Where the ranks find each other.
     pub store: StoreAddress,
     /// How often the launcher has started the world before.
     pub restart_count: u64,
 }
 
-/// Names of variables for rank, number of processes and rank on the node.
-type Names = [&'static str; 3];
+/// Names of variables for rank, number of processes, and both on the node.
+type Names = [&'static str; 4];
 
-const TORCH: Names = ["RANK", "WORLD_SIZE", "LOCAL_RANK"];
+const TORCH: Names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"];
 
 /// Launchers that know nothing of torch. A shell inside an allocation has some of these too, so they
 /// count only where MASTER_ADDR says that a world is wanted.
 const OTHERS: [Names; 3] = [
-    ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"],
+    [
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        "SLURM_LOCALID",
+        "SLURM_NTASKS_PER_NODE",
+    ],
     [
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
     ],
-    ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"],
+    ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"],
 ];
 
 impl Environment {
@@ -47,7 +55,7 @@ impl Environment {
     }
 
     fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, DistError> {
-        let Some([rank_name, size_name, local_name]) = names(get) else {
+        let Some([rank_name, size_name, local_name, local_size_name]) = names(get) else {
             return Ok(None);
         };
         let world_size = number(get, size_name, rank_name, 1, usize::MAX)?;
@@ -59,6 +67,7 @@ impl Environment {
             Some(_) => number(get, local_name, rank_name, 0, world_size - 1)?,
             None => rank,
         };
+        let local_size = get(local_size_name).and_then(|size| size.parse().ok());
         let missing = |missing| DistError::MissingVariable {
             present: size_name,
             missing,
@@ -67,22 +76,25 @@ impl Environment {
         let port = number(get, "MASTER_PORT", size_name, 1, usize::from(u16::MAX))?;
         let is_served = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let restarts = get("TORCHELASTIC_RESTART_COUNT").and_then(|count| count.parse().ok());
+        let store = StoreAddress {
+            host,
+            port: u16::try_from(port).expect("it was checked"),
+            is_served_by_launcher: is_served,
+        };
+        let here = if store.is_local() { world_size } else { 1 };
         Ok(Some(Self {
             rank,
             world_size,
             local_rank,
-            store: StoreAddress {
-                host,
-                port: u16::try_from(port).expect("it was checked"),
-                is_served_by_launcher: is_served,
-            },
+            local_size: local_size.unwrap_or(here),
+            store,
             restart_count: restarts.unwrap_or(0),
         }))
     }
 }
 
 fn names(get: &dyn Fn(&str) -> Option<String>) -> Option<Names> {
-    let [rank, size, _] = TORCH;
+    let [rank, size, ..] = TORCH;
     if get(rank).is_some() || get(size).is_some() {
         return Some(TORCH);
     }

@@ -412,6 +412,7 @@ fn a_port_in_use_and_a_store_that_is_not_there_are_errors() {
         rank: 1,
         world_size: 2,
         local_rank: 1,
+        local_size: 2,
         store: address,
         restart_count: 0,
     };

@@ -122,6 +122,11 @@ impl World {
         self.environment.world_size
     }
 
+    /// Processes on this node.
+    pub fn local_size(&self) -> usize {
+        self.environment.local_size
+    }
+
     /// What this rank does beside computing.
     pub fn role(&self) -> Role {
         match self.rank() {

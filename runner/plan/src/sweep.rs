@@ -59,6 +59,8 @@ pub struct RecipeLimits {
 pub struct Launch {
     /// What starts a worker.
     pub launcher: Launcher,
+    /// Processes that torchrun starts on this machine: a number, or `gpu`.
+    pub nproc_per_node: Nproc,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Devices to train streams on side by side; empty: `device` alone.
@@ -66,7 +68,8 @@ pub struct Launch {
     /// Workers at the same time; 0: one for each device. Several share a device as far as its memory is
     /// predicted to suffice.
     pub jobs: usize,
-    /// Threads of a worker on the CPU; 0: all cores, or an equal share where several run at the same time.
+    /// Threads of a worker on the CPU, of each of its processes; 0: all cores, or an equal share where
+    /// several run at the same time.
     pub threads: usize,
     /// What a worker may be predicted to take of its device's memory; by default nine tenths of it.
     /// Jobs that would take more side by side become several streams.
@@ -85,6 +88,51 @@ pub enum Launcher {
     /// A child process on this machine.
     #[default]
     Local,
+    /// torchrun, which starts several on this machine.
+    Torchrun,
+}
+
+/// Processes that torchrun starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NprocValue", into = "NprocValue")]
+pub enum Nproc {
+    /// `gpu`: one for each GPU.
+    #[default]
+    Gpu,
+    /// So many, at least 1.
+    Count(usize),
+}
+
+/// How it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum NprocValue {
+    Count(usize),
+    Word(String),
+}
+
+impl TryFrom<NprocValue> for Nproc {
+    type Error = String;
+
+    fn try_from(value: NprocValue) -> Result<Self, String> {
+        match value {
+            NprocValue::Count(count @ 1..) => Ok(Self::Count(count)),
+            NprocValue::Word(word) if word == "gpu" => Ok(Self::Gpu),
+            NprocValue::Count(count) => Err(format!("{count} processes are too few")),
+            NprocValue::Word(word) => Err(format!(
+                "`{word}` is neither a number of processes nor `gpu`"
+            )),
+        }
+    }
+}
+
+impl From<Nproc> for NprocValue {
+    fn from(nproc: Nproc) -> Self {
+        match nproc {
+            Nproc::Gpu => Self::Word("gpu".into()),
+            Nproc::Count(count) => Self::Count(count),
+        }
+    }
 }
 
 impl Launch {
@@ -107,6 +155,7 @@ impl Default for Launch {
     fn default() -> Self {
         Self {
             launcher: Launcher::Local,
+            nproc_per_node: Nproc::Gpu,
             device: "auto".into(),
             devices: Vec::new(),
             jobs: 0,

@@ -37,12 +37,18 @@ pub struct Order {
     /// Threads on the CPU; 0: all cores.
     pub threads: usize,
     /// How long ranks wait for each other.
+    #[serde(default = "default_timeout_minutes")]
     pub timeout_minutes: f64,
     /// The jobs to train, and to evaluate then where they ask for it.
     pub jobs: Vec<OrderJob>,
     /// Jobs that are trained, and only to be evaluated.
     #[serde(default)]
     pub evaluate: Vec<OrderJob>,
+}
+
+/// Of orders before there were several ranks.
+fn default_timeout_minutes() -> f64 {
+    plan::Launch::default().timeout_minutes
 }
 
 impl Order {

@@ -49,6 +49,7 @@ impl StreamTrainer<'_> {
         let steps = self.jobs.iter().map(|job| job.step);
         let first_step = steps.min().unwrap_or(n_steps);
         let tokens_per_step = self.tokens_per_step();
+        self.note_ranks()?;
         self.announce_restored(n_steps)?;
         self.note_left_over(n_steps)?;
         self.events.write(EventKind::Ready {
@@ -95,6 +96,17 @@ impl StreamTrainer<'_> {
             "the last {n_left_over} of {} sequences are left out: an update takes {per_step}",
             self.batches.n_selected()
         );
+        self.events.write(EventKind::Note { message })
+    }
+
+    /// Says what several ranks make of the settings.
+    fn note_ranks(&mut self) -> Result<(), TrainError> {
+        let wants_owners = |job: &JobTrainer| job.job.config.distribute_modules;
+        if !self.ranks.are_several() || !self.jobs.iter().any(wants_owners) {
+            return Ok(());
+        }
+        let message = "`distribute_modules` saves no memory yet: every rank holds every SAE";
+        let message = message.to_owned();
         self.events.write(EventKind::Note { message })
     }
 

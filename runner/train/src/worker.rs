@@ -14,6 +14,7 @@ use dist::{Environment, World};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Job, ModelFacts};
 use std::fs::{self, File, TryLockError};
+use std::num::NonZero;
 use std::path::Path;
 use tch::Device;
 
@@ -111,8 +112,8 @@ fn train_on(
     events: &mut EventLog,
 ) -> Result<Outcome, TrainError> {
     let ranks = Ranks::of(world);
-    if order.threads > 0 {
-        tch::set_num_threads(i32::try_from(order.threads).unwrap_or(i32::MAX));
+    if let Some(n_threads) = n_threads(order, world) {
+        tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
     }
     events.write(EventKind::Started {
         device: device_name(device),
@@ -163,6 +164,19 @@ fn train_on(
         events.write(EventKind::Finished)?;
     }
     Ok(outcome)
+}
+
+/// Threads to compute with on the CPU; `None`: as libtorch has it. Launchers tell it one, with several
+/// processes on a node; here they share the cores.
+fn n_threads(order: &Order, world: Option<&World>) -> Option<usize> {
+    let share = |world: &World| {
+        let n_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        (n_cores / world.local_size()).max(1)
+    };
+    match order.threads {
+        0 => world.map(share),
+        n_threads => Some(n_threads),
+    }
 }
 
 /// What an order's jobs are trained on.

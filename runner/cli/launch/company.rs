@@ -1,0 +1,241 @@
+//! The same command started once for each rank: by torchrun, or by srun or mpirun with the variables that
+//! torch's launchers set.
+//!
+//! Rank 0 leads: it alone expands the sweep, holds the database and talks to the Hub, and it tells the
+//! others through c10d's store which order is next. Each rank, the leader too, then starts its part of the
+//! worker as a child process. The workers find each other through the same store.
+
+use super::{Launcher, worker_args};
+use crate::error::CliError;
+use crate::signals::StopSignals;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::Command;
+use train::dist::{DistError, Environment, Store};
+
+/// How long ranks look for the store.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks for the leader's next word.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a rank that was asked to stop waits for the leader's last word.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the leader's store stays for the others to read its last word.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Tells a worker that another process serves the store.
+const STORE_IS_SERVED: (&str, &str) = ("TORCHELASTIC_USE_AGENT_STORE", "True");
+
+/// Set by a rank that was asked to stop.
+const STOP: &str = "stop";
+
+/// What the leader tells the others, one word after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Word {
+    /// Train the order in this file.
+    Train { program: PathBuf, order: PathBuf },
+    /// Go, with this exit code.
+    End { code: u8 },
+}
+
+/// Rank 0.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    environment: Environment,
+    store: Store,
+    n_words: Cell<u64>,
+}
+
+/// Another rank.
+struct Follower {
+    rank: usize,
+    store: Store,
+    /// When it was asked to stop.
+    stopped: Option<Instant>,
+}
+
+/// Does `work`, in which rank 0 may lead; other ranks follow until it is done and end with its exit code.
+///
+/// # Errors
+/// Those of `work`; on other ranks, those of their launch.
+pub(crate) async fn in_company(
+    work: impl AsyncFnOnce(Option<&Leader>) -> Result<u8, CliError>,
+) -> Result<u8, CliError> {
+    let Some(environment) = Environment::of_process()? else {
+        return work(None).await;
+    };
+    let is_server = environment.rank == 0 && !environment.store.is_served_by_launcher;
+    let prefix = format!("sae-run/{}/company", environment.restart_count);
+    let wait = (environment.rank, PATIENCE);
+    let store = Store::open(&environment.store, is_server, &prefix, wait)?;
+    if environment.rank > 0 {
+        let follower = Follower {
+            rank: environment.rank,
+            store,
+            stopped: None,
+        };
+        return follower.follow().await;
+    }
+    let leader = Leader {
+        environment,
+        store,
+        n_words: Cell::new(0),
+    };
+    let outcome = work(Some(&leader)).await;
+    let code = outcome
+        .as_ref()
+        .map_or_else(CliError::exit_code, |code| *code);
+    leader.dismiss(code)?;
+    outcome
+}
+
+impl Leader {
+    fn say(&self, word: &Word) -> Result<(), CliError> {
+        let text = serde_json::to_vec(word).expect("plain fields serialise to JSON");
+        self.store.set(&word_key(self.n_words.get()), &text)?;
+        self.n_words.set(self.n_words.get() + 1);
+        Ok(())
+    }
+
+    /// Sends the others away, and waits until they have heard it.
+    fn dismiss(self, code: u8) -> Result<(), CliError> {
+        self.say(&Word::End { code })?;
+        if self.environment.store.is_served_by_launcher {
+            return Ok(());
+        }
+        let until = Instant::now() + FAREWELL;
+        for rank in 1..self.environment.world_size {
+            let left = until.saturating_duration_since(Instant::now());
+            // A rank that is gone says nothing.
+            let _ = self
+                .store
+                .get(&bye_key(rank), left.max(Duration::from_millis(1)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Launcher for &Leader {
+    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|error| CliError::io("find", path, &error))
+        };
+        self.say(&Word::Train {
+            program: program.into(),
+            order: absolute(order)?,
+        })?;
+        let mut command = Command::new(program);
+        command
+            .args(worker_args(order))
+            .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);
+        Ok(command)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.store.has(STOP).unwrap_or(false)
+    }
+}
+
+impl Follower {
+    /// Does what the leader says, to the end.
+    async fn follow(mut self) -> Result<u8, CliError> {
+        let mut signals = StopSignals::new()?;
+        for n_words in 0.. {
+            match self.next_word(n_words, &mut signals).await? {
+                Word::Train { program, order } => {
+                    self.train(&program, &order, &mut signals).await?;
+                }
+                Word::End { code } => {
+                    // The leader may have gone meanwhile.
+                    let _ = self.store.set(&bye_key(self.rank), b"bye");
+                    return Ok(code);
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    async fn next_word(
+        &mut self,
+        n_words: u64,
+        signals: &mut StopSignals,
+    ) -> Result<Word, CliError> {
+        let key = word_key(n_words);
+        while !self.store.has(&key)? {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = signals.recv() => self.stop(),
+            }
+            if self
+                .stopped
+                .is_some_and(|since| since.elapsed() > LAST_PATIENCE)
+            {
+                return Ok(Word::End { code: 130 });
+            }
+        }
+        let text = self.store.get(&key, PATIENCE)?.unwrap_or_default();
+        serde_json::from_slice(&text).map_err(|error| {
+            CliError::environment(format!("rank 0 says what nobody understands: {error}"))
+        })
+    }
+
+    /// Runs this rank's part of a worker to its end; how it ended, rank 0 knows by its own.
+    async fn train(
+        &mut self,
+        program: &Path,
+        order: &Path,
+        signals: &mut StopSignals,
+    ) -> Result<(), CliError> {
+        let log = order.with_file_name(format!("worker.{}.log", self.rank));
+        let unwritable = |error: std::io::Error| CliError::io("open", &log, &error);
+        let file = OpenOptions::new().create(true).append(true).open(&log);
+        let file = file.map_err(unwritable)?;
+        let mut child = Command::new(program)
+            .args(worker_args(order))
+            .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1)
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone().map_err(unwritable)?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .map_err(|error| CliError::io("start", program, &error))?;
+        let mut stdin = child.stdin.take();
+        loop {
+            tokio::select! {
+                status = child.wait() => {
+                    status.map_err(|error| {
+                        CliError::environment(format!("cannot wait for the worker: {error}"))
+                    })?;
+                    return Ok(());
+                }
+                () = signals.recv() => {
+                    drop(stdin.take());
+                    self.stop();
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped.get_or_insert_with(Instant::now);
+        // Without the leader there is nothing to stop.
+        let _ = self.store.set(STOP, b"1");
+    }
+}
+
+fn word_key(n_words: u64) -> String {
+    format!("word/{n_words}")
+}
+
+fn bye_key(rank: usize) -> String {
+    format!("bye/{rank}")
+}
+
+impl From<DistError> for CliError {
+    fn from(error: DistError) -> Self {
+        train::TrainError::from(error).into()
+    }
+}

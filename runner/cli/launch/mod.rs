@@ -1,0 +1,65 @@
+//! What starts the processes of a worker.
+
+mod company;
+mod torchrun;
+
+use crate::error::CliError;
+use plan::{Launch, Launcher as Kind};
+use std::path::Path;
+use tokio::process::Command;
+
+pub(crate) use company::{Leader, in_company};
+
+/// What starts the processes of a worker.
+pub(crate) trait Launcher {
+    /// The command that trains the order in a file, on this machine, until its standard input ends.
+    ///
+    /// # Errors
+    /// What it takes is not there.
+    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError>;
+
+    /// Whether a stop was asked for at another process than this one.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
+/// One child process on this machine.
+#[derive(Debug)]
+pub(crate) struct Local;
+
+impl Launcher for Local {
+    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
+        let mut command = Command::new(program);
+        command.args(worker_args(order));
+        Ok(command)
+    }
+}
+
+/// The launcher that settings ask for; where this process was itself launched with others, they are it.
+///
+/// # Errors
+/// Settings that contradict each other, or torchrun is missing.
+pub(crate) fn launcher<'a>(
+    launch: &Launch,
+    leader: Option<&'a Leader>,
+) -> Result<Box<dyn Launcher + 'a>, CliError> {
+    let are_several = leader.is_some() || launch.launcher != Kind::Local;
+    if are_several && launch.lanes().len() > 1 {
+        return Err(CliError::input(
+            "several processes train one stream at a time; `launch.jobs` or `launch.devices` ask for more",
+        )
+        .with_hint("leave them out".to_owned())
+        .about("launch.jobs".to_owned()));
+    }
+    Ok(match (leader, launch.launcher) {
+        (Some(leader), _) => Box::new(leader),
+        (None, Kind::Local) => Box::new(Local),
+        (None, Kind::Torchrun) => Box::new(torchrun::Torchrun::find(launch.nproc_per_node)?),
+    })
+}
+
+/// The arguments of this program that make it a worker.
+fn worker_args(order: &Path) -> [&std::ffi::OsStr; 3] {
+    ["worker".as_ref(), order.as_os_str(), "--attached".as_ref()]
+}

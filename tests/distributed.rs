@@ -1,0 +1,285 @@
+//! The same command as several processes: by the variables of launchers, under torchrun, and with torchrun
+//! started by `sae-run`.
+
+use crate::common::{Outcome, Running, Workspace, replace_line, signal, small_sweep, until};
+use std::env;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The small sweep with another `batch_size`, and other lines for `[launch]`.
+fn sweep(batch_size: usize, launch: &str) -> String {
+    let sweep = replace_line(
+        &small_sweep(),
+        "batch_size",
+        &format!("batch_size = {batch_size}"),
+    );
+    replace_line(&sweep, "retries", launch)
+}
+
+fn workspace(sweep: &str) -> Workspace {
+    let workspace = Workspace::new();
+    workspace.write("tiny.toml", sweep);
+    workspace
+}
+
+fn free_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+/// `sae-run` with `args` as each of `n_ranks` ranks.
+fn start(workspace: &Workspace, n_ranks: usize, args: &[&str]) -> Vec<Running> {
+    let port = free_port();
+    let start = |rank: usize| {
+        let mut command = workspace.command(args);
+        command
+            .env("RANK", rank.to_string())
+            .env("WORLD_SIZE", n_ranks.to_string())
+            .env("MASTER_ADDR", "127.0.0.1")
+            .env("MASTER_PORT", &port);
+        let file = |name: &str| workspace.path(&format!("{name}.{rank}.txt"));
+        Running::start(command, file("stdout"), file("stderr"))
+    };
+    (0..n_ranks).map(start).collect()
+}
+
+fn wait(ranks: Vec<Running>) -> Vec<Outcome> {
+    ranks.into_iter().map(Running::wait).collect()
+}
+
+/// FVUs of all SAEs, by name: jobs of another `batch_size` have other ids.
+fn fvus(workspace: &Workspace) -> Vec<f64> {
+    let rows = workspace.sql("SELECT fvu FROM result ORDER BY job, hookpoint");
+    rows.iter()
+        .map(|row| row["fvu"].as_f64().unwrap())
+        .collect()
+}
+
+/// The results are those of one process with as large a batch.
+#[track_caller]
+fn assert_is_one_process(workspace: &Workspace) {
+    let (ours, theirs) = (fvus(workspace), fvus(&workspace_of_one()));
+    assert_eq!(ours.len(), 3);
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        // Of signum, whose signs make much of rounding.
+        assert!((ours / theirs - 1.0).abs() < 1e-3, "{ours} {theirs}");
+    }
+}
+
+fn workspace_of_one() -> Workspace {
+    let workspace = workspace(&sweep(8, "retries = 0"));
+    workspace.run(&["tiny.toml"]).succeeds();
+    workspace
+}
+
+#[test]
+fn ranks_in_a_plain_environment_train_as_one() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    let [first, second] = &wait(start(&workspace, 2, &["tiny.toml"]))[..] else {
+        panic!("two ranks");
+    };
+    assert!(
+        first.status.success() && second.status.success(),
+        "{first}{second}"
+    );
+    assert!(first.stderr.contains("all 2 jobs are done"), "{first}");
+    assert_eq!((second.stdout.as_str(), second.stderr.as_str()), ("", ""));
+    assert_is_one_process(&workspace);
+    let again = wait(start(&workspace, 2, &["tiny.toml"]));
+    assert!(again[0].stderr.contains("done already"), "{}", again[0]);
+    assert!(again.iter().all(|rank| rank.status.success()));
+    assert_eq!(fvus(&workspace).len(), 3);
+}
+
+#[test]
+fn what_is_wrong_is_told_by_rank_0_and_ends_all() {
+    let workspace = workspace(&sweep(4, "retries = 0").replace("ctx_len", "ctx_length"));
+    let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
+    assert!(
+        ranks[0].stderr.contains("unknown key `train.ctx_length`"),
+        "{}",
+        ranks[0]
+    );
+    assert_eq!(ranks[1].stderr, "");
+    assert!(ranks.iter().all(|rank| rank.status.code() == Some(2)));
+}
+
+#[test]
+fn variables_of_half_a_launcher_are_an_error() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    workspace
+        .run_with(&[("WORLD_SIZE", "2")], &["tiny.toml"])
+        .refuses(&["`WORLD_SIZE` is set in the environment, and `RANK` is not"])
+        .hints("unset them");
+}
+
+#[test]
+fn a_gpu_for_each_process_needs_gpus() {
+    if Path::new("/dev/nvidia0").exists() {
+        return;
+    }
+    let launch = "launcher = 'torchrun'\nnproc_per_node = 'gpu'";
+    workspace(&sweep(4, launch))
+        .run(&["tiny.toml"])
+        .refuses(&["`nproc_per_node` is `gpu`, and there is no GPU"])
+        .hints("`nproc_per_node = 2`");
+    workspace(&sweep(4, "nproc_per_node = 'all'"))
+        .run(&["tiny.toml"])
+        .refuses(&["`all` is neither a number of processes nor `gpu`"]);
+}
+
+/// The process that is the worker of `rank` on an order below `dir`.
+fn worker_of(dir: &Path, rank: usize) -> Option<u32> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let variable = format!("RANK={rank}");
+    let mut workers = pids.filter(|pid: &u32| {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let (command, environment) = (read("cmdline"), read("environ"));
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let is_of_rank = environment
+            .split(|&byte| byte == 0)
+            .any(|v| v == variable.as_bytes());
+        let is_worker = command.contains("\0worker\0") && !command.contains("torchrun");
+        is_worker && command.contains(dir.to_str().unwrap()) && is_of_rank
+    });
+    workers.next()
+}
+
+/// Long enough for a kill.
+fn long_sweep(launch: &str) -> String {
+    let sweep = sweep(4, launch);
+    replace_line(&sweep, "max_examples", "max_examples = 640")
+}
+
+#[test]
+fn a_killed_rank_ends_the_attempt_and_the_next_goes_on() {
+    let workspace = workspace(&long_sweep("retries = 1"));
+    let runs = workspace
+        .path("runs")
+        .canonicalize()
+        .unwrap_or(workspace.path("runs"));
+    let ranks = start(&workspace, 2, &["tiny.toml"]);
+    until("a checkpoint", || {
+        let is_checkpoint = |event: &serde_json::Value| event["event"] == "checkpoint";
+        workspace.events().iter().any(is_checkpoint).then_some(())
+    });
+    let pid = worker_of(&runs, 1).or_else(|| worker_of(Path::new("runs"), 1));
+    let pid = pid.expect("rank 1 has a worker");
+    Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .status()
+        .unwrap();
+    let ranks = wait(ranks);
+    assert!(
+        ranks.iter().all(|rank| rank.status.success()),
+        "{}{}",
+        ranks[0],
+        ranks[1]
+    );
+    assert!(
+        ranks[0].stderr.contains("lost rank 1 in the all-"),
+        "{}",
+        ranks[0]
+    );
+    let outcomes = workspace.sql("SELECT status FROM attempt ORDER BY number");
+    let outcomes: Vec<_> = outcomes
+        .iter()
+        .map(|row| row["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(outcomes, ["failed", "done"]);
+}
+
+#[test]
+fn a_stop_of_one_rank_stops_all_and_the_same_command_goes_on() {
+    let workspace = workspace(&replace_line(
+        &long_sweep("retries = 1"),
+        "save_every",
+        "save_every = 1000",
+    ));
+    let ranks = start(&workspace, 2, &["tiny.toml"]);
+    until("an update", || {
+        let is_metric = |event: &serde_json::Value| event["event"] == "metric";
+        workspace.events().iter().any(is_metric).then_some(())
+    });
+    signal(ranks[1].pid(), "TERM");
+    let ranks = wait(ranks);
+    assert!(
+        ranks.iter().all(|rank| rank.status.code() == Some(130)),
+        "{}{}",
+        ranks[0],
+        ranks[1]
+    );
+    let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
+    assert!(
+        ranks.iter().all(|rank| rank.status.success()),
+        "{}{}",
+        ranks[0],
+        ranks[1]
+    );
+    let ready = workspace
+        .events()
+        .into_iter()
+        .filter(|event| event["event"] == "ready");
+    let first_steps: Vec<_> = ready
+        .map(|event| event["first_step"].as_u64().unwrap())
+        .collect();
+    assert!(
+        first_steps.len() == 2 && first_steps[1] > 0,
+        "{first_steps:?}"
+    );
+}
+
+/// The torchrun to test with, where there is one: that of `SAE_RUN_TORCHRUN`, or of `make setup` with the
+/// whole package of PyTorch.
+#[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
+fn torchrun() -> Option<PathBuf> {
+    let given = env::var_os("SAE_RUN_TORCHRUN").map(PathBuf::from);
+    let cache = env::var_os("SAE_RUN_CACHE").map(PathBuf::from);
+    let cache =
+        cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/sae-run")))?;
+    let is_whole = cache.join("venv/.torch-full").is_file();
+    let of_setup = is_whole.then(|| cache.join("venv/bin/torchrun"));
+    let found = given.or(of_setup).filter(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("skipped: no torchrun; name one in SAE_RUN_TORCHRUN");
+    }
+    found
+}
+
+#[test]
+fn under_torchrun_the_same_command_is_one_run() {
+    let Some(torchrun) = torchrun() else { return };
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    let inner = workspace.command(&["tiny.toml"]);
+    let mut command = Command::new(torchrun);
+    command
+        .args(["--standalone", "--no-python", "--nproc-per-node", "2"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .current_dir(workspace.path("."))
+        .env_clear()
+        .envs(
+            inner
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let outcome = crate::common::finish(command);
+    assert!(outcome.status.success(), "{outcome}");
+    assert_is_one_process(&workspace);
+}
+
+#[test]
+fn torchrun_is_started_for_each_stream() {
+    let Some(torchrun) = torchrun() else { return };
+    let workspace = workspace(&sweep(
+        4,
+        "launcher = 'torchrun'\nnproc_per_node = 2\nretries = 0",
+    ));
+    let torchrun = torchrun.to_str().unwrap();
+    let variables = [("SAE_RUN_TORCHRUN", torchrun)];
+    workspace.run_with(&variables, &["tiny.toml"]).succeeds();
+    assert_is_one_process(&workspace);
+}
