@@ -134,18 +134,19 @@ impl Peers {
         let until = Instant::now() + PATIENCE;
         let mut words: Vec<Option<Word>> = vec![None; self.world_size];
         loop {
-            for (rank, word) in words.iter_mut().enumerate() {
-                if word.is_none() && self.store.has(&key(rank))? {
-                    let text = self.store.get(&key(rank), PATIENCE)?;
-                    *word = text.and_then(|text| serde_json::from_slice(&text).ok());
-                }
-            }
+            let heard = self.hear(&mut words);
             let others = words
                 .iter()
                 .enumerate()
                 .filter(|(rank, _)| *rank != self.rank);
-            let mut others = others.filter_map(|(_, word)| word.as_ref());
-            if others.any(Word::is_failure)
+            let others: Vec<_> = others.filter_map(|(_, word)| word.as_ref()).collect();
+            match heard {
+                // Who keeps the store may be done with waiting; its own word is then here.
+                Err(error) if others.is_empty() => return Err(error),
+                Err(_) => return Ok(words),
+                Ok(()) => {}
+            }
+            if others.into_iter().any(Word::is_failure)
                 || words.iter().all(Option::is_some)
                 || Instant::now() > until
             {
@@ -153,6 +154,17 @@ impl Peers {
             }
             sleep(PAUSE);
         }
+    }
+
+    /// Reads what ranks have said since.
+    fn hear(&self, words: &mut [Option<Word>]) -> Result<(), DistError> {
+        for (rank, word) in words.iter_mut().enumerate() {
+            if word.is_none() && self.store.has(&key(rank))? {
+                let text = self.store.get(&key(rank), PATIENCE)?;
+                *word = text.and_then(|text| serde_json::from_slice(&text).ok());
+            }
+        }
+        Ok(())
     }
 }
 

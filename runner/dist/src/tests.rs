@@ -12,8 +12,8 @@ use tch::{Device, Kind as Dtype, Tensor};
 const CASE: &str = "SAE_RUN_DIST_TEST_CASE";
 const TIMEOUT: Duration = Duration::from_secs(20);
 const SHORT: Timeouts = Timeouts {
-    join: Duration::from_secs(3),
-    collective: Duration::from_secs(2),
+    join: Duration::from_secs(8),
+    collective: Duration::from_secs(5),
 };
 
 /// What each rank of a case does; what it returns is printed.
@@ -234,7 +234,7 @@ fn stalled(environment: Environment) -> Result<String, DistError> {
     let mut sum = Tensor::ones([10], (Dtype::Float, Device::Cpu));
     world.data().all_reduce("gradients", &mut sum)?;
     if world.rank() == 1 {
-        sleep(SHORT.collective * 5);
+        sleep(SHORT.collective * 3);
         return Ok("awake".into());
     }
     Err(world.data().all_reduce("gradients", &mut sum).unwrap_err())
@@ -246,7 +246,7 @@ fn a_stalled_rank_and_the_collective_are_named() {
     for rank in [0, 2] {
         assert_eq!(
             said[rank],
-            "error: rank 1 did not arrive at the all-reduce `gradients` within 2 s"
+            "error: rank 1 did not arrive at the all-reduce `gradients` within 5 s"
         );
     }
 }
@@ -363,7 +363,10 @@ fn another_program_is_an_error_on_every_rank() {
 fn store_lost(environment: Environment) -> Result<String, DistError> {
     let world = join(environment, patient())?;
     assert_eq!(world.role() == Role::Writer, world.rank() == 0);
+    world.control().barrier("all are connected")?;
     if world.rank() == 0 {
+        // The other one has to come out of the barrier, too.
+        std::thread::sleep(Duration::from_secs(1));
         std::process::abort();
     }
     Err(world.control().barrier("the end").unwrap_err())
@@ -390,7 +393,7 @@ fn join_only(environment: Environment) -> Result<String, DistError> {
 fn ranks_that_do_not_come_are_named() {
     let said = Ranks::start("join only", 0..2, 4, free_port()).said();
     for said in &said {
-        assert_eq!(said, "error: ranks 2 and 3 of 4 did not join within 3 s");
+        assert_eq!(said, "error: ranks 2 and 3 of 4 did not join within 8 s");
     }
 }
 
