@@ -366,7 +366,7 @@ fn store_lost(environment: Environment) -> Result<String, DistError> {
     world.control().barrier("all are connected")?;
     if world.rank() == 0 {
         // The other one has to come out of the barrier, too.
-        std::thread::sleep(Duration::from_secs(1));
+        sleep(Duration::from_secs(1));
         std::process::abort();
     }
     Err(world.control().barrier("the end").unwrap_err())
