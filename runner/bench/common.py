@@ -1,0 +1,33 @@
+"""What the measurements share."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+D_IN = 576
+LIBTORCH = Path(torch.__file__).parent / "lib"
+
+
+@dataclass
+class Settings:
+    """What was asked for."""
+
+    binary: str
+    bench_step: str
+    model_dir: str
+    threads: int
+    rounds: int
+
+
+def our_environment(settings: Settings) -> dict[str, str]:
+    """That of our programs: this Python's libtorch, and as many threads as sparsify has."""
+    threads = {"OMP_NUM_THREADS": str(settings.threads)}
+    return os.environ | threads | {"LD_LIBRARY_PATH": str(LIBTORCH)}
+
+
+def spread(values: list[float], unit: str = "") -> str:
+    """The median, and from the lowest to the highest."""
+    return f"{median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"

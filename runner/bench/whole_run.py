@@ -1,0 +1,168 @@
+"""Whole runs on SmolLM2-135M, from process start to checkpoint: time, updates, peak memory, FVU."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common import Settings, our_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+NOVEL = ROOT / "sweeps/data/moby_dick.jsonl"
+BATCH_SIZE = 8
+# At equal weights. Later updates by signum amplify rounding in the residual stream and are only shown.
+MOST_OF_FIRST_FVU = 0.01
+
+
+@dataclass
+class Work:
+    """What both arms train; every combination of `k` and `expansion_factor` is a job."""
+
+    name: str
+    hookpoints: list[str]
+    k: list[int]
+    expansion_factor: list[int]
+    n_updates: int
+    ctx_len: int
+
+    def jobs(self) -> list[tuple[int, int]]:
+        return [(k, factor) for k in self.k for factor in self.expansion_factor]
+
+    def n_tokens(self) -> int:
+        return self.n_updates * BATCH_SIZE * self.ctx_len
+
+
+@dataclass
+class Run:
+    """One arm's way through the work, in one process or several."""
+
+    wall_s: float
+    peak_bytes: int
+    # From the end of the first update to the end of the last, per token of all jobs.
+    s_per_token: float
+    # By job, update and SAE.
+    fvu: list[list[list[float]]]
+
+
+def timed(command: list[str], env: dict, folder: Path) -> tuple[float, int, str]:
+    """Seconds, the most memory that the process or one it waited for had, and its output."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - begun
+        # It was waited for already.
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0), errors.seek(0)
+        if process.returncode != 0:
+            sys.exit(f"error: {command[:2]} ended with {process.returncode}: {errors.read()[-2000:]}")
+        return wall_s, usage.ru_maxrss * 1024, output.read()
+
+
+def sweep_text(work: Work, settings: Settings) -> str:
+    train = {
+        "model": settings.model_dir,
+        "dataset": str(NOVEL),
+        "dtype": "float32",
+        "ctx_len": work.ctx_len,
+        "batch_size": BATCH_SIZE,
+        "max_examples": BATCH_SIZE * work.n_updates,
+        "hookpoints": work.hookpoints,
+    }
+    vary = {"k": work.k, "expansion_factor": work.expansion_factor}
+    launch = {"device": "cpu", "threads": settings.threads}
+    # JSON's text, numbers and lists are TOML's.
+    sections = {"train": train, "vary": vary, "launch": launch}
+    lines = ['name = "bench"', 'recipe = "grid"']
+    for section, values in sections.items():
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    return "\n".join(lines)
+
+
+def write_tokens(work: Work, settings: Settings, folder: Path) -> None:
+    """Tokens in training order for sparsify; ours finds them in its cache from now on."""
+    (folder / "bench.toml").write_text(sweep_text(work, settings), encoding="utf-8")
+    command = [settings.binary, "data", str(NOVEL), "--model", settings.model_dir]
+    command += ["--ctx-len", str(work.ctx_len), "--max-examples", str(BATCH_SIZE * work.n_updates)]
+    timed([*command, "--out", "tokens.bin", "--quiet"], our_environment(settings), folder)
+
+
+def ours(work: Work, settings: Settings, folder: Path) -> Run:
+    command = [settings.binary, "bench.toml", "--quiet", "--fresh"]
+    wall_s, peak_bytes, _ = timed(command, our_environment(settings), folder)
+    events = [
+        json.loads(line)
+        for path in sorted(folder.glob("runs/bench/.streams/*/events.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    # The file of an earlier round goes on.
+    begun = max(idx for idx, event in enumerate(events) if event["event"] == "started")
+    metrics = [event for event in events[begun:] if event["event"] == "metric"]
+    ends = {event["step"]: event["time_ms"] / 1e3 for event in metrics}
+    fvu: dict[str, dict[int, list[float]]] = {}
+    for event in metrics:
+        of_update = fvu.setdefault(event["job_id"], {}).setdefault(event["step"], [])
+        of_update.append(event["stats"]["squared_error"] / event["stats"]["total_variance"])
+    seconds = ends[max(ends)] - ends[min(ends)]
+    per_token = seconds / (work.n_tokens() * (1 - 1 / work.n_updates))
+    return Run(wall_s, peak_bytes, per_token, [list(job.values()) for job in fvu.values()])
+
+
+def sparsify(work: Work, settings: Settings, folder: Path) -> Run:
+    total = Run(0.0, 0, 0.0, [])
+    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    for k, expansion_factor in work.jobs():
+        order = {
+            "model": settings.model_dir,
+            "tokens": str(folder / "tokens.bin"),
+            "ctx_len": work.ctx_len,
+            "batch_size": BATCH_SIZE,
+            "hookpoints": work.hookpoints,
+            "k": k,
+            "expansion_factor": expansion_factor,
+            "threads": settings.threads,
+            "save_dir": str(folder / "sparsify"),
+        }
+        script = Path(__file__).with_name("sparsify_run.py")
+        command = [sys.executable, str(script), json.dumps(order)]
+        wall_s, peak_bytes, output = timed(command, environment, folder)
+        answer = json.loads(output.splitlines()[-1])
+        ends = answer["update_ends_s"]
+        total.wall_s += wall_s
+        total.peak_bytes = max(total.peak_bytes, peak_bytes)
+        total.s_per_token += (ends[-1] - ends[0]) / (work.n_tokens() * (1 - 1 / work.n_updates))
+        total.fvu.append(answer["fvu"])
+    return total
+
+
+def fvu_differences(mine: Run, other: Run, work: Work) -> list[float]:
+    """The largest over jobs and SAEs, by update. Jobs are compared by their FVU, in order."""
+    differences = []
+    for update in range(work.n_updates):
+        pairs = zip(
+            sorted(fvu for job in mine.fvu for fvu in job[update]),
+            sorted(fvu for job in other.fvu for fvu in job[update]),
+            strict=True,
+        )
+        differences.append(max(abs(a / b - 1) for a, b in pairs))
+    return differences
+
+
+def measure(work: Work, settings: Settings) -> dict:
+    runs: dict[str, list[Run]] = {"ours": [], "sparsify": []}
+    arms = [("ours", ours), ("sparsify", sparsify)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokens(work, settings, Path(folder))
+        for round_idx in range(settings.rounds):
+            # Who goes first changes from round to round.
+            for name, arm in arms if round_idx % 2 == 0 else arms[::-1]:
+                runs[name].append(arm(work, settings, Path(folder)))
+    differences = fvu_differences(runs["ours"][0], runs["sparsify"][0], work)
+    if not differences[0] <= MOST_OF_FIRST_FVU:
+        sys.exit(f"error: the FVU of the first update differs by {differences[0]:.2%}")
+    by_arm = {name: [asdict(run) for run in of_arm] for name, of_arm in runs.items()}
+    return {"work": asdict(work), **by_arm, "fvu_differences": differences}

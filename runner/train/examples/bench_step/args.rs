@@ -1,0 +1,78 @@
+//! What was typed.
+
+use crate::Result;
+use crate::measure::Case;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The options.
+pub(crate) struct Args {
+    n_tokens: Vec<i64>,
+    num_latents: Vec<i64>,
+    k: Vec<i64>,
+    pub(crate) rounds: usize,
+    pub(crate) threads: i32,
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) serve: bool,
+}
+
+impl Args {
+    pub(crate) fn parse(args: &[String]) -> Result<Self> {
+        let mut parsed = Self {
+            n_tokens: vec![1024, 8192],
+            num_latents: vec![4608, 18432],
+            k: vec![32, 128],
+            rounds: 5,
+            threads: 2,
+            json: None,
+            serve: false,
+        };
+        let mut args = args.iter();
+        while let Some(option) = args.next() {
+            let mut value = || args.next().ok_or(format!("`{option}` has no value"));
+            match option.as_str() {
+                "--serve" => parsed.serve = true,
+                "--smoke" => parsed.make_small(),
+                "--n" => parsed.n_tokens = list(value()?)?,
+                "--latents" => parsed.num_latents = list(value()?)?,
+                "--k" => parsed.k = list(value()?)?,
+                "--rounds" => parsed.rounds = value()?.parse()?,
+                "--threads" => parsed.threads = value()?.parse()?,
+                "--json" => parsed.json = Some(value()?.into()),
+                _ => return Err(format!("there is no option `{option}`").into()),
+            }
+        }
+        match parsed.rounds {
+            0 => Err("`--rounds` is at least 1".into()),
+            _ => Ok(parsed),
+        }
+    }
+
+    /// Seconds, to see that all of it works.
+    fn make_small(&mut self) {
+        self.n_tokens = vec![1024];
+        self.num_latents = vec![4608];
+        self.k = vec![32];
+        self.rounds = 3;
+    }
+
+    /// Every combination.
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for &n_tokens in &self.n_tokens {
+            for &num_latents in &self.num_latents {
+                cases.extend(self.k.iter().map(|&k| Case {
+                    n_tokens,
+                    num_latents,
+                    k,
+                }));
+            }
+        }
+        cases
+    }
+}
+
+fn list<T: FromStr<Err: std::error::Error + 'static>>(text: &str) -> Result<Vec<T>> {
+    let parse = |part: &str| part.trim().parse::<T>().map_err(Into::into);
+    text.split(',').map(parse).collect()
+}

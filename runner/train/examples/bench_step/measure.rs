@@ -1,0 +1,149 @@
+//! An update in encoder products, round by round.
+
+use crate::gate::Gate;
+use crate::{D_IN, Result};
+use sae_run_train::{Stepper, TrainConfig};
+use serde::Serialize;
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+
+/// Sizes of one measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Case {
+    pub(crate) n_tokens: i64,
+    pub(crate) num_latents: i64,
+    pub(crate) k: i64,
+}
+
+/// What was measured of a case, by round.
+#[derive(Debug, Serialize)]
+pub(crate) struct Measured {
+    #[serde(flatten)]
+    case: Case,
+    step_s: Vec<f64>,
+    /// Mean of the one before the update and the one after it.
+    product_s: Vec<f64>,
+    ratio: Vec<f64>,
+    /// Of a matrix product of fixed size, before the rounds and after them.
+    probe_gflops: [f64; 2],
+}
+
+pub(crate) fn config(case: Case) -> TrainConfig {
+    TrainConfig {
+        num_latents: case.num_latents as usize,
+        k: case.k as usize,
+        ..TrainConfig::default()
+    }
+}
+
+/// Normal, with a mean of its own in each dimension; always the same. `[n_tokens, D_IN]`.
+pub(crate) fn activations(n_tokens: i64) -> Tensor {
+    let options = (Kind::Float, Device::Cpu);
+    tch::manual_seed(1);
+    let mean = Tensor::randn([D_IN], options);
+    Tensor::randn([n_tokens, D_IN], options) + mean
+}
+
+/// `x @ weight^T` into memory that is there.
+pub(crate) struct EncoderProduct {
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+}
+
+impl EncoderProduct {
+    pub(crate) fn new(x: &Tensor, num_latents: i64) -> Result<Self> {
+        let options = (Kind::Float, Device::Cpu);
+        Ok(Self {
+            x: x.shallow_clone(),
+            weight: Tensor::f_ones([num_latents, D_IN], options)?,
+            out: Tensor::f_zeros([x.size()[0], num_latents], options)?,
+        })
+    }
+
+    pub(crate) fn seconds(&self) -> Result<f64> {
+        let begun = Instant::now();
+        let _ = self.x.f_matmul_out(&self.out, &self.weight.f_tr()?)?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+}
+
+/// Speed of a matrix product of fixed size, the fastest of some.
+pub(crate) fn probe_gflops() -> Result<f64> {
+    let x = activations(2048);
+    let product = EncoderProduct::new(&x, 2304)?;
+    let seconds = (0..5).map(|_| product.seconds());
+    let fastest = seconds.collect::<Result<Vec<f64>>>()?;
+    let fastest = fastest.into_iter().fold(f64::INFINITY, f64::min);
+    Ok((2 * 2048 * 2304 * D_IN) as f64 / fastest / 1e9)
+}
+
+pub(crate) fn measure(case: Case, n_rounds: usize) -> Result<Measured> {
+    let x = activations(case.n_tokens);
+    let product = EncoderProduct::new(&x, case.num_latents)?;
+    let mut stepper = Stepper::new(&config(case), D_IN as usize, Device::Cpu)?;
+    // What is made once: the optimizer's memory, libtorch's threads.
+    stepper.step(&x)?;
+    let mut measured = Measured {
+        case,
+        step_s: Vec::new(),
+        product_s: Vec::new(),
+        ratio: Vec::new(),
+        probe_gflops: [probe_gflops()?, 0.0],
+    };
+    for _ in 0..n_rounds {
+        let before = product.seconds()?;
+        let begun = Instant::now();
+        stepper.step(&x)?;
+        let step_s = begun.elapsed().as_secs_f64();
+        let product_s = f64::midpoint(before, product.seconds()?);
+        measured.step_s.push(step_s);
+        measured.product_s.push(product_s);
+        measured.ratio.push(step_s / product_s);
+    }
+    measured.probe_gflops[1] = probe_gflops()?;
+    Ok(measured)
+}
+
+impl Measured {
+    pub(crate) const HEADER: &str = "     N  latents    k   step ms  product ms  products \
+        (lowest to highest)  probe GFLOP/s   gate: gradient   FVU";
+
+    /// Medians, and the spread of the ratio.
+    pub(crate) fn row(&self, gate: &Gate) -> String {
+        let Case {
+            n_tokens,
+            num_latents,
+            k,
+        } = self.case;
+        let ratio = sorted(&self.ratio);
+        format!(
+            "{n_tokens:>6}  {num_latents:>7}  {k:>3}  {:>8.1}  {:>10.1}  {:>8.2} \
+             ({:.2} to {:.2})         {:>5.0}, {:<5.0}   {:.1e}          {:.1e}",
+            1e3 * median(&self.step_s),
+            1e3 * median(&self.product_s),
+            median(&self.ratio),
+            ratio[0],
+            ratio[ratio.len() - 1],
+            self.probe_gflops[0],
+            self.probe_gflops[1],
+            gate.gradient,
+            gate.fvu,
+        )
+    }
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(values: &[f64]) -> f64 {
+    let values = sorted(values);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
