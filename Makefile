@@ -1,6 +1,9 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test docs
+.PHONY: setup demo test docs bench bench-peer
+
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
 
 setup:
 	runner/setup/setup.sh build
@@ -17,3 +20,15 @@ test: setup
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# An SAE's update in encoder products, some minutes; BENCH="--smoke" takes seconds.
+bench: setup
+	cargo build --locked -p sae-run-train --example bench_step
+	$(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)
+
+# The same, whole runs and a sweep beside sparsify: longer, and 5 GB on disk the first time.
+bench-peer:
+	python=$$(runner/setup/setup.sh peer) && \
+	cargo build --locked -p sae-run -p sae-run-train --bin sae-run --example bench_step && \
+	"$$python" runner/bench/bench_peer.py $(TARGET)/debug/sae-run $(TARGET)/debug/examples/bench_step \
+	    --json $(MEASURED) $(BENCH)

@@ -1,7 +1,7 @@
 """Measures this project beside sparsify 1.3.3: an update of one SAE, whole runs, and a sweep.
 
     make bench-peer [BENCH="--smoke"]
-    python bench_peer.py BINARY BENCH_STEP MODEL_DIR [--smoke] [--parts step one all sweep]
+    python bench_peer.py BINARY BENCH_STEP [MODEL_DIR] [--smoke] [--parts step one all sweep]
         [--rounds N] [--updates N] [--threads N] [--json FILE]
 
 Fairness: both arms run in turn on the libtorch of this Python, in float32 on the CPU with as many
@@ -28,7 +28,7 @@ import whole_run
 sys.stdout = stdout
 
 import torch
-from common import Settings, spread
+from common import Settings, demo_model, spread
 from whole_run import Work
 
 PARTS = ["step", "one", "all", "sweep"]
@@ -46,7 +46,7 @@ def read_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("binary")
     parser.add_argument("bench_step")
-    parser.add_argument("model_dir")
+    parser.add_argument("model_dir", nargs="?", type=Path, default=demo_model())
     parser.add_argument("--smoke", action="store_true", help="small sizes, under a minute")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--step-cases", type=int, nargs="+", help="numbers of cases, from 0")
@@ -112,7 +112,7 @@ def main() -> None:
         path.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     binaries = [str(Path(binary).resolve()) for binary in (args.binary, args.bench_step)]
-    settings = Settings(*binaries, str(Path(args.model_dir).resolve()), args.threads, 0)
+    settings = Settings(*binaries, str(args.model_dir.resolve()), args.threads, 0)
     if "step" in args.parts:
         ours = step.Ours(settings)
         cases = SMOKE_CASES if args.smoke else STEP_CASES

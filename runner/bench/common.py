@@ -28,6 +28,12 @@ def our_environment(settings: Settings) -> dict[str, str]:
     return os.environ | threads | {"LD_LIBRARY_PATH": str(LIBTORCH)}
 
 
+def demo_model() -> Path:
+    """Where `setup.sh` puts it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae-run"
+    return Path(os.environ.get("SAE_RUN_CACHE") or cache) / "models/SmolLM2-135M-Instruct"
+
+
 def spread(values: list[float], unit: str = "") -> str:
     """The median, and from the lowest to the highest."""
     return f"{median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"

@@ -4,10 +4,13 @@
 #   setup.sh build    libtorch, its place for cargo, the Python recipe engine: enough to build and
 #                     to run the tests
 #   setup.sh demo     the demo's language model as well
+#   setup.sh peer     the same, and sparsify in a virtual environment of its own, to measure beside;
+#                     prints the Python that has it
 #
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
 #                            where there is a GPU
+#   SAE_RUN_SPARSIFY_PYTHON  a Python that has what runner/bench/requirements.txt names: use that
 #   LIBTORCH                 use this libtorch 2.13 (a folder with lib/ and include/)
 #   LIBTORCH_USE_PYTORCH=1   use the PyTorch 2.13 of the python3 on PATH
 set -euo pipefail
@@ -29,8 +32,8 @@ CONFIG_MARK='# Written by `make setup`; not tracked.'
 main() {
     local folder
     case ${1:-} in
-        build | demo) ;;
-        *) fail 'usage: setup.sh build|demo' ;;
+        build | demo | peer) ;;
+        *) fail 'usage: setup.sh build|demo|peer' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
@@ -39,8 +42,11 @@ main() {
     folder=$(libtorch)
     configure_cargo "$folder"
     build_engine
-    if [[ $1 == demo ]]; then
+    if [[ $1 != build ]]; then
         make_demo_model
+    fi
+    if [[ $1 == peer ]]; then
+        peer_python
     fi
 }
 
@@ -230,6 +236,21 @@ make_demo_model() {
     mv "$build/$MODEL" "$models/$MODEL"
     printf '%s\n' "$wanted" >"$models/.$MODEL"
     rm -rf "$build"
+}
+
+### sparsify
+
+# Prints a Python that has it. Its torch is the full one: transformers does not import the small set.
+peer_python() {
+    local python=${SAE_RUN_SPARSIFY_PYTHON:-}
+    if [[ -z $python ]]; then
+        VENV=$CACHE/sparsify install sparsify -r "$ROOT/runner/bench/requirements.txt"
+        python=$CACHE/sparsify/bin/python
+    fi
+    "$python" -c 'import importlib.metadata as m; assert m.version("eai-sparsify") == "1.3.3"' \
+        2>/dev/null || fail "the Python \`$python\` has no sparsify 1.3.3" \
+        'give SAE_RUN_SPARSIFY_PYTHON one that has it, or unset it to install one'
+    echo "$python"
 }
 
 main "$@"
