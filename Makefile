@@ -29,6 +29,6 @@ bench: setup
 # The same, whole runs and a sweep beside sparsify: longer, and 5 GB on disk the first time.
 bench-peer:
 	python=$$(runner/setup/setup.sh peer) && \
-	cargo build --locked -p sae-run -p sae-run-train --bin sae-run --example bench_step && \
+	cargo build --locked && cargo build --locked -p sae-run-train --example bench_step && \
 	"$$python" runner/bench/bench_peer.py $(TARGET)/debug/sae-run $(TARGET)/debug/examples/bench_step \
 	    --json $(MEASURED) $(BENCH)
