@@ -1,8 +1,9 @@
 //! Optimizer updates of one SAE on activations that the caller has: the trainer's own step, without
 //! a language model, data or files.
 
+use crate::ranks::Ranks;
 use crate::sae_trainer::{Progress, SaeTrainer};
-use crate::variance::TotalVariance;
+use crate::variance::{Moments, TotalVariance};
 use crate::{TrainConfig, TrainError};
 use plan::{Job, SaeSpec, SaeStats};
 use sae::Sae;
@@ -80,10 +81,14 @@ impl Stepper {
         variance.add(x)?;
         self.trainer.begin_update(self.n_done)?;
         if self.n_done == 0 {
-            self.trainer.centre_on(x, x)?;
+            self.trainer.centre_on(x, x, Ranks::of(None))?;
         }
         self.trainer.accumulate(x, x)?;
-        let (total_variance, n_tokens) = variance.take();
+        let Moments {
+            squared_deviations: total_variance,
+            n_tokens,
+            ..
+        } = variance.take();
         let progress = Progress {
             step: self.n_done,
             n_steps: u64::MAX,
