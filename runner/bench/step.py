@@ -66,7 +66,7 @@ class Theirs:
         total_variance = (x - x.mean(0)).pow(2).sum()
         out = self.sae(x=x, y=x, dead_mask=None, total_variance=total_variance)
         self.did_fire[out.latent_indices.flatten()] = True
-        fvu = float(out.fvu)
+        fvu = float(out.fvu.detach())
         out.fvu.backward()
         return fvu
 

@@ -10,7 +10,7 @@
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
 #                            where there is a GPU
-#   SAE_RUN_SPARSIFY_PYTHON  a Python that has what runner/bench/requirements.txt names: use that
+#   SPARSIFY_PYTHON          a Python that has what runner/bench/requirements.txt names: use that
 #   LIBTORCH                 use this libtorch 2.13 (a folder with lib/ and include/)
 #   LIBTORCH_USE_PYTORCH=1   use the PyTorch 2.13 of the python3 on PATH
 set -euo pipefail
@@ -242,14 +242,14 @@ make_demo_model() {
 
 # Prints a Python that has it. Its torch is the full one: transformers does not import the small set.
 peer_python() {
-    local python=${SAE_RUN_SPARSIFY_PYTHON:-}
+    local python=${SPARSIFY_PYTHON:-}
     if [[ -z $python ]]; then
         VENV=$CACHE/sparsify install sparsify -r "$ROOT/runner/bench/requirements.txt"
         python=$CACHE/sparsify/bin/python
     fi
     "$python" -c 'import importlib.metadata as m; assert m.version("eai-sparsify") == "1.3.3"' \
         2>/dev/null || fail "the Python \`$python\` has no sparsify 1.3.3" \
-        'give SAE_RUN_SPARSIFY_PYTHON one that has it, or unset it to install one'
+        'give SPARSIFY_PYTHON one that has it, or unset it to install one'
     echo "$python"
 }
 
