@@ -18,7 +18,7 @@ mod measure;
 mod serve;
 
 use args::Args;
-use measure::Measured;
+use measure::{Case, Measured};
 use serde_json::json;
 use std::error::Error;
 use std::fs;
