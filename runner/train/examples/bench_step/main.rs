@@ -18,7 +18,7 @@ mod measure;
 mod serve;
 
 use args::Args;
-use measure::{Case, Measured};
+use measure::Measured;
 use serde_json::json;
 use std::error::Error;
 use std::fs;
