@@ -32,9 +32,7 @@ impl Refusal {
             retry_after: retry_after(headers),
         }
     }
-}
 
-impl Refusal {
     /// Whether it is for want of an accepted licence.
     pub(crate) fn is_gated(&self) -> bool {
         self.code.as_deref() == Some("GatedRepo")

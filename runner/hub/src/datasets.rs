@@ -85,23 +85,22 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<PathBuf>, HubError> {
         let repo = RepoId::parse(RepoKind::Dataset, &listing.repo)?;
-        let commit = Revision::parse(&repo, Some(&listing.commit))?;
-        let cache = RepoCache::new(&self.settings().cache_dir, &repo);
-        let chosen = chosen(&repo, commit.as_str(), &listing.files, names)?;
-        self.bring_missing(&cache, commit.as_str(), chosen, progress)?;
-        let dir = cache.snapshot(commit.as_str());
-        Ok(names.iter().map(|name| dir.join(name)).collect())
+        self.bring_named(&repo, (&listing.commit, &listing.files), names, progress)
     }
 
-    /// Downloads those of the files `chosen` that are not in the cache, and checks the length of the
-    /// others.
-    pub(crate) fn bring_missing(
+    /// Downloads the files `names` of a repository, which are among those that a commit has, as far as
+    /// they are not in the cache; checks the length of the others. Their paths in the same order.
+    pub(crate) fn bring_named(
         &self,
-        cache: &RepoCache,
-        commit: &str,
-        chosen: Vec<RemoteFile>,
+        repo: &RepoId,
+        (commit, files): (&str, &[ListedFile]),
+        names: &[String],
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), HubError> {
+    ) -> Result<Vec<PathBuf>, HubError> {
+        let commit = Revision::parse(repo, Some(commit))?;
+        let commit = commit.as_str();
+        let cache = RepoCache::new(&self.settings().cache_dir, repo);
+        let chosen = chosen(repo, commit, files, names)?;
         let (present, missing): (Vec<_>, Vec<_>) = chosen
             .into_iter()
             .partition(|file| cache.has(commit, &file.name));
@@ -109,10 +108,11 @@ impl Hub {
             cache.check_file_length(commit, &file.name, file.n_bytes)?;
         }
         if let Some(first) = missing.first() {
-            self.check_online(cache, commit, Some(&first.name))?;
-            self.bring(cache, commit, &missing, progress)?;
+            self.check_online(&cache, commit, Some(&first.name))?;
+            self.bring(&cache, commit, &missing, progress)?;
         }
-        Ok(())
+        let dir = cache.snapshot(commit);
+        Ok(names.iter().map(|name| dir.join(name)).collect())
     }
 
     /// The files of a commit, from the cache or else from the Hub.
@@ -184,7 +184,7 @@ impl Hub {
 }
 
 /// What to download for `names`, which are among the listed `files` of a commit.
-pub(crate) fn chosen(
+fn chosen(
     repo: &RepoId,
     commit: &str,
     files: &[ListedFile],

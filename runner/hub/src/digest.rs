@@ -89,12 +89,18 @@ pub(crate) fn damage(path: &Path, etag: &Etag, n_bytes: Option<u64>) -> io::Resu
     }))
 }
 
-pub(crate) fn hex_digest(mut hasher: impl Digest, mut file: impl Read) -> io::Result<String> {
+pub(crate) fn hex_digest(mut hasher: impl Digest, file: impl Read) -> io::Result<String> {
+    read_parts(file, |part| hasher.update(part))?;
+    Ok(hex(&hasher.finalize()))
+}
+
+/// Reads to the end, and gives what was read to `on_part`, part by part.
+pub(crate) fn read_parts(mut file: impl Read, mut on_part: impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex(&hasher.finalize())),
-            Ok(n_read) => hasher.update(&buffer[..n_read]),
+            Ok(0) => return Ok(()),
+            Ok(n_read) => on_part(&buffer[..n_read]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

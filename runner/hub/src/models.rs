@@ -1,7 +1,6 @@
 //! Any files of a model repository: which it has, and those that are chosen of them.
 
 use crate::cache::RepoCache;
-use crate::datasets::chosen;
 use crate::listing::ListedFile;
 use crate::name::{RepoId, Revision};
 use crate::{Hub, HubError, Notice, Progress, RepoKind};
@@ -76,11 +75,6 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<PathBuf>, HubError> {
         let repo = RepoId::parse(RepoKind::Model, &listing.repo)?;
-        let commit = Revision::parse(&repo, Some(&listing.commit))?;
-        let cache = RepoCache::new(&self.settings().cache_dir, &repo);
-        let chosen = chosen(&repo, commit.as_str(), &listing.files, names)?;
-        self.bring_missing(&cache, commit.as_str(), chosen, progress)?;
-        let dir = cache.snapshot(commit.as_str());
-        Ok(names.iter().map(|name| dir.join(name)).collect())
+        self.bring_named(&repo, (&listing.commit, &listing.files), names, progress)
     }
 }

@@ -25,9 +25,6 @@ const SAMPLE_BYTES: usize = 512;
 /// Most files that are hashed at the same time.
 const MAX_HASHING: usize = 4;
 
-/// Bytes that are read at once to hash them.
-const HASH_BYTES: usize = 1 << 20;
-
 /// Bytes that are read at once to send them: few enough that progress shows on a slow line.
 const SEND_BYTES: u64 = 128 << 10;
 
@@ -123,18 +120,12 @@ impl<'a> Local<'a> {
         mut on_bytes: impl FnMut(u64),
     ) -> Result<Self, HubError> {
         let UploadFile { path, source } = file;
-        let (mut reader, n_bytes) = open(source)?;
+        let (reader, n_bytes) = open(source)?;
         let mut sha256 = Sha256::new();
         let mut git =
             (n_bytes <= MAX_GIT_BYTES).then(|| Sha1::new_with_prefix(format!("blob {n_bytes}\0")));
         let (mut sample, mut done_bytes) = (Vec::new(), 0);
-        let mut buffer = vec![0; HASH_BYTES];
-        loop {
-            let n_read = read(&mut *reader, &mut buffer);
-            let part = &buffer[..n_read.map_err(HubError::io("read", place(path, source)))?];
-            if part.is_empty() {
-                break;
-            }
+        let read = digest::read_parts(reader, |part| {
             if sample.is_empty() {
                 sample.extend_from_slice(&part[..part.len().min(SAMPLE_BYTES)]);
             }
@@ -144,7 +135,8 @@ impl<'a> Local<'a> {
             }
             done_bytes += part.len() as u64;
             on_bytes(done_bytes);
-        }
+        });
+        read.map_err(HubError::io("read", place(path, source)))?;
         if done_bytes != n_bytes {
             let path = path.clone();
             return Err(HubError::SourceChanged { path });
@@ -228,14 +220,5 @@ impl<'a> Local<'a> {
     pub(super) fn changed(&self) -> HubError {
         let path = self.path.into();
         HubError::SourceChanged { path }
-    }
-}
-
-fn read(reader: &mut dyn ReadSeek, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match reader.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read,
-        }
     }
 }
