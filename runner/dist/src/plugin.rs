@@ -252,10 +252,6 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn millis_or_the_groups(time: Option<Duration>) -> i64 {
-    time.map_or(-1, millis)
-}
-
 /// A tensor as it crosses: the plug-in takes a reference of its own to what is behind it.
 fn handle_of(tensor: &Tensor) -> Handle {
     tensor.as_ptr().cast_mut().cast()
@@ -369,8 +365,7 @@ impl RawGroup {
         tensor: &Tensor,
         timeout: Option<Duration>,
     ) -> Result<RawWork, Failure> {
-        self.begin(|group, failure| {
-            let timeout = millis_or_the_groups(timeout);
+        self.begin(timeout, |group, timeout, failure| {
             (self.plugin.0.all_reduce)(group, handle_of(tensor), timeout, failure)
         })
     }
@@ -381,8 +376,7 @@ impl RawGroup {
         root: usize,
         timeout: Option<Duration>,
     ) -> Result<RawWork, Failure> {
-        self.begin(|group, failure| {
-            let timeout = millis_or_the_groups(timeout);
+        self.begin(timeout, |group, timeout, failure| {
             (self.plugin.0.broadcast)(group, handle_of(tensor), to_i32(root), timeout, failure)
         })
     }
@@ -393,8 +387,7 @@ impl RawGroup {
         input: &Tensor,
         timeout: Option<Duration>,
     ) -> Result<RawWork, Failure> {
-        self.begin(|group, failure| {
-            let timeout = millis_or_the_groups(timeout);
+        self.begin(timeout, |group, timeout, failure| {
             let (output, input) = (handle_of(output), handle_of(input));
             (self.plugin.0.all_gather)(group, output, input, timeout, failure)
         })
@@ -412,23 +405,25 @@ impl RawGroup {
             of_input.len(),
             "one of each for every rank"
         );
-        self.begin(|group, failure| {
+        self.begin(timeout, |group, timeout, failure| {
             let splits = Splits {
                 of_output: of_output.as_ptr(),
                 of_input: of_input.as_ptr(),
                 len: of_output.len(),
             };
-            let timeout = millis_or_the_groups(timeout);
             let (output, input) = (handle_of(output), handle_of(input));
             (self.plugin.0.all_to_all)(group, output, input, splits, timeout, failure)
         })
     }
 
+    /// `timeout`: `None`: the group's.
     fn begin(
         &self,
-        call: impl FnOnce(Handle, *mut RawFailure) -> Handle,
+        timeout: Option<Duration>,
+        call: impl FnOnce(Handle, i64, *mut RawFailure) -> Handle,
     ) -> Result<RawWork, Failure> {
-        let handle = made(|failure| call(self.handle.as_ptr(), failure))?;
+        let timeout = timeout.map_or(-1, millis);
+        let handle = made(|failure| call(self.handle.as_ptr(), timeout, failure))?;
         Ok(RawWork {
             plugin: self.plugin,
             handle,

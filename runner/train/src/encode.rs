@@ -100,7 +100,7 @@ pub fn encode(
     let saes: Vec<_> = encoders.iter().map(|encoder| &encoder.found).collect();
     let mut file = RowFile::create(&request.out, request.format, &saes)?;
     let mut summary = EncodeSummary::of(encoders.len());
-    for batch in Batches::new(input, request)? {
+    for batch in Batches::new(input, request, facts.max_ctx_len)? {
         let batch = batch?;
         let activations = model.forward(&batch.input_ids(device)?, &taps)?;
         let n_tokens = batch.n_positions();
@@ -135,9 +135,7 @@ fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Enc
         ..sae::LoadOptions::default()
     };
     let load = |found: &FoundSae| {
-        let hookpoint = places::find(facts, &found.hookpoint)?;
-        let sae = Sae::load_from_disk(&found.dir, options.clone())?;
-        places::check_widths(&found.dir, &sae, hookpoint)?;
+        let (sae, hookpoint) = places::load(facts, &found.hookpoint, &found.dir, &options)?;
         let found = FoundSae {
             hookpoint: hookpoint.name.clone(),
             ..found.clone()

@@ -141,9 +141,7 @@ fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Sub
         ..sae::LoadOptions::default()
     };
     let load = |spec: &EvalSae| {
-        let sae = Sae::load_from_disk(&spec.dir, options.clone())?;
-        let hookpoint = places::find(facts, &spec.hookpoint)?;
-        places::check_widths(&spec.dir, &sae, hookpoint)?;
+        let (sae, hookpoint) = places::load(facts, &spec.hookpoint, &spec.dir, &options)?;
         let spec = EvalSae {
             hookpoint: hookpoint.name.clone(),
             ..spec.clone()

@@ -3,17 +3,14 @@
 use crate::TrainError;
 use lm::LmError;
 use plan::{HookpointFacts, ModelFacts, nearest};
-use sae::{Sae, resolve_hookpoint};
+use sae::{LoadOptions, Sae, resolve_hookpoint};
 use std::path::Path;
 
 /// The hookpoint that `name` means, Hugging Face's or TransformerLens's.
 ///
 /// # Errors
 /// The model has none like that; the error names the nearest.
-pub(crate) fn find<'a>(
-    facts: &'a ModelFacts,
-    name: &str,
-) -> Result<&'a HookpointFacts, TrainError> {
+fn find<'a>(facts: &'a ModelFacts, name: &str) -> Result<&'a HookpointFacts, TrainError> {
     resolve_hookpoint(facts, name).ok_or_else(|| {
         let names = facts
             .hookpoints
@@ -28,16 +25,28 @@ pub(crate) fn find<'a>(
     })
 }
 
+/// The SAE in `dir`, and the hookpoint of the model that `name` means.
+///
+/// # Errors
+/// An SAE that cannot be read or does not fit the hookpoint; no such hookpoint.
+pub(crate) fn load<'a>(
+    facts: &'a ModelFacts,
+    name: &str,
+    dir: &Path,
+    options: &LoadOptions,
+) -> Result<(Sae, &'a HookpointFacts), TrainError> {
+    let sae = Sae::load_from_disk(dir, options.clone())?;
+    let hookpoint = find(facts, name)?;
+    check_widths(dir, &sae, hookpoint)?;
+    Ok((sae, hookpoint))
+}
+
 /// Checks that the SAE in `dir` fits a hookpoint: an SAE takes the module's output, a transcoder its
 /// input; both give its output.
 ///
 /// # Errors
 /// Other widths.
-pub(crate) fn check_widths(
-    dir: &Path,
-    sae: &Sae,
-    hookpoint: &HookpointFacts,
-) -> Result<(), TrainError> {
+fn check_widths(dir: &Path, sae: &Sae, hookpoint: &HookpointFacts) -> Result<(), TrainError> {
     let d_in = match sae.cfg.transcode {
         true => hookpoint.d_in.unwrap_or(0),
         false => hookpoint.d_out,

@@ -14,13 +14,6 @@ use tch::Device;
 /// How long ranks wait for the one that tokenises, which may have days of work.
 const PATIENCE_FOR_TOKENS: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How a rank's preparation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Prepared {
-    Ready,
-    Stopped,
-}
-
 /// The device of this process: where `auto` or `cuda` is asked for and there are several, each takes
 /// the GPU of its number on its node.
 pub(crate) fn device(
@@ -72,25 +65,18 @@ pub(crate) fn n_ranks_of_batches(order: &Order, ranks: Ranks<'_>) -> Result<usiz
     Ok(of_ranks[0][0] as usize)
 }
 
-/// Waits until the tokens are ready on all ranks; what it comes to for all of them.
-pub(crate) fn wait_for_tokens(
-    world: Option<&World>,
-    prepared: Prepared,
-) -> Result<Prepared, TrainError> {
+/// Waits until no rank prepares its tokens any more; whether they are ready on all. A rank may have been
+/// stopped before.
+pub(crate) fn all_have_tokens(world: Option<&World>, has_tokens: bool) -> Result<bool, TrainError> {
     let Some(world) = world else {
-        return Ok(prepared);
+        return Ok(has_tokens);
     };
-    let is_stopped = [i64::from(prepared == Prepared::Stopped)];
+    let is_stopped = [i64::from(!has_tokens)];
     let patience = Some(PATIENCE_FOR_TOKENS);
     let of_ranks = world
         .control()
         .gather_numbers_within("tokens", &is_stopped, patience)?;
-    Ok(
-        match of_ranks.iter().flatten().any(|&is_stopped| is_stopped != 0) {
-            true => Prepared::Stopped,
-            false => Prepared::Ready,
-        },
-    )
+    Ok(of_ranks.iter().flatten().all(|&is_stopped| is_stopped == 0))
 }
 
 /// The jobs of the order as their states left them, the same on all ranks. `n_ranks`: those of the

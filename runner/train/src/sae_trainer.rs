@@ -240,22 +240,19 @@ impl SaeTrainer {
         update.output_losses.push((sum.shallow_clone(), n_output));
     }
 
-    /// Begins to add what other ranks have of the update to what this one has.
+    /// Begins to add what other ranks have of the update to what this one has; where there are others.
     pub(crate) fn begin_sum<'a>(
         &mut self,
         ranks: Ranks<'a>,
         name: &str,
-    ) -> Result<Option<Reduction<'a>>, TrainError> {
-        if !ranks.are_several() {
-            return Ok(None);
-        }
+    ) -> Result<Reduction<'a>, TrainError> {
         let update = self.update.as_mut().expect("an update was begun");
         let sums = match update.sums.take() {
             Some(sums) => sums,
             None => no_sums(&self.sae)?,
         };
         let output_losses = std::mem::take(&mut update.output_losses);
-        Ok(Some(ranks.begin_sum(name, sums, &output_losses)?))
+        ranks.begin_sum(name, sums, &output_losses)
     }
 
     /// Takes up what [`SaeTrainer::begin_sum`] began; the loss on the model's output ran over

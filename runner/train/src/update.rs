@@ -335,11 +335,13 @@ impl<'a, K> Accumulated<'a, K> {
         (job_idx, sae_idx): SaeIdx,
         ranks: Ranks<'a>,
     ) -> Result<(), TrainError> {
+        if !ranks.are_several() {
+            return Ok(());
+        }
         let sae = &mut job.saes[sae_idx];
         let name = format!("`{}` of job {}", sae.spec.name, job.job.job_id);
-        if let Some(reduction) = sae.begin_sum(ranks, &name)? {
-            self.reductions.push(((job_idx, sae_idx), reduction));
-        }
+        let reduction = sae.begin_sum(ranks, &name)?;
+        self.reductions.push(((job_idx, sae_idx), reduction));
         Ok(())
     }
 }

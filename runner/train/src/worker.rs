@@ -5,7 +5,7 @@ use crate::events::EventLog;
 use crate::libtorch::Libtorch;
 use crate::prepare::{StreamTokens, open_tokens};
 use crate::ranks::Ranks;
-use crate::rendezvous::{self, Prepared};
+use crate::rendezvous;
 use crate::stop::StopFlag;
 use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, Order, TrainError, message_chain, read_model};
@@ -129,11 +129,8 @@ fn train_on(
         Err(TrainError::Data(DataError::Stopped)) => None,
         tokens => Some(tokens?),
     };
-    let prepared = tokens
-        .as_ref()
-        .map_or(Prepared::Stopped, |_| Prepared::Ready);
-    let prepared = rendezvous::wait_for_tokens(world, prepared)?;
-    let Some(tokens) = tokens.filter(|_| prepared == Prepared::Ready) else {
+    let are_ready = rendezvous::all_have_tokens(world, tokens.is_some())?;
+    let Some(tokens) = tokens.filter(|_| are_ready) else {
         return stop_before_training(events);
     };
     let StreamTokens { batches, held_out } = tokens;

@@ -52,11 +52,15 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(input: EncodeInput, request: &EncodeRequest) -> Result<Self, TrainError> {
+    /// `max_ctx_len`: tokens that the model's positions were made for.
+    pub(super) fn new(
+        input: EncodeInput,
+        request: &EncodeRequest,
+        max_ctx_len: usize,
+    ) -> Result<Self, TrainError> {
         let sequences: Box<dyn Iterator<Item = TokenIds>> = match input {
             EncodeInput::Texts { texts, ctx_len } => {
-                let facts = lm::read_facts(&request.model_dir)?;
-                let ctx_len = ctx_len.unwrap_or(facts.max_ctx_len);
+                let ctx_len = ctx_len.unwrap_or(max_ctx_len);
                 let tokenizer = Tokenizer::from_dir(&request.model_dir)?;
                 let texts = texts.enumerate();
                 Box::new(

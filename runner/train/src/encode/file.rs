@@ -94,8 +94,12 @@ impl RowFile {
         file.sync_all().map_err(TrainError::io("sync", beside))?;
         fs::rename(beside, path).map_err(TrainError::io("rename", path))?;
         self.is_in_place = true;
-        let path = &self.path;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        Ok(sync_dir(dir.unwrap_or(Path::new(".")))?)
+        Ok(sync_dir(dir_of(&self.path))?)
     }
+}
+
+/// The folder of a file.
+pub(super) fn dir_of(path: &Path) -> &Path {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    dir.unwrap_or(Path::new("."))
 }

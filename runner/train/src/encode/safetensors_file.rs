@@ -1,7 +1,7 @@
 //! Rows as tensors of a safetensors file. Its header comes first and has the lengths, so the columns
 //! lie in files of their own until all rows are there.
 
-use super::file::RowWriter;
+use super::file::{RowWriter, dir_of};
 use super::rows::EncodedRows;
 use crate::TrainError;
 use sae::FoundSae;
@@ -38,8 +38,7 @@ pub(super) struct SafetensorsFile {
 impl SafetensorsFile {
     pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, TrainError> {
         // Beside the file, where there is space for it.
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let dir = dir.unwrap_or(Path::new("."));
+        let dir = dir_of(path);
         let column = |_| Ok(BufWriter::new(tempfile::tempfile_in(dir)?));
         let columns = COLUMNS.iter().map(column).collect::<io::Result<_>>();
         let name = |sae: &&FoundSae| json!({"name": sae.name, "hookpoint": sae.hookpoint});
@@ -82,28 +81,15 @@ impl SafetensorsFile {
 
 impl RowWriter for SafetensorsFile {
     fn write(&mut self, rows: &EncodedRows) -> Result<(), TrainError> {
-        let int32 = |column: &[i32]| -> Vec<u8> {
-            column
-                .iter()
-                .flat_map(|number| number.to_le_bytes())
-                .collect()
-        };
         let bytes = [
-            rows.sequence
-                .iter()
-                .flat_map(|number| number.to_le_bytes())
-                .collect(),
-            int32(&rows.position),
-            int32(&rows.token_id),
-            int32(&rows.sae),
-            int32(&rows.latent),
-            rows.activation
-                .iter()
-                .flat_map(|number| number.to_le_bytes())
-                .collect(),
+            bytes_of(&rows.sequence, i64::to_le_bytes),
+            bytes_of(&rows.position, i32::to_le_bytes),
+            bytes_of(&rows.token_id, i32::to_le_bytes),
+            bytes_of(&rows.sae, i32::to_le_bytes),
+            bytes_of(&rows.latent, i32::to_le_bytes),
+            bytes_of(&rows.activation, f32::to_le_bytes),
         ];
         for (column, bytes) in self.columns.iter_mut().zip(bytes) {
-            let bytes: Vec<u8> = bytes;
             let written = column.write_all(&bytes);
             written.map_err(TrainError::io("write", &self.path))?;
         }
@@ -116,4 +102,8 @@ impl RowWriter for SafetensorsFile {
         written.map_err(TrainError::io("write", &self.path))?;
         Ok(self.file)
     }
+}
+
+fn bytes_of<T: Copy, const N: usize>(column: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    column.iter().flat_map(|&number| bytes(number)).collect()
 }
