@@ -1,0 +1,139 @@
+//! Which rank trains which SAE, where `distribute_modules` gives each to one.
+
+use crate::{Job, SaeSpec, TrainConfig};
+use std::collections::BTreeMap;
+
+/// How much more the busiest rank may have to do, in percent, for the SAEs of a hookpoint to be together:
+/// its activations are then sent to one rank.
+const MOST_OVERLOAD_PCT: u128 = 5;
+
+/// The rank that trains each SAE of each job; `None`: all do, and sum its gradients. The predicted work is
+/// spread evenly over `n_ranks`, over all jobs at once. The same wherever it is asked for.
+///
+/// # Panics
+/// `n_ranks` is 0.
+pub fn owners(jobs: &[&Job], n_ranks: usize) -> Vec<Vec<Option<usize>>> {
+    let of_job = |job: &&Job| vec![None; job.saes.len()];
+    let mut owners: Vec<Vec<Option<usize>>> = jobs.iter().map(of_job).collect();
+    if n_ranks == 1 {
+        return owners;
+    }
+    let (mut places, mut loads) = (Vec::new(), Vec::new());
+    for (job, owners) in jobs.iter().zip(&mut owners) {
+        if job.config.distribute_modules {
+            places.extend(owners);
+            let load = |sae: &SaeSpec| (sae.hookpoint.clone(), cost(&job.config, sae));
+            loads.extend(job.saes.iter().map(load));
+        }
+    }
+    for (place, rank) in places.into_iter().zip(assign(&loads, n_ranks)) {
+        *place = Some(rank);
+    }
+    owners
+}
+
+/// A rank for each SAE, given as its hookpoint and its cost.
+fn assign(saes: &[(String, u128)], n_ranks: usize) -> Vec<usize> {
+    let costs: Vec<u128> = saes.iter().map(|(_, cost)| *cost).collect();
+    let one_by_one = spread(&costs, n_ranks);
+    let mut together: BTreeMap<&str, u128> = BTreeMap::new();
+    for (hookpoint, cost) in saes {
+        *together.entry(hookpoint).or_default() += cost;
+    }
+    let of_hookpoints: Vec<u128> = together.values().copied().collect();
+    let ranks: BTreeMap<&str, usize> = together
+        .into_keys()
+        .zip(spread(&of_hookpoints, n_ranks))
+        .collect();
+    let by_hookpoint: Vec<usize> = saes
+        .iter()
+        .map(|(hookpoint, _)| ranks[hookpoint.as_str()])
+        .collect();
+    let [least, most] = [&one_by_one, &by_hookpoint].map(|ranks| busiest(&costs, ranks, n_ranks));
+    match most * 100 <= least * (100 + MOST_OVERLOAD_PCT) {
+        true => by_hookpoint,
+        false => one_by_one,
+    }
+}
+
+/// The largest first, each to the rank that has the least to do so far (Graham 1969): at most 4/3 of the
+/// best there is.
+fn spread(costs: &[u128], n_ranks: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..costs.len()).collect();
+    order.sort_by_key(|&idx| std::cmp::Reverse(costs[idx]));
+    let (mut loads, mut ranks) = (vec![0; n_ranks], vec![0; costs.len()]);
+    for idx in order {
+        let rank = (0..n_ranks).min_by_key(|&rank| loads[rank]);
+        ranks[idx] = rank.expect("there is at least one rank");
+        loads[ranks[idx]] += costs[idx];
+    }
+    ranks
+}
+
+fn busiest(costs: &[u128], ranks: &[usize], n_ranks: usize) -> u128 {
+    let mut loads = vec![0; n_ranks];
+    for (cost, &rank) in costs.iter().zip(ranks) {
+        loads[rank] += cost;
+    }
+    loads.into_iter().max().unwrap_or(0)
+}
+
+/// Multiplications for a token: the encoder's product, and decoder and gradients at the active latents.
+fn cost(config: &TrainConfig, sae: &SaeSpec) -> u128 {
+    let [d_in, d_out, num_latents, k] =
+        [sae.d_in, sae.d_out(), sae.num_latents, sae.k].map(|width| width as u128);
+    let n_decoded = if config.multi_topk { 5 * k } else { k };
+    d_in * num_latents + 2 * n_decoded * (d_in + d_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn named(saes: &[(&str, u128)]) -> Vec<(String, u128)> {
+        let saes = saes.iter();
+        saes.map(|&(hookpoint, cost)| (hookpoint.to_owned(), cost))
+            .collect()
+    }
+
+    #[test]
+    fn the_work_is_even_and_a_hookpoint_is_sent_to_one_rank() {
+        // Two jobs on four hookpoints of one width.
+        let saes =
+            named(&["a", "b", "c", "d", "a", "b", "c", "d"].map(|hookpoint| (hookpoint, 10)));
+        assert_eq!(assign(&saes, 2), [0, 1, 0, 1, 0, 1, 0, 1]);
+        assert_eq!(assign(&saes, 4), [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn hookpoints_are_split_where_ranks_would_wait() {
+        let saes = named(&[("a", 10), ("a", 10), ("a", 10), ("b", 10)]);
+        assert_eq!(busiest(&[10; 4], &assign(&saes, 4), 4), 10);
+        let saes = named(&[("b", 20), ("a", 50), ("b", 20)]);
+        assert_eq!(assign(&saes, 2), [1, 0, 1]);
+    }
+
+    #[test]
+    fn there_may_be_more_ranks_than_saes() {
+        assert_eq!(assign(&named(&[("a", 1), ("b", 1)]), 5), [0, 1]);
+        assert_eq!(assign(&[], 5), [0usize; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_rank_has_more_than_a_share_and_one_sae_more(
+            costs in prop::collection::vec(1u128..1000, 1..40),
+            n_ranks in 1usize..9,
+        ) {
+            let names = (0..costs.len()).map(|idx| (idx % 7).to_string());
+            let saes: Vec<_> = names.zip(costs.iter().copied()).collect();
+            let ranks = assign(&saes, n_ranks);
+            prop_assert!(ranks.iter().all(|&rank| rank < n_ranks));
+            let share = costs.iter().sum::<u128>() / n_ranks as u128;
+            let largest = *costs.iter().max().unwrap();
+            let most = busiest(&costs, &ranks, n_ranks);
+            prop_assert!(most * 100 <= (share + largest) * (100 + MOST_OVERLOAD_PCT));
+        }
+    }
+}
