@@ -65,6 +65,8 @@ pub struct Batches {
     batch_size: usize,
     /// Places in a batch of each pass of this process.
     passes: Vec<Range<usize>>,
+    /// Passes of the process that has the most.
+    most_passes: usize,
 }
 
 impl Batches {
@@ -100,6 +102,7 @@ impl Batches {
         }
         order.truncate(n_selected - n_selected % batch_size);
         let own = shard.of(batch_size);
+        let largest = batch_size.div_ceil(shard.n_ranks);
         let starts = own.clone().step_by(pass_size);
         Ok(Self {
             tokens,
@@ -109,6 +112,7 @@ impl Batches {
             passes: starts
                 .map(|start| start..own.end.min(start + pass_size))
                 .collect(),
+            most_passes: largest.div_ceil(pass_size),
         })
     }
 
@@ -130,6 +134,11 @@ impl Batches {
     /// Passes of this process over its part of a batch, at least 1.
     pub fn n_passes(&self) -> usize {
         self.passes.len()
+    }
+
+    /// Passes over a batch of the process that has the most of them.
+    pub fn most_passes(&self) -> usize {
+        self.most_passes
     }
 
     /// Length of a sequence, in tokens.

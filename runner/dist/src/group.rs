@@ -134,52 +134,37 @@ impl Group {
     }
 
     /// Rows of every rank to every rank. `rows`: `[n_rows, ...]`, of which the first `n_to[0]` are for
-    /// rank 0 and so on. Gives the rows for this rank by the ranks they came from, and how many from
-    /// each.
+    /// rank 0 and so on; `n_from`: how many come from each. Gives the rows for this rank by the ranks they
+    /// came from.
     ///
     /// # Errors
     /// As [`Group::all_reduce`].
     ///
     /// # Panics
-    /// `n_to` has not one number for each rank, or its sum is not the number of rows.
+    /// There is not one number for each rank, or those of `n_to` do not add up to the number of rows.
     pub fn all_to_all(
         &self,
         name: &str,
         rows: &Tensor,
-        n_to: &[usize],
-    ) -> Result<(Tensor, Vec<usize>), DistError> {
-        let n_to: Vec<i64> = n_to.iter().map(|&n| n as i64).collect();
-        let counts = format!("counts of {name}");
-        let n_from: Vec<_> = self.gather_numbers(&counts, &n_to)?;
-        let n_from = n_from.iter().map(|of_rank| of_rank[self.rank()]);
-        let n_from: Vec<usize> = n_from.map(|n| usize::try_from(n).unwrap_or(0)).collect();
-        let received = self.all_to_all_of(name, rows, (&n_to, &n_from))?;
-        Ok((received, n_from))
-    }
-
-    /// As [`Group::all_to_all`], where ranks know beforehand how many rows come from each.
-    fn all_to_all_of(
-        &self,
-        name: &str,
-        rows: &Tensor,
-        (n_to, n_from): (&[i64], &[usize]),
+        (n_to, n_from): (&[usize], &[usize]),
     ) -> Result<Tensor, DistError> {
         let rows = rows.f_contiguous()?;
         let mut shape = rows.size();
+        let n_rows = shape[0] as usize;
         assert_eq!(n_to.len(), self.size(), "one number for each rank");
         assert_eq!(
-            n_to.iter().sum::<i64>(),
-            shape[0],
-            "every row goes to some rank"
+            n_to.iter().sum::<usize>(),
+            n_rows,
+            "every row goes somewhere"
         );
-        let row_bytes = n_bytes(&rows) / shape[0].max(1) as u64;
         self.compare(Kind::AllToAll, name, describe(&rows, &shape[1..]))?;
         shape[0] = n_from.iter().sum::<usize>() as i64;
         let output = Tensor::f_empty(shape, (rows.kind(), rows.device()))?;
-        let n_from: Vec<i64> = n_from.iter().map(|&n| n as i64).collect();
-        let n_sent: i64 = n_to.iter().sum::<i64>() - n_to[self.rank()];
         let place = self.place(Kind::AllToAll, name);
-        let work = self.raw.all_to_all((&output, &n_from), (&rows, n_to), None);
+        let [to, from] = [n_to, n_from].map(|n| n.iter().map(|&n| n as i64).collect::<Vec<_>>());
+        let work = self.raw.all_to_all((&output, &from), (&rows, &to), None);
+        let row_bytes = n_bytes(&rows) / n_rows.max(1) as u64;
+        let n_sent = n_rows - n_to[self.rank()];
         self.count(Kind::AllToAll, n_sent as u64 * row_bytes);
         self.pending(place, work, output)?.wait()
     }
@@ -334,7 +319,10 @@ impl Group {
     }
 
     /// The text of every rank, by rank, as far as it fits.
-    fn gather_text(&self, name: &str, text: &str) -> Result<Vec<String>, DistError> {
+    ///
+    /// # Errors
+    /// As [`Group::all_reduce`].
+    pub fn gather_text(&self, name: &str, text: &str) -> Result<Vec<String>, DistError> {
         let group = self.control.as_deref().unwrap_or(self);
         let mut bytes = text.as_bytes().to_vec();
         bytes.resize(TEXT_BYTES, b' ');

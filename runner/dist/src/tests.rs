@@ -162,7 +162,7 @@ fn so_do_four() {
     );
 }
 
-/// Rank r sends r + q rows to rank q, each with the numbers of both.
+/// Rank r sends r + q rows to rank q, each with the numbers of both; then all send to rank 0 alone.
 fn uneven(environment: Environment) -> Result<String, DistError> {
     let world = join(environment, patient())?;
     let (rank, size) = (world.rank(), world.size());
@@ -174,17 +174,29 @@ fn uneven(environment: Environment) -> Result<String, DistError> {
         .flat_map(|(to, &n)| [rank as i64, to as i64].repeat(n))
         .collect();
     let rows = Tensor::from_slice(&rows).view([-1, 2]);
-    let (received, n_from) = world.data().all_to_all("rows", &rows, &n_to)?;
+    // What goes to a rank and comes from it is as many.
+    let received = world.data().all_to_all("rows", &rows, (&n_to, &n_to))?;
     let bytes = world.data().volume().n_bytes(Kind::AllToAll);
-    Ok(format!("{:?} {n_from:?} {bytes}", ints(&received)))
+    let (mut to_first, mut from) = (vec![0; size], vec![0; size]);
+    to_first[0] = 1;
+    if rank == 0 {
+        from = vec![1; size];
+    }
+    let row = Tensor::from_slice(&[rank as i64]);
+    let gathered = world.data().all_to_all("row", &row, (&to_first, &from))?;
+    Ok(format!(
+        "{:?} {bytes} {:?}",
+        ints(&received),
+        ints(&gathered)
+    ))
 }
 
 #[test]
 fn rows_go_to_their_owner_only() {
     let said = run("uneven", 3);
-    assert_eq!(said[0], "[1, 0, 2, 0, 2, 0] [0, 1, 2] 48");
-    assert_eq!(said[1], "[0, 1, 2, 1, 2, 1, 2, 1] [1, 0, 3] 64");
-    assert_eq!(said[2], "[0, 2, 0, 2, 1, 2, 1, 2, 1, 2] [2, 3, 0] 80");
+    assert_eq!(said[0], "[1, 0, 2, 0, 2, 0] 48 [0, 1, 2]");
+    assert_eq!(said[1], "[0, 1, 2, 1, 2, 1, 2, 1] 64 []");
+    assert_eq!(said[2], "[0, 2, 0, 2, 1, 2, 1, 2, 1, 2] 80 []");
 }
 
 /// Several sums at once, waited for in another order than they were begun in.

@@ -101,7 +101,8 @@ pub struct TrainConfig {
     pub init_seeds: Vec<i64>,
     /// Folder of SAEs to begin with: what an earlier job has saved.
     pub finetune: Option<String>,
-    /// Hold each SAE on one device only, in place of a copy on each.
+    /// Hold each SAE on one rank only, in place of a copy on each, and send it the activations of all ranks.
+    /// Nothing changes where there is one rank.
     pub distribute_modules: bool,
 
     /// Checkpoint after every so many optimizer updates, and at the end.

@@ -7,29 +7,25 @@ use std::collections::BTreeMap;
 /// its activations are then sent to one rank.
 const MOST_OVERLOAD_PCT: u128 = 5;
 
-/// The rank that trains each SAE of each job; `None`: all do, and sum its gradients. The predicted work is
-/// spread evenly over `n_ranks`, over all jobs at once. The same wherever it is asked for.
+/// The ranks that train the SAEs of each job, one for each; `None`: all ranks have all of the job's, and sum
+/// their gradients. The predicted work is spread evenly over `n_ranks`, over all jobs at once. The same
+/// wherever it is asked for.
 ///
 /// # Panics
 /// `n_ranks` is 0.
-pub fn owners(jobs: &[&Job], n_ranks: usize) -> Vec<Vec<Option<usize>>> {
-    let of_job = |job: &&Job| vec![None; job.saes.len()];
-    let mut owners: Vec<Vec<Option<usize>>> = jobs.iter().map(of_job).collect();
-    if n_ranks == 1 {
-        return owners;
-    }
-    let (mut places, mut loads) = (Vec::new(), Vec::new());
-    for (job, owners) in jobs.iter().zip(&mut owners) {
-        if job.config.distribute_modules {
-            places.extend(owners);
-            let load = |sae: &SaeSpec| (sae.hookpoint.clone(), cost(&job.config, sae));
-            loads.extend(job.saes.iter().map(load));
-        }
-    }
-    for (place, rank) in places.into_iter().zip(assign(&loads, n_ranks)) {
-        *place = Some(rank);
-    }
-    owners
+pub fn owners(jobs: &[&Job], n_ranks: usize) -> Vec<Option<Vec<usize>>> {
+    let is_spread = |job: &Job| job.config.distribute_modules && n_ranks > 1;
+    let of_job = |job: &Job| -> Vec<(String, u128)> {
+        let saes = job.saes.iter();
+        saes.map(|sae| (sae.hookpoint.clone(), cost(&job.config, sae)))
+            .collect()
+    };
+    let spread = jobs.iter().filter(|job| is_spread(job));
+    let saes: Vec<_> = spread.flat_map(|job| of_job(job)).collect();
+    let mut ranks = assign(&saes, n_ranks).into_iter();
+    jobs.iter()
+        .map(|job| is_spread(job).then(|| ranks.by_ref().take(job.saes.len()).collect()))
+        .collect()
 }
 
 /// A rank for each SAE, given as its hookpoint and its cost.

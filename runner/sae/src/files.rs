@@ -1,6 +1,7 @@
 //! Files that are there whole or not at all: written beside their place, synced, renamed.
 
 use crate::SaeError;
+use crate::mapped::MappedFile;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,14 @@ pub fn tensors_by_name(path: &Path) -> Result<HashMap<String, Tensor>, SaeError>
         source,
     })?;
     Ok(tensors.into_iter().collect())
+}
+
+/// Checks that a safetensors file is as long as its header says, without reading its tensors.
+///
+/// # Errors
+/// A missing or damaged file.
+pub fn check_safetensors(path: &Path) -> Result<(), SaeError> {
+    MappedFile::open(path).map(|_| ())
 }
 
 /// Writes a safetensors file.

@@ -57,7 +57,7 @@ pub use hub;
 pub use config::{Activation, SaeConfig};
 pub use disk::{CONFIG_FILE, WEIGHTS_FILE};
 pub use error::SaeError;
-pub use files::{sync_dir, tensors_by_name, write_file, write_safetensors};
+pub use files::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 pub use folders::{FoundSae, TrainedOn, find_saes};
 pub use from_hub::HubSaes;
 pub use gradient::{Gradients, Pass};

@@ -51,10 +51,10 @@ impl Best {
         sum.n_output += stats.n_output;
     }
 
-    /// Saves `sae` as the best one where its loss since the last call is the lowest.
-    pub(crate) fn save_if_lowest(&mut self, name: &str, sae: &Sae) -> Result<(), TrainError> {
+    /// Whether the loss of an SAE since the last call is the lowest, which it is from then on.
+    pub(crate) fn is_lowest(&mut self, name: &str) -> bool {
         let Some(stats) = self.state.since.remove(name) else {
-            return Ok(());
+            return false;
         };
         let loss = match stats.n_output {
             0 => stats.fvu(),
@@ -67,10 +67,14 @@ impl Best {
             .copied()
             .unwrap_or(f64::INFINITY);
         if loss < lowest {
-            sae.save_to_disk(&self.dir.join(name))?;
             self.state.lowest.insert(name.into(), loss);
         }
-        Ok(())
+        loss < lowest
+    }
+
+    /// Saves `sae` as the best one.
+    pub(crate) fn save(&self, name: &str, sae: &Sae) -> Result<(), TrainError> {
+        Ok(sae.save_to_disk(&self.dir.join(name))?)
     }
 }
 
@@ -93,18 +97,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut best = Best::new(dir.path().into());
         let sae = |seed| Sae::new(SaeConfig::topk(4, 12, 2), seed, Device::Cpu).unwrap();
+        let save_if_lowest = |best: &mut Best, seed| {
+            if best.is_lowest("a") {
+                best.save("a", &sae(seed)).unwrap();
+            }
+        };
         let saved = || Sae::load_from_disk(&dir.path().join("a"), Device::Cpu).unwrap();
         best.add("a", &stats(3.0));
         best.add("a", &stats(1.0));
-        best.save_if_lowest("a", &sae(1)).unwrap();
+        save_if_lowest(&mut best, 1);
         assert_eq!(best.state().lowest["a"], 0.5);
         best.add("a", &stats(2.5));
-        best.save_if_lowest("a", &sae(2)).unwrap();
+        save_if_lowest(&mut best, 2);
         assert!(saved().encoder_weight.equal(&sae(1).encoder_weight));
         best.add("a", &stats(1.5));
-        best.save_if_lowest("a", &sae(3)).unwrap();
+        save_if_lowest(&mut best, 3);
         assert!(saved().encoder_weight.equal(&sae(3).encoder_weight));
-        best.save_if_lowest("a", &sae(4)).unwrap();
+        save_if_lowest(&mut best, 4);
         assert!(
             saved().encoder_weight.equal(&sae(3).encoder_weight),
             "no update since"

@@ -30,6 +30,17 @@ pub enum TrainError {
         /// Those of the others.
         n_others: usize,
     },
+    /// Ranks without an SAE, where each SAE is on one rank.
+    #[error(
+        "{n_ranks} ranks are more than the SAEs of the stream ({n_saes}), each of which \
+         `distribute_modules` gives to one"
+    )]
+    MoreRanksThanSaes {
+        /// Ranks.
+        n_ranks: usize,
+        /// SAEs of all jobs of the stream.
+        n_saes: usize,
+    },
     /// Ranks that do not have the same of what they should.
     #[error("rank {rank} has another {what} than rank 0")]
     RanksDiffer {
@@ -214,6 +225,9 @@ impl TrainError {
                  anew with `--fresh`"
                     .into(),
             ),
+            Self::MoreRanksThanSaes { .. } => Some(
+                "start fewer processes, or leave `distribute_modules` out: then all have all SAEs".into(),
+            ),
             Self::RanksDiffer { .. } => {
                 Some("do all nodes see the same runs folder, and have the same packages?".into())
             }
@@ -283,7 +297,8 @@ impl TrainError {
             | Self::SaeWidths { .. }
             | Self::NotOneAToken { .. }
             | Self::LongText { .. }
-            | Self::MixedRanks { .. } => FailureKind::Input,
+            | Self::MixedRanks { .. }
+            | Self::MoreRanksThanSaes { .. } => FailureKind::Input,
             Self::Dist(error) if error.is_of_the_input() => FailureKind::Input,
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,

@@ -33,6 +33,17 @@ pub(crate) struct Report {
 /// Length of [`Report::sums`].
 pub(crate) const N_SUMS: usize = 8;
 
+/// Sums since the last report, on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Record {
+    n_tokens: u64,
+    n_output: u64,
+    sums: [f64; N_SUMS],
+}
+
+/// A record as ranks send it.
+pub(crate) type RecordNumbers = [i64; 2 + N_SUMS];
+
 impl Interval {
     pub(crate) fn new(device: Device) -> Result<Self, TrainError> {
         let zero = || Tensor::f_zeros([0i64; 0], (Kind::Double, device));
@@ -112,13 +123,32 @@ impl Interval {
 }
 
 impl Report {
-    /// Whether all gradients were finite.
-    pub(crate) fn gradients_are_finite(sums: &[f64]) -> bool {
-        sums[7].is_finite()
+    /// With its sums once they are on the host.
+    ///
+    /// # Panics
+    /// Their number is not [`N_SUMS`].
+    pub(crate) fn record(&self, sums: &[f64]) -> Record {
+        Record {
+            n_tokens: self.n_tokens,
+            n_output: self.n_output,
+            sums: sums.try_into().expect("one number for each sum"),
+        }
+    }
+}
+
+impl Record {
+    /// Whether nothing was trained.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_tokens == 0
     }
 
-    /// The statistics, from the sums once they are on the host.
-    pub(crate) fn stats(&self, sums: &[f64]) -> SaeStats {
+    /// Whether all gradients were finite.
+    pub(crate) fn gradients_are_finite(&self) -> bool {
+        self.sums[7].is_finite()
+    }
+
+    pub(crate) fn stats(&self) -> SaeStats {
+        let sums = self.sums;
         SaeStats {
             n_tokens: self.n_tokens,
             squared_error: sums[0],
@@ -129,6 +159,22 @@ impl Report {
             multi_topk: sums[5],
             output_loss: sums[6],
             n_output: self.n_output,
+        }
+    }
+
+    pub(crate) fn to_numbers(self) -> RecordNumbers {
+        let counts = [self.n_tokens, self.n_output];
+        let sums = self.sums.iter().map(|sum| sum.to_bits());
+        let mut numbers = counts.into_iter().chain(sums).map(u64::cast_signed);
+        std::array::from_fn(|_| numbers.next().expect("two counts and the sums"))
+    }
+
+    pub(crate) fn of_numbers(numbers: RecordNumbers) -> Self {
+        let numbers = numbers.map(i64::cast_unsigned);
+        Self {
+            n_tokens: numbers[0],
+            n_output: numbers[1],
+            sums: std::array::from_fn(|idx| f64::from_bits(numbers[2 + idx])),
         }
     }
 }

@@ -3,14 +3,16 @@
 use crate::OrderJob;
 use crate::best::Best;
 use crate::health::{Health, weight_sums};
+use crate::interval::Record;
+use crate::owners::Owners;
 use crate::ranks::Ranks;
-use crate::sae_trainer::SaeTrainer;
+use crate::sae_trainer::{SaeCounts, SaeTrainer};
 use crate::state::{Restored, State};
 use crate::views::{Side, View};
 use crate::{TrainError, message_chain, state};
-use plan::{EventKind, Job, SaeStats};
+use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -20,7 +22,9 @@ pub(crate) struct JobTrainer {
     pub(crate) job: Job,
     /// Its folder, relative to the runs folder.
     pub(crate) relative_dir: PathBuf,
+    /// Those of its SAEs that this rank has, in the job's order.
     pub(crate) saes: Vec<SaeTrainer>,
+    pub(crate) owners: Owners,
     /// Optimizer updates done.
     pub(crate) step: u64,
     /// Ranks that it was begun with, which decide on its batches; `None`: it is fresh.
@@ -39,16 +43,22 @@ impl JobTrainer {
         order: &OrderJob,
         runs_dir: &Path,
         device: Device,
+        owners: Owners,
     ) -> Result<Self, TrainError> {
         let job = order.job.clone();
         let state_dir = runs_dir.join(&order.state_dir);
+        let all = job.saes.iter().enumerate();
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            all.partition(|(sae_idx, _)| owners.are_here(*sae_idx));
         let new_saes = |finetune: Option<&Path>| -> Result<Vec<_>, TrainError> {
-            let saes = job.saes.iter();
-            saes.map(|spec| SaeTrainer::new(&job, spec, finetune, device))
+            let saes = here.iter();
+            saes.map(|(_, spec)| SaeTrainer::new(&job, spec, finetune, device))
                 .collect()
         };
         let mut saes = new_saes(None)?;
-        let restored = state::restore(&state_dir, &job.job_id, &mut saes, device)?;
+        let elsewhere: Vec<&str> = elsewhere.iter().map(|(_, sae)| sae.name.as_str()).collect();
+        let of_job = (job.job_id.as_str(), elsewhere.as_slice());
+        let restored = state::restore(&state_dir, of_job, &mut saes, device)?;
         if let (None, Some(finetune)) = (&restored, order.finetune_dir.as_deref()) {
             saes = new_saes(Some(finetune))?;
         }
@@ -71,6 +81,7 @@ impl JobTrainer {
             state_dir,
             job,
             saes,
+            owners,
             step,
             n_ranks,
             best,
@@ -78,32 +89,82 @@ impl JobTrainer {
         })
     }
 
+    /// The indices of all SAEs of the job, with those that this rank has.
+    pub(crate) fn all_saes(&mut self) -> impl Iterator<Item = (usize, Option<&mut SaeTrainer>)> {
+        let owners = &self.owners;
+        let mut here = self.saes.iter_mut();
+        (0..self.job.saes.len()).map(move |sae_idx| {
+            let sae = owners.are_here(sae_idx).then(|| here.next()).flatten();
+            (sae_idx, sae)
+        })
+    }
+
+    /// The ranks that must act together for one of its SAEs.
+    pub(crate) fn ranks<'a>(&self, ranks: Ranks<'a>) -> Ranks<'a> {
+        match self.owners.are_spread() {
+            true => Ranks::ALONE,
+            false => ranks,
+        }
+    }
+
     /// Writes those SAEs that are the best so far, what a resume needs, and then the SAEs as others
     /// load them. `is_due`: whether an undisturbed run would write here too, so that the best one is
-    /// the same.
-    pub(crate) fn save(&mut self, is_due: bool) -> Result<(), TrainError> {
+    /// the same. Where SAEs are spread over `ranks`, each writes its own.
+    pub(crate) fn save(&mut self, is_due: bool, ranks: Ranks<'_>) -> Result<(), TrainError> {
+        let ranks = match self.owners.are_spread() {
+            true => ranks,
+            false => Ranks::ALONE,
+        };
         if is_due && self.job.config.save_best {
-            for trainer in &self.saes {
-                let name = &trainer.spec.name;
-                self.best.save_if_lowest(name, &trainer.published()?)?;
-            }
+            self.save_best()?;
         }
         let state = State {
             job_id: self.job.job_id.clone(),
             step: self.step,
             n_ranks: self.n_ranks.unwrap_or(1),
             best: self.best.state().clone(),
-            saes: self.saes.iter().map(|sae| sae.counts(self.step)).collect(),
+            saes: self.counts(ranks)?,
         };
         let n_kept = self.job.config.save_total_limit;
-        state::save(&self.state_dir, &state, &self.saes, n_kept)?;
+        state::save(&self.state_dir, &state, (&self.saes, n_kept), ranks)?;
         for trainer in &self.saes {
             let dir = self.dir.join(&trainer.spec.name);
             trainer.published()?.save_to_disk(&dir)?;
         }
+        ranks.wait_for_all("SAEs of a checkpoint")?;
+        if !ranks.has_writer() {
+            return Ok(());
+        }
         let config = serde_json::to_vec_pretty(&self.job.config).expect("plain fields serialise");
         write_file(&self.dir.join("config.json"), &config)?;
         Ok(sync_dir(&self.dir)?)
+    }
+
+    /// All ranks know which ones are the best; who has one writes it.
+    fn save_best(&mut self) -> Result<(), TrainError> {
+        let names = self.job.saes.iter().map(|spec| spec.name.as_str());
+        let best = &mut self.best;
+        let lowest: BTreeSet<&str> = names.filter(|name| best.is_lowest(name)).collect();
+        for trainer in &self.saes {
+            let name = trainer.spec.name.as_str();
+            if lowest.contains(name) {
+                self.best.save(name, &trainer.published()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The counts of all its SAEs, by name.
+    fn counts(&mut self, ranks: Ranks<'_>) -> Result<BTreeMap<String, SaeCounts>, TrainError> {
+        let (step, owners) = (self.step, self.owners.clone());
+        let row = |(sae_idx, sae): (usize, Option<&mut SaeTrainer>)| {
+            let counts = sae.map(|sae| sae.counts(step).to_numbers());
+            (owners.of(sae_idx), counts.unwrap_or_default())
+        };
+        let rows = self.all_saes().map(row).collect();
+        let counts = ranks.share("counts of SAEs", rows)?.into_iter();
+        let names = self.job.saes.iter().map(|spec| spec.name.clone());
+        Ok(names.zip(counts.map(SaeCounts::of_numbers)).collect())
     }
 
     /// Removes what only a resume needs; the job is done.
@@ -139,26 +200,32 @@ impl JobTrainer {
 
     /// Takes the statistics of an SAE since its last report; a verdict where something is wrong with
     /// them.
-    pub(crate) fn judge(
-        &mut self,
-        sae_idx: usize,
-        stats: &SaeStats,
-        gradients_are_finite: bool,
-    ) -> Option<EventKind> {
-        let name = &self.saes[sae_idx].spec.name;
-        self.best.add(name, stats);
-        let verdict = self
-            .health
-            .judge(name, stats, gradients_are_finite, self.step)?;
+    pub(crate) fn judge(&mut self, sae_idx: usize, record: &Record) -> Option<EventKind> {
+        let (name, stats) = (&self.job.saes[sae_idx].name, record.stats());
+        self.best.add(name, &stats);
+        let are_finite = record.gradients_are_finite();
+        let verdict = self.health.judge(name, &stats, are_finite, self.step)?;
         Some(verdict.event(&self.job.job_id, self.step))
     }
 
-    /// A verdict where a weight or what an optimizer remembers is not finite.
-    /// The weights of all ranks are the same, to the bit.
+    /// A verdict where a weight or what an optimizer remembers is not finite. The weights of an SAE that
+    /// all ranks have are the same, to the bit.
     pub(crate) fn judge_weights(
         &mut self,
         ranks: Ranks<'_>,
     ) -> Result<Option<EventKind>, TrainError> {
+        let bad = match self.owners.are_spread() {
+            true => self.first_bad_of_all(ranks)?,
+            false => self.first_bad(ranks)?,
+        };
+        Ok(bad.map(|(sae, tensor)| {
+            let verdict = self.health.fail(&sae, &tensor);
+            verdict.event(&self.job.job_id, self.step)
+        }))
+    }
+
+    /// The first SAE here with a tensor that is not finite, and which.
+    fn first_bad(&self, ranks: Ranks<'_>) -> Result<Option<(String, String)>, TrainError> {
         for trainer in &self.saes {
             let sums = weight_sums(trainer)?;
             if ranks.are_several() {
@@ -166,33 +233,57 @@ impl JobTrainer {
                 ranks.must_agree(&what, &sums.bits())?;
             }
             if let Some(tensor) = sums.first_not_finite() {
-                let verdict = self.health.fail(&trainer.spec.name, &tensor);
-                return Ok(Some(verdict.event(&self.job.job_id, self.step)));
+                return Ok(Some((trainer.spec.name.clone(), tensor)));
             }
         }
         Ok(None)
     }
 
-    /// What an SAE's input is.
-    pub(crate) fn input_view(&self, sae_idx: usize) -> View {
-        let side = match self.job.config.transcode {
+    /// The first of those that any rank found among its own.
+    fn first_bad_of_all(&self, ranks: Ranks<'_>) -> Result<Option<(String, String)>, TrainError> {
+        let ours = self.first_bad(Ranks::ALONE)?;
+        let sae_idx = ours.as_ref().and_then(|(name, _)| {
+            let mut saes = self.job.saes.iter();
+            saes.position(|spec| spec.name == *name)
+        });
+        let found = [sae_idx.map_or(i64::MAX, |sae_idx| sae_idx as i64)];
+        let of_ranks = ranks.gather("SAEs that are not finite", &found)?;
+        let of_ranks = of_ranks.iter().map(|found| found[0]).enumerate();
+        let Some((rank, sae_idx)) = of_ranks
+            .min_by_key(|(_, sae_idx)| *sae_idx)
+            .filter(|(_, sae_idx)| *sae_idx < i64::MAX)
+        else {
+            return Ok(None);
+        };
+        let tensor = ours.map_or(String::new(), |(_, tensor)| tensor);
+        let mut tensors = ranks.gather_text("what is not finite", &tensor)?;
+        let name = self.job.saes[sae_idx as usize].name.clone();
+        Ok(Some((name, tensors.swap_remove(rank))))
+    }
+
+    /// What an SAE takes and what it should give.
+    pub(crate) fn views(&self, spec: &SaeSpec) -> (View, View) {
+        let view = |side| View {
+            hookpoint: spec.hookpoint.clone(),
+            side,
+            exclude_tokens: self.job.config.exclude_tokens.clone(),
+        };
+        let side_of_input = match self.job.config.transcode {
             true => Side::Input,
             false => Side::Output,
         };
-        self.view(sae_idx, side)
+        (view(side_of_input), view(Side::Output))
     }
 
-    /// What an SAE's output should be.
-    pub(crate) fn target_view(&self, sae_idx: usize) -> View {
-        self.view(sae_idx, Side::Output)
-    }
-
-    fn view(&self, sae_idx: usize, side: Side) -> View {
-        View {
-            hookpoint: self.saes[sae_idx].spec.hookpoint.clone(),
-            side,
-            exclude_tokens: self.job.config.exclude_tokens.clone(),
-        }
+    /// Which rank takes which activations, where each of its SAEs is on one.
+    pub(crate) fn routes(&self) -> Vec<(usize, View)> {
+        let of_sae = |(sae_idx, spec): (usize, &SaeSpec)| {
+            let (input, target) = self.views(spec);
+            let owner = self.owners.of(sae_idx);
+            owner.map(|rank| [(rank, input), (rank, target)])
+        };
+        let saes = self.job.saes.iter().enumerate();
+        saes.filter_map(of_sae).flatten().collect()
     }
 
     /// The indices of the SAEs that can stand in the model at the same time, one for a hookpoint:

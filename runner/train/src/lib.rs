@@ -9,6 +9,7 @@ mod end_to_end;
 mod error;
 mod evaluate;
 mod events;
+mod exchange;
 mod finetune;
 mod health;
 mod inputs;
@@ -19,6 +20,7 @@ mod memory;
 mod optimizer;
 mod order;
 mod output_loss;
+mod owners;
 mod places;
 mod prepare;
 mod proof;
@@ -44,6 +46,8 @@ mod golden_training;
 mod ranks_tests;
 #[cfg(test)]
 mod resume;
+#[cfg(test)]
+mod spread_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -30,6 +30,11 @@ impl<'a> Ranks<'a> {
         self.0.map_or(1, World::size)
     }
 
+    /// Number of this process, from 0.
+    pub(crate) fn rank(self) -> usize {
+        self.0.map_or(0, World::rank)
+    }
+
     /// Whether this process writes events and checkpoints.
     pub(crate) fn has_writer(self) -> bool {
         self.0.is_none_or(|world| world.role() == Role::Writer)
@@ -54,6 +59,51 @@ impl<'a> Ranks<'a> {
     /// Returns when all are here.
     pub(crate) fn wait_for_all(self, name: &str) -> Result<(), TrainError> {
         self.gather(name, &[]).map(|_| ())
+    }
+
+    /// Numbers about SAEs, for all ranks: of an SAE that is on one rank, its `owner`, those of that rank; of
+    /// others, our own.
+    pub(crate) fn share<const N: usize>(
+        self,
+        name: &str,
+        rows: Vec<(Option<usize>, [i64; N])>,
+    ) -> Result<Vec<[i64; N]>, TrainError> {
+        let owned = rows.iter().filter(|(owner, _)| owner.is_some());
+        let ours: Vec<i64> = owned.flat_map(|(_, row)| *row).collect();
+        if ours.is_empty() {
+            return Ok(rows.into_iter().map(|(_, row)| row).collect());
+        }
+        let gathered = self.gather(name, &ours)?;
+        let mut place = 0;
+        let of_owner = |(owner, row): (Option<usize>, [i64; N])| match owner {
+            None => row,
+            Some(rank) => {
+                place += N;
+                std::array::from_fn(|idx| gathered[rank][place - N + idx])
+            }
+        };
+        Ok(rows.into_iter().map(of_owner).collect())
+    }
+
+    /// The text of every rank, as far as it is no longer than a name.
+    pub(crate) fn gather_text(self, name: &str, text: &str) -> Result<Vec<String>, TrainError> {
+        match self.0 {
+            None => Ok(vec![text.to_owned()]),
+            Some(world) => Ok(world.control().gather_text(name, text)?),
+        }
+    }
+
+    /// Bytes to every rank and from every rank, one behind the other; how many of them, by rank.
+    pub(crate) fn all_to_all(
+        self,
+        name: &str,
+        bytes: &Tensor,
+        sizes: (&[usize], &[usize]),
+    ) -> Result<Tensor, TrainError> {
+        match self.0 {
+            None => Ok(bytes.shallow_clone()),
+            Some(world) => Ok(world.data().all_to_all(name, bytes, sizes)?),
+        }
     }
 
     /// Checks that all have the same numbers.
@@ -109,9 +159,13 @@ impl<'a> Ranks<'a> {
             of(Kind::AllReduce, "all-reduces"),
             of(Kind::AllGather, "all-gathers"),
         );
-        let n_ranks = self.number();
+        let activations = match volume.n_calls(Kind::AllToAll) {
+            0 => String::new(),
+            _ => format!(", {}", of(Kind::AllToAll, "all-to-alls")),
+        };
+        let (rank, n_ranks) = (self.rank(), self.number());
         Some(format!(
-            "{n_ranks} ranks; each gave {sums} and {others} in {n_updates} updates"
+            "rank {rank} of {n_ranks} gave {sums} and {others}{activations} in {n_updates} updates"
         ))
     }
 

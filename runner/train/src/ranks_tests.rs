@@ -3,6 +3,7 @@
 use crate::testing::{HOOKPOINTS, Run, assert_same, config, relative};
 use crate::worker::run_worker;
 use plan::{EventKind, FailureKind, LossFn, Optimizer, TrainConfig};
+use sae::Sae;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -28,7 +29,7 @@ fn free_port() -> u16 {
 }
 
 /// Starts a worker on the order of `run` with `n_ranks` ranks.
-fn start(run: &Run, n_ranks: usize) -> Vec<Child> {
+pub(crate) fn start(run: &Run, n_ranks: usize) -> Vec<Child> {
     let path = run.dir.path().join("order.json");
     fs::write(&path, serde_json::to_vec(&run.order).unwrap()).unwrap();
     let port = free_port().to_string();
@@ -49,18 +50,18 @@ fn start(run: &Run, n_ranks: usize) -> Vec<Child> {
     (0..n_ranks).map(start).collect()
 }
 
-fn codes(ranks: Vec<Child>) -> Vec<Option<i32>> {
+pub(crate) fn codes(ranks: Vec<Child>) -> Vec<Option<i32>> {
     let code = |mut rank: Child| rank.wait().unwrap().code();
     ranks.into_iter().map(code).collect()
 }
 
-fn run_ranks(run: &Run, n_ranks: usize) {
+pub(crate) fn run_ranks(run: &Run, n_ranks: usize) {
     let codes = codes(start(run, n_ranks));
     assert_eq!(codes, vec![Some(0); n_ranks], "{:?}", run.events().last());
 }
 
 /// A run by `n_ranks` ranks whose batches have `batch_size` sequences together.
-fn trained(config: &TrainConfig, n_ranks: usize, batch_size: usize) -> Run {
+pub(crate) fn trained(config: &TrainConfig, n_ranks: usize, batch_size: usize) -> Run {
     let config = TrainConfig {
         batch_size: batch_size / n_ranks,
         ..config.clone()
@@ -73,18 +74,24 @@ fn trained(config: &TrainConfig, n_ranks: usize, batch_size: usize) -> Run {
     run
 }
 
-/// The largest relative difference between the weights of two runs' SAEs.
-fn difference(a: &Run, b: &Run, hookpoints: &[String]) -> f64 {
-    let of_hookpoint = |hookpoint: &String| {
-        let (a, b) = (a.sae("a", hookpoint), b.sae("a", hookpoint));
+/// The largest relative difference between the weights of two runs' SAEs, of which both have the same.
+pub(crate) fn difference(a: &Run, b: &Run) -> f64 {
+    let (a, b) = (a.saes(), b.saes());
+    assert!(
+        a.keys().eq(b.keys()) && !a.is_empty(),
+        "{:?} {:?}",
+        a.keys(),
+        b.keys()
+    );
+    let of_sae = |(a, b): (&Sae, &Sae)| {
         let weights = a.named_weights().into_iter().zip(b.named_weights());
         let differences: Vec<f64> = weights.map(|((_, a), (_, b))| relative(a, b)).collect();
         differences.into_iter().fold(0.0, f64::max)
     };
-    hookpoints.iter().map(of_hookpoint).fold(0.0, f64::max)
+    a.values().zip(b.values()).map(of_sae).fold(0.0, f64::max)
 }
 
-fn adam() -> TrainConfig {
+pub(crate) fn adam() -> TrainConfig {
     TrainConfig {
         optimizer: Optimizer::Adam,
         lr_warmup_steps: 5,
@@ -93,13 +100,13 @@ fn adam() -> TrainConfig {
 }
 
 /// After 20 updates.
-const TOLERANCE: f64 = 1e-5;
+pub(crate) const TOLERANCE: f64 = 1e-5;
 
-fn assert_is_one_process(what: &str, config: &TrainConfig) {
+pub(crate) fn assert_is_one_process(what: &str, config: &TrainConfig) {
     let alone = trained(config, 1, 8);
     for n_ranks in [2, 4] {
         let ranks = trained(config, n_ranks, 8);
-        let difference = difference(&ranks, &alone, &config.hookpoints);
+        let difference = difference(&ranks, &alone);
         println!("{what}, {n_ranks} ranks: {difference:.1e}");
         assert!(
             difference < TOLERANCE,
@@ -150,9 +157,10 @@ fn so_are_those_of_every_kind_of_job() {
 }
 
 /// The signs of a run's first update.
-fn first_signs(n_ranks: usize, hookpoint: &str) -> Vec<Tensor> {
+fn first_signs(n_ranks: usize, hookpoint: &str, distribute_modules: bool) -> Vec<Tensor> {
     let config = TrainConfig {
         max_examples: Some(8),
+        distribute_modules,
         ..config()
     };
     let run = trained(&config, n_ranks, 8);
@@ -169,9 +177,10 @@ fn first_signs(n_ranks: usize, hookpoint: &str) -> Vec<Tensor> {
 #[test]
 fn the_signs_of_signums_first_update_are_those_of_one_process() {
     for hookpoint in HOOKPOINTS {
-        let alone = first_signs(1, hookpoint);
-        for n_ranks in [2, 4] {
-            for (ours, alone) in first_signs(n_ranks, hookpoint).iter().zip(&alone) {
+        let alone = first_signs(1, hookpoint, false);
+        for (n_ranks, is_spread) in [(2, false), (4, false), (2, true)] {
+            let ours = first_signs(n_ranks, hookpoint, is_spread);
+            for (ours, alone) in ours.iter().zip(&alone) {
                 let n_other = ours.ne_tensor(alone).sum(tch::Kind::Int64).int64_value(&[]);
                 assert_eq!(n_other, 0, "of {} signs with {n_ranks} ranks", ours.numel());
                 assert!(ours.abs().sum(tch::Kind::Int64).int64_value(&[]) > 0);
@@ -181,7 +190,7 @@ fn the_signs_of_signums_first_update_are_those_of_one_process() {
 }
 
 /// Long enough to be disturbed.
-fn long() -> TrainConfig {
+pub(crate) fn long() -> TrainConfig {
     TrainConfig {
         max_examples: Some(640),
         save_every: 10,
@@ -189,7 +198,7 @@ fn long() -> TrainConfig {
     }
 }
 
-fn wait_for_reports(run: &Run, n_reports: usize) {
+pub(crate) fn wait_for_reports(run: &Run, n_reports: usize) {
     let begun = Instant::now();
     let reported = || match run.order.events.is_file() {
         true => run.curve(0).values().map(Vec::len).min().unwrap_or(0),
@@ -241,7 +250,7 @@ fn killed_ranks_go_on_in_any_number() {
             });
         let last = ready.collect::<Vec<_>>().pop().unwrap();
         assert!(last.0 >= 20 && last.1 == 80, "{last:?}");
-        let difference = difference(&run, &undisturbed, &config.hookpoints);
+        let difference = difference(&run, &undisturbed);
         println!("resumed on {n_ranks}: {difference:.1e}");
         if n_ranks == 4 {
             for hookpoint in HOOKPOINTS {
@@ -286,7 +295,7 @@ fn a_stop_of_one_rank_saves_on_all() {
 }
 
 /// Notes of a run.
-fn notes(run: &Run) -> Vec<String> {
+pub(crate) fn notes(run: &Run) -> Vec<String> {
     let note = |event: plan::Event| match event.kind {
         EventKind::Note { message } => Some(message),
         _ => None,

@@ -2,11 +2,12 @@
 
 use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
+use crate::owners::Owners;
 use crate::ranks::Ranks;
 use crate::{Order, TrainError, state};
 use data::DigestCache;
 use dist::{Environment, Hello, Timeouts, World};
-use plan::{TRAINER_VERSION, digest_json};
+use plan::{Job, TRAINER_VERSION, digest_json};
 use std::path::Path;
 use std::time::Duration;
 use tch::Device;
@@ -90,8 +91,12 @@ pub(crate) fn open_jobs(
     if !ranks.has_writer() {
         ranks.wait_for_all("states in order")?;
     }
-    let open = |job| JobTrainer::open(job, &order.runs_dir, device);
-    let mut jobs: Vec<JobTrainer> = order.jobs.iter().map(open).collect::<Result<_, _>>()?;
+    let jobs: Vec<&Job> = order.jobs.iter().map(|job| &job.job).collect();
+    let owners = plan::owners(&jobs, ranks.number()).into_iter();
+    let owners = owners.map(|by_sae| Owners::new(by_sae, ranks.rank()));
+    let open = |(job, owners)| JobTrainer::open(job, &order.runs_dir, device, owners);
+    let jobs = order.jobs.iter().zip(owners).map(open);
+    let mut jobs: Vec<JobTrainer> = jobs.collect::<Result<_, _>>()?;
     if ranks.has_writer() {
         // It puts damaged states aside: the others look when that is done.
         ranks.wait_for_all("states in order")?;
@@ -108,5 +113,18 @@ pub(crate) fn open_jobs(
     }
     let steps: Vec<i64> = jobs.iter().map(|job| job.step as i64).collect();
     ranks.must_agree("set of checkpoints", &steps)?;
+    every_rank_has_an_sae(&jobs, ranks.number())?;
     Ok(jobs)
+}
+
+/// Checks that no rank is left over where each SAE is on one. What is left of a stream that was begun may
+/// have fewer SAEs.
+fn every_rank_has_an_sae(jobs: &[JobTrainer], n_ranks: usize) -> Result<(), TrainError> {
+    let is_fresh = jobs.iter().all(|job| job.step == 0);
+    let are_all_spread = jobs.iter().all(|job| job.owners.are_spread());
+    let n_saes = jobs.iter().map(|job| job.job.saes.len()).sum();
+    if is_fresh && are_all_spread && n_saes < n_ranks {
+        return Err(TrainError::MoreRanksThanSaes { n_ranks, n_saes });
+    }
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! Jobs that were interrupted and taken up again end in the same bits as undisturbed ones.
 
 use crate::job_trainer::JobTrainer;
+use crate::owners::Owners;
+use crate::ranks::Ranks;
 use crate::sae_trainer::Progress;
 use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, interrupt_after, other};
 use plan::{Activation, EventKind, FailureKind, LossFn, Optimizer, TrainConfig};
@@ -233,7 +235,15 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
             ..config()
         };
         let run = Run::new(&[("a", config)]);
-        let open = || JobTrainer::open(&run.order.jobs[0], run.dir.path(), Device::Cpu).unwrap();
+        let open = || {
+            JobTrainer::open(
+                &run.order.jobs[0],
+                run.dir.path(),
+                Device::Cpu,
+                Owners::default(),
+            )
+            .unwrap()
+        };
         let _no_grad = tch::no_grad_guard();
         let mut job = open();
         let progress = |step| Progress { step, n_steps: 9 };
@@ -244,7 +254,7 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
                 .unwrap();
         }
         job.step = 1;
-        job.save(true).unwrap();
+        job.save(true, Ranks::ALONE).unwrap();
         let mut resumed = open();
         assert_eq!(resumed.step, 1);
         let x = Tensor::randn([64, 32], (Kind::Float, Device::Cpu));

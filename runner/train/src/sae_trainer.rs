@@ -1,6 +1,6 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
-use crate::interval::Interval;
+use crate::interval::{Interval, Report};
 use crate::memory::in_parts_that_fit;
 use crate::optimizer::Optimizer;
 use crate::ranks::Ranks;
@@ -24,7 +24,7 @@ pub(crate) struct SaeTrainer {
     /// Parts into which a batch is cut; grows when memory runs out.
     micro_acc_steps: usize,
     known_micro_acc_steps: usize,
-    pub(crate) interval: Interval,
+    interval: Interval,
     settings: Settings,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,
@@ -52,6 +52,22 @@ pub(crate) struct SaeCounts {
     is_projected: bool,
     /// Active latents of a token in the next update; `cfg.json` has those at the end.
     k: usize,
+}
+
+impl SaeCounts {
+    /// As ranks send them.
+    pub(crate) fn to_numbers(self) -> [i64; 3] {
+        let n_updates = self.n_updates.cast_signed();
+        [n_updates, self.is_projected.into(), self.k as i64]
+    }
+
+    pub(crate) fn of_numbers([n_updates, is_projected, k]: [i64; 3]) -> Self {
+        Self {
+            n_updates: n_updates.cast_unsigned(),
+            is_projected: is_projected != 0,
+            k: k as usize,
+        }
+    }
 }
 
 /// What the parts of one update add up to.
@@ -316,9 +332,15 @@ impl SaeTrainer {
     }
 
     /// Which latents are dead: `[num_latents]`, Bool.
-    pub(crate) fn dead(&self) -> Result<Tensor, TrainError> {
+    fn dead(&self) -> Result<Tensor, TrainError> {
         let threshold = self.settings.dead_feature_threshold;
         Ok(self.tokens_since_fired.f_gt(threshold)?)
+    }
+
+    /// The statistics since the last call; `None` where nothing was trained.
+    pub(crate) fn take_report(&mut self) -> Result<Option<Report>, TrainError> {
+        let dead = self.dead()?;
+        self.interval.take(&dead)
     }
 
     /// The SAE as it is published: the optimizer's averaged weights, with a decoder of unit norm
@@ -334,14 +356,13 @@ impl SaeTrainer {
         Ok(sae)
     }
 
-    /// Its name, and its counts behind `step` updates of the job.
-    pub(crate) fn counts(&self, step: u64) -> (String, SaeCounts) {
-        let counts = SaeCounts {
+    /// Its counts behind `step` updates of the job.
+    pub(crate) fn counts(&self, step: u64) -> SaeCounts {
+        SaeCounts {
             n_updates: self.n_updates,
             is_projected: self.is_projected,
             k: self.k_at(step),
-        };
-        (self.spec.name.clone(), counts)
+        }
     }
 
     /// Goes on where an earlier worker was.

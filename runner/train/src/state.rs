@@ -13,8 +13,9 @@
 use crate::TrainError;
 use crate::best::BestState;
 use crate::memory::is_out_of_memory;
+use crate::ranks::Ranks;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
-use sae::{sync_dir, tensors_by_name, write_file, write_safetensors};
+use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -23,6 +24,10 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 const STATE_FILE: &str = "state.json";
+/// How the folder of a state is named.
+const FINISHED: &str = "step-";
+/// And before all of it is there.
+const UNFINISHED: &str = ".writing";
 const SINCE_FIRED: &str = "tokens_since_fired";
 
 /// A job's own state.
@@ -55,21 +60,31 @@ pub(crate) struct Restored {
 }
 
 /// Saves the state of a job and its SAEs, and removes older ones but for the newest `n_kept`. A state
-/// of that step that is there already is complete and the same.
+/// of that step that is there already is complete and the same. Each of the `ranks` writes the SAEs it has.
 pub(crate) fn save(
     dir: &Path,
     state: &State,
-    saes: &[SaeTrainer],
-    n_kept: usize,
+    (saes, n_kept): (&[SaeTrainer], usize),
+    ranks: Ranks<'_>,
 ) -> Result<(), TrainError> {
     let place = dir.join(format!("step-{:08}", state.step));
-    if !is_of(&place, &state.job_id) {
-        let temporary = dir.join(".writing");
-        remove_dir(&temporary)?;
+    // A name of its own: another node may still take the last one for the folder that it was.
+    let temporary = dir.join(format!("{UNFINISHED}-{:08}", state.step));
+    let is_new = ranks.has_writer() && !is_of(&place, &state.job_id);
+    if is_new {
+        dirs_named(dir, UNFINISHED)?
+            .iter()
+            .try_for_each(|dir| remove_dir(dir))?;
+    }
+    // What the writer sees of the folder counts.
+    if ranks.gather("state to write", &[is_new.into()])?[0][0] != 0 {
         fs::create_dir_all(&temporary).map_err(TrainError::io("create", &temporary))?;
         for sae in saes {
             save_sae(&temporary, sae)?;
         }
+        ranks.wait_for_all("SAEs of a state")?;
+    }
+    if is_new {
         let text = serde_json::to_vec(state).expect("plain fields serialise to JSON");
         write_file(&temporary.join(STATE_FILE), &text)?;
         sync_dir(&temporary)?;
@@ -77,25 +92,29 @@ pub(crate) fn save(
         fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
         sync_dir(dir)?;
     }
-    remove_older(dir, state.step, n_kept)
+    match ranks.has_writer() {
+        true => remove_older(dir, state.step, n_kept),
+        false => Ok(()),
+    }
 }
 
-/// The newest state of the job that is not damaged, with the SAEs brought to it. `None`: there is
-/// none, and the SAEs are as they were.
+/// The newest state of the job that is not damaged, with the SAEs brought to it. `elsewhere`: names of
+/// those that other ranks have, whose files are looked at and not read. `None`: there is no state, and the
+/// SAEs are as they were.
 ///
 /// # Errors
 /// All states of the job are damaged; its SAEs are then neither fresh nor restored.
 pub(crate) fn restore(
     dir: &Path,
-    job_id: &str,
+    (job_id, elsewhere): (&str, &[&str]),
     saes: &mut [SaeTrainer],
     device: Device,
 ) -> Result<Option<Restored>, TrainError> {
-    let mut places = step_dirs(dir)?;
+    let mut places = dirs_named(dir, FINISHED)?;
     places.sort();
     let mut damaged: Vec<(TrainError, PathBuf)> = Vec::new();
     for place in places.into_iter().rev() {
-        match restore_from(&place, job_id, saes, device) {
+        match restore_from(&place, (job_id, elsewhere), saes, device) {
             Ok(None) => {}
             Ok(Some(state)) => {
                 for (_, place) in &damaged {
@@ -122,7 +141,7 @@ pub(crate) fn restore(
 
 /// Ranks that a job was begun with, by its newest state that can be read; `None`: it has none.
 pub(crate) fn n_ranks(dir: &Path, job_id: &str) -> Result<Option<usize>, TrainError> {
-    let mut places = step_dirs(dir)?;
+    let mut places = dirs_named(dir, FINISHED)?;
     places.sort();
     let states = places
         .iter()
@@ -135,7 +154,7 @@ pub(crate) fn n_ranks(dir: &Path, job_id: &str) -> Result<Option<usize>, TrainEr
 /// `None`: the state is another job's.
 fn restore_from(
     place: &Path,
-    job_id: &str,
+    (job_id, elsewhere): (&str, &[&str]),
     saes: &mut [SaeTrainer],
     device: Device,
 ) -> Result<Option<State>, TrainError> {
@@ -145,6 +164,9 @@ fn restore_from(
     }
     for sae in saes {
         restore_sae(place, sae, &state, device)?;
+    }
+    for name in elsewhere {
+        check_safetensors(&sae_path(place, name))?;
     }
     Ok(Some(state))
 }
@@ -252,27 +274,28 @@ fn sae_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.safetensors"))
 }
 
-fn step_dirs(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+/// The folders in `dir` whose names begin with `start`.
+fn dirs_named(dir: &Path, start: &str) -> Result<Vec<PathBuf>, TrainError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(TrainError::io("read", dir)(error)),
     };
-    let mut steps = Vec::new();
+    let mut named = Vec::new();
     for entry in entries {
         let path = entry.map_err(TrainError::io("read", dir))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("step-") {
-            steps.push(path);
+        if name.starts_with(start) {
+            named.push(path);
         }
     }
-    Ok(steps)
+    Ok(named)
 }
 
 /// Removes all states but the newest `n_kept`; later ones than `step` are none of this run.
 fn remove_older(dir: &Path, step: u64, n_kept: usize) -> Result<(), TrainError> {
     let newest = dir.join(format!("step-{step:08}"));
-    let mut dirs = step_dirs(dir)?;
+    let mut dirs = dirs_named(dir, FINISHED)?;
     dirs.sort();
     let (kept, later): (Vec<_>, Vec<_>) = dirs.into_iter().partition(|dir| *dir <= newest);
     let n_older = kept.len().saturating_sub(n_kept);

@@ -110,13 +110,12 @@ impl Stepper {
     /// # Errors
     /// Want of memory.
     pub fn take_stats(&mut self) -> Result<Option<SaeStats>, TrainError> {
-        let dead = self.trainer.dead()?;
-        let Some(report) = self.trainer.interval.take(&dead)? else {
+        let Some(report) = self.trainer.take_report()? else {
             return Ok(None);
         };
         // Sync: once per call.
         let sums: Vec<f64> = (&report.sums).try_into()?;
-        Ok(Some(report.stats(&sums)))
+        Ok(Some(report.record(&sums).stats()))
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::TrainError;
 use crate::events::EventLog;
-use crate::interval::{N_SUMS, Report};
+use crate::interval::{N_SUMS, Record, Report};
 use crate::job_trainer::JobTrainer;
 use crate::ranks::Ranks;
-use crate::sae_trainer::Progress;
+use crate::sae_trainer::{Progress, SaeTrainer};
 use crate::stop::StopFlag;
 use data::Batches;
 use lm::{LanguageModel, Taps};
@@ -25,6 +25,9 @@ pub(crate) struct StreamTrainer<'a> {
     pub(crate) stop: StopFlag,
     pub(crate) ranks: Ranks<'a>,
 }
+
+/// An SAE: the indices of its job, and of itself in the job.
+type SaeIdx = (usize, usize);
 
 /// How training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl StreamTrainer<'_> {
         let steps = self.jobs.iter().map(|job| job.step);
         let first_step = steps.min().unwrap_or(n_steps);
         let tokens_per_step = self.tokens_per_step();
-        self.note_ranks()?;
+        self.note_owners()?;
         self.announce_restored(n_steps)?;
         self.note_left_over(n_steps)?;
         self.events.write(EventKind::Ready {
@@ -99,14 +102,22 @@ impl StreamTrainer<'_> {
         self.events.write(EventKind::Note { message })
     }
 
-    /// Says what several ranks make of the settings.
-    fn note_ranks(&mut self) -> Result<(), TrainError> {
-        let wants_owners = |job: &JobTrainer| job.job.config.distribute_modules;
-        if !self.ranks.are_several() || !self.jobs.iter().any(wants_owners) {
+    /// Says how many SAEs are on each rank, where not all are on all.
+    fn note_owners(&mut self) -> Result<(), TrainError> {
+        let owners = self.jobs.iter().flat_map(|job| {
+            let n_saes = job.job.saes.len();
+            (0..n_saes).filter_map(|sae_idx| job.owners.of(sae_idx))
+        });
+        let mut n_saes = vec![0; self.ranks.number()];
+        owners.for_each(|rank| n_saes[rank] += 1);
+        let (Some(least), Some(most)) = (n_saes.iter().min(), n_saes.iter().max()) else {
+            return Ok(());
+        };
+        if *most == 0 {
             return Ok(());
         }
-        let message = "`distribute_modules` saves no memory yet: every rank holds every SAE";
-        let message = message.to_owned();
+        let n_ranks = n_saes.len();
+        let message = format!("each SAE is on one of {n_ranks} ranks, {least} to {most} on each");
         self.events.write(EventKind::Note { message })
     }
 
@@ -139,39 +150,58 @@ impl StreamTrainer<'_> {
         meter: &mut Meter,
         is_due: impl Fn(&JobTrainer) -> bool,
     ) -> Result<(), TrainError> {
-        let mut intervals = Vec::new();
-        for &job_idx in jobs {
-            let job = &mut self.jobs[job_idx];
-            if !is_due(job) {
-                continue;
-            }
-            for (sae_idx, sae) in job.saes.iter_mut().enumerate() {
-                let dead = sae.dead()?;
-                if let Some(report) = sae.interval.take(&dead)? {
-                    intervals.push((job_idx, sae_idx, report));
-                }
-            }
-        }
-        if intervals.is_empty() {
+        let due = jobs.iter().copied();
+        let due: Vec<usize> = due.filter(|&job_idx| is_due(&self.jobs[job_idx])).collect();
+        let records = self.take_records(&due)?;
+        if records.is_empty() {
             return Ok(());
         }
-        let sums: Vec<&Tensor> = intervals.iter().map(|(.., report)| &report.sums).collect();
-        // Sync: the only wait for the device in the loop, for all SAEs at once.
-        let sums = Vec::<f64>::try_from(Tensor::f_cat(&sums, 0)?)?;
-        for ((job_idx, sae_idx, report), sums) in intervals.into_iter().zip(sums.chunks(N_SUMS)) {
+        for ((job_idx, sae_idx), record) in records {
             let job = &mut self.jobs[job_idx];
             self.events.write(EventKind::Metric {
                 job_id: job.job.job_id.clone(),
-                sae: job.saes[sae_idx].spec.name.clone(),
+                sae: job.job.saes[sae_idx].name.clone(),
                 step,
-                stats: report.stats(sums),
+                stats: record.stats(),
             })?;
-            let are_finite = Report::gradients_are_finite(sums);
-            if let Some(verdict) = job.judge(sae_idx, &report.stats(sums), are_finite) {
+            if let Some(verdict) = job.judge(sae_idx, &record) {
                 self.events.write(verdict)?;
             }
         }
         self.events.write(meter.read(step))
+    }
+
+    /// Takes the statistics of all SAEs of some jobs, on whatever rank they are; those without a token are
+    /// left out.
+    fn take_records(&mut self, jobs: &[usize]) -> Result<Vec<(SaeIdx, Record)>, TrainError> {
+        let mut reports: Vec<(SaeIdx, Option<usize>, Option<Report>)> = Vec::new();
+        for &job_idx in jobs {
+            let owners = self.jobs[job_idx].owners.clone();
+            for (sae_idx, sae) in self.jobs[job_idx].all_saes() {
+                let report = sae.map(SaeTrainer::take_report).transpose()?.flatten();
+                reports.push(((job_idx, sae_idx), owners.of(sae_idx), report));
+            }
+        }
+        let sums: Vec<&Tensor> = reports
+            .iter()
+            .filter_map(|(.., report)| Some(&report.as_ref()?.sums))
+            .collect();
+        let sums = match sums.is_empty() {
+            true => Vec::new(),
+            // Sync: the only wait for the device in the loop, for all SAEs at once.
+            false => Vec::<f64>::try_from(Tensor::f_cat(&sums, 0)?)?,
+        };
+        let mut sums = sums.chunks(N_SUMS);
+        let mut record = |report: &Report| Some(report.record(sums.next()?));
+        let rows = reports.iter().map(|(_, owner, report)| {
+            let record = report.as_ref().and_then(&mut record);
+            (*owner, record.unwrap_or_default().to_numbers())
+        });
+        let rows = self.ranks.share("statistics of SAEs", rows.collect())?;
+        let records = rows.into_iter().map(Record::of_numbers);
+        let places = reports.into_iter().map(|(place, ..)| place);
+        let records = places.zip(records);
+        Ok(records.filter(|(_, record)| !record.is_empty()).collect())
     }
 
     /// Checkpoints those of the jobs that are due.
@@ -246,11 +276,14 @@ fn checkpoint(
     if let Some(verdict) = job.judge_weights(ranks)? {
         return events.write(verdict);
     }
-    if !ranks.has_writer() {
+    if !ranks.has_writer() && !job.owners.are_spread() {
         return Ok(());
     }
     events.sync()?;
-    job.save(job.save_is_due(n_steps))?;
+    job.save(job.save_is_due(n_steps), ranks)?;
+    if !ranks.has_writer() {
+        return Ok(());
+    }
     events.write(EventKind::Checkpoint {
         job_id: job.job.job_id.clone(),
         step: job.step,

@@ -2,6 +2,7 @@
 
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
+use crate::owners::Owners;
 use crate::ranks::Ranks;
 use crate::stop::StopFlag;
 use crate::stream_trainer::StreamTrainer;
@@ -122,7 +123,12 @@ impl Trainer {
             taps: taps([&order.job], self.model.facts())?,
             model: self.model,
             batches: self.batches,
-            jobs: vec![JobTrainer::open(&order, Path::new(""), device)?],
+            jobs: vec![JobTrainer::open(
+                &order,
+                Path::new(""),
+                device,
+                Owners::default(),
+            )?],
             events: &mut events,
             stop: StopFlag::default(),
             ranks: Ranks::ALONE,

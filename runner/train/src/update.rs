@@ -2,6 +2,7 @@
 
 use crate::TrainError;
 use crate::end_to_end;
+use crate::exchange::{Exchange, Received};
 use crate::job_trainer::JobTrainer;
 use crate::output_loss::{OutputLoss, TokenBatch};
 use crate::ranks::Ranks;
@@ -10,6 +11,7 @@ use crate::sae_trainer::{Progress, SaeTrainer};
 use crate::stream_trainer::StreamTrainer;
 use crate::variance::{Moments, TotalVariance};
 use crate::views::{View, Views};
+use lm::Activations;
 use plan::EventKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -18,7 +20,7 @@ use tch::Tensor;
 /// From which fresh SAEs take their biases.
 const FIRST_PASS: PassIdx = (0, 0);
 
-/// An SAE: the indices of its job and of itself in the job.
+/// An SAE of this rank: the indices of its job, and of itself among those that the rank has of the job.
 type SaeIdx = (usize, usize);
 
 /// Total variances of an update and their tokens.
@@ -30,10 +32,28 @@ type PassIdx = (usize, usize);
 /// What the forward passes of an update add up to on this rank, beside what each SAE keeps.
 struct Accumulated<'a, K> {
     moments: BTreeMap<K, TotalVariance>,
+    /// Of activations that came from all ranks to this one.
+    of_all: BTreeMap<K, TotalVariance>,
     /// Sums that are on their way to all ranks; none where this is the only one.
     reductions: Vec<(SaeIdx, Reduction<'a>)>,
     /// Positions of the loss on the model's output, by job, over all ranks.
     n_output: BTreeMap<usize, u64>,
+}
+
+/// Activations of a pass: this rank's, where it has a part of the pass, and those that came from all.
+struct Sources<'a> {
+    views: Option<Views<'a>>,
+    received: Received,
+}
+
+impl Sources<'_> {
+    fn get(&mut self, view: &View, is_of_all: bool) -> Result<Option<Tensor>, TrainError> {
+        match (is_of_all, &mut self.views) {
+            (true, _) => self.received.get(view).map(Some),
+            (false, Some(views)) => views.get(view).map(Some),
+            (false, None) => Ok(None),
+        }
+    }
 }
 
 impl<'a> StreamTrainer<'a> {
@@ -76,14 +96,24 @@ impl<'a> StreamTrainer<'a> {
         trained: &[usize],
         step: u64,
     ) -> Result<Option<Variances<SaeIdx>>, TrainError> {
-        let Some(accumulated) = self.accumulate(trained, step)? else {
+        let Some(mut accumulated) = self.accumulate(trained, step)? else {
             return Ok(None);
         };
-        let Some(by_view) = self.gather_update(accumulated, step)? else {
+        let of_all = std::mem::take(&mut accumulated.of_all).into_iter();
+        let of_all: Variances<View> = of_all
+            .map(|(view, mut sum)| (view, sum.take()))
+            .map(|(view, sum)| (view, (sum.squared_deviations, sum.n_tokens)))
+            .collect();
+        let Some(merged) = self.gather_update(accumulated, step)? else {
             return Ok(None);
         };
         let of_sae = |(job_idx, sae_idx): SaeIdx| {
-            let (total_variance, n_tokens) = &by_view[&self.jobs[job_idx].target_view(sae_idx)];
+            let job = &self.jobs[job_idx];
+            let (_, target) = job.views(&job.saes[sae_idx].spec);
+            let (total_variance, n_tokens) = match job.owners.are_spread() {
+                true => &of_all[&target],
+                false => &merged[&target],
+            };
             let entry = (total_variance.shallow_clone(), *n_tokens);
             ((job_idx, sae_idx), entry)
         };
@@ -112,36 +142,54 @@ impl<'a> StreamTrainer<'a> {
         step: u64,
     ) -> Result<Option<Accumulated<'a, View>>, TrainError> {
         let mut accumulated = Accumulated::default();
-        let passes = self.passes_of(step);
+        let routes = trained.iter().flat_map(|&job| self.jobs[job].routes());
+        let mut exchange = Exchange::new(self.ranks, routes.collect());
+        let passes = self.passes_of(step, self.batches.most_passes());
         for &pass in &passes {
             if self.is_stopped_alone() {
                 return Ok(None);
             }
-            let is_last = Some(&pass) == passes.last();
-            let (token_ids, input_ids) = self.tokens(pass)?;
-            let activations = self.model.forward(&input_ids, &self.taps)?;
-            let mut views = Views::new(&activations, &token_ids);
+            let forward = self.forward(pass)?;
+            let views = forward.as_ref();
+            let views = views.map(|(token_ids, activations)| Views::new(activations, token_ids));
+            let received = exchange.pass(views.as_ref())?;
+            let mut sources = Sources { views, received };
             let mut seen = BTreeSet::new();
             for (job_idx, sae_idx) in self.saes_of(trained) {
                 let job = &mut self.jobs[job_idx];
-                let target_view = job.target_view(sae_idx);
-                let x = views.get(&job.input_view(sae_idx))?;
-                let target = views.get(&target_view)?;
-                if seen.insert(target_view.clone()) {
-                    let moments = accumulated.moments.entry(target_view).or_default();
-                    moments.add(&target)?;
+                let is_spread = job.owners.are_spread();
+                let (input, target) = job.views(&job.saes[sae_idx].spec);
+                if let Some(x) = sources.get(&input, is_spread)?
+                    && let Some(y) = sources.get(&target, is_spread)?
+                {
+                    if seen.insert((is_spread, target.clone())) {
+                        accumulated.moments_of(target, is_spread).add(&y)?;
+                    }
+                    if pass == FIRST_PASS {
+                        let ranks = job.ranks(self.ranks);
+                        job.saes[sae_idx].centre_on(&x, &y, ranks)?;
+                    }
+                    job.saes[sae_idx].accumulate(&x, &y)?;
                 }
-                let sae = &mut job.saes[sae_idx];
-                if pass == FIRST_PASS {
-                    sae.centre_on(&x, &target, self.ranks)?;
-                }
-                sae.accumulate(&x, &target)?;
-                if is_last {
+                if Some(&pass) == passes.last() {
                     accumulated.begin_sum(job, (job_idx, sae_idx), self.ranks)?;
                 }
             }
         }
         Ok(Some(accumulated))
+    }
+
+    /// A forward pass with its token ids; `None`: this rank's part of the batch is used up.
+    fn forward(
+        &self,
+        (batch_idx, pass_idx): PassIdx,
+    ) -> Result<Option<(Vec<i64>, Activations)>, TrainError> {
+        if pass_idx >= self.batches.n_passes() {
+            return Ok(None);
+        }
+        let (token_ids, input_ids) = self.tokens((batch_idx, pass_idx))?;
+        let activations = self.model.forward(&input_ids, &self.taps)?;
+        Ok(Some((token_ids, activations)))
     }
 
     /// The forward passes of an update with a loss on the model's output: for every job and seed its
@@ -157,7 +205,7 @@ impl<'a> StreamTrainer<'a> {
             ..Accumulated::default()
         };
         for &job_idx in trained {
-            for pass in self.passes_of(step) {
+            for pass in self.passes_of(step, self.batches.n_passes()) {
                 if self.is_stopped_alone() {
                     return Ok(None);
                 }
@@ -217,6 +265,7 @@ impl<'a> StreamTrainer<'a> {
             moments,
             reductions,
             n_output,
+            ..
         } = accumulated;
         let moments = moments.into_iter().map(|(key, mut sum)| (key, sum.take()));
         let moments: Vec<(K, Moments)> = moments.collect();
@@ -258,7 +307,8 @@ impl<'a> StreamTrainer<'a> {
                 let token_ids = self.batches.pass(batch_idx, pass_idx);
                 loss_fn.n_positions(&token_ids, self.key.ctx_len, exclude_tokens)
             };
-            self.passes_of(step).into_iter().map(of_pass).sum::<u64>() as i64
+            let passes = self.passes_of(step, self.batches.n_passes());
+            passes.into_iter().map(of_pass).sum::<u64>() as i64
         };
         let ours: Vec<i64> = trained.iter().map(of_job).collect();
         let of_ranks = self
@@ -276,11 +326,11 @@ impl<'a> StreamTrainer<'a> {
         !self.ranks.are_several() && self.stop.is_set()
     }
 
-    /// The forward passes of an update.
-    fn passes_of(&self, step: u64) -> Vec<PassIdx> {
+    /// The forward passes of an update, with `n_passes` over each batch.
+    fn passes_of(&self, step: u64, n_passes: usize) -> Vec<PassIdx> {
         let first = step as usize * self.key.grad_acc_steps;
         let batches = first..first + self.key.grad_acc_steps;
-        let of_batch = |batch_idx| (0..self.batches.n_passes()).map(move |pass| (batch_idx, pass));
+        let of_batch = |batch_idx| (0..n_passes).map(move |pass| (batch_idx, pass));
         batches.flat_map(of_batch).collect()
     }
 
@@ -321,6 +371,7 @@ impl<K> Default for Accumulated<'_, K> {
     fn default() -> Self {
         Self {
             moments: BTreeMap::new(),
+            of_all: BTreeMap::new(),
             reductions: Vec::new(),
             n_output: BTreeMap::new(),
         }
@@ -328,6 +379,17 @@ impl<K> Default for Accumulated<'_, K> {
 }
 
 impl<'a, K> Accumulated<'a, K> {
+    fn moments_of(&mut self, key: K, is_of_all: bool) -> &mut TotalVariance
+    where
+        K: Ord,
+    {
+        let moments = match is_of_all {
+            true => &mut self.of_all,
+            false => &mut self.moments,
+        };
+        moments.entry(key).or_default()
+    }
+
     /// Begins to sum what an SAE has of the update: other SAEs compute meanwhile.
     fn begin_sum(
         &mut self,
@@ -335,6 +397,7 @@ impl<'a, K> Accumulated<'a, K> {
         (job_idx, sae_idx): SaeIdx,
         ranks: Ranks<'a>,
     ) -> Result<(), TrainError> {
+        let ranks = job.ranks(ranks);
         if !ranks.are_several() {
             return Ok(());
         }

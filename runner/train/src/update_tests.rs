@@ -1,6 +1,7 @@
 //! What an update is, however its batch is cut, and what stands on the disk behind it.
 
 use crate::job_trainer::JobTrainer;
+use crate::owners::Owners;
 use crate::testing::{HOOKPOINTS, Run, assert_close, config, relative};
 use plan::{EventKind, Optimizer, TrainConfig};
 use tch::{Device, Kind, Tensor};
@@ -13,7 +14,13 @@ fn gradients(micro_acc_steps: usize, parts: &[Tensor]) -> Vec<Tensor> {
     };
     let run = Run::new(&[("a", config)]);
     let _no_grad = tch::no_grad_guard();
-    let mut job = JobTrainer::open(&run.order.jobs[0], run.dir.path(), Device::Cpu).unwrap();
+    let mut job = JobTrainer::open(
+        &run.order.jobs[0],
+        run.dir.path(),
+        Device::Cpu,
+        Owners::default(),
+    )
+    .unwrap();
     let sae = &mut job.saes[0];
     sae.begin_update(0).unwrap();
     for part in parts {

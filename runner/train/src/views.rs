@@ -44,19 +44,23 @@ impl<'a> Views<'a> {
         if let Some(made) = self.made.get(view) {
             return Ok(made.shallow_clone());
         }
+        let rows = self.rows(view)?.f_to_kind(Kind::Float)?;
+        self.made.insert(view.clone(), rows.shallow_clone());
+        Ok(rows)
+    }
+
+    /// The same in what the model computes in.
+    pub(crate) fn rows(&self, view: &View) -> Result<Tensor, TrainError> {
         let tensor = match view.side {
             Side::Input => self.activations.input(&view.hookpoint),
             Side::Output => self.activations.get(&view.hookpoint),
         };
         let rows = rows(tensor.expect("every view's hookpoint is tapped"))?;
         let included = included(self.token_ids, &view.exclude_tokens, rows.device())?;
-        let rows = match included {
-            Some(included) => select(&rows, &included, self.token_ids.len())?,
-            None => rows,
-        };
-        let rows = rows.f_to_kind(Kind::Float)?;
-        self.made.insert(view.clone(), rows.shallow_clone());
-        Ok(rows)
+        match included {
+            Some(included) => select(&rows, &included, self.token_ids.len()),
+            None => Ok(rows),
+        }
     }
 }
 
