@@ -93,6 +93,41 @@ fn ranks_in_a_plain_environment_train_as_one() {
     assert_eq!(fvus(&workspace).len(), 3);
 }
 
+/// The small sweep with each SAE on one rank.
+fn spread_sweep(batch_size: usize, launch: &str) -> String {
+    let sweep = sweep(batch_size, launch);
+    sweep.replace("[train]\n", "[train]\ndistribute_modules = true\n")
+}
+
+#[test]
+fn ranks_that_have_an_sae_each_train_as_one() {
+    let workspace = workspace(&spread_sweep(4, "retries = 0"));
+    let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
+    assert!(
+        ranks.iter().all(|rank| rank.status.success()),
+        "{}{}",
+        ranks[0],
+        ranks[1]
+    );
+    assert_is_one_process(&workspace);
+    let notes = workspace.sql("SELECT message FROM attempt_note");
+    assert!(notes.iter().any(|row| {
+        row["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("each SAE is on one of 2 ranks")
+    }));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_ends_all() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    workspace.write("runs", "a file where the folder should be");
+    let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
+    assert!(ranks[0].stderr.contains("runs"), "{}", ranks[0]);
+    assert!(ranks.iter().all(|rank| rank.status.code() == Some(2)));
+}
+
 #[test]
 fn what_is_wrong_is_told_by_rank_0_and_ends_all() {
     let workspace = workspace(&sweep(4, "retries = 0").replace("ctx_len", "ctx_length"));
@@ -274,7 +309,7 @@ fn under_torchrun_the_same_command_is_one_run() {
 #[test]
 fn torchrun_is_started_for_each_stream() {
     let Some(torchrun) = torchrun() else { return };
-    let workspace = workspace(&sweep(
+    let workspace = workspace(&spread_sweep(
         4,
         "launcher = 'torchrun'\nnproc_per_node = 2\nretries = 0",
     ));

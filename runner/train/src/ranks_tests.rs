@@ -294,6 +294,57 @@ fn a_stop_of_one_rank_saves_on_all() {
     }
 }
 
+fn signal(rank: &Child, name: &str) {
+    let pid = rank.id().to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+fn a_rank_that_hangs_is_named_with_what_it_did_not_do() {
+    let config = TrainConfig {
+        batch_size: 4,
+        ..long()
+    };
+    let mut run = Run::new(&[("a", config)]);
+    run.order.timeout_minutes = 0.25;
+    let mut ranks = start(&run, 2);
+    wait_for_reports(&run, 3);
+    signal(&ranks[1], "-STOP");
+    let begun = Instant::now();
+    assert_eq!(ranks.remove(0).wait().unwrap().code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    signal(&ranks[0], "-KILL");
+    codes(ranks);
+    let last = run.events().pop().unwrap().kind;
+    let EventKind::Failed { message, .. } = last else {
+        panic!("{last:?}");
+    };
+    assert!(
+        message.starts_with("rank 1 did not arrive at the all-"),
+        "{message}"
+    );
+}
+
+/// Rank 0 holds the store, and writes: nobody is there to tell, but the others end.
+#[test]
+fn where_the_store_is_lost_the_others_end() {
+    let config = TrainConfig {
+        batch_size: 4,
+        ..long()
+    };
+    let run = Run::new(&[("a", config)]);
+    let ranks = start(&run, 3);
+    wait_for_reports(&run, 3);
+    signal(&ranks[0], "-KILL");
+    let begun = Instant::now();
+    let ended = codes(ranks);
+    assert_eq!(ended[1..], [Some(1), Some(1)]);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let log = fs::read_to_string(run.dir.path().join("log.1")).unwrap();
+    assert!(log.contains("error: "), "{log}");
+}
+
 /// Notes of a run.
 pub(crate) fn notes(run: &Run) -> Vec<String> {
     let note = |event: plan::Event| match event.kind {
