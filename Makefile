@@ -15,7 +15,7 @@ demo:
 test: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --workspace --locked
+	SAE_RUN_TORCHRUN=$$(runner/setup/setup.sh torchrun) cargo test --workspace --locked
 	$(MAKE) docs
 
 docs:

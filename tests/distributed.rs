@@ -267,17 +267,11 @@ fn a_stop_of_one_rank_stops_all_and_the_same_command_goes_on() {
     );
 }
 
-/// The torchrun to test with, where there is one: that of `SAE_RUN_TORCHRUN`, or of `make setup` with the
-/// whole package of PyTorch.
+/// The torchrun to test with, where there is one: that of `SAE_RUN_TORCHRUN`, which `make test` sets.
 #[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
 fn torchrun() -> Option<PathBuf> {
     let given = env::var_os("SAE_RUN_TORCHRUN").map(PathBuf::from);
-    let cache = env::var_os("SAE_RUN_CACHE").map(PathBuf::from);
-    let cache =
-        cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/sae-run")))?;
-    let is_whole = cache.join("venv/.torch-full").is_file();
-    let of_setup = is_whole.then(|| cache.join("venv/bin/torchrun"));
-    let found = given.or(of_setup).filter(|path| path.is_file());
+    let found = given.filter(|path| path.is_file());
     if found.is_none() {
         eprintln!("skipped: no torchrun; name one in SAE_RUN_TORCHRUN");
     }

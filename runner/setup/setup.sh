@@ -6,10 +6,13 @@
 #   setup.sh demo     the demo's language model as well
 #   setup.sh peer     the same, and sparsify in a virtual environment of its own, to measure beside;
 #                     prints the Python that has it
+#   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
+#                     (4.7 GB) where there is space for it; prints nothing where that cannot be had
 #
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
 #                            where there is a GPU
+#   SAE_RUN_TORCHRUN         a torchrun of PyTorch 2.13: test with that
 #   SPARSIFY_PYTHON          a Python that has what runner/bench/requirements.txt names: use that
 #   LIBTORCH                 use this libtorch 2.13 (a folder with lib/ and include/)
 #   LIBTORCH_USE_PYTORCH=1   use the PyTorch 2.13 of the python3 on PATH
@@ -32,13 +35,17 @@ CONFIG_MARK='# Written by `make setup`; not tracked.'
 main() {
     local folder
     case ${1:-} in
-        build | demo | peer) ;;
-        *) fail 'usage: setup.sh build|demo|peer' ;;
+        build | demo | peer | torchrun) ;;
+        *) fail 'usage: setup.sh build|demo|peer|torchrun' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
     CACHE=$(cd "$CACHE" && pwd) VENV=$CACHE/venv
     wait_for_others
+    if [[ $1 == torchrun ]]; then
+        torchrun
+        return
+    fi
     folder=$(libtorch)
     configure_cargo "$folder"
     build_engine
@@ -192,6 +199,22 @@ rustflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
 [build]
 rustdocflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
 END
+}
+
+# Its own package imports no less than all of PyTorch.
+torchrun() {
+    local home=$CACHE/torchrun place
+    for place in "${SAE_RUN_TORCHRUN:-}" {"$VENV","$CACHE/sparsify","$home"}/bin/torchrun; do
+        if [[ -n $place ]] && "$place" --help >/dev/null 2>&1; then
+            echo "$place"
+            return
+        fi
+    done
+    if (($(df --output=avail -k "$CACHE" | tail -n 1) < 12000000)); then
+        say 'no torchrun to test with: it takes 4.7 GB, and there are not 12 GB free'
+    elif (VENV=$home && install torchrun "torch==$TORCH"); then
+        echo "$home/bin/torchrun"
+    fi
 }
 
 ### The Python recipe engine
