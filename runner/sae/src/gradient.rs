@@ -11,7 +11,7 @@
 //! ```
 
 use crate::kernels::{
-    Bags, column_sums, dots_at_entries, sparse_times_rows, sparse_transposed_times,
+    self, Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows, weight_gradients,
 };
 use crate::{Encoded, Sae, SaeError};
 use tch::{Kind, Tensor};
@@ -74,7 +74,7 @@ impl Gradients {
     pub fn scale(&mut self, denominator: &Tensor) -> Result<(), SaeError> {
         let denominator = denominator.f_to_kind(Kind::Float)?;
         for gradient in self.tensors_mut() {
-            let _ = gradient.f_div_(&denominator)?;
+            kernels::scale(gradient, &denominator)?;
         }
         Ok(())
     }
@@ -85,12 +85,7 @@ impl Gradients {
     /// # Errors
     /// Want of memory.
     pub fn remove_parallel_to_decoder(&mut self, sae: &Sae) -> Result<(), SaeError> {
-        let parallel = self
-            .w_dec
-            .f_mul(&sae.w_dec)?
-            .f_sum_dim_intlist(1, true, None)?;
-        let _ = self.w_dec.f_addcmul_(&parallel.f_neg()?, &sae.w_dec)?;
-        Ok(())
+        Ok(kernels::project(&mut self.w_dec, &sae.w_dec)?)
     }
 }
 
@@ -131,7 +126,9 @@ impl Sae {
     /// # Errors
     /// As [`Sae::encode`].
     pub fn pass(&self, x: &Tensor, k: usize) -> Result<Pass, SaeError> {
-        Ok(self.pass_with_pre_acts(x, k)?.0)
+        let centred = self.centred_for_training(x)?;
+        let encoded = self.encode_centred(&centred, k)?;
+        self.pass_of(x, centred, encoded)
     }
 
     /// The same, and the pre-activations.
@@ -140,23 +137,29 @@ impl Sae {
         x: &Tensor,
         k: usize,
     ) -> Result<(Pass, Tensor), SaeError> {
+        let centred = self.centred_for_training(x)?;
+        let pre_acts = self.pre_acts(&centred)?;
+        let encoded = self.select(&pre_acts, k)?;
+        Ok((self.pass_of(x, centred, encoded)?, pre_acts))
+    }
+
+    pub(crate) fn centred_for_training(&self, x: &Tensor) -> Result<Tensor, SaeError> {
         self.check_input(x)?;
         let activation = self.cfg.activation;
         // Their thresholds have a gradient of another kind, and none is known here.
-        if !activation.has_k() {
-            return Err(SaeError::NotTrained { activation });
+        match activation.has_k() {
+            true => self.centred(x),
+            false => Err(SaeError::NotTrained { activation }),
         }
-        let centred = self.centred(x)?;
-        let pre_acts = self.pre_acts(&centred)?;
-        let encoded = self.select(&pre_acts, k)?;
-        let sae_out = self.with_skip(self.decode(&encoded)?, x)?;
-        let pass = Pass {
+    }
+
+    fn pass_of(&self, x: &Tensor, centred: Tensor, encoded: Encoded) -> Result<Pass, SaeError> {
+        Ok(Pass {
             x: x.shallow_clone(),
             centred,
+            sae_out: self.with_skip(self.decode(&encoded)?, x)?,
             encoded,
-            sae_out,
-        };
-        Ok((pass, pre_acts))
+        })
     }
 
     /// The backward pass of any loss: its gradients at the weights and at the input, from that at
@@ -195,7 +198,6 @@ impl Sae {
         pass: &Pass,
         part: &Part<'_>,
     ) -> Result<PartGradients, SaeError> {
-        let num_latents = self.num_latents() as i64;
         let Encoded {
             latent_acts,
             latent_indices: indices,
@@ -205,20 +207,36 @@ impl Sae {
         if part.has_relu {
             let _ = grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?;
         }
-        let encoder_bias = column_sums(&grad_pre, indices, num_latents)?;
-        let transposed_times = |values: &Tensor, dense: &Tensor| {
-            sparse_transposed_times(values, indices, &bags, dense, num_latents)
-        };
-        let gradients = Gradients {
-            encoder_weight: transposed_times(&grad_pre, &pass.centred)?,
-            w_dec: transposed_times(latent_acts, part.grad_out)?,
-            b_dec: self.grad_b_dec(part, &encoder_bias)?,
-            w_skip: self.grad_w_skip(pass, part)?,
-            encoder_bias,
-        };
         Ok(PartGradients {
-            gradients,
+            gradients: self.gradients_from((&pass.x, &pass.centred), part, &grad_pre)?,
             grad_pre,
+        })
+    }
+
+    /// The gradients of a part of a loss, with that at the selected pre-activations.
+    pub(crate) fn gradients_from(
+        &self,
+        (x, centred): (&Tensor, &Tensor),
+        part: &Part<'_>,
+        grad_pre: &Tensor,
+    ) -> Result<Gradients, SaeError> {
+        let at_entries = (&part.encoded.latent_acts, grad_pre);
+        let WeightGradients {
+            encoder_weight,
+            encoder_bias,
+            w_dec,
+        } = weight_gradients(
+            at_entries,
+            &part.encoded.latent_indices,
+            (part.grad_out, centred),
+            self.num_latents() as i64,
+        )?;
+        Ok(Gradients {
+            encoder_weight,
+            w_dec,
+            b_dec: self.grad_b_dec(part, &encoder_bias)?,
+            w_skip: self.grad_w_skip(x, part)?,
+            encoder_bias,
         })
     }
 
@@ -234,12 +252,12 @@ impl Sae {
         Ok(direct.f_sub(&through_encoder.f_squeeze_dim(0)?)?)
     }
 
-    fn grad_w_skip(&self, pass: &Pass, part: &Part<'_>) -> Result<Option<Tensor>, SaeError> {
+    fn grad_w_skip(&self, x: &Tensor, part: &Part<'_>) -> Result<Option<Tensor>, SaeError> {
         let Some(w_skip) = &self.w_skip else {
             return Ok(None);
         };
         Ok(Some(match part.is_whole {
-            true => part.grad_out.f_tr()?.f_matmul(&pass.x)?,
+            true => part.grad_out.f_tr()?.f_matmul(x)?,
             false => w_skip.f_zeros_like()?,
         }))
     }

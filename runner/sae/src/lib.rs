@@ -62,6 +62,7 @@ pub use folders::{FoundSae, TrainedOn, find_saes};
 pub use from_hub::HubSaes;
 pub use gradient::{Gradients, Pass};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};
+pub use kernels::{Signum, moments, signum};
 pub use model::{Encoded, Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;

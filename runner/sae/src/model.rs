@@ -106,8 +106,18 @@ impl Sae {
     /// [`SaeError::Input`] for another shape, [`SaeError::InputKind`] for another kind, or want of memory.
     pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
         self.check_input(x)?;
-        let pre_acts = self.pre_acts(&self.centred(x)?)?;
-        self.select(&pre_acts, self.cfg.k)
+        self.encode_centred(&self.centred(x)?, self.cfg.k)
+    }
+
+    /// The active latents of what the encoder's weights are applied to.
+    pub(crate) fn encode_centred(&self, centred: &Tensor, k: usize) -> Result<Encoded, SaeError> {
+        if self.cfg.activation == Activation::TopK {
+            let encoder = (&self.encoder_weight, &self.encoder_bias);
+            if let Some(encoded) = kernels::topk_of_product(centred, encoder, k)? {
+                return Ok(encoded);
+            }
+        }
+        self.select(&self.pre_acts(centred)?, k)
     }
 
     /// The active latents by the pre-activations.
@@ -171,6 +181,7 @@ impl Sae {
     /// # Errors
     /// Want of memory.
     pub fn normalize_decoder(&mut self) -> Result<(), SaeError> {
+        // By libtorch: the first weights are sparsify's to the bit, and another order of sums is not.
         let norm = self.w_dec.f_norm_scalaropt_dim(2.0, [1i64], true)?;
         let _ = self
             .w_dec

@@ -3,6 +3,7 @@
 //! Plain blocking code. It is given an [`Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
 
+mod allocator;
 mod best;
 mod encode;
 mod end_to_end;
@@ -53,6 +54,7 @@ mod testing;
 #[cfg(test)]
 mod update_tests;
 
+pub use allocator::keep_freed_memory;
 pub use data;
 pub use dist;
 pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, EncodedRows, encode};

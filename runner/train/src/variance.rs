@@ -48,17 +48,7 @@ impl TotalVariance {
 impl Moments {
     /// Those of `x`: `[n_tokens, d_in]`.
     pub(crate) fn of(x: &Tensor) -> Result<Self, TrainError> {
-        if x.size()[0] == 0 {
-            let options = (Kind::Double, x.device());
-            return Ok(Self {
-                n_tokens: 0,
-                mean: Tensor::f_zeros([x.size()[1]], options)?,
-                squared_deviations: Tensor::f_zeros([0i64; 0], options)?,
-            });
-        }
-        let mean = x.f_mean_dim(0, false, Kind::Double)?;
-        let deviations = x.f_sub(&mean.f_to_kind(x.kind())?)?;
-        let squared_deviations = deviations.f_square()?.f_sum(Kind::Double)?;
+        let (mean, squared_deviations) = sae::moments(x)?;
         Ok(Self {
             n_tokens: x.size()[0] as u64,
             mean,

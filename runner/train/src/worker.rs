@@ -1,5 +1,6 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
+use crate::allocator::keep_freed_memory;
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::libtorch::Libtorch;
@@ -25,6 +26,7 @@ use tch::Device;
 /// # Errors
 /// An order or event file that cannot be used; everything later goes into `events.jsonl`.
 pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
+    keep_freed_memory();
     let text = fs::read(path).map_err(TrainError::io("read", path))?;
     let order: Order = serde_json::from_slice(&text).map_err(TrainError::damaged(path))?;
     let stop = StopFlag::on_signals()?;

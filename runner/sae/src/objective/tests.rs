@@ -221,11 +221,9 @@ fn multi_topk_reaches_the_encoder_and_leaves_the_output_alone() {
             .backward(&x, &target, &Objective::squared_error(4))
             .unwrap();
         assert!(with.fire_counts.equal(&without.fire_counts));
-        assert!(
-            with.losses
-                .squared_error
-                .equal(&without.losses.squared_error)
-        );
+        // Each takes a way of its own.
+        let errors = [&with, &without].map(|backward| &backward.losses.squared_error);
+        assert!(errors[0].allclose(errors[1], 1e-6, 0.0, false));
     }
 }
 

@@ -42,6 +42,8 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     tch::set_num_threads(args.threads);
+    // As workers do.
+    sae_run_train::keep_freed_memory();
     match args.serve {
         true => serve::serve(),
         false => bench(args),

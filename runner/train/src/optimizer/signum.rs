@@ -69,12 +69,14 @@ impl Signum {
                 .collect::<Result<_, _>>()?;
         }
         self.n_updates += 1;
-        let average = 1.0 / self.n_updates as f64;
+        let constants = sae::Signum {
+            lr: self.lr,
+            to_x: 1.0 - 1.0 / BETA,
+            average: 1.0 / self.n_updates as f64,
+            to_y: 1.0 - BETA,
+        };
         for ((y, z), gradient) in weights.iter_mut().zip(&mut self.z).zip(gradients) {
-            let _ = y.f_lerp_(z, 1.0 - 1.0 / BETA)?;
-            let _ = z.f_sub_(&gradient.f_sign()?.f_mul_scalar_(self.lr)?)?;
-            let _ = y.f_lerp_(z, average)?;
-            let _ = y.f_lerp_(z, 1.0 - BETA)?;
+            sae::signum(y, z, gradient, constants)?;
         }
         Ok(())
     }

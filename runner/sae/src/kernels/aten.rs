@@ -4,12 +4,42 @@
 //! `values`: `[n_tokens, k]` and `indices`: `[n_tokens, k]`, Int64. libtorch's embedding bag is
 //! this product and its derivatives, without a tensor of `n_tokens x k x d_in`.
 
+use kernels::Signum;
 use tch::{Kind, TchError, Tensor};
 
 /// Embedding bag's mode "sum".
 const SUM: i64 = 0;
 /// No index is padding.
 const NO_PADDING: i64 = -1;
+
+/// Gradients of an SAE's weights.
+pub(crate) struct WeightGradients {
+    /// `[num_latents, d_in]`.
+    pub(crate) encoder_weight: Tensor,
+    /// `[num_latents]`.
+    pub(crate) encoder_bias: Tensor,
+    /// `[num_latents, d_out]`.
+    pub(crate) w_dec: Tensor,
+}
+
+/// The gradients of the weights: `d W_dec = acts^T grad_out`, `d W_enc = grad_pre^T centred`,
+/// `d b_enc = sum grad_pre`, for `acts` and `grad_pre` at the entries `indices`.
+pub(crate) fn weight_gradients(
+    (acts, grad_pre): (&Tensor, &Tensor),
+    indices: &Tensor,
+    (grad_out, centred): (&Tensor, &Tensor),
+    num_latents: i64,
+) -> Result<WeightGradients, TchError> {
+    let bags = Bags::like(indices)?;
+    let transposed_times = |values: &Tensor, dense: &Tensor| {
+        sparse_transposed_times(values, indices, &bags, dense, num_latents)
+    };
+    Ok(WeightGradients {
+        encoder_weight: transposed_times(grad_pre, centred)?,
+        encoder_bias: column_sums(grad_pre, indices, num_latents)?,
+        w_dec: transposed_times(acts, grad_out)?,
+    })
+}
 
 /// Which token an entry belongs to, in the forms the embedding bag wants; made once per step.
 pub(crate) struct Bags {
@@ -61,7 +91,7 @@ pub(crate) fn sparse_times_rows(
 }
 
 /// `S^T @ dense`: `[num_latents, d_in]`, for `dense`: `[n_tokens, d_in]`.
-pub(crate) fn sparse_transposed_times(
+fn sparse_transposed_times(
     values: &Tensor,
     indices: &Tensor,
     bags: &Bags,
@@ -109,6 +139,46 @@ pub(crate) fn column_sums(
 ) -> Result<Tensor, TchError> {
     let sums = Tensor::f_zeros([num_latents], (values.kind(), values.device()))?;
     sums.f_scatter_add(0, &indices.f_reshape([-1])?, &values.f_reshape([-1])?)
+}
+
+/// `g - (g . w) w` by row, in place.
+pub(crate) fn project(gradient: &mut Tensor, weights: &Tensor) -> Result<(), TchError> {
+    let parallel = gradient.f_mul(weights)?.f_sum_dim_intlist(1, true, None)?;
+    let _ = gradient.f_addcmul_(&parallel.f_neg()?, weights)?;
+    Ok(())
+}
+
+/// One update by schedule-free signum.
+pub(crate) fn signum(
+    y: &mut Tensor,
+    z: &mut Tensor,
+    gradient: &Tensor,
+    constants: Signum,
+) -> Result<(), TchError> {
+    let Signum {
+        lr,
+        to_x,
+        average,
+        to_y,
+    } = constants;
+    let _ = y.f_lerp_(z, to_x)?;
+    let _ = z.f_sub_(&gradient.f_sign()?.f_mul_scalar_(lr)?)?;
+    let _ = y.f_lerp_(z, average)?;
+    let _ = y.f_lerp_(z, to_y)?;
+    Ok(())
+}
+
+/// Mean of the rows, and the sum of squared deviations from it.
+pub(crate) fn moments(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+    let options = (Kind::Double, x.device());
+    let (n_rows, width) = x.size2()?;
+    if n_rows == 0 {
+        let nothing = |shape: &[i64]| Tensor::f_zeros(shape, options);
+        return Ok((nothing(&[width])?, nothing(&[])?));
+    }
+    let mean = x.f_mean_dim(0, false, Kind::Double)?;
+    let deviations = x.f_sub(&mean.f_to_kind(x.kind())?)?;
+    Ok((mean, deviations.f_square()?.f_sum(Kind::Double)?))
 }
 
 #[cfg(test)]

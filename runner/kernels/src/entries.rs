@@ -1,0 +1,199 @@
+//! Active latents of tokens, a sparse matrix with `k` entries a row, and the weights' gradients from it.
+
+use crate::add_scaled;
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Active latents of tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries<'a> {
+    /// Which latents: `[n_tokens, k]`, each below the number of latents.
+    pub indices: &'a [i64],
+    /// Their activations: `[n_tokens, k]`.
+    pub acts: &'a [f32],
+    /// The loss's gradient at their pre-activations: `[n_tokens, k]`.
+    pub grad_pre: &'a [f32],
+    /// Entries of a token.
+    pub k: usize,
+}
+
+/// The places of entries by latent, those of a latent in the order of tokens.
+#[derive(Debug)]
+pub struct ByLatent {
+    /// Where the entries of each latent begin, and where the last ones end: `[num_latents + 1]`.
+    starts: Vec<u32>,
+    places: Vec<u32>,
+}
+
+/// Gradients of an SAE's weights, to write to.
+#[derive(Debug)]
+pub struct WeightGradients<'a> {
+    /// `[num_latents, d_in]`.
+    pub encoder_weight: &'a mut [f32],
+    /// `[num_latents]`.
+    pub encoder_bias: &'a mut [f32],
+    /// `[num_latents, d_out]`.
+    pub w_dec: &'a mut [f32],
+}
+
+impl ByLatent {
+    /// Sorts entries, by counting.
+    ///
+    /// # Panics
+    /// An index that is no latent's, or more than 2^32 entries.
+    pub fn sort(indices: &[i64], num_latents: usize) -> Self {
+        assert!(
+            u32::try_from(indices.len()).is_ok(),
+            "{} entries",
+            indices.len()
+        );
+        let mut starts = vec![0u32; num_latents + 1];
+        for &latent in indices {
+            starts[latent as usize + 1] += 1;
+        }
+        for latent in 0..num_latents {
+            starts[latent + 1] += starts[latent];
+        }
+        let mut next = starts.clone();
+        let mut places = vec![0u32; indices.len()];
+        for (place, &latent) in (0u32..).zip(indices) {
+            let next = &mut next[latent as usize];
+            places[*next as usize] = place;
+            *next += 1;
+        }
+        Self { starts, places }
+    }
+
+    fn of(&self, latent: usize) -> &[u32] {
+        &self.places[self.starts[latent] as usize..self.starts[latent + 1] as usize]
+    }
+}
+
+impl Entries<'_> {
+    /// Writes the gradients of the weights: `d W_dec = acts^T grad_out`, `d W_enc = grad_pre^T centred`,
+    /// `d b_enc = sum grad_pre`. `grad_out`: `[n_tokens, d_out]`, `centred`: `[n_tokens, d_in]`.
+    ///
+    /// # Panics
+    /// Shapes that do not fit.
+    pub fn weight_gradients(
+        &self,
+        by_latent: &ByLatent,
+        grad_out: &[f32],
+        centred: &[f32],
+        out: WeightGradients<'_>,
+    ) {
+        let num_latents = by_latent.starts.len() - 1;
+        let n_tokens = self.indices.len() / self.k;
+        let WeightGradients {
+            encoder_weight,
+            encoder_bias,
+            w_dec,
+        } = out;
+        let (d_in, d_out) = (
+            encoder_weight.len() / num_latents,
+            w_dec.len() / num_latents,
+        );
+        assert_eq!(encoder_bias.len(), num_latents, "a bias for each latent");
+        assert_eq!(
+            self.acts.len(),
+            self.indices.len(),
+            "an activation for each entry"
+        );
+        assert_eq!(
+            self.grad_pre.len(),
+            self.indices.len(),
+            "a gradient for each entry"
+        );
+        assert_eq!(grad_out.len(), n_tokens * d_out, "a row for each token");
+        assert_eq!(centred.len(), n_tokens * d_in, "a row for each token");
+        encoder_weight
+            .par_chunks_mut(d_in)
+            .zip(w_dec.par_chunks_mut(d_out))
+            .zip(encoder_bias)
+            .enumerate()
+            .for_each(|(latent, ((encoder_weight, w_dec), encoder_bias))| {
+                let places = by_latent.of(latent);
+                sum_rows(places, self.k, (self.grad_pre, centred), encoder_weight);
+                sum_rows(places, self.k, (self.acts, grad_out), w_dec);
+                let of_latent = places.iter().map(|&place| self.grad_pre[place as usize]);
+                *encoder_bias = of_latent.sum();
+            });
+    }
+}
+
+/// `out = sum values[place] * rows[token of place]` over the entries of a latent.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn sum_rows(places: &[u32], k: usize, (values, rows): (&[f32], &[f32]), out: &mut [f32]) {
+    out.fill(0.0);
+    let width = out.len();
+    for &place in places {
+        let (value, token) = (values[place as usize], place as usize / k);
+        // Of latents that were selected with activation 0.
+        if value != 0.0 {
+            add_scaled(out, value, &rows[token * width..][..width]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbers(n: usize, phase: f32) -> Vec<f32> {
+        (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn gradients_are_those_of_dense_products(
+            n_tokens in 0usize..9,
+            num_latents in 1usize..40,
+            d_in in 1usize..35,
+            d_out in 1usize..20,
+            step in 1usize..7,
+        ) {
+            let k = num_latents.min(3);
+            let indices: Vec<i64> = (0..n_tokens)
+                .flat_map(|token| (0..k).map(move |place| ((token * step + place) % num_latents) as i64))
+                .collect();
+            let mut acts = numbers(n_tokens * k, 0.1);
+            if let Some(first) = acts.first_mut() {
+                *first = 0.0;
+            }
+            let (grad_pre, grad_out) = (numbers(n_tokens * k, 0.2), numbers(n_tokens * d_out, 0.3));
+            let centred = numbers(n_tokens * d_in, 0.4);
+            let mut encoder_weight = vec![f32::NAN; num_latents * d_in];
+            let mut encoder_bias = vec![f32::NAN; num_latents];
+            let mut w_dec = vec![f32::NAN; num_latents * d_out];
+            let entries = Entries { indices: &indices, acts: &acts, grad_pre: &grad_pre, k };
+            let by_latent = ByLatent::sort(&indices, num_latents);
+            let out = WeightGradients {
+                encoder_weight: &mut encoder_weight,
+                encoder_bias: &mut encoder_bias,
+                w_dec: &mut w_dec,
+            };
+            entries.weight_gradients(&by_latent, &grad_out, &centred, out);
+            let dense = |values: &[f32], rows: &[f32], width: usize| {
+                let mut sum = vec![0.0; num_latents * width];
+                for (entry, &latent) in indices.iter().enumerate() {
+                    for column in 0..width {
+                        sum[latent as usize * width + column] += values[entry] * rows[entry / k * width + column];
+                    }
+                }
+                sum
+            };
+            prop_assert_eq!(encoder_weight, dense(&grad_pre, &centred, d_in));
+            prop_assert_eq!(w_dec, dense(&acts, &grad_out, d_out));
+            let ones = vec![1.0; n_tokens];
+            prop_assert_eq!(encoder_bias, dense(&grad_pre, &ones, 1));
+        }
+    }
+
+    #[test]
+    fn entries_of_a_latent_are_in_the_order_of_tokens() {
+        let by_latent = ByLatent::sort(&[2, 0, 2, 1, 0, 2], 4);
+        let all: Vec<_> = (0..4).map(|latent| by_latent.of(latent).to_vec()).collect();
+        assert_eq!(all, [vec![1, 4], vec![3], vec![0, 2, 5], vec![]]);
+    }
+}

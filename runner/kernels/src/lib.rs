@@ -1,0 +1,125 @@
+//! What an SAE's update costs beside its product, on the CPU: plain Rust on slices of a row-major matrix.
+//!
+//! Loops are written so that the compiler makes vectors of them, once for each instruction set of
+//! `multiversion`; which one runs is decided at run time. Every number is computed by one thread, in an
+//! order that depends on nothing but the sizes: results are the same to the bit for any number of threads
+//! and any processor.
+//!
+//! Nothing here knows libtorch; the crate `sae` holds each function to what libtorch computes.
+
+mod entries;
+mod rows;
+mod threads;
+mod tokens;
+mod topk;
+
+pub use entries::{ByLatent, Entries, WeightGradients};
+pub use rows::{Signum, project, scale, signum};
+pub use threads::in_threads;
+pub use tokens::{Decoding, ErrorGradients, moments};
+pub use topk::topk;
+
+/// Numbers of a vector register, or more; sums are kept in as many parts.
+const LANES: usize = 16;
+
+/// `sum a b`.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut parts = [0.0f32; LANES];
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = a.remainder().iter().zip(b.remainder());
+    let rest: f32 = rest.map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for lane in 0..LANES {
+            parts[lane] += a[lane] * b[lane];
+        }
+    }
+    rest + sum(parts)
+}
+
+/// Of the halves, of their halves and so on.
+#[inline(always)]
+fn sum(mut parts: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            parts[lane] += parts[lane + width];
+        }
+        width /= 2;
+    }
+    parts[0]
+}
+
+/// `out += factor * x`.
+#[inline(always)]
+fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += factor * x;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of everything that is computed in parallel: the latents, the gradients, the moments.
+    fn everything(n_threads: usize) -> Vec<u64> {
+        let (n_tokens, num_latents, d, k) = (300, 90, 37, 5);
+        let numbers = |n: usize, phase: f32| -> Vec<f32> {
+            (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
+        };
+        let x = numbers(n_tokens * d, 0.5);
+        let w_dec = numbers(num_latents * d, 0.6);
+        let (mut acts, mut indices) = (vec![0.0; n_tokens * k], vec![0; n_tokens * k]);
+        let (mut grad_out, mut grad_pre) = (vec![0.0; n_tokens * d], vec![0.0; n_tokens * k]);
+        let mut encoder_weight = vec![0.0; num_latents * d];
+        let (mut encoder_bias, mut w_dec_grad) =
+            (vec![0.0; num_latents], vec![0.0; num_latents * d]);
+        let mut mean = vec![0.0; d];
+        let (error, deviations) = in_threads(n_threads, || {
+            let pre_acts = numbers(n_tokens * num_latents, 0.7);
+            let bias = numbers(num_latents, 0.8);
+            topk(&pre_acts, &bias, k, &mut acts, &mut indices);
+            acts.iter_mut().for_each(|act| *act = act.max(0.0));
+            let decoding = Decoding {
+                indices: &indices,
+                acts: &acts,
+                k,
+                w_dec: &w_dec,
+                b_dec: &x[..d],
+            };
+            let out = ErrorGradients {
+                grad_out: &mut grad_out,
+                grad_pre: &mut grad_pre,
+            };
+            let error = decoding.squared_error(&x, out);
+            let entries = Entries {
+                indices: &indices,
+                acts: &acts,
+                grad_pre: &grad_pre,
+                k,
+            };
+            let out = WeightGradients {
+                encoder_weight: &mut encoder_weight,
+                encoder_bias: &mut encoder_bias,
+                w_dec: &mut w_dec_grad,
+            };
+            entries.weight_gradients(&ByLatent::sort(&indices, num_latents), &grad_out, &x, out);
+            (error, moments(&x, &mut mean))
+        });
+        let floats = [grad_out, grad_pre, encoder_weight, encoder_bias, w_dec_grad].concat();
+        let floats = floats.iter().map(|x| u64::from(x.to_bits()));
+        let doubles = mean
+            .iter()
+            .chain([&error, &deviations])
+            .map(|x| x.to_bits());
+        floats.chain(doubles).collect()
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let one = everything(1);
+        assert_eq!(everything(2), one);
+        assert_eq!(everything(5), one);
+    }
+}

@@ -1,0 +1,230 @@
+//! What an SAE's step costs beside its product: for Float on the CPU in Rust (the crate `kernels`), for
+//! anything else as ATen calls, which run on any device. Tests hold both to each other.
+
+mod aten;
+mod slices;
+
+use crate::Encoded;
+use kernels::{ByLatent, Entries, in_threads};
+use slices::{floats, floats_mut, longs, longs_mut};
+use std::sync::LazyLock;
+use tch::{Kind, TchError, Tensor};
+
+pub(crate) use aten::{Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows};
+pub use kernels::Signum;
+
+/// Bytes of the pre-activations that stand at the same time, where it is not all of them.
+const BLOCK_BYTES: usize = 256 << 20;
+/// But no fewer tokens: the product lays out the weights anew for each block.
+const LEAST_IN_BLOCK: usize = 1024;
+
+/// Whether Rust's are used; `SAE_RUN_KERNELS=aten` in the environment asks for libtorch's everywhere.
+fn are_on() -> bool {
+    static ARE_ON: LazyLock<bool> =
+        LazyLock::new(|| std::env::var("SAE_RUN_KERNELS").as_deref() != Ok("aten"));
+    *ARE_ON
+}
+
+/// Whether Rust's are used for all of these.
+pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
+    are_on() && tensors.iter().all(|tensor| floats(tensor).is_some())
+}
+
+fn n_threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// The `k` largest of `x @ weight^T + bias` by row, with ReLU, block by block of rows, so that
+/// pre-activations never stand in memory whole. `x`: `[n_tokens, d_in]`, `weight`: `[num_latents, d_in]`.
+/// `None`: not on this device or of this kind.
+pub(crate) fn topk_of_product(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    k: usize,
+) -> Result<Option<Encoded>, TchError> {
+    // The encoder of SAELens's layout is a view: the product takes it as it is.
+    let (true, Some(bias)) = (are_for(&[x]) && weight.kind() == Kind::Float, floats(bias)) else {
+        return Ok(None);
+    };
+    let (n_tokens, num_latents) = (x.size()[0], bias.len());
+    let n_in_block = BLOCK_BYTES / (num_latents * size_of::<f32>());
+    let n_in_block = n_in_block.max(LEAST_IN_BLOCK) as i64;
+    // Of about the same size, all of them.
+    let n_blocks = (n_tokens as u64).div_ceil(n_in_block as u64).max(1);
+    let block = (n_tokens as u64).div_ceil(n_blocks) as i64;
+    let pre_acts = Tensor::f_empty([block, num_latents as i64], (x.kind(), x.device()))?;
+    let shape = [n_tokens, k as i64];
+    let mut latent_acts = Tensor::f_empty(shape, (x.kind(), x.device()))?;
+    let latent_indices = Tensor::f_empty(shape, (Kind::Int64, x.device()))?;
+    let weight = weight.f_tr()?;
+    let mut start = 0;
+    while start < n_tokens {
+        let n = block.min(n_tokens - start);
+        let rows = pre_acts.f_narrow(0, 0, n)?;
+        let rows = x.f_narrow(0, start, n)?.f_mm_out(&rows, &weight)?;
+        let mut acts = latent_acts.f_narrow(0, start, n)?;
+        let mut indices = latent_indices.f_narrow(0, start, n)?;
+        let rows = floats(&rows).expect("as it was made");
+        let acts = floats_mut(&mut acts).expect("as it was made");
+        let indices = longs_mut(&mut indices).expect("as it was made");
+        in_threads(n_threads(), || kernels::topk(rows, bias, k, acts, indices));
+        start += n;
+    }
+    let _ = latent_acts.f_relu_()?;
+    Ok(Some(Encoded {
+        latent_acts,
+        latent_indices,
+    }))
+}
+
+/// The gradients of the weights from those at the entries: see [`aten::weight_gradients`].
+pub(crate) fn weight_gradients(
+    (acts, grad_pre): (&Tensor, &Tensor),
+    indices: &Tensor,
+    (grad_out, centred): (&Tensor, &Tensor),
+    num_latents: i64,
+) -> Result<WeightGradients, TchError> {
+    let by_aten = || {
+        let rows = (grad_out, centred);
+        aten::weight_gradients((acts, grad_pre), indices, rows, num_latents)
+    };
+    let k = indices.size()[1] as usize;
+    let all = (floats(acts), floats(grad_pre), longs(indices));
+    let ((Some(acts), Some(grad_pre), Some(indices)), Some(grad_rows), Some(rows)) =
+        (all, floats(grad_out), floats(centred))
+    else {
+        return by_aten();
+    };
+    if !are_on() {
+        return by_aten();
+    }
+    let options = (Kind::Float, grad_out.device());
+    let rows_of = |width: i64| Tensor::f_empty([num_latents, width], options);
+    let mut out = WeightGradients {
+        encoder_weight: rows_of(centred.size()[1])?,
+        encoder_bias: Tensor::f_empty([num_latents], options)?,
+        w_dec: rows_of(grad_out.size()[1])?,
+    };
+    let slices = kernels::WeightGradients {
+        encoder_weight: floats_mut(&mut out.encoder_weight).expect("as it was made"),
+        encoder_bias: floats_mut(&mut out.encoder_bias).expect("as it was made"),
+        w_dec: floats_mut(&mut out.w_dec).expect("as it was made"),
+    };
+    let entries = Entries {
+        indices,
+        acts,
+        grad_pre,
+        k,
+    };
+    in_threads(n_threads(), || {
+        let by_latent = ByLatent::sort(indices, num_latents as usize);
+        entries.weight_gradients(&by_latent, grad_rows, rows, slices);
+    });
+    Ok(out)
+}
+
+/// The squared error of a reconstruction, and its gradients.
+pub(crate) struct SquaredError {
+    /// Scalar, Double.
+    pub(crate) sum: Tensor,
+    /// At the reconstruction: `[n_tokens, d_out]`.
+    pub(crate) grad_out: Tensor,
+    /// At the selected pre-activations: `[n_tokens, k]`.
+    pub(crate) grad_pre: Tensor,
+}
+
+/// Decodes, and compares with `target`: `[n_tokens, d_out]`. `None`: not on this device or of this kind.
+pub(crate) fn squared_error(
+    encoded: &Encoded,
+    (w_dec, b_dec): (&Tensor, &Tensor),
+    target: &Tensor,
+) -> Result<Option<SquaredError>, TchError> {
+    let k = encoded.latent_indices.size()[1] as usize;
+    let latents = (longs(&encoded.latent_indices), floats(&encoded.latent_acts));
+    let ((Some(indices), Some(acts)), Some(w_dec), Some(b_dec), Some(rows)) =
+        (latents, floats(w_dec), floats(b_dec), floats(target))
+    else {
+        return Ok(None);
+    };
+    if !are_on() {
+        return Ok(None);
+    }
+    let mut grad_out = target.f_empty_like()?;
+    let mut grad_pre = encoded.latent_acts.f_empty_like()?;
+    let out = kernels::ErrorGradients {
+        grad_out: floats_mut(&mut grad_out).expect("as it was made"),
+        grad_pre: floats_mut(&mut grad_pre).expect("as it was made"),
+    };
+    let decoding = kernels::Decoding {
+        indices,
+        acts,
+        k,
+        w_dec,
+        b_dec,
+    };
+    let sum = in_threads(n_threads(), || decoding.squared_error(rows, out));
+    Ok(Some(SquaredError {
+        sum: Tensor::f_from_slice(&[sum])?.f_squeeze()?,
+        grad_out,
+        grad_pre,
+    }))
+}
+
+/// The mean of the rows of `x`: `[n_rows, width]`, and the sum of squared deviations from it, both Double:
+/// `[width]` and scalar. Of no rows both are 0.
+///
+/// # Errors
+/// Another shape, or want of memory.
+pub fn moments(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+    if let (true, Some(rows)) = (are_on(), floats(x)) {
+        let mut mean = vec![0.0; x.size2()?.1 as usize];
+        let deviations = in_threads(n_threads(), || kernels::moments(rows, &mut mean));
+        let deviations = Tensor::f_from_slice(&[deviations])?.f_squeeze()?;
+        return Ok((Tensor::f_from_slice(&mean)?, deviations));
+    }
+    aten::moments(x)
+}
+
+/// `x / divisor`, in place; `divisor`: scalar, Float.
+pub(crate) fn scale(x: &mut Tensor, divisor: &Tensor) -> Result<(), TchError> {
+    if let (true, Some(x), Some(divisor)) = (are_on(), floats_mut(x), floats(divisor)) {
+        in_threads(n_threads(), || kernels::scale(x, divisor[0]));
+        return Ok(());
+    }
+    let _ = x.f_div_(divisor)?;
+    Ok(())
+}
+
+/// `g` less its part parallel to the weights' row, in place; `g`, `weights`: `[n, width]`.
+pub(crate) fn project(gradient: &mut Tensor, weights: &Tensor) -> Result<(), TchError> {
+    let width = weights.size()[1] as usize;
+    if let (true, Some(gradient), Some(weights)) = (are_on(), floats_mut(gradient), floats(weights))
+    {
+        in_threads(n_threads(), || kernels::project(gradient, weights, width));
+        return Ok(());
+    }
+    aten::project(gradient, weights)
+}
+
+/// One update by schedule-free signum (Defazio et al. 2024, arXiv:2405.15682) of the weights `y` with what
+/// the optimizer remembers, `z`, in place.
+///
+/// # Errors
+/// Other shapes, or want of memory.
+pub fn signum(
+    y: &mut Tensor,
+    z: &mut Tensor,
+    gradient: &Tensor,
+    constants: Signum,
+) -> Result<(), TchError> {
+    if let (true, Some(y), Some(z), Some(gradient)) =
+        (are_on(), floats_mut(y), floats_mut(z), floats(gradient))
+    {
+        in_threads(n_threads(), || kernels::signum(y, z, gradient, constants));
+        return Ok(());
+    }
+    aten::signum(y, z, gradient, constants)
+}
+
+#[cfg(test)]
+mod tests;
