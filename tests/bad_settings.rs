@@ -101,6 +101,14 @@ fn a_missing_sweep_or_half_an_option_is_told() {
 fn settings_out_of_range_or_against_each_other_are_told() {
     run_set("train.batch_size=0").refuses(&["`batch_size` must be at least 1", "got 0"]);
     run_set("train.lr=-1").refuses(&["`lr` must be finite and not negative"]);
+    for loss_fn in ["ce", "kl"] {
+        // All SAEs of a job must be in the model.
+        let line = format!("distribute_modules = true\nloss_fn = '{loss_fn}'\n[vary]");
+        run_sweep(&tiny_sweep_with("[vary]", &line)).refuses(&[
+            &place_of("[vary]"),
+            "`distribute_modules` cannot be used with a `loss_fn` on the model's output (ce, kl)",
+        ]);
+    }
     let workspace = Workspace::new();
     workspace.write(
         "tiny.toml",

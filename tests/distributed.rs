@@ -160,9 +160,69 @@ fn a_gpu_for_each_process_needs_gpus() {
         .run(&["tiny.toml"])
         .refuses(&["`nproc_per_node` is `gpu`, and there is no GPU"])
         .hints("`nproc_per_node = 2`");
+    workspace(&sweep(4, launch))
+        .run(&["plan", "tiny.toml"])
+        .succeeds()
+        .remarks(&["there is no GPU", "planned as for one process", "hint: "]);
     workspace(&sweep(4, "nproc_per_node = 'all'"))
         .run(&["tiny.toml"])
         .refuses(&["`all` is neither a number of processes nor `gpu`"]);
+    workspace(&sweep(4, "nproc_per_node = 5000"))
+        .run(&["tiny.toml"])
+        .refuses(&["5000 processes are too many: at most 4096"]);
+}
+
+/// Before anything is started; the two jobs on one stream have three SAEs.
+#[test]
+fn more_processes_than_saes_are_refused_where_each_sae_is_on_one() {
+    let launch = |n_processes| format!("launcher = 'torchrun'\nnproc_per_node = {n_processes}");
+    let refused = |outcome: Outcome| {
+        outcome
+            .refuses(&[
+                "tiny.toml:3: ",
+                "4 processes are more than the SAEs (3) of the stream of job `k=4,",
+                "`distribute_modules`",
+            ])
+            .hints("start at most 3, or leave `distribute_modules` out");
+    };
+    let four = workspace(&spread_sweep(4, &launch(4)));
+    refused(four.run(&["plan", "tiny.toml"]));
+    refused(four.run(&["tiny.toml"]));
+    assert!(!four.path("runs").exists());
+    let three = workspace(&spread_sweep(4, &launch(3)));
+    three.run(&["plan", "tiny.toml"]).succeeds();
+    let copied = workspace(&sweep(4, &launch(4)));
+    copied.run(&["plan", "tiny.toml"]).succeeds();
+    let ranks = wait(start(
+        &workspace(&spread_sweep(4, "retries = 0")),
+        4,
+        &["tiny.toml"],
+    ));
+    assert!(ranks.iter().all(|rank| rank.status.code() == Some(2)));
+    let [first, others @ ..] = <[Outcome; 4]>::try_from(ranks).unwrap();
+    assert!(others.iter().all(|rank| rank.stderr.is_empty()));
+    refused(first);
+}
+
+#[test]
+fn processes_on_the_cpu_share_the_memory_of_the_machine() {
+    let most_bytes = |launch: &str| {
+        // Of a size that fits no machine, so that it is told how much there is.
+        let sweep =
+            sweep(4, launch).replace("expansion_factor = [2]", "num_latents = [2147483648]");
+        let outcome = workspace(&sweep).run(&["plan", "tiny.toml"]).succeeds();
+        let (_, rest) = outcome.stderr.split_once("its worker may take ").unwrap();
+        let (number, unit) = rest.split_once(' ').unwrap();
+        let unit = match unit.split_once(':').unwrap().0 {
+            "GiB" => 1024.0,
+            "MiB" => 1.0,
+            other => panic!("{other}"),
+        };
+        number.parse::<f64>().unwrap() * unit
+    };
+    let alone = most_bytes("nproc_per_node = 4");
+    let shared = most_bytes("launcher = 'torchrun'\nnproc_per_node = 4");
+    assert!((alone / shared - 4.0).abs() < 0.05, "{alone} {shared}");
 }
 
 /// The process that is the worker of `rank` on an order below `dir`.

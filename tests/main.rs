@@ -19,6 +19,7 @@ mod inspect;
 mod interrupt;
 mod kills;
 mod lanes;
+mod llama;
 mod memory;
 mod models;
 mod plan;

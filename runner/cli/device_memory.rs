@@ -1,5 +1,6 @@
 //! How much memory the worker of a stream may take.
 
+use crate::launch::Processes;
 use nvml_wrapper::Nvml;
 use plan::Launch;
 use std::env;
@@ -9,23 +10,27 @@ use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 /// promise, and the runtime takes its own.
 const SHARE_PCT: u64 = 90;
 
-/// Bytes that a worker may be predicted to take on any device of `launch`; `None`: nobody knows.
-pub(crate) fn most_bytes(launch: &Launch) -> Option<u64> {
+/// Bytes that a worker, each of its `processes`, may be predicted to take on any device of `launch`; `None`:
+/// nobody knows.
+pub(crate) fn most_bytes(launch: &Launch, processes: &Processes) -> Option<u64> {
     let devices = launch.lanes().into_iter();
     devices
-        .filter_map(|device| of_device(launch, &device))
+        .filter_map(|device| of_device(launch, &device, processes))
         .min()
 }
 
-/// Bytes that the workers on `device` may be predicted to take together.
-pub(crate) fn of_device(launch: &Launch, device: &str) -> Option<u64> {
+/// Bytes that the workers on `device` may be predicted to take together, each of their `processes`.
+pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) -> Option<u64> {
     if launch.memory_bytes.is_some() {
         return launch.memory_bytes;
     }
+    let n_here = processes.n_here;
     // A device that is not there is told of by the worker that looks for it.
     let n_bytes = match train::cuda_index(device).ok()? {
-        Some(cuda_idx) => of_gpu(cuda_idx),
-        None => of_machine(),
+        // Each process takes the GPU of its number.
+        Some(_) if !device.contains(':') => (0..n_here).filter_map(of_gpu).min(),
+        Some(cuda_idx) => of_gpu(cuda_idx).map(|n_bytes| n_bytes / n_here as u64),
+        None => of_machine().map(|n_bytes| n_bytes / n_here as u64),
     };
     n_bytes.map(|n_bytes| n_bytes / 100 * SHARE_PCT)
 }
@@ -84,16 +89,24 @@ mod tests {
         }
     }
 
+    fn most_bytes_of(launch: &Launch) -> Option<u64> {
+        most_bytes(launch, &Processes::here(1))
+    }
+
     #[test]
     fn a_cpu_has_the_memory_of_the_machine() {
-        let n_bytes = most_bytes(&launch("cpu", None)).unwrap();
+        let n_bytes = most_bytes_of(&launch("cpu", None)).unwrap();
         assert!((1 << 28..1 << 50).contains(&n_bytes), "{n_bytes}");
+        let quarter = most_bytes(&launch("cpu", None), &Processes::here(4)).unwrap();
+        assert!((n_bytes / 4).abs_diff(quarter) < 100, "{n_bytes} {quarter}");
     }
 
     #[test]
     fn what_the_user_says_counts_and_of_no_device_nothing_is_known() {
-        assert_eq!(most_bytes(&launch("cpu", Some(5))), Some(5));
-        assert_eq!(most_bytes(&launch("tpu", None)), None);
+        assert_eq!(most_bytes_of(&launch("cpu", Some(5))), Some(5));
+        let of_four = most_bytes(&launch("cpu", Some(5)), &Processes::here(4));
+        assert_eq!(of_four, Some(5), "each of them");
+        assert_eq!(most_bytes_of(&launch("tpu", None)), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::config::{self, LoadedSweep, Origin};
 use crate::datasets::{FoundDataset, find_dataset};
 use crate::device_memory;
 use crate::error::CliError;
+use crate::launch::Processes;
 use crate::models::{FoundModel, fetch_weights, find_model};
 use crate::paths::{self, Folders};
 use crate::rounds;
@@ -107,7 +108,7 @@ fn make_plan(
 /// another name, are in its streams already.
 ///
 /// # Errors
-/// Whatever is wrong with the jobs, their model or their data.
+/// Whatever is wrong with the jobs, their model or their data, or more processes than can share the jobs.
 pub(crate) fn add_jobs(
     plan: &mut Plan,
     drafts: &[JobDraft],
@@ -117,8 +118,10 @@ pub(crate) fn add_jobs(
     let jobs = resolve_jobs(&sweep.sweep.train, drafts, |config| inputs.of(config))?;
     let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
     let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
-    let most_bytes = device_memory::most_bytes(&sweep.sweep.launch);
-    let streams = group_streams(&new, |job| &*inputs.model_of(job).inputs.facts, most_bytes);
+    let processes = Processes::of(&sweep.sweep.launch)?;
+    let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
+    let facts_of = |job: &Job| &*inputs.model_of(job).inputs.facts;
+    let streams = group_streams(&new, facts_of, processes.n_ranks, most_bytes)?;
     plan.jobs.extend(jobs);
     let mut noted = BTreeSet::new();
     for stream in &streams {

@@ -3,6 +3,7 @@
 use crate::args::PlanArgs;
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
+use crate::launch::Processes;
 use crate::plan_diff;
 use crate::table;
 use plan::{Plan, sae_memory};
@@ -15,6 +16,9 @@ use std::fmt::Write;
 /// Whatever is wrong with the sweep, or with the database for a comparison.
 pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
     let expanded = expand::expand(&args.sweep)?;
+    if let Some(note) = Processes::of(&expanded.sweep.sweep.launch)?.note() {
+        table::note(&note);
+    }
     if args.diff {
         return plan_diff::print(&expanded, args.json).await;
     }
@@ -36,7 +40,10 @@ fn as_json(plan: &Plan) -> Value {
     let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
     let jobs = value["jobs"].as_array_mut().into_iter().flatten();
     for (job, value) in plan.jobs.iter().zip(jobs) {
-        let of_sae = |sae| json!(sae_memory(&job.config, sae));
+        let mut streams = plan.streams.iter();
+        let stream = streams.find(|stream| stream.job_ids.contains(&job.job_id));
+        let n_ranks = stream.map_or(1, |stream| stream.n_ranks);
+        let of_sae = |sae| json!(sae_memory(&job.config, sae, n_ranks));
         value["sae_memory"] = job.saes.iter().map(of_sae).collect();
     }
     value

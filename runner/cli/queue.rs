@@ -1,6 +1,7 @@
 //! Which stream is next on which device, so that their predicted memory suffices.
 
 use crate::device_memory;
+use crate::launch::Processes;
 use plan::{Launch, Stream};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -23,15 +24,15 @@ struct State<'a> {
 
 impl<'a> Queue<'a> {
     /// The `streams`, in their order where one worker runs at a time; else those come first that are
-    /// expected to take longest, so that none of them is left for the end.
-    pub(crate) fn new(streams: &'a [Stream], launch: &Launch) -> Self {
+    /// expected to take longest, so that none of them is left for the end. `processes` train each.
+    pub(crate) fn new(streams: &'a [Stream], launch: &Launch, processes: &Processes) -> Self {
         let lanes = launch.lanes();
         let mut waiting: Vec<_> = streams.iter().collect();
         if lanes.len() > 1 {
             waiting.sort_by_key(|stream| std::cmp::Reverse(parameters(stream)));
         }
         let known = lanes.into_iter().filter_map(|device| {
-            let most_bytes = device_memory::of_device(launch, &device)?;
+            let most_bytes = device_memory::of_device(launch, &device, processes)?;
             Some((device, most_bytes))
         });
         Self {

@@ -5,7 +5,7 @@ use crate::config;
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
 use crate::hub_access;
-use crate::launch::{self, Launcher, Leader, in_company};
+use crate::launch::{self, Launcher, Leader, Processes, in_company};
 use crate::paths::Folders;
 use crate::progress::Progress;
 use crate::recording::{record, recover};
@@ -67,6 +67,9 @@ async fn run_expanded(
     leader: Option<&Leader>,
 ) -> Result<u8, CliError> {
     if args.dry_run {
+        if let Some(note) = Processes::of(&expanded.sweep.sweep.launch)?.note() {
+            table::note(&note);
+        }
         return table::print(&table::plan(&expanded.plan));
     }
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;

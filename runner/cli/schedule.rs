@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::expand::Expanded;
-use crate::launch::Launcher;
+use crate::launch::{Launcher, Processes};
 use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::recording::record;
@@ -107,7 +107,8 @@ impl Scheduler<'_> {
     /// The database or the runs folder can no longer be written.
     pub(crate) async fn run(&self, recorded: &RecordedPlan) -> Result<Summary, CliError> {
         let launch = &self.expanded.sweep.sweep.launch;
-        let queue = Queue::new(&self.expanded.plan.streams, launch);
+        let processes = Processes::of(launch)?;
+        let queue = Queue::new(&self.expanded.plan.streams, launch, &processes);
         let lanes = launch.lanes();
         let workers = lanes
             .iter()

@@ -98,7 +98,7 @@ pub(crate) fn plan(plan: &Plan) -> String {
         "workspace",
         "memory",
     ];
-    let streams = render(&header, streams, 1);
+    let streams = render(&header, streams, 1) + &per_process(plan);
     let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
     let counts = [
         count(plan.jobs.len(), "job"),
@@ -106,6 +106,16 @@ pub(crate) fn plan(plan: &Plan) -> String {
     ]
     .join(" in ");
     format!("{jobs}\n{streams}\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n")
+}
+
+/// Of which process the memory is, where several train a stream.
+fn per_process(plan: &Plan) -> String {
+    match plan.streams.iter().map(|stream| stream.n_ranks).max() {
+        Some(n_ranks @ 2..) => {
+            format!("memory is per process: of that one of {n_ranks} which needs the most\n")
+        }
+        _ => String::new(),
+    }
 }
 
 fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {

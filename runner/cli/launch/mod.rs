@@ -1,6 +1,7 @@
 //! What starts the processes of a worker.
 
 mod company;
+mod processes;
 mod torchrun;
 
 use crate::error::CliError;
@@ -9,6 +10,7 @@ use std::path::Path;
 use tokio::process::Command;
 
 pub(crate) use company::{Leader, in_company};
+pub(crate) use processes::Processes;
 
 /// What starts the processes of a worker.
 pub(crate) trait Launcher {

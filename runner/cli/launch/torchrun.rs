@@ -42,10 +42,20 @@ impl Launcher for Torchrun {
 }
 
 fn n_processes(nproc: Nproc, cuda: &CudaStatus) -> Result<usize, CliError> {
-    match (nproc, cuda) {
-        (Nproc::Count(count), _) => Ok(count),
-        (Nproc::Gpu, CudaStatus::Available { n_devices }) => Ok(*n_devices),
-        (Nproc::Gpu, CudaStatus::Unavailable { reason }) => Err(CliError::input(format!(
+    match nproc {
+        Nproc::Count(count) => Ok(count),
+        Nproc::Gpu => n_gpus(cuda),
+    }
+}
+
+/// Processes where each takes a GPU.
+///
+/// # Errors
+/// There is no GPU.
+pub(super) fn n_gpus(cuda: &CudaStatus) -> Result<usize, CliError> {
+    match cuda {
+        CudaStatus::Available { n_devices } => Ok(*n_devices),
+        CudaStatus::Unavailable { reason } => Err(CliError::input(format!(
             "`nproc_per_node` is `gpu`, and there is no GPU: {reason}"
         ))
         .with_hint("on the CPU, give a number: `nproc_per_node = 2`".to_owned())

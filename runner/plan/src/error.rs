@@ -69,6 +69,19 @@ pub enum PlanError {
         /// The model.
         model: String,
     },
+    /// Processes without an SAE, where each SAE is on one of them.
+    #[error(
+        "{n_ranks} processes are more than the SAEs ({n_saes}) of the stream of job `{job}`, each of which \
+         `distribute_modules` gives to one"
+    )]
+    MoreRanksThanSaes {
+        /// The first job of the stream.
+        job: String,
+        /// Processes that train together.
+        n_ranks: usize,
+        /// SAEs of all jobs of the stream.
+        n_saes: usize,
+    },
     /// Two jobs of one name.
     #[error("two jobs are called `{name}`")]
     DuplicateJob {
@@ -116,6 +129,7 @@ impl PlanError {
             Self::NoLayer { .. } => Some("layers"),
             Self::TooLargeK { .. } => Some("k"),
             Self::TooLongContext { .. } => Some("ctx_len"),
+            Self::MoreRanksThanSaes { .. } => Some("distribute_modules"),
             Self::InJob { source, .. } => source.setting_key(),
             Self::DuplicateJob { .. } | Self::NoJobs { .. } => None,
         }
@@ -144,6 +158,9 @@ impl PlanError {
             Self::TooLongContext { max_ctx_len, .. } => {
                 Some(format!("set `ctx_len` to at most {max_ctx_len}"))
             }
+            Self::MoreRanksThanSaes { n_saes, .. } => Some(format!(
+                "start at most {n_saes}, or leave `distribute_modules` out: then all have all SAEs"
+            )),
             Self::DuplicateJob { .. } => Some(
                 "let the recipe give each job a name of its own, or drop the repetition".into(),
             ),

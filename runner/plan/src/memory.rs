@@ -1,7 +1,7 @@
 //! Predicted memory of a stream: an estimate from shapes alone, to pack streams onto devices and to
 //! warn before a run, not a promise.
 
-use crate::{Dtype, Job, ModelFacts, Optimizer, SaeSpec, TrainConfig};
+use crate::{Dtype, Job, ModelFacts, Optimizer, SaeSpec, TrainConfig, owners};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,17 +15,18 @@ const LOGITS_COPIES: usize = 3;
 /// Where evaluation cuts its batches.
 const MOST_LOGITS_BYTES: u128 = 1 << 30;
 
-/// Predicted memory of one worker, in bytes.
+/// Predicted memory of a worker, in bytes. Where several processes (ranks) train together it is that of
+/// the one that needs the most; with `distribute_modules` they need different amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
     /// The language model's weights, up to the last hookpoint; all with a loss on its output.
     pub model_bytes: u64,
-    /// Weights of all SAEs, their gradients and what the optimizer keeps of them.
+    /// Weights of the SAEs that it has, their gradients and what the optimizer keeps of them.
     pub sae_bytes: u64,
     /// Activations, pre-activations and gradients that stand at the same time.
     pub workspace_bytes: u64,
     /// All that evaluation takes, when the former are gone: the whole model, the SAEs' weights and
-    /// logits. 0 where no job is evaluated.
+    /// logits. 0 where no job is evaluated. Rank 0 evaluates all SAEs.
     #[serde(default)]
     pub evaluation_bytes: u64,
 }
@@ -53,19 +54,26 @@ pub struct SaeMemory {
     pub activations_bytes: u64,
 }
 
-/// Predicts the memory of `sae`, which a job with the settings `config` trains.
-pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec) -> SaeMemory {
+/// Predicts the memory of `sae`, which a job with the settings `config` trains in `n_ranks` processes, in
+/// one that has it.
+pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec, n_ranks: usize) -> SaeMemory {
     let weights = FLOAT_BYTES * sae_params(config, sae);
     let row = FLOAT_BYTES * sae_row(config, sae) as u128;
+    // Who has an SAE alone gets the activations of all.
+    let n_batches = if config.distribute_modules {
+        n_ranks
+    } else {
+        1
+    };
     SaeMemory {
         weights_bytes: in_64_bits(weights),
         gradients_bytes: in_64_bits(weights),
         optimizer_bytes: in_64_bits(weights * kept_copies(config.optimizer)),
-        activations_bytes: in_64_bits(row * tokens_per_batch(config)),
+        activations_bytes: in_64_bits(row * tokens_per_batch(config) * n_batches as u128),
     }
 }
 
-/// What the jobs of a stream, added one by one, come to.
+/// What the jobs of a stream come to, side by side.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryDemand<'a> {
     facts: &'a ModelFacts,
@@ -73,55 +81,67 @@ pub(crate) struct MemoryDemand<'a> {
     first: &'a TrainConfig,
     /// Blocks of the model that are run.
     n_layers: usize,
-    /// Weights, gradients and what the optimizers keep.
-    sae_bytes: u128,
     /// Weights of the SAEs that are evaluated.
     evaluated_bytes: u128,
+    /// What is tapped in the model.
+    taps: Widths<'a>,
+    /// SAEs that all ranks have.
+    of_all: Share<'a>,
+    /// SAEs that one rank has, by rank.
+    of_rank: Vec<Share<'a>>,
+}
+
+/// Widths of activations, by hookpoint: of both ends where one is predicted from the other.
+#[derive(Clone, Debug, Default)]
+struct Widths<'a>(BTreeMap<&'a str, usize>);
+
+/// SAEs that train in the same process, one after the other.
+#[derive(Clone, Debug, Default)]
+struct Share<'a> {
+    /// Weights, gradients and what the optimizers keep.
+    sae_bytes: u128,
     /// Parameters of the largest SAE.
     most_params: u128,
-    /// Widths of what is tapped, by hookpoint.
-    widths: BTreeMap<&'a str, usize>,
     /// Floats for a token of the SAE that takes the most.
     sae_row: usize,
+    /// Width of the widest SAE's input and output together.
+    ends: usize,
+    /// What they are trained on.
+    widths: Widths<'a>,
 }
 
 impl<'a> MemoryDemand<'a> {
-    /// That of a job alone, on the model of `facts`.
-    pub(crate) fn of(job: &'a Job, facts: &'a ModelFacts) -> Self {
+    /// That of `jobs`, at least one, on the model of `facts` in `n_ranks` processes.
+    pub(crate) fn of(jobs: &[&'a Job], facts: &'a ModelFacts, n_ranks: usize) -> Self {
         let mut demand = Self {
             facts,
-            first: &job.config,
+            first: &jobs[0].config,
             n_layers: 0,
-            sae_bytes: 0,
             evaluated_bytes: 0,
-            most_params: 0,
-            widths: BTreeMap::new(),
-            sae_row: 0,
+            taps: Widths::default(),
+            of_all: Share::default(),
+            of_rank: vec![Share::default(); n_ranks],
         };
-        demand.add(job);
+        for (job, owners) in jobs.iter().zip(owners(jobs, n_ranks)) {
+            demand.add(job, owners.as_deref());
+        }
         demand
     }
 
-    /// Adds a job that trains beside the others.
-    pub(crate) fn add(&mut self, job: &'a Job) {
+    /// `owners`: the rank that has each SAE; `None`: all have all.
+    fn add(&mut self, job: &'a Job, owners: Option<&[usize]>) {
         let config = &job.config;
         self.n_layers = self.n_layers.max(layers_needed(job, self.facts));
-        for sae in &job.saes {
-            let n_params = sae_params(config, sae);
-            let n_copies = 2 + kept_copies(config.optimizer);
-            self.sae_bytes += FLOAT_BYTES * n_params * n_copies;
+        for (sae_idx, sae) in job.saes.iter().enumerate() {
             if config.wants_evaluation() {
-                self.evaluated_bytes += FLOAT_BYTES * n_params;
+                self.evaluated_bytes += FLOAT_BYTES * sae_params(config, sae);
             }
-            self.most_params = self.most_params.max(n_params);
-            let tapped = match config.transcode {
-                true => sae.d_in + sae.d_out(),
-                false => sae.d_in,
+            self.taps.add(config, sae);
+            let share = match owners {
+                Some(ranks) => &mut self.of_rank[ranks[sae_idx]],
+                None => &mut self.of_all,
             };
-            let width = self.widths.entry(&sae.hookpoint).or_default();
-            *width = tapped.max(*width);
-            // SAEs run one after the other.
-            self.sae_row = self.sae_row.max(sae_row(config, sae));
+            share.add(config, sae);
         }
     }
 
@@ -132,10 +152,16 @@ impl<'a> MemoryDemand<'a> {
 
     /// In bytes.
     pub(crate) fn estimate(&self) -> MemoryEstimate {
+        let of_rank = self.of_rank.iter().map(|own| {
+            let sae_bytes = self.of_all.sae_bytes + own.sae_bytes;
+            (sae_bytes, self.workspace(own))
+        });
+        let most = of_rank.max_by_key(|(sae_bytes, workspace)| sae_bytes + workspace);
+        let (sae_bytes, workspace) = most.expect("there is at least one rank");
         MemoryEstimate {
             model_bytes: in_64_bits(self.model()),
-            sae_bytes: in_64_bits(self.sae_bytes),
-            workspace_bytes: in_64_bits(self.workspace()),
+            sae_bytes: in_64_bits(sae_bytes),
+            workspace_bytes: in_64_bits(workspace),
             evaluation_bytes: in_64_bits(self.evaluation()),
         }
     }
@@ -148,19 +174,48 @@ impl<'a> MemoryDemand<'a> {
         }
     }
 
-    fn workspace(&self) -> u128 {
-        let n_tokens = tokens_per_batch(self.first);
-        let activations: usize = self.widths.values().sum();
-        let row = activations + self.sae_row.max(BLOCK_ROWS * self.facts.hidden_size);
-        let graph = match self.first.loss_fn.is_end_to_end() {
+    /// That of a rank which has the SAEs `own` alone.
+    fn workspace(&self, own: &Share<'_>) -> u128 {
+        let row_bytes = FLOAT_BYTES * tokens_per_batch(self.first);
+        let pass = row_bytes * (BLOCK_ROWS * self.facts.hidden_size) as u128;
+        let sae = row_bytes * self.of_all.sae_row as u128;
+        let Exchange { received, sent } = self.exchange(own);
+        // What came in one piece is sorted by hookpoint.
+        let arrival = received + received.max(sent);
+        let own_sae = row_bytes * self.of_rank.len() as u128 * self.own_row(own) as u128;
+        let most = pass.max(arrival).max(received + sae.max(own_sae));
+        // A part's gradients stand beside their sum, and what is published beside what is trained.
+        let most_params = self.of_all.most_params.max(own.most_params);
+        row_bytes * (self.taps.sum() + self.graph()) as u128 + most + FLOAT_BYTES * most_params
+    }
+
+    /// Floats for a token that autograd keeps.
+    fn graph(&self) -> usize {
+        match self.first.loss_fn.is_end_to_end() {
             true => {
                 let blocks = self.n_layers * GRAPH_ROWS * self.facts.hidden_size;
                 blocks + LOGITS_COPIES * self.facts.vocab_size
             }
             false => 0,
-        };
-        // A part's gradients stand beside their sum, and what is published beside what is trained.
-        FLOAT_BYTES * (n_tokens * (row + graph) as u128 + self.most_params)
+        }
+    }
+
+    /// What a rank which has the SAEs `own` alone gets and gives in a pass, in what the model computes in.
+    fn exchange(&self, own: &Share<'_>) -> Exchange {
+        let row_bytes = dtype_bytes(self.first) * tokens_per_batch(self.first);
+        let all: usize = self.of_rank.iter().map(|share| share.widths.sum()).sum();
+        Exchange {
+            received: row_bytes * (self.of_rank.len() * own.widths.sum()) as u128,
+            sent: row_bytes * all as u128,
+        }
+    }
+
+    /// Floats for a token of an SAE that takes what was sent, with input and target turned into Float.
+    fn own_row(&self, own: &Share<'_>) -> usize {
+        match dtype_bytes(self.first) {
+            FLOAT_BYTES => own.sae_row,
+            _ => own.sae_row + own.ends,
+        }
     }
 
     fn evaluation(&self) -> u128 {
@@ -175,18 +230,56 @@ impl<'a> MemoryDemand<'a> {
     }
 }
 
+/// Bytes of the activations that ranks send each other in a forward pass.
+struct Exchange {
+    received: u128,
+    sent: u128,
+}
+
+impl<'a> Share<'a> {
+    fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec) {
+        let n_params = sae_params(config, sae);
+        let n_copies = 2 + kept_copies(config.optimizer);
+        self.sae_bytes += FLOAT_BYTES * n_params * n_copies;
+        self.most_params = self.most_params.max(n_params);
+        self.sae_row = self.sae_row.max(sae_row(config, sae));
+        self.ends = self.ends.max(sae.d_in + sae.d_out());
+        self.widths.add(config, sae);
+    }
+}
+
+impl<'a> Widths<'a> {
+    fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec) {
+        let tapped = match config.transcode {
+            true => sae.d_in + sae.d_out(),
+            false => sae.d_in,
+        };
+        let width = self.0.entry(&sae.hookpoint).or_default();
+        *width = tapped.max(*width);
+    }
+
+    fn sum(&self) -> usize {
+        self.0.values().sum()
+    }
+}
+
 /// Sums and products are taken in 128 bits: a nonsensical setting is to be told, not to overflow.
 fn in_64_bits(n_bytes: u128) -> u64 {
     u64::try_from(n_bytes).unwrap_or(u64::MAX)
 }
 
-/// The weights of the embeddings and of `layers` blocks. What `auto` means is known to the worker
-/// alone, by its device; here it counts as float32, the widest.
-fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u128 {
-    let bytes = match config.dtype {
+/// Of a number that the model computes with. What `auto` means is known to the worker alone, by its
+/// device; here it counts as float32, the widest.
+fn dtype_bytes(config: &TrainConfig) -> u128 {
+    match config.dtype {
         Dtype::Auto | Dtype::Float32 => FLOAT_BYTES,
         Dtype::BFloat16 | Dtype::Float16 => FLOAT_BYTES / 2,
-    };
+    }
+}
+
+/// The weights of the embeddings and of `layers` blocks.
+fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u128 {
+    let bytes = dtype_bytes(config);
     let in_8bit = match config.load_in_8bit {
         true => u128::from(facts.layer_8bit_params),
         false => 0,

@@ -2,7 +2,7 @@
 
 use crate::identity::{digest_json, short};
 use crate::memory::MemoryDemand;
-use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, RecipeIdentity, Round};
+use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, PlanError, RecipeIdentity, Round};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -46,7 +46,9 @@ pub struct Stream {
     pub job_ids: Vec<String>,
     /// Blocks of the model its forward pass runs, of how many the model has.
     pub n_layers_run: usize,
-    /// Predicted memory of its worker.
+    /// Processes of its worker that memory is predicted for. It may go on in any number.
+    pub n_ranks: usize,
+    /// Predicted memory of its worker, of the process that needs the most.
     pub memory: MemoryEstimate,
 }
 
@@ -117,14 +119,18 @@ impl StreamKey {
     }
 }
 
-/// Groups jobs by what they share; `facts_of` tells of a job's model. A group that would need more than
-/// `most_bytes` of memory side by side becomes several streams, one after the other; a job that needs
-/// more alone is a stream of its own.
+/// Groups jobs by what they share; `facts_of` tells of a job's model, and `n_ranks` processes train
+/// together. A group that would need more than `most_bytes` of a process's memory side by side becomes
+/// several streams, one after the other; a job that needs more alone is a stream of its own.
+///
+/// # Errors
+/// A stream that has fewer SAEs than there are ranks, where each SAE is on one.
 pub fn group_streams<'a>(
     jobs: &'a [Job],
     mut facts_of: impl FnMut(&Job) -> &'a ModelFacts,
+    n_ranks: usize,
     most_bytes: Option<u64>,
-) -> Vec<Stream> {
+) -> Result<Vec<Stream>, PlanError> {
     let mut groups: Vec<(StreamKey, Vec<&Job>)> = Vec::new();
     let mut seen = HashSet::new();
     // Two drafts with the same settings are one job.
@@ -135,55 +141,63 @@ pub fn group_streams<'a>(
             None => groups.push((key, vec![job])),
         }
     }
-    let streams = groups.into_iter().flat_map(|(key, group)| {
-        let parts = parts_that_fit(&group, facts_of(group[0]), most_bytes);
-        let of_part = |part: Part| stream(key.clone(), &part);
-        parts.into_iter().map(of_part).collect::<Vec<_>>()
-    });
-    streams.collect()
-}
-
-/// Jobs that fit beside each other.
-struct Part<'a> {
-    job_ids: Vec<String>,
-    demand: MemoryDemand<'a>,
-}
-
-/// Cuts `jobs` where the next one would be too much.
-fn parts_that_fit<'a>(
-    jobs: &[&'a Job],
-    facts: &'a ModelFacts,
-    most_bytes: Option<u64>,
-) -> Vec<Part<'a>> {
-    let most_bytes = most_bytes.unwrap_or(u64::MAX);
-    let mut parts: Vec<Part> = Vec::new();
-    for job in jobs {
-        let with_job = parts.last().map(|part| {
-            let mut demand = part.demand.clone();
-            demand.add(job);
-            demand
-        });
-        let fits = |demand: &MemoryDemand| demand.estimate().total_bytes() <= most_bytes;
-        match (parts.last_mut(), with_job.filter(fits)) {
-            (Some(part), Some(demand)) => {
-                part.demand = demand;
-                part.job_ids.push(job.job_id.clone());
-            }
-            _ => parts.push(Part {
-                job_ids: vec![job.job_id.clone()],
-                demand: MemoryDemand::of(job, facts),
-            }),
+    let mut streams = Vec::new();
+    for (key, group) in groups {
+        let facts = facts_of(group[0]);
+        let demand = |jobs: &[&'a Job]| MemoryDemand::of(jobs, facts, n_ranks);
+        let most_bytes = most_bytes.unwrap_or(u64::MAX);
+        let fits = |jobs: &[&'a Job]| demand(jobs).estimate().total_bytes() <= most_bytes;
+        let mut rest = &group[..];
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(n_that_fit(rest, fits));
+            every_rank_has_an_sae(part, n_ranks)?;
+            streams.push(stream(key.clone(), part, &demand(part), n_ranks));
+            rest = others;
         }
     }
-    parts
+    Ok(streams)
 }
 
-fn stream(key: StreamKey, part: &Part) -> Stream {
-    let job_ids = part.job_ids.clone();
+/// How many of `items`, from the first on, fit together: at least one. Asks for parts of about twice that
+/// number at most, and for few of them: what is asked may take as long as a part is large.
+fn n_that_fit<T>(items: &[T], fits: impl Fn(&[T]) -> bool) -> usize {
+    let (mut fit, mut too_many) = (1, 2);
+    while too_many <= items.len() && fits(&items[..too_many]) {
+        (fit, too_many) = (too_many, 2 * too_many);
+    }
+    too_many = too_many.min(items.len() + 1);
+    while too_many - fit > 1 {
+        let middle = fit.midpoint(too_many);
+        match fits(&items[..middle]) {
+            true => fit = middle,
+            false => too_many = middle,
+        }
+    }
+    fit
+}
+
+/// Checks that no rank is left over where each SAE is on one.
+fn every_rank_has_an_sae(jobs: &[&Job], n_ranks: usize) -> Result<(), PlanError> {
+    let are_spread = jobs.iter().all(|job| job.config.distribute_modules);
+    let n_saes = jobs.iter().map(|job| job.saes.len()).sum();
+    if are_spread && n_saes < n_ranks {
+        let job = jobs[0].name.clone();
+        return Err(PlanError::MoreRanksThanSaes {
+            job,
+            n_ranks,
+            n_saes,
+        });
+    }
+    Ok(())
+}
+
+fn stream(key: StreamKey, jobs: &[&Job], demand: &MemoryDemand<'_>, n_ranks: usize) -> Stream {
+    let job_ids = jobs.iter().map(|job| job.job_id.clone()).collect();
     Stream {
         stream_id: short(&digest_json(&(&key, &job_ids))),
-        n_layers_run: part.demand.n_layers(),
-        memory: part.demand.estimate(),
+        n_layers_run: demand.n_layers(),
+        n_ranks,
+        memory: demand.estimate(),
         key,
         job_ids,
     }
@@ -220,6 +234,20 @@ mod tests {
         resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap()
     }
 
+    /// On a model of four blocks of width 8.
+    fn group(jobs: &[Job], n_ranks: usize, most_bytes: Option<u64>) -> Vec<Stream> {
+        try_group(jobs, n_ranks, most_bytes).unwrap()
+    }
+
+    fn try_group(
+        jobs: &[Job],
+        n_ranks: usize,
+        most_bytes: Option<u64>,
+    ) -> Result<Vec<Stream>, PlanError> {
+        let facts = crate::model::tests::facts(4);
+        group_streams(jobs, |_| &facts, n_ranks, most_bytes)
+    }
+
     #[test]
     fn what_the_sae_alone_changes_shares_a_stream() {
         let jobs = jobs(&[
@@ -229,8 +257,7 @@ mod tests {
             json!({"k": 4, "layers": [0], "load_in_8bit": true}),
             json!({"k": 4, "layers": [0], "dtype": "bfloat16"}),
         ]);
-        let facts = crate::model::tests::facts(4);
-        let streams = group_streams(&jobs, |_| &facts, None);
+        let streams = group(&jobs, 1, None);
         assert_eq!(streams.len(), 4);
         assert_eq!(streams[0].job_ids.len(), 2);
         assert_eq!(streams[0].n_layers_run, 3, "stops after layers.2");
@@ -240,21 +267,17 @@ mod tests {
     fn what_does_not_fit_side_by_side_becomes_several_streams() {
         let job = |k, num_latents| json!({"layers": [1], "k": k, "num_latents": num_latents});
         let jobs = jobs(&[job(1, 64), job(2, 64), job(3, 4096), job(4, 64)]);
-        let facts = crate::model::tests::facts(4);
         let n_jobs = |most_bytes| -> Vec<usize> {
-            let streams = group_streams(&jobs, |_| &facts, most_bytes);
+            let streams = group(&jobs, 1, most_bytes);
             streams.iter().map(|stream| stream.job_ids.len()).collect()
         };
-        let [two, all] = [2, 4].map(|n| {
-            let stream = &group_streams(&jobs[..n], |_| &facts, None)[0];
-            stream.memory.total_bytes()
-        });
+        let [two, all] = [2, 4].map(|n| group(&jobs[..n], 1, None)[0].memory.total_bytes());
         assert_eq!(n_jobs(None), [4]);
         assert_eq!(n_jobs(Some(all)), [4]);
         assert_eq!(n_jobs(Some(two)), [2, 1, 1], "what does not fit is alone");
         assert_eq!(n_jobs(Some(two - 1)), [1, 1, 1, 1]);
-        let whole = group_streams(&jobs, |_| &facts, None).remove(0);
-        let parts = group_streams(&jobs, |_| &facts, Some(two));
+        let whole = group(&jobs, 1, None).remove(0);
+        let parts = group(&jobs, 1, Some(two));
         let in_parts = parts.iter().flat_map(|stream| stream.job_ids.clone());
         assert_eq!(
             in_parts.collect::<Vec<_>>(),
@@ -269,15 +292,14 @@ mod tests {
             json!({"layers": [1], "num_latents": 64}),
             json!({"layers": [1], "num_latents": 64, "k": 8}),
         ]);
-        let facts = crate::model::tests::facts(4);
-        let memory = group_streams(&jobs, |_| &facts, None)[0].memory;
+        let memory = group(&jobs, 1, None)[0].memory;
         assert_eq!(memory.model_bytes, 4 * (800 + 2 * 1000));
         assert_eq!(memory.sae_bytes, 2 * 3 * 4 * (2 * 64 * 8 + 64 + 8));
         assert!(memory.workspace_bytes > 0);
 
         let model_bytes = |overrides: serde_json::Value| {
             let jobs = self::jobs(&[overrides]);
-            group_streams(&jobs, |_| &facts, None)[0].memory.model_bytes
+            group(&jobs, 1, None)[0].memory.model_bytes
         };
         let bf16 = json!({"layers": [1], "dtype": "bfloat16"});
         assert_eq!(model_bytes(bf16), 2 * (800 + 2 * 1000));
@@ -290,20 +312,22 @@ mod tests {
     #[test]
     fn memory_of_an_sae_is_that_of_its_copies() {
         let job = &jobs(&[json!({"layers": [1], "num_latents": 64, "optimizer": "adam"})])[0];
-        let memory = sae_memory(&job.config, &job.saes[0]);
+        let memory = sae_memory(&job.config, &job.saes[0], 3);
         let weights = 4 * (2 * 64 * 8 + 64 + 8);
         assert_eq!(memory.weights_bytes, weights);
         assert_eq!(memory.gradients_bytes, weights);
         assert_eq!(memory.optimizer_bytes, 2 * weights);
         assert_eq!(memory.activations_bytes, 4 * (64 + 4 * 8) * 32 * 8);
+        let spread = json!({"layers": [1], "num_latents": 64, "distribute_modules": true});
+        let job = &jobs(&[spread])[0];
+        let spread = sae_memory(&job.config, &job.saes[0], 3);
+        assert_eq!(spread.weights_bytes, weights);
+        assert_eq!(spread.activations_bytes, 3 * memory.activations_bytes);
     }
 
     #[test]
     fn evaluation_takes_the_whole_model_after_training() {
-        let memory = |settings| {
-            let facts = crate::model::tests::facts(4);
-            group_streams(&jobs(&[settings]), |_| &facts, None)[0].memory
-        };
+        let memory = |settings| group(&jobs(&[settings]), 1, None)[0].memory;
         let without = memory(json!({"layers": [0], "num_latents": 32}));
         assert_eq!(without.evaluation_bytes, 0);
         let with = memory(json!({"layers": [0], "num_latents": 32, "eval_fraction": 0.5}));
@@ -312,5 +336,152 @@ mod tests {
         let weights = 4 * (2 * 32 * 8 + 32 + 8);
         assert_eq!(with.evaluation_bytes, model + weights + logits);
         assert_eq!(with.total_bytes(), with.evaluation_bytes);
+    }
+
+    /// Two SAEs of 64 latents, and a batch of one sequence of 8 tokens.
+    fn two_saes(more: serde_json::Value) -> Vec<Job> {
+        let mut settings = json!({"layers": [0, 1], "num_latents": 64, "batch_size": 1});
+        let more = more.as_object().unwrap().clone();
+        settings.as_object_mut().unwrap().extend(more);
+        jobs(&[settings])
+    }
+
+    #[test]
+    fn copies_on_all_ranks_take_the_same_on_each() {
+        let jobs = two_saes(json!({}));
+        let [one, two] = [1, 2].map(|n_ranks| group(&jobs, n_ranks, None).remove(0));
+        assert_eq!(one.memory, two.memory);
+        assert_eq!((one.n_ranks, two.n_ranks), (1, 2));
+        assert_eq!(one.stream_id, two.stream_id, "it may go on in any number");
+        let alone = two_saes(json!({"distribute_modules": true}));
+        let alone = group(&alone, 1, None).remove(0).memory;
+        assert_eq!(alone, one.memory, "nothing changes where there is one rank");
+    }
+
+    #[test]
+    fn saes_on_one_rank_each_take_memory_there_and_the_activations_of_all() {
+        let memory = |more| group(&two_saes(more), 2, None)[0].memory;
+        let n_params = 2 * 64 * 8 + 64 + 8;
+        let copied = memory(json!({}));
+        assert_eq!(copied.sae_bytes, 2 * 3 * 4 * n_params);
+        // Two hookpoints of width 8, and a row of an SAE, for 8 tokens.
+        let row = 64 + 4 * 8;
+        assert_eq!(copied.workspace_bytes, 4 * 8 * (2 * 8 + row) + 4 * n_params);
+        let spread = memory(json!({"distribute_modules": true}));
+        assert_eq!(spread.model_bytes, copied.model_bytes);
+        assert_eq!(spread.sae_bytes, 3 * 4 * n_params);
+        // One hookpoint and the row for 16 tokens.
+        let taps = 4 * 8 * 2 * 8;
+        assert_eq!(
+            spread.workspace_bytes,
+            taps + 4 * 16 * (8 + row) + 4 * n_params
+        );
+        // Sent in 2 bytes, then input and target in 4.
+        let half = memory(json!({"distribute_modules": true, "dtype": "bfloat16"}));
+        assert_eq!(
+            half.workspace_bytes,
+            taps + 16 * (2 * 8 + 4 * (8 + 8 + row)) + 4 * n_params
+        );
+    }
+
+    #[test]
+    fn activations_are_sorted_where_they_arrive() {
+        // 128 rows in parts: what comes from all ranks, twice, is more than all else.
+        let settings = json!({
+            "distribute_modules": true, "micro_acc_steps": 96, "batch_size": 16,
+        });
+        let jobs = two_saes(settings);
+        let memory = group(&jobs, 2, None)[0].memory;
+        let n_params = 2 * 64 * 8 + 64 + 8;
+        // A row of 96 is one float a part; a block takes 8 rows of 8 of this rank's 128 tokens.
+        let (pass, arrival, sae) = (8 * 8 * 128, 2 * 8 * 256, (8 + 1) * 256);
+        assert!(pass > arrival && arrival > sae);
+        let taps = 2 * 8 * 128;
+        assert_eq!(memory.workspace_bytes, 4 * (taps + pass + n_params));
+        let memory = group(&with_hookpoints_of_one_rank(), 2, None)[0].memory;
+        // Rank 0 has two of four hookpoints, and all ranks send it theirs: 2 * 8 * 256, twice.
+        assert_eq!(
+            memory.workspace_bytes,
+            4 * (4 * 8 * 128 + 2 * 2 * 8 * 256 + n_params)
+        );
+    }
+
+    fn with_hookpoints_of_one_rank() -> Vec<Job> {
+        two_saes(json!({
+            "distribute_modules": true, "micro_acc_steps": 96, "batch_size": 16,
+            "layers": [0, 1, 2, 3],
+        }))
+    }
+
+    #[test]
+    fn the_rank_that_needs_the_most_counts() {
+        let jobs = jobs(&[
+            json!({"layers": [0, 1, 2], "num_latents": 64, "distribute_modules": true}),
+            json!({"layers": [0], "num_latents": 64}),
+        ]);
+        let memory = group(&jobs, 2, None)[0].memory;
+        let n_params = 2 * 64 * 8 + 64 + 8;
+        assert_eq!(
+            memory.sae_bytes,
+            (2 + 1) * 3 * 4 * n_params,
+            "two of three, and the copy"
+        );
+    }
+
+    #[test]
+    fn streams_are_cut_so_that_each_rank_has_room() {
+        let job = |k| {
+            json!({
+                "layers": [0, 1, 2, 3], "num_latents": 64, "batch_size": 1, "k": k,
+                "distribute_modules": true,
+            })
+        };
+        let jobs = jobs(&[job(1), job(2), job(3), job(4)]);
+        let two = group(&jobs[..2], 4, None)[0].memory.total_bytes();
+        let n_jobs = |n_ranks, most_bytes| -> Vec<usize> {
+            let streams = group(&jobs, n_ranks, Some(most_bytes));
+            assert!(streams.iter().all(|stream| stream.n_ranks == n_ranks));
+            streams.iter().map(|stream| stream.job_ids.len()).collect()
+        };
+        assert_eq!(n_jobs(4, two), [2, 2]);
+        assert_eq!(n_jobs(4, two - 1), [1, 1, 1, 1]);
+        assert_eq!(n_jobs(1, two), [1, 1, 1, 1], "four SAEs a rank and job");
+    }
+
+    #[test]
+    fn more_ranks_than_saes_are_refused_where_each_sae_is_on_one() {
+        let spread = || json!({"layers": [0, 1], "k": 4, "distribute_modules": true});
+        let jobs_of_both = jobs(&[spread(), json!({"layers": [2], "k": 4})]);
+        let spread = jobs(&[spread()]);
+        group(&spread, 2, None);
+        let error = try_group(&spread, 3, None).unwrap_err();
+        assert_eq!(error.setting_key(), Some("distribute_modules"));
+        let PlanError::MoreRanksThanSaes {
+            n_ranks, n_saes, ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!((n_ranks, n_saes), (3, 2));
+        // All have the SAE of the other job.
+        group(&jobs_of_both, 4, None);
+    }
+
+    #[test]
+    fn few_questions_find_how_many_fit() {
+        for n_items in 1..40usize {
+            let items: Vec<usize> = (0..n_items).collect();
+            for n_fit in 0..=n_items {
+                let asked = std::cell::RefCell::new(Vec::new());
+                let found = n_that_fit(&items, |part| {
+                    asked.borrow_mut().push(part.len());
+                    part.len() <= n_fit
+                });
+                assert_eq!(found, n_fit.max(1), "of {n_items}");
+                let asked = asked.into_inner();
+                assert!(asked.len() <= 12, "{asked:?}");
+                assert!(asked.iter().all(|&len| len <= 2 * found), "{asked:?}");
+            }
+        }
     }
 }

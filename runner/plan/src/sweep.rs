@@ -4,6 +4,9 @@ use crate::TrainConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// Processes on one machine, at most: above any use.
+const MOST_PROCESSES: usize = 4096;
+
 /// One sweep file, merged with the layers below and above it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,8 +74,9 @@ pub struct Launch {
     /// Threads of a worker on the CPU, of each of its processes; 0: all cores, or an equal share where
     /// several run at the same time.
     pub threads: usize,
-    /// What a worker may be predicted to take of its device's memory; by default nine tenths of it.
-    /// Jobs that would take more side by side become several streams.
+    /// What a worker, each of its processes, may be predicted to take of its device's memory; by default
+    /// nine tenths of it, which processes on the CPU share. Jobs that would take more side by side become
+    /// several streams.
     pub memory_bytes: Option<u64>,
     /// How often a stream whose worker crashed, or ended for the machine's reasons, is tried again from
     /// its last checkpoints.
@@ -99,7 +103,7 @@ pub enum Nproc {
     /// `gpu`: one for each GPU.
     #[default]
     Gpu,
-    /// So many, at least 1.
+    /// So many, from 1 to 4096.
     Count(usize),
 }
 
@@ -116,9 +120,12 @@ impl TryFrom<NprocValue> for Nproc {
 
     fn try_from(value: NprocValue) -> Result<Self, String> {
         match value {
-            NprocValue::Count(count @ 1..) => Ok(Self::Count(count)),
+            NprocValue::Count(count @ 1..=MOST_PROCESSES) => Ok(Self::Count(count)),
             NprocValue::Word(word) if word == "gpu" => Ok(Self::Gpu),
-            NprocValue::Count(count) => Err(format!("{count} processes are too few")),
+            NprocValue::Count(0) => Err("0 processes are too few".into()),
+            NprocValue::Count(count) => Err(format!(
+                "{count} processes are too many: at most {MOST_PROCESSES}"
+            )),
             NprocValue::Word(word) => Err(format!(
                 "`{word}` is neither a number of processes nor `gpu`"
             )),

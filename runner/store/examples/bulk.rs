@@ -169,7 +169,7 @@ fn plan(n_jobs: usize) -> Plan {
             request_digest: "q0".into(),
             fuel: 7,
         },
-        streams: group_streams(&jobs, |_| &facts, None),
+        streams: group_streams(&jobs, |_| &facts, 1, None).unwrap(),
         jobs,
         rounds: Vec::new(),
     }

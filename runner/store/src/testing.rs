@@ -144,7 +144,7 @@ pub(crate) fn plan(sweep: &str, overrides: &[Value]) -> Plan {
             request_digest: digest_json(&overrides),
             fuel: 7,
         },
-        streams: group_streams(&jobs, |_| &facts, None),
+        streams: group_streams(&jobs, |_| &facts, 1, None).unwrap(),
         jobs,
         rounds: Vec::new(),
     }
