@@ -18,11 +18,13 @@ const EIGHT_OUTSIDE: [(&str, &str); 4] = [
     ("MASTER_PORT", "29500"),
 ];
 
-/// A Hub with the model's config.json and a tokenizer, and without weights; and a data set of two files.
+/// A Hub with the model's config.json beside weights and a tokenizer that are another's, which a plan does
+/// not look into; and a data set of two files.
 fn with_hub() -> (HubServer, Workspace) {
     let (server, workspace) = (HubServer::start(), Workspace::new());
     for (name, from) in [
         ("model/config.json", "llama-3-8b/config.json"),
+        ("model/model.safetensors", "tiny-llama/model.safetensors"),
         ("model/tokenizer.json", "tiny-llama/tokenizer.json"),
         ("data/arxiv_sample.jsonl", "tiny.jsonl"),
         ("data/book_sample.jsonl", "tiny.jsonl"),
@@ -142,22 +144,22 @@ fn all_jobs_of_llama_k_are_trained_in_streams_that_fit() {
         .map(|stream| stream["job_ids"].as_array().unwrap().len())
         .collect();
     assert_eq!(sizes, [4, 1, 1, 1, 1]);
-    let together = plan_of_one_stream();
-    assert!(total_bytes(&together) > 2 * GPU_BYTES);
 }
 
-/// `llama_k` where memory is no matter.
-fn plan_of_one_stream() -> Value {
-    let more = [
-        &["--json"],
-        &EIGHT[..],
-        &["--set", "launch.memory_bytes=1_000_000_000_000"],
-    ];
-    let plan = plan("llama_k.toml", &[], &more.concat()).succeeds().json();
-    let [stream] = &plan["streams"].as_array().unwrap()[..] else {
-        panic!("one stream: {plan}");
+#[test]
+fn with_more_memory_llama_k_has_fewer_streams() {
+    let sizes = |memory_bytes: &str| {
+        let limit = format!("launch.memory_bytes={memory_bytes}");
+        let more = [&["--json", "--set", &*limit], &EIGHT[..]].concat();
+        let plan = plan("llama_k.toml", &[], &more).succeeds().json();
+        let streams = plan["streams"].as_array().unwrap().clone();
+        let n_jobs = |stream: &Value| stream["job_ids"].as_array().unwrap().len();
+        let sizes: Vec<_> = streams.iter().map(n_jobs).collect();
+        (sizes, total_bytes(&streams[0]))
     };
-    stream.clone()
+    assert_eq!(sizes("76_000_000_000").0, [5, 2, 1]);
+    let (all, n_bytes) = sizes("1_000_000_000_000");
+    assert_eq!((all, n_bytes.div_ceil(1_000_000_000)), (vec![8], 144));
 }
 
 #[test]
