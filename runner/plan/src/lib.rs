@@ -12,6 +12,8 @@ mod hookpoint;
 mod identity;
 mod job;
 mod memory;
+#[cfg(test)]
+mod memory_tests;
 mod model;
 mod options;
 mod owners;

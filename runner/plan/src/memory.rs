@@ -10,6 +10,8 @@ const FLOAT_BYTES: u128 = 4;
 const BLOCK_ROWS: usize = 8;
 /// What autograd keeps of a block, in residual streams.
 const GRAPH_ROWS: usize = 16;
+/// What the total variance of a target takes: deviations, their squares, and these in Double.
+const MOMENTS_ROWS: usize = 4;
 /// Logits, their log-probabilities and a gradient.
 const LOGITS_COPIES: usize = 3;
 /// Where evaluation cuts its batches.
@@ -179,11 +181,11 @@ impl<'a> MemoryDemand<'a> {
         let row_bytes = FLOAT_BYTES * tokens_per_batch(self.first);
         let pass = row_bytes * (BLOCK_ROWS * self.facts.hidden_size) as u128;
         let sae = row_bytes * self.of_all.sae_row as u128;
-        let Exchange { received, sent } = self.exchange(own);
-        // What came in one piece is sorted by hookpoint.
-        let arrival = received + received.max(sent);
-        let own_sae = row_bytes * self.of_rank.len() as u128 * self.own_row(own) as u128;
-        let most = pass.max(arrival).max(received + sae.max(own_sae));
+        let n_ranks = self.of_rank.len() as u128;
+        let received = n_ranks * self.sent_bytes(own);
+        let own_sae = n_ranks * row_bytes * self.own_row(own) as u128;
+        // What arrives in one piece is sorted by hookpoint. What is sent is no more.
+        let most = pass.max(received + received.max(sae).max(own_sae));
         // A part's gradients stand beside their sum, and what is published beside what is trained.
         let most_params = self.of_all.most_params.max(own.most_params);
         row_bytes * (self.taps.sum() + self.graph()) as u128 + most + FLOAT_BYTES * most_params
@@ -200,14 +202,9 @@ impl<'a> MemoryDemand<'a> {
         }
     }
 
-    /// What a rank which has the SAEs `own` alone gets and gives in a pass, in what the model computes in.
-    fn exchange(&self, own: &Share<'_>) -> Exchange {
-        let row_bytes = dtype_bytes(self.first) * tokens_per_batch(self.first);
-        let all: usize = self.of_rank.iter().map(|share| share.widths.sum()).sum();
-        Exchange {
-            received: row_bytes * (self.of_rank.len() * own.widths.sum()) as u128,
-            sent: row_bytes * all as u128,
-        }
+    /// What each rank sends to the one which has the SAEs `own` alone, in what the model computes in.
+    fn sent_bytes(&self, own: &Share<'_>) -> u128 {
+        dtype_bytes(self.first) * tokens_per_batch(self.first) * own.widths.sum() as u128
     }
 
     /// Floats for a token of an SAE that takes what was sent, with input and target turned into Float.
@@ -230,19 +227,14 @@ impl<'a> MemoryDemand<'a> {
     }
 }
 
-/// Bytes of the activations that ranks send each other in a forward pass.
-struct Exchange {
-    received: u128,
-    sent: u128,
-}
-
 impl<'a> Share<'a> {
     fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec) {
         let n_params = sae_params(config, sae);
         let n_copies = 2 + kept_copies(config.optimizer);
         self.sae_bytes += FLOAT_BYTES * n_params * n_copies;
         self.most_params = self.most_params.max(n_params);
-        self.sae_row = self.sae_row.max(sae_row(config, sae));
+        let row = sae_row(config, sae).max(MOMENTS_ROWS * sae.d_out());
+        self.sae_row = self.sae_row.max(row);
         self.ends = self.ends.max(sae.d_in + sae.d_out());
         self.widths.add(config, sae);
     }

@@ -204,12 +204,17 @@ fn stream(key: StreamKey, jobs: &[&Job], demand: &MemoryDemand<'_>, n_ranks: usi
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::{JobDraft, JobInputs, PlanError, TrainConfig, resolve_jobs, sae_memory};
+    use crate::{JobDraft, JobInputs, PlanError, TrainConfig, resolve_jobs};
     use serde_json::json;
 
-    fn jobs(overrides: &[serde_json::Value]) -> Vec<Job> {
+    /// Of a model of four blocks.
+    pub(crate) fn jobs(overrides: &[serde_json::Value]) -> Vec<Job> {
+        jobs_on(4, overrides)
+    }
+
+    pub(crate) fn jobs_on(n_layers: usize, overrides: &[serde_json::Value]) -> Vec<Job> {
         let base = TrainConfig {
             model: "m".into(),
             dataset: "d".into(),
@@ -225,7 +230,7 @@ mod tests {
             })
             .collect();
         let inputs = JobInputs {
-            facts: crate::model::tests::facts(4).into(),
+            facts: crate::model::tests::facts(n_layers).into(),
             model_digest: "m".into(),
             token_digest: "t".into(),
             eval_token_digest: None,
@@ -235,7 +240,7 @@ mod tests {
     }
 
     /// On a model of four blocks of width 8.
-    fn group(jobs: &[Job], n_ranks: usize, most_bytes: Option<u64>) -> Vec<Stream> {
+    pub(crate) fn group(jobs: &[Job], n_ranks: usize, most_bytes: Option<u64>) -> Vec<Stream> {
         try_group(jobs, n_ranks, most_bytes).unwrap()
     }
 
@@ -283,148 +288,6 @@ mod tests {
             in_parts.collect::<Vec<_>>(),
             whole.job_ids,
             "no job is lost"
-        );
-    }
-
-    #[test]
-    fn memory_counts_weights_three_times_and_the_model_once() {
-        let jobs = jobs(&[
-            json!({"layers": [1], "num_latents": 64}),
-            json!({"layers": [1], "num_latents": 64, "k": 8}),
-        ]);
-        let memory = group(&jobs, 1, None)[0].memory;
-        assert_eq!(memory.model_bytes, 4 * (800 + 2 * 1000));
-        assert_eq!(memory.sae_bytes, 2 * 3 * 4 * (2 * 64 * 8 + 64 + 8));
-        assert!(memory.workspace_bytes > 0);
-
-        let model_bytes = |overrides: serde_json::Value| {
-            let jobs = self::jobs(&[overrides]);
-            group(&jobs, 1, None)[0].memory.model_bytes
-        };
-        let bf16 = json!({"layers": [1], "dtype": "bfloat16"});
-        assert_eq!(model_bytes(bf16), 2 * (800 + 2 * 1000));
-        let in_8bit = json!({"layers": [1], "dtype": "bfloat16", "load_in_8bit": true});
-        assert_eq!(model_bytes(in_8bit), 2 * 800 + 2 * (900 + 2 * 100));
-        let with_head = json!({"layers": [1], "loss_fn": "ce"});
-        assert_eq!(model_bytes(with_head), 4 * (800 + 4 * 1000 + 100 * 8));
-    }
-
-    #[test]
-    fn memory_of_an_sae_is_that_of_its_copies() {
-        let job = &jobs(&[json!({"layers": [1], "num_latents": 64, "optimizer": "adam"})])[0];
-        let memory = sae_memory(&job.config, &job.saes[0], 3);
-        let weights = 4 * (2 * 64 * 8 + 64 + 8);
-        assert_eq!(memory.weights_bytes, weights);
-        assert_eq!(memory.gradients_bytes, weights);
-        assert_eq!(memory.optimizer_bytes, 2 * weights);
-        assert_eq!(memory.activations_bytes, 4 * (64 + 4 * 8) * 32 * 8);
-        let spread = json!({"layers": [1], "num_latents": 64, "distribute_modules": true});
-        let job = &jobs(&[spread])[0];
-        let spread = sae_memory(&job.config, &job.saes[0], 3);
-        assert_eq!(spread.weights_bytes, weights);
-        assert_eq!(spread.activations_bytes, 3 * memory.activations_bytes);
-    }
-
-    #[test]
-    fn evaluation_takes_the_whole_model_after_training() {
-        let memory = |settings| group(&jobs(&[settings]), 1, None)[0].memory;
-        let without = memory(json!({"layers": [0], "num_latents": 32}));
-        assert_eq!(without.evaluation_bytes, 0);
-        let with = memory(json!({"layers": [0], "num_latents": 32, "eval_fraction": 0.5}));
-        let model = 4 * (800 + 4 * 1000 + 100 * 8);
-        let logits = 3 * 4 * 32 * 8 * 100;
-        let weights = 4 * (2 * 32 * 8 + 32 + 8);
-        assert_eq!(with.evaluation_bytes, model + weights + logits);
-        assert_eq!(with.total_bytes(), with.evaluation_bytes);
-    }
-
-    /// Two SAEs of 64 latents, and a batch of one sequence of 8 tokens.
-    fn two_saes(more: serde_json::Value) -> Vec<Job> {
-        let mut settings = json!({"layers": [0, 1], "num_latents": 64, "batch_size": 1});
-        let more = more.as_object().unwrap().clone();
-        settings.as_object_mut().unwrap().extend(more);
-        jobs(&[settings])
-    }
-
-    #[test]
-    fn copies_on_all_ranks_take_the_same_on_each() {
-        let jobs = two_saes(json!({}));
-        let [one, two] = [1, 2].map(|n_ranks| group(&jobs, n_ranks, None).remove(0));
-        assert_eq!(one.memory, two.memory);
-        assert_eq!((one.n_ranks, two.n_ranks), (1, 2));
-        assert_eq!(one.stream_id, two.stream_id, "it may go on in any number");
-        let alone = two_saes(json!({"distribute_modules": true}));
-        let alone = group(&alone, 1, None).remove(0).memory;
-        assert_eq!(alone, one.memory, "nothing changes where there is one rank");
-    }
-
-    #[test]
-    fn saes_on_one_rank_each_take_memory_there_and_the_activations_of_all() {
-        let memory = |more| group(&two_saes(more), 2, None)[0].memory;
-        let n_params = 2 * 64 * 8 + 64 + 8;
-        let copied = memory(json!({}));
-        assert_eq!(copied.sae_bytes, 2 * 3 * 4 * n_params);
-        // Two hookpoints of width 8, and a row of an SAE, for 8 tokens.
-        let row = 64 + 4 * 8;
-        assert_eq!(copied.workspace_bytes, 4 * 8 * (2 * 8 + row) + 4 * n_params);
-        let spread = memory(json!({"distribute_modules": true}));
-        assert_eq!(spread.model_bytes, copied.model_bytes);
-        assert_eq!(spread.sae_bytes, 3 * 4 * n_params);
-        // One hookpoint and the row for 16 tokens.
-        let taps = 4 * 8 * 2 * 8;
-        assert_eq!(
-            spread.workspace_bytes,
-            taps + 4 * 16 * (8 + row) + 4 * n_params
-        );
-        // Sent in 2 bytes, then input and target in 4.
-        let half = memory(json!({"distribute_modules": true, "dtype": "bfloat16"}));
-        assert_eq!(
-            half.workspace_bytes,
-            taps + 16 * (2 * 8 + 4 * (8 + 8 + row)) + 4 * n_params
-        );
-    }
-
-    #[test]
-    fn activations_are_sorted_where_they_arrive() {
-        // 128 rows in parts: what comes from all ranks, twice, is more than all else.
-        let settings = json!({
-            "distribute_modules": true, "micro_acc_steps": 96, "batch_size": 16,
-        });
-        let jobs = two_saes(settings);
-        let memory = group(&jobs, 2, None)[0].memory;
-        let n_params = 2 * 64 * 8 + 64 + 8;
-        // A row of 96 is one float a part; a block takes 8 rows of 8 of this rank's 128 tokens.
-        let (pass, arrival, sae) = (8 * 8 * 128, 2 * 8 * 256, (8 + 1) * 256);
-        assert!(pass > arrival && arrival > sae);
-        let taps = 2 * 8 * 128;
-        assert_eq!(memory.workspace_bytes, 4 * (taps + pass + n_params));
-        let memory = group(&with_hookpoints_of_one_rank(), 2, None)[0].memory;
-        // Rank 0 has two of four hookpoints, and all ranks send it theirs: 2 * 8 * 256, twice.
-        assert_eq!(
-            memory.workspace_bytes,
-            4 * (4 * 8 * 128 + 2 * 2 * 8 * 256 + n_params)
-        );
-    }
-
-    fn with_hookpoints_of_one_rank() -> Vec<Job> {
-        two_saes(json!({
-            "distribute_modules": true, "micro_acc_steps": 96, "batch_size": 16,
-            "layers": [0, 1, 2, 3],
-        }))
-    }
-
-    #[test]
-    fn the_rank_that_needs_the_most_counts() {
-        let jobs = jobs(&[
-            json!({"layers": [0, 1, 2], "num_latents": 64, "distribute_modules": true}),
-            json!({"layers": [0], "num_latents": 64}),
-        ]);
-        let memory = group(&jobs, 2, None)[0].memory;
-        let n_params = 2 * 64 * 8 + 64 + 8;
-        assert_eq!(
-            memory.sae_bytes,
-            (2 + 1) * 3 * 4 * n_params,
-            "two of three, and the copy"
         );
     }
 
