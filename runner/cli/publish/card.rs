@@ -65,8 +65,8 @@ impl Card<'_> {
         let card = context! {
             repo => self.repo,
             license => self.license,
-            base_models => of_hub(|sae| &sae.model),
-            datasets => of_hub(|sae| &sae.dataset),
+            base_models => of_hub(|sae| &sae.provenance.model),
+            datasets => of_hub(|sae| &sae.provenance.dataset),
             summary => self.summary(),
             saes => Value::from(Serde(saes)),
             is_flat => self.saes.iter().all(|chosen| !chosen.folder.contains('/')),
@@ -81,8 +81,9 @@ impl Card<'_> {
     }
 
     fn summary(&self) -> String {
-        let models: BTreeSet<_> = self.saes.iter().map(|c| public(&c.sae.model)).collect();
-        let datasets: BTreeSet<_> = self.saes.iter().map(|c| public(&c.sae.dataset)).collect();
+        let of = self.saes.iter().map(|chosen| &chosen.sae.provenance);
+        let models: BTreeSet<_> = of.clone().map(|of| public(&of.model)).collect();
+        let datasets: BTreeSet<_> = of.map(|of| public(&of.dataset)).collect();
         let join = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
         let n = self.saes.len();
         let saes = if n == 1 {
@@ -101,8 +102,8 @@ impl Card<'_> {
     /// The settings of each job.
     fn jobs(&self) -> Vec<Folded> {
         let folded = self.saes.iter().map(|Chosen { sae, .. }| Folded {
-            title: format!("{} ({})", sae.job, sae.job_id),
-            config: settings(&sae.config),
+            title: format!("{} ({})", sae.result.job, sae.result.job_id),
+            config: settings(&sae.provenance.config),
             text: String::new(),
         });
         distinct(folded)
@@ -111,39 +112,40 @@ impl Card<'_> {
     /// The text of each sweep.
     fn sweeps(&self) -> Vec<Folded> {
         let folded = self.saes.iter().map(|Chosen { sae, .. }| Folded {
-            title: format!("{}, version {}", sae.sweep, sae.revision),
+            title: format!("{}, version {}", sae.result.sweep, sae.provenance.revision),
             config: String::new(),
-            text: sae.sweep_text.trim_end().to_owned(),
+            text: sae.provenance.sweep_text.trim_end().to_owned(),
         });
         distinct(folded)
     }
 
     fn provenance(&self) -> Vec<String> {
         let lines = self.saes.iter().flat_map(|Chosen { sae, .. }| {
-            let run_by = sae.sae_run.as_deref().unwrap_or("unknown");
-            let commit = sae
+            let of = &sae.provenance;
+            let run_by = of.sae_run.as_deref().unwrap_or("unknown");
+            let commit = of
                 .git_commit
                 .as_ref()
                 .map(|id| format!(", at commit {id} of its folder"));
-            let on = [&sae.libtorch, &sae.device].map(|part| part.as_deref().unwrap_or("unknown"));
+            let on = [&of.libtorch, &of.device].map(|part| part.as_deref().unwrap_or("unknown"));
             [
                 format!(
                     "sweep {}, version {}, run by sae-run {run_by}{}; recipe {}, BLAKE3 {}",
-                    sae.sweep,
-                    sae.revision,
+                    sae.result.sweep,
+                    of.revision,
                     commit.unwrap_or_default(),
-                    public(&sae.recipe),
-                    sae.recipe_digest
+                    public(&of.recipe),
+                    of.recipe_digest
                 ),
                 format!(
                     "model {}, BLAKE3 of its files {}",
-                    public(&sae.model),
-                    sae.model_digest
+                    public(&of.model),
+                    of.model_digest
                 ),
                 format!(
                     "data {}, BLAKE3 of its tokens {}",
-                    public(&sae.dataset),
-                    sae.token_digest
+                    public(&of.dataset),
+                    of.token_digest
                 ),
                 format!("libtorch {} on {}", on[0], on[1]),
             ]
@@ -164,23 +166,23 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 fn row(chosen: &Chosen) -> Row<'_> {
-    let sae = &chosen.sae;
+    let result = &chosen.sae.result;
     let held_out = |eval: Option<f64>, train: Option<f64>, digits| match eval {
         Some(_) => number(eval, digits),
         None => format!("{}\\*", number(train, digits)),
     };
     Row {
         folder: &chosen.folder,
-        hookpoint: &sae.hookpoint,
-        d_in: sae.d_in,
-        num_latents: sae.num_latents,
-        k: sae.k,
-        fvu: held_out(sae.fvu_eval, sae.fvu, 4),
-        l0: held_out(sae.l0_eval, sae.l0, 1),
-        dead_pct: held_out(sae.dead_pct_eval, sae.dead_pct, 1),
-        ce_recovered: number(sae.ce_recovered, 4),
-        kl: number(sae.kl, 4),
-        n_tokens: sae.n_tokens,
+        hookpoint: &result.hookpoint,
+        d_in: chosen.sae.d_in,
+        num_latents: result.num_latents,
+        k: result.k,
+        fvu: held_out(result.fvu_eval, result.fvu, 4),
+        l0: held_out(result.l0_eval, result.l0, 1),
+        dead_pct: held_out(result.dead_pct_eval, result.dead_pct, 1),
+        ce_recovered: number(result.ce_recovered, 4),
+        kl: number(result.kl, 4),
+        n_tokens: result.n_tokens,
     }
 }
 

@@ -151,7 +151,7 @@ impl Publisher<'_> {
         layout: Layout,
         metadata: &SaeLensMetadata,
     ) -> Result<PathBuf, CliError> {
-        let checkpoint = sae.checkpoint.as_deref().unwrap_or_default();
+        let checkpoint = sae.result.checkpoint.as_deref().unwrap_or_default();
         let dir = self.runs_dir.join(checkpoint);
         let staged = self
             .staging
@@ -182,15 +182,15 @@ impl Publisher<'_> {
 
     /// What SAELens's layout says of where an SAE was trained.
     async fn metadata(&self, sae: &PublishableSae) -> Result<SaeLensMetadata, CliError> {
-        let job = self.store.job(&sae.job_id).await?;
+        let job = self.store.job(&sae.result.job_id).await?;
         let config: TrainConfig = past_job::config(&job)?;
         // Without the model's folder, TransformerLens's name of the place stays unknown.
         let order = past_job::last_order(&self.runs_dir, &job).ok();
         let facts = order.and_then(|order| train::read_facts(&order.model_dir).ok());
         Ok(SaeLensMetadata {
             model_name: Some(card::public(&config.model)),
-            hook_name: facts.and_then(|facts| transformer_lens_name(&facts, &sae.hookpoint)),
-            hf_hook_name: Some(sae.hookpoint.clone()),
+            hook_name: facts.and_then(|facts| transformer_lens_name(&facts, &sae.result.hookpoint)),
+            hf_hook_name: Some(sae.result.hookpoint.clone()),
             context_size: Some(config.ctx_len),
             dataset_path: Some(card::public(&config.dataset)),
             prepend_bos: None,
@@ -239,7 +239,10 @@ impl Publisher<'_> {
     }
 
     fn upload(&self, chosen: &[Chosen], outgoing: &[Outgoing]) -> Upload {
-        let jobs: HashSet<_> = chosen.iter().map(|chosen| &chosen.sae.job_id).collect();
+        let jobs: HashSet<_> = chosen
+            .iter()
+            .map(|chosen| &chosen.sae.result.job_id)
+            .collect();
         Upload {
             repo: self.args.repo.clone(),
             branch: self.args.revision.clone(),

@@ -5,7 +5,7 @@ use crate::error::CliError;
 use plan::folder_name;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use store::{JobStatus, PublishableSae};
+use store::{JobStatus, PublishableSae, ResultRow};
 
 /// Problems that one message lists.
 const N_LISTED: usize = 10;
@@ -28,16 +28,16 @@ pub(super) fn place(
     if let Some(prefix) = prefix {
         check_prefix(prefix)?;
     }
-    let jobs: HashSet<_> = saes.iter().map(|sae| &sae.job_id).collect();
+    let jobs: HashSet<_> = saes.iter().map(|sae| &sae.result.job_id).collect();
     let has_several_jobs = jobs.len() > 1;
     let names = has_several_jobs.then(|| job_folders(&saes));
-    let folder = |sae: &PublishableSae| {
-        let job = names.as_ref().map(|names| names[&sae.job_id].as_str());
-        let parts = [prefix, job, Some(sae.sae.as_str())];
+    let folder = |result: &ResultRow| {
+        let job = names.as_ref().map(|names| names[&result.job_id].as_str());
+        let parts = [prefix, job, Some(result.sae.as_str())];
         parts.into_iter().flatten().collect::<Vec<_>>().join("/")
     };
     let chosen = saes.into_iter().map(|sae| Chosen {
-        folder: folder(&sae),
+        folder: folder(&sae.result),
         sae,
     });
     Ok(chosen.collect())
@@ -46,21 +46,21 @@ pub(super) fn place(
 /// A folder for each job: its name, and its id behind that where another job has the same.
 fn job_folders(saes: &[PublishableSae]) -> HashMap<String, String> {
     let mut by_name: BTreeMap<String, HashSet<&str>> = BTreeMap::new();
-    for sae in saes {
+    for PublishableSae { result, .. } in saes {
         by_name
-            .entry(folder_name(&sae.job))
+            .entry(folder_name(&result.job))
             .or_default()
-            .insert(&sae.job_id);
+            .insert(&result.job_id);
     }
-    let folder = |sae: &PublishableSae| {
-        let name = folder_name(&sae.job);
+    let folder = |result: &ResultRow| {
+        let name = folder_name(&result.job);
         match by_name[&name].len() {
             1 if !name.is_empty() => name,
-            _ => format!("{name}-{}", sae.job_id),
+            _ => format!("{name}-{}", result.job_id),
         }
     };
     saes.iter()
-        .map(|sae| (sae.job_id.clone(), folder(sae)))
+        .map(|sae| (sae.result.job_id.clone(), folder(&sae.result)))
         .collect()
 }
 
@@ -89,17 +89,19 @@ pub(super) fn check(
     runs_dir: &Path,
 ) -> Result<(), CliError> {
     let is_gone = |chosen: &&Chosen| {
-        let dir = chosen.sae.checkpoint.as_ref().map(|dir| runs_dir.join(dir));
+        let dir = chosen.sae.result.checkpoint.as_ref();
+        let dir = dir.map(|dir| runs_dir.join(dir));
         !dir.is_some_and(|dir| dir.is_dir())
     };
     if let Some(Chosen { sae, .. }) = chosen.iter().find(is_gone) {
-        let message = format!("job `{}` has no checkpoint of `{}`", sae.job, sae.sae);
+        let (job, sae) = (&sae.result.job, &sae.result.sae);
+        let message = format!("job `{job}` has no checkpoint of `{sae}`");
         return Err(CliError::input(message)
             .with_hint("run its sweep, or leave it out with `--where`".to_owned()));
     }
     let problems = chosen.iter().filter_map(|chosen| {
-        let sae = &chosen.sae;
-        problem(sae).map(|problem| format!("`{}`, `{}`: {problem}", sae.job, sae.sae))
+        let (job, sae) = (&chosen.sae.result.job, &chosen.sae.result.sae);
+        problem(&chosen.sae).map(|problem| format!("`{job}`, `{sae}`: {problem}"))
     });
     let problems: Vec<_> = problems.collect();
     if problems.is_empty() || args.force {
@@ -123,13 +125,14 @@ fn problem(sae: &PublishableSae) -> Option<String> {
     if let Some(verdict) = &sae.verdict {
         return Some(format!("went wrong: {verdict}"));
     }
-    if sae.status != JobStatus::Done {
-        return Some(format!("the job is {}", sae.status));
+    let result = &sae.result;
+    if result.status != JobStatus::Done {
+        return Some(format!("the job is {}", result.status));
     }
-    if sae.fvu.is_none() {
+    if result.fvu.is_none() {
         return Some("its FVU is not finite".to_owned());
     }
-    if sae.fvu_eval.is_none() {
+    if result.fvu_eval.is_none() {
         return Some("was never evaluated on held-out sequences".to_owned());
     }
     None

@@ -58,7 +58,7 @@ pub use listing::Listing;
 pub use open::Store;
 pub use origin::SweepOrigin;
 pub use publication::{JobPublication, Publication, PublishedFile};
-pub use publishable::PublishableSae;
+pub use publishable::{ProvenanceRow, PublishableSae};
 pub use query::{QueryLimits, QueryTable};
 pub use record::{RecordedJob, RecordedPlan, RecordedStream};
 pub use remove::{KeptJob, Removal, RemovedJob};

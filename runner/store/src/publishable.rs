@@ -1,63 +1,61 @@
 //! SAEs with all that a publication says of them.
 
 use crate::error::{StoreError, Trouble};
-use crate::job::JobStatus;
 use crate::listing::Listing;
 use crate::open::Store;
 use crate::query::QueryLimits;
 use crate::remove;
+use crate::result::ResultRow;
 use serde_json::Value;
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeSet;
 
-/// One SAE with all that a publication says of it. The view `result` defines the numbers, and
-/// `provenance` where it comes from.
+/// One SAE with all that a publication says of it.
 #[derive(Clone, Debug, PartialEq, FromRow)]
-#[expect(
-    missing_docs,
-    reason = "as the columns of `result` and `provenance`, each explained there"
-)]
 pub struct PublishableSae {
+    /// Its settings and numbers.
+    #[sqlx(flatten)]
+    pub result: ResultRow,
+    /// Where it comes from.
+    #[sqlx(flatten)]
+    pub provenance: ProvenanceRow,
+    /// Key of the SAE.
     pub sae_id: i64,
-    pub sweep: String,
-    pub job: String,
-    pub job_id: String,
-    pub status: JobStatus,
-    pub hookpoint: String,
-    pub sae: String,
-    pub seed: i64,
+    /// Width of the activations.
     pub d_in: u64,
-    pub num_latents: u64,
-    pub k: u64,
-    pub lr: f64,
-    pub n_tokens: u64,
-    pub step: u64,
-    pub fvu: Option<f64>,
-    pub l0: Option<f64>,
-    pub dead_pct: Option<f64>,
-    pub fvu_eval: Option<f64>,
-    pub l0_eval: Option<f64>,
-    pub dead_pct_eval: Option<f64>,
-    pub ce_clean: Option<f64>,
-    pub ce_spliced: Option<f64>,
-    pub ce_recovered: Option<f64>,
-    pub kl: Option<f64>,
-    pub checkpoint: Option<String>,
-    pub model: String,
-    pub model_digest: String,
-    pub dataset: String,
-    pub token_digest: String,
-    pub config: String,
-    pub recipe: String,
-    pub recipe_digest: String,
-    pub sweep_text: String,
-    pub revision: i64,
-    pub sae_run: Option<String>,
-    pub git_commit: Option<String>,
-    pub libtorch: Option<String>,
-    pub device: Option<String>,
     /// What a worker found wrong with it last; `None`: nothing.
     pub verdict: Option<String>,
+}
+
+/// Where a job of a sweep comes from; the view `provenance` defines each column exactly.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct ProvenanceRow {
+    /// Version of the sweep, from 1.
+    pub revision: i64,
+    /// The sweep file as the user wrote it.
+    pub sweep_text: String,
+    /// Name or path of the recipe.
+    pub recipe: String,
+    /// Digest of the recipe.
+    pub recipe_digest: String,
+    /// Version of sae-run that first ran this version of the sweep.
+    pub sae_run: Option<String>,
+    /// Commit of the checkout that the sweep file lies in.
+    pub git_commit: Option<String>,
+    /// Version of libtorch of the last attempt that trained the job.
+    pub libtorch: Option<String>,
+    /// Device of that attempt.
+    pub device: Option<String>,
+    /// Name or folder of the language model.
+    pub model: String,
+    /// Digest of the model's files.
+    pub model_digest: String,
+    /// File, folder or id of the data set.
+    pub dataset: String,
+    /// Digest of the token data.
+    pub token_digest: String,
+    /// All settings of the job, resolved; JSON.
+    pub config: String,
 }
 
 impl Store {
@@ -173,13 +171,19 @@ mod tests {
 
         let few = store.publishable(&none, Some("k < 4")).await.unwrap();
         assert_eq!(few.len(), 1, "the third was never trained");
-        assert_eq!((few[0].k, few[0].fvu, few[0].revision), (2, Some(0.5), 2));
-        assert_eq!(few[0].sweep_text, "edited");
+        let PublishableSae {
+            result, provenance, ..
+        } = &few[0];
+        assert_eq!(
+            (result.k, result.fvu, provenance.revision),
+            (2, Some(0.5), 2)
+        );
+        assert_eq!(provenance.sweep_text, "edited");
         let job = plan.jobs[0].job_id.as_str();
         let one = store.publishable(&[job], None).await.unwrap();
-        assert_eq!((one.len(), one[0].k), (1, 4));
+        assert_eq!((one.len(), one[0].result.k), (1, 4));
         assert_eq!(
-            one[0].checkpoint.as_deref(),
+            one[0].result.checkpoint.as_deref(),
             Some(&*format!("s/{job}/layers.0"))
         );
         let both = store.publishable(&[job], Some("k < 4")).await.unwrap();
