@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokio::process::{Child, ChildStdin};
+use tokio::process::{Child, ChildStdin, Command};
 use train::Order;
 
 /// A running worker. It saves and ends when its standard input ends, so it cannot outlive us.
@@ -33,28 +33,16 @@ impl WorkerProcess {
     ) -> Result<Self, CliError> {
         let order_path = dir.join(ORDER);
         write_order(order, &order_path)?;
-        let log_path = dir.join(LOG);
-        let unwritable = |error: std::io::Error| CliError::io("open", &log_path, &error);
-        let log = OpenOptions::new().create(true).append(true).open(&log_path);
-        let log = log.map_err(unwritable)?;
-        let log_start = log.metadata().map_err(unwritable)?.len();
-        let log_too = log.try_clone().map_err(unwritable)?;
+        let log = WorkerLog::open(dir.join(LOG))?;
         let program = std::env::current_exe()
             .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))?;
-        let mut child = launcher
-            .command(&program, &order_path)?
-            .stdin(Stdio::piped())
-            .stdout(log)
-            .stderr(log_too)
-            // Ctrl-C is ours to pass on; a group of its own keeps the terminal from doing it.
-            .process_group(0)
-            .spawn()
-            .map_err(|error| CliError::io("start", &program, &error))?;
+        let mut command = launcher.command(&program, &order_path)?;
+        let mut child = log.spawn(&mut command)?;
         let stdin = child.stdin.take();
         Ok(Self {
             child,
-            log: log_path,
-            log_start,
+            log: log.path,
+            log_start: log.n_bytes,
             stdin,
         })
     }
@@ -79,6 +67,52 @@ impl WorkerProcess {
     /// Asks the worker to save and end.
     pub(crate) fn ask_to_stop(&mut self) {
         self.stdin = None;
+    }
+}
+
+/// The file that what a worker prints is appended to.
+pub(crate) struct WorkerLog {
+    path: PathBuf,
+    file: File,
+    /// Its length so far.
+    n_bytes: u64,
+}
+
+impl WorkerLog {
+    /// Opens it behind what earlier workers printed.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, CliError> {
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let opened = file.and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (n_bytes, file) = opened.map_err(|error| CliError::io("open", &path, &error))?;
+        Ok(Self {
+            path,
+            file,
+            n_bytes,
+        })
+    }
+
+    /// Starts a worker, which ends when its standard input does.
+    ///
+    /// # Errors
+    /// A program that cannot be started.
+    pub(crate) fn spawn(&self, command: &mut Command) -> Result<Child, CliError> {
+        let copy = || {
+            let copy = self.file.try_clone();
+            copy.map_err(|error| CliError::io("open", &self.path, &error))
+        };
+        command
+            .stdin(Stdio::piped())
+            .stdout(copy()?)
+            .stderr(copy()?)
+            // Ctrl-C is ours to pass on; a group of its own keeps the terminal from doing it.
+            .process_group(0);
+        command.spawn().map_err(|error| {
+            let program = Path::new(command.as_std().get_program());
+            CliError::io("start", program, &error)
+        })
     }
 }
 

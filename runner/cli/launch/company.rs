@@ -8,11 +8,10 @@
 use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::signals::StopSignals;
+use crate::worker_process::WorkerLog;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 use train::dist::{DistError, Environment, Store};
@@ -127,11 +126,7 @@ impl Launcher for &Leader {
             program: program.into(),
             order: absolute(order)?,
         })?;
-        let mut command = Command::new(program);
-        command
-            .args(worker_args(order))
-            .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);
-        Ok(command)
+        Ok(part_of(program, order))
     }
 
     fn is_stopped(&self) -> bool {
@@ -190,18 +185,7 @@ impl Follower {
         signals: &mut StopSignals,
     ) -> Result<(), CliError> {
         let log = order.with_file_name(format!("worker.{}.log", self.rank));
-        let unwritable = |error: std::io::Error| CliError::io("open", &log, &error);
-        let file = OpenOptions::new().create(true).append(true).open(&log);
-        let file = file.map_err(unwritable)?;
-        let mut child = Command::new(program)
-            .args(worker_args(order))
-            .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1)
-            .stdin(Stdio::piped())
-            .stdout(file.try_clone().map_err(unwritable)?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| CliError::io("start", program, &error))?;
+        let mut child = WorkerLog::open(log)?.spawn(&mut part_of(program, order))?;
         let mut stdin = child.stdin.take();
         loop {
             tokio::select! {
@@ -224,6 +208,15 @@ impl Follower {
         // Without the leader there is nothing to stop.
         let _ = self.store.set(STOP, b"1");
     }
+}
+
+/// The command of a rank's part of a worker.
+fn part_of(program: &Path, order: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(worker_args(order))
+        .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);
+    command
 }
 
 fn word_key(n_words: u64) -> String {
