@@ -1,6 +1,6 @@
 //! Models of the Hub, served by a Hub on this machine.
 
-use crate::common::{Outcome, Workspace, fixture, replace_line, small_sweep};
+use crate::common::{Outcome, Workspace, fixture, replace_line, small_sweep, text};
 use ::hub::testing::{Access, Fault, HubServer};
 use serde_json::json;
 
@@ -133,6 +133,21 @@ fn a_folder_has_no_revisions() {
     outcome
         .refuses(&["revision `main`"])
         .hints("leave `revision` out");
+}
+
+#[test]
+fn a_jobs_revision_is_not_that_of_another_model() {
+    let (server, workspace) = with_hub();
+    let trained = ["tiny.toml", "--set", "train.revision=main"];
+    run(&server, &workspace, &trained).succeeds();
+    let job = workspace.sql_value("SELECT job_id FROM job LIMIT 1");
+    let (model, data) = (fixture("tiny-llama"), fixture("tiny.jsonl"));
+    let named = ["--model", text(&model), "--dataset", text(&data)];
+    let some = ["--ctx-len", "64", "--max-examples", "2"];
+    let args = [&["eval", job.as_str().unwrap()][..], &named, &some].concat();
+    run(&server, &workspace, &args)
+        .succeeds()
+        .remarks(&["not recorded"]);
 }
 
 #[test]

@@ -245,6 +245,10 @@ fn settings(args: &EvalArgs) -> Map<String, Value> {
     });
     let mut settings = options.as_object().cloned().unwrap_or_default();
     settings.retain(|_, value| !value.is_null());
+    // A job's revision is that of its own model.
+    if args.model.is_some() {
+        settings.insert("revision".into(), json!(args.revision));
+    }
     // All of the data that is named is evaluated on.
     settings.insert("eval_fraction".into(), 0.0.into());
     for key in ["eval_dataset", "eval_split", "finetune"] {
