@@ -3,6 +3,7 @@
 use crate::config;
 use crate::encode_args::EncodeArgs;
 use crate::error::CliError;
+use crate::named_data::NamedDataArgs;
 use crate::paths::Folders;
 use crate::publish::PublishArgs;
 use crate::train_args::TrainArgs;
@@ -311,20 +312,8 @@ pub(crate) struct EvalArgs {
     /// is evaluated on.
     #[arg(long)]
     pub(crate) dataset: Option<String>,
-    /// Split of the data set [default: train].
-    #[arg(long, requires = "dataset")]
-    pub(crate) split: Option<String>,
-    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
-    #[arg(
-        long,
-        alias = "data_args",
-        value_name = "KEY=VALUE,...",
-        requires = "dataset"
-    )]
-    pub(crate) data_args: Option<String>,
-    /// Column that holds the text [default: text].
-    #[arg(long, alias = "text_column", requires = "dataset")]
-    pub(crate) text_column: Option<String>,
+    #[command(flatten)]
+    pub(crate) data: NamedDataArgs,
     /// Length of a sequence, in tokens [default: 2048, or that of the job].
     #[arg(long, alias = "ctx_len", requires = "dataset")]
     pub(crate) ctx_len: Option<usize>,

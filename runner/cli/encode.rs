@@ -2,11 +2,10 @@
 
 mod saes;
 
-use crate::data_command::tokenise;
 use crate::encode_args::EncodeArgs;
 use crate::error::CliError;
-use crate::expand::Inputs;
 use crate::models::{fetch_weights, find_model};
+use crate::named_data::{Named, NamedInputs};
 use crate::paths::Folders;
 use crate::progress;
 use crate::table;
@@ -58,46 +57,29 @@ fn format(out: &Path) -> Result<EncodeFormat, CliError> {
 
 /// What was named, and what the SAEs' files say, under the names of settings.
 fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, CliError> {
-    let named = args.model.clone();
-    let (model, revision) = match named {
-        Some(model) => (model, args.revision.clone()),
+    let model = match &args.model {
+        Some(model) => (model.clone(), args.revision.clone()),
         None => saes.model()?,
     };
-    let dataset = args.input.dataset.is_some();
-    let options = json!({
-        "model": model,
-        "dtype": args.dtype,
-        "load_in_8bit": args.load_in_8bit.then_some(true),
-        "dataset": args.input.dataset,
-        "split": dataset.then(|| args.split.as_deref().unwrap_or("train")),
-        "data_args": dataset.then(|| args.data_args.as_deref().unwrap_or_default()),
-        "text_column": args.text_column,
-        "ctx_len": args.ctx_len,
-    });
-    let mut settings = options.as_object().cloned().unwrap_or_default();
-    settings.retain(|_, value| !value.is_null());
-    settings.insert("revision".into(), revision.into());
-    // All of what is named is encoded, and nothing is trained.
-    settings.insert("eval_fraction".into(), 0.0.into());
-    for key in ["eval_dataset", "eval_split", "finetune", "max_examples"] {
-        settings.insert(key.into(), Value::Null);
-    }
-    settings.insert("eval_data_args".into(), json!({}));
-    Ok(settings)
+    let named = Named {
+        model,
+        dtype: args.dtype.as_deref(),
+        load_in_8bit: args.load_in_8bit,
+        dataset: args.input.dataset.as_deref(),
+        data: &args.data,
+        ctx_len: args.ctx_len.map(|ctx_len| ctx_len as usize),
+    };
+    Ok(named.settings())
 }
 
 /// The model's folder, and the sequences of the data set.
 fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<(PathBuf, EncodeInput), CliError> {
-    config.validate()?;
-    let folders = Folders::of_this_machine()?;
-    let mut inputs = Inputs::new(Path::new("."), &folders);
-    inputs.of(config)?;
-    inputs.fetch_data(config, args.quiet)?;
-    let model_dir = inputs.fetch_model(config, args.quiet)?;
-    let spec = inputs.tokens(config, &config.train_data());
-    let tokens = tokenise(&spec, &folders.cache, args.quiet)?;
-    let most = args.max_examples;
-    Ok((model_dir, EncodeInput::Sequences { tokens, most }))
+    let inputs = NamedInputs::fetch(config, args.quiet)?;
+    let input = EncodeInput::Sequences {
+        tokens: inputs.tokens,
+        most: args.max_examples,
+    };
+    Ok((inputs.model_dir, input))
 }
 
 /// The model's folder, and the texts.
@@ -105,7 +87,7 @@ fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<(PathBuf, EncodeInpu
     let shelf = Folders::of_this_machine()?.models();
     let revision = config.revision.as_deref();
     let model = find_model(&config.model, revision, Path::new("."), &shelf)?;
-    let texts: Box<dyn Iterator<Item = Result<String, TrainError>>> = match &args.input.text_file {
+    let texts: Lines = match &args.input.text_file {
         Some(path) => lines(path)?,
         None => Box::new(args.input.text.clone().into_iter().map(Ok)),
     };

@@ -1,6 +1,7 @@
 //! `sae-run encode` as typed.
 
 use crate::args::StoreArgs;
+use crate::named_data::NamedDataArgs;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -42,20 +43,8 @@ pub(crate) struct EncodeArgs {
     pub(crate) load_in_8bit: bool,
     #[command(flatten)]
     pub(crate) input: EncodeInputArgs,
-    /// Split of the data set [default: train].
-    #[arg(long, requires = "dataset")]
-    pub(crate) split: Option<String>,
-    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
-    #[arg(
-        long,
-        alias = "data_args",
-        value_name = "KEY=VALUE,...",
-        requires = "dataset"
-    )]
-    pub(crate) data_args: Option<String>,
-    /// Column that holds the text [default: text].
-    #[arg(long, alias = "text_column", requires = "dataset")]
-    pub(crate) text_column: Option<String>,
+    #[command(flatten)]
+    pub(crate) data: NamedDataArgs,
     /// Only the first so many sequences of the data set.
     #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) max_examples: Option<u64>,

@@ -3,7 +3,7 @@
 use crate::args::EvalArgs;
 use crate::data_command::tokenise;
 use crate::error::CliError;
-use crate::expand::Inputs;
+use crate::named_data::{Named, NamedInputs};
 use crate::past_job;
 use crate::paths::Folders;
 use crate::progress;
@@ -17,6 +17,7 @@ use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
+use train::sae::FoundSae;
 use train::{EvalRequest, EvalSae, Evaluated, Order, TrainError};
 
 /// Sequences in a forward pass at most, where nobody says.
@@ -46,24 +47,19 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
 /// Evaluates the SAEs of a folder.
 fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
     let saes = train::find_saes(Path::new(&args.target)).map_err(TrainError::from)?;
-    for (option, value) in [("--dataset", &args.dataset), ("--model", &args.model)] {
-        if value.is_none() {
-            let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
-            return Err(CliError::input(message).with_hint(
-                "name the model that its SAEs were trained on, and data to evaluate them on"
-                    .to_owned(),
-            ));
-        }
+    let missing = |option: &str| {
+        let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
+        CliError::input(message).with_hint(
+            "name the model that its SAEs were trained on, and data to evaluate them on".to_owned(),
+        )
+    };
+    if args.dataset.is_none() {
+        return Err(missing("--dataset"));
     }
-    let config = apply_overrides(&TrainConfig::default(), &settings(args))?;
-    let saes = saes.into_iter().map(|sae| EvalSae {
-        name: sae.name,
-        hookpoint: sae.hookpoint,
-        dir: sae.dir,
-        exclude_tokens: Vec::new(),
-        density: None,
-    });
-    on_named_data(args, &config, saes.collect())
+    let model = args.model.clone().ok_or_else(|| missing("--model"))?;
+    let settings = settings(args, (model, args.revision.clone()));
+    let config = apply_overrides(&TrainConfig::default(), &settings)?;
+    on_named_data(args, &config, saes)
 }
 
 /// A job of the database, which nobody trains meanwhile.
@@ -89,10 +85,7 @@ impl Job {
         let store = Store::open(&folder.database()).await?;
         let details = store.job(&args.target).await?;
         let config = past_job::config(&details)?;
-        let checkpoint = details.checkpoints.last().cloned().ok_or_else(|| {
-            let message = format!("job `{}` has no checkpoint", details.job_id);
-            CliError::input(message).with_hint("run its sweep first".to_owned())
-        })?;
+        let checkpoint = past_job::newest_checkpoint(&details)?.clone();
         Ok(Self {
             folder,
             store,
@@ -104,34 +97,23 @@ impl Job {
 
     /// Its settings, with what was named laid over them. Its own model is where its worker found it.
     fn with(&self, args: &EvalArgs) -> Result<TrainConfig, CliError> {
-        let mut settings = settings(args);
-        if args.model.is_none() {
-            let model_dir = self.order()?.model_dir;
-            settings.insert("model".into(), model_dir.to_string_lossy().into());
-            settings.insert("revision".into(), Value::Null);
-        }
-        Ok(apply_overrides(&self.config, &settings)?)
+        let model = match &args.model {
+            Some(model) => (model.clone(), args.revision.clone()),
+            None => (self.order()?.model_dir.to_string_lossy().into(), None),
+        };
+        Ok(apply_overrides(&self.config, &settings(args, model))?)
     }
 
     /// Its SAEs at the newest checkpoint.
-    fn saes(&self) -> Vec<EvalSae> {
-        let runs_dir = self.folder.path();
-        let dir = runs_dir.join(&self.checkpoint.path);
-        let saes = self.details.saes.iter().map(|sae| EvalSae {
-            name: sae.name.clone(),
-            hookpoint: sae.hookpoint.clone(),
-            dir: dir.join(&sae.name),
-            exclude_tokens: self.config.exclude_tokens.clone(),
-            density: None,
-        });
-        saes.collect()
+    fn saes(&self) -> Vec<FoundSae> {
+        past_job::saes_at(&self.details, &self.checkpoint, self.folder.path())
     }
 
     /// The same, with files for the densities.
     fn saes_with_density(&self) -> Vec<EvalSae> {
-        let with_density = |sae: EvalSae| EvalSae {
+        let with_density = |sae: FoundSae| EvalSae {
             density: Some(self.folder.path().join(self.density(&sae.name))),
-            ..sae
+            ..eval_sae(sae, &self.config)
         };
         self.saes().into_iter().map(with_density).collect()
     }
@@ -229,34 +211,31 @@ fn check(what: &'static str, path: &Path, got: &str, expected: &str) -> Result<(
     }
 }
 
-/// What was named, under the names of settings.
-fn settings(args: &EvalArgs) -> Map<String, Value> {
-    let options = json!({
-        "model": args.model,
-        "revision": args.revision,
-        "dtype": args.dtype,
-        "load_in_8bit": args.load_in_8bit.then_some(true),
-        "dataset": args.dataset,
-        "split": args.split.as_deref().unwrap_or("train"),
-        "data_args": args.data_args.as_deref().unwrap_or_default(),
-        "text_column": args.text_column,
-        "ctx_len": args.ctx_len,
-        "exclude_tokens": args.exclude_tokens,
-    });
-    let mut settings = options.as_object().cloned().unwrap_or_default();
-    settings.retain(|_, value| !value.is_null());
-    // A job's revision is that of its own model.
-    if args.model.is_some() {
-        settings.insert("revision".into(), json!(args.revision));
+/// An SAE that is evaluated without the tokens that `config` excludes.
+fn eval_sae(sae: FoundSae, config: &TrainConfig) -> EvalSae {
+    EvalSae {
+        name: sae.name,
+        hookpoint: sae.hookpoint,
+        dir: sae.dir,
+        exclude_tokens: config.exclude_tokens.clone(),
+        density: None,
     }
-    // All of the data that is named is evaluated on.
-    settings.insert("eval_fraction".into(), 0.0.into());
-    for key in ["eval_dataset", "eval_split", "finetune"] {
-        settings.insert(key.into(), Value::Null);
+}
+
+/// What was named, under the names of settings. `model` is the model and its revision.
+fn settings(args: &EvalArgs, model: (String, Option<String>)) -> Map<String, Value> {
+    let named = Named {
+        model,
+        dtype: args.dtype.as_deref(),
+        load_in_8bit: args.load_in_8bit,
+        dataset: args.dataset.as_deref(),
+        data: &args.data,
+        ctx_len: args.ctx_len,
+    };
+    let mut settings = named.settings();
+    if let Some(exclude_tokens) = &args.exclude_tokens {
+        settings.insert("exclude_tokens".into(), json!(exclude_tokens));
     }
-    settings.insert("eval_data_args".into(), json!({}));
-    // A job's own may be limited; here that is said by an option.
-    settings.insert("max_examples".into(), Value::Null);
     settings
 }
 
@@ -264,32 +243,23 @@ fn settings(args: &EvalArgs) -> Map<String, Value> {
 fn on_named_data(
     args: &EvalArgs,
     config: &TrainConfig,
-    mut saes: Vec<EvalSae>,
+    saes: Vec<FoundSae>,
 ) -> Result<Vec<Evaluated>, CliError> {
-    config.validate()?;
-    for sae in &mut saes {
-        sae.exclude_tokens.clone_from(&config.exclude_tokens);
-    }
-    let folders = Folders::of_this_machine()?;
-    let mut inputs = Inputs::new(Path::new("."), &folders);
-    let facts = inputs.of(config)?.facts;
-    inputs.fetch_data(config, args.json)?;
-    let model_dir = inputs.fetch_model(config, args.json)?;
-    let spec = inputs.tokens(config, &config.train_data());
-    let tokens = tokenise(&spec, &folders.cache, args.json)?;
-    let all = EvalSequences::all(tokens);
+    let inputs = NamedInputs::fetch(config, args.json)?;
+    let all = EvalSequences::all(inputs.tokens);
     let sequences = match args.max_examples {
         Some(n_sequences) => all.at_most(n_sequences),
         None => all,
     };
     let ctx_len = sequences.ctx_len();
+    let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
     run(&EvalRequest {
-        model_dir,
+        model_dir: inputs.model_dir,
         dtype: config.dtype,
         load_in_8bit: config.load_in_8bit,
         device: args.device.clone(),
-        batch_size: batch_size(args, BATCH_SIZE, ctx_len, facts.vocab_size),
-        saes,
+        batch_size: batch_size(args, BATCH_SIZE, ctx_len, inputs.vocab_size),
+        saes: saes.collect(),
         sequences,
     })
 }

@@ -19,6 +19,7 @@ mod inspect;
 mod launch;
 mod listing;
 mod models;
+mod named_data;
 mod past_job;
 mod paths;
 mod plan_command;

@@ -1,12 +1,13 @@
-//! What an earlier run left of a job: its settings, and what its worker was told.
+//! What an earlier run left of a job: its settings, its SAEs, and what its worker was told.
 
 use crate::error::CliError;
 use crate::worker_process::ORDER;
 use plan::TrainConfig;
 use std::fs;
 use std::path::Path;
-use store::JobDetails;
+use store::{CheckpointRow, JobDetails};
 use train::Order;
+use train::sae::FoundSae;
 
 /// The settings of a job.
 ///
@@ -16,6 +17,32 @@ pub(crate) fn config(job: &JobDetails) -> Result<TrainConfig, CliError> {
     serde_json::from_value(job.config.clone()).map_err(|error| {
         CliError::environment(format!("the settings of the job are damaged: {error}"))
     })
+}
+
+/// The newest checkpoint of a job.
+///
+/// # Errors
+/// It has none.
+pub(crate) fn newest_checkpoint(job: &JobDetails) -> Result<&CheckpointRow, CliError> {
+    job.checkpoints.last().ok_or_else(|| {
+        let message = format!("job `{}` has no checkpoint", job.job_id);
+        CliError::input(message).with_hint("run its sweep first".to_owned())
+    })
+}
+
+/// The SAEs of a job at one of its checkpoints.
+pub(crate) fn saes_at(
+    job: &JobDetails,
+    checkpoint: &CheckpointRow,
+    runs_dir: &Path,
+) -> Vec<FoundSae> {
+    let dir = runs_dir.join(&checkpoint.path);
+    let saes = job.saes.iter().map(|sae| FoundSae {
+        name: sae.name.clone(),
+        hookpoint: sae.hookpoint.clone(),
+        dir: dir.join(&sae.name),
+    });
+    saes.collect()
 }
 
 /// What a job's worker was told last: it has every name resolved.

@@ -10,7 +10,7 @@ use crate::table;
 use plan::{TrainConfig, fnmatch, nearest};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use store::{JobDetails, Store};
+use store::Store;
 use train::TrainError;
 use train::sae::{FoundSae, HubSaes, SaeError};
 
@@ -80,10 +80,11 @@ impl SaesToUse {
         })?;
         let details = store.job(target).await?;
         let runs_dir = database.parent().unwrap_or(Path::new("."));
+        let checkpoint = past_job::newest_checkpoint(&details)?;
         // Without an order, the model is looked for by its name.
         let order = past_job::last_order(runs_dir, &details).ok();
         Ok(Self {
-            found: saes_of(&details, runs_dir)?,
+            found: past_job::saes_at(&details, checkpoint, runs_dir),
             config: past_job::config(&details)?,
             model_dir: order.map(|order| order.model_dir),
             target: target.into(),
@@ -157,19 +158,4 @@ impl SaesToUse {
 
 fn of_hub(error: SaeError) -> CliError {
     TrainError::from(error).into()
-}
-
-/// A job's SAEs at its newest checkpoint.
-fn saes_of(job: &JobDetails, runs_dir: &Path) -> Result<Vec<FoundSae>, CliError> {
-    let checkpoint = job.checkpoints.last().ok_or_else(|| {
-        let message = format!("job `{}` has no checkpoint", job.job_id);
-        CliError::input(message).with_hint("run its sweep first".to_owned())
-    })?;
-    let dir = runs_dir.join(&checkpoint.path);
-    let saes = job.saes.iter().map(|sae| FoundSae {
-        name: sae.name.clone(),
-        hookpoint: sae.hookpoint.clone(),
-        dir: dir.join(&sae.name),
-    });
-    Ok(saes.collect())
 }
