@@ -38,12 +38,10 @@ struct Row<'a> {
     n_tokens: u64,
 }
 
-#[derive(Serialize, PartialEq)]
+/// Text that is shown when its title is clicked on.
+#[derive(Serialize)]
 struct Folded {
     title: String,
-    /// The settings of a job.
-    config: String,
-    /// The text of a sweep.
     text: String,
 }
 
@@ -101,22 +99,32 @@ impl Card<'_> {
 
     /// The settings of each job.
     fn jobs(&self) -> Vec<Folded> {
-        let folded = self.saes.iter().map(|Chosen { sae, .. }| Folded {
-            title: format!("{} ({})", sae.result.job, sae.result.job_id),
-            config: settings(&sae.provenance.config),
-            text: String::new(),
+        let jobs = self.saes.iter().map(|Chosen { sae, .. }| {
+            let result = &sae.result;
+            (&result.job, &result.job_id, &sae.provenance.config)
         });
-        distinct(folded)
+        let folded = distinct(jobs)
+            .into_iter()
+            .map(|(job, job_id, config)| Folded {
+                title: format!("{job} ({job_id})"),
+                text: settings(config),
+            });
+        folded.collect()
     }
 
     /// The text of each sweep.
     fn sweeps(&self) -> Vec<Folded> {
-        let folded = self.saes.iter().map(|Chosen { sae, .. }| Folded {
-            title: format!("{}, version {}", sae.result.sweep, sae.provenance.revision),
-            config: String::new(),
-            text: sae.provenance.sweep_text.trim_end().to_owned(),
+        let sweeps = self.saes.iter().map(|Chosen { sae, .. }| {
+            let of = &sae.provenance;
+            (&sae.result.sweep, of.revision, &of.sweep_text)
         });
-        distinct(folded)
+        let folded = distinct(sweeps)
+            .into_iter()
+            .map(|(sweep, revision, text)| Folded {
+                title: format!("{sweep}, version {revision}"),
+                text: text.trim_end().to_owned(),
+            });
+        folded.collect()
     }
 
     fn provenance(&self) -> Vec<String> {
