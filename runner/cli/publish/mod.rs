@@ -2,6 +2,7 @@
 
 mod args;
 mod card;
+mod saelens;
 mod selection;
 mod upload;
 
@@ -9,20 +10,20 @@ pub(crate) use args::PublishArgs;
 
 use crate::error::CliError;
 use crate::hub_access;
-use crate::past_job;
 use crate::progress;
 use crate::runs_folder::DATABASE;
 use crate::table::{self, count, escaped};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
+use saelens::TrainedJob;
 use selection::Chosen;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
 use tempfile::TempDir;
-use train::sae::{SaeLensMetadata, transformer_lens_name};
-use train::{Layout, TrainConfig};
+use train::Layout;
+use train::sae::SaeLensMetadata;
 
 /// The model card's name in a repository.
 const CARD: &str = "README.md";
@@ -44,6 +45,7 @@ pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
     let store = Store::open(&path).await?;
     let publisher = Publisher {
         args,
+        layouts: layouts(args),
         runs_dir,
         store,
         staging: staging()?,
@@ -57,8 +59,17 @@ fn staging() -> Result<TempDir, CliError> {
     made.map_err(|error| CliError::io("make a folder in", &std::env::temp_dir(), &error))
 }
 
+fn layouts(args: &PublishArgs) -> Vec<Layout> {
+    let mut layouts: Vec<_> = args.layout.iter().copied().map(Layout::from).collect();
+    layouts.sort_unstable();
+    layouts.dedup();
+    layouts
+}
+
 struct Publisher<'a> {
     args: &'a PublishArgs,
+    /// Each once.
+    layouts: Vec<Layout>,
     runs_dir: PathBuf,
     store: Store,
     staging: TempDir,
@@ -105,31 +116,27 @@ impl Publisher<'_> {
         upload::conclude(&uploaded)
     }
 
-    fn layouts(&self) -> Vec<Layout> {
-        let mut layouts: Vec<_> = self.args.layout.iter().copied().map(Layout::from).collect();
-        layouts.sort_unstable();
-        layouts.dedup();
-        layouts
-    }
-
-    /// The folder of a layout within that of its SAE.
-    fn place_of(&self, layout: Layout) -> Option<&'static str> {
-        let is_beside_another = self.layouts().len() > 1 && layout == Layout::SaeLens;
-        is_beside_another.then_some("saelens")
+    /// The folder of the repository that an SAE comes into in a layout.
+    fn place_of(&self, chosen: &Chosen, layout: Layout) -> String {
+        let is_beside_another = self.layouts.len() > 1 && layout == Layout::SaeLens;
+        let beside = is_beside_another.then_some("saelens");
+        selection::joined([Some(chosen.folder.as_str()), beside])
     }
 
     /// Writes every SAE in every layout and reads it back; the files that hold them.
     async fn proven_files(&self, chosen: &[Chosen]) -> Result<Vec<Outgoing>, CliError> {
-        let layouts = self.layouts();
-        let bar = self.bar((chosen.len() * layouts.len()) as u64);
+        let jobs = self.trained_jobs(chosen).await?;
+        let bar = self.bar((chosen.len() * self.layouts.len()) as u64);
         let mut outgoing = Vec::new();
-        for Chosen { sae, folder } in chosen {
-            let metadata = self.metadata(sae).await?;
-            for &layout in &layouts {
-                bar.set_message(escaped(folder));
+        for chosen in chosen {
+            let sae = &chosen.sae;
+            let job = jobs.get(&sae.result.job_id);
+            let metadata = job.map(|job| job.metadata(&sae.result.hookpoint));
+            let metadata = metadata.unwrap_or_default();
+            for &layout in &self.layouts {
+                bar.set_message(escaped(&chosen.folder));
                 let dir = self.proven(sae, layout, &metadata)?;
-                let parts = [Some(folder.as_str()), self.place_of(layout)];
-                let place = parts.into_iter().flatten().collect::<Vec<_>>().join("/");
+                let place = self.place_of(chosen, layout);
                 outgoing.extend(layout.files().map(|name| Outgoing {
                     file: UploadFile {
                         path: format!("{place}/{name}"),
@@ -142,6 +149,26 @@ impl Publisher<'_> {
         }
         bar.finish_and_clear();
         Ok(outgoing)
+    }
+
+    /// The jobs of SAEs, by their ids, where SAELens's layout is to tell of them; else none.
+    async fn trained_jobs(
+        &self,
+        chosen: &[Chosen],
+    ) -> Result<HashMap<String, TrainedJob>, CliError> {
+        let mut jobs = HashMap::new();
+        if !self.layouts.contains(&Layout::SaeLens) {
+            return Ok(jobs);
+        }
+        let job_ids: BTreeSet<_> = chosen
+            .iter()
+            .map(|chosen| &chosen.sae.result.job_id)
+            .collect();
+        for job_id in job_ids {
+            let job = TrainedJob::read(&self.store, &self.runs_dir, job_id).await?;
+            jobs.insert(job_id.clone(), job);
+        }
+        Ok(jobs)
     }
 
     /// The folder of an SAE in a layout that is proven to hold it.
@@ -180,23 +207,6 @@ impl Publisher<'_> {
             .with_prefix("writing and reading")
     }
 
-    /// What SAELens's layout says of where an SAE was trained.
-    async fn metadata(&self, sae: &PublishableSae) -> Result<SaeLensMetadata, CliError> {
-        let job = self.store.job(&sae.result.job_id).await?;
-        let config: TrainConfig = past_job::config(&job)?;
-        // Without the model's folder, TransformerLens's name of the place stays unknown.
-        let order = past_job::last_order(&self.runs_dir, &job).ok();
-        let facts = order.and_then(|order| train::read_facts(&order.model_dir).ok());
-        Ok(SaeLensMetadata {
-            model_name: Some(card::public(&config.model)),
-            hook_name: facts.and_then(|facts| transformer_lens_name(&facts, &sae.result.hookpoint)),
-            hf_hook_name: Some(sae.result.hookpoint.clone()),
-            context_size: Some(config.ctx_len),
-            dataset_path: Some(card::public(&config.dataset)),
-            prepend_bos: None,
-        })
-    }
-
     /// The SAEs with those that the branch has from earlier, in the order of their folders.
     async fn with_earlier(
         &self,
@@ -223,12 +233,9 @@ impl Publisher<'_> {
     }
 
     fn card(&self, listed: &[Chosen]) -> Result<String, CliError> {
-        let saelens = self.layouts().contains(&Layout::SaeLens);
-        let saelens = listed.first().filter(|_| saelens).map(|first| {
-            let place = self.place_of(Layout::SaeLens);
-            let parts = [Some(first.folder.as_str()), place];
-            parts.into_iter().flatten().collect::<Vec<_>>().join("/")
-        });
+        let first = listed.first();
+        let first = first.filter(|_| self.layouts.contains(&Layout::SaeLens));
+        let saelens = first.map(|first| self.place_of(first, Layout::SaeLens));
         let card = Card {
             repo: &self.args.repo,
             license: self.args.license.as_deref(),

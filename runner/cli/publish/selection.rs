@@ -33,14 +33,18 @@ pub(super) fn place(
     let names = has_several_jobs.then(|| job_folders(&saes));
     let folder = |result: &ResultRow| {
         let job = names.as_ref().map(|names| names[&result.job_id].as_str());
-        let parts = [prefix, job, Some(result.sae.as_str())];
-        parts.into_iter().flatten().collect::<Vec<_>>().join("/")
+        joined([prefix, job, Some(result.sae.as_str())])
     };
     let chosen = saes.into_iter().map(|sae| Chosen {
         folder: folder(&sae.result),
         sae,
     });
     Ok(chosen.collect())
+}
+
+/// A folder of the repository, from those of its parts that there are.
+pub(super) fn joined<const N: usize>(parts: [Option<&str>; N]) -> String {
+    parts.into_iter().flatten().collect::<Vec<_>>().join("/")
 }
 
 /// A folder for each job: its name, and its id behind that where another job has the same.
