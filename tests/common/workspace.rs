@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -134,21 +135,24 @@ impl Workspace {
         }
     }
 
-    /// All files below a folder of this one, by their path in it; none where there is no such folder.
+    /// All files below a folder of this one, by their path in it; none where there is no such folder. What
+    /// goes while we look, as a worker's unfinished files do, is left out.
     pub(crate) fn files(&self, below: &str) -> Files {
         let root = self.path(below);
         let mut files = Files::new();
         let mut folders: Vec<_> = root.is_dir().then(|| root.clone()).into_iter().collect();
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).unwrap() {
+            for entry in there(fs::read_dir(&folder)).into_iter().flatten() {
                 let entry = entry.unwrap();
                 let (path, kind) = (entry.path(), entry.file_type().unwrap());
                 if kind.is_dir() {
                     folders.push(path);
-                } else if kind.is_file() {
-                    let modified = entry.metadata().unwrap().modified().unwrap();
+                } else if kind.is_file()
+                    && let (Some(metadata), Some(bytes)) =
+                        (there(entry.metadata()), there(fs::read(&path)))
+                {
                     let name = text(path.strip_prefix(&root).unwrap()).to_owned();
-                    files.insert(name, (modified, fs::read(path).unwrap()));
+                    files.insert(name, (metadata.modified().unwrap(), bytes));
                 }
             }
         }
@@ -212,4 +216,12 @@ fn engine() -> PathBuf {
     let missing = "is missing; `make setup` builds it";
     assert!(engine.is_file(), "{} {missing}", engine.display());
     engine
+}
+
+/// `None`: it is gone.
+fn there<T>(found: io::Result<T>) -> Option<T> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found.unwrap()),
+    }
 }

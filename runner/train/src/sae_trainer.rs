@@ -196,6 +196,11 @@ impl SaeTrainer {
         Ok(())
     }
 
+    /// Whether an update was begun and not ended.
+    pub(crate) fn is_updating(&self) -> bool {
+        self.update.is_some()
+    }
+
     /// Forgets the update that was begun, as if it had not been.
     pub(crate) fn abandon_update(&mut self) {
         self.update = None;

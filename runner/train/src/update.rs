@@ -69,7 +69,7 @@ impl<'a> StreamTrainer<'a> {
         }
         let output_loss = OutputLoss::of(self.key.loss_fn);
         let variances = match output_loss {
-            None => self.at_hookpoints(&trained, progress.step)?,
+            None => self.at_hookpoints(&trained, progress)?,
             Some(loss_fn) => self.end_to_end(&trained, progress.step, loss_fn)?,
         };
         let Some(variances) = variances else {
@@ -80,6 +80,9 @@ impl<'a> StreamTrainer<'a> {
         for &job_idx in &trained {
             let job = &mut self.jobs[job_idx];
             for (sae_idx, sae) in job.saes.iter_mut().enumerate() {
+                if !sae.is_updating() {
+                    continue;
+                }
                 let (total_variance, n_tokens) = &variances[&(job_idx, sae_idx)];
                 let denominator = output_loss.is_none().then_some(total_variance);
                 sae.update(total_variance, denominator, *n_tokens, progress)?;
@@ -94,9 +97,9 @@ impl<'a> StreamTrainer<'a> {
     fn at_hookpoints(
         &mut self,
         trained: &[usize],
-        step: u64,
+        progress: Progress,
     ) -> Result<Option<Variances<SaeIdx>>, TrainError> {
-        let Some(mut accumulated) = self.accumulate(trained, step)? else {
+        let Some(mut accumulated) = self.accumulate(trained, progress)? else {
             return Ok(None);
         };
         let of_all = std::mem::take(&mut accumulated.of_all).into_iter();
@@ -104,7 +107,7 @@ impl<'a> StreamTrainer<'a> {
             .map(|(view, mut sum)| (view, sum.take()))
             .map(|(view, sum)| (view, (sum.squared_deviations, sum.n_tokens)))
             .collect();
-        let Some(merged) = self.gather_update(accumulated, step)? else {
+        let Some(merged) = self.gather_update(accumulated, progress.step)? else {
             return Ok(None);
         };
         let of_sae = |(job_idx, sae_idx): SaeIdx| {
@@ -135,16 +138,19 @@ impl<'a> StreamTrainer<'a> {
         }
     }
 
-    /// The forward passes of an update and, on each one's activations, every SAE. `None`: stopped.
+    /// The forward passes of an update and, on each one's activations, every SAE. Where there is one pass and
+    /// nobody to agree with, an SAE is updated at once, before the next one's gradients are made: so those
+    /// of one SAE stand in memory at a time. `None`: stopped.
     fn accumulate(
         &mut self,
         trained: &[usize],
-        step: u64,
+        progress: Progress,
     ) -> Result<Option<Accumulated<'a, View>>, TrainError> {
         let mut accumulated = Accumulated::default();
         let routes = trained.iter().flat_map(|&job| self.jobs[job].routes());
         let mut exchange = Exchange::new(self.ranks, routes.collect());
-        let passes = self.passes_of(step, self.batches.most_passes());
+        let passes = self.passes_of(progress.step, self.batches.most_passes());
+        let is_whole = passes.len() == 1 && !self.ranks.are_several();
         for &pass in &passes {
             if self.is_stopped_alone() {
                 return Ok(None);
@@ -162,14 +168,19 @@ impl<'a> StreamTrainer<'a> {
                 if let Some(x) = sources.get(&input, is_spread)?
                     && let Some(y) = sources.get(&target, is_spread)?
                 {
-                    if seen.insert((is_spread, target.clone())) {
-                        accumulated.moments_of(target, is_spread).add(&y)?;
+                    let moments = accumulated.moments_of(target.clone(), is_spread);
+                    if seen.insert((is_spread, target)) {
+                        moments.add(&y)?;
                     }
                     if pass == FIRST_PASS {
                         let ranks = job.ranks(self.ranks);
                         job.saes[sae_idx].centre_on(&x, &y, ranks)?;
                     }
                     job.saes[sae_idx].accumulate(&x, &y)?;
+                    if is_whole {
+                        let (variance, n_tokens) = moments.so_far();
+                        job.saes[sae_idx].update(variance, Some(variance), n_tokens, progress)?;
+                    }
                 }
                 if Some(&pass) == passes.last() {
                     accumulated.begin_sum(job, (job_idx, sae_idx), self.ranks)?;

@@ -35,6 +35,15 @@ impl TotalVariance {
         Ok(())
     }
 
+    /// The total variance of all parts since the last call of `take`, and their tokens.
+    ///
+    /// # Panics
+    /// Without a part.
+    pub(crate) fn so_far(&self) -> (&Tensor, u64) {
+        let sum = self.parts.as_ref().expect("a part was added");
+        (&sum.squared_deviations, sum.n_tokens)
+    }
+
     /// The moments of all parts since the last call.
     ///
     /// # Panics
