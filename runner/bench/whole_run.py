@@ -48,19 +48,33 @@ class Run:
     fvu: list[list[list[float]]]
 
 
+# Runs a command and notes its end. In a process of its own: the kernel counts what a process was before it
+# became another program as the memory of that, and ours may have grown.
+MEASURED = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[2:]).returncode
+peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+with open(sys.argv[1], "w") as file:
+    json.dump({"code": code, "peak_bytes": peak_bytes}, file)
+"""
+
+
 def timed(command: list[str], env: dict, folder: Path) -> tuple[float, int, str]:
     """Seconds, the most memory that the process or one it waited for had, and its output."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+") as errors,
+        tempfile.NamedTemporaryFile("r") as end,
+    ):
+        measured = [sys.executable, "-c", MEASURED, end.name, *command]
         begun = time.perf_counter()
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
+        subprocess.run(measured, cwd=folder, env=env, stdout=output, stderr=errors, check=True)
         wall_s = time.perf_counter() - begun
-        # It was waited for already.
-        process.returncode = os.waitstatus_to_exitcode(status)
+        end = json.load(end)
         output.seek(0), errors.seek(0)
-        if process.returncode != 0:
-            sys.exit(f"error: {command[:2]} ended with {process.returncode}: {errors.read()[-2000:]}")
-        return wall_s, usage.ru_maxrss * 1024, output.read()
+        if end["code"] != 0:
+            sys.exit(f"error: {command[:2]} ended with {end['code']}: {errors.read()[-2000:]}")
+        return wall_s, end["peak_bytes"], output.read()
 
 
 def sweep_text(work: Work, settings: Settings) -> str:
