@@ -138,11 +138,8 @@ fn sum_rows(places: &[u32], k: usize, (values, rows): (&[f32], &[f32]), out: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers;
     use proptest::prelude::*;
-
-    fn numbers(n: usize, phase: f32) -> Vec<f32> {
-        (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
-    }
 
     proptest! {
         #[test]

@@ -58,6 +58,12 @@ fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
     }
 }
 
+/// Numbers of both signs, for tests.
+#[cfg(test)]
+fn numbers(n: usize, phase: f32) -> Vec<f32> {
+    (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,9 +71,6 @@ mod tests {
     /// Of everything that is computed in parallel: the latents, the gradients, the moments.
     fn everything(n_threads: usize) -> Vec<u64> {
         let (n_tokens, num_latents, d, k) = (300, 90, 37, 5);
-        let numbers = |n: usize, phase: f32| -> Vec<f32> {
-            (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
-        };
         let x = numbers(n_tokens * d, 0.5);
         let w_dec = numbers(num_latents * d, 0.6);
         let (mut acts, mut indices) = (vec![0.0; n_tokens * k], vec![0; n_tokens * k]);

@@ -97,11 +97,8 @@ fn signum_of(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers;
     use proptest::prelude::*;
-
-    fn numbers(n: usize, phase: f32) -> Vec<f32> {
-        (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
-    }
 
     proptest! {
         #[test]

@@ -167,11 +167,8 @@ fn deviations(rows: &[f32], mean: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers;
     use proptest::prelude::*;
-
-    fn numbers(n: usize, phase: f32) -> Vec<f32> {
-        (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
-    }
 
     proptest! {
         #[test]
