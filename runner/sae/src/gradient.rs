@@ -208,17 +208,22 @@ impl Sae {
             let _ = grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?;
         }
         Ok(PartGradients {
-            gradients: self.gradients_from((&pass.x, &pass.centred), part, &grad_pre)?,
+            gradients: self.gradients_from(
+                (&pass.x, &pass.centred),
+                part,
+                (&grad_pre, Some(&bags)),
+            )?,
             grad_pre,
         })
     }
 
-    /// The gradients of a part of a loss, with that at the selected pre-activations.
+    /// The gradients of a part of a loss, with that at the selected pre-activations; `bags`: those of its
+    /// entries, where they were made already.
     pub(crate) fn gradients_from(
         &self,
         (x, centred): (&Tensor, &Tensor),
         part: &Part<'_>,
-        grad_pre: &Tensor,
+        (grad_pre, bags): (&Tensor, Option<&Bags>),
     ) -> Result<Gradients, SaeError> {
         let at_entries = (&part.encoded.latent_acts, grad_pre);
         let WeightGradients {
@@ -227,7 +232,7 @@ impl Sae {
             w_dec,
         } = weight_gradients(
             at_entries,
-            &part.encoded.latent_indices,
+            (&part.encoded.latent_indices, bags),
             (part.grad_out, centred),
             self.num_latents() as i64,
         )?;

@@ -26,13 +26,20 @@ pub(crate) struct WeightGradients {
 /// `d b_enc = sum grad_pre`, for `acts` and `grad_pre` at the entries `indices`.
 pub(crate) fn weight_gradients(
     (acts, grad_pre): (&Tensor, &Tensor),
-    indices: &Tensor,
+    (indices, bags): (&Tensor, Option<&Bags>),
     (grad_out, centred): (&Tensor, &Tensor),
     num_latents: i64,
 ) -> Result<WeightGradients, TchError> {
-    let bags = Bags::like(indices)?;
+    let made;
+    let bags = match bags {
+        Some(bags) => bags,
+        None => {
+            made = Bags::like(indices)?;
+            &made
+        }
+    };
     let transposed_times = |values: &Tensor, dense: &Tensor| {
-        sparse_transposed_times(values, indices, &bags, dense, num_latents)
+        sparse_transposed_times(values, indices, bags, dense, num_latents)
     };
     Ok(WeightGradients {
         encoder_weight: transposed_times(grad_pre, centred)?,

@@ -6,8 +6,7 @@ mod slices;
 
 use crate::Encoded;
 use kernels::{ByLatent, Entries, in_threads};
-use slices::{floats, floats_mut, longs, longs_mut};
-use std::sync::LazyLock;
+use slices::{slice, slice_mut};
 use tch::{Kind, TchError, Tensor};
 
 pub(crate) use aten::{Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows};
@@ -18,16 +17,9 @@ const BLOCK_BYTES: usize = 256 << 20;
 /// But no fewer tokens: the product lays out the weights anew for each block.
 const LEAST_IN_BLOCK: usize = 1024;
 
-/// Whether Rust's are used; `SAE_RUN_KERNELS=aten` in the environment asks for libtorch's everywhere.
-fn are_on() -> bool {
-    static ARE_ON: LazyLock<bool> =
-        LazyLock::new(|| std::env::var("SAE_RUN_KERNELS").as_deref() != Ok("aten"));
-    *ARE_ON
-}
-
 /// Whether Rust's are used for all of these.
 pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
-    are_on() && tensors.iter().all(|tensor| floats(tensor).is_some())
+    tensors.iter().all(|tensor| slice::<f32>(tensor).is_some())
 }
 
 fn n_threads() -> usize {
@@ -43,7 +35,7 @@ pub(crate) fn topk_of_product(
     k: usize,
 ) -> Result<Option<Encoded>, TchError> {
     // The encoder of SAELens's layout is a view: the product takes it as it is.
-    let (true, Some(bias)) = (are_for(&[x]) && weight.kind() == Kind::Float, floats(bias)) else {
+    let (true, Some(bias)) = (are_for(&[x]) && weight.kind() == Kind::Float, slice(bias)) else {
         return Ok(None);
     };
     let (n_tokens, num_latents) = (x.size()[0], bias.len());
@@ -64,9 +56,9 @@ pub(crate) fn topk_of_product(
         let rows = x.f_narrow(0, start, n)?.f_mm_out(&rows, &weight)?;
         let mut acts = latent_acts.f_narrow(0, start, n)?;
         let mut indices = latent_indices.f_narrow(0, start, n)?;
-        let rows = floats(&rows).expect("as it was made");
-        let acts = floats_mut(&mut acts).expect("as it was made");
-        let indices = longs_mut(&mut indices).expect("as it was made");
+        let rows = slice(&rows).expect("as it was made");
+        let acts = slice_mut(&mut acts).expect("as it was made");
+        let indices = slice_mut(&mut indices).expect("as it was made");
         in_threads(n_threads(), || kernels::topk(rows, bias, k, acts, indices));
         start += n;
     }
@@ -77,27 +69,22 @@ pub(crate) fn topk_of_product(
     }))
 }
 
-/// The gradients of the weights from those at the entries: see [`aten::weight_gradients`].
+/// The gradients of the weights from those at the entries: see [`aten::weight_gradients`]. `bags`: those of
+/// the entries, where they were made already.
 pub(crate) fn weight_gradients(
     (acts, grad_pre): (&Tensor, &Tensor),
-    indices: &Tensor,
+    (indices, bags): (&Tensor, Option<&Bags>),
     (grad_out, centred): (&Tensor, &Tensor),
     num_latents: i64,
 ) -> Result<WeightGradients, TchError> {
-    let by_aten = || {
-        let rows = (grad_out, centred);
-        aten::weight_gradients((acts, grad_pre), indices, rows, num_latents)
-    };
     let k = indices.size()[1] as usize;
-    let all = (floats(acts), floats(grad_pre), longs(indices));
+    let at_entries = (slice(acts), slice(grad_pre), slice(indices));
     let ((Some(acts), Some(grad_pre), Some(indices)), Some(grad_rows), Some(rows)) =
-        (all, floats(grad_out), floats(centred))
+        (at_entries, slice(grad_out), slice(centred))
     else {
-        return by_aten();
+        let rows = (grad_out, centred);
+        return aten::weight_gradients((acts, grad_pre), (indices, bags), rows, num_latents);
     };
-    if !are_on() {
-        return by_aten();
-    }
     let options = (Kind::Float, grad_out.device());
     let rows_of = |width: i64| Tensor::f_empty([num_latents, width], options);
     let mut out = WeightGradients {
@@ -106,9 +93,9 @@ pub(crate) fn weight_gradients(
         w_dec: rows_of(grad_out.size()[1])?,
     };
     let slices = kernels::WeightGradients {
-        encoder_weight: floats_mut(&mut out.encoder_weight).expect("as it was made"),
-        encoder_bias: floats_mut(&mut out.encoder_bias).expect("as it was made"),
-        w_dec: floats_mut(&mut out.w_dec).expect("as it was made"),
+        encoder_weight: slice_mut(&mut out.encoder_weight).expect("as it was made"),
+        encoder_bias: slice_mut(&mut out.encoder_bias).expect("as it was made"),
+        w_dec: slice_mut(&mut out.w_dec).expect("as it was made"),
     };
     let entries = Entries {
         indices,
@@ -140,20 +127,17 @@ pub(crate) fn squared_error(
     target: &Tensor,
 ) -> Result<Option<SquaredError>, TchError> {
     let k = encoded.latent_indices.size()[1] as usize;
-    let latents = (longs(&encoded.latent_indices), floats(&encoded.latent_acts));
+    let latents = (slice(&encoded.latent_indices), slice(&encoded.latent_acts));
     let ((Some(indices), Some(acts)), Some(w_dec), Some(b_dec), Some(rows)) =
-        (latents, floats(w_dec), floats(b_dec), floats(target))
+        (latents, slice(w_dec), slice(b_dec), slice(target))
     else {
         return Ok(None);
     };
-    if !are_on() {
-        return Ok(None);
-    }
     let mut grad_out = target.f_empty_like()?;
     let mut grad_pre = encoded.latent_acts.f_empty_like()?;
     let out = kernels::ErrorGradients {
-        grad_out: floats_mut(&mut grad_out).expect("as it was made"),
-        grad_pre: floats_mut(&mut grad_pre).expect("as it was made"),
+        grad_out: slice_mut(&mut grad_out).expect("as it was made"),
+        grad_pre: slice_mut(&mut grad_pre).expect("as it was made"),
     };
     let decoding = kernels::Decoding {
         indices,
@@ -176,7 +160,7 @@ pub(crate) fn squared_error(
 /// # Errors
 /// Another shape, or want of memory.
 pub fn moments(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
-    if let (true, Some(rows)) = (are_on(), floats(x)) {
+    if let Some(rows) = slice(x) {
         let mut mean = vec![0.0; x.size2()?.1 as usize];
         let deviations = in_threads(n_threads(), || kernels::moments(rows, &mut mean));
         let deviations = Tensor::f_from_slice(&[deviations])?.f_squeeze()?;
@@ -187,7 +171,7 @@ pub fn moments(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
 
 /// `x / divisor`, in place; `divisor`: scalar, Float.
 pub(crate) fn scale(x: &mut Tensor, divisor: &Tensor) -> Result<(), TchError> {
-    if let (true, Some(x), Some(divisor)) = (are_on(), floats_mut(x), floats(divisor)) {
+    if let (Some(x), Some(divisor)) = (slice_mut(x), slice(divisor)) {
         in_threads(n_threads(), || kernels::scale(x, divisor[0]));
         return Ok(());
     }
@@ -198,8 +182,7 @@ pub(crate) fn scale(x: &mut Tensor, divisor: &Tensor) -> Result<(), TchError> {
 /// `g` less its part parallel to the weights' row, in place; `g`, `weights`: `[n, width]`.
 pub(crate) fn project(gradient: &mut Tensor, weights: &Tensor) -> Result<(), TchError> {
     let width = weights.size()[1] as usize;
-    if let (true, Some(gradient), Some(weights)) = (are_on(), floats_mut(gradient), floats(weights))
-    {
+    if let (Some(gradient), Some(weights)) = (slice_mut(gradient), slice(weights)) {
         in_threads(n_threads(), || kernels::project(gradient, weights, width));
         return Ok(());
     }
@@ -217,9 +200,7 @@ pub fn signum(
     gradient: &Tensor,
     constants: Signum,
 ) -> Result<(), TchError> {
-    if let (true, Some(y), Some(z), Some(gradient)) =
-        (are_on(), floats_mut(y), floats_mut(z), floats(gradient))
-    {
+    if let (Some(y), Some(z), Some(gradient)) = (slice_mut(y), slice_mut(z), slice(gradient)) {
         in_threads(n_threads(), || kernels::signum(y, z, gradient, constants));
         return Ok(());
     }

@@ -1,76 +1,63 @@
-//! The memory of tensors on the CPU as slices.
+//! The memory of tensors that Rust's kernels work on, as slices.
 
 #![expect(
     unsafe_code,
     reason = "tch gives no view of a tensor's memory; this module is all of it"
 )]
 
-use tch::{Device, Kind, Tensor};
+use std::sync::LazyLock;
+use tch::kind::Element;
+use tch::{Device, Tensor};
 
-/// The numbers of a contiguous tensor on the CPU, Float; `None`: it is another one.
-pub(crate) fn floats(tensor: &Tensor) -> Option<&[f32]> {
-    let n = len_of(tensor, Kind::Float)?;
+/// The numbers of a contiguous tensor of their kind on the CPU; `None`: it is another one, or
+/// `SAE_RUN_KERNELS=aten` in the environment asks for libtorch's operations everywhere.
+pub(crate) fn slice<T: Element>(tensor: &Tensor) -> Option<&[T]> {
+    let n = len_of::<T>(tensor)?;
     if n == 0 {
         return Some(&[]);
     }
     // SAFETY: a contiguous tensor has `n` numbers of its kind from its pointer on, which lives as long as the
     // tensor; nothing writes to it while we have it: every operation of libtorch that does takes `&mut`
     // or ends in an underscore, and none of ours is called on a tensor that is borrowed here.
-    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), n) })
+    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), n) })
 }
 
 /// The same, to write to. Other tensors that share its memory must not be looked at meanwhile.
-pub(crate) fn floats_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
-    let n = len_of(tensor, Kind::Float)?;
+pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Option<&mut [T]> {
+    let n = len_of::<T>(tensor)?;
     if n == 0 {
         return Some(&mut []);
     }
-    // SAFETY: as for `floats`; callers give tensors whose memory is theirs alone.
-    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), n) })
+    // SAFETY: as for `slice`; callers give tensors whose memory is theirs alone.
+    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) })
 }
 
-/// The numbers of a contiguous tensor on the CPU, Int64; `None`: it is another one.
-pub(crate) fn longs(tensor: &Tensor) -> Option<&[i64]> {
-    let n = len_of(tensor, Kind::Int64)?;
-    if n == 0 {
-        return Some(&[]);
-    }
-    // SAFETY: as for `floats`.
-    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<i64>(), n) })
-}
-
-/// The same, to write to.
-pub(crate) fn longs_mut(tensor: &mut Tensor) -> Option<&mut [i64]> {
-    let n = len_of(tensor, Kind::Int64)?;
-    if n == 0 {
-        return Some(&mut []);
-    }
-    // SAFETY: as for `floats_mut`.
-    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<i64>(), n) })
-}
-
-/// How many numbers; `None`: they do not lie here as `kind`, one after the other.
-fn len_of(tensor: &Tensor, kind: Kind) -> Option<usize> {
-    let is_here = tensor.device() == Device::Cpu && tensor.kind() == kind;
-    (is_here && tensor.is_contiguous()).then(|| tensor.numel())
+/// How many numbers; `None`: they do not lie here as `T`, one after the other.
+fn len_of<T: Element>(tensor: &Tensor) -> Option<usize> {
+    static ARE_ON: LazyLock<bool> =
+        LazyLock::new(|| std::env::var("SAE_RUN_KERNELS").as_deref() != Ok("aten"));
+    let is_here = tensor.device() == Device::Cpu && tensor.kind() == T::KIND;
+    (*ARE_ON && is_here && tensor.is_contiguous()).then(|| tensor.numel())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     #[test]
     fn a_slice_is_the_tensor_and_other_tensors_have_none() {
         let mut x = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
-        floats_mut(&mut x).unwrap()[4] = 9.0;
+        slice_mut::<f32>(&mut x).unwrap()[4] = 9.0;
+        let floats = |x: &Tensor| slice::<f32>(x).map(<[f32]>::to_vec);
         assert_eq!(floats(&x).unwrap(), [0.0, 1.0, 2.0, 3.0, 9.0, 5.0]);
         assert_eq!(floats(&x.narrow(0, 1, 1)).unwrap(), [3.0, 9.0, 5.0]);
         assert!(floats(&x.tr()).is_none(), "not contiguous");
         assert!(floats(&x.to_kind(Kind::Double)).is_none());
-        assert!(longs(&x).is_none());
+        assert!(slice::<i64>(&x).is_none());
         assert!(floats(&x.narrow(0, 0, 0)).unwrap().is_empty());
         let mut places = x.to_kind(Kind::Int64);
-        longs_mut(&mut places).unwrap()[0] = 7;
-        assert_eq!(longs(&places).unwrap()[..2], [7, 1]);
+        slice_mut::<i64>(&mut places).unwrap()[0] = 7;
+        assert_eq!(slice::<i64>(&places).unwrap()[..2], [7, 1]);
     }
 }

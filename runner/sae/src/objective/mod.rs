@@ -158,7 +158,7 @@ impl Sae {
             is_whole: true,
         };
         Ok(Some(Backward {
-            gradients: self.gradients_from((x, &centred), &part, &error.grad_pre)?,
+            gradients: self.gradients_from((x, &centred), &part, (&error.grad_pre, None))?,
             losses: Losses {
                 squared_error: error.sum,
                 auxk: None,
