@@ -40,10 +40,7 @@ fn as_json(plan: &Plan) -> Value {
     let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
     let jobs = value["jobs"].as_array_mut().into_iter().flatten();
     for (job, value) in plan.jobs.iter().zip(jobs) {
-        let mut streams = plan.streams.iter();
-        let stream = streams.find(|stream| stream.job_ids.contains(&job.job_id));
-        let n_ranks = stream.map_or(1, |stream| stream.n_ranks);
-        let of_sae = |sae| json!(sae_memory(&job.config, sae, n_ranks));
+        let of_sae = |sae| json!(sae_memory(&job.config, sae, plan.n_ranks()));
         value["sae_memory"] = job.saes.iter().map(of_sae).collect();
     }
     value

@@ -110,8 +110,8 @@ pub(crate) fn plan(plan: &Plan) -> String {
 
 /// Of which process the memory is, where several train a stream.
 fn per_process(plan: &Plan) -> String {
-    match plan.streams.iter().map(|stream| stream.n_ranks).max() {
-        Some(n_ranks @ 2..) => {
+    match plan.n_ranks() {
+        n_ranks @ 2.. => {
             format!("memory is per process: of that one of {n_ranks} which needs the most\n")
         }
         _ => String::new(),

@@ -34,7 +34,7 @@ pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_job
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Activation, Dtype, LossFn, Optimizer};
-pub use owners::owners;
+pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};

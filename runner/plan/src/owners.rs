@@ -28,6 +28,13 @@ pub fn owners(jobs: &[&Job], n_ranks: usize) -> Vec<Option<Vec<usize>>> {
         .collect()
 }
 
+/// The number of SAEs of all `jobs`, where each is on one rank and some of `n_ranks` would have none.
+pub fn too_few_saes(jobs: &[&Job], n_ranks: usize) -> Option<usize> {
+    let are_spread = jobs.iter().all(|job| job.config.distribute_modules);
+    let n_saes = jobs.iter().map(|job| job.saes.len()).sum();
+    (are_spread && n_saes < n_ranks).then_some(n_saes)
+}
+
 /// A rank for each SAE, given as its hookpoint and its cost.
 fn assign(saes: &[(String, u128)], n_ranks: usize) -> Vec<usize> {
     let costs: Vec<u128> = saes.iter().map(|(_, cost)| *cost).collect();

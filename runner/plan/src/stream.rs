@@ -2,6 +2,7 @@
 
 use crate::identity::{digest_json, short};
 use crate::memory::MemoryDemand;
+use crate::owners::too_few_saes;
 use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, PlanError, RecipeIdentity, Round};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -93,6 +94,12 @@ impl Plan {
         jobs.filter(|job| wanted.remove(&job.job_id)).collect()
     }
 
+    /// Processes that train a stream together: those that its memory is predicted for.
+    pub fn n_ranks(&self) -> usize {
+        let n_ranks = self.streams.iter().map(|stream| stream.n_ranks);
+        n_ranks.max().unwrap_or(1)
+    }
+
     /// The job with this id.
     pub fn job(&self, job_id: &str) -> Option<&Job> {
         self.jobs.iter().find(|job| job.job_id == job_id)
@@ -150,7 +157,13 @@ pub fn group_streams<'a>(
         let mut rest = &group[..];
         while !rest.is_empty() {
             let (part, others) = rest.split_at(n_that_fit(rest, fits));
-            every_rank_has_an_sae(part, n_ranks)?;
+            if let Some(n_saes) = too_few_saes(part, n_ranks) {
+                return Err(PlanError::MoreRanksThanSaes {
+                    job: part[0].name.clone(),
+                    n_ranks,
+                    n_saes,
+                });
+            }
             streams.push(stream(key.clone(), part, &demand(part), n_ranks));
             rest = others;
         }
@@ -174,21 +187,6 @@ fn n_that_fit<T>(items: &[T], fits: impl Fn(&[T]) -> bool) -> usize {
         }
     }
     fit
-}
-
-/// Checks that no rank is left over where each SAE is on one.
-fn every_rank_has_an_sae(jobs: &[&Job], n_ranks: usize) -> Result<(), PlanError> {
-    let are_spread = jobs.iter().all(|job| job.config.distribute_modules);
-    let n_saes = jobs.iter().map(|job| job.saes.len()).sum();
-    if are_spread && n_saes < n_ranks {
-        let job = jobs[0].name.clone();
-        return Err(PlanError::MoreRanksThanSaes {
-            job,
-            n_ranks,
-            n_saes,
-        });
-    }
-    Ok(())
 }
 
 fn stream(key: StreamKey, jobs: &[&Job], demand: &MemoryDemand<'_>, n_ranks: usize) -> Stream {

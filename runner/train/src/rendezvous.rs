@@ -91,8 +91,8 @@ pub(crate) fn open_jobs(
     if !ranks.has_writer() {
         ranks.wait_for_all("states in order")?;
     }
-    let jobs: Vec<&Job> = order.jobs.iter().map(|job| &job.job).collect();
-    let owners = plan::owners(&jobs, ranks.number()).into_iter();
+    let of_order: Vec<&Job> = order.jobs.iter().map(|job| &job.job).collect();
+    let owners = plan::owners(&of_order, ranks.number()).into_iter();
     let owners = owners.map(|by_sae| Owners::new(by_sae, ranks.rank()));
     let open = |(job, owners)| JobTrainer::open(job, &order.runs_dir, device, owners);
     let jobs = order.jobs.iter().zip(owners).map(open);
@@ -113,18 +113,13 @@ pub(crate) fn open_jobs(
     }
     let steps: Vec<i64> = jobs.iter().map(|job| job.step as i64).collect();
     ranks.must_agree("set of checkpoints", &steps)?;
-    every_rank_has_an_sae(&jobs, ranks.number())?;
-    Ok(jobs)
-}
-
-/// Checks that no rank is left over where each SAE is on one. What is left of a stream that was begun may
-/// have fewer SAEs.
-fn every_rank_has_an_sae(jobs: &[JobTrainer], n_ranks: usize) -> Result<(), TrainError> {
-    let is_fresh = jobs.iter().all(|job| job.step == 0);
-    let are_all_spread = jobs.iter().all(|job| job.owners.are_spread());
-    let n_saes = jobs.iter().map(|job| job.job.saes.len()).sum();
-    if is_fresh && are_all_spread && n_saes < n_ranks {
-        return Err(TrainError::MoreRanksThanSaes { n_ranks, n_saes });
+    // What is left of a stream that was begun may have fewer SAEs.
+    let is_fresh = steps.iter().all(|step| *step == 0);
+    match plan::too_few_saes(&of_order, ranks.number()).filter(|_| is_fresh) {
+        None => Ok(jobs),
+        Some(n_saes) => Err(TrainError::MoreRanksThanSaes {
+            n_ranks: ranks.number(),
+            n_saes,
+        }),
     }
-    Ok(())
 }
