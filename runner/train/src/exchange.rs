@@ -10,11 +10,14 @@ use tch::{Kind, Tensor};
 /// in what the model computes in.
 pub(crate) struct Exchange<'a> {
     ranks: Ranks<'a>,
-    /// Which rank takes which view, in the order in which rows are sent.
-    routes: BTreeSet<(usize, View)>,
+    /// What each rank takes, by rank; rows are sent in this order.
+    routes: Vec<BTreeSet<View>>,
     /// Without rows: what a rank has of each view when its part of a batch is used up before that of others.
     nothing: BTreeMap<View, Tensor>,
 }
+
+/// Rows that a rank has of each view in a pass.
+type NumbersOfRows<'a> = BTreeMap<&'a View, i64>;
 
 /// Activations of all ranks for the SAEs of this one.
 #[derive(Default)]
@@ -28,8 +31,12 @@ impl Received {
 }
 
 impl<'a> Exchange<'a> {
-    /// `routes`: which rank takes which view; the same on all ranks.
-    pub(crate) fn new(ranks: Ranks<'a>, routes: BTreeSet<(usize, View)>) -> Self {
+    /// `takes`: which rank takes which view; the same on all ranks.
+    pub(crate) fn new(ranks: Ranks<'a>, takes: impl Iterator<Item = (usize, View)>) -> Self {
+        let mut routes = vec![BTreeSet::new(); ranks.number()];
+        for (rank, view) in takes {
+            routes[rank].insert(view);
+        }
         Self {
             ranks,
             routes,
@@ -39,20 +46,30 @@ impl<'a> Exchange<'a> {
 
     /// Sends and receives the activations of a pass; `None`: this rank has no part of it.
     pub(crate) fn pass(&mut self, views: Option<&Views<'_>>) -> Result<Received, TrainError> {
-        if self.routes.is_empty() {
+        if self.routes.iter().all(BTreeSet::is_empty) {
             return Ok(Received::default());
         }
         let ours = self.ours(views)?;
         let n_rows: Vec<i64> = ours.values().map(|rows| rows.size()[0]).collect();
-        let n_rows = self.ranks.gather("rows of a pass", &n_rows)?;
-        let kind = ours.values().next().map_or(Kind::Float, Tensor::kind);
-        let bytes = self.packed(&ours)?;
-        let received = {
-            let (to, from) = self.sizes(&ours, &n_rows);
-            self.ranks.all_to_all("activations", &bytes, (&to, &from))?
+        let gathered = self.ranks.gather("rows of a pass", &n_rows)?;
+        let by_view = |n_rows: Vec<i64>| ours.keys().zip(n_rows).collect();
+        let n_rows: Vec<NumbersOfRows<'_>> = gathered.into_iter().map(by_view).collect();
+        let n_bytes = |n_rows: &NumbersOfRows<'_>, views: &BTreeSet<View>| -> usize {
+            let of_view = |view| n_rows[view] as usize * row_bytes(&ours[view]);
+            views.iter().map(of_view).sum()
         };
+        let this_rank = self.ranks.rank();
+        let taken = &self.routes[this_rank];
+        let to = self
+            .routes
+            .iter()
+            .map(|views| n_bytes(&n_rows[this_rank], views));
+        let from = n_rows.iter().map(|n_rows| n_bytes(n_rows, taken));
+        let sizes = (&*to.collect::<Vec<_>>(), &*from.collect::<Vec<_>>());
+        let bytes = self.packed(&ours)?;
+        let received = self.ranks.all_to_all("activations", &bytes, sizes)?;
         drop(bytes);
-        self.unpacked(&received.f_view_dtype(kind)?, &ours, &n_rows)
+        unpacked(&received, taken, &ours, &n_rows)
     }
 
     /// This rank's rows of every view, all of one kind.
@@ -64,7 +81,7 @@ impl<'a> Exchange<'a> {
                 .collect());
         };
         let mut ours = BTreeMap::new();
-        for (_, view) in &self.routes {
+        for view in self.routes.iter().flatten() {
             if !ours.contains_key(view) {
                 ours.insert(view.clone(), views.rows(view)?);
             }
@@ -88,62 +105,41 @@ impl<'a> Exchange<'a> {
 
     /// What is sent: `[n_bytes]`, Uint8, for rank 0, then for rank 1 and so on.
     fn packed(&self, ours: &BTreeMap<View, Tensor>) -> Result<Tensor, TrainError> {
-        let flat = self
-            .routes
-            .iter()
-            .map(|(_, view)| ours[view].f_flatten(0, -1));
+        let views = self.routes.iter().flatten();
+        let flat = views.map(|view| ours[view].f_flatten(0, -1));
         let flat = Tensor::f_cat(&flat.collect::<Result<Vec<_>, _>>()?, 0)?;
         // As bytes: not every backend knows every kind.
         Ok(flat.f_view_dtype(Kind::Uint8)?)
     }
+}
 
-    /// Bytes to each rank, and from each. `n_rows`: by rank, by view.
-    fn sizes(
-        &self,
-        ours: &BTreeMap<View, Tensor>,
-        n_rows: &[Vec<i64>],
-    ) -> (Vec<usize>, Vec<usize>) {
-        let this_rank = self.ranks.rank();
-        let (mut to, mut from) = (vec![0; n_rows.len()], vec![0; n_rows.len()]);
-        for (view_idx, (view, rows)) in ours.iter().enumerate() {
-            let row_bytes = rows.size()[1] as usize * rows.kind().elt_size_in_bytes();
-            for (rank, taken) in to.iter_mut().enumerate() {
-                if self.routes.contains(&(rank, view.clone())) {
-                    *taken += n_rows[this_rank][view_idx] as usize * row_bytes;
-                }
-            }
-            if self.routes.contains(&(this_rank, view.clone())) {
-                for (given, n_rows) in from.iter_mut().zip(n_rows) {
-                    *given += n_rows[view_idx] as usize * row_bytes;
-                }
-            }
-        }
-        (to, from)
-    }
+/// Bytes of one of `rows`.
+fn row_bytes(rows: &Tensor) -> usize {
+    rows.size()[1] as usize * rows.kind().elt_size_in_bytes()
+}
 
-    /// The rows of each view that this rank takes, from those of all ranks one behind the other.
-    fn unpacked(
-        &self,
-        flat: &Tensor,
-        ours: &BTreeMap<View, Tensor>,
-        n_rows: &[Vec<i64>],
-    ) -> Result<Received, TrainError> {
-        let this_rank = self.ranks.rank();
-        let mut start = 0;
-        let mut parts: BTreeMap<&View, Vec<Tensor>> = BTreeMap::new();
-        for n_rows in n_rows {
-            for ((view, rows), &n) in ours.iter().zip(n_rows) {
-                if self.routes.contains(&(this_rank, view.clone())) {
-                    let width = rows.size()[1];
-                    let part = flat.f_narrow(0, start, n * width)?.f_view([n, width])?;
-                    parts.entry(view).or_default().push(part);
-                    start += n * width;
-                }
-            }
+/// The rows of each of the views `taken`, from the bytes of all ranks one behind the other. `ours` tells
+/// widths and kind.
+fn unpacked(
+    bytes: &Tensor,
+    taken: &BTreeSet<View>,
+    ours: &BTreeMap<View, Tensor>,
+    n_rows: &[NumbersOfRows<'_>],
+) -> Result<Received, TrainError> {
+    let kind = ours.values().next().map_or(Kind::Float, Tensor::kind);
+    let flat = bytes.f_view_dtype(kind)?;
+    let mut start = 0;
+    let mut parts: BTreeMap<&View, Vec<Tensor>> = BTreeMap::new();
+    for n_rows in n_rows {
+        for view in taken {
+            let (n, width) = (n_rows[view], ours[view].size()[1]);
+            let part = flat.f_narrow(0, start, n * width)?.f_view([n, width])?;
+            parts.entry(view).or_default().push(part);
+            start += n * width;
         }
-        let whole = parts
-            .into_iter()
-            .map(|(view, parts)| Ok((view.clone(), Tensor::f_cat(&parts, 0)?)));
-        Ok(Received(whole.collect::<Result<_, TrainError>>()?))
     }
+    let whole = parts
+        .into_iter()
+        .map(|(view, parts)| Ok((view.clone(), Tensor::f_cat(&parts, 0)?)));
+    Ok(Received(whole.collect::<Result<_, TrainError>>()?))
 }

@@ -89,13 +89,15 @@ impl JobTrainer {
         })
     }
 
-    /// The indices of all SAEs of the job, with those that this rank has.
-    pub(crate) fn all_saes(&mut self) -> impl Iterator<Item = (usize, Option<&mut SaeTrainer>)> {
+    /// All SAEs of the job: the one rank that has each, if it is one, and those that this rank has.
+    pub(crate) fn all_saes(
+        &mut self,
+    ) -> impl Iterator<Item = (Option<usize>, Option<&mut SaeTrainer>)> {
         let owners = &self.owners;
         let mut here = self.saes.iter_mut();
         (0..self.job.saes.len()).map(move |sae_idx| {
             let sae = owners.are_here(sae_idx).then(|| here.next()).flatten();
-            (sae_idx, sae)
+            (owners.of(sae_idx), sae)
         })
     }
 
@@ -156,12 +158,12 @@ impl JobTrainer {
 
     /// The counts of all its SAEs, by name.
     fn counts(&mut self, ranks: Ranks<'_>) -> Result<BTreeMap<String, SaeCounts>, TrainError> {
-        let (step, owners) = (self.step, self.owners.clone());
-        let row = |(sae_idx, sae): (usize, Option<&mut SaeTrainer>)| {
+        let step = self.step;
+        let rows = self.all_saes().map(|(owner, sae)| {
             let counts = sae.map(|sae| sae.counts(step).to_numbers());
-            (owners.of(sae_idx), counts.unwrap_or_default())
-        };
-        let rows = self.all_saes().map(row).collect();
+            (owner, counts.unwrap_or_default())
+        });
+        let rows = rows.collect();
         let counts = ranks.share("counts of SAEs", rows)?.into_iter();
         let names = self.job.saes.iter().map(|spec| spec.name.clone());
         Ok(names.zip(counts.map(SaeCounts::of_numbers)).collect())
@@ -278,9 +280,9 @@ impl JobTrainer {
     /// Which rank takes which activations, where each of its SAEs is on one.
     pub(crate) fn routes(&self) -> Vec<(usize, View)> {
         let of_sae = |(sae_idx, spec): (usize, &SaeSpec)| {
+            let rank = self.owners.of(sae_idx)?;
             let (input, target) = self.views(spec);
-            let owner = self.owners.of(sae_idx);
-            owner.map(|rank| [(rank, input), (rank, target)])
+            Some([(rank, input), (rank, target)])
         };
         let saes = self.job.saes.iter().enumerate();
         saes.filter_map(of_sae).flatten().collect()

@@ -26,8 +26,8 @@ pub(crate) struct StreamTrainer<'a> {
     pub(crate) ranks: Ranks<'a>,
 }
 
-/// An SAE: the indices of its job, and of itself in the job.
-type SaeIdx = (usize, usize);
+/// An SAE on whatever rank: the indices of its job, and of itself in the job.
+type PlaceInJob = (usize, usize);
 
 /// How training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +110,10 @@ impl StreamTrainer<'_> {
         });
         let mut n_saes = vec![0; self.ranks.number()];
         owners.for_each(|rank| n_saes[rank] += 1);
-        let (Some(least), Some(most)) = (n_saes.iter().min(), n_saes.iter().max()) else {
+        let (least, most) = (n_saes.iter().min(), n_saes.iter().max());
+        let (Some(least), Some(most @ 1..)) = (least, most) else {
             return Ok(());
         };
-        if *most == 0 {
-            return Ok(());
-        }
         let n_ranks = n_saes.len();
         let message = format!("each SAE is on one of {n_ranks} ranks, {least} to {most} on each");
         self.events.write(EventKind::Note { message })
@@ -173,13 +171,12 @@ impl StreamTrainer<'_> {
 
     /// Takes the statistics of all SAEs of some jobs, on whatever rank they are; those without a token are
     /// left out.
-    fn take_records(&mut self, jobs: &[usize]) -> Result<Vec<(SaeIdx, Record)>, TrainError> {
-        let mut reports: Vec<(SaeIdx, Option<usize>, Option<Report>)> = Vec::new();
+    fn take_records(&mut self, jobs: &[usize]) -> Result<Vec<(PlaceInJob, Record)>, TrainError> {
+        let mut reports: Vec<(PlaceInJob, Option<usize>, Option<Report>)> = Vec::new();
         for &job_idx in jobs {
-            let owners = self.jobs[job_idx].owners.clone();
-            for (sae_idx, sae) in self.jobs[job_idx].all_saes() {
+            for (sae_idx, (owner, sae)) in self.jobs[job_idx].all_saes().enumerate() {
                 let report = sae.map(SaeTrainer::take_report).transpose()?.flatten();
-                reports.push(((job_idx, sae_idx), owners.of(sae_idx), report));
+                reports.push(((job_idx, sae_idx), owner, report));
             }
         }
         let sums: Vec<&Tensor> = reports

@@ -148,7 +148,7 @@ impl<'a> StreamTrainer<'a> {
     ) -> Result<Option<Accumulated<'a, View>>, TrainError> {
         let mut accumulated = Accumulated::default();
         let routes = trained.iter().flat_map(|&job| self.jobs[job].routes());
-        let mut exchange = Exchange::new(self.ranks, routes.collect());
+        let mut exchange = Exchange::new(self.ranks, routes);
         let passes = self.passes_of(progress.step, self.batches.most_passes());
         let is_whole = passes.len() == 1 && !self.ranks.are_several();
         for &pass in &passes {
