@@ -49,6 +49,15 @@ fn wait(ranks: Vec<Running>) -> Vec<Outcome> {
     ranks.into_iter().map(Running::wait).collect()
 }
 
+/// All ranks ended with `code`.
+#[track_caller]
+fn assert_codes(ranks: &[Outcome], code: i32) {
+    let first = &ranks[0];
+    for rank in ranks {
+        assert_eq!(rank.status.code(), Some(code), "{first}{rank}");
+    }
+}
+
 /// FVUs of all SAEs, by name: jobs of another `batch_size` have other ids.
 fn fvus(workspace: &Workspace) -> Vec<f64> {
     let rows = workspace.sql("SELECT fvu FROM result ORDER BY job, hookpoint");
@@ -103,12 +112,7 @@ fn spread_sweep(batch_size: usize, launch: &str) -> String {
 fn ranks_that_have_an_sae_each_train_as_one() {
     let workspace = workspace(&spread_sweep(4, "retries = 0"));
     let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
-    assert!(
-        ranks.iter().all(|rank| rank.status.success()),
-        "{}{}",
-        ranks[0],
-        ranks[1]
-    );
+    assert_codes(&ranks, 0);
     assert_is_one_process(&workspace);
     let notes = workspace.sql("SELECT message FROM attempt_note");
     assert!(notes.iter().any(|row| {
@@ -125,7 +129,7 @@ fn a_folder_that_cannot_be_written_ends_all() {
     workspace.write("runs", "a file where the folder should be");
     let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
     assert!(ranks[0].stderr.contains("runs"), "{}", ranks[0]);
-    assert!(ranks.iter().all(|rank| rank.status.code() == Some(2)));
+    assert_codes(&ranks, 2);
 }
 
 #[test]
@@ -138,7 +142,7 @@ fn what_is_wrong_is_told_by_rank_0_and_ends_all() {
         ranks[0]
     );
     assert_eq!(ranks[1].stderr, "");
-    assert!(ranks.iter().all(|rank| rank.status.code() == Some(2)));
+    assert_codes(&ranks, 2);
 }
 
 #[test]
@@ -198,7 +202,7 @@ fn more_processes_than_saes_are_refused_where_each_sae_is_on_one() {
         4,
         &["tiny.toml"],
     ));
-    assert!(ranks.iter().all(|rank| rank.status.code() == Some(2)));
+    assert_codes(&ranks, 2);
     let [first, others @ ..] = <[Outcome; 4]>::try_from(ranks).unwrap();
     assert!(others.iter().all(|rank| rank.stderr.is_empty()));
     refused(first);
@@ -268,12 +272,7 @@ fn a_killed_rank_ends_the_attempt_and_the_next_goes_on() {
         .status()
         .unwrap();
     let ranks = wait(ranks);
-    assert!(
-        ranks.iter().all(|rank| rank.status.success()),
-        "{}{}",
-        ranks[0],
-        ranks[1]
-    );
+    assert_codes(&ranks, 0);
     assert!(
         ranks[0].stderr.contains("lost rank 1 in the all-"),
         "{}",
@@ -301,19 +300,9 @@ fn a_stop_of_one_rank_stops_all_and_the_same_command_goes_on() {
     });
     signal(ranks[1].pid(), "TERM");
     let ranks = wait(ranks);
-    assert!(
-        ranks.iter().all(|rank| rank.status.code() == Some(130)),
-        "{}{}",
-        ranks[0],
-        ranks[1]
-    );
+    assert_codes(&ranks, 130);
     let ranks = wait(start(&workspace, 2, &["tiny.toml"]));
-    assert!(
-        ranks.iter().all(|rank| rank.status.success()),
-        "{}{}",
-        ranks[0],
-        ranks[1]
-    );
+    assert_codes(&ranks, 0);
     let ready = workspace
         .events()
         .into_iter()

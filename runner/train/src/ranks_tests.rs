@@ -99,6 +99,27 @@ pub(crate) fn adam() -> TrainConfig {
     }
 }
 
+/// With the terms of the loss that look at all pre-activations.
+pub(crate) fn with_dead_latents(config: TrainConfig) -> TrainConfig {
+    TrainConfig {
+        auxk_alpha: 0.03,
+        multi_topk: true,
+        dead_feature_threshold: 1000,
+        ..config
+    }
+}
+
+/// Updates of several passes, of which some tokens are left out.
+pub(crate) fn in_many_parts(config: TrainConfig) -> TrainConfig {
+    TrainConfig {
+        exclude_tokens: vec![0, 64],
+        grad_acc_steps: 2,
+        micro_acc_steps: 3,
+        max_examples: Some(320),
+        ..config
+    }
+}
+
 /// After 20 updates.
 pub(crate) const TOLERANCE: f64 = 1e-5;
 
@@ -124,19 +145,6 @@ fn the_weights_of_adam_are_those_of_one_process() {
 
 #[test]
 fn so_are_those_of_every_kind_of_job() {
-    let auxk = TrainConfig {
-        auxk_alpha: 0.03,
-        multi_topk: true,
-        dead_feature_threshold: 1000,
-        ..adam()
-    };
-    let excluded = TrainConfig {
-        exclude_tokens: vec![0, 64],
-        grad_acc_steps: 2,
-        micro_acc_steps: 3,
-        max_examples: Some(320),
-        ..adam()
-    };
     let transcoder = TrainConfig {
         transcode: true,
         skip_connection: true,
@@ -149,8 +157,11 @@ fn so_are_those_of_every_kind_of_job() {
         hookpoints: vec!["layers.1.mlp".into(), "layers.2".into()],
         ..adam()
     };
-    assert_is_one_process("auxk, multi_topk", &auxk);
-    assert_is_one_process("excluded tokens, gradient accumulation", &excluded);
+    assert_is_one_process("auxk, multi_topk", &with_dead_latents(adam()));
+    assert_is_one_process(
+        "excluded tokens, gradient accumulation",
+        &in_many_parts(adam()),
+    );
     assert_is_one_process("transcoder", &transcoder);
     assert_is_one_process("ce", &end_to_end(LossFn::Ce));
     assert_is_one_process("kl", &end_to_end(LossFn::Kl));
@@ -273,14 +284,7 @@ fn a_stop_of_one_rank_saves_on_all() {
     let mut run = Run::new(&[("a", config)]);
     let ranks = start(&run, 2);
     wait_for_reports(&run, 3);
-    let pid = ranks[1].id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&ranks[1], "-TERM");
     assert_eq!(codes(ranks), [Some(130), Some(130)]);
     let last = run.events().pop().unwrap().kind;
     assert!(
@@ -294,7 +298,7 @@ fn a_stop_of_one_rank_saves_on_all() {
     }
 }
 
-fn signal(rank: &Child, name: &str) {
+pub(crate) fn signal(rank: &Child, name: &str) {
     let pid = rank.id().to_string();
     let sent = Command::new("kill").args([name, &pid]).status().unwrap();
     assert!(sent.success());

@@ -1,13 +1,12 @@
 //! Training with several real processes where each SAE is on one of them.
 
 use crate::ranks_tests::{
-    TOLERANCE, adam, assert_is_one_process, codes, difference, long, notes, run_ranks, start,
-    trained, wait_for_reports,
+    TOLERANCE, adam, assert_is_one_process, codes, difference, in_many_parts, long, notes,
+    run_ranks, signal, start, trained, wait_for_reports, with_dead_latents,
 };
 use crate::testing::{Run, assert_close, assert_same, interrupt_after, other};
 use plan::{Dtype, EventKind, FailureKind, Optimizer, TrainConfig};
 use std::fs;
-use std::process::Command;
 
 /// Three places of two widths: no number of ranks in these tests divides their SAEs.
 fn uneven() -> TrainConfig {
@@ -41,19 +40,6 @@ fn the_weights_are_those_of_one_process() {
 
 #[test]
 fn so_are_those_of_every_kind_of_job() {
-    let auxk = TrainConfig {
-        auxk_alpha: 0.03,
-        multi_topk: true,
-        dead_feature_threshold: 1000,
-        ..five_saes()
-    };
-    let excluded = TrainConfig {
-        exclude_tokens: vec![0, 64],
-        grad_acc_steps: 2,
-        micro_acc_steps: 3,
-        max_examples: Some(320),
-        ..five_saes()
-    };
     let transcoder = TrainConfig {
         transcode: true,
         skip_connection: true,
@@ -62,8 +48,11 @@ fn so_are_those_of_every_kind_of_job() {
             .to_vec(),
         ..uneven()
     };
-    assert_is_one_process("auxk, multi_topk", &auxk);
-    assert_is_one_process("excluded tokens, gradient accumulation", &excluded);
+    assert_is_one_process("auxk, multi_topk", &with_dead_latents(five_saes()));
+    assert_is_one_process(
+        "excluded tokens, gradient accumulation",
+        &in_many_parts(five_saes()),
+    );
     assert_is_one_process("transcoder", &transcoder);
 }
 
@@ -120,6 +109,16 @@ fn activations_are_sent_in_what_the_model_computes_in() {
     let difference = difference(&spread, &replicated);
     assert!(difference < TOLERANCE, "{difference}");
     assert!(n_sent(&spread).1 * 2 == n_sent(&trained(&uneven(), 2, 8)).1);
+}
+
+/// To the bit.
+#[track_caller]
+fn assert_same_saes(a: &Run, b: &Run) {
+    let (a, b) = (a.saes(), b.saes());
+    assert!(a.keys().eq(b.keys()) && !a.is_empty());
+    a.values()
+        .zip(b.values())
+        .for_each(|(a, b)| assert_same(a, b));
 }
 
 /// All-to-alls of rank 0 and their bytes, as it says itself.
@@ -185,11 +184,8 @@ fn killed_ranks_go_on_in_any_number() {
         let difference = difference(&run, &undisturbed);
         println!("resumed on {n_ranks}: {difference:.1e}");
         if n_ranks == 4 {
-            let (ours, theirs) = (run.saes(), undisturbed.saes());
-            assert_eq!(ours.len(), 10, "the last ones and the best ones");
-            ours.values()
-                .zip(theirs.values())
-                .for_each(|(ours, theirs)| assert_same(ours, theirs));
+            assert_eq!(run.saes().len(), 10, "the last ones and the best ones");
+            assert_same_saes(&run, &undisturbed);
         }
         assert!(difference < TOLERANCE, "on {n_ranks}: {difference}");
     }
@@ -224,16 +220,11 @@ fn a_stop_of_one_rank_saves_the_saes_of_all() {
     let mut run = Run::new(&[("a", config)]);
     let ranks = start(&run, 2);
     wait_for_reports(&run, 3);
-    let pid = ranks[1].id().to_string();
-    let killed = Command::new("kill").args(["-TERM", &pid]).status();
-    assert!(killed.unwrap().success());
+    signal(&ranks[1], "-TERM");
     assert_eq!(codes(ranks), [Some(130), Some(130)]);
     run.order.attempt = 2;
     run_ranks(&run, 2);
-    let (ours, theirs) = (run.saes(), undisturbed.saes());
-    ours.values()
-        .zip(theirs.values())
-        .for_each(|(ours, theirs)| assert_same(ours, theirs));
+    assert_same_saes(&run, &undisturbed);
 }
 
 #[test]
@@ -275,10 +266,7 @@ fn a_state_that_is_damaged_for_one_rank_is_put_aside_by_all() {
             said.iter().any(|note| note.contains("is damaged")),
             "{said:?}"
         );
-        let (ours, theirs) = (run.saes(), undisturbed.saes());
-        ours.values()
-            .zip(theirs.values())
-            .for_each(|(ours, theirs)| assert_same(ours, theirs));
+        assert_same_saes(&run, &undisturbed);
     }
 }
 
