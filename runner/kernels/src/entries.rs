@@ -3,6 +3,7 @@
 use crate::add_scaled;
 use multiversion::multiversion;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Active latents of tokens.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,7 @@ impl ByLatent {
     ///
     /// # Panics
     /// An index that is no latent's, or more than 2^32 entries.
-    pub fn sort(indices: &[i64], num_latents: usize) -> Self {
+    pub fn sort<T: Copy + Into<i64>>(indices: &[T], num_latents: usize) -> Self {
         assert!(
             u32::try_from(indices.len()).is_ok(),
             "{} entries",
@@ -49,7 +50,7 @@ impl ByLatent {
         );
         let mut starts = vec![0u32; num_latents + 1];
         for &latent in indices {
-            starts[latent as usize + 1] += 1;
+            starts[latent.into() as usize + 1] += 1;
         }
         for latent in 0..num_latents {
             starts[latent + 1] += starts[latent];
@@ -57,14 +58,24 @@ impl ByLatent {
         let mut next = starts.clone();
         let mut places = vec![0u32; indices.len()];
         for (place, &latent) in (0u32..).zip(indices) {
-            let next = &mut next[latent as usize];
+            let next = &mut next[latent.into() as usize];
             places[*next as usize] = place;
             *next += 1;
         }
         Self { starts, places }
     }
 
-    fn of(&self, latent: usize) -> &[u32] {
+    /// How many entries the latents have.
+    pub(crate) fn n_of(&self, latents: Range<usize>) -> usize {
+        (self.starts[latents.end] - self.starts[latents.start]) as usize
+    }
+
+    /// The places of all entries, latent by latent.
+    pub(crate) fn places(&self) -> &[u32] {
+        &self.places
+    }
+
+    pub(crate) fn of(&self, latent: usize) -> &[u32] {
         &self.places[self.starts[latent] as usize..self.starts[latent + 1] as usize]
     }
 }
@@ -189,7 +200,7 @@ mod tests {
 
     #[test]
     fn entries_of_a_latent_are_in_the_order_of_tokens() {
-        let by_latent = ByLatent::sort(&[2, 0, 2, 1, 0, 2], 4);
+        let by_latent = ByLatent::sort(&[2u32, 0, 2, 1, 0, 2], 4);
         let all: Vec<_> = (0..4).map(|latent| by_latent.of(latent).to_vec()).collect();
         assert_eq!(all, [vec![1, 4], vec![3], vec![0, 2, 5], vec![]]);
     }

@@ -7,14 +7,17 @@
 //!
 //! Nothing here knows libtorch; the crate `sae` holds each function to what libtorch computes.
 
+mod candidates;
 mod entries;
 mod rows;
+mod screen;
 mod threads;
 mod tokens;
 mod topk;
 
 pub use entries::{ByLatent, Entries, WeightGradients};
 pub use rows::{Signum, project, scale, signum};
+pub use screen::{RoundedTokens, Screen};
 pub use threads::in_threads;
 pub use tokens::{Decoding, ErrorGradients, moments};
 pub use topk::topk;

@@ -1,30 +1,50 @@
 //! The largest numbers of each row.
 
-use crate::LANES;
+use crate::candidates::{Row, Scratch, collect, raise, size_bits, take};
 use multiversion::multiversion;
 use rayon::prelude::*;
-use std::cmp::Ordering;
 
-/// Numbers of which only the largest is looked at first.
-const GROUP: usize = 2 * LANES;
+/// A row of products and the bias.
+struct Sums<'a> {
+    row: &'a [f32],
+    bias: &'a [f32],
+}
 
-/// What a thread keeps from row to row.
-#[derive(Default)]
-struct Scratch {
-    /// The largest of each group.
-    maxima: Vec<f32>,
-    /// A copy, to be partly sorted.
-    sorted: Vec<f32>,
-    /// What may be among the `k` largest, with its place.
-    candidates: Vec<(f32, u32)>,
+impl Row for Sums<'_> {
+    // The same sum each time.
+    const MARGIN: f32 = 0.0;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.row.len()
+    }
+
+    #[inline(always)]
+    fn raise(&self, first: usize, largest: &mut [f32]) -> u32 {
+        let sums = self.row[first..].iter().zip(&self.bias[first..]);
+        let mut most = 0;
+        for (largest, (row, bias)) in largest.iter_mut().zip(sums) {
+            let sum = row + bias;
+            raise(largest, sum);
+            most = size_bits(sum).max(most);
+        }
+        most
+    }
+
+    #[inline(always)]
+    fn off(&self, _: usize, _: f32) -> f32 {
+        0.0
+    }
+
+    #[inline(always)]
+    fn upper(&self, place: usize) -> f32 {
+        self.row[place] + self.bias[place]
+    }
 }
 
 /// The `k` largest of `row + bias` for each row of `rows`: `[n_rows, bias.len()]`, in the order of their
 /// places. `values`, `places`: `[n_rows, k]`. Of equal numbers the first ones are taken; a NaN is larger
 /// than all numbers.
-///
-/// Exact: the `k` largest groups hold a number no smaller than the `k`-th largest of their maxima, so
-/// nothing below that can be among the `k` largest.
 ///
 /// # Panics
 /// Shapes that do not fit, or `k` is not in `1..=bias.len()`.
@@ -39,109 +59,30 @@ pub fn topk(rows: &[f32], bias: &[f32], k: usize, values: &mut [f32], places: &m
     rows.par_chunks(n).zip(out).for_each_init(
         Scratch::default,
         |scratch, (row, (values, places))| {
-            collect_candidates(row, bias, k, scratch);
+            collect_sums(&Sums { row, bias }, k, scratch);
             take(k, &mut scratch.candidates, values, places);
         },
     );
 }
 
-/// All numbers of a row that may be among its `k` largest, at least `k`, in their order.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn collect_candidates(row: &[f32], bias: &[f32], k: usize, scratch: &mut Scratch) {
+fn collect_sums(sums: &Sums<'_>, k: usize, scratch: &mut Scratch) {
+    collect(sums, k, scratch);
     let Scratch {
-        maxima,
-        sorted,
-        candidates,
+        places, candidates, ..
     } = scratch;
-    maxima.clear();
-    let ((groups, rest), (biases, rest_of_bias)) = (row.as_chunks(), bias.as_chunks());
-    let mut are_numbers = true;
-    for (group, bias) in groups.iter().zip(biases) {
-        let (largest, is_finite) = largest(group, bias);
-        are_numbers &= is_finite;
-        maxima.push(largest);
-    }
-    if !rest.is_empty() {
-        let (largest, is_finite) = largest(&padded(rest), &padded(rest_of_bias));
-        are_numbers &= is_finite;
-        maxima.push(largest);
-    }
     candidates.clear();
-    let places = 0..;
-    let all = row.iter().zip(bias).zip(places);
-    let mut all = all.map(|((row, bias), place)| (row + bias, place));
-    // Nothing is left out where numbers are not in order, or no group can be.
-    if !are_numbers || maxima.len() <= k {
-        candidates.extend(all);
-        return;
-    }
-    sorted.clone_from(maxima);
-    let (_, least, _) = sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    for largest in &*maxima {
-        if largest >= least {
-            let of_group = all.by_ref().take(GROUP);
-            candidates.extend(of_group.filter(|(value, _)| value >= least));
-        } else {
-            all.nth(GROUP - 1);
-        }
-    }
-}
-
-/// The largest of `row + bias`, and whether all are finite.
-#[inline(always)]
-fn largest(row: &[f32; GROUP], bias: &[f32; GROUP]) -> (f32, bool) {
-    let mut values = [0.0f32; GROUP];
-    // Not 0 where a number is none, or infinite.
-    let mut zeros = [0.0f32; GROUP];
-    for lane in 0..GROUP {
-        values[lane] = row[lane] + bias[lane];
-        zeros[lane] = values[lane] * 0.0;
-    }
-    let mut width = GROUP / 2;
-    while width > 0 {
-        for lane in 0..width {
-            let (one, other) = (values[lane], values[lane + width]);
-            values[lane] = if other > one { other } else { one };
-            zeros[lane] += zeros[lane + width];
-        }
-        width /= 2;
-    }
-    (values[0], zeros[0] == 0.0)
-}
-
-/// With numbers that are never the largest behind it.
-#[inline(always)]
-fn padded(rest: &[f32]) -> [f32; GROUP] {
-    let mut padded = [f32::MIN / 2.0; GROUP];
-    padded[..rest.len()].copy_from_slice(rest);
-    padded
-}
-
-/// The `k` largest of the candidates, in their order.
-fn take(k: usize, candidates: &mut [(f32, u32)], values: &mut [f32], places: &mut [i64]) {
-    let larger_first = |a: &(f32, u32), b: &(f32, u32)| order(b.0, a.0).then(a.1.cmp(&b.1));
-    let taken = match candidates.len() > k {
-        true => {
-            candidates.select_nth_unstable_by(k - 1, larger_first);
-            &mut candidates[..k]
-        }
-        false => candidates,
-    };
-    taken.sort_unstable_by_key(|(_, place)| *place);
-    for ((value, place), candidate) in values.iter_mut().zip(places).zip(taken) {
-        (*value, *place) = (candidate.0, candidate.1.into());
-    }
-}
-
-/// NaN above all.
-fn order(a: f32, b: f32) -> Ordering {
-    a.partial_cmp(&b)
-        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+    candidates.extend(
+        places
+            .iter()
+            .map(|&place| (sums.upper(place as usize), place)),
+    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::candidates::order;
     use proptest::prelude::*;
 
     /// By sorting the whole row.

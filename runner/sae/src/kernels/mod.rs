@@ -2,6 +2,7 @@
 //! anything else as ATen calls, which run on any device. Tests hold both to each other.
 
 mod aten;
+mod latents;
 mod slices;
 
 use crate::Encoded;
@@ -11,11 +12,7 @@ use tch::{Kind, TchError, Tensor};
 
 pub(crate) use aten::{Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows};
 pub use kernels::Signum;
-
-/// Bytes of the pre-activations that stand at the same time, where it is not all of them.
-const BLOCK_BYTES: usize = 256 << 20;
-/// But no fewer tokens: the product lays out the weights anew for each block.
-const LEAST_IN_BLOCK: usize = 1024;
+pub(crate) use latents::topk_of_product;
 
 /// Whether Rust's are used for all of these.
 pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
@@ -24,49 +21,6 @@ pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
 
 fn n_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
-}
-
-/// The `k` largest of `x @ weight^T + bias` by row, with ReLU, block by block of rows, so that
-/// pre-activations never stand in memory whole. `x`: `[n_tokens, d_in]`, `weight`: `[num_latents, d_in]`.
-/// `None`: not on this device or of this kind.
-pub(crate) fn topk_of_product(
-    x: &Tensor,
-    (weight, bias): (&Tensor, &Tensor),
-    k: usize,
-) -> Result<Option<Encoded>, TchError> {
-    // The encoder of SAELens's layout is a view: the product takes it as it is.
-    let (true, Some(bias)) = (are_for(&[x]) && weight.kind() == Kind::Float, slice(bias)) else {
-        return Ok(None);
-    };
-    let (n_tokens, num_latents) = (x.size()[0], bias.len());
-    let n_in_block = BLOCK_BYTES / (num_latents * size_of::<f32>());
-    let n_in_block = n_in_block.max(LEAST_IN_BLOCK) as i64;
-    // Of about the same size, all of them.
-    let n_blocks = (n_tokens as u64).div_ceil(n_in_block as u64).max(1);
-    let block = (n_tokens as u64).div_ceil(n_blocks) as i64;
-    let pre_acts = Tensor::f_empty([block, num_latents as i64], (x.kind(), x.device()))?;
-    let shape = [n_tokens, k as i64];
-    let mut latent_acts = Tensor::f_empty(shape, (x.kind(), x.device()))?;
-    let latent_indices = Tensor::f_empty(shape, (Kind::Int64, x.device()))?;
-    let weight = weight.f_tr()?;
-    let mut start = 0;
-    while start < n_tokens {
-        let n = block.min(n_tokens - start);
-        let rows = pre_acts.f_narrow(0, 0, n)?;
-        let rows = x.f_narrow(0, start, n)?.f_mm_out(&rows, &weight)?;
-        let mut acts = latent_acts.f_narrow(0, start, n)?;
-        let mut indices = latent_indices.f_narrow(0, start, n)?;
-        let rows = slice(&rows).expect("as it was made");
-        let acts = slice_mut(&mut acts).expect("as it was made");
-        let indices = slice_mut(&mut indices).expect("as it was made");
-        in_threads(n_threads(), || kernels::topk(rows, bias, k, acts, indices));
-        start += n;
-    }
-    let _ = latent_acts.f_relu_()?;
-    Ok(Some(Encoded {
-        latent_acts,
-        latent_indices,
-    }))
 }
 
 /// The gradients of the weights from those at the entries: see [`aten::weight_gradients`]. `bags`: those of

@@ -6,12 +6,51 @@
 )]
 
 use std::sync::LazyLock;
-use tch::kind::Element;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-/// The numbers of a contiguous tensor of their kind on the CPU; `None`: it is another one, or
-/// `SAE_RUN_KERNELS=aten` in the environment asks for libtorch's operations everywhere.
-pub(crate) fn slice<T: Element>(tensor: &Tensor) -> Option<&[T]> {
+/// What computes on the CPU: `SAE_RUN_KERNELS` in the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// `aten`: libtorch's operations alone.
+    Aten,
+    /// `float32`: Rust's kernels, and no product in 16 bit.
+    Float32,
+    /// Anything else: what is fastest.
+    Fast,
+}
+
+/// A number as it lies in a tensor of its kind.
+pub(crate) trait Number {
+    const KIND: Kind;
+}
+
+impl Number for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Number for i64 {
+    const KIND: Kind = Kind::Int64;
+}
+
+/// The bits of a bfloat16.
+impl Number for u16 {
+    const KIND: Kind = Kind::BFloat16;
+}
+
+/// The choice, as it was when the program began to compute.
+pub(crate) fn choice() -> Choice {
+    static CHOICE: LazyLock<Choice> =
+        LazyLock::new(|| match std::env::var("SAE_RUN_KERNELS").as_deref() {
+            Ok("aten") => Choice::Aten,
+            Ok("float32") => Choice::Float32,
+            _ => Choice::Fast,
+        });
+    *CHOICE
+}
+
+/// The numbers of a contiguous tensor of their kind on the CPU; `None`: it is another one, or libtorch's
+/// operations were asked for.
+pub(crate) fn slice<T: Number>(tensor: &Tensor) -> Option<&[T]> {
     let n = len_of::<T>(tensor)?;
     if n == 0 {
         return Some(&[]);
@@ -23,7 +62,7 @@ pub(crate) fn slice<T: Element>(tensor: &Tensor) -> Option<&[T]> {
 }
 
 /// The same, to write to. Other tensors that share its memory must not be looked at meanwhile.
-pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Option<&mut [T]> {
+pub(crate) fn slice_mut<T: Number>(tensor: &mut Tensor) -> Option<&mut [T]> {
     let n = len_of::<T>(tensor)?;
     if n == 0 {
         return Some(&mut []);
@@ -33,17 +72,14 @@ pub(crate) fn slice_mut<T: Element>(tensor: &mut Tensor) -> Option<&mut [T]> {
 }
 
 /// How many numbers; `None`: they do not lie here as `T`, one after the other.
-fn len_of<T: Element>(tensor: &Tensor) -> Option<usize> {
-    static ARE_ON: LazyLock<bool> =
-        LazyLock::new(|| std::env::var("SAE_RUN_KERNELS").as_deref() != Ok("aten"));
+fn len_of<T: Number>(tensor: &Tensor) -> Option<usize> {
     let is_here = tensor.device() == Device::Cpu && tensor.kind() == T::KIND;
-    (*ARE_ON && is_here && tensor.is_contiguous()).then(|| tensor.numel())
+    (choice() != Choice::Aten && is_here && tensor.is_contiguous()).then(|| tensor.numel())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
 
     #[test]
     fn a_slice_is_the_tensor_and_other_tensors_have_none() {
@@ -59,5 +95,6 @@ mod tests {
         let mut places = x.to_kind(Kind::Int64);
         slice_mut::<i64>(&mut places).unwrap()[0] = 7;
         assert_eq!(slice::<i64>(&places).unwrap()[..2], [7, 1]);
+        assert_eq!(slice::<u16>(&x.to_kind(Kind::BFloat16)).unwrap()[1], 0x3F80);
     }
 }

@@ -1,0 +1,214 @@
+//! The active latents of tokens: the encoder's product block by block of tokens, so that pre-activations
+//! never stand in memory whole, and the `k` largest of each block's.
+
+use super::slices::{Choice, choice, slice, slice_mut};
+use super::{are_for, n_threads};
+use crate::Encoded;
+use kernels::{Screen, in_threads};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Bytes of the pre-activations that stand at the same time, where it is not all of them.
+const BLOCK_BYTES: i64 = 256 << 20;
+/// The same in 16 bit: read once, and best from a cache.
+const ROUGH_BLOCK_BYTES: i64 = 32 << 20;
+/// But no fewer tokens: the product lays out the weights anew for each block.
+const LEAST_IN_BLOCK: i64 = 1024;
+/// Below so many tokens, rounding the weights costs more than it saves.
+const LEAST_TO_SCREEN: i64 = 256;
+/// How much less a pre-activation costs as one of a product than by itself.
+const PRODUCT_IS_CHEAPER: usize = 16;
+
+/// The encoder's product with tokens, and where its largest numbers go.
+struct Search<'a> {
+    /// `[n_tokens, d_in]`, Float.
+    x: &'a Tensor,
+    /// `[num_latents, d_in]`, Float.
+    weight: &'a Tensor,
+    bias: &'a [f32],
+    k: usize,
+    latent_acts: Tensor,
+    latent_indices: Tensor,
+}
+
+/// The `k` largest of `x @ weight^T + bias` by row, with ReLU. `x`: `[n_tokens, d_in]`, `weight`:
+/// `[num_latents, d_in]`. `None`: not on this device or of this kind.
+pub(crate) fn topk_of_product(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    k: usize,
+) -> Result<Option<Encoded>, TchError> {
+    // The encoder of SAELens's layout is a view: the product takes it as it is.
+    let (true, Some(bias)) = (are_for(&[x]) && weight.kind() == Kind::Float, slice(bias)) else {
+        return Ok(None);
+    };
+    let search = Search::new(x, (weight, bias), k)?;
+    let n_screened = match is_screened(x.size()[0], bias.len(), k) {
+        true => search.screened()?,
+        false => 0,
+    };
+    search.in_float32(n_screened)?;
+    search.finish().map(Some)
+}
+
+/// Whether it pays to look at rough products first: a matter of the processor and of sizes.
+fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
+    choice() == Choice::Fast
+        && multiplies_in_bfloat16()
+        && n_tokens >= LEAST_TO_SCREEN
+        && k * PRODUCT_IS_CHEAPER <= num_latents
+}
+
+/// Whether the processor has instructions for it.
+fn multiplies_in_bfloat16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        x: &'a Tensor,
+        (weight, bias): (&'a Tensor, &'a [f32]),
+        k: usize,
+    ) -> Result<Self, TchError> {
+        let shape = [x.size()[0], k as i64];
+        Ok(Self {
+            x,
+            weight,
+            bias,
+            k,
+            latent_acts: Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?,
+            latent_indices: Tensor::f_empty(shape, (Kind::Int64, Device::Cpu))?,
+        })
+    }
+
+    fn finish(mut self) -> Result<Encoded, TchError> {
+        let _ = self.latent_acts.f_relu_()?;
+        Ok(Encoded {
+            latent_acts: self.latent_acts,
+            latent_indices: self.latent_indices,
+        })
+    }
+
+    /// Tokens of a block, all of about the same size.
+    fn block(&self, n_tokens: i64, bytes: i64, kind: Kind) -> i64 {
+        let row_bytes = self.bias.len() * kind.elt_size_in_bytes();
+        let most = (bytes / row_bytes as i64).max(LEAST_IN_BLOCK);
+        let n_blocks = (n_tokens as u64).div_ceil(most as u64).max(1);
+        (n_tokens as u64).div_ceil(n_blocks) as i64
+    }
+
+    /// Where the latents of `n` tokens from `start` on go.
+    fn out(&self, start: i64, n: i64) -> Result<(Tensor, Tensor), TchError> {
+        let acts = self.latent_acts.f_narrow(0, start, n)?;
+        Ok((acts, self.latent_indices.f_narrow(0, start, n)?))
+    }
+
+    /// By products in float32, from the token `start` on.
+    fn in_float32(&self, mut start: i64) -> Result<(), TchError> {
+        let (n_tokens, bias, k) = (self.x.size()[0], self.bias, self.k);
+        let block = self.block(n_tokens - start, BLOCK_BYTES, Kind::Float);
+        let shape = [block, self.bias.len() as i64];
+        let pre_acts = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+        let weight = self.weight.f_tr()?;
+        while start < n_tokens {
+            let n = block.min(n_tokens - start);
+            let rows = pre_acts.f_narrow(0, 0, n)?;
+            let rows = self.x.f_narrow(0, start, n)?.f_mm_out(&rows, &weight)?;
+            let (mut acts, mut indices) = self.out(start, n)?;
+            let rows = slice(&rows).expect("as it was made");
+            let acts = slice_mut(&mut acts).expect("as it was made");
+            let indices = slice_mut(&mut indices).expect("as it was made");
+            in_threads(n_threads(), || kernels::topk(rows, bias, k, acts, indices));
+            start += n;
+        }
+        Ok(())
+    }
+
+    /// By products in bfloat16 first. Gives for how many tokens it did so: all, or those before it
+    /// turned out that too little is ruled out.
+    fn screened(&self) -> Result<i64, TchError> {
+        let Some(weights) = slice(self.weight) else {
+            return Ok(0);
+        };
+        let (n_tokens, bias, k) = (self.x.size()[0], self.bias, self.k);
+        let block = self.block(n_tokens, ROUGH_BLOCK_BYTES, Kind::BFloat16);
+        let (num_latents, d_in) = self.weight.size2()?;
+        let empty = |shape: [i64; 2]| Tensor::f_empty(shape, (Kind::BFloat16, Device::Cpu));
+        let mut weight16 = empty([num_latents, d_in])?;
+        let weight16_bits = slice_mut(&mut weight16).expect("as it was made");
+        let screen = in_threads(n_threads(), || Screen::new(weights, bias, k, weight16_bits));
+        let Some(screen) = screen else { return Ok(0) };
+        let (weight16, x16) = (weight16.f_tr()?, empty([block, d_in])?);
+        let rough = empty([block, num_latents])?;
+        let mut start = 0;
+        while start < n_tokens {
+            let n = block.min(n_tokens - start);
+            let x = self.x.f_narrow(0, start, n)?;
+            let mut x16 = x16.f_narrow(0, 0, n)?;
+            let x = slice(&x).expect("as it was made");
+            let x16_bits = slice_mut(&mut x16).expect("as it was made");
+            let tokens = in_threads(n_threads(), || screen.round(x, x16_bits));
+            let rough = x16.f_mm_out(&rough.f_narrow(0, 0, n)?, &weight16)?;
+            let (mut acts, mut indices) = self.out(start, n)?;
+            let rough = slice(&rough).expect("as it was made");
+            let acts = slice_mut(&mut acts).expect("as it was made");
+            let indices = slice_mut(&mut indices).expect("as it was made");
+            let n_computed = in_threads(n_threads(), || screen.topk(rough, &tokens, acts, indices));
+            start += n;
+            if n_computed * PRODUCT_IS_CHEAPER > n as usize * bias.len() {
+                break;
+            }
+        }
+        Ok(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Activation;
+    use crate::testing::noise;
+
+    /// Any processor multiplies in 16 bit, if slowly.
+    #[test]
+    fn what_was_screened_is_what_libtorch_selects() {
+        for (n, num_latents, d, k) in [(0, 5, 3, 2), (1, 700, 33, 3), (1500, 2000, 64, 8)] {
+            let (x, weight) = (noise(&[n, d], 1.0) + 0.5, noise(&[num_latents, d], 2.0));
+            let bias = noise(&[num_latents], 3.0) * 0.1;
+            let bias_slice = slice(&bias).unwrap();
+            let search = Search::new(&x, (&weight, bias_slice), k as usize).unwrap();
+            assert_eq!(search.screened().unwrap(), n);
+            let ours = search.finish().unwrap();
+            let pre_acts = x.linear(&weight, Some(&bias));
+            let twin = Activation::TopK
+                .select(&pre_acts, k as usize, None)
+                .unwrap();
+            let zeros = || Tensor::zeros([n, num_latents], (Kind::Float, Device::Cpu));
+            let dense = |encoded: &Encoded| {
+                zeros().scatter(1, &encoded.latent_indices, &encoded.latent_acts)
+            };
+            let off = (dense(&ours) - dense(&twin)).abs();
+            assert!(n == 0 || off.max().double_value(&[]) < 1e-5, "{n}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_ruled_out_it_ends_after_a_block() {
+        let (n, num_latents, d, k) = (3000, 8192, 8, 4);
+        let (x, weight) = (
+            noise(&[n, d], 1.0),
+            Tensor::ones([num_latents, d], (Kind::Float, Device::Cpu)),
+        );
+        let bias = Tensor::zeros([num_latents], (Kind::Float, Device::Cpu));
+        let bias = slice(&bias).unwrap();
+        let search = Search::new(&x, (&weight, bias), k).unwrap();
+        let n_screened = search.screened().unwrap();
+        assert!((1..n).contains(&n_screened), "{n_screened}");
+        search.in_float32(n_screened).unwrap();
+        let encoded = search.finish().unwrap();
+        let expected = x.sum_dim_intlist(1, true, Kind::Float).relu() - &encoded.latent_acts;
+        assert!(expected.abs().max().double_value(&[]) < 1e-5);
+    }
+}
