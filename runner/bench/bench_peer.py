@@ -1,12 +1,13 @@
-"""Measures this project beside sparsify 1.3.3: an update of one SAE, whole runs, and a sweep.
+"""Measures this project beside sparsify 1.3.3 and dictionary_learning 0.1.0: updates, runs, a sweep.
 
     make bench-peer [BENCH="--smoke"]
-    python bench_peer.py BINARY BENCH_STEP [MODEL_DIR] [--smoke] [--parts step one all sweep]
+    python bench_peer.py BINARY BENCH_STEP [MODEL_DIR] [--smoke] [--parts step one all sweep dictionary]
         [--rounds N] [--updates N] [--threads N] [--json FILE]
 
 Fairness: both arms run in turn on the libtorch of this Python, in float32 on the CPU with as many
-threads, on the same tokens or activations and from the same initial weights. Nothing is printed of a
-case before both arms were found to compute the same. Times of whole runs begin with the process.
+threads, on the same tokens or activations, and beside sparsify from the same initial weights. Nothing
+is printed of a case before sparsify was found to compute the same, or dictionary_learning, whose
+weights and learning rule are others, to learn. Times of whole runs begin with the process.
 
 Needs what requirements.txt beside it names.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 # What sparsify prints when it is imported is none of the results.
 stdout, sys.stdout = sys.stdout, sys.stderr
+import dictionary
 import step
 import whole_run
 
@@ -31,15 +33,19 @@ import torch
 from common import Settings, demo_model, spread
 from whole_run import Work
 
-PARTS = ["step", "one", "all", "sweep"]
+PARTS = ["step", "one", "all", "sweep", "dictionary"]
 STEP_CASES = [(n, latents, k) for n in (1024, 8192) for latents in (4608, 18432) for k in (32, 128)]
 WORKS = {
     "one": Work("layers.15 at 32x", ["layers.15"], [32], [32], 4, 256),
     "all": Work("30 layers at 8x", ["layers.*[0-9]"], [32], [8], 3, 256),
     "sweep": Work("8 jobs on layers.15", ["layers.15"], [16, 32, 64, 128], [8, 32], 3, 256),
+    "dictionary": Work("8 jobs on layers.15", ["layers.15"], [16, 32, 64, 128], [8, 32], 3, 256),
 }
 SMOKE_CASES = [(512, 2304, 16)]
-SMOKE_WORKS = {"one": Work("smoke: layers.1 at 2x", ["layers.1"], [16], [2], 2, 32)}
+SMOKE_WORKS = {
+    "one": Work("smoke: layers.1 at 2x", ["layers.1"], [16], [2], 2, 32),
+    "dictionary": Work("smoke: 2 jobs on layers.1", ["layers.1"], [16, 32], [2], 3, 32),
+}
 
 
 def read_args() -> argparse.Namespace:
@@ -85,18 +91,29 @@ def show_step(result: dict) -> None:
 
 
 def show_whole(result: dict) -> None:
-    rounds = list(zip(result["ours"], result["sparsify"]))
+    peer = result["arms"][1]
+    rounds = list(zip(result["ours"], result[peer]))
     ratios = lambda key: spread([b[key] / a[key] for a, b in rounds])
-    print(f"{result['work']['name']}: {ratios('s_per_token')} times as fast between updates,")
-    print(f"    {ratios('wall_s')} from process start to end, of {len(rounds)} rounds;", end=" ")
-    print(f"sparsify's peak memory is {ratios('peak_bytes')} times ours")
-    for arm in ("ours", "sparsify"):
+    print(f"{result['work']['name']}: {ratios('s_per_token')} times as fast as {peer} between")
+    print(f"    updates, {ratios('wall_s')} from process start to end, of {len(rounds)} rounds;", end=" ")
+    print(f"its peak memory is {ratios('peak_bytes')} times ours")
+    for arm in result["arms"]:
         tokens = " ".join(f"{1 / run['s_per_token']:.0f}" for run in result[arm])
         wall = " ".join(f"{run['wall_s']:.1f}" for run in result[arm])
-        peak = " ".join(f"{run['peak_bytes'] / 1e9:.2f}" for run in result[arm])
-        print(f"    {arm:9} {tokens} tokens/s; {wall} s; at most {peak} GB in a process")
-    differences = ", ".join(f"{difference:.1e}" for difference in result["fvu_differences"])
-    print(f"    FVU differs by at most {differences} in updates 1, 2, ...", flush=True)
+        memory = " ".join(f"{run['peak_bytes'] / 1e9:.2f}" for run in result[arm])
+        print(f"    {arm:19} {tokens} tokens/s; {wall} s; at most {memory} GB in a process")
+    show_fvu(result)
+
+
+def show_fvu(result: dict) -> None:
+    if "fvu_differences" in result:
+        differences = ", ".join(f"{difference:.1e}" for difference in result["fvu_differences"])
+        print(f"    FVU differs by at most {differences} in updates 1, 2, ...", flush=True)
+        return
+    for arm in result["arms"]:
+        jobs = [(job[0][0], job[-1][0]) for job in result[arm][0]["fvu"]]
+        fvu = ", ".join(f"{first:.3f} to {last:.3f}" for first, last in jobs)
+        print(f"    {arm:19} FVU of the first and the last update, by job: {fvu}", flush=True)
 
 
 def main() -> None:
@@ -124,7 +141,8 @@ def main() -> None:
     for name, work in (SMOKE_WORKS if args.smoke else WORKS).items():
         if name in args.parts:
             work.n_updates = args.updates or work.n_updates
-            result = whole_run.measure(work, settings)
+            measure = dictionary.measure if name == "dictionary" else whole_run.measure
+            result = measure(work, settings)
             keep("whole", result), show_whole(result)
     print(f"load average at the end {os.getloadavg()}; raw numbers in `{path}`")
 

@@ -166,17 +166,26 @@ def fvu_differences(mine: Run, other: Run, work: Work) -> list[float]:
     return differences
 
 
-def measure(work: Work, settings: Settings) -> dict:
-    runs: dict[str, list[Run]] = {"ours": [], "sparsify": []}
-    arms = [("ours", ours), ("sparsify", sparsify)]
+def in_turn(arms: list, work: Work, settings: Settings) -> dict[str, list[Run]]:
+    """Runs of each arm by its name; `arms` are functions that make one."""
+    runs: dict[str, list[Run]] = {arm.__name__: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         write_tokens(work, settings, Path(folder))
         for round_idx in range(settings.rounds):
             # Who goes first changes from round to round.
-            for name, arm in arms if round_idx % 2 == 0 else arms[::-1]:
-                runs[name].append(arm(work, settings, Path(folder)))
+            for arm in arms if round_idx % 2 == 0 else arms[::-1]:
+                runs[arm.__name__].append(arm(work, settings, Path(folder)))
+    return runs
+
+
+def record_of(work: Work, runs: dict[str, list[Run]]) -> dict:
+    by_arm = {name: [asdict(run) for run in of_arm] for name, of_arm in runs.items()}
+    return {"work": asdict(work), "arms": list(runs), **by_arm}
+
+
+def measure(work: Work, settings: Settings) -> dict:
+    runs = in_turn([ours, sparsify], work, settings)
     differences = fvu_differences(runs["ours"][0], runs["sparsify"][0], work)
     if not differences[0] <= MOST_OF_FIRST_FVU:
         sys.exit(f"error: the FVU of the first update differs by {differences[0]:.2%}")
-    by_arm = {name: [asdict(run) for run in of_arm] for name, of_arm in runs.items()}
-    return {"work": asdict(work), **by_arm, "fvu_differences": differences}
+    return record_of(work, runs) | {"fvu_differences": differences}

@@ -4,8 +4,8 @@
 #   setup.sh build    libtorch, its place for cargo, the Python recipe engine: enough to build and
 #                     to run the tests
 #   setup.sh demo     the demo's language model as well
-#   setup.sh peer     the same, and sparsify in a virtual environment of its own, to measure beside;
-#                     prints the Python that has it
+#   setup.sh peer     the same, and sparsify and dictionary_learning in a virtual environment of their own,
+#                     to measure beside; prints the Python that has them
 #   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
 #                     (4.7 GB) where there is space for it; prints nothing where that cannot be had
 #
@@ -261,19 +261,25 @@ make_demo_model() {
     rm -rf "$build"
 }
 
-### sparsify
+### sparsify and dictionary_learning
 
-# Prints a Python that has it. Its torch is the full one: transformers does not import the small set.
+# Prints a Python that has both. Its torch is the full one: transformers does not import the small set.
 peer_python() {
     local python=${SPARSIFY_PYTHON:-}
     if [[ -z $python ]]; then
         VENV=$CACHE/sparsify install sparsify -r "$ROOT/runner/bench/requirements.txt"
         python=$CACHE/sparsify/bin/python
     fi
-    "$python" -c 'import importlib.metadata as m; assert m.version("eai-sparsify") == "1.3.3"' \
-        2>/dev/null || fail "the Python \`$python\` has no sparsify 1.3.3" \
-        'give SPARSIFY_PYTHON one that has it, or unset it to install one'
+    has "$python" eai-sparsify 1.3.3
+    has "$python" dictionary-learning 0.1.0
     echo "$python"
+}
+
+# has PYTHON PACKAGE VERSION
+has() {
+    [[ $("$1" -c "import importlib.metadata as m; print(m.version('$2'))" 2>/dev/null) == "$3" ]] ||
+        fail "the Python \`$1\` has no $2 $3" \
+            'give SPARSIFY_PYTHON one that has what runner/bench/requirements.txt names, or unset it to install one'
 }
 
 main "$@"
