@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test docs bench bench-peer
+.PHONY: setup demo test docs bench bench-peer bench-gpu
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
@@ -26,9 +26,16 @@ bench: setup
 	cargo build --locked -p sae-run-train --example bench_step
 	$(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)
 
-# The same, whole runs and a sweep beside sparsify: longer, and 5 GB on disk the first time.
+# The same, whole runs and sweeps beside sparsify and dictionary_learning: longer, and 6 GB on disk the first time.
 bench-peer:
 	python=$$(runner/setup/setup.sh peer) && \
 	cargo build --locked && cargo build --locked -p sae-run-train --example bench_step && \
 	"$$python" runner/bench/bench_peer.py $(TARGET)/debug/sae-run $(TARGET)/debug/examples/bench_step \
 	    --json $(MEASURED) $(BENCH)
+
+# An update on an NVIDIA GPU, behind its agreement with the CPU; looks for the GPU before anything is built.
+bench-gpu:
+	python3 runner/bench/bench_gpu.py --look $(BENCH)
+	$(MAKE) setup
+	cargo build --locked -p sae-run-train --example bench_step
+	python3 runner/bench/bench_gpu.py $(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)

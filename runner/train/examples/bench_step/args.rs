@@ -2,8 +2,10 @@
 
 use crate::Result;
 use crate::measure::Case;
+use sae_run_train::lm::parse_device;
 use std::path::PathBuf;
 use std::str::FromStr;
+use tch::Device;
 
 /// The options.
 pub(crate) struct Args {
@@ -12,8 +14,23 @@ pub(crate) struct Args {
     k: Vec<i64>,
     pub(crate) rounds: usize,
     pub(crate) threads: i32,
+    pub(crate) device: Device,
     pub(crate) json: Option<PathBuf>,
-    pub(crate) serve: bool,
+    /// What is asked for.
+    pub(crate) task: Task,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Measure, behind the gate; with a folder, also behind an agreement with the updates in it.
+    Measure { agree_with: Option<PathBuf> },
+    /// Write the first updates of each case into a folder.
+    Reference { folder: PathBuf },
+    /// Say what the machine is, and that the device is there.
+    Look,
+    /// Answer requests.
+    Serve,
 }
 
 impl Args {
@@ -24,14 +41,26 @@ impl Args {
             k: vec![32, 128],
             rounds: 5,
             threads: 2,
+            device: Device::Cpu,
             json: None,
-            serve: false,
+            task: Task::Measure { agree_with: None },
         };
         let mut args = args.iter();
         while let Some(option) = args.next() {
             let mut value = || args.next().ok_or(format!("`{option}` has no value"));
             match option.as_str() {
-                "--serve" => parsed.serve = true,
+                "--serve" => parsed.task = Task::Serve,
+                "--look" => parsed.task = Task::Look,
+                "--reference" => {
+                    parsed.task = Task::Reference {
+                        folder: value()?.into(),
+                    };
+                }
+                "--agree-with" => {
+                    let agree_with = Some(value()?.into());
+                    parsed.task = Task::Measure { agree_with };
+                }
+                "--device" => parsed.device = parse_device(value()?)?,
                 "--smoke" => parsed.make_small(),
                 "--n" => parsed.n_tokens = list(value()?)?,
                 "--latents" => parsed.num_latents = list(value()?)?,

@@ -12,8 +12,8 @@ use tch::{Device, Kind, Tensor};
 const MOST_TOKENS: i64 = 512;
 const N_UPDATES: u64 = 3;
 /// Relative, in norm.
-const MOST_OF_GRADIENT: f64 = 1e-4;
-const MOST_OF_FVU: f64 = 0.01;
+pub(crate) const MOST_OF_GRADIENT: f64 = 1e-4;
+pub(crate) const MOST_OF_FVU: f64 = 0.01;
 const BETA: f64 = 0.95;
 
 /// How far off it was.
@@ -23,12 +23,12 @@ pub(crate) struct Gate {
     pub(crate) fvu: f64,
 }
 
-pub(crate) fn check(case: Case) -> Result<Gate> {
+pub(crate) fn check(case: Case, device: Device) -> Result<Gate> {
     let case = Case {
         n_tokens: case.n_tokens.min(MOST_TOKENS),
         ..case
     };
-    let x = activations(case.n_tokens);
+    let x = activations(case.n_tokens, device)?;
     let gate = Gate {
         gradient: gradient_difference(case, &x)?,
         fvu: fvu_difference(case, &x)?,
@@ -39,13 +39,10 @@ pub(crate) fn check(case: Case) -> Result<Gate> {
     }
 }
 
-fn fresh(case: Case, x: &Tensor) -> Result<Sae> {
+/// Before the first update on `x`.
+pub(crate) fn fresh(case: Case, x: &Tensor) -> Result<Sae> {
     let sizes = [D_IN, case.num_latents, case.k].map(|n| n as usize);
-    let mut sae = Sae::new(
-        SaeConfig::topk(sizes[0], sizes[1], sizes[2]),
-        0,
-        Device::Cpu,
-    )?;
+    let mut sae = Sae::new(SaeConfig::topk(sizes[0], sizes[1], sizes[2]), 0, x.device())?;
     sae.b_dec = x.f_mean_dim(0, false, Kind::Float)?;
     Ok(sae)
 }
@@ -60,24 +57,24 @@ fn gradient_difference(case: Case, x: &Tensor) -> Result<f64> {
         .map(|(_, w)| leaf(w))
         .collect();
     squared_error(&weights, x, case.k)?.f_backward()?;
-    let whole: f64 = weights.iter().map(|w| norm(&w.grad()).powi(2)).sum();
-    let difference = |(ours, weight): (&Tensor, &Tensor)| {
-        let theirs = weight.grad();
+    let theirs: Vec<Tensor> = weights.iter().map(Tensor::grad).collect();
+    Ok(largest_difference(&ours.gradients.tensors(), &theirs))
+}
+
+/// Relative, in norm, of the tensor that differs most.
+pub(crate) fn largest_difference(ours: &[&Tensor], theirs: &[Tensor]) -> f64 {
+    let whole: f64 = theirs.iter().map(|theirs| norm(theirs).powi(2)).sum();
+    let difference = |(ours, theirs): (&&Tensor, &Tensor)| {
         // One that is 0 but for rounding is measured by the whole gradient.
-        let size = norm(&theirs).max(1e-4 * whole.sqrt());
-        norm(&(ours - &theirs)) / size
+        let size = norm(theirs).max(1e-4 * whole.sqrt());
+        norm(&(*ours - theirs)) / size
     };
-    let tensors = ours.gradients.tensors();
-    Ok(tensors
-        .into_iter()
-        .zip(&weights)
-        .map(difference)
-        .fold(0.0, f64::max))
+    ours.iter().zip(theirs).map(difference).fold(0.0, f64::max)
 }
 
 /// The largest of the updates'.
 fn fvu_difference(case: Case, x: &Tensor) -> Result<f64> {
-    let mut stepper = Stepper::new(&config(case), D_IN as usize, Device::Cpu)?;
+    let mut stepper = Stepper::new(&config(case), D_IN as usize, x.device())?;
     let mut reference = Reference::new(case, x)?;
     let mut largest = 0f64;
     for _ in 0..N_UPDATES {

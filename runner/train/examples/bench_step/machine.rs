@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     pub(crate) text: String,
+    libtorch: String,
     unix_s: u64,
     load_before: String,
 }
@@ -27,6 +28,7 @@ pub(crate) fn describe() -> Machine {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Machine {
         text,
+        libtorch,
         unix_s: since.map_or(0, |since| since.as_secs()),
         load_before,
     }

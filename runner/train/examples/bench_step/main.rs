@@ -2,26 +2,34 @@
 //!
 //! ```text
 //! cargo run -p sae-run-train --example bench_step -- [--smoke] [--n 1024,8192]
-//!     [--latents 4608,18432] [--k 32,128] [--rounds 5] [--threads 2] [--json FILE]
+//!     [--latents 4608,18432] [--k 32,128] [--rounds 5] [--threads 2] [--device cpu] [--json FILE]
+//! cargo run -p sae-run-train --example bench_step -- --reference FOLDER [sizes as above]
+//! cargo run -p sae-run-train --example bench_step -- --agree-with FOLDER --device cuda [as above]
+//! cargo run -p sae-run-train --example bench_step -- --look --device cuda
 //! cargo run -p sae-run-train --example bench_step -- --serve --threads 2
 //! ```
 //!
 //! An encoder product is `[n, 576] x [576, num_latents]` into memory that is there already: 2 n d F
 //! operations. It is timed right before and right after every update, and the ratio is that of one
-//! round, so that what else runs on the machine weighs on both alike. `--serve` waits for requests of
-//! `runner/bench/bench_peer.py` on standard input, one JSON a line.
+//! round, so that what else runs on the machine weighs on both alike. `--reference` writes the first
+//! updates of each case into a folder, and `--agree-with` holds another device, or other kernels, to them
+//! before it measures: `runner/bench/bench_gpu.py` does both. `--look` only looks whether the device is there.
+//! `--serve` waits for requests of `runner/bench/bench_peer.py` on standard input, one JSON a line.
 
+mod agree;
 mod args;
 mod gate;
 mod machine;
 mod measure;
 mod serve;
 
-use args::Args;
+use args::{Args, Task};
 use measure::Measured;
-use serde_json::json;
+use sae_run_train::LmError;
+use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -31,12 +39,13 @@ const D_IN: i64 = 576;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match Args::parse(&args).and_then(|args| run(&args)) {
+    let args = match Args::parse(&args) {
+        Ok(args) => args,
+        Err(error) => return complain(error.as_ref(), ExitCode::from(2)),
+    };
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(error.as_ref());
-            ExitCode::FAILURE
-        }
+        Err(error) => complain(error.as_ref(), ExitCode::FAILURE),
     }
 }
 
@@ -44,35 +53,61 @@ fn run(args: &Args) -> Result<()> {
     tch::set_num_threads(args.threads);
     // As workers do.
     sae_run_train::keep_freed_memory();
-    match args.serve {
-        true => serve::serve(),
-        false => bench(args),
+    match &args.task {
+        Task::Measure { agree_with } => bench(args, agree_with.as_deref()),
+        Task::Reference { folder } => write_references(args, folder),
+        Task::Look => {
+            say(&machine::describe().text);
+            Ok(())
+        }
+        Task::Serve => serve::serve(),
     }
 }
 
-fn bench(args: &Args) -> Result<()> {
+fn write_references(args: &Args, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for case in args.cases() {
+        agree::write_reference(case, args.device, folder)?;
+    }
+    Ok(())
+}
+
+fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
     let machine = machine::describe();
-    say(&format!("{}, {} threads, fp32", machine.text, args.threads));
+    let Args {
+        threads, device, ..
+    } = args;
+    say(&format!(
+        "{}, {threads} threads, {device:?}, fp32",
+        machine.text
+    ));
     let mut measured = Vec::new();
     for case in args.cases() {
-        // No figure without it.
-        let gate = gate::check(case)?;
-        let result = measure::measure(case, args.rounds)?;
+        // No figure without them.
+        let gate = gate::check(case, *device)?;
+        let agreement = agree_with.map(|folder| agree::check(case, *device, folder));
+        let agreement = agreement.transpose()?;
+        let result = measure::measure(case, *device, args.rounds)?;
         if measured.is_empty() {
             say(Measured::HEADER);
         }
         say(&result.row(&gate));
-        measured.push(json!({ "result": result, "gate": gate }));
+        measured.push(json!({ "result": result, "gate": gate, "agreement": agreement }));
     }
     say(&format!("load average at the end {}", machine::load()));
     if let Some(path) = &args.json {
-        let record = json!({ "machine": machine, "threads": args.threads, "cases": measured });
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::write(path, serde_json::to_vec_pretty(&record)?)?;
-        say(&format!("raw numbers in `{}`", path.display()));
+        let record = json!({ "machine": machine, "threads": threads, "cases": measured });
+        write_json(path, &record)?;
     }
+    Ok(())
+}
+
+fn write_json(path: &Path, record: &Value) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, serde_json::to_vec_pretty(record)?)?;
+    say(&format!("raw numbers in `{}`", path.display()));
     Ok(())
 }
 
@@ -82,6 +117,10 @@ fn say(line: &str) {
 }
 
 #[expect(clippy::print_stderr, reason = "where errors go")]
-fn complain(error: &dyn Error) {
+fn complain(error: &(dyn Error + 'static), code: ExitCode) -> ExitCode {
     eprintln!("error: {error}");
+    if let Some(hint) = error.downcast_ref::<LmError>().and_then(LmError::hint) {
+        eprintln!("hint: {hint}");
+    }
+    code
 }

@@ -5,7 +5,7 @@ use crate::{D_IN, Result};
 use sae_run_train::{Stepper, TrainConfig};
 use serde::Serialize;
 use std::time::Instant;
-use tch::{Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
 /// Sizes of one measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -36,12 +36,29 @@ pub(crate) fn config(case: Case) -> TrainConfig {
     }
 }
 
-/// Normal, with a mean of its own in each dimension; always the same. `[n_tokens, D_IN]`.
-pub(crate) fn activations(n_tokens: i64) -> Tensor {
+/// Normal, with a mean of its own in each dimension; always the same, on every device. `[n_tokens, D_IN]`.
+pub(crate) fn activations(n_tokens: i64, device: Device) -> Result<Tensor> {
     let options = (Kind::Float, Device::Cpu);
     tch::manual_seed(1);
     let mean = Tensor::randn([D_IN], options);
-    Tensor::randn([n_tokens, D_IN], options) + mean
+    let x = Tensor::randn([n_tokens, D_IN], options) + mean;
+    Ok(x.f_to_device(device)?)
+}
+
+/// Seconds until the device has done what `work` asks of it.
+pub(crate) fn seconds_of(device: Device, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    wait_for(device);
+    let begun = Instant::now();
+    work()?;
+    wait_for(device);
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Sync: a GPU goes on with its work after libtorch has returned.
+fn wait_for(device: Device) {
+    if let Device::Cuda(cuda_idx) = device {
+        Cuda::synchronize(cuda_idx as i64);
+    }
 }
 
 /// `x @ weight^T` into memory that is there.
@@ -53,7 +70,7 @@ pub(crate) struct EncoderProduct {
 
 impl EncoderProduct {
     pub(crate) fn new(x: &Tensor, num_latents: i64) -> Result<Self> {
-        let options = (Kind::Float, Device::Cpu);
+        let options = (Kind::Float, x.device());
         Ok(Self {
             x: x.shallow_clone(),
             weight: Tensor::f_ones([num_latents, D_IN], options)?,
@@ -62,15 +79,16 @@ impl EncoderProduct {
     }
 
     pub(crate) fn seconds(&self) -> Result<f64> {
-        let begun = Instant::now();
-        let _ = self.x.f_matmul_out(&self.out, &self.weight.f_tr()?)?;
-        Ok(begun.elapsed().as_secs_f64())
+        seconds_of(self.x.device(), || {
+            let _ = self.x.f_matmul_out(&self.out, &self.weight.f_tr()?)?;
+            Ok(())
+        })
     }
 }
 
 /// Speed of a matrix product of fixed size, the fastest of some.
-pub(crate) fn probe_gflops() -> Result<f64> {
-    let x = activations(2048);
+pub(crate) fn probe_gflops(device: Device) -> Result<f64> {
+    let x = activations(2048, device)?;
     let product = EncoderProduct::new(&x, 2304)?;
     let seconds = (0..5).map(|_| product.seconds());
     let fastest = seconds.collect::<Result<Vec<f64>>>()?;
@@ -78,30 +96,29 @@ pub(crate) fn probe_gflops() -> Result<f64> {
     Ok((2 * 2048 * 2304 * D_IN) as f64 / fastest / 1e9)
 }
 
-pub(crate) fn measure(case: Case, n_rounds: usize) -> Result<Measured> {
-    let x = activations(case.n_tokens);
+pub(crate) fn measure(case: Case, device: Device, n_rounds: usize) -> Result<Measured> {
+    let x = activations(case.n_tokens, device)?;
     let product = EncoderProduct::new(&x, case.num_latents)?;
-    let mut stepper = Stepper::new(&config(case), D_IN as usize, Device::Cpu)?;
-    // What is made once: the optimizer's memory, libtorch's threads.
+    let mut stepper = Stepper::new(&config(case), D_IN as usize, device)?;
+    // What is made once: the optimizer's memory, libtorch's threads, what CUDA keeps.
     stepper.step(&x)?;
+    product.seconds()?;
     let mut measured = Measured {
         case,
         step_s: Vec::new(),
         product_s: Vec::new(),
         ratio: Vec::new(),
-        probe_gflops: [probe_gflops()?, 0.0],
+        probe_gflops: [probe_gflops(device)?, 0.0],
     };
     for _ in 0..n_rounds {
         let before = product.seconds()?;
-        let begun = Instant::now();
-        stepper.step(&x)?;
-        let step_s = begun.elapsed().as_secs_f64();
+        let step_s = seconds_of(device, || Ok(stepper.step(&x)?))?;
         let product_s = f64::midpoint(before, product.seconds()?);
         measured.step_s.push(step_s);
         measured.product_s.push(product_s);
         measured.ratio.push(step_s / product_s);
     }
-    measured.probe_gflops[1] = probe_gflops()?;
+    measured.probe_gflops[1] = probe_gflops(device)?;
     Ok(measured)
 }
 

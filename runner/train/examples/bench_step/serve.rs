@@ -1,13 +1,12 @@
 //! One arm of `runner/bench/bench_peer.py`, which asks for one update at a time.
 
-use crate::measure::{Case, EncoderProduct, config, probe_gflops};
+use crate::measure::{Case, EncoderProduct, config, probe_gflops, seconds_of};
 use crate::{D_IN, Result, say};
 use sae_run_train::sae::{Objective, tensors_by_name, write_safetensors};
 use sae_run_train::{Libtorch, Stepper};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 /// One line of standard input.
@@ -42,7 +41,7 @@ pub(crate) fn serve() -> Result<()> {
     for line in std::io::stdin().lines() {
         let answer = match (serde_json::from_str(&line?)?, &mut arm) {
             (Request::Open { x, num_latents, k }, arm) => open(arm, &x, num_latents, k)?,
-            (Request::Probe, _) => json!({ "gflops": probe_gflops()? }),
+            (Request::Probe, _) => json!({ "gflops": probe_gflops(Device::Cpu)? }),
             (Request::Gradients { path }, Some(arm)) => gradients(arm, &path)?,
             (Request::Step, Some(arm)) => step(arm)?,
             (Request::Product, Some(arm)) => json!({ "wall_s": arm.product.seconds()? }),
@@ -94,9 +93,7 @@ fn gradients(arm: &Arm, path: &Path) -> Result<Value> {
 }
 
 fn step(arm: &mut Arm) -> Result<Value> {
-    let begun = Instant::now();
-    arm.stepper.step(&arm.x)?;
-    let wall_s = begun.elapsed().as_secs_f64();
+    let wall_s = seconds_of(Device::Cpu, || Ok(arm.stepper.step(&arm.x)?))?;
     let stats = arm.stepper.take_stats()?.ok_or("there was an update")?;
     Ok(json!({ "wall_s": wall_s, "fvu": stats.fvu() }))
 }
