@@ -103,6 +103,11 @@ impl WorkerLog {
             let copy = self.file.try_clone();
             copy.map_err(|error| CliError::io("open", &self.path, &error))
         };
+        if std::env::var_os(WAIT_POLICY).is_none() {
+            // Else libtorch's threads go round in circles for milliseconds after each of its loops, on the
+            // cores that the kernels in Rust compute on.
+            command.env(WAIT_POLICY, "passive");
+        }
         command
             .stdin(Stdio::piped())
             .stdout(copy()?)
@@ -115,6 +120,9 @@ impl WorkerLog {
         })
     }
 }
+
+/// How OpenMP's threads wait for the next loop.
+const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 /// The name of a worker's order in its stream's folder.
 pub(crate) const ORDER: &str = "order.json";

@@ -109,17 +109,9 @@ impl JobTrainer {
         }
     }
 
-    /// Writes those SAEs that are the best so far, what a resume needs, and then the SAEs as others
-    /// load them. `is_due`: whether an undisturbed run would write here too, so that the best one is
-    /// the same. Where SAEs are spread over `ranks`, each writes its own.
-    pub(crate) fn save(&mut self, is_due: bool, ranks: Ranks<'_>) -> Result<(), TrainError> {
-        let ranks = match self.owners.are_spread() {
-            true => ranks,
-            false => Ranks::ALONE,
-        };
-        if is_due && self.job.config.save_best {
-            self.save_best()?;
-        }
+    /// Writes what a resume needs. Where SAEs are spread over `ranks`, each writes its own.
+    pub(crate) fn save_state(&mut self, ranks: Ranks<'_>) -> Result<(), TrainError> {
+        let ranks = self.writers(ranks);
         let state = State {
             job_id: self.job.job_id.clone(),
             step: self.step,
@@ -128,11 +120,16 @@ impl JobTrainer {
             saes: self.counts(ranks)?,
         };
         let n_kept = self.job.config.save_total_limit;
-        state::save(&self.state_dir, &state, (&self.saes, n_kept), ranks)?;
+        state::save(&self.state_dir, &state, (&self.saes, n_kept), ranks)
+    }
+
+    /// Writes the SAEs as others load them; as [`JobTrainer::save_state`].
+    pub(crate) fn save_saes(&mut self, ranks: Ranks<'_>) -> Result<(), TrainError> {
         for trainer in &self.saes {
             let dir = self.dir.join(&trainer.spec.name);
             trainer.published()?.save_to_disk(&dir)?;
         }
+        let ranks = self.writers(ranks);
         ranks.wait_for_all("SAEs of a checkpoint")?;
         if !ranks.has_writer() {
             return Ok(());
@@ -142,8 +139,20 @@ impl JobTrainer {
         Ok(sync_dir(&self.dir)?)
     }
 
+    /// The ranks that write its files.
+    fn writers<'a>(&self, ranks: Ranks<'a>) -> Ranks<'a> {
+        match self.owners.are_spread() {
+            true => ranks,
+            false => Ranks::ALONE,
+        }
+    }
+
+    /// Writes those SAEs that are the best so far. Before the state, which says which ones those are.
     /// All ranks know which ones are the best; who has one writes it.
-    fn save_best(&mut self) -> Result<(), TrainError> {
+    pub(crate) fn save_best(&mut self) -> Result<(), TrainError> {
+        if !self.job.config.save_best {
+            return Ok(());
+        }
         let names = self.job.saes.iter().map(|spec| spec.name.as_str());
         let best = &mut self.best;
         let lowest: BTreeSet<&str> = names.filter(|name| best.is_lowest(name)).collect();

@@ -254,7 +254,7 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
                 .unwrap();
         }
         job.step = 1;
-        job.save(true, Ranks::ALONE).unwrap();
+        job.save_state(Ranks::ALONE).unwrap();
         let mut resumed = open();
         assert_eq!(resumed.step, 1);
         let x = Tensor::randn([64, 32], (Kind::Float, Device::Cpu));

@@ -277,7 +277,15 @@ fn checkpoint(
         return Ok(());
     }
     events.sync()?;
-    job.save(job.save_is_due(n_steps), ranks)?;
+    // Where an undisturbed run would write, too, so that the best ones are the same.
+    if job.save_is_due(n_steps) {
+        job.save_best()?;
+    }
+    // A resume needs no state of a job that is done: until the news of that, it goes on from an older one.
+    if !is_final {
+        job.save_state(ranks)?;
+    }
+    job.save_saes(ranks)?;
     if !ranks.has_writer() {
         return Ok(());
     }
