@@ -50,7 +50,6 @@ fn gradients_of_weights(bencher: Bencher, k: usize) {
     let (acts, grad_pre) = (numbers(N_TOKENS * k, 0.3), numbers(N_TOKENS * k, 0.4));
     let (grad_out, centred) = (numbers(N_TOKENS * D, 0.5), numbers(N_TOKENS * D, 0.6));
     let mut encoder_weight = vec![0.0; NUM_LATENTS * D];
-    let mut encoder_bias = vec![0.0; NUM_LATENTS];
     let mut w_dec = vec![0.0; NUM_LATENTS * D];
     let entries = Entries {
         indices: &indices,
@@ -61,7 +60,6 @@ fn gradients_of_weights(bencher: Bencher, k: usize) {
     bencher.bench_local(|| {
         let out = WeightGradients {
             encoder_weight: &mut encoder_weight,
-            encoder_bias: &mut encoder_bias,
             w_dec: &mut w_dec,
         };
         entries.weight_gradients(&by_latent, &grad_out, &centred, out);

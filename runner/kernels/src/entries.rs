@@ -5,6 +5,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// Biases that a thread takes at a time, at least.
+const N_BIASES: usize = 256;
+
 /// Active latents of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Entries<'a> {
@@ -26,13 +29,11 @@ pub struct ByLatent {
     places: Vec<u32>,
 }
 
-/// Gradients of an SAE's weights, to write to.
+/// Gradients of an SAE's matrices, to write to.
 #[derive(Debug)]
 pub struct WeightGradients<'a> {
     /// `[num_latents, d_in]`.
     pub encoder_weight: &'a mut [f32],
-    /// `[num_latents]`.
-    pub encoder_bias: &'a mut [f32],
     /// `[num_latents, d_out]`.
     pub w_dec: &'a mut [f32],
 }
@@ -65,6 +66,11 @@ impl ByLatent {
         Self { starts, places }
     }
 
+    /// How many latents there are.
+    pub fn n_latents(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// How many entries the latents have.
     pub(crate) fn n_of(&self, latents: Range<usize>) -> usize {
         (self.starts[latents.end] - self.starts[latents.start]) as usize
@@ -81,8 +87,8 @@ impl ByLatent {
 }
 
 impl Entries<'_> {
-    /// Writes the gradients of the weights: `d W_dec = acts^T grad_out`, `d W_enc = grad_pre^T centred`,
-    /// `d b_enc = sum grad_pre`. `grad_out`: `[n_tokens, d_out]`, `centred`: `[n_tokens, d_in]`.
+    /// Writes the gradients of the matrices: `d W_dec = acts^T grad_out`, `d W_enc = grad_pre^T centred`.
+    /// `grad_out`: `[n_tokens, d_out]`, `centred`: `[n_tokens, d_in]`.
     ///
     /// # Panics
     /// Shapes that do not fit.
@@ -93,48 +99,79 @@ impl Entries<'_> {
         centred: &[f32],
         out: WeightGradients<'_>,
     ) {
-        let num_latents = by_latent.starts.len() - 1;
-        let n_tokens = self.indices.len() / self.k;
         let WeightGradients {
             encoder_weight,
-            encoder_bias,
             w_dec,
         } = out;
-        let (d_in, d_out) = (
-            encoder_weight.len() / num_latents,
-            w_dec.len() / num_latents,
-        );
-        assert_eq!(encoder_bias.len(), num_latents, "a bias for each latent");
-        assert_eq!(
-            self.acts.len(),
-            self.indices.len(),
-            "an activation for each entry"
-        );
-        assert_eq!(
-            self.grad_pre.len(),
-            self.indices.len(),
-            "a gradient for each entry"
-        );
-        assert_eq!(grad_out.len(), n_tokens * d_out, "a row for each token");
-        assert_eq!(centred.len(), n_tokens * d_in, "a row for each token");
+        let [d_in, d_out] = self.widths(by_latent, [encoder_weight, w_dec], [centred, grad_out]);
         encoder_weight
             .par_chunks_mut(d_in)
             .zip(w_dec.par_chunks_mut(d_out))
-            .zip(encoder_bias)
             .enumerate()
-            .for_each(|(latent, ((encoder_weight, w_dec), encoder_bias))| {
+            .for_each(|(latent, (encoder_weight, w_dec))| {
                 let places = by_latent.of(latent);
                 sum_rows(places, self.k, (self.grad_pre, centred), encoder_weight);
                 sum_rows(places, self.k, (self.acts, grad_out), w_dec);
-                let of_latent = places.iter().map(|&place| self.grad_pre[place as usize]);
-                *encoder_bias = of_latent.sum();
             });
+    }
+
+    /// Writes the gradient of the encoder's bias, `sum grad_pre`: `[num_latents]`.
+    ///
+    /// # Panics
+    /// Another length.
+    pub fn bias_gradient(&self, by_latent: &ByLatent, encoder_bias: &mut [f32]) {
+        assert_eq!(
+            encoder_bias.len(),
+            by_latent.n_latents(),
+            "a bias for each latent"
+        );
+        let biases = encoder_bias.par_iter_mut().enumerate();
+        biases.with_min_len(N_BIASES).for_each(|(latent, bias)| {
+            let of_latent = by_latent.of(latent).iter();
+            *bias = of_latent.map(|&place| self.grad_pre[place as usize]).sum();
+        });
+    }
+
+    /// The widths of two matrices, `[num_latents, width]`, whose rows are sums of rows of tokens.
+    ///
+    /// # Panics
+    /// Entries, matrices and rows that do not fit.
+    pub(crate) fn widths(
+        &self,
+        by_latent: &ByLatent,
+        matrices: [&[f32]; 2],
+        rows: [&[f32]; 2],
+    ) -> [usize; 2] {
+        let (n, n_latents) = (self.indices.len(), by_latent.n_latents());
+        assert_eq!(by_latent.places.len(), n, "the same entries");
+        assert_eq!(self.acts.len(), n, "an activation for each entry");
+        assert_eq!(self.grad_pre.len(), n, "a gradient for each entry");
+        [0, 1].map(|idx| {
+            let width = matrices[idx].len() / n_latents;
+            assert_eq!(
+                matrices[idx].len(),
+                n_latents * width,
+                "a row for each latent"
+            );
+            assert_eq!(rows[idx].len(), n / self.k * width, "a row for each token");
+            width
+        })
     }
 }
 
 /// `out = sum values[place] * rows[token of place]` over the entries of a latent.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn sum_rows(places: &[u32], k: usize, (values, rows): (&[f32], &[f32]), out: &mut [f32]) {
+fn sum_rows(places: &[u32], k: usize, values_rows: (&[f32], &[f32]), out: &mut [f32]) {
+    add_rows(places, k, values_rows, out);
+}
+
+#[inline(always)]
+pub(crate) fn add_rows(
+    places: &[u32],
+    k: usize,
+    (values, rows): (&[f32], &[f32]),
+    out: &mut [f32],
+) {
     out.fill(0.0);
     let width = out.len();
     for &place in places {
@@ -178,10 +215,10 @@ mod tests {
             let by_latent = ByLatent::sort(&indices, num_latents);
             let out = WeightGradients {
                 encoder_weight: &mut encoder_weight,
-                encoder_bias: &mut encoder_bias,
                 w_dec: &mut w_dec,
             };
             entries.weight_gradients(&by_latent, &grad_out, &centred, out);
+            entries.bias_gradient(&by_latent, &mut encoder_bias);
             let dense = |values: &[f32], rows: &[f32], width: usize| {
                 let mut sum = vec![0.0; num_latents * width];
                 for (entry, &latent) in indices.iter().enumerate() {

@@ -14,6 +14,7 @@ mod screen;
 mod threads;
 mod tokens;
 mod topk;
+mod update;
 
 pub use entries::{ByLatent, Entries, WeightGradients};
 pub use rows::{Signum, project, scale, signum};
@@ -21,6 +22,7 @@ pub use screen::{RoundedTokens, Screen};
 pub use threads::in_threads;
 pub use tokens::{Decoding, ErrorGradients, moments};
 pub use topk::topk;
+pub use update::{MatrixUpdate, Weights};
 
 /// Numbers of a vector register, or more; sums are kept in as many parts.
 const LANES: usize = 16;
@@ -107,10 +109,11 @@ mod tests {
             };
             let out = WeightGradients {
                 encoder_weight: &mut encoder_weight,
-                encoder_bias: &mut encoder_bias,
                 w_dec: &mut w_dec_grad,
             };
-            entries.weight_gradients(&ByLatent::sort(&indices, num_latents), &grad_out, &x, out);
+            let by_latent = ByLatent::sort(&indices, num_latents);
+            entries.weight_gradients(&by_latent, &grad_out, &x, out);
+            entries.bias_gradient(&by_latent, &mut encoder_bias);
             (error, moments(&x, &mut mean))
         });
         let floats = [grad_out, grad_pre, encoder_weight, encoder_bias, w_dec_grad].concat();

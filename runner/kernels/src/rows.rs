@@ -27,6 +27,11 @@ pub fn scale(x: &mut [f32], divisor: f32) {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn divide(x: &mut [f32], divisor: f32) {
+    divide_by(x, divisor);
+}
+
+#[inline(always)]
+pub(crate) fn divide_by(x: &mut [f32], divisor: f32) {
     for x in x {
         *x /= divisor;
     }
@@ -47,6 +52,11 @@ pub fn project(gradients: &mut [f32], weights: &[f32], width: usize) {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn project_row(gradient: &mut [f32], weight: &[f32]) {
+    project_from(gradient, weight);
+}
+
+#[inline(always)]
+pub(crate) fn project_from(gradient: &mut [f32], weight: &[f32]) {
     let parallel = dot(gradient, weight);
     add_scaled(gradient, -parallel, weight);
 }
@@ -66,6 +76,11 @@ pub fn signum(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn signum_of(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum) {
+    signum_by(y, z, gradients, constants);
+}
+
+#[inline(always)]
+pub(crate) fn signum_by(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum) {
     let Signum {
         lr,
         to_x,

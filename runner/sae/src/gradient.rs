@@ -208,22 +208,17 @@ impl Sae {
             let _ = grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?;
         }
         Ok(PartGradients {
-            gradients: self.gradients_from(
-                (&pass.x, &pass.centred),
-                part,
-                (&grad_pre, Some(&bags)),
-            )?,
+            gradients: self.gradients_from(pass, part, (&grad_pre, &bags))?,
             grad_pre,
         })
     }
 
-    /// The gradients of a part of a loss, with that at the selected pre-activations; `bags`: those of its
-    /// entries, where they were made already.
-    pub(crate) fn gradients_from(
+    /// The gradients of a part of a loss, with that at the selected pre-activations.
+    fn gradients_from(
         &self,
-        (x, centred): (&Tensor, &Tensor),
+        pass: &Pass,
         part: &Part<'_>,
-        (grad_pre, bags): (&Tensor, Option<&Bags>),
+        (grad_pre, bags): (&Tensor, &Bags),
     ) -> Result<Gradients, SaeError> {
         let at_entries = (&part.encoded.latent_acts, grad_pre);
         let WeightGradients {
@@ -233,19 +228,23 @@ impl Sae {
         } = weight_gradients(
             at_entries,
             (&part.encoded.latent_indices, bags),
-            (part.grad_out, centred),
+            (part.grad_out, &pass.centred),
             self.num_latents() as i64,
         )?;
         Ok(Gradients {
             encoder_weight,
             w_dec,
             b_dec: self.grad_b_dec(part, &encoder_bias)?,
-            w_skip: self.grad_w_skip(x, part)?,
+            w_skip: self.grad_w_skip(&pass.x, part)?,
             encoder_bias,
         })
     }
 
-    fn grad_b_dec(&self, part: &Part<'_>, grad_bias: &Tensor) -> Result<Tensor, SaeError> {
+    pub(crate) fn grad_b_dec(
+        &self,
+        part: &Part<'_>,
+        grad_bias: &Tensor,
+    ) -> Result<Tensor, SaeError> {
         let direct = match part.is_whole {
             true => part.grad_out.f_sum_dim_intlist(0, false, None)?,
             false => self.b_dec.f_zeros_like()?,

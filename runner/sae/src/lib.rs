@@ -49,6 +49,7 @@ mod model;
 mod objective;
 mod options;
 mod saelens;
+mod sparse;
 #[cfg(test)]
 mod testing;
 
@@ -67,3 +68,4 @@ pub use model::{Encoded, Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;
 pub use saelens::{SaeLensMetadata, WEIGHTS_FILE as SAELENS_WEIGHTS_FILE};
+pub use sparse::{SparseBackward, SparseGradients, VectorGradients};

@@ -2,7 +2,7 @@
 
 use crate::TrainError;
 use plan::SaeStats;
-use sae::{Gradients, Losses};
+use sae::Losses;
 use tch::{Device, Kind, Tensor};
 
 /// Sums since the last report; scalars, Double, on the device.
@@ -60,16 +60,17 @@ impl Interval {
         })
     }
 
-    /// Adds an update of `n_tokens` tokens.
+    /// Adds an update of `n_tokens` tokens. `vectors`: the gradients of both biases; every number of the
+    /// others is part of a sum of these.
     pub(crate) fn add(
         &mut self,
         n_tokens: u64,
         total_variance: &Tensor,
-        (gradients, losses, fire_counts): &(Gradients, Losses, Tensor),
+        vectors: [&Tensor; 2],
+        (losses, fire_counts): (&Losses, &Tensor),
     ) -> Result<(), TrainError> {
         self.n_tokens += n_tokens;
-        // Every entry of the other gradients is part of a sum of these two.
-        for gradient in [&gradients.encoder_bias, &gradients.b_dec] {
+        for gradient in vectors {
             let _ = self.gradient.f_add_(&gradient.f_sum(Kind::Double)?)?;
         }
         let _ = self.squared_error.f_add_(&losses.squared_error)?;

@@ -1,13 +1,13 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
 use crate::interval::{Interval, Report};
-use crate::memory::in_parts_that_fit;
+use crate::memory::{in_parts_that_fit, is_out_of_memory};
 use crate::optimizer::Optimizer;
 use crate::ranks::Ranks;
 use crate::reduction::Reduction;
 use crate::{TrainError, finetune};
 use plan::{Job, SaeSpec, TrainConfig, k_at};
-use sae::{AuxK, Gradients, Losses, Objective, Pass, Sae, SaeConfig};
+use sae::{AuxK, Gradients, Losses, Objective, Pass, Sae, SaeConfig, SparseBackward};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -210,22 +210,18 @@ impl SaeTrainer {
     /// `[n_tokens, d_out]`, Float.
     pub(crate) fn accumulate(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
         let n_tokens = x.size()[0];
-        let update = self.update.as_mut().expect("an update was begun");
-        let objective = Objective {
-            k: update.k,
-            auxk: update.dead.as_ref().map(|dead| AuxK {
-                alpha: self.settings.auxk_alpha,
-                dead,
-            }),
-            multi_topk: self.sae.cfg.multi_topk,
-        };
-        let sums = &mut update.sums;
-        let sae = &self.sae;
-        in_parts_that_fit(n_tokens, &mut self.micro_acc_steps, |first, n| {
+        let mut n_parts = self.micro_acc_steps;
+        let mut sums = self.update.as_mut().and_then(|update| update.sums.take());
+        let (sae, objective) = (&self.sae, self.objective());
+        in_parts_that_fit(n_tokens, &mut n_parts, |first, n| {
             let (x, target) = (x.f_narrow(0, first, n)?, target.f_narrow(0, first, n)?);
             let part = sae.backward(&x, &target, &objective)?;
-            add(sums, part.gradients, part.losses, part.fire_counts)
-        })
+            add(&mut sums, part.gradients, part.losses, part.fire_counts)
+        })?;
+        self.micro_acc_steps = n_parts;
+        let update = self.update.as_mut().expect("an update was begun");
+        update.sums = sums;
+        Ok(())
     }
 
     /// A forward pass in the place of the module; its backward pass is [`SaeTrainer::take_back`].
@@ -309,7 +305,7 @@ impl SaeTrainer {
         let Some(mut sums) = update.sums.filter(|_| n_tokens > 0) else {
             return Ok(());
         };
-        let (gradients, _, fire_counts) = &mut sums;
+        let (gradients, ..) = &mut sums;
         if let Some(denominator) = denominator {
             gradients.scale(denominator)?;
         }
@@ -320,12 +316,82 @@ impl SaeTrainer {
         let mut weights = self.sae.weights_mut();
         self.optimizer
             .step(&mut weights, &gradients.tensors(), step, n_steps)?;
+        let (gradients, losses, fire_counts) = &sums;
+        let vectors = [&gradients.encoder_bias, &gradients.b_dec];
+        self.note_update(n_tokens, total_variance, vectors, (losses, fire_counts))
+    }
+
+    /// The whole of an update on all its tokens, with losses at the hookpoint. Where that is possible, no
+    /// gradient of a matrix is ever in memory.
+    pub(crate) fn update_at_once(
+        &mut self,
+        x: &Tensor,
+        target: &Tensor,
+        (total_variance, n_tokens): (&Tensor, u64),
+        progress: Progress,
+    ) -> Result<(), TrainError> {
+        let Some(backward) = self.sparse_backward(x, target)?.filter(|_| n_tokens > 0) else {
+            self.accumulate(x, target)?;
+            return self.update(total_variance, Some(total_variance), n_tokens, progress);
+        };
+        self.update = None;
+        let SparseBackward {
+            gradients,
+            losses,
+            fire_counts,
+        } = backward;
+        let divisor = total_variance.f_to_kind(Kind::Float)?;
+        let vectors = self
+            .optimizer
+            .step_sparse(&mut self.sae, gradients, &divisor)?;
+        let vectors = [&vectors.encoder_bias, &vectors.b_dec];
+        self.note_update(n_tokens, total_variance, vectors, (&losses, &fire_counts))
+    }
+
+    /// `None`: the loss, the optimizer or the device is another, or memory ran out.
+    fn sparse_backward(
+        &self,
+        x: &Tensor,
+        target: &Tensor,
+    ) -> Result<Option<SparseBackward>, TrainError> {
+        if !self.optimizer.takes_sparse() || self.micro_acc_steps > 1 {
+            return Ok(None);
+        }
+        let backward = self.sae.sparse_backward(x, target, &self.objective());
+        match backward.map_err(TrainError::from) {
+            Err(error) if is_out_of_memory(&error) => Ok(None),
+            backward => backward,
+        }
+    }
+
+    /// What the update that was begun minimises.
+    fn objective(&self) -> Objective<'_> {
+        let update = self.update.as_ref().expect("an update was begun");
+        Objective {
+            k: update.k,
+            auxk: update.dead.as_ref().map(|dead| AuxK {
+                alpha: self.settings.auxk_alpha,
+                dead,
+            }),
+            multi_topk: self.sae.cfg.multi_topk,
+        }
+    }
+
+    /// Takes note of an update that was made.
+    fn note_update(
+        &mut self,
+        n_tokens: u64,
+        total_variance: &Tensor,
+        vectors: [&Tensor; 2],
+        (losses, fire_counts): (&Losses, &Tensor),
+    ) -> Result<(), TrainError> {
         self.n_updates += 1;
         self.is_projected = false;
         let _ = self.tokens_since_fired.f_add_scalar_(n_tokens as i64)?;
         let fired = fire_counts.f_gt(0.0)?;
         let _ = self.tokens_since_fired.f_masked_fill_(&fired, 0)?;
-        self.interval.add(n_tokens, total_variance, &sums)
+        let terms = (losses, fire_counts);
+        self.interval.add(n_tokens, total_variance, vectors, terms)
     }
 
     /// The number of parts that batches are cut into, where it has grown since the last call because

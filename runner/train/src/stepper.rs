@@ -3,7 +3,7 @@
 
 use crate::ranks::Ranks;
 use crate::sae_trainer::{Progress, SaeTrainer};
-use crate::variance::{Moments, TotalVariance};
+use crate::variance::TotalVariance;
 use crate::{TrainConfig, TrainError};
 use plan::{Job, SaeSpec, SaeStats};
 use sae::Sae;
@@ -83,19 +83,12 @@ impl Stepper {
         if self.n_done == 0 {
             self.trainer.centre_on(x, x, Ranks::of(None))?;
         }
-        self.trainer.accumulate(x, x)?;
-        let Moments {
-            squared_deviations: total_variance,
-            n_tokens,
-            ..
-        } = variance.take();
         let progress = Progress {
             step: self.n_done,
             n_steps: u64::MAX,
         };
-        let denominator = Some(&total_variance);
         self.trainer
-            .update(&total_variance, denominator, n_tokens, progress)?;
+            .update_at_once(x, x, variance.so_far(), progress)?;
         self.n_done += 1;
         Ok(())
     }

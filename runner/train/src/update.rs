@@ -176,10 +176,10 @@ impl<'a> StreamTrainer<'a> {
                         let ranks = job.ranks(self.ranks);
                         job.saes[sae_idx].centre_on(&x, &y, ranks)?;
                     }
-                    job.saes[sae_idx].accumulate(&x, &y)?;
-                    if is_whole {
-                        let (variance, n_tokens) = moments.so_far();
-                        job.saes[sae_idx].update(variance, Some(variance), n_tokens, progress)?;
+                    let sae = &mut job.saes[sae_idx];
+                    match is_whole {
+                        true => sae.update_at_once(&x, &y, moments.so_far(), progress)?,
+                        false => sae.accumulate(&x, &y)?,
                     }
                 }
                 if Some(&pass) == passes.last() {

@@ -26,18 +26,10 @@ pub(crate) struct WeightGradients {
 /// `d b_enc = sum grad_pre`, for `acts` and `grad_pre` at the entries `indices`.
 pub(crate) fn weight_gradients(
     (acts, grad_pre): (&Tensor, &Tensor),
-    (indices, bags): (&Tensor, Option<&Bags>),
+    (indices, bags): (&Tensor, &Bags),
     (grad_out, centred): (&Tensor, &Tensor),
     num_latents: i64,
 ) -> Result<WeightGradients, TchError> {
-    let made;
-    let bags = match bags {
-        Some(bags) => bags,
-        None => {
-            made = Bags::like(indices)?;
-            &made
-        }
-    };
     let transposed_times = |values: &Tensor, dense: &Tensor| {
         sparse_transposed_times(values, indices, bags, dense, num_latents)
     };

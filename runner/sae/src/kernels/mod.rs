@@ -7,8 +7,8 @@ mod slices;
 
 use crate::Encoded;
 use kernels::{ByLatent, Entries, in_threads};
-use slices::{slice, slice_mut};
-use tch::{Kind, TchError, Tensor};
+pub(crate) use slices::{slice, slice_mut};
+use tch::{Device, Kind, TchError, Tensor};
 
 pub(crate) use aten::{Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows};
 pub use kernels::Signum;
@@ -19,15 +19,14 @@ pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|tensor| slice::<f32>(tensor).is_some())
 }
 
-fn n_threads() -> usize {
+pub(crate) fn n_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// The gradients of the weights from those at the entries: see [`aten::weight_gradients`]. `bags`: those of
-/// the entries, where they were made already.
+/// The gradients of the weights from those at the entries: see [`aten::weight_gradients`].
 pub(crate) fn weight_gradients(
     (acts, grad_pre): (&Tensor, &Tensor),
-    (indices, bags): (&Tensor, Option<&Bags>),
+    (indices, bags): (&Tensor, &Bags),
     (grad_out, centred): (&Tensor, &Tensor),
     num_latents: i64,
 ) -> Result<WeightGradients, TchError> {
@@ -39,29 +38,57 @@ pub(crate) fn weight_gradients(
         let rows = (grad_out, centred);
         return aten::weight_gradients((acts, grad_pre), (indices, bags), rows, num_latents);
     };
-    let options = (Kind::Float, grad_out.device());
-    let rows_of = |width: i64| Tensor::f_empty([num_latents, width], options);
-    let mut out = WeightGradients {
-        encoder_weight: rows_of(centred.size()[1])?,
-        encoder_bias: Tensor::f_empty([num_latents], options)?,
-        w_dec: rows_of(grad_out.size()[1])?,
-    };
-    let slices = kernels::WeightGradients {
-        encoder_weight: slice_mut(&mut out.encoder_weight).expect("as it was made"),
-        encoder_bias: slice_mut(&mut out.encoder_bias).expect("as it was made"),
-        w_dec: slice_mut(&mut out.w_dec).expect("as it was made"),
-    };
     let entries = Entries {
         indices,
         acts,
         grad_pre,
         k,
     };
+    let by_latent = ByLatent::sort(indices, num_latents as usize);
+    let encoder_bias = bias_gradient(&entries, &by_latent)?;
+    let widths = [centred, grad_out].map(|rows| rows.size()[1]);
+    let (encoder_weight, w_dec) =
+        matrix_gradients(&entries, &by_latent, [rows, grad_rows], widths)?;
+    Ok(WeightGradients {
+        encoder_weight,
+        encoder_bias,
+        w_dec,
+    })
+}
+
+/// The gradient of the encoder's bias: `[num_latents]`.
+pub(crate) fn bias_gradient(
+    entries: &Entries<'_>,
+    by_latent: &ByLatent,
+) -> Result<Tensor, TchError> {
+    let shape = [by_latent.n_latents() as i64];
+    let mut bias = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+    let out = slice_mut(&mut bias).expect("as it was made");
+    in_threads(n_threads(), || entries.bias_gradient(by_latent, out));
+    Ok(bias)
+}
+
+/// The gradients of the encoder's weights and of the decoder, from rows of such widths: `centred` and
+/// `grad_out`.
+pub(crate) fn matrix_gradients(
+    entries: &Entries<'_>,
+    by_latent: &ByLatent,
+    [centred, grad_out]: [&[f32]; 2],
+    widths: [i64; 2],
+) -> Result<(Tensor, Tensor), TchError> {
+    let matrix = |width| {
+        let shape = [by_latent.n_latents() as i64, width];
+        Tensor::f_empty(shape, (Kind::Float, Device::Cpu))
+    };
+    let (mut encoder_weight, mut w_dec) = (matrix(widths[0])?, matrix(widths[1])?);
+    let out = kernels::WeightGradients {
+        encoder_weight: slice_mut(&mut encoder_weight).expect("as it was made"),
+        w_dec: slice_mut(&mut w_dec).expect("as it was made"),
+    };
     in_threads(n_threads(), || {
-        let by_latent = ByLatent::sort(indices, num_latents as usize);
-        entries.weight_gradients(&by_latent, grad_rows, rows, slices);
+        entries.weight_gradients(by_latent, grad_out, centred, out);
     });
-    Ok(out)
+    Ok((encoder_weight, w_dec))
 }
 
 /// The squared error of a reconstruction, and its gradients.

@@ -64,12 +64,13 @@ fn gradients_of_weights() {
         let rows = (&noise(&[n, d], 3.0), &noise(&[n, d + 2], 4.0));
         let at_entries = (&encoded.latent_acts, &grad_pre);
         let indices = &encoded.latent_indices;
-        let ours = weight_gradients(at_entries, (indices, None), rows, num_latents).unwrap();
+        let bags = Bags::like(indices).unwrap();
+        let ours = weight_gradients(at_entries, (indices, &bags), rows, num_latents).unwrap();
         if n == 0 {
             assert_eq!(ours.w_dec.abs().max().double_value(&[]), 0.0);
             continue;
         }
-        let twin = aten::weight_gradients(at_entries, (indices, None), rows, num_latents).unwrap();
+        let twin = aten::weight_gradients(at_entries, (indices, &bags), rows, num_latents).unwrap();
         assert_close("encoder", &ours.encoder_weight, &twin.encoder_weight);
         assert_close("bias", &ours.encoder_bias, &twin.encoder_bias);
         assert_close("decoder", &ours.w_dec, &twin.w_dec);

@@ -7,7 +7,7 @@ mod auxk;
 mod multi_topk;
 
 use crate::gradient::Part;
-use crate::{Gradients, Sae, SaeError, kernels};
+use crate::{Gradients, Sae, SaeError};
 use tch::{Kind, Tensor};
 
 pub use auxk::AuxK;
@@ -77,7 +77,7 @@ impl Objective<'_> {
     }
 
     /// Whether no other term is there: AuxK has none where no latent is dead.
-    fn is_squared_error(&self) -> bool {
+    pub(crate) fn is_squared_error(&self) -> bool {
         let has_dead = self.auxk.is_some_and(|term| term.dead.size()[0] > 0);
         !has_dead && !self.multi_topk
     }
@@ -96,10 +96,8 @@ impl Sae {
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
         self.check_target(target)?;
-        if objective.is_squared_error()
-            && let Some(backward) = self.backward_of_squared_error(x, target, objective.k)?
-        {
-            return Ok(backward);
+        if let Some(backward) = self.sparse_backward(x, target, objective)? {
+            return backward.dense();
         }
         let (pass, pre_acts) = self.pass_with_pre_acts(x, objective.k)?;
         let error = pass.sae_out.f_sub(target)?;
@@ -129,43 +127,6 @@ impl Sae {
             },
             fire_counts: self.fire_counts(&pass.encoded)?,
         })
-    }
-}
-
-impl Sae {
-    /// Where the squared error is the whole loss, no reconstruction need be kept; and pre-activations need
-    /// not. `None`: not on this device, or there is a skip connection.
-    fn backward_of_squared_error(
-        &self,
-        x: &Tensor,
-        target: &Tensor,
-        k: usize,
-    ) -> Result<Option<Backward>, SaeError> {
-        let is_here = kernels::are_for(&[x, target, &self.encoder_weight, &self.w_dec]);
-        if self.w_skip.is_some() || !is_here {
-            return Ok(None);
-        }
-        let centred = self.centred_for_training(x)?;
-        let encoded = self.encode_centred(&centred, k)?;
-        let decoder = (&self.w_dec, &self.b_dec);
-        let Some(error) = kernels::squared_error(&encoded, decoder, target)? else {
-            return Ok(None);
-        };
-        let part = Part {
-            encoded: &encoded,
-            grad_out: &error.grad_out,
-            has_relu: true,
-            is_whole: true,
-        };
-        Ok(Some(Backward {
-            gradients: self.gradients_from((x, &centred), &part, (&error.grad_pre, None))?,
-            losses: Losses {
-                squared_error: error.sum,
-                auxk: None,
-                multi_topk: None,
-            },
-            fire_counts: self.fire_counts(&encoded)?,
-        }))
     }
 }
 

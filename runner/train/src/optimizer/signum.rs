@@ -17,6 +17,7 @@
 
 use crate::TrainError;
 use crate::optimizer::{Remembered, Take, copies};
+use sae::{Sae, SparseGradients, VectorGradients};
 use tch::Tensor;
 
 const BETA: f64 = 0.95;
@@ -63,22 +64,40 @@ impl Signum {
         gradients: &[&Tensor],
     ) -> Result<(), TrainError> {
         if self.z.is_empty() {
-            self.z = weights
-                .iter()
-                .map(|y| y.f_detach_copy())
-                .collect::<Result<_, _>>()?;
+            let z = weights.iter().map(|y| y.f_detach_copy());
+            self.z = z.collect::<Result<_, _>>()?;
         }
-        self.n_updates += 1;
-        let constants = sae::Signum {
-            lr: self.lr,
-            to_x: 1.0 - 1.0 / BETA,
-            average: 1.0 / self.n_updates as f64,
-            to_y: 1.0 - BETA,
-        };
+        let constants = self.next_update();
         for ((y, z), gradient) in weights.iter_mut().zip(&mut self.z).zip(gradients) {
             sae::signum(y, z, gradient, constants)?;
         }
         Ok(())
+    }
+
+    /// The same, by gradients that are not in memory.
+    pub(crate) fn step_sparse(
+        &mut self,
+        sae: &mut Sae,
+        gradients: SparseGradients,
+        divisor: &Tensor,
+    ) -> Result<VectorGradients, TrainError> {
+        if self.z.is_empty() {
+            let weights = sae.named_weights();
+            self.z = copies(&weights.into_iter().map(|(_, y)| y).collect::<Vec<_>>())?;
+        }
+        let constants = self.next_update();
+        Ok(gradients.signum(sae, &mut self.z, divisor, constants)?)
+    }
+
+    /// Constants of the next update.
+    fn next_update(&mut self) -> sae::Signum {
+        self.n_updates += 1;
+        sae::Signum {
+            lr: self.lr,
+            to_x: 1.0 - 1.0 / BETA,
+            average: 1.0 / self.n_updates as f64,
+            to_y: 1.0 - BETA,
+        }
     }
 
     /// The averaged weights `x` of the weights in the form `y`.

@@ -1,0 +1,195 @@
+//! The optimizer's update of the matrices, row by row as the gradient comes: it is never written to memory.
+
+use crate::entries::add_rows;
+use crate::rows::{divide_by, project_from, signum_by};
+use crate::{ByLatent, Entries, Signum};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// A matrix with a row for each latent, as schedule-free signum keeps it.
+#[derive(Debug)]
+pub struct Weights<'a> {
+    /// What stands in the SAE: `[num_latents, width]`.
+    pub y: &'a mut [f32],
+    /// What the optimizer remembers: the same shape.
+    pub z: &'a mut [f32],
+}
+
+/// The matrices of an SAE, and how to update them.
+#[derive(Debug)]
+pub struct MatrixUpdate<'a> {
+    /// `[num_latents, d_in]`.
+    pub encoder_weight: Weights<'a>,
+    /// `[num_latents, d_out]`.
+    pub w_dec: Weights<'a>,
+    /// What gradients are divided by.
+    pub divisor: f32,
+    /// Whether the decoder's gradient loses its part parallel to the decoder's rows.
+    pub is_projected: bool,
+    /// The optimizer's.
+    pub constants: Signum,
+}
+
+/// What each row's gradient goes through.
+#[derive(Clone, Copy)]
+struct Steps {
+    divisor: f32,
+    is_projected: bool,
+    constants: Signum,
+}
+
+impl Entries<'_> {
+    /// What [`Entries::weight_gradients`], [`crate::scale`], [`crate::project`] and [`crate::signum`] do one after
+    /// the other, to the bit.
+    ///
+    /// # Panics
+    /// Shapes that do not fit.
+    pub fn update(
+        &self,
+        by_latent: &ByLatent,
+        grad_out: &[f32],
+        centred: &[f32],
+        update: MatrixUpdate<'_>,
+    ) {
+        let MatrixUpdate {
+            encoder_weight,
+            w_dec,
+            divisor,
+            is_projected,
+            constants,
+        } = update;
+        let matrices = [&*encoder_weight.y, &*w_dec.y];
+        let [d_in, d_out] = self.widths(by_latent, matrices, [centred, grad_out]);
+        let rows = encoder_weight.rows(d_in).zip(w_dec.rows(d_out)).enumerate();
+        rows.for_each_init(
+            || (vec![0.0; d_in], vec![0.0; d_out]),
+            |(of_encoder, of_decoder), (latent, (encoder, decoder))| {
+                let places = by_latent.of(latent);
+                let steps = |is_projected| Steps {
+                    divisor,
+                    is_projected,
+                    constants,
+                };
+                let values = (self.grad_pre, centred);
+                update_row(places, self.k, values, of_encoder, encoder, steps(false));
+                let values = (self.acts, grad_out);
+                update_row(
+                    places,
+                    self.k,
+                    values,
+                    of_decoder,
+                    decoder,
+                    steps(is_projected),
+                );
+            },
+        );
+    }
+}
+
+impl<'a> Weights<'a> {
+    fn rows(
+        self,
+        width: usize,
+    ) -> impl IndexedParallelIterator<Item = (&'a mut [f32], &'a mut [f32])> {
+        assert_eq!(self.y.len(), self.z.len(), "a z for each weight");
+        self.y
+            .par_chunks_mut(width)
+            .zip(self.z.par_chunks_mut(width))
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn update_row(
+    places: &[u32],
+    k: usize,
+    values_rows: (&[f32], &[f32]),
+    gradient: &mut [f32],
+    (y, z): (&mut [f32], &mut [f32]),
+    steps: Steps,
+) {
+    add_rows(places, k, values_rows, gradient);
+    divide_by(gradient, steps.divisor);
+    if steps.is_projected {
+        project_from(gradient, y);
+    }
+    signum_by(y, z, gradient, steps.constants);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{WeightGradients, in_threads, numbers, project, scale, signum};
+
+    #[test]
+    fn it_is_what_the_kernels_do_one_after_the_other() {
+        for (n_tokens, num_latents, d_in, d_out, k) in
+            [(0, 5, 3, 4, 2), (1, 1, 1, 1, 1), (130, 70, 37, 16, 9)]
+        {
+            let indices: Vec<i64> = (0..n_tokens * k)
+                .map(|entry| ((entry / k * 7 + entry % k * 3) % num_latents) as i64)
+                .collect();
+            let (acts, grad_pre) = (numbers(n_tokens * k, 0.1), numbers(n_tokens * k, 0.2));
+            let (grad_out, centred) = (
+                numbers(n_tokens * d_out, 0.3),
+                numbers(n_tokens * d_in, 0.4),
+            );
+            let entries = Entries {
+                indices: &indices,
+                acts: &acts,
+                grad_pre: &grad_pre,
+                k,
+            };
+            let by_latent = ByLatent::sort(&indices, num_latents);
+            let constants = Signum {
+                lr: 0.1,
+                to_x: -0.05,
+                average: 0.3,
+                to_y: 0.05,
+            };
+            let matrix = |width, phase| numbers(num_latents * width, phase);
+            let matrices = || {
+                [
+                    matrix(d_in, 0.5),
+                    matrix(d_in, 0.6),
+                    matrix(d_out, 0.7),
+                    matrix(d_out, 0.8),
+                ]
+            };
+
+            let [mut y_enc, mut z_enc, mut y_dec, mut z_dec] = matrices();
+            let (mut encoder_weight, mut w_dec) = (matrix(d_in, 0.0), matrix(d_out, 0.0));
+            let out = WeightGradients {
+                encoder_weight: &mut encoder_weight,
+                w_dec: &mut w_dec,
+            };
+            entries.weight_gradients(&by_latent, &grad_out, &centred, out);
+            scale(&mut encoder_weight, 3.0);
+            scale(&mut w_dec, 3.0);
+            project(&mut w_dec, &y_dec, d_out);
+            signum(&mut y_enc, &mut z_enc, &encoder_weight, constants);
+            signum(&mut y_dec, &mut z_dec, &w_dec, constants);
+
+            for n_threads in [1, 3] {
+                let [mut y_enc2, mut z_enc2, mut y_dec2, mut z_dec2] = matrices();
+                let update = MatrixUpdate {
+                    encoder_weight: Weights {
+                        y: &mut y_enc2,
+                        z: &mut z_enc2,
+                    },
+                    w_dec: Weights {
+                        y: &mut y_dec2,
+                        z: &mut z_dec2,
+                    },
+                    divisor: 3.0,
+                    is_projected: true,
+                    constants,
+                };
+                in_threads(n_threads, || {
+                    entries.update(&by_latent, &grad_out, &centred, update)
+                });
+                assert_eq!((&y_enc2, &z_enc2), (&y_enc, &z_enc));
+                assert_eq!((&y_dec2, &z_dec2), (&y_dec, &z_dec));
+            }
+        }
+    }
+}

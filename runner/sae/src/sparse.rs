@@ -1,0 +1,277 @@
+//! Gradients of the squared error as they come: where it is the whole loss, those of the matrices need never
+//! stand in memory. The optimizer takes them row by row.
+
+use crate::gradient::Part;
+use crate::kernels::{self, matrix_gradients, n_threads, slice, slice_mut};
+use crate::{Backward, Encoded, Gradients, Losses, Objective, Sae, SaeError, Signum};
+use ::kernels::{ByLatent, Entries, MatrixUpdate, Weights, in_threads};
+use tch::Tensor;
+
+/// What [`Sae::sparse_backward`] gives.
+#[derive(Debug)]
+pub struct SparseBackward {
+    /// Gradients of the sum of squared errors.
+    pub gradients: SparseGradients,
+    /// The sum.
+    pub losses: Losses,
+    /// How many tokens each latent fired on: `[num_latents]`, Float.
+    pub fire_counts: Tensor,
+}
+
+/// Gradients of one SAE, those of the matrices as sums of rows that were not added up.
+#[derive(Debug)]
+pub struct SparseGradients {
+    encoded: Encoded,
+    /// At the selected pre-activations: `[n_tokens, k]`.
+    grad_pre: Tensor,
+    /// At the reconstruction: `[n_tokens, d_out]`.
+    grad_out: Tensor,
+    /// What the encoder was applied to: `[n_tokens, d_in]`.
+    centred: Tensor,
+    by_latent: ByLatent,
+    vectors: VectorGradients,
+}
+
+/// Gradients of the vectors of an SAE. Every number of the others is part of a sum of these.
+#[derive(Debug)]
+pub struct VectorGradients {
+    /// `[num_latents]`.
+    pub encoder_bias: Tensor,
+    /// `[d_out]`.
+    pub b_dec: Tensor,
+}
+
+impl Sae {
+    /// As [`Sae::backward`], for the squared error alone. `None`: there is another term or a skip
+    /// connection, or it is not on this device or of this kind.
+    ///
+    /// # Errors
+    /// As [`Sae::backward`].
+    pub fn sparse_backward(
+        &self,
+        x: &Tensor,
+        target: &Tensor,
+        objective: &Objective<'_>,
+    ) -> Result<Option<SparseBackward>, SaeError> {
+        self.check_target(target)?;
+        let is_here = kernels::are_for(&[x, target, &self.encoder_weight, &self.w_dec]);
+        if !is_here || !objective.is_squared_error() || self.w_skip.is_some() {
+            return Ok(None);
+        }
+        let centred = self.centred_for_training(x)?;
+        let encoded = self.encode_centred(&centred, objective.k)?;
+        let decoder = (&self.w_dec, &self.b_dec);
+        let Some(error) = kernels::squared_error(&encoded, decoder, target)? else {
+            return Ok(None);
+        };
+        let entries = entries(&encoded, &error.grad_pre);
+        let by_latent = ByLatent::sort(entries.indices, self.num_latents());
+        let encoder_bias = kernels::bias_gradient(&entries, &by_latent)?;
+        let part = Part {
+            encoded: &encoded,
+            grad_out: &error.grad_out,
+            has_relu: true,
+            is_whole: true,
+        };
+        let vectors = VectorGradients {
+            b_dec: self.grad_b_dec(&part, &encoder_bias)?,
+            encoder_bias,
+        };
+        Ok(Some(SparseBackward {
+            losses: Losses {
+                squared_error: error.sum,
+                auxk: None,
+                multi_topk: None,
+            },
+            fire_counts: self.fire_counts(&encoded)?,
+            gradients: SparseGradients {
+                encoded,
+                grad_pre: error.grad_pre,
+                grad_out: error.grad_out,
+                centred,
+                by_latent,
+                vectors,
+            },
+        }))
+    }
+}
+
+impl SparseBackward {
+    /// With all gradients in memory.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn dense(self) -> Result<Backward, SaeError> {
+        Ok(Backward {
+            gradients: self.gradients.dense()?,
+            losses: self.losses,
+            fire_counts: self.fire_counts,
+        })
+    }
+}
+
+impl SparseGradients {
+    fn dense(self) -> Result<Gradients, SaeError> {
+        let entries = entries(&self.encoded, &self.grad_pre);
+        let widths = [&self.centred, &self.grad_out].map(|rows| rows.size()[1]);
+        let (encoder_weight, w_dec) =
+            matrix_gradients(&entries, &self.by_latent, self.rows(), widths)?;
+        let VectorGradients {
+            encoder_bias,
+            b_dec,
+        } = self.vectors;
+        Ok(Gradients {
+            encoder_weight,
+            encoder_bias,
+            w_dec,
+            b_dec,
+            w_skip: None,
+        })
+    }
+
+    /// One update of an SAE by schedule-free signum, with gradients divided by `divisor` (scalar, Float) and,
+    /// where the decoder is kept at unit norm, without the decoder's part parallel to its rows: to the bit
+    /// what [`Gradients::scale`], [`Gradients::remove_parallel_to_decoder`] and [`crate::signum`] make of
+    /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`].
+    ///
+    /// # Errors
+    /// Want of memory.
+    ///
+    /// # Panics
+    /// `z` does not belong to an SAE that [`Sae::sparse_backward`] took.
+    pub fn signum(
+        mut self,
+        sae: &mut Sae,
+        z: &mut [Tensor],
+        divisor: &Tensor,
+        constants: Signum,
+    ) -> Result<VectorGradients, SaeError> {
+        let is_projected = sae.has_unit_decoder();
+        let [z_encoder, z_bias, z_decoder, z_b_dec] = z else {
+            panic!("{} tensors are remembered of four weights", z.len());
+        };
+        let VectorGradients {
+            encoder_bias,
+            b_dec,
+        } = &mut self.vectors;
+        for gradient in [&mut *encoder_bias, &mut *b_dec] {
+            kernels::scale(gradient, divisor)?;
+        }
+        kernels::signum(&mut sae.encoder_bias, z_bias, encoder_bias, constants)?;
+        kernels::signum(&mut sae.b_dec, z_b_dec, b_dec, constants)?;
+        let update = MatrixUpdate {
+            encoder_weight: weights(&mut sae.encoder_weight, z_encoder),
+            w_dec: weights(&mut sae.w_dec, z_decoder),
+            divisor: slice(divisor).expect("it is on the CPU")[0],
+            is_projected,
+            constants,
+        };
+        let entries = entries(&self.encoded, &self.grad_pre);
+        let (by_latent, [centred, grad_out]) = (&self.by_latent, self.rows());
+        in_threads(n_threads(), || {
+            entries.update(by_latent, grad_out, centred, update);
+        });
+        Ok(self.vectors)
+    }
+
+    /// Those of tokens: `centred` and `grad_out`.
+    fn rows(&self) -> [&[f32]; 2] {
+        [&self.centred, &self.grad_out].map(|rows| slice(rows).expect("it was one before"))
+    }
+}
+
+fn entries<'a>(encoded: &'a Encoded, grad_pre: &'a Tensor) -> Entries<'a> {
+    let is_here = "it was one before";
+    Entries {
+        k: encoded.latent_indices.size()[1] as usize,
+        indices: slice(&encoded.latent_indices).expect(is_here),
+        acts: slice(&encoded.latent_acts).expect(is_here),
+        grad_pre: slice(grad_pre).expect(is_here),
+    }
+}
+
+fn weights<'a>(y: &'a mut Tensor, z: &'a mut Tensor) -> Weights<'a> {
+    Weights {
+        y: slice_mut(y).expect("weights that were taken"),
+        z: slice_mut(z).expect("a z like its weight"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+    use crate::{SaeConfig, signum};
+    use tch::Device;
+
+    #[test]
+    fn an_update_is_that_of_dense_gradients_to_the_bit() {
+        for (n, transcode) in [(0, false), (1, false), (90, false), (90, true)] {
+            let cfg = SaeConfig {
+                transcode,
+                ..SaeConfig::topk(13, 70, 5)
+            };
+            let sae = || Sae::new(cfg.clone(), 3, Device::Cpu).unwrap();
+            let (mut ours, mut dense) = (sae(), sae());
+            let remembered = |sae: &Sae| -> Vec<Tensor> {
+                let weights = sae.named_weights().into_iter();
+                weights.map(|(_, weight)| weight * 0.9).collect()
+            };
+            let (mut z, mut dense_z) = (remembered(&ours), remembered(&dense));
+            let (x, divisor) = (noise(&[n, 13], 1.0), Tensor::from(7.0f32));
+            let objective = Objective::squared_error(5);
+            for update in 1..=3 {
+                let constants = Signum {
+                    lr: 0.01,
+                    to_x: 1.0 - 1.0 / 0.95,
+                    average: 1.0 / f64::from(update),
+                    to_y: 0.05,
+                };
+                let backward = ours.sparse_backward(&x, &x, &objective).unwrap().unwrap();
+                let vectors = backward
+                    .gradients
+                    .signum(&mut ours, &mut z, &divisor, constants);
+                let mut gradients = dense.backward(&x, &x, &objective).unwrap().gradients;
+                gradients.scale(&divisor).unwrap();
+                if !transcode {
+                    gradients.remove_parallel_to_decoder(&dense).unwrap();
+                }
+                assert!(vectors.unwrap().b_dec.equal(&gradients.b_dec));
+                let weights = dense.weights_mut().into_iter().zip(&mut dense_z);
+                for ((y, z), gradient) in weights.zip(gradients.tensors()) {
+                    signum(y, z, gradient, constants).unwrap();
+                }
+                let pairs = ours.named_weights().into_iter().zip(dense.named_weights());
+                for ((name, ours), (_, dense)) in pairs {
+                    assert!(ours.equal(dense), "{name} of {n} tokens");
+                }
+                assert!(
+                    z.iter()
+                        .zip(&dense_z)
+                        .all(|(ours, dense)| ours.equal(dense))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn other_losses_and_kinds_have_none() {
+        let sae = Sae::new(SaeConfig::topk(6, 24, 2), 1, Device::Cpu).unwrap();
+        let x = noise(&[4, 6], 1.0);
+        let of = |objective: &Objective<'_>| sae.sparse_backward(&x, &x, objective).unwrap();
+        assert!(of(&Objective::squared_error(2)).is_some());
+        let multi_topk = Objective {
+            multi_topk: true,
+            ..Objective::squared_error(2)
+        };
+        assert!(of(&multi_topk).is_none());
+        let skipping = SaeConfig {
+            skip_connection: true,
+            transcode: true,
+            ..SaeConfig::topk(6, 24, 2)
+        };
+        let skipping = Sae::new(skipping, 1, Device::Cpu).unwrap();
+        let backward = skipping.sparse_backward(&x, &x, &Objective::squared_error(2));
+        assert!(backward.unwrap().is_none());
+    }
+}
