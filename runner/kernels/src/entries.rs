@@ -1,6 +1,6 @@
 //! Active latents of tokens, a sparse matrix with `k` entries a row, and the weights' gradients from it.
 
-use crate::add_scaled;
+use crate::add_all_scaled;
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -174,13 +174,10 @@ pub(crate) fn add_rows(
 ) {
     out.fill(0.0);
     let width = out.len();
-    for &place in places {
-        let (value, token) = (values[place as usize], place as usize / k);
-        // Of latents that were selected with activation 0.
-        if value != 0.0 {
-            add_scaled(out, value, &rows[token * width..][..width]);
-        }
-    }
+    let entries = places.iter().map(|&place| place as usize);
+    let rows = entries.map(|place| (values[place], &rows[place / k * width..][..width]));
+    // Of latents that were selected with activation 0.
+    add_all_scaled(out, rows.filter(|(value, _)| *value != 0.0));
 }
 
 #[cfg(test)]

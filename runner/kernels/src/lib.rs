@@ -63,6 +63,61 @@ fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
     }
 }
 
+/// Rows that are read at a time: memory answers for all of them while one would be waited for.
+const AT_ONCE: usize = 4;
+
+/// `sum a b` of several `a`, each as [`dot`] gives it.
+#[inline(always)]
+fn dots(a: [&[f32]; AT_ONCE], b: &[f32]) -> [f32; AT_ONCE] {
+    let (chunks_of_b, rest_of_b) = b.as_chunks::<LANES>();
+    let rest = a.map(|a| {
+        let rest = a[chunks_of_b.len() * LANES..].iter().zip(rest_of_b);
+        rest.map(|(a, b)| a * b).sum::<f32>()
+    });
+    let [a0, a1, a2, a3] = a.map(|a| a.as_chunks::<LANES>().0.iter());
+    let [mut parts0, mut parts1, mut parts2, mut parts3] = [[0.0f32; LANES]; AT_ONCE];
+    for ((b, (a0, a1)), (a2, a3)) in chunks_of_b.iter().zip(a0.zip(a1)).zip(a2.zip(a3)) {
+        add_products(&mut parts0, a0, b);
+        add_products(&mut parts1, a1, b);
+        add_products(&mut parts2, a2, b);
+        add_products(&mut parts3, a3, b);
+    }
+    let sums = [parts0, parts1, parts2, parts3].map(sum);
+    std::array::from_fn(|row| rest[row] + sums[row])
+}
+
+#[inline(always)]
+fn add_products(parts: &mut [f32; LANES], a: &[f32; LANES], b: &[f32; LANES]) {
+    for lane in 0..LANES {
+        parts[lane] += a[lane] * b[lane];
+    }
+}
+
+/// Adds rows with their factors to `out`, one after the other.
+#[inline(always)]
+fn add_all_scaled<'a>(out: &mut [f32], mut rows: impl Iterator<Item = (f32, &'a [f32])>) {
+    loop {
+        let mut taken: [(f32, &[f32]); AT_ONCE] = [(0.0, &[]); AT_ONCE];
+        let mut n_taken = 0;
+        for row in rows.by_ref().take(AT_ONCE) {
+            taken[n_taken] = row;
+            n_taken += 1;
+        }
+        if n_taken < AT_ONCE {
+            for (factor, row) in &taken[..n_taken] {
+                add_scaled(out, *factor, row);
+            }
+            return;
+        }
+        let n = out.len();
+        let [a, b, c, d] = taken.map(|(factor, row)| (factor, &row[..n]));
+        for column in 0..n {
+            let sum = out[column] + a.0 * a.1[column] + b.0 * b.1[column];
+            out[column] = sum + c.0 * c.1[column] + d.0 * d.1[column];
+        }
+    }
+}
+
 /// Numbers of both signs, for tests.
 #[cfg(test)]
 fn numbers(n: usize, phase: f32) -> Vec<f32> {

@@ -14,7 +14,7 @@
 //! and what summing in float32 adds, `d` roundings of `|x| |w|`, and the rounding of the rough product itself.
 
 use crate::candidates::{Row, Scratch, collect, n_groups, raise, size_bits, take};
-use crate::{ByLatent, LANES, dot, sum};
+use crate::{AT_ONCE, ByLatent, LANES, dot, dots, sum};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -304,12 +304,19 @@ fn dots_by_latent(
     out: &mut [f32],
 ) {
     let d_in = screen.d_in;
-    let mut out = out.iter_mut();
+    let token = |place: u32| &x[tokens[place as usize] as usize * d_in..][..d_in];
+    let mut rest = out;
     for latent in latents {
         let row = &screen.weights[latent * d_in..][..d_in];
-        for (&place, out) in by_latent.of(latent).iter().zip(&mut out) {
-            let token = tokens[place as usize] as usize;
-            *out = dot(&x[token * d_in..][..d_in], row) + screen.bias[latent];
+        let (out, others) = rest.split_at_mut(by_latent.of(latent).len());
+        rest = others;
+        let (whole, places) = by_latent.of(latent).as_chunks::<AT_ONCE>();
+        let (out_of_whole, out) = out.as_chunks_mut::<AT_ONCE>();
+        for (&places, out) in whole.iter().zip(out_of_whole) {
+            *out = dots(places.map(token), row).map(|dot| dot + screen.bias[latent]);
+        }
+        for (&place, out) in places.iter().zip(out) {
+            *out = dot(token(place), row) + screen.bias[latent];
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is computed token by token: the reconstruction, its error and the gradient at the latents; and the
 //! moments of activations.
 
-use crate::{LANES, add_scaled, dot};
+use crate::{AT_ONCE, LANES, add_all_scaled, dot, dots};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -88,22 +88,25 @@ fn block_error(
     for (((indices, acts), target), (row, grads)) in entries.zip(target.chunks(d_out)).zip(out) {
         row.copy_from_slice(b_dec);
         let decoder = |latent: i64| &w_dec[latent as usize * d_out..][..d_out];
-        for (&latent, &act) in indices.iter().zip(acts) {
-            // A NaN is taken, so that it shows.
-            if act != 0.0 {
-                add_scaled(row, act, decoder(latent));
-            }
-        }
+        let rows = indices.iter().zip(acts);
+        let rows = rows.map(|(&latent, &act)| (act, decoder(latent)));
+        // A NaN is taken, so that it shows.
+        add_all_scaled(row, rows.filter(|(act, _)| *act != 0.0));
         for (out, target) in row.iter_mut().zip(target) {
             *out -= target;
         }
         error += f64::from(dot(row, row));
         row.iter_mut().for_each(|out| *out *= 2.0);
-        for ((&latent, &act), grad) in indices.iter().zip(acts).zip(grads) {
-            *grad = match act > 0.0 {
-                true => dot(row, decoder(latent)),
-                false => 0.0,
-            };
+        let (whole, rest) = indices.as_chunks::<AT_ONCE>();
+        let (grads_of_whole, grads_of_rest) = grads.as_chunks_mut::<AT_ONCE>();
+        for (latents, grads) in whole.iter().zip(grads_of_whole) {
+            *grads = dots(latents.map(decoder), row);
+        }
+        for (&latent, grad) in rest.iter().zip(grads_of_rest) {
+            *grad = dot(row, decoder(latent));
+        }
+        for (grad, &act) in grads.iter_mut().zip(acts) {
+            *grad = if act > 0.0 { *grad } else { 0.0 };
         }
     }
     error

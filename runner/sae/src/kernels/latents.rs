@@ -15,8 +15,10 @@ const ROUGH_BLOCK_BYTES: i64 = 32 << 20;
 const LEAST_IN_BLOCK: i64 = 1024;
 /// Below so many tokens, rounding the weights costs more than it saves.
 const LEAST_TO_SCREEN: i64 = 256;
+/// And below so many latents for each active one: about twice the active ones are computed by themselves.
+const LEAST_FOR_EACH: usize = 100;
 /// How much less a pre-activation costs as one of a product than by itself.
-const PRODUCT_IS_CHEAPER: usize = 16;
+const PRODUCT_IS_CHEAPER: usize = 32;
 
 /// The encoder's product with tokens, and where its largest numbers go.
 struct Search<'a> {
@@ -55,7 +57,7 @@ fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
     choice() == Choice::Fast
         && multiplies_in_bfloat16()
         && n_tokens >= LEAST_TO_SCREEN
-        && k * PRODUCT_IS_CHEAPER <= num_latents
+        && k * LEAST_FOR_EACH <= num_latents
 }
 
 /// Whether the processor has instructions for it.
