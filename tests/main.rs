@@ -13,6 +13,7 @@ mod distributed;
 mod encode;
 mod eval;
 mod finetune;
+mod front;
 mod hostile_names;
 mod hub;
 mod inspect;

@@ -1,8 +1,8 @@
 //! Rows of the database as a table, JSON or CSV.
 
-use crate::args::Format;
 use crate::error::CliError;
 use crate::table;
+use args::Format;
 use serde_json::{Map, Value};
 use store::QueryTable;
 

@@ -2,12 +2,12 @@
 
 mod stop_wish;
 
-use crate::args::DataArgs;
 use crate::error::CliError;
 use crate::expand::Inputs;
 use crate::paths::Folders;
 use crate::progress;
 use crate::table;
+use args::DataArgs;
 use data::{BatchSpec, BuildProgress, DataError, Shard, TokenSpec, Tokenizer, Tokens};
 use indicatif::{HumanCount, ProgressBar};
 use plan::{TrainConfig, apply_overrides};

@@ -1,10 +1,11 @@
 //! `sae-run doctor`: what was found on this machine.
 
-use crate::args::StoreArgs;
+use crate::config;
 use crate::error::CliError;
 use crate::paths::Folders;
 use crate::runs_folder::DATABASE;
 use crate::table;
+use args::StoreArgs;
 use hub::HubSettings;
 use std::fmt::Write;
 use std::path::Path;
@@ -42,7 +43,7 @@ pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
         ),
         (
             "database",
-            existing(&args.runs_dir()?.join(DATABASE), "none yet"),
+            existing(&config::runs_dir(args)?.join(DATABASE), "none yet"),
         ),
         ("HF cache", existing(&hub.cache_dir, "not made yet")),
         ("HF token", yes_or_no(hub.token.is_some())),

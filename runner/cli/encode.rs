@@ -2,13 +2,13 @@
 
 mod saes;
 
-use crate::encode_args::EncodeArgs;
 use crate::error::CliError;
 use crate::models::{fetch_weights, find_model};
 use crate::named_data::{Named, NamedInputs};
 use crate::paths::Folders;
 use crate::progress;
 use crate::table;
+use args::EncodeArgs;
 use indicatif::ProgressBar;
 use plan::{TrainConfig, apply_overrides};
 use saes::SaesToUse;

@@ -1,6 +1,6 @@
 //! `sae-run eval`: SAEs on held-out sequences.
 
-use crate::args::EvalArgs;
+use crate::config;
 use crate::data_command::tokenise;
 use crate::error::CliError;
 use crate::named_data::{Named, NamedInputs};
@@ -9,6 +9,7 @@ use crate::paths::Folders;
 use crate::progress;
 use crate::runs_folder::{DATABASE, RunsFolder};
 use crate::table;
+use args::EvalArgs;
 use data::{DigestCache, EvalSequences, TokenSpec};
 use indicatif::ProgressBar;
 use plan::{TrainConfig, apply_overrides};
@@ -73,7 +74,7 @@ struct Job {
 
 impl Job {
     async fn open(args: &EvalArgs) -> Result<Self, CliError> {
-        let runs_dir = args.store.runs_dir()?;
+        let runs_dir = config::runs_dir(&args.store)?;
         let path = runs_dir.join(DATABASE);
         if !path.is_file() {
             let error = CliError::from(StoreError::NoDatabase { path });

@@ -1,6 +1,5 @@
 //! From a sweep file to a plan: the recipe is asked, its answer resolved against model and data.
 
-use crate::args::SweepArgs;
 use crate::config::{self, LoadedSweep, Origin};
 use crate::datasets::{FoundDataset, find_dataset};
 use crate::device_memory;
@@ -10,6 +9,7 @@ use crate::models::{FoundModel, fetch_weights, find_model};
 use crate::paths::{self, Folders};
 use crate::rounds;
 use crate::table;
+use args::SweepArgs;
 use data::{DigestCache, RowSpec, TokenSpec};
 use indicatif::HumanBytes;
 use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, Stream, TrainConfig};

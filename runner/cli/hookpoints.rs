@@ -1,10 +1,10 @@
 //! `sae-run hookpoints`: where SAEs can be trained on a language model.
 
-use crate::args::HookpointsArgs;
 use crate::error::CliError;
 use crate::models::find_model;
 use crate::paths::Folders;
 use crate::table;
+use args::HookpointsArgs;
 use plan::{HookpointFacts, match_hookpoints};
 use std::path::Path;
 use train::TrainError;

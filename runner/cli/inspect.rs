@@ -1,11 +1,12 @@
 //! `sae-run show`: all that is known of a job.
 
-use crate::args::{ShowArgs, StoreArgs};
+use crate::config;
 use crate::error::CliError;
 use crate::plot::plot;
 use crate::remove_command::n_bytes;
 use crate::runs_folder::DATABASE;
 use crate::table::{self, escaped};
+use args::{ShowArgs, StoreArgs};
 use serde_json::json;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, JobPublication,
 /// # Errors
 /// There is none, or it is not ours.
 pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
-    Ok(Store::open_read_only(&args.runs_dir()?.join(DATABASE)).await?)
+    Ok(Store::open_read_only(&config::runs_dir(args)?.join(DATABASE)).await?)
 }
 
 /// `sae-run show JOB`.
@@ -26,7 +27,7 @@ pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
 pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
     let store = open(&args.store).await?;
     let job = store.job(&args.job).await?;
-    let folder = args.store.runs_dir()?.join(&job.dir);
+    let folder = config::runs_dir(&args.store)?.join(&job.dir);
     let files = files(&job, &folder);
     if args.json {
         let mut whole = store.job_json(&job.job_id).await?;

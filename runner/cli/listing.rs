@@ -1,9 +1,9 @@
 //! `sae-run ls`: sweeps, or their SAEs.
 
 use crate::answer;
-use crate::args::LsArgs;
 use crate::error::CliError;
 use crate::{inspect, table};
+use args::LsArgs;
 use serde_json::Value;
 use store::{Listing, QueryLimits, QueryTable, Store};
 

@@ -1,7 +1,6 @@
-//! `sae-run`: trains a sweep of sparse autoencoders from one file.
+//! `sae-run-torch`, which `sae-run` becomes: trains a sweep of sparse autoencoders from one file.
 
 mod answer;
-mod args;
 mod config;
 mod data_command;
 mod datasets;
@@ -9,7 +8,6 @@ mod device_memory;
 mod doctor;
 mod download;
 mod encode;
-mod encode_args;
 mod error;
 mod eval;
 mod expand;
@@ -40,20 +38,17 @@ mod runs_folder;
 mod schedule;
 mod signals;
 mod table;
-mod train_args;
-mod train_settings;
 mod verify_resume;
 mod watch;
 mod worker_process;
 
 use args::{Args, Command};
-use clap::{CommandFactory, Parser};
 use error::CliError;
 use std::future::Future;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = dispatch(Args::parse());
+    let outcome = dispatch(Args::of_process());
     let code = outcome.unwrap_or_else(|error| {
         error.print();
         error.exit_code()
@@ -80,12 +75,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Rm(rm)) => block_on(remove_command::rm(&rm)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(
-                shell,
-                &mut Args::command(),
-                "sae-run",
-                &mut std::io::stdout(),
-            );
+            args::print_completions(shell);
             Ok(0)
         }
         Some(Command::Worker { order, attached }) => Ok(train::run_worker(&order, attached)?),

@@ -5,29 +5,11 @@ use crate::data_command::tokenise;
 use crate::error::CliError;
 use crate::expand::Inputs;
 use crate::paths::Folders;
+use args::NamedDataArgs;
 use data::Tokens;
 use plan::TrainConfig;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-
-/// How the data set that is named is read.
-#[derive(Debug, clap::Args)]
-pub(crate) struct NamedDataArgs {
-    /// Split of the data set [default: train].
-    #[arg(long, requires = "dataset")]
-    pub(crate) split: Option<String>,
-    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
-    #[arg(
-        long,
-        alias = "data_args",
-        value_name = "KEY=VALUE,...",
-        requires = "dataset"
-    )]
-    pub(crate) data_args: Option<String>,
-    /// Column that holds the text [default: text].
-    #[arg(long, alias = "text_column", requires = "dataset")]
-    pub(crate) text_column: Option<String>,
-}
 
 /// What was named, as it was typed.
 pub(crate) struct Named<'a> {

@@ -1,11 +1,11 @@
 //! `sae-run plan`: what a sweep comes to, before anything runs.
 
-use crate::args::PlanArgs;
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
 use crate::launch::Processes;
 use crate::plan_diff;
 use crate::table;
+use args::PlanArgs;
 use plan::{Plan, sae_memory};
 use serde_json::{Value, json};
 use std::fmt::Write;

@@ -1,9 +1,9 @@
 //! `sae-run sql`: read-only statements, one at a time.
 
-use crate::args::SqlArgs;
 use crate::error::CliError;
 use crate::signals::StopSignals;
 use crate::{answer, inspect, prompt, table};
+use args::SqlArgs;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;

@@ -1,12 +1,12 @@
 //! `sae-run recipes`: which recipes there are, a new one, and one tried out.
 
-use crate::args::{RecipesArgs, RecipesCommand, SweepArgs};
 use crate::config;
 use crate::error::CliError;
 use crate::expand::Inputs;
 use crate::paths::Folders;
 use crate::rounds;
 use crate::table;
+use args::{RecipesArgs, RecipesCommand, SweepArgs};
 use plan::{Description, JobDraft, PlanRequest, PlanResponse};
 use recipe::{Host, Limits, Recipe};
 use serde_json::{Value, json};

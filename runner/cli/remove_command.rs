@@ -1,10 +1,11 @@
 //! `sae-run rm`: forgets jobs and sweeps, rows and folders.
 
-use crate::args::RmArgs;
+use crate::config;
 use crate::error::CliError;
 use crate::inspect;
 use crate::runs_folder::RunsFolder;
 use crate::table::{self, count, escaped};
+use args::RmArgs;
 use std::fs;
 use std::io::{BufRead, ErrorKind, IsTerminal};
 use std::path::{Component, Path, PathBuf};
@@ -18,7 +19,7 @@ use store::{Removal, Store};
 pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
     // A folder without a database is not made one.
     inspect::open(&args.store).await?.close().await;
-    let runs_dir = args.store.runs_dir()?;
+    let runs_dir = config::runs_dir(&args.store)?;
     let folder = RunsFolder::lock(&runs_dir.to_string_lossy())
         .map_err(|error| error.with_hint("wait for it to end".to_owned()))?;
     let store = Store::open(&folder.database()).await?;

@@ -1,6 +1,5 @@
 //! `sae-run SWEEP.toml`: expand, record, train what is not done, show the results.
 
-use crate::args::{RunArgs, RunOptions};
 use crate::config;
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
@@ -13,7 +12,8 @@ use crate::rounds;
 use crate::runs_folder::RunsFolder;
 use crate::schedule::{Scheduler, Summary};
 use crate::table;
-use crate::train_args::TrainArgs;
+use args::TrainArgs;
+use args::{RunArgs, RunOptions};
 use std::path::Path;
 use store::{RecordedJob, RecordedPlan, Store};
 

@@ -1,7 +1,7 @@
 //! `sae-run verify-resume`: on a user's own job, shortened, the proof that training which is killed
 //! and taken up again ends in the same bits as training that is not.
 
-use crate::args::VerifyResumeArgs;
+use crate::config;
 use crate::error::CliError;
 use crate::inspect;
 use crate::launch::Local;
@@ -10,6 +10,7 @@ use crate::paths::Folders;
 use crate::signals::StopSignals;
 use crate::table;
 use crate::worker_process::{EVENTS, EventTail, WorkerProcess};
+use args::VerifyResumeArgs;
 use data::DigestCache;
 use fastrand::Rng;
 use indicatif::HumanBytes;
@@ -36,7 +37,7 @@ const JOB: &str = "job";
 /// # Errors
 /// No such job, inputs that changed, or a worker that fails by itself.
 pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliError> {
-    let runs_dir = args.store.runs_dir()?;
+    let runs_dir = config::runs_dir(&args.store)?;
     let job = inspect::open(&args.store).await?.job(&args.job).await?;
     let order = shortened(args, &runs_dir, &job)?;
     let name = &order.jobs[0].job.name;

@@ -36,7 +36,8 @@ impl Workspace {
         Self::unprepared()
     }
 
-    fn unprepared() -> Self {
+    /// An empty folder for what does not ask a recipe.
+    pub(crate) fn unprepared() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Self { dir };
         // Tokens and digests of its own; the recipe engine is compiled once for all tests.
@@ -74,7 +75,12 @@ impl Workspace {
 
     /// `sae-run` with `args`, in this folder.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sae-run"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_sae-run")), args)
+    }
+
+    /// Another program with `args`, in this folder.
+    pub(crate) fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         let kept = ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"];
         let kept = kept.map(|name| (name, env::var_os(name)));
         command

@@ -4,48 +4,15 @@ use super::source::SourceFile;
 use super::{Layers, LoadedSweep, Origin, check_sweep, common_files};
 use crate::error::CliError;
 use crate::paths::Folders;
+use args::Given;
 use plan::Sweep;
 use std::path::PathBuf;
-use toml::{Table, Value};
+use toml::Table;
 
 /// sparsify's.
 const DEFAULT_NAME: &str = "unnamed";
 /// sparsify's.
 const DEFAULT_RUNS_DIR: &str = "checkpoints";
-
-/// A setting as given on the command line.
-#[derive(Clone, Debug)]
-pub(crate) struct Given {
-    /// The option as typed, for messages.
-    option: String,
-    /// Its place in a sweep, such as `train.k`.
-    path: Vec<&'static str>,
-    value: Value,
-}
-
-impl Given {
-    /// `option` is what was typed, `path` the place of its `value` in a sweep.
-    pub(crate) fn new(option: &str, path: &[&'static str], value: impl Into<Value>) -> Self {
-        Self {
-            option: option.into(),
-            path: path.into(),
-            value: value.into(),
-        }
-    }
-
-    fn layer(&self) -> SourceFile {
-        SourceFile {
-            name: self.option.clone(),
-            text: self.line(),
-            has_lines: false,
-        }
-    }
-
-    /// A line of TOML.
-    fn line(&self) -> String {
-        format!("{} = {}\n", self.path.join("."), self.value)
-    }
-}
 
 /// The one job that options describe, as a sweep, with all layers below them.
 ///
@@ -56,7 +23,7 @@ pub(crate) fn load_given(given: &[Given], folders: &Folders) -> Result<LoadedSwe
     files.extend(common_files(folders)?);
     let layers = Layers {
         files,
-        sets: given.iter().map(Given::layer).collect(),
+        sets: given.iter().map(layer).collect(),
         origin: Origin::Options,
     };
     let sweep = layers.sweep()?;
@@ -68,6 +35,14 @@ pub(crate) fn load_given(given: &[Given], folders: &Folders) -> Result<LoadedSwe
         origin: layers.origin,
         layers,
     })
+}
+
+fn layer(given: &Given) -> SourceFile {
+    SourceFile {
+        name: given.option.clone(),
+        text: given.line(),
+        has_lines: false,
+    }
 }
 
 /// What a sweep file has to say and options need not.

@@ -2,8 +2,7 @@
 
 use super::source::SourceFile;
 use crate::error::CliError;
-use plan::{Sweep, TrainConfig, nearest};
-use serde_json::json;
+use plan::{TrainConfig, nearest};
 use toml::de::{DeTable, DeValue};
 
 const TOP: [&str; 8] = [
@@ -46,18 +45,6 @@ fn keys_of(table: &[&str]) -> Option<Vec<String>> {
         ["launch"] => Some(LAUNCH.map(str::to_owned).to_vec()),
         _ => None,
     }
-}
-
-/// What a setting is where nobody sets it, as one would write it; `None` for one that is left out.
-pub(crate) fn default_of(path: &[&str]) -> Option<String> {
-    let sweep: Sweep = serde_json::from_value(json!({"name": ""})).expect("no other is required");
-    let mut value = &serde_json::to_value(sweep).expect("a sweep serialises to JSON");
-    for key in path {
-        value = value.get(key)?;
-    }
-    // What is no table is written in TOML as in JSON.
-    let is_written = !value.is_null() && !value.is_object() && value != "";
-    is_written.then(|| value.to_string())
 }
 
 /// Checks every key of a file.
@@ -111,6 +98,7 @@ fn check_last(path: &[&str]) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plan::Sweep;
 
     #[test]
     fn the_known_keys_are_those_of_a_sweep() {
@@ -128,20 +116,5 @@ mod tests {
     fn keys_below_vary_are_the_recipes_business() {
         assert!(check_path(&["vary", "anything"]).is_ok());
         assert!(check_path(&["train", "anything"]).is_err());
-    }
-
-    #[test]
-    fn defaults_are_told_as_one_would_write_them() {
-        assert_eq!(default_of(&["train", "ctx_len"]).unwrap(), "2048");
-        assert_eq!(default_of(&["launch", "device"]).unwrap(), "\"auto\"");
-        assert_eq!(default_of(&["train", "init_seeds"]).unwrap(), "[0]");
-        for path in [
-            &["train", "lr"][..],
-            &["train", "model"],
-            &["train"],
-            &["nothing"],
-        ] {
-            assert_eq!(default_of(path), None);
-        }
     }
 }

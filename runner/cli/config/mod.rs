@@ -5,18 +5,17 @@ mod given;
 mod keys;
 mod source;
 
-use crate::args::SweepArgs;
 use crate::error::CliError;
 use crate::paths::Folders;
 use crate::runs_folder::DATABASE;
+use args::{StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
-use plan::Sweep;
+use plan::{Sweep, default_of};
 use source::SourceFile;
 use std::path::{Path, PathBuf};
 
-pub(crate) use given::{Given, load_given};
-pub(crate) use keys::default_of;
+pub(crate) use given::load_given;
 
 /// Variables that name folders and tools rather than settings of a sweep.
 const NOT_SETTINGS: [&str; 5] = ["cache", "dist_dir", "engine", "torch", "torchrun"];
@@ -68,13 +67,17 @@ struct Layers {
     origin: Origin,
 }
 
-/// The runs folder of the layers below any sweep file: for the commands that look at past runs.
+/// The runs folder, for the commands that look at past runs: the one that was named, else that of the
+/// layers below any sweep file.
 ///
 /// # Errors
-/// As [`load`].
-pub(crate) fn runs_dir(folders: &Folders) -> Result<PathBuf, CliError> {
+/// A damaged `sae-run.toml`.
+pub(crate) fn runs_dir(args: &StoreArgs) -> Result<PathBuf, CliError> {
+    if let Some(dir) = &args.runs_dir {
+        return Ok(dir.clone());
+    }
     let layers = Layers {
-        files: common_files(folders)?,
+        files: common_files(&Folders::of_this_machine()?)?,
         sets: Vec::new(),
         origin: Origin::File,
     };

@@ -1,12 +1,13 @@
 //! Which SAEs are meant: a folder's, a repository's or a job's.
 
+use crate::config;
 use crate::download;
-use crate::encode_args::EncodeArgs;
 use crate::error::CliError;
 use crate::hub_access::hub;
 use crate::past_job;
 use crate::runs_folder::DATABASE;
 use crate::table;
+use args::EncodeArgs;
 use plan::{TrainConfig, fnmatch, nearest};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ impl SaesToUse {
     /// No such folder, repository or job, or none that matches the patterns.
     pub(super) async fn find(args: &EncodeArgs) -> Result<Self, CliError> {
         let target = &args.target;
-        let in_database = args.store.runs_dir()?.join(DATABASE);
+        let in_database = config::runs_dir(&args.store)?.join(DATABASE);
         let is_repo = hub::is_repo_id(target) && (target.contains('/') || !in_database.is_file());
         let saes = match () {
             () if Path::new(target).is_dir() => Self::of_folder(target)?,

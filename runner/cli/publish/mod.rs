@@ -1,18 +1,17 @@
 //! `sae-run publish`: SAEs to the Hub, with proof and with a model card.
 
-mod args;
 mod card;
 mod saelens;
 mod selection;
 mod upload;
 
-pub(crate) use args::PublishArgs;
-
+use crate::config;
 use crate::error::CliError;
 use crate::hub_access;
 use crate::progress;
 use crate::runs_folder::DATABASE;
 use crate::table::{self, count, escaped};
+use args::{LayoutArg, PublishArgs};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
@@ -34,7 +33,7 @@ const CARD: &str = "README.md";
 /// No such SAEs, or none that should be given to others; a layout that does not hold them; what the Hub
 /// refuses.
 pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
-    let runs_dir = args.store.runs_dir()?;
+    let runs_dir = config::runs_dir(&args.store)?;
     let path = runs_dir.join(DATABASE);
     if !path.is_file() {
         return Err(StoreError::NoDatabase { path }.into());
@@ -60,7 +59,11 @@ fn staging() -> Result<TempDir, CliError> {
 }
 
 fn layouts(args: &PublishArgs) -> Vec<Layout> {
-    let mut layouts: Vec<_> = args.layout.iter().copied().map(Layout::from).collect();
+    let layout = |arg: &LayoutArg| match arg {
+        LayoutArg::Sparsify => Layout::Sparsify,
+        LayoutArg::SaeLens => Layout::SaeLens,
+    };
+    let mut layouts: Vec<_> = args.layout.iter().map(layout).collect();
     layouts.sort_unstable();
     layouts.dedup();
     layouts

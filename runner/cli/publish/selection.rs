@@ -1,7 +1,7 @@
 //! Which SAEs are published, where in the repository, and which had better not be.
 
-use super::args::PublishArgs;
 use crate::error::CliError;
+use args::PublishArgs;
 use plan::folder_name;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;

@@ -7,9 +7,10 @@ mod page;
 mod plots;
 mod provenance;
 
-use crate::args::ReportArgs;
+use crate::config;
 use crate::error::CliError;
 use crate::{inspect, table};
+use args::ReportArgs;
 use std::path::Path;
 use store::Report;
 use train::sae::write_file;
@@ -28,7 +29,7 @@ pub(crate) async fn report(args: &ReportArgs) -> Result<u8, CliError> {
     let store = inspect::open(&args.store).await?;
     let report = store.report(sweep, N_POINTS).await?;
     check(&report, sweep)?;
-    let page = page::render(&report, &args.store.runs_dir()?)?;
+    let page = page::render(&report, &config::runs_dir(&args.store)?)?;
     write(&args.out, &page)?;
     let n_saes = table::count(report.saes.len(), "SAE");
     let n_sweeps = table::count(report.sweeps.len(), "sweep");

@@ -39,4 +39,4 @@ pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, Re
 pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
-pub use sweep::{Launch, Launcher, Nproc, RecipeLimits, Sweep};
+pub use sweep::{Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of};

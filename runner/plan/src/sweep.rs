@@ -2,7 +2,7 @@
 
 use crate::TrainConfig;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Processes on one machine, at most: above any use.
 const MOST_PROCESSES: usize = 4096;
@@ -182,6 +182,18 @@ fn default_runs_dir() -> String {
     "runs".into()
 }
 
+/// What a setting is where nobody sets it, as one would write it; `None` for one that is left out.
+pub fn default_of(path: &[&str]) -> Option<String> {
+    let sweep: Sweep = serde_json::from_value(json!({"name": ""})).expect("no other is required");
+    let mut value = &serde_json::to_value(sweep).expect("a sweep serialises to JSON");
+    for key in path {
+        value = value.get(key)?;
+    }
+    // What is no table is written in TOML as in JSON.
+    let is_written = !value.is_null() && !value.is_object() && value != "";
+    is_written.then(|| value.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +213,20 @@ mod tests {
         assert_eq!(lanes(&["cuda:0", "cuda:1"], 0), "cuda:0 cuda:1");
         assert_eq!(lanes(&["cuda:0", "cuda:1"], 3), "cuda:0 cuda:1 cuda:0");
         assert_eq!(lanes(&["cuda:0", "cuda:1"], 1), "cuda:0");
+    }
+
+    #[test]
+    fn defaults_are_told_as_one_would_write_them() {
+        assert_eq!(default_of(&["train", "ctx_len"]).unwrap(), "2048");
+        assert_eq!(default_of(&["launch", "device"]).unwrap(), "\"auto\"");
+        assert_eq!(default_of(&["train", "init_seeds"]).unwrap(), "[0]");
+        for path in [
+            &["train", "lr"][..],
+            &["train", "model"],
+            &["train"],
+            &["nothing"],
+        ] {
+            assert_eq!(default_of(path), None);
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The settings of a job as options of `sae-run train`, under sparsify's names.
 
-use crate::config::{self, Given};
+use crate::Given;
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+use plan::default_of;
 use toml::Value;
 
 /// What a setting is on the command line.
@@ -84,7 +85,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
 
 /// The settings that were given on the command line.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SettingArgs(Vec<Given>);
+pub struct SettingArgs(Vec<Given>);
 
 impl SettingArgs {
     pub(crate) fn given(&self) -> &[Given] {
@@ -192,7 +193,7 @@ impl Setting {
     }
 
     fn help_text(&self) -> String {
-        let default = config::default_of(&["train", self.key]).unwrap_or_default();
+        let default = default_of(&["train", self.key]).unwrap_or_default();
         let default = default.trim_matches(['"', '[', ']']);
         let default = match default.is_empty() {
             true => String::new(),

@@ -1,11 +1,10 @@
-//! The command line of `sae-run train`.
+//! `sae-run train` as typed.
 
-use crate::args::RunOptions;
-use crate::config::Given;
-use crate::train_settings::SettingArgs;
+use crate::{Given, RunOptions, SettingArgs};
 use clap::builder::BoolishValueParser;
 use hub::Token;
 
+/// `sae-run train` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The options are those of `python -m sparsify` and mean the same; `-` and `_` are the same in \
@@ -14,13 +13,14 @@ use hub::Token;
                   SAVE_DIR/RUN_NAME/JOB/HOOKPOINT, where JOB is a name of the settings, so that the same \
                   command goes on with its job and other settings begin another."
 )]
-pub(crate) struct TrainArgs {
+pub struct TrainArgs {
     /// Folder of a Hugging Face model, or the id of a model on the Hub.
-    pub(crate) model: String,
+    pub model: String,
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
-    pub(crate) dataset: String,
+    pub dataset: String,
+    /// The job's settings.
     #[command(flatten)]
-    pub(crate) settings: SettingArgs,
+    pub settings: SettingArgs,
     /// Token for the Hub; `HF_TOKEN` keeps it out of the list of processes. It is never stored.
     #[arg(
         long = "hf_token",
@@ -29,21 +29,22 @@ pub(crate) struct TrainArgs {
         help_heading = "Model and data",
         value_parser = parse_token
     )]
-    pub(crate) hf_token: Option<Token>,
+    pub hf_token: Option<Token>,
     #[command(flatten)]
-    pub(crate) place: PlaceArgs,
+    place: PlaceArgs,
+    /// How its jobs are run.
     #[command(flatten, next_help_heading = "Run")]
-    pub(crate) options: RunOptions,
+    pub options: RunOptions,
     #[command(flatten)]
     launch: LaunchArgs,
     #[command(flatten)]
-    pub(crate) compatibility: CompatibilityArgs,
+    compatibility: CompatibilityArgs,
 }
 
 /// Where the job lies.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Run")]
-pub(crate) struct PlaceArgs {
+struct PlaceArgs {
     /// Name of the run and of its folder [default: unnamed]
     #[arg(long = "run_name", alias = "run-name", value_name = "NAME")]
     run_name: Option<String>,
@@ -67,7 +68,7 @@ struct LaunchArgs {
 /// What sparsify has and this program has no use for.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Without effect here, for command lines of sparsify")]
-pub(crate) struct CompatibilityArgs {
+struct CompatibilityArgs {
     /// A job always goes on from its last checkpoint; `--fresh` begins anew [off: --noresume]
     #[arg(
         long,
@@ -114,7 +115,7 @@ pub(crate) struct CompatibilityArgs {
 
 impl TrainArgs {
     /// Everything that was given and belongs into a sweep.
-    pub(crate) fn given(&self) -> Vec<Given> {
+    pub fn given(&self) -> Vec<Given> {
         let text = |option: &str, path: &[&'static str], value: &Option<String>| {
             let value = value.as_deref()?;
             Some(Given::new(&format!("{option} {value}"), path, value))
@@ -142,7 +143,7 @@ impl TrainArgs {
     }
 
     /// Whether the user asked for a job that does not go on from where it was.
-    pub(crate) fn refuses_to_resume(&self) -> bool {
+    pub fn refuses_to_resume(&self) -> bool {
         self.compatibility.noresume || self.compatibility.resume == Some(false)
     }
 }

@@ -1,9 +1,9 @@
 //! `sae-run encode` as typed.
 
-use crate::args::StoreArgs;
-use crate::named_data::NamedDataArgs;
+use crate::{NamedDataArgs, StoreArgs};
 use std::path::PathBuf;
 
+/// `sae-run encode` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "One row for each latent that is active at a token, the strongest first, in the order of the \
@@ -13,76 +13,79 @@ use std::path::PathBuf;
                   the numbers in `sae` stand for. Of the model, only what the SAEs need is loaded; of the SAEs, \
                   only the encoders."
 )]
-pub(crate) struct EncodeArgs {
+pub struct EncodeArgs {
     /// A folder of an SAE (cfg.json and weights as sparsify or SAELens writes them), or with one for each
     /// hookpoint; the id of a repository on the Hub; or name or id of a job, or the beginning of its id.
     #[arg(value_name = "PATH|REPO|JOB")]
-    pub(crate) target: String,
+    pub target: String,
     /// The file to write: .parquet or .safetensors.
     #[arg(long, short, value_name = "FILE")]
-    pub(crate) out: PathBuf,
+    pub out: PathBuf,
     /// Only the SAEs whose names match one of these patterns. Where there is only one SAE: the module of the
     /// model that it is for.
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
-    pub(crate) hookpoint: Vec<String>,
+    pub hookpoint: Vec<String>,
     /// Branch, tag or commit of the SAEs' repository.
     #[arg(long, alias = "sae_revision", value_name = "REVISION")]
-    pub(crate) sae_revision: Option<String>,
+    pub sae_revision: Option<String>,
     /// Folder of a Hugging Face model, or the id of a model on the Hub [default: what the SAEs were trained
     /// on, as far as their files or the database say].
     #[arg(long)]
-    pub(crate) model: Option<String>,
+    pub model: Option<String>,
     /// Branch, tag or commit of a model on the Hub.
     #[arg(long, requires = "model")]
-    pub(crate) revision: Option<String>,
+    pub revision: Option<String>,
     /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     #[arg(long)]
-    pub(crate) dtype: Option<String>,
+    pub dtype: Option<String>,
     /// Hold the weights of the model's linear modules in 8 bit.
     #[arg(long, alias = "load_in_8bit")]
-    pub(crate) load_in_8bit: bool,
+    pub load_in_8bit: bool,
+    /// What is encoded.
     #[command(flatten)]
-    pub(crate) input: EncodeInputArgs,
+    pub input: EncodeInputArgs,
+    /// How the data set is read.
     #[command(flatten)]
-    pub(crate) data: NamedDataArgs,
+    pub data: NamedDataArgs,
     /// Only the first so many sequences of the data set.
     #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) max_examples: Option<u64>,
+    pub max_examples: Option<u64>,
     /// Length of a data set's sequences, in tokens [default: 2048, or that of the job]; or the most that a
     /// text may have [default: what the model's positions were made for].
     #[arg(long, alias = "ctx_len", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) ctx_len: Option<u32>,
+    pub ctx_len: Option<u32>,
     /// Only the N strongest latents of each token.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) top: Option<u32>,
+    pub top: Option<u32>,
     /// Tokens in a forward pass; the result does not depend on it.
     #[arg(long, alias = "batch_tokens", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) batch_tokens: u32,
+    pub batch_tokens: u32,
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
+    pub device: String,
     /// Print one object.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
     /// Draw no progress.
     #[arg(long, short)]
-    pub(crate) quiet: bool,
+    pub quiet: bool,
+    /// Where the database lies.
     #[command(flatten)]
-    pub(crate) store: StoreArgs,
+    pub store: StoreArgs,
 }
 
 /// What is encoded.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct EncodeInputArgs {
+pub struct EncodeInputArgs {
     /// A text; may be repeated.
     #[arg(long)]
-    pub(crate) text: Vec<String>,
+    pub text: Vec<String>,
     /// A file with a text on each line; `-` is standard input.
     #[arg(long, alias = "text_file", value_name = "FILE")]
-    pub(crate) text_file: Option<PathBuf>,
+    pub text_file: Option<PathBuf>,
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub, cut into
     /// sequences as for training.
     #[arg(long)]
-    pub(crate) dataset: Option<String>,
+    pub dataset: Option<String>,
 }

@@ -1,0 +1,105 @@
+//! What takes a model or a data set by name.
+
+use std::path::PathBuf;
+
+/// `sae-run hookpoints` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A pattern is a shell pattern: `*`, `?`, `[seq]` and `[!seq]`. As in sparsify, `*` \
+                  crosses dots: `layers.1*` matches `layers.10.mlp`."
+)]
+pub struct HookpointsArgs {
+    /// Folder of a Hugging Face model, or the id of a model on the Hub.
+    pub model: String,
+    /// Only hookpoints that match one of these patterns, as in `train.hookpoints`.
+    #[arg(value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Print an array of objects.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sae-run data` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The tokens are kept in the cache, where a sweep with the same settings finds them. \
+                  A `.bin` file holds the sequences one after the other, in training order, as uint16 \
+                  (uint32 for vocabularies of more than 65 536), without a header; sparsify's \
+                  MemmapDataset reads it."
+)]
+pub struct DataArgs {
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
+    pub dataset: String,
+    /// Folder of a Hugging Face model, or the id of a model on the Hub: whose tokenizer to use.
+    #[arg(long)]
+    pub model: String,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Split of the data set.
+    #[arg(long, default_value = "train")]
+    pub split: String,
+    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
+    #[arg(
+        long,
+        alias = "data_args",
+        value_name = "KEY=VALUE,...",
+        default_value = ""
+    )]
+    pub data_args: String,
+    /// Column that holds the text; dots lead into nested ones.
+    #[arg(long, alias = "text_column", default_value = "text")]
+    pub text_column: String,
+    /// Length of a sequence, in tokens.
+    #[arg(long, alias = "ctx_len", default_value_t = 2048)]
+    pub ctx_len: usize,
+    /// What to do about a row that cannot be used: `fail` or `skip`.
+    #[arg(long, alias = "on_bad_row", default_value = "fail")]
+    pub on_bad_row: String,
+    /// Width of the token ids of a data set that is a `.bin` file: `auto`, `uint16` or `uint32`.
+    #[arg(long, alias = "bin_dtype", default_value = "auto")]
+    pub bin_dtype: String,
+    /// Seed of the shuffle of the sequences.
+    #[arg(long, alias = "shuffle_seed", default_value_t = 42)]
+    pub shuffle_seed: u64,
+    /// Only the first so many sequences after shuffling.
+    #[arg(long, alias = "max_examples")]
+    pub max_examples: Option<u64>,
+    /// Fraction of the sequences to hold out from training.
+    #[arg(long, alias = "eval_fraction")]
+    pub eval_fraction: Option<f64>,
+    /// Write the sequences in training order to this file.
+    #[arg(long, value_name = "FILE.bin")]
+    pub out: Option<PathBuf>,
+    /// Write the sequences that are held out to this file.
+    #[arg(long, value_name = "FILE.bin", requires = "eval_fraction")]
+    pub out_eval: Option<PathBuf>,
+    /// Print one object.
+    #[arg(long)]
+    pub json: bool,
+    /// Draw no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// How the data set that is named is read.
+#[derive(Debug, clap::Args)]
+pub struct NamedDataArgs {
+    /// Split of the data set [default: train].
+    #[arg(long, requires = "dataset")]
+    pub split: Option<String>,
+    /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
+    #[arg(
+        long,
+        alias = "data_args",
+        value_name = "KEY=VALUE,...",
+        requires = "dataset"
+    )]
+    pub data_args: Option<String>,
+    /// Column that holds the text [default: text].
+    #[arg(long, alias = "text_column", requires = "dataset")]
+    pub text_column: Option<String>,
+}

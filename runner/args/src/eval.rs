@@ -1,0 +1,67 @@
+//! `sae-run eval` as typed.
+
+use crate::{NamedDataArgs, StoreArgs};
+
+/// `sae-run eval` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A job is evaluated at its newest checkpoint on the sequences that its sweep held out, and \
+                  the result is recorded. With a model or data named here, and for a folder, it is printed \
+                  only. Columns: FVU on the held-out tokens; L0; latents that never fired, in percent; \
+                  cross-entropy of the next token (nats) by the model as it is, with the SAE's output in \
+                  place of the hookpoint's, and with the output's mean there; the share of the difference \
+                  that the SAE recovers; KL divergence from the model's own predictions."
+)]
+pub struct EvalArgs {
+    /// Name or id of a job, or the beginning of its id; or a folder: of an SAE (cfg.json and
+    /// sae.safetensors), or with one for each hookpoint.
+    #[arg(value_name = "JOB|PATH")]
+    pub target: String,
+    /// Folder of a Hugging Face model, or the id of a model on the Hub.
+    #[arg(long, requires = "dataset")]
+    pub model: Option<String>,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long, requires = "model")]
+    pub revision: Option<String>,
+    /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
+    #[arg(long, requires = "dataset")]
+    pub dtype: Option<String>,
+    /// Hold the weights of the model's linear modules in 8 bit.
+    #[arg(long, alias = "load_in_8bit", requires = "dataset")]
+    pub load_in_8bit: bool,
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub: all of it
+    /// is evaluated on.
+    #[arg(long)]
+    pub dataset: Option<String>,
+    /// How the data set is read.
+    #[command(flatten)]
+    pub data: NamedDataArgs,
+    /// Length of a sequence, in tokens [default: 2048, or that of the job].
+    #[arg(long, alias = "ctx_len", requires = "dataset")]
+    pub ctx_len: Option<usize>,
+    /// Tokens that do not count, and whose positions the SAE leaves alone.
+    #[arg(
+        long,
+        alias = "exclude_tokens",
+        value_name = "ID,...",
+        value_delimiter = ',',
+        requires = "dataset"
+    )]
+    pub exclude_tokens: Option<Vec<u32>>,
+    /// Only so many sequences of the data set, a sample that is always the same.
+    #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_examples: Option<u64>,
+    /// Sequences in a forward pass; the result does not depend on it [default: as many as in training,
+    /// or fewer where the logits are large].
+    #[arg(long, alias = "batch_size", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: Option<u32>,
+    /// Device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Print an array of objects.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}

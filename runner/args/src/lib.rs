@@ -1,0 +1,121 @@
+//! The command line as typed.
+//!
+//! A crate of its own, and one that knows neither libtorch nor what the commands do: what the command line
+//! alone says (help, versions, mistakes, completions) is then answered without loading anything.
+
+mod data;
+mod encode;
+mod eval;
+mod given;
+mod past;
+mod publish;
+mod settings;
+mod sweep;
+mod train;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
+pub use encode::{EncodeArgs, EncodeInputArgs};
+pub use eval::EvalArgs;
+pub use given::Given;
+pub use past::{
+    Format, LsArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs, VerifyResumeArgs,
+};
+pub use publish::{LayoutArg, PublishArgs};
+pub use settings::SettingArgs;
+pub use sweep::{PlanArgs, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs};
+pub use train::TrainArgs;
+
+/// The program's name, as users type it.
+const NAME: &str = "sae-run";
+
+/// Train sweeps of k-sparse autoencoders on the activations of a language model, from one file.
+///
+/// Running a sweep again resumes it: jobs that are done stay done, the others go on from their
+/// last checkpoint.
+#[derive(Debug, Parser)]
+#[command(
+    name = NAME,
+    // Not the file that was started, which users do not see.
+    bin_name = NAME,
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+#[command(
+    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment, \
+                        130 stopped by a signal."
+)]
+pub struct Args {
+    /// What to do; `None`: run a sweep.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The sweep to run, where no command is named.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What to do in place of running a sweep.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
+    Plan(PlanArgs),
+    /// Train one job from options, as `python -m sparsify` does.
+    Train(Box<TrainArgs>),
+    /// List recipes; write a new one, or try one out.
+    Recipes(RecipesArgs),
+    /// List the hookpoints of a language model with their widths; no weights are read.
+    Hookpoints(HookpointsArgs),
+    /// Tokenise a data set as a sweep would, and describe the tokens; train nothing.
+    Data(Box<DataArgs>),
+    /// Evaluate SAEs on held-out sequences.
+    Eval(Box<EvalArgs>),
+    /// Encode texts or a data set with SAEs, and write the active latents to a Parquet or safetensors file.
+    Encode(Box<EncodeArgs>),
+    /// Prove on a job of yours that training which is killed ends in the same bits.
+    VerifyResume(VerifyResumeArgs),
+    /// List the sweeps of a runs folder, or their SAEs.
+    Ls(LsArgs),
+    /// Show all that is known of a job.
+    Show(ShowArgs),
+    /// Query the database in SQL, read-only.
+    Sql(SqlArgs),
+    /// Write a page of results, plots and provenance: one HTML file that works offline.
+    Report(ReportArgs),
+    /// Publish SAEs on the Hugging Face Hub, with a model card.
+    Publish(Box<PublishArgs>),
+    /// Delete jobs or whole sweeps: what the database knows of them, and their folders.
+    Rm(RmArgs),
+    /// Say what was found on this machine: libtorch, devices, engine, folders, database.
+    Doctor(StoreArgs),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Train one stream by an order file; the program starts this itself.
+    #[command(hide = true)]
+    Worker {
+        /// The order file.
+        order: PathBuf,
+        /// Save and end when standard input ends.
+        #[arg(long)]
+        attached: bool,
+    },
+}
+
+impl Args {
+    /// The command line of this process. Where it asks for help or the version, or is mistaken, that is
+    /// said, and the process ends.
+    pub fn of_process() -> Self {
+        Self::parse()
+    }
+}
+
+/// Prints what `shell` needs to complete command lines of the program.
+pub fn print_completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Args::command(), NAME, &mut std::io::stdout());
+}

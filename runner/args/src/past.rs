@@ -1,0 +1,156 @@
+//! What looks at past runs, and what else takes a job of theirs.
+
+use std::path::PathBuf;
+
+/// Where the database lies.
+#[derive(Debug, clap::Args)]
+pub struct StoreArgs {
+    /// Folder of the database and the checkpoints; by default `SAE_RUN_RUNS_DIR`, `runs_dir` of
+    /// `sae-run.toml`, or `runs`.
+    #[arg(long, value_name = "DIR")]
+    pub runs_dir: Option<PathBuf>,
+}
+
+/// `sae-run show` as typed.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// Name or id of the job, or the beginning of its id.
+    pub job: String,
+    /// Print one object, with every row that is known.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// How rows are printed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Format {
+    /// Print an array of objects.
+    #[arg(long, conflicts_with = "csv")]
+    pub json: bool,
+    /// Print comma-separated values with a header.
+    #[arg(long)]
+    pub csv: bool,
+}
+
+/// `sae-run ls` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without an option, sweeps are listed; with one, SAEs, also those that have no result yet. \
+                  The columns are those of the view `result`; `--json` and `--csv` print all of them."
+)]
+pub struct LsArgs {
+    /// Only the SAEs of this sweep.
+    #[arg(long, value_name = "NAME")]
+    pub sweep: Option<String>,
+    /// Only SAEs for which this SQL expression is true, such as "k <= 64 AND fvu < 0.1".
+    #[arg(long = "where", value_name = "SQL")]
+    pub condition: Option<String>,
+    /// Columns to sort by; `-` in front is descending.
+    #[arg(
+        long,
+        value_name = "COLUMN,...",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    pub sort: Vec<String>,
+    /// So many SAEs at most.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+    /// Also SAEs that only earlier versions of a sweep asked for.
+    #[arg(long)]
+    pub all: bool,
+    /// How the rows are printed.
+    #[command(flatten)]
+    pub format: Format,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sae-run rm` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A job that another sweep asks for is kept; sweeps are named together to delete what they \
+                  share. What is deleted is trained anew when its sweep is run again."
+)]
+pub struct RmArgs {
+    /// Name of a sweep; or name or id of a job, or the beginning of its id.
+    #[arg(value_name = "JOB|SWEEP", required = true)]
+    pub targets: Vec<String>,
+    /// Delete without asking.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sae-run sql` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a statement, and at a terminal, it asks for one after the other. Views to begin with: `result` (one row per SAE) and `curve` (one row per \
+                        SAE and report). `SELECT sql FROM sqlite_schema` explains every column."
+)]
+pub struct SqlArgs {
+    /// One statement, such as "SELECT job, hookpoint, k, fvu FROM result ORDER BY fvu".
+    pub statement: Option<String>,
+    /// Read the statement from a file; `-` is standard input.
+    #[arg(short, long, value_name = "FILE.sql", conflicts_with = "statement")]
+    pub file: Option<PathBuf>,
+    /// Print so many rows at most, and say so where there are more.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub max_rows: usize,
+    /// End a statement that takes longer than this [default: none; Ctrl-C ends one at any time].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// How the rows are printed.
+    #[command(flatten)]
+    pub format: Format,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sae-run report` as typed.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Name of a sweep; all sweeps where there is none.
+    pub sweep: Option<String>,
+    /// The file to write.
+    #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
+    pub out: PathBuf,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sae-run verify-resume` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The job's model, data and settings are used, with fewer updates and in a folder of its \
+                  own that is removed afterwards; the job itself is not touched. It is trained once \
+                  undisturbed, and once with a worker that is killed (SIGKILL) at random moments and \
+                  started again. Exit code 1 where the weights differ in a bit."
+)]
+pub struct VerifyResumeArgs {
+    /// Name or id of a job that was begun, or the beginning of its id.
+    pub job: String,
+    /// Optimizer updates to train for, or fewer where the data ends before.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub steps: u64,
+    /// How often to kill.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub kills: u64,
+    /// Seed of the moments.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// Device: `auto`, `cpu`, `cuda` or `cuda:N`; by default that of the job's last worker.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Where the database lies.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}

@@ -1,0 +1,131 @@
+//! What takes a sweep: running it, planning it, its recipe.
+
+use std::path::PathBuf;
+
+/// A sweep file and what is laid over it.
+#[derive(Debug, clap::Args)]
+pub struct SweepArgs {
+    /// The sweep file (TOML).
+    #[arg(value_name = "SWEEP.toml")]
+    pub sweep: PathBuf,
+    /// Lay a value over the file, such as `train.k=64`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `sae-run SWEEP.toml` as typed.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    // Not `SweepArgs`: required, but not where there is a subcommand, and clap cannot say that of
+    // flattened arguments.
+    /// The sweep file (TOML).
+    #[arg(value_name = "SWEEP.toml", required = true)]
+    sweep: Option<PathBuf>,
+    /// Lay a value over the file, such as `train.k=64`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Devices to train streams on side by side, such as `cuda:0,cuda:1`; over `launch.devices`.
+    #[arg(
+        long,
+        value_name = "DEVICE,...",
+        value_delimiter = ',',
+        conflicts_with = "device"
+    )]
+    devices: Vec<String>,
+    /// Workers at the same time; by default one for each device.
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// How its jobs are run.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// How jobs are run.
+#[derive(Debug, clap::Args)]
+pub struct RunOptions {
+    /// Show the plan as `sae-run plan` does, and train nothing.
+    #[arg(long, alias = "dry_run")]
+    pub dry_run: bool,
+    /// Train all jobs anew; what they had done and saved is forgotten.
+    #[arg(long)]
+    pub fresh: bool,
+    /// Draw no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl RunArgs {
+    /// The sweep file and what is laid over it.
+    pub fn sweep(&self) -> SweepArgs {
+        let device = self.device.as_deref().map(toml::Value::from);
+        // A device by itself is the only one, whatever the sweep says.
+        let device = device.map(|device| format!("launch.devices=[{device}]"));
+        let devices = toml::Value::from(self.devices.clone());
+        let devices = (!self.devices.is_empty()).then(|| format!("launch.devices={devices}"));
+        let jobs = self.jobs.map(|jobs| format!("launch.jobs={jobs}"));
+        let own = [device, devices, jobs].into_iter().flatten();
+        SweepArgs {
+            sweep: self.sweep.clone().unwrap_or_default(),
+            set: self.set.iter().cloned().chain(own).collect(),
+        }
+    }
+}
+
+/// `sae-run plan` as typed.
+#[derive(Debug, clap::Args)]
+pub struct PlanArgs {
+    /// The sweep.
+    #[command(flatten)]
+    pub sweep: SweepArgs,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Show what the plan was made of and what its recipe used.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Show what would change against the sweep as it was last run: jobs that appear, vanish or change.
+    #[arg(long)]
+    pub diff: bool,
+}
+
+/// `sae-run recipes` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "A sweep's `recipe` is looked for next to the sweep, in `recipes` of the current folder, in \
+                  `~/.config/sae-run/recipes`, and among the built-in ones."
+)]
+pub struct RecipesArgs {
+    /// What to do; `None`: list them.
+    #[command(subcommand)]
+    pub command: Option<RecipesCommand>,
+    /// Print an array of objects.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do about recipes.
+#[derive(Debug, clap::Subcommand)]
+pub enum RecipesCommand {
+    /// Write a commented recipe into `recipes`, to begin with.
+    New {
+        /// Its name, as a sweep's `recipe` has it.
+        name: String,
+    },
+    /// Print what a sweep's recipe is asked, as JSON, to try recipes on.
+    Request(SweepArgs),
+    /// Run a recipe and print the jobs it proposes and the fuel it used; nothing is trained.
+    Test {
+        /// A `.py` or `.wasm` file, or the name of a recipe.
+        recipe: String,
+        /// What to ask: a JSON file as `sae-run recipes request` prints.
+        #[arg(long, value_name = "FILE.json")]
+        request: PathBuf,
+        /// Print one object.
+        #[arg(long)]
+        json: bool,
+    },
+}
