@@ -25,7 +25,7 @@ pub(crate) fn compile(
     };
     // Programs that start together wait for the one that compiles.
     let _lock = lock(&path);
-    if let Some(component) = load(engine, &path) {
+    if let Some(component) = read(engine, &path) {
         return Ok(component);
     }
     let component = Component::from_binary(engine, bytes)?;
@@ -36,6 +36,11 @@ pub(crate) fn compile(
 /// True when `compile` would find an entry.
 pub(crate) fn is_compiled(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> bool {
     cache_dir.is_some_and(|dir| entry_path(engine, dir, bytes).is_file())
+}
+
+/// The compiled form of `bytes`, where `compile` would find it.
+pub(crate) fn load(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> Option<Component> {
+    read(engine, &entry_path(engine, cache_dir?, bytes))
 }
 
 fn entry_path(engine: &Engine, cache_dir: &Path, bytes: &[u8]) -> PathBuf {
@@ -56,7 +61,7 @@ fn lock(entry: &Path) -> Option<File> {
     Some(file)
 }
 
-fn load(engine: &Engine, path: &Path) -> Option<Component> {
+fn read(engine: &Engine, path: &Path) -> Option<Component> {
     let entry = fs::read(path).ok()?;
     let (digest, artifact) = entry.split_at_checked(blake3::OUT_LEN)?;
     if blake3::hash(artifact).as_bytes() != digest {
@@ -130,6 +135,7 @@ mod tests {
         assert!(!is_compiled(&engine, Some(dir.path()), &bytes));
         compile(&engine, Some(dir.path()), &bytes).unwrap();
         assert!(is_compiled(&engine, Some(dir.path()), &bytes));
+        assert!(load(&engine, Some(dir.path()), &bytes).is_some());
 
         let path = entry(dir.path());
         let good = fs::read(&path).unwrap();
@@ -137,7 +143,7 @@ mod tests {
         *altered.last_mut().unwrap() ^= 1;
         for damaged in [&good[..good.len() - 1], &good[..10], &altered, b""] {
             fs::write(&path, damaged).unwrap();
-            assert!(load(&engine, &path).is_none());
+            assert!(load(&engine, Some(dir.path()), &bytes).is_none());
             compile(&engine, Some(dir.path()), &bytes).unwrap();
             assert_eq!(fs::read(&path).unwrap(), good);
         }

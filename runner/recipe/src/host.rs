@@ -113,19 +113,23 @@ impl Host {
         Ok((response, identity(recipe, request, fuel)))
     }
 
-    /// False when the next call for `recipe` must first compile for 10 to 25 s.
+    /// False when the next call for `recipe` must first compile for 10 to 25 s. The Python engine that is
+    /// found compiled is kept for that call.
     ///
     /// # Errors
     /// No engine.
     pub fn is_compiled(&self, recipe: &Recipe) -> Result<bool, RecipeError> {
         let cache_dir = self.options.cache_dir.as_deref();
-        Ok(match recipe.code() {
-            Code::Component(bytes) => cache::is_compiled(&self.engine, cache_dir, bytes),
-            Code::Python(_) if self.python().is_some() => true,
+        match recipe.code() {
+            Code::Component(bytes) => Ok(cache::is_compiled(&self.engine, cache_dir, bytes)),
             Code::Python(_) => {
-                cache::is_compiled(&self.engine, cache_dir, &self.read_engine(recipe)?)
+                let mut python = self.python();
+                if python.is_none() {
+                    *python = cache::load(&self.engine, cache_dir, &self.read_engine(recipe)?);
+                }
+                Ok(python.is_some())
             }
-        })
+        }
     }
 
     fn component(&self, recipe: &Recipe) -> Result<Component, RecipeError> {
