@@ -10,7 +10,8 @@ setup:
 
 demo:
 	runner/setup/setup.sh demo
-	cargo run -- sweeps/demo.toml
+	cargo build
+	$(TARGET)/debug/sae-run sweeps/demo.toml
 
 test: setup
 	cargo fmt --all --check

@@ -61,12 +61,12 @@ impl FrontError {
     #[expect(clippy::print_stderr, reason = "the one place that prints errors")]
     fn print(&self) {
         eprintln!("error: {self}");
-        if let Self::NotStarted { program, source } = self
+        if let Self::NotStarted { source, .. } = self
             && source.kind() == io::ErrorKind::NotFound
         {
             eprintln!(
-                "hint: `sae-run` needs `{FULL_PROGRAM}` in its own folder; to have it elsewhere, link to `{}`",
-                program.with_file_name("sae-run").display()
+                "hint: `sae-run` needs `{FULL_PROGRAM}` in its own folder, and `cargo build` makes both; in place of a \
+                 copy, a link to `sae-run` will do"
             );
         }
     }
