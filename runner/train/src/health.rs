@@ -4,10 +4,13 @@ use crate::TrainError;
 use crate::sae_trainer::SaeTrainer;
 use plan::{EventKind, Optimizer, SaeStats, TrainConfig};
 use std::collections::BTreeSet;
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// Optimizer updates before a high FVU counts.
 const LEAST_WARMUP_STEPS: u64 = 100;
+
+/// Numbers that are looked at together.
+const NUMBERS_AT_ONCE: i64 = 1 << 20;
 
 /// How a job fares.
 #[derive(Debug)]
@@ -138,12 +141,21 @@ pub(crate) fn weight_sums(trainer: &SaeTrainer) -> Result<WeightSums, TrainError
         .iter()
         .map(|(name, weight)| (format!("`{name}`"), *weight));
     let named: Vec<_> = named.chain(of_optimizer).collect();
-    let sums = named.iter().map(|(_, tensor)| tensor.f_sum(Kind::Double));
+    let sums = named.iter().map(|(_, tensor)| sum(tensor));
     let sums = Tensor::f_stack(&sums.collect::<Result<Vec<_>, _>>()?, 0)?;
     // Sync: once a checkpoint, for all tensors of an SAE. In Double no sum of finite numbers overflows.
     let sums = Vec::<f64>::try_from(sums)?;
     let named = named.into_iter().map(|(name, _)| name);
     Ok(WeightSums(named.zip(sums).collect()))
+}
+
+/// Scalar, Double. Part by part: libtorch first makes a Double of each number.
+fn sum(tensor: &Tensor) -> Result<Tensor, TchError> {
+    let mut sum = Tensor::f_zeros([0i64; 0], (Kind::Double, tensor.device()))?;
+    for part in tensor.f_flatten(0, -1)?.f_split(NUMBERS_AT_ONCE, 0)? {
+        let _ = sum.f_add_(&part.f_sum(Kind::Double)?)?;
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]
