@@ -109,11 +109,10 @@ fn add_all_scaled<'a>(out: &mut [f32], mut rows: impl Iterator<Item = (f32, &'a 
             }
             return;
         }
-        let n = out.len();
-        let [a, b, c, d] = taken.map(|(factor, row)| (factor, &row[..n]));
-        for column in 0..n {
-            let sum = out[column] + a.0 * a.1[column] + b.0 * b.1[column];
-            out[column] = sum + c.0 * c.1[column] + d.0 * d.1[column];
+        let [(fa, a), (fb, b), (fc, c), (fd, d)] = taken;
+        let (ab, cd) = (a.iter().zip(b), c.iter().zip(d));
+        for (out, ((a, b), (c, d))) in out.iter_mut().zip(ab.zip(cd)) {
+            *out = *out + fa * a + fb * b + fc * c + fd * d;
         }
     }
 }

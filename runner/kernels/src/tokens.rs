@@ -1,7 +1,7 @@
 //! What is computed token by token: the reconstruction, its error and the gradient at the latents; and the
 //! moments of activations.
 
-use crate::{AT_ONCE, LANES, add_all_scaled, dot, dots};
+use crate::{LANES, add_all_scaled, dot};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -97,16 +97,11 @@ fn block_error(
         }
         error += f64::from(dot(row, row));
         row.iter_mut().for_each(|out| *out *= 2.0);
-        let (whole, rest) = indices.as_chunks::<AT_ONCE>();
-        let (grads_of_whole, grads_of_rest) = grads.as_chunks_mut::<AT_ONCE>();
-        for (latents, grads) in whole.iter().zip(grads_of_whole) {
-            *grads = dots(latents.map(decoder), row);
-        }
-        for (&latent, grad) in rest.iter().zip(grads_of_rest) {
-            *grad = dot(row, decoder(latent));
-        }
-        for (grad, &act) in grads.iter_mut().zip(acts) {
-            *grad = if act > 0.0 { *grad } else { 0.0 };
+        for ((&latent, &act), grad) in indices.iter().zip(acts).zip(grads) {
+            *grad = match act > 0.0 {
+                true => dot(row, decoder(latent)),
+                false => 0.0,
+            };
         }
     }
     error

@@ -185,7 +185,7 @@ mod tests {
                     constants,
                 };
                 in_threads(n_threads, || {
-                    entries.update(&by_latent, &grad_out, &centred, update)
+                    entries.update(&by_latent, &grad_out, &centred, update);
                 });
                 assert_eq!((&y_enc2, &z_enc2), (&y_enc, &z_enc));
                 assert_eq!((&y_dec2, &z_dec2), (&y_dec, &z_dec));
