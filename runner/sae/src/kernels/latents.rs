@@ -5,6 +5,8 @@ use super::slices::{Choice, choice, slice, slice_mut};
 use super::{are_for, n_threads};
 use crate::Encoded;
 use kernels::{Screen, in_threads};
+use std::fs;
+use std::sync::LazyLock;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Bytes of the pre-activations that stand at the same time, where it is not all of them.
@@ -60,12 +62,15 @@ fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
         && k * LEAST_FOR_EACH <= num_latents
 }
 
-/// Whether the processor has instructions for it.
+/// Whether the processor has tiles for it (AMX): eight times as fast as float32, where AVX512 with bfloat16 but
+/// without tiles was no faster here. As Linux tells, which has to allow the tiles, too.
 fn multiplies_in_bfloat16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    static HAS_TILES: LazyLock<bool> = LazyLock::new(|| {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+        flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "amx_bf16"))
+    });
+    *HAS_TILES
 }
 
 impl<'a> Search<'a> {
