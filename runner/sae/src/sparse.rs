@@ -147,9 +147,8 @@ impl SparseGradients {
         constants: Signum,
     ) -> Result<VectorGradients, SaeError> {
         let is_projected = sae.has_unit_decoder();
-        let [z_encoder, z_bias, z_decoder, z_b_dec] = z else {
-            panic!("{} tensors are remembered of four weights", z.len());
-        };
+        let z: &mut [Tensor; 4] = z.try_into().expect("there is a z for each weight");
+        let [z_encoder, z_bias, z_decoder, z_b_dec] = z;
         let VectorGradients {
             encoder_bias,
             b_dec,

@@ -330,7 +330,8 @@ impl SaeTrainer {
         (total_variance, n_tokens): (&Tensor, u64),
         progress: Progress,
     ) -> Result<(), TrainError> {
-        let Some(backward) = self.sparse_backward(x, target)?.filter(|_| n_tokens > 0) else {
+        let backward = self.sparse_backward(x, target)?.filter(|_| n_tokens > 0);
+        let (Some(backward), Optimizer::Signum(signum)) = (backward, &mut self.optimizer) else {
             self.accumulate(x, target)?;
             return self.update(total_variance, Some(total_variance), n_tokens, progress);
         };
@@ -341,9 +342,7 @@ impl SaeTrainer {
             fire_counts,
         } = backward;
         let divisor = total_variance.f_to_kind(Kind::Float)?;
-        let vectors = self
-            .optimizer
-            .step_sparse(&mut self.sae, gradients, &divisor)?;
+        let vectors = signum.step_sparse(&mut self.sae, gradients, &divisor)?;
         let vectors = [&vectors.encoder_bias, &vectors.b_dec];
         self.note_update(n_tokens, total_variance, vectors, (&losses, &fire_counts))
     }
@@ -354,7 +353,7 @@ impl SaeTrainer {
         x: &Tensor,
         target: &Tensor,
     ) -> Result<Option<SparseBackward>, TrainError> {
-        if !self.optimizer.takes_sparse() || self.micro_acc_steps > 1 {
+        if !matches!(self.optimizer, Optimizer::Signum(_)) || self.micro_acc_steps > 1 {
             return Ok(None);
         }
         let backward = self.sae.sparse_backward(x, target, &self.objective());

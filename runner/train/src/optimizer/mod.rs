@@ -7,7 +7,6 @@ mod signum;
 use crate::TrainError;
 use adam::Adam;
 use muon::Muon;
-use sae::{Sae, SparseGradients, VectorGradients};
 use signum::Signum;
 use tch::Tensor;
 
@@ -51,27 +50,6 @@ impl Optimizer {
             Self::Signum(signum) => signum.step(weights, gradients),
             Self::Adam(adam) => adam.step(weights, gradients, step, n_steps),
             Self::Muon(muon) => muon.step(weights, gradients, step, n_steps),
-        }
-    }
-
-    /// Whether [`Optimizer::step_sparse`] does anything.
-    pub(crate) fn takes_sparse(&self) -> bool {
-        matches!(self, Self::Signum(_))
-    }
-
-    /// An update of all weights with gradients that are not in memory, divided by `divisor` (scalar, Float).
-    ///
-    /// # Panics
-    /// It takes none such.
-    pub(crate) fn step_sparse(
-        &mut self,
-        sae: &mut Sae,
-        gradients: SparseGradients,
-        divisor: &Tensor,
-    ) -> Result<VectorGradients, TrainError> {
-        match self {
-            Self::Signum(signum) => signum.step_sparse(sae, gradients, divisor),
-            Self::Adam(_) | Self::Muon(_) => panic!("only signum takes sparse gradients"),
         }
     }
 
