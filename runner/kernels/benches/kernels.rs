@@ -2,8 +2,8 @@
 
 use divan::Bencher;
 use sae_run_kernels::{
-    ByLatent, Decoding, Entries, ErrorGradients, Signum, WeightGradients, in_threads, moments,
-    project, scale, signum, topk,
+    ByLatent, Decoding, Entries, ErrorGradients, MatrixUpdate, Screen, Signum, WeightGradients,
+    Weights, in_threads, moments, project, scale, signum, topk,
 };
 
 const D: usize = 576;
@@ -11,6 +11,13 @@ const NUM_LATENTS: usize = 32 * D;
 const N_TOKENS: usize = 2048;
 const KS: [usize; 2] = [32, 128];
 const N_THREADS: [usize; 2] = [1, 2];
+
+const SIGNUM: Signum = Signum {
+    lr: 0.0,
+    to_x: 1.0 - 1.0 / 0.95,
+    average: 0.1,
+    to_y: 0.05,
+};
 
 fn main() {
     divan::main();
@@ -66,6 +73,47 @@ fn gradients_of_weights(bencher: Bencher, k: usize) {
     });
 }
 
+/// The same, divided, projected and given to the optimizer.
+#[divan::bench(args = KS)]
+fn update_of_matrices(bencher: Bencher, k: usize) {
+    let indices = indices(k);
+    let by_latent = ByLatent::sort(&indices, NUM_LATENTS);
+    let (acts, grad_pre) = (numbers(N_TOKENS * k, 0.3), numbers(N_TOKENS * k, 0.4));
+    let (grad_out, centred) = (numbers(N_TOKENS * D, 0.5), numbers(N_TOKENS * D, 0.6));
+    let mut matrices = [0.7, 0.8, 0.9, 1.0].map(|phase| numbers(NUM_LATENTS * D, phase));
+    let entries = Entries {
+        indices: &indices,
+        acts: &acts,
+        grad_pre: &grad_pre,
+        k,
+    };
+    bencher.bench_local(|| {
+        let [y_encoder, z_encoder, y_decoder, z_decoder] = &mut matrices;
+        let update = MatrixUpdate {
+            encoder_weight: Weights {
+                y: y_encoder,
+                z: z_encoder,
+            },
+            w_dec: Weights {
+                y: y_decoder,
+                z: z_decoder,
+            },
+            divisor: 1.5,
+            is_projected: true,
+            constants: SIGNUM,
+        };
+        entries.update(&by_latent, &grad_out, &centred, update);
+    });
+}
+
+/// To bfloat16, with the bounds of what that takes from it.
+#[divan::bench]
+fn rounding_of_an_encoder(bencher: Bencher) {
+    let (weights, bias) = (numbers(NUM_LATENTS * D, 0.1), numbers(NUM_LATENTS, 0.2));
+    let mut rounded = vec![0; NUM_LATENTS * D];
+    bencher.bench_local(|| Screen::new(&weights, &bias, KS[0], &mut rounded).is_some());
+}
+
 #[divan::bench(args = KS)]
 fn squared_error(bencher: Bencher, k: usize) {
     let indices = indices(k);
@@ -96,14 +144,8 @@ fn squared_error(bencher: Bencher, k: usize) {
 fn signum_of_a_weight(bencher: Bencher, n_threads: usize) {
     let n = NUM_LATENTS * D;
     let (mut y, mut z, gradients) = (numbers(n, 1.1), numbers(n, 1.2), numbers(n, 1.3));
-    let constants = Signum {
-        lr: 0.0,
-        to_x: 1.0 - 1.0 / 0.95,
-        average: 0.1,
-        to_y: 0.05,
-    };
     bencher.bench_local(|| {
-        in_threads(n_threads, || signum(&mut y, &mut z, &gradients, constants));
+        in_threads(n_threads, || signum(&mut y, &mut z, &gradients, SIGNUM));
     });
 }
 
