@@ -4,42 +4,30 @@ Its SAEs start from other weights and learn by another rule (Adam; by its own de
 cannot be equal. What is held to is that each of its jobs learns: its FVU is finite and falls.
 """
 
-import json
 import math
-import os
 import sys
 from pathlib import Path
 
 import whole_run
 from common import D_IN, Settings
-from whole_run import BATCH_SIZE, Run, Work, timed
+from whole_run import Run, Work, run_peer
 
 
 def dictionary_learning(work: Work, settings: Settings, folder: Path) -> Run:
     (hookpoint,) = work.hookpoints
     order = {
-        "model": settings.model_dir,
-        "tokens": str(folder / "tokens.bin"),
-        "ctx_len": work.ctx_len,
-        "batch_size": BATCH_SIZE,
         "n_updates": work.n_updates,
         "layer": int(hookpoint.removeprefix("layers.")),
         "d_in": D_IN,
         "jobs": [(k, factor * D_IN) for k, factor in work.jobs()],
-        "threads": settings.threads,
         "save_dir": str(folder / "dictionary_learning"),
     }
-    script = Path(__file__).with_name("dictionary_run.py")
-    command = [sys.executable, str(script), json.dumps(order)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
-    wall_s, peak_bytes, output = timed(command, environment, folder)
-    answer = json.loads(output.splitlines()[-1])
+    wall_s, peak_bytes, answer = run_peer("dictionary_run.py", order, work, settings, folder)
     ends = answer["update_ends_s"]
     if len(ends) != work.n_updates:
         sys.exit(f"error: dictionary_learning made {len(ends)} updates, not {work.n_updates}")
-    per_token = (ends[-1] - ends[0]) / (work.n_tokens() * (1 - 1 / work.n_updates))
     fvu = [[[of_update] for of_update in job] for job in answer["fvu"]]
-    return Run(wall_s, peak_bytes, per_token, fvu)
+    return Run(wall_s, peak_bytes, work.s_per_token(ends), fvu)
 
 
 def check_learning(run: Run, work: Work) -> None:

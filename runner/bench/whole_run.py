@@ -35,6 +35,11 @@ class Work:
     def n_tokens(self) -> int:
         return self.n_updates * BATCH_SIZE * self.ctx_len
 
+    def s_per_token(self, update_ends_s: list[float]) -> float:
+        """From the end of the first update to the end of the last."""
+        n_tokens = self.n_tokens() * (1 - 1 / self.n_updates)
+        return (update_ends_s[-1] - update_ends_s[0]) / n_tokens
+
 
 @dataclass
 class Run:
@@ -121,34 +126,38 @@ def ours(work: Work, settings: Settings, folder: Path) -> Run:
     for event in metrics:
         of_update = fvu.setdefault(event["job_id"], {}).setdefault(event["step"], [])
         of_update.append(event["stats"]["squared_error"] / event["stats"]["total_variance"])
-    seconds = ends[max(ends)] - ends[min(ends)]
-    per_token = seconds / (work.n_tokens() * (1 - 1 / work.n_updates))
+    per_token = work.s_per_token([ends[step] for step in sorted(ends)])
     return Run(wall_s, peak_bytes, per_token, [list(job.values()) for job in fvu.values()])
+
+
+def run_peer(script: str, order: dict, work: Work, settings: Settings, folder: Path):
+    """Runs a script beside this one on the tokens of the work; seconds, peak memory and its answer."""
+    order |= {
+        "model": settings.model_dir,
+        "tokens": str(folder / "tokens.bin"),
+        "ctx_len": work.ctx_len,
+        "batch_size": BATCH_SIZE,
+        "threads": settings.threads,
+    }
+    command = [sys.executable, str(Path(__file__).with_name(script)), json.dumps(order)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    wall_s, peak_bytes, output = timed(command, environment, folder)
+    return wall_s, peak_bytes, json.loads(output.splitlines()[-1])
 
 
 def sparsify(work: Work, settings: Settings, folder: Path) -> Run:
     total = Run(0.0, 0, 0.0, [])
-    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
     for k, expansion_factor in work.jobs():
         order = {
-            "model": settings.model_dir,
-            "tokens": str(folder / "tokens.bin"),
-            "ctx_len": work.ctx_len,
-            "batch_size": BATCH_SIZE,
             "hookpoints": work.hookpoints,
             "k": k,
             "expansion_factor": expansion_factor,
-            "threads": settings.threads,
             "save_dir": str(folder / "sparsify"),
         }
-        script = Path(__file__).with_name("sparsify_run.py")
-        command = [sys.executable, str(script), json.dumps(order)]
-        wall_s, peak_bytes, output = timed(command, environment, folder)
-        answer = json.loads(output.splitlines()[-1])
-        ends = answer["update_ends_s"]
+        wall_s, peak_bytes, answer = run_peer("sparsify_run.py", order, work, settings, folder)
         total.wall_s += wall_s
         total.peak_bytes = max(total.peak_bytes, peak_bytes)
-        total.s_per_token += (ends[-1] - ends[0]) / (work.n_tokens() * (1 - 1 / work.n_updates))
+        total.s_per_token += work.s_per_token(answer["update_ends_s"])
         total.fvu.append(answer["fvu"])
     return total
 
