@@ -2,8 +2,8 @@
 
 use divan::Bencher;
 use sae_run_kernels::{
-    ByLatent, Decoding, Entries, ErrorGradients, MatrixUpdate, Screen, Signum, WeightGradients,
-    Weights, in_threads, moments, project, scale, signum, topk,
+    ByLatent, Decoding, Entries, ErrorGradients, MatrixUpdate, RowSteps, Screen, Signum,
+    WeightGradients, Weights, in_threads, moments, project, scale, signum, topk,
 };
 
 const D: usize = 576;
@@ -98,9 +98,11 @@ fn update_of_matrices(bencher: Bencher, k: usize) {
                 y: y_decoder,
                 z: z_decoder,
             },
-            divisor: 1.5,
-            is_projected: true,
-            constants: SIGNUM,
+            steps: RowSteps {
+                divisor: 1.5,
+                is_projected: true,
+                constants: SIGNUM,
+            },
         };
         entries.update(&by_latent, &grad_out, &centred, update);
     });

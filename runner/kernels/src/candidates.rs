@@ -18,9 +18,8 @@ pub(crate) trait Row {
     /// Numbers of the row.
     fn len(&self) -> usize;
 
-    /// Raises each of `largest` to the number from `first` on, as far as it is known, in its place.
-    /// Gives the largest size among the numbers, as bits: see [`size_bits`].
-    fn raise(&self, first: usize, largest: &mut [f32]) -> u32;
+    /// The numbers from `first` on, as far as they are known.
+    fn values(&self, first: usize) -> impl Iterator<Item = f32>;
 
     /// By how much numbers of a group may be off, above and below the largest one, `largest`.
     fn off(&self, group: usize, largest: f32) -> f32;
@@ -31,14 +30,8 @@ pub(crate) trait Row {
 
 /// Grows with the size of a number; of a NaN it is larger than of infinity.
 #[inline(always)]
-pub(crate) fn size_bits(x: f32) -> u32 {
+fn size_bits(x: f32) -> u32 {
     x.abs().to_bits()
-}
-
-/// Raises `largest` to `x`, unless that is a NaN.
-#[inline(always)]
-pub(crate) fn raise(largest: &mut f32, x: f32) {
-    *largest = if x > *largest { x } else { *largest };
 }
 
 /// How many groups `n` numbers make where the `k` largest of them are looked for. The number at a place
@@ -56,8 +49,6 @@ pub(crate) struct Scratch {
     upper: Vec<f32>,
     /// Places of what may be among the `k` largest.
     pub(crate) places: Vec<u32>,
-    /// The same with the numbers themselves.
-    pub(crate) candidates: Vec<(f32, u32)>,
 }
 
 /// Finds the places of all numbers that may be among the `k` largest, at least `k` of them.
@@ -102,8 +93,11 @@ fn largest_of_groups<R: Row>(row: &R, n_groups: usize, scratch: &mut Scratch) ->
     lower.resize(n_groups, 0.0);
     let mut most = 0;
     for first in (0..row.len()).step_by(n_groups) {
-        let n = n_groups.min(row.len() - first);
-        most = row.raise(first, &mut upper[..n]).max(most);
+        for (largest, value) in upper.iter_mut().zip(row.values(first)) {
+            // Unless it is a NaN.
+            *largest = if value > *largest { value } else { *largest };
+            most = size_bits(value).max(most);
+        }
     }
     for (group, (lower, upper)) in lower.iter_mut().zip(upper).enumerate() {
         let (largest, off) = (*upper, row.off(group, *upper));

@@ -22,7 +22,7 @@ pub use screen::{RoundedTokens, Screen};
 pub use threads::in_threads;
 pub use tokens::{Decoding, ErrorGradients, moments};
 pub use topk::topk;
-pub use update::{MatrixUpdate, Weights};
+pub use update::{MatrixUpdate, RowSteps, Weights};
 
 /// Numbers of a vector register, or more; sums are kept in as many parts.
 const LANES: usize = 16;

@@ -13,7 +13,7 @@
 //!
 //! and what summing in float32 adds, `d` roundings of `|x| |w|`, and the rounding of the rough product itself.
 
-use crate::candidates::{Row, Scratch, collect, n_groups, raise, size_bits, take};
+use crate::candidates::{Row, Scratch, collect, n_groups, take};
 use crate::{AT_ONCE, ByLatent, LANES, dot, dots, sum};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -262,15 +262,9 @@ impl Row for Screened<'_> {
     }
 
     #[inline(always)]
-    fn raise(&self, first: usize, largest: &mut [f32]) -> u32 {
+    fn values(&self, first: usize) -> impl Iterator<Item = f32> {
         let sums = self.rough[first..].iter().zip(&self.screen.bias[first..]);
-        let mut most = 0;
-        for (largest, (rough, bias)) in largest.iter_mut().zip(sums) {
-            let sum = widened(*rough) + bias;
-            raise(largest, sum);
-            most = size_bits(sum).max(most);
-        }
-        most
+        sums.map(|(rough, bias)| widened(*rough) + bias)
     }
 
     // No product of the group is further from 0 than its largest sum and its largest bias, where it is

@@ -1,6 +1,6 @@
 //! The largest numbers of each row.
 
-use crate::candidates::{Row, Scratch, collect, raise, size_bits, take};
+use crate::candidates::{Row, Scratch, collect, take};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -20,15 +20,9 @@ impl Row for Sums<'_> {
     }
 
     #[inline(always)]
-    fn raise(&self, first: usize, largest: &mut [f32]) -> u32 {
+    fn values(&self, first: usize) -> impl Iterator<Item = f32> {
         let sums = self.row[first..].iter().zip(&self.bias[first..]);
-        let mut most = 0;
-        for (largest, (row, bias)) in largest.iter_mut().zip(sums) {
-            let sum = row + bias;
-            raise(largest, sum);
-            most = size_bits(sum).max(most);
-        }
-        most
+        sums.map(|(row, bias)| row + bias)
     }
 
     #[inline(always)]
@@ -57,10 +51,14 @@ pub fn topk(rows: &[f32], bias: &[f32], k: usize, values: &mut [f32], places: &m
     assert_eq!(places.len(), values.len(), "a place for each value");
     let out = values.par_chunks_mut(k).zip(places.par_chunks_mut(k));
     rows.par_chunks(n).zip(out).for_each_init(
-        Scratch::default,
-        |scratch, (row, (values, places))| {
-            collect_sums(&Sums { row, bias }, k, scratch);
-            take(k, &mut scratch.candidates, values, places);
+        || (Scratch::default(), Vec::new()),
+        |(scratch, candidates), (row, (values, places))| {
+            let sums = Sums { row, bias };
+            collect_sums(&sums, k, scratch);
+            candidates.clear();
+            let found = scratch.places.iter();
+            candidates.extend(found.map(|&place| (sums.upper(place as usize), place)));
+            take(k, candidates, values, places);
         },
     );
 }
@@ -68,15 +66,6 @@ pub fn topk(rows: &[f32], bias: &[f32], k: usize, values: &mut [f32], places: &m
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn collect_sums(sums: &Sums<'_>, k: usize, scratch: &mut Scratch) {
     collect(sums, k, scratch);
-    let Scratch {
-        places, candidates, ..
-    } = scratch;
-    candidates.clear();
-    candidates.extend(
-        places
-            .iter()
-            .map(|&place| (sums.upper(place as usize), place)),
-    );
 }
 
 #[cfg(test)]

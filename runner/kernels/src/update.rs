@@ -22,20 +22,19 @@ pub struct MatrixUpdate<'a> {
     pub encoder_weight: Weights<'a>,
     /// `[num_latents, d_out]`.
     pub w_dec: Weights<'a>,
-    /// What gradients are divided by.
+    /// What the decoder's gradient goes through; the encoder's is not projected.
+    pub steps: RowSteps,
+}
+
+/// What the gradient of each row goes through.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSteps {
+    /// What it is divided by.
     pub divisor: f32,
-    /// Whether the decoder's gradient loses its part parallel to the decoder's rows.
+    /// Whether it loses its part parallel to the row.
     pub is_projected: bool,
     /// The optimizer's.
     pub constants: Signum,
-}
-
-/// What each row's gradient goes through.
-#[derive(Clone, Copy)]
-struct Steps {
-    divisor: f32,
-    is_projected: bool,
-    constants: Signum,
 }
 
 impl Entries<'_> {
@@ -54,33 +53,23 @@ impl Entries<'_> {
         let MatrixUpdate {
             encoder_weight,
             w_dec,
-            divisor,
-            is_projected,
-            constants,
+            steps,
         } = update;
+        let of_encoder = RowSteps {
+            is_projected: false,
+            ..steps
+        };
         let matrices = [&*encoder_weight.y, &*w_dec.y];
         let [d_in, d_out] = self.widths(by_latent, matrices, [centred, grad_out]);
         let rows = encoder_weight.rows(d_in).zip(w_dec.rows(d_out)).enumerate();
         rows.for_each_init(
             || (vec![0.0; d_in], vec![0.0; d_out]),
-            |(of_encoder, of_decoder), (latent, (encoder, decoder))| {
+            |(grad_encoder, grad_decoder), (latent, (encoder, decoder))| {
                 let places = by_latent.of(latent);
-                let steps = |is_projected| Steps {
-                    divisor,
-                    is_projected,
-                    constants,
-                };
                 let values = (self.grad_pre, centred);
-                update_row(places, self.k, values, of_encoder, encoder, steps(false));
+                update_row(places, self.k, values, grad_encoder, encoder, of_encoder);
                 let values = (self.acts, grad_out);
-                update_row(
-                    places,
-                    self.k,
-                    values,
-                    of_decoder,
-                    decoder,
-                    steps(is_projected),
-                );
+                update_row(places, self.k, values, grad_decoder, decoder, steps);
             },
         );
     }
@@ -105,7 +94,7 @@ fn update_row(
     values_rows: (&[f32], &[f32]),
     gradient: &mut [f32],
     (y, z): (&mut [f32], &mut [f32]),
-    steps: Steps,
+    steps: RowSteps,
 ) {
     add_rows(places, k, values_rows, gradient);
     divide_by(gradient, steps.divisor);
@@ -180,9 +169,11 @@ mod tests {
                         y: &mut y_dec2,
                         z: &mut z_dec2,
                     },
-                    divisor: 3.0,
-                    is_projected: true,
-                    constants,
+                    steps: RowSteps {
+                        divisor: 3.0,
+                        is_projected: true,
+                        constants,
+                    },
                 };
                 in_threads(n_threads, || {
                     entries.update(&by_latent, &grad_out, &centred, update);

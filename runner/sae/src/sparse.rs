@@ -4,7 +4,7 @@
 use crate::gradient::Part;
 use crate::kernels::{self, matrix_gradients, n_threads, slice, slice_mut};
 use crate::{Backward, Encoded, Gradients, Losses, Objective, Sae, SaeError, Signum};
-use ::kernels::{ByLatent, Entries, MatrixUpdate, Weights, in_threads};
+use ::kernels::{ByLatent, Entries, MatrixUpdate, RowSteps, Weights, in_threads};
 use tch::Tensor;
 
 /// What [`Sae::sparse_backward`] gives.
@@ -161,9 +161,11 @@ impl SparseGradients {
         let update = MatrixUpdate {
             encoder_weight: weights(&mut sae.encoder_weight, z_encoder),
             w_dec: weights(&mut sae.w_dec, z_decoder),
-            divisor: slice(divisor).expect("it is on the CPU")[0],
-            is_projected,
-            constants,
+            steps: RowSteps {
+                divisor: slice(divisor).expect("it is on the CPU")[0],
+                is_projected,
+                constants,
+            },
         };
         let entries = entries(&self.encoded, &self.grad_pre);
         let (by_latent, [centred, grad_out]) = (&self.by_latent, self.rows());

@@ -63,11 +63,7 @@ impl Signum {
         weights: &mut [&mut Tensor],
         gradients: &[&Tensor],
     ) -> Result<(), TrainError> {
-        if self.z.is_empty() {
-            let z = weights.iter().map(|y| y.f_detach_copy());
-            self.z = z.collect::<Result<_, _>>()?;
-        }
-        let constants = self.next_update();
+        let constants = self.next_update(weights.iter().map(|y| &**y))?;
         for ((y, z), gradient) in weights.iter_mut().zip(&mut self.z).zip(gradients) {
             sae::signum(y, z, gradient, constants)?;
         }
@@ -81,23 +77,27 @@ impl Signum {
         gradients: SparseGradients,
         divisor: &Tensor,
     ) -> Result<VectorGradients, TrainError> {
-        if self.z.is_empty() {
-            let weights = sae.named_weights();
-            self.z = copies(&weights.into_iter().map(|(_, y)| y).collect::<Vec<_>>())?;
-        }
-        let constants = self.next_update();
+        let weights = sae.named_weights().into_iter();
+        let constants = self.next_update(weights.map(|(_, y)| y))?;
         Ok(gradients.signum(sae, &mut self.z, divisor, constants)?)
     }
 
-    /// Constants of the next update.
-    fn next_update(&mut self) -> sae::Signum {
+    /// Constants of the next update of `weights`; before the first one, `z` is a copy of them.
+    fn next_update<'a>(
+        &mut self,
+        weights: impl Iterator<Item = &'a Tensor>,
+    ) -> Result<sae::Signum, TrainError> {
+        if self.z.is_empty() {
+            let z = weights.map(Tensor::f_detach_copy);
+            self.z = z.collect::<Result<_, _>>()?;
+        }
         self.n_updates += 1;
-        sae::Signum {
+        Ok(sae::Signum {
             lr: self.lr,
             to_x: 1.0 - 1.0 / BETA,
             average: 1.0 / self.n_updates as f64,
             to_y: 1.0 - BETA,
-        }
+        })
     }
 
     /// The averaged weights `x` of the weights in the form `y`.
