@@ -18,7 +18,15 @@ use std::path::{Path, PathBuf};
 pub(crate) use given::load_given;
 
 /// Variables that name folders and tools rather than settings of a sweep.
-const NOT_SETTINGS: [&str; 5] = ["cache", "dist_dir", "engine", "torch", "torchrun"];
+const NOT_SETTINGS: [&str; 7] = [
+    "cache",
+    "cpu_capability",
+    "dist_dir",
+    "engine",
+    "kernels",
+    "torch",
+    "torchrun",
+];
 
 /// A sweep with everything laid over it.
 #[derive(Debug)]

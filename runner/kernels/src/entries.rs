@@ -1,7 +1,7 @@
 //! Active latents of tokens, a sparse matrix with `k` entries a row, and the weights' gradients from it.
 
 use crate::add_all_scaled;
-use multiversion::multiversion;
+use crate::instruction_sets::multiversioned;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -159,12 +159,11 @@ impl Entries<'_> {
     }
 }
 
-/// `out = sum values[place] * rows[token of place]` over the entries of a latent.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn sum_rows(places: &[u32], k: usize, values_rows: (&[f32], &[f32]), out: &mut [f32]) {
-    add_rows(places, k, values_rows, out);
-}
+multiversioned!(
+    fn sum_rows(places: &[u32], k: usize, values_rows: (&[f32], &[f32]), out: &mut [f32]) = add_rows
+);
 
+/// `out = sum values[place] * rows[token of place]` over the entries of a latent.
 #[inline(always)]
 pub(crate) fn add_rows(
     places: &[u32],

@@ -1,14 +1,15 @@
 //! What an SAE's update costs beside its product, on the CPU: plain Rust on slices of a row-major matrix.
 //!
-//! Loops are written so that the compiler makes vectors of them, once for each instruction set of
-//! `multiversion`; which one runs is decided at run time. Every number is computed by one thread, in an
-//! order that depends on nothing but the sizes: results are the same to the bit for any number of threads
+//! Loops are written so that the compiler makes vectors of them, once for each instruction set
+//! (instruction_sets.rs); which one runs is decided at run time. Every number is computed by one thread, in
+//! an order that depends on nothing but the sizes: results are the same to the bit for any number of threads
 //! and any processor.
 //!
 //! Nothing here knows libtorch; the crate `sae` holds each function to what libtorch computes.
 
 mod candidates;
 mod entries;
+mod instruction_sets;
 mod rows;
 mod screen;
 mod threads;

@@ -1,7 +1,7 @@
 //! One pass over weights: what an update does to each row.
 
+use crate::instruction_sets::multiversioned;
 use crate::{add_scaled, dot};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Numbers that a thread takes at a time, where rows mean nothing.
@@ -25,10 +25,7 @@ pub fn scale(x: &mut [f32], divisor: f32) {
     x.par_chunks_mut(CHUNK).for_each(|x| divide(x, divisor));
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn divide(x: &mut [f32], divisor: f32) {
-    divide_by(x, divisor);
-}
+multiversioned!(fn divide(x: &mut [f32], divisor: f32) = divide_by);
 
 #[inline(always)]
 pub(crate) fn divide_by(x: &mut [f32], divisor: f32) {
@@ -50,10 +47,7 @@ pub fn project(gradients: &mut [f32], weights: &[f32], width: usize) {
     rows.for_each(|(gradient, weight)| project_row(gradient, weight));
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn project_row(gradient: &mut [f32], weight: &[f32]) {
-    project_from(gradient, weight);
-}
+multiversioned!(fn project_row(gradient: &mut [f32], weight: &[f32]) = project_from);
 
 #[inline(always)]
 pub(crate) fn project_from(gradient: &mut [f32], weight: &[f32]) {
@@ -74,10 +68,9 @@ pub fn signum(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum
         .for_each(|((y, z), gradients)| signum_of(y, z, gradients, constants));
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn signum_of(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum) {
-    signum_by(y, z, gradients, constants);
-}
+multiversioned!(
+    fn signum_of(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum) = signum_by
+);
 
 #[inline(always)]
 pub(crate) fn signum_by(y: &mut [f32], z: &mut [f32], gradients: &[f32], constants: Signum) {

@@ -14,8 +14,8 @@
 //! and what summing in float32 adds, `d` roundings of `|x| |w|`, and the rounding of the rough product itself.
 
 use crate::candidates::{Row, Scratch, collect, n_groups, take};
+use crate::instruction_sets::multiversioned;
 use crate::{AT_ONCE, ByLatent, LANES, dot, dots, sum};
-use multiversion::multiversion;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -283,14 +283,23 @@ impl Row for Screened<'_> {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn collect_screened(screened: &Screened<'_>, k: usize, scratch: &mut Scratch) {
-    collect(screened, k, scratch);
-}
+multiversioned!(
+    fn collect_screened(screened: &Screened<'_>, k: usize, scratch: &mut Scratch) = collect
+);
+
+multiversioned!(
+    fn dots_by_latent(
+        screen: &Screen<'_>,
+        latents: Range<usize>,
+        by_latent: &ByLatent,
+        tokens_x: (&[u32], &[f32]),
+        out: &mut [f32]
+    ) = latent_dots
+);
 
 /// Pre-activations of some latents with the tokens that each is a candidate of, in order.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn dots_by_latent(
+#[inline(always)]
+fn latent_dots(
     screen: &Screen<'_>,
     latents: Range<usize>,
     by_latent: &ByLatent,
@@ -315,9 +324,11 @@ fn dots_by_latent(
     }
 }
 
+multiversioned!(fn round_row(row: &[f32], rounded: &mut [u16]) -> Norms = round_to_bfloat16);
+
 /// Writes a row in bfloat16, each number to the nearest, and of two as near ones to the even.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn round_row(row: &[f32], rounded: &mut [u16]) -> Norms {
+#[inline(always)]
+fn round_to_bfloat16(row: &[f32], rounded: &mut [u16]) -> Norms {
     for (x, rounded) in row.iter().zip(&mut *rounded) {
         let bits = x.to_bits();
         *rounded = (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16;

@@ -1,8 +1,8 @@
 //! What is computed token by token: the reconstruction, its error and the gradient at the latents; and the
 //! moments of activations.
 
+use crate::instruction_sets::multiversioned;
 use crate::{LANES, add_all_scaled, dot};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Tokens whose sums are added up one by one; the sums of such blocks then in order.
@@ -71,8 +71,17 @@ impl Decoding<'_> {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn block_error(
+multiversioned!(
+    fn block_error(
+        decoding: &Decoding<'_>,
+        target: &[f32],
+        grad_out: &mut [f32],
+        grad_pre: &mut [f32]
+    ) -> f64 = error_of_block
+);
+
+#[inline(always)]
+fn error_of_block(
     decoding: &Decoding<'_>,
     target: &[f32],
     grad_out: &mut [f32],
@@ -136,8 +145,10 @@ pub fn moments(x: &[f32], mean: &mut [f64]) -> f64 {
     deviations.iter().sum()
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn sum_of_rows(rows: &[f32], width: usize) -> Vec<f64> {
+multiversioned!(fn sum_of_rows(rows: &[f32], width: usize) -> Vec<f64> = add_up_rows);
+
+#[inline(always)]
+fn add_up_rows(rows: &[f32], width: usize) -> Vec<f64> {
     let mut sum = vec![0.0; width];
     for row in rows.chunks(width) {
         for (sum, x) in sum.iter_mut().zip(row) {
@@ -147,8 +158,10 @@ fn sum_of_rows(rows: &[f32], width: usize) -> Vec<f64> {
     sum
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn deviations(rows: &[f32], mean: &[f32]) -> f64 {
+multiversioned!(fn deviations(rows: &[f32], mean: &[f32]) -> f64 = squared_deviations);
+
+#[inline(always)]
+fn squared_deviations(rows: &[f32], mean: &[f32]) -> f64 {
     let mut sum = [0.0f64; LANES];
     for row in rows.chunks(mean.len()) {
         let lanes = row.chunks(LANES).zip(mean.chunks(LANES));

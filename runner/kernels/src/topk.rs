@@ -1,7 +1,7 @@
 //! The largest numbers of each row.
 
 use crate::candidates::{Row, Scratch, collect, take};
-use multiversion::multiversion;
+use crate::instruction_sets::multiversioned;
 use rayon::prelude::*;
 
 /// A row of products and the bias.
@@ -63,10 +63,7 @@ pub fn topk(rows: &[f32], bias: &[f32], k: usize, values: &mut [f32], places: &m
     );
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn collect_sums(sums: &Sums<'_>, k: usize, scratch: &mut Scratch) {
-    collect(sums, k, scratch);
-}
+multiversioned!(fn collect_sums(sums: &Sums<'_>, k: usize, scratch: &mut Scratch) = collect);
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,9 @@
 //! The optimizer's update of the matrices, row by row as the gradient comes: it is never written to memory.
 
 use crate::entries::add_rows;
+use crate::instruction_sets::multiversioned;
 use crate::rows::{divide_by, project_from, signum_by};
 use crate::{ByLatent, Entries, Signum};
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// A matrix with a row for each latent, as schedule-free signum keeps it.
@@ -87,8 +87,19 @@ impl<'a> Weights<'a> {
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn update_row(
+multiversioned!(
+    fn update_row(
+        places: &[u32],
+        k: usize,
+        values_rows: (&[f32], &[f32]),
+        gradient: &mut [f32],
+        y_z: (&mut [f32], &mut [f32]),
+        steps: RowSteps
+    ) = update_one_row
+);
+
+#[inline(always)]
+fn update_one_row(
     places: &[u32],
     k: usize,
     values_rows: (&[f32], &[f32]),
