@@ -55,8 +55,10 @@ impl Sae {
     /// its threshold, and transcoders. What SAELens does to the pre-activations beyond that is folded
     /// into the weights.
     ///
-    /// On the CPU, weights stay in the file, which is mapped: nothing is copied, and a page is read
-    /// when something computes with it. The file must not be cut off meanwhile.
+    /// On the CPU, weights stay in the file, which is mapped, and a page is read when something computes
+    /// with it; the file must not be cut off meanwhile. Copied are weights that do not begin at a multiple
+    /// of 64 bytes in the file, which those written here do, and SAELens's encoders, which are transposed:
+    /// so what an SAE computes does not depend on where its weights come from, to the bit.
     ///
     /// # Errors
     /// A missing or damaged file, missing tensors, shapes other than `cfg.json` says, sizes that no
@@ -138,6 +140,7 @@ pub(crate) fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, SaeErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::noise;
     use tch::Tensor;
     use tempfile::tempdir;
 
@@ -169,6 +172,21 @@ mod tests {
             [CONFIG_FILE, WEIGHTS_FILE],
             "no temporary file stays behind"
         );
+    }
+
+    #[test]
+    fn what_is_loaded_computes_the_same_bits() {
+        let dir = tempdir().unwrap();
+        for (d_in, num_latents) in [(4, 12), (7, 33), (64, 512)] {
+            let saved = Sae::new(SaeConfig::topk(d_in, num_latents, 3), 1, Device::Cpu).unwrap();
+            saved.save_to_disk(dir.path()).unwrap();
+            let loaded = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap();
+            for n_tokens in [1, 10, 300] {
+                let x = noise(&[n_tokens, d_in as i64], 9.0);
+                let [a, b] = [&saved, &loaded].map(|sae| sae.forward(&x).unwrap());
+                assert!(a.sae_out.equal(&b.sae_out), "{d_in}, {n_tokens}");
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Files that are there whole or not at all: written beside their place, synced, renamed.
 
-use crate::SaeError;
 use crate::mapped::MappedFile;
+use crate::{SaeError, safetensors_file};
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
@@ -35,12 +36,10 @@ pub fn check_safetensors(path: &Path) -> Result<(), SaeError> {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_safetensors(tensors: &[(&str, &Tensor)], path: &Path) -> Result<(), SaeError> {
-    let contiguous: Vec<(&str, Tensor)> = tensors
-        .iter()
-        .map(|(name, tensor)| Ok((*name, tensor.f_contiguous()?)))
-        .collect::<Result<_, SaeError>>()?;
     let beside = beside(path);
-    Tensor::write_safetensors(&contiguous, &beside).map_err(|source| SaeError::Tensors {
+    let file = File::create(&beside).map_err(SaeError::io("create", &beside))?;
+    let written = safetensors_file::write(tensors, &mut BufWriter::new(file));
+    written.map_err(|source| SaeError::Tensors {
         action: "write",
         path: path.into(),
         source,

@@ -49,6 +49,7 @@ mod model;
 mod objective;
 mod options;
 mod saelens;
+mod safetensors_file;
 mod sparse;
 #[cfg(test)]
 mod testing;
@@ -68,4 +69,5 @@ pub use model::{Encoded, Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;
 pub use saelens::{SaeLensMetadata, WEIGHTS_FILE as SAELENS_WEIGHTS_FILE};
+pub use safetensors_file::SafetensorsHeader;
 pub use sparse::{SparseBackward, SparseGradients, VectorGradients};

@@ -223,7 +223,7 @@ impl Config {
     }
 }
 
-/// The weights as the file has them, the encoder transposed.
+/// The weights of the file, as [`Sae`] has them.
 struct Weights {
     encoder_weight: Tensor,
     encoder_bias: Tensor,
@@ -255,8 +255,11 @@ impl Weights {
             _ => None,
         };
         Ok(Self {
-            // A view: transposed in place, it would have to be copied.
-            encoder_weight: file.weights("W_enc", &[d_in, num_latents])?.f_tr()?,
+            // Copied: a product with a transposed view of it rounds otherwise.
+            encoder_weight: file
+                .weights("W_enc", &[d_in, num_latents])?
+                .f_tr()?
+                .f_contiguous()?,
             encoder_bias: file.weights("b_enc", &[num_latents])?,
             w_dec: w_dec.transpose()?,
             b_dec: file.weights("b_dec", &[d_out])?,

@@ -41,8 +41,7 @@ pub(crate) fn topk_of_product(
     (weight, bias): (&Tensor, &Tensor),
     k: usize,
 ) -> Result<Option<Encoded>, TchError> {
-    // The encoder of SAELens's layout is a view: the product takes it as it is.
-    let (true, Some(bias)) = (are_for(&[x]) && weight.kind() == Kind::Float, slice(bias)) else {
+    let (true, Some(bias)) = (are_for(&[x, weight]), slice(bias)) else {
         return Ok(None);
     };
     let search = Search::new(x, (weight, bias), k)?;

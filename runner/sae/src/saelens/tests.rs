@@ -139,6 +139,7 @@ fn what_is_written_for_saelens_is_read_back_to_the_bit() {
         assert_eq!(read.cfg, sae.cfg);
         for ((name, a), (_, b)) in read.named_weights().into_iter().zip(sae.named_weights()) {
             assert!(a.equal(b), "{architecture}: {name}");
+            assert!(a.is_contiguous(), "{architecture}: {name}");
         }
         let (a, b) = (read.forward(&x).unwrap(), sae.forward(&x).unwrap());
         assert!(a.sae_out.equal(&b.sae_out), "{architecture}");

@@ -4,8 +4,8 @@
 use super::file::{RowWriter, dir_of};
 use super::rows::EncodedRows;
 use crate::TrainError;
-use sae::FoundSae;
-use serde_json::{Map, json};
+use sae::{FoundSae, SafetensorsHeader};
+use serde_json::json;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -20,9 +20,6 @@ const COLUMNS: [(&str, &str, u64); 6] = [
     ("latent", "I32", 4),
     ("activation", "F32", 4),
 ];
-
-/// Bytes to which a header is filled up.
-const ALIGNMENT: usize = 8;
 
 /// A file that is being written.
 pub(super) struct SafetensorsFile {
@@ -52,25 +49,15 @@ impl SafetensorsFile {
     }
 
     fn header(&self) -> Vec<u8> {
-        let mut header = Map::new();
-        header.insert("__metadata__".into(), json!({"saes": self.saes}));
-        let mut start = 0;
+        let mut header = SafetensorsHeader::with_metadata(json!({"saes": self.saes}));
         for (column, dtype, n_bytes) in COLUMNS {
-            let end = start + n_bytes * self.n_rows;
-            let entry =
-                json!({"dtype": dtype, "shape": [self.n_rows], "data_offsets": [start, end]});
-            header.insert(column.into(), entry);
-            start = end;
+            header.push(column, dtype, &[self.n_rows as i64], n_bytes * self.n_rows);
         }
-        let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
-        header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
-        header
+        header.to_bytes()
     }
 
     fn put_together(&mut self) -> io::Result<()> {
-        let header = self.header();
-        self.file.write_all(&(header.len() as u64).to_le_bytes())?;
-        self.file.write_all(&header)?;
+        self.file.write_all(&self.header())?;
         for column in &mut self.columns {
             column.rewind()?;
             io::copy(column.get_mut(), &mut self.file)?;
