@@ -42,7 +42,7 @@ impl PlugIn<'_> {
         command
             .args([
                 "-std=c++20",
-                "-O2",
+                "-O1",
                 "-shared",
                 "-fPIC",
                 "-fvisibility=hidden",
@@ -73,7 +73,8 @@ fn compiler() -> cc::Tool {
     // The optimisation is set above: without it the headers' inline functions are slow and large.
     cc::Build::new()
         .cpp(true)
-        .opt_level(2)
+        .opt_level(1)
+        .debug(false)
         .warnings(false)
         .get_compiler()
 }
