@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test docs bench bench-peer bench-gpu
+.PHONY: setup demo test test-processors docs bench bench-peer bench-gpu
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
@@ -13,11 +13,13 @@ demo:
 	cargo build
 	$(TARGET)/debug/sae-run sweeps/demo.toml
 
+# Goes on behind a check that fails, and ends with one summary.
 test: setup
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	SAE_RUN_TORCHRUN=$$(runner/setup/setup.sh torchrun) cargo test --workspace --locked
-	$(MAKE) docs
+	python3 tests/checks/run.py all
+
+# What computes, as other processors would, with other numbers of threads and other memory.
+test-processors: setup
+	python3 tests/checks/run.py processors
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

@@ -16,6 +16,24 @@ use tempfile::TempDir;
 /// Files by their path: when each was written, and its bytes.
 pub(crate) type Files = BTreeMap<String, (SystemTime, Vec<u8>)>;
 
+/// Variables of a test that `sae-run` sees, too: where programs are, and what `make test-processors` sets.
+const KEPT: [&str; 14] = [
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LLVM_PROFILE_FILE",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "SAE_RUN_CPU_CAPABILITY",
+    "SAE_RUN_KERNELS",
+    "OMP_NUM_THREADS",
+    "TZ",
+    "LANG",
+    "LC_ALL",
+];
+
 /// The recipe engine is compiled before the first test.
 static COMPILED: LazyLock<()> = LazyLock::new(|| {
     let workspace = Workspace::unprepared();
@@ -40,8 +58,8 @@ impl Workspace {
     pub(crate) fn unprepared() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Self { dir };
-        // Tokens and digests of its own; the recipe engine is compiled once for all tests.
-        let compiled = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wasm");
+        // Tokens and digests of its own; the recipe engine is compiled once, for `make demo`, too.
+        let compiled = cache_of_setup().join("wasm");
         fs::create_dir_all(&compiled).unwrap();
         fs::create_dir(workspace.path("cache")).unwrap();
         symlink(compiled, workspace.path("cache/wasm")).unwrap();
@@ -81,8 +99,7 @@ impl Workspace {
     /// Another program with `args`, in this folder.
     pub(crate) fn command_of(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(program);
-        let kept = ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"];
-        let kept = kept.map(|name| (name, env::var_os(name)));
+        let kept = KEPT.map(|name| (name, env::var_os(name)));
         command
             .args(args)
             .current_dir(self.dir.path())
@@ -210,18 +227,24 @@ pub(crate) fn finish(mut command: Command) -> Outcome {
 
 /// The recipe engine that `make setup` has built.
 fn engine() -> PathBuf {
-    let folder = |name| {
-        env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    let user_cache = || folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    let cache = folder("SAE_RUN_CACHE").or_else(|| Some(user_cache()?.join("sae-run")));
-    let engine = folder("SAE_RUN_ENGINE")
-        .unwrap_or_else(|| recipe::engine_path(&cache.expect("there is a home folder")));
+    let given = folder("SAE_RUN_ENGINE");
+    let engine = given.unwrap_or_else(|| recipe::engine_path(&cache_of_setup()));
     let missing = "is missing; `make setup` builds it";
     assert!(engine.is_file(), "{} {missing}", engine.display());
     engine
+}
+
+/// The folder that `make setup` fills.
+fn cache_of_setup() -> PathBuf {
+    let user_cache = || folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    let cache = folder("SAE_RUN_CACHE").or_else(|| Some(user_cache()?.join("sae-run")));
+    cache.expect("there is a home folder")
+}
+
+fn folder(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 /// `None`: it is gone.
