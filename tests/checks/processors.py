@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from run import ROOT, Check, Command
+from check import ROOT, Check, Command
 
 # Crates whose tests compute, by their folders. Those that start several processes take minutes, and compute
 # nothing that the others do not.
