@@ -39,6 +39,7 @@ mod error;
 mod files;
 mod folders;
 mod from_hub;
+mod generator;
 #[cfg(test)]
 mod golden;
 mod gradient;
@@ -62,6 +63,7 @@ pub use error::SaeError;
 pub use files::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 pub use folders::{FoundSae, TrainedOn, find_saes};
 pub use from_hub::HubSaes;
+pub use generator::with_seed;
 pub use gradient::{Gradients, Pass};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};
 pub use kernels::{Signum, moments, signum};

@@ -1,8 +1,7 @@
 //! The autoencoder itself: `encode`, `decode`, `forward`.
 
 use crate::kernels;
-use crate::{Activation, SaeConfig, SaeError};
-use std::sync::{Mutex, PoisonError};
+use crate::{Activation, SaeConfig, SaeError, with_seed};
 use tch::{Device, Kind, Tensor};
 
 /// A k-sparse autoencoder, or a transcoder, which predicts a module's output from its input.
@@ -278,16 +277,12 @@ pub(crate) fn check_sizes(cfg: &SaeConfig) -> Result<(), SaeError> {
 /// `torch.nn.Linear`'s default weights: `kaiming_uniform_(a = sqrt(5))`, uniform within
 /// `1 / sqrt(fan_in)`.
 fn kaiming_uniform(shape: [i64; 2], seed: i64) -> Result<Tensor, SaeError> {
-    // libtorch has one generator for the whole process: nobody may draw between seed and draw.
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::manual_seed(seed);
     // The bound in PyTorch's order of operations, so that the numbers are the same to the bit.
     let gain = (2.0f64 / (1.0 + 5.0f64.sqrt().powi(2))).sqrt();
     let std = gain / (shape[1] as f64).sqrt();
     let bound = 3.0f64.sqrt() * std;
     let mut weight = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-    Ok(weight.f_uniform_(-bound, bound)?)
+    Ok(with_seed(seed, || weight.f_uniform_(-bound, bound))?)
 }
 
 #[cfg(test)]

@@ -232,9 +232,8 @@ mod tests {
             let mut saes: Vec<_> = job.saes.iter().map(fresh).collect();
             for (sae, seed) in saes.iter_mut().zip(1i64..) {
                 sae.begin_update(0).unwrap();
-                tch::manual_seed(seed);
                 // A transcoder begins with a decoder of zeros, which would hide the encoder.
-                sae.sae.w_dec = sae.sae.w_dec.randn_like() * 0.1;
+                sae.sae.w_dec = sae::with_seed(seed, || sae.sae.w_dec.randn_like() * 0.1);
             }
             Self {
                 model,

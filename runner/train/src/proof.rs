@@ -1,7 +1,7 @@
 //! Before SAEs are given to others: what is written is read back, and must compute the same.
 
 use crate::TrainError;
-use sae::{LoadOptions, Sae, SaeLensMetadata};
+use sae::{LoadOptions, Sae, SaeLensMetadata, with_seed};
 use std::fmt;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -112,9 +112,8 @@ fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, TrainError
 
 /// Activations as the SAE may see them: around the bias of its decoder, and of its input's size.
 fn probe(sae: &Sae) -> Result<Tensor, TrainError> {
-    tch::manual_seed(0);
-    let d_in = sae.cfg.d_in as i64;
-    let noise = Tensor::f_randn([N_TOKENS, d_in], (Kind::Float, Device::Cpu))?;
+    let shape = [N_TOKENS, sae.cfg.d_in as i64];
+    let noise = with_seed(0, || Tensor::f_randn(shape, (Kind::Float, Device::Cpu)))?;
     let x = match sae.cfg.transcode {
         true => noise,
         false => noise.f_add(&sae.b_dec.f_to_kind(Kind::Float)?)?,

@@ -257,7 +257,7 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
         job.save_state(Ranks::ALONE).unwrap();
         let mut resumed = open();
         assert_eq!(resumed.step, 1);
-        let x = Tensor::randn([64, 32], (Kind::Float, Device::Cpu));
+        let x = sae::with_seed(7, || Tensor::randn([64, 32], (Kind::Float, Device::Cpu)));
         for job in [&mut job, &mut resumed] {
             let sae = &mut job.saes[0];
             sae.begin_update(1).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::gate::Gate;
 use crate::{D_IN, Result};
+use sae::with_seed;
 use sae_run_train::{Stepper, TrainConfig};
 use serde::Serialize;
 use std::time::Instant;
@@ -39,9 +40,10 @@ pub(crate) fn config(case: Case) -> TrainConfig {
 /// Normal, with a mean of its own in each dimension; always the same, on every device. `[n_tokens, D_IN]`.
 pub(crate) fn activations(n_tokens: i64, device: Device) -> Result<Tensor> {
     let options = (Kind::Float, Device::Cpu);
-    tch::manual_seed(1);
-    let mean = Tensor::randn([D_IN], options);
-    let x = Tensor::randn([n_tokens, D_IN], options) + mean;
+    let x = with_seed(1, || {
+        let mean = Tensor::randn([D_IN], options);
+        Tensor::randn([n_tokens, D_IN], options) + mean
+    });
     Ok(x.f_to_device(device)?)
 }
 

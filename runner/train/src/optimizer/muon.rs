@@ -148,13 +148,13 @@ fn orthogonal(g: &Tensor) -> Result<Tensor, TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sae::with_seed;
     use tch::Device;
 
     #[test]
     fn singular_values_come_near_1() {
-        tch::manual_seed(3);
         for shape in [[6, 20], [20, 6]] {
-            let g = Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 7.0;
+            let g = with_seed(3, || Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 7.0);
             let x = orthogonal(&g).unwrap().to_kind(Kind::Float);
             assert_eq!(x.size(), shape);
             let (_, singular_values, _) = x.svd(true, true);
