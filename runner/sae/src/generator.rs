@@ -14,6 +14,7 @@ pub fn with_seed<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread::ScopedJoinHandle;
     use tch::{Device, Kind, Tensor};
 
     #[test]
@@ -27,7 +28,7 @@ mod tests {
         let alone = draw(1);
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || draw(seed))).collect();
-            let drawn: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            let drawn: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
             assert_eq!(drawn[1].as_ref().unwrap(), &alone);
             assert_ne!(drawn[2].as_ref().unwrap(), &alone);
         });
