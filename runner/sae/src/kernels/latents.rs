@@ -135,9 +135,7 @@ impl<'a> Search<'a> {
     /// By products in bfloat16 first. Gives for how many tokens it did so: all, or those before it
     /// turned out that too little is ruled out.
     fn screened(&self) -> Result<i64, TchError> {
-        let Some(weights) = slice(self.weight) else {
-            return Ok(0);
-        };
+        let weights = slice(self.weight).expect("it was looked at");
         let (n_tokens, bias, k) = (self.x.size()[0], self.bias, self.k);
         let block = self.block(n_tokens, ROUGH_BLOCK_BYTES, Kind::BFloat16);
         let (num_latents, d_in) = self.weight.size2()?;
