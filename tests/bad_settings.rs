@@ -191,3 +191,35 @@ fn a_device_that_is_not_there_is_told() {
     // It was no fault of the jobs.
     workspace.run(&["tiny.toml"]).succeeds();
 }
+
+#[test]
+fn a_number_that_is_none_is_told_with_its_place_and_key() {
+    for number in ["nan", "-nan", "inf", "-inf"] {
+        run_sweep(&tiny_sweep_with("ctx_len", &format!("lr = {number}")))
+            .refuses(&[
+                &place_of("ctx_len"),
+                "`train.lr`",
+                "expected a finite number",
+            ])
+            .hints("leave `lr` out for the default");
+    }
+    run_sweep(&tiny_sweep_with("k = ", "k = [4]\nlr = [0.1, nan]"))
+        .refuses(&["`vary.lr.1`", "expected a finite number"]);
+    for set in [
+        "train.lr=nan",
+        "train.auxk_alpha=inf",
+        "launch.timeout_minutes=inf",
+        "vary.anything={deep=[1.0,{er=nan}]}",
+    ] {
+        let key = set.split('=').next().unwrap();
+        run_set(set).refuses(&[key, "expected a finite number"]);
+    }
+    let workspace = Workspace::with_tiny_sweep();
+    workspace
+        .run_with(&[("SAE_RUN_TRAIN__LR", "NaN")], &["tiny.toml"])
+        .refuses(&["variable `SAE_RUN_TRAIN__LR`", "NaN"]);
+    run(&workspace, &["train", "model", "data", "--lr", "inf"])
+        .refuses(&["--lr", "expected a finite number"]);
+    let held_out = ["data", "--model", "m", "--eval-fraction", "nan", "texts"];
+    run(&workspace, &held_out).exits(2);
+}

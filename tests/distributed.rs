@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The small sweep with another `batch_size`, and other lines for `[launch]`.
-fn sweep(batch_size: usize, launch: &str) -> String {
+pub(crate) fn sweep(batch_size: usize, launch: &str) -> String {
     let sweep = replace_line(
         &small_sweep(),
         "batch_size",
@@ -18,19 +18,19 @@ fn sweep(batch_size: usize, launch: &str) -> String {
     replace_line(&sweep, "retries", launch)
 }
 
-fn workspace(sweep: &str) -> Workspace {
+pub(crate) fn workspace(sweep: &str) -> Workspace {
     let workspace = Workspace::new();
     workspace.write("tiny.toml", sweep);
     workspace
 }
 
-fn free_port() -> String {
+pub(crate) fn free_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port().to_string()
 }
 
 /// `sae-run` with `args` as each of `n_ranks` ranks.
-fn start(workspace: &Workspace, n_ranks: usize, args: &[&str]) -> Vec<Running> {
+pub(crate) fn start(workspace: &Workspace, n_ranks: usize, args: &[&str]) -> Vec<Running> {
     let port = free_port();
     let start = |rank: usize| {
         let mut command = workspace.command(args);
@@ -248,7 +248,7 @@ fn worker_of(dir: &Path, rank: usize) -> Option<u32> {
 }
 
 /// Long enough for a kill.
-fn long_sweep(launch: &str) -> String {
+pub(crate) fn long_sweep(launch: &str) -> String {
     let sweep = sweep(4, launch);
     replace_line(&sweep, "max_examples", "max_examples = 640")
 }

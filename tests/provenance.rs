@@ -41,7 +41,45 @@ fn a_job_is_traced_to_sweep_recipe_and_commit() {
     workspace.write("tiny.toml", sweep + "# edited\n");
     workspace.run(&["tiny.toml"]).succeeds();
     let newest = "SELECT DISTINCT git_commit FROM provenance WHERE revision = 2";
-    assert_eq!(workspace.sql_value(newest), format!("{commit}-dirty"));
+    assert_eq!(workspace.sql_value(newest), commit.as_str());
+}
+
+/// Git runs the program that `core.fsmonitor` names when it is asked how a checkout stands.
+fn with_monitor(workspace: &Workspace, git_dir: &str) {
+    let config = workspace.path(git_dir).join("config");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let marker = workspace.path("harm").display().to_string();
+    let monitor = format!("[core]\n\tworktree = .\n\tfsmonitor = \"touch {marker}; false\"\n");
+    std::fs::write(
+        config,
+        text.replace("bare = true", "bare = false") + &monitor,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_sweeps_folder_runs_no_program() {
+    let workspace = Workspace::with_small_sweep();
+    git(&workspace, &["init", "--quiet"]);
+    git(&workspace, &["add", "tiny.toml"]);
+    git(&workspace, &["commit", "--quiet", "-m", "sweep"]);
+    with_monitor(&workspace, ".git");
+    // The attack works on Git itself.
+    git(&workspace, &["status"]);
+    std::fs::remove_file(workspace.path("harm")).unwrap();
+    workspace.run(&["tiny.toml"]).succeeds();
+    assert!(!workspace.path("harm").exists());
+}
+
+#[test]
+fn a_bare_repository_among_the_files_of_a_sweep_is_none() {
+    let workspace = Workspace::with_small_sweep();
+    git(&workspace, &["init", "--quiet", "--bare"]);
+    with_monitor(&workspace, ".");
+    workspace.run(&["tiny.toml"]).succeeds();
+    assert!(!workspace.path("harm").exists());
+    let commits = workspace.sql("SELECT DISTINCT git_commit FROM provenance");
+    assert_eq!(commits, [json!({"git_commit": null})]);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use crate::error::CliError;
 use crate::expand::Expanded;
+use crate::git;
+use crate::orphan;
 use crate::runs_folder::RunsFolder;
+use args::RunOptions;
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use store::{JobStatus, RecordedPlan, Store, SweepOrigin};
 
 /// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
@@ -17,7 +18,7 @@ pub(crate) async fn recover(
     store: &Store,
     folder: &RunsFolder,
     expanded: &mut Expanded,
-    fresh: bool,
+    options: &RunOptions,
 ) -> Result<RecordedPlan, CliError> {
     let recorded = record(store, folder, expanded).await?;
     let origin = origin(expanded);
@@ -26,7 +27,8 @@ pub(crate) async fn recover(
         .await?;
     let left_open = store.open_streams().await?;
     for stream in &left_open {
-        folder.wait_for_worker(&stream.dir, stream.pid).await?;
+        let dir = folder.path().join(&stream.dir);
+        orphan::wait_for_worker(&dir, options.take_over).await?;
     }
     let planned = recorded.streams.iter().map(|s| (&s.stream_id, &s.dir));
     let left_open = left_open.iter().map(|s| (&s.stream_id, &s.dir));
@@ -36,7 +38,7 @@ pub(crate) async fn recover(
         store.fold(stream_id, &folder.tail(dir).read_new()?).await?;
     }
     store.abandon_dead_attempts().await?;
-    if fresh {
+    if options.fresh {
         forget(store, folder, &recorded).await?;
         let (text, plan) = (&expanded.sweep.text, &mut expanded.plan);
         store.forget_later_rounds(text, plan).await?;
@@ -88,28 +90,7 @@ pub(crate) async fn record(
 fn origin(expanded: &Expanded) -> SweepOrigin {
     SweepOrigin {
         sae_run: env!("CARGO_PKG_VERSION").into(),
-        git_commit: git_commit(&expanded.sweep.dir),
+        git_commit: git::commit_of(&expanded.sweep.dir),
         recipe_source: expanded.recipe_source.clone(),
     }
-}
-
-/// The commit of the checkout that `dir` lies in. `None`: there is none, or no git.
-fn git_commit(dir: &Path) -> Option<String> {
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
-    let git = |args: &[&str]| {
-        let mut command = Command::new("git");
-        let output = command.arg("-C").arg(dir).args(args).stdin(Stdio::null());
-        let output = output
-            .output()
-            .ok()
-            .filter(|output| output.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "HEAD"])?;
-    let is_clean = git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    Some(if is_clean { commit } else { commit + "-dirty" })
 }

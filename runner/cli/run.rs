@@ -22,7 +22,8 @@ use store::{RecordedJob, RecordedPlan, Store};
 /// # Errors
 /// Bad input or a bad environment; a failing job is no error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
-    in_company(async |leader| {
+    let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
+    in_company(&runs_dir, async |leader| {
         let mut expanded = expand::expand(&args.sweep())?;
         run_expanded(&mut expanded, &args.options, leader).await
     })
@@ -34,7 +35,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
 /// # Errors
 /// As [`run`].
 pub(crate) async fn train(args: TrainArgs) -> Result<u8, CliError> {
-    in_company(async |leader| train_job(args, leader).await).await
+    let given = args.given();
+    let runs_dir = || config::runs_dir_of_options(&given);
+    in_company(&runs_dir, async |leader| train_job(args, leader).await).await
 }
 
 async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
@@ -74,6 +77,9 @@ async fn run_expanded(
     }
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
+    if let Some(leader) = leader {
+        leader.lead_in(folder.path())?;
+    }
     let store = Store::open(&folder.database()).await?;
     let later = store.later_rounds(&expanded.sweep.text, &expanded.plan);
     for round in later.await? {
@@ -84,15 +90,17 @@ async fn run_expanded(
         folder: &folder,
         launcher: launcher.as_ref(),
     };
-    let before = recover(&store, &folder, expanded, args.fresh).await?;
+    let before = recover(&store, &folder, expanded, args).await?;
     let mut recorded = before.clone();
     let mut summary = Summary::default();
     loop {
         summary.add(run_round(&place, expanded, &recorded, args.quiet).await?);
         recorded = record(&store, &folder, expanded).await?;
-        let goes_on =
-            !summary.interrupted && recorded.has_ended() && expanded.wants_another_round();
-        if !goes_on {
+        if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
+            break;
+        }
+        if summary.is_cut_off {
+            withheld(expanded);
             break;
         }
         let rows = store.results(&expanded.plan.sweep).await?;
@@ -105,6 +113,15 @@ async fn run_expanded(
     let exit_code = conclude(args, &store, &expanded.plan.sweep, progress, &summary).await?;
     store.close().await;
     Ok(exit_code)
+}
+
+/// Says why a recipe is not asked for the next round: what it answers is stored for good.
+fn withheld(expanded: &Expanded) {
+    table::note(&format!(
+        "round {} is not planned: jobs are unfinished by no fault of their own\n\
+         hint: run the same command again, without `--fresh`, to finish them first",
+        expanded.plan.rounds.len()
+    ));
 }
 
 /// Where a sweep is run.

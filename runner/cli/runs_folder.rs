@@ -9,16 +9,11 @@
 //! ```
 
 use crate::error::CliError;
-use crate::table;
 use crate::worker_process::{EVENTS, EventTail};
 use plan::{Job, Stream};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long a worker that lost its `sae-run` may take to finish its step and save.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A runs folder that nobody else writes to while this lives.
 #[derive(Debug)]
@@ -97,32 +92,6 @@ impl RunsFolder {
     /// A reader of a stream's events, from their beginning.
     pub(crate) fn tail(&self, stream_dir: &str) -> EventTail {
         EventTail::new(self.path.join(stream_dir).join(EVENTS))
-    }
-
-    /// Waits for a worker that outlived its `sae-run`: it is saving, and what it saves counts.
-    pub(crate) async fn wait_for_worker(
-        &self,
-        stream_dir: &str,
-        pid: Option<u32>,
-    ) -> Result<(), CliError> {
-        let dir = self.path.join(stream_dir);
-        let deadline = Instant::now() + ORPHAN_PATIENCE;
-        let who = pid.map_or_else(|| "a worker".to_owned(), |pid| format!("worker {pid}"));
-        let mut announced = false;
-        while dir.is_dir() && train::lock_stream(&dir)?.is_none() {
-            if Instant::now() > deadline {
-                let message = format!("{who} of an earlier `sae-run` still runs in `{stream_dir}`");
-                return Err(CliError::environment(message)
-                    .with_hint("wait for it to end, or end it with `kill`".to_owned()));
-            }
-            if !std::mem::replace(&mut announced, true) {
-                table::note(&format!(
-                    "waiting for {who} of an earlier `sae-run` to save and end"
-                ));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(())
     }
 
     /// Forgets how far a job was.

@@ -34,9 +34,7 @@ impl WorkerProcess {
         let order_path = dir.join(ORDER);
         write_order(order, &order_path)?;
         let log = WorkerLog::open(dir.join(LOG))?;
-        let program = std::env::current_exe()
-            .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))?;
-        let mut command = launcher.command(&program, &order_path)?;
+        let mut command = launcher.command(&this_program()?, &order_path)?;
         let mut child = log.spawn(&mut command)?;
         let stdin = child.stdin.take();
         Ok(Self {
@@ -68,6 +66,15 @@ impl WorkerProcess {
     pub(crate) fn ask_to_stop(&mut self) {
         self.stdin = None;
     }
+}
+
+/// This executable, which a worker is too.
+///
+/// # Errors
+/// The system does not tell.
+pub(crate) fn this_program() -> Result<PathBuf, CliError> {
+    std::env::current_exe()
+        .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))
 }
 
 /// The file that what a worker prints is appended to.

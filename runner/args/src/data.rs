@@ -69,12 +69,12 @@ pub struct DataArgs {
     #[arg(long, alias = "max_examples")]
     pub max_examples: Option<u64>,
     /// Fraction of the sequences to hold out from training.
-    #[arg(long, alias = "eval_fraction")]
+    #[arg(long, alias = "eval_fraction", value_parser = finite)]
     pub eval_fraction: Option<f64>,
-    /// Write the sequences in training order to this file.
+    /// Write the sequences in training order to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin")]
     pub out: Option<PathBuf>,
-    /// Write the sequences that are held out to this file.
+    /// Write the sequences that are held out to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin", requires = "eval_fraction")]
     pub out_eval: Option<PathBuf>,
     /// Print one object.
@@ -102,4 +102,11 @@ pub struct NamedDataArgs {
     /// Column that holds the text [default: text].
     #[arg(long, alias = "text_column", requires = "dataset")]
     pub text_column: Option<String>,
+}
+
+/// As JSON, another number would be null.
+fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let is_finite = number.is_finite();
+    is_finite.then_some(number).ok_or("not finite".to_owned())
 }

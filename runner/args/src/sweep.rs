@@ -52,6 +52,9 @@ pub struct RunOptions {
     /// Train all jobs anew; what they had done and saved is forgotten.
     #[arg(long)]
     pub fresh: bool,
+    /// End a worker that an earlier `sae-run` left behind, rather than wait until it has saved.
+    #[arg(long, alias = "take_over")]
+    pub take_over: bool,
     /// Draw no progress.
     #[arg(long, short)]
     pub quiet: bool,

@@ -1,6 +1,7 @@
 //! Layers of configuration, later ones win: the defaults, the user's `sae-run.toml`, the project's
 //! `sae-run.toml`, the sweep file, `SAE_RUN_*` variables, `--set`, or the options of `sae-run train`.
 
+mod finite;
 mod given;
 mod keys;
 mod source;
@@ -8,7 +9,7 @@ mod source;
 use crate::error::CliError;
 use crate::paths::Folders;
 use crate::runs_folder::DATABASE;
-use args::{StoreArgs, SweepArgs};
+use args::{Given, StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use plan::{Sweep, default_of};
@@ -96,6 +97,24 @@ pub(crate) fn runs_dir(args: &StoreArgs) -> Result<PathBuf, CliError> {
     }
 }
 
+/// The runs folder of a sweep file with what is laid over it.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn runs_dir_of_sweep(args: &SweepArgs) -> Result<PathBuf, CliError> {
+    let loaded = load(args, &Folders::of_this_machine()?)?;
+    Ok(loaded.sweep.runs_dir.into())
+}
+
+/// The runs folder of the job that options describe.
+///
+/// # Errors
+/// As [`load_given`].
+pub(crate) fn runs_dir_of_options(given: &[Given]) -> Result<PathBuf, CliError> {
+    let loaded = load_given(given, &Folders::of_this_machine()?)?;
+    Ok(loaded.sweep.runs_dir.into())
+}
+
 /// The user's settings, then the project's.
 fn common_files(folders: &Folders) -> Result<Vec<SourceFile>, CliError> {
     let files = [
@@ -136,7 +155,8 @@ impl Layers {
 
     /// What they come to.
     fn sweep(&self) -> Result<Sweep, CliError> {
-        let sweep = self.merge()?.extract();
+        let merged = self.merge()?;
+        let sweep = finite::check(&merged).and_then(|()| merged.extract());
         sweep.map_err(|error| explain(&error, self))
     }
 

@@ -2,15 +2,16 @@
 //! torch's launchers set.
 //!
 //! Rank 0 leads: it alone expands the sweep, holds the database and talks to the Hub, and it tells the
-//! others through c10d's store which order is next. Each rank, the leader too, then starts its part of the
-//! worker as a child process. The workers find each other through the same store.
+//! others through c10d's store which order is next, sealed (see seal.rs). Each rank, the leader too, then starts
+//! its own executable on it as a child process. The workers find each other through the same store.
 
+use super::seal::{Key, SealedOrder};
 use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::signals::StopSignals;
-use crate::worker_process::WorkerLog;
+use crate::worker_process::{WorkerLog, this_program};
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a rank that was asked to stop waits for the leader's last word.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a folder of the network may show another rank what it was before.
+const PATIENCE_WITH_FOLDERS: Duration = Duration::from_secs(10);
 /// How long the leader's store stays for the others to read its last word.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -32,10 +35,10 @@ const STORE_IS_SERVED: (&str, &str) = ("TORCHELASTIC_USE_AGENT_STORE", "True");
 const STOP: &str = "stop";
 
 /// What the leader tells the others, one word after the other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Word {
-    /// Train the order in this file.
-    Train { program: PathBuf, order: PathBuf },
+    /// Train this order.
+    Train(SealedOrder),
     /// Go, with this exit code.
     End { code: u8 },
 }
@@ -46,21 +49,27 @@ pub(crate) struct Leader {
     environment: Environment,
     store: Store,
     n_words: Cell<u64>,
+    /// The runs folder, and what seals orders in it; once it is locked.
+    sealing: OnceCell<(PathBuf, Key)>,
 }
 
 /// Another rank.
-struct Follower {
+struct Follower<'a> {
     rank: usize,
     store: Store,
+    /// The runs folder that this process was given.
+    runs_dir: &'a dyn Fn() -> Result<PathBuf, CliError>,
     /// When it was asked to stop.
     stopped: Option<Instant>,
 }
 
-/// Does `work`, in which rank 0 may lead; other ranks follow until it is done and end with its exit code.
+/// Does `work`, in which rank 0 may lead; other ranks follow until it is done and end with its exit code. They take
+/// orders in `runs_dir` only.
 ///
 /// # Errors
 /// Those of `work`; on other ranks, those of their launch.
 pub(crate) async fn in_company(
+    runs_dir: &dyn Fn() -> Result<PathBuf, CliError>,
     work: impl AsyncFnOnce(Option<&Leader>) -> Result<u8, CliError>,
 ) -> Result<u8, CliError> {
     let Some(environment) = Environment::of_process()? else {
@@ -74,6 +83,7 @@ pub(crate) async fn in_company(
         let follower = Follower {
             rank: environment.rank,
             store,
+            runs_dir,
             stopped: None,
         };
         return follower.follow().await;
@@ -82,6 +92,7 @@ pub(crate) async fn in_company(
         environment,
         store,
         n_words: Cell::new(0),
+        sealing: OnceCell::new(),
     };
     let outcome = work(Some(&leader)).await;
     let code = outcome
@@ -92,6 +103,16 @@ pub(crate) async fn in_company(
 }
 
 impl Leader {
+    /// Makes the key for orders in `runs_dir`, which this process has locked.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn lead_in(&self, runs_dir: &Path) -> Result<(), CliError> {
+        let key = Key::make(runs_dir)?;
+        let _ = self.sealing.set((runs_dir.into(), key));
+        Ok(())
+    }
+
     fn say(&self, word: &Word) -> Result<(), CliError> {
         let text = serde_json::to_vec(word).expect("plain fields serialise to JSON");
         self.store.set(&word_key(self.n_words.get()), &text)?;
@@ -119,13 +140,9 @@ impl Leader {
 
 impl Launcher for &Leader {
     fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
-        let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(|error| CliError::io("find", path, &error))
-        };
-        self.say(&Word::Train {
-            program: program.into(),
-            order: absolute(order)?,
-        })?;
+        let (runs_dir, key) = self.sealing.get().expect("it leads in a locked folder");
+        let sealed = key.seal(order, runs_dir, self.n_words.get())?;
+        self.say(&Word::Train(sealed))?;
         Ok(part_of(program, order))
     }
 
@@ -134,14 +151,15 @@ impl Launcher for &Leader {
     }
 }
 
-impl Follower {
+impl Follower<'_> {
     /// Does what the leader says, to the end.
     async fn follow(mut self) -> Result<u8, CliError> {
         let mut signals = StopSignals::new()?;
         for n_words in 0.. {
             match self.next_word(n_words, &mut signals).await? {
-                Word::Train { program, order } => {
-                    self.train(&program, &order, &mut signals).await?;
+                Word::Train(sealed) => {
+                    let order = self.open(&sealed, n_words).await?;
+                    self.train(&order, &mut signals).await?;
                 }
                 Word::End { code } => {
                     // The leader may have gone meanwhile.
@@ -177,15 +195,27 @@ impl Follower {
         })
     }
 
+    /// The file of an order, in the runs folder that this process was given and sealed by rank 0.
+    async fn open(&self, sealed: &SealedOrder, number: u64) -> Result<PathBuf, CliError> {
+        let runs_dir = (self.runs_dir)()?;
+        let runs_dir = runs_dir
+            .canonicalize()
+            .map_err(|error| CliError::io("find", &runs_dir, &error))?;
+        let until = Instant::now() + PATIENCE_WITH_FOLDERS;
+        loop {
+            let opened = Key::read(&runs_dir).and_then(|key| sealed.open(&key, &runs_dir, number));
+            match opened {
+                Err(_) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
+                opened => return opened,
+            }
+        }
+    }
+
     /// Runs this rank's part of a worker to its end; how it ended, rank 0 knows by its own.
-    async fn train(
-        &mut self,
-        program: &Path,
-        order: &Path,
-        signals: &mut StopSignals,
-    ) -> Result<(), CliError> {
+    async fn train(&mut self, order: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
+        let program = this_program()?;
         let log = order.with_file_name(format!("worker.{}.log", self.rank));
-        let mut child = WorkerLog::open(log)?.spawn(&mut part_of(program, order))?;
+        let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
         let mut stdin = child.stdin.take();
         loop {
             tokio::select! {

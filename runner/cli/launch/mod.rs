@@ -2,6 +2,7 @@
 
 mod company;
 mod processes;
+mod seal;
 mod torchrun;
 
 use crate::error::CliError;

@@ -108,6 +108,7 @@ void* store_open(
     const char* host,
     uint16_t port,
     int32_t is_server,
+    int32_t listen_fd,
     int64_t timeout_ms,
     const char* prefix,
     Failure* failure) {
@@ -115,6 +116,9 @@ void* store_open(
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = is_server != 0;
+    if (listen_fd >= 0) {
+      options.masterListenFd = listen_fd;
+    }
     // Who is missing is told better by the ranks' own greetings.
     options.waitWorkers = false;
     options.timeout = Millis(timeout_ms);

@@ -44,8 +44,9 @@ struct Plugin {
   // Of the headers it was compiled with.
   const char* torch_version;
 
-  void* (*store_open)(const char* host, uint16_t port, int32_t is_server, int64_t timeout_ms,
-                      const char* prefix, Failure*);
+  // `listen_fd`: a bound socket for the server, which it takes over; -1: it binds its own, on all interfaces.
+  void* (*store_open)(const char* host, uint16_t port, int32_t is_server, int32_t listen_fd,
+                      int64_t timeout_ms, const char* prefix, Failure*);
   int32_t (*store_set)(void* store, const char* key, const uint8_t* data, size_t len, Failure*);
   int32_t (*store_get)(void* store, const char* key, int64_t timeout_ms, Bytes*, Failure*);
   int32_t (*store_has)(void* store, const char* key, int32_t* has, Failure*);
@@ -67,7 +68,7 @@ struct Plugin {
 };
 
 // Grows with every change of what stands above.
-constexpr uint32_t kAbi = 1;
+constexpr uint32_t kAbi = 2;
 
 __attribute__((visibility("default"))) const Plugin* sae_run_dist_plugin();
 }

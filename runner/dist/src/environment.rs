@@ -67,7 +67,7 @@ impl Environment {
             Some(_) => number(get, local_name, rank_name, 0, world_size - 1)?,
             None => rank,
         };
-        let local_size = get(local_size_name).and_then(|size| size.parse().ok());
+        let local_size: Option<usize> = get(local_size_name).and_then(|size| size.parse().ok());
         let missing = |missing| DistError::MissingVariable {
             present: size_name,
             missing,
@@ -76,6 +76,12 @@ impl Environment {
         let port = number(get, "MASTER_PORT", size_name, 1, usize::from(u16::MAX))?;
         let is_served = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let restarts = get("TORCHELASTIC_RESTART_COUNT").and_then(|count| count.parse().ok());
+        // Where all ranks are here, no other machine shall reach the store.
+        let are_all_here = local_size.is_some_and(|n_here| n_here >= world_size);
+        let host = match are_all_here && !is_served {
+            true => "127.0.0.1".to_owned(),
+            false => host,
+        };
         let store = StoreAddress {
             host,
             port: u16::try_from(port).expect("it was checked"),

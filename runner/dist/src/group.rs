@@ -4,6 +4,7 @@ use crate::DistError;
 use crate::diagnosis::{Peers, Place};
 use crate::plugin::{Failure, PlugIn, RawGroup, RawStore, RawWork};
 use crate::volume::{Kind, Volume};
+use crate::waiting::waiting;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -53,7 +54,7 @@ impl Group {
         control: Option<Rc<Self>>,
     ) -> Result<Self, DistError> {
         let place = (peers.rank, peers.world_size);
-        let raw = RawGroup::open(plugin, store, place, timeout, interface)
+        let raw = waiting(|| RawGroup::open(plugin, store, place, timeout, interface))
             .map_err(DistError::connect(peers.rank, plugin.backend()))?;
         Ok(Self {
             raw,
@@ -357,7 +358,7 @@ impl Pending<'_> {
             work,
             tensor,
         } = self;
-        if let Some(Err(failure)) = work.as_ref().map(RawWork::wait) {
+        if let Some(Err(failure)) = work.as_ref().map(|work| waiting(|| work.wait())) {
             return Err(group.peers.explain(&place, failure));
         }
         Ok(tensor)

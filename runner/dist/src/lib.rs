@@ -18,6 +18,7 @@ mod hello;
 mod plugin;
 mod store;
 mod volume;
+mod waiting;
 mod world;
 
 #[cfg(test)]
@@ -30,4 +31,5 @@ pub use group::{Group, Pending};
 pub use hello::Hello;
 pub use store::{Store, StoreAddress};
 pub use volume::{Kind, Volume};
+pub use waiting::waiting_for;
 pub use world::{Role, Timeouts, World};

@@ -8,6 +8,8 @@
 use crate::DistError;
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::net::TcpListener;
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -17,7 +19,7 @@ use tch::{Device, Tensor};
 /// Folder with the plug-ins, where they are not beside the program and not where they were built.
 const FOLDER_VARIABLE: &str = "SAE_RUN_DIST_DIR";
 
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 const TEXT_BYTES: usize = 2048;
 
 /// What went wrong within a plug-in.
@@ -63,7 +65,7 @@ struct Table {
     backend: *const c_char,
     torch_version: *const c_char,
     store_open:
-        extern "C" fn(*const c_char, u16, i32, i64, *const c_char, *mut RawFailure) -> Handle,
+        extern "C" fn(*const c_char, u16, i32, i32, i64, *const c_char, *mut RawFailure) -> Handle,
     store_set: extern "C" fn(Handle, *const c_char, *const u8, usize, *mut RawFailure) -> i32,
     store_get: extern "C" fn(Handle, *const c_char, i64, *mut Bytes, *mut RawFailure) -> i32,
     store_has: extern "C" fn(Handle, *const c_char, *mut i32, *mut RawFailure) -> i32,
@@ -269,21 +271,39 @@ unsafe impl Send for RawStore {}
 // SAFETY: as above.
 unsafe impl Sync for RawStore {}
 
+/// What a process does with a store.
+#[derive(Debug)]
+pub(crate) enum Side {
+    /// It connects to one.
+    Client,
+    /// It serves one, on all interfaces.
+    Server,
+    /// It serves one on this socket.
+    ServerOn(TcpListener),
+}
+
 impl RawStore {
     pub(crate) fn open(
         plugin: PlugIn,
         (host, port): (&str, u16),
-        is_server: bool,
+        side: Side,
         timeout: Duration,
         prefix: &str,
     ) -> Result<Self, Failure> {
         let (host, prefix) = (c_string(host), c_string(prefix));
+        let is_server = !matches!(side, Side::Client);
+        let listen_fd = match side {
+            // c10d closes it with the store.
+            Side::ServerOn(socket) => socket.into_raw_fd(),
+            _ => -1,
+        };
         let handle = made(|failure| {
             let (host, prefix) = (host.as_ptr(), prefix.as_ptr());
             (plugin.0.store_open)(
                 host,
                 port,
                 i32::from(is_server),
+                listen_fd,
                 millis(timeout),
                 prefix,
                 failure,

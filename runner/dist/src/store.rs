@@ -1,7 +1,10 @@
 //! The store through which ranks find each other: c10d's own, over TCP.
 
 use crate::DistError;
-use crate::plugin::{Failure, FailureKind, PlugIn, RawStore};
+use crate::plugin::{Failure, FailureKind, PlugIn, RawStore, Side};
+use crate::waiting::waiting;
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::time::Duration;
 
 /// Where the store is.
@@ -19,6 +22,23 @@ impl StoreAddress {
     /// Whether all ranks must be on this machine.
     pub(crate) fn is_local(&self) -> bool {
         self.host == "localhost" || self.host == "::1" || self.host.starts_with("127.")
+    }
+
+    /// How to serve it: where all ranks are on this machine, for this machine alone.
+    fn serve(&self) -> Result<Side, DistError> {
+        if !self.is_local() {
+            return Ok(Side::Server);
+        }
+        let socket = TcpListener::bind((self.host.as_str(), self.port));
+        let socket = socket.map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => DistError::PortInUse { port: self.port },
+            _ => DistError::NoStore {
+                rank: 0,
+                address: self.to_string(),
+                reason: error.to_string(),
+            },
+        })?;
+        Ok(Side::ServerOn(socket))
     }
 }
 
@@ -48,7 +68,12 @@ impl Store {
         (rank, timeout): (usize, Duration),
     ) -> Result<Self, DistError> {
         let at = (address.host.as_str(), address.port);
-        let raw = RawStore::open(PlugIn::gloo()?, at, is_server, timeout, prefix);
+        let plugin = PlugIn::gloo()?;
+        let side = match is_server {
+            true => address.serve()?,
+            false => Side::Client,
+        };
+        let raw = waiting(|| RawStore::open(plugin, at, side, timeout, prefix));
         let raw = raw.map_err(|failure| match failure.kind {
             FailureKind::AddressInUse => DistError::PortInUse { port: address.port },
             _ => DistError::NoStore {
@@ -78,7 +103,7 @@ impl Store {
     /// # Errors
     /// The store is lost.
     pub fn get(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>, DistError> {
-        match self.raw.get(key, timeout) {
+        match waiting(|| self.raw.get(key, timeout)) {
             Ok(value) => Ok(Some(value)),
             Err(failure) if failure.kind == FailureKind::Timeout => Ok(None),
             Err(failure) => Err(self.lost(key, failure)),

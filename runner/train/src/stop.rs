@@ -1,16 +1,30 @@
 //! How a worker learns that it should end: signals, or the death of the process that started it.
 
 use crate::TrainError;
+use crate::worker::log;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a worker that has nothing to save may take to notice a stop.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a worker may wait for another rank after a stop: that one may still be in its forward pass.
+const PATIENCE_WITH_RANKS: Duration = Duration::from_secs(60);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Exit code of a worker that was stopped.
+pub(crate) const STOPPED: u8 = 130;
 
 /// Set when the worker should save and end. A second signal ends it at once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct StopFlag(Arc<AtomicBool>);
+pub(crate) struct StopFlag {
+    is_set: Arc<AtomicBool>,
+    is_training: Arc<AtomicBool>,
+}
 
 impl StopFlag {
     /// A flag that SIGINT and SIGTERM set.
@@ -22,7 +36,7 @@ impl StopFlag {
             // The order matters: the flag must still be down when the first signal comes.
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signalled))
                 .and_then(|_| flag::register(signal, Arc::clone(&signalled)))
-                .and_then(|_| flag::register(signal, Arc::clone(&stop.0)))
+                .and_then(|_| flag::register(signal, Arc::clone(&stop.is_set)))
                 .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         }
         Ok(stop)
@@ -39,11 +53,47 @@ impl StopFlag {
         });
     }
 
+    /// Ends the process where a stop does not get through to it: while it meets other ranks, loads, tokenises
+    /// a document or evaluates, after some seconds, for there is nothing to save; while it trains, only where it
+    /// waits for a rank that does not come.
+    pub(crate) fn end_if_stuck(&self) {
+        let stop = self.clone();
+        std::thread::spawn(move || {
+            while !stop.is_set() {
+                std::thread::sleep(PAUSE);
+            }
+            let asked = Instant::now();
+            while !stop.is_stuck(asked.elapsed()) {
+                std::thread::sleep(PAUSE);
+            }
+            log("stopped at once: there is nothing to save, or another rank does not come");
+            signal_hook::low_level::exit(STOPPED.into());
+        });
+    }
+
+    fn is_stuck(&self, since_asked: Duration) -> bool {
+        match self.is_training.load(Ordering::Relaxed) {
+            false => since_asked > PATIENCE,
+            true => {
+                let waiting = dist::waiting_for();
+                waiting.is_some_and(|time| time.min(since_asked) > PATIENCE_WITH_RANKS)
+            }
+        }
+    }
+
+    /// Does what saves on a stop.
+    pub(crate) fn while_training<T>(&self, train: impl FnOnce() -> T) -> T {
+        self.is_training.store(true, Ordering::Relaxed);
+        let trained = train();
+        self.is_training.store(false, Ordering::Relaxed);
+        trained
+    }
+
     pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_set.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_set.load(Ordering::Relaxed)
     }
 }

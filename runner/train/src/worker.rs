@@ -7,14 +7,16 @@ use crate::libtorch::Libtorch;
 use crate::prepare::{StreamTokens, open_tokens};
 use crate::ranks::Ranks;
 use crate::rendezvous;
-use crate::stop::StopFlag;
+use crate::stop::{STOPPED, StopFlag};
+use crate::stream_lock::lock_stream;
 use crate::stream_trainer::{Outcome, StreamTrainer};
 use crate::{ModelInputs, Order, TrainError, message_chain, read_model};
 use data::{Batches, DataError, DigestCache};
 use dist::{Environment, World};
+use files::bound;
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::{EventKind, FailureKind, Job, ModelFacts};
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::num::NonZero;
 use std::path::Path;
 use tch::Device;
@@ -27,12 +29,13 @@ use tch::Device;
 /// An order or event file that cannot be used; everything later goes into `events.jsonl`.
 pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
     keep_freed_memory();
-    let text = fs::read(path).map_err(TrainError::io("read", path))?;
+    let text = files::read(path, bound::OWN).map_err(TrainError::io("read", path))?;
     let order: Order = serde_json::from_slice(&text).map_err(TrainError::damaged(path))?;
     let stop = StopFlag::on_signals()?;
     if attached {
         stop.follow_parent();
     }
+    stop.end_if_stuck();
     let environment = Environment::of_process()?;
     let has_writer = environment
         .as_ref()
@@ -50,12 +53,17 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
         false => EventLog::silent(),
     };
     let outcome = match environment {
-        None => train(&order, stop, &mut events),
-        Some(environment) => train_with_others(&order, environment, stop, &mut events),
+        None => train(&order, stop.clone(), &mut events),
+        Some(environment) => train_with_others(&order, environment, stop.clone(), &mut events),
     };
     match outcome {
         Ok(Outcome::Finished) => Ok(0),
-        Ok(Outcome::Interrupted) => Ok(130),
+        Ok(Outcome::Interrupted) => Ok(STOPPED),
+        // All ranks were asked to stop, and another was the first to go.
+        Err(TrainError::Dist(error)) if stop.is_set() => {
+            log(&message_chain(&error));
+            Ok(STOPPED)
+        }
         Err(error) => report_failure(&error, &mut events),
     }
 }
@@ -210,7 +218,7 @@ impl Stream<'_> {
             stop: stop.clone(),
             ranks,
         };
-        let outcome = trainer.fit()?;
+        let outcome = stop.while_training(|| trainer.fit())?;
         let failed = trainer.jobs.iter().filter(|job| job.has_failed());
         Ok((outcome, failed.map(|job| job.job.job_id.clone()).collect()))
     }
@@ -282,21 +290,6 @@ fn open_model(
     Ok((model, taps))
 }
 
-/// The lock that keeps a second worker from the stream whose folder is `dir`, for the life of the
-/// returned file; `None` while a worker holds it.
-///
-/// # Errors
-/// A folder that cannot be written.
-pub fn lock_stream(dir: &Path) -> Result<Option<File>, TrainError> {
-    let path = dir.join("worker.lock");
-    let file = File::create(&path).map_err(TrainError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(TrainError::io("lock", &path)(error)),
-    }
-}
-
 fn device_name(device: Device) -> String {
     match device {
         Device::Cuda(index) => format!("cuda:{index}"),
@@ -320,7 +313,7 @@ pub fn default_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

@@ -1,0 +1,206 @@
+//! How other ranks know an order of rank 0 from one that anybody else put into the store: the store's port is
+//! open to the network, and whoever may write to it could else say what they start.
+//!
+//! The key is a file of the runs folder which its owner alone may read. Rank 0 makes a new one for each run.
+
+use crate::error::CliError;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+const KEY_FILE: &str = ".ranks.key";
+const KEY_BYTES: usize = 32;
+
+/// What seals orders in a runs folder.
+pub(super) struct Key([u8; KEY_BYTES]);
+
+/// An order that only who has the key can have given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SealedOrder {
+    /// Its file, relative to the runs folder.
+    path: PathBuf,
+    /// Of the file's bytes: BLAKE3, in hexadecimal.
+    digest: String,
+    /// Of the above and the number of the order: BLAKE3 with the key, in hexadecimal.
+    seal: String,
+}
+
+// Never shown.
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+impl Key {
+    /// Makes a new one for all ranks of this run.
+    ///
+    /// # Errors
+    /// The runs folder cannot be written.
+    pub(super) fn make(runs_dir: &Path) -> Result<Self, CliError> {
+        let path = runs_dir.join(KEY_FILE);
+        let beside = runs_dir.join(format!("{KEY_FILE}.tmp"));
+        let make = || {
+            let mut key = [0; KEY_BYTES];
+            getrandom::fill(&mut key).map_err(io::Error::other)?;
+            // One that a killed run left may have any mode.
+            match fs::remove_file(&beside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&beside)?;
+            file.write_all(&key)?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            Ok(Self(key))
+        };
+        make().map_err(|error| CliError::io("write", &path, &error))
+    }
+
+    /// The one that rank 0 made.
+    ///
+    /// # Errors
+    /// There is none, or others may read it, or it is another user's.
+    pub(super) fn read(runs_dir: &Path) -> Result<Self, CliError> {
+        let path = runs_dir.join(KEY_FILE);
+        let read = || {
+            let bytes = files::read(&path, KEY_BYTES as u64)?;
+            let metadata = fs::metadata(&path)?;
+            let is_secret = metadata.mode() & 0o077 == 0;
+            let is_own = metadata.uid() == fs::metadata("/proc/self")?.uid();
+            let key = bytes.try_into().ok().filter(|_| is_secret && is_own);
+            key.ok_or_else(|| io::Error::other("it is not a key that only this user may read"))
+        };
+        read()
+            .map(Self)
+            .map_err(|error| CliError::io("read", &path, &error))
+    }
+
+    /// Seals the order in the file `path`, which lies in `runs_dir` and is the `number`th of this run.
+    ///
+    /// # Errors
+    /// The file cannot be read or lies elsewhere.
+    pub(super) fn seal(
+        &self,
+        path: &Path,
+        runs_dir: &Path,
+        number: u64,
+    ) -> Result<SealedOrder, CliError> {
+        let relative = path.strip_prefix(runs_dir).map_err(|_| {
+            let message = format!("`{}` is not in `{}`", path.display(), runs_dir.display());
+            CliError::environment(message)
+        })?;
+        let digest = digest_of(path)?;
+        Ok(SealedOrder {
+            path: relative.into(),
+            seal: self.seal_of(relative, &digest, number),
+            digest,
+        })
+    }
+
+    fn seal_of(&self, path: &Path, digest: &str, number: u64) -> String {
+        let path = path.to_string_lossy();
+        let sealed = format!("{number}\n{digest}\n{path}");
+        blake3::keyed_hash(&self.0, sealed.as_bytes())
+            .to_hex()
+            .to_string()
+    }
+}
+
+impl SealedOrder {
+    /// The order's file, where the seal is of this key and the file is what was sealed.
+    ///
+    /// # Errors
+    /// It is not, or it cannot be read.
+    pub(super) fn open(
+        &self,
+        key: &Key,
+        runs_dir: &Path,
+        number: u64,
+    ) -> Result<PathBuf, CliError> {
+        let refused = |why: &str| {
+            CliError::environment(format!(
+                "an order that claims to be of rank 0 is refused: {why}"
+            ))
+            .with_hint(
+                "somebody else may write to the port of the ranks' store; see docs/security.md"
+                    .to_owned(),
+            )
+        };
+        let expected = key.seal_of(&self.path, &self.digest, number);
+        // Compared in constant time.
+        let is_sealed =
+            blake3::Hash::from_hex(&self.seal).ok() == blake3::Hash::from_hex(&expected).ok();
+        if !is_sealed {
+            return Err(refused("its seal is not of this run's key"));
+        }
+        let mut components = self.path.components();
+        if !components.all(|component| matches!(component, Component::Normal(_))) {
+            return Err(refused("its file lies outside the runs folder"));
+        }
+        let path = runs_dir.join(&self.path);
+        match digest_of(&path)? == self.digest {
+            true => Ok(path),
+            false => Err(refused("its file is another")),
+        }
+    }
+}
+
+fn digest_of(path: &Path) -> Result<String, CliError> {
+    let bytes = files::read(path, files::bound::OWN);
+    let bytes = bytes.map_err(|error| CliError::io("read", path, &error))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_who_has_the_key_gives_orders() {
+        let dir = tempfile::tempdir().unwrap();
+        let order = dir.path().join("order.json");
+        fs::write(&order, "{}").unwrap();
+        let old = Key::make(dir.path()).unwrap();
+        let key = Key::make(dir.path()).unwrap();
+        let sealed = key.seal(&order, dir.path(), 3).unwrap();
+        let read = Key::read(dir.path()).unwrap();
+        assert_eq!(sealed.open(&read, dir.path(), 3).unwrap(), order);
+        let refused = |sealed: &SealedOrder, key: &Key, number| {
+            let error = sealed.open(key, dir.path(), number).unwrap_err();
+            error.to_string()
+        };
+        assert!(
+            refused(&sealed, &old, 3).contains("its seal"),
+            "another run's"
+        );
+        assert!(refused(&sealed, &key, 4).contains("its seal"), "said again");
+        let elsewhere = SealedOrder {
+            path: "../order.json".into(),
+            ..sealed.clone()
+        };
+        assert!(refused(&elsewhere, &key, 3).contains("its seal"));
+        fs::write(&order, "{ }").unwrap();
+        assert!(refused(&sealed, &key, 3).contains("its file is another"));
+        assert!(key.seal(Path::new("/etc/passwd"), dir.path(), 0).is_err());
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Key::read(dir.path()).is_err());
+        Key::make(dir.path()).unwrap();
+        let path = dir.path().join(KEY_FILE);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(Key::read(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! The one door for files that others made, and for files that a user names for output.
+//!
+//! Reading: only plain files are opened. A pipe would wait for a writer, and a device such as `/dev/zero`
+//! never ends. What is read into memory has a bound: see [`bound`].
+//!
+//! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
+
+pub mod bound;
+mod output;
+mod read;
+
+pub use output::OutputFile;
+pub use read::{open, open_within, read, read_text};

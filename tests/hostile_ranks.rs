@@ -1,0 +1,181 @@
+//! Ranks among others who reach their port, and workers that outlive who started them.
+
+use crate::common::{Running, Workspace, text, until};
+use crate::distributed::{free_port, long_sweep, start, sweep, workspace};
+use dist::{Store, StoreAddress};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// The rank `rank` of two, by the variables of torch's launchers.
+fn rank(workspace: &Workspace, rank: usize, port: &str) -> Running {
+    let mut command = workspace.command(&["tiny.toml"]);
+    command
+        .env("RANK", rank.to_string())
+        .env("WORLD_SIZE", "2")
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", port);
+    let file = |name: &str| workspace.path(&format!("{name}.{rank}.txt"));
+    Running::start(command, file("stdout"), file("stderr"))
+}
+
+/// Somebody who serves the store of the ranks.
+fn attacker(port: &str) -> Store {
+    let address = StoreAddress {
+        host: "127.0.0.1".into(),
+        port: port.parse().unwrap(),
+        is_served_by_launcher: false,
+    };
+    let patience = Duration::from_secs(60);
+    Store::open(&address, true, "sae-run/0/company", (0, patience)).unwrap()
+}
+
+#[test]
+fn an_order_of_anybody_but_rank_0_starts_nothing() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    let (program, harm) = (workspace.path("evil.sh"), workspace.path("harm"));
+    workspace.write("evil.sh", format!("#!/bin/sh\ntouch {}\n", text(&harm)));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    workspace.write("runs/tiny/.streams/a/order.json", "{}");
+    let order = "tiny/.streams/a/order.json";
+    let digest = blake3::hash(b"{}").to_hex().to_string();
+    let sealed = |seal: &str| json!({"Train": {"path": order, "digest": digest, "seal": seal}});
+    let words = [
+        // As ranks once took it.
+        json!({"Train": {"program": program, "order": workspace.path("runs").join(order)}}),
+        sealed(""),
+        sealed(&digest),
+        json!({"Train": {"path": "../../etc/passwd", "digest": "", "seal": digest}}),
+    ];
+    for has_key in [false, true] {
+        if has_key {
+            workspace.write("runs/.ranks.key", [7; 32]);
+            let mode = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(workspace.path("runs/.ranks.key"), mode).unwrap();
+        }
+        for word in &words {
+            let port = free_port();
+            let store = attacker(&port);
+            store.set("word/0", word.to_string().as_bytes()).unwrap();
+            let outcome = rank(&workspace, 1, &port).wait();
+            assert!(!outcome.status.success(), "{word} {outcome}");
+            assert!(!harm.exists(), "{word} {outcome}");
+            assert!(!workspace.path("runs/tiny/.streams/a/worker.1.log").exists());
+        }
+    }
+}
+
+/// Addresses at which processes of this machine listen on `port`, as the kernel lists them.
+fn listeners(port: &str) -> Vec<String> {
+    let port = format!(":{:04X}", port.parse::<u16>().unwrap());
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listening = fields.filter(|fields| fields[3] == "0A" && fields[1].ends_with(&port));
+    listening.map(|fields| fields[1].to_owned()).collect()
+}
+
+#[test]
+fn the_store_of_ranks_on_one_machine_is_for_that_machine() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    let port = free_port();
+    let first = rank(&workspace, 0, &port);
+    let addresses = until("the store", || {
+        Some(listeners(&port)).filter(|addresses| !addresses.is_empty())
+    });
+    let loopback = ["0100007F:", "00000000000000000000000001000000:"];
+    for address in &addresses {
+        assert!(
+            loopback.iter().any(|own| address.starts_with(own)),
+            "{addresses:?}"
+        );
+    }
+    let second = rank(&workspace, 1, &port);
+    for rank in [first, second] {
+        rank.wait().succeeds();
+    }
+}
+
+/// Whether a process has ended; one that nobody has waited for yet counts.
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| {
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        state.starts_with(['Z', 'X'])
+    })
+}
+
+#[test]
+fn a_worker_that_waits_for_other_ranks_ends_with_its_coordinator() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    let first = rank(&workspace, 0, &free_port());
+    let pid = until("the worker", || {
+        let holder = fs::read_dir(workspace.path("runs/tiny/.streams"))
+            .ok()?
+            .next()?;
+        let holder = fs::read_to_string(holder.unwrap().path().join("worker.lock")).ok()?;
+        holder.split(' ').next()?.parse::<u32>().ok()
+    });
+    // It now waits for rank 1, which never comes.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!has_ended(pid));
+    first.kill();
+    let killed = Instant::now();
+    until("its end", || has_ended(pid).then_some(()));
+    assert!(
+        killed.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        killed.elapsed()
+    );
+    // Nothing stands in the way of the next.
+    for rank in start(&workspace, 2, &["tiny.toml"]) {
+        rank.wait().succeeds();
+    }
+}
+
+/// A process that has the lock of sweep `tiny`'s stream, as a worker does, and does not end when it is asked to.
+/// A worker that is stopped (SIGSTOP) will not do: the kernel hangs up on it when its parent dies.
+fn stubborn_worker(workspace: &Workspace) -> Child {
+    let lock = workspace.stream_dir().join("worker.lock");
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let script = "trap '' TERM; exec 9<\"$1\"; flock 9; printf '%s %s' $$ \"$2\" > \"$1\"; \
+                  while :; do sleep 0.1; done";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "worker", text(&lock), host.trim()]);
+    let child = command.spawn().unwrap();
+    until("the lock", || {
+        let holder = fs::read_to_string(&lock).unwrap();
+        holder
+            .starts_with(&format!("{} ", child.id()))
+            .then_some(())
+    });
+    child
+}
+
+#[test]
+fn a_worker_that_does_not_end_is_named_and_can_be_taken_over() {
+    let workspace = workspace(&long_sweep("retries = 0"));
+    let running = workspace.start(&["tiny.toml"]);
+    let pid = until("an update", || {
+        let dir = workspace.path("runs/tiny/.streams");
+        let events = dir.is_dir().then(|| workspace.events())?;
+        let started = events.iter().find(|event| event["event"] == "started")?;
+        let is_metric = |event: &serde_json::Value| event["event"] == "metric";
+        events.iter().any(is_metric).then_some(())?;
+        u32::try_from(started["pid"].as_u64().unwrap()).ok()
+    });
+    running.kill();
+    until("its end", || has_ended(pid).then_some(()));
+    let mut stubborn = stubborn_worker(&workspace);
+    let who = format!("worker {} of an earlier `sae-run`", stubborn.id());
+    let mut waiting = workspace.start(&["tiny.toml"]);
+    waiting.says(&format!("waiting for {who}"));
+    waiting.says("`--take-over` ends it");
+    waiting.kill();
+    assert!(stubborn.try_wait().unwrap().is_none());
+    let outcome = workspace.run(&["tiny.toml", "--take-over"]).succeeds();
+    outcome.remarks(&[&format!("ending {who}"), "all 2 jobs are done"]);
+    assert!(!stubborn.wait().unwrap().success());
+}
