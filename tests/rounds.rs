@@ -1,7 +1,8 @@
 //! Recipes that ask for another round: trained, stored, replayed.
 
-use crate::common::{Workspace, signal, small_sweep};
+use crate::common::{Workspace, replace_line, signal, small_sweep, until};
 use serde_json::{Value, json};
+use std::fs;
 
 /// Two jobs; then the better one's neighbour, as long as `rounds` in `[vary]` says.
 const RECIPE: &str = "\
@@ -83,6 +84,40 @@ fn a_sweep_that_is_killed_replays_its_rounds() {
     assert!(workspace.trained() == undisturbed.trained());
     let requests = "SELECT request_digest FROM round ORDER BY number";
     assert_eq!(workspace.sql(requests), undisturbed.sql(requests));
+}
+
+#[test]
+fn a_worker_that_is_killed_once_too_often_changes_no_plan() {
+    // Long enough to be killed.
+    let workspace = |n_rounds| {
+        let workspace = workspace(n_rounds);
+        let sweep = fs::read_to_string(workspace.path("tiny.toml")).unwrap();
+        let sweep = replace_line(&sweep, "batch_size", "batch_size = 2");
+        let sweep = replace_line(&sweep, "max_examples", "max_examples = 640");
+        workspace.write("tiny.toml", sweep);
+        workspace
+    };
+    let undisturbed = workspace(1);
+    undisturbed.run(&["tiny.toml"]).succeeds();
+    let workspace = workspace(1);
+    let mut running = workspace.start(&["tiny.toml", "--set", "launch.retries=0"]);
+    let pid = until("the worker", || {
+        let trees = workspace.path("runs/tiny/.streams");
+        let events = trees.is_dir().then(|| workspace.events())?;
+        let reports = events.iter().filter(|event| event["event"] == "metric");
+        let started = events.iter().find(|event| event["event"] == "started")?;
+        (reports.count() > 1).then(|| started["pid"].as_u64().unwrap())
+    });
+    signal(u32::try_from(pid).unwrap(), "KILL");
+    let outcome = running.wait().exits(1);
+    outcome.remarks(&[
+        "SIGKILL",
+        "round 1 is not planned",
+        "hint: run the same command",
+    ]);
+    assert_eq!(workspace.sql_value("SELECT count(*) AS n FROM round"), 1);
+    workspace.run(&["tiny.toml"]).succeeds();
+    assert_eq!(names(&workspace), names(&undisturbed));
 }
 
 #[test]

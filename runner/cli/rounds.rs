@@ -10,7 +10,7 @@ use plan::{
 };
 use recipe::{Host, HostOptions, Limits, Recipe};
 use std::path::{Path, PathBuf};
-use store::ResultRow;
+use store::{JobStatus, ResultRow};
 
 /// What stands for the recipe where there is none.
 const ONE_JOB: &str = "train";
@@ -217,8 +217,8 @@ fn refuse_known_names(plan: &Plan, round: &Round) -> Result<(), CliError> {
     )))
 }
 
-/// The results so far as a recipe gets them, in the order of the plan. SAEs whose numbers are not finite
-/// have none.
+/// The results so far as a recipe gets them, in the order of the plan. SAEs of jobs that are not done, or whose
+/// numbers are not finite, have none.
 pub(crate) fn results(plan: &Plan, rows: &[ResultRow]) -> Vec<JobResult> {
     let result = |row: &ResultRow| {
         let job = plan.jobs.iter().find(|job| job.name == row.job)?;
@@ -235,7 +235,8 @@ pub(crate) fn results(plan: &Plan, rows: &[ResultRow]) -> Vec<JobResult> {
             ce_recovered: row.ce_recovered,
         })
     };
-    rows.iter().filter_map(result).collect()
+    let is_done = |row: &&ResultRow| row.status == JobStatus::Done;
+    rows.iter().filter(is_done).filter_map(result).collect()
 }
 
 /// The folder of the recipes of a project.

@@ -36,6 +36,8 @@ pub(crate) struct Scheduler<'a> {
 pub(crate) struct Summary {
     pub(crate) failures: Vec<Failure>,
     pub(crate) interrupted: bool,
+    /// Whether jobs were left unfinished by no fault of their own: their worker died or could not go on.
+    pub(crate) is_cut_off: bool,
 }
 
 /// How one attempt at a stream ended.
@@ -87,6 +89,7 @@ impl Summary {
     pub(crate) fn add(&mut self, other: Self) {
         self.failures.extend(other.failures);
         self.interrupted |= other.interrupted;
+        self.is_cut_off |= other.is_cut_off;
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -164,6 +167,9 @@ impl Scheduler<'_> {
             summary.failures.extend(attempt.early_ends);
             match attempt.worth_a_retry.filter(|_| retry < retries) {
                 None => {
+                    let failure = attempt.failure.as_ref();
+                    summary.is_cut_off =
+                        failure.is_some_and(|failure| failure.kind != FailureKind::Input);
                     summary.failures.extend(attempt.failure);
                     summary.interrupted = attempt.interrupted;
                     break;
