@@ -14,7 +14,8 @@ const N_STEPS: u64 = 320;
 fn long_sweep() -> String {
     let max_examples = format!("max_examples = {}", 2 * N_STEPS);
     [
-        ("batch_size", "batch_size = 2"),
+        // A stop mostly comes between two reports.
+        ("batch_size", "batch_size = 2\nlog_every = 3"),
         ("max_examples", &max_examples),
         ("save_every", "save_every = 80"),
         ("expansion_factor", "expansion_factor = [2]"),
@@ -281,7 +282,7 @@ fn a_worker_that_outlives_its_coordinator_is_waited_for() {
     wait_for_end(worker);
     // What a worker holds as long as it lives. One that is made to live longer will not do: the
     // kernel hangs up on stopped processes whose parent dies.
-    let lock = File::create(workspace.stream_dir().join("worker.lock")).unwrap();
+    let lock = File::open(workspace.stream_dir().join("worker.lock")).unwrap();
     lock.lock().unwrap();
     let mut next = workspace.start(&["tiny.toml"]);
     next.says(&format!(
@@ -338,7 +339,7 @@ fn a_run_that_is_disturbed_again_and_again_comes_to_the_same_end() {
     let workspace = workspace();
     for round in 1..=4 {
         let running = workspace.start(&["tiny.toml"]);
-        reported(&workspace, "progress", 40 * round);
+        reported(&workspace, "progress", 14 * round);
         match round % 2 {
             0 => signal(running.pid(), "INT"),
             _ => signal(worker_pid(&workspace), "KILL"),

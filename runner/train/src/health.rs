@@ -46,6 +46,16 @@ impl Health {
         }
     }
 
+    /// The SAEs whose FVU was told to be above 1.
+    pub(crate) fn flagged(&self) -> &BTreeSet<String> {
+        &self.flagged
+    }
+
+    /// Goes on where an earlier worker was.
+    pub(crate) fn restore(&mut self, flagged: BTreeSet<String>) {
+        self.flagged = flagged;
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.failure.is_some()
     }

@@ -30,6 +30,9 @@ pub(crate) struct Report {
     pub(crate) sums: Tensor,
 }
 
+/// Length of [`Interval::to_tensor`].
+pub(crate) const N_KEPT: i64 = 9;
+
 /// Length of [`Report::sums`].
 pub(crate) const N_SUMS: usize = 8;
 
@@ -96,6 +99,40 @@ impl Interval {
         self.n_output += n_output;
         let _ = self.output_loss.f_add_(loss)?;
         Ok(())
+    }
+
+    /// As a state has it: both counts, then the sums; `[9]`, Double. Counts are exact below 2^53.
+    pub(crate) fn to_tensor(&self) -> Result<Tensor, TrainError> {
+        let counts = [self.n_tokens as f64, self.n_output as f64];
+        let device = self.squared_error.device();
+        let sums = [
+            &self.squared_error,
+            &self.total_variance,
+            &self.l0,
+            &self.auxk,
+            &self.multi_topk,
+            &self.output_loss,
+            &self.gradient,
+        ];
+        let counts = Tensor::f_from_slice(&counts)?.f_to_device(device)?;
+        Ok(Tensor::f_cat(&[counts, Tensor::f_stack(&sums, 0)?], 0)?)
+    }
+
+    /// What [`Interval::to_tensor`] gave; `numbers` of that shape.
+    pub(crate) fn of_tensor(numbers: &Tensor) -> Result<Self, TrainError> {
+        let number =
+            |idx: i64| -> Result<Tensor, TrainError> { Ok(numbers.f_get(idx)?.f_detach_copy()?) };
+        Ok(Self {
+            n_tokens: numbers.f_double_value(&[0])? as u64,
+            n_output: numbers.f_double_value(&[1])? as u64,
+            squared_error: number(2)?,
+            total_variance: number(3)?,
+            l0: number(4)?,
+            auxk: number(5)?,
+            multi_topk: number(6)?,
+            output_loss: number(7)?,
+            gradient: number(8)?,
+        })
     }
 
     /// The sums since the last call, and how many latents are `dead` (Bool) now. `None` where

@@ -63,6 +63,7 @@ impl JobTrainer {
             saes = new_saes(Some(finetune))?;
         }
         let mut best = Best::new(runs_dir.join(&order.best_dir));
+        let mut health = Health::new(&job.config);
         let mut notes = Vec::new();
         let n_ranks = restored.as_ref().map(|restored| restored.state.n_ranks);
         let step = restored.map_or(0, |Restored { state, damaged }| {
@@ -72,10 +73,11 @@ impl JobTrainer {
             };
             notes.extend(damaged.iter().map(note));
             best.restore(state.best);
+            health.restore(state.flagged);
             state.step
         });
         Ok(Self {
-            health: Health::new(&job.config),
+            health,
             relative_dir: order.dir.clone(),
             dir: runs_dir.join(&order.dir),
             state_dir,
@@ -117,6 +119,7 @@ impl JobTrainer {
             step: self.step,
             n_ranks: self.n_ranks.unwrap_or(1),
             best: self.best.state().clone(),
+            flagged: self.health.flagged().clone(),
             saes: self.counts(ranks)?,
         };
         let n_kept = self.job.config.save_total_limit;
@@ -188,8 +191,8 @@ impl JobTrainer {
         self.step == n_steps || self.step.is_multiple_of(self.job.config.save_every)
     }
 
-    /// Whether statistics are due after the step it stands at; a checkpoint reports too, since the
-    /// running sums do not outlive the process.
+    /// Whether statistics are due after the step it stands at; a checkpoint reports too, for the loss that
+    /// decides whether it is the best one.
     pub(crate) fn report_is_due(&self, n_steps: u64) -> bool {
         self.save_is_due(n_steps) || self.step.is_multiple_of(self.job.config.log_every)
     }

@@ -24,7 +24,8 @@ pub(crate) struct SaeTrainer {
     /// Parts into which a batch is cut; grows when memory runs out.
     micro_acc_steps: usize,
     known_micro_acc_steps: usize,
-    interval: Interval,
+    /// Since the last report.
+    pub(crate) interval: Interval,
     settings: Settings,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,

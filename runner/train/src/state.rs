@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <state dir>/step-00000024/state.json                  the job, its step, counts of each SAE
-//! <state dir>/step-00000024/<SAE name>.safetensors      y.*, tokens_since_fired, and what the
-//!                                                       optimizer remembers (z.* of signum)
+//! <state dir>/step-00000024/<SAE name>.safetensors      y.*, tokens_since_fired, since_report, and what
+//!                                                       the optimizer remembers (z.* of signum)
 //! ```
 //!
 //! A folder is written under a temporary name, synced and renamed, and older ones are removed only
@@ -12,12 +12,14 @@
 
 use crate::TrainError;
 use crate::best::BestState;
+use crate::interval::{Interval, N_KEPT};
 use crate::memory::is_out_of_memory;
 use crate::ranks::Ranks;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
+use files::bound;
 use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ const FINISHED: &str = "step-";
 /// And before all of it is there.
 const UNFINISHED: &str = ".writing";
 const SINCE_FIRED: &str = "tokens_since_fired";
+/// Sums since the last report: a stop may come between two.
+const SINCE_REPORT: &str = "since_report";
 
 /// A job's own state.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +46,9 @@ pub(crate) struct State {
     /// The lowest losses so far.
     #[serde(default)]
     pub(crate) best: BestState,
+    /// The SAEs that a remark was made on.
+    #[serde(default)]
+    pub(crate) flagged: BTreeSet<String>,
     /// By the SAE's name.
     pub(crate) saes: BTreeMap<String, SaeCounts>,
 }
@@ -185,7 +192,7 @@ fn is_of(place: &Path, job_id: &str) -> bool {
 
 fn read_state(place: &Path) -> Result<State, TrainError> {
     let path = place.join(STATE_FILE);
-    let text = fs::read(&path).map_err(TrainError::io("read", &path))?;
+    let text = files::read(&path, bound::OWN).map_err(TrainError::io("read", &path))?;
     serde_json::from_slice(&text).map_err(TrainError::damaged(&path))
 }
 
@@ -200,7 +207,11 @@ fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
         fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
     }
     let weights = trainer.sae.named_weights();
-    let mut tensors = vec![(SINCE_FIRED.to_owned(), &trainer.tokens_since_fired)];
+    let since_report = trainer.interval.to_tensor()?;
+    let mut tensors = vec![
+        (SINCE_FIRED.to_owned(), &trainer.tokens_since_fired),
+        (SINCE_REPORT.to_owned(), &since_report),
+    ];
     for (name, weight) in &weights {
         tensors.push((format!("y.{name}"), weight));
     }
@@ -237,6 +248,11 @@ fn restore_sae(
     }
     let shape = trainer.tokens_since_fired.size();
     trainer.tokens_since_fired = take(&mut tensors, SINCE_FIRED, &shape, &path, device)?;
+    // States of earlier versions were all written at a report.
+    if tensors.contains_key(SINCE_REPORT) {
+        let numbers = take(&mut tensors, SINCE_REPORT, &[N_KEPT], &path, device)?;
+        trainer.interval = Interval::of_tensor(&numbers)?;
+    }
     let n_dims: Vec<_> = shapes.iter().map(|(_, shape)| shape.len()).collect();
     let mut of_weight = |slot: &'static str, weight_idx: usize| {
         let (name, shape) = &shapes[weight_idx];

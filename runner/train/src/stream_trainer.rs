@@ -226,11 +226,13 @@ impl StreamTrainer<'_> {
         Ok(())
     }
 
-    /// Reports and saves what was trained since the last time, and ends.
+    /// Saves what was trained since the last time, and ends. The sums since the last report go into the
+    /// state, so that reports are those of a run that was not stopped.
     fn interrupt(&mut self, step: u64, mut meter: Meter) -> Result<Outcome, TrainError> {
         let n_steps = self.n_steps();
-        self.report(&self.jobs_at(step), step, &mut meter, |_| true)?;
-        // Asked again: a report may have ended a job, whose last good checkpoint stays.
+        if meter.n_tokens > 0 {
+            self.events.write(meter.read(step))?;
+        }
         for job_idx in self.jobs_at(step).into_iter().filter(|_| step > 0) {
             checkpoint(&mut self.jobs[job_idx], self.events, n_steps, self.ranks)?;
         }
