@@ -9,10 +9,10 @@ use crate::progress;
 use crate::table;
 use args::DataArgs;
 use data::{BatchSpec, BuildProgress, DataError, Shard, TokenSpec, Tokenizer, Tokens};
+use files::OutputFile;
 use indicatif::{HumanCount, ProgressBar};
 use plan::{TrainConfig, apply_overrides};
 use serde_json::{Map, Value, json};
-use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -45,10 +45,17 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
     if let Some(out) = &args.out_eval {
         write_out(out, &tokens, &described.held_out)?;
     }
-    table::print(&match args.json {
+    let text = match args.json {
         true => serde_json::to_string_pretty(&described.json()).expect("JSON serialises") + "\n",
         false => described.text(),
-    })
+    };
+    let outs = [&args.out, &args.out_eval].into_iter().flatten();
+    // Beside tokens, it would be taken for some.
+    if outs.into_iter().any(|out| out.as_os_str() == "-") {
+        table::note(text.trim_end());
+        return Ok(0);
+    }
+    table::print(&text)
 }
 
 /// The settings of a job on this data.
@@ -279,24 +286,17 @@ fn first_sequence(spec: &TokenSpec, tokens: &Tokens) -> Result<String, DataError
     Tokenizer::from_dir(&spec.tokenizer_dir)?.decode(&ids)
 }
 
-/// Writes the sequences in training order, beside the file and then renamed.
+/// Writes the sequences in training order.
 fn write_out(out: &Path, tokens: &Tokens, order: &[u64]) -> Result<(), CliError> {
-    let beside = out.with_added_extension("partial");
     let write = || {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&beside)?);
+        let mut file = BufWriter::with_capacity(1 << 20, OutputFile::create(out)?);
         for sequence_idx in order {
             file.write_all(tokens.sequence_bytes(*sequence_idx as usize))?;
         }
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        fs::rename(&beside, out)
+        file.into_inner()?.finish()
     };
     let written: io::Result<()> = write();
-    written.map_err(|error| {
-        // What is half written is of no use.
-        let _ = fs::remove_file(&beside);
-        CliError::io("write", out, &error)
-    })?;
+    written.map_err(|error| CliError::io("write", out, &error))?;
     if tokens.id_bytes() == 4 {
         table::note(&format!(
             "the vocabulary needs uint32: give sparsify's MemmapDataset `dtype=np.uint32` for `{}`",

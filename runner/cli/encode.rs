@@ -13,7 +13,6 @@ use indicatif::ProgressBar;
 use plan::{TrainConfig, apply_overrides};
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -103,7 +102,7 @@ fn lines(path: &Path) -> Result<Lines, CliError> {
     let reader: Box<dyn BufRead> = match path == Path::new("-") {
         true => Box::new(BufReader::new(io::stdin())),
         false => {
-            let file = File::open(path).map_err(|error| CliError::io("read", path, &error))?;
+            let file = files::open(path).map_err(|error| CliError::io("read", path, &error))?;
             Box::new(BufReader::new(file))
         }
     };

@@ -2,8 +2,8 @@
 
 use crate::error::CliError;
 use crate::worker_process::ORDER;
+use files::bound;
 use plan::TrainConfig;
-use std::fs;
 use std::path::Path;
 use store::{CheckpointRow, JobDetails};
 use train::Order;
@@ -52,7 +52,7 @@ pub(crate) fn saes_at(
 pub(crate) fn last_order(runs_dir: &Path, job: &JobDetails) -> Result<Order, CliError> {
     let dirs = job.stream_dirs.iter();
     let orders = dirs.map(|dir| runs_dir.join(dir).join(ORDER));
-    let texts = orders.filter_map(|path| fs::read(path).ok());
+    let texts = orders.filter_map(|path| files::read(&path, bound::OWN).ok());
     let mut orders = texts.filter_map(|text| serde_json::from_slice(&text).ok());
     orders.next().ok_or_else(|| {
         let message = format!("the order of job `{}` is lost", job.job_id);

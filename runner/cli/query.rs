@@ -4,6 +4,7 @@ use crate::error::CliError;
 use crate::signals::StopSignals;
 use crate::{answer, inspect, prompt, table};
 use args::SqlArgs;
+use files::bound;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -42,7 +43,7 @@ fn read(file: &Path) -> Result<String, CliError> {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map(|_| text)
     } else {
-        std::fs::read_to_string(file)
+        files::read_text(file, bound::SETTINGS)
     };
     text.map_err(|error| CliError::io("read", file, &error))
 }

@@ -7,6 +7,7 @@ use crate::paths::Folders;
 use crate::rounds;
 use crate::table;
 use args::{RecipesArgs, RecipesCommand, SweepArgs};
+use files::bound;
 use plan::{Description, JobDraft, PlanRequest, PlanResponse};
 use recipe::{Host, Limits, Recipe};
 use serde_json::{Value, json};
@@ -158,7 +159,8 @@ fn request(args: &SweepArgs) -> Result<u8, CliError> {
 fn test(name: &str, request: &Path, as_json: bool) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let recipe = Recipe::find(name, Path::new(""), &rounds::search_dirs(&folders))?;
-    let text = fs::read(request).map_err(|error| CliError::io("read", request, &error))?;
+    let text = files::read(request, bound::SETTINGS)
+        .map_err(|error| CliError::io("read", request, &error))?;
     let request: PlanRequest = serde_json::from_slice(&text).map_err(|error| {
         CliError::input(format!("`{}` is no request: {error}", request.display()))
             .with_hint("`sae-run recipes request SWEEP.toml` prints one".to_owned())

@@ -237,7 +237,8 @@ impl Trial {
         let weights = saes.map(|sae| {
             let dir = self.order.runs_dir.join(JOB).join(&sae.name);
             let path = dir.join(train::WEIGHTS_FILE);
-            let bytes = fs::read(&path).map_err(|error| CliError::io("read", &path, &error))?;
+            let bytes = files::read(&path, u64::MAX)
+                .map_err(|error| CliError::io("read", &path, &error))?;
             Ok((sae.name.clone(), bytes))
         });
         weights.collect()

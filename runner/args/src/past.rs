@@ -119,7 +119,7 @@ pub struct SqlArgs {
 pub struct ReportArgs {
     /// Name of a sweep; all sweeps where there is none.
     pub sweep: Option<String>,
-    /// The file to write.
+    /// The file to write; `-` is standard output.
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub out: PathBuf,
     /// Where the database lies.

@@ -1,6 +1,7 @@
 //! A TOML text and the lines of its keys.
 
 use crate::error::CliError;
+use files::bound;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -17,7 +18,7 @@ pub(super) struct SourceFile {
 
 impl SourceFile {
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = files::read_text(path, bound::SETTINGS).map_err(|error| {
             CliError::io("read", path, &error).with_hint(
                 "a sweep is a TOML file: `sae-run SWEEP.toml`; the README explains one".to_owned(),
             )

@@ -11,10 +11,10 @@ use crate::config;
 use crate::error::CliError;
 use crate::{inspect, table};
 use args::ReportArgs;
+use files::OutputFile;
+use std::io::{self, Write};
 use std::path::Path;
 use store::Report;
-use train::sae::write_file;
-use train::{TrainError, message_chain};
 
 /// Intervals of a curve: more than a plot has pixels to tell apart at phone width, and few enough that 200
 /// SAEs stay below 1 MB.
@@ -58,8 +58,11 @@ fn write(out: &Path, page: &str) -> Result<(), CliError> {
         let error = CliError::input(format!("`{}` is a folder", out.display()));
         return Err(error.with_hint("name a file, such as `-o report.html`".to_owned()));
     }
-    write_file(out, page.as_bytes()).map_err(|error| {
-        let error = TrainError::from(error);
-        CliError::environment(message_chain(&error)).with_hint(error.hint())
-    })
+    let write = || {
+        let mut file = OutputFile::create(out)?;
+        file.write_all(page.as_bytes())?;
+        file.finish()
+    };
+    let written: io::Result<()> = write();
+    written.map_err(|error| CliError::io("write", out, &error))
 }

@@ -2,7 +2,8 @@
 
 use crate::tokenizer::TokenizerConfig;
 use crate::{DataError, DataFiles, Documents, Format, RowSpec};
-use std::fs::{File, Metadata};
+use files::bound;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -73,6 +74,7 @@ impl TokenSpec {
         if self.is_bin() || !path.exists() && self.are_tokenised() {
             return Ok(vec!["none".to_owned()]);
         }
+        files::open_within(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
         let config = TokenizerConfig::read(&self.tokenizer_dir)?;
         config.check_ctx_len(self.rows.ctx_len)?;
         let mut parts = vec![
@@ -117,6 +119,7 @@ impl DigestCache {
     /// The file cannot be read. A folder that cannot be written is no error; nothing is remembered
     /// then.
     pub fn file(&self, path: &Path) -> Result<String, DataError> {
+        let given = path;
         let path = path.canonicalize().map_err(DataError::io("find", path))?;
         let metadata = path.metadata().map_err(DataError::io("read", &path))?;
         let entry_name = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
@@ -126,7 +129,7 @@ impl DigestCache {
             return Ok(digest);
         }
         let mut hasher = blake3::Hasher::new();
-        let file = File::open(&path).map_err(DataError::io("open", &path))?;
+        let file = files::open(given).map_err(DataError::io("open", given))?;
         hasher
             .update_reader(file)
             .map_err(DataError::io("read", &path))?;
@@ -148,7 +151,7 @@ impl DigestCache {
 }
 
 fn remembered(entry_path: &Path, state: &str) -> Option<String> {
-    let entry = std::fs::read_to_string(entry_path).ok()?;
+    let entry = files::read_text(entry_path, bound::SETTINGS).ok()?;
     let (digest, entry_state) = entry.split_once(' ')?;
     let is_digest = blake3::Hash::from_hex(digest).is_ok();
     (is_digest && entry_state == state).then(|| digest.to_string())
@@ -203,7 +206,7 @@ mod tests {
 
     fn age(path: &Path) {
         let then = SystemTime::now() - Duration::from_secs(60);
-        File::options()
+        std::fs::File::options()
             .append(true)
             .open(path)
             .unwrap()

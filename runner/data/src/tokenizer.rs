@@ -2,6 +2,7 @@
 
 use crate::DataError;
 use crate::special_tokens::SpecialTokens;
+use files::bound;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
@@ -32,7 +33,7 @@ impl Tokenizer {
     /// A file is missing or broken, or the post-processor puts tokens into the middle of a text.
     pub fn from_dir(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("tokenizer.json");
-        let content = std::fs::read(&path).map_err(DataError::io("read", &path))?;
+        let content = files::read(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
         let bad = |source| DataError::BadTokenizer {
             path: path.clone(),
             source,
@@ -337,7 +338,7 @@ impl TokenizerConfig {
 
 /// The file's JSON; null where there is no file.
 pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
-    match std::fs::read(path) {
+    match files::read(path, bound::SETTINGS) {
         Ok(content) => serde_json::from_slice(&content).map_err(bad_tokenizer(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(DataError::io("read", path)(error)),

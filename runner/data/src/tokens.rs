@@ -4,7 +4,6 @@ use crate::TokenCounts;
 use crate::header::{CacheDefect, HEADER_BYTES, Header};
 use crate::mapping::map_tokens;
 use memmap2::Mmap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ pub struct Tokens {
 impl Tokens {
     /// Opens the token file at `path`; `None` where there is none.
     pub(crate) fn open(path: &Path, digest: &[u8; 32]) -> Result<Option<Self>, CacheDefect> {
-        let file = match File::open(path) {
+        let file = match files::open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };

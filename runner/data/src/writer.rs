@@ -3,6 +3,7 @@
 use crate::chunk::Totals;
 use crate::header::{HEADER_BYTES, Header};
 use crate::{DataError, TokenCounts};
+use files::bound;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -160,7 +161,7 @@ impl TokenWriter {
 
 /// What a file holds by its journal.
 fn read_journal(path: &Path, id_bytes: u32) -> Option<Totals> {
-    let entry: Entry = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let entry: Entry = serde_json::from_slice(&files::read(path, bound::SETTINGS).ok()?).ok()?;
     (entry.id_bytes == id_bytes).then(|| Totals {
         n_documents: entry.n_documents,
         n_tokens: entry.n_tokens,

@@ -1,6 +1,7 @@
 //! Reading Hugging Face's config.json key by key, so that each error names its key.
 
 use crate::LmError;
+use files::bound;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tch::Kind;
@@ -264,7 +265,7 @@ impl ConfigFile {
 
 /// Reads a JSON file.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> {
-    let text = std::fs::read(path).map_err(|source| LmError::ReadFile {
+    let text = files::read(path, bound::SETTINGS).map_err(|source| LmError::ReadFile {
         path: path.into(),
         source,
     })?;

@@ -7,7 +7,6 @@
 
 use crate::LmError;
 use memmap2::Mmap;
-use std::fs::File;
 use std::path::Path;
 
 /// Maps a file for reading. A file must not be cut short while it is mapped.
@@ -16,7 +15,7 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap, LmError> {
         path: path.into(),
         source,
     };
-    let file = File::open(path).map_err(read_error)?;
+    let file = files::open(path).map_err(read_error)?;
     // SAFETY: The map is read-only. Its header is parsed once, by bounds-checked code, and its data
     // is copied into tensors as plain numbers, so other bytes than expected break no invariant.
     // A file that another process truncates meanwhile raises SIGBUS: weights are written once and

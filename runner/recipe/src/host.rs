@@ -4,9 +4,9 @@ use crate::guest::Guest;
 use crate::limits::MAX_STACK_BYTES;
 use crate::source::Code;
 use crate::{Limits, Recipe, RecipeError, cache, convert};
+use files::bound;
 use plan::{Description, PlanRequest, PlanResponse, RecipeIdentity};
 use sha2::{Digest, Sha256};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use wasmtime::component::Component;
@@ -162,7 +162,7 @@ impl Host {
 
     fn read_engine(&self, recipe: &Recipe) -> Result<Vec<u8>, RecipeError> {
         let path = &self.options.engine_path;
-        fs::read(path).map_err(|source| match source.kind() {
+        files::read(path, bound::ENGINE).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => RecipeError::NoEngine {
                 recipe: recipe.name().into(),
                 path: path.clone(),

@@ -1,6 +1,7 @@
 //! Where recipes come from: beside the sweep, in a folder of recipes, or compiled in.
 
 use crate::RecipeError;
+use files::bound;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -70,8 +71,12 @@ impl Recipe {
             source,
         };
         let code = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("py") => Code::Python(fs::read_to_string(&path).map_err(unreadable)?),
-            Some("wasm") => Code::Component(fs::read(&path).map_err(unreadable)?),
+            Some("py") => {
+                Code::Python(files::read_text(&path, bound::SETTINGS).map_err(unreadable)?)
+            }
+            Some("wasm") => {
+                Code::Component(files::read(&path, bound::COMPONENT).map_err(unreadable)?)
+            }
             _ => return Err(RecipeError::UnknownKind { path }),
         };
         Ok(Self {

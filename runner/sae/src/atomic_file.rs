@@ -14,7 +14,7 @@ use tch::Tensor;
 /// A missing or damaged file.
 pub fn tensors_by_name(path: &Path) -> Result<HashMap<String, Tensor>, SaeError> {
     // libtorch's reader gives no path, and a missing file the same error as a damaged one.
-    File::open(path).map_err(SaeError::io("read", path))?;
+    files::open(path).map_err(SaeError::io("read", path))?;
     let tensors = Tensor::read_safetensors(path).map_err(|source| SaeError::Tensors {
         action: "read",
         path: path.into(),

@@ -1,14 +1,13 @@
 //! Folders as sparsify writes and reads them: `cfg.json` and `sae.safetensors`. Those of SAELens are read
 //! too, see saelens.rs.
 
-use crate::files::{sync_dir, write_file, write_safetensors};
+use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::mapped::MappedFile;
 use crate::model::check_sizes;
 use crate::{LoadOptions, Sae, SaeConfig, SaeError, saelens};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -123,14 +122,7 @@ pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tenso
 
 /// Reads a `cfg.json`, which comes from anybody.
 pub(crate) fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, SaeError> {
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(SaeError::io("read", path))?;
-    let read = file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text);
-    read.map_err(SaeError::io("read", path))?;
-    if text.len() as u64 > MAX_CONFIG_BYTES {
-        let source = std::io::Error::other(format!("it is longer than {MAX_CONFIG_BYTES} bytes"));
-        return Err(SaeError::io("read", path)(source));
-    }
+    let text = files::read(path, MAX_CONFIG_BYTES).map_err(SaeError::io("read", path))?;
     serde_json::from_slice(&text).map_err(|source| SaeError::Config {
         path: path.into(),
         source,

@@ -33,10 +33,10 @@
 //! structure of the activations, so no tensor of `n_tokens x k x d_in` ever exists.
 
 mod activation;
+mod atomic_file;
 mod config;
 mod disk;
 mod error;
-mod files;
 mod folders;
 mod from_hub;
 mod generator;
@@ -57,10 +57,12 @@ mod testing;
 
 pub use hub;
 
+pub use atomic_file::{
+    check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
+};
 pub use config::{Activation, SaeConfig};
 pub use disk::{CONFIG_FILE, WEIGHTS_FILE};
 pub use error::SaeError;
-pub use files::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 pub use folders::{FoundSae, TrainedOn, find_saes};
 pub use from_hub::HubSaes;
 pub use generator::with_seed;

@@ -44,7 +44,7 @@ struct Entry {
 impl MappedFile {
     /// Maps a file and checks its header: no tensor lies outside the data or over another.
     pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
-        let file = File::open(path).map_err(SaeError::io("read", path))?;
+        let file = files::open(path).map_err(SaeError::io("read", path))?;
         let n_bytes = file.metadata().map_err(SaeError::io("read", path))?.len();
         let (entries, data_start) = read_header(path, &file, n_bytes)?;
         check_offsets(path, &entries, n_bytes - data_start)?;

@@ -5,6 +5,7 @@ use super::listing::Listing;
 use super::patterns::{has_magic, split_at_magic};
 use super::{ChosenFile, Compression, DataFile, DataFiles, Format};
 use crate::DataError;
+use files::bound;
 use plan::DatasetRequest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -225,7 +226,7 @@ fn check_has_split(path: &Path, split: &str, found: &[String]) -> Result<(), Dat
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
+    let bytes = files::read(path, bound::SETTINGS).map_err(DataError::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|source| DataError::BadSaved {
         path: path.into(),
         source,
@@ -233,7 +234,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
 }
 
 fn read_text(path: &Path) -> Result<String, DataError> {
-    fs::read_to_string(path).map_err(DataError::io("read", path))
+    files::read_text(path, bound::SETTINGS).map_err(DataError::io("read", path))
 }
 
 fn name_of(path: &Path) -> String {

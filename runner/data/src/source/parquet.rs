@@ -27,7 +27,7 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
     let wanted = leaves.filter(|(_, leaf)| leaf.path().parts().starts_with(&names));
     let wanted: Vec<usize> = wanted.map(|(leaf_idx, _)| leaf_idx).collect();
     let n_longest = guarded(&file.path, FORMAT, || {
-        let opened = File::open(&file.path)?;
+        let opened = files::open(&file.path)?;
         check_pages(&opened, builder.metadata(), &wanted)
     })?;
     let mask = ProjectionMask::leaves(builder.parquet_schema(), wanted);
@@ -70,7 +70,7 @@ fn builder(file: &DataFile) -> Result<Builder, DataError> {
             format: FORMAT,
         });
     }
-    let opened = File::open(&file.path).map_err(DataError::io("open", &file.path))?;
+    let opened = files::open(&file.path).map_err(DataError::io("open", &file.path))?;
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     guarded(&file.path, FORMAT, || {
         Builder::try_new_with_options(opened, options)

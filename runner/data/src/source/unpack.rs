@@ -246,7 +246,7 @@ pub(super) struct CountedFile {
 impl CountedFile {
     pub(super) fn open(path: &Path) -> Result<Self, DataError> {
         Ok(Self {
-            file: File::open(path).map_err(DataError::io("open", path))?,
+            file: files::open(path).map_err(DataError::io("open", path))?,
             n_bytes_read: Arc::default(),
         })
     }

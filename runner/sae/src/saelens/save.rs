@@ -1,7 +1,7 @@
 //! Writing SAELens's layout, as its version 6 has it.
 
 use super::WEIGHTS_FILE;
-use crate::files::{sync_dir, write_file, write_safetensors};
+use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::{Activation, CONFIG_FILE, Sae, SaeError};
 use serde_json::{Value, json};
 use std::fs;

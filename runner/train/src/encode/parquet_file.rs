@@ -83,8 +83,9 @@ impl RowWriter for ParquetFile {
         self.writer.write(&batch).map_err(failed(&self.path))
     }
 
-    fn finish(self: Box<Self>) -> Result<File, TrainError> {
-        self.writer.into_inner().map_err(failed(&self.path))
+    fn finish(self: Box<Self>) -> Result<(), TrainError> {
+        let closed = self.writer.close();
+        closed.map(|_| ()).map_err(failed(&self.path))
     }
 }
 

@@ -84,10 +84,9 @@ impl RowWriter for SafetensorsFile {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<File, TrainError> {
+    fn finish(mut self: Box<Self>) -> Result<(), TrainError> {
         let written = self.put_together();
-        written.map_err(TrainError::io("write", &self.path))?;
-        Ok(self.file)
+        written.map_err(TrainError::io("write", &self.path))
     }
 }
 
