@@ -3,41 +3,42 @@
 
 use figment::error::{Actual, Error, Kind};
 use figment::value::{Dict, Num, Value};
-use figment::{Figment, Provider};
 
-/// Refuses the first number that is not finite.
-///
-/// # Errors
-/// There is one; or a layer that cannot be read.
-pub(super) fn check(figment: &Figment) -> Result<(), Error> {
-    let tables = figment.data()?;
-    tables.values().try_for_each(|table| check_table(table, ""))
+/// A number that is not finite, and the dotted key it is at.
+pub(super) struct NotFinite {
+    number: f64,
+    path: String,
 }
 
-fn check_table(table: &Dict, path: &str) -> Result<(), Error> {
+impl From<NotFinite> for Error {
+    fn from(found: NotFinite) -> Self {
+        let expected = "a finite number".to_owned();
+        let kind = Kind::InvalidValue(Actual::Float(found.number), expected);
+        Self::from(kind).with_path(&found.path)
+    }
+}
+
+/// The first number in `table` that is not finite. `path`: the dotted key of the table.
+pub(super) fn first_not_finite(table: &Dict, path: &str) -> Option<NotFinite> {
     let mut values = table.iter();
-    values.try_for_each(|(key, value)| check_value(value, &below(path, key)))
+    values.find_map(|(key, value)| in_value(value, below(path, key)))
 }
 
-fn check_value(value: &Value, path: &str) -> Result<(), Error> {
+fn in_value(value: &Value, path: String) -> Option<NotFinite> {
     match value {
-        Value::Num(_, Num::F64(number)) => must_be_finite(*number, path),
-        Value::Num(_, Num::F32(number)) => must_be_finite(f64::from(*number), path),
-        Value::Dict(_, table) => check_table(table, path),
+        Value::Num(_, Num::F64(number)) => not_finite(*number, path),
+        Value::Num(_, Num::F32(number)) => not_finite(f64::from(*number), path),
+        Value::Dict(_, table) => first_not_finite(table, &path),
         Value::Array(_, items) => {
             let mut items = items.iter().enumerate();
-            items.try_for_each(|(idx, item)| check_value(item, &below(path, &idx.to_string())))
+            items.find_map(|(idx, item)| in_value(item, below(&path, &idx.to_string())))
         }
-        _ => Ok(()),
+        _ => None,
     }
 }
 
-fn must_be_finite(number: f64, path: &str) -> Result<(), Error> {
-    if number.is_finite() {
-        return Ok(());
-    }
-    let kind = Kind::InvalidValue(Actual::Float(number), "a finite number".into());
-    Err(Error::from(kind).with_path(path))
+fn not_finite(number: f64, path: String) -> Option<NotFinite> {
+    (!number.is_finite()).then_some(NotFinite { number, path })
 }
 
 fn below(path: &str, key: &str) -> String {

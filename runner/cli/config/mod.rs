@@ -12,6 +12,8 @@ use crate::runs_folder::DATABASE;
 use args::{Given, StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use figment::value::Dict;
+use finite::first_not_finite;
 use plan::{Sweep, default_of};
 use source::SourceFile;
 use std::path::{Path, PathBuf};
@@ -156,7 +158,11 @@ impl Layers {
     /// What they come to.
     fn sweep(&self) -> Result<Sweep, CliError> {
         let merged = self.merge()?;
-        let sweep = finite::check(&merged).and_then(|()| merged.extract());
+        let table: Dict = merged.extract().map_err(|error| explain(&error, self))?;
+        let sweep = match first_not_finite(&table, "") {
+            None => merged.extract(),
+            Some(found) => Err(found.into()),
+        };
         sweep.map_err(|error| explain(&error, self))
     }
 

@@ -6,13 +6,17 @@ use crate::table;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 use tokio::runtime::Builder;
 
 /// Exit code of a command that a signal has stopped.
 pub(super) const STOPPED: u8 = 130;
 
-/// Whether the user wants to stop. The first signal is noted here; a second one, or one after this is
-/// dropped, ends the process at once.
+/// How long tokenising may take to notice: one document may hold the tokenizer much longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether the user wants to stop. The first signal is noted here, and ends the process where that is not heard;
+/// a second one, or one after this is dropped, ends it at once. Nothing is lost: what was tokenised stays.
 pub(super) struct StopWish(Arc<State>);
 
 #[derive(Default)]
@@ -37,10 +41,17 @@ impl StopWish {
         let wish = Self(Arc::default());
         let state = Arc::clone(&wish.0);
         let wait = async move {
-            loop {
-                signals.recv().await;
-                state.note();
+            signals.recv().await;
+            state.note();
+            tokio::select! {
+                () = signals.recv() => state.end(),
+                () = tokio::time::sleep(PATIENCE) => {}
             }
+            if !state.is_over.load(Ordering::Relaxed) {
+                state.end();
+            }
+            signals.recv().await;
+            state.end();
         };
         let thread = thread::Builder::new().spawn(move || runtime.block_on(wait));
         thread.map_err(failed)?;
@@ -60,10 +71,15 @@ impl Drop for StopWish {
 
 impl State {
     fn note(&self) {
-        let is_second = self.is_wanted.swap(true, Ordering::Relaxed);
-        if is_second || self.is_over.load(Ordering::Relaxed) {
-            std::process::exit(STOPPED.into());
+        self.is_wanted.store(true, Ordering::Relaxed);
+        if self.is_over.load(Ordering::Relaxed) {
+            self.end();
         }
         table::note("stopping; once more to stop at once");
+    }
+
+    /// Ends the process, whatever it does.
+    fn end(&self) {
+        signal_hook::low_level::exit(STOPPED.into());
     }
 }

@@ -1,6 +1,7 @@
 //! A Hugging Face tokenizer, as far as cutting text into sequences needs it.
 
 use crate::DataError;
+use crate::panics::without_panic;
 use crate::special_tokens::SpecialTokens;
 use files::bound;
 use serde_json::Value;
@@ -34,8 +35,16 @@ impl Tokenizer {
     pub fn from_dir(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("tokenizer.json");
         let content = files::read(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
-        let bad = |source| DataError::BadTokenizer {
+        let loaded = without_panic(|| Self::load(content, &path, folder));
+        loaded.map_err(|source| DataError::BadTokenizer {
             path: path.clone(),
+            source,
+        })?
+    }
+
+    fn load(content: Vec<u8>, path: &Path, folder: &Path) -> Result<Self, DataError> {
+        let bad = |source| DataError::BadTokenizer {
+            path: path.to_owned(),
             source,
         };
         let mut inner = tokenizers::Tokenizer::from_bytes(content).map_err(bad)?;
@@ -53,10 +62,10 @@ impl Tokenizer {
         // The library stops early where it may truncate; sequences are cut here instead.
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
         config.add_eos_to(&mut inner).map_err(bad)?;
-        let (prefix, suffix) = added_tokens(&inner, &path)?;
+        let (prefix, suffix) = added_tokens(&inner, path)?;
         let is_separable = is_separable(&inner, config.separator());
         Ok(Self {
-            path,
+            path: path.to_owned(),
             inner,
             config,
             prefix,
@@ -89,7 +98,7 @@ impl Tokenizer {
     /// # Errors
     /// Text that the tokenizer cannot take.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let inner = self.inner.encode(text, false);
+        let inner = without_panic(|| self.inner.encode(text, false)).flatten();
         let inner = inner.map_err(|source| DataError::BadTokenizer {
             path: self.path.clone(),
             source,
@@ -102,7 +111,7 @@ impl Tokenizer {
     /// # Errors
     /// Tokens that the tokenizer's decoder cannot take.
     pub fn decode(&self, token_ids: &[u32]) -> Result<String, DataError> {
-        let text = self.inner.decode(token_ids, false);
+        let text = without_panic(|| self.inner.decode(token_ids, false)).flatten();
         text.map_err(|source| DataError::BadTokenizer {
             path: self.path.clone(),
             source,
@@ -126,7 +135,7 @@ impl Tokenizer {
 
     /// The token ids of `text`, without the post-processor's additions.
     pub(crate) fn encode(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false)?;
+        let encoding = without_panic(|| self.inner.encode_fast(text, false))??;
         Ok(encoding.get_ids().to_vec())
     }
 

@@ -3,6 +3,7 @@
 use super::Document;
 use super::rows::{Column, MAX_DOCUMENT_BYTES, Place, ReadRows, RowError};
 use crate::DataError;
+use crate::panics::without_panic;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     ArrowPrimitiveType, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
@@ -10,9 +11,8 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Fields};
-use std::any::Any;
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -250,9 +250,9 @@ pub(super) fn guarded<T, E: Into<BoxError>>(
     format: &'static str,
     decode: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, DataError> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
+    match without_panic(decode) {
         Ok(result) => result.map_err(|error| damaged(path, format, error)),
-        Err(panic) => Err(damaged(path, format, panic_message(panic.as_ref()))),
+        Err(panic) => Err(damaged(path, format, panic)),
     }
 }
 
@@ -274,12 +274,6 @@ pub(super) fn damaged(path: &Path, format: &'static str, source: impl Into<BoxEr
             source,
         },
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("the decoder failed").to_string()
 }
 
 fn arrays_at(batch: &RecordBatch, names: &[String]) -> Vec<ArrayRef> {
