@@ -24,6 +24,7 @@ mod lanes;
 mod llama;
 mod memory;
 mod models;
+mod permissions;
 mod plan;
 mod provenance;
 mod publish;

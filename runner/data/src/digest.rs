@@ -3,7 +3,8 @@
 use crate::tokenizer::TokenizerConfig;
 use crate::{DataError, DataFiles, Documents, Format, RowSpec};
 use files::bound;
-use std::fs::Metadata;
+use std::fs::{Metadata, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -143,7 +144,11 @@ impl DigestCache {
 
     fn remember(&self, entry_path: &Path, entry: &str) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        // As the umask has it, where tempfile's own are for their owner alone: a cache may be shared.
+        let mode = Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new()
+            .permissions(mode)
+            .tempfile_in(&self.folder)?;
         std::io::Write::write_all(&mut file, entry.as_bytes())?;
         file.persist(entry_path)?;
         Ok(())

@@ -5,6 +5,7 @@ use crate::error::{Trouble, result_code};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use std::fs::File;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,6 +37,7 @@ impl Store {
                 source,
             })?;
         }
+        make(&path);
         let options = options(&path).create_if_missing(true);
         let store = Self::with(options, path).await?;
         store.bring_up_to_date().await?;
@@ -124,6 +126,13 @@ impl Store {
     ) -> Result<T, StoreError> {
         work.await.map_err(|trouble| trouble.at(&self.path))
     }
+}
+
+/// Makes an empty file where there is none, as the umask has it. SQLite would let only its owner write
+/// to it, and the files beside it get the permissions of this one.
+fn make(path: &Path) {
+    // Where there is one, or none can be made, SQLite finds the words.
+    let _ = File::create_new(path);
 }
 
 /// A connection that cannot write, whatever is asked of it.
