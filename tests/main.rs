@@ -26,6 +26,8 @@ mod memory;
 mod models;
 mod permissions;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod planted_code;
 mod provenance;
 mod publish;
 mod readme;

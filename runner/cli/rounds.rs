@@ -126,6 +126,12 @@ pub(crate) fn host(folders: &Folders, limits: Limits) -> Result<Host, CliError> 
 /// No engine.
 pub(crate) fn note_compiling(host: &Host, recipe: &Recipe) -> Result<(), CliError> {
     if !host.is_compiled(recipe)? {
+        if let Some(path) = host.distrusted(recipe)? {
+            let path = path.display();
+            table::note(&format!(
+                "`{path}` is not used: others can write to it or to its folder"
+            ));
+        }
         table::note("compiling the recipe engine for this machine (once, some 20 seconds)");
     }
     Ok(())

@@ -3,11 +3,14 @@
 //! An entry's name is the hash of what it was made from: the component, wasmtime's version and the
 //! engine's settings. Its content is the artifact, then its BLAKE3, so a truncated or altered entry is
 //! found out and made again. The artifact is mapped, not read: of 39 MB of machine code a recipe runs
-//! little. A cache that cannot be written only costs time.
+//! little. A cache that cannot be written only costs time, and so does one that others can write to: an
+//! entry that may be theirs is passed over.
 
-use std::fs::{self, File};
+use crate::trust;
+use std::fs::{File, Permissions};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -15,7 +18,7 @@ use wasmtime::component::Component;
 /// What an entry consists of; part of its name, so that no version takes another's for damaged.
 const LAYOUT: &[u8] = b"artifact, BLAKE3";
 
-/// Loads the compiled form of `bytes` from `<cache_dir>/wasm`, or compiles it and keeps the result.
+/// Loads the compiled form of `bytes` from a folder in `cache_dir`, or compiles it and keeps the result.
 ///
 /// # Errors
 /// `bytes` are no component that this engine can compile.
@@ -24,70 +27,95 @@ pub(crate) fn compile(
     cache_dir: Option<&Path>,
     bytes: &[u8],
 ) -> wasmtime::Result<Component> {
-    let Some(path) = cache_dir.map(|dir| entry_path(engine, dir, bytes)) else {
-        return Component::from_binary(engine, bytes);
-    };
+    let own = cache_dir.and_then(trust::own_folder);
+    let own = own.map(|folder| folder.join(entry_name(engine, bytes)));
     // Programs that start together wait for the one that compiles.
-    let _lock = lock(&path);
-    if let Some(component) = read(engine, &path) {
+    let _lock = own.as_deref().and_then(lock);
+    if let Some(component) = load(engine, cache_dir, bytes) {
         return Ok(component);
     }
     let component = Component::from_binary(engine, bytes)?;
-    store(&path, &component.serialize()?);
+    if let Some(path) = own {
+        store(&path, &component.serialize()?);
+    }
     Ok(component)
 }
 
 /// True when `compile` would find an entry.
 pub(crate) fn is_compiled(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> bool {
-    cache_dir.is_some_and(|dir| entry_path(engine, dir, bytes).is_file())
+    let mut paths = entry_paths(engine, cache_dir, bytes);
+    paths.any(|path| trust::open(&path).is_some())
 }
 
 /// The compiled form of `bytes`, where `compile` would find it.
 pub(crate) fn load(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> Option<Component> {
-    read(engine, &entry_path(engine, cache_dir?, bytes))
+    let mut paths = entry_paths(engine, cache_dir, bytes);
+    paths.find_map(|path| read(engine, trust::open(&path)?))
 }
 
-fn entry_path(engine: &Engine, cache_dir: &Path, bytes: &[u8]) -> PathBuf {
+/// An entry that is passed over because others can write to it, or to its folder.
+pub(crate) fn distrusted(
+    engine: &Engine,
+    cache_dir: Option<&Path>,
+    bytes: &[u8],
+) -> Option<PathBuf> {
+    let mut paths = entry_paths(engine, cache_dir, bytes);
+    paths.find(|path| path.exists() && trust::open(path).is_none())
+}
+
+/// Where an entry may lie.
+fn entry_paths(
+    engine: &Engine,
+    cache_dir: Option<&Path>,
+    bytes: &[u8],
+) -> impl Iterator<Item = PathBuf> {
+    let name = entry_name(engine, bytes);
+    let folders = cache_dir.map(trust::folders).into_iter().flatten();
+    folders.map(move |folder| folder.join(&name))
+}
+
+fn entry_name(engine: &Engine, bytes: &[u8]) -> String {
     let mut hasher = HashTo(blake3::Hasher::new());
     hasher.write(LAYOUT);
     // Covers wasmtime's version, the target and every setting that changes the machine code.
     engine.precompile_compatibility_hash().hash(&mut hasher);
     hasher.write(bytes);
-    cache_dir
-        .join("wasm")
-        .join(format!("{}.cwasm", hasher.0.finalize().to_hex()))
+    format!("{}.cwasm", hasher.0.finalize().to_hex())
 }
 
 /// A lock that ends with the file handle; `None` where the file system has no locks.
 fn lock(entry: &Path) -> Option<File> {
-    fs::create_dir_all(entry.parent()?).ok()?;
     let file = File::create(entry.with_extension("lock")).ok()?;
     file.lock().ok()?;
     Some(file)
 }
 
-fn read(engine: &Engine, path: &Path) -> Option<Component> {
-    if !is_whole(path).ok()? {
+fn read(engine: &Engine, mut entry: File) -> Option<Component> {
+    if !is_whole(&mut entry).ok()? {
         return None;
     }
     // A file system may forbid to run what lies on it.
-    let mapped = trusted::map(engine, path);
-    mapped
-        .or_else(|_| trusted::deserialize(engine, &fs::read(path)?))
-        .ok()
+    let mapped = trusted::map(engine, &entry);
+    let mut copied = || {
+        let mut bytes = Vec::new();
+        entry
+            .rewind()
+            .and_then(|()| entry.read_to_end(&mut bytes))?;
+        trusted::deserialize(engine, &bytes)
+    };
+    mapped.or_else(|_| copied()).ok()
 }
 
 /// Whether an entry ends with the BLAKE3 of what comes before.
-fn is_whole(path: &Path) -> io::Result<bool> {
-    let mut file = File::open(path)?;
-    let n_bytes = file.metadata()?.len();
+fn is_whole(entry: &mut File) -> io::Result<bool> {
+    let n_bytes = entry.metadata()?.len();
     let Some(n_bytes) = n_bytes.checked_sub(blake3::OUT_LEN as u64) else {
         return Ok(false);
     };
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(Read::by_ref(&mut file).take(n_bytes))?;
+    hasher.update_reader(Read::by_ref(entry).take(n_bytes))?;
     let mut digest = [0; blake3::OUT_LEN];
-    file.read_exact(&mut digest)?;
+    entry.read_exact(&mut digest)?;
     Ok(hasher.finalize() == digest)
 }
 
@@ -97,7 +125,11 @@ fn store(path: &Path, artifact: &[u8]) {
 
 fn try_store(path: &Path, artifact: &[u8]) -> io::Result<()> {
     let dir = path.parent().expect("an entry lies in a folder");
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    // Closed to others whatever the umask is, so that it is trusted.
+    let mode = Permissions::from_mode(0o644);
+    let mut file = tempfile::Builder::new()
+        .permissions(mode)
+        .tempfile_in(dir)?;
     file.write_all(artifact)?;
     file.write_all(blake3::hash(artifact).as_bytes())?;
     file.persist(path)?;
@@ -123,18 +155,21 @@ impl Hasher for HashTo {
     reason = "wasmtime cannot check that an artifact is its own"
 )]
 mod trusted {
-    use std::path::Path;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
     use wasmtime::Engine;
     use wasmtime::component::Component;
 
     /// Makes a component of an entry of this program's cache that is whole. What is behind the artifact is
     /// not looked at.
-    pub(super) fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    pub(super) fn map(engine: &Engine, entry: &File) -> wasmtime::Result<Component> {
+        // The file that was looked at, and not what stands at its path by now.
+        let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
         // SAFETY: the artifact was written by `Component::serialize` of an engine with the same
         // compatibility hash (in the entry's name; wasmtime checks it again) and is whole (its
-        // BLAKE3 was compared). Entries are put in place whole and never written to again. Only someone
-        // who can write to the user's own cache folder could do otherwise, and they could as well
-        // replace the program.
+        // BLAKE3 was compared). Entries are put in place whole and never written to again. Only this
+        // user and root can write to the entry and to its folder (`trust::open`), and they could as
+        // well replace the program.
         unsafe { Component::deserialize_file(engine, path) }
     }
 
@@ -148,6 +183,7 @@ mod trusted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn entry(dir: &Path) -> PathBuf {
         let mut entries = fs::read_dir(dir.join("wasm"))
@@ -189,18 +225,48 @@ mod tests {
         let bytes = wat::parse_str("(component)").unwrap();
         compile(&engine, Some(dir.path()), &bytes).unwrap();
         let path = entry(dir.path());
-        assert!(trusted::map(&engine, &path).is_ok());
+        let file = File::open(&path).unwrap();
+        assert!(trusted::map(&engine, &file).is_ok());
         assert!(trusted::deserialize(&engine, &fs::read(&path).unwrap()).is_ok());
     }
 
     #[test]
     fn other_settings_or_bytes_are_other_entries() {
-        let dir = Path::new("cache");
         let fuel = Engine::new(wasmtime::Config::new().consume_fuel(true)).unwrap();
-        let path = entry_path(&Engine::default(), dir, b"a");
-        assert_eq!(path, entry_path(&Engine::default(), dir, b"a"));
-        assert_ne!(path, entry_path(&Engine::default(), dir, b"b"));
-        assert_ne!(path, entry_path(&fuel, dir, b"a"));
+        let name = entry_name(&Engine::default(), b"a");
+        assert_eq!(name, entry_name(&Engine::default(), b"a"));
+        assert_ne!(name, entry_name(&Engine::default(), b"b"));
+        assert_ne!(name, entry_name(&fuel, b"a"));
+    }
+
+    /// The entry of another component stands for planted code: whoever maps it gets that component.
+    #[test]
+    fn an_entry_that_others_can_write_is_passed_over() {
+        let (engine, dir) = (Engine::default(), tempfile::tempdir().unwrap());
+        let [ours, planted] = ["(component)", "(component (core module (export \"m\")))"]
+            .map(|text| wat::parse_str(text).unwrap());
+        let has_export = |component: &Component| component.get_export(None, "m").is_some();
+        compile(&engine, Some(dir.path()), &planted).unwrap();
+        let path = dir.path().join("wasm").join(entry_name(&engine, &ours));
+        fs::rename(entry(dir.path()), &path).unwrap();
+        let load = || load(&engine, Some(dir.path()), &ours);
+        assert!(has_export(&load().unwrap()), "the attack works");
+        for (target, mode) in [(&path, 0o664), (&dir.path().join("wasm"), 0o775)] {
+            let closed = fs::metadata(target).unwrap().permissions();
+            fs::set_permissions(target, Permissions::from_mode(mode)).unwrap();
+            assert!(load().is_none());
+            assert!(!is_compiled(&engine, Some(dir.path()), &ours));
+            assert_eq!(
+                distrusted(&engine, Some(dir.path()), &ours),
+                Some(path.clone())
+            );
+            fs::set_permissions(target, closed).unwrap();
+        }
+        fs::set_permissions(dir.path().join("wasm"), Permissions::from_mode(0o775)).unwrap();
+        let component = compile(&engine, Some(dir.path()), &ours).unwrap();
+        assert!(!has_export(&component));
+        let component = load().expect("it was kept in a folder of its own");
+        assert!(!has_export(&component));
     }
 
     #[test]

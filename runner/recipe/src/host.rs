@@ -22,7 +22,8 @@ const ENGINE_INPUTS: [&str; 3] = [
 /// Where a host finds its parts, and what recipes may use.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
-    /// Compiled components are kept below it, in `wasm/`; `None`: compile every time.
+    /// Compiled components are kept below it, in `wasm/`, or in a folder of the user's own where others can
+    /// write to that; `None`: compile every time.
     pub cache_dir: Option<PathBuf>,
     /// The Python engine component; read when a Python recipe is first run.
     pub engine_path: PathBuf,
@@ -130,6 +131,21 @@ impl Host {
                 Ok(python.is_some())
             }
         }
+    }
+
+    /// A compiled component that is passed over because others than this user can write to it or to its
+    /// folder: it would be run as it stands there.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn distrusted(&self, recipe: &Recipe) -> Result<Option<PathBuf>, RecipeError> {
+        let cache_dir = self.options.cache_dir.as_deref();
+        Ok(match recipe.code() {
+            Code::Component(bytes) => cache::distrusted(&self.engine, cache_dir, bytes),
+            Code::Python(_) => {
+                cache::distrusted(&self.engine, cache_dir, &self.read_engine(recipe)?)
+            }
+        })
     }
 
     fn component(&self, recipe: &Recipe) -> Result<Component, RecipeError> {

@@ -15,6 +15,7 @@ mod limits;
 mod source;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use error::RecipeError;
 pub use host::{Host, HostOptions, engine_path};

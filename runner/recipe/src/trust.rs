@@ -1,0 +1,160 @@
+//! Which files only this user can have written: machine code is run as it stands there.
+//!
+//! A cache may be shared by a group, and lie in a folder that all of it may write to. What is run from it
+//! must be of this user or of root, and closed to others: the folder, the link to it where it is one, and
+//! the file.
+
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Bits of a mode that let others write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// The folders below `cache_dir` where compiled components may lie: one for all, and one of this user's own
+/// where that is somebody else's.
+pub(crate) fn folders(cache_dir: &Path) -> [PathBuf; 2] {
+    let own = format!("wasm-{}", user::id());
+    [cache_dir.join("wasm"), cache_dir.join(own)]
+}
+
+/// The first of them that is this user's and closed to others; made where it is missing.
+pub(crate) fn own_folder(cache_dir: &Path) -> Option<PathBuf> {
+    fs::create_dir_all(cache_dir).ok()?;
+    folders(cache_dir).into_iter().find(|folder| {
+        // Closed whatever the umask is. One that is there stays as it is.
+        let _ = DirBuilder::new().mode(0o755).create(folder);
+        let is_own = |metadata: Metadata| metadata.uid() == user::id();
+        is_closed_folder(folder) && fs::metadata(folder).is_ok_and(is_own)
+    })
+}
+
+/// Opens a file that only this user or root can have written; `None`: there is no such file.
+pub(crate) fn open(path: &Path) -> Option<File> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    if !is_file || !is_closed_folder(path.parent()?) {
+        return None;
+    }
+    let file = File::open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    // A second name may be in a folder of somebody else's, who chose what lies here.
+    (is_closed(&metadata) && metadata.nlink() == 1).then_some(file)
+}
+
+fn is_closed_folder(folder: &Path) -> bool {
+    // Whoever owns a link decides where it leads.
+    let link_is_ours = fs::symlink_metadata(folder).is_ok_and(|link| is_ours(&link));
+    let is_closed_folder = |metadata: Metadata| metadata.is_dir() && is_closed(&metadata);
+    link_is_ours && fs::metadata(folder).is_ok_and(is_closed_folder)
+}
+
+fn is_closed(metadata: &Metadata) -> bool {
+    is_ours(metadata) && metadata.mode() & OTHERS_WRITE == 0
+}
+
+/// Root could as well replace the program.
+fn is_ours(metadata: &Metadata) -> bool {
+    [0, user::id()].contains(&metadata.uid())
+}
+
+#[expect(unsafe_code, reason = "std has no call for the id of the user")]
+mod user {
+    /// The id of the user as whom this process reads and writes.
+    pub(super) fn id() -> u32 {
+        // SAFETY: it takes nothing and cannot fail.
+        unsafe { libc::geteuid() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use tempfile::{TempDir, tempdir};
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A cache with a file in its own folder.
+    fn cache() -> (TempDir, PathBuf) {
+        let dir = tempdir().unwrap();
+        let path = own_folder(dir.path()).unwrap().join("entry");
+        fs::write(&path, "code").unwrap();
+        set_mode(&path, 0o644);
+        assert!(open(&path).is_some());
+        (dir, path)
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_opened() {
+        for mode in [0o664, 0o646, 0o666, 0o620, 0o602] {
+            let (_dir, path) = cache();
+            set_mode(&path, mode);
+            assert!(open(&path).is_none(), "file {mode:o}");
+        }
+        for mode in [0o775, 0o757, 0o777, 0o2775, 0o1777] {
+            let (_dir, path) = cache();
+            set_mode(path.parent().unwrap(), mode);
+            assert!(open(&path).is_none(), "folder {mode:o}");
+        }
+    }
+
+    #[test]
+    fn links_to_what_others_chose_are_not_followed() {
+        let (dir, path) = cache();
+        let link = path.with_file_name("link");
+        symlink(&path, &link).unwrap();
+        assert!(open(&link).is_none());
+        fs::remove_file(&link).unwrap();
+        fs::hard_link(&path, dir.path().join("elsewhere")).unwrap();
+        assert!(open(&path).is_none());
+    }
+
+    #[test]
+    fn a_folder_behind_a_link_of_ones_own_is_ones_own() {
+        let (dir, path) = cache();
+        let other = tempdir().unwrap();
+        symlink(dir.path().join("wasm"), other.path().join("wasm")).unwrap();
+        assert!(open(&other.path().join("wasm/entry")).is_some());
+        assert_eq!(own_folder(other.path()).unwrap(), other.path().join("wasm"));
+        drop(path);
+    }
+
+    /// Only root can give files away.
+    #[test]
+    fn what_is_of_another_user_is_not_opened() {
+        if user::id() != 0 {
+            return;
+        }
+        let nobody = Some(65534);
+        let (_dir, path) = cache();
+        chown(&path, nobody, None).unwrap();
+        assert!(open(&path).is_none());
+
+        let (dir, path) = cache();
+        chown(path.parent().unwrap(), nobody, None).unwrap();
+        assert!(open(&path).is_none());
+        assert_eq!(own_folder(dir.path()).unwrap(), dir.path().join("wasm-0"));
+
+        let (dir, path) = cache();
+        let real = dir.path().join("real");
+        fs::rename(dir.path().join("wasm"), &real).unwrap();
+        symlink(&real, dir.path().join("wasm")).unwrap();
+        assert!(open(&path).is_some());
+        std::os::unix::fs::lchown(dir.path().join("wasm"), nobody, None).unwrap();
+        assert!(open(&path).is_none());
+    }
+
+    #[test]
+    fn a_folder_that_others_write_to_is_passed_over_for_one_of_ones_own() {
+        let dir = tempdir().unwrap();
+        let shared = dir.path().join("wasm");
+        fs::create_dir(&shared).unwrap();
+        set_mode(&shared, 0o775);
+        let own = own_folder(dir.path()).unwrap();
+        assert_eq!(own, dir.path().join(format!("wasm-{}", user::id())));
+        set_mode(&own, 0o777);
+        assert!(own_folder(dir.path()).is_none());
+    }
+}
