@@ -1,8 +1,9 @@
 //! `sae-run sql`: any question, and nothing but questions.
 
-use crate::common::{Workspace, signal};
+use crate::common::{Outcome, Workspace, signal, until};
 use serde_json::json;
 use std::fs;
+use std::time::Instant;
 
 fn trained() -> Workspace {
     let workspace = Workspace::with_small_sweep();
@@ -166,6 +167,128 @@ fn an_endless_query_is_cut_timed_out_and_stopped() {
     assert!(running.status().is_none());
     signal(running.pid(), "INT");
     running.wait().exits(130);
+}
+
+/// Runs a statement, and gives also the most memory that the process had, in MiB. It is killed where that is
+/// far too much.
+fn asked(workspace: &Workspace, args: &[&str]) -> (Outcome, u64) {
+    let mut running = workspace.start(&[&["sql"], args].concat());
+    let status = format!("/proc/{}/status", running.pid());
+    let (mut peak_mib, mut is_killed) = (0, false);
+    until("its end", || {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak_mib = peak_mib.max(peak.unwrap_or(0) / 1024);
+        if peak_mib > 4096 && !is_killed {
+            signal(running.pid(), "KILL");
+            is_killed = true;
+        }
+        running.status()
+    });
+    (running.wait(), peak_mib)
+}
+
+/// Refuses a statement within a minute and a gibibyte, most of which is libtorch.
+#[track_caller]
+fn is_refused(workspace: &Workspace, args: &[&str], words: &str) {
+    let begun = Instant::now();
+    let (outcome, peak_mib) = asked(workspace, args);
+    assert!(peak_mib < 1024, "{peak_mib} MiB: {args:?}");
+    assert!(begun.elapsed().as_secs() < 90, "{args:?}");
+    outcome.refuses(&[words]).hints("");
+}
+
+#[test]
+fn a_query_takes_no_more_memory_than_it_may() {
+    let workspace = trained();
+    let too_long = "a value of the query is longer than 16 MiB";
+    let too_large = "the query needs more than 256 MiB of memory";
+    let row = "the row of the answer is larger than 32 MiB";
+    // As much as a row may have, half of what SQLite may (its copy is too much), and all.
+    let [wide, wider, widest] = [5, 12, 30].map(|n_columns| {
+        format!(
+            "SELECT {}",
+            vec!["randomblob(16000000)"; n_columns].join(", ")
+        )
+    });
+    let attacks = [
+        ("SELECT randomblob(1000000000)", too_long),
+        ("SELECT hex(zeroblob(10000000))", too_long),
+        (
+            "SELECT replace(hex(zeroblob(1000000)), '0', hex(zeroblob(1000)))",
+            too_long,
+        ),
+        // What is too long may be told only at its end, which never comes: then time is what ends it.
+        ("SELECT json_group_array(i) FROM n", ""),
+        ("SELECT group_concat(randomblob(1000000)) FROM n", ""),
+        ("SELECT DISTINCT randomblob(10000) FROM n", ""),
+        ("SELECT randomblob(10000) AS b FROM n ORDER BY b", too_large),
+        (
+            "SELECT count(*) FROM n GROUP BY randomblob(10000)",
+            too_large,
+        ),
+        (
+            "SELECT 1 UNION SELECT randomblob(10000) FROM n ORDER BY 1",
+            too_large,
+        ),
+        (&wide, row),
+        (&wider, too_large),
+        (&widest, too_large),
+        (
+            "SELECT randomblob(1000000) FROM n",
+            "the answer is larger than 64 MiB",
+        ),
+    ];
+    for (attack, words) in attacks {
+        let statement = format!("{ENDLESS} {attack}");
+        let args = ["--timeout", "20", "--max-rows", "1000000000", &statement];
+        is_refused(&workspace, &args, words);
+    }
+    // It answers as before.
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM job"), 2);
+}
+
+#[test]
+fn a_query_ends_after_its_time_whatever_it_does() {
+    let workspace = trained();
+    let haystack = "replace(hex(zeroblob(4000000)), '00', 'a')";
+    let within = format!("SELECT instr({haystack}, substr({haystack}, 2000000) || 'b')");
+    let join = "SELECT count(*) FROM metric a, metric b, metric c, metric d, metric e, metric f";
+    for statement in [&within, join] {
+        is_refused(
+            &workspace,
+            &["--timeout", "1", statement],
+            "longer than 1 s",
+        );
+    }
+    let like = format!("SELECT {haystack} LIKE '{}b'", "%a".repeat(1000));
+    is_refused(&workspace, &[&like], "pattern too complex");
+    let rows = format!("{ENDLESS} SELECT i, zeroblob(1000) FROM n");
+    for format in ["--csv", "--json"] {
+        let args = ["--timeout", "1", "--max-rows", "1000000000", format, &rows];
+        is_refused(&workspace, &args, "longer than 1 s");
+    }
+    let help = workspace.run(&["sql", "--help"]).succeeds();
+    assert!(help.stdout.contains("[default: 60]"), "{help}");
+    workspace
+        .run(&["sql", "--timeout", "0", "SELECT 1"])
+        .succeeds();
+}
+
+#[test]
+fn any_number_of_rows_is_printed_as_they_come() {
+    let workspace = trained();
+    // 160 MB: more than a table may have.
+    let rows = format!("{ENDLESS} SELECT i, hex(zeroblob(100)) AS text FROM n LIMIT 700000");
+    let (outcome, peak_mib) = asked(&workspace, &["--max-rows", "1000000", "--csv", &rows]);
+    let outcome = outcome.succeeds();
+    assert_eq!(outcome.stdout.lines().count(), 700_001);
+    assert!(peak_mib < 1024, "{peak_mib} MiB");
+    let rows = format!("{ENDLESS} SELECT i AS a, '\"x' || char(10) AS b FROM n LIMIT 2");
+    let outcome = workspace.run(&["sql", "--json", &rows]).succeeds();
+    let expected = json!([{"a": 1, "b": "\"x\n"}, {"a": 2, "b": "\"x\n"}]);
+    assert_eq!(outcome.stdout, format!("{expected:#}\n"));
 }
 
 #[test]

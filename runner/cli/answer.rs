@@ -4,38 +4,124 @@ use crate::error::CliError;
 use crate::table;
 use args::Format;
 use serde_json::{Map, Value};
-use store::QueryTable;
+use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::ops::ControlFlow;
+use store::{QueryTable, RowSink};
 
 /// Prints rows as asked for.
 ///
 /// # Errors
 /// Standard output cannot be written.
 pub(crate) fn print(found: &QueryTable, format: Format) -> Result<u8, CliError> {
-    table::print(&match format {
-        Format { json: true, .. } => as_json(found),
-        Format { csv: true, .. } => as_csv(found)?,
-        _ => as_table(found),
-    })
+    let Some(mut rows) = RowPrinter::of(format) else {
+        return table::print(&as_table(found));
+    };
+    rows.begin(found.columns.clone());
+    let mut found = found.rows.iter();
+    while found
+        .next()
+        .is_some_and(|row| rows.take(row.clone()).is_continue())
+    {}
+    rows.end()
 }
 
-fn as_json(found: &QueryTable) -> String {
-    let columns = || found.columns.iter().cloned();
-    let object = |row: &Vec<Value>| columns().zip(row.iter().cloned()).collect::<Map<_, _>>();
-    let objects: Vec<_> = found.rows.iter().map(object).collect();
-    serde_json::to_string_pretty(&objects).expect("JSON serialises") + "\n"
+/// Prints rows as they come, as JSON or CSV.
+pub(crate) struct RowPrinter {
+    out: Out,
+    columns: Vec<String>,
+    n_rows: u64,
+    written: io::Result<()>,
 }
 
-fn as_csv(found: &QueryTable) -> Result<String, CliError> {
-    let failed = |error: csv::Error| CliError::environment(format!("cannot write CSV: {error}"));
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(&found.columns).map_err(failed)?;
-    for row in &found.rows {
-        writer.write_record(row.iter().map(plain)).map_err(failed)?;
+enum Out {
+    Csv(Box<csv::Writer<Stdout>>),
+    Json(BufWriter<Stdout>),
+}
+
+impl RowPrinter {
+    /// `None`: a table is asked for, which needs all rows at once.
+    pub(crate) fn of(format: Format) -> Option<Self> {
+        let out = match format {
+            Format { json: true, .. } => Out::Json(BufWriter::new(io::stdout())),
+            Format { csv: true, .. } => Out::Csv(Box::new(csv::Writer::from_writer(io::stdout()))),
+            _ => return None,
+        };
+        Some(Self {
+            out,
+            columns: Vec::new(),
+            n_rows: 0,
+            written: Ok(()),
+        })
     }
-    let bytes = writer
-        .into_inner()
-        .map_err(|error| failed(error.into_error().into()))?;
-    Ok(String::from_utf8(bytes).expect("all fields are UTF-8"))
+
+    /// Prints what is left. A reader that has seen enough (`| head`) is no error.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(crate) fn end(mut self) -> Result<u8, CliError> {
+        let written = std::mem::replace(&mut self.written, Ok(()));
+        match written.and_then(|()| self.write_end()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::environment(
+                format!("cannot write to standard output: {error}"),
+            )),
+            _ => Ok(0),
+        }
+    }
+
+    fn write_end(&mut self) -> io::Result<()> {
+        match &mut self.out {
+            Out::Csv(writer) => writer.flush(),
+            Out::Json(writer) => {
+                let end = if self.n_rows == 0 { "[]\n" } else { "\n]\n" };
+                writer.write_all(end.as_bytes())?;
+                writer.flush()
+            }
+        }
+    }
+
+    fn write(&mut self, row: Vec<Value>) -> io::Result<()> {
+        match &mut self.out {
+            Out::Csv(writer) => {
+                let written = writer.write_record(row.iter().map(plain));
+                written.map_err(of_writing)
+            }
+            Out::Json(writer) => {
+                let object: Map<_, _> = self.columns.iter().cloned().zip(row).collect();
+                let object = serde_json::to_string_pretty(&object)?;
+                let before = if self.n_rows == 0 { "[\n  " } else { ",\n  " };
+                writer.write_all(before.as_bytes())?;
+                writer.write_all(object.replace('\n', "\n  ").as_bytes())
+            }
+        }
+    }
+}
+
+/// What the system said, which csv's own conversion hides.
+fn of_writing(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}
+
+impl RowSink for RowPrinter {
+    fn begin(&mut self, columns: Vec<String>) {
+        if let Out::Csv(writer) = &mut self.out {
+            self.written = writer.write_record(&columns).map_err(of_writing);
+        }
+        self.columns = columns;
+    }
+
+    fn take(&mut self, row: Vec<Value>) -> ControlFlow<()> {
+        if self.written.is_ok() {
+            self.written = self.write(row);
+            self.n_rows += 1;
+        }
+        match self.written {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
 }
 
 fn as_table(found: &QueryTable) -> String {

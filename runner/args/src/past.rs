@@ -103,9 +103,9 @@ pub struct SqlArgs {
     /// Print so many rows at most, and say so where there are more.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub max_rows: usize,
-    /// End a statement that takes longer than this [default: none; Ctrl-C ends one at any time].
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
+    /// End a statement that takes longer than this; 0: let it take any time. Ctrl-C ends one, too.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,

@@ -260,6 +260,26 @@ pub enum StoreError {
         /// How long it may take.
         timeout: Duration,
     },
+    /// A query that needs more memory than it may.
+    #[error("the query needs more than {} MiB of memory", limit_bytes >> 20)]
+    QueryTooLarge {
+        /// What it may need.
+        limit_bytes: i64,
+    },
+    /// A query with a text or a blob that is longer than it may be.
+    #[error("a value of the query is longer than {} MiB", limit_bytes >> 20)]
+    ValueTooLong {
+        /// What it may have.
+        limit_bytes: i32,
+    },
+    /// An answer that is larger than can be held.
+    #[error("the {what} is larger than {} MiB", limit_bytes >> 20)]
+    AnswerTooLarge {
+        /// The answer, or a row of it.
+        what: &'static str,
+        /// What it may have.
+        limit_bytes: usize,
+    },
     /// A query that SQLite does not understand.
     #[error("{message}")]
     BadQuery {
@@ -329,7 +349,19 @@ impl StoreError {
             Self::UnknownColumn { .. } => {
                 "`SELECT name FROM pragma_table_info('result')` lists the columns"
             }
-            Self::QueryTimedOut { .. } => "give it longer with `--timeout`, or ask for less",
+            Self::QueryTimedOut { .. } => {
+                "`sae-run sql --timeout SECONDS` gives it longer; or ask for less"
+            }
+            Self::QueryTooLarge { .. } => {
+                "what is sorted, grouped or made distinct is held in memory: ask for fewer rows or columns, \
+                 with `WHERE` or `LIMIT`"
+            }
+            Self::ValueTooLong { .. } => {
+                "`substr` cuts a value, `LIMIT` in a subquery shortens a list"
+            }
+            Self::AnswerTooLarge { .. } => {
+                "ask for fewer columns or rows; `sae-run sql --csv` and `--json` give any number of rows"
+            }
             Self::BadQuery { .. } => {
                 "`SELECT name, sql FROM sqlite_schema` shows tables, views and what their columns \
                  mean; the views `result` and `curve` are made for reading"

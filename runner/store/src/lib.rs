@@ -28,6 +28,7 @@ mod verdict;
 mod worker;
 
 mod authorizer;
+mod bounds;
 mod fold;
 mod history;
 mod listing;
@@ -59,7 +60,7 @@ pub use open::Store;
 pub use origin::SweepOrigin;
 pub use publication::{JobPublication, Publication, PublishedFile};
 pub use publishable::{ProvenanceRow, PublishableSae};
-pub use query::{QueryLimits, QueryTable};
+pub use query::{QueryLimits, QueryTable, RowSink};
 pub use record::{RecordedJob, RecordedPlan, RecordedStream};
 pub use remove::{KeptJob, Removal, RemovedJob};
 pub use report::{CurvePoint, Report, ReportAttempt, ReportInput, ReportSae, ReportSweep};

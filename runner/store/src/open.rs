@@ -23,6 +23,9 @@ pub struct Store {
     path: PathBuf,
 }
 
+/// Rows of a query that are read before they are asked for; each is held twice.
+const ROWS_AHEAD: usize = 4;
+
 impl Store {
     /// Opens the database for writing; makes it, and its folder, where missing; brings it up to date.
     ///
@@ -138,7 +141,12 @@ fn make(path: &Path) {
 /// A connection that cannot write, whatever is asked of it.
 pub(crate) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
     let options = read_only_options(path).await?;
-    let conn = options.connect().await;
+    let conn = options
+        // What a query sorts is in memory, where it is bounded, and not in files, where it fills the disk.
+        .pragma("temp_store", "MEMORY")
+        .row_buffer_size(ROWS_AHEAD)
+        .connect()
+        .await;
     conn.map_err(|error| StoreError::from_sqlx(path, error))
 }
 

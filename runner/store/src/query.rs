@@ -1,6 +1,7 @@
 //! A user's own SQL, on a connection that cannot write.
 
 use crate::authorizer::only_reads;
+use crate::bounds::{MAX_HEAP_BYTES, MAX_VALUE_BYTES, bound};
 use crate::error::{StoreError, message, result_code};
 use crate::open::{Store, connect_read_only};
 use futures::TryStreamExt;
@@ -11,13 +12,14 @@ use sqlx::{
     Statement, TypeInfo, ValueRef,
 };
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a query gives.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryTable {
     /// Names of the columns, also where there are no rows.
     pub columns: Vec<String>,
@@ -39,15 +41,31 @@ pub struct QueryLimits {
     pub stop: Arc<AtomicBool>,
 }
 
+/// How long a query may take that nobody gave another time.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Default for QueryLimits {
     fn default() -> Self {
         Self {
             max_rows: usize::MAX,
-            timeout: None,
+            timeout: Some(DEFAULT_TIMEOUT),
             stop: Arc::default(),
         }
     }
 }
+
+/// Takes the rows of a query as they come, so that they need not all be held.
+pub trait RowSink {
+    /// The names of the columns, before any row.
+    fn begin(&mut self, columns: Vec<String>);
+
+    /// The next row, with values as in [`QueryTable`]. `Break`: no more are wanted.
+    fn take(&mut self, row: Vec<Value>) -> ControlFlow<()>;
+}
+
+/// Bytes of one row in the answer, and of all rows of a table.
+const MAX_ROW_BYTES: usize = 32 << 20;
+const MAX_TABLE_BYTES: usize = 64 << 20;
 
 /// Instructions of SQLite's machine between two looks at the limits: some 0.1 ms.
 const OPS_PER_LOOK: i32 = 10_000;
@@ -69,21 +87,78 @@ impl Store {
     /// The same within limits.
     ///
     /// # Errors
-    /// As [`Store::query`]; and a query that was stopped, or took too long.
+    /// As [`Store::query`]; a query that was stopped, took too long or too much memory, or whose answer is
+    /// too large to be held.
     pub async fn query_within(
         &self,
         sql: &str,
         limits: &QueryLimits,
     ) -> Result<QueryTable, StoreError> {
+        let mut held = HeldTable::default();
+        let is_cut = self.query_into(sql, limits, &mut held).await?;
+        if held.n_bytes > MAX_TABLE_BYTES {
+            return Err(StoreError::AnswerTooLarge {
+                what: "answer",
+                limit_bytes: MAX_TABLE_BYTES,
+            });
+        }
+        Ok(QueryTable {
+            is_cut,
+            ..held.table
+        })
+    }
+
+    /// The same, and gives each row to `sink`; true where there are more than were asked for.
+    ///
+    /// # Errors
+    /// As [`Store::query_within`], but for the size of the answer: only that of a row is limited. The
+    /// rows before it were given.
+    pub async fn query_into(
+        &self,
+        sql: &str,
+        limits: &QueryLimits,
+        sink: &mut (dyn RowSink + Send),
+    ) -> Result<bool, StoreError> {
         let keyword = check(sql)?;
         let located = |error| StoreError::from_sqlx(self.path(), error);
         let mut conn = connect_read_only(self.path()).await?;
         only_reads(&mut conn).await.map_err(located)?;
+        bound(&mut conn).await.map_err(located)?;
         limit(&mut conn, limits).await.map_err(located)?;
-        let table = fetch(&mut conn, sql, limits.max_rows).await;
-        let table = table.map_err(|error| query_error(self.path(), keyword, limits, error))?;
-        conn.close().await.map_err(located)?;
-        Ok(table)
+        let query_error = |error| query_error(self.path(), &keyword, limits, error);
+        let is_cut = fetch(&mut conn, sql, limits.max_rows, sink).await;
+        let is_cut =
+            is_cut
+                .map_err(query_error)?
+                .map_err(|TooLong| StoreError::AnswerTooLarge {
+                    what: "row of the answer",
+                    limit_bytes: MAX_ROW_BYTES,
+                })?;
+        conn.close().await.map_err(query_error)?;
+        Ok(is_cut)
+    }
+}
+
+/// The rows of a query, as long as they are not too many to be held.
+#[derive(Default)]
+struct HeldTable {
+    table: QueryTable,
+    n_bytes: usize,
+}
+
+impl RowSink for HeldTable {
+    fn begin(&mut self, columns: Vec<String>) {
+        self.table.columns = columns;
+    }
+
+    fn take(&mut self, row: Vec<Value>) -> ControlFlow<()> {
+        let text = |value: &Value| value.as_str().map_or(0, str::len);
+        self.n_bytes += row.iter().map(text).sum::<usize>() + size_of_val(row.as_slice());
+        if self.n_bytes > MAX_TABLE_BYTES {
+            return ControlFlow::Break(());
+        }
+        self.table.rows.push(row);
+        ControlFlow::Continue(())
     }
 }
 
@@ -101,50 +176,74 @@ async fn limit(conn: &mut SqliteConnection, limits: &QueryLimits) -> Result<(), 
     Ok(())
 }
 
+/// A row that is too long to be held.
+struct TooLong;
+
+/// Gives the rows to `sink`; whether there are more.
 async fn fetch(
     conn: &mut SqliteConnection,
     sql: &str,
     max_rows: usize,
-) -> Result<QueryTable, sqlx::Error> {
+    sink: &mut (dyn RowSink + Send),
+) -> Result<Result<bool, TooLong>, sqlx::Error> {
     // A user's SQL is dynamic by nature; the connection reads only.
     let statement = conn
         .prepare(AssertSqlSafe(sql.to_owned()).into_sql_str())
         .await?;
     let names = statement.columns().iter().map(Column::name);
-    let columns = names.map(str::to_owned).collect();
-    let mut rows = Vec::new();
-    let mut is_cut = false;
+    sink.begin(names.map(str::to_owned).collect());
+    let mut n_rows = 0;
     let mut found = statement.query().fetch(conn);
     while let Some(row) = found.try_next().await? {
-        is_cut = rows.len() == max_rows;
-        if is_cut {
+        if n_rows == max_rows {
+            return Ok(Ok(true));
+        }
+        if n_bytes(&row)? > MAX_ROW_BYTES {
+            return Ok(Err(TooLong));
+        }
+        n_rows += 1;
+        if sink.take(to_json(&row)?).is_break() {
             break;
         }
-        rows.push(to_json(&row)?);
     }
-    drop(found);
-    Ok(QueryTable {
-        columns,
-        rows,
-        is_cut,
-    })
+    Ok(Ok(false))
 }
 
-fn query_error(
-    path: &Path,
-    keyword: String,
-    limits: &QueryLimits,
-    error: sqlx::Error,
-) -> StoreError {
+/// Bytes of a row's texts and blobs.
+fn n_bytes(row: &SqliteRow) -> Result<usize, sqlx::Error> {
+    let of_value = |index| {
+        let value = row.try_get_raw(index)?;
+        let is_long = matches!(value.type_info().name(), "TEXT" | "BLOB") && !value.is_null();
+        let bytes = is_long.then(|| <&[u8] as Decode<Sqlite>>::decode(value));
+        let bytes = bytes.transpose().map_err(sqlx::Error::Decode)?;
+        Ok(bytes.map_or(0, <[u8]>::len))
+    };
+    (0..row.len()).map(of_value).sum()
+}
+
+fn query_error(path: &Path, keyword: &str, limits: &QueryLimits, error: sqlx::Error) -> StoreError {
+    let too_large = || StoreError::QueryTooLarge {
+        limit_bytes: MAX_HEAP_BYTES,
+    };
     match result_code(&error) {
         // SQLITE_READONLY, and SQLITE_AUTH where the authorizer said no.
-        Some(8 | 23) => StoreError::NotAQuery { keyword },
+        Some(8 | 23) => StoreError::NotAQuery {
+            keyword: keyword.to_owned(),
+        },
+        // SQLITE_NOMEM.
+        Some(7) => too_large(),
+        // The driver's thread ends where there is no memory for its copy of a row.
+        None if matches!(error, sqlx::Error::WorkerCrashed) => too_large(),
         // SQLITE_INTERRUPT, by the progress handler.
         Some(9) => match limits.timeout {
             Some(timeout) if !limits.stop.load(Ordering::Relaxed) => {
                 StoreError::QueryTimedOut { timeout }
             }
             _ => StoreError::QueryStopped,
+        },
+        // SQLITE_TOOBIG, of a value; a query's text is the other thing that can be.
+        Some(18) if message(&error).contains("string or blob") => StoreError::ValueTooLong {
+            limit_bytes: MAX_VALUE_BYTES,
         },
         // SQLITE_ERROR, TOOBIG, MISMATCH, RANGE: the fault is in the query.
         Some(1 | 18 | 20 | 25) => StoreError::BadQuery {
