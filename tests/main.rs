@@ -8,6 +8,7 @@ mod bad_folder;
 mod bad_model;
 mod bad_settings;
 mod config;
+mod damaged_events;
 mod data;
 mod distributed;
 mod encode;

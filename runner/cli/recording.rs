@@ -1,10 +1,12 @@
 //! A plan in the database: recorded, and brought up to what workers of earlier runs did.
 
 use crate::error::CliError;
+use crate::event_tail::EventTail;
 use crate::expand::Expanded;
 use crate::git;
 use crate::orphan;
 use crate::runs_folder::RunsFolder;
+use crate::table;
 use args::RunOptions;
 use std::collections::BTreeMap;
 use store::{JobStatus, RecordedPlan, Store, SweepOrigin};
@@ -35,7 +37,10 @@ pub(crate) async fn recover(
     // By their ids: a stream may be both.
     let streams: BTreeMap<_, _> = planned.chain(left_open).collect();
     for (stream_id, dir) in streams {
-        store.fold(stream_id, &folder.tail(dir).read_new()?).await?;
+        // What `--fresh` forgets it need not read.
+        if !(options.fresh && recorded.stream(stream_id).is_some()) {
+            fold_all(store, folder.tail(dir), stream_id).await?;
+        }
     }
     store.abandon_dead_attempts().await?;
     if options.fresh {
@@ -56,6 +61,16 @@ pub(crate) async fn recover(
     Ok(recorded)
 }
 
+/// Takes in what workers wrote of a stream, and says what of it cannot be read.
+async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result<(), CliError> {
+    while tail.fold_next(store, stream_id).await?.is_some() {}
+    let (_, note) = tail.end(store, stream_id).await?;
+    if let Some(note) = note {
+        table::note(&note);
+    }
+    Ok(())
+}
+
 /// Forgets what the jobs had done and saved.
 async fn forget(
     store: &Store,
@@ -66,7 +81,11 @@ async fn forget(
         folder.remove_state(&job.dir)?;
     }
     let job_ids = recorded.jobs.iter().map(|job| job.job_id.as_str());
-    Ok(store.reset_jobs(&job_ids.collect::<Vec<_>>()).await?)
+    store.reset_jobs(&job_ids.collect::<Vec<_>>()).await?;
+    for stream in &recorded.streams {
+        folder.remove_events(&stream.dir)?;
+    }
+    Ok(())
 }
 
 /// Records the plan; recording it again changes nothing, and tells where its jobs stand.

@@ -9,7 +9,9 @@
 //! ```
 
 use crate::error::CliError;
-use crate::worker_process::{EVENTS, EventTail};
+use crate::event_tail::EventTail;
+use crate::unreadable::rename_aside;
+use crate::worker_process::EVENTS;
 use plan::{Job, Stream};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -92,6 +94,20 @@ impl RunsFolder {
     /// A reader of a stream's events, from their beginning.
     pub(crate) fn tail(&self, stream_dir: &str) -> EventTail {
         EventTail::new(self.path.join(stream_dir).join(EVENTS))
+    }
+
+    /// Removes a stream's events without a look into them; numbers go on behind the last that the database
+    /// has.
+    pub(crate) fn remove_events(&self, stream_dir: &str) -> Result<(), CliError> {
+        let path = self.path.join(stream_dir).join(EVENTS);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            // A folder, say.
+            Err(_) => rename_aside(&path)
+                .map(drop)
+                .map_err(|error| CliError::io("put aside", &path, &error)),
+        }
     }
 
     /// Forgets how far a job was.

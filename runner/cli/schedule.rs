@@ -1,6 +1,7 @@
 //! Runs the streams of a plan: on each device one worker after the other, or several at a time.
 
 use crate::error::CliError;
+use crate::event_tail::EventTail;
 use crate::expand::Expanded;
 use crate::launch::{Launcher, Processes};
 use crate::progress::Progress;
@@ -9,7 +10,7 @@ use crate::recording::record;
 use crate::runs_folder::RunsFolder;
 use crate::signals::StopSignals;
 use crate::watch::{Failure, Watch};
-use crate::worker_process::{EVENTS, EventTail, LOG, WorkerProcess};
+use crate::worker_process::{EVENTS, LOG, WorkerProcess};
 use futures_util::future::join_all;
 use plan::{FailureKind, Job, Launch, Stream};
 use std::fs;
@@ -296,7 +297,8 @@ impl Scheduler<'_> {
             progress: &self.progress,
             order,
             worker: WorkerProcess::start(order, dir, self.launcher)?,
-            tail: EventTail::new(order.events.clone()),
+            tail: EventTail::new(order.events.clone()).up_to_attempt(order.attempt),
+            last_seq: 0,
             bar: self.progress.stream(&order.stream_id, order.jobs.len()),
             failed: None,
             diverged: Vec::new(),

@@ -3,18 +3,21 @@
 
 use crate::config;
 use crate::error::CliError;
+use crate::event_tail::EventTail;
 use crate::inspect;
 use crate::launch::Local;
 use crate::past_job;
 use crate::paths::Folders;
 use crate::signals::StopSignals;
 use crate::table;
-use crate::worker_process::{EVENTS, EventTail, WorkerProcess};
+use crate::worker_process::{EVENTS, WorkerProcess};
 use args::VerifyResumeArgs;
 use data::DigestCache;
 use fastrand::Rng;
 use indicatif::HumanBytes;
-use plan::{EventKind, JobDraft, JobInputs, PlanError, StreamKey, TrainConfig, resolve_jobs};
+use plan::{
+    Event, EventKind, JobDraft, JobInputs, PlanError, StreamKey, TrainConfig, resolve_jobs,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -211,7 +214,14 @@ impl Trial {
     }
 
     fn take_in(&mut self) -> Result<(), CliError> {
-        for event in self.tail.read_new()? {
+        while let Some(events) = self.tail.read_next()? {
+            self.take(events)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, events: Vec<Event>) -> Result<(), CliError> {
+        for event in events {
             match event.kind {
                 EventKind::Ready {
                     first_step,

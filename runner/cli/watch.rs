@@ -1,10 +1,11 @@
 //! One attempt at a stream, watched to its end: events folded and drawn, a stop passed on.
 
 use crate::error::CliError;
+use crate::event_tail::EventTail;
 use crate::progress::{Progress, StreamProgress};
 use crate::signals::StopSignals;
-use crate::worker_process::{EventTail, WorkerProcess};
-use plan::{EventKind, FailureKind};
+use crate::worker_process::WorkerProcess;
+use plan::{Event, EventKind, FailureKind};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -22,6 +23,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) order: &'a Order,
     pub(crate) worker: WorkerProcess,
     pub(crate) tail: EventTail,
+    /// Number of the last event that was drawn.
+    pub(crate) last_seq: u64,
     pub(crate) bar: StreamProgress,
     /// The last words of the worker, if it had any.
     pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
@@ -58,7 +61,12 @@ impl Watch<'_> {
             }
         };
         self.take_in().await?;
+        let (last, note) = self.tail.end(self.store, &self.order.stream_id).await?;
+        self.draw(last);
         self.bar.finish();
+        if let Some(note) = note {
+            self.progress.say(&note);
+        }
         let unknown = |error| CliError::environment(format!("cannot wait for the worker: {error}"));
         Ok(self.end(status.map_err(unknown)?))
     }
@@ -77,16 +85,20 @@ impl Watch<'_> {
     }
 
     async fn take_in(&mut self) -> Result<(), CliError> {
-        let events = self.tail.read_new()?;
-        if events.is_empty() {
-            return Ok(());
+        let stream_id = &self.order.stream_id;
+        while let Some(events) = self.tail.fold_next(self.store, stream_id).await? {
+            self.draw(events);
         }
-        self.store.fold(&self.order.stream_id, &events).await?;
-        // The file begins with what earlier attempts said.
-        for event in events
-            .into_iter()
-            .filter(|event| event.attempt == self.order.attempt)
-        {
+        Ok(())
+    }
+
+    fn draw(&mut self, events: Vec<Event>) {
+        for event in events {
+            // The file begins with what earlier attempts said, and is read again where it was cut.
+            if event.attempt != self.order.attempt || event.seq <= self.last_seq {
+                continue;
+            }
+            self.last_seq = event.seq;
             self.bar.show(&event.kind);
             match event.kind {
                 EventKind::Checkpoint { is_final: true, .. } => self.progress.job_done(),
@@ -110,7 +122,6 @@ impl Watch<'_> {
                 _ => {}
             }
         }
-        Ok(())
     }
 
     /// Whether another attempt may end better: nobody asked it to stop, and the input is not at fault.

@@ -2,9 +2,7 @@
 
 use crate::error::CliError;
 use crate::launch::Launcher;
-use plan::Event;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, ChildStdin, Command};
@@ -146,65 +144,4 @@ fn write_order(order: &Order, path: &Path) -> Result<(), CliError> {
     fs::write(&temporary, text)
         .and_then(|()| fs::rename(&temporary, path))
         .map_err(|error| CliError::io("write", path, &error))
-}
-
-/// Reads the events of a file as they are appended.
-#[derive(Debug)]
-pub(crate) struct EventTail {
-    path: PathBuf,
-    offset: u64,
-    /// Lines before `offset`.
-    n_lines: usize,
-}
-
-impl EventTail {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            offset: 0,
-            n_lines: 0,
-        }
-    }
-
-    /// The whole lines since the last call; a line that is still being written waits.
-    ///
-    /// # Errors
-    /// A file that cannot be read or holds something else.
-    pub(crate) fn read_new(&mut self) -> Result<Vec<Event>, CliError> {
-        let unreadable = |error: &std::io::Error| CliError::io("read", &self.path, error);
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(unreadable(&error)),
-        };
-        let mut text = Vec::new();
-        file.seek(SeekFrom::Start(self.offset))
-            .and_then(|_| file.read_to_end(&mut text))
-            .map_err(|error| unreadable(&error))?;
-        let whole = text
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |end| end + 1);
-        self.offset += whole as u64;
-        let before = self.n_lines;
-        let lines: Vec<_> = text[..whole]
-            .split_inclusive(|&byte| byte == b'\n')
-            .collect();
-        self.n_lines += lines.len();
-        let events = lines.iter().enumerate();
-        let events = events
-            .filter(|(_, line)| line.len() > 1)
-            .map(|(index, line)| {
-                let event = serde_json::from_slice(line);
-                event.map_err(|error| self.damaged(before + index + 1, &error))
-            });
-        events.collect()
-    }
-
-    fn damaged(&self, line: usize, error: &serde_json::Error) -> CliError {
-        let path = self.path.display();
-        CliError::environment(format!("line {line} of `{path}` is damaged: {error}")).with_hint(format!(
-            "nothing was changed; put a good copy back, or keep the lines before it: `sed -i '{line},$d' {path}`"
-        ))
-    }
 }

@@ -4,6 +4,7 @@
 
 use crate::EvalStats;
 use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
 
 /// One line of `events.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,53 @@ pub struct Event {
     /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
+}
+
+/// Bytes of the longest line that is read; those of a worker have some hundred, and a few thousand where
+/// they tell of a failure.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+
+/// No count of a run comes near it, and the sum of very many of them still is an integer.
+const MAX_COUNT: u64 = 1 << 48;
+
+/// A line that is not taken for an event.
+#[derive(Debug, Error)]
+pub enum BadEvent {
+    /// A line without an end, or nearly.
+    #[error("it is longer than {MAX_EVENT_BYTES} bytes")]
+    TooLong,
+    /// No JSON, or none of an event that this version knows.
+    #[error("it is no event: {0}")]
+    Unknown(#[from] serde_json::Error),
+    /// A count that no run has.
+    #[error("{0} is no count of a run")]
+    Count(i128),
+}
+
+impl Event {
+    /// Reads a line, with or without its end.
+    ///
+    /// # Errors
+    /// A line that is too long, that is no event, or whose counts are none.
+    pub fn from_line(line: &[u8]) -> Result<Self, BadEvent> {
+        if line.len() > MAX_EVENT_BYTES {
+            return Err(BadEvent::TooLong);
+        }
+        let event: Self = serde_json::from_slice(line)?;
+        let is_count = |count: &u64| (0..=MAX_COUNT).contains(count);
+        if let Some(count) = event.kind.counts().iter().find(|count| !is_count(count)) {
+            return Err(BadEvent::Count((*count).into()));
+        }
+        let numbers = [event.seq, event.attempt.into()];
+        match numbers
+            .into_iter()
+            .find(|number| *number == 0 || !is_count(number))
+        {
+            Some(number) => Err(BadEvent::Count(number.into())),
+            None if (0..MAX_COUNT as i64).contains(&event.time_ms) => Ok(event),
+            None => Err(BadEvent::Count(event.time_ms.into())),
+        }
+    }
 }
 
 /// What happened.
@@ -139,6 +187,45 @@ pub enum EventKind {
     Finished,
 }
 
+impl EventKind {
+    /// Every count that it has.
+    fn counts(&self) -> Vec<u64> {
+        match self {
+            Self::Tokenising {
+                n_tokens,
+                n_bytes_read,
+                n_bytes_total,
+            } => vec![*n_tokens, *n_bytes_read, *n_bytes_total],
+            Self::Ready {
+                first_step,
+                n_steps,
+                tokens_per_step,
+            } => vec![*first_step, *n_steps, *tokens_per_step],
+            Self::Metric { step, stats, .. } => {
+                vec![*step, stats.n_tokens, stats.n_dead, stats.n_output]
+            }
+            Self::Progress {
+                step,
+                n_tokens,
+                elapsed_ms,
+            } => vec![*step, *n_tokens, *elapsed_ms],
+            Self::Evaluating {
+                n_done,
+                n_sequences,
+            } => vec![*n_done, *n_sequences],
+            Self::Evaluation { step, stats, .. } => {
+                vec![*step, stats.n_tokens, stats.n_dead, stats.n_predicted]
+            }
+            Self::Checkpoint { step, .. }
+            | Self::Unhealthy { step, .. }
+            | Self::Interrupted { step } => vec![*step],
+            Self::Started { .. } | Self::Note { .. } | Self::Failed { .. } | Self::Finished => {
+                Vec::new()
+            }
+        }
+    }
+}
+
 /// Whose fault a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -197,6 +284,56 @@ impl SaeStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const LINE: &str = r#"{"seq":7,"time_ms":5,"attempt":2,"event":"interrupted","step":3}"#;
+
+    #[test]
+    fn a_line_is_read_with_its_end_and_without() {
+        for line in [LINE.to_owned(), format!("{LINE}\n"), format!("{LINE}\r\n")] {
+            let event = Event::from_line(line.as_bytes()).unwrap();
+            assert_eq!((event.seq, event.attempt), (7, 2));
+            assert_eq!(event.kind, EventKind::Interrupted { step: 3 });
+        }
+    }
+
+    #[test]
+    fn what_no_worker_writes_is_refused() {
+        let of = |from: &str, to: &str| LINE.replace(from, to);
+        for (line, words) in [
+            (String::new(), "no event"),
+            ("[]".into(), "no event"),
+            ("\0\0\0".into(), "no event"),
+            (of(":3}", ":3"), "no event"),
+            (of("interrupted", "rewound"), "no event"),
+            (of("\"step\":3", "\"steps\":3"), "no event"),
+            (of(":3}", ":-3}"), "no event"),
+            (of(":3}", ":3e300}"), "no event"),
+            (of(":3}", ":9007199254740993}"), "9007199254740993"),
+            (of(":7", ":0"), "0 is no count"),
+            (of(":7", ":18446744073709551615"), "18446744073709551615"),
+            (of("\"attempt\":2", "\"attempt\":0"), "0 is no count"),
+            (of(":5", ":-5"), "-5 is no count"),
+            ("[".repeat(100_000), "no event"),
+            (LINE.to_owned() + &" ".repeat(MAX_EVENT_BYTES), "longer"),
+        ] {
+            let error = Event::from_line(line.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(words), "{line:.99}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>(), at in 0..LINE.len(), with: u8) {
+            let _ = Event::from_line(&bytes);
+            let mut line = LINE.as_bytes().to_vec();
+            line[at] = with;
+            if let Ok(event) = Event::from_line(&line) {
+                let again = serde_json::to_vec(&event).unwrap();
+                prop_assert_eq!(Event::from_line(&again).unwrap(), event);
+            }
+        }
+    }
 
     #[test]
     fn diverged_sums_survive_json() {

@@ -27,7 +27,7 @@ pub use config::TrainConfig;
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow};
 pub use error::{PlanError, nearest};
 pub use evaluation::EvalStats;
-pub use event::{Event, EventKind, FailureKind, SaeStats};
+pub use event::{BadEvent, Event, EventKind, FailureKind, MAX_EVENT_BYTES, SaeStats};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_jobs};

@@ -169,16 +169,6 @@ pub enum StoreError {
         number: u32,
     },
 
-    /// An event is missing.
-    #[error("the events of stream `{stream_id}` have a gap: expected {expected}, got {got}")]
-    EventGap {
-        /// The stream.
-        stream_id: String,
-        /// Number of the next event.
-        expected: u64,
-        /// Number that was found.
-        got: u64,
-    },
     /// A new attempt counts its events from an old number.
     #[error(
         "attempt {attempt} at stream `{stream_id}` wrote event {got} once more, expected {expected}"
@@ -289,6 +279,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether it is an event that is at fault, and not the database.
+    pub(crate) fn is_of_an_event(&self) -> bool {
+        matches!(
+            self,
+            Self::EventsRestarted { .. } | Self::ForeignEvent { .. } | Self::Constraint { .. }
+        )
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
@@ -333,12 +331,6 @@ impl StoreError {
                 "run its sweep first; `--where` chooses among trained SAEs"
             }
             Self::StillRunning { .. } => "wait for it, or end its worker",
-            Self::EventGap { .. } | Self::ForeignEvent { .. } => {
-                "the stream's `events.jsonl` was edited or lost lines; put a good copy back"
-            }
-            Self::EventsRestarted { .. } => {
-                "the stream's `events.jsonl` was removed; put it back, event numbers go on in it"
-            }
             Self::EmptyQuery => "such as `SELECT job, fvu FROM result ORDER BY fvu`",
             Self::SeveralStatements { .. } => "ask them one by one",
             Self::NotAQuery { .. } => {

@@ -17,16 +17,15 @@ use std::collections::HashMap;
 impl Store {
     /// Takes in the events of a stream, in the order of their numbers, in one transaction; gives how
     /// many were new. Events that are in already are skipped, so folding a file twice, or from its
-    /// start after a crash, changes nothing.
+    /// start after a crash, changes nothing. Numbers that are left out are those of lines that were lost.
     ///
     /// An event about a job counts while its attempt is the last that trains the job; a late word of
     /// an older attempt, or of one before a reset, is taken in without effect on the job. An attempt
     /// the database does not know is adopted: a lost database comes back from the events.
     ///
     /// # Errors
-    /// An unknown stream; a number left out (then lines were lost, and with them metrics); a new
-    /// attempt that counts from an old number; an event about a job or SAE the stream does not train.
-    /// On an error nothing is taken in.
+    /// An unknown stream; a new attempt that counts from an old number; an event about a job or SAE the
+    /// stream does not train, or that breaks a rule of the schema. On an error nothing is taken in.
     pub async fn fold(&self, stream_id: &str, events: &[Event]) -> Result<usize, StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
@@ -41,7 +40,7 @@ impl Store {
                 n_tokens: HashMap::new(),
                 intervals: Vec::new(),
             };
-            for event in new {
+            for event in &new {
                 fold.apply(event).await?;
             }
             fold.put_intervals().await?;
@@ -51,29 +50,54 @@ impl Store {
         })
         .await
     }
+
+    /// The same, but that events which do not fit are left out: gives the index of each and what is wrong
+    /// with it. The others are taken in.
+    ///
+    /// # Errors
+    /// An unknown stream, or a database that cannot be written.
+    pub async fn fold_what_fits(
+        &self,
+        stream_id: &str,
+        events: &[Event],
+    ) -> Result<Vec<(usize, StoreError)>, StoreError> {
+        let mut refused = Vec::new();
+        let mut left = vec![(0, events.len())];
+        while let Some((start, end)) = left.pop() {
+            match self.fold(stream_id, &events[start..end]).await {
+                Ok(_) => {}
+                Err(error) if !error.is_of_an_event() => return Err(error),
+                Err(error) if end - start == 1 => refused.push((start, error)),
+                Err(_) => {
+                    let middle = start.midpoint(end);
+                    left.push((middle, end));
+                    left.push((start, middle));
+                }
+            }
+        }
+        Ok(refused)
+    }
 }
 
-/// The events after `position`; they must follow on it, and on each other.
+/// The events after `position`.
 fn unseen<'a>(
     stream_id: &str,
-    position: Position,
+    mut position: Position,
     events: &'a [Event],
-) -> Result<&'a [Event], StoreError> {
-    let n_seen = events.iter().take_while(|e| e.seq <= position.seq).count();
-    let (seen, new) = events.split_at(n_seen);
-    if let Some(event) = seen.iter().find(|e| e.attempt > position.attempt) {
-        return Err(StoreError::EventsRestarted {
-            stream_id: stream_id.to_owned(),
-            attempt: event.attempt,
-            expected: position.seq + 1,
-            got: event.seq,
-        });
-    }
-    for (event, expected) in new.iter().zip(position.seq + 1..) {
-        if event.seq != expected {
-            return Err(StoreError::EventGap {
+) -> Result<Vec<&'a Event>, StoreError> {
+    let mut new = Vec::new();
+    for event in events {
+        if event.seq > position.seq {
+            new.push(event);
+            position = Position {
+                seq: event.seq,
+                attempt: event.attempt,
+            };
+        } else if event.attempt > position.attempt {
+            return Err(StoreError::EventsRestarted {
                 stream_id: stream_id.to_owned(),
-                expected,
+                attempt: event.attempt,
+                expected: position.seq + 1,
                 got: event.seq,
             });
         }

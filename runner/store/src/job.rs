@@ -40,8 +40,8 @@ impl fmt::Display for JobStatus {
 impl Store {
     /// Forgets the metrics, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
     ///
-    /// What they saved for a resume is the caller's to delete; the streams' `events.jsonl` stay, since event
-    /// numbers go on in them. What attempts until now still say of these jobs is ignored.
+    /// What they saved for a resume, and the streams' `events.jsonl`, are the caller's to delete; event
+    /// numbers go on all the same. What attempts until now still say of these jobs is ignored.
     ///
     /// # Errors
     /// The database cannot be written; then nothing was reset.

@@ -1,9 +1,9 @@
 //! `events.jsonl`: the worker's only word to the outside, one JSON object a line.
 
 use crate::TrainError;
-use plan::{Event, EventKind};
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use plan::{Event, EventKind, MAX_EVENT_BYTES};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,37 +19,19 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     /// Opens the file, drops a line that a killed worker left half-written, and goes on numbering
-    /// where the last whole line stopped, or behind `last_seq` where lines were lost: the database
-    /// has that number already.
+    /// where the last line that can be read stopped, or behind `last_seq` where lines were lost: the
+    /// database has that number already.
     pub(crate) fn open(path: &Path, attempt: u32, last_seq: u64) -> Result<Self, TrainError> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(TrainError::io("read", path)(error)),
-        };
-        let whole = text
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |end| end + 1);
-        let last_seq = last_seq.max(
-            match text[..whole].split(|&byte| byte == b'\n').rev().nth(1) {
-                None => 0,
-                Some(line) => {
-                    let event: Event =
-                        serde_json::from_slice(line).map_err(TrainError::damaged(path))?;
-                    event.seq
-                }
-            },
-        );
         let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).open(path);
-        let file = file.map_err(TrainError::io("open", path))?;
-        file.set_len(whole as u64)
+        let file = options.create(true).read(true).append(true).open(path);
+        let mut file = file.map_err(TrainError::io("open", path))?;
+        let end = end_of_lines(&mut file).map_err(TrainError::io("read", path))?;
+        file.set_len(end.n_bytes)
             .map_err(TrainError::io("truncate", path))?;
         Ok(Self {
             path: path.into(),
             file: Some(file),
-            last_seq,
+            last_seq: last_seq.max(end.seq),
             attempt,
         })
     }
@@ -92,6 +74,46 @@ impl EventLog {
     }
 }
 
+/// Where the whole lines of a file end.
+struct End {
+    n_bytes: u64,
+    /// Number of the last event among the last lines that can be read; 0: there is none.
+    seq: u64,
+}
+
+/// Bytes that are looked at in one go.
+const WINDOW: u64 = 2 * MAX_EVENT_BYTES as u64;
+
+fn end_of_lines(file: &mut File) -> io::Result<End> {
+    let mut n_bytes = file.metadata()?.len();
+    // Half a line may be of any length.
+    while n_bytes > 0 {
+        let text = before(file, n_bytes)?;
+        let start = n_bytes - text.len() as u64;
+        if let Some(end) = text.iter().rposition(|&byte| byte == b'\n') {
+            n_bytes = start + end as u64 + 1;
+            break;
+        }
+        n_bytes = start;
+    }
+    let text = before(file, n_bytes)?;
+    let mut lines = text.rsplit(|&byte| byte == b'\n');
+    let seq = lines.find_map(|line| Some(Event::from_line(line).ok()?.seq));
+    Ok(End {
+        n_bytes,
+        seq: seq.unwrap_or(0),
+    })
+}
+
+/// The bytes before `end`, so many as are looked at in one go.
+fn before(file: &mut File, end: u64) -> io::Result<Vec<u8>> {
+    let start = end.saturating_sub(WINDOW);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    file.take(end - start).read_to_end(&mut text)?;
+    Ok(text)
+}
+
 fn now_ms() -> i64 {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -102,6 +124,8 @@ fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::fs;
     use tempfile::tempdir;
 
     fn read(path: &Path) -> Vec<Event> {
@@ -150,5 +174,67 @@ mod tests {
         let mut log = EventLog::open(&path, 3, 41).unwrap();
         log.write(EventKind::Finished).unwrap();
         assert_eq!(read(&path)[0].seq, 42);
+    }
+
+    /// What is in a file after `before`, and one more event.
+    fn after(before: &[u8], last_seq: u64) -> Vec<u8> {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        fs::write(&path, before).unwrap();
+        let mut log = EventLog::open(&path, 2, last_seq).unwrap();
+        log.write(EventKind::Finished).unwrap();
+        fs::read(&path).unwrap()
+    }
+
+    const LINE: &str = "{\"seq\":7,\"time_ms\":1,\"attempt\":1,\"event\":\"finished\"}\n";
+
+    fn last(text: &[u8]) -> Event {
+        let line = text.split_inclusive(|&byte| byte == b'\n').next_back();
+        Event::from_line(line.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn lines_that_cannot_be_read_are_left_and_passed_over() {
+        for bad in [
+            &b"\0\0\0\n"[..],
+            b"\xff\n",
+            b"[]\n",
+            b"{\"seq\":9}\n",
+            b"\n\n",
+        ] {
+            let before = [LINE.as_bytes(), bad].concat();
+            let text = after(&before, 0);
+            assert!(text.starts_with(&before));
+            assert_eq!(last(&text).seq, 8);
+            assert_eq!(last(&after(&before, 20)).seq, 21);
+            assert_eq!(last(&after(bad, 20)).seq, 21);
+        }
+    }
+
+    #[test]
+    fn half_a_line_is_dropped_however_long_it_is() {
+        for n_bytes in [1, WINDOW as usize, 3 * WINDOW as usize + 5] {
+            let half = vec![0; n_bytes];
+            let text = after(&[LINE.as_bytes(), &half].concat(), 0);
+            assert!(text.starts_with(LINE.as_bytes()));
+            assert_eq!((last(&text).seq, text.len() < 200), (8, true));
+            assert_eq!(last(&after(&half, 3)).seq, 4);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_can_be_written_on(
+            parts in prop::collection::vec(
+                prop_oneof![any::<Vec<u8>>(), Just(LINE.as_bytes().to_vec()), Just(vec![b'\n'])], 0..9),
+            last_seq in 0_u64..100,
+        ) {
+            let before = parts.concat();
+            let text = after(&before, last_seq);
+            let whole = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+            prop_assert!(text.starts_with(&before[..whole]));
+            prop_assert!(last(&text).seq > last_seq);
+            prop_assert_eq!(&text[whole..text.len()].iter().filter(|b| **b == b'\n').count(), &1);
+        }
     }
 }
