@@ -305,7 +305,7 @@ fn names_cannot_steer_the_terminal() {
     ];
     for args in commands {
         let outcome = workspace.run(args).succeeds();
-        assert!(outcome.stdout.contains(r"\u{1b}[2J\n../'"), "{outcome}");
+        assert!(outcome.stdout.contains(r"\u001b[2J\n../'"), "{outcome}");
         assert!(!outcome.stdout.contains('\u{1b}'), "{outcome}");
     }
 }

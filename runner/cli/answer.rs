@@ -3,8 +3,9 @@
 use crate::error::CliError;
 use crate::table;
 use args::Format;
+use plan::escaped_lines;
 use serde_json::{Map, Value};
-use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 use std::ops::ControlFlow;
 use store::{QueryTable, RowSink};
 
@@ -31,6 +32,8 @@ pub(crate) struct RowPrinter {
     columns: Vec<String>,
     n_rows: u64,
     written: io::Result<()>,
+    /// Whether it goes to a terminal, which some characters would steer. JSON has them spelt out anyway.
+    is_shown: bool,
 }
 
 enum Out {
@@ -51,6 +54,7 @@ impl RowPrinter {
             columns: Vec::new(),
             n_rows: 0,
             written: Ok(()),
+            is_shown: io::stdout().is_terminal(),
         })
     }
 
@@ -82,12 +86,16 @@ impl RowPrinter {
     fn write(&mut self, row: Vec<Value>) -> io::Result<()> {
         match &mut self.out {
             Out::Csv(writer) => {
-                let written = writer.write_record(row.iter().map(plain));
-                written.map_err(of_writing)
+                let is_shown = self.is_shown;
+                let cells = row.iter().map(|cell| match is_shown {
+                    true => escaped_lines(&plain(cell)),
+                    false => plain(cell),
+                });
+                writer.write_record(cells).map_err(of_writing)
             }
             Out::Json(writer) => {
                 let object: Map<_, _> = self.columns.iter().cloned().zip(row).collect();
-                let object = serde_json::to_string_pretty(&object)?;
+                let object = escaped_lines(&serde_json::to_string_pretty(&object)?);
                 let before = if self.n_rows == 0 { "[\n  " } else { ",\n  " };
                 writer.write_all(before.as_bytes())?;
                 writer.write_all(object.replace('\n', "\n  ").as_bytes())

@@ -155,7 +155,7 @@ impl Shown {
             self.bar.set_length(n_bytes_total);
             self.bar.set_position(n_bytes_read);
             let n_tokens = HumanCount(n_tokens);
-            return self.bar.set_message(format!("{n_tokens} tokens"));
+            return progress::label(&self.bar, &format!("{n_tokens} tokens"));
         }
         let is_said = progress == BuildProgress::Waiting
             && std::mem::replace(&mut self.has_said_to_wait, true);

@@ -62,10 +62,11 @@ impl DownloadProgress {
     fn show(&mut self, progress: Progress) {
         self.bar.set_length(progress.total_bytes);
         self.bar.set_position(progress.done_bytes);
-        self.bar.set_message(match progress.is_waiting {
+        let waiting = match progress.is_waiting {
             true => ", waiting for another process",
             false => "",
-        });
+        };
+        progress::label(&self.bar, waiting);
         if self.with_lines {
             self.say(progress);
         }

@@ -79,16 +79,28 @@ impl CliError {
 
     #[expect(clippy::print_stderr, reason = "the one place that prints errors")]
     pub(crate) fn print(&self) {
-        // A recipe's error has lines of its own.
-        let lines: Vec<_> = self.message.lines().map(table::escaped).collect();
-        eprintln!("error: {}", lines.join("\n"));
+        eprintln!("error: {}", self.shown());
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {}", table::escaped(hint));
+            eprintln!("hint: {}", table::remark(hint));
         }
     }
 
+    /// The message as it is printed. Lines after the first are indented, so that none passes for a message
+    /// of its own.
+    fn shown(&self) -> String {
+        let shown = self.message.lines().enumerate().map(|(index, line)| {
+            let indent = match index > 0 && !line.starts_with(' ') {
+                true => "  ",
+                false => "",
+            };
+            format!("{indent}{}", table::remark(line))
+        });
+        shown.collect::<Vec<_>>().join("\n")
+    }
+
+    /// An error in one line, whatever the names in it are made of.
     fn of(error: &dyn Error, hint: Option<String>) -> Self {
-        Self::input(message_chain(error)).with_hint(hint)
+        Self::input(table::escaped(&message_chain(error))).with_hint(hint)
     }
 }
 
@@ -107,7 +119,7 @@ impl From<HubError> for CliError {
 impl From<PlanError> for CliError {
     fn from(error: PlanError) -> Self {
         // `InJob` tells its cause in its own words already.
-        Self::input(error.to_string())
+        Self::input(table::escaped(&error.to_string()))
             .with_hint(error.hint())
             .about(error.setting_key().map(str::to_owned))
     }
@@ -115,7 +127,8 @@ impl From<PlanError> for CliError {
 
 impl From<RecipeError> for CliError {
     fn from(error: RecipeError) -> Self {
-        Self::of(&error, error.hint())
+        // What a recipe says of its own error has lines.
+        Self::input(message_chain(&error)).with_hint(error.hint())
     }
 }
 
@@ -136,5 +149,37 @@ impl From<TrainError> for CliError {
             exit_code,
             ..Self::of(&error, error.hint())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn names_in_an_error_neither_steer_nor_forge() {
+        let error = CliError::from(StoreError::NoDatabase {
+            path: PathBuf::from("a\n\x1b[2Jhint: run this"),
+        });
+        let shown = error.shown();
+        assert_eq!(shown.lines().count(), 1, "{shown}");
+        assert!(shown.contains(r"a\n\u001b[2Jhint: run this"), "{shown}");
+        let recipe = CliError::from(RecipeError::Failed {
+            recipe: "r".into(),
+            message: "line 3\nhint: run this\x07".into(),
+        });
+        let shown = recipe.shown();
+        assert!(
+            shown.ends_with("line 3\n  hint: run this\\u0007"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn no_error_repeats_a_secret() {
+        let token = format!("hf_{}", "a".repeat(34));
+        let error = CliError::input(format!("`https://me:{token}@host` is no `{token}`"));
+        assert_eq!(error.shown(), "`https://***@host` is no `***`");
     }
 }

@@ -167,14 +167,15 @@ fn note_too_large(job: &Job, stream: &Stream, most_bytes: Option<u64>) {
     let Some(most_bytes) = most_bytes.filter(|&most_bytes| n_bytes > most_bytes) else {
         return;
     };
-    table::note(&format!(
-        "job `{}` is predicted to take {}, and its worker may take {}: memory may run out\n\
-         hint: raise `micro_acc_steps`, or lower `batch_size`, `expansion_factor` or the number of \
-         hookpoints; `launch.memory_bytes` sets what it may take",
-        job.name,
-        HumanBytes(n_bytes),
-        HumanBytes(most_bytes)
-    ));
+    let (name, n_bytes, most_bytes) = (&job.name, HumanBytes(n_bytes), HumanBytes(most_bytes));
+    table::note_with_hint(
+        &format!(
+            "job `{name}` is predicted to take {n_bytes}, and its worker may take {most_bytes}: memory may run \
+             out"
+        ),
+        "raise `micro_acc_steps`, or lower `batch_size`, `expansion_factor` or the number of hookpoints; \
+         `launch.memory_bytes` sets what it may take",
+    );
 }
 
 impl Inputs {

@@ -60,7 +60,7 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
         checkpoints(&job),
         publications(&job),
         table::render(&["folder", "size"], sizes(&files), 1),
-        format!("configuration {}\n", escaped_lines(&config)),
+        format!("configuration {config}\n"),
     ];
     let parts = parts.into_iter().filter(|part| !part.is_empty());
     table::print(&parts.collect::<Vec<_>>().join("\n"))
@@ -87,11 +87,6 @@ fn head(job: &JobDetails, folder: &Path) -> String {
         line("done", &time(done_ms));
     }
     text
-}
-
-fn escaped_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(escaped).collect();
-    lines.join("\n")
 }
 
 fn saes(job: &JobDetails) -> String {

@@ -16,9 +16,7 @@ use std::fmt::Write;
 /// Whatever is wrong with the sweep, or with the database for a comparison.
 pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
     let expanded = expand::expand(&args.sweep)?;
-    if let Some(note) = Processes::of(&expanded.sweep.sweep.launch)?.note() {
-        table::note(&note);
-    }
+    Processes::of(&expanded.sweep.sweep.launch)?.note();
     if args.diff {
         return plan_diff::print(&expanded, args.json).await;
     }

@@ -93,11 +93,12 @@ impl Change {
     }
 
     fn line(&self) -> String {
-        match self {
-            Self::Appears { name, job_id } => format!("+ {name} ({job_id})\n"),
-            Self::Vanishes { name, job_id } => format!("- {name} ({job_id})\n"),
-            Self::Changes { name, settings } => format!("~ {name}: {}\n", settings.join(", ")),
-        }
+        let line = match self {
+            Self::Appears { name, job_id } => format!("+ {name} ({job_id})"),
+            Self::Vanishes { name, job_id } => format!("- {name} ({job_id})"),
+            Self::Changes { name, settings } => format!("~ {name}: {}", settings.join(", ")),
+        };
+        table::escaped(&line) + "\n"
     }
 
     fn to_json(&self) -> Value {

@@ -54,7 +54,7 @@ impl Progress {
         let (n_done, n_jobs) = recorded.progress();
         let jobs = ProgressBar::new(n_jobs as u64).with_position(n_done as u64);
         let jobs = bars.add(jobs.with_style(style("{msg:20!} {bar:30} {pos}/{len} jobs")));
-        jobs.set_message(plan.sweep.clone());
+        label(&jobs, &plan.sweep);
         jobs.tick();
         Self { detail, bars, jobs }
     }
@@ -66,7 +66,7 @@ impl Progress {
             .bars
             .add(ProgressBar::new(0).with_style(style(template)));
         bar.set_prefix(format!("stream {stream_id}"));
-        bar.set_message("starting");
+        label(&bar, "starting");
         if self.detail == Detail::Lines && n_jobs > 0 {
             let jobs = table::count(n_jobs, "job");
             table::note(&format!("stream {stream_id}: {jobs} on one forward pass"));
@@ -89,7 +89,7 @@ impl Progress {
     /// A remark that does not tear the bars.
     pub(crate) fn say(&self, text: &str) {
         // A terminal that is gone is no reason to stop.
-        let printed = self.detail == Detail::Bars && self.bars.println(text).is_ok();
+        let printed = self.detail == Detail::Bars && self.bars.println(table::remark(text)).is_ok();
         if !printed {
             table::note(text);
         }
@@ -106,7 +106,7 @@ impl StreamProgress {
     pub(crate) fn show(&mut self, event: &EventKind) {
         match event {
             EventKind::Started { device, .. } => {
-                self.bar.set_message(format!("loading on {device}"));
+                label(&self.bar, &format!("loading on {device}"));
             }
             EventKind::Tokenising {
                 n_tokens,
@@ -119,14 +119,14 @@ impl StreamProgress {
                 {
                     table::note(&format!("  {message}"));
                 }
-                self.bar.set_message(message);
+                label(&self.bar, &message);
             }
             EventKind::Evaluating {
                 n_done,
                 n_sequences,
             } => {
                 let message = format!("evaluating: {n_done}/{n_sequences} sequences");
-                self.bar.set_message(message);
+                label(&self.bar, &message);
             }
             EventKind::Note { message } => self.note(message),
             EventKind::Unhealthy {
@@ -171,7 +171,7 @@ impl StreamProgress {
     /// A remark that does not tear the bars.
     fn note(&self, message: &str) {
         match self.detail {
-            Detail::Bars => self.bar.println(message),
+            Detail::Bars => self.bar.println(table::remark(message)),
             Detail::Lines => table::note(message),
             Detail::Nothing => {}
         }
@@ -181,7 +181,7 @@ impl StreamProgress {
         let tokens_per_s = self.n_tokens as f64 * 1000.0 / self.elapsed_ms.max(1) as f64;
         let message = format!("{tokens_per_s:.0} tokens/s, {}", self.fvu_range());
         self.bar.set_position(step);
-        self.bar.set_message(message.clone());
+        label(&self.bar, &message);
         let tenths = (step * 10).checked_div(self.n_steps).unwrap_or(0);
         if self.detail == Detail::Lines && tenths > self.tenths.replace(tenths) {
             table::note(&format!("  step {step}/{}: {message}", self.n_steps));
@@ -198,6 +198,15 @@ impl StreamProgress {
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The message beside a bar: one line without anything that steers a terminal.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that writes beside a bar"
+)]
+pub(crate) fn label(bar: &ProgressBar, message: &str) {
+    bar.set_message(table::remark(message));
 }
 
 pub(crate) fn style(template: &str) -> ProgressStyle {

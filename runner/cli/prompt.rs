@@ -127,6 +127,8 @@ impl Words {
                    WHERE tables.type IN ('table', 'view')";
         let names = store.query(sql).await?.rows.into_iter().flatten();
         let names = names.filter_map(|name| name.as_str().map(str::to_owned));
+        // A name that would steer the terminal has to be typed.
+        let names = names.filter(|name| *name == table::escaped(name));
         let words = KEYWORDS.map(str::to_owned).into_iter().chain(names);
         Ok(Self {
             words: words.collect(),

@@ -86,17 +86,18 @@ fn describe(host: &Host, recipe: Recipe) -> Result<Listed, CliError> {
 impl Listed {
     fn text(&self) -> String {
         let name = self.recipe.name();
-        let mut text = format!("{name} ({})\n", self.place);
+        let mut text = table::escaped(&format!("{name} ({})", self.place)) + "\n";
         match &self.said {
             Err(error) => text += &format!("  cannot be used: {error}\n"),
             Ok(said) => {
-                text += &format!("  {}\n", said.summary);
+                text += &format!("  {}\n", table::escaped(&said.summary));
                 for setting in &said.settings {
                     let default = match &setting.default {
                         Some(default) => format!("{}, by default {default}", setting.kind),
                         None => "must be there".into(),
                     };
-                    text += &format!("    {:<16} {} ({default})\n", setting.name, setting.summary);
+                    let line = format!("    {:<16} {} ({default})", setting.name, setting.summary);
+                    text += &(table::escaped(&line) + "\n");
                 }
             }
         }

@@ -70,9 +70,7 @@ async fn run_expanded(
     leader: Option<&Leader>,
 ) -> Result<u8, CliError> {
     if args.dry_run {
-        if let Some(note) = Processes::of(&expanded.sweep.sweep.launch)?.note() {
-            table::note(&note);
-        }
+        Processes::of(&expanded.sweep.sweep.launch)?.note();
         return table::print(&table::plan(&expanded.plan));
     }
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
@@ -179,7 +177,7 @@ async fn conclude(
         table::note(&format!("{all_are} done{earlier}"));
     }
     for failure in &summary.failures {
-        table::note(&failure.to_string());
+        failure.print();
     }
     if summary.interrupted {
         let without = if args.fresh { " without `--fresh`" } else { "" };

@@ -2,16 +2,20 @@
 
 use crate::error::CliError;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use plan::{Plan, Stream};
+use plan::{Plan, Stream, escaped_lines, redacted};
 use std::io::{ErrorKind, Write};
 use store::ResultRow;
 use train::Evaluated;
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+pub(crate) use plan::escaped;
+
+/// Writes text to standard output, with what steers a terminal spelt out; JSON stays the same JSON. A reader
+/// that has seen enough (`| head`) is no error.
 ///
 /// # Errors
 /// Standard output cannot be written.
 pub(crate) fn print(text: &str) -> Result<u8, CliError> {
+    let text = escaped_lines(text);
     let mut stdout = std::io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
@@ -24,25 +28,21 @@ pub(crate) fn print(text: &str) -> Result<u8, CliError> {
     }
 }
 
-/// A remark on standard error.
+/// A remark on standard error: one line, without secrets and without anything that steers a terminal.
 #[expect(clippy::print_stderr, reason = "the one place that prints remarks")]
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", remark(text));
 }
 
-/// A text that leaves the terminal alone: control characters, and those that turn the direction of
-/// writing, are spelt out.
-pub(crate) fn escaped(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || turns(c) {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
+/// A remark, and what to do about it.
+pub(crate) fn note_with_hint(text: &str, hint: &str) {
+    note(text);
+    note(&format!("hint: {hint}"));
+}
+
+/// A text as a remark shows it.
+pub(crate) fn remark(text: &str) -> String {
+    escaped(&redacted(text))
 }
 
 /// A table with right-aligned columns from `first_number` on.
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn names_cannot_steer_the_terminal() {
         let name = "a\n\x1b[2J\r\u{9b}\u{202e}\"ß'";
-        assert_eq!(escaped(name), r#"a\n\u{1b}[2J\r\u{9b}\u{202e}"ß'"#);
+        assert_eq!(escaped(name), r#"a\n\u001b[2J\r\u009b\u202e"ß'"#);
         let table = render(&["\x07"], vec![vec![name.into()]], 9);
         assert_eq!(table.lines().count(), 3, "{table}");
         assert!(!table.contains('\x1b') && !table.contains('\x07'));

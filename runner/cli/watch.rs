@@ -4,9 +4,9 @@ use crate::error::CliError;
 use crate::event_tail::EventTail;
 use crate::progress::{Progress, StreamProgress};
 use crate::signals::StopSignals;
+use crate::table;
 use crate::worker_process::WorkerProcess;
 use plan::{Event, EventKind, FailureKind};
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -187,14 +187,16 @@ impl Failure {
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: stream {}: {}", self.stream_id, self.message)?;
+    /// Tells the user.
+    pub(crate) fn print(&self) {
+        table::note(&format!(
+            "error: stream {}: {}",
+            self.stream_id, self.message
+        ));
         if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
+            table::note(&format!("hint: {hint}"));
         }
-        write!(f, "\n  log: {}", self.log.display())
+        table::note(&format!("  log: {}", self.log.display()));
     }
 }

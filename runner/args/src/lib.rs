@@ -16,6 +16,7 @@ mod train;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
+use std::process;
 
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
@@ -111,8 +112,25 @@ impl Args {
     /// The command line of this process. Where it asks for help or the version, or is mistaken, that is
     /// said, and the process ends.
     pub fn of_process() -> Self {
-        Self::parse()
+        Self::try_parse().unwrap_or_else(|error| end_with(&error))
     }
+}
+
+/// Prints what clap says and ends the process. A mistake repeats what was typed, or what a pattern of the
+/// shell found: that steers no terminal, and no secret is repeated.
+fn end_with(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let shown = plan::escaped_lines(&plan::redacted(&text));
+    if error.use_stderr() && shown != text {
+        print_mistake(&shown);
+        process::exit(error.exit_code());
+    }
+    error.exit()
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that prints mistakes")]
+fn print_mistake(text: &str) {
+    eprint!("{text}");
 }
 
 /// Prints what `shell` needs to complete command lines of the program.

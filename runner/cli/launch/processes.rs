@@ -2,6 +2,7 @@
 
 use super::torchrun;
 use crate::error::CliError;
+use crate::table;
 use plan::{Launch, Launcher, Nproc};
 use train::CudaStatus;
 use train::dist::Environment;
@@ -57,13 +58,14 @@ impl Processes {
         }
     }
 
-    /// What to say about a plan that was made for another number of processes than will train.
-    pub(crate) fn note(&self) -> Option<String> {
-        let why = self.unknown.as_ref()?;
-        Some(format!(
-            "{why}; planned as for one process\n\
-             hint: `--set launch.nproc_per_node=8` plans for eight"
-        ))
+    /// Says of a plan that it was made for another number of processes than will train.
+    pub(crate) fn note(&self) {
+        if let Some(why) = &self.unknown {
+            table::note_with_hint(
+                &format!("{why}; planned as for one process"),
+                "`--set launch.nproc_per_node=8` plans for eight",
+            );
+        }
     }
 }
 
@@ -85,7 +87,7 @@ mod tests {
         let four = || CudaStatus::Available { n_devices: 4 };
         let number = |launcher, nproc| {
             let processes = asked_for(launcher, nproc, four());
-            assert_eq!(processes.note(), None);
+            assert_eq!(processes.unknown, None);
             assert_eq!(processes.n_here, processes.n_ranks);
             processes.n_ranks
         };
@@ -101,6 +103,6 @@ mod tests {
         };
         let processes = asked_for(Launcher::Torchrun, Nproc::Gpu, none);
         assert_eq!(processes.n_ranks, 1);
-        assert!(processes.note().unwrap().contains("no driver; planned as"));
+        assert!(processes.unknown.unwrap().contains("no driver"));
     }
 }

@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::hub_access;
 use crate::progress;
 use crate::runs_folder::DATABASE;
-use crate::table::{self, count, escaped};
+use crate::table::{self, count};
 use args::{LayoutArg, PublishArgs};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
@@ -137,7 +137,7 @@ impl Publisher<'_> {
             let metadata = job.map(|job| job.metadata(&sae.result.hookpoint));
             let metadata = metadata.unwrap_or_default();
             for &layout in &self.layouts {
-                bar.set_message(escaped(&chosen.folder));
+                progress::label(&bar, &chosen.folder);
                 let dir = self.proven(sae, layout, &metadata)?;
                 let place = self.place_of(chosen, layout);
                 outgoing.extend(layout.files().map(|name| Outgoing {

@@ -47,7 +47,8 @@ fn with_bar<T>(
         }
         bar.set_length(now.total_bytes);
         bar.set_position(now.done_bytes);
-        bar.set_message(format!("file {} of {}", now.n_files_done, now.n_files));
+        let message = format!("file {} of {}", now.n_files_done, now.n_files);
+        progress::label(&bar, &message);
     });
     bar.finish_and_clear();
     Ok(done?)

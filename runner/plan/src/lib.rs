@@ -21,6 +21,7 @@ mod recipe;
 mod schedule;
 mod stream;
 mod sweep;
+mod text;
 mod validate;
 
 pub use config::TrainConfig;
@@ -40,3 +41,4 @@ pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of};
+pub use text::{escaped, escaped_lines, has_secret, names_secret, redacted};

@@ -230,13 +230,13 @@ fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
     Ok(Outcome::Interrupted)
 }
 
-/// Standard error of a worker is its log.
+/// A line for standard error, which is a worker's log; people read it at a terminal.
 #[expect(
     clippy::print_stderr,
     reason = "a worker's standard error is its log file"
 )]
 pub(crate) fn log(line: &str) {
-    eprintln!("{line}");
+    eprintln!("{}", plan::escaped(line));
 }
 
 /// Taps on the outputs of all hookpoints of `jobs`, and on the inputs of those of transcoders.
