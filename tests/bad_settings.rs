@@ -32,7 +32,7 @@ fn an_unknown_key_is_told_with_line_and_nearest_key() {
         .refuses(&[&place_of("[launch]"), "unknown key `lunch`"])
         .hints("did you mean `launch`?");
     run_set("train.kk=3")
-        .refuses(&["--set `train.kk=3`: ", "unknown key `train.kk`"])
+        .refuses(&["--set `train.kk`: ", "unknown key `train.kk`"])
         .hints("did you mean `train.k`?");
     let variables = [("SAE_RUN_TRAIN__CTX_LENGTH", "64")];
     Workspace::with_tiny_sweep()

@@ -24,6 +24,9 @@ pub(crate) fn workspace(sweep: &str) -> Workspace {
     workspace
 }
 
+/// For the Hub, and for no worker.
+const TOKEN: &str = "hf_AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh";
+
 pub(crate) fn free_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port().to_string()
@@ -38,7 +41,8 @@ pub(crate) fn start(workspace: &Workspace, n_ranks: usize, args: &[&str]) -> Vec
             .env("RANK", rank.to_string())
             .env("WORLD_SIZE", n_ranks.to_string())
             .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", &port);
+            .env("MASTER_PORT", &port)
+            .env("HF_TOKEN", TOKEN);
         let file = |name: &str| workspace.path(&format!("{name}.{rank}.txt"));
         Running::start(command, file("stdout"), file("stderr"))
     };
@@ -251,6 +255,22 @@ fn worker_of(dir: &Path, rank: usize) -> Option<u32> {
 pub(crate) fn long_sweep(launch: &str) -> String {
     let sweep = sweep(4, launch);
     replace_line(&sweep, "max_examples", "max_examples = 640")
+}
+
+#[test]
+fn the_worker_of_no_rank_has_a_token() {
+    let workspace = workspace(&long_sweep("retries = 0"));
+    let ranks = start(&workspace, 2, &["tiny.toml"]);
+    let runs = workspace.path("runs");
+    for rank in 0..2 {
+        let worker = until("a worker", || worker_of(&runs, rank));
+        let environment = fs::read(format!("/proc/{worker}/environ")).unwrap();
+        let environment = String::from_utf8_lossy(&environment);
+        assert!(environment.contains("WORLD_SIZE=2"), "{environment}");
+        assert!(!environment.contains(TOKEN), "rank {rank}: {environment}");
+    }
+    signal(ranks[0].pid(), "INT");
+    wait(ranks);
 }
 
 #[test]

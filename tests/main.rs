@@ -38,6 +38,7 @@ mod report;
 mod retries;
 mod rounds;
 mod run;
+mod secrets;
 mod sparsify_options;
 mod special_files;
 mod sql;

@@ -1,6 +1,6 @@
 //! The rounds of a recipe: it is asked for jobs, and may ask to be called again with their results.
 
-use crate::config::LoadedSweep;
+use crate::config::{self, LoadedSweep};
 use crate::error::CliError;
 use crate::expand::{Expanded, Inputs, add_jobs};
 use crate::paths::Folders;
@@ -91,6 +91,7 @@ fn ask(
     folders: &Folders,
 ) -> Result<(Round, RecipeIdentity, Option<String>), CliError> {
     let recipe = Recipe::find(&sweep.sweep.recipe, &sweep.dir, &search_dirs(folders))?;
+    config::check_recipe(recipe.name(), recipe.source().unwrap_or_default())?;
     let host = host(folders, limits(sweep.sweep.recipe_limits))?;
     note_compiling(&host, &recipe)?;
     let (response, identity) = host.plan(&recipe, &request)?;

@@ -113,6 +113,10 @@ impl WorkerLog {
             // cores that the kernels in Rust compute on.
             command.env(WAIT_POLICY, "passive");
         }
+        // A worker never touches the network. What it runs, torchrun among it, has no use for secrets.
+        for secret in SECRETS {
+            command.env_remove(secret);
+        }
         command
             .stdin(Stdio::piped())
             .stdout(copy()?)
@@ -125,6 +129,14 @@ impl WorkerLog {
         })
     }
 }
+
+/// Variables with the token for the Hub, or the way to it, or an address that may have one in it.
+const SECRETS: [&str; 4] = [
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_ENDPOINT",
+];
 
 /// How OpenMP's threads wait for the next loop.
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";

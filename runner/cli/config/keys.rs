@@ -1,5 +1,6 @@
 //! Which keys a sweep may have; a misspelt one is an error, not a silent default.
 
+use super::secrets;
 use super::source::SourceFile;
 use crate::error::CliError;
 use plan::{TrainConfig, nearest};
@@ -88,10 +89,10 @@ fn check_last(path: &[&str]) -> Result<(), CliError> {
     }
     let dotted = |key: &str| [table, &[key]].concat().join(".");
     let nearest = nearest(key, known.iter().map(String::as_str), 1).pop();
-    let hint = match nearest {
+    let hint = secrets::hint_on(key).unwrap_or_else(|| match nearest {
         Some(nearest) => format!("did you mean `{}`?", dotted(&nearest)),
         None => format!("the keys here are {}", known.join(", ")),
-    };
+    });
     Err(CliError::input(format!("unknown key `{}`", dotted(key))).with_hint(hint))
 }
 

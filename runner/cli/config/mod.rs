@@ -4,6 +4,7 @@
 mod finite;
 mod given;
 mod keys;
+mod secrets;
 mod source;
 
 use crate::error::CliError;
@@ -19,6 +20,7 @@ use source::SourceFile;
 use std::path::{Path, PathBuf};
 
 pub(crate) use given::load_given;
+pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools rather than settings of a sweep.
 const NOT_SETTINGS: [&str; 7] = [
@@ -157,13 +159,17 @@ impl Layers {
 
     /// What they come to.
     fn sweep(&self) -> Result<Sweep, CliError> {
+        let mut layers = self.files.iter().chain(&self.sets);
+        layers.try_for_each(secrets::check)?;
         let merged = self.merge()?;
         let table: Dict = merged.extract().map_err(|error| explain(&error, self))?;
         let sweep = match first_not_finite(&table, "") {
             None => merged.extract(),
             Some(found) => Err(found.into()),
         };
-        sweep.map_err(|error| explain(&error, self))
+        let sweep = sweep.map_err(|error| explain(&error, self))?;
+        secrets::check_sweep(&sweep)?;
+        Ok(sweep)
     }
 
     /// `file:line` of `path` in the layer that wins, where at least `depth` keys of it are there.
@@ -195,10 +201,11 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
 
 fn environment() -> Result<Env, CliError> {
     let env = Env::prefixed("SAE_RUN_").ignore(&NOT_SETTINGS).split("__");
-    for (key, _) in env.iter() {
+    for (key, value) in env.iter() {
         let dotted: Vec<&str> = key.as_str().split('.').collect();
-        let place = format!("variable `{}`", variable_of(&dotted));
-        keys::check_path(&dotted).map_err(|error| error.at(&place))?;
+        let variable = variable_of(&dotted);
+        keys::check_path(&dotted).map_err(|error| error.at(&format!("variable `{variable}`")))?;
+        secrets::check_variable(&variable, key.as_str(), &value)?;
     }
     Ok(env)
 }
@@ -210,7 +217,8 @@ fn parse_set(set: &str) -> Result<SourceFile, CliError> {
             .with_hint("write `--set train.k=64`".to_owned())
     })?;
     let dotted: Vec<&str> = key.trim().split('.').collect();
-    keys::check_path(&dotted).map_err(|error| error.at(&format!("--set `{set}`")))?;
+    // Not the value: the key may be a mistake for one that holds a secret.
+    keys::check_path(&dotted).map_err(|error| error.at(&format!("--set `{}`", key.trim())))?;
     let plain = format!("{key} = {value}\n");
     let text = match toml::from_str::<toml::Table>(&plain) {
         Ok(_) => plain,

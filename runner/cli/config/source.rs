@@ -32,6 +32,16 @@ impl SourceFile {
         Ok(file)
     }
 
+    /// An option without its value.
+    pub(super) fn option(&self) -> &str {
+        let end = if self.name.starts_with("--set ") {
+            '='
+        } else {
+            ' '
+        };
+        self.name.split(end).next().unwrap_or(&self.name)
+    }
+
     pub(super) fn table(&self) -> Result<Spanned<DeTable<'_>>, CliError> {
         DeTable::parse(&self.text).map_err(|error| {
             let line = error.span().map_or(1, |span| self.line_of(span.start));
