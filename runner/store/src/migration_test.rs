@@ -97,6 +97,47 @@ async fn every_earlier_schema_is_brought_up_to_date_with_its_rows() {
     }
 }
 
+/// Two publications that found the same commit, between them another, and one of another branch.
+const PUBLISHED_TWICE: &str = "
+    INSERT INTO publication VALUES
+        (1, 'o/r', 'main', 'c1', 'p', '0.1.0', 10), (2, 'o/r', 'main', 'c2', 'p', '0.1.0', 20),
+        (3, 'o/r', 'main', 'c1', 'p', '0.1.0', 30), (4, 'o/r', 'v2', 'c1', 'p', '0.1.0', 40);
+    INSERT INTO publication_file VALUES
+        (1, 'README.md', NULL, NULL, 1, 'aa', 1), (1, 'a/cfg.json', 1, 'sparsify', 1, 'bb', 1),
+        (2, 'README.md', NULL, NULL, 1, 'cc', 1),
+        (3, 'README.md', NULL, NULL, 1, 'aa', 0), (3, 'b/cfg.json', 1, 'sparsify', 1, 'bb', 0),
+        (4, 'a/cfg.json', 1, 'sparsify', 1, 'bb', 0);";
+
+#[tokio::test]
+async fn a_commit_that_was_recorded_twice_becomes_one_record() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("runs.db");
+    let is_later = |migration: &&sqlx::migrate::Migration| migration.version > 20261125000003;
+    let n_later = MIGRATOR.iter().filter(is_later).count();
+    old_database(&path, MIGRATOR.iter().count() - n_later).await;
+    let options = SqliteConnectOptions::new().filename(&path);
+    let mut conn = options.connect().await.unwrap();
+    sqlx::raw_sql(PUBLISHED_TWICE)
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    conn.close().await.unwrap();
+    let store = Store::open(&path).await.unwrap();
+    assert!(is_whole(&store).await);
+    let commits = "SELECT publication_id, branch, commit_id FROM publication ORDER BY 1";
+    let expected = json!([[1, "main", "c1"], [2, "main", "c2"], [4, "v2", "c1"]]);
+    assert_eq!(rows(&store, commits).await, expected);
+    let files = "SELECT publication_id, path, is_new, seen_ms FROM publication_file ORDER BY 1, 2";
+    let expected = json!([
+        [1, "README.md", 1, 30],
+        [1, "a/cfg.json", 1, 10],
+        [1, "b/cfg.json", 0, 30],
+        [2, "README.md", 1, 20],
+        [4, "a/cfg.json", 0, 40],
+    ]);
+    assert_eq!(rows(&store, files).await, expected);
+}
+
 #[tokio::test]
 async fn a_database_that_an_earlier_version_wrote_goes_on() {
     let folder = TempDir::new().unwrap();

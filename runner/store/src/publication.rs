@@ -50,12 +50,13 @@ pub struct JobPublication {
     pub page: String,
     /// SAEs of the job in it.
     pub n_saes: u64,
-    /// When the Hub had all of it, ms since the epoch, UTC.
+    /// When the Hub first had all of it, ms since the epoch, UTC.
     pub created_ms: i64,
 }
 
 impl Store {
-    /// Records a publication, in one transaction.
+    /// Records a publication, in one transaction. A commit is one row, however often it is found: what is new
+    /// of it is added.
     ///
     /// # Errors
     /// An SAE that is not known; the database cannot be written. Then nothing was recorded.
@@ -87,8 +88,8 @@ impl Store {
              FROM publication_file JOIN publication USING (publication_id)
              JOIN sae USING (sae_id) JOIN job USING (job_id)
              WHERE repo = ? AND branch = ? AND path LIKE '%/cfg.json'
-                 AND publication.created_ms >= coalesce(job.done_ms, 0)
-             ORDER BY publication_id, layout";
+                 AND publication_file.seen_ms >= coalesce(job.done_ms, 0)
+             ORDER BY seen_ms, publication_id, layout";
         self.located(async {
             let saes = sqlx::query_as(sql).bind(repo).bind(branch);
             let saes: Vec<(i64, String)> = saes.fetch_all(&mut *conn).await?;
@@ -101,7 +102,9 @@ impl Store {
 async fn insert(conn: &mut SqliteConnection, publication: &Publication) -> Result<i64, Trouble> {
     let publication_id = sqlx::query_scalar(
         "INSERT INTO publication (repo, branch, commit_id, page, sae_run, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?) RETURNING publication_id",
+         VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (repo, branch, commit_id) DO UPDATE SET page = excluded.page
+         RETURNING publication_id",
     )
     .bind(&publication.repo)
     .bind(&publication.branch)
@@ -120,8 +123,10 @@ async fn insert_file(
     file: &PublishedFile,
 ) -> Result<(), Trouble> {
     sqlx::query(
-        "INSERT INTO publication_file (publication_id, path, sae_id, layout, n_bytes, sha256, is_new)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO publication_file (publication_id, path, sae_id, layout, n_bytes, sha256, is_new, seen_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (publication_id, path) DO UPDATE SET
+             sae_id = excluded.sae_id, layout = excluded.layout, seen_ms = excluded.seen_ms",
     )
     .bind(publication_id)
     .bind(&file.path)
@@ -130,6 +135,7 @@ async fn insert_file(
     .bind(int(file.n_bytes))
     .bind(&file.sha256)
     .bind(file.is_new)
+    .bind(now_ms())
     .execute(conn)
     .await?;
     Ok(())
@@ -205,7 +211,10 @@ mod tests {
             file("layers.0/saelens/cfg.json", Some((1, "saelens"))),
         ]);
         test.store.record_publication(&first).await.unwrap();
-        let again = publication(vec![file("k=4/cfg.json", Some((1, "sparsify")))]);
+        let again = Publication {
+            commit: "c1".into(),
+            ..publication(vec![file("k=4/cfg.json", Some((1, "sparsify")))])
+        };
         test.store.record_publication(&again).await.unwrap();
 
         let published = test.store.published_in("org/saes", "main").await.unwrap();
@@ -231,7 +240,7 @@ mod tests {
 
         // What is there is no longer what it would be trained to.
         test.store.reset_jobs(&[job]).await.unwrap();
-        test.execute("UPDATE publication SET created_ms = 1")
+        test.execute("UPDATE publication_file SET seen_ms = 1")
             .await
             .unwrap();
         script.attempt = 2;
@@ -246,6 +255,30 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_recorded_once_with_all_that_is_found_in_it() {
+        let test = TestStore::new().await;
+        test.record(&plan("s", &[json!({"k": 4})])).await;
+        let card = || file("README.md", None);
+        let with = |path| publication(vec![card(), file(path, Some((1, "sparsify")))]);
+        for path in ["a/cfg.json", "a/cfg.json", "b/cfg.json"] {
+            test.store.record_publication(&with(path)).await.unwrap();
+        }
+        let commits = test.rows("SELECT count(*) FROM publication").await;
+        assert_eq!(commits, [[json!(1)]]);
+        let files = "SELECT path, is_new FROM publication_file ORDER BY path";
+        let expected = [("README.md", 1), ("a/cfg.json", 1), ("b/cfg.json", 1)];
+        let expected = expected.map(|(path, is_new)| [json!(path), json!(is_new)]);
+        assert_eq!(test.rows(files).await, expected);
+        let elsewhere = Publication {
+            branch: "v2".into(),
+            ..with("a/cfg.json")
+        };
+        test.store.record_publication(&elsewhere).await.unwrap();
+        let commits = test.rows("SELECT count(*) FROM publication").await;
+        assert_eq!(commits, [[json!(2)]]);
     }
 
     #[tokio::test]
