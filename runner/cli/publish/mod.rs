@@ -3,6 +3,7 @@
 mod card;
 mod saelens;
 mod selection;
+mod staging;
 mod upload;
 
 use crate::config;
@@ -17,10 +18,10 @@ use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
 use saelens::TrainedJob;
 use selection::Chosen;
+use staging::Staging;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
-use tempfile::TempDir;
 use train::Layout;
 use train::sae::SaeLensMetadata;
 
@@ -45,17 +46,11 @@ pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
     let publisher = Publisher {
         args,
         layouts: layouts(args),
+        staging: Staging::make(&runs_dir)?,
         runs_dir,
         store,
-        staging: staging()?,
     };
     publisher.publish(&hub).await
-}
-
-/// A folder for what is written to be uploaded; it is removed in the end.
-fn staging() -> Result<TempDir, CliError> {
-    let made = tempfile::Builder::new().prefix("sae-run-publish").tempdir();
-    made.map_err(|error| CliError::io("make a folder in", &std::env::temp_dir(), &error))
 }
 
 fn layouts(args: &PublishArgs) -> Vec<Layout> {
@@ -75,7 +70,7 @@ struct Publisher<'a> {
     layouts: Vec<Layout>,
     runs_dir: PathBuf,
     store: Store,
-    staging: TempDir,
+    staging: Staging,
 }
 
 /// A file on its way, and the SAE that it is one of.
