@@ -29,6 +29,7 @@ mod permissions;
 mod plan;
 #[cfg(target_arch = "x86_64")]
 mod planted_code;
+mod private;
 mod provenance;
 mod publish;
 mod readme;

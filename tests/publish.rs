@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 
-const REPO: &str = "org/saes";
-const TOKEN: &str = "hf_secretsecretsecret";
+pub(crate) const REPO: &str = "org/saes";
+pub(crate) const TOKEN: &str = "hf_secretsecretsecret";
 
 /// A Hub without models, and the small sweep, trained and evaluated.
-fn published_from() -> (HubServer, Workspace) {
+pub(crate) fn published_from() -> (HubServer, Workspace) {
     let server = HubServer::start();
     server.set_token(TOKEN);
     let workspace = Workspace::new();
@@ -24,7 +24,7 @@ fn evaluated_sweep() -> String {
     replace_line(&sweep, "save_every", "save_every = 5\neval_fraction = 0.2")
 }
 
-fn run(server: &HubServer, workspace: &Workspace, args: &[&str]) -> Outcome {
+pub(crate) fn run(server: &HubServer, workspace: &Workspace, args: &[&str]) -> Outcome {
     let variables = [
         ("HF_ENDPOINT", server.url()),
         ("HF_TOKEN", TOKEN.to_owned()),
@@ -45,7 +45,7 @@ fn publish(server: &HubServer, workspace: &Workspace, args: &[&str]) -> Outcome 
     )
 }
 
-fn card(server: &HubServer) -> String {
+pub(crate) fn card(server: &HubServer) -> String {
     String::from_utf8(server.files(REPO, "main")["README.md"].clone()).unwrap()
 }
 
@@ -84,7 +84,7 @@ fn a_job_comes_into_the_root_with_card_and_record() {
         "Sae.load_many(\"org/saes\")",
         "sae-run encode org/saes --hookpoint layers.1.mlp",
         "\"expansion_factor\": 2",
-        "name = 'tiny'",
+        "sweep tiny, version 1",
     ] {
         assert!(card.contains(part), "no `{part}` in\n{card}");
     }
@@ -124,6 +124,7 @@ fn a_dry_run_shows_all_and_sends_nothing() {
     for part in [
         "layers.0/cfg.json",
         "which would be made",
+        "--include-sweep",
         "library_name",
         "new",
     ] {

@@ -43,11 +43,15 @@ pub struct PublishArgs {
     /// Licence for the model card, as the Hub spells it, such as `mit`.
     #[arg(long, value_name = "ID")]
     pub license: Option<String>,
+    /// Put the text of the sweep into the model card, as it is: with its comments, and with the folders of this
+    /// machine that it names. Without it, the card has the settings that it came to.
+    #[arg(long, alias = "include_sweep")]
+    pub include_sweep: bool,
     /// Publish also jobs that are not done, that diverged or that were never evaluated, and take the place of other
     /// SAEs in the repository.
     #[arg(long)]
     pub force: bool,
-    /// Show what would be sent, and the model card; send nothing.
+    /// Show what would be sent, and the model card as it would be public; send nothing.
     #[arg(long, alias = "dry_run")]
     pub dry_run: bool,
     /// Draw no progress.

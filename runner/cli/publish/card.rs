@@ -1,15 +1,13 @@
 //! The model card: what a stranger wants to know of the SAEs, from the database.
 
+use super::public::PublicJob;
 use super::selection::Chosen;
 use crate::error::CliError;
 use crate::table::number;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
-use plan::TrainConfig;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::path::Path;
-use store::PublishableSae;
 
 const NAME: &str = "card.md";
 
@@ -21,6 +19,8 @@ pub(super) struct Card<'a> {
     pub(super) saes: &'a [Chosen],
     /// Folder of an SAE in SAELens's layout, where there is one.
     pub(super) saelens: Option<&'a str>,
+    /// Whether the text of the sweeps is told, as it is.
+    pub(super) include_sweep: bool,
 }
 
 #[derive(Serialize)]
@@ -49,22 +49,20 @@ impl Card<'_> {
     /// The text.
     ///
     /// # Errors
-    /// None that SAEs can cause.
+    /// A secret in it.
     pub(super) fn render(&self) -> Result<String, CliError> {
         let saes: Vec<_> = self.saes.iter().map(row).collect();
-        let of_hub = |name: fn(&PublishableSae) -> &str| {
-            let names = self.saes.iter().map(|chosen| name(&chosen.sae));
-            let names: BTreeSet<_> = names
-                .filter(|name| is_of_hub(name))
-                .map(str::to_owned)
-                .collect();
+        // What has a slash is of the Hub.
+        let of_hub = |name: fn(&PublicJob) -> &str| {
+            let names = self.saes.iter().map(|chosen| name(&chosen.public));
+            let names: BTreeSet<_> = names.filter(|name| name.contains('/')).collect();
             Value::from_iter(names)
         };
         let card = context! {
             repo => self.repo,
             license => self.license,
-            base_models => of_hub(|sae| &sae.provenance.model),
-            datasets => of_hub(|sae| &sae.provenance.dataset),
+            base_models => of_hub(|job| &job.model),
+            datasets => of_hub(|job| &job.dataset),
             summary => self.summary(),
             saes => Value::from(Serde(saes)),
             is_flat => self.saes.iter().all(|chosen| !chosen.folder.contains('/')),
@@ -74,15 +72,20 @@ impl Card<'_> {
             sweeps => Value::from(Serde(self.sweeps())),
         };
         let text = environment().and_then(|env| env.get_template(NAME)?.render(card));
-        text.map(|text| text + "\n")
-            .map_err(|error| CliError::environment(format!("cannot make the card: {error}")))
+        let text =
+            text.map_err(|error| CliError::environment(format!("cannot make the card: {error}")))?;
+        match plan::has_secret(&text) {
+            true => Err(CliError::input("the model card would tell a secret")
+                .with_hint("leave `--include-sweep` out, or look at the names of jobs".to_owned())),
+            false => Ok(text + "\n"),
+        }
     }
 
     fn summary(&self) -> String {
-        let of = self.saes.iter().map(|chosen| &chosen.sae.provenance);
-        let models: BTreeSet<_> = of.clone().map(|of| public(&of.model)).collect();
-        let datasets: BTreeSet<_> = of.map(|of| public(&of.dataset)).collect();
-        let join = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
+        let of = self.saes.iter().map(|chosen| &chosen.public);
+        let models: BTreeSet<_> = of.clone().map(|of| of.model.as_str()).collect();
+        let datasets: BTreeSet<_> = of.map(|of| of.dataset.as_str()).collect();
+        let join = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
         let n = self.saes.len();
         let saes = if n == 1 {
             "A k-sparse autoencoder".to_owned()
@@ -99,21 +102,24 @@ impl Card<'_> {
 
     /// The settings of each job.
     fn jobs(&self) -> Vec<Folded> {
-        let jobs = self.saes.iter().map(|Chosen { sae, .. }| {
-            let result = &sae.result;
-            (&result.job, &result.job_id, &sae.provenance.config)
+        let jobs = self.saes.iter().map(|Chosen { sae, public, .. }| {
+            let id = &sae.result.job_id;
+            (&public.name, id, &public.settings)
         });
         let folded = distinct(jobs)
             .into_iter()
-            .map(|(job, job_id, config)| Folded {
+            .map(|(job, job_id, settings)| Folded {
                 title: format!("{job} ({job_id})"),
-                text: settings(config),
+                text: settings.clone(),
             });
         folded.collect()
     }
 
-    /// The text of each sweep.
+    /// The text of each sweep, where it is wanted.
     fn sweeps(&self) -> Vec<Folded> {
+        if !self.include_sweep {
+            return Vec::new();
+        }
         let sweeps = self.saes.iter().map(|Chosen { sae, .. }| {
             let of = &sae.provenance;
             (&sae.result.sweep, of.revision, &of.sweep_text)
@@ -128,7 +134,7 @@ impl Card<'_> {
     }
 
     fn provenance(&self) -> Vec<String> {
-        let lines = self.saes.iter().flat_map(|Chosen { sae, .. }| {
+        let lines = self.saes.iter().flat_map(|Chosen { sae, public, .. }| {
             let of = &sae.provenance;
             let run_by = of.sae_run.as_deref().unwrap_or("unknown");
             let commit = of
@@ -142,18 +148,16 @@ impl Card<'_> {
                     sae.result.sweep,
                     of.revision,
                     commit.unwrap_or_default(),
-                    public(&of.recipe),
+                    public.recipe,
                     of.recipe_digest
                 ),
                 format!(
                     "model {}, BLAKE3 of its files {}",
-                    public(&of.model),
-                    of.model_digest
+                    public.model, of.model_digest
                 ),
                 format!(
                     "data {}, BLAKE3 of its tokens {}",
-                    public(&of.dataset),
-                    of.token_digest
+                    public.dataset, of.token_digest
                 ),
                 format!("libtorch {} on {}", on[0], on[1]),
             ]
@@ -192,34 +196,6 @@ fn row(chosen: &Chosen) -> Row<'_> {
         kl: number(result.kl, 4),
         n_tokens: result.n_tokens,
     }
-}
-
-/// Whether a model or data set is one of the Hub, as far as its name says.
-fn is_of_hub(name: &str) -> bool {
-    name.contains('/') && hub::is_repo_id(name) && !Path::new(name).exists()
-}
-
-/// A name that says nothing of this machine's folders.
-pub(super) fn public(name: &str) -> String {
-    if is_of_hub(name) {
-        return name.to_owned();
-    }
-    let last = Path::new(name).file_name();
-    last.map_or_else(
-        || name.to_owned(),
-        |last| last.to_string_lossy().into_owned(),
-    )
-}
-
-/// Settings as JSON, without the folders of this machine.
-fn settings(config: &str) -> String {
-    let Ok(mut config) = serde_json::from_str::<TrainConfig>(config) else {
-        return config.to_owned();
-    };
-    config.model = public(&config.model);
-    config.dataset = public(&config.dataset);
-    config.finetune = config.finetune.map(|path| public(&path));
-    serde_json::to_string_pretty(&config.to_map()).expect("settings serialise to JSON")
 }
 
 fn environment() -> Result<Environment<'static>, minijinja::Error> {
@@ -309,23 +285,5 @@ mod tests {
         assert_eq!(shell("it's"), "'it'\\''s'");
         assert_eq!(json("a\"b"), "\"a\\\"b\"");
         assert_eq!(fenced("x = '```'", "toml"), "````toml\nx = '```'\n````");
-    }
-
-    #[test]
-    fn folders_of_this_machine_are_not_told() {
-        assert_eq!(public("/home/me/models/tiny"), "tiny");
-        assert_eq!(public("org/model"), "org/model");
-        assert_eq!(public("gpt2"), "gpt2");
-        let config = TrainConfig {
-            model: "/home/me/models/tiny".into(),
-            dataset: "../text.jsonl".into(),
-            ..TrainConfig::default()
-        };
-        let text = settings(&serde_json::to_string(&config.to_map()).unwrap());
-        assert!(
-            text.contains("\"tiny\"") && text.contains("\"text.jsonl\""),
-            "{text}"
-        );
-        assert!(!text.contains("/home") && !text.contains(".."), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! `sae-run publish`: SAEs to the Hub, with proof and with a model card.
 
 mod card;
+mod public;
 mod saelens;
 mod selection;
 mod staging;
@@ -9,6 +10,7 @@ mod upload;
 use crate::config;
 use crate::error::CliError;
 use crate::hub_access;
+use crate::past_job;
 use crate::progress;
 use crate::runs_folder::DATABASE;
 use crate::table::{self, count};
@@ -16,14 +18,14 @@ use args::{LayoutArg, PublishArgs};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
-use saelens::TrainedJob;
+use public::PublicJob;
 use selection::Chosen;
 use staging::Staging;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
-use train::Layout;
 use train::sae::SaeLensMetadata;
+use train::{Layout, Order};
 
 /// The model card's name in a repository.
 const CARD: &str = "README.md";
@@ -64,6 +66,18 @@ fn layouts(args: &PublishArgs) -> Vec<Layout> {
     layouts
 }
 
+/// Orders by the ids of jobs.
+type Orders = HashMap<String, Order>;
+
+/// SAEs with their jobs, as strangers may see them.
+fn described(saes: Vec<PublishableSae>, orders: &Orders) -> Vec<(PublishableSae, PublicJob)> {
+    let described = saes.into_iter().map(|sae| {
+        let public = PublicJob::new(&sae, orders.get(&sae.result.job_id));
+        (sae, public)
+    });
+    described.collect()
+}
+
 struct Publisher<'a> {
     args: &'a PublishArgs,
     /// Each once.
@@ -88,13 +102,14 @@ impl Publisher<'_> {
             return Err(CliError::input("no SAE fits")
                 .with_hint("`sae-run ls --where SQL` shows which would".to_owned()));
         }
-        let chosen = selection::place(saes, args.prefix.as_deref())?;
+        let orders = self.orders(&saes).await?;
+        let chosen = selection::place(described(saes, &orders), args.prefix.as_deref())?;
         selection::check(&chosen, args, &self.runs_dir)?;
         let branch = args.revision.as_deref().unwrap_or("main");
         let published = self.store.published_in(&args.repo, branch).await?;
         selection::check_places(&chosen, &published, args)?;
 
-        let mut outgoing = self.proven_files(&chosen).await?;
+        let mut outgoing = self.proven_files(&chosen, &orders)?;
         let listed = self.with_earlier(&chosen, &published).await?;
         let card = self.card(&listed)?;
         outgoing.push(Outgoing {
@@ -107,7 +122,7 @@ impl Publisher<'_> {
         let upload = self.upload(&chosen, &outgoing);
         if args.dry_run {
             let planned = upload::plan(hub, &upload, args.quiet)?;
-            return table::print(&upload::shown(&planned, &card));
+            return table::print(&upload::shown(&planned, &card, args.include_sweep));
         }
         let uploaded = upload::run(hub, &upload, args.quiet)?;
         self.record(&uploaded, &outgoing).await?;
@@ -122,15 +137,15 @@ impl Publisher<'_> {
     }
 
     /// Writes every SAE in every layout and reads it back; the files that hold them.
-    async fn proven_files(&self, chosen: &[Chosen]) -> Result<Vec<Outgoing>, CliError> {
-        let jobs = self.trained_jobs(chosen).await?;
+    fn proven_files(&self, chosen: &[Chosen], orders: &Orders) -> Result<Vec<Outgoing>, CliError> {
         let bar = self.bar((chosen.len() * self.layouts.len()) as u64);
         let mut outgoing = Vec::new();
         for chosen in chosen {
             let sae = &chosen.sae;
-            let job = jobs.get(&sae.result.job_id);
-            let metadata = job.map(|job| job.metadata(&sae.result.hookpoint));
-            let metadata = metadata.unwrap_or_default();
+            let metadata = match self.layouts.contains(&Layout::SaeLens) {
+                true => saelens::metadata(chosen, orders.get(&sae.result.job_id)),
+                false => SaeLensMetadata::default(),
+            };
             for &layout in &self.layouts {
                 progress::label(&bar, &chosen.folder);
                 let dir = self.proven(sae, layout, &metadata)?;
@@ -149,24 +164,17 @@ impl Publisher<'_> {
         Ok(outgoing)
     }
 
-    /// The jobs of SAEs, by their ids, where SAELens's layout is to tell of them; else none.
-    async fn trained_jobs(
-        &self,
-        chosen: &[Chosen],
-    ) -> Result<HashMap<String, TrainedJob>, CliError> {
-        let mut jobs = HashMap::new();
-        if !self.layouts.contains(&Layout::SaeLens) {
-            return Ok(jobs);
-        }
-        let job_ids: BTreeSet<_> = chosen
-            .iter()
-            .map(|chosen| &chosen.sae.result.job_id)
-            .collect();
+    /// What the workers of the SAEs' jobs were told last, where that is still there.
+    async fn orders(&self, saes: &[PublishableSae]) -> Result<Orders, CliError> {
+        let job_ids: BTreeSet<_> = saes.iter().map(|sae| &sae.result.job_id).collect();
+        let mut orders = Orders::new();
         for job_id in job_ids {
-            let job = TrainedJob::read(&self.store, &self.runs_dir, job_id).await?;
-            jobs.insert(job_id.clone(), job);
+            let job = self.store.job(job_id).await?;
+            if let Ok(order) = past_job::last_order(&self.runs_dir, &job) {
+                orders.insert(job_id.clone(), order);
+            }
         }
-        Ok(jobs)
+        Ok(orders)
     }
 
     /// The folder of an SAE in a layout that is proven to hold it.
@@ -221,9 +229,12 @@ impl Publisher<'_> {
             .map(|(sae_id, _)| *sae_id)
             .collect();
         let earlier = self.store.publishable_by_id(&earlier).await?;
-        let earlier = earlier.into_iter().map(|sae| Chosen {
+        let orders = self.orders(&earlier).await?;
+        let earlier = described(earlier, &orders).into_iter();
+        let earlier = earlier.map(|(sae, public)| Chosen {
             folder: published[&sae.sae_id].clone(),
             sae,
+            public,
         });
         let mut all: Vec<_> = chosen.iter().cloned().chain(earlier).collect();
         all.sort_by(|a, b| natord::compare(&a.folder, &b.folder));
@@ -239,6 +250,7 @@ impl Publisher<'_> {
             license: self.args.license.as_deref(),
             saes: listed,
             saelens: saelens.as_deref(),
+            include_sweep: self.args.include_sweep,
         };
         card.render()
     }

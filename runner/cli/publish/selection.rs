@@ -1,5 +1,6 @@
 //! Which SAEs are published, where in the repository, and which had better not be.
 
+use super::public::PublicJob;
 use crate::error::CliError;
 use args::PublishArgs;
 use plan::folder_name;
@@ -15,6 +16,8 @@ const N_LISTED: usize = 10;
 pub(super) struct Chosen {
     pub(super) sae: PublishableSae,
     pub(super) folder: String,
+    /// Its job, as strangers may see it.
+    pub(super) public: PublicJob,
 }
 
 /// Gives every SAE its folder of the repository.
@@ -22,22 +25,23 @@ pub(super) struct Chosen {
 /// # Errors
 /// Two SAEs for one folder; a prefix that is no folder.
 pub(super) fn place(
-    saes: Vec<PublishableSae>,
+    saes: Vec<(PublishableSae, PublicJob)>,
     prefix: Option<&str>,
 ) -> Result<Vec<Chosen>, CliError> {
     if let Some(prefix) = prefix {
         check_prefix(prefix)?;
     }
-    let jobs: HashSet<_> = saes.iter().map(|sae| &sae.result.job_id).collect();
+    let jobs: HashSet<_> = saes.iter().map(|(sae, _)| &sae.result.job_id).collect();
     let has_several_jobs = jobs.len() > 1;
     let names = has_several_jobs.then(|| job_folders(&saes));
     let folder = |result: &ResultRow| {
         let job = names.as_ref().map(|names| names[&result.job_id].as_str());
         joined([prefix, job, Some(result.sae.as_str())])
     };
-    let chosen = saes.into_iter().map(|sae| Chosen {
+    let chosen = saes.into_iter().map(|(sae, public)| Chosen {
         folder: folder(&sae.result),
         sae,
+        public,
     });
     Ok(chosen.collect())
 }
@@ -48,23 +52,24 @@ pub(super) fn joined<const N: usize>(parts: [Option<&str>; N]) -> String {
 }
 
 /// A folder for each job: its name, and its id behind that where another job has the same.
-fn job_folders(saes: &[PublishableSae]) -> HashMap<String, String> {
+fn job_folders(saes: &[(PublishableSae, PublicJob)]) -> HashMap<String, String> {
     let mut by_name: BTreeMap<String, HashSet<&str>> = BTreeMap::new();
-    for PublishableSae { result, .. } in saes {
-        by_name
-            .entry(folder_name(&result.job))
-            .or_default()
-            .insert(&result.job_id);
+    for (sae, job) in saes {
+        let ids = by_name.entry(folder_name(&job.name)).or_default();
+        ids.insert(&sae.result.job_id);
     }
-    let folder = |result: &ResultRow| {
-        let name = folder_name(&result.job);
+    let folder = |job_id: &str, job: &PublicJob| {
+        let name = folder_name(&job.name);
         match by_name[&name].len() {
             1 if !name.is_empty() => name,
-            _ => format!("{name}-{}", result.job_id),
+            _ => format!("{name}-{job_id}"),
         }
     };
     saes.iter()
-        .map(|sae| (sae.result.job_id.clone(), folder(&sae.result)))
+        .map(|(sae, job)| {
+            let job_id = &sae.result.job_id;
+            (job_id.clone(), folder(job_id, job))
+        })
         .collect()
 }
 

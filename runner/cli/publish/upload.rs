@@ -54,8 +54,8 @@ fn with_bar<T>(
     Ok(done?)
 }
 
-/// What an upload would do: its files, then the card.
-pub(super) fn shown(plan: &UploadPlan, card: &str) -> String {
+/// What an upload would do: its files, then the card, and whether that has the text of sweeps in it.
+pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> String {
     let row = |file: &FileUpload| {
         let state = if file.is_new { "new" } else { "there already" };
         vec![file.path.clone(), bytes(file.n_bytes), state.to_owned()]
@@ -67,9 +67,13 @@ pub(super) fn shown(plan: &UploadPlan, card: &str) -> String {
         (false, true) => ", whose branch would be made",
         (false, false) => "",
     };
+    let with_sweep = match include_sweep {
+        true => "with the text of the sweep as it is, its remarks and folders too",
+        false => "without the text of the sweep, which `--include-sweep` adds",
+    };
     let _ = writeln!(
         text,
-        "\n{} to {}, branch {}{made}\n\n{card}",
+        "\n{} to {}, branch {}{made}\nmodel card, {with_sweep}:\n\n{card}",
         sent(&plan.files),
         plan.page,
         plan.branch
