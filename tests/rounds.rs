@@ -100,7 +100,7 @@ fn a_worker_that_is_killed_once_too_often_changes_no_plan() {
     let undisturbed = workspace(1);
     undisturbed.run(&["tiny.toml"]).succeeds();
     let workspace = workspace(1);
-    let mut running = workspace.start(&["tiny.toml", "--set", "launch.retries=0"]);
+    let running = workspace.start(&["tiny.toml", "--set", "launch.retries=0"]);
     let pid = until("the worker", || {
         let trees = workspace.path("runs/tiny/.streams");
         let events = trees.is_dir().then(|| workspace.events())?;

@@ -115,11 +115,11 @@ async fn run_expanded(
 
 /// Says why a recipe is not asked for the next round: what it answers is stored for good.
 fn withheld(expanded: &Expanded) {
-    table::note(&format!(
-        "round {} is not planned: jobs are unfinished by no fault of their own\n\
-         hint: run the same command again, without `--fresh`, to finish them first",
-        expanded.plan.rounds.len()
-    ));
+    let round = expanded.plan.rounds.len();
+    table::note_with_hint(
+        &format!("round {round} is not planned: jobs are unfinished by no fault of their own"),
+        "run the same command again, without `--fresh`, to finish them first",
+    );
 }
 
 /// Where a sweep is run.

@@ -127,8 +127,6 @@ fn dir_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
     use super::*;
     use std::os::unix::fs::{FileTypeExt, symlink};
     use std::process::Command;

@@ -78,8 +78,6 @@ fn too_long(n_bytes: u64, bound: u64) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
