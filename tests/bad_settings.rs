@@ -127,6 +127,20 @@ fn settings_out_of_range_or_against_each_other_are_told() {
 }
 
 #[test]
+fn more_workers_than_any_machine_has_are_told() {
+    run_set("launch.jobs=18446744073709551615")
+        .refuses(&["`launch.jobs`"])
+        .hints("");
+    run_set("launch.jobs=1025")
+        .refuses(&["`launch.jobs` asks for 1025 workers"])
+        .hints("the most is 1024");
+    let devices = vec!["'cpu'"; 1025].join(",");
+    run_set(&format!("launch.devices=[{devices}]"))
+        .refuses(&["`launch.devices` asks for 1025 workers"])
+        .hints("the most is 1024");
+}
+
+#[test]
 fn settings_that_the_model_does_not_fit_are_told() {
     run_sweep(&tiny_sweep_with(
         "hookpoints",

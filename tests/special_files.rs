@@ -1,6 +1,7 @@
 //! Pipes and devices where files are expected, to read from and to write to.
 
-use crate::common::{Running, Workspace, fixture, replace_line, text, tiny_sweep};
+use crate::common::{Running, Workspace, fixture, replace_line, signal, text, tiny_sweep};
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
@@ -216,4 +217,51 @@ fn read_while(workspace: &Workspace, pipe: &str, args: &[&str]) -> Vec<u8> {
     running.wait().succeeds();
     assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     reader.join().unwrap()
+}
+
+/// A folder whose tokenizer splits texts by the regular expression `regex`, and a data set of one text.
+fn with_regex(regex: &str, document: &str) -> Workspace {
+    let workspace = with_own_model();
+    let path = workspace.path("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    tokenizer["pre_tokenizer"] = json!({
+        "type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false,
+    });
+    fs::write(path, tokenizer.to_string()).unwrap();
+    workspace.write("texts.jsonl", json!({"text": document}).to_string());
+    let sweep = fs::read_to_string(workspace.path("tiny.toml")).unwrap();
+    let line = format!("dataset = '{}'", text(&workspace.path("texts.jsonl")));
+    let sweep = replace_line(&sweep, "dataset", &line);
+    workspace.write("tiny.toml", replace_line(&sweep, "retries", "retries = 3"));
+    workspace
+}
+
+#[test]
+fn a_regular_expression_that_goes_back_without_end_is_bad_input() {
+    let workspace = with_regex("(x+x+)+y", &"x".repeat(1000));
+    workspace
+        .run(&["tiny.toml"])
+        .refuses(&["tokenizer.json", "retry-limit-in-match over"]);
+    let attempts = workspace.sql("SELECT status FROM attempt");
+    assert_eq!(attempts, [json!({"status": "failed"})]);
+}
+
+#[test]
+fn a_document_that_takes_minutes_does_not_hold_a_stop() {
+    let words = format!("{} ", "x".repeat(20)).repeat(4000);
+    let workspace = with_regex("(x+x+)+y", &words);
+    let data = ["data", "--model", "model", "--ctx-len", "16", "texts.jsonl"];
+    for args in [&data[..], &["tiny.toml"]] {
+        let mut running = workspace.start(args);
+        std::thread::sleep(Duration::from_secs(5));
+        assert!(running.status().is_none());
+        signal(running.pid(), "INT");
+        let asked = Instant::now();
+        running.wait().exits(130);
+        assert!(
+            asked.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
 }

@@ -308,9 +308,10 @@ fn restore_order(sweep: &mut Sweep, layers: &Layers) {
     sweep.vary = vary.into_iter().collect();
 }
 
-/// What the types do not say: the name becomes a folder, and threads are real.
+/// What the types do not say: the name becomes a folder, and workers and threads are real.
 fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
     const MOST_THREADS: usize = 4096;
+    const MOST_LANES: usize = 1024;
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = &sweep.name;
     let is_taken = name.starts_with('.') || name.starts_with(DATABASE);
@@ -319,6 +320,18 @@ fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
         let hint = "it names a folder: use letters, digits, `_`, `-` and `.`, and begin neither \
                     with `.` nor with the name of the database";
         return Err(at_file(format!("`name` is `{name}`")).with_hint(hint.to_owned()));
+    }
+    let most_lanes = sweep.launch.jobs.max(sweep.launch.devices.len());
+    if most_lanes > MOST_LANES {
+        let key = if sweep.launch.jobs > MOST_LANES {
+            "jobs"
+        } else {
+            "devices"
+        };
+        return Err(at_file(format!(
+            "`launch.{key}` asks for {most_lanes} workers at a time"
+        ))
+        .with_hint(format!("the most is {MOST_LANES}")));
     }
     let threads = sweep.launch.threads;
     if threads > MOST_THREADS {

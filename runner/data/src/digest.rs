@@ -75,7 +75,7 @@ impl TokenSpec {
         if self.is_bin() || !path.exists() && self.are_tokenised() {
             return Ok(vec!["none".to_owned()]);
         }
-        files::open_within(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
+        files::open_within(&path, bound::TOKENIZER).map_err(DataError::io("find", &path))?;
         let config = TokenizerConfig::read(&self.tokenizer_dir)?;
         config.check_ctx_len(self.rows.ctx_len)?;
         let mut parts = vec![
