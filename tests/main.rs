@@ -15,6 +15,7 @@ mod encode;
 mod eval;
 mod finetune;
 mod front;
+mod hostile_hub;
 mod hostile_names;
 mod hostile_ranks;
 mod hub;

@@ -37,7 +37,7 @@ enum Said {
     /// That another process has to end first.
     Waiting,
     /// So many tenths.
-    Tenths(u64),
+    Tenths(u128),
 }
 
 impl DownloadProgress {
@@ -73,7 +73,8 @@ impl DownloadProgress {
     }
 
     fn say(&mut self, progress: Progress) {
-        let tenths = progress.done_bytes * 10 / progress.total_bytes.max(1);
+        // Lengths are what a Hub says, and may be any.
+        let tenths = 10 * u128::from(progress.done_bytes) / u128::from(progress.total_bytes.max(1));
         let saying = match progress.is_waiting {
             true => Said::Waiting,
             false => Said::Tenths(tenths),

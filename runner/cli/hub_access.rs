@@ -1,10 +1,14 @@
 //! The Hub as the environment names it, with the token of the command line where there is one.
 
+use crate::table;
 use hub::{Hub, HubError, HubSettings, Token};
 use std::sync::OnceLock;
 
 /// Kept here and handed to nobody, so that no record or message can have it.
 static TOKEN: OnceLock<Token> = OnceLock::new();
+
+/// The only one, for what it waits because a Hub asks for it has a sum.
+static HUB: OnceLock<Hub> = OnceLock::new();
 
 /// Asks the Hub with `token` from now on; the first one given counts.
 pub(crate) fn use_token(token: Token) {
@@ -12,12 +16,17 @@ pub(crate) fn use_token(token: Token) {
     let _ = TOKEN.set(token);
 }
 
-/// The Hub.
+/// The Hub. When it asks to wait, people are told.
 ///
 /// # Errors
-/// No home folder for the cache, or an address that is none.
+/// No home folder for the cache, or an address that is none or has a secret in it.
 pub(crate) fn hub() -> Result<Hub, HubError> {
+    if let Some(hub) = HUB.get() {
+        return Ok(hub.clone());
+    }
     let settings = HubSettings::from_env()?;
     let token = TOKEN.get().cloned().or(settings.token);
-    Hub::new(HubSettings { token, ..settings })
+    let hub = Hub::new(HubSettings { token, ..settings })?;
+    let hub = hub.telling(|notice| table::note(&notice.to_string()));
+    Ok(HUB.get_or_init(|| hub).clone())
 }

@@ -22,12 +22,14 @@ use std::path::{Path, PathBuf};
 pub(crate) use given::load_given;
 pub(crate) use secrets::check_recipe;
 
-/// Variables that name folders and tools rather than settings of a sweep.
-const NOT_SETTINGS: [&str; 7] = [
+/// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
+/// sweep.
+const NOT_SETTINGS: [&str; 8] = [
     "cache",
     "cpu_capability",
     "dist_dir",
     "engine",
+    "hub_patience",
     "kernels",
     "torch",
     "torchrun",

@@ -1,6 +1,9 @@
 //! What the Hub's refusals mean.
 
+use crate::error::Cause;
 use crate::name::RepoId;
+use crate::remote::RemoteFile;
+use crate::words::cut;
 use crate::{HubError, HubSettings};
 use hf_hub::HFError;
 use reqwest::StatusCode;
@@ -12,6 +15,8 @@ pub(crate) struct Asked<'a> {
     repo: &'a RepoId,
     revision: &'a str,
     settings: &'a HubSettings,
+    /// How long was waited so far because the Hub asked for it.
+    waited: Duration,
 }
 
 /// An answer with a status that is no success.
@@ -58,7 +63,13 @@ impl<'a> Asked<'a> {
             repo,
             revision,
             settings,
+            waited: Duration::ZERO,
         }
+    }
+
+    /// The same, after so long a time of waiting because the Hub asked for it.
+    pub(crate) fn after(self, waited: Duration) -> Self {
+        Self { waited, ..self }
     }
 
     fn repo(&self) -> String {
@@ -66,7 +77,7 @@ impl<'a> Asked<'a> {
     }
 
     fn endpoint(&self) -> String {
-        self.settings.shown_endpoint()
+        self.settings.endpoint.clone()
     }
 
     /// What hf-hub's error means for us.
@@ -121,6 +132,8 @@ impl<'a> Asked<'a> {
         match (refusal.status, refusal.code.as_deref()) {
             (429, _) => HubError::RateLimited {
                 repo,
+                endpoint: self.endpoint(),
+                waited: self.waited,
                 retry_after: refusal.retry_after,
                 has_token,
             },
@@ -148,12 +161,65 @@ impl<'a> Asked<'a> {
         }
     }
 
-    pub(crate) fn odd(&self, why: impl Into<crate::error::Cause>) -> HubError {
+    pub(crate) fn odd(&self, why: impl Into<Cause>) -> HubError {
         HubError::Answer {
             repo: self.repo(),
             endpoint: self.endpoint(),
-            source: why.into(),
+            source: short(why.into()),
         }
+    }
+
+    pub(crate) fn too_long(&self) -> HubError {
+        HubError::AnswerTooLong {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            max_bytes: self.settings.limits.max_answer_bytes,
+        }
+    }
+
+    pub(crate) fn endless(&self, reason: impl Into<String>) -> HubError {
+        HubError::EndlessListing {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn too_slow(&self) -> HubError {
+        let limits = &self.settings.limits;
+        HubError::TooSlow {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            min_bytes_per_second: limits.min_bytes_per_second,
+            window: limits.rate_window,
+        }
+    }
+
+    pub(crate) fn too_late(&self) -> HubError {
+        HubError::TooLate {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            max_time: self.settings.limits.max_answer_time,
+        }
+    }
+
+    pub(crate) fn bad_size(&self, file: &RemoteFile, reason: &'static str) -> HubError {
+        HubError::BadSize {
+            repo: self.repo(),
+            endpoint: self.endpoint(),
+            file: file.name.clone(),
+            n_bytes: file.n_bytes,
+            reason,
+        }
+    }
+}
+
+/// A cause that repeats what was sent, as JSON's errors do, is as long as that.
+pub(crate) fn short(cause: Cause) -> Cause {
+    let text = cause.to_string();
+    match cut(&text) {
+        short if short == text => cause,
+        short => short.into(),
     }
 }
 

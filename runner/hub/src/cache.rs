@@ -45,8 +45,19 @@ impl RepoCache {
         self.dir.join("snapshots").join(commit)
     }
 
+    /// The folder of the contents.
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.dir.join("blobs")
+    }
+
     pub(crate) fn blob(&self, etag: &Etag) -> PathBuf {
-        self.dir.join("blobs").join(etag.as_str())
+        self.blobs().join(etag.as_str())
+    }
+
+    /// What is there of a content that is being downloaded.
+    pub(crate) fn partial(&self, etag: &Etag) -> PathBuf {
+        let name = format!("{}.sae-run.incomplete", etag.as_str());
+        self.blobs().join(name)
     }
 
     pub(crate) fn lock(&self, etag: &Etag) -> PathBuf {

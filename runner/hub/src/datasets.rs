@@ -6,6 +6,7 @@ use crate::download::Download;
 use crate::listing::ListedFile;
 use crate::name::{RepoId, Revision, is_path_of_file};
 use crate::remote::{Remote, RemoteFile};
+use crate::words::cut;
 use crate::{Hub, HubError, Notice, Progress, RepoKind};
 use std::collections::HashMap;
 use std::fs;
@@ -213,7 +214,7 @@ fn listed_file(
     if !is_path_of_file(&file.name) {
         return Err(HubError::BadFileName {
             repo: repo.as_str().into(),
-            file: file.name,
+            file: cut(&file.name),
         });
     }
     let content_hash = file.etag.as_ref().and_then(Etag::content_hash);

@@ -3,10 +3,11 @@
 
 use crate::cache::RepoCache;
 use crate::digest::{self, Etag};
+use crate::pace::Pace;
 use crate::remote::{Remote, RemoteFile};
-use crate::{Damage, HubError, HubSettings};
+use crate::{Damage, HubError, HubSettings, space, tree};
 use futures::{StreamExt, TryStreamExt, stream};
-use std::ffi::OsString;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub(crate) struct Download<'a> {
 impl Download<'_> {
     /// Brings files into the cache, several at a time; gives up at the first that fails.
     pub(crate) async fn all(&self, files: &[RemoteFile]) -> Result<(), HubError> {
+        let asked = self.remote.asked(self.commit);
+        tree::check_sizes(files, &asked, self.settings.limits.max_file_bytes)?;
+        self.check_space(files, space::free_bytes(&self.cache.blobs()))?;
         for (index, file) in files.iter().enumerate() {
             self.tell(index, Event::Wanted(file.n_bytes));
         }
@@ -53,6 +57,42 @@ impl Download<'_> {
             .buffer_unordered(MAX_PARALLEL)
             .try_collect()
             .await
+    }
+
+    /// Whether there is room for what is not in the cache yet. Where nobody says how much room there is,
+    /// it is tried.
+    fn check_space(&self, files: &[RemoteFile], free_bytes: Option<u64>) -> Result<(), HubError> {
+        let mut counted = HashSet::new();
+        let mut needed_bytes: u64 = 0;
+        for file in files {
+            // The same content is downloaded once.
+            if let Some(etag) = file
+                .etag
+                .as_ref()
+                .filter(|etag| counted.insert(etag.as_str()))
+            {
+                needed_bytes = needed_bytes.saturating_add(self.missing_bytes(file, etag));
+            }
+        }
+        match free_bytes.filter(|&free_bytes| needed_bytes > free_bytes) {
+            None => Ok(()),
+            Some(free_bytes) => Err(HubError::NoSpace {
+                repo: self.cache.repo().as_str().into(),
+                folder: self.settings.cache_dir.clone(),
+                needed_bytes,
+                free_bytes,
+            }),
+        }
+    }
+
+    /// Bytes of a content that are to be downloaded.
+    fn missing_bytes(&self, file: &RemoteFile, etag: &Etag) -> u64 {
+        if self.cache.blob(etag).exists() {
+            return 0;
+        }
+        let there = fs::metadata(self.cache.partial(etag)).map_or(0, |partial| partial.len());
+        // One that is too long is begun anew.
+        file.n_bytes.checked_sub(there).unwrap_or(file.n_bytes)
     }
 
     async fn one(&self, index: usize, file: &RemoteFile) -> Result<(), HubError> {
@@ -98,9 +138,7 @@ impl Download<'_> {
     /// knows.
     async fn fetch(&self, index: usize, file: &RemoteFile, etag: &Etag) -> Result<(), HubError> {
         let blob = self.cache.blob(etag);
-        let mut name = OsString::from(etag.as_str());
-        name.push(".sae-run.incomplete");
-        let partial = blob.with_file_name(name);
+        let partial = self.cache.partial(etag);
         if self.attempt(index, file, etag, &partial).await?.is_none() {
             return publish(&partial, &blob);
         }
@@ -155,7 +193,9 @@ impl Download<'_> {
             } else if partial.n_bytes >= file.n_bytes {
                 break;
             }
-            let progress = partial.n_bytes > first_byte;
+            // Less would be a trickle, one piece an answer.
+            let n_new = partial.n_bytes.saturating_sub(first_byte);
+            let progress = n_new >= self.settings.limits.least_progress();
             if !patience.lasts(outcome, progress).await? {
                 break;
             }
@@ -173,17 +213,22 @@ impl Download<'_> {
         file: &RemoteFile,
         partial: &mut Partial<'_>,
     ) -> Result<(), HubError> {
+        let asked = self.remote.asked(self.commit);
         let bytes = self.remote.bytes(self.commit, file, partial.n_bytes);
         let mut bytes = bytes.await?;
-        while let Some(chunk) = bytes.next().await {
-            let chunk = chunk.map_err(|error| self.remote.broken_off(self.commit, error))?;
-            partial.append(&chunk)?;
+        let mut pace = Pace::new(&self.settings.limits);
+        loop {
+            let piece = pace.watch(bytes.next(&asked)).await;
+            let Some(piece) = piece.ok_or_else(|| asked.too_slow())?? else {
+                return Ok(());
+            };
+            pace.count(piece.len());
+            partial.append(&piece)?;
             self.tell(index, Event::Bytes(partial.n_bytes));
             if partial.n_bytes > file.n_bytes {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 }
 
@@ -217,6 +262,8 @@ impl Patience {
         }
         self.n_failures += 1;
         match outcome {
+            // That was waited for as long as may be.
+            Err(error @ HubError::RateLimited { .. }) => Err(error),
             Err(error) if !error.is_of_the_way() => Err(error),
             outcome if self.n_failures > self.max_failures => outcome.map(|()| false),
             _ => {

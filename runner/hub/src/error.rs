@@ -1,6 +1,7 @@
 //! What can go wrong with models and data sets of the Hub.
 
 use crate::RepoKind;
+use crate::words::{access, after, at, cut, file_of, saying, size, told_to, wait};
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,11 +30,17 @@ pub enum HubError {
         /// The name.
         revision: String,
     },
-    /// An address that is none.
-    #[error("the Hub's address `{endpoint}` is none")]
+    /// An address that is none, or has a secret in it. It is not shown, for it may.
+    #[error("the Hub's address, as `HF_ENDPOINT` gives it, {reason}")]
     BadEndpoint {
-        /// The address, without a password.
-        endpoint: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A patience that is no number of seconds.
+    #[error("`{variable}` is not a whole number of seconds from 1 to a day")]
+    BadPatience {
+        /// The variable.
+        variable: &'static str,
     },
     /// Neither a home folder nor a variable that names a cache.
     #[error("there is no home folder for the cache of the Hub")]
@@ -98,7 +105,7 @@ pub enum HubError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: serde_json::Error,
+        source: Cause,
     },
     /// An index that names a file elsewhere, or one that is not there.
     #[error("`{path}` names the file `{shard}`, which `{repo}` does not have")]
@@ -164,11 +171,19 @@ pub enum HubError {
         /// The folder of the cache.
         cache_dir: PathBuf,
     },
-    /// Too many requests.
-    #[error("the Hub asks to slow down{}", wait(*retry_after))]
+    /// Too many requests, or a wait that is too long.
+    #[error(
+        "the Hub at {endpoint} asks to slow down{}, asked for `{repo}`{}",
+        wait(*retry_after),
+        after(*waited)
+    )]
     RateLimited {
         /// The repository.
         repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// How long it had this program wait before.
+        waited: Duration,
         /// How long it asks to wait.
         retry_after: Option<Duration>,
         /// Whether a token was sent.
@@ -203,6 +218,96 @@ pub enum HubError {
         endpoint: String,
         /// Why not.
         source: Cause,
+    },
+    /// An answer without an end.
+    #[error("what {endpoint} answers about `{repo}` is longer than {}", size(*max_bytes))]
+    AnswerTooLong {
+        /// The repository.
+        repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// The most that an answer may have.
+        max_bytes: u64,
+    },
+    /// A listing without an end.
+    #[error("the list of files of `{repo}` at {endpoint} {reason}")]
+    EndlessListing {
+        /// The repository.
+        repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// How it does not end.
+        reason: String,
+    },
+    /// An answer that trickles.
+    #[error(
+        "{endpoint} sends less than {min_bytes_per_second} bytes a second of `{repo}`, for {} s",
+        window.as_secs_f64()
+    )]
+    TooSlow {
+        /// The repository.
+        repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// The rate.
+        min_bytes_per_second: u64,
+        /// How long the rate was lower, at least.
+        window: Duration,
+    },
+    /// An answer, other than a file, that takes too long.
+    #[error("{endpoint} takes longer than {} s to answer about `{repo}`", max_time.as_secs_f64())]
+    TooLate {
+        /// The repository.
+        repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// How long it may take.
+        max_time: Duration,
+    },
+    /// A file of a length that cannot be.
+    #[error(
+        "{endpoint} lists `{}` of `{repo}` with {n_bytes} bytes, which {reason}",
+        cut(file)
+    )]
+    BadSize {
+        /// The repository.
+        repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// The file.
+        file: String,
+        /// Its length, by the Hub.
+        n_bytes: u64,
+        /// Why that cannot be.
+        reason: &'static str,
+    },
+    /// A file that is read as a whole, and too long for that.
+    #[error("`{file}` of `{repo}` has {}; no more than {} are read", size(*n_bytes), size(*max_bytes))]
+    FileTooLong {
+        /// The repository.
+        repo: String,
+        /// The file.
+        file: String,
+        /// Its length.
+        n_bytes: u64,
+        /// The most that it may have.
+        max_bytes: u64,
+    },
+    /// A disk without room for a download.
+    #[error(
+        "`{repo}` needs {} more in the cache `{folder}`, where {} are free",
+        size(*needed_bytes),
+        size(*free_bytes)
+    )]
+    NoSpace {
+        /// The repository.
+        repo: String,
+        /// The folder of the cache.
+        folder: PathBuf,
+        /// What is to be downloaded and not there yet.
+        needed_bytes: u64,
+        /// What the file system has left.
+        free_bytes: u64,
     },
     /// What arrived is not the file; it was removed.
     #[error("`{file}` of `{repo}` arrived damaged: {reason}")]
@@ -392,42 +497,6 @@ pub enum Damage {
     },
 }
 
-fn told_to(has_token: bool) -> &'static str {
-    match has_token {
-        true => " that this token may see",
-        false => "",
-    }
-}
-
-fn access(is_gated: bool, has_token: bool) -> &'static str {
-    match (is_gated, has_token) {
-        (true, true) => "it is gated, and this token's owner has no access yet",
-        (true, false) => "it is gated, and there is no token",
-        (false, true) => "this token may not read it",
-        (false, false) => "there is no token",
-    }
-}
-
-fn at(page: Option<&str>) -> String {
-    page.map(|page| format!(": {page}")).unwrap_or_default()
-}
-
-fn saying(message: &str) -> String {
-    match message {
-        "" => String::new(),
-        message => format!(": {message}"),
-    }
-}
-
-fn file_of(file: Option<&str>) -> String {
-    file.map(|file| format!("`{file}` of ")).unwrap_or_default()
-}
-
-fn wait(retry_after: Option<Duration>) -> String {
-    let seconds = |wait: Duration| format!(" for {} seconds", wait.as_secs());
-    retry_after.map(seconds).unwrap_or_default()
-}
-
 impl HubError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io {
@@ -475,12 +544,15 @@ mod tests {
     fn a_rate_limit_says_how_long() {
         let error = HubError::RateLimited {
             repo: "a/b".into(),
+            endpoint: "https://host".into(),
+            waited: Duration::from_secs(90),
             retry_after: Some(Duration::from_secs(42)),
             has_token: false,
         };
         assert_eq!(
             error.to_string(),
-            "the Hub asks to slow down for 42 seconds"
+            "the Hub at https://host asks to slow down for 42 seconds, asked for `a/b`, after 90 \
+             seconds of waiting"
         );
         assert!(error.hint().unwrap().contains("HF_TOKEN"));
     }

@@ -1,10 +1,12 @@
 //! Which files of a model are needed, and which of them are in the cache.
 
 use crate::HubError;
+use crate::asked::short;
 use crate::cache::RepoCache;
 use crate::download::Download;
 use crate::name::is_file_name;
 use crate::remote::RemoteFile;
+use crate::words::cut;
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -29,6 +31,9 @@ pub(crate) const PLANNING_FILES: [&str; 7] = [
 
 /// Ends of the names of weights in formats that are not read.
 const OTHER_WEIGHTS: [&str; 6] = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"];
+
+/// How many of them are named.
+const MAX_OTHERS: usize = 10;
 
 /// A file without which planning cannot begin: it is not in the cache, and it is not known that the
 /// commit lacks it. Markers say that where this program or transformers looked for it before,
@@ -57,7 +62,8 @@ pub(crate) fn check_planning_files(cache: &RepoCache, commit: &str) -> Result<()
 
 /// Downloads the planning files of a commit.
 pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), HubError> {
-    let Download { cache, commit, .. } = download;
+    let download = &download;
+    let Download { cache, commit, .. } = *download;
     let tree = download.remote.top_files(commit).await?;
     check_model(cache, commit, &tree)?;
     let is_wanted = |file: &RemoteFile| {
@@ -68,6 +74,7 @@ pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), H
         .filter(|file| is_wanted(file))
         .cloned()
         .collect();
+    check_lengths(download, &wanted)?;
     download.all(&wanted).await?;
     for file in PLANNING_FILES {
         if find(&tree, file).is_none() {
@@ -75,6 +82,20 @@ pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), H
         }
     }
     Ok(())
+}
+
+/// Files that are read as a whole are not too long for that.
+fn check_lengths(download: &Download<'_>, files: &[RemoteFile]) -> Result<(), HubError> {
+    let max_bytes = download.settings.limits.max_planning_file_bytes;
+    match files.iter().find(|file| file.n_bytes > max_bytes) {
+        None => Ok(()),
+        Some(file) => Err(HubError::FileTooLong {
+            repo: download.cache.repo().as_str().into(),
+            file: file.name.clone(),
+            n_bytes: file.n_bytes,
+            max_bytes,
+        }),
+    }
 }
 
 /// Whether the files are those of a model that can be read.
@@ -91,7 +112,10 @@ fn check_model(cache: &RepoCache, commit: &str, tree: &[RemoteFile]) -> Result<(
         return Err(HubError::NoSafetensors {
             repo,
             commit,
-            others: others.map(|file| file.name.clone()).collect(),
+            others: others
+                .take(MAX_OTHERS)
+                .map(|file| file.name.clone())
+                .collect(),
         });
     }
     Ok(())
@@ -128,7 +152,9 @@ pub(crate) async fn fetch_weights(download: Download<'_>) -> Result<(), HubError
     let wanted = match (find(&tree, WEIGHTS), find(&tree, INDEX)) {
         (None, Some(index)) => {
             if !cache.has(commit, INDEX) {
-                download.all(std::slice::from_ref(index)).await?;
+                let index = std::slice::from_ref(index);
+                check_lengths(&download, index)?;
+                download.all(index).await?;
             }
             shards_of(cache, commit, &tree)?
         }
@@ -165,13 +191,21 @@ struct Index {
 fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError> {
     let path = cache.snapshot(commit).join(INDEX);
     let text = fs::read(&path).map_err(HubError::io("read", &path))?;
-    let index: Index =
-        serde_json::from_slice(&text).map_err(|source| HubError::BadIndex { path, source })?;
+    let names = shards_in(&text).map_err(|error| HubError::BadIndex {
+        path,
+        source: short(error.into()),
+    })?;
     let checked = |shard: String| match is_shard(&shard) {
         true => Ok(shard),
         false => Err(bad_shard(cache, commit, shard)),
     };
-    index.weight_map.into_values().map(checked).collect()
+    names.into_iter().map(checked).collect()
+}
+
+/// The names in the text of an index, whatever they are.
+pub(crate) fn shards_in(text: &[u8]) -> serde_json::Result<BTreeSet<String>> {
+    let index: Index = serde_json::from_slice(text)?;
+    Ok(index.weight_map.into_values().collect())
 }
 
 /// A name from elsewhere could lead anywhere on the machine.
@@ -184,6 +218,6 @@ fn bad_shard(cache: &RepoCache, commit: &str, shard: String) -> HubError {
     HubError::BadShard {
         repo: cache.repo().as_str().into(),
         path: cache.snapshot(commit).join(INDEX),
-        shard,
+        shard: cut(&shard),
     }
 }

@@ -8,7 +8,10 @@ impl HubError {
         let hint = match self {
             Self::BadRepoId { .. } => "ids look like `name` or `owner/name`",
             Self::BadRevision { .. } => "look at the repository's page for its branches and tags",
-            Self::BadEndpoint { .. } => "`HF_ENDPOINT` takes an address such as `https://host`",
+            Self::BadEndpoint { .. } => {
+                "it takes an address such as `https://host`; a token belongs into `HF_TOKEN`"
+            }
+            Self::BadPatience { .. } => "it is 60 where the variable is not set",
             Self::NoCacheFolder => "name a folder in `HF_HOME`",
             Self::NoSuchRepo {
                 has_token: true, ..
@@ -40,6 +43,17 @@ impl HubError {
             }
             Self::Server { status, .. } | Self::Refused { status, .. } if *status >= 500 => {
                 "this is the Hub's own trouble; try again later"
+            }
+            Self::AnswerTooLong { .. } | Self::EndlessListing { .. } | Self::BadSize { .. } => {
+                "is `HF_ENDPOINT` a Hub that you trust?"
+            }
+            Self::TooSlow { .. } | Self::TooLate { .. } => {
+                "run it again, what was downloaded is kept; on a slow line, \
+                 `SAE_RUN_HUB_PATIENCE=300` waits five times as long"
+            }
+            Self::FileTooLong { .. } => "is it the model that you mean?",
+            Self::NoSpace { .. } => {
+                "make room there, or name a folder of another disk in `HF_HUB_CACHE`"
             }
             Self::Answer { .. } => "is `HF_ENDPOINT` a Hub, and no page of a proxy in between?",
             Self::DamagedDownload { .. } => "it was removed; run this again to download it anew",

@@ -7,16 +7,20 @@ use crate::files;
 use crate::name::{RepoId, Revision};
 use crate::remote::Remote;
 use crate::task::{self, Tally};
-use crate::{HubError, HubSettings, RepoKind};
+use crate::waits::Waits;
+use crate::{HubError, HubSettings, RepoKind, endpoint};
 use std::fmt;
 use std::path::{PathBuf, absolute};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 /// The Hugging Face Hub, and the cache of its files on this machine. Blocking; may be used within
 /// an async runtime.
 #[derive(Clone, Debug)]
 pub struct Hub {
     settings: HubSettings,
+    waits: Arc<Waits>,
 }
 
 /// A model at a commit, in the cache.
@@ -48,21 +52,40 @@ pub enum Notice {
         /// Why the Hub could not say.
         reason: String,
     },
+    /// The Hub asks to wait, and is waited for.
+    Waiting {
+        /// The repository.
+        repo: String,
+        /// Address of the Hub.
+        endpoint: String,
+        /// How long.
+        wait: Duration,
+    },
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::FromCache {
-            repo,
-            revision,
-            commit,
-            reason,
-        } = self;
-        write!(
-            f,
-            "{reason}; taking commit {commit} from the cache, which `{revision}` of `{repo}` meant \
-             when it was last asked for"
-        )
+        match self {
+            Self::FromCache {
+                repo,
+                revision,
+                commit,
+                reason,
+            } => write!(
+                f,
+                "{reason}; taking commit {commit} from the cache, which `{revision}` of `{repo}` \
+                 meant when it was last asked for"
+            ),
+            Self::Waiting {
+                repo,
+                endpoint,
+                wait,
+            } => write!(
+                f,
+                "{endpoint} asks to wait {} seconds before it says more of `{repo}`; waiting",
+                wait.as_secs()
+            ),
+        }
     }
 }
 
@@ -86,7 +109,7 @@ impl Hub {
     /// The Hub that the environment names, as for Python's huggingface_hub.
     ///
     /// # Errors
-    /// No home folder for the cache, or an address that is none.
+    /// As [`HubSettings::from_env`].
     pub fn from_env() -> Result<Self, HubError> {
         Self::new(HubSettings::from_env()?)
     }
@@ -94,17 +117,23 @@ impl Hub {
     /// The Hub of `settings`.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An address that is none, or has a secret in it.
     pub fn new(mut settings: HubSettings) -> Result<Self, HubError> {
-        let url = reqwest::Url::parse(&settings.endpoint);
-        if !url.is_ok_and(|url| url.has_host()) {
-            let endpoint = settings.shown_endpoint();
-            return Err(HubError::BadEndpoint { endpoint });
-        }
+        settings.endpoint = endpoint::checked(&settings.endpoint)?;
         // Snapshots are handed to other processes.
         let cache_dir = absolute(&settings.cache_dir);
         settings.cache_dir = cache_dir.map_err(HubError::io("find", &settings.cache_dir))?;
-        Ok(Self { settings })
+        let waits = Arc::default();
+        Ok(Self { settings, waits })
+    }
+
+    /// The same, which tells of each wait of two seconds or more that the Hub asks for, when it begins;
+    /// on any thread.
+    pub fn telling(self, tell: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+        Self {
+            waits: Arc::new(Waits::told_to(tell)),
+            ..self
+        }
     }
 
     /// What it was made with.
@@ -176,7 +205,7 @@ impl Hub {
         };
         let Some(cached) = cache.commit_of(name) else {
             self.check_online(cache, name, None)?;
-            let commit = ask_commit(&self.settings, cache.repo(), name)?;
+            let commit = self.ask_commit(&self.settings, cache.repo(), name)?;
             return Ok((commit, None));
         };
         if self.settings.offline {
@@ -187,7 +216,7 @@ impl Hub {
             n_retries: 0,
             ..self.settings.clone()
         };
-        match ask_commit(&settings, cache.repo(), name) {
+        match self.ask_commit(&settings, cache.repo(), name) {
             Ok(commit) => Ok((commit, None)),
             Err(error @ HubError::NoSuchRevision { .. }) => Err(error),
             Err(error) => {
@@ -228,11 +257,11 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
         fetch: impl AsyncFnOnce(Download<'_>) -> Result<T, HubError> + Send,
     ) -> Result<T, HubError> {
-        let settings = &self.settings;
+        let (settings, waits) = (&self.settings, &*self.waits);
         let mut tally = Tally::default();
         task::block_on(
             async |events| {
-                let remote = Remote::new(settings, cache.repo())?;
+                let remote = Remote::new(settings, waits, cache.repo())?;
                 let download = Download {
                     settings,
                     remote: &remote,
@@ -245,11 +274,22 @@ impl Hub {
             |(index, event)| progress(tally.add(index, event)),
         )
     }
-}
 
-fn ask_commit(settings: &HubSettings, repo: &RepoId, name: &str) -> Result<String, HubError> {
-    task::block_on(
-        async |_: Sender<()>| Remote::new(settings, repo)?.commit_of(name).await,
-        |()| {},
-    )
+    /// What its uploads and downloads wait together.
+    pub(crate) fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    fn ask_commit(
+        &self,
+        settings: &HubSettings,
+        repo: &RepoId,
+        name: &str,
+    ) -> Result<String, HubError> {
+        let waits = &*self.waits;
+        task::block_on(
+            async |_: Sender<()>| Remote::new(settings, waits, repo)?.commit_of(name).await,
+            |()| {},
+        )
+    }
 }

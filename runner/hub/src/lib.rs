@@ -8,6 +8,9 @@
 //! the Hub only for what the cache does not have. Every file is checked against the Hub's hash of it
 //! before it gets its name in the cache.
 //!
+//! What a Hub sends may be anything: [`HubLimits`] bounds how much of it is read, how slowly and for how
+//! long; lengths that cannot be are refused, and a disk has to have room for what is downloaded.
+//!
 //! [`Hub::upload`] makes one commit of files of this machine, as far as a model of the Hub lacks
 //! them, and [`Hub::plan_upload`] says what that would be.
 //!
@@ -43,15 +46,20 @@ mod cache;
 mod datasets;
 mod digest;
 mod download;
+mod endpoint;
 mod error;
+mod exchange;
 mod files;
 mod hint;
 mod hub;
+mod limits;
 mod listing;
 mod models;
 mod name;
+mod pace;
 mod remote;
 mod settings;
+mod space;
 mod task;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -59,10 +67,13 @@ pub mod testing;
 mod tests;
 mod tree;
 mod upload;
+mod waits;
+mod words;
 
 pub use datasets::DatasetListing;
 pub use error::{Damage, HubError};
 pub use hub::{Hub, Notice, Progress, Snapshot};
+pub use limits::HubLimits;
 pub use listing::ListedFile;
 pub use models::ModelListing;
 pub use name::{RepoKind, is_repo_id};

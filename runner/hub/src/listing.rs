@@ -2,6 +2,7 @@
 //! huggingface_hub (2.4.0), `trees/COMMIT.json` in a repository's part of the cache.
 
 use crate::digest::Etag;
+use crate::limits::MAX_FILE_BYTES;
 use crate::name::is_path_of_file;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -32,7 +33,8 @@ impl ListedFile {
     }
 
     fn is_sound(&self) -> bool {
-        is_path_of_file(&self.name) && self.etag().is_some()
+        let is_possible = self.n_bytes <= MAX_FILE_BYTES;
+        is_path_of_file(&self.name) && is_possible && self.etag().is_some()
     }
 }
 
@@ -46,8 +48,11 @@ struct OwnListing {
 /// Reads this program's form. `None` where there is none, or none that can be read: then the Hub is
 /// asked.
 pub(crate) fn read_files(path: &Path) -> Option<Vec<ListedFile>> {
-    let text = std::fs::read(path).ok()?;
-    let listing: OwnListing = serde_json::from_slice(&text).ok()?;
+    parse_files(&std::fs::read(path).ok()?)
+}
+
+pub(crate) fn parse_files(text: &[u8]) -> Option<Vec<ListedFile>> {
+    let listing: OwnListing = serde_json::from_slice(text).ok()?;
     let is_read = listing.format_version == OWN_FORMAT_VERSION;
     (is_read && listing.files.iter().all(ListedFile::is_sound)).then_some(listing.files)
 }
@@ -80,8 +85,11 @@ struct PythonFile {
 impl Listing {
     /// `None` where there is none, or none that can be read: then the Hub is asked.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        let text = std::fs::read(path).ok()?;
-        let listing: Self = serde_json::from_slice(&text).ok()?;
+        Self::parse(&std::fs::read(path).ok()?)
+    }
+
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let listing: Self = serde_json::from_slice(text).ok()?;
         (listing.format_version == FORMAT_VERSION).then_some(listing)
     }
 
@@ -158,6 +166,9 @@ mod tests {
         let mut nameless = file("a");
         nameless.content_hash = "md5:00".into();
         assert!(listing(1, &nameless).is_none());
+        let mut endless = file("a");
+        endless.n_bytes = MAX_FILE_BYTES + 1;
+        assert!(listing(1, &endless).is_none());
     }
 
     fn of_python(name: &str, file: &Value) -> Option<Vec<ListedFile>> {

@@ -13,6 +13,9 @@ const MAX_ID_PART: usize = 96;
 /// Longest name that file systems take.
 const MAX_FILE_NAME: usize = 255;
 
+/// Longest path in a repository: what systems take as the path of a file.
+const MAX_PATH: usize = 4096;
+
 /// Whether `text` could be the id of a repository of the Hub: `name` or `owner/name`.
 pub fn is_repo_id(text: &str) -> bool {
     let mut parts = text.split('/');
@@ -58,7 +61,9 @@ pub(crate) fn is_path_of_file(path: &str) -> bool {
         components.next() == Some(Component::Normal(part.as_ref())) && components.next().is_none()
     };
     let is_part = |part: &str| part.len() <= MAX_FILE_NAME && is_plain(part);
-    !path.contains(|c: char| c == '\\' || c.is_control()) && path.split('/').all(is_part)
+    path.len() <= MAX_PATH
+        && !path.contains(|c: char| c == '\\' || c.is_control())
+        && path.split('/').all(is_part)
 }
 
 /// What a repository of the Hub holds.
@@ -265,6 +270,7 @@ mod tests {
             assert!(is_path_of_file(path), "{path}");
         }
         let too_long = format!("a/{longest}x");
+        let too_deep = "a/".repeat(MAX_PATH / 2) + "a";
         for path in [
             "",
             "/",
@@ -285,6 +291,7 @@ mod tests {
             "a\nb",
             "\u{1b}[2J",
             &too_long,
+            &too_deep,
         ] {
             assert!(!is_path_of_file(path), "{path:?}");
         }

@@ -1,46 +1,56 @@
 //! What the Hub is asked: the commit of a revision, the files of a commit (see tree.rs), their
 //! contents.
 
-use crate::asked::{Asked, retry_after};
+use crate::asked::{Asked, Refusal};
 use crate::digest::Etag;
 use crate::name::{RepoId, RepoKind, is_commit};
+use crate::waits::Waits;
 use crate::{HubError, HubSettings, Token};
+use futures::StreamExt;
 use hf_hub::repository::HFRepository;
 use hf_hub::repository::download::HFByteStream;
 use hf_hub::{HFClient, HFError, RepoType, RepoTypeDataset, RepoTypeModel, split_id};
-use reqwest::header::HeaderMap;
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
-use std::ops::Range;
-use std::time::Duration;
+use reqwest::header::RANGE;
+use reqwest::{Client, ClientBuilder, Response, Url};
+use serde::Deserialize;
+
+use std::ops::{Deref, Range};
+use std::sync::OnceLock;
+use tokio::time::timeout;
 
 /// A token that cannot stand in a header, so that hf-hub 1.0.0 sends none. Without a token it would
 /// look for one in the environment, to send it wherever the settings point.
 const NO_TOKEN: &str = "\n";
 
-/// Longest wait that the Hub may ask for: who waits longer had better be told.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(120);
+/// Where the Hub says that a file is in the Xet store, and how to have it from there.
+const XET_HASH: &str = "x-xet-hash";
 
 /// A client of the Hub for one repository.
 pub(crate) struct Remote<'a> {
     settings: &'a HubSettings,
+    waits: &'a Waits,
     repo: &'a RepoId,
-    files: Files,
-    /// The one that hf-hub asks with, for what it does not ask.
     client: Client,
+    xet_files: OnceLock<XetFiles>,
 }
 
 /// hf-hub's handle of the repository. Its own handle of any kind, in 1.0.0, looks for the files of
 /// data sets among those of models.
-enum Files {
+enum XetFiles {
     Model(HFRepository<RepoTypeModel>),
     Dataset(HFRepository<RepoTypeDataset>),
 }
 
-/// An answer that is small enough to be read whole.
-pub(crate) struct Document {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
+/// The bytes of a file, on their way.
+pub(crate) enum FileBytes {
+    Plain(Response),
+    OfXet(HFByteStream),
+}
+
+/// What the Hub says of a revision, as far as it is asked for.
+#[derive(Deserialize)]
+pub(crate) struct RevisionInfo {
+    sha: Option<String>,
 }
 
 /// A file of a commit.
@@ -52,103 +62,102 @@ pub(crate) struct RemoteFile {
     pub(crate) etag: Option<Etag>,
 }
 
-impl Document {
-    pub(crate) async fn of(response: Response) -> reqwest::Result<Self> {
-        Ok(Self {
-            status: response.status(),
-            headers: response.headers().clone(),
-            body: response.bytes().await?.into(),
-        })
+impl RevisionInfo {
+    /// `None` where an answer is not about a revision.
+    pub(crate) fn parse(answer: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(answer)
+    }
+
+    /// The commit, if it names one.
+    pub(crate) fn commit(self) -> Option<String> {
+        self.sha.filter(|sha| is_commit(sha))
     }
 }
 
 impl<'a> Remote<'a> {
-    pub(crate) fn new(settings: &'a HubSettings, repo: &'a RepoId) -> Result<Self, HubError> {
-        let clients = || {
-            let http = http_client(settings)?;
-            // hf-hub waits up to twice this at first.
-            let delay = settings.retry_delay / 2;
-            let client = HFClient::builder()
-                .endpoint(&settings.endpoint)
-                .token(settings.token.as_ref().map_or(NO_TOKEN, Token::secret))
-                .cache_dir(&settings.cache_dir)
-                .client(http.clone())
-                .retry_max_attempts(settings.n_retries as usize)
-                .retry_base_delay(delay)
-                .build()?;
-            Ok((Files::new(&client, repo), http))
-        };
-        let (files, client) =
-            clients().map_err(|error: HFError| Asked::new(settings, repo, "").failed(error))?;
+    pub(crate) fn new(
+        settings: &'a HubSettings,
+        waits: &'a Waits,
+        repo: &'a RepoId,
+    ) -> Result<Self, HubError> {
+        let builder = client_builder(settings).read_timeout(settings.timeout);
+        let client = builder.build();
+        let client = client.map_err(|error| Asked::new(settings, repo, "").unreachable(error))?;
         Ok(Self {
             settings,
+            waits,
             repo,
-            files,
             client,
+            xet_files: OnceLock::new(),
         })
     }
 
-    pub(crate) fn asked(&self, revision: &'a str) -> Asked<'a> {
-        Asked::new(self.settings, self.repo, revision)
+    pub(crate) fn settings(&self) -> &'a HubSettings {
+        self.settings
     }
 
-    /// The address of something that the Hub's API says of the repository.
-    pub(crate) fn api(&self, what: &str) -> Result<Url, HubError> {
-        let HubSettings { endpoint, .. } = self.settings;
-        let (kind, id) = (self.repo.kind().plural(), self.repo.as_str());
-        let url = Url::parse(&format!("{endpoint}/api/{kind}/{id}/{what}"));
-        url.map_err(|error| self.asked("").odd(error))
+    pub(crate) fn repo(&self) -> &'a RepoId {
+        self.repo
+    }
+
+    pub(crate) fn waits(&self) -> &'a Waits {
+        self.waits
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn asked<'b>(&self, revision: &'b str) -> Asked<'b>
+    where
+        'a: 'b,
+    {
+        Asked::new(self.settings, self.repo, revision).after(self.waits.total())
+    }
+
+    /// An address of the Hub: slashes in the parts are no slashes there.
+    pub(crate) fn url(&self, parts: &[&str]) -> Result<Url, HubError> {
+        let url = Url::parse(&self.settings.endpoint);
+        let mut url = url.map_err(|error| self.asked("").odd(error))?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(parts);
+        }
+        Ok(url)
+    }
+
+    /// The address of something that the Hub's API says of a revision of the repository.
+    pub(crate) fn api(&self, what: &str, revision: &str) -> Result<Url, HubError> {
+        let kind = self.repo.kind().plural();
+        let mut parts = vec!["api", kind];
+        parts.extend(self.repo.as_str().split('/'));
+        parts.extend([what, revision]);
+        self.url(&parts)
+    }
+
+    /// The address of a file.
+    fn file_url(&self, commit: &str, file: &RemoteFile) -> Result<Url, HubError> {
+        let mut parts = match self.repo.kind() {
+            RepoKind::Model => Vec::new(),
+            kind @ RepoKind::Dataset => vec![kind.plural()],
+        };
+        parts.extend(self.repo.as_str().split('/'));
+        parts.extend(["resolve", commit]);
+        parts.extend(file.name.split('/'));
+        self.url(&parts)
     }
 
     /// The commit that a branch or tag means.
-    pub(crate) async fn commit_of(&self, name: &'a str) -> Result<String, HubError> {
+    pub(crate) async fn commit_of(&self, name: &str) -> Result<String, HubError> {
+        let mut url = self.api("revision", name)?;
+        // Nothing but the commit: the whole answer lists every file of the repository.
+        url.set_query(Some("expand=sha"));
+        let answer = self.get(&url).await?;
         let asked = self.asked(name);
-        let sha = self.files.sha(name).await;
-        let sha = sha.map_err(|error| asked.failed(error))?;
-        let commit = sha.filter(|sha| is_commit(sha));
-        commit.ok_or_else(|| asked.odd("it names no commit"))
-    }
-
-    /// Asks for a document, again where that may help.
-    pub(crate) async fn get(&self, url: &Url) -> reqwest::Result<Document> {
-        self.send(|| self.client.get(url.clone()), url).await
-    }
-
-    /// Sends what `request` makes, for `url`, again where that may help and as late as the Hub asks
-    /// for. The token goes to the Hub alone.
-    pub(crate) async fn send(
-        &self,
-        request: impl Fn() -> RequestBuilder,
-        url: &Url,
-    ) -> reqwest::Result<Document> {
-        let mut delay = self.settings.retry_delay;
-        for _ in 0..self.settings.n_retries {
-            let wait = match self.send_once(request(), url).await {
-                Ok(document) if !is_passing(document.status.as_u16()) => return Ok(document),
-                Ok(document) => match retry_after(&document.headers) {
-                    Some(wait) if wait > MAX_WAIT => return Ok(document),
-                    wait => wait.unwrap_or(delay),
-                },
-                Err(error) if !may_pass(&error) => return Err(error),
-                Err(_) => delay,
-            };
-            tokio::time::sleep(wait).await;
-            delay *= 2;
+        if !answer.status.is_success() {
+            return Err(asked.refused(&Refusal::of(answer.status, &answer.headers)));
         }
-        self.send_once(request(), url).await
-    }
-
-    /// Sends a request for `url` once.
-    pub(crate) async fn send_once(
-        &self,
-        request: RequestBuilder,
-        url: &Url,
-    ) -> reqwest::Result<Document> {
-        let request = match self.token_for(url) {
-            Some(token) => request.bearer_auth(token.secret()),
-            None => request,
-        };
-        Document::of(request.send().await?).await
+        let info = RevisionInfo::parse(&answer.body).map_err(|error| asked.odd(error))?;
+        info.commit().ok_or_else(|| asked.odd("it names no commit"))
     }
 
     /// The token, where `url` is of the Hub and not of a store.
@@ -161,48 +170,113 @@ impl<'a> Remote<'a> {
     /// The bytes of a file from `first_byte` on.
     pub(crate) async fn bytes(
         &self,
-        commit: &'a str,
+        commit: &str,
         file: &RemoteFile,
         first_byte: u64,
-    ) -> Result<HFByteStream, HubError> {
-        let range = (first_byte > 0).then_some(first_byte..file.n_bytes);
-        let bytes = self.files.bytes(commit, &file.name, range).await;
-        bytes.map_err(|error| self.asked(commit).failed(error))
-    }
-
-    /// What is wrong when the Hub does not say how a file hashes.
-    pub(crate) fn nameless(&self, commit: &'a str, file: &str) -> HubError {
-        let why = format!("it lists `{file}` without a hash of its content");
-        self.asked(commit).odd(why)
-    }
-
-    /// What is wrong when a file broke off.
-    pub(crate) fn broken_off(&self, commit: &'a str, error: HFError) -> HubError {
-        self.asked(commit).failed(error)
-    }
-}
-
-impl Files {
-    fn new(client: &HFClient, repo: &RepoId) -> Self {
-        let (owner, name) = split_id(repo.as_str());
-        match repo.kind() {
-            RepoKind::Model => Self::Model(client.model(owner, name)),
-            RepoKind::Dataset => Self::Dataset(client.dataset(owner, name)),
+    ) -> Result<FileBytes, HubError> {
+        let url = self.file_url(commit, file)?;
+        let head = self.send(|| self.client.head(url.clone()), &url).await?;
+        if !head.status.is_success() {
+            let refusal = Refusal::of(head.status, &head.headers);
+            return Err(self.asked(commit).refused(&refusal));
+        }
+        if head.headers.contains_key(XET_HASH) {
+            return self.xet_bytes(commit, file, first_byte).await;
+        }
+        let request = || {
+            let request = self.client.get(url.clone());
+            match first_byte {
+                0 => request,
+                _ => request.header(RANGE, format!("bytes={first_byte}-{}", file.n_bytes - 1)),
+            }
+        };
+        let answer = self.open(request, &url).await?;
+        match answer.status().is_success() {
+            true => Ok(FileBytes::Plain(answer)),
+            false => {
+                let refusal = Refusal::of(answer.status(), answer.headers());
+                Err(self.asked(commit).refused(&refusal))
+            }
         }
     }
 
-    async fn sha(&self, revision: &str) -> Result<Option<String>, HFError> {
-        // Nothing but the commit: the whole answer lists every file of the repository.
-        let wanted = vec!["sha".into()];
-        Ok(match self {
-            Self::Model(repo) => {
-                let info = repo.info().revision(revision).expand(wanted);
-                info.send().await?.sha
+    /// The same of a file that the Hub has of the Xet store, by hf-hub. That bounds what it reads by time
+    /// alone, so its first question is asked here before, where answers have a longest length.
+    async fn xet_bytes(
+        &self,
+        commit: &str,
+        file: &RemoteFile,
+        first_byte: u64,
+    ) -> Result<FileBytes, HubError> {
+        let token = self.get(&self.api("xet-read-token", commit)?).await?;
+        if !token.status.is_success() {
+            let refusal = Refusal::of(token.status, &token.headers);
+            return Err(self.asked(commit).refused(&refusal));
+        }
+        let asked = self.asked(commit);
+        let files = match self.xet_files.get() {
+            Some(files) => files,
+            None => {
+                let files = XetFiles::new(self.settings, self.repo);
+                let files = files.map_err(|error| asked.failed(error))?;
+                self.xet_files.get_or_init(|| files)
             }
-            Self::Dataset(repo) => {
-                let info = repo.info().revision(revision).expand(wanted);
-                info.send().await?.sha
+        };
+        let range = (first_byte > 0).then_some(first_byte..file.n_bytes);
+        let bytes = files.bytes(commit, &file.name, range);
+        match timeout(self.settings.limits.max_answer_time, bytes).await {
+            Ok(bytes) => {
+                let bytes = bytes.map_err(|error| asked.failed(error))?;
+                Ok(FileBytes::OfXet(bytes))
             }
+            Err(_) => Err(asked.too_late()),
+        }
+    }
+
+    /// What is wrong when the Hub does not say how a file hashes.
+    pub(crate) fn nameless(&self, commit: &str, file: &str) -> HubError {
+        let why = format!("it lists `{file}` without a hash of its content");
+        self.asked(commit).odd(why)
+    }
+}
+
+impl FileBytes {
+    /// The next bytes; `None`: those were all.
+    pub(crate) async fn next(
+        &mut self,
+        asked: &Asked<'_>,
+    ) -> Result<Option<impl Deref<Target = [u8]>>, HubError> {
+        match self {
+            Self::Plain(answer) => {
+                let bytes = answer.chunk().await;
+                bytes.map_err(|error| asked.unreachable(error))
+            }
+            Self::OfXet(bytes) => {
+                let bytes = bytes.next().await.transpose();
+                bytes.map_err(|error| asked.failed(error))
+            }
+        }
+    }
+}
+
+impl XetFiles {
+    fn new(settings: &HubSettings, repo: &RepoId) -> Result<Self, HFError> {
+        // Only for its own questions, and so for all of an answer.
+        let http = client_builder(settings).timeout(settings.timeout).build()?;
+        // hf-hub waits up to twice this at first.
+        let delay = settings.retry_delay / 2;
+        let client = HFClient::builder()
+            .endpoint(&settings.endpoint)
+            .token(settings.token.as_ref().map_or(NO_TOKEN, Token::secret))
+            .cache_dir(&settings.cache_dir)
+            .client(http)
+            .retry_max_attempts(settings.n_retries as usize)
+            .retry_base_delay(delay)
+            .build()?;
+        let (owner, name) = split_id(repo.as_str());
+        Ok(match repo.kind() {
+            RepoKind::Model => Self::Model(client.model(owner, name)),
+            RepoKind::Dataset => Self::Dataset(client.dataset(owner, name)),
         })
     }
 
@@ -230,24 +304,9 @@ async fn bytes<T: RepoType>(
     answer.map(|(_, bytes)| bytes)
 }
 
-fn http_client(settings: &HubSettings) -> reqwest::Result<Client> {
-    let builder = client_builder(settings);
-    builder.read_timeout(settings.timeout).build()
-}
-
 /// A client without a limit to how long an answer takes.
 pub(crate) fn client_builder(settings: &HubSettings) -> ClientBuilder {
     let agent = concat!("sae-run/", env!("CARGO_PKG_VERSION"), "; hf-hub/1.0.0");
     let builder = Client::builder().user_agent(agent);
     builder.connect_timeout(settings.timeout)
-}
-
-/// Whether a status says that a moment later it may be another.
-pub(crate) fn is_passing(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
-}
-
-/// The same of a connection.
-fn may_pass(error: &reqwest::Error) -> bool {
-    error.is_request() || error.is_timeout() || error.is_body() || error.is_decode()
 }

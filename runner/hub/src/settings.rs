@@ -1,7 +1,8 @@
 //! Where the Hub is, where its files are kept, and who asks: the same variables as in Python's
 //! huggingface_hub (2.4.0), resolved here and handed on.
 
-use crate::HubError;
+use crate::limits::DEFAULT_PATIENCE;
+use crate::{HubError, HubLimits, endpoint};
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
@@ -14,13 +15,19 @@ pub(crate) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// As in huggingface_hub.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long to be patient with a slow Hub, in seconds.
+const PATIENCE: &str = "SAE_RUN_HUB_PATIENCE";
+
+/// The most seconds of it: a day.
+const MAX_PATIENCE: u64 = 24 * 60 * 60;
+
 /// What counts as yes in a variable.
 const YES: [&str; 4] = ["1", "ON", "YES", "TRUE"];
 
 /// Where the Hub is, where its files are kept, and who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HubSettings {
-    /// Address of the Hub, without a slash at its end; `HF_ENDPOINT`.
+    /// Address of the Hub, without a slash at its end and without a secret in it; `HF_ENDPOINT`.
     pub endpoint: String,
     /// Folder of the shared cache; `HF_HUB_CACHE`, or `hub` in `HF_HOME`. It need not exist.
     pub cache_dir: PathBuf,
@@ -39,6 +46,9 @@ pub struct HubSettings {
     pub n_retries: u32,
     /// About how long to wait before the first repetition; doubled for each that follows.
     pub retry_delay: Duration,
+    /// How much an answer may take. `SAE_RUN_HUB_PATIENCE` gives its times, in seconds, 60 by default:
+    /// see [`HubLimits::with_patience`].
+    pub limits: HubLimits,
 }
 
 /// A secret: never shown, not even by `{:?}`.
@@ -77,31 +87,39 @@ impl HubSettings {
             timeout: DEFAULT_TIMEOUT,
             n_retries: 3,
             retry_delay: Duration::from_millis(250),
-        }
-    }
-
-    /// The endpoint without a password, for people.
-    pub(crate) fn shown_endpoint(&self) -> String {
-        match self.endpoint.split_once("://") {
-            Some((scheme, rest)) => {
-                let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                let host = host.rsplit('@').next().unwrap_or(host);
-                format!("{scheme}://{host}{path}")
-            }
-            None => self.endpoint.clone(),
+            limits: HubLimits::default(),
         }
     }
 
     /// What the environment says.
     ///
     /// # Errors
-    /// No home folder, and no variable that names a cache folder.
+    /// No home folder, and no variable that names a cache folder; an address that is none or has a
+    /// secret in it; a patience that is no number of seconds.
     pub fn from_env() -> Result<Self, HubError> {
         Environment {
             variable: &|name| env::var_os(name),
             home: env::home_dir().filter(|home| !home.as_os_str().is_empty()),
         }
         .settings()
+    }
+}
+
+/// Without an address that has a secret in it.
+impl fmt::Debug for HubSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = endpoint::checked(&self.endpoint);
+        f.debug_struct("HubSettings")
+            .field("endpoint", &endpoint.as_deref().unwrap_or(".."))
+            .field("cache_dir", &self.cache_dir)
+            .field("xet_cache_dir", &self.xet_cache_dir)
+            .field("token", &self.token)
+            .field("offline", &self.offline)
+            .field("timeout", &self.timeout)
+            .field("n_retries", &self.n_retries)
+            .field("retry_delay", &self.retry_delay)
+            .field("limits", &self.limits)
+            .finish()
     }
 }
 
@@ -114,11 +132,11 @@ struct Environment<'a> {
 impl Environment<'_> {
     fn settings(&self) -> Result<HubSettings, HubError> {
         let endpoint = self.text("HF_ENDPOINT");
+        let endpoint = endpoint::checked(endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT))?;
         let cache_dir = self.cache_dir().ok_or(HubError::NoCacheFolder)?;
         let timeout = self.text("HF_HUB_DOWNLOAD_TIMEOUT");
         let timeout = timeout.and_then(|text| text.trim().parse().ok());
-        let defaults =
-            HubSettings::new(endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT), &cache_dir);
+        let defaults = HubSettings::new(&endpoint, &cache_dir);
         let xet_cache_dir = self.folder("HF_XET_CACHE");
         let xet_cache_dir = xet_cache_dir.or_else(|| Some(self.hf_home()?.join("xet")));
         Ok(HubSettings {
@@ -128,8 +146,20 @@ impl Environment<'_> {
             timeout: timeout
                 .filter(|&seconds| seconds > 0)
                 .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+            limits: HubLimits::with_patience(self.patience()?),
             ..defaults
         })
+    }
+
+    fn patience(&self) -> Result<Duration, HubError> {
+        let Some(value) = self.value(PATIENCE) else {
+            return Ok(DEFAULT_PATIENCE);
+        };
+        let seconds = value.to_str().and_then(|text| text.trim().parse().ok());
+        let seconds = seconds.filter(|seconds| (1..=MAX_PATIENCE).contains(seconds));
+        seconds
+            .map(Duration::from_secs)
+            .ok_or(HubError::BadPatience { variable: PATIENCE })
     }
 
     /// A variable; empty counts as unset.
@@ -224,6 +254,10 @@ mod tests {
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> HubSettings {
+        try_settings(variables).unwrap()
+    }
+
+    fn try_settings(variables: &[(&str, &str)]) -> Result<HubSettings, HubError> {
         let variable = |name: &str| {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| value.into())
@@ -233,7 +267,6 @@ mod tests {
             home: Some("/home/me".into()),
         }
         .settings()
-        .unwrap()
     }
 
     #[test]
@@ -318,10 +351,27 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_the_endpoint_is_not_shown() {
-        let shown = |value| settings(&[("HF_ENDPOINT", value)]).shown_endpoint();
-        assert_eq!(shown("https://me:secret@host:1/hf"), "https://host:1/hf");
-        assert_eq!(shown("https://host"), "https://host");
+    fn a_secret_in_the_endpoint_is_refused_and_not_shown() {
+        let endpoint = "https://me:secret@host:1/hf";
+        let error = try_settings(&[("HF_ENDPOINT", endpoint)]).unwrap_err();
+        assert!(matches!(error, HubError::BadEndpoint { .. }), "{error:?}");
+        let unchecked = HubSettings::new(endpoint, Path::new("/cache"));
+        assert!(!format!("{unchecked:?}").contains("secret"));
+        assert!(format!("{:?}", settings(&[])).contains(DEFAULT_ENDPOINT));
+    }
+
+    #[test]
+    fn patience_is_a_number_of_seconds() {
+        let window = |value| {
+            let settings = try_settings(&[(PATIENCE, value)])?;
+            Ok::<_, HubError>(settings.limits.rate_window)
+        };
+        assert_eq!(window("").unwrap(), Duration::from_secs(60));
+        assert_eq!(window(" 5 ").unwrap(), Duration::from_secs(5));
+        for odd in ["0", "-1", "soon", "1.5", "86401", "inf"] {
+            let error = window(odd).unwrap_err();
+            assert!(matches!(error, HubError::BadPatience { .. }), "{error:?}");
+        }
     }
 
     #[test]

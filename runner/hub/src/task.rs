@@ -3,7 +3,8 @@
 use crate::download::Event;
 use crate::{HubError, Progress};
 use std::sync::mpsc::{Sender, channel};
-use std::{panic, thread};
+use std::{io, panic, thread};
+use tokio::sync::oneshot;
 
 /// Runs `work` on a thread of its own, with a runtime there, so that this may be called within
 /// another runtime too. `on_event` is called on this thread.
@@ -14,10 +15,19 @@ pub(crate) fn block_on<T: Send, E: Send>(
     let thread_error = |source| HubError::Thread { source };
     thread::scope(|scope| {
         let (sender, receiver) = channel();
+        // Ends when this thread leaves here, be it by a panic: else the work would go on, and be waited
+        // for, without anybody who wants it.
+        let (_here, gone) = oneshot::channel::<()>();
         let run = move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().map_err(thread_error)?;
-            runtime.block_on(work(sender))
+            let work = async {
+                tokio::select! {
+                    done = work(sender) => done,
+                    _ = gone => Err(thread_error(io::ErrorKind::Interrupted.into())),
+                }
+            };
+            runtime.block_on(work)
         };
         let worker = thread::Builder::new().name("hub".into());
         let worker = worker.spawn_scoped(scope, run).map_err(thread_error)?;
@@ -70,11 +80,16 @@ impl Tally {
         Progress {
             n_files_done: files().filter(|file| file.is_done).count(),
             n_files: self.files.len(),
-            done_bytes: files().map(|file| file.done_bytes).sum(),
-            total_bytes: files().map(|file| file.n_bytes).sum(),
+            done_bytes: sum(files().map(|file| file.done_bytes)),
+            total_bytes: sum(files().map(|file| file.n_bytes)),
             is_waiting: files().any(|file| file.is_waiting) && files().find(is_busy).is_none(),
         }
     }
+}
+
+/// A sum of what others say, which may be anything.
+fn sum(n_bytes: impl Iterator<Item = u64>) -> u64 {
+    n_bytes.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -104,6 +119,36 @@ mod tests {
         assert_eq!(tally.add(0, Event::Bytes(1)).done_bytes, 1);
         let progress = tally.add(0, Event::Done);
         assert_eq!((progress.n_files_done, progress.done_bytes), (1, 10));
+    }
+
+    #[test]
+    fn sums_have_an_end() {
+        let mut tally = Tally::default();
+        for index in 0..3 {
+            tally.add(index, Event::Wanted(u64::MAX));
+            tally.add(index, Event::Bytes(u64::MAX - 1));
+        }
+        let progress = tally.add(0, Event::Done);
+        assert_eq!(
+            (progress.done_bytes, progress.total_bytes),
+            (u64::MAX, u64::MAX)
+        );
+    }
+
+    /// What nobody is there for any more does not go on.
+    #[test]
+    fn work_ends_with_the_one_who_waits_for_it() {
+        let begin = std::time::Instant::now();
+        let work = async |events: Sender<()>| {
+            let _ = events.send(());
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            Ok(())
+        };
+        let caught = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+            let _ = block_on(work, |()| panic::resume_unwind(Box::new("seen")));
+        }));
+        assert!(caught.is_err());
+        assert!(begin.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Failures on demand.
 
-use super::http::Response;
+use super::http::{Flow, Received, Response};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +21,13 @@ enum Kind {
         headers: Vec<(&'static str, String)>,
     },
     Truncate,
+    Flow(Flow),
+    /// Another status, where one is given, and a body without end.
+    Endless(Option<u16>),
+    NextPage {
+        is_same: bool,
+    },
+    Header(&'static str, String),
     Garble,
     Delay(Duration),
     NoRanges,
@@ -66,6 +73,46 @@ impl Fault {
     /// Breaks off in the middle of the body.
     pub fn truncate() -> Self {
         Self::new(Kind::Truncate)
+    }
+
+    /// Sends the first so many bytes of a body, and breaks off.
+    pub fn cut_answer(n_bytes: usize) -> Self {
+        Self::new(Kind::Flow(Flow::Cut(n_bytes)))
+    }
+
+    /// Sends a body one byte at a time, with a pause before each.
+    pub fn trickle(pause: Duration) -> Self {
+        Self::new(Kind::Flow(Flow::Trickle(pause)))
+    }
+
+    /// Sends headers without end.
+    pub fn endless_headers() -> Self {
+        Self::new(Kind::Flow(Flow::EndlessHeaders))
+    }
+
+    /// Sends a body without end.
+    pub fn endless() -> Self {
+        Self::new(Kind::Endless(None))
+    }
+
+    /// The same with a status that is no success.
+    pub fn endless_refusal(status: u16) -> Self {
+        Self::new(Kind::Endless(Some(status)))
+    }
+
+    /// Names the page that was asked for as the next one.
+    pub fn same_page() -> Self {
+        Self::new(Kind::NextPage { is_same: true })
+    }
+
+    /// Names yet another page as the next one, each time.
+    pub fn endless_pages() -> Self {
+        Self::new(Kind::NextPage { is_same: false })
+    }
+
+    /// Sends another header.
+    pub fn header(name: &'static str, value: &str) -> Self {
+        Self::new(Kind::Header(name, value.into()))
     }
 
     /// Sends a body of the right length with one bit wrong.
@@ -192,9 +239,27 @@ impl Fault {
     }
 
     /// What becomes of an answer; `None`: none.
-    pub(super) fn spoil(self, mut response: Response) -> Option<Response> {
+    pub(super) fn spoil(self, received: &Received, mut response: Response) -> Option<Response> {
         match self.kind {
-            Kind::Truncate => response.n_bytes_sent = Some(response.body.len() / 2),
+            Kind::Truncate => response.flow = Flow::Cut(response.body.len() / 2),
+            Kind::Flow(flow) => response.flow = flow,
+            Kind::Endless(status) => {
+                response.status = status.unwrap_or(response.status);
+                response.flow = Flow::Endless;
+            }
+            Kind::NextPage { is_same } => {
+                let page: u64 = received
+                    .parameter("page")
+                    .unwrap_or_default()
+                    .parse()
+                    .unwrap_or(0);
+                let next = match is_same {
+                    true => String::new(),
+                    false => format!("?page={}", page + 1),
+                };
+                response = response.with("Link", format!("<{next}>; rel=\"next\""));
+            }
+            Kind::Header(name, value) => response = response.with(name, value),
             Kind::Garble => {
                 if let Some(byte) = response.body.last_mut() {
                     *byte ^= 1;

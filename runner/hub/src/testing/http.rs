@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Longest line of a request.
 const MAX_LINE_BYTES: u64 = 16 << 10;
@@ -206,8 +207,22 @@ pub(super) struct Response {
     pub(super) status: u16,
     headers: Vec<(&'static str, String)>,
     pub(super) body: Vec<u8>,
-    /// Break off after so many bytes of the body.
-    pub(super) n_bytes_sent: Option<usize>,
+    pub(super) flow: Flow,
+}
+
+/// How a body is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// All of it.
+    Whole,
+    /// Only so many bytes of it; then the connection breaks.
+    Cut(usize),
+    /// A byte at a time, with a pause before each.
+    Trickle(Duration),
+    /// Spaces, as long as somebody reads them.
+    Endless,
+    /// No body, and headers as long as somebody reads them.
+    EndlessHeaders,
 }
 
 impl Response {
@@ -216,7 +231,7 @@ impl Response {
             status,
             headers: Vec::new(),
             body: body.into(),
-            n_bytes_sent: None,
+            flow: Flow::Whole,
         }
     }
 
@@ -247,15 +262,40 @@ impl Response {
 
     fn write(&self, mut stream: TcpStream, is_head: bool) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Test\r\nConnection: close\r\n", self.status);
-        head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+        if self.flow != Flow::Endless {
+            head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+        }
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
+        if self.flow == Flow::EndlessHeaders {
+            stream.write_all(head.as_bytes())?;
+            return for_ever(&mut stream, b"X-More: and more of them\r\n");
+        }
         stream.write_all(format!("{head}\r\n").as_bytes())?;
         if !is_head {
-            let n_bytes = self.n_bytes_sent.unwrap_or(self.body.len());
-            stream.write_all(&self.body[..n_bytes])?;
+            self.write_body(&mut stream)?;
         }
         stream.shutdown(Shutdown::Write)
+    }
+
+    fn write_body(&self, stream: &mut TcpStream) -> io::Result<()> {
+        match self.flow {
+            Flow::Whole => stream.write_all(&self.body),
+            Flow::Cut(n_bytes) => stream.write_all(&self.body[..n_bytes.min(self.body.len())]),
+            Flow::Trickle(pause) => self.body.iter().try_for_each(|&byte| {
+                thread::sleep(pause);
+                stream.write_all(&[byte])
+            }),
+            Flow::Endless => for_ever(stream, &[b' '; 1 << 16]),
+            Flow::EndlessHeaders => Ok(()),
+        }
+    }
+}
+
+/// Sends the same again and again, until the other end has had enough.
+fn for_ever(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        stream.write_all(bytes)?;
     }
 }

@@ -247,21 +247,18 @@ impl HubServer {
 
     /// Who may see a model, and the data set of that id.
     pub fn restrict(&self, id: &str, access: Access) {
-        let mut state = self.state();
-        let repos = state.repos.iter_mut();
-        let mut repos = repos.filter(|((_, name), _)| name == id).peekable();
-        assert!(repos.peek().is_some(), "`{id}` was not added");
-        repos.for_each(|(_, repo)| repo.access = access);
+        self.for_each_repo(id, |repo| repo.access = access);
     }
 
     /// Lists a file of a model, and of the data set of that id, under another name, whatever that leads
     /// to.
     pub fn rename_file(&self, id: &str, old: &str, new: &str) {
-        let mut state = self.state();
-        let repos = state.repos.iter_mut();
-        let mut repos = repos.filter(|((_, name), _)| name == id).peekable();
-        assert!(repos.peek().is_some(), "`{id}` was not added");
-        repos.for_each(|(_, repo)| repo.rename_file(old, new));
+        self.for_each_repo(id, |repo| repo.rename_file(old, new));
+    }
+
+    /// Lists a file of a model, and of the data set of that id, with another length than it has.
+    pub fn claim_size(&self, id: &str, path: &str, n_bytes: u64) {
+        self.for_each_repo(id, |repo| repo.claim_size(path, n_bytes));
     }
 
     /// The only token that is accepted, but for that of [`HubServer::set_read_token`].
@@ -292,6 +289,14 @@ impl HubServer {
         files.map(file).collect()
     }
 
+    /// What the Xet store calls a file of a model, where it has it.
+    pub fn xet_hash(&self, id: &str, revision: &str, path: &str) -> Option<String> {
+        let state = self.state();
+        let repo = state.repos.get(&(RepoKind::Model, id.into()))?;
+        let (_, commit) = repo.commit(revision)?;
+        commit.files.get(path)?.xet_hash.clone()
+    }
+
     /// Redirects what is asked about `old` to `new`.
     pub fn rename(&self, old: &str, new: &str) {
         self.state().moved.insert(old.into(), new.into());
@@ -320,6 +325,16 @@ impl HubServer {
     /// Forgets what it was asked.
     pub fn forget_requests(&self) {
         self.state().requests.clear();
+    }
+
+    /// Changes a model, and the data set of that id.
+    fn for_each_repo(&self, id: &str, change: impl FnMut(&mut Repo)) {
+        let mut state = self.state();
+        let repos = state.repos.iter_mut();
+        let repos = repos.filter(|((_, name), _)| name == id);
+        let mut repos = repos.map(|(_, repo)| repo).peekable();
+        assert!(repos.peek().is_some(), "`{id}` was not added");
+        repos.for_each(change);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

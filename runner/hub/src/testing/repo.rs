@@ -110,6 +110,14 @@ impl Repo {
         }
     }
 
+    /// Lists a file of all commits with another length.
+    pub(super) fn claim_size(&mut self, path: &str, n_bytes: u64) {
+        let commits = self.commits.values_mut();
+        for file in commits.filter_map(|commit| commit.files.get_mut(path)) {
+            file.claimed_bytes = Some(n_bytes);
+        }
+    }
+
     /// The commit that a branch, tag or commit means, with its hash.
     pub(super) fn commit(&self, revision: &str) -> Option<(&str, &Commit)> {
         let hash = self.refs.get(revision).map_or(revision, String::as_str);
@@ -145,6 +153,8 @@ pub(super) struct RepoFile {
     pub(super) sha256: String,
     /// Git's name of the file, or of the pointer.
     pub(super) oid: String,
+    /// The length that is listed, where it is not its own.
+    claimed_bytes: Option<u64>,
 }
 
 impl Commit {
@@ -221,6 +231,7 @@ impl RepoFile {
             oid: git_oid(&content),
             content: Arc::new(content),
             xet_hash: None,
+            claimed_bytes: None,
         }
     }
 
@@ -233,12 +244,14 @@ impl RepoFile {
             sha256,
             content: content.bytes,
             xet_hash: content.xet_hash,
+            claimed_bytes: None,
         }
     }
 
     fn entry(&self, path: &str) -> Value {
         let n_bytes = self.content.len();
-        let mut entry = json!({"type": "file", "oid": self.oid, "size": n_bytes, "path": path});
+        let listed = self.claimed_bytes.unwrap_or(n_bytes as u64);
+        let mut entry = json!({"type": "file", "oid": self.oid, "size": listed, "path": path});
         if self.is_large {
             let pointer_bytes = pointer(&self.sha256, n_bytes).len();
             entry["lfs"] = json!({"oid": self.sha256, "size": n_bytes,

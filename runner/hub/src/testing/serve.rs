@@ -52,7 +52,7 @@ pub(super) fn respond(
     };
     // Without the lock: a fault may take its time.
     match fault {
-        Some(fault) => fault.spoil(response),
+        Some(fault) => fault.spoil(received, response),
         None => Some(response),
     }
 }

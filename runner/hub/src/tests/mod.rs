@@ -5,13 +5,15 @@ mod damage;
 mod dataset_cache;
 mod datasets;
 mod download;
+mod hostile;
 mod odd_repos;
 mod offline;
+mod parsers;
 mod peer;
 mod upload;
 
 use crate::testing::{HubServer, Request};
-use crate::{Hub, HubError, HubSettings, Progress, Snapshot, Token};
+use crate::{Hub, HubError, HubLimits, HubSettings, Progress, Snapshot, Token};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -6,8 +6,8 @@ use super::progress::{Event, UploadStep};
 use super::publish::Publisher;
 use crate::HubError;
 use crate::asked::{Refusal, retry_after};
+use crate::exchange::is_passing;
 use crate::name::is_commit;
-use crate::remote::{MAX_WAIT, is_passing};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -75,10 +75,9 @@ impl Publisher<'_> {
                 }
                 Tried::Failed { error, wait } => (error, wait),
             };
-            if wait.is_some_and(|wait| wait > MAX_WAIT) {
+            if !self.remote.pause(wait, delay).await {
                 return Err(error);
             }
-            tokio::time::sleep(wait.unwrap_or(delay)).await;
             if !matches!(error, HubError::RateLimited { .. })
                 && let Some(outcome) = self.look(&files, parent).await?
             {
@@ -142,7 +141,7 @@ impl Publisher<'_> {
         let failed = |error| Tried::Failed { error, wait: None };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return Ok(failed(self.asked().unreachable(error))),
+            Err(error) => return Ok(failed(error)),
         };
         match answer.status.as_u16() {
             412 => Ok(Tried::Stale),
@@ -176,8 +175,7 @@ impl Publisher<'_> {
     async fn find(&self, files: &[Local<'_>], parent: &str) -> Result<Option<Outcome>, HubError> {
         let mut url = self.api("commits", self.branch)?;
         url.set_query(Some(MAX_LATER_COMMITS));
-        let answer = self.remote.get(&url).await;
-        let answer = answer.map_err(|error| self.asked().unreachable(error))?;
+        let answer = self.remote.get(&url).await?;
         if !answer.status.is_success() {
             let refusal = Refusal::of(answer.status, &answer.headers);
             return Err(self.asked().refused(&refusal));

@@ -7,7 +7,7 @@ use super::publish::Publisher;
 use super::xet;
 use crate::HubError;
 use crate::asked::retry_after;
-use crate::remote::{Document, MAX_WAIT, is_passing};
+use crate::exchange::{Document, is_passing};
 use crate::settings::DEFAULT_ENDPOINT;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue};
@@ -279,12 +279,11 @@ impl Publisher<'_> {
                 }
                 Err(error) => (error.is_of_the_way(), None),
             };
-            if !may_pass || n_left == 0 || wait.is_some_and(|wait| wait > MAX_WAIT) {
+            if !may_pass || n_left == 0 || !self.remote.pause(wait, delay).await {
                 let answer = answer?;
                 self.taken(&answer, file)?;
                 return Ok(answer);
             }
-            tokio::time::sleep(wait.unwrap_or(delay)).await;
             n_left -= 1;
             delay *= 2;
         }
@@ -325,16 +324,18 @@ impl Publisher<'_> {
             .headers(headers.clone())
             .header(CONTENT_LENGTH, part.n_bytes)
             .body(Body::wrap_stream(content));
-        let answer = async { Document::of(request.send().await?).await };
+        let answer = async {
+            let answer = request.send().await;
+            let answer = answer.map_err(|error| self.asked().unreachable(error))?;
+            self.remote.read(answer).await
+        };
         let answer = while_moving(answer, &sent_bytes, self.patience()).await;
         let lost = |source: io::Error| HubError::Network {
             repo: self.repo.as_str().into(),
-            endpoint: self.settings.shown_endpoint(),
+            endpoint: self.settings.endpoint.clone(),
             source: source.into(),
         };
-        answer
-            .map_err(lost)?
-            .map_err(|error| self.asked().unreachable(error))
+        answer.map_err(lost)?
     }
 
     /// An address that the Hub gave. Mirrors give that of the Hub that they mirror.

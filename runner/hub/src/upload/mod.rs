@@ -20,6 +20,7 @@ mod xet;
 pub use progress::{UploadProgress, UploadStep};
 
 use crate::name::{RepoId, Revision};
+use crate::remote::Remote;
 use crate::{Hub, HubError, RepoKind, task};
 use progress::Tally;
 use publish::Publisher;
@@ -169,11 +170,12 @@ impl Hub {
             let repo = upload.repo.clone();
             return Err(HubError::OfflineUpload { repo });
         }
-        let settings = self.settings();
+        let (settings, waits) = (self.settings(), self.waits());
         let mut tally = Tally::default();
         task::block_on(
             async |events: Sender<_>| {
-                work(Publisher::new(settings, &repo, &branch, upload, events)?).await
+                let remote = Remote::new(settings, waits, &repo)?;
+                work(Publisher::new(remote, &branch, upload, events)?).await
             },
             |event| progress(tally.add(event)),
         )

@@ -37,18 +37,16 @@ pub(super) struct Publisher<'a> {
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(
-        settings: &'a HubSettings,
-        repo: &'a RepoId,
+        remote: Remote<'a>,
         branch: &'a str,
         upload: &'a Upload,
         events: Sender<Event>,
     ) -> Result<Self, HubError> {
-        let remote = Remote::new(settings, repo)?;
-        let client = client_builder(settings).build();
+        let client = client_builder(remote.settings()).build();
         let patient_client = client.map_err(|error| remote.asked(branch).unreachable(error))?;
         Ok(Self {
-            settings,
-            repo,
+            settings: remote.settings(),
+            repo: remote.repo(),
             branch,
             upload,
             remote,
@@ -152,7 +150,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn page(&self) -> String {
-        self.repo.page(&self.settings.shown_endpoint())
+        self.repo.page(&self.settings.endpoint)
     }
 
     /// How long an answer may take to something that takes the Hub a while.

@@ -4,8 +4,7 @@ use super::local::Local;
 use super::publish::Publisher;
 use crate::HubError;
 use crate::asked::Refusal;
-use crate::name::is_commit;
-use crate::remote::Document;
+use crate::exchange::Document;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::header::CONTENT_TYPE;
@@ -46,11 +45,6 @@ impl Target {
             Self::Branch { tip } => Some(tip),
         }
     }
-}
-
-#[derive(Deserialize)]
-struct Info {
-    sha: String,
 }
 
 #[derive(Deserialize)]
@@ -103,19 +97,7 @@ impl Publisher<'_> {
 
     /// The last commit of a branch.
     pub(super) async fn tip(&self, branch: &str) -> Result<String, HubError> {
-        let mut url = self.api("revision", branch)?;
-        url.set_query(Some("expand=sha"));
-        let answer = self.remote.get(&url).await;
-        let answer = answer.map_err(|error| self.asked().unreachable(error))?;
-        if !answer.status.is_success() {
-            let refusal = Refusal::of(answer.status, &answer.headers);
-            return Err(self.remote.asked(branch).refused(&refusal));
-        }
-        let info: Info = self.read(&answer)?;
-        match is_commit(&info.sha) {
-            true => Ok(info.sha),
-            false => Err(self.asked().odd("it names no commit")),
-        }
+        self.remote.commit_of(branch).await
     }
 
     /// Makes the repository, and says whether it was not there.
@@ -198,19 +180,12 @@ impl Publisher<'_> {
 
     /// The address of something that the Hub's API says of a revision of the repository.
     pub(super) fn api(&self, what: &str, revision: &str) -> Result<Url, HubError> {
-        let (owner, name) = self.repo.as_str().split_once('/').unwrap_or_default();
-        let kind = self.repo.kind().plural();
-        self.url(&["api", kind, owner, name, what, revision])
+        self.remote.api(what, revision)
     }
 
     /// An address of the Hub: slashes in the parts are no slashes there.
     pub(super) fn url(&self, parts: &[&str]) -> Result<Url, HubError> {
-        let url = Url::parse(&self.settings.endpoint);
-        let mut url = url.map_err(|error| self.asked().odd(error))?;
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(parts);
-        }
-        Ok(url)
+        self.remote.url(parts)
     }
 
     /// Sends JSON, again where that may help.
@@ -227,8 +202,7 @@ impl Publisher<'_> {
     ) -> Result<Document, HubError> {
         let body = body.to_string();
         let request = || self.request(url, content_type).body(body.clone());
-        let answer = self.remote.send(request, url).await;
-        answer.map_err(|error| self.asked().unreachable(error))
+        self.remote.send(request, url).await
     }
 
     pub(super) fn request(&self, url: &Url, content_type: &'static str) -> RequestBuilder {

@@ -7,11 +7,13 @@ use super::progress::Event;
 use super::publish::Publisher;
 use crate::HubError;
 use crate::asked::Refusal;
-use crate::remote::Document;
+use crate::exchange::Document;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use serde::Deserialize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::time::timeout;
 use xet::error::XetError;
 use xet::xet_session::{
     Sha256Policy, XetCommitReport, XetConfig, XetSessionBuilder, XetUploadCommit,
@@ -19,6 +21,10 @@ use xet::xet_session::{
 
 /// How often progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long all may stand still, in the longest times of an answer: a block of a slow line, or the store
+/// at work on what it was told of many files.
+const STANDSTILLS: u32 = 2;
 
 /// Blocks under way at the same time. Each is of 64 MB and held in memory; Xet's client would go up
 /// to 64 of them.
@@ -33,6 +39,15 @@ struct Token {
     cas_url: String,
 }
 
+/// Why files did not arrive.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Xet(#[from] XetError),
+    #[error("it makes no headway for {} s", patience.as_secs_f64())]
+    Standstill { patience: Duration },
+}
+
 /// Sends files.
 pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Result<(), HubError> {
     let mut delay = publisher.settings.retry_delay;
@@ -40,14 +55,14 @@ pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Res
     loop {
         // A new token each time: the old one may have ended.
         let (url, token) = publisher.xet_token().await?;
-        let error = match publisher.try_xet(files, &url, &token).await {
+        let failure = match publisher.try_xet(files, &url, &token).await {
             Ok(sent) => return check(publisher, files, &sent),
-            Err(error) => error,
+            Err(failure) => failure,
         };
-        if n_left == 0 || !may_pass(&error) {
+        if n_left == 0 || !failure.may_pass() {
             return Err(HubError::Store {
                 repo: publisher.repo.as_str().into(),
-                source: error.into(),
+                source: failure.into(),
             });
         }
         tokio::time::sleep(delay).await;
@@ -75,8 +90,7 @@ impl Publisher<'_> {
     /// A token for the store, and where to get the next one.
     async fn xet_token(&self) -> Result<(Url, Token), HubError> {
         let url = self.api("xet-write-token", self.branch)?;
-        let answer = self.remote.get(&url).await;
-        let answer = answer.map_err(|error| self.asked().unreachable(error))?;
+        let answer = self.remote.get(&url).await?;
         if !answer.status.is_success() {
             let refusal = Refusal::of(answer.status, &answer.headers);
             return Err(match answer.status.as_u16() {
@@ -95,7 +109,7 @@ impl Publisher<'_> {
         files: &[&Local<'_>],
         token_url: &Url,
         token: &Token,
-    ) -> Result<Vec<Option<String>>, XetError> {
+    ) -> Result<Vec<Option<String>>, Failure> {
         let mut config = XetConfig::new();
         let most = &mut config.client.ac_max_upload_concurrency;
         *most = MAX_PARALLEL.min(*most);
@@ -127,16 +141,24 @@ impl Publisher<'_> {
         Ok(tasks.iter().map(sha256).collect())
     }
 
-    /// Waits until all has arrived.
-    async fn finish(&self, commit: &XetUploadCommit) -> Result<XetCommitReport, XetError> {
+    /// Waits until all has arrived, as long as there is headway: Xet's client itself waits for ever for
+    /// a store that does not say whether it has taken what it was told of files.
+    async fn finish(&self, commit: &XetUploadCommit) -> Result<XetCommitReport, Failure> {
+        let patience = STANDSTILLS * self.settings.limits.max_answer_time;
         let mut finished = std::pin::pin!(commit.commit());
+        let (mut n_moved, mut since) = (0, Instant::now());
         loop {
-            match tokio::time::timeout(POLL, finished.as_mut()).await {
-                Ok(finished) => return finished,
-                Err(_) => {
-                    let n_bytes = commit.progress().total_bytes_completed;
-                    self.tell(Event::AllBytes(n_bytes));
-                }
+            if let Ok(finished) = timeout(POLL, finished.as_mut()).await {
+                return Ok(finished?);
+            }
+            let progress = commit.progress();
+            self.tell(Event::AllBytes(progress.total_bytes_completed));
+            let so_far = (progress.total_bytes_completed)
+                .saturating_add(progress.total_transfer_bytes_completed);
+            if so_far != n_moved {
+                (n_moved, since) = (so_far, Instant::now());
+            } else if since.elapsed() > patience {
+                return Err(Failure::Standstill { patience });
             }
         }
     }
@@ -160,20 +182,28 @@ fn by_our_clock(end: u64, answer: &Document) -> u64 {
     let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok());
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |s| s.as_secs());
     match theirs {
-        Some(theirs) => seconds(SystemTime::now()) + end.saturating_sub(seconds(theirs)),
+        Some(theirs) => {
+            let life = end.saturating_sub(seconds(theirs));
+            seconds(SystemTime::now()).saturating_add(life)
+        }
         None => end,
     }
 }
 
-/// Whether the same may go well a moment later, or with a new token.
-fn may_pass(error: &XetError) -> bool {
-    !matches!(
-        error,
-        XetError::DataIntegrity(_)
-            | XetError::Configuration(_)
-            | XetError::Io(_)
-            | XetError::NotFound(_)
-            | XetError::KeyboardInterrupt
-            | XetError::UserCancelled(_)
-    )
+impl Failure {
+    /// Whether the same may go well a moment later, or with a new token.
+    fn may_pass(&self) -> bool {
+        let Self::Xet(error) = self else {
+            return false;
+        };
+        !matches!(
+            error,
+            XetError::DataIntegrity(_)
+                | XetError::Configuration(_)
+                | XetError::Io(_)
+                | XetError::NotFound(_)
+                | XetError::KeyboardInterrupt
+                | XetError::UserCancelled(_)
+        )
+    }
 }

@@ -9,15 +9,15 @@ const PART_BYTES: u64 = 250_000;
 
 /// How the Hub takes large files.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+pub(super) enum Way {
     Basic,
     Parts,
     Xet,
 }
 
-const WAYS: [Way; 3] = [Way::Basic, Way::Parts, Way::Xet];
+pub(super) const WAYS: [Way; 3] = [Way::Basic, Way::Parts, Way::Xet];
 
-fn fixture(way: Way) -> Fixture {
+pub(super) fn fixture(way: Way) -> Fixture {
     let fixture = Fixture::new();
     match way {
         Way::Basic => {}
@@ -28,7 +28,7 @@ fn fixture(way: Way) -> Fixture {
 }
 
 /// Requests of an upload to a Hub without the model, but the commit.
-fn steps(way: Way) -> Vec<&'static str> {
+pub(super) fn steps(way: Way) -> Vec<&'static str> {
     let mut steps = vec![
         "GET /api/models/org/saes/revision/main",
         "POST /api/repos/create",

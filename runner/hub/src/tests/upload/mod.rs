@@ -2,12 +2,14 @@
 
 mod commits;
 mod faults;
+mod hostile;
 mod large;
 mod plain;
 
 use crate::testing::{HubServer, Request};
 use crate::{
-    Hub, HubError, HubSettings, Token, Upload, UploadFile, UploadProgress, UploadSource, Uploaded,
+    Hub, HubError, HubLimits, HubSettings, Token, Upload, UploadFile, UploadProgress, UploadSource,
+    Uploaded,
 };
 use std::fs;
 use std::path::PathBuf;
