@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test test-processors docs bench bench-peer bench-gpu
+.PHONY: setup demo test test-processors soak docs bench bench-peer bench-gpu
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
@@ -20,6 +20,12 @@ test: setup
 # What computes, as other processors would, with other numbers of threads and other memory.
 test-processors: setup
 	python3 tests/checks/run.py processors
+
+# Kills at random moments for half an hour, compared with undisturbed runs; SOAK="--kills 20" is shorter.
+soak: setup
+	cargo build --locked
+	cargo build --locked -p sae-run-hub --features testing --example serve
+	python3 tests/checks/soak.py $(SOAK)
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
