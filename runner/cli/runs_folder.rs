@@ -113,12 +113,7 @@ impl RunsFolder {
     /// Forgets how far a job was.
     pub(crate) fn remove_state(&self, job_dir: &str) -> Result<(), CliError> {
         let path = self.path.join(self.state_dir(job_dir));
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(CliError::io("remove", &path, &error))
-            }
-            _ => Ok(()),
-        }
+        files::remove_dir(&path).map_err(|error| CliError::io("remove", &path, &error))
     }
 }
 

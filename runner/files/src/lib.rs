@@ -8,6 +8,8 @@
 pub mod bound;
 mod output;
 mod read;
+mod remove;
 
 pub use output::OutputFile;
 pub use read::{open, open_within, read, read_text};
+pub use remove::remove_dir;

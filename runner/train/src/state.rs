@@ -198,7 +198,7 @@ fn read_state(place: &Path) -> Result<State, TrainError> {
 
 /// Removes a job's states: it is done.
 pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
-    remove_dir(dir)
+    files::remove_dir(dir).map_err(TrainError::io("remove", dir))
 }
 
 fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
