@@ -6,7 +6,7 @@ use std::fs;
 use tch::Tensor;
 
 /// A copy of the tiny model in `model`, and the tiny sweep on it.
-fn with_model() -> Workspace {
+pub(crate) fn with_model() -> Workspace {
     let workspace = Workspace::new();
     for entry in fs::read_dir(fixture("tiny-llama")).unwrap() {
         let path = entry.unwrap().path();

@@ -1,9 +1,9 @@
 //! Files that workers report through, damaged in every way: what was folded stands, the rest is put aside,
 //! and the jobs end as if nothing had been.
 
-use crate::common::{Workspace, signal, until};
+use crate::common::{Workspace, signal, until, wait_for_end};
 use crate::interrupt::{
-    ended_the_same, goes_on_to_the_same_end, reported, start, wait_for_end, worker_pid, workspace,
+    ended_the_same, goes_on_to_the_same_end, reported, start, worker_pid, workspace,
 };
 use serde_json::Value;
 use std::fs::{self, OpenOptions};

@@ -35,18 +35,26 @@ pub(crate) fn free_port() -> String {
 /// `sae-run` with `args` as each of `n_ranks` ranks.
 pub(crate) fn start(workspace: &Workspace, n_ranks: usize, args: &[&str]) -> Vec<Running> {
     let port = free_port();
-    let start = |rank: usize| {
-        let mut command = workspace.command(args);
-        command
-            .env("RANK", rank.to_string())
-            .env("WORLD_SIZE", n_ranks.to_string())
-            .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", &port)
-            .env("HF_TOKEN", TOKEN);
-        let file = |name: &str| workspace.path(&format!("{name}.{rank}.txt"));
-        Running::start(command, file("stdout"), file("stderr"))
-    };
+    let start = |idx: usize| rank(workspace, (idx, n_ranks), &port, args);
     (0..n_ranks).map(start).collect()
+}
+
+/// `sae-run` with `args` as one of `n_ranks` ranks, by the variables of torch's launchers.
+pub(crate) fn rank(
+    workspace: &Workspace,
+    (rank, n_ranks): (usize, usize),
+    port: &str,
+    args: &[&str],
+) -> Running {
+    let mut command = workspace.command(args);
+    command
+        .env("RANK", rank.to_string())
+        .env("WORLD_SIZE", n_ranks.to_string())
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", port)
+        .env("HF_TOKEN", TOKEN);
+    let file = |name: &str| workspace.path(&format!("{name}.{rank}.txt"));
+    Running::start(command, file("stdout"), file("stderr"))
 }
 
 fn wait(ranks: Vec<Running>) -> Vec<Outcome> {

@@ -1,7 +1,7 @@
 //! Ranks among others who reach their port, and workers that outlive who started them.
 
-use crate::common::{Running, Workspace, text, until};
-use crate::distributed::{free_port, long_sweep, start, sweep, workspace};
+use crate::common::{Workspace, has_ended, text, until, wait_for_end};
+use crate::distributed::{free_port, long_sweep, rank, start, sweep, workspace};
 use dist::{Store, StoreAddress};
 use serde_json::json;
 use std::fs;
@@ -9,17 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-/// The rank `rank` of two, by the variables of torch's launchers.
-fn rank(workspace: &Workspace, rank: usize, port: &str) -> Running {
-    let mut command = workspace.command(&["tiny.toml"]);
-    command
-        .env("RANK", rank.to_string())
-        .env("WORLD_SIZE", "2")
-        .env("MASTER_ADDR", "127.0.0.1")
-        .env("MASTER_PORT", port);
-    let file = |name: &str| workspace.path(&format!("{name}.{rank}.txt"));
-    Running::start(command, file("stdout"), file("stderr"))
-}
+const ARGS: &[&str] = &["tiny.toml"];
 
 /// Somebody who serves the store of the ranks.
 fn attacker(port: &str) -> Store {
@@ -59,7 +49,7 @@ fn an_order_of_anybody_but_rank_0_starts_nothing() {
             let port = free_port();
             let store = attacker(&port);
             store.set("word/0", word.to_string().as_bytes()).unwrap();
-            let outcome = rank(&workspace, 1, &port).wait();
+            let outcome = rank(&workspace, (1, 2), &port, ARGS).wait();
             assert!(!outcome.status.success(), "{word} {outcome}");
             assert!(!harm.exists(), "{word} {outcome}");
             assert!(!workspace.path("runs/tiny/.streams/a/worker.1.log").exists());
@@ -81,7 +71,7 @@ fn listeners(port: &str) -> Vec<String> {
 fn the_store_of_ranks_on_one_machine_is_for_that_machine() {
     let workspace = workspace(&sweep(4, "retries = 0"));
     let port = free_port();
-    let first = rank(&workspace, 0, &port);
+    let first = rank(&workspace, (0, 2), &port, ARGS);
     let addresses = until("the store", || {
         Some(listeners(&port)).filter(|addresses| !addresses.is_empty())
     });
@@ -92,25 +82,16 @@ fn the_store_of_ranks_on_one_machine_is_for_that_machine() {
             "{addresses:?}"
         );
     }
-    let second = rank(&workspace, 1, &port);
+    let second = rank(&workspace, (1, 2), &port, ARGS);
     for rank in [first, second] {
         rank.wait().succeeds();
     }
 }
 
-/// Whether a process has ended; one that nobody has waited for yet counts.
-fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.map_or(true, |stat| {
-        let state = stat.rsplit(") ").next().unwrap_or_default();
-        state.starts_with(['Z', 'X'])
-    })
-}
-
 #[test]
 fn a_worker_that_waits_for_other_ranks_ends_with_its_coordinator() {
     let workspace = workspace(&sweep(4, "retries = 0"));
-    let first = rank(&workspace, 0, &free_port());
+    let first = rank(&workspace, (0, 2), &free_port(), ARGS);
     let pid = until("the worker", || {
         let holder = fs::read_dir(workspace.path("runs/tiny/.streams"))
             .ok()?
@@ -123,7 +104,7 @@ fn a_worker_that_waits_for_other_ranks_ends_with_its_coordinator() {
     assert!(!has_ended(pid));
     first.kill();
     let killed = Instant::now();
-    until("its end", || has_ended(pid).then_some(()));
+    wait_for_end(pid);
     assert!(
         killed.elapsed() < Duration::from_secs(30),
         "{:?}",
@@ -167,7 +148,7 @@ fn a_worker_that_does_not_end_is_named_and_can_be_taken_over() {
         u32::try_from(started["pid"].as_u64().unwrap()).ok()
     });
     running.kill();
-    until("its end", || has_ended(pid).then_some(()));
+    wait_for_end(pid);
     let mut stubborn = stubborn_worker(&workspace);
     let who = format!("worker {} of an earlier `sae-run`", stubborn.id());
     let mut waiting = workspace.start(&["tiny.toml"]);

@@ -1,7 +1,7 @@
 //! Runs that are stopped or killed: the next one goes on, and ends in the same bits as one that was
 //! never disturbed.
 
-use crate::common::{Running, Workspace, replace_line, signal, tiny_sweep, until};
+use crate::common::{Running, Workspace, replace_line, signal, tiny_sweep, until, wait_for_end};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -85,21 +85,6 @@ pub(crate) fn worker_pid(workspace: &Workspace) -> u32 {
         .rfind(|event| event["event"] == "started")
         .unwrap();
     u32::try_from(started["pid"].as_u64().unwrap()).unwrap()
-}
-
-/// Whether a process has ended; one that nobody has waited for yet counts.
-fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.map_or(true, |stat| {
-        let state = stat.rsplit(") ").next().unwrap_or_default();
-        state.starts_with(['Z', 'X'])
-    })
-}
-
-pub(crate) fn wait_for_end(pid: u32) {
-    until(&format!("the end of process {pid}"), || {
-        has_ended(pid).then_some(())
-    });
 }
 
 /// Runs the sweep again: it goes on from a checkpoint and ends as if nothing had been.

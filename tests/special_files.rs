@@ -1,5 +1,6 @@
 //! Pipes and devices where files are expected, to read from and to write to.
 
+use crate::bad_model::with_model;
 use crate::common::{Running, Workspace, fixture, replace_line, signal, text, tiny_sweep};
 use serde_json::{Value, json};
 use std::fs;
@@ -40,31 +41,17 @@ fn refuses(workspace: &Workspace, args: &[&str], parts: &[&str]) {
     }
 }
 
-/// A folder with the tiny model's files, which can be replaced.
-fn with_own_model() -> Workspace {
-    let workspace = Workspace::new();
-    fs::create_dir(workspace.path("model")).unwrap();
-    for entry in fs::read_dir(fixture("tiny-llama")).unwrap() {
-        let entry = entry.unwrap();
-        let path = workspace.path("model").join(entry.file_name());
-        fs::copy(entry.path(), path).unwrap();
-    }
-    let line = format!("model = '{}'", text(&workspace.path("model")));
-    workspace.write("tiny.toml", replace_line(&tiny_sweep(), "model", &line));
-    workspace
-}
-
 #[test]
 fn a_models_files_must_be_plain_and_of_some_size() {
     for (kind, why) in TRAPS {
         for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            let workspace = with_own_model();
+            let workspace = with_model();
             set_trap(&workspace.path("model").join(file), kind);
             refuses(&workspace, &["tiny.toml"], &[file, why]);
         }
     }
     for (kind, why) in &TRAPS[..2] {
-        let workspace = with_own_model();
+        let workspace = with_model();
         let file = "model.safetensors";
         set_trap(&workspace.path("model").join(file), kind);
         refuses(&workspace, &["tiny.toml"], &[file, why]);
@@ -221,7 +208,7 @@ fn read_while(workspace: &Workspace, pipe: &str, args: &[&str]) -> Vec<u8> {
 
 /// A folder whose tokenizer splits texts by the regular expression `regex`, and a data set of one text.
 fn with_regex(regex: &str, document: &str) -> Workspace {
-    let workspace = with_own_model();
+    let workspace = with_model();
     let path = workspace.path("model/tokenizer.json");
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     tokenizer["pre_tokenizer"] = json!({

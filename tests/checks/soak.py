@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -210,10 +210,9 @@ def disturbed(folder: Folder, seconds: float, most_kills: int):
 
 
 def differences(expected: Folder, got: Folder) -> list[str]:
-    found = []
-    for name, ours, theirs in [("SAEs", expected.saes(), got.saes())]:
-        names = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
-        found += [f"{got.part}: {name}: {differing}" for differing in sorted(names)]
+    ours, theirs = expected.saes(), got.saes()
+    names = sorted(ours.keys() | theirs.keys())
+    found = [f"{got.part}: file {name}" for name in names if ours.get(name) != theirs.get(name)]
     ours, theirs = expected.rows(), got.rows()
     for table in ROWS:
         if ours[table] != theirs[table]:
@@ -248,14 +247,10 @@ def soak(part: str, n_kills: int, deadline: float, home: Path) -> tuple[int, lis
         return folder
 
     def run(name: str, work) -> Folder:
-        if part != "publish":
-            made = folder(name, "")
+        with Hub() if part == "publish" else nullcontext() as hub:
+            made = folder(name, hub.endpoint if hub else "")
             work(made)
-            return made
-        with Hub() as hub:
-            made = folder(name, hub.endpoint)
-            work(made)
-            return made
+        return made
 
     times = []
     expected = run("undisturbed", lambda made: times.append(undisturbed(made)))

@@ -95,3 +95,20 @@ pub(crate) fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Whether a process has ended; one that nobody has waited for yet counts.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| {
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        state.starts_with(['Z', 'X'])
+    })
+}
+
+/// Waits until a process has ended.
+#[track_caller]
+pub(crate) fn wait_for_end(pid: u32) {
+    until(&format!("the end of process {pid}"), || {
+        has_ended(pid).then_some(())
+    });
+}
