@@ -4,7 +4,7 @@
 use crate::error::CliError;
 use crate::unreadable::Unreadable;
 use plan::{BadEvent, Event, MAX_EVENT_BYTES};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -211,7 +211,7 @@ impl EventTail {
         if metadata.len() < self.offset {
             self.start_over();
         }
-        let mut file = File::open(&self.path)?;
+        let mut file = files::open(&self.path)?;
         file.seek(SeekFrom::Start(self.offset))?;
         file.take(BATCH_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)

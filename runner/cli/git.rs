@@ -5,7 +5,7 @@
 //! in it: Git itself also takes the files of a bare repository that lie among others. Whether the files differ
 //! from the commit is not told: the database has the sweep's text, and the recipe's.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Longest file with one reference that is read.
 const REFERENCE_BYTES: u64 = 4096;
@@ -41,7 +41,7 @@ fn git_dir(dir: &Path) -> Option<PathBuf> {
 
 /// The commit that `reference` stands for: of the working tree, else of what all share.
 fn resolve(reference: &str, dirs: &[PathBuf; 2], depth: usize) -> Option<String> {
-    if depth > MAX_DEPTH || !is_plain(reference) {
+    if depth > MAX_DEPTH || !files::stays_below(Path::new(reference)) {
         return None;
     }
     let loose = dirs.iter().find_map(|dir| read(&dir.join(reference)));
@@ -60,12 +60,6 @@ fn packed(reference: &str, common_dir: &Path) -> Option<String> {
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
     let mut found = pairs.filter(|(_, name)| *name == reference);
     commit(found.next()?.0)
-}
-
-/// Whether a name stays within Git's folder.
-fn is_plain(reference: &str) -> bool {
-    let mut components = Path::new(reference).components();
-    components.all(|component| matches!(component, Component::Normal(_)))
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -35,32 +35,26 @@ pub(crate) async fn wait_for_worker(dir: &Path, take_over: bool) -> Result<(), C
                     "waiting for {who} of an earlier `sae-run` to save and end; `--take-over` ends it"
                 ),
             });
+            if take_over {
+                // Once: a second signal of the kind would end it before it has saved.
+                end(dir, holder.as_ref(), Signal::Term)?;
+            }
         }
-        if take_over {
-            end(dir, holder.as_ref(), begun.elapsed())?;
+        if take_over && begun.elapsed() > PATIENCE_ASKED {
+            end(dir, holder.as_ref(), Signal::Kill)?;
         }
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
 }
 
-/// Asks the worker to save and end; later kills it.
-fn end(dir: &Path, holder: Option<&LockHolder>, asked_for: Duration) -> Result<(), CliError> {
-    let pid = holder
-        .filter(|holder| holder.is_here())
-        .map(|holder| holder.pid);
-    let signal = match asked_for < PATIENCE_ASKED {
-        true => Signal::Term,
-        false => Signal::Kill,
-    };
-    // The first signal asks; a second of the same kind would end it before it has saved.
-    let is_due = asked_for < PAUSE || signal == Signal::Kill;
-    match pid {
-        Some(pid) if is_due => {
-            send(pid, signal);
+/// Sends the worker a signal, where that is possible from here.
+fn end(dir: &Path, holder: Option<&LockHolder>, signal: Signal) -> Result<(), CliError> {
+    match holder.filter(|holder| holder.is_here()) {
+        Some(holder) => {
+            send(holder.pid, signal);
             Ok(())
         }
-        Some(_) => Ok(()),
         None => Err(still_runs(dir, holder)),
     }
 }

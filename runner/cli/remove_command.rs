@@ -8,7 +8,7 @@ use crate::table::{self, count, escaped};
 use args::RmArgs;
 use std::fs;
 use std::io::{BufRead, ErrorKind, IsTerminal};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use store::{Removal, Store};
 
 /// `sae-run rm`.
@@ -74,10 +74,7 @@ fn folders(folder: &RunsFolder, removal: &Removal) -> Result<Vec<Doomed>, CliErr
 
 /// The database is a file like others: what it says of paths is not believed.
 fn check_inside(path: &Path) -> Result<(), CliError> {
-    let is_plain = path
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    if is_plain && path.components().count() > 1 {
+    if files::stays_below(path) && path.components().count() > 1 {
         return Ok(());
     }
     let message = format!("the database names `{}` as a job's folder", path.display());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 const KEY_FILE: &str = ".ranks.key";
 const KEY_BYTES: usize = 32;
@@ -74,7 +74,7 @@ impl Key {
             let bytes = files::read(&path, KEY_BYTES as u64)?;
             let metadata = fs::metadata(&path)?;
             let is_secret = metadata.mode() & 0o077 == 0;
-            let is_own = metadata.uid() == fs::metadata("/proc/self")?.uid();
+            let is_own = metadata.uid() == files::user_id();
             let key = bytes.try_into().ok().filter(|_| is_secret && is_own);
             key.ok_or_else(|| io::Error::other("it is not a key that only this user may read"))
         };
@@ -100,17 +100,15 @@ impl Key {
         let digest = digest_of(path)?;
         Ok(SealedOrder {
             path: relative.into(),
-            seal: self.seal_of(relative, &digest, number),
+            seal: self.seal_of(relative, &digest, number).to_string(),
             digest,
         })
     }
 
-    fn seal_of(&self, path: &Path, digest: &str, number: u64) -> String {
+    fn seal_of(&self, path: &Path, digest: &str, number: u64) -> blake3::Hash {
         let path = path.to_string_lossy();
         let sealed = format!("{number}\n{digest}\n{path}");
         blake3::keyed_hash(&self.0, sealed.as_bytes())
-            .to_hex()
-            .to_string()
     }
 }
 
@@ -136,13 +134,10 @@ impl SealedOrder {
         };
         let expected = key.seal_of(&self.path, &self.digest, number);
         // Compared in constant time.
-        let is_sealed =
-            blake3::Hash::from_hex(&self.seal).ok() == blake3::Hash::from_hex(&expected).ok();
-        if !is_sealed {
+        if !blake3::Hash::from_hex(&self.seal).is_ok_and(|seal| seal == expected) {
             return Err(refused("its seal is not of this run's key"));
         }
-        let mut components = self.path.components();
-        if !components.all(|component| matches!(component, Component::Normal(_))) {
+        if !files::stays_below(&self.path) {
             return Err(refused("its file lies outside the runs folder"));
         }
         let path = runs_dir.join(&self.path);
@@ -156,7 +151,7 @@ impl SealedOrder {
 fn digest_of(path: &Path) -> Result<String, CliError> {
     let bytes = files::read(path, files::bound::OWN);
     let bytes = bytes.map_err(|error| CliError::io("read", path, &error))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
+    Ok(blake3::hash(&bytes).to_string())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use plan::TrainConfig;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::env;
-use std::path::{Component, Path};
+use std::path::Path;
 use store::PublishableSae;
 use train::Order;
 
@@ -175,10 +175,7 @@ fn is_path(text: &str) -> bool {
 
 /// Whether a path leads nowhere but into the data set that it is a part of.
 fn stays_inside(path: &str) -> bool {
-    !is_path(path)
-        && Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
+    !is_path(path) && files::stays_below(Path::new(path))
 }
 
 fn change_texts(value: &mut Value, change: &dyn Fn(&str) -> String) {

@@ -7,9 +7,13 @@
 
 pub mod bound;
 mod output;
+mod path;
 mod read;
 mod remove;
+mod user;
 
 pub use output::OutputFile;
+pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};
 pub use remove::remove_dir;
+pub use user::user_id;

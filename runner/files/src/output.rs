@@ -1,5 +1,6 @@
 //! Writing to what a user names.
 
+use crate::path::{beside, dir_of};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -109,20 +110,6 @@ fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
         true => path.canonicalize().map(Some),
         false => Ok(Some(path.to_owned())),
     }
-}
-
-/// A name in the same folder that no reader takes for a result. Always the same, so that what a killed
-/// process left behind is overwritten and not piled up.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".tmp");
-    path.with_file_name(name)
-}
-
-fn dir_of(path: &Path) -> &Path {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    dir.unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

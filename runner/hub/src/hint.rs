@@ -1,6 +1,7 @@
 //! What to do about what went wrong.
 
-use crate::HubError;
+use crate::{HubError, RepoKind};
+use std::path::Path;
 
 impl HubError {
     /// What to do about it.
@@ -14,14 +15,8 @@ impl HubError {
             Self::BadPatience { .. } => "it is 60 where the variable is not set",
             Self::NoCacheFolder => "name a folder in `HF_HOME`",
             Self::NoSuchRepo {
-                has_token: true, ..
-            } => "is the name right, and may the token's owner see it if it is private?",
-            Self::NoSuchRepo { kind, .. } => {
-                return Some(format!(
-                    "is the name right? private {kind}s need a token: log in with `hf auth login`, \
-                     or set `HF_TOKEN`"
-                ));
-            }
+                kind, has_token, ..
+            } => return Some(name_hint(*kind, *has_token)),
             Self::NoAccess { .. } => return self.access_hint(),
             Self::TokenRejected { .. } => {
                 "make a new one in the settings of your account, and set `HF_TOKEN` or run \
@@ -57,13 +52,7 @@ impl HubError {
             }
             Self::Answer { .. } => "is `HF_ENDPOINT` a Hub, and no page of a proxy in between?",
             Self::DamagedDownload { .. } => "it was removed; run this again to download it anew",
-            Self::DamagedCache { path, .. } => {
-                return Some(format!(
-                    "delete `{}` to download it anew; to use an edited file, copy its folder and \
-                     name the copy",
-                    path.display()
-                ));
-            }
+            Self::DamagedCache { path, .. } => return Some(damaged_hint(path)),
             Self::Io { .. } => "can the folder be written, and is there space on the disk?",
             Self::OfflineUpload { .. } => "unset `HF_HUB_OFFLINE`",
             Self::NoToken { .. } => "log in with `hf auth login`, or set `HF_TOKEN`",
@@ -115,6 +104,23 @@ impl HubError {
             (false, false) => token.into(),
         })
     }
+}
+
+fn name_hint(kind: RepoKind, has_token: bool) -> String {
+    match has_token {
+        true => "is the name right, and may the token's owner see it if it is private?".into(),
+        false => format!(
+            "is the name right? private {kind}s need a token: log in with `hf auth login`, or set \
+             `HF_TOKEN`"
+        ),
+    }
+}
+
+fn damaged_hint(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "delete `{path}` to download it anew; to use an edited file, copy its folder and name the copy"
+    )
 }
 
 fn convert_hint(others: &[String]) -> String {

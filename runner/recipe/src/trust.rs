@@ -4,6 +4,7 @@
 //! must be of this user or of root, and closed to others: the folder, the link to it where it is one, and
 //! the file.
 
+use files::user_id;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ const OTHERS_WRITE: u32 = 0o022;
 /// The folders below `cache_dir` where compiled components may lie: one for all, and one of this user's own
 /// where that is somebody else's.
 pub(crate) fn folders(cache_dir: &Path) -> [PathBuf; 2] {
-    let own = format!("wasm-{}", user::id());
+    let own = format!("wasm-{}", user_id());
     [cache_dir.join("wasm"), cache_dir.join(own)]
 }
 
@@ -24,7 +25,7 @@ pub(crate) fn own_folder(cache_dir: &Path) -> Option<PathBuf> {
     folders(cache_dir).into_iter().find(|folder| {
         // Closed whatever the umask is. One that is there stays as it is.
         let _ = DirBuilder::new().mode(0o755).create(folder);
-        let is_own = |metadata: Metadata| metadata.uid() == user::id();
+        let is_own = |metadata: Metadata| metadata.uid() == user_id();
         is_closed_folder(folder) && fs::metadata(folder).is_ok_and(is_own)
     })
 }
@@ -54,16 +55,7 @@ fn is_closed(metadata: &Metadata) -> bool {
 
 /// Root could as well replace the program.
 fn is_ours(metadata: &Metadata) -> bool {
-    [0, user::id()].contains(&metadata.uid())
-}
-
-#[expect(unsafe_code, reason = "std has no call for the id of the user")]
-mod user {
-    /// The id of the user as whom this process reads and writes.
-    pub(super) fn id() -> u32 {
-        // SAFETY: it takes nothing and cannot fail.
-        unsafe { libc::geteuid() }
-    }
+    [0, user_id()].contains(&metadata.uid())
 }
 
 #[cfg(test)]
@@ -124,7 +116,7 @@ mod tests {
     /// Only root can give files away.
     #[test]
     fn what_is_of_another_user_is_not_opened() {
-        if user::id() != 0 {
+        if user_id() != 0 {
             return;
         }
         let nobody = Some(65534);
@@ -153,7 +145,7 @@ mod tests {
         fs::create_dir(&shared).unwrap();
         set_mode(&shared, 0o775);
         let own = own_folder(dir.path()).unwrap();
-        assert_eq!(own, dir.path().join(format!("wasm-{}", user::id())));
+        assert_eq!(own, dir.path().join(format!("wasm-{}", user_id())));
         set_mode(&own, 0o777);
         assert!(own_folder(dir.path()).is_none());
     }

@@ -2,10 +2,11 @@
 
 use crate::mapped::MappedFile;
 use crate::{SaeError, safetensors_file};
+use files::beside;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::Tensor;
 
 /// The tensors of a safetensors file, on the CPU.
@@ -70,11 +71,4 @@ fn put_in_place(beside: &Path, path: &Path) -> Result<(), SaeError> {
     let sync = File::open(beside).and_then(|file| file.sync_all());
     sync.map_err(SaeError::io("sync", beside))?;
     fs::rename(beside, path).map_err(SaeError::io("rename", path))
-}
-
-/// A name in the same folder that no reader takes for a result. Always the same, so that what a
-/// killed process left behind is overwritten and not piled up.
-fn beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp"))
 }

@@ -81,8 +81,6 @@ pub struct OpenStream {
     pub stream_id: String,
     /// Its folder, relative to the runs folder.
     pub dir: String,
-    /// Process id of its worker, if that had reported.
-    pub pid: Option<u32>,
 }
 
 /// One try of a worker at a stream.
@@ -211,7 +209,7 @@ impl Store {
     /// The database cannot be read.
     pub async fn open_streams(&self) -> Result<Vec<OpenStream>, StoreError> {
         let mut conn = self.acquire().await?;
-        let sql = "SELECT stream_id, dir, pid FROM attempt JOIN stream USING (stream_id)
+        let sql = "SELECT stream_id, dir FROM attempt JOIN stream USING (stream_id)
              WHERE status = 'running' ORDER BY attempt_id";
         self.located(async { Ok(sqlx::query_as(sql).fetch_all(&mut *conn).await?) })
             .await

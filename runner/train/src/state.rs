@@ -198,7 +198,7 @@ fn read_state(place: &Path) -> Result<State, TrainError> {
 
 /// Removes a job's states: it is done.
 pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
-    files::remove_dir(dir).map_err(TrainError::io("remove", dir))
+    remove_dir(dir)
 }
 
 fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
@@ -323,10 +323,5 @@ fn remove_older(dir: &Path, step: u64, n_kept: usize) -> Result<(), TrainError> 
 }
 
 fn remove_dir(path: &Path) -> Result<(), TrainError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(TrainError::io("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
+    files::remove_dir(path).map_err(TrainError::io("remove", path))
 }

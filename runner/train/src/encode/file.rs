@@ -75,9 +75,3 @@ impl RowFile {
         finished.map_err(TrainError::io("write", &self.path))
     }
 }
-
-/// The folder of a file.
-pub(super) fn dir_of(path: &Path) -> &Path {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    dir.unwrap_or(Path::new("."))
-}

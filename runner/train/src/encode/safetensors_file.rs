@@ -1,7 +1,7 @@
 //! Rows as tensors of a safetensors file. Its header comes first and has the lengths, so the columns
 //! lie in files of their own until all rows are there.
 
-use super::file::{RowWriter, dir_of};
+use super::file::RowWriter;
 use super::rows::EncodedRows;
 use crate::TrainError;
 use sae::{FoundSae, SafetensorsHeader};
@@ -35,7 +35,7 @@ pub(super) struct SafetensorsFile {
 impl SafetensorsFile {
     pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, TrainError> {
         // Beside the file, where there is space for it.
-        let dir = dir_of(path);
+        let dir = files::dir_of(path);
         let column = |_| Ok(BufWriter::new(tempfile::tempfile_in(dir)?));
         let columns = COLUMNS.iter().map(column).collect::<io::Result<_>>();
         let name = |sae: &&FoundSae| json!({"name": sae.name, "hookpoint": sae.hookpoint});
