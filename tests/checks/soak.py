@@ -2,9 +2,10 @@
 
     python3 tests/checks/soak.py [--kills 300] [--minutes 28] [--seed 0] [--parts grid,pareto,ranks,publish]
 
-Each part runs its sweep once undisturbed. Then it runs it with SIGKILLs to the coordinator, the worker or another rank,
-until the sweep is done, in one folder after the other. Compared are the bytes of all SAEs and all rows of the database but
-for ids, times and attempts. Exits with 1 where anything differs.
+The parts run beside each other. Each runs its sweep once undisturbed. Then it runs it with SIGKILLs to the coordinator,
+the worker or another rank, until the sweep is done, in one folder after the other. Compared are the bytes of all SAEs and
+all rows of the database but for ids, times and attempts. Exits with 1 where anything differs, or where a command does not
+end.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,8 @@ SWEEPS = {
     "ranks": ("grid", "k = [4, 8]"),
     "publish": ("grid", "k = [4, 8]"),
 }
+# A command ends by itself within this many seconds, also after a kill: a rank waits up to 60 for another.
+LONGEST_WAIT = 240
 # Rows without what differs between any two runs. A checkpoint at a stop is one that an undisturbed run has not.
 ROWS = {
     "job": "SELECT job_id, dir, status, config FROM job",
@@ -73,12 +77,17 @@ ROWS = {
 }
 
 
+class Failure(Exception):
+    """A command failed, or did not end."""
+
+
 @dataclass
 class Folder:
     """Where one sweep runs, and how often it was disturbed."""
 
     path: Path
     part: str
+    random: random.Random
     endpoint: str = ""
     n_kills: int = 0
     running: list = field(default_factory=list)
@@ -118,7 +127,14 @@ class Folder:
             self.running.append(process)
 
     def wait(self) -> list[int]:
-        codes = [process.wait() for process in self.running]
+        """How the commands of this run ended; ends those that hang, as an error."""
+        deadline = time.monotonic() + LONGEST_WAIT
+        try:
+            codes = [process.wait(max(0.1, deadline - time.monotonic())) for process in self.running]
+        except subprocess.TimeoutExpired:
+            for process in self.running:
+                process.kill()
+            raise Failure(f"{self.part}: a command did not end in {LONGEST_WAIT} s; see {self.path}/log.0") from None
         self.running = []
         return codes
 
@@ -133,7 +149,7 @@ class Folder:
         if not targets:
             return False
         try:
-            os.kill(random.choice(targets), signal.SIGKILL)
+            os.kill(self.random.choice(targets), signal.SIGKILL)
         except ProcessLookupError:
             return False
         self.n_kills += 1
@@ -190,7 +206,7 @@ def undisturbed(folder: Folder) -> float:
         folder.start(args)
         codes = folder.wait()
         if any(codes):
-            sys.exit(f"{folder.part}: undisturbed, it ended with {codes}; see {folder.path}/log.0")
+            raise Failure(f"{folder.part}: undisturbed, it ended with {codes}; see {folder.path}/log.0")
     return time.monotonic() - begun
 
 
@@ -199,14 +215,13 @@ def disturbed(folder: Folder, seconds: float, most_kills: int):
     for args in commands(folder.part):
         while True:
             folder.start(args)
-            if folder.n_kills < most_kills and folder.kill_one(random.uniform(0, seconds)):
+            if folder.n_kills < most_kills and folder.kill_one(folder.random.uniform(0, seconds)):
                 folder.wait()
                 continue
             codes = folder.wait()
-            if not any(codes):
-                break
-            if folder.n_kills == 0:
-                sys.exit(f"{folder.part}: it ended with {codes}; see {folder.path}/log.0")
+            if any(codes):
+                raise Failure(f"{folder.part}: not killed, it ended with {codes}; see {folder.path}/log.0")
+            break
 
 
 def differences(expected: Folder, got: Folder) -> list[str]:
@@ -236,35 +251,45 @@ class Hub:
         self.process.wait()
 
 
-def soak(part: str, n_kills: int, deadline: float, home: Path) -> tuple[int, list[str]]:
-    """Kills of one part, and what differed."""
+@dataclass
+class Outcome:
+    """What the kills of one part led to."""
 
-    def folder(name: str, endpoint: str) -> Folder:
-        path = home / part / name
-        path.mkdir(parents=True)
-        folder = Folder(path, part, endpoint)
-        folder.prepare()
-        return folder
+    n_kills: int = 0
+    n_runs: int = 0
+    seconds: float = 0
+    found: list[str] = field(default_factory=list)
+
+
+def soak(part: str, n_kills: int, args: argparse.Namespace, home: Path) -> Outcome:
+    rng, deadline = random.Random(f"{args.seed} {part}"), time.monotonic() + args.minutes * 60
 
     def run(name: str, work) -> Folder:
+        path = home / part / name
+        path.mkdir(parents=True)
         with Hub() if part == "publish" else nullcontext() as hub:
-            made = folder(name, hub.endpoint if hub else "")
-            work(made)
-        return made
+            folder = Folder(path, part, rng, hub.endpoint if hub else "")
+            folder.prepare()
+            work(folder)
+        return folder
 
-    times = []
-    expected = run("undisturbed", lambda made: times.append(undisturbed(made)))
-    done, found, n_runs = 0, [], 0
-    while done < n_kills and time.monotonic() < deadline:
-        most = min(n_kills - done, random.randint(3, 12))
-        got = run(f"disturbed-{n_runs}", lambda made: disturbed(made, times[0], most))
-        done, n_runs = done + got.n_kills, n_runs + 1
-        differing = differences(expected, got)
-        found += differing
-        if not differing:
-            shutil.rmtree(got.path)
-    print(f"{part}: {done} kills in {n_runs} runs of {times[0]:.1f} s, {len(found)} differences", flush=True)
-    return done, found
+    outcome = Outcome()
+    try:
+        expected = run("undisturbed", lambda folder: setattr(outcome, "seconds", undisturbed(folder)))
+        while outcome.n_kills < n_kills and time.monotonic() < deadline:
+            most = min(n_kills - outcome.n_kills, rng.randint(3, 12))
+            got = run(f"disturbed-{outcome.n_runs}", lambda folder: disturbed(folder, outcome.seconds, most))
+            outcome.n_kills += got.n_kills
+            outcome.n_runs += 1
+            differing = differences(expected, got)
+            outcome.found += differing
+            if not differing:
+                shutil.rmtree(got.path)
+    except Failure as error:
+        outcome.found.append(str(error))
+    seconds, n_found = f"{outcome.seconds:.1f} s", len(outcome.found)
+    print(f"{part}: {outcome.n_kills} kills in {outcome.n_runs} runs of {seconds}, {n_found} differences", flush=True)
+    return outcome
 
 
 def main() -> int:
@@ -274,16 +299,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", default=",".join(SWEEPS))
     args = parser.parse_args()
-    random.seed(args.seed)
     begun, parts = time.monotonic(), args.parts.split(",")
     home = Path(tempfile.mkdtemp(prefix="sae-run-soak-"))
-    total, found = 0, []
-    for index, part in enumerate(parts):
-        share = (index + 1) / len(parts)
-        n_kills, differing = soak(
-            part, args.kills // len(parts), begun + args.minutes * 60 * share, home
-        )
-        total, found = total + n_kills, found + differing
+    with ThreadPoolExecutor(len(parts)) as pool:
+        outcomes = list(pool.map(lambda part: soak(part, args.kills // len(parts), args, home), parts))
+    total = sum(outcome.n_kills for outcome in outcomes)
+    found = [line for outcome in outcomes for line in outcome.found]
     print(f"{total} kills in {(time.monotonic() - begun) / 60:.1f} minutes, seed {args.seed}")
     print("\n".join(found) or "no difference")
     if found:
