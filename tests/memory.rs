@@ -1,7 +1,10 @@
 //! Jobs that do not fit side by side, and a job that does not fit at all.
 
-use crate::common::Workspace;
-use serde_json::Value;
+use crate::bad_model::with_model;
+use crate::common::{Workspace, finish, fixture};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
 
 fn plan(workspace: &Workspace, set: &[&str]) -> Value {
     let args = [&["plan", "tiny.toml", "--json"][..], set].concat();
@@ -45,4 +48,36 @@ fn a_job_that_does_not_fit_is_told_of_and_tried() {
         "memory may run out",
         "`micro_acc_steps`",
     ]);
+}
+
+#[test]
+fn a_tokenizer_that_makes_text_without_end_ends_at_what_memory_there_is_and_is_not_tried_again() {
+    let workspace = with_model();
+    let path = workspace.path("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let rule = json!({"type": "Replace", "pattern": {"String": "e"}, "content": "eeeeeeeeee"});
+    tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": vec![rule; 15]});
+    fs::write(path, tokenizer.to_string()).unwrap();
+    let dataset = fixture("tiny.jsonl");
+    let make = [
+        "data",
+        dataset.to_str().unwrap(),
+        "--model",
+        "model",
+        "--out",
+        "tokens.bin",
+    ];
+    // As on a machine with little left, so that this test takes little, too.
+    let limited = [
+        "-c",
+        "ulimit -d 2500000 && exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_sae-run"),
+    ];
+    for args in [&["tiny.toml", "--set", "launch.retries=3"][..], &make] {
+        let args = [&limited, args].concat();
+        finish(workspace.command_of(Path::new("/bin/sh"), &args))
+            .refuses(&["not enough memory to tokenise", "tiny.jsonl", "model"])
+            .hints("rules of the tokenizer");
+    }
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt"), 1);
 }

@@ -16,6 +16,9 @@ use train::Order;
 /// How often events are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Exit code of a worker whose input is at fault, also where it could not write an event about it.
+const BAD_INPUT: i32 = 2;
+
 /// One attempt at a stream.
 pub(crate) struct Watch<'a> {
     pub(crate) store: &'a Store,
@@ -126,7 +129,8 @@ impl Watch<'_> {
 
     /// Whether another attempt may end better: nobody asked it to stop, and the input is not at fault.
     pub(crate) fn is_worth_a_retry(&self, end: &AttemptEnd) -> bool {
-        let is_of_the_input = matches!(self.failed, Some((FailureKind::Input, ..)));
+        let is_of_the_input = matches!(self.failed, Some((FailureKind::Input, ..)))
+            || end.exit_code == Some(BAD_INPUT);
         end.outcome != Outcome::Done && !self.asked_to_stop && !is_of_the_input
     }
 
@@ -167,6 +171,9 @@ impl Watch<'_> {
                 Some(words) => format!("{reason}: {words}"),
                 None => reason,
             };
+            if end.exit_code == Some(BAD_INPUT) {
+                return (FailureKind::Input, message, self.worker.last_hint());
+            }
             let hint =
                 "run the same command again, without `--fresh`, to go on from the last checkpoints"
                     .to_owned();

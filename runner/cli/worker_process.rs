@@ -45,25 +45,39 @@ impl WorkerProcess {
 
     /// The line of its log that says most: an error, a panic, else the last.
     pub(crate) fn last_words(&self) -> Option<String> {
-        let text = fs::read(&self.log).ok()?;
-        let text = String::from_utf8_lossy(text.get(self.log_start as usize..)?);
+        let text = self.output()?;
         let lines: Vec<&str> = text
             .lines()
             .filter(|line| !line.trim().is_empty())
             .collect();
-        let error = lines
-            .iter()
-            .rev()
-            .find_map(|line| line.strip_prefix("error: "));
         let panic = lines.iter().position(|line| line.contains("panicked at"));
         let panic = panic.and_then(|at| lines.get(at + 1).copied());
-        error.or(panic).or(lines.last().copied()).map(str::to_owned)
+        let words = last_of("error: ", &text).or(panic);
+        words.or(lines.last().copied()).map(str::to_owned)
+    }
+
+    /// What its log says to do about an error.
+    pub(crate) fn last_hint(&self) -> Option<String> {
+        last_of("hint: ", &self.output()?).map(str::to_owned)
+    }
+
+    /// What it has printed.
+    fn output(&self) -> Option<String> {
+        let bytes = fs::read(&self.log).ok()?;
+        let own = bytes.get(self.log_start as usize..)?;
+        Some(String::from_utf8_lossy(own).into_owned())
     }
 
     /// Asks the worker to save and end.
     pub(crate) fn ask_to_stop(&mut self) {
         self.stdin = None;
     }
+}
+
+/// What stands after `prefix` in the last line that begins with it.
+fn last_of<'t>(prefix: &str, text: &'t str) -> Option<&'t str> {
+    let mut lines = text.lines().rev();
+    lines.find_map(|line| line.strip_prefix(prefix))
 }
 
 /// This executable, which a worker is too.

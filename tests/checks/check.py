@@ -31,6 +31,8 @@ class Check:
     name: str
     commands: list[Command]
     env: dict[str, str] = field(default_factory=dict)
+    # Why it cannot be run on this machine.
+    not_run: str = ""
     is_good: bool = True
     seconds: float = 0.0
     n_passed: int = 0
@@ -74,6 +76,8 @@ class Check:
             self.failed_tests.append(test[1])
 
     def describe(self) -> str:
+        if self.not_run:
+            return f"{self.name:<26} not run: {self.not_run}"
         verdict = "ok" if self.is_good else "FAILED"
         text = f"{self.name:<26} {verdict:<6} {self.seconds:5.0f} s"
         n_run = self.n_passed + self.n_failed

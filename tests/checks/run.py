@@ -7,6 +7,7 @@ Prints what the programs print, then a line a check with its time, each test tha
 Exits with 1 where a check failed.
 """
 
+import shutil
 import subprocess
 import sys
 
@@ -21,6 +22,17 @@ def torchrun() -> dict[str, str]:
     return {"SAE_RUN_TORCHRUN": found.stdout.strip()}
 
 
+def of_dependencies() -> list[Check]:
+    """What `deny.toml` asks of them, where cargo-deny and its database of advisories are."""
+    if not shutil.which("cargo-deny"):
+        return [Check("dependencies", [], not_run="cargo-deny is not installed")]
+    deny = ["cargo", "deny", "--offline", "check"]
+    checks = [Check("dependencies", [Command([*deny, "bans", "licenses", "sources"])])]
+    if subprocess.run(["cargo", "deny", "fetch", "db"], cwd=ROOT).returncode == 0:
+        return [*checks, Check("advisories", [Command([*deny, "advisories"])])]
+    return [*checks, Check("advisories", [], not_run="their database cannot be had here")]
+
+
 def all_checks() -> list[Check]:
     clippy = "cargo clippy --workspace --all-targets --locked -- -D warnings"
     tests = "cargo test --workspace --locked --no-fail-fast"
@@ -29,6 +41,7 @@ def all_checks() -> list[Check]:
         Check("clippy", [Command.of(clippy)]),
         Check("tests", [Command.of(tests)], torchrun()),
         Check("documentation", [Command.of("make docs")]),
+        *of_dependencies(),
     ]
 
 

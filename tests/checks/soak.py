@@ -2,7 +2,7 @@
 
     python3 tests/checks/soak.py [--kills 300] [--minutes 28] [--seed 0] [--parts grid,pareto,ranks,publish]
 
-The parts run beside each other. Each runs its sweep once undisturbed. Then it runs it with SIGKILLs to the coordinator,
+Each part runs its sweep once undisturbed. Then, all parts beside each other, it runs it with SIGKILLs to the coordinator,
 the worker or another rank, until the sweep is done, in one folder after the other. Compared are the bytes of all SAEs and
 all rows of the database but for ids, times and attempts. Exits with 1 where anything differs, or where a command does not
 end.
@@ -56,8 +56,9 @@ SWEEPS = {
     "ranks": ("grid", "k = [4, 8]"),
     "publish": ("grid", "k = [4, 8]"),
 }
-# A command ends by itself within this many seconds, also after a kill: a rank waits up to 60 for another.
-LONGEST_WAIT = 240
+# A command ends by itself within this many seconds, also after a kill: a rank that was asked to end waits up to 60
+# for another.
+LONGEST_WAIT = 120
 # Rows without what differs between any two runs. A checkpoint at a stop is one that an undisturbed run has not.
 ROWS = {
     "job": "SELECT job_id, dir, status, config FROM job",
@@ -138,6 +139,14 @@ class Folder:
         self.running = []
         return codes
 
+    def end_other_ranks(self):
+        """What a launcher does when a rank has died: it waits a little, then asks the others to end."""
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline and any(process.poll() is None for process in self.running):
+            time.sleep(0.05)
+        for process in self.running:
+            process.terminate()
+
     def kill_one(self, delay: float) -> bool:
         """Kills a process of the run after a while; false: all had ended before."""
         deadline = time.monotonic() + delay
@@ -199,15 +208,13 @@ def commands(part: str) -> list[list[str]]:
     return [train, publish] if part == "publish" else [train]
 
 
-def undisturbed(folder: Folder) -> float:
-    """Runs all commands; how long they took."""
-    begun = time.monotonic()
+def undisturbed(folder: Folder):
+    """Runs all commands."""
     for args in commands(folder.part):
         folder.start(args)
         codes = folder.wait()
         if any(codes):
             raise Failure(f"{folder.part}: undisturbed, it ended with {codes}; see {folder.path}/log.0")
-    return time.monotonic() - begun
 
 
 def disturbed(folder: Folder, seconds: float, most_kills: int):
@@ -216,6 +223,8 @@ def disturbed(folder: Folder, seconds: float, most_kills: int):
         while True:
             folder.start(args)
             if folder.n_kills < most_kills and folder.kill_one(folder.random.uniform(0, seconds)):
+                if folder.part == "ranks":
+                    folder.end_other_ranks()
                 folder.wait()
                 continue
             codes = folder.wait()
@@ -252,44 +261,49 @@ class Hub:
 
 
 @dataclass
-class Outcome:
-    """What the kills of one part led to."""
+class Part:
+    """A sweep that is killed again and again, and what came of that."""
 
+    name: str
+    home: Path
+    random: random.Random
+    expected: Folder = None
+    seconds: float = 0
     n_kills: int = 0
     n_runs: int = 0
-    seconds: float = 0
     found: list[str] = field(default_factory=list)
 
-
-def soak(part: str, n_kills: int, args: argparse.Namespace, home: Path) -> Outcome:
-    rng, deadline = random.Random(f"{args.seed} {part}"), time.monotonic() + args.minutes * 60
-
-    def run(name: str, work) -> Folder:
-        path = home / part / name
+    def run(self, name: str, work) -> Folder:
+        path = self.home / self.name / name
         path.mkdir(parents=True)
-        with Hub() if part == "publish" else nullcontext() as hub:
-            folder = Folder(path, part, rng, hub.endpoint if hub else "")
+        with Hub() if self.name == "publish" else nullcontext() as hub:
+            folder = Folder(path, self.name, self.random, hub.endpoint if hub else "")
             folder.prepare()
             work(folder)
         return folder
 
-    outcome = Outcome()
-    try:
-        expected = run("undisturbed", lambda folder: setattr(outcome, "seconds", undisturbed(folder)))
-        while outcome.n_kills < n_kills and time.monotonic() < deadline:
-            most = min(n_kills - outcome.n_kills, rng.randint(3, 12))
-            got = run(f"disturbed-{outcome.n_runs}", lambda folder: disturbed(folder, outcome.seconds, most))
-            outcome.n_kills += got.n_kills
-            outcome.n_runs += 1
-            differing = differences(expected, got)
-            outcome.found += differing
+    def run_undisturbed(self):
+        begun = time.monotonic()
+        self.expected = self.run("undisturbed", undisturbed)
+        self.seconds = time.monotonic() - begun
+
+    def soak(self, n_kills: int, deadline: float):
+        """Kills until there were enough of them, or it is time to end."""
+        while self.n_kills < n_kills and time.monotonic() < deadline:
+            most = min(n_kills - self.n_kills, self.random.randint(3, 12))
+            try:
+                got = self.run(f"disturbed-{self.n_runs}", lambda folder: disturbed(folder, self.seconds, most))
+            except Failure as error:
+                self.found.append(str(error))
+                break
+            self.n_kills += got.n_kills
+            self.n_runs += 1
+            differing = differences(self.expected, got)
+            self.found += differing
             if not differing:
                 shutil.rmtree(got.path)
-    except Failure as error:
-        outcome.found.append(str(error))
-    seconds, n_found = f"{outcome.seconds:.1f} s", len(outcome.found)
-    print(f"{part}: {outcome.n_kills} kills in {outcome.n_runs} runs of {seconds}, {n_found} differences", flush=True)
-    return outcome
+        counts = f"{self.n_kills} kills in {self.n_runs} runs of {self.seconds:.1f} s"
+        print(f"{self.name}: {counts}, {len(self.found)} differences", flush=True)
 
 
 def main() -> int:
@@ -299,12 +313,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", default=",".join(SWEEPS))
     args = parser.parse_args()
-    begun, parts = time.monotonic(), args.parts.split(",")
+    begun = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="sae-run-soak-"))
+    parts = [Part(name, home, random.Random(f"{args.seed} {name}")) for name in args.parts.split(",")]
+    for part in parts:
+        part.run_undisturbed()
     with ThreadPoolExecutor(len(parts)) as pool:
-        outcomes = list(pool.map(lambda part: soak(part, args.kills // len(parts), args, home), parts))
-    total = sum(outcome.n_kills for outcome in outcomes)
-    found = [line for outcome in outcomes for line in outcome.found]
+        deadline = begun + args.minutes * 60
+        list(pool.map(lambda part: part.soak(args.kills // len(parts), deadline), parts))
+    total = sum(part.n_kills for part in parts)
+    found = [line for part in parts for line in part.found]
     print(f"{total} kills in {(time.monotonic() - begun) / 60:.1f} minutes, seed {args.seed}")
     print("\n".join(found) or "no difference")
     if found:

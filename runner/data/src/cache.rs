@@ -3,6 +3,7 @@
 use crate::build_progress::{Progress, go_on};
 use crate::chunk::{Cutting, Totals};
 use crate::digest::{DigestCache, TokenSpec};
+use crate::memory_limit::MemoryLimit;
 use crate::rows::visit_token_ids;
 use crate::writer::TokenWriter;
 use crate::{BuildProgress, DataError, Documents, Tokenizer, Tokens};
@@ -145,6 +146,8 @@ impl Place {
         let partial = self.partial(is_locked);
         let (mut writer, start) = TokenWriter::open(&partial, spec.rows.ctx_len, spec.vocab_size)?;
         let mut reached = start.clone();
+        let tokenizer = spec.tokenizer_dir.display();
+        let _limit = MemoryLimit::begin(&format!("`{}` by `{tokenizer}`", spec.files.name));
         let tokenised = tokenise(
             spec,
             documents,

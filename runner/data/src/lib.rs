@@ -35,6 +35,7 @@ mod header;
 mod hint;
 mod in_order;
 mod mapping;
+mod memory_limit;
 mod panics;
 mod permutation;
 mod rows;
