@@ -3,7 +3,7 @@
 use crate::error::CliError;
 use crate::event_tail::EventTail;
 use crate::expand::Expanded;
-use crate::launch::{Launcher, Processes};
+use crate::launch::{ALONE, Launcher, Processes};
 use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::recording::record;
@@ -13,14 +13,18 @@ use crate::watch::{Failure, Watch};
 use crate::worker_process::{EVENTS, LOG, WorkerProcess};
 use futures_util::future::join_all;
 use plan::{FailureKind, Job, Launch, Stream};
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{JobStatus, Outcome, RecordedJob, RecordedPlan, Store};
+use train::dist::Told;
 use train::{Order, OrderJob};
 
 /// Before the first retry; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks for ranks that have not come.
+const LOOK_FOR_RANKS_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is needed to run a plan.
@@ -290,6 +294,20 @@ impl Scheduler<'_> {
         })
     }
 
+    /// Tells of ranks that have not come, as long as there are any.
+    async fn tell_who_is_missing(&self) -> Infallible {
+        let (since, mut told) = (Instant::now(), Told::default());
+        loop {
+            tokio::time::sleep(LOOK_FOR_RANKS_EVERY).await;
+            if let Some(whom) = self.launcher.missing()
+                && told.is_due(since)
+            {
+                self.progress.say(&format!("waiting for {whom}"));
+                self.progress.say(&format!("hint: {ALONE}"));
+            }
+        }
+    }
+
     async fn attempt(&self, order: &Order, signals: &mut StopSignals) -> Result<Attempt, CliError> {
         let dir = order.events.parent().unwrap_or(Path::new("."));
         let mut watch = Watch {
@@ -304,7 +322,10 @@ impl Scheduler<'_> {
             diverged: Vec::new(),
             asked_to_stop: false,
         };
-        let end = watch.until_ended(signals).await?;
+        let end = tokio::select! {
+            end = watch.until_ended(signals) => end?,
+            never = self.tell_who_is_missing() => match never {},
+        };
         self.store
             .end_attempt(&order.stream_id, order.attempt, &end)
             .await?;

@@ -9,13 +9,14 @@ use super::seal::{Key, SealedOrder};
 use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::signals::StopSignals;
+use crate::table;
 use crate::worker_process::{WorkerLog, this_program};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
-use train::dist::{DistError, Environment, Store};
+use train::dist::{self, DistError, Environment, Store, Told};
 
 /// How long ranks look for the store.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -33,6 +34,12 @@ const STORE_IS_SERVED: (&str, &str) = ("TORCHELASTIC_USE_AGENT_STORE", "True");
 
 /// Set by a rank that was asked to stop.
 const STOP: &str = "stop";
+
+/// How a rank ends that was stopped.
+const STOPPED: Word = Word::End { code: 130 };
+
+/// For those who did not mean to start one of several processes.
+pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them to run alone";
 
 /// What the leader tells the others, one word after the other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,7 +62,7 @@ pub(crate) struct Leader {
 
 /// Another rank.
 struct Follower<'a> {
-    rank: usize,
+    environment: Environment,
     store: Store,
     /// The runs folder that this process was given.
     runs_dir: &'a dyn Fn() -> Result<PathBuf, CliError>,
@@ -78,10 +85,12 @@ pub(crate) async fn in_company(
     let is_server = environment.rank == 0 && !environment.store.is_served_by_launcher;
     let prefix = format!("sae-run/{}/company", environment.restart_count);
     let wait = (environment.rank, PATIENCE);
+    dist::tell_waits(|text| table::note_with_hint(text, ALONE));
     let store = Store::open(&environment.store, is_server, &prefix, wait)?;
     if environment.rank > 0 {
+        store.set(&here_key(environment.rank), b"here")?;
         let follower = Follower {
-            rank: environment.rank,
+            environment,
             store,
             runs_dir,
             stopped: None,
@@ -149,6 +158,19 @@ impl Launcher for &Leader {
     fn is_stopped(&self) -> bool {
         self.store.has(STOP).unwrap_or(false)
     }
+
+    fn missing(&self) -> Option<String> {
+        let Environment {
+            world_size, store, ..
+        } = &self.environment;
+        let is_missing = |rank: &usize| !self.store.has(&here_key(*rank)).unwrap_or(true);
+        let ranks: Vec<String> = (1..*world_size)
+            .filter(is_missing)
+            .map(|rank| rank.to_string())
+            .collect();
+        let whom = format!("rank {} of {world_size}, at {store}", ranks.join(", "));
+        (!ranks.is_empty()).then_some(whom)
+    }
 }
 
 impl Follower<'_> {
@@ -163,7 +185,7 @@ impl Follower<'_> {
                 }
                 Word::End { code } => {
                     // The leader may have gone meanwhile.
-                    let _ = self.store.set(&bye_key(self.rank), b"bye");
+                    let _ = self.store.set(&bye_key(self.environment.rank), b"bye");
                     return Ok(code);
                 }
             }
@@ -177,16 +199,25 @@ impl Follower<'_> {
         signals: &mut StopSignals,
     ) -> Result<Word, CliError> {
         let key = word_key(n_words);
+        let (since, mut told) = (Instant::now(), Told::default());
         while !self.store.has(&key)? {
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                () = signals.recv() => self.stop(),
+                () = signals.recv() => if self.is_stopped_again() {
+                    return Ok(STOPPED);
+                }
             }
             if self
                 .stopped
                 .is_some_and(|since| since.elapsed() > LAST_PATIENCE)
             {
-                return Ok(Word::End { code: 130 });
+                return Ok(STOPPED);
+            }
+            if told.is_due(since) {
+                let address = &self.environment.store;
+                table::note(&format!(
+                    "waiting for rank 0, at {address}, to say what is next"
+                ));
             }
         }
         let text = self.store.get(&key, PATIENCE)?.unwrap_or_default();
@@ -214,7 +245,8 @@ impl Follower<'_> {
     /// Runs this rank's part of a worker to its end; how it ended, rank 0 knows by its own.
     async fn train(&mut self, order: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
         let program = this_program()?;
-        let log = order.with_file_name(format!("worker.{}.log", self.rank));
+        let rank = self.environment.rank;
+        let log = order.with_file_name(format!("worker.{rank}.log"));
         let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
         let mut stdin = child.stdin.take();
         loop {
@@ -227,16 +259,21 @@ impl Follower<'_> {
                 }
                 () = signals.recv() => {
                     drop(stdin.take());
-                    self.stop();
+                    if self.is_stopped_again() {
+                        // It may have ended by itself meanwhile.
+                        let _ = child.start_kill();
+                    }
                 }
             }
         }
     }
 
-    fn stop(&mut self) {
-        self.stopped.get_or_insert_with(Instant::now);
+    /// Asks the leader to stop, and says whether that was asked for before.
+    fn is_stopped_again(&mut self) -> bool {
+        let before = self.stopped.replace(Instant::now());
         // Without the leader there is nothing to stop.
         let _ = self.store.set(STOP, b"1");
+        before.is_some()
     }
 }
 
@@ -251,6 +288,11 @@ fn part_of(program: &Path, order: &Path) -> Command {
 
 fn word_key(n_words: u64) -> String {
     format!("word/{n_words}")
+}
+
+/// Set by a rank that has come.
+fn here_key(rank: usize) -> String {
+    format!("here/{rank}")
 }
 
 fn bye_key(rank: usize) -> String {

@@ -10,7 +10,7 @@ use plan::{Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
 
-pub(crate) use company::{Leader, in_company};
+pub(crate) use company::{ALONE, Leader, in_company};
 pub(crate) use processes::Processes;
 
 /// What starts the processes of a worker.
@@ -24,6 +24,11 @@ pub(crate) trait Launcher {
     /// Whether a stop was asked for at another process than this one.
     fn is_stopped(&self) -> bool {
         false
+    }
+
+    /// The ranks that have not come yet, for the user.
+    fn missing(&self) -> Option<String> {
+        None
     }
 }
 

@@ -54,8 +54,11 @@ impl Group {
         control: Option<Rc<Self>>,
     ) -> Result<Self, DistError> {
         let place = (peers.rank, peers.world_size);
-        let raw = waiting(|| RawGroup::open(plugin, store, place, timeout, interface))
-            .map_err(DistError::connect(peers.rank, plugin.backend()))?;
+        let what = format!("{} other ranks to connect", peers.world_size - 1);
+        let raw = waiting(what, || {
+            RawGroup::open(plugin, store, place, timeout, interface)
+        })
+        .map_err(DistError::connect(peers.rank, plugin.backend()))?;
         Ok(Self {
             raw,
             peers,
@@ -358,7 +361,8 @@ impl Pending<'_> {
             work,
             tensor,
         } = self;
-        if let Some(Err(failure)) = work.as_ref().map(|work| waiting(|| work.wait())) {
+        let what = format!("other ranks to join in {}", place.what);
+        if let Some(Err(failure)) = work.as_ref().map(|work| waiting(what, || work.wait())) {
             return Err(group.peers.explain(&place, failure));
         }
         Ok(tensor)

@@ -31,7 +31,8 @@ impl Hello {
         let mut missing = Vec::new();
         for other in (0..world_size).filter(|&other| other != rank) {
             let left = until.saturating_duration_since(Instant::now());
-            match store.get(&key(other), left.max(LEAST_WAIT))? {
+            let whom = format!("rank {other} of {world_size} at {}", store.address());
+            match store.get_of(whom, &key(other), left.max(LEAST_WAIT))? {
                 Some(text) => self.compare(rank, other, &text)?,
                 None => missing.push(other),
             }

@@ -31,5 +31,5 @@ pub use group::{Group, Pending};
 pub use hello::Hello;
 pub use store::{Store, StoreAddress};
 pub use volume::{Kind, Volume};
-pub use waiting::waiting_for;
+pub use waiting::{Told, tell_waits, waiting_for};
 pub use world::{Role, Timeouts, World};

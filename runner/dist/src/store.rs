@@ -48,6 +48,15 @@ impl std::fmt::Display for StoreAddress {
     }
 }
 
+/// Who serves a store.
+fn who(address: &StoreAddress) -> String {
+    let server = match address.is_served_by_launcher {
+        true => "the launcher",
+        false => "rank 0",
+    };
+    format!("{server} at {address}")
+}
+
 /// A key-value store that all ranks share. It can be used from several threads.
 #[derive(Debug)]
 pub struct Store {
@@ -73,7 +82,9 @@ impl Store {
             true => address.serve()?,
             false => Side::Client,
         };
-        let raw = waiting(|| RawStore::open(plugin, at, side, timeout, prefix));
+        let raw = waiting(who(address), || {
+            RawStore::open(plugin, at, side, timeout, prefix)
+        });
         let raw = raw.map_err(|failure| match failure.kind {
             FailureKind::AddressInUse => DistError::PortInUse { port: address.port },
             _ => DistError::NoStore {
@@ -103,7 +114,17 @@ impl Store {
     /// # Errors
     /// The store is lost.
     pub fn get(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>, DistError> {
-        match waiting(|| self.raw.get(key, timeout)) {
+        self.get_of(who(&self.address), key, timeout)
+    }
+
+    /// As [`Store::get`]. `whom`: who sets the key, for the user.
+    pub(crate) fn get_of(
+        &self,
+        whom: String,
+        key: &str,
+        timeout: Duration,
+    ) -> Result<Option<Vec<u8>>, DistError> {
+        match waiting(whom, || self.raw.get(key, timeout)) {
             Ok(value) => Ok(Some(value)),
             Err(failure) if failure.kind == FailureKind::Timeout => Ok(None),
             Err(failure) => Err(self.lost(key, failure)),

@@ -37,6 +37,9 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
     }
     stop.end_if_stuck();
     let environment = Environment::of_process()?;
+    if environment.is_some() {
+        dist::tell_waits(log);
+    }
     let has_writer = environment
         .as_ref()
         .is_none_or(|environment| environment.rank == 0);
