@@ -114,6 +114,44 @@ fn ranks_in_a_plain_environment_train_as_one() {
     assert_eq!(fvus(&workspace).len(), 3);
 }
 
+#[test]
+fn another_number_of_ranks_makes_another_job_but_for_updates_of_a_given_size() {
+    let workspace = workspace(&sweep(4, "retries = 0"));
+    assert_codes(&wait(start(&workspace, 2, &["tiny.toml"])), 0);
+    let tokens = 2 * 4 * 64;
+    let hint = format!("`--set train.tokens_per_update={tokens}` goes on");
+    // Smaller updates, of another job.
+    workspace.run(&["tiny.toml"]).succeeds().remarks(&[
+        "was begun with updates of 512 tokens; with 256 it is another job",
+        &hint,
+    ]);
+    let sizes = "SELECT json_group_array(DISTINCT tokens_per_update) FROM result";
+    assert_eq!(workspace.sql_value(sizes), "[512,256]");
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM job"), 4);
+    // The first ones again, in one process.
+    let given = format!("train.tokens_per_update={tokens}");
+    let again = workspace.run(&["tiny.toml", "--set", &given]).succeeds();
+    assert!(again.stderr.contains("done already"), "{again}");
+    let alone = Workspace::with_small_sweep();
+    alone.write("tiny.toml", sweep(4, "retries = 0"));
+    alone.run(&["tiny.toml", "--set", &given]).succeeds();
+    let ids = "SELECT json_group_array(job_id) FROM (SELECT job_id FROM result WHERE is_current ORDER BY sae_id)";
+    assert_eq!(alone.sql_value(ids), workspace.sql_value(ids));
+    assert_is_one_process(&alone);
+    for (dir, config) in alone.trained() {
+        if dir.ends_with("/config.json") {
+            let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+            assert_eq!(config["tokens_per_update"], tokens);
+        }
+    }
+    alone
+        .run(&["tiny.toml", "--set", "train.tokens_per_update=500"])
+        .refuses(&[
+            "`tokens_per_update` must be a multiple of the 256 tokens of one process",
+            "such as 512, got 500",
+        ]);
+}
+
 /// The small sweep with each SAE on one rank.
 fn spread_sweep(batch_size: usize, launch: &str) -> String {
     let sweep = sweep(batch_size, launch);

@@ -1,6 +1,6 @@
 //! Ranks among others who reach their port, and workers that outlive who started them.
 
-use crate::common::{Workspace, has_ended, text, until, wait_for_end};
+use crate::common::{Outcome, Running, Workspace, has_ended, signal, text, until, wait_for_end};
 use crate::distributed::{free_port, long_sweep, rank, start, sweep, workspace};
 use dist::{Store, StoreAddress};
 use serde_json::json;
@@ -159,4 +159,42 @@ fn a_worker_that_does_not_end_is_named_and_can_be_taken_over() {
     let outcome = workspace.run(&["tiny.toml", "--take-over"]).succeeds();
     outcome.remarks(&[&format!("ending {who}"), "all 2 jobs are done"]);
     assert!(!stubborn.wait().unwrap().success());
+}
+
+#[test]
+fn a_rank_that_waits_says_for_whom_and_ends_on_signals() {
+    let hint = "hint: RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them";
+    let ports = [(); 3].map(|()| free_port());
+    let workspaces = [(); 3].map(|()| workspace(&sweep(4, "retries = 0")));
+    // Of a store that is there, but in which nobody says anything.
+    let _silent = attacker(&ports[2]);
+    let places = [(0, 2), (1, 2), (1, 2)];
+    let whom = ["rank 1 of 2, at", "rank 0 at", "rank 0, at"];
+    let mut ranks: Vec<Running> = (0..3)
+        .map(|index| rank(&workspaces[index], places[index], &ports[index], ARGS))
+        .collect();
+    for (index, rank) in ranks.iter_mut().enumerate() {
+        rank.says(&format!(
+            "waiting for {} 127.0.0.1:{}",
+            whom[index], ports[index]
+        ));
+    }
+    let asked = Instant::now();
+    for rank in &ranks {
+        signal(rank.pid(), "TERM");
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    // The first signal asks rank 0 to stop all; this one ends.
+    signal(ranks[2].pid(), "INT");
+    let outcomes: Vec<Outcome> = ranks.into_iter().map(Running::wait).collect();
+    assert!(
+        asked.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(outcomes[0].stderr.contains(hint), "{}", outcomes[0]);
+    assert!(outcomes[1].stderr.contains(hint), "{}", outcomes[1]);
+    for outcome in outcomes {
+        assert!(!outcome.status.success(), "{outcome}");
+    }
 }

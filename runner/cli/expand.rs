@@ -115,10 +115,11 @@ pub(crate) fn add_jobs(
     sweep: &LoadedSweep,
     inputs: &mut Inputs,
 ) -> Result<(), CliError> {
-    let jobs = resolve_jobs(&sweep.sweep.train, drafts, |config| inputs.of(config))?;
+    let processes = Processes::of(&sweep.sweep.launch)?;
+    let inputs_of = |config: &_| inputs.of(config, processes.n_ranks);
+    let jobs = resolve_jobs(&sweep.sweep.train, drafts, inputs_of)?;
     let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
     let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
-    let processes = Processes::of(&sweep.sweep.launch)?;
     let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
     let facts_of = |job: &Job| &*inputs.model_of(job).inputs.facts;
     let streams = group_streams(&new, facts_of, processes.n_ranks, most_bytes)?;
@@ -265,11 +266,15 @@ impl Inputs {
         &self.models[&name_of(&job.config)]
     }
 
-    /// What planning needs to know of a job's model and data.
+    /// What planning needs to know of a job's model and data; `n_ranks` processes train together.
     ///
     /// # Errors
     /// A model or a data set that is not there or cannot be used.
-    pub(crate) fn of(&mut self, config: &TrainConfig) -> Result<JobInputs, CliError> {
+    pub(crate) fn of(
+        &mut self,
+        config: &TrainConfig,
+        n_ranks: usize,
+    ) -> Result<JobInputs, CliError> {
         self.model(config)?;
         let token_digest = self.token_digest(config, &config.train_data())?;
         let eval_data = config.eval_data();
@@ -286,6 +291,7 @@ impl Inputs {
             token_digest,
             eval_token_digest: eval_token_digest.transpose()?,
             finetune_digest: finetune_digest.transpose()?,
+            n_ranks,
         })
     }
 

@@ -68,7 +68,7 @@ impl NamedInputs {
         config.validate()?;
         let folders = Folders::of_this_machine()?;
         let mut inputs = Inputs::new(Path::new("."), &folders);
-        inputs.of(config)?;
+        inputs.of(config, 1)?;
         inputs.fetch_data(config, quiet)?;
         let model_dir = inputs.fetch_model(config, quiet)?;
         let spec = inputs.tokens(config, &config.train_data());

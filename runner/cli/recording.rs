@@ -8,8 +8,9 @@ use crate::orphan;
 use crate::runs_folder::RunsFolder;
 use crate::table;
 use args::RunOptions;
+use plan::Plan;
 use std::collections::BTreeMap;
-use store::{JobStatus, RecordedPlan, Store, SweepOrigin};
+use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
 
 /// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
 /// left to do.
@@ -50,6 +51,10 @@ pub(crate) async fn recover(
         plan.keep_first_round();
     }
     let recorded = record(store, folder, expanded).await?;
+    let Plan { sweep, jobs, .. } = &expanded.plan;
+    if let Some(begun) = store.begun_otherwise(sweep, jobs).await? {
+        note_other_updates(&begun);
+    }
     // A worker may have died between the last word on a job and this.
     for job in recorded
         .jobs
@@ -69,6 +74,24 @@ async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result
         table::note(&note);
     }
     Ok(())
+}
+
+/// Says that jobs are begun anew because another number of processes makes updates of another size.
+fn note_other_updates(begun: &BegunOtherwise) {
+    let BegunOtherwise {
+        job,
+        tokens_before,
+        tokens_now,
+    } = begun;
+    table::note_with_hint(
+        &format!(
+            "job `{job}` was begun with updates of {tokens_before} tokens; with {tokens_now} it is another job, which \
+             begins anew"
+        ),
+        &format!(
+            "`--set train.tokens_per_update={tokens_before}` goes on with it, in any number of processes"
+        ),
+    );
 }
 
 /// Forgets what the jobs had done and saved.

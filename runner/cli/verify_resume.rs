@@ -81,7 +81,8 @@ fn shortened(
 ) -> Result<Order, CliError> {
     let config = past_job::config(details)?;
     let order = past_job::last_order(runs_dir, details)?;
-    let n_examples = args.steps * (config.batch_size * config.grad_acc_steps) as u64;
+    let n_examples =
+        args.steps * (config.batches_per_pass() * config.batch_size * config.grad_acc_steps) as u64;
     let config = TrainConfig {
         max_examples: Some(config.max_examples.unwrap_or(u64::MAX).min(n_examples)),
         save_every: args.steps.div_ceil(N_CHECKPOINTS),
@@ -103,6 +104,7 @@ fn shortened(
         token_digest: order.key.token_digest.clone(),
         eval_token_digest: order.key.eval_token_digest.clone(),
         finetune_digest: known.and_then(|known| known.job.finetune_digest.clone()),
+        n_ranks: 1,
     };
     let draft = JobDraft {
         name: Some(

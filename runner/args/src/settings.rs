@@ -45,6 +45,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ("Training", &[
         Setting::new("batch_size", Kind::Number, "N", "Sequences in a forward pass"),
         Setting::new("grad_acc_steps", Kind::Number, "N", "Forward passes in an optimizer update"),
+        Setting::new("tokens_per_update", Kind::Number, "N", "Tokens of an optimizer update, of all processes together"),
         Setting::new("micro_acc_steps", Kind::Number, "N", "Parts into which a batch's activations are cut, to save memory"),
         Setting::new("loss_fn", Kind::Text, "ce|fvu|kl", "What is minimised: FVU, or cross-entropy or KL divergence at the model's output"),
         Setting::new("optimizer", Kind::Text, "adam|muon|signum", "How the weights are updated"),

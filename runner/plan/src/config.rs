@@ -70,6 +70,9 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Forward passes in one optimizer update.
     pub grad_acc_steps: usize,
+    /// Tokens of one optimizer update, of all processes together. `None`: those that the processes make which
+    /// there are when the job is planned; a resolved job has the number. Ours, not sparsify's.
+    pub tokens_per_update: Option<u64>,
     /// Parts into which a batch's activations are cut for the SAE, to save memory. The result
     /// does not depend on it.
     pub micro_acc_steps: usize,
@@ -147,6 +150,7 @@ impl Default for TrainConfig {
             transcode: false,
             batch_size: 32,
             grad_acc_steps: 1,
+            tokens_per_update: None,
             micro_acc_steps: 1,
             loss_fn: LossFn::default(),
             optimizer: Optimizer::default(),

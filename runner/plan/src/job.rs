@@ -69,6 +69,8 @@ pub struct JobInputs {
     pub eval_token_digest: Option<String>,
     /// Digest of the SAEs that the job begins with.
     pub finetune_digest: Option<String>,
+    /// Processes that train together.
+    pub n_ranks: usize,
 }
 
 impl SaeSpec {
@@ -167,6 +169,8 @@ pub fn resolve_jobs<E: From<PlanError>>(
         let config = config.and_then(|config| config.validate().map(|()| config));
         let config = config.map_err(|error| error.in_job(&name))?;
         let inputs = inputs_of(&config)?;
+        let config = config.with_tokens_per_update(inputs.n_ranks);
+        let config = config.map_err(|error| error.in_job(&name))?;
         jobs.push(resolve_job(name, draft, config, &inputs)?);
     }
     Ok(jobs)
@@ -351,6 +355,9 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
     // A setting that is added later, and stands at its default, leaves old ids as they are.
     let defaults = TrainConfig::default().to_map();
     settings.retain(|key, value| defaults.get(key) != Some(value));
+    if config.tokens_per_update == Some(config.tokens_of_one_process()) {
+        settings.remove("tokens_per_update");
+    }
     let mut parts = json!({
         "settings": settings,
         "saes": saes,
@@ -387,6 +394,7 @@ mod tests {
             token_digest: "t0".into(),
             eval_token_digest: None,
             finetune_digest: None,
+            n_ranks: 1,
         }
     }
 

@@ -22,6 +22,7 @@ mod schedule;
 mod stream;
 mod sweep;
 mod text;
+mod update_size;
 mod validate;
 
 pub use config::TrainConfig;

@@ -26,6 +26,9 @@ pub struct StreamKey {
     pub batch_size: usize,
     /// Forward passes in one optimizer update.
     pub grad_acc_steps: usize,
+    /// Batches of `batch_size` that ranks share in each of them.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub batches_per_pass: usize,
     /// Seed of the shuffle.
     pub shuffle_seed: u64,
     /// Limit on the number of sequences.
@@ -106,6 +109,15 @@ impl Plan {
     }
 }
 
+// Ids of streams stay what they were before there was a choice.
+fn one() -> usize {
+    1
+}
+
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
+
 impl StreamKey {
     /// The key of `job`.
     pub fn of(job: &Job) -> Self {
@@ -118,6 +130,7 @@ impl StreamKey {
             ctx_len: job.config.ctx_len,
             batch_size: job.config.batch_size,
             grad_acc_steps: job.config.grad_acc_steps,
+            batches_per_pass: job.config.batches_per_pass(),
             shuffle_seed: job.config.shuffle_seed,
             max_examples: job.config.max_examples,
             eval_fraction: job.config.eval_fraction,
@@ -233,6 +246,7 @@ pub(crate) mod tests {
             token_digest: "t".into(),
             eval_token_digest: None,
             finetune_digest: None,
+            n_ranks: 1,
         };
         resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap()
     }

@@ -159,6 +159,7 @@ fn plan(n_jobs: usize) -> Plan {
         token_digest: "t0".into(),
         eval_token_digest: None,
         finetune_digest: None,
+        n_ranks: 1,
     };
     let jobs = resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap();
     Plan {

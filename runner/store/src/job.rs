@@ -37,7 +37,39 @@ impl fmt::Display for JobStatus {
     }
 }
 
+/// A job that was begun with updates of another size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BegunOtherwise {
+    /// Its name.
+    pub job: String,
+    /// Tokens of an update that it was begun with.
+    pub tokens_before: u64,
+    /// Those of the job of the same name and settings that is asked for now.
+    pub tokens_now: u64,
+}
+
 impl Store {
+    /// The first of `jobs` of a sweep that was not begun, while one was that only differs in the tokens of an update.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn begun_otherwise(
+        &self,
+        sweep: &str,
+        jobs: &[Job],
+    ) -> Result<Option<BegunOtherwise>, StoreError> {
+        self.located(async {
+            let mut conn = self.acquire().await?;
+            for job in jobs {
+                if let Some(found) = begun_otherwise(&mut conn, sweep, job).await? {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
     /// Forgets the metrics, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
     ///
     /// What they saved for a resume, and the streams' `events.jsonl`, are the caller's to delete; event
@@ -99,6 +131,36 @@ pub(crate) async fn record(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+async fn begun_otherwise(
+    conn: &mut SqliteConnection,
+    sweep: &str,
+    job: &Job,
+) -> Result<Option<BegunOtherwise>, Trouble> {
+    let (_, JobStatus::Queued) = dir_and_status(conn, &job.job_id).await? else {
+        return Ok(None);
+    };
+    let tokens_before: Option<i64> = sqlx::query_scalar(
+        "SELECT json_extract(job.config, '$.tokens_per_update') AS tokens
+         FROM sweep_listing JOIN job USING (job_id) JOIN job AS asked ON asked.job_id = ?
+         WHERE sweep = ? AND job = ? AND job.status <> 'queued' AND tokens IS NOT NULL AND job.job_id <> asked.job_id
+             AND json_remove(job.config, '$.tokens_per_update') = json_remove(asked.config, '$.tokens_per_update')
+             AND job.token_digest = asked.token_digest AND job.model_digest = asked.model_digest
+         ORDER BY job.created_ms DESC LIMIT 1",
+    )
+    .bind(&job.job_id)
+    .bind(sweep)
+    .bind(&job.name)
+    .fetch_optional(conn)
+    .await?;
+    Ok(tokens_before
+        .zip(job.config.tokens_per_update)
+        .map(|(before, tokens_now)| BegunOtherwise {
+            job: job.name.clone(),
+            tokens_before: before.cast_unsigned(),
+            tokens_now,
+        }))
 }
 
 /// The folder and the status of a job that is recorded.

@@ -54,7 +54,7 @@ pub use checkpoint::CheckpointRow;
 pub use error::StoreError;
 pub use evaluation::EvaluationRow;
 pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
-pub use job::JobStatus;
+pub use job::{BegunOtherwise, JobStatus};
 pub use listing::Listing;
 pub use open::Store;
 pub use origin::SweepOrigin;

@@ -3,7 +3,8 @@
 use crate::testing::TestStore;
 
 /// The newest first: a view may be created anew.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
+    include_str!("../../../migrations/20261128000001_tokens_per_update.sql"),
     include_str!("../../../migrations/20261128000000_publication_once.sql"),
     include_str!("../../../migrations/20261125000003_publication.sql"),
     include_str!("../../../migrations/20261125000002_running_total.sql"),

@@ -133,6 +133,7 @@ pub(crate) fn plan(sweep: &str, overrides: &[Value]) -> Plan {
         token_digest: "t0".into(),
         eval_token_digest: None,
         finetune_digest: None,
+        n_ranks: 1,
     };
     let jobs = resolve_jobs(&base, &drafts, |_| Ok::<_, PlanError>(inputs.clone())).unwrap();
     let facts = facts();

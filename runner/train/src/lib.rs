@@ -5,6 +5,7 @@
 
 mod allocator;
 mod best;
+mod centre;
 mod encode;
 mod end_to_end;
 mod error;

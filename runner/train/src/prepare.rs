@@ -23,8 +23,7 @@ pub(crate) struct StreamTokens {
     pub(crate) held_out: Option<EvalSequences>,
 }
 
-/// The token data of the stream that `order` describes, in batches of `n_ranks` times the configured
-/// size, of which this process has `shard`. The data to evaluate on is tokenised too, so that
+/// The token data of the stream that `order` describes, in batches of which this process has `shard`. The data to evaluate on is tokenised too, so that
 /// what is wrong with it shows before anything is trained.
 ///
 /// # Errors
@@ -32,7 +31,7 @@ pub(crate) struct StreamTokens {
 pub(crate) fn open_tokens(
     order: &Order,
     model: &ModelInputs,
-    (n_ranks, shard): (usize, Shard),
+    shard: Shard,
     stop: &StopFlag,
     events: &mut EventLog,
 ) -> Result<StreamTokens, TrainError> {
@@ -57,7 +56,7 @@ pub(crate) fn open_tokens(
         shuffle_seed: order.key.shuffle_seed,
         max_examples: order.key.max_examples,
         eval_fraction: order.key.eval_fraction,
-        batch_size: n_ranks * order.key.batch_size,
+        batch_size: order.key.batches_per_pass * order.key.batch_size,
         shard,
         pass_size: order.key.batch_size,
     };

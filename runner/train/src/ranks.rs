@@ -3,6 +3,7 @@
 //! change them alike; one writes.
 
 use crate::TrainError;
+use crate::centre::RowSum;
 use crate::reduction::Reduction;
 use crate::sae_trainer::Sums;
 use crate::variance::Moments;
@@ -118,23 +119,31 @@ impl<'a> Ranks<'a> {
         }
     }
 
+    /// The mean of the rows of all ranks, of which `ours` are this one's: `[width]`, Float. `None`: no rank has a row.
+    pub(crate) fn mean_of_sums(self, ours: &RowSum) -> Result<Option<Tensor>, TrainError> {
+        let mut sum = ours.sum.f_detach_copy()?;
+        let n_all = match self.0 {
+            None => ours.n_rows,
+            Some(world) => {
+                let of_ranks = self.gather("first rows", &[ours.n_rows])?;
+                let what = format!("first mean of {}", sum.size()[0]);
+                world.data().all_reduce(&what, &mut sum)?;
+                of_ranks.iter().flatten().sum()
+            }
+        };
+        let mean = (n_all > 0).then(|| sum.f_div_scalar(n_all)?.f_to_kind(tch::Kind::Float));
+        Ok(mean.transpose()?)
+    }
+
     /// The mean of the rows of all ranks, `x`: `[n_rows, width]`, this one's: `[width]`, Float. `None`:
     /// no rank has a row.
     pub(crate) fn mean(self, x: &Tensor) -> Result<Option<Tensor>, TrainError> {
         let n_rows = x.size()[0];
-        let Some(world) = self.0 else {
+        if self.0.is_none() {
             let mean = (n_rows > 0).then(|| x.f_mean_dim(0, false, tch::Kind::Float));
             return Ok(mean.transpose()?);
-        };
-        let n_all: i64 = self.gather("first rows", &[n_rows])?.iter().flatten().sum();
-        if n_all == 0 {
-            return Ok(None);
         }
-        let mut sum = x.f_sum_dim_intlist(0, false, tch::Kind::Double)?;
-        world
-            .data()
-            .all_reduce(&format!("first mean of {}", x.size()[1]), &mut sum)?;
-        Ok(Some(sum.f_div_scalar(n_all)?.f_to_kind(tch::Kind::Float)?))
+        self.mean_of_sums(&RowSum::of(x)?)
     }
 
     /// Begins to sum what an update of the SAE `name` comes to.

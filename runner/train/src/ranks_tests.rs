@@ -66,7 +66,7 @@ pub(crate) fn trained(config: &TrainConfig, n_ranks: usize, batch_size: usize) -
         batch_size: batch_size / n_ranks,
         ..config.clone()
     };
-    let run = Run::new(&[("a", config)]);
+    let run = Run::of_ranks(n_ranks, &[("a", config)]);
     match n_ranks {
         1 => assert_eq!(run.run(), 0),
         _ => run_ranks(&run, n_ranks),
@@ -231,10 +231,10 @@ fn killed_ranks_go_on_in_any_number() {
         batch_size: 2,
         ..long()
     };
-    let undisturbed = Run::new(&[("a", config.clone())]);
+    let undisturbed = Run::of_ranks(4, &[("a", config.clone())]);
     run_ranks(&undisturbed, 4);
     for n_ranks in [4, 2, 3] {
-        let mut run = Run::new(&[("a", config.clone())]);
+        let mut run = Run::of_ranks(4, &[("a", config.clone())]);
         let mut ranks = start(&run, 4);
         wait_for_reports(&run, 25);
         ranks[2].kill().unwrap();
@@ -279,9 +279,9 @@ fn a_stop_of_one_rank_saves_on_all() {
         batch_size: 4,
         ..long()
     };
-    let undisturbed = Run::new(&[("a", config.clone())]);
+    let undisturbed = Run::of_ranks(2, &[("a", config.clone())]);
     run_ranks(&undisturbed, 2);
-    let mut run = Run::new(&[("a", config)]);
+    let mut run = Run::of_ranks(2, &[("a", config)]);
     let ranks = start(&run, 2);
     wait_for_reports(&run, 3);
     signal(&ranks[1], "-TERM");
@@ -310,7 +310,7 @@ fn a_rank_that_hangs_is_named_with_what_it_did_not_do() {
         batch_size: 4,
         ..long()
     };
-    let mut run = Run::new(&[("a", config)]);
+    let mut run = Run::of_ranks(2, &[("a", config)]);
     run.order.timeout_minutes = 0.25;
     let mut ranks = start(&run, 2);
     wait_for_reports(&run, 3);
@@ -337,7 +337,7 @@ fn where_the_store_is_lost_the_others_end() {
         batch_size: 4,
         ..long()
     };
-    let run = Run::new(&[("a", config)]);
+    let run = Run::of_ranks(3, &[("a", config)]);
     let ranks = start(&run, 3);
     wait_for_reports(&run, 3);
     signal(&ranks[0], "-KILL");
@@ -447,7 +447,7 @@ fn more_ranks_than_sequences_are_an_error_on_all() {
         batch_size: 2,
         ..config()
     };
-    let run = Run::new(&[("a", config)]);
+    let run = Run::of_ranks(2, &[("a", config)]);
     assert_eq!(codes(start(&run, 2)), [Some(2), Some(2)]);
     let last = run.events().pop().unwrap().kind;
     let EventKind::Failed { message, hint, .. } = last else {

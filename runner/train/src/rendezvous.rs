@@ -4,7 +4,7 @@ use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
 use crate::owners::Owners;
 use crate::ranks::Ranks;
-use crate::{Order, TrainError, state};
+use crate::{Order, TrainError};
 use data::DigestCache;
 use dist::{Environment, Hello, Timeouts, World};
 use plan::{Job, TRAINER_VERSION, digest_json};
@@ -54,18 +54,6 @@ pub(crate) fn join(
     Ok(World::join(environment, &scope, &hello, device, timeouts)?)
 }
 
-/// Ranks that the stream's jobs were begun with, as rank 0 finds it; as many as there are where none was.
-pub(crate) fn n_ranks_of_batches(order: &Order, ranks: Ranks<'_>) -> Result<usize, TrainError> {
-    let mut found = None;
-    for job in &order.jobs {
-        let state_dir = order.runs_dir.join(&job.state_dir);
-        found = found.or(state::n_ranks(&state_dir, &job.job.job_id)?);
-    }
-    let ours = found.unwrap_or(ranks.number());
-    let of_ranks = ranks.gather("ranks of batches", &[ours as i64])?;
-    Ok(of_ranks[0][0] as usize)
-}
-
 /// Waits until no rank prepares its tokens any more; whether they are ready on all. A rank may have been
 /// stopped before.
 pub(crate) fn all_have_tokens(world: Option<&World>, has_tokens: bool) -> Result<bool, TrainError> {
@@ -80,12 +68,10 @@ pub(crate) fn all_have_tokens(world: Option<&World>, has_tokens: bool) -> Result
     Ok(of_ranks.iter().flatten().all(|&is_stopped| is_stopped == 0))
 }
 
-/// The jobs of the order as their states left them, the same on all ranks. `n_ranks`: those of the
-/// stream's batches.
+/// The jobs of the order as their states left them, the same on all ranks.
 pub(crate) fn open_jobs(
     order: &Order,
     device: Device,
-    n_ranks: usize,
     ranks: Ranks<'_>,
 ) -> Result<Vec<JobTrainer>, TrainError> {
     if !ranks.has_writer() {
@@ -101,6 +87,7 @@ pub(crate) fn open_jobs(
         // It puts damaged states aside: the others look when that is done.
         ranks.wait_for_all("states in order")?;
     }
+    let n_ranks = order.key.batches_per_pass;
     for job in &mut jobs {
         let of_job = *job.n_ranks.get_or_insert(n_ranks);
         if of_job != n_ranks {

@@ -1,5 +1,6 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
+use crate::centre::RowSum;
 use crate::interval::{Interval, Report};
 use crate::memory::{in_parts_that_fit, is_out_of_memory};
 use crate::optimizer::Optimizer;
@@ -157,10 +158,28 @@ impl SaeTrainer {
         target: &Tensor,
         ranks: Ranks<'_>,
     ) -> Result<(), TrainError> {
+        self.centre(|| ranks.mean(x), || ranks.mean(target))
+    }
+
+    /// The same on what the passes over the first batch added up to.
+    pub(crate) fn centre_on_sums(
+        &mut self,
+        x: &RowSum,
+        target: &RowSum,
+        ranks: Ranks<'_>,
+    ) -> Result<(), TrainError> {
+        self.centre(|| ranks.mean_of_sums(x), || ranks.mean_of_sums(target))
+    }
+
+    fn centre(
+        &mut self,
+        mean: impl FnOnce() -> Result<Option<Tensor>, TrainError>,
+        mean_of_target: impl FnOnce() -> Result<Option<Tensor>, TrainError>,
+    ) -> Result<(), TrainError> {
         if !self.is_fresh {
             return Ok(());
         }
-        let Some(mean) = ranks.mean(x)? else {
+        let Some(mean) = mean()? else {
             return Ok(());
         };
         if self.sae.cfg.transcode {
@@ -168,9 +187,7 @@ impl SaeTrainer {
                 .f_unsqueeze(0)?
                 .f_matmul(&self.sae.encoder_weight.f_tr()?)?;
             self.sae.encoder_bias = image.f_squeeze_dim(0)?.f_neg()?;
-            self.sae.b_dec = ranks
-                .mean(target)?
-                .unwrap_or(self.sae.b_dec.shallow_clone());
+            self.sae.b_dec = mean_of_target()?.unwrap_or(self.sae.b_dec.shallow_clone());
         } else {
             self.sae.b_dec = mean;
         }

@@ -84,7 +84,7 @@ fn three_jobs(batch_size: usize) -> Vec<(&'static str, TrainConfig)> {
 fn jobs_of_both_kinds_share_a_stream() {
     let alone = Run::new(&three_jobs(8));
     assert_eq!(alone.run(), 0);
-    let ranks = Run::new(&three_jobs(4));
+    let ranks = Run::of_ranks(2, &three_jobs(4));
     run_ranks(&ranks, 2);
     let difference = difference(&ranks, &alone);
     assert!(difference < TOLERANCE, "{difference}");
@@ -167,10 +167,10 @@ fn killed_ranks_go_on_in_any_number() {
         save_best: true,
         ..long()
     };
-    let undisturbed = Run::new(&[("a", config.clone())]);
+    let undisturbed = Run::of_ranks(4, &[("a", config.clone())]);
     run_ranks(&undisturbed, 4);
     for n_ranks in [4, 3, 1] {
-        let mut run = Run::new(&[("a", config.clone())]);
+        let mut run = Run::of_ranks(4, &[("a", config.clone())]);
         let mut ranks = start(&run, 4);
         wait_for_reports(&run, 25);
         ranks[1].kill().unwrap();
@@ -188,6 +188,35 @@ fn killed_ranks_go_on_in_any_number() {
             assert_same_saes(&run, &undisturbed);
         }
         assert!(difference < TOLERANCE, "on {n_ranks}: {difference}");
+    }
+}
+
+/// Of four batches: as four ranks, three whose passes are not alike, or one.
+#[test]
+fn any_number_of_ranks_shares_the_same_updates_from_the_start() {
+    let shared = |config| TrainConfig {
+        batch_size: 2,
+        ..config
+    };
+    let of_all = shared(TrainConfig {
+        transcode: true,
+        distribute_modules: false,
+        ..uneven()
+    });
+    for config in [shared(five_saes()), of_all] {
+        let run_of = |n_ranks| {
+            let run = Run::of_ranks(4, &[("a", config.clone())]);
+            match n_ranks {
+                1 => assert_eq!(run.run(), 0),
+                _ => run_ranks(&run, n_ranks),
+            }
+            run
+        };
+        let four = run_of(4);
+        for n_ranks in [1, 3] {
+            let difference = difference(&run_of(n_ranks), &four);
+            assert!(difference < TOLERANCE, "on {n_ranks}: {difference}");
+        }
     }
 }
 
@@ -215,9 +244,9 @@ fn a_stop_of_one_rank_saves_the_saes_of_all() {
         distribute_modules: true,
         ..long()
     };
-    let undisturbed = Run::new(&[("a", config.clone())]);
+    let undisturbed = Run::of_ranks(2, &[("a", config.clone())]);
     run_ranks(&undisturbed, 2);
-    let mut run = Run::new(&[("a", config)]);
+    let mut run = Run::of_ranks(2, &[("a", config)]);
     let ranks = start(&run, 2);
     wait_for_reports(&run, 3);
     signal(&ranks[1], "-TERM");
@@ -235,10 +264,10 @@ fn a_state_that_is_damaged_for_one_rank_is_put_aside_by_all() {
         batch_size: 4,
         ..uneven()
     };
-    let undisturbed = Run::new(&[("a", config.clone())]);
+    let undisturbed = Run::of_ranks(2, &[("a", config.clone())]);
     run_ranks(&undisturbed, 2);
     for sae in ["layers.1.mlp.gate_proj", "layers.2"] {
-        let mut run = Run::new(&[("a", config.clone())]);
+        let mut run = Run::of_ranks(2, &[("a", config.clone())]);
         let mut ranks = start(&run, 2);
         wait_for_reports(&run, 12);
         ranks[1].kill().unwrap();
@@ -287,7 +316,7 @@ fn numbers_that_are_none_are_told_whoever_has_them() {
             batch_size: 8 / n_ranks,
             ..config.clone()
         };
-        let run = Run::new(&[("a", config)]);
+        let run = Run::of_ranks(n_ranks, &[("a", config)]);
         match n_ranks {
             1 => assert_eq!(run.run(), 0),
             _ => assert_eq!(codes(start(&run, n_ranks)), vec![Some(0); n_ranks]),
@@ -311,7 +340,7 @@ fn more_ranks_than_saes_are_an_error_on_all() {
         batch_size: 4,
         ..uneven()
     };
-    let run = Run::new(&[("a", config)]);
+    let run = Run::of_ranks(2, &[("a", config)]);
     assert_eq!(codes(start(&run, 2)), [Some(2), Some(2)]);
     let last = run.events().pop().unwrap().kind;
     let EventKind::Failed {

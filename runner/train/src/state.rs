@@ -146,18 +146,6 @@ pub(crate) fn restore(
     }
 }
 
-/// Ranks that a job was begun with, by its newest state that can be read; `None`: it has none.
-pub(crate) fn n_ranks(dir: &Path, job_id: &str) -> Result<Option<usize>, TrainError> {
-    let mut places = dirs_named(dir, FINISHED)?;
-    places.sort();
-    let states = places
-        .iter()
-        .rev()
-        .filter_map(|place| read_state(place).ok());
-    let mut states = states.filter(|state| state.job_id == job_id);
-    Ok(states.next().map(|state| state.n_ranks))
-}
-
 /// `None`: the state is another job's.
 fn restore_from(
     place: &Path,

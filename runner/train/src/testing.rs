@@ -39,6 +39,11 @@ pub(crate) fn config() -> TrainConfig {
 }
 
 pub(crate) fn job(name: &str, config: TrainConfig) -> Job {
+    job_of_ranks(1, name, config)
+}
+
+/// A job as it is planned for `n_ranks` processes.
+fn job_of_ranks(n_ranks: usize, name: &str, config: TrainConfig) -> Job {
     let digests = DigestCache::new(&std::env::temp_dir().join("sae-run-golden"));
     let model = read_model(Path::new(&config.model), None, &digests).unwrap();
     let spec = TokenSpec {
@@ -53,6 +58,7 @@ pub(crate) fn job(name: &str, config: TrainConfig) -> Job {
         token_digest: spec.digest(&digests).unwrap(),
         eval_token_digest: None,
         finetune_digest: None,
+        n_ranks,
     };
     let draft = JobDraft {
         name: Some(name.into()),
@@ -77,11 +83,16 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn new(configs: &[(&str, TrainConfig)]) -> Self {
+        Self::of_ranks(1, configs)
+    }
+
+    /// With updates as `n_ranks` processes make them.
+    pub(crate) fn of_ranks(n_ranks: usize, configs: &[(&str, TrainConfig)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let jobs: Vec<_> = configs
             .iter()
             .map(|(name, config)| OrderJob {
-                job: job(name, config.clone()),
+                job: job_of_ranks(n_ranks, name, config.clone()),
                 dir: name.into(),
                 state_dir: Path::new(".state").join(name),
                 best_dir: Path::new(".best").join(name),

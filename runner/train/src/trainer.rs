@@ -72,23 +72,25 @@ impl Trainer {
             token_digest: tokens.digest(),
             eval_token_digest: None,
             finetune_digest: config.finetune.clone(),
+            n_ranks: 1,
         };
         let draft = JobDraft {
             name: Some("job".into()),
             note: None,
             overrides: Default::default(),
         };
-        let mut jobs = resolve_jobs(&config, &[draft], |_| Ok::<_, TrainError>(inputs.clone()))?;
+        let job =
+            resolve_jobs(&config, &[draft], |_| Ok::<_, TrainError>(inputs.clone()))?.remove(0);
         let spec = BatchSpec {
             shuffle_seed: config.shuffle_seed,
             max_examples: config.max_examples,
             eval_fraction: config.eval_fraction,
-            batch_size: config.batch_size,
+            batch_size: job.config.batches_per_pass() * config.batch_size,
             shard: Shard::WHOLE,
             pass_size: config.batch_size,
         };
         Ok(Self {
-            job: jobs.remove(0),
+            job,
             batches: Batches::new(tokens, spec)?,
             model,
         })

@@ -41,13 +41,17 @@ struct Accumulated<'a, K> {
 }
 
 /// Activations of a pass: this rank's, where it has a part of the pass, and those that came from all.
-struct Sources<'a> {
-    views: Option<Views<'a>>,
-    received: Received,
+pub(crate) struct Sources<'a> {
+    pub(crate) views: Option<Views<'a>>,
+    pub(crate) received: Received,
 }
 
 impl Sources<'_> {
-    fn get(&mut self, view: &View, is_of_all: bool) -> Result<Option<Tensor>, TrainError> {
+    pub(crate) fn get(
+        &mut self,
+        view: &View,
+        is_of_all: bool,
+    ) -> Result<Option<Tensor>, TrainError> {
         match (is_of_all, &mut self.views) {
             (true, _) => self.received.get(view).map(Some),
             (false, Some(views)) => views.get(view).map(Some),
@@ -150,6 +154,10 @@ impl<'a> StreamTrainer<'a> {
         let routes = trained.iter().flat_map(|&job| self.jobs[job].routes());
         let mut exchange = Exchange::new(self.ranks, routes);
         let passes = self.passes_of(progress.step, self.batches.most_passes());
+        let has_one_pass = self.batches.most_passes() == 1;
+        if progress.step == 0 && !has_one_pass {
+            self.centre_on_all_passes(trained)?;
+        }
         let is_whole = passes.len() == 1 && !self.ranks.are_several();
         for &pass in &passes {
             if self.is_stopped_alone() {
@@ -172,7 +180,7 @@ impl<'a> StreamTrainer<'a> {
                     if seen.insert((is_spread, target)) {
                         moments.add(&y)?;
                     }
-                    if pass == FIRST_PASS {
+                    if pass == FIRST_PASS && has_one_pass {
                         let ranks = job.ranks(self.ranks);
                         job.saes[sae_idx].centre_on(&x, &y, ranks)?;
                     }
@@ -191,7 +199,7 @@ impl<'a> StreamTrainer<'a> {
     }
 
     /// A forward pass with its token ids; `None`: this rank's part of the batch is used up.
-    fn forward(
+    pub(crate) fn forward(
         &self,
         (batch_idx, pass_idx): PassIdx,
     ) -> Result<Option<(Vec<i64>, Activations)>, TrainError> {
@@ -352,7 +360,7 @@ impl<'a> StreamTrainer<'a> {
         Ok((token_ids, input_ids.f_to_device(self.device)?))
     }
 
-    fn saes_of(&self, jobs: &[usize]) -> Vec<SaeIdx> {
+    pub(crate) fn saes_of(&self, jobs: &[usize]) -> Vec<SaeIdx> {
         let of_job = |&job_idx: &usize| {
             let n_saes = self.jobs[job_idx].saes.len();
             (0..n_saes).map(move |sae_idx| (job_idx, sae_idx))

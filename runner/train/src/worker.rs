@@ -137,8 +137,7 @@ fn train_on(
     let digests = DigestCache::new(&order.cache_dir);
     let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
     check_digest(order, &model)?;
-    let n_ranks = rendezvous::n_ranks_of_batches(order, ranks)?;
-    let tokens = match open_tokens(order, &model, (n_ranks, ranks.shard()), &stop, events) {
+    let tokens = match open_tokens(order, &model, ranks.shard(), &stop, events) {
         Err(TrainError::Data(DataError::Stopped)) => None,
         tokens => Some(tokens?),
     };
@@ -156,7 +155,6 @@ fn train_on(
             order,
             model: &model,
             device,
-            n_ranks,
             ranks,
         };
         (outcome, failed) = stream.train(batches, &stop, events)?;
@@ -194,8 +192,6 @@ struct Stream<'a> {
     order: &'a Order,
     model: &'a ModelInputs,
     device: Device,
-    /// Ranks that the jobs were begun with.
-    n_ranks: usize,
     ranks: Ranks<'a>,
 }
 
@@ -216,7 +212,7 @@ impl Stream<'_> {
             model,
             taps,
             batches,
-            jobs: rendezvous::open_jobs(order, device, self.n_ranks, ranks)?,
+            jobs: rendezvous::open_jobs(order, device, ranks)?,
             events,
             stop: stop.clone(),
             ranks,
