@@ -119,6 +119,85 @@ fn a_missing_shard_is_told() {
     refused_early(&workspace, &parts, "fetch");
 }
 
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
+    oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+
+/// What a clone without Git LFS leaves, in each place where a file of others is read.
+#[test]
+fn a_pointer_of_git_lfs_is_told() {
+    for file in [
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "data.jsonl",
+        "data.parquet",
+        "data.arrow",
+        "data.bin",
+    ] {
+        let workspace = with_model();
+        workspace.write(file, POINTER);
+        let dataset = format!("train.dataset={file}");
+        let more: &[&str] = match file.starts_with("data") {
+            true => &["--set", &dataset],
+            false => &[],
+        };
+        let outcome = workspace.run(&[&["tiny.toml"], more].concat());
+        outcome
+            .refuses(&[file, "it is a Git LFS pointer"])
+            .hints("git lfs pull");
+    }
+}
+
+/// Weights under the names of a wrapper, of a model that another tool quantised, and of an adapter.
+#[test]
+fn a_tensor_that_is_missing_is_told_by_its_cause() {
+    let workspace = with_model();
+    let path = workspace.path("model/model.safetensors");
+    let tensors = Tensor::read_safetensors(&path).unwrap().into_iter();
+    let wrapped: Vec<_> = tensors
+        .map(|(name, tensor)| (format!("_orig_mod.{name}"), tensor))
+        .collect();
+    Tensor::write_safetensors(&wrapped, path).unwrap();
+    let parts = ["model.embed_tokens.weight", "prefix `_orig_mod.`"];
+    refused_early(&workspace, &parts, "model._orig_mod.save_pretrained");
+
+    let workspace = with_model();
+    edit_config(&workspace, "quantization", json!({"bits": 4}));
+    refused_early(&workspace, &["`quantization`", "MLX"], "original");
+
+    let workspace = with_model();
+    edit_weights(&workspace, |_, tensor| {
+        Some(tensor.to_kind(tch::Kind::Double))
+    });
+    refused_early(&workspace, &["dtype F64"], "dtype=torch.float32");
+
+    let workspace = with_model();
+    let adapter = json!({"base_model_name_or_path": "a/base"}).to_string();
+    workspace.write("model/adapter_config.json", adapter);
+    refused_early(&workspace, &["PEFT adapter"], "base model `a/base`");
+}
+
+/// A loss on the model's output needs the head as an evaluation does, and the plan says so.
+#[test]
+fn a_head_that_is_not_there_is_told_when_planning() {
+    let workspace = with_model();
+    edit_config(&workspace, "tie_word_embeddings", json!(false));
+    for loss in ["ce", "kl"] {
+        let loss = format!("train.loss_fn={loss}");
+        let set = ["plan", "tiny.toml", "--set", &loss];
+        workspace
+            .run(&set)
+            .refuses(&["has no head", "lm_head.weight"])
+            .hints("set `loss_fn = \"fvu\"`");
+    }
+    let evaluated = ["plan", "tiny.toml", "--set", "train.eval_fraction=0.1"];
+    workspace
+        .run(&evaluated)
+        .refuses(&["has no head"])
+        .hints("`evaluate = false`");
+    workspace.run(&["plan", "tiny.toml"]).succeeds();
+}
+
 #[test]
 fn an_unknown_architecture_is_told() {
     let workspace = with_model();
@@ -130,7 +209,7 @@ fn an_unknown_architecture_is_told() {
     refused_early(
         &workspace,
         &parts,
-        "supported are: gemma2, gemma3_text, gpt2",
+        "supported are: gemma2, gemma3, gemma3_text, gpt2",
     );
 }
 

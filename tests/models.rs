@@ -152,11 +152,11 @@ fn sweeps_on_other_families() {
 /// Gives the model rows for all tokens of the tiny tokenizer.
 fn enlarge_vocabulary(workspace: &Workspace) {
     const VOCAB_SIZE: i64 = 300;
-    let path = workspace.path("model/config.json");
-    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let vocab_size = config["vocab_size"].as_i64().unwrap();
-    config["vocab_size"] = json!(VOCAB_SIZE);
-    fs::write(path, config.to_string()).unwrap();
+    let mut vocab_size = 0;
+    edit_config(workspace, |config| {
+        vocab_size = config["vocab_size"].as_i64().unwrap();
+        config["vocab_size"] = json!(VOCAB_SIZE);
+    });
     let path = workspace.path("model/model.safetensors");
     let enlarged = |(name, tensor): (String, tch::Tensor)| {
         let size = tensor.size();
@@ -225,6 +225,36 @@ fn tensors_that_the_model_has_no_use_for_are_named() {
         "has 1 tensor that a gpt2 model does not use",
         "transformer.h.0.attn.q_attn.weight",
     ]);
+}
+
+/// Keys of which nobody knows whether they change the computation: in a plan and in a run, once for all
+/// jobs and streams.
+#[test]
+fn keys_that_are_not_known_are_named() {
+    let workspace = with_family("mistral");
+    enlarge_vocabulary(&workspace);
+    edit_config(&workspace, |config| {
+        config["attention_chunks"] = json!(3);
+        config["rope_parameters"]["finetuned"] = json!(true);
+        config["transformers_version"] = json!("9.0");
+    });
+    let sweep = sweep_on_model("['layers.1']");
+    let sweep = replace_line(&sweep, "[vary]", "[vary]\nbatch_size = [4, 8]");
+    workspace.write("tiny.toml", sweep);
+    for command in [&["plan", "tiny.toml"][..], &["tiny.toml"]] {
+        let outcome = workspace.run(command).succeeds();
+        let told = "config.json of `model` has 2 keys that are not known for a mistral model: \
+                    `attention_chunks`, `rope_parameters.finetuned`";
+        assert_eq!(outcome.stderr.matches(told).count(), 1, "{outcome}");
+        assert_eq!(outcome.stderr.matches("not known").count(), 1, "{outcome}");
+    }
+}
+
+fn edit_config(workspace: &Workspace, edit: impl FnOnce(&mut Value)) {
+    let path = workspace.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut config);
+    fs::write(path, config.to_string()).unwrap();
 }
 
 #[test]

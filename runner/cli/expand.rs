@@ -151,15 +151,44 @@ fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
         return;
     }
     let count = table::count(tensors.len(), "tensor");
-    let first = tensors.iter().take(5).map(|tensor| format!("`{tensor}`"));
-    let first: Vec<_> = first.collect();
-    let more = if tensors.len() > 5 { ", ..." } else { "" };
     let (model, facts) = (&job.config.model, &inputs.model_of(job).inputs.facts);
     table::note(&format!(
-        "`{model}` has {count} that a {} model does not use: {}{more}",
+        "`{model}` has {count} that a {} model does not use: {}",
         facts.model_type,
-        first.join(", ")
+        first_of(tensors)
     ));
+}
+
+/// The first few of `names`.
+fn first_of(names: &[String]) -> String {
+    let first = names.iter().take(5).map(|name| format!("`{name}`"));
+    let more = if names.len() > 5 { ", ..." } else { "" };
+    first.collect::<Vec<_>>().join(", ") + more
+}
+
+/// Says which keys of a model's config.json nobody knows.
+fn note_unknown_keys(model: &str, inputs: &ModelInputs) {
+    let keys = &inputs.unknown_keys;
+    if keys.is_empty() {
+        return;
+    }
+    let count = table::count(keys.len(), "key");
+    table::note(&format!(
+        "config.json of `{model}` has {count} that {} not known for a {} model: {}",
+        if keys.len() == 1 { "is" } else { "are" },
+        inputs.facts.model_type,
+        first_of(keys)
+    ));
+}
+
+/// The error of a loss on the model's output, for a model without a head.
+fn without_head(error: TrainError, job: &Job) -> CliError {
+    let hint = format!(
+        "the loss of job `{}` is taken on the model's output, which needs its head: save the model again \
+         with `AutoModelForCausalLM`, or set `loss_fn = \"fvu\"`",
+        job.name
+    );
+    CliError::from(error).with_hint(hint)
 }
 
 /// Says of a job that alone is predicted to take more memory than there is.
@@ -243,8 +272,11 @@ impl Inputs {
         let model = self.model_of(first_job(plan, stream));
         let dir = &model.found.dir;
         let left_over = train::check_model(dir, stream.n_layers_run)?;
-        let mut jobs = plan.jobs_of(stream).into_iter();
-        if !jobs.any(|job| job.config.wants_evaluation()) {
+        let jobs = plan.jobs_of(stream);
+        if let Some(job) = jobs.iter().find(|job| job.config.loss_fn.is_end_to_end()) {
+            train::check_head(dir).map_err(|error| without_head(error, job))?;
+        }
+        if !jobs.iter().any(|job| job.config.wants_evaluation()) {
             return Ok(left_over);
         }
         train::check_whole_model(dir, model.inputs.facts.n_layers).map_err(|error| {
@@ -360,6 +392,7 @@ impl Inputs {
                 &self.model_shelf,
             )?;
             let inputs = train::read_model(&found.dir, found.commit(), &self.digests)?;
+            note_unknown_keys(&name.0, &inputs);
             self.models.insert(name.clone(), Model { found, inputs });
         }
         Ok(&self.models[&name])

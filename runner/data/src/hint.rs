@@ -10,6 +10,7 @@ impl DataError {
     /// The next step for the user, where there is one.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Io { source, .. } if files::is_lfs_pointer(source) => files::LFS_HINT.into(),
             Self::Io { action, path, .. } => io_hint(action, path).into(),
             Self::NoKnownFiles {
                 script: Some(script),

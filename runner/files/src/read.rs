@@ -1,5 +1,6 @@
 //! Reading plain files.
 
+use crate::lfs::refuse_pointer;
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -8,7 +9,7 @@ use std::path::Path;
 /// Opens a plain file for reading; links are followed.
 ///
 /// # Errors
-/// A file that cannot be opened; a folder, a pipe, a socket or a device.
+/// A file that cannot be opened; a folder, a pipe, a socket or a device; a pointer of Git LFS.
 pub fn open(path: &Path) -> io::Result<File> {
     // To open some devices is to use them, so a look comes first.
     must_be_plain(path.metadata()?.file_type())?;
@@ -19,6 +20,7 @@ pub fn open(path: &Path) -> io::Result<File> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
     must_be_plain(file.metadata()?.file_type())?;
+    refuse_pointer(&file)?;
     Ok(file)
 }
 

@@ -89,6 +89,16 @@ pub enum HubError {
         /// The commit.
         commit: String,
     },
+    /// A repository with a PEFT adapter and no model.
+    #[error(
+        "`{repo}` holds a PEFT adapter (`adapter_config.json`) at commit {commit}, and no model"
+    )]
+    Adapter {
+        /// The repository.
+        repo: String,
+        /// The commit.
+        commit: String,
+    },
     /// A model without weights that can be read.
     #[error("`{repo}` has no weights as safetensors at commit {commit}")]
     NoSafetensors {

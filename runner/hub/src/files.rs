@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 
 const CONFIG: &str = "config.json";
+const ADAPTER: &str = "adapter_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -102,6 +103,9 @@ fn check_lengths(download: &Download<'_>, files: &[RemoteFile]) -> Result<(), Hu
 fn check_model(cache: &RepoCache, commit: &str, tree: &[RemoteFile]) -> Result<(), HubError> {
     let repo = cache.repo().as_str().to_owned();
     let commit = commit.to_owned();
+    if find(tree, CONFIG).is_none() && find(tree, ADAPTER).is_some() {
+        return Err(HubError::Adapter { repo, commit });
+    }
     if find(tree, CONFIG).is_none() {
         return Err(HubError::NoConfig { repo, commit });
     }

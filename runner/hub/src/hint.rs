@@ -24,6 +24,13 @@ impl HubError {
             }
             Self::NoSuchRevision { .. } => "look at the repository's page for branches and tags",
             Self::NoConfig { .. } => "a model that transformers loads has one",
+            Self::Adapter { repo, .. } => {
+                return Some(format!(
+                    "merge it with its base model, in Python \
+                     `AutoPeftModelForCausalLM.from_pretrained(\"{repo}\").merge_and_unload()\
+                     .save_pretrained(FOLDER)`, and copy the tokenizer there"
+                ));
+            }
             Self::NoSafetensors { others, .. } => return Some(convert_hint(others)),
             Self::NotCached { .. } | Self::NotListed { .. } => {
                 "unset `HF_HUB_OFFLINE`, or run this once where there is a network and the same \

@@ -4,6 +4,7 @@
 use crate::LmError;
 use crate::config::ConfigFile;
 use crate::decoder::DecoderConfig;
+use crate::keys::{self, Keys};
 use crate::layout::Layout;
 use crate::load::Loader;
 use crate::models::gpt_neo::GptNeoConfig;
@@ -33,17 +34,51 @@ pub(crate) trait Body: Debug + Send {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>, LmError>;
 
-const FAMILIES: [(&str, Read); 9] = [
-    ("gemma2", |file| boxed(DecoderConfig::gemma2(file))),
-    ("gemma3_text", |file| boxed(DecoderConfig::gemma3(file))),
-    ("gpt2", |file| boxed(Gpt2Config::read(file))),
-    ("gpt_neo", |file| boxed(GptNeoConfig::read(file))),
-    ("gpt_neox", |file| boxed(GptNeoxConfig::read(file))),
-    ("llama", |file| boxed(DecoderConfig::llama(file))),
-    ("mistral", |file| boxed(DecoderConfig::mistral(file))),
-    ("qwen2", |file| boxed(DecoderConfig::qwen2(file))),
-    ("qwen3", |file| boxed(DecoderConfig::qwen3(file))),
+/// A family of models.
+struct Family {
+    model_type: &'static str,
+    keys: &'static Keys,
+    read: Read,
+}
+
+const FAMILIES: [Family; 10] = [
+    family("gemma2", &keys::GEMMA2, |file| {
+        boxed(DecoderConfig::gemma2(file))
+    }),
+    family("gemma3", &keys::GEMMA3, |file| {
+        boxed(DecoderConfig::gemma3_with_images(file))
+    }),
+    family("gemma3_text", &keys::GEMMA3_TEXT, |file| {
+        boxed(DecoderConfig::gemma3(file))
+    }),
+    family("gpt2", &keys::GPT2, |file| boxed(Gpt2Config::read(file))),
+    family("gpt_neo", &keys::GPT_NEO, |file| {
+        boxed(GptNeoConfig::read(file))
+    }),
+    family("gpt_neox", &keys::GPT_NEOX, |file| {
+        boxed(GptNeoxConfig::read(file))
+    }),
+    family("llama", &keys::LLAMA, |file| {
+        boxed(DecoderConfig::llama(file))
+    }),
+    family("mistral", &keys::MISTRAL, |file| {
+        boxed(DecoderConfig::mistral(file))
+    }),
+    family("qwen2", &keys::QWEN2, |file| {
+        boxed(DecoderConfig::qwen2(file))
+    }),
+    family("qwen3", &keys::QWEN3, |file| {
+        boxed(DecoderConfig::qwen3(file))
+    }),
 ];
+
+const fn family(model_type: &'static str, keys: &'static Keys, read: Read) -> Family {
+    Family {
+        model_type,
+        keys,
+        read,
+    }
+}
 
 fn boxed<T: Architecture + 'static>(
     config: Result<T, LmError>,
@@ -53,7 +88,17 @@ fn boxed<T: Architecture + 'static>(
 
 /// The `model_type`s of Hugging Face that are built in.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(model_type, _)| *model_type)
+    FAMILIES.iter().map(|family| family.model_type)
+}
+
+/// The keys of a built-in architecture.
+#[cfg(test)]
+pub(crate) fn keys_of(model_type: &str) -> &'static Keys {
+    let mut families = FAMILIES.iter();
+    families
+        .find(|family| family.model_type == model_type)
+        .unwrap()
+        .keys
 }
 
 /// The configuration of a model of any built-in architecture.
@@ -61,6 +106,7 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 pub struct ModelConfig {
     architecture: Box<dyn Architecture>,
     stored_kind: Option<Kind>,
+    unknown_keys: Vec<String>,
 }
 
 /// Reads config.json of the model in `model_dir`.
@@ -73,17 +119,21 @@ pub fn read_config(model_dir: &Path) -> Result<ModelConfig, LmError> {
     let Some(model_type) = file.string("model_type")? else {
         return Err(file.missing("model_type"));
     };
-    if file.value("quantization_config").is_some() {
-        let problem = "is there, but quantised checkpoints are not read: take the original, and set \
-                       `load_in_8bit` if that is what it was quantised for";
-        return Err(file.bad("quantization_config", problem.into()));
+    let known = FAMILIES.iter().find(|known| known.model_type == model_type);
+    let known = known.ok_or_else(|| file.unknown_architecture(model_type, architectures()))?;
+    known.read_config(file)
+}
+
+impl Family {
+    fn read_config(&self, file: ConfigFile) -> Result<ModelConfig, LmError> {
+        let file = file.with_keys_of(self.keys.other_names)?;
+        keys::refuse_unsupported(&file)?;
+        Ok(ModelConfig {
+            architecture: (self.read)(&file)?,
+            stored_kind: file.stored_kind()?,
+            unknown_keys: self.keys.unknown_in(&file)?,
+        })
     }
-    let known = FAMILIES.iter().find(|(known, _)| *known == model_type);
-    let (_, read) = known.ok_or_else(|| file.unknown_architecture(model_type, architectures()))?;
-    Ok(ModelConfig {
-        architecture: read(&file)?,
-        stored_kind: file.stored_kind()?,
-    })
 }
 
 /// Reads what planning needs to know of the model in `model_dir` from its config.json alone.
@@ -102,6 +152,12 @@ impl ModelConfig {
     /// What planning needs to know of the model.
     pub fn facts(&self) -> ModelFacts {
         self.layout().facts()
+    }
+
+    /// The keys of config.json that are not known for this kind of model and were not read, in order;
+    /// within an object as a path, such as `rope_scaling.finetuned`.
+    pub fn unknown_keys(&self) -> &[String] {
+        &self.unknown_keys
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -161,7 +217,8 @@ mod tests {
         let model =
             TinyModel::with_config(json!({"quantization_config": {"quant_method": "gptq"}}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(error, LmError::BadKey { key, .. } if key == "quantization_config"));
+        assert!(matches!(&error, LmError::QuantisedModel { scheme, .. } if scheme == "gptq"));
+        assert!(error.hint().unwrap().contains("original checkpoint"));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Reading Hugging Face's config.json key by key, so that each error names its key.
 
 use crate::LmError;
-use files::bound;
+use crate::json::{read_json, shown};
+use crate::missing::refuse_adapter;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Kind;
 
@@ -18,6 +20,8 @@ const MAX_LAYERS: u64 = 1 << 12;
 pub(crate) struct ConfigFile {
     path: PathBuf,
     map: Map<String, Value>,
+    /// By key the other name that stands for it in the file.
+    written_as: BTreeMap<&'static str, &'static str>,
 }
 
 impl ConfigFile {
@@ -28,9 +32,59 @@ impl ConfigFile {
                 path: model_dir.into(),
             });
         }
+        refuse_adapter(model_dir)?;
         let path = model_dir.join("config.json");
         let map = read_json(&path)?;
-        Ok(Self { path, map })
+        Ok(Self {
+            path,
+            map,
+            written_as: BTreeMap::new(),
+        })
+    }
+
+    /// The same with the values of other names under the keys that they stand for: `other_names` are
+    /// pairs of such a name and its key. transformers lets the other name win without a word.
+    ///
+    /// # Errors
+    /// A key and its other name with two values.
+    pub(crate) fn with_keys_of(
+        mut self,
+        other_names: &[(&'static str, &'static str)],
+    ) -> Result<Self, LmError> {
+        for &(name, key) in other_names {
+            let Some(value) = self.map.remove(name).filter(|value| !value.is_null()) else {
+                continue;
+            };
+            match self.value(key) {
+                None => {
+                    self.map.insert(key.into(), value);
+                    self.written_as.insert(key, name);
+                }
+                Some(own) if *own != value => {
+                    let (own, value) = (shown(own), shown(&value));
+                    let problem = format!("is {own}, but `{name}`, its other name, is {value}");
+                    return Err(self.bad(key, problem));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(self)
+    }
+
+    /// What `key` is called in the file.
+    pub(crate) fn written<'a>(&self, key: &'a str) -> &'a str {
+        self.written_as.get(key).unwrap_or(&key)
+    }
+
+    /// The keys that have a value.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let set = self.map.iter().filter(|(_, value)| !value.is_null());
+        set.map(|(key, _)| key.as_str())
+    }
+
+    /// Whether `key` is there, be it with null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
     }
 
     /// The value of `key`; null counts as absent.
@@ -47,6 +101,20 @@ impl ConfigFile {
         file
     }
 
+    /// The same without `keys`.
+    pub(crate) fn without(&self, keys: &[&str]) -> Self {
+        let mut file = self.clone();
+        file.map.retain(|key, _| !keys.contains(&key.as_str()));
+        file
+    }
+
+    /// The same with the keys of `other` in their place.
+    pub(crate) fn overlaid_by(&self, other: &Self) -> Self {
+        let mut file = self.clone();
+        file.map.extend(other.map.clone());
+        file
+    }
+
     /// The object under `key`, with errors still naming the same file.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Self>, LmError> {
         match self.value(key) {
@@ -54,6 +122,7 @@ impl ConfigFile {
             Some(Value::Object(map)) => Ok(Some(Self {
                 path: self.path.clone(),
                 map: map.clone(),
+                written_as: BTreeMap::new(),
             })),
             Some(other) => Err(self.wrong_type(key, "an object", other)),
         }
@@ -75,6 +144,17 @@ impl ConfigFile {
                 .as_bool()
                 .ok_or_else(|| self.wrong_type(key, "true or false", value))
         })
+    }
+
+    /// A finite number.
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, LmError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        match value.as_f64() {
+            Some(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(self.wrong_type(key, "a number", value)),
+        }
     }
 
     /// A finite number above 0.
@@ -160,7 +240,7 @@ impl ConfigFile {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        match value.as_u64() {
+        match whole(value) {
             Some(index) => Ok(Some(index as usize)),
             None => Err(self.wrong_type(key, "a whole number from 0", value)),
         }
@@ -177,17 +257,19 @@ impl ConfigFile {
         if hidden_size.is_multiple_of(n_heads) {
             return Ok(hidden_size / n_heads);
         }
+        let heads_key = self.written(heads_key);
         let problem = format!("is {hidden_size}, no multiple of `{heads_key}` = {n_heads}");
         Err(self.bad(size_key, problem))
     }
 
     /// For each of `n_layers` blocks whether its attention slides: by `layer_types` where it is there.
+    /// `attention` is the older name of `full_attention`.
     pub(crate) fn layer_slides(
         &self,
         n_layers: usize,
         default: impl Fn(usize) -> bool,
     ) -> Result<Vec<bool>, LmError> {
-        const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
+        const KINDS: [&str; 3] = ["full_attention", "attention", "sliding_attention"];
         let key = "layer_types";
         let Some(kinds) = self.strings(key)? else {
             return Ok((0..n_layers).map(default).collect());
@@ -198,7 +280,7 @@ impl ConfigFile {
         }
         match kinds.iter().find(|kind| !KINDS.contains(kind)) {
             Some(unknown) => Err(self.unsupported(key, unknown, KINDS)),
-            None => Ok(kinds.iter().map(|kind| *kind == KINDS[1]).collect()),
+            None => Ok(kinds.iter().map(|kind| *kind == KINDS[2]).collect()),
         }
     }
 
@@ -206,7 +288,7 @@ impl ConfigFile {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        match value.as_u64() {
+        match whole(value) {
             Some(count) if (1..=max).contains(&count) => Ok(Some(count as usize)),
             _ => Err(self.wrong_type(key, &format!("a whole number from 1 to {max}"), value)),
         }
@@ -220,15 +302,23 @@ impl ConfigFile {
     pub(crate) fn missing(&self, key: &str) -> LmError {
         LmError::MissingKey {
             path: self.path.clone(),
-            key: key.into(),
+            key: self.written(key).into(),
         }
     }
 
     pub(crate) fn bad(&self, key: &str, problem: String) -> LmError {
         LmError::BadKey {
             path: self.path.clone(),
-            key: key.into(),
+            key: self.written(key).into(),
             problem,
+        }
+    }
+
+    pub(crate) fn quantised(&self, key: &str, scheme: String) -> LmError {
+        LmError::QuantisedModel {
+            path: self.path.clone(),
+            key: key.into(),
+            scheme,
         }
     }
 
@@ -240,7 +330,7 @@ impl ConfigFile {
     ) -> LmError {
         LmError::UnsupportedValue {
             path: self.path.clone(),
-            key: key.into(),
+            key: self.written(key).into(),
             got: got.into(),
             supported: supported.into_iter().collect(),
         }
@@ -259,18 +349,16 @@ impl ConfigFile {
     }
 
     fn wrong_type(&self, key: &str, expected: &str, got: &Value) -> LmError {
-        self.bad(key, format!("must be {expected}, got `{got}`"))
+        self.bad(key, format!("must be {expected}, got `{}`", shown(got)))
     }
 }
 
-/// Reads a JSON file.
-pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> {
-    let text = files::read(path, bound::SETTINGS).map_err(|source| LmError::ReadFile {
-        path: path.into(),
-        source,
-    })?;
-    serde_json::from_slice(&text).map_err(|source| LmError::Json {
-        path: path.into(),
-        source,
-    })
+/// A whole number from 0, also one that is written as a float.
+fn whole(value: &Value) -> Option<u64> {
+    let of_float = || {
+        let number = value.as_f64()?;
+        let is_count = number.fract() == 0.0 && (0.0..=MAX_COUNT as f64).contains(&number);
+        is_count.then_some(number as u64)
+    };
+    value.as_u64().or_else(of_float)
 }

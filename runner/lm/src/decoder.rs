@@ -5,7 +5,7 @@
 use crate::LmError;
 use crate::architecture::{Architecture, Body};
 use crate::attention::{Attend, Masks, split_heads};
-use crate::layout::{LM_HEAD, Layout, ModuleList};
+use crate::layout::{LM_HEAD, Layout, ModuleList, Within};
 use crate::load::Loader;
 use crate::nn::{ActFn, Activation, Embedding, Linear, RmsNorm};
 use crate::rope::{RopeConfig, RotaryEmbedding, Rotations};
@@ -61,6 +61,8 @@ pub(crate) struct DecoderConfig {
     pub(crate) ropes: Vec<RopeConfig>,
     /// One for each block.
     pub(crate) layers: Vec<LayerConfig>,
+    /// The larger model whose text part it is.
+    pub(crate) within: Option<&'static Within>,
 }
 
 /// What differs between the blocks of a decoder.
@@ -113,11 +115,12 @@ impl Architecture for DecoderConfig {
             n_layers: self.layers.len(),
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
-            max_ctx_len: self.max_position_embeddings,
+            max_ctx_len: self.max_ctx_len(),
             layers_name: "layers",
             embedding_name: "embed_tokens",
             norm_name: "norm",
             base_prefix: "model.",
+            within: self.within,
             head_name: LM_HEAD,
             tied_head: self.tie_word_embeddings,
             logit_softcap: self.logit_softcap,
@@ -131,6 +134,12 @@ impl Architecture for DecoderConfig {
 }
 
 impl DecoderConfig {
+    fn max_ctx_len(&self) -> usize {
+        let positions = self.max_position_embeddings;
+        let ropes = self.ropes.iter().map(|rope| rope.max_ctx_len(positions));
+        ropes.max().unwrap_or(positions)
+    }
+
     fn list_block(&self, modules: &mut ModuleList, block: &str) {
         let (d, d_mlp, mlp_bias) = (self.hidden_size, self.intermediate_size, self.mlp_bias);
         modules.plain(block.into(), d);

@@ -1,5 +1,6 @@
 //! What can go wrong with a model folder, a device or a forward pass.
 
+use crate::missing::{adapter_hint, dtype_hint, prefix_hint};
 use safetensors::SafeTensorError;
 use std::path::PathBuf;
 use tch::TchError;
@@ -70,6 +71,19 @@ pub enum LmError {
         /// The values that are supported.
         supported: Vec<&'static str>,
     },
+    /// A quantised checkpoint, by its configuration.
+    #[error(
+        "by the key `{key}` of `{}` the checkpoint is quantised by {scheme}, which is not read",
+        path.display()
+    )]
+    QuantisedModel {
+        /// config.json.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Who quantised it.
+        scheme: String,
+    },
     /// An architecture that is not built in.
     #[error("`{}` is a model of type `{got}`, which is not supported", path.display())]
     UnknownArchitecture {
@@ -81,10 +95,16 @@ pub enum LmError {
         supported: Vec<&'static str>,
     },
     /// A folder without safetensors files.
-    #[error("no `model.safetensors` and no `model.safetensors.index.json` in `{}`", path.display())]
+    #[error(
+        "no `model.safetensors` and no `model.safetensors.index.json` in `{}`{}",
+        path.display(),
+        found.as_ref().map_or(String::new(), |found| format!(", but `{found}`"))
+    )]
     NoWeights {
         /// The folder.
         path: PathBuf,
+        /// A file that may hold weights in another form.
+        found: Option<String>,
     },
     /// A safetensors file whose header is truncated or malformed as a whole.
     #[error("`{}` is not a valid safetensors file", path.display())]
@@ -120,6 +140,44 @@ pub enum LmError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
+    },
+    /// A tensor that is there under a longer name.
+    #[error("tensor `{tensor}` of `{}` has the prefix `{prefix}` there", path.display())]
+    PrefixedTensor {
+        /// The file, or the index of the shards.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What stands before its name.
+        prefix: String,
+    },
+    /// A tensor of a quantised checkpoint.
+    #[error("tensor `{tensor}` of `{}` is quantised by {scheme}, which is not read", path.display())]
+    QuantisedTensor {
+        /// The file, or the index of the shards.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Who quantised it.
+        scheme: &'static str,
+    },
+    /// A model without a head, where one is needed.
+    #[error("the model has no head: tensor `{tensor}` is missing in `{}`", path.display())]
+    MissingHead {
+        /// The file, or the index of the shards.
+        path: PathBuf,
+        /// The head's weight.
+        tensor: String,
+    },
+    /// The folder of an adapter.
+    #[error("`{}` holds a PEFT adapter (`adapter_config.json`), which is not read", path.display())]
+    Adapter {
+        /// The folder.
+        path: PathBuf,
+        /// The model that it is for.
+        base: Option<String>,
+        /// Whether there is a config.json too.
+        with_model: bool,
     },
     /// A tensor whose shape contradicts the configuration.
     #[error("tensor `{tensor}` of `{}` has shape {got:?}, expected {expected:?}", path.display())]
@@ -270,6 +328,14 @@ impl LmError {
         }
     }
 
+    /// The error about a tensor, as that of the head.
+    pub(crate) fn of_head(self) -> Self {
+        match self {
+            Self::MissingTensor { path, tensor } => Self::MissingHead { path, tensor },
+            other => other,
+        }
+    }
+
     /// The error in opening a shard, with a tensor that it should hold.
     pub(crate) fn in_shard_of(self, tensor: &str) -> Self {
         match self {
@@ -290,6 +356,11 @@ impl LmError {
                  tokenizer.json"
                     .into(),
             ),
+            Self::ReadFile { source, .. } | Self::ReadShard { source, .. }
+                if files::is_lfs_pointer(source) =>
+            {
+                Some(files::LFS_HINT.into())
+            }
             Self::ReadFile { .. }
             | Self::ReadShard { .. }
             | Self::Header { .. }
@@ -304,12 +375,22 @@ impl LmError {
             Self::Json { .. } | Self::MissingKey { .. } => {
                 Some("is it the file of a Hugging Face model, and complete?".into())
             }
-            Self::NoWeights { .. } => {
-                Some("save the model again with transformers, as safetensors".into())
+            Self::NoWeights { found, .. } => Some(no_weights_hint(found.as_deref())),
+            Self::TensorDtype { path, got, .. } => Some(dtype_hint(path, got)),
+            Self::PrefixedTensor { prefix, .. } => Some(prefix_hint(prefix)),
+            Self::QuantisedModel { .. } | Self::QuantisedTensor { .. } => {
+                Some("take the original checkpoint; `load_in_8bit` quantises it when it is loaded".into())
             }
-            Self::TensorDtype { .. } => {
-                Some("is it a quantised checkpoint? take the original".into())
-            }
+            Self::MissingHead { .. } => Some(
+                "it was saved without: save it again with `AutoModelForCausalLM`, or use what needs no \
+                 logits, `loss_fn = \"fvu\"` and `evaluate = false`"
+                    .into(),
+            ),
+            Self::Adapter {
+                path,
+                base,
+                with_model,
+            } => Some(adapter_hint(path, base.as_deref(), *with_model)),
             Self::TensorShape { .. } => {
                 Some("do config.json and the weights come from the same model?".into())
             }
@@ -334,6 +415,18 @@ impl LmError {
             }
             _ => None,
         }
+    }
+}
+
+fn no_weights_hint(found: Option<&str>) -> String {
+    match found {
+        Some(shard) if shard.starts_with("model-") => {
+            "the index of the shards is missing: fetch the model's files again".into()
+        }
+        Some(gguf) if gguf.ends_with(".gguf") => {
+            "take the original checkpoint, as safetensors".into()
+        }
+        _ => "save the model again with transformers, as safetensors".into(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every family against transformers: see `tests/fixtures/README.md`, families.
 
+mod changed_configs;
+
 use crate::testing::{assert_close, fixtures, relative, test_device, wide};
 use crate::{
     Dtype, LanguageModel, LoadOptions, Replacements, Taps, check_weights, read_config, read_facts,

@@ -87,6 +87,7 @@ impl<T: GptAttention + Debug> Architecture for T {
             embedding_name: "wte",
             norm_name: "ln_f",
             base_prefix: "transformer.",
+            within: None,
             head_name: LM_HEAD,
             tied_head: config.tie_word_embeddings,
             logit_softcap: None,

@@ -91,6 +91,17 @@ impl Module {
     }
 }
 
+/// A model that has another one as its text part, which alone is read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Within {
+    /// What the names of the text part's tensors may begin with.
+    pub(crate) text_prefixes: &'static [&'static str],
+    /// Further names of the head's weight.
+    pub(crate) head_names: &'static [&'static str],
+    /// What the names of all other tensors begin with.
+    pub(crate) other_parts: &'static [&'static str],
+}
+
 /// A model as planning and loading see it.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -109,6 +120,8 @@ pub(crate) struct Layout {
     /// What Hugging Face writes before the names of the base model's tensors, with the dot, when
     /// the head is saved with it.
     pub(crate) base_prefix: &'static str,
+    /// The larger model whose text part it is.
+    pub(crate) within: Option<&'static Within>,
     /// Name of the head's weight, beside the base model.
     pub(crate) head_name: &'static str,
     /// Whether the head's weight is the embedding's.

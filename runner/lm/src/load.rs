@@ -51,7 +51,9 @@ pub fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), LmError>
     let mut weights = Weights::open(model_dir)?;
     match head_names(&layout).find(|name| weights.has(name)) {
         None if layout.tied_head => Ok(()),
-        in_file => weights.check(&head_spec(&layout, in_file)),
+        in_file => weights
+            .check(&head_spec(&layout, in_file))
+            .map_err(LmError::of_head),
     }
 }
 
@@ -68,14 +70,18 @@ fn unexpected(weights: &Weights, layout: &Layout, prefix: &str) -> Vec<String> {
     known.extend(head_names(layout).map(str::to_owned));
     let is_old_buffer = |name: &str| OLD_BUFFERS.iter().any(|end| name.ends_with(end));
     let names = weights.names().into_iter();
+    let other_parts = layout.within.map_or(&[][..], |within| within.other_parts);
+    let is_of_another = |name: &str| other_parts.iter().any(|part| name.starts_with(part));
     names
-        .filter(|name| !known.contains(name) && !is_old_buffer(name))
+        .filter(|name| !known.contains(name) && !is_old_buffer(name) && !is_of_another(name))
         .collect()
 }
 
 /// What the head's weight may be called.
 fn head_names(layout: &Layout) -> impl Iterator<Item = &'static str> {
-    [layout.head_name, LM_HEAD].into_iter()
+    let within = layout.within.map_or(&[][..], |within| within.head_names);
+    let names = [layout.head_name, LM_HEAD].into_iter();
+    names.chain(within.iter().copied())
 }
 
 /// The files that make a model what it is: config.json and the safetensors files, with the index
@@ -100,14 +106,14 @@ pub(crate) fn embedding_kind(model_dir: &Path, config: &ModelConfig) -> Result<K
 }
 
 /// What stands before the names of the base model's tensors: nothing where the base model was saved
-/// without its head.
+/// without its head, more where it is the text part of a larger one.
 fn base_prefix(weights: &Weights, layout: &Layout) -> &'static str {
-    let embedding = format!("{}.weight", layout.embedding_name);
-    if weights.has(&embedding) {
-        ""
-    } else {
-        layout.base_prefix
-    }
+    let within = layout.within.map_or(&[][..], |within| within.text_prefixes);
+    let has_embedding =
+        |prefix: &&str| weights.has(&format!("{prefix}{}.weight", layout.embedding_name));
+    let prefixes = ["", layout.base_prefix].into_iter();
+    let mut prefixes = prefixes.chain(within.iter().copied());
+    prefixes.find(has_embedding).unwrap_or(layout.base_prefix)
 }
 
 fn prefixed(prefix: &str, spec: TensorSpec) -> TensorSpec {
@@ -293,7 +299,9 @@ impl<'a> Loader<'a> {
             (Some(table), None) if self.layout.tied_head => Ok(table.shallow_clone()),
             _ => {
                 let spec = head_spec(self.layout, in_file);
-                self.weights.load(&spec, self.device, self.kind)
+                self.weights
+                    .load(&spec, self.device, self.kind)
+                    .map_err(LmError::of_head)
             }
         }
     }

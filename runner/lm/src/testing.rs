@@ -71,18 +71,22 @@ impl TinyModel {
     }
 
     pub(crate) fn tensors(&self) -> RawTensors {
-        let bytes = std::fs::read(self.weights()).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let raw = |(name, view): (&str, TensorView)| {
-            let tensor = RawTensor {
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                bytes: view.data().to_vec(),
-            };
-            (name.to_owned(), tensor)
-        };
-        file.iter().map(raw).collect()
+        read_tensors(&self.weights())
     }
+}
+
+pub(crate) fn read_tensors(path: &Path) -> RawTensors {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let raw = |(name, view): (&str, TensorView)| {
+        let tensor = RawTensor {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        };
+        (name.to_owned(), tensor)
+    };
+    file.iter().map(raw).collect()
 }
 
 pub(crate) fn write_tensors(path: &Path, tensors: &RawTensors) {

@@ -2,9 +2,10 @@
 //! and checked when a file is opened, data only when a tensor is asked for.
 
 use crate::LmError;
-use crate::config::read_json;
 use crate::header::{LENGTH_BYTES, first_bad_tensor};
+use crate::json::read_json;
 use crate::layout::TensorSpec;
+use crate::missing::{missing, quantised_by};
 use crate::mmap::map_file;
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -65,11 +66,22 @@ impl Source {
         if !index.exists() {
             return Err(LmError::NoWeights {
                 path: model_dir.into(),
+                found: other_weights(model_dir),
             });
         }
         let weight_map = read_index(model_dir, &index)?;
         Ok(Self::Sharded { index, weight_map })
     }
+}
+
+/// A file of `model_dir` that may hold weights in another form, or a shard without an index.
+fn other_weights(model_dir: &Path) -> Option<String> {
+    const ENDS: [&str; 4] = [".safetensors", ".bin", ".gguf", ".pth"];
+    let entries = std::fs::read_dir(model_dir).ok()?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter(|name| ENDS.iter().any(|end| name.ends_with(end)))
+        .min()
 }
 
 #[derive(Deserialize)]
@@ -132,10 +144,8 @@ impl Shard {
         let info = self
             .metadata
             .info(name)
-            .ok_or_else(|| LmError::MissingTensor {
-                path: path(),
-                tensor: tensor(),
-            })?;
+            .ok_or_else(|| missing(&self.path, name, &self.metadata.offset_keys()))?;
+        let kind = self.kind_of(name, info)?;
         if info.shape != shape {
             return Err(LmError::TensorShape {
                 path: path(),
@@ -144,12 +154,24 @@ impl Shard {
                 got: info.shape.clone(),
             });
         }
-        let kind = kind_of(info.dtype).ok_or_else(|| LmError::TensorDtype {
-            path: path(),
-            tensor: tensor(),
-            got: info.dtype.to_string(),
-        })?;
         Ok((info, kind))
+    }
+
+    fn kind_of(&self, name: &str, info: &TensorInfo) -> Result<Kind, LmError> {
+        let has = |name: &str| self.metadata.info(name).is_some();
+        match (kind_of(info.dtype), quantised_by(name, has)) {
+            (Some(kind), None) => Ok(kind),
+            (_, Some(scheme)) => Err(LmError::QuantisedTensor {
+                path: self.path.clone(),
+                tensor: name.into(),
+                scheme,
+            }),
+            (None, None) => Err(LmError::TensorDtype {
+                path: self.path.clone(),
+                tensor: name.into(),
+                got: info.dtype.to_string(),
+            }),
+        }
     }
 
     /// The bytes of a tensor; the header was checked against the file's length.
@@ -244,10 +266,10 @@ impl Weights {
         let path = match &self.source {
             Source::Single(path) => path,
             Source::Sharded { index, weight_map } => {
-                weight_map.get(name).ok_or_else(|| LmError::MissingTensor {
-                    path: index.clone(),
-                    tensor: name.into(),
-                })?
+                let names = || weight_map.keys().cloned().collect::<Vec<_>>();
+                weight_map
+                    .get(name)
+                    .ok_or_else(|| missing(index, name, &names()))?
             }
         };
         if !self.shards.contains_key(path) {

@@ -232,4 +232,17 @@ mod tests {
         fs::write(dir.path().join(CONFIG_FILE), b"{}").unwrap();
         assert!(matches!(load(), SaeError::Config { .. }), "no d_in");
     }
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_called_that() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n";
+        for file in [CONFIG_FILE, WEIGHTS_FILE] {
+            let dir = tempdir().unwrap();
+            sae().save_to_disk(dir.path()).unwrap();
+            fs::write(dir.path().join(file), pointer).unwrap();
+            let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
+            assert!(matches!(error, SaeError::Io { .. }), "{error:?}");
+            assert_eq!(error.hint().unwrap(), files::LFS_HINT);
+        }
+    }
 }

@@ -233,6 +233,9 @@ impl SaeError {
             Self::Shape { .. } => {
                 Some("`cfg.json` and the weights do not belong together".into())
             }
+            Self::Io { source, .. } if files::is_lfs_pointer(source) => {
+                Some(files::LFS_HINT.into())
+            }
             Self::Io { action, .. } | Self::Tensors { action, .. } => Some(match *action {
                 "read" => "is the file there, and whole?".into(),
                 _ => "can the folder be written, and is there space on the disk?".into(),

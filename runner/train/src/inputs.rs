@@ -17,6 +17,8 @@ pub struct ModelInputs {
     pub facts: Arc<ModelFacts>,
     /// The Hub's commit, or the digest of config.json and all weights.
     pub digest: String,
+    /// Keys of its config.json that are not known for such a model.
+    pub unknown_keys: Vec<String>,
 }
 
 /// Reads the facts of the model in `dir`. One of the Hub is known by its `commit`, whatever of it is
@@ -29,15 +31,16 @@ pub fn read_model(
     commit: Option<&str>,
     digests: &DigestCache,
 ) -> Result<ModelInputs, TrainError> {
-    let facts = Arc::new(lm::read_facts(dir)?);
+    let config = lm::read_config(dir)?;
     let digest = match commit {
         Some(commit) => commit.to_owned(),
         None => content_digest(dir, digests)?,
     };
     Ok(ModelInputs {
         dir: dir.into(),
-        facts,
+        facts: Arc::new(config.facts()),
         digest,
+        unknown_keys: config.unknown_keys().to_vec(),
     })
 }
 
@@ -59,13 +62,22 @@ pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainErro
     Ok(lm::check_weights(dir, &config, n_layers)?)
 }
 
+/// Checks, by the headers of the weight files, that the model in `dir` has a head: for losses on its
+/// output.
+///
+/// # Errors
+/// A head that is missing or wrong.
+pub fn check_head(dir: &Path) -> Result<(), TrainError> {
+    Ok(lm::check_head(dir, &lm::read_config(dir)?)?)
+}
+
 /// Checks, by the headers of the weight files, that the whole model in `dir` is there, with its head:
 /// an evaluation needs it.
 ///
 /// # Errors
 /// The first tensor that is missing or wrong.
 pub fn check_whole_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainError> {
-    lm::check_head(dir, &lm::read_config(dir)?)?;
+    check_head(dir)?;
     check_model(dir, n_layers)
 }
 

@@ -20,6 +20,15 @@ fn no_config() {
 }
 
 #[test]
+fn an_adapter_is_called_that() {
+    let mut files = without(&["config.json"]);
+    files.push(("adapter_config.json", b"{}".to_vec()));
+    let error = Fixture::with_files(&files).model().unwrap_err();
+    assert!(matches!(&error, HubError::Adapter { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("merge_and_unload"));
+}
+
+#[test]
 fn no_safetensors() {
     let fixture = Fixture::with_files(&without(&["safetensors"]));
     let error = fixture.model().unwrap_err();

@@ -114,7 +114,7 @@ fn a_folder_without_weights() {
     let model = TinyModel::copy();
     std::fs::remove_file(model.weights()).unwrap();
     let error = failure(model.dir());
-    assert!(matches!(&error, LmError::NoWeights { path } if path == model.dir()));
+    assert!(matches!(&error, LmError::NoWeights { path, found: None } if path == model.dir()));
     assert!(error.hint().unwrap().contains("as safetensors"));
 }
 
@@ -272,7 +272,7 @@ fn an_untied_head_is_read_only_when_asked_for() {
     let load = |dir: &Path| LanguageModel::load(dir, &with_head).map(|_| ());
     for error in [load(model.dir()), check(model.dir())] {
         let error = error.unwrap_err();
-        assert!(matches!(error, LmError::MissingTensor { tensor, .. } if tensor == LM_HEAD));
+        assert!(matches!(error, LmError::MissingHead { tensor, .. } if tensor == LM_HEAD));
     }
     check(&tiny_llama()).unwrap();
 

@@ -53,16 +53,21 @@ impl GptNeoConfig {
 fn read_windows(file: &ConfigFile) -> Result<Vec<Option<usize>>, LmError> {
     let n_layers = file.n_layers_or("num_layers", 24)?;
     let window = file.count("window_size")?.unwrap_or(256);
-    let (key, kinds) = match file.strings("attention_layers")? {
-        Some(kinds) => {
-            let kinds = kinds.into_iter().map(str::to_owned);
-            ("attention_layers", kinds.collect())
-        }
+    let listed = file.strings("attention_layers")?;
+    let listed: Option<Vec<_>> = listed.map(|kinds| kinds.into_iter().map(str::to_owned).collect());
+    let (key, kinds) = match listed {
+        Some(kinds) => ("attention_layers", kinds),
         None => ("attention_types", expand_types(file, n_layers)?),
     };
+    let is_twofold = key == "attention_layers" && file.value("attention_types").is_some();
+    if is_twofold && expand_types(file, n_layers)? != kinds {
+        let problem = "contradicts `attention_types`: keep one of the two";
+        return Err(file.bad(key, problem.into()));
+    }
     if kinds.len() != n_layers {
         let n_kinds = kinds.len();
-        let problem = format!("gives {n_kinds} blocks, but `num_layers` is {n_layers}");
+        let n_layers_key = file.written("num_layers");
+        let problem = format!("gives {n_kinds} blocks, but `{n_layers_key}` is {n_layers}");
         return Err(file.bad(key, problem));
     }
     let window_of = |kind: &String| match kind.as_str() {
@@ -196,6 +201,22 @@ mod tests {
             json!({"num_layers": 2, "window_size": 5, "attention_layers": ["local", "global"]});
         assert_eq!(windows(listed).unwrap(), [Some(5), None]);
         assert_eq!(windows(json!({})).unwrap().len(), 24);
+    }
+
+    #[test]
+    fn the_two_forms_must_agree() {
+        let both = |types| {
+            windows(
+                json!({"num_layers": 2, "attention_layers": ["local", "global"],
+                "attention_types": types}),
+            )
+        };
+        assert_eq!(
+            both(json!([[["local", "global"], 1]])).unwrap(),
+            [Some(256), None]
+        );
+        let error = both(json!([[["global", "local"], 1]])).unwrap_err();
+        assert!(matches!(error, LmError::BadKey { key, .. } if key == "attention_layers"));
     }
 
     #[test]

@@ -50,15 +50,22 @@ impl GptNeoxConfig {
         let n_heads = file.required_count("num_attention_heads")?;
         let head_dim =
             file.head_dim_of("hidden_size", hidden_size, "num_attention_heads", n_heads)?;
+        if let Some(given) = file.count("head_dim")?.filter(|given| *given != head_dim) {
+            let problem = format!("is {given}, but `hidden_size` and the heads give {head_dim}");
+            return Err(file.bad("head_dim", problem));
+        }
         let max_position_embeddings = file.required_count("max_position_embeddings")?;
+        // `rope_theta` has no effect in transformers.
+        let theta_keys = ["rotary_emb_base", "rope_theta"];
+        let rope = RopeConfig::read(file, &theta_keys, max_position_embeddings)?;
         Ok(Self {
             vocab_size: file.required_count("vocab_size")?,
             hidden_size,
             intermediate_size: file.required_count("intermediate_size")?,
             num_hidden_layers: file.n_layers("num_hidden_layers")?,
             head_dim,
-            rotary_dim: read_rotary_dim(file, head_dim)?,
-            rope: RopeConfig::read(file, "rotary_emb_base", max_position_embeddings)?,
+            rotary_dim: read_rotary_dim(file, &rope, head_dim)?,
+            rope,
             hidden_act: ActFn::read(file, "hidden_act", ActFn::Gelu)?,
             max_position_embeddings,
             layer_norm_eps: file.positive("layer_norm_eps")?.unwrap_or(1e-5),
@@ -86,18 +93,24 @@ impl GptNeoxConfig {
     }
 }
 
-/// `partial_rotary_factor` of `rope_parameters`, where transformers 5 keeps it, or the older
-/// `rotary_pct`; by default a quarter of the head.
-fn read_rotary_dim(file: &ConfigFile, head_dim: usize) -> Result<usize, LmError> {
-    let parameters = file.object("rope_parameters")?;
-    let newer = match &parameters {
-        Some(parameters) => parameters.positive("partial_rotary_factor")?,
-        None => None,
-    };
-    let (key, fraction) = match (newer, file.positive("rotary_pct")?) {
+/// `partial_rotary_factor` of the rope parameters, where transformers 5 keeps it, or the older
+/// `rotary_pct`; by default a quarter of the head. `partial_rotary_factor` beside them has no effect in
+/// transformers.
+fn read_rotary_dim(
+    file: &ConfigFile,
+    rope: &RopeConfig,
+    head_dim: usize,
+) -> Result<usize, LmError> {
+    let (key, fraction) = match (rope.partial_factor, file.positive("rotary_pct")?) {
         (Some(fraction), _) => ("partial_rotary_factor", fraction),
         (None, older) => ("rotary_pct", older.unwrap_or(0.25)),
     };
+    for other in ["rotary_pct", "partial_rotary_factor"] {
+        if let Some(outer) = file.positive(other)?.filter(|outer| *outer != fraction) {
+            let problem = format!("is {outer}, but `{key}`, which counts, is {fraction}");
+            return Err(file.bad(other, problem));
+        }
+    }
     let rotary_dim = (head_dim as f64 * fraction) as usize;
     if (2..=head_dim).contains(&rotary_dim) && rotary_dim.is_multiple_of(2) {
         return Ok(rotary_dim);
@@ -123,11 +136,12 @@ impl Architecture for GptNeoxConfig {
             n_layers: self.num_hidden_layers,
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
-            max_ctx_len: self.max_position_embeddings,
+            max_ctx_len: self.rope.max_ctx_len(self.max_position_embeddings),
             layers_name: "layers",
             embedding_name: "embed_in",
             norm_name: "final_layer_norm",
             base_prefix: "gpt_neox.",
+            within: None,
             head_name: "embed_out.weight",
             tied_head: self.tie_word_embeddings,
             logit_softcap: None,
@@ -318,5 +332,46 @@ impl Body for GptNeox {
             Some(norm) => norm.forward(tape, &x),
             None => Ok(x),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TinyModel;
+    use serde_json::{Value, json};
+
+    /// Of a tiny Llama's heads of 8 channels.
+    fn read(changes: Value) -> Result<GptNeoxConfig, LmError> {
+        let model = TinyModel::with_config(changes);
+        GptNeoxConfig::read(&ConfigFile::read(model.dir())?)
+    }
+
+    #[test]
+    fn keys_of_which_one_counts_must_agree() {
+        for (changes, named) in [
+            (json!({"rope_theta": 5.0}), "rope_theta"),
+            (json!({"rotary_emb_base": 5}), "rotary_emb_base"),
+            (
+                json!({"partial_rotary_factor": 0.5}),
+                "partial_rotary_factor",
+            ),
+            (
+                json!({"rotary_pct": 1, "rope_parameters": {"partial_rotary_factor": 0.5}}),
+                "rotary_pct",
+            ),
+            (json!({"head_dim": 6}), "head_dim"),
+        ] {
+            let error = read(changes).unwrap_err();
+            assert!(
+                matches!(&error, LmError::BadKey { key, .. } if key == named),
+                "{error:?}"
+            );
+        }
+        // As transformers 4 wrote them.
+        let older = json!({"rope_parameters": null, "rope_theta": 5, "rotary_emb_base": 5,
+            "rotary_pct": 0.5, "partial_rotary_factor": 0.5, "head_dim": 8});
+        let config = read(older).unwrap();
+        assert_eq!((config.rope.rope_theta, config.rotary_dim), (5.0, 4));
     }
 }

@@ -19,12 +19,22 @@ impl DecoderConfig {
         })
     }
 
-    /// `model_type` = `mistral`. A window of null is none; by default it is 4096.
+    /// `model_type` = `mistral`. A window of null is none; by default it is 4096. With `layer_types`, which
+    /// for transformers makes it a Ministral, it is that of the sliding blocks alone.
     pub(crate) fn mistral(file: &ConfigFile) -> Result<Self, LmError> {
         let window = file.count_or_null("sliding_window", 4096)?;
         let file = &file.with_default_if_absent("num_key_value_heads", 8);
         let mut config = Self::read_common(file, "mistral")?;
-        config.layers.fill(LayerConfig { window, rope: 0 });
+        let slides = file.layer_slides(config.layers.len(), |_| window.is_some())?;
+        if window.is_none() && slides.contains(&true) {
+            let problem = "has sliding blocks, but `sliding_window` is null";
+            return Err(file.bad("layer_types", problem.into()));
+        }
+        let layer = |slides: bool| LayerConfig {
+            window: window.filter(|_| slides),
+            rope: 0,
+        };
+        config.layers = slides.into_iter().map(layer).collect();
         Ok(config)
     }
 
@@ -63,14 +73,17 @@ impl DecoderConfig {
             score_softcap: None,
             logit_softcap: None,
             embed_scale: None,
-            ropes: vec![RopeConfig::read(
-                file,
-                "rope_theta",
-                max_position_embeddings,
-            )?],
+            ropes: vec![read_rope(file, max_position_embeddings)?],
             layers: vec![layer; file.n_layers("num_hidden_layers")?],
+            within: None,
         })
     }
+}
+
+fn read_rope(file: &ConfigFile, max_ctx_len: usize) -> Result<RopeConfig, LmError> {
+    let rope = RopeConfig::read(file, &["rope_theta"], max_ctx_len)?;
+    rope.refuse_partial(file)?;
+    Ok(rope)
 }
 
 fn read_kv_heads(file: &ConfigFile, n_heads: usize) -> Result<usize, LmError> {
@@ -170,6 +183,30 @@ mod tests {
         }
     }
 
+    /// Floats where they are whole; what Python writes for what is no number is shown as it stands.
+    #[test]
+    fn numbers_as_python_writes_them() {
+        let config = read(json!({"hidden_size": 32.0, "max_position_embeddings": 1.28e2})).unwrap();
+        assert_eq!(
+            (config.hidden_size, config.max_position_embeddings),
+            (32, 128)
+        );
+        let model = TinyModel::copy();
+        let path = model.dir().join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let with = |key: &str, value: &str| {
+            let text = text.replacen('{', &format!("{{\"{key}\": {value}, "), 1);
+            std::fs::write(&path, text).unwrap();
+            DecoderConfig::llama(&ConfigFile::read(model.dir()).unwrap())
+        };
+        with("initializer_range", "NaN").unwrap();
+        let error = with("rope_theta", "-Infinity").unwrap_err().to_string();
+        assert!(
+            error.ends_with("must be a number above 0, got `-Infinity`"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn heads_need_not_fill_the_hidden_size() {
         let layout = read(json!({"head_dim": 6, "attention_bias": true}))
@@ -200,6 +237,19 @@ mod tests {
         assert_eq!(window(json!({})), Some(4096));
         assert_eq!(window(json!({"sliding_window": 7})), Some(7));
         assert_eq!(window(json!({"sliding_window": null})), None);
+        let kinds = [
+            "full_attention",
+            "sliding_attention",
+            "attention",
+            "attention",
+        ];
+        let mixed = file(json!({"sliding_window": 7, "layer_types": kinds}));
+        let layers = DecoderConfig::mistral(&mixed).unwrap().layers;
+        let windows: Vec<_> = layers.iter().map(|layer| layer.window).collect();
+        assert_eq!(windows, [None, Some(7), None, None]);
+        let none = file(json!({"sliding_window": null, "layer_types": kinds}));
+        let error = DecoderConfig::mistral(&none).unwrap_err();
+        assert!(matches!(error, LmError::BadKey { key, .. } if key == "layer_types"));
         let zero = DecoderConfig::mistral(&file(json!({"sliding_window": 0}))).unwrap_err();
         assert!(matches!(zero, LmError::BadKey { key, .. } if key == "sliding_window"));
     }

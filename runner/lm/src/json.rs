@@ -1,0 +1,101 @@
+//! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps behind a byte order mark.
+
+use crate::LmError;
+use files::bound;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::Path;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The key under which such a number is kept, as in transformers' own files.
+const FLOAT_TAG: &str = "__float__";
+
+/// The numbers that Python's `json` writes and JSON does not have.
+const ODD_NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// How many characters of a value an error shows.
+const SHOWN_CHARS: usize = 80;
+
+/// Reads a JSON file. A number that JSON does not have becomes an object, which no key takes: such as
+/// `{"__float__": "NaN"}`.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LmError> {
+    let text = files::read(path, bound::SETTINGS).map_err(|source| LmError::ReadFile {
+        path: path.into(),
+        source,
+    })?;
+    parse(&text).map_err(|source| LmError::Json {
+        path: path.into(),
+        source,
+    })
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    serde_json::from_slice(text).or_else(|_| serde_json::from_slice(&tagged(text)))
+}
+
+/// The same with odd numbers as objects.
+fn tagged(text: &[u8]) -> Vec<u8> {
+    let mut tagged = Vec::with_capacity(text.len());
+    let (mut in_string, mut is_escaped) = (false, false);
+    let mut rest = text;
+    while let [byte, behind @ ..] = rest {
+        let number = ODD_NUMBERS
+            .iter()
+            .find(|number| !in_string && rest.starts_with(number.as_bytes()));
+        if let Some(number) = number {
+            tagged.extend(format!("{{\"{FLOAT_TAG}\":\"{number}\"}}").bytes());
+            rest = &rest[number.len()..];
+            continue;
+        }
+        in_string ^= *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        tagged.push(*byte);
+        rest = behind;
+    }
+    tagged
+}
+
+/// A value as an error shows it: cut where it is long.
+pub(crate) fn shown(value: &Value) -> String {
+    let odd_number = value.get(FLOAT_TAG).and_then(Value::as_str);
+    let text = odd_number.map_or_else(|| value.to_string(), str::to_owned);
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_python_writes() {
+        let text = r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN \" Infinity", "d": "\\"}"#;
+        let value: Value = parse(text.as_bytes()).unwrap();
+        let tag = |number: &str| json!({ FLOAT_TAG: number });
+        let expected = json!({"a": tag("NaN"), "b": [tag("-Infinity"), tag("Infinity")],
+            "c": "NaN \" Infinity", "d": "\\"});
+        assert_eq!(value, expected);
+        assert_eq!(shown(&value["b"][0]), "-Infinity");
+        let marked = [BYTE_ORDER_MARK, b"{}"].concat();
+        assert_eq!(parse::<Value>(&marked).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_by_its_line() {
+        let error = parse::<Value>(b"{\"a\": NaN,\n \"b\": }").unwrap_err();
+        assert_eq!(error.line(), 2);
+        assert!(parse::<Value>(b"{\"a\": nan}").is_err());
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let long = json!("é".repeat(200));
+        assert_eq!(shown(&long).chars().count(), SHOWN_CHARS + 3);
+        assert_eq!(shown(&json!(32)), "32");
+    }
+}

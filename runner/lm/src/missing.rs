@@ -1,0 +1,135 @@
+//! Why a tensor that a model needs is not in its files, or not in a dtype that is read.
+
+use crate::LmError;
+use crate::json::read_json;
+use safetensors::Dtype;
+use serde::Deserialize;
+use std::path::Path;
+
+const ADAPTER_FILE: &str = "adapter_config.json";
+
+/// What PEFT puts before the names of its tensors.
+const PEFT_PREFIX: &str = "base_model.";
+
+#[derive(Deserialize)]
+struct Adapter {
+    base_model_name_or_path: Option<String>,
+}
+
+/// Refuses a folder with an adapter for another model, which transformers would apply.
+///
+/// # Errors
+/// Such a folder.
+pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), LmError> {
+    let path = model_dir.join(ADAPTER_FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let adapter = read_json::<Adapter>(&path);
+    Err(LmError::Adapter {
+        path: model_dir.into(),
+        base: adapter
+            .ok()
+            .and_then(|adapter| adapter.base_model_name_or_path),
+        with_model: model_dir.join("config.json").exists(),
+    })
+}
+
+/// The error of a tensor that is not among `names`, those in `path`.
+pub(crate) fn missing(path: &Path, tensor: &str, names: &[String]) -> LmError {
+    let (path, tensor) = (path.to_owned(), tensor.to_owned());
+    if let Some(scheme) = quantised_by(&tensor, |name| names.iter().any(|known| known == name)) {
+        return LmError::QuantisedTensor {
+            path,
+            tensor,
+            scheme,
+        };
+    }
+    match prefix_of(&tensor, names) {
+        Some(prefix) => LmError::PrefixedTensor {
+            path,
+            tensor,
+            prefix,
+        },
+        None => LmError::MissingTensor { path, tensor },
+    }
+}
+
+/// What stands before the tensor's name, or before that within the base model, in one of `names`.
+fn prefix_of(tensor: &str, names: &[String]) -> Option<String> {
+    let before = |wanted: &str| {
+        let mut prefixes = names.iter().filter_map(|name| name.strip_suffix(wanted));
+        prefixes
+            .find(|prefix| prefix.ends_with('.'))
+            .map(str::to_owned)
+    };
+    let (base, within_base) = tensor.split_once('.')?;
+    let has_base = names.iter().any(|name| name.starts_with(base));
+    before(tensor).or_else(|| match has_base || !within_base.contains('.') {
+        true => None,
+        false => before(within_base),
+    })
+}
+
+/// Who quantised the weight called `tensor`, by the tensors that lie beside it.
+pub(crate) fn quantised_by(tensor: &str, has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let module = tensor.strip_suffix(".weight")?;
+    let beside = |names: &[&str]| names.iter().all(|name| has(&format!("{module}.{name}")));
+    let schemes: [(&[&str], &str); 8] = [
+        (&["qweight", "g_idx"], "GPTQ"),
+        (&["qweight"], "AWQ"),
+        (&["scales", "biases"], "MLX"),
+        (&["weight_packed"], "compressed-tensors"),
+        (&["SCB"], "bitsandbytes in 8 bit"),
+        (&["weight.absmax"], "bitsandbytes in 4 bit"),
+        (&["weight_scale_inv"], "FP8"),
+        (&["weight_scale"], "FP8"),
+    ];
+    let scheme = schemes.into_iter().find(|(names, _)| beside(names));
+    scheme.map(|(_, scheme)| scheme)
+}
+
+/// The next step for a tensor that has another name.
+pub(crate) fn prefix_hint(prefix: &str) -> String {
+    match prefix.starts_with(PEFT_PREFIX) {
+        true => "it is a model of PEFT: merge it and save it again, in Python \
+                 `model.merge_and_unload().save_pretrained(FOLDER)`"
+            .into(),
+        false => format!(
+            "save the model that is inside, in Python `model.{prefix}save_pretrained(FOLDER)`, or \
+             rename the tensors"
+        ),
+    }
+}
+
+/// The next step for a dtype that is not read.
+pub(crate) fn dtype_hint(path: &Path, dtype: &str) -> String {
+    match dtype == Dtype::F64.to_string() {
+        true => format!(
+            "convert the weights, in Python `AutoModelForCausalLM.from_pretrained(\"{}\", \
+             dtype=torch.float32).save_pretrained(FOLDER)`",
+            path.parent().unwrap_or(path).display()
+        ),
+        false => "is it a quantised checkpoint? take the original".into(),
+    }
+}
+
+/// The next step for the folder of an adapter.
+pub(crate) fn adapter_hint(path: &Path, base: Option<&str>, with_model: bool) -> String {
+    let base = base.map_or(String::new(), |base| format!(" `{base}`"));
+    let merge = format!(
+        "merge it with its base model{base}, in Python \
+         `AutoPeftModelForCausalLM.from_pretrained(\"{}\").merge_and_unload().save_pretrained(FOLDER)`, \
+         and copy the tokenizer there",
+        path.display()
+    );
+    match with_model {
+        true => {
+            format!("{merge}; or remove `{ADAPTER_FILE}` if the weights here are merged already")
+        }
+        false => merge,
+    }
+}
+
+#[cfg(test)]
+mod tests;
