@@ -10,6 +10,8 @@ mod output;
 mod path;
 mod read;
 mod remove;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod user;
 
 pub use output::OutputFile;

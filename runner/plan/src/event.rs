@@ -324,7 +324,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>(), at in 0..LINE.len(), with: u8) {
+        fn any_bytes_are_an_event_or_none(bytes in any::<Vec<u8>>(), at in 0..LINE.len(), with: u8) {
             let _ = Event::from_line(&bytes);
             let mut line = LINE.as_bytes().to_vec();
             line[at] = with;
