@@ -24,6 +24,7 @@ mod interrupt;
 mod kills;
 mod lanes;
 mod llama;
+mod lost_checkpoints;
 mod memory;
 mod models;
 mod permissions;
