@@ -27,6 +27,7 @@ mod llama;
 mod lost_checkpoints;
 mod memory;
 mod models;
+mod not_finite;
 mod permissions;
 mod plan;
 #[cfg(target_arch = "x86_64")]

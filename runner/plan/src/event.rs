@@ -148,6 +148,9 @@ pub enum EventKind {
         reason: String,
         /// True where the job is trained no further.
         is_fatal: bool,
+        /// What to do about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
     /// SAEs are being evaluated; reported now and then.
     Evaluating {
