@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test test-processors soak docs bench bench-peer bench-gpu
+.PHONY: setup demo test test-processors fuzz soak docs bench bench-peer bench-gpu
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
@@ -20,6 +20,13 @@ test: setup
 # What computes, as other processors would, with other numbers of threads and other memory.
 test-processors: setup
 	python3 tests/checks/run.py processors
+
+# Files and messages of others with damage of all kinds: the tests called `any_bytes`, with more cases than
+# `make test` takes, and with a bound for the memory that a few bytes may ask for.
+fuzz: CASES = 20000
+fuzz: setup
+	cargo test --workspace --locked --no-run
+	ulimit -v 16777216 && PROPTEST_CASES=$(CASES) cargo test --workspace --locked any_bytes
 
 # Kills at random moments for half an hour, compared with undisturbed runs; SOAK="--kills 20" is shorter.
 soak: setup

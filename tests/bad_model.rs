@@ -27,7 +27,7 @@ fn edit_config(workspace: &Workspace, key: &str, value: Value) {
     fs::write(path, config.to_string()).unwrap();
 }
 
-fn edit_weights(workspace: &Workspace, edit: impl Fn(&str, Tensor) -> Option<Tensor>) {
+pub(crate) fn edit_weights(workspace: &Workspace, edit: impl Fn(&str, Tensor) -> Option<Tensor>) {
     let path = workspace.path("model/model.safetensors");
     let tensors = Tensor::read_safetensors(&path).unwrap();
     let edited: Vec<_> = tensors

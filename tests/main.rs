@@ -24,8 +24,10 @@ mod interrupt;
 mod kills;
 mod lanes;
 mod llama;
+mod lost_checkpoints;
 mod memory;
 mod models;
+mod not_finite;
 mod permissions;
 mod plan;
 #[cfg(target_arch = "x86_64")]

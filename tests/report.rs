@@ -65,6 +65,22 @@ fn a_report_has_all_jobs_their_numbers_and_where_they_come_from() {
 }
 
 #[test]
+fn a_job_of_two_sweeps_counts_once() {
+    let workspace = trained();
+    let sweep = fs::read_to_string(workspace.path("tiny.toml")).unwrap();
+    let head = |page: &str| {
+        let (_, head) = page.split_once(r#"<dl class="summary">"#).unwrap();
+        head.split_once("</dl>").unwrap().0.to_owned()
+    };
+    let before = head(&report(&workspace, &[]));
+    workspace.write("again.toml", replace_line(&sweep, "name", "name = 'again'"));
+    workspace.run(&["again.toml"]).succeeds();
+    let outcome = workspace.run(&["report"]).succeeds();
+    outcome.remarks(&["report.html: 3 SAEs of 2 sweeps"]);
+    assert_eq!(head(&report(&workspace, &[])), before);
+}
+
+#[test]
 fn a_page_loads_nothing() {
     let workspace = trained();
     let page = report(&workspace, &[]).to_lowercase();

@@ -68,9 +68,26 @@ fn options_train_the_job_that_a_sweep_would() {
     let of_options = workspace.run(&["sql", "--json", jobs, "--runs-dir", "trained"]);
     assert_eq!(of_options.succeeds().json(), json!(of_sweep));
 
-    train(&workspace, &place)
-        .succeeds()
-        .remarks(&["the job is done already", "its SAEs are in"]);
+    // Under another name it is still the same job, where it was first put.
+    for name in ["mine", "second"] {
+        let again = ["--run_name", name, "--save_dir", "trained"];
+        let place = "its SAEs are in `trained/mine/";
+        train(&workspace, &again)
+            .succeeds()
+            .remarks(&["the job is done already", place]);
+    }
+}
+
+#[test]
+fn a_place_without_saes_is_not_named() {
+    let workspace = Workspace::new();
+    let wild = ["--optimizer", "adam", "--lr", "1e40"];
+    let wild = [&wild[..], &["--nonormalize_decoder", "--save_every", "50"]].concat();
+    let outcome = train(&workspace, &wild).exits(1);
+    assert!(!outcome.stderr.contains("SAEs are in"), "{outcome}");
+    let one_saved = [&wild[..], &["--save_every", "1"]].concat();
+    let outcome = train(&workspace, &one_saved).exits(1);
+    outcome.remarks(&["its SAEs up to the last checkpoint are in `checkpoints/unnamed/"]);
 }
 
 #[test]

@@ -76,6 +76,8 @@ fn commit(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
     use std::fs;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -124,6 +126,31 @@ mod tests {
         let rubbish = [(".git/HEAD", "root:x:0:0\n")];
         for files in [&[][..], &bare, &outside, &circle, &table, &rubbish] {
             assert_eq!(found(files), None, "{files:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_git_are_a_commit_or_none(
+            head in any_bytes(vec![b"ref: refs/heads/main\n".to_vec(), COMMIT.into()]),
+            reference in any_bytes(vec![COMMIT.into(), b"ref: HEAD".to_vec()]),
+            list in any_bytes(vec![format!("# pack-refs\n{COMMIT} refs/heads/main\n").into()]),
+            link in any_bytes(vec![b"gitdir: ../.git\n".to_vec(), b"gitdir: /dev\n".to_vec()]),
+        ) {
+            let dir = repository(&[(".git/refs/heads/x", "")]);
+            for (name, bytes) in [
+                (".git/HEAD", &head),
+                (".git/refs/heads/main", &reference),
+                (".git/packed-refs", &list),
+                ("a/.git", &link),
+            ] {
+                fs::write(dir.path().join(name), bytes).unwrap();
+            }
+            for folder in ["", "a/b"] {
+                if let Some(found) = commit_of(&dir.path().join(folder)) {
+                    prop_assert_eq!(commit(&found), Some(found));
+                }
+            }
         }
     }
 }

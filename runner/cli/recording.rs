@@ -9,8 +9,10 @@ use crate::runs_folder::RunsFolder;
 use crate::table;
 use args::RunOptions;
 use plan::Plan;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
+use train::sae::{LoadOptions, Sae, SaeError};
 
 /// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
 /// left to do.
@@ -50,7 +52,10 @@ pub(crate) async fn recover(
         store.forget_later_rounds(text, plan).await?;
         plan.keep_first_round();
     }
-    let recorded = record(store, folder, expanded).await?;
+    let mut recorded = record(store, folder, expanded).await?;
+    if queue_lost(store, folder, (expanded, &recorded)).await? {
+        recorded = record(store, folder, expanded).await?;
+    }
     let Plan { sweep, jobs, .. } = &expanded.plan;
     if let Some(begun) = store.begun_otherwise(sweep, jobs).await? {
         note_other_updates(&begun);
@@ -64,6 +69,44 @@ pub(crate) async fn recover(
         folder.remove_state(&job.dir)?;
     }
     Ok(recorded)
+}
+
+/// Queues jobs again that are done by the database and whose SAEs are no longer on the disk, and says so. Looks
+/// at settings and headers alone. Gives whether there are any.
+async fn queue_lost(
+    store: &Store,
+    folder: &RunsFolder,
+    (expanded, recorded): (&Expanded, &RecordedPlan),
+) -> Result<bool, CliError> {
+    let mut lost = BTreeSet::new();
+    for job in &recorded.jobs {
+        let planned = expanded.plan.job(&job.job_id);
+        let Some(planned) = planned.filter(|_| job.status == JobStatus::Done) else {
+            continue;
+        };
+        let Err(error) = check_saes(planned, &folder.path().join(&job.dir)) else {
+            continue;
+        };
+        // A plan may name a job twice.
+        if lost.insert(job.job_id.as_str()) {
+            folder.remove_state(&job.dir)?;
+            let why = train::message_chain(&error);
+            table::note(&format!(
+                "`{}` was done, and is trained again: {why}",
+                planned.name
+            ));
+        }
+    }
+    let lost: Vec<_> = lost.into_iter().collect();
+    store.reset_jobs(&lost).await?;
+    Ok(!lost.is_empty())
+}
+
+/// Checks that all SAEs of a job are in its folder, and whole. Weights are mapped, not read.
+fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), SaeError> {
+    let saes = job.saes.iter();
+    saes.map(|sae| dir.join(&sae.name))
+        .try_for_each(|dir| Sae::load_from_disk(&dir, LoadOptions::default()).map(drop))
 }
 
 /// Takes in what workers wrote of a stream, and says what of it cannot be read.

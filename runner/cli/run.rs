@@ -15,7 +15,10 @@ use crate::table;
 use args::TrainArgs;
 use args::{RunArgs, RunOptions};
 use std::path::Path;
-use store::{RecordedJob, RecordedPlan, Store};
+use store::{JobStatus, RecordedJob, RecordedPlan, Store};
+
+/// The settings of a job in its folder, which are written with each checkpoint, after its SAEs.
+const JOB_CONFIG: &str = "config.json";
 
 /// Runs or resumes a sweep.
 ///
@@ -25,7 +28,8 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
     in_company(&runs_dir, async |leader| {
         let mut expanded = expand::expand(&args.sweep())?;
-        run_expanded(&mut expanded, &args.options, leader).await
+        let ended = run_expanded(&mut expanded, &args.options, leader).await?;
+        Ok(ended.exit_code)
     })
     .await
 }
@@ -53,25 +57,44 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
     let folders = Folders::of_this_machine()?;
     let sweep = config::load_given(&args.given(), &folders)?;
     let mut expanded = expand::expand_sweep(sweep, folders)?;
-    let exit_code = run_expanded(&mut expanded, &args.options, leader).await?;
-    if !args.options.dry_run {
-        let (sweep, job) = (&expanded.sweep.sweep, &expanded.plan.jobs[0]);
-        let folder = Path::new(&sweep.runs_dir)
-            .join(&sweep.name)
-            .join(job.folder());
-        table::note(&format!("its SAEs are in `{}`", folder.display()));
+    let ended = run_expanded(&mut expanded, &args.options, leader).await?;
+    if let Some(job) = ended.recorded.iter().flat_map(|plan| &plan.jobs).next() {
+        note_folder(Path::new(&expanded.sweep.sweep.runs_dir), job);
     }
-    Ok(exit_code)
+    Ok(ended.exit_code)
+}
+
+/// Says where the SAEs of a job are, as far as there are any: where it was first put, whatever it is called
+/// now.
+fn note_folder(runs_dir: &Path, job: &RecordedJob) {
+    let dir = runs_dir.join(&job.dir);
+    let has_checkpoint = dir.join(JOB_CONFIG).is_file();
+    let what = match (job.status, has_checkpoint) {
+        (_, false) => return,
+        (JobStatus::Done, true) => "its SAEs",
+        (_, true) => "its SAEs up to the last checkpoint",
+    };
+    table::note(&format!("{what} are in `{}`", dir.display()));
+}
+
+/// How a run ended.
+struct Ended {
+    exit_code: u8,
+    /// Where the jobs stand; `None`: it was a dry run.
+    recorded: Option<RecordedPlan>,
 }
 
 async fn run_expanded(
     expanded: &mut Expanded,
     args: &RunOptions,
     leader: Option<&Leader>,
-) -> Result<u8, CliError> {
+) -> Result<Ended, CliError> {
     if args.dry_run {
         Processes::of(&expanded.sweep.sweep.launch)?.note();
-        return table::print(&table::plan(&expanded.plan));
+        return Ok(Ended {
+            exit_code: table::print(&table::plan(&expanded.plan))?,
+            recorded: None,
+        });
     }
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
     let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
@@ -110,7 +133,10 @@ async fn run_expanded(
     let progress = (&before, &recorded);
     let exit_code = conclude(args, &store, &expanded.plan.sweep, progress, &summary).await?;
     store.close().await;
-    Ok(exit_code)
+    Ok(Ended {
+        exit_code,
+        recorded: Some(recorded),
+    })
 }
 
 /// Says why a recipe is not asked for the next round: what it answers is stored for good.

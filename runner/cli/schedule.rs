@@ -319,7 +319,7 @@ impl Scheduler<'_> {
             last_seq: 0,
             bar: self.progress.stream(&order.stream_id, order.jobs.len()),
             failed: None,
-            diverged: Vec::new(),
+            ended_early: Vec::new(),
             asked_to_stop: false,
         };
         let end = tokio::select! {
@@ -342,9 +342,9 @@ impl Scheduler<'_> {
             // Asked to stop, no further stream begins, also when the worker was done before it noticed.
             interrupted: is_stopped || end.outcome == Outcome::Interrupted,
             diverged: watch
-                .diverged
+                .ended_early
                 .into_iter()
-                .map(|(job_id, _)| job_id)
+                .map(|end| end.job_id)
                 .collect(),
             failure,
         })

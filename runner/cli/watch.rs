@@ -31,9 +31,17 @@ pub(crate) struct Watch<'a> {
     pub(crate) bar: StreamProgress,
     /// The last words of the worker, if it had any.
     pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
-    /// Ids of jobs that were trained no further, and why.
-    pub(crate) diverged: Vec<(String, String)>,
+    /// Jobs that were trained no further.
+    pub(crate) ended_early: Vec<EarlyEnd>,
     pub(crate) asked_to_stop: bool,
+}
+
+/// A job that was trained no further.
+#[derive(Debug)]
+pub(crate) struct EarlyEnd {
+    pub(crate) job_id: String,
+    message: String,
+    hint: Option<String>,
 }
 
 /// A stream that failed.
@@ -110,10 +118,15 @@ impl Watch<'_> {
                     sae,
                     reason,
                     is_fatal: true,
+                    hint,
                     ..
                 } => {
                     let message = format!("job {job_id} ended early: `{sae}`: {reason}");
-                    self.diverged.push((job_id, message));
+                    self.ended_early.push(EarlyEnd {
+                        job_id,
+                        message,
+                        hint,
+                    });
                 }
                 EventKind::Failed {
                     kind,
@@ -153,14 +166,17 @@ impl Watch<'_> {
 
     /// What to tell the user about jobs that were trained no further.
     pub(crate) fn early_ends(&self) -> Vec<Failure> {
-        let failure = |(_, message): &(String, String)| Failure {
+        let failure = |end: &EarlyEnd| Failure {
             stream_id: self.order.stream_id.clone(),
             kind: FailureKind::Internal,
-            message: message.clone(),
-            hint: Some("lower `lr`; `SELECT * FROM verdict` tells more".to_owned()),
+            message: end.message.clone(),
+            hint: Some(match &end.hint {
+                Some(hint) => format!("{hint}; `SELECT * FROM verdict` tells more"),
+                None => "`SELECT * FROM verdict` tells more".to_owned(),
+            }),
             log: self.worker.log.clone(),
         };
-        self.diverged.iter().map(failure).collect()
+        self.ended_early.iter().map(failure).collect()
     }
 
     /// What to tell the user about an attempt that failed.

@@ -1,6 +1,8 @@
 //! Layers of configuration, later ones win: the defaults, the user's `sae-run.toml`, the project's
 //! `sae-run.toml`, the sweep file, `SAE_RUN_*` variables, `--set`, or the options of `sae-run train`.
 
+#[cfg(test)]
+mod any_bytes;
 mod finite;
 mod given;
 mod keys;
@@ -226,11 +228,27 @@ fn parse_set(set: &str) -> Result<SourceFile, CliError> {
         Ok(_) => plain,
         Err(_) => format!("{key} = {}\n", toml::Value::from(value)),
     };
+    let table = toml::from_str(&text).ok();
+    if !table.is_some_and(|table| has_one_key(&table, dotted.len())) {
+        return Err(
+            CliError::input(format!("--set `{}` does not name one key", key.trim()))
+                .with_hint("write `--set train.k=64`, once for each key".to_owned()),
+        );
+    }
     Ok(SourceFile {
         name: format!("--set {set}"),
         text,
         has_lines: false,
     })
+}
+
+/// Whether a table has one key, and so has each of the `depth` tables within.
+fn has_one_key(table: &toml::Table, depth: usize) -> bool {
+    let is_one_below = |value: &toml::Value| match value.as_table() {
+        Some(inner) if depth > 1 => has_one_key(inner, depth - 1),
+        _ => true,
+    };
+    table.len() == 1 && table.values().all(is_one_below)
 }
 
 /// Figment's error, with the place of the value it is about: the layer that wins and has the whole

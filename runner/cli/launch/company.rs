@@ -50,6 +50,14 @@ enum Word {
     End { code: u8 },
 }
 
+impl Word {
+    fn read(text: &[u8]) -> Result<Self, CliError> {
+        serde_json::from_slice(text).map_err(|error| {
+            CliError::environment(format!("rank 0 says what nobody understands: {error}"))
+        })
+    }
+}
+
 /// Rank 0.
 #[derive(Debug)]
 pub(crate) struct Leader {
@@ -220,10 +228,7 @@ impl Follower<'_> {
                 ));
             }
         }
-        let text = self.store.get(&key, PATIENCE)?.unwrap_or_default();
-        serde_json::from_slice(&text).map_err(|error| {
-            CliError::environment(format!("rank 0 says what nobody understands: {error}"))
-        })
+        Word::read(&self.store.get(&key, PATIENCE)?.unwrap_or_default())
     }
 
     /// The file of an order, in the runs folder that this process was given and sealed by rank 0.
@@ -302,5 +307,28 @@ fn bye_key(rank: usize) -> String {
 impl From<DistError> for CliError {
     fn from(error: DistError) -> Self {
         train::TrainError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_rank_0_are_a_word_or_an_error(text in any_bytes(vec![
+            br#"{"Train":{"path":"sweep/order.json","digest":"00","seal":"ff"}}"#.to_vec(),
+            br#"{"End":{"code":130}}"#.to_vec(),
+        ])) {
+            match Word::read(&text) {
+                Ok(word) => {
+                    let again = Word::read(&serde_json::to_vec(&word).unwrap()).unwrap();
+                    prop_assert_eq!(format!("{again:?}"), format!("{word:?}"));
+                }
+                Err(error) => prop_assert!(error.to_string().starts_with("rank 0 says")),
+            }
+        }
     }
 }

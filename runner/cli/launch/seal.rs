@@ -157,7 +157,22 @@ fn digest_of(path: &Path) -> Result<String, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    const KEY: [u8; KEY_BYTES] = [7; KEY_BYTES];
+    const ORDER: &str = "order.json";
+
+    /// A folder with an order, which is the first of a run, and what a rank is told of it.
+    fn sealed() -> (TempDir, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        let order = dir.path().join(ORDER);
+        fs::write(&order, "{}").unwrap();
+        let sealed = Key(KEY).seal(&order, dir.path(), 1).unwrap();
+        (dir, serde_json::to_vec(&sealed).unwrap())
+    }
 
     #[test]
     fn only_who_has_the_key_gives_orders() {
@@ -197,5 +212,24 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Key::read(dir.path()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_the_order_that_was_sealed_or_refused(
+            text in any_bytes(vec![sealed().1]),
+            number in 0..3_u64,
+        ) {
+            let (dir, sound) = sealed();
+            for text in [&text, &sound] {
+                let Ok(order) = serde_json::from_slice::<SealedOrder>(text) else {
+                    continue;
+                };
+                match order.open(&Key(KEY), dir.path(), number) {
+                    Ok(path) => prop_assert_eq!((path, number), (dir.path().join(ORDER), 1)),
+                    Err(_) => prop_assert!(*text != sound || number != 1),
+                }
+            }
+        }
     }
 }

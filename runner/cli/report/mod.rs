@@ -31,7 +31,7 @@ pub(crate) async fn report(args: &ReportArgs) -> Result<u8, CliError> {
     check(&report, sweep)?;
     let page = page::render(&report, &config::runs_dir(&args.store)?)?;
     write(&args.out, &page)?;
-    let n_saes = table::count(report.saes.len(), "SAE");
+    let n_saes = table::count(page::n_saes(&report), "SAE");
     let n_sweeps = table::count(report.sweeps.len(), "sweep");
     let kilobytes = page.len().div_ceil(1000);
     let out = args.out.display();

@@ -82,6 +82,12 @@ fn title(report: &Report) -> String {
     }
 }
 
+/// SAEs, each once though several sweeps or names may ask for it.
+pub(super) fn n_saes(report: &Report) -> usize {
+    let saes = report.saes.iter().map(|sae| sae.sae_id);
+    saes.collect::<HashSet<_>>().len()
+}
+
 /// Numbers in a line: what, and how much.
 fn summary(report: &Report) -> Vec<(&'static str, String)> {
     let n_jobs = |is: &dyn Fn(JobStatus) -> bool| {
@@ -89,12 +95,6 @@ fn summary(report: &Report) -> Vec<(&'static str, String)> {
         jobs.map(|sae| &sae.job_id).collect::<HashSet<_>>().len()
     };
     let n_done = n_jobs(&|status| status == JobStatus::Done);
-    let n_saes = report
-        .saes
-        .iter()
-        .map(|sae| sae.sae_id)
-        .collect::<HashSet<_>>()
-        .len();
     // A stream that several sweeps share is there once for each.
     let mut attempts: Vec<_> = report.attempts.iter().collect();
     attempts.sort_by_key(|attempt| (&attempt.stream_id, attempt.number));
@@ -102,7 +102,7 @@ fn summary(report: &Report) -> Vec<(&'static str, String)> {
     let n_tokens: u64 = attempts.iter().map(|attempt| attempt.n_tokens).sum();
     let elapsed_ms: u64 = attempts.iter().map(|attempt| attempt.elapsed_ms).sum();
     vec![
-        ("SAEs", n_saes.to_string()),
+        ("SAEs", n_saes(report).to_string()),
         ("jobs done", format!("{n_done} of {}", n_jobs(&|_| true))),
         ("tokens through the model", grouped(n_tokens)),
         (

@@ -173,6 +173,8 @@ mod tests {
     use super::*;
     use crate::Tokenizer;
     use crate::fixtures::{fixture, folder_with};
+    use files::testing::any_bytes_of_text;
+    use proptest::prelude::*;
 
     /// The tiny tokenizer beside the given files.
     fn tokenizer(files: &[(&str, &str)]) -> Tokenizer {
@@ -271,6 +273,33 @@ mod tests {
             let config = read_json(&folder.path().join("tokenizer_config.json")).unwrap();
             let error = SpecialTokens::read(folder.path(), &config).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_beside_a_tokenizer_are_its_special_tokens_or_an_error(
+            config in any_bytes_of_text(&[
+                r#"{"eos_token": {"content": "[E]", "lstrip": true}, "added_tokens_decoder":
+                    {"800": {"content": "x", "special": true}, "7": {"content": "<b>"}}}"#,
+                r#"{"bos_token": "[B]", "extra_special_tokens": ["y"], "split_special_tokens": true}"#,
+            ]),
+            map in any_bytes_of_text(&[r#"{"eos_token": "[E]", "image_token": {"content": "z"}}"#]),
+            added in any_bytes_of_text(&[r#"{"word": 300, "[E]": 4294967295}"#]),
+        ) {
+            let tokenizer = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+            let folder = folder_with(&[
+                ("tokenizer.json", &tokenizer),
+                ("tokenizer_config.json", config.as_bytes()),
+                ("special_tokens_map.json", map.as_bytes()),
+                ("added_tokens.json", added.as_bytes()),
+            ]);
+            match Tokenizer::from_dir(folder.path()) {
+                Ok(tokenizer) => {
+                    prop_assert!(!tokenizer.encode("a [E] <b>word").unwrap().is_empty());
+                }
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
         }
     }
 }

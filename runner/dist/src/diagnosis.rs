@@ -161,7 +161,7 @@ impl Peers {
         for (rank, word) in words.iter_mut().enumerate() {
             if word.is_none() && self.store.has(&key(rank))? {
                 let text = self.store.get(&key(rank), PATIENCE)?;
-                *word = text.and_then(|text| serde_json::from_slice(&text).ok());
+                *word = text.and_then(|text| Word::read(&text));
             }
         }
         Ok(())
@@ -169,6 +169,11 @@ impl Peers {
 }
 
 impl Word {
+    /// What a rank said; `None`: nothing that anybody understands.
+    fn read(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+
     fn is_failure(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }
@@ -176,4 +181,24 @@ impl Word {
 
 fn key(rank: usize) -> String {
     format!("word/{rank}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_rank_are_a_word_or_none(text in any_bytes(vec![
+            br#"{"Stuck":{"number":7,"what":"all_reduce of sums"}}"#.to_vec(),
+            br#"{"Failed":{"message":"no \u001b[2J space","is_of_the_input":false}}"#.to_vec(),
+        ])) {
+            if let Some(word) = Word::read(&text) {
+                let again = serde_json::to_vec(&word).unwrap();
+                prop_assert_eq!(Word::read(&again), Some(word));
+            }
+        }
+    }
 }

@@ -137,6 +137,8 @@ fn number(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use files::testing::any_bytes_of_text;
+    use proptest::prelude::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<Environment>, DistError> {
         Environment::read(&|name| {
@@ -216,6 +218,33 @@ mod tests {
             let error = read(&[("RANK", rank), ("WORLD_SIZE", size)]).unwrap_err();
             assert!(matches!(error, DistError::BadVariable { .. }), "{error}");
             assert!(error.is_of_the_input());
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Option<String>> {
+        prop::option::weighted(
+            0.8,
+            any_bytes_of_text(&["0", "1", "2", "8", "True", "127.0.0.1"]),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_variables_are_a_place_in_a_world_or_an_error(
+            values in prop::collection::vec(value(), 10),
+            of_launcher in 0..4_usize,
+        ) {
+            let others = ["MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE",
+                          "TORCHELASTIC_RESTART_COUNT"];
+            let names = [&TORCH, &OTHERS[0], &OTHERS[1], &OTHERS[2]][of_launcher];
+            let get = |name: &str| {
+                let mut names = names.iter().chain(&others);
+                values[names.position(|of| *of == name)?].clone()
+            };
+            if let Ok(Some(world)) = Environment::read(&get) {
+                prop_assert!(world.world_size > 1 && world.rank < world.world_size);
+                prop_assert!(world.local_rank < world.world_size && world.store.port > 0);
+            }
         }
     }
 }

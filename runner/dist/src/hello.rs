@@ -74,3 +74,27 @@ const LEAST_WAIT: Duration = Duration::from_millis(50);
 fn key(rank: usize) -> String {
     format!("hello/{rank}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_rank_are_the_same_or_differ(
+            text in any_bytes(vec![br#"{"program": "abc", "order": "1"}"#.to_vec()]),
+        ) {
+            let ours = Hello::default().with("program", "abc").with("order", "1");
+            let is_same = serde_json::from_slice(&text).is_ok_and(|theirs: Hello| theirs == ours);
+            match ours.compare(0, 1, &text) {
+                Ok(()) => prop_assert!(is_same),
+                Err(error) => {
+                    let named = matches!(error, DistError::Differs { rank: 1, this_rank: 0, .. });
+                    prop_assert!(!is_same && named, "{}", error);
+                }
+            }
+        }
+    }
+}

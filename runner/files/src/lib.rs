@@ -11,6 +11,8 @@ mod output;
 mod path;
 mod read;
 mod remove;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod user;
 
 pub use lfs::{LFS_HINT, is_lfs_pointer};

@@ -177,7 +177,10 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TinyModel, tiny_llama};
+    use crate::testing::{TinyModel, fixtures, tiny_llama};
+    use files::testing::any_bytes;
+    use plan::HookpointFacts;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -245,5 +248,24 @@ mod tests {
             facts.layer_params,
             2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32
         );
+    }
+
+    fn config_files() -> Vec<Vec<u8>> {
+        let families = std::fs::read_dir(fixtures().join("families")).unwrap();
+        let files = families.map(|family| family.unwrap().path().join("config.json"));
+        files.map(|file| std::fs::read(file).unwrap()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_model_s_configuration_or_none(bytes in any_bytes(config_files())) {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("config.json"), bytes).unwrap();
+            if let Ok(facts) = read_facts(folder.path()) {
+                let block = format!("{}.{}", facts.layers_name, facts.n_layers - 1);
+                let is_block = |hookpoint: &HookpointFacts| hookpoint.name == block;
+                prop_assert!(facts.hookpoints.iter().any(is_block), "{}", block);
+            }
+        }
     }
 }

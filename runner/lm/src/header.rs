@@ -101,6 +101,9 @@ fn shape_bytes(info: &TensorInfo) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
+    use safetensors::SafeTensors;
     use serde_json::json;
 
     /// `n_data_bytes` zeros behind `header`.
@@ -192,6 +195,29 @@ mod tests {
             &[u64::MAX.to_le_bytes(), [b'{'; 8]].concat(),
         ] {
             assert_eq!(first_bad_tensor(file), None, "{file:?}");
+        }
+    }
+
+    fn sound_file() -> Vec<u8> {
+        let header = json!({
+            METADATA: {"format": "pt"},
+            "a": f32s(&[2], 0, 8),
+            "b": {"dtype": "BF16", "shape": [2, 1], "data_offsets": [8, 12]},
+        });
+        file(&header.to_string(), 12)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_without_a_bad_tensor_are_the_library_s_to_read(bytes in any_bytes(vec![sound_file()])) {
+            if first_bad_tensor(&bytes).is_none()
+                && let Ok(file) = SafeTensors::deserialize(&bytes)
+            {
+                for (_, tensor) in file.tensors() {
+                    let n_elements: usize = tensor.shape().iter().product();
+                    prop_assert_eq!(tensor.data().len() * 8, n_elements * tensor.dtype().bitsize());
+                }
+            }
         }
     }
 }

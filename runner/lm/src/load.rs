@@ -57,6 +57,44 @@ pub fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), LmError>
     }
 }
 
+/// The first tensor of the first `n_layers` blocks, or of the head, that has NaN or infinity as `kind`. The
+/// files are read once more, a tensor at a time.
+pub(crate) fn first_not_finite(
+    model_dir: &Path,
+    config: &ModelConfig,
+    (n_layers, with_head): (usize, bool),
+    kind: Kind,
+) -> Result<Option<String>, LmError> {
+    let layout = config.layout();
+    let mut weights = Weights::open(model_dir)?;
+    let prefix = base_prefix(&weights, &layout);
+    let base = layout.tensors(n_layers).into_iter();
+    let mut specs: Vec<_> = base.map(|spec| prefixed(prefix, spec)).collect();
+    let head = head_names(&layout).find(|name| with_head && weights.has(name));
+    specs.extend(head.map(|name| head_spec(&layout, Some(name))));
+    for spec in specs {
+        let weight = weights.load(&spec, Device::Cpu, kind)?;
+        let is_finite = is_finite(&weight);
+        if !is_finite
+            .map_err(|source| LmError::torch(format!("checking `{}`", spec.name), source))?
+        {
+            return Ok(Some(spec.name));
+        }
+    }
+    Ok(None)
+}
+
+/// Part by part: libtorch makes a number of its own of each.
+fn is_finite(weight: &Tensor) -> Result<bool, TchError> {
+    const NUMBERS_AT_ONCE: i64 = 1 << 20;
+    for part in weight.f_flatten(0, -1)?.f_split(NUMBERS_AT_ONCE, 0)? {
+        if part.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn head_spec(layout: &Layout, in_file: Option<&str>) -> TensorSpec {
     TensorSpec {
         name: in_file.unwrap_or(layout.head_name).into(),

@@ -3,12 +3,13 @@
 use crate::LmError;
 use crate::architecture::{Body, read_config};
 use crate::device::check_device;
-use crate::load::Loader;
+use crate::load::{Loader, first_not_finite};
 use crate::precision::compute_kind;
 use crate::replace::Replacements;
 use crate::tap::{Activations, Stop, Tape, Taps};
 use plan::{Dtype, ModelFacts};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What of a model to load, how, and where to.
@@ -84,6 +85,9 @@ pub struct LanguageModel {
     kind: Kind,
     linear_bytes: u64,
     n_layers: usize,
+    model_dir: PathBuf,
+    /// What [`Self::first_weight_not_finite`] found.
+    bad_weight: OnceLock<Option<String>>,
 }
 
 impl LanguageModel {
@@ -118,7 +122,25 @@ impl LanguageModel {
             kind,
             linear_bytes: loader.linear_bytes(),
             n_layers: loader.n_layers(),
+            model_dir: model_dir.into(),
+            bad_weight: OnceLock::new(),
         })
+    }
+
+    /// The name of the first tensor in the model's files, as far as it is loaded, that has NaN or infinity in
+    /// what the model computes in; `None`: all numbers are finite. For when something that the model computes
+    /// is not: the files are read once more, the first time that it is asked.
+    ///
+    /// # Errors
+    /// A file that is no longer there, or want of memory.
+    pub fn first_weight_not_finite(&self) -> Result<Option<String>, LmError> {
+        if let Some(known) = self.bad_weight.get() {
+            return Ok(known.clone());
+        }
+        let config = read_config(&self.model_dir)?;
+        let loaded = (self.n_layers, self.head.is_some());
+        let found = first_not_finite(&self.model_dir, &config, loaded, self.kind)?;
+        Ok(self.bad_weight.get_or_init(|| found).clone())
     }
 
     /// What planning knows of the model: all of it, loaded or not.

@@ -284,6 +284,8 @@ impl Weights {
 mod tests {
     use super::*;
     use crate::testing::{TinyModel, tiny_llama};
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
     use safetensors::SafeTensorError;
 
     /// The error of a model whose weights are `bytes`; it names the file.
@@ -396,5 +398,28 @@ mod tests {
         });
         let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
         assert_eq!(bad_tensor(&with_header(&header, 8)), "t00");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_index_of_shards_in_the_folder_or_an_error(index in any_bytes(vec![
+            br#"{"metadata": {"total_size": 8}, "weight_map": {"a": "x.safetensors", "b": "y"}}"#.to_vec(),
+            br#"{"weight_map": {"a": "../x", "b": "/etc/passwd", "c": ".."}}"#.to_vec(),
+        ])) {
+            let folder = tempfile::tempdir().unwrap();
+            for name in ["x.safetensors", "y"] {
+                std::fs::write(folder.path().join(name), with_header("{}", 0)).unwrap();
+            }
+            std::fs::write(folder.path().join(INDEX_FILE), index).unwrap();
+            for file in safetensors_files(folder.path()).into_iter().flatten() {
+                prop_assert_eq!(file.parent(), Some(folder.path()));
+            }
+            if let Ok(mut weights) = Weights::open(folder.path()) {
+                for name in weights.names() {
+                    let spec = TensorSpec { name, shape: vec![2] };
+                    prop_assert!(weights.load(&spec, Device::Cpu, Kind::Float).is_err());
+                }
+            }
+        }
     }
 }

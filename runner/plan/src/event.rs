@@ -148,6 +148,9 @@ pub enum EventKind {
         reason: String,
         /// True where the job is trained no further.
         is_fatal: bool,
+        /// What to do about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
     /// SAEs are being evaluated; reported now and then.
     Evaluating {
@@ -324,7 +327,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>(), at in 0..LINE.len(), with: u8) {
+        fn any_bytes_are_an_event_or_none(bytes in any::<Vec<u8>>(), at in 0..LINE.len(), with: u8) {
             let _ = Event::from_line(&bytes);
             let mut line = LINE.as_bytes().to_vec();
             line[at] = with;

@@ -16,6 +16,9 @@ pub const CONFIG_FILE: &str = "cfg.json";
 /// Name of the weights' file.
 pub const WEIGHTS_FILE: &str = "sae.safetensors";
 
+/// The weights of every SAE.
+const WEIGHTS: [&str; 4] = ["encoder.weight", "encoder.bias", "W_dec", "b_dec"];
+
 /// Longest `cfg.json` that is read.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
@@ -87,6 +90,9 @@ fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     check_sizes(&cfg)?;
     let [num_latents, d_in, d_out] =
         [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
+    let skip = cfg.skip_connection.then_some("W_skip");
+    let used: Vec<_> = WEIGHTS.into_iter().chain(skip).collect();
+    file.refuse_others(&used)?;
     let encoder_weight = file.weights("encoder.weight", &[num_latents, d_in])?;
     let kind = options.kind.unwrap_or(encoder_weight.kind());
     let take = |tensor, expected: &[i64]| {
@@ -243,6 +249,23 @@ mod tests {
             let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
             assert!(matches!(error, SaeError::Io { .. }), "{error:?}");
             assert_eq!(error.hint().unwrap(), files::LFS_HINT);
+        }
+    }
+
+    #[test]
+    fn tensors_that_the_settings_do_not_use_are_refused_by_name() {
+        let dir = tempdir().unwrap();
+        let saved = sae();
+        for (tensor, shape) in [("W_skip", &[4, 4][..]), ("threshold", &[12]), ("x", &[])] {
+            saved.save_to_disk(dir.path()).unwrap();
+            let more = noise(shape, 1.0);
+            let mut all = saved.named_weights();
+            all.push((tensor, &more));
+            write_safetensors(&all, &dir.path().join(WEIGHTS_FILE)).unwrap();
+            let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
+            let named =
+                matches!(&error, SaeError::UnusedTensors { tensors, .. } if tensors == &[tensor]);
+            assert!(named, "{error:?}");
         }
     }
 }

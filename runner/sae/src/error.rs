@@ -65,6 +65,17 @@ pub enum SaeError {
         /// The tensor.
         tensor: &'static str,
     },
+    /// Weights that an SAE of the kind that `cfg.json` describes does not have.
+    #[error(
+        "`{path}` has tensors that its `cfg.json` has no use for{}",
+        listed(":", tensors)
+    )]
+    UnusedTensors {
+        /// The file.
+        path: PathBuf,
+        /// The tensors.
+        tensors: Vec<String>,
+    },
     /// A weight has another shape than `cfg.json` says.
     #[error("tensor `{tensor}` of `{path}` has shape {got:?}, expected {expected:?}")]
     Shape {
@@ -207,6 +218,7 @@ impl SaeError {
             Self::Config { .. }
                 | Self::Unsupported { .. }
                 | Self::MissingTensor { .. }
+                | Self::UnusedTensors { .. }
                 | Self::Shape { .. }
                 | Self::Dtype { .. }
                 | Self::NoSafetensors { .. }
@@ -228,6 +240,11 @@ impl SaeError {
             Self::Impossible { .. } => Some(
                 "k must lie between 1 and num_latents, and divide it with the activation groupmax; \
                  only a transcoder has two widths"
+                    .into(),
+            ),
+            Self::UnusedTensors { .. } => Some(
+                "without them it would compute something else: is `cfg.json` of another SAE, or does it \
+                 name another kind?"
                     .into(),
             ),
             Self::Shape { .. } => {

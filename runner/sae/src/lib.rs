@@ -33,6 +33,8 @@
 //! structure of the activations, so no tensor of `n_tokens x k x d_in` ever exists.
 
 mod activation;
+#[cfg(test)]
+mod any_bytes;
 mod atomic_file;
 mod config;
 mod disk;

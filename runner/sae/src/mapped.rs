@@ -61,6 +61,20 @@ impl MappedFile {
         self.entries.contains_key(tensor)
     }
 
+    /// Refuses a file with other tensors than those called `used`: without them the SAE would compute
+    /// something else than it was trained to.
+    pub(crate) fn refuse_others(&self, used: &[&str]) -> Result<(), SaeError> {
+        let is_unused = |name: &&String| !used.contains(&name.as_str());
+        let unused: Vec<String> = self.entries.keys().filter(is_unused).cloned().collect();
+        match unused.is_empty() {
+            true => Ok(()),
+            false => Err(SaeError::UnusedTensors {
+                path: self.path.clone(),
+                tensors: unused,
+            }),
+        }
+    }
+
     /// The weights called `tensor`, of the shape `expected`, on the CPU and as the file has them.
     pub(crate) fn weights(
         &self,

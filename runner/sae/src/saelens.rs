@@ -19,6 +19,12 @@ use tch::{Kind, Tensor};
 /// Name of the weights' file.
 pub const WEIGHTS_FILE: &str = "sae_weights.safetensors";
 
+/// The weights of every SAE.
+const WEIGHTS: [&str; 4] = ["W_enc", "b_enc", "W_dec", "b_dec"];
+
+/// Factors of latents in old folders.
+const SCALING: &str = "scaling_factor";
+
 /// Smallest norm of a decoder's row that is divided by, as SAELens has it.
 const MIN_NORM: f64 = 1e-8;
 
@@ -53,6 +59,24 @@ struct Kinds {
     has_one_threshold: bool,
 }
 
+impl Kinds {
+    /// The name of the thresholds in the file.
+    fn threshold(self) -> Option<&'static str> {
+        match (self.activation, self.has_one_threshold) {
+            (Activation::JumpRelu, false) => Some("threshold"),
+            (Activation::JumpRelu, true) => Some("topk_threshold"),
+            _ => None,
+        }
+    }
+
+    /// The tensors that a file may have.
+    fn tensors(self) -> Vec<&'static str> {
+        let skip = self.has_skip.then_some("W_skip");
+        let more = skip.into_iter().chain(self.threshold());
+        WEIGHTS.into_iter().chain([SCALING]).chain(more).collect()
+    }
+}
+
 /// Whether `dir` is in SAELens's layout.
 pub(crate) fn is_folder(dir: &Path) -> bool {
     dir.join(WEIGHTS_FILE).is_file() && !dir.join(crate::WEIGHTS_FILE).is_file()
@@ -85,6 +109,7 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let cfg = config.sae_config(&path, kinds)?;
     check_sizes(&cfg)?;
     let file = MappedFile::open(&dir.join(WEIGHTS_FILE))?;
+    file.refuse_others(&kinds.tensors())?;
     check_scaling(&path, &file, cfg.num_latents)?;
     let weights = Weights::read(
         &file,
@@ -246,20 +271,22 @@ impl Weights {
         let w_skip = kinds
             .has_skip
             .then(|| file.weights("W_skip", &[d_out, d_in]));
-        let threshold = match (kinds.activation, kinds.has_one_threshold) {
-            (Activation::JumpRelu, false) => Some(file.weights("threshold", &[num_latents])?),
-            (Activation::JumpRelu, true) => {
-                let of_all = file.weights("topk_threshold", &[])?;
+        // Copied: a product with a transposed view of it rounds otherwise.
+        let encoder_weight = file
+            .weights("W_enc", &[d_in, num_latents])?
+            .f_tr()?
+            .f_contiguous()?;
+        // After a tensor of as many latents: `cfg.json` may claim any number.
+        let threshold = match (kinds.threshold(), kinds.has_one_threshold) {
+            (Some(name), true) => {
+                let of_all = file.weights(name, &[])?;
                 Some(of_all.f_expand([num_latents], false)?.f_contiguous()?)
             }
-            _ => None,
+            (Some(name), false) => Some(file.weights(name, &[num_latents])?),
+            (None, _) => None,
         };
         Ok(Self {
-            // Copied: a product with a transposed view of it rounds otherwise.
-            encoder_weight: file
-                .weights("W_enc", &[d_in, num_latents])?
-                .f_tr()?
-                .f_contiguous()?,
+            encoder_weight,
             encoder_bias: file.weights("b_enc", &[num_latents])?,
             w_dec: w_dec.transpose()?,
             b_dec: file.weights("b_dec", &[d_out])?,
@@ -309,11 +336,10 @@ impl Weights {
 
 /// Old folders may have a factor for each latent, mostly 1.
 fn check_scaling(path: &Path, file: &MappedFile, num_latents: usize) -> Result<(), SaeError> {
-    const KEY: &str = "scaling_factor";
-    if !file.has(KEY) {
+    if !file.has(SCALING) {
         return Ok(());
     }
-    let factors = file.weights(KEY, &[num_latents as i64])?;
+    let factors = file.weights(SCALING, &[num_latents as i64])?;
     match factors.f_eq(1.0)?.f_all()?.f_int64_value(&[])? {
         1 => Ok(()),
         _ => Err(unsupported(

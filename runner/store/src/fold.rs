@@ -245,6 +245,7 @@ impl<'a> Fold<'a> {
             step,
             reason,
             is_fatal,
+            ..
         } = &event.kind
         else {
             return Ok(());

@@ -17,6 +17,7 @@ pub use batches::EncodeInput;
 pub use file::EncodeFormat;
 pub use rows::EncodedRows;
 
+use crate::not_finite::{activations_of, of_model, of_sae};
 use crate::{TrainError, places};
 use batches::{Batch, Batches};
 use file::RowFile;
@@ -106,7 +107,7 @@ pub fn encode(
         let n_tokens = batch.n_positions();
         let latents = encoders
             .iter()
-            .map(|encoder| encoder.latents(&activations, n_tokens, request.top));
+            .map(|encoder| encoder.latents(&model, &activations, n_tokens, request.top));
         let latents = latents.collect::<Result<Vec<_>, _>>()?;
         add_rows(&batch, &latents, &mut file, &mut summary)?;
         if report(summary.n_sequences).is_break() {
@@ -162,6 +163,7 @@ impl Encoder {
     /// The strongest latents at every one of the `n_tokens` positions of a batch.
     fn latents(
         &self,
+        model: &LanguageModel,
         activations: &Activations,
         n_tokens: usize,
         top: Option<usize>,
@@ -181,7 +183,12 @@ impl Encoder {
                 n_tokens,
             });
         }
-        TopLatents::of(&self.sae, &x, top)
+        let latents = TopLatents::of(&self.sae, &x, top)?;
+        match latents.are_finite {
+            [true, true] => Ok(latents),
+            [true, false] => Err(of_sae(&self.sae, &self.found.dir, "latents")),
+            [false, _] => Err(of_model(model, activations_of(name))?),
+        }
     }
 }
 

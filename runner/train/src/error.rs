@@ -60,6 +60,8 @@ pub enum TrainError {
     Diverged {
         /// What is wrong.
         reason: String,
+        /// What to do about it.
+        hint: String,
     },
     /// A file or folder.
     #[error("cannot {action} `{path}`")]
@@ -156,6 +158,27 @@ pub enum TrainError {
         /// The weights.
         tensor: String,
     },
+    /// What the language model computes.
+    #[error("{what} are NaN or infinite in {dtype}{}", of_weight(weight.as_deref()))]
+    ModelNotFinite {
+        /// The activations of a hookpoint, or the logits.
+        what: String,
+        /// What the model computes in.
+        dtype: &'static str,
+        /// The weight that is at fault, where one is.
+        weight: Option<String>,
+    },
+    /// What an SAE with finite weights computes of finite activations.
+    #[error("{what} of the SAE in `{dir}` are NaN or infinite")]
+    SaeNotFinite {
+        /// Its folder.
+        dir: PathBuf,
+        /// What of it.
+        what: &'static str,
+    },
+    /// Data without a token that counts.
+    #[error("no token of the sequences counts: all are in `exclude_tokens`")]
+    NothingCounts,
     /// An SAE that computes something else when it is read back.
     #[error("the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout")]
     UnlikeLayout {
@@ -231,7 +254,24 @@ impl TrainError {
             Self::RanksDiffer { .. } => {
                 Some("do all nodes see the same runs folder, and have the same packages?".into())
             }
-            Self::Diverged { .. } => Some("lower `lr`".into()),
+            Self::Diverged { hint, .. } => Some(hint.clone()),
+            Self::ModelNotFinite { dtype, weight, .. } => Some(match (weight, *dtype) {
+                (Some(_), "float16") => "the model's file is damaged, or the weight is too large for \
+                                         float16: download the model again, or set `dtype` to `bfloat16` \
+                                         or `float32`"
+                    .into(),
+                (Some(_), _) => "the model's file is damaged, or was saved so: download it again".into(),
+                (None, "float16") => {
+                    "float16 ends at 65504: set `dtype` to `bfloat16` or `float32`".into()
+                }
+                (None, _) => "the model computes such numbers on this text: an earlier hookpoint may have \
+                              none"
+                    .into(),
+            }),
+            Self::SaeNotFinite { .. } => {
+                Some("its weights are finite, but far too large for these activations".into())
+            }
+            Self::NothingCounts => Some("take some of them off `exclude_tokens`".into()),
             Self::Torch(_) => {
                 Some("if memory ran out, lower `batch_size` or raise `micro_acc_steps`".into())
             }
@@ -294,6 +334,9 @@ impl TrainError {
             | Self::TooLittleData { .. }
             | Self::Changed { .. }
             | Self::NotFinite { .. }
+            | Self::ModelNotFinite { .. }
+            | Self::SaeNotFinite { .. }
+            | Self::NothingCounts
             | Self::SaeWidths { .. }
             | Self::NotOneAToken { .. }
             | Self::LongText { .. }
@@ -304,6 +347,12 @@ impl TrainError {
             _ => FailureKind::Internal,
         }
     }
+}
+
+fn of_weight(weight: Option<&str>) -> String {
+    weight.map_or(String::new(), |weight| {
+        format!(": `{weight}` of the model has such numbers")
+    })
 }
 
 /// An error and its causes in one line.

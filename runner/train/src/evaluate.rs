@@ -17,6 +17,7 @@ mod tests;
 
 pub(crate) use jobs::JobEvaluation;
 
+use crate::not_finite::{activations_of, of_model, of_sae};
 use crate::{TrainError, places};
 use data::EvalSequences;
 use evaluator::Evaluator;
@@ -114,6 +115,7 @@ pub fn evaluate(
     };
     let mut evaluated = Vec::with_capacity(subjects.len());
     for (Subject { spec, sae }, (stats, fire_counts)) in subjects.into_iter().zip(measured) {
+        check(&model, (&spec, &sae), &stats)?;
         if let Some(path) = &spec.density {
             write_density(path, &fire_counts, stats.n_tokens)?;
         }
@@ -125,6 +127,35 @@ pub fn evaluate(
         });
     }
     Ok(Some(evaluated))
+}
+
+/// Checks that what was measured of an SAE are numbers.
+fn check(
+    model: &LanguageModel,
+    (spec, sae): (&EvalSae, &Sae),
+    stats: &EvalStats,
+) -> Result<(), TrainError> {
+    if stats.n_tokens == 0 {
+        return Err(TrainError::NothingCounts);
+    }
+    let logits = "the logits of the language model".to_owned();
+    let ablated = format!("the logits with the mean in place of `{}`", spec.hookpoint);
+    for (sum, what) in [
+        (stats.total_variance, activations_of(&spec.hookpoint)),
+        (stats.ce_clean, logits),
+        (stats.ce_ablated, ablated),
+    ] {
+        if !sum.is_finite() {
+            return Err(of_model(model, what)?);
+        }
+    }
+    let of_sae_alone = stats.squared_error + stats.l0;
+    let in_model = stats.ce_spliced + stats.kl;
+    match (of_sae_alone.is_finite(), in_model.is_finite()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(of_sae(sae, &spec.dir, "the model's logits with the output")),
+        (false, _) => Err(of_sae(sae, &spec.dir, "reconstructions")),
+    }
 }
 
 /// A number of sequences for a forward pass whose logits are not too large, and at most `most`.

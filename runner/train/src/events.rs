@@ -224,7 +224,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_file_can_be_written_on(
+        fn any_bytes_can_be_written_on(
             parts in prop::collection::vec(
                 prop_oneof![any::<Vec<u8>>(), Just(LINE.as_bytes().to_vec()), Just(vec![b'\n'])], 0..9),
             last_seq in 0_u64..100,

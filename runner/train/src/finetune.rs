@@ -1,6 +1,7 @@
 //! Beginning with SAEs that were trained before.
 
 use crate::TrainError;
+use crate::not_finite::check_weights;
 use sae::Sae;
 use std::path::Path;
 use tch::Device;
@@ -36,6 +37,7 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
             got: format!("the activation {}", loaded.cfg.activation),
         });
     }
+    check_weights(&loaded, dir)?;
     loaded.cfg = fresh.cfg;
     for weight in loaded.weights_mut() {
         // Of SAELens's layout, the encoder comes as a view.

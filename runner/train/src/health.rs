@@ -1,6 +1,7 @@
 //! Telling when training goes wrong: numbers that are none, and reconstructions worse than the mean.
 
 use crate::TrainError;
+use crate::not_finite::Fault;
 use crate::sae_trainer::SaeTrainer;
 use plan::{EventKind, Optimizer, SaeStats, TrainConfig};
 use std::collections::BTreeSet;
@@ -18,8 +19,8 @@ pub(crate) struct Health {
     n_warmup_steps: u64,
     /// Whether the loss is at the hookpoint: else the FVU is not what gets smaller.
     minimises_fvu: bool,
-    /// Why the job is trained no further.
-    failure: Option<String>,
+    /// Why the job is trained no further; with the SAE's name.
+    failure: Option<Fault>,
     /// SAEs whose FVU was told to be above 1.
     flagged: BTreeSet<String>,
 }
@@ -30,6 +31,7 @@ pub(crate) struct Verdict {
     sae: String,
     reason: String,
     is_fatal: bool,
+    hint: Option<String>,
 }
 
 impl Health {
@@ -60,8 +62,8 @@ impl Health {
         self.failure.is_some()
     }
 
-    pub(crate) fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
+    pub(crate) fn failure(&self) -> Option<&Fault> {
+        self.failure.as_ref()
     }
 
     /// Judges the statistics of an SAE up to `step`. Once a job has failed, there is no more to say.
@@ -77,10 +79,10 @@ impl Health {
         }
         let loss = stats.squared_error + stats.auxk + stats.multi_topk + stats.output_loss;
         if !loss.is_finite() {
-            return Some(self.fail(sae, "the loss"));
+            return Some(self.fail(sae, Fault::of_training("the loss")));
         }
         if !gradients_are_finite {
-            return Some(self.fail(sae, "a gradient"));
+            return Some(self.fail(sae, Fault::of_training("a gradient")));
         }
         let fvu = stats.fvu();
         let is_high = self.minimises_fvu && step > self.n_warmup_steps && fvu > 1.0;
@@ -92,17 +94,22 @@ impl Health {
             sae: sae.into(),
             reason: format!("FVU is {fvu:.3} {step_text}: worse than the mean; is lr too high?"),
             is_fatal: false,
+            hint: None,
         })
     }
 
-    /// The job's end because of `what`, which is not finite.
-    pub(crate) fn fail(&mut self, sae: &str, what: &str) -> Verdict {
-        let reason = format!("{what} is NaN or infinite; the last checkpoint is kept");
-        self.failure = Some(format!("`{sae}`: {reason}"));
+    /// The job's end.
+    pub(crate) fn fail(&mut self, sae: &str, fault: Fault) -> Verdict {
+        let Fault { reason, hint } = fault;
+        self.failure = Some(Fault {
+            reason: format!("`{sae}`: {reason}"),
+            hint: hint.clone(),
+        });
         Verdict {
             sae: sae.into(),
             reason,
             is_fatal: true,
+            hint: Some(hint),
         }
     }
 }
@@ -115,6 +122,7 @@ impl Verdict {
             step,
             reason: self.reason,
             is_fatal: self.is_fatal,
+            hint: self.hint,
         }
     }
 }

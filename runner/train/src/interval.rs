@@ -101,6 +101,11 @@ impl Interval {
         Ok(())
     }
 
+    /// Whether the activations of all updates were finite.
+    pub(crate) fn activations_are_finite(&self) -> Result<bool, TrainError> {
+        Ok(self.total_variance.f_double_value(&[])?.is_finite())
+    }
+
     /// As a state has it: both counts, then the sums; `[9]`, Double. Counts are exact below 2^53.
     pub(crate) fn to_tensor(&self) -> Result<Tensor, TrainError> {
         let counts = [self.n_tokens as f64, self.n_output as f64];

@@ -2,8 +2,9 @@
 
 use crate::OrderJob;
 use crate::best::Best;
-use crate::health::{Health, weight_sums};
+use crate::health::{Health, WeightSums, weight_sums};
 use crate::interval::Record;
+use crate::not_finite::Fault;
 use crate::owners::Owners;
 use crate::ranks::Ranks;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
@@ -208,7 +209,7 @@ impl JobTrainer {
     }
 
     /// Why it is trained no further.
-    pub(crate) fn failure(&self) -> Option<&str> {
+    pub(crate) fn failure(&self) -> Option<&Fault> {
         self.health.failure()
     }
 
@@ -222,46 +223,80 @@ impl JobTrainer {
         Some(verdict.event(&self.job.job_id, self.step))
     }
 
-    /// A verdict where a weight or what an optimizer remembers is not finite. The weights of an SAE that
-    /// all ranks have are the same, to the bit.
+    /// The end of the job because of one of its SAEs.
+    pub(crate) fn fail(&mut self, sae_idx: usize, fault: Fault) -> EventKind {
+        let name = &self.job.saes[sae_idx].name;
+        let verdict = self.health.fail(name, fault);
+        verdict.event(&self.job.job_id, self.step)
+    }
+
+    /// A verdict where a weight or what an optimizer remembers is not finite, or where nothing was trained
+    /// in all of the `n_steps` updates. The weights of an SAE that all ranks have are the same, to the bit.
     pub(crate) fn judge_weights(
         &mut self,
         ranks: Ranks<'_>,
+        n_steps: u64,
     ) -> Result<Option<EventKind>, TrainError> {
         let bad = match self.owners.are_spread() {
-            true => self.first_bad_of_all(ranks)?,
-            false => self.first_bad(ranks)?,
+            true => self.first_bad_of_all(ranks, n_steps)?,
+            false => self.first_bad(ranks, n_steps)?,
         };
-        Ok(bad.map(|(sae, tensor)| {
-            let verdict = self.health.fail(&sae, &tensor);
-            verdict.event(&self.job.job_id, self.step)
-        }))
+        Ok(bad.map(|(sae_idx, fault)| self.fail(sae_idx, fault)))
     }
 
-    /// The first SAE here with a tensor that is not finite, and which.
-    fn first_bad(&self, ranks: Ranks<'_>) -> Result<Option<(String, String)>, TrainError> {
-        for trainer in &self.saes {
+    /// The first SAE here with a fault: its index in the job, and which.
+    fn first_bad(
+        &self,
+        ranks: Ranks<'_>,
+        n_steps: u64,
+    ) -> Result<Option<(usize, Fault)>, TrainError> {
+        let all = self.job.saes.iter().enumerate();
+        let here = all.filter(|(sae_idx, _)| self.owners.are_here(*sae_idx));
+        for ((sae_idx, _), trainer) in here.zip(&self.saes) {
             let sums = weight_sums(trainer)?;
             if ranks.are_several() {
                 let what = format!("SAE `{}` in `{}`", trainer.spec.name, self.job.name);
                 ranks.must_agree(&what, &sums.bits())?;
             }
-            if let Some(tensor) = sums.first_not_finite() {
-                return Ok(Some((trainer.spec.name.clone(), tensor)));
+            if let Some(fault) = self.fault_of(trainer, sums, n_steps)? {
+                return Ok(Some((sae_idx, fault)));
             }
         }
         Ok(None)
     }
 
+    fn fault_of(
+        &self,
+        trainer: &SaeTrainer,
+        sums: WeightSums,
+        n_steps: u64,
+    ) -> Result<Option<Fault>, TrainError> {
+        if self.step == n_steps && !trainer.was_trained() {
+            return Ok(Some(Fault::nothing_trained(
+                &self.job.config.exclude_tokens,
+            )));
+        }
+        let Some(tensor) = sums.first_not_finite() else {
+            return Ok(None);
+        };
+        // Where it was stopped before a report told so.
+        Ok(Some(match trainer.interval.activations_are_finite()? {
+            true => Fault::of_training(&tensor),
+            false => Fault::of_activations(&trainer.spec.hookpoint),
+        }))
+    }
+
     /// The first of those that any rank found among its own.
-    fn first_bad_of_all(&self, ranks: Ranks<'_>) -> Result<Option<(String, String)>, TrainError> {
-        let ours = self.first_bad(Ranks::ALONE)?;
-        let sae_idx = ours.as_ref().and_then(|(name, _)| {
-            let mut saes = self.job.saes.iter();
-            saes.position(|spec| spec.name == *name)
-        });
-        let found = [sae_idx.map_or(i64::MAX, |sae_idx| sae_idx as i64)];
-        let of_ranks = ranks.gather("SAEs that are not finite", &found)?;
+    fn first_bad_of_all(
+        &self,
+        ranks: Ranks<'_>,
+        n_steps: u64,
+    ) -> Result<Option<(usize, Fault)>, TrainError> {
+        let ours = self.first_bad(Ranks::ALONE, n_steps)?;
+        let sae_idx = ours
+            .as_ref()
+            .map_or(i64::MAX, |(sae_idx, _)| *sae_idx as i64);
+        let of_ranks = ranks.gather("SAEs with a fault", &[sae_idx])?;
         let of_ranks = of_ranks.iter().map(|found| found[0]).enumerate();
         let Some((rank, sae_idx)) = of_ranks
             .min_by_key(|(_, sae_idx)| *sae_idx)
@@ -269,10 +304,13 @@ impl JobTrainer {
         else {
             return Ok(None);
         };
-        let tensor = ours.map_or(String::new(), |(_, tensor)| tensor);
-        let mut tensors = ranks.gather_text("what is not finite", &tensor)?;
-        let name = self.job.saes[sae_idx as usize].name.clone();
-        Ok(Some((name, tensors.swap_remove(rank))))
+        let fault = ours.map_or(String::new(), |(_, fault)| {
+            serde_json::to_string(&fault).expect("plain fields serialise")
+        });
+        let faults = ranks.gather_text("what is wrong", &fault)?;
+        let fault = serde_json::from_str(&faults[rank]);
+        let fault = fault.unwrap_or_else(|_| Fault::of_training("a number"));
+        Ok(Some((sae_idx as usize, fault)))
     }
 
     /// What an SAE takes and what it should give.

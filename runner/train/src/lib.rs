@@ -19,6 +19,7 @@ mod interval;
 mod job_trainer;
 mod libtorch;
 mod memory;
+mod not_finite;
 mod optimizer;
 mod order;
 mod output_loss;

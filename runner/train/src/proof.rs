@@ -1,6 +1,7 @@
 //! Before SAEs are given to others: what is written is read back, and must compute the same.
 
 use crate::TrainError;
+use crate::not_finite::check_weights;
 use sae::{LoadOptions, Sae, SaeLensMetadata, with_seed};
 use std::fmt;
 use std::path::Path;
@@ -60,7 +61,7 @@ pub fn write_proven(
 ) -> Result<(), TrainError> {
     tch::no_grad(|| {
         let own = load(dir)?;
-        check_finite(&own, dir)?;
+        check_weights(&own, dir)?;
         match layout {
             Layout::Sparsify => own.save_to_disk(out)?,
             Layout::SaeLens => own.save_saelens(out, metadata)?,
@@ -80,19 +81,6 @@ pub fn write_proven(
 
 fn load(dir: &Path) -> Result<Sae, TrainError> {
     Ok(Sae::load_from_disk(dir, LoadOptions::from(Device::Cpu))?)
-}
-
-fn check_finite(sae: &Sae, dir: &Path) -> Result<(), TrainError> {
-    for (name, weight) in sae.named_weights() {
-        let is_finite = bool::try_from(weight.f_isfinite()?.f_all()?)?;
-        if !is_finite {
-            return Err(TrainError::NotFinite {
-                dir: dir.to_owned(),
-                tensor: name.to_owned(),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// What both SAEs make differently of the same input; `None`: nothing.

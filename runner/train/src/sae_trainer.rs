@@ -419,6 +419,11 @@ impl SaeTrainer {
         has_grown.then_some(self.micro_acc_steps)
     }
 
+    /// Whether its weights were updated at all.
+    pub(crate) fn was_trained(&self) -> bool {
+        self.n_updates > 0
+    }
+
     /// Which latents are dead: `[num_latents]`, Bool.
     fn dead(&self) -> Result<Tensor, TrainError> {
         let threshold = self.settings.dead_feature_threshold;

@@ -4,6 +4,7 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::interval::{N_SUMS, Record, Report};
 use crate::job_trainer::JobTrainer;
+use crate::not_finite::{Fault, activations_of};
 use crate::ranks::Ranks;
 use crate::sae_trainer::{Progress, SaeTrainer};
 use crate::stop::StopFlag;
@@ -155,18 +156,46 @@ impl StreamTrainer<'_> {
             return Ok(());
         }
         for ((job_idx, sae_idx), record) in records {
-            let job = &mut self.jobs[job_idx];
+            let job = &self.jobs[job_idx];
             self.events.write(EventKind::Metric {
                 job_id: job.job.job_id.clone(),
                 sae: job.job.saes[sae_idx].name.clone(),
                 step,
                 stats: record.stats(),
             })?;
-            if let Some(verdict) = job.judge(sae_idx, &record) {
+            let of_model = self.fault_of_model((job_idx, sae_idx), &record, step)?;
+            let job = &mut self.jobs[job_idx];
+            let verdict = match of_model {
+                Some(fault) => Some(job.fail(sae_idx, fault)),
+                None => job.judge(sae_idx, &record),
+            };
+            if let Some(verdict) = verdict {
                 self.events.write(verdict)?;
             }
         }
         self.events.write(meter.read(step))
+    }
+
+    /// What is wrong with the language model, where an SAE's statistics up to `step` are not finite because
+    /// of it. The sum over the activations is among what a report reads anyway.
+    fn fault_of_model(
+        &self,
+        (job_idx, sae_idx): PlaceInJob,
+        record: &Record,
+        step: u64,
+    ) -> Result<Option<Fault>, TrainError> {
+        let (job, stats) = (&self.jobs[job_idx], record.stats());
+        let is_finite = stats.total_variance.is_finite() && stats.output_loss.is_finite();
+        if job.has_failed() || is_finite {
+            return Ok(None);
+        }
+        let what = match self.key.loss_fn.is_end_to_end() {
+            false => activations_of(&job.job.saes[sae_idx].hookpoint),
+            // With other SAEs in the model, the activations may be theirs.
+            true if self.model_is_finite_at(step - 1)? => return Ok(None),
+            true => "the logits of the language model".into(),
+        };
+        Fault::of_model(&self.model, what).map(Some)
     }
 
     /// Takes the statistics of all SAEs of some jobs, on whatever rank they are; those without a token are
@@ -272,7 +301,7 @@ fn checkpoint(
     ranks: Ranks<'_>,
 ) -> Result<(), TrainError> {
     let is_final = job.step == n_steps;
-    if let Some(verdict) = job.judge_weights(ranks)? {
+    if let Some(verdict) = job.judge_weights(ranks, n_steps)? {
         return events.write(verdict);
     }
     if !ranks.has_writer() && !job.owners.are_spread() {

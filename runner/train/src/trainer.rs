@@ -2,6 +2,7 @@
 
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
+use crate::not_finite::Fault;
 use crate::owners::Owners;
 use crate::ranks::Ranks;
 use crate::stop::StopFlag;
@@ -142,9 +143,10 @@ impl Trainer {
 
 /// The SAEs of a job that is done.
 fn trained(job: &JobTrainer, dir: &Path, device: Device) -> Result<Vec<(String, Sae)>, TrainError> {
-    if let Some(reason) = job.failure() {
+    if let Some(Fault { reason, hint }) = job.failure() {
         return Err(TrainError::Diverged {
-            reason: reason.to_owned(),
+            reason: reason.clone(),
+            hint: hint.clone(),
         });
     }
     let of_spec = |name: &String| Ok((name.clone(), Sae::load_from_disk(&dir.join(name), device)?));

@@ -340,6 +340,17 @@ impl<'a> StreamTrainer<'a> {
         Ok(of_all.collect())
     }
 
+    /// Whether the model without SAEs gives finite logits for tokens of the update behind `step` of them.
+    pub(crate) fn model_is_finite_at(&self, step: u64) -> Result<bool, TrainError> {
+        let passes = self.passes_of(step, self.batches.n_passes());
+        let Some(&pass) = passes.first() else {
+            return Ok(true);
+        };
+        let (_, input_ids) = self.tokens(pass)?;
+        let logits = self.model.logits(&input_ids)?;
+        Ok(bool::try_from(logits.f_isfinite()?.f_all()?)?)
+    }
+
     /// Several ranks agree on a stop once an update; one alone need not wait for its end.
     fn is_stopped_alone(&self) -> bool {
         !self.ranks.are_several() && self.stop.is_set()

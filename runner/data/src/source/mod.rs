@@ -25,6 +25,8 @@ mod text;
 mod unpack;
 
 #[cfg(test)]
+mod any_bytes;
+#[cfg(test)]
 mod bombs;
 #[cfg(test)]
 mod damage;

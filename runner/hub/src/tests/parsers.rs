@@ -6,6 +6,7 @@ use crate::listing::{self, Listing};
 use crate::name::{self, RepoId, Revision};
 use crate::remote::RevisionInfo;
 use crate::{RepoKind, endpoint, files, tree};
+use ::files::testing::any_bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reqwest::Url;
@@ -29,28 +30,13 @@ fn sound_answers() -> [Value; 5] {
     ]
 }
 
-/// Bytes of any kind, and sound answers with some of their bytes replaced, taken out or put in.
+/// Bytes of any kind, and sound answers with some damage.
 fn answers() -> impl Strategy<Value = Vec<u8>> {
-    let damage = vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 0..6);
-    let damaged = (0..sound_answers().len(), damage).prop_map(|(which, damage)| {
-        let mut bytes = sound_answers()[which].to_string().into_bytes();
-        for (place, byte, how) in damage {
-            let at = place.index(bytes.len());
-            match how {
-                0 => bytes[at] = byte,
-                1 => drop(bytes.remove(at)),
-                2 => bytes.insert(at, byte),
-                // Numbers that are too long, and brackets that are too deep.
-                _ => drop(bytes.splice(
-                    at..at,
-                    std::iter::repeat_n(b"[9{\""[byte as usize % 4], 300),
-                )),
-            }
-            bytes.push(b' ');
-        }
-        bytes
-    });
-    prop_oneof![vec(any::<u8>(), 0..300), damaged]
+    any_bytes(
+        sound_answers()
+            .map(|answer| answer.to_string().into())
+            .into(),
+    )
 }
 
 /// A path that was taken leads to nowhere else.
@@ -61,10 +47,8 @@ fn assert_below(path: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
     #[test]
-    fn answers_are_taken_or_refused(bytes in answers()) {
+    fn any_bytes_of_answers_are_taken_or_refused(bytes in answers()) {
         if let Some(commit) = RevisionInfo::parse(&bytes).ok().and_then(RevisionInfo::commit) {
             prop_assert!(name::is_commit(&commit));
         }
@@ -81,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn headers_are_taken_or_refused(bytes in vec(any::<u8>(), 0..60), link in "[<>;,?/:#a-z0-9\" =]{0,40}") {
+    fn any_bytes_of_headers_are_taken_or_refused(bytes in vec(any::<u8>(), 0..60), link in "[<>;,?/:#a-z0-9\" =]{0,40}") {
         let url = Url::parse("https://host/api/x?cursor=1").unwrap();
         let link = format!("{link}<{link}>; rel=\"next\"").into_bytes();
         for value in [bytes, link] {
@@ -93,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn names_are_taken_or_refused(text in prop_oneof![any::<String>(), "[-a-zA-Z0-9_./\\\\:~%@? ]{0,30}"]) {
+    fn any_bytes_of_names_are_taken_or_refused(text in prop_oneof![any::<String>(), "[-a-zA-Z0-9_./\\\\:~%@? ]{0,30}"]) {
         for kind in [RepoKind::Model, RepoKind::Dataset] {
             if let Ok(repo) = RepoId::parse(kind, &text) {
                 prop_assert_eq!(Path::new(&repo.folder()).components().count(), 1);
@@ -115,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn endpoints_keep_no_secret(text in "(https?://)?[-a-z0-9.:/@?#%\\[\\]]{0,20}hunter2[-a-z0-9.:/@?#%]{0,20}") {
+    fn any_bytes_of_endpoints_keep_no_secret(text in "(https?://)?[-a-z0-9.:/@?#%\\[\\]]{0,20}hunter2[-a-z0-9.:/@?#%]{0,20}") {
         match endpoint::checked(&text) {
             Ok(endpoint) => {
                 let url = Url::parse(&endpoint).unwrap();

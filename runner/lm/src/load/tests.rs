@@ -303,3 +303,36 @@ fn an_untied_head_is_read_only_when_asked_for() {
         &tied.narrow(2, 1, 299),
     );
 }
+
+#[test]
+fn a_weight_that_is_not_finite_is_named_as_far_as_it_is_loaded() {
+    let named = |tensor: &str, number: f32, options: &LoadOptions| {
+        let model = TinyModel::with_tensors(|tensors| {
+            let bytes = &mut tensors.get_mut(tensor).unwrap().bytes;
+            let end = bytes.len();
+            bytes[end - 4..].copy_from_slice(&number.to_le_bytes());
+        });
+        let model = LanguageModel::load(model.dir(), options).unwrap();
+        let found = model.first_weight_not_finite();
+        // Read once: the folder may go.
+        assert_eq!(
+            found.as_ref().ok(),
+            model.first_weight_not_finite().as_ref().ok()
+        );
+        found.unwrap()
+    };
+    let in_float16 = LoadOptions {
+        dtype: plan::Dtype::Float16,
+        ..options(3)
+    };
+    for (number, options, is_named) in [
+        (f32::NAN, options(3), true),
+        (f32::NEG_INFINITY, options(3), true),
+        (f32::NAN, options(2), false),
+        (1e6, options(3), false),
+        (1e6, in_float16, true),
+    ] {
+        let expected = is_named.then(|| UP_PROJ.to_owned());
+        assert_eq!(named(UP_PROJ, number, &options), expected, "{number}");
+    }
+}

@@ -4,7 +4,7 @@
 use crate::testing::noise;
 use crate::{
     Activation, CONFIG_FILE, Encoded, LoadOptions, SAELENS_WEIGHTS_FILE, Sae, SaeConfig, SaeError,
-    SaeLensMetadata, find_saes, tensors_by_name,
+    SaeLensMetadata, find_saes, tensors_by_name, write_safetensors,
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -243,4 +243,48 @@ fn hostile_sizes_are_errors() {
     ));
     let long = " ".repeat(2 << 20);
     assert!(matches!(load("dtype", json!(long)), SaeError::Io { .. }));
+}
+
+/// Without such a tensor, the latents would be others than those that were trained.
+#[test]
+fn tensors_that_the_kind_does_not_use_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |kind: &str, tensor: &str, shape: &[i64]| {
+        let cfg = golden(kind).join(CONFIG_FILE);
+        fs::copy(cfg, dir.path().join(CONFIG_FILE)).unwrap();
+        let weights = tensors_by_name(&golden(kind).join(SAELENS_WEIGHTS_FILE)).unwrap();
+        let more = noise(shape, 1.0);
+        let weights = weights.iter().map(|(name, weight)| (name.as_str(), weight));
+        let all: Vec<_> = weights.chain([(tensor, &more)]).collect();
+        write_safetensors(&all, &dir.path().join(SAELENS_WEIGHTS_FILE)).unwrap();
+        let options = |decoder| LoadOptions {
+            decoder,
+            ..LoadOptions::default()
+        };
+        let [a, b] = [true, false].map(|decoder| Sae::load_from_disk(dir.path(), options(decoder)));
+        let (a, b) = (a.unwrap_err(), b.unwrap_err());
+        assert_eq!(a.to_string(), b.to_string());
+        a
+    };
+    for (kind, tensor, shape) in [
+        ("standard", "threshold", &[40][..]),
+        ("standard", "W_skip", &[12, 12]),
+        ("standard", "scaling_factors", &[40]),
+        ("topk", "threshold", &[40]),
+        ("topk", "topk_threshold", &[]),
+        ("jumprelu", "topk_threshold", &[]),
+        ("batchtopk", "threshold", &[40]),
+        ("transcoder", "W_skip", &[10, 12]),
+    ] {
+        let error = with(kind, tensor, shape);
+        assert!(
+            error.to_string().contains(&format!("`{tensor}`")),
+            "{error}"
+        );
+        assert!(
+            matches!(&error, SaeError::UnusedTensors { .. }),
+            "{error:?}"
+        );
+        assert!(error.is_of_the_folder() && error.hint().is_some());
+    }
 }

@@ -21,7 +21,7 @@ pub struct EncodedRows {
     pub sae: Vec<i32>,
     /// Index of the latent.
     pub latent: Vec<i32>,
-    /// Its activation: above 0, or no number where the activations of the model are none.
+    /// Its activation, above 0.
     pub activation: Vec<f32>,
 }
 
@@ -46,48 +46,50 @@ impl EncodedRows {
 pub(super) struct TopLatents {
     /// Of one token after the other.
     entries: Vec<Vec<(i32, f32)>>,
+    /// Whether all activations were finite: those of the model, and those of the latents.
+    pub(super) are_finite: [bool; 2],
 }
 
 impl TopLatents {
     /// Of the activations `x`: `[n_tokens, d_in]`, of any kind.
     pub(super) fn of(sae: &Sae, x: &Tensor, top: Option<usize>) -> Result<Self, TrainError> {
         let n_rows = (MOST_PRE_ACTS_BYTES / (4 * sae.num_latents())).max(1) as i64;
-        let mut entries = Vec::with_capacity(x.size()[0] as usize);
+        let mut latents = Self {
+            entries: Vec::with_capacity(x.size()[0] as usize),
+            are_finite: [true; 2],
+        };
         for x in x.f_split(n_rows, 0)? {
             let encoded = sae.encode(&x.f_to_kind(Kind::Float)?)?;
-            add_entries(&encoded, top, &mut entries)?;
+            // In Double no sum of finite numbers overflows.
+            let sum = x.f_sum(Kind::Double)?;
+            latents.add(&encoded, top)?;
+            latents.are_finite[0] &= sum.f_double_value(&[])?.is_finite();
         }
-        Ok(Self { entries })
+        Ok(latents)
     }
 
     /// Those of a token.
     pub(super) fn of_token(&self, token_idx: usize) -> &[(i32, f32)] {
         &self.entries[token_idx]
     }
-}
 
-fn add_entries(
-    encoded: &Encoded,
-    top: Option<usize>,
-    entries: &mut Vec<Vec<(i32, f32)>>,
-) -> Result<(), TrainError> {
-    let most = encoded.latent_acts.size()[1];
-    let n_kept = top.map_or(most, |top| most.min(top as i64));
-    let (acts, order) = encoded.latent_acts.f_topk(n_kept, -1, true, true)?;
-    let latents = encoded.latent_indices.f_gather(1, &order, false)?;
-    // Sync: the latents go to the host.
-    let acts = Vec::<f32>::try_from(&acts.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
-    let latents = latents.f_to_kind(Kind::Int)?.f_to_device(Device::Cpu)?;
-    let latents = Vec::<i32>::try_from(&latents.f_flatten(0, -1)?)?;
-    let n_kept = n_kept as usize;
-    let of_token = |(latents, acts): (&[i32], &[f32])| {
-        let pairs = latents.iter().copied().zip(acts.iter().copied());
-        // What is no number shall show.
-        pairs
-            .filter(|(_, act)| *act > 0.0 || act.is_nan())
-            .collect()
-    };
-    let tokens = latents.chunks(n_kept).zip(acts.chunks(n_kept));
-    entries.extend(tokens.map(of_token));
-    Ok(())
+    fn add(&mut self, encoded: &Encoded, top: Option<usize>) -> Result<(), TrainError> {
+        let most = encoded.latent_acts.size()[1];
+        let n_kept = top.map_or(most, |top| most.min(top as i64));
+        let (acts, order) = encoded.latent_acts.f_topk(n_kept, -1, true, true)?;
+        let latents = encoded.latent_indices.f_gather(1, &order, false)?;
+        // Sync: the latents go to the host.
+        let acts = Vec::<f32>::try_from(&acts.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
+        let latents = latents.f_to_kind(Kind::Int)?.f_to_device(Device::Cpu)?;
+        let latents = Vec::<i32>::try_from(&latents.f_flatten(0, -1)?)?;
+        self.are_finite[1] &= acts.iter().all(|act| act.is_finite());
+        let n_kept = n_kept as usize;
+        let of_token = |(latents, acts): (&[i32], &[f32])| {
+            let pairs = latents.iter().copied().zip(acts.iter().copied());
+            pairs.filter(|(_, act)| *act > 0.0).collect()
+        };
+        let tokens = latents.chunks(n_kept).zip(acts.chunks(n_kept));
+        self.entries.extend(tokens.map(of_token));
+        Ok(())
+    }
 }
