@@ -1,9 +1,10 @@
 //! Runs folders that cannot be used: by permission, by what lies there, or because another works
 //! there. Nothing of it is changed.
 
-use crate::common::{Workspace, signal, text, tiny_sweep_with, until};
+use crate::common::{Workspace, finish, signal, text, tiny_sweep_with, until};
 use sqlx::{ConnectOptions, Connection};
 use std::fs;
+use std::path::Path;
 
 /// Every command that opens the database.
 const COMMANDS: [&[&str]; 5] = [
@@ -136,4 +137,20 @@ fn a_second_run_in_the_same_folder_is_refused() {
         .succeeds();
     signal(first.pid(), "CONT");
     first.wait().succeeds();
+}
+
+#[test]
+fn a_disk_that_refuses_to_grow_a_file_is_told_in_our_words() {
+    let workspace = Workspace::with_small_sweep();
+    // The kernel answers EFBIG, as a disk with an error answers EIO: SQLite has one code for both.
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    let args = ["-c", limited, env!("CARGO_BIN_EXE_sae-run"), "tiny.toml"];
+    let outcome = finish(workspace.command_of(Path::new("/bin/sh"), &args));
+    outcome
+        .refuses(&[
+            "the database `",
+            "runs.db` cannot be read or written: the disk refuses it",
+        ])
+        .hints("`ulimit -f`");
+    workspace.run(&["tiny.toml"]).succeeds();
 }

@@ -237,3 +237,50 @@ fn a_number_that_is_none_is_told_with_its_place_and_key() {
     let held_out = ["data", "--model", "m", "--eval-fraction", "nan", "texts"];
     run(&workspace, &held_out).exits(2);
 }
+
+#[test]
+fn a_value_that_is_varied_twice_is_told_with_its_line() {
+    run_sweep(&tiny_sweep_with("k = ", "k = [4, 8, 4]"))
+        .refuses(&[&place_of("k = "), "`vary.k` has 4 twice"])
+        .hints("drop one");
+    run_set("vary.hookpoints=[['layers.0'], ['layers.0']]")
+        .refuses(&["--set `vary.hookpoints`", "has [\"layers.0\"] twice"]);
+}
+
+#[test]
+fn no_message_fills_more_than_a_screen_whatever_was_given() {
+    let long = "x".repeat(50_000);
+    let words = "word ".repeat(10_000);
+    for sweep in [
+        tiny_sweep_with("name", &format!("name = '{long}'")),
+        tiny_sweep_with("ctx_len", &format!("{long} = 64")),
+        tiny_sweep_with("model", &format!("model = '{words}'")),
+        tiny_sweep_with("ctx_len", &format!("ctx_len = '{words}'")),
+        tiny_sweep_with("k = ", &format!("k = ['{words}']")),
+        tiny_sweep_with("hookpoints", &format!("hookpoints = [['{long}']]")),
+    ] {
+        let outcome = run_sweep(&sweep).exits(2);
+        let n_chars = outcome.stderr.chars().count();
+        assert!(
+            n_chars < 24 * 80,
+            "{n_chars} characters: {}",
+            outcome.stderr
+        );
+    }
+    let workspace = Workspace::with_tiny_sweep();
+    for args in [
+        &["plan", &long][..],
+        &["show", &long],
+        &["sql", &long],
+        &["tiny.toml", "--set", &long],
+        &["train", "--ctx_len", &long],
+    ] {
+        let outcome = workspace.run(args).exits(2);
+        let n_chars = outcome.stderr.chars().count();
+        assert!(
+            n_chars < 24 * 80,
+            "{n_chars} characters: {}",
+            outcome.stderr
+        );
+    }
+}

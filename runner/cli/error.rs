@@ -10,6 +10,12 @@ use std::path::Path;
 use store::StoreError;
 use train::{TrainError, message_chain};
 
+/// Lines of a message that are shown at most.
+const MOST_LINES: usize = 16;
+/// What is left of a longer one.
+const LINES_AT_START: usize = 11;
+const LINES_AT_END: usize = 4;
+
 /// Bad input or a bad environment: nothing was begun, or nothing could be.
 const BAD_INPUT: u8 = 2;
 /// Some job failed.
@@ -86,9 +92,25 @@ impl CliError {
     }
 
     /// The message as it is printed. Lines after the first are indented, so that none passes for a message
-    /// of its own.
+    /// of its own; of very many, the first and the last are shown.
     fn shown(&self) -> String {
-        let shown = self.message.lines().enumerate().map(|(index, line)| {
+        let lines: Vec<&str> = self.message.lines().collect();
+        let (first, last) = match lines.len() > MOST_LINES {
+            true => (
+                &lines[..LINES_AT_START],
+                &lines[lines.len() - LINES_AT_END..],
+            ),
+            false => (&lines[..], &[][..]),
+        };
+        let n_left_out = lines.len() - first.len() - last.len();
+        let left_out = format!("[... {n_left_out} more lines ...]");
+        let between = (n_left_out > 0).then_some(left_out.as_str());
+        let lines = first
+            .iter()
+            .copied()
+            .chain(between)
+            .chain(last.iter().copied());
+        let shown = lines.enumerate().map(|(index, line)| {
             let indent = match index > 0 && !line.starts_with(' ') {
                 true => "  ",
                 false => "",
@@ -172,6 +194,19 @@ mod tests {
         let shown = recipe.shown();
         assert!(
             shown.ends_with("line 3\n  hint: run this\\u0007"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn no_error_fills_more_than_a_screen() {
+        let long = CliError::input("x".repeat(100_000)).shown();
+        assert!(long.len() < 1000, "{}", long.len());
+        let lines: Vec<String> = (0..1000).map(|line| format!("line {line}")).collect();
+        let shown = CliError::input(lines.join("\n")).shown();
+        assert_eq!(shown.lines().count(), 16, "{shown}");
+        assert!(
+            shown.contains("  line 10\n  [... 985 more lines ...]\n  line 996\n"),
             "{shown}"
         );
     }

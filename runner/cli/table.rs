@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use plan::{Plan, Stream, escaped_lines, redacted};
+use plan::{Plan, Stream, brief, escaped_lines, redacted};
 use std::io::{ErrorKind, Write};
 use store::ResultRow;
 use train::Evaluated;
@@ -28,7 +28,7 @@ pub(crate) fn print(text: &str) -> Result<u8, CliError> {
     }
 }
 
-/// A remark on standard error: one line, without secrets and without anything that steers a terminal.
+/// A remark on standard error: one line that fits on a screen, without secrets and without anything that steers a terminal.
 #[expect(clippy::print_stderr, reason = "the one place that prints remarks")]
 pub(crate) fn note(text: &str) {
     eprintln!("{}", remark(text));
@@ -42,7 +42,7 @@ pub(crate) fn note_with_hint(text: &str, hint: &str) {
 
 /// A text as a remark shows it.
 pub(crate) fn remark(text: &str) -> String {
-    escaped(&redacted(text))
+    brief(&escaped(&redacted(text))).into_owned()
 }
 
 /// A table with right-aligned columns from `first_number` on.

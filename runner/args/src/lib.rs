@@ -121,6 +121,7 @@ impl Args {
 fn end_with(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let shown = plan::escaped_lines(&plan::redacted(&text));
+    let shown: String = shown.split_inclusive('\n').map(plan::brief).collect();
     if error.use_stderr() && shown != text {
         print_mistake(&shown);
         process::exit(error.exit_code());

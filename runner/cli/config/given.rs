@@ -1,7 +1,8 @@
 //! The options of `sae-run train` as the layer on top of all others.
 
+use super::check::check_sweep;
 use super::source::SourceFile;
-use super::{Layers, LoadedSweep, Origin, check_sweep, common_files};
+use super::{Layers, LoadedSweep, Origin, common_files};
 use crate::error::CliError;
 use crate::paths::Folders;
 use args::Given;

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod any_bytes;
+mod check;
 mod finite;
 mod given;
 mod keys;
@@ -11,7 +12,6 @@ mod source;
 
 use crate::error::CliError;
 use crate::paths::Folders;
-use crate::runs_folder::DATABASE;
 use args::{Given, StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
@@ -191,7 +191,9 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
     let layers = Layers::read(args, folders)?;
     let mut sweep = layers.sweep()?;
     restore_order(&mut sweep, &layers);
-    check_sweep(&sweep, &args.sweep.display().to_string())?;
+    check::check_sweep(&sweep, &args.sweep.display().to_string())?;
+    let place = |key: &str| layers.place(&["vary", key], 2);
+    check::check_vary(&sweep.vary, &place)?;
     let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
     let text = layers.files.last().map_or("", |file| &file.text);
     Ok(LoadedSweep {
@@ -326,37 +328,4 @@ fn restore_order(sweep: &mut Sweep, layers: &Layers) {
             .unwrap_or(order.len())
     });
     sweep.vary = vary.into_iter().collect();
-}
-
-/// What the types do not say: the name becomes a folder, and workers and threads are real.
-fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
-    const MOST_THREADS: usize = 4096;
-    const MOST_LANES: usize = 1024;
-    let is_portable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name = &sweep.name;
-    let is_taken = name.starts_with('.') || name.starts_with(DATABASE);
-    let at_file = |message: String| CliError::input(message).at(place);
-    if name.is_empty() || is_taken || !name.chars().all(is_portable) {
-        let hint = "it names a folder: use letters, digits, `_`, `-` and `.`, and begin neither \
-                    with `.` nor with the name of the database";
-        return Err(at_file(format!("`name` is `{name}`")).with_hint(hint.to_owned()));
-    }
-    let most_lanes = sweep.launch.jobs.max(sweep.launch.devices.len());
-    if most_lanes > MOST_LANES {
-        let key = if sweep.launch.jobs > MOST_LANES {
-            "jobs"
-        } else {
-            "devices"
-        };
-        return Err(at_file(format!(
-            "`launch.{key}` asks for {most_lanes} workers at a time"
-        ))
-        .with_hint(format!("the most is {MOST_LANES}")));
-    }
-    let threads = sweep.launch.threads;
-    if threads > MOST_THREADS {
-        return Err(at_file(format!("`launch.threads` is {threads}"))
-            .with_hint(format!("0 means all cores; the most is {MOST_THREADS}")));
-    }
-    Ok(())
 }

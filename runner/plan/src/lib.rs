@@ -42,4 +42,4 @@ pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of};
-pub use text::{escaped, escaped_lines, has_secret, names_secret, redacted};
+pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};

@@ -6,6 +6,11 @@ use std::borrow::Cow;
 const TOKEN_STARTS: [&str; 2] = ["hf_", "api_org_"];
 /// Letters and digits behind that: tokens have 34, and what has far fewer is a name.
 const MIN_TOKEN_CHARS: usize = 16;
+/// A line of a message has no more than these: half a screen.
+const MOST_CHARS: usize = 1000;
+/// What is left of a longer one.
+const CHARS_AT_START: usize = 600;
+const CHARS_AT_END: usize = 200;
 /// Stands where a secret was.
 const REDACTED: &str = "***";
 /// Last words of names that secrets have.
@@ -49,6 +54,20 @@ fn escaped_but(text: &str, kept: &[char]) -> String {
 fn steers(c: char) -> bool {
     let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// A line that does not fill the screen, whatever stands in it: of a long one the beginning and the end.
+pub fn brief(line: &str) -> Cow<'_, str> {
+    let n_chars = line.chars().count();
+    if n_chars <= MOST_CHARS {
+        return Cow::Borrowed(line);
+    }
+    let n_left_out = n_chars - CHARS_AT_START - CHARS_AT_END;
+    let start: String = line.chars().take(CHARS_AT_START).collect();
+    let end: String = line.chars().skip(n_chars - CHARS_AT_END).collect();
+    Cow::Owned(format!(
+        "{start} [... {n_left_out} more characters ...] {end}"
+    ))
 }
 
 /// The text without secrets: tokens of the Hub, and what stands before the `@` of an address.
@@ -121,6 +140,19 @@ mod tests {
         assert_eq!(escaped(name), one_line);
         assert_eq!(escaped(one_line), one_line);
         assert_eq!(escaped_lines("a\tb\n\x07"), "a\tb\n\\u0007");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_in_its_middle() {
+        let line = "ä".repeat(1000);
+        assert_eq!(brief(&line), line);
+        let long = format!("{line}, in the end");
+        let cut = brief(&long).into_owned();
+        assert!(
+            cut.starts_with(&"ä".repeat(600)) && cut.ends_with("ä, in the end"),
+            "{cut}"
+        );
+        assert!(cut.contains("[... 212 more characters ...]"), "{cut}");
     }
 
     /// JSON that is shown is still the same JSON.

@@ -33,8 +33,18 @@ pub enum StoreError {
     CannotOpen {
         /// The database.
         path: PathBuf,
-        /// Why.
-        source: sqlx::Error,
+    },
+    /// The disk or network file system fails, or allows no file of that size.
+    #[error("the database `{}` cannot be read or written: the disk refuses it", path.display())]
+    DiskFails {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Memory ran out.
+    #[error("there is not enough memory for the database `{}`", path.display())]
+    NoMemory {
+        /// The database.
+        path: PathBuf,
     },
     /// A file of another kind.
     #[error("`{}` is not an SQLite database", path.display())]
@@ -96,8 +106,6 @@ pub enum StoreError {
     Damaged {
         /// The database.
         path: PathBuf,
-        /// What SQLite found.
-        source: sqlx::Error,
     },
     /// A row that breaks a rule of the schema.
     #[error("the database `{}` refused a row: {rule}", path.display())]
@@ -108,12 +116,12 @@ pub enum StoreError {
         rule: String,
     },
     /// Any other failure of the database.
-    #[error("the database `{}` failed", path.display())]
+    #[error("the database `{}` failed: {reason}", path.display())]
     Database {
         /// The database.
         path: PathBuf,
         /// What SQLite or the driver said.
-        source: sqlx::Error,
+        reason: String,
     },
 
     /// A sweep that was never run.
@@ -307,6 +315,12 @@ impl StoreError {
                 "nothing was changed; use the version that wrote it".into()
             }
             Self::Busy { .. } => "wait for the other process, or end it".into(),
+            Self::DiskFails { .. } => {
+                "look for a quota, a limit of file sizes (`ulimit -f`), or errors of the disk (`dmesg`), then run again: \
+                 nothing recorded is lost"
+                    .into()
+            }
+            Self::NoMemory { .. } => "end other programs, or lower `launch.jobs`".into(),
             Self::DiskFull { .. } => "free some space and run again; nothing recorded is lost".into(),
             Self::Damaged { .. } => {
                 "copy the file away, then try `sqlite3 runs.db .recover`; the checkpoints beside it \
@@ -369,16 +383,21 @@ impl StoreError {
         match result_code(&source) {
             // The primary codes of <https://www.sqlite.org/rescode.html>.
             Some(5 | 6) => Self::Busy { path },
-            Some(8) => Self::ReadOnly { path },
-            Some(11) => Self::Damaged { path, source },
+            Some(3 | 8) => Self::ReadOnly { path },
+            Some(7) => Self::NoMemory { path },
+            Some(10 | 22) => Self::DiskFails { path },
+            Some(11) => Self::Damaged { path },
             Some(13) => Self::DiskFull { path },
-            Some(14) => Self::CannotOpen { path, source },
+            Some(14) => Self::CannotOpen { path },
             Some(19) => Self::Constraint {
                 rule: message(&source),
                 path,
             },
             Some(26) => Self::NotADatabase { path },
-            _ => Self::Database { path, source },
+            _ => Self::Database {
+                reason: message(&source),
+                path,
+            },
         }
     }
 }

@@ -223,7 +223,7 @@ fn migration_error(path: &Path, error: MigrateError) -> StoreError {
         | MigrateError::Dirty(version) => StoreError::ChangedMigration { path, version },
         other => StoreError::Database {
             path,
-            source: other.into(),
+            reason: other.to_string(),
         },
     }
 }
