@@ -82,6 +82,9 @@ fn head(job: &JobDetails, folder: &Path) -> String {
     }
     line("status", &job.status.to_string());
     line("folder", &folder.display().to_string());
+    if let Some(tokens) = job.config["tokens_per_update"].as_u64() {
+        line("update", &format!("{tokens} tokens"));
+    }
     line("created", &time(job.created_ms));
     if let Some(done_ms) = job.done_ms {
         line("done", &time(done_ms));

@@ -48,7 +48,7 @@ pub(super) fn of(saes: &[ReportSae]) -> Vec<Column> {
 
 type Row = (&'static str, &'static str, fn(&ReportSae) -> Cell);
 
-const COLUMNS: [Row; 19] = [
+const COLUMNS: [Row; 20] = [
     ("sweep", "Name of the sweep.", |sae| text(&sae.sweep)),
     ("job", "Name of the job in the sweep.", |sae| text(&sae.job)),
     (
@@ -67,6 +67,11 @@ const COLUMNS: [Row; 19] = [
         text: format!("{:.2e}", sae.lr),
         number: Some(sae.lr),
     }),
+    (
+        "update",
+        "Tokens of an optimizer update, of all processes together.",
+        |sae| count(sae.tokens_per_update),
+    ),
     ("tokens", "Tokens trained on.", |sae| count(sae.n_tokens)),
     (
         "FVU",

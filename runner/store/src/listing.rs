@@ -111,6 +111,7 @@ fn everything(columns: &[String]) -> String {
         "sae_id" | "hookpoint" | "seed" | "d_in" | "k" | "num_latents" | "lr" => {
             format!("sae.{column}")
         }
+        "tokens_per_update" => "json_extract(job.config, '$.tokens_per_update')".to_owned(),
         "expansion_factor" => "1.0 * sae.num_latents / sae.d_in".to_owned(),
         _ => "NULL".to_owned(),
     });

@@ -76,6 +76,8 @@ pub struct ReportSae {
     pub num_latents: u64,
     /// Learning rate.
     pub lr: f64,
+    /// Tokens of an optimizer update, of all processes together; `None` for a job of an earlier version.
+    pub tokens_per_update: Option<u64>,
     /// Tokens trained on; `None`, as what follows, before the first report.
     pub n_tokens: Option<u64>,
     /// Fraction of variance unexplained over the last tenth of the steps.
@@ -234,6 +236,7 @@ SELECT
     job.model_digest,
     sae.*,
     sae.name AS sae,
+    json_extract(job.config, '$.tokens_per_update') AS tokens_per_update,
     sae_result.n_tokens,
     sae_result.fvu,
     sae_result.l0,
