@@ -6,12 +6,14 @@
 //! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
 
 pub mod bound;
+mod json;
 mod output;
 mod path;
 mod read;
 mod remove;
 mod user;
 
+pub use json::{from_json, with_stand_ins, without_mark};
 pub use output::OutputFile;
 pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};

@@ -269,7 +269,7 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
         path: path.into(),
         source,
     })?;
-    serde_json::from_slice(&text).map_err(|source| LmError::Json {
+    files::from_json(&text).map_err(|source| LmError::Json {
         path: path.into(),
         source,
     })
