@@ -10,13 +10,14 @@ use crate::paths::{self, Folders};
 use crate::rounds;
 use crate::table;
 use args::SweepArgs;
-use data::{DigestCache, RowSpec, TokenSpec};
+use data::{BatchSpec, DigestCache, RowSpec, Shard, TokenSpec, check_batch};
 use indicatif::HumanBytes;
 use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, Stream, TrainConfig};
 use plan::{PlanError, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use train::{ModelInputs, TrainError};
+use std::sync::Arc;
+use train::TrainError;
 
 /// A plan, and where its inputs lie on this machine.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub(crate) struct Inputs {
     datasets: HashMap<DataName, FoundDataset>,
     /// By model, data and how rows are read, as JSON: sweeps have many jobs on few data.
     token_digests: HashMap<(ModelName, DataName, String), String>,
+    /// By the digest of tokens: how many sequences were looked for, and how many there are in all where
+    /// that is known.
+    n_sequences: HashMap<String, (u64, Option<u64>)>,
+    cache: PathBuf,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
@@ -49,7 +54,9 @@ type ModelName = (String, Option<String>);
 #[derive(Debug)]
 struct Model {
     found: FoundModel,
-    inputs: ModelInputs,
+    facts: Arc<ModelFacts>,
+    /// The Hub's commit, or the digest of its files; `None` as long as nobody asked for it.
+    digest: Option<String>,
 }
 
 /// Reads the sweep, asks the recipe and resolves its answer.
@@ -118,9 +125,11 @@ pub(crate) fn add_jobs(
     let jobs = resolve_jobs(&sweep.sweep.train, drafts, |config| inputs.of(config))?;
     let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
     let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
+    new.iter()
+        .try_for_each(|job| inputs.look_at_data(&job.config))?;
     let processes = Processes::of(&sweep.sweep.launch)?;
     let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
-    let facts_of = |job: &Job| &*inputs.model_of(job).inputs.facts;
+    let facts_of = |job: &Job| &*inputs.model_of(job).facts;
     let streams = group_streams(&new, facts_of, processes.n_ranks, most_bytes)?;
     plan.jobs.extend(jobs);
     let mut noted = BTreeSet::new();
@@ -153,7 +162,7 @@ fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
     let first = tensors.iter().take(5).map(|tensor| format!("`{tensor}`"));
     let first: Vec<_> = first.collect();
     let more = if tensors.len() > 5 { ", ..." } else { "" };
-    let (model, facts) = (&job.config.model, &inputs.model_of(job).inputs.facts);
+    let (model, facts) = (&job.config.model, &inputs.model_of(job).facts);
     table::note(&format!(
         "`{model}` has {count} that a {} model does not use: {}{more}",
         facts.model_type,
@@ -185,6 +194,8 @@ impl Inputs {
             models: BTreeMap::new(),
             datasets: HashMap::new(),
             token_digests: HashMap::new(),
+            n_sequences: HashMap::new(),
+            cache: folders.cache.clone(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep_dir.into(),
             model_shelf: folders.models(),
@@ -199,12 +210,12 @@ impl Inputs {
 
     /// What the tokens of `data` are made from for a job with the settings `config`.
     pub(crate) fn tokens(&self, config: &TrainConfig, data: &DataName) -> TokenSpec {
-        let model = &self.models[&name_of(config)].inputs;
+        let model = &self.models[&name_of(config)];
         let vocab_size = model.facts.vocab_size;
         TokenSpec {
             files: self.datasets[data].files.clone(),
             rows: RowSpec::of(config, vocab_size),
-            tokenizer_dir: model.dir.clone(),
+            tokenizer_dir: model.found.dir.clone(),
             vocab_size,
         }
     }
@@ -246,7 +257,7 @@ impl Inputs {
         if !jobs.any(|job| job.config.wants_evaluation()) {
             return Ok(left_over);
         }
-        train::check_whole_model(dir, model.inputs.facts.n_layers).map_err(|error| {
+        train::check_whole_model(dir, model.facts.n_layers).map_err(|error| {
             let hint = "evaluation takes the whole model with its head; `evaluate = false` does \
                         without";
             CliError::from(error).with_hint(hint.to_owned())
@@ -258,7 +269,7 @@ impl Inputs {
     /// # Errors
     /// A model that is not there.
     pub(crate) fn facts(&mut self, config: &TrainConfig) -> Result<&ModelFacts, CliError> {
-        Ok(&*self.model(config)?.inputs.facts)
+        Ok(&*self.model(config)?.facts)
     }
 
     fn model_of(&self, job: &Job) -> &Model {
@@ -270,8 +281,8 @@ impl Inputs {
     /// # Errors
     /// A model or a data set that is not there or cannot be used.
     pub(crate) fn of(&mut self, config: &TrainConfig) -> Result<JobInputs, CliError> {
-        self.model(config)?;
-        let token_digest = self.token_digest(config, &config.train_data())?;
+        let model_digest = self.model_digest(config)?;
+        let token_digest = self.of_data(config)?;
         let eval_data = config.eval_data();
         let eval_token_digest = eval_data.map(|data| {
             let digest = self.token_digest(config, &data);
@@ -279,14 +290,23 @@ impl Inputs {
         });
         let finetune_digest = self.finetune_dir(config)?;
         let finetune_digest = finetune_digest.map(|dir| train::digest_saes(&dir, &self.digests));
-        let model = &self.models[&name_of(config)].inputs;
+        let model = &self.models[&name_of(config)];
         Ok(JobInputs {
             facts: model.facts.clone(),
-            model_digest: model.digest.clone(),
+            model_digest,
             token_digest,
             eval_token_digest: eval_token_digest.transpose()?,
             finetune_digest: finetune_digest.transpose()?,
         })
+    }
+
+    /// The digest of a job's tokens, which depend on no weights.
+    ///
+    /// # Errors
+    /// As [`Inputs::of`].
+    pub(crate) fn of_data(&mut self, config: &TrainConfig) -> Result<String, CliError> {
+        self.model(config)?;
+        self.token_digest(config, &config.train_data())
     }
 
     /// The folder of SAEs that a job begins with.
@@ -316,6 +336,55 @@ impl Inputs {
         Ok(digest)
     }
 
+    /// Checks that the first document of a job's data has text, and that a batch is filled, as far as that
+    /// is known without downloading or tokenising anything.
+    fn look_at_data(&mut self, config: &TrainConfig) -> Result<(), CliError> {
+        let batches = BatchSpec {
+            shuffle_seed: config.shuffle_seed,
+            max_examples: config.max_examples,
+            eval_fraction: config.eval_fraction,
+            batch_size: config.batch_size,
+            shard: Shard::WHOLE,
+            pass_size: config.batch_size,
+        };
+        let n_training = 1.0 - config.eval_fraction.clamp(0.0, 0.99);
+        let n_wanted = (config.batch_size as f64 / n_training) as u64 + 2;
+        match self.n_sequences(config, n_wanted)? {
+            Some(n_sequences) => check_batch(n_sequences, &batches).map_err(|error| {
+                CliError::from(TrainError::from(error)).about("batch_size".to_owned())
+            }),
+            None => Ok(config.validate_batch()?),
+        }
+    }
+
+    /// The number of sequences of a job's data, where it is known or there are fewer than `n_wanted`.
+    fn n_sequences(
+        &mut self,
+        config: &TrainConfig,
+        n_wanted: u64,
+    ) -> Result<Option<u64>, CliError> {
+        let data = config.train_data();
+        let digest = self.token_digest(config, &data)?;
+        if let Some((n_looked_for, found)) = self.n_sequences.get(&digest)
+            && (found.is_some() || *n_looked_for >= n_wanted)
+        {
+            return Ok(*found);
+        }
+        let found = self
+            .tokens(config, &data)
+            .first_look(&self.cache, &digest, n_wanted);
+        let found = found.map_err(|error| {
+            let key = if error.is_about_column() {
+                "text_column"
+            } else {
+                "dataset"
+            };
+            CliError::from(TrainError::from(error)).about(key.to_owned())
+        })?;
+        self.n_sequences.insert(digest, (n_wanted, found));
+        Ok(found)
+    }
+
     /// Downloads the files of a job's data, as far as they are not in the cache.
     ///
     /// # Errors
@@ -340,6 +409,17 @@ impl Inputs {
         Ok(found.dir.clone())
     }
 
+    fn model_digest(&mut self, config: &TrainConfig) -> Result<String, CliError> {
+        self.model(config)?;
+        let model = self.models.get_mut(&name_of(config));
+        let Model { found, digest, .. } = model.expect("it was just read");
+        if let Some(digest) = digest {
+            return Ok(digest.clone());
+        }
+        let read = train::digest_model(&found.dir, found.commit(), &self.digests)?;
+        Ok(digest.insert(read).clone())
+    }
+
     fn model(&mut self, config: &TrainConfig) -> Result<&Model, CliError> {
         if config.model.is_empty() {
             return Err(CliError::input("`train.model` is missing")
@@ -353,8 +433,12 @@ impl Inputs {
                 &self.sweep_dir,
                 &self.model_shelf,
             )?;
-            let inputs = train::read_model(&found.dir, found.commit(), &self.digests)?;
-            self.models.insert(name.clone(), Model { found, inputs });
+            let model = Model {
+                facts: Arc::new(train::read_facts(&found.dir).map_err(TrainError::from)?),
+                found,
+                digest: None,
+            };
+            self.models.insert(name.clone(), model);
         }
         Ok(&self.models[&name])
     }
