@@ -20,7 +20,7 @@ fn data_that_gives_no_tokens_is_told() {
         (
             "{\"text\": 3}\n",
             "data.jsonl:1: column `text` holds",
-            "`text_column`",
+            "`on_bad_row = \"skip\"`",
         ),
         (
             "{\"text\": \"a\"}\nnonsense\n",
@@ -66,8 +66,7 @@ fn too_few_sequences_for_an_update_are_told() {
     let workspace = Workspace::with_small_sweep();
     let with = |set| workspace.run(&["tiny.toml", "--set", set]);
     with("train.max_examples=7")
-        .refuses(&["7 of 1025 sequences do not fill one batch of 8"])
-        .hints("lower batch_size");
+        .refuses(&["`batch_size` is 8, but `max_examples` leaves 7 sequences"]);
     with("train.grad_acc_steps=9")
         .refuses(&["one optimizer update", "9", "8"])
         .hints("`grad_acc_steps`");
@@ -75,6 +74,20 @@ fn too_few_sequences_for_an_update_are_told() {
     with("train.max_examples=30")
         .succeeds()
         .remarks(&["the last 6 of 30 sequences are left out: an update takes 8"]);
+    // By now the tokens are there, and planning knows how many.
+    let sets = [
+        "--set",
+        "train.max_examples=2000",
+        "--set",
+        "train.batch_size=1100",
+    ];
+    workspace
+        .run(&[&["plan", "tiny.toml"][..], &sets].concat())
+        .refuses(&[
+            "--set train.batch_size",
+            "1025 of 1025 sequences do not fill one batch of 1100",
+        ])
+        .hints("lower batch_size to 1025 or less, or give more text");
 }
 
 #[test]

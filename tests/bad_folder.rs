@@ -1,7 +1,7 @@
 //! Runs folders that cannot be used: by permission, by what lies there, or because another works
 //! there. Nothing of it is changed.
 
-use crate::common::{Workspace, finish, signal, text, tiny_sweep_with, until};
+use crate::common::{Workspace, finish, fixture, signal, text, tiny_sweep_with, until};
 use sqlx::{ConnectOptions, Connection};
 use std::fs;
 use std::path::Path;
@@ -27,6 +27,12 @@ fn a_folder_that_cannot_be_written_is_told() {
             .refuses(&["cannot write to the runs folder", folder])
             .hints("`--set runs_dir=DIR`");
     }
+    let (model, dataset) = (fixture("tiny-llama"), fixture("tiny.jsonl"));
+    let args = ["train", text(&model), text(&dataset), "--ctx_len", "64"];
+    workspace
+        .run(&[&args[..], &["--save_dir", "file/runs"]].concat())
+        .refuses(&["cannot write to the runs folder"])
+        .hints("`--save_dir DIR`");
     assert!(!workspace.path("runs").exists());
 }
 

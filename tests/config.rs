@@ -48,6 +48,83 @@ fn later_layers_win() {
 }
 
 #[test]
+fn text_may_look_like_anything() {
+    let workspace = Workspace::new();
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        let content = std::fs::read(fixture("tiny-llama").join(name)).unwrap();
+        workspace.write(&format!("007/{name}"), &content);
+        workspace.write(&format!("1.10/{name}"), content);
+    }
+    let text = std::fs::read(fixture("tiny.jsonl")).unwrap();
+    workspace.write("2024/train.jsonl", text);
+    let sweep = replace_line(&small_sweep(), "name", "name = 2024");
+    let sweep = replace_line(&sweep, "model", "model = 1.10 # not 1.1");
+    let sweep = replace_line(
+        &sweep,
+        "dataset",
+        "data_args = { data_dir = 2024 }\ndataset = '.'",
+    );
+    workspace.write("tiny.toml", &sweep);
+    let settings = |plan: &Value| {
+        let config = &plan["jobs"][0]["config"];
+        let of_config = [
+            &config["model"],
+            &config["data_args"]["data_dir"],
+            &config["hookpoints"],
+        ];
+        of_config.map(Value::clone)
+    };
+    let plan = |variables: &[_], more: &[&str]| {
+        let args = [&["plan", "tiny.toml", "--json"], more].concat();
+        settings(&workspace.run_with(variables, &args).succeeds().json())
+    };
+    let hookpoints = json!(["layers.0"]);
+    let expected = |model: &str| [json!(model), json!("2024"), hookpoints.clone()];
+    assert_eq!(plan(&[], &[]), expected("1.10"));
+    assert_eq!(plan(&[], &["--set", "train.model=007"]), expected("007"));
+    assert_eq!(
+        plan(&[], &["--set", "train.model=\"1.10\""]),
+        expected("1.10")
+    );
+    assert_eq!(
+        plan(&[], &["--set", "vary.model=[\"007\"]"]),
+        expected("007")
+    );
+    let variable = [("SAE_RUN_TRAIN__MODEL", "007"), ("SAE_RUN_NAME", "true")];
+    assert_eq!(plan(&variable, &[]), expected("007"));
+    assert_eq!(
+        plan(&[], &["--set", "name=1e5", "--set", "runs_dir=5"]),
+        expected("1.10")
+    );
+    let options = [
+        "--data_args",
+        "data_dir=2024",
+        "--split",
+        "train[:300]",
+        "--ctx_len",
+        "64",
+    ];
+    let options = [
+        &["train", "007", "."][..],
+        &options,
+        &["--run_name", "2024"],
+    ]
+    .concat();
+    let options = [&options[..], &["--revision", "1234567", "--dry-run"]].concat();
+    workspace
+        .run(&options)
+        .refuses(&["`007` is the folder", "no revision `1234567`"]);
+    workspace
+        .run(&["plan", "tiny.toml", "--set", "train.k=many"])
+        .refuses(&["`train.k`"]);
+}
+
+#[test]
 fn the_sweep_may_lie_elsewhere_and_its_paths_go_with_it() {
     let workspace = Workspace::new();
     let text = std::fs::read(fixture("tiny.jsonl")).unwrap();

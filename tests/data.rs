@@ -1,6 +1,7 @@
 //! Data sets in their formats, on the real binary; from the Hub, in sweeps, and disturbed.
 
 mod disturbed;
+mod forms;
 mod in_sweeps;
 mod on_hub;
 
@@ -173,7 +174,10 @@ fn settings_that_are_wrong() {
     let workspace = Workspace::new();
     workspace.write("data.jsonl", "{\"text\": \"a\"}\n");
     let refused = |args: &[&str]| data(&workspace, "data.jsonl", args);
-    refused(&["--split", "train[:10%]"]).refuses(&["`split`", "train[:10%]"]);
+    refused(&["--split", "train[:10%"]).refuses(&["`split`", "train[:10%`"]);
+    refused(&["--split", "train[:10%]"])
+        .refuses(&["no documents"])
+        .hints("more rows with `split`");
     refused(&["--split", "test"])
         .refuses(&["test"])
         .hints("train");

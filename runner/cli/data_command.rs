@@ -31,7 +31,7 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
     let config = config(args)?;
     let folders = Folders::of_this_machine()?;
     let mut inputs = Inputs::new(Path::new("."), &folders);
-    inputs.of(&config, 1)?;
+    inputs.of_data(&config)?;
     inputs.fetch_data(&config, args.quiet)?;
     let spec = inputs.tokens(&config, &config.train_data());
     let Some(tokens) = tokenise_or_stop(&spec, &folders.cache, args.quiet)? else {

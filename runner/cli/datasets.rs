@@ -10,6 +10,7 @@ use crate::table;
 use data::{ChosenFile, DataError, DataFiles};
 use hub::{DatasetListing, HubError};
 use plan::{DataName, DatasetRequest};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use train::TrainError;
 
@@ -56,7 +57,7 @@ pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundD
         table::note(&notice.to_string());
     }
     match choose(name, &listing, &request) {
-        Ok(chosen) => Ok(of_hub(name, listing, chosen)),
+        Ok(chosen) => of_hub(name, &request, listing, chosen),
         Err(error) => match lack_of_files(name, &listing, &request) {
             Some(lack) if revision.is_none() => {
                 of_parquet_branch(name, &request)?.ok_or_else(|| of_data(lack))
@@ -152,11 +153,18 @@ fn of_parquet_branch(
             "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet"
         ),
     });
-    Ok(Some(of_hub(name, listing, copy.files)))
+    of_hub(name, request, listing, copy.files).map(Some)
 }
 
-fn of_hub(name: &str, listing: DatasetListing, chosen: Vec<ChosenFile>) -> FoundDataset {
-    let names: Vec<_> = chosen.iter().map(|file| file.name.clone()).collect();
+fn of_hub(
+    name: &str,
+    request: &DatasetRequest,
+    listing: DatasetListing,
+    chosen: Vec<ChosenFile>,
+) -> Result<FoundDataset, CliError> {
+    // A split may take a file twice.
+    let names: BTreeSet<_> = chosen.iter().map(|file| file.name.clone()).collect();
+    let names = names.into_iter().collect();
     let hash_of = |name: &str| {
         let mut files = listing.files.iter();
         let file = files.find(|file| file.name == name);
@@ -166,11 +174,11 @@ fn of_hub(name: &str, listing: DatasetListing, chosen: Vec<ChosenFile>) -> Found
         let (path, hash) = (listing.dir.join(&file.name), hash_of(&file.name));
         (file, path, hash)
     });
-    let files = DataFiles::of_hub(name, located.collect());
-    FoundDataset {
+    let files = DataFiles::of_hub(name, request, located.collect()).map_err(of_data)?;
+    Ok(FoundDataset {
         files,
         remote: Some(RemoteFiles { listing, names }),
-    }
+    })
 }
 
 impl FoundDataset {

@@ -10,13 +10,14 @@ use crate::paths::{self, Folders};
 use crate::rounds;
 use crate::table;
 use args::SweepArgs;
-use data::{DigestCache, RowSpec, TokenSpec};
+use data::{BatchSpec, DigestCache, RowSpec, Shard, TokenSpec, check_batch};
 use indicatif::HumanBytes;
 use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, Stream, TrainConfig};
 use plan::{PlanError, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use train::{ModelInputs, TrainError};
+use std::sync::Arc;
+use train::TrainError;
 
 /// A plan, and where its inputs lie on this machine.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub(crate) struct Inputs {
     datasets: HashMap<DataName, FoundDataset>,
     /// By model, data and how rows are read, as JSON: sweeps have many jobs on few data.
     token_digests: HashMap<(ModelName, DataName, String), String>,
+    /// By the digest of tokens: how many sequences were looked for, and how many there are in all where
+    /// that is known.
+    n_sequences: HashMap<String, (u64, Option<u64>)>,
+    cache: PathBuf,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
@@ -49,7 +54,9 @@ type ModelName = (String, Option<String>);
 #[derive(Debug)]
 struct Model {
     found: FoundModel,
-    inputs: ModelInputs,
+    facts: Arc<ModelFacts>,
+    /// The Hub's commit, or the digest of its files; `None` as long as nobody asked for it.
+    digest: Option<String>,
 }
 
 /// Reads the sweep, asks the recipe and resolves its answer.
@@ -120,8 +127,10 @@ pub(crate) fn add_jobs(
     let jobs = resolve_jobs(&sweep.sweep.train, drafts, inputs_of)?;
     let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
     let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
+    new.iter()
+        .try_for_each(|job| inputs.look_at_data(&job.config))?;
     let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
-    let facts_of = |job: &Job| &*inputs.model_of(job).inputs.facts;
+    let facts_of = |job: &Job| &*inputs.model_of(job).facts;
     let streams = group_streams(&new, facts_of, processes.n_ranks, most_bytes)?;
     plan.jobs.extend(jobs);
     let mut noted = BTreeSet::new();
@@ -151,7 +160,7 @@ fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
         return;
     }
     let count = table::count(tensors.len(), "tensor");
-    let (model, facts) = (&job.config.model, &inputs.model_of(job).inputs.facts);
+    let (model, facts) = (&job.config.model, &inputs.model_of(job).facts);
     table::note(&format!(
         "`{model}` has {count} that a {} model does not use: {}",
         facts.model_type,
@@ -167,8 +176,7 @@ fn first_of(names: &[String]) -> String {
 }
 
 /// Says which keys of a model's config.json nobody knows.
-fn note_unknown_keys(model: &str, inputs: &ModelInputs) {
-    let keys = &inputs.unknown_keys;
+fn note_unknown_keys(model: &str, facts: &ModelFacts, keys: &[String]) {
     if keys.is_empty() {
         return;
     }
@@ -176,7 +184,7 @@ fn note_unknown_keys(model: &str, inputs: &ModelInputs) {
     table::note(&format!(
         "config.json of `{model}` has {count} that {} not known for a {} model: {}",
         if keys.len() == 1 { "is" } else { "are" },
-        inputs.facts.model_type,
+        facts.model_type,
         first_of(keys)
     ));
 }
@@ -215,6 +223,8 @@ impl Inputs {
             models: BTreeMap::new(),
             datasets: HashMap::new(),
             token_digests: HashMap::new(),
+            n_sequences: HashMap::new(),
+            cache: folders.cache.clone(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep_dir.into(),
             model_shelf: folders.models(),
@@ -229,12 +239,12 @@ impl Inputs {
 
     /// What the tokens of `data` are made from for a job with the settings `config`.
     pub(crate) fn tokens(&self, config: &TrainConfig, data: &DataName) -> TokenSpec {
-        let model = &self.models[&name_of(config)].inputs;
+        let model = &self.models[&name_of(config)];
         let vocab_size = model.facts.vocab_size;
         TokenSpec {
             files: self.datasets[data].files.clone(),
             rows: RowSpec::of(config, vocab_size),
-            tokenizer_dir: model.dir.clone(),
+            tokenizer_dir: model.found.dir.clone(),
             vocab_size,
         }
     }
@@ -279,7 +289,7 @@ impl Inputs {
         if !jobs.iter().any(|job| job.config.wants_evaluation()) {
             return Ok(left_over);
         }
-        train::check_whole_model(dir, model.inputs.facts.n_layers).map_err(|error| {
+        train::check_whole_model(dir, model.facts.n_layers).map_err(|error| {
             let hint = "evaluation takes the whole model with its head; `evaluate = false` does \
                         without";
             CliError::from(error).with_hint(hint.to_owned())
@@ -291,7 +301,7 @@ impl Inputs {
     /// # Errors
     /// A model that is not there.
     pub(crate) fn facts(&mut self, config: &TrainConfig) -> Result<&ModelFacts, CliError> {
-        Ok(&*self.model(config)?.inputs.facts)
+        Ok(&*self.model(config)?.facts)
     }
 
     fn model_of(&self, job: &Job) -> &Model {
@@ -307,8 +317,8 @@ impl Inputs {
         config: &TrainConfig,
         n_ranks: usize,
     ) -> Result<JobInputs, CliError> {
-        self.model(config)?;
-        let token_digest = self.token_digest(config, &config.train_data())?;
+        let model_digest = self.model_digest(config)?;
+        let token_digest = self.of_data(config)?;
         let eval_data = config.eval_data();
         let eval_token_digest = eval_data.map(|data| {
             let digest = self.token_digest(config, &data);
@@ -316,15 +326,24 @@ impl Inputs {
         });
         let finetune_digest = self.finetune_dir(config)?;
         let finetune_digest = finetune_digest.map(|dir| train::digest_saes(&dir, &self.digests));
-        let model = &self.models[&name_of(config)].inputs;
+        let model = &self.models[&name_of(config)];
         Ok(JobInputs {
             facts: model.facts.clone(),
-            model_digest: model.digest.clone(),
+            model_digest,
             token_digest,
             eval_token_digest: eval_token_digest.transpose()?,
             finetune_digest: finetune_digest.transpose()?,
             n_ranks,
         })
+    }
+
+    /// The digest of a job's tokens, which depend on no weights.
+    ///
+    /// # Errors
+    /// As [`Inputs::of`].
+    pub(crate) fn of_data(&mut self, config: &TrainConfig) -> Result<String, CliError> {
+        self.model(config)?;
+        self.token_digest(config, &config.train_data())
     }
 
     /// The folder of SAEs that a job begins with.
@@ -354,6 +373,55 @@ impl Inputs {
         Ok(digest)
     }
 
+    /// Checks that the first document of a job's data has text, and that a batch is filled, as far as that
+    /// is known without downloading or tokenising anything.
+    fn look_at_data(&mut self, config: &TrainConfig) -> Result<(), CliError> {
+        let batches = BatchSpec {
+            shuffle_seed: config.shuffle_seed,
+            max_examples: config.max_examples,
+            eval_fraction: config.eval_fraction,
+            batch_size: config.batch_size,
+            shard: Shard::WHOLE,
+            pass_size: config.batch_size,
+        };
+        let n_training = 1.0 - config.eval_fraction.clamp(0.0, 0.99);
+        let n_wanted = (config.batch_size as f64 / n_training) as u64 + 2;
+        match self.n_sequences(config, n_wanted)? {
+            Some(n_sequences) => check_batch(n_sequences, &batches).map_err(|error| {
+                CliError::from(TrainError::from(error)).about("batch_size".to_owned())
+            }),
+            None => Ok(config.validate_batch()?),
+        }
+    }
+
+    /// The number of sequences of a job's data, where it is known or there are fewer than `n_wanted`.
+    fn n_sequences(
+        &mut self,
+        config: &TrainConfig,
+        n_wanted: u64,
+    ) -> Result<Option<u64>, CliError> {
+        let data = config.train_data();
+        let digest = self.token_digest(config, &data)?;
+        if let Some((n_looked_for, found)) = self.n_sequences.get(&digest)
+            && (found.is_some() || *n_looked_for >= n_wanted)
+        {
+            return Ok(*found);
+        }
+        let found = self
+            .tokens(config, &data)
+            .first_look(&self.cache, &digest, n_wanted);
+        let found = found.map_err(|error| {
+            let key = if error.is_about_column() {
+                "text_column"
+            } else {
+                "dataset"
+            };
+            CliError::from(TrainError::from(error)).about(key.to_owned())
+        })?;
+        self.n_sequences.insert(digest, (n_wanted, found));
+        Ok(found)
+    }
+
     /// Downloads the files of a job's data, as far as they are not in the cache.
     ///
     /// # Errors
@@ -378,6 +446,17 @@ impl Inputs {
         Ok(found.dir.clone())
     }
 
+    fn model_digest(&mut self, config: &TrainConfig) -> Result<String, CliError> {
+        self.model(config)?;
+        let model = self.models.get_mut(&name_of(config));
+        let Model { found, digest, .. } = model.expect("it was just read");
+        if let Some(digest) = digest {
+            return Ok(digest.clone());
+        }
+        let read = train::digest_model(&found.dir, found.commit(), &self.digests)?;
+        Ok(digest.insert(read).clone())
+    }
+
     fn model(&mut self, config: &TrainConfig) -> Result<&Model, CliError> {
         if config.model.is_empty() {
             return Err(CliError::input("`train.model` is missing")
@@ -391,9 +470,15 @@ impl Inputs {
                 &self.sweep_dir,
                 &self.model_shelf,
             )?;
-            let inputs = train::read_model(&found.dir, found.commit(), &self.digests)?;
-            note_unknown_keys(&name.0, &inputs);
-            self.models.insert(name.clone(), Model { found, inputs });
+            let config = train::lm::read_config(&found.dir).map_err(TrainError::from)?;
+            let facts = Arc::new(config.facts());
+            note_unknown_keys(&name.0, &facts, config.unknown_keys());
+            let model = Model {
+                found,
+                facts,
+                digest: None,
+            };
+            self.models.insert(name.clone(), model);
         }
         Ok(&self.models[&name])
     }

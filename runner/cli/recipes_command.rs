@@ -162,7 +162,7 @@ fn test(name: &str, request: &Path, as_json: bool) -> Result<u8, CliError> {
     let recipe = Recipe::find(name, Path::new(""), &rounds::search_dirs(&folders))?;
     let text = files::read(request, bound::SETTINGS)
         .map_err(|error| CliError::io("read", request, &error))?;
-    let request: PlanRequest = serde_json::from_slice(&text).map_err(|error| {
+    let request: PlanRequest = files::from_json(&text).map_err(|error| {
         CliError::input(format!("`{}` is no request: {error}", request.display()))
             .with_hint("`sae-run recipes request SWEEP.toml` prints one".to_owned())
     })?;

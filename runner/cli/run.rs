@@ -1,6 +1,6 @@
 //! `sae-run SWEEP.toml`: expand, record, train what is not done, show the results.
 
-use crate::config;
+use crate::config::{self, Origin};
 use crate::error::CliError;
 use crate::expand::{self, Expanded};
 use crate::hub_access;
@@ -97,7 +97,7 @@ async fn run_expanded(
         });
     }
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
-    let folder = RunsFolder::lock(&expanded.sweep.sweep.runs_dir)?;
+    let folder = lock(expanded)?;
     if let Some(leader) = leader {
         leader.lead_in(folder.path())?;
     }
@@ -136,6 +136,19 @@ async fn run_expanded(
     Ok(Ended {
         exit_code,
         recorded: Some(recorded),
+    })
+}
+
+/// Locks the runs folder, in whose place the user may name another.
+fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
+    let option = match expanded.sweep.origin {
+        Origin::File => "--set runs_dir=DIR",
+        Origin::Options => "--save_dir DIR",
+    };
+    RunsFolder::lock(&expanded.sweep.sweep.runs_dir).map_err(|error| {
+        let hint = error.hint().unwrap_or_default();
+        let hint = format!("{hint}; `{option}` names another folder");
+        error.with_hint(hint)
     })
 }
 

@@ -32,7 +32,7 @@ impl RunsFolder {
     pub(crate) fn lock(path: &str) -> Result<Self, CliError> {
         let unwritable = |error: &std::io::Error| {
             CliError::io("write to the runs folder", Path::new(path), error)
-                .with_hint("choose another with `--set runs_dir=DIR`".to_owned())
+                .with_hint("can you write there, and is there space?".to_owned())
         };
         fs::create_dir_all(path).map_err(|error| unwritable(&error))?;
         let path = PathBuf::from(path)
@@ -138,7 +138,6 @@ fn held(path: &Path, lock: &mut File) -> CliError {
     } else {
         "another process".into()
     };
-    CliError::environment(format!("`{}` is in use by {holder}", path.display())).with_hint(
-        "wait for it, or give this sweep a folder of its own with `--set runs_dir=DIR`".to_owned(),
-    )
+    CliError::environment(format!("`{}` is in use by {holder}", path.display()))
+        .with_hint("wait for it to end".to_owned())
 }

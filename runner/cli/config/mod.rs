@@ -14,10 +14,10 @@ use crate::error::CliError;
 use crate::paths::Folders;
 use args::{Given, StoreArgs, SweepArgs};
 use figment::Figment;
-use figment::providers::{Env, Format, Toml};
-use figment::value::Dict;
+use figment::providers::{Data, Env, Format, Toml};
+use figment::value::{Dict, Value as FigmentValue};
 use finite::first_not_finite;
-use plan::{Sweep, default_of};
+use plan::{Sweep, default_of, takes_text, takes_texts};
 use source::SourceFile;
 use std::path::{Path, PathBuf};
 
@@ -156,9 +156,12 @@ impl Layers {
     }
 
     fn merge(&self) -> Result<Figment, CliError> {
-        let merge = |figment: Figment, file: &SourceFile| figment.merge(Toml::string(&file.text));
+        let merge = |figment: Figment, file: &SourceFile| {
+            figment.merge(Toml::string(&file.with_quoted_texts()))
+        };
         let figment = self.files.iter().fold(Figment::new(), merge);
-        Ok(self.sets.iter().fold(figment.merge(environment()?), merge))
+        let figment = figment.merge(environment()?).merge(environment_texts());
+        Ok(self.sets.iter().fold(figment, merge))
     }
 
     /// What they come to.
@@ -206,7 +209,7 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
 }
 
 fn environment() -> Result<Env, CliError> {
-    let env = Env::prefixed("SAE_RUN_").ignore(&NOT_SETTINGS).split("__");
+    let env = variables();
     for (key, value) in env.iter() {
         let dotted: Vec<&str> = key.as_str().split('.').collect();
         let variable = variable_of(&dotted);
@@ -216,7 +219,24 @@ fn environment() -> Result<Env, CliError> {
     Ok(env)
 }
 
-/// `train.k=64` as a piece of TOML; a value that is not TOML is taken as a string.
+fn variables() -> Env {
+    Env::prefixed("SAE_RUN_").ignore(&NOT_SETTINGS).split("__")
+}
+
+/// The variables that look like something else but are of settings that are text, as TOML.
+fn environment_texts() -> Data<Toml> {
+    let of_text = |key: &str| takes_text(&key.split('.').collect::<Vec<_>>());
+    let variables = variables();
+    let lines = variables.iter().filter_map(|(key, text)| {
+        let parsed: FigmentValue = text.parse().ok()?;
+        let is_bare = parsed.as_str().is_none() && of_text(key.as_str());
+        is_bare.then(|| format!("{key} = {}\n", toml::Value::from(text)))
+    });
+    Toml::string(&lines.collect::<String>())
+}
+
+/// `train.k=64` as a piece of TOML; a value that is not TOML is taken as a string, and so is any value of
+/// a setting that is text.
 fn parse_set(set: &str) -> Result<SourceFile, CliError> {
     let (key, value) = set.split_once('=').ok_or_else(|| {
         CliError::input(format!("--set `{set}` has no `=`"))
@@ -227,8 +247,8 @@ fn parse_set(set: &str) -> Result<SourceFile, CliError> {
     keys::check_path(&dotted).map_err(|error| error.at(&format!("--set `{}`", key.trim())))?;
     let plain = format!("{key} = {value}\n");
     let text = match toml::from_str::<toml::Table>(&plain) {
-        Ok(_) => plain,
-        Err(_) => format!("{key} = {}\n", toml::Value::from(value)),
+        Ok(table) if is_as_wanted(&table, &dotted) => plain,
+        _ => format!("{key} = {}\n", toml::Value::from(value)),
     };
     let table = toml::from_str(&text).ok();
     if !table.is_some_and(|table| has_one_key(&table, dotted.len())) {
@@ -251,6 +271,19 @@ fn has_one_key(table: &toml::Table, depth: usize) -> bool {
         _ => true,
     };
     table.len() == 1 && table.values().all(is_one_below)
+}
+
+/// Whether the value at `path` may be what it looks like.
+fn is_as_wanted(table: &toml::Table, path: &[&str]) -> bool {
+    let (first, below) = path.split_first().expect("a split text has a first part");
+    let value = below
+        .iter()
+        .try_fold(table.get(*first), |value, key| Some(value?.get(key)));
+    match value.flatten() {
+        Some(toml::Value::String(_)) => true,
+        Some(toml::Value::Array(_)) if takes_texts(path) => true,
+        _ => !takes_text(path),
+    }
 }
 
 /// Figment's error, with the place of the value it is about: the layer that wins and has the whole

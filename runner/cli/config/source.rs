@@ -2,6 +2,9 @@
 
 use crate::error::CliError;
 use files::bound;
+use plan::{takes_text, takes_texts};
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -96,6 +99,25 @@ impl SourceFile {
         })
     }
 
+    /// The text, with what stands for a setting that is text in quotes, as it was written: a model may be
+    /// called `123`.
+    pub(super) fn with_quoted_texts(&self) -> Cow<'_, str> {
+        let mut spans = Vec::new();
+        if let Ok(root) = self.table() {
+            add_bare_texts(root.get_ref(), &mut Vec::new(), &mut spans);
+        }
+        if spans.is_empty() {
+            return Cow::Borrowed(&self.text);
+        }
+        spans.sort_by_key(|span| span.start);
+        let mut text = self.text.clone();
+        for span in spans.into_iter().rev() {
+            let quoted = toml::Value::from(&self.text[span.clone()]).to_string();
+            text.replace_range(span, &quoted);
+        }
+        Cow::Owned(text)
+    }
+
     /// The number of the line, from 1, that holds byte `offset`.
     pub(super) fn line_of(&self, offset: usize) -> usize {
         1 + self
@@ -105,4 +127,32 @@ impl SourceFile {
             .filter(|&byte| byte == b'\n')
             .count()
     }
+}
+
+/// Where numbers, dates and truth values stand for settings that are text. `path`: the keys of the table.
+fn add_bare_texts<'a>(
+    table: &'a DeTable<'_>,
+    path: &mut Vec<&'a str>,
+    spans: &mut Vec<Range<usize>>,
+) {
+    for (key, value) in table {
+        path.push(key.get_ref());
+        match value.get_ref() {
+            DeValue::Table(inner) => add_bare_texts(inner, path, spans),
+            DeValue::Array(items) if takes_texts(path) => {
+                let bare = items.iter().filter(|item| is_bare(item.get_ref()));
+                spans.extend(bare.map(Spanned::span));
+            }
+            other if is_bare(other) && takes_text(path) => spans.push(value.span()),
+            _ => {}
+        }
+        path.pop();
+    }
+}
+
+fn is_bare(value: &DeValue<'_>) -> bool {
+    !matches!(
+        value,
+        DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_)
+    )
 }

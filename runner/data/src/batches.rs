@@ -87,13 +87,10 @@ impl Batches {
         assert!(shard.rank < shard.n_ranks, "{shard:?}");
         let mut order = training_order(&tokens, &spec);
         let n_selected = order.len();
-        if batch_size == 0 || pass_size == 0 || n_selected < batch_size {
-            return Err(DataError::TooFewSequences {
-                n_sequences: tokens.n_sequences(),
-                n_selected,
-                batch_size,
-            });
+        if pass_size == 0 {
+            return Err(too_few(tokens.n_sequences() as u64, &spec));
         }
+        check_batch(tokens.n_sequences() as u64, &spec)?;
         if batch_size < shard.n_ranks {
             return Err(DataError::MoreRanksThanSequences {
                 n_ranks: shard.n_ranks,
@@ -180,12 +177,48 @@ pub fn training_order(tokens: &Tokens, spec: &BatchSpec) -> Vec<u64> {
     order
 }
 
+/// Checks that `n_sequences` fill a batch, after those that are held out.
+///
+/// # Errors
+/// They do not, or a batch has no sequence.
+pub fn check_batch(n_sequences: u64, spec: &BatchSpec) -> Result<(), DataError> {
+    let n_selected = n_selected(n_sequences, spec);
+    match spec.batch_size > 0 && n_selected >= spec.batch_size as u64 {
+        true => Ok(()),
+        false => Err(too_few(n_sequences, spec)),
+    }
+}
+
+fn too_few(n_sequences: u64, spec: &BatchSpec) -> DataError {
+    let all = BatchSpec {
+        max_examples: None,
+        ..*spec
+    };
+    DataError::TooFewSequences {
+        n_sequences,
+        n_usable: n_selected(n_sequences, &all),
+        n_selected: n_selected(n_sequences, spec),
+        batch_size: spec.batch_size,
+        n_ranks: spec.shard.n_ranks,
+    }
+}
+
+/// The length of [`training_order`].
+fn n_selected(n_sequences: u64, spec: &BatchSpec) -> u64 {
+    let n_usable = n_sequences - n_held_out(n_sequences, spec.eval_fraction);
+    n_usable.min(spec.max_examples.unwrap_or(u64::MAX))
+}
+
+fn n_held_out(n_sequences: u64, eval_fraction: f64) -> u64 {
+    (n_sequences as f64 * eval_fraction.clamp(0.0, 1.0)).ceil() as u64
+}
+
 /// The indices of the sequences that are held out of `n_sequences`: `eval_fraction` of them, rounded
 /// up, drawn without regard to the seed of the training order. So they are the same for all jobs on
 /// the same token data. Jobs that differ in `ctx_len`, tokenizer or data have other sequences, and the
 /// same numbers mean other text there: what one of them holds out, another may train on.
 pub fn held_out(n_sequences: u64, eval_fraction: f64) -> Vec<u64> {
-    let n_held_out = (n_sequences as f64 * eval_fraction.clamp(0.0, 1.0)).ceil() as u64;
+    let n_held_out = n_held_out(n_sequences, eval_fraction);
     if n_held_out == 0 {
         return Vec::new();
     }
@@ -270,7 +303,27 @@ mod tests {
             error.to_string(),
             "7 of 1025 sequences do not fill one batch of 8"
         );
-        assert!(error.hint().unwrap().contains("max_examples"));
+        let hint = "lower batch_size to 7 or less, or raise max_examples to 8 or more";
+        assert_eq!(error.hint().unwrap(), hint);
+        let error = batches(Some(7), 2000).unwrap_err();
+        let hint = "lower batch_size to 7 or less, or give more text";
+        assert_eq!(error.hint().unwrap(), hint);
+        let spec = |batch_size, n_ranks| BatchSpec {
+            batch_size,
+            shard: Shard { rank: 0, n_ranks },
+            ..SPEC
+        };
+        let hint = |spec| check_batch(10, &spec).unwrap_err().hint().unwrap();
+        let ranks = "lower batch_size to 2 or less, or start fewer ranks, or give more text";
+        assert_eq!(hint(spec(16, 4)), ranks);
+        assert_eq!(hint(spec(16, 16)), "start fewer ranks, or give more text");
+        let held_out = BatchSpec {
+            eval_fraction: 0.9,
+            ..spec(4, 1)
+        };
+        let fraction = "lower batch_size to 1 or less, or give more text, or lower eval_fraction";
+        assert_eq!(hint(held_out), fraction);
+        assert!(check_batch(4, &spec(4, 1)).is_ok());
         let error = batches(None, 2000).unwrap_err();
         assert!(
             matches!(

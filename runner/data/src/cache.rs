@@ -186,10 +186,10 @@ impl Place {
 }
 
 /// Receives the token ids of whole sequences, and the totals with them included.
-type Write<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), DataError>;
+pub(crate) type Write<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), DataError>;
 
 /// Makes the sequences of `spec` that come after `start`, checked, and tells of the progress.
-fn tokenise(
+pub(crate) fn tokenise(
     spec: &TokenSpec,
     documents: Documents,
     start: Totals,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Part of every digest; raised when the same inputs would give other tokens.
-const ALGORITHM: &str = "sae-run tokens 2";
+const ALGORITHM: &str = "sae-run tokens 3";
 
 /// A file younger than this may change without a visible change of its time.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -51,7 +51,13 @@ impl TokenSpec {
         ];
         parts.extend(self.tokenizer_parts(files)?);
         for file in &self.files.files {
-            parts.push(format!("{:?} {:?}", file.format, file.compression));
+            parts.push(format!("{:?}", file.format));
+            parts.extend(
+                self.files
+                    .parts
+                    .get(file.part)
+                    .map(|rows| format!("{} {rows:?}", file.part)),
+            );
             if file.format == Format::Bin {
                 parts.push(bin_id_bytes.to_string());
             }

@@ -1,5 +1,6 @@
 //! What can be wrong with data, as the user can mend it.
 
+use crate::source::ID_COLUMN;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -41,11 +42,21 @@ pub enum DataError {
         /// What was asked of it.
         option: &'static str,
     },
-    /// A split that is none but an expression.
-    #[error("split `{split}` is not the name of a split")]
-    SplitExpression {
+    /// A split that is neither a name nor an expression of parts.
+    #[error("split `{split}` cannot be read: {problem}")]
+    BadSplit {
         /// As given.
         split: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Hundredths of equal length of fewer rows than there are hundredths.
+    #[error(
+        "data set `{dataset}` has fewer than 100 rows in a split, too few for `pct1_dropremainder`"
+    )]
+    TooFewRowsToSplit {
+        /// The data set.
+        dataset: String,
     },
     /// A split that the data set does not have.
     #[error("data set `{dataset}` has no split `{split}`")]
@@ -174,7 +185,7 @@ pub enum DataError {
         line: u64,
         /// The column asked for.
         column: String,
-        /// The columns that are there.
+        /// The columns that hold text.
         found: Vec<String>,
     },
     /// A text column that holds something else.
@@ -188,6 +199,8 @@ pub enum DataError {
         column: String,
         /// The type of what is there.
         got: &'static str,
+        /// Columns of the row that hold text.
+        found: Vec<String>,
     },
     /// An `input_ids` column that holds something else.
     #[error(
@@ -204,14 +217,14 @@ pub enum DataError {
         /// What is there.
         got: String,
     },
-    /// A CSV record with too many or too few fields.
-    #[error("{}:{line}: {got} fields, where the header has {expected}", path.display())]
+    /// A CSV record with too many fields.
+    #[error("{}:{line}: {got} fields, where rows have {expected}", path.display())]
     FieldCount {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: u64,
-        /// Fields of the header.
+        /// Fields of the header, or of the first row where that has more.
         expected: usize,
         /// Fields of the record.
         got: usize,
@@ -233,11 +246,11 @@ pub enum DataError {
         path: PathBuf,
         /// The column asked for.
         column: String,
-        /// The columns that are there.
+        /// The columns that hold text.
         found: Vec<String>,
     },
     /// A column whose type does not fit, by the schema of the file.
-    #[error("column `{column}` of `{}` holds {got}, not {wanted}", path.display())]
+    #[error("column `{column}` of `{}` holds {got}, not {}", path.display(), wanted(column))]
     ColumnType {
         /// The file.
         path: PathBuf,
@@ -245,8 +258,8 @@ pub enum DataError {
         column: String,
         /// Its type.
         got: String,
-        /// What it should hold.
-        wanted: &'static str,
+        /// Columns of the file that hold text.
+        found: Box<[String]>,
     },
     /// A file that is damaged or cut short.
     #[error("`{}` is no readable {format} file", path.display())]
@@ -273,6 +286,14 @@ pub enum DataError {
         n_bytes: u64,
         /// The longest that is read.
         limit_bytes: u64,
+    },
+    /// A file that is packed in a way that is not read.
+    #[error("`{}` is packed with {packing}, which is not read", path.display())]
+    ForeignPacking {
+        /// The file.
+        path: PathBuf,
+        /// What it is packed with.
+        packing: &'static str,
     },
     /// A Parquet or Arrow file that is packed once more.
     #[error("`{}` is a packed {format} file, which cannot be read in place", path.display())]
@@ -461,11 +482,15 @@ pub enum DataError {
     #[error("{n_selected} of {n_sequences} sequences do not fill one batch of {batch_size}")]
     TooFewSequences {
         /// Sequences of the data set.
-        n_sequences: usize,
-        /// Those left by max_examples.
-        n_selected: usize,
-        /// Sequences in a batch.
+        n_sequences: u64,
+        /// Those that are not held out.
+        n_usable: u64,
+        /// Of these, those that `max_examples` leaves.
+        n_selected: u64,
+        /// Sequences in a batch, of all processes together.
         batch_size: usize,
+        /// Processes.
+        n_ranks: usize,
     },
 }
 
@@ -487,6 +512,13 @@ fn skipped(n_skipped: u64, first: Option<&str>) -> String {
     match first {
         Some(first) => format!(": all {n_skipped} rows are bad, the first one because {first}"),
         None => String::new(),
+    }
+}
+
+fn wanted(column: &str) -> &'static str {
+    match column {
+        ID_COLUMN => "lists of integers",
+        _ => "text",
     }
 }
 

@@ -31,6 +31,7 @@ mod chunk;
 mod digest;
 mod error;
 mod evaluation;
+mod first_look;
 mod header;
 mod hint;
 mod in_order;
@@ -50,7 +51,7 @@ mod fixtures;
 #[cfg(test)]
 mod golden;
 
-pub use batches::{BatchSpec, Batches, Shard, held_out, included, training_order};
+pub use batches::{BatchSpec, Batches, Shard, check_batch, held_out, included, training_order};
 pub use build_progress::BuildProgress;
 pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
 pub use digest::{DigestCache, TokenSpec};
@@ -59,8 +60,8 @@ pub use evaluation::EvalSequences;
 pub use header::TokenCounts;
 pub use permutation::permutation;
 pub use source::{
-    ChosenFile, Compression, DataFile, DataFiles, Document, Documents, Format, MAX_DOCUMENT_BYTES,
-    ParquetCopy, RowSpec, choose_files, choose_parquet_copy, is_data_file_name, is_pattern,
+    ChosenFile, DataFile, DataFiles, Document, Documents, Format, MAX_DOCUMENT_BYTES, ParquetCopy,
+    RowSpec, choose_files, choose_parquet_copy, is_data_file_name, is_pattern,
 };
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;

@@ -35,19 +35,20 @@ impl Tokenizer {
     pub fn from_dir(folder: &Path) -> Result<Self, DataError> {
         let path = folder.join("tokenizer.json");
         let content = files::read(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
-        let loaded = without_panic(|| Self::load(content, &path, folder));
+        let loaded = without_panic(|| Self::load(&content, &path, folder));
         loaded.map_err(|source| DataError::BadTokenizer {
             path: path.clone(),
             source,
         })?
     }
 
-    fn load(content: Vec<u8>, path: &Path, folder: &Path) -> Result<Self, DataError> {
+    fn load(content: &[u8], path: &Path, folder: &Path) -> Result<Self, DataError> {
         let bad = |source| DataError::BadTokenizer {
             path: path.to_owned(),
             source,
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(content).map_err(bad)?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(files::without_mark(content)).map_err(bad)?;
         let mut config = TokenizerConfig::read(folder)?;
         config.special.add_to(&mut inner).map_err(bad)?;
         if let Some(token_id) = config.eos_token_id {
@@ -348,7 +349,7 @@ impl TokenizerConfig {
 /// The file's JSON; null where there is no file.
 pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
     match files::read(path, bound::SETTINGS) {
-        Ok(content) => serde_json::from_slice(&content).map_err(bad_tokenizer(path)),
+        Ok(content) => files::from_json(&content).map_err(bad_tokenizer(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(DataError::io("read", path)(error)),
     }

@@ -6,6 +6,7 @@
 //! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
 
 pub mod bound;
+mod json;
 mod lfs;
 mod output;
 mod path;
@@ -15,6 +16,7 @@ mod remove;
 pub mod testing;
 mod user;
 
+pub use json::{from_json, with_stand_ins, without_mark};
 pub use lfs::{LFS_HINT, is_lfs_pointer};
 pub use output::OutputFile;
 pub use path::{beside, dir_of, stays_below};

@@ -208,7 +208,7 @@ fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError>
 
 /// The names in the text of an index, whatever they are.
 pub(crate) fn shards_in(text: &[u8]) -> serde_json::Result<BTreeSet<String>> {
-    let index: Index = serde_json::from_slice(text)?;
+    let index: Index = files::from_json(text)?;
     Ok(index.weight_map.into_values().collect())
 }
 

@@ -6,13 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// The key under which such a number is kept, as in transformers' own files.
 const FLOAT_TAG: &str = "__float__";
-
-/// The numbers that Python's `json` writes and JSON does not have.
-const ODD_NUMBERS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// How many characters of a value an error shows.
 const SHOWN_CHARS: usize = 80;
@@ -31,30 +26,10 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LmError> 
 }
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    serde_json::from_slice(text).or_else(|_| serde_json::from_slice(&tagged(text)))
-}
-
-/// The same with odd numbers as objects.
-fn tagged(text: &[u8]) -> Vec<u8> {
-    let mut tagged = Vec::with_capacity(text.len());
-    let (mut in_string, mut is_escaped) = (false, false);
-    let mut rest = text;
-    while let [byte, behind @ ..] = rest {
-        let number = ODD_NUMBERS
-            .iter()
-            .find(|number| !in_string && rest.starts_with(number.as_bytes()));
-        if let Some(number) = number {
-            tagged.extend(format!("{{\"{FLOAT_TAG}\":\"{number}\"}}").bytes());
-            rest = &rest[number.len()..];
-            continue;
-        }
-        in_string ^= *byte == b'"' && !is_escaped;
-        is_escaped = *byte == b'\\' && !is_escaped;
-        tagged.push(*byte);
-        rest = behind;
-    }
-    tagged
+    let text = files::without_mark(text);
+    let tagged = |number: &str| format!("{{\"{FLOAT_TAG}\":\"{number}\"}}");
+    serde_json::from_slice(text)
+        .or_else(|_| serde_json::from_slice(&files::with_stand_ins(text, tagged)))
 }
 
 /// A value as an error shows it: cut where it is long.
@@ -81,7 +56,7 @@ mod tests {
             "c": "NaN \" Infinity", "d": "\\"});
         assert_eq!(value, expected);
         assert_eq!(shown(&value["b"][0]), "-Infinity");
-        let marked = [BYTE_ORDER_MARK, b"{}"].concat();
+        let marked = "\u{feff}{}".as_bytes().to_vec();
         assert_eq!(parse::<Value>(&marked).unwrap(), json!({}));
     }
 

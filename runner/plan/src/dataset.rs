@@ -1,13 +1,13 @@
 //! A data set, as the user names it.
 
-use crate::PlanError;
+use crate::{PlanError, RowRange, SplitPart};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// Which part of a data set is wanted, as Python's `load_dataset` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetRequest {
-    /// The split, such as `train`.
+    /// The split, such as `train`, or an expression such as `train[:5%]+test`.
     pub split: String,
     /// The configuration, where the data set has several (`name` in Python).
     pub config: Option<String>,
@@ -28,6 +28,24 @@ impl Default for DatasetRequest {
     }
 }
 
+impl DatasetRequest {
+    /// The same of each split that the expression names, and the rows that are taken of it.
+    ///
+    /// # Errors
+    /// What is wrong with the expression.
+    pub fn parts(&self) -> Result<Vec<(Self, RowRange)>, String> {
+        let parts = SplitPart::parse(&self.split)?.into_iter();
+        let of_part = |SplitPart { name, rows }| {
+            let request = Self {
+                split: name,
+                ..self.clone()
+            };
+            (request, rows)
+        };
+        Ok(parts.map(of_part).collect())
+    }
+}
+
 /// Further arguments of `load_dataset`: `name`, `data_dir`, `data_files` (one or a list) and
 /// `revision`. Written as a table, or as sparsify has it: `name=en,data_dir=articles`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -42,10 +60,14 @@ impl<'de> Deserialize<'de> for DataArgs {
             Table(Map<String, Value>),
             Text(String),
         }
-        let args = match Written::deserialize(deserializer)? {
+        let mut args = match Written::deserialize(deserializer)? {
             Written::Table(args) => args,
             Written::Text(text) => parse_args(&text).map_err(serde::de::Error::custom)?,
         };
+        // A configuration or a folder may be called `2024`.
+        for value in args.values_mut().filter(|value| value.is_number()) {
+            *value = value.to_string().into();
+        }
         check_args(&args).map_err(serde::de::Error::custom)?;
         Ok(Self(args))
     }
@@ -107,16 +129,33 @@ pub struct DataName {
 }
 
 impl DataName {
+    /// Whether some rows are, or may be, of both. `split_key` is the setting of the split.
+    pub(crate) fn shares_rows_with(
+        &self,
+        other: &Self,
+        split_key: &str,
+    ) -> Result<bool, PlanError> {
+        let own = self.request(split_key)?;
+        let parts = |request: DatasetRequest| request.parts().unwrap_or_default();
+        let (own, others) = (parts(own), parts(other.request("split")?));
+        let is_shared = |(request, rows): &(DatasetRequest, RowRange)| {
+            let mut same = others
+                .iter()
+                .filter(|(other, _)| other.split == request.split);
+            same.any(|(_, other)| !rows.is_apart_from(other))
+        };
+        let is_one = self.dataset == other.dataset && self.args == other.args;
+        Ok(is_one && own.iter().any(is_shared))
+    }
+
     /// What is asked of the data set; `split_key` is the setting of the split.
     ///
     /// # Errors
-    /// A split that is no name.
+    /// A split that is neither a name nor an expression of parts.
     pub fn request(&self, split_key: &str) -> Result<DatasetRequest, PlanError> {
         let split = &self.split;
-        if split.is_empty() || split.contains(['[', '+']) {
-            let problem = format!(
-                "must be the name of one split, got `{split}`; `max_examples` limits the sequences"
-            );
+        if let Err(problem) = SplitPart::parse(split) {
+            let problem = format!("cannot be `{split}`: {problem}");
             return Err(PlanError::setting(split_key, &problem));
         }
         let own = |key| self.args.text(key).map(str::to_owned);
@@ -219,6 +258,8 @@ mod tests {
             let request = request(args(written).unwrap(), "train").unwrap();
             assert_eq!(request.data_files, expected);
         }
+        let of_year = request(args(json!({"name": 2024, "data_dir": 7})).unwrap(), "train");
+        assert_eq!(of_year.unwrap().config.as_deref(), Some("2024"));
         let args = args(json!({"revision": "v1"})).unwrap();
         assert_eq!(args.revision(), Some("v1"));
     }
@@ -228,7 +269,7 @@ mod tests {
         for (written, problem) in [
             (json!("streaming=true"), "no argument `streaming`"),
             (json!("name"), "`KEY=VALUE`"),
-            (json!({"name": 3}), "argument `name` cannot be 3"),
+            (json!({"name": [3]}), "argument `name` cannot be [3]"),
             (json!({"data_files": [3]}), "cannot be [3]"),
             (json!(7), "expected a table"),
         ] {
@@ -238,11 +279,15 @@ mod tests {
     }
 
     #[test]
-    fn a_split_is_one_name() {
-        for split in ["", "train[:10%]", "train+test"] {
+    fn a_split_is_made_of_parts() {
+        for split in ["", "train[:10%", "train+"] {
             let error = request(DataArgs::default(), split).unwrap_err();
             assert_eq!(error.setting_key(), Some("split"), "{split}");
         }
+        let request = request(DataArgs::default(), "train[:10%]+test").unwrap();
+        let parts = request.parts().unwrap();
+        let of_part = |idx: usize| (parts[idx].0.split.as_str(), parts[idx].1.is_whole());
+        assert_eq!([of_part(0), of_part(1)], [("train", false), ("test", true)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
+use crate::sweep::text_where_wanted;
 use crate::validate::MOST_LATENTS;
 use crate::{Activation, HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ pub fn apply_overrides(
                 nearest,
             });
         };
-        slot.clone_from(value);
+        *slot = text_where_wanted(key, value);
     }
     let parsed = serde_json::from_value(settings.into());
     parsed.map_err(|error| wrong_override(base, overrides, &error))
@@ -433,6 +434,22 @@ mod tests {
         assert_ne!(plain, id(json!({"k": 16})));
         assert_ne!(plain, id(json!({"shuffle_seed": 1})));
         assert_ne!(plain, id(json!({"layers": [0]})));
+    }
+
+    #[test]
+    fn text_may_look_like_a_number() {
+        let settings = json!({"revision": 1.5, "split": true, "hookpoints": [0, "layers.1"]});
+        let config = apply_overrides(&base(), settings.as_object().unwrap()).unwrap();
+        assert_eq!(config.revision.unwrap(), "1.5");
+        assert_eq!(config.split, "true");
+        assert_eq!(config.hookpoints, ["0", "layers.1"]);
+        for odd in [
+            json!({"model": ["m"]}),
+            json!({"k": "4"}),
+            json!({"dtype": 3}),
+        ] {
+            assert!(apply_overrides(&base(), odd.as_object().unwrap()).is_err());
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod options;
 mod owners;
 mod recipe;
 mod schedule;
+mod split;
 mod stream;
 mod sweep;
 mod text;
@@ -40,6 +41,9 @@ pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};
+pub use split::{RowRange, SplitPart};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
-pub use sweep::{Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of};
+pub use sweep::{
+    Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of, takes_text, takes_texts,
+};
 pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};

@@ -194,6 +194,47 @@ pub fn default_of(path: &[&str]) -> Option<String> {
     is_written.then(|| value.to_string())
 }
 
+/// Whether the setting at `path` is a text of the user's own, such as a name, and not one of a few words.
+pub fn takes_text(path: &[&str]) -> bool {
+    takes(path, "text".into())
+}
+
+/// Whether it is a list of such texts.
+pub fn takes_texts(path: &[&str]) -> bool {
+    takes(path, vec!["text"].into())
+}
+
+fn takes(path: &[&str], value: Value) -> bool {
+    // What varies is the recipe's business.
+    let Some((table, below)) = path.split_first().filter(|(table, _)| **table != "vary") else {
+        return false;
+    };
+    let value = below
+        .iter()
+        .rev()
+        .fold(value, |value, key| json!({ *key: value }));
+    let mut sweep = Map::from_iter([("name".to_owned(), "".into())]);
+    sweep.insert((*table).to_owned(), value);
+    serde_json::from_value::<Sweep>(sweep.into()).is_ok()
+}
+
+/// The value as it is, but numbers and truth values as text where the setting `key` of a job is text.
+pub(crate) fn text_where_wanted(key: &str, value: &Value) -> Value {
+    match value {
+        Value::Number(_) | Value::Bool(_) if takes_text(&["train", key]) => {
+            value.to_string().into()
+        }
+        Value::Array(items) if takes_texts(&["train", key]) => {
+            let text = |item: &Value| match item {
+                Value::Number(_) | Value::Bool(_) => item.to_string().into(),
+                item => item.clone(),
+            };
+            items.iter().map(text).collect()
+        }
+        value => value.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +254,45 @@ mod tests {
         assert_eq!(lanes(&["cuda:0", "cuda:1"], 0), "cuda:0 cuda:1");
         assert_eq!(lanes(&["cuda:0", "cuda:1"], 3), "cuda:0 cuda:1 cuda:0");
         assert_eq!(lanes(&["cuda:0", "cuda:1"], 1), "cuda:0");
+    }
+
+    #[test]
+    fn settings_that_are_text_are_known() {
+        for path in [
+            &["name"][..],
+            &["recipe"],
+            &["runs_dir"],
+            &["launch", "device"],
+            &["train", "model"],
+            &["train", "revision"],
+            &["train", "dataset"],
+            &["train", "split"],
+            &["train", "text_column"],
+            &["train", "eval_dataset"],
+            &["train", "eval_split"],
+            &["train", "finetune"],
+            &["train", "data_args", "name"],
+            &["train", "eval_data_args", "revision"],
+        ] {
+            assert!(takes_text(path), "{path:?}");
+        }
+        for path in [
+            &["seed"][..],
+            &["train", "k"],
+            &["train", "lr"],
+            &["train", "dtype"],
+            &["train", "hookpoints"],
+            &["train", "max_examples"],
+            &["launch", "nproc_per_node"],
+            &["vary", "model"],
+            &["unknown"],
+            &[],
+        ] {
+            assert!(!takes_text(path), "{path:?}");
+        }
+        let lists = ["hookpoints", "layers", "model"].map(|key| takes_texts(&["train", key]));
+        assert_eq!(lists, [true, false, false]);
+        assert!(takes_texts(&["launch", "devices"]));
     }
 
     #[test]

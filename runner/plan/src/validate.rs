@@ -44,6 +44,23 @@ impl TrainConfig {
         self.validate_eval_data()
     }
 
+    /// Checks that `max_examples` leaves a batch, whatever data there is.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn validate_batch(&self) -> Result<(), PlanError> {
+        match self.max_examples {
+            Some(most) if most < self.batch_size as u64 => {
+                let problem = format!(
+                    "is {}, but `max_examples` leaves {most} sequences",
+                    self.batch_size
+                );
+                Err(PlanError::setting("batch_size", &problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn validate_choices(&self) -> Result<(), PlanError> {
         if self.num_latents == 0 && self.expansion_factor == 0 {
             let problem = "must be at least 1 where `num_latents` is 0";
@@ -122,14 +139,14 @@ impl TrainConfig {
             let problem = "cannot be used with `eval_dataset` or `eval_split`";
             return Err(PlanError::setting("eval_fraction", problem));
         }
-        if eval_data == self.train_data() {
-            let key = match self.eval_split {
-                Some(_) => "eval_split",
-                None => "eval_dataset",
-            };
-            return Err(PlanError::setting(key, "is what is trained on"));
+        let key = match self.eval_split {
+            Some(_) => "eval_split",
+            None => "eval_dataset",
+        };
+        if eval_data.shares_rows_with(&self.train_data(), key)? {
+            return Err(PlanError::setting(key, "has rows that are trained on"));
         }
-        eval_data.request("eval_split").map(drop)
+        Ok(())
     }
 }
 
@@ -187,6 +204,20 @@ mod tests {
             (json!({"eval_split": "train"}), "eval_split"),
             (json!({"eval_dataset": "d"}), "eval_dataset"),
             (json!({"eval_split": "train[:5%]"}), "eval_split"),
+            (json!({"eval_split": "test+train"}), "eval_split"),
+            (
+                json!({"split": "train[4%:]", "eval_split": "train[:5%]"}),
+                "eval_split",
+            ),
+            (
+                json!({"split": "train[99:]", "eval_split": "train[:5%]"}),
+                "eval_split",
+            ),
+            (
+                json!({"split": "train[:-9]", "eval_split": "train[9:]"}),
+                "eval_split",
+            ),
+            (json!({"eval_split": "test["}), "eval_split"),
             (json!({"eval_data_args": "name=fr"}), "eval_data_args"),
         ] {
             let error = config(settings.clone()).validate().unwrap_err();
@@ -196,6 +227,9 @@ mod tests {
             json!({"eval_dataset": "e"}),
             json!({"eval_dataset": "d", "eval_data_args": "name=fr"}),
             json!({"eval_split": "test"}),
+            json!({"split": "train[5%:]", "eval_split": "train[:5%]"}),
+            json!({"split": "train[:-9]+all", "eval_split": "train[-9:]"}),
+            json!({"split": "train[:100]", "eval_split": "test+train[100:200]"}),
             json!({"eval_fraction": 0.01}),
         ] {
             config(settings).validate().unwrap();

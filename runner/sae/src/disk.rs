@@ -129,7 +129,7 @@ pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tenso
 /// Reads a `cfg.json`, which comes from anybody.
 pub(crate) fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, SaeError> {
     let text = files::read(path, MAX_CONFIG_BYTES).map_err(SaeError::io("read", path))?;
-    serde_json::from_slice(&text).map_err(|source| SaeError::Config {
+    files::from_json(&text).map_err(|source| SaeError::Config {
         path: path.into(),
         source,
     })

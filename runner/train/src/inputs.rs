@@ -17,8 +17,6 @@ pub struct ModelInputs {
     pub facts: Arc<ModelFacts>,
     /// The Hub's commit, or the digest of config.json and all weights.
     pub digest: String,
-    /// Keys of its config.json that are not known for such a model.
-    pub unknown_keys: Vec<String>,
 }
 
 /// Reads the facts of the model in `dir`. One of the Hub is known by its `commit`, whatever of it is
@@ -31,20 +29,25 @@ pub fn read_model(
     commit: Option<&str>,
     digests: &DigestCache,
 ) -> Result<ModelInputs, TrainError> {
-    let config = lm::read_config(dir)?;
-    let digest = match commit {
-        Some(commit) => commit.to_owned(),
-        None => content_digest(dir, digests)?,
-    };
     Ok(ModelInputs {
         dir: dir.into(),
-        facts: Arc::new(config.facts()),
-        digest,
-        unknown_keys: config.unknown_keys().to_vec(),
+        facts: Arc::new(lm::read_facts(dir)?),
+        digest: digest_model(dir, commit, digests)?,
     })
 }
 
-fn content_digest(dir: &Path, digests: &DigestCache) -> Result<String, TrainError> {
+/// The digest of the model in `dir`, as [`read_model`] gives it.
+///
+/// # Errors
+/// A file that is missing or cannot be read.
+pub fn digest_model(
+    dir: &Path,
+    commit: Option<&str>,
+    digests: &DigestCache,
+) -> Result<String, TrainError> {
+    if let Some(commit) = commit {
+        return Ok(commit.to_owned());
+    }
     let files = lm::weight_files(dir)?;
     let of_file = |path: &PathBuf| digests.file(path);
     let files = files.iter().map(of_file).collect::<Result<Vec<_>, _>>()?;

@@ -66,7 +66,7 @@ pub use evaluate::{
     EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate, read_density,
 };
 pub use inputs::{
-    ModelInputs, check_head, check_model, check_whole_model, digest_saes, read_model,
+    ModelInputs, check_head, check_model, check_whole_model, digest_model, digest_saes, read_model,
 };
 pub use libtorch::Libtorch;
 pub use lm::{self, CudaStatus, LmError, init_backends, read_facts};

@@ -1,10 +1,11 @@
 //! Arrow IPC files, of the stream and of the file format.
 
+use super::DataFile;
 use super::columnar::{BoxError, ColumnarRows, MAX_BLOCK_BYTES, Progress, check_column, guarded};
 use super::messages::{ANY_LENGTH, Decoder, Messages, of_file, of_stream};
+use super::packing::Packing;
 use super::rows::Column;
 use super::unpack::{CountedFile, Source};
-use super::{Compression, DataFile};
 use crate::DataError;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -53,14 +54,15 @@ pub(super) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
 fn opened(file: &DataFile) -> Result<Opened, DataError> {
     let mut source = Source::open(file)?;
     let head = source.take_head(FILE_MAGIC.len())?;
+    let packing = source.packing();
     if head == FILE_MAGIC {
-        return opened_file(file);
+        return opened_file(file, packing);
     }
     let n_bytes_read = source.counter();
     let reader = source.put_back(head).into_reader();
-    let max_body_bytes = match file.compression {
-        Compression::None => ANY_LENGTH,
-        Compression::Gzip | Compression::Zstd => MAX_BLOCK_BYTES,
+    let max_body_bytes = match packing {
+        Packing::None => ANY_LENGTH,
+        _ => MAX_BLOCK_BYTES,
     };
     let (schema, messages) = guarded(&file.path, FORMAT, || of_stream(reader, max_body_bytes))?;
     Ok(Opened {
@@ -70,8 +72,8 @@ fn opened(file: &DataFile) -> Result<Opened, DataError> {
     })
 }
 
-fn opened_file(file: &DataFile) -> Result<Opened, DataError> {
-    if file.compression != Compression::None {
+fn opened_file(file: &DataFile, packing: Packing) -> Result<Opened, DataError> {
+    if packing != Packing::None {
         return Err(DataError::PackedColumns {
             path: file.path.clone(),
             format: FORMAT,

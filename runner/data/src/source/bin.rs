@@ -2,7 +2,7 @@
 
 use super::rows::{ReadRows, RowError};
 use super::unpack::Source;
-use super::{Compression, DataFile, Document, RowSpec};
+use super::{DataFile, Document, RowSpec};
 use crate::DataError;
 
 /// The rows of a `.bin` file: `ctx_len` little-endian ids of 2 or 4 bytes each.
@@ -18,7 +18,7 @@ impl BinRows {
     /// Opens `file` of `n_file_bytes`.
     ///
     /// # Errors
-    /// It cannot be read, or is not made of whole rows; of a packed file this shows at its end.
+    /// It cannot be read, or is not made of whole rows.
     pub(super) fn open(
         file: &DataFile,
         spec: &RowSpec,
@@ -33,7 +33,7 @@ impl BinRows {
         };
         let n_row_bytes = rows.n_row_bytes() as u64;
         let is_whole = n_file_bytes.checked_rem(n_row_bytes) == Some(0);
-        if n_row_bytes == 0 || (file.compression == Compression::None && !is_whole) {
+        if !is_whole {
             return Err(rows.partial(n_file_bytes));
         }
         Ok(rows)
@@ -84,7 +84,7 @@ fn token_id(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{Sample, assert_ends, gzipped};
+    use crate::source::samples::{Sample, assert_ends};
 
     #[test]
     fn ids_are_little_endian_in_rows() {
@@ -106,8 +106,6 @@ mod tests {
         let error = Sample::new(&[("a.bin", &[0; 13])]).error();
         assert_ends(&error, "PartialRow", message);
         assert!(error.hint().unwrap().contains("`ctx_len` and `bin_dtype`"));
-        let error = Sample::new(&[("a.bin.gz", &gzipped(&[0; 13]))]).error();
-        assert_ends(&error, "PartialRow", message);
     }
 
     #[test]

@@ -174,6 +174,7 @@ impl Split {
 
 /// The YAML between two lines of `---` at the beginning of `text`.
 fn front_matter(text: &str) -> Option<&str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let block = text.trim_start().strip_prefix("---")?;
     let block = block
         .strip_prefix('\r')
@@ -270,6 +271,7 @@ mod tests {
             );
         }
         for text in [
+            "\u{feff}---\na: 1\n---",
             "\n---\na: 1\n---",
             "---\r\na: 1\r\n---  \r\n# It",
             "---\n\n---\n",

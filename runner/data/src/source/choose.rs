@@ -4,14 +4,14 @@
 //! The order is `datasets`' own: patterns one after the other, and the files of a pattern by the
 //! code points of their names. A file that two patterns take is read twice, as there.
 
+use super::Format;
 use super::card::{Card, CardConfig, Split};
 use super::conventions::conventions;
-use super::endings::{Packing, common_ending, endings, is_data, packing};
+use super::endings::{common_ending, endings, foreign_packing, is_data};
 use super::listing::Listing;
 use super::patterns::{Pattern, base_name, has_magic};
-use super::{Compression, Format};
 use crate::DataError;
-use plan::DatasetRequest;
+use plan::{DatasetRequest, RowRange};
 
 /// A file of a data set that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct ChosenFile {
     pub name: String,
     /// How it holds its rows.
     pub format: Format,
-    /// What it is packed with.
-    pub compression: Compression,
+    /// Number of the part that it is of, among those that the split names.
+    pub part: usize,
 }
 
 /// The files of a data set, in the order in which they are read: at least one.
@@ -38,17 +38,21 @@ pub fn choose_files(
     card: Option<&str>,
     request: &DatasetRequest,
 ) -> Result<Vec<ChosenFile>, DataError> {
-    choose_among(dataset, &Listing::Names(listing), card, request)
+    let mut files = Vec::new();
+    for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
+        let chosen = choose_among(dataset, &Listing::Names(listing), card, request)?;
+        files.extend(chosen.into_iter().map(|file| ChosenFile { part, ..file }));
+    }
+    Ok(files)
 }
 
-/// [`choose_files`] of any listing.
+/// [`choose_files`] of any listing, for a request that names one split.
 pub(crate) fn choose_among(
     dataset: &str,
     listing: &Listing<'_>,
     card: Option<&str>,
     request: &DatasetRequest,
 ) -> Result<Vec<ChosenFile>, DataError> {
-    check_split(&request.split)?;
     let names_files = !request.data_files.is_empty() || request.data_dir.is_some();
     let text = card.filter(|_| !names_files || request.config.is_some());
     let card = Card::parse(dataset, text.unwrap_or_default())?;
@@ -60,15 +64,14 @@ pub(crate) fn choose_among(
     chooser.of_one_format(names, &selection, split)
 }
 
-/// # Errors
-/// The split is an expression such as `train[:10%]`, not a name.
-pub(crate) fn check_split(split: &str) -> Result<(), DataError> {
-    if split.contains(['[', '+']) {
-        return Err(DataError::SplitExpression {
-            split: split.into(),
-        });
-    }
-    Ok(())
+/// [`DatasetRequest::parts`] of a request.
+pub(crate) fn parts_of(
+    request: &DatasetRequest,
+) -> Result<Vec<(DatasetRequest, RowRange)>, DataError> {
+    request.parts().map_err(|problem| DataError::BadSplit {
+        split: request.split.clone(),
+        problem,
+    })
 }
 
 /// The configuration that the request names, or else the default; `None` where there are none.
@@ -183,7 +186,11 @@ impl Chooser<'_> {
         selection: &Selection,
         split: &Split,
     ) -> Result<Vec<ChosenFile>, DataError> {
-        let Some(common) = common_ending(names.iter().filter(|name| is_data(name))) else {
+        let data = names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| is_data(name));
+        let Some(common) = common_ending(data) else {
             return Err(self.nothing(selection, &split.patterns)?);
         };
         let Some(format) = Format::of_ending(&common) else {
@@ -199,10 +206,9 @@ impl Chooser<'_> {
     }
 
     fn chosen(&self, name: String, format: Format) -> Result<ChosenFile, DataError> {
-        let compression = match packing(&name) {
-            Packing::Read(compression) => compression,
-            Packing::Foreign(ending) => return Err(self.not_read(format!(".{ending}"))),
-        };
+        if let Some(ending) = foreign_packing(&name) {
+            return Err(self.not_read(format!(".{ending}")));
+        }
         if !endings(&name).any(|ending| Format::of_ending(ending) == Some(format)) {
             return Err(DataError::MixedFormats {
                 dataset: self.dataset.into(),
@@ -210,13 +216,13 @@ impl Chooser<'_> {
                 format: format.to_string(),
             });
         }
-        if !format.allows(compression) {
+        if !format.allows_packing_of(&name) {
             return Err(self.not_read(format!("packed {format}")));
         }
         Ok(ChosenFile {
             name,
             format,
-            compression,
+            part: 0,
         })
     }
 

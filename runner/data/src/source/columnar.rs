@@ -140,7 +140,7 @@ impl ColumnarRows {
             return Err(if self.column.holds_ids {
                 place.not_ids(&self.column, "null".into())
             } else {
-                place.not_text(&self.column, "null")
+                place.not_text(&self.column, "null", Vec::new())
             });
         };
         if self.column.holds_ids {
@@ -148,8 +148,8 @@ impl ColumnarRows {
                 .map(Document::TokenIds)
                 .map_err(|got| place.not_ids(&self.column, got));
         }
-        let text =
-            text_at(array, batch.row_idx).ok_or_else(|| place.not_text(&self.column, "null"))?;
+        let text = text_at(array, batch.row_idx)
+            .ok_or_else(|| place.not_text(&self.column, "null", Vec::new()))?;
         if text.len() > MAX_DOCUMENT_BYTES {
             return Err(place.too_long());
         }
@@ -226,19 +226,18 @@ pub(super) fn check_column(
     column: &Column,
 ) -> Result<Vec<String>, DataError> {
     let Some((names, data_type)) = resolve(fields, column) else {
-        return Err(column.not_in(path, leaves(fields)));
+        return Err(column.not_in(path, texts_in(fields)));
     };
-    let (fits, wanted) = if column.holds_ids {
-        (is_id_list(data_type), "lists of integers")
-    } else {
-        (is_text(data_type), "text")
+    let fits = match column.holds_ids {
+        true => is_id_list(data_type),
+        false => is_text(data_type),
     };
     if !fits {
         return Err(DataError::ColumnType {
             path: path.to_path_buf(),
             column: column.name.clone(),
             got: data_type.to_string(),
-            wanted,
+            found: texts_in(fields).into(),
         });
     }
     Ok(names)
@@ -293,16 +292,17 @@ fn arrays_at(batch: &RecordBatch, names: &[String]) -> Vec<ArrayRef> {
     arrays
 }
 
-/// The columns of a schema that are no structs, by their dotted names.
-fn leaves(fields: &Fields) -> Vec<String> {
+/// The columns of a schema that hold text, by their dotted names.
+fn texts_in(fields: &Fields) -> Vec<String> {
     let mut names = Vec::new();
     for field in fields {
         match field.data_type() {
             DataType::Struct(inner) => {
-                let inner = leaves(inner);
+                let inner = texts_in(inner);
                 names.extend(inner.iter().map(|name| format!("{}.{name}", field.name())));
             }
-            _ => names.push(field.name().clone()),
+            data_type if is_text(data_type) => names.push(field.name().clone()),
+            _ => {}
         }
     }
     names

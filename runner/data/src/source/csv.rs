@@ -7,7 +7,11 @@ use crate::DataError;
 use csv::{ByteRecord, Reader, ReaderBuilder};
 use std::io::Cursor;
 
-/// The records of a file with a header.
+/// The records of a file with a header, by the rules of pandas' `read_csv`, which `datasets` calls.
+///
+/// Lines of nothing but spaces and tabs are no rows. Where the first row has more fields than the header,
+/// the fields in front are an index without a name. A row with fewer fields has nulls at its end, one with
+/// more is a bad row.
 ///
 /// Records are cut here, at line breaks outside of quotes, and each is then parsed by itself: so its
 /// line is known, and neither a quote that is never closed nor a long record goes unnoticed.
@@ -18,8 +22,11 @@ pub(super) struct CsvRows {
     parser: Reader<Cursor<Vec<u8>>>,
     record: ByteRecord,
     line: u64,
-    n_fields: usize,
+    column: Column,
     field_idx: usize,
+    n_header_fields: usize,
+    /// Fields of a row; unknown in front of the first one.
+    n_fields: Option<usize>,
 }
 
 impl CsvRows {
@@ -40,28 +47,28 @@ impl CsvRows {
                 .from_reader(Cursor::default()),
             record: ByteRecord::new(),
             line: 1,
-            n_fields: 0,
+            column: column.clone(),
             field_idx: 0,
+            n_header_fields: 0,
+            n_fields: None,
         };
-        rows.find_column(column)?;
+        rows.find_column()?;
         Ok(rows)
     }
 
-    fn find_column(&mut self, column: &Column) -> Result<(), DataError> {
+    fn find_column(&mut self) -> Result<(), DataError> {
         self.read_record().map_err(RowError::into_inner)?;
         let header = self.record.iter();
         let names: Vec<String> = header
             .map(|name| String::from_utf8_lossy(name).into_owned())
             .collect();
-        self.n_fields = names.len();
-        match names.iter().position(|name| *name == column.name) {
-            Some(field_idx) => self.field_idx = field_idx,
-            None => return Err(column.not_in(self.source.path(), names)),
-        }
+        self.n_header_fields = names.len();
+        let field_idx = names.iter().position(|name| *name == self.column.name);
+        self.field_idx = field_idx.ok_or_else(|| self.column.not_in(self.source.path(), names))?;
         Ok(())
     }
 
-    /// Reads the next record into `record`, empty lines left out; false at the end of the file.
+    /// Reads the next record into `record`, blank lines left out; false at the end of the file.
     fn read_record(&mut self) -> Result<bool, RowError> {
         self.record.clear();
         loop {
@@ -73,13 +80,19 @@ impl CsvRows {
             if end == End::File && cut.is_in_quotes() {
                 return Err(self.damaged("a quote is never closed").into());
             }
-            if !self.bytes.is_empty() {
+            if !self.is_blank_line() {
                 return self.parse();
             }
             if end == End::File {
                 return Ok(false);
             }
         }
+    }
+
+    fn is_blank_line(&self) -> bool {
+        let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t') && *byte != self.delimiter;
+        let line = self.bytes.get();
+        line.is_some_and(|line| line.iter().all(is_blank))
     }
 
     fn parse(&mut self) -> Result<bool, RowError> {
@@ -117,16 +130,22 @@ impl ReadRows for CsvRows {
         if !self.read_record()? {
             return Ok(None);
         }
-        if self.record.len() != self.n_fields {
+        let got = self.record.len();
+        let first = got.max(self.n_header_fields);
+        let expected = *self.n_fields.get_or_insert(first);
+        if got > expected {
             return Err(RowError::Bad(DataError::FieldCount {
                 path: self.source.path().to_path_buf(),
                 line: self.line,
-                expected: self.n_fields,
-                got: self.record.len(),
+                expected,
+                got,
             }));
         }
-        let text = self.place().utf8(&self.record[self.field_idx])?;
-        Ok(Some(Document::Text(text.to_string())))
+        let n_index_fields = expected - self.n_header_fields;
+        let place = self.place();
+        let field = self.record.get(n_index_fields + self.field_idx);
+        let field = field.ok_or_else(|| place.not_text(&self.column, "null", Vec::new()))?;
+        Ok(Some(Document::Text(place.utf8(field)?.to_string())))
     }
 
     fn n_bytes_read(&self) -> u64 {
@@ -213,13 +232,65 @@ mod tests {
     }
 
     #[test]
-    fn records_of_another_width_are_named() {
-        let content = b"id,text\r\n1,\"a\r\na\"\r\n\r\n2,b,c\r\n3,d\r\n4\r\n";
+    fn lines_of_blanks_are_no_rows() {
+        let content = "\n \t\ntext\na\n   \nb\n \t\n\t c\n\" \"\n\u{a0}\n  ";
+        assert_eq!(
+            texts("a.csv", content.as_bytes()).unwrap(),
+            ["a", "b", "\t c", " ", "\u{a0}"]
+        );
+        assert_eq!(
+            texts("a.csv", b"text\r\na\r\n  \r\nb\r\n").unwrap(),
+            ["a", "b"]
+        );
+        assert_eq!(texts("a.csv", b"text\ra\r  \rb\r").unwrap(), ["a", "b"]);
+        let tabs = b"text\tid\na\t1\n  \n\t\nb\t2\n";
+        assert_eq!(texts("a.tsv", tabs).unwrap(), ["a", "", "b"]);
+        let error = Sample::new(&[("a.csv", b"id,text\n1,a\n  \n2\n")]).error();
+        assert_ends(&error, "NotText", "a.csv:4: column `text` holds null");
+    }
+
+    #[test]
+    fn short_rows_end_in_nulls() {
+        let content = b"text,id,more\na\nb,1\nc,2,x\nd,,\n";
+        assert_eq!(texts("a.csv", content).unwrap(), ["a", "b", "c", "d"]);
+        let sample = Sample::new(&[("a.csv", b"id,text\n1,a\n2\n3,\n")]);
+        assert_ends(
+            &sample.error(),
+            "NotText",
+            "a.csv:3: column `text` holds null",
+        );
+        assert_eq!(sample.skip().texts().unwrap(), ["a", ""]);
+    }
+
+    #[test]
+    fn fields_before_those_of_the_header_are_an_index() {
+        let read = |content: &[u8]| Sample::new(&[("a.csv", content)]).skip().texts().unwrap();
+        assert_eq!(read(b"id,text\n1,a,x\n2,b,y\n"), ["x", "y"]);
+        assert_eq!(read(b"text,id\n1,a,x\n2,b\n3\n"), ["a", "b"]);
+        assert_eq!(read(b"id,text\n1,a,x,y\n2,b\n3,c,z,q\n"), ["y", "q"]);
+        // Only the first row tells.
+        assert_eq!(read(b"id,text\n1\n2,b\n3,c,d\n"), ["b"]);
+        assert_eq!(read(b"id,text,\n1,a,\n"), ["a"]);
+    }
+
+    #[test]
+    fn a_control_z_is_text() {
+        assert_eq!(
+            texts("a.csv", b"text\na\x1a\n\x1a").unwrap(),
+            ["a\x1a", "\x1a"]
+        );
+        let error = Sample::new(&[("a.csv", b"id,text\n1,a\n\x1a\n")]).error();
+        assert_ends(&error, "NotText", "a.csv:3: column `text` holds null");
+    }
+
+    #[test]
+    fn rows_that_are_too_wide_are_named() {
+        let content = b"id,text\r\n1,\"a\r\na\"\r\n\r\n2,b,c\r\n3,d\r\n4,e,f\r\n";
         assert_error(
             "a.csv",
             content,
             "FieldCount",
-            "a.csv:5: 3 fields, where the header has 2",
+            "a.csv:5: 3 fields, where rows have 2",
         );
         let skipping = Sample::new(&[("a.csv", content)]).skip();
         let mut documents = skipping.open().unwrap();

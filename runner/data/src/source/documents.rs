@@ -4,10 +4,11 @@ use super::bin::BinRows;
 use super::csv::CsvRows;
 use super::json::{self, JsonRows};
 use super::rows::{Column, ID_COLUMN, ReadRows, RowError};
+use super::slice::Slice;
 use super::text::TextRows;
 use super::{DataFile, DataFiles, Format, arrow, parquet};
 use crate::DataError;
-use plan::{OnBadRow, TrainConfig};
+use plan::{OnBadRow, RowRange, TrainConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -18,6 +19,13 @@ pub enum Document {
     Text(String),
     /// Ids of tokens.
     TokenIds(Vec<u32>),
+}
+
+/// The file that is read.
+struct Current {
+    rows: Box<dyn ReadRows>,
+    file: DataFile,
+    n_bytes: u64,
 }
 
 /// How rows are read.
@@ -44,7 +52,10 @@ pub struct Documents {
     spec: RowSpec,
     column: Column,
     files: std::vec::IntoIter<(DataFile, u64)>,
-    current: Option<(Box<dyn ReadRows>, u64)>,
+    parts: Vec<RowRange>,
+    /// `None`: the rows of the current file's part are still to be found.
+    slice: Option<Slice>,
+    current: Option<Current>,
     n_bytes_done: u64,
     n_bytes_total: u64,
     n_skipped: u64,
@@ -84,6 +95,8 @@ impl Documents {
             column,
             n_bytes_total: sized.iter().map(|(_, n_bytes)| n_bytes).sum(),
             files: sized.into_iter(),
+            slice: files.parts.is_empty().then(Slice::default),
+            parts: files.parts,
             current: None,
             n_bytes_done: 0,
             n_skipped: 0,
@@ -106,7 +119,9 @@ impl Documents {
     /// Bytes read so far of the files as they lie on disk; an estimate within a Parquet file.
     pub fn n_bytes_read(&self) -> u64 {
         let current = self.current.as_ref();
-        let of_current = current.map_or(0, |(rows, n_bytes)| rows.n_bytes_read().min(*n_bytes));
+        let of_current = current.map_or(0, |current| {
+            current.rows.n_bytes_read().min(current.n_bytes)
+        });
         self.n_bytes_done + of_current
     }
 
@@ -131,24 +146,66 @@ impl Documents {
             return Ok(false);
         };
         let rows = open_rows(&file, n_bytes, &self.column, &self.spec)?;
-        self.current = Some((rows, n_bytes));
+        self.current = Some(Current {
+            rows,
+            file,
+            n_bytes,
+        });
         Ok(true)
+    }
+
+    /// Finds out which rows are taken of the current file's part, if it is the first file of it. Their number
+    /// may have to be counted, so that this is not done when files are only looked at.
+    fn enter_part(&mut self) -> Result<(), DataError> {
+        let Some(Current { file, n_bytes, .. }) = &self.current else {
+            return Ok(());
+        };
+        let part = file.part;
+        let range = match self.parts.get(part) {
+            Some(range) if self.slice.as_ref().is_none_or(|slice| slice.part != part) => range,
+            _ => return Ok(()),
+        };
+        let others = self.files.as_slice().iter();
+        let others = others.take_while(|(file, _)| file.part == part);
+        let files = [(file, n_bytes)].into_iter();
+        let mut files = files.chain(others.map(|(file, n_bytes)| (file, n_bytes)));
+        let slice = Slice::new(part, range, || {
+            files.try_fold(0, |n_rows, (file, n_bytes)| {
+                let rows = open_rows(file, *n_bytes, &self.column, &self.spec)?;
+                Ok::<_, DataError>(n_rows + count_rows(rows)?)
+            })
+        })?;
+        let dataset = &self.name;
+        let too_few = || DataError::TooFewRowsToSplit {
+            dataset: dataset.clone(),
+        };
+        self.slice = Some(slice.ok_or_else(too_few)?);
+        Ok(())
+    }
+
+    fn leave_file(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.n_bytes_done += current.n_bytes;
+        }
     }
 
     fn next_document(&mut self) -> Result<Option<Document>, DataError> {
         loop {
-            let Some((rows, n_bytes)) = &mut self.current else {
-                if self.open_next_file()? {
-                    continue;
-                }
+            if self.current.is_none() && !self.open_next_file()? {
+                return Ok(None);
+            }
+            self.enter_part()?;
+            let (Some(current), Some(slice)) = (&mut self.current, &mut self.slice) else {
                 return Ok(None);
             };
-            match rows.next_row() {
+            if slice.is_over() {
+                self.leave_file();
+                continue;
+            }
+            match current.rows.next_row() {
+                Ok(None) => self.leave_file(),
+                Ok(Some(_)) | Err(RowError::Bad(_)) if !slice.takes_next() => {}
                 Ok(Some(document)) => return Ok(Some(document)),
-                Ok(None) => {
-                    self.n_bytes_done += *n_bytes;
-                    self.current = None;
-                }
                 Err(RowError::Bad(error)) if self.spec.on_bad_row == OnBadRow::Skip => {
                     self.n_skipped += 1;
                     self.first_skipped.get_or_insert_with(|| error.to_string());
@@ -200,6 +257,18 @@ fn open_rows(
         Format::Arrow => Box::new(arrow::open(file, column)?),
         Format::Bin => Box::new(BinRows::open(file, spec, n_bytes)?),
     })
+}
+
+/// The rows of a file, bad ones among them.
+fn count_rows(mut rows: Box<dyn ReadRows>) -> Result<u64, DataError> {
+    let mut n_rows = 0;
+    loop {
+        match rows.next_row() {
+            Ok(None) => return Ok(n_rows),
+            Ok(Some(_)) | Err(RowError::Bad(_)) => n_rows += 1,
+            Err(RowError::Fatal(error)) => return Err(error),
+        }
+    }
 }
 
 /// JSON has no schema: its first object stands for the file.
@@ -291,6 +360,50 @@ mod tests {
             14 + (packed.len() + last.len()) as u64
         );
         assert_eq!(documents.n_bytes_read(), documents.n_bytes_total());
+    }
+
+    #[test]
+    fn splits_have_parts() {
+        let line = |text: &str| format!("{{\"text\": \"{text}\"}}\n");
+        let lines = |texts: &str| {
+            texts
+                .chars()
+                .map(|c| line(&c.to_string()))
+                .collect::<String>()
+        };
+        let files = [
+            ("a.jsonl", lines("abcd")),
+            ("b.jsonl", lines("ef") + "{}\n" + &lines("g")),
+        ];
+        let files = files
+            .each_ref()
+            .map(|(name, content)| (*name, content.as_bytes()));
+        for (split, expected) in [
+            ("train[1:3]", "bc"),
+            ("train[3:5]", "de"),
+            ("train[:50%]", "abcd"),
+            ("train[-2:]", "g"),
+            ("train[-1:]+train[:2]", "gab"),
+            ("train[25%:75%]+train", "cdefabcdefg"),
+            ("train[5:2]", ""),
+            ("train[8:]+train[:1]", "a"),
+        ] {
+            let sample = Sample::new(&files).skip().split(split);
+            assert_eq!(sample.texts().unwrap().concat(), expected, "{split}");
+            let mut documents = sample.open().unwrap();
+            documents.by_ref().for_each(drop);
+            assert_eq!(documents.n_bytes_read(), documents.n_bytes_total());
+        }
+        // A bad row counts where it is, and is one only where it is taken.
+        let strict = |split| Sample::new(&files).split(split);
+        assert_eq!(strict("train[:6]").texts().unwrap().len(), 6);
+        assert_ends(&strict("train[:7]").error(), "MissingColumn", "b.jsonl:3");
+        let equal = strict("train[:1%](pct1_dropremainder)");
+        assert_ends(
+            &equal.error(),
+            "TooFewRowsToSplit",
+            "`sample` has fewer than 100 rows",
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the endings of a file's name tell about it.
 
+use super::Format;
 use super::patterns::base_name;
-use super::{Compression, Format};
 use std::collections::BTreeMap;
 
 const OURS: [(&str, Format); 10] = [
@@ -32,6 +32,12 @@ const MEDIA: &str = "pdb ent blp bmp dib bufr cur pcx dcx dds ps eps fit fits fl
 /// Endings that `datasets` keeps as company of other files, and does not count.
 const COMPANY: &str = "idx txn manifest";
 
+/// What the names of packed files end in.
+const PACKED: &str = "gz zst zstd bz2 xz";
+
+/// The same for packings that are not read.
+const PACKED_BY_OTHERS: &str = "lz4 zip 7z rar tar";
+
 /// Names that count for the format of a data set only where there is nothing else.
 const METADATA: [&str; 6] = [
     "instruction.md",
@@ -48,18 +54,15 @@ const FAVOURITES: [&str; 7] = [
 ];
 
 impl Format {
-    /// The format of a file that is a data set by itself, and its packing, by the end of its name.
-    pub(crate) fn of_name(name: &str) -> Option<(Self, Compression)> {
-        let (ending, compression) = match packing(name) {
-            Packing::Read(compression) => (unpacked_ending(name)?, compression),
-            Packing::Foreign(_) => return None,
-        };
-        let format = if ending == "bin" {
-            Self::Bin
-        } else {
-            Self::of_ending(ending)?
-        };
-        format.allows(compression).then_some((format, compression))
+    /// The format of a file that is a data set by itself: as if it were alone in a folder, but for
+    /// `.bin`, which only files that are named have.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        if endings(name).last() == Some("bin") {
+            return Some(Self::Bin);
+        }
+        let is_read = is_data(name) && foreign_packing(name).is_none();
+        let format = Self::of_ending(&common_ending(is_read.then_some(name))?)?;
+        format.allows_packing_of(name).then_some(format)
     }
 
     /// The format of files with an ending, which has no dot.
@@ -68,9 +71,9 @@ impl Format {
         found.map(|&(_, format)| format)
     }
 
-    /// Whether files of this format are read when they are packed so.
-    pub(crate) fn allows(self, compression: Compression) -> bool {
-        compression == Compression::None || !matches!(self, Self::Parquet | Self::Arrow | Self::Bin)
+    /// Whether files of this format are read when they are packed as `name` says.
+    pub(crate) fn allows_packing_of(self, name: &str) -> bool {
+        !is_packed(name) || !matches!(self, Self::Parquet | Self::Arrow | Self::Bin)
     }
 
     /// Whether `datasets` gives both formats to one reader.
@@ -85,30 +88,15 @@ pub fn is_data_file_name(name: &str) -> bool {
     Format::of_name(name).is_some()
 }
 
-/// How the end of a name says that a file is packed.
-pub(crate) enum Packing<'a> {
-    /// In a way that is read.
-    Read(Compression),
-    /// By a program whose output is not read; the ending.
-    Foreign(&'a str),
+/// Whether the end of `name` says that the file is packed in a way that is read.
+pub(crate) fn is_packed(name: &str) -> bool {
+    endings(name).last().is_some_and(|last| has(PACKED, last))
 }
 
-/// How the end of `name` says that the file is packed.
-pub(crate) fn packing(name: &str) -> Packing<'_> {
-    match endings(name).last() {
-        Some("gz") => Packing::Read(Compression::Gzip),
-        Some("zst") => Packing::Read(Compression::Zstd),
-        Some(last @ ("bz2" | "xz" | "lz4" | "zip" | "7z" | "rar" | "tar")) => {
-            Packing::Foreign(last)
-        }
-        _ => Packing::Read(Compression::None),
-    }
-}
-
-fn unpacked_ending(name: &str) -> Option<&str> {
-    let mut endings: Vec<&str> = endings(name).collect();
-    endings.pop_if(|last| matches!(*last, "gz" | "zst"));
-    endings.pop()
+/// The end of `name` where it says that a program has packed the file whose output is not read.
+pub(crate) fn foreign_packing(name: &str) -> Option<&str> {
+    let last = endings(name).last();
+    last.filter(|last| has(PACKED_BY_OTHERS, last))
 }
 
 /// All endings of a file's name, without dots: `train.jsonl.gz` has two.
@@ -133,7 +121,7 @@ fn has(list: &str, ending: &str) -> bool {
 
 /// The ending that decides how a data set of the files `names` is read: the most common one, in
 /// small letters. `None` where none is known.
-pub(crate) fn common_ending<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<String> {
+pub(crate) fn common_ending<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let mut n_files: BTreeMap<(bool, String), usize> = BTreeMap::new();
     for name in names {
         let is_metadata = METADATA.contains(&base_name(name));
@@ -157,37 +145,37 @@ mod tests {
     use super::*;
 
     fn common(names: &[&str]) -> Option<String> {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        common_ending(&names)
+        common_ending(names.iter().copied())
     }
 
     #[test]
     fn formats_of_single_files() {
-        let of_name = Format::of_name;
-        assert_eq!(
-            of_name("a.b.jsonl"),
-            Some((Format::Json, Compression::None))
-        );
-        assert_eq!(of_name("a.csv.gz"), Some((Format::Csv, Compression::Gzip)));
-        assert_eq!(
-            of_name("/x/a.txt.zst"),
-            Some((Format::Text, Compression::Zstd))
-        );
-        assert_eq!(of_name("a.bin"), Some((Format::Bin, Compression::None)));
-        assert_eq!(
-            of_name("a.parquet"),
-            Some((Format::Parquet, Compression::None))
-        );
+        for (name, format) in [
+            ("a.b.jsonl", Format::Json),
+            ("a.csv.gz", Format::Csv),
+            ("/x/a.txt.zst", Format::Text),
+            ("a.txt.zstd", Format::Text),
+            ("a.jsonl.xz", Format::Json),
+            ("a.bin", Format::Bin),
+            ("a.parquet", Format::Parquet),
+            // As for files of a folder, the favourite of several endings counts.
+            ("a.jsonl.txt", Format::Json),
+            ("a.txt.jsonl", Format::Json),
+            ("a.csv.2024", Format::Csv),
+            ("a.json.bak.gz", Format::Json),
+        ] {
+            assert_eq!(Format::of_name(name), Some(format), "{name}");
+        }
         for name in [
             "a",
             "a.gz",
             "a.parquet.gz",
             "a.bin.zst",
-            "a.jsonl.xz",
+            "a.jsonl.lz4",
             "x.csv/a",
             "a.JSON",
         ] {
-            assert_eq!(of_name(name), None, "{name}");
+            assert_eq!(Format::of_name(name), None, "{name}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a data set is made of.
 
+use plan::RowRange;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// JSON lines, or one array of objects.
+    /// JSON objects one after the other, or an array of objects or texts.
     Json,
     /// Comma-separated values with a header.
     Csv,
@@ -38,18 +39,6 @@ impl fmt::Display for Format {
     }
 }
 
-/// What a file is packed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    /// Nothing.
-    None,
-    /// gzip, by the ending `.gz`.
-    Gzip,
-    /// Zstandard, by the ending `.zst`.
-    Zstd,
-}
-
 /// A file of a data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFile {
@@ -57,8 +46,9 @@ pub struct DataFile {
     pub path: PathBuf,
     /// How it holds its rows.
     pub format: Format,
-    /// What it is packed with.
-    pub compression: Compression,
+    /// Number of the part that it is of, among those that the split names.
+    #[serde(default)]
+    pub part: usize,
     /// A hash of its content, where that is known without reading it; the Hub has one of every file.
     pub content_hash: Option<String>,
 }
@@ -70,4 +60,7 @@ pub struct DataFiles {
     pub name: String,
     /// At least one.
     pub files: Vec<DataFile>,
+    /// The rows that are taken of each part that the split names; empty: all.
+    #[serde(default)]
+    pub parts: Vec<RowRange>,
 }

@@ -1,12 +1,12 @@
 //! Finding the files of a data set on this machine.
 
-use super::choose::{check_split, choose_among};
+use super::choose::{choose_among, parts_of};
 use super::listing::Listing;
 use super::patterns::{has_magic, split_at_magic};
-use super::{ChosenFile, Compression, DataFile, DataFiles, Format};
+use super::{ChosenFile, DataFile, DataFiles, Format};
 use crate::DataError;
 use files::bound;
-use plan::DatasetRequest;
+use plan::{DatasetRequest, RowRange};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -40,41 +40,39 @@ impl DataFiles {
     /// Nothing is there, the request names a split, configuration or file that is not there, or the
     /// files have no format that is read, or several.
     pub fn find(path: &Path, request: &DatasetRequest) -> Result<Self, DataError> {
-        check_split(&request.split)?;
-        let files = if path.is_file() {
-            single_file(path, request)?
-        } else if path.join("state.json").is_file() {
-            saved(path, request)?
-        } else if let Some(splits) = saved_splits(path)? {
-            check_has_split(path, &request.split, &splits)?;
-            saved(
-                &inside(path, "dataset_dict.json", &request.split)?,
-                &as_train(request),
-            )?
-        } else if path.is_dir() {
-            files_of_folder(path, request)?
-        } else {
-            files_of_pattern(path, request)?
-        };
+        let mut files = Vec::new();
+        for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
+            let found = files_of_split(path, request)?;
+            files.extend(found.into_iter().map(|file| DataFile { part, ..file }));
+        }
         Ok(Self {
             name: name_of(path),
             files,
+            parts: sliced_parts(request)?,
         })
     }
 
-    /// The files of the data set `name` that were chosen from its listing on the Hub: each with
-    /// where it lies now, and the hash that the Hub has of it.
-    pub fn of_hub(name: &str, files: Vec<(ChosenFile, PathBuf, String)>) -> Self {
+    /// The files of the data set `name` that were chosen for `request` from its listing on the Hub: each
+    /// with where it lies now, and the hash that the Hub has of it.
+    ///
+    /// # Errors
+    /// The split cannot be read.
+    pub fn of_hub(
+        name: &str,
+        request: &DatasetRequest,
+        files: Vec<(ChosenFile, PathBuf, String)>,
+    ) -> Result<Self, DataError> {
         let to_file = |(chosen, path, content_hash): (ChosenFile, PathBuf, String)| DataFile {
             path,
             format: chosen.format,
-            compression: chosen.compression,
+            part: chosen.part,
             content_hash: Some(content_hash),
         };
-        Self {
+        Ok(Self {
             name: name.into(),
             files: files.into_iter().map(to_file).collect(),
-        }
+            parts: sliced_parts(request)?,
+        })
     }
 }
 
@@ -83,21 +81,48 @@ impl DataFile {
         Self {
             path: root.join(chosen.name),
             format: chosen.format,
-            compression: chosen.compression,
+            part: 0,
             content_hash: None,
         }
+    }
+}
+
+/// The rows of the parts; none where all rows of all parts are wanted.
+fn sliced_parts(request: &DatasetRequest) -> Result<Vec<RowRange>, DataError> {
+    let parts = parts_of(request)?.into_iter();
+    let parts: Vec<_> = parts.map(|(_, rows)| rows).collect();
+    let are_whole = parts.iter().all(RowRange::is_whole);
+    Ok(if are_whole { Vec::new() } else { parts })
+}
+
+/// The files of a request that names one split.
+fn files_of_split(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
+    if path.is_file() {
+        single_file(path, request)
+    } else if path.join("state.json").is_file() {
+        saved(path, request)
+    } else if let Some(splits) = saved_splits(path)? {
+        check_has_split(path, &request.split, &splits)?;
+        saved(
+            &inside(path, "dataset_dict.json", &request.split)?,
+            &as_train(request),
+        )
+    } else if path.is_dir() {
+        files_of_folder(path, request)
+    } else {
+        files_of_pattern(path, request)
     }
 }
 
 fn single_file(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
     check_is_whole(path, "a file", request)?;
     check_has_split(path, &request.split, &["train".into()])?;
-    let (format, compression) = Format::of_name(&name_of(path))
+    let format = Format::of_name(&name_of(path))
         .ok_or_else(|| DataError::UnknownFormat { path: path.into() })?;
     Ok(vec![DataFile {
         path: path.into(),
         format,
-        compression,
+        part: 0,
         content_hash: None,
     }])
 }
@@ -150,7 +175,7 @@ fn saved(folder: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataE
         files.push(DataFile {
             path,
             format: Format::Arrow,
-            compression: Compression::None,
+            part: 0,
             content_hash: None,
         });
     }
@@ -227,7 +252,7 @@ fn check_has_split(path: &Path, split: &str, found: &[String]) -> Result<(), Dat
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
     let bytes = files::read(path, bound::SETTINGS).map_err(DataError::io("read", path))?;
-    serde_json::from_slice(&bytes).map_err(|source| DataError::BadSaved {
+    files::from_json(&bytes).map_err(|source| DataError::BadSaved {
         path: path.into(),
         source,
     })
@@ -283,7 +308,6 @@ mod tests {
         let path = folder.path().join("a.txt.gz");
         let found = DataFiles::find(&path, &DatasetRequest::default()).unwrap();
         assert_eq!(found.files[0].format, Format::Text);
-        assert_eq!(found.files[0].compression, Compression::Gzip);
         assert_eq!(find(&folder.path().join("a.bin")).unwrap(), ["a.bin"]);
         let error = find(&folder.path().join("a.py")).unwrap_err();
         assert!(
@@ -419,10 +443,11 @@ mod tests {
         let chosen = ChosenFile {
             name: "data/a.csv".into(),
             format: Format::Csv,
-            compression: Compression::None,
+            part: 0,
         };
         let files = vec![(chosen, PathBuf::from("/cache/a.csv"), "ab12".to_string())];
-        let found = DataFiles::of_hub("org/set", files);
+        let found = DataFiles::of_hub("org/set", &of_split("train[3:]"), files).unwrap();
+        assert_eq!(found.parts.len(), 1);
         assert_eq!(found.name, "org/set");
         assert_eq!(found.files[0].path, Path::new("/cache/a.csv"));
         assert_eq!(found.files[0].content_hash.as_deref(), Some("ab12"));

@@ -1,25 +1,22 @@
-//! Documents of JSON lines, or of one JSON array.
+//! Documents of JSON objects one after the other, or of one JSON array.
 
 use super::json_field::{columns_of, document};
-use super::rows::{Column, Place, ReadRows, RowError};
-use super::unpack::{End, RowBytes, Source};
+use super::json_values::Values;
+use super::rows::{Column, ReadRows, RowError};
 use super::{DataFile, Document};
 use crate::DataError;
-use serde::de::Error as _;
 
-/// The objects of a JSON file: one a line, or the elements of an array if the file begins with `[`.
-///
-/// Blank lines and a byte order mark are skipped. No more than a line or an element is held in
-/// memory.
+/// The objects of a JSON file, or the elements of an array if the file begins with `[`. Texts in an array
+/// are a column `text`.
 pub(super) struct JsonRows {
-    objects: Objects,
+    values: Values,
     column: Column,
 }
 
 impl JsonRows {
     pub(super) fn open(file: &DataFile, column: &Column) -> Result<Self, DataError> {
         Ok(Self {
-            objects: Objects::open(file)?,
+            values: Values::open(file)?,
             column: column.clone(),
         })
     }
@@ -27,25 +24,25 @@ impl JsonRows {
 
 impl ReadRows for JsonRows {
     fn next_row(&mut self) -> Result<Option<Document>, RowError> {
-        let Some((place, text)) = self.objects.next_object()? else {
+        let Some(value) = self.values.next_value()? else {
             return Ok(None);
         };
-        document(text, &self.column, place).map(Some)
+        document(value, &self.column).map(Some)
     }
 
     fn n_bytes_read(&self) -> u64 {
-        self.objects.source.n_bytes_read()
+        self.values.n_bytes_read()
     }
 }
 
-/// The columns of the first object in `file`; `None` if it has no object.
+/// The columns of the first row in `file`; `None` if it has none.
 pub(super) fn first_columns(file: &DataFile) -> Result<Option<Vec<String>>, DataError> {
-    let mut objects = Objects::open(file)?;
+    let mut values = Values::open(file)?;
     loop {
-        match objects.next_object() {
+        match values.next_value() {
             Ok(None) => return Ok(None),
-            Ok(Some((_, text))) => {
-                let columns = columns_of(text);
+            Ok(Some(value)) => {
+                let columns = columns_of(value);
                 if columns.is_some() {
                     return Ok(columns);
                 }
@@ -53,129 +50,6 @@ pub(super) fn first_columns(file: &DataFile) -> Result<Option<Vec<String>>, Data
             Err(RowError::Bad(_)) => {}
             Err(RowError::Fatal(error)) => return Err(error),
         }
-    }
-}
-
-/// The text of the objects of a file, one after the other.
-struct Objects {
-    source: Source,
-    layout: Layout,
-    row: RowBytes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    Lines,
-    /// Behind the `[`.
-    Array,
-    /// Behind a comma of the array.
-    NextElement,
-    /// Behind the `]`.
-    AfterArray,
-}
-
-impl Objects {
-    fn open(file: &DataFile) -> Result<Self, DataError> {
-        let mut objects = Self {
-            source: Source::open_behind_mark(file)?,
-            layout: Layout::Lines,
-            row: RowBytes::default(),
-        };
-        if objects.source.skip_blanks()? == Some(b'[') {
-            objects
-                .source
-                .read_piece(&mut objects.row, |byte| byte == b'[')?;
-            objects.layout = Layout::Array;
-        }
-        Ok(objects)
-    }
-
-    fn next_object(&mut self) -> Result<Option<(Place<'_>, &str)>, RowError> {
-        let line = match self.layout {
-            Layout::Lines => self.read_line()?,
-            Layout::Array | Layout::NextElement => self.read_element()?,
-            Layout::AfterArray => None,
-        };
-        let Some(line) = line else {
-            return Ok(None);
-        };
-        let place = Place {
-            path: self.source.path(),
-            line,
-        };
-        let bytes = self.row.get().ok_or_else(|| place.too_long())?;
-        Ok(Some((place, place.utf8(bytes)?)))
-    }
-
-    /// Reads the next line that is not blank into `row`, and tells its number.
-    fn read_line(&mut self) -> Result<Option<u64>, DataError> {
-        loop {
-            let line = self.source.line();
-            if !self.source.read_line(&mut self.row)? {
-                return Ok(None);
-            }
-            if !self.row.is_blank() {
-                return Ok(Some(line));
-            }
-        }
-    }
-
-    /// Reads the next element of the array into `row`, and tells the line it starts on.
-    fn read_element(&mut self) -> Result<Option<u64>, DataError> {
-        self.source.skip_blanks()?;
-        let line = self.source.line();
-        let mut cut = Cut::default();
-        let end = self
-            .source
-            .read_piece(&mut self.row, |byte| cut.is_end(byte))?;
-        match end {
-            End::File => return Err(self.not_an_array("the array is not closed")),
-            End::Byte(b']') => {
-                if self.source.skip_blanks()?.is_some() {
-                    return Err(self.not_an_array("text behind the array"));
-                }
-                let is_empty = self.layout == Layout::Array && self.row.is_blank();
-                self.layout = Layout::AfterArray;
-                return Ok((!is_empty).then_some(line));
-            }
-            End::Byte(_) => self.layout = Layout::NextElement,
-        }
-        Ok(Some(line))
-    }
-
-    fn not_an_array(&self, why: &str) -> DataError {
-        let place = Place {
-            path: self.source.path(),
-            line: self.source.line(),
-        };
-        place.not_json(serde_json::Error::custom(why))
-    }
-}
-
-/// How deep in an element of an array its next byte stands.
-#[derive(Debug, Default)]
-struct Cut {
-    n_open: usize,
-    is_in_string: bool,
-    is_escaped: bool,
-}
-
-impl Cut {
-    /// Whether `byte` is the comma or bracket behind the element.
-    fn is_end(&mut self, byte: u8) -> bool {
-        if self.is_in_string {
-            self.is_in_string = byte != b'"' || self.is_escaped;
-            self.is_escaped = byte == b'\\' && !self.is_escaped;
-            return false;
-        }
-        match byte {
-            b'"' => self.is_in_string = true,
-            b'{' | b'[' => self.n_open += 1,
-            b',' | b']' if self.n_open == 0 => return true,
-            b'}' | b']' => self.n_open = self.n_open.saturating_sub(1),
-            _ => {}
-        }
-        false
     }
 }
 
@@ -200,6 +74,128 @@ mod tests {
         assert_eq!(documents.len(), 584);
         assert_eq!(documents.iter().filter(|text| text.is_empty()).count(), 2);
         assert!(documents.iter().any(|text| text.contains("白鯨")));
+    }
+
+    #[test]
+    fn objects_come_in_any_layout() {
+        for content in [
+            "{\"text\": \"a\"}{\"text\": \"b\"} {\"text\": \"c\"}",
+            "{\n  \"text\": \"a\"\n}\n{\n  \"text\": \"b\"\n}\n{\n  \"text\": \"c\"\n}\n",
+            "{\"text\": \"a\"}\r\n{\r\n\r\n\"x\": {\"y\": [\r\n{}\r\n]},\r\n\"text\": \"b\"}{\"text\": \"c\"}\r\n",
+            "{\"text\":\n\"a\"} {\"text\": \"b\"}\n\n{\"x\": \"}{[\\\"\", \"text\"\n:\"c\"}",
+        ] {
+            let expected = ["a", "b", "c"];
+            assert_eq!(
+                texts("a.jsonl", content.as_bytes()).unwrap(),
+                expected,
+                "{content}"
+            );
+        }
+        let content =
+            b"{\n\"text\": \"a\"\n}\n{\n\"text\": 3\n}\n{\"text\": \"b\"} {\"text\": null}";
+        assert_error("a.json", content, "NotText", "a.json:4: column `text`");
+        let skipping = Sample::new(&[("a.json", content)]).skip();
+        assert_eq!(skipping.texts().unwrap(), ["a", "b"]);
+        let first = skipping.open().unwrap();
+        assert!(!first.are_tokenised());
+    }
+
+    #[test]
+    fn an_object_that_is_not_closed_costs_its_own_line() {
+        let content = b"{\"text\": \"a\"}\n{\"text\": \"b\", \"x\": {\n{\"text\": \"c\"}\n{\"text\": \"d\", \"x\": [\n\
+            {\n\"text\": \"e\"\n}\n";
+        assert_error(
+            "a.jsonl",
+            content,
+            "NotJson",
+            "a.jsonl:2: not a JSON object",
+        );
+        let sample = Sample::new(&[("a.jsonl", content)]).skip();
+        assert_eq!(sample.texts().unwrap(), ["a", "c"]);
+        let mut documents = sample.open().unwrap();
+        assert_eq!(documents.by_ref().count(), 2);
+        assert_eq!(documents.n_skipped(), 5);
+        // A text that is not closed is known at once, and objects over several lines go on after it.
+        let content = b"{\"text\": \"a\n{\n\"text\": \"b\"\n}\n{\"text\": \"c\",\n\"d\": \"e\n}\n{\n\"text\": \"f\"}";
+        let sample = Sample::new(&[("a.jsonl", content)]).skip();
+        assert_eq!(sample.texts().unwrap(), ["b", "f"]);
+    }
+
+    #[test]
+    fn numbers_that_python_writes_are_read() {
+        for (name, content) in [
+            (
+                "a.jsonl",
+                "{\"text\": \"NaN\", \"x\": NaN}\n{\"x\": [1, -Infinity], \"text\": \"b\"}",
+            ),
+            (
+                "a.json",
+                "[{\"text\": \"NaN\", \"x\": {\"y\": Infinity}}, {\"text\": \"b\"}]",
+            ),
+        ] {
+            assert_eq!(texts(name, content.as_bytes()).unwrap(), ["NaN", "b"]);
+        }
+        let content = b"{\"x\": NaN, \"text\": NaN}";
+        assert_error(
+            "a.jsonl",
+            content,
+            "NotText",
+            "holds a number, not a string",
+        );
+        let ids = Sample::new(&[("a.jsonl", b"{\"input_ids\": [3], \"loss\": NaN}")]);
+        assert_eq!(ids.token_ids().unwrap(), [[3]]);
+        let content = b"{\"input_ids\": [3, Infinity]}";
+        assert_error("a.jsonl", content, "NotTokenIds", "holds a list with 0.0");
+    }
+
+    #[test]
+    fn texts_of_an_array_are_a_column() {
+        let content = br#"["a, ] \" \\", "c" ,"d\u00e9"]"#;
+        assert_eq!(
+            texts("a.json", content).unwrap(),
+            [r#"a, ] " \"#, "c", "dé"]
+        );
+        let other = Sample::new(&[("a.json", content)]).text_column("body");
+        assert_ends(
+            &other.error(),
+            "MissingColumn",
+            "a.json:1: no column `body`",
+        );
+        let hint = other.error().hint().unwrap();
+        assert_eq!(hint, "set `text_column` to one of `text`");
+        let mixed = b"[\"a\", 3, {\"text\": \"b\"}]";
+        assert_error("a.json", mixed, "NotJson", "a.json:1: not a JSON object");
+        assert_eq!(
+            Sample::new(&[("a.json", mixed)]).skip().texts().unwrap(),
+            ["a", "b"]
+        );
+    }
+
+    #[test]
+    fn errors_do_not_repeat_the_document() {
+        let content = format!("\"{}\"", "very long ".repeat(1000));
+        let error = Sample::new(&[("a.jsonl", content.as_bytes())]).error();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, "it is a string");
+    }
+
+    #[test]
+    fn hints_name_columns_that_hold_text() {
+        let hint = |line: &str| {
+            let error = Sample::new(&[("a.jsonl", line.as_bytes())]).error();
+            error.hint().unwrap()
+        };
+        let rest = ", or set `text_column` to one of `body`";
+        assert!(hint(r#"{"text": ["a"], "body": "b", "n": 3}"#).ends_with(rest));
+        assert!(hint(r#"{"text": ["a"], "n": 3}"#).ends_with("`on_bad_row = \"skip\"`"));
+        let none = "text is read from a column of strings, and there is none";
+        for line in [
+            r#"{"messages": [{"content": "a"}]}"#,
+            "{}",
+            r#"{"a": {"b": null}}"#,
+        ] {
+            assert_eq!(hint(line), none, "{line}");
+        }
     }
 
     #[test]
@@ -233,13 +229,13 @@ mod tests {
     fn a_missing_column_names_file_line_and_columns() {
         let sample = Sample::new(&[(
             "a.jsonl",
-            b"{\"text\": \"a\"}\n{\"body\": \"b\", \"meta\": {\"id\": 1}}\n",
+            b"{\"text\": \"a\"}\n{\"body\": \"b\", \"id\": 1, \"all\": [\"b\"], \"meta\": {\"id\": 1, \"by\": \"c\"}}\n",
         )]);
         let error = sample.error();
         assert_ends(&error, "MissingColumn", "a.jsonl:2: no column `text`");
         assert_eq!(
             error.hint().unwrap(),
-            "set `text_column` to one of `body`, `meta.id`"
+            "set `text_column` to one of `body`, `meta.by`"
         );
     }
 
@@ -262,12 +258,16 @@ mod tests {
     fn broken_lines_are_named() {
         for content in [
             "{\"text\": \"a\"}\n\n{\"text\": \"b\n",
-            "{\"text\": \"a\"}\n\n{\"text\": \"b\"} {}\n",
+            "{\"text\": \"a\"}\n\n{\"text\": \"b\",\n \"c\": \"d\n\"}\n",
+            "{\"text\": \"a\"}\n\n\"text\"\n",
+            "{\"text\": \"a\"}\n\n[\n1]\n",
             "{\"text\": \"a\"}\n\n[1]\n",
             "{\"text\": \"a\"}\n\n{\"text\": \"\\ud800\"}\n",
         ] {
             assert_error("a.jsonl", content.as_bytes(), "NotJson", "a.jsonl:3: not");
         }
+        let content = b"{\"text\": \"a\"\n}}\n";
+        assert_error("a.jsonl", content, "NotJson", "a.jsonl:2: not");
         let content = b"{\"text\": \"a\"}\n{\"text\": \"b\", \"c\": \"\xff\"}\n";
         assert_error("a.jsonl", content, "NotUtf8", "a.jsonl:2: not UTF-8");
         let deep = "{\"text\": ".to_string() + &"[".repeat(100_000);

@@ -1,35 +1,49 @@
 //! One column of a JSON object, read without building the others.
 
 use super::Document;
-use super::rows::{Column, Place, RowError};
+use super::json_values::JsonValue;
+use super::rows::{Column, RowError, TEXT_COLUMN};
+use files::with_stand_ins;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The document in the JSON object `text`.
-pub(super) fn document(
-    text: &str,
-    column: &Column,
-    place: Place<'_>,
-) -> Result<Document, RowError> {
+/// The document in an object, or the text that stands in an array.
+pub(super) fn document(value: JsonValue<'_>, column: &Column) -> Result<Document, RowError> {
     let document = if column.holds_ids {
-        field(text, column).map(Document::TokenIds)
+        field(value.text.as_bytes(), column).map(Document::TokenIds)
     } else {
-        field(text, column).map(Document::Text)
+        field(value.text.as_bytes(), column).map(Document::Text)
     };
-    document.map_or_else(|| slow_document(text, column, place), Ok)
+    document.map_or_else(|| slow_document(value, column), Ok)
 }
 
-/// The columns of the JSON object `text`; `None` if it is none.
-pub(super) fn columns_of(text: &str) -> Option<Vec<String>> {
-    let object: Map<String, Value> = serde_json::from_str(text).ok()?;
+/// The columns of a row; `None` if it is none.
+pub(super) fn columns_of(value: JsonValue<'_>) -> Option<Vec<String>> {
+    let object = object_of(value).ok()?;
     Some(object.into_iter().map(|(name, _)| name).collect())
 }
 
+/// The object, or an object of the one column `text` for a text that stands in an array. Numbers that are
+/// not finite are read as 0: no column that is used holds numbers other than token ids, whole ones.
+fn object_of(value: JsonValue<'_>) -> serde_json::Result<Map<String, Value>> {
+    let text = with_stand_ins(value.text.as_bytes(), |_| "0.0".into());
+    match serde_json::from_slice::<Value>(&text)? {
+        Value::Object(object) => Ok(object),
+        text @ Value::String(_) if value.is_element => {
+            Ok([(TEXT_COLUMN.to_owned(), text)].into_iter().collect())
+        }
+        other => {
+            let got = type_name(&other);
+            Err(serde_json::Error::custom(format!("it is {got}")))
+        }
+    }
+}
+
 /// The column if the object is sound and its type fits; why it is not, [`slow_document`] finds out.
-fn field<T: for<'de> Deserialize<'de>>(text: &str, column: &Column) -> Option<T> {
+fn field<T: for<'de> Deserialize<'de>>(text: &[u8], column: &Column) -> Option<T> {
     let seed = Field {
         name: Some(&column.name),
         below: if column.path.len() > 1 {
@@ -39,7 +53,7 @@ fn field<T: for<'de> Deserialize<'de>>(text: &str, column: &Column) -> Option<T>
         },
         value: PhantomData,
     };
-    let mut json = serde_json::Deserializer::from_str(text);
+    let mut json = serde_json::Deserializer::from_slice(text);
     let value = seed.deserialize(&mut json).ok()?;
     json.end().ok()?;
     value
@@ -141,11 +155,11 @@ impl Visitor<'_> for Key<'_> {
 }
 
 /// [`document`], with the reason where there is none.
-fn slow_document(text: &str, column: &Column, place: Place<'_>) -> Result<Document, RowError> {
-    let object: Map<String, Value> =
-        serde_json::from_str(text).map_err(|source| RowError::Bad(place.not_json(source)))?;
+fn slow_document(value: JsonValue<'_>, column: &Column) -> Result<Document, RowError> {
+    let place = value.place;
+    let object = object_of(value).map_err(|source| RowError::Bad(place.not_json(source)))?;
     let Some(value) = find(&object, column) else {
-        return Err(place.missing(column, leaves(&object)));
+        return Err(place.missing(column, texts_in(&object)));
     };
     if column.holds_ids {
         return token_ids(value)
@@ -154,7 +168,7 @@ fn slow_document(text: &str, column: &Column, place: Place<'_>) -> Result<Docume
     }
     match value {
         Value::String(text) => Ok(Document::Text(text.clone())),
-        other => Err(place.not_text(column, type_name(other))),
+        other => Err(place.not_text(column, type_name(other), texts_in(&object))),
     }
 }
 
@@ -169,15 +183,20 @@ fn find<'a>(object: &'a Map<String, Value>, column: &Column) -> Option<&'a Value
     object.get(&column.name).or_else(at_path)
 }
 
-/// The fields of `object` that are no objects, by their dotted names.
-fn leaves(object: &Map<String, Value>) -> Vec<String> {
+/// The fields of `object` that hold text, by their dotted names.
+fn texts_in(object: &Map<String, Value>) -> Vec<String> {
     let mut names = Vec::new();
     for (name, value) in object {
         match value {
-            Value::Object(inner) if !inner.is_empty() => {
-                names.extend(leaves(inner).iter().map(|inner| format!("{name}.{inner}")));
+            Value::Object(inner) => {
+                names.extend(
+                    texts_in(inner)
+                        .iter()
+                        .map(|inner| format!("{name}.{inner}")),
+                );
             }
-            _ => names.push(name.clone()),
+            Value::String(_) => names.push(name.clone()),
+            _ => {}
         }
     }
     names

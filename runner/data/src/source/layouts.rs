@@ -405,7 +405,7 @@ fn formats_that_are_not_read_are_named() {
     assert!(error.hint().unwrap().contains(".jsonl"));
     assert!(foreign("a.zip b.zip c.jsonl").to_string().contains(".zip"));
     assert!(foreign("a.csv b.csv.zip").to_string().contains(".zip"));
-    assert!(foreign("a.jsonl b.jsonl.xz").to_string().contains(".xz"));
+    assert!(foreign("a.jsonl b.jsonl.lz4").to_string().contains(".lz4"));
     assert!(
         foreign("a.parquet.gz")
             .to_string()
@@ -463,13 +463,47 @@ fn a_data_set_without_data_shows_what_it_has() {
 }
 
 #[test]
-fn expressions_are_no_splits() {
-    for split in ["train[:10%]", "train+test"] {
-        let error = Layout::of("a.jsonl").read(&of_split(split)).unwrap_err();
-        assert!(
-            matches!(error, DataError::SplitExpression { .. }),
-            "{error:?}"
-        );
+fn splits_are_joined_and_sliced() {
+    let layout = Layout::of("train.jsonl test-1.jsonl test-2.jsonl");
+    for (split, expected) in [
+        ("train[:10%]", "train.jsonl"),
+        ("train+test", "train.jsonl test-1.jsonl test-2.jsonl"),
+        ("test[3:] + train", "test-1.jsonl test-2.jsonl train.jsonl"),
+        ("train[:1]+train[-1:]", "train.jsonl train.jsonl"),
+    ] {
+        assert_eq!(layout.split(split), expected);
+    }
+    let parts = |split| {
+        let found = DataFiles::find(layout.folder.path(), &of_split(split)).unwrap();
+        let parts = found.files.iter().map(|file| file.part);
+        (parts.collect::<Vec<_>>(), found.parts.len())
+    };
+    assert_eq!(parts("test[3:]+train"), (vec![0, 0, 1], 2));
+    assert_eq!(parts("test+train"), (vec![0, 0, 1], 0));
+    for split in ["train[", "", "train+"] {
+        let error = layout.read(&of_split(split)).unwrap_err();
+        assert!(matches!(error, DataError::BadSplit { .. }), "{error:?}");
+    }
+    let error = layout.read(&of_split("train+all")).unwrap_err();
+    assert_eq!(error.to_string(), "data set `org/set` has no split `all`");
+}
+
+#[test]
+fn one_rule_tells_the_format_of_a_file() {
+    for name in [
+        "a.jsonl.txt",
+        "a.txt.jsonl",
+        "a.csv.bak",
+        "a.tsv.txt",
+        "a.txt.2024.gz",
+    ] {
+        let layout = Layout::of(name);
+        let format = |path: &Path| {
+            let found = DataFiles::find(path, &DatasetRequest::default()).unwrap();
+            found.files[0].format
+        };
+        let folder = layout.folder.path();
+        assert_eq!(format(folder), format(&folder.join(name)), "{name}");
     }
 }
 

@@ -1,9 +1,11 @@
 //! Parquet files.
 
+use super::DataFile;
 use super::columnar::{BoxError, ColumnarRows, Progress, check_column, guarded};
+use super::packing::Packing;
 use super::pages::check_pages;
 use super::rows::Column;
-use super::{Compression, DataFile};
+use super::unpack::Source;
 use crate::DataError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -64,7 +66,7 @@ pub(super) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
 /// Reads the footer. The Arrow schema that may be stored in it is left aside: the types of Parquet
 /// itself say all there is to know of text and integers.
 fn builder(file: &DataFile) -> Result<Builder, DataError> {
-    if file.compression != Compression::None {
+    if Source::open(file)?.packing() != Packing::None {
         return Err(DataError::PackedColumns {
             path: file.path.clone(),
             format: FORMAT,
@@ -145,7 +147,7 @@ mod tests {
         assert_ends(&error, "NoColumn", "a.parquet` has no column `text`");
         assert_eq!(
             error.hint().unwrap(),
-            "set `text_column` to one of `meta.id`, `meta.body`"
+            "set `text_column` to one of `meta.body`"
         );
     }
 
@@ -203,8 +205,24 @@ mod tests {
             "ColumnType",
             message,
         );
-        let error = sample(vec![("input_ids", numbers)]).error();
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+        let columns = vec![("body", texts.clone()), ("input_ids", numbers.clone())];
+        let error = sample(columns).error();
         assert_ends(&error, "ColumnType", "holds Int32");
+        let hint = error.hint().unwrap();
+        assert!(
+            hint.contains("rename it") && !hint.contains("text_column"),
+            "{hint}"
+        );
+        let list = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(7)])]);
+        let list: ArrayRef = Arc::new(list);
+        let hint = |columns| sample(columns).error().hint().unwrap();
+        let with_text = vec![("text", list.clone()), ("body", texts), ("n", numbers)];
+        assert_eq!(hint(with_text), "set `text_column` to one of `body`");
+        let none = "text is read from a column of strings, and there is none";
+        for name in ["text", "messages"] {
+            assert_eq!(hint(vec![(name, list.clone())]), none);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The copy in Parquet that the Hub makes of a data set, on the branch `refs/convert/parquet`.
 
-use super::choose::check_split;
-use super::{ChosenFile, Compression, Format};
+use super::choose::parts_of;
+use super::{ChosenFile, Format};
 use crate::DataError;
 use plan::DatasetRequest;
 use std::collections::BTreeSet;
@@ -30,7 +30,26 @@ pub fn choose_parquet_copy(
     listing: &[String],
     request: &DatasetRequest,
 ) -> Result<ParquetCopy, DataError> {
-    check_split(&request.split)?;
+    let mut copy = ParquetCopy {
+        files: Vec::new(),
+        is_partial: false,
+    };
+    for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
+        let of_split = copy_of_split(dataset, listing, request)?;
+        copy.is_partial |= of_split.is_partial;
+        let files = of_split.files.into_iter();
+        copy.files
+            .extend(files.map(|file| ChosenFile { part, ..file }));
+    }
+    Ok(copy)
+}
+
+/// [`choose_parquet_copy`] for a request that names one split.
+fn copy_of_split(
+    dataset: &str,
+    listing: &[String],
+    request: &DatasetRequest,
+) -> Result<ParquetCopy, DataError> {
     let files: Vec<CopiedFile<'_>> = listing.iter().filter_map(|n| CopiedFile::of(n)).collect();
     let configs = files.iter().map(|file| file.config).collect();
     let config = chosen_config(dataset, configs, request)?;
@@ -110,7 +129,7 @@ impl<'a> CopiedFile<'a> {
         ChosenFile {
             name: self.name.into(),
             format: Format::Parquet,
-            compression: Compression::None,
+            part: 0,
         }
     }
 }

@@ -9,7 +9,10 @@ use std::path::Path;
 pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
 
 /// The column that holds the ids of a tokenised data set.
-pub(super) const ID_COLUMN: &str = "input_ids";
+pub(crate) const ID_COLUMN: &str = "input_ids";
+
+/// The column of files that have no names for theirs.
+pub(super) const TEXT_COLUMN: &str = "text";
 
 /// The rows of a file, in its order.
 pub(super) trait ReadRows: Send {
@@ -126,12 +129,19 @@ impl Place<'_> {
         })
     }
 
-    pub(super) fn not_text(self, column: &Column, got: &'static str) -> RowError {
+    /// `found`: columns of the row that do hold text.
+    pub(super) fn not_text(
+        self,
+        column: &Column,
+        got: &'static str,
+        found: Vec<String>,
+    ) -> RowError {
         RowError::Bad(DataError::NotText {
             path: self.path.to_path_buf(),
             line: self.line,
             column: column.name.clone(),
             got,
+            found,
         })
     }
 

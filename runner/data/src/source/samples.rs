@@ -1,6 +1,6 @@
 //! Small data sets for the tests of the readers.
 
-use super::{Compression, DataFile, DataFiles, Document, Documents, Format, RowSpec};
+use super::{DataFile, DataFiles, Document, Documents, Format, RowSpec};
 use crate::DataError;
 use crate::fixtures::folder_with;
 use ::parquet::arrow::ArrowWriter;
@@ -29,6 +29,7 @@ impl Sample {
             files: DataFiles {
                 name: "sample".into(),
                 files: files.collect(),
+                parts: Vec::new(),
             },
             _folder: folder,
             spec: RowSpec {
@@ -42,6 +43,19 @@ impl Sample {
 
     pub(super) fn text_column(mut self, name: &str) -> Self {
         self.spec.text_column = name.into();
+        self
+    }
+
+    /// The rows that the expression takes of the train split, which all files are.
+    pub(super) fn split(mut self, expression: &str) -> Self {
+        let parts = plan::SplitPart::parse(expression).unwrap();
+        let files = std::mem::take(&mut self.files.files);
+        for part in 0..parts.len() {
+            let files = files.iter().cloned();
+            let files = files.map(|file| DataFile { part, ..file });
+            self.files.files.extend(files);
+        }
+        self.files.parts = parts.into_iter().map(|part| part.rows).collect();
         self
     }
 
@@ -116,27 +130,26 @@ pub(super) fn zstandard(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+pub(super) fn bzip2ed(content: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
 fn file_at(folder: &Path, name: &str) -> DataFile {
-    let (plain, compression) = if let Some(plain) = name.strip_suffix(".gz") {
-        (plain, Compression::Gzip)
-    } else if let Some(plain) = name.strip_suffix(".zst") {
-        (plain, Compression::Zstd)
-    } else {
-        (name, Compression::None)
-    };
-    let format = match plain.rsplit('.').next().unwrap() {
-        "csv" => Format::Csv,
-        "tsv" => Format::Tsv,
-        "txt" => Format::Text,
-        "parquet" => Format::Parquet,
-        "arrow" => Format::Arrow,
-        "bin" => Format::Bin,
-        _ => Format::Json,
-    };
+    let format = name.split('.').skip(1).find_map(|ending| match ending {
+        "csv" => Some(Format::Csv),
+        "tsv" => Some(Format::Tsv),
+        "txt" => Some(Format::Text),
+        "parquet" => Some(Format::Parquet),
+        "arrow" => Some(Format::Arrow),
+        "bin" => Some(Format::Bin),
+        _ => None,
+    });
     DataFile {
         path: folder.join(name),
-        format,
-        compression,
+        format: format.unwrap_or(Format::Json),
+        part: 0,
         content_hash: None,
     }
 }

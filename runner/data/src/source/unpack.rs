@@ -1,9 +1,10 @@
 //! The bytes of a file, unpacked as they are read.
 
+use super::endings::is_packed;
+use super::packing::{N_HEAD_BYTES, Packing};
 use super::rows::MAX_DOCUMENT_BYTES;
-use super::{Compression, DataFile};
+use super::{DataFile, Format};
 use crate::DataError;
-use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const BUFFER_BYTES: usize = 1 << 16;
 
-/// Largest window of a Zstandard frame, as a power of two: 128 MiB, what `zstd -d` takes unasked.
-const MAX_WINDOW_LOG: u32 = 27;
-
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 type ByteReader = Box<dyn Read + Send>;
@@ -22,7 +20,7 @@ type ByteReader = Box<dyn Read + Send>;
 /// The unpacked bytes of a file.
 pub(super) struct Source {
     path: PathBuf,
-    compression: Compression,
+    packing: Packing,
     reader: BufReader<ByteReader>,
     n_bytes_read: Arc<AtomicU64>,
     line: u64,
@@ -49,11 +47,14 @@ impl Source {
     pub(super) fn open(file: &DataFile) -> Result<Self, DataError> {
         let counted = CountedFile::open(&file.path)?;
         let n_bytes_read = counted.counter();
-        let reader = unpacked(file, counted)
-            .map_err(|error| unreadable(&file.path, file.compression, error))?;
+        let mut packed = BufReader::with_capacity(BUFFER_BYTES, counted);
+        let packing = packing_of(file, &mut packed)?;
+        let reader = packing
+            .unpacked(packed)
+            .map_err(|error| unreadable(&file.path, packing, error))?;
         Ok(Self {
             path: file.path.clone(),
-            compression: file.compression,
+            packing,
             reader: BufReader::with_capacity(BUFFER_BYTES, reader),
             n_bytes_read,
             line: 1,
@@ -89,6 +90,11 @@ impl Source {
     /// The file.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the file is packed with.
+    pub(super) fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// The line of the next byte, from 1.
@@ -134,13 +140,13 @@ impl Source {
         let n_bytes = (&mut self.reader)
             .take(limit)
             .read_until(b'\n', &mut row.bytes)
-            .map_err(|error| unreadable(&self.path, self.compression, error))?;
+            .map_err(|error| unreadable(&self.path, self.packing, error))?;
         self.line += 1;
         if n_bytes as u64 == limit && !row.bytes.ends_with(b"\n") {
             row.is_too_long = true;
             self.reader
                 .skip_until(b'\n')
-                .map_err(|error| unreadable(&self.path, self.compression, error))?;
+                .map_err(|error| unreadable(&self.path, self.packing, error))?;
         }
         Ok(n_bytes > 0)
     }
@@ -179,13 +185,13 @@ impl Source {
         (&mut self.reader)
             .take(n_bytes as u64)
             .read_to_end(bytes)
-            .map_err(|error| unreadable(&self.path, self.compression, error))
+            .map_err(|error| unreadable(&self.path, self.packing, error))
     }
 
     fn fill(&mut self) -> Result<&[u8], DataError> {
         match self.reader.fill_buf() {
             Ok(chunk) => Ok(chunk),
-            Err(error) => Err(unreadable(&self.path, self.compression, error)),
+            Err(error) => Err(unreadable(&self.path, self.packing, error)),
         }
     }
 
@@ -217,6 +223,15 @@ impl RowBytes {
         !self.is_too_long && self.bytes.iter().copied().all(is_blank)
     }
 
+    /// Adds what another gathered; false where it is too much by now, and not added.
+    pub(super) fn append(&mut self, other: &Self) -> bool {
+        let is_short = self.bytes.len() + other.bytes.len() <= MAX_DOCUMENT_BYTES;
+        if is_short && !other.is_too_long {
+            self.bytes.extend_from_slice(&other.bytes);
+        }
+        is_short && !other.is_too_long
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.is_too_long = false;
@@ -232,7 +247,7 @@ impl RowBytes {
 }
 
 /// Whether JSON takes `byte` for white space.
-fn is_blank(byte: u8) -> bool {
+pub(super) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
@@ -278,32 +293,38 @@ impl Seek for CountedFile {
     }
 }
 
-fn unpacked(file: &DataFile, counted: CountedFile) -> io::Result<ByteReader> {
-    if file.compression == Compression::None {
-        return Ok(Box::new(counted));
+/// What `file` is packed with, by the first bytes of `packed`, which stay where they are.
+fn packing_of(file: &DataFile, packed: &mut BufReader<CountedFile>) -> Result<Packing, DataError> {
+    // Of token ids, any bytes may be the first.
+    if file.format == Format::Bin {
+        return Ok(Packing::None);
     }
-    let mut packed = BufReader::with_capacity(BUFFER_BYTES, counted);
-    if packed.fill_buf()?.is_empty() {
-        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it is empty"));
+    let head = packed
+        .fill_buf()
+        .map_err(DataError::io("read", &file.path))?;
+    let name = file.path.to_string_lossy();
+    if head.is_empty() && is_packed(&name) {
+        let cut = io::Error::new(ErrorKind::UnexpectedEof, "it is empty");
+        return Err(damaged(&file.path, "packed", cut));
     }
-    if file.compression == Compression::Gzip {
-        return Ok(Box::new(MultiGzDecoder::new(packed)));
+    match Packing::of(&head[..head.len().min(N_HEAD_BYTES)]) {
+        Packing::Foreign(packing) => Err(DataError::ForeignPacking {
+            path: file.path.clone(),
+            packing,
+        }),
+        packing => Ok(packing),
     }
-    let mut decoder = zstd::Decoder::with_buffer(packed)?;
-    decoder.window_log_max(MAX_WINDOW_LOG)?;
-    Ok(Box::new(decoder))
 }
 
 /// An error of the disk, or else of what is in the file.
-fn unreadable(path: &Path, compression: Compression, error: io::Error) -> DataError {
-    let format = match compression {
-        Compression::Gzip => "gzip",
-        Compression::Zstd => "Zstandard",
-        Compression::None => return DataError::io("read", path)(error),
-    };
-    if error.raw_os_error().is_some() {
-        return DataError::io("read", path)(error);
+fn unreadable(path: &Path, packing: Packing, error: io::Error) -> DataError {
+    match packing.name() {
+        Some(format) if error.raw_os_error().is_none() => damaged(path, format, error),
+        _ => DataError::io("read", path)(error),
     }
+}
+
+fn damaged(path: &Path, format: &'static str, error: io::Error) -> DataError {
     DataError::Damaged {
         path: path.to_path_buf(),
         format,
