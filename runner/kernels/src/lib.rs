@@ -6,6 +6,10 @@
 //! and any processor.
 //!
 //! Nothing here knows libtorch; the crate `sae` holds each function to what libtorch computes.
+//!
+//! - `screen.rs`: exact top-k from a product in bfloat16; `topk.rs`, `candidates.rs`: the largest of a row
+//! - `entries.rs`, `rows.rs`: gradients by latent and by row; `tokens.rs`: errors by token; `update.rs`: optimizers
+//! - `instruction_sets.rs`, `threads.rs`: what runs where
 
 mod candidates;
 mod entries;
