@@ -45,7 +45,7 @@ impl Helps {
         let workspace = &self.workspace;
         self.known.entry(key).or_insert_with(|| {
             let text = workspace
-                .run(&[command, &["--help"]].concat())
+                .run(&[command, &["--help"][..]].concat())
                 .succeeds()
                 .stdout;
             let words = text.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'));

@@ -1,6 +1,6 @@
 //! The sweeps on the pages can be planned, and parts of a sweep can be added to one.
 
-use super::{pages, put_model_and_data};
+use super::{in_repository, pages, put_model_and_data, read_page};
 use crate::common::{Workspace, tiny_sweep};
 
 /// The tiny sweep with the settings of `part` in place of its own.
@@ -20,8 +20,9 @@ fn tiny_sweep_over(part: &toml::Table) -> toml::Table {
 fn sweeps_on_the_pages_are_accepted() {
     let workspace = Workspace::new();
     put_model_and_data(&workspace);
-    let recipe = "def plan(request):\n    yield job({'hookpoints': ['layers.0'], 'k': 4})\n";
-    workspace.write("recipes/depth.py", recipe);
+    // The recipe that one of the sweeps names.
+    let recipes = read_page(in_repository("docs/recipes.md"));
+    workspace.write("recipes/depth.py", &recipes.blocks[0].text);
     let mut n_seen = 0;
     for page in pages() {
         for block in page.blocks.iter().filter(|block| block.language == "toml") {
