@@ -69,7 +69,7 @@ impl Helps {
         let rest = &words[command.len()..];
         let is_sweep =
             |word: &&str| word.ends_with(".toml") || word.starts_with("--") || *word == "...";
-        if command.is_empty() && !rest.first().is_none_or(|word| is_sweep(word)) {
+        if command.is_empty() && !rest.first().is_none_or(is_sweep) {
             return Some(rest[0].to_owned());
         }
         let help = self.of(&command);
