@@ -34,8 +34,11 @@ soak: setup
 	cargo build --locked -p sae-run-hub --features testing --example serve
 	python3 tests/checks/soak.py $(SOAK)
 
+# The documentation of the code, and the book of docs/ in target/book.
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	@if command -v mdbook >/dev/null; then mdbook build docs; \
+	else echo "mdBook is not installed: the book of docs/ is left out (cargo install mdbook)"; fi
 
 # An SAE's update in encoder products, some minutes; BENCH="--smoke" takes seconds.
 bench: setup

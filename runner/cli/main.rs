@@ -1,4 +1,32 @@
 //! `sae-run-torch`, which `sae-run` becomes: trains a sweep of sparse autoencoders from one file.
+//!
+//! A sweep:
+//!
+//! - `run.rs`: `run()` expands, locks, records, schedules and concludes
+//! - `config/`: figment layers become a sweep; unknown keys and wrong types with file and line. `given.rs`: the
+//!   options of `sae-run train`; `finite.rs`, `secrets.rs`: what is refused
+//! - `expand.rs`: drafts of a recipe become jobs and streams; `rounds.rs`: asks the recipe, and again
+//! - `models.rs`, `datasets.rs`: from a name to a folder or files, here or in the Hub's cache
+//! - `device_memory.rs`: what a worker may take
+//! - `recording.rs`: a plan in the database, and what earlier workers did
+//! - `schedule.rs`: a worker process for each stream, and another where it dies; `queue.rs`: which stream is next
+//!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left
+//! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
+//!   puts aside what cannot be read
+//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
+//!   orders they take; `processes.rs`: how many
+//!
+//! Other commands:
+//!
+//! - `plan_command.rs`, `plan_diff.rs`, `recipes_command.rs`, `data_command.rs`, `verify_resume.rs`
+//! - `query.rs`: `sql`; `prompt.rs`: its prompt; `listing.rs`: `ls`; `inspect.rs`: `show`; `remove_command.rs`:
+//!   `rm`
+//! - `eval.rs`, `encode.rs`; `named_data.rs`: what both take in place of a job's own; `past_job.rs`: what a job
+//!   left
+//! - `publish/`: `selection.rs` (which SAEs, and where to), `mod.rs` (files, record), `staging.rs`, `public.rs`
+//!   (what of a name is told), `card.rs` (fills card.md), `saelens.rs`
+//! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
+//!   draws it with uPlot, which is vendored
 
 mod answer;
 mod config;

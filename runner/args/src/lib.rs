@@ -2,6 +2,10 @@
 //!
 //! A crate of its own, and one that knows neither libtorch nor what the commands do: what the command line
 //! alone says (help, versions, mistakes, completions) is then answered without loading anything.
+//!
+//! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed
+//! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
+//! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`: one command each
 
 mod data;
 mod encode;

@@ -23,7 +23,8 @@ impl SourceFile {
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
         let text = files::read_text(path, bound::SETTINGS).map_err(|error| {
             CliError::io("read", path, &error).with_hint(
-                "a sweep is a TOML file: `sae-run SWEEP.toml`; the README explains one".to_owned(),
+                "a sweep is a TOML file: `sae-run SWEEP.toml`; docs/sweeps.md explains one"
+                    .to_owned(),
             )
         })?;
         let file = Self {

@@ -12,17 +12,25 @@
 //! cores, at most [`MAX_THREADS`]) and a longest document of `D` bytes (at most
 //! [`MAX_DOCUMENT_BYTES`]), these are held at once, at most:
 //!
-//! - `4 T` pieces of text or their tokens, each of 256 KiB and one document: `4 T (256 KiB + D)` bytes of
-//!   text, and as many of tokens where a token has four bytes of text;
-//! - what the tokenizers library needs for `T` documents: about 115 bytes for each byte of text,
-//!   measured with a byte-level tokenizer of 49 000 tokens, so `115 T D`;
+//! - `4 T` pieces of text or their tokens, each of 256 KiB and one document: `4 T (256 KiB + D)` bytes of text, and
+//!   as many of tokens where a token has four bytes of text;
+//! - what the tokenizers library needs for `T` documents: about 115 bytes for each byte of text, measured with a
+//!   byte-level tokenizer of 49 000 tokens, so `115 T D`;
 //! - the tokenizer and the program, about 0.2 GB with that tokenizer;
-//! - of an Arrow file a batch; of a Parquet file two pages and 64 rows, or fewer where these could have
-//!   more than 256 MiB. A batch or page that is packed has at most 1 GiB once unpacked.
+//! - of an Arrow file a batch; of a Parquet file two pages and 64 rows, or fewer where these could have more than
+//!   256 MiB. A batch or page that is packed has at most 1 GiB once unpacked.
 //!
 //! With two threads, documents of 1 MB took 421 MB, and a single one of 32 MiB took 3.8 GB. For
 //! tokenizers whose documents cannot be tokenised one by one, such as those of T5 and BERT, `D` is the
 //! length of [`DOCUMENTS_PER_BATCH`] documents together.
+//!
+//! # Files
+//!
+//! - `source/`: a data set's files (`conventions.rs`, `card.rs`, `find.rs`) and rows (`documents.rs`, a file per
+//!   format)
+//! - `chunk.rs`: sparsify's chunks, on all cores; `permutation.rs`: numpy's shuffle
+//! - `cache.rs`, `writer.rs`: the token cache
+//! - `batches.rs`: training order, held-out sequences, ranks
 
 mod batches;
 mod build_progress;

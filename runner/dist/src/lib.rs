@@ -8,6 +8,11 @@
 //!
 //! Plain blocking code. All processes make the same calls in the same order; each call bears a name,
 //! which errors repeat.
+//!
+//! - `world.rs`, `group.rs`: joining, and collectives
+//! - `diagnosis.rs`: who is at fault
+//! - `environment.rs`: launchers and their variables
+//! - `plugin.rs`, `shim/`: the C ABI; one plug-in each for Gloo and NCCL
 
 mod diagnosis;
 mod environment;

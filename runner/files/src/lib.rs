@@ -4,6 +4,9 @@
 //! never ends. What is read into memory has a bound: see [`bound`].
 //!
 //! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
+//!
+//! - `read.rs`, `bound.rs`: reading within bounds; `output.rs`: writing; `remove.rs`: removing folders
+//! - `lfs.rs`: pointers of Git LFS in place of files; `path.rs`: paths from names; `user.rs`: whose a file is
 
 pub mod bound;
 mod json;

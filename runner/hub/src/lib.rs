@@ -40,6 +40,16 @@
 //! println!("{} {}", uploaded.page, uploaded.commit);
 //! # Ok::<(), sae_run_hub::HubError>(())
 //! ```
+//!
+//! # Files
+//!
+//! - `models.rs`, `datasets.rs`, `listing.rs`: what a repository has; `download.rs`, `cache.rs`: bringing it
+//! - `upload/`: one commit of what the Hub lacks. `publish.rs` (in order), `local.rs` (hashes, streams),
+//!   `target.rs` (repository and branch), `lfs.rs`, `xet.rs` (large files), `commit.rs` (made once, looked for when
+//!   its answer is lost)
+//! - `testing/`: a Hub on this machine, with faults, a log, LFS and Xet's own store (`cas.rs`). `tests/peer/` holds
+//!   it to Python's client, which `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it
+//!   says that it is skipped
 
 mod asked;
 mod cache;

@@ -6,6 +6,11 @@
 //! and any processor.
 //!
 //! Nothing here knows libtorch; the crate `sae` holds each function to what libtorch computes.
+//!
+//! - `screen.rs`: exact top-k from a product in bfloat16; `topk.rs`, `candidates.rs`: the largest of a row
+//! - `tokens.rs`: errors and gradients by token; `entries.rs`: gradients of weights by latent
+//! - `update.rs`: the optimizer's update, row by row; `rows.rs`: one pass over weights
+//! - `instruction_sets.rs`, `threads.rs`: what runs where
 
 mod candidates;
 mod entries;

@@ -19,6 +19,14 @@
 //! ```
 //!
 //! A further architecture is one file in `models` and its line in `architecture.rs`.
+//!
+//! # Files
+//!
+//! - `model.rs`: load, forward, hidden states, logits with outputs replaced
+//! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
+//! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
+//! - `layout.rs`: a model as a list of modules: hookpoints, tensor checks, parameter counts
+//! - `load.rs`, `int8.rs`: weights, also in 8 bit
 
 mod architecture;
 mod attention;

@@ -142,7 +142,7 @@ impl PlanError {
                 nearest: Some(nearest),
                 ..
             } => Some(format!("did you mean `{nearest}`?")),
-            Self::UnknownSetting { .. } => Some("the README lists the settings".into()),
+            Self::UnknownSetting { .. } => Some("`sae-run train --help` lists the settings".into()),
             Self::NoHookpoint { nearest, .. } if !nearest.is_empty() => {
                 Some(format!("the nearest are {}", code_list(nearest)))
             }

@@ -2,6 +2,11 @@
 //! resolved jobs, the streams that share a forward pass, and what a worker is told and reports.
 //!
 //! No IO, no torch, no async: everything here is a value or a function of values.
+//!
+//! - `config.rs`: all settings of training; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
+//! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
+//! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
+//! - `recipe.rs`: questions and answers; `event.rs`: what a worker reports
 
 mod config;
 mod dataset;

@@ -4,6 +4,9 @@
 //! world `recipe` (`recipes/wit/recipe.wit`). It gets a request and limited fuel, memory and
 //! output; it has no files, no network, no clock and no randomness but the request's seed. So
 //! equal requests give equal answers, and a plan can be replayed from two digests.
+//!
+//! - `host.rs`: the engine; `guest.rs`: one call; `limits.rs`: its bounds; `source.rs`: where recipes are looked for
+//! - `cache.rs`, `trust.rs`: compiled recipes, and whose machine code is run
 
 mod bindings;
 mod cache;

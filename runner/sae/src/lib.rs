@@ -31,6 +31,14 @@
 //!
 //! [`Sae`] encodes, decodes, saves and loads. [`Gradients`] are written by hand on the sparse
 //! structure of the activations, so no tensor of `n_tokens x k x d_in` ever exists.
+//!
+//! # Files
+//!
+//! - `model.rs`: the SAE; `activation.rs`, `objective/`: one small file or arm for each kind
+//! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
+//! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
+//! - `from_hub.rs`: SAEs of the Hub; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`: weights in their file;
+//!   `hook_names.rs`: hookpoints as others name them
 
 mod activation;
 #[cfg(test)]

@@ -9,6 +9,13 @@
 //! written, [`Store::abandon_dead_attempts`], then [`Store::begin_attempt`] for what is not done.
 //!
 //! The schema, with the meaning of every column, is in `migrations/`.
+//!
+//! # Files
+//!
+//! - `record.rs`: a plan; `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
+//! - `query.rs`: read-only SQL; `authorizer.rs`, `bounds.rs`: what a query may do
+//! - `listing.rs`, `remove.rs`, `publication.rs` (what the Hub has)
+//! - `report.rs`: all that a report needs, asked in one moment
 
 mod error;
 mod open;

@@ -2,6 +2,31 @@
 //!
 //! Plain blocking code. It is given an [`Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
+//!
+//! The loop:
+//!
+//! - `worker.rs`: reads order.json, loads, trains, reports; `prepare.rs`: tokens that the cache lacks, reported as
+//!   events
+//! - `stream_trainer.rs`: tokens, one forward pass, every SAE on it
+//! - `update.rs`: one optimizer update of all jobs; `end_to_end.rs`: with SAEs in the model; `sae_trainer.rs`: one
+//!   SAE's part
+//! - `optimizer/`, `output_loss/`: one small file for each kind; `centre.rs`: where fresh SAEs begin
+//! - `state.rs`: what a resume needs; `not_finite.rs`: whose fault numbers are that are not finite
+//!
+//! Ranks, the processes that train a stream together:
+//!
+//! - `ranks.rs`; `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
+//! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
+//!
+//! After training:
+//!
+//! - `evaluate.rs`: held-out evaluation of SAEs on disk. `evaluator.rs` (the passes), `replacement.rs` (what is put
+//!   in the hookpoint's place), `predictions.rs` (cross-entropy, KL), `jobs.rs`: the worker's last act
+//! - `encode.rs`: texts or sequences become active latents in a file: `encode/batches.rs`, `rows.rs`, `file.rs` and
+//!   its formats
+//! - `proof.rs`: a layout is read back and held to what it computes
+//!
+//! `stepper.rs` and `examples/bench_step/` measure an update alone, in encoder products.
 
 mod allocator;
 mod best;
