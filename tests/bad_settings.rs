@@ -244,7 +244,7 @@ fn a_value_that_is_varied_twice_is_told_with_its_line() {
         .refuses(&[&place_of("k = "), "`vary.k` has 4 twice"])
         .hints("drop one");
     run_set("vary.hookpoints=[['layers.0'], ['layers.0']]")
-        .refuses(&["--set `vary.hookpoints`", "has [\"layers.0\"] twice"]);
+        .refuses(&["--set vary.hookpoints", "has [\"layers.0\"] twice"]);
 }
 
 #[test]

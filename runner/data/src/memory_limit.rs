@@ -38,7 +38,7 @@ impl MemoryLimit {
                 Resource::Data,
                 Rlimit {
                     current: Some(current),
-                    ..before.clone()
+                    ..before
                 },
             );
         }
@@ -48,7 +48,7 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        let _ = setrlimit(Resource::Data, self.before.clone());
+        let _ = setrlimit(Resource::Data, self.before);
         if let Some(id) = self.on_abort {
             low_level::unregister(id);
         }
