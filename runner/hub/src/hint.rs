@@ -24,13 +24,7 @@ impl HubError {
             }
             Self::NoSuchRevision { .. } => "look at the repository's page for branches and tags",
             Self::NoConfig { .. } => "a model that transformers loads has one",
-            Self::Adapter { repo, .. } => {
-                return Some(format!(
-                    "merge it with its base model, in Python \
-                     `AutoPeftModelForCausalLM.from_pretrained(\"{repo}\").merge_and_unload()\
-                     .save_pretrained(FOLDER)`, and copy the tokenizer there"
-                ));
-            }
+            Self::Adapter { repo, .. } => return Some(adapter_hint(repo)),
             Self::NoSafetensors { others, .. } => return Some(convert_hint(others)),
             Self::NotCached { .. } | Self::NotListed { .. } => {
                 "unset `HF_HUB_OFFLINE`, or run this once where there is a network and the same \
@@ -127,6 +121,14 @@ fn damaged_hint(path: &Path) -> String {
     let path = path.display();
     format!(
         "delete `{path}` to download it anew; to use an edited file, copy its folder and name the copy"
+    )
+}
+
+fn adapter_hint(repo: &str) -> String {
+    format!(
+        "merge it with its base model, in Python \
+         `AutoPeftModelForCausalLM.from_pretrained(\"{repo}\").merge_and_unload()\
+         .save_pretrained(FOLDER)`, and copy the tokenizer there"
     )
 }
 

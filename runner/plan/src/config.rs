@@ -98,7 +98,7 @@ pub struct TrainConfig {
     pub hookpoints: Vec<String>,
     /// Indices of the blocks to train on; not with `hookpoints` or `layer_stride`.
     pub layers: Vec<usize>,
-    /// Take every so-manieth of the hookpoints, in natural order.
+    /// Take every N-th of the hookpoints, in natural order.
     pub layer_stride: usize,
     /// Seeds of the initial weights; one SAE per hookpoint and seed.
     pub init_seeds: Vec<i64>,

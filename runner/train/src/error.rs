@@ -255,19 +255,9 @@ impl TrainError {
                 Some("do all nodes see the same runs folder, and have the same packages?".into())
             }
             Self::Diverged { hint, .. } => Some(hint.clone()),
-            Self::ModelNotFinite { dtype, weight, .. } => Some(match (weight, *dtype) {
-                (Some(_), "float16") => "the model's file is damaged, or the weight is too large for \
-                                         float16: download the model again, or set `dtype` to `bfloat16` \
-                                         or `float32`"
-                    .into(),
-                (Some(_), _) => "the model's file is damaged, or was saved so: download it again".into(),
-                (None, "float16") => {
-                    "float16 ends at 65504: set `dtype` to `bfloat16` or `float32`".into()
-                }
-                (None, _) => "the model computes such numbers on this text: an earlier hookpoint may have \
-                              none"
-                    .into(),
-            }),
+            Self::ModelNotFinite { dtype, weight, .. } => {
+                Some(not_finite_hint(dtype, weight.is_some()).into())
+            }
             Self::SaeNotFinite { .. } => {
                 Some("its weights are finite, but far too large for these activations".into())
             }
@@ -345,6 +335,21 @@ impl TrainError {
             Self::Dist(error) if error.is_of_the_input() => FailureKind::Input,
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,
+        }
+    }
+}
+
+/// Where a model's activations are not finite. `in_weight`: so is one of its weights.
+fn not_finite_hint(dtype: &str, in_weight: bool) -> &'static str {
+    match (in_weight, dtype) {
+        (true, "float16") => {
+            "the model's file is damaged, or the weight is too large for float16: download the model again, or set \
+             `dtype` to `bfloat16` or `float32`"
+        }
+        (true, _) => "the model's file is damaged, or was saved so: download it again",
+        (false, "float16") => "float16 ends at 65504: set `dtype` to `bfloat16` or `float32`",
+        (false, _) => {
+            "the model computes such numbers on this text: an earlier hookpoint may have none"
         }
     }
 }
