@@ -162,7 +162,7 @@ fn equal_jobs_are_told() {
     let workspace = with_recipe("def plan(request):\n    return [{'k': 4}, {'k': 4}]\n");
     plan(&workspace)
         .exits(2)
-        .remarks(&["error: ", "both called `k=4`"]);
+        .remarks(&["error: ", "two jobs are called `k=4`"]);
 }
 
 #[test]
