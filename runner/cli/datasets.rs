@@ -37,7 +37,7 @@ struct RemoteFiles {
 /// list of its files is asked for.
 ///
 /// # Errors
-/// There is none, or not that part of it.
+/// The data set, or that part of it, does not exist.
 pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundDataset, CliError> {
     let request = wanted.request("split")?;
     let name = &wanted.dataset;
@@ -130,8 +130,8 @@ fn lack_of_files(
         })
 }
 
-/// The copy in Parquet of a data set without files that can be read; `None` where there is none
-/// either.
+/// The copy in Parquet of a data set without files that can be read; `None` where the
+/// Hub has no such copy.
 fn of_parquet_branch(
     name: &str,
     request: &DatasetRequest,

@@ -16,11 +16,6 @@ const MOST_LINES: usize = 16;
 const LINES_AT_START: usize = 11;
 const LINES_AT_END: usize = 4;
 
-/// Bad input or a bad environment: nothing was begun, or nothing could be.
-const BAD_INPUT: u8 = 2;
-/// Some job failed.
-const JOB_FAILED: u8 = 1;
-
 /// An error as the user sees it.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -38,7 +33,7 @@ impl CliError {
             message: message.into(),
             hint: None,
             setting: None,
-            exit_code: BAD_INPUT,
+            exit_code: FailureKind::Input.exit_code(),
         }
     }
 
@@ -162,13 +157,8 @@ impl From<StoreError> for CliError {
 
 impl From<TrainError> for CliError {
     fn from(error: TrainError) -> Self {
-        let exit_code = if error.kind() == FailureKind::Input {
-            BAD_INPUT
-        } else {
-            JOB_FAILED
-        };
         Self {
-            exit_code,
+            exit_code: error.kind().exit_code(),
             ..Self::of(&error, error.hint())
         }
     }

@@ -349,7 +349,7 @@ impl Inputs {
     /// The folder of SAEs that a job begins with.
     ///
     /// # Errors
-    /// There is none of that name.
+    /// No such folder.
     pub(crate) fn finetune_dir(&self, config: &TrainConfig) -> Result<Option<PathBuf>, CliError> {
         let name = config.finetune.as_ref();
         let dir = name.map(|name| paths::find("finetune", name, &self.sweep_dir, None));

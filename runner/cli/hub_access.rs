@@ -19,7 +19,7 @@ pub(crate) fn use_token(token: Token) {
 /// The Hub. When it asks to wait, people are told.
 ///
 /// # Errors
-/// No home folder for the cache, or an address that is none or has a secret in it.
+/// No home folder for the cache, or `HF_ENDPOINT` is no address or has a secret in it.
 pub(crate) fn hub() -> Result<Hub, HubError> {
     if let Some(hub) = HUB.get() {
         return Ok(hub.clone());

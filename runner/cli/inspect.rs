@@ -16,7 +16,7 @@ use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, JobPublication,
 /// Opens the database of a runs folder for reading.
 ///
 /// # Errors
-/// There is none, or it is not ours.
+/// The database does not exist, or is not ours.
 pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
     leave_out_driver();
     Ok(Store::open_read_only(&config::runs_dir(args)?.join(DATABASE)).await?)

@@ -32,7 +32,7 @@ impl FoundModel {
 /// latter, what planning needs is downloaded.
 ///
 /// # Errors
-/// There is none, or not at that revision; a folder has no revisions.
+/// The model does not exist, or not at that revision; a folder has no revisions.
 pub(crate) fn find_model(
     name: &str,
     revision: Option<&str>,

@@ -58,7 +58,7 @@ pub(crate) async fn prompt(store: &Store, asker: &mut Asker<'_>) -> Result<u8, C
     editor.set_helper(Some(Words::of(store).await?));
     let history = history();
     if let Some(history) = &history {
-        // There is none at first.
+        // The file does not exist at first.
         let _ = editor.load_history(history);
     }
     table::note("read-only; end a statement with `;`, leave with Ctrl-D");

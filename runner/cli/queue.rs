@@ -45,7 +45,7 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// The next stream for `device`, once there is room for one; `None`: there is none left.
+    /// The next stream for `device`, once there is room for one; `None`: all were given out.
     pub(crate) async fn next(&self, device: &str) -> Option<&'a Stream> {
         loop {
             let changed = self.changed.notified();

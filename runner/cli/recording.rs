@@ -8,7 +8,6 @@ use crate::orphan;
 use crate::runs_folder::RunsFolder;
 use crate::table;
 use args::RunOptions;
-use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
@@ -56,8 +55,7 @@ pub(crate) async fn recover(
     if queue_lost(store, folder, (expanded, &recorded)).await? {
         recorded = record(store, folder, expanded).await?;
     }
-    let Plan { sweep, jobs, .. } = &expanded.plan;
-    if let Some(begun) = store.begun_otherwise(sweep, jobs).await? {
+    if let Some(begun) = store.begun_otherwise(&expanded.plan.sweep).await? {
         note_other_updates(&begun);
     }
     // A worker may have died between the last word on a job and this.

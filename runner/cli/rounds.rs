@@ -12,7 +12,7 @@ use recipe::{Host, HostOptions, Limits, Recipe};
 use std::path::{Path, PathBuf};
 use store::{JobStatus, ResultRow};
 
-/// What stands for the recipe where there is none.
+/// What stands for the recipe of a job without one.
 const ONE_JOB: &str = "train";
 /// Rounds behind the first, where nobody says.
 const MAX_ROUNDS: u32 = 20;

@@ -100,8 +100,8 @@ impl Summary {
     pub(crate) fn exit_code(&self) -> u8 {
         let at_fault = |kind| self.failures.iter().any(|failure| failure.kind == kind);
         match () {
-            () if at_fault(FailureKind::Internal) => 1,
-            () if at_fault(FailureKind::Input) => 2,
+            () if at_fault(FailureKind::Internal) => FailureKind::Internal.exit_code(),
+            () if at_fault(FailureKind::Input) => FailureKind::Input.exit_code(),
             () if self.interrupted => 130,
             () => 0,
         }

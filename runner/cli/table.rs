@@ -152,7 +152,7 @@ fn megabytes(n_bytes: u64) -> String {
     format!("{} MB", n_bytes.div_ceil(1_000_000))
 }
 
-/// A number with so many digits behind the point; a dash where there is none.
+/// A number with `digits` digits after the point; a dash for `None`.
 pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }

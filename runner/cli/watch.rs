@@ -17,7 +17,7 @@ use train::Order;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Exit code of a worker whose input is at fault, also where it could not write an event about it.
-const BAD_INPUT: i32 = 2;
+const BAD_INPUT: i32 = FailureKind::Input.exit_code() as i32;
 
 /// One attempt at a stream.
 pub(crate) struct Watch<'a> {

@@ -117,7 +117,7 @@ pub struct SqlArgs {
 /// `sae-run report` as typed.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
-    /// Name of a sweep; all sweeps where there is none.
+    /// Name of a sweep; by default all sweeps.
     pub sweep: Option<String>,
     /// The file to write; `-` is standard output.
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]

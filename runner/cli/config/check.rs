@@ -44,23 +44,16 @@ pub(super) fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A setting of `[vary]` that has a value twice would be two jobs of one name. Keys of a recipe's own may. `place`: file
-/// and line of a key.
-pub(super) fn check_vary(
-    vary: &Map<String, Value>,
-    place: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), CliError> {
+/// A setting of `[vary]` that has a value twice would be two jobs of one name. Keys of a recipe's own may.
+pub(super) fn check_vary(vary: &Map<String, Value>) -> Result<(), CliError> {
     let settings = TrainConfig::keys();
     for (key, values) in vary.iter().filter(|(key, _)| settings.contains(key)) {
         let values = values.as_array().map_or(&[][..], Vec::as_slice);
         let is_repeated = |(index, value): &(usize, &Value)| values[..*index].contains(value);
         if let Some((_, value)) = values.iter().enumerate().find(is_repeated) {
-            let error = CliError::input(format!("`vary.{key}` has {value} twice"));
-            let error = error.with_hint("drop one: they would be the same job".to_owned());
-            return Err(match place(key) {
-                Some(place) => error.at(&place),
-                None => error,
-            });
+            return Err(CliError::input(format!("`vary.{key}` has {value} twice"))
+                .with_hint("drop one: they would be the same job".to_owned())
+                .about(key.clone()));
         }
     }
     Ok(())
@@ -74,8 +67,8 @@ mod tests {
     #[test]
     fn a_setting_has_each_value_once() {
         let check = |vary: Value| {
-            let place = |key: &str| Some(format!("a.toml:7 {key}"));
-            check_vary(vary.as_object().unwrap(), &place).map_err(|error| error.to_string())
+            check_vary(vary.as_object().unwrap())
+                .map_err(|error| (error.to_string(), error.setting().unwrap().to_owned()))
         };
         for good in [
             json!({"k": [4, 8], "hookpoints": [["a"], ["a", "b"]]}),
@@ -83,22 +76,13 @@ mod tests {
         ] {
             assert_eq!(check(good), Ok(()));
         }
-        for (twice, value) in [
-            (json!({"k": [4, 8, 4]}), "`vary.k` has 4 twice"),
-            (
-                json!({"hookpoints": [["a"], ["a"]]}),
-                "`vary.hookpoints` has [\"a\"] twice",
-            ),
-            (
-                json!({"loss_fn": ["ce", "fvu", "ce"]}),
-                "`vary.loss_fn` has \"ce\" twice",
-            ),
+        for (key, values, value) in [
+            ("k", json!([4, 8, 4]), "4"),
+            ("hookpoints", json!([["a"], ["a"]]), "[\"a\"]"),
+            ("loss_fn", json!(["ce", "fvu", "ce"]), "\"ce\""),
         ] {
-            let error = check(twice).unwrap_err();
-            assert!(
-                error.starts_with("a.toml:7 ") && error.ends_with(value),
-                "{error}"
-            );
+            let error = format!("`vary.{key}` has {value} twice");
+            assert_eq!(check(json!({ key: values })), Err((error, key.to_owned())));
         }
     }
 }

@@ -195,17 +195,17 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
     let mut sweep = layers.sweep()?;
     restore_order(&mut sweep, &layers);
     check::check_sweep(&sweep, &args.sweep.display().to_string())?;
-    let place = |key: &str| layers.place(&["vary", key], 2);
-    check::check_vary(&sweep.vary, &place)?;
     let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
-    let text = layers.files.last().map_or("", |file| &file.text);
-    Ok(LoadedSweep {
+    let text = layers.files.last().map_or("", |file| &file.text).to_owned();
+    let loaded = LoadedSweep {
         sweep,
         dir,
         origin: layers.origin,
-        text: text.to_owned(),
+        text,
         layers,
-    })
+    };
+    check::check_vary(&loaded.sweep.vary).map_err(|error| loaded.locate(error))?;
+    Ok(loaded)
 }
 
 fn environment() -> Result<Env, CliError> {

@@ -67,7 +67,7 @@ impl Key {
     /// The one that rank 0 made.
     ///
     /// # Errors
-    /// There is none, or others may read it, or it is another user's.
+    /// The key does not exist, others may read it, or it is another user's.
     pub(super) fn read(runs_dir: &Path) -> Result<Self, CliError> {
         let path = runs_dir.join(KEY_FILE);
         let read = || {

@@ -20,7 +20,7 @@ impl Torchrun {
     /// The one that `SAE_RUN_TORCHRUN` names, that on PATH, or that of `make setup`.
     ///
     /// # Errors
-    /// There is none, or no GPU where one process for each is asked for.
+    /// torchrun was not found, or one process for each GPU is asked for and there is no GPU.
     pub(crate) fn find(nproc: Nproc) -> Result<Self, CliError> {
         Ok(Self {
             n_processes: n_processes(nproc, train::init_backends())?,

@@ -11,7 +11,7 @@ pub(super) const BINS_PER_DECADE: u32 = 4;
 /// Up to a density of 1.
 const N_BINS: usize = 8 * BINS_PER_DECADE as usize;
 
-/// The counts of the bins of a density file. One that cannot be read is told of, and there are none.
+/// The counts of the bins of a density file. `None`, with a remark, where it cannot be read.
 pub(super) fn read(path: &Path) -> Option<Vec<u32>> {
     match train::read_density(path) {
         Ok(density) => Some(bins(&density)),

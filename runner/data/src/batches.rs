@@ -1,6 +1,7 @@
 //! Shuffled batches of sequences.
 
 use crate::{DataError, Tokens, permutation};
+use plan::StreamKey;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -26,6 +27,20 @@ pub struct BatchSpec {
     /// Sequences in one pass of this process over a part of its part; its part fits one pass where this
     /// is no less.
     pub pass_size: usize,
+}
+
+impl BatchSpec {
+    /// The batches of a stream, of which this process has `shard`.
+    pub fn of_stream(key: &StreamKey, shard: Shard) -> Self {
+        Self {
+            shuffle_seed: key.shuffle_seed,
+            max_examples: key.max_examples,
+            eval_fraction: key.eval_fraction,
+            batch_size: key.batches_per_pass * key.batch_size,
+            shard,
+            pass_size: key.batch_size,
+        }
+    }
 }
 
 /// The part of every batch that one of several processes trains on.

@@ -173,7 +173,7 @@ pub enum DataError {
         path: PathBuf,
         /// The line, from 1.
         line: u64,
-        /// Why it is none.
+        /// Why it cannot be read.
         source: serde_json::Error,
     },
     /// A line without the text column.

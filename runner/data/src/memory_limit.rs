@@ -1,14 +1,12 @@
 //! A limit of memory for as long as documents of others are read and tokenised.
 
+use plan::FailureKind;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::SigId;
 use signal_hook::consts::SIGABRT;
 use signal_hook::low_level;
 use std::fs;
 use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
-
-/// Exit code of a process that ends because of its input.
-const BAD_INPUT: i32 = 2;
 
 /// While it lives, this process gets no more memory than the machine has left. A document or tokenizer that grows
 /// without bound then ends this process, with an error that names both, and no other process of the machine.
@@ -62,7 +60,7 @@ fn tell_on_abort(message: String) -> Option<SigId> {
     let registered = unsafe {
         low_level::register(SIGABRT, move || {
             let _ = rustix::io::write(rustix::stdio::stderr(), message.as_bytes());
-            low_level::exit(BAD_INPUT);
+            low_level::exit(FailureKind::Input.exit_code().into());
         })
     };
     registered.ok()

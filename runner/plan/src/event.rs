@@ -239,6 +239,16 @@ pub enum FailureKind {
     Internal,
 }
 
+impl FailureKind {
+    /// With which a process ends that failed so.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Input => 2,
+            Self::Internal => 1,
+        }
+    }
+}
+
 /// Sufficient statistics of one SAE over an interval: sums, so that any ratio over any union of
 /// intervals, ranks or micro-batches is exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -49,23 +49,23 @@ pub struct BegunOtherwise {
 }
 
 impl Store {
-    /// The first of `jobs` of a sweep that was not begun, while one was that only differs in the tokens of an update.
+    /// The first job of a sweep's current version that was not begun, while one was that only differs in the tokens of
+    /// an update.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn begun_otherwise(
-        &self,
-        sweep: &str,
-        jobs: &[Job],
-    ) -> Result<Option<BegunOtherwise>, StoreError> {
+    pub async fn begun_otherwise(&self, sweep: &str) -> Result<Option<BegunOtherwise>, StoreError> {
         self.located(async {
             let mut conn = self.acquire().await?;
-            for job in jobs {
-                if let Some(found) = begun_otherwise(&mut conn, sweep, job).await? {
-                    return Ok(Some(found));
-                }
-            }
-            Ok(None)
+            let found: Option<(String, i64, i64)> = sqlx::query_as(BEGUN_OTHERWISE)
+                .bind(sweep)
+                .fetch_optional(&mut *conn)
+                .await?;
+            Ok(found.map(|(job, before, now)| BegunOtherwise {
+                job,
+                tokens_before: before.cast_unsigned(),
+                tokens_now: now.cast_unsigned(),
+            }))
         })
         .await
     }
@@ -133,35 +133,20 @@ pub(crate) async fn record(
     Ok(())
 }
 
-async fn begun_otherwise(
-    conn: &mut SqliteConnection,
-    sweep: &str,
-    job: &Job,
-) -> Result<Option<BegunOtherwise>, Trouble> {
-    let (_, JobStatus::Queued) = dir_and_status(conn, &job.job_id).await? else {
-        return Ok(None);
-    };
-    let tokens_before: Option<i64> = sqlx::query_scalar(
-        "SELECT json_extract(job.config, '$.tokens_per_update') AS tokens
-         FROM sweep_listing JOIN job USING (job_id) JOIN job AS asked ON asked.job_id = ?
-         WHERE sweep = ? AND job = ? AND job.status <> 'queued' AND tokens IS NOT NULL AND job.job_id <> asked.job_id
-             AND json_remove(job.config, '$.tokens_per_update') = json_remove(asked.config, '$.tokens_per_update')
-             AND job.token_digest = asked.token_digest AND job.model_digest = asked.model_digest
-         ORDER BY job.created_ms DESC LIMIT 1",
-    )
-    .bind(&job.job_id)
-    .bind(sweep)
-    .bind(&job.name)
-    .fetch_optional(conn)
-    .await?;
-    Ok(tokens_before
-        .zip(job.config.tokens_per_update)
-        .map(|(before, tokens_now)| BegunOtherwise {
-            job: job.name.clone(),
-            tokens_before: before.cast_unsigned(),
-            tokens_now,
-        }))
-}
+/// By the sweep: name of the job, and tokens of an update before and now.
+const BEGUN_OTHERWISE: &str = "
+WITH listed AS MATERIALIZED (
+    SELECT
+        sweep_listing.job, is_current, ordinal, status, created_ms, model_digest, token_digest,
+        json_extract(config, '$.tokens_per_update') AS tokens,
+        json_remove(config, '$.tokens_per_update') AS other_settings
+    FROM sweep_listing JOIN job USING (job_id)
+    WHERE sweep = ?
+)
+SELECT asked.job, begun.tokens, asked.tokens
+FROM listed AS asked JOIN listed AS begun USING (job, model_digest, token_digest, other_settings)
+WHERE asked.is_current AND asked.status = 'queued' AND begun.status <> 'queued' AND begun.tokens <> asked.tokens
+ORDER BY asked.ordinal, begun.created_ms DESC LIMIT 1";
 
 /// The folder and the status of a job that is recorded.
 pub(crate) async fn dir_and_status(

@@ -28,8 +28,6 @@ pub(crate) struct JobTrainer {
     pub(crate) owners: Owners,
     /// Optimizer updates done.
     pub(crate) step: u64,
-    /// Ranks that it was begun with, which decide on its batches; `None`: it is fresh.
-    pub(crate) n_ranks: Option<usize>,
     dir: PathBuf,
     state_dir: PathBuf,
     best: Best,
@@ -66,7 +64,16 @@ impl JobTrainer {
         let mut best = Best::new(runs_dir.join(&order.best_dir));
         let mut health = Health::new(&job.config);
         let mut notes = Vec::new();
-        let n_ranks = restored.as_ref().map(|restored| restored.state.n_ranks);
+        let n_others = job.config.batches_per_pass();
+        if let Some(Restored { state, .. }) = &restored
+            && state.n_ranks != n_others
+        {
+            return Err(TrainError::MixedRanks {
+                job: job.name.clone(),
+                n_ranks: state.n_ranks,
+                n_others,
+            });
+        }
         let step = restored.map_or(0, |Restored { state, damaged }| {
             let note = |error: &TrainError| {
                 let (why, step) = (message_chain(error), state.step);
@@ -86,7 +93,6 @@ impl JobTrainer {
             saes,
             owners,
             step,
-            n_ranks,
             best,
             notes,
         })
@@ -118,7 +124,7 @@ impl JobTrainer {
         let state = State {
             job_id: self.job.job_id.clone(),
             step: self.step,
-            n_ranks: self.n_ranks.unwrap_or(1),
+            n_ranks: self.job.config.batches_per_pass(),
             best: self.best.state().clone(),
             flagged: self.health.flagged().clone(),
             saes: self.counts(ranks)?,

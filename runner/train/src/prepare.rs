@@ -23,8 +23,8 @@ pub(crate) struct StreamTokens {
     pub(crate) held_out: Option<EvalSequences>,
 }
 
-/// The token data of the stream that `order` describes, in batches of which this process has `shard`. The data to evaluate on is tokenised too, so that
-/// what is wrong with it shows before anything is trained.
+/// The token data of the stream that `order` describes, in batches of which this process has `shard`. The
+/// data to evaluate on is tokenised too, so that what is wrong with it shows before anything is trained.
 ///
 /// # Errors
 /// A data set that cannot be used or has changed since the order was written, or a stop.
@@ -52,14 +52,7 @@ pub(crate) fn open_tokens(
         }
         _ => EvalSequences::held_out(&tokens, key.eval_fraction),
     };
-    let spec = BatchSpec {
-        shuffle_seed: order.key.shuffle_seed,
-        max_examples: order.key.max_examples,
-        eval_fraction: order.key.eval_fraction,
-        batch_size: order.key.batches_per_pass * order.key.batch_size,
-        shard,
-        pass_size: order.key.batch_size,
-    };
+    let spec = BatchSpec::of_stream(key, shard);
     let batches = Batches::new(tokens, spec)?;
     Ok(StreamTokens { batches, held_out })
 }

@@ -82,21 +82,10 @@ pub(crate) fn open_jobs(
     let owners = owners.map(|by_sae| Owners::new(by_sae, ranks.rank()));
     let open = |(job, owners)| JobTrainer::open(job, &order.runs_dir, device, owners);
     let jobs = order.jobs.iter().zip(owners).map(open);
-    let mut jobs: Vec<JobTrainer> = jobs.collect::<Result<_, _>>()?;
+    let jobs: Vec<JobTrainer> = jobs.collect::<Result<_, _>>()?;
     if ranks.has_writer() {
         // It puts damaged states aside: the others look when that is done.
         ranks.wait_for_all("states in order")?;
-    }
-    let n_ranks = order.key.batches_per_pass;
-    for job in &mut jobs {
-        let of_job = *job.n_ranks.get_or_insert(n_ranks);
-        if of_job != n_ranks {
-            return Err(TrainError::MixedRanks {
-                job: job.job.name.clone(),
-                n_ranks: of_job,
-                n_others: n_ranks,
-            });
-        }
     }
     let steps: Vec<i64> = jobs.iter().map(|job| job.step as i64).collect();
     ranks.must_agree("set of checkpoints", &steps)?;

@@ -82,14 +82,7 @@ impl Trainer {
         };
         let job =
             resolve_jobs(&config, &[draft], |_| Ok::<_, TrainError>(inputs.clone()))?.remove(0);
-        let spec = BatchSpec {
-            shuffle_seed: config.shuffle_seed,
-            max_examples: config.max_examples,
-            eval_fraction: config.eval_fraction,
-            batch_size: job.config.batches_per_pass() * config.batch_size,
-            shard: Shard::WHOLE,
-            pass_size: config.batch_size,
-        };
+        let spec = BatchSpec::of_stream(&StreamKey::of(&job), Shard::WHOLE);
         Ok(Self {
             job,
             batches: Batches::new(tokens, spec)?,

@@ -83,7 +83,7 @@ fn report_failure(error: &TrainError, events: &mut EventLog) -> Result<u8, Train
         message,
         hint,
     })?;
-    Ok(if kind == FailureKind::Input { 2 } else { 1 })
+    Ok(kind.exit_code())
 }
 
 /// Trains as one of several processes.
