@@ -88,6 +88,23 @@ fn too_few_sequences_for_an_update_are_told() {
             "1025 of 1025 sequences do not fill one batch of 1100",
         ])
         .hints("lower batch_size to 1025 or less, or give more text");
+    // 512 sequences of 64 tokens are an update.
+    let update = ["--set", "train.tokens_per_update=32768", "--set"];
+    let plan = |set| workspace.run(&[&["plan", "tiny.toml"], &update[..], &[set]].concat());
+    plan("train.max_examples=500")
+        .refuses(&["500 of 1025 sequences do not fill one batch of 512"])
+        .hints("lower tokens_per_update, or raise max_examples to 512 or more");
+    plan("train.max_examples=512").succeeds();
+}
+
+#[test]
+fn too_few_sequences_are_told_before_there_are_tokens() {
+    let workspace = Workspace::with_small_sweep();
+    let update = ["--set", "train.tokens_per_update=32768"];
+    let sets = [&update[..], &["--set", "train.max_examples=500"]].concat();
+    workspace
+        .run(&[&["plan", "tiny.toml"][..], &sets].concat())
+        .refuses(&["`batch_size` is 8, 64 of them make an update, but `max_examples` leaves 500 sequences"]);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::table;
 use args::SweepArgs;
 use data::{BatchSpec, DigestCache, RowSpec, Shard, TokenSpec, check_batch};
 use indicatif::HumanBytes;
-use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, Stream, TrainConfig};
-use plan::{PlanError, group_streams, resolve_jobs};
+use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, PlanError, Stream, StreamKey};
+use plan::{TrainConfig, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,8 +127,12 @@ pub(crate) fn add_jobs(
     let jobs = resolve_jobs(&sweep.sweep.train, drafts, inputs_of)?;
     let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
     let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
+    let shard = Shard {
+        rank: 0,
+        n_ranks: processes.n_ranks,
+    };
     new.iter()
-        .try_for_each(|job| inputs.look_at_data(&job.config))?;
+        .try_for_each(|job| inputs.look_at_data(job, shard))?;
     let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
     let facts_of = |job: &Job| &*inputs.model_of(job).facts;
     let streams = group_streams(&new, facts_of, processes.n_ranks, most_bytes)?;
@@ -375,17 +379,11 @@ impl Inputs {
 
     /// Checks that the first document of a job's data has text, and that a batch is filled, as far as that
     /// is known without downloading or tokenising anything.
-    fn look_at_data(&mut self, config: &TrainConfig) -> Result<(), CliError> {
-        let batches = BatchSpec {
-            shuffle_seed: config.shuffle_seed,
-            max_examples: config.max_examples,
-            eval_fraction: config.eval_fraction,
-            batch_size: config.batch_size,
-            shard: Shard::WHOLE,
-            pass_size: config.batch_size,
-        };
+    fn look_at_data(&mut self, job: &Job, shard: Shard) -> Result<(), CliError> {
+        let config = &job.config;
+        let batches = BatchSpec::of_stream(&StreamKey::of(job), shard);
         let n_training = 1.0 - config.eval_fraction.clamp(0.0, 0.99);
-        let n_wanted = (config.batch_size as f64 / n_training) as u64 + 2;
+        let n_wanted = (batches.batch_size as f64 / n_training) as u64 + 2;
         match self.n_sequences(config, n_wanted)? {
             Some(n_sequences) => check_batch(n_sequences, &batches).map_err(|error| {
                 CliError::from(TrainError::from(error)).about("batch_size".to_owned())

@@ -214,6 +214,7 @@ fn too_few(n_sequences: u64, spec: &BatchSpec) -> DataError {
         n_usable: n_selected(n_sequences, &all),
         n_selected: n_selected(n_sequences, spec),
         batch_size: spec.batch_size,
+        pass_size: spec.pass_size,
         n_ranks: spec.shard.n_ranks,
     }
 }

@@ -489,6 +489,8 @@ pub enum DataError {
         n_selected: u64,
         /// Sequences in a batch, of all processes together.
         batch_size: usize,
+        /// Sequences of it in one forward pass of one process.
+        pass_size: usize,
         /// Processes.
         n_ranks: usize,
     },

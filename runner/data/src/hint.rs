@@ -137,15 +137,19 @@ fn too_few_hint(error: &DataError) -> Option<String> {
         n_usable,
         n_selected,
         batch_size,
+        pass_size,
         n_ranks,
     } = *error
     else {
         return None;
     };
     let (wanted, n_of_rank) = (batch_size as u64, n_selected / n_ranks.max(1) as u64);
+    // More than the processes make by themselves.
+    let is_given = batch_size > n_ranks * pass_size;
     let ways = [
-        (n_of_rank > 0).then(|| format!("lower batch_size to {n_of_rank} or less")),
-        (n_ranks > 1).then(|| "start fewer ranks".to_owned()),
+        is_given.then(|| "lower tokens_per_update".to_owned()),
+        (!is_given && n_of_rank > 0).then(|| format!("lower batch_size to {n_of_rank} or less")),
+        (!is_given && n_ranks > 1).then(|| "start fewer ranks".to_owned()),
         (n_usable >= wanted).then(|| format!("raise max_examples to {wanted} or more")),
         (n_usable < wanted).then(|| "give more text".to_owned()),
         (n_usable < wanted && n_sequences >= wanted).then(|| "lower eval_fraction".to_owned()),

@@ -49,10 +49,16 @@ impl TrainConfig {
     /// # Errors
     /// It does not.
     pub fn validate_batch(&self) -> Result<(), PlanError> {
+        let n_batches = self.batches_per_pass();
+        let n_wanted = n_batches * self.batch_size;
         match self.max_examples {
-            Some(most) if most < self.batch_size as u64 => {
+            Some(most) if most < n_wanted as u64 => {
+                let times = match n_batches {
+                    1 => String::new(),
+                    n => format!(", {n} of them make an update"),
+                };
                 let problem = format!(
-                    "is {}, but `max_examples` leaves {most} sequences",
+                    "is {}{times}, but `max_examples` leaves {most} sequences",
                     self.batch_size
                 );
                 Err(PlanError::setting("batch_size", &problem))
