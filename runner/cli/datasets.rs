@@ -7,8 +7,9 @@ use crate::hub_access::hub;
 use crate::models::of_hub_or_folder;
 use crate::paths;
 use crate::table;
-use data::{ChosenFile, DataError, DataFiles};
+use data::{ChosenFile, DataError, files_of_hub, find_files};
 use hub::{DatasetListing, HubError};
+use plan::DataFiles;
 use plan::{DataName, DatasetRequest};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ fn of_this_machine(
             .with_hint("leave `revision` out of `data_args`".to_owned())
             .about("data_args".to_owned()));
     }
-    let files = DataFiles::find(path, request).map_err(of_data)?;
+    let files = find_files(path, request).map_err(of_data)?;
     let remote = None;
     Ok(FoundDataset { files, remote })
 }
@@ -174,7 +175,7 @@ fn of_hub(
         let (path, hash) = (listing.dir.join(&file.name), hash_of(&file.name));
         (file, path, hash)
     });
-    let files = DataFiles::of_hub(name, request, located.collect()).map_err(of_data)?;
+    let files = files_of_hub(name, request, located.collect()).map_err(of_data)?;
     Ok(FoundDataset {
         files,
         remote: Some(RemoteFiles { listing, names }),

@@ -3,10 +3,10 @@
 use crate::config;
 use crate::error::CliError;
 use crate::paths::Folders;
-use crate::runs_folder::DATABASE;
 use crate::table;
 use args::StoreArgs;
 use hub::HubSettings;
+use plan::runs_layout::DATABASE;
 use std::fmt::Write;
 use std::path::Path;
 use train::Libtorch;

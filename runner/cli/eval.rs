@@ -7,11 +7,14 @@ use crate::named_data::{Named, NamedInputs};
 use crate::past_job;
 use crate::paths::Folders;
 use crate::progress;
-use crate::runs_folder::{DATABASE, RunsFolder};
+use crate::runs_folder::RunsFolder;
 use crate::table;
 use args::EvalArgs;
 use data::{DigestCache, EvalSequences, TokenSpec};
 use indicatif::ProgressBar;
+use plan::Order;
+use plan::runs_layout;
+use plan::runs_layout::DATABASE;
 use plan::{TrainConfig, apply_overrides};
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal};
@@ -19,7 +22,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
 use train::sae::FoundSae;
-use train::{EvalRequest, EvalSae, Evaluated, Order, TrainError};
+use train::{EvalRequest, EvalSae, Evaluated, TrainError};
 
 /// Sequences in a forward pass at most, where nobody says.
 const BATCH_SIZE: usize = 32;
@@ -120,7 +123,7 @@ impl Job {
     }
 
     fn density(&self, sae: &str) -> PathBuf {
-        train::density_path(Path::new(&self.details.dir), sae)
+        runs_layout::density_path(&self.details.dir, sae)
     }
 
     /// Evaluates it as its worker would, on what is in its order.

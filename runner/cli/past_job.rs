@@ -1,12 +1,12 @@
 //! What an earlier run left of a job: its settings, its SAEs, and what its worker was told.
 
 use crate::error::CliError;
-use crate::worker_process::ORDER;
 use files::bound;
+use plan::Order;
 use plan::TrainConfig;
+use plan::runs_layout::ORDER;
 use std::path::Path;
 use store::{CheckpointRow, JobDetails};
-use train::Order;
 use train::sae::FoundSae;
 
 /// The settings of a job.

@@ -2,9 +2,9 @@
 
 use crate::error::CliError;
 use crate::expand::Expanded;
-use crate::runs_folder::DATABASE;
 use crate::table;
 use plan::Job;
+use plan::runs_layout::DATABASE;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

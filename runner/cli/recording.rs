@@ -8,6 +8,7 @@ use crate::orphan;
 use crate::runs_folder::RunsFolder;
 use crate::table;
 use args::RunOptions;
+use plan::runs_layout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
@@ -24,7 +25,7 @@ pub(crate) async fn recover(
     expanded: &mut Expanded,
     options: &RunOptions,
 ) -> Result<RecordedPlan, CliError> {
-    let recorded = record(store, folder, expanded).await?;
+    let recorded = record(store, expanded).await?;
     let origin = origin(expanded);
     store
         .record_origin(&expanded.sweep.text, &expanded.plan, &origin)
@@ -51,9 +52,9 @@ pub(crate) async fn recover(
         store.forget_later_rounds(text, plan).await?;
         plan.keep_first_round();
     }
-    let mut recorded = record(store, folder, expanded).await?;
+    let mut recorded = record(store, expanded).await?;
     if queue_lost(store, folder, (expanded, &recorded)).await? {
-        recorded = record(store, folder, expanded).await?;
+        recorded = record(store, expanded).await?;
     }
     if let Some(begun) = store.begun_otherwise(&expanded.plan.sweep).await? {
         note_other_updates(&begun);
@@ -156,14 +157,10 @@ async fn forget(
 ///
 /// # Errors
 /// The database cannot be written.
-pub(crate) async fn record(
-    store: &Store,
-    folder: &RunsFolder,
-    expanded: &Expanded,
-) -> Result<RecordedPlan, CliError> {
+pub(crate) async fn record(store: &Store, expanded: &Expanded) -> Result<RecordedPlan, CliError> {
     let sweep = &expanded.plan.sweep;
-    let job_dir = |job: &plan::Job| folder.job_dir(sweep, job);
-    let stream_dir = |stream: &plan::Stream| folder.stream_dir(sweep, stream);
+    let job_dir = |job: &plan::Job| runs_layout::job_dir(sweep, &job.folder());
+    let stream_dir = |stream: &plan::Stream| runs_layout::stream_dir(sweep, &stream.stream_id);
     Ok(store
         .record_plan(&expanded.sweep.text, &expanded.plan, job_dir, stream_dir)
         .await?)

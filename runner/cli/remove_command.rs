@@ -6,6 +6,7 @@ use crate::inspect;
 use crate::runs_folder::RunsFolder;
 use crate::table::{self, count, escaped};
 use args::RmArgs;
+use plan::runs_layout;
 use std::fs;
 use std::io::{BufRead, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -56,9 +57,9 @@ fn folders(folder: &RunsFolder, removal: &Removal) -> Result<Vec<Doomed>, CliErr
     let dirs = || removal.jobs.iter().map(|job| job.dir.as_str());
     let streams = removal.stream_dirs.iter().map(PathBuf::from);
     let mut paths: Vec<PathBuf> = streams.collect();
-    paths.extend(dirs().map(|dir| folder.state_dir(dir)));
-    paths.extend(dirs().map(|dir| folder.best_dir(dir)));
-    paths.extend(dirs().map(|dir| folder.eval_dir(dir)));
+    paths.extend(dirs().map(|dir| runs_layout::state_dir(dir)));
+    paths.extend(dirs().map(|dir| runs_layout::best_dir(dir)));
+    paths.extend(dirs().map(|dir| runs_layout::eval_dir(dir)));
     paths.extend(dirs().map(PathBuf::from));
     let mut doomed = Vec::new();
     for path in paths {
@@ -168,7 +169,7 @@ fn remove_empty(runs_dir: &Path, path: &Path) {
         return;
     };
     let sweep = runs_dir.join(sweep);
-    for shelf in [".state", ".best", ".eval", ".streams"] {
+    for shelf in runs_layout::SHELVES {
         let _ = fs::remove_dir(sweep.join(shelf));
     }
     let _ = fs::remove_dir(sweep);

@@ -116,7 +116,7 @@ async fn run_expanded(
     let mut summary = Summary::default();
     loop {
         summary.add(run_round(&place, expanded, &recorded, args.quiet).await?);
-        recorded = record(&store, &folder, expanded).await?;
+        recorded = record(&store, expanded).await?;
         if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
             break;
         }
@@ -128,7 +128,7 @@ async fn run_expanded(
         if !expanded.next_round(rounds::results(&expanded.plan, &rows))? {
             break;
         }
-        recorded = record(&store, &folder, expanded).await?;
+        recorded = record(&store, expanded).await?;
     }
     let progress = (&before, &recorded);
     let exit_code = conclude(args, &store, &expanded.plan.sweep, progress, &summary).await?;

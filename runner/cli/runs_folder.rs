@@ -1,18 +1,9 @@
-//! The runs folder: where everything of a sweep lies, and who may write to it.
-//!
-//! ```text
-//! runs/runs.db                       the database
-//! runs/<sweep>/<job>/                config.json and a folder per SAE: what sparsify loads
-//! runs/<sweep>/.state/<job>/         what a resume needs; gone when the job is done
-//! runs/<sweep>/.eval/<job>/          a file per SAE: the firing density of its latents
-//! runs/<sweep>/.streams/<stream>/    order.json, events.jsonl, worker.log
-//! ```
+//! The runs folder: where everything of a sweep lies, and who may write to it. Its names are in `plan/src/runs_layout.rs`.
 
 use crate::error::CliError;
 use crate::event_tail::EventTail;
 use crate::unreadable::rename_aside;
-use crate::worker_process::EVENTS;
-use plan::{Job, Stream};
+use plan::runs_layout::{DATABASE, EVENTS, LOCK, state_dir};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +32,7 @@ impl RunsFolder {
         let mut options = OpenOptions::new();
         let lock = options.create(true).truncate(false).read(true).write(true);
         let mut lock = lock
-            .open(path.join(".lock"))
+            .open(path.join(LOCK))
             .map_err(|error| unwritable(&error))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -62,33 +53,6 @@ impl RunsFolder {
 
     pub(crate) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
-    }
-
-    /// A job's folder, relative to this one.
-    pub(crate) fn job_dir(&self, sweep: &str, job: &Job) -> String {
-        format!("{sweep}/{}", job.folder())
-    }
-
-    /// The folder of a job's resume state, relative to this one; beside the job's folder, because
-    /// sparsify takes every folder in there for an SAE.
-    pub(crate) fn state_dir(&self, job_dir: &str) -> PathBuf {
-        beside(job_dir, ".state")
-    }
-
-    /// The folder of a job's SAEs with the lowest loss, relative to this one; beside the job's folder
-    /// for the same reason.
-    pub(crate) fn best_dir(&self, job_dir: &str) -> PathBuf {
-        beside(job_dir, ".best")
-    }
-
-    /// The folder of what an evaluation found of a job's latents, relative to this one.
-    pub(crate) fn eval_dir(&self, job_dir: &str) -> PathBuf {
-        beside(job_dir, ".eval")
-    }
-
-    /// A stream's folder, relative to this one.
-    pub(crate) fn stream_dir(&self, sweep: &str, stream: &Stream) -> String {
-        format!("{sweep}/.streams/{}", stream.stream_id)
     }
 
     /// A reader of a stream's events, from their beginning.
@@ -112,21 +76,10 @@ impl RunsFolder {
 
     /// Forgets how far a job was.
     pub(crate) fn remove_state(&self, job_dir: &str) -> Result<(), CliError> {
-        let path = self.path.join(self.state_dir(job_dir));
+        let path = self.path.join(state_dir(job_dir));
         files::remove_dir(&path).map_err(|error| CliError::io("remove", &path, &error))
     }
 }
-
-/// The folder of a job within the folder `shelf` of its sweep.
-fn beside(job_dir: &str, shelf: &str) -> PathBuf {
-    let job_dir = Path::new(job_dir);
-    let sweep = job_dir.parent().unwrap_or(Path::new(""));
-    let name = job_dir.file_name().unwrap_or_default();
-    sweep.join(shelf).join(name)
-}
-
-/// The database's name in a runs folder.
-pub(crate) const DATABASE: &str = "runs.db";
 
 fn held(path: &Path, lock: &mut File) -> CliError {
     let mut holder = String::new();

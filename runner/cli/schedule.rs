@@ -10,16 +10,18 @@ use crate::recording::record;
 use crate::runs_folder::RunsFolder;
 use crate::signals::StopSignals;
 use crate::watch::{Failure, Watch};
-use crate::worker_process::{EVENTS, LOG, WorkerProcess};
+use crate::worker_process::WorkerProcess;
 use futures_util::future::join_all;
+use plan::runs_layout;
+use plan::runs_layout::{EVENTS, LOG};
 use plan::{FailureKind, Job, Launch, Stream};
+use plan::{Order, OrderJob};
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use store::{JobStatus, Outcome, RecordedJob, RecordedPlan, Store};
 use train::dist::Told;
-use train::{Order, OrderJob};
 
 /// Before the first retry; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -180,7 +182,7 @@ impl Scheduler<'_> {
                     break;
                 }
                 Some(why) if self.wait_to_retry(stream, retry, &why, signals).await => {
-                    recorded = record(self.store, self.folder, self.expanded).await?;
+                    recorded = record(self.store, self.expanded).await?;
                 }
                 Some(_) => {
                     summary.interrupted = true;
@@ -237,8 +239,8 @@ impl Scheduler<'_> {
         Ok(OrderJob {
             job: job.clone(),
             dir: PathBuf::from(dir),
-            state_dir: self.folder.state_dir(dir),
-            best_dir: self.folder.best_dir(dir),
+            state_dir: runs_layout::state_dir(dir),
+            best_dir: runs_layout::best_dir(dir),
             finetune_dir: self.expanded.inputs.finetune_dir(&job.config)?,
         })
     }

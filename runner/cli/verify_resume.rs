@@ -10,20 +10,21 @@ use crate::past_job;
 use crate::paths::Folders;
 use crate::signals::StopSignals;
 use crate::table;
-use crate::worker_process::{EVENTS, WorkerProcess};
+use crate::worker_process::WorkerProcess;
 use args::VerifyResumeArgs;
 use data::DigestCache;
 use fastrand::Rng;
 use indicatif::HumanBytes;
+use plan::runs_layout::EVENTS;
 use plan::{
     Event, EventKind, JobDraft, JobInputs, PlanError, StreamKey, TrainConfig, resolve_jobs,
 };
+use plan::{Order, OrderJob};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::JobDetails;
-use train::{Order, OrderJob};
 
 /// How often a worker's events are looked for: well below the time of an update.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);

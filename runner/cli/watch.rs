@@ -6,12 +6,12 @@ use crate::progress::{Progress, StreamProgress};
 use crate::signals::StopSignals;
 use crate::table;
 use crate::worker_process::WorkerProcess;
+use plan::Order;
 use plan::{Event, EventKind, FailureKind};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 use store::{AttemptEnd, Outcome, Store};
-use train::Order;
 
 /// How often events are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -2,11 +2,12 @@
 
 use crate::error::CliError;
 use crate::launch::Launcher;
+use plan::Order;
+use plan::runs_layout::{LOG, ORDER};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, ChildStdin, Command};
-use train::Order;
 
 /// A running worker. It saves and ends when its standard input ends, so it cannot outlive us.
 #[derive(Debug)]
@@ -154,15 +155,6 @@ const SECRETS: [&str; 4] = [
 
 /// How OpenMP's threads wait for the next loop.
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
-
-/// The name of a worker's order in its stream's folder.
-pub(crate) const ORDER: &str = "order.json";
-
-/// The name of the file that a worker reports through, in its stream's folder.
-pub(crate) const EVENTS: &str = "events.jsonl";
-
-/// What a worker prints goes into this file in its stream's folder.
-pub(crate) const LOG: &str = "worker.log";
 
 fn write_order(order: &Order, path: &Path) -> Result<(), CliError> {
     let text = serde_json::to_vec_pretty(order).expect("an order serialises to JSON");

@@ -1,7 +1,7 @@
 //! What the types of a sweep do not say.
 
 use crate::error::CliError;
-use crate::runs_folder::DATABASE;
+use plan::runs_layout::DATABASE;
 use plan::{Sweep, TrainConfig};
 use serde_json::{Map, Value};
 

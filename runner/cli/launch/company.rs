@@ -11,6 +11,7 @@ use crate::error::CliError;
 use crate::signals::StopSignals;
 use crate::table;
 use crate::worker_process::{WorkerLog, this_program};
+use plan::runs_layout;
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
@@ -251,7 +252,7 @@ impl Follower<'_> {
     async fn train(&mut self, order: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
         let program = this_program()?;
         let rank = self.environment.rank;
-        let log = order.with_file_name(format!("worker.{rank}.log"));
+        let log = order.with_file_name(runs_layout::log_of_rank(rank));
         let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
         let mut stdin = child.stdin.take();
         loop {

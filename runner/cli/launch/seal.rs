@@ -158,12 +158,12 @@ fn digest_of(path: &Path) -> Result<String, CliError> {
 mod tests {
     use super::*;
     use files::testing::any_bytes;
+    use plan::runs_layout::ORDER;
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
     const KEY: [u8; KEY_BYTES] = [7; KEY_BYTES];
-    const ORDER: &str = "order.json";
 
     /// A folder with an order, which is the first of a run, and what a rank is told of it.
     fn sealed() -> (TempDir, Vec<u8>) {
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn only_who_has_the_key_gives_orders() {
         let dir = tempfile::tempdir().unwrap();
-        let order = dir.path().join("order.json");
+        let order = dir.path().join(ORDER);
         fs::write(&order, "{}").unwrap();
         let old = Key::make(dir.path()).unwrap();
         let key = Key::make(dir.path()).unwrap();

@@ -12,20 +12,21 @@ use crate::error::CliError;
 use crate::hub_access;
 use crate::past_job;
 use crate::progress;
-use crate::runs_folder::DATABASE;
 use crate::table::{self, count};
 use args::{LayoutArg, PublishArgs};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
+use plan::Order;
+use plan::runs_layout::DATABASE;
 use public::PublicJob;
 use selection::Chosen;
 use staging::Staging;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
+use train::Layout;
 use train::sae::SaeLensMetadata;
-use train::{Layout, Order};
 
 /// The model card's name in a repository.
 const CARD: &str = "README.md";

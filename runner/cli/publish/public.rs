@@ -1,13 +1,13 @@
 //! What may be told of a job on the Hub: everything but where it lay on this machine.
 
-use data::DataFiles;
+use plan::DataFiles;
+use plan::Order;
 use plan::TrainConfig;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::env;
 use std::path::Path;
 use store::PublishableSae;
-use train::Order;
 
 /// Stands for a path without a name of its own, or whose name is that of a user.
 const A_FOLDER: &str = "a local folder";

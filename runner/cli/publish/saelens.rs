@@ -1,8 +1,8 @@
 //! What SAELens's layout says beside the weights.
 
 use super::selection::Chosen;
+use plan::Order;
 use plan::TrainConfig;
-use train::Order;
 use train::sae::{SaeLensMetadata, transformer_lens_name};
 
 /// Where and how an SAE was trained. `order`: what its worker was told last, where that is still there.

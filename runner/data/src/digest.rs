@@ -1,8 +1,9 @@
 //! What token data is made from, and its digest, which is known before anything is tokenised.
 
 use crate::tokenizer::TokenizerConfig;
-use crate::{DataError, DataFiles, Documents, Format, RowSpec};
+use crate::{DataError, Documents};
 use files::bound;
+use plan::{DataFiles, Format, RowSpec};
 use std::fs::{Metadata, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 
-use crate::{DataFiles, Documents, RowSpec, TokenSpec};
+use crate::find_files;
+use crate::{Documents, TokenSpec};
+use plan::{DataFiles, RowSpec};
 use plan::{DatasetRequest, OnBadRow};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -32,7 +34,7 @@ pub(crate) fn tiny_spec() -> TokenSpec {
 
 /// The files of the data set at `path`.
 pub(crate) fn data_files(path: &Path) -> DataFiles {
-    DataFiles::find(path, &DatasetRequest::default()).unwrap()
+    find_files(path, &DatasetRequest::default()).unwrap()
 }
 
 /// Rows with the column `text`.

@@ -3,9 +3,9 @@
 
 use crate::fixtures::{data_files, fixture, sha256, text_rows};
 use crate::{
-    DataError, Document, Documents, RowSpec, TokenSpec, Tokenizer, Tokens, chunk_and_tokenize,
-    permutation,
+    DataError, Document, Documents, TokenSpec, Tokenizer, Tokens, chunk_and_tokenize, permutation,
 };
+use plan::RowSpec;
 use serde_json::Value;
 use std::io::Write;
 use std::ops::ControlFlow;

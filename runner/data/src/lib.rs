@@ -68,8 +68,8 @@ pub use evaluation::EvalSequences;
 pub use header::TokenCounts;
 pub use permutation::permutation;
 pub use source::{
-    ChosenFile, DataFile, DataFiles, Document, Documents, Format, MAX_DOCUMENT_BYTES, ParquetCopy,
-    RowSpec, choose_files, choose_parquet_copy, is_data_file_name, is_pattern,
+    ChosenFile, Document, Documents, MAX_DOCUMENT_BYTES, ParquetCopy, choose_files,
+    choose_parquet_copy, files_of_hub, find_files, is_data_file_name, is_pattern,
 };
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;

@@ -6,9 +6,11 @@
 //! - `config.rs`: all settings of training; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
-//! - `recipe.rs`: questions and answers; `event.rs`: what a worker reports
+//! - `recipe.rs`: questions and answers; `order.rs`: what a worker is told; `event.rs`: what it reports
+//! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod config;
+mod data_files;
 mod dataset;
 mod error;
 mod evaluation;
@@ -21,8 +23,10 @@ mod memory;
 mod memory_tests;
 mod model;
 mod options;
+mod order;
 mod owners;
 mod recipe;
+pub mod runs_layout;
 mod schedule;
 mod split;
 mod stream;
@@ -32,6 +36,7 @@ mod update_size;
 mod validate;
 
 pub use config::TrainConfig;
+pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow};
 pub use error::{PlanError, nearest};
 pub use evaluation::EvalStats;
@@ -42,6 +47,7 @@ pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_job
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Activation, Dtype, LossFn, Optimizer};
+pub use order::{Order, OrderJob};
 pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};

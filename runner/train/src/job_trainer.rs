@@ -1,6 +1,5 @@
 //! One job in training: its SAEs, how far they are, and their folders.
 
-use crate::OrderJob;
 use crate::best::Best;
 use crate::health::{Health, WeightSums, weight_sums};
 use crate::interval::Record;
@@ -11,6 +10,7 @@ use crate::sae_trainer::{SaeCounts, SaeTrainer};
 use crate::state::{Restored, State};
 use crate::views::{Side, View};
 use crate::{TrainError, message_chain, state};
+use plan::OrderJob;
 use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};
 use std::collections::{BTreeMap, BTreeSet};

@@ -46,7 +46,6 @@ mod libtorch;
 mod memory;
 mod not_finite;
 mod optimizer;
-mod order;
 mod output_loss;
 mod owners;
 mod places;
@@ -95,7 +94,6 @@ pub use inputs::{
 };
 pub use libtorch::Libtorch;
 pub use lm::{self, CudaStatus, LmError, init_backends, read_facts};
-pub use order::{Order, OrderJob, density_path};
 pub use plan::TrainConfig;
 pub use proof::{Layout, write_proven};
 pub use sae::{self, FoundSae, WEIGHTS_FILE, find_saes};

@@ -1,13 +1,14 @@
 //! The token data of a stream: tokenised where the cache does not have it, with reports of how far
 //! it is.
 
-use crate::Order;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::worker::log;
 use crate::{ModelInputs, TrainError};
-use data::{BatchSpec, Batches, BuildProgress, DataFiles, EvalSequences, Shard, TokenSpec, Tokens};
+use data::{BatchSpec, Batches, BuildProgress, EvalSequences, Shard, TokenSpec, Tokens};
+use plan::DataFiles;
 use plan::EventKind;
+use plan::Order;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,13 @@
 //! Meeting the other processes that train the same stream.
 
+use crate::TrainError;
 use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
 use crate::owners::Owners;
 use crate::ranks::Ranks;
-use crate::{Order, TrainError};
 use data::DigestCache;
 use dist::{Environment, Hello, Timeouts, World};
+use plan::Order;
 use plan::{Job, TRAINER_VERSION, digest_json};
 use std::path::Path;
 use std::time::Duration;

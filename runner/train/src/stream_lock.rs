@@ -3,20 +3,18 @@
 use crate::TrainError;
 use crate::worker::host_name;
 use files::bound;
+use plan::runs_layout::STREAM_LOCK;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::Path;
 
-/// It says who holds it.
-const LOCK_FILE: &str = "worker.lock";
-
 /// The lock that keeps a second worker from the stream whose folder is `dir`, for the life of the
-/// returned file; `None` while a worker holds it.
+/// returned file, which says who holds it; `None` while a worker holds it.
 ///
 /// # Errors
 /// A folder that cannot be written.
 pub fn lock_stream(dir: &Path) -> Result<Option<File>, TrainError> {
-    let path = dir.join(LOCK_FILE);
+    let path = dir.join(STREAM_LOCK);
     let mut options = OpenOptions::new();
     let options = options.create(true).truncate(false).write(true);
     let mut file = options
@@ -48,7 +46,7 @@ pub struct LockHolder {
 impl LockHolder {
     /// The one that holds, or held, the lock of the stream whose folder is `dir`; `None`: it has not said.
     pub fn of_stream(dir: &Path) -> Option<Self> {
-        let text = files::read_text(&dir.join(LOCK_FILE), bound::SETTINGS).ok()?;
+        let text = files::read_text(&dir.join(STREAM_LOCK), bound::SETTINGS).ok()?;
         let (pid, host) = text.split_once(' ')?;
         Some(Self {
             pid: pid.parse().ok()?,

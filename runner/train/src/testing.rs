@@ -1,12 +1,14 @@
 //! A worker on the tiny model, for tests.
 
 use crate::events::EventLog;
+use crate::read_model;
 use crate::stop::StopFlag;
 use crate::stream_trainer::Outcome;
 use crate::worker::{run_worker, train};
-use crate::{Order, OrderJob, read_model};
-use data::{DataFiles, DigestCache, RowSpec, TokenSpec};
+use data::{DigestCache, TokenSpec, find_files};
+use plan::{DataFiles, RowSpec};
 use plan::{DatasetRequest, Event, EventKind, Job, JobDraft, JobInputs, StreamKey, TrainConfig};
+use plan::{Order, OrderJob};
 use sae::Sae;
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,7 +74,7 @@ fn job_of_ranks(n_ranks: usize, name: &str, config: TrainConfig) -> Job {
 }
 
 pub(crate) fn data_files(config: &TrainConfig) -> DataFiles {
-    DataFiles::find(Path::new(&config.dataset), &DatasetRequest::default()).unwrap()
+    find_files(Path::new(&config.dataset), &DatasetRequest::default()).unwrap()
 }
 
 /// A runs folder with an order for the given jobs.

@@ -1,5 +1,6 @@
 //! Training for those who use this crate as a library: one job, without a runner around it.
 
+use crate::TrainError;
 use crate::events::EventLog;
 use crate::job_trainer::JobTrainer;
 use crate::not_finite::Fault;
@@ -8,9 +9,9 @@ use crate::ranks::Ranks;
 use crate::stop::StopFlag;
 use crate::stream_trainer::StreamTrainer;
 use crate::worker::taps;
-use crate::{OrderJob, TrainError};
 use data::{BatchSpec, Batches, Shard, Tokens};
 use lm::LanguageModel;
+use plan::OrderJob;
 use plan::{Job, JobDraft, JobInputs, StreamKey, TrainConfig, digest_json, resolve_jobs};
 use sae::Sae;
 use std::ffi::OsString;
@@ -36,8 +37,8 @@ use tch::Device;
 /// };
 /// let model = lm::LanguageModel::load(model_dir, &lm::LoadOptions::default())?;
 /// let spec = data::TokenSpec {
-///     files: data::DataFiles::find(Path::new(&config.dataset), &Default::default())?,
-///     rows: data::RowSpec::of(&config, model.facts().vocab_size),
+///     files: data::find_files(Path::new(&config.dataset), &Default::default())?,
+///     rows: plan::RowSpec::of(&config, model.facts().vocab_size),
 ///     tokenizer_dir: model_dir.into(),
 ///     vocab_size: model.facts().vocab_size,
 /// };
@@ -156,15 +157,17 @@ fn beside(dir: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::testing::{Run, assert_same, config, fixtures};
-    use data::{DataFiles, RowSpec, TokenSpec};
+    use data::TokenSpec;
+    use data::find_files;
     use lm::LoadOptions;
+    use plan::RowSpec;
     use std::ops::ControlFlow;
 
     fn fit(config: TrainConfig, dir: &Path) -> Result<Vec<(String, Sae)>, TrainError> {
         let model_dir = fixtures().join("tiny-llama");
         let model = LanguageModel::load(&model_dir, &LoadOptions::default())?;
         let spec = TokenSpec {
-            files: DataFiles::find(Path::new(&config.dataset), &Default::default())?,
+            files: find_files(Path::new(&config.dataset), &Default::default())?,
             rows: RowSpec::of(&config, model.facts().vocab_size),
             tokenizer_dir: model_dir,
             vocab_size: model.facts().vocab_size,

@@ -1,12 +1,12 @@
 //! The cache: builds, kills, damage.
 
 use super::*;
-use crate::RowSpec;
 use crate::chunk_and_tokenize;
 use crate::fixtures::{
     data_files, dataset_of, documents, fixture, folder_with, many_documents, text_rows, tiny_spec,
 };
 use plan::OnBadRow;
+use plan::RowSpec;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,6 +1,5 @@
 //! Arrow IPC files, of the stream and of the file format.
 
-use super::DataFile;
 use super::columnar::{BoxError, ColumnarRows, MAX_BLOCK_BYTES, Progress, check_column, guarded};
 use super::messages::{ANY_LENGTH, Decoder, Messages, of_file, of_stream};
 use super::packing::Packing;
@@ -9,6 +8,7 @@ use super::unpack::{CountedFile, Source};
 use crate::DataError;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use plan::DataFile;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 

@@ -1,9 +1,10 @@
 //! Rows of token ids without a header.
 
+use super::Document;
 use super::rows::{ReadRows, RowError};
 use super::unpack::Source;
-use super::{DataFile, Document, RowSpec};
 use crate::DataError;
+use plan::{DataFile, RowSpec};
 
 /// The rows of a `.bin` file: `ctx_len` little-endian ids of 2 or 4 bytes each.
 pub(super) struct BinRows {

@@ -4,13 +4,16 @@
 //! The order is `datasets`' own: patterns one after the other, and the files of a pattern by the
 //! code points of their names. A file that two patterns take is read twice, as there.
 
-use super::Format;
 use super::card::{Card, CardConfig, Split};
 use super::conventions::conventions;
-use super::endings::{common_ending, endings, foreign_packing, is_data};
+use super::endings::{
+    allows_packing_of, common_ending, endings, foreign_packing, format_of_ending, is_data,
+    share_reader,
+};
 use super::listing::Listing;
 use super::patterns::{Pattern, base_name, has_magic};
 use crate::DataError;
+use plan::Format;
 use plan::{DatasetRequest, RowRange};
 
 /// A file of a data set that is to be read.
@@ -193,7 +196,7 @@ impl Chooser<'_> {
         let Some(common) = common_ending(data) else {
             return Err(self.nothing(selection, &split.patterns)?);
         };
-        let Some(format) = Format::of_ending(&common) else {
+        let Some(format) = format_of_ending(&common) else {
             return Err(self.not_read(format!(".{common}")));
         };
         if selection.keep == Keep::Common {
@@ -209,14 +212,14 @@ impl Chooser<'_> {
         if let Some(ending) = foreign_packing(&name) {
             return Err(self.not_read(format!(".{ending}")));
         }
-        if !endings(&name).any(|ending| Format::of_ending(ending) == Some(format)) {
+        if !endings(&name).any(|ending| format_of_ending(ending) == Some(format)) {
             return Err(DataError::MixedFormats {
                 dataset: self.dataset.into(),
                 name,
                 format: format.to_string(),
             });
         }
-        if !format.allows_packing_of(&name) {
+        if !allows_packing_of(format, &name) {
             return Err(self.not_read(format!("packed {format}")));
         }
         Ok(ChosenFile {
@@ -264,7 +267,7 @@ impl Chooser<'_> {
 /// Whether `datasets` gives the file to the reader of `format`.
 fn may_be(name: &str, format: Format) -> bool {
     endings(name).any(|ending| {
-        let of_ending = Format::of_ending(ending);
-        ending == "zip" || of_ending.is_some_and(|of_ending| of_ending.shares_reader(format))
+        let of_ending = format_of_ending(ending);
+        ending == "zip" || of_ending.is_some_and(|of_ending| share_reader(of_ending, format))
     })
 }

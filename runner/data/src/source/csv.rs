@@ -1,10 +1,11 @@
 //! Documents of comma- or tab-separated values.
 
+use super::Document;
 use super::rows::{Column, Place, ReadRows, RowError};
 use super::unpack::{End, RowBytes, Source};
-use super::{DataFile, Document, Format};
 use crate::DataError;
 use csv::{ByteRecord, Reader, ReaderBuilder};
+use plan::{DataFile, Format};
 use std::io::Cursor;
 
 /// The records of a file with a header, by the rules of pandas' `read_csv`, which `datasets` calls.

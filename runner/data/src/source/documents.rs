@@ -6,10 +6,9 @@ use super::json::{self, JsonRows};
 use super::rows::{Column, ID_COLUMN, ReadRows, RowError};
 use super::slice::Slice;
 use super::text::TextRows;
-use super::{DataFile, DataFiles, Format, arrow, parquet};
+use super::{arrow, parquet};
 use crate::DataError;
-use plan::{OnBadRow, RowRange, TrainConfig};
-use serde::{Deserialize, Serialize};
+use plan::{DataFile, DataFiles, Format, OnBadRow, RowRange, RowSpec};
 use std::fmt;
 
 /// A row of a data set, as far as it is used.
@@ -26,19 +25,6 @@ struct Current {
     rows: Box<dyn ReadRows>,
     file: DataFile,
     n_bytes: u64,
-}
-
-/// How rows are read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowSpec {
-    /// Column with the text; `a.b` is field `b` of column `a`, unless a column has that name.
-    pub text_column: String,
-    /// What becomes of a row that cannot be used.
-    pub on_bad_row: OnBadRow,
-    /// Length of the rows of `.bin` files, in tokens.
-    pub ctx_len: usize,
-    /// Width of the ids of `.bin` files, in bytes: 2 or 4.
-    pub bin_id_bytes: usize,
 }
 
 /// The documents of a data set, one after the other.
@@ -60,18 +46,6 @@ pub struct Documents {
     n_bytes_total: u64,
     n_skipped: u64,
     first_skipped: Option<String>,
-}
-
-impl RowSpec {
-    /// As a job with the settings `config` reads them, for a model with `vocab_size` tokens.
-    pub fn of(config: &TrainConfig, vocab_size: usize) -> Self {
-        Self {
-            text_column: config.text_column.clone(),
-            on_bad_row: config.on_bad_row,
-            ctx_len: config.ctx_len,
-            bin_id_bytes: config.bin_dtype.id_bytes(vocab_size),
-        }
-    }
 }
 
 impl Documents {

@@ -1,7 +1,7 @@
 //! What the endings of a file's name tell about it.
 
-use super::Format;
 use super::patterns::base_name;
+use plan::Format;
 use std::collections::BTreeMap;
 
 const OURS: [(&str, Format); 10] = [
@@ -53,39 +53,37 @@ const FAVOURITES: [&str; 7] = [
     "csv", "json", "jsonl", "arrow", "vortex", "lance", "parquet",
 ];
 
-impl Format {
-    /// The format of a file that is a data set by itself: as if it were alone in a folder, but for
-    /// `.bin`, which only files that are named have.
-    pub(crate) fn of_name(name: &str) -> Option<Self> {
-        if endings(name).last() == Some("bin") {
-            return Some(Self::Bin);
-        }
-        let is_read = is_data(name) && foreign_packing(name).is_none();
-        let format = Self::of_ending(&common_ending(is_read.then_some(name))?)?;
-        format.allows_packing_of(name).then_some(format)
+/// The format of a file that is a data set by itself: as if it were alone in a folder, but for
+/// `.bin`, which only files that are named have.
+pub(crate) fn format_of_name(name: &str) -> Option<Format> {
+    if endings(name).last() == Some("bin") {
+        return Some(Format::Bin);
     }
+    let is_read = is_data(name) && foreign_packing(name).is_none();
+    let format = format_of_ending(&common_ending(is_read.then_some(name))?)?;
+    allows_packing_of(format, name).then_some(format)
+}
 
-    /// The format of files with an ending, which has no dot.
-    pub(crate) fn of_ending(ending: &str) -> Option<Self> {
-        let found = OURS.iter().find(|(ours, _)| *ours == ending);
-        found.map(|&(_, format)| format)
-    }
+/// The format of files with an ending, which has no dot.
+pub(crate) fn format_of_ending(ending: &str) -> Option<Format> {
+    let found = OURS.iter().find(|(ours, _)| *ours == ending);
+    found.map(|&(_, format)| format)
+}
 
-    /// Whether files of this format are read when they are packed as `name` says.
-    pub(crate) fn allows_packing_of(self, name: &str) -> bool {
-        !is_packed(name) || !matches!(self, Self::Parquet | Self::Arrow | Self::Bin)
-    }
+/// Whether files of this format are read when they are packed as `name` says.
+pub(crate) fn allows_packing_of(format: Format, name: &str) -> bool {
+    !is_packed(name) || !matches!(format, Format::Parquet | Format::Arrow | Format::Bin)
+}
 
-    /// Whether `datasets` gives both formats to one reader.
-    pub(crate) fn shares_reader(self, other: Self) -> bool {
-        let is_table = |format| matches!(format, Self::Csv | Self::Tsv);
-        self == other || (is_table(self) && is_table(other))
-    }
+/// Whether `datasets` gives both formats to one reader.
+pub(crate) fn share_reader(one: Format, other: Format) -> bool {
+    let is_table = |format| matches!(format, Format::Csv | Format::Tsv);
+    one == other || (is_table(one) && is_table(other))
 }
 
 /// Whether a file of this name is a data set by itself.
 pub fn is_data_file_name(name: &str) -> bool {
-    Format::of_name(name).is_some()
+    format_of_name(name).is_some()
 }
 
 /// Whether the end of `name` says that the file is packed in a way that is read.
@@ -112,7 +110,7 @@ pub(crate) fn is_data(name: &str) -> bool {
 fn counts(ending: &str) -> bool {
     let small = ending.to_ascii_lowercase();
     let is_media = has(MEDIA, &small) && (ending == small || ending == small.to_ascii_uppercase());
-    Format::of_ending(ending).is_some() || has(FOREIGN, ending) || is_media
+    format_of_ending(ending).is_some() || has(FOREIGN, ending) || is_media
 }
 
 fn has(list: &str, ending: &str) -> bool {
@@ -164,7 +162,7 @@ mod tests {
             ("a.csv.2024", Format::Csv),
             ("a.json.bak.gz", Format::Json),
         ] {
-            assert_eq!(Format::of_name(name), Some(format), "{name}");
+            assert_eq!(format_of_name(name), Some(format), "{name}");
         }
         for name in [
             "a",
@@ -175,7 +173,7 @@ mod tests {
             "x.csv/a",
             "a.JSON",
         ] {
-            assert_eq!(Format::of_name(name), None, "{name}");
+            assert_eq!(format_of_name(name), None, "{name}");
         }
     }
 

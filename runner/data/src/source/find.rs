@@ -1,11 +1,13 @@
 //! Finding the files of a data set on this machine.
 
+use super::ChosenFile;
 use super::choose::{choose_among, parts_of};
+use super::endings::format_of_name;
 use super::listing::Listing;
 use super::patterns::{has_magic, split_at_magic};
-use super::{ChosenFile, DataFile, DataFiles, Format};
 use crate::DataError;
 use files::bound;
+use plan::{DataFile, DataFiles, Format};
 use plan::{DatasetRequest, RowRange};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -32,58 +34,54 @@ struct SavedSplits {
     splits: Vec<String>,
 }
 
-impl DataFiles {
-    /// The files of the data set at `path`: a file, a folder, a pattern of files, or what
-    /// `save_to_disk` of Python's `datasets` has written. What has no splits is `train`.
-    ///
-    /// # Errors
-    /// Nothing is there, the request names a split, configuration or file that is not there, or the
-    /// files have no format that is read, or several.
-    pub fn find(path: &Path, request: &DatasetRequest) -> Result<Self, DataError> {
-        let mut files = Vec::new();
-        for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
-            let found = files_of_split(path, request)?;
-            files.extend(found.into_iter().map(|file| DataFile { part, ..file }));
-        }
-        Ok(Self {
-            name: name_of(path),
-            files,
-            parts: sliced_parts(request)?,
-        })
+/// The files of the data set at `path`: a file, a folder, a pattern of files, or what
+/// `save_to_disk` of Python's `datasets` has written. What has no splits is `train`.
+///
+/// # Errors
+/// Nothing is there, the request names a split, configuration or file that is not there, or the
+/// files have no format that is read, or several.
+pub fn find_files(path: &Path, request: &DatasetRequest) -> Result<DataFiles, DataError> {
+    let mut files = Vec::new();
+    for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
+        let found = files_of_split(path, request)?;
+        files.extend(found.into_iter().map(|file| DataFile { part, ..file }));
     }
-
-    /// The files of the data set `name` that were chosen for `request` from its listing on the Hub: each
-    /// with where it lies now, and the hash that the Hub has of it.
-    ///
-    /// # Errors
-    /// The split cannot be read.
-    pub fn of_hub(
-        name: &str,
-        request: &DatasetRequest,
-        files: Vec<(ChosenFile, PathBuf, String)>,
-    ) -> Result<Self, DataError> {
-        let to_file = |(chosen, path, content_hash): (ChosenFile, PathBuf, String)| DataFile {
-            path,
-            format: chosen.format,
-            part: chosen.part,
-            content_hash: Some(content_hash),
-        };
-        Ok(Self {
-            name: name.into(),
-            files: files.into_iter().map(to_file).collect(),
-            parts: sliced_parts(request)?,
-        })
-    }
+    Ok(DataFiles {
+        name: name_of(path),
+        files,
+        parts: sliced_parts(request)?,
+    })
 }
 
-impl DataFile {
-    fn here(root: &Path, chosen: ChosenFile) -> Self {
-        Self {
-            path: root.join(chosen.name),
-            format: chosen.format,
-            part: 0,
-            content_hash: None,
-        }
+/// The files of the data set `name` that were chosen for `request` from its listing on the Hub: each
+/// with where it lies now, and the hash that the Hub has of it.
+///
+/// # Errors
+/// The split cannot be read.
+pub fn files_of_hub(
+    name: &str,
+    request: &DatasetRequest,
+    files: Vec<(ChosenFile, PathBuf, String)>,
+) -> Result<DataFiles, DataError> {
+    let to_file = |(chosen, path, content_hash): (ChosenFile, PathBuf, String)| DataFile {
+        path,
+        format: chosen.format,
+        part: chosen.part,
+        content_hash: Some(content_hash),
+    };
+    Ok(DataFiles {
+        name: name.into(),
+        files: files.into_iter().map(to_file).collect(),
+        parts: sliced_parts(request)?,
+    })
+}
+
+fn file_here(root: &Path, chosen: ChosenFile) -> DataFile {
+    DataFile {
+        path: root.join(chosen.name),
+        format: chosen.format,
+        part: 0,
+        content_hash: None,
     }
 }
 
@@ -117,7 +115,7 @@ fn files_of_split(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>
 fn single_file(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
     check_is_whole(path, "a file", request)?;
     check_has_split(path, &request.split, &["train".into()])?;
-    let format = Format::of_name(&name_of(path))
+    let format = format_of_name(&name_of(path))
         .ok_or_else(|| DataError::UnknownFormat { path: path.into() })?;
     Ok(vec![DataFile {
         path: path.into(),
@@ -135,7 +133,7 @@ fn files_of_folder(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile
     };
     let listing = Listing::of_folder(path);
     let chosen = choose_among(&name_of(path), &listing, card.as_deref(), request)?;
-    let to_file = |chosen| DataFile::here(path, chosen);
+    let to_file = |chosen| file_here(path, chosen);
     Ok(chosen.into_iter().map(to_file).collect())
 }
 
@@ -157,7 +155,7 @@ fn files_of_pattern(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFil
     };
     let listing = Listing::of_folder(folder);
     let chosen = choose_among(&folder.display().to_string(), &listing, None, &request)?;
-    let to_file = |chosen| DataFile::here(folder, chosen);
+    let to_file = |chosen| file_here(folder, chosen);
     Ok(chosen.into_iter().map(to_file).collect())
 }
 
@@ -280,7 +278,7 @@ mod tests {
     }
 
     fn find_with(path: &Path, request: &DatasetRequest) -> Result<Vec<String>, DataError> {
-        let found = DataFiles::find(path, request)?;
+        let found = find_files(path, request)?;
         assert_eq!(found.name, path.display().to_string());
         let name = |file: &DataFile| file.path.file_name().unwrap().display().to_string();
         Ok(found.files.iter().map(name).collect())
@@ -306,7 +304,7 @@ mod tests {
             ("b.BIN", b""),
         ]);
         let path = folder.path().join("a.txt.gz");
-        let found = DataFiles::find(&path, &DatasetRequest::default()).unwrap();
+        let found = find_files(&path, &DatasetRequest::default()).unwrap();
         assert_eq!(found.files[0].format, Format::Text);
         assert_eq!(find(&folder.path().join("a.bin")).unwrap(), ["a.bin"]);
         let error = find(&folder.path().join("a.py")).unwrap_err();
@@ -446,7 +444,7 @@ mod tests {
             part: 0,
         };
         let files = vec![(chosen, PathBuf::from("/cache/a.csv"), "ab12".to_string())];
-        let found = DataFiles::of_hub("org/set", &of_split("train[3:]"), files).unwrap();
+        let found = files_of_hub("org/set", &of_split("train[3:]"), files).unwrap();
         assert_eq!(found.parts.len(), 1);
         assert_eq!(found.name, "org/set");
         assert_eq!(found.files[0].path, Path::new("/cache/a.csv"));

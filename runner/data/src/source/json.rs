@@ -1,10 +1,11 @@
 //! Documents of JSON objects one after the other, or of one JSON array.
 
+use super::Document;
 use super::json_field::{columns_of, document};
 use super::json_values::Values;
 use super::rows::{Column, ReadRows, RowError};
-use super::{DataFile, Document};
 use crate::DataError;
+use plan::DataFile;
 
 /// The objects of a JSON file, or the elements of an array if the file begins with `[`. Texts in an array
 /// are a column `text`.

@@ -1,9 +1,9 @@
 //! Cutting a JSON file into its values, without parsing them.
 
-use super::DataFile;
 use super::rows::{Place, RowError};
 use super::unpack::{End, RowBytes, Source, is_blank};
 use crate::DataError;
+use plan::DataFile;
 use serde::de::Error as _;
 use std::ops::Range;
 

@@ -1,8 +1,9 @@
 //! Layouts of data sets, with the files that `load_dataset` of Python's `datasets` 5.2.0 reads.
 
+use super::choose_files;
 use super::patterns::Pattern;
-use super::{DataFiles, choose_files};
 use crate::DataError;
+use crate::find_files;
 use plan::DatasetRequest;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -105,7 +106,7 @@ fn of_dir(dir: &str) -> DatasetRequest {
 }
 
 fn in_folder(root: &Path, request: &DatasetRequest) -> Result<String, DataError> {
-    let files = DataFiles::find(root, request)?.files;
+    let files = find_files(root, request)?.files;
     let name = |path: &Path| path.strip_prefix(root).unwrap().display().to_string();
     Ok(files
         .iter()
@@ -474,7 +475,7 @@ fn splits_are_joined_and_sliced() {
         assert_eq!(layout.split(split), expected);
     }
     let parts = |split| {
-        let found = DataFiles::find(layout.folder.path(), &of_split(split)).unwrap();
+        let found = find_files(layout.folder.path(), &of_split(split)).unwrap();
         let parts = found.files.iter().map(|file| file.part);
         (parts.collect::<Vec<_>>(), found.parts.len())
     };
@@ -499,7 +500,7 @@ fn one_rule_tells_the_format_of_a_file() {
     ] {
         let layout = Layout::of(name);
         let format = |path: &Path| {
-            let found = DataFiles::find(path, &DatasetRequest::default()).unwrap();
+            let found = find_files(path, &DatasetRequest::default()).unwrap();
             found.files[0].format
         };
         let folder = layout.folder.path();

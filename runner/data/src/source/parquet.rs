@@ -1,6 +1,5 @@
 //! Parquet files.
 
-use super::DataFile;
 use super::columnar::{BoxError, ColumnarRows, Progress, check_column, guarded};
 use super::packing::Packing;
 use super::pages::check_pages;
@@ -9,6 +8,7 @@ use super::unpack::Source;
 use crate::DataError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use plan::DataFile;
 use std::fs::File;
 
 const FORMAT: &str = "Parquet";

@@ -1,9 +1,10 @@
 //! The copy in Parquet that the Hub makes of a data set, on the branch `refs/convert/parquet`.
 
+use super::ChosenFile;
 use super::choose::parts_of;
-use super::{ChosenFile, Format};
 use crate::DataError;
 use plan::DatasetRequest;
+use plan::Format;
 use std::collections::BTreeSet;
 
 /// In front of the folder of a split of which the copy has the beginning only.

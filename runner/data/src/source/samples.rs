@@ -1,6 +1,6 @@
 //! Small data sets for the tests of the readers.
 
-use super::{DataFile, DataFiles, Document, Documents, Format, RowSpec};
+use super::{Document, Documents};
 use crate::DataError;
 use crate::fixtures::folder_with;
 use ::parquet::arrow::ArrowWriter;
@@ -8,6 +8,7 @@ use ::parquet::file::properties::WriterProperties;
 use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use plan::OnBadRow;
+use plan::{DataFile, DataFiles, Format, RowSpec};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;

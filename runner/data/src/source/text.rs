@@ -1,9 +1,10 @@
 //! Documents of plain text, one a line.
 
+use super::Document;
 use super::rows::{Column, Place, ReadRows, RowError, TEXT_COLUMN};
 use super::unpack::{End, RowBytes, Source};
-use super::{DataFile, Document};
 use crate::DataError;
+use plan::DataFile;
 
 /// The lines of a text file, as the text builder of Python's `datasets` 5.2 cuts them: at `\n`,
 /// `\r\n` and `\r`, without these. An empty line is an empty document; nothing follows the last

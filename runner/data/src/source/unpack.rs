@@ -3,8 +3,8 @@
 use super::endings::is_packed;
 use super::packing::{N_HEAD_BYTES, Packing};
 use super::rows::MAX_DOCUMENT_BYTES;
-use super::{DataFile, Format};
 use crate::DataError;
+use plan::{DataFile, Format};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

@@ -1,12 +1,13 @@
 //! The evaluation of the jobs of an order, as a worker does it when they are trained.
 
 use super::{EvalRequest, EvalSae, Evaluated, eval_batch_size, evaluate};
+use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::stream_trainer::Outcome;
-use crate::{Order, OrderJob, TrainError};
 use data::EvalSequences;
 use plan::EventKind;
+use plan::{Order, OrderJob};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 

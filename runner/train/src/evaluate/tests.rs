@@ -1,8 +1,10 @@
 //! Numerics on the tiny model.
 
 use super::*;
-use data::{DataFiles, RowSpec, TokenSpec, Tokens};
+use data::find_files;
+use data::{TokenSpec, Tokens};
 use lm::{Replacements, Taps};
+use plan::RowSpec;
 use plan::{DatasetRequest, TrainConfig};
 use sae::{SaeConfig, tensors_by_name};
 use tempfile::TempDir;
@@ -31,7 +33,7 @@ impl Bench {
         };
         let request = DatasetRequest::default();
         let spec = TokenSpec {
-            files: DataFiles::find(&fixtures().join("tiny.jsonl"), &request).unwrap(),
+            files: find_files(&fixtures().join("tiny.jsonl"), &request).unwrap(),
             rows: RowSpec::of(&config, 300),
             tokenizer_dir: fixtures().join("tiny-llama"),
             vocab_size: 300,

@@ -1,9 +1,9 @@
 //! What a worker is told: one JSON file, written once per attempt.
 
-use data::{DataFiles, RowSpec};
-use plan::{Job, StreamKey};
+use crate::runs_layout::density_path;
+use crate::{DataFiles, Job, Launch, RowSpec, StreamKey};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// All that a worker needs. Every name is resolved to a local path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,19 +48,19 @@ pub struct Order {
 
 /// Of orders before there were several ranks.
 fn default_timeout_minutes() -> f64 {
-    plan::Launch::default().timeout_minutes
+    Launch::default().timeout_minutes
 }
 
 impl Order {
     /// The same order without the jobs of some ids.
-    pub(crate) fn without(&self, job_ids: &[String]) -> Self {
+    pub fn without(&self, job_ids: &[String]) -> Self {
         let mut order = self.clone();
         order.jobs.retain(|job| !job_ids.contains(&job.job.job_id));
         order
     }
 
     /// The jobs whose final checkpoints are evaluated in the end.
-    pub(crate) fn jobs_to_evaluate(&self) -> impl Iterator<Item = &OrderJob> {
+    pub fn jobs_to_evaluate(&self) -> impl Iterator<Item = &OrderJob> {
         let trained = self.jobs.iter();
         trained
             .filter(|job| job.job.config.wants_evaluation())
@@ -88,14 +88,4 @@ impl OrderJob {
     pub fn density_path(&self, sae: &str) -> PathBuf {
         density_path(&self.dir, sae)
     }
-}
-
-/// Where the firing density of the SAE called `sae` is kept, of a job whose folder is `job_dir`: beside
-/// that folder, because sparsify takes every folder in there for an SAE.
-pub fn density_path(job_dir: &Path, sae: &str) -> PathBuf {
-    let sweep_dir = job_dir.parent().unwrap_or(Path::new(""));
-    let evaluations = sweep_dir
-        .join(".eval")
-        .join(job_dir.file_name().unwrap_or_default());
-    evaluations.join(format!("{sae}.safetensors"))
 }

@@ -1,6 +1,6 @@
-//! What a data set is made of.
+//! What a data set is made of, and how its rows are read.
 
-use plan::RowRange;
+use crate::{OnBadRow, RowRange, TrainConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -63,4 +63,29 @@ pub struct DataFiles {
     /// The rows that are taken of each part that the split names; empty: all.
     #[serde(default)]
     pub parts: Vec<RowRange>,
+}
+
+/// How rows are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowSpec {
+    /// Column with the text; `a.b` is field `b` of column `a`, unless a column has that name.
+    pub text_column: String,
+    /// What becomes of a row that cannot be used.
+    pub on_bad_row: OnBadRow,
+    /// Length of the rows of `.bin` files, in tokens.
+    pub ctx_len: usize,
+    /// Width of the ids of `.bin` files, in bytes: 2 or 4.
+    pub bin_id_bytes: usize,
+}
+
+impl RowSpec {
+    /// As a job with the settings `config` reads them, for a model with `vocab_size` tokens.
+    pub fn of(config: &TrainConfig, vocab_size: usize) -> Self {
+        Self {
+            text_column: config.text_column.clone(),
+            on_bad_row: config.on_bad_row,
+            ctx_len: config.ctx_len,
+            bin_id_bytes: config.bin_dtype.id_bytes(vocab_size),
+        }
+    }
 }
