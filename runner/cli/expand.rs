@@ -469,7 +469,7 @@ impl Inputs {
                 &self.sweep_dir,
                 &self.model_shelf,
             )?;
-            let config = train::lm::read_config(&found.dir).map_err(TrainError::from)?;
+            let config = facts::read_config(&found.dir).map_err(TrainError::from)?;
             let facts = Arc::new(config.facts());
             note_unknown_keys(&name.0, &facts, config.unknown_keys());
             let model = Model {

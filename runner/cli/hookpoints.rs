@@ -21,7 +21,7 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
         Path::new("."),
         &shelf,
     )?;
-    let facts = train::read_facts(&model.dir).map_err(TrainError::from)?;
+    let facts = facts::read_facts(&model.dir).map_err(TrainError::from)?;
     let all = ["*".to_owned()];
     let patterns = match args.patterns.is_empty() {
         true => all.as_slice(),

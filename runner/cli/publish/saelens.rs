@@ -10,7 +10,7 @@ pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadat
     let hookpoint = &chosen.sae.result.hookpoint;
     let config: Option<TrainConfig> = serde_json::from_str(&chosen.sae.provenance.config).ok();
     // Without the model's folder, TransformerLens's name of the place stays unknown.
-    let facts = order.and_then(|order| train::read_facts(&order.model_dir).ok());
+    let facts = order.and_then(|order| facts::read_facts(&order.model_dir).ok());
     SaeLensMetadata {
         model_name: Some(chosen.public.model.clone()),
         hook_name: facts.and_then(|facts| transformer_lens_name(&facts, hookpoint)),

@@ -3,188 +3,27 @@
 //! [`DecoderConfig`].
 
 use crate::LmError;
-use crate::architecture::{Architecture, Body};
 use crate::attention::{Attend, Masks, split_heads};
-use crate::layout::{LM_HEAD, Layout, ModuleList, Within};
+use crate::body::Body;
 use crate::load::Loader;
-use crate::nn::{ActFn, Activation, Embedding, Linear, RmsNorm};
-use crate::rope::{RopeConfig, RotaryEmbedding, Rotations};
+use crate::nn::{Activation, Embedding, Linear, RmsNorm};
+use crate::rope::{RotaryEmbedding, Rotations};
 use crate::tap::{ModuleId, Run, Tape};
+use facts::{BlockNorms, DecoderConfig, LayerConfig, NormStyle, QkNorm};
 use tch::{TchError, Tensor};
-
-/// A decoder; names as in config.json.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DecoderConfig {
-    /// Hugging Face's name of the family.
-    pub(crate) model_type: &'static str,
-    /// Rows of the embedding.
-    pub(crate) vocab_size: usize,
-    /// Width of the residual stream.
-    pub(crate) hidden_size: usize,
-    /// Width of the MLP.
-    pub(crate) intermediate_size: usize,
-    /// Query heads.
-    pub(crate) num_attention_heads: usize,
-    /// Key and value heads.
-    pub(crate) num_key_value_heads: usize,
-    /// Width of a head.
-    pub(crate) head_dim: usize,
-    /// Activation function of the MLP.
-    pub(crate) hidden_act: ActFn,
-    /// Longest context, in tokens.
-    pub(crate) max_position_embeddings: usize,
-    /// Added to the mean square before the root.
-    pub(crate) rms_norm_eps: f64,
-    /// Whether the head's weight is the embedding's.
-    pub(crate) tie_word_embeddings: bool,
-    /// Whether the projections of queries, keys and values have biases.
-    pub(crate) qkv_bias: bool,
-    /// Whether the attention's last projection has a bias.
-    pub(crate) o_bias: bool,
-    /// Whether the three projections of the MLP have biases.
-    pub(crate) mlp_bias: bool,
-    /// Whether queries and keys are normed, head by head.
-    pub(crate) qk_norm: Option<QkNorm>,
-    /// How the norms multiply.
-    pub(crate) norm_style: NormStyle,
-    /// Where the norms of a block are.
-    pub(crate) block_norms: BlockNorms,
-    /// Factor of the attention scores.
-    pub(crate) score_scale: f64,
-    /// What attention scores are capped at.
-    pub(crate) score_softcap: Option<f64>,
-    /// What logits are capped at.
-    pub(crate) logit_softcap: Option<f64>,
-    /// Factor of the embedding.
-    pub(crate) embed_scale: Option<f64>,
-    /// The rotary embeddings that the blocks choose from.
-    pub(crate) ropes: Vec<RopeConfig>,
-    /// One for each block.
-    pub(crate) layers: Vec<LayerConfig>,
-    /// The larger model whose text part it is.
-    pub(crate) within: Option<&'static Within>,
-}
-
-/// What differs between the blocks of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LayerConfig {
-    /// How many positions a query sees, itself among them; `None`: all earlier ones.
-    pub(crate) window: Option<usize>,
-    /// Index of its rotary embedding.
-    pub(crate) rope: usize,
-}
-
-/// Where queries and keys are normed: the shape that the hookpoint sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QkNorm {
-    /// As `[batch, ctx_len, heads, head_dim]`.
-    BeforeTranspose,
-    /// As `[batch, heads, ctx_len, head_dim]`.
-    AfterTranspose,
-}
-
-/// How the weight of an RMS norm is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NormStyle {
-    /// `w x`, in the model's kind.
-    Plain,
-    /// `(1 + w) x`, in float32.
-    OnePlus,
-}
-
-/// Which norms a block has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BlockNorms {
-    /// One before the attention, one before the MLP.
-    Before,
-    /// One before and one after each of them.
-    Sandwich,
-}
-
-impl Architecture for DecoderConfig {
-    fn layout(&self) -> Layout {
-        let mut modules = ModuleList::default();
-        modules.embedding("embed_tokens", self.vocab_size, self.hidden_size);
-        for layer_idx in 0..self.layers.len() {
-            modules.within(layer_idx + 1);
-            self.list_block(&mut modules, &block_name(layer_idx));
-        }
-        modules.rms_norm("norm".into(), self.hidden_size);
-        Layout {
-            model_type: self.model_type,
-            n_layers: self.layers.len(),
-            hidden_size: self.hidden_size,
-            vocab_size: self.vocab_size,
-            max_ctx_len: self.max_ctx_len(),
-            layers_name: "layers",
-            embedding_name: "embed_tokens",
-            norm_name: "norm",
-            base_prefix: "model.",
-            within: self.within,
-            head_name: LM_HEAD,
-            tied_head: self.tie_word_embeddings,
-            logit_softcap: self.logit_softcap,
-            modules: modules.finish(),
-        }
-    }
-
-    fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError> {
-        Ok(Box::new(Decoder::load(self, loader)?))
-    }
-}
-
-impl DecoderConfig {
-    fn max_ctx_len(&self) -> usize {
-        let positions = self.max_position_embeddings;
-        let ropes = self.ropes.iter().map(|rope| rope.max_ctx_len(positions));
-        ropes.max().unwrap_or(positions)
-    }
-
-    fn list_block(&self, modules: &mut ModuleList, block: &str) {
-        let (d, d_mlp, mlp_bias) = (self.hidden_size, self.intermediate_size, self.mlp_bias);
-        modules.plain(block.into(), d);
-        self.list_attention(modules, &format!("{block}.self_attn"));
-        modules.plain(format!("{block}.mlp"), d);
-        modules.linear(format!("{block}.mlp.gate_proj"), d, d_mlp, mlp_bias);
-        modules.linear(format!("{block}.mlp.up_proj"), d, d_mlp, mlp_bias);
-        modules.linear(format!("{block}.mlp.down_proj"), d_mlp, d, mlp_bias);
-        modules.plain(format!("{block}.mlp.act_fn"), d_mlp);
-        modules.rms_norm(format!("{block}.input_layernorm"), d);
-        modules.rms_norm(format!("{block}.post_attention_layernorm"), d);
-        if self.block_norms == BlockNorms::Sandwich {
-            modules.rms_norm(format!("{block}.pre_feedforward_layernorm"), d);
-            modules.rms_norm(format!("{block}.post_feedforward_layernorm"), d);
-        }
-    }
-
-    fn list_attention(&self, modules: &mut ModuleList, name: &str) {
-        let d = self.hidden_size;
-        let d_q = self.num_attention_heads * self.head_dim;
-        let d_kv = self.num_key_value_heads * self.head_dim;
-        modules.plain(name.into(), d);
-        modules.linear(format!("{name}.q_proj"), d, d_q, self.qkv_bias);
-        modules.linear(format!("{name}.k_proj"), d, d_kv, self.qkv_bias);
-        modules.linear(format!("{name}.v_proj"), d, d_kv, self.qkv_bias);
-        modules.linear(format!("{name}.o_proj"), d_q, d, self.o_bias);
-        if self.qk_norm.is_some() {
-            modules.rms_norm(format!("{name}.q_norm"), self.head_dim);
-            modules.rms_norm(format!("{name}.k_norm"), self.head_dim);
-        }
-    }
-
-    fn norm(&self, loader: &mut Loader, name: &str) -> Result<RmsNorm, LmError> {
-        let mut norm = loader.rms_norm(name, self.rms_norm_eps)?;
-        if self.norm_style == NormStyle::OnePlus {
-            let one_plus = |weight: &Tensor| weight.f_to_kind(tch::Kind::Float)?.f_add_scalar(1.0);
-            norm.weight = one_plus(&norm.weight)
-                .map_err(|source| LmError::torch(format!("loading the norm `{name}`"), source))?;
-        }
-        Ok(norm)
-    }
-}
 
 fn block_name(layer_idx: usize) -> String {
     format!("layers.{layer_idx}")
+}
+
+fn load_norm(config: &DecoderConfig, loader: &mut Loader, name: &str) -> Result<RmsNorm, LmError> {
+    let mut norm = loader.rms_norm(name, config.rms_norm_eps)?;
+    if config.norm_style == NormStyle::OnePlus {
+        let one_plus = |weight: &Tensor| weight.f_to_kind(tch::Kind::Float)?.f_add_scalar(1.0);
+        norm.weight = one_plus(&norm.weight)
+            .map_err(|source| LmError::torch(format!("loading the norm `{name}`"), source))?;
+    }
+    Ok(norm)
 }
 
 /// What all blocks of one forward pass share.
@@ -216,13 +55,14 @@ impl Attention {
         loader: &mut Loader,
         name: &str,
     ) -> Result<Self, LmError> {
-        let mut norm = |norm: &str| config.norm(loader, &format!("{name}.{norm}"));
-        let qk_norms = config
-            .qk_norm
-            .map(|place| Ok((place, norm("q_norm")?, norm("k_norm")?)));
+        let mut norm = |norm: &str| load_norm(config, loader, &format!("{name}.{norm}"));
+        let qk_norms = match config.qk_norm {
+            Some(place) => Some((place, norm("q_norm")?, norm("k_norm")?)),
+            None => None,
+        };
         Ok(Self {
             id: loader.id(name),
-            qk_norms: qk_norms.transpose()?,
+            qk_norms,
             q_proj: loader.linear(&format!("{name}.q_proj"))?,
             k_proj: loader.linear(&format!("{name}.k_proj"))?,
             v_proj: loader.linear(&format!("{name}.v_proj"))?,
@@ -321,7 +161,7 @@ impl Block {
         layer_idx: usize,
     ) -> Result<Self, LmError> {
         let name = block_name(layer_idx);
-        let mut norm = |norm: &str| config.norm(loader, &format!("{name}.{norm}"));
+        let mut norm = |norm: &str| load_norm(config, loader, &format!("{name}.{norm}"));
         let before_attention = norm("input_layernorm")?;
         // The same name is another place in another family.
         let post_attention = norm("post_attention_layernorm")?;
@@ -383,7 +223,7 @@ impl Decoder {
         let layers = (0..loader.n_layers())
             .map(|layer_idx| Block::load(config, loader, layer_idx))
             .collect::<Result<_, _>>()?;
-        let norm = loader.is_whole().then(|| config.norm(loader, "norm"));
+        let norm = loader.is_whole().then(|| load_norm(config, loader, "norm"));
         Ok(Self {
             embed_tokens,
             rotary_embs,
@@ -415,17 +255,19 @@ impl Body for Decoder {
 mod tests {
     use super::*;
     use crate::LoadOptions;
-    use crate::config::ConfigFile;
     use crate::nn::LinearWeight;
     use crate::tap::{Stop, Taps};
     use crate::testing::tiny_llama;
+    use facts::Architecture;
 
     /// What comes after the last tap does not run: here it cannot.
     #[test]
     fn a_pass_stops_within_a_block() {
-        let file = ConfigFile::read(&tiny_llama()).unwrap();
-        let config = DecoderConfig::llama(&file).unwrap();
+        let config = facts::read_config(&tiny_llama()).unwrap();
         let layout = config.layout();
+        let Architecture::Decoder(config) = config.architecture else {
+            panic!("a Llama is a decoder");
+        };
         let options = LoadOptions::default();
         let mut loader = Loader::open(&tiny_llama(), &layout, &options, tch::Kind::Float).unwrap();
         let mut model = Decoder::load(&config, &mut loader).unwrap();

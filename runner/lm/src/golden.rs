@@ -3,9 +3,9 @@
 mod changed_configs;
 
 use crate::testing::{assert_close, fixtures, relative, test_device, wide};
-use crate::{
-    Dtype, LanguageModel, LoadOptions, Replacements, Taps, check_weights, read_config, read_facts,
-};
+use crate::{LanguageModel, LoadOptions, Replacements, Taps};
+use facts::{check_weights, read_config, read_facts};
+use plan::Dtype;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::PathBuf;

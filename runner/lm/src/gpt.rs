@@ -2,47 +2,19 @@
 //! residual stream. Their attention is their own.
 
 use crate::LmError;
-use crate::architecture::{Architecture, Body};
 use crate::attention::Masks;
-use crate::layout::{LM_HEAD, Layout, ModuleList};
+use crate::body::Body;
 use crate::load::Loader;
-use crate::nn::{ActFn, Activation, Dropout, Embedding, LayerNorm, Linear};
+use crate::nn::{Activation, Dropout, Embedding, LayerNorm, Linear};
 use crate::tap::{ModuleId, Run, Tape};
+use facts::{ActFn, GptConfig};
 use std::fmt::Debug;
 use tch::{Kind, Tensor};
-
-/// A GPT but for its attention.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GptConfig {
-    /// Hugging Face's name of the family.
-    pub(crate) model_type: &'static str,
-    /// Rows of the token embedding.
-    pub(crate) vocab_size: usize,
-    /// Rows of the position embedding: the longest context, in tokens.
-    pub(crate) n_positions: usize,
-    /// Width of the residual stream.
-    pub(crate) hidden_size: usize,
-    /// Number of blocks.
-    pub(crate) n_layers: usize,
-    /// Width of the MLP.
-    pub(crate) d_mlp: usize,
-    /// Whether the MLP's weights are stored as `[d_in, d_out]`.
-    pub(crate) mlp_is_conv1d: bool,
-    /// Activation function of the MLP.
-    pub(crate) act_fn: ActFn,
-    /// Added to the variance before the root.
-    pub(crate) layer_norm_epsilon: f64,
-    /// Whether the head's weight is the embedding's.
-    pub(crate) tie_word_embeddings: bool,
-}
 
 /// The attention of a GPT.
 pub(crate) trait GptAttention {
     /// The common part of the configuration.
     fn common(&self) -> &GptConfig;
-
-    /// Lists the attention's modules; `name` is that of the attention itself.
-    fn list(&self, modules: &mut ModuleList, name: &str);
 
     /// Loads the attention called `name` of block `layer_idx`.
     fn load(
@@ -59,72 +31,22 @@ pub(crate) trait SelfAttention: Debug + Send {
     fn forward(&self, tape: &mut Tape, x: &Tensor, masks: &Masks) -> Run<Tensor>;
 }
 
-impl<T: GptAttention + Debug> Architecture for T {
-    fn layout(&self) -> Layout {
-        let config = self.common();
-        let d = config.hidden_size;
-        let mut modules = ModuleList::default();
-        modules.embedding("wte", config.vocab_size, d);
-        modules.embedding("wpe", config.n_positions, d);
-        modules.plain("drop".into(), d);
-        for layer_idx in 0..config.n_layers {
-            let block = block_name(layer_idx);
-            modules.within(layer_idx + 1);
-            modules.plain(block.clone(), d);
-            modules.layer_norm(format!("{block}.ln_1"), d);
-            self.list(&mut modules, &format!("{block}.attn"));
-            modules.layer_norm(format!("{block}.ln_2"), d);
-            config.list_mlp(&mut modules, &format!("{block}.mlp"));
-        }
-        modules.layer_norm("ln_f".into(), d);
-        Layout {
-            model_type: config.model_type,
-            n_layers: config.n_layers,
-            hidden_size: d,
-            vocab_size: config.vocab_size,
-            max_ctx_len: config.n_positions,
-            layers_name: "h",
-            embedding_name: "wte",
-            norm_name: "ln_f",
-            base_prefix: "transformer.",
-            within: None,
-            head_name: LM_HEAD,
-            tied_head: config.tie_word_embeddings,
-            logit_softcap: None,
-            modules: modules.finish(),
-        }
-    }
-
-    fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError> {
-        let eps = self.common().layer_norm_epsilon;
-        let h = (0..loader.n_layers()).map(|layer_idx| Block::load(self, loader, layer_idx));
-        let h = h.collect::<Result<_, _>>()?;
-        let ln_f = loader.is_whole().then(|| loader.layer_norm("ln_f", eps));
-        Ok(Box::new(Gpt {
-            wte: loader.embedding("wte", None)?,
-            wpe: loader.embedding("wpe", None)?,
-            drop: loader.dropout("drop"),
-            h,
-            ln_f: ln_f.transpose()?,
-        }))
-    }
-}
-
-impl GptConfig {
-    fn list_mlp(&self, modules: &mut ModuleList, mlp: &str) {
-        let (d, d_mlp) = (self.hidden_size, self.d_mlp);
-        let linear = match self.mlp_is_conv1d {
-            true => ModuleList::conv1d,
-            false => |modules: &mut ModuleList, name, d_in, d_out| {
-                modules.linear(name, d_in, d_out, true);
-            },
-        };
-        modules.plain(mlp.into(), d);
-        linear(modules, format!("{mlp}.c_fc"), d, d_mlp);
-        linear(modules, format!("{mlp}.c_proj"), d_mlp, d);
-        modules.plain(format!("{mlp}.act"), d_mlp);
-        modules.plain(format!("{mlp}.dropout"), d);
-    }
+/// Loads a GPT, or its first blocks.
+pub(crate) fn load(
+    config: &impl GptAttention,
+    loader: &mut Loader,
+) -> Result<Box<dyn Body>, LmError> {
+    let eps = config.common().layer_norm_epsilon;
+    let h = (0..loader.n_layers()).map(|layer_idx| Block::load(config, loader, layer_idx));
+    let h = h.collect::<Result<_, _>>()?;
+    let ln_f = loader.is_whole().then(|| loader.layer_norm("ln_f", eps));
+    Ok(Box::new(Gpt {
+        wte: loader.embedding("wte", None)?,
+        wpe: loader.embedding("wpe", None)?,
+        drop: loader.dropout("drop"),
+        h,
+        ln_f: ln_f.transpose()?,
+    }))
 }
 
 fn block_name(layer_idx: usize) -> String {

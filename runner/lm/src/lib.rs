@@ -1,9 +1,9 @@
 //! Language models with hookpoints, on libtorch.
 //!
-//! A model is an ordinary Hugging Face folder. From its config.json alone come the names and widths
-//! of all its submodules ([`read_facts`]); [`LanguageModel::load`] reads the weights up to the last
-//! block that is needed, and [`LanguageModel::forward`] returns the outputs of the submodules named
-//! by [`Taps`], and stops as soon as it has them all.
+//! A model is an ordinary Hugging Face folder, of which the crate `facts` reads all but the tensors.
+//! [`LanguageModel::load`] reads the weights up to the last block that is needed, and
+//! [`LanguageModel::forward`] returns the outputs of the submodules named by [`Taps`], and stops as soon
+//! as it has them all.
 //!
 //! ```no_run,standalone_crate
 //! # use sae_run_lm as lm;
@@ -18,32 +18,22 @@
 //! # }
 //! ```
 //!
-//! A further architecture is one file in `models` and its line in `architecture.rs`.
-//!
 //! # Files
 //!
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
-//! - `layout.rs`: a model as a list of modules: hookpoints, tensor checks, parameter counts
-//! - `load.rs`, `int8.rs`: weights, also in 8 bit
+//! - `load.rs`, `int8.rs`: weights, also in 8 bit; `body.rs`: which file loads which architecture
 
-mod architecture;
 mod attention;
-mod config;
+mod body;
 mod cuda;
 mod decoder;
 mod device;
 mod error;
 mod gpt;
-mod header;
 mod int8;
-mod json;
-mod keys;
-mod layout;
 mod load;
-mod missing;
-mod mmap;
 mod model;
 mod models;
 mod nn;
@@ -54,17 +44,16 @@ mod tap;
 mod weights;
 mod yarn;
 
-pub use architecture::{ModelConfig, architectures, read_config, read_facts};
 pub use cuda::{CudaStatus, init_backends};
 pub use device::parse_device;
 pub use error::LmError;
-pub use load::{check_head, check_weights, weight_files};
 pub use model::{LanguageModel, LoadOptions};
-pub use plan::{Dtype, HookpointFacts, ModelFacts};
 pub use replace::{ModulePass, Replacements};
 pub use tap::{Activations, Taps};
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod missing_tests;
 #[cfg(test)]
 mod testing;

@@ -1,61 +1,17 @@
 //! From a model folder to the building blocks of a model: every tensor is looked up in the layout,
 //! so a module cannot be built with a shape that was not checked.
 
-use crate::config::ConfigFile;
 use crate::int8::Int8Weight;
-use crate::layout::{BIAS, LM_HEAD, Layout, ModuleKind, TensorSpec, WEIGHT};
-use crate::nn::{ActFn, Activation, Dropout, Embedding, LayerNorm, Linear, LinearWeight, RmsNorm};
+use crate::nn::{Activation, Dropout, Embedding, LayerNorm, Linear, LinearWeight, RmsNorm};
 use crate::tap::ModuleId;
-use crate::weights::{Weights, safetensors_files};
-use crate::{HookpointFacts, LmError, LoadOptions, ModelConfig};
-use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use crate::weights::load_tensor;
+use crate::{LmError, LoadOptions};
+use facts::{ActFn, BIAS, Layout, ModelConfig, ModuleKind, TensorSpec, WEIGHT, Weights};
+use facts::{base_prefix, head_names, head_spec, prefixed};
+use plan::HookpointFacts;
+use std::collections::HashMap;
+use std::path::Path;
 use tch::{Device, Kind, TchError, Tensor};
-
-/// Buffers that older versions of transformers saved with the weights: ends of tensor names.
-const OLD_BUFFERS: &[&str] = &[
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".attention.bias",
-    ".attention.masked_bias",
-    ".rotary_emb.inv_freq",
-];
-
-/// Checks by the headers of the safetensors files that the tensors of the first `n_layers` blocks
-/// are there, with the shapes that `config` wants and in a dtype that is read. No tensor is loaded.
-/// Gives the names of tensors that are no part of such a model, in order.
-///
-/// # Errors
-/// The first file that cannot be read, or tensor that is missing or wrong.
-pub fn check_weights(
-    model_dir: &Path,
-    config: &ModelConfig,
-    n_layers: usize,
-) -> Result<Vec<String>, LmError> {
-    let layout = config.layout();
-    let mut weights = Weights::open(model_dir)?;
-    let prefix = base_prefix(&weights, &layout);
-    for spec in layout.tensors(n_layers) {
-        weights.check(&prefixed(prefix, spec))?;
-    }
-    Ok(unexpected(&weights, &layout, prefix))
-}
-
-/// Checks by the headers of the safetensors files that the model in `model_dir` has a head, for
-/// logits.
-///
-/// # Errors
-/// A head that is missing or has another shape than `config` says.
-pub fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), LmError> {
-    let layout = config.layout();
-    let mut weights = Weights::open(model_dir)?;
-    match head_names(&layout).find(|name| weights.has(name)) {
-        None if layout.tied_head => Ok(()),
-        in_file => weights
-            .check(&head_spec(&layout, in_file))
-            .map_err(LmError::of_head),
-    }
-}
 
 /// The first tensor of the first `n_layers` blocks, or of the head, that has NaN or infinity as `kind`. The
 /// files are read once more, a tensor at a time.
@@ -73,7 +29,7 @@ pub(crate) fn first_not_finite(
     let head = head_names(&layout).find(|name| with_head && weights.has(name));
     specs.extend(head.map(|name| head_spec(&layout, Some(name))));
     for spec in specs {
-        let weight = weights.load(&spec, Device::Cpu, kind)?;
+        let weight = load_tensor(&mut weights, &spec, Device::Cpu, kind)?;
         let is_finite = is_finite(&weight);
         if !is_finite
             .map_err(|source| LmError::torch(format!("checking `{}`", spec.name), source))?
@@ -93,72 +49,6 @@ fn is_finite(weight: &Tensor) -> Result<bool, TchError> {
         }
     }
     Ok(true)
-}
-
-fn head_spec(layout: &Layout, in_file: Option<&str>) -> TensorSpec {
-    TensorSpec {
-        name: in_file.unwrap_or(layout.head_name).into(),
-        shape: vec![layout.vocab_size, layout.hidden_size],
-    }
-}
-
-fn unexpected(weights: &Weights, layout: &Layout, prefix: &str) -> Vec<String> {
-    let all = layout.tensors(layout.n_layers).into_iter();
-    let mut known: BTreeSet<String> = all.map(|spec| prefixed(prefix, spec).name).collect();
-    known.extend(head_names(layout).map(str::to_owned));
-    let is_old_buffer = |name: &str| OLD_BUFFERS.iter().any(|end| name.ends_with(end));
-    let names = weights.names().into_iter();
-    let other_parts = layout.within.map_or(&[][..], |within| within.other_parts);
-    let is_of_another = |name: &str| other_parts.iter().any(|part| name.starts_with(part));
-    names
-        .filter(|name| !known.contains(name) && !is_old_buffer(name) && !is_of_another(name))
-        .collect()
-}
-
-/// What the head's weight may be called.
-fn head_names(layout: &Layout) -> impl Iterator<Item = &'static str> {
-    let within = layout.within.map_or(&[][..], |within| within.head_names);
-    let names = [layout.head_name, LM_HEAD].into_iter();
-    names.chain(within.iter().copied())
-}
-
-/// The files that make a model what it is: config.json and the safetensors files, with the index
-/// where there are shards. For content digests.
-///
-/// # Errors
-/// A missing folder or config.json, a folder without safetensors files, a broken index, or a shard
-/// that is not there.
-pub fn weight_files(model_dir: &Path) -> Result<Vec<PathBuf>, LmError> {
-    ConfigFile::read(model_dir)?;
-    let mut files = vec![model_dir.join("config.json")];
-    files.extend(safetensors_files(model_dir)?);
-    Ok(files)
-}
-
-/// The dtype in which the table of the token embedding is stored.
-pub(crate) fn embedding_kind(model_dir: &Path, config: &ModelConfig) -> Result<Kind, LmError> {
-    let layout = config.layout();
-    let mut weights = Weights::open(model_dir)?;
-    let table = layout.tensors(0).swap_remove(0);
-    weights.stored_kind(&prefixed(base_prefix(&weights, &layout), table))
-}
-
-/// What stands before the names of the base model's tensors: nothing where the base model was saved
-/// without its head, more where it is the text part of a larger one.
-fn base_prefix(weights: &Weights, layout: &Layout) -> &'static str {
-    let within = layout.within.map_or(&[][..], |within| within.text_prefixes);
-    let has_embedding =
-        |prefix: &&str| weights.has(&format!("{prefix}{}.weight", layout.embedding_name));
-    let prefixes = ["", layout.base_prefix].into_iter();
-    let mut prefixes = prefixes.chain(within.iter().copied());
-    prefixes.find(has_embedding).unwrap_or(layout.base_prefix)
-}
-
-fn prefixed(prefix: &str, spec: TensorSpec) -> TensorSpec {
-    TensorSpec {
-        name: format!("{prefix}{}", spec.name),
-        ..spec
-    }
 }
 
 /// Builds modules by name.
@@ -337,9 +227,7 @@ impl<'a> Loader<'a> {
             (Some(table), None) if self.layout.tied_head => Ok(table.shallow_clone()),
             _ => {
                 let spec = head_spec(self.layout, in_file);
-                self.weights
-                    .load(&spec, self.device, self.kind)
-                    .map_err(LmError::of_head)
+                self.tensor(&spec).map_err(LmError::of_head)
             }
         }
     }
@@ -347,7 +235,11 @@ impl<'a> Loader<'a> {
     /// The weight of the module called `name`.
     fn weight(&mut self, name: &str) -> Result<Tensor, LmError> {
         let spec = self.weight_spec(name);
-        self.weights.load(&spec, self.device, self.kind)
+        self.tensor(&spec)
+    }
+
+    fn tensor(&mut self, spec: &TensorSpec) -> Result<Tensor, LmError> {
+        load_tensor(&mut self.weights, spec, self.device, self.kind)
     }
 
     fn weight_spec(&self, name: &str) -> TensorSpec {
@@ -361,7 +253,7 @@ impl<'a> Loader<'a> {
         let bias = specs.into_iter().nth(BIAS);
         bias.map(|spec| {
             let spec = prefixed(self.prefix, spec);
-            self.weights.load(&spec, self.device, self.kind)
+            self.tensor(&spec)
         })
         .transpose()
     }

@@ -1,12 +1,13 @@
 //! A loaded language model of any built-in architecture, and its forward pass.
 
 use crate::LmError;
-use crate::architecture::{Body, read_config};
+use crate::body::{self, Body};
 use crate::device::check_device;
 use crate::load::{Loader, first_not_finite};
 use crate::precision::compute_kind;
 use crate::replace::Replacements;
 use crate::tap::{Activations, Stop, Tape, Taps};
+use facts::read_config;
 use plan::{Dtype, ModelFacts};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -105,7 +106,7 @@ impl LanguageModel {
         let kind = compute_kind(model_dir, &config, options)?;
         let _no_grad = tch::no_grad_guard();
         let mut loader = Loader::open(model_dir, &layout, options, kind)?;
-        let body = config.load(&mut loader)?;
+        let body = body::load(&config.architecture, &mut loader)?;
         let head = options.with_head.then(|| loader.head()).transpose()?;
         let blocks: Vec<String> = layout.block_names().collect();
         Ok(Self {
@@ -373,7 +374,7 @@ mod tests {
                     width(&hookpoint["d_out"]).unwrap(),
                 )
             });
-        let facts = crate::read_facts(&tiny_llama()).unwrap();
+        let facts = facts::read_facts(&tiny_llama()).unwrap();
         let got = facts
             .hookpoints
             .iter()
@@ -424,7 +425,7 @@ mod tests {
     #[test]
     fn taps_of_another_model() {
         let other = TinyModel::with_config(serde_json::json!({"num_hidden_layers": 2}));
-        let facts = crate::read_facts(other.dir()).unwrap();
+        let facts = facts::read_facts(other.dir()).unwrap();
         let taps = Taps::new(&facts, &["layers.0", "norm"]).unwrap();
         let error = load(LoadOptions::default())
             .forward(&ids(&[1]), &taps)

@@ -1,9 +1,8 @@
 //! Building blocks that architectures share. Each is a hookpoint.
 
-use crate::LmError;
-use crate::config::ConfigFile;
 use crate::int8::Int8Weight;
 use crate::tap::{ModuleId, Run, Tape};
+use facts::ActFn;
 use std::f64::consts::FRAC_2_PI;
 use tch::{Kind, TchError, Tensor};
 
@@ -129,66 +128,17 @@ impl Dropout {
     }
 }
 
-/// Activation function of an MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ActFn {
-    /// `x Φ(x)`, with the exact normal distribution.
-    Gelu,
-    /// GELU by its tanh approximation (Hendrycks and Gimpel 2016), in one operation.
-    GeluTanh,
-    /// The same, one operation after the other, which in 16 bit round each for itself.
-    GeluNew,
-    /// The same in another order.
-    GeluFast,
-    /// GELU as `x sigmoid(1.702 x)`.
-    QuickGelu,
-    /// `max(x, 0)`
-    Relu,
-    /// `max(x, 0)^2`
-    Relu2,
-    /// `x sigmoid(x)`
-    Silu,
-    /// `tanh(x)`
-    Tanh,
-}
-
-impl ActFn {
-    const NAMES: &[(&str, Self)] = &[
-        ("gelu", Self::Gelu),
-        ("gelu_fast", Self::GeluFast),
-        ("gelu_new", Self::GeluNew),
-        ("gelu_pytorch_tanh", Self::GeluTanh),
-        ("quick_gelu", Self::QuickGelu),
-        ("relu", Self::Relu),
-        ("relu2", Self::Relu2),
-        ("silu", Self::Silu),
-        ("swish", Self::Silu),
-        ("tanh", Self::Tanh),
-    ];
-
-    /// The function that config.json names under `key`.
-    pub(crate) fn read(file: &ConfigFile, key: &str, default: Self) -> Result<Self, LmError> {
-        let Some(name) = file.string(key)? else {
-            return Ok(default);
-        };
-        let known = Self::NAMES.iter().find(|(known, _)| *known == name);
-        known
-            .map(|(_, act_fn)| *act_fn)
-            .ok_or_else(|| file.unsupported(key, name, Self::NAMES.iter().map(|(name, _)| *name)))
-    }
-
-    fn apply(self, x: &Tensor) -> Result<Tensor, TchError> {
-        match self {
-            Self::Gelu => x.f_gelu("none"),
-            Self::GeluNew if is_half(x) => gelu_new(x),
-            Self::GeluFast if is_half(x) => gelu_fast(x),
-            Self::GeluTanh | Self::GeluNew | Self::GeluFast => x.f_gelu("tanh"),
-            Self::QuickGelu => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?),
-            Self::Relu => x.f_relu(),
-            Self::Relu2 => x.f_relu()?.f_square(),
-            Self::Silu => x.f_silu(),
-            Self::Tanh => x.f_tanh(),
-        }
+fn apply(act_fn: ActFn, x: &Tensor) -> Result<Tensor, TchError> {
+    match act_fn {
+        ActFn::Gelu => x.f_gelu("none"),
+        ActFn::GeluNew if is_half(x) => gelu_new(x),
+        ActFn::GeluFast if is_half(x) => gelu_fast(x),
+        ActFn::GeluTanh | ActFn::GeluNew | ActFn::GeluFast => x.f_gelu("tanh"),
+        ActFn::QuickGelu => x.f_mul(&x.f_mul_scalar(1.702)?.f_sigmoid()?),
+        ActFn::Relu => x.f_relu(),
+        ActFn::Relu2 => x.f_relu()?.f_square(),
+        ActFn::Silu => x.f_silu(),
+        ActFn::Tanh => x.f_tanh(),
     }
 }
 
@@ -221,7 +171,7 @@ pub(crate) struct Activation {
 
 impl Activation {
     pub(crate) fn forward(self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
-        tape.module(self.id, x, |_, x| Ok(self.act_fn.apply(x)?))
+        tape.module(self.id, x, |_, x| Ok(apply(self.act_fn, x)?))
     }
 }
 
@@ -230,6 +180,7 @@ mod tests {
     use super::*;
     use crate::tap::Taps;
     use crate::testing::{TinyModel, assert_close};
+    use facts::FactsError;
     use serde_json::json;
 
     fn run(forward: impl FnOnce(&mut Tape) -> Run<Tensor>) -> Tensor {
@@ -306,8 +257,8 @@ mod tests {
     #[test]
     fn unknown_activation_function_lists_the_known() {
         let model = TinyModel::with_config(json!({"hidden_act": "mish"}));
-        let error = crate::read_config(model.dir()).unwrap_err();
-        assert!(matches!(&error, LmError::UnsupportedValue { key, .. } if key == "hidden_act"));
+        let error = facts::read_config(model.dir()).unwrap_err();
+        assert!(matches!(&error, FactsError::UnsupportedValue { key, .. } if key == "hidden_act"));
         assert!(error.hint().unwrap().contains("silu"));
     }
 }

@@ -1,7 +1,8 @@
 //! What a model computes in.
 
-use crate::load::embedding_kind;
-use crate::{LmError, LoadOptions, ModelConfig};
+use crate::weights::kind_of;
+use crate::{LmError, LoadOptions};
+use facts::{ModelConfig, embedding_dtype};
 use plan::Dtype;
 use std::path::Path;
 use tch::{Device, Kind};
@@ -20,11 +21,11 @@ pub(crate) fn compute_kind(
         Dtype::Float16 => Ok(Kind::Half),
         Dtype::Auto if options.device != Device::Cpu && options.load_in_8bit => Ok(Kind::Half),
         Dtype::Auto => {
-            let stored = match config.stored_kind() {
-                Some(kind) => kind,
-                None => embedding_kind(model_dir, config)?,
+            let stored = match config.stored_dtype() {
+                Some(dtype) => dtype,
+                None => embedding_dtype(model_dir, config)?,
             };
-            Ok(fitting(stored, options.device, has_fast_bf16()))
+            Ok(fitting(kind_of(stored), options.device, has_fast_bf16()))
         }
     }
 }
@@ -51,8 +52,9 @@ pub(crate) fn has_fast_bf16() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LanguageModel;
     use crate::testing::TinyModel;
-    use crate::{LanguageModel, read_config};
+    use facts::read_config;
     use serde_json::json;
 
     #[test]

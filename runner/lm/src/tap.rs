@@ -335,8 +335,8 @@ impl<'a, 'r> Tape<'a, 'r> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read_facts;
     use crate::testing::tiny_llama;
+    use facts::read_facts;
 
     #[test]
     fn names_keep_their_order_and_count_once() {

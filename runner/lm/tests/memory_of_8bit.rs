@@ -2,7 +2,9 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use sae_run_lm::{Dtype, LanguageModel, LoadOptions, read_facts};
+use facts::read_facts;
+use plan::Dtype;
+use sae_run_lm::{LanguageModel, LoadOptions};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -77,7 +77,7 @@ fn load_saes(job_dir: &Path) -> Result<Vec<(FoundSae, Sae)>> {
 
 /// What the SAEs reconstruct, and what they read, which is something else for a transcoder.
 fn taps_of(model_dir: &Path, saes: &[(FoundSae, Sae)]) -> Result<Taps> {
-    let facts = lm::read_facts(model_dir)?;
+    let facts = facts::read_facts(model_dir)?;
     let names = |of_transcoders: bool| -> Vec<&str> {
         let wanted = saes
             .iter()

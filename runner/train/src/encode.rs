@@ -87,7 +87,7 @@ pub fn encode(
 ) -> Result<Option<EncodeSummary>, TrainError> {
     let device = lm::parse_device(&request.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = lm::read_facts(&request.model_dir)?;
+    let facts = facts::read_facts(&request.model_dir)?;
     let encoders = load(&request.saes, &facts, device)?;
     let taps = taps(&facts, &encoders)?;
     let options = LoadOptions {

@@ -11,6 +11,9 @@ pub enum TrainError {
     /// The language model.
     #[error(transparent)]
     Lm(#[from] lm::LmError),
+    /// The files of a model.
+    #[error(transparent)]
+    Facts(#[from] facts::FactsError),
     /// The data.
     #[error(transparent)]
     Data(#[from] data::DataError),
@@ -239,6 +242,7 @@ impl TrainError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Lm(error) => error.hint(),
+            Self::Facts(error) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Sae(error) => error.hint(),
             Self::Plan(error) => error.hint(),
@@ -315,7 +319,8 @@ impl TrainError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
-            Self::Lm(_)
+            Self::Facts(_)
+            | Self::Lm(_)
             | Self::Data(_)
             | Self::Plan(_)
             | Self::Finetune { .. }

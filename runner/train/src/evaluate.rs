@@ -99,7 +99,7 @@ pub fn evaluate(
 ) -> Result<Option<Vec<Evaluated>>, TrainError> {
     let device = lm::parse_device(&request.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = lm::read_facts(&request.model_dir)?;
+    let facts = facts::read_facts(&request.model_dir)?;
     let subjects = load(&request.saes, &facts, device)?;
     let options = LoadOptions {
         device,

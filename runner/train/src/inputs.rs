@@ -31,7 +31,7 @@ pub fn read_model(
 ) -> Result<ModelInputs, TrainError> {
     Ok(ModelInputs {
         dir: dir.into(),
-        facts: Arc::new(lm::read_facts(dir)?),
+        facts: Arc::new(facts::read_facts(dir)?),
         digest: digest_model(dir, commit, digests)?,
     })
 }
@@ -48,7 +48,7 @@ pub fn digest_model(
     if let Some(commit) = commit {
         return Ok(commit.to_owned());
     }
-    let files = lm::weight_files(dir)?;
+    let files = facts::weight_files(dir)?;
     let of_file = |path: &PathBuf| digests.file(path);
     let files = files.iter().map(of_file).collect::<Result<Vec<_>, _>>()?;
     Ok(digest_json(&files))
@@ -61,8 +61,8 @@ pub fn digest_model(
 /// # Errors
 /// The first tensor that is missing or wrong.
 pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainError> {
-    let config = lm::read_config(dir)?;
-    Ok(lm::check_weights(dir, &config, n_layers)?)
+    let config = facts::read_config(dir)?;
+    Ok(facts::check_weights(dir, &config, n_layers)?)
 }
 
 /// Checks, by the headers of the weight files, that the model in `dir` has a head: for losses on its
@@ -71,7 +71,7 @@ pub fn check_model(dir: &Path, n_layers: usize) -> Result<Vec<String>, TrainErro
 /// # Errors
 /// A head that is missing or wrong.
 pub fn check_head(dir: &Path) -> Result<(), TrainError> {
-    Ok(lm::check_head(dir, &lm::read_config(dir)?)?)
+    Ok(facts::check_head(dir, &facts::read_config(dir)?)?)
 }
 
 /// Checks, by the headers of the weight files, that the whole model in `dir` is there, with its head:

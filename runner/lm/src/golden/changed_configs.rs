@@ -2,7 +2,8 @@
 
 use super::{cross_entropy, in_float32};
 use crate::testing::{assert_close, fixtures, read_tensors, write_tensors};
-use crate::{LanguageModel, LoadOptions, check_head, check_weights, read_config};
+use crate::{LanguageModel, LoadOptions};
+use facts::{check_head, check_weights, read_config};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;

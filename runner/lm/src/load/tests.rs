@@ -2,14 +2,16 @@
 
 use super::*;
 use crate::testing::{RawTensor, RawTensors, TinyModel, assert_close, tiny_llama, write_tensors};
-use crate::{LanguageModel, Taps, read_config};
+use crate::{LanguageModel, Taps};
+use facts::FactsError;
+use facts::{check_head, check_weights, read_config, weight_files};
 use safetensors::Dtype;
 use serde_json::json;
 
 const UP_PROJ: &str = "model.layers.2.mlp.up_proj.weight";
 
 fn check(dir: &Path, n_layers: usize) -> Result<Vec<String>, LmError> {
-    check_weights(dir, &read_config(dir)?, n_layers)
+    Ok(check_weights(dir, &read_config(dir)?, n_layers)?)
 }
 
 /// Planning and loading must find the same fault.
@@ -29,7 +31,7 @@ fn options(n_layers: usize) -> LoadOptions {
 
 /// The output of `hookpoint` for a few tokens.
 fn output(dir: &Path, hookpoint: &str) -> Tensor {
-    let taps = Taps::new(&crate::read_facts(dir).unwrap(), &[hookpoint]).unwrap();
+    let taps = Taps::new(&facts::read_facts(dir).unwrap(), &[hookpoint]).unwrap();
     let model = LanguageModel::load(dir, &options(taps.n_layers_needed())).unwrap();
     let input_ids = Tensor::from_slice(&[3_i64, 1, 4, 1, 5]).view([1, 5]);
     model
@@ -70,7 +72,7 @@ fn missing_tensor_counts_only_where_it_is_needed() {
         tensors.remove(UP_PROJ).unwrap();
     });
     let error = failure(model.dir());
-    let LmError::MissingTensor { path, tensor } = &error else {
+    let LmError::Facts(FactsError::MissingTensor { path, tensor }) = &error else {
         panic!("{error:?}");
     };
     assert_eq!((path, tensor.as_str()), (&model.weights(), UP_PROJ));
@@ -84,12 +86,12 @@ fn wrong_shape_names_both_shapes() {
         tensors.get_mut(UP_PROJ).unwrap().shape = vec![32, 64];
     });
     let error = failure(model.dir());
-    let LmError::TensorShape {
+    let LmError::Facts(FactsError::TensorShape {
         tensor,
         expected,
         got,
         ..
-    } = &error
+    }) = &error
     else {
         panic!("{error:?}");
     };
@@ -104,7 +106,7 @@ fn a_dtype_that_is_not_read() {
     });
     let error = failure(model.dir());
     assert!(
-        matches!(&error, LmError::TensorDtype { got, .. } if got == "I32"),
+        matches!(&error, LmError::Facts(FactsError::TensorDtype { got, .. }) if got == "I32"),
         "{error:?}"
     );
 }
@@ -114,7 +116,9 @@ fn a_folder_without_weights() {
     let model = TinyModel::copy();
     std::fs::remove_file(model.weights()).unwrap();
     let error = failure(model.dir());
-    assert!(matches!(&error, LmError::NoWeights { path, found: None } if path == model.dir()));
+    assert!(
+        matches!(&error, LmError::Facts(FactsError::NoWeights { path, found: None }) if path == model.dir())
+    );
     assert!(error.hint().unwrap().contains("as safetensors"));
 }
 
@@ -170,7 +174,7 @@ fn missing_shard_counts_only_where_it_is_needed() {
     let planned = check(model.dir(), 4).unwrap_err();
     let loaded = LanguageModel::load(model.dir(), &options(4)).unwrap_err();
     for error in [planned, loaded] {
-        let LmError::ReadShard { path, tensor, .. } = &error else {
+        let LmError::Facts(FactsError::ReadShard { path, tensor, .. }) = &error else {
             panic!("{error:?}");
         };
         assert_eq!(*path, missing);
@@ -179,7 +183,7 @@ fn missing_shard_counts_only_where_it_is_needed() {
     }
     let error = weight_files(model.dir()).unwrap_err();
     let first = "model.layers.2.input_layernorm.weight";
-    assert!(matches!(&error, LmError::ReadShard { tensor, .. } if tensor == first));
+    assert!(matches!(&error, FactsError::ReadShard { tensor, .. } if tensor == first));
 }
 
 #[test]
@@ -191,7 +195,7 @@ fn a_truncated_shard_names_file_and_tensor() {
     std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
     // Only the data is cut: that of the tensor which lies last.
     let error = failure(model.dir());
-    let LmError::HeaderTensor { path, tensor, .. } = &error else {
+    let LmError::Facts(FactsError::HeaderTensor { path, tensor, .. }) = &error else {
         panic!("{error:?}");
     };
     assert_eq!(*path, cut);
@@ -210,16 +214,19 @@ fn broken_indices() {
         write_index(&model, &json!({"weight_map": {"model.norm.weight": shard}}));
         let error = failure(model.dir());
         assert!(
-            matches!(error, LmError::ShardName { .. }),
+            matches!(error, LmError::Facts(FactsError::ShardName { .. })),
             "{shard:?}: {error:?}"
         );
     }
     write_index(&model, &json!({"metadata": {}}));
-    assert!(matches!(failure(model.dir()), LmError::Json { .. }));
+    assert!(matches!(
+        failure(model.dir()),
+        LmError::Facts(FactsError::Json { .. })
+    ));
     write_index(&model, &json!({"weight_map": {}}));
     let error = failure(model.dir());
     assert!(
-        matches!(error, LmError::MissingTensor { path, .. } if path.ends_with(
+        matches!(error, LmError::Facts(FactsError::MissingTensor { path, .. }) if path.ends_with(
             "model.safetensors.index.json"
         ))
     );
@@ -268,11 +275,13 @@ fn an_untied_head_is_read_only_when_asked_for() {
         with_head: true,
         ..LoadOptions::default()
     };
-    let check = |dir: &Path| check_head(dir, &read_config(dir).unwrap());
+    let check = |dir: &Path| Ok(check_head(dir, &read_config(dir).unwrap())?);
     let load = |dir: &Path| LanguageModel::load(dir, &with_head).map(|_| ());
     for error in [load(model.dir()), check(model.dir())] {
         let error = error.unwrap_err();
-        assert!(matches!(error, LmError::MissingHead { tensor, .. } if tensor == LM_HEAD));
+        assert!(
+            matches!(error, LmError::Facts(FactsError::MissingHead { tensor, .. }) if tensor == "lm_head.weight")
+        );
     }
     check(&tiny_llama()).unwrap();
 
@@ -283,7 +292,7 @@ fn an_untied_head_is_read_only_when_asked_for() {
         let value = f32::from_le_bytes(number.try_into().unwrap());
         number.copy_from_slice(&(2.0 * value).to_le_bytes());
     }
-    tensors.insert(LM_HEAD.into(), head);
+    tensors.insert("lm_head.weight".into(), head);
     write_tensors(&model.weights(), &tensors);
     check(model.dir()).unwrap();
     let input_ids = Tensor::from_slice(&[7_i64, 8]).view([1, 2]);

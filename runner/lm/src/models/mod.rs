@@ -1,9 +1,5 @@
-//! The families, one a file: how each reads config.json, and what it computes where that is not the
-//! common decoder.
+//! What families compute that are not the common decoder, one a file.
 
-pub(crate) mod gemma;
 pub(crate) mod gpt2;
 pub(crate) mod gpt_neo;
 pub(crate) mod gpt_neox;
-pub(crate) mod llama;
-pub(crate) mod qwen;

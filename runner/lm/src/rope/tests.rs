@@ -1,12 +1,14 @@
 use super::*;
-use crate::decoder::DecoderConfig;
 use crate::testing::{TinyModel, assert_close};
+use facts::{Architecture, FactsError};
 use serde_json::{Value, json};
 
-fn read_rope(changes: Value) -> Result<RopeConfig, LmError> {
+fn read_rope(changes: Value) -> Result<RopeConfig, FactsError> {
     let model = TinyModel::with_config(changes);
-    let config = DecoderConfig::llama(&ConfigFile::read(model.dir())?)?;
-    Ok(config.ropes[0].clone())
+    match facts::read_config(model.dir())?.architecture {
+        Architecture::Decoder(config) => Ok(config.ropes[0].clone()),
+        other => panic!("a Llama is a decoder: {other:?}"),
+    }
 }
 
 const LLAMA3: RopeScaling = RopeScaling::Llama3 {
@@ -48,14 +50,14 @@ fn neither_old_nor_new_keys() {
 fn unsupported_and_missing_keys() {
     let longrope = json!({"rope_parameters": {"rope_type": "longrope", "factor": 4.0}});
     let error = read_rope(longrope).unwrap_err();
-    assert!(matches!(&error, LmError::UnsupportedValue { got, .. } if got == "longrope"));
+    assert!(matches!(&error, FactsError::UnsupportedValue { got, .. } if got == "longrope"));
     assert_eq!(
         error.hint().unwrap(),
         "supported are: default, dynamic, linear, llama3, yarn"
     );
     for rope_type in ["linear", "dynamic", "yarn"] {
         let error = read_rope(json!({"rope_parameters": {"rope_type": rope_type}})).unwrap_err();
-        assert!(matches!(error, LmError::MissingKey { key, .. } if key == "factor"));
+        assert!(matches!(error, FactsError::MissingKey { key, .. } if key == "factor"));
     }
 }
 
@@ -128,10 +130,10 @@ fn dynamic_frequencies_reach_further() {
     let dynamic =
         json!({"rope_scaling": {"type": "dynamic", "factor": 2.5}, "rope_parameters": null});
     let model = TinyModel::with_config(dynamic);
-    assert_eq!(crate::read_facts(model.dir()).unwrap().max_ctx_len, 320);
+    assert_eq!(facts::read_facts(model.dir()).unwrap().max_ctx_len, 320);
     let yarn = json!({"rope_parameters": {"rope_type": "yarn", "factor": 2.5}});
     let model = TinyModel::with_config(yarn);
-    assert_eq!(crate::read_facts(model.dir()).unwrap().max_ctx_len, 128);
+    assert_eq!(facts::read_facts(model.dir()).unwrap().max_ctx_len, 128);
 }
 
 /// Expected values: `ROPE_INIT_FUNCTIONS["llama3"]` of transformers 5.23.0.
@@ -152,7 +154,7 @@ fn llama3_frequencies_agree_with_transformers() {
         6.647_869_7e-6,
         1.289_173_2e-6,
     ];
-    let inv_freq = Vec::<f32>::try_from(config.inv_freq(16, 64).unwrap()).unwrap();
+    let inv_freq = Vec::<f32>::try_from(inv_freq(&config, 16, 64).unwrap()).unwrap();
     for (got, expected) in inv_freq.iter().zip(expected) {
         assert!(
             (got / expected - 1.0).abs() < 1e-6,
@@ -170,7 +172,7 @@ fn linear_scaling_divides_every_frequency() {
         partial_factor: None,
     };
     let expected = Tensor::from_slice(&[0.25_f32, 0.025]);
-    assert_close("frequencies", &config.inv_freq(4, 64).unwrap(), &expected);
+    assert_close("frequencies", &inv_freq(&config, 4, 64).unwrap(), &expected);
 }
 
 /// Of one position, for twice as many channels.

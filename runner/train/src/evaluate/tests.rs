@@ -368,7 +368,7 @@ fn hookpoints_with_other_shapes_are_flattened() {
     // Gemma 3's norm of heads has a dimension of heads, GPT-2's position embedding none of sequences.
     for (family, hookpoint) in [("gemma3_text", "q_norm"), ("gpt2", "wpe")] {
         let model_dir = fixtures().join("families").join(family);
-        let facts = lm::read_facts(&model_dir).unwrap();
+        let facts = facts::read_facts(&model_dir).unwrap();
         let names = facts.hookpoints.iter();
         let found = names
             .into_iter()

@@ -1,15 +1,15 @@
 //! Llama (Touvron et al. 2023) and Mistral (Jiang et al. 2023), as transformers 5 computes them with
 //! sdpa attention: Llama 2, 3, 3.1 and 3.2, SmolLM2, and Mistral with its sliding window.
 
-use crate::LmError;
+use crate::FactsError;
+use crate::act_fn::ActFn;
 use crate::config::{ConfigFile, MAX_COUNT};
 use crate::decoder::{BlockNorms, DecoderConfig, LayerConfig, NormStyle};
-use crate::nn::ActFn;
 use crate::rope::RopeConfig;
 
 impl DecoderConfig {
     /// `model_type` = `llama`.
-    pub(crate) fn llama(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn llama(file: &ConfigFile) -> Result<Self, FactsError> {
         let attention_bias = file.bool("attention_bias", false)?;
         Ok(Self {
             qkv_bias: attention_bias,
@@ -21,7 +21,7 @@ impl DecoderConfig {
 
     /// `model_type` = `mistral`. A window of null is none; by default it is 4096. With `layer_types`, which
     /// for transformers makes it a Ministral, it is that of the sliding blocks alone.
-    pub(crate) fn mistral(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn mistral(file: &ConfigFile) -> Result<Self, FactsError> {
         let window = file.count_or_null("sliding_window", 4096)?;
         let file = &file.with_default_if_absent("num_key_value_heads", 8);
         let mut config = Self::read_common(file, "mistral")?;
@@ -42,7 +42,7 @@ impl DecoderConfig {
     pub(crate) fn read_common(
         file: &ConfigFile,
         model_type: &'static str,
-    ) -> Result<Self, LmError> {
+    ) -> Result<Self, FactsError> {
         let hidden_size = file.required_count("hidden_size")?;
         let num_attention_heads = file.required_count("num_attention_heads")?;
         let max_position_embeddings = file.required_count("max_position_embeddings")?;
@@ -80,13 +80,13 @@ impl DecoderConfig {
     }
 }
 
-fn read_rope(file: &ConfigFile, max_ctx_len: usize) -> Result<RopeConfig, LmError> {
+fn read_rope(file: &ConfigFile, max_ctx_len: usize) -> Result<RopeConfig, FactsError> {
     let rope = RopeConfig::read(file, &["rope_theta"], max_ctx_len)?;
     rope.refuse_partial(file)?;
     Ok(rope)
 }
 
-fn read_kv_heads(file: &ConfigFile, n_heads: usize) -> Result<usize, LmError> {
+fn read_kv_heads(file: &ConfigFile, n_heads: usize) -> Result<usize, FactsError> {
     let n_kv_heads = file.count("num_key_value_heads")?.unwrap_or(n_heads);
     if n_heads.is_multiple_of(n_kv_heads) {
         return Ok(n_kv_heads);
@@ -95,7 +95,11 @@ fn read_kv_heads(file: &ConfigFile, n_heads: usize) -> Result<usize, LmError> {
     Err(file.bad("num_key_value_heads", problem))
 }
 
-fn read_head_dim(file: &ConfigFile, hidden_size: usize, n_heads: usize) -> Result<usize, LmError> {
+fn read_head_dim(
+    file: &ConfigFile,
+    hidden_size: usize,
+    n_heads: usize,
+) -> Result<usize, FactsError> {
     let head_dim = match file.count("head_dim")? {
         Some(head_dim) => head_dim,
         None => file.head_dim_of("hidden_size", hidden_size, "num_attention_heads", n_heads)?,
@@ -114,7 +118,6 @@ fn read_head_dim(file: &ConfigFile, hidden_size: usize, n_heads: usize) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::Architecture;
     use crate::testing::TinyModel;
     use serde_json::{Value, json};
 
@@ -122,7 +125,7 @@ mod tests {
         ConfigFile::read(TinyModel::with_config(changes).dir()).unwrap()
     }
 
-    fn read(changes: Value) -> Result<DecoderConfig, LmError> {
+    fn read(changes: Value) -> Result<DecoderConfig, FactsError> {
         DecoderConfig::llama(&file(changes))
     }
 
@@ -153,7 +156,7 @@ mod tests {
         ] {
             let error = read(json!({ key: null })).unwrap_err();
             assert!(
-                matches!(&error, LmError::MissingKey { key: k, .. } if k == key),
+                matches!(&error, FactsError::MissingKey { key: k, .. } if k == key),
                 "{error:?}"
             );
         }
@@ -178,7 +181,7 @@ mod tests {
             (json!({"rope_parameters": 3}), "rope_parameters"),
         ] {
             let error = read(changes).unwrap_err();
-            let named = matches!(&error, LmError::BadKey { key, .. } if key == wrong_key);
+            let named = matches!(&error, FactsError::BadKey { key, .. } if key == wrong_key);
             assert!(named, "{wrong_key}: {error:?}");
         }
     }
@@ -249,8 +252,8 @@ mod tests {
         assert_eq!(windows, [None, Some(7), None, None]);
         let none = file(json!({"sliding_window": null, "layer_types": kinds}));
         let error = DecoderConfig::mistral(&none).unwrap_err();
-        assert!(matches!(error, LmError::BadKey { key, .. } if key == "layer_types"));
+        assert!(matches!(error, FactsError::BadKey { key, .. } if key == "layer_types"));
         let zero = DecoderConfig::mistral(&file(json!({"sliding_window": 0}))).unwrap_err();
-        assert!(matches!(zero, LmError::BadKey { key, .. } if key == "sliding_window"));
+        assert!(matches!(zero, FactsError::BadKey { key, .. } if key == "sliding_window"));
     }
 }

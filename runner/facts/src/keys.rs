@@ -3,7 +3,7 @@
 //!
 //! The lists are held to the configuration classes of transformers, see `keys/tests.rs`.
 
-use crate::LmError;
+use crate::FactsError;
 use crate::config::ConfigFile;
 use crate::rope::{BLOCK_KINDS, ROPE_KEYS, ROPE_OBJECTS};
 use serde_json::Value;
@@ -326,7 +326,7 @@ impl Keys {
     }
 
     /// The keys of `file` that are in no list, in order, as paths: `rope_scaling.finetuned`.
-    pub(crate) fn unknown_in(&self, file: &ConfigFile) -> Result<Vec<String>, LmError> {
+    pub(crate) fn unknown_in(&self, file: &ConfigFile) -> Result<Vec<String>, FactsError> {
         let mut unknown: Vec<String> = file
             .keys()
             .filter(|key| !self.knows(key))
@@ -351,7 +351,7 @@ impl Keys {
     }
 }
 
-fn unknown_in_rope(rope: &ConfigFile) -> Result<Vec<String>, LmError> {
+fn unknown_in_rope(rope: &ConfigFile) -> Result<Vec<String>, FactsError> {
     let is_known = |key: &str| ROPE_KEYS.contains(&key) || BLOCK_KINDS.contains(&key);
     let mut unknown: Vec<String> = rope
         .keys()
@@ -371,7 +371,7 @@ fn unknown_in_rope(rope: &ConfigFile) -> Result<Vec<String>, LmError> {
 ///
 /// # Errors
 /// The first such key.
-pub(crate) fn refuse_unsupported(file: &ConfigFile) -> Result<(), LmError> {
+pub(crate) fn refuse_unsupported(file: &ConfigFile) -> Result<(), FactsError> {
     if !file.bool("is_causal", true)? {
         let problem = "is false, but only causal attention is supported";
         return Err(file.bad("is_causal", problem.into()));

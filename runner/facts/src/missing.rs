@@ -1,6 +1,6 @@
 //! Why a tensor that a model needs is not in its files, or not in a dtype that is read.
 
-use crate::LmError;
+use crate::FactsError;
 use crate::json::read_json;
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -20,13 +20,13 @@ struct Adapter {
 ///
 /// # Errors
 /// Such a folder.
-pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), LmError> {
+pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), FactsError> {
     let path = model_dir.join(ADAPTER_FILE);
     if !path.exists() {
         return Ok(());
     }
     let adapter = read_json::<Adapter>(&path);
-    Err(LmError::Adapter {
+    Err(FactsError::Adapter {
         path: model_dir.into(),
         base: adapter
             .ok()
@@ -36,22 +36,22 @@ pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), LmError> {
 }
 
 /// The error of a tensor that is not among `names`, those in `path`.
-pub(crate) fn missing(path: &Path, tensor: &str, names: &[String]) -> LmError {
+pub(crate) fn missing(path: &Path, tensor: &str, names: &[String]) -> FactsError {
     let (path, tensor) = (path.to_owned(), tensor.to_owned());
     if let Some(scheme) = quantised_by(&tensor, |name| names.iter().any(|known| known == name)) {
-        return LmError::QuantisedTensor {
+        return FactsError::QuantisedTensor {
             path,
             tensor,
             scheme,
         };
     }
     match prefix_of(&tensor, names) {
-        Some(prefix) => LmError::PrefixedTensor {
+        Some(prefix) => FactsError::PrefixedTensor {
             path,
             tensor,
             prefix,
         },
-        None => LmError::MissingTensor { path, tensor },
+        None => FactsError::MissingTensor { path, tensor },
     }
 }
 
@@ -130,6 +130,3 @@ pub(crate) fn adapter_hint(path: &Path, base: Option<&str>, with_model: bool) ->
         false => merge,
     }
 }
-
-#[cfg(test)]
-mod tests;

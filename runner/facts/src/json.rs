@@ -1,6 +1,6 @@
 //! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps behind a byte order mark.
 
-use crate::LmError;
+use crate::FactsError;
 use files::bound;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,12 +14,12 @@ const SHOWN_CHARS: usize = 80;
 
 /// Reads a JSON file. A number that JSON does not have becomes an object, which no key takes: such as
 /// `{"__float__": "NaN"}`.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LmError> {
-    let text = files::read(path, bound::SETTINGS).map_err(|source| LmError::ReadFile {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FactsError> {
+    let text = files::read(path, bound::SETTINGS).map_err(|source| FactsError::ReadFile {
         path: path.into(),
         source,
     })?;
-    parse(&text).map_err(|source| LmError::Json {
+    parse(&text).map_err(|source| FactsError::Json {
         path: path.into(),
         source,
     })

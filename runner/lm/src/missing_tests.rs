@@ -1,8 +1,12 @@
-//! Each cause by its name, when planning and when loading.
+//! Why a tensor is missing, said when planning and when loading.
 
-use super::*;
 use crate::testing::{RawTensor, RawTensors, TinyModel, write_tensors};
-use crate::{LanguageModel, LoadOptions, check_head, check_weights, read_config};
+use crate::{LanguageModel, LoadOptions};
+use facts::FactsError;
+use facts::{check_head, check_weights, read_config};
+use safetensors::Dtype;
+use std::path::Path;
+
 use serde_json::json;
 
 /// What planning and loading say, which must be the same: the error and its hint.
@@ -124,7 +128,7 @@ fn an_adapter_names_its_base_model() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let adapter = json!({"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}).to_string();
-    write(ADAPTER_FILE, &adapter);
+    write("adapter_config.json", &adapter);
     let (error, hint) = failure(folder.path());
     assert!(error.contains("holds a PEFT adapter"), "{error}");
     assert!(
@@ -133,7 +137,7 @@ fn an_adapter_names_its_base_model() {
     );
     assert!(!hint.contains("or remove"), "{hint}");
     let merged = TinyModel::copy();
-    std::fs::write(merged.dir().join(ADAPTER_FILE), "not JSON").unwrap();
+    std::fs::write(merged.dir().join("adapter_config.json"), "not JSON").unwrap();
     let (_, hint) = failure(merged.dir());
     assert!(hint.contains("remove `adapter_config.json` if"), "{hint}");
 }
@@ -183,5 +187,5 @@ fn a_head_that_is_not_there_is_told_from_other_tensors() {
     assert!(missing.hint().unwrap().contains("AutoModelForCausalLM"));
     let norm = tensors["model.norm.weight"].clone();
     tensors.insert("lm_head.weight".into(), norm);
-    assert!(matches!(error(&tensors), LmError::TensorShape { .. }));
+    assert!(matches!(error(&tensors), FactsError::TensorShape { .. }));
 }

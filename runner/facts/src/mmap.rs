@@ -5,13 +5,13 @@
     reason = "mapping a file is unsafe by nature; this module is all of it"
 )]
 
-use crate::LmError;
+use crate::FactsError;
 use memmap2::Mmap;
 use std::path::Path;
 
 /// Maps a file for reading. A file must not be cut short while it is mapped.
-pub(crate) fn map_file(path: &Path) -> Result<Mmap, LmError> {
-    let read_error = |source| LmError::ReadFile {
+pub(crate) fn map_file(path: &Path) -> Result<Mmap, FactsError> {
+    let read_error = |source| FactsError::ReadFile {
         path: path.into(),
         source,
     };

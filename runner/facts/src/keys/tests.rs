@@ -20,7 +20,7 @@ fn classes() -> BTreeMap<String, Class> {
     serde_json::from_slice(&text).unwrap()
 }
 
-fn read(config: &Value) -> Result<ModelConfig, LmError> {
+fn read(config: &Value) -> Result<ModelConfig, FactsError> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     read_config(folder.path())

@@ -1,38 +1,42 @@
-//! The architectures that are built in: which file reads, describes, loads and runs which
+//! The architectures that are built in: which file reads and describes which
 //! `model_type`. The only place that lists them.
 
-use crate::LmError;
+use crate::FactsError;
 use crate::config::ConfigFile;
 use crate::decoder::DecoderConfig;
 use crate::keys::{self, Keys};
 use crate::layout::Layout;
-use crate::load::Loader;
 use crate::models::gpt_neo::GptNeoConfig;
 use crate::models::gpt_neox::GptNeoxConfig;
 use crate::models::gpt2::Gpt2Config;
-use crate::tap::{Run, Tape};
-use plan::ModelFacts;
-use std::fmt::Debug;
+use plan::{Dtype, ModelFacts};
 use std::path::Path;
-use tch::{Kind, Tensor};
 
-/// The configuration of a model: what it is made of, and how it is loaded.
-pub(crate) trait Architecture: Debug {
-    /// Its submodules, and what planning and loading need to know beside them.
-    fn layout(&self) -> Layout;
-
-    /// Loads the model, or its first blocks.
-    fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError>;
+/// What a model is made of, by the kind of its blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Architecture {
+    /// Llama, Mistral, Qwen, Gemma.
+    Decoder(DecoderConfig),
+    /// GPT-2.
+    Gpt2(Gpt2Config),
+    /// GPT-Neo.
+    GptNeo(GptNeoConfig),
+    /// GPT-NeoX.
+    GptNeox(GptNeoxConfig),
 }
 
-/// A loaded model without its head.
-pub(crate) trait Body: Debug + Send {
-    /// The output of the final norm, or of the last loaded block: `[batch, ctx_len, hidden_size]`.
-    /// `input_ids`: `[batch, ctx_len]`.
-    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor>;
+impl Architecture {
+    fn layout(&self) -> Layout {
+        match self {
+            Self::Decoder(config) => config.layout(),
+            Self::Gpt2(config) => config.layout(),
+            Self::GptNeo(config) => config.layout(),
+            Self::GptNeox(config) => config.layout(),
+        }
+    }
 }
 
-type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>, LmError>;
+type Read = fn(&ConfigFile) -> Result<Architecture, FactsError>;
 
 /// A family of models.
 struct Family {
@@ -43,32 +47,34 @@ struct Family {
 
 const FAMILIES: [Family; 10] = [
     family("gemma2", &keys::GEMMA2, |file| {
-        boxed(DecoderConfig::gemma2(file))
+        DecoderConfig::gemma2(file).map(Architecture::Decoder)
     }),
     family("gemma3", &keys::GEMMA3, |file| {
-        boxed(DecoderConfig::gemma3_with_images(file))
+        DecoderConfig::gemma3_with_images(file).map(Architecture::Decoder)
     }),
     family("gemma3_text", &keys::GEMMA3_TEXT, |file| {
-        boxed(DecoderConfig::gemma3(file))
+        DecoderConfig::gemma3(file).map(Architecture::Decoder)
     }),
-    family("gpt2", &keys::GPT2, |file| boxed(Gpt2Config::read(file))),
+    family("gpt2", &keys::GPT2, |file| {
+        Gpt2Config::read(file).map(Architecture::Gpt2)
+    }),
     family("gpt_neo", &keys::GPT_NEO, |file| {
-        boxed(GptNeoConfig::read(file))
+        GptNeoConfig::read(file).map(Architecture::GptNeo)
     }),
     family("gpt_neox", &keys::GPT_NEOX, |file| {
-        boxed(GptNeoxConfig::read(file))
+        GptNeoxConfig::read(file).map(Architecture::GptNeox)
     }),
     family("llama", &keys::LLAMA, |file| {
-        boxed(DecoderConfig::llama(file))
+        DecoderConfig::llama(file).map(Architecture::Decoder)
     }),
     family("mistral", &keys::MISTRAL, |file| {
-        boxed(DecoderConfig::mistral(file))
+        DecoderConfig::mistral(file).map(Architecture::Decoder)
     }),
     family("qwen2", &keys::QWEN2, |file| {
-        boxed(DecoderConfig::qwen2(file))
+        DecoderConfig::qwen2(file).map(Architecture::Decoder)
     }),
     family("qwen3", &keys::QWEN3, |file| {
-        boxed(DecoderConfig::qwen3(file))
+        DecoderConfig::qwen3(file).map(Architecture::Decoder)
     }),
 ];
 
@@ -78,12 +84,6 @@ const fn family(model_type: &'static str, keys: &'static Keys, read: Read) -> Fa
         keys,
         read,
     }
-}
-
-fn boxed<T: Architecture + 'static>(
-    config: Result<T, LmError>,
-) -> Result<Box<dyn Architecture>, LmError> {
-    config.map(|config| Box::new(config) as Box<dyn Architecture>)
 }
 
 /// The `model_type`s of Hugging Face that are built in.
@@ -104,8 +104,9 @@ pub(crate) fn keys_of(model_type: &str) -> &'static Keys {
 /// The configuration of a model of any built-in architecture.
 #[derive(Debug)]
 pub struct ModelConfig {
-    architecture: Box<dyn Architecture>,
-    stored_kind: Option<Kind>,
+    /// What it is made of.
+    pub architecture: Architecture,
+    stored_dtype: Option<Dtype>,
     unknown_keys: Vec<String>,
 }
 
@@ -114,7 +115,7 @@ pub struct ModelConfig {
 /// # Errors
 /// A missing folder or file, an unknown architecture, or the first key that is missing, of the
 /// wrong type, not supported or in contradiction to another.
-pub fn read_config(model_dir: &Path) -> Result<ModelConfig, LmError> {
+pub fn read_config(model_dir: &Path) -> Result<ModelConfig, FactsError> {
     let file = ConfigFile::read(model_dir)?;
     let Some(model_type) = file.string("model_type")? else {
         return Err(file.missing("model_type"));
@@ -125,12 +126,12 @@ pub fn read_config(model_dir: &Path) -> Result<ModelConfig, LmError> {
 }
 
 impl Family {
-    fn read_config(&self, file: ConfigFile) -> Result<ModelConfig, LmError> {
+    fn read_config(&self, file: ConfigFile) -> Result<ModelConfig, FactsError> {
         let file = file.with_keys_of(self.keys.other_names)?;
         keys::refuse_unsupported(&file)?;
         Ok(ModelConfig {
             architecture: (self.read)(&file)?,
-            stored_kind: file.stored_kind()?,
+            stored_dtype: file.stored_dtype()?,
             unknown_keys: self.keys.unknown_in(&file)?,
         })
     }
@@ -144,7 +145,7 @@ impl Family {
 ///
 /// # Errors
 /// As [`read_config`].
-pub fn read_facts(model_dir: &Path) -> Result<ModelFacts, LmError> {
+pub fn read_facts(model_dir: &Path) -> Result<ModelFacts, FactsError> {
     Ok(read_config(model_dir)?.facts())
 }
 
@@ -160,17 +161,14 @@ impl ModelConfig {
         &self.unknown_keys
     }
 
-    pub(crate) fn layout(&self) -> Layout {
+    /// Its submodules, and what loading needs to know beside them.
+    pub fn layout(&self) -> Layout {
         self.architecture.layout()
     }
 
-    pub(crate) fn load(&self, loader: &mut Loader) -> Result<Box<dyn Body>, LmError> {
-        self.architecture.load(loader)
-    }
-
     /// The precision that config.json names as the checkpoint's.
-    pub(crate) fn stored_kind(&self) -> Option<Kind> {
-        self.stored_kind
+    pub fn stored_dtype(&self) -> Option<Dtype> {
+        self.stored_dtype
     }
 }
 
@@ -186,7 +184,7 @@ mod tests {
     #[test]
     fn missing_folder_comes_with_a_hint() {
         let error = read_facts(Path::new("no/such/folder")).unwrap_err();
-        assert!(matches!(&error, LmError::NoModelFolder { path } if path.ends_with("folder")));
+        assert!(matches!(&error, FactsError::NoModelFolder { path } if path.ends_with("folder")));
         assert!(error.hint().unwrap().contains("config.json"));
     }
 
@@ -194,7 +192,9 @@ mod tests {
     fn folder_without_config() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_facts(folder.path()).unwrap_err();
-        assert!(matches!(error, LmError::ReadFile { path, .. } if path.ends_with("config.json")));
+        assert!(
+            matches!(error, FactsError::ReadFile { path, .. } if path.ends_with("config.json"))
+        );
     }
 
     #[test]
@@ -203,7 +203,10 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("config.json"), text).unwrap();
             let error = read_facts(folder.path()).unwrap_err();
-            assert!(matches!(error, LmError::Json { .. }), "{text:?}: {error:?}");
+            assert!(
+                matches!(error, FactsError::Json { .. }),
+                "{text:?}: {error:?}"
+            );
         }
     }
 
@@ -211,7 +214,7 @@ mod tests {
     fn unknown_architecture_lists_those_that_are_there() {
         let model = TinyModel::with_config(json!({"model_type": "mamba"}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(&error, LmError::UnknownArchitecture { got, .. } if got == "mamba"));
+        assert!(matches!(&error, FactsError::UnknownArchitecture { got, .. } if got == "mamba"));
         assert!(error.hint().unwrap().contains("gpt_neox, llama, mistral"));
     }
 
@@ -220,7 +223,7 @@ mod tests {
         let model =
             TinyModel::with_config(json!({"quantization_config": {"quant_method": "gptq"}}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(&error, LmError::QuantisedModel { scheme, .. } if scheme == "gptq"));
+        assert!(matches!(&error, FactsError::QuantisedModel { scheme, .. } if scheme == "gptq"));
         assert!(error.hint().unwrap().contains("original checkpoint"));
     }
 
@@ -228,7 +231,7 @@ mod tests {
     fn missing_model_type() {
         let model = TinyModel::with_config(json!({"model_type": null}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(error, LmError::MissingKey { key, .. } if key == "model_type"));
+        assert!(matches!(error, FactsError::MissingKey { key, .. } if key == "model_type"));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! scaled embeddings, norms before and after, blocks with and without sliding windows. Gemma 2 caps
 //! its attention scores, Gemma 3 norms queries and keys.
 
-use crate::LmError;
+use crate::FactsError;
+use crate::act_fn::ActFn;
 use crate::config::ConfigFile;
 use crate::decoder::{BlockNorms, DecoderConfig, LayerConfig, NormStyle, QkNorm};
 use crate::keys::refuse_unsupported;
 use crate::layout::Within;
-use crate::nn::ActFn;
 use crate::rope::{ROPE_KEYS, ROPE_OBJECTS, RopeConfig, RopeDefaults};
 
 /// Index of the rotary embedding of blocks that see all earlier positions, and of the others.
@@ -18,7 +18,7 @@ impl DecoderConfig {
     /// `model_type` = `gemma2`. Every other block slides, the first among them. Where the scores are not
     /// capped, which no published model has, transformers spells the attention out all the same and
     /// rounds otherwise in 16 bit.
-    pub(crate) fn gemma2(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn gemma2(file: &ConfigFile) -> Result<Self, FactsError> {
         let mut config = Self {
             score_softcap: file.positive_or_null("attn_logit_softcapping", Some(50.0))?,
             logit_softcap: file.positive_or_null("final_logit_softcapping", Some(30.0))?,
@@ -31,7 +31,7 @@ impl DecoderConfig {
 
     /// `model_type` = `gemma3_text`. All blocks slide but every sixth, and these have a rotary
     /// embedding of their own. `attn_logit_softcapping` has no effect, as in transformers.
-    pub(crate) fn gemma3(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn gemma3(file: &ConfigFile) -> Result<Self, FactsError> {
         let file = &GEMMA3_SIZES.iter().fold(file.clone(), |file, (key, size)| {
             file.with_default_if_absent(key, *size)
         });
@@ -49,7 +49,7 @@ impl DecoderConfig {
     }
 
     /// `model_type` = `gemma3`: Gemma 3 with a tower for images, of which the text part is read.
-    pub(crate) fn gemma3_with_images(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn gemma3_with_images(file: &ConfigFile) -> Result<Self, FactsError> {
         let text = file
             .object("text_config")?
             .ok_or_else(|| file.missing("text_config"))?;
@@ -72,7 +72,7 @@ impl DecoderConfig {
         })
     }
 
-    fn gemma(file: &ConfigFile, model_type: &'static str) -> Result<Self, LmError> {
+    fn gemma(file: &ConfigFile, model_type: &'static str) -> Result<Self, FactsError> {
         if file.bool("use_bidirectional_attention", false)? {
             let problem = "is true, but only causal attention is supported";
             return Err(file.bad("use_bidirectional_attention", problem.into()));
@@ -103,7 +103,7 @@ impl DecoderConfig {
         file: &ConfigFile,
         slides: &[bool],
         local_rope: usize,
-    ) -> Result<(), LmError> {
+    ) -> Result<(), FactsError> {
         let window = file.count_or_null("sliding_window", 4096)?;
         if window.is_none() && slides.contains(&true) {
             let problem = "is null, but some blocks slide";
@@ -148,7 +148,7 @@ static GEMMA3_WITH_IMAGES: Within = Within {
 
 /// The rotary embeddings, global and local: `rope_parameters` by kind of block, as transformers 5
 /// keeps them, or the older `rope_theta`, `rope_scaling` and `rope_local_base_freq`.
-fn gemma3_ropes(file: &ConfigFile, max_ctx_len: usize) -> Result<Vec<RopeConfig>, LmError> {
+fn gemma3_ropes(file: &ConfigFile, max_ctx_len: usize) -> Result<Vec<RopeConfig>, FactsError> {
     let by_kind = file.object("rope_parameters")?;
     let mut keys = by_kind.iter().flat_map(ConfigFile::keys);
     if let Some(key) = keys.find(|key| ROPE_KEYS.contains(key)) {
@@ -176,7 +176,7 @@ fn global_rope(
     file: &ConfigFile,
     newer: Option<ConfigFile>,
     max_ctx_len: usize,
-) -> Result<RopeConfig, LmError> {
+) -> Result<RopeConfig, FactsError> {
     let key = "rope_scaling";
     let of = |parameters| rope_of(file, parameters, ("rope_theta", 1e6), max_ctx_len);
     let Some(older) = file.object(key)? else {
@@ -203,7 +203,7 @@ fn rope_of(
     parameters: Option<&ConfigFile>,
     (theta_key, theta): (&str, f64),
     max_ctx_len: usize,
-) -> Result<RopeConfig, LmError> {
+) -> Result<RopeConfig, FactsError> {
     let outer = file.positive(theta_key)?;
     let defaults = RopeDefaults {
         theta: outer.unwrap_or(theta),
@@ -277,7 +277,7 @@ mod tests {
         ] {
             let error = DecoderConfig::gemma3(&file(changes)).unwrap_err();
             assert!(
-                matches!(&error, LmError::BadKey { key, .. } if key == named),
+                matches!(&error, FactsError::BadKey { key, .. } if key == named),
                 "{error:?}"
             );
         }
@@ -309,16 +309,16 @@ mod tests {
         assert_eq!(d_q.unwrap().d_out, 2048);
         config["text_config"]["tie_word_embeddings"] = json!(false);
         let error = read(&config).unwrap_err();
-        assert!(matches!(error, LmError::BadKey { key, .. } if key == "tie_word_embeddings"));
+        assert!(matches!(error, FactsError::BadKey { key, .. } if key == "tie_word_embeddings"));
         config["text_config"] = json!({"model_type": "llama"});
         assert!(matches!(
             read(&config).unwrap_err(),
-            LmError::UnsupportedValue { .. }
+            FactsError::UnsupportedValue { .. }
         ));
         config["text_config"] = Value::Null;
         assert!(matches!(
             read(&config).unwrap_err(),
-            LmError::MissingKey { .. }
+            FactsError::MissingKey { .. }
         ));
     }
 
@@ -338,9 +338,9 @@ mod tests {
         let bidirectional = json!({"use_bidirectional_attention": true});
         let error = DecoderConfig::gemma3(&file(bidirectional)).unwrap_err();
         assert!(
-            matches!(error, LmError::BadKey { key, .. } if key == "use_bidirectional_attention")
+            matches!(error, FactsError::BadKey { key, .. } if key == "use_bidirectional_attention")
         );
         let error = DecoderConfig::gemma2(&file(json!({"sliding_window": null}))).unwrap_err();
-        assert!(matches!(error, LmError::BadKey { key, .. } if key == "sliding_window"));
+        assert!(matches!(error, FactsError::BadKey { key, .. } if key == "sliding_window"));
     }
 }

@@ -1,13 +1,13 @@
 //! Qwen2 and Qwen3 (Qwen team 2024 and 2025), as transformers 5 computes them with sdpa attention:
 //! Llama with biases, or norms, of queries and keys, and sliding windows in some blocks.
 
-use crate::LmError;
+use crate::FactsError;
 use crate::config::ConfigFile;
 use crate::decoder::{DecoderConfig, LayerConfig, QkNorm};
 
 impl DecoderConfig {
     /// `model_type` = `qwen2`.
-    pub(crate) fn qwen2(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn qwen2(file: &ConfigFile) -> Result<Self, FactsError> {
         let file = &file.with_default_if_absent("num_key_value_heads", 32);
         let config = Self {
             qkv_bias: true,
@@ -17,7 +17,7 @@ impl DecoderConfig {
     }
 
     /// `model_type` = `qwen3`. `head_dim` is 128 by default.
-    pub(crate) fn qwen3(file: &ConfigFile) -> Result<Self, LmError> {
+    pub(crate) fn qwen3(file: &ConfigFile) -> Result<Self, FactsError> {
         let file = &file
             .with_default_if_absent("num_key_value_heads", 32)
             .with_default_if_absent("head_dim", 128);
@@ -33,7 +33,7 @@ impl DecoderConfig {
 
     /// With `use_sliding_window`, windows in the blocks from `max_window_layers` on, or in those that
     /// `layer_types` names.
-    fn with_late_windows(mut self, file: &ConfigFile) -> Result<Self, LmError> {
+    fn with_late_windows(mut self, file: &ConfigFile) -> Result<Self, FactsError> {
         let window = match file.bool("use_sliding_window", false)? {
             true => file.count_or_null("sliding_window", 4096)?,
             false => None,
@@ -62,7 +62,7 @@ mod tests {
     use crate::testing::TinyModel;
     use serde_json::{Value, json};
 
-    fn windows(changes: Value) -> Result<Vec<Option<usize>>, LmError> {
+    fn windows(changes: Value) -> Result<Vec<Option<usize>>, FactsError> {
         let file = ConfigFile::read(TinyModel::with_config(changes).dir())?;
         let config = DecoderConfig::qwen2(&file)?;
         Ok(config.layers.iter().map(|layer| layer.window).collect())
@@ -92,7 +92,7 @@ mod tests {
             "full_attention",
         ];
         let contradictory = windows(json!({"layer_types": kinds})).unwrap_err();
-        assert!(matches!(contradictory, LmError::BadKey { key, .. } if key == "layer_types"));
+        assert!(matches!(contradictory, FactsError::BadKey { key, .. } if key == "layer_types"));
         let short = windows(json!({"layer_types": ["full_attention"]})).unwrap_err();
         assert_eq!(
             short.to_string().split('`').nth(4),
@@ -100,7 +100,7 @@ mod tests {
         );
         let unknown = windows(json!({"layer_types": vec!["chunked_attention"; 4]})).unwrap_err();
         assert!(
-            matches!(unknown, LmError::UnsupportedValue { got, .. } if got == "chunked_attention")
+            matches!(unknown, FactsError::UnsupportedValue { got, .. } if got == "chunked_attention")
         );
     }
 }

@@ -1,12 +1,12 @@
 //! Reading Hugging Face's config.json key by key, so that each error names its key.
 
-use crate::LmError;
+use crate::FactsError;
 use crate::json::{read_json, shown};
 use crate::missing::refuse_adapter;
+use plan::Dtype;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::Kind;
 
 /// Largest width or count a configuration may have. Real ones are far below.
 pub(crate) const MAX_COUNT: u64 = 1 << 24;
@@ -26,9 +26,9 @@ pub(crate) struct ConfigFile {
 
 impl ConfigFile {
     /// Reads `config.json` of `model_dir`.
-    pub(crate) fn read(model_dir: &Path) -> Result<Self, LmError> {
+    pub(crate) fn read(model_dir: &Path) -> Result<Self, FactsError> {
         if !model_dir.is_dir() {
-            return Err(LmError::NoModelFolder {
+            return Err(FactsError::NoModelFolder {
                 path: model_dir.into(),
             });
         }
@@ -50,7 +50,7 @@ impl ConfigFile {
     pub(crate) fn with_keys_of(
         mut self,
         other_names: &[(&'static str, &'static str)],
-    ) -> Result<Self, LmError> {
+    ) -> Result<Self, FactsError> {
         for &(name, key) in other_names {
             let Some(value) = self.map.remove(name).filter(|value| !value.is_null()) else {
                 continue;
@@ -116,7 +116,7 @@ impl ConfigFile {
     }
 
     /// The object under `key`, with errors still naming the same file.
-    pub(crate) fn object(&self, key: &str) -> Result<Option<Self>, LmError> {
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Self>, FactsError> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Self {
@@ -128,7 +128,7 @@ impl ConfigFile {
         }
     }
 
-    pub(crate) fn string(&self, key: &str) -> Result<Option<&str>, LmError> {
+    pub(crate) fn string(&self, key: &str) -> Result<Option<&str>, FactsError> {
         self.value(key)
             .map(|value| {
                 value
@@ -138,7 +138,7 @@ impl ConfigFile {
             .transpose()
     }
 
-    pub(crate) fn bool(&self, key: &str, default: bool) -> Result<bool, LmError> {
+    pub(crate) fn bool(&self, key: &str, default: bool) -> Result<bool, FactsError> {
         self.value(key).map_or(Ok(default), |value| {
             value
                 .as_bool()
@@ -147,7 +147,7 @@ impl ConfigFile {
     }
 
     /// A finite number.
-    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, LmError> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, FactsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -158,7 +158,7 @@ impl ConfigFile {
     }
 
     /// A finite number above 0.
-    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, LmError> {
+    pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, FactsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -173,7 +173,7 @@ impl ConfigFile {
         &self,
         key: &str,
         default: Option<f64>,
-    ) -> Result<Option<f64>, LmError> {
+    ) -> Result<Option<f64>, FactsError> {
         if self.map.contains_key(key) {
             self.positive(key)
         } else {
@@ -186,7 +186,7 @@ impl ConfigFile {
         &self,
         key: &str,
         default: usize,
-    ) -> Result<Option<usize>, LmError> {
+    ) -> Result<Option<usize>, FactsError> {
         if self.map.contains_key(key) {
             self.count(key)
         } else {
@@ -195,18 +195,18 @@ impl ConfigFile {
     }
 
     /// The precision under `dtype`, or `torch_dtype` as older files call it.
-    pub(crate) fn stored_kind(&self) -> Result<Option<Kind>, LmError> {
+    pub(crate) fn stored_dtype(&self) -> Result<Option<Dtype>, FactsError> {
         let name = self.string("dtype")?.or(self.string("torch_dtype")?);
         Ok(match name.map(|name| name.trim_start_matches("torch.")) {
-            Some("float32") => Some(Kind::Float),
-            Some("bfloat16") => Some(Kind::BFloat16),
-            Some("float16") => Some(Kind::Half),
+            Some("float32") => Some(Dtype::Float32),
+            Some("bfloat16") => Some(Dtype::BFloat16),
+            Some("float16") => Some(Dtype::Float16),
             _ => None,
         })
     }
 
     /// A list of strings.
-    pub(crate) fn strings(&self, key: &str) -> Result<Option<Vec<&str>>, LmError> {
+    pub(crate) fn strings(&self, key: &str) -> Result<Option<Vec<&str>>, FactsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -220,23 +220,23 @@ impl ConfigFile {
     }
 
     /// A width or count, at least 1.
-    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, LmError> {
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, FactsError> {
         self.count_up_to(key, MAX_COUNT)
     }
 
     /// A number of blocks, at least 1.
-    pub(crate) fn n_layers(&self, key: &str) -> Result<usize, LmError> {
+    pub(crate) fn n_layers(&self, key: &str) -> Result<usize, FactsError> {
         self.count_up_to(key, MAX_LAYERS)?
             .ok_or_else(|| self.missing(key))
     }
 
     /// A number of blocks with a default.
-    pub(crate) fn n_layers_or(&self, key: &str, default: usize) -> Result<usize, LmError> {
+    pub(crate) fn n_layers_or(&self, key: &str, default: usize) -> Result<usize, FactsError> {
         Ok(self.count_up_to(key, MAX_LAYERS)?.unwrap_or(default))
     }
 
     /// A whole number, 0 or more.
-    pub(crate) fn index(&self, key: &str) -> Result<Option<usize>, LmError> {
+    pub(crate) fn index(&self, key: &str) -> Result<Option<usize>, FactsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -253,7 +253,7 @@ impl ConfigFile {
         hidden_size: usize,
         heads_key: &str,
         n_heads: usize,
-    ) -> Result<usize, LmError> {
+    ) -> Result<usize, FactsError> {
         if hidden_size.is_multiple_of(n_heads) {
             return Ok(hidden_size / n_heads);
         }
@@ -268,7 +268,7 @@ impl ConfigFile {
         &self,
         n_layers: usize,
         default: impl Fn(usize) -> bool,
-    ) -> Result<Vec<bool>, LmError> {
+    ) -> Result<Vec<bool>, FactsError> {
         const KINDS: [&str; 3] = ["full_attention", "attention", "sliding_attention"];
         let key = "layer_types";
         let Some(kinds) = self.strings(key)? else {
@@ -284,7 +284,7 @@ impl ConfigFile {
         }
     }
 
-    fn count_up_to(&self, key: &str, max: u64) -> Result<Option<usize>, LmError> {
+    fn count_up_to(&self, key: &str, max: u64) -> Result<Option<usize>, FactsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -295,27 +295,27 @@ impl ConfigFile {
     }
 
     /// As [`Self::count`], for a key without default.
-    pub(crate) fn required_count(&self, key: &str) -> Result<usize, LmError> {
+    pub(crate) fn required_count(&self, key: &str) -> Result<usize, FactsError> {
         self.count(key)?.ok_or_else(|| self.missing(key))
     }
 
-    pub(crate) fn missing(&self, key: &str) -> LmError {
-        LmError::MissingKey {
+    pub(crate) fn missing(&self, key: &str) -> FactsError {
+        FactsError::MissingKey {
             path: self.path.clone(),
             key: self.written(key).into(),
         }
     }
 
-    pub(crate) fn bad(&self, key: &str, problem: String) -> LmError {
-        LmError::BadKey {
+    pub(crate) fn bad(&self, key: &str, problem: String) -> FactsError {
+        FactsError::BadKey {
             path: self.path.clone(),
             key: self.written(key).into(),
             problem,
         }
     }
 
-    pub(crate) fn quantised(&self, key: &str, scheme: String) -> LmError {
-        LmError::QuantisedModel {
+    pub(crate) fn quantised(&self, key: &str, scheme: String) -> FactsError {
+        FactsError::QuantisedModel {
             path: self.path.clone(),
             key: key.into(),
             scheme,
@@ -327,8 +327,8 @@ impl ConfigFile {
         key: &str,
         got: &str,
         supported: impl IntoIterator<Item = &'static str>,
-    ) -> LmError {
-        LmError::UnsupportedValue {
+    ) -> FactsError {
+        FactsError::UnsupportedValue {
             path: self.path.clone(),
             key: self.written(key).into(),
             got: got.into(),
@@ -340,15 +340,15 @@ impl ConfigFile {
         &self,
         got: &str,
         supported: impl IntoIterator<Item = &'static str>,
-    ) -> LmError {
-        LmError::UnknownArchitecture {
+    ) -> FactsError {
+        FactsError::UnknownArchitecture {
             path: self.path.clone(),
             got: got.into(),
             supported: supported.into_iter().collect(),
         }
     }
 
-    fn wrong_type(&self, key: &str, expected: &str, got: &Value) -> LmError {
+    fn wrong_type(&self, key: &str, expected: &str, got: &Value) -> FactsError {
         self.bad(key, format!("must be {expected}, got `{}`", shown(got)))
     }
 }

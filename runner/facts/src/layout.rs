@@ -6,39 +6,52 @@ use plan::{HookpointFacts, ModelFacts};
 /// The weight of the head in most models, beside the base model.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
 
-/// Where weight and bias are among a module's tensors.
-pub(crate) const WEIGHT: usize = 0;
-pub(crate) const BIAS: usize = 1;
+/// Index of the weight among a module's tensors.
+pub const WEIGHT: usize = 0;
+
+/// Index of the bias among a module's tensors.
+pub const BIAS: usize = 1;
 
 /// What a submodule computes, as far as its parameters go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum ModuleKind {
-    /// A table of `n_rows` rows.
-    Embedding { n_rows: usize },
-    /// A matrix product, with or without bias.
-    Linear { bias: bool },
+pub enum ModuleKind {
+    /// A table.
+    Embedding {
+        /// Its rows.
+        n_rows: usize,
+    },
+    /// A matrix product.
+    Linear {
+        /// Whether a bias is added.
+        bias: bool,
+    },
     /// A matrix product with bias whose weight is stored as `[d_in, d_out]`.
     Conv1d,
-    /// A weight for each channel, and with `bias` a shift.
-    Norm { bias: bool },
+    /// A weight for each channel.
+    Norm {
+        /// Whether each channel is shifted too.
+        bias: bool,
+    },
     /// No parameters of its own: an activation function, or a module made of modules.
     Plain,
 }
 
 /// A submodule that runs once per forward pass and returns hidden states.
 #[derive(Debug)]
-pub(crate) struct Module {
+pub struct Module {
     /// Name, widths and blocks needed.
-    pub(crate) hookpoint: HookpointFacts,
-    pub(crate) kind: ModuleKind,
+    pub hookpoint: HookpointFacts,
+    /// What it computes.
+    pub kind: ModuleKind,
 }
 
 /// A tensor that a model needs.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TensorSpec {
+pub struct TensorSpec {
     /// Name within the base model: `layers.0.mlp.up_proj.weight`.
-    pub(crate) name: String,
-    pub(crate) shape: Vec<usize>,
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
 }
 
 impl TensorSpec {
@@ -52,7 +65,7 @@ impl TensorSpec {
 
 impl Module {
     /// The module's own parameters: none, the [`WEIGHT`], or that and a [`BIAS`].
-    pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
+    pub fn tensors(&self) -> Vec<TensorSpec> {
         let HookpointFacts {
             name, d_in, d_out, ..
         } = &self.hookpoint;
@@ -74,7 +87,7 @@ impl Module {
     }
 
     /// Whether it is a linear module, whose weight 8-bit loading quantises.
-    pub(crate) fn is_product(&self) -> bool {
+    pub fn is_product(&self) -> bool {
         matches!(self.kind, ModuleKind::Linear { .. } | ModuleKind::Conv1d)
     }
 
@@ -93,47 +106,52 @@ impl Module {
 
 /// A model that has another one as its text part, which alone is read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Within {
+pub struct Within {
     /// What the names of the text part's tensors may begin with.
-    pub(crate) text_prefixes: &'static [&'static str],
+    pub text_prefixes: &'static [&'static str],
     /// Further names of the head's weight.
-    pub(crate) head_names: &'static [&'static str],
+    pub head_names: &'static [&'static str],
     /// What the names of all other tensors begin with.
-    pub(crate) other_parts: &'static [&'static str],
+    pub other_parts: &'static [&'static str],
 }
 
 /// A model as planning and loading see it.
 #[derive(Debug)]
-pub(crate) struct Layout {
-    pub(crate) model_type: &'static str,
-    pub(crate) n_layers: usize,
-    pub(crate) hidden_size: usize,
-    pub(crate) vocab_size: usize,
+pub struct Layout {
+    /// Hugging Face's name of the family.
+    pub model_type: &'static str,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
     /// Positions the position encoding was made for, in tokens.
-    pub(crate) max_ctx_len: usize,
+    pub max_ctx_len: usize,
     /// Name of the list of blocks.
-    pub(crate) layers_name: &'static str,
+    pub layers_name: &'static str,
     /// Name of the token embedding.
-    pub(crate) embedding_name: &'static str,
+    pub embedding_name: &'static str,
     /// Name of the norm that follows the last block.
-    pub(crate) norm_name: &'static str,
+    pub norm_name: &'static str,
     /// What Hugging Face writes before the names of the base model's tensors, with the dot, when
     /// the head is saved with it.
-    pub(crate) base_prefix: &'static str,
+    pub base_prefix: &'static str,
     /// The larger model whose text part it is.
-    pub(crate) within: Option<&'static Within>,
+    pub within: Option<&'static Within>,
     /// Name of the head's weight, beside the base model.
-    pub(crate) head_name: &'static str,
+    pub head_name: &'static str,
     /// Whether the head's weight is the embedding's.
-    pub(crate) tied_head: bool,
+    pub tied_head: bool,
     /// What logits are capped at: `cap tanh(logits / cap)`.
-    pub(crate) logit_softcap: Option<f64>,
+    pub logit_softcap: Option<f64>,
     /// In the order of `named_modules()`.
-    pub(crate) modules: Vec<Module>,
+    pub modules: Vec<Module>,
 }
 
 impl Layout {
-    pub(crate) fn facts(&self) -> ModelFacts {
+    /// What planning needs to know of the model.
+    pub fn facts(&self) -> ModelFacts {
         let first_block = format!("{}.0.", self.layers_name);
         let modules = |wanted: &dyn Fn(&Module) -> bool, count: fn(&Module) -> u64| {
             let wanted = self.modules.iter().filter(|module| wanted(module));
@@ -160,13 +178,13 @@ impl Layout {
     }
 
     /// The blocks' names, in order.
-    pub(crate) fn block_names(&self) -> impl Iterator<Item = String> {
+    pub fn block_names(&self) -> impl Iterator<Item = String> {
         let layers_name = self.layers_name;
         (0..self.n_layers).map(move |layer_idx| format!("{layers_name}.{layer_idx}"))
     }
 
     /// The base model's tensors that a forward pass over the first `n_layers` blocks needs.
-    pub(crate) fn tensors(&self, n_layers: usize) -> Vec<TensorSpec> {
+    pub fn tensors(&self, n_layers: usize) -> Vec<TensorSpec> {
         let needed = self
             .modules
             .iter()

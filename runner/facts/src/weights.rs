@@ -1,0 +1,431 @@
+//! The tensors of a model folder: one safetensors file, or shards with an index. Headers are read
+//! and checked when a file is opened, data only when a tensor is asked for.
+
+use crate::FactsError;
+use crate::header::{LENGTH_BYTES, first_bad_tensor};
+use crate::json::read_json;
+use crate::layout::TensorSpec;
+use crate::missing::{missing, quantised_by};
+use crate::mmap::map_file;
+use memmap2::Mmap;
+use plan::Dtype;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The safetensors files of a model folder, the index of the shards first. All are there.
+pub(crate) fn safetensors_files(model_dir: &Path) -> Result<Vec<PathBuf>, FactsError> {
+    match Source::find(model_dir)? {
+        Source::Single(path) => Ok(vec![path]),
+        Source::Sharded { index, weight_map } => {
+            let shards = shards(weight_map)?;
+            Ok([index].into_iter().chain(shards).collect())
+        }
+    }
+}
+
+/// The shards, each once and there, in order.
+fn shards(weight_map: HashMap<String, PathBuf>) -> Result<Vec<PathBuf>, FactsError> {
+    let mut first_tensor = BTreeMap::new();
+    for (tensor, path) in weight_map.into_iter().collect::<BTreeMap<_, _>>() {
+        first_tensor.entry(path).or_insert(tensor);
+    }
+    let there = |(path, tensor): (PathBuf, String)| match path.metadata() {
+        Ok(_) => Ok(path),
+        Err(source) => Err(FactsError::ReadShard {
+            path,
+            tensor,
+            source,
+        }),
+    };
+    first_tensor.into_iter().map(there).collect()
+}
+
+/// Where the tensors of a model lie.
+enum Source {
+    Single(PathBuf),
+    Sharded {
+        index: PathBuf,
+        weight_map: HashMap<String, PathBuf>,
+    },
+}
+
+impl Source {
+    /// As transformers, prefers the single file.
+    fn find(model_dir: &Path) -> Result<Self, FactsError> {
+        let single = model_dir.join(SINGLE_FILE);
+        if single.exists() {
+            return Ok(Self::Single(single));
+        }
+        let index = model_dir.join(INDEX_FILE);
+        if !index.exists() {
+            return Err(FactsError::NoWeights {
+                path: model_dir.into(),
+                found: other_weights(model_dir),
+            });
+        }
+        let weight_map = read_index(model_dir, &index)?;
+        Ok(Self::Sharded { index, weight_map })
+    }
+}
+
+/// A file of `model_dir` that may hold weights in another form, or a shard without an index.
+fn other_weights(model_dir: &Path) -> Option<String> {
+    const ENDS: [&str; 4] = [".safetensors", ".bin", ".gguf", ".pth"];
+    let entries = std::fs::read_dir(model_dir).ok()?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter(|name| ENDS.iter().any(|end| name.ends_with(end)))
+        .min()
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// Which shard has which tensor.
+fn read_index(model_dir: &Path, path: &Path) -> Result<HashMap<String, PathBuf>, FactsError> {
+    let index: Index = read_json(path)?;
+    let resolve = |(tensor, shard): (String, String)| {
+        // A shard elsewhere could be any file of the machine.
+        if Path::new(&shard).file_name() != Some(shard.as_ref()) {
+            return Err(FactsError::ShardName {
+                path: path.into(),
+                shard,
+            });
+        }
+        Ok((tensor, model_dir.join(shard)))
+    };
+    index.weight_map.into_iter().map(resolve).collect()
+}
+
+/// A mapped safetensors file whose header fits its length.
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the tensors' data begins.
+    data_start: usize,
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self, FactsError> {
+        let map = map_file(path)?;
+        if let Some(bad) = first_bad_tensor(&map) {
+            return Err(FactsError::HeaderTensor {
+                path: path.into(),
+                tensor: bad.name,
+                problem: bad.problem,
+            });
+        }
+        let (header_len, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|source| FactsError::Header {
+                path: path.into(),
+                source,
+            })?;
+        Ok(Self {
+            path: path.into(),
+            map,
+            metadata,
+            data_start: LENGTH_BYTES + header_len,
+        })
+    }
+
+    /// What the header says of a tensor, checked against the model's configuration.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Dtype), FactsError> {
+        let path = || self.path.clone();
+        let tensor = || name.to_owned();
+        let info = self
+            .metadata
+            .info(name)
+            .ok_or_else(|| missing(&self.path, name, &self.metadata.offset_keys()))?;
+        let dtype = self.dtype_of(name, info)?;
+        if info.shape != shape {
+            return Err(FactsError::TensorShape {
+                path: path(),
+                tensor: tensor(),
+                expected: shape.into(),
+                got: info.shape.clone(),
+            });
+        }
+        Ok((info, dtype))
+    }
+
+    fn dtype_of(&self, name: &str, info: &TensorInfo) -> Result<Dtype, FactsError> {
+        let has = |name: &str| self.metadata.info(name).is_some();
+        match (dtype_of(info.dtype), quantised_by(name, has)) {
+            (Some(dtype), None) => Ok(dtype),
+            (_, Some(scheme)) => Err(FactsError::QuantisedTensor {
+                path: self.path.clone(),
+                tensor: name.into(),
+                scheme,
+            }),
+            (None, None) => Err(FactsError::TensorDtype {
+                path: self.path.clone(),
+                tensor: name.into(),
+                got: info.dtype.to_string(),
+            }),
+        }
+    }
+
+    /// The bytes of a tensor; the header was checked against the file's length.
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        &self.map[self.data_start + start..self.data_start + end]
+    }
+}
+
+fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
+    match dtype {
+        safetensors::Dtype::F32 => Some(Dtype::Float32),
+        safetensors::Dtype::BF16 => Some(Dtype::BFloat16),
+        safetensors::Dtype::F16 => Some(Dtype::Float16),
+        _ => None,
+    }
+}
+
+/// A tensor as it stands in its file.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredTensor<'a> {
+    /// Its numbers, little-endian, row by row.
+    pub bytes: &'a [u8],
+    /// What they are.
+    pub dtype: Dtype,
+}
+
+/// The tensors of a model folder.
+pub struct Weights {
+    source: Source,
+    /// Shards opened so far: those that hold only later layers are never opened.
+    shards: HashMap<PathBuf, Shard>,
+}
+
+impl Weights {
+    /// Finds the files of a model, and opens them where there is one.
+    ///
+    /// # Errors
+    /// No files, or a header or index that cannot be read.
+    pub fn open(model_dir: &Path) -> Result<Self, FactsError> {
+        let source = Source::find(model_dir)?;
+        let mut shards = HashMap::new();
+        if let Source::Single(path) = &source {
+            shards.insert(path.clone(), Shard::open(path)?);
+        }
+        Ok(Self { source, shards })
+    }
+
+    /// Whether there is a tensor called `name`, by header or index.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Single(path) => self.shards[path].metadata.info(name).is_some(),
+            Source::Sharded { weight_map, .. } => weight_map.contains_key(name),
+        }
+    }
+
+    /// The names of all tensors, in order, by header or index.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.source {
+            Source::Single(path) => self.shards[path].metadata.offset_keys(),
+            Source::Sharded { weight_map, .. } => weight_map.keys().cloned().collect(),
+        };
+        names.sort_unstable();
+        names
+    }
+
+    /// The dtype in which a tensor is stored.
+    ///
+    /// # Errors
+    /// As [`Weights::stored`].
+    pub fn stored_dtype(&mut self, spec: &TensorSpec) -> Result<Dtype, FactsError> {
+        let shard = self.shard_of(&spec.name)?;
+        shard.check(&spec.name, &spec.shape).map(|(_, dtype)| dtype)
+    }
+
+    /// Checks presence, shape and dtype of a tensor by its header alone.
+    ///
+    /// # Errors
+    /// As [`Weights::stored`].
+    pub fn check(&mut self, spec: &TensorSpec) -> Result<(), FactsError> {
+        self.stored_dtype(spec).map(|_| ())
+    }
+
+    /// A tensor as it stands in its file, checked by its header.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a tensor that is missing or wrong.
+    pub fn stored(&mut self, spec: &TensorSpec) -> Result<StoredTensor<'_>, FactsError> {
+        let shard = self.shard_of(&spec.name)?;
+        let (info, dtype) = shard.check(&spec.name, &spec.shape)?;
+        Ok(StoredTensor {
+            bytes: shard.bytes(info),
+            dtype,
+        })
+    }
+
+    fn shard_of(&mut self, name: &str) -> Result<&Shard, FactsError> {
+        let path = match &self.source {
+            Source::Single(path) => path,
+            Source::Sharded { index, weight_map } => {
+                let names = || weight_map.keys().cloned().collect::<Vec<_>>();
+                weight_map
+                    .get(name)
+                    .ok_or_else(|| missing(index, name, &names()))?
+            }
+        };
+        if !self.shards.contains_key(path) {
+            let shard = Shard::open(path).map_err(|error| error.in_shard_of(name))?;
+            self.shards.insert(path.clone(), shard);
+        }
+        Ok(&self.shards[path])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TinyModel, tiny_llama};
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
+    use safetensors::SafeTensorError;
+
+    /// The error of a model whose weights are `bytes`; it names the file.
+    fn failure(bytes: &[u8]) -> FactsError {
+        let model = TinyModel::copy();
+        std::fs::write(model.weights(), bytes).unwrap();
+        let error = Weights::open(model.dir()).err().unwrap();
+        let path = model.weights();
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+        error
+    }
+
+    fn header_failure(bytes: &[u8]) -> SafeTensorError {
+        match failure(bytes) {
+            FactsError::Header { source, .. } => source,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn bad_tensor(bytes: &[u8]) -> String {
+        match failure(bytes) {
+            FactsError::HeaderTensor { tensor, .. } => tensor,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_header(header: &str, n_data_bytes: usize) -> Vec<u8> {
+        let length = (header.len() as u64).to_le_bytes();
+        [length.as_slice(), header.as_bytes(), &vec![0; n_data_bytes]].concat()
+    }
+
+    #[test]
+    fn truncated_files() {
+        let whole = std::fs::read(tiny_llama().join("model.safetensors")).unwrap();
+        // The data of the last tensor, in its order on disk.
+        assert_eq!(bad_tensor(&whole[..whole.len() - 1]), "model.norm.weight");
+        let cut_header = header_failure(&whole[..100]);
+        assert!(
+            matches!(cut_header, SafeTensorError::InvalidHeaderLength),
+            "{cut_header:?}"
+        );
+        for bytes in [&whole[..7], &[]] {
+            let cut_length = header_failure(bytes);
+            assert!(
+                matches!(cut_length, SafeTensorError::HeaderTooSmall),
+                "{cut_length:?}"
+            );
+        }
+        let longer = header_failure(&[whole.as_slice(), b"x"].concat());
+        assert!(
+            matches!(longer, SafeTensorError::MetadataIncompleteBuffer),
+            "{longer:?}"
+        );
+    }
+
+    #[test]
+    fn hostile_header_lengths() {
+        let longer_than_file = header_failure(&[1000_u64.to_le_bytes(), [b'{'; 8]].concat());
+        assert!(matches!(
+            longer_than_file,
+            SafeTensorError::InvalidHeaderLength
+        ));
+        let enormous = header_failure(&[u64::MAX.to_le_bytes(), [b'{'; 8]].concat());
+        assert!(
+            matches!(enormous, SafeTensorError::HeaderTooLarge),
+            "{enormous:?}"
+        );
+    }
+
+    fn entry(shape: &str, start: u64, end: u64) -> String {
+        format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{end}]}}"#)
+    }
+
+    #[test]
+    fn hostile_headers_name_the_tensor() {
+        let one = |tensor: String| format!(r#"{{"a":{tensor}}}"#);
+        let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
+        for (header, tensor) in [
+            // Ends behind the file, begins behind its end, other length than the shape's.
+            (one(entry("[4]", 0, 16)), "a"),
+            (one(entry("[1]", 8, 4)), "a"),
+            (one(entry("[3]", 0, 8)), "a"),
+            // Overlapping, and with a gap.
+            (two(entry("[2]", 0, 8), entry("[1]", 4, 8)), "b"),
+            (two(entry("[1]", 0, 4), entry("[1]", 8, 12)), "b"),
+            // Shapes whose product overflows.
+            (one(entry("[4294967296,4294967296]", 0, 8)), "a"),
+        ] {
+            assert_eq!(bad_tensor(&with_header(&header, 8)), tensor, "{header}");
+        }
+        let no_json = header_failure(&with_header("not JSON", 8));
+        assert!(matches!(
+            no_json,
+            SafeTensorError::InvalidHeaderDeserialization(_)
+        ));
+    }
+
+    /// Sixteen tensors that end where 64 bits do: `safetensors` adds the header's length to that.
+    #[test]
+    fn offsets_up_to_the_last_number() {
+        let step = 1_u64 << 60;
+        let entries = (0..16).map(|i| {
+            let n_bytes = if i < 15 { step } else { step - 4 };
+            let shape = format!("[{}]", n_bytes / 4);
+            let start = i * step;
+            format!(r#""t{i:02}":{}"#, entry(&shape, start, start + n_bytes))
+        });
+        let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+        assert_eq!(bad_tensor(&with_header(&header, 8)), "t00");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_index_of_shards_in_the_folder_or_an_error(index in any_bytes(vec![
+            br#"{"metadata": {"total_size": 8}, "weight_map": {"a": "x.safetensors", "b": "y"}}"#.to_vec(),
+            br#"{"weight_map": {"a": "../x", "b": "/etc/passwd", "c": ".."}}"#.to_vec(),
+        ])) {
+            let folder = tempfile::tempdir().unwrap();
+            for name in ["x.safetensors", "y"] {
+                std::fs::write(folder.path().join(name), with_header("{}", 0)).unwrap();
+            }
+            std::fs::write(folder.path().join(INDEX_FILE), index).unwrap();
+            for file in safetensors_files(folder.path()).into_iter().flatten() {
+                prop_assert_eq!(file.parent(), Some(folder.path()));
+            }
+            if let Ok(mut weights) = Weights::open(folder.path()) {
+                for name in weights.names() {
+                    let spec = TensorSpec { name, shape: vec![2] };
+                    prop_assert!(weights.stored(&spec).is_err());
+                }
+            }
+        }
+    }
+}
