@@ -2,13 +2,13 @@
 
 use crate::common::{Outcome, Workspace, fixture, text};
 use ::hub::testing::HubServer;
+use lm::{LanguageModel, LoadOptions, Taps};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use train::data::Tokenizer;
-use train::lm::{LanguageModel, LoadOptions, Taps};
 
 const TEXTS: [&str; 2] = ["Call me Ishmael.", "Some years ago, never mind how long"];
 

@@ -11,12 +11,12 @@ use crate::table;
 use args::EncodeArgs;
 use indicatif::ProgressBar;
 use plan::{TrainConfig, apply_overrides};
+use sae_files::FoundSae;
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
 use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use train::sae::FoundSae;
 use train::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, TrainError};
 
 /// Encodes and writes the file.

@@ -16,12 +16,12 @@ use plan::Order;
 use plan::runs_layout;
 use plan::runs_layout::DATABASE;
 use plan::{TrainConfig, apply_overrides};
+use sae_files::FoundSae;
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
-use train::sae::FoundSae;
 use train::{EvalRequest, EvalSae, Evaluated, TrainError};
 
 /// Sequences in a forward pass at most, where nobody says.
@@ -50,7 +50,7 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
 
 /// Evaluates the SAEs of a folder.
 fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
-    let saes = train::find_saes(Path::new(&args.target)).map_err(TrainError::from)?;
+    let saes = sae_files::find_saes(Path::new(&args.target)).map_err(TrainError::from)?;
     let missing = |option: &str| {
         let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
         CliError::input(message).with_hint(

@@ -5,9 +5,9 @@ use files::bound;
 use plan::Order;
 use plan::TrainConfig;
 use plan::runs_layout::ORDER;
+use sae_files::FoundSae;
 use std::path::Path;
 use store::{CheckpointRow, JobDetails};
-use train::sae::FoundSae;
 
 /// The settings of a job.
 ///

@@ -9,10 +9,10 @@ use crate::runs_folder::RunsFolder;
 use crate::table;
 use args::RunOptions;
 use plan::runs_layout;
+use sae_files::{FilesError, check_sae};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
-use train::sae::{LoadOptions, Sae, SaeError};
 
 /// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
 /// left to do.
@@ -101,11 +101,11 @@ async fn queue_lost(
     Ok(!lost.is_empty())
 }
 
-/// Checks that all SAEs of a job are in its folder, and whole. Weights are mapped, not read.
-fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), SaeError> {
+/// Checks that all SAEs of a job are in its folder, and whole.
+fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), FilesError> {
     let saes = job.saes.iter();
     saes.map(|sae| dir.join(&sae.name))
-        .try_for_each(|dir| Sae::load_from_disk(&dir, LoadOptions::default()).map(drop))
+        .try_for_each(|dir| check_sae(&dir))
 }
 
 /// Takes in what workers wrote of a stream, and says what of it cannot be read.

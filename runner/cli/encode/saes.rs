@@ -9,11 +9,11 @@ use crate::table;
 use args::EncodeArgs;
 use plan::runs_layout::DATABASE;
 use plan::{TrainConfig, fnmatch, nearest};
+use sae_files::{FilesError, FoundSae, HubSaes, find_saes};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use store::Store;
 use train::TrainError;
-use train::sae::{FoundSae, HubSaes, SaeError};
 
 /// SAEs that are on this machine, and what is known of their training.
 pub(super) struct SaesToUse {
@@ -44,7 +44,7 @@ impl SaesToUse {
     }
 
     fn of_folder(target: &str) -> Result<Self, CliError> {
-        let found = train::find_saes(Path::new(target)).map_err(TrainError::from)?;
+        let found = find_saes(Path::new(target)).map_err(TrainError::from)?;
         Ok(Self::without_job(target, found))
     }
 
@@ -114,7 +114,7 @@ impl SaesToUse {
 
     fn none_matches(&self, pattern: &str) -> CliError {
         let names = self.found.iter().map(|sae| sae.name.as_str());
-        let error = SaeError::NoSuchSae {
+        let error = FilesError::NoSuchSae {
             place: self.target.clone(),
             wanted: pattern.into(),
             nearest: nearest(pattern, names, 3),
@@ -157,6 +157,6 @@ impl SaesToUse {
     }
 }
 
-fn of_hub(error: SaeError) -> CliError {
+fn of_hub(error: FilesError) -> CliError {
     TrainError::from(error).into()
 }

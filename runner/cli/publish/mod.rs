@@ -20,13 +20,13 @@ use indicatif::ProgressBar;
 use plan::Order;
 use plan::runs_layout::DATABASE;
 use public::PublicJob;
+use sae_files::SaeLensMetadata;
 use selection::Chosen;
 use staging::Staging;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
 use train::Layout;
-use train::sae::SaeLensMetadata;
 
 /// The model card's name in a repository.
 const CARD: &str = "README.md";

@@ -3,7 +3,7 @@
 use super::selection::Chosen;
 use plan::Order;
 use plan::TrainConfig;
-use train::sae::{SaeLensMetadata, transformer_lens_name};
+use sae_files::{SaeLensMetadata, transformer_lens_name};
 
 /// Where and how an SAE was trained. `order`: what its worker was told last, where that is still there.
 pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadata {

@@ -13,7 +13,8 @@
 //! - `linear_params`: how many weights `--load-in-8bit` holds in one byte each.
 #![expect(clippy::print_stdout, reason = "the example's result")]
 
-use sae_run_lm::{Dtype, LanguageModel, LoadOptions};
+use plan::Dtype;
+use sae_run_lm::{LanguageModel, LoadOptions};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,8 @@
 //! JSON with the pass's wall time `wall_s` and the root mean square `rms` of its output.
 #![expect(clippy::print_stdout, reason = "answers to the driver")]
 
-use sae_run_lm::{Dtype, LanguageModel, LoadOptions, Taps};
+use plan::Dtype;
+use sae_run_lm::{LanguageModel, LoadOptions, Taps};
 use serde_json::json;
 use std::error::Error;
 use std::path::Path;

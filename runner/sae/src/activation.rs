@@ -3,39 +3,37 @@
 use crate::{Activation, Encoded, SaeError};
 use tch::{Kind, Tensor};
 
-impl Activation {
-    /// The active latents of each token: `k`, or where that is no limit, as many as the token has that
-    /// has the most of them. `pre_acts`: `[n_tokens, num_latents]`; `threshold`: `[num_latents]`.
-    ///
-    /// ReLU is applied to what is selected: where fewer than `k` are positive, the choice among the
-    /// others makes no difference.
-    ///
-    /// # Errors
-    /// A `k` that does not divide the number of latents into groups, or want of memory.
-    pub(crate) fn select(
-        self,
-        pre_acts: &Tensor,
-        k: usize,
-        threshold: Option<&Tensor>,
-    ) -> Result<Encoded, SaeError> {
-        let k = k as i64;
-        let (mut selected, latent_indices) = match self {
-            Self::TopK => pre_acts.f_topk(k, -1, true, false)?,
-            Self::GroupMax => {
-                let n_in_group = pre_acts.size()[1] / k;
-                let groups = pre_acts.f_unflatten(1, [k, n_in_group])?;
-                let (largest, place_in_group) = groups.f_max_dim(-1, false)?;
-                let options = (Kind::Int64, pre_acts.device());
-                let first = Tensor::f_arange_start_step(0, k * n_in_group, n_in_group, options)?;
-                (largest, place_in_group.f_add(&first)?)
-            }
-            Self::Relu | Self::JumpRelu => return all_above(pre_acts, threshold),
-        };
-        Ok(Encoded {
-            latent_acts: selected.f_relu_()?,
-            latent_indices,
-        })
-    }
+/// The active latents of each token: `k`, or where that is no limit, as many as the token has that
+/// has the most of them. `pre_acts`: `[n_tokens, num_latents]`; `threshold`: `[num_latents]`.
+///
+/// ReLU is applied to what is selected: where fewer than `k` are positive, the choice among the
+/// others makes no difference.
+///
+/// # Errors
+/// A `k` that does not divide the number of latents into groups, or want of memory.
+pub(crate) fn select(
+    activation: Activation,
+    pre_acts: &Tensor,
+    k: usize,
+    threshold: Option<&Tensor>,
+) -> Result<Encoded, SaeError> {
+    let k = k as i64;
+    let (mut selected, latent_indices) = match activation {
+        Activation::TopK => pre_acts.f_topk(k, -1, true, false)?,
+        Activation::GroupMax => {
+            let n_in_group = pre_acts.size()[1] / k;
+            let groups = pre_acts.f_unflatten(1, [k, n_in_group])?;
+            let (largest, place_in_group) = groups.f_max_dim(-1, false)?;
+            let options = (Kind::Int64, pre_acts.device());
+            let first = Tensor::f_arange_start_step(0, k * n_in_group, n_in_group, options)?;
+            (largest, place_in_group.f_add(&first)?)
+        }
+        Activation::Relu | Activation::JumpRelu => return all_above(pre_acts, threshold),
+    };
+    Ok(Encoded {
+        latent_acts: selected.f_relu_()?,
+        latent_indices,
+    })
 }
 
 /// All latents above zero and, where there is one, above `threshold`; and those that are no number, so
@@ -72,7 +70,7 @@ mod tests {
         let Encoded {
             latent_acts,
             latent_indices,
-        } = activation.select(&latents, k, None).unwrap();
+        } = select(activation, &latents, k, None).unwrap();
         let entry = |token, place| {
             let at = [token, place];
             (
@@ -112,7 +110,7 @@ mod tests {
         let pre_acts = Tensor::from_slice(&rows).view([3, 3]);
         let acts = |activation: Activation, threshold: Option<&[f32]>| {
             let threshold = threshold.map(Tensor::from_slice);
-            let encoded = activation.select(&pre_acts, 3, threshold.as_ref()).unwrap();
+            let encoded = select(activation, &pre_acts, 3, threshold.as_ref()).unwrap();
             let dense = Tensor::zeros([3, 3], (Kind::Float, tch::Device::Cpu));
             let dense = dense.scatter(1, &encoded.latent_indices, &encoded.latent_acts);
             let numbers = Vec::<f32>::try_from(dense.flatten(0, 1)).unwrap();
@@ -124,7 +122,7 @@ mod tests {
         // A threshold below zero is none.
         let (_, jumprelu) = acts(Activation::JumpRelu, Some(&[1.0, -5.0, 2.0]));
         assert_eq!(jumprelu, "[0.0, 0.0, 3.0, 0.0, 0.0, 0.0, NaN, 0.5, 0.0]");
-        let none = Activation::Relu.select(&pre_acts.narrow(0, 0, 0), 3, None);
+        let none = select(Activation::Relu, &pre_acts.narrow(0, 0, 0), 3, None);
         assert_eq!(none.unwrap().latent_acts.size(), [0, 1]);
     }
 }

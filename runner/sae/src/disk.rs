@@ -3,32 +3,11 @@
 
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::mapped::MappedFile;
-use crate::model::check_sizes;
-use crate::{LoadOptions, Sae, SaeConfig, SaeError, saelens};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use crate::{LoadOptions, Sae, SaeError, saelens};
+use sae_files::{CONFIG_FILE, SaeConfig, WEIGHTS_FILE, is_saelens_folder};
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-
-/// Name of the settings' file.
-pub const CONFIG_FILE: &str = "cfg.json";
-/// Name of the weights' file.
-pub const WEIGHTS_FILE: &str = "sae.safetensors";
-
-/// The weights of every SAE.
-const WEIGHTS: [&str; 4] = ["encoder.weight", "encoder.bias", "W_dec", "b_dec"];
-
-/// Longest `cfg.json` that is read.
-pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
-
-/// What `cfg.json` holds, with what sparsify's predecessor knew and sparsify ignores.
-#[derive(Deserialize)]
-struct ConfigOnDisk {
-    #[serde(flatten)]
-    cfg: SaeConfig,
-    signed: Option<bool>,
-}
 
 impl Sae {
     /// Writes `cfg.json` and `sae.safetensors` into `dir`, each beside its place and then renamed.
@@ -67,7 +46,7 @@ impl Sae {
     /// SAE has, or a setting of another kind of SAE.
     pub fn load_from_disk(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self, SaeError> {
         let options = options.into();
-        match saelens::is_folder(dir) {
+        match is_saelens_folder(dir) {
             true => saelens::load(dir, &options),
             false => load(dir, &options),
         }
@@ -76,23 +55,11 @@ impl Sae {
 
 /// Reads a folder in sparsify's layout.
 fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
-    let path = dir.join(CONFIG_FILE);
-    let ConfigOnDisk { cfg, signed } = read_config(&path)?;
-    if signed == Some(true) {
-        return Err(SaeError::Unsupported {
-            path,
-            key: "signed",
-            value: "true".into(),
-            why: "its latents may be negative",
-        });
-    }
+    let cfg = SaeConfig::of_folder(dir)?;
     let file = MappedFile::open(&dir.join(WEIGHTS_FILE))?;
-    check_sizes(&cfg)?;
     let [num_latents, d_in, d_out] =
         [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
-    let skip = cfg.skip_connection.then_some("W_skip");
-    let used: Vec<_> = WEIGHTS.into_iter().chain(skip).collect();
-    file.refuse_others(&used)?;
+    file.refuse_others(&cfg.tensors())?;
     let encoder_weight = file.weights("encoder.weight", &[num_latents, d_in])?;
     let kind = options.kind.unwrap_or(encoder_weight.kind());
     let take = |tensor, expected: &[i64]| {
@@ -126,19 +93,11 @@ pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tenso
     Ok(Tensor::f_zeros([0, d_out], (kind, device))?)
 }
 
-/// Reads a `cfg.json`, which comes from anybody.
-pub(crate) fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, SaeError> {
-    let text = files::read(path, MAX_CONFIG_BYTES).map_err(SaeError::io("read", path))?;
-    files::from_json(&text).map_err(|source| SaeError::Config {
-        path: path.into(),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::noise;
+    use sae_files::FilesError;
     use tch::Tensor;
     use tempfile::tempdir;
 
@@ -203,20 +162,26 @@ mod tests {
     fn damage_is_told_apart() {
         let dir = tempdir().unwrap();
         let load = || Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-        assert!(matches!(load(), SaeError::Io { .. }), "nothing there");
+        assert!(
+            matches!(load(), SaeError::Files(FilesError::Io { .. })),
+            "nothing there"
+        );
         sae().save_to_disk(dir.path()).unwrap();
         let weights = dir.path().join(WEIGHTS_FILE);
         let whole = fs::read(&weights).unwrap();
         fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-        assert!(matches!(load(), SaeError::BadTensor { .. }), "truncated");
+        assert!(
+            matches!(load(), SaeError::Files(FilesError::BadTensor { .. })),
+            "truncated"
+        );
         let b_dec = Tensor::zeros([4], (Kind::Float, Device::Cpu));
         write_safetensors(&[("b_dec", &b_dec)], &weights).unwrap();
         assert!(matches!(
             load(),
-            SaeError::MissingTensor {
+            SaeError::Files(FilesError::MissingTensor {
                 tensor: "encoder.weight",
                 ..
-            }
+            })
         ));
         fs::write(&weights, &whole).unwrap();
         let cfg = SaeConfig {
@@ -230,13 +195,16 @@ mod tests {
         .unwrap();
         assert!(matches!(
             load(),
-            SaeError::Shape {
+            SaeError::Files(FilesError::Shape {
                 tensor: "encoder.weight",
                 ..
-            }
+            })
         ));
         fs::write(dir.path().join(CONFIG_FILE), b"{}").unwrap();
-        assert!(matches!(load(), SaeError::Config { .. }), "no d_in");
+        assert!(
+            matches!(load(), SaeError::Files(FilesError::Config { .. })),
+            "no d_in"
+        );
     }
 
     #[test]
@@ -247,7 +215,10 @@ mod tests {
             sae().save_to_disk(dir.path()).unwrap();
             fs::write(dir.path().join(file), pointer).unwrap();
             let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-            assert!(matches!(error, SaeError::Io { .. }), "{error:?}");
+            assert!(
+                matches!(error, SaeError::Files(FilesError::Io { .. })),
+                "{error:?}"
+            );
             assert_eq!(error.hint().unwrap(), files::LFS_HINT);
         }
     }
@@ -263,8 +234,7 @@ mod tests {
             all.push((tensor, &more));
             write_safetensors(&all, &dir.path().join(WEIGHTS_FILE)).unwrap();
             let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-            let named =
-                matches!(&error, SaeError::UnusedTensors { tensors, .. } if tensors == &[tensor]);
+            let named = matches!(&error, SaeError::Files(FilesError::UnusedTensors { tensors, .. }) if tensors == &[tensor]);
             assert!(named, "{error:?}");
         }
     }

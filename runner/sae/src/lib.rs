@@ -37,23 +37,21 @@
 //! - `model.rs`: the SAE; `activation.rs`, `objective/`: one small file or arm for each kind
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
 //! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
-//! - `from_hub.rs`: SAEs of the Hub; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`: weights in their file;
-//!   `hook_names.rs`: hookpoints as others name them
+//! - `from_hub.rs`: SAEs of the Hub; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`: weights in their file
+//!
+//! What needs no weights is in the crate `sae_files`: settings, folders, repositories, names of hookpoints.
 
 mod activation;
 #[cfg(test)]
 mod any_bytes;
 mod atomic_file;
-mod config;
 mod disk;
 mod error;
-mod folders;
 mod from_hub;
 mod generator;
 #[cfg(test)]
 mod golden;
 mod gradient;
-mod hook_names;
 mod kernels;
 mod mapped;
 mod model;
@@ -70,18 +68,16 @@ pub use hub;
 pub use atomic_file::{
     check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
 };
-pub use config::{Activation, SaeConfig};
-pub use disk::{CONFIG_FILE, WEIGHTS_FILE};
 pub use error::SaeError;
-pub use folders::{FoundSae, TrainedOn, find_saes};
-pub use from_hub::HubSaes;
 pub use generator::with_seed;
 pub use gradient::{Gradients, Pass};
-pub use hook_names::{resolve_hookpoint, transformer_lens_name};
 pub use kernels::{Signum, moments, signum};
 pub use model::{Encoded, Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;
-pub use saelens::{SaeLensMetadata, WEIGHTS_FILE as SAELENS_WEIGHTS_FILE};
+pub use sae_files::{
+    Activation, CONFIG_FILE, FoundSae, HubSaes, SAELENS_WEIGHTS_FILE, SaeConfig, SaeLensMetadata,
+    TrainedOn, WEIGHTS_FILE, find_saes, resolve_hookpoint, transformer_lens_name,
+};
 pub use safetensors_file::SafetensorsHeader;
 pub use sparse::{SparseBackward, SparseGradients, VectorGradients};

@@ -4,75 +4,38 @@
 
 use crate::SaeError;
 use crate::safetensors_file::ALIGNMENT;
-use serde::Deserialize;
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use sae_files::{Header, Width};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
-
-/// Bytes of the header's length, at the start of the file.
-const LENGTH_BYTES: u64 = size_of::<u64>() as u64;
-
-/// The longest header that Python's library reads.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// The entry of a header that is no tensor.
-const METADATA: &str = "__metadata__";
 
 /// A safetensors file whose header fits its length.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
-    path: PathBuf,
+    header: Header,
     /// All bytes of the file; `None`: it has no data.
     bytes: Option<Tensor>,
-    /// Where the tensors' data begins.
-    data_start: u64,
-    entries: BTreeMap<String, Entry>,
-}
-
-/// What the header says of a tensor.
-#[derive(Debug, Deserialize)]
-struct Entry {
-    dtype: String,
-    shape: Vec<u64>,
-    /// Within the data.
-    data_offsets: (u64, u64),
 }
 
 impl MappedFile {
     /// Maps a file and checks its header: no tensor lies outside the data or over another.
     pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
-        let file = files::open(path).map_err(SaeError::io("read", path))?;
-        let n_bytes = file.metadata().map_err(SaeError::io("read", path))?.len();
-        let (entries, data_start) = read_header(path, &file, n_bytes)?;
-        check_offsets(path, &entries, n_bytes - data_start)?;
-        let bytes = (n_bytes > data_start).then(|| map(path, n_bytes));
+        let header = Header::open(path)?;
+        let n_bytes = header.n_bytes();
+        let bytes = (n_bytes > header.data_start()).then(|| map(path, n_bytes));
         Ok(Self {
-            path: path.into(),
+            header,
             bytes: bytes.transpose()?,
-            data_start,
-            entries,
         })
     }
 
     pub(crate) fn has(&self, tensor: &str) -> bool {
-        self.entries.contains_key(tensor)
+        self.header.has(tensor)
     }
 
     /// Refuses a file with other tensors than those called `used`: without them the SAE would compute
     /// something else than it was trained to.
     pub(crate) fn refuse_others(&self, used: &[&str]) -> Result<(), SaeError> {
-        let is_unused = |name: &&String| !used.contains(&name.as_str());
-        let unused: Vec<String> = self.entries.keys().filter(is_unused).cloned().collect();
-        match unused.is_empty() {
-            true => Ok(()),
-            false => Err(SaeError::UnusedTensors {
-                path: self.path.clone(),
-                tensors: unused,
-            }),
-        }
+        Ok(self.header.refuse_others(used)?)
     }
 
     /// The weights called `tensor`, of the shape `expected`, on the CPU and as the file has them.
@@ -81,141 +44,20 @@ impl MappedFile {
         tensor: &'static str,
         expected: &[i64],
     ) -> Result<Tensor, SaeError> {
-        let path = || self.path.clone();
-        let entry = self.entries.get(tensor);
-        let entry = entry.ok_or_else(|| SaeError::MissingTensor {
-            path: path(),
-            tensor,
-        })?;
-        let (kind, _) = entry.kind().ok_or_else(|| SaeError::Dtype {
-            path: path(),
-            tensor,
-            got: entry.dtype.clone(),
-        })?;
-        let got: Vec<i64> = entry.shape.iter().map(|&n| n as i64).collect();
-        if got != expected {
-            let expected = expected.to_vec();
-            return Err(SaeError::Shape {
-                path: path(),
-                tensor,
-                expected,
-                got,
-            });
-        }
-        let (start, end) = entry.data_offsets;
+        let entry = self.header.weights(tensor, expected)?;
+        let kind = match entry.width {
+            Width::F64 => Kind::Double,
+            Width::F32 => Kind::Float,
+            Width::F16 => Kind::Half,
+            Width::BF16 => Kind::BFloat16,
+        };
         Ok(match &self.bytes {
-            Some(bytes) if end > start => {
-                let start = (self.data_start + start) as i64;
-                let bytes = bytes.f_narrow(0, start, (end - entry.data_offsets.0) as i64)?;
-                viewed(&bytes, start, kind)?.f_view(expected)?
+            Some(bytes) if entry.n_bytes > 0 => {
+                let bytes = bytes.f_narrow(0, entry.start as i64, entry.n_bytes as i64)?;
+                viewed(&bytes, entry.start as i64, kind)?.f_view(expected)?
             }
             _ => Tensor::f_zeros(expected, (kind, Device::Cpu))?,
         })
-    }
-}
-
-impl Entry {
-    /// The kind of weights, and the bytes of a number.
-    fn kind(&self) -> Option<(Kind, u64)> {
-        match self.dtype.as_str() {
-            "F64" => Some((Kind::Double, 8)),
-            "F32" => Some((Kind::Float, 4)),
-            "F16" => Some((Kind::Half, 2)),
-            "BF16" => Some((Kind::BFloat16, 2)),
-            _ => None,
-        }
-    }
-
-    /// What is wrong with the place of a tensor; `next`: where the one before it ends.
-    fn problem(&self, next: u64, n_data_bytes: u64) -> Option<String> {
-        let (start, end) = self.data_offsets;
-        if start > end || end > n_data_bytes {
-            return Some(format!(
-                "lies at bytes {start} to {end} of the data, of which there are {n_data_bytes}"
-            ));
-        }
-        if start != next {
-            return Some(format!(
-                "begins at byte {start} of the data, where byte {next} is the next"
-            ));
-        }
-        // Of other kinds, no tensor is asked for.
-        let (_, n_bytes_each) = self.kind()?;
-        let n_numbers = self
-            .shape
-            .iter()
-            .try_fold(1, |n: u64, &of| n.checked_mul(of));
-        match n_numbers.and_then(|n| n.checked_mul(n_bytes_each)) {
-            Some(expected) if expected == end - start => None,
-            _ => Some(format!(
-                "has {} bytes, which its shape {:?} and dtype {} do not give",
-                end - start,
-                self.shape,
-                self.dtype
-            )),
-        }
-    }
-}
-
-/// The entries of the header, and where the data begins.
-fn read_header(
-    path: &Path,
-    mut file: &File,
-    n_bytes: u64,
-) -> Result<(BTreeMap<String, Entry>, u64), SaeError> {
-    let no_file = |problem: String| SaeError::NoSafetensors {
-        path: path.into(),
-        problem,
-    };
-    let mut length = [0; LENGTH_BYTES as usize];
-    if n_bytes < LENGTH_BYTES {
-        return Err(no_file("it is shorter than the length of a header".into()));
-    }
-    let read = file.read_exact(&mut length);
-    read.map_err(SaeError::io("read", path))?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER_BYTES.min(n_bytes - LENGTH_BYTES) {
-        return Err(no_file(format!("its header shall have {length} bytes")));
-    }
-    let mut header = vec![0; length as usize];
-    let read = file.read_exact(&mut header);
-    read.map_err(SaeError::io("read", path))?;
-    let mut header: Map<String, Value> =
-        serde_json::from_slice(&header).map_err(|error| no_file(error.to_string()))?;
-    header.remove(METADATA);
-    let entry = |(tensor, entry)| match serde_json::from_value(entry) {
-        Ok(entry) => Ok((tensor, entry)),
-        Err(error) => Err(no_file(format!("`{tensor}` is described wrongly: {error}"))),
-    };
-    let entries = header.into_iter().map(entry).collect::<Result<_, _>>()?;
-    Ok((entries, LENGTH_BYTES + length))
-}
-
-fn check_offsets(
-    path: &Path,
-    entries: &BTreeMap<String, Entry>,
-    n_data_bytes: u64,
-) -> Result<(), SaeError> {
-    let bad = |tensor: &str, problem| SaeError::BadTensor {
-        path: path.into(),
-        tensor: tensor.into(),
-        problem,
-    };
-    let mut in_order: Vec<_> = entries.iter().collect();
-    in_order.sort_by_key(|(_, entry)| entry.data_offsets);
-    let mut next = 0;
-    for (tensor, entry) in in_order {
-        if let Some(problem) = entry.problem(next, n_data_bytes) {
-            return Err(bad(tensor, problem));
-        }
-        next = entry.data_offsets.1;
-    }
-    match next == n_data_bytes {
-        true => Ok(()),
-        false => Err(SaeError::NoSafetensors {
-            path: path.into(),
-            problem: format!("its tensors have {next} bytes, and it has {n_data_bytes}"),
-        }),
     }
 }
 
@@ -245,7 +87,9 @@ fn viewed(bytes: &Tensor, start: i64, kind: Kind) -> Result<Tensor, SaeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use sae_files::FilesError;
+    use serde_json::{Value, json};
+    use std::path::PathBuf;
 
     /// A file of `header` and `n_data_bytes` ones.
     fn file(header: &Value, n_data_bytes: usize) -> (tempfile::TempDir, PathBuf) {
@@ -272,7 +116,7 @@ mod tests {
         });
         for padding in 0..4 {
             let mut header = header.clone();
-            header[METADATA] = json!({"x": " ".repeat(padding)});
+            header["__metadata__"] = json!({"x": " ".repeat(padding)});
             let (_folder, path) = file(&header, 15);
             let mapped = MappedFile::open(&path).unwrap();
             let b_dec = mapped.weights("b_dec", &[2]).unwrap();
@@ -291,7 +135,7 @@ mod tests {
     fn numbers_begin_where_libtorch_s_own_do() {
         for padding in 0..70 {
             let header = json!({
-                METADATA: {"x": " ".repeat(padding)},
+                "__metadata__": {"x": " ".repeat(padding)},
                 "W_dec": entry("F32", &[3], 0, 12),
                 "b_dec": entry("F32", &[2], 12, 20),
             });
@@ -339,7 +183,10 @@ mod tests {
         ] {
             let (_folder, path) = file(&header, 8);
             let error = MappedFile::open(&path).unwrap_err();
-            assert!(matches!(error, SaeError::BadTensor { .. }), "{error:?}");
+            assert!(
+                matches!(error, SaeError::Files(FilesError::BadTensor { .. })),
+                "{error:?}"
+            );
             assert!(error.to_string().contains(problem), "{error}");
         }
     }
@@ -352,7 +199,10 @@ mod tests {
         for bytes in [&b""[..], b"abc", &[0xff; 64], b"\x04\0\0\0\0\0\0\0oops"] {
             std::fs::write(&path, bytes).unwrap();
             let error = MappedFile::open(&path).unwrap_err();
-            assert!(matches!(error, SaeError::NoSafetensors { .. }), "{error:?}");
+            assert!(
+                matches!(error, SaeError::Files(FilesError::NoSafetensors { .. })),
+                "{error:?}"
+            );
         }
         let (_folder, path) = file(&json!({"b_dec": entry("I64", &[1], 0, 8)}), 8);
         let error = MappedFile::open(&path)
@@ -360,7 +210,7 @@ mod tests {
             .weights("b_dec", &[1])
             .unwrap_err();
         assert!(
-            matches!(&error, SaeError::Dtype { got, .. } if got == "I64"),
+            matches!(&error, SaeError::Files(FilesError::Dtype { got, .. }) if got == "I64"),
             "{error:?}"
         );
     }

@@ -1,5 +1,6 @@
 //! The autoencoder itself: `encode`, `decode`, `forward`.
 
+use crate::activation::select;
 use crate::kernels;
 use crate::{Activation, SaeConfig, SaeError, with_seed};
 use tch::{Device, Kind, Tensor};
@@ -57,7 +58,7 @@ impl Sae {
     /// # Errors
     /// [`SaeError::Impossible`] sizes, or want of memory.
     pub fn new(cfg: SaeConfig, seed: i64, device: Device) -> Result<Self, SaeError> {
-        check_sizes(&cfg)?;
+        cfg.check_sizes()?;
         let [num_latents, d_in, d_out] =
             [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
         let encoder_weight = kaiming_uniform([num_latents, d_in], seed)?.f_to_device(device)?;
@@ -122,7 +123,7 @@ impl Sae {
     /// The active latents by the pre-activations.
     pub(crate) fn select(&self, pre_acts: &Tensor, k: usize) -> Result<Encoded, SaeError> {
         let activation = self.cfg.activation;
-        activation.select(pre_acts, k, self.threshold.as_ref())
+        select(activation, pre_acts, k, self.threshold.as_ref())
     }
 
     /// What the encoder's weights are applied to.
@@ -258,22 +259,6 @@ fn check_width(x: &Tensor, width: usize) -> Result<(), SaeError> {
     }
 }
 
-/// Checks that there can be an SAE of these sizes.
-pub(crate) fn check_sizes(cfg: &SaeConfig) -> Result<(), SaeError> {
-    let (d_in, d_out, num_latents, k) = (cfg.d_in, cfg.d_out(), cfg.resolved_num_latents(), cfg.k);
-    let is_whole = cfg.activation != Activation::GroupMax || num_latents.is_multiple_of(k.max(1));
-    let is_possible = d_in > 0 && d_out > 0 && (1..=num_latents).contains(&k) && is_whole;
-    if is_possible && (cfg.transcode || d_in == d_out) {
-        return Ok(());
-    }
-    Err(SaeError::Impossible {
-        d_in,
-        d_out,
-        num_latents,
-        k,
-    })
-}
-
 /// `torch.nn.Linear`'s default weights: `kaiming_uniform_(a = sqrt(5))`, uniform within
 /// `1 / sqrt(fan_in)`.
 fn kaiming_uniform(shape: [i64; 2], seed: i64) -> Result<Tensor, SaeError> {
@@ -288,6 +273,7 @@ fn kaiming_uniform(shape: [i64; 2], seed: i64) -> Result<Tensor, SaeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sae_files::FilesError;
 
     /// Two inputs, three latents, one active: answers can be had in the head.
     fn by_hand() -> Sae {
@@ -340,7 +326,7 @@ mod tests {
         let k_too_large = Sae::new(SaeConfig::topk(2, 3, 4), 0, Device::Cpu);
         assert!(matches!(
             k_too_large,
-            Err(SaeError::Impossible { k: 4, .. })
+            Err(SaeError::Files(FilesError::Impossible { k: 4, .. }))
         ));
         let x = Tensor::zeros([1, 3], (Kind::Float, Device::Cpu));
         assert!(matches!(

@@ -5,19 +5,15 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-pub use save::SaeLensMetadata;
-
-use crate::disk::{no_decoder, placed, read_config};
+use crate::disk::{no_decoder, placed};
 use crate::mapped::MappedFile;
-use crate::model::check_sizes;
-use crate::{Activation, CONFIG_FILE, LoadOptions, Sae, SaeConfig, SaeError};
+use crate::{LoadOptions, Sae, SaeError};
+use sae_files::FilesError;
+use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, read_config};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 use tch::{Kind, Tensor};
-
-/// Name of the weights' file.
-pub const WEIGHTS_FILE: &str = "sae_weights.safetensors";
 
 /// The weights of every SAE.
 const WEIGHTS: [&str; 4] = ["W_enc", "b_enc", "W_dec", "b_dec"];
@@ -28,7 +24,7 @@ const SCALING: &str = "scaling_factor";
 /// Smallest norm of a decoder's row that is divided by, as SAELens has it.
 const MIN_NORM: f64 = 1e-8;
 
-/// What is read of `cfg.json`. Before version 6, what is now in `metadata` stood beside the rest.
+/// What is read of `cfg.json`, beside its metadata.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -44,9 +40,6 @@ struct Config {
     apply_b_dec_to_input: Option<bool>,
     normalize_activations: Option<Value>,
     rescale_acts_by_decoder_norm: Option<bool>,
-    metadata: Map<String, Value>,
-    #[serde(flatten)]
-    others: Map<String, Value>,
 }
 
 /// What an architecture comes to.
@@ -77,29 +70,6 @@ impl Kinds {
     }
 }
 
-/// Whether `dir` is in SAELens's layout.
-pub(crate) fn is_folder(dir: &Path) -> bool {
-    dir.join(WEIGHTS_FILE).is_file() && !dir.join(crate::WEIGHTS_FILE).is_file()
-}
-
-/// The submodule that an SAE in SAELens's layout was trained on: Hugging Face's name where it has it,
-/// or else TransformerLens's.
-pub(crate) fn hook_name(dir: &Path) -> Option<String> {
-    let config = config_of(dir)?;
-    ["hf_hook_name", "hook_name", "hook_point"]
-        .into_iter()
-        .find_map(|key| config.metadata_text(key))
-}
-
-/// The language model it was trained on, as it calls it.
-pub(crate) fn model_name(dir: &Path) -> Option<String> {
-    config_of(dir)?.metadata_text("model_name")
-}
-
-fn config_of(dir: &Path) -> Option<Config> {
-    is_folder(dir).then(|| read_config(&dir.join(CONFIG_FILE)).ok())?
-}
-
 /// Reads a folder in SAELens's layout.
 pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let path = dir.join(CONFIG_FILE);
@@ -107,8 +77,8 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let kinds = config.kinds(&path)?;
     config.check(&path, kinds)?;
     let cfg = config.sae_config(&path, kinds)?;
-    check_sizes(&cfg)?;
-    let file = MappedFile::open(&dir.join(WEIGHTS_FILE))?;
+    cfg.check_sizes()?;
+    let file = MappedFile::open(&dir.join(SAELENS_WEIGHTS_FILE))?;
     file.refuse_others(&kinds.tensors())?;
     check_scaling(&path, &file, cfg.num_latents)?;
     let weights = Weights::read(
@@ -126,11 +96,6 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
 }
 
 impl Config {
-    fn metadata_text(&self, key: &str) -> Option<String> {
-        let value = self.metadata.get(key).or_else(|| self.others.get(key));
-        Some(value?.as_str()?.to_owned())
-    }
-
     fn activation_fn(&self) -> &Value {
         let named = self.activation_fn.as_ref();
         let named = named.or(self.activation_fn_str.as_ref());
@@ -352,10 +317,10 @@ fn check_scaling(path: &Path, file: &MappedFile, num_latents: usize) -> Result<(
 }
 
 fn unsupported(path: &Path, key: &'static str, value: &Value, why: &'static str) -> SaeError {
-    SaeError::Unsupported {
+    SaeError::Files(FilesError::Unsupported {
         path: path.into(),
         key,
         value: value.to_string(),
         why,
-    }
+    })
 }

@@ -12,9 +12,10 @@
 //! last of them lies behind the final norm, though, and is not what an SAE of the last block was
 //! trained on. Taps by the SAEs' names give every hookpoint as it is, blocks or not.
 
+use data::Tokenizer;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
 use sae::{Encoded, Sae};
-use sae_run_train::{FoundSae, data::Tokenizer, find_saes};
+use sae_files::{FoundSae, find_saes};
 use std::error::Error;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};

@@ -11,9 +11,6 @@ pub enum TrainError {
     /// The language model.
     #[error(transparent)]
     Lm(#[from] lm::LmError),
-    /// The files of a model.
-    #[error(transparent)]
-    Facts(#[from] facts::FactsError),
     /// The data.
     #[error(transparent)]
     Data(#[from] data::DataError),
@@ -222,6 +219,18 @@ pub enum TrainError {
     },
 }
 
+impl From<facts::FactsError> for TrainError {
+    fn from(error: facts::FactsError) -> Self {
+        Self::Lm(error.into())
+    }
+}
+
+impl From<sae_files::FilesError> for TrainError {
+    fn from(error: sae_files::FilesError) -> Self {
+        Self::Sae(error.into())
+    }
+}
+
 impl TrainError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io {
@@ -242,7 +251,6 @@ impl TrainError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Lm(error) => error.hint(),
-            Self::Facts(error) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Sae(error) => error.hint(),
             Self::Plan(error) => error.hint(),
@@ -319,8 +327,7 @@ impl TrainError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
-            Self::Facts(_)
-            | Self::Lm(_)
+            Self::Lm(_)
             | Self::Data(_)
             | Self::Plan(_)
             | Self::Finetune { .. }

@@ -93,10 +93,9 @@ pub use inputs::{
     ModelInputs, check_head, check_model, check_whole_model, digest_model, digest_saes, read_model,
 };
 pub use libtorch::Libtorch;
-pub use lm::{self, CudaStatus, LmError, init_backends};
+pub use lm::{CudaStatus, LmError, init_backends};
 pub use plan::TrainConfig;
 pub use proof::{Layout, write_proven};
-pub use sae::{self, FoundSae, WEIGHTS_FILE, find_saes};
 pub use stepper::Stepper;
 pub use stream_lock::{LockHolder, lock_stream};
 pub use trainer::Trainer;

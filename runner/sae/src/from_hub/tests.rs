@@ -1,8 +1,10 @@
 //! SAEs of a Hub on this machine.
 
 use super::*;
-use crate::{SaeConfig, SaeLensMetadata};
+use hub::HubError;
 use hub::testing::HubServer;
+use sae_files::FilesError;
+use sae_files::{CONFIG_FILE, SaeConfig, SaeLensMetadata};
 use std::fs;
 use tch::{Device, Kind};
 use tempfile::{TempDir, tempdir};
@@ -92,7 +94,7 @@ fn one_sae_of_many_is_all_that_is_downloaded() {
     Sae::load_from_hub(REPO, Some("layers.10"), offline.clone()).unwrap();
     let error = Sae::load_from_hub(REPO, Some("layers.2"), offline).unwrap_err();
     assert!(
-        matches!(&error, SaeError::Hub(hub) if matches!(**hub, HubError::NotCached { .. })),
+        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NotCached { .. })),
         "{error:?}"
     );
     assert_eq!(there.server.requests().len(), 1, "nobody was asked");
@@ -118,7 +120,10 @@ fn many_come_in_natural_order_and_as_they_are_wanted() {
     assert_eq!(names(&[]).unwrap(), ["layers.0", "layers.2", "layers.10"]);
     let error = names(&["layers.0", "layer.3"]).unwrap_err();
     let hint = error.hint().unwrap();
-    assert!(matches!(error, SaeError::NoSuchSae { .. }), "{error:?}");
+    assert!(
+        matches!(error, SaeError::Files(FilesError::NoSuchSae { .. })),
+        "{error:?}"
+    );
     assert!(hint.contains("`layers.2`"), "{hint}");
 }
 
@@ -155,7 +160,10 @@ fn a_single_sae_needs_no_name_and_several_do() {
 
     let there = There::with(as_of_eleuther().path());
     let error = load(&there, None).unwrap_err();
-    assert!(matches!(error, SaeError::SeveralSaes { .. }), "{error:?}");
+    assert!(
+        matches!(error, SaeError::Files(FilesError::SeveralSaes { .. })),
+        "{error:?}"
+    );
     assert!(error.hint().unwrap().contains("`layers.10`"));
     let error = load(&there, Some("layers.11")).unwrap_err();
     assert!(error.hint().unwrap().contains("`layers.10`"), "{error:?}");
@@ -184,12 +192,15 @@ fn a_repository_without_saes_says_what_it_has() {
     }
     let there = There::with(folder.path());
     let error = Sae::load_many(REPO, there.options()).unwrap_err();
-    assert!(matches!(error, SaeError::NoSaes { .. }), "{error:?}");
+    assert!(
+        matches!(error, SaeError::Files(FilesError::NoSaes { .. })),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("`model.safetensors`"), "{error}");
     assert!(there.downloaded().is_empty());
     let error = Sae::load_many("org/none", there.options()).unwrap_err();
     assert!(
-        matches!(&error, SaeError::Hub(hub) if matches!(**hub, HubError::NoSuchRepo { .. })),
+        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NoSuchRepo { .. })),
         "{error:?}"
     );
 }
@@ -206,7 +217,7 @@ fn paths_that_lead_elsewhere_are_refused_before_anything_is_written() {
         let there = There::with(folder.path());
         there.server.rename_file(REPO, "layers.0/cfg.json", path);
         let error = Sae::load_from_hub(REPO, Some("layers.2"), there.options()).unwrap_err();
-        let is_told = matches!(&error, SaeError::Hub(hub)
+        let is_told = matches!(&error, SaeError::Files(FilesError::Hub(hub))
             if matches!(&**hub, HubError::BadFileName { file, .. } if file == path));
         assert!(is_told, "{error:?}");
         assert!(there.downloaded().is_empty());

@@ -173,6 +173,7 @@ impl<'a> Search<'a> {
 mod tests {
     use super::*;
     use crate::Activation;
+    use crate::activation::select;
     use crate::testing::noise;
 
     /// Any processor multiplies in 16 bit, if slowly.
@@ -186,9 +187,7 @@ mod tests {
             assert_eq!(search.screened().unwrap(), n);
             let ours = search.finish().unwrap();
             let pre_acts = x.linear(&weight, Some(&bias));
-            let twin = Activation::TopK
-                .select(&pre_acts, k as usize, None)
-                .unwrap();
+            let twin = select(Activation::TopK, &pre_acts, k as usize, None).unwrap();
             let zeros = || Tensor::zeros([n, num_latents], (Kind::Float, Device::Cpu));
             let dense = |encoded: &Encoded| {
                 zeros().scatter(1, &encoded.latent_indices, &encoded.latent_acts)

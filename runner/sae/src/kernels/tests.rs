@@ -1,6 +1,7 @@
 //! Rust's kernels are their ATen twins, at all sizes.
 
 use super::*;
+use crate::activation::select;
 use crate::testing::noise;
 use crate::{Activation, Sae, SaeConfig};
 use tch::Device;
@@ -43,7 +44,7 @@ fn the_largest_of_a_product() {
         let bias = noise(&[num_latents], 3.0);
         let ours = topk_of_product(&x, (&weight, &bias), k as usize).unwrap();
         let pre_acts = x.linear(&weight, Some(&bias));
-        let twin = Activation::TopK.select(&pre_acts, k as usize, None);
+        let twin = select(Activation::TopK, &pre_acts, k as usize, None);
         let latents = |encoded: &Encoded| dense(encoded, num_latents);
         assert_close(
             "latents",
@@ -57,9 +58,7 @@ fn the_largest_of_a_product() {
 fn gradients_of_weights() {
     for (n, num_latents, d, k) in SIZES {
         let pre_acts = noise(&[n, num_latents], 1.0);
-        let encoded = Activation::TopK
-            .select(&pre_acts, k as usize, None)
-            .unwrap();
+        let encoded = select(Activation::TopK, &pre_acts, k as usize, None).unwrap();
         let grad_pre = noise(&[n, k], 2.0);
         let rows = (&noise(&[n, d], 3.0), &noise(&[n, d + 2], 4.0));
         let at_entries = (&encoded.latent_acts, &grad_pre);

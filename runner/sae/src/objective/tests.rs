@@ -1,6 +1,7 @@
 //! Gradients and terms against autograd.
 
 use super::*;
+use crate::activation::select;
 use crate::testing::noise;
 use crate::{Activation, SaeConfig};
 use tch::Device;
@@ -78,11 +79,7 @@ fn by_autograd(
             .iter()
             .fold(out, |out, w_skip| out + x.matmul(&w_skip.tr()))
     };
-    let selected = sae
-        .cfg
-        .activation
-        .select(&pre_acts.detach(), objective.k, None)
-        .unwrap();
+    let selected = select(sae.cfg.activation, &pre_acts.detach(), objective.k, None).unwrap();
     let latents = pre_acts.relu() * keep(&selected.latent_indices);
     let error = whole(&latents) - target;
     let mut loss = error.square().sum(Kind::Float);

@@ -1,8 +1,8 @@
 //! Writing SAELens's layout, as its version 6 has it.
 
-use super::WEIGHTS_FILE;
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
-use crate::{Activation, CONFIG_FILE, Sae, SaeError};
+use crate::{Sae, SaeError};
+use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeLensMetadata};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -10,24 +10,6 @@ use tch::Kind;
 
 /// The version whose form `cfg.json` has; SAELens takes one without it for an older one.
 const FORMAT_VERSION: &str = "6.0.0";
-
-/// What SAELens keeps of an SAE beside its weights. What is not known is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SaeLensMetadata {
-    /// The language model, by a name that TransformerLens or Hugging Face has.
-    pub model_name: Option<String>,
-    /// TransformerLens's name of the place it was trained on, such as `blocks.3.hook_resid_post`; see
-    /// [`transformer_lens_name`](crate::transformer_lens_name).
-    pub hook_name: Option<String>,
-    /// Hugging Face's name of it: the hookpoint.
-    pub hf_hook_name: Option<String>,
-    /// Length of the sequences it was trained on, in tokens.
-    pub context_size: Option<usize>,
-    /// The data it was trained on.
-    pub dataset_path: Option<String>,
-    /// Whether every sequence began with a BOS token.
-    pub prepend_bos: Option<bool>,
-}
 
 impl Sae {
     /// Writes `cfg.json` and `sae_weights.safetensors` into `dir`, each beside its place and then
@@ -58,7 +40,7 @@ impl Sae {
         ];
         weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
         weights.extend(self.threshold.iter().map(|own| ("threshold", own)));
-        write_safetensors(&weights, &dir.join(WEIGHTS_FILE))?;
+        write_safetensors(&weights, &dir.join(SAELENS_WEIGHTS_FILE))?;
         let cfg = self.saelens_config(architecture, metadata).to_string();
         write_file(&dir.join(CONFIG_FILE), cfg.as_bytes())?;
         sync_dir(dir)
@@ -109,7 +91,7 @@ impl Sae {
             "apply_b_dec_to_input": !self.cfg.transcode,
             "normalize_activations": "none",
             "reshape_activations": "none",
-            "metadata": metadata.json(),
+            "metadata": metadata_json(metadata),
         });
         if self.cfg.activation == Activation::TopK {
             cfg["k"] = self.cfg.k.into();
@@ -122,21 +104,19 @@ impl Sae {
     }
 }
 
-impl SaeLensMetadata {
-    fn json(&self) -> Value {
-        let mut known = json!({
-            "sae_lens_version": FORMAT_VERSION,
-            "model_name": self.model_name,
-            "hook_name": self.hook_name,
-            "hf_hook_name": self.hf_hook_name,
-            "context_size": self.context_size,
-            "dataset_path": self.dataset_path,
-            "prepend_bos": self.prepend_bos,
-        });
-        let entries = known.as_object_mut().expect("it was made as an object");
-        entries.retain(|_, value| !value.is_null());
-        // It was not SAELens that trained it; left out, it would take its own version.
-        entries.insert("sae_lens_training_version".into(), Value::Null);
-        known
-    }
+fn metadata_json(metadata: &SaeLensMetadata) -> Value {
+    let mut known = json!({
+        "sae_lens_version": FORMAT_VERSION,
+        "model_name": metadata.model_name,
+        "hook_name": metadata.hook_name,
+        "hf_hook_name": metadata.hf_hook_name,
+        "context_size": metadata.context_size,
+        "dataset_path": metadata.dataset_path,
+        "prepend_bos": metadata.prepend_bos,
+    });
+    let entries = known.as_object_mut().expect("it was made as an object");
+    entries.retain(|_, value| !value.is_null());
+    // It was not SAELens that trained it; left out, it would take its own version.
+    entries.insert("sae_lens_training_version".into(), Value::Null);
+    known
 }

@@ -6,6 +6,7 @@ use crate::{
     Activation, CONFIG_FILE, Encoded, LoadOptions, SAELENS_WEIGHTS_FILE, Sae, SaeConfig, SaeError,
     SaeLensMetadata, find_saes, tensors_by_name, write_safetensors,
 };
+use sae_files::FilesError;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -205,7 +206,7 @@ fn other_mathematics_names_its_key() {
         cfg[key] = value.clone();
         fs::write(dir.path().join(CONFIG_FILE), cfg.to_string()).unwrap();
         let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-        let named = matches!(&error, SaeError::Unsupported { key: named, .. } if *named == key);
+        let named = matches!(&error, SaeError::Files(FilesError::Unsupported { key: named, .. }) if *named == key);
         assert!(named, "{key}: {error:?}");
         assert!(error.is_of_the_folder());
     }
@@ -226,23 +227,29 @@ fn hostile_sizes_are_errors() {
     };
     assert!(matches!(
         load("d_sae", json!(u64::MAX)),
-        SaeError::Shape { .. }
+        SaeError::Files(FilesError::Shape { .. })
     ));
     assert!(matches!(
         load("d_in", json!(1u64 << 40)),
-        SaeError::Shape { .. }
+        SaeError::Files(FilesError::Shape { .. })
     ));
-    assert!(matches!(load("d_in", json!(-1)), SaeError::Config { .. }));
+    assert!(matches!(
+        load("d_in", json!(-1)),
+        SaeError::Files(FilesError::Config { .. })
+    ));
     assert!(matches!(
         load("d_in", json!(0)),
-        SaeError::Impossible { .. }
+        SaeError::Files(FilesError::Impossible { .. })
     ));
     assert!(matches!(
         load("k", json!(1e300)),
-        SaeError::Impossible { .. }
+        SaeError::Files(FilesError::Impossible { .. })
     ));
     let long = " ".repeat(2 << 20);
-    assert!(matches!(load("dtype", json!(long)), SaeError::Io { .. }));
+    assert!(matches!(
+        load("dtype", json!(long)),
+        SaeError::Files(FilesError::Io { .. })
+    ));
 }
 
 /// Without such a tensor, the latents would be others than those that were trained.
@@ -282,7 +289,7 @@ fn tensors_that_the_kind_does_not_use_are_refused_by_name() {
             "{error}"
         );
         assert!(
-            matches!(&error, SaeError::UnusedTensors { .. }),
+            matches!(&error, SaeError::Files(FilesError::UnusedTensors { .. })),
             "{error:?}"
         );
         assert!(error.is_of_the_folder() && error.hint().is_some());

@@ -7,8 +7,8 @@
 use crate::gate::{MOST_OF_FVU, MOST_OF_GRADIENT, fresh, largest_difference};
 use crate::measure::{Case, activations, config};
 use crate::{D_IN, Result};
+use sae::{Objective, tensors_by_name, write_safetensors};
 use sae_run_train::Stepper;
-use sae_run_train::sae::{Objective, tensors_by_name, write_safetensors};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::measure::Case;
-use sae_run_train::lm::parse_device;
+use lm::parse_device;
 use std::path::PathBuf;
 use std::str::FromStr;
 use tch::Device;

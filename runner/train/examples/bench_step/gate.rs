@@ -3,8 +3,8 @@
 
 use crate::measure::{Case, activations, config};
 use crate::{D_IN, Result};
+use sae::{Objective, Sae, SaeConfig};
 use sae_run_train::Stepper;
-use sae_run_train::sae::{Objective, Sae, SaeConfig};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 

@@ -2,7 +2,7 @@
 
 use crate::measure::{Case, EncoderProduct, config, probe_gflops, seconds_of};
 use crate::{D_IN, Result, say};
-use sae_run_train::sae::{Objective, tensors_by_name, write_safetensors};
+use sae::{Objective, tensors_by_name, write_safetensors};
 use sae_run_train::{Libtorch, Stepper};
 use serde::Deserialize;
 use serde_json::{Value, json};

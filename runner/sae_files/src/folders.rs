@@ -1,7 +1,7 @@
 //! SAEs on disk, found by their folders' names.
 
-use crate::disk::read_config;
-use crate::{CONFIG_FILE, SaeError, saelens};
+use crate::cfg_file::{CONFIG_FILE, read_config};
+use crate::{FilesError, saelens};
 use plan::{fnmatch, nearest};
 use serde::Deserialize;
 use std::fs;
@@ -62,8 +62,8 @@ pub struct TrainedOn {
 ///
 /// # Errors
 /// A folder that cannot be read or has no SAE.
-pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, SaeError> {
-    let dir = dir.canonicalize().map_err(SaeError::io("find", dir))?;
+pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, FilesError> {
+    let dir = dir.canonicalize().map_err(FilesError::io("find", dir))?;
     if is_sae(&dir) {
         return Ok(vec![by_name(&dir)]);
     }
@@ -81,7 +81,7 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, SaeError> {
     }
     saes.sort_by(|a, b| natord::compare(&a.name, &b.name));
     match saes.is_empty() {
-        true => Err(SaeError::NoSaes {
+        true => Err(FilesError::NoSaes {
             place: dir.display().to_string(),
             there: below.iter().map(|dir| file_name(dir)).collect(),
         }),
@@ -93,11 +93,11 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, SaeError> {
 ///
 /// # Errors
 /// A pattern that matches nothing.
-pub(crate) fn select<'a>(
+pub fn select<'a>(
     place: &str,
     names: &[&'a str],
     patterns: &[String],
-) -> Result<Vec<&'a str>, SaeError> {
+) -> Result<Vec<&'a str>, FilesError> {
     if let Some(pattern) = patterns
         .iter()
         .find(|pattern| !names.iter().any(|name| fnmatch(name, pattern)))
@@ -109,8 +109,8 @@ pub(crate) fn select<'a>(
     Ok(names.iter().filter(is_wanted).copied().collect())
 }
 
-pub(crate) fn no_such(place: &str, wanted: &str, names: &[&str]) -> SaeError {
-    SaeError::NoSuchSae {
+pub(crate) fn no_such(place: &str, wanted: &str, names: &[&str]) -> FilesError {
+    FilesError::NoSuchSae {
         place: place.into(),
         wanted: wanted.into(),
         nearest: nearest(wanted, names.iter().copied(), 3),
@@ -142,10 +142,10 @@ fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn folders(dir: &Path) -> Result<Vec<PathBuf>, SaeError> {
-    let entries = fs::read_dir(dir).map_err(SaeError::io("read", dir))?;
-    let paths = entries.map(|entry| Ok(entry.map_err(SaeError::io("read", dir))?.path()));
-    let paths = paths.collect::<Result<Vec<_>, SaeError>>()?;
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, FilesError> {
+    let entries = fs::read_dir(dir).map_err(FilesError::io("read", dir))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(FilesError::io("read", dir))?.path()));
+    let paths = paths.collect::<Result<Vec<_>, FilesError>>()?;
     let mut paths: Vec<_> = paths.into_iter().filter(|path| path.is_dir()).collect();
     paths.sort();
     Ok(paths)
@@ -193,11 +193,11 @@ mod tests {
     fn a_folder_without_saes_is_told() {
         let dir = tempdir().unwrap();
         let error = find_saes(dir.path()).unwrap_err();
-        assert!(matches!(&error, SaeError::NoSaes { .. }));
+        assert!(matches!(&error, FilesError::NoSaes { .. }));
         assert!(error.hint().unwrap().contains("cfg.json"));
         assert!(matches!(
             find_saes(&dir.path().join("none")),
-            Err(SaeError::Io { .. })
+            Err(FilesError::Io { .. })
         ));
     }
 }

@@ -1,5 +1,6 @@
 //! `cfg.json`: the one place where our names meet those on disk.
 
+use crate::FilesError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -106,6 +107,27 @@ impl SaeConfig {
     /// Width of the output.
     pub fn d_out(&self) -> usize {
         self.d_out.unwrap_or(self.d_in)
+    }
+
+    /// Checks that there can be an SAE of these sizes.
+    ///
+    /// # Errors
+    /// [`FilesError::Impossible`]
+    pub fn check_sizes(&self) -> Result<(), FilesError> {
+        let (d_in, d_out, num_latents, k) =
+            (self.d_in, self.d_out(), self.resolved_num_latents(), self.k);
+        let is_whole =
+            self.activation != Activation::GroupMax || num_latents.is_multiple_of(k.max(1));
+        let is_possible = d_in > 0 && d_out > 0 && (1..=num_latents).contains(&k) && is_whole;
+        if is_possible && (self.transcode || d_in == d_out) {
+            return Ok(());
+        }
+        Err(FilesError::Impossible {
+            d_in,
+            d_out,
+            num_latents,
+            k,
+        })
     }
 
     /// The number of latents, `num_latents` or from the expansion factor.

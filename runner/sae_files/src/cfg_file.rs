@@ -1,0 +1,92 @@
+//! `cfg.json` and the tensors beside it, in sparsify's layout.
+
+use crate::{FilesError, Header, SaeConfig};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// Name of the settings' file.
+pub const CONFIG_FILE: &str = "cfg.json";
+/// Name of the weights' file.
+pub const WEIGHTS_FILE: &str = "sae.safetensors";
+
+/// The weights of every SAE.
+const WEIGHTS: [&str; 4] = ["encoder.weight", "encoder.bias", "W_dec", "b_dec"];
+
+/// Longest `cfg.json` that is read.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// What `cfg.json` holds, with what sparsify's predecessor knew and sparsify ignores.
+#[derive(Deserialize)]
+struct ConfigOnDisk {
+    #[serde(flatten)]
+    cfg: SaeConfig,
+    signed: Option<bool>,
+}
+
+impl SaeConfig {
+    /// Reads `cfg.json` of a folder in sparsify's layout.
+    ///
+    /// # Errors
+    /// A missing or damaged file, sizes that no SAE has, or a setting of another kind of SAE.
+    pub fn of_folder(dir: &Path) -> Result<Self, FilesError> {
+        let path = dir.join(CONFIG_FILE);
+        let ConfigOnDisk { cfg, signed } = read_config(&path)?;
+        if signed == Some(true) {
+            return Err(FilesError::Unsupported {
+                path,
+                key: "signed",
+                value: "true".into(),
+                why: "its latents may be negative",
+            });
+        }
+        cfg.check_sizes()?;
+        Ok(cfg)
+    }
+
+    /// The tensors of such an SAE, by their names in sparsify's layout.
+    pub fn tensors(&self) -> Vec<&'static str> {
+        let skip = self.skip_connection.then_some("W_skip");
+        WEIGHTS.into_iter().chain(skip).collect()
+    }
+
+    /// The shape of a tensor that [`SaeConfig::tensors`] names.
+    fn shape(&self, tensor: &str) -> Vec<i64> {
+        let [num_latents, d_in, d_out] =
+            [self.resolved_num_latents(), self.d_in, self.d_out()].map(|n| n as i64);
+        match tensor {
+            "encoder.weight" => vec![num_latents, d_in],
+            "encoder.bias" => vec![num_latents],
+            "W_dec" => vec![num_latents, d_out],
+            "W_skip" => vec![d_out, d_in],
+            _ => vec![d_out],
+        }
+    }
+}
+
+/// Checks that the SAE in `dir`, in sparsify's layout, is there and whole: its `cfg.json`, and the header
+/// of its weights with their shapes. No weight is read.
+///
+/// # Errors
+/// What is missing or wrong.
+pub fn check_sae(dir: &Path) -> Result<(), FilesError> {
+    let cfg = SaeConfig::of_folder(dir)?;
+    let header = Header::open(&dir.join(WEIGHTS_FILE))?;
+    let tensors = cfg.tensors();
+    header.refuse_others(&tensors)?;
+    tensors
+        .into_iter()
+        .try_for_each(|tensor| header.weights(tensor, &cfg.shape(tensor)).map(drop))
+}
+
+/// Reads a `cfg.json`, which comes from anybody.
+///
+/// # Errors
+/// A missing or damaged file.
+pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, FilesError> {
+    let text = files::read(path, MAX_CONFIG_BYTES).map_err(FilesError::io("read", path))?;
+    files::from_json(&text).map_err(|source| FilesError::Config {
+        path: path.into(),
+        source,
+    })
+}

@@ -1,0 +1,27 @@
+//! SAEs on disk and on the Hub: which there are, what their settings say, and whether their files are whole.
+//! No weight is read, and no libtorch.
+//!
+//! # Files
+//!
+//! - `folders.rs`: SAEs in a folder; `from_hub.rs`: SAEs of a repository
+//! - `config.rs`: the settings of an SAE; `cfg_file.rs`: sparsify's layout; `saelens.rs`: SAELens's
+//! - `header.rs`: the header of a safetensors file
+//! - `hook_names.rs`: hookpoints as others name them
+
+mod cfg_file;
+mod config;
+mod error;
+mod folders;
+mod from_hub;
+mod header;
+mod hook_names;
+mod saelens;
+
+pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, check_sae, read_config};
+pub use config::{Activation, SaeConfig};
+pub use error::FilesError;
+pub use folders::{FoundSae, TrainedOn, find_saes, select};
+pub use from_hub::HubSaes;
+pub use header::{Header, Place, Width};
+pub use hook_names::{resolve_hookpoint, transformer_lens_name};
+pub use saelens::{SAELENS_WEIGHTS_FILE, SaeLensMetadata, is_saelens_folder};

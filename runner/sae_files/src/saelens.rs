@@ -1,0 +1,67 @@
+//! SAELens's layout: `cfg.json` and `sae_weights.safetensors`, and what they say of an SAE's training.
+
+use crate::cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Name of the weights' file.
+pub const SAELENS_WEIGHTS_FILE: &str = "sae_weights.safetensors";
+
+/// Where `cfg.json` says what was trained on. Before version 6, what is now in `metadata` stood beside the
+/// rest.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    metadata: Map<String, Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl Config {
+    fn metadata_text(&self, key: &str) -> Option<String> {
+        let value = self.metadata.get(key).or_else(|| self.others.get(key));
+        Some(value?.as_str()?.to_owned())
+    }
+}
+
+/// What SAELens keeps of an SAE beside its weights. What is not known is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SaeLensMetadata {
+    /// The language model, by a name that TransformerLens or Hugging Face has.
+    pub model_name: Option<String>,
+    /// TransformerLens's name of the place it was trained on, such as `blocks.3.hook_resid_post`; see
+    /// [`transformer_lens_name`](crate::transformer_lens_name).
+    pub hook_name: Option<String>,
+    /// Hugging Face's name of it: the hookpoint.
+    pub hf_hook_name: Option<String>,
+    /// Length of the sequences it was trained on, in tokens.
+    pub context_size: Option<usize>,
+    /// The data it was trained on.
+    pub dataset_path: Option<String>,
+    /// Whether every sequence began with a BOS token.
+    pub prepend_bos: Option<bool>,
+}
+
+/// Whether `dir` is in SAELens's layout.
+pub fn is_saelens_folder(dir: &Path) -> bool {
+    dir.join(SAELENS_WEIGHTS_FILE).is_file() && !dir.join(WEIGHTS_FILE).is_file()
+}
+
+/// The submodule that an SAE in SAELens's layout was trained on: Hugging Face's name where it has it,
+/// or else TransformerLens's.
+pub(crate) fn hook_name(dir: &Path) -> Option<String> {
+    let config = config_of(dir)?;
+    ["hf_hook_name", "hook_name", "hook_point"]
+        .into_iter()
+        .find_map(|key| config.metadata_text(key))
+}
+
+/// The language model it was trained on, as it calls it.
+pub(crate) fn model_name(dir: &Path) -> Option<String> {
+    config_of(dir)?.metadata_text("model_name")
+}
+
+fn config_of(dir: &Path) -> Option<Config> {
+    is_saelens_folder(dir).then(|| read_config(&dir.join(CONFIG_FILE)).ok())?
+}
