@@ -68,6 +68,7 @@ pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
 pub use digest::{DigestCache, TokenSpec};
 pub use error::DataError;
 pub use evaluation::EvalSequences;
+pub use first_look::TokenizerDifference;
 pub use header::TokenCounts;
 pub use permutation::permutation;
 pub use source::{
