@@ -47,6 +47,7 @@ mod sparsify_options;
 mod special_files;
 mod sql;
 mod terminal;
+mod tokenizers;
 mod train;
 mod training;
 mod verify_resume;

@@ -67,6 +67,7 @@ fn config(args: &DataArgs) -> Result<TrainConfig, CliError> {
         "split": args.split,
         "data_args": args.data_args,
         "text_column": args.text_column,
+        "tokenizer_class": args.tokenizer_class,
         "ctx_len": args.ctx_len,
         "on_bad_row": args.on_bad_row,
         "bin_dtype": args.bin_dtype,
@@ -283,7 +284,7 @@ fn first_sequence(spec: &TokenSpec, tokens: &Tokens) -> Result<String, DataError
         .into_iter()
         .filter_map(|id| id.try_into().ok())
         .collect();
-    Tokenizer::from_dir(&spec.tokenizer_dir)?.decode(&ids)
+    Tokenizer::of_class(&spec.tokenizer_dir, spec.rows.tokenizer_class)?.decode(&ids)
 }
 
 /// Writes the sequences in training order.

@@ -36,6 +36,7 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
         model_dir,
         dtype: config.dtype,
         load_in_8bit: config.load_in_8bit,
+        tokenizer_class: config.tokenizer_class,
         device: args.device.clone(),
         saes: saes.found,
         top: args.top.map(|top| top as usize),
@@ -66,6 +67,7 @@ fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, C
         load_in_8bit: args.load_in_8bit,
         dataset: args.input.dataset.as_deref(),
         data: &args.data,
+        tokenizer_class: args.tokenizer_class.as_deref(),
         ctx_len: args.ctx_len.map(|ctx_len| ctx_len as usize),
     };
     Ok(named.settings())

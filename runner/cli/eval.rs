@@ -234,6 +234,7 @@ fn settings(args: &EvalArgs, model: (String, Option<String>)) -> Map<String, Val
         load_in_8bit: args.load_in_8bit,
         dataset: args.dataset.as_deref(),
         data: &args.data,
+        tokenizer_class: args.tokenizer_class.as_deref(),
         ctx_len: args.ctx_len,
     };
     let mut settings = named.settings();

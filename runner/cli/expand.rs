@@ -10,11 +10,11 @@ use crate::paths::{self, Folders};
 use crate::rounds;
 use crate::table;
 use args::SweepArgs;
-use data::{BatchSpec, DigestCache, Shard, TokenSpec, check_batch};
+use data::{BatchSpec, DigestCache, Shard, TokenSpec, TokenizerDifference, check_batch};
 use indicatif::HumanBytes;
 use plan::RowSpec;
 use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, PlanError, Stream, StreamKey};
-use plan::{TrainConfig, group_streams, resolve_jobs};
+use plan::{TokenizerClass, TrainConfig, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub(crate) struct Inputs {
     /// By the digest of tokens: how many sequences were looked for, and how many there are in all where
     /// that is known.
     n_sequences: HashMap<String, (u64, Option<u64>)>,
+    /// Models and data whose tokenizers were compared.
+    compared: BTreeSet<(ModelName, String)>,
     cache: PathBuf,
     digests: DigestCache,
     sweep_dir: PathBuf,
@@ -221,6 +223,32 @@ fn note_too_large(job: &Job, stream: &Stream, most_bytes: Option<u64>) {
     );
 }
 
+/// Says that transformers would make other tokens, and what to set.
+fn note_tokenizers(config: &TrainConfig, difference: &TokenizerDifference) {
+    let TokenizerDifference {
+        class,
+        n_documents,
+        n_different,
+    } = difference;
+    let n_documents = table::count(*n_documents, "document");
+    let hint = match config.tokenizer_class {
+        TokenizerClass::File => {
+            "`tokenizer_class = \"transformers\"` takes the tokens of the latter"
+        }
+        TokenizerClass::Transformers => {
+            "those of the latter are taken; `tokenizer_class = \"file\"` takes tokenizer.json as it is"
+        }
+    };
+    table::note_with_hint(
+        &format!(
+            "tokenizer.json of `{}` and transformers' `{class}` give different tokens in {n_different} of the \
+             first {n_documents} of `{}`",
+            config.model, config.dataset
+        ),
+        hint,
+    );
+}
+
 impl Inputs {
     /// Names are looked for next to a sweep in `sweep_dir`.
     pub(crate) fn new(sweep_dir: &Path, folders: &Folders) -> Self {
@@ -229,6 +257,7 @@ impl Inputs {
             datasets: HashMap::new(),
             token_digests: HashMap::new(),
             n_sequences: HashMap::new(),
+            compared: BTreeSet::new(),
             cache: folders.cache.clone(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep_dir.into(),
@@ -268,7 +297,11 @@ impl Inputs {
         let mut noted = BTreeSet::new();
         for stream in plan.streams.iter().filter(|stream| is_wanted(stream)) {
             let job = first_job(plan, stream);
+            let was_here = self.is_here(&job.config.train_data());
             self.fetch_data(&job.config, quiet)?;
+            if !was_here {
+                self.say_where_tokens_differ(&job.config);
+            }
             let model = self.model_of(job);
             if model.found.commit().is_none() {
                 continue;
@@ -373,7 +406,11 @@ impl Inputs {
         if let Some(digest) = self.token_digests.get(&key) {
             return Ok(digest.clone());
         }
-        let digest = spec.digest(&self.digests).map_err(TrainError::from)?;
+        let digest = spec.digest(&self.digests).map_err(|error| {
+            let key = error.is_about_tokenizer_class();
+            let key = key.then(|| "tokenizer_class".to_owned());
+            CliError::from(TrainError::from(error)).about(key)
+        })?;
         self.token_digests.insert(key, digest.clone());
         Ok(digest)
     }
@@ -385,11 +422,34 @@ impl Inputs {
         let batches = BatchSpec::of_stream(&StreamKey::of(job), shard);
         let n_training = 1.0 - config.eval_fraction.clamp(0.0, 0.99);
         let n_wanted = (batches.batch_size as f64 / n_training) as u64 + 2;
-        match self.n_sequences(config, n_wanted)? {
+        let n_sequences = self.n_sequences(config, n_wanted)?;
+        self.compare_tokenizers(config);
+        match n_sequences {
             Some(n_sequences) => check_batch(n_sequences, &batches).map_err(|error| {
                 CliError::from(TrainError::from(error)).about("batch_size".to_owned())
             }),
             None => Ok(config.validate_batch()?),
+        }
+    }
+
+    /// Compares tokenizers once for a model and its data. What is on the Hub is looked at when it is here.
+    fn compare_tokenizers(&mut self, config: &TrainConfig) {
+        let names = (name_of(config), config.dataset.clone());
+        if self.compared.insert(names) && self.is_here(&config.train_data()) {
+            self.say_where_tokens_differ(config);
+        }
+    }
+
+    fn is_here(&self, data: &DataName) -> bool {
+        let files = &self.datasets[data].files.files;
+        files.iter().all(|file| file.path.exists())
+    }
+
+    /// Says that transformers would make other tokens of a job's data.
+    fn say_where_tokens_differ(&self, config: &TrainConfig) {
+        let spec = self.tokens(config, &config.train_data());
+        if let Some(difference) = spec.tokenizer_difference() {
+            note_tokenizers(config, &difference);
         }
     }
 

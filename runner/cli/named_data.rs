@@ -19,6 +19,7 @@ pub(crate) struct Named<'a> {
     pub(crate) load_in_8bit: bool,
     pub(crate) dataset: Option<&'a str>,
     pub(crate) data: &'a NamedDataArgs,
+    pub(crate) tokenizer_class: Option<&'a str>,
     pub(crate) ctx_len: Option<usize>,
 }
 
@@ -37,6 +38,7 @@ impl Named<'_> {
             "split": self.dataset.map(|_| split),
             "data_args": self.dataset.map(|_| data_args),
             "text_column": self.data.text_column,
+            "tokenizer_class": self.tokenizer_class,
             "ctx_len": self.ctx_len,
         });
         let mut settings = options.as_object().cloned().unwrap_or_default();

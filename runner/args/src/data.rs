@@ -53,6 +53,9 @@ pub struct DataArgs {
     /// Column that holds the text; dots lead into nested ones.
     #[arg(long, alias = "text_column", default_value = "text")]
     pub text_column: String,
+    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it.
+    #[arg(long, alias = "tokenizer_class", default_value = "file")]
+    pub tokenizer_class: String,
     /// Length of a sequence, in tokens.
     #[arg(long, alias = "ctx_len", default_value_t = 2048)]
     pub ctx_len: usize,

@@ -47,6 +47,10 @@ pub struct EncodeArgs {
     /// How the data set is read.
     #[command(flatten)]
     pub data: NamedDataArgs,
+    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it [default: file, or that
+    /// of the job].
+    #[arg(long, alias = "tokenizer_class", value_name = "file|transformers")]
+    pub tokenizer_class: Option<String>,
     /// Only the first so many sequences of the data set.
     #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_examples: Option<u64>,

@@ -36,6 +36,15 @@ pub struct EvalArgs {
     /// How the data set is read.
     #[command(flatten)]
     pub data: NamedDataArgs,
+    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it [default: file, or that
+    /// of the job].
+    #[arg(
+        long,
+        alias = "tokenizer_class",
+        value_name = "file|transformers",
+        requires = "dataset"
+    )]
+    pub tokenizer_class: Option<String>,
     /// Length of a sequence, in tokens [default: 2048, or that of the job].
     #[arg(long, alias = "ctx_len", requires = "dataset")]
     pub ctx_len: Option<usize>,

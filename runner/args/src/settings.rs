@@ -66,6 +66,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("split", Kind::Text, "SPLIT", "Split of the data set"),
         Setting::new("data_args", Kind::Text, "KEY=VALUE,...", "Further arguments of `load_dataset`: `name`, `data_dir`, `data_files`, `revision`"),
         Setting::new("text_column", Kind::Text, "COLUMN", "Column that holds the text"),
+        Setting::new("tokenizer_class", Kind::Text, "file|transformers", "tokenizer.json as it is, or what transformers 5 makes of it"),
         Setting::new("ctx_len", Kind::Number, "N", "Length of a sequence, in tokens"),
         Setting::new("max_examples", Kind::Number, "N", "Only the first N sequences after shuffling"),
         Setting::new("shuffle_seed", Kind::Number, "SEED", "Seed of the shuffle"),

@@ -201,7 +201,8 @@ pub(crate) fn tokenise(
         go_on(progress(BuildProgress::Resumed { n_documents }))?;
     }
     let are_tokenised = documents.are_tokenised();
-    let tokenizer = (!are_tokenised).then(|| Tokenizer::from_dir(&spec.tokenizer_dir));
+    let tokenizer = (!are_tokenised)
+        .then(|| Tokenizer::of_class(&spec.tokenizer_dir, spec.rows.tokenizer_class));
     let tokenizer = tokenizer.transpose()?;
     let n_bytes_total = documents.n_bytes_total();
     let visit = &mut |token_ids: &[u32], totals: &Totals| {

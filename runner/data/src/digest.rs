@@ -1,9 +1,9 @@
 //! What token data is made from, and its digest, which is known before anything is tokenised.
 
-use crate::tokenizer::TokenizerConfig;
+use crate::tokenizer_config::TokenizerConfig;
 use crate::{DataError, Documents};
 use files::bound;
-use plan::{DataFiles, Format, RowSpec};
+use plan::{DataFiles, Format, RowSpec, TokenizerClass};
 use std::fs::{Metadata, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,7 @@ impl TokenSpec {
     pub fn digest(&self, files: &DigestCache) -> Result<String, DataError> {
         let RowSpec {
             text_column,
+            tokenizer_class: _,
             on_bad_row,
             ctx_len,
             bin_id_bytes,
@@ -83,7 +84,8 @@ impl TokenSpec {
             return Ok(vec!["none".to_owned()]);
         }
         files::open_within(&path, bound::TOKENIZER).map_err(DataError::io("find", &path))?;
-        let config = TokenizerConfig::read(&self.tokenizer_dir)?;
+        let class = self.rows.tokenizer_class;
+        let config = TokenizerConfig::read(&self.tokenizer_dir, class)?;
         config.check_ctx_len(self.rows.ctx_len)?;
         let mut parts = vec![
             config.separator().to_string(),
@@ -92,6 +94,10 @@ impl TokenSpec {
             files.file(&path)?,
         ];
         parts.extend(config.special().parts());
+        // What tokenizer.json makes as it is keeps the digest that it had before there was a choice.
+        if class != TokenizerClass::File {
+            parts.push(format!("{class:?} {:?}", config.rebuild()));
+        }
         Ok(parts)
     }
 
@@ -256,6 +262,10 @@ mod tests {
             }),
             with_rows(RowSpec {
                 on_bad_row: OnBadRow::Skip,
+                ..rows.clone()
+            }),
+            with_rows(RowSpec {
+                tokenizer_class: TokenizerClass::Transformers,
                 ..rows.clone()
             }),
             TokenSpec {

@@ -343,6 +343,14 @@ pub enum DataError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A class of tokenizers that makes other tokens than tokenizer.json says, in ways that are not known.
+    #[error("`{}` names `{class}`, a tokenizer class that is not built in", path.display())]
+    ForeignTokenizer {
+        /// The configuration that names it.
+        path: PathBuf,
+        /// Its name in transformers.
+        class: String,
+    },
     /// A tokenizer that adds tokens other than in front and at the end.
     #[error("the post-processor of `{}` does not keep a sequence in one piece", path.display())]
     OddPostProcessor {

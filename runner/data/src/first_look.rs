@@ -2,13 +2,29 @@
 
 use crate::cache::tokenise;
 use crate::chunk::Totals;
-use crate::{BuildProgress, DataError, Documents, TokenSpec, Tokens};
-use plan::RowRange;
+use crate::tokenizer_config::TokenizerConfig;
+use crate::{BuildProgress, DataError, Document, Documents, TokenSpec, Tokenizer, Tokens};
+use plan::{RowRange, TokenizerClass};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Bytes of a data set's files that are read to find it out, at most.
 const MAX_BYTES: u64 = 8 << 20;
+/// Documents that are tokenised twice, at most, bytes of each of them, and of all.
+const MAX_DOCUMENTS: usize = 200;
+const MAX_DOCUMENT_BYTES: usize = 1 << 15;
+const MAX_TEXT_BYTES: usize = 1 << 19;
+
+/// How the tokens that tokenizer.json gives differ from those that transformers gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenizerDifference {
+    /// The class that transformers picks.
+    pub class: &'static str,
+    /// First documents, each with the separator in front.
+    pub n_documents: usize,
+    /// Those of them that have other tokens.
+    pub n_different: usize,
+}
 
 impl TokenSpec {
     /// Reads the first document. Gives the number of sequences where the tokens with this `digest` have
@@ -51,13 +67,59 @@ impl TokenSpec {
         let counted = tokenise(self, open()?, Totals::default(), progress, &mut go_on);
         Ok(counted.ok().map(|totals| totals.n_sequences))
     }
+
+    /// Tokenises the first documents by tokenizer.json as it is and by the class that transformers picks.
+    /// `None`: the tokens are the same, or it cannot be known: the class is not built in, the data set holds
+    /// token ids, or it is still to be downloaded. What is wrong is left to those who need it.
+    pub fn tokenizer_difference(&self) -> Option<TokenizerDifference> {
+        let config = TokenizerConfig::read(&self.tokenizer_dir, TokenizerClass::Transformers);
+        let class = config.ok()?.rebuild()?.class().name();
+        let texts = self.first_texts()?;
+        let tokens = |class| tokens_of(&self.tokenizer_dir, class, &texts);
+        let of_file = tokens(TokenizerClass::File)?;
+        let of_class = tokens(TokenizerClass::Transformers)?;
+        let pairs = of_file.iter().zip(&of_class);
+        let n_different = pairs
+            .filter(|(of_file, of_class)| of_file != of_class)
+            .count();
+        let difference = TokenizerDifference {
+            class,
+            n_documents: texts.len(),
+            n_different,
+        };
+        (n_different > 0).then_some(difference)
+    }
+
+    fn first_texts(&self) -> Option<Vec<String>> {
+        let documents = Documents::open(self.files.clone(), self.rows.clone()).ok()?;
+        let mut n_bytes = 0;
+        let texts = documents.map_while(|document| match document {
+            Ok(Document::Text(mut text)) if n_bytes < MAX_TEXT_BYTES => {
+                text.truncate(text.floor_char_boundary(MAX_DOCUMENT_BYTES));
+                n_bytes += text.len();
+                Some(text)
+            }
+            _ => None,
+        });
+        Some(texts.take(MAX_DOCUMENTS).collect())
+    }
+}
+
+/// The tokens of each text with the separator in front.
+fn tokens_of(folder: &Path, class: TokenizerClass, texts: &[String]) -> Option<Vec<Vec<u32>>> {
+    let tokenizer = Tokenizer::of_class(folder, class).ok()?;
+    let texts = texts
+        .iter()
+        .map(|text| tokenizer.eos_token().to_owned() + text);
+    texts.map(|text| tokenizer.tokenize(&text).ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::DigestCache;
-    use crate::fixtures::{data_files, folder_with, text_rows, tiny_spec};
+    use crate::fixtures::{data_files, fixture, folder_with, text_rows, tiny_spec};
+    use serde_json::Value;
 
     fn look(spec: &TokenSpec, n_wanted: u64) -> Result<Option<u64>, DataError> {
         let cache = folder_with(&[]);
@@ -116,5 +178,39 @@ mod tests {
             assert_eq!(look_at(content).unwrap(), None, "{content}");
         }
         assert_eq!(look_at("{\"text\": \"a\"}\n{}\n").unwrap(), None);
+    }
+
+    #[test]
+    fn other_tokens_than_those_of_transformers_are_counted() {
+        let difference = |config: &str, pre_tokenizer: &str, rows: &str| {
+            let tokenizer = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+            let mut tokenizer: Value = serde_json::from_slice(&tokenizer).unwrap();
+            tokenizer["pre_tokenizer"]["type"] = pre_tokenizer.into();
+            let folder = folder_with(&[
+                ("tokenizer.json", tokenizer.to_string().as_bytes()),
+                ("tokenizer_config.json", config.as_bytes()),
+                ("config.json", br#"{"model_type": "llama"}"#),
+                ("a.jsonl", rows.as_bytes()),
+            ]);
+            let spec = TokenSpec {
+                files: data_files(&folder.path().join("a.jsonl")),
+                tokenizer_dir: folder.path().into(),
+                ..tiny_spec()
+            };
+            spec.tokenizer_difference()
+        };
+        let rows = "{\"text\": \"whale\"}\n{\"text\": \"the whale\"}\n{}\n";
+        let gpt2 = r#"{"tokenizer_class": "GPT2TokenizerFast"}"#;
+        let found = difference(gpt2, "Whitespace", rows).unwrap();
+        assert_eq!((found.class, found.n_documents), ("GPT2Tokenizer", 2));
+        assert_eq!(found.n_different, 1, "spaces alone differ");
+        assert_eq!(difference(gpt2, "ByteLevel", rows), None);
+        for config in ["{}", "{", r#"{"tokenizer_class": "BertTokenizer"}"#] {
+            assert_eq!(difference(config, "Whitespace", rows), None, "{config}");
+        }
+        let ids = "{\"input_ids\": [1, 2]}\n";
+        for rows in ["", ids, "{\"txt\": \"the whale\"}\n"] {
+            assert_eq!(difference(gpt2, "Whitespace", rows), None, "{rows}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::find_files;
 use crate::{Documents, TokenSpec};
 use plan::{DataFiles, RowSpec};
-use plan::{DatasetRequest, OnBadRow};
+use plan::{DatasetRequest, OnBadRow, TokenizerClass};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,7 @@ pub(crate) fn data_files(path: &Path) -> DataFiles {
 pub(crate) fn text_rows(ctx_len: usize) -> RowSpec {
     RowSpec {
         text_column: "text".into(),
+        tokenizer_class: TokenizerClass::File,
         on_bad_row: OnBadRow::Fail,
         ctx_len,
         bin_id_bytes: 2,

@@ -21,6 +21,11 @@ impl DataError {
         )
     }
 
+    /// Whether another `tokenizer_class` may be what is missing.
+    pub fn is_about_tokenizer_class(&self) -> bool {
+        matches!(self, Self::ForeignTokenizer { .. })
+    }
+
     /// The next step for the user, where there is one.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -112,6 +117,9 @@ impl DataError {
             }
             Self::BadTokenizer { .. } => {
                 "the model's folder must hold a tokenizer.json of a fast tokenizer"
+            }
+            Self::ForeignTokenizer { .. } => {
+                "`tokenizer_class = \"file\"` takes tokenizer.json as it is"
             }
             Self::VocabularyMismatch { .. } => {
                 "tokenizer.json and config.json belong to different models"

@@ -29,6 +29,7 @@
 //! - `source/`: a data set's files (`conventions.rs`, `card.rs`, `find.rs`) and rows (`documents.rs`, a file per
 //!   format)
 //! - `chunk.rs`: sparsify's chunks, on all cores; `permutation.rs`: numpy's shuffle
+//! - `tokenizer.rs`: text to tokens; `tokenizer_class.rs`: as the classes of transformers
 //! - `cache.rs`, `writer.rs`: the token cache
 //! - `batches.rs`: training order, held-out sequences, ranks
 
@@ -51,6 +52,8 @@ mod rows;
 mod source;
 mod special_tokens;
 mod tokenizer;
+mod tokenizer_class;
+mod tokenizer_config;
 mod tokens;
 mod writer;
 
@@ -65,6 +68,7 @@ pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
 pub use digest::{DigestCache, TokenSpec};
 pub use error::DataError;
 pub use evaluation::EvalSequences;
+pub use first_look::TokenizerDifference;
 pub use header::TokenCounts;
 pub use permutation::permutation;
 pub use source::{

@@ -2,7 +2,8 @@
 //! (`TokenizersBackend`).
 
 use crate::DataError;
-use crate::tokenizer::{bad_tokenizer, read_json};
+use crate::tokenizer_class::Class;
+use crate::tokenizer_config::{bad_tokenizer, read_json};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -30,6 +31,7 @@ pub(crate) struct SpecialTokens {
     /// Those with a name, then the extra ones.
     named: Vec<AddedToken>,
     eos: Option<String>,
+    unk: Option<String>,
     has_pad: bool,
     /// Whether special tokens in a text are taken for text.
     are_split: bool,
@@ -37,11 +39,16 @@ pub(crate) struct SpecialTokens {
 
 impl SpecialTokens {
     /// Reads what `config`, the content of tokenizer_config.json, says, and the files of older
-    /// versions in `folder`, which only count where `config` has no `added_tokens_decoder`.
+    /// versions in `folder`, which only count where `config` has no `added_tokens_decoder`. `class` has
+    /// tokens of its own where nothing is said.
     ///
     /// # Errors
     /// A file that is no JSON, or an `added_tokens_decoder` that holds something else than tokens.
-    pub(crate) fn read(folder: &Path, config: &Value) -> Result<Self, DataError> {
+    pub(crate) fn read(
+        folder: &Path,
+        config: &Value,
+        class: Option<Class>,
+    ) -> Result<Self, DataError> {
         let mut settings = config.as_object().cloned().unwrap_or_default();
         let decoder = settings.remove("added_tokens_decoder");
         if decoder.is_none() {
@@ -49,18 +56,22 @@ impl SpecialTokens {
             let older = read_json(&folder.join("special_tokens_map.json"))?;
             settings.extend(older.as_object().cloned().unwrap_or_default());
         }
+        if let Some(class) = class {
+            class.fill_in(&mut settings);
+        }
         let named = named_tokens(&settings);
         let are_listed_ids_taken = decoder.is_none();
         let listed = match decoder {
             Some(decoder) => listed_tokens(folder, decoder)?,
             None => old_listed_tokens(folder, &named)?,
         };
-        let eos = settings.get("eos_token").and_then(content);
+        let text = |name| settings.get(name).and_then(content).map(str::to_owned);
         Ok(Self {
             listed,
             are_listed_ids_taken,
-            eos: eos.filter(|text| !text.is_empty()).map(str::to_owned),
-            has_pad: settings.get("pad_token").and_then(content).is_some(),
+            eos: text("eos_token").filter(|text| !text.is_empty()),
+            unk: text("unk_token"),
+            has_pad: settings.contains_key("pad_token"),
             are_split: settings.get("split_special_tokens") == Some(&Value::Bool(true)),
             named,
         })
@@ -69,6 +80,33 @@ impl SpecialTokens {
     /// The EOS token's text.
     pub(crate) fn eos(&self) -> Option<&str> {
         self.eos.as_deref()
+    }
+
+    /// The text of the token for what is unknown.
+    pub(crate) fn unk(&self) -> Option<&str> {
+        self.unk.as_deref()
+    }
+
+    /// The same with `added_tokens` of tokenizer.json, which count for a class that makes a tokenizer without
+    /// them where the configuration lists none.
+    pub(crate) fn with_listed(mut self, added_tokens: &Value) -> Self {
+        if self.are_listed_ids_taken {
+            let tokens = added_tokens.as_array().into_iter().flatten();
+            let listed = |value: &Value| {
+                let id = value["id"].as_u64()?.try_into().ok()?;
+                Some((id, token(value, false)?))
+            };
+            self.listed.extend(tokens.filter_map(listed));
+        }
+        self
+    }
+
+    /// Takes from the special tokens the properties that they were given.
+    pub(crate) fn make_plain(&self, inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
+        let plain = |token: &AddedToken| AddedToken::from(token.content.as_str(), true);
+        let plain: Vec<_> = self.named.iter().map(plain).collect();
+        inner.add_tokens(plain)?;
+        Ok(())
     }
 
     /// Makes tokens of what tokenizer.json does not list as one, or lists with other properties.
@@ -242,7 +280,7 @@ mod tests {
     fn what_changes_tokens_is_told_apart() {
         let parts = |config: &str| {
             let config = serde_json::from_str(config).unwrap();
-            let special = SpecialTokens::read(Path::new("none"), &config).unwrap();
+            let special = SpecialTokens::read(Path::new("none"), &config, None).unwrap();
             special.parts()
         };
         let plain = parts(r#"{"eos_token": "a", "bos_token": "a"}"#);
@@ -271,7 +309,7 @@ mod tests {
         ] {
             let folder = folder_with(&[(name, text.as_bytes())]);
             let config = read_json(&folder.path().join("tokenizer_config.json")).unwrap();
-            let error = SpecialTokens::read(folder.path(), &config).unwrap_err();
+            let error = SpecialTokens::read(folder.path(), &config, None).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }
     }

@@ -2,9 +2,9 @@
 
 use crate::DataError;
 use crate::panics::without_panic;
-use crate::special_tokens::SpecialTokens;
+use crate::tokenizer_config::TokenizerConfig;
 use files::bound;
-use serde_json::Value;
+use plan::TokenizerClass;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
 
@@ -16,6 +16,8 @@ use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
 /// `truncation_side` and `split_special_tokens` count, and `eos_token_id` of `generation_config.json`.
 /// `add_bos_token` and `add_eos_token` do not, there as here: the post-processor of `tokenizer.json`
 /// decides.
+///
+/// With [`TokenizerClass::Transformers`] it is what the class that transformers 5 picks makes of it.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
@@ -33,28 +35,32 @@ impl Tokenizer {
     /// # Errors
     /// A file is missing or broken, or the post-processor puts tokens into the middle of a text.
     pub fn from_dir(folder: &Path) -> Result<Self, DataError> {
+        Self::of_class(folder, TokenizerClass::File)
+    }
+
+    /// The same, made by `class`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_dir`], or transformers picks a class that is not built in.
+    pub fn of_class(folder: &Path, class: TokenizerClass) -> Result<Self, DataError> {
         let path = folder.join("tokenizer.json");
         let content = files::read(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
-        let loaded = without_panic(|| Self::load(&content, &path, folder));
+        let load = || Self::load(&content, &path, TokenizerConfig::read(folder, class)?);
+        let loaded = without_panic(load);
         loaded.map_err(|source| DataError::BadTokenizer {
             path: path.clone(),
             source,
         })?
     }
 
-    fn load(content: &[u8], path: &Path, folder: &Path) -> Result<Self, DataError> {
+    fn load(content: &[u8], path: &Path, mut config: TokenizerConfig) -> Result<Self, DataError> {
         let bad = |source| DataError::BadTokenizer {
             path: path.to_owned(),
             source,
         };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(files::without_mark(content)).map_err(bad)?;
-        let mut config = TokenizerConfig::read(folder)?;
-        config.special.add_to(&mut inner).map_err(bad)?;
-        if let Some(token_id) = config.eos_token_id {
-            config.eos_token = inner.id_to_token(token_id);
-        }
-        let cut_from_end = config.cut_from_end.unwrap_or_else(|| {
+        let mut inner = config.tokenizer(content).map_err(bad)?;
+        config.find_eos_in(&inner);
+        let cut_from_end = config.cut_from_end().unwrap_or_else(|| {
             let direction = inner
                 .get_truncation()
                 .map(|truncation| truncation.direction);
@@ -266,119 +272,11 @@ fn added_tokens(
     }
 }
 
-/// What counts of `tokenizer_config.json`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct TokenizerConfig {
-    path: PathBuf,
-    special: SpecialTokens,
-    eos_token: Option<String>,
-    /// Of the generation config, where nothing names an EOS token.
-    eos_token_id: Option<u32>,
-    model_max_length: Option<usize>,
-    cut_from_end: Option<bool>,
-}
-
-impl TokenizerConfig {
-    /// Reads the configuration in `folder`. Where it names no EOS token, `generation_config.json` may
-    /// have its id.
-    pub(crate) fn read(folder: &Path) -> Result<Self, DataError> {
-        let path = folder.join("tokenizer_config.json");
-        let config = read_json(&path)?;
-        let special = SpecialTokens::read(folder, &config)?;
-        let eos_token = special.eos().map(str::to_owned);
-        let eos_token_id = match eos_token {
-            Some(_) => None,
-            None => eos_token_id(&read_json(&folder.join("generation_config.json"))?),
-        };
-        // Without a limit, Hugging Face writes 1e30.
-        let limit = config["model_max_length"]
-            .as_f64()
-            .filter(|limit| *limit < 1e15);
-        Ok(Self {
-            path,
-            special,
-            eos_token,
-            eos_token_id,
-            model_max_length: limit.map(|limit| limit as usize),
-            cut_from_end: config["truncation_side"]
-                .as_str()
-                .map(|side| side == "left"),
-        })
-    }
-
-    pub(crate) fn separator(&self) -> &str {
-        self.eos_token.as_deref().unwrap_or("<|endoftext|>")
-    }
-
-    pub(crate) fn special(&self) -> &SpecialTokens {
-        &self.special
-    }
-
-    pub(crate) fn eos_token_id(&self) -> Option<u32> {
-        self.eos_token_id
-    }
-
-    pub(crate) fn cut_from_end(&self) -> Option<bool> {
-        self.cut_from_end
-    }
-
-    pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), DataError> {
-        match self.model_max_length {
-            Some(model_max_length) if ctx_len > model_max_length => {
-                Err(DataError::ContextTooLong {
-                    ctx_len,
-                    model_max_length,
-                    path: self.path.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// An EOS token that only the generation config names becomes one token too.
-    fn add_eos_to(&self, inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
-        if let Some(eos) = &self.eos_token
-            && !inner.get_added_vocabulary().get_vocab().contains_key(eos)
-        {
-            inner.add_special_tokens([AddedToken::from(eos.as_str(), true)])?;
-        }
-        Ok(())
-    }
-}
-
-/// The file's JSON; null where there is no file.
-pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
-    match files::read(path, bound::SETTINGS) {
-        Ok(content) => files::from_json(&content).map_err(bad_tokenizer(path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(DataError::io("read", path)(error)),
-    }
-}
-
-/// The first EOS token of a generation config.
-fn eos_token_id(config: &Value) -> Option<u32> {
-    let ids = &config["eos_token_id"];
-    let first = ids.as_u64().or_else(|| ids[0].as_u64())?;
-    first.try_into().ok()
-}
-
-pub(crate) fn bad_tokenizer(path: &Path) -> impl FnOnce(serde_json::Error) -> DataError {
-    let path = path.to_path_buf();
-    move |source| DataError::BadTokenizer {
-        path,
-        source: source.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixtures::{fixture, folder_with};
-
-    fn config(content: &str) -> TokenizerConfig {
-        let folder = folder_with(&[("tokenizer_config.json", content.as_bytes())]);
-        TokenizerConfig::read(folder.path()).unwrap()
-    }
+    use serde_json::Value;
 
     /// The tiny tokenizer, with its configuration replaced and its file changed by `change`.
     fn tiny_with(config: &str, change: impl FnOnce(&mut Value)) -> Result<Tokenizer, DataError> {
@@ -398,24 +296,6 @@ mod tests {
         cutter.push(token_ids, &mut out);
         let n_dropped = cutter.finish(&mut out);
         (out, n_dropped)
-    }
-
-    #[test]
-    fn the_eos_token_is_text_or_object_or_missing() {
-        assert_eq!(config(r#"{"eos_token": "</s>"}"#).separator(), "</s>");
-        assert_eq!(
-            config(r#"{"eos_token": {"content": "</s>"}}"#).separator(),
-            "</s>"
-        );
-        assert_eq!(
-            config(r#"{"eos_token": null}"#).separator(),
-            "<|endoftext|>"
-        );
-        let older = folder_with(&[("special_tokens_map.json", br#"{"eos_token": "</s>"}"#)]);
-        assert_eq!(
-            TokenizerConfig::read(older.path()).unwrap().separator(),
-            "</s>"
-        );
     }
 
     #[test]
@@ -440,23 +320,6 @@ mod tests {
             eos_with(r#"{"eos_token": "a"}"#, r#"{"eos_token_id": 7}"#),
             "a"
         );
-    }
-
-    #[test]
-    fn a_context_past_the_limit_is_an_error() {
-        let limited = config(r#"{"model_max_length": 512}"#);
-        limited.check_ctx_len(512).unwrap();
-        let error = limited.check_ctx_len(513).unwrap_err();
-        assert!(matches!(
-            error,
-            DataError::ContextTooLong {
-                model_max_length: 512,
-                ..
-            }
-        ));
-        assert_eq!(error.hint().unwrap(), "set ctx_len to 512 or less");
-        let unlimited = config(r#"{"model_max_length": 1000000000000000019884624838656}"#);
-        unlimited.check_ctx_len(1 << 40).unwrap();
     }
 
     #[test]

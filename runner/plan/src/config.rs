@@ -1,6 +1,8 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
-use crate::{Activation, BinDtype, DataArgs, DataName, Dtype, LossFn, OnBadRow, Optimizer};
+use crate::{
+    Activation, BinDtype, DataArgs, DataName, Dtype, LossFn, OnBadRow, Optimizer, TokenizerClass,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -27,6 +29,9 @@ pub struct TrainConfig {
     /// Column that holds the text; dots lead into nested ones. A column `input_ids` is taken before
     /// it: the data set is tokenised already.
     pub text_column: String,
+    /// Whether the tokenizer is tokenizer.json as it is, or what transformers 5 makes of it. Ours, not
+    /// sparsify's.
+    pub tokenizer_class: TokenizerClass,
     /// What to do about a row that cannot be used. Ours, not sparsify's.
     pub on_bad_row: OnBadRow,
     /// Width of the token ids in a `.bin` file. Ours, not sparsify's.
@@ -131,6 +136,7 @@ impl Default for TrainConfig {
             split: "train".into(),
             data_args: DataArgs::default(),
             text_column: "text".into(),
+            tokenizer_class: TokenizerClass::default(),
             on_bad_row: OnBadRow::default(),
             bin_dtype: BinDtype::default(),
             ctx_len: 2048,

@@ -1,6 +1,6 @@
 //! What a data set is made of, and how its rows are read.
 
-use crate::{OnBadRow, RowRange, TrainConfig};
+use crate::{OnBadRow, RowRange, TokenizerClass, TrainConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -65,11 +65,14 @@ pub struct DataFiles {
     pub parts: Vec<RowRange>,
 }
 
-/// How rows are read.
+/// How rows are read, and text made into tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowSpec {
     /// Column with the text; `a.b` is field `b` of column `a`, unless a column has that name.
     pub text_column: String,
+    /// What makes the tokenizer; orders before there was a choice have none.
+    #[serde(default)]
+    pub tokenizer_class: TokenizerClass,
     /// What becomes of a row that cannot be used.
     pub on_bad_row: OnBadRow,
     /// Length of the rows of `.bin` files, in tokens.
@@ -83,6 +86,7 @@ impl RowSpec {
     pub fn of(config: &TrainConfig, vocab_size: usize) -> Self {
         Self {
             text_column: config.text_column.clone(),
+            tokenizer_class: config.tokenizer_class,
             on_bad_row: config.on_bad_row,
             ctx_len: config.ctx_len,
             bin_id_bytes: config.bin_dtype.id_bytes(vocab_size),

@@ -188,6 +188,18 @@ pub enum OnBadRow {
     Skip,
 }
 
+/// What makes a model's tokenizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerClass {
+    /// tokenizer.json as it is.
+    #[default]
+    File,
+    /// The class that `AutoTokenizer` of transformers 5 picks, which may take only the vocabulary and merges
+    /// of tokenizer.json.
+    Transformers,
+}
+
 /// The width of the token ids in a `.bin` file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -431,6 +431,8 @@ mod tests {
             plain,
             id(json!({"ctx_len": 16, "lr": 5e-3 / (256.0f64 / 16384.0).sqrt()}))
         );
+        assert_eq!(plain, id(json!({"tokenizer_class": "file"})));
+        assert_ne!(plain, id(json!({"tokenizer_class": "transformers"})));
         assert_ne!(plain, id(json!({"k": 16})));
         assert_ne!(plain, id(json!({"shuffle_seed": 1})));
         assert_ne!(plain, id(json!({"layers": [0]})));

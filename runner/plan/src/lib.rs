@@ -37,7 +37,7 @@ mod validate;
 
 pub use config::TrainConfig;
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
-pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow};
+pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
 pub use error::{PlanError, nearest};
 pub use evaluation::EvalStats;
 pub use event::{BadEvent, Event, EventKind, FailureKind, MAX_EVENT_BYTES, SaeStats};

@@ -22,7 +22,7 @@ use crate::{TrainError, places};
 use batches::{Batch, Batches};
 use file::RowFile;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
-use plan::{Dtype, ModelFacts};
+use plan::{Dtype, ModelFacts, TokenizerClass};
 use rows::TopLatents;
 use sae::{FoundSae, Sae};
 use std::ops::ControlFlow;
@@ -41,6 +41,8 @@ pub struct EncodeRequest {
     pub dtype: Dtype,
     /// Whether its linear modules are held in 8 bit.
     pub load_in_8bit: bool,
+    /// What makes the tokenizer of texts.
+    pub tokenizer_class: TokenizerClass,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// The SAEs, in the order of their rows. Their decoders are not loaded.

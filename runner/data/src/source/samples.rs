@@ -7,8 +7,7 @@ use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::properties::WriterProperties;
 use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
-use plan::OnBadRow;
-use plan::{DataFile, DataFiles, Format, RowSpec};
+use plan::{DataFile, DataFiles, Format, OnBadRow, RowSpec, TokenizerClass};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +34,7 @@ impl Sample {
             _folder: folder,
             spec: RowSpec {
                 text_column: "text".into(),
+                tokenizer_class: TokenizerClass::File,
                 on_bad_row: OnBadRow::Fail,
                 ctx_len: 3,
                 bin_id_bytes: 2,

@@ -61,7 +61,7 @@ impl Batches {
         let sequences: Box<dyn Iterator<Item = TokenIds>> = match input {
             EncodeInput::Texts { texts, ctx_len } => {
                 let ctx_len = ctx_len.unwrap_or(max_ctx_len);
-                let tokenizer = Tokenizer::from_dir(&request.model_dir)?;
+                let tokenizer = Tokenizer::of_class(&request.model_dir, request.tokenizer_class)?;
                 let texts = texts.enumerate();
                 Box::new(
                     texts.map(move |(index, text)| tokenized(&tokenizer, index, &text?, ctx_len)),

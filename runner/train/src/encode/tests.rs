@@ -47,6 +47,7 @@ fn request(saes: &TempDir, out: &str) -> EncodeRequest {
         model_dir: tiny_llama(),
         dtype: Dtype::Float32,
         load_in_8bit: false,
+        tokenizer_class: TokenizerClass::File,
         device: "cpu".into(),
         saes: find_saes(saes.path()).unwrap(),
         top: None,
