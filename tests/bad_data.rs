@@ -104,7 +104,9 @@ fn too_few_sequences_are_told_before_there_are_tokens() {
     let sets = [&update[..], &["--set", "train.max_examples=500"]].concat();
     workspace
         .run(&[&["plan", "tiny.toml"][..], &sets].concat())
-        .refuses(&["`batch_size` is 8, 64 of them make an update, but `max_examples` leaves 500 sequences"]);
+        .refuses(&[
+            "`batch_size` is 8, 64 of them make an update, but `max_examples` leaves 500 sequences",
+        ]);
 }
 
 #[test]

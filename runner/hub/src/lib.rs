@@ -47,9 +47,8 @@
 //! - `upload/`: one commit of what the Hub lacks. `publish.rs` (in order), `local.rs` (hashes, streams),
 //!   `target.rs` (repository and branch), `lfs.rs`, `xet.rs` (large files), `commit.rs` (made once, looked for when
 //!   its answer is lost)
-//! - `testing/`: a Hub on this machine, with faults, a log, LFS and Xet's own store (`cas.rs`). `tests/peer/` holds
-//!   it to Python's client, which `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it
-//!   says that it is skipped
+//! - `tests/`: all of it against `hub_server`, a Hub on this machine. `tests/peer/` holds that to Python's client, which
+//!   `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it says that it is skipped
 
 mod asked;
 mod cache;
@@ -71,8 +70,6 @@ mod remote;
 mod settings;
 mod space;
 mod task;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -1,7 +1,7 @@
 //! Who may see what, and who is told the token.
 
 use super::*;
-use crate::testing::{Access, Fault};
+use hub_server::{Access, Fault};
 use std::env;
 use std::process::Command;
 

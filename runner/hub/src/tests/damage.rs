@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Damage;
-use crate::testing::Fault;
+use hub_server::Fault;
 
 /// Every content in the cache is whole, and no link leads nowhere.
 fn assert_clean(fixture: &Fixture, n_blobs: usize) {

@@ -2,8 +2,8 @@
 
 use super::datasets::{ALL, CARD, LARGE, cached, download, list, with_dataset};
 use super::*;
-use crate::testing::Fault;
 use crate::{Damage, ListedFile, Notice};
+use hub_server::Fault;
 use serde_json::json;
 use std::env;
 use std::process::{Command, Stdio};

@@ -1,8 +1,8 @@
 //! Data sets: what is listed, what is downloaded, and what is left alone.
 
 use super::*;
-use crate::testing::{Access, Fault};
 use crate::{DatasetListing, ListedFile, RepoKind};
+use hub_server::{Access, Fault};
 use serde_json::json;
 
 pub(super) const CARD: &str = "---\nconfigs:\n- config_name: default\n---\n# Some text\n";

@@ -12,8 +12,8 @@ mod parsers;
 mod peer;
 mod upload;
 
-use crate::testing::{HubServer, Request};
 use crate::{Hub, HubError, HubLimits, HubSettings, Progress, Snapshot, Token};
+use hub_server::{HubServer, Request};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Notice;
-use crate::testing::Fault;
+use hub_server::Fault;
 use std::net::TcpListener;
 use std::time::Instant;
 

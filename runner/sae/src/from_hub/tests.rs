@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{SaeConfig, SaeLensMetadata};
-use hub::testing::HubServer;
+use hub_server::HubServer;
 use std::fs;
 use tch::{Device, Kind};
 use tempfile::{TempDir, tempdir};

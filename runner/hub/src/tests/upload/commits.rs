@@ -1,7 +1,7 @@
 //! Commits whose answer is lost, and commits of others.
 
 use super::*;
-use crate::testing::Fault;
+use hub_server::Fault;
 
 const COMMIT: &str = "POST /api/models/org/saes/commit/main";
 

@@ -2,7 +2,7 @@
 //! is lost.
 
 use super::*;
-use crate::testing::Fault;
+use hub_server::Fault;
 use std::time::Instant;
 
 const PART_BYTES: u64 = 250_000;

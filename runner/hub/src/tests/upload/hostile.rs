@@ -2,7 +2,7 @@
 
 use super::faults::{WAYS, Way, fixture, steps};
 use super::*;
-use crate::testing::Fault;
+use hub_server::Fault;
 use std::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);

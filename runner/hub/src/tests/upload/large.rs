@@ -1,7 +1,7 @@
 //! The ways of large files.
 
 use super::*;
-use crate::testing::Fault;
+use hub_server::Fault;
 use std::env;
 use std::process::{Command, Stdio};
 

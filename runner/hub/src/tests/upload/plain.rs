@@ -1,8 +1,8 @@
 //! Uploads where nothing goes wrong but what the user asks for.
 
 use super::*;
-use crate::testing::Access;
 use crate::{RepoKind, UploadStep};
+use hub_server::Access;
 use std::collections::BTreeSet;
 
 #[test]
