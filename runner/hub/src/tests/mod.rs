@@ -162,6 +162,11 @@ fn sharded_model() -> Vec<(&'static str, Vec<u8>)> {
     files
 }
 
+/// Whether the message of an error has a part.
+fn says(error: &HubError, part: &str) -> bool {
+    error.to_string().contains(part)
+}
+
 /// Bytes that differ from place to place.
 fn weights(seed: u32) -> Vec<u8> {
     let byte = |index: u32| (index.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8;

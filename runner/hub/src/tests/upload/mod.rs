@@ -6,6 +6,7 @@ mod hostile;
 mod large;
 mod plain;
 
+use super::says;
 use crate::{
     Hub, HubError, HubLimits, HubSettings, Token, Upload, UploadFile, UploadProgress, UploadSource,
     Uploaded,
