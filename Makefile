@@ -31,7 +31,7 @@ fuzz: setup
 # Kills at random moments for half an hour, compared with undisturbed runs; SOAK="--kills 20" is shorter.
 soak: setup
 	cargo build --locked
-	cargo build --locked -p sae-run-hub --features testing --example serve
+	cargo build --locked -p sae-run-hub-server --example serve
 	python3 tests/checks/soak.py $(SOAK)
 
 # The documentation of the code, and the book of docs/ in target/book.

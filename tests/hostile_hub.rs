@@ -1,7 +1,7 @@
 //! A Hub that means harm: the program ends, soon, and says what is wrong with which Hub.
 
 use crate::common::{Outcome, Workspace, fixture, replace_line, small_sweep};
-use ::hub::testing::{Fault, HubServer};
+use hub_server::{Fault, HubServer};
 use std::time::{Duration, Instant};
 
 const MODEL: &str = "org/tiny";

@@ -1,7 +1,7 @@
 //! Models of the Hub, served by a Hub on this machine.
 
 use crate::common::{Outcome, Workspace, fixture, replace_line, small_sweep, text};
-use ::hub::testing::{Access, Fault, HubServer};
+use hub_server::{Access, Fault, HubServer};
 use serde_json::json;
 
 const MODEL: &str = "org/tiny";

@@ -1,7 +1,7 @@
 //! The sweeps on Llama-3-8B, planned as they are: by the model's config.json alone, for eight GPUs.
 
 use crate::common::{Outcome, Workspace, filters, fixture};
-use ::hub::testing::HubServer;
+use hub_server::HubServer;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use crate::common::{Running, Workspace, fixture, replace_line, small_sweep, text, until};
 use crate::publish::{REPO, TOKEN, card, published_from, run};
-use ::hub::testing::{Fault, HubServer};
+use hub_server::{Fault, HubServer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

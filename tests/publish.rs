@@ -1,7 +1,7 @@
 //! `sae-run publish`, to a Hub on this machine.
 
 use crate::common::{Outcome, Workspace, replace_line, small_sweep};
-use ::hub::testing::{Fault, HubServer};
+use hub_server::{Fault, HubServer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

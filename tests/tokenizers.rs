@@ -1,7 +1,7 @@
 //! Folders whose tokenizer transformers makes anew: what planning says, and whose tokens are trained on.
 
 use crate::common::{Workspace, fixture, replace_line, small_sweep, text};
-use ::hub::testing::HubServer;
+use hub_server::HubServer;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;

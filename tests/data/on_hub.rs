@@ -2,7 +2,7 @@
 
 use super::{describe, sample};
 use crate::common::{Outcome, Workspace, fixture, replace_line, small_sweep, text};
-use ::hub::testing::{Access, HubServer};
+use hub_server::{Access, HubServer};
 use serde_json::json;
 use std::fs;
 

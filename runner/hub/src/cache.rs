@@ -12,10 +12,11 @@
 //!
 //! Data sets lie in `datasets--OWNER--NAME`. FILE may have folders.
 
+use crate::HubError;
 use crate::digest::{self, Etag};
+use crate::error::Message;
 use crate::listing::{self, ListedFile, Listing};
 use crate::name::{RepoId, is_commit};
-use crate::{Damage, HubError};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -170,7 +171,7 @@ impl RepoCache {
         };
         let path = self.blob(&etag);
         let damage = digest::damage(&path, &etag, None).map_err(HubError::io("read", &path))?;
-        damage.map_or(Ok(()), |damage| Err(self.damaged(file, path, damage)))
+        damage.map_or(Ok(()), |damage| Err(self.damaged(file, &path, &damage)))
     }
 
     /// Checks the length of a content in the cache.
@@ -199,17 +200,17 @@ impl RepoCache {
         let got = fs::metadata(&path).map_err(HubError::io("read", &path))?;
         match got.len() {
             got if got == expected => Ok(()),
-            got => Err(self.damaged(file, path, Damage::Length { expected, got })),
+            got => Err(self.damaged(file, &path, &digest::length_damage(expected, got))),
         }
     }
 
-    fn damaged(&self, file: &str, path: PathBuf, reason: Damage) -> HubError {
-        HubError::DamagedCache {
-            repo: self.repo.as_str().into(),
-            file: file.into(),
-            path,
-            reason,
-        }
+    fn damaged(&self, file: &str, path: &Path, reason: &str) -> HubError {
+        let (repo, path) = (self.repo.as_str(), path.display());
+        let text = format!("`{file}` of `{repo}` is damaged in the cache, `{path}`: {reason}");
+        HubError::Cache(Message::new(text).hint(format!(
+            "delete `{path}` to download it anew; to use an edited file, copy its folder and name \
+             the copy"
+        )))
     }
 }
 
@@ -306,13 +307,8 @@ mod tests {
 
         fs::write(cache.blob(&etag), "edited").unwrap();
         let error = cache.check(COMMIT, "config.json").unwrap_err();
-        let content = Damage::Content {
-            expected: ETAG.into(),
-        };
-        assert!(
-            matches!(&error, HubError::DamagedCache { reason, .. } if *reason == content),
-            "{error:?}"
-        );
+        let damage = format!("its hash is not {ETAG}");
+        assert!(error.to_string().ends_with(&damage), "{error:?}");
         assert!(error.hint().unwrap().contains(ETAG));
     }
 

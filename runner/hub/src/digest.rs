@@ -1,6 +1,5 @@
 //! Whether a file is the one that the Hub has, by the name that the Hub gives its content.
 
-use crate::Damage;
 use crate::name::is_hex;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -67,13 +66,13 @@ impl Hash {
     }
 }
 
-/// How the file at `path` differs from the one that the Hub calls `etag`; `None` where it does not.
+/// How the file at `path` differs, in words, from the one that the Hub calls `etag`; `None` where it does not.
 /// `n_bytes`: its length, where that is known.
-pub(crate) fn damage(path: &Path, etag: &Etag, n_bytes: Option<u64>) -> io::Result<Option<Damage>> {
+pub(crate) fn damage(path: &Path, etag: &Etag, n_bytes: Option<u64>) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let got = file.metadata()?.len();
     if let Some(expected) = n_bytes.filter(|&expected| expected != got) {
-        return Ok(Some(Damage::Length { expected, got }));
+        return Ok(Some(length_damage(expected, got)));
     }
     let Some(hash) = etag.hash() else {
         return Ok(None);
@@ -82,11 +81,13 @@ pub(crate) fn damage(path: &Path, etag: &Etag, n_bytes: Option<u64>) -> io::Resu
         Hash::Sha256 => hex_digest(Sha256::new(), file)?,
         Hash::GitSha1 => hex_digest(Sha1::new_with_prefix(format!("blob {got}\0")), file)?,
     };
-    let expected = || etag.as_str().to_owned();
     let is_same = found.eq_ignore_ascii_case(etag.as_str());
-    Ok((!is_same).then(|| Damage::Content {
-        expected: expected(),
-    }))
+    Ok((!is_same).then(|| format!("its hash is not {}", etag.as_str())))
+}
+
+/// What is wrong with a file that has `got` bytes.
+pub(crate) fn length_damage(expected: u64, got: u64) -> String {
+    format!("{got} bytes instead of {expected}")
 }
 
 pub(crate) fn hex_digest(mut hasher: impl Digest, file: impl Read) -> io::Result<String> {
@@ -119,7 +120,7 @@ mod tests {
     const GIT: &str = "ce013625030ba8dba906f756967f9e9ca394464a";
     const SHA256: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
 
-    fn damage_of(content: &str, etag: &str, n_bytes: Option<u64>) -> Option<Damage> {
+    fn damage_of(content: &str, etag: &str, n_bytes: Option<u64>) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, content).unwrap();
@@ -133,17 +134,15 @@ mod tests {
             assert_eq!(damage_of("hello\n", etag, None), None, "{etag}");
         }
         for etag in [GIT, SHA256] {
-            let expected = etag.to_owned();
             let damage = damage_of("hellO\n", etag, Some(6));
-            assert_eq!(damage, Some(Damage::Content { expected }));
+            assert_eq!(damage, Some(format!("its hash is not {etag}")));
         }
     }
 
     #[test]
     fn the_length_counts_where_it_is_known() {
-        let (expected, got) = (7, 6);
         let damage = damage_of("hello\n", GIT, Some(7));
-        assert_eq!(damage, Some(Damage::Length { expected, got }));
+        assert_eq!(damage.as_deref(), Some("6 bytes instead of 7"));
     }
 
     #[test]

@@ -2,10 +2,16 @@
 //! there and is what the Hub says it is.
 
 use crate::cache::RepoCache;
+use crate::content::Contents;
+use crate::context::Context;
 use crate::digest::{self, Etag};
+use crate::error::Message;
 use crate::pace::Pace;
-use crate::remote::{Remote, RemoteFile};
-use crate::{Damage, HubError, HubSettings, space, tree};
+use crate::progress::Event;
+use crate::retry::{Tried, retry};
+use crate::tree::{self, RemoteFile};
+use crate::words::size;
+use crate::{HubError, refusal, space};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -20,34 +26,35 @@ const MAX_PARALLEL: usize = 4;
 /// How often to look whether another process is done with a file.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
-/// What happens to a file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Event {
-    /// It is to be downloaded, so many bytes.
-    Wanted(u64),
-    /// Another process downloads it; this one waits.
-    Waiting,
-    /// So many of its bytes are there.
-    Bytes(u64),
-    /// It is in the cache.
-    Done,
-}
-
 /// Downloads of files of one commit.
 pub(crate) struct Download<'a> {
-    pub(crate) settings: &'a HubSettings,
-    pub(crate) remote: &'a Remote<'a>,
+    pub(crate) context: &'a Context<'a>,
     pub(crate) cache: &'a RepoCache,
     pub(crate) commit: &'a str,
+    contents: Contents<'a>,
     /// What happens to which file, by its index.
-    pub(crate) events: Sender<(usize, Event)>,
+    events: Sender<(usize, Event)>,
 }
 
-impl Download<'_> {
+impl<'a> Download<'a> {
+    pub(crate) fn new(
+        context: &'a Context<'a>,
+        cache: &'a RepoCache,
+        commit: &'a str,
+        events: Sender<(usize, Event)>,
+    ) -> Self {
+        Self {
+            context,
+            cache,
+            commit,
+            contents: Contents::new(context, commit),
+            events,
+        }
+    }
+
     /// Brings files into the cache, several at a time; gives up at the first that fails.
     pub(crate) async fn all(&self, files: &[RemoteFile]) -> Result<(), HubError> {
-        let asked = self.remote.asked(self.commit);
-        tree::check_sizes(files, &asked, self.settings.limits.max_file_bytes)?;
+        tree::check_sizes(self.context, files)?;
         self.check_space(files, space::free_bytes(&self.cache.blobs()))?;
         for (index, file) in files.iter().enumerate() {
             self.tell(index, Event::Wanted(file.n_bytes));
@@ -76,13 +83,20 @@ impl Download<'_> {
         }
         match free_bytes.filter(|&free_bytes| needed_bytes > free_bytes) {
             None => Ok(()),
-            Some(free_bytes) => Err(HubError::NoSpace {
-                repo: self.cache.repo().as_str().into(),
-                folder: self.settings.cache_dir.clone(),
-                needed_bytes,
-                free_bytes,
-            }),
+            Some(free_bytes) => Err(self.no_space(needed_bytes, free_bytes)),
         }
+    }
+
+    fn no_space(&self, needed_bytes: u64, free_bytes: u64) -> HubError {
+        let message = Message::new(format!(
+            "`{}` needs {} more in the cache `{}`, where {} are free",
+            self.context.repo.as_str(),
+            size(needed_bytes),
+            self.context.settings.cache_dir.display(),
+            size(free_bytes)
+        ));
+        let hint = "make room there, or name a folder of another disk in `HF_HUB_CACHE`";
+        HubError::Cache(message.hint(hint))
     }
 
     /// Bytes of a content that are to be downloaded.
@@ -97,7 +111,7 @@ impl Download<'_> {
 
     async fn one(&self, index: usize, file: &RemoteFile) -> Result<(), HubError> {
         let etag = file.etag.as_ref();
-        let etag = etag.ok_or_else(|| self.remote.nameless(self.commit, &file.name))?;
+        let etag = etag.ok_or_else(|| refusal::nameless(self.context, &file.name))?;
         let _lock = self.lock(index, etag).await?;
         // There already: another commit has the same content, or another process was faster.
         if self.cache.blob(etag).exists() {
@@ -146,11 +160,12 @@ impl Download<'_> {
         let fresh = own_file(&partial)?;
         match self.attempt(index, file, etag, &fresh).await? {
             None => publish(&fresh, &blob),
-            Some(reason) => Err(HubError::DamagedDownload {
-                repo: self.cache.repo().as_str().into(),
-                file: file.name.clone(),
-                reason,
-            }),
+            Some(reason) => {
+                let (file, repo) = (&file.name, self.context.repo.as_str());
+                let text = format!("`{file}` of `{repo}` arrived damaged: {reason}");
+                let hint = "it was removed; run this again to download it anew";
+                Err(HubError::Unusable(Message::new(text).hint(hint)))
+            }
         }
     }
 
@@ -161,7 +176,7 @@ impl Download<'_> {
         file: &RemoteFile,
         etag: &Etag,
         path: &Path,
-    ) -> Result<Option<Damage>, HubError> {
+    ) -> Result<Option<String>, HubError> {
         self.fill(index, file, path).await?;
         let n_bytes = file.n_bytes;
         let (hashed, owned_path) = (etag.clone(), path.to_owned());
@@ -183,28 +198,47 @@ impl Download<'_> {
         if partial.n_bytes > file.n_bytes {
             partial.empty()?;
         }
-        let mut patience = Patience::new(self.settings);
-        while partial.n_bytes < file.n_bytes {
-            let first_byte = partial.n_bytes;
-            let outcome = self.receive(index, file, &mut partial).await;
-            if partial.n_bytes > file.n_bytes && first_byte > 0 {
-                // It cannot begin in the middle, and sent everything.
-                patience.can_resume = false;
-            } else if partial.n_bytes >= file.n_bytes {
-                break;
-            }
-            // Less would be a trickle, one piece an answer.
-            let n_new = partial.n_bytes.saturating_sub(first_byte);
-            let progress = n_new >= self.settings.limits.least_progress();
-            if !patience.lasts(outcome, progress).await? {
-                break;
-            }
-            if !patience.can_resume {
-                partial.empty()?;
-            }
+        if partial.n_bytes < file.n_bytes {
+            let attempt = async || self.receive_more(index, file, &mut partial).await;
+            retry(self.context, attempt).await?;
         }
         let synced = partial.file.sync_all();
         synced.map_err(HubError::io("write", path))
+    }
+
+    /// Receives what is missing of a file.
+    async fn receive_more(
+        &self,
+        index: usize,
+        file: &RemoteFile,
+        partial: &mut Partial<'_>,
+    ) -> Tried<Result<(), HubError>> {
+        if !partial.can_resume
+            && let Err(error) = partial.empty()
+        {
+            return Tried::Done(Err(error));
+        }
+        let first_byte = partial.n_bytes;
+        let outcome = self.receive(index, file, partial).await;
+        if partial.n_bytes > file.n_bytes && first_byte > 0 {
+            // It cannot begin in the middle, and sent everything.
+            partial.can_resume = false;
+        } else if partial.n_bytes >= file.n_bytes {
+            return Tried::Done(Ok(()));
+        }
+        // Less would be a trickle, one piece an answer.
+        let n_new = partial.n_bytes.saturating_sub(first_byte);
+        let is_progress = n_new >= self.context.settings.limits.least_progress();
+        match &outcome {
+            // That was waited for as long as may be.
+            Err(HubError::RateLimited(_)) => Tried::Done(outcome),
+            Err(error) if !error.is_of_the_way() => Tried::Done(outcome),
+            _ if is_progress && partial.can_resume => Tried::Further(outcome),
+            _ => Tried::Again {
+                outcome,
+                wait: None,
+            },
+        }
     }
 
     async fn receive(
@@ -213,13 +247,12 @@ impl Download<'_> {
         file: &RemoteFile,
         partial: &mut Partial<'_>,
     ) -> Result<(), HubError> {
-        let asked = self.remote.asked(self.commit);
-        let bytes = self.remote.bytes(self.commit, file, partial.n_bytes);
-        let mut bytes = bytes.await?;
-        let mut pace = Pace::new(&self.settings.limits);
+        let mut bytes = self.contents.bytes(file, partial.n_bytes).await?;
+        let mut pace = Pace::new(&self.context.settings.limits);
         loop {
-            let piece = pace.watch(bytes.next(&asked)).await;
-            let Some(piece) = piece.ok_or_else(|| asked.too_slow())?? else {
+            let piece = pace.watch(self.contents.next(&mut bytes)).await;
+            let piece = piece.ok_or_else(|| refusal::too_slow(self.context))?;
+            let Some(piece) = piece? else {
                 return Ok(());
             };
             pace.count(piece.len());
@@ -227,48 +260,6 @@ impl Download<'_> {
             self.tell(index, Event::Bytes(partial.n_bytes));
             if partial.n_bytes > file.n_bytes {
                 return Ok(());
-            }
-        }
-    }
-}
-
-/// How long to go on with a file whose answers break off.
-struct Patience {
-    max_failures: u32,
-    n_failures: u32,
-    first_delay: Duration,
-    /// Whether the Hub can begin in the middle of the file.
-    can_resume: bool,
-}
-
-impl Patience {
-    fn new(settings: &HubSettings) -> Self {
-        Self {
-            max_failures: settings.n_retries,
-            n_failures: 0,
-            first_delay: settings.retry_delay,
-            can_resume: true,
-        }
-    }
-
-    /// Whether to ask again, after a wait. `outcome`: of the answer that broke off.
-    async fn lasts(
-        &mut self,
-        outcome: Result<(), HubError>,
-        progress: bool,
-    ) -> Result<bool, HubError> {
-        if progress && self.can_resume {
-            self.n_failures = 0;
-        }
-        self.n_failures += 1;
-        match outcome {
-            // That was waited for as long as may be.
-            Err(error @ HubError::RateLimited { .. }) => Err(error),
-            Err(error) if !error.is_of_the_way() => Err(error),
-            outcome if self.n_failures > self.max_failures => outcome.map(|()| false),
-            _ => {
-                tokio::time::sleep(self.first_delay * self.n_failures).await;
-                Ok(true)
             }
         }
     }
@@ -282,6 +273,8 @@ struct Partial<'a> {
     path: &'a Path,
     file: File,
     n_bytes: u64,
+    /// Whether the Hub can begin in the middle of the file.
+    can_resume: bool,
 }
 
 impl<'a> Partial<'a> {
@@ -293,6 +286,7 @@ impl<'a> Partial<'a> {
             path,
             file,
             n_bytes,
+            can_resume: true,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The address of a Hub.
 
 use crate::HubError;
+use crate::error::Message;
 use reqwest::Url;
 
 /// `endpoint` as it is asked at, without a slash at its end. Addresses are shown, kept in records and
@@ -9,9 +10,7 @@ use reqwest::Url;
 /// # Errors
 /// It is not the address of a server, or has more than that.
 pub(crate) fn checked(endpoint: &str) -> Result<String, HubError> {
-    let Ok(url) = Url::parse(endpoint) else {
-        return Err(bad("is not an address"));
-    };
+    let url = parse(endpoint)?;
     match () {
         () if !matches!(url.scheme(), "http" | "https") || !url.has_host() => {
             Err(bad("is not an address of http or https"))
@@ -26,8 +25,16 @@ pub(crate) fn checked(endpoint: &str) -> Result<String, HubError> {
     }
 }
 
-fn bad(reason: &'static str) -> HubError {
-    HubError::BadEndpoint { reason }
+/// An address, whatever else it has.
+pub(crate) fn parse(endpoint: &str) -> Result<Url, HubError> {
+    Url::parse(endpoint).map_err(|_| bad("is not an address"))
+}
+
+/// It is not shown, for it may hold a secret.
+fn bad(reason: &str) -> HubError {
+    let message = format!("the Hub's address, as `HF_ENDPOINT` gives it, {reason}");
+    let hint = "it takes an address such as `https://host`; a token belongs into `HF_TOKEN`";
+    HubError::Invalid(Message::new(message).hint(hint))
 }
 
 #[cfg(test)]

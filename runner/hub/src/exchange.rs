@@ -2,14 +2,13 @@
 
 use crate::HubError;
 use crate::HubLimits;
-use crate::asked::retry_after;
+use crate::context::Context;
 use crate::pace::Pace;
-use crate::remote::Remote;
-use crate::{Notice, asked::Asked};
+use crate::refusal::{self, Refusal, retry_after};
+use crate::retry::{Tried, is_passing, retry};
 use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
-use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Most bytes that are read of the text of a refusal.
 const MAX_REFUSAL_BYTES: u64 = 64 << 10;
@@ -20,6 +19,78 @@ pub(crate) struct Document {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
+}
+
+/// Asks for a document about `revision`, again where that may help.
+pub(crate) async fn get(
+    context: &Context<'_>,
+    url: &Url,
+    revision: &str,
+) -> Result<Document, HubError> {
+    let answer = send(context, || context.client.get(url.clone()), url).await?;
+    accepted(context, revision, (answer.status, &answer.headers))?;
+    Ok(answer)
+}
+
+/// Whether the Hub has what it was asked for, about `revision`.
+pub(crate) fn accepted(
+    context: &Context<'_>,
+    revision: &str,
+    (status, headers): (StatusCode, &HeaderMap),
+) -> Result<(), HubError> {
+    match status.is_success() {
+        true => Ok(()),
+        false => {
+            let refusal = Refusal::of(status, headers);
+            Err(refusal::refused(context, revision, &refusal))
+        }
+    }
+}
+
+/// Sends what `request` makes, for `url`, again where that may help. The token goes to the Hub alone.
+pub(crate) async fn send(
+    context: &Context<'_>,
+    request: impl Fn() -> RequestBuilder,
+    url: &Url,
+) -> Result<Document, HubError> {
+    let attempt = async || {
+        let answer = document(context, request(), url).await;
+        tried(context, answer, |answer| (answer.status, &answer.headers))
+    };
+    retry(context, attempt).await
+}
+
+/// The same where the answer is to be read by the caller, piece by piece.
+pub(crate) async fn open(
+    context: &Context<'_>,
+    request: impl Fn() -> RequestBuilder,
+    url: &Url,
+) -> Result<Response, HubError> {
+    let attempt = async || {
+        let limit = context.settings.limits.max_answer_time;
+        let answer = timeout(limit, response(context, request(), url)).await;
+        let answer = answer.unwrap_or(Err(Failure::TooLate));
+        tried(context, answer, |answer| {
+            (answer.status(), answer.headers())
+        })
+    };
+    retry(context, attempt).await
+}
+
+/// Sends a request for `url` once.
+pub(crate) async fn send_once(
+    context: &Context<'_>,
+    request: RequestBuilder,
+    url: &Url,
+) -> Result<Document, HubError> {
+    let answer = document(context, request, url).await;
+    answer.map_err(|failure| failure.told(context))
+}
+
+/// Reads an answer.
+pub(crate) async fn read(context: &Context<'_>, answer: Response) -> Result<Document, HubError> {
+    let answer = Document::read(answer, &context.settings.limits).await;
+    answer.map_err(|failure| failure.told(context))
 }
 
 /// Why there is no answer, or not all of it.
@@ -48,31 +119,60 @@ impl Failure {
         }
     }
 
-    fn told(self, asked: &Asked<'_>) -> HubError {
+    fn told(self, context: &Context<'_>) -> HubError {
         match self {
-            Self::Transport(error) => asked.unreachable(error),
-            Self::TooLong => asked.too_long(),
-            Self::TooSlow => asked.too_slow(),
-            Self::TooLate => asked.too_late(),
+            Self::Transport(error) => refusal::unreachable(context, error),
+            Self::TooLong => refusal::too_long(context),
+            Self::TooSlow => refusal::too_slow(context),
+            Self::TooLate => refusal::too_late(context),
         }
     }
 }
 
-/// The beginning of an answer.
-trait Head {
-    fn head(&self) -> (StatusCode, &HeaderMap);
-}
-
-impl Head for Document {
-    fn head(&self) -> (StatusCode, &HeaderMap) {
-        (self.status, &self.headers)
+/// Whether to ask again. `head`: status and headers of an answer.
+fn tried<T>(
+    context: &Context<'_>,
+    answer: Result<T, Failure>,
+    head: impl Fn(&T) -> (StatusCode, &HeaderMap),
+) -> Tried<Result<T, HubError>> {
+    let (may_pass, wait) = match &answer {
+        Ok(answer) => {
+            let (status, headers) = head(answer);
+            (is_passing(status.as_u16()), retry_after(headers))
+        }
+        Err(failure) => (failure.may_pass(), None),
+    };
+    let outcome = answer.map_err(|failure| failure.told(context));
+    match may_pass {
+        true => Tried::Again { outcome, wait },
+        false => Tried::Done(outcome),
     }
 }
 
-impl Head for Response {
-    fn head(&self) -> (StatusCode, &HeaderMap) {
-        (self.status(), self.headers())
-    }
+async fn document(
+    context: &Context<'_>,
+    request: RequestBuilder,
+    url: &Url,
+) -> Result<Document, Failure> {
+    let limits = &context.settings.limits;
+    let document = async {
+        let response = response(context, request, url).await?;
+        Document::read(response, limits).await
+    };
+    let document = timeout(limits.max_answer_time, document).await;
+    document.unwrap_or(Err(Failure::TooLate))
+}
+
+async fn response(
+    context: &Context<'_>,
+    request: RequestBuilder,
+    url: &Url,
+) -> Result<Response, Failure> {
+    let request = match context.token_for(url) {
+        Some(token) => request.bearer_auth(token.secret()),
+        None => request,
+    };
+    Ok(request.send().await?)
 }
 
 impl Document {
@@ -120,117 +220,4 @@ async fn fill(
         }
         body.extend_from_slice(&piece);
     }
-}
-
-impl Remote<'_> {
-    /// Asks for a document, again where that may help.
-    pub(crate) async fn get(&self, url: &Url) -> Result<Document, HubError> {
-        self.send(|| self.client().get(url.clone()), url).await
-    }
-
-    /// Sends what `request` makes, for `url`, again where that may help and as late as the Hub asks
-    /// for. The token goes to the Hub alone.
-    pub(crate) async fn send(
-        &self,
-        request: impl Fn() -> RequestBuilder,
-        url: &Url,
-    ) -> Result<Document, HubError> {
-        self.repeated(async || self.document(request(), url).await)
-            .await
-    }
-
-    /// The same where the answer is to be read by the caller, piece by piece.
-    pub(crate) async fn open(
-        &self,
-        request: impl Fn() -> RequestBuilder,
-        url: &Url,
-    ) -> Result<Response, HubError> {
-        let limit = self.settings().limits.max_answer_time;
-        let attempt = async || {
-            let response = timeout(limit, self.response(request(), url)).await;
-            response.unwrap_or(Err(Failure::TooLate))
-        };
-        self.repeated(attempt).await
-    }
-
-    /// Sends a request for `url` once.
-    pub(crate) async fn send_once(
-        &self,
-        request: RequestBuilder,
-        url: &Url,
-    ) -> Result<Document, HubError> {
-        let document = self.document(request, url).await;
-        document.map_err(|failure| failure.told(&self.asked("")))
-    }
-
-    /// Reads an answer.
-    pub(crate) async fn read(&self, response: Response) -> Result<Document, HubError> {
-        let document = Document::read(response, &self.settings().limits).await;
-        document.map_err(|failure| failure.told(&self.asked("")))
-    }
-
-    /// Waits as long as the Hub asks for, or else for `delay`. At once and false: it asks for too much.
-    pub(crate) async fn pause(&self, asked_for: Option<Duration>, delay: Duration) -> bool {
-        let limits = &self.settings().limits;
-        let may_wait = asked_for.is_none_or(|wait| {
-            let notice = || Notice::Waiting {
-                repo: self.repo().as_str().into(),
-                endpoint: self.settings().endpoint.clone(),
-                wait,
-            };
-            self.waits().begin(wait, limits, notice)
-        });
-        if may_wait {
-            sleep(asked_for.unwrap_or(delay)).await;
-        }
-        may_wait
-    }
-
-    async fn repeated<T: Head>(
-        &self,
-        attempt: impl AsyncFn() -> Result<T, Failure>,
-    ) -> Result<T, HubError> {
-        let told = |failure: Failure| failure.told(&self.asked(""));
-        let mut delay = self.settings().retry_delay;
-        for _ in 0..self.settings().n_retries {
-            match attempt().await {
-                Ok(answer) => {
-                    let (status, headers) = answer.head();
-                    let is_last = !is_passing(status.as_u16());
-                    if is_last || !self.pause(retry_after(headers), delay).await {
-                        return Ok(answer);
-                    }
-                }
-                Err(failure) if failure.may_pass() => {
-                    self.pause(None, delay).await;
-                }
-                Err(failure) => return Err(told(failure)),
-            }
-            delay *= 2;
-        }
-        attempt().await.map_err(told)
-    }
-
-    async fn document(&self, request: RequestBuilder, url: &Url) -> Result<Document, Failure> {
-        let limits = &self.settings().limits;
-        let document = async {
-            let response = self.response(request, url).await?;
-            Document::read(response, limits).await
-        };
-        let document = timeout(limits.max_answer_time, document).await;
-        document.unwrap_or(Err(Failure::TooLate))
-    }
-
-    async fn response(&self, request: RequestBuilder, url: &Url) -> Result<Response, Failure> {
-        let request = match self.token_for(url) {
-            Some(token) => request.bearer_auth(token.secret()),
-            None => request,
-        };
-        Ok(request.send().await?)
-    }
-}
-
-/// Whether a status says that a moment later it may be another.
-pub(crate) fn is_passing(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }

@@ -1,12 +1,13 @@
 //! Which files of a model are needed, and which of them are in the cache.
 
 use crate::HubError;
-use crate::asked::short;
 use crate::cache::RepoCache;
 use crate::download::Download;
+use crate::error::Message;
 use crate::name::is_file_name;
-use crate::remote::RemoteFile;
-use crate::words::cut;
+use crate::refusal::short;
+use crate::tree::{self, RemoteFile};
+use crate::words::{cut, size};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -63,9 +64,8 @@ pub(crate) fn check_planning_files(cache: &RepoCache, commit: &str) -> Result<()
 
 /// Downloads the planning files of a commit.
 pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), HubError> {
-    let download = &download;
-    let Download { cache, commit, .. } = *download;
-    let tree = download.remote.top_files(commit).await?;
+    let Download { cache, commit, .. } = download;
+    let tree = tree::top_files(download.context, commit).await?;
     check_model(cache, commit, &tree)?;
     let is_wanted = |file: &RemoteFile| {
         PLANNING_FILES.contains(&file.name.as_str()) && !cache.has(commit, &file.name)
@@ -75,7 +75,7 @@ pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), H
         .filter(|file| is_wanted(file))
         .cloned()
         .collect();
-    check_lengths(download, &wanted)?;
+    check_lengths(&download, &wanted)?;
     download.all(&wanted).await?;
     for file in PLANNING_FILES {
         if find(&tree, file).is_none() {
@@ -87,42 +87,57 @@ pub(crate) async fn fetch_planning_files(download: Download<'_>) -> Result<(), H
 
 /// Files that are read as a whole are not too long for that.
 fn check_lengths(download: &Download<'_>, files: &[RemoteFile]) -> Result<(), HubError> {
-    let max_bytes = download.settings.limits.max_planning_file_bytes;
-    match files.iter().find(|file| file.n_bytes > max_bytes) {
-        None => Ok(()),
-        Some(file) => Err(HubError::FileTooLong {
-            repo: download.cache.repo().as_str().into(),
-            file: file.name.clone(),
-            n_bytes: file.n_bytes,
-            max_bytes,
-        }),
-    }
+    let max_bytes = download.context.settings.limits.max_planning_file_bytes;
+    let Some(file) = files.iter().find(|file| file.n_bytes > max_bytes) else {
+        return Ok(());
+    };
+    let (name, repo) = (&file.name, download.context.repo.as_str());
+    let (n_bytes, most) = (size(file.n_bytes), size(max_bytes));
+    let text = format!("`{name}` of `{repo}` has {n_bytes}; no more than {most} are read");
+    let message = Message::new(text).hint("is it the model that you mean?");
+    Err(HubError::Unusable(message))
 }
 
 /// Whether the files are those of a model that can be read.
 fn check_model(cache: &RepoCache, commit: &str, tree: &[RemoteFile]) -> Result<(), HubError> {
-    let repo = cache.repo().as_str().to_owned();
-    let commit = commit.to_owned();
-    if find(tree, CONFIG).is_none() && find(tree, ADAPTER).is_some() {
-        return Err(HubError::Adapter { repo, commit });
+    let repo = cache.repo().as_str();
+    let has = |name: &str| find(tree, name).is_some();
+    let message = match () {
+        () if !has(CONFIG) && has(ADAPTER) => {
+            let text = "holds a PEFT adapter (`adapter_config.json`)";
+            let text = format!("`{repo}` {text} at commit {commit}, and no model");
+            Message::new(text).hint(format!(
+                "merge it with its base model, in Python \
+                 `AutoPeftModelForCausalLM.from_pretrained(\"{repo}\").merge_and_unload()\
+                 .save_pretrained(FOLDER)`, and copy the tokenizer there"
+            ))
+        }
+        () if !has(CONFIG) => {
+            Message::new(format!("`{repo}` has no config.json at commit {commit}"))
+                .hint("a model that transformers loads has one")
+        }
+        () if !has(WEIGHTS) && !has(INDEX) => {
+            let text = format!("`{repo}` has no weights as safetensors at commit {commit}");
+            Message::new(text).hint(convert_hint(tree))
+        }
+        () => return Ok(()),
+    };
+    Err(HubError::Unusable(message))
+}
+
+/// What to do with a model that has no weights as safetensors.
+fn convert_hint(tree: &[RemoteFile]) -> String {
+    let is_other = |name: &&str| OTHER_WEIGHTS.iter().any(|end| name.ends_with(end));
+    let names = tree.iter().map(|file| file.name.as_str());
+    let others: Vec<_> = names.filter(is_other).take(MAX_OTHERS).collect();
+    match &others[..] {
+        [] => "there are no weights in other formats either".into(),
+        others => format!(
+            "it has {}; load it with transformers and save it with `save_pretrained`, which writes \
+             safetensors, then name that folder",
+            others.join(", ")
+        ),
     }
-    if find(tree, CONFIG).is_none() {
-        return Err(HubError::NoConfig { repo, commit });
-    }
-    if find(tree, WEIGHTS).is_none() && find(tree, INDEX).is_none() {
-        let is_other =
-            |file: &&RemoteFile| OTHER_WEIGHTS.iter().any(|end| file.name.ends_with(end));
-        let others = tree.iter().filter(is_other);
-        return Err(HubError::NoSafetensors {
-            repo,
-            commit,
-            others: others
-                .take(MAX_OTHERS)
-                .map(|file| file.name.clone())
-                .collect(),
-        });
-    }
-    Ok(())
 }
 
 fn find<'a>(tree: &'a [RemoteFile], name: &str) -> Option<&'a RemoteFile> {
@@ -151,7 +166,7 @@ pub(crate) fn missing_weights(cache: &RepoCache, commit: &str) -> Result<Option<
 /// Downloads the weights of a commit. As transformers, prefers the single file to shards.
 pub(crate) async fn fetch_weights(download: Download<'_>) -> Result<(), HubError> {
     let Download { cache, commit, .. } = download;
-    let tree = download.remote.top_files(commit).await?;
+    let tree = tree::top_files(download.context, commit).await?;
     check_model(cache, commit, &tree)?;
     let wanted = match (find(&tree, WEIGHTS), find(&tree, INDEX)) {
         (None, Some(index)) => {
@@ -181,7 +196,7 @@ fn shards_of(
     let shards = shards(cache, commit)?.into_iter();
     let file = |shard: String| match find(tree, &shard) {
         Some(file) => Ok(file.clone()),
-        None => Err(bad_shard(cache, commit, shard)),
+        None => Err(bad_shard(cache, commit, &shard)),
     };
     shards.map(file).collect()
 }
@@ -195,13 +210,13 @@ struct Index {
 fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError> {
     let path = cache.snapshot(commit).join(INDEX);
     let text = fs::read(&path).map_err(HubError::io("read", &path))?;
-    let names = shards_in(&text).map_err(|error| HubError::BadIndex {
-        path,
-        source: short(error.into()),
+    let names = shards_in(&text).map_err(|error| {
+        let text = format!("`{}` is no index of safetensors files", path.display());
+        HubError::Unusable(Message::new(text).caused_by(short(error.into())))
     })?;
     let checked = |shard: String| match is_shard(&shard) {
         true => Ok(shard),
-        false => Err(bad_shard(cache, commit, shard)),
+        false => Err(bad_shard(cache, commit, &shard)),
     };
     names.into_iter().map(checked).collect()
 }
@@ -218,10 +233,11 @@ fn is_shard(name: &str) -> bool {
     is_file_name(name) && extension.is_some_and(|extension| extension == "safetensors")
 }
 
-fn bad_shard(cache: &RepoCache, commit: &str, shard: String) -> HubError {
-    HubError::BadShard {
-        repo: cache.repo().as_str().into(),
-        path: cache.snapshot(commit).join(INDEX),
-        shard: cut(&shard),
-    }
+/// An index that names a file elsewhere, or one that is not there.
+fn bad_shard(cache: &RepoCache, commit: &str, shard: &str) -> HubError {
+    let (repo, path) = (cache.repo().as_str(), cache.snapshot(commit).join(INDEX));
+    let (path, shard) = (path.display(), cut(shard));
+    HubError::Unusable(Message::new(format!(
+        "`{path}` names the file `{shard}`, which `{repo}` does not have"
+    )))
 }

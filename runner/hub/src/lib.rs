@@ -43,16 +43,19 @@
 //!
 //! # Files
 //!
-//! - `models.rs`, `datasets.rs`, `listing.rs`: what a repository has; `download.rs`, `cache.rs`: bringing it
-//! - `upload/`: one commit of what the Hub lacks. `publish.rs` (in order), `local.rs` (hashes, streams),
-//!   `target.rs` (repository and branch), `lfs.rs`, `xet.rs` (large files), `commit.rs` (made once, looked for when
-//!   its answer is lost)
-//! - `testing/`: a Hub on this machine, with faults, a log, LFS and Xet's own store (`cas.rs`). `tests/peer/` holds
-//!   it to Python's client, which `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it
-//!   says that it is skipped
+//! - `models.rs`, `datasets.rs`: begin here; `hub.rs`, `listed.rs`, `files.rs`: what they share
+//! - `context.rs`: what all requests share; `exchange.rs`, `retry.rs`: requests and answers, `refusal.rs`: what
+//!   these mean; `tree.rs`, `content.rs`: what is asked
+//! - `download.rs`, `cache.rs`: a file on its way, and where it lies
+//! - `upload/`: one commit of what the Hub lacks. `publish.rs` (in order), `local.rs` (hashes, streams), `publisher.rs`
+//!   (what its requests share), `target.rs` (repository and branch), `lfs.rs`, `put.rs`, `xet.rs` (large files),
+//!   `commit.rs` (made once, looked for when its answer is lost)
+//! - `tests/`: all of it against `hub_server`, a Hub on this machine. `tests/peer/` holds that to Python's client, which
+//!   `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it says that it is skipped
 
-mod asked;
 mod cache;
+mod content;
+mod context;
 mod datasets;
 mod digest;
 mod download;
@@ -60,19 +63,20 @@ mod endpoint;
 mod error;
 mod exchange;
 mod files;
-mod hint;
 mod hub;
 mod limits;
+mod listed;
 mod listing;
 mod models;
 mod name;
+mod notice;
 mod pace;
-mod remote;
+mod progress;
+mod refusal;
+mod retry;
 mod settings;
 mod space;
 mod task;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -81,12 +85,14 @@ mod waits;
 mod words;
 
 pub use datasets::DatasetListing;
-pub use error::{Damage, HubError};
-pub use hub::{Hub, Notice, Progress, Snapshot};
+pub use error::{HubError, Message};
+pub use hub::Hub;
 pub use limits::HubLimits;
 pub use listing::ListedFile;
-pub use models::ModelListing;
+pub use models::{ModelListing, Snapshot};
 pub use name::{RepoKind, is_repo_id};
+pub use notice::Notice;
+pub use progress::Progress;
 pub use settings::{HubSettings, Token};
 pub use upload::{
     FileUpload, Upload, UploadFile, UploadPlan, UploadProgress, UploadSource, UploadStep, Uploaded,

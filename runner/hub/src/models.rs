@@ -1,10 +1,21 @@
-//! Any files of a model repository: which it has, and those that are chosen of them.
+//! Models by their id: what planning and training need of them, or any of their files.
 
-use crate::cache::RepoCache;
 use crate::listing::ListedFile;
-use crate::name::{RepoId, Revision};
-use crate::{Hub, HubError, Notice, Progress, RepoKind};
+use crate::{Hub, HubError, Notice, Progress, RepoKind, files, listed};
 use std::path::PathBuf;
+
+/// A model at a commit, in the cache.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The repository's id.
+    pub repo: String,
+    /// The commit's hash: 40 hexadecimal digits.
+    pub commit: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What the user should know of how it was found.
+    pub notice: Option<Notice>,
+}
 
 /// A model repository at a commit: which files it has. Which of them are in the cache is not said.
 #[derive(Clone, Debug)]
@@ -22,6 +33,53 @@ pub struct ModelListing {
 }
 
 impl Hub {
+    /// The commit that `revision` (a branch, tag or commit; `None`: `main`) of the model `repo`
+    /// means, and a folder with what planning needs of it: config.json, the tokenizer's files, and
+    /// the index of the weights where they are in shards. No weights.
+    ///
+    /// Of a commit that is in the cache, nothing is asked. Offline, or when the Hub cannot say, a
+    /// branch or tag means what it meant when it was last asked for.
+    ///
+    /// # Errors
+    /// No such model, or no access to it; a model without config.json or safetensors; no network,
+    /// and not in the cache; a damaged file.
+    pub fn model_files(&self, repo: &str, revision: Option<&str>) -> Result<Snapshot, HubError> {
+        let found = self.find(RepoKind::Model, repo, revision)?;
+        let (cache, commit) = (&found.cache, &found.commit);
+        if let Some(unknown) = files::unknown_planning_file(cache, commit) {
+            self.check_online(cache, found.revision.as_str(), Some(unknown))?;
+            self.fetch(cache, commit, &mut |_| {}, files::fetch_planning_files)?;
+        }
+        files::check_planning_files(cache, commit)?;
+        found.remember();
+        Ok(Snapshot {
+            repo: found.repo().into(),
+            dir: cache.snapshot(commit),
+            commit: found.commit,
+            notice: found.notice,
+        })
+    }
+
+    /// Downloads the weights of `snapshot`, a single safetensors file or shards, as far as they are
+    /// not in the cache. What an interrupted download left is taken up. `progress` is called on
+    /// this thread.
+    ///
+    /// # Errors
+    /// As [`Hub::model_files`], and an index that names files which are not there.
+    pub fn download_weights(
+        &self,
+        snapshot: &Snapshot,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), HubError> {
+        let found = self.find(RepoKind::Model, &snapshot.repo, Some(&snapshot.commit))?;
+        let (cache, commit) = (&found.cache, &found.commit);
+        if let Some(missing) = files::missing_weights(cache, commit)? {
+            self.check_online(cache, commit, Some(&missing))?;
+            self.fetch(cache, commit, progress, files::fetch_weights)?;
+        }
+        Ok(())
+    }
+
     /// The commit that `revision` (a branch, tag or commit; `None`: `main`) of the model repository
     /// `repo` means, and which files it has, whatever they are. None is downloaded.
     ///
@@ -38,26 +96,21 @@ impl Hub {
         repo: &str,
         revision: Option<&str>,
     ) -> Result<ModelListing, HubError> {
-        let repo = RepoId::parse(RepoKind::Model, repo)?;
-        let revision = Revision::parse(&repo, revision)?;
-        let cache = RepoCache::new(&self.settings().cache_dir, &repo);
-        let (commit, notice) = self.resolve(&cache, &revision)?;
-        let files = match self.files_of(&cache, &commit) {
-            Err(error @ HubError::NotListed { .. }) => match cache.cached_files(&commit) {
-                files if files.is_empty() => return Err(error),
+        let found = self.find(RepoKind::Model, repo, revision)?;
+        let files = match listed::files_of(self, &found)? {
+            Some(files) => files,
+            None => match found.cache.cached_files(&found.commit) {
+                files if files.is_empty() => return Err(listed::not_listed(self, &found)),
                 files => files,
             },
-            files => files?,
         };
-        if let (Revision::Name(name), None) = (&revision, &notice) {
-            cache.remember_commit(name, &commit);
-        }
+        found.remember();
         Ok(ModelListing {
-            repo: repo.as_str().into(),
-            dir: cache.snapshot(&commit),
-            commit,
+            repo: found.repo().into(),
+            dir: found.cache.snapshot(&found.commit),
+            commit: found.commit,
             files,
-            notice,
+            notice: found.notice,
         })
     }
 
@@ -74,7 +127,7 @@ impl Hub {
         names: &[String],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<PathBuf>, HubError> {
-        let repo = RepoId::parse(RepoKind::Model, &listing.repo)?;
-        self.bring_named(&repo, (&listing.commit, &listing.files), names, progress)
+        let found = self.find(RepoKind::Model, &listing.repo, Some(&listing.commit))?;
+        listed::bring_named(self, &found, (&listing.files, names), progress)
     }
 }

@@ -1,6 +1,7 @@
 //! Names that come from users and from repositories, checked before they become paths or addresses.
 
 use crate::HubError;
+use crate::error::Message;
 use std::fmt;
 use std::path::{Component, Path};
 
@@ -103,10 +104,14 @@ pub(crate) struct RepoId {
 
 impl RepoId {
     pub(crate) fn parse(kind: RepoKind, text: &str) -> Result<Self, HubError> {
-        let (id, repo) = (text.to_owned(), text.to_owned());
+        let id = text.to_owned();
         match is_repo_id(text) {
             true => Ok(Self { kind, id }),
-            false => Err(HubError::BadRepoId { kind, repo }),
+            false => {
+                let message = Message::new(format!("`{text}` is no id of a {kind} on the Hub"));
+                let hint = "ids look like `name` or `owner/name`";
+                Err(HubError::Invalid(message.hint(hint)))
+            }
         }
     }
 
@@ -152,10 +157,10 @@ impl Revision {
         if is_ref_name(text) {
             return Ok(Self::Name(text.into()));
         }
-        Err(HubError::BadRevision {
-            repo: repo.as_str().into(),
-            revision: text.into(),
-        })
+        let repo = repo.as_str();
+        let message = format!("`{text}` is no branch, tag or commit of `{repo}`");
+        let hint = "look at the repository's page for its branches and tags";
+        Err(HubError::BadRevision(Message::new(message).hint(hint)))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -241,7 +246,7 @@ mod tests {
         ] {
             let error = parse(Some(name)).unwrap_err();
             assert!(
-                matches!(&error, HubError::BadRevision { revision, .. } if revision == name),
+                matches!(error, HubError::BadRevision(_)) && error.to_string().contains(name),
                 "{error:?}"
             );
         }

@@ -1,14 +1,163 @@
-//! Which files a commit has, by the Hub. hf-hub 1.0.0 asks the same, and loses how large files hash.
+//! Which commit a revision means and which files a commit has, by the Hub. hf-hub 1.0.0 asks the same,
+//! and loses how large files hash.
 
 use crate::HubError;
-use crate::asked::{Asked, Refusal};
+use crate::context::Context;
 use crate::digest::Etag;
-use crate::remote::{Remote, RemoteFile};
+use crate::exchange;
+use crate::name::is_commit;
+use crate::refusal;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
 use std::collections::HashSet;
 use tokio::time::timeout;
+
+/// What the Hub says of a revision, as far as it is asked for.
+#[derive(Deserialize)]
+pub(crate) struct RevisionInfo {
+    sha: Option<String>,
+}
+
+impl RevisionInfo {
+    /// `None` where an answer is not about a revision.
+    pub(crate) fn parse(answer: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(answer)
+    }
+
+    /// The commit, if it names one.
+    pub(crate) fn commit(self) -> Option<String> {
+        self.sha.filter(|sha| is_commit(sha))
+    }
+}
+
+/// A file of a commit.
+#[derive(Clone, Debug)]
+pub(crate) struct RemoteFile {
+    pub(crate) name: String,
+    pub(crate) n_bytes: u64,
+    /// The name of its content; `None`: the Hub did not say it.
+    pub(crate) etag: Option<Etag>,
+}
+
+/// The commit that a branch or tag means.
+pub(crate) async fn commit_of(context: &Context<'_>, name: &str) -> Result<String, HubError> {
+    let mut url = context.api("revision", name);
+    // Nothing but the commit: the whole answer lists every file of the repository.
+    url.set_query(Some("expand=sha"));
+    let answer = exchange::get(context, &url, name).await?;
+    let info = RevisionInfo::parse(&answer.body).map_err(|error| refusal::odd(context, error))?;
+    let commit = info.commit();
+    commit.ok_or_else(|| refusal::odd(context, "it names no commit"))
+}
+
+/// The files at the top of a commit's tree.
+pub(crate) async fn top_files(
+    context: &Context<'_>,
+    commit: &str,
+) -> Result<Vec<RemoteFile>, HubError> {
+    files(context, commit, None).await
+}
+
+/// All files of a commit.
+pub(crate) async fn all_files(
+    context: &Context<'_>,
+    commit: &str,
+) -> Result<Vec<RemoteFile>, HubError> {
+    files(context, commit, Some("recursive=true")).await
+}
+
+async fn files(
+    context: &Context<'_>,
+    commit: &str,
+    query: Option<&str>,
+) -> Result<Vec<RemoteFile>, HubError> {
+    let mut url = context.api("tree", commit);
+    url.set_query(query);
+    let mut pages = Pages {
+        context,
+        commit,
+        seen: HashSet::new(),
+        n_bytes: 0,
+        n_entries: 0,
+        files: Vec::new(),
+    };
+    let limits = &context.settings.limits;
+    match timeout(limits.max_listing_time, pages.read_all(url)).await {
+        Ok(read) => read?,
+        Err(_) => {
+            let seconds = limits.max_listing_time.as_secs_f64();
+            return Err(pages.endless(&format!("takes longer than {seconds} s")));
+        }
+    }
+    check_sizes(context, &pages.files)?;
+    Ok(pages.files)
+}
+
+/// Files are of a length that a disk can hold, alone and together.
+pub(crate) fn check_sizes(context: &Context<'_>, files: &[RemoteFile]) -> Result<(), HubError> {
+    let mut sum: u64 = 0;
+    for file in files {
+        let bad = |reason| refusal::bad_size(context, (&file.name, file.n_bytes), reason);
+        if file.n_bytes > context.settings.limits.max_file_bytes {
+            return Err(bad("no file can have"));
+        }
+        let added = sum.checked_add(file.n_bytes);
+        sum = added.ok_or_else(|| bad("does not add up with the other files"))?;
+    }
+    Ok(())
+}
+
+/// A listing, page by page.
+struct Pages<'a> {
+    context: &'a Context<'a>,
+    commit: &'a str,
+    /// Addresses that were asked.
+    seen: HashSet<Url>,
+    n_bytes: u64,
+    n_entries: usize,
+    files: Vec<RemoteFile>,
+}
+
+impl Pages<'_> {
+    async fn read_all(&mut self, mut url: Url) -> Result<(), HubError> {
+        while let Some(next) = self.read(&url).await? {
+            url = next;
+        }
+        Ok(())
+    }
+
+    /// Takes in a page, and gives the address of the next one.
+    async fn read(&mut self, url: &Url) -> Result<Option<Url>, HubError> {
+        let limits = &self.context.settings.limits;
+        if !self.seen.insert(url.clone()) {
+            return Err(self.endless("comes back to a page that it had"));
+        }
+        if self.seen.len() > limits.max_pages {
+            let reason = format!("has more than {} pages", limits.max_pages);
+            return Err(self.endless(&reason));
+        }
+        let page = exchange::get(self.context, url, self.commit).await?;
+        self.n_bytes += page.body.len() as u64;
+        if self.n_bytes > limits.max_listing_bytes {
+            let reason = format!("is longer than {} bytes", limits.max_listing_bytes);
+            return Err(self.endless(&reason));
+        }
+        let parsed = parse_page(&page.body);
+        let (n_entries, files) = parsed.map_err(|error| refusal::odd(self.context, error))?;
+        self.n_entries += n_entries;
+        if self.n_entries > limits.max_entries {
+            let reason = format!("has more than {} files and folders", limits.max_entries);
+            return Err(self.endless(&reason));
+        }
+        self.files.extend(files);
+        Ok(next_page(url, &page.headers))
+    }
+
+    fn endless(&self, reason: &str) -> HubError {
+        refusal::endless(self.context, reason)
+    }
+}
 
 /// Something in a commit.
 #[derive(Debug, Deserialize)]
@@ -35,116 +184,6 @@ struct FileEntry {
 struct LargeFile {
     /// The content's SHA-256.
     oid: Option<String>,
-}
-
-/// A listing, page by page.
-struct Pages<'a> {
-    remote: &'a Remote<'a>,
-    commit: &'a str,
-    /// Addresses that were asked.
-    seen: HashSet<Url>,
-    n_bytes: u64,
-    n_entries: usize,
-    files: Vec<RemoteFile>,
-}
-
-impl Remote<'_> {
-    /// The files at the top of a commit's tree.
-    pub(crate) async fn top_files(&self, commit: &str) -> Result<Vec<RemoteFile>, HubError> {
-        self.files(commit, None).await
-    }
-
-    /// All files of a commit.
-    pub(crate) async fn all_files(&self, commit: &str) -> Result<Vec<RemoteFile>, HubError> {
-        self.files(commit, Some("recursive=true")).await
-    }
-
-    async fn files(&self, commit: &str, query: Option<&str>) -> Result<Vec<RemoteFile>, HubError> {
-        let mut url = self.api("tree", commit)?;
-        url.set_query(query);
-        let mut pages = Pages {
-            remote: self,
-            commit,
-            seen: HashSet::new(),
-            n_bytes: 0,
-            n_entries: 0,
-            files: Vec::new(),
-        };
-        let limits = &self.settings().limits;
-        match timeout(limits.max_listing_time, pages.read_all(url)).await {
-            Ok(read) => read?,
-            Err(_) => {
-                let seconds = limits.max_listing_time.as_secs_f64();
-                return Err(pages.endless(format!("takes longer than {seconds} s")));
-            }
-        }
-        check_sizes(&pages.files, &pages.asked(), limits.max_file_bytes)?;
-        Ok(pages.files)
-    }
-}
-
-impl Pages<'_> {
-    async fn read_all(&mut self, mut url: Url) -> Result<(), HubError> {
-        while let Some(next) = self.read(&url).await? {
-            url = next;
-        }
-        Ok(())
-    }
-
-    /// Takes in a page, and gives the address of the next one.
-    async fn read(&mut self, url: &Url) -> Result<Option<Url>, HubError> {
-        let limits = &self.remote.settings().limits;
-        if !self.seen.insert(url.clone()) {
-            return Err(self.endless("comes back to a page that it had"));
-        }
-        if self.seen.len() > limits.max_pages {
-            let reason = format!("has more than {} pages", limits.max_pages);
-            return Err(self.endless(reason));
-        }
-        let page = self.remote.get(url).await?;
-        if !page.status.is_success() {
-            let refusal = Refusal::of(page.status, &page.headers);
-            return Err(self.asked().refused(&refusal));
-        }
-        self.n_bytes += page.body.len() as u64;
-        if self.n_bytes > limits.max_listing_bytes {
-            let reason = format!("is longer than {} bytes", limits.max_listing_bytes);
-            return Err(self.endless(reason));
-        }
-        let (n_entries, files) = parse_page(&page.body).map_err(|error| self.asked().odd(error))?;
-        self.n_entries += n_entries;
-        if self.n_entries > limits.max_entries {
-            let reason = format!("has more than {} files and folders", limits.max_entries);
-            return Err(self.endless(reason));
-        }
-        self.files.extend(files);
-        Ok(next_page(url, &page.headers))
-    }
-
-    fn asked(&self) -> Asked<'_> {
-        self.remote.asked(self.commit)
-    }
-
-    fn endless(&self, reason: impl Into<String>) -> HubError {
-        self.asked().endless(reason)
-    }
-}
-
-/// Files are of a length that a disk can hold, alone and together.
-pub(crate) fn check_sizes(
-    files: &[RemoteFile],
-    asked: &Asked<'_>,
-    max_file_bytes: u64,
-) -> Result<(), HubError> {
-    let mut sum: u64 = 0;
-    for file in files {
-        if file.n_bytes > max_file_bytes {
-            return Err(asked.bad_size(file, "no file can have"));
-        }
-        let added = sum.checked_add(file.n_bytes);
-        sum = added.ok_or_else(|| asked.bad_size(file, "does not add up with the other files"))?;
-    }
-    Ok(())
 }
 
 /// How much a page lists, and the files of it.

@@ -5,47 +5,9 @@ use std::time::Duration;
 /// Most characters of a text from elsewhere that are shown.
 const MAX_SHOWN_CHARS: usize = 300;
 
-pub(crate) fn told_to(has_token: bool) -> &'static str {
-    match has_token {
-        true => " that this token may see",
-        false => "",
-    }
-}
-
-pub(crate) fn access(is_gated: bool, has_token: bool) -> &'static str {
-    match (is_gated, has_token) {
-        (true, true) => "it is gated, and this token's owner has no access yet",
-        (true, false) => "it is gated, and there is no token",
-        (false, true) => "this token may not read it",
-        (false, false) => "there is no token",
-    }
-}
-
-pub(crate) fn at(page: Option<&str>) -> String {
-    page.map(|page| format!(": {page}")).unwrap_or_default()
-}
-
-pub(crate) fn saying(message: &str) -> String {
-    match message {
-        "" => String::new(),
-        message => format!(": {message}"),
-    }
-}
-
-pub(crate) fn file_of(file: Option<&str>) -> String {
-    file.map(|file| format!("`{file}` of ")).unwrap_or_default()
-}
-
-pub(crate) fn wait(retry_after: Option<Duration>) -> String {
-    let seconds = |wait: Duration| format!(" for {} seconds", wait.as_secs());
-    retry_after.map(seconds).unwrap_or_default()
-}
-
-pub(crate) fn after(waited: Duration) -> String {
-    match waited.as_secs() {
-        0 => String::new(),
-        seconds => format!(", after {seconds} seconds of waiting"),
-    }
+/// Whole seconds.
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{} seconds", time.as_secs())
 }
 
 /// A number of bytes, in the unit that suits it.

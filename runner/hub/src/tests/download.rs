@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Notice;
-use crate::testing::Fault;
+use hub_server::Fault;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::thread;

@@ -12,8 +12,8 @@ mod parsers;
 mod peer;
 mod upload;
 
-use crate::testing::{HubServer, Request};
 use crate::{Hub, HubError, HubLimits, HubSettings, Progress, Snapshot, Token};
+use hub_server::{HubServer, Request};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -160,6 +160,11 @@ fn sharded_model() -> Vec<(&'static str, Vec<u8>)> {
         ("model-00002-of-00002.safetensors", weights(4)),
     ]);
     files
+}
+
+/// Whether the message of an error has a part.
+fn says(error: &HubError, part: &str) -> bool {
+    error.to_string().contains(part)
 }
 
 /// Bytes that differ from place to place.

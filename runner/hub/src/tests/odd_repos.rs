@@ -14,7 +14,10 @@ fn no_config() {
     let fixture = Fixture::with_files(&without(&["config.json"]));
     let error = fixture.model().unwrap_err();
     assert!(
-        matches!(&error, HubError::NoConfig { commit, .. } if *commit == fixture.commit),
+        says(
+            &error,
+            &format!("no config.json at commit {}", fixture.commit)
+        ),
         "{error:?}"
     );
 }
@@ -24,7 +27,7 @@ fn an_adapter_is_called_that() {
     let mut files = without(&["config.json"]);
     files.push(("adapter_config.json", b"{}".to_vec()));
     let error = Fixture::with_files(&files).model().unwrap_err();
-    assert!(matches!(&error, HubError::Adapter { .. }), "{error:?}");
+    assert!(says(&error, "holds a PEFT adapter"), "{error:?}");
     assert!(error.hint().unwrap().contains("merge_and_unload"));
 }
 
@@ -32,11 +35,10 @@ fn an_adapter_is_called_that() {
 fn no_safetensors() {
     let fixture = Fixture::with_files(&without(&["safetensors"]));
     let error = fixture.model().unwrap_err();
-    let HubError::NoSafetensors { others, .. } = &error else {
-        panic!("{error:?}");
-    };
-    assert_eq!(others, &["pytorch_model.bin"]);
-    assert!(error.hint().unwrap().contains("pytorch_model.bin"));
+    assert!(says(&error, "has no weights as safetensors"), "{error:?}");
+    let hint = error.hint().unwrap();
+    assert!(hint.starts_with("it has pytorch_model.bin; "), "{hint}");
+    assert!(hint.contains("save_pretrained"), "{hint}");
     // Nothing is downloaded, and nothing remembered that would hide it the next time.
     assert!(!fixture.cached("snapshots").exists());
     let again = fixture.model().unwrap_err();
@@ -59,7 +61,7 @@ fn no_safetensors_as_the_cache_knows() {
         fs::write(path, "").unwrap();
     }
     let error = fixture.hub().model_files(REPO, Some(commit)).unwrap_err();
-    assert!(matches!(error, HubError::NoSafetensors { .. }), "{error:?}");
+    assert!(says(&error, "has no weights as safetensors"), "{error:?}");
 }
 
 /// Both are there: as transformers, the single file.
@@ -110,7 +112,7 @@ fn shards_that_lead_elsewhere() {
         fixture.asked();
         let error = fixture.weights(&snapshot).unwrap_err();
         assert!(
-            matches!(&error, HubError::BadShard { shard: named, .. } if named == shard),
+            says(&error, &format!("names the file `{shard}`, which")),
             "{error:?}"
         );
         let asked = fixture.asked();
@@ -127,7 +129,10 @@ fn an_index_that_is_none() {
         let fixture = with_index(index);
         let snapshot = fixture.model().unwrap();
         let error = fixture.weights(&snapshot).unwrap_err();
-        assert!(matches!(error, HubError::BadIndex { .. }), "{error:?}");
+        assert!(
+            says(&error, "is no index of safetensors files"),
+            "{error:?}"
+        );
     }
 }
 
@@ -137,11 +142,11 @@ fn names_that_lead_elsewhere() {
     let hub = fixture.hub();
     for repo in ["../x", "/etc", "a/b/c", "..", ""] {
         let error = hub.model_files(repo, None).unwrap_err();
-        assert!(matches!(error, HubError::BadRepoId { .. }), "{error:?}");
+        assert!(says(&error, "is no id of a"), "{error:?}");
     }
     for revision in ["../x", "/etc", "a..b", ""] {
         let error = hub.model_files(REPO, Some(revision)).unwrap_err();
-        assert!(matches!(error, HubError::BadRevision { .. }), "{error:?}");
+        assert!(matches!(error, HubError::BadRevision(_)), "{error:?}");
     }
     let snapshot = Snapshot {
         repo: "../x".into(),
@@ -150,7 +155,7 @@ fn names_that_lead_elsewhere() {
         notice: None,
     };
     let error = hub.download_weights(&snapshot, &mut |_| {}).unwrap_err();
-    assert!(matches!(error, HubError::BadRepoId { .. }), "{error:?}");
+    assert!(says(&error, "is no id of a"), "{error:?}");
     assert_eq!(fixture.asked(), [""; 0]);
 }
 
@@ -159,10 +164,7 @@ fn addresses_that_are_none() {
     for endpoint in ["nowhere", "file:///etc", "http://", "mailto:a@b"] {
         let settings = HubSettings::new(endpoint, Path::new("cache"));
         let error = Hub::new(settings).unwrap_err();
-        assert!(
-            matches!(error, HubError::BadEndpoint { .. }),
-            "{endpoint}: {error:?}"
-        );
+        assert!(says(&error, "HF_ENDPOINT"), "{endpoint}: {error:?}");
     }
 }
 

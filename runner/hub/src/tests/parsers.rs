@@ -1,10 +1,10 @@
 //! Whatever bytes come from elsewhere, they are taken or refused.
 
-use crate::asked::retry_after;
 use crate::digest::Etag;
 use crate::listing::{self, Listing};
 use crate::name::{self, RepoId, Revision};
-use crate::remote::RevisionInfo;
+use crate::refusal::retry_after;
+use crate::tree::RevisionInfo;
 use crate::{RepoKind, endpoint, files, tree};
 use ::files::testing::any_bytes;
 use proptest::collection::vec;

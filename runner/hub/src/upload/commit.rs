@@ -3,18 +3,21 @@
 
 use super::local::Local;
 use super::progress::{Event, UploadStep};
-use super::publish::Publisher;
-use crate::HubError;
-use crate::asked::{Refusal, retry_after};
-use crate::exchange::is_passing;
+use super::publisher::Publisher;
+use super::target;
+use crate::error::Message;
+use crate::exchange;
 use crate::name::is_commit;
+use crate::refusal::retry_after;
+use crate::retry::{Tried, is_passing, retry};
+use crate::{HubError, HubSettings};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How many commits of others may come after ours until nobody finds it any more.
+/// How many commits of others may come after ours before it is not found any more.
 const MAX_LATER_COMMITS: &str = "limit=100";
 
 /// What became of a commit.
@@ -26,8 +29,8 @@ pub(super) enum Outcome {
     Overtaken,
 }
 
-/// What came of one try.
-enum Tried {
+/// What came of sending it once.
+enum Sent {
     Made(String),
     /// The commit before it is not the last one of the branch.
     Stale,
@@ -49,148 +52,152 @@ struct Listed {
     id: String,
 }
 
-impl Publisher<'_> {
-    /// Makes the commit of files after `parent`.
-    pub(super) async fn commit(
-        &self,
-        small: &[&Local<'_>],
-        large: &[&Local<'_>],
-        parent: &str,
-    ) -> Result<Outcome, HubError> {
-        self.begin(
-            UploadStep::Committing,
-            small.iter().map(|file| file.n_bytes),
-        );
-        let body = self.body(small, large, parent)?;
-        let files = small.iter().chain(large);
-        let files: Vec<Local<'_>> = files.map(|file| (*file).clone()).collect();
-        let mut delay = self.settings.retry_delay;
-        let mut n_left = self.settings.n_retries;
-        loop {
-            let (error, wait) = match self.try_commit(&body).await? {
-                Tried::Made(commit) => return Ok(self.made(commit, small.len())),
-                Tried::Stale => {
-                    let found = self.find(&files, parent).await?;
-                    return Ok(found.unwrap_or(Outcome::Overtaken));
-                }
-                Tried::Failed { error, wait } => (error, wait),
-            };
-            if !self.remote.pause(wait, delay).await {
-                return Err(error);
-            }
-            if !matches!(error, HubError::RateLimited { .. })
-                && let Some(outcome) = self.look(&files, parent).await?
-            {
-                return Ok(outcome);
-            }
-            if n_left == 0 {
-                return Err(error);
-            }
-            n_left -= 1;
-            delay *= 2;
-        }
+/// Makes the commit of files after `parent`.
+pub(super) async fn commit(
+    publisher: &Publisher<'_>,
+    small: &[&Local<'_>],
+    large: &[&Local<'_>],
+    parent: &str,
+) -> Result<Outcome, HubError> {
+    let lengths = small.iter().map(|file| file.n_bytes);
+    publisher.begin(UploadStep::Committing, lengths);
+    let body = body(publisher, small, large, parent)?;
+    let files = small.iter().chain(large);
+    let files: Vec<Local<'_>> = files.map(|file| (*file).clone()).collect();
+    let attempt = async || match try_commit(publisher, &body, &files, parent).await {
+        Ok(tried) => tried,
+        Err(error) => Tried::Done(Err(error)),
+    };
+    let outcome = retry(&publisher.context, attempt).await?;
+    if let Outcome::Made(_) = outcome {
+        (0..small.len()).for_each(|index| publisher.tell(Event::Done(index)));
     }
+    Ok(outcome)
+}
 
-    fn made(&self, commit: String, n_small: usize) -> Outcome {
-        (0..n_small).for_each(|index| self.tell(Event::Done(index)));
-        Outcome::Made(commit)
-    }
-
-    /// Lines of JSON, one for each file.
-    fn body(
-        &self,
-        small: &[&Local<'_>],
-        large: &[&Local<'_>],
-        parent: &str,
-    ) -> Result<Vec<u8>, HubError> {
-        let mut body = Vec::new();
-        let mut add = |key: &str, value: Value| {
-            body.extend_from_slice(json!({"key": key, "value": value}).to_string().as_bytes());
-            body.push(b'\n');
-        };
-        let upload = self.upload;
+/// Lines of JSON, one for each file.
+fn body(
+    publisher: &Publisher<'_>,
+    small: &[&Local<'_>],
+    large: &[&Local<'_>],
+    parent: &str,
+) -> Result<Vec<u8>, HubError> {
+    let mut body = Vec::new();
+    let mut add = |key: &str, value: Value| {
+        body.extend_from_slice(json!({"key": key, "value": value}).to_string().as_bytes());
+        body.push(b'\n');
+    };
+    let upload = publisher.upload;
+    add(
+        "header",
+        json!({"summary": upload.title, "description": upload.description,
+               "parentCommit": parent}),
+    );
+    for file in small {
+        let content = BASE64_STANDARD.encode(file.content()?);
         add(
-            "header",
-            json!({"summary": upload.title, "description": upload.description,
-                   "parentCommit": parent}),
+            "file",
+            json!({"path": file.path, "encoding": "base64", "content": content}),
         );
-        for file in small {
-            let content = BASE64_STANDARD.encode(file.content()?);
-            add(
-                "file",
-                json!({"path": file.path, "encoding": "base64", "content": content}),
-            );
-        }
-        for file in large {
-            add(
-                "lfsFile",
-                json!({"path": file.path, "algo": "sha256", "oid": file.sha256,
-                       "size": file.n_bytes}),
-            );
-        }
-        Ok(body)
     }
+    for file in large {
+        add(
+            "lfsFile",
+            json!({"path": file.path, "algo": "sha256", "oid": file.sha256,
+                   "size": file.n_bytes}),
+        );
+    }
+    Ok(body)
+}
 
-    async fn try_commit(&self, body: &[u8]) -> Result<Tried, HubError> {
-        let url = self.api("commit", self.branch)?;
-        let request = self.request(&url, "application/x-ndjson");
-        let answer = self
-            .remote
-            .send_once(request.body(body.to_vec()), &url)
-            .await;
-        let failed = |error| Tried::Failed { error, wait: None };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => return Ok(failed(error)),
-        };
-        match answer.status.as_u16() {
-            412 => Ok(Tried::Stale),
-            status if is_passing(status) => Ok(Tried::Failed {
-                error: self.refused(&answer, "the commit"),
-                wait: retry_after(&answer.headers),
-            }),
-            _ => {
-                self.accepted(&answer, "the commit")?;
-                Ok(match self.read::<Answer>(&answer) {
-                    Ok(Answer { commit_oid }) if is_commit(&commit_oid) => Tried::Made(commit_oid),
-                    Ok(_) => failed(self.asked().odd("it names no commit")),
-                    Err(error) => failed(error),
-                })
-            }
+/// Sends the commit, and looks for it where its answer was lost.
+async fn try_commit(
+    publisher: &Publisher<'_>,
+    body: &[u8],
+    files: &[Local<'_>],
+    parent: &str,
+) -> Result<Tried<Result<Outcome, HubError>>, HubError> {
+    let context = &publisher.context;
+    let (error, wait) = match send(publisher, body).await? {
+        Sent::Made(commit) => return Ok(Tried::Done(Ok(Outcome::Made(commit)))),
+        Sent::Stale => {
+            let found = find(publisher, files, parent).await?;
+            return Ok(Tried::Done(Ok(found.unwrap_or(Outcome::Overtaken))));
+        }
+        Sent::Failed { error, wait } => (error, wait),
+    };
+    if let HubError::RateLimited(_) = error {
+        let outcome = Err(error);
+        return Ok(Tried::Again { outcome, wait });
+    }
+    let HubSettings { retry_delay, .. } = *context.settings;
+    if !context.pause(wait, retry_delay).await {
+        return Err(error);
+    }
+    let found = find(publisher, files, parent).await;
+    Ok(match found.map_err(|cause| unknown(publisher, cause))? {
+        Some(outcome) => Tried::Done(Ok(outcome)),
+        None => Tried::Again {
+            outcome: Err(error),
+            wait: None,
+        },
+    })
+}
+
+/// Sends the commit once.
+async fn send(publisher: &Publisher<'_>, body: &[u8]) -> Result<Sent, HubError> {
+    let url = publisher.api("commit");
+    let request = publisher.request(&url, "application/x-ndjson");
+    let request = request.body(body.to_vec());
+    let failed = |error| Sent::Failed { error, wait: None };
+    let answer = match exchange::send_once(&publisher.context, request, &url).await {
+        Ok(answer) => answer,
+        Err(error) => return Ok(failed(error)),
+    };
+    match answer.status.as_u16() {
+        412 => Ok(Sent::Stale),
+        status if is_passing(status) => Ok(Sent::Failed {
+            error: publisher.refused(&answer, "the commit"),
+            wait: retry_after(&answer.headers),
+        }),
+        _ => {
+            publisher.accepted(&answer, "the commit")?;
+            Ok(match publisher.read::<Answer>(&answer) {
+                Ok(Answer { commit_oid }) if is_commit(&commit_oid) => Sent::Made(commit_oid),
+                Ok(_) => failed(publisher.odd("it names no commit")),
+                Err(error) => failed(error),
+            })
         }
     }
+}
 
-    /// What became of a commit whose answer was lost; `None`: nothing so far.
-    async fn look(&self, files: &[Local<'_>], parent: &str) -> Result<Option<Outcome>, HubError> {
-        let found = self.find(files, parent).await;
-        found.map_err(|source| HubError::CommitUnknown {
-            repo: self.repo.as_str().into(),
-            branch: self.branch.into(),
-            source: source.into(),
-        })
-    }
+/// The answer to a commit was lost, and the Hub does not say whether it was made.
+fn unknown(publisher: &Publisher<'_>, cause: HubError) -> HubError {
+    let (branch, repo) = (publisher.branch, publisher.repo());
+    let text = format!("it is not known whether the commit to `{branch}` of `{repo}` was made");
+    let message = Message::new(text).caused_by(cause);
+    HubError::Upload(message.hint("run it again: what has arrived is not sent twice"))
+}
 
-    /// What comes after `parent` on the branch. It is the commit that was to be made if it has all
-    /// the files.
-    async fn find(&self, files: &[Local<'_>], parent: &str) -> Result<Option<Outcome>, HubError> {
-        let mut url = self.api("commits", self.branch)?;
-        url.set_query(Some(MAX_LATER_COMMITS));
-        let answer = self.remote.get(&url).await?;
-        if !answer.status.is_success() {
-            let refusal = Refusal::of(answer.status, &answer.headers);
-            return Err(self.asked().refused(&refusal));
-        }
-        let commits: Vec<Listed> = self.read(&answer)?;
-        let at = commits.iter().position(|commit| commit.id == parent);
-        let next = match at {
-            Some(0) => return Ok(None),
-            Some(at) => &commits[at - 1].id,
-            None => return Ok(Some(Outcome::Overtaken)),
-        };
-        let news = self.news(files, Some(next)).await?;
-        Ok(Some(match news.contains(&true) {
-            true => Outcome::Overtaken,
-            false => Outcome::Made(next.clone()),
-        }))
-    }
+/// What comes after `parent` on the branch; `None`: nothing so far. It is the commit that was to be
+/// made if it has all the files.
+async fn find(
+    publisher: &Publisher<'_>,
+    files: &[Local<'_>],
+    parent: &str,
+) -> Result<Option<Outcome>, HubError> {
+    let mut url = publisher.api("commits");
+    url.set_query(Some(MAX_LATER_COMMITS));
+    let answer = exchange::get(&publisher.context, &url, publisher.branch).await?;
+    let commits: Vec<Listed> = publisher.read(&answer)?;
+    let next = match commits.iter().position(|commit| commit.id == parent) {
+        Some(0) => return Ok(None),
+        Some(index) => &commits[index - 1].id,
+        None => return Ok(Some(Outcome::Overtaken)),
+    };
+    let changed = target::changed_files(publisher, files, Some(next)).await?;
+    Ok(Some(match changed.contains(&true) {
+        true => Outcome::Overtaken,
+        false => Outcome::Made(next.clone()),
+    }))
 }

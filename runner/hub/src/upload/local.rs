@@ -4,6 +4,7 @@ use super::progress::Event;
 use super::{FileUpload, UploadFile, UploadSource};
 use crate::HubError;
 use crate::digest::{self, Etag, hex};
+use crate::error::Message;
 use crate::name::is_path_of_file;
 use futures::stream::{self, Stream};
 use sha1::Sha1;
@@ -48,12 +49,12 @@ pub(super) fn check_paths(files: &[UploadFile]) -> Result<(), HubError> {
             .split('/')
             .any(|part| part.eq_ignore_ascii_case(".git"));
         if !is_path_of_file(path) || is_of_git {
-            let path = path.clone();
-            return Err(HubError::BadUploadPath { path });
+            let message = Message::new(format!("{path:?} is no path in a repository"));
+            return Err(HubError::Invalid(message));
         }
         if !seen.insert(path) {
-            let path = path.clone();
-            return Err(HubError::DuplicateUpload { path });
+            let message = Message::new(format!("there are two files for `{path}`"));
+            return Err(HubError::Invalid(message));
         }
     }
     Ok(())
@@ -138,8 +139,7 @@ impl<'a> Local<'a> {
         });
         read.map_err(HubError::io("read", place(path, source)))?;
         if done_bytes != n_bytes {
-            let path = path.clone();
-            return Err(HubError::SourceChanged { path });
+            return Err(changed(path));
         }
         Ok(Self {
             path,
@@ -218,7 +218,11 @@ impl<'a> Local<'a> {
     }
 
     pub(super) fn changed(&self) -> HubError {
-        let path = self.path.into();
-        HubError::SourceChanged { path }
+        changed(self.path)
     }
+}
+
+fn changed(path: &str) -> HubError {
+    let message = Message::new(format!("`{path}` was changed while it was uploaded"));
+    HubError::Upload(message.hint("run it again when nothing writes to the file"))
 }

@@ -1,29 +1,23 @@
 //! Files on their way to the Hub: one commit with what is not there yet.
-//!
-//! ```text
-//! local.rs    files of this machine: hashes, streams
-//! target.rs   the repository and the branch; made where they are missing
-//! lfs.rs      large files by git's LFS protocol, in one piece or in parts
-//! xet.rs      large files to the Xet store
-//! commit.rs   one commit, that cannot be made twice
-//! publish.rs  all of it in order
-//! ```
 
 mod commit;
 mod lfs;
 mod local;
 mod progress;
 mod publish;
+mod publisher;
+mod put;
 mod target;
 mod xet;
 
 pub use progress::{UploadProgress, UploadStep};
 
+use crate::context::Context;
+use crate::error::Message;
 use crate::name::{RepoId, Revision};
-use crate::remote::Remote;
 use crate::{Hub, HubError, RepoKind, task};
 use progress::Tally;
-use publish::Publisher;
+use publisher::Publisher;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
@@ -125,7 +119,9 @@ impl Hub {
         upload: &Upload,
         progress: &mut dyn FnMut(UploadProgress),
     ) -> Result<UploadPlan, HubError> {
-        self.with_publisher(upload, progress, async |publisher| publisher.plan().await)
+        self.with_publisher(upload, progress, async |publisher| {
+            publish::plan(&publisher).await
+        })
     }
 
     /// Makes one commit of what the branch does not have yet: files that are there with the same
@@ -145,11 +141,15 @@ impl Hub {
         progress: &mut dyn FnMut(UploadProgress),
     ) -> Result<Uploaded, HubError> {
         if self.settings().token.is_none() && !self.settings().offline {
-            let repo = upload.repo.clone();
-            return Err(HubError::NoToken { repo });
+            let text = format!(
+                "uploading to `{}` needs a token, and there is none",
+                upload.repo
+            );
+            let hint = "log in with `hf auth login`, or set `HF_TOKEN`";
+            return Err(HubError::NoAccess(Message::new(text).hint(hint)));
         }
         self.with_publisher(upload, progress, async |publisher| {
-            publisher.publish().await
+            publish::publish(&publisher).await
         })
     }
 
@@ -161,21 +161,23 @@ impl Hub {
     ) -> Result<T, HubError> {
         let repo = RepoId::parse(RepoKind::Model, &upload.repo)?;
         if !repo.as_str().contains('/') {
-            let repo = upload.repo.clone();
-            return Err(HubError::NoOwner { repo });
+            let message = Message::new(format!("`{}` does not say whose it is", upload.repo));
+            let hint = "ids of your own repositories look like `owner/name`";
+            return Err(HubError::Invalid(message.hint(hint)));
         }
         let branch = branch(&repo, upload.branch.as_deref())?;
         local::check_paths(&upload.files)?;
         if self.settings().offline {
-            let repo = upload.repo.clone();
-            return Err(HubError::OfflineUpload { repo });
+            let text = format!("offline, so nothing can be uploaded to `{}`", upload.repo);
+            let message = Message::new(text).hint("unset `HF_HUB_OFFLINE`");
+            return Err(HubError::Upload(message));
         }
         let (settings, waits) = (self.settings(), self.waits());
         let mut tally = Tally::default();
         task::block_on(
             async |events: Sender<_>| {
-                let remote = Remote::new(settings, waits, &repo)?;
-                work(Publisher::new(remote, &branch, upload, events)?).await
+                let context = Context::new(settings, waits, &repo)?;
+                work(Publisher::new(context, &branch, upload, events)?).await
             },
             |event| progress(tally.add(event)),
         )
@@ -185,9 +187,11 @@ impl Hub {
 fn branch(repo: &RepoId, name: Option<&str>) -> Result<String, HubError> {
     match Revision::parse(repo, name)? {
         Revision::Name(name) => Ok(name),
-        Revision::Commit(revision) => Err(HubError::NotABranch {
-            repo: repo.as_str().into(),
-            revision,
-        }),
+        Revision::Commit(commit) => {
+            let repo = repo.as_str();
+            let text = format!("`{commit}` of `{repo}` is a commit, to which nothing can be added");
+            let hint = "name a branch; it is made where it is missing";
+            Err(HubError::Invalid(Message::new(text).hint(hint)))
+        }
     }
 }

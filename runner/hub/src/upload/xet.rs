@@ -4,15 +4,15 @@
 use super::UploadSource;
 use super::local::Local;
 use super::progress::Event;
-use super::publish::Publisher;
+use super::publisher::Publisher;
 use crate::HubError;
-use crate::asked::Refusal;
-use crate::exchange::Document;
+use crate::error::{Cause, Message};
+use crate::exchange::{self, Document};
+use crate::retry::{Tried, retry};
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use thiserror::Error;
 use tokio::time::timeout;
 use xet::error::XetError;
 use xet::xet_session::{
@@ -40,35 +40,61 @@ struct Token {
 }
 
 /// Why files did not arrive.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error(transparent)]
-    Xet(#[from] XetError),
-    #[error("it makes no headway for {} s", patience.as_secs_f64())]
-    Standstill { patience: Duration },
+struct Failure {
+    cause: Cause,
+    /// Whether the same may go well a moment later, or with a new token.
+    may_pass: bool,
+}
+
+impl From<XetError> for Failure {
+    fn from(error: XetError) -> Self {
+        let may_pass = !matches!(
+            error,
+            XetError::DataIntegrity(_)
+                | XetError::Configuration(_)
+                | XetError::Io(_)
+                | XetError::NotFound(_)
+                | XetError::KeyboardInterrupt
+                | XetError::UserCancelled(_)
+        );
+        let cause = error.into();
+        Self { cause, may_pass }
+    }
 }
 
 /// Sends files.
 pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Result<(), HubError> {
-    let mut delay = publisher.settings.retry_delay;
-    let mut n_left = publisher.settings.n_retries;
-    loop {
+    let attempt = async || {
         // A new token each time: the old one may have ended.
-        let (url, token) = publisher.xet_token().await?;
-        let failure = match publisher.try_xet(files, &url, &token).await {
-            Ok(sent) => return check(publisher, files, &sent),
-            Err(failure) => failure,
+        let (url, token) = match token(publisher).await {
+            Ok(token) => token,
+            Err(error) => return Tried::Done(Err(error)),
         };
-        if n_left == 0 || !failure.may_pass() {
-            return Err(HubError::Store {
-                repo: publisher.repo.as_str().into(),
-                source: failure.into(),
-            });
+        match try_xet(publisher, files, &url, &token).await {
+            Ok(sent) => Tried::Done(Ok(sent)),
+            Err(Failure { cause, may_pass }) => {
+                let outcome = Err(not_stored(publisher, cause));
+                match may_pass {
+                    true => Tried::Again {
+                        outcome,
+                        wait: None,
+                    },
+                    false => Tried::Done(outcome),
+                }
+            }
         }
-        tokio::time::sleep(delay).await;
-        n_left -= 1;
-        delay *= 2;
-    }
+    };
+    let sent = retry(&publisher.context, attempt).await?;
+    check(publisher, files, &sent)
+}
+
+fn not_stored(publisher: &Publisher<'_>, cause: Cause) -> HubError {
+    let text = format!(
+        "cannot store the large files of `{}` at the Hub",
+        publisher.repo()
+    );
+    let message = Message::new(text).caused_by(cause);
+    HubError::Upload(message.hint("run it again: what has arrived is not sent twice"))
 }
 
 /// Whether what was sent is what was hashed: the Hub finds files by their SHA-256.
@@ -86,93 +112,96 @@ fn check(
     Ok(())
 }
 
-impl Publisher<'_> {
-    /// A token for the store, and where to get the next one.
-    async fn xet_token(&self) -> Result<(Url, Token), HubError> {
-        let url = self.api("xet-write-token", self.branch)?;
-        let answer = self.remote.get(&url).await?;
-        if !answer.status.is_success() {
-            let refusal = Refusal::of(answer.status, &answer.headers);
-            return Err(match answer.status.as_u16() {
-                403 => self.refused(&answer, "large files"),
-                _ => self.asked().refused(&refusal),
+/// A token for the store, and where to get the next one.
+async fn token(publisher: &Publisher<'_>) -> Result<(Url, Token), HubError> {
+    let context = &publisher.context;
+    let url = publisher.api("xet-write-token");
+    let answer = exchange::send(context, || context.client.get(url.clone()), &url).await?;
+    match answer.status.as_u16() {
+        403 => publisher.accepted(&answer, "large files")?,
+        _ => exchange::accepted(context, publisher.branch, (answer.status, &answer.headers))?,
+    }
+    let mut token: Token = publisher.read(&answer)?;
+    token.exp = by_our_clock(token.exp, &answer);
+    Ok((url, token))
+}
+
+/// Sends files, and gives the SHA-256 of what was sent of each.
+async fn try_xet(
+    publisher: &Publisher<'_>,
+    files: &[&Local<'_>],
+    token_url: &Url,
+    token: &Token,
+) -> Result<Vec<Option<String>>, Failure> {
+    let mut config = XetConfig::new();
+    let most = &mut config.client.ac_max_upload_concurrency;
+    *most = MAX_PARALLEL.min(*most);
+    let session = XetSessionBuilder::new_with_config(config)
+        .with_cache_dir(&publisher.context.settings.xet_cache_dir)
+        .build()?;
+    let commit = session
+        .new_upload_commit()?
+        .with_endpoint(&token.cas_url)
+        .with_token_info(&token.access_token, token.exp)
+        .with_token_refresh_url(token_url.as_str(), token_header(publisher, token_url))
+        .build()
+        .await?;
+    let mut tasks = Vec::new();
+    for file in files {
+        // Computed of what is sent, so that it shows when the file has changed.
+        let sha256 = Sha256Policy::Compute;
+        let sending = match file.source {
+            UploadSource::File(path) => commit.upload_from_path(path.clone(), sha256).await?,
+            UploadSource::Bytes(bytes) => {
+                let name = Some(file.path.to_owned());
+                commit.upload_bytes(bytes.clone(), sha256, name).await?
+            }
+        };
+        tasks.push(sending.task_id());
+    }
+    let report = finish(publisher, &commit).await?;
+    let sha256 = |task| report.uploads.get(task)?.xet_info.sha256.clone();
+    Ok(tasks.iter().map(sha256).collect())
+}
+
+/// Waits until all has arrived, as long as there is headway: Xet's client itself waits for ever for
+/// a store that does not say whether it has taken what it was told of files.
+async fn finish(
+    publisher: &Publisher<'_>,
+    commit: &XetUploadCommit,
+) -> Result<XetCommitReport, Failure> {
+    let patience = STANDSTILLS * publisher.context.settings.limits.max_answer_time;
+    let mut finished = std::pin::pin!(commit.commit());
+    let (mut n_moved, mut since) = (0, Instant::now());
+    loop {
+        if let Ok(finished) = timeout(POLL, finished.as_mut()).await {
+            return Ok(finished?);
+        }
+        let progress = commit.progress();
+        publisher.tell(Event::AllBytes(progress.total_bytes_completed));
+        let so_far = (progress.total_bytes_completed)
+            .saturating_add(progress.total_transfer_bytes_completed);
+        if so_far != n_moved {
+            (n_moved, since) = (so_far, Instant::now());
+        } else if since.elapsed() > patience {
+            let seconds = patience.as_secs_f64();
+            return Err(Failure {
+                cause: format!("it makes no headway for {seconds} s").into(),
+                may_pass: false,
             });
         }
-        let mut token: Token = self.read(&answer)?;
-        token.exp = by_our_clock(token.exp, &answer);
-        Ok((url, token))
     }
+}
 
-    /// Sends files, and gives the SHA-256 of what was sent of each.
-    async fn try_xet(
-        &self,
-        files: &[&Local<'_>],
-        token_url: &Url,
-        token: &Token,
-    ) -> Result<Vec<Option<String>>, Failure> {
-        let mut config = XetConfig::new();
-        let most = &mut config.client.ac_max_upload_concurrency;
-        *most = MAX_PARALLEL.min(*most);
-        let session = XetSessionBuilder::new_with_config(config)
-            .with_cache_dir(&self.settings.xet_cache_dir)
-            .build()?;
-        let commit = session
-            .new_upload_commit()?
-            .with_endpoint(&token.cas_url)
-            .with_token_info(&token.access_token, token.exp)
-            .with_token_refresh_url(token_url.as_str(), self.token_header(token_url))
-            .build()
-            .await?;
-        let mut tasks = Vec::new();
-        for file in files {
-            // Computed of what is sent, so that it shows when the file has changed.
-            let sha256 = Sha256Policy::Compute;
-            let sending = match file.source {
-                UploadSource::File(path) => commit.upload_from_path(path.clone(), sha256).await?,
-                UploadSource::Bytes(bytes) => {
-                    let name = Some(file.path.to_owned());
-                    commit.upload_bytes(bytes.clone(), sha256, name).await?
-                }
-            };
-            tasks.push(sending.task_id());
-        }
-        let report = self.finish(&commit).await?;
-        let sha256 = |task| report.uploads.get(task)?.xet_info.sha256.clone();
-        Ok(tasks.iter().map(sha256).collect())
+fn token_header(publisher: &Publisher<'_>, url: &Url) -> HeaderMap {
+    let token = publisher.context.token_for(url);
+    let value = token.map(|token| HeaderValue::try_from(format!("Bearer {}", token.secret())));
+    let mut headers = HeaderMap::new();
+    if let Some(Ok(mut value)) = value {
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
     }
-
-    /// Waits until all has arrived, as long as there is headway: Xet's client itself waits for ever for
-    /// a store that does not say whether it has taken what it was told of files.
-    async fn finish(&self, commit: &XetUploadCommit) -> Result<XetCommitReport, Failure> {
-        let patience = STANDSTILLS * self.settings.limits.max_answer_time;
-        let mut finished = std::pin::pin!(commit.commit());
-        let (mut n_moved, mut since) = (0, Instant::now());
-        loop {
-            if let Ok(finished) = timeout(POLL, finished.as_mut()).await {
-                return Ok(finished?);
-            }
-            let progress = commit.progress();
-            self.tell(Event::AllBytes(progress.total_bytes_completed));
-            let so_far = (progress.total_bytes_completed)
-                .saturating_add(progress.total_transfer_bytes_completed);
-            if so_far != n_moved {
-                (n_moved, since) = (so_far, Instant::now());
-            } else if since.elapsed() > patience {
-                return Err(Failure::Standstill { patience });
-            }
-        }
-    }
-
-    fn token_header(&self, url: &Url) -> HeaderMap {
-        let token = self.remote.token_for(url);
-        let value = token.map(|token| HeaderValue::try_from(format!("Bearer {}", token.secret())));
-        let mut headers = HeaderMap::new();
-        if let Some(Ok(mut value)) = value {
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        headers
-    }
+    headers
 }
 
 /// When a token ends by the clock of this machine, which Xet's client looks at: that may be wrong,
@@ -187,23 +216,5 @@ fn by_our_clock(end: u64, answer: &Document) -> u64 {
             seconds(SystemTime::now()).saturating_add(life)
         }
         None => end,
-    }
-}
-
-impl Failure {
-    /// Whether the same may go well a moment later, or with a new token.
-    fn may_pass(&self) -> bool {
-        let Self::Xet(error) = self else {
-            return false;
-        };
-        !matches!(
-            error,
-            XetError::DataIntegrity(_)
-                | XetError::Configuration(_)
-                | XetError::Io(_)
-                | XetError::NotFound(_)
-                | XetError::KeyboardInterrupt
-                | XetError::UserCancelled(_)
-        )
     }
 }

@@ -2,9 +2,8 @@
 
 use super::*;
 use hub::HubError;
-use hub::testing::HubServer;
-use sae_files::FilesError;
-use sae_files::{CONFIG_FILE, SaeConfig, SaeLensMetadata};
+use hub_server::HubServer;
+use sae_files::{CONFIG_FILE, FilesError, SaeConfig, SaeLensMetadata};
 use std::fs;
 use tch::{Device, Kind};
 use tempfile::{TempDir, tempdir};
@@ -94,7 +93,7 @@ fn one_sae_of_many_is_all_that_is_downloaded() {
     Sae::load_from_hub(REPO, Some("layers.10"), offline.clone()).unwrap();
     let error = Sae::load_from_hub(REPO, Some("layers.2"), offline).unwrap_err();
     assert!(
-        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NotCached { .. })),
+        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NotCached(_))),
         "{error:?}"
     );
     assert_eq!(there.server.requests().len(), 1, "nobody was asked");
@@ -200,7 +199,7 @@ fn a_repository_without_saes_says_what_it_has() {
     assert!(there.downloaded().is_empty());
     let error = Sae::load_many("org/none", there.options()).unwrap_err();
     assert!(
-        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NoSuchRepo { .. })),
+        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NoSuchRepo(_))),
         "{error:?}"
     );
 }
@@ -218,7 +217,7 @@ fn paths_that_lead_elsewhere_are_refused_before_anything_is_written() {
         there.server.rename_file(REPO, "layers.0/cfg.json", path);
         let error = Sae::load_from_hub(REPO, Some("layers.2"), there.options()).unwrap_err();
         let is_told = matches!(&error, SaeError::Files(FilesError::Hub(hub))
-            if matches!(&**hub, HubError::BadFileName { file, .. } if file == path));
+            if hub.to_string().contains(&format!("lists a file called {path:?}")));
         assert!(is_told, "{error:?}");
         assert!(there.downloaded().is_empty());
     }

@@ -4,8 +4,8 @@
 //! `SAE_RUN_PEER_PYTHON` names a Python that has the client; otherwise it is installed into the cache
 //! folder from the package registry. Where that cannot be, the test says so and is skipped.
 
-use crate::testing::{HubServer, Request};
 use crate::{Hub, HubSettings, Token, Upload, UploadFile, UploadSource};
+use hub_server::{HubServer, Request};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};

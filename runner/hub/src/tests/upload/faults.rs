@@ -2,7 +2,7 @@
 //! is lost.
 
 use super::*;
-use crate::testing::Fault;
+use hub_server::Fault;
 use std::time::Instant;
 
 const PART_BYTES: u64 = 250_000;
@@ -77,13 +77,7 @@ fn what_does_not_pass_is_an_error() {
             let fixture = fixture(way);
             fixture.server.fail(Fault::status(500).on(step));
             let error = fixture.upload(&fixture.sae()).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    HubError::Refused { status: 500, .. } | HubError::Server { status: 500, .. }
-                ),
-                "{way:?} {step}: {error:?}"
-            );
+            assert!(says(&error, "with status 500"), "{way:?} {step}: {error:?}");
             assert_eq!(fixture.n_requests(step), 3, "{way:?} {step}");
             assert!(fixture.server.history(REPO, "main").len() <= 1);
             // What can be had of it is not sent again.
@@ -98,12 +92,9 @@ fn what_does_not_pass_is_an_error() {
 fn refusals_are_told_apart() {
     type IsRight = fn(&HubError) -> bool;
     let cases: [(u16, IsRight); 3] = [
-        (401, |error| matches!(error, HubError::TokenRejected { .. })),
-        (403, |error| matches!(error, HubError::NoWriteAccess { .. })),
-        (422, |error| {
-            matches!(error, HubError::Refused { status: 422, message, .. }
-            if message == "this is a test")
-        }),
+        (401, |error| says(error, "does not accept the token")),
+        (403, |error| says(error, "this token may not write to")),
+        (422, |error| says(error, "with status 422: this is a test")),
     ];
     for step in [
         "POST /api/repos/create",
@@ -141,10 +132,11 @@ fn a_hub_that_asks_to_wait_too_long_is_an_error() {
         let fixture = fixture(Way::Basic);
         fixture.server.fail(Fault::rate_limit(3600).on(step));
         let error = fixture.upload(&fixture.sae()).unwrap_err();
-        let HubError::RateLimited { retry_after, .. } = &error else {
-            panic!("{step}: {error:?}");
-        };
-        assert_eq!(*retry_after, Some(Duration::from_secs(3600)));
+        assert!(
+            matches!(error, HubError::RateLimited(_)),
+            "{step}: {error:?}"
+        );
+        assert!(says(&error, "for 3600 seconds"), "{error:?}");
         assert_eq!(fixture.n_requests(step), 1, "{step}");
     }
 }
@@ -197,10 +189,7 @@ fn addresses_that_always_end_are_an_error() {
     let fixture = fixture(Way::Basic);
     fixture.server.fail(Fault::expire().on("PUT"));
     let error = fixture.upload(&fixture.sae()).unwrap_err();
-    assert!(
-        matches!(error, HubError::Refused { status: 403, .. }),
-        "{error:?}"
-    );
+    assert!(says(&error, "with status 403"), "{error:?}");
     assert_eq!(fixture.n_requests("PUT"), 3);
     assert_eq!(fixture.n_requests("/commit/"), 0);
 }
@@ -219,7 +208,7 @@ fn a_xet_store_that_refuses_is_an_error() {
     let fixture = fixture(Way::Xet);
     fixture.server.fail(Fault::status(403).on(" /v"));
     let error = fixture.upload(&fixture.sae()).unwrap_err();
-    assert!(matches!(error, HubError::Store { .. }), "{error:?}");
+    assert!(says(&error, "cannot store the large files of"), "{error:?}");
     assert!(!format!("{error} {error:?}").contains(TOKEN));
     assert_eq!(fixture.server.history(REPO, "main").len(), 1);
     fixture.server.heal();
@@ -255,7 +244,7 @@ fn a_store_that_falls_silent_is_given_up() {
     });
     let start = Instant::now();
     let error = impatient.upload(&fixture.sae(), &mut |_| {}).unwrap_err();
-    assert!(matches!(error, HubError::Network { .. }), "{error:?}");
+    assert!(matches!(error, HubError::Network(_)), "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(10));
     assert_eq!(fixture.server.history(REPO, "main").len(), 1);
 }
@@ -280,7 +269,7 @@ fn a_file_that_the_repository_ignores_is_named() {
         .upload(&upload([bytes("x.ignored", b"x")]))
         .unwrap_err();
     assert!(
-        matches!(&error, HubError::IgnoredUpload { path, .. } if path == "x.ignored"),
+        says(&error, "`x.ignored` is left out by .gitignore"),
         "{error:?}"
     );
     assert_eq!(fixture.n_requests("/commit/"), 0);
@@ -316,7 +305,7 @@ fn answers_that_make_no_sense_are_errors() {
         match body == refused {
             true => assert!(text.contains("no  [2J ... space"), "{text}"),
             false => assert!(
-                matches!(error, HubError::Answer { .. }),
+                says(&error, "cannot make sense of what"),
                 "{step} {body}: {error:?}"
             ),
         }

@@ -6,11 +6,12 @@ mod hostile;
 mod large;
 mod plain;
 
-use crate::testing::{HubServer, Request};
+use super::says;
 use crate::{
     Hub, HubError, HubLimits, HubSettings, Token, Upload, UploadFile, UploadProgress, UploadSource,
     Uploaded,
 };
+use hub_server::{HubServer, Request};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;

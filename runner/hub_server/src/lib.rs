@@ -2,7 +2,7 @@
 //! it was asked, and fails on demand.
 //!
 //! ```no_run
-//! use sae_run_hub::testing::{Fault, HubServer};
+//! use sae_run_hub_server::{Fault, HubServer};
 //! # let folder = std::path::Path::new("model");
 //! let server = HubServer::start();
 //! let commit = server.add_model("org/name", folder);
@@ -16,25 +16,33 @@
 //! another address. Who has its token may make models, data sets and branches, upload files, by LFS
 //! or to a Xet store, and commit; what was committed is downloaded from then on. Panics where a test
 //! is wrong.
+//!
+//! # Files
+//!
+//! - `listen.rs`: ports and who answers there; `http.rs`, `route.rs`: what a request means
+//! - `serve.rs`: what is read; `write.rs`, `lfs.rs`: what changes the Hub; `cas.rs`: Xet's own store
+//! - `repo.rs`: folders as repositories; `fault.rs`: failures on demand
 
 mod cas;
 mod fault;
 mod http;
 mod lfs;
+mod listen;
 mod repo;
+mod route;
 mod serve;
 mod write;
 
 pub use fault::Fault;
 pub use repo::Access;
 
-use crate::RepoKind;
 use cas::Cas;
 use fault::Faults;
-use http::{Listener, Received, Response};
+use http::{Received, Response};
 use lfs::Lfs;
+use listen::Listener;
 use repo::{Commit, Repo};
-use serve::Place;
+use route::{Place, RepoKind};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -138,7 +146,7 @@ impl State {
                 let message = "You don't have the rights to write to this namespace";
                 Err(Response::error(403, None, message))
             }
-            Who::Stranger => Err(serve::stranger()),
+            Who::Stranger => Err(route::stranger()),
             Who::Nobody => {
                 let message = "Invalid username or password.";
                 Err(Response::error(401, None, message))

@@ -1,89 +1,12 @@
 //! As much HTTP as a Hub for tests needs: one request per connection, whole bodies.
 
-use super::serve::{self, Place};
-use super::{Fault, Request, State, cas, lock};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::io::{self, BufRead, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 /// Longest line of a request.
 const MAX_LINE_BYTES: u64 = 16 << 10;
-
-/// A thread that takes connections.
-#[derive(Debug)]
-pub(super) struct Listener {
-    host: &'static str,
-    address: SocketAddr,
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Listener {
-    /// Opens a port of this machine, called `host` in its address.
-    pub(super) fn open(host: &'static str, place: Place, state: &Arc<Mutex<State>>) -> Self {
-        let socket = TcpListener::bind((host, 0)).expect("this machine has a free port");
-        let address = socket.local_addr().expect("an open port has an address");
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (state, over) = (Arc::clone(state), Arc::clone(&is_over));
-        let accept = move || {
-            for connection in socket.incoming() {
-                if over.load(Ordering::Relaxed) {
-                    break;
-                }
-                let state = Arc::clone(&state);
-                // A client that went away is its own affair.
-                let answer = move || connection.and_then(|stream| answer(stream, place, &state));
-                thread::spawn(answer);
-            }
-        };
-        Self {
-            host,
-            address,
-            is_over,
-            thread: Some(thread::spawn(accept)),
-        }
-    }
-
-    pub(super) fn url(&self) -> String {
-        format!("http://{}:{}", self.host, self.address.port())
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        // Wakes the thread up.
-        let woken = TcpStream::connect(self.address);
-        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn answer(stream: TcpStream, place: Place, state: &Mutex<State>) -> io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let Some(mut received) = Received::read(&mut reader)? else {
-        return Ok(());
-    };
-    let fault = lock(state).meet(&received);
-    let longest = fault.as_ref().and_then(Fault::longest_body);
-    let is_whole = received.read_body(&mut reader, longest);
-    lock(state).requests.push(received.log(place));
-    if !is_whole? || longest.is_some() {
-        // The connection breaks: what else was sent is left unread.
-        return Ok(());
-    }
-    if place == Place::Cas && fault.is_none() && cas::admits(state, &received) {
-        return cas::forward(state, &received, stream);
-    }
-    match serve::respond(&received, place, state, fault) {
-        Some(response) => response.write(stream, received.method == "HEAD"),
-        None => Ok(()),
-    }
-}
 
 /// A request as it came.
 #[derive(Debug)]
@@ -96,7 +19,7 @@ pub(super) struct Received {
 }
 
 impl Received {
-    fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
+    pub(super) fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut lines = Vec::new();
         loop {
             match read_line(reader)? {
@@ -121,7 +44,11 @@ impl Received {
     }
 
     /// Reads the body, no more than `longest` bytes of it, and says whether that is all.
-    fn read_body(&mut self, reader: &mut impl BufRead, longest: Option<u64>) -> io::Result<bool> {
+    pub(super) fn read_body(
+        &mut self,
+        reader: &mut impl BufRead,
+        longest: Option<u64>,
+    ) -> io::Result<bool> {
         let longest = longest.unwrap_or(u64::MAX);
         if self.header("transfer-encoding") == Some("chunked") {
             return self.read_chunks(reader, longest);
@@ -144,7 +71,7 @@ impl Received {
                 return Ok(false);
             }
             let n_read = reader.take(length).read_to_end(&mut self.body)?;
-            // The line end behind a chunk, or the last one.
+            // The line end after a chunk, or the last one.
             read_line(reader)?;
             if n_read as u64 != length || length == 0 {
                 return Ok(length == 0);
@@ -180,17 +107,6 @@ impl Received {
         headers
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
-    }
-
-    pub(super) fn log(&self, place: Place) -> Request {
-        Request {
-            method: self.method.clone(),
-            target: self.target.clone(),
-            is_to_store: place != Place::Hub,
-            is_authorized: self.header("authorization").is_some(),
-            range: self.header("range").map(str::to_owned),
-            body_bytes: self.body.len() as u64,
-        }
     }
 }
 
@@ -260,7 +176,7 @@ impl Response {
         self
     }
 
-    fn write(&self, mut stream: TcpStream, is_head: bool) -> io::Result<()> {
+    pub(super) fn write(&self, mut stream: TcpStream, is_head: bool) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Test\r\nConnection: close\r\n", self.status);
         if self.flow != Flow::Endless {
             head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));

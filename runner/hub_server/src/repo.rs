@@ -1,6 +1,5 @@
 //! Folders as repositories.
 
-use crate::digest::hex;
 use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -278,4 +277,8 @@ fn git_oid(content: &[u8]) -> String {
     hex(&Sha1::new_with_prefix(header)
         .chain_update(content)
         .finalize())
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

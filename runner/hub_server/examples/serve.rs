@@ -5,7 +5,7 @@
 //! `HF_TOKEN` is the token that it accepts, `hf_local` by default. Large files go to a Xet store;
 //! with `--lfs` (or from clients without Xet) by LFS, in parts of N bytes where that is given.
 
-use sae_run_hub::testing::{Access, HubServer};
+use sae_run_hub_server::{Access, HubServer};
 use std::error::Error;
 use std::io::Read;
 use std::path::Path;

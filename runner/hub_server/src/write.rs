@@ -2,9 +2,8 @@
 
 use super::http::{Received, Response};
 use super::repo::{Commit, Repo, RepoFile, is_large};
-use super::serve::{Place, Route, USER, no_repo};
-use super::{State, lfs};
-use crate::RepoKind;
+use super::route::{Place, RepoKind, Route, USER, no_repo};
+use super::{Access, State, lfs};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
@@ -95,14 +94,14 @@ fn create(state: &mut State, received: &Received) -> Answer {
     let kinds = [kind, RepoKind::Model, RepoKind::Dataset];
     let taken = |kind: &&RepoKind| state.repos.contains_key(&(**kind, id.clone()));
     if let Some(&taken) = kinds.iter().find(taken) {
-        let error = json!({"error": format!("You already created this {taken} repo"),
+        let error = json!({"error": format!("You already created this {} repo", taken.name()),
                            "url": page(taken)});
         return Ok(Response::new(409, error.to_string()).with("Content-Type", "application/json"));
     }
     let answer = json!({"url": page(kind), "name": id, "id": id});
     let repo = state.repos.entry((kind, id)).or_default();
     if asked["private"] == true || text("visibility") == Some("private") {
-        repo.access = super::Access::Private;
+        repo.access = Access::Private;
     }
     let attributes = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n";
     let mut first = Commit {
@@ -209,7 +208,7 @@ fn commit(state: &mut State, received: &Received, route: &Route<'_>) -> Answer {
 fn apply(state: &mut State, commit: &mut Commit, operation: &Value) -> Result<(), Response> {
     let value = &operation["value"];
     let path = value["path"].as_str().unwrap_or_default();
-    if !crate::name::is_path_of_file(path) {
+    if !is_path(path) {
         return Err(bad("no path of a file"));
     }
     match operation["key"].as_str() {
@@ -242,4 +241,9 @@ fn apply(state: &mut State, commit: &mut Commit, operation: &Value) -> Result<()
         _ => return Err(bad("no such operation")),
     }
     Ok(())
+}
+
+/// Whether a path leads to a file in a repository.
+fn is_path(path: &str) -> bool {
+    path.split('/').all(|part| !["", ".", ".."].contains(&part)) && !path.contains('\\')
 }

@@ -2,119 +2,23 @@
 
 use super::http::{Received, Response};
 use super::repo::{Access, Commit, Repo, RepoFile};
-use super::{Fault, State, Who, cas, lock, write};
-use crate::RepoKind;
+use super::route::{Place, Route, USER, no_repo, stranger};
+use super::{State, Who, cas};
 use serde_json::{Value, json};
-use std::sync::Mutex;
 
 /// Files in one answer about a tree, as on the Hub.
 const PAGE_SIZE: usize = 1000;
 
-const REPO_NOT_FOUND: &str = "RepoNotFound";
-
-/// Who answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Hub,
-    /// The store of large files.
-    Store,
-    /// The store of large files in chunks, which Xet's own server keeps.
-    Cas,
-}
-
-/// The answer to a request, spoilt where a fault meets it; `None`: none at all.
-pub(super) fn respond(
-    received: &Received,
-    place: Place,
-    state: &Mutex<State>,
-    fault: Option<Fault>,
-) -> Option<Response> {
-    if let Some(refusal) = fault.as_ref().and_then(Fault::refusal) {
-        return Some(refusal);
-    }
-    let response = {
-        let mut state = lock(state);
-        let range = received
-            .header("range")
-            .filter(|_| !fault.as_ref().is_some_and(Fault::hides_ranges));
-        match place {
-            Place::Cas => Response::error(401, None, "the token is not valid, or not any more"),
-            Place::Hub | Place::Store if received.is_write() => {
-                write::answer(&mut state, received, place)
-            }
-            Place::Hub | Place::Store => Asked {
-                state: &state,
-                received,
-                range,
-            }
-            .answer(place),
-        }
-    };
-    // Without the lock: a fault may take its time.
-    match fault {
-        Some(fault) => fault.spoil(received, response),
-        None => Some(response),
-    }
-}
-
-struct Asked<'a> {
-    state: &'a State,
-    received: &'a Received,
-    range: Option<&'a str>,
-}
-
-/// What is asked of a repository.
-const VERBS: [&str; 10] = [
-    "revision",
-    "tree",
-    "resolve",
-    "commits",
-    "refs",
-    "preupload",
-    "commit",
-    "branch",
-    "xet-read-token",
-    "xet-write-token",
-];
-
-/// What a path of the Hub means.
-pub(super) struct Route<'a> {
-    pub(super) kind: RepoKind,
-    pub(super) id: String,
-    /// One of [`VERBS`]; `None`: the repository.
-    pub(super) verb: Option<&'a str>,
-    pub(super) revision: String,
-    /// What follows the revision.
-    path: String,
-    is_api: bool,
-}
-
-impl<'a> Route<'a> {
-    pub(super) fn parse(path: &'a str) -> Option<Self> {
-        let api = path.strip_prefix("/api/");
-        let rest = api.or(path.strip_prefix('/'))?;
-        let (kind, rest) = match (api, rest.split_once('/')) {
-            (_, Some(("datasets", rest))) => (RepoKind::Dataset, rest),
-            (Some(_), Some(("models", rest))) => (RepoKind::Model, rest),
-            (Some(_), _) => return None,
-            (None, _) => (RepoKind::Model, rest),
-        };
-        let parts: Vec<&str> = rest.split('/').collect();
-        let at = (1..parts.len().min(3)).find(|&at| VERBS.contains(&parts[at]));
-        let after = |n: usize| at.and_then(|at| parts.get(at + n..)).unwrap_or_default();
-        Some(Self {
-            kind,
-            id: parts[..at.unwrap_or(parts.len())].join("/"),
-            verb: at.map(|at| parts[at]),
-            revision: decode(after(1).first().copied().unwrap_or("main")),
-            path: decode(&after(2).join("/")),
-            is_api: api.is_some(),
-        })
-    }
+/// A request that changes nothing.
+pub(super) struct Asked<'a> {
+    pub(super) state: &'a State,
+    pub(super) received: &'a Received,
+    /// The part of a file that is asked for.
+    pub(super) range: Option<&'a str>,
 }
 
 impl Asked<'_> {
-    fn answer(&self, place: Place) -> Response {
+    pub(super) fn answer(&self, place: Place) -> Response {
         let path = self.received.path();
         match (place, Route::parse(path)) {
             (Place::Store | Place::Cas, _) => self.stored(path),
@@ -274,20 +178,6 @@ impl Asked<'_> {
     }
 }
 
-/// Who writes to this Hub.
-pub(super) const USER: &str = "tester";
-
-/// What is said to a token that is not known.
-pub(super) fn stranger() -> Response {
-    Response::error(401, None, "Invalid credentials in Authorization header")
-}
-
-/// What is said where there is no repository, or none that may be seen.
-pub(super) fn no_repo(is_known: bool) -> Response {
-    let status = if is_known { 404 } else { 401 };
-    Response::error(status, Some(REPO_NOT_FOUND), "Repository not found")
-}
-
 fn refs(repo: &Repo) -> Response {
     let branch = |(name, hash)| {
         let full = format!("refs/heads/{name}");
@@ -327,25 +217,4 @@ fn parse_range(range: &str, n_bytes: usize) -> Option<(usize, usize)> {
         last => last.parse().ok()?,
     };
     Some((first.parse().ok()?, last))
-}
-
-/// Replaces `%2F` and its like.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| byte == b'%');
-        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(decoded) => {
-                bytes.push(decoded);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
