@@ -1,12 +1,12 @@
 //! The whole worker against sparsify 1.3.3 on the same model, tokens and seed; see
 //! `tests/fixtures/README.md` for the files and their tolerances.
 
-use crate::end_to_end;
 use crate::golden_training::{check, config_of, variant};
-use crate::output_loss::{OutputLoss, TokenBatch};
 use crate::ranks::Ranks;
 use crate::sae_trainer::SaeTrainer;
 use crate::testing::{Run, assert_close, assert_same, config, fixtures, job, other, relative};
+use crate::training::end_to_end;
+use crate::training::output_loss::{OutputLoss, TokenBatch};
 use lm::{LanguageModel, LoadOptions};
 use plan::{EventKind, FailureKind, Optimizer, TrainConfig};
 use sae::{Objective, Sae, tensors_by_name};

@@ -5,17 +5,19 @@
 //!
 //! The loop:
 //!
-//! - `worker.rs`: reads order.json, loads, trains, reports; `prepare.rs`: tokens that the cache lacks, reported as
-//!   events
-//! - `stream_trainer.rs`: tokens, one forward pass, every SAE on it
-//! - `update.rs`: one optimizer update of all jobs; `end_to_end.rs`: with SAEs in the model; `sae_trainer.rs`: one
-//!   SAE's part
-//! - `optimizer/`, `output_loss/`: one small file for each kind; `centre.rs`: where fresh SAEs begin
-//! - `state.rs`: what a resume needs; `not_finite.rs`: whose fault numbers are that are not finite
+//! - `worker/mod.rs`: reads order.json, loads, trains, reports; `prepare.rs`: tokens that the cache lacks, reported
+//!   as events
+//! - `training/mod.rs`: tokens, one forward pass, every SAE on it; `update.rs`: one optimizer update of all jobs;
+//!   `end_to_end.rs`: with SAEs in the model; `centre.rs`: where fresh SAEs begin; `job_trainer.rs`: one job's part
+//! - `sae_trainer/`: one SAE's part; `optimizer/`, `training/output_loss/`: one small file for each kind
+//! - `activations/`: what SAEs take of a forward pass, and its total variance
+//! - `checkpoint/`: what a resume needs, and the best SAEs so far
+//! - `events/`: events.jsonl, statistics between two reports, and when training goes wrong
+//! - `not_finite.rs`: whose fault numbers are that are not finite
 //!
-//! Ranks, the processes that train a stream together:
+//! Ranks, the processes that train a stream together, in `ranks/`:
 //!
-//! - `ranks.rs`; `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
+//! - `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
 //! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
 //!
 //! After training:
@@ -28,42 +30,26 @@
 //!
 //! `stepper.rs` and `examples/bench_step/` measure an update alone, in encoder products.
 
+mod activations;
 mod allocator;
-mod best;
-mod centre;
+mod checkpoint;
 mod encode;
-mod end_to_end;
 mod error;
 mod evaluate;
 mod events;
-mod exchange;
-mod finetune;
-mod health;
 mod inputs;
-mod interval;
-mod job_trainer;
 mod libtorch;
-mod memory;
 mod not_finite;
 mod optimizer;
-mod output_loss;
-mod owners;
 mod places;
-mod prepare;
 mod proof;
 mod ranks;
-mod reduction;
-mod rendezvous;
 mod sae_trainer;
-mod state;
 mod stepper;
 mod stop;
 mod stream_lock;
-mod stream_trainer;
 mod trainer;
-mod update;
-mod variance;
-mod views;
+mod training;
 mod worker;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Jobs that were interrupted and taken up again end in the same bits as undisturbed ones.
 
-use crate::job_trainer::JobTrainer;
-use crate::owners::Owners;
 use crate::ranks::Ranks;
+use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;
 use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, interrupt_after, other};
+use crate::training::job_trainer::JobTrainer;
 use plan::{Activation, EventKind, FailureKind, LossFn, Optimizer, TrainConfig};
 use std::fs;
 use std::path::{Path, PathBuf};

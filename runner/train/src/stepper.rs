@@ -1,9 +1,9 @@
 //! Optimizer updates of one SAE on activations that the caller has: the trainer's own step, without
 //! a language model, data or files.
 
+use crate::activations::variance::TotalVariance;
 use crate::ranks::Ranks;
 use crate::sae_trainer::{Progress, SaeTrainer};
-use crate::variance::TotalVariance;
 use crate::{TrainConfig, TrainError};
 use plan::{Job, SaeSpec, SaeStats};
 use sae::Sae;

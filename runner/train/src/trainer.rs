@@ -2,12 +2,12 @@
 
 use crate::TrainError;
 use crate::events::EventLog;
-use crate::job_trainer::JobTrainer;
 use crate::not_finite::Fault;
-use crate::owners::Owners;
 use crate::ranks::Ranks;
+use crate::ranks::owners::Owners;
 use crate::stop::StopFlag;
-use crate::stream_trainer::StreamTrainer;
+use crate::training::StreamTrainer;
+use crate::training::job_trainer::JobTrainer;
 use crate::worker::taps;
 use data::{BatchSpec, Batches, Shard, Tokens};
 use lm::LanguageModel;

@@ -1,8 +1,8 @@
 //! What an update is, however its batch is cut, and what stands on the disk behind it.
 
-use crate::job_trainer::JobTrainer;
-use crate::owners::Owners;
+use crate::ranks::owners::Owners;
 use crate::testing::{HOOKPOINTS, Run, assert_close, config, relative};
+use crate::training::job_trainer::JobTrainer;
 use plan::{EventKind, Optimizer, TrainConfig};
 use tch::{Device, Kind, Tensor};
 

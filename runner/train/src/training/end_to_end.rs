@@ -6,10 +6,10 @@
 //! output back to its input, and from there it goes on through the piece before.
 
 use crate::TrainError;
-use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::activations::views::{included, rows, rows_of};
 use crate::ranks::Ranks;
 use crate::sae_trainer::SaeTrainer;
-use crate::views::{included, rows, rows_of};
+use crate::training::output_loss::{OutputLoss, TokenBatch};
 use lm::{LanguageModel, ModulePass, Replacements};
 use sae::Pass;
 use std::error::Error;

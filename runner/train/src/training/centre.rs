@@ -1,10 +1,10 @@
 //! Where fresh SAEs begin: at the mean of the first batch of all ranks.
 
 use crate::TrainError;
-use crate::exchange::Exchange;
-use crate::stream_trainer::StreamTrainer;
-use crate::update::Sources;
-use crate::views::{View, Views};
+use crate::activations::views::{View, Views};
+use crate::ranks::exchange::Exchange;
+use crate::training::StreamTrainer;
+use crate::training::update::Sources;
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 

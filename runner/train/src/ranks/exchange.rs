@@ -1,8 +1,8 @@
 //! Activations on their way to the ranks that train SAEs on them, where each SAE is on one rank.
 
 use crate::TrainError;
+use crate::activations::views::{View, Views};
 use crate::ranks::Ranks;
-use crate::views::{View, Views};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 

@@ -1,12 +1,15 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
-use crate::centre::RowSum;
-use crate::interval::{Interval, Report};
-use crate::memory::{in_parts_that_fit, is_out_of_memory};
+pub(crate) mod finetune;
+pub(crate) mod memory;
+
+use crate::TrainError;
+use crate::events::interval::{Interval, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::Ranks;
-use crate::reduction::Reduction;
-use crate::{TrainError, finetune};
+use crate::ranks::reduction::Reduction;
+use crate::sae_trainer::memory::{in_parts_that_fit, is_out_of_memory};
+use crate::training::centre::RowSum;
 use plan::{Job, SaeSpec, TrainConfig, k_at};
 use sae::{AuxK, Gradients, Losses, Objective, Pass, Sae, SaeConfig, SparseBackward};
 use serde::{Deserialize, Serialize};

@@ -1,15 +1,17 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
+pub(crate) mod prepare;
+
 use crate::allocator::keep_freed_memory;
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::libtorch::Libtorch;
-use crate::prepare::{StreamTokens, open_tokens};
 use crate::ranks::Ranks;
-use crate::rendezvous;
+use crate::ranks::rendezvous;
 use crate::stop::{STOPPED, StopFlag};
 use crate::stream_lock::lock_stream;
-use crate::stream_trainer::{Outcome, StreamTrainer};
+use crate::training::{Outcome, StreamTrainer};
+use crate::worker::prepare::{StreamTokens, open_tokens};
 use crate::{ModelInputs, TrainError, message_chain, read_model};
 use data::{Batches, DataError, DigestCache};
 use dist::{Environment, World};

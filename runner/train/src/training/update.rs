@@ -1,16 +1,16 @@
 //! One optimizer update of all jobs of a stream.
 
 use crate::TrainError;
-use crate::end_to_end;
-use crate::exchange::{Exchange, Received};
-use crate::job_trainer::JobTrainer;
-use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::activations::variance::{Moments, TotalVariance};
+use crate::activations::views::{View, Views};
 use crate::ranks::Ranks;
-use crate::reduction::Reduction;
+use crate::ranks::exchange::{Exchange, Received};
+use crate::ranks::reduction::Reduction;
 use crate::sae_trainer::{Progress, SaeTrainer};
-use crate::stream_trainer::StreamTrainer;
-use crate::variance::{Moments, TotalVariance};
-use crate::views::{View, Views};
+use crate::training::StreamTrainer;
+use crate::training::end_to_end;
+use crate::training::job_trainer::JobTrainer;
+use crate::training::output_loss::{OutputLoss, TokenBatch};
 use lm::Activations;
 use plan::EventKind;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,13 +1,19 @@
 //! The loop: a batch of tokens, one forward pass of the language model, every SAE on it.
 
+pub(crate) mod centre;
+pub(crate) mod end_to_end;
+pub(crate) mod job_trainer;
+pub(crate) mod output_loss;
+pub(crate) mod update;
+
 use crate::TrainError;
 use crate::events::EventLog;
-use crate::interval::{N_SUMS, Record, Report};
-use crate::job_trainer::JobTrainer;
+use crate::events::interval::{N_SUMS, Record, Report};
 use crate::not_finite::{Fault, activations_of};
 use crate::ranks::Ranks;
 use crate::sae_trainer::{Progress, SaeTrainer};
 use crate::stop::StopFlag;
+use crate::training::job_trainer::JobTrainer;
 use data::Batches;
 use lm::{LanguageModel, Taps};
 use plan::{EventKind, StreamKey};

@@ -1,15 +1,16 @@
 //! One job in training: its SAEs, how far they are, and their folders.
 
-use crate::best::Best;
-use crate::health::{Health, WeightSums, weight_sums};
-use crate::interval::Record;
+use crate::activations::views::{Side, View};
+use crate::checkpoint::best::Best;
+use crate::checkpoint::state;
+use crate::checkpoint::state::{Restored, State};
+use crate::events::health::{Health, WeightSums, weight_sums};
+use crate::events::interval::Record;
 use crate::not_finite::Fault;
-use crate::owners::Owners;
 use crate::ranks::Ranks;
+use crate::ranks::owners::Owners;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
-use crate::state::{Restored, State};
-use crate::views::{Side, View};
-use crate::{TrainError, message_chain, state};
+use crate::{TrainError, message_chain};
 use plan::OrderJob;
 use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};

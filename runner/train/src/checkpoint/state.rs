@@ -11,10 +11,10 @@
 //! later is put aside, where an older one is there to go on from.
 
 use crate::TrainError;
-use crate::best::BestState;
-use crate::interval::{Interval, N_KEPT};
-use crate::memory::is_out_of_memory;
+use crate::checkpoint::best::BestState;
+use crate::events::interval::{Interval, N_KEPT};
 use crate::ranks::Ranks;
+use crate::sae_trainer::memory::is_out_of_memory;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
 use files::bound;
 use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};

@@ -2,11 +2,16 @@
 //! batch through the model, and what that adds up to is summed once an update. All have the same SAEs and
 //! change them alike; one writes.
 
+pub(crate) mod exchange;
+pub(crate) mod owners;
+pub(crate) mod reduction;
+pub(crate) mod rendezvous;
+
 use crate::TrainError;
-use crate::centre::RowSum;
-use crate::reduction::Reduction;
+use crate::activations::variance::Moments;
+use crate::ranks::reduction::Reduction;
 use crate::sae_trainer::Sums;
-use crate::variance::Moments;
+use crate::training::centre::RowSum;
 use data::Shard;
 use dist::{Kind, Role, World};
 use tch::Tensor;

@@ -1,10 +1,10 @@
 //! Meeting the other processes that train the same stream.
 
 use crate::TrainError;
-use crate::job_trainer::JobTrainer;
 use crate::libtorch::Libtorch;
-use crate::owners::Owners;
 use crate::ranks::Ranks;
+use crate::ranks::owners::Owners;
+use crate::training::job_trainer::JobTrainer;
 use data::DigestCache;
 use dist::{Environment, Hello, Timeouts, World};
 use plan::Order;
