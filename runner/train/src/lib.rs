@@ -38,10 +38,12 @@ mod error;
 mod evaluate;
 mod events;
 mod inputs;
+mod layout;
 mod libtorch;
 mod not_finite;
 mod optimizer;
 mod places;
+mod process;
 mod proof;
 mod ranks;
 mod sae_trainer;
@@ -78,10 +80,11 @@ pub use evaluate::{
 pub use inputs::{
     ModelInputs, check_head, check_model, check_whole_model, digest_model, digest_saes, read_model,
 };
+pub use layout::Layout;
 pub use libtorch::Libtorch;
 pub use lm::{CudaStatus, LmError, init_backends};
 pub use plan::TrainConfig;
-pub use proof::{Layout, write_proven};
+pub use proof::write_proven;
 pub use stepper::Stepper;
 pub use stream_lock::{LockHolder, lock_stream};
 pub use trainer::Trainer;

@@ -260,7 +260,7 @@ impl JobTrainer {
         let all = self.job.saes.iter().enumerate();
         let here = all.filter(|(sae_idx, _)| self.owners.are_here(*sae_idx));
         for ((sae_idx, _), trainer) in here.zip(&self.saes) {
-            let sums = weight_sums(trainer)?;
+            let sums = weight_sums(&trainer.sae, &trainer.optimizer)?;
             if ranks.are_several() {
                 let what = format!("SAE `{}` in `{}`", trainer.spec.name, self.job.name);
                 ranks.must_agree(&what, &sums.bits())?;

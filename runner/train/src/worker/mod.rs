@@ -6,6 +6,7 @@ use crate::allocator::keep_freed_memory;
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::libtorch::Libtorch;
+use crate::process::{host_name, log};
 use crate::ranks::Ranks;
 use crate::ranks::rendezvous;
 use crate::stop::{STOPPED, StopFlag};
@@ -19,7 +20,6 @@ use files::bound;
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::Order;
 use plan::{EventKind, FailureKind, Job, ModelFacts};
-use std::fs;
 use std::num::NonZero;
 use std::path::Path;
 use tch::Device;
@@ -232,15 +232,6 @@ fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
     Ok(Outcome::Interrupted)
 }
 
-/// A line for standard error, which is a worker's log; people read it at a terminal.
-#[expect(
-    clippy::print_stderr,
-    reason = "a worker's standard error is its log file"
-)]
-pub(crate) fn log(line: &str) {
-    eprintln!("{}", plan::escaped(line));
-}
-
 /// Taps on the outputs of all hookpoints of `jobs`, and on the inputs of those of transcoders.
 pub(crate) fn taps<'a>(
     jobs: impl IntoIterator<Item = &'a Job>,
@@ -313,9 +304,4 @@ pub fn cuda_index(device: &str) -> Result<Option<usize>, TrainError> {
 /// Threads that libtorch computes with on the CPU unless told otherwise.
 pub fn default_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
-}
-
-pub(crate) fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }
