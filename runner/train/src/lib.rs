@@ -7,9 +7,12 @@
 //!
 //! - `worker/mod.rs`: reads order.json, loads, trains, reports; `prepare.rs`: tokens that the cache lacks, reported
 //!   as events
-//! - `training/mod.rs`: tokens, one forward pass, every SAE on it; `update.rs`: one optimizer update of all jobs;
-//!   `end_to_end.rs`: with SAEs in the model; `centre.rs`: where fresh SAEs begin; `job_trainer.rs`: one job's part
-//! - `sae_trainer/`: one SAE's part; `optimizer/`, `training/output_loss/`: one small file for each kind
+//! - `training/mod.rs`: the loop on one page. `activation_stream.rs`: tokens and forward passes; `job_trainer.rs`:
+//!   one job's part; `sums.rs`: what an update adds up to; `report.rs`, `save.rs`: what follows an update
+//! - `training/update_end_to_end.rs`: an update with SAEs in the model; `end_to_end.rs`: its gradients;
+//!   `centre.rs`: where fresh SAEs begin
+//! - `sae_trainer/mod.rs`: one SAE's part; `update.rs`: one update of it, a value that can be dropped
+//! - `optimizer/`, `training/output_loss/`: one small file for each kind
 //! - `activations/`: what SAEs take of a forward pass, and its total variance
 //! - `checkpoint/`: what a resume needs, and the best SAEs so far
 //! - `events/`: events.jsonl, statistics between two reports, and when training goes wrong
@@ -17,6 +20,7 @@
 //!
 //! Ranks, the processes that train a stream together, in `ranks/`:
 //!
+//! - `mod.rs`: what the loop asks of them; `alone.rs`: of one process; `world.rs`: of several
 //! - `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
 //! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
 //!

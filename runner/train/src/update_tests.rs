@@ -21,12 +21,11 @@ fn gradients(micro_acc_steps: usize, parts: &[Tensor]) -> Vec<Tensor> {
         Owners::default(),
     )
     .unwrap();
-    let sae = &mut job.saes[0];
-    sae.begin_update(0).unwrap();
+    let mut update = job.saes[0].start(0).unwrap();
     for part in parts {
-        sae.accumulate(part, part).unwrap();
+        update.add(part, part).unwrap();
     }
-    sae.gradients()
+    update.gradients()
 }
 
 /// sparsify divides the gradient of each part by that part's own variance, and by their number.

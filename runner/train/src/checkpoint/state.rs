@@ -72,7 +72,7 @@ pub(crate) fn save(
     dir: &Path,
     state: &State,
     (saes, n_kept): (&[SaeTrainer], usize),
-    ranks: Ranks<'_>,
+    ranks: &dyn Ranks,
 ) -> Result<(), TrainError> {
     let place = dir.join(format!("step-{:08}", state.step));
     // A name of its own: another node may still take the last one for the folder that it was.

@@ -2,6 +2,7 @@
 
 pub(crate) mod health;
 pub(crate) mod interval;
+pub(crate) mod meter;
 
 use crate::TrainError;
 use plan::{Event, EventKind, MAX_EVENT_BYTES};
