@@ -1,6 +1,6 @@
 //! The trainer: one stream of activations, all jobs of the stream beside each other on it.
 //!
-//! Plain blocking code. It is given an [`Order`] and reports through `events.jsonl`; it draws
+//! Plain blocking code. It is given a [`plan::Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
 //!
 //! The loop:
