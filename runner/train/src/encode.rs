@@ -6,9 +6,7 @@
 
 mod batches;
 mod file;
-mod parquet_file;
 mod rows;
-mod safetensors_file;
 
 #[cfg(test)]
 mod tests;

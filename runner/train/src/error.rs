@@ -1,6 +1,6 @@
 //! What can go wrong while training.
 
-use crate::Layout;
+use crate::layout::Layout;
 use plan::FailureKind;
 use std::path::{Path, PathBuf};
 use thiserror::Error;

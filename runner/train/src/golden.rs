@@ -1,12 +1,12 @@
 //! The whole worker against sparsify 1.3.3 on the same model, tokens and seed; see
 //! `tests/fixtures/README.md` for the files and their tolerances.
 
-use crate::end_to_end;
 use crate::golden_training::{check, config_of, variant};
-use crate::output_loss::{OutputLoss, TokenBatch};
-use crate::ranks::Ranks;
+use crate::ranks::ALONE;
 use crate::sae_trainer::SaeTrainer;
 use crate::testing::{Run, assert_close, assert_same, config, fixtures, job, other, relative};
+use crate::training::end_to_end;
+use crate::training::output_loss::{OutputLoss, TokenBatch};
 use lm::{LanguageModel, LoadOptions};
 use plan::{EventKind, FailureKind, Optimizer, TrainConfig};
 use sae::{Objective, Sae, tensors_by_name};
@@ -47,21 +47,22 @@ fn the_curve_and_the_checkpoint_are_sparsifys() {
     }
 }
 
-/// The first SAE of a job, on its first update.
+/// The first SAE of a job, as it is at the start of its first update.
 fn first_sae(config: TrainConfig) -> SaeTrainer {
     let job = job("a", config);
     let mut trainer = SaeTrainer::new(&job, &job.saes[0], None, Device::Cpu).unwrap();
-    trainer.begin_update(0).unwrap();
+    trainer.start(0).unwrap();
     trainer
 }
 
 /// The gradients of the FVU of `x` and `target`, as the trainer makes them.
 fn gradients_of_fvu(trainer: &mut SaeTrainer, x: &Tensor, target: &Tensor) -> Vec<Tensor> {
-    trainer.centre_on(x, target, Ranks::ALONE).unwrap();
-    trainer.accumulate(x, target).unwrap();
+    trainer.centre_on(x, target, ALONE).unwrap();
+    let mut update = trainer.start(0).unwrap();
+    update.add(x, target).unwrap();
     let mean = target.mean_dim(0, true, Kind::Float);
     let total_variance = (target - mean).square().sum(Kind::Double);
-    let gradients = trainer.gradients().into_iter();
+    let gradients = update.gradients().into_iter();
     gradients.map(|sum| sum / &total_variance).collect()
 }
 
@@ -105,9 +106,7 @@ fn the_first_weights_are_sparsifys_to_the_bit() {
             hookpoints: vec![hookpoint.clone()],
             ..config()
         });
-        trainer
-            .centre_on(golden("x"), golden("x"), Ranks::ALONE)
-            .unwrap();
+        trainer.centre_on(golden("x"), golden("x"), ALONE).unwrap();
         for (name, weight) in trainer.sae.named_weights() {
             let (what, golden) = (format!("{hookpoint}, {name}"), golden(name));
             assert!(weight.allclose(golden, 1e-6, 1e-6, false), "{what}");
@@ -184,15 +183,16 @@ fn the_first_gradients_of_losses_on_the_output_are_sparsifys() {
         let n_output = loss_fn.n_positions(&token_ids, config.ctx_len, &[]);
         let mut trainer = first_sae(config);
         let _no_grad = tch::no_grad_guard();
-        let saes = &mut [&mut trainer];
+        let mut update = trainer.start(0).unwrap();
         let how = end_to_end::How {
             loss_fn,
             n_output,
-            centre: Some(Ranks::ALONE),
+            centre: Some(ALONE),
         };
-        end_to_end::accumulate(&model, saes, &batch, &how).unwrap();
+        end_to_end::accumulate(&model, &mut [&mut update], &batch, &how).unwrap();
         let of_weight = |weight: &str| golden[&format!("{name}/layers.2/{weight}")].copy();
-        assert_gradients(name, &trainer.sae, &trainer.gradients(), of_weight);
+        let gradients = update.gradients();
+        assert_gradients(name, &trainer.sae, &gradients, of_weight);
     }
 }
 

@@ -1,21 +1,27 @@
 //! The trainer: one stream of activations, all jobs of the stream beside each other on it.
 //!
-//! Plain blocking code. It is given an [`Order`] and reports through `events.jsonl`; it draws
+//! Plain blocking code. It is given a [`plan::Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
 //!
 //! The loop:
 //!
-//! - `worker.rs`: reads order.json, loads, trains, reports; `prepare.rs`: tokens that the cache lacks, reported as
-//!   events
-//! - `stream_trainer.rs`: tokens, one forward pass, every SAE on it
-//! - `update.rs`: one optimizer update of all jobs; `end_to_end.rs`: with SAEs in the model; `sae_trainer.rs`: one
-//!   SAE's part
-//! - `optimizer/`, `output_loss/`: one small file for each kind; `centre.rs`: where fresh SAEs begin
-//! - `state.rs`: what a resume needs; `not_finite.rs`: whose fault numbers are that are not finite
+//! - `worker/mod.rs`: reads order.json, loads, trains, reports; `prepare.rs`: tokens that the cache lacks, reported
+//!   as events
+//! - `training/mod.rs`: the loop on one page. `activation_stream.rs`: tokens and forward passes; `job_trainer.rs`:
+//!   one job's part; `sums.rs`: what an update adds up to; `report.rs`, `save.rs`: what follows an update
+//! - `training/update_end_to_end.rs`: an update with SAEs in the model; `end_to_end.rs`: its gradients;
+//!   `centre.rs`: where fresh SAEs begin
+//! - `sae_trainer/mod.rs`: one SAE's part; `update.rs`: one update of it, a value that can be dropped
+//! - `optimizer/`, `training/output_loss/`: one small file for each kind
+//! - `activations/`: what SAEs take of a forward pass, and its total variance
+//! - `checkpoint/`: what a resume needs, and the best SAEs so far
+//! - `events/`: events.jsonl, statistics between two reports, and when training goes wrong
+//! - `not_finite.rs`: whose fault numbers are that are not finite
 //!
-//! Ranks, the processes that train a stream together:
+//! Ranks, the processes that train a stream together, in `ranks/`:
 //!
-//! - `ranks.rs`; `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
+//! - `mod.rs`: what the loop asks of them; `alone.rs`: of one process; `world.rs`: of several
+//! - `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
 //! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
 //!
 //! After training:
@@ -28,42 +34,28 @@
 //!
 //! `stepper.rs` and `examples/bench_step/` measure an update alone, in encoder products.
 
+mod activations;
 mod allocator;
-mod best;
-mod centre;
+mod checkpoint;
 mod encode;
-mod end_to_end;
 mod error;
 mod evaluate;
 mod events;
-mod exchange;
-mod finetune;
-mod health;
 mod inputs;
-mod interval;
-mod job_trainer;
+mod layout;
 mod libtorch;
-mod memory;
 mod not_finite;
 mod optimizer;
-mod output_loss;
-mod owners;
 mod places;
-mod prepare;
+mod process;
 mod proof;
 mod ranks;
-mod reduction;
-mod rendezvous;
 mod sae_trainer;
-mod state;
 mod stepper;
 mod stop;
 mod stream_lock;
-mod stream_trainer;
 mod trainer;
-mod update;
-mod variance;
-mod views;
+mod training;
 mod worker;
 
 #[cfg(test)]
@@ -92,10 +84,11 @@ pub use evaluate::{
 pub use inputs::{
     ModelInputs, check_head, check_model, check_whole_model, digest_model, digest_saes, read_model,
 };
+pub use layout::Layout;
 pub use libtorch::Libtorch;
 pub use lm::{CudaStatus, LmError, init_backends};
 pub use plan::TrainConfig;
-pub use proof::{Layout, write_proven};
+pub use proof::write_proven;
 pub use stepper::Stepper;
 pub use stream_lock::{LockHolder, lock_stream};
 pub use trainer::Trainer;

@@ -1,9 +1,9 @@
 //! Before SAEs are given to others: what is written is read back, and must compute the same.
 
 use crate::TrainError;
+use crate::layout::Layout;
 use crate::not_finite::check_weights;
 use sae::{LoadOptions, Sae, SaeLensMetadata, with_seed};
-use std::fmt;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -12,39 +12,6 @@ const N_TOKENS: i64 = 64;
 
 /// How far activations and reconstructions may differ, of the greatest.
 const TOLERANCE: f64 = 1e-5;
-
-/// How an SAE is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Layout {
-    /// `cfg.json` and `sae.safetensors`, as Python's sparsify reads them.
-    Sparsify,
-    /// `cfg.json` and `sae_weights.safetensors`, as SAELens reads them.
-    SaeLens,
-}
-
-impl Layout {
-    /// Its name in options and in the database.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sparsify => "sparsify",
-            Self::SaeLens => "saelens",
-        }
-    }
-
-    /// Its files.
-    pub fn files(self) -> [&'static str; 2] {
-        match self {
-            Self::Sparsify => [sae::CONFIG_FILE, sae::WEIGHTS_FILE],
-            Self::SaeLens => [sae::CONFIG_FILE, sae::SAELENS_WEIGHTS_FILE],
-        }
-    }
-}
-
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
 
 /// Writes the SAE in `dir` to the folder `out` in a layout, reads it back from there, and compares what
 /// both make of the same input: the same latents, and activations and reconstructions within 1e-5 of the

@@ -1,10 +1,11 @@
 //! Jobs that were interrupted and taken up again end in the same bits as undisturbed ones.
 
-use crate::job_trainer::JobTrainer;
-use crate::owners::Owners;
-use crate::ranks::Ranks;
+use crate::activations::variance::Moments;
+use crate::ranks::ALONE;
+use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;
 use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, interrupt_after, other};
+use crate::training::job_trainer::JobTrainer;
 use plan::{Activation, EventKind, FailureKind, LossFn, Optimizer, TrainConfig};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -248,22 +249,20 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
         let mut job = open();
         let progress = |step| Progress { step, n_steps: 9 };
         for sae in &mut job.saes {
-            sae.begin_update(0).unwrap();
-            let nothing = Tensor::zeros([0i64; 0], (Kind::Double, Device::Cpu));
-            sae.update(&nothing, Some(&nothing), 0, progress(0))
-                .unwrap();
+            let update = sae.start(0).unwrap();
+            let nothing = Moments::of(&Tensor::zeros([0, 32], (Kind::Float, Device::Cpu)));
+            update.finish(&nothing.unwrap(), progress(0)).unwrap();
         }
         job.step = 1;
-        job.save_state(Ranks::ALONE).unwrap();
+        job.save_state(ALONE).unwrap();
         let mut resumed = open();
         assert_eq!(resumed.step, 1);
         let x = sae::with_seed(7, || Tensor::randn([64, 32], (Kind::Float, Device::Cpu)));
         for job in [&mut job, &mut resumed] {
-            let sae = &mut job.saes[0];
-            sae.begin_update(1).unwrap();
-            sae.accumulate(&x, &x).unwrap();
-            let variance = x.square().sum(Kind::Double);
-            sae.update(&variance, Some(&variance), 64, progress(1))
+            let mut update = job.saes[0].start(1).unwrap();
+            update.add(&x, &x).unwrap();
+            update
+                .finish(&Moments::of(&x).unwrap(), progress(1))
                 .unwrap();
         }
         let [ours, theirs] = [&job, &resumed].map(|job| job.saes[0].published().unwrap());

@@ -1,9 +1,9 @@
 //! Optimizer updates of one SAE on activations that the caller has: the trainer's own step, without
 //! a language model, data or files.
 
-use crate::ranks::Ranks;
+use crate::activations::variance::TotalVariance;
+use crate::ranks::ALONE;
 use crate::sae_trainer::{Progress, SaeTrainer};
-use crate::variance::TotalVariance;
 use crate::{TrainConfig, TrainError};
 use plan::{Job, SaeSpec, SaeStats};
 use sae::Sae;
@@ -79,16 +79,15 @@ impl Stepper {
         let _no_grad = tch::no_grad_guard();
         let mut variance = TotalVariance::default();
         variance.add(x)?;
-        self.trainer.begin_update(self.n_done)?;
+        let update = self.trainer.start(self.n_done)?;
         if self.n_done == 0 {
-            self.trainer.centre_on(x, x, Ranks::of(None))?;
+            update.trainer.centre_on(x, x, ALONE)?;
         }
         let progress = Progress {
             step: self.n_done,
             n_steps: u64::MAX,
         };
-        self.trainer
-            .update_at_once(x, x, variance.so_far(), progress)?;
+        update.finish_on((x, x), variance.moments(), progress)?;
         self.n_done += 1;
         Ok(())
     }

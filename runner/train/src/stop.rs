@@ -1,7 +1,7 @@
 //! How a worker learns that it should end: signals, or the death of the process that started it.
 
 use crate::TrainError;
-use crate::worker::log;
+use crate::process::log;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::Read;

@@ -1,7 +1,7 @@
 //! The lock that keeps a second worker from a stream.
 
 use crate::TrainError;
-use crate::worker::host_name;
+use crate::process::host_name;
 use files::bound;
 use plan::runs_layout::STREAM_LOCK;
 use std::fs::{File, OpenOptions, TryLockError};

@@ -3,7 +3,7 @@
 use crate::events::EventLog;
 use crate::read_model;
 use crate::stop::StopFlag;
-use crate::stream_trainer::Outcome;
+use crate::training::Outcome;
 use crate::worker::{run_worker, train};
 use data::{DigestCache, TokenSpec, find_files};
 use plan::{DataFiles, RowSpec};

@@ -2,13 +2,13 @@
 
 use crate::TrainError;
 use crate::events::EventLog;
-use crate::job_trainer::JobTrainer;
 use crate::not_finite::Fault;
-use crate::owners::Owners;
-use crate::ranks::Ranks;
+use crate::ranks::ALONE;
+use crate::ranks::owners::Owners;
 use crate::stop::StopFlag;
-use crate::stream_trainer::StreamTrainer;
-use crate::worker::taps;
+use crate::training::job_trainer::JobTrainer;
+use crate::training::open::taps;
+use crate::training::{ActivationStream, StreamTrainer};
 use data::{BatchSpec, Batches, Shard, Tokens};
 use lm::LanguageModel;
 use plan::OrderJob;
@@ -115,11 +115,13 @@ impl Trainer {
         let mut events = EventLog::open(&beside.join("events.jsonl"), 1, 0)?;
         let _no_grad = tch::no_grad_guard();
         let mut trainer = StreamTrainer {
-            key: StreamKey::of(&order.job),
-            device,
-            taps: taps([&order.job], self.model.facts())?,
-            model: self.model,
-            batches: self.batches,
+            stream: ActivationStream {
+                key: StreamKey::of(&order.job),
+                device,
+                taps: taps([&order.job], self.model.facts())?,
+                model: self.model,
+                batches: self.batches,
+            },
             jobs: vec![JobTrainer::open(
                 &order,
                 Path::new(""),
@@ -128,7 +130,7 @@ impl Trainer {
             )?],
             events: &mut events,
             stop: StopFlag::default(),
-            ranks: Ranks::ALONE,
+            ranks: ALONE,
         };
         trainer.fit()?;
         trained(&trainer.jobs[0], dir, device)

@@ -1,8 +1,10 @@
 //! What an update is, however its batch is cut, and what stands on the disk behind it.
 
-use crate::job_trainer::JobTrainer;
-use crate::owners::Owners;
-use crate::testing::{HOOKPOINTS, Run, assert_close, config, relative};
+use crate::activations::variance::Moments;
+use crate::ranks::owners::Owners;
+use crate::sae_trainer::Progress;
+use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, relative};
+use crate::training::job_trainer::JobTrainer;
 use plan::{EventKind, Optimizer, TrainConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -21,12 +23,11 @@ fn gradients(micro_acc_steps: usize, parts: &[Tensor]) -> Vec<Tensor> {
         Owners::default(),
     )
     .unwrap();
-    let sae = &mut job.saes[0];
-    sae.begin_update(0).unwrap();
+    let mut update = job.saes[0].start(0).unwrap();
     for part in parts {
-        sae.accumulate(part, part).unwrap();
+        update.add(part, part).unwrap();
     }
-    sae.gradients()
+    update.gradients()
 }
 
 /// sparsify divides the gradient of each part by that part's own variance, and by their number.
@@ -42,6 +43,36 @@ fn the_gradient_of_an_update_is_that_of_its_whole_batch() {
             assert!(difference < 1e-5, "{micro_acc_steps} parts: {difference}");
         }
     }
+}
+
+#[test]
+fn an_update_that_is_dropped_is_as_if_it_had_not_been_started() {
+    let config = TrainConfig {
+        auxk_alpha: 0.03,
+        dead_feature_threshold: 10,
+        micro_acc_steps: 2,
+        ..config()
+    };
+    let run = Run::new(&[("a", config)]);
+    let _no_grad = tch::no_grad_guard();
+    let x = sae::with_seed(7, || Tensor::randn([64, 32], (Kind::Float, Device::Cpu)));
+    let moments = Moments::of(&x).unwrap();
+    let trained = |n_dropped: usize| {
+        let (order, device) = (&run.order.jobs[0], Device::Cpu);
+        let job = JobTrainer::open(order, run.dir.path(), device, Owners::default());
+        let mut sae = job.unwrap().saes.remove(0);
+        for step in 0..3 {
+            for _ in 0..n_dropped {
+                sae.start(step).unwrap().add(&x, &x).unwrap();
+            }
+            let mut update = sae.start(step).unwrap();
+            update.add(&x, &x).unwrap();
+            let progress = Progress { step, n_steps: 3 };
+            update.finish(&moments, progress).unwrap();
+        }
+        sae.published().unwrap()
+    };
+    assert_same(&trained(2), &trained(0));
 }
 
 /// Learning rate, k and the number of updates, too, go by updates and not by passes.

@@ -47,6 +47,42 @@ pub struct Backward {
     pub fire_counts: Tensor,
 }
 
+impl Backward {
+    /// All-zero sums for `sae`, of no token.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn zeros(sae: &Sae) -> Result<Self, SaeError> {
+        let zero = Tensor::f_zeros([0i64; 0], (Kind::Double, sae.b_dec.device()))?;
+        Ok(Self {
+            gradients: Gradients {
+                encoder_weight: sae.encoder_weight.f_zeros_like()?,
+                encoder_bias: sae.encoder_bias.f_zeros_like()?,
+                w_dec: sae.w_dec.f_zeros_like()?,
+                b_dec: sae.b_dec.f_zeros_like()?,
+                w_skip: sae.w_skip.as_ref().map(Tensor::f_zeros_like).transpose()?,
+            },
+            losses: Losses {
+                squared_error: zero,
+                auxk: None,
+                multi_topk: None,
+            },
+            fire_counts: sae.encoder_bias.f_zeros_like()?,
+        })
+    }
+
+    /// Adds another part of the same batch.
+    ///
+    /// # Errors
+    /// Want of memory.
+    pub fn add(&mut self, part: &Self) -> Result<(), SaeError> {
+        self.gradients.add(&part.gradients)?;
+        self.losses.add(&part.losses)?;
+        let _ = self.fire_counts.f_add_(&part.fire_counts)?;
+        Ok(())
+    }
+}
+
 impl Losses {
     /// Adds another part of the same batch.
     ///

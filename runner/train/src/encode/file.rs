@@ -1,11 +1,14 @@
 //! The file that rows go to.
 
-use super::parquet_file::ParquetFile;
+mod parquet;
+mod safetensors;
+
 use super::rows::EncodedRows;
-use super::safetensors_file::SafetensorsFile;
 use crate::TrainError;
 use files::OutputFile;
+use parquet::ParquetFile;
 use sae::FoundSae;
+use safetensors::SafetensorsFile;
 use std::path::{Path, PathBuf};
 
 /// What a file of latents is written as.

@@ -6,7 +6,7 @@ use super::predictions::{Predictions, cross_entropy_of};
 use super::replacement::{ablated, logits, rows_of, select, spliced};
 use super::sums::{SaeSums, zero};
 use crate::TrainError;
-use crate::variance::Moments;
+use crate::activations::variance::Moments;
 use data::EvalSequences;
 use lm::{LanguageModel, Taps};
 use plan::EvalStats;

@@ -4,7 +4,7 @@ use super::{EvalRequest, EvalSae, Evaluated, eval_batch_size, evaluate};
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
-use crate::stream_trainer::Outcome;
+use crate::training::Outcome;
 use data::EvalSequences;
 use plan::EventKind;
 use plan::{Order, OrderJob};

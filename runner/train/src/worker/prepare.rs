@@ -2,8 +2,8 @@
 //! it is.
 
 use crate::events::EventLog;
+use crate::process::log;
 use crate::stop::StopFlag;
-use crate::worker::log;
 use crate::{ModelInputs, TrainError};
 use data::{BatchSpec, Batches, BuildProgress, EvalSequences, Shard, TokenSpec, Tokens};
 use plan::DataFiles;

@@ -1,5 +1,9 @@
 //! `events.jsonl`: the worker's only word to the outside, one JSON object a line.
 
+pub(crate) mod health;
+pub(crate) mod interval;
+pub(crate) mod meter;
+
 use crate::TrainError;
 use plan::{Event, EventKind, MAX_EVENT_BYTES};
 use std::fs::{File, OpenOptions};

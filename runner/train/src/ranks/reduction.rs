@@ -1,19 +1,56 @@
 //! What ranks add up of an update, once for each SAE: gradients, terms of the loss, what fired.
 
 use crate::TrainError;
-use crate::sae_trainer::Sums;
 use dist::{Group, Pending};
+use sae::Backward;
 use tch::{Kind, Tensor};
 
 /// Tensors from this size on are summed where they lie; smaller ones together, in one copy.
 const LARGE_BYTES: usize = 1 << 20;
 
+/// What the parts of an SAE's update add up to.
+#[derive(Debug, Default)]
+pub(crate) struct UpdateSums {
+    /// `None`: no part had a token.
+    pub(crate) backward: Option<Backward>,
+    /// Sums of a loss on the model's output, with the number of positions.
+    pub(crate) output_losses: Vec<(Tensor, u64)>,
+}
+
+/// The sums of an SAE's update over all ranks.
+pub(crate) enum Summing<'a> {
+    /// They are those of this process.
+    Complete(UpdateSums),
+    /// They are on their way to all ranks.
+    OnItsWay(Box<Reduction<'a>>),
+}
+
+impl Summing<'_> {
+    /// Returns when the sums are there; the loss on the model's output ran over `n_output` positions of all
+    /// ranks.
+    pub(crate) fn wait(self, n_output: u64) -> Result<UpdateSums, TrainError> {
+        let reduction = match self {
+            Self::Complete(sums) => return Ok(sums),
+            Self::OnItsWay(reduction) => reduction,
+        };
+        let (backward, output_loss) = reduction.wait()?;
+        let output_losses = match n_output {
+            0 => Vec::new(),
+            _ => vec![(output_loss, n_output)],
+        };
+        Ok(UpdateSums {
+            backward: Some(backward),
+            output_losses,
+        })
+    }
+}
+
 /// The sums of one SAE's update, on their way to all ranks.
 pub(crate) struct Reduction<'a> {
-    sums: Sums,
+    sums: Backward,
     /// By the index among the gradients and fire counts.
     large: Vec<(usize, Pending<'a>)>,
-    /// The rest of them, one behind the other.
+    /// The rest of them, one after the other.
     small: Pending<'a>,
     /// The terms of the loss, Double.
     losses: Pending<'a>,
@@ -21,10 +58,10 @@ pub(crate) struct Reduction<'a> {
 
 impl<'a> Reduction<'a> {
     /// Begins to sum. `output_losses`: sums of a loss on the model's output.
-    pub(crate) fn begin(
+    pub(super) fn begin(
         group: &'a Group,
         name: &str,
-        mut sums: Sums,
+        mut sums: Backward,
         output_losses: &[(Tensor, u64)],
     ) -> Result<Self, TrainError> {
         let (mut large, mut small) = (Vec::new(), Vec::new());
@@ -47,7 +84,7 @@ impl<'a> Reduction<'a> {
     }
 
     /// The sums over all ranks, and that of the loss on the model's output.
-    pub(crate) fn wait(self) -> Result<(Sums, Tensor), TrainError> {
+    fn wait(self) -> Result<(Backward, Tensor), TrainError> {
         let Self {
             mut sums,
             large,
@@ -68,7 +105,7 @@ impl<'a> Reduction<'a> {
         }
         let losses = losses.wait()?;
         let of = |term| losses.f_get(term);
-        let (_, terms, _) = &mut sums;
+        let terms = &mut sums.losses;
         terms.squared_error = of(0)?;
         terms.auxk = Some(of(1)?);
         terms.multi_topk = Some(of(2)?);
@@ -77,9 +114,9 @@ impl<'a> Reduction<'a> {
 }
 
 /// Gradients and fire counts, Float.
-fn tensors_mut((gradients, _, fire_counts): &mut Sums) -> Vec<&mut Tensor> {
-    let mut tensors = gradients.tensors_mut();
-    tensors.push(fire_counts);
+fn tensors_mut(sums: &mut Backward) -> Vec<&mut Tensor> {
+    let mut tensors = sums.gradients.tensors_mut();
+    tensors.push(&mut sums.fire_counts);
     tensors
 }
 
@@ -88,7 +125,8 @@ fn is_large(tensor: &Tensor) -> bool {
 }
 
 /// The terms of the loss, and the loss on the model's output: `[4]`, Double.
-fn losses((_, terms, _): &Sums, output_losses: &[(Tensor, u64)]) -> Result<Tensor, TrainError> {
+fn losses(sums: &Backward, output_losses: &[(Tensor, u64)]) -> Result<Tensor, TrainError> {
+    let terms = &sums.losses;
     let mut output_loss = terms.squared_error.f_zeros_like()?;
     for (sum, _) in output_losses {
         let _ = output_loss.f_add_(sum)?;

@@ -1,9 +1,9 @@
 //! Rows as tensors of a safetensors file. Its header comes first and has the lengths, so the columns
 //! lie in files of their own until all rows are there.
 
-use super::file::RowWriter;
-use super::rows::EncodedRows;
+use super::RowWriter;
 use crate::TrainError;
+use crate::encode::rows::EncodedRows;
 use sae::{FoundSae, SafetensorsHeader};
 use serde_json::json;
 use std::fs::File;

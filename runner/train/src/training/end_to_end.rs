@@ -5,11 +5,11 @@
 //! input. The loss is taken back through the last piece first; each SAE takes the gradient at its
 //! output back to its input, and from there it goes on through the piece before.
 
+use super::output_loss::{OutputLoss, TokenBatch};
 use crate::TrainError;
-use crate::output_loss::{OutputLoss, TokenBatch};
+use crate::activations::views::{included, rows, rows_of};
 use crate::ranks::Ranks;
-use crate::sae_trainer::SaeTrainer;
-use crate::views::{included, rows, rows_of};
+use crate::sae_trainer::Update;
 use lm::{LanguageModel, ModulePass, Replacements};
 use sae::Pass;
 use std::error::Error;
@@ -29,12 +29,13 @@ pub(crate) struct How<'a> {
     /// Positions that the loss is a mean over, on all ranks.
     pub(crate) n_output: u64,
     /// Set biases from the activations of all ranks beforehand.
-    pub(crate) centre: Option<Ranks<'a>>,
+    pub(crate) centre: Option<&'a dyn Ranks>,
 }
 
 /// One replaced module in a forward pass.
 struct Splice {
-    sae_idx: usize,
+    /// The index of its SAE's update.
+    update_idx: usize,
     /// The module's input or output, in the graph: `[n_rows, width]`.
     x: Tensor,
     /// Rows that the SAE takes; `None`: all.
@@ -45,11 +46,11 @@ struct Splice {
     leaf: Tensor,
 }
 
-/// Forward and backward pass with `saes`, at most one for a hookpoint, in the model. Their gradients
+/// Forward and backward pass with the SAEs of `updates`, at most one for a hookpoint, in the model. Their gradients
 /// are those of the sum of the loss over positions, divided by `n_output`.
 pub(crate) fn accumulate(
     model: &LanguageModel,
-    saes: &mut [&mut SaeTrainer],
+    updates: &mut [&mut Update<'_>],
     batch: &TokenBatch<'_>,
     how: &How<'_>,
 ) -> Result<BatchLoss, TrainError> {
@@ -63,11 +64,11 @@ pub(crate) fn accumulate(
         false => None,
     };
     let mut splices = Vec::new();
-    let logits = tch::with_grad(|| spliced(model, saes, batch, centre, &mut splices))?;
+    let logits = tch::with_grad(|| spliced(model, updates, batch, centre, &mut splices))?;
     let sum = tch::with_grad(|| loss_fn.sum(&logits, clean.as_ref(), batch))?;
     let mean = tch::with_grad(|| sum.f_div_scalar(n_output as f64))?;
-    take_back(saes, &splices, &mean)?;
-    splices.sort_by_key(|splice| splice.sae_idx);
+    take_back(updates, &splices, &mean)?;
+    splices.sort_by_key(|splice| splice.update_idx);
     Ok(BatchLoss {
         sum: sum.f_detach()?.f_to_kind(Kind::Double)?,
         targets: splices.into_iter().map(|splice| splice.target).collect(),
@@ -77,17 +78,17 @@ pub(crate) fn accumulate(
 /// The logits of the model with every SAE in its place.
 fn spliced(
     model: &LanguageModel,
-    saes: &mut [&mut SaeTrainer],
+    updates: &mut [&mut Update<'_>],
     batch: &TokenBatch<'_>,
-    centre: Option<Ranks<'_>>,
+    centre: Option<&dyn Ranks>,
     splices: &mut Vec<Splice>,
 ) -> Result<Tensor, TrainError> {
     let splices = std::cell::RefCell::new(splices);
     let mut replacements = Replacements::default();
-    for (sae_idx, sae) in saes.iter_mut().enumerate() {
-        let (hookpoint, splices) = (sae.spec.hookpoint.clone(), &splices);
+    for (update_idx, update) in updates.iter_mut().enumerate() {
+        let (hookpoint, splices) = (update.trainer.spec.hookpoint.clone(), &splices);
         replacements.add(model.facts(), &hookpoint, move |module| {
-            let splice = splice(sae, sae_idx, module, batch, centre)?;
+            let splice = splice(update, update_idx, module, batch, centre)?;
             let output = module.output;
             let in_place = splice.leaf.f_to_kind(output.kind())?;
             let in_place = in_place.f_reshape(output.size())?;
@@ -99,13 +100,13 @@ fn spliced(
 }
 
 fn splice(
-    sae: &mut SaeTrainer,
-    sae_idx: usize,
+    update: &mut Update<'_>,
+    update_idx: usize,
     module: ModulePass<'_>,
     batch: &TokenBatch<'_>,
-    centre: Option<Ranks<'_>>,
+    centre: Option<&dyn Ranks>,
 ) -> Result<Splice, Box<dyn Error + Send + Sync>> {
-    let input = match sae.sae.cfg.transcode {
+    let input = match update.trainer.sae.cfg.transcode {
         true => module.input,
         false => module.output,
     };
@@ -124,15 +125,15 @@ fn splice(
     let target = chosen(&output)?;
     let sae_x = chosen(&x.f_detach()?.f_to_kind(Kind::Float)?)?;
     if let Some(ranks) = centre {
-        sae.centre_on(&sae_x, &target, ranks)?;
+        update.trainer.centre_on(&sae_x, &target, ranks)?;
     }
-    let pass = sae.pass(&sae_x)?;
+    let pass = update.pass(&sae_x)?;
     let leaf = match &rows {
         Some(rows) => output.f_index_copy(0, rows, &pass.sae_out)?,
         None => pass.sae_out.f_detach_copy()?,
     };
     Ok(Splice {
-        sae_idx,
+        update_idx,
         x,
         rows,
         target,
@@ -143,7 +144,7 @@ fn splice(
 
 /// The backward pass of `loss`, from the last replaced module to the first.
 fn take_back(
-    saes: &mut [&mut SaeTrainer],
+    updates: &mut [&mut Update<'_>],
     splices: &[Splice],
     loss: &Tensor,
 ) -> Result<(), TrainError> {
@@ -158,8 +159,8 @@ fn take_back(
             Some(rows) => gradient.f_index_select(0, rows)?,
             None => gradient,
         };
-        let sae = &mut saes[splice.sae_idx];
-        let grad_x = sae.take_back(&splice.pass, &splice.target, &at_rows)?;
+        let update = &mut updates[splice.update_idx];
+        let grad_x = update.take_back(&splice.pass, &splice.target, &at_rows)?;
         if place == 0 || !splice.x.requires_grad() {
             continue;
         }
@@ -197,6 +198,7 @@ fn through_model(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sae_trainer::SaeTrainer;
     use crate::testing::{config, fixtures, job};
     use lm::LoadOptions;
     use plan::TrainConfig;
@@ -231,7 +233,7 @@ mod tests {
             let fresh = |spec| SaeTrainer::new(&job, spec, None, Device::Cpu).unwrap();
             let mut saes: Vec<_> = job.saes.iter().map(fresh).collect();
             for (sae, seed) in saes.iter_mut().zip(1i64..) {
-                sae.begin_update(0).unwrap();
+                sae.start(0).unwrap();
                 // A transcoder begins with a decoder of zeros, which would hide the encoder.
                 sae.sae.w_dec = sae::with_seed(seed, || sae.sae.w_dec.randn_like() * 0.1);
             }
@@ -255,15 +257,17 @@ mod tests {
                 token_ids: &self.token_ids,
                 exclude_tokens: &self.exclude_tokens,
             };
-            let mut saes: Vec<_> = self.saes.iter_mut().collect();
+            let saes = self.saes.iter_mut();
+            let mut updates: Vec<_> = saes.map(|sae| sae.start(0).unwrap()).collect();
+            let mut updates: Vec<_> = updates.iter_mut().collect();
             let _no_grad = tch::no_grad_guard();
             let how = How {
                 loss_fn,
                 n_output,
                 centre: None,
             };
-            let loss = accumulate(&self.model, &mut saes, &batch, &how);
-            let gradients = saes.iter().flat_map(|sae| sae.gradients());
+            let loss = accumulate(&self.model, &mut updates, &batch, &how);
+            let gradients = updates.iter().flat_map(|update| update.gradients());
             (loss.unwrap().sum.double_value(&[]), gradients.collect())
         }
 

@@ -1,15 +1,15 @@
 //! Activations on their way to the ranks that train SAEs on them, where each SAE is on one rank.
 
+use super::Ranks;
 use crate::TrainError;
-use crate::ranks::Ranks;
-use crate::views::{View, Views};
+use crate::activations::views::{View, Views};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
 /// Sends the activations of forward passes to the ranks that have SAEs on them: one all-to-all for a pass,
 /// in what the model computes in.
 pub(crate) struct Exchange<'a> {
-    ranks: Ranks<'a>,
+    ranks: &'a dyn Ranks,
     /// What each rank takes, by rank; rows are sent in this order.
     routes: Vec<BTreeSet<View>>,
     /// Without rows: what a rank has of each view when its part of a batch is used up before that of others.
@@ -19,20 +19,35 @@ pub(crate) struct Exchange<'a> {
 /// Rows that a rank has of each view in a pass.
 type NumbersOfRows<'a> = BTreeMap<&'a View, i64>;
 
-/// Activations of all ranks for the SAEs of this one.
-#[derive(Default)]
-pub(crate) struct Received(BTreeMap<View, Tensor>);
+/// Activations of a pass, as SAEs take them.
+pub(crate) struct Inputs<'a> {
+    /// This rank's; `None`: it has no part of the pass.
+    views: Option<Views<'a>>,
+    received: Received,
+}
 
-impl Received {
-    /// `[n_tokens, width]`, Float: the rows of rank 0, then those of rank 1 and so on.
-    pub(crate) fn get(&self, view: &View) -> Result<Tensor, TrainError> {
-        Ok(self.0[view].f_to_kind(Kind::Float)?)
+/// Activations of all ranks for the SAEs of this one.
+type Received = BTreeMap<View, Tensor>;
+
+impl Inputs<'_> {
+    /// `[n_tokens, width]`, Float: this rank's, or with `is_of_all` the rows of rank 0, then those of rank 1
+    /// and so on. `None`: this rank has no part of the pass.
+    pub(crate) fn get(
+        &mut self,
+        view: &View,
+        is_of_all: bool,
+    ) -> Result<Option<Tensor>, TrainError> {
+        match (is_of_all, &mut self.views) {
+            (true, _) => Ok(Some(self.received[view].f_to_kind(Kind::Float)?)),
+            (false, Some(views)) => views.get(view).map(Some),
+            (false, None) => Ok(None),
+        }
     }
 }
 
 impl<'a> Exchange<'a> {
     /// `takes`: which rank takes which view; the same on all ranks.
-    pub(crate) fn new(ranks: Ranks<'a>, takes: impl Iterator<Item = (usize, View)>) -> Self {
+    pub(crate) fn new(ranks: &'a dyn Ranks, takes: impl Iterator<Item = (usize, View)>) -> Self {
         let mut routes = vec![BTreeSet::new(); ranks.number()];
         for (rank, view) in takes {
             routes[rank].insert(view);
@@ -45,10 +60,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends and receives the activations of a pass; `None`: this rank has no part of it.
-    pub(crate) fn pass(&mut self, views: Option<&Views<'_>>) -> Result<Received, TrainError> {
-        if self.routes.iter().all(BTreeSet::is_empty) {
-            return Ok(Received::default());
-        }
+    pub(crate) fn pass<'b>(&mut self, views: Option<Views<'b>>) -> Result<Inputs<'b>, TrainError> {
+        let received = match self.routes.iter().all(BTreeSet::is_empty) {
+            true => Received::default(),
+            false => self.send(views.as_ref())?,
+        };
+        Ok(Inputs { views, received })
+    }
+
+    fn send(&mut self, views: Option<&Views<'_>>) -> Result<Received, TrainError> {
         let ours = self.ours(views)?;
         let n_rows: Vec<i64> = ours.values().map(|rows| rows.size()[0]).collect();
         let gathered = self.ranks.gather("rows of a pass", &n_rows)?;
@@ -67,7 +87,7 @@ impl<'a> Exchange<'a> {
         let from = n_rows.iter().map(|n_rows| n_bytes(n_rows, taken));
         let sizes = (&*to.collect::<Vec<_>>(), &*from.collect::<Vec<_>>());
         let bytes = self.packed(&ours)?;
-        let received = self.ranks.all_to_all("activations", &bytes, sizes)?;
+        let received = self.ranks.exchange("activations", &bytes, sizes)?;
         drop(bytes);
         unpacked(&received, taken, &ours, &n_rows)
     }
@@ -118,7 +138,7 @@ fn row_bytes(rows: &Tensor) -> usize {
     rows.size()[1] as usize * rows.kind().elt_size_in_bytes()
 }
 
-/// The rows of each of the views `taken`, from the bytes of all ranks one behind the other. `ours` tells
+/// The rows of each of the views `taken`, from the bytes of all ranks one after the other. `ours` tells
 /// widths and kind.
 fn unpacked(
     bytes: &Tensor,
@@ -141,5 +161,5 @@ fn unpacked(
     let whole = parts
         .into_iter()
         .map(|(view, parts)| Ok((view.clone(), Tensor::f_cat(&parts, 0)?)));
-    Ok(Received(whole.collect::<Result<_, TrainError>>()?))
+    whole.collect()
 }

@@ -11,10 +11,10 @@
 //! later is put aside, where an older one is there to go on from.
 
 use crate::TrainError;
-use crate::best::BestState;
-use crate::interval::{Interval, N_KEPT};
-use crate::memory::is_out_of_memory;
+use crate::checkpoint::best::BestState;
+use crate::events::interval::{Interval, N_KEPT};
 use crate::ranks::Ranks;
+use crate::sae_trainer::memory::is_out_of_memory;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
 use files::bound;
 use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
@@ -72,7 +72,7 @@ pub(crate) fn save(
     dir: &Path,
     state: &State,
     (saes, n_kept): (&[SaeTrainer], usize),
-    ranks: Ranks<'_>,
+    ranks: &dyn Ranks,
 ) -> Result<(), TrainError> {
     let place = dir.join(format!("step-{:08}", state.step));
     // A name of its own: another node may still take the last one for the folder that it was.

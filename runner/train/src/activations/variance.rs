@@ -35,22 +35,21 @@ impl TotalVariance {
         Ok(())
     }
 
-    /// The total variance of all parts since the last call of `take`, and their tokens.
+    /// The moments of all parts.
     ///
     /// # Panics
     /// Without a part.
-    pub(crate) fn so_far(&self) -> (&Tensor, u64) {
-        let sum = self.parts.as_ref().expect("a part was added");
-        (&sum.squared_deviations, sum.n_tokens)
+    pub(crate) fn moments(&self) -> &Moments {
+        let sum = self.parts.as_ref();
+        sum.expect("an update has at least one forward pass")
     }
 
-    /// The moments of all parts since the last call.
+    /// The same, to keep.
     ///
     /// # Panics
     /// Without a part.
-    pub(crate) fn take(&mut self) -> Moments {
-        let sum = self.parts.take();
-        sum.expect("an update has at least one forward pass")
+    pub(crate) fn into_moments(self) -> Moments {
+        self.parts.expect("an update has at least one forward pass")
     }
 }
 
@@ -96,7 +95,7 @@ mod tests {
             for part in x.split_with_sizes(cuts, 0) {
                 variance.add(&part).unwrap();
             }
-            variance.take().squared_deviations.double_value(&[])
+            variance.moments().squared_deviations.double_value(&[])
         };
         assert_eq!(whole(&[5]), 20.0);
         assert!((whole(&[1, 3, 1]) - 20.0).abs() < 1e-12);
@@ -109,7 +108,7 @@ mod tests {
         let x = Tensor::cat(&[&x, &(-&x)], 0);
         let mut variance = TotalVariance::default();
         variance.add(&x).unwrap();
-        let sum = variance.take().squared_deviations;
+        let sum = &variance.moments().squared_deviations;
         assert!((sum.double_value(&[]) / 2e39 - 1.0).abs() < 1e-5);
     }
 }

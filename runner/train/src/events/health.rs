@@ -2,8 +2,9 @@
 
 use crate::TrainError;
 use crate::not_finite::Fault;
-use crate::sae_trainer::SaeTrainer;
-use plan::{EventKind, Optimizer, SaeStats, TrainConfig};
+use crate::optimizer::Optimizer;
+use plan::{EventKind, SaeStats, TrainConfig};
+use sae::Sae;
 use std::collections::BTreeSet;
 use tch::{Kind, TchError, Tensor};
 
@@ -37,8 +38,8 @@ pub(crate) struct Verdict {
 impl Health {
     pub(crate) fn new(config: &TrainConfig) -> Self {
         let n_warmup_steps = match config.optimizer {
-            Optimizer::Signum => 0,
-            Optimizer::Adam | Optimizer::Muon => config.lr_warmup_steps,
+            plan::Optimizer::Signum => 0,
+            plan::Optimizer::Adam | plan::Optimizer::Muon => config.lr_warmup_steps,
         };
         Self {
             n_warmup_steps: n_warmup_steps.max(LEAST_WARMUP_STEPS),
@@ -148,9 +149,9 @@ impl WeightSums {
 }
 
 /// The sums of an SAE's weights and of what its optimizer remembers.
-pub(crate) fn weight_sums(trainer: &SaeTrainer) -> Result<WeightSums, TrainError> {
-    let weights = trainer.sae.named_weights();
-    let of_optimizer = trainer.optimizer.state().into_iter();
+pub(crate) fn weight_sums(sae: &Sae, optimizer: &Optimizer) -> Result<WeightSums, TrainError> {
+    let weights = sae.named_weights();
+    let of_optimizer = optimizer.state().into_iter();
     let of_optimizer = of_optimizer.map(|(slot, idx, tensor)| {
         let weight = weights[idx].0;
         (format!("`{slot}` of `{weight}`"), tensor)
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn warm_up_is_that_of_the_optimizer() {
         let config = TrainConfig {
-            optimizer: Optimizer::Adam,
+            optimizer: plan::Optimizer::Adam,
             lr_warmup_steps: 500,
             ..TrainConfig::default()
         };

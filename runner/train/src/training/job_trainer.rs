@@ -1,15 +1,15 @@
 //! One job in training: its SAEs, how far they are, and their folders.
 
-use crate::best::Best;
-use crate::health::{Health, WeightSums, weight_sums};
-use crate::interval::Record;
+use crate::activations::views::View;
+use crate::checkpoint::best::Best;
+use crate::checkpoint::state::{self, Restored, State};
+use crate::events::health::{Health, WeightSums, weight_sums};
+use crate::events::interval::Record;
 use crate::not_finite::Fault;
-use crate::owners::Owners;
-use crate::ranks::Ranks;
-use crate::sae_trainer::{SaeCounts, SaeTrainer};
-use crate::state::{Restored, State};
-use crate::views::{Side, View};
-use crate::{TrainError, message_chain, state};
+use crate::ranks::owners::Owners;
+use crate::ranks::{ALONE, Ranks};
+use crate::sae_trainer::{SaeCounts, SaeTrainer, Update};
+use crate::{TrainError, message_chain};
 use plan::OrderJob;
 use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};
@@ -36,6 +36,12 @@ pub(crate) struct JobTrainer {
     notes: Vec<String>,
 }
 
+/// Updates of a job's SAEs, in their order.
+pub(crate) struct JobUpdate<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) updates: Vec<Update<'a>>,
+}
+
 impl JobTrainer {
     /// The job as its newest state left it, or fresh.
     pub(crate) fn open(
@@ -51,8 +57,12 @@ impl JobTrainer {
             all.partition(|(sae_idx, _)| owners.are_here(*sae_idx));
         let new_saes = |finetune: Option<&Path>| -> Result<Vec<_>, TrainError> {
             let saes = here.iter();
-            saes.map(|(_, spec)| SaeTrainer::new(&job, spec, finetune, device))
-                .collect()
+            let new = |spec| -> Result<_, TrainError> {
+                let mut sae = SaeTrainer::new(&job, spec, finetune, device)?;
+                sae.is_spread = owners.are_spread();
+                Ok(sae)
+            };
+            saes.map(|(_, spec)| new(spec)).collect()
         };
         let mut saes = new_saes(None)?;
         let elsewhere: Vec<&str> = elsewhere.iter().map(|(_, sae)| sae.name.as_str()).collect();
@@ -110,16 +120,23 @@ impl JobTrainer {
         })
     }
 
-    /// The ranks that must act together for one of its SAEs.
-    pub(crate) fn ranks<'a>(&self, ranks: Ranks<'a>) -> Ranks<'a> {
-        match self.owners.are_spread() {
-            true => Ranks::ALONE,
-            false => ranks,
-        }
+    /// Whether it stands at `step` and is trained on.
+    pub(crate) fn is_at(&self, step: u64) -> bool {
+        self.step == step && !self.has_failed()
+    }
+
+    /// Starts the next update of each SAE here.
+    pub(crate) fn start(&mut self) -> Result<JobUpdate<'_>, TrainError> {
+        let step = self.step;
+        let updates = self.saes.iter_mut().map(|sae| sae.start(step));
+        Ok(JobUpdate {
+            job: &self.job,
+            updates: updates.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Writes what a resume needs. Where SAEs are spread over `ranks`, each writes its own.
-    pub(crate) fn save_state(&mut self, ranks: Ranks<'_>) -> Result<(), TrainError> {
+    pub(crate) fn save_state(&mut self, ranks: &dyn Ranks) -> Result<(), TrainError> {
         let ranks = self.writers(ranks);
         let state = State {
             job_id: self.job.job_id.clone(),
@@ -134,7 +151,7 @@ impl JobTrainer {
     }
 
     /// Writes the SAEs as others load them; as [`JobTrainer::save_state`].
-    pub(crate) fn save_saes(&mut self, ranks: Ranks<'_>) -> Result<(), TrainError> {
+    pub(crate) fn save_saes(&mut self, ranks: &dyn Ranks) -> Result<(), TrainError> {
         for trainer in &self.saes {
             let dir = self.dir.join(&trainer.spec.name);
             trainer.published()?.save_to_disk(&dir)?;
@@ -150,10 +167,10 @@ impl JobTrainer {
     }
 
     /// The ranks that write its files.
-    fn writers<'a>(&self, ranks: Ranks<'a>) -> Ranks<'a> {
+    fn writers<'a>(&self, ranks: &'a dyn Ranks) -> &'a dyn Ranks {
         match self.owners.are_spread() {
             true => ranks,
-            false => Ranks::ALONE,
+            false => ALONE,
         }
     }
 
@@ -176,7 +193,7 @@ impl JobTrainer {
     }
 
     /// The counts of all its SAEs, by name.
-    fn counts(&mut self, ranks: Ranks<'_>) -> Result<BTreeMap<String, SaeCounts>, TrainError> {
+    fn counts(&mut self, ranks: &dyn Ranks) -> Result<BTreeMap<String, SaeCounts>, TrainError> {
         let step = self.step;
         let rows = self.all_saes().map(|(owner, sae)| {
             let counts = sae.map(|sae| sae.counts(step).to_numbers());
@@ -240,7 +257,7 @@ impl JobTrainer {
     /// in all of the `n_steps` updates. The weights of an SAE that all ranks have are the same, to the bit.
     pub(crate) fn judge_weights(
         &mut self,
-        ranks: Ranks<'_>,
+        ranks: &dyn Ranks,
         n_steps: u64,
     ) -> Result<Option<EventKind>, TrainError> {
         let bad = match self.owners.are_spread() {
@@ -253,17 +270,15 @@ impl JobTrainer {
     /// The first SAE here with a fault: its index in the job, and which.
     fn first_bad(
         &self,
-        ranks: Ranks<'_>,
+        ranks: &dyn Ranks,
         n_steps: u64,
     ) -> Result<Option<(usize, Fault)>, TrainError> {
         let all = self.job.saes.iter().enumerate();
         let here = all.filter(|(sae_idx, _)| self.owners.are_here(*sae_idx));
         for ((sae_idx, _), trainer) in here.zip(&self.saes) {
-            let sums = weight_sums(trainer)?;
-            if ranks.are_several() {
-                let what = format!("SAE `{}` in `{}`", trainer.spec.name, self.job.name);
-                ranks.must_agree(&what, &sums.bits())?;
-            }
+            let sums = weight_sums(&trainer.sae, &trainer.optimizer)?;
+            let what = format!("SAE `{}` in `{}`", trainer.spec.name, self.job.name);
+            ranks.must_agree(&what, &sums.bits())?;
             if let Some(fault) = self.fault_of(trainer, sums, n_steps)? {
                 return Ok(Some((sae_idx, fault)));
             }
@@ -295,10 +310,10 @@ impl JobTrainer {
     /// The first of those that any rank found among its own.
     fn first_bad_of_all(
         &self,
-        ranks: Ranks<'_>,
+        ranks: &dyn Ranks,
         n_steps: u64,
     ) -> Result<Option<(usize, Fault)>, TrainError> {
-        let ours = self.first_bad(Ranks::ALONE, n_steps)?;
+        let ours = self.first_bad(ALONE, n_steps)?;
         let sae_idx = ours
             .as_ref()
             .map_or(i64::MAX, |(sae_idx, _)| *sae_idx as i64);
@@ -319,45 +334,14 @@ impl JobTrainer {
         Ok(Some((sae_idx as usize, fault)))
     }
 
-    /// What an SAE takes and what it should give.
-    pub(crate) fn views(&self, spec: &SaeSpec) -> (View, View) {
-        let view = |side| View {
-            hookpoint: spec.hookpoint.clone(),
-            side,
-            exclude_tokens: self.job.config.exclude_tokens.clone(),
-        };
-        let side_of_input = match self.job.config.transcode {
-            true => Side::Input,
-            false => Side::Output,
-        };
-        (view(side_of_input), view(Side::Output))
-    }
-
     /// Which rank takes which activations, where each of its SAEs is on one.
     pub(crate) fn routes(&self) -> Vec<(usize, View)> {
         let of_sae = |(sae_idx, spec): (usize, &SaeSpec)| {
             let rank = self.owners.of(sae_idx)?;
-            let (input, target) = self.views(spec);
+            let (input, target) = View::of_sae(&self.job.config, spec);
             Some([(rank, input), (rank, target)])
         };
         let saes = self.job.saes.iter().enumerate();
         saes.filter_map(of_sae).flatten().collect()
-    }
-
-    /// The indices of the SAEs that can stand in the model at the same time, one for a hookpoint:
-    /// those of each seed.
-    pub(crate) fn saes_by_seed(&self) -> Vec<Vec<usize>> {
-        let mut by_seed: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-        for (sae_idx, sae) in self.saes.iter().enumerate() {
-            by_seed.entry(sae.spec.seed).or_default().push(sae_idx);
-        }
-        by_seed.into_values().collect()
-    }
-
-    /// The SAEs of the indices `chosen`, which are in order.
-    pub(crate) fn choose(&mut self, chosen: &[usize]) -> Vec<&mut SaeTrainer> {
-        let saes = self.saes.iter_mut().enumerate();
-        let saes = saes.filter(|(sae_idx, _)| chosen.contains(sae_idx));
-        saes.map(|(_, sae)| sae).collect()
     }
 }

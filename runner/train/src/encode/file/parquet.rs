@@ -1,8 +1,8 @@
 //! Rows as a Parquet table.
 
-use super::file::RowWriter;
-use super::rows::EncodedRows;
+use super::RowWriter;
 use crate::TrainError;
+use crate::encode::rows::EncodedRows;
 use arrow_array::types::Int32Type;
 use arrow_array::{
     ArrayRef, DictionaryArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray,

@@ -1,24 +1,24 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
+pub(crate) mod prepare;
+
 use crate::allocator::keep_freed_memory;
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::libtorch::Libtorch;
-use crate::prepare::{StreamTokens, open_tokens};
-use crate::ranks::Ranks;
-use crate::rendezvous;
+use crate::process::{host_name, log};
+use crate::ranks::{ALONE, Ranks, rendezvous};
 use crate::stop::{STOPPED, StopFlag};
 use crate::stream_lock::lock_stream;
-use crate::stream_trainer::{Outcome, StreamTrainer};
+use crate::training::open::{open_jobs, taps};
+use crate::training::{ActivationStream, Outcome, StreamTrainer};
+use crate::worker::prepare::{StreamTokens, open_tokens};
 use crate::{ModelInputs, TrainError, message_chain, read_model};
 use data::{Batches, DataError, DigestCache};
-use dist::{Environment, World};
+use dist::Environment;
 use files::bound;
 use lm::{LanguageModel, LoadOptions, Taps};
-use plan::Order;
-use plan::{EventKind, FailureKind, Job, ModelFacts};
-use std::fs;
-use std::num::NonZero;
+use plan::{EventKind, FailureKind, Order};
 use std::path::Path;
 use tch::Device;
 
@@ -98,7 +98,7 @@ fn train_with_others(
     let device = rendezvous::device(order, Some(&environment))?;
     let digests = DigestCache::new(&order.cache_dir);
     let world = rendezvous::join(order, environment, device, &digests)?;
-    let outcome = train_on(order, device, Some(&world), stop, events);
+    let outcome = train_on(order, device, &world, stop, events);
     if let Err(error) = &outcome
         && !matches!(error, TrainError::Dist(_))
     {
@@ -115,18 +115,21 @@ pub(crate) fn train(
     events: &mut EventLog,
 ) -> Result<Outcome, TrainError> {
     lm::init_backends();
-    train_on(order, rendezvous::device(order, None)?, None, stop, events)
+    train_on(order, rendezvous::device(order, None)?, ALONE, stop, events)
 }
 
 fn train_on(
     order: &Order,
     device: Device,
-    world: Option<&World>,
+    ranks: &dyn Ranks,
     stop: StopFlag,
     events: &mut EventLog,
 ) -> Result<Outcome, TrainError> {
-    let ranks = Ranks::of(world);
-    if let Some(n_threads) = n_threads(order, world) {
+    let n_threads = match order.threads {
+        0 => ranks.n_threads(),
+        n_threads => Some(n_threads),
+    };
+    if let Some(n_threads) = n_threads {
         tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
     }
     events.write(EventKind::Started {
@@ -142,7 +145,7 @@ fn train_on(
         Err(TrainError::Data(DataError::Stopped)) => None,
         tokens => Some(tokens?),
     };
-    let are_ready = rendezvous::all_have_tokens(world, tokens.is_some())?;
+    let are_ready = ranks.all_have_tokens(tokens.is_some())?;
     let Some(tokens) = tokens.filter(|_| are_ready) else {
         return stop_before_training(events);
     };
@@ -175,25 +178,12 @@ fn train_on(
     Ok(outcome)
 }
 
-/// Threads to compute with on the CPU; `None`: as libtorch has it. Launchers tell it one, with several
-/// processes on a node; here they share the cores.
-fn n_threads(order: &Order, world: Option<&World>) -> Option<usize> {
-    let share = |world: &World| {
-        let n_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        (n_cores / world.local_size()).max(1)
-    };
-    match order.threads {
-        0 => world.map(share),
-        n_threads => Some(n_threads),
-    }
-}
-
 /// What an order's jobs are trained on.
 struct Stream<'a> {
     order: &'a Order,
     model: &'a ModelInputs,
     device: Device,
-    ranks: Ranks<'a>,
+    ranks: &'a dyn Ranks,
 }
 
 impl Stream<'_> {
@@ -208,12 +198,14 @@ impl Stream<'_> {
         let (order, device, ranks) = (self.order, self.device, self.ranks);
         let (model, taps) = open_model(order, self.model, device)?;
         let mut trainer = StreamTrainer {
-            key: order.key.clone(),
-            device,
-            model,
-            taps,
-            batches,
-            jobs: rendezvous::open_jobs(order, device, ranks)?,
+            stream: ActivationStream {
+                key: order.key.clone(),
+                device,
+                model,
+                taps,
+                batches,
+            },
+            jobs: open_jobs(order, device, ranks)?,
             events,
             stop: stop.clone(),
             ranks,
@@ -228,31 +220,6 @@ impl Stream<'_> {
 fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
     events.write(EventKind::Interrupted { step: 0 })?;
     Ok(Outcome::Interrupted)
-}
-
-/// A line for standard error, which is a worker's log; people read it at a terminal.
-#[expect(
-    clippy::print_stderr,
-    reason = "a worker's standard error is its log file"
-)]
-pub(crate) fn log(line: &str) {
-    eprintln!("{}", plan::escaped(line));
-}
-
-/// Taps on the outputs of all hookpoints of `jobs`, and on the inputs of those of transcoders.
-pub(crate) fn taps<'a>(
-    jobs: impl IntoIterator<Item = &'a Job>,
-    facts: &ModelFacts,
-) -> Result<Taps, TrainError> {
-    let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
-    for job in jobs {
-        let hookpoints = job.saes.iter().map(|sae| sae.hookpoint.as_str());
-        outputs.extend(hookpoints.clone());
-        if job.config.transcode {
-            inputs.extend(hookpoints);
-        }
-    }
-    Ok(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
 }
 
 fn check_digest(order: &Order, model: &ModelInputs) -> Result<(), TrainError> {
@@ -311,9 +278,4 @@ pub fn cuda_index(device: &str) -> Result<Option<usize>, TrainError> {
 /// Threads that libtorch computes with on the CPU unless told otherwise.
 pub fn default_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
-}
-
-pub(crate) fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

@@ -2,6 +2,7 @@
 
 use crate::TrainError;
 use lm::Activations;
+use plan::{SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
@@ -11,6 +12,22 @@ pub(crate) struct View {
     pub(crate) hookpoint: String,
     pub(crate) side: Side,
     pub(crate) exclude_tokens: Vec<u32>,
+}
+
+impl View {
+    /// What an SAE takes and what it should give.
+    pub(crate) fn of_sae(config: &TrainConfig, spec: &SaeSpec) -> (Self, Self) {
+        let view = |side| Self {
+            hookpoint: spec.hookpoint.clone(),
+            side,
+            exclude_tokens: config.exclude_tokens.clone(),
+        };
+        let side_of_input = match config.transcode {
+            true => Side::Input,
+            false => Side::Output,
+        };
+        (view(side_of_input), view(Side::Output))
+    }
 }
 
 /// Which end of a module.

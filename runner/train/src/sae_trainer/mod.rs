@@ -1,0 +1,322 @@
+//! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
+
+pub(crate) mod finetune;
+pub(crate) mod memory;
+mod update;
+
+use crate::TrainError;
+use crate::activations::row_sum::RowSum;
+use crate::activations::variance::Moments;
+use crate::activations::views::View;
+use crate::events::interval::{Interval, Report};
+use crate::optimizer::Optimizer;
+use crate::ranks::exchange::Inputs;
+use crate::ranks::{ALONE, Ranks};
+use plan::{Job, SaeSpec, TrainConfig, k_at};
+use sae::{Losses, Sae, SaeConfig};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+pub(crate) use update::{SummingUpdate, Update};
+
+/// One SAE in training. Everything stays on its device.
+#[derive(Debug)]
+pub(crate) struct SaeTrainer {
+    pub(crate) spec: SaeSpec,
+    /// The weights in the optimizer's training form.
+    pub(crate) sae: Sae,
+    pub(crate) optimizer: Optimizer,
+    /// Tokens since each latent last fired: `[num_latents]`, Int64.
+    pub(crate) tokens_since_fired: Tensor,
+    /// Parts into which a batch is cut; grows when memory runs out.
+    micro_acc_steps: usize,
+    known_micro_acc_steps: usize,
+    /// Since the last report.
+    pub(crate) interval: Interval,
+    settings: Settings,
+    /// Whether its weights are the seed's, and not those of an SAE that was trained before.
+    is_fresh: bool,
+    /// Updates of its weights: fewer than those of the job where all tokens of one were excluded.
+    n_updates: u64,
+    /// Whether the decoder was brought to unit norm since the last of them. Twice would change bits.
+    is_projected: bool,
+    /// The activations that it takes, and those that it should give.
+    input: View,
+    pub(crate) target: View,
+    /// Whether it is on one rank, and the activations come there from all.
+    pub(crate) is_spread: bool,
+    /// What ranks call it.
+    pub(crate) label: String,
+}
+
+/// The settings that a step reads.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    dead_feature_threshold: i64,
+    auxk_alpha: f64,
+    k_decay_steps: u64,
+    /// Whether the loss is on the model's output: its gradients are those of a mean already.
+    is_end_to_end: bool,
+}
+
+/// What a resume needs of an SAE beside its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SaeCounts {
+    /// Updates of its weights.
+    pub(crate) n_updates: u64,
+    /// Whether the decoder was brought to unit norm since the last of them.
+    is_projected: bool,
+    /// Active latents of a token in the next update; `cfg.json` has those at the end.
+    k: usize,
+}
+
+impl SaeCounts {
+    /// As ranks send them.
+    pub(crate) fn to_numbers(self) -> [i64; 3] {
+        let n_updates = self.n_updates.cast_signed();
+        [n_updates, self.is_projected.into(), self.k as i64]
+    }
+
+    pub(crate) fn of_numbers([n_updates, is_projected, k]: [i64; 3]) -> Self {
+        Self {
+            n_updates: n_updates.cast_unsigned(),
+            is_projected: is_projected != 0,
+            k: k as usize,
+        }
+    }
+}
+
+/// How far training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Optimizer updates done.
+    pub(crate) step: u64,
+    /// Optimizer updates in all.
+    pub(crate) n_steps: u64,
+}
+
+/// The settings that go into an SAE's `cfg.json`.
+fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
+    let activation = match config.activation {
+        plan::Activation::TopK => sae::Activation::TopK,
+        plan::Activation::GroupMax => sae::Activation::GroupMax,
+    };
+    SaeConfig {
+        activation,
+        expansion_factor: config.expansion_factor,
+        normalize_decoder: config.normalize_decoder,
+        num_latents: config.num_latents,
+        multi_topk: config.multi_topk,
+        skip_connection: config.skip_connection,
+        transcode: config.transcode,
+        d_out: spec.d_out,
+        ..SaeConfig::topk(spec.d_in, spec.num_latents, spec.k)
+    }
+}
+
+impl SaeTrainer {
+    /// A fresh SAE of `job`, or that of the folder `finetune`.
+    pub(crate) fn new(
+        job: &Job,
+        spec: &SaeSpec,
+        finetune: Option<&Path>,
+        device: Device,
+    ) -> Result<Self, TrainError> {
+        let config = &job.config;
+        let sae = Sae::new(sae_config(spec, config), spec.seed, device)?;
+        let sae = match finetune {
+            Some(dir) => finetune::load(sae, &dir.join(&spec.name), device)?,
+            None => sae,
+        };
+        let options = (Kind::Int64, device);
+        let (input, target) = View::of_sae(config, spec);
+        Ok(Self {
+            optimizer: Optimizer::new(config.optimizer, spec.lr, config.lr_warmup_steps),
+            tokens_since_fired: Tensor::f_zeros([spec.num_latents as i64], options)?,
+            micro_acc_steps: config.micro_acc_steps,
+            known_micro_acc_steps: config.micro_acc_steps,
+            interval: Interval::new(device)?,
+            settings: Settings {
+                dead_feature_threshold: config.dead_feature_threshold as i64,
+                auxk_alpha: config.auxk_alpha,
+                k_decay_steps: config.k_decay_steps,
+                is_end_to_end: config.loss_fn.is_end_to_end(),
+            },
+            is_fresh: finetune.is_none(),
+            n_updates: 0,
+            is_projected: false,
+            input,
+            target,
+            is_spread: false,
+            label: format!("`{}` of job {}", spec.name, job.job_id),
+            spec: spec.clone(),
+            sae,
+        })
+    }
+
+    /// Sets the biases from the first batch, so that pre-activations start out centred and the
+    /// output at the mean. `x`: `[n_tokens, d_in]`, `target`: `[n_tokens, d_out]`.
+    pub(crate) fn centre_on(
+        &mut self,
+        x: &Tensor,
+        target: &Tensor,
+        ranks: &dyn Ranks,
+    ) -> Result<(), TrainError> {
+        let ranks = self.its_ranks(ranks);
+        self.centre(|| ranks.mean(x), || ranks.mean(target))
+    }
+
+    /// The same on what the passes over the first batch added up to.
+    pub(crate) fn centre_on_sums(
+        &mut self,
+        x: &RowSum,
+        target: &RowSum,
+        ranks: &dyn Ranks,
+    ) -> Result<(), TrainError> {
+        let ranks = self.its_ranks(ranks);
+        let mean = |ours: &RowSum| ranks.sum_of_rows(ours)?.mean();
+        self.centre(|| mean(x), || mean(target))
+    }
+
+    fn centre(
+        &mut self,
+        mean: impl FnOnce() -> Result<Option<Tensor>, TrainError>,
+        mean_of_target: impl FnOnce() -> Result<Option<Tensor>, TrainError>,
+    ) -> Result<(), TrainError> {
+        if !self.is_fresh {
+            return Ok(());
+        }
+        let Some(mean) = mean()? else {
+            return Ok(());
+        };
+        if self.sae.cfg.transcode {
+            let image = mean
+                .f_unsqueeze(0)?
+                .f_matmul(&self.sae.encoder_weight.f_tr()?)?;
+            self.sae.encoder_bias = image.f_squeeze_dim(0)?.f_neg()?;
+            self.sae.b_dec = mean_of_target()?.unwrap_or(self.sae.b_dec.shallow_clone());
+        } else {
+            self.sae.b_dec = mean;
+        }
+        Ok(())
+    }
+
+    /// Starts the next update. `step`: updates done so far.
+    pub(crate) fn start(&mut self, step: u64) -> Result<Update<'_>, TrainError> {
+        if self.sae.has_unit_decoder() && !self.is_projected {
+            self.sae.normalize_decoder()?;
+            self.is_projected = true;
+        }
+        let dead = match self.settings.auxk_alpha > 0.0 {
+            // Sync: how many latents are dead decides on shapes; once an update.
+            true => Some(self.dead()?.f_nonzero()?.f_squeeze_dim(1)?),
+            false => None,
+        };
+        let k = self.k_at(step);
+        Ok(Update::new(self, k, dead))
+    }
+
+    /// What it takes and what it should give, of a pass: `[n_tokens, d_in]` and `[n_tokens, d_out]`, Float.
+    /// `None`: this rank has no part of the pass.
+    pub(crate) fn inputs(
+        &self,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Option<(Tensor, Tensor)>, TrainError> {
+        let x = inputs.get(&self.input, self.is_spread)?;
+        Ok(x.zip(inputs.get(&self.target, self.is_spread)?))
+    }
+
+    /// The activations that it takes, and those that it should give.
+    pub(crate) fn views(&self) -> (&View, &View) {
+        (&self.input, &self.target)
+    }
+
+    /// The ranks that act together for it.
+    fn its_ranks<'a>(&self, ranks: &'a dyn Ranks) -> &'a dyn Ranks {
+        match self.is_spread {
+            true => ALONE,
+            false => ranks,
+        }
+    }
+
+    /// Takes note of an update that was made. `vectors`: the gradients of both biases.
+    fn note_update(
+        &mut self,
+        moments: &Moments,
+        vectors: [&Tensor; 2],
+        terms: (&Losses, &Tensor),
+    ) -> Result<(), TrainError> {
+        let (_, fire_counts) = terms;
+        let n_tokens = moments.n_tokens;
+        self.n_updates += 1;
+        self.is_projected = false;
+        let _ = self.tokens_since_fired.f_add_scalar_(n_tokens as i64)?;
+        let fired = fire_counts.f_gt(0.0)?;
+        let _ = self.tokens_since_fired.f_masked_fill_(&fired, 0)?;
+        let total_variance = &moments.squared_deviations;
+        self.interval.add(n_tokens, total_variance, vectors, terms)
+    }
+
+    /// The number of parts that batches are cut into, where it has grown since the last call because
+    /// memory ran out.
+    pub(crate) fn take_smaller_parts(&mut self) -> Option<usize> {
+        let has_grown = self.micro_acc_steps > self.known_micro_acc_steps;
+        self.known_micro_acc_steps = self.micro_acc_steps;
+        has_grown.then_some(self.micro_acc_steps)
+    }
+
+    /// Whether its weights were updated at all.
+    pub(crate) fn was_trained(&self) -> bool {
+        self.n_updates > 0
+    }
+
+    /// Which latents are dead: `[num_latents]`, Bool.
+    fn dead(&self) -> Result<Tensor, TrainError> {
+        let threshold = self.settings.dead_feature_threshold;
+        Ok(self.tokens_since_fired.f_gt(threshold)?)
+    }
+
+    /// The statistics since the last call; `None` where nothing was trained.
+    pub(crate) fn take_report(&mut self) -> Result<Option<Report>, TrainError> {
+        let dead = self.dead()?;
+        self.interval.take(&dead)
+    }
+
+    /// The SAE as it is published: the optimizer's averaged weights, with a decoder of unit norm
+    /// where an optimizer does not average.
+    pub(crate) fn published(&self) -> Result<Sae, TrainError> {
+        let weights = self.sae.named_weights();
+        let weights: Vec<_> = weights.into_iter().map(|(_, weight)| weight).collect();
+        let published = self.optimizer.published(&weights)?;
+        let mut sae = self.sae.with_weights(published);
+        if self.sae.has_unit_decoder() && !matches!(self.optimizer, Optimizer::Signum(_)) {
+            sae.normalize_decoder()?;
+        }
+        Ok(sae)
+    }
+
+    /// Its counts after `step` updates of the job.
+    pub(crate) fn counts(&self, step: u64) -> SaeCounts {
+        SaeCounts {
+            n_updates: self.n_updates,
+            is_projected: self.is_projected,
+            k: self.k_at(step),
+        }
+    }
+
+    /// Goes on where an earlier worker was.
+    pub(crate) fn restore_counts(&mut self, counts: SaeCounts) {
+        self.n_updates = counts.n_updates;
+        self.is_projected = counts.is_projected;
+    }
+
+    fn k_at(&self, step: u64) -> usize {
+        let SaeSpec {
+            k,
+            d_in,
+            num_latents,
+            ..
+        } = self.spec;
+        k_at(step, k, d_in, num_latents, self.settings.k_decay_steps)
+    }
+}

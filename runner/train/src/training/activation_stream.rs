@@ -1,0 +1,143 @@
+//! Where activations come from: batches of tokens that pass through the language model.
+
+use crate::TrainError;
+use crate::activations::views::Views;
+use data::Batches;
+use lm::{Activations, LanguageModel, Taps};
+use plan::StreamKey;
+use tch::{Device, Tensor};
+
+/// A language model and the tokens that pass through it.
+pub(crate) struct ActivationStream {
+    pub(crate) key: StreamKey,
+    pub(crate) device: Device,
+    pub(crate) model: LanguageModel,
+    pub(crate) taps: Taps,
+    pub(crate) batches: Batches,
+}
+
+/// A forward pass: one over a part of a batch, and of this rank's share of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PassIdx {
+    batch_idx: usize,
+    pass_idx: usize,
+}
+
+impl PassIdx {
+    /// From which fresh SAEs take their biases.
+    pub(super) const FIRST: Self = Self {
+        batch_idx: 0,
+        pass_idx: 0,
+    };
+}
+
+/// What a forward pass gives.
+pub(super) struct Forward {
+    token_ids: Vec<i64>,
+    activations: Activations,
+}
+
+impl Forward {
+    pub(super) fn views(&self) -> Views<'_> {
+        Views::new(&self.activations, &self.token_ids)
+    }
+}
+
+impl ActivationStream {
+    /// Optimizer updates in the data; what is left of a last, incomplete one is not trained on.
+    ///
+    /// # Errors
+    /// There is not one.
+    pub(super) fn n_steps(&self) -> Result<u64, TrainError> {
+        match self.batches.n_batches() / self.key.grad_acc_steps {
+            0 => Err(TrainError::TooLittleData {
+                grad_acc_steps: self.key.grad_acc_steps,
+                batch_size: self.batches.batch_size(),
+                n_batches: self.batches.n_batches(),
+            }),
+            n_steps => Ok(n_steps as u64),
+        }
+    }
+
+    /// Sequences of an update, on all ranks.
+    pub(super) fn sequences_per_step(&self) -> usize {
+        self.batches.batch_size() * self.key.grad_acc_steps
+    }
+
+    pub(super) fn tokens_per_step(&self) -> u64 {
+        (self.sequences_per_step() * self.key.ctx_len) as u64
+    }
+
+    /// The forward passes of the update after `step` others, as on the rank that makes the most.
+    pub(super) fn passes_of(&self, step: u64) -> Vec<PassIdx> {
+        self.n_passes_of(step, self.batches.most_passes())
+    }
+
+    /// The forward passes that this rank makes.
+    pub(super) fn passes_here(&self, step: u64) -> Vec<PassIdx> {
+        self.n_passes_of(step, self.batches.n_passes())
+    }
+
+    pub(super) fn passes_over_first_batch(&self) -> impl Iterator<Item = PassIdx> {
+        let passes = self.passes_of(0).into_iter();
+        passes.take(self.batches.most_passes())
+    }
+
+    /// With `n_passes` over each batch.
+    fn n_passes_of(&self, step: u64, n_passes: usize) -> Vec<PassIdx> {
+        let first = step as usize * self.key.grad_acc_steps;
+        let batches = first..first + self.key.grad_acc_steps;
+        let of_batch = |batch_idx| {
+            (0..n_passes).map(move |pass_idx| PassIdx {
+                batch_idx,
+                pass_idx,
+            })
+        };
+        batches.flat_map(of_batch).collect()
+    }
+
+    /// Whether a rank takes its part of a batch in several passes.
+    pub(super) fn has_several_passes(&self) -> bool {
+        self.batches.most_passes() > 1
+    }
+
+    /// Whether fresh SAEs take their biases from this pass alone.
+    pub(super) fn centres_on(&self, pass: PassIdx) -> bool {
+        pass == PassIdx::FIRST && !self.has_several_passes()
+    }
+
+    /// A forward pass; `None`: this rank's part of the batch is used up.
+    pub(super) fn forward(&self, pass: PassIdx) -> Result<Option<Forward>, TrainError> {
+        if pass.pass_idx >= self.batches.n_passes() {
+            return Ok(None);
+        }
+        let (token_ids, input_ids) = self.tokens(pass)?;
+        Ok(Some(Forward {
+            activations: self.model.forward(&input_ids, &self.taps)?,
+            token_ids,
+        }))
+    }
+
+    /// The token ids of a pass.
+    pub(super) fn token_ids(&self, pass: PassIdx) -> Vec<i64> {
+        self.batches.pass(pass.batch_idx, pass.pass_idx)
+    }
+
+    /// The token ids of a pass, here and as `[n_sequences, ctx_len]` on the device.
+    pub(super) fn tokens(&self, pass: PassIdx) -> Result<(Vec<i64>, Tensor), TrainError> {
+        let token_ids = self.token_ids(pass);
+        let input_ids = Tensor::f_from_slice(&token_ids)?.f_view([-1, self.key.ctx_len as i64])?;
+        Ok((token_ids, input_ids.f_to_device(self.device)?))
+    }
+
+    /// Whether the model without SAEs gives finite logits for tokens of the update after `step` others.
+    pub(super) fn model_is_finite_at(&self, step: u64) -> Result<bool, TrainError> {
+        let passes = self.passes_here(step);
+        let Some(&pass) = passes.first() else {
+            return Ok(true);
+        };
+        let (_, input_ids) = self.tokens(pass)?;
+        let logits = self.model.logits(&input_ids)?;
+        Ok(bool::try_from(logits.f_isfinite()?.f_all()?)?)
+    }
+}

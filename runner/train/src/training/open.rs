@@ -1,0 +1,57 @@
+//! The jobs of an order as their states left them, and where they tap the model.
+
+use super::job_trainer::JobTrainer;
+use crate::TrainError;
+use crate::ranks::Ranks;
+use crate::ranks::owners::Owners;
+use lm::Taps;
+use plan::{Job, ModelFacts, Order};
+use tch::Device;
+
+/// The jobs of the order as their states left them, the same on all ranks.
+pub(crate) fn open_jobs(
+    order: &Order,
+    device: Device,
+    ranks: &dyn Ranks,
+) -> Result<Vec<JobTrainer>, TrainError> {
+    if !ranks.has_writer() {
+        ranks.wait_for_all("states in order")?;
+    }
+    let of_order: Vec<&Job> = order.jobs.iter().map(|job| &job.job).collect();
+    let owners = plan::owners(&of_order, ranks.number()).into_iter();
+    let owners = owners.map(|by_sae| Owners::new(by_sae, ranks.rank()));
+    let open = |(job, owners)| JobTrainer::open(job, &order.runs_dir, device, owners);
+    let jobs = order.jobs.iter().zip(owners).map(open);
+    let jobs: Vec<JobTrainer> = jobs.collect::<Result<_, _>>()?;
+    if ranks.has_writer() {
+        // It puts damaged states aside: the others look when that is done.
+        ranks.wait_for_all("states in order")?;
+    }
+    let steps: Vec<i64> = jobs.iter().map(|job| job.step as i64).collect();
+    ranks.must_agree("set of checkpoints", &steps)?;
+    // What is left of a stream that was begun may have fewer SAEs.
+    let is_fresh = steps.iter().all(|step| *step == 0);
+    match plan::too_few_saes(&of_order, ranks.number()).filter(|_| is_fresh) {
+        None => Ok(jobs),
+        Some(n_saes) => Err(TrainError::MoreRanksThanSaes {
+            n_ranks: ranks.number(),
+            n_saes,
+        }),
+    }
+}
+
+/// Taps on the outputs of all hookpoints of `jobs`, and on the inputs of those of transcoders.
+pub(crate) fn taps<'a>(
+    jobs: impl IntoIterator<Item = &'a Job>,
+    facts: &ModelFacts,
+) -> Result<Taps, TrainError> {
+    let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
+    for job in jobs {
+        let hookpoints = job.saes.iter().map(|sae| sae.hookpoint.as_str());
+        outputs.extend(hookpoints.clone());
+        if job.config.transcode {
+            inputs.extend(hookpoints);
+        }
+    }
+    Ok(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
+}
