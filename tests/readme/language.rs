@@ -87,11 +87,15 @@ fn words(block: &Block) -> Vec<Word> {
     let text = without_code(&block.text).to_lowercase();
     let mut words = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        words.extend(line.split_whitespace().map(|word| Word {
-            line: block.first_line + index,
-            text: word.trim_matches(|it: char| !it.is_alphanumeric()).into(),
-            ends_phrase: !word.ends_with(char::is_alphanumeric),
-            ends_sentence: word.trim_end_matches(['*', ')', '"']).ends_with(['.', '!', '?']),
+        words.extend(line.split_whitespace().map(|word| {
+            Word {
+                line: block.first_line + index,
+                text: word.trim_matches(|it: char| !it.is_alphanumeric()).into(),
+                ends_phrase: !word.ends_with(char::is_alphanumeric),
+                ends_sentence: word
+                    .trim_end_matches(['*', ')', '"'])
+                    .ends_with(['.', '!', '?']),
+            }
         }));
     }
     words
