@@ -1,12 +1,12 @@
-"""One job for each of some blocks: by stride, first and last, or fractions of the depth.
+"""One job for each chosen block: by stride, first and last, or fractions of the depth.
 
     [vary]
     stride = 2                        # every second block
     first = 0
-    last = -1                         # from the end where it is negative
-    submodule = "mlp"                 # layers.N.mlp in place of layers.N
+    last = -1                         # negative: from the end
+    submodule = "mlp"                 # layers.N.mlp instead of layers.N
     k = [32, 64]                      # lists of settings: every combination, for each block
-    by_layer = { expansion_factor = [8, 32] }     # from the first block to the last, in between linear
+    by_layer = { expansion_factor = [8, 32] }     # linear from the first block to the last
 
 With `fractions = [0.25, 0.5, 0.75]` it takes the blocks at these depths.
 """
@@ -14,12 +14,12 @@ With `fractions = [0.25, 0.5, 0.75]` it takes the blocks at these depths.
 from itertools import product
 
 SETTINGS = {
-    "stride": (1, "take every so-manieth block"),
+    "stride": (1, "take every N-th block"),
     "first": (0, "first block; negative: from the end"),
     "last": (-1, "last block; negative: from the end"),
     "fractions": ([], "depths between 0 and 1 to take instead of a stride"),
     "submodule": ("", "part of the block, such as `mlp`; empty: the block itself"),
-    "by_layer": ({}, "settings whose values go linearly from the first to the last block: [at first, at last]"),
+    "by_layer": ({}, "settings whose values change linearly from the first to the last block: [at the first, at the last]"),
 }
 
 

@@ -7,8 +7,9 @@
     jobs_per_round = 2
 
 The first round trains the smallest, the middle and the largest k of each width. Every further round
-trains the k in the middle (geometrically) of those two neighbours on the frontier between which the
-logarithm of the FVU falls the most. Lists of other settings are not taken: this is about one frontier.
+looks for the two neighbours on the frontier between which the logarithm of the FVU falls the most, and
+trains the k in the middle of them (geometrically). Lists of other settings are refused: there is one
+frontier.
 """
 
 import math
@@ -22,7 +23,7 @@ SETTINGS = {
     "jobs_per_round": (2, "jobs in each of them, at most"),
 }
 
-# Two k that are nearer to each other are not told apart by another one between them.
+# A k between two that are nearer to each other would tell nothing new.
 LEAST_RATIO = 1.2
 
 

@@ -14,7 +14,7 @@ import random
 
 SETTINGS = {"n": (..., "number of jobs, all of them different")}
 
-# Draws in vain after which there are no more different jobs to be expected.
+# Draws in vain after which no more different jobs are expected.
 MOST_DRAWS_IN_VAIN = 1000
 
 

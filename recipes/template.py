@@ -1,6 +1,6 @@
 """TEMPLATE: one job for each k. (This line is what `sae-run recipes` shows.)"""
 
-# What of [vary] has a meaning of its own here: name: (default, meaning); `...` where it must be there.
+# The keys of [vary] that this recipe reads: name: (default, meaning); `...` if it must be there.
 SETTINGS = {
     "ks": ([16, 32, 64], "numbers of active latents"),
 }

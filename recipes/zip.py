@@ -14,7 +14,7 @@ def plan(request):
     for values in zip(*lists.values()):
         own = dict(zip(lists, values))
         name = ",".join(f"{key}={show(value)}" for key, value in own.items())
-        # What is no list is the same for all, in the order of the file.
+        # A value that is not a list is the same for all, in the order of the file.
         yield job({key: own.get(key, value) for key, value in request.vary.items()}, name=name)
 
 

@@ -20,10 +20,10 @@ more()                             ask to be called again with results when thes
 
 The first line of the file's docstring says what the recipe does. A constant
 
-    SETTINGS = {"stride": (1, "every so-manieth block")}
+    SETTINGS = {"stride": (1, "every N-th block")}
 
-says which keys of [vary] have a meaning of their own, with their defaults (`...`: none, they must be
-there); `sae-run recipes` shows it without running the recipe. What it prints is shown only when it
+says which keys of [vary] the recipe reads itself, with their defaults (`...`: no default, the key must
+be there); `sae-run recipes` shows it without running the recipe. What it prints is shown only when it
 fails. There are no files, no network and no clock.
 """
 
@@ -39,7 +39,7 @@ import sys
 import traceback
 import types
 
-# For recipes to import: what is not loaded when the engine is built cannot be loaded later.
+# For recipes to import: a module that is not loaded when the engine is built cannot be loaded later.
 import __future__, _strptime, abc, base64, bisect, cmath, collections, collections.abc, copy, csv
 import datetime, decimal, enum, fnmatch, fractions, functools, graphlib, hashlib, heapq, itertools
 import numbers, operator, pprint, re, statistics, string, struct, textwrap, typing, unicodedata
@@ -123,7 +123,7 @@ def load(source, helpers):
 
 
 def close_doors():
-    """Make what would only trap, for want of a machine, raise an error with a line number."""
+    """Make calls that would only trap, since there is no machine, raise an error with a line number."""
     sys.addaudithook(refuse)
     sys.meta_path[:] = [importlib.machinery.BuiltinImporter, NoMoreModules]
 
@@ -143,7 +143,7 @@ class NoMoreModules:
 
 
 def decode(request):
-    """The request with dicts in place of JSON texts."""
+    """The request with dicts instead of JSON texts."""
     results = [
         dataclasses.replace(result, overrides=json.loads(result.overrides))
         for result in request.results

@@ -1,6 +1,7 @@
 //! README, the map of the code and the book in docs/: links, commands and sweeps in them are real.
 
 mod commands;
+mod language;
 mod links;
 mod map;
 mod recipe;

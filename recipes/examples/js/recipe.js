@@ -1,12 +1,12 @@
-// A recipe in JavaScript: k doubled as often as `[vary] doublings` says, from `[vary] k` on.
+// A recipe in JavaScript: starts with `[vary] k` and doubles it `[vary] doublings` times.
 //
-// How it is built and used is in README.md beside it.
+// README.md next to it says how to build and use it.
 
 export const planner = {
     describe() {
         return {
             name: "doublings",
-            summary: "Doubles k some times, from a first value on.",
+            summary: "Doubles k several times, starting from a first value.",
             settings: [
                 { name: "k", kind: "int", default: "16", summary: "the first number of active latents" },
                 { name: "doublings", kind: "int", default: "2", summary: "how often it is doubled" },

@@ -1,0 +1,188 @@
+//! The language of README, the map and the book: no turn of the table in docs/contributing.md, no long sentence.
+
+use super::{in_repository, pages, read_page, spans};
+use std::fs;
+
+/// The longest sentence outside tables and code, in words. A code span is one word.
+const MAX_WORDS: usize = 35;
+
+/// A paragraph, list item, heading or table row.
+struct Block {
+    first_line: usize,
+    is_prose: bool,
+    text: String,
+}
+
+/// A word in lower case without the punctuation around it; empty where there is nothing else.
+struct Word {
+    line: usize,
+    text: String,
+    /// Whether punctuation follows, so that no turn includes this word and the next.
+    ends_phrase: bool,
+    ends_sentence: bool,
+}
+
+/// The first column of the table.
+fn turns() -> Vec<String> {
+    let page = read_page(in_repository("docs/contributing.md"));
+    let (_, table) = page
+        .prose
+        .split_once("| turn | what to write |\n")
+        .expect("docs/contributing.md has the table of turns");
+    let rows = table.lines().skip(1);
+    rows.take_while(|line| line.starts_with('|'))
+        .flat_map(|row| spans(row.split('|').nth(1).unwrap()))
+        .collect()
+}
+
+/// The blocks of a page, without the fenced ones.
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let (mut is_fenced, mut is_open) = (false, false);
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        let is_fence = line.starts_with("```");
+        is_fenced ^= is_fence;
+        if is_fence || is_fenced || line.is_empty() {
+            is_open = false;
+            continue;
+        }
+        let is_prose = !line.starts_with(['#', '|']);
+        if !is_open || !is_prose || is_list_item(line) {
+            blocks.push(Block {
+                first_line: index + 1,
+                is_prose,
+                text: String::new(),
+            });
+        }
+        blocks.last_mut().unwrap().text += &format!("{line}\n");
+        is_open = is_prose;
+    }
+    blocks
+}
+
+fn is_list_item(line: &str) -> bool {
+    let marker = line.split(' ').next().unwrap();
+    let number = marker.strip_suffix('.').unwrap_or_default();
+    marker == "-" || (!number.is_empty() && number.chars().all(|it| it.is_ascii_digit()))
+}
+
+/// The text with `code` for each code span and without the targets of links. Line breaks stay.
+fn without_code(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    let text: String = parts
+        .map(|(index, part)| match index % 2 {
+            0 => part.to_owned(),
+            _ => format!("code{}", "\n".repeat(part.matches('\n').count())),
+        })
+        .collect();
+    let mut parts = text.split("](");
+    let first = parts.next().unwrap().to_owned();
+    parts.fold(first, |text, part| {
+        text + "]" + part.split_once(')').unwrap().1
+    })
+}
+
+fn words(block: &Block) -> Vec<Word> {
+    let text = without_code(&block.text).to_lowercase();
+    let mut words = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        words.extend(line.split_whitespace().map(|word| {
+            Word {
+                line: block.first_line + index,
+                text: word.trim_matches(|it: char| !it.is_alphanumeric()).into(),
+                ends_phrase: !word.ends_with(char::is_alphanumeric),
+                ends_sentence: word
+                    .trim_end_matches(['*', ')', '"'])
+                    .ends_with(['.', '!', '?']),
+            }
+        }));
+    }
+    words
+}
+
+/// The lines in which a turn begins.
+fn lines_with(turn: &str, words: &[Word]) -> Vec<usize> {
+    let turn: Vec<_> = turn.split(' ').collect();
+    words
+        .windows(turn.len())
+        .filter(|window| {
+            let (_, inner) = window.split_last().unwrap();
+            let texts = window.iter().map(|word| word.text.as_str());
+            texts.eq(turn.iter().copied()) && inner.iter().all(|word| !word.ends_phrase)
+        })
+        .map(|window| window[0].line)
+        .collect()
+}
+
+/// The long sentences: first line and number of words.
+fn long_sentences(words: &[Word]) -> Vec<(usize, usize)> {
+    words
+        .split_inclusive(|word| word.ends_sentence)
+        .map(|sentence| {
+            let n_words = sentence.iter().filter(|word| !word.text.is_empty());
+            (sentence[0].line, n_words.count())
+        })
+        .filter(|&(_, n_words)| n_words > MAX_WORDS)
+        .collect()
+}
+
+/// What to change on a page: file, line and turn, or file, line and length of a sentence.
+fn faults(name: &str, text: &str, turns: &[String]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for block in blocks(text) {
+        let words = words(&block);
+        for turn in turns {
+            let lines = lines_with(turn, &words).into_iter();
+            faults.extend(lines.map(|line| format!("{name}:{line}: `{turn}`")));
+        }
+        if block.is_prose {
+            let long = long_sentences(&words).into_iter();
+            faults.extend(long.map(|(line, n)| format!("{name}:{line}: a sentence of {n} words")));
+        }
+    }
+    faults
+}
+
+#[test]
+fn the_pages_have_no_turn_to_avoid_and_no_long_sentence() {
+    let turns = turns();
+    assert!(turns.len() >= 30, "{turns:?}");
+    let root = in_repository("");
+    let faults: Vec<_> = pages()
+        .iter()
+        .flat_map(|page| {
+            let name = page.path.strip_prefix(&root).unwrap().to_str().unwrap();
+            faults(name, &fs::read_to_string(&page.path).unwrap(), &turns)
+        })
+        .collect();
+    let hint = "docs/contributing.md says what to write";
+    assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn turns_and_long_sentences_are_found_outside_code() {
+    let turns = ["goes on", "behind"].map(str::to_owned);
+    let sentence = |n_words| format!("{} end.", "word ".repeat(n_words - 1));
+    let page = [
+        "# Behind the scenes",
+        "It goes",
+        "on. Where it goes, on time, `behind` is",
+        "`a span`, [not here](behind.md).",
+        "```",
+        "goes on",
+        "```",
+        &format!("- {}", sentence(MAX_WORDS)),
+        &format!("- Short. {}", sentence(MAX_WORDS + 1)),
+        &format!("| a cell | behind | {} |", sentence(MAX_WORDS + 1)),
+        "1. goes on",
+    ];
+    let expected = [
+        "page:1: `behind`",
+        "page:2: `goes on`",
+        "page:9: a sentence of 36 words",
+        "page:10: `behind`",
+        "page:11: `goes on`",
+    ];
+    assert_eq!(faults("page", &page.join("\n"), &turns), expected);
+}
