@@ -1,6 +1,6 @@
 //! The one place where errors become words on the screen and an exit code.
 
-use crate::table;
+use crate::show::table;
 use hub::HubError;
 use plan::{FailureKind, PlanError};
 use recipe::RecipeError;

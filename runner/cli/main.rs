@@ -1,81 +1,22 @@
 //! `sae-run-torch`, which `sae-run` becomes: trains a sweep of sparse autoencoders from one file.
 //!
-//! A sweep:
-//!
-//! - `run.rs`: `run()` expands, locks, records, schedules and concludes
-//! - `config/`: figment layers become a sweep; unknown keys and wrong types with file and line. `given.rs`: the
-//!   options of `sae-run train`; `finite.rs`, `secrets.rs`: what is refused
-//! - `expand.rs`: drafts of a recipe become jobs and streams; `rounds.rs`: asks the recipe, and again
-//! - `models.rs`, `datasets.rs`: from a name to a folder or files, here or in the Hub's cache
-//! - `device_memory.rs`: what a worker may take
-//! - `recording.rs`: a plan in the database, and what earlier workers did
-//! - `schedule.rs`: a worker process for each stream, and another where it dies; `queue.rs`: which stream is next
-//!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left
-//! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
-//!   puts aside what cannot be read
-//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
-//!   orders they take; `processes.rs`: how many
-//!
-//! Other commands:
-//!
-//! - `plan_command.rs`, `plan_diff.rs`, `recipes_command.rs`, `data_command.rs`, `verify_resume.rs`
-//! - `query.rs`: `sql`; `prompt.rs`: its prompt; `listing.rs`: `ls`; `inspect.rs`: `show`; `remove_command.rs`:
-//!   `rm`
-//! - `eval.rs`, `encode.rs`; `named_data.rs`: what both take in place of a job's own; `past_job.rs`: what a job
-//!   left
-//! - `publish/`: `selection.rs` (which SAEs, and where to), `mod.rs` (files, record), `staging.rs`, `public.rs`
-//!   (what of a name is told), `card.rs` (fills card.md), `saelens.rs`
-//! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
-//!   draws it with uPlot, which is vendored
+//! - `sweep/`: from a sweep file to a plan
+//! - `run/`: from a plan to trained SAEs
+//! - `show/`: what was done: tables, queries, reports
+//! - `publish/`: SAEs to the Hub
+//! - `commands/`: all other commands, one a file
 
-mod answer;
-mod config;
-mod data_command;
-mod datasets;
-mod device_memory;
-mod doctor;
-mod download;
-mod encode;
+mod commands;
 mod error;
-mod eval;
-mod event_tail;
-mod expand;
-mod git;
-mod hookpoints;
-mod hub_access;
-mod inspect;
-mod launch;
-mod listing;
-mod models;
-mod named_data;
-mod orphan;
-mod past_job;
-mod paths;
-mod plan_command;
-mod plan_diff;
-mod plot;
-mod progress;
-mod prompt;
 mod publish;
-mod query;
-mod queue;
-mod recipes_command;
-mod recording;
-mod remove_command;
-mod report;
-mod rounds;
 mod run;
-mod runs_folder;
-mod schedule;
-mod signals;
-mod table;
-mod unreadable;
-mod verify_resume;
-mod watch;
-mod worker_process;
+mod show;
+mod sweep;
 
 use args::{Args, Command};
+use commands::{data, doctor, encode, eval, hookpoints, plan, recipes, rm, verify_resume};
 use error::CliError;
+use show::{job, ls, report, sql};
 use std::env;
 use std::future::Future;
 use std::io::{self, Write};
@@ -107,20 +48,20 @@ fn end(code: u8) -> ! {
 fn dispatch(args: Args) -> Result<u8, CliError> {
     match args.command {
         None => block_on(run::run(&args.run)),
-        Some(Command::Plan(plan)) => block_on(plan_command::plan(&plan)),
+        Some(Command::Plan(plan)) => block_on(plan::plan(&plan)),
         Some(Command::Train(args)) => block_on(run::train(*args)),
-        Some(Command::Recipes(args)) => recipes_command::recipes(&args),
+        Some(Command::Recipes(args)) => recipes::recipes(&args),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
-        Some(Command::Data(args)) => data_command::data(&args),
+        Some(Command::Data(args)) => data::data(&args),
         Some(Command::Encode(args)) => block_on(encode::encode(&args)),
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
-        Some(Command::Ls(ls)) => block_on(listing::ls(&ls)),
-        Some(Command::Show(show)) => block_on(inspect::show(&show)),
-        Some(Command::Sql(sql)) => block_on(query::sql(&sql)),
+        Some(Command::Ls(ls)) => block_on(ls::ls(&ls)),
+        Some(Command::Show(show)) => block_on(job::show(&show)),
+        Some(Command::Sql(sql)) => block_on(sql::sql(&sql)),
         Some(Command::Report(report)) => block_on(report::report(&report)),
         Some(Command::Publish(args)) => block_on(publish::publish(&args)),
-        Some(Command::Rm(rm)) => block_on(remove_command::rm(&rm)),
+        Some(Command::Rm(rm)) => block_on(rm::rm(&rm)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
         Some(Command::Completions { shell }) => {
             args::print_completions(shell);

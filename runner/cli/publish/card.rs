@@ -3,7 +3,7 @@
 use super::public::PublicJob;
 use super::selection::Chosen;
 use crate::error::CliError;
-use crate::table::number;
+use crate::show::table::number;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;

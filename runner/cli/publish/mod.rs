@@ -7,12 +7,12 @@ mod selection;
 mod staging;
 mod upload;
 
-use crate::config;
 use crate::error::CliError;
-use crate::hub_access;
-use crate::past_job;
-use crate::progress;
-use crate::table::{self, count};
+use crate::run::past_job;
+use crate::show::progress;
+use crate::show::table::{self, count};
+use crate::sweep::config;
+use crate::sweep::hub_access;
 use args::{LayoutArg, PublishArgs};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};

@@ -1,8 +1,8 @@
 //! The upload, as people see it.
 
 use crate::error::CliError;
-use crate::progress;
-use crate::table::{self, bytes, count};
+use crate::show::progress;
+use crate::show::table::{self, bytes, count};
 use hub::{FileUpload, Hub, HubError, Upload, UploadPlan, UploadProgress, UploadStep, Uploaded};
 use indicatif::ProgressBar;
 use std::fmt::Write;

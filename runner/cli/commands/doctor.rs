@@ -1,0 +1,70 @@
+//! `sae-run doctor`: what was found on this machine.
+
+use crate::error::CliError;
+use crate::show::table;
+use crate::sweep::config;
+use crate::sweep::paths::Folders;
+use args::StoreArgs;
+use hub::HubSettings;
+use plan::runs_layout::DATABASE;
+use std::fmt::Write;
+use std::path::Path;
+use train::Libtorch;
+
+/// `sae-run doctor`.
+///
+/// # Errors
+/// No cache folder can be found.
+pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
+    let folders = Folders::of_this_machine()?;
+    let engine = folders.engine();
+    let hub = HubSettings::from_env()?;
+    let libtorch = Libtorch::loaded();
+    let library = libtorch
+        .library
+        .as_deref()
+        .map_or("not found".into(), Path::to_string_lossy);
+    let rows = [
+        ("sae-run", env!("CARGO_PKG_VERSION").to_owned()),
+        (
+            "libtorch",
+            format!("{} ({library})", libtorch.version_text()),
+        ),
+        ("CUDA", train::init_backends().to_string()),
+        ("threads", train::default_threads().to_string()),
+        (
+            "engine",
+            existing(&engine, "missing, `make setup` builds it"),
+        ),
+        ("cache", existing(&folders.cache, "not made yet")),
+        (
+            "settings",
+            existing(&folders.config.join("sae-run.toml"), "none"),
+        ),
+        (
+            "database",
+            existing(&config::runs_dir(args)?.join(DATABASE), "none yet"),
+        ),
+        ("HF cache", existing(&hub.cache_dir, "not made yet")),
+        ("HF token", yes_or_no(hub.token.is_some())),
+        ("HF offline", yes_or_no(hub.offline)),
+    ];
+    let mut text = String::new();
+    for (what, found) in rows {
+        let _ = writeln!(text, "{what:<10} {found}");
+    }
+    table::print(&text)
+}
+
+fn yes_or_no(is_so: bool) -> String {
+    if is_so { "yes" } else { "no" }.to_owned()
+}
+
+fn existing(path: &Path, otherwise: &str) -> String {
+    let note = if path.exists() {
+        String::new()
+    } else {
+        format!(" ({otherwise})")
+    };
+    format!("{}{note}", path.display())
+}

@@ -1,0 +1,162 @@
+//! Which SAEs are meant: a folder's, a repository's or a job's.
+
+use crate::error::CliError;
+use crate::run::past_job;
+use crate::show::table;
+use crate::sweep::config;
+use crate::sweep::download;
+use crate::sweep::hub_access::hub;
+use args::EncodeArgs;
+use plan::runs_layout::DATABASE;
+use plan::{TrainConfig, fnmatch, nearest};
+use sae_files::{FilesError, FoundSae, HubSaes, find_saes};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use store::Store;
+use train::TrainError;
+
+/// SAEs that are on this machine, and what is known of their training.
+pub(super) struct SaesToUse {
+    pub(super) found: Vec<FoundSae>,
+    /// The settings of their job, or the defaults.
+    pub(super) config: TrainConfig,
+    /// Where the job's worker found its model.
+    model_dir: Option<PathBuf>,
+    /// What was named.
+    target: String,
+}
+
+impl SaesToUse {
+    /// The SAEs that the command line names; a repository's are downloaded.
+    ///
+    /// # Errors
+    /// No such folder, repository or job, or none that matches the patterns.
+    pub(super) async fn find(args: &EncodeArgs) -> Result<Self, CliError> {
+        let target = &args.target;
+        let in_database = config::runs_dir(&args.store)?.join(DATABASE);
+        let is_repo = hub::is_repo_id(target) && (target.contains('/') || !in_database.is_file());
+        let saes = match () {
+            () if Path::new(target).is_dir() => Self::of_folder(target)?,
+            () if is_repo => Self::of_repo(args)?,
+            () => Self::of_job(target, &in_database).await?,
+        };
+        saes.chosen(&args.hookpoint)
+    }
+
+    fn of_folder(target: &str) -> Result<Self, CliError> {
+        let found = find_saes(Path::new(target)).map_err(TrainError::from)?;
+        Ok(Self::without_job(target, found))
+    }
+
+    fn without_job(target: &str, found: Vec<FoundSae>) -> Self {
+        Self {
+            found,
+            config: TrainConfig::default(),
+            model_dir: None,
+            target: target.into(),
+        }
+    }
+
+    fn of_repo(args: &EncodeArgs) -> Result<Self, CliError> {
+        let (repo, revision) = (&args.target, args.sae_revision.as_deref());
+        let hub = hub()?;
+        let saes = HubSaes::list(&hub, repo, revision).map_err(of_hub)?;
+        if let Some(notice) = saes.notice() {
+            table::note(&notice.to_string());
+        }
+        // Of an only one, the option says where it belongs.
+        let names = match saes.names()[..] {
+            [_] => saes.select(&[]),
+            _ => saes.select(&args.hookpoint),
+        };
+        let names = names.map_err(of_hub)?;
+        let found = download::shown(repo, args.quiet, |show| saes.download(&hub, &names, show))?;
+        Ok(Self::without_job(repo, found))
+    }
+
+    async fn of_job(target: &str, database: &Path) -> Result<Self, CliError> {
+        let store = Store::open_read_only(database).await.map_err(|error| {
+            let hint = format!("`{target}` is no folder either, and no id of a repository");
+            CliError::from(error).with_hint(hint)
+        })?;
+        let details = store.job(target).await?;
+        let runs_dir = database.parent().unwrap_or(Path::new("."));
+        let checkpoint = past_job::newest_checkpoint(&details)?;
+        // Without an order, the model is looked for by its name.
+        let order = past_job::last_order(runs_dir, &details).ok();
+        Ok(Self {
+            found: past_job::saes_at(&details, checkpoint, runs_dir),
+            config: past_job::config(&details)?,
+            model_dir: order.map(|order| order.model_dir),
+            target: target.into(),
+        })
+    }
+
+    /// Those that match one of the patterns; of an only one, `patterns` names the hookpoint.
+    fn chosen(mut self, patterns: &[String]) -> Result<Self, CliError> {
+        if let ([only], [hookpoint]) = (&mut self.found[..], patterns) {
+            only.hookpoint.clone_from(hookpoint);
+            return Ok(self);
+        }
+        let matches = |sae: &FoundSae, pattern: &str| {
+            fnmatch(&sae.name, pattern) || fnmatch(&sae.hookpoint, pattern)
+        };
+        for pattern in patterns {
+            if !self.found.iter().any(|sae| matches(sae, pattern)) {
+                return Err(self.none_matches(pattern));
+            }
+        }
+        let is_chosen = |sae: &FoundSae| patterns.iter().any(|pattern| matches(sae, pattern));
+        self.found
+            .retain(|sae| patterns.is_empty() || is_chosen(sae));
+        Ok(self)
+    }
+
+    fn none_matches(&self, pattern: &str) -> CliError {
+        let names = self.found.iter().map(|sae| sae.name.as_str());
+        let error = FilesError::NoSuchSae {
+            place: self.target.clone(),
+            wanted: pattern.into(),
+            nearest: nearest(pattern, names, 3),
+            n_saes: self.found.len(),
+        };
+        TrainError::from(error).into()
+    }
+
+    /// The model that they were trained on: its name and its revision.
+    ///
+    /// # Errors
+    /// It is not known, or not the same for all.
+    pub(super) fn model(&self) -> Result<(String, Option<String>), CliError> {
+        if let Some(dir) = &self.model_dir {
+            return Ok((dir.to_string_lossy().into_owned(), None));
+        }
+        if !self.config.model.is_empty() {
+            return Ok((self.config.model.clone(), self.config.revision.clone()));
+        }
+        let models: BTreeSet<_> = self.found.iter().map(FoundSae::trained_on).collect();
+        let mut models = models.into_iter();
+        match (models.next(), models.next()) {
+            (Some(Some(only)), None) => Ok((only.model, only.revision)),
+            (None | Some(None), None) => {
+                let message = format!(
+                    "`{}` does not say which model it was trained on",
+                    self.target
+                );
+                Err(CliError::input(message).with_hint("name it with `--model`".to_owned()))
+            }
+            _ => {
+                let message = format!(
+                    "the SAEs of `{}` were trained on several models",
+                    self.target
+                );
+                let hint = "choose some with `--hookpoint`, or name a model with `--model`";
+                Err(CliError::input(message).with_hint(hint.to_owned()))
+            }
+        }
+    }
+}
+
+fn of_hub(error: FilesError) -> CliError {
+    TrainError::from(error).into()
+}

@@ -1,0 +1,321 @@
+//! `sae-run eval`: SAEs on held-out sequences.
+
+use crate::commands::data::tokenise;
+use crate::error::CliError;
+use crate::run::past_job;
+use crate::run::runs_folder::RunsFolder;
+use crate::show::progress;
+use crate::show::table;
+use crate::sweep::config;
+use crate::sweep::named_data::{Named, NamedInputs};
+use crate::sweep::paths::Folders;
+use args::EvalArgs;
+use data::{DigestCache, EvalSequences, TokenSpec};
+use indicatif::ProgressBar;
+use plan::Order;
+use plan::runs_layout;
+use plan::runs_layout::DATABASE;
+use plan::{TrainConfig, apply_overrides};
+use sae_files::FoundSae;
+use serde_json::{Map, Value, json};
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
+use train::{EvalRequest, EvalSae, Evaluated, TrainError};
+
+/// Sequences in a forward pass at most, where nobody says.
+const BATCH_SIZE: usize = 32;
+
+/// Evaluates the SAEs of a job or a folder.
+///
+/// # Errors
+/// No such job or SAE, no data to evaluate on, or a model that the SAEs do not fit.
+pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
+    if Path::new(&args.target).is_dir() {
+        return print(args, &of_folder(args)?);
+    }
+    let job = Job::open(args).await?;
+    let evaluated = match args.dataset.is_some() {
+        true => on_named_data(args, &job.with(args)?, job.saes())?,
+        false => job.on_its_own_data(args)?,
+    };
+    if args.dataset.is_some() {
+        table::note("not recorded: these are not the job's own held-out sequences");
+    } else {
+        job.record(&evaluated).await?;
+    }
+    print(args, &evaluated)
+}
+
+/// Evaluates the SAEs of a folder.
+fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
+    let saes = sae_files::find_saes(Path::new(&args.target)).map_err(TrainError::from)?;
+    let missing = |option: &str| {
+        let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
+        CliError::input(message).with_hint(
+            "name the model that its SAEs were trained on, and data to evaluate them on".to_owned(),
+        )
+    };
+    if args.dataset.is_none() {
+        return Err(missing("--dataset"));
+    }
+    let model = args.model.clone().ok_or_else(|| missing("--model"))?;
+    let settings = settings(args, (model, args.revision.clone()));
+    let config = apply_overrides(&TrainConfig::default(), &settings)?;
+    on_named_data(args, &config, saes)
+}
+
+/// A job of the database, which nobody trains meanwhile.
+struct Job {
+    folder: RunsFolder,
+    store: Store,
+    details: JobDetails,
+    config: TrainConfig,
+    checkpoint: CheckpointRow,
+}
+
+impl Job {
+    async fn open(args: &EvalArgs) -> Result<Self, CliError> {
+        let runs_dir = config::runs_dir(&args.store)?;
+        let path = runs_dir.join(DATABASE);
+        if !path.is_file() {
+            let error = CliError::from(StoreError::NoDatabase { path });
+            let target = &args.target;
+            let hint = format!("`{target}` is no folder either; run a sweep first");
+            return Err(error.with_hint(hint));
+        }
+        let folder = RunsFolder::lock(&runs_dir.to_string_lossy())?;
+        let store = Store::open(&folder.database()).await?;
+        let details = store.job(&args.target).await?;
+        let config = past_job::config(&details)?;
+        let checkpoint = past_job::newest_checkpoint(&details)?.clone();
+        Ok(Self {
+            folder,
+            store,
+            details,
+            config,
+            checkpoint,
+        })
+    }
+
+    /// Its settings, with what was named laid over them. Its own model is where its worker found it.
+    fn with(&self, args: &EvalArgs) -> Result<TrainConfig, CliError> {
+        let model = match &args.model {
+            Some(model) => (model.clone(), args.revision.clone()),
+            None => (self.order()?.model_dir.to_string_lossy().into(), None),
+        };
+        Ok(apply_overrides(&self.config, &settings(args, model))?)
+    }
+
+    /// Its SAEs at the newest checkpoint.
+    fn saes(&self) -> Vec<FoundSae> {
+        past_job::saes_at(&self.details, &self.checkpoint, self.folder.path())
+    }
+
+    /// The same, with files for the densities.
+    fn saes_with_density(&self) -> Vec<EvalSae> {
+        let with_density = |sae: FoundSae| EvalSae {
+            density: Some(self.folder.path().join(self.density(&sae.name))),
+            ..eval_sae(sae, &self.config)
+        };
+        self.saes().into_iter().map(with_density).collect()
+    }
+
+    fn density(&self, sae: &str) -> PathBuf {
+        runs_layout::density_path(&self.details.dir, sae)
+    }
+
+    /// Evaluates it as its worker would, on what is in its order.
+    fn on_its_own_data(&self, args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
+        if !self.config.has_eval_data() {
+            let message = format!("job `{}` has no held-out data", self.details.job_id);
+            return Err(CliError::input(message).with_hint(
+                "set `eval_fraction`, `eval_dataset` or `eval_split` in its sweep, or name data \
+                 with `--dataset`"
+                    .to_owned(),
+            ));
+        }
+        let folders = Folders::of_this_machine()?;
+        let order = self.order()?;
+        let digests = DigestCache::new(&folders.cache);
+        let (dir, commit) = (&order.model_dir, order.model_commit.as_deref());
+        let model = train::read_model(dir, commit, &digests)?;
+        let vocab_size = model.facts.vocab_size;
+        check("model", dir, &model.digest, &order.key.model_digest)?;
+        let sequences = sequences(&order, vocab_size, &folders.cache)?;
+        let ctx_len = sequences.ctx_len();
+        run(&EvalRequest {
+            model_dir: dir.clone(),
+            dtype: self.config.dtype,
+            load_in_8bit: self.config.load_in_8bit,
+            device: args.device.clone(),
+            batch_size: batch_size(args, self.config.batch_size, ctx_len, vocab_size),
+            saes: self.saes_with_density(),
+            sequences,
+        })
+    }
+
+    /// What its worker was told last.
+    fn order(&self) -> Result<Order, CliError> {
+        past_job::last_order(self.folder.path(), &self.details).map_err(|error| {
+            let hint = "run its sweep again, or name model and data with `--model` and `--dataset`";
+            error.with_hint(hint.to_owned())
+        })
+    }
+
+    async fn record(&self, evaluated: &[Evaluated]) -> Result<(), CliError> {
+        let rows = evaluated.iter().map(|evaluated| EvaluationRow {
+            sae: evaluated.name.clone(),
+            stats: evaluated.stats,
+            density: self.density(&evaluated.name).to_string_lossy().into_owned(),
+        });
+        let (job_id, step) = (&self.details.job_id, self.checkpoint.step);
+        let rows: Vec<_> = rows.collect();
+        Ok(self.store.record_evaluations(job_id, step, &rows).await?)
+    }
+}
+
+/// The job's held-out sequences.
+fn sequences(
+    order: &Order,
+    vocab_size: usize,
+    cache_dir: &Path,
+) -> Result<EvalSequences, CliError> {
+    let key = &order.key;
+    let (files, digest) = match (&order.eval_dataset, &key.eval_token_digest) {
+        (Some(files), Some(digest)) => (files, digest),
+        _ => (&order.dataset, &key.token_digest),
+    };
+    let spec = TokenSpec {
+        files: files.clone(),
+        rows: order.rows.clone(),
+        tokenizer_dir: order.model_dir.clone(),
+        vocab_size,
+    };
+    let tokens = tokenise(&spec, cache_dir, true)?;
+    let name = PathBuf::from(&files.name);
+    check("data set", &name, &tokens.digest(), digest)?;
+    Ok(match order.eval_dataset {
+        Some(_) => EvalSequences::all(tokens),
+        None => EvalSequences::held_out(&tokens, key.eval_fraction)
+            .expect("a job with held-out data holds out some sequence"),
+    })
+}
+
+/// Checks that an input is still what the job was planned with.
+fn check(what: &'static str, path: &Path, got: &str, expected: &str) -> Result<(), CliError> {
+    match got == expected {
+        true => Ok(()),
+        false => Err(TrainError::Changed {
+            what,
+            path: path.into(),
+        }
+        .into()),
+    }
+}
+
+/// An SAE that is evaluated without the tokens that `config` excludes.
+fn eval_sae(sae: FoundSae, config: &TrainConfig) -> EvalSae {
+    EvalSae {
+        name: sae.name,
+        hookpoint: sae.hookpoint,
+        dir: sae.dir,
+        exclude_tokens: config.exclude_tokens.clone(),
+        density: None,
+    }
+}
+
+/// What was named, under the names of settings. `model` is the model and its revision.
+fn settings(args: &EvalArgs, model: (String, Option<String>)) -> Map<String, Value> {
+    let named = Named {
+        model,
+        dtype: args.dtype.as_deref(),
+        load_in_8bit: args.load_in_8bit,
+        dataset: args.dataset.as_deref(),
+        data: &args.data,
+        tokenizer_class: args.tokenizer_class.as_deref(),
+        ctx_len: args.ctx_len,
+    };
+    let mut settings = named.settings();
+    if let Some(exclude_tokens) = &args.exclude_tokens {
+        settings.insert("exclude_tokens".into(), json!(exclude_tokens));
+    }
+    settings
+}
+
+/// Evaluates SAEs on the model and the data that `config` names, with its excluded tokens.
+fn on_named_data(
+    args: &EvalArgs,
+    config: &TrainConfig,
+    saes: Vec<FoundSae>,
+) -> Result<Vec<Evaluated>, CliError> {
+    let inputs = NamedInputs::fetch(config, args.json)?;
+    let all = EvalSequences::all(inputs.tokens);
+    let sequences = match args.max_examples {
+        Some(n_sequences) => all.at_most(n_sequences),
+        None => all,
+    };
+    let ctx_len = sequences.ctx_len();
+    let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
+    run(&EvalRequest {
+        model_dir: inputs.model_dir,
+        dtype: config.dtype,
+        load_in_8bit: config.load_in_8bit,
+        device: args.device.clone(),
+        batch_size: batch_size(args, BATCH_SIZE, ctx_len, inputs.vocab_size),
+        saes: saes.collect(),
+        sequences,
+    })
+}
+
+fn batch_size(args: &EvalArgs, most: usize, ctx_len: usize, vocab_size: usize) -> usize {
+    let by_memory = || train::eval_batch_size(most, ctx_len, vocab_size);
+    args.batch_size.map_or_else(by_memory, |n| n as usize)
+}
+
+fn run(request: &EvalRequest) -> Result<Vec<Evaluated>, CliError> {
+    let bar = match io::stderr().is_terminal() {
+        true => ProgressBar::no_length(),
+        false => ProgressBar::hidden(),
+    };
+    let bar = bar.with_style(progress::style(
+        "evaluating {bar:30} {pos}/{len} sequences, {eta} left",
+    ));
+    let evaluated = train::evaluate(request, &mut |n_done, n_sequences| {
+        bar.set_length(n_sequences);
+        bar.set_position(n_done);
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    Ok(evaluated.expect("nobody breaks it off"))
+}
+
+fn print(args: &EvalArgs, evaluated: &[Evaluated]) -> Result<u8, CliError> {
+    table::print(&match args.json {
+        true => {
+            let rows: Vec<_> = evaluated.iter().map(object).collect();
+            serde_json::to_string_pretty(&rows).expect("JSON serialises") + "\n"
+        }
+        false => table::evaluations(evaluated),
+    })
+}
+
+fn object(evaluated: &Evaluated) -> Value {
+    let stats = &evaluated.stats;
+    json!({
+        "sae": evaluated.name,
+        "hookpoint": evaluated.hookpoint,
+        "num_latents": evaluated.num_latents,
+        "n_tokens": stats.n_tokens,
+        "n_predicted": stats.n_predicted,
+        "fvu": stats.fvu(),
+        "l0": stats.mean_l0(),
+        "dead_pct": stats.dead_pct(evaluated.num_latents),
+        "ce_clean": stats.mean_ce_clean(),
+        "ce_spliced": stats.mean_ce_spliced(),
+        "ce_ablated": stats.mean_ce_ablated(),
+        "ce_recovered": stats.ce_recovered(),
+        "kl": stats.mean_kl(),
+    })
+}

@@ -1,0 +1,58 @@
+//! `sae-run hookpoints`: where SAEs can be trained on a language model.
+
+use crate::error::CliError;
+use crate::show::table;
+use crate::sweep::models::find_model;
+use crate::sweep::paths::Folders;
+use args::HookpointsArgs;
+use plan::{HookpointFacts, match_hookpoints};
+use std::path::Path;
+use train::TrainError;
+
+/// Prints the hookpoints of a model, in natural order.
+///
+/// # Errors
+/// A model that is not there or not known, or a pattern that matches nothing.
+pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
+    let shelf = Folders::of_this_machine()?.models();
+    let model = find_model(
+        &args.model,
+        args.revision.as_deref(),
+        Path::new("."),
+        &shelf,
+    )?;
+    let facts = facts::read_facts(&model.dir).map_err(TrainError::from)?;
+    let all = ["*".to_owned()];
+    let patterns = match args.patterns.is_empty() {
+        true => all.as_slice(),
+        false => &args.patterns,
+    };
+    let hookpoints = match_hookpoints(&args.model, &facts, patterns)?;
+    table::print(&match args.json {
+        true => json(&hookpoints),
+        false => table::render(
+            &["hookpoint", "d_in", "d_out", "layers run"],
+            hookpoints.iter().map(|hookpoint| row(hookpoint)).collect(),
+            1,
+        ),
+    })
+}
+
+fn json(hookpoints: &[&HookpointFacts]) -> String {
+    serde_json::to_string_pretty(hookpoints).expect("plain fields serialise to JSON") + "\n"
+}
+
+fn row(hookpoint: &HookpointFacts) -> Vec<String> {
+    let HookpointFacts {
+        name,
+        d_in,
+        d_out,
+        n_layers_needed,
+    } = hookpoint;
+    vec![
+        name.clone(),
+        d_in.map_or_else(|| "-".to_owned(), |d_in| d_in.to_string()),
+        d_out.to_string(),
+        n_layers_needed.to_string(),
+    ]
+}

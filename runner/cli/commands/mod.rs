@@ -1,0 +1,12 @@
+//! Commands, one a file; those that show what was done are in `show/`, and `publish/` is a folder of its own.
+
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod encode;
+pub(crate) mod eval;
+pub(crate) mod hookpoints;
+pub(crate) mod plan;
+pub(crate) mod plan_diff;
+pub(crate) mod recipes;
+pub(crate) mod rm;
+pub(crate) mod verify_resume;

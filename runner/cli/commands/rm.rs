@@ -1,0 +1,176 @@
+//! `sae-run rm`: forgets jobs and sweeps, rows and folders.
+
+use crate::error::CliError;
+use crate::run::runs_folder::RunsFolder;
+use crate::show::job;
+use crate::show::table::{self, count, escaped};
+use crate::sweep::config;
+use args::RmArgs;
+use plan::runs_layout;
+use std::fs;
+use std::io::{BufRead, ErrorKind, IsTerminal};
+use std::path::{Path, PathBuf};
+use store::{Removal, Store};
+
+/// `sae-run rm`.
+///
+/// # Errors
+/// No database, a name that nothing has, a folder that another `sae-run` or a worker is at, a person
+/// who cannot be asked.
+pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
+    // A folder without a database is not made one.
+    job::open(&args.store).await?.close().await;
+    let runs_dir = config::runs_dir(&args.store)?;
+    let folder = RunsFolder::lock(&runs_dir.to_string_lossy())
+        .map_err(|error| error.with_hint("wait for it to end".to_owned()))?;
+    let store = Store::open(&folder.database()).await?;
+    let removal = store.removal(&args.targets).await?;
+    let folders = folders(&folder, &removal)?;
+    announce(&removal, &folders);
+    if removal.jobs.is_empty() && removal.sweeps.is_empty() {
+        return Ok(0);
+    }
+    check_workers(folder.path(), &removal)?;
+    if !args.yes && !confirmed()? {
+        table::note("nothing was deleted");
+        return Ok(0);
+    }
+    // Rows first: were it the other way, a crash between would leave jobs listed as done whose files
+    // are gone. What a crash leaves now are folders that nothing lists.
+    store.remove(&removal).await?;
+    store.close().await;
+    delete(folder.path(), &folders)?;
+    table::note(&format!("deleted {}", count(removal.jobs.len(), "job")));
+    Ok(0)
+}
+
+/// A folder to delete, relative to the runs folder.
+struct Doomed {
+    path: PathBuf,
+    n_bytes: u64,
+}
+
+/// The folders there are, in the order in which they go: streams first. Their events would speak for
+/// checkpoints that are gone, were the sweep run again after a crash in the middle of this; then what
+/// a resume would take up; the SAEs last.
+fn folders(folder: &RunsFolder, removal: &Removal) -> Result<Vec<Doomed>, CliError> {
+    let dirs = || removal.jobs.iter().map(|job| job.dir.as_str());
+    let streams = removal.stream_dirs.iter().map(PathBuf::from);
+    let mut paths: Vec<PathBuf> = streams.collect();
+    paths.extend(dirs().map(runs_layout::state_dir));
+    paths.extend(dirs().map(runs_layout::best_dir));
+    paths.extend(dirs().map(runs_layout::eval_dir));
+    paths.extend(dirs().map(PathBuf::from));
+    let mut doomed = Vec::new();
+    for path in paths {
+        check_inside(&path)?;
+        let whole = folder.path().join(&path);
+        if whole.symlink_metadata().is_ok() {
+            let n_bytes = n_bytes(&whole);
+            doomed.push(Doomed { path, n_bytes });
+        }
+    }
+    Ok(doomed)
+}
+
+/// The database is a file like others: what it says of paths is not believed.
+fn check_inside(path: &Path) -> Result<(), CliError> {
+    if files::stays_below(path) && path.components().count() > 1 {
+        return Ok(());
+    }
+    let message = format!("the database names `{}` as a job's folder", path.display());
+    Err(CliError::environment(message)
+        .with_hint("nothing was deleted; a folder lies within the runs folder".to_owned()))
+}
+
+/// Bytes of the files below a folder; what cannot be read counts as none.
+pub(crate) fn n_bytes(path: &Path) -> u64 {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
+    if !metadata.is_dir() {
+        return metadata.len();
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| n_bytes(&entry.path())).sum()
+}
+
+fn announce(removal: &Removal, folders: &[Doomed]) {
+    for job in &removal.kept {
+        let (name, reason) = (escaped(&job.name), escaped(&job.reason));
+        table::note(&format!("kept: {name} ({}), {reason}", job.job_id));
+    }
+    for job in &removal.jobs {
+        table::note(&format!("job {} ({})", escaped(&job.name), job.job_id));
+    }
+    for sweep in &removal.sweeps {
+        table::note(&format!("sweep {}", escaped(sweep)));
+    }
+    for folder in folders {
+        let path = escaped(&folder.path.display().to_string());
+        table::note(&format!("folder {path} ({})", table::bytes(folder.n_bytes)));
+    }
+    let n_bytes = folders.iter().map(|folder| folder.n_bytes).sum();
+    table::note(&format!(
+        "to delete: {}, {} rows, {}, {}",
+        count(removal.jobs.len(), "job"),
+        removal.n_rows,
+        count(folders.len(), "folder"),
+        table::bytes(n_bytes)
+    ));
+}
+
+/// A worker that outlived its `sae-run` still saves.
+fn check_workers(runs_dir: &Path, removal: &Removal) -> Result<(), CliError> {
+    for dir in &removal.all_stream_dirs {
+        let path = runs_dir.join(dir);
+        if path.is_dir() && train::lock_stream(&path)?.is_none() {
+            return Err(
+                CliError::environment(format!("a worker still runs in `{dir}`"))
+                    .with_hint("wait for it to end".to_owned()),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn confirmed() -> Result<bool, CliError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::input("there is no terminal to ask at")
+            .with_hint("nothing was deleted; `--yes` deletes without asking".to_owned()));
+    }
+    table::note("delete? [y/N]");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.map_err(|error| CliError::io("read", Path::new("standard input"), &error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn delete(runs_dir: &Path, folders: &[Doomed]) -> Result<(), CliError> {
+    for folder in folders {
+        let path = runs_dir.join(&folder.path);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(CliError::io("remove", &path, &error)
+                    .with_hint("nothing lists it any more; remove it by hand".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    for folder in folders {
+        remove_empty(runs_dir, &folder.path);
+    }
+    Ok(())
+}
+
+/// Removes what a sweep leaves empty: its shelves, then its folder. What is not empty stays.
+fn remove_empty(runs_dir: &Path, path: &Path) {
+    let Some(sweep) = path.components().next() else {
+        return;
+    };
+    let sweep = runs_dir.join(sweep);
+    for shelf in runs_layout::SHELVES {
+        let _ = fs::remove_dir(sweep.join(shelf));
+    }
+    let _ = fs::remove_dir(sweep);
+}

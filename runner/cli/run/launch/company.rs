@@ -1,0 +1,335 @@
+//! The same command started once for each rank: by torchrun, or by srun or mpirun with the variables that
+//! torch's launchers set.
+//!
+//! Rank 0 leads: it alone expands the sweep, holds the database and talks to the Hub, and it tells the
+//! others through c10d's store which order is next, sealed (see seal.rs). Each rank, the leader too, then starts
+//! its own executable on it as a child process. The workers find each other through the same store.
+
+use super::seal::{Key, SealedOrder};
+use super::{Launcher, worker_args};
+use crate::error::CliError;
+use crate::run::signals::StopSignals;
+use crate::run::worker_process::{WorkerLog, this_program};
+use crate::show::table;
+use plan::runs_layout;
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, OnceCell};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::process::Command;
+use train::dist::{self, DistError, Environment, Store, Told};
+
+/// How long ranks look for the store.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks for the leader's next word.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a rank that was asked to stop waits for the leader's last word.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a folder of the network may show another rank what it was before.
+const PATIENCE_WITH_FOLDERS: Duration = Duration::from_secs(10);
+/// How long the leader's store stays for the others to read its last word.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Tells a worker that another process serves the store.
+const STORE_IS_SERVED: (&str, &str) = ("TORCHELASTIC_USE_AGENT_STORE", "True");
+
+/// Set by a rank that was asked to stop.
+const STOP: &str = "stop";
+
+/// How a rank ends that was stopped.
+const STOPPED: Word = Word::End { code: 130 };
+
+/// For those who did not mean to start one of several processes.
+pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them to run alone";
+
+/// What the leader tells the others, one word after the other.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// Train this order.
+    Train(SealedOrder),
+    /// Go, with this exit code.
+    End { code: u8 },
+}
+
+impl Word {
+    fn read(text: &[u8]) -> Result<Self, CliError> {
+        serde_json::from_slice(text).map_err(|error| {
+            CliError::environment(format!("rank 0 says what nobody understands: {error}"))
+        })
+    }
+}
+
+/// Rank 0.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    environment: Environment,
+    store: Store,
+    n_words: Cell<u64>,
+    /// The runs folder, and what seals orders in it; once it is locked.
+    sealing: OnceCell<(PathBuf, Key)>,
+}
+
+/// Another rank.
+struct Follower<'a> {
+    environment: Environment,
+    store: Store,
+    /// The runs folder that this process was given.
+    runs_dir: &'a dyn Fn() -> Result<PathBuf, CliError>,
+    /// When it was asked to stop.
+    stopped: Option<Instant>,
+}
+
+/// Does `work`, in which rank 0 may lead; other ranks follow until it is done and end with its exit code. They take
+/// orders in `runs_dir` only.
+///
+/// # Errors
+/// Those of `work`; on other ranks, those of their launch.
+pub(crate) async fn in_company(
+    runs_dir: &dyn Fn() -> Result<PathBuf, CliError>,
+    work: impl AsyncFnOnce(Option<&Leader>) -> Result<u8, CliError>,
+) -> Result<u8, CliError> {
+    let Some(environment) = Environment::of_process()? else {
+        return work(None).await;
+    };
+    let is_server = environment.rank == 0 && !environment.store.is_served_by_launcher;
+    let prefix = format!("sae-run/{}/company", environment.restart_count);
+    let wait = (environment.rank, PATIENCE);
+    dist::tell_waits(|text| table::note_with_hint(text, ALONE));
+    let store = Store::open(&environment.store, is_server, &prefix, wait)?;
+    if environment.rank > 0 {
+        store.set(&here_key(environment.rank), b"here")?;
+        let follower = Follower {
+            environment,
+            store,
+            runs_dir,
+            stopped: None,
+        };
+        return follower.follow().await;
+    }
+    let leader = Leader {
+        environment,
+        store,
+        n_words: Cell::new(0),
+        sealing: OnceCell::new(),
+    };
+    let outcome = work(Some(&leader)).await;
+    let code = outcome
+        .as_ref()
+        .map_or_else(CliError::exit_code, |code| *code);
+    leader.dismiss(code)?;
+    outcome
+}
+
+impl Leader {
+    /// Makes the key for orders in `runs_dir`, which this process has locked.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn lead_in(&self, runs_dir: &Path) -> Result<(), CliError> {
+        let key = Key::make(runs_dir)?;
+        let _ = self.sealing.set((runs_dir.into(), key));
+        Ok(())
+    }
+
+    fn say(&self, word: &Word) -> Result<(), CliError> {
+        let text = serde_json::to_vec(word).expect("plain fields serialise to JSON");
+        self.store.set(&word_key(self.n_words.get()), &text)?;
+        self.n_words.set(self.n_words.get() + 1);
+        Ok(())
+    }
+
+    /// Sends the others away, and waits until they have heard it.
+    fn dismiss(self, code: u8) -> Result<(), CliError> {
+        self.say(&Word::End { code })?;
+        if self.environment.store.is_served_by_launcher {
+            return Ok(());
+        }
+        let until = Instant::now() + FAREWELL;
+        for rank in 1..self.environment.world_size {
+            let left = until.saturating_duration_since(Instant::now());
+            // A rank that is gone says nothing.
+            let _ = self
+                .store
+                .get(&bye_key(rank), left.max(Duration::from_millis(1)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Launcher for &Leader {
+    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
+        let (runs_dir, key) = self.sealing.get().expect("it leads in a locked folder");
+        let sealed = key.seal(order, runs_dir, self.n_words.get())?;
+        self.say(&Word::Train(sealed))?;
+        Ok(part_of(program, order))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.store.has(STOP).unwrap_or(false)
+    }
+
+    fn missing(&self) -> Option<String> {
+        let Environment {
+            world_size, store, ..
+        } = &self.environment;
+        let is_missing = |rank: &usize| !self.store.has(&here_key(*rank)).unwrap_or(true);
+        let ranks: Vec<String> = (1..*world_size)
+            .filter(is_missing)
+            .map(|rank| rank.to_string())
+            .collect();
+        let whom = format!("rank {} of {world_size}, at {store}", ranks.join(", "));
+        (!ranks.is_empty()).then_some(whom)
+    }
+}
+
+impl Follower<'_> {
+    /// Does what the leader says, to the end.
+    async fn follow(mut self) -> Result<u8, CliError> {
+        let mut signals = StopSignals::new()?;
+        for n_words in 0.. {
+            match self.next_word(n_words, &mut signals).await? {
+                Word::Train(sealed) => {
+                    let order = self.open(&sealed, n_words).await?;
+                    self.train(&order, &mut signals).await?;
+                }
+                Word::End { code } => {
+                    // The leader may have gone meanwhile.
+                    let _ = self.store.set(&bye_key(self.environment.rank), b"bye");
+                    return Ok(code);
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    async fn next_word(
+        &mut self,
+        n_words: u64,
+        signals: &mut StopSignals,
+    ) -> Result<Word, CliError> {
+        let key = word_key(n_words);
+        let (since, mut told) = (Instant::now(), Told::default());
+        while !self.store.has(&key)? {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = signals.recv() => if self.is_stopped_again() {
+                    return Ok(STOPPED);
+                }
+            }
+            if self
+                .stopped
+                .is_some_and(|since| since.elapsed() > LAST_PATIENCE)
+            {
+                return Ok(STOPPED);
+            }
+            if told.is_due(since) {
+                let address = &self.environment.store;
+                table::note(&format!(
+                    "waiting for rank 0, at {address}, to say what is next"
+                ));
+            }
+        }
+        Word::read(&self.store.get(&key, PATIENCE)?.unwrap_or_default())
+    }
+
+    /// The file of an order, in the runs folder that this process was given and sealed by rank 0.
+    async fn open(&self, sealed: &SealedOrder, number: u64) -> Result<PathBuf, CliError> {
+        let runs_dir = (self.runs_dir)()?;
+        let runs_dir = runs_dir
+            .canonicalize()
+            .map_err(|error| CliError::io("find", &runs_dir, &error))?;
+        let until = Instant::now() + PATIENCE_WITH_FOLDERS;
+        loop {
+            let opened = Key::read(&runs_dir).and_then(|key| sealed.open(&key, &runs_dir, number));
+            match opened {
+                Err(_) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Runs this rank's part of a worker to its end; how it ended, rank 0 knows by its own.
+    async fn train(&mut self, order: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
+        let program = this_program()?;
+        let rank = self.environment.rank;
+        let log = order.with_file_name(runs_layout::log_of_rank(rank));
+        let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
+        let mut stdin = child.stdin.take();
+        loop {
+            tokio::select! {
+                status = child.wait() => {
+                    status.map_err(|error| {
+                        CliError::environment(format!("cannot wait for the worker: {error}"))
+                    })?;
+                    return Ok(());
+                }
+                () = signals.recv() => {
+                    drop(stdin.take());
+                    if self.is_stopped_again() {
+                        // It may have ended by itself meanwhile.
+                        let _ = child.start_kill();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the leader to stop, and says whether that was asked for before.
+    fn is_stopped_again(&mut self) -> bool {
+        let before = self.stopped.replace(Instant::now());
+        // Without the leader there is nothing to stop.
+        let _ = self.store.set(STOP, b"1");
+        before.is_some()
+    }
+}
+
+/// The command of a rank's part of a worker.
+fn part_of(program: &Path, order: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(worker_args(order))
+        .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);
+    command
+}
+
+fn word_key(n_words: u64) -> String {
+    format!("word/{n_words}")
+}
+
+/// Set by a rank that has come.
+fn here_key(rank: usize) -> String {
+    format!("here/{rank}")
+}
+
+fn bye_key(rank: usize) -> String {
+    format!("bye/{rank}")
+}
+
+impl From<DistError> for CliError {
+    fn from(error: DistError) -> Self {
+        train::TrainError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use files::testing::any_bytes;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_rank_0_are_a_word_or_an_error(text in any_bytes(vec![
+            br#"{"Train":{"path":"sweep/order.json","digest":"00","seal":"ff"}}"#.to_vec(),
+            br#"{"End":{"code":130}}"#.to_vec(),
+        ])) {
+            match Word::read(&text) {
+                Ok(word) => {
+                    let again = Word::read(&serde_json::to_vec(&word).unwrap()).unwrap();
+                    prop_assert_eq!(format!("{again:?}"), format!("{word:?}"));
+                }
+                Err(error) => prop_assert!(error.to_string().starts_with("rank 0 says")),
+            }
+        }
+    }
+}

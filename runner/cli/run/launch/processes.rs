@@ -1,0 +1,108 @@
+//! How many processes train a stream together.
+
+use super::torchrun;
+use crate::error::CliError;
+use crate::show::table;
+use plan::{Launch, Launcher, Nproc};
+use train::CudaStatus;
+use train::dist::Environment;
+
+/// The processes that train a stream together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Processes {
+    /// All of them.
+    pub(crate) n_ranks: usize,
+    /// Those on this machine.
+    pub(crate) n_here: usize,
+    /// Why nobody knows their number, where that is so and one is assumed.
+    unknown: Option<String>,
+}
+
+impl Processes {
+    /// Those that this process was launched with, else those that `launch` asks for.
+    ///
+    /// # Errors
+    /// A launcher's variables that make no sense.
+    pub(crate) fn of(launch: &Launch) -> Result<Self, CliError> {
+        let environment = Environment::of_process()?;
+        Ok(match environment {
+            Some(environment) => Self {
+                n_ranks: environment.world_size,
+                n_here: environment.local_size.clamp(1, environment.world_size),
+                unknown: None,
+            },
+            None => Self::asked_for(launch, train::init_backends),
+        })
+    }
+
+    fn asked_for(launch: &Launch, cuda: impl FnOnce() -> &'static CudaStatus) -> Self {
+        match (launch.launcher, launch.nproc_per_node) {
+            (Launcher::Local, _) => Self::here(1),
+            (Launcher::Torchrun, Nproc::Count(count)) => Self::here(count),
+            (Launcher::Torchrun, Nproc::Gpu) => match torchrun::n_gpus(cuda()) {
+                Ok(n_gpus) => Self::here(n_gpus),
+                Err(why) => Self {
+                    unknown: Some(why.to_string()),
+                    ..Self::here(1)
+                },
+            },
+        }
+    }
+
+    /// So many on this machine.
+    pub(crate) fn here(n_processes: usize) -> Self {
+        Self {
+            n_ranks: n_processes,
+            n_here: n_processes,
+            unknown: None,
+        }
+    }
+
+    /// Says of a plan that it was made for another number of processes than will train.
+    pub(crate) fn note(&self) {
+        if let Some(why) = &self.unknown {
+            table::note_with_hint(
+                &format!("{why}; planned as for one process"),
+                "`--set launch.nproc_per_node=8` plans for eight",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked_for(launcher: Launcher, nproc_per_node: Nproc, cuda: CudaStatus) -> Processes {
+        let launch = Launch {
+            launcher,
+            nproc_per_node,
+            ..Launch::default()
+        };
+        Processes::asked_for(&launch, || Box::leak(Box::new(cuda)))
+    }
+
+    #[test]
+    fn torchrun_starts_several() {
+        let four = || CudaStatus::Available { n_devices: 4 };
+        let number = |launcher, nproc| {
+            let processes = asked_for(launcher, nproc, four());
+            assert_eq!(processes.unknown, None);
+            assert_eq!(processes.n_here, processes.n_ranks);
+            processes.n_ranks
+        };
+        assert_eq!(number(Launcher::Local, Nproc::Count(8)), 1);
+        assert_eq!(number(Launcher::Torchrun, Nproc::Count(8)), 8);
+        assert_eq!(number(Launcher::Torchrun, Nproc::Gpu), 4);
+    }
+
+    #[test]
+    fn without_a_gpu_one_process_for_each_is_planned_as_one() {
+        let none = CudaStatus::Unavailable {
+            reason: "no driver".into(),
+        };
+        let processes = asked_for(Launcher::Torchrun, Nproc::Gpu, none);
+        assert_eq!(processes.n_ranks, 1);
+        assert!(processes.unknown.unwrap().contains("no driver"));
+    }
+}

@@ -1,0 +1,250 @@
+//! `sae-run SWEEP.toml`: expand, record, train what is not done, show the results.
+//!
+//! - `recording.rs`: a plan in the database, and what earlier workers did; `past_job.rs`: what a job left
+//! - `schedule.rs`: a worker process for each stream, and another where it dies; `queue.rs`: which stream is next
+//!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left
+//! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
+//!   puts aside what cannot be read
+//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
+//!   orders they take; `processes.rs`: how many
+//! - `runs_folder.rs`: the lock of a runs folder; `signals.rs`: Ctrl-C
+
+pub(crate) mod event_tail;
+pub(crate) mod launch;
+pub(crate) mod orphan;
+pub(crate) mod past_job;
+pub(crate) mod queue;
+pub(crate) mod recording;
+pub(crate) mod runs_folder;
+pub(crate) mod schedule;
+pub(crate) mod signals;
+pub(crate) mod unreadable;
+pub(crate) mod watch;
+pub(crate) mod worker_process;
+
+use crate::error::CliError;
+use crate::run::launch::{Launcher, Leader, Processes, in_company};
+use crate::run::recording::{record, recover};
+use crate::run::runs_folder::RunsFolder;
+use crate::run::schedule::{Scheduler, Summary};
+use crate::show::progress::Progress;
+use crate::show::table;
+use crate::sweep::config::{self, Origin};
+use crate::sweep::expand::{self, Expanded};
+use crate::sweep::hub_access;
+use crate::sweep::paths::Folders;
+use crate::sweep::rounds;
+use args::TrainArgs;
+use args::{RunArgs, RunOptions};
+use std::path::Path;
+use store::{JobStatus, RecordedJob, RecordedPlan, Store};
+
+/// The settings of a job in its folder, which are written with each checkpoint, after its SAEs.
+const JOB_CONFIG: &str = "config.json";
+
+/// Runs or resumes a sweep.
+///
+/// # Errors
+/// Bad input or a bad environment; a failing job is no error but an exit code.
+pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
+    let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
+    in_company(&runs_dir, async |leader| {
+        let mut expanded = expand::expand(&args.sweep())?;
+        let ended = run_expanded(&mut expanded, &args.options, leader).await?;
+        Ok(ended.exit_code)
+    })
+    .await
+}
+
+/// Runs or resumes the one job that options describe.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn train(args: TrainArgs) -> Result<u8, CliError> {
+    let given = args.given();
+    let runs_dir = || config::runs_dir_of_options(&given);
+    in_company(&runs_dir, async |leader| train_job(args, leader).await).await
+}
+
+async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
+    if args.refuses_to_resume() {
+        return Err(
+            CliError::input("a job always goes on from its last checkpoint")
+                .with_hint("`--fresh` trains it anew".to_owned()),
+        );
+    }
+    if let Some(token) = args.hf_token.take() {
+        hub_access::use_token(token);
+    }
+    let folders = Folders::of_this_machine()?;
+    let sweep = config::load_given(&args.given(), &folders)?;
+    let mut expanded = expand::expand_sweep(sweep, folders)?;
+    let ended = run_expanded(&mut expanded, &args.options, leader).await?;
+    if let Some(job) = ended.recorded.iter().flat_map(|plan| &plan.jobs).next() {
+        note_folder(Path::new(&expanded.sweep.sweep.runs_dir), job);
+    }
+    Ok(ended.exit_code)
+}
+
+/// Says where the SAEs of a job are, as far as there are any: where it was first put, whatever it is called
+/// now.
+fn note_folder(runs_dir: &Path, job: &RecordedJob) {
+    let dir = runs_dir.join(&job.dir);
+    let has_checkpoint = dir.join(JOB_CONFIG).is_file();
+    let what = match (job.status, has_checkpoint) {
+        (_, false) => return,
+        (JobStatus::Done, true) => "its SAEs",
+        (_, true) => "its SAEs up to the last checkpoint",
+    };
+    table::note(&format!("{what} are in `{}`", dir.display()));
+}
+
+/// How a run ended.
+struct Ended {
+    exit_code: u8,
+    /// Where the jobs stand; `None`: it was a dry run.
+    recorded: Option<RecordedPlan>,
+}
+
+async fn run_expanded(
+    expanded: &mut Expanded,
+    args: &RunOptions,
+    leader: Option<&Leader>,
+) -> Result<Ended, CliError> {
+    if args.dry_run {
+        Processes::of(&expanded.sweep.sweep.launch)?.note();
+        return Ok(Ended {
+            exit_code: table::print(&table::plan(&expanded.plan))?,
+            recorded: None,
+        });
+    }
+    let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
+    let folder = lock(expanded)?;
+    if let Some(leader) = leader {
+        leader.lead_in(folder.path())?;
+    }
+    let store = Store::open(&folder.database()).await?;
+    let later = store.later_rounds(&expanded.sweep.text, &expanded.plan);
+    for round in later.await? {
+        expanded.replay(round)?;
+    }
+    let place = Place {
+        store: &store,
+        folder: &folder,
+        launcher: launcher.as_ref(),
+    };
+    let before = recover(&store, &folder, expanded, args).await?;
+    let mut recorded = before.clone();
+    let mut summary = Summary::default();
+    loop {
+        summary.add(run_round(&place, expanded, &recorded, args.quiet).await?);
+        recorded = record(&store, expanded).await?;
+        if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
+            break;
+        }
+        if summary.is_cut_off {
+            withheld(expanded);
+            break;
+        }
+        let rows = store.results(&expanded.plan.sweep).await?;
+        if !expanded.next_round(rounds::results(&expanded.plan, &rows))? {
+            break;
+        }
+        recorded = record(&store, expanded).await?;
+    }
+    let progress = (&before, &recorded);
+    let exit_code = conclude(args, &store, &expanded.plan.sweep, progress, &summary).await?;
+    store.close().await;
+    Ok(Ended {
+        exit_code,
+        recorded: Some(recorded),
+    })
+}
+
+/// Locks the runs folder, in whose place the user may name another.
+fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
+    let option = match expanded.sweep.origin {
+        Origin::File => "--set runs_dir=DIR",
+        Origin::Options => "--save_dir DIR",
+    };
+    RunsFolder::lock(&expanded.sweep.sweep.runs_dir).map_err(|error| {
+        let hint = error.hint().unwrap_or_default();
+        let hint = format!("{hint}; `{option}` names another folder");
+        error.with_hint(hint)
+    })
+}
+
+/// Says why a recipe is not asked for the next round: what it answers is stored for good.
+fn withheld(expanded: &Expanded) {
+    let round = expanded.plan.rounds.len();
+    table::note_with_hint(
+        &format!("round {round} is not planned: jobs are unfinished by no fault of their own"),
+        "run the same command again, without `--fresh`, to finish them first",
+    );
+}
+
+/// Where a sweep is run.
+struct Place<'a> {
+    store: &'a Store,
+    folder: &'a RunsFolder,
+    launcher: &'a dyn Launcher,
+}
+
+/// Trains what is left of the jobs that are planned by now.
+async fn run_round(
+    place: &Place<'_>,
+    expanded: &Expanded,
+    recorded: &RecordedPlan,
+    quiet: bool,
+) -> Result<Summary, CliError> {
+    let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
+    let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
+    expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
+    let scheduler = Scheduler {
+        store: place.store,
+        folder: place.folder,
+        expanded,
+        progress: Progress::new(&expanded.plan, recorded, quiet),
+        launcher: place.launcher,
+    };
+    scheduler.run(recorded).await
+}
+
+async fn conclude(
+    args: &RunOptions,
+    store: &Store,
+    sweep: &str,
+    (before, after): (&RecordedPlan, &RecordedPlan),
+    summary: &Summary,
+) -> Result<u8, CliError> {
+    let results = store.results(sweep).await?;
+    if !results.is_empty() {
+        table::print(&table::results(&results))?;
+    }
+    let ((n_done, _), (_, n_jobs)) = (before.progress(), after.progress());
+    let all_are = match n_jobs {
+        1 => "the job is".to_owned(),
+        n => format!("all {n} jobs are"),
+    };
+    let earlier = match n_done {
+        0 => String::new(),
+        n => format!(", {n} of them earlier"),
+    };
+    if before == after && before.is_done() {
+        table::note(&format!(
+            "{all_are} done already; `--fresh` trains them anew"
+        ));
+    } else if summary.exit_code() == 0 {
+        table::note(&format!("{all_are} done{earlier}"));
+    }
+    for failure in &summary.failures {
+        failure.print();
+    }
+    if summary.interrupted {
+        let without = if args.fresh { " without `--fresh`" } else { "" };
+        table::note(&format!(
+            "stopped; run the same command again{without} to go on from the last checkpoints"
+        ));
+    }
+    Ok(summary.exit_code())
+}

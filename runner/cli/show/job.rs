@@ -1,0 +1,273 @@
+//! `sae-run show`: all that is known of a job.
+
+use crate::commands::rm::n_bytes;
+use crate::error::CliError;
+use crate::show::plot::plot;
+use crate::show::table::{self, escaped};
+use crate::sweep::config;
+use args::{ShowArgs, StoreArgs};
+use plan::runs_layout::DATABASE;
+use serde_json::json;
+use std::fmt::Write;
+use std::panic;
+use std::path::{Path, PathBuf};
+use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow, Store};
+
+/// Opens the database of a runs folder for reading.
+///
+/// # Errors
+/// The database does not exist, or is not ours.
+pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
+    leave_out_driver();
+    Ok(Store::open_read_only(&config::runs_dir(args)?.join(DATABASE)).await?)
+}
+
+/// The driver's thread panics where SQLite has no memory for the copy of a row; the query then ends in an
+/// error that says so.
+fn leave_out_driver() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let words = info.payload_as_str().unwrap_or_default();
+        if !words.contains("SQLite failed to allocate memory") {
+            usual(info);
+        }
+    }));
+}
+
+/// `sae-run show JOB`.
+///
+/// # Errors
+/// No database or no such job.
+pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
+    let store = open(&args.store).await?;
+    let job = store.job(&args.job).await?;
+    let folder = config::runs_dir(&args.store)?.join(&job.dir);
+    let files = files(&job, &folder);
+    if args.json {
+        let mut whole = store.job_json(&job.job_id).await?;
+        let file = |(path, n_bytes): &(PathBuf, u64)| json!({"path": path, "n_bytes": n_bytes});
+        whole["files"] = files.iter().map(file).collect();
+        return table::print(&format!("{whole:#}\n"));
+    }
+    let config = serde_json::to_string_pretty(&job.config).expect("JSON serialises");
+    let parts = [
+        head(&job, &folder),
+        saes(&job),
+        curves(&job),
+        evaluations(&job),
+        attempts(&job),
+        remarks(&job),
+        checkpoints(&job),
+        publications(&job),
+        table::render(&["folder", "size"], sizes(&files), 1),
+        format!("configuration {config}\n"),
+    ];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    table::print(&parts.collect::<Vec<_>>().join("\n"))
+}
+
+fn head(job: &JobDetails, folder: &Path) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(text, "{key:<10} {}", escaped(value));
+    };
+    line("job", &job.job_id);
+    for name in &job.names {
+        let edited = if name.is_current {
+            ""
+        } else {
+            " (in an earlier version)"
+        };
+        line("sweep", &format!("{}: {}{edited}", name.sweep, name.job));
+    }
+    line("status", &job.status.to_string());
+    line("folder", &folder.display().to_string());
+    if let Some(tokens) = job.config["tokens_per_update"].as_u64() {
+        line("update", &format!("{tokens} tokens"));
+    }
+    line("created", &time(job.created_ms));
+    if let Some(done_ms) = job.done_ms {
+        line("done", &time(done_ms));
+    }
+    text
+}
+
+fn saes(job: &JobDetails) -> String {
+    let row = |sae: &SaeRow| {
+        vec![
+            sae.name.clone(),
+            sae.d_in.to_string(),
+            sae.num_latents.to_string(),
+            sae.k.to_string(),
+            format!("{:.2e}", sae.lr),
+            sae.step
+                .map_or_else(|| "-".to_owned(), |step| step.to_string()),
+            table::number(sae.fvu, 4),
+            table::number(sae.l0, 1),
+            table::number(sae.dead_pct, 1),
+        ]
+    };
+    let header = [
+        "SAE", "d_in", "latents", "k", "lr", "step", "FVU", "L0", "dead %",
+    ];
+    table::render(&header, job.saes.iter().map(row).collect(), 1)
+}
+
+/// How the FVU of each SAE fell.
+fn curves(job: &JobDetails) -> String {
+    let mut text = String::new();
+    for sae in &job.saes {
+        let points = job.curve.iter().filter(|point| point.sae == sae.name);
+        let points: Vec<_> = points
+            .filter_map(|point| Some((point.step as f64, point.fvu?)))
+            .collect();
+        let drawn = plot(&points);
+        if let (Some((first, _)), Some((last, _)), false) =
+            (points.first(), points.last(), drawn.is_empty())
+        {
+            let name = escaped(&sae.name);
+            let _ = writeln!(text, "FVU of {name}, steps {first} to {last}\n{drawn}");
+        }
+    }
+    text.trim_end_matches('\n').to_owned() + if text.is_empty() { "" } else { "\n" }
+}
+
+fn evaluations(job: &JobDetails) -> String {
+    if job.evaluations.is_empty() {
+        return String::new();
+    }
+    let row = |sae: &EvaluatedSae| {
+        vec![
+            sae.sae.clone(),
+            sae.step.to_string(),
+            table::number(sae.fvu, 4),
+            table::number(sae.l0, 1),
+            table::number(sae.dead_pct, 1),
+            table::number(sae.ce_clean, 4),
+            table::number(sae.ce_spliced, 4),
+            table::number(sae.ce_recovered, 4),
+            table::number(sae.kl, 4),
+        ]
+    };
+    let header = [
+        "held out",
+        "step",
+        "FVU",
+        "L0",
+        "dead %",
+        "CE clean",
+        "CE spliced",
+        "recovered",
+        "KL",
+    ];
+    table::render(&header, job.evaluations.iter().map(row).collect(), 1)
+}
+
+fn attempts(job: &JobDetails) -> String {
+    let row = |attempt: &AttemptRow| {
+        vec![
+            format!("{} #{}", attempt.stream_id, attempt.number),
+            attempt.status.to_string(),
+            attempt.device.clone().unwrap_or_default(),
+            attempt.host.clone().unwrap_or_default(),
+            time(attempt.started_ms),
+            attempt.ended_ms.map(time).unwrap_or_default(),
+            attempt.reason.clone().unwrap_or_default(),
+        ]
+    };
+    let header = [
+        "attempt",
+        "status",
+        "device",
+        "host",
+        "started (UTC)",
+        "ended (UTC)",
+        "reason",
+    ];
+    table::render(&header, job.attempts.iter().map(row).collect(), usize::MAX)
+}
+
+/// What workers found and remarked.
+fn remarks(job: &JobDetails) -> String {
+    let mut text = String::new();
+    for verdict in &job.verdicts {
+        let (sae, reason) = (escaped(&verdict.sae), escaped(&verdict.reason));
+        let end = if verdict.is_fatal {
+            " (trained no further)"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "verdict    {sae} at step {}: {reason}{end}",
+            verdict.step
+        );
+    }
+    for note in &job.notes {
+        let _ = writeln!(text, "note       {}", escaped(&note.message));
+    }
+    text
+}
+
+fn checkpoints(job: &JobDetails) -> String {
+    let row = |checkpoint: &CheckpointRow| {
+        let kind = if checkpoint.is_final { "final" } else { "" };
+        vec![
+            checkpoint.step.to_string(),
+            time(checkpoint.created_ms),
+            kind.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = job.checkpoints.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table::render(&["checkpoint", "complete (UTC)", ""], rows, usize::MAX)
+}
+
+fn publications(job: &JobDetails) -> String {
+    let row = |publication: &JobPublication| {
+        vec![
+            publication.repo.clone(),
+            publication.branch.clone(),
+            publication.commit_id.clone(),
+            time(publication.created_ms),
+            publication.n_saes.to_string(),
+        ]
+    };
+    let rows: Vec<_> = job.publications.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    table::render(
+        &["published", "branch", "commit", "at (UTC)", "SAEs"],
+        rows,
+        4,
+    )
+}
+
+/// The folders of the SAEs that there are, and the bytes in each.
+fn files(job: &JobDetails, folder: &Path) -> Vec<(PathBuf, u64)> {
+    let paths = job.saes.iter().map(|sae| folder.join(&sae.name));
+    let paths = paths.filter(|path| path.is_dir());
+    paths
+        .map(|path| {
+            let n_bytes = n_bytes(&path);
+            (path, n_bytes)
+        })
+        .collect()
+}
+
+fn sizes(files: &[(PathBuf, u64)]) -> Vec<Vec<String>> {
+    let row =
+        |(path, n_bytes): &(PathBuf, u64)| vec![path.display().to_string(), table::bytes(*n_bytes)];
+    files.iter().map(row).collect()
+}
+
+/// A time in UTC, to the second.
+pub(crate) fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(
+        |_| ms.to_string(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
+}

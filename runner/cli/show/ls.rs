@@ -1,0 +1,140 @@
+//! `sae-run ls`: sweeps, or their SAEs.
+
+use crate::error::CliError;
+use crate::show::answer;
+use crate::show::{job, table};
+use args::LsArgs;
+use serde_json::Value;
+use store::{Listing, QueryLimits, QueryTable, Store};
+
+/// `sae-run ls`.
+///
+/// # Errors
+/// No database, no such sweep or column, a condition that SQLite does not understand.
+pub(crate) async fn ls(args: &LsArgs) -> Result<u8, CliError> {
+    let store = job::open(&args.store).await?;
+    let wants_saes = args.sweep.is_some()
+        || args.condition.is_some()
+        || !args.sort.is_empty()
+        || args.limit.is_some()
+        || args.all;
+    if wants_saes {
+        saes(&store, args).await
+    } else {
+        sweeps(&store, args).await
+    }
+}
+
+async fn sweeps(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
+    let sweeps = store.sweeps().await?;
+    if args.format.json || args.format.csv {
+        let columns = [
+            "sweep",
+            "recipe",
+            "n_jobs",
+            "n_done",
+            "n_failed",
+            "n_running",
+            "created_ms",
+            "last_activity_ms",
+        ];
+        let rows = sweeps.into_iter().map(|sweep| -> Vec<Value> {
+            vec![
+                sweep.sweep.into(),
+                sweep.recipe.into(),
+                sweep.n_jobs.into(),
+                sweep.n_done.into(),
+                sweep.n_failed.into(),
+                sweep.n_running.into(),
+                sweep.created_ms.into(),
+                sweep.last_activity_ms.into(),
+            ]
+        });
+        let found = QueryTable {
+            columns: columns.map(str::to_owned).into(),
+            rows: rows.collect(),
+            is_cut: false,
+        };
+        return answer::print(&found, args.format);
+    }
+    let row = |sweep: &store::SweepSummary| {
+        vec![
+            sweep.sweep.clone(),
+            sweep.recipe.clone(),
+            format!("{}/{}", sweep.n_done, sweep.n_jobs),
+            sweep.n_failed.to_string(),
+            sweep.n_running.to_string(),
+            job::time(sweep.last_activity_ms),
+        ]
+    };
+    let header = [
+        "sweep",
+        "recipe",
+        "done",
+        "failed",
+        "running",
+        "last activity (UTC)",
+    ];
+    table::print(&table::render(&header, sweeps.iter().map(row).collect(), 2))
+}
+
+async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
+    let listing = Listing {
+        sweep: args.sweep.clone(),
+        condition: args.condition.clone(),
+        sort: args.sort.clone(),
+        limit: args.limit,
+        with_earlier: args.all,
+    };
+    let found = store.listing(&listing, &QueryLimits::default()).await?;
+    if args.format.json || args.format.csv {
+        return answer::print(&found, args.format);
+    }
+    let mut shown: Vec<(&str, &str, usize)> = SHOWN.to_vec();
+    if args.sweep.is_some() {
+        shown.remove(0);
+    }
+    // What is sorted by is shown.
+    for key in &args.sort {
+        let column = key.trim_start_matches('-');
+        if !shown.iter().any(|(known, ..)| *known == column) {
+            shown.push((column, column, 4));
+        }
+    }
+    table::print(&as_table(&found, &shown))
+}
+
+/// Columns of the view `result` in the table, their headings, and digits of their fractions.
+const SHOWN: [(&str, &str, usize); 9] = [
+    ("sweep", "sweep", 0),
+    ("job", "job", 0),
+    ("status", "status", 0),
+    ("sae", "hookpoint", 0),
+    ("k", "k", 0),
+    ("num_latents", "latents", 0),
+    ("fvu", "FVU", 4),
+    ("l0", "L0", 1),
+    ("tokens_per_s", "tokens/s", 0),
+];
+
+fn as_table(found: &QueryTable, shown: &[(&str, &str, usize)]) -> String {
+    let index = |name: &str| found.columns.iter().position(|column| column == name);
+    let columns: Vec<_> = shown
+        .iter()
+        .filter_map(|(name, heading, digits)| Some((index(name)?, *heading, *digits)))
+        .collect();
+    let cell = |value: &Value, digits: usize| match value {
+        Value::Null => "-".to_owned(),
+        Value::Number(number) if number.is_f64() => table::number(number.as_f64(), digits),
+        other => answer::plain(other),
+    };
+    let rows = found.rows.iter().map(|row| {
+        let cells = columns
+            .iter()
+            .map(|(index, _, digits)| cell(&row[*index], *digits));
+        cells.collect()
+    });
+    let header: Vec<_> = columns.iter().map(|(_, heading, _)| *heading).collect();
+    let first_number = header.iter().position(|heading| *heading == "k");
+    table::render(&header, rows.collect(), first_number.unwrap_or(usize::MAX))
+}

@@ -1,0 +1,16 @@
+//! What was done, shown.
+//!
+//! - `ls.rs`; `job.rs`: `sae-run show`; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
+//! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
+//!   draws it with uPlot, which is vendored
+//! - `table.rs`: tables and notes; `plot.rs`: curves as text; `progress.rs`: bars
+
+pub(crate) mod answer;
+pub(crate) mod job;
+pub(crate) mod ls;
+pub(crate) mod plot;
+pub(crate) mod progress;
+pub(crate) mod prompt;
+pub(crate) mod report;
+pub(crate) mod sql;
+pub(crate) mod table;

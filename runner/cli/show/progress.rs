@@ -1,0 +1,216 @@
+//! Progress bars on standard error: one for the sweep, one for the running stream. Where standard
+//! error is no terminal, a line now and then instead.
+
+use crate::show::table;
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use plan::{EventKind, Plan};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use store::RecordedPlan;
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    Bars,
+    Lines,
+    Nothing,
+}
+
+/// The progress of a sweep.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    detail: Detail,
+    bars: MultiProgress,
+    jobs: ProgressBar,
+}
+
+/// The progress of one attempt at a stream.
+#[derive(Debug)]
+pub(crate) struct StreamProgress {
+    detail: Detail,
+    bar: ProgressBar,
+    /// Latest FVU by job and SAE.
+    fvu: BTreeMap<(String, String), f64>,
+    n_steps: u64,
+    n_tokens: u64,
+    elapsed_ms: u64,
+    /// Tenths of the tokenising, then of the training that were announced.
+    tenths: Cell<u64>,
+}
+
+impl Progress {
+    pub(crate) fn new(plan: &Plan, recorded: &RecordedPlan, quiet: bool) -> Self {
+        let detail = match () {
+            () if quiet || recorded.is_done() => Detail::Nothing,
+            () if std::io::stderr().is_terminal() => Detail::Bars,
+            () => Detail::Lines,
+        };
+        let target = match detail {
+            Detail::Bars => ProgressDrawTarget::stderr(),
+            Detail::Lines | Detail::Nothing => ProgressDrawTarget::hidden(),
+        };
+        let bars = MultiProgress::with_draw_target(target);
+        let (n_done, n_jobs) = recorded.progress();
+        let jobs = ProgressBar::new(n_jobs as u64).with_position(n_done as u64);
+        let jobs = bars.add(jobs.with_style(style("{msg:20!} {bar:30} {pos}/{len} jobs")));
+        label(&jobs, &plan.sweep);
+        jobs.tick();
+        Self { detail, bars, jobs }
+    }
+
+    /// A bar for an attempt at a stream.
+    pub(crate) fn stream(&self, stream_id: &str, n_jobs: usize) -> StreamProgress {
+        let template = "{prefix:20!} {bar:30} {pos}/{len} steps, {eta} left, {wide_msg}";
+        let bar = self
+            .bars
+            .add(ProgressBar::new(0).with_style(style(template)));
+        bar.set_prefix(format!("stream {stream_id}"));
+        label(&bar, "starting");
+        if self.detail == Detail::Lines && n_jobs > 0 {
+            let jobs = table::count(n_jobs, "job");
+            table::note(&format!("stream {stream_id}: {jobs} on one forward pass"));
+        }
+        StreamProgress {
+            detail: self.detail,
+            bar,
+            fvu: BTreeMap::new(),
+            n_steps: 0,
+            n_tokens: 0,
+            elapsed_ms: 0,
+            tenths: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn job_done(&self) {
+        self.jobs.inc(1);
+    }
+
+    /// A remark that does not tear the bars.
+    pub(crate) fn say(&self, text: &str) {
+        // A terminal that is gone is no reason to stop.
+        let printed = self.detail == Detail::Bars && self.bars.println(table::remark(text)).is_ok();
+        if !printed {
+            table::note(text);
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        // Not `finish`: that would show all jobs as done.
+        self.jobs.abandon();
+    }
+}
+
+impl StreamProgress {
+    /// Shows an event of the worker.
+    pub(crate) fn show(&mut self, event: &EventKind) {
+        match event {
+            EventKind::Started { device, .. } => {
+                label(&self.bar, &format!("loading on {device}"));
+            }
+            EventKind::Tokenising {
+                n_tokens,
+                n_bytes_read,
+                n_bytes_total,
+            } => {
+                let percent = 100 * n_bytes_read / (*n_bytes_total).max(1);
+                let message = format!("tokenising: {percent} %, {} tokens", HumanCount(*n_tokens));
+                if self.detail == Detail::Lines && percent / 10 > self.tenths.replace(percent / 10)
+                {
+                    table::note(&format!("  {message}"));
+                }
+                label(&self.bar, &message);
+            }
+            EventKind::Evaluating {
+                n_done,
+                n_sequences,
+            } => {
+                let message = format!("evaluating: {n_done}/{n_sequences} sequences");
+                label(&self.bar, &message);
+            }
+            EventKind::Note { message } => self.note(message),
+            EventKind::Unhealthy {
+                job_id,
+                sae,
+                reason,
+                is_fatal,
+                ..
+            } => {
+                let end = if *is_fatal { "; the job ends here" } else { "" };
+                self.note(&format!("job {job_id}, `{sae}`: {reason}{end}"));
+            }
+            EventKind::Ready {
+                first_step,
+                n_steps,
+                ..
+            } => {
+                self.n_steps = *n_steps;
+                self.tenths.set(0);
+                self.bar.set_length(*n_steps);
+                self.bar.set_position(*first_step);
+                self.bar.reset_eta();
+            }
+            EventKind::Metric {
+                job_id, sae, stats, ..
+            } => {
+                self.fvu.insert((job_id.clone(), sae.clone()), stats.fvu());
+            }
+            EventKind::Progress {
+                step,
+                n_tokens,
+                elapsed_ms,
+            } => {
+                self.n_tokens += n_tokens;
+                self.elapsed_ms += elapsed_ms;
+                self.advance(*step);
+            }
+            _ => {}
+        }
+    }
+
+    /// A remark that does not tear the bars.
+    fn note(&self, message: &str) {
+        match self.detail {
+            Detail::Bars => self.bar.println(table::remark(message)),
+            Detail::Lines => table::note(message),
+            Detail::Nothing => {}
+        }
+    }
+
+    fn advance(&self, step: u64) {
+        let tokens_per_s = self.n_tokens as f64 * 1000.0 / self.elapsed_ms.max(1) as f64;
+        let message = format!("{tokens_per_s:.0} tokens/s, {}", self.fvu_range());
+        self.bar.set_position(step);
+        label(&self.bar, &message);
+        let tenths = (step * 10).checked_div(self.n_steps).unwrap_or(0);
+        if self.detail == Detail::Lines && tenths > self.tenths.replace(tenths) {
+            table::note(&format!("  step {step}/{}: {message}", self.n_steps));
+        }
+    }
+
+    /// From the best SAE to the worst.
+    fn fvu_range(&self) -> String {
+        let best = self.fvu.values().copied().fold(f64::INFINITY, f64::min);
+        let worst = self.fvu.values().copied().fold(f64::NEG_INFINITY, f64::max);
+        format!("FVU {best:.3} to {worst:.3}")
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The message beside a bar: one line without anything that steers a terminal.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that writes beside a bar"
+)]
+pub(crate) fn label(bar: &ProgressBar, message: &str) {
+    bar.set_message(table::remark(message));
+}
+
+pub(crate) fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the templates are constants")
+        .progress_chars("━━─")
+}

@@ -1,0 +1,364 @@
+//! Layers of configuration, later ones win: the defaults, the user's `sae-run.toml`, the project's
+//! `sae-run.toml`, the sweep file, `SAE_RUN_*` variables, `--set`, or the options of `sae-run train`.
+
+#[cfg(test)]
+mod any_bytes;
+mod check;
+mod finite;
+mod given;
+mod keys;
+mod secrets;
+mod source;
+
+use crate::error::CliError;
+use crate::sweep::paths::Folders;
+use args::{Given, StoreArgs, SweepArgs};
+use figment::Figment;
+use figment::providers::{Data, Env, Format, Toml};
+use figment::value::{Dict, Value as FigmentValue};
+use finite::first_not_finite;
+use plan::{Sweep, default_of, takes_text, takes_texts};
+use source::SourceFile;
+use std::path::{Path, PathBuf};
+
+pub(crate) use given::load_given;
+pub(crate) use secrets::check_recipe;
+
+/// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
+/// sweep.
+const NOT_SETTINGS: [&str; 8] = [
+    "cache",
+    "cpu_capability",
+    "dist_dir",
+    "engine",
+    "hub_patience",
+    "kernels",
+    "torch",
+    "torchrun",
+];
+
+/// A sweep with everything laid over it.
+#[derive(Debug)]
+pub(crate) struct LoadedSweep {
+    pub(crate) sweep: Sweep,
+    /// The folder of the sweep file, which its paths are relative to.
+    pub(crate) dir: PathBuf,
+    pub(crate) origin: Origin,
+    /// The sweep file's text, for the record; one that says the same as the options where there is
+    /// no file.
+    pub(crate) text: String,
+    layers: Layers,
+}
+
+/// Where a sweep comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A sweep file, whose recipe says which jobs there are.
+    File,
+    /// The options of `sae-run train`: one job, of the sweep's name.
+    Options,
+}
+
+impl LoadedSweep {
+    /// The error with the file and line of the setting it is about, where there is one.
+    pub(crate) fn locate(&self, error: CliError) -> CliError {
+        let place = error.setting().and_then(|key| {
+            let tables = ["vary", "train"];
+            tables
+                .iter()
+                .find_map(|table| self.layers.place(&[table, key], 2))
+        });
+        match place {
+            Some(place) => error.at(&place),
+            None => error,
+        }
+    }
+}
+
+/// The texts a sweep is made of, later ones win; variables are not among them.
+#[derive(Debug)]
+struct Layers {
+    /// The sweep file is the last, where there is one.
+    files: Vec<SourceFile>,
+    sets: Vec<SourceFile>,
+    origin: Origin,
+}
+
+/// The runs folder, for the commands that look at past runs: the one that was named, else that of the
+/// layers below any sweep file.
+///
+/// # Errors
+/// A damaged `sae-run.toml`.
+pub(crate) fn runs_dir(args: &StoreArgs) -> Result<PathBuf, CliError> {
+    if let Some(dir) = &args.runs_dir {
+        return Ok(dir.clone());
+    }
+    let layers = Layers {
+        files: common_files(&Folders::of_this_machine()?)?,
+        sets: Vec::new(),
+        origin: Origin::File,
+    };
+    match layers.merge()?.extract_inner("runs_dir") {
+        Ok(dir) => Ok(dir),
+        Err(error) if error.missing() => Ok("runs".into()),
+        Err(error) => Err(explain(&error, &layers)),
+    }
+}
+
+/// The runs folder of a sweep file with what is laid over it.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn runs_dir_of_sweep(args: &SweepArgs) -> Result<PathBuf, CliError> {
+    let loaded = load(args, &Folders::of_this_machine()?)?;
+    Ok(loaded.sweep.runs_dir.into())
+}
+
+/// The runs folder of the job that options describe.
+///
+/// # Errors
+/// As [`load_given`].
+pub(crate) fn runs_dir_of_options(given: &[Given]) -> Result<PathBuf, CliError> {
+    let loaded = load_given(given, &Folders::of_this_machine()?)?;
+    Ok(loaded.sweep.runs_dir.into())
+}
+
+/// The user's settings, then the project's.
+fn common_files(folders: &Folders) -> Result<Vec<SourceFile>, CliError> {
+    let files = [
+        folders.config.join("sae-run.toml"),
+        PathBuf::from("sae-run.toml"),
+    ];
+    let files = files.iter().filter(|path| path.is_file());
+    let files = files
+        .map(|path| SourceFile::read(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    files.iter().try_for_each(keys::check)?;
+    Ok(files)
+}
+
+impl Layers {
+    fn read(args: &SweepArgs, folders: &Folders) -> Result<Self, CliError> {
+        let sweep_file = SourceFile::read(&args.sweep)?;
+        keys::check(&sweep_file)?;
+        let mut files = common_files(folders)?;
+        files.push(sweep_file);
+        let sets = args
+            .set
+            .iter()
+            .map(|set| parse_set(set))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            files,
+            sets,
+            origin: Origin::File,
+        })
+    }
+
+    fn merge(&self) -> Result<Figment, CliError> {
+        let merge = |figment: Figment, file: &SourceFile| {
+            figment.merge(Toml::string(&file.with_quoted_texts()))
+        };
+        let figment = self.files.iter().fold(Figment::new(), merge);
+        let figment = figment.merge(environment()?).merge(environment_texts());
+        Ok(self.sets.iter().fold(figment, merge))
+    }
+
+    /// What they come to.
+    fn sweep(&self) -> Result<Sweep, CliError> {
+        let mut layers = self.files.iter().chain(&self.sets);
+        layers.try_for_each(secrets::check)?;
+        let merged = self.merge()?;
+        let table: Dict = merged.extract().map_err(|error| explain(&error, self))?;
+        let sweep = match first_not_finite(&table, "") {
+            None => merged.extract(),
+            Some(found) => Err(found.into()),
+        };
+        let sweep = sweep.map_err(|error| explain(&error, self))?;
+        secrets::check_sweep(&sweep)?;
+        Ok(sweep)
+    }
+
+    /// `file:line` of `path` in the layer that wins, where at least `depth` keys of it are there.
+    fn place(&self, path: &[&str], depth: usize) -> Option<String> {
+        let mut layers = self.sets.iter().rev().chain(self.files.iter().rev());
+        layers.find_map(|file| file.place(path, depth))
+    }
+}
+
+/// Reads the sweep file and all layers below and above it.
+///
+/// # Errors
+/// A file that cannot be read, an unknown key or a value of the wrong type, each with file and line.
+pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, CliError> {
+    let layers = Layers::read(args, folders)?;
+    let mut sweep = layers.sweep()?;
+    restore_order(&mut sweep, &layers);
+    check::check_sweep(&sweep, &args.sweep.display().to_string())?;
+    let dir = args.sweep.parent().unwrap_or(Path::new("")).to_path_buf();
+    let text = layers.files.last().map_or("", |file| &file.text).to_owned();
+    let loaded = LoadedSweep {
+        sweep,
+        dir,
+        origin: layers.origin,
+        text,
+        layers,
+    };
+    check::check_vary(&loaded.sweep.vary).map_err(|error| loaded.locate(error))?;
+    Ok(loaded)
+}
+
+fn environment() -> Result<Env, CliError> {
+    let env = variables();
+    for (key, value) in env.iter() {
+        let dotted: Vec<&str> = key.as_str().split('.').collect();
+        let variable = variable_of(&dotted);
+        keys::check_path(&dotted).map_err(|error| error.at(&format!("variable `{variable}`")))?;
+        secrets::check_variable(&variable, key.as_str(), &value)?;
+    }
+    Ok(env)
+}
+
+fn variables() -> Env {
+    Env::prefixed("SAE_RUN_").ignore(&NOT_SETTINGS).split("__")
+}
+
+/// The variables that look like something else but are of settings that are text, as TOML.
+fn environment_texts() -> Data<Toml> {
+    let of_text = |key: &str| takes_text(&key.split('.').collect::<Vec<_>>());
+    let variables = variables();
+    let lines = variables.iter().filter_map(|(key, text)| {
+        let parsed: FigmentValue = text.parse().ok()?;
+        let is_bare = parsed.as_str().is_none() && of_text(key.as_str());
+        is_bare.then(|| format!("{key} = {}\n", toml::Value::from(text)))
+    });
+    Toml::string(&lines.collect::<String>())
+}
+
+/// `train.k=64` as a piece of TOML; a value that is not TOML is taken as a string, and so is any value of
+/// a setting that is text.
+fn parse_set(set: &str) -> Result<SourceFile, CliError> {
+    let (key, value) = set.split_once('=').ok_or_else(|| {
+        CliError::input(format!("--set `{set}` has no `=`"))
+            .with_hint("write `--set train.k=64`".to_owned())
+    })?;
+    let dotted: Vec<&str> = key.trim().split('.').collect();
+    // Not the value: the key may be a mistake for one that holds a secret.
+    keys::check_path(&dotted).map_err(|error| error.at(&format!("--set `{}`", key.trim())))?;
+    let plain = format!("{key} = {value}\n");
+    let text = match toml::from_str::<toml::Table>(&plain) {
+        Ok(table) if is_as_wanted(&table, &dotted) => plain,
+        _ => format!("{key} = {}\n", toml::Value::from(value)),
+    };
+    let table = toml::from_str(&text).ok();
+    if !table.is_some_and(|table| has_one_key(&table, dotted.len())) {
+        return Err(
+            CliError::input(format!("--set `{}` does not name one key", key.trim()))
+                .with_hint("write `--set train.k=64`, once for each key".to_owned()),
+        );
+    }
+    Ok(SourceFile {
+        name: format!("--set {set}"),
+        text,
+        has_lines: false,
+    })
+}
+
+/// Whether a table has one key, and so has each of the `depth` tables within.
+fn has_one_key(table: &toml::Table, depth: usize) -> bool {
+    let is_one_below = |value: &toml::Value| match value.as_table() {
+        Some(inner) if depth > 1 => has_one_key(inner, depth - 1),
+        _ => true,
+    };
+    table.len() == 1 && table.values().all(is_one_below)
+}
+
+/// Whether the value at `path` may be what it looks like.
+fn is_as_wanted(table: &toml::Table, path: &[&str]) -> bool {
+    let (first, below) = path.split_first().expect("a split text has a first part");
+    let value = below
+        .iter()
+        .try_fold(table.get(*first), |value, key| Some(value?.get(key)));
+    match value.flatten() {
+        Some(toml::Value::String(_)) => true,
+        Some(toml::Value::Array(_)) if takes_texts(path) => true,
+        _ => !takes_text(path),
+    }
+}
+
+/// Figment's error, with the place of the value it is about: the layer that wins and has the whole
+/// key, else the nearest table in the sweep file.
+fn explain(error: &figment::Error, layers: &Layers) -> CliError {
+    let path: Vec<&str> = error.path.iter().map(String::as_str).collect();
+    let key = path.join(".");
+    let message = match (&error.kind, key.is_empty()) {
+        (figment::error::Kind::MissingField(field), _) => format!("`{field}` is missing"),
+        (kind, true) => kind.to_string(),
+        (kind, false) => format!("`{key}`: {kind}"),
+    };
+    // An item of a list has no place of its own.
+    let is_item = |key: &&str| key.parse::<usize>().is_ok();
+    let n_items = path.iter().rev().take_while(|key| is_item(key)).count();
+    let path = &path[..path.len() - n_items];
+    let variable = variable_of(path);
+    let place = match std::env::var_os(&variable) {
+        Some(_)
+            if layers
+                .sets
+                .iter()
+                .all(|set| set.place(path, path.len()).is_none()) =>
+        {
+            Some(format!("variable `{variable}`"))
+        }
+        _ => layers.place(path, path.len()),
+    };
+    let sweep_file = layers.files.last();
+    let place = place
+        .or_else(|| sweep_file.and_then(|file| file.place(path, 1)))
+        .or_else(|| sweep_file.map(|file| file.name.clone()));
+    CliError::input(message)
+        .at(&place.unwrap_or_else(|| "configuration".into()))
+        .with_hint(hint_on(error, path, layers.origin))
+}
+
+/// How the value could be written.
+fn hint_on(error: &figment::Error, path: &[&str], origin: Origin) -> Option<String> {
+    if let figment::error::Kind::MissingField(field) = &error.kind {
+        return Some(format!("add a line `{field} = ...`"));
+    }
+    let key = path.last()?;
+    let written = |default: String| match origin {
+        Origin::File => format!("{key} = {default}"),
+        Origin::Options => {
+            let value = default.replace(['"', '[', ']', ','], "");
+            format!("--{key} {value}").trim_end().to_owned()
+        }
+    };
+    Some(match default_of(path).map(written) {
+        Some(default) => format!("such as `{default}`, which is the default"),
+        None => format!("leave `{key}` out for the default"),
+    })
+}
+
+/// `SAE_RUN_TRAIN__K` for `train.k`.
+fn variable_of(path: &[&str]) -> String {
+    format!("SAE_RUN_{}", path.join("__").to_uppercase())
+}
+
+/// Figment sorts keys; recipes see what varies in the order in which the user wrote it.
+fn restore_order(sweep: &mut Sweep, layers: &Layers) {
+    let order: Vec<String> = layers
+        .files
+        .iter()
+        .rev()
+        .flat_map(|file| file.keys_of("vary"))
+        .collect();
+    let mut vary: Vec<_> = std::mem::take(&mut sweep.vary).into_iter().collect();
+    vary.sort_by_key(|(key, _)| {
+        order
+            .iter()
+            .position(|known| known == key)
+            .unwrap_or(order.len())
+    });
+    sweep.vary = vary.into_iter().collect();
+}

@@ -1,0 +1,199 @@
+//! Data sets by the names that sweeps have for them: files of this machine, or a data set of the
+//! Hugging Face Hub.
+
+use crate::error::CliError;
+use crate::show::table;
+use crate::sweep::download;
+use crate::sweep::hub_access::hub;
+use crate::sweep::models::of_hub_or_folder;
+use crate::sweep::paths;
+use data::{ChosenFile, DataError, files_of_hub, find_files};
+use hub::{DatasetListing, HubError};
+use plan::DataFiles;
+use plan::{DataName, DatasetRequest};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use train::TrainError;
+
+/// Where the Hub keeps a copy in Parquet of data sets in other formats.
+const PARQUET_BRANCH: &str = "refs/convert/parquet";
+
+/// A data set that was found.
+#[derive(Debug)]
+pub(crate) struct FoundDataset {
+    /// Its files; those of the Hub need not be there yet.
+    pub(crate) files: DataFiles,
+    /// Where it is one of the Hub.
+    remote: Option<RemoteFiles>,
+}
+
+#[derive(Debug)]
+struct RemoteFiles {
+    listing: DatasetListing,
+    names: Vec<String>,
+}
+
+/// Finds the data set `wanted`: a file, folder or pattern next to the sweep or below the current
+/// folder; else, where the name can be the id of one, a data set of the Hub. Of the latter, only the
+/// list of its files is asked for.
+///
+/// # Errors
+/// The data set, or that part of it, does not exist.
+pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundDataset, CliError> {
+    let request = wanted.request("split")?;
+    let name = &wanted.dataset;
+    let missing = match find_local(name, sweep_dir) {
+        Ok(path) => return of_this_machine(wanted, &path, &request),
+        Err(missing) => missing,
+    };
+    let is_file_name = !name.contains('/') && data::is_data_file_name(name);
+    if is_file_name || !hub::is_repo_id(name) {
+        return Err(missing.about("dataset".to_owned()));
+    }
+    let revision = wanted.args.revision();
+    let remote = hub().and_then(|hub| hub.dataset_listing(name, revision));
+    let listing =
+        remote.map_err(|error| of_hub_or_folder(error, &missing, "dataset", "data_args"))?;
+    if let Some(notice) = &listing.notice {
+        table::note(&notice.to_string());
+    }
+    match choose(name, &listing, &request) {
+        Ok(chosen) => of_hub(name, &request, listing, chosen),
+        Err(error) => match lack_of_files(name, &listing, &request) {
+            Some(lack) if revision.is_none() => {
+                of_parquet_branch(name, &request)?.ok_or_else(|| of_data(lack))
+            }
+            _ => Err(of_data(error)),
+        },
+    }
+}
+
+/// A path, or a pattern below a folder that exists.
+fn find_local(name: &str, sweep_dir: &Path) -> Result<PathBuf, CliError> {
+    let missing = match paths::find("dataset", name, sweep_dir, None) {
+        Ok(path) => return Ok(path),
+        Err(missing) => missing,
+    };
+    let mut patterns = [sweep_dir.join(name), PathBuf::from(name)].into_iter();
+    patterns
+        .find(|pattern| data::is_pattern(pattern))
+        .ok_or(missing)
+}
+
+fn of_this_machine(
+    wanted: &DataName,
+    path: &Path,
+    request: &DatasetRequest,
+) -> Result<FoundDataset, CliError> {
+    if let Some(revision) = wanted.args.revision() {
+        let (name, path) = (&wanted.dataset, path.display());
+        let message = format!("`{name}` is `{path}`, which has no revision `{revision}`");
+        return Err(CliError::input(message)
+            .with_hint("leave `revision` out of `data_args`".to_owned())
+            .about("data_args".to_owned()));
+    }
+    let files = find_files(path, request).map_err(of_data)?;
+    let remote = None;
+    Ok(FoundDataset { files, remote })
+}
+
+fn of_data(error: DataError) -> CliError {
+    CliError::from(TrainError::from(error)).about("dataset".to_owned())
+}
+
+fn choose(
+    name: &str,
+    listing: &DatasetListing,
+    request: &DatasetRequest,
+) -> Result<Vec<ChosenFile>, DataError> {
+    let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
+    data::choose_files(name, &names, listing.card.as_deref(), request)
+}
+
+/// That a data set has no files that can be read, where that is so. It may have a loading script that
+/// knows its configurations and splits, so the request for one does not count. Files and folders that
+/// the request names do: the copy in Parquet has others.
+fn lack_of_files(
+    name: &str,
+    listing: &DatasetListing,
+    request: &DatasetRequest,
+) -> Option<DataError> {
+    if !request.data_files.is_empty() || request.data_dir.is_some() {
+        return None;
+    }
+    choose(name, listing, &DatasetRequest::default())
+        .err()
+        .filter(|error| {
+            matches!(
+                error,
+                DataError::NoKnownFiles { .. } | DataError::ForeignFormat { .. }
+            )
+        })
+}
+
+/// The copy in Parquet of a data set without files that can be read; `None` where the
+/// Hub has no such copy.
+fn of_parquet_branch(
+    name: &str,
+    request: &DatasetRequest,
+) -> Result<Option<FoundDataset>, CliError> {
+    let listing = hub().and_then(|hub| hub.dataset_listing(name, Some(PARQUET_BRANCH)));
+    let listing = match listing {
+        Err(HubError::NoSuchRevision { .. } | HubError::NotCached { .. }) => return Ok(None),
+        listing => listing?,
+    };
+    let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
+    let copy = data::choose_parquet_copy(name, &names, request).map_err(of_data)?;
+    let split = &request.split;
+    table::note(&match copy.is_partial {
+        true => format!(
+            "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet, which \
+             has only the beginning of split `{split}`"
+        ),
+        false => format!(
+            "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet"
+        ),
+    });
+    of_hub(name, request, listing, copy.files).map(Some)
+}
+
+fn of_hub(
+    name: &str,
+    request: &DatasetRequest,
+    listing: DatasetListing,
+    chosen: Vec<ChosenFile>,
+) -> Result<FoundDataset, CliError> {
+    // A split may take a file twice.
+    let names: BTreeSet<_> = chosen.iter().map(|file| file.name.clone()).collect();
+    let names = names.into_iter().collect();
+    let hash_of = |name: &str| {
+        let mut files = listing.files.iter();
+        let file = files.find(|file| file.name == name);
+        file.expect("what is chosen is listed").content_hash.clone()
+    };
+    let located = chosen.into_iter().map(|file| {
+        let (path, hash) = (listing.dir.join(&file.name), hash_of(&file.name));
+        (file, path, hash)
+    });
+    let files = files_of_hub(name, request, located.collect()).map_err(of_data)?;
+    Ok(FoundDataset {
+        files,
+        remote: Some(RemoteFiles { listing, names }),
+    })
+}
+
+impl FoundDataset {
+    /// Downloads its files, as far as they are not in the cache.
+    ///
+    /// # Errors
+    /// A download that fails.
+    pub(crate) fn fetch(&self, quiet: bool) -> Result<(), CliError> {
+        let Some(RemoteFiles { listing, names }) = &self.remote else {
+            return Ok(());
+        };
+        download::shown(&listing.repo, quiet, |show| {
+            hub()?.download_dataset_files(listing, names, show)
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! How much memory the worker of a stream may take.
+
+use crate::run::launch::Processes;
+use nvml_wrapper::Nvml;
+use plan::Launch;
+use std::env;
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
+
+/// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
+/// promise, and the runtime takes its own.
+const SHARE_PCT: u64 = 90;
+
+/// Bytes that a worker, each of its `processes`, may be predicted to take on any device of `launch`; `None`:
+/// nobody knows.
+pub(crate) fn most_bytes(launch: &Launch, processes: &Processes) -> Option<u64> {
+    let devices = launch.lanes().into_iter();
+    devices
+        .filter_map(|device| of_device(launch, &device, processes))
+        .min()
+}
+
+/// Bytes that the workers on `device` may be predicted to take together, each of their `processes`.
+pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) -> Option<u64> {
+    if launch.memory_bytes.is_some() {
+        return launch.memory_bytes;
+    }
+    let n_here = processes.n_here;
+    // A device that is not there is told of by the worker that looks for it.
+    let n_bytes = match train::cuda_index(device).ok()? {
+        // Each process takes the GPU of its number.
+        Some(_) if !device.contains(':') => (0..n_here).filter_map(of_gpu).min(),
+        Some(cuda_idx) => of_gpu(cuda_idx).map(|n_bytes| n_bytes / n_here as u64),
+        None => of_machine().map(|n_bytes| n_bytes / n_here as u64),
+    };
+    n_bytes.map(|n_bytes| n_bytes / 100 * SHARE_PCT)
+}
+
+/// The machine's, or what a container or a batch system leaves us of it.
+fn of_machine() -> Option<u64> {
+    let mut system = System::new();
+    system.refresh_memory();
+    let own = sysinfo::get_current_pid().ok()?;
+    let only_own = ProcessesToUpdate::Some(&[own]);
+    system.refresh_processes_specifics(only_own, false, ProcessRefreshKind::nothing());
+    let limits = system.process(own).and_then(Process::cgroup_limits);
+    let limit = limits.map_or(u64::MAX, |limits| limits.total_memory);
+    Some(system.total_memory().min(limit)).filter(|&n_bytes| n_bytes > 0)
+}
+
+/// That of the GPU that CUDA gives this number. Asked of NVML: CUDA itself would take up a part of it.
+fn of_gpu(cuda_idx: usize) -> Option<u64> {
+    let nvml = Nvml::init().ok()?;
+    let visible = env::var("CUDA_VISIBLE_DEVICES").ok();
+    let gpu = match visible_gpu(visible.as_deref(), cuda_idx)? {
+        Gpu::Index(idx) => nvml.device_by_index(idx),
+        Gpu::Uuid(uuid) => nvml.device_by_uuid(uuid),
+    };
+    Some(gpu.ok()?.memory_info().ok()?.total)
+}
+
+/// A GPU as NVML knows it.
+#[derive(Debug, PartialEq)]
+enum Gpu {
+    Index(u32),
+    Uuid(String),
+}
+
+/// Which GPU is number `cuda_idx` of those in `CUDA_VISIBLE_DEVICES`.
+fn visible_gpu(visible: Option<&str>, cuda_idx: usize) -> Option<Gpu> {
+    let Some(visible) = visible else {
+        return Some(Gpu::Index(u32::try_from(cuda_idx).ok()?));
+    };
+    let name = visible.split(',').nth(cuda_idx)?.trim();
+    match name.parse() {
+        Ok(idx) => Some(Gpu::Index(idx)),
+        Err(_) => name.starts_with("GPU-").then(|| Gpu::Uuid(name.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(device: &str, memory_bytes: Option<u64>) -> Launch {
+        Launch {
+            device: device.into(),
+            memory_bytes,
+            ..Launch::default()
+        }
+    }
+
+    fn most_bytes_of(launch: &Launch) -> Option<u64> {
+        most_bytes(launch, &Processes::here(1))
+    }
+
+    #[test]
+    fn a_cpu_has_the_memory_of_the_machine() {
+        let n_bytes = most_bytes_of(&launch("cpu", None)).unwrap();
+        assert!((1 << 28..1 << 50).contains(&n_bytes), "{n_bytes}");
+        let quarter = most_bytes(&launch("cpu", None), &Processes::here(4)).unwrap();
+        assert!((n_bytes / 4).abs_diff(quarter) < 100, "{n_bytes} {quarter}");
+    }
+
+    #[test]
+    fn what_the_user_says_counts_and_of_no_device_nothing_is_known() {
+        assert_eq!(most_bytes_of(&launch("cpu", Some(5))), Some(5));
+        let of_four = most_bytes(&launch("cpu", Some(5)), &Processes::here(4));
+        assert_eq!(of_four, Some(5), "each of them");
+        assert_eq!(most_bytes_of(&launch("tpu", None)), None);
+    }
+
+    #[test]
+    fn gpus_are_numbered_as_cuda_numbers_them() {
+        assert_eq!(visible_gpu(None, 2), Some(Gpu::Index(2)));
+        assert_eq!(visible_gpu(Some("3, 1"), 1), Some(Gpu::Index(1)));
+        let uuid = || Gpu::Uuid("GPU-5a".into());
+        assert_eq!(visible_gpu(Some("GPU-5a"), 0), Some(uuid()));
+        assert_eq!(visible_gpu(Some("0"), 1), None);
+        assert_eq!(visible_gpu(Some(""), 0), None);
+        assert_eq!(visible_gpu(Some("MIG-7"), 0), None);
+    }
+}

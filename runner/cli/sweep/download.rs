@@ -1,0 +1,97 @@
+//! How far a download from the Hub is, for people.
+
+use crate::error::CliError;
+use crate::show::progress;
+use crate::show::table;
+use hub::{HubError, Progress};
+use indicatif::{DecimalBytes, ProgressBar};
+use std::io::IsTerminal;
+
+/// Runs a download of files of `repo` and shows how far it is.
+///
+/// # Errors
+/// As the download.
+pub(crate) fn shown<T>(
+    repo: &str,
+    quiet: bool,
+    download: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T, HubError>,
+) -> Result<T, CliError> {
+    let mut shown = DownloadProgress::new(repo, quiet);
+    let downloaded = download(&mut |progress| shown.show(progress));
+    shown.finish();
+    Ok(downloaded?)
+}
+
+/// A bar on standard error, or a line now and then where that is no terminal.
+struct DownloadProgress {
+    repo: String,
+    with_lines: bool,
+    bar: ProgressBar,
+    /// What was said last.
+    said: Said,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    /// That another process has to end first.
+    Waiting,
+    /// So many tenths.
+    Tenths(u128),
+}
+
+impl DownloadProgress {
+    fn new(repo: &str, quiet: bool) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let bar = match is_terminal && !quiet {
+            true => ProgressBar::no_length(),
+            false => ProgressBar::hidden(),
+        };
+        let template = "{prefix:20!} {bar:30} {decimal_bytes}/{decimal_total_bytes}, \
+                        {decimal_bytes_per_sec}, {eta} left{msg}";
+        Self {
+            repo: repo.into(),
+            with_lines: !is_terminal && !quiet,
+            bar: bar
+                .with_style(progress::style(template))
+                .with_prefix(repo.to_owned()),
+            said: Said::Nothing,
+        }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        self.bar.set_length(progress.total_bytes);
+        self.bar.set_position(progress.done_bytes);
+        let waiting = match progress.is_waiting {
+            true => ", waiting for another process",
+            false => "",
+        };
+        progress::label(&self.bar, waiting);
+        if self.with_lines {
+            self.say(progress);
+        }
+    }
+
+    fn say(&mut self, progress: Progress) {
+        // Lengths are what a Hub says, and may be any.
+        let tenths = 10 * u128::from(progress.done_bytes) / u128::from(progress.total_bytes.max(1));
+        let saying = match progress.is_waiting {
+            true => Said::Waiting,
+            false => Said::Tenths(tenths),
+        };
+        // Before the first byte, not all files are counted yet.
+        if saying == self.said || !progress.is_waiting && progress.done_bytes == 0 {
+            return;
+        }
+        self.said = saying;
+        let total = DecimalBytes(progress.total_bytes);
+        table::note(&match progress.is_waiting {
+            true => format!("another process downloads `{}`; waiting for it", self.repo),
+            false => format!("downloading `{}`: {} % of {total}", self.repo, 10 * tenths),
+        });
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,84 @@
+//! A model and a data set that `sae-run eval` and `sae-run encode` are told to use, in place of those of
+//! the job whose SAEs they are given.
+
+use crate::commands::data::tokenise;
+use crate::error::CliError;
+use crate::sweep::expand::Inputs;
+use crate::sweep::paths::Folders;
+use args::NamedDataArgs;
+use data::Tokens;
+use plan::TrainConfig;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+/// What was named, as it was typed.
+pub(crate) struct Named<'a> {
+    /// Folder of the model or its id, and its revision.
+    pub(crate) model: (String, Option<String>),
+    pub(crate) dtype: Option<&'a str>,
+    pub(crate) load_in_8bit: bool,
+    pub(crate) dataset: Option<&'a str>,
+    pub(crate) data: &'a NamedDataArgs,
+    pub(crate) tokenizer_class: Option<&'a str>,
+    pub(crate) ctx_len: Option<usize>,
+}
+
+impl Named<'_> {
+    /// The same under the names of settings, to be laid over those of a job.
+    pub(crate) fn settings(&self) -> Map<String, Value> {
+        let (model, revision) = &self.model;
+        // How a job's own data is read says nothing of data that is named.
+        let split = self.data.split.as_deref().unwrap_or("train");
+        let data_args = self.data.data_args.as_deref().unwrap_or_default();
+        let options = json!({
+            "model": model,
+            "dtype": self.dtype,
+            "load_in_8bit": self.load_in_8bit.then_some(true),
+            "dataset": self.dataset,
+            "split": self.dataset.map(|_| split),
+            "data_args": self.dataset.map(|_| data_args),
+            "text_column": self.data.text_column,
+            "tokenizer_class": self.tokenizer_class,
+            "ctx_len": self.ctx_len,
+        });
+        let mut settings = options.as_object().cloned().unwrap_or_default();
+        settings.retain(|_, value| !value.is_null());
+        settings.insert("revision".into(), json!(revision));
+        // All that is named is used, none of it is held out, and nothing is trained.
+        settings.insert("eval_fraction".into(), 0.0.into());
+        for key in ["eval_dataset", "eval_split", "finetune", "max_examples"] {
+            settings.insert(key.into(), Value::Null);
+        }
+        settings.insert("eval_data_args".into(), json!({}));
+        settings
+    }
+}
+
+/// A model and the tokens of a data set, on this machine.
+pub(crate) struct NamedInputs {
+    pub(crate) model_dir: PathBuf,
+    pub(crate) vocab_size: usize,
+    pub(crate) tokens: Tokens,
+}
+
+impl NamedInputs {
+    /// Those of the settings `config`; what the Hub has is downloaded.
+    ///
+    /// # Errors
+    /// Settings that contradict each other; a model or a data set that is not there or cannot be used.
+    pub(crate) fn fetch(config: &TrainConfig, quiet: bool) -> Result<Self, CliError> {
+        config.validate()?;
+        let folders = Folders::of_this_machine()?;
+        let mut inputs = Inputs::new(Path::new("."), &folders);
+        inputs.of(config, 1)?;
+        inputs.fetch_data(config, quiet)?;
+        let model_dir = inputs.fetch_model(config, quiet)?;
+        let spec = inputs.tokens(config, &config.train_data());
+        let tokens = tokenise(&spec, &folders.cache, quiet)?;
+        Ok(Self {
+            model_dir,
+            vocab_size: spec.vocab_size,
+            tokens,
+        })
+    }
+}
