@@ -1,5 +1,7 @@
 //! Helpers of unit tests: the tiny model and damaged copies of it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use serde_json::Value;
