@@ -2,13 +2,14 @@
 
 use crate::show::table;
 use hub::HubError;
+use plan::message_chain;
 use plan::{FailureKind, PlanError};
 use recipe::RecipeError;
 use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use store::StoreError;
-use train::{TrainError, message_chain};
+use train::TrainError;
 
 /// Lines of a message that are shown at most.
 const MOST_LINES: usize = 16;

@@ -1,6 +1,7 @@
 //! `sae-run rm`: forgets jobs and sweeps, rows and folders.
 
 use crate::error::CliError;
+use crate::run::orphan::lock_stream;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::job;
 use crate::show::table::{self, count, escaped};
@@ -124,7 +125,7 @@ fn announce(removal: &Removal, folders: &[Doomed]) {
 fn check_workers(runs_dir: &Path, removal: &Removal) -> Result<(), CliError> {
     for dir in &removal.all_stream_dirs {
         let path = runs_dir.join(dir);
-        if path.is_dir() && train::lock_stream(&path)?.is_none() {
+        if path.is_dir() && lock_stream(&path)?.is_none() {
             return Err(
                 CliError::environment(format!("a worker still runs in `{dir}`"))
                     .with_hint("wait for it to end".to_owned()),

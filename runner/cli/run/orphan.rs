@@ -2,10 +2,12 @@
 
 use crate::error::CliError;
 use crate::show::table;
+use files::LockHolder;
+use plan::runs_layout::STREAM_LOCK;
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, Signal, System, UpdateKind};
-use train::LockHolder;
 
 /// How long such a worker may take to finish its step and save.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -22,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn wait_for_worker(dir: &Path, take_over: bool) -> Result<(), CliError> {
     let begun = Instant::now();
     let mut announced = false;
-    while dir.is_dir() && train::lock_stream(dir)?.is_none() {
-        let holder = LockHolder::of_stream(dir);
+    while dir.is_dir() && lock_stream(dir)?.is_none() {
+        let holder = LockHolder::read(&dir.join(STREAM_LOCK));
         if begun.elapsed() > PATIENCE {
             return Err(still_runs(dir, holder.as_ref()));
         }
@@ -46,6 +48,16 @@ pub(crate) async fn wait_for_worker(dir: &Path, take_over: bool) -> Result<(), C
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
+}
+
+/// Keeps workers from the stream whose folder is `dir`, for the life of the returned file; `None` while a worker
+/// has it.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub(crate) fn lock_stream(dir: &Path) -> Result<Option<File>, CliError> {
+    let path = dir.join(STREAM_LOCK);
+    files::lock(&path).map_err(|error| CliError::io("lock", &path, &error))
 }
 
 /// Sends the worker a signal, where that is possible from here.

@@ -1,6 +1,7 @@
 //! The parts of an events.jsonl that cannot be read, and how they are put aside.
 
 use crate::error::CliError;
+use crate::run::orphan::lock_stream;
 use crate::show::table;
 use std::fmt;
 use std::fs::{self, File, Permissions};
@@ -77,7 +78,7 @@ impl Unreadable {
             return Ok(None);
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        let Some(_lock) = train::lock_stream(dir)? else {
+        let Some(_lock) = lock_stream(dir)? else {
             return Ok(None);
         };
         let moved = match self.is_no_file {

@@ -6,11 +6,12 @@
 //! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
 //!
 //! - `read.rs`, `bound.rs`: reading within bounds; `output.rs`: writing; `remove.rs`: removing folders
-//! - `lfs.rs`: pointers of Git LFS in place of files; `path.rs`: paths from names; `user.rs`: whose a file is
+//! - `lock.rs`: locks that say who holds them; `lfs.rs`: pointers of Git LFS in place of files; `path.rs`: paths from names; `user.rs`: whose a file is
 
 pub mod bound;
 mod json;
 mod lfs;
+mod lock;
 mod output;
 mod path;
 mod read;
@@ -21,6 +22,7 @@ mod user;
 
 pub use json::{from_json, with_stand_ins, without_mark};
 pub use lfs::{LFS_HINT, is_lfs_pointer};
+pub use lock::{LockHolder, host_name, lock};
 pub use output::OutputFile;
 pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};

@@ -57,4 +57,4 @@ pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{
     Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of, takes_text, takes_texts,
 };
-pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};
+pub use text::{brief, escaped, escaped_lines, has_secret, message_chain, names_secret, redacted};

@@ -371,14 +371,3 @@ fn of_weight(weight: Option<&str>) -> String {
         format!(": `{weight}` of the model has such numbers")
     })
 }
-
-/// An error and its causes in one line.
-pub fn message_chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    message
-}

@@ -53,7 +53,6 @@ mod ranks;
 mod sae_trainer;
 mod stepper;
 mod stop;
-mod stream_lock;
 mod trainer;
 mod training;
 mod worker;
@@ -77,7 +76,7 @@ pub use allocator::keep_freed_memory;
 pub use data;
 pub use dist;
 pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, EncodedRows, encode};
-pub use error::{TrainError, message_chain};
+pub use error::TrainError;
 pub use evaluate::{
     EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate, read_density,
 };
@@ -90,6 +89,5 @@ pub use lm::{CudaStatus, LmError, init_backends};
 pub use plan::TrainConfig;
 pub use proof::write_proven;
 pub use stepper::Stepper;
-pub use stream_lock::{LockHolder, lock_stream};
 pub use trainer::Trainer;
 pub use worker::{cuda_index, default_threads, run_worker};

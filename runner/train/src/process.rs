@@ -1,6 +1,4 @@
-//! This process: its log, and the machine it runs on.
-
-use std::fs;
+//! The log of this process.
 
 /// A line for standard error, which is a worker's log; people read it at a terminal.
 #[expect(
@@ -9,9 +7,4 @@ use std::fs;
 )]
 pub(crate) fn log(line: &str) {
     eprintln!("{}", plan::escaped(line));
-}
-
-pub(crate) fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

@@ -1,6 +1,7 @@
 //! Files of events with all kinds of damage: what can be read is read, and the rest is put aside.
 
 use super::*;
+use crate::run::orphan::lock_stream;
 use plan::EventKind;
 use proptest::prelude::*;
 use std::path::Path;
@@ -188,7 +189,7 @@ fn what_is_no_file_is_moved_away() {
 #[test]
 fn while_a_worker_writes_nothing_is_moved() {
     let (dir, path) = folder(b"garbage\n");
-    let lock = train::lock_stream(dir.path()).unwrap().unwrap();
+    let lock = lock_stream(dir.path()).unwrap().unwrap();
     assert!(end(&mut EventTail::new(path.clone())).note.is_none());
     assert_eq!(fs::read(&path).unwrap(), b"garbage\n");
     drop(lock);

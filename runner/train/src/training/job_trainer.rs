@@ -1,5 +1,6 @@
 //! One job in training: its SAEs, how far they are, and their folders.
 
+use crate::TrainError;
 use crate::activations::views::View;
 use crate::checkpoint::best::Best;
 use crate::checkpoint::state::{self, Restored, State};
@@ -9,8 +10,8 @@ use crate::not_finite::Fault;
 use crate::ranks::owners::Owners;
 use crate::ranks::{ALONE, Ranks};
 use crate::sae_trainer::{SaeCounts, SaeTrainer, Update};
-use crate::{TrainError, message_chain};
 use plan::OrderJob;
+use plan::message_chain;
 use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};
 use std::collections::{BTreeMap, BTreeSet};

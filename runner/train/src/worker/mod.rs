@@ -6,19 +6,20 @@ use crate::allocator::keep_freed_memory;
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::libtorch::Libtorch;
-use crate::process::{host_name, log};
+use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
 use crate::stop::{STOPPED, StopFlag};
-use crate::stream_lock::lock_stream;
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
-use crate::{ModelInputs, TrainError, message_chain, read_model};
+use crate::{ModelInputs, TrainError, read_model};
 use data::{Batches, DataError, DigestCache};
 use dist::Environment;
-use files::bound;
+use files::{bound, host_name};
 use lm::{LanguageModel, LoadOptions, Taps};
-use plan::{EventKind, FailureKind, Order};
+use plan::runs_layout::STREAM_LOCK;
+use plan::{EventKind, FailureKind, Order, message_chain};
+use std::fs::File;
 use std::path::Path;
 use tch::Device;
 
@@ -46,10 +47,12 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
         .is_none_or(|environment| environment.rank == 0);
     let dir = order.events.parent().unwrap_or(Path::new("."));
     let _lock = match has_writer {
-        true => Some(lock_stream(dir)?.ok_or_else(|| TrainError::Locked {
-            stream_id: order.stream_id.clone(),
-            dir: dir.into(),
-        })?),
+        true => Some(
+            lock(&dir.join(STREAM_LOCK))?.ok_or_else(|| TrainError::Locked {
+                stream_id: order.stream_id.clone(),
+                dir: dir.into(),
+            })?,
+        ),
         false => None,
     };
     let mut events = match has_writer {
@@ -273,6 +276,10 @@ pub fn cuda_index(device: &str) -> Result<Option<usize>, TrainError> {
         Device::Cuda(cuda_idx) => Some(cuda_idx),
         _ => None,
     })
+}
+
+fn lock(path: &Path) -> Result<Option<File>, TrainError> {
+    files::lock(path).map_err(TrainError::io("lock", path))
 }
 
 /// Threads that libtorch computes with on the CPU unless told otherwise.
