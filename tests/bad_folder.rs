@@ -70,25 +70,31 @@ fn a_database_of_another_program_is_left_alone() {
 }
 
 #[test]
-fn a_database_of_a_newer_version_is_left_alone() {
+fn a_database_of_another_version_is_left_alone() {
     let workspace = Workspace::with_small_sweep();
     workspace.run(&["tiny.toml"]).succeeds();
-    execute(
-        &workspace,
-        "INSERT INTO _sqlx_migrations
-             (version, description, installed_on, success, checksum, execution_time)
-         VALUES (29990101000000, 'of the future', '2999-01-01', 1, x'00', 1)",
-    );
-    let database = || fs::read(workspace.path("runs/runs.db")).unwrap();
-    let (before, weights) = (database(), workspace.files("runs/tiny"));
-    for args in COMMANDS {
-        workspace
-            .run(args)
-            .refuses(&["runs.db` has schema 29990101000000"])
-            .hints("a newer one");
+    let versions = [
+        (
+            "UPDATE _sqlx_migrations SET version = 20261128000001",
+            "runs.db` has schema 20261128000001, which only an unreleased version of sae-run knows",
+            "choose another with `runs_dir`",
+        ),
+        (
+            "UPDATE _sqlx_migrations SET version = 29990101000000",
+            "runs.db` has schema 29990101000000, this version knows schemas up to",
+            "a newer one",
+        ),
+    ];
+    for (statement, words, hint) in versions {
+        execute(&workspace, statement);
+        let database = || fs::read(workspace.path("runs/runs.db")).unwrap();
+        let (before, weights) = (database(), workspace.files("runs/tiny"));
+        for args in COMMANDS {
+            workspace.run(args).refuses(&[words]).hints(hint);
+        }
+        assert!(database() == before, "the database was changed");
+        assert!(workspace.files("runs/tiny") == weights, "a run was changed");
     }
-    assert!(database() == before, "the database was changed");
-    assert!(workspace.files("runs/tiny") == weights, "a run was changed");
 }
 
 /// Changes the database as another program would.

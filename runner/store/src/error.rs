@@ -81,6 +81,17 @@ pub enum StoreError {
         /// The newest migration of this program.
         known: i64,
     },
+    /// A database that a version before the first release has written. None can bring it up to date.
+    #[error(
+        "the database `{}` has schema {found}, which only an unreleased version of sae-run knows",
+        path.display()
+    )]
+    UnreleasedSchema {
+        /// The database.
+        path: PathBuf,
+        /// Its newest migration.
+        found: i64,
+    },
     /// A migration that was applied in another wording than this program's.
     #[error("the database `{}` was made with another text of migration {version}", path.display())]
     ChangedMigration {
@@ -311,6 +322,11 @@ impl StoreError {
                 "nothing was changed; use the version that wrote it, or a newer one".into()
             }
             Self::OlderSchema { .. } => "run any sweep in this folder: it brings it up to date".into(),
+            Self::UnreleasedSchema { .. } => {
+                "nothing was changed; keep the folder as it is (its checkpoints are complete without the \
+                 database, and the version that wrote it still reads it) and choose another with `runs_dir`"
+                    .into()
+            }
             Self::ChangedMigration { .. } => {
                 "nothing was changed; use the version that wrote it".into()
             }

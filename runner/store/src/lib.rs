@@ -50,8 +50,6 @@ mod show;
 #[cfg(test)]
 mod damage_test;
 #[cfg(test)]
-mod migration_test;
-#[cfg(test)]
 mod schema_test;
 #[cfg(test)]
 mod testing;

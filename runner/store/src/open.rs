@@ -5,6 +5,7 @@ use crate::error::{Trouble, result_code};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use std::cmp::Ordering;
 use std::fs::File;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder or file that cannot be written, a file of another kind or program, a database of a
-    /// newer version. None of these changes the file.
+    /// newer or an unreleased version. None of these changes the file.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let path = absolute(path)?;
         if let Some(folder) = path.parent() {
@@ -43,7 +44,7 @@ impl Store {
         make(&path);
         let options = options(&path).create_if_missing(true);
         let store = Self::with(options, path).await?;
-        store.bring_up_to_date().await?;
+        store.bring_up_to_date(&MIGRATOR).await?;
         Ok(store)
     }
 
@@ -60,7 +61,7 @@ impl Store {
         match schema(&mut conn).await.map_err(|e| e.at(path))? {
             Schema::Empty => return Err(StoreError::NoDatabase { path: path.clone() }),
             Schema::Foreign => return Err(StoreError::ForeignDatabase { path: path.clone() }),
-            Schema::Version(found) => check_version(path, found)?,
+            Schema::Version(found) => check_version(path, found, &MIGRATOR)?,
         }
         drop(conn);
         Ok(store)
@@ -88,15 +89,17 @@ impl Store {
         Ok(Self { pool, path })
     }
 
-    async fn bring_up_to_date(&self) -> Result<(), StoreError> {
+    async fn bring_up_to_date(&self, migrator: &Migrator) -> Result<(), StoreError> {
         let path = &self.path;
         let mut conn = self.acquire().await?;
         match schema(&mut conn).await.map_err(|e| e.at(path))? {
             Schema::Foreign => return Err(StoreError::ForeignDatabase { path: path.clone() }),
-            Schema::Version(found) if found > known_version() => {
-                return Err(newer_schema(path, found));
-            }
-            Schema::Version(_) | Schema::Empty => {}
+            Schema::Version(found) => match check_version(path, found, migrator) {
+                // The migrations below bring it up to date.
+                Err(StoreError::OlderSchema { .. }) => {}
+                checked => checked?,
+            },
+            Schema::Empty => {}
         }
         check_writable(&mut conn).await.map_err(|e| e.at(path))?;
         // Readers do not block the writer, nor the writer them. A file system that cannot do it
@@ -105,7 +108,7 @@ impl Store {
             .execute(&mut *conn)
             .await
             .map_err(|error| StoreError::from_sqlx(path, error))?;
-        MIGRATOR
+        migrator
             .run(&mut *conn)
             .await
             .map_err(|error| migration_error(path, error))
@@ -181,29 +184,22 @@ async fn schema(conn: &mut SqliteConnection) -> Result<Schema, Trouble> {
     }
 }
 
-fn known_version() -> i64 {
-    MIGRATOR.iter().map(|m| m.version).max().unwrap_or(0)
-}
-
-fn newer_schema(path: &Path, found: i64) -> StoreError {
-    StoreError::NewerSchema {
-        path: path.to_owned(),
-        found,
-        known: known_version(),
-    }
-}
-
-fn check_version(path: &Path, found: i64) -> Result<(), StoreError> {
-    let known = known_version();
+/// Compares a database's newest migration, `found`, with those of this program.
+fn check_version(path: &Path, found: i64, migrator: &Migrator) -> Result<(), StoreError> {
+    let known = newest(migrator);
+    let path = path.to_owned();
     match found.cmp(&known) {
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Greater => Err(newer_schema(path, found)),
-        std::cmp::Ordering::Less => Err(StoreError::OlderSchema {
-            path: path.to_owned(),
-            found,
-            known,
-        }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(StoreError::NewerSchema { path, found, known }),
+        Ordering::Less if migrator.version_exists(found) => {
+            Err(StoreError::OlderSchema { path, found, known })
+        }
+        Ordering::Less => Err(StoreError::UnreleasedSchema { path, found }),
     }
+}
+
+fn newest(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|m| m.version).max().unwrap_or(0)
 }
 
 /// Takes and gives back the write lock: a file that cannot be written opens without complaint.
@@ -299,8 +295,12 @@ pub(crate) fn int(count: impl TryInto<i64>) -> i64 {
 mod tests {
     use super::*;
     use crate::testing::{TestStore, plan};
+    use flate2::read::GzDecoder;
     use serde_json::json;
+    use sqlx::SqlSafeStr;
+    use sqlx::migrate::{Migration, MigrationType};
     use std::fs;
+    use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
@@ -334,6 +334,59 @@ mod tests {
             assert!(error.hint().unwrap().contains("newer"));
         }
         assert_eq!(fs::read(test.path()).unwrap(), before);
+    }
+
+    /// The migrations of a later release: ours and one more.
+    fn later_release() -> Migrator {
+        let sql = sqlx::AssertSqlSafe("ALTER TABLE job ADD COLUMN colour TEXT").into_sql_str();
+        let next = Migration::new(
+            newest(&MIGRATOR) + 1,
+            "colour".into(),
+            MigrationType::Simple,
+            sql,
+            false,
+        );
+        let ours = MIGRATOR.iter().cloned();
+        Migrator::with_migrations(ours.chain([next]).collect())
+    }
+
+    #[tokio::test]
+    async fn a_database_of_an_earlier_release_is_brought_up_to_date() {
+        let test = TestStore::new().await;
+        test.record(&plan("s", &[json!({"k": 4})])).await;
+        let later = later_release();
+        let error = check_version(&test.path(), newest(&MIGRATOR), &later).unwrap_err();
+        assert!(matches!(error, StoreError::OlderSchema { .. }), "{error:?}");
+        assert!(error.hint().unwrap().contains("run any sweep"));
+        test.store.bring_up_to_date(&later).await.unwrap();
+        let jobs = test.rows("SELECT colour FROM job").await;
+        assert_eq!(jobs, [[json!(null)]]);
+    }
+
+    /// What the version before the first release wrote.
+    const UNRELEASED: &[u8] =
+        include_bytes!("../../../tests/fixtures/database/20261125000000.db.gz");
+
+    #[tokio::test]
+    async fn a_database_of_an_unreleased_version_is_refused_and_left_alone() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("runs.db");
+        let mut before = Vec::new();
+        let mut unpacked = GzDecoder::new(UNRELEASED);
+        unpacked.read_to_end(&mut before).unwrap();
+        fs::write(&path, &before).unwrap();
+        for error in [
+            Store::open(&path).await.unwrap_err(),
+            Store::open_read_only(&path).await.unwrap_err(),
+        ] {
+            let StoreError::UnreleasedSchema { found, .. } = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(found, 20261125000000);
+            assert!(error.to_string().contains("runs.db"), "{error}");
+            assert!(error.hint().unwrap().contains("`runs_dir`"));
+        }
+        assert_eq!(fs::read(&path).unwrap(), before);
     }
 
     #[tokio::test]
