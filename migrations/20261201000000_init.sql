@@ -222,7 +222,7 @@ CREATE TABLE stream (
     -- Number of the last event that is in this database. Events up to it are skipped, so reading them twice is
     -- harmless.
     last_event_seq INTEGER NOT NULL DEFAULT 0,
-    -- `attempt.number` that wrote that event; shows that events.jsonl was started anew.
+    -- `attempt.number` that wrote that event; shows that events.jsonl was begun again.
     last_event_attempt INTEGER NOT NULL DEFAULT 0,
     -- When that event was written; NULL before the first.
     last_event_ms INTEGER,
@@ -497,7 +497,7 @@ CREATE TABLE publication_file (
     -- 1 where it was sent, 0 where the Hub had it already.
     is_new INTEGER NOT NULL,
     -- When the Hub was last seen to have the file. Of each file, not of the publication: another job of the same
-    -- commit may have been trained anew since.
+    -- commit may have been trained again since.
     seen_ms INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (publication_id, path),
     CONSTRAINT publication_file_layout CHECK (layout IN ('sparsify', 'saelens')),

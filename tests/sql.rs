@@ -73,15 +73,12 @@ fn what_would_write_is_refused() {
         &elsewhere,
         "/* SELECT */ DELETE FROM metric",
         "BEGIN",
+        "PRAGMA wal_checkpoint",
+        "DROP TABLE IF EXISTS missing",
     ] {
-        let keyword = statement
-            .trim_start_matches("/* SELECT */ ")
-            .split(' ')
-            .next()
-            .unwrap();
         workspace
             .run(&["sql", statement])
-            .refuses(&[keyword, "refused"])
+            .refuses(&["the statement is refused: a query only reads"])
             .hints("SELECT");
     }
     // What begins like a question and is none.
@@ -91,6 +88,10 @@ fn what_would_write_is_refused() {
         .hints("SELECT");
     workspace
         .run(&["sql", "SELECT 1; DELETE FROM metric"])
+        .refuses(&["refused"])
+        .hints("SELECT");
+    workspace
+        .run(&["sql", "SELECT 1; SELECT 2"])
         .refuses(&["2 statements"])
         .hints("one by one");
     assert!(

@@ -41,9 +41,10 @@ fn the_prompt_answers_completes_and_goes_on_after_errors() {
     // Ctrl-C drops what was begun.
     prompt.send_control('c').unwrap();
     prompt.exp_string("sql> ").unwrap();
-    prompt
-        .send_line("SELECT 'still ' || 'here' AS word;")
-        .unwrap();
+    prompt.send_line("SELECT 'still ' || 'here;").unwrap();
+    // That `;` is in quotes.
+    prompt.exp_string("...> ").unwrap();
+    prompt.send_line("' AS word; -- done").unwrap();
     prompt.exp_string("still here").unwrap();
     prompt.exp_string("sql> ").unwrap();
     prompt.send_control('d').unwrap();

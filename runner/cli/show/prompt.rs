@@ -47,7 +47,7 @@ const KEYWORDS: [&str; 28] = [
 type SqlEditor = Editor<Words, DefaultHistory>;
 
 /// Reads statements and answers them until the end of input. A statement may go over several lines
-/// and ends in `;`.
+/// and ends in `;`, by SQLite's own rule.
 ///
 /// # Errors
 /// A terminal that cannot be read. What is wrong with a statement is told, and the next is asked for.
@@ -91,7 +91,7 @@ fn read_statement(editor: &mut SqlEditor) -> Result<Option<String>, ReadlineErro
         }
         if statement.trim().is_empty() {
             statement.clear();
-        } else if statement.trim_end().ends_with(';') {
+        } else if store::is_complete(&statement) {
             return Ok(Some(statement));
         }
     }

@@ -21,23 +21,52 @@ const DESCRIBING: [&str; 8] = [
     "foreign_key_check",
 ];
 
+/// SQLite's question whether a statement may do something.
+type Authorizer = unsafe extern "C" fn(
+    *mut c_void,
+    c_int,
+    *const c_char,
+    *const c_char,
+    *const c_char,
+    *const c_char,
+) -> c_int;
+
+/// Has the connection compile nothing but queries: as [`only_reads`], and no PRAGMA. A PRAGMA without an argument may
+/// do more than tell, such as `wal_checkpoint`.
+pub(crate) async fn only_queries(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    set(conn, authorize_query).await
+}
+
 /// Has the connection refuse all but reading, with SQLITE_AUTH. A file opened read-only is not enough:
 /// `VACUUM INTO` and ATTACH make files elsewhere.
 pub(crate) async fn only_reads(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    set(conn, authorize).await
+}
+
+async fn set(conn: &mut SqliteConnection, authorizer: Authorizer) -> Result<(), sqlx::Error> {
     let mut handle = conn.lock_handle().await?;
+    let db = handle.as_raw_handle().as_ptr();
     // SAFETY: the handle is open and locked, the callback keeps to the signature and takes no data.
-    let code = unsafe {
-        ffi::sqlite3_set_authorizer(
-            handle.as_raw_handle().as_ptr(),
-            Some(authorize),
-            ptr::null_mut(),
-        )
-    };
+    let code = unsafe { ffi::sqlite3_set_authorizer(db, Some(authorizer), ptr::null_mut()) };
     match code {
         ffi::SQLITE_OK => Ok(()),
         code => Err(sqlx::Error::Protocol(format!(
             "sqlite3_set_authorizer gave {code}"
         ))),
+    }
+}
+
+extern "C" fn authorize_query(
+    data: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    database: *const c_char,
+    trigger: *const c_char,
+) -> c_int {
+    match action {
+        ffi::SQLITE_PRAGMA => ffi::SQLITE_DENY,
+        _ => authorize(data, action, first, second, database, trigger),
     }
 }
 

@@ -241,16 +241,15 @@ pub enum StoreError {
         n_statements: usize,
     },
     /// A statement that is no query or would write.
-    #[error("`{keyword}` is refused: a query only reads")]
-    NotAQuery {
-        /// The statement's first word.
-        keyword: String,
-    },
+    #[error("the statement is refused: a query only reads")]
+    NotAQuery,
     /// A condition that is more or less than one expression.
-    #[error("`{condition}` is not one SQL expression")]
+    #[error("`{condition}` is not one SQL expression: {reason}")]
     NotACondition {
         /// The condition.
         condition: String,
+        /// SQLite's words.
+        reason: String,
     },
     /// A column that is not there.
     #[error("there is no column `{column}`")]
@@ -363,7 +362,7 @@ impl StoreError {
             Self::StillRunning { .. } => "wait for it, or end its worker",
             Self::EmptyQuery => "such as `SELECT job, fvu FROM result ORDER BY fvu`",
             Self::SeveralStatements { .. } => "ask them one by one",
-            Self::NotAQuery { .. } => {
+            Self::NotAQuery => {
                 "begin with SELECT, WITH, VALUES or EXPLAIN; what a PRAGMA tells, \
                  `SELECT * FROM pragma_table_info('job')` tells too"
             }

@@ -13,7 +13,7 @@
 //! # Files
 //!
 //! - `record.rs`: a plan; `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
-//! - `query.rs`: read-only SQL; `authorizer.rs`, `bounds.rs`: what a query may do
+//! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
 //! - `listing.rs`, `remove.rs`, `publication.rs` (what the Hub has)
 //! - `report.rs`: all that a report needs, asked in one moment
 
@@ -36,6 +36,7 @@ mod worker;
 
 mod authorizer;
 mod bounds;
+mod compiled;
 mod fold;
 mod history;
 mod listing;
@@ -56,6 +57,7 @@ mod testing;
 
 pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenStream, Outcome};
 pub use checkpoint::CheckpointRow;
+pub use compiled::is_complete;
 pub use error::StoreError;
 pub use evaluation::EvaluationRow;
 pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};

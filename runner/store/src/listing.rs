@@ -1,10 +1,11 @@
 //! SAEs by what is known of them: the view `result`, and what has no result yet.
 
-use crate::error::StoreError;
+use crate::error::{StoreError, Trouble, message};
 use crate::open::Store;
-use crate::query::{QueryLimits, QueryTable, is_one_expression};
+use crate::query::{QueryLimits, QueryTable};
 use crate::sweep;
 use plan::nearest;
+use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr, SqliteConnection};
 use std::fmt::Write;
 
 /// Which SAEs to list, and in what order.
@@ -37,6 +38,9 @@ impl Store {
             let mut conn = self.acquire().await?;
             self.located(sweep::check_name(&mut conn, name)).await?;
         }
+        if let Some(condition) = &listing.condition {
+            self.located(check_condition(condition)).await?;
+        }
         let columns = self.columns("result").await?;
         let sql = statement(listing, &columns)?;
         self.query_within(&sql, limits).await
@@ -56,6 +60,26 @@ impl Store {
     }
 }
 
+/// Holds that a condition is one expression, which a text is that SQLite parses both alone and between parentheses.
+/// `1) OR (1` is none alone, `1 LIMIT 1` none between them.
+async fn check_condition(condition: &str) -> Result<(), Trouble> {
+    let refused = |reason| StoreError::NotACondition {
+        condition: condition.to_owned(),
+        reason,
+    };
+    if condition.contains('\0') {
+        return Err(refused("it has a zero byte".to_owned()).into());
+    }
+    // A database of its own, in memory. SQLite does not look up the names in a view that is not yet made.
+    let mut parser = SqliteConnection::connect("sqlite::memory:").await?;
+    for text in [condition, &format!("({condition}\n)")] {
+        let view = format!("CREATE VIEW parsed AS SELECT 1 WHERE {text}");
+        let parsed = parser.prepare(AssertSqlSafe(view).into_sql_str()).await;
+        parsed.map_err(|error| refused(message(&error)))?;
+    }
+    Ok(parser.close().await?)
+}
+
 fn statement(listing: &Listing, columns: &[String]) -> Result<String, StoreError> {
     let mut sql = format!("SELECT * FROM ({})", everything(columns));
     let mut conditions = Vec::new();
@@ -66,10 +90,6 @@ fn statement(listing: &Listing, columns: &[String]) -> Result<String, StoreError
         conditions.push("is_current".to_owned());
     }
     if let Some(condition) = &listing.condition {
-        if !is_one_expression(condition) {
-            let condition = condition.clone();
-            return Err(StoreError::NotACondition { condition });
-        }
         // A line of its own: the condition may end in a comment.
         conditions.push(format!("({condition}\n)"));
     }
@@ -168,6 +188,8 @@ mod tests {
             ks(&test, with("job LIKE '%)%' OR k > 3")).await.unwrap(),
             [4]
         );
+        let best = "k = (SELECT max(k) FROM result) AND (1, 2) < (1, 3)";
+        assert_eq!(ks(&test, with(best)).await.unwrap(), [4]);
         let sorted = Listing {
             sweep: Some("it's".into()),
             sort: vec!["k".into(), "-fvu".into()],
@@ -180,7 +202,23 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_condition_is_refused() {
         let test = two_jobs().await;
-        for condition in ["1) OR (1", "1; DELETE FROM job", "", "k = 4)--", "'", "(1"] {
+        for condition in [
+            "1) OR (1",
+            "1; DELETE FROM job",
+            "1; SELECT 1",
+            "1); SELECT (1",
+            "",
+            "-- nothing",
+            "k = 4)--",
+            "k = 4 /*",
+            "'",
+            "(1",
+            "1, 2",
+            "k LIMIT 1",
+            "1 UNION SELECT 2",
+            "SELECT 1",
+            "k = 4\0",
+        ] {
             let error = ks(&test, with(condition)).await.unwrap_err();
             assert!(
                 matches!(error, StoreError::NotACondition { .. }),

@@ -1,12 +1,13 @@
 //! A user's own SQL, on a connection that cannot write.
 
-use crate::authorizer::only_reads;
+use crate::authorizer::{only_queries, only_reads};
 use crate::bounds::{MAX_HEAP_BYTES, MAX_VALUE_BYTES, bound};
+use crate::compiled::count;
 use crate::error::{StoreError, message, result_code};
 use crate::open::{Store, connect_read_only};
 use futures::TryStreamExt;
 use serde_json::Value;
-use sqlx::sqlite::{SqliteRow, SqliteValueRef};
+use sqlx::sqlite::{SqliteRow, SqliteStatement, SqliteValueRef};
 use sqlx::{
     AssertSqlSafe, Column, Connection, Decode, Executor, Row, SqlSafeStr, Sqlite, SqliteConnection,
     Statement, TypeInfo, ValueRef,
@@ -70,10 +71,6 @@ const MAX_TABLE_BYTES: usize = 64 << 20;
 /// Instructions of SQLite's machine between two looks at the limits: some 0.1 ms.
 const OPS_PER_LOOK: i32 = 10_000;
 
-/// What a query may begin with. This is for a clear word to the user: the connection could not write
-/// anyway.
-const READING: [&str; 4] = ["SELECT", "WITH", "VALUES", "EXPLAIN"];
-
 impl Store {
     /// Asks one question in SQL, on a connection of its own that only reads.
     ///
@@ -119,14 +116,12 @@ impl Store {
         limits: &QueryLimits,
         sink: &mut (dyn RowSink + Send),
     ) -> Result<bool, StoreError> {
-        let keyword = check(sql)?;
-        let located = |error| StoreError::from_sqlx(self.path(), error);
+        let query_error = |error| query_error(self.path(), limits, error);
         let mut conn = connect_read_only(self.path()).await?;
-        only_reads(&mut conn).await.map_err(located)?;
-        bound(&mut conn).await.map_err(located)?;
-        limit(&mut conn, limits).await.map_err(located)?;
-        let query_error = |error| query_error(self.path(), &keyword, limits, error);
-        let is_cut = fetch(&mut conn, sql, limits.max_rows, sink).await;
+        bound(&mut conn).await.map_err(query_error)?;
+        limit(&mut conn, limits).await.map_err(query_error)?;
+        let statement = compile(&mut conn, sql).await.map_err(query_error)??;
+        let is_cut = fetch(&mut conn, &statement, limits.max_rows, sink).await;
         let is_cut =
             is_cut
                 .map_err(query_error)?
@@ -176,20 +171,42 @@ async fn limit(conn: &mut SqliteConnection, limits: &QueryLimits) -> Result<(), 
     Ok(())
 }
 
+/// Has SQLite compile the one query that a text should be.
+async fn compile(
+    conn: &mut SqliteConnection,
+    sql: &str,
+) -> Result<Result<SqliteStatement, StoreError>, sqlx::Error> {
+    // As the driver does it.
+    let sql = sql.trim();
+    if sql.contains('\0') {
+        // The driver would have SQLite read up to it, again and again.
+        let message = "the query has a zero byte".to_owned();
+        return Ok(Err(StoreError::BadQuery { message }));
+    }
+    only_queries(conn).await?;
+    // A user's SQL is dynamic by nature. The driver compiles it on a thread of its own, which may take long.
+    let text = AssertSqlSafe(sql.to_owned()).into_sql_str();
+    let statement = conn.prepare(text).await?;
+    let compiled = count(conn, sql).await?;
+    only_reads(conn).await?;
+    Ok(match (compiled.n_statements, compiled.n_queries) {
+        (0, _) => Err(StoreError::EmptyQuery),
+        (1, 1) => Ok(statement),
+        (1, _) => Err(StoreError::NotAQuery),
+        (n_statements, _) => Err(StoreError::SeveralStatements { n_statements }),
+    })
+}
+
 /// A row that is too long to be held.
 struct TooLong;
 
 /// Gives the rows to `sink`; whether there are more.
 async fn fetch(
     conn: &mut SqliteConnection,
-    sql: &str,
+    statement: &SqliteStatement,
     max_rows: usize,
     sink: &mut (dyn RowSink + Send),
 ) -> Result<Result<bool, TooLong>, sqlx::Error> {
-    // A user's SQL is dynamic by nature; the connection reads only.
-    let statement = conn
-        .prepare(AssertSqlSafe(sql.to_owned()).into_sql_str())
-        .await?;
     let names = statement.columns().iter().map(Column::name);
     sink.begin(names.map(str::to_owned).collect());
     let mut n_rows = 0;
@@ -221,15 +238,13 @@ fn n_bytes(row: &SqliteRow) -> Result<usize, sqlx::Error> {
     (0..row.len()).map(of_value).sum()
 }
 
-fn query_error(path: &Path, keyword: &str, limits: &QueryLimits, error: sqlx::Error) -> StoreError {
+fn query_error(path: &Path, limits: &QueryLimits, error: sqlx::Error) -> StoreError {
     let too_large = || StoreError::QueryTooLarge {
         limit_bytes: MAX_HEAP_BYTES,
     };
     match result_code(&error) {
         // SQLITE_READONLY, and SQLITE_AUTH where the authorizer said no.
-        Some(8 | 23) => StoreError::NotAQuery {
-            keyword: keyword.to_owned(),
-        },
+        Some(8 | 23) => StoreError::NotAQuery,
         // SQLITE_NOMEM.
         Some(7) => too_large(),
         // The driver's thread ends where there is no memory for its copy of a row.
@@ -281,93 +296,6 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The first word of a text that is one query.
-fn check(sql: &str) -> Result<String, StoreError> {
-    let statements = statements(sql);
-    let Some(first) = statements.first() else {
-        return Err(StoreError::EmptyQuery);
-    };
-    let keyword = first
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    if !READING.contains(&keyword.as_str()) {
-        return Err(StoreError::NotAQuery { keyword });
-    }
-    match statements.len() {
-        1 => Ok(keyword),
-        n_statements => Err(StoreError::SeveralStatements { n_statements }),
-    }
-}
-
-/// Whether a text can stand between parentheses as one expression: no statement ends in it, what it
-/// opens it closes, and it closes nothing else.
-pub(crate) fn is_one_expression(sql: &str) -> bool {
-    let statements = statements(sql);
-    let [expression] = statements.as_slice() else {
-        return false;
-    };
-    let mut depth = 0_i64;
-    for c in expression.chars() {
-        depth += i64::from(c == '(') - i64::from(c == ')');
-        if depth < 0 {
-            return false;
-        }
-    }
-    depth == 0 && has_its_quotes(sql)
-}
-
-/// Whether every quoted part of a text has its end.
-fn has_its_quotes(sql: &str) -> bool {
-    let mut rest = sql;
-    while let Some(c) = rest.chars().next() {
-        let (_, n_bytes) = token(rest, c);
-        let end = if c == '[' { ']' } else { c };
-        let is_open = n_bytes == 1 || !rest[..n_bytes].ends_with(end);
-        if "'\"`[".contains(c) && is_open {
-            return false;
-        }
-        rest = &rest[n_bytes..];
-    }
-    true
-}
-
-/// The statements of a text, without comments and with quoted parts emptied.
-fn statements(sql: &str) -> Vec<String> {
-    let mut statements = vec![String::new()];
-    let mut rest = sql;
-    while let Some(c) = rest.chars().next() {
-        let (kept, n_bytes) = token(rest, c);
-        match (kept, statements.last_mut()) {
-            (";", _) => statements.push(String::new()),
-            (kept, Some(statement)) => statement.push_str(kept),
-            (_, None) => {}
-        }
-        rest = &rest[n_bytes..];
-    }
-    let trimmed = statements.iter().map(|s| s.trim().to_owned());
-    trimmed.filter(|s| !s.is_empty()).collect()
-}
-
-/// What of the token at the start of `rest` is kept, and the token's length in bytes.
-fn token(rest: &str, c: char) -> (&str, usize) {
-    let to = |end: &str, from: usize| {
-        let found = rest[from..].find(end);
-        found.map_or(rest.len(), |n| from + n + end.len())
-    };
-    match c {
-        '-' if rest.starts_with("--") => (" ", to("\n", 2)),
-        '/' if rest.starts_with("/*") => (" ", to("*/", 2)),
-        // A doubled quote ends one quoted part and begins the next: the same in the end.
-        '\'' => ("''", to("'", 1)),
-        '"' => ("\"\"", to("\"", 1)),
-        '`' => ("``", to("`", 1)),
-        '[' => ("[]", to("]", 1)),
-        _ => (&rest[..c.len_utf8()], c.len_utf8()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,20 +342,40 @@ mod tests {
             "PRAGMA query_only = OFF",
             "PRAGMA user_version = 3",
             "BEGIN IMMEDIATE",
+            "END",
+            "SAVEPOINT a",
+            "DETACH main",
             "REINDEX",
+            "ANALYZE",
+            "VACUUM",
+            "EXPLAIN VACUUM",
+            "EXPLAIN DELETE FROM metric",
+            "DELETE FROM metric RETURNING 1",
+            "REPLACE INTO sweep (name) VALUES ('x') RETURNING 1",
+            "ALTER TABLE job RENAME TO j",
+            // A PRAGMA that only tells and one that does something.
+            "PRAGMA table_info(job)",
+            "PRAGMA user_version",
+            "PRAGMA wal_checkpoint",
+            "PRAGMA optimize",
+            // What would change nothing, and so needs no right to.
+            "DROP TABLE IF EXISTS missing",
+            "DROP TRIGGER IF EXISTS missing",
+            "CREATE INDEX IF NOT EXISTS sweep_job_job ON sweep_job (job_id)",
+            // Comments and semicolons in front.
+            ";; /* SELECT */ DELETE FROM metric",
+            "-- SELECT\nDROP TABLE metric",
+            "SELECT 1; DELETE FROM metric",
         ] {
             let error = test.store.query(sql).await.unwrap_err();
-            assert!(
-                matches!(error, StoreError::NotAQuery { .. }),
-                "{sql}: {error:?}"
-            );
+            assert!(matches!(error, StoreError::NotAQuery), "{sql}: {error:?}");
             assert!(error.hint().is_some());
         }
         assert!(!other.exists());
         assert_eq!(test.dump().await, rows);
     }
 
-    /// What would happen if the check of the first word could be tricked.
+    /// What would happen if the check of what was compiled could be tricked.
     #[tokio::test]
     async fn the_connection_itself_cannot_write() {
         let test = TestStore::new().await;
@@ -525,17 +473,47 @@ mod tests {
         assert!(matches!(error, StoreError::QueryStopped), "{error:?}");
     }
 
-    #[test]
-    fn statements_are_told_apart() {
-        let n = |sql| statements(sql).len();
-        assert_eq!(n(""), 0);
-        assert_eq!(n("SELECT 1"), 1);
-        assert_eq!(n("SELECT 1;;\n /* ; */ ;"), 1);
-        assert_eq!(n("SELECT 'it''s; one', \"a;b\", [c;d], `e;f` -- ; g"), 1);
-        assert_eq!(n("SELECT '/*'; SELECT '*/'"), 2);
-        assert_eq!(n("SELECT 'open; end"), 1);
-        assert_eq!(n("SELECT 'größe' -- é\n; SELECT 'ß'"), 2);
-        assert_eq!(check("/* why */ select 1").unwrap(), "SELECT");
-        assert_eq!(check("select*from result").unwrap(), "SELECT");
+    #[tokio::test]
+    async fn statements_are_told_apart() {
+        let test = TestStore::new().await;
+        let n_statements = |sql: &'static str| {
+            let store = &test.store;
+            async move {
+                match store.query(sql).await {
+                    Ok(_) => 1,
+                    Err(StoreError::EmptyQuery) => 0,
+                    Err(StoreError::SeveralStatements { n_statements }) => n_statements,
+                    Err(error) => panic!("{sql}: {error:?}"),
+                }
+            }
+        };
+        for (sql, expected) in [
+            ("", 0),
+            (" ; -- nothing", 0),
+            ("SELECT 1", 1),
+            ("\u{a0}SELECT 1;\u{2003}\n", 1),
+            ("select*from result", 1),
+            ("/* why */ VALUES (1), (2)", 1),
+            ("; ;SELECT 1;;\n /* ; */ ;", 1),
+            (
+                "SELECT 'it''s; one', \"a;b\", ';' AS [c;d], 1 AS `e;f` -- ; g",
+                1,
+            ),
+            ("EXPLAIN SELECT 1", 1),
+            ("SELECT count(*) FROM pragma_table_info('job')", 1),
+            ("SELECT 1; SELECT 2;; SELECT 3", 3),
+            ("SELECT '/*'; SELECT '*/'", 2),
+            ("SELECT 'größe' -- é\n; SELECT 'ß'", 2),
+        ] {
+            assert_eq!(n_statements(sql).await, expected, "{sql}");
+        }
+        for sql in [
+            "SELECT 'open; end",
+            "SELECT 1\0",
+            "SELECT 1;\0DELETE FROM metric",
+        ] {
+            let error = test.store.query(sql).await.unwrap_err();
+            assert!(matches!(error, StoreError::BadQuery { .. }), "{error:?}");
+        }
     }
 }
