@@ -1,6 +1,6 @@
 //! Data sets, tokenisation, shuffling and the memory-mapped token cache. No torch.
 //!
-//! Files of this machine or the Hub ([`DataFiles`]) hold documents ([`Documents`]), which become
+//! Files of this machine or the Hub ([`DataFiles`](plan::DataFiles)) hold documents ([`Documents`]), which become
 //! sequences of exactly `ctx_len` tokens ([`chunk_and_tokenize`]). These are kept on disk
 //! ([`Tokens`]) under a digest of what they are made from ([`TokenSpec`]), and are read in shuffled
 //! batches ([`Batches`]). Files, tokens and order are those of Python's `datasets` and of sparsify

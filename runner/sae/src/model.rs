@@ -56,7 +56,7 @@ impl Sae {
     /// the same numbers.
     ///
     /// # Errors
-    /// [`SaeError::Impossible`] sizes, or want of memory.
+    /// Impossible sizes, or too little memory.
     pub fn new(cfg: SaeConfig, seed: i64, device: Device) -> Result<Self, SaeError> {
         cfg.check_sizes()?;
         let [num_latents, d_in, d_out] =

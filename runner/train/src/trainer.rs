@@ -24,7 +24,7 @@ use tch::Device;
 /// ```no_run,standalone_crate
 /// # use sae_run_train as train;
 /// use std::{ops::ControlFlow, path::Path};
-/// use train::{TrainConfig, Trainer, data, lm};
+/// use train::{TrainConfig, Trainer, data};
 ///
 /// # fn main() -> Result<(), train::TrainError> {
 /// let model_dir = Path::new("models/SmolLM2-135M-Instruct");
