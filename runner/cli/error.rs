@@ -1,6 +1,7 @@
 //! The one place where errors become words on the screen and an exit code.
 
 use crate::show::table;
+use data::DataError;
 use hub::HubError;
 use plan::message_chain;
 use plan::{FailureKind, PlanError};
@@ -10,6 +11,7 @@ use std::fmt;
 use std::path::Path;
 use store::StoreError;
 use train::TrainError;
+use train::dist::DistError;
 
 /// Lines of a message that are shown at most.
 const MOST_LINES: usize = 16;
@@ -155,6 +157,24 @@ impl From<StoreError> for CliError {
         Self::of(&error, error.hint())
     }
 }
+
+/// Errors that a worker meets too: they are told in the same words.
+macro_rules! of_the_worker {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                TrainError::from(error).into()
+            }
+        }
+    )*};
+}
+
+of_the_worker!(
+    DataError,
+    DistError,
+    facts::FactsError,
+    sae_files::FilesError
+);
 
 impl From<TrainError> for CliError {
     fn from(error: TrainError) -> Self {

@@ -17,7 +17,6 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use stop_wish::{STOPPED, StopWish};
-use train::TrainError;
 
 /// Characters of the first sequence that are shown.
 const SHOWN_CHARS: usize = 300;
@@ -91,7 +90,7 @@ fn tokenise_or_stop(
     let tokens = Tokens::open_or_build(spec, cache_dir, &mut shown(quiet, || stop.is_set()));
     match tokens {
         Err(DataError::Stopped) => Ok(None),
-        tokens => Ok(Some(tokens.map_err(TrainError::from)?)),
+        tokens => Ok(Some(tokens?)),
     }
 }
 
@@ -105,7 +104,7 @@ pub(crate) fn tokenise(
     quiet: bool,
 ) -> Result<Tokens, CliError> {
     let tokens = Tokens::open_or_build(spec, cache_dir, &mut shown(quiet, || false));
-    Ok(tokens.map_err(TrainError::from)?)
+    Ok(tokens?)
 }
 
 /// Shows progress as long as `is_stopped` says no.

@@ -50,7 +50,7 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
 
 /// Evaluates the SAEs of a folder.
 fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
-    let saes = sae_files::find_saes(Path::new(&args.target)).map_err(TrainError::from)?;
+    let saes = sae_files::find_saes(Path::new(&args.target))?;
     let missing = |option: &str| {
         let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
         CliError::input(message).with_hint(

@@ -7,7 +7,6 @@ use crate::sweep::paths::Folders;
 use args::HookpointsArgs;
 use plan::{HookpointFacts, match_hookpoints};
 use std::path::Path;
-use train::TrainError;
 
 /// Prints the hookpoints of a model, in natural order.
 ///
@@ -21,7 +20,7 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
         Path::new("."),
         &shelf,
     )?;
-    let facts = facts::read_facts(&model.dir).map_err(TrainError::from)?;
+    let facts = facts::read_facts(&model.dir)?;
     let all = ["*".to_owned()];
     let patterns = match args.patterns.is_empty() {
         true => all.as_slice(),

@@ -15,7 +15,7 @@ use args::VerifyResumeArgs;
 use data::DigestCache;
 use fastrand::Rng;
 use indicatif::HumanBytes;
-use plan::runs_layout::EVENTS;
+use plan::runs_layout::{self, EVENTS};
 use plan::{
     Event, EventKind, JobDraft, JobInputs, PlanError, StreamKey, TrainConfig, resolve_jobs,
 };
@@ -128,8 +128,8 @@ fn shortened(
         jobs: vec![OrderJob {
             job,
             dir: JOB.into(),
-            state_dir: ".state".into(),
-            best_dir: ".best".into(),
+            state_dir: runs_layout::state_dir(JOB),
+            best_dir: runs_layout::best_dir(JOB),
             finetune_dir,
         }],
         ..order

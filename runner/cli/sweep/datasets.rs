@@ -13,7 +13,6 @@ use plan::DataFiles;
 use plan::{DataName, DatasetRequest};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use train::TrainError;
 
 /// Where the Hub keeps a copy in Parquet of data sets in other formats.
 const PARQUET_BRANCH: &str = "refs/convert/parquet";
@@ -98,7 +97,7 @@ fn of_this_machine(
 }
 
 fn of_data(error: DataError) -> CliError {
-    CliError::from(TrainError::from(error)).about("dataset".to_owned())
+    CliError::from(error).about("dataset".to_owned())
 }
 
 fn choose(

@@ -1,10 +1,10 @@
 //! How much memory the worker of a stream may take.
 
 use crate::run::launch::Processes;
+use data::OwnMemory;
 use nvml_wrapper::Nvml;
 use plan::Launch;
 use std::env;
-use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
 /// promise, and the runtime takes its own.
@@ -35,16 +35,9 @@ pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) ->
     n_bytes.map(|n_bytes| n_bytes / 100 * SHARE_PCT)
 }
 
-/// The machine's, or what a container or a batch system leaves us of it.
 fn of_machine() -> Option<u64> {
-    let mut system = System::new();
-    system.refresh_memory();
-    let own = sysinfo::get_current_pid().ok()?;
-    let only_own = ProcessesToUpdate::Some(&[own]);
-    system.refresh_processes_specifics(only_own, false, ProcessRefreshKind::nothing());
-    let limits = system.process(own).and_then(Process::cgroup_limits);
-    let limit = limits.map_or(u64::MAX, |limits| limits.total_memory);
-    Some(system.total_memory().min(limit)).filter(|&n_bytes| n_bytes > 0)
+    let memory = OwnMemory::read()?;
+    Some(memory.total).filter(|&n_bytes| n_bytes > 0)
 }
 
 /// That of the GPU that CUDA gives this number. Asked of NVML: CUDA itself would take up a part of it.

@@ -409,7 +409,7 @@ impl Inputs {
         let digest = spec.digest(&self.digests).map_err(|error| {
             let key = error.is_about_tokenizer_class();
             let key = key.then(|| "tokenizer_class".to_owned());
-            CliError::from(TrainError::from(error)).about(key)
+            CliError::from(error).about(key)
         })?;
         self.token_digests.insert(key, digest.clone());
         Ok(digest)
@@ -425,9 +425,8 @@ impl Inputs {
         let n_sequences = self.n_sequences(config, n_wanted)?;
         self.compare_tokenizers(config);
         match n_sequences {
-            Some(n_sequences) => check_batch(n_sequences, &batches).map_err(|error| {
-                CliError::from(TrainError::from(error)).about("batch_size".to_owned())
-            }),
+            Some(n_sequences) => check_batch(n_sequences, &batches)
+                .map_err(|error| CliError::from(error).about("batch_size".to_owned())),
             None => Ok(config.validate_batch()?),
         }
     }
@@ -475,7 +474,7 @@ impl Inputs {
             } else {
                 "dataset"
             };
-            CliError::from(TrainError::from(error)).about(key.to_owned())
+            CliError::from(error).about(key.to_owned())
         })?;
         self.n_sequences.insert(digest, (n_wanted, found));
         Ok(found)
@@ -529,7 +528,7 @@ impl Inputs {
                 &self.sweep_dir,
                 &self.model_shelf,
             )?;
-            let config = facts::read_config(&found.dir).map_err(TrainError::from)?;
+            let config = facts::read_config(&found.dir)?;
             let facts = Arc::new(config.facts());
             note_unknown_keys(&name.0, &facts, config.unknown_keys());
             let model = Model {

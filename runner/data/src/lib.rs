@@ -46,6 +46,7 @@ mod hint;
 mod in_order;
 mod mapping;
 mod memory_limit;
+mod own_memory;
 mod panics;
 mod permutation;
 mod rows;
@@ -70,6 +71,7 @@ pub use error::DataError;
 pub use evaluation::EvalSequences;
 pub use first_look::TokenizerDifference;
 pub use header::TokenCounts;
+pub use own_memory::OwnMemory;
 pub use permutation::permutation;
 pub use source::{
     ChosenFile, Document, Documents, MAX_DOCUMENT_BYTES, ParquetCopy, choose_files,

@@ -1,12 +1,12 @@
 //! A limit of memory for as long as documents of others are read and tokenised.
 
+use crate::OwnMemory;
 use plan::FailureKind;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::SigId;
 use signal_hook::consts::SIGABRT;
 use signal_hook::low_level;
 use std::fs;
-use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// While it lives, this process gets no more memory than the machine has left. A document or tokenizer that grows
 /// without bound then ends this process, with an error that names both, and no other process of the machine.
@@ -66,16 +66,10 @@ fn tell_on_abort(message: String) -> Option<SigId> {
     registered.ok()
 }
 
-/// Bytes that this process can still get: of the machine, and of the control group that it is in.
+/// Bytes that this process can still get.
 fn available() -> Option<u64> {
-    let mut system = System::new();
-    system.refresh_memory();
-    let own = sysinfo::get_current_pid().ok()?;
-    let only_own = ProcessesToUpdate::Some(&[own]);
-    system.refresh_processes_specifics(only_own, false, ProcessRefreshKind::nothing());
-    let group = system.process(own).and_then(Process::cgroup_limits);
-    let of_group = group.map_or(u64::MAX, |limits| limits.free_memory);
-    Some(system.available_memory().min(of_group)).filter(|&n_bytes| n_bytes > 0)
+    let memory = OwnMemory::read()?;
+    Some(memory.available).filter(|&n_bytes| n_bytes > 0)
 }
 
 /// Bytes of data that this process has, as `RLIMIT_DATA` counts them.

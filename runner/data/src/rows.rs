@@ -61,7 +61,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// Appends the next row to `sequences`; false where there is none.
+    /// Appends the next row to `sequences`; false after the last.
     fn next(
         &mut self,
         documents: &mut Documents,

@@ -83,7 +83,7 @@ impl Tokenizer {
     }
 
     /// The separator of documents: the EOS token of the tokenizer's or else the generation's
-    /// configuration, or the text `<|endoftext|>` where there is none. sparsify does not look into the
+    /// configuration, or without both the text `<|endoftext|>`. sparsify does not look into the
     /// generation config.
     pub fn eos_token(&self) -> &str {
         self.config.separator()

@@ -16,7 +16,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Opens the token file at `path`; `None` where there is none.
+    /// Opens the token file at `path`; `None`: there is no such file.
     pub(crate) fn open(path: &Path, digest: &[u8; 32]) -> Result<Option<Self>, CacheDefect> {
         let file = match files::open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -179,8 +179,12 @@ impl Layout {
 
     /// The blocks' names, in order.
     pub fn block_names(&self) -> impl Iterator<Item = String> {
-        let layers_name = self.layers_name;
-        (0..self.n_layers).map(move |layer_idx| format!("{layers_name}.{layer_idx}"))
+        (0..self.n_layers).map(|layer_idx| self.block_name(layer_idx))
+    }
+
+    /// The name of a block.
+    pub fn block_name(&self, layer_idx: usize) -> String {
+        format!("{}.{layer_idx}", self.layers_name)
     }
 
     /// The base model's tensors that a forward pass over the first `n_layers` blocks needs.

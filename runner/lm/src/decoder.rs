@@ -12,10 +12,6 @@ use crate::tap::{ModuleId, Run, Tape};
 use facts::{BlockNorms, DecoderConfig, LayerConfig, NormStyle, QkNorm};
 use tch::{TchError, Tensor};
 
-fn block_name(layer_idx: usize) -> String {
-    format!("layers.{layer_idx}")
-}
-
 fn load_norm(config: &DecoderConfig, loader: &mut Loader, name: &str) -> Result<RmsNorm, LmError> {
     let mut norm = loader.rms_norm(name, config.rms_norm_eps)?;
     if config.norm_style == NormStyle::OnePlus {
@@ -160,7 +156,7 @@ impl Block {
         loader: &mut Loader,
         layer_idx: usize,
     ) -> Result<Self, LmError> {
-        let name = block_name(layer_idx);
+        let name = loader.block_name(layer_idx);
         let mut norm = |norm: &str| load_norm(config, loader, &format!("{name}.{norm}"));
         let before_attention = norm("input_layernorm")?;
         // The same name is another place in another family.

@@ -49,10 +49,6 @@ pub(crate) fn load(
     }))
 }
 
-fn block_name(layer_idx: usize) -> String {
-    format!("h.{layer_idx}")
-}
-
 /// `c_proj(act(c_fc(x)))`
 #[derive(Debug)]
 struct Mlp {
@@ -101,7 +97,7 @@ impl Block {
         loader: &mut Loader,
         layer_idx: usize,
     ) -> Result<Self, LmError> {
-        let name = block_name(layer_idx);
+        let name = loader.block_name(layer_idx);
         let eps = config.common().layer_norm_epsilon;
         Ok(Self {
             id: loader.id(&name),

@@ -116,6 +116,10 @@ impl<'a> Loader<'a> {
         self.n_layers == self.layout.n_layers
     }
 
+    pub(crate) fn block_name(&self, layer_idx: usize) -> String {
+        self.layout.block_name(layer_idx)
+    }
+
     pub(crate) fn id(&self, name: &str) -> ModuleId {
         *self
             .ids

@@ -16,9 +16,6 @@ pub(crate) fn compute_kind(
     options: &LoadOptions,
 ) -> Result<Kind, LmError> {
     match options.dtype {
-        Dtype::Float32 => Ok(Kind::Float),
-        Dtype::BFloat16 => Ok(Kind::BFloat16),
-        Dtype::Float16 => Ok(Kind::Half),
         Dtype::Auto if options.device != Device::Cpu && options.load_in_8bit => Ok(Kind::Half),
         Dtype::Auto => {
             let stored = match config.stored_dtype() {
@@ -27,6 +24,7 @@ pub(crate) fn compute_kind(
             };
             Ok(fitting(kind_of(stored), options.device, has_fast_bf16()))
         }
+        given => Ok(kind_of(given)),
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn load_tensor(
     loaded.map_err(|source| LmError::torch(format!("loading tensor `{}`", spec.name), source))
 }
 
-/// The kind of a dtype that is stored.
+/// The kind of a dtype; `auto`, which no file has, is float32.
 pub(crate) fn kind_of(dtype: Dtype) -> Kind {
     match dtype {
         Dtype::Float32 | Dtype::Auto => Kind::Float,

@@ -57,24 +57,20 @@ impl Sae {
 fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let cfg = SaeConfig::of_folder(dir)?;
     let file = MappedFile::open(&dir.join(WEIGHTS_FILE))?;
-    let [num_latents, d_in, d_out] =
-        [cfg.resolved_num_latents(), cfg.d_in, cfg.d_out()].map(|n| n as i64);
     file.refuse_others(&cfg.tensors())?;
-    let encoder_weight = file.weights("encoder.weight", &[num_latents, d_in])?;
+    let mapped = |tensor| file.weights(tensor, &cfg.shape(tensor));
+    let encoder_weight = mapped("encoder.weight")?;
     let kind = options.kind.unwrap_or(encoder_weight.kind());
-    let take = |tensor, expected: &[i64]| {
-        let weights = file.weights(tensor, expected)?;
-        placed(&weights, kind, options.device)
-    };
+    let take = |tensor| placed(&mapped(tensor)?, kind, options.device);
     Ok(Sae {
-        encoder_bias: take("encoder.bias", &[num_latents])?,
+        encoder_bias: take("encoder.bias")?,
         w_dec: match options.decoder {
-            true => take("W_dec", &[num_latents, d_out])?,
-            false => no_decoder(d_out, kind, options.device)?,
+            true => take("W_dec")?,
+            false => no_decoder(cfg.d_out() as i64, kind, options.device)?,
         },
-        b_dec: take("b_dec", &[d_out])?,
+        b_dec: take("b_dec")?,
         w_skip: match cfg.skip_connection {
-            true => Some(take("W_skip", &[d_out, d_in])?),
+            true => Some(take("W_skip")?),
             false => None,
         },
         threshold: None,

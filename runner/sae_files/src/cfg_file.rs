@@ -51,7 +51,7 @@ impl SaeConfig {
     }
 
     /// The shape of a tensor that [`SaeConfig::tensors`] names.
-    fn shape(&self, tensor: &str) -> Vec<i64> {
+    pub fn shape(&self, tensor: &str) -> Vec<i64> {
         let [num_latents, d_in, d_out] =
             [self.resolved_num_latents(), self.d_in, self.d_out()].map(|n| n as i64);
         match tensor {

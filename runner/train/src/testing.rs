@@ -8,7 +8,7 @@ use crate::worker::{run_worker, train};
 use data::{DigestCache, TokenSpec, find_files};
 use plan::{DataFiles, RowSpec};
 use plan::{DatasetRequest, Event, EventKind, Job, JobDraft, JobInputs, StreamKey, TrainConfig};
-use plan::{Order, OrderJob};
+use plan::{Order, OrderJob, runs_layout};
 use sae::Sae;
 use std::collections::BTreeMap;
 use std::fs;
@@ -96,8 +96,8 @@ impl Run {
             .map(|(name, config)| OrderJob {
                 job: job_of_ranks(n_ranks, name, config.clone()),
                 dir: name.into(),
-                state_dir: Path::new(".state").join(name),
-                best_dir: Path::new(".best").join(name),
+                state_dir: runs_layout::state_dir(name),
+                best_dir: runs_layout::best_dir(name),
                 finetune_dir: config.finetune.clone().map(PathBuf::from),
             })
             .collect();

@@ -12,6 +12,7 @@ use crate::training::{ActivationStream, StreamTrainer};
 use data::{BatchSpec, Batches, Shard, Tokens};
 use lm::LanguageModel;
 use plan::OrderJob;
+use plan::runs_layout::EVENTS;
 use plan::{Job, JobDraft, JobInputs, StreamKey, TrainConfig, digest_json, resolve_jobs};
 use sae::Sae;
 use std::ffi::OsString;
@@ -112,7 +113,7 @@ impl Trainer {
             finetune_dir: order.job.config.finetune.clone().map(PathBuf::from),
             ..order
         };
-        let mut events = EventLog::open(&beside.join("events.jsonl"), 1, 0)?;
+        let mut events = EventLog::open(&beside.join(EVENTS), 1, 0)?;
         let _no_grad = tch::no_grad_guard();
         let mut trainer = StreamTrainer {
             stream: ActivationStream {

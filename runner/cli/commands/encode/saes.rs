@@ -13,7 +13,6 @@ use sae_files::{FilesError, FoundSae, HubSaes, find_saes};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use store::Store;
-use train::TrainError;
 
 /// SAEs that are on this machine, and what is known of their training.
 pub(super) struct SaesToUse {
@@ -44,7 +43,7 @@ impl SaesToUse {
     }
 
     fn of_folder(target: &str) -> Result<Self, CliError> {
-        let found = find_saes(Path::new(target)).map_err(TrainError::from)?;
+        let found = find_saes(Path::new(target))?;
         Ok(Self::without_job(target, found))
     }
 
@@ -60,7 +59,7 @@ impl SaesToUse {
     fn of_repo(args: &EncodeArgs) -> Result<Self, CliError> {
         let (repo, revision) = (&args.target, args.sae_revision.as_deref());
         let hub = hub()?;
-        let saes = HubSaes::list(&hub, repo, revision).map_err(of_hub)?;
+        let saes = HubSaes::list(&hub, repo, revision)?;
         if let Some(notice) = saes.notice() {
             table::note(&notice.to_string());
         }
@@ -68,8 +67,7 @@ impl SaesToUse {
         let names = match saes.names()[..] {
             [_] => saes.select(&[]),
             _ => saes.select(&args.hookpoint),
-        };
-        let names = names.map_err(of_hub)?;
+        }?;
         let found = download::shown(repo, args.quiet, |show| saes.download(&hub, &names, show))?;
         Ok(Self::without_job(repo, found))
     }
@@ -120,7 +118,7 @@ impl SaesToUse {
             nearest: nearest(pattern, names, 3),
             n_saes: self.found.len(),
         };
-        TrainError::from(error).into()
+        error.into()
     }
 
     /// The model that they were trained on: its name and its revision.
@@ -155,8 +153,4 @@ impl SaesToUse {
             }
         }
     }
-}
-
-fn of_hub(error: FilesError) -> CliError {
-    TrainError::from(error).into()
 }

@@ -17,7 +17,7 @@ use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
-use train::dist::{self, DistError, Environment, Store, Told};
+use train::dist::{self, Environment, Store, Told};
 
 /// How long ranks look for the store.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -303,12 +303,6 @@ fn here_key(rank: usize) -> String {
 
 fn bye_key(rank: usize) -> String {
     format!("bye/{rank}")
-}
-
-impl From<DistError> for CliError {
-    fn from(error: DistError) -> Self {
-        train::TrainError::from(error).into()
-    }
 }
 
 #[cfg(test)]

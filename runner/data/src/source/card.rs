@@ -108,8 +108,8 @@ impl Card {
         configs.find(|config| config.config_name == name)
     }
 
-    /// The configuration to take where none is asked for: the one marked `default: true`, the one
-    /// named `default`, or the only one. `None` where there are none.
+    /// The default configuration: the one marked `default: true`, the one
+    /// named `default`, or the only one. `None`: the card has no such configuration.
     ///
     /// # Errors
     /// There are several, and none or several of them are the default.

@@ -77,7 +77,7 @@ pub(crate) fn parts_of(
     })
 }
 
-/// The configuration that the request names, or else the default; `None` where there are none.
+/// The configuration that the request names, or else the default; `None`: the card has neither.
 fn asked_config<'a>(
     dataset: &str,
     card: &'a Card,

@@ -25,7 +25,7 @@ const WORD_IN_FOLDER: [&str; 4] = [
 const WORD_IN_FILE: [&str; 2] = ["**/{word}[-._ 0-9]*", "**/*[-._ 0-9]{word}[-._ 0-9]*"];
 
 /// The splits of the files below `dir`: the first convention of `datasets` 5.2 that fits anything.
-/// Files count here whether or not they hold data. Empty where there are none.
+/// Files count here whether or not they hold data. Empty if no file fits a convention.
 ///
 /// # Errors
 /// A folder that cannot be read.

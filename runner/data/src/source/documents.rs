@@ -114,7 +114,7 @@ impl Documents {
         self.first_skipped.as_deref()
     }
 
-    /// Opens the next file; false where there is none.
+    /// Opens the next file; false after the last.
     fn open_next_file(&mut self) -> Result<bool, DataError> {
         let Some((file, n_bytes)) = self.files.next() else {
             return Ok(false);

@@ -20,7 +20,7 @@ pub(super) fn document(value: JsonValue<'_>, column: &Column) -> Result<Document
     document.map_or_else(|| slow_document(value, column), Ok)
 }
 
-/// The columns of a row; `None` if it is none.
+/// The columns of a row; `None`: it is not an object.
 pub(super) fn columns_of(value: JsonValue<'_>) -> Option<Vec<String>> {
     let object = object_of(value).ok()?;
     Some(object.into_iter().map(|(name, _)| name).collect())
@@ -154,7 +154,7 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// [`document`], with the reason where there is none.
+/// [`document`], with the reason why a row has no document.
 fn slow_document(value: JsonValue<'_>, column: &Column) -> Result<Document, RowError> {
     let place = value.place;
     let object = object_of(value).map_err(|source| RowError::Bad(place.not_json(source)))?;

@@ -152,7 +152,7 @@ impl Values {
         }
     }
 
-    /// Adds the next line to `row`; false where there is none, or too much.
+    /// Adds the next line to `row`; false after the last, or if it is too long.
     fn append_line(&mut self) -> Result<bool, DataError> {
         let mut line = RowBytes::default();
         if !self.source.read_line(&mut line)? {

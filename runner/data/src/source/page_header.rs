@@ -37,7 +37,7 @@ impl PageHeader {
     /// Reads the header that begins at the next byte of `reader`.
     ///
     /// # Errors
-    /// It is none, or cut short.
+    /// The bytes are not a header, or are cut short.
     pub(super) fn read(reader: impl Read) -> io::Result<Self> {
         let mut thrift = Thrift {
             reader,

@@ -11,10 +11,6 @@ use crate::tap::{ModuleId, Run, Tape};
 use facts::GptNeoxConfig;
 use tch::Tensor;
 
-fn block_name(layer_idx: usize) -> String {
-    format!("layers.{layer_idx}")
-}
-
 /// Causal self-attention with one projection, in which queries, keys and values alternate by head.
 #[derive(Debug)]
 struct Attention {
@@ -102,7 +98,7 @@ impl Block {
         loader: &mut Loader,
         layer_idx: usize,
     ) -> Result<Self, LmError> {
-        let name = block_name(layer_idx);
+        let name = loader.block_name(layer_idx);
         let mut norm =
             |norm: &str| loader.layer_norm(&format!("{name}.{norm}"), config.layer_norm_eps);
         Ok(Self {
