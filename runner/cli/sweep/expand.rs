@@ -447,7 +447,7 @@ impl Inputs {
     /// Says that transformers would make other tokens of a job's data.
     fn say_where_tokens_differ(&self, config: &TrainConfig) {
         let spec = self.tokens(config, &config.train_data());
-        if let Some(difference) = spec.tokenizer_difference() {
+        if let Some(difference) = spec.tokenizer_difference(&self.digests) {
             note_tokenizers(config, &difference);
         }
     }

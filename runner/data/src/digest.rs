@@ -112,8 +112,8 @@ impl TokenSpec {
     }
 }
 
-/// Digests of files, remembered in a folder, so that large files are read once and not on every
-/// run. A remembered digest counts as long as the file keeps size and times.
+/// Digests of files, and what else takes long to find out, remembered in a folder, so that it is done once
+/// and not on every run. A remembered digest counts as long as the file keeps size and times.
 #[derive(Clone, Debug)]
 pub struct DigestCache {
     folder: PathBuf,
@@ -137,9 +137,9 @@ impl DigestCache {
         let path = path.canonicalize().map_err(DataError::io("find", path))?;
         let metadata = path.metadata().map_err(DataError::io("read", &path))?;
         let entry_name = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
-        let entry_path = self.folder.join(entry_name.as_str());
         let state = file_state(&metadata);
-        if let Some(digest) = remembered(&entry_path, &state) {
+        let entry = self.recall(&entry_name);
+        if let Some(digest) = entry.and_then(|entry| digest_in(&entry, &state)) {
             return Ok(digest);
         }
         let mut hasher = blake3::Hasher::new();
@@ -149,13 +149,22 @@ impl DigestCache {
             .map_err(DataError::io("read", &path))?;
         let digest = hasher.finalize().to_hex().to_string();
         if is_settled(&metadata) {
-            // Without it the next run reads the file again; nothing else is lost.
-            let _ = self.remember(&entry_path, &format!("{digest} {state}"));
+            self.remember(&entry_name, &format!("{digest} {state}"));
         }
         Ok(digest)
     }
 
-    fn remember(&self, entry_path: &Path, entry: &str) -> std::io::Result<()> {
+    /// The entry that was remembered under a name.
+    pub(crate) fn recall(&self, entry_name: &str) -> Option<String> {
+        files::read_text(&self.folder.join(entry_name), bound::SETTINGS).ok()
+    }
+
+    /// Without the entry the next run finds out again; nothing else is lost.
+    pub(crate) fn remember(&self, entry_name: &str, entry: &str) {
+        let _ = self.write(entry_name, entry);
+    }
+
+    fn write(&self, entry_name: &str, entry: &str) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         // As the umask has it, where tempfile's own are for their owner alone: a cache may be shared.
         let mode = Permissions::from_mode(0o666);
@@ -163,13 +172,13 @@ impl DigestCache {
             .permissions(mode)
             .tempfile_in(&self.folder)?;
         std::io::Write::write_all(&mut file, entry.as_bytes())?;
-        file.persist(entry_path)?;
+        file.persist(self.folder.join(entry_name))?;
         Ok(())
     }
 }
 
-fn remembered(entry_path: &Path, state: &str) -> Option<String> {
-    let entry = files::read_text(entry_path, bound::SETTINGS).ok()?;
+/// The digest in an entry, if the file still has that state.
+fn digest_in(entry: &str, state: &str) -> Option<String> {
     let (digest, entry_state) = entry.split_once(' ')?;
     let is_digest = blake3::Hash::from_hex(digest).is_ok();
     (is_digest && entry_state == state).then(|| digest.to_string())

@@ -3,13 +3,17 @@
 use crate::cache::tokenise;
 use crate::chunk::Totals;
 use crate::tokenizer_config::TokenizerConfig;
-use crate::{BuildProgress, DataError, Document, Documents, TokenSpec, Tokenizer, Tokens};
+use crate::{
+    BuildProgress, DataError, DigestCache, Document, Documents, TokenSpec, Tokenizer, Tokens,
+};
 use plan::{RowRange, TokenizerClass};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Bytes of a data set's files that are read to find it out, at most.
 const MAX_BYTES: u64 = 8 << 20;
+/// Part of what a comparison is remembered under; raised when the same inputs would give another one.
+const COMPARISON: &str = "tokenizers 1";
 /// Documents that are tokenised twice, at most, bytes of each of them, and of all.
 const MAX_DOCUMENTS: usize = 200;
 const MAX_DOCUMENT_BYTES: usize = 1 << 15;
@@ -26,15 +30,30 @@ pub struct TokenizerDifference {
     pub n_different: usize,
 }
 
+impl TokenizerDifference {
+    fn entry(&self) -> String {
+        format!("{} {}", self.n_documents, self.n_different)
+    }
+
+    fn of_entry(class: &'static str, entry: &str) -> Option<Self> {
+        let (n_documents, n_different) = entry.split_once(' ')?;
+        Some(Self {
+            class,
+            n_documents: n_documents.parse().ok()?,
+            n_different: n_different.parse().ok()?,
+        })
+    }
+}
+
 impl TokenSpec {
     /// Reads the first document. Gives the number of sequences where the tokens with this `digest` have
     /// been made in `cache_dir`, or where the data set holds token ids and has no more than `n_wanted`
     /// rows. `None`: it has that many, or it would take long to find out, or the files are still to be
-    /// downloaded. No text is tokenised: nobody could stop that.
+    /// downloaded. No text is tokenised: that could not be stopped.
     ///
     /// # Errors
-    /// The first document cannot be used. That there is none, and what is wrong with a tokenizer or with
-    /// later documents, is left to those who need them.
+    /// The first document cannot be used. An empty data set, and what is wrong with a tokenizer or with
+    /// later documents, is reported when they are used.
     pub fn first_look(
         &self,
         cache_dir: &Path,
@@ -68,12 +87,30 @@ impl TokenSpec {
         Ok(counted.ok().map(|totals| totals.n_sequences))
     }
 
-    /// Tokenises the first documents by tokenizer.json as it is and by the class that transformers picks.
-    /// `None`: the tokens are the same, or it cannot be known: the class is not built in, the data set holds
-    /// token ids, or it is still to be downloaded. What is wrong is left to those who need it.
-    pub fn tokenizer_difference(&self) -> Option<TokenizerDifference> {
-        let config = TokenizerConfig::read(&self.tokenizer_dir, TokenizerClass::Transformers);
-        let class = config.ok()?.rebuild()?.class().name();
+    /// Compares the tokens of the first documents by tokenizer.json as it is with those of the class that
+    /// transformers picks. `None`: they are the same, or it cannot be known: the class is not built in, the
+    /// data set holds token ids, or it is still to be downloaded. What is wrong is reported when it is used.
+    /// The answer is remembered in `known`: two tokenizers of a large vocabulary take seconds.
+    pub fn tokenizer_difference(&self, known: &DigestCache) -> Option<TokenizerDifference> {
+        let configs = [TokenizerClass::File, TokenizerClass::Transformers]
+            .map(|class| TokenizerConfig::read(&self.tokenizer_dir, class).ok());
+        let class = configs[1].as_ref()?.rebuild()?.class().name();
+        let inputs = format!("{COMPARISON} {} {configs:?}", self.digest(known).ok()?);
+        let entry_name = blake3::hash(inputs.as_bytes()).to_hex();
+        let entry = known.recall(&entry_name);
+        let remembered = entry.and_then(|entry| TokenizerDifference::of_entry(class, &entry));
+        let difference = match remembered {
+            Some(difference) => difference,
+            None => {
+                let difference = self.compare_tokenizers(class)?;
+                known.remember(&entry_name, &difference.entry());
+                difference
+            }
+        };
+        (difference.n_different > 0).then_some(difference)
+    }
+
+    fn compare_tokenizers(&self, class: &'static str) -> Option<TokenizerDifference> {
         let texts = self.first_texts()?;
         let tokens = |class| tokens_of(&self.tokenizer_dir, class, &texts);
         let of_file = tokens(TokenizerClass::File)?;
@@ -82,12 +119,11 @@ impl TokenSpec {
         let n_different = pairs
             .filter(|(of_file, of_class)| of_file != of_class)
             .count();
-        let difference = TokenizerDifference {
+        Some(TokenizerDifference {
             class,
             n_documents: texts.len(),
             n_different,
-        };
-        (n_different > 0).then_some(difference)
+        })
     }
 
     fn first_texts(&self) -> Option<Vec<String>> {
@@ -117,7 +153,6 @@ fn tokens_of(folder: &Path, class: TokenizerClass, texts: &[String]) -> Option<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DigestCache;
     use crate::fixtures::{data_files, fixture, folder_with, text_rows, tiny_spec};
     use serde_json::Value;
 
@@ -197,7 +232,7 @@ mod tests {
                 tokenizer_dir: folder.path().into(),
                 ..tiny_spec()
             };
-            spec.tokenizer_difference()
+            spec.tokenizer_difference(&DigestCache::new(folder.path()))
         };
         let rows = "{\"text\": \"whale\"}\n{\"text\": \"the whale\"}\n{}\n";
         let gpt2 = r#"{"tokenizer_class": "GPT2TokenizerFast"}"#;
@@ -212,5 +247,37 @@ mod tests {
         for rows in ["", ids, "{\"txt\": \"the whale\"}\n"] {
             assert_eq!(difference(gpt2, "Whitespace", rows), None, "{rows}");
         }
+    }
+
+    #[test]
+    fn a_comparison_is_made_once_and_again_where_an_input_changed() {
+        let tokenizer = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+        let mut tokenizer: Value = serde_json::from_slice(&tokenizer).unwrap();
+        tokenizer["pre_tokenizer"]["type"] = "Whitespace".into();
+        let folder = folder_with(&[
+            ("tokenizer.json", tokenizer.to_string().as_bytes()),
+            (
+                "tokenizer_config.json",
+                br#"{"tokenizer_class": "GPT2Tokenizer"}"#,
+            ),
+            ("a.jsonl", b"{\"text\": \"the whale\"}\n"),
+        ]);
+        let mut spec = TokenSpec {
+            files: data_files(&folder.path().join("a.jsonl")),
+            tokenizer_dir: folder.path().into(),
+            ..tiny_spec()
+        };
+        // The content is known by its hash, so that only a comparison needs the file.
+        spec.files.files[0].content_hash = Some("sha256:a".into());
+        let known = DigestCache::new(folder.path());
+        let found = spec.tokenizer_difference(&known).unwrap();
+        std::fs::remove_file(folder.path().join("a.jsonl")).unwrap();
+        assert_eq!(spec.tokenizer_difference(&known), Some(found));
+        for entry in std::fs::read_dir(folder.path().join("digests")).unwrap() {
+            std::fs::write(entry.unwrap().path(), "damaged").unwrap();
+        }
+        assert_eq!(spec.tokenizer_difference(&known), None, "nothing to read");
+        spec.files.files[0].content_hash = Some("sha256:b".into());
+        assert_eq!(spec.tokenizer_difference(&known), None, "other content");
     }
 }
