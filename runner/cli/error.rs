@@ -2,9 +2,10 @@
 
 use crate::show::table;
 use data::DataError;
+use fault::FailureKind;
+use fault::message_chain;
 use hub::HubError;
-use plan::message_chain;
-use plan::{FailureKind, PlanError};
+use plan::PlanError;
 use recipe::RecipeError;
 use std::error::Error;
 use std::fmt;

@@ -89,7 +89,7 @@ async fn queue_lost(
         // A plan may name a job twice.
         if lost.insert(job.job_id.as_str()) {
             folder.remove_state(&job.dir)?;
-            let why = plan::message_chain(&error);
+            let why = fault::message_chain(&error);
             table::note(&format!(
                 "`{}` was done, and is trained again: {why}",
                 planned.name

@@ -1,7 +1,7 @@
 //! A limit of memory for as long as documents of others are read and tokenised.
 
 use crate::OwnMemory;
-use plan::FailureKind;
+use fault::FailureKind;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::SigId;
 use signal_hook::consts::SIGABRT;

@@ -3,6 +3,7 @@
 //! Numbers grow over all attempts of a stream, so folding a file twice changes nothing.
 
 use crate::EvalStats;
+use fault::FailureKind;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
@@ -225,26 +226,6 @@ impl EventKind {
             Self::Started { .. } | Self::Note { .. } | Self::Failed { .. } | Self::Finished => {
                 Vec::new()
             }
-        }
-    }
-}
-
-/// Whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The user's input: a retry would fail the same way.
-    Input,
-    /// The machine's or the program's.
-    Internal,
-}
-
-impl FailureKind {
-    /// With which a process ends that failed so.
-    pub const fn exit_code(self) -> u8 {
-        match self {
-            Self::Input => 2,
-            Self::Internal => 1,
         }
     }
 }

@@ -40,7 +40,7 @@ pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
 pub use error::{PlanError, nearest};
 pub use evaluation::EvalStats;
-pub use event::{BadEvent, Event, EventKind, FailureKind, MAX_EVENT_BYTES, SaeStats};
+pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_jobs};
@@ -57,4 +57,4 @@ pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{
     Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of, takes_text, takes_texts,
 };
-pub use text::{brief, escaped, escaped_lines, has_secret, message_chain, names_secret, redacted};
+pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};

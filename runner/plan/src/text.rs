@@ -129,17 +129,6 @@ fn find_user_of_address(text: &str) -> Option<(usize, usize)> {
     text.match_indices("://").find_map(user)
 }
 
-/// An error and its causes in one line.
-pub fn message_chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message = format!("{message}: {error}");
-        cause = error.source();
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

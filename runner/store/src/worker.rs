@@ -4,7 +4,8 @@ use crate::attempt::{AttemptStatus, find, job_status_after, take_jobs};
 use crate::error::Trouble;
 use crate::job;
 use crate::open::int;
-use plan::{Event, FailureKind};
+use fault::FailureKind;
+use plan::Event;
 use sqlx::SqliteConnection;
 
 /// The attempt that wrote `event`. One that the database does not know is adopted with the stream's

@@ -1,7 +1,7 @@
 //! What can go wrong while training.
 
 use crate::layout::Layout;
-use plan::FailureKind;
+use fault::FailureKind;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 

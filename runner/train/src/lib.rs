@@ -32,6 +32,9 @@
 //!   its formats
 //! - `proof.rs`: a layout is read back and held to what it computes
 //!
+//! Absent on purpose: autograd, since the gradient's sparse structure is known, and libtorch's optimizers, which
+//! cannot be resumed to the bit.
+//!
 //! `stepper.rs` and `examples/bench_step/` measure an update alone, in encoder products.
 
 mod activations;

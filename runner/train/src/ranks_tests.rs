@@ -2,7 +2,8 @@
 
 use crate::testing::{HOOKPOINTS, Run, assert_same, config, relative};
 use crate::worker::run_worker;
-use plan::{EventKind, FailureKind, LossFn, Optimizer, TrainConfig};
+use fault::FailureKind;
+use plan::{EventKind, LossFn, Optimizer, TrainConfig};
 use sae::Sae;
 use std::net::TcpListener;
 use std::path::PathBuf;

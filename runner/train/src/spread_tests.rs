@@ -5,7 +5,8 @@ use crate::ranks_tests::{
     run_ranks, signal, start, trained, wait_for_reports, with_dead_latents,
 };
 use crate::testing::{Run, assert_close, assert_same, interrupt_after, other};
-use plan::{Dtype, EventKind, FailureKind, Optimizer, TrainConfig};
+use fault::FailureKind;
+use plan::{Dtype, EventKind, Optimizer, TrainConfig};
 use std::fs;
 
 /// Three places of two widths: no number of ranks in these tests divides their SAEs.

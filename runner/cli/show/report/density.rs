@@ -16,7 +16,7 @@ pub(super) fn read(path: &Path) -> Option<Vec<u32>> {
     match train::read_density(path) {
         Ok(density) => Some(bins(&density)),
         Err(error) => {
-            table::note(&format!("left out: {}", plan::message_chain(&error)));
+            table::note(&format!("left out: {}", fault::message_chain(&error)));
             None
         }
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::testing::{Script, TestStore, plan, stats};
-use plan::{FailureKind, Plan};
+use fault::FailureKind;
+use plan::Plan;
 use serde_json::json;
 
 async fn running() -> (TestStore, Plan) {

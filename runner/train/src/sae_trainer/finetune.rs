@@ -82,7 +82,7 @@ mod tests {
         assert!(message.contains("encoder.weight [16, 4]"), "{message}");
         let missing = load(saved, &dir.path().join("none"), Device::Cpu).unwrap_err();
         assert!(missing.to_string().contains("none"), "{missing}");
-        assert_eq!(missing.kind(), plan::FailureKind::Input);
+        assert_eq!(missing.kind(), fault::FailureKind::Input);
     }
 
     #[test]
