@@ -10,7 +10,8 @@ use crate::sweep::config;
 use crate::sweep::named_data::{Named, NamedInputs};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
-use data::{DigestCache, EvalSequences, TokenSpec};
+use data::{EvalSequences, TokenSpec};
+use files::DigestCache;
 use indicatif::ProgressBar;
 use plan::Order;
 use plan::runs_layout;
@@ -140,7 +141,7 @@ impl Job {
         let order = self.order()?;
         let digests = DigestCache::new(&folders.cache);
         let (dir, commit) = (&order.model_dir, order.model_commit.as_deref());
-        let model = train::read_model(dir, commit, &digests)?;
+        let model = facts::read_model(dir, commit, &digests)?;
         let vocab_size = model.facts.vocab_size;
         check("model", dir, &model.digest, &order.key.model_digest)?;
         let sequences = sequences(&order, vocab_size, &folders.cache)?;

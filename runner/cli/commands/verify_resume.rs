@@ -12,8 +12,8 @@ use crate::show::table;
 use crate::sweep::config;
 use crate::sweep::paths::Folders;
 use args::VerifyResumeArgs;
-use data::DigestCache;
 use fastrand::Rng;
+use files::DigestCache;
 use indicatif::HumanBytes;
 use plan::runs_layout::{self, EVENTS};
 use plan::{
@@ -92,7 +92,7 @@ fn shortened(
         ..config
     };
     let digests = DigestCache::new(&Folders::of_this_machine()?.cache);
-    let model = train::read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
+    let model = facts::read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
     let mut known = order.jobs.iter().chain(&order.evaluate);
     let known = known.find(|known| known.job.job_id == details.job_id);
     let of_finetune = |known: &OrderJob| known.finetune_dir.clone();

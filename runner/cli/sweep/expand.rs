@@ -10,7 +10,9 @@ use crate::sweep::models::{FoundModel, fetch_weights, find_model};
 use crate::sweep::paths::{self, Folders};
 use crate::sweep::rounds;
 use args::SweepArgs;
-use data::{BatchSpec, DigestCache, Shard, TokenSpec, TokenizerDifference, check_batch};
+use data::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
+use facts::FactsError;
+use files::DigestCache;
 use indicatif::HumanBytes;
 use plan::RowSpec;
 use plan::{DataName, Job, JobDraft, JobInputs, ModelFacts, Plan, PlanError, Stream, StreamKey};
@@ -18,7 +20,6 @@ use plan::{TokenizerClass, TrainConfig, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use train::TrainError;
 
 /// A plan, and where its inputs lie on this machine.
 #[derive(Debug)]
@@ -197,7 +198,7 @@ fn note_unknown_keys(model: &str, facts: &ModelFacts, keys: &[String]) {
 }
 
 /// The error of a loss on the model's output, for a model without a head.
-fn without_head(error: TrainError, job: &Job) -> CliError {
+fn without_head(error: FactsError, job: &Job) -> CliError {
     let hint = format!(
         "the loss of job `{}` is taken on the model's output, which needs its head: save the model again \
          with `AutoModelForCausalLM`, or set `loss_fn = \"fvu\"`",
@@ -319,15 +320,15 @@ impl Inputs {
     fn check_model(&self, plan: &Plan, stream: &Stream) -> Result<Vec<String>, CliError> {
         let model = self.model_of(first_job(plan, stream));
         let dir = &model.found.dir;
-        let left_over = train::check_model(dir, stream.n_layers_run)?;
+        let left_over = facts::check_model(dir, stream.n_layers_run)?;
         let jobs = plan.jobs_of(stream);
         if let Some(job) = jobs.iter().find(|job| job.config.loss_fn.is_end_to_end()) {
-            train::check_head(dir).map_err(|error| without_head(error, job))?;
+            facts::check_head(dir).map_err(|error| without_head(error, job))?;
         }
         if !jobs.iter().any(|job| job.config.wants_evaluation()) {
             return Ok(left_over);
         }
-        train::check_whole_model(dir, model.facts.n_layers).map_err(|error| {
+        facts::check_whole_model(dir, model.facts.n_layers).map_err(|error| {
             let hint = "evaluation takes the whole model with its head; `evaluate = false` does \
                         without";
             CliError::from(error).with_hint(hint.to_owned())
@@ -363,7 +364,8 @@ impl Inputs {
             digest.map_err(|error| error.about("eval_dataset".to_owned()))
         });
         let finetune_digest = self.finetune_dir(config)?;
-        let finetune_digest = finetune_digest.map(|dir| train::digest_saes(&dir, &self.digests));
+        let finetune_digest =
+            finetune_digest.map(|dir| sae_files::digest_saes(&dir, &self.digests));
         let model = &self.models[&name_of(config)];
         Ok(JobInputs {
             facts: model.facts.clone(),
@@ -511,7 +513,7 @@ impl Inputs {
         if let Some(digest) = digest {
             return Ok(digest.clone());
         }
-        let read = train::digest_model(&found.dir, found.commit(), &self.digests)?;
+        let read = facts::digest_model(&found.dir, found.commit(), &self.digests)?;
         Ok(digest.insert(read).clone())
     }
 

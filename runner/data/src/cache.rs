@@ -2,11 +2,12 @@
 
 use crate::build_progress::{Progress, go_on};
 use crate::chunk::{Cutting, Totals};
-use crate::digest::{DigestCache, TokenSpec};
+use crate::digest::TokenSpec;
 use crate::memory_limit::MemoryLimit;
 use crate::rows::visit_token_ids;
 use crate::writer::TokenWriter;
 use crate::{BuildProgress, DataError, Documents, Tokenizer, Tokens};
+use files::DigestCache;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

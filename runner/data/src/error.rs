@@ -1,6 +1,7 @@
 //! What can be wrong with data, as the user can mend it.
 
 use crate::source::ID_COLUMN;
+use fault::Fault;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -17,6 +18,9 @@ pub enum DataError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// Anything else.
+    #[error(transparent)]
+    Fault(#[from] Fault),
     /// The caller stopped the work.
     #[error("tokenising was stopped")]
     Stopped,

@@ -3,9 +3,8 @@
 use crate::cache::tokenise;
 use crate::chunk::Totals;
 use crate::tokenizer_config::TokenizerConfig;
-use crate::{
-    BuildProgress, DataError, DigestCache, Document, Documents, TokenSpec, Tokenizer, Tokens,
-};
+use crate::{BuildProgress, DataError, Document, Documents, TokenSpec, Tokenizer, Tokens};
+use files::DigestCache;
 use plan::{RowRange, TokenizerClass};
 use std::ops::ControlFlow;
 use std::path::Path;

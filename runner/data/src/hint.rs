@@ -2,6 +2,7 @@
 
 use crate::DataError;
 use crate::source::ID_COLUMN;
+use fault::Remedy;
 use std::path::Path;
 
 const KNOWN_ENDINGS: &str = "known are .json, .jsonl, .ndjson, .csv, .tsv and .txt, also packed with gzip, \
@@ -29,6 +30,7 @@ impl DataError {
     /// The next step for the user, where there is one.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Fault(fault) => return fault.hint(),
             Self::Io { source, .. } if files::is_lfs_pointer(source) => files::LFS_HINT.into(),
             Self::Io { action, path, .. } => io_hint(action, path).into(),
             Self::NoKnownFiles {

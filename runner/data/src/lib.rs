@@ -66,7 +66,7 @@ mod golden;
 pub use batches::{BatchSpec, Batches, Shard, check_batch, held_out, included, training_order};
 pub use build_progress::BuildProgress;
 pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
-pub use digest::{DigestCache, TokenSpec};
+pub use digest::TokenSpec;
 pub use error::DataError;
 pub use evaluation::EvalSequences;
 pub use first_look::TokenizerDifference;

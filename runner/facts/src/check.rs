@@ -24,7 +24,7 @@ const OLD_BUFFERS: &[&str] = &[
 ///
 /// # Errors
 /// The first file that cannot be read, or tensor that is missing or wrong.
-pub fn check_weights(
+pub(crate) fn check_weights(
     model_dir: &Path,
     config: &ModelConfig,
     n_layers: usize,
@@ -43,7 +43,7 @@ pub fn check_weights(
 ///
 /// # Errors
 /// A head that is missing or has another shape than `config` says.
-pub fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), FactsError> {
+pub(crate) fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), FactsError> {
     let layout = config.layout();
     let mut weights = Weights::open(model_dir)?;
     match head_names(&layout).find(|name| weights.has(name)) {

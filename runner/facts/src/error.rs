@@ -1,6 +1,7 @@
 //! What can be wrong with a model folder.
 
 use crate::missing::{adapter_hint, dtype_hint, prefix_hint};
+use fault::{Fault, Remedy};
 use safetensors::SafeTensorError;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -8,6 +9,9 @@ use thiserror::Error;
 /// A model folder that cannot be read.
 #[derive(Debug, Error)]
 pub enum FactsError {
+    /// Anything else.
+    #[error(transparent)]
+    Fault(#[from] Fault),
     /// The model folder is not there.
     #[error("no model folder at `{}`", path.display())]
     NoModelFolder {
@@ -226,6 +230,7 @@ impl FactsError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Fault(fault) => fault.hint(),
             Self::NoModelFolder { .. } => Some(
                 "`model` is the path of a folder with config.json, model.safetensors and \
                  tokenizer.json"

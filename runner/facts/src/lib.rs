@@ -2,7 +2,7 @@
 //!
 //! A model is an ordinary Hugging Face folder. [`read_config`] reads config.json; from it alone come the
 //! names and widths of all submodules ([`read_facts`]) and the tensors that there must be, which
-//! [`check_weights`] looks for in the headers of the safetensors files. No libtorch.
+//! [`check_model`] looks for in the headers of the safetensors files. No libtorch.
 //!
 //! ```no_run,standalone_crate
 //! # use sae_run_facts as facts;
@@ -23,6 +23,7 @@
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `rope.rs`, `yarn.rs`
 //! - `config.rs`: config.json key by key; `keys.rs`: every key that a family may have
 //! - `layout.rs`: a model as a list of modules: hookpoints, tensor checks, parameter counts
+//! - `inputs.rs`: what planning asks of a model, and its digest
 //! - `weights.rs`, `header.rs`: safetensors files; `check.rs`: whether all tensors are there; `missing.rs`: why not
 
 mod act_fn;
@@ -33,6 +34,7 @@ mod decoder;
 mod error;
 mod gpt;
 mod header;
+mod inputs;
 mod json;
 mod keys;
 mod layout;
@@ -48,11 +50,14 @@ pub mod testing;
 
 pub use act_fn::ActFn;
 pub use architecture::{Architecture, ModelConfig, architectures, read_config, read_facts};
-pub use check::{base_prefix, check_head, check_weights, embedding_dtype, head_names, head_spec};
+pub use check::{base_prefix, embedding_dtype, head_names, head_spec};
 pub use check::{prefixed, weight_files};
 pub use decoder::{BlockNorms, DecoderConfig, LayerConfig, NormStyle, QkNorm};
 pub use error::FactsError;
 pub use gpt::GptConfig;
+pub use inputs::{
+    ModelInputs, check_head, check_model, check_whole_model, digest_model, read_model,
+};
 pub use layout::{BIAS, Layout, Module, ModuleKind, TensorSpec, WEIGHT, Within};
 pub use models::gpt_neo::GptNeoConfig;
 pub use models::gpt_neox::GptNeoxConfig;

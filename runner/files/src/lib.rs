@@ -6,9 +6,11 @@
 //! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
 //!
 //! - `read.rs`, `bound.rs`: reading within bounds; `output.rs`: writing; `remove.rs`: removing folders
-//! - `lock.rs`: locks that say who holds them; `lfs.rs`: pointers of Git LFS in place of files; `path.rs`: paths from names; `user.rs`: whose a file is
+//! - `lock.rs`: locks that say who holds them; `digest_cache.rs`: digests of files, remembered
+//! - `lfs.rs`: pointers of Git LFS in place of files; `path.rs`: paths from names; `user.rs`: whose a file is
 
 pub mod bound;
+mod digest_cache;
 mod json;
 mod lfs;
 mod lock;
@@ -20,6 +22,7 @@ mod remove;
 pub mod testing;
 mod user;
 
+pub use digest_cache::DigestCache;
 pub use json::{from_json, with_stand_ins, without_mark};
 pub use lfs::{LFS_HINT, is_lfs_pointer};
 pub use lock::{LockHolder, host_name, lock};

@@ -4,7 +4,7 @@ mod changed_configs;
 
 use crate::testing::{assert_close, fixtures, relative, test_device, wide};
 use crate::{LanguageModel, LoadOptions, Replacements, Taps};
-use facts::{check_weights, read_config, read_facts};
+use facts::{check_model, read_config, read_facts};
 use plan::Dtype;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -131,7 +131,7 @@ fn hookpoints_and_widths_come_from_the_configuration() {
 fn the_weights_are_whole_and_nothing_is_left_over() {
     for_each_case(|name, case| {
         let config = read_config(&case.dir).unwrap();
-        let unexpected = check_weights(&case.dir, &config, config.facts().n_layers).unwrap();
+        let unexpected = check_model(&case.dir, config.facts().n_layers).unwrap();
         assert_eq!(unexpected, Vec::<String>::new(), "{name}");
     });
 }

@@ -3,7 +3,7 @@
 use crate::testing::{RawTensor, RawTensors, TinyModel, write_tensors};
 use crate::{LanguageModel, LoadOptions};
 use facts::FactsError;
-use facts::{check_head, check_weights, read_config};
+use facts::{check_head, check_model};
 use safetensors::Dtype;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// What planning and loading say, which must be the same: the error and its hint.
 fn failure(dir: &Path) -> (String, String) {
-    let planned = read_config(dir).and_then(|config| check_weights(dir, &config, 4));
+    let planned = check_model(dir, 4);
     let (planned, loaded) = (
         planned.unwrap_err(),
         LanguageModel::load(dir, &LoadOptions::default()).unwrap_err(),
@@ -176,7 +176,7 @@ fn a_head_that_is_not_there_is_told_from_other_tensors() {
     let model = TinyModel::with_config(json!({"tie_word_embeddings": false}));
     let error = |tensors: &RawTensors| {
         write_tensors(&model.weights(), tensors);
-        check_head(model.dir(), &read_config(model.dir()).unwrap()).unwrap_err()
+        check_head(model.dir()).unwrap_err()
     };
     let mut tensors = model.tensors();
     let missing = error(&tensors);

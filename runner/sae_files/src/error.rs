@@ -1,5 +1,6 @@
 //! What can be wrong with the files of SAEs.
 
+use fault::{Fault, Remedy};
 use hub::HubError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -10,6 +11,9 @@ const N_LISTED: usize = 12;
 /// What can be wrong with the files of SAEs.
 #[derive(Debug, Error)]
 pub enum FilesError {
+    /// Anything else.
+    #[error(transparent)]
+    Fault(#[from] Fault),
     /// A file or folder cannot be read or written.
     #[error("cannot {action} `{path}`")]
     Io {
@@ -185,6 +189,7 @@ impl FilesError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Fault(fault) => fault.hint(),
             Self::Config { .. } | Self::MissingTensor { .. } => Some(
                 "an SAE folder holds `cfg.json`, and `sae.safetensors` as sparsify writes it or \
                  `sae_weights.safetensors` as SAELens does"

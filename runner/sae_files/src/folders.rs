@@ -1,7 +1,9 @@
 //! SAEs on disk, found by their folders' names.
 
 use crate::cfg_file::{CONFIG_FILE, read_config};
-use crate::{FilesError, saelens};
+use crate::{FilesError, WEIGHTS_FILE, saelens};
+use files::DigestCache;
+use plan::digest_json;
 use plan::{fnmatch, nearest};
 use serde::Deserialize;
 use std::fs;
@@ -149,6 +151,34 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, FilesError> {
     let mut paths: Vec<_> = paths.into_iter().filter(|path| path.is_dir()).collect();
     paths.sort();
     Ok(paths)
+}
+
+/// The digest of all SAEs in the folder `dir`: of what they are called and of their files.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn digest_saes(dir: &Path, digests: &DigestCache) -> Result<String, FilesError> {
+    let mut files = Vec::new();
+    collect_saes(dir, &mut files)?;
+    files.sort();
+    let digest_of = |path: &PathBuf| {
+        let name = path.strip_prefix(dir).unwrap_or(path);
+        Ok((name.to_path_buf(), digests.file(path)?))
+    };
+    let files = files.iter().map(digest_of);
+    Ok(digest_json(&files.collect::<Result<Vec<_>, FilesError>>()?))
+}
+
+fn collect_saes(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), FilesError> {
+    for entry in fs::read_dir(dir).map_err(FilesError::io("read", dir))? {
+        let path = entry.map_err(FilesError::io("read", dir))?.path();
+        if path.is_dir() {
+            collect_saes(&path, files)?;
+        } else if path.ends_with(CONFIG_FILE) || path.ends_with(WEIGHTS_FILE) {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

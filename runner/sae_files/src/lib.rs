@@ -20,7 +20,7 @@ mod saelens;
 pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, check_sae, read_config};
 pub use config::{Activation, SaeConfig};
 pub use error::FilesError;
-pub use folders::{FoundSae, TrainedOn, find_saes, select};
+pub use folders::{FoundSae, TrainedOn, digest_saes, find_saes, select};
 pub use from_hub::HubSaes;
 pub use header::{Header, Place, Width};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};

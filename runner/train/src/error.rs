@@ -1,13 +1,16 @@
 //! What can go wrong while training.
 
 use crate::layout::Layout;
-use fault::FailureKind;
+use fault::{FailureKind, Fault, Remedy};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// What can go wrong while training.
 #[derive(Debug, Error)]
 pub enum TrainError {
+    /// Anything else.
+    #[error(transparent)]
+    Fault(#[from] Fault),
     /// The language model.
     #[error(transparent)]
     Lm(#[from] lm::LmError),
@@ -250,6 +253,7 @@ impl TrainError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Fault(fault) => fault.hint(),
             Self::Lm(error) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Sae(error) => error.hint(),
@@ -326,6 +330,7 @@ impl TrainError {
     /// Whose fault it is: a retry helps only against the machine's.
     pub fn kind(&self) -> FailureKind {
         match self {
+            Self::Fault(fault) => fault.kind(),
             Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
             Self::Lm(_)
             | Self::Data(_)

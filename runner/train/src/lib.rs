@@ -44,7 +44,6 @@ mod encode;
 mod error;
 mod evaluate;
 mod events;
-mod inputs;
 mod layout;
 mod libtorch;
 mod not_finite;
@@ -82,9 +81,6 @@ pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, Encode
 pub use error::TrainError;
 pub use evaluate::{
     EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate, read_density,
-};
-pub use inputs::{
-    ModelInputs, check_head, check_model, check_whole_model, digest_model, digest_saes, read_model,
 };
 pub use layout::Layout;
 pub use libtorch::Libtorch;

@@ -1,11 +1,12 @@
 //! A worker on the tiny model, for tests.
 
 use crate::events::EventLog;
-use crate::read_model;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use crate::worker::{run_worker, train};
-use data::{DigestCache, TokenSpec, find_files};
+use data::{TokenSpec, find_files};
+use facts::read_model;
+use files::DigestCache;
 use plan::{DataFiles, RowSpec};
 use plan::{DatasetRequest, Event, EventKind, Job, JobDraft, JobInputs, StreamKey, TrainConfig};
 use plan::{Order, OrderJob, runs_layout};

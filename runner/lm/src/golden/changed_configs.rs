@@ -3,7 +3,7 @@
 use super::{cross_entropy, in_float32};
 use crate::testing::{assert_close, fixtures, read_tensors, write_tensors};
 use crate::{LanguageModel, LoadOptions};
-use facts::{check_head, check_weights, read_config};
+use facts::{check_head, check_model, read_config};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -63,9 +63,9 @@ fn as_transformers_computes_them() {
         case.write(folder.path());
         let config = read_config(folder.path()).unwrap();
         let n_layers = config.facts().n_layers;
-        let unexpected = check_weights(folder.path(), &config, n_layers).unwrap();
+        let unexpected = check_model(folder.path(), n_layers).unwrap();
         assert_eq!(unexpected, Vec::<String>::new(), "{}", case.name);
-        check_head(folder.path(), &config).unwrap();
+        check_head(folder.path()).unwrap();
         let options = LoadOptions {
             with_head: true,
             ..in_float32()

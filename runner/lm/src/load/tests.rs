@@ -4,14 +4,14 @@ use super::*;
 use crate::testing::{RawTensor, RawTensors, TinyModel, assert_close, tiny_llama, write_tensors};
 use crate::{LanguageModel, Taps};
 use facts::FactsError;
-use facts::{check_head, check_weights, read_config, weight_files};
+use facts::{check_head, check_model, weight_files};
 use safetensors::Dtype;
 use serde_json::json;
 
 const UP_PROJ: &str = "model.layers.2.mlp.up_proj.weight";
 
 fn check(dir: &Path, n_layers: usize) -> Result<Vec<String>, LmError> {
-    Ok(check_weights(dir, &read_config(dir)?, n_layers)?)
+    Ok(check_model(dir, n_layers)?)
 }
 
 /// Planning and loading must find the same fault.
@@ -275,7 +275,7 @@ fn an_untied_head_is_read_only_when_asked_for() {
         with_head: true,
         ..LoadOptions::default()
     };
-    let check = |dir: &Path| Ok(check_head(dir, &read_config(dir).unwrap())?);
+    let check = |dir: &Path| Ok(check_head(dir)?);
     let load = |dir: &Path| LanguageModel::load(dir, &with_head).map(|_| ());
     for error in [load(model.dir()), check(model.dir())] {
         let error = error.unwrap_err();

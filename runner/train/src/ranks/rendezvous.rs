@@ -2,8 +2,8 @@
 
 use crate::TrainError;
 use crate::libtorch::Libtorch;
-use data::DigestCache;
 use dist::{Environment, Hello, Timeouts, World};
+use files::DigestCache;
 use plan::{Order, TRAINER_VERSION, digest_json};
 use std::path::Path;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 pub(crate) mod prepare;
 
+use crate::TrainError;
 use crate::allocator::keep_freed_memory;
 use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
@@ -12,10 +13,11 @@ use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
-use crate::{ModelInputs, TrainError, read_model};
-use data::{Batches, DataError, DigestCache};
+use data::{Batches, DataError};
 use dist::Environment;
+use facts::{ModelInputs, read_model};
 use fault::{FailureKind, message_chain};
+use files::DigestCache;
 use files::{bound, host_name};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::runs_layout::STREAM_LOCK;

@@ -1,11 +1,12 @@
 //! The token data of a stream: tokenised where the cache does not have it, with reports of how far
 //! it is.
 
+use crate::TrainError;
 use crate::events::EventLog;
 use crate::process::log;
 use crate::stop::StopFlag;
-use crate::{ModelInputs, TrainError};
 use data::{BatchSpec, Batches, BuildProgress, EvalSequences, Shard, TokenSpec, Tokens};
+use facts::ModelInputs;
 use plan::DataFiles;
 use plan::EventKind;
 use plan::Order;
