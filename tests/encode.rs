@@ -1,6 +1,7 @@
 //! `sae-run encode`: SAEs of a job, a folder and a Hub, on texts and on a data set.
 
 use crate::common::{Outcome, Workspace, fixture, text};
+use data::Tokenizer;
 use hub_server::HubServer;
 use lm::{LanguageModel, LoadOptions, Taps};
 use serde_json::{Value, json};
@@ -8,7 +9,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-use train::data::Tokenizer;
 
 const TEXTS: [&str; 2] = ["Call me Ishmael.", "Some years ago, never mind how long"];
 

@@ -2,7 +2,8 @@
 
 use crate::common::{Outcome, Running, Workspace, has_ended, signal, text, until, wait_for_end};
 use crate::distributed::{free_port, long_sweep, rank, start, sweep, workspace};
-use dist::{Store, StoreAddress};
+use dist::Store;
+use plan::StoreAddress;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

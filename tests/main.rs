@@ -14,7 +14,6 @@ mod distributed;
 mod encode;
 mod eval;
 mod finetune;
-mod front;
 mod hostile_hub;
 mod hostile_names;
 mod hostile_ranks;
@@ -30,9 +29,9 @@ mod models;
 mod not_finite;
 mod permissions;
 mod plan;
-#[cfg(target_arch = "x86_64")]
 mod planted_code;
 mod private;
+mod programs;
 mod provenance;
 mod publish;
 mod readme;

@@ -2,17 +2,16 @@
 
 use crate::show::table;
 use data::DataError;
-use fault::FailureKind;
-use fault::message_chain;
+use facts::FactsError;
+use fault::{FailureKind, Fault, Remedy, message_chain};
 use hub::HubError;
 use plan::PlanError;
 use recipe::RecipeError;
+use sae_files::FilesError;
 use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use store::StoreError;
-use train::TrainError;
-use train::dist::DistError;
 
 /// Lines of a message that are shown at most.
 const MOST_LINES: usize = 16;
@@ -38,6 +37,14 @@ impl CliError {
             hint: None,
             setting: None,
             exit_code: FailureKind::Input.exit_code(),
+        }
+    }
+
+    /// Somebody is at fault, as a worker says.
+    pub(crate) fn of_kind(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            exit_code: kind.exit_code(),
+            ..Self::input(message)
         }
     }
 
@@ -159,29 +166,36 @@ impl From<StoreError> for CliError {
     }
 }
 
-/// Errors that a worker meets too: they are told in the same words.
-macro_rules! of_the_worker {
-    ($($error:ty),*) => {$(
-        impl From<$error> for CliError {
-            fn from(error: $error) -> Self {
-                TrainError::from(error).into()
-            }
-        }
-    )*};
+impl From<DataError> for CliError {
+    fn from(error: DataError) -> Self {
+        Self::of(&error, error.hint())
+    }
 }
 
-of_the_worker!(
-    DataError,
-    DistError,
-    facts::FactsError,
-    sae_files::FilesError
-);
+impl From<FactsError> for CliError {
+    fn from(error: FactsError) -> Self {
+        Self::of(&error, error.hint())
+    }
+}
 
-impl From<TrainError> for CliError {
-    fn from(error: TrainError) -> Self {
+impl From<FilesError> for CliError {
+    fn from(error: FilesError) -> Self {
+        let kind = match error.is_of_the_folder() {
+            true => FailureKind::Input,
+            false => FailureKind::Internal,
+        };
         Self {
-            exit_code: error.kind().exit_code(),
+            exit_code: kind.exit_code(),
             ..Self::of(&error, error.hint())
+        }
+    }
+}
+
+impl From<Fault> for CliError {
+    fn from(fault: Fault) -> Self {
+        Self {
+            exit_code: fault.kind().exit_code(),
+            ..Self::of(&fault, fault.hint())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `sae-run-torch`, which `sae-run` becomes: trains a sweep of sparse autoencoders from one file.
+//! `sae-run`: trains a sweep of sparse autoencoders from one file. What computes is `sae-run-worker`.
 //!
 //! - `sweep/`: from a sweep file to a plan
 //! - `run/`: from a plan to trained SAEs
@@ -17,32 +17,16 @@ use args::{Args, Command};
 use commands::{data, doctor, encode, eval, hookpoints, plan, recipes, rm, verify_resume};
 use error::CliError;
 use show::{job, ls, report, sql};
-use std::env;
 use std::future::Future;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = Args::of_process();
-    let is_worker = matches!(args.command, Some(Command::Worker { .. }));
     let outcome = dispatch(args);
-    let code = outcome.unwrap_or_else(|error| {
+    ExitCode::from(outcome.unwrap_or_else(|error| {
         error.print();
         error.exit_code()
-    });
-    // Profilers of the training, and coverage, write what they have in handlers.
-    if !is_worker && env::var_os("LLVM_PROFILE_FILE").is_none() {
-        end(code);
-    }
-    ExitCode::from(code)
-}
-
-/// Ends the process without its exit handlers: libtorch takes its tables of operators down there, one by one,
-/// in 70 ms or more. All that is ours was dropped before.
-fn end(code: u8) -> ! {
-    // As at any other exit, there is nobody left to tell.
-    let _ = io::stdout().flush();
-    signal_hook::low_level::exit(code.into())
+    }))
 }
 
 fn dispatch(args: Args) -> Result<u8, CliError> {
@@ -67,11 +51,10 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
             args::print_completions(shell);
             Ok(0)
         }
-        Some(Command::Worker { order, attached }) => Ok(train::run_worker(&order, attached)?),
     }
 }
 
-/// Only the commands that wait for several things at once pay for a runtime; a worker has none.
+/// Only the commands that wait for several things at once pay for a runtime.
 fn block_on(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

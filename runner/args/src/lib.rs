@@ -19,7 +19,6 @@ mod train;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use std::path::PathBuf;
 use std::process;
 
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
@@ -100,15 +99,6 @@ pub enum Command {
     Completions {
         /// The shell.
         shell: Shell,
-    },
-    /// Train one stream by an order file; the program starts this itself.
-    #[command(hide = true)]
-    Worker {
-        /// The order file.
-        order: PathBuf,
-        /// Save and end when standard input ends.
-        #[arg(long)]
-        attached: bool,
     },
 }
 

@@ -1,6 +1,7 @@
 //! `sae-run doctor`: what was found on this machine.
 
 use crate::error::CliError;
+use crate::run::worker_program;
 use crate::show::table;
 use crate::sweep::config;
 use crate::sweep::paths::Folders;
@@ -9,7 +10,6 @@ use hub::HubSettings;
 use plan::runs_layout::DATABASE;
 use std::fmt::Write;
 use std::path::Path;
-use train::Libtorch;
 
 /// `sae-run doctor`.
 ///
@@ -19,19 +19,16 @@ pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let engine = folders.engine();
     let hub = HubSettings::from_env()?;
-    let libtorch = Libtorch::loaded();
-    let library = libtorch
+    let machine = worker_program::machine()?;
+    let library = machine
         .library
         .as_deref()
         .map_or("not found".into(), Path::to_string_lossy);
     let rows = [
         ("sae-run", env!("CARGO_PKG_VERSION").to_owned()),
-        (
-            "libtorch",
-            format!("{} ({library})", libtorch.version_text()),
-        ),
-        ("CUDA", train::init_backends().to_string()),
-        ("threads", train::default_threads().to_string()),
+        ("libtorch", format!("{} ({library})", machine.libtorch)),
+        ("CUDA", machine.cuda.to_string()),
+        ("threads", machine.n_threads.to_string()),
         (
             "engine",
             existing(&engine, "missing, `make setup` builds it"),

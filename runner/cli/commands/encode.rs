@@ -3,6 +3,7 @@
 mod saes;
 
 use crate::error::CliError;
+use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::models::{fetch_weights, find_model};
@@ -10,14 +11,14 @@ use crate::sweep::named_data::{Named, NamedInputs};
 use crate::sweep::paths::Folders;
 use args::EncodeArgs;
 use indicatif::ProgressBar;
-use plan::{TrainConfig, apply_overrides};
-use sae_files::FoundSae;
+use plan::{
+    CachedTokens, EncodeFormat, EncodeInput, EncodeSummary, EncodeTask, FoundSae, ModelUse, Task,
+    Texts, TrainConfig, apply_overrides,
+};
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
-use std::io::{self, BufRead, BufReader, IsTerminal};
-use std::ops::ControlFlow;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use train::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, TrainError};
 
 /// Encodes and writes the file.
 ///
@@ -28,24 +29,26 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
     let format = format(&args.out)?;
     let saes = SaesToUse::find(args).await?;
     let config = apply_overrides(&saes.config, &settings(args, &saes)?)?;
-    let (model_dir, input) = match args.input.dataset.is_some() {
+    let (model_dir, input, n_sequences) = match args.input.dataset.is_some() {
         true => sequences(args, &config)?,
         false => texts(args, &config)?,
     };
-    let request = EncodeRequest {
-        model_dir,
-        dtype: config.dtype,
-        load_in_8bit: config.load_in_8bit,
-        tokenizer_class: config.tokenizer_class,
-        device: args.device.clone(),
-        saes: saes.found,
+    let task = EncodeTask {
+        model: ModelUse {
+            dir: model_dir,
+            dtype: config.dtype,
+            load_in_8bit: config.load_in_8bit,
+            device: args.device.clone(),
+        },
+        input,
+        saes: saes.found.clone(),
         top: args.top.map(|top| top as usize),
         batch_tokens: args.batch_tokens as usize,
         out: args.out.clone(),
         format,
     };
-    let summary = run(args, &request, input)?;
-    print(args, &request.saes, &summary)
+    let summary = run(args, task, n_sequences)?;
+    print(args, &saes.found, &summary)
 }
 
 fn format(out: &Path) -> Result<EncodeFormat, CliError> {
@@ -73,66 +76,54 @@ fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, C
     Ok(named.settings())
 }
 
-/// The model's folder, and the sequences of the data set.
-fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<(PathBuf, EncodeInput), CliError> {
+/// The model's folder, what goes through it, and how many sequences that is, where it is known.
+type Source = (PathBuf, EncodeInput, Option<u64>);
+
+fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let inputs = NamedInputs::fetch(config, args.quiet)?;
+    let n_sequences = inputs.tokens.n_sequences() as u64;
+    let most = args.max_examples;
     let input = EncodeInput::Sequences {
-        tokens: inputs.tokens,
-        most: args.max_examples,
+        tokens: CachedTokens {
+            cache_dir: Folders::of_this_machine()?.cache,
+            digest: inputs.tokens.digest(),
+        },
+        most,
     };
-    Ok((inputs.model_dir, input))
+    let n_sequences = most.map_or(n_sequences, |most| most.min(n_sequences));
+    Ok((inputs.model_dir, input, Some(n_sequences)))
 }
 
-/// The model's folder, and the texts.
-fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<(PathBuf, EncodeInput), CliError> {
+fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let shelf = Folders::of_this_machine()?.models();
     let revision = config.revision.as_deref();
     let model = find_model(&config.model, revision, Path::new("."), &shelf)?;
-    let texts: Lines = match &args.input.text_file {
-        Some(path) => lines(path)?,
-        None => Box::new(args.input.text.clone().into_iter().map(Ok)),
+    let texts = match &args.input.text_file {
+        Some(path) if path == Path::new("-") => Texts::StandardInput,
+        Some(path) => {
+            // Before anything is downloaded.
+            files::open(path).map_err(|error| CliError::io("read", path, &error))?;
+            Texts::File(path.clone())
+        }
+        None => Texts::Given(args.input.text.clone()),
     };
     fetch_weights(&model, args.quiet)?;
-    let ctx_len = args.ctx_len.map(|ctx_len| ctx_len as usize);
-    Ok((model.dir, EncodeInput::Texts { texts, ctx_len }))
-}
-
-type Lines = Box<dyn Iterator<Item = Result<String, TrainError>>>;
-
-/// The lines of a file, as they are read.
-fn lines(path: &Path) -> Result<Lines, CliError> {
-    let reader: Box<dyn BufRead> = match path == Path::new("-") {
-        true => Box::new(BufReader::new(io::stdin())),
-        false => {
-            let file = files::open(path).map_err(|error| CliError::io("read", path, &error))?;
-            Box::new(BufReader::new(file))
-        }
+    let input = EncodeInput::Texts {
+        texts,
+        tokenizer_class: config.tokenizer_class,
+        ctx_len: args.ctx_len.map(|ctx_len| ctx_len as usize),
     };
-    let path = path.to_owned();
-    Ok(Box::new(reader.lines().map(move |line| {
-        line.map_err(|source| TrainError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })
-    })))
+    Ok((model.dir, input, None))
 }
 
 fn run(
     args: &EncodeArgs,
-    request: &EncodeRequest,
-    input: EncodeInput,
+    task: EncodeTask,
+    n_sequences: Option<u64>,
 ) -> Result<EncodeSummary, CliError> {
     let bar = match io::stderr().is_terminal() && !args.quiet {
         true => ProgressBar::no_length(),
         false => ProgressBar::hidden(),
-    };
-    let n_sequences = match &input {
-        EncodeInput::Texts { .. } => None,
-        EncodeInput::Sequences { tokens, most } => {
-            let n_sequences = tokens.n_sequences() as u64;
-            Some(most.map_or(n_sequences, |most| most.min(n_sequences)))
-        }
     };
     let bar = match n_sequences {
         Some(n_sequences) => {
@@ -143,12 +134,11 @@ fn run(
         }
         None => bar.with_style(progress::style("encoding, {pos} texts done")),
     };
-    let summary = train::encode(request, input, &mut |n_done| {
+    let summary = worker_program::run(&Task::Encode(task), &mut |n_done, _| {
         bar.set_position(n_done);
-        ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    Ok(summary.expect("nobody breaks it off"))
+    Ok(summary)
 }
 
 fn print(args: &EncodeArgs, saes: &[FoundSae], summary: &EncodeSummary) -> Result<u8, CliError> {

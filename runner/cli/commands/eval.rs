@@ -4,29 +4,30 @@ use crate::commands::data::tokenise;
 use crate::error::CliError;
 use crate::run::past_job;
 use crate::run::runs_folder::RunsFolder;
+use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::config;
 use crate::sweep::named_data::{Named, NamedInputs};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
-use data::{EvalSequences, TokenSpec};
+use data::{TokenSpec, Tokens};
 use files::DigestCache;
 use indicatif::ProgressBar;
-use plan::Order;
-use plan::runs_layout;
-use plan::runs_layout::DATABASE;
-use plan::{TrainConfig, apply_overrides};
-use sae_files::FoundSae;
+use plan::runs_layout::{self, DATABASE};
+use plan::{
+    CachedTokens, EvalSae, EvaluateTask, Evaluated, FoundSae, ModelUse, Order, Task, TrainConfig,
+    apply_overrides, eval_batch_size,
+};
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
-use train::{EvalRequest, EvalSae, Evaluated, TrainError};
 
 /// Sequences in a forward pass at most, where nobody says.
 const BATCH_SIZE: usize = 32;
+/// The fraction of a data set of its own that is evaluated on.
+const ALL: f64 = 1.0;
 
 /// Evaluates the SAEs of a job or a folder.
 ///
@@ -144,16 +145,17 @@ impl Job {
         let model = facts::read_model(dir, commit, &digests)?;
         let vocab_size = model.facts.vocab_size;
         check("model", dir, &model.digest, &order.key.model_digest)?;
-        let sequences = sequences(&order, vocab_size, &folders.cache)?;
-        let ctx_len = sequences.ctx_len();
-        run(&EvalRequest {
-            model_dir: dir.clone(),
-            dtype: self.config.dtype,
-            load_in_8bit: self.config.load_in_8bit,
-            device: args.device.clone(),
-            batch_size: batch_size(args, self.config.batch_size, ctx_len, vocab_size),
+        let tokens = held_out_tokens(&order, vocab_size, &folders.cache)?;
+        run(EvaluateTask {
+            model: model_use(dir, args, &self.config),
+            eval_fraction: match order.eval_dataset {
+                Some(_) => ALL,
+                None => order.key.eval_fraction,
+            },
+            most: None,
+            batch_size: batch_size(args, self.config.batch_size, &tokens, vocab_size),
+            tokens: cached(&tokens)?,
             saes: self.saes_with_density(),
-            sequences,
         })
     }
 
@@ -177,12 +179,8 @@ impl Job {
     }
 }
 
-/// The job's held-out sequences.
-fn sequences(
-    order: &Order,
-    vocab_size: usize,
-    cache_dir: &Path,
-) -> Result<EvalSequences, CliError> {
+/// The token data that the job's held-out sequences are of.
+fn held_out_tokens(order: &Order, vocab_size: usize, cache_dir: &Path) -> Result<Tokens, CliError> {
     let key = &order.key;
     let (files, digest) = match (&order.eval_dataset, &key.eval_token_digest) {
         (Some(files), Some(digest)) => (files, digest),
@@ -197,22 +195,31 @@ fn sequences(
     let tokens = tokenise(&spec, cache_dir, true)?;
     let name = PathBuf::from(&files.name);
     check("data set", &name, &tokens.digest(), digest)?;
-    Ok(match order.eval_dataset {
-        Some(_) => EvalSequences::all(tokens),
-        None => EvalSequences::held_out(&tokens, key.eval_fraction)
-            .expect("a job with held-out data holds out some sequence"),
+    Ok(tokens)
+}
+
+/// Where a worker finds token data that was made here.
+fn cached(tokens: &Tokens) -> Result<CachedTokens, CliError> {
+    Ok(CachedTokens {
+        cache_dir: Folders::of_this_machine()?.cache,
+        digest: tokens.digest(),
     })
+}
+
+fn model_use(dir: &Path, args: &EvalArgs, config: &TrainConfig) -> ModelUse {
+    ModelUse {
+        dir: dir.into(),
+        dtype: config.dtype,
+        load_in_8bit: config.load_in_8bit,
+        device: args.device.clone(),
+    }
 }
 
 /// Checks that an input is still what the job was planned with.
 fn check(what: &'static str, path: &Path, got: &str, expected: &str) -> Result<(), CliError> {
     match got == expected {
         true => Ok(()),
-        false => Err(TrainError::Changed {
-            what,
-            path: path.into(),
-        }
-        .into()),
+        false => Err(plan::changed(what, path).into()),
     }
 }
 
@@ -252,30 +259,23 @@ fn on_named_data(
     saes: Vec<FoundSae>,
 ) -> Result<Vec<Evaluated>, CliError> {
     let inputs = NamedInputs::fetch(config, args.json)?;
-    let all = EvalSequences::all(inputs.tokens);
-    let sequences = match args.max_examples {
-        Some(n_sequences) => all.at_most(n_sequences),
-        None => all,
-    };
-    let ctx_len = sequences.ctx_len();
     let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
-    run(&EvalRequest {
-        model_dir: inputs.model_dir,
-        dtype: config.dtype,
-        load_in_8bit: config.load_in_8bit,
-        device: args.device.clone(),
-        batch_size: batch_size(args, BATCH_SIZE, ctx_len, inputs.vocab_size),
+    run(EvaluateTask {
+        model: model_use(&inputs.model_dir, args, config),
+        eval_fraction: ALL,
+        most: args.max_examples,
+        batch_size: batch_size(args, BATCH_SIZE, &inputs.tokens, inputs.vocab_size),
+        tokens: cached(&inputs.tokens)?,
         saes: saes.collect(),
-        sequences,
     })
 }
 
-fn batch_size(args: &EvalArgs, most: usize, ctx_len: usize, vocab_size: usize) -> usize {
-    let by_memory = || train::eval_batch_size(most, ctx_len, vocab_size);
+fn batch_size(args: &EvalArgs, most: usize, tokens: &Tokens, vocab_size: usize) -> usize {
+    let by_memory = || eval_batch_size(most, tokens.ctx_len(), vocab_size);
     args.batch_size.map_or_else(by_memory, |n| n as usize)
 }
 
-fn run(request: &EvalRequest) -> Result<Vec<Evaluated>, CliError> {
+fn run(task: EvaluateTask) -> Result<Vec<Evaluated>, CliError> {
     let bar = match io::stderr().is_terminal() {
         true => ProgressBar::no_length(),
         false => ProgressBar::hidden(),
@@ -283,13 +283,12 @@ fn run(request: &EvalRequest) -> Result<Vec<Evaluated>, CliError> {
     let bar = bar.with_style(progress::style(
         "evaluating {bar:30} {pos}/{len} sequences, {eta} left",
     ));
-    let evaluated = train::evaluate(request, &mut |n_done, n_sequences| {
-        bar.set_length(n_sequences);
+    let evaluated = worker_program::run(&Task::Evaluate(task), &mut |n_done, n_sequences| {
+        bar.set_length(n_sequences.unwrap_or(n_done));
         bar.set_position(n_done);
-        ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    Ok(evaluated.expect("nobody breaks it off"))
+    Ok(evaluated)
 }
 
 fn print(args: &EvalArgs, evaluated: &[Evaluated]) -> Result<u8, CliError> {

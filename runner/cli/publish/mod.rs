@@ -9,6 +9,7 @@ mod upload;
 
 use crate::error::CliError;
 use crate::run::past_job;
+use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table::{self, count};
 use crate::sweep::config;
@@ -17,16 +18,15 @@ use args::{LayoutArg, PublishArgs};
 use card::Card;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
-use plan::Order;
 use plan::runs_layout::DATABASE;
+use plan::{Order, ProveTask, SaeLayout, SaeLensMetadata, Task};
 use public::PublicJob;
-use sae_files::SaeLensMetadata;
+use sae_files::files_of;
 use selection::Chosen;
 use staging::Staging;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
-use train::Layout;
 
 /// The model card's name in a repository.
 const CARD: &str = "README.md";
@@ -56,10 +56,10 @@ pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
     publisher.publish(&hub).await
 }
 
-fn layouts(args: &PublishArgs) -> Vec<Layout> {
+fn layouts(args: &PublishArgs) -> Vec<SaeLayout> {
     let layout = |arg: &LayoutArg| match arg {
-        LayoutArg::Sparsify => Layout::Sparsify,
-        LayoutArg::SaeLens => Layout::SaeLens,
+        LayoutArg::Sparsify => SaeLayout::Sparsify,
+        LayoutArg::SaeLens => SaeLayout::SaeLens,
     };
     let mut layouts: Vec<_> = args.layout.iter().map(layout).collect();
     layouts.sort_unstable();
@@ -82,7 +82,7 @@ fn described(saes: Vec<PublishableSae>, orders: &Orders) -> Vec<(PublishableSae,
 struct Publisher<'a> {
     args: &'a PublishArgs,
     /// Each once.
-    layouts: Vec<Layout>,
+    layouts: Vec<SaeLayout>,
     runs_dir: PathBuf,
     store: Store,
     staging: Staging,
@@ -91,7 +91,7 @@ struct Publisher<'a> {
 /// A file on its way, and the SAE that it is one of.
 struct Outgoing {
     file: UploadFile,
-    sae: Option<(i64, Layout)>,
+    sae: Option<(i64, SaeLayout)>,
 }
 
 impl Publisher<'_> {
@@ -131,38 +131,64 @@ impl Publisher<'_> {
     }
 
     /// The folder of the repository that an SAE comes into in a layout.
-    fn place_of(&self, chosen: &Chosen, layout: Layout) -> String {
-        let is_beside_another = self.layouts.len() > 1 && layout == Layout::SaeLens;
+    fn place_of(&self, chosen: &Chosen, layout: SaeLayout) -> String {
+        let is_beside_another = self.layouts.len() > 1 && layout == SaeLayout::SaeLens;
         let beside = is_beside_another.then_some("saelens");
         selection::joined([Some(chosen.folder.as_str()), beside])
     }
 
-    /// Writes every SAE in every layout and reads it back; the files that hold them.
+    /// Has every SAE written in every layout and read back; the files that hold them.
     fn proven_files(&self, chosen: &[Chosen], orders: &Orders) -> Result<Vec<Outgoing>, CliError> {
-        let bar = self.bar((chosen.len() * self.layouts.len()) as u64);
-        let mut outgoing = Vec::new();
-        for chosen in chosen {
-            let sae = &chosen.sae;
-            let metadata = match self.layouts.contains(&Layout::SaeLens) {
-                true => saelens::metadata(chosen, orders.get(&sae.result.job_id)),
-                false => SaeLensMetadata::default(),
-            };
-            for &layout in &self.layouts {
+        let tasks = chosen.iter().flat_map(|chosen| {
+            let layouts = self.layouts.iter();
+            layouts.map(|&layout| self.proof(chosen, layout, orders))
+        });
+        let tasks: Vec<_> = tasks.collect();
+        let bar = self.bar(tasks.len() as u64);
+        let report = &mut |n_done: u64, _| {
+            bar.set_position(n_done);
+            if let Some(chosen) = chosen.get(n_done as usize / self.layouts.len()) {
                 progress::label(&bar, &chosen.folder);
-                let dir = self.proven(sae, layout, &metadata)?;
-                let place = self.place_of(chosen, layout);
-                outgoing.extend(layout.files().map(|name| Outgoing {
-                    file: UploadFile {
-                        path: format!("{place}/{name}"),
-                        source: UploadSource::File(dir.join(name)),
-                    },
-                    sae: Some((sae.sae_id, layout)),
-                }));
-                bar.inc(1);
             }
-        }
+        };
+        report(0, None);
+        worker_program::run::<()>(&Task::Prove(tasks.clone()), report)?;
         bar.finish_and_clear();
+        let mut outgoing = Vec::new();
+        for (index, task) in tasks.into_iter().enumerate() {
+            let (chosen, layout) = (&chosen[index / self.layouts.len()], task.layout);
+            let dir = match task.is_kept {
+                true => task.out,
+                // The checkpoint itself has this layout.
+                false => task.dir,
+            };
+            let place = self.place_of(chosen, layout);
+            outgoing.extend(files_of(layout).map(|name| Outgoing {
+                file: UploadFile {
+                    path: format!("{place}/{name}"),
+                    source: UploadSource::File(dir.join(name)),
+                },
+                sae: Some((chosen.sae.sae_id, layout)),
+            }));
+        }
         Ok(outgoing)
+    }
+
+    /// An SAE that is to be written in a layout.
+    fn proof(&self, chosen: &Chosen, layout: SaeLayout, orders: &Orders) -> ProveTask {
+        let result = &chosen.sae.result;
+        let checkpoint = result.checkpoint.as_deref().unwrap_or_default();
+        let staged = self.staging.path().join(layout.name());
+        ProveTask {
+            dir: self.runs_dir.join(checkpoint),
+            layout,
+            metadata: match layout {
+                SaeLayout::Sparsify => SaeLensMetadata::default(),
+                SaeLayout::SaeLens => saelens::metadata(chosen, orders.get(&result.job_id)),
+            },
+            out: staged.join(chosen.sae.sae_id.to_string()),
+            is_kept: layout != SaeLayout::Sparsify,
+        }
     }
 
     /// What the workers of the SAEs' jobs were told last, where that is still there.
@@ -176,32 +202,6 @@ impl Publisher<'_> {
             }
         }
         Ok(orders)
-    }
-
-    /// The folder of an SAE in a layout that is proven to hold it.
-    fn proven(
-        &self,
-        sae: &PublishableSae,
-        layout: Layout,
-        metadata: &SaeLensMetadata,
-    ) -> Result<PathBuf, CliError> {
-        let checkpoint = sae.result.checkpoint.as_deref().unwrap_or_default();
-        let dir = self.runs_dir.join(checkpoint);
-        let staged = self
-            .staging
-            .path()
-            .join(layout.name())
-            .join(sae.sae_id.to_string());
-        train::write_proven(&dir, layout, metadata, &staged)?;
-        match layout {
-            Layout::SaeLens => Ok(staged),
-            // The checkpoint itself has this layout; there may be no place for a copy of all.
-            Layout::Sparsify => {
-                let removed = std::fs::remove_dir_all(&staged);
-                removed.map_err(|error| CliError::io("remove", &staged, &error))?;
-                Ok(dir)
-            }
-        }
     }
 
     fn bar(&self, length: u64) -> ProgressBar {
@@ -244,8 +244,8 @@ impl Publisher<'_> {
 
     fn card(&self, listed: &[Chosen]) -> Result<String, CliError> {
         let first = listed.first();
-        let first = first.filter(|_| self.layouts.contains(&Layout::SaeLens));
-        let saelens = first.map(|first| self.place_of(first, Layout::SaeLens));
+        let first = first.filter(|_| self.layouts.contains(&SaeLayout::SaeLens));
+        let saelens = first.map(|first| self.place_of(first, SaeLayout::SaeLens));
         let card = Card {
             repo: &self.args.repo,
             license: self.args.license.as_deref(),

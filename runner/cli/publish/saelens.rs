@@ -1,9 +1,8 @@
 //! What SAELens's layout says beside the weights.
 
 use super::selection::Chosen;
-use plan::Order;
-use plan::TrainConfig;
-use sae_files::{SaeLensMetadata, transformer_lens_name};
+use plan::{Order, SaeLensMetadata, TrainConfig};
+use sae_files::transformer_lens_name;
 
 /// Where and how an SAE was trained. `order`: what its worker was told last, where that is still there.
 pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadata {

@@ -21,6 +21,7 @@ pub(crate) mod signals;
 pub(crate) mod unreadable;
 pub(crate) mod watch;
 pub(crate) mod worker_process;
+pub(crate) mod worker_program;
 
 use crate::error::CliError;
 use crate::run::launch::{Launcher, Leader, Processes, in_company};

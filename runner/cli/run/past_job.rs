@@ -2,10 +2,10 @@
 
 use crate::error::CliError;
 use files::bound;
+use plan::FoundSae;
 use plan::Order;
 use plan::TrainConfig;
 use plan::runs_layout::ORDER;
-use sae_files::FoundSae;
 use std::path::Path;
 use store::{CheckpointRow, JobDetails};
 

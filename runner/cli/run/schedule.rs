@@ -9,6 +9,7 @@ use crate::run::runs_folder::RunsFolder;
 use crate::run::signals::StopSignals;
 use crate::run::watch::{Failure, Watch};
 use crate::run::worker_process::WorkerProcess;
+use crate::run::worker_program;
 use crate::show::progress::Progress;
 use crate::sweep::expand::Expanded;
 use fault::FailureKind;
@@ -16,13 +17,12 @@ use futures_util::future::join_all;
 use plan::runs_layout;
 use plan::runs_layout::{EVENTS, LOG};
 use plan::{Job, Launch, Stream};
-use plan::{Order, OrderJob};
+use plan::{Order, OrderJob, Told};
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use store::{JobStatus, Outcome, RecordedJob, RecordedPlan, Store};
-use train::dist::Told;
 
 /// Before the first retry; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -69,12 +69,12 @@ struct Lane<'a> {
 }
 
 /// Threads of a worker; 0: as many as libtorch takes.
-fn threads(launch: &Launch) -> usize {
+fn threads(launch: &Launch) -> Result<usize, CliError> {
     let n_lanes = launch.lanes().len();
     if launch.threads > 0 || n_lanes < 2 {
-        return launch.threads;
+        return Ok(launch.threads);
     }
-    (train::default_threads() / n_lanes).max(1)
+    Ok((worker_program::machine()?.n_threads / n_lanes).max(1))
 }
 
 /// What is left to do of a stream.
@@ -290,7 +290,7 @@ impl Scheduler<'_> {
             events: dir.join(EVENTS),
             last_event_seq: known.last_event_seq,
             device: lane.device.to_owned(),
-            threads: threads(&sweep.sweep.launch),
+            threads: threads(&sweep.sweep.launch)?,
             timeout_minutes: sweep.sweep.launch.timeout_minutes,
             jobs: todo.train,
             evaluate: todo.evaluate,

@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::run::launch::Launcher;
+use crate::run::worker_program::{self, SECRETS};
 use plan::Order;
 use plan::runs_layout::{LOG, ORDER};
 use std::fs::{self, File, OpenOptions};
@@ -33,7 +34,7 @@ impl WorkerProcess {
         let order_path = dir.join(ORDER);
         write_order(order, &order_path)?;
         let log = WorkerLog::open(dir.join(LOG))?;
-        let mut command = launcher.command(&this_program()?, &order_path)?;
+        let mut command = launcher.command(&worker_program::path()?, &order_path)?;
         let mut child = log.spawn(&mut command)?;
         let stdin = child.stdin.take();
         Ok(Self {
@@ -81,15 +82,6 @@ fn last_of<'t>(prefix: &str, text: &'t str) -> Option<&'t str> {
     lines.find_map(|line| line.strip_prefix(prefix))
 }
 
-/// This executable, which a worker is too.
-///
-/// # Errors
-/// The system does not tell.
-pub(crate) fn this_program() -> Result<PathBuf, CliError> {
-    std::env::current_exe()
-        .map_err(|error| CliError::environment(format!("cannot find myself: {error}")))
-}
-
 /// The file that what a worker prints is appended to.
 pub(crate) struct WorkerLog {
     path: PathBuf,
@@ -128,7 +120,6 @@ impl WorkerLog {
             // cores that the kernels in Rust compute on.
             command.env(WAIT_POLICY, "passive");
         }
-        // A worker never touches the network. What it runs, torchrun among it, has no use for secrets.
         for secret in SECRETS {
             command.env_remove(secret);
         }
@@ -144,14 +135,6 @@ impl WorkerLog {
         })
     }
 }
-
-/// Variables with the token for the Hub, or the way to it, or an address that may have one in it.
-const SECRETS: [&str; 4] = [
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "HF_TOKEN_PATH",
-    "HF_ENDPOINT",
-];
 
 /// How OpenMP's threads wait for the next loop.
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";

@@ -2,10 +2,10 @@
 
 use crate::error::CliError;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use plan::Evaluated;
 use plan::{Plan, Stream, brief, escaped_lines, redacted};
 use std::io::{ErrorKind, Write};
 use store::ResultRow;
-use train::Evaluated;
 
 pub(crate) use plan::escaped;
 

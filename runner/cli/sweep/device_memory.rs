@@ -1,9 +1,10 @@
 //! How much memory the worker of a stream may take.
 
 use crate::run::launch::Processes;
+use crate::run::worker_program;
 use data::OwnMemory;
 use nvml_wrapper::Nvml;
-use plan::Launch;
+use plan::{CudaStatus, Launch, Machine};
 use std::env;
 
 /// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
@@ -26,13 +27,38 @@ pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) ->
     }
     let n_here = processes.n_here;
     // A device that is not there is told of by the worker that looks for it.
-    let n_bytes = match train::cuda_index(device).ok()? {
-        // Each process takes the GPU of its number.
-        Some(_) if !device.contains(':') => (0..n_here).filter_map(of_gpu).min(),
-        Some(cuda_idx) => of_gpu(cuda_idx).map(|n_bytes| n_bytes / n_here as u64),
-        None => of_machine().map(|n_bytes| n_bytes / n_here as u64),
+    let n_bytes = match named(device)? {
+        Device::Cpu => of_machine().map(|n_bytes| n_bytes / n_here as u64),
+        Device::EachItsGpu => (0..n_here).filter_map(of_gpu).min(),
+        Device::Gpu(cuda_idx) => of_gpu(cuda_idx).map(|n_bytes| n_bytes / n_here as u64),
     };
     n_bytes.map(|n_bytes| n_bytes / 100 * SHARE_PCT)
+}
+
+/// What the name of a device means.
+#[derive(Debug, PartialEq)]
+enum Device {
+    Cpu,
+    /// Each process takes the GPU of its number.
+    EachItsGpu,
+    Gpu(usize),
+}
+
+/// `None`: the name of no device.
+fn named(device: &str) -> Option<Device> {
+    match device {
+        "cpu" => Some(Device::Cpu),
+        "auto" if !has_gpu() => Some(Device::Cpu),
+        "auto" | "cuda" => Some(Device::EachItsGpu),
+        _ => Some(Device::Gpu(device.strip_prefix("cuda:")?.parse().ok()?)),
+    }
+}
+
+/// Whether `auto` means a GPU. libtorch is asked only where the system has one: on all other machines that would
+/// be all that planning waits for.
+fn has_gpu() -> bool {
+    let is_available = |machine: &Machine| matches!(machine.cuda, CudaStatus::Available { .. });
+    of_gpu(0).is_some() && worker_program::machine().is_ok_and(is_available)
 }
 
 fn of_machine() -> Option<u64> {
@@ -100,6 +126,16 @@ mod tests {
         let of_four = most_bytes(&launch("cpu", Some(5)), &Processes::here(4));
         assert_eq!(of_four, Some(5), "each of them");
         assert_eq!(most_bytes_of(&launch("tpu", None)), None);
+    }
+
+    #[test]
+    fn names_of_devices() {
+        assert_eq!(named("cpu"), Some(Device::Cpu));
+        assert_eq!(named("cuda"), Some(Device::EachItsGpu));
+        assert_eq!(named("cuda:3"), Some(Device::Gpu(3)));
+        for none in ["tpu", "cuda:", "cuda:-1", "gpu:0"] {
+            assert_eq!(named(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Who is at fault when a collective fails: ranks say in the store where they were, and whoever says
 //! nothing is gone or stalled.
 
+use crate::error::{LOST, named, of_the_program, store_lost};
 use crate::plugin::{Failure, FailureKind};
 use crate::{DistError, Store};
+use fault::Fault;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::thread::sleep;
@@ -66,11 +68,7 @@ impl Peers {
             .say(&Word::Stuck(place.clone()))
             .and_then(|()| self.words())
         else {
-            return DistError::StoreLost {
-                address: self.store.address().to_string(),
-                during: place.what.clone(),
-                reason: failure.text,
-            };
+            return store_lost(self.store.address(), &place.what, &failure);
         };
         self.judge(place, failure, &words)
     }
@@ -83,11 +81,12 @@ impl Peers {
             }) = word
                 && rank != self.rank
             {
-                return DistError::PeerFailed {
-                    rank,
-                    message: message.clone(),
-                    is_of_the_input: *is_of_the_input,
-                };
+                let message = format!("rank {rank} failed: {message}");
+                return match is_of_the_input {
+                    true => Fault::input(message),
+                    false => Fault::internal(message),
+                }
+                .into();
             }
         }
         for (rank, word) in words.iter().enumerate() {
@@ -95,33 +94,27 @@ impl Peers {
                 && failure.kind == FailureKind::Timeout
                 && theirs.what != place.what
             {
-                return DistError::OutOfStep {
-                    rank,
-                    this_rank: self.rank,
-                    theirs: theirs.what.clone(),
-                    ours: place.what.clone(),
-                };
+                let (theirs, ours) = (&theirs.what, &place.what);
+                let message = format!("rank {rank} is in {theirs}, rank {} in {ours}", self.rank);
+                return of_the_program(message);
             }
         }
         let silent = words.iter().enumerate().filter(|(_, word)| word.is_none());
         let ranks: Vec<usize> = silent.map(|(rank, _)| rank).collect();
-        let collective = place.what.clone();
+        let (collective, reason) = (&place.what, failure.text);
+        let who = named(&ranks);
         match failure.kind {
-            _ if ranks.is_empty() => DistError::Collective {
-                collective,
-                reason: failure.text,
-            },
-            FailureKind::Timeout => DistError::PeerStalled {
-                ranks,
-                collective,
-                timeout: place.timeout,
-            },
-            _ => DistError::PeerLost {
-                ranks,
-                collective,
-                reason: failure.text,
-            },
+            _ if ranks.is_empty() => Fault::internal(format!("{collective} failed: {reason}")),
+            FailureKind::Timeout => {
+                let timeout = place.timeout.as_secs();
+                let message = format!("{who} did not arrive at {collective} within {timeout} s");
+                Fault::internal(message).with_hint(
+                    "see the log of that rank; where it only needs longer, raise `timeout_minutes`",
+                )
+            }
+            _ => Fault::internal(format!("lost {who} in {collective}: {reason}")).with_hint(LOST),
         }
+        .into()
     }
 
     fn say(&self, word: &Word) -> Result<(), DistError> {

@@ -1,6 +1,7 @@
 //! The file through which torchrun learns why a process failed.
 
 use crate::DistError;
+use fault::Fault;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,7 +35,10 @@ fn write_to(path: PathBuf, message: &str) -> Result<(), DistError> {
     let temporary = path.with_extension(format!("{}.tmp", process::id()));
     let written =
         fs::write(&temporary, text.to_string()).and_then(|()| fs::rename(&temporary, &path));
-    written.map_err(|source| DistError::ErrorFile { path, source })
+    written.map_err(|source| {
+        let message = format!("cannot write `{}`", path.display());
+        Fault::internal(message).because(source).into()
+    })
 }
 
 #[cfg(test)]
@@ -51,9 +55,7 @@ mod tests {
         assert!(text["message"]["extraInfo"]["timestamp"].is_string());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let nowhere = dir.path().join("absent/error.json");
-        assert!(matches!(
-            write_to(nowhere, ""),
-            Err(DistError::ErrorFile { .. })
-        ));
+        let error = write_to(nowhere, "").unwrap_err();
+        assert!(error.to_string().starts_with("cannot write `"), "{error}");
     }
 }

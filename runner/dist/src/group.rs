@@ -2,9 +2,11 @@
 
 use crate::DistError;
 use crate::diagnosis::{Peers, Place};
+use crate::error::of_the_program;
 use crate::plugin::{Failure, PlugIn, RawGroup, RawStore, RawWork};
 use crate::volume::{Kind, Volume};
 use crate::waiting::waiting;
+use fault::Fault;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -58,7 +60,14 @@ impl Group {
         let raw = waiting(what, || {
             RawGroup::open(plugin, store, place, timeout, interface)
         })
-        .map_err(DistError::connect(peers.rank, plugin.backend()))?;
+        .map_err(|failure| {
+            let (rank, backend, reason) = (peers.rank, plugin.backend(), failure.text);
+            let message =
+                format!("rank {rank} cannot connect to the others over {backend}: {reason}");
+            Fault::internal(message).with_hint(
+                "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface that connects the nodes",
+            )
+        })?;
         Ok(Self {
             raw,
             peers,
@@ -299,12 +308,12 @@ impl Group {
 
     /// Compares what ranks have for `name`: with each other the first time, later with that.
     fn compare(&self, kind: Kind, name: &str, ours: String) -> Result<(), DistError> {
-        let differs = |rank: usize, theirs: String| DistError::Shapes {
-            collective: format!("the {} `{name}`", kind.name()),
-            rank,
-            this_rank: self.rank(),
-            theirs,
-            ours: ours.clone(),
+        let differs = |rank: usize, theirs: String| {
+            of_the_program(format!(
+                "rank {rank} has {theirs} for the {} `{name}`, rank {} has {ours}",
+                kind.name(),
+                self.rank()
+            ))
         };
         if let Some(first) = self.known.borrow().get(name) {
             return match *first == ours {

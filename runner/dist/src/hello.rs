@@ -1,7 +1,9 @@
 //! What ranks tell each other before anything else: that they are there, and are the same program with the
 //! same work.
 
+use crate::error::named;
 use crate::{DistError, Store};
+use fault::Fault;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,11 +41,14 @@ impl Hello {
         }
         match missing.is_empty() {
             true => Ok(()),
-            false => Err(DistError::Missing {
-                ranks: missing,
-                world_size,
-                timeout,
-            }),
+            false => {
+                let (who, timeout) = (named(&missing), timeout.as_secs());
+                let message = format!("{who} of {world_size} did not join within {timeout} s");
+                let fault = Fault::internal(message).with_hint(
+                    "see the logs of those ranks; ranks that need longer to start want a longer `timeout_minutes`",
+                );
+                Err(fault.into())
+            }
         }
     }
 
@@ -58,13 +63,11 @@ impl Hello {
             return Ok(());
         };
         let or_nothing = |value: Option<String>| value.unwrap_or_else(|| "nothing".into());
-        Err(DistError::Differs {
-            rank,
-            this_rank,
-            what: what.clone(),
-            theirs: or_nothing(value(&theirs, what)),
-            ours: or_nothing(value(self, what)),
-        })
+        let theirs = or_nothing(value(&theirs, what));
+        let ours = or_nothing(value(self, what));
+        let message = format!("rank {rank} has {what} `{theirs}`, rank {this_rank} has `{ours}`");
+        let hint = "start the same program with the same settings and packages on every node";
+        Err(Fault::input(message).with_hint(hint).into())
     }
 }
 
@@ -91,8 +94,9 @@ mod tests {
             match ours.compare(0, 1, &text) {
                 Ok(()) => prop_assert!(is_same),
                 Err(error) => {
-                    let named = matches!(error, DistError::Differs { rank: 1, this_rank: 0, .. });
-                    prop_assert!(!is_same && named, "{}", error);
+                    let message = error.to_string();
+                    let is_named = message.starts_with("rank 1 has ") && message.contains("`, rank 0 has `");
+                    prop_assert!(!is_same && is_named, "{}", error);
                 }
             }
         }

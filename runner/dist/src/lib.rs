@@ -11,11 +11,10 @@
 //!
 //! - `world.rs`, `group.rs`: joining, and collectives
 //! - `diagnosis.rs`: who is at fault
-//! - `environment.rs`: launchers and their variables
+//! - `store.rs`, `hello.rs`: finding each other; `waiting.rs`: what users are told meanwhile
 //! - `plugin.rs`, `shim/`: the C ABI; one plug-in each for Gloo and NCCL
 
 mod diagnosis;
-mod environment;
 mod error;
 mod error_file;
 mod group;
@@ -29,12 +28,11 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-pub use environment::Environment;
 pub use error::DistError;
 pub use error_file::write_error_file;
 pub use group::{Group, Pending};
 pub use hello::Hello;
-pub use store::{Store, StoreAddress};
+pub use store::Store;
 pub use volume::{Kind, Volume};
-pub use waiting::{Told, tell_waits, waiting_for};
+pub use waiting::{tell_waits, waiting_for};
 pub use world::{Role, Timeouts, World};

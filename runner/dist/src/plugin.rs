@@ -6,6 +6,7 @@
 )]
 
 use crate::DistError;
+use fault::Fault;
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::net::TcpListener;
@@ -118,11 +119,17 @@ impl PlugIn {
         backend: &'static str,
     ) -> Result<Self, DistError> {
         let loaded = loaded.get_or_init(|| load(backend));
-        let plugin = loaded.as_ref().map_err(|reason| DistError::PlugIn {
-            backend,
-            reason: reason.clone(),
+        let plugin = loaded.as_ref().map_err(|reason| {
+            let message = format!("cannot load the plug-in for {backend}: {reason}");
+            Fault::input(message).with_hint(match backend {
+                "nccl" => {
+                    "it is built where the whole package of PyTorch is there: `SAE_RUN_TORCH=full make setup`, then \
+                     `cargo clean -p sae-run-dist` and build again"
+                }
+                _ => "it is built with the program and lies beside it or where SAE_RUN_DIST_DIR says",
+            })
         });
-        plugin.copied()
+        Ok(*plugin?)
     }
 
     /// `gloo` or `nccl`.

@@ -1,51 +1,41 @@
 //! The store through which ranks find each other: c10d's own, over TCP.
 
 use crate::DistError;
+use crate::error::store_lost;
 use crate::plugin::{Failure, FailureKind, PlugIn, RawStore, Side};
 use crate::waiting::waiting;
+use fault::Fault;
+use plan::StoreAddress;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::Duration;
 
-/// Where the store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreAddress {
-    /// Host of rank 0, or of the launcher.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Whether the launcher serves it, as torchrun does; else rank 0.
-    pub is_served_by_launcher: bool,
+/// How to serve the store at an address: where all ranks are on this machine, for this machine alone.
+fn serve(address: &StoreAddress) -> Result<Side, DistError> {
+    if !address.is_local() {
+        return Ok(Side::Server);
+    }
+    let socket = TcpListener::bind((address.host.as_str(), address.port));
+    let socket = socket.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => port_in_use(address),
+        _ => no_store(0, address, &error.to_string()),
+    })?;
+    Ok(Side::ServerOn(socket))
 }
 
-impl StoreAddress {
-    /// Whether all ranks must be on this machine.
-    pub(crate) fn is_local(&self) -> bool {
-        self.host == "localhost" || self.host == "::1" || self.host.starts_with("127.")
-    }
-
-    /// How to serve it: where all ranks are on this machine, for this machine alone.
-    fn serve(&self) -> Result<Side, DistError> {
-        if !self.is_local() {
-            return Ok(Side::Server);
-        }
-        let socket = TcpListener::bind((self.host.as_str(), self.port));
-        let socket = socket.map_err(|error| match error.kind() {
-            ErrorKind::AddrInUse => DistError::PortInUse { port: self.port },
-            _ => DistError::NoStore {
-                rank: 0,
-                address: self.to_string(),
-                reason: error.to_string(),
-            },
-        })?;
-        Ok(Side::ServerOn(socket))
-    }
+fn port_in_use(address: &StoreAddress) -> Fault {
+    let message = format!(
+        "rank 0 cannot listen on port {}: it is in use",
+        address.port
+    );
+    Fault::internal(message).with_hint("give MASTER_PORT a free port, on all ranks the same")
 }
 
-impl std::fmt::Display for StoreAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
+fn no_store(rank: usize, address: &StoreAddress, reason: &str) -> Fault {
+    let message = format!("rank {rank} cannot reach the store at `{address}`: {reason}");
+    Fault::internal(message).with_hint(
+        "is MASTER_ADDR the host of rank 0, can it be reached from here, and is rank 0 running?",
+    )
 }
 
 /// Who serves a store.
@@ -79,19 +69,15 @@ impl Store {
         let at = (address.host.as_str(), address.port);
         let plugin = PlugIn::gloo()?;
         let side = match is_server {
-            true => address.serve()?,
+            true => serve(address)?,
             false => Side::Client,
         };
         let raw = waiting(who(address), || {
             RawStore::open(plugin, at, side, timeout, prefix)
         });
         let raw = raw.map_err(|failure| match failure.kind {
-            FailureKind::AddressInUse => DistError::PortInUse { port: address.port },
-            _ => DistError::NoStore {
-                rank,
-                address: address.to_string(),
-                reason: failure.text,
-            },
+            FailureKind::AddressInUse => port_in_use(address),
+            _ => no_store(rank, address, &failure.text),
         })?;
         Ok(Self {
             raw,
@@ -148,10 +134,6 @@ impl Store {
     }
 
     fn lost(&self, key: &str, failure: Failure) -> DistError {
-        DistError::StoreLost {
-            address: self.address.to_string(),
-            during: format!("an exchange of `{key}`"),
-            reason: failure.text,
-        }
+        store_lost(&self.address, &format!("an exchange of `{key}`"), &failure)
     }
 }

@@ -1,14 +1,11 @@
 //! What this process waits for others with, and for how long: a thread beside it tells, and may see that no
 //! one will come.
 
+use plan::Told;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A wait is told after this long,
-const TOLD_AFTER: Duration = Duration::from_secs(5);
-/// and from then on this often.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -41,25 +38,6 @@ pub fn tell_waits(say: impl Fn(&str) + Send + 'static) {
     });
 }
 
-/// Which wait was told last, and when it is due again.
-#[derive(Debug, Default)]
-pub struct Told(Option<(Instant, Instant)>);
-
-impl Told {
-    /// Whether the wait that began at `since` shall be told now.
-    pub fn is_due(&mut self, since: Instant) -> bool {
-        let due = match self.0 {
-            Some((of_wait, last)) if of_wait == since => last + TOLD_EVERY,
-            _ => since + TOLD_AFTER,
-        };
-        let is_due = Instant::now() >= due;
-        if is_due {
-            self.0 = Some((since, Instant::now()));
-        }
-        is_due
-    }
-}
-
 /// Does what may have to wait for other ranks. `what`: for what, to be read after "waiting for".
 pub(crate) fn waiting<T>(what: impl Into<String>, wait: impl FnOnce() -> T) -> T {
     let what = what.into();
@@ -76,22 +54,4 @@ fn now() -> Option<Wait> {
 
 fn set(wait: Option<Wait>) {
     *NOW.lock().unwrap_or_else(PoisonError::into_inner) = wait;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wait_is_told_after_five_seconds_and_then_every_minute() {
-        let mut told = Told::default();
-        let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
-        assert!(!told.is_due(ago(4)));
-        let since = ago(6);
-        assert!(told.is_due(since));
-        assert!(!told.is_due(since));
-        told.0 = Some((since, ago(61)));
-        assert!(told.is_due(since));
-        assert!(!told.is_due(ago(3)), "another wait");
-    }
 }

@@ -1,8 +1,10 @@
 //! All processes that train together.
 
 use crate::diagnosis::Peers;
+use crate::error::of_the_program;
 use crate::plugin::{PlugIn, RawStore};
-use crate::{DistError, Environment, Group, Hello, Store};
+use crate::{DistError, Group, Hello, Store};
+use plan::Environment;
 use std::rc::Rc;
 use std::thread::sleep;
 use std::time::Duration;
@@ -159,10 +161,10 @@ impl World {
             .collect();
         match courses.iter().position(|course| *course != courses[0]) {
             None => Ok(gathered),
-            Some(rank) => Err(DistError::Astray {
-                rank,
-                collective: format!("`{name}`"),
-            }),
+            Some(rank) => {
+                let message = format!("ranks 0 and {rank} made different calls before `{name}`");
+                Err(of_the_program(message))
+            }
         }
     }
 

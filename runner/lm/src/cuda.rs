@@ -2,34 +2,9 @@
 
 #![expect(unsafe_code, reason = "dlopen and dlerror; this module is all of it")]
 
+use plan::CudaStatus;
 use std::ffi::{CStr, c_int};
-use std::fmt;
 use std::sync::OnceLock;
-
-/// Whether CUDA can be used, and if not, why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CudaStatus {
-    /// libtorch sees so many devices, at least one.
-    Available {
-        /// Devices, numbered from 0.
-        n_devices: usize,
-    },
-    /// There is no CUDA.
-    Unavailable {
-        /// What is missing, with the system's own message where there is one.
-        reason: String,
-    },
-}
-
-impl fmt::Display for CudaStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Available { n_devices: 1 } => write!(f, "1 device"),
-            Self::Available { n_devices } => write!(f, "{n_devices} devices"),
-            Self::Unavailable { reason } => write!(f, "none: {reason}"),
-        }
-    }
-}
 
 /// Loads libtorch's CUDA library where there is an NVIDIA driver, and counts the devices.
 ///

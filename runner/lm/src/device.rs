@@ -1,6 +1,7 @@
 //! Devices by name.
 
-use crate::{CudaStatus, LmError, init_backends};
+use crate::{LmError, init_backends};
+use plan::CudaStatus;
 use tch::Device;
 
 /// The device that `text` names: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`, the first GPU

@@ -44,7 +44,7 @@ mod tap;
 mod weights;
 mod yarn;
 
-pub use cuda::{CudaStatus, init_backends};
+pub use cuda::init_backends;
 pub use device::parse_device;
 pub use error::LmError;
 pub use model::{LanguageModel, LoadOptions};

@@ -7,11 +7,13 @@
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker is told; `event.rs`: what it reports
+//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is told
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod config;
 mod data_files;
 mod dataset;
+mod environment;
 mod error;
 mod evaluation;
 mod event;
@@ -31,13 +33,16 @@ mod schedule;
 mod split;
 mod stream;
 mod sweep;
+mod task;
 mod text;
+mod told;
 mod update_size;
 mod validate;
 
 pub use config::TrainConfig;
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
+pub use environment::{Environment, StoreAddress};
 pub use error::{PlanError, nearest};
 pub use evaluation::EvalStats;
 pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
@@ -47,7 +52,7 @@ pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_job
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Activation, Dtype, LossFn, Optimizer};
-pub use order::{Order, OrderJob};
+pub use order::{Order, OrderJob, changed};
 pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
@@ -57,4 +62,10 @@ pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{
     Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of, takes_text, takes_texts,
 };
+pub use task::{
+    Answer, CachedTokens, CudaStatus, EncodeFormat, EncodeInput, EncodeSummary, EncodeTask,
+    EvalSae, EvaluateTask, Evaluated, FoundSae, Machine, ModelUse, ProveTask, SaeLayout,
+    SaeLensMetadata, StoreRequest, StoreTask, Task, Texts, eval_batch_size,
+};
 pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};
+pub use told::Told;

@@ -2,8 +2,9 @@
 
 use crate::runs_layout::density_path;
 use crate::{DataFiles, Job, Launch, RowSpec, StreamKey};
+use fault::Fault;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// All that a worker needs. Every name is resolved to a local path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,4 +89,13 @@ impl OrderJob {
     pub fn density_path(&self, sae: &str) -> PathBuf {
         density_path(&self.dir, sae)
     }
+}
+
+/// The error for an input that is no longer what the plan was made of. `what`: which input.
+pub fn changed(what: &str, path: &Path) -> Fault {
+    let message = format!(
+        "{what} `{}` changed since the plan was made",
+        path.display()
+    );
+    Fault::input(message).with_hint("run the sweep again: changed inputs make new jobs")
 }

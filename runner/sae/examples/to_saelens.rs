@@ -4,7 +4,7 @@
 //! cargo run -p sae --example to_saelens -- SAE_FOLDER OUTPUT_FOLDER
 //! ```
 
-use sae::{Sae, SaeLensMetadata, find_saes};
+use sae::{Sae, SaeLensMetadata, find_saes, trained_on};
 use std::error::Error;
 use std::path::Path;
 use tch::Device;
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into());
     };
     let metadata = SaeLensMetadata {
-        model_name: found.trained_on().map(|trained_on| trained_on.model),
+        model_name: trained_on(&found).map(|trained_on| trained_on.model),
         hf_hook_name: Some(found.hookpoint.clone()),
         ..SaeLensMetadata::default()
     };

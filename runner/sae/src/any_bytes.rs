@@ -93,7 +93,7 @@ proptest! {
         let dir = folder.write();
         let options = LoadOptions { decoder, ..LoadOptions::default() };
         for found in find_saes(dir.path()).into_iter().flatten() {
-            let _ = (found.hookpoint.len(), found.trained_on());
+            let _ = (found.hookpoint.len(), crate::trained_on(&found));
         }
         let Ok(sae) = Sae::load_from_disk(dir.path(), options) else {
             return Ok(());

@@ -2,7 +2,8 @@
 
 use crate::{LoadOptions, Sae, SaeError};
 use hub::{Hub, HubSettings};
-use sae_files::{FoundSae, HubSaes, find_saes, select};
+use plan::FoundSae;
+use sae_files::{HubSaes, find_saes, select};
 use std::path::Path;
 
 impl LoadOptions {

@@ -75,9 +75,10 @@ pub use kernels::{Signum, moments, signum};
 pub use model::{Encoded, Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;
+pub use plan::{FoundSae, SaeLensMetadata};
 pub use sae_files::{
-    Activation, CONFIG_FILE, FoundSae, HubSaes, SAELENS_WEIGHTS_FILE, SaeConfig, SaeLensMetadata,
-    TrainedOn, WEIGHTS_FILE, find_saes, resolve_hookpoint, transformer_lens_name,
+    Activation, CONFIG_FILE, HubSaes, SAELENS_WEIGHTS_FILE, SaeConfig, TrainedOn, WEIGHTS_FILE,
+    find_saes, resolve_hookpoint, trained_on, transformer_lens_name,
 };
 pub use safetensors_file::SafetensorsHeader;
 pub use sparse::{SparseBackward, SparseGradients, VectorGradients};

@@ -3,50 +3,34 @@
 use crate::cfg_file::{CONFIG_FILE, read_config};
 use crate::{FilesError, WEIGHTS_FILE, saelens};
 use files::DigestCache;
-use plan::digest_json;
-use plan::{fnmatch, nearest};
+use plan::{FoundSae, digest_json, fnmatch, nearest};
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// An SAE's folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundSae {
-    /// The folder's name, or in a repository its path; where there are several seeds, with
-    /// `/seed{n}` behind it.
-    pub name: String,
-    /// The submodule it was trained on, as far as the folder says: its name is the hookpoint's in
-    /// sparsify's layout; in SAELens's, `cfg.json` has one, which may be TransformerLens's.
-    pub hookpoint: String,
-    /// The folder.
-    pub dir: PathBuf,
+/// The SAE called `name` in the folder `dir`, which is there.
+pub(crate) fn found(name: String, dir: PathBuf) -> FoundSae {
+    let of_folder = || {
+        let parts = name.rsplit('/');
+        let mut parts = parts.filter(|part| !is_seed(part));
+        parts.next().unwrap_or_default().to_owned()
+    };
+    FoundSae {
+        hookpoint: saelens::hook_name(&dir).unwrap_or_else(of_folder),
+        name,
+        dir,
+    }
 }
 
-impl FoundSae {
-    /// The SAE called `name` in the folder `dir`, which is there.
-    pub(crate) fn new(name: String, dir: PathBuf) -> Self {
-        let of_folder = || {
-            let parts = name.rsplit('/');
-            let mut parts = parts.filter(|part| !is_seed(part));
-            parts.next().unwrap_or_default().to_owned()
-        };
-        Self {
-            hookpoint: saelens::hook_name(&dir).unwrap_or_else(of_folder),
-            name,
-            dir,
-        }
-    }
-
-    /// The language model it was trained on, as far as the files around it say: SAELens's `cfg.json`,
-    /// or the settings of the training, `config.json`, beside its folder or above.
-    pub fn trained_on(&self) -> Option<TrainedOn> {
-        let of_training = |dir: &Path| read_config(&dir.join("config.json")).ok();
-        let of_saelens = saelens::model_name(&self.dir).map(|model| TrainedOn {
-            model,
-            revision: None,
-        });
-        of_saelens.or_else(|| self.dir.ancestors().take(3).find_map(of_training))
-    }
+/// The language model that an SAE was trained on, as far as the files around it say: SAELens's `cfg.json`,
+/// or the settings of the training, `config.json`, beside its folder or above.
+pub fn trained_on(sae: &FoundSae) -> Option<TrainedOn> {
+    let of_training = |dir: &Path| read_config(&dir.join("config.json")).ok();
+    let of_saelens = saelens::model_name(&sae.dir).map(|model| TrainedOn {
+        model,
+        revision: None,
+    });
+    of_saelens.or_else(|| sae.dir.ancestors().take(3).find_map(of_training))
 }
 
 /// A language model by the name that an SAE's files have for it.
@@ -136,7 +120,7 @@ fn by_name(dir: &Path) -> FoundSae {
         Some(parent) if is_seed(&own) => format!("{}/{own}", file_name(parent)),
         _ => own,
     };
-    FoundSae::new(name, dir.into())
+    found(name, dir.into())
 }
 
 fn file_name(path: &Path) -> String {

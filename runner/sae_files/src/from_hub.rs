@@ -1,9 +1,11 @@
 //! The SAEs of a repository on the Hugging Face Hub.
 
 use crate::cfg_file::{CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE};
+use crate::folders::found;
 use crate::folders::{no_such, select};
-use crate::{FilesError, FoundSae, SAELENS_WEIGHTS_FILE};
+use crate::{FilesError, SAELENS_WEIGHTS_FILE};
 use hub::{Hub, HubError, ListedFile, ModelListing, Notice, Progress};
+use plan::FoundSae;
 use std::collections::{HashMap, HashSet};
 
 /// The settings of the training that made a repository's SAEs, as sparsify leaves them.
@@ -119,7 +121,7 @@ impl HubSaes {
         hub.download_listed(&self.listing, &files, progress)?;
         let found = wanted.into_iter().map(|sae| {
             let dir = self.listing.dir.join(&sae.folder);
-            FoundSae::new(sae.name.clone(), dir)
+            found(sae.name.clone(), dir)
         });
         Ok(found.collect())
     }

@@ -6,10 +6,12 @@
 //! - `folders.rs`: SAEs in a folder; `from_hub.rs`: SAEs of a repository
 //! - `config.rs`: the settings of an SAE; `cfg_file.rs`: sparsify's layout; `saelens.rs`: SAELens's
 //! - `header.rs`: the header of a safetensors file
+//! - `density.rs`: how often latents fire, as an evaluation writes it
 //! - `hook_names.rs`: hookpoints as others name them
 
 mod cfg_file;
 mod config;
+mod density;
 mod error;
 mod folders;
 mod from_hub;
@@ -19,9 +21,10 @@ mod saelens;
 
 pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, check_sae, read_config};
 pub use config::{Activation, SaeConfig};
+pub use density::{FIRING_DENSITY, read_density};
 pub use error::FilesError;
-pub use folders::{FoundSae, TrainedOn, digest_saes, find_saes, select};
+pub use folders::{TrainedOn, digest_saes, find_saes, select, trained_on};
 pub use from_hub::HubSaes;
 pub use header::{Header, Place, Width};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};
-pub use saelens::{SAELENS_WEIGHTS_FILE, SaeLensMetadata, is_saelens_folder};
+pub use saelens::{SAELENS_WEIGHTS_FILE, files_of, is_saelens_folder};

@@ -1,6 +1,7 @@
 //! SAELens's layout: `cfg.json` and `sae_weights.safetensors`, and what they say of an SAE's training.
 
 use crate::cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
+use plan::SaeLayout;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -25,22 +26,12 @@ impl Config {
     }
 }
 
-/// What SAELens keeps of an SAE beside its weights. What is not known is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SaeLensMetadata {
-    /// The language model, by a name that TransformerLens or Hugging Face has.
-    pub model_name: Option<String>,
-    /// TransformerLens's name of the place it was trained on, such as `blocks.3.hook_resid_post`; see
-    /// [`transformer_lens_name`](crate::transformer_lens_name).
-    pub hook_name: Option<String>,
-    /// Hugging Face's name of it: the hookpoint.
-    pub hf_hook_name: Option<String>,
-    /// Length of the sequences it was trained on, in tokens.
-    pub context_size: Option<usize>,
-    /// The data it was trained on.
-    pub dataset_path: Option<String>,
-    /// Whether every sequence began with a BOS token.
-    pub prepend_bos: Option<bool>,
+/// The files of an SAE in a layout.
+pub fn files_of(layout: SaeLayout) -> [&'static str; 2] {
+    match layout {
+        SaeLayout::Sparsify => [CONFIG_FILE, WEIGHTS_FILE],
+        SaeLayout::SaeLens => [CONFIG_FILE, SAELENS_WEIGHTS_FILE],
+    }
 }
 
 /// Whether `dir` is in SAELens's layout.

@@ -14,8 +14,9 @@
 
 use data::Tokenizer;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
+use plan::FoundSae;
 use sae::{Encoded, Sae};
-use sae_files::{FoundSae, find_saes};
+use sae_files::find_saes;
 use std::error::Error;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};

@@ -11,8 +11,6 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use batches::EncodeInput;
-pub use file::EncodeFormat;
 pub use rows::EncodedRows;
 
 use crate::not_finite::{activations_of, of_model, of_sae};
@@ -20,52 +18,14 @@ use crate::{TrainError, places};
 use batches::{Batch, Batches};
 use file::RowFile;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
-use plan::{Dtype, ModelFacts, TokenizerClass};
+use plan::{EncodeSummary, EncodeTask, FoundSae, ModelFacts};
 use rows::TopLatents;
-use sae::{FoundSae, Sae};
+use sae::Sae;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
 /// Rows that are put together before they go to the file.
 const ROWS_AT_ONCE: usize = 1 << 16;
-
-/// What to encode, with what, and where to.
-#[derive(Debug)]
-pub struct EncodeRequest {
-    /// Folder of the language model; its head is not needed, nor what lies behind the last hookpoint.
-    pub model_dir: PathBuf,
-    /// What the model computes in. SAEs compute in 32 bit.
-    pub dtype: Dtype,
-    /// Whether its linear modules are held in 8 bit.
-    pub load_in_8bit: bool,
-    /// What makes the tokenizer of texts.
-    pub tokenizer_class: TokenizerClass,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    pub device: String,
-    /// The SAEs, in the order of their rows. Their decoders are not loaded.
-    pub saes: Vec<FoundSae>,
-    /// Active latents of a token that are kept, the strongest; `None`: all.
-    pub top: Option<usize>,
-    /// Tokens in a forward pass, or those of one sequence where that has more. The file does not
-    /// depend on it, beyond the rounding of sums.
-    pub batch_tokens: usize,
-    /// The file to write.
-    pub out: PathBuf,
-    /// Its format.
-    pub format: EncodeFormat,
-}
-
-/// What an encoding came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodeSummary {
-    /// Sequences or texts.
-    pub n_sequences: u64,
-    /// Tokens of all of them.
-    pub n_tokens: u64,
-    /// Active latents written, of each SAE.
-    pub n_rows: Vec<u64>,
-}
 
 /// An SAE that is loaded, and where it belongs.
 #[derive(Debug)]
@@ -74,40 +34,39 @@ struct Encoder {
     sae: Sae,
 }
 
-/// Encodes `input` and writes the file beside its place, then moves it there. `None`, and no file, where
+/// Encodes what the task names and writes the file beside its place, then moves it there. `None`, and no file, where
 /// `report` breaks off; it is told of sequences done.
 ///
 /// # Errors
 /// An SAE that cannot be read or does not fit its hookpoint, a model that cannot be loaded, a text that
 /// is longer than the context, a file that cannot be written, or want of memory.
 pub fn encode(
-    request: &EncodeRequest,
-    input: EncodeInput,
+    task: &EncodeTask,
     report: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<EncodeSummary>, TrainError> {
-    let device = lm::parse_device(&request.device)?;
+    let device = lm::parse_device(&task.model.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = facts::read_facts(&request.model_dir)?;
-    let encoders = load(&request.saes, &facts, device)?;
+    let facts = facts::read_facts(&task.model.dir)?;
+    let encoders = load(&task.saes, &facts, device)?;
     let taps = taps(&facts, &encoders)?;
     let options = LoadOptions {
         device,
-        dtype: request.dtype,
-        load_in_8bit: request.load_in_8bit,
+        dtype: task.model.dtype,
+        load_in_8bit: task.model.load_in_8bit,
         n_layers: Some(taps.n_layers_needed()),
         with_head: false,
     };
-    let model = LanguageModel::load(&request.model_dir, &options)?;
+    let model = LanguageModel::load(&task.model.dir, &options)?;
     let saes: Vec<_> = encoders.iter().map(|encoder| &encoder.found).collect();
-    let mut file = RowFile::create(&request.out, request.format, &saes)?;
-    let mut summary = EncodeSummary::of(encoders.len());
-    for batch in Batches::new(input, request, facts.max_ctx_len)? {
+    let mut file = RowFile::create(&task.out, task.format, &saes)?;
+    let mut summary = nothing_yet(encoders.len());
+    for batch in Batches::new(task, facts.max_ctx_len)? {
         let batch = batch?;
         let activations = model.forward(&batch.input_ids(device)?, &taps)?;
         let n_tokens = batch.n_positions();
         let latents = encoders
             .iter()
-            .map(|encoder| encoder.latents(&model, &activations, n_tokens, request.top));
+            .map(|encoder| encoder.latents(&model, &activations, n_tokens, task.top));
         let latents = latents.collect::<Result<Vec<_>, _>>()?;
         add_rows(&batch, &latents, &mut file, &mut summary)?;
         if report(summary.n_sequences).is_break() {
@@ -118,13 +77,11 @@ pub fn encode(
     Ok(Some(summary))
 }
 
-impl EncodeSummary {
-    fn of(n_saes: usize) -> Self {
-        Self {
-            n_sequences: 0,
-            n_tokens: 0,
-            n_rows: vec![0; n_saes],
-        }
+fn nothing_yet(n_saes: usize) -> EncodeSummary {
+    EncodeSummary {
+        n_sequences: 0,
+        n_tokens: 0,
+        n_rows: vec![0; n_saes],
     }
 }
 

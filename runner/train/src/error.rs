@@ -1,6 +1,5 @@
 //! What can go wrong while training.
 
-use crate::layout::Layout;
 use fault::{FailureKind, Fault, Remedy};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -131,14 +130,6 @@ pub enum TrainError {
         /// Batches there are, after `max_examples`.
         n_batches: usize,
     },
-    /// An input that is no longer what the plan was made of.
-    #[error("{what} `{path}` changed since the plan was made")]
-    Changed {
-        /// Which input.
-        what: &'static str,
-        /// Its file or folder.
-        path: PathBuf,
-    },
     /// An SAE that is not for the hookpoint it shall stand at.
     #[error(
         "the SAE in `{dir}` has widths {got:?}, in and out, `{hookpoint}` of the model needs {expected:?}"
@@ -182,16 +173,6 @@ pub enum TrainError {
     /// Data without a token that counts.
     #[error("no token of the sequences counts: all are in `exclude_tokens`")]
     NothingCounts,
-    /// An SAE that computes something else when it is read back.
-    #[error("the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout")]
-    UnlikeLayout {
-        /// Its folder.
-        dir: PathBuf,
-        /// The layout.
-        layout: Layout,
-        /// What is different.
-        what: &'static str,
-    },
     /// A hookpoint whose vectors belong to no single token.
     #[error("`{hookpoint}` gives {n_vectors} vectors for {n_tokens} tokens")]
     NotOneAToken {
@@ -299,9 +280,6 @@ impl TrainError {
                  `sae.safetensors`"
                     .into(),
             ),
-            Self::Changed { .. } => {
-                Some("run the sweep again: changed inputs make new jobs".into())
-            }
             Self::SaeWidths { .. } => {
                 Some("it was trained on another model, or at another hookpoint".into())
             }
@@ -322,7 +300,6 @@ impl TrainError {
             Self::NotFinite { .. } => {
                 Some("training diverged: leave it out, or train it anew with a lower `lr`".into())
             }
-            Self::UnlikeLayout { .. } => Some("nothing was published; leave this layout out".into()),
             Self::Damaged { .. } | Self::MissingState { .. } => None,
         }
     }
@@ -339,7 +316,6 @@ impl TrainError {
             | Self::UnreadableFinetune { .. }
             | Self::DamagedState { .. }
             | Self::TooLittleData { .. }
-            | Self::Changed { .. }
             | Self::NotFinite { .. }
             | Self::ModelNotFinite { .. }
             | Self::SaeNotFinite { .. }
@@ -349,7 +325,7 @@ impl TrainError {
             | Self::LongText { .. }
             | Self::MixedRanks { .. }
             | Self::MoreRanksThanSaes { .. } => FailureKind::Input,
-            Self::Dist(error) if error.is_of_the_input() => FailureKind::Input,
+            Self::Dist(error) => error.kind(),
             Self::Sae(error) if error.is_of_the_folder() => FailureKind::Input,
             _ => FailureKind::Internal,
         }

@@ -19,30 +19,23 @@ pub(crate) use jobs::JobEvaluation;
 
 use crate::not_finite::{activations_of, of_model, of_sae};
 use crate::{TrainError, places};
-use data::EvalSequences;
+use data::{EvalSequences, Tokens};
 use evaluator::Evaluator;
+use fault::Fault;
 use lm::{LanguageModel, LoadOptions};
-use plan::{Dtype, EvalStats, ModelFacts};
-use sae::{Sae, tensors_by_name, write_safetensors};
+use plan::{CachedTokens, EvalSae, EvalStats, EvaluateTask, Evaluated, ModelFacts, ModelUse};
+use sae::{Sae, write_safetensors};
+use sae_files::FIRING_DENSITY;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
-
-/// The tensor of a firing density file.
-pub const FIRING_DENSITY: &str = "firing_density";
 
 /// What to evaluate, on what, and how.
 #[derive(Debug)]
 pub struct EvalRequest {
-    /// Folder of the language model; its head is needed too.
-    pub model_dir: PathBuf,
-    /// What the model computes in.
-    pub dtype: Dtype,
-    /// Whether its linear modules are held in 8 bit.
-    pub load_in_8bit: bool,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    pub device: String,
+    /// The language model; its head is needed too.
+    pub model: ModelUse,
     /// The sequences.
     pub sequences: EvalSequences,
     /// Sequences in a forward pass. The result does not depend on it, beyond the rounding of sums.
@@ -51,40 +44,33 @@ pub struct EvalRequest {
     pub saes: Vec<EvalSae>,
 }
 
-/// An SAE on disk that shall be evaluated.
-#[derive(Clone, Debug)]
-pub struct EvalSae {
-    /// What it is called in reports.
-    pub name: String,
-    /// The submodule whose output it stands for.
-    pub hookpoint: String,
-    /// Its folder.
-    pub dir: PathBuf,
-    /// Tokens at whose positions the output stays as it is, and nothing is counted.
-    pub exclude_tokens: Vec<u32>,
-    /// Where to write [`FIRING_DENSITY`], `[num_latents]`, Float: the fraction of the evaluated tokens
-    /// on which each latent's activation is above 0.
-    pub density: Option<PathBuf>,
-}
-
-/// What an evaluation found of one SAE.
-#[derive(Clone, Debug)]
-pub struct Evaluated {
-    /// What it is called.
-    pub name: String,
-    /// The submodule.
-    pub hookpoint: String,
-    /// Number of latents.
-    pub num_latents: usize,
-    /// The sums.
-    pub stats: EvalStats,
-}
-
 /// An SAE that is loaded.
 #[derive(Debug)]
 struct Subject {
     spec: EvalSae,
     sae: Sae,
+}
+
+impl EvalRequest {
+    /// That of a task.
+    ///
+    /// # Errors
+    /// Its tokens are not in the cache.
+    pub fn of(task: EvaluateTask) -> Result<Self, TrainError> {
+        let CachedTokens { cache_dir, digest } = &task.tokens;
+        let tokens = Tokens::find(cache_dir, digest)?;
+        let sequences = EvalSequences::held_out(&tokens, task.eval_fraction);
+        let sequences = sequences.ok_or_else(|| Fault::input("no sequence is held out"))?;
+        Ok(Self {
+            model: task.model,
+            sequences: match task.most {
+                Some(most) => sequences.at_most(most),
+                None => sequences,
+            },
+            batch_size: task.batch_size,
+            saes: task.saes,
+        })
+    }
 }
 
 /// Evaluates SAEs, in their order; `None` where `report`, which is told of sequences done and of
@@ -97,18 +83,19 @@ pub fn evaluate(
     request: &EvalRequest,
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Evaluated>>, TrainError> {
-    let device = lm::parse_device(&request.device)?;
+    let model = &request.model;
+    let device = lm::parse_device(&model.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = facts::read_facts(&request.model_dir)?;
+    let facts = facts::read_facts(&model.dir)?;
     let subjects = load(&request.saes, &facts, device)?;
     let options = LoadOptions {
         device,
-        dtype: request.dtype,
-        load_in_8bit: request.load_in_8bit,
+        dtype: model.dtype,
+        load_in_8bit: model.load_in_8bit,
         n_layers: None,
         with_head: true,
     };
-    let model = LanguageModel::load(&request.model_dir, &options)?;
+    let model = LanguageModel::load(&model.dir, &options)?;
     let evaluator = Evaluator::new(&model, &request.sequences, request.batch_size);
     let Some(measured) = evaluator.run(&subjects, report)? else {
         return Ok(None);
@@ -158,13 +145,6 @@ fn check(
     }
 }
 
-/// A number of sequences for a forward pass whose logits are not too large, and at most `most`.
-pub fn eval_batch_size(most: usize, ctx_len: usize, vocab_size: usize) -> usize {
-    const MOST_LOGITS_BYTES: usize = 1 << 30;
-    let of_sequence = 4 * ctx_len * vocab_size;
-    (MOST_LOGITS_BYTES / of_sequence.max(1)).clamp(1, most.max(1))
-}
-
 fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Subject>, TrainError> {
     let options = sae::LoadOptions {
         device,
@@ -180,21 +160,6 @@ fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Sub
         Ok(Subject { spec, sae })
     };
     specs.iter().map(load).collect()
-}
-
-/// The firing density of each latent, the share of tokens it fired on, from a file that an evaluation
-/// has written.
-///
-/// # Errors
-/// A missing or damaged file.
-pub fn read_density(path: &Path) -> Result<Vec<f32>, TrainError> {
-    let tensors = tensors_by_name(path)?;
-    let density = tensors.get(FIRING_DENSITY).ok_or_else(|| {
-        let missing = std::io::Error::other(format!("it has no tensor `{FIRING_DENSITY}`"));
-        TrainError::io("read", path)(missing)
-    })?;
-    let density = density.f_to_kind(Kind::Float)?.f_flatten(0, -1)?;
-    Ok(Vec::<f32>::try_from(&density)?)
 }
 
 /// `fire_counts`: tokens on which each latent fired, `[num_latents]`, Int64.

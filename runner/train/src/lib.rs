@@ -44,7 +44,6 @@ mod encode;
 mod error;
 mod evaluate;
 mod events;
-mod layout;
 mod libtorch;
 mod not_finite;
 mod optimizer;
@@ -75,18 +74,11 @@ mod testing;
 mod update_tests;
 
 pub use allocator::keep_freed_memory;
-pub use data;
-pub use dist;
-pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, EncodedRows, encode};
+pub use encode::{EncodedRows, encode};
 pub use error::TrainError;
-pub use evaluate::{
-    EvalRequest, EvalSae, Evaluated, FIRING_DENSITY, eval_batch_size, evaluate, read_density,
-};
-pub use layout::Layout;
-pub use libtorch::Libtorch;
-pub use lm::{CudaStatus, LmError, init_backends};
-pub use plan::TrainConfig;
+pub use evaluate::{EvalRequest, evaluate};
+pub use libtorch::machine;
 pub use proof::write_proven;
 pub use stepper::Stepper;
 pub use trainer::Trainer;
-pub use worker::{cuda_index, default_threads, run_worker};
+pub use worker::run_worker;

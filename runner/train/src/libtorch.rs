@@ -1,20 +1,21 @@
 //! Which libtorch this process runs on.
 
+use plan::Machine;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The libtorch that is loaded into this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Libtorch {
+pub(crate) struct Libtorch {
     /// The shared library, where the operating system tells.
-    pub library: Option<PathBuf>,
+    pub(crate) library: Option<PathBuf>,
     /// Its version, where the files beside it tell.
-    pub version: Option<String>,
+    pub(crate) version: Option<String>,
 }
 
 impl Libtorch {
     /// Looks at the libraries that are loaded into this process.
-    pub fn loaded() -> Self {
+    pub(crate) fn loaded() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let paths = maps
             .lines()
@@ -25,7 +26,7 @@ impl Libtorch {
     }
 
     /// The version, or `unknown`.
-    pub fn version_text(&self) -> String {
+    pub(crate) fn version_text(&self) -> String {
         self.version.clone().unwrap_or_else(|| "unknown".into())
     }
 }
@@ -46,6 +47,18 @@ fn version_beside(library: &Path) -> Option<String> {
         .lines()
         .find(|line| line.starts_with("__version__"))?;
     Some(line.split(['\'', '"']).nth(1)?.to_owned())
+}
+
+/// libtorch, and the machine as it sees it.
+pub fn machine() -> Machine {
+    let cuda = lm::init_backends().clone();
+    let loaded = Libtorch::loaded();
+    Machine {
+        libtorch: loaded.version_text(),
+        library: loaded.library,
+        cuda,
+        n_threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
+    }
 }
 
 #[cfg(test)]

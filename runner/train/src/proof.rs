@@ -1,9 +1,11 @@
 //! Before SAEs are given to others: what is written is read back, and must compute the same.
 
 use crate::TrainError;
-use crate::layout::Layout;
 use crate::not_finite::check_weights;
-use sae::{LoadOptions, Sae, SaeLensMetadata, with_seed};
+use fault::Fault;
+use plan::{ProveTask, SaeLayout};
+use sae::{LoadOptions, Sae, with_seed};
+use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -13,35 +15,43 @@ const N_TOKENS: i64 = 64;
 /// How far activations and reconstructions may differ, of the greatest.
 const TOLERANCE: f64 = 1e-5;
 
-/// Writes the SAE in `dir` to the folder `out` in a layout, reads it back from there, and compares what
+/// Writes an SAE to another folder in a layout, reads it back from there, and compares what
 /// both make of the same input: the same latents, and activations and reconstructions within 1e-5 of the
-/// greatest. `metadata` is what SAELens's layout says beside the weights.
+/// greatest.
 ///
 /// # Errors
 /// An SAE that cannot be read, or that has weights that are not finite; one that the layout cannot
 /// express; one that computes something else when it is read back.
-pub fn write_proven(
-    dir: &Path,
-    layout: Layout,
-    metadata: &SaeLensMetadata,
-    out: &Path,
-) -> Result<(), TrainError> {
+pub fn write_proven(task: &ProveTask) -> Result<(), TrainError> {
+    let ProveTask {
+        dir,
+        layout,
+        metadata,
+        out,
+        is_kept,
+    } = task;
     tch::no_grad(|| {
         let own = load(dir)?;
         check_weights(&own, dir)?;
         match layout {
-            Layout::Sparsify => own.save_to_disk(out)?,
-            Layout::SaeLens => own.save_saelens(out, metadata)?,
+            SaeLayout::Sparsify => own.save_to_disk(out)?,
+            SaeLayout::SaeLens => own.save_saelens(out, metadata)?,
         }
         let read_back = load(out)?;
         let unlike = first_difference(&own, &read_back)?;
         match unlike {
-            None => Ok(()),
-            Some(what) => Err(TrainError::UnlikeLayout {
-                dir: dir.to_owned(),
-                layout,
-                what,
-            }),
+            None if *is_kept => Ok(()),
+            None => fs::remove_dir_all(out).map_err(TrainError::io("remove", out)),
+            Some(what) => {
+                let dir = dir.display();
+                let message = format!(
+                    "the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout"
+                );
+                let fault = Fault::internal(message);
+                Err(fault
+                    .with_hint("nothing was published; leave this layout out")
+                    .into())
+            }
         }
     })
 }
@@ -85,7 +95,9 @@ fn is_close(a: &Tensor, b: &Tensor) -> Result<bool, TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plan::SaeLensMetadata;
     use sae::SaeConfig;
+    use sae_files::files_of;
 
     fn saved(change: impl Fn(&mut Sae)) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -95,18 +107,30 @@ mod tests {
         dir
     }
 
+    fn task(dir: &Path, layout: SaeLayout) -> ProveTask {
+        ProveTask {
+            dir: dir.join("own"),
+            layout,
+            metadata: SaeLensMetadata::default(),
+            out: dir.join(layout.name()),
+            is_kept: true,
+        }
+    }
+
     #[test]
     fn both_layouts_compute_the_same() {
         let dir = saved(|sae| {
             let _ = sae.b_dec.fill_(0.25);
         });
-        for layout in [Layout::Sparsify, Layout::SaeLens] {
-            let out = dir.path().join(layout.name());
-            let metadata = SaeLensMetadata::default();
-            write_proven(&dir.path().join("own"), layout, &metadata, &out).unwrap();
-            for file in layout.files() {
-                assert!(out.join(file).is_file(), "{layout}: {file}");
+        for layout in [SaeLayout::Sparsify, SaeLayout::SaeLens] {
+            let mut task = task(dir.path(), layout);
+            write_proven(&task).unwrap();
+            for file in files_of(layout) {
+                assert!(task.out.join(file).is_file(), "{layout}: {file}");
             }
+            task.is_kept = false;
+            write_proven(&task).unwrap();
+            assert!(!task.out.exists(), "only what it holds was asked for");
         }
     }
 
@@ -115,14 +139,13 @@ mod tests {
         let dir = saved(|sae| {
             let _ = sae.w_dec.get(3).fill_(f64::NAN);
         });
-        let (own, out) = (dir.path().join("own"), dir.path().join("out"));
-        let error = write_proven(&own, Layout::Sparsify, &SaeLensMetadata::default(), &out);
-        let error = error.unwrap_err();
+        let task = task(dir.path(), SaeLayout::Sparsify);
+        let error = write_proven(&task).unwrap_err();
         assert!(
             matches!(&error, TrainError::NotFinite { tensor, .. } if tensor == "W_dec"),
             "{error:?}"
         );
-        assert!(!out.exists(), "nothing was written");
+        assert!(!task.out.exists(), "nothing was written");
     }
 
     #[test]

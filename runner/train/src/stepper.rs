@@ -1,10 +1,11 @@
 //! Optimizer updates of one SAE on activations that the caller has: the trainer's own step, without
 //! a language model, data or files.
 
+use crate::TrainError;
 use crate::activations::variance::TotalVariance;
 use crate::ranks::ALONE;
 use crate::sae_trainer::{Progress, SaeTrainer};
-use crate::{TrainConfig, TrainError};
+use plan::TrainConfig;
 use plan::{Job, SaeSpec, SaeStats};
 use sae::Sae;
 use tch::{Device, Tensor};

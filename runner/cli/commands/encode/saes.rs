@@ -8,8 +8,8 @@ use crate::sweep::download;
 use crate::sweep::hub_access::hub;
 use args::EncodeArgs;
 use plan::runs_layout::DATABASE;
-use plan::{TrainConfig, fnmatch, nearest};
-use sae_files::{FilesError, FoundSae, HubSaes, find_saes};
+use plan::{FoundSae, TrainConfig, fnmatch, nearest};
+use sae_files::{FilesError, HubSaes, find_saes, trained_on};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use store::Store;
@@ -132,7 +132,7 @@ impl SaesToUse {
         if !self.config.model.is_empty() {
             return Ok((self.config.model.clone(), self.config.revision.clone()));
         }
-        let models: BTreeSet<_> = self.found.iter().map(FoundSae::trained_on).collect();
+        let models: BTreeSet<_> = self.found.iter().map(trained_on).collect();
         let mut models = models.into_iter();
         match (models.next(), models.next()) {
             (Some(Some(only)), None) => Ok((only.model, only.revision)),

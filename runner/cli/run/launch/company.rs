@@ -5,19 +5,21 @@
 //! others through c10d's store which order is next, sealed (see seal.rs). Each rank, the leader too, then starts
 //! its own executable on it as a child process. The workers find each other through the same store.
 
+use super::company_store::CompanyStore;
 use super::seal::{Key, SealedOrder};
 use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::run::signals::StopSignals;
-use crate::run::worker_process::{WorkerLog, this_program};
+use crate::run::worker_process::WorkerLog;
+use crate::run::worker_program;
 use crate::show::table;
 use plan::runs_layout;
+use plan::{Environment, Told};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
-use train::dist::{self, Environment, Store, Told};
 
 /// How long ranks look for the store.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,18 +54,17 @@ enum Word {
 }
 
 impl Word {
-    fn read(text: &[u8]) -> Result<Self, CliError> {
-        serde_json::from_slice(text).map_err(|error| {
+    fn read(text: &str) -> Result<Self, CliError> {
+        serde_json::from_str(text).map_err(|error| {
             CliError::environment(format!("rank 0 says what nobody understands: {error}"))
         })
     }
 }
 
 /// Rank 0.
-#[derive(Debug)]
 pub(crate) struct Leader {
     environment: Environment,
-    store: Store,
+    store: CompanyStore,
     n_words: Cell<u64>,
     /// The runs folder, and what seals orders in it; once it is locked.
     sealing: OnceCell<(PathBuf, Key)>,
@@ -72,7 +73,7 @@ pub(crate) struct Leader {
 /// Another rank.
 struct Follower<'a> {
     environment: Environment,
-    store: Store,
+    store: CompanyStore,
     /// The runs folder that this process was given.
     runs_dir: &'a dyn Fn() -> Result<PathBuf, CliError>,
     /// When it was asked to stop.
@@ -91,13 +92,10 @@ pub(crate) async fn in_company(
     let Some(environment) = Environment::of_process()? else {
         return work(None).await;
     };
-    let is_server = environment.rank == 0 && !environment.store.is_served_by_launcher;
     let prefix = format!("sae-run/{}/company", environment.restart_count);
-    let wait = (environment.rank, PATIENCE);
-    dist::tell_waits(|text| table::note_with_hint(text, ALONE));
-    let store = Store::open(&environment.store, is_server, &prefix, wait)?;
+    let store = CompanyStore::open(&environment, prefix, PATIENCE)?;
     if environment.rank > 0 {
-        store.set(&here_key(environment.rank), b"here")?;
+        store.set(&here_key(environment.rank), "here")?;
         let follower = Follower {
             environment,
             store,
@@ -132,7 +130,7 @@ impl Leader {
     }
 
     fn say(&self, word: &Word) -> Result<(), CliError> {
-        let text = serde_json::to_vec(word).expect("plain fields serialise to JSON");
+        let text = serde_json::to_string(word).expect("plain fields serialise to JSON");
         self.store.set(&word_key(self.n_words.get()), &text)?;
         self.n_words.set(self.n_words.get() + 1);
         Ok(())
@@ -194,7 +192,7 @@ impl Follower<'_> {
                 }
                 Word::End { code } => {
                     // The leader may have gone meanwhile.
-                    let _ = self.store.set(&bye_key(self.environment.rank), b"bye");
+                    let _ = self.store.set(&bye_key(self.environment.rank), "bye");
                     return Ok(code);
                 }
             }
@@ -250,7 +248,7 @@ impl Follower<'_> {
 
     /// Runs this rank's part of a worker to its end; how it ended, rank 0 knows by its own.
     async fn train(&mut self, order: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
-        let program = this_program()?;
+        let program = worker_program::path()?;
         let rank = self.environment.rank;
         let log = order.with_file_name(runs_layout::log_of_rank(rank));
         let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
@@ -278,7 +276,7 @@ impl Follower<'_> {
     fn is_stopped_again(&mut self) -> bool {
         let before = self.stopped.replace(Instant::now());
         // Without the leader there is nothing to stop.
-        let _ = self.store.set(STOP, b"1");
+        let _ = self.store.set(STOP, "1");
         before.is_some()
     }
 }
@@ -308,18 +306,18 @@ fn bye_key(rank: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use files::testing::any_bytes;
+    use files::testing::any_bytes_of_text;
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn any_bytes_of_rank_0_are_a_word_or_an_error(text in any_bytes(vec![
-            br#"{"Train":{"path":"sweep/order.json","digest":"00","seal":"ff"}}"#.to_vec(),
-            br#"{"End":{"code":130}}"#.to_vec(),
+        fn any_bytes_of_rank_0_are_a_word_or_an_error(text in any_bytes_of_text(&[
+            r#"{"Train":{"path":"sweep/order.json","digest":"00","seal":"ff"}}"#,
+            r#"{"End":{"code":130}}"#,
         ])) {
             match Word::read(&text) {
                 Ok(word) => {
-                    let again = Word::read(&serde_json::to_vec(&word).unwrap()).unwrap();
+                    let again = Word::read(&serde_json::to_string(&word).unwrap()).unwrap();
                     prop_assert_eq!(format!("{again:?}"), format!("{word:?}"));
                 }
                 Err(error) => prop_assert!(error.to_string().starts_with("rank 0 says")),

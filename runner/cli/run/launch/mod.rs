@@ -1,6 +1,7 @@
 //! What starts the processes of a worker.
 
 mod company;
+mod company_store;
 mod processes;
 mod seal;
 mod torchrun;
@@ -67,7 +68,7 @@ pub(crate) fn launcher<'a>(
     })
 }
 
-/// The arguments of this program that make it a worker.
+/// What the worker program is told.
 fn worker_args(order: &Path) -> [&std::ffi::OsStr; 3] {
-    ["worker".as_ref(), order.as_os_str(), "--attached".as_ref()]
+    ["order".as_ref(), order.as_os_str(), "--attached".as_ref()]
 }

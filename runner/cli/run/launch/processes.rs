@@ -2,10 +2,9 @@
 
 use super::torchrun;
 use crate::error::CliError;
+use crate::run::worker_program;
 use crate::show::table;
-use plan::{Launch, Launcher, Nproc};
-use train::CudaStatus;
-use train::dist::Environment;
+use plan::{CudaStatus, Environment, Launch, Launcher, Nproc};
 
 /// The processes that train a stream together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,22 +30,25 @@ impl Processes {
                 n_here: environment.local_size.clamp(1, environment.world_size),
                 unknown: None,
             },
-            None => Self::asked_for(launch, train::init_backends),
+            None => Self::asked_for(launch, || Ok(&worker_program::machine()?.cuda))?,
         })
     }
 
-    fn asked_for(launch: &Launch, cuda: impl FnOnce() -> &'static CudaStatus) -> Self {
-        match (launch.launcher, launch.nproc_per_node) {
+    fn asked_for(
+        launch: &Launch,
+        cuda: impl FnOnce() -> Result<&'static CudaStatus, CliError>,
+    ) -> Result<Self, CliError> {
+        Ok(match (launch.launcher, launch.nproc_per_node) {
             (Launcher::Local, _) => Self::here(1),
             (Launcher::Torchrun, Nproc::Count(count)) => Self::here(count),
-            (Launcher::Torchrun, Nproc::Gpu) => match torchrun::n_gpus(cuda()) {
+            (Launcher::Torchrun, Nproc::Gpu) => match torchrun::n_gpus(cuda()?) {
                 Ok(n_gpus) => Self::here(n_gpus),
                 Err(why) => Self {
                     unknown: Some(why.to_string()),
                     ..Self::here(1)
                 },
             },
-        }
+        })
     }
 
     /// So many on this machine.
@@ -79,7 +81,7 @@ mod tests {
             nproc_per_node,
             ..Launch::default()
         };
-        Processes::asked_for(&launch, || Box::leak(Box::new(cuda)))
+        Processes::asked_for(&launch, || Ok(Box::leak(Box::new(cuda)))).unwrap()
     }
 
     #[test]

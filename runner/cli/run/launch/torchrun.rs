@@ -2,12 +2,12 @@
 
 use super::{Launcher, worker_args};
 use crate::error::CliError;
+use crate::run::worker_program;
 use crate::sweep::paths::Folders;
-use plan::Nproc;
+use plan::{CudaStatus, Nproc};
 use std::env;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
-use train::CudaStatus;
 
 /// torchrun, and how many processes it starts.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Torchrun {
     /// torchrun was not found, or one process for each GPU is asked for and there is no GPU.
     pub(crate) fn find(nproc: Nproc) -> Result<Self, CliError> {
         Ok(Self {
-            n_processes: n_processes(nproc, train::init_backends())?,
+            n_processes: n_processes(nproc, || Ok(&worker_program::machine()?.cuda))?,
             path: find()?,
         })
     }
@@ -41,10 +41,13 @@ impl Launcher for Torchrun {
     }
 }
 
-fn n_processes(nproc: Nproc, cuda: &CudaStatus) -> Result<usize, CliError> {
+fn n_processes(
+    nproc: Nproc,
+    cuda: impl FnOnce() -> Result<&'static CudaStatus, CliError>,
+) -> Result<usize, CliError> {
     match nproc {
         Nproc::Count(count) => Ok(count),
-        Nproc::Gpu => n_gpus(cuda),
+        Nproc::Gpu => n_gpus(cuda()?),
     }
 }
 
@@ -90,13 +93,14 @@ mod tests {
 
     #[test]
     fn one_process_for_each_gpu_or_so_many() {
-        let none = CudaStatus::Unavailable {
-            reason: "no driver".into(),
+        let none = || {
+            let reason = "no driver".into();
+            Ok(&*Box::leak(Box::new(CudaStatus::Unavailable { reason })))
         };
-        let four = CudaStatus::Available { n_devices: 4 };
-        assert_eq!(n_processes(Nproc::Count(2), &none).unwrap(), 2);
-        assert_eq!(n_processes(Nproc::Gpu, &four).unwrap(), 4);
-        let error = n_processes(Nproc::Gpu, &none).unwrap_err();
+        let four = || Ok(&CudaStatus::Available { n_devices: 4 });
+        assert_eq!(n_processes(Nproc::Count(2), none).unwrap(), 2);
+        assert_eq!(n_processes(Nproc::Gpu, four).unwrap(), 4);
+        let error = n_processes(Nproc::Gpu, none).unwrap_err();
         assert!(error.to_string().contains("there is no GPU: no driver"));
     }
 }

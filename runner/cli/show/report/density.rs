@@ -13,7 +13,7 @@ const N_BINS: usize = 8 * BINS_PER_DECADE as usize;
 
 /// The counts of the bins of a density file. `None`, with a remark, where it cannot be read.
 pub(super) fn read(path: &Path) -> Option<Vec<u32>> {
-    match train::read_density(path) {
+    match sae_files::read_density(path) {
         Ok(density) => Some(bins(&density)),
         Err(error) => {
             table::note(&format!("left out: {}", fault::message_chain(&error)));

@@ -3,7 +3,8 @@
 use super::*;
 use hub::HubError;
 use hub_server::HubServer;
-use sae_files::{CONFIG_FILE, FilesError, SaeConfig, SaeLensMetadata};
+use plan::SaeLensMetadata;
+use sae_files::{CONFIG_FILE, FilesError, SaeConfig};
 use std::fs;
 use tch::{Device, Kind};
 use tempfile::{TempDir, tempdir};
@@ -135,7 +136,7 @@ fn the_files_around_an_sae_tell_its_model() {
     let found = saes.download(&hub, &names, &mut |_| {}).unwrap();
     assert_eq!(found[0].hookpoint, "layers.2");
     assert_eq!(
-        found[0].trained_on().map(|of| of.model).as_deref(),
+        crate::trained_on(&found[0]).map(|of| of.model).as_deref(),
         Some("meta-llama/Meta-Llama-3-8B")
     );
 }

@@ -2,7 +2,8 @@
 
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::{Sae, SaeError};
-use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeLensMetadata};
+use plan::SaeLensMetadata;
+use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What the figures were measured on.
 
-use sae_run_train::Libtorch;
+use sae_run_train::machine;
 use serde::Serialize;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ pub(crate) fn describe() -> Machine {
     let n_cores = std::thread::available_parallelism().map_or(0, usize::from);
     // Loaded before it is asked for.
     let _ = tch::Tensor::from_slice(&[1i64]);
-    let libtorch = Libtorch::loaded().version_text();
+    let libtorch = machine().libtorch;
     let load_before = load();
     let text = format!(
         "{}, {n_cores} cores, load average {load_before}, libtorch {libtorch}, {}",

@@ -24,8 +24,8 @@ mod measure;
 mod serve;
 
 use args::{Args, Task};
+use lm::LmError;
 use measure::Measured;
-use sae_run_train::LmError;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;

@@ -2,8 +2,9 @@
 
 use crate::gate::Gate;
 use crate::{D_IN, Result};
+use plan::TrainConfig;
 use sae::with_seed;
-use sae_run_train::{Stepper, TrainConfig};
+use sae_run_train::Stepper;
 use serde::Serialize;
 use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor};

@@ -3,7 +3,7 @@
 use crate::measure::{Case, EncoderProduct, config, probe_gflops, seconds_of};
 use crate::{D_IN, Result, say};
 use sae::{Objective, tensors_by_name, write_safetensors};
-use sae_run_train::{Libtorch, Stepper};
+use sae_run_train::{Stepper, machine};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ fn open(arm: &mut Option<Arm>, x: &Path, num_latents: i64, k: i64) -> Result<Val
         k: k as usize,
         x,
     });
-    Ok(json!({ "libtorch": Libtorch::loaded().library }))
+    Ok(json!({ "libtorch": machine().library }))
 }
 
 fn gradients(arm: &Arm, path: &Path) -> Result<Value> {

@@ -1,45 +1,16 @@
 //! What goes through the model at once.
 
-use super::EncodeRequest;
 use super::rows::{EncodedRows, TopLatents};
 use crate::TrainError;
 use data::{Tokenizer, Tokens};
-use std::fmt;
+use fault::Fault;
+use plan::{EncodeInput, EncodeTask, Texts};
+use std::io::{self, BufRead, BufReader};
 use std::iter::Peekable;
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// What shall be encoded.
-pub enum EncodeInput {
-    /// Texts, each a sequence of its own: the tokenizer's, with what it adds to a text.
-    Texts {
-        /// The texts, as they come.
-        texts: Box<dyn Iterator<Item = Result<String, TrainError>>>,
-        /// Tokens that a text may have; `None`: as many as the model's positions were made for.
-        ctx_len: Option<usize>,
-    },
-    /// The sequences of a data set, in their order.
-    Sequences {
-        /// All of them.
-        tokens: Tokens,
-        /// Only the first so many.
-        most: Option<u64>,
-    },
-}
-
-impl fmt::Debug for EncodeInput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Texts { ctx_len, .. } => {
-                f.debug_struct("Texts").field("ctx_len", ctx_len).finish()
-            }
-            Self::Sequences { tokens, most } => f
-                .debug_struct("Sequences")
-                .field("n_sequences", &tokens.n_sequences())
-                .field("most", most)
-                .finish(),
-        }
-    }
-}
+type Lines = Box<dyn Iterator<Item = Result<String, TrainError>>>;
 
 type TokenIds = Result<Vec<i64>, TrainError>;
 
@@ -53,21 +24,22 @@ pub(super) struct Batches {
 
 impl Batches {
     /// `max_ctx_len`: tokens that the model's positions were made for.
-    pub(super) fn new(
-        input: EncodeInput,
-        request: &EncodeRequest,
-        max_ctx_len: usize,
-    ) -> Result<Self, TrainError> {
-        let sequences: Box<dyn Iterator<Item = TokenIds>> = match input {
-            EncodeInput::Texts { texts, ctx_len } => {
+    pub(super) fn new(task: &EncodeTask, max_ctx_len: usize) -> Result<Self, TrainError> {
+        let sequences: Box<dyn Iterator<Item = TokenIds>> = match &task.input {
+            EncodeInput::Texts {
+                texts,
+                tokenizer_class,
+                ctx_len,
+            } => {
                 let ctx_len = ctx_len.unwrap_or(max_ctx_len);
-                let tokenizer = Tokenizer::of_class(&request.model_dir, request.tokenizer_class)?;
-                let texts = texts.enumerate();
+                let tokenizer = Tokenizer::of_class(&task.model.dir, *tokenizer_class)?;
+                let texts = read_texts(texts)?.enumerate();
                 Box::new(
                     texts.map(move |(index, text)| tokenized(&tokenizer, index, &text?, ctx_len)),
                 )
             }
             EncodeInput::Sequences { tokens, most } => {
+                let tokens = Tokens::find(&tokens.cache_dir, &tokens.digest)?;
                 let n_sequences = tokens.n_sequences();
                 let most = most.map_or(n_sequences, |most| most.min(n_sequences as u64) as usize);
                 Box::new((0..most).map(move |index| Ok(tokens.sequence(index))))
@@ -76,9 +48,32 @@ impl Batches {
         Ok(Self {
             sequences: sequences.peekable(),
             next: 0,
-            batch_tokens: request.batch_tokens,
+            batch_tokens: task.batch_tokens,
         })
     }
+}
+
+/// The texts, as they are read.
+fn read_texts(texts: &Texts) -> Result<Lines, Fault> {
+    Ok(match texts {
+        Texts::Given(texts) => Box::new(texts.clone().into_iter().map(Ok)),
+        Texts::File(path) => {
+            let file = files::open(path).map_err(Fault::io("read", path))?;
+            lines(BufReader::new(file), path)
+        }
+        Texts::StandardInput => lines(BufReader::new(io::stdin()), Path::new("-")),
+    })
+}
+
+fn lines(reader: impl BufRead + 'static, path: &Path) -> Lines {
+    let path = path.to_owned();
+    Box::new(reader.lines().map(move |line| {
+        line.map_err(|source| TrainError::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })
+    }))
 }
 
 fn tokenized(tokenizer: &Tokenizer, index: usize, text: &str, ctx_len: usize) -> TokenIds {

@@ -7,29 +7,9 @@ use super::rows::EncodedRows;
 use crate::TrainError;
 use files::OutputFile;
 use parquet::ParquetFile;
-use sae::FoundSae;
+use plan::{EncodeFormat, FoundSae};
 use safetensors::SafetensorsFile;
 use std::path::{Path, PathBuf};
-
-/// What a file of latents is written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncodeFormat {
-    /// A table with the columns of [`EncodedRows`], `sae` as a name, and the `hookpoint`.
-    Parquet,
-    /// A tensor for each column of [`EncodedRows`]; the names that `sae` counts are in the metadata.
-    Safetensors,
-}
-
-impl EncodeFormat {
-    /// By the end of a file's name; `None`: it is another.
-    pub fn of_path(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()? {
-            "parquet" => Some(Self::Parquet),
-            "safetensors" => Some(Self::Safetensors),
-            _ => None,
-        }
-    }
-}
 
 /// A file that rows go to. Nothing is left of it where it is not finished.
 pub(super) struct RowFile {

@@ -5,10 +5,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
 use data::Tokenizer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use plan::{Dtype, EncodeFormat, EncodeInput, ModelUse, Texts, TokenizerClass};
 use sae::{SaeConfig, tensors_by_name};
 use sae_files::find_saes;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::{TempDir, tempdir};
 
 const TEXTS: [&str; 3] = [
@@ -41,14 +42,16 @@ fn saes() -> TempDir {
     folder
 }
 
-fn request(saes: &TempDir, out: &str) -> EncodeRequest {
+fn task(saes: &TempDir, out: &str) -> EncodeTask {
     let out = saes.path().join(out);
-    EncodeRequest {
-        model_dir: tiny_llama(),
-        dtype: Dtype::Float32,
-        load_in_8bit: false,
-        tokenizer_class: TokenizerClass::File,
-        device: "cpu".into(),
+    EncodeTask {
+        model: ModelUse {
+            dir: tiny_llama(),
+            dtype: Dtype::Float32,
+            load_in_8bit: false,
+            device: "cpu".into(),
+        },
+        input: texts(&TEXTS),
         saes: find_saes(saes.path()).unwrap(),
         top: None,
         batch_tokens: 40,
@@ -58,16 +61,17 @@ fn request(saes: &TempDir, out: &str) -> EncodeRequest {
 }
 
 fn texts(texts: &[&str]) -> EncodeInput {
-    let texts: Vec<_> = texts.iter().map(|&text| Ok(text.to_owned())).collect();
+    let texts = texts.iter().map(|&text| text.to_owned());
     EncodeInput::Texts {
-        texts: Box::new(texts.into_iter()),
+        texts: Texts::Given(texts.collect()),
+        tokenizer_class: TokenizerClass::File,
         ctx_len: None,
     }
 }
 
-fn encoded(request: &EncodeRequest) -> EncodeSummary {
+fn encoded(task: &EncodeTask) -> EncodeSummary {
     let mut done = Vec::new();
-    let summary = encode(request, texts(&TEXTS), &mut |n_done| {
+    let summary = encode(task, &mut |n_done| {
         done.push(n_done);
         ControlFlow::Continue(())
     });
@@ -111,7 +115,7 @@ fn table(path: &Path) -> Vec<(Place, f32)> {
 }
 
 /// What should be in the file, each text by itself.
-fn by_hand(request: &EncodeRequest) -> Vec<(Place, f32)> {
+fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
     let tokenizer = Tokenizer::from_dir(&tiny_llama()).unwrap();
     let model = LanguageModel::load(&tiny_llama(), &LoadOptions::default()).unwrap();
     let taps = Taps::new(model.facts(), &["layers.2"]).unwrap();
@@ -122,7 +126,7 @@ fn by_hand(request: &EncodeRequest) -> Vec<(Place, f32)> {
         let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
         let activations = model.forward(&Tensor::from_slice(&ids).view([1, -1]), &taps);
         let activations = activations.unwrap();
-        for found in &request.saes {
+        for found in &task.saes {
             let sae = Sae::load_from_disk(&found.dir, Device::Cpu).unwrap();
             let x = match sae.cfg.transcode {
                 true => activations.input(&found.hookpoint).unwrap(),
@@ -139,7 +143,7 @@ fn by_hand(request: &EncodeRequest) -> Vec<(Place, f32)> {
                     .filter(|(_, act)| *act > 0.0)
                     .collect();
                 of_token.sort_by(|a, b| b.1.total_cmp(&a.1));
-                of_token.truncate(request.top.unwrap_or(usize::MAX));
+                of_token.truncate(task.top.unwrap_or(usize::MAX));
                 let name = &found.name;
                 let place = |latent| {
                     (
@@ -173,10 +177,10 @@ fn same(a: &[(Place, f32)], b: &[(Place, f32)]) {
 #[test]
 fn rows_are_the_saes_own_latents() {
     let saes = saes();
-    let request = request(&saes, "latents.parquet");
-    let summary = encoded(&request);
-    let rows = table(&request.out);
-    same(&rows, &by_hand(&request));
+    let task = task(&saes, "latents.parquet");
+    let summary = encoded(&task);
+    let rows = table(&task.out);
+    same(&rows, &by_hand(&task));
     assert_eq!(summary.n_sequences, 3);
     assert_eq!(summary.n_rows.iter().sum::<u64>(), rows.len() as u64);
     let files = fs::read_dir(saes.path()).unwrap();
@@ -187,35 +191,35 @@ fn rows_are_the_saes_own_latents() {
 #[test]
 fn top_keeps_the_strongest_and_batches_make_no_difference() {
     let saes = saes();
-    let mut request = request(&saes, "latents.parquet");
-    request.top = Some(2);
+    let mut task = task(&saes, "latents.parquet");
+    task.top = Some(2);
     for batch_tokens in [1, 1000] {
-        request.batch_tokens = batch_tokens;
-        encoded(&request);
-        same(&table(&request.out), &by_hand(&request));
+        task.batch_tokens = batch_tokens;
+        encoded(&task);
+        same(&table(&task.out), &by_hand(&task));
     }
 }
 
 #[test]
 fn tensors_have_the_same_rows() {
     let saes = saes();
-    let request = request(&saes, "latents.safetensors");
-    encoded(&request);
-    let tensors = tensors_by_name(&request.out).unwrap();
+    let task = task(&saes, "latents.safetensors");
+    encoded(&task);
+    let tensors = tensors_by_name(&task.out).unwrap();
     let column = |name: &str| Vec::<i64>::try_from(tensors[name].to_kind(Kind::Int64)).unwrap();
     let acts = Vec::<f32>::try_from(&tensors["activation"]).unwrap();
     let [sequence, position, token_id, sae, latent] =
         ["sequence", "position", "token_id", "sae", "latent"].map(column);
     let rows: Vec<_> = (0..acts.len())
         .map(|row| {
-            let name = request.saes[sae[row] as usize].name.clone();
+            let name = task.saes[sae[row] as usize].name.clone();
             let [position, token_id, latent] =
                 [position[row], token_id[row], latent[row]].map(|number| number as i32);
             ((sequence[row], position, token_id, name, latent), acts[row])
         })
         .collect();
-    same(&rows, &by_hand(&request));
-    let header = fs::read(&request.out).unwrap();
+    same(&rows, &by_hand(&task));
+    let header = fs::read(&task.out).unwrap();
     let text = String::from_utf8_lossy(&header[..400]);
     assert!(text.contains(r#"\"hookpoint\":\"layers.1.mlp\""#), "{text}");
 }
@@ -223,14 +227,13 @@ fn tensors_have_the_same_rows() {
 #[test]
 fn nothing_is_left_of_what_was_broken_off_or_failed() {
     let saes = saes();
-    let mut request = request(&saes, "latents.parquet");
-    let stopped = encode(&request, texts(&TEXTS), &mut |_| ControlFlow::Break(()));
+    let mut task = task(&saes, "latents.parquet");
+    let stopped = encode(&task, &mut |_| ControlFlow::Break(()));
     assert!(stopped.unwrap().is_none());
     let long = "sail ".repeat(400);
-    let failed = encode(&request, texts(&["a", &long]), &mut |_| {
-        ControlFlow::Continue(())
-    });
-    let failed = failed.unwrap_err();
+    task.input = texts(&["a", &long]);
+    let failed = encode(&task, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    task.input = texts(&TEXTS);
     assert!(
         matches!(
             failed,
@@ -242,16 +245,16 @@ fn nothing_is_left_of_what_was_broken_off_or_failed() {
         ),
         "{failed:?}"
     );
-    request.saes[0].hookpoint = "layers.9".into();
-    let failed = encode(&request, texts(&TEXTS), &mut |_| ControlFlow::Continue(()));
+    task.saes[0].hookpoint = "layers.9".into();
+    let failed = encode(&task, &mut |_| ControlFlow::Continue(()));
     assert!(matches!(
         failed,
         Err(TrainError::Lm(lm::LmError::NoHookpoint { .. }))
     ));
-    request.saes[0].hookpoint = "layers.1.mlp.down_proj".into();
-    let failed = encode(&request, texts(&TEXTS), &mut |_| ControlFlow::Continue(()));
+    task.saes[0].hookpoint = "layers.1.mlp.down_proj".into();
+    let failed = encode(&task, &mut |_| ControlFlow::Continue(()));
     assert!(matches!(failed, Err(TrainError::SaeWidths { .. })));
-    assert!(!request.out.exists());
+    assert!(!task.out.exists());
     let left: Vec<_> = fs::read_dir(saes.path()).unwrap().collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
@@ -259,11 +262,11 @@ fn nothing_is_left_of_what_was_broken_off_or_failed() {
 #[test]
 fn names_of_transformer_lens_are_found() {
     let saes = saes();
-    let mut request = request(&saes, "latents.parquet");
-    request.saes.retain(|sae| sae.hookpoint == "layers.2");
-    encoded(&request);
-    let expected = fs::read(&request.out).unwrap();
-    request.saes[0].hookpoint = "blocks.2.hook_resid_post".into();
-    encoded(&request);
-    assert!(fs::read(&request.out).unwrap() == expected);
+    let mut task = task(&saes, "latents.parquet");
+    task.saes.retain(|sae| sae.hookpoint == "layers.2");
+    encoded(&task);
+    let expected = fs::read(&task.out).unwrap();
+    task.saes[0].hookpoint = "blocks.2.hook_resid_post".into();
+    encoded(&task);
+    assert!(fs::read(&task.out).unwrap() == expected);
 }

@@ -1,13 +1,12 @@
 //! The evaluation of the jobs of an order, as a worker does it when they are trained.
 
-use super::{EvalRequest, EvalSae, Evaluated, eval_batch_size, evaluate};
+use super::{EvalRequest, evaluate};
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use data::EvalSequences;
-use plan::EventKind;
-use plan::{Order, OrderJob};
+use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, eval_batch_size};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -40,10 +39,12 @@ impl JobEvaluation<'_> {
         };
         let (most, ctx_len) = (order.key.batch_size, sequences.ctx_len());
         let request = EvalRequest {
-            model_dir: order.model_dir.clone(),
-            dtype: order.key.dtype,
-            load_in_8bit: order.key.load_in_8bit,
-            device: order.device.clone(),
+            model: ModelUse {
+                dir: order.model_dir.clone(),
+                dtype: order.key.dtype,
+                load_in_8bit: order.key.load_in_8bit,
+                device: order.device.clone(),
+            },
             batch_size: eval_batch_size(most, ctx_len, self.vocab_size),
             saes: jobs.iter().flat_map(|job| saes(order, job)).collect(),
             sequences,

@@ -5,8 +5,9 @@ use data::find_files;
 use data::{TokenSpec, Tokens};
 use lm::{Replacements, Taps};
 use plan::RowSpec;
-use plan::{DatasetRequest, TrainConfig};
+use plan::{DatasetRequest, Dtype, TrainConfig};
 use sae::{SaeConfig, tensors_by_name};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 const HOOKPOINT: &str = "layers.2";
@@ -72,10 +73,12 @@ impl Bench {
 
     fn request(&self, batch_size: usize) -> EvalRequest {
         EvalRequest {
-            model_dir: fixtures().join("tiny-llama"),
-            dtype: Dtype::Float32,
-            load_in_8bit: false,
-            device: "cpu".into(),
+            model: ModelUse {
+                dir: fixtures().join("tiny-llama"),
+                dtype: Dtype::Float32,
+                load_in_8bit: false,
+                device: "cpu".into(),
+            },
             sequences: self.sequences(),
             batch_size,
             saes: self.saes.clone(),
@@ -444,12 +447,4 @@ fn it_breaks_off_when_told_to() {
     assert!(stopped.unwrap().is_none());
     assert_eq!(calls, [(0, 7), (0, 7), (0, 7), (0, 7), (3, 7)]);
     assert!(!bench.dir.path().join("eval").exists());
-}
-
-#[test]
-fn batches_are_as_large_as_their_logits_allow() {
-    assert_eq!(eval_batch_size(32, 64, 300), 32);
-    assert_eq!(eval_batch_size(32, 2048, 128_256), 1);
-    assert_eq!(eval_batch_size(32, 1024, 49_152), 5);
-    assert_eq!(eval_batch_size(0, 8, 10), 1);
 }

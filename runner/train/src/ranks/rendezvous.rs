@@ -2,9 +2,9 @@
 
 use crate::TrainError;
 use crate::libtorch::Libtorch;
-use dist::{Environment, Hello, Timeouts, World};
+use dist::{Hello, Timeouts, World};
 use files::DigestCache;
-use plan::{Order, TRAINER_VERSION, digest_json};
+use plan::{Environment, Order, TRAINER_VERSION, digest_json};
 use std::path::Path;
 use std::time::Duration;
 use tch::Device;

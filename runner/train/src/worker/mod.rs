@@ -14,14 +14,13 @@ use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
 use data::{Batches, DataError};
-use dist::Environment;
 use facts::{ModelInputs, read_model};
 use fault::{FailureKind, message_chain};
 use files::DigestCache;
 use files::{bound, host_name};
 use lm::{LanguageModel, LoadOptions, Taps};
 use plan::runs_layout::STREAM_LOCK;
-use plan::{EventKind, Order};
+use plan::{Environment, EventKind, Order};
 use std::fs::File;
 use std::path::Path;
 use tch::Device;
@@ -232,10 +231,7 @@ fn check_digest(order: &Order, model: &ModelInputs) -> Result<(), TrainError> {
     if model.digest == order.key.model_digest {
         return Ok(());
     }
-    Err(TrainError::Changed {
-        what: "model",
-        path: order.model_dir.clone(),
-    })
+    Err(plan::changed("model", &order.model_dir).into())
 }
 
 fn open_model(
@@ -270,22 +266,6 @@ fn device_name(device: Device) -> String {
     }
 }
 
-/// The number of the GPU that a device's name means; `None`: the CPU.
-///
-/// # Errors
-/// A name that means no device, or a GPU that is not there.
-pub fn cuda_index(device: &str) -> Result<Option<usize>, TrainError> {
-    Ok(match lm::parse_device(device)? {
-        Device::Cuda(cuda_idx) => Some(cuda_idx),
-        _ => None,
-    })
-}
-
 fn lock(path: &Path) -> Result<Option<File>, TrainError> {
     files::lock(path).map_err(TrainError::io("lock", path))
-}
-
-/// Threads that libtorch computes with on the CPU unless told otherwise.
-pub fn default_threads() -> usize {
-    usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }

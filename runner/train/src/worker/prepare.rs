@@ -11,6 +11,7 @@ use plan::DataFiles;
 use plan::EventKind;
 use plan::Order;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Time between two reports of how far the tokens are.
@@ -91,10 +92,7 @@ impl Reports<'_> {
         }
         let tokens = tokens?;
         if tokens.digest() != expected {
-            return Err(TrainError::Changed {
-                what: "data set",
-                path: files.name.clone().into(),
-            });
+            return Err(plan::changed("data set", Path::new(&files.name)).into());
         }
         Ok(tokens)
     }

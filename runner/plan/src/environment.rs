@@ -1,9 +1,34 @@
 //! What a launcher tells each process: torchrun, or anything that sets RANK and WORLD_SIZE, srun and
 //! mpirun.
 
-use crate::DistError;
-use crate::store::StoreAddress;
+use fault::Fault;
+use serde::{Deserialize, Serialize};
 use std::env;
+use std::fmt;
+
+/// Where the store is, through which ranks find each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreAddress {
+    /// Host of rank 0, or of the launcher.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether the launcher serves it, as torchrun does; else rank 0.
+    pub is_served_by_launcher: bool,
+}
+
+impl StoreAddress {
+    /// Whether all ranks must be on this machine.
+    pub fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host == "::1" || self.host.starts_with("127.")
+    }
+}
+
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
 
 /// The place of this process in a world of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,11 +75,11 @@ impl Environment {
     ///
     /// # Errors
     /// Variables that are missing or make no sense.
-    pub fn of_process() -> Result<Option<Self>, DistError> {
+    pub fn of_process() -> Result<Option<Self>, Fault> {
         Self::read(&|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, DistError> {
+    fn read(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, Fault> {
         let Some([rank_name, size_name, local_name, local_size_name]) = names(get) else {
             return Ok(None);
         };
@@ -68,11 +93,7 @@ impl Environment {
             None => rank,
         };
         let local_size: Option<usize> = get(local_size_name).and_then(|size| size.parse().ok());
-        let missing = |missing| DistError::MissingVariable {
-            present: size_name,
-            missing,
-        };
-        let host = get("MASTER_ADDR").ok_or_else(|| missing("MASTER_ADDR"))?;
+        let host = get("MASTER_ADDR").ok_or_else(|| missing_variable("MASTER_ADDR", size_name))?;
         let port = number(get, "MASTER_PORT", size_name, 1, usize::from(u16::MAX))?;
         let is_served = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let restarts = get("TORCHELASTIC_RESTART_COUNT").and_then(|count| count.parse().ok());
@@ -116,31 +137,37 @@ fn number(
     present: &'static str,
     least: usize,
     most: usize,
-) -> Result<usize, DistError> {
-    let value = get(name).ok_or(DistError::MissingVariable {
-        present,
-        missing: name,
-    })?;
+) -> Result<usize, Fault> {
+    let value = get(name).ok_or_else(|| missing_variable(name, present))?;
     match value.trim().parse() {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(DistError::BadVariable {
-            name,
-            value,
-            expected: match most {
+        _ => {
+            let expected = match most {
                 usize::MAX => format!("a number from {least} on"),
                 _ => format!("a number from {least} to {most}"),
-            },
-        }),
+            };
+            let message = format!("`{name}` in the environment is `{value}`, not {expected}");
+            Err(Fault::input(message).with_hint("is the launcher's command right?"))
+        }
     }
+}
+
+fn missing_variable(missing: &str, present: &str) -> Fault {
+    let message = format!("`{present}` is set in the environment, and `{missing}` is not");
+    Fault::input(message).with_hint(
+        "a launcher sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for every process; for a \
+         single one, unset them",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::{FailureKind, Remedy};
     use files::testing::any_bytes_of_text;
     use proptest::prelude::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Option<Environment>, DistError> {
+    fn read(variables: &[(&str, &str)]) -> Result<Option<Environment>, Fault> {
         Environment::read(&|name| {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -199,25 +226,22 @@ mod tests {
             "`WORLD_SIZE` is set in the environment, and `RANK` is not"
         );
         let error = read(&[("RANK", "0")]).unwrap_err();
-        assert!(matches!(
-            error,
-            DistError::MissingVariable {
-                missing: "WORLD_SIZE",
-                ..
-            }
-        ));
+        assert!(
+            error.to_string().ends_with("and `WORLD_SIZE` is not"),
+            "{error}"
+        );
         let error = read(&[("RANK", "0"), ("WORLD_SIZE", "2")]).unwrap_err();
-        assert!(matches!(
-            error,
-            DistError::MissingVariable {
-                missing: "MASTER_ADDR",
-                ..
-            }
-        ));
+        assert!(
+            error.to_string().ends_with("and `MASTER_ADDR` is not"),
+            "{error}"
+        );
         for (rank, size) in [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0")] {
             let error = read(&[("RANK", rank), ("WORLD_SIZE", size)]).unwrap_err();
-            assert!(matches!(error, DistError::BadVariable { .. }), "{error}");
-            assert!(error.is_of_the_input());
+            assert!(
+                error.to_string().contains("in the environment is"),
+                "{error}"
+            );
+            assert_eq!(error.kind(), FailureKind::Input);
         }
     }
 

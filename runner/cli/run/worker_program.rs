@@ -1,0 +1,200 @@
+//! The program that computes, and single tasks for it.
+
+use crate::error::CliError;
+use crate::show::table;
+use fault::FailureKind;
+use plan::{Answer, Machine, Task};
+use serde::de::DeserializeOwned;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use tempfile::NamedTempFile;
+
+/// It lies beside this program.
+const PROGRAM: &str = "sae-run-worker";
+
+/// Variables with the token for the Hub, or the way to it, or an address that may have one in it. A worker never
+/// touches the network, and what it runs has no use for secrets.
+pub(crate) const SECRETS: [&str; 4] = [
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_ENDPOINT",
+];
+
+/// Where the worker program is. A link to this program may lie anywhere.
+///
+/// # Errors
+/// It is not beside this program.
+pub(crate) fn path() -> Result<PathBuf, CliError> {
+    let own = std::env::current_exe().and_then(|own| own.canonicalize());
+    let own = own.map_err(|error| {
+        CliError::environment(format!("cannot find the folder of this program: {error}"))
+    })?;
+    let path = own.with_file_name(PROGRAM);
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(
+            CliError::environment(format!("there is no `{}`", path.display())).with_hint(format!(
+                "`sae-run` needs `{PROGRAM}` in its own folder, and `cargo build` makes both; in place of a copy, a \
+                 link to `sae-run` will do"
+            )),
+        ),
+    }
+}
+
+/// libtorch, and the machine as it sees it; asked for once.
+///
+/// # Errors
+/// There is no worker program, or it cannot load libtorch.
+pub(crate) fn machine() -> Result<&'static Machine, CliError> {
+    static MACHINE: OnceLock<Machine> = OnceLock::new();
+    if let Some(machine) = MACHINE.get() {
+        return Ok(machine);
+    }
+    let asked = TaskProcess::start(&Task::Machine, Stdio::null())?;
+    let machine = asked.finish(&mut |_, _| {})?;
+    Ok(MACHINE.get_or_init(|| machine))
+}
+
+/// Has a task done, and gives its value. `report` is told how much of it is done, and of how much.
+///
+/// # Errors
+/// What the worker says, or that it ended without a word.
+pub(crate) fn run<T: DeserializeOwned>(
+    task: &Task,
+    report: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<T, CliError> {
+    TaskProcess::start(task, Stdio::inherit())?.finish(report)
+}
+
+/// A worker at a task. Its standard error is ours, and so is its group: what stops us stops it.
+pub(crate) struct TaskProcess {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+    /// It is there as long as the worker may read it.
+    _task: NamedTempFile,
+}
+
+impl TaskProcess {
+    /// Starts a worker on a task.
+    ///
+    /// # Errors
+    /// A program that cannot be started, or no space for the task.
+    pub(crate) fn start(task: &Task, stdin: Stdio) -> Result<Self, CliError> {
+        Self::start_by(task, |command| {
+            command.stdin(stdin);
+        })
+    }
+
+    /// Starts a worker that goes on answering what is written to it, and that signals for us do not reach.
+    ///
+    /// # Errors
+    /// As [`TaskProcess::start`].
+    pub(crate) fn start_apart(task: &Task) -> Result<(Self, ChildStdin), CliError> {
+        let mut process = Self::start_by(task, |command| {
+            command.stdin(Stdio::piped()).process_group(0);
+        })?;
+        let stdin = process.child.stdin.take().expect("it is piped");
+        Ok((process, stdin))
+    }
+
+    fn start_by(task: &Task, with: impl FnOnce(&mut Command)) -> Result<Self, CliError> {
+        let program = path()?;
+        let file = write(task)?;
+        let mut command = Command::new(&program);
+        command.arg("task").arg(file.path()).stdout(Stdio::piped());
+        for secret in SECRETS {
+            command.env_remove(secret);
+        }
+        with(&mut command);
+        let child = command.spawn();
+        let mut child = child.map_err(|error| CliError::io("start", &program, &error))?;
+        let stdout = child.stdout.take().expect("it is piped");
+        Ok(Self {
+            child,
+            answers: BufReader::new(stdout),
+            _task: file,
+        })
+    }
+
+    /// The next answer but reports, and what it waits for is told. `None`: it has ended.
+    ///
+    /// # Errors
+    /// What the worker says.
+    pub(crate) fn next<T: DeserializeOwned>(
+        &mut self,
+        report: &mut dyn FnMut(u64, Option<u64>),
+        wait_hint: &str,
+    ) -> Result<Option<T>, CliError> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.answers.read_line(&mut line);
+            read.map_err(|error| odd_answer(&error.to_string()))?;
+            if line.is_empty() {
+                return Ok(None);
+            }
+            let answer = serde_json::from_str(&line);
+            match answer.map_err(|error| odd_answer(&error.to_string()))? {
+                Answer::Progress { n_done, n_total } => report(n_done, n_total),
+                Answer::Waiting { message } => table::note_with_hint(&message, wait_hint),
+                Answer::Done(value) => {
+                    let value = serde_json::from_value(value);
+                    return Ok(Some(value.map_err(|error| odd_answer(&error.to_string()))?));
+                }
+                Answer::Failed {
+                    message,
+                    hint,
+                    kind,
+                } => return Err(CliError::of_kind(kind, message).with_hint(hint)),
+            }
+        }
+    }
+
+    /// The value of the task, when it is done.
+    fn finish<T: DeserializeOwned>(
+        mut self,
+        report: &mut dyn FnMut(u64, Option<u64>),
+    ) -> Result<T, CliError> {
+        let value = self.next(report, "")?;
+        let status = self.child.wait();
+        value.ok_or_else(|| {
+            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let message = format!("`{PROGRAM}` ended without an answer: {how}");
+            CliError::of_kind(FailureKind::Internal, message)
+        })
+    }
+}
+
+impl Drop for TaskProcess {
+    /// One that nobody listens to has nothing to do.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn odd_answer(why: &str) -> CliError {
+    let message = format!("cannot read the answer of `{PROGRAM}`: {why}");
+    CliError::of_kind(FailureKind::Internal, message)
+        .with_hint("are `sae-run` and `sae-run-worker` of one version?".to_owned())
+}
+
+/// The task in a file that is removed with what is returned.
+fn write(task: &Task) -> Result<NamedTempFile, CliError> {
+    let dir = std::env::temp_dir();
+    let written = tempfile::Builder::new()
+        .prefix("sae-run-task-")
+        .suffix(".json")
+        .tempfile()
+        .and_then(|mut file| {
+            file.write_all(&serde_json::to_vec(task).expect("tasks serialise to JSON"))?;
+            Ok(file)
+        });
+    written.map_err(|error| CliError::io("write to", Path::new(&dir), &error))
+}

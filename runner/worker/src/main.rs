@@ -1,0 +1,66 @@
+//! `sae-run-worker`: all that computes with libtorch. `sae-run` starts it and tells it what to do in a file.
+//!
+//! - `sae-run-worker order FILE`: trains a stream, and reports in its `events.jsonl` (crate `train`). `--attached`:
+//!   it saves and ends when its standard input ends.
+//! - `sae-run-worker task FILE`: does a [`plan::Task`], and answers in lines on its standard output: `task.rs`.
+//!   `store.rs`: the one that goes on answering
+//!
+//! No tokio, no database, no network but that between ranks.
+
+mod answers;
+mod store;
+mod task;
+
+use fault::{FailureKind, message_chain};
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str =
+    "usage: sae-run-worker order FILE [--attached] | task FILE | --version; `sae-run` starts it";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
+    let texts: Vec<_> = args
+        .iter()
+        .map(|arg| arg.to_str().unwrap_or_default())
+        .collect();
+    let code = match texts[..] {
+        ["order", _] => order(Path::new(&args[1]), Input::NotFollowed),
+        ["order", _, "--attached"] => order(Path::new(&args[1]), Input::Followed),
+        ["task", _] => task::run(Path::new(&args[1])),
+        ["--version"] => {
+            answers::print(&format!("sae-run-worker {}", env!("CARGO_PKG_VERSION")));
+            0
+        }
+        _ => {
+            say(USAGE);
+            FailureKind::Input.exit_code()
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// What the end of standard input means.
+enum Input {
+    Followed,
+    NotFollowed,
+}
+
+fn order(path: &Path, input: Input) -> u8 {
+    let outcome = train::run_worker(path, matches!(input, Input::Followed));
+    outcome.unwrap_or_else(|error| {
+        say(&format!("error: {}", message_chain(&error)));
+        if let Some(hint) = error.hint() {
+            say(&format!("hint: {hint}"));
+        }
+        error.kind().exit_code()
+    })
+}
+
+/// A line for the worker's log, or for people at a terminal.
+#[expect(clippy::print_stderr, reason = "standard error is a worker's log")]
+fn say(line: &str) {
+    eprintln!("{}", plan::escaped(&plan::redacted(line)));
+}
