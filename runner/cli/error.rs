@@ -2,8 +2,7 @@
 
 use crate::show::table;
 use data::DataError;
-use fault::FailureKind;
-use fault::message_chain;
+use fault::{FailureKind, Remedy, message_chain};
 use hub::HubError;
 use plan::PlanError;
 use recipe::RecipeError;
