@@ -1,9 +1,11 @@
 //! One call of a recipe: a fresh instance with its own fuel and memory, then thrown away.
 
 use crate::bindings::{Description, PlanRequest, PlanResponse, PythonEngine, PythonSource};
+use crate::error::{quoted, raise};
 use crate::limits::Limiter;
 use crate::source::Code;
 use crate::{Limits, Recipe, RecipeError};
+use fault::Fault;
 use wasmtime::component::{
     Component, ComponentNamedList, Instance, Lift, Linker, Lower, TypedFunc,
 };
@@ -117,10 +119,15 @@ impl<'a> Guest<'a> {
     {
         let instance = self.linker.instantiate(&mut self.store, self.component);
         let instance = instance.map_err(|error| self.classify(error))?;
-        typed_export(&instance, &mut self.store, name).map_err(|source| RecipeError::WrongWorld {
-            recipe: self.recipe.name().into(),
-            source: source.into(),
-        })
+        let function = typed_export(&instance, &mut self.store, name);
+        Ok(function.map_err(|source| {
+            Fault::input(format!(
+                "recipe `{}` does not export what the world `sae-run:recipe/recipe` asks for",
+                self.recipe.name()
+            ))
+            .with_hint("build it against `recipes/wit/recipe.wit`")
+            .because(source)
+        })?)
     }
 
     fn finish<T>(&self, answer: wasmtime::Result<Answer<T>>) -> Result<T, RecipeError> {
@@ -132,43 +139,46 @@ impl<'a> Guest<'a> {
     }
 
     /// Which limit stopped the guest, if any.
-    fn classify(&self, error: wasmtime::Error) -> RecipeError {
-        let recipe = self.recipe.name().to_owned();
-        let limits = self.limits;
+    fn classify(&self, error: wasmtime::Error) -> Fault {
+        let recipe = self.recipe.name();
+        let Limits {
+            fuel,
+            memory_bytes,
+            output_bytes,
+            stack_bytes,
+            ..
+        } = self.limits;
         if self.store.data().out_of_memory {
-            return RecipeError::OutOfMemory {
-                recipe,
-                limit_bytes: limits.memory_bytes,
-            };
+            return Fault::input(format!(
+                "recipe `{recipe}` wants more than {memory_bytes} bytes of memory"
+            ))
+            .with_hint(raise("memory_bytes"));
         }
         if is_hostcall_fuel(&error) {
-            return RecipeError::TooMuchOutput {
-                recipe,
-                limit_bytes: limits.output_bytes,
-            };
+            return Fault::input(format!(
+                "the answer of recipe `{recipe}` takes more than {output_bytes} bytes"
+            ))
+            .with_hint(raise("output_bytes"));
         }
         match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => RecipeError::OutOfFuel {
-                recipe,
-                limit: limits.fuel,
-            },
-            Some(Trap::StackOverflow) => RecipeError::StackOverflow {
-                recipe,
-                limit_bytes: limits.stack_bytes,
-            },
-            _ => RecipeError::Trapped {
-                recipe,
-                source: error.into(),
-            },
+            Some(Trap::OutOfFuel) => Fault::input(format!(
+                "recipe `{recipe}` did not end within {fuel} instructions"
+            ))
+            .with_hint(raise("fuel")),
+            Some(Trap::StackOverflow) => Fault::input(format!(
+                "recipe `{recipe}` recursed too deep: its stack of {stack_bytes} bytes is full"
+            ))
+            .with_hint("does a function of it call itself without end?"),
+            _ => Fault::input(format!(
+                "recipe `{recipe}` was stopped: it tried something the sandbox does not have"
+            ))
+            .with_hint("recipes have no files, no network and no clock")
+            .because(error),
         }
     }
 }
 
-fn refuse_imports(
-    engine: &Engine,
-    component: &Component,
-    recipe: &Recipe,
-) -> Result<(), RecipeError> {
+fn refuse_imports(engine: &Engine, component: &Component, recipe: &Recipe) -> Result<(), Fault> {
     let component_type = component.component_type();
     let imports: Vec<_> = component_type
         .imports(engine)
@@ -177,10 +187,12 @@ fn refuse_imports(
     if imports.is_empty() {
         return Ok(());
     }
-    Err(RecipeError::HasImports {
-        recipe: recipe.name().into(),
-        imports,
-    })
+    Err(Fault::input(format!(
+        "recipe `{}` imports {}, and recipes may import nothing",
+        recipe.name(),
+        quoted(imports)
+    ))
+    .with_hint("build it without WASI: `componentize-py componentize --stub-wasi`, for example"))
 }
 
 /// Reads the version from the names of the exports, before anything of the component runs.
@@ -188,16 +200,18 @@ fn refuse_other_versions(
     engine: &Engine,
     component: &Component,
     recipe: &Recipe,
-) -> Result<(), RecipeError> {
+) -> Result<(), Fault> {
     let component_type = component.component_type();
     let mut names = component_type.exports(engine).map(|(name, _)| name);
     let version = names.find_map(|name| name.strip_prefix(PLANNER_NAME)?.strip_prefix('@'));
     match version {
-        Some(version) if version != API_VERSION => Err(RecipeError::OtherVersion {
-            recipe: recipe.name().into(),
-            version: version.into(),
-            supported: API_VERSION,
-        }),
+        Some(version) if version != API_VERSION => Err(Fault::input(format!(
+            "recipe `{}` is of version {version} of `sae-run:recipe`",
+            recipe.name()
+        ))
+        .with_hint(format!(
+            "build it against `recipes/wit/recipe.wit` of this program, which is {API_VERSION}"
+        ))),
         _ => Ok(()),
     }
 }

@@ -1,9 +1,11 @@
 //! The host: one wasmtime engine, the Python engine component, the cache.
 
+use crate::error::raise;
 use crate::guest::Guest;
 use crate::limits::MAX_STACK_BYTES;
 use crate::source::Code;
 use crate::{Limits, Recipe, RecipeError, cache, convert};
+use fault::Fault;
 use files::bound;
 use plan::{Description, PlanRequest, PlanResponse, RecipeIdentity};
 use sha2::{Digest, Sha256};
@@ -63,10 +65,8 @@ impl Host {
     /// # Errors
     /// This machine cannot run WebAssembly.
     pub fn new(options: HostOptions) -> Result<Self, RecipeError> {
-        let engine =
-            Engine::new(&config(&options.limits)).map_err(|source| RecipeError::NoWebAssembly {
-                source: source.into(),
-            })?;
+        let engine = Engine::new(&config(&options.limits))
+            .map_err(|source| Fault::internal("cannot set up WebAssembly").because(source))?;
         Ok(Self {
             engine,
             options,
@@ -100,16 +100,17 @@ impl Host {
         let (response, fuel) = guest.plan(&convert::request(request))?;
         let (n_jobs, limit) = (response.jobs.len(), self.options.limits.max_jobs);
         if n_jobs > limit {
-            return Err(RecipeError::TooManyJobs {
-                recipe: recipe.name().into(),
-                n_jobs,
-                limit,
-            });
+            let name = recipe.name();
+            return Err(Fault::input(format!(
+                "recipe `{name}` proposes {n_jobs} jobs, the limit is {limit}"
+            ))
+            .with_hint(raise("max_jobs"))
+            .into());
         }
         let response = convert::response(response, self.options.limits.max_nesting);
-        let response = response.map_err(|problem| RecipeError::BadAnswer {
-            recipe: recipe.name().into(),
-            problem,
+        let response = response.map_err(|problem| {
+            let name = recipe.name();
+            Fault::input(format!("recipe `{name}` gave a wrong answer: {problem}"))
         })?;
         Ok((response, identity(recipe, request, fuel)))
     }
@@ -148,7 +149,7 @@ impl Host {
         })
     }
 
-    fn component(&self, recipe: &Recipe) -> Result<Component, RecipeError> {
+    fn component(&self, recipe: &Recipe) -> Result<Component, Fault> {
         match recipe.code() {
             Code::Component(bytes) => self.compile(recipe, bytes),
             Code::Python(_) => {
@@ -167,26 +168,23 @@ impl Host {
         self.python.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn compile(&self, recipe: &Recipe, bytes: &[u8]) -> Result<Component, RecipeError> {
+    fn compile(&self, recipe: &Recipe, bytes: &[u8]) -> Result<Component, Fault> {
         cache::compile(&self.engine, self.options.cache_dir.as_deref(), bytes).map_err(|source| {
-            RecipeError::NotAComponent {
-                recipe: recipe.name().into(),
-                source: source.into(),
-            }
+            let name = recipe.name();
+            Fault::input(format!("recipe `{name}` is not a WebAssembly component")).because(source)
         })
     }
 
-    fn read_engine(&self, recipe: &Recipe) -> Result<Vec<u8>, RecipeError> {
+    fn read_engine(&self, recipe: &Recipe) -> Result<Vec<u8>, Fault> {
         let path = &self.options.engine_path;
         files::read(path, bound::ENGINE).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => RecipeError::NoEngine {
-                recipe: recipe.name().into(),
-                path: path.clone(),
-            },
-            _ => RecipeError::Unreadable {
-                path: path.clone(),
-                source,
-            },
+            std::io::ErrorKind::NotFound => Fault::internal(format!(
+                "recipe `{}` needs the Python engine, and there is no `{}`",
+                recipe.name(),
+                path.display()
+            ))
+            .with_hint("run `make setup`, which builds the engine"),
+            _ => Fault::io("read", path)(source),
         })
     }
 }

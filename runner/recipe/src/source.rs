@@ -1,6 +1,8 @@
 //! Where recipes come from: beside the sweep, in a folder of recipes, or compiled in.
 
 use crate::RecipeError;
+use crate::error::quoted;
+use fault::Fault;
 use files::bound;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,28 +50,24 @@ impl Recipe {
     ) -> Result<Self, RecipeError> {
         let allowed = |path: PathBuf| within(name_or_path, path, sweep_dir, search_dirs);
         if is_path(name_or_path) {
-            return Self::read(name_or_path, allowed(sweep_dir.join(name_or_path))?);
+            return Ok(Self::read(
+                name_or_path,
+                allowed(sweep_dir.join(name_or_path))?,
+            )?);
         }
         let dirs = || std::iter::once(sweep_dir).chain(search_dirs.iter().map(PathBuf::as_path));
         let candidates = dirs().flat_map(|dir| {
             ["py", "wasm"].map(|extension| dir.join(format!("{name_or_path}.{extension}")))
         });
         if let Some(path) = candidates.into_iter().find(|path| path.is_file()) {
-            return Self::read(name_or_path, allowed(path)?);
+            return Ok(Self::read(name_or_path, allowed(path)?)?);
         }
         let found = built_in().find(|recipe| recipe.name == name_or_path);
-        found.ok_or_else(|| RecipeError::NotFound {
-            recipe: name_or_path.into(),
-            searched: dirs().map(Path::to_path_buf).collect(),
-            nearest: plan::nearest(name_or_path, BUILT_IN.map(|(name, _)| name), 1).pop(),
-        })
+        found.ok_or_else(|| not_found(name_or_path, dirs()).into())
     }
 
-    fn read(name: &str, path: PathBuf) -> Result<Self, RecipeError> {
-        let unreadable = |source| RecipeError::Unreadable {
-            path: path.clone(),
-            source,
-        };
+    fn read(name: &str, path: PathBuf) -> Result<Self, Fault> {
+        let unreadable = Fault::io("read", &path);
         let code = match path.extension().and_then(|extension| extension.to_str()) {
             Some("py") => {
                 Code::Python(files::read_text(&path, bound::SETTINGS).map_err(unreadable)?)
@@ -77,7 +75,12 @@ impl Recipe {
             Some("wasm") => {
                 Code::Component(files::read(&path, bound::COMPONENT).map_err(unreadable)?)
             }
-            _ => return Err(RecipeError::UnknownKind { path }),
+            _ => {
+                return Err(Fault::input(format!(
+                    "`{}` is no recipe: its name ends neither in `.py` nor in `.wasm`",
+                    path.display()
+                )));
+            }
         };
         Ok(Self {
             name: name.into(),
@@ -174,7 +177,7 @@ fn within(
     path: PathBuf,
     sweep_dir: &Path,
     search_dirs: &[PathBuf],
-) -> Result<PathBuf, RecipeError> {
+) -> Result<PathBuf, Fault> {
     let Ok(real) = path.canonicalize() else {
         return Ok(path);
     };
@@ -186,11 +189,28 @@ fn within(
     };
     match dirs.flat_map(real_dir).any(|dir| real.starts_with(dir)) {
         true => Ok(path),
-        false => Err(RecipeError::OutsideFolders {
-            recipe: recipe.into(),
-            path: real,
-        }),
+        false => Err(Fault::input(format!(
+            "recipe `{recipe}` leads to `{}`, outside the folders of the sweep and the project",
+            real.display()
+        ))
+        .with_hint(
+            "copy it next to the sweep, into `recipes`, or into `~/.config/sae-run/recipes`",
+        )),
     }
+}
+
+fn not_found<'a>(recipe: &str, searched: impl Iterator<Item = &'a Path>) -> Fault {
+    let searched = searched.map(|dir| match dir.as_os_str().is_empty() {
+        true => ".".into(),
+        false => dir.display().to_string(),
+    });
+    let looked = format!("looked into {} and the built-in recipes", quoted(searched));
+    let nearest = plan::nearest(recipe, BUILT_IN.map(|(name, _)| name), 1).pop();
+    let hint = match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`? {looked}"),
+        None => looked,
+    };
+    Fault::input(format!("there is no recipe `{recipe}`")).with_hint(hint)
 }
 
 fn is_path(name_or_path: &str) -> bool {
@@ -203,6 +223,7 @@ fn is_path(name_or_path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
     #[test]
     fn a_file_beside_the_sweep_hides_the_search_folders_and_the_built_in_recipe() {
@@ -248,10 +269,8 @@ mod tests {
             secret.to_str().unwrap(),
         ] {
             let error = find(name, &[]).unwrap_err();
-            assert!(
-                matches!(error, RecipeError::OutsideFolders { .. }),
-                "{name}: {error}"
-            );
+            let says = error.to_string();
+            assert!(says.contains("outside the folders"), "{name}: {says}");
         }
         assert!(find("../near.py", &[]).is_err());
         assert!(find("../near.py", &[outer.path().join("a")]).is_ok());
@@ -263,11 +282,12 @@ mod tests {
         fs::write(dir.path().join("latin.py"), [0xE9]).unwrap();
         fs::write(dir.path().join("a.rs"), "").unwrap();
         let find = |name: &str| Recipe::find(name, dir.path(), &[]).unwrap_err();
-        assert!(
-            matches!(find("gird"), RecipeError::NotFound { nearest: Some(nearest), .. } if nearest == "grid")
-        );
-        assert!(matches!(find("gone.py"), RecipeError::Unreadable { .. }));
-        assert!(matches!(find("latin.py"), RecipeError::Unreadable { .. }));
-        assert!(matches!(find("./a.rs"), RecipeError::UnknownKind { .. }));
+        assert_eq!(find("gird").to_string(), "there is no recipe `gird`");
+        let hint = find("gird").hint().unwrap();
+        assert!(hint.starts_with("did you mean `grid`?"), "{hint}");
+        let says = |name: &str| find(name).to_string();
+        assert!(says("gone.py").starts_with("cannot read"));
+        assert!(says("latin.py").starts_with("cannot read"));
+        assert!(says("./a.rs").contains("is no recipe"));
     }
 }

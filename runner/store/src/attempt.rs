@@ -4,6 +4,7 @@ use crate::error::{StoreError, Trouble};
 use crate::job::{self, JobStatus};
 use crate::open::{Store, now_ms};
 use crate::stream;
+use fault::Fault;
 use sqlx::{FromRow, SqliteConnection};
 use std::fmt;
 
@@ -161,8 +162,8 @@ impl Store {
                 take_job(&mut tx, attempt_id, job_id.as_ref()).await?;
             }
             if n_jobs == 0 && evaluate.is_empty() {
-                let stream_id = stream_id.to_owned();
-                return Err(StoreError::NothingToTrain { stream_id }.into());
+                let message = format!("all jobs of stream `{stream_id}` are done");
+                return Err(Fault::input(message).into());
             }
             start_jobs(&mut tx, attempt_id).await?;
             tx.commit().await?;
@@ -188,9 +189,8 @@ impl Store {
         self.located(async {
             let mut tx = self.begin().await?;
             let attempt_id = find(&mut tx, stream_id, number).await?;
-            let attempt_id = attempt_id.ok_or_else(|| StoreError::UnknownAttempt {
-                stream_id: stream_id.to_owned(),
-                number,
+            let attempt_id = attempt_id.ok_or_else(|| {
+                Fault::input(format!("stream `{stream_id}` has no attempt {number}"))
             })?;
             let status = close(&mut tx, attempt_id, end).await?;
             let job_status = match (status, end.outcome) {
@@ -249,10 +249,10 @@ async fn refuse_second(conn: &mut SqliteConnection, stream_id: &str) -> Result<(
         .await?;
     match running {
         None => Ok(()),
-        Some(number) => Err(StoreError::StillRunning {
-            stream_id: stream_id.to_owned(),
-            number,
-        }
+        Some(number) => Err(Fault::input(format!(
+            "attempt {number} at stream `{stream_id}` is still running"
+        ))
+        .with_hint("wait for it, or end its worker")
         .into()),
     }
 }
@@ -416,7 +416,8 @@ mod tests {
         assert_eq!(store.begin_attempt(stream, "log").await.unwrap(), 1);
         assert_eq!(test.status(job).await, "running");
         let error = store.begin_attempt(stream, "log").await.unwrap_err();
-        assert!(matches!(error, StoreError::StillRunning { number: 1, .. }));
+        let running = format!("attempt 1 at stream `{stream}` is still running");
+        assert_eq!(error.to_string(), running);
         store
             .end_attempt(stream, 1, &end(Outcome::Crashed))
             .await
@@ -450,13 +451,11 @@ mod tests {
     async fn unknown_streams_and_attempts_are_told() {
         let (test, plan) = two_jobs().await;
         let error = test.store.begin_attempt("none", "log").await.unwrap_err();
-        assert!(matches!(error, StoreError::UnknownStream { .. }));
+        assert_eq!(error.to_string(), "there is no stream `none`");
         let stream = &plan.streams[0].stream_id;
         let error = test.store.end_attempt(stream, 1, &end(Outcome::Done)).await;
-        assert!(matches!(
-            error.unwrap_err(),
-            StoreError::UnknownAttempt { number: 1, .. }
-        ));
+        let unknown = format!("stream `{stream}` has no attempt 1");
+        assert_eq!(error.unwrap_err().to_string(), unknown);
     }
 
     #[tokio::test]
@@ -485,7 +484,8 @@ mod tests {
         );
         assert_eq!(attempt.exit_code, Some(139));
         let error = test.store.begin_attempt(stream, "log").await.unwrap_err();
-        assert!(matches!(error, StoreError::NothingToTrain { .. }));
+        let done = format!("all jobs of stream `{stream}` are done");
+        assert_eq!(error.to_string(), done);
         assert_eq!(
             test.rows("SELECT count(*) FROM attempt").await,
             [[json!(1)]]

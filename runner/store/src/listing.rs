@@ -1,9 +1,10 @@
 //! SAEs by what is known of them: the view `result`, and what has no result yet.
 
-use crate::error::{StoreError, Trouble, message};
+use crate::error::{StoreError, Trouble, did_you_mean, message};
 use crate::open::Store;
 use crate::query::{QueryLimits, QueryTable};
 use crate::sweep;
+use fault::Fault;
 use plan::nearest;
 use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr, SqliteConnection};
 use std::fmt::Write;
@@ -63,24 +64,24 @@ impl Store {
 /// Holds that a condition is one expression, which a text is that SQLite parses both alone and between parentheses.
 /// `1) OR (1` is none alone, `1 LIMIT 1` none between them.
 async fn check_condition(condition: &str) -> Result<(), Trouble> {
-    let refused = |reason| StoreError::NotACondition {
-        condition: condition.to_owned(),
-        reason,
+    let refused = |reason: &str| {
+        Fault::input(format!("`{condition}` is not one SQL expression: {reason}"))
+            .with_hint("such as `k <= 64 AND fvu < 0.1`")
     };
     if condition.contains('\0') {
-        return Err(refused("it has a zero byte".to_owned()).into());
+        return Err(refused("it has a zero byte").into());
     }
     // A database of its own, in memory. SQLite does not look up the names in a view that is not yet made.
     let mut parser = SqliteConnection::connect("sqlite::memory:").await?;
     for text in [condition, &format!("({condition}\n)")] {
         let view = format!("CREATE VIEW parsed AS SELECT 1 WHERE {text}");
         let parsed = parser.prepare(AssertSqlSafe(view).into_sql_str()).await;
-        parsed.map_err(|error| refused(message(&error)))?;
+        parsed.map_err(|error| refused(&message(&error)))?;
     }
     Ok(parser.close().await?)
 }
 
-fn statement(listing: &Listing, columns: &[String]) -> Result<String, StoreError> {
+fn statement(listing: &Listing, columns: &[String]) -> Result<String, Fault> {
     let mut sql = format!("SELECT * FROM ({})", everything(columns));
     let mut conditions = Vec::new();
     if let Some(sweep) = &listing.sweep {
@@ -103,7 +104,7 @@ fn statement(listing: &Listing, columns: &[String]) -> Result<String, StoreError
     Ok(sql)
 }
 
-fn order(sort: &[String], columns: &[String]) -> Result<String, StoreError> {
+fn order(sort: &[String], columns: &[String]) -> Result<String, Fault> {
     let mut terms = Vec::new();
     for key in sort {
         let (column, direction) = match key.strip_prefix('-') {
@@ -111,10 +112,10 @@ fn order(sort: &[String], columns: &[String]) -> Result<String, StoreError> {
             None => (key.as_str(), "ASC"),
         };
         if !columns.iter().any(|known| known == column) {
-            return Err(StoreError::UnknownColumn {
-                column: column.to_owned(),
-                nearest: nearest(column, columns.iter().map(String::as_str), 3),
-            });
+            let nearest = nearest(column, columns.iter().map(String::as_str), 3);
+            let all = || "`SELECT name FROM pragma_table_info('result')` lists the columns".into();
+            return Err(Fault::input(format!("there is no column `{column}`"))
+                .with_hint(did_you_mean(&nearest).unwrap_or_else(all)));
         }
         terms.push(format!("\"{column}\" {direction} NULLS LAST"));
     }
@@ -147,6 +148,7 @@ fn everything(columns: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::testing::{Script, TestStore, plan, stats};
+    use fault::Remedy;
     use serde_json::{Value, json};
 
     async fn two_jobs() -> TestStore {
@@ -221,8 +223,8 @@ mod tests {
         ] {
             let error = ks(&test, with(condition)).await.unwrap_err();
             assert!(
-                matches!(error, StoreError::NotACondition { .. }),
-                "{condition}: {error:?}"
+                error.to_string().contains("is not one SQL expression"),
+                "{condition}: {error}"
             );
             assert!(error.hint().is_some());
         }
@@ -233,7 +235,7 @@ mod tests {
             ..Listing::default()
         };
         let error = ks(&test, sort).await.unwrap_err();
-        assert!(matches!(error, StoreError::UnknownColumn { .. }));
+        assert_eq!(error.to_string(), "there is no column `fvuu`");
         assert!(error.hint().unwrap().contains("`fvu`"));
     }
 }

@@ -1,13 +1,15 @@
 //! Opening the database: for the one writer, or for reading beside it.
 
 use crate::StoreError;
-use crate::error::{Trouble, result_code};
+use crate::error::{OTHER_FOLDER, PERMISSIONS, Trouble, database_failed, result_code};
+use fault::Fault;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use std::cmp::Ordering;
 use std::fs::File;
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,10 +38,7 @@ impl Store {
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let path = absolute(path)?;
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
-                path: folder.to_owned(),
-                source,
-            })?;
+            std::fs::create_dir_all(folder).map_err(no_folder(folder))?;
         }
         make(&path);
         let options = options(&path).create_if_missing(true);
@@ -60,7 +59,7 @@ impl Store {
         let path = &store.path;
         match schema(&mut conn).await.map_err(|e| e.at(path))? {
             Schema::Empty => return Err(StoreError::NoDatabase { path: path.clone() }),
-            Schema::Foreign => return Err(StoreError::ForeignDatabase { path: path.clone() }),
+            Schema::Foreign => return Err(foreign(path).into()),
             Schema::Version(found) => check_version(path, found, &MIGRATOR)?,
         }
         drop(conn);
@@ -93,7 +92,7 @@ impl Store {
         let path = &self.path;
         let mut conn = self.acquire().await?;
         match schema(&mut conn).await.map_err(|e| e.at(path))? {
-            Schema::Foreign => return Err(StoreError::ForeignDatabase { path: path.clone() }),
+            Schema::Foreign => return Err(foreign(path).into()),
             Schema::Version(found) => match check_version(path, found, migrator) {
                 // The migrations below bring it up to date.
                 Err(StoreError::OlderSchema { .. }) => {}
@@ -187,15 +186,43 @@ async fn schema(conn: &mut SqliteConnection) -> Result<Schema, Trouble> {
 /// Compares a database's newest migration, `found`, with those of this program.
 fn check_version(path: &Path, found: i64, migrator: &Migrator) -> Result<(), StoreError> {
     let known = newest(migrator);
-    let path = path.to_owned();
     match found.cmp(&known) {
         Ordering::Equal => Ok(()),
-        Ordering::Greater => Err(StoreError::NewerSchema { path, found, known }),
-        Ordering::Less if migrator.version_exists(found) => {
-            Err(StoreError::OlderSchema { path, found, known })
-        }
-        Ordering::Less => Err(StoreError::UnreleasedSchema { path, found }),
+        Ordering::Greater => Err(newer(path, found, known).into()),
+        Ordering::Less if migrator.version_exists(found) => Err(StoreError::OlderSchema {
+            path: path.to_owned(),
+            found,
+            known,
+        }),
+        Ordering::Less => Err(unreleased(path, found).into()),
     }
+}
+
+/// A database that a newer version has written.
+fn newer(path: &Path, found: i64, known: i64) -> Fault {
+    Fault::input(format!(
+        "the database `{}` has schema {found}, this version knows schemas up to {known}",
+        path.display()
+    ))
+    .with_hint("nothing was changed; use the version that wrote it, or a newer one")
+}
+
+/// A database that a version before the first release has written. None can bring it up to date.
+fn unreleased(path: &Path, found: i64) -> Fault {
+    Fault::input(format!(
+        "the database `{}` has schema {found}, which only an unreleased version of sae-run knows",
+        path.display()
+    ))
+    .with_hint(
+        "nothing was changed; keep the folder as it is (its checkpoints are complete without the database, and \
+         the version that wrote it still reads it) and choose another with `runs_dir`",
+    )
+}
+
+/// A database of another program.
+fn foreign(path: &Path) -> Fault {
+    let message = format!("`{}` is a database of another program", path.display());
+    Fault::input(message).with_hint(OTHER_FOLDER)
 }
 
 fn newest(migrator: &Migrator) -> i64 {
@@ -209,18 +236,19 @@ async fn check_writable(conn: &mut SqliteConnection) -> Result<(), Trouble> {
 }
 
 fn migration_error(path: &Path, error: MigrateError) -> StoreError {
-    let path = path.to_owned();
     match error {
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
-            StoreError::from_sqlx(&path, source)
+            StoreError::from_sqlx(path, source)
         }
         MigrateError::VersionMismatch(version)
         | MigrateError::VersionMissing(version)
-        | MigrateError::Dirty(version) => StoreError::ChangedMigration { path, version },
-        other => StoreError::Database {
-            path,
-            reason: other.to_string(),
-        },
+        | MigrateError::Dirty(version) => Fault::input(format!(
+            "the database `{}` was made with another text of migration {version}",
+            path.display()
+        ))
+        .with_hint("nothing was changed; use the version that wrote it")
+        .into(),
+        other => database_failed(path, other).into(),
     }
 }
 
@@ -274,10 +302,13 @@ fn has_log(path: &Path) -> bool {
 
 /// SQLite takes a relative `file:...` for a URI, and the working directory may change.
 fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(|source| StoreError::Folder {
-        path: path.to_owned(),
-        source,
-    })
+    Ok(std::path::absolute(path).map_err(no_folder(path))?)
+}
+
+/// The folder of the database cannot be made.
+fn no_folder(folder: &Path) -> impl FnOnce(io::Error) -> Fault {
+    let fault = Fault::io("create the folder", folder);
+    |source| fault(source).with_hint(PERMISSIONS)
 }
 
 /// The time, in ms since the epoch, UTC.
@@ -295,6 +326,7 @@ pub(crate) fn int(count: impl TryInto<i64>) -> i64 {
 mod tests {
     use super::*;
     use crate::testing::{TestStore, plan};
+    use fault::Remedy;
     use flate2::read::GzDecoder;
     use serde_json::json;
     use sqlx::SqlSafeStr;
@@ -330,7 +362,12 @@ mod tests {
             Store::open(&test.path()).await.unwrap_err(),
             Store::open_read_only(&test.path()).await.unwrap_err(),
         ] {
-            assert!(matches!(error, StoreError::NewerSchema { found, known, .. } if found > known));
+            assert!(
+                error
+                    .to_string()
+                    .contains("this version knows schemas up to"),
+                "{error}"
+            );
             assert!(error.hint().unwrap().contains("newer"));
         }
         assert_eq!(fs::read(test.path()).unwrap(), before);
@@ -379,10 +416,12 @@ mod tests {
             Store::open(&path).await.unwrap_err(),
             Store::open_read_only(&path).await.unwrap_err(),
         ] {
-            let StoreError::UnreleasedSchema { found, .. } = error else {
-                panic!("{error:?}")
-            };
-            assert_eq!(found, 20261125000000);
+            assert!(
+                error
+                    .to_string()
+                    .contains("has schema 20261125000000, which only an unreleased version"),
+                "{error}"
+            );
             assert!(error.to_string().contains("runs.db"), "{error}");
             assert!(error.hint().unwrap().contains("`runs_dir`"));
         }
@@ -398,8 +437,8 @@ mod tests {
         test.store.clone().close().await;
         let error = Store::open(&test.path()).await.unwrap_err();
         assert!(
-            matches!(error, StoreError::ChangedMigration { .. }),
-            "{error:?}"
+            error.to_string().contains("another text of migration"),
+            "{error}"
         );
     }
 
@@ -418,8 +457,8 @@ mod tests {
             Store::open_read_only(&text).await.unwrap_err(),
         ] {
             assert!(
-                matches!(error, StoreError::NotADatabase { .. }),
-                "{error:?}"
+                error.to_string().ends_with("is not an SQLite database"),
+                "{error}"
             );
         }
         assert_eq!(fs::read(&text).unwrap(), before);
@@ -442,8 +481,10 @@ mod tests {
             Store::open_read_only(&other).await.unwrap_err(),
         ] {
             assert!(
-                matches!(error, StoreError::ForeignDatabase { .. }),
-                "{error:?}"
+                error
+                    .to_string()
+                    .ends_with("is a database of another program"),
+                "{error}"
             );
         }
         assert_eq!(fs::read(&other).unwrap(), before);
@@ -460,9 +501,16 @@ mod tests {
 
         fs::write(folder.path().join("file"), "").unwrap();
         let error = Store::open(&folder.path().join("file/runs.db")).await;
-        assert!(matches!(error.unwrap_err(), StoreError::Folder { .. }));
+        let error = error.unwrap_err();
+        assert!(
+            error.to_string().starts_with("cannot create the folder"),
+            "{error}"
+        );
         let error = Store::open(folder.path()).await.unwrap_err();
-        assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
+        assert!(
+            error.to_string().starts_with("cannot open the database"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -476,7 +524,12 @@ mod tests {
         assert_eq!(reader.sweeps().await.unwrap().len(), 1, "does not wait");
         drop(writing);
         let error = reader.reset_jobs(&["x"]).await.unwrap_err();
-        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("or its folder cannot be written"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -498,7 +551,12 @@ mod tests {
         // Permissions do not bind root.
         if fs::write(folder.join("probe"), "").is_err() {
             let error = Store::open(&test.path()).await.unwrap_err();
-            assert!(matches!(error, StoreError::ReadOnly { .. }), "{error:?}");
+            assert!(
+                error
+                    .to_string()
+                    .ends_with("or its folder cannot be written"),
+                "{error}"
+            );
         }
         mode(folder, 0o755).unwrap();
     }

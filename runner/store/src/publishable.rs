@@ -6,6 +6,7 @@ use crate::open::Store;
 use crate::query::QueryLimits;
 use crate::remove;
 use crate::result::ResultRow;
+use fault::Fault;
 use serde_json::Value;
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeSet;
@@ -117,8 +118,9 @@ async fn saes_of_job(conn: &mut SqliteConnection, job_id: &str) -> Result<Vec<i6
                    SELECT 1 FROM metric WHERE metric.sae_id = sae.sae_id)";
     let sae_ids: Vec<i64> = sqlx::query_scalar(sql).bind(job_id).fetch_all(conn).await?;
     if sae_ids.is_empty() {
-        let job_id = job_id.to_owned();
-        return Err(StoreError::NeverTrained { job_id }.into());
+        return Err(Fault::input(format!("job `{job_id}` was never trained"))
+            .with_hint("run its sweep first; `--where` chooses among trained SAEs")
+            .into());
     }
     Ok(sae_ids)
 }
@@ -192,11 +194,8 @@ mod tests {
         assert_eq!(store.publishable_by_id(&ids).await.unwrap(), both);
 
         let error = store.publishable(&["s"], None).await.unwrap_err();
-        assert!(
-            matches!(error, StoreError::NeverTrained { .. }),
-            "{error:?}"
-        );
+        assert!(error.to_string().ends_with("was never trained"), "{error}");
         let error = store.publishable(&["t"], None).await.unwrap_err();
-        assert!(matches!(error, StoreError::UnknownJob { .. }));
+        assert_eq!(error.to_string(), "no job has the id or name `t`");
     }
 }

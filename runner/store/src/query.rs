@@ -5,6 +5,7 @@ use crate::bounds::{MAX_HEAP_BYTES, MAX_VALUE_BYTES, bound};
 use crate::compiled::count;
 use crate::error::{StoreError, message, result_code};
 use crate::open::{Store, connect_read_only};
+use fault::Fault;
 use futures::TryStreamExt;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteRow, SqliteStatement, SqliteValueRef};
@@ -94,10 +95,7 @@ impl Store {
         let mut held = HeldTable::default();
         let is_cut = self.query_into(sql, limits, &mut held).await?;
         if held.n_bytes > MAX_TABLE_BYTES {
-            return Err(StoreError::AnswerTooLarge {
-                what: "answer",
-                limit_bytes: MAX_TABLE_BYTES,
-            });
+            return Err(answer_too_large("answer", MAX_TABLE_BYTES).into());
         }
         Ok(QueryTable {
             is_cut,
@@ -122,13 +120,9 @@ impl Store {
         limit(&mut conn, limits).await.map_err(query_error)?;
         let statement = compile(&mut conn, sql).await.map_err(query_error)??;
         let is_cut = fetch(&mut conn, &statement, limits.max_rows, sink).await;
-        let is_cut =
-            is_cut
-                .map_err(query_error)?
-                .map_err(|TooLong| StoreError::AnswerTooLarge {
-                    what: "row of the answer",
-                    limit_bytes: MAX_ROW_BYTES,
-                })?;
+        let is_cut = is_cut
+            .map_err(query_error)?
+            .map_err(|TooLong| answer_too_large("row of the answer", MAX_ROW_BYTES))?;
         conn.close().await.map_err(query_error)?;
         Ok(is_cut)
     }
@@ -175,13 +169,12 @@ async fn limit(conn: &mut SqliteConnection, limits: &QueryLimits) -> Result<(), 
 async fn compile(
     conn: &mut SqliteConnection,
     sql: &str,
-) -> Result<Result<SqliteStatement, StoreError>, sqlx::Error> {
+) -> Result<Result<SqliteStatement, Fault>, sqlx::Error> {
     // As the driver does it.
     let sql = sql.trim();
     if sql.contains('\0') {
         // The driver would have SQLite read up to it, again and again.
-        let message = "the query has a zero byte".to_owned();
-        return Ok(Err(StoreError::BadQuery { message }));
+        return Ok(Err(bad_query("the query has a zero byte")));
     }
     only_queries(conn).await?;
     // A user's SQL is dynamic by nature. The driver compiles it on a thread of its own, which may take long.
@@ -190,10 +183,14 @@ async fn compile(
     let compiled = count(conn, sql).await?;
     only_reads(conn).await?;
     Ok(match (compiled.n_statements, compiled.n_queries) {
-        (0, _) => Err(StoreError::EmptyQuery),
+        (0, _) => Err(Fault::input("the query is empty")
+            .with_hint("such as `SELECT job, fvu FROM result ORDER BY fvu`")),
         (1, 1) => Ok(statement),
-        (1, _) => Err(StoreError::NotAQuery),
-        (n_statements, _) => Err(StoreError::SeveralStatements { n_statements }),
+        (1, _) => Err(not_a_query()),
+        (n_statements, _) => Err(Fault::input(format!(
+            "the query has {n_statements} statements, expected one"
+        ))
+        .with_hint("ask them one by one")),
     })
 }
 
@@ -239,33 +236,68 @@ fn n_bytes(row: &SqliteRow) -> Result<usize, sqlx::Error> {
 }
 
 fn query_error(path: &Path, limits: &QueryLimits, error: sqlx::Error) -> StoreError {
-    let too_large = || StoreError::QueryTooLarge {
-        limit_bytes: MAX_HEAP_BYTES,
-    };
-    match result_code(&error) {
+    let fault = match result_code(&error) {
         // SQLITE_READONLY, and SQLITE_AUTH where the authorizer said no.
-        Some(8 | 23) => StoreError::NotAQuery,
+        Some(8 | 23) => not_a_query(),
         // SQLITE_NOMEM.
-        Some(7) => too_large(),
+        Some(7) => query_too_large(),
         // The driver's thread ends where there is no memory for its copy of a row.
-        None if matches!(error, sqlx::Error::WorkerCrashed) => too_large(),
+        None if matches!(error, sqlx::Error::WorkerCrashed) => query_too_large(),
         // SQLITE_INTERRUPT, by the progress handler.
         Some(9) => match limits.timeout {
             Some(timeout) if !limits.stop.load(Ordering::Relaxed) => {
-                StoreError::QueryTimedOut { timeout }
+                return StoreError::QueryTimedOut { timeout };
             }
-            _ => StoreError::QueryStopped,
+            _ => return StoreError::QueryStopped,
         },
         // SQLITE_TOOBIG, of a value; a query's text is the other thing that can be.
-        Some(18) if message(&error).contains("string or blob") => StoreError::ValueTooLong {
-            limit_bytes: MAX_VALUE_BYTES,
-        },
+        Some(18) if message(&error).contains("string or blob") => value_too_long(),
         // SQLITE_ERROR, TOOBIG, MISMATCH, RANGE: the fault is in the query.
-        Some(1 | 18 | 20 | 25) => StoreError::BadQuery {
-            message: message(&error),
-        },
-        _ => StoreError::from_sqlx(path, error),
-    }
+        Some(1 | 18 | 20 | 25) => bad_query(&message(&error)),
+        _ => return StoreError::from_sqlx(path, error),
+    };
+    fault.into()
+}
+
+/// A statement that is no query or would write.
+fn not_a_query() -> Fault {
+    Fault::input("the statement is refused: a query only reads").with_hint(
+        "begin with SELECT, WITH, VALUES or EXPLAIN; what a PRAGMA tells, \
+         `SELECT * FROM pragma_table_info('job')` tells too",
+    )
+}
+
+/// A query that SQLite does not understand, in its words.
+fn bad_query(message: &str) -> Fault {
+    Fault::input(message).with_hint(
+        "`SELECT name, sql FROM sqlite_schema` shows tables, views and what their columns mean; the views \
+         `result` and `curve` are made for reading",
+    )
+}
+
+fn query_too_large() -> Fault {
+    let limit = MAX_HEAP_BYTES >> 20;
+    Fault::input(format!("the query needs more than {limit} MiB of memory")).with_hint(
+        "what is sorted, grouped or made distinct is held in memory: ask for fewer rows or columns, with `WHERE` \
+         or `LIMIT`",
+    )
+}
+
+fn value_too_long() -> Fault {
+    let limit = MAX_VALUE_BYTES >> 20;
+    Fault::input(format!("a value of the query is longer than {limit} MiB"))
+        .with_hint("`substr` cuts a value, `LIMIT` in a subquery shortens a list")
+}
+
+/// An answer, or a row of it, that is larger than can be held.
+fn answer_too_large(what: &str, limit_bytes: usize) -> Fault {
+    Fault::input(format!(
+        "the {what} is larger than {} MiB",
+        limit_bytes >> 20
+    ))
+    .with_hint(
+        "ask for fewer columns or rows; `sae-run sql --csv` and `--json` give any number of rows",
+    )
 }
 
 pub(crate) fn to_json(row: &SqliteRow) -> Result<Vec<Value>, sqlx::Error> {
@@ -300,6 +332,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::testing::{TestStore, plan};
+    use fault::Remedy;
     use serde_json::json;
 
     #[tokio::test]
@@ -368,7 +401,7 @@ mod tests {
             "SELECT 1; DELETE FROM metric",
         ] {
             let error = test.store.query(sql).await.unwrap_err();
-            assert!(matches!(error, StoreError::NotAQuery), "{sql}: {error:?}");
+            assert_eq!(error.to_string(), not_a_query().to_string(), "{sql}");
             assert!(error.hint().is_some());
         }
         assert!(!other.exists());
@@ -415,18 +448,16 @@ mod tests {
         let bad = error("SELECT fvuu FROM result").await;
         assert_eq!(bad.to_string(), "no such column: fvuu");
         assert!(bad.hint().unwrap().contains("sqlite_schema"));
-        assert!(matches!(
-            error("SELECT FROM").await,
-            StoreError::BadQuery { .. }
-        ));
-        assert!(matches!(
-            error(" ; -- nothing").await,
-            StoreError::EmptyQuery
-        ));
-        assert!(matches!(
-            error("SELECT 1; SELECT ';'").await,
-            StoreError::SeveralStatements { n_statements: 2 }
-        ));
+        for (sql, expected) in [
+            ("SELECT FROM", "near \"FROM\": syntax error"),
+            (" ; -- nothing", "the query is empty"),
+            (
+                "SELECT 1; SELECT ';'",
+                "the query has 2 statements, expected one",
+            ),
+        ] {
+            assert_eq!(error(sql).await.to_string(), expected);
+        }
     }
 
     const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
@@ -479,11 +510,13 @@ mod tests {
         let n_statements = |sql: &'static str| {
             let store = &test.store;
             async move {
-                match store.query(sql).await {
-                    Ok(_) => 1,
-                    Err(StoreError::EmptyQuery) => 0,
-                    Err(StoreError::SeveralStatements { n_statements }) => n_statements,
-                    Err(error) => panic!("{sql}: {error:?}"),
+                let Err(error) = store.query(sql).await else {
+                    return 1;
+                };
+                match error.to_string().split(' ').collect::<Vec<_>>()[..] {
+                    ["the", "query", "is", "empty"] => 0,
+                    ["the", "query", "has", n, "statements,", ..] => n.parse().unwrap(),
+                    _ => panic!("{sql}: {error:?}"),
                 }
             }
         };
@@ -513,7 +546,7 @@ mod tests {
             "SELECT 1;\0DELETE FROM metric",
         ] {
             let error = test.store.query(sql).await.unwrap_err();
-            assert!(matches!(error, StoreError::BadQuery { .. }), "{error:?}");
+            assert_eq!(error.hint(), bad_query("").hint(), "{error:?}");
         }
     }
 }

@@ -314,7 +314,6 @@ ORDER BY sweep_listing.sweep, attempt.attempt_id";
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::testing::{Script, TestStore, plan, stats};
     use plan::EventKind;
     use serde_json::json;
@@ -374,6 +373,6 @@ mod tests {
         );
 
         let error = test.store.report(Some("t"), 3).await.unwrap_err();
-        assert!(matches!(error, StoreError::UnknownSweep { .. }));
+        assert_eq!(error.to_string(), "no sweep is called `t`");
     }
 }

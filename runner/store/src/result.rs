@@ -85,8 +85,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use crate::StoreError;
     use crate::testing::{Script, TestStore, plan, stats};
+    use fault::Remedy;
     use plan::{EventKind, SaeStats};
     use serde_json::json;
 
@@ -175,7 +175,7 @@ mod tests {
         test.record(&plan("llama_k", &[json!({"k": 4})])).await;
         assert_eq!(test.store.results("llama_k").await.unwrap(), []);
         let error = test.store.results("lama_k").await.unwrap_err();
-        assert!(matches!(error, StoreError::UnknownSweep { .. }));
+        assert_eq!(error.to_string(), "no sweep is called `lama_k`");
         assert_eq!(error.hint().unwrap(), "did you mean `llama_k`?");
     }
 }

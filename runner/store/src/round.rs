@@ -3,6 +3,7 @@
 use crate::error::{StoreError, Trouble};
 use crate::open::{Store, int};
 use crate::sweep;
+use fault::Fault;
 use plan::{Plan, Round};
 use sqlx::{FromRow, SqliteConnection};
 
@@ -74,10 +75,11 @@ const FORGET: [&str; 2] = [
 ];
 
 fn round(row: RoundRow, number: u32, sweep: &str) -> Result<Round, Trouble> {
-    let damaged = |source| StoreError::DamagedRound {
-        sweep: sweep.to_owned(),
-        number,
-        source,
+    let damaged = |source: serde_json::Error| {
+        Fault::input(format!(
+            "round {number} of sweep `{sweep}` is damaged in the database"
+        ))
+        .because(source)
     };
     Ok(Round {
         request: serde_json::from_str(&row.request).map_err(damaged)?,

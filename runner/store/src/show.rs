@@ -2,13 +2,14 @@
 
 use crate::attempt::{self, AttemptRow};
 use crate::checkpoint::{self, CheckpointRow};
-use crate::error::{StoreError, Trouble};
+use crate::error::{StoreError, Trouble, unknown_name};
 use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 use crate::job::JobStatus;
 use crate::open::Store;
 use crate::publication::{self, JobPublication};
 use crate::sae::{self, SaeRow};
 use crate::stream;
+use fault::Fault;
 use plan::nearest;
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ pub(crate) async fn resolve(conn: &mut SqliteConnection, wanted: &str) -> Result
 }
 
 /// The one job that `wanted` means; an exact match goes before the start of a name.
-fn choose(jobs: &[Candidate], wanted: &str) -> Result<String, StoreError> {
+fn choose(jobs: &[Candidate], wanted: &str) -> Result<String, Fault> {
     let by_id_or_name = |job: &Candidate| {
         job.job_id.starts_with(wanted)
             || job.job == wanted
@@ -111,17 +112,17 @@ fn choose(jobs: &[Candidate], wanted: &str) -> Result<String, StoreError> {
     if fits.is_empty() {
         fits = group(jobs.iter().filter(|job| job.job.starts_with(wanted)));
     }
-    let job = wanted.to_owned();
     match fits.len() {
         1 => Ok(fits.into_keys().next().unwrap_or_default().to_owned()),
-        0 => Err(StoreError::UnknownJob {
-            nearest: nearest(wanted, jobs.iter().map(|job| job.job.as_str()), 3),
-            job,
-        }),
-        _ => Err(StoreError::AmbiguousJob {
-            candidates: fits.into_values().collect(),
-            job,
-        }),
+        0 => Err(unknown_name(
+            format!("no job has the id or name `{wanted}`"),
+            &nearest(wanted, jobs.iter().map(|job| job.job.as_str()), 3),
+        )),
+        n_fits => {
+            let candidates: Vec<String> = fits.into_values().collect();
+            Err(Fault::input(format!("`{wanted}` fits {n_fits} jobs"))
+                .with_hint(format!("it fits {}", candidates.join(", "))))
+        }
     }
 }
 
@@ -166,6 +167,7 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
 mod tests {
     use super::*;
     use crate::testing::{Script, TestStore, plan, stats};
+    use fault::Remedy;
     use serde_json::json;
 
     #[tokio::test]
@@ -224,13 +226,10 @@ mod tests {
         assert_eq!(choose(&jobs, "t/k=4").unwrap(), "cd56");
         assert_eq!(choose(&jobs, "k=42").unwrap(), "ab34");
         let error = choose(&jobs, "k=4").unwrap_err();
-        assert!(matches!(&error, StoreError::AmbiguousJob { candidates, .. }
-            if candidates == &["ab12 (s/k=4)", "cd56 (t/k=4)"]));
-        assert!(error.hint().unwrap().contains("cd56 (t/k=4)"));
+        assert_eq!(error.to_string(), "`k=4` fits 2 jobs");
+        assert_eq!(error.hint().unwrap(), "it fits ab12 (s/k=4), cd56 (t/k=4)");
         let error = choose(&jobs, "k=").unwrap_err();
-        assert!(
-            matches!(error, StoreError::AmbiguousJob { candidates, .. } if candidates.len() == 3)
-        );
+        assert_eq!(error.to_string(), "`k=` fits 3 jobs");
         let error = choose(&jobs, "q=42").unwrap_err();
         assert_eq!(error.to_string(), "no job has the id or name `q=42`");
         assert!(error.hint().unwrap().contains("`k=42`"));

@@ -2,6 +2,7 @@
 
 use crate::error::{StoreError, Trouble};
 use crate::open::{Store, int};
+use fault::Fault;
 use plan::{Event, Stream};
 use sqlx::{FromRow, SqliteConnection};
 
@@ -35,9 +36,9 @@ pub(crate) async fn position(
 ) -> Result<Position, Trouble> {
     let sql = "SELECT last_event_seq, last_event_attempt FROM stream WHERE stream_id = ?";
     let position = sqlx::query_as(sql).bind(stream_id).fetch_optional(conn);
-    let position = position.await?.ok_or_else(|| StoreError::UnknownStream {
-        stream_id: stream_id.to_owned(),
-    })?;
+    let position = position
+        .await?
+        .ok_or_else(|| Fault::input(format!("there is no stream `{stream_id}`")))?;
     Ok(position)
 }
 

@@ -1,6 +1,6 @@
 //! Tables `sweep` and `sweep_job`: which jobs each version of a sweep file asks for.
 
-use crate::error::{StoreError, Trouble};
+use crate::error::{StoreError, Trouble, unknown_name};
 use crate::open::{Store, int};
 use plan::{Job, Plan, digest_json, nearest};
 use sqlx::{FromRow, SqliteConnection};
@@ -128,8 +128,7 @@ pub(crate) async fn check_name(conn: &mut SqliteConnection, sweep: &str) -> Resu
         return Ok(());
     }
     let nearest = nearest(sweep, names.iter().map(String::as_str), 3);
-    let sweep = sweep.to_owned();
-    Err(StoreError::UnknownSweep { sweep, nearest }.into())
+    Err(unknown_name(format!("no sweep is called `{sweep}`"), &nearest).into())
 }
 
 /// Records this version of the sweep, makes it the current one, and gives its key.

@@ -2,6 +2,9 @@
 
 use super::*;
 
+const NOT_A_COMPONENT: &str = "is not a WebAssembly component";
+const WRONG_WORLD: &str = "does not export what the world";
+
 const LOOP: &str = "(loop (br 0)) unreachable";
 const GROW: &str = "(loop (drop (memory.grow (i32.const 100))) (br 0)) unreachable";
 const RECURSE: &str = "(call $plan (local.get 0))";
@@ -93,16 +96,7 @@ fn an_endless_loop_runs_out_of_fuel() {
         ..Limits::default()
     };
     let error = error_of(&component(LOOP), limits);
-    assert!(
-        matches!(
-            error,
-            RecipeError::OutOfFuel {
-                limit: 1_000_000,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert_says(&error, "did not end within 1000000 instructions");
     assert!(error.hint().unwrap().contains("recipe_limits.fuel"));
 }
 
@@ -113,16 +107,7 @@ fn a_memory_hog_is_stopped() {
         ..Limits::default()
     };
     let error = error_of(&component(GROW), limits);
-    assert!(
-        matches!(
-            error,
-            RecipeError::OutOfMemory {
-                limit_bytes: 4194304,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert_says(&error, "wants more than 4194304 bytes of memory");
     assert!(error.hint().unwrap().contains("recipe_limits.memory_bytes"));
 
     let limits = Limits {
@@ -130,19 +115,13 @@ fn a_memory_hog_is_stopped() {
         ..Limits::default()
     };
     let error = error_of(&component(ONE_JOB), limits);
-    assert!(
-        matches!(error, RecipeError::OutOfMemory { .. }),
-        "{error:?}"
-    );
+    assert_says(&error, "wants more than 1048576 bytes of memory");
 }
 
 #[test]
 fn endless_recursion_fills_the_stack() {
     let error = error_of(&component(RECURSE), Limits::default());
-    assert!(
-        matches!(error, RecipeError::StackOverflow { .. }),
-        "{error:?}"
-    );
+    assert_says(&error, "recursed too deep");
 }
 
 #[test]
@@ -152,16 +131,7 @@ fn a_long_answer_is_refused_before_it_is_copied() {
         ..Limits::default()
     };
     let error = error_of(&component(ALIASES), limits);
-    assert!(
-        matches!(
-            error,
-            RecipeError::TooMuchOutput {
-                limit_bytes: 1048576,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert_says(&error, "takes more than 1048576 bytes");
     assert!(error.hint().unwrap().contains("recipe_limits.output_bytes"));
 }
 
@@ -172,26 +142,21 @@ fn too_many_jobs_are_refused() {
         ..Limits::default()
     };
     let error = error_of(&component(MANY_JOBS), limits);
-    assert!(matches!(
-        error,
-        RecipeError::TooManyJobs {
-            n_jobs: 1000,
-            limit: 999,
-            ..
-        }
-    ));
+    assert_says(&error, "proposes 1000 jobs, the limit is 999");
     assert!(error.hint().unwrap().contains("recipe_limits.max_jobs"));
 }
 
 #[test]
 fn answers_that_are_no_json_or_no_list_are_refused() {
     let error = error_of(&component(MANY_JOBS), Limits::default());
-    assert!(matches!(&error, RecipeError::BadAnswer { problem, .. }
-        if problem.starts_with("job 1 has overrides that are no JSON")));
+    assert_says(
+        &error,
+        "gave a wrong answer: job 1 has overrides that are no JSON",
+    );
     let error = error_of(&component(LONG_LIST), Limits::default());
-    assert!(matches!(error, RecipeError::Trapped { .. }), "{error:?}");
+    assert_says(&error, "was stopped");
     let error = error_of(&component("unreachable"), Limits::default());
-    assert!(matches!(error, RecipeError::Trapped { .. }), "{error:?}");
+    assert_says(&error, "was stopped");
 }
 
 #[test]
@@ -200,13 +165,7 @@ fn imports_are_refused_by_name() {
         (import "now" (func (result u64)))
         (import "wasi:cli/environment@0.2.0" (instance)))"#;
     let error = error_of(&text_component(text), Limits::default());
-    assert!(matches!(&error, RecipeError::HasImports { imports, .. }
-        if imports == &["now", "wasi:cli/environment@0.2.0"]));
-    assert!(
-        error
-            .to_string()
-            .contains("imports `now`, `wasi:cli/environment@0.2.0`")
-    );
+    assert_says(&error, "imports `now`, `wasi:cli/environment@0.2.0`, and");
 }
 
 #[test]
@@ -227,12 +186,12 @@ fn another_version_is_told_before_anything_runs() {
         &Recipe::from_code("test", Code::Component(bytes)),
         Limits::default(),
     );
+    assert_says(&error, "is of version 0.2.7");
+    let hint = error.hint().unwrap();
     assert!(
-        matches!(&error, RecipeError::OtherVersion { version, supported: "0.1.0", .. }
-            if version == "0.2.7"),
-        "{error:?}"
+        hint.contains("recipe.wit") && hint.ends_with("0.1.0"),
+        "{hint}"
     );
-    assert!(error.hint().unwrap().contains("recipe.wit"));
 }
 
 #[test]
@@ -244,11 +203,9 @@ fn truncated_components_are_refused() {
     for n_bytes in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
         let cut = Recipe::from_code("test", Code::Component(bytes[..n_bytes].into()));
         let error = error_of(&cut, Limits::default());
-        let is_told = matches!(
-            error,
-            RecipeError::NotAComponent { .. } | RecipeError::WrongWorld { .. }
-        );
-        assert!(is_told, "{n_bytes} bytes: {error:?}");
+        let says = error.to_string();
+        let is_told = [NOT_A_COMPONENT, WRONG_WORLD].map(|part| says.contains(part));
+        assert!(is_told.contains(&true), "{n_bytes} bytes: {error:?}");
     }
 }
 
@@ -259,30 +216,15 @@ fn a_smaller_stack_is_full_sooner() {
         ..Limits::default()
     };
     let error = error_of(&component(RECURSE), limits);
-    assert!(
-        matches!(
-            error,
-            RecipeError::StackOverflow {
-                limit_bytes: 65536,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert_says(&error, "its stack of 65536 bytes is full");
 }
 
 #[test]
 fn other_bytes_and_other_worlds_are_refused() {
     let error = error_of(&text_component("(component)"), Limits::default());
-    assert!(matches!(error, RecipeError::WrongWorld { .. }), "{error:?}");
+    assert_says(&error, WRONG_WORLD);
     let module = text_component("(module)");
-    assert!(matches!(
-        error_of(&module, Limits::default()),
-        RecipeError::NotAComponent { .. }
-    ));
+    assert_says(&error_of(&module, Limits::default()), NOT_A_COMPONENT);
     let noise = Recipe::from_code("test", Code::Component(b"\x7fELF".into()));
-    assert!(matches!(
-        error_of(&noise, Limits::default()),
-        RecipeError::NotAComponent { .. }
-    ));
+    assert_says(&error_of(&noise, Limits::default()), NOT_A_COMPONENT);
 }

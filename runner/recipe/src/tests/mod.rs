@@ -6,6 +6,7 @@ mod python;
 
 use crate::source::Code;
 use crate::{Host, HostOptions, Limits, Recipe, RecipeError, engine_path};
+use fault::{FailureKind, Remedy};
 use plan::{HookpointFacts, ModelFacts, PlanRequest, PlanResponse};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -96,8 +97,15 @@ fn error(host: &Host, recipe: &Recipe) -> RecipeError {
         .plan(recipe, &request(json!({})))
         .map(|(response, _)| response)
         .unwrap_err();
-    assert!(error.is_input(), "{error}\nhint: {:?}", error.hint());
+    let hint = error.hint();
+    assert_eq!(error.kind(), FailureKind::Input, "{error}\nhint: {hint:?}");
     error
+}
+
+/// That it is not the recipe's own error, and that its message has this.
+fn assert_says(error: &RecipeError, part: &str) {
+    let is_own = matches!(error, RecipeError::Failed { .. });
+    assert!(!is_own && error.to_string().contains(part), "{error:?}");
 }
 
 /// What the user of a failing Python recipe reads.
@@ -130,6 +138,6 @@ fn a_missing_engine_says_what_to_do() {
         .unwrap()
         .describe(&python(""))
         .unwrap_err();
-    assert!(matches!(error, RecipeError::NoEngine { .. }) && !error.is_input());
+    assert_eq!(error.kind(), FailureKind::Internal, "{error}");
     assert!(error.hint().unwrap().contains("make setup"));
 }

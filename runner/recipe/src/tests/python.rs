@@ -282,10 +282,8 @@ fn the_machine_is_out_of_reach() {
             "def plan(request):\n    {attempt}\n    yield {{}}\n"
         ));
         let error = error(&HOST, &recipe);
-        let clean = matches!(
-            error,
-            RecipeError::Failed { .. } | RecipeError::Trapped { .. }
-        );
+        let clean = matches!(error, RecipeError::Failed { .. })
+            || error.to_string().contains("the sandbox does not have");
         assert!(clean, "{attempt}: {error:?}");
     }
 }
@@ -313,7 +311,7 @@ fn an_endless_recipe_runs_out_of_fuel() {
         "def plan(request):\n    while True: pass",
     ] {
         let error = error(&host, &python(text));
-        assert!(matches!(error, RecipeError::OutOfFuel { .. }), "{error:?}");
+        assert_says(&error, "did not end within");
     }
 }
 
@@ -324,10 +322,7 @@ fn a_huge_string_runs_out_of_memory() {
         "x = ['x' * 10**6 * i for i in range(100000)]",
     ] {
         let error = error(&HOST, &python(text));
-        assert!(
-            matches!(error, RecipeError::OutOfMemory { .. }),
-            "{error:?}"
-        );
+        assert_says(&error, "bytes of memory");
     }
 }
 
