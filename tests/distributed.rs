@@ -291,7 +291,7 @@ fn worker_of(dir: &Path, rank: usize) -> Option<u32> {
         let is_of_rank = environment
             .split(|&byte| byte == 0)
             .any(|v| v == variable.as_bytes());
-        let is_worker = command.contains("\0worker\0") && !command.contains("torchrun");
+        let is_worker = command.contains("\0order\0") && !command.contains("torchrun");
         is_worker && command.contains(dir.to_str().unwrap()) && is_of_rank
     });
     workers.next()

@@ -7,6 +7,7 @@ mod bad_data;
 mod bad_folder;
 mod bad_model;
 mod bad_settings;
+mod borders;
 mod config;
 mod damaged_events;
 mod data;

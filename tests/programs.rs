@@ -21,26 +21,6 @@ fn only_the_worker_loads_libtorch() {
     assert!(!loads_torch(coordinator), "{:?}", libraries(coordinator));
 }
 
-/// Everything else is written by one of the same version.
-#[test]
-fn the_programs_know_their_version_and_how_they_are_started() {
-    let workspace = Workspace::unprepared();
-    let version = |program: &Path| {
-        let stdout = run(&workspace, program, &["--version"]).succeeds().stdout;
-        stdout.split_whitespace().last().map(str::to_owned)
-    };
-    assert_eq!(version(Path::new(COORDINATOR)), version(&worker()));
-    for args in [&[][..], &["train"], &["order"], &["task", "a", "b"]] {
-        run(&workspace, &worker(), args).refuses(&["usage: sae-run-worker order FILE"]);
-    }
-    workspace.write("task.json", r#"{"dance": {}}"#);
-    let outcome = run(&workspace, &worker(), &["task", "task.json"]);
-    assert!(
-        outcome.stdout.contains("is not a task for this version"),
-        "{outcome}"
-    );
-}
-
 #[test]
 fn without_the_worker_what_is_known_is_shown_and_nothing_is_trained() {
     let workspace = Workspace::unprepared();

@@ -1,6 +1,6 @@
 //! The one place where errors become words on the screen and an exit code.
 
-use crate::show::table;
+use crate::show::remark::remark;
 use data::DataError;
 use facts::FactsError;
 use fault::{FailureKind, Fault, Remedy, message_chain};
@@ -93,7 +93,7 @@ impl CliError {
     pub(crate) fn print(&self) {
         eprintln!("error: {}", self.shown());
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {}", table::remark(hint));
+            eprintln!("hint: {}", remark(hint));
         }
     }
 
@@ -121,14 +121,14 @@ impl CliError {
                 true => "  ",
                 false => "",
             };
-            format!("{indent}{}", table::remark(line))
+            format!("{indent}{}", remark(line))
         });
         shown.collect::<Vec<_>>().join("\n")
     }
 
     /// An error in one line, whatever the names in it are made of.
     fn of(error: &dyn Error, hint: Option<String>) -> Self {
-        Self::input(table::escaped(&message_chain(error))).with_hint(hint)
+        Self::input(plan::escaped(&message_chain(error))).with_hint(hint)
     }
 }
 
@@ -147,7 +147,7 @@ impl From<HubError> for CliError {
 impl From<PlanError> for CliError {
     fn from(error: PlanError) -> Self {
         // `InJob` tells its cause in its own words already.
-        Self::input(table::escaped(&error.to_string()))
+        Self::input(plan::escaped(&error.to_string()))
             .with_hint(error.hint())
             .about(error.setting_key().map(str::to_owned))
     }

@@ -5,7 +5,7 @@ mod stop_wish;
 use crate::error::CliError;
 use crate::show::progress;
 use crate::show::table;
-use crate::sweep::expand::Inputs;
+use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use args::DataArgs;
 use data::{BatchSpec, BuildProgress, DataError, Shard, TokenSpec, Tokenizer, Tokens};

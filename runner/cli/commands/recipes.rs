@@ -3,7 +3,7 @@
 use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::config;
-use crate::sweep::expand::Inputs;
+use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use crate::sweep::rounds;
 use args::{RecipesArgs, RecipesCommand, SweepArgs};

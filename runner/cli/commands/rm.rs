@@ -3,7 +3,7 @@
 use crate::error::CliError;
 use crate::run::orphan::lock_stream;
 use crate::run::runs_folder::RunsFolder;
-use crate::show::job;
+use crate::show::job::{self, n_bytes};
 use crate::show::table::{self, count, escaped};
 use crate::sweep::config;
 use args::RmArgs;
@@ -82,18 +82,6 @@ fn check_inside(path: &Path) -> Result<(), CliError> {
     let message = format!("the database names `{}` as a job's folder", path.display());
     Err(CliError::environment(message)
         .with_hint("nothing was deleted; a folder lies within the runs folder".to_owned()))
-}
-
-/// Bytes of the files below a folder; what cannot be read counts as none.
-pub(crate) fn n_bytes(path: &Path) -> u64 {
-    let Ok(metadata) = path.symlink_metadata() else {
-        return 0;
-    };
-    if !metadata.is_dir() {
-        return metadata.len();
-    }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|entry| n_bytes(&entry.path())).sum()
 }
 
 fn announce(removal: &Removal, folders: &[Doomed]) {

@@ -148,7 +148,7 @@ async fn run_expanded(
             break;
         }
         let rows = store.results(&expanded.plan.sweep).await?;
-        if !expanded.next_round(rounds::results(&expanded.plan, &rows))? {
+        if !expanded.next_round(next_round::results(&expanded.plan, &rows))? {
             break;
         }
         recorded = record(&store, expanded).await?;

@@ -1,6 +1,5 @@
 //! `sae-run show`: all that is known of a job.
 
-use crate::commands::rm::n_bytes;
 use crate::error::CliError;
 use crate::show::plot::plot;
 use crate::show::table::{self, escaped};
@@ -270,4 +269,16 @@ pub(crate) fn time(ms: i64) -> String {
         |_| ms.to_string(),
         |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
     )
+}
+
+/// Bytes of the files below a folder; what cannot be read counts as none.
+pub(crate) fn n_bytes(path: &Path) -> u64 {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
+    if !metadata.is_dir() {
+        return metadata.len();
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| n_bytes(&entry.path())).sum()
 }

@@ -6,11 +6,13 @@
 //! - `table.rs`: tables and notes; `plot.rs`: curves as text; `progress.rs`: bars
 
 pub(crate) mod answer;
+pub(crate) mod asker;
 pub(crate) mod job;
 pub(crate) mod ls;
 pub(crate) mod plot;
 pub(crate) mod progress;
 pub(crate) mod prompt;
+pub(crate) mod remark;
 pub(crate) mod report;
 pub(crate) mod sql;
 pub(crate) mod table;

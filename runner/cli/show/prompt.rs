@@ -1,7 +1,7 @@
 //! The prompt of `sae-run sql`: statement after statement, with completion and history.
 
 use crate::error::CliError;
-use crate::show::sql::Asker;
+use crate::show::asker::Asker;
 use crate::show::table;
 use crate::sweep::paths::Folders;
 use rustyline::completion::{Completer, Pair};

@@ -3,10 +3,11 @@
 use crate::error::CliError;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use plan::Evaluated;
-use plan::{Plan, Stream, brief, escaped_lines, redacted};
+use plan::{Plan, Stream, escaped_lines};
 use std::io::{ErrorKind, Write};
 use store::ResultRow;
 
+pub(crate) use crate::show::remark::{note, note_with_hint, remark};
 pub(crate) use plan::escaped;
 
 /// Writes text to standard output, with what steers a terminal spelt out; JSON stays the same JSON. A reader
@@ -26,23 +27,6 @@ pub(crate) fn print(text: &str) -> Result<u8, CliError> {
         ))),
         _ => Ok(0),
     }
-}
-
-/// A remark on standard error: one line that fits on a screen, without secrets and without anything that steers a terminal.
-#[expect(clippy::print_stderr, reason = "the one place that prints remarks")]
-pub(crate) fn note(text: &str) {
-    eprintln!("{}", remark(text));
-}
-
-/// A remark, and what to do about it.
-pub(crate) fn note_with_hint(text: &str, hint: &str) {
-    note(text);
-    note(&format!("hint: {hint}"));
-}
-
-/// A text as a remark shows it.
-pub(crate) fn remark(text: &str) -> String {
-    brief(&escaped(&redacted(text))).into_owned()
 }
 
 /// A table with right-aligned columns from `first_number` on.

@@ -2,7 +2,8 @@
 //!
 //! - `config/`: figment layers become a sweep; unknown keys and wrong types with file and line. `given.rs`: the
 //!   options of `sae-run train`; `finite.rs`, `secrets.rs`: what is refused
-//! - `expand.rs`: drafts of a recipe become jobs and streams; `rounds.rs`: asks the recipe, and again
+//! - `expand.rs`: drafts of a recipe become jobs and streams; `rounds.rs`: asks the recipe; `next_round.rs`: again
+//! - `inputs.rs`: models and data of a sweep, each looked at once
 //! - `models.rs`, `datasets.rs`: from a name to a folder or files, here or in the Hub's cache; `hub_access.rs`,
 //!   `download.rs`; `named_data.rs`: data that a command names in place of a job's own
 //! - `device_memory.rs`: what a worker may take; `paths.rs`: folders of this machine; `git.rs`: the commit
@@ -14,7 +15,9 @@ pub(crate) mod download;
 pub(crate) mod expand;
 pub(crate) mod git;
 pub(crate) mod hub_access;
+pub(crate) mod inputs;
 pub(crate) mod models;
 pub(crate) mod named_data;
+pub(crate) mod next_round;
 pub(crate) mod paths;
 pub(crate) mod rounds;

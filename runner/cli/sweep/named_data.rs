@@ -3,7 +3,7 @@
 
 use crate::commands::data::tokenise;
 use crate::error::CliError;
-use crate::sweep::expand::Inputs;
+use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use args::NamedDataArgs;
 use data::Tokens;

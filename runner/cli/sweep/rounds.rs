@@ -1,21 +1,16 @@
-//! The rounds of a recipe: it is asked for jobs, and may ask to be called again with their results.
+//! A recipe is asked for jobs.
 
 use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep};
-use crate::sweep::expand::{Expanded, Inputs, add_jobs};
+use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
-use plan::{
-    JobDraft, JobResult, Plan, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_json,
-};
+use plan::{JobDraft, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_json};
 use recipe::{Host, HostOptions, Limits, Recipe};
 use std::path::{Path, PathBuf};
-use store::{JobStatus, ResultRow};
 
 /// What stands for the recipe of a job without one.
 const ONE_JOB: &str = "train";
-/// Rounds behind the first, where nobody says.
-const MAX_ROUNDS: u32 = 20;
 
 /// What planning begins with.
 pub(crate) struct First {
@@ -85,7 +80,7 @@ pub(crate) fn first_request(
     })
 }
 
-fn ask(
+pub(super) fn ask(
     sweep: &LoadedSweep,
     request: PlanRequest,
     folders: &Folders,
@@ -138,7 +133,7 @@ pub(crate) fn note_compiling(host: &Host, recipe: &Recipe) -> Result<(), CliErro
     Ok(())
 }
 
-fn limits(set: RecipeLimits) -> Limits {
+pub(super) fn limits(set: RecipeLimits) -> Limits {
     let default = Limits::default();
     Limits {
         fuel: set.fuel.unwrap_or(default.fuel),
@@ -148,102 +143,6 @@ fn limits(set: RecipeLimits) -> Limits {
         max_nesting: set.max_nesting.unwrap_or(default.max_nesting),
         stack_bytes: set.stack_bytes.unwrap_or(default.stack_bytes),
     }
-}
-
-impl Expanded {
-    /// What the recipe may use.
-    pub(crate) fn recipe_limits(&self) -> Limits {
-        limits(self.sweep.sweep.recipe_limits)
-    }
-
-    /// Whether the recipe asks to be called again when the jobs so far have ended.
-    pub(crate) fn wants_another_round(&self) -> bool {
-        let last = self.plan.rounds.last();
-        last.is_some_and(|round| !round.response.done)
-    }
-
-    /// Adds a round that was recorded by an earlier run.
-    ///
-    /// # Errors
-    /// As [`Expanded::next_round`].
-    pub(crate) fn replay(&mut self, round: Round) -> Result<(), CliError> {
-        let (sweep, drafts) = (&self.sweep, &round.response.jobs);
-        refuse_known_names(&self.plan, &round)?;
-        add_jobs(&mut self.plan, drafts, sweep, &mut self.inputs)
-            .map_err(|error| sweep.locate(error))?;
-        self.plan.rounds.push(round);
-        Ok(())
-    }
-
-    /// Asks the recipe for another round. False: it has been asked as often as it may.
-    ///
-    /// # Errors
-    /// The recipe's own, or jobs that cannot be.
-    pub(crate) fn next_round(&mut self, results: Vec<JobResult>) -> Result<bool, CliError> {
-        let number = self.plan.rounds.len() as u32;
-        let most = self.sweep.sweep.recipe_limits.max_rounds;
-        let most = most.unwrap_or(MAX_ROUNDS);
-        if number > most {
-            table::note(&format!(
-                "recipe `{}` asks for round {number}; `recipe_limits.max_rounds` is {most}",
-                self.plan.recipe.recipe
-            ));
-            return Ok(false);
-        }
-        let request = PlanRequest {
-            round: number,
-            results,
-            ..self.plan.rounds[0].request.clone()
-        };
-        let (round, identity, _) = ask(&self.sweep, request, &self.folders)?;
-        if identity.recipe_digest != self.plan.recipe.recipe_digest {
-            let message = format!("recipe `{}` was changed meanwhile", identity.recipe);
-            return Err(CliError::input(message)
-                .with_hint("run the sweep again: it is another version now".to_owned()));
-        }
-        let n_jobs = table::count(round.response.jobs.len(), "job");
-        table::note(&format!("round {number}: the recipe asks for {n_jobs}"));
-        self.replay(round)?;
-        Ok(true)
-    }
-}
-
-fn refuse_known_names(plan: &Plan, round: &Round) -> Result<(), CliError> {
-    let names = round
-        .response
-        .jobs
-        .iter()
-        .filter_map(|job| job.name.as_ref());
-    let known = |name: &&String| plan.jobs.iter().any(|job| job.name == **name);
-    let Some(name) = names.into_iter().find(known) else {
-        return Ok(());
-    };
-    let (recipe, number) = (&plan.recipe.recipe, round.request.round);
-    Err(CliError::input(format!(
-        "recipe `{recipe}`, round {number}: a job is called `{name}` as one of an earlier round"
-    )))
-}
-
-/// The results so far as a recipe gets them, in the order of the plan. SAEs of jobs that are not done, or whose
-/// numbers are not finite, have none.
-pub(crate) fn results(plan: &Plan, rows: &[ResultRow]) -> Vec<JobResult> {
-    let result = |row: &ResultRow| {
-        let job = plan.jobs.iter().find(|job| job.name == row.job)?;
-        Some(JobResult {
-            job: row.job.clone(),
-            overrides: job.overrides.clone(),
-            hookpoint: row.hookpoint.clone(),
-            seed: row.seed,
-            k: row.k,
-            num_latents: row.num_latents,
-            fvu: row.fvu.filter(|fvu| fvu.is_finite())?,
-            l0: row.l0.filter(|l0| l0.is_finite())?,
-            dead_pct: row.dead_pct?,
-            ce_recovered: row.ce_recovered,
-        })
-    };
-    let is_done = |row: &&ResultRow| row.status == JobStatus::Done;
-    rows.iter().filter(is_done).filter_map(result).collect()
 }
 
 /// The folder of the recipes of a project.

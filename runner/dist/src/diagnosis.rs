@@ -68,7 +68,7 @@ impl Peers {
             .say(&Word::Stuck(place.clone()))
             .and_then(|()| self.words())
         else {
-            return store_lost(self.store.address(), &place.what, &failure);
+            return store_lost(self.store.address(), &place.what, &failure.text);
         };
         self.judge(place, failure, &words)
     }

@@ -1,6 +1,5 @@
 //! What can go wrong between processes.
 
-use crate::plugin::Failure;
 use fault::Fault;
 use miette::Diagnostic;
 use plan::StoreAddress;
@@ -23,8 +22,7 @@ pub(crate) const LOST: &str =
     "was it killed, perhaps for want of memory? See the log of that rank and of its node";
 
 /// The process that held the store is gone. `during`: what this rank was doing.
-pub(crate) fn store_lost(address: &StoreAddress, during: &str, failure: &Failure) -> DistError {
-    let reason = &failure.text;
+pub(crate) fn store_lost(address: &StoreAddress, during: &str, reason: &str) -> DistError {
     let message = format!("the store at `{address}` was lost during {during}: {reason}");
     Fault::internal(message).with_hint(LOST).into()
 }

@@ -134,6 +134,10 @@ impl Store {
     }
 
     fn lost(&self, key: &str, failure: Failure) -> DistError {
-        store_lost(&self.address, &format!("an exchange of `{key}`"), &failure)
+        store_lost(
+            &self.address,
+            &format!("an exchange of `{key}`"),
+            &failure.text,
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! What held-out evaluation measures of one SAE: sums, and the ratios made of them.
 
 use crate::TrainConfig;
-use crate::event::null_is_nan;
+use crate::not_finite::null_is_nan;
 use serde::{Deserialize, Serialize};
 
 /// Sufficient statistics of one SAE over held-out sequences. Excluded tokens count in none of them.

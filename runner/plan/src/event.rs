@@ -3,8 +3,9 @@
 //! Numbers grow over all attempts of a stream, so folding a file twice changes nothing.
 
 use crate::EvalStats;
+use crate::not_finite::null_is_nan;
 use fault::FailureKind;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// One line of `events.jsonl`.
@@ -260,12 +261,6 @@ pub struct SaeStats {
     /// Positions of that sum.
     #[serde(default)]
     pub n_output: u64,
-}
-
-/// JSON has no NaN and no infinity; `serde_json` writes null for both. Training that diverged must not
-/// stop its own report.
-pub(crate) fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl SaeStats {

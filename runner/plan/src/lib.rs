@@ -24,6 +24,7 @@ mod memory;
 #[cfg(test)]
 mod memory_tests;
 mod model;
+mod not_finite;
 mod options;
 mod order;
 mod owners;

@@ -1,37 +1,40 @@
 //! Compiled components on disk: compiling the Python engine takes 10 to 25 s, loading it 20 ms.
 //!
 //! An entry's name is the hash of what it was made from: the component, wasmtime's version and the
-//! engine's settings. Its content is the artifact, then its BLAKE3, so a truncated or altered entry is
-//! found out and made again. The artifact is mapped, not read: of 39 MB of machine code a recipe runs
-//! little. A cache that cannot be written only costs time, and so does one that others can write to: an
+//! engine's settings. Beside the artifact lies its BLAKE3, so a truncated or altered entry is found out and made
+//! again. The artifact is mapped, not read: of 39 MB of machine code a recipe runs little. Digests of files are
+//! remembered in the same folder, so that neither the component nor the artifact is read on every run. A cache that cannot be written only costs time, and so does one that others can write to: an
 //! entry that may be theirs is passed over.
 
 use crate::trust;
+use fault::Fault;
+use files::DigestCache;
 use std::fs::{File, Permissions};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// What an entry consists of; part of its name, so that no version takes another's for damaged.
-const LAYOUT: &[u8] = b"artifact, BLAKE3";
+const LAYOUT: &[u8] = b"artifact, BLAKE3 beside it";
 
-/// Loads the compiled form of `bytes` from a folder in `cache_dir`, or compiles it and keeps the result.
+/// Loads the compiled form of the component with this digest from a folder in `cache_dir`, or compiles its `bytes`
+/// and keeps the result.
 ///
 /// # Errors
 /// `bytes` are no component that this engine can compile.
 pub(crate) fn compile(
     engine: &Engine,
     cache_dir: Option<&Path>,
-    bytes: &[u8],
+    (digest, bytes): (&str, &[u8]),
 ) -> wasmtime::Result<Component> {
     let own = cache_dir.and_then(trust::own_folder);
-    let own = own.map(|folder| folder.join(entry_name(engine, bytes)));
+    let own = own.map(|folder| folder.join(entry_name(engine, digest)));
     // Programs that start together wait for the one that compiles.
     let _lock = own.as_deref().and_then(lock);
-    if let Some(component) = load(engine, cache_dir, bytes) {
+    if let Some(component) = load(engine, cache_dir, digest) {
         return Ok(component);
     }
     let component = Component::from_binary(engine, bytes)?;
@@ -41,25 +44,50 @@ pub(crate) fn compile(
     Ok(component)
 }
 
+/// The digest of the component in a file. It is remembered where only this user can have written it.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn digest_of_file(cache_dir: Option<&Path>, path: &Path) -> Result<String, Fault> {
+    match cache_dir.and_then(trust::own_folder) {
+        Some(folder) => DigestCache::new(&folder).file(path),
+        None => {
+            let bytes = files::read(path, files::bound::ENGINE);
+            Ok(digest_of(&bytes.map_err(Fault::io("read", path))?))
+        }
+    }
+}
+
+/// The digest of a component.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 /// True when `compile` would find an entry.
-pub(crate) fn is_compiled(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> bool {
-    let mut paths = entry_paths(engine, cache_dir, bytes);
+pub(crate) fn is_compiled(engine: &Engine, cache_dir: Option<&Path>, digest: &str) -> bool {
+    let mut paths = entry_paths(engine, cache_dir, digest);
     paths.any(|path| trust::open(&path).is_some())
 }
 
-/// The compiled form of `bytes`, where `compile` would find it.
-pub(crate) fn load(engine: &Engine, cache_dir: Option<&Path>, bytes: &[u8]) -> Option<Component> {
-    let mut paths = entry_paths(engine, cache_dir, bytes);
-    paths.find_map(|path| read(engine, trust::open(&path)?))
+/// The compiled form of the component with this digest, where `compile` would find it.
+pub(crate) fn load(engine: &Engine, cache_dir: Option<&Path>, digest: &str) -> Option<Component> {
+    let digests = cache_dir
+        .and_then(trust::own_folder)
+        .map(|own| DigestCache::new(&own));
+    let mut paths = entry_paths(engine, cache_dir, digest);
+    paths.find_map(|path| {
+        let entry = trust::open(&path)?;
+        is_whole(&path, digests.as_ref()).then(|| read(engine, entry))?
+    })
 }
 
 /// An entry that is passed over because others can write to it, or to its folder.
 pub(crate) fn distrusted(
     engine: &Engine,
     cache_dir: Option<&Path>,
-    bytes: &[u8],
+    digest: &str,
 ) -> Option<PathBuf> {
-    let mut paths = entry_paths(engine, cache_dir, bytes);
+    let mut paths = entry_paths(engine, cache_dir, digest);
     paths.find(|path| path.exists() && trust::open(path).is_none())
 }
 
@@ -67,19 +95,19 @@ pub(crate) fn distrusted(
 fn entry_paths(
     engine: &Engine,
     cache_dir: Option<&Path>,
-    bytes: &[u8],
+    digest: &str,
 ) -> impl Iterator<Item = PathBuf> {
-    let name = entry_name(engine, bytes);
+    let name = entry_name(engine, digest);
     let folders = cache_dir.map(trust::folders).into_iter().flatten();
     folders.map(move |folder| folder.join(&name))
 }
 
-fn entry_name(engine: &Engine, bytes: &[u8]) -> String {
+fn entry_name(engine: &Engine, digest: &str) -> String {
     let mut hasher = HashTo(blake3::Hasher::new());
     hasher.write(LAYOUT);
     // Covers wasmtime's version, the target and every setting that changes the machine code.
     engine.precompile_compatibility_hash().hash(&mut hasher);
-    hasher.write(bytes);
+    hasher.write(digest.as_bytes());
     format!("{}.cwasm", hasher.0.finalize().to_hex())
 }
 
@@ -91,32 +119,26 @@ fn lock(entry: &Path) -> Option<File> {
 }
 
 fn read(engine: &Engine, mut entry: File) -> Option<Component> {
-    if !is_whole(&mut entry).ok()? {
-        return None;
-    }
     // A file system may forbid to run what lies on it.
     let mapped = trusted::map(engine, &entry);
     let mut copied = || {
         let mut bytes = Vec::new();
-        entry
-            .rewind()
-            .and_then(|()| entry.read_to_end(&mut bytes))?;
+        entry.read_to_end(&mut bytes)?;
         trusted::deserialize(engine, &bytes)
     };
     mapped.or_else(|_| copied()).ok()
 }
 
-/// Whether an entry ends with the BLAKE3 of what comes before.
-fn is_whole(entry: &mut File) -> io::Result<bool> {
-    let n_bytes = entry.metadata()?.len();
-    let Some(n_bytes) = n_bytes.checked_sub(blake3::OUT_LEN as u64) else {
-        return Ok(false);
-    };
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(Read::by_ref(entry).take(n_bytes))?;
-    let mut digest = [0; blake3::OUT_LEN];
-    entry.read_exact(&mut digest)?;
-    Ok(hasher.finalize() == digest)
+/// Whether an entry has the BLAKE3 that lies beside it.
+fn is_whole(path: &Path, digests: Option<&DigestCache>) -> bool {
+    let expected = trust::open(&beside(path)).and_then(|file| io::read_to_string(file).ok());
+    let found = digests.and_then(|digests| digests.file(path).ok());
+    found.is_some() && found == expected
+}
+
+/// The file with the BLAKE3 of an entry.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("blake3")
 }
 
 fn store(path: &Path, artifact: &[u8]) {
@@ -124,14 +146,18 @@ fn store(path: &Path, artifact: &[u8]) {
 }
 
 fn try_store(path: &Path, artifact: &[u8]) -> io::Result<()> {
+    write(path, artifact)?;
+    write(&beside(path), digest_of(artifact).as_bytes())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().expect("an entry lies in a folder");
     // Closed to others whatever the umask is, so that it is trusted.
     let mode = Permissions::from_mode(0o644);
     let mut file = tempfile::Builder::new()
         .permissions(mode)
         .tempfile_in(dir)?;
-    file.write_all(artifact)?;
-    file.write_all(blake3::hash(artifact).as_bytes())?;
+    file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())
 }
@@ -160,8 +186,7 @@ mod trusted {
     use wasmtime::Engine;
     use wasmtime::component::Component;
 
-    /// Makes a component of an entry of this program's cache that is whole. What is behind the artifact is
-    /// not looked at.
+    /// Makes a component of an entry of this program's cache that is whole.
     pub(super) fn map(engine: &Engine, entry: &File) -> wasmtime::Result<Component> {
         // The file that was looked at, and not what stands at its path by now.
         let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
@@ -190,7 +215,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path());
         entries
-            .find(|path| path.extension().unwrap() == "cwasm")
+            .find(|path| path.extension().is_some_and(|end| end == "cwasm"))
             .unwrap()
     }
 
@@ -198,10 +223,10 @@ mod tests {
     fn a_damaged_entry_is_made_again() {
         let (engine, dir) = (Engine::default(), tempfile::tempdir().unwrap());
         let bytes = wat::parse_str("(component)").unwrap();
-        assert!(!is_compiled(&engine, Some(dir.path()), &bytes));
-        compile(&engine, Some(dir.path()), &bytes).unwrap();
-        assert!(is_compiled(&engine, Some(dir.path()), &bytes));
-        assert!(load(&engine, Some(dir.path()), &bytes).is_some());
+        assert!(!is_compiled(&engine, Some(dir.path()), &digest_of(&bytes)));
+        compile(&engine, Some(dir.path()), (&digest_of(&bytes), &bytes)).unwrap();
+        assert!(is_compiled(&engine, Some(dir.path()), &digest_of(&bytes)));
+        assert!(load(&engine, Some(dir.path()), &digest_of(&bytes)).is_some());
 
         let path = entry(dir.path());
         let good = fs::read(&path).unwrap();
@@ -213,8 +238,8 @@ mod tests {
         let (first, last) = (altered(0), altered(good.len() - 1));
         for damaged in [&good[..good.len() - 1], &good[..10], &first, &last, b""] {
             fs::write(&path, damaged).unwrap();
-            assert!(load(&engine, Some(dir.path()), &bytes).is_none());
-            compile(&engine, Some(dir.path()), &bytes).unwrap();
+            assert!(load(&engine, Some(dir.path()), &digest_of(&bytes)).is_none());
+            compile(&engine, Some(dir.path()), (&digest_of(&bytes), &bytes)).unwrap();
             assert_eq!(fs::read(&path).unwrap(), good);
         }
     }
@@ -223,7 +248,7 @@ mod tests {
     fn an_entry_that_cannot_be_mapped_is_copied() {
         let (engine, dir) = (Engine::default(), tempfile::tempdir().unwrap());
         let bytes = wat::parse_str("(component)").unwrap();
-        compile(&engine, Some(dir.path()), &bytes).unwrap();
+        compile(&engine, Some(dir.path()), (&digest_of(&bytes), &bytes)).unwrap();
         let path = entry(dir.path());
         let file = File::open(&path).unwrap();
         assert!(trusted::map(&engine, &file).is_ok());
@@ -233,10 +258,10 @@ mod tests {
     #[test]
     fn other_settings_or_bytes_are_other_entries() {
         let fuel = Engine::new(wasmtime::Config::new().consume_fuel(true)).unwrap();
-        let name = entry_name(&Engine::default(), b"a");
-        assert_eq!(name, entry_name(&Engine::default(), b"a"));
-        assert_ne!(name, entry_name(&Engine::default(), b"b"));
-        assert_ne!(name, entry_name(&fuel, b"a"));
+        let name = entry_name(&Engine::default(), "a");
+        assert_eq!(name, entry_name(&Engine::default(), "a"));
+        assert_ne!(name, entry_name(&Engine::default(), "b"));
+        assert_ne!(name, entry_name(&fuel, "a"));
     }
 
     /// The entry of another component stands for planted code: whoever maps it gets that component.
@@ -246,24 +271,29 @@ mod tests {
         let [ours, planted] = ["(component)", "(component (core module (export \"m\")))"]
             .map(|text| wat::parse_str(text).unwrap());
         let has_export = |component: &Component| component.get_export(None, "m").is_some();
-        compile(&engine, Some(dir.path()), &planted).unwrap();
-        let path = dir.path().join("wasm").join(entry_name(&engine, &ours));
-        fs::rename(entry(dir.path()), &path).unwrap();
-        let load = || load(&engine, Some(dir.path()), &ours);
+        compile(&engine, Some(dir.path()), (&digest_of(&planted), &planted)).unwrap();
+        let path = dir
+            .path()
+            .join("wasm")
+            .join(entry_name(&engine, &digest_of(&ours)));
+        let of_planted = entry(dir.path());
+        fs::rename(beside(&of_planted), beside(&path)).unwrap();
+        fs::rename(of_planted, &path).unwrap();
+        let load = || load(&engine, Some(dir.path()), &digest_of(&ours));
         assert!(has_export(&load().unwrap()), "the attack works");
         for (target, mode) in [(&path, 0o664), (&dir.path().join("wasm"), 0o775)] {
             let closed = fs::metadata(target).unwrap().permissions();
             fs::set_permissions(target, Permissions::from_mode(mode)).unwrap();
             assert!(load().is_none());
-            assert!(!is_compiled(&engine, Some(dir.path()), &ours));
+            assert!(!is_compiled(&engine, Some(dir.path()), &digest_of(&ours)));
             assert_eq!(
-                distrusted(&engine, Some(dir.path()), &ours),
+                distrusted(&engine, Some(dir.path()), &digest_of(&ours)),
                 Some(path.clone())
             );
             fs::set_permissions(target, closed).unwrap();
         }
         fs::set_permissions(dir.path().join("wasm"), Permissions::from_mode(0o775)).unwrap();
-        let component = compile(&engine, Some(dir.path()), &ours).unwrap();
+        let component = compile(&engine, Some(dir.path()), (&digest_of(&ours), &ours)).unwrap();
         assert!(!has_export(&component));
         let component = load().expect("it was kept in a folder of its own");
         assert!(!has_export(&component));
@@ -275,6 +305,11 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let bytes = wat::parse_str("(component)").unwrap();
-        compile(&Engine::default(), Some(&file), &bytes).unwrap();
+        compile(
+            &Engine::default(),
+            Some(&file),
+            (&digest_of(&bytes), &bytes),
+        )
+        .unwrap();
     }
 }

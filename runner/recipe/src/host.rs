@@ -121,13 +121,16 @@ impl Host {
     /// # Errors
     /// No engine.
     pub fn is_compiled(&self, recipe: &Recipe) -> Result<bool, RecipeError> {
-        let cache_dir = self.options.cache_dir.as_deref();
+        let cache_dir = self.cache_dir();
         match recipe.code() {
-            Code::Component(bytes) => Ok(cache::is_compiled(&self.engine, cache_dir, bytes)),
+            Code::Component(bytes) => {
+                let digest = cache::digest_of(bytes);
+                Ok(cache::is_compiled(&self.engine, cache_dir, &digest))
+            }
             Code::Python(_) => {
                 let mut python = self.python();
                 if python.is_none() {
-                    *python = cache::load(&self.engine, cache_dir, &self.read_engine(recipe)?);
+                    *python = cache::load(&self.engine, cache_dir, &self.engine_digest(recipe)?);
                 }
                 Ok(python.is_some())
             }
@@ -140,25 +143,31 @@ impl Host {
     /// # Errors
     /// No engine.
     pub fn distrusted(&self, recipe: &Recipe) -> Result<Option<PathBuf>, RecipeError> {
-        let cache_dir = self.options.cache_dir.as_deref();
+        let cache_dir = self.cache_dir();
         Ok(match recipe.code() {
-            Code::Component(bytes) => cache::distrusted(&self.engine, cache_dir, bytes),
+            Code::Component(bytes) => {
+                cache::distrusted(&self.engine, cache_dir, &cache::digest_of(bytes))
+            }
             Code::Python(_) => {
-                cache::distrusted(&self.engine, cache_dir, &self.read_engine(recipe)?)
+                cache::distrusted(&self.engine, cache_dir, &self.engine_digest(recipe)?)
             }
         })
     }
 
     fn component(&self, recipe: &Recipe) -> Result<Component, Fault> {
         match recipe.code() {
-            Code::Component(bytes) => self.compile(recipe, bytes),
+            Code::Component(bytes) => self.compile(recipe, (&cache::digest_of(bytes), bytes)),
             Code::Python(_) => {
                 // Held while compiling, so that threads do not do it twice.
                 let mut python = self.python();
                 if let Some(component) = &*python {
                     return Ok(component.clone());
                 }
-                let component = self.compile(recipe, &self.read_engine(recipe)?)?;
+                let digest = self.engine_digest(recipe)?;
+                let component = match cache::load(&self.engine, self.cache_dir(), &digest) {
+                    Some(component) => component,
+                    None => self.compile(recipe, (&digest, &self.read_engine(recipe)?))?,
+                };
                 Ok(python.insert(component).clone())
             }
         }
@@ -168,24 +177,37 @@ impl Host {
         self.python.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn compile(&self, recipe: &Recipe, bytes: &[u8]) -> Result<Component, Fault> {
-        cache::compile(&self.engine, self.options.cache_dir.as_deref(), bytes).map_err(|source| {
+    fn cache_dir(&self) -> Option<&Path> {
+        self.options.cache_dir.as_deref()
+    }
+
+    fn compile(&self, recipe: &Recipe, source: (&str, &[u8])) -> Result<Component, Fault> {
+        cache::compile(&self.engine, self.cache_dir(), source).map_err(|source| {
             let name = recipe.name();
             Fault::input(format!("recipe `{name}` is not a WebAssembly component")).because(source)
         })
     }
 
     fn read_engine(&self, recipe: &Recipe) -> Result<Vec<u8>, Fault> {
+        let path = self.engine_path(recipe)?;
+        files::read(path, bound::ENGINE).map_err(Fault::io("read", path))
+    }
+
+    fn engine_digest(&self, recipe: &Recipe) -> Result<String, Fault> {
+        cache::digest_of_file(self.cache_dir(), self.engine_path(recipe)?)
+    }
+
+    fn engine_path(&self, recipe: &Recipe) -> Result<&Path, Fault> {
         let path = &self.options.engine_path;
-        files::read(path, bound::ENGINE).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Fault::internal(format!(
+        match path.exists() {
+            true => Ok(path),
+            false => Err(Fault::internal(format!(
                 "recipe `{}` needs the Python engine, and there is no `{}`",
                 recipe.name(),
                 path.display()
             ))
-            .with_hint("run `make setup`, which builds the engine"),
-            _ => Fault::io("read", path)(source),
-        })
+            .with_hint("run `make setup`, which builds the engine")),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! What happened to a job: how training went, what workers found and remarked, what evaluation gave.
 
 use crate::error::{StoreError, Trouble};
+use crate::job_name::resolve;
 use crate::open::Store;
 use crate::query::to_json;
-use crate::show::resolve;
 use serde_json::{Map, Value};
 use sqlx::{Column, FromRow, Row, SqliteConnection};
 

@@ -39,6 +39,7 @@ mod bounds;
 mod compiled;
 mod fold;
 mod history;
+mod job_name;
 mod listing;
 mod publishable;
 mod query;

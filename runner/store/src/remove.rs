@@ -1,9 +1,9 @@
 //! Forgetting jobs and sweeps.
 
 use crate::error::{StoreError, Trouble};
+use crate::job_name::resolve;
 use crate::open::Store;
 use crate::publication;
-use crate::show::resolve;
 use crate::sweep;
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeSet;

@@ -2,17 +2,15 @@
 
 use crate::attempt::{self, AttemptRow};
 use crate::checkpoint::{self, CheckpointRow};
-use crate::error::{StoreError, Trouble, unknown_name};
+use crate::error::{StoreError, Trouble};
 use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 use crate::job::JobStatus;
+use crate::job_name::resolve;
 use crate::open::Store;
 use crate::publication::{self, JobPublication};
 use crate::sae::{self, SaeRow};
 use crate::stream;
-use fault::Fault;
-use plan::nearest;
 use sqlx::{FromRow, SqliteConnection};
-use std::collections::BTreeMap;
 
 /// All that is known of one job.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,13 +70,6 @@ struct JobRow {
     done_ms: Option<i64>,
 }
 
-#[derive(FromRow)]
-struct Candidate {
-    job_id: String,
-    sweep: String,
-    job: String,
-}
-
 impl Store {
     /// All that is known of the job that `wanted` means: its id or the start of it, its name,
     /// `sweep/name`, or the start of a name that nothing else fits.
@@ -93,46 +84,6 @@ impl Store {
         })
         .await
     }
-}
-
-pub(crate) async fn resolve(conn: &mut SqliteConnection, wanted: &str) -> Result<String, Trouble> {
-    let sql = "SELECT job_id, sweep, job FROM sweep_listing ORDER BY sweep, ordinal";
-    let jobs: Vec<Candidate> = sqlx::query_as(sql).fetch_all(conn).await?;
-    Ok(choose(&jobs, wanted)?)
-}
-
-/// The one job that `wanted` means; an exact match goes before the start of a name.
-fn choose(jobs: &[Candidate], wanted: &str) -> Result<String, Fault> {
-    let by_id_or_name = |job: &Candidate| {
-        job.job_id.starts_with(wanted)
-            || job.job == wanted
-            || format!("{}/{}", job.sweep, job.job) == wanted
-    };
-    let mut fits = group(jobs.iter().filter(|job| by_id_or_name(job)));
-    if fits.is_empty() {
-        fits = group(jobs.iter().filter(|job| job.job.starts_with(wanted)));
-    }
-    match fits.len() {
-        1 => Ok(fits.into_keys().next().unwrap_or_default().to_owned()),
-        0 => Err(unknown_name(
-            format!("no job has the id or name `{wanted}`"),
-            &nearest(wanted, jobs.iter().map(|job| job.job.as_str()), 3),
-        )),
-        n_fits => {
-            let candidates: Vec<String> = fits.into_values().collect();
-            Err(Fault::input(format!("`{wanted}` fits {n_fits} jobs"))
-                .with_hint(format!("it fits {}", candidates.join(", "))))
-        }
-    }
-}
-
-/// Each job once, with a name it can be told by.
-fn group<'a>(jobs: impl Iterator<Item = &'a Candidate>) -> BTreeMap<&'a str, String> {
-    jobs.map(|job| {
-        let label = format!("{} ({}/{})", job.job_id, job.sweep, job.job);
-        (job.job_id.as_str(), label)
-    })
-    .collect()
 }
 
 async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails, Trouble> {

@@ -16,6 +16,7 @@ pub use rows::EncodedRows;
 use crate::not_finite::{activations_of, of_model, of_sae};
 use crate::{TrainError, places};
 use batches::{Batch, Batches};
+use fault::Fault;
 use file::RowFile;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
 use plan::{EncodeSummary, EncodeTask, FoundSae, ModelFacts};
@@ -134,17 +135,15 @@ impl Encoder {
         let x = x.f_reshape([-1, self.sae.cfg.d_in as i64])?;
         let n_vectors = x.size()[0] as usize;
         if n_vectors != n_tokens {
-            return Err(TrainError::NotOneAToken {
-                hookpoint: name.clone(),
-                n_vectors,
-                n_tokens,
-            });
+            let message = format!("`{name}` gives {n_vectors} vectors for {n_tokens} tokens");
+            let hint = "latents of one token each come from blocks, MLPs and attention";
+            return Err(Fault::input(message).with_hint(hint).into());
         }
         let latents = TopLatents::of(&self.sae, &x, top)?;
         match latents.are_finite {
             [true, true] => Ok(latents),
             [true, false] => Err(of_sae(&self.sae, &self.found.dir, "latents")),
-            [false, _] => Err(of_model(model, activations_of(name))?),
+            [false, _] => Err(of_model(model, &activations_of(name))?.into()),
         }
     }
 }

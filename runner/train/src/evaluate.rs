@@ -123,7 +123,10 @@ fn check(
     stats: &EvalStats,
 ) -> Result<(), TrainError> {
     if stats.n_tokens == 0 {
-        return Err(TrainError::NothingCounts);
+        let fault = Fault::input("no token of the sequences counts: all are in `exclude_tokens`");
+        return Err(fault
+            .with_hint("take some of them off `exclude_tokens`")
+            .into());
     }
     let logits = "the logits of the language model".to_owned();
     let ablated = format!("the logits with the mean in place of `{}`", spec.hookpoint);
@@ -133,7 +136,7 @@ fn check(
         (stats.ce_ablated, ablated),
     ] {
         if !sum.is_finite() {
-            return Err(of_model(model, what)?);
+            return Err(of_model(model, &what)?.into());
         }
     }
     let of_sae_alone = stats.squared_error + stats.l0;

@@ -1,6 +1,7 @@
 //! Whose fault it is when numbers are not finite: the language model's, an SAE's, or that of the training.
 
 use crate::TrainError;
+use fault::{Fault, Remedy};
 use lm::LanguageModel;
 use sae::Sae;
 use serde::{Deserialize, Serialize};
@@ -9,12 +10,12 @@ use tch::Kind;
 
 /// Why a job is trained no further.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fault {
+pub(crate) struct EarlyEnd {
     pub(crate) reason: String,
     pub(crate) hint: String,
 }
 
-impl Fault {
+impl EarlyEnd {
     /// The training itself: `what` is not finite.
     pub(crate) fn of_training(what: &str) -> Self {
         Self {
@@ -25,7 +26,7 @@ impl Fault {
 
     /// The language model: `what` it computes is not finite.
     pub(crate) fn of_model(model: &LanguageModel, what: String) -> Result<Self, TrainError> {
-        let error = of_model(model, what)?;
+        let error = of_model(model, &what)?;
         Ok(Self {
             hint: error.hint().unwrap_or_default(),
             reason: error.to_string(),
@@ -66,23 +67,39 @@ pub(crate) fn activations_of(hookpoint: &str) -> String {
 ///
 /// # Errors
 /// The model's files can no longer be read.
-pub(crate) fn of_model(model: &LanguageModel, what: String) -> Result<TrainError, TrainError> {
-    Ok(TrainError::ModelNotFinite {
-        what,
-        dtype: match model.kind() {
-            Kind::Half => "float16",
-            Kind::BFloat16 => "bfloat16",
-            _ => "float32",
-        },
-        weight: model.first_weight_not_finite()?,
-    })
+pub(crate) fn of_model(model: &LanguageModel, what: &str) -> Result<Fault, TrainError> {
+    let dtype = match model.kind() {
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        _ => "float32",
+    };
+    let weight = model.first_weight_not_finite()?;
+    let of_weight = weight.as_deref().map_or(String::new(), |weight| {
+        format!(": `{weight}` of the model has such numbers")
+    });
+    let fault = Fault::input(format!("{what} are NaN or infinite in {dtype}{of_weight}"));
+    Ok(fault.with_hint(match (weight.is_some(), dtype) {
+        (true, "float16") => {
+            "the model's file is damaged, or the weight is too large for float16: download the model again, or set \
+             `dtype` to `bfloat16` or `float32`"
+        }
+        (true, _) => "the model's file is damaged, or was saved so: download it again",
+        (false, "float16") => "float16 ends at 65504: set `dtype` to `bfloat16` or `float32`",
+        (false, _) => {
+            "the model computes such numbers on this text: an earlier hookpoint may have none"
+        }
+    }))
 }
 
 /// The error for `what` an SAE computes of finite numbers and that is not finite.
-pub(crate) fn of_sae(sae: &Sae, dir: &Path, what: &'static str) -> TrainError {
-    let of_result = || TrainError::SaeNotFinite {
-        dir: dir.into(),
-        what,
+pub(crate) fn of_sae(sae: &Sae, dir: &Path, what: &str) -> TrainError {
+    let of_result = || {
+        let message = format!(
+            "{what} of the SAE in `{}` are NaN or infinite",
+            dir.display()
+        );
+        let hint = "its weights are finite, but far too large for these activations";
+        Fault::input(message).with_hint(hint).into()
     };
     check_weights(sae, dir).err().unwrap_or_else(of_result)
 }
@@ -90,15 +107,15 @@ pub(crate) fn of_sae(sae: &Sae, dir: &Path, what: &'static str) -> TrainError {
 /// Checks that all weights of the SAE in `dir` are finite.
 ///
 /// # Errors
-/// [`TrainError::NotFinite`] with the name of the first that is not.
+/// The first that is not, by its name.
 pub(crate) fn check_weights(sae: &Sae, dir: &Path) -> Result<(), TrainError> {
     for (name, weight) in sae.named_weights() {
         let is_finite = bool::try_from(weight.f_isfinite()?.f_all()?)?;
         if !is_finite {
-            return Err(TrainError::NotFinite {
-                dir: dir.to_owned(),
-                tensor: name.to_owned(),
-            });
+            let dir = dir.display();
+            let message = format!("`{name}` of the SAE in `{dir}` has values that are not finite");
+            let hint = "training diverged: leave it out, or train it anew with a lower `lr`";
+            return Err(Fault::input(message).with_hint(hint).into());
         }
     }
     Ok(())

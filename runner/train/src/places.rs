@@ -1,6 +1,7 @@
 //! Where in a language model an SAE belongs.
 
 use crate::TrainError;
+use fault::Fault;
 use lm::LmError;
 use plan::{HookpointFacts, ModelFacts, nearest};
 use sae::{LoadOptions, Sae, resolve_hookpoint};
@@ -56,10 +57,11 @@ fn check_widths(dir: &Path, sae: &Sae, hookpoint: &HookpointFacts) -> Result<(),
     if got == expected {
         return Ok(());
     }
-    Err(TrainError::SaeWidths {
-        dir: dir.into(),
-        hookpoint: hookpoint.name.clone(),
-        expected,
-        got,
-    })
+    let message = format!(
+        "the SAE in `{}` has widths {got:?}, in and out, `{}` of the model needs {expected:?}",
+        dir.display(),
+        hookpoint.name
+    );
+    let hint = "it was trained on another model, or at another hookpoint";
+    Err(Fault::input(message).with_hint(hint).into())
 }

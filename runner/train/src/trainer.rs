@@ -2,7 +2,7 @@
 
 use crate::TrainError;
 use crate::events::EventLog;
-use crate::not_finite::Fault;
+use crate::not_finite::EarlyEnd;
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;
 use crate::stop::StopFlag;
@@ -10,6 +10,7 @@ use crate::training::job_trainer::JobTrainer;
 use crate::training::open::taps;
 use crate::training::{ActivationStream, StreamTrainer};
 use data::{BatchSpec, Batches, Shard, Tokens};
+use fault::Fault;
 use lm::LanguageModel;
 use plan::OrderJob;
 use plan::runs_layout::EVENTS;
@@ -140,11 +141,9 @@ impl Trainer {
 
 /// The SAEs of a job that is done.
 fn trained(job: &JobTrainer, dir: &Path, device: Device) -> Result<Vec<(String, Sae)>, TrainError> {
-    if let Some(Fault { reason, hint }) = job.failure() {
-        return Err(TrainError::Diverged {
-            reason: reason.clone(),
-            hint: hint.clone(),
-        });
+    if let Some(EarlyEnd { reason, hint }) = job.failure() {
+        let fault = Fault::internal(format!("training ended early: {reason}"));
+        return Err(fault.with_hint(hint).into());
     }
     let of_spec = |name: &String| Ok((name.clone(), Sae::load_from_disk(&dir.join(name), device)?));
     job.saes.iter().map(|sae| of_spec(&sae.spec.name)).collect()
@@ -209,6 +208,9 @@ mod tests {
             ..config()
         };
         let error = fit(wild, dir.path()).unwrap_err();
-        assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+        assert!(
+            error.to_string().starts_with("training ended early"),
+            "{error}"
+        );
     }
 }

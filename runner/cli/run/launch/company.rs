@@ -41,9 +41,6 @@ const STOP: &str = "stop";
 /// How a rank ends that was stopped.
 const STOPPED: Word = Word::End { code: 130 };
 
-/// For those who did not mean to start one of several processes.
-pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them to run alone";
-
 /// What the leader tells the others, one word after the other.
 #[derive(Debug, Serialize, Deserialize)]
 enum Word {

@@ -11,8 +11,11 @@ use plan::{Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
 
-pub(crate) use company::{ALONE, Leader, in_company};
+pub(crate) use company::{Leader, in_company};
 pub(crate) use processes::Processes;
+
+/// For those who did not mean to start one of several processes.
+pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them to run alone";
 
 /// What starts the processes of a worker.
 pub(crate) trait Launcher {

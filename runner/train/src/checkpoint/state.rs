@@ -16,6 +16,7 @@ use crate::events::interval::{Interval, N_KEPT};
 use crate::ranks::Ranks;
 use crate::sae_trainer::memory::is_out_of_memory;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
+use fault::Fault;
 use files::bound;
 use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
@@ -132,11 +133,13 @@ pub(crate) fn restore(
             }
             Err(error) if is_out_of_memory(&error) => return Err(error),
             Err(source) => {
-                let error = TrainError::DamagedState {
-                    dir: place.clone(),
-                    source: Box::new(source),
-                };
-                damaged.push((error, place));
+                let dir = place.display();
+                let error = Fault::input(format!("the state in `{dir}` is damaged"))
+                    .because(source)
+                    .with_hint(format!(
+                        "is the disk in order? Without `{dir}` the job goes on from an older state, or anew"
+                    ));
+                damaged.push((error.into(), place));
             }
         }
     }
@@ -222,9 +225,9 @@ fn restore_sae(
 ) -> Result<(), TrainError> {
     let path = sae_path(dir, &trainer.spec.name);
     let counts = state.saes.get(&trainer.spec.name);
-    let counts = *counts.ok_or_else(|| TrainError::MissingState {
-        path: dir.join(STATE_FILE),
-        missing: format!("SAE `{}`", trainer.spec.name),
+    let counts = *counts.ok_or_else(|| {
+        let missing = format!("SAE `{}`", trainer.spec.name);
+        missing_state(&dir.join(STATE_FILE), &missing)
     })?;
     let mut tensors = tensors_by_name(&path)?;
     let weights = trainer.sae.named_weights().into_iter();
@@ -267,11 +270,15 @@ fn take(
 ) -> Result<Tensor, TrainError> {
     match tensors.remove(tensor) {
         Some(found) if found.size() == expected => Ok(found.f_to_device(device)?),
-        _ => Err(TrainError::MissingState {
-            path: path.into(),
-            missing: format!("tensor `{tensor}` of shape {expected:?}"),
-        }),
+        _ => {
+            let missing = format!("tensor `{tensor}` of shape {expected:?}");
+            Err(missing_state(path, &missing).into())
+        }
     }
+}
+
+fn missing_state(path: &Path, missing: &str) -> Fault {
+    Fault::internal(format!("`{}` has no {missing}", path.display()))
 }
 
 fn sae_path(dir: &Path, name: &str) -> PathBuf {

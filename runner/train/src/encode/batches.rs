@@ -67,24 +67,27 @@ fn read_texts(texts: &Texts) -> Result<Lines, Fault> {
 
 fn lines(reader: impl BufRead + 'static, path: &Path) -> Lines {
     let path = path.to_owned();
-    Box::new(reader.lines().map(move |line| {
-        line.map_err(|source| TrainError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })
-    }))
+    Box::new(
+        reader
+            .lines()
+            .map(move |line| line.map_err(TrainError::io("read", &path))),
+    )
 }
 
 fn tokenized(tokenizer: &Tokenizer, index: usize, text: &str, ctx_len: usize) -> TokenIds {
     let token_ids = tokenizer.tokenize(text)?;
     match token_ids.len() <= ctx_len {
         true => Ok(token_ids.into_iter().map(i64::from).collect()),
-        false => Err(TrainError::LongText {
-            index,
-            n_tokens: token_ids.len(),
-            ctx_len,
-        }),
+        false => {
+            let n_tokens = token_ids.len();
+            let message =
+                format!("text {index} has {n_tokens} tokens, and a sequence at most {ctx_len}");
+            let fault = Fault::input(message).with_hint(
+                "cut it, or give it as a data set, which is cut into sequences; `ctx_len` can be raised as far as \
+                 the model's positions go",
+            );
+            Err(fault.into())
+        }
     }
 }
 

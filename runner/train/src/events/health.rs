@@ -1,7 +1,7 @@
 //! Telling when training goes wrong: numbers that are none, and reconstructions worse than the mean.
 
 use crate::TrainError;
-use crate::not_finite::Fault;
+use crate::not_finite::EarlyEnd;
 use crate::optimizer::Optimizer;
 use plan::{EventKind, SaeStats, TrainConfig};
 use sae::Sae;
@@ -21,7 +21,7 @@ pub(crate) struct Health {
     /// Whether the loss is at the hookpoint: else the FVU is not what gets smaller.
     minimises_fvu: bool,
     /// Why the job is trained no further; with the SAE's name.
-    failure: Option<Fault>,
+    failure: Option<EarlyEnd>,
     /// SAEs whose FVU was told to be above 1.
     flagged: BTreeSet<String>,
 }
@@ -63,7 +63,7 @@ impl Health {
         self.failure.is_some()
     }
 
-    pub(crate) fn failure(&self) -> Option<&Fault> {
+    pub(crate) fn failure(&self) -> Option<&EarlyEnd> {
         self.failure.as_ref()
     }
 
@@ -80,10 +80,10 @@ impl Health {
         }
         let loss = stats.squared_error + stats.auxk + stats.multi_topk + stats.output_loss;
         if !loss.is_finite() {
-            return Some(self.fail(sae, Fault::of_training("the loss")));
+            return Some(self.fail(sae, EarlyEnd::of_training("the loss")));
         }
         if !gradients_are_finite {
-            return Some(self.fail(sae, Fault::of_training("a gradient")));
+            return Some(self.fail(sae, EarlyEnd::of_training("a gradient")));
         }
         let fvu = stats.fvu();
         let is_high = self.minimises_fvu && step > self.n_warmup_steps && fvu > 1.0;
@@ -100,9 +100,9 @@ impl Health {
     }
 
     /// The job's end.
-    pub(crate) fn fail(&mut self, sae: &str, fault: Fault) -> Verdict {
-        let Fault { reason, hint } = fault;
-        self.failure = Some(Fault {
+    pub(crate) fn fail(&mut self, sae: &str, fault: EarlyEnd) -> Verdict {
+        let EarlyEnd { reason, hint } = fault;
+        self.failure = Some(EarlyEnd {
             reason: format!("`{sae}`: {reason}"),
             hint: hint.clone(),
         });

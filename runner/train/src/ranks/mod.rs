@@ -14,6 +14,7 @@ use crate::activations::row_sum::RowSum;
 use crate::activations::variance::Moments;
 pub(crate) use alone::Alone;
 use data::Shard;
+use fault::Fault;
 pub(crate) use reduction::{Summing, UpdateSums};
 use sae::Sae;
 use std::fmt::Debug;
@@ -116,10 +117,11 @@ impl dyn Ranks + '_ {
         let gathered = self.gather(what, numbers)?;
         match gathered.iter().position(|theirs| *theirs != gathered[0]) {
             None => Ok(()),
-            Some(rank) => Err(TrainError::RanksDiffer {
-                rank,
-                what: what.into(),
-            }),
+            Some(rank) => {
+                let fault = Fault::internal(format!("rank {rank} has another {what} than rank 0"));
+                let hint = "do all nodes see the same runs folder, and have the same packages?";
+                Err(fault.with_hint(hint).into())
+            }
         }
     }
 

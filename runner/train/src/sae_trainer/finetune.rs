@@ -2,6 +2,7 @@
 
 use crate::TrainError;
 use crate::not_finite::check_weights;
+use fault::Fault;
 use sae::Sae;
 use std::path::Path;
 use tch::Device;
@@ -11,9 +12,11 @@ use tch::Device;
 /// # Errors
 /// No SAE there, or weights of other shapes.
 pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainError> {
-    let unreadable = |source| TrainError::UnreadableFinetune {
-        dir: dir.into(),
-        source: Box::new(source),
+    let unreadable = |source| {
+        let message = format!("cannot begin with the SAE in `{}`", dir.display());
+        Fault::input(message).because(source).with_hint(
+            "`finetune` is a folder with one for each SAE of the job, each with `cfg.json` and `sae.safetensors`",
+        )
     };
     let mut loaded = Sae::load_from_disk(dir, device).map_err(unreadable)?;
     let fresh_weights = fresh.named_weights();
@@ -24,18 +27,12 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
     };
     let (expected, got) = (shapes(&fresh_weights), shapes(&weights));
     if expected != got {
-        return Err(TrainError::Finetune {
-            path: dir.into(),
-            expected: listed(&expected),
-            got: listed(&got),
-        });
+        return Err(unfit(dir, &listed(&expected), &listed(&got)).into());
     }
     if !loaded.cfg.activation.has_k() {
-        return Err(TrainError::Finetune {
-            path: dir.into(),
-            expected: format!("the activation {}", fresh.cfg.activation),
-            got: format!("the activation {}", loaded.cfg.activation),
-        });
+        let [expected, got] =
+            [&fresh, &loaded].map(|sae| format!("the activation {}", sae.cfg.activation));
+        return Err(unfit(dir, &expected, &got).into());
     }
     check_weights(&loaded, dir)?;
     loaded.cfg = fresh.cfg;
@@ -44,6 +41,17 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
         *weight = weight.f_to_kind(tch::Kind::Float)?.f_contiguous()?;
     }
     Ok(loaded)
+}
+
+/// An SAE that a job cannot begin with.
+fn unfit(dir: &Path, expected: &str, got: &str) -> Fault {
+    let message = format!(
+        "the SAE in `{}` has {got}; the job needs {expected}",
+        dir.display()
+    );
+    Fault::input(message).with_hint(
+        "set `num_latents`, `transcode` and `skip_connection` as they were for the SAEs in `finetune`",
+    )
 }
 
 /// `W_dec [64, 32], b_dec [32]`.

@@ -3,6 +3,7 @@
 use crate::TrainError;
 use crate::activations::views::Views;
 use data::Batches;
+use fault::Fault;
 use lm::{Activations, LanguageModel, Taps};
 use plan::StreamKey;
 use tch::{Device, Tensor};
@@ -50,11 +51,16 @@ impl ActivationStream {
     /// There is not one.
     pub(super) fn n_steps(&self) -> Result<u64, TrainError> {
         match self.batches.n_batches() / self.key.grad_acc_steps {
-            0 => Err(TrainError::TooLittleData {
-                grad_acc_steps: self.key.grad_acc_steps,
-                batch_size: self.batches.batch_size(),
-                n_batches: self.batches.n_batches(),
-            }),
+            0 => {
+                let message = format!(
+                    "one optimizer update takes {} batches of {} sequences, the data has {}",
+                    self.key.grad_acc_steps,
+                    self.batches.batch_size(),
+                    self.batches.n_batches()
+                );
+                let hint = "lower `batch_size`, `grad_acc_steps` or `ctx_len`, raise `max_examples`, or add text";
+                Err(Fault::input(message).with_hint(hint).into())
+            }
             n_steps => Ok(n_steps as u64),
         }
     }

@@ -6,11 +6,11 @@ use crate::checkpoint::best::Best;
 use crate::checkpoint::state::{self, Restored, State};
 use crate::events::health::{Health, WeightSums, weight_sums};
 use crate::events::interval::Record;
-use crate::not_finite::Fault;
+use crate::not_finite::EarlyEnd;
 use crate::ranks::owners::Owners;
 use crate::ranks::{ALONE, Ranks};
 use crate::sae_trainer::{SaeCounts, SaeTrainer, Update};
-use fault::message_chain;
+use fault::{Fault, message_chain};
 use plan::OrderJob;
 use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};
@@ -79,11 +79,7 @@ impl JobTrainer {
         if let Some(Restored { state, .. }) = &restored
             && state.n_ranks != n_others
         {
-            return Err(TrainError::MixedRanks {
-                job: job.name.clone(),
-                n_ranks: state.n_ranks,
-                n_others,
-            });
+            return Err(mixed_ranks(&job.name, state.n_ranks, n_others).into());
         }
         let step = restored.map_or(0, |Restored { state, damaged }| {
             let note = |error: &TrainError| {
@@ -233,7 +229,7 @@ impl JobTrainer {
     }
 
     /// Why it is trained no further.
-    pub(crate) fn failure(&self) -> Option<&Fault> {
+    pub(crate) fn failure(&self) -> Option<&EarlyEnd> {
         self.health.failure()
     }
 
@@ -248,7 +244,7 @@ impl JobTrainer {
     }
 
     /// The end of the job because of one of its SAEs.
-    pub(crate) fn fail(&mut self, sae_idx: usize, fault: Fault) -> EventKind {
+    pub(crate) fn fail(&mut self, sae_idx: usize, fault: EarlyEnd) -> EventKind {
         let name = &self.job.saes[sae_idx].name;
         let verdict = self.health.fail(name, fault);
         verdict.event(&self.job.job_id, self.step)
@@ -273,7 +269,7 @@ impl JobTrainer {
         &self,
         ranks: &dyn Ranks,
         n_steps: u64,
-    ) -> Result<Option<(usize, Fault)>, TrainError> {
+    ) -> Result<Option<(usize, EarlyEnd)>, TrainError> {
         let all = self.job.saes.iter().enumerate();
         let here = all.filter(|(sae_idx, _)| self.owners.are_here(*sae_idx));
         for ((sae_idx, _), trainer) in here.zip(&self.saes) {
@@ -292,9 +288,9 @@ impl JobTrainer {
         trainer: &SaeTrainer,
         sums: WeightSums,
         n_steps: u64,
-    ) -> Result<Option<Fault>, TrainError> {
+    ) -> Result<Option<EarlyEnd>, TrainError> {
         if self.step == n_steps && !trainer.was_trained() {
-            return Ok(Some(Fault::nothing_trained(
+            return Ok(Some(EarlyEnd::nothing_trained(
                 &self.job.config.exclude_tokens,
             )));
         }
@@ -303,8 +299,8 @@ impl JobTrainer {
         };
         // Where it was stopped before a report told so.
         Ok(Some(match trainer.interval.activations_are_finite()? {
-            true => Fault::of_training(&tensor),
-            false => Fault::of_activations(&trainer.spec.hookpoint),
+            true => EarlyEnd::of_training(&tensor),
+            false => EarlyEnd::of_activations(&trainer.spec.hookpoint),
         }))
     }
 
@@ -313,7 +309,7 @@ impl JobTrainer {
         &self,
         ranks: &dyn Ranks,
         n_steps: u64,
-    ) -> Result<Option<(usize, Fault)>, TrainError> {
+    ) -> Result<Option<(usize, EarlyEnd)>, TrainError> {
         let ours = self.first_bad(ALONE, n_steps)?;
         let sae_idx = ours
             .as_ref()
@@ -331,7 +327,7 @@ impl JobTrainer {
         });
         let faults = ranks.gather_text("what is wrong", &fault)?;
         let fault = serde_json::from_str(&faults[rank]);
-        let fault = fault.unwrap_or_else(|_| Fault::of_training("a number"));
+        let fault = fault.unwrap_or_else(|_| EarlyEnd::of_training("a number"));
         Ok(Some((sae_idx as usize, fault)))
     }
 
@@ -345,4 +341,13 @@ impl JobTrainer {
         let saes = self.job.saes.iter().enumerate();
         saes.filter_map(of_sae).flatten().collect()
     }
+}
+
+/// Jobs of a stream that were begun with different numbers of ranks.
+fn mixed_ranks(job: &str, n_ranks: usize, n_others: usize) -> Fault {
+    let message =
+        format!("`{job}` was begun with {n_ranks} ranks, other jobs of its stream with {n_others}");
+    Fault::input(message).with_hint(
+        "a job keeps the batches it was begun with: train them in sweeps of their own, or anew with `--fresh`",
+    )
 }

@@ -4,6 +4,7 @@ use super::job_trainer::JobTrainer;
 use crate::TrainError;
 use crate::ranks::Ranks;
 use crate::ranks::owners::Owners;
+use fault::Fault;
 use lm::Taps;
 use plan::{Job, ModelFacts, Order};
 use tch::Device;
@@ -33,10 +34,16 @@ pub(crate) fn open_jobs(
     let is_fresh = steps.iter().all(|step| *step == 0);
     match plan::too_few_saes(&of_order, ranks.number()).filter(|_| is_fresh) {
         None => Ok(jobs),
-        Some(n_saes) => Err(TrainError::MoreRanksThanSaes {
-            n_ranks: ranks.number(),
-            n_saes,
-        }),
+        Some(n_saes) => {
+            let message = format!(
+                "{} ranks are more than the SAEs of the stream ({n_saes}), each of which `distribute_modules` gives \
+                 to one",
+                ranks.number()
+            );
+            let hint =
+                "start fewer processes, or leave `distribute_modules` out: then all have all SAEs";
+            Err(Fault::input(message).with_hint(hint).into())
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::StreamTrainer;
 use crate::TrainError;
 use crate::events::interval::{N_SUMS, Record, Report};
 use crate::events::meter::Meter;
-use crate::not_finite::{Fault, activations_of};
+use crate::not_finite::{EarlyEnd, activations_of};
 use crate::sae_trainer::{Progress, SaeTrainer};
 use plan::EventKind;
 use tch::Tensor;
@@ -60,7 +60,7 @@ impl StreamTrainer<'_> {
         SaeIdx { job_idx, sae_idx }: SaeIdx,
         record: &Record,
         step: u64,
-    ) -> Result<Option<Fault>, TrainError> {
+    ) -> Result<Option<EarlyEnd>, TrainError> {
         let (job, stats) = (&self.jobs[job_idx], record.stats());
         let is_finite = stats.total_variance.is_finite() && stats.output_loss.is_finite();
         if job.has_failed() || is_finite {
@@ -72,7 +72,7 @@ impl StreamTrainer<'_> {
             true if self.stream.model_is_finite_at(step - 1)? => return Ok(None),
             true => "the logits of the language model".into(),
         };
-        Fault::of_model(&self.stream.model, what).map(Some)
+        EarlyEnd::of_model(&self.stream.model, what).map(Some)
     }
 
     /// Takes the statistics of all SAEs of some jobs, on whatever rank they are; those without a token are

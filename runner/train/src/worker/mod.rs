@@ -15,7 +15,7 @@ use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
 use data::{Batches, DataError};
 use facts::{ModelInputs, read_model};
-use fault::{FailureKind, message_chain};
+use fault::{FailureKind, Fault, message_chain};
 use files::DigestCache;
 use files::{bound, host_name};
 use lm::{LanguageModel, LoadOptions, Taps};
@@ -49,12 +49,13 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
         .is_none_or(|environment| environment.rank == 0);
     let dir = order.events.parent().unwrap_or(Path::new("."));
     let _lock = match has_writer {
-        true => Some(
-            lock(&dir.join(STREAM_LOCK))?.ok_or_else(|| TrainError::Locked {
-                stream_id: order.stream_id.clone(),
-                dir: dir.into(),
-            })?,
-        ),
+        true => Some(lock(&dir.join(STREAM_LOCK))?.ok_or_else(|| {
+            let (stream_id, dir) = (&order.stream_id, dir.display());
+            Fault::internal(format!(
+                "another worker trains stream `{stream_id}` in `{dir}`"
+            ))
+            .with_hint("it ends by itself after a checkpoint when its `sae-run` is gone")
+        })?),
         false => None,
     };
     let mut events = match has_writer {
