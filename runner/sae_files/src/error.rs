@@ -1,5 +1,6 @@
 //! What can be wrong with the files of SAEs.
 
+use fault::Remedy;
 use hub::HubError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
