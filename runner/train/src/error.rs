@@ -1,7 +1,7 @@
 //! What can go wrong while training.
 
 use crate::layout::Layout;
-use fault::FailureKind;
+use fault::{FailureKind, Remedy};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
