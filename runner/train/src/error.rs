@@ -326,9 +326,8 @@ impl TrainError {
     /// Whose fault it is: a retry helps only against the machine's.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Lm(lm::LmError::Torch { .. }) => FailureKind::Internal,
-            Self::Lm(_)
-            | Self::Data(_)
+            Self::Lm(error) => error.kind(),
+            Self::Data(_)
             | Self::Plan(_)
             | Self::Finetune { .. }
             | Self::UnreadableFinetune { .. }
