@@ -146,10 +146,7 @@ impl From<HubError> for CliError {
 
 impl From<PlanError> for CliError {
     fn from(error: PlanError) -> Self {
-        // `InJob` tells its cause in its own words already.
-        Self::input(plan::escaped(&error.to_string()))
-            .with_hint(error.hint())
-            .about(error.setting_key().map(str::to_owned))
+        Self::of(&error, error.hint()).about(error.setting_key().map(str::to_owned))
     }
 }
 

@@ -65,7 +65,11 @@ fn make_plan(
     };
     if first.drafts.is_empty() {
         let recipe = first.recipe.recipe;
-        return Err(PlanError::NoJobs { recipe }.into());
+        return Err(
+            PlanError::new(format!("recipe `{recipe}` proposed no jobs"))
+                .with_hint("look at `[vary]`: is a list empty?")
+                .into(),
+        );
     }
     let mut plan = Plan {
         sweep: sweep.sweep.name.clone(),

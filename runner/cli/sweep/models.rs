@@ -6,6 +6,7 @@ use crate::show::table;
 use crate::sweep::download;
 use crate::sweep::hub_access::hub;
 use crate::sweep::paths;
+use fault::Remedy;
 use hub::{HubError, Snapshot};
 use std::path::{Path, PathBuf};
 

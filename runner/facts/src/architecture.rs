@@ -175,7 +175,8 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TinyModel, fixtures, tiny_llama};
+    use crate::testing::{TinyModel, fixtures, lacks, tiny_llama};
+    use fault::Remedy;
     use files::testing::any_bytes;
     use plan::HookpointFacts;
     use proptest::prelude::*;
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn missing_folder_comes_with_a_hint() {
         let error = read_facts(Path::new("no/such/folder")).unwrap_err();
-        assert!(matches!(&error, FactsError::NoModelFolder { path } if path.ends_with("folder")));
+        assert_eq!(error.to_string(), "no model folder at `no/such/folder`");
         assert!(error.hint().unwrap().contains("config.json"));
     }
 
@@ -203,10 +204,9 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("config.json"), text).unwrap();
             let error = read_facts(folder.path()).unwrap_err();
-            assert!(
-                matches!(error, FactsError::Json { .. }),
-                "{text:?}: {error:?}"
-            );
+            let message = error.to_string();
+            let is_told = message.ends_with("is not a JSON object of the expected form");
+            assert!(is_told, "{text:?}: {error:?}");
         }
     }
 
@@ -214,7 +214,8 @@ mod tests {
     fn unknown_architecture_lists_those_that_are_there() {
         let model = TinyModel::with_config(json!({"model_type": "mamba"}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(&error, FactsError::UnknownArchitecture { got, .. } if got == "mamba"));
+        let message = error.to_string();
+        assert!(message.contains("is a model of type `mamba`"), "{message}");
         assert!(error.hint().unwrap().contains("gpt_neox, llama, mistral"));
     }
 
@@ -223,7 +224,8 @@ mod tests {
         let model =
             TinyModel::with_config(json!({"quantization_config": {"quant_method": "gptq"}}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(&error, FactsError::QuantisedModel { scheme, .. } if scheme == "gptq"));
+        let message = error.to_string();
+        assert!(message.contains("is quantised by gptq"), "{message}");
         assert!(error.hint().unwrap().contains("original checkpoint"));
     }
 
@@ -231,7 +233,7 @@ mod tests {
     fn missing_model_type() {
         let model = TinyModel::with_config(json!({"model_type": null}));
         let error = read_facts(model.dir()).unwrap_err();
-        assert!(matches!(error, FactsError::MissingKey { key, .. } if key == "model_type"));
+        assert!(lacks(&error, "model_type"), "{error}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Reading Hugging Face's config.json key by key, so that each error names its key.
 
 use crate::FactsError;
-use crate::json::{read_json, shown};
-use crate::missing::refuse_adapter;
+use crate::json::{WRONG_FILE, read_json, shown};
+use crate::missing::{ORIGINAL, refuse_adapter};
+use fault::Fault;
 use plan::Dtype;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -28,9 +29,12 @@ impl ConfigFile {
     /// Reads `config.json` of `model_dir`.
     pub(crate) fn read(model_dir: &Path) -> Result<Self, FactsError> {
         if !model_dir.is_dir() {
-            return Err(FactsError::NoModelFolder {
-                path: model_dir.into(),
-            });
+            let message = format!("no model folder at `{}`", model_dir.display());
+            return Err(Fault::input(message)
+                .with_hint(
+                    "`model` is the path of a folder with config.json, model.safetensors and tokenizer.json",
+                )
+                .into());
         }
         refuse_adapter(model_dir)?;
         let path = model_dir.join("config.json");
@@ -300,26 +304,24 @@ impl ConfigFile {
     }
 
     pub(crate) fn missing(&self, key: &str) -> FactsError {
-        FactsError::MissingKey {
-            path: self.path.clone(),
-            key: self.written(key).into(),
-        }
+        let (path, key) = (self.path.display(), self.written(key));
+        Fault::input(format!("`{path}` lacks the key `{key}`"))
+            .with_hint(WRONG_FILE)
+            .into()
     }
 
     pub(crate) fn bad(&self, key: &str, problem: String) -> FactsError {
-        FactsError::BadKey {
-            path: self.path.clone(),
-            key: self.written(key).into(),
-            problem,
-        }
+        let (path, key) = (self.path.display(), self.written(key));
+        Fault::input(format!("key `{key}` of `{path}` {problem}")).into()
     }
 
     pub(crate) fn quantised(&self, key: &str, scheme: String) -> FactsError {
-        FactsError::QuantisedModel {
-            path: self.path.clone(),
-            key: key.into(),
-            scheme,
-        }
+        let path = self.path.display();
+        Fault::input(format!(
+            "by the key `{key}` of `{path}` the checkpoint is quantised by {scheme}, which is not read"
+        ))
+        .with_hint(ORIGINAL)
+        .into()
     }
 
     pub(crate) fn unsupported(
@@ -328,12 +330,11 @@ impl ConfigFile {
         got: &str,
         supported: impl IntoIterator<Item = &'static str>,
     ) -> FactsError {
-        FactsError::UnsupportedValue {
-            path: self.path.clone(),
-            key: self.written(key).into(),
-            got: got.into(),
-            supported: supported.into_iter().collect(),
-        }
+        let (path, key) = (self.path.display(), self.written(key));
+        let message = format!("key `{key}` of `{path}` is `{got}`, which is not supported");
+        Fault::input(message)
+            .with_hint(supported_are(supported))
+            .into()
     }
 
     pub(crate) fn unknown_architecture(
@@ -341,16 +342,22 @@ impl ConfigFile {
         got: &str,
         supported: impl IntoIterator<Item = &'static str>,
     ) -> FactsError {
-        FactsError::UnknownArchitecture {
-            path: self.path.clone(),
-            got: got.into(),
-            supported: supported.into_iter().collect(),
-        }
+        let path = self.path.display();
+        Fault::input(format!(
+            "`{path}` is a model of type `{got}`, which is not supported"
+        ))
+        .with_hint(supported_are(supported))
+        .into()
     }
 
     fn wrong_type(&self, key: &str, expected: &str, got: &Value) -> FactsError {
         self.bad(key, format!("must be {expected}, got `{}`", shown(got)))
     }
+}
+
+fn supported_are(supported: impl IntoIterator<Item = &'static str>) -> String {
+    let supported: Vec<_> = supported.into_iter().collect();
+    format!("supported are: {}", supported.join(", "))
 }
 
 /// A whole number from 0, also one that is written as a float.

@@ -1,6 +1,7 @@
 //! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps behind a byte order mark.
 
 use crate::FactsError;
+use fault::Fault;
 use files::bound;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -8,6 +9,9 @@ use std::path::Path;
 
 /// The key under which such a number is kept, as in transformers' own files.
 const FLOAT_TAG: &str = "__float__";
+
+/// For a file that is not what its name says.
+pub(crate) const WRONG_FILE: &str = "is it the file of a Hugging Face model, and complete?";
 
 /// How many characters of a value an error shows.
 const SHOWN_CHARS: usize = 80;
@@ -19,10 +23,14 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, FactsErro
         path: path.into(),
         source,
     })?;
-    parse(&text).map_err(|source| FactsError::Json {
-        path: path.into(),
-        source,
-    })
+    Ok(parse(&text).map_err(|source| {
+        Fault::input(format!(
+            "`{}` is not a JSON object of the expected form",
+            path.display()
+        ))
+        .with_hint(WRONG_FILE)
+        .because(source)
+    })?)
 }
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {

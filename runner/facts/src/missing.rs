@@ -2,6 +2,7 @@
 
 use crate::FactsError;
 use crate::json::read_json;
+use fault::Fault;
 use safetensors::Dtype;
 use serde::Deserialize;
 use std::path::Path;
@@ -20,39 +21,50 @@ struct Adapter {
 ///
 /// # Errors
 /// Such a folder.
-pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), FactsError> {
+pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), Fault> {
     let path = model_dir.join(ADAPTER_FILE);
     if !path.exists() {
         return Ok(());
     }
-    let adapter = read_json::<Adapter>(&path);
-    Err(FactsError::Adapter {
-        path: model_dir.into(),
-        base: adapter
-            .ok()
-            .and_then(|adapter| adapter.base_model_name_or_path),
-        with_model: model_dir.join("config.json").exists(),
-    })
+    let adapter = read_json::<Adapter>(&path).ok();
+    let base = adapter.and_then(|adapter| adapter.base_model_name_or_path);
+    Err(Fault::input(format!(
+        "`{}` holds a PEFT adapter (`{ADAPTER_FILE}`), which is not read",
+        model_dir.display()
+    ))
+    .with_hint(adapter_hint(model_dir, base.as_deref())))
 }
 
 /// The error of a tensor that is not among `names`, those in `path`.
 pub(crate) fn missing(path: &Path, tensor: &str, names: &[String]) -> FactsError {
-    let (path, tensor) = (path.to_owned(), tensor.to_owned());
-    if let Some(scheme) = quantised_by(&tensor, |name| names.iter().any(|known| known == name)) {
-        return FactsError::QuantisedTensor {
-            path,
-            tensor,
-            scheme,
-        };
+    if let Some(scheme) = quantised_by(tensor, |name| names.iter().any(|known| known == name)) {
+        return quantised(path, tensor, scheme).into();
     }
-    match prefix_of(&tensor, names) {
-        Some(prefix) => FactsError::PrefixedTensor {
-            path,
-            tensor,
-            prefix,
+    match prefix_of(tensor, names) {
+        Some(prefix) => Fault::input(format!(
+            "tensor `{tensor}` of `{}` has the prefix `{prefix}` there",
+            path.display()
+        ))
+        .with_hint(prefix_hint(&prefix))
+        .into(),
+        None => FactsError::MissingTensor {
+            path: path.into(),
+            tensor: tensor.into(),
         },
-        None => FactsError::MissingTensor { path, tensor },
     }
+}
+
+/// What to do about a checkpoint that is quantised.
+pub(crate) const ORIGINAL: &str =
+    "take the original checkpoint; `load_in_8bit` quantises it when it is loaded";
+
+/// A tensor of a checkpoint that is quantised by `scheme`.
+pub(crate) fn quantised(path: &Path, tensor: &str, scheme: &str) -> Fault {
+    let path = path.display();
+    Fault::input(format!(
+        "tensor `{tensor}` of `{path}` is quantised by {scheme}, which is not read"
+    ))
+    .with_hint(ORIGINAL)
 }
 
 /// What stands before the tensor's name, or before that within the base model, in one of `names`.
@@ -90,7 +102,7 @@ pub(crate) fn quantised_by(tensor: &str, has: impl Fn(&str) -> bool) -> Option<&
 }
 
 /// The next step for a tensor that has another name.
-pub(crate) fn prefix_hint(prefix: &str) -> String {
+fn prefix_hint(prefix: &str) -> String {
     match prefix.starts_with(PEFT_PREFIX) {
         true => "it is a model of PEFT: merge it and save it again, in Python \
                  `model.merge_and_unload().save_pretrained(FOLDER)`"
@@ -115,15 +127,15 @@ pub(crate) fn dtype_hint(path: &Path, dtype: &str) -> String {
 }
 
 /// The next step for the folder of an adapter.
-pub(crate) fn adapter_hint(path: &Path, base: Option<&str>, with_model: bool) -> String {
+fn adapter_hint(model_dir: &Path, base: Option<&str>) -> String {
     let base = base.map_or(String::new(), |base| format!(" `{base}`"));
     let merge = format!(
         "merge it with its base model{base}, in Python \
          `AutoPeftModelForCausalLM.from_pretrained(\"{}\").merge_and_unload().save_pretrained(FOLDER)`, \
          and copy the tokenizer there",
-        path.display()
+        model_dir.display()
     );
-    match with_model {
+    match model_dir.join("config.json").exists() {
         true => {
             format!("{merge}; or remove `{ADAPTER_FILE}` if the weights here are merged already")
         }

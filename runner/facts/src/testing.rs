@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use crate::FactsError;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use serde_json::Value;
@@ -16,6 +17,18 @@ pub fn fixtures() -> PathBuf {
 /// The tiny random Llama.
 pub fn tiny_llama() -> PathBuf {
     fixtures().join("tiny-llama")
+}
+
+/// Whether an error is about the value of this key.
+pub fn is_about(error: &FactsError, key: &str) -> bool {
+    error.to_string().starts_with(&format!("key `{key}` of `"))
+}
+
+/// Whether an error says that there is no such key.
+pub fn lacks(error: &FactsError, key: &str) -> bool {
+    error
+        .to_string()
+        .ends_with(&format!("lacks the key `{key}`"))
 }
 
 /// A tensor as it stands in a file.

@@ -2,11 +2,13 @@
 //! and checked when a file is opened, data only when a tensor is asked for.
 
 use crate::FactsError;
-use crate::header::{LENGTH_BYTES, first_bad_tensor};
+use crate::error::{INCOMPLETE, unreadable_shard};
+use crate::header::{BadTensor, LENGTH_BYTES, first_bad_tensor};
 use crate::json::read_json;
 use crate::layout::TensorSpec;
-use crate::missing::{missing, quantised_by};
+use crate::missing::{dtype_hint, missing, quantised, quantised_by};
 use crate::mmap::map_file;
+use fault::Fault;
 use memmap2::Mmap;
 use plan::Dtype;
 use safetensors::SafeTensors;
@@ -37,11 +39,7 @@ fn shards(weight_map: HashMap<String, PathBuf>) -> Result<Vec<PathBuf>, FactsErr
     }
     let there = |(path, tensor): (PathBuf, String)| match path.metadata() {
         Ok(_) => Ok(path),
-        Err(source) => Err(FactsError::ReadShard {
-            path,
-            tensor,
-            source,
-        }),
+        Err(source) => Err(unreadable_shard(&path, &tensor, source).into()),
     };
     first_tensor.into_iter().map(there).collect()
 }
@@ -64,14 +62,30 @@ impl Source {
         }
         let index = model_dir.join(INDEX_FILE);
         if !index.exists() {
-            return Err(FactsError::NoWeights {
-                path: model_dir.into(),
-                found: other_weights(model_dir),
-            });
+            return Err(no_weights(model_dir).into());
         }
         let weight_map = read_index(model_dir, &index)?;
         Ok(Self::Sharded { index, weight_map })
     }
+}
+
+fn no_weights(model_dir: &Path) -> Fault {
+    let found = other_weights(model_dir);
+    let but = found
+        .as_ref()
+        .map_or(String::new(), |found| format!(", but `{found}`"));
+    let hint = match found.as_deref() {
+        Some(shard) if shard.starts_with("model-") => {
+            "the index of the shards is missing: fetch the model's files again"
+        }
+        Some(gguf) if gguf.ends_with(".gguf") => "take the original checkpoint, as safetensors",
+        _ => "save the model again with transformers, as safetensors",
+    };
+    let dir = model_dir.display();
+    Fault::input(format!(
+        "no `{SINGLE_FILE}` and no `{INDEX_FILE}` in `{dir}`{but}"
+    ))
+    .with_hint(hint)
 }
 
 /// A file of `model_dir` that may hold weights in another form, or a shard without an index.
@@ -95,10 +109,11 @@ fn read_index(model_dir: &Path, path: &Path) -> Result<HashMap<String, PathBuf>,
     let resolve = |(tensor, shard): (String, String)| {
         // A shard elsewhere could be any file of the machine.
         if Path::new(&shard).file_name() != Some(shard.as_ref()) {
-            return Err(FactsError::ShardName {
-                path: path.into(),
-                shard,
-            });
+            let path = path.display();
+            return Err(Fault::input(format!(
+                "`{path}` names the shard `{shard}`, which is not a plain file name"
+            ))
+            .into());
         }
         Ok((tensor, model_dir.join(shard)))
     };
@@ -117,18 +132,16 @@ struct Shard {
 impl Shard {
     fn open(path: &Path) -> Result<Self, FactsError> {
         let map = map_file(path)?;
-        if let Some(bad) = first_bad_tensor(&map) {
-            return Err(FactsError::HeaderTensor {
-                path: path.into(),
-                tensor: bad.name,
-                problem: bad.problem,
-            });
+        let invalid = |problem: &str| {
+            let path = path.display();
+            Fault::input(format!("`{path}` is not a valid safetensors file{problem}"))
+                .with_hint(INCOMPLETE)
+        };
+        if let Some(BadTensor { name, problem }) = first_bad_tensor(&map) {
+            return Err(invalid(&format!(": tensor `{name}` {problem}")).into());
         }
         let (header_len, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|source| FactsError::Header {
-                path: path.into(),
-                source,
-            })?;
+            SafeTensors::read_metadata(&map).map_err(|source| invalid("").because(source))?;
         Ok(Self {
             path: path.into(),
             map,
@@ -139,38 +152,34 @@ impl Shard {
 
     /// What the header says of a tensor, checked against the model's configuration.
     fn check(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Dtype), FactsError> {
-        let path = || self.path.clone();
-        let tensor = || name.to_owned();
         let info = self
             .metadata
             .info(name)
             .ok_or_else(|| missing(&self.path, name, &self.metadata.offset_keys()))?;
         let dtype = self.dtype_of(name, info)?;
         if info.shape != shape {
-            return Err(FactsError::TensorShape {
-                path: path(),
-                tensor: tensor(),
-                expected: shape.into(),
-                got: info.shape.clone(),
-            });
+            let (path, got) = (self.path.display(), &info.shape);
+            return Err(Fault::input(format!(
+                "tensor `{name}` of `{path}` has shape {got:?}, expected {shape:?}"
+            ))
+            .with_hint("do config.json and the weights come from the same model?")
+            .into());
         }
         Ok((info, dtype))
     }
 
-    fn dtype_of(&self, name: &str, info: &TensorInfo) -> Result<Dtype, FactsError> {
+    fn dtype_of(&self, name: &str, info: &TensorInfo) -> Result<Dtype, Fault> {
         let has = |name: &str| self.metadata.info(name).is_some();
         match (dtype_of(info.dtype), quantised_by(name, has)) {
             (Some(dtype), None) => Ok(dtype),
-            (_, Some(scheme)) => Err(FactsError::QuantisedTensor {
-                path: self.path.clone(),
-                tensor: name.into(),
-                scheme,
-            }),
-            (None, None) => Err(FactsError::TensorDtype {
-                path: self.path.clone(),
-                tensor: name.into(),
-                got: info.dtype.to_string(),
-            }),
+            (_, Some(scheme)) => Err(quantised(&self.path, name, scheme)),
+            (None, None) => {
+                let (path, got) = (self.path.display(), info.dtype.to_string());
+                Err(Fault::input(format!(
+                    "tensor `{name}` of `{path}` has dtype {got}, expected F32, BF16 or F16"
+                ))
+                .with_hint(dtype_hint(&self.path, &got)))
+            }
         }
     }
 
@@ -293,6 +302,7 @@ mod tests {
     use files::testing::any_bytes;
     use proptest::prelude::*;
     use safetensors::SafeTensorError;
+    use std::error::Error;
 
     /// The error of a model whose weights are `bytes`; it names the file.
     fn failure(bytes: &[u8]) -> FactsError {
@@ -307,18 +317,17 @@ mod tests {
         error
     }
 
-    fn header_failure(bytes: &[u8]) -> SafeTensorError {
-        match failure(bytes) {
-            FactsError::Header { source, .. } => source,
-            other => panic!("{other:?}"),
-        }
+    /// The name that the library has for what is wrong with the header.
+    fn header_failure(bytes: &[u8]) -> String {
+        let error = failure(bytes);
+        let source = error.source().unwrap();
+        format!("{:?}", source.downcast_ref::<SafeTensorError>().unwrap())
     }
 
     fn bad_tensor(bytes: &[u8]) -> String {
-        match failure(bytes) {
-            FactsError::HeaderTensor { tensor, .. } => tensor,
-            other => panic!("{other:?}"),
-        }
+        let message = failure(bytes).to_string();
+        let (_, tensor) = message.split_once(": tensor `").unwrap();
+        tensor.split_once('`').unwrap().0.to_owned()
     }
 
     fn with_header(header: &str, n_data_bytes: usize) -> Vec<u8> {
@@ -332,36 +341,21 @@ mod tests {
         // The data of the last tensor, in its order on disk.
         assert_eq!(bad_tensor(&whole[..whole.len() - 1]), "model.norm.weight");
         let cut_header = header_failure(&whole[..100]);
-        assert!(
-            matches!(cut_header, SafeTensorError::InvalidHeaderLength),
-            "{cut_header:?}"
-        );
+        assert_eq!(cut_header, "InvalidHeaderLength");
         for bytes in [&whole[..7], &[]] {
             let cut_length = header_failure(bytes);
-            assert!(
-                matches!(cut_length, SafeTensorError::HeaderTooSmall),
-                "{cut_length:?}"
-            );
+            assert_eq!(cut_length, "HeaderTooSmall");
         }
         let longer = header_failure(&[whole.as_slice(), b"x"].concat());
-        assert!(
-            matches!(longer, SafeTensorError::MetadataIncompleteBuffer),
-            "{longer:?}"
-        );
+        assert_eq!(longer, "MetadataIncompleteBuffer");
     }
 
     #[test]
     fn hostile_header_lengths() {
         let longer_than_file = header_failure(&[1000_u64.to_le_bytes(), [b'{'; 8]].concat());
-        assert!(matches!(
-            longer_than_file,
-            SafeTensorError::InvalidHeaderLength
-        ));
+        assert_eq!(longer_than_file, "InvalidHeaderLength");
         let enormous = header_failure(&[u64::MAX.to_le_bytes(), [b'{'; 8]].concat());
-        assert!(
-            matches!(enormous, SafeTensorError::HeaderTooLarge),
-            "{enormous:?}"
-        );
+        assert_eq!(enormous, "HeaderTooLarge");
     }
 
     fn entry(shape: &str, start: u64, end: u64) -> String {
@@ -386,10 +380,10 @@ mod tests {
             assert_eq!(bad_tensor(&with_header(&header, 8)), tensor, "{header}");
         }
         let no_json = header_failure(&with_header("not JSON", 8));
-        assert!(matches!(
-            no_json,
-            SafeTensorError::InvalidHeaderDeserialization(_)
-        ));
+        assert!(
+            no_json.starts_with("InvalidHeaderDeserialization"),
+            "{no_json}"
+        );
     }
 
     /// Sixteen tensors that end where 64 bits do: `safetensors` adds the header's length to that.

@@ -14,9 +14,9 @@
 
 use crate::HubError;
 use crate::digest::{self, Etag};
-use crate::error::Message;
 use crate::listing::{self, ListedFile, Listing};
 use crate::name::{RepoId, is_commit};
+use fault::Fault;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -207,7 +207,7 @@ impl RepoCache {
     fn damaged(&self, file: &str, path: &Path, reason: &str) -> HubError {
         let (repo, path) = (self.repo.as_str(), path.display());
         let text = format!("`{file}` of `{repo}` is damaged in the cache, `{path}`: {reason}");
-        HubError::Cache(Message::new(text).hint(format!(
+        HubError::Fault(Fault::input(text).with_hint(format!(
             "delete `{path}` to download it anew; to use an edited file, copy its folder and name \
              the copy"
         )))
@@ -266,6 +266,7 @@ fn make_whole<T>(
 mod tests {
     use super::*;
     use crate::RepoKind;
+    use fault::Remedy;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     /// By `printf 'hello\n' | git hash-object --stdin`.

@@ -1,9 +1,9 @@
 //! Data sets by their id: which files they have, their card, and the files that are chosen of them.
 
-use crate::error::Message;
 use crate::hub::Found;
 use crate::listing::ListedFile;
 use crate::{Hub, HubError, Notice, Progress, RepoKind, listed};
+use fault::Fault;
 use std::fs;
 use std::path::PathBuf;
 
@@ -105,5 +105,5 @@ fn bad_card(found: &Found, reason: &str) -> HubError {
     let repo = found.repo();
     let text = format!("README.md of `{repo}` cannot be read as the data set's card: {reason}");
     let hint = "copy the data set's files into a folder, and name that";
-    HubError::Unusable(Message::new(text).hint(hint))
+    HubError::Fault(Fault::input(text).with_hint(hint))
 }

@@ -5,13 +5,13 @@ use crate::cache::RepoCache;
 use crate::content::Contents;
 use crate::context::Context;
 use crate::digest::{self, Etag};
-use crate::error::Message;
 use crate::pace::Pace;
 use crate::progress::Event;
 use crate::retry::{Tried, retry};
 use crate::tree::{self, RemoteFile};
 use crate::words::size;
 use crate::{HubError, refusal, space};
+use fault::Fault;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -88,7 +88,7 @@ impl<'a> Download<'a> {
     }
 
     fn no_space(&self, needed_bytes: u64, free_bytes: u64) -> HubError {
-        let message = Message::new(format!(
+        let fault = Fault::input(format!(
             "`{}` needs {} more in the cache `{}`, where {} are free",
             self.context.repo.as_str(),
             size(needed_bytes),
@@ -96,7 +96,7 @@ impl<'a> Download<'a> {
             size(free_bytes)
         ));
         let hint = "make room there, or name a folder of another disk in `HF_HUB_CACHE`";
-        HubError::Cache(message.hint(hint))
+        HubError::Fault(fault.with_hint(hint))
     }
 
     /// Bytes of a content that are to be downloaded.
@@ -164,7 +164,7 @@ impl<'a> Download<'a> {
                 let (file, repo) = (&file.name, self.context.repo.as_str());
                 let text = format!("`{file}` of `{repo}` arrived damaged: {reason}");
                 let hint = "it was removed; run this again to download it anew";
-                Err(HubError::Unusable(Message::new(text).hint(hint)))
+                Err(HubError::Fault(Fault::input(text).with_hint(hint)))
             }
         }
     }

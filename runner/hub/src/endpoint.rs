@@ -1,7 +1,7 @@
 //! The address of a Hub.
 
 use crate::HubError;
-use crate::error::Message;
+use fault::Fault;
 use reqwest::Url;
 
 /// `endpoint` as it is asked at, without a slash at its end. Addresses are shown, kept in records and
@@ -34,12 +34,13 @@ pub(crate) fn parse(endpoint: &str) -> Result<Url, HubError> {
 fn bad(reason: &str) -> HubError {
     let message = format!("the Hub's address, as `HF_ENDPOINT` gives it, {reason}");
     let hint = "it takes an address such as `https://host`; a token belongs into `HF_TOKEN`";
-    HubError::Invalid(Message::new(message).hint(hint))
+    HubError::Fault(Fault::input(message).with_hint(hint))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
     #[test]
     fn addresses_lose_their_slash() {

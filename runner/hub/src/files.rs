@@ -3,11 +3,11 @@
 use crate::HubError;
 use crate::cache::RepoCache;
 use crate::download::Download;
-use crate::error::Message;
 use crate::name::is_file_name;
 use crate::refusal::short;
 use crate::tree::{self, RemoteFile};
 use crate::words::{cut, size};
+use fault::Fault;
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -94,35 +94,35 @@ fn check_lengths(download: &Download<'_>, files: &[RemoteFile]) -> Result<(), Hu
     let (name, repo) = (&file.name, download.context.repo.as_str());
     let (n_bytes, most) = (size(file.n_bytes), size(max_bytes));
     let text = format!("`{name}` of `{repo}` has {n_bytes}; no more than {most} are read");
-    let message = Message::new(text).hint("is it the model that you mean?");
-    Err(HubError::Unusable(message))
+    let fault = Fault::input(text).with_hint("is it the model that you mean?");
+    Err(HubError::Fault(fault))
 }
 
 /// Whether the files are those of a model that can be read.
 fn check_model(cache: &RepoCache, commit: &str, tree: &[RemoteFile]) -> Result<(), HubError> {
     let repo = cache.repo().as_str();
     let has = |name: &str| find(tree, name).is_some();
-    let message = match () {
+    let fault = match () {
         () if !has(CONFIG) && has(ADAPTER) => {
             let text = "holds a PEFT adapter (`adapter_config.json`)";
             let text = format!("`{repo}` {text} at commit {commit}, and no model");
-            Message::new(text).hint(format!(
+            Fault::input(text).with_hint(format!(
                 "merge it with its base model, in Python \
                  `AutoPeftModelForCausalLM.from_pretrained(\"{repo}\").merge_and_unload()\
                  .save_pretrained(FOLDER)`, and copy the tokenizer there"
             ))
         }
         () if !has(CONFIG) => {
-            Message::new(format!("`{repo}` has no config.json at commit {commit}"))
-                .hint("a model that transformers loads has one")
+            Fault::input(format!("`{repo}` has no config.json at commit {commit}"))
+                .with_hint("a model that transformers loads has one")
         }
         () if !has(WEIGHTS) && !has(INDEX) => {
             let text = format!("`{repo}` has no weights as safetensors at commit {commit}");
-            Message::new(text).hint(convert_hint(tree))
+            Fault::input(text).with_hint(convert_hint(tree))
         }
         () => return Ok(()),
     };
-    Err(HubError::Unusable(message))
+    Err(HubError::Fault(fault))
 }
 
 /// What to do with a model that has no weights as safetensors.
@@ -212,7 +212,7 @@ fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError>
     let text = fs::read(&path).map_err(HubError::io("read", &path))?;
     let names = shards_in(&text).map_err(|error| {
         let text = format!("`{}` is no index of safetensors files", path.display());
-        HubError::Unusable(Message::new(text).caused_by(short(error.into())))
+        HubError::Fault(Fault::input(text).because(short(error.into())))
     })?;
     let checked = |shard: String| match is_shard(&shard) {
         true => Ok(shard),
@@ -237,7 +237,7 @@ fn is_shard(name: &str) -> bool {
 fn bad_shard(cache: &RepoCache, commit: &str, shard: &str) -> HubError {
     let (repo, path) = (cache.repo().as_str(), cache.snapshot(commit).join(INDEX));
     let (path, shard) = (path.display(), cut(shard));
-    HubError::Unusable(Message::new(format!(
+    HubError::Fault(Fault::input(format!(
         "`{path}` names the file `{shard}`, which `{repo}` does not have"
     )))
 }

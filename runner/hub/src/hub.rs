@@ -3,11 +3,11 @@
 use crate::cache::RepoCache;
 use crate::context::Context;
 use crate::download::Download;
-use crate::error::Message;
 use crate::name::{RepoId, Revision};
 use crate::progress::{Progress, Tally};
 use crate::waits::Waits;
 use crate::{HubError, HubSettings, Notice, RepoKind, endpoint, task, tree};
+use fault::Fault;
 use std::path::absolute;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -166,10 +166,10 @@ impl Hub {
         }
         let file = file.map(|file| format!("`{file}` of ")).unwrap_or_default();
         let (repo, folder) = (cache.repo().as_str(), self.settings.cache_dir.display());
-        let message = Message::new(format!(
+        let fault = Fault::input(format!(
             "offline, and {file}`{repo}` at revision `{revision}` is not in the cache `{folder}`"
         ));
-        Err(HubError::NotCached(message.hint(GO_ONLINE)))
+        Err(HubError::NotCached(fault.with_hint(GO_ONLINE)))
     }
 
     /// Asks the Hub for what `fetch` wants of a commit.

@@ -85,7 +85,7 @@ mod waits;
 mod words;
 
 pub use datasets::DatasetListing;
-pub use error::{HubError, Message};
+pub use error::HubError;
 pub use hub::Hub;
 pub use limits::HubLimits;
 pub use listing::ListedFile;

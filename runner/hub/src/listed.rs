@@ -2,13 +2,13 @@
 
 use crate::digest::Etag;
 use crate::download::Download;
-use crate::error::Message;
 use crate::hub::{Found, GO_ONLINE};
 use crate::listing::ListedFile;
 use crate::name::is_path_of_file;
 use crate::tree::{self, RemoteFile};
 use crate::words::cut;
 use crate::{Hub, HubError, Progress, refusal};
+use fault::Fault;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -35,11 +35,11 @@ pub(crate) fn files_of(hub: &Hub, found: &Found) -> Result<Option<Vec<ListedFile
 pub(crate) fn not_listed(hub: &Hub, found: &Found) -> HubError {
     let (repo, commit) = (found.repo(), &found.commit);
     let folder = hub.settings().cache_dir.display();
-    let message = Message::new(format!(
+    let fault = Fault::input(format!(
         "offline, and the list of the files of `{repo}` at commit {commit} is not in the cache \
          `{folder}`"
     ));
-    HubError::Cache(message.hint(GO_ONLINE))
+    HubError::Fault(fault.with_hint(GO_ONLINE))
 }
 
 /// Downloads the files `names`, which are among `files`, as far as they are not in the cache; checks
@@ -86,7 +86,7 @@ fn chosen(
             let (repo, commit) = (found.repo(), &found.commit);
             let text = format!("`{repo}` has no file `{name}` at commit {commit}");
             let hint = "look at the repository's page for its files";
-            Err(HubError::Unusable(Message::new(text).hint(hint)))
+            Err(HubError::Fault(Fault::input(text).with_hint(hint)))
         }
     };
     names.iter().map(chosen).collect()
@@ -95,7 +95,7 @@ fn chosen(
 fn listed_file(download: &Download<'_>, file: RemoteFile) -> Result<ListedFile, HubError> {
     if !is_path_of_file(&file.name) {
         let (repo, file) = (download.context.repo.as_str(), cut(&file.name));
-        return Err(HubError::Unusable(Message::new(format!(
+        return Err(HubError::Fault(Fault::input(format!(
             "`{repo}` lists a file called {file:?}, which is no path in a repository"
         ))));
     }

@@ -1,7 +1,7 @@
 //! Names that come from users and from repositories, checked before they become paths or addresses.
 
 use crate::HubError;
-use crate::error::Message;
+use fault::Fault;
 use std::fmt;
 use std::path::{Component, Path};
 
@@ -108,9 +108,9 @@ impl RepoId {
         match is_repo_id(text) {
             true => Ok(Self { kind, id }),
             false => {
-                let message = Message::new(format!("`{text}` is no id of a {kind} on the Hub"));
+                let fault = Fault::input(format!("`{text}` is no id of a {kind} on the Hub"));
                 let hint = "ids look like `name` or `owner/name`";
-                Err(HubError::Invalid(message.hint(hint)))
+                Err(HubError::Fault(fault.with_hint(hint)))
             }
         }
     }
@@ -160,7 +160,7 @@ impl Revision {
         let repo = repo.as_str();
         let message = format!("`{text}` is no branch, tag or commit of `{repo}`");
         let hint = "look at the repository's page for its branches and tags";
-        Err(HubError::BadRevision(Message::new(message).hint(hint)))
+        Err(HubError::BadRevision(Fault::input(message).with_hint(hint)))
     }
 
     pub(crate) fn as_str(&self) -> &str {

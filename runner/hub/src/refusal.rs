@@ -1,9 +1,10 @@
 //! What the Hub's refusals mean, and answers that no Hub gives.
 
 use crate::context::Context;
-use crate::error::{Cause, Message};
+use crate::error::Cause;
 use crate::words::{cut, seconds, size};
 use crate::{HubError, RepoKind};
+use fault::Fault;
 use hf_hub::HFError;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -96,9 +97,9 @@ pub(crate) fn refused(context: &Context<'_>, revision: &str, refusal: &Refusal) 
         (_, Some("GatedRepo")) => gated(repo, &context.repo.page(endpoint), has_token),
         (_, Some("RepoNotFound")) => no_such_repo(context.repo.kind(), repo, has_token),
         (404, Some("RevisionNotFound") | None) => {
-            let message = Message::new(format!("`{repo}` has no revision `{revision}`"));
+            let fault = Fault::input(format!("`{repo}` has no revision `{revision}`"));
             let hint = "look at the repository's page for branches and tags";
-            HubError::NoSuchRevision(message.hint(hint))
+            HubError::NoSuchRevision(fault.with_hint(hint))
         }
         (401, _) if has_token => token_rejected(repo),
         (401 | 403, _) => no_access(repo, has_token),
@@ -114,8 +115,8 @@ pub(crate) fn refused(context: &Context<'_>, revision: &str, refusal: &Refusal) 
 /// A refusal that means nothing more precise than its status.
 pub(crate) fn of_status(status: u16, text: String) -> HubError {
     match status {
-        500.. => HubError::Fault(Message::new(text).hint(LATER)),
-        _ => HubError::Refused(Message::new(text)),
+        500.. => HubError::HubFails(Fault::input(text).with_hint(LATER)),
+        _ => HubError::Refused(Fault::input(text)),
     }
 }
 
@@ -126,11 +127,11 @@ fn rate_limited(context: &Context<'_>, retry_after: Option<Duration>) -> HubErro
         waited if waited.as_secs() == 0 => String::new(),
         waited => format!(", after {} of waiting", seconds(waited)),
     };
-    let message = Message::new(format!(
+    let fault = Fault::input(format!(
         "the Hub at {endpoint} asks to slow down{}, asked for `{repo}`{waited}",
         asked_for.unwrap_or_default()
     ));
-    HubError::RateLimited(message.hint(match context.settings.token {
+    HubError::RateLimited(fault.with_hint(match context.settings.token {
         Some(_) => "wait, then run it again; what was downloaded is kept",
         None => "wait, then run it again; with a token (`HF_TOKEN`) the limits are higher",
     }))
@@ -150,8 +151,8 @@ fn no_such_repo(kind: RepoKind, repo: &str, has_token: bool) -> HubError {
             ),
         ),
     };
-    let message = Message::new(format!("the Hub has no {kind} `{repo}`{seen}"));
-    HubError::NoSuchRepo(message.hint(hint))
+    let fault = Fault::input(format!("the Hub has no {kind} `{repo}`{seen}"));
+    HubError::NoSuchRepo(fault.with_hint(hint))
 }
 
 const GET_TOKEN: &str = "set `HF_TOKEN` or log in with `hf auth login`";
@@ -166,8 +167,8 @@ fn gated(repo: &str, page: &str, has_token: bool) -> HubError {
         ),
         false => ("there is no token", format!("{accept}, then {GET_TOKEN}")),
     };
-    let message = Message::new(format!("no access to `{repo}`: it is gated, and {why}"));
-    HubError::NoAccess(message.hint(hint))
+    let fault = Fault::input(format!("no access to `{repo}`: it is gated, and {why}"));
+    HubError::Fault(fault.with_hint(hint))
 }
 
 fn no_access(repo: &str, has_token: bool) -> HubError {
@@ -178,12 +179,12 @@ fn no_access(repo: &str, has_token: bool) -> HubError {
         ),
         false => ("there is no token", GET_TOKEN),
     };
-    HubError::NoAccess(Message::new(format!("no access to `{repo}`: {why}")).hint(hint))
+    HubError::Fault(Fault::input(format!("no access to `{repo}`: {why}")).with_hint(hint))
 }
 
 fn token_rejected(repo: &str) -> HubError {
     let text = format!("the Hub does not accept the token, asked for `{repo}`");
-    HubError::NoAccess(Message::new(text).hint(
+    HubError::Fault(Fault::input(text).with_hint(
         "make a new one in the settings of your account, and set `HF_TOKEN` or run `hf auth login`",
     ))
 }
@@ -198,8 +199,10 @@ pub(crate) fn unreachable(context: &Context<'_>, error: reqwest::Error) -> HubEr
 pub(crate) fn odd(context: &Context<'_>, why: impl Into<Cause>) -> HubError {
     let (repo, endpoint) = (context.repo.as_str(), &context.settings.endpoint);
     let text = format!("cannot make sense of what {endpoint} answers about `{repo}`");
-    let message = Message::new(text).caused_by(short(why.into()));
-    HubError::Fault(message.hint("is `HF_ENDPOINT` a Hub, and no page of a proxy in between?"))
+    let fault = Fault::input(text).because(short(why.into()));
+    HubError::HubFails(
+        fault.with_hint("is `HF_ENDPOINT` a Hub, and no page of a proxy in between?"),
+    )
 }
 
 /// What is wrong when the Hub does not say how a file hashes.
@@ -212,14 +215,14 @@ pub(crate) fn too_long(context: &Context<'_>) -> HubError {
     let (repo, endpoint) = (context.repo.as_str(), &context.settings.endpoint);
     let most = size(context.settings.limits.max_answer_bytes);
     let text = format!("what {endpoint} answers about `{repo}` is longer than {most}");
-    HubError::Unusable(Message::new(text).hint(TRUST))
+    HubError::Fault(Fault::input(text).with_hint(TRUST))
 }
 
 /// A listing without an end.
 pub(crate) fn endless(context: &Context<'_>, reason: &str) -> HubError {
     let (repo, endpoint) = (context.repo.as_str(), &context.settings.endpoint);
     let text = format!("the list of files of `{repo}` at {endpoint} {reason}");
-    HubError::Unusable(Message::new(text).hint(TRUST))
+    HubError::Fault(Fault::input(text).with_hint(TRUST))
 }
 
 /// A file of a length that cannot be.
@@ -228,7 +231,7 @@ pub(crate) fn bad_size(context: &Context<'_>, file: (&str, u64), reason: &str) -
     let (file, n_bytes) = (cut(file.0), file.1);
     let text =
         format!("{endpoint} lists `{file}` of `{repo}` with {n_bytes} bytes, which {reason}");
-    HubError::Unusable(Message::new(text).hint(TRUST))
+    HubError::Fault(Fault::input(text).with_hint(TRUST))
 }
 
 /// An answer that trickles.
@@ -240,7 +243,7 @@ pub(crate) fn too_slow(context: &Context<'_>) -> HubError {
         limits.min_bytes_per_second,
         limits.rate_window.as_secs_f64()
     );
-    HubError::Unusable(Message::new(text).hint(SLOW))
+    HubError::Fault(Fault::input(text).with_hint(SLOW))
 }
 
 /// An answer, other than a file, that takes too long.
@@ -248,7 +251,7 @@ pub(crate) fn too_late(context: &Context<'_>) -> HubError {
     let (repo, endpoint) = (context.repo.as_str(), &context.settings.endpoint);
     let most = context.settings.limits.max_answer_time.as_secs_f64();
     let text = format!("{endpoint} takes longer than {most} s to answer about `{repo}`");
-    HubError::Unusable(Message::new(text).hint(SLOW))
+    HubError::Fault(Fault::input(text).with_hint(SLOW))
 }
 
 /// A cause that repeats what was sent, as JSON's errors do, is as long as that.

@@ -1,9 +1,9 @@
 //! Where the Hub is, where its files are kept, and who asks: the same variables as in Python's
 //! huggingface_hub (2.4.0), resolved here and handed on.
 
-use crate::error::Message;
 use crate::limits::DEFAULT_PATIENCE;
 use crate::{HubError, HubLimits, endpoint};
+use fault::Fault;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
@@ -161,7 +161,7 @@ impl Environment<'_> {
         seconds.map(Duration::from_secs).ok_or_else(|| {
             let text = format!("`{PATIENCE}` is not a whole number of seconds from 1 to a day");
             let hint = "it is 60 where the variable is not set";
-            HubError::Invalid(Message::new(text).hint(hint))
+            HubError::Fault(Fault::input(text).with_hint(hint))
         })
     }
 
@@ -253,8 +253,8 @@ impl Environment<'_> {
 }
 
 fn no_cache_folder() -> HubError {
-    let message = Message::new("there is no home folder for the cache of the Hub");
-    HubError::Cache(message.hint("name a folder in `HF_HOME`"))
+    let fault = Fault::input("there is no home folder for the cache of the Hub");
+    HubError::Fault(fault.with_hint("name a folder in `HF_HOME`"))
 }
 
 #[cfg(test)]
@@ -343,7 +343,7 @@ mod tests {
             home: None,
         };
         let error = environment(&|_| None).settings().unwrap_err();
-        assert!(matches!(error, HubError::Cache(_)), "{error:?}");
+        assert!(error.to_string().contains("no home folder"), "{error:?}");
         let named = |name: &str| (name == "HF_HUB_CACHE").then(|| "/a".into());
         assert_eq!(
             environment(&named).settings().unwrap().cache_dir,

@@ -1,7 +1,7 @@
 //! Asynchronous work, seen from blocking code.
 
 use crate::HubError;
-use crate::error::Message;
+use fault::Fault;
 use std::sync::mpsc::{Sender, channel};
 use std::{io, panic, thread};
 use tokio::sync::oneshot;
@@ -13,8 +13,8 @@ pub(crate) fn block_on<T: Send, E: Send>(
     on_event: impl FnMut(E),
 ) -> Result<T, HubError> {
     let thread_error = |source: io::Error| {
-        let message = Message::new("cannot start a thread for the network");
-        HubError::Io(message.caused_by(source))
+        let fault = Fault::input("cannot start a thread for the network");
+        HubError::Fault(fault.because(source))
     };
     thread::scope(|scope| {
         let (sender, receiver) = channel();

@@ -1,8 +1,12 @@
 //! Devices by name.
 
 use crate::{LmError, init_backends};
+use fault::Fault;
 use plan::CudaStatus;
 use tch::Device;
+
+/// For a device that cannot be used.
+const DOCTOR: &str = "`sae-run doctor` shows what was found; `--device cpu` needs no GPU";
 
 /// The device that `text` names: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`, the first GPU
 /// where there is one and else the CPU. Loads CUDA where the name allows it.
@@ -14,7 +18,12 @@ pub fn parse_device(text: &str) -> Result<Device, LmError> {
         "cpu" => return Ok(Device::Cpu),
         "auto" => return Ok(first_or_cpu(init_backends())),
         "cuda" => 0,
-        _ => parse_index(text).ok_or_else(|| LmError::BadDevice { text: text.into() })?,
+        _ => parse_index(text).ok_or_else(|| {
+            Fault::input(format!(
+                "`{text}` is no device, expected `auto`, `cpu`, `cuda` or `cuda:N`"
+            ))
+            .with_hint(DOCTOR)
+        })?,
     };
     cuda_device(text, cuda_idx, init_backends())
 }
@@ -45,22 +54,23 @@ fn first_or_cpu(status: &CudaStatus) -> Device {
 }
 
 fn cuda_device(text: &str, cuda_idx: usize, status: &CudaStatus) -> Result<Device, LmError> {
-    match status {
-        CudaStatus::Available { n_devices } if cuda_idx < *n_devices => Ok(Device::Cuda(cuda_idx)),
-        CudaStatus::Available { n_devices } => Err(LmError::NoSuchDevice {
-            text: text.into(),
-            n_devices: *n_devices,
-        }),
-        CudaStatus::Unavailable { reason } => Err(LmError::NoCuda {
-            text: text.into(),
-            reason: reason.clone(),
-        }),
-    }
+    let reason = match status {
+        CudaStatus::Available { n_devices } if cuda_idx < *n_devices => {
+            return Ok(Device::Cuda(cuda_idx));
+        }
+        CudaStatus::Available { n_devices } => {
+            &format!("there are {n_devices} CUDA devices, numbered from 0")
+        }
+        CudaStatus::Unavailable { reason } => reason,
+    };
+    let message = format!("cannot use device `{text}`: {reason}");
+    Err(Fault::input(message).with_hint(DOCTOR).into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
     #[test]
     fn names_without_a_device_behind_them() {
@@ -68,7 +78,9 @@ mod tests {
             "", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0", "cuda: 1",
         ] {
             let error = parse_device(text).unwrap_err();
-            assert!(matches!(error, LmError::BadDevice { .. }), "{text:?}");
+            let message = error.to_string();
+            let expected = format!("`{text}` is no device");
+            assert!(message.starts_with(&expected), "{message}");
         }
         assert_eq!(parse_device("cpu").unwrap(), Device::Cpu);
     }
@@ -79,7 +91,8 @@ mod tests {
         assert_eq!(first_or_cpu(&two), Device::Cuda(0));
         assert_eq!(cuda_device("cuda:1", 1, &two).unwrap(), Device::Cuda(1));
         let error = cuda_device("cuda:2", 2, &two).unwrap_err();
-        assert!(matches!(error, LmError::NoSuchDevice { n_devices: 2, .. }));
+        let message = error.to_string();
+        assert!(message.contains("there are 2 CUDA devices"), "{message}");
     }
 
     #[test]

@@ -2,12 +2,11 @@
 
 use crate::testing::{RawTensor, RawTensors, TinyModel, write_tensors};
 use crate::{LanguageModel, LoadOptions};
-use facts::FactsError;
 use facts::{check_head, check_model};
+use fault::Remedy;
 use safetensors::Dtype;
-use std::path::Path;
-
 use serde_json::json;
+use std::path::Path;
 
 /// What planning and loading say, which must be the same: the error and its hint.
 fn failure(dir: &Path) -> (String, String) {
@@ -187,5 +186,6 @@ fn a_head_that_is_not_there_is_told_from_other_tensors() {
     assert!(missing.hint().unwrap().contains("AutoModelForCausalLM"));
     let norm = tensors["model.norm.weight"].clone();
     tensors.insert("lm_head.weight".into(), norm);
-    assert!(matches!(error(&tensors), FactsError::TensorShape { .. }));
+    let message = error(&tensors).to_string();
+    assert!(message.contains("has shape"), "{message}");
 }

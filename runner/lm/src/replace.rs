@@ -3,6 +3,7 @@
 
 use crate::LmError;
 use crate::tap::{ModuleId, Run, Stop, check_loaded, resolve};
+use fault::Fault;
 use plan::ModelFacts;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -93,11 +94,11 @@ impl<'r> Replacements<'r> {
         if form(&replaced) == form(&output) {
             return Ok(replaced);
         }
-        Err(fail(LmError::ReplacementShape {
-            name: replacement.name.clone(),
-            expected: form(&output),
-            got: form(&replaced),
-        }))
+        let (name, expected, got) = (&replacement.name, form(&output), form(&replaced));
+        let fault = Fault::input(format!(
+            "the replacement of hookpoint `{name}` has shape, kind and device {got:?}, expected {expected:?}"
+        ));
+        Err(fail(fault.into()))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::LmError;
 use crate::replace::Replacements;
-use plan::{ModelFacts, nearest};
+use fault::Fault;
+use plan::ModelFacts;
 use std::sync::Arc;
 use tch::{TchError, Tensor};
 
@@ -101,7 +102,11 @@ impl Taps {
                 side,
             };
             if side == Side::Input && facts.hookpoints[point.module.0].d_in.is_none() {
-                return Err(LmError::NoInput { name: point.name });
+                let name = point.name;
+                return Err(Fault::input(format!(
+                    "the input of hookpoint `{name}` is no hidden state"
+                ))
+                .into());
             }
             if !points.contains(&point) {
                 points.push(point);
@@ -159,35 +164,30 @@ pub(crate) fn check_loaded(
     name: &str,
     module: ModuleId,
 ) -> Result<(), LmError> {
-    let name = || name.to_owned();
-    let hookpoint = facts.hookpoints.get(module.0).filter(|h| h.name == name());
-    match hookpoint {
-        None => Err(LmError::ForeignTaps { name: name() }),
-        Some(hookpoint) if hookpoint.n_layers_needed > n_layers => Err(LmError::LayerNotLoaded {
-            name: name(),
-            needed: hookpoint.n_layers_needed,
-            loaded: n_layers,
-        }),
+    let hookpoint = facts.hookpoints.get(module.0).filter(|h| h.name == name);
+    match hookpoint.map(|hookpoint| hookpoint.n_layers_needed) {
+        None => Err(Fault::input(format!(
+            "made for another model: hookpoint `{name}` is not where this one has it"
+        ))
+        .into()),
+        Some(needed) if needed > n_layers => Err(Fault::input(format!(
+            "hookpoint `{name}` needs {needed} layers, {n_layers} are loaded"
+        ))
+        .with_hint(format!(
+            "load the model with `n_layers` of at least {needed}"
+        ))
+        .into()),
         Some(_) => Ok(()),
     }
 }
 
 /// The submodule called `name`.
 pub(crate) fn resolve(facts: &ModelFacts, name: &str) -> Result<ModuleId, LmError> {
-    let names = || {
-        facts
-            .hookpoints
-            .iter()
-            .map(|hookpoint| hookpoint.name.as_str())
-    };
-    names()
-        .position(|known| known == name)
+    let mut hookpoints = facts.hookpoints.iter();
+    hookpoints
+        .position(|known| known.name == name)
         .map(ModuleId)
-        .ok_or_else(|| LmError::NoHookpoint {
-            name: name.into(),
-            model_type: facts.model_type.clone(),
-            nearest: nearest(name, names(), 1).pop(),
-        })
+        .ok_or_else(|| LmError::no_hookpoint(facts, name))
 }
 
 /// The outputs and inputs of the tapped hookpoints in one forward pass.
@@ -337,6 +337,7 @@ mod tests {
     use super::*;
     use crate::testing::tiny_llama;
     use facts::read_facts;
+    use fault::Remedy;
 
     #[test]
     fn names_keep_their_order_and_count_once() {
@@ -355,7 +356,8 @@ mod tests {
     fn unknown_name_gets_the_nearest() {
         let facts = read_facts(&tiny_llama()).unwrap();
         let error = Taps::new(&facts, &["layers.2.mpl"]).unwrap_err();
-        assert!(matches!(&error, LmError::NoHookpoint { name, .. } if name == "layers.2.mpl"));
+        let message = "`layers.2.mpl` is no hookpoint of this llama model";
+        assert_eq!(error.to_string(), message);
         assert_eq!(error.hint().unwrap(), "did you mean `layers.2.mlp`?");
     }
 
@@ -407,7 +409,9 @@ mod tests {
         let other = read_facts(&crate::testing::fixtures().join("families/gpt2")).unwrap();
         let taps = Taps::new(&facts, &["norm"]).unwrap();
         let error = taps.with_inputs(&other, &["h.0"]).unwrap_err();
-        assert!(matches!(error, LmError::ForeignTaps { name } if name == "norm"));
+        let message = error.to_string();
+        let expected = "made for another model: hookpoint `norm`";
+        assert!(message.starts_with(expected), "{message}");
     }
 
     #[test]
@@ -416,6 +420,7 @@ mod tests {
         let error = Taps::none()
             .with_inputs(&facts, &["embed_tokens"])
             .unwrap_err();
-        assert!(matches!(error, LmError::NoInput { name } if name == "embed_tokens"));
+        let message = "the input of hookpoint `embed_tokens` is no hidden state";
+        assert_eq!(error.to_string(), message);
     }
 }

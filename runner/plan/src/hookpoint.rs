@@ -111,15 +111,21 @@ pub fn match_hookpoints<'a>(
     let names = || facts.hookpoints.iter().map(|h| h.name.as_str());
     for pattern in patterns {
         if !names().any(|name| fnmatch(name, pattern)) {
-            return Err(PlanError::NoHookpoint {
-                pattern: pattern.clone(),
-                model: model.into(),
-                nearest: nearest(pattern, names(), 3),
-            });
+            return Err(no_hookpoint(pattern, model, &nearest(pattern, names(), 3)));
         }
     }
     let is_matched = |name: &str| patterns.iter().any(|pattern| fnmatch(name, pattern));
     Ok(hookpoints_where(facts, is_matched))
+}
+
+fn no_hookpoint(pattern: &str, model: &str, nearest: &[String]) -> PlanError {
+    let names: Vec<_> = nearest.iter().map(|name| format!("`{name}`")).collect();
+    let hint = match names.is_empty() {
+        true => "names are those of Hugging Face's `base_model.named_modules()`".into(),
+        false => format!("the nearest are {}", names.join(", ")),
+    };
+    let message = format!("hookpoint pattern `{pattern}` matches no module of `{model}`");
+    PlanError::about("hookpoints", message).with_hint(hint)
 }
 
 fn hookpoints_where(facts: &ModelFacts, is_wanted: impl Fn(&str) -> bool) -> Vec<&HookpointFacts> {
@@ -132,11 +138,12 @@ fn hookpoints_where(facts: &ModelFacts, is_wanted: impl Fn(&str) -> bool) -> Vec
 fn block_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<String>, PlanError> {
     let n_layers = facts.n_layers;
     if let Some(&layer) = config.layers.iter().find(|&&layer| layer >= n_layers) {
-        return Err(PlanError::NoLayer {
-            layer,
-            model: config.model.clone(),
-            n_layers,
-        });
+        let message = format!(
+            "layer {layer} does not exist: `{}` has {n_layers} layers, numbered from 0",
+            config.model
+        );
+        let hint = format!("the last layer is {}", n_layers.saturating_sub(1));
+        return Err(PlanError::about("layers", message).with_hint(hint));
     }
     let all: Vec<usize> = (0..n_layers).collect();
     let layers = if config.layers.is_empty() {
@@ -153,6 +160,7 @@ fn block_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
     #[test]
     fn fnmatch_agrees_with_python() {
@@ -217,13 +225,10 @@ mod tests {
             layers: vec![3],
             ..TrainConfig::default()
         };
-        assert!(matches!(
-            select_hookpoints(&config, &facts),
-            Err(PlanError::NoLayer {
-                layer: 3,
-                n_layers: 3,
-                ..
-            })
-        ));
+        let error = select_hookpoints(&config, &facts).unwrap_err();
+        let message = error.to_string();
+        assert!(message.starts_with("layer 3 does not exist"), "{message}");
+        assert!(message.contains("has 3 layers"), "{message}");
+        assert_eq!(error.hint().unwrap(), "the last layer is 2");
     }
 }

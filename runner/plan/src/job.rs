@@ -115,10 +115,12 @@ pub fn apply_overrides(
         let Some(slot) = settings.get_mut(key) else {
             let keys = TrainConfig::keys();
             let nearest = nearest(key, keys.iter().map(String::as_str), 1).pop();
-            return Err(PlanError::UnknownSetting {
-                key: key.clone(),
-                nearest,
-            });
+            let hint = match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => "`sae-run train --help` lists the settings".into(),
+            };
+            let message = format!("unknown setting `{key}`");
+            return Err(PlanError::about(key, message).with_hint(hint));
         };
         *slot = text_where_wanted(key, value);
     }
@@ -138,15 +140,14 @@ fn wrong_override(
         let before = one.insert(key.clone(), value.clone()).unwrap_or_default();
         let error = serde_json::from_value::<TrainConfig>(one.into()).err()?;
         let problem = format!("{error}, got {value} (default {before})");
-        Some(PlanError::WrongType {
-            key: key.clone(),
-            problem,
-        })
+        Some(wrong_type(key, &problem))
     });
-    wrong.unwrap_or_else(|| PlanError::WrongType {
-        key: "train".into(),
-        problem: error.to_string(),
-    })
+    wrong.unwrap_or_else(|| wrong_type("train", &error.to_string()))
+}
+
+/// `problem`: what was found and what was expected.
+fn wrong_type(key: &str, problem: &str) -> PlanError {
+    PlanError::about(key, format!("setting `{key}`: {problem}"))
 }
 
 /// Resolves all drafts; `inputs_of` tells of the world for a job's settings.
@@ -164,7 +165,10 @@ pub fn resolve_jobs<E: From<PlanError>>(
     for draft in drafts {
         let name = draft.name.clone().unwrap_or_else(|| default_name(draft));
         if !names.insert(name.clone()) {
-            return Err(PlanError::DuplicateJob { name }.into());
+            let error = PlanError::new(format!("two jobs are called `{name}`")).with_hint(
+                "let the recipe give each job a name of its own, or drop the repetition",
+            );
+            return Err(error.into());
         }
         let config = apply_overrides(base, &draft.overrides);
         let config = config.and_then(|config| config.validate().map(|()| config));
@@ -221,11 +225,11 @@ fn check_context(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanErr
     if config.ctx_len <= facts.max_ctx_len {
         return Ok(());
     }
-    Err(PlanError::TooLongContext {
-        ctx_len: config.ctx_len,
-        max_ctx_len: facts.max_ctx_len,
-        model: config.model.clone(),
-    })
+    let (ctx_len, max_ctx_len, model) = (config.ctx_len, facts.max_ctx_len, &config.model);
+    let message =
+        format!("ctx_len = {ctx_len} is longer than the {max_ctx_len} positions of `{model}`");
+    let hint = format!("set `ctx_len` to at most {max_ctx_len}");
+    Err(PlanError::about("ctx_len", message).with_hint(hint))
 }
 
 fn check_tokens(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanError> {
@@ -262,12 +266,12 @@ fn resolve_sae(
         return Err(PlanError::setting("expansion_factor", &problem));
     }
     if config.k > num_latents {
-        let hookpoint = hookpoint.name.clone();
-        return Err(PlanError::TooLargeK {
-            k: config.k,
-            num_latents,
-            hookpoint,
-        });
+        let (k, hookpoint) = (config.k, &hookpoint.name);
+        let message = format!(
+            "k = {k} is larger than num_latents = {num_latents} at hookpoint `{hookpoint}`"
+        );
+        let hint = "lower `k`, or raise `num_latents` or `expansion_factor`";
+        return Err(PlanError::about("k", message).with_hint(hint));
     }
     if config.activation == Activation::GroupMax && !num_latents.is_multiple_of(config.k) {
         let (k, hookpoint) = (config.k, &hookpoint.name);
@@ -378,6 +382,7 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
     fn base() -> TrainConfig {
         TrainConfig {

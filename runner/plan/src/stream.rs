@@ -171,17 +171,24 @@ pub fn group_streams<'a>(
         while !rest.is_empty() {
             let (part, others) = rest.split_at(n_that_fit(rest, fits));
             if let Some(n_saes) = too_few_saes(part, n_ranks) {
-                return Err(PlanError::MoreRanksThanSaes {
-                    job: part[0].name.clone(),
-                    n_ranks,
-                    n_saes,
-                });
+                return Err(more_ranks_than_saes(&part[0].name, n_ranks, n_saes));
             }
             streams.push(stream(key.clone(), part, &demand(part), n_ranks));
             rest = others;
         }
     }
     Ok(streams)
+}
+
+/// More processes than the SAEs of the stream whose first job is `job`.
+fn more_ranks_than_saes(job: &str, n_ranks: usize, n_saes: usize) -> PlanError {
+    let message = format!(
+        "{n_ranks} processes are more than the SAEs ({n_saes}) of the stream of job `{job}`, each of which \
+         `distribute_modules` gives to one"
+    );
+    PlanError::about("distribute_modules", message).with_hint(format!(
+        "start at most {n_saes}, or leave `distribute_modules` out: then all have all SAEs"
+    ))
 }
 
 /// How many of `items`, from the first on, fit together: at least one. Asks for parts of about twice that
@@ -331,13 +338,9 @@ pub(crate) mod tests {
         group(&spread, 2, None);
         let error = try_group(&spread, 3, None).unwrap_err();
         assert_eq!(error.setting_key(), Some("distribute_modules"));
-        let PlanError::MoreRanksThanSaes {
-            n_ranks, n_saes, ..
-        } = error
-        else {
-            panic!("{error}");
-        };
-        assert_eq!((n_ranks, n_saes), (3, 2));
+        let message = error.to_string();
+        let expected = "3 processes are more than the SAEs (2) of the stream";
+        assert!(message.starts_with(expected), "{message}");
         // All have the SAE of the other job.
         group(&jobs_of_both, 4, None);
     }

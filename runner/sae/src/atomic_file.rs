@@ -2,6 +2,7 @@
 
 use crate::mapped::MappedFile;
 use crate::{SaeError, safetensors_file};
+use fault::Fault;
 use files::beside;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -16,11 +17,7 @@ use tch::Tensor;
 pub fn tensors_by_name(path: &Path) -> Result<HashMap<String, Tensor>, SaeError> {
     // libtorch's reader gives no path, and a missing file the same error as a damaged one.
     files::open(path).map_err(SaeError::io("read", path))?;
-    let tensors = Tensor::read_safetensors(path).map_err(|source| SaeError::Tensors {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
+    let tensors = Tensor::read_safetensors(path).map_err(SaeError::unreadable_tensors(path))?;
     Ok(tensors.into_iter().collect())
 }
 
@@ -40,10 +37,10 @@ pub fn write_safetensors(tensors: &[(&str, &Tensor)], path: &Path) -> Result<(),
     let beside = beside(path);
     let file = File::create(&beside).map_err(SaeError::io("create", &beside))?;
     let written = safetensors_file::write(tensors, &mut BufWriter::new(file));
-    written.map_err(|source| SaeError::Tensors {
-        action: "write",
-        path: path.into(),
-        source,
+    written.map_err(|source| {
+        Fault::internal(format!("cannot write the tensors of `{}`", path.display()))
+            .with_hint("can the folder be written, and is there space on the disk?")
+            .because(source)
     })?;
     put_in_place(&beside, path)
 }

@@ -2,6 +2,7 @@
 //! too, see saelens.rs.
 
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
+use crate::error::{inexpressible, without_decoder};
 use crate::mapped::MappedFile;
 use crate::{LoadOptions, Sae, SaeError, saelens};
 use sae_files::{CONFIG_FILE, SaeConfig, WEIGHTS_FILE, is_saelens_folder};
@@ -16,13 +17,11 @@ impl Sae {
     /// A folder that cannot be written, or an SAE that sparsify has no kind for.
     pub fn save_to_disk(&self, dir: &Path) -> Result<(), SaeError> {
         if !self.cfg.activation.has_k() {
-            return Err(SaeError::Inexpressible {
-                layout: "sparsify",
-                what: format!("the activation {}", self.cfg.activation),
-            });
+            let activation = format!("the activation {}", self.cfg.activation);
+            return Err(inexpressible("sparsify", &activation).into());
         }
         if !self.has_decoder() {
-            return Err(SaeError::NoDecoder);
+            return Err(without_decoder().into());
         }
         fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
         write_safetensors(&self.named_weights(), &dir.join(WEIGHTS_FILE))?;
@@ -93,6 +92,7 @@ pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tenso
 mod tests {
     use super::*;
     use crate::testing::noise;
+    use fault::Remedy;
     use sae_files::FilesError;
     use tch::Tensor;
     use tempfile::tempdir;

@@ -1,62 +1,27 @@
 //! What can go wrong with an SAE.
 
-use sae_files::{Activation, FilesError};
-use std::path::{Path, PathBuf};
-use tch::Kind;
+use fault::Fault;
+use miette::Diagnostic;
+use sae_files::FilesError;
+use std::path::Path;
+use tch::TchError;
 use thiserror::Error;
 
 /// What can go wrong with an SAE.
-#[derive(Debug, Error)]
+#[derive(Debug, Error, Diagnostic)]
 pub enum SaeError {
     /// The files of an SAE.
     #[error(transparent)]
+    #[diagnostic(transparent)]
     Files(#[from] FilesError),
-    /// A layout has no place for what an SAE is.
-    #[error("{layout}'s layout cannot hold {what}")]
-    Inexpressible {
-        /// Whose layout.
-        layout: &'static str,
-        /// What the SAE is.
-        what: String,
-    },
-    /// An SAE that was loaded without its decoder shall decode or be written.
-    #[error("the SAE was loaded without its decoder")]
-    NoDecoder,
-    /// A kind of SAE that can be used and not trained.
-    #[error("SAEs with the activation {activation} cannot be trained")]
-    NotTrained {
-        /// The activation.
-        activation: Activation,
-    },
-    /// Activations of another kind than the weights were passed in.
-    #[error("activations are {got:?}, the SAE's weights {expected:?}")]
-    InputKind {
-        /// That of the weights.
-        expected: Kind,
-        /// What came.
-        got: Kind,
-    },
-    /// Activations of the wrong shape were passed in.
-    #[error("activations have shape {got:?}, expected [n_tokens, {width}]")]
-    Input {
-        /// Width that the SAE takes.
-        width: usize,
-        /// What came.
-        got: Vec<i64>,
-    },
-    /// libtorch cannot read or write a file.
-    #[error("cannot {action} the tensors of `{path}`")]
-    Tensors {
-        /// What was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: tch::TchError,
-    },
     /// libtorch cannot compute, mostly for want of memory.
     #[error("libtorch failed")]
-    Torch(#[from] tch::TchError),
+    #[diagnostic(code(internal))]
+    Torch(#[from] TchError),
+    /// Anything else: what the caller asked for cannot be.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fault(#[from] Fault),
 }
 
 impl From<hub::HubError> for SaeError {
@@ -70,27 +35,26 @@ impl SaeError {
         move |source| FilesError::io(action, path)(source).into()
     }
 
+    /// libtorch cannot read the tensors of a file.
+    pub(crate) fn unreadable_tensors(path: &Path) -> impl FnOnce(TchError) -> Self {
+        let message = format!("cannot read the tensors of `{}`", path.display());
+        let fault = Fault::internal(message).with_hint("is the file there, and whole?");
+        |source| fault.because(source).into()
+    }
+
     /// Whether an SAE's folder is not what it should be: no other machine would take it either.
     pub fn is_of_the_folder(&self) -> bool {
         matches!(self, Self::Files(error) if error.is_of_the_folder())
     }
+}
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Files(error) => error.hint(),
-            Self::Tensors { action, .. } => Some(match *action {
-                "read" => "is the file there, and whole?".into(),
-                _ => "can the folder be written, and is there space on the disk?".into(),
-            }),
-            Self::NoDecoder => Some("load it with `decoder: true`".into()),
-            Self::InputKind { .. } => {
-                Some("convert them, or load the SAE with `kind` set to theirs".into())
-            }
-            Self::Inexpressible { .. }
-            | Self::NotTrained { .. }
-            | Self::Input { .. }
-            | Self::Torch(_) => None,
-        }
-    }
+/// `layout` has no place for what an SAE is.
+pub(crate) fn inexpressible(layout: &str, what: &str) -> Fault {
+    Fault::internal(format!("{layout}'s layout cannot hold {what}"))
+}
+
+/// An SAE that was loaded without its decoder is to decode or to be written.
+pub(crate) fn without_decoder() -> Fault {
+    Fault::internal("the SAE was loaded without its decoder")
+        .with_hint("load it with `decoder: true`")
 }

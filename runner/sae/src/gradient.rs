@@ -14,6 +14,7 @@ use crate::kernels::{
     self, Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows, weight_gradients,
 };
 use crate::{Encoded, Sae, SaeError};
+use fault::Fault;
 use tch::{Kind, Tensor};
 
 /// Gradients of one SAE, shaped as its weights.
@@ -149,7 +150,10 @@ impl Sae {
         // Their thresholds have a gradient of another kind, and none is known here.
         match activation.has_k() {
             true => self.centred(x),
-            false => Err(SaeError::NotTrained { activation }),
+            false => Err(Fault::internal(format!(
+                "SAEs with the activation {activation} cannot be trained"
+            ))
+            .into()),
         }
     }
 

@@ -63,15 +63,11 @@ impl MappedFile {
 
 /// The bytes of a file: `[n_bytes]`, Uint8. A private mapping, so that the file stays as it is.
 fn map(path: &Path, n_bytes: u64) -> Result<Tensor, SaeError> {
-    let tensors = |source| SaeError::Tensors {
-        action: "read",
-        path: path.into(),
-        source,
-    };
     // libtorch takes a name in UTF-8 only; another is not found.
     let name = path.to_string_lossy();
     let options = (Kind::Uint8, Device::Cpu);
-    Tensor::f_from_file(&name, false, n_bytes as i64, options).map_err(tensors)
+    Tensor::f_from_file(&name, false, n_bytes as i64, options)
+        .map_err(SaeError::unreadable_tensors(path))
 }
 
 /// `bytes`, which begin at byte `start` of the mapping, as numbers. Copied where libtorch's own memory would not

@@ -1,8 +1,10 @@
 //! The autoencoder itself: `encode`, `decode`, `forward`.
 
 use crate::activation::select;
+use crate::error::without_decoder;
 use crate::kernels;
 use crate::{Activation, SaeConfig, SaeError, with_seed};
+use fault::Fault;
 use tch::{Device, Kind, Tensor};
 
 /// A k-sparse autoencoder, or a transcoder, which predicts a module's output from its input.
@@ -103,7 +105,7 @@ impl Sae {
     /// The active latents of `x`: `[n_tokens, d_in]`, of the weights' kind.
     ///
     /// # Errors
-    /// [`SaeError::Input`] for another shape, [`SaeError::InputKind`] for another kind, or want of memory.
+    /// Another shape, another kind, or want of memory.
     pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
         self.check_input(x)?;
         self.encode_centred(&self.centred(x)?, self.cfg.k)
@@ -142,10 +144,10 @@ impl Sae {
     /// The reconstruction from latents, without the skip connection: `[n_tokens, d_out]`.
     ///
     /// # Errors
-    /// [`SaeError::NoDecoder`], or want of memory.
+    /// An SAE that was loaded without its decoder, or want of memory.
     pub fn decode(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
         if !self.has_decoder() {
-            return Err(SaeError::NoDecoder);
+            return Err(without_decoder().into());
         }
         let Encoded {
             latent_acts,
@@ -240,7 +242,11 @@ impl Sae {
         let (expected, got) = (self.encoder_weight.kind(), x.kind());
         match expected == got {
             true => Ok(()),
-            false => Err(SaeError::InputKind { expected, got }),
+            false => Err(Fault::internal(format!(
+                "activations are {got:?}, the SAE's weights {expected:?}"
+            ))
+            .with_hint("convert them, or load the SAE with `kind` set to theirs")
+            .into()),
         }
     }
 
@@ -252,10 +258,10 @@ impl Sae {
 fn check_width(x: &Tensor, width: usize) -> Result<(), SaeError> {
     match x.size()[..] {
         [_, got] if got == width as i64 => Ok(()),
-        _ => Err(SaeError::Input {
-            width,
-            got: x.size(),
-        }),
+        ref got => Err(Fault::internal(format!(
+            "activations have shape {got:?}, expected [n_tokens, {width}]"
+        ))
+        .into()),
     }
 }
 
@@ -329,9 +335,8 @@ mod tests {
             Err(SaeError::Files(FilesError::Impossible { k: 4, .. }))
         ));
         let x = Tensor::zeros([1, 3], (Kind::Float, Device::Cpu));
-        assert!(matches!(
-            by_hand().encode(&x),
-            Err(SaeError::Input { width: 2, .. })
-        ));
+        let message = by_hand().encode(&x).unwrap_err().to_string();
+        let expected = "activations have shape [1, 3], expected [n_tokens, 2]";
+        assert_eq!(message, expected);
     }
 }

@@ -2,6 +2,8 @@
 
 use fault::{Fault, Remedy};
 use hub::HubError;
+use miette::Diagnostic;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -233,6 +235,16 @@ impl FilesError {
             Self::Hub(error) => error.hint(),
             Self::Unsupported { .. } => None,
         }
+    }
+}
+
+impl Diagnostic for FilesError {
+    fn code<'a>(&'a self) -> Option<Box<dyn Display + 'a>> {
+        (!self.is_of_the_folder()).then(|| Box::new(fault::INTERNAL) as _)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn Display + 'a>> {
+        self.hint().map(|hint| Box::new(hint) as _)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::TrainError;
 use fault::Fault;
 use lm::LmError;
-use plan::{HookpointFacts, ModelFacts, nearest};
+use plan::{HookpointFacts, ModelFacts};
 use sae::{LoadOptions, Sae, resolve_hookpoint};
 use std::path::Path;
 
@@ -12,18 +12,7 @@ use std::path::Path;
 /// # Errors
 /// The model has none like that; the error names the nearest.
 fn find<'a>(facts: &'a ModelFacts, name: &str) -> Result<&'a HookpointFacts, TrainError> {
-    resolve_hookpoint(facts, name).ok_or_else(|| {
-        let names = facts
-            .hookpoints
-            .iter()
-            .map(|hookpoint| hookpoint.name.as_str());
-        LmError::NoHookpoint {
-            name: name.into(),
-            model_type: facts.model_type.clone(),
-            nearest: nearest(name, names, 1).pop(),
-        }
-        .into()
-    })
+    resolve_hookpoint(facts, name).ok_or_else(|| LmError::no_hookpoint(facts, name).into())
 }
 
 /// The SAE in `dir`, and the hookpoint of the model that `name` means.

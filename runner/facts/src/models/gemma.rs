@@ -226,6 +226,7 @@ mod tests {
     use super::*;
     use crate::rope::RopeScaling;
     use crate::testing::TinyModel;
+    use crate::testing::{is_about, lacks};
     use serde_json::{Value, json};
 
     fn file(changes: Value) -> ConfigFile {
@@ -276,10 +277,7 @@ mod tests {
             ),
         ] {
             let error = DecoderConfig::gemma3(&file(changes)).unwrap_err();
-            assert!(
-                matches!(&error, FactsError::BadKey { key, .. } if key == named),
-                "{error:?}"
-            );
+            assert!(is_about(&error, named), "{error:?}");
         }
         let same = json!({"rope_parameters": newer, "rope_theta": 5.0, "rope_scaling": {"rope_theta": 5.0}});
         DecoderConfig::gemma3(&file(same)).unwrap();
@@ -309,17 +307,13 @@ mod tests {
         assert_eq!(d_q.unwrap().d_out, 2048);
         config["text_config"]["tie_word_embeddings"] = json!(false);
         let error = read(&config).unwrap_err();
-        assert!(matches!(error, FactsError::BadKey { key, .. } if key == "tie_word_embeddings"));
+        assert!(is_about(&error, "tie_word_embeddings"), "{error:?}");
         config["text_config"] = json!({"model_type": "llama"});
-        assert!(matches!(
-            read(&config).unwrap_err(),
-            FactsError::UnsupportedValue { .. }
-        ));
+        let error = read(&config).unwrap_err();
+        assert!(error.to_string().contains("is `llama`"), "{error}");
         config["text_config"] = Value::Null;
-        assert!(matches!(
-            read(&config).unwrap_err(),
-            FactsError::MissingKey { .. }
-        ));
+        let error = read(&config).unwrap_err();
+        assert!(lacks(&error, "text_config"), "{error}");
     }
 
     #[test]
@@ -337,10 +331,8 @@ mod tests {
     fn what_is_not_supported() {
         let bidirectional = json!({"use_bidirectional_attention": true});
         let error = DecoderConfig::gemma3(&file(bidirectional)).unwrap_err();
-        assert!(
-            matches!(error, FactsError::BadKey { key, .. } if key == "use_bidirectional_attention")
-        );
+        assert!(is_about(&error, "use_bidirectional_attention"), "{error:?}");
         let error = DecoderConfig::gemma2(&file(json!({"sliding_window": null}))).unwrap_err();
-        assert!(matches!(error, FactsError::BadKey { key, .. } if key == "sliding_window"));
+        assert!(is_about(&error, "sliding_window"), "{error:?}");
     }
 }

@@ -118,6 +118,7 @@ fn expand_types(file: &ConfigFile, n_layers: usize) -> Result<Vec<String>, Facts
 mod tests {
     use super::*;
     use crate::testing::TinyModel;
+    use crate::testing::is_about;
     use serde_json::json;
 
     fn windows(changes: Value) -> Result<Vec<Option<usize>>, FactsError> {
@@ -147,7 +148,7 @@ mod tests {
             [Some(256), None]
         );
         let error = both(json!([[["global", "local"], 1]])).unwrap_err();
-        assert!(matches!(error, FactsError::BadKey { key, .. } if key == "attention_layers"));
+        assert!(is_about(&error, "attention_layers"), "{error:?}");
     }
 
     #[test]
@@ -159,11 +160,9 @@ mod tests {
             json!("global"),
         ] {
             let error = windows(json!({"num_layers": 4, "attention_types": types})).unwrap_err();
-            assert!(matches!(error, FactsError::BadKey { key, .. } if key == "attention_types"));
+            assert!(is_about(&error, "attention_types"), "{error:?}");
         }
         let odd = windows(json!({"num_layers": 1, "attention_types": [[["strided"], 1]]}));
-        assert!(
-            matches!(odd.unwrap_err(), FactsError::UnsupportedValue { got, .. } if got == "strided")
-        );
+        assert!(odd.unwrap_err().to_string().contains("is `strided`"));
     }
 }

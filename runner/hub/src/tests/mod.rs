@@ -13,6 +13,7 @@ mod peer;
 mod upload;
 
 use crate::{Hub, HubError, HubLimits, HubSettings, Progress, Snapshot, Token};
+use fault::Remedy;
 use hub_server::{HubServer, Request};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,6 @@ use super::local::Local;
 use super::progress::{Event, UploadStep};
 use super::publisher::Publisher;
 use super::target;
-use crate::error::Message;
 use crate::exchange;
 use crate::name::is_commit;
 use crate::refusal::retry_after;
@@ -13,6 +12,7 @@ use crate::retry::{Tried, is_passing, retry};
 use crate::{HubError, HubSettings};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use fault::Fault;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -175,8 +175,8 @@ async fn send(publisher: &Publisher<'_>, body: &[u8]) -> Result<Sent, HubError> 
 fn unknown(publisher: &Publisher<'_>, cause: HubError) -> HubError {
     let (branch, repo) = (publisher.branch, publisher.repo());
     let text = format!("it is not known whether the commit to `{branch}` of `{repo}` was made");
-    let message = Message::new(text).caused_by(cause);
-    HubError::Upload(message.hint("run it again: what has arrived is not sent twice"))
+    let fault = Fault::input(text).because(cause);
+    HubError::Fault(fault.with_hint("run it again: what has arrived is not sent twice"))
 }
 
 /// What comes after `parent` on the branch; `None`: nothing so far. It is the commit that was to be

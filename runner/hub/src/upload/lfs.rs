@@ -7,8 +7,8 @@ use super::publisher::Publisher;
 use super::put::{self, Action, Failure};
 use super::xet;
 use crate::HubError;
-use crate::error::Message;
 use crate::retry::{Tried, retry};
+use fault::Fault;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -75,11 +75,11 @@ pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Res
 
 fn unknown_transfer(publisher: &Publisher<'_>, transfer: &str) -> HubError {
     let transfer: String = transfer.escape_default().take(40).collect();
-    let message = Message::new(format!(
+    let fault = Fault::input(format!(
         "`{}` takes large files only by `{transfer}`, which is not known here",
         publisher.repo()
     ));
-    HubError::Unusable(message.hint("is there a newer version of this program?"))
+    HubError::Fault(fault.with_hint("is there a newer version of this program?"))
 }
 
 impl Batch {
@@ -131,7 +131,7 @@ async fn send_object(
 /// A refusal may be because the bytes are not those that were promised.
 fn blamed(file: &Local<'_>, error: HubError) -> HubError {
     match error {
-        HubError::Refused(_) | HubError::Fault(_) if !file.is_unchanged() => file.changed(),
+        HubError::Refused(_) | HubError::HubFails(_) if !file.is_unchanged() => file.changed(),
         error => error,
     }
 }

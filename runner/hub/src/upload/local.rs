@@ -4,8 +4,8 @@ use super::progress::Event;
 use super::{FileUpload, UploadFile, UploadSource};
 use crate::HubError;
 use crate::digest::{self, Etag, hex};
-use crate::error::Message;
 use crate::name::is_path_of_file;
+use fault::Fault;
 use futures::stream::{self, Stream};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -49,12 +49,12 @@ pub(super) fn check_paths(files: &[UploadFile]) -> Result<(), HubError> {
             .split('/')
             .any(|part| part.eq_ignore_ascii_case(".git"));
         if !is_path_of_file(path) || is_of_git {
-            let message = Message::new(format!("{path:?} is no path in a repository"));
-            return Err(HubError::Invalid(message));
+            let fault = Fault::input(format!("{path:?} is no path in a repository"));
+            return Err(HubError::Fault(fault));
         }
         if !seen.insert(path) {
-            let message = Message::new(format!("there are two files for `{path}`"));
-            return Err(HubError::Invalid(message));
+            let fault = Fault::input(format!("there are two files for `{path}`"));
+            return Err(HubError::Fault(fault));
         }
     }
     Ok(())
@@ -223,6 +223,6 @@ impl<'a> Local<'a> {
 }
 
 fn changed(path: &str) -> HubError {
-    let message = Message::new(format!("`{path}` was changed while it was uploaded"));
-    HubError::Upload(message.hint("run it again when nothing writes to the file"))
+    let fault = Fault::input(format!("`{path}` was changed while it was uploaded"));
+    HubError::Fault(fault.with_hint("run it again when nothing writes to the file"))
 }

@@ -13,9 +13,9 @@ mod xet;
 pub use progress::{UploadProgress, UploadStep};
 
 use crate::context::Context;
-use crate::error::Message;
 use crate::name::{RepoId, Revision};
 use crate::{Hub, HubError, RepoKind, task};
+use fault::Fault;
 use progress::Tally;
 use publisher::Publisher;
 use std::path::PathBuf;
@@ -146,7 +146,7 @@ impl Hub {
                 upload.repo
             );
             let hint = "log in with `hf auth login`, or set `HF_TOKEN`";
-            return Err(HubError::NoAccess(Message::new(text).hint(hint)));
+            return Err(HubError::Fault(Fault::input(text).with_hint(hint)));
         }
         self.with_publisher(upload, progress, async |publisher| {
             publish::publish(&publisher).await
@@ -161,16 +161,16 @@ impl Hub {
     ) -> Result<T, HubError> {
         let repo = RepoId::parse(RepoKind::Model, &upload.repo)?;
         if !repo.as_str().contains('/') {
-            let message = Message::new(format!("`{}` does not say whose it is", upload.repo));
+            let fault = Fault::input(format!("`{}` does not say whose it is", upload.repo));
             let hint = "ids of your own repositories look like `owner/name`";
-            return Err(HubError::Invalid(message.hint(hint)));
+            return Err(HubError::Fault(fault.with_hint(hint)));
         }
         let branch = branch(&repo, upload.branch.as_deref())?;
         local::check_paths(&upload.files)?;
         if self.settings().offline {
             let text = format!("offline, so nothing can be uploaded to `{}`", upload.repo);
-            let message = Message::new(text).hint("unset `HF_HUB_OFFLINE`");
-            return Err(HubError::Upload(message));
+            let fault = Fault::input(text).with_hint("unset `HF_HUB_OFFLINE`");
+            return Err(HubError::Fault(fault));
         }
         let (settings, waits) = (self.settings(), self.waits());
         let mut tally = Tally::default();
@@ -191,7 +191,7 @@ fn branch(repo: &RepoId, name: Option<&str>) -> Result<String, HubError> {
             let repo = repo.as_str();
             let text = format!("`{commit}` of `{repo}` is a commit, to which nothing can be added");
             let hint = "name a branch; it is made where it is missing";
-            Err(HubError::Invalid(Message::new(text).hint(hint)))
+            Err(HubError::Fault(Fault::input(text).with_hint(hint)))
         }
     }
 }

@@ -7,7 +7,7 @@ use super::publisher::Publisher;
 use super::target::{self, Target};
 use super::{UploadPlan, UploadSource, Uploaded, lfs};
 use crate::HubError;
-use crate::error::Message;
+use fault::Fault;
 use std::collections::BTreeSet;
 
 /// How often to begin anew because others have committed meanwhile.
@@ -77,7 +77,7 @@ fn overtaken(publisher: &Publisher<'_>) -> HubError {
     let text =
         format!("`{branch}` of `{repo}` was changed by others, {MAX_ATTEMPTS} times in a row");
     let hint = "run it again, or upload to a branch of your own";
-    HubError::Upload(Message::new(text).hint(hint))
+    HubError::Fault(Fault::input(text).with_hint(hint))
 }
 
 /// Sends files and makes the commit. `arrived`: the hashes of large files that are at the Hub.
@@ -111,7 +111,7 @@ async fn send(
 fn too_large(publisher: &Publisher<'_>, file: &Local<'_>) -> HubError {
     let Local { path, n_bytes, .. } = file;
     let repo = publisher.repo();
-    HubError::Refused(Message::new(format!(
+    HubError::Refused(Fault::input(format!(
         "`{repo}` takes `{path}` only as a small file, and it has {n_bytes} bytes"
     )))
 }

@@ -4,9 +4,9 @@ use super::Upload;
 use super::progress::{Event, UploadStep};
 use crate::HubError;
 use crate::context::Context;
-use crate::error::Message;
 use crate::exchange::{self, Document};
 use crate::refusal::{self, Refusal};
+use fault::Fault;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
@@ -156,8 +156,8 @@ impl<'a> Publisher<'a> {
 }
 
 fn no_write_access(repo: &str) -> HubError {
-    let message = Message::new(format!("this token may not write to `{repo}`"));
-    HubError::NoAccess(message.hint(
+    let fault = Fault::input(format!("this token may not write to `{repo}`"));
+    HubError::Fault(fault.with_hint(
         "make a token with the right to write in the settings of your account; in an \
          organization, its owner must let you",
     ))

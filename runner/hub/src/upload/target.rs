@@ -2,12 +2,12 @@
 
 use super::local::Local;
 use super::publisher::Publisher;
-use crate::error::Message;
 use crate::exchange::Document;
 use crate::retry::{Tried, retry};
 use crate::{HubError, tree};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use fault::Fault;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -132,11 +132,11 @@ fn name_taken(publisher: &Publisher<'_>, answer: &Document) -> HubError {
     let page = answer["url"].as_str();
     let page = page.map(|page| format!(": {}", publisher.shown(page)));
     let (repo, kind) = (publisher.repo(), publisher.context.repo.kind());
-    let message = Message::new(format!(
+    let fault = Fault::input(format!(
         "the name `{repo}` is taken by something that is no {kind}{}",
         page.unwrap_or_default()
     ));
-    HubError::Refused(message.hint("choose another name"))
+    HubError::Refused(fault.with_hint("choose another name"))
 }
 
 async fn make_branch(publisher: &Publisher<'_>, start: &str) -> Result<(), HubError> {
@@ -174,9 +174,9 @@ pub(super) async fn modes(
         let mode = mode.ok_or_else(|| publisher.odd("it leaves out a file"))?;
         if mode.should_ignore {
             let (path, repo) = (file.path, publisher.repo());
-            let message = Message::new(format!("`{path}` is left out by .gitignore of `{repo}`"));
+            let fault = Fault::input(format!("`{path}` is left out by .gitignore of `{repo}`"));
             let hint = "remove the line from .gitignore of the repository";
-            return Err(HubError::Refused(message.hint(hint)));
+            return Err(HubError::Refused(fault.with_hint(hint)));
         }
         // No store takes a file without bytes.
         Ok(mode.upload_mode == "lfs" && file.n_bytes > 0)

@@ -6,9 +6,10 @@ use super::local::Local;
 use super::progress::Event;
 use super::publisher::Publisher;
 use crate::HubError;
-use crate::error::{Cause, Message};
+use crate::error::Cause;
 use crate::exchange::{self, Document};
 use crate::retry::{Tried, retry};
+use fault::Fault;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use serde::Deserialize;
@@ -93,8 +94,8 @@ fn not_stored(publisher: &Publisher<'_>, cause: Cause) -> HubError {
         "cannot store the large files of `{}` at the Hub",
         publisher.repo()
     );
-    let message = Message::new(text).caused_by(cause);
-    HubError::Upload(message.hint("run it again: what has arrived is not sent twice"))
+    let fault = Fault::input(text).because(cause);
+    HubError::Fault(fault.with_hint("run it again: what has arrived is not sent twice"))
 }
 
 /// Whether what was sent is what was hashed: the Hub finds files by their SHA-256.

@@ -5,6 +5,7 @@ use crate::testing::{RawTensor, RawTensors, TinyModel, assert_close, tiny_llama,
 use crate::{LanguageModel, Taps};
 use facts::FactsError;
 use facts::{check_head, check_model, weight_files};
+use fault::Remedy;
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -86,17 +87,13 @@ fn wrong_shape_names_both_shapes() {
         tensors.get_mut(UP_PROJ).unwrap().shape = vec![32, 64];
     });
     let error = failure(model.dir());
-    let LmError::Facts(FactsError::TensorShape {
-        tensor,
-        expected,
-        got,
-        ..
-    }) = &error
-    else {
-        panic!("{error:?}");
-    };
-    assert_eq!(tensor, UP_PROJ);
-    assert_eq!((expected, got), (&vec![64, 32], &vec![32, 64]));
+    let message = error.to_string();
+    assert!(
+        message.starts_with(&format!("tensor `{UP_PROJ}` of")),
+        "{message}"
+    );
+    let shapes = "has shape [32, 64], expected [64, 32]";
+    assert!(message.ends_with(shapes), "{message}");
 }
 
 #[test]
@@ -105,10 +102,8 @@ fn a_dtype_that_is_not_read() {
         tensors.get_mut(UP_PROJ).unwrap().dtype = Dtype::I32;
     });
     let error = failure(model.dir());
-    assert!(
-        matches!(&error, LmError::Facts(FactsError::TensorDtype { got, .. }) if got == "I32"),
-        "{error:?}"
-    );
+    let message = error.to_string();
+    assert!(message.contains("has dtype I32"), "{message}");
 }
 
 #[test]
@@ -116,8 +111,12 @@ fn a_folder_without_weights() {
     let model = TinyModel::copy();
     std::fs::remove_file(model.weights()).unwrap();
     let error = failure(model.dir());
+    let message = error.to_string();
+    let ends = format!("in `{}`", model.dir().display());
+    let begins = "no `model.safetensors` and no `model.safetensors.index.json`";
     assert!(
-        matches!(&error, LmError::Facts(FactsError::NoWeights { path, found: None }) if path == model.dir())
+        message.starts_with(begins) && message.ends_with(&ends),
+        "{message}"
     );
     assert!(error.hint().unwrap().contains("as safetensors"));
 }
@@ -174,16 +173,18 @@ fn missing_shard_counts_only_where_it_is_needed() {
     let planned = check(model.dir(), 4).unwrap_err();
     let loaded = LanguageModel::load(model.dir(), &options(4)).unwrap_err();
     for error in [planned, loaded] {
-        let LmError::Facts(FactsError::ReadShard { path, tensor, .. }) = &error else {
-            panic!("{error:?}");
-        };
-        assert_eq!(*path, missing);
-        assert!(tensor.starts_with("model.layers.2."), "{tensor}");
+        let message = error.to_string();
+        let expected = format!(
+            "cannot read `{}`, the shard of tensor `model.layers.2.",
+            missing.display()
+        );
+        assert!(message.starts_with(&expected), "{message}");
         assert!(error.hint().unwrap().contains("fetch the model's files"));
     }
     let error = weight_files(model.dir()).unwrap_err();
     let first = "model.layers.2.input_layernorm.weight";
-    assert!(matches!(&error, FactsError::ReadShard { tensor, .. } if tensor == first));
+    let ends = format!("the shard of tensor `{first}`");
+    assert!(error.to_string().ends_with(&ends), "{error}");
 }
 
 #[test]
@@ -195,15 +196,13 @@ fn a_truncated_shard_names_file_and_tensor() {
     std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
     // Only the data is cut: that of the tensor which lies last.
     let error = failure(model.dir());
-    let LmError::Facts(FactsError::HeaderTensor { path, tensor, .. }) = &error else {
-        panic!("{error:?}");
-    };
-    assert_eq!(*path, cut);
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("tensor `{tensor}` ends at byte"))
+    let message = error.to_string();
+    let begins = format!(
+        "`{}` is not a valid safetensors file: tensor `",
+        cut.display()
     );
+    assert!(message.starts_with(&begins), "{message}");
+    assert!(message.contains("` ends at byte"), "{message}");
 }
 
 #[test]
@@ -213,16 +212,12 @@ fn broken_indices() {
     for shard in ["../other.safetensors", "/etc/passwd", "", ".."] {
         write_index(&model, &json!({"weight_map": {"model.norm.weight": shard}}));
         let error = failure(model.dir());
-        assert!(
-            matches!(error, LmError::Facts(FactsError::ShardName { .. })),
-            "{shard:?}: {error:?}"
-        );
+        let message = error.to_string();
+        assert!(message.contains("is not a plain file name"), "{message}");
     }
     write_index(&model, &json!({"metadata": {}}));
-    assert!(matches!(
-        failure(model.dir()),
-        LmError::Facts(FactsError::Json { .. })
-    ));
+    let message = failure(model.dir()).to_string();
+    assert!(message.contains("of the expected form"), "{message}");
     write_index(&model, &json!({"weight_map": {}}));
     let error = failure(model.dir());
     assert!(
@@ -279,9 +274,9 @@ fn an_untied_head_is_read_only_when_asked_for() {
     let load = |dir: &Path| LanguageModel::load(dir, &with_head).map(|_| ());
     for error in [load(model.dir()), check(model.dir())] {
         let error = error.unwrap_err();
-        assert!(
-            matches!(error, LmError::Facts(FactsError::MissingHead { tensor, .. }) if tensor == "lm_head.weight")
-        );
+        let message = error.to_string();
+        let expected = "the model has no head: tensor `lm_head.weight` is missing";
+        assert!(message.starts_with(expected), "{message}");
     }
     check(&tiny_llama()).unwrap();
 

@@ -1,6 +1,7 @@
 //! SAEs of a Hub on this machine.
 
 use super::*;
+use fault::Remedy;
 use hub::HubError;
 use hub_server::HubServer;
 use plan::SaeLensMetadata;

@@ -124,7 +124,7 @@ impl Sae {
     /// which an autoencoder's input is itself; Float.
     ///
     /// # Errors
-    /// [`SaeError::Input`] for other shapes, or want of memory.
+    /// Other shapes, or want of memory.
     pub fn backward(
         &self,
         x: &Tensor,

@@ -1,7 +1,9 @@
 //! Writing SAELens's layout, as its version 6 has it.
 
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
+use crate::error::{inexpressible, without_decoder};
 use crate::{Sae, SaeError};
+use fault::Fault;
 use plan::SaeLensMetadata;
 use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE};
 use serde_json::{Value, json};
@@ -24,12 +26,12 @@ impl Sae {
     /// | the same with a skip connection | `skip_transcoder`, `jumprelu_skip_transcoder` |
     ///
     /// # Errors
-    /// Any other SAE is [`SaeError::Inexpressible`]: SAELens has no GroupMax, no transcoder with
+    /// Any other SAE: SAELens has no GroupMax, no transcoder with
     /// TopK, and skip connections only in transcoders. And a folder that cannot be written.
     pub fn save_saelens(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
         let architecture = self.saelens_architecture()?;
         if !self.has_decoder() {
-            return Err(SaeError::NoDecoder);
+            return Err(without_decoder().into());
         }
         fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
         let w_enc = self.encoder_weight.f_tr()?;
@@ -47,7 +49,7 @@ impl Sae {
         sync_dir(dir)
     }
 
-    fn saelens_architecture(&self) -> Result<&'static str, SaeError> {
+    fn saelens_architecture(&self) -> Result<&'static str, Fault> {
         let cfg = &self.cfg;
         match (cfg.activation, cfg.transcode, cfg.skip_connection) {
             (Activation::TopK, false, false) => Ok("topk"),
@@ -68,10 +70,8 @@ impl Sae {
                 } else {
                     ""
                 };
-                Err(SaeError::Inexpressible {
-                    layout: "SAELens",
-                    what: format!("{kind} with the activation {activation}{skip}"),
-                })
+                let what = format!("{kind} with the activation {activation}{skip}");
+                Err(inexpressible("SAELens", &what))
             }
         }
     }

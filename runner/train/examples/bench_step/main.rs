@@ -24,6 +24,7 @@ mod measure;
 mod serve;
 
 use args::{Args, Task};
+use fault::Remedy;
 use lm::LmError;
 use measure::Measured;
 use serde_json::{Value, json};
@@ -119,7 +120,7 @@ fn say(line: &str) {
 #[expect(clippy::print_stderr, reason = "where errors go")]
 fn complain(error: &(dyn Error + 'static), code: ExitCode) -> ExitCode {
     eprintln!("error: {error}");
-    if let Some(hint) = error.downcast_ref::<LmError>().and_then(LmError::hint) {
+    if let Some(hint) = error.downcast_ref::<LmError>().and_then(Remedy::hint) {
         eprintln!("hint: {hint}");
     }
     code

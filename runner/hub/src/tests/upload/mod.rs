@@ -11,6 +11,7 @@ use crate::{
     Hub, HubError, HubLimits, HubSettings, Token, Upload, UploadFile, UploadProgress, UploadSource,
     Uploaded,
 };
+use fault::Remedy;
 use hub_server::{HubServer, Request};
 use std::fs;
 use std::path::PathBuf;
