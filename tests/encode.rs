@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-use train::data::Tokenizer;
+use train::tokens::Tokenizer;
 
 const TEXTS: [&str; 2] = ["Call me Ishmael.", "Some years ago, never mind how long"];
 

@@ -1,7 +1,6 @@
 //! The one place where errors become words on the screen and an exit code.
 
 use crate::show::table;
-use data::DataError;
 use fault::FailureKind;
 use fault::message_chain;
 use hub::HubError;
@@ -11,6 +10,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use store::StoreError;
+use tokens::DataError;
 use train::TrainError;
 use train::dist::DistError;
 

@@ -8,7 +8,6 @@ use crate::show::table;
 use crate::sweep::expand::Inputs;
 use crate::sweep::paths::Folders;
 use args::DataArgs;
-use data::{BatchSpec, BuildProgress, DataError, Shard, TokenSpec, Tokenizer, Tokens};
 use files::OutputFile;
 use indicatif::{HumanCount, ProgressBar};
 use plan::{TrainConfig, apply_overrides};
@@ -17,6 +16,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use stop_wish::{STOPPED, StopWish};
+use tokens::{BatchSpec, BuildProgress, DataError, Shard, TokenSpec, Tokenizer, Tokens};
 
 /// Characters of the first sequence that are shown.
 const SHOWN_CHARS: usize = 300;
@@ -196,8 +196,8 @@ impl<'a> Description<'a> {
         Self {
             spec,
             tokens,
-            order: data::training_order(tokens, &batches),
-            held_out: data::held_out(tokens.n_sequences() as u64, config.eval_fraction),
+            order: tokens::training_order(tokens, &batches),
+            held_out: tokens::held_out(tokens.n_sequences() as u64, config.eval_fraction),
             first: first_sequence(spec, tokens).ok(),
         }
     }

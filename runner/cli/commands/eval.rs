@@ -10,7 +10,6 @@ use crate::sweep::config;
 use crate::sweep::named_data::{Named, NamedInputs};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
-use data::{EvalSequences, TokenSpec};
 use files::DigestCache;
 use indicatif::ProgressBar;
 use plan::Order;
@@ -23,6 +22,7 @@ use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
+use tokens::{EvalSequences, TokenSpec};
 use train::{EvalRequest, EvalSae, Evaluated, TrainError};
 
 /// Sequences in a forward pass at most, where nobody says.

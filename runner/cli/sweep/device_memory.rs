@@ -1,10 +1,10 @@
 //! How much memory the worker of a stream may take.
 
 use crate::run::launch::Processes;
-use data::OwnMemory;
 use nvml_wrapper::Nvml;
 use plan::Launch;
 use std::env;
+use tokens::OwnMemory;
 
 /// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
 /// promise, and the runtime takes its own.

@@ -10,7 +10,6 @@ use crate::sweep::models::{FoundModel, fetch_weights, find_model};
 use crate::sweep::paths::{self, Folders};
 use crate::sweep::rounds;
 use args::SweepArgs;
-use data::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
 use facts::FactsError;
 use files::DigestCache;
 use indicatif::HumanBytes;
@@ -20,6 +19,7 @@ use plan::{TokenizerClass, TrainConfig, group_streams, resolve_jobs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokens::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
 
 /// A plan, and where its inputs lie on this machine.
 #[derive(Debug)]

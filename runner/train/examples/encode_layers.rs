@@ -12,13 +12,13 @@
 //! last of them lies behind the final norm, though, and is not what an SAE of the last block was
 //! trained on. Taps by the SAEs' names give every hookpoint as it is, blocks or not.
 
-use data::Tokenizer;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
 use sae::{Encoded, Sae};
 use sae_files::{FoundSae, find_saes};
 use std::error::Error;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+use tokens::Tokenizer;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -16,7 +16,7 @@ pub enum TrainError {
     Lm(#[from] lm::LmError),
     /// The data.
     #[error(transparent)]
-    Data(#[from] data::DataError),
+    Data(#[from] tokens::DataError),
     /// An SAE.
     #[error(transparent)]
     Sae(#[from] sae::SaeError),

@@ -19,7 +19,6 @@ pub(crate) use jobs::JobEvaluation;
 
 use crate::not_finite::{activations_of, of_model, of_sae};
 use crate::{TrainError, places};
-use data::EvalSequences;
 use evaluator::Evaluator;
 use lm::{LanguageModel, LoadOptions};
 use plan::{Dtype, EvalStats, ModelFacts};
@@ -28,6 +27,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
+use tokens::EvalSequences;
 
 /// The tensor of a firing density file.
 pub const FIRING_DENSITY: &str = "firing_density";

@@ -75,7 +75,6 @@ mod testing;
 mod update_tests;
 
 pub use allocator::keep_freed_memory;
-pub use data;
 pub use dist;
 pub use encode::{EncodeFormat, EncodeInput, EncodeRequest, EncodeSummary, EncodedRows, encode};
 pub use error::TrainError;
@@ -88,5 +87,6 @@ pub use lm::{CudaStatus, LmError, init_backends};
 pub use plan::TrainConfig;
 pub use proof::write_proven;
 pub use stepper::Stepper;
+pub use tokens;
 pub use trainer::Trainer;
 pub use worker::{cuda_index, default_threads, run_worker};

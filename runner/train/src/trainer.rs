@@ -9,7 +9,6 @@ use crate::stop::StopFlag;
 use crate::training::job_trainer::JobTrainer;
 use crate::training::open::taps;
 use crate::training::{ActivationStream, StreamTrainer};
-use data::{BatchSpec, Batches, Shard, Tokens};
 use lm::LanguageModel;
 use plan::OrderJob;
 use plan::runs_layout::EVENTS;
@@ -19,6 +18,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::Device;
+use tokens::{BatchSpec, Batches, Shard, Tokens};
 
 /// Trains the SAEs that a [`TrainConfig`] describes.
 ///
@@ -37,14 +37,14 @@ use tch::Device;
 ///     ..TrainConfig::default()
 /// };
 /// let model = lm::LanguageModel::load(model_dir, &lm::LoadOptions::default())?;
-/// let spec = data::TokenSpec {
-///     files: data::find_files(Path::new(&config.dataset), &Default::default())?,
+/// let spec = tokens::TokenSpec {
+///     files: datasets::find_files(Path::new(&config.dataset), &Default::default())?,
 ///     rows: plan::RowSpec::of(&config, model.facts().vocab_size),
 ///     tokenizer_dir: model_dir.into(),
 ///     vocab_size: model.facts().vocab_size,
 /// };
 /// let go_on = &mut |_| ControlFlow::Continue(());
-/// let tokens = data::Tokens::open_or_build(&spec, Path::new("cache"), go_on)?;
+/// let tokens = tokens::Tokens::open_or_build(&spec, Path::new("cache"), go_on)?;
 /// let saes = Trainer::new(config, tokens, model)?.fit(Path::new("checkpoints/layers"))?;
 /// println!("{} is trained", saes[0].0);
 /// # Ok(())
@@ -160,11 +160,11 @@ fn beside(dir: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::testing::{Run, assert_same, config, fixtures};
-    use data::TokenSpec;
-    use data::find_files;
+    use datasets::find_files;
     use lm::LoadOptions;
     use plan::RowSpec;
     use std::ops::ControlFlow;
+    use tokens::TokenSpec;
 
     fn fit(config: TrainConfig, dir: &Path) -> Result<Vec<(String, Sae)>, TrainError> {
         let model_dir = fixtures().join("tiny-llama");

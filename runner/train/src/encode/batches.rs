@@ -3,10 +3,10 @@
 use super::EncodeRequest;
 use super::rows::{EncodedRows, TopLatents};
 use crate::TrainError;
-use data::{Tokenizer, Tokens};
 use std::fmt;
 use std::iter::Peekable;
 use tch::{Device, Kind, Tensor};
+use tokens::{Tokenizer, Tokens};
 
 /// What shall be encoded.
 pub enum EncodeInput {

@@ -3,13 +3,13 @@
 use super::*;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
-use data::Tokenizer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sae::{SaeConfig, tensors_by_name};
 use sae_files::find_saes;
 use std::fs::{self, File};
 use std::path::Path;
 use tempfile::{TempDir, tempdir};
+use tokens::Tokenizer;
 
 const TEXTS: [&str; 3] = [
     "Call me Ishmael.",

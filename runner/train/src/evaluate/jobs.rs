@@ -5,11 +5,11 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
-use data::EvalSequences;
 use plan::EventKind;
 use plan::{Order, OrderJob};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
+use tokens::EvalSequences;
 
 /// Time between two reports of how far the evaluation is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

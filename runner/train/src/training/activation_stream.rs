@@ -2,10 +2,10 @@
 
 use crate::TrainError;
 use crate::activations::views::Views;
-use data::Batches;
 use lm::{Activations, LanguageModel, Taps};
 use plan::StreamKey;
 use tch::{Device, Tensor};
+use tokens::Batches;
 
 /// A language model and the tokens that pass through it.
 pub(crate) struct ActivationStream {

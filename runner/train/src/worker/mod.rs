@@ -13,7 +13,6 @@ use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
-use data::{Batches, DataError};
 use dist::Environment;
 use facts::{ModelInputs, read_model};
 use fault::{FailureKind, message_chain};
@@ -25,6 +24,7 @@ use plan::{EventKind, Order};
 use std::fs::File;
 use std::path::Path;
 use tch::Device;
+use tokens::{Batches, DataError};
 
 /// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
 /// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,

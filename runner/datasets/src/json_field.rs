@@ -230,7 +230,7 @@ fn type_name(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{Sample, assert_ends};
+    use crate::samples::{Sample, assert_ends};
 
     fn at(column: &str, line: &str) -> Vec<String> {
         let sample = Sample::new(&[("a.jsonl", line.as_bytes())]);

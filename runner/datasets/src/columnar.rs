@@ -3,7 +3,6 @@
 use super::Document;
 use super::rows::{Column, MAX_DOCUMENT_BYTES, Place, ReadRows, RowError};
 use crate::DataError;
-use crate::panics::without_panic;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     ArrowPrimitiveType, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
@@ -11,6 +10,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Fields};
+use fault::without_panic;
 use std::error::Error;
 
 use std::path::{Path, PathBuf};
@@ -379,7 +379,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::samples::assert_ends;
+    use crate::samples::assert_ends;
 
     #[test]
     fn a_panic_of_a_decoder_is_damage() {

@@ -1,7 +1,8 @@
 //! What token data is made from, and its digest, which is known before anything is tokenised.
 
+use crate::DataError;
 use crate::tokenizer_config::TokenizerConfig;
-use crate::{DataError, Documents};
+use datasets::Documents;
 use files::{DigestCache, bound};
 use plan::{DataFiles, Format, RowSpec, TokenizerClass};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The next step for the user, error by error.
 
 use crate::DataError;
-use crate::source::ID_COLUMN;
+use crate::ID_COLUMN;
 use fault::Remedy;
 use std::path::Path;
 

@@ -3,7 +3,8 @@
 use crate::cache::tokenise;
 use crate::chunk::Totals;
 use crate::tokenizer_config::TokenizerConfig;
-use crate::{BuildProgress, DataError, Document, Documents, TokenSpec, Tokenizer, Tokens};
+use crate::{BuildProgress, DataError, TokenSpec, Tokenizer, Tokens};
+use datasets::{Document, Documents};
 use files::DigestCache;
 use plan::{RowRange, TokenizerClass};
 use std::ops::ControlFlow;

@@ -1,6 +1,6 @@
 //! What can be wrong with data, as the user can mend it.
 
-use crate::source::ID_COLUMN;
+use crate::ID_COLUMN;
 use fault::Fault;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -509,7 +509,8 @@ pub enum DataError {
 }
 
 impl DataError {
-    pub(crate) fn io(
+    /// A file or folder that cannot be used.
+    pub fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {

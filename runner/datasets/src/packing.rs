@@ -155,14 +155,12 @@ fn skip_zeros(bytes: &mut impl BufRead) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{
-        Sample, assert_ends, assert_error, bzip2ed, gzipped, texts, zstandard,
-    };
+    use crate::samples::{Sample, assert_ends, assert_error, bzip2ed, gzipped, texts, zstandard};
 
     const CONTENT: &[u8] = b"{\"text\": \"a\"}\n";
 
     /// `CONTENT` as Python's `lzma.compress` packs it.
-    const XZ: &[u8] = include_bytes!("../../../../tests/fixtures/line.jsonl.xz");
+    const XZ: &[u8] = include_bytes!("../../../tests/fixtures/line.jsonl.xz");
 
     #[test]
     fn first_bytes_tell_the_packing_whatever_the_name() {

@@ -1,8 +1,8 @@
 //! A Hugging Face tokenizer, as far as cutting text into sequences needs it.
 
 use crate::DataError;
-use crate::panics::without_panic;
 use crate::tokenizer_config::TokenizerConfig;
+use fault::without_panic;
 use files::bound;
 use plan::TokenizerClass;
 use std::path::{Path, PathBuf};

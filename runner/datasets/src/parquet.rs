@@ -81,7 +81,7 @@ fn builder(file: &DataFile) -> Result<Builder, DataError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{Sample, as_parquet, assert_ends, batch_of, gzipped, text_batch};
+    use crate::samples::{Sample, as_parquet, assert_ends, batch_of, gzipped, text_batch};
     use arrow_array::types::{Int32Type, Int64Type};
     use arrow_array::{
         ArrayRef, BinaryArray, DictionaryArray, Int32Array, LargeStringArray, ListArray,

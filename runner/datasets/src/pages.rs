@@ -98,7 +98,7 @@ fn unpacked_bytes(unpacked: impl Read) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::samples::gzipped;
+    use crate::samples::gzipped;
     use parquet::basic::{GzipLevel, Type};
     use parquet::schema::types::{ColumnDescriptor, ColumnPath, Type as SchemaType};
     use std::io::Write;

@@ -311,7 +311,7 @@ fn format_name(format: Format) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{Sample, assert_ends, gzipped, zstandard};
+    use crate::samples::{Sample, assert_ends, gzipped, zstandard};
 
     #[test]
     fn files_come_in_order_with_their_bytes_counted() {

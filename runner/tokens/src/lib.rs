@@ -1,16 +1,14 @@
-//! Data sets, tokenisation, shuffling and the memory-mapped token cache. No torch.
+//! Tokenisation, shuffling and the memory-mapped token cache. No torch.
 //!
-//! Files of this machine or the Hub ([`DataFiles`](plan::DataFiles)) hold documents ([`Documents`]), which become
-//! sequences of exactly `ctx_len` tokens ([`chunk_and_tokenize`]). These are kept on disk
-//! ([`Tokens`]) under a digest of what they are made from ([`TokenSpec`]), and are read in shuffled
-//! batches ([`Batches`]). Files, tokens and order are those of Python's `datasets` and of sparsify
-//! 1.3.3 with one process.
+//! [`Documents`](datasets::Documents) become sequences of exactly `ctx_len` tokens ([`chunk_and_tokenize`]). These
+//! are kept on disk ([`Tokens`]) under a digest of what they are made from ([`TokenSpec`]), and are read in
+//! shuffled batches ([`Batches`]). Tokens and order are those of sparsify 1.3.3 with one process.
 //!
 //! # Memory
 //!
 //! Making tokens takes memory that does not depend on the size of the data set. With `T` threads (all
 //! cores, at most [`MAX_THREADS`]) and a longest document of `D` bytes (at most
-//! [`MAX_DOCUMENT_BYTES`]), these are held at once, at most:
+//! [`MAX_DOCUMENT_BYTES`](datasets::MAX_DOCUMENT_BYTES)), these are held at once, at most:
 //!
 //! - `4 T` pieces of text or their tokens, each of 256 KiB and one document: `4 T (256 KiB + D)` bytes of text, and
 //!   as many of tokens where a token has four bytes of text;
@@ -26,8 +24,6 @@
 //!
 //! # Files
 //!
-//! - `source/`: a data set's files (`conventions.rs`, `card.rs`, `find.rs`) and rows (`documents.rs`, a file per
-//!   format)
 //! - `chunk.rs`: sparsify's chunks, on all cores; `permutation.rs`: numpy's shuffle
 //! - `tokenizer.rs`: text to tokens; `tokenizer_class.rs`: as the classes of transformers
 //! - `cache.rs`, `writer.rs`: the token cache
@@ -38,19 +34,15 @@ mod build_progress;
 mod cache;
 mod chunk;
 mod digest;
-mod error;
 mod evaluation;
 mod first_look;
 mod header;
-mod hint;
 mod in_order;
 mod mapping;
 mod memory_limit;
 mod own_memory;
-mod panics;
 mod permutation;
 mod rows;
-mod source;
 mod special_tokens;
 mod tokenizer;
 mod tokenizer_class;
@@ -66,16 +58,12 @@ mod golden;
 pub use batches::{BatchSpec, Batches, Shard, check_batch, held_out, included, training_order};
 pub use build_progress::BuildProgress;
 pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
+pub use datasets::DataError;
 pub use digest::TokenSpec;
-pub use error::DataError;
 pub use evaluation::EvalSequences;
 pub use first_look::TokenizerDifference;
 pub use header::TokenCounts;
 pub use own_memory::OwnMemory;
 pub use permutation::permutation;
-pub use source::{
-    ChosenFile, Document, Documents, MAX_DOCUMENT_BYTES, ParquetCopy, choose_files,
-    choose_parquet_copy, files_of_hub, find_files, is_data_file_name, is_pattern,
-};
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;

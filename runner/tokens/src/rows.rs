@@ -1,7 +1,8 @@
 //! Data sets that hold token ids already: every row is one sequence.
 
+use crate::DataError;
 use crate::chunk::{Totals, Visit};
-use crate::{DataError, Document, Documents};
+use datasets::{Document, Documents};
 use plan::OnBadRow;
 
 /// Rows handed on together.

@@ -267,7 +267,7 @@ fn name_of(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::folder_with;
+    use files::testing::folder_with;
     use tempfile::TempDir;
 
     const STATE: &[u8] = br#"{"_data_files": [{"filename": "b.arrow"}, {"filename": "a.arrow"}],

@@ -56,9 +56,9 @@ pub(super) fn first_columns(file: &DataFile) -> Result<Option<Vec<String>>, Data
 
 #[cfg(test)]
 mod tests {
-    use crate::fixtures::fixture;
-    use crate::source::MAX_DOCUMENT_BYTES;
-    use crate::source::samples::{Sample, assert_ends, assert_error, texts};
+    use crate::MAX_DOCUMENT_BYTES;
+    use crate::samples::{Sample, assert_ends, assert_error, texts};
+    use files::testing::fixture;
 
     #[test]
     fn lines_become_documents() {

@@ -5,9 +5,7 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What `call` gives, or the message of its panic. What it works on is not used again after one.
-pub(crate) fn without_panic<T>(
-    call: impl FnOnce() -> T,
-) -> Result<T, Box<dyn Error + Send + Sync>> {
+pub fn without_panic<T>(call: impl FnOnce() -> T) -> Result<T, Box<dyn Error + Send + Sync>> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| message(panic.as_ref()).into())
 }
 

@@ -198,8 +198,8 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::MAX_DOCUMENT_BYTES;
-    use crate::source::samples::{Sample, assert_ends, assert_error, texts};
+    use crate::MAX_DOCUMENT_BYTES;
+    use crate::samples::{Sample, assert_ends, assert_error, texts};
 
     #[test]
     fn fields_become_documents() {

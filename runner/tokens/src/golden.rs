@@ -2,9 +2,8 @@
 //! `tests/fixtures/README.md` for the files.
 
 use crate::fixtures::{data_files, fixture, sha256, text_rows};
-use crate::{
-    DataError, Document, Documents, TokenSpec, Tokenizer, Tokens, chunk_and_tokenize, permutation,
-};
+use crate::{DataError, TokenSpec, Tokenizer, Tokens, chunk_and_tokenize, permutation};
+use datasets::{Document, Documents};
 use plan::RowSpec;
 use serde_json::Value;
 use std::io::Write;

@@ -1,20 +1,14 @@
 //! What the tests of this crate share.
 
-use crate::find_files;
-use crate::{Documents, TokenSpec};
+use crate::TokenSpec;
+use datasets::{Documents, find_files};
+pub(crate) use files::testing::{fixture, folder_with};
 use plan::{DataFiles, RowSpec};
 use plan::{DatasetRequest, OnBadRow, TokenizerClass};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tempfile::TempDir;
-
-/// The path of a file in `tests/fixtures`.
-pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures")
-        .join(name)
-}
 
 /// The golden values of `tests/fixtures/golden/tokens.json`.
 pub(crate) fn golden() -> Value {
@@ -51,15 +45,6 @@ pub(crate) fn text_rows(ctx_len: usize) -> RowSpec {
 /// The documents of the data set at `path`, of which the column `text` is read.
 pub(crate) fn documents(path: &Path) -> Documents {
     Documents::open(data_files(path), text_rows(64)).unwrap()
-}
-
-/// A temporary folder with the given files.
-pub(crate) fn folder_with(files: &[(&str, &[u8])]) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, content) in files {
-        std::fs::write(folder.path().join(name), content).unwrap();
-    }
-    folder
 }
 
 /// A temporary folder with one data set of `texts`, `data.jsonl`.

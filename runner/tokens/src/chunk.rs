@@ -1,7 +1,8 @@
 //! Cutting documents into sequences of tokens, as sparsify does with one process.
 
 use crate::in_order::map_in_order;
-use crate::{DataError, Document, Documents, Tokenizer};
+use crate::{DataError, Tokenizer};
+use datasets::{Document, Documents};
 
 /// Documents that are tokenised as one text.
 pub const DOCUMENTS_PER_BATCH: u64 = 2048;

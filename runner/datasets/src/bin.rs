@@ -85,7 +85,7 @@ fn token_id(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{Sample, assert_ends};
+    use crate::samples::{Sample, assert_ends};
 
     #[test]
     fn ids_are_little_endian_in_rows() {

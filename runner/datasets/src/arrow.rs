@@ -110,7 +110,7 @@ impl Iterator for Batches {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::samples::{
+    use crate::samples::{
         Sample, as_arrow_file, as_arrow_stream, assert_ends, batch_of, gzipped, text_batch,
     };
     use arrow_array::types::{Int8Type, Int32Type, UInt64Type};

@@ -65,8 +65,8 @@ impl ReadRows for TextRows {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::MAX_DOCUMENT_BYTES;
-    use crate::source::samples::{Sample, assert_ends, assert_error, gzipped, texts};
+    use crate::MAX_DOCUMENT_BYTES;
+    use crate::samples::{Sample, assert_ends, assert_error, gzipped, texts};
 
     #[test]
     fn lines_end_as_in_python() {

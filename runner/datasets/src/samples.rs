@@ -2,11 +2,11 @@
 
 use super::{Document, Documents};
 use crate::DataError;
-use crate::fixtures::folder_with;
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::file::properties::WriterProperties;
 use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+use files::testing::folder_with;
 use plan::{DataFile, DataFiles, Format, OnBadRow, RowSpec, TokenizerClass};
 use std::io::Write;
 use std::path::Path;
