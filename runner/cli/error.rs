@@ -1,6 +1,7 @@
 //! The one place where errors become words on the screen and an exit code.
 
 use crate::show::table;
+use datasets::DatasetError;
 use fault::FailureKind;
 use fault::message_chain;
 use hub::HubError;
@@ -10,7 +11,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use store::StoreError;
-use tokens::DataError;
+use tokens::TokensError;
 use train::TrainError;
 use train::dist::DistError;
 
@@ -171,11 +172,17 @@ macro_rules! of_the_worker {
 }
 
 of_the_worker!(
-    DataError,
+    TokensError,
     DistError,
     facts::FactsError,
     sae_files::FilesError
 );
+
+impl From<DatasetError> for CliError {
+    fn from(error: DatasetError) -> Self {
+        TokensError::from(error).into()
+    }
+}
 
 impl From<TrainError> for CliError {
     fn from(error: TrainError) -> Self {

@@ -7,7 +7,7 @@ use crate::sweep::download;
 use crate::sweep::hub_access::hub;
 use crate::sweep::models::of_hub_or_folder;
 use crate::sweep::paths;
-use datasets::{ChosenFile, DataError, files_of_hub, find_files};
+use datasets::{ChosenFile, DatasetError, files_of_hub, find_files};
 use hub::{DatasetListing, HubError};
 use plan::DataFiles;
 use plan::{DataName, DatasetRequest};
@@ -96,7 +96,7 @@ fn of_this_machine(
     Ok(FoundDataset { files, remote })
 }
 
-fn of_data(error: DataError) -> CliError {
+fn of_data(error: DatasetError) -> CliError {
     CliError::from(error).about("dataset".to_owned())
 }
 
@@ -104,7 +104,7 @@ fn choose(
     name: &str,
     listing: &DatasetListing,
     request: &DatasetRequest,
-) -> Result<Vec<ChosenFile>, DataError> {
+) -> Result<Vec<ChosenFile>, DatasetError> {
     let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
     datasets::choose_files(name, &names, listing.card.as_deref(), request)
 }
@@ -116,18 +116,13 @@ fn lack_of_files(
     name: &str,
     listing: &DatasetListing,
     request: &DatasetRequest,
-) -> Option<DataError> {
+) -> Option<DatasetError> {
     if !request.data_files.is_empty() || request.data_dir.is_some() {
         return None;
     }
     choose(name, listing, &DatasetRequest::default())
         .err()
-        .filter(|error| {
-            matches!(
-                error,
-                DataError::NoKnownFiles { .. } | DataError::ForeignFormat { .. }
-            )
-        })
+        .filter(|error| matches!(error, DatasetError::NoFiles(_)))
 }
 
 /// The copy in Parquet of a data set without files that can be read; `None` where the

@@ -5,7 +5,8 @@ use super::messages::{ANY_LENGTH, Decoder, Messages, of_file, of_stream};
 use super::packing::Packing;
 use super::rows::Column;
 use super::unpack::{CountedFile, Source};
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::packed_columns;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use plan::DataFile;
@@ -25,7 +26,7 @@ struct Opened {
 }
 
 /// Opens `file` for the rows of `column`.
-pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, DataError> {
+pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, DatasetError> {
     let Opened {
         schema,
         messages,
@@ -45,13 +46,13 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
 }
 
 /// The columns of `file`.
-pub(super) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
+pub(super) fn columns(file: &DataFile) -> Result<Vec<String>, DatasetError> {
     let schema = opened(file)?.schema;
     let fields = schema.fields().iter();
     Ok(fields.map(|field| field.name().clone()).collect())
 }
 
-fn opened(file: &DataFile) -> Result<Opened, DataError> {
+fn opened(file: &DataFile) -> Result<Opened, DatasetError> {
     let mut source = Source::open(file)?;
     let head = source.take_head(FILE_MAGIC.len())?;
     let packing = source.packing();
@@ -72,12 +73,9 @@ fn opened(file: &DataFile) -> Result<Opened, DataError> {
     })
 }
 
-fn opened_file(file: &DataFile, packing: Packing) -> Result<Opened, DataError> {
+fn opened_file(file: &DataFile, packing: Packing) -> Result<Opened, DatasetError> {
     if packing != Packing::None {
-        return Err(DataError::PackedColumns {
-            path: file.path.clone(),
-            format: FORMAT,
-        });
+        return Err(packed_columns(&file.path, FORMAT));
     }
     let counted = CountedFile::open(&file.path)?;
     let n_bytes_read = counted.counter();
@@ -111,7 +109,8 @@ impl Iterator for Batches {
 #[cfg(test)]
 mod tests {
     use crate::samples::{
-        Sample, as_arrow_file, as_arrow_stream, assert_ends, batch_of, gzipped, text_batch,
+        Sample, as_arrow_file, as_arrow_stream, assert_damaged, assert_ends, batch_of, gzipped,
+        text_batch,
     };
     use arrow_array::types::{Int8Type, Int32Type, UInt64Type};
     use arrow_array::{
@@ -156,7 +155,7 @@ mod tests {
         assert_eq!(sample.texts().unwrap().len(), 9);
         let file = gzipped(&as_arrow_file(&batch, packed_by(None)));
         let sample = Sample::new(&[("a.arrow.gz", &file)]);
-        assert_ends(&sample.error(), "PackedColumns", "is a packed Arrow file");
+        assert_ends(&sample.error(), "is a packed Arrow file");
     }
 
     #[test]
@@ -210,7 +209,7 @@ mod tests {
         let ids = ListArray::from_iter_primitive::<Int32Type, _, _>(rows);
         let sample = sample(vec![("input_ids", Arc::new(ids))]);
         let message = "a.arrow:2: column `input_ids` holds a list with -1";
-        assert_ends(&sample.error(), "NotTokenIds", message);
+        assert_ends(&sample.error(), message);
         let sample = sample.skip();
         let mut documents = sample.open().unwrap();
         assert_eq!(documents.by_ref().filter(Result::is_ok).count(), 1);
@@ -228,7 +227,7 @@ mod tests {
         );
         let sample = sample(vec![("meta", Arc::new(meta))]).text_column("meta.body");
         let message = "a.arrow:1: column `meta.body` holds null";
-        assert_ends(&sample.error(), "NotText", message);
+        assert_ends(&sample.error(), message);
         assert_eq!(sample.skip().texts().unwrap(), ["b"]);
 
         let values = Arc::new(StringArray::from(vec![None, Some("a")]));
@@ -246,7 +245,7 @@ mod tests {
         for n_missing in [1, 4, 8] {
             let cut = &content[..content.len() - n_missing];
             let error = Sample::new(&[("a.arrow", cut)]).skip().error();
-            assert_ends(&error, "Damaged", "a.arrow` is no readable Arrow file");
+            assert_damaged(&error, "a.arrow` is no readable Arrow file");
         }
     }
 
@@ -254,6 +253,6 @@ mod tests {
     fn a_missing_column_always_fails() {
         let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1]));
         let error = sample(vec![("body", numbers)]).skip().error();
-        assert_ends(&error, "NoColumn", "a.arrow` has no column `text`");
+        assert_ends(&error, "a.arrow` has no column `text`");
     }
 }

@@ -3,7 +3,8 @@
 use super::Document;
 use super::rows::{ReadRows, RowError};
 use super::unpack::Source;
-use crate::DataError;
+use crate::DatasetError;
+use fault::Fault;
 use plan::{DataFile, RowSpec};
 
 /// The rows of a `.bin` file: `ctx_len` little-endian ids of 2 or 4 bytes each.
@@ -24,7 +25,7 @@ impl BinRows {
         file: &DataFile,
         spec: &RowSpec,
         n_file_bytes: u64,
-    ) -> Result<Self, DataError> {
+    ) -> Result<Self, DatasetError> {
         let rows = Self {
             source: Source::open(file)?,
             ctx_len: spec.ctx_len,
@@ -44,16 +45,17 @@ impl BinRows {
         self.ctx_len.saturating_mul(self.n_id_bytes)
     }
 
-    fn partial(&self, n_bytes: u64) -> DataError {
+    fn partial(&self, n_bytes: u64) -> DatasetError {
         let n_row_bytes = self.n_row_bytes() as u64;
-        DataError::PartialRow {
-            path: self.source.path().to_path_buf(),
-            n_bytes,
-            n_row_bytes,
-            n_rest_bytes: n_bytes.checked_rem(n_row_bytes).unwrap_or(n_bytes),
-            ctx_len: self.ctx_len,
-            n_id_bytes: self.n_id_bytes,
-        }
+        let n_rest_bytes = n_bytes.checked_rem(n_row_bytes).unwrap_or(n_bytes);
+        let path = self.source.path().display();
+        let message = format!(
+            "`{path}` has {n_bytes} bytes, which is not a multiple of {n_row_bytes} ({} ids of {} bytes): \
+             {n_rest_bytes} are left over",
+            self.ctx_len, self.n_id_bytes
+        );
+        let hint = "`ctx_len` and `bin_dtype` must be those with which the file was written";
+        Fault::input(message).with_hint(hint).into()
     }
 }
 
@@ -86,6 +88,7 @@ fn token_id(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use crate::samples::{Sample, assert_ends};
+    use fault::Remedy;
 
     #[test]
     fn ids_are_little_endian_in_rows() {
@@ -105,7 +108,7 @@ mod tests {
     fn a_partial_row_is_an_error() {
         let message = "has 13 bytes, which is not a multiple of 6 (3 ids of 2 bytes): 1 are left";
         let error = Sample::new(&[("a.bin", &[0; 13])]).error();
-        assert_ends(&error, "PartialRow", message);
+        assert_ends(&error, message);
         assert!(error.hint().unwrap().contains("`ctx_len` and `bin_dtype`"));
     }
 
@@ -113,7 +116,7 @@ mod tests {
     fn rows_of_nothing_are_an_error() {
         let mut sample = Sample::new(&[("a.bin", &[0; 4])]);
         sample.spec.ctx_len = 0;
-        assert_ends(&sample.error(), "PartialRow", "4 are left over");
+        assert_ends(&sample.error(), "4 are left over");
     }
 
     #[test]

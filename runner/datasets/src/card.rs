@@ -1,6 +1,8 @@
 //! The configurations of a data set, from the front matter of its README.md.
 
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::many_configs;
+use fault::Fault;
 use serde::Deserialize;
 use serde_saphyr::{DuplicateKeyPolicy, options};
 use std::collections::BTreeSet;
@@ -60,7 +62,7 @@ impl Card {
     ///
     /// # Errors
     /// Front matter that is not YAML, or whose `configs` are not those of a data set.
-    pub(crate) fn parse(dataset: &str, text: &str) -> Result<Self, DataError> {
+    pub(crate) fn parse(dataset: &str, text: &str) -> Result<Self, DatasetError> {
         let Some(yaml) = front_matter(text) else {
             return Ok(Self::default());
         };
@@ -71,10 +73,10 @@ impl Card {
         };
         let card: Option<Self> =
             serde_saphyr::from_str_with_options(yaml, options).map_err(|source| {
-                DataError::BadCard {
-                    dataset: dataset.into(),
-                    source: source.into(),
-                }
+                let message =
+                    format!("cannot use the front matter of README.md of data set `{dataset}`");
+                let hint = "mend README.md, or name the files by `data_files`";
+                Fault::input(message).with_hint(hint).because(source)
             })?;
         Ok(card.unwrap_or_default().without_duplicates())
     }
@@ -113,7 +115,10 @@ impl Card {
     ///
     /// # Errors
     /// There are several, and none or several of them are the default.
-    pub(crate) fn default_config(&self, dataset: &str) -> Result<Option<&CardConfig>, DataError> {
+    pub(crate) fn default_config(
+        &self,
+        dataset: &str,
+    ) -> Result<Option<&CardConfig>, DatasetError> {
         let configs = self.configs.as_deref().unwrap_or_default();
         if let [] | [_] = configs {
             return Ok(configs.first());
@@ -122,10 +127,7 @@ impl Card {
         match (marked.next(), marked.next()) {
             (Some(config), None) => Ok(Some(config)),
             (None, _) if self.config("default").is_some() => Ok(self.config("default")),
-            _ => Err(DataError::ChooseConfig {
-                dataset: dataset.into(),
-                found: self.names(),
-            }),
+            _ => Err(many_configs(dataset, &self.names()).into()),
         }
     }
 }
@@ -194,15 +196,16 @@ fn front_matter(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
-    fn card(configs: &str) -> Result<Card, DataError> {
+    fn card(configs: &str) -> Result<Card, DatasetError> {
         Card::parse(
             "it",
             &format!("---\nlicense: mit\nconfigs:\n{configs}\n---\n# It\n"),
         )
     }
 
-    fn default_of(configs: &str) -> Result<String, DataError> {
+    fn default_of(configs: &str) -> Result<String, DatasetError> {
         let card = card(configs)?;
         let config = card.default_config("it")?;
         Ok(config.unwrap().config_name.clone())
@@ -248,10 +251,8 @@ mod tests {
         let replaced = "- config_name: a\n  default: true\n- config_name: b\n- config_name: a";
         assert!(default_of(replaced).is_err());
         let twice = "- config_name: a\n  default: true\n- config_name: b\n  default: true";
-        assert!(matches!(
-            default_of(twice),
-            Err(DataError::ChooseConfig { .. })
-        ));
+        let error = default_of(twice).unwrap_err();
+        assert_eq!(error.hint().unwrap(), "choose one of `a`, `b`");
     }
 
     #[test]

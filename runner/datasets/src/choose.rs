@@ -12,7 +12,9 @@ use super::endings::{
 };
 use super::listing::Listing;
 use super::patterns::{Pattern, base_name, has_magic};
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::{KNOWN_ENDINGS, no_config, no_split};
+use fault::Fault;
 use plan::Format;
 use plan::{DatasetRequest, RowRange};
 
@@ -40,7 +42,7 @@ pub fn choose_files(
     listing: &[String],
     card: Option<&str>,
     request: &DatasetRequest,
-) -> Result<Vec<ChosenFile>, DataError> {
+) -> Result<Vec<ChosenFile>, DatasetError> {
     let mut files = Vec::new();
     for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
         let chosen = choose_among(dataset, &Listing::Names(listing), card, request)?;
@@ -55,7 +57,7 @@ pub(crate) fn choose_among(
     listing: &Listing<'_>,
     card: Option<&str>,
     request: &DatasetRequest,
-) -> Result<Vec<ChosenFile>, DataError> {
+) -> Result<Vec<ChosenFile>, DatasetError> {
     let names_files = !request.data_files.is_empty() || request.data_dir.is_some();
     let text = card.filter(|_| !names_files || request.config.is_some());
     let card = Card::parse(dataset, text.unwrap_or_default())?;
@@ -70,10 +72,12 @@ pub(crate) fn choose_among(
 /// [`DatasetRequest::parts`] of a request.
 pub(crate) fn parts_of(
     request: &DatasetRequest,
-) -> Result<Vec<(DatasetRequest, RowRange)>, DataError> {
-    request.parts().map_err(|problem| DataError::BadSplit {
-        split: request.split.clone(),
-        problem,
+) -> Result<Vec<(DatasetRequest, RowRange)>, DatasetError> {
+    request.parts().map_err(|problem| {
+        let message = format!("split `{}` cannot be read: {problem}", request.split);
+        let hint = "write a name, rows of it such as `train[:1000]` or `train[10%:20%]`, or several of these with \
+                    `+` between";
+        Fault::input(message).with_hint(hint).into()
     })
 }
 
@@ -82,14 +86,10 @@ fn asked_config<'a>(
     dataset: &str,
     card: &'a Card,
     request: &DatasetRequest,
-) -> Result<Option<&'a CardConfig>, DataError> {
+) -> Result<Option<&'a CardConfig>, DatasetError> {
     match &request.config {
         Some(name) if card.names().contains(name) => Ok(card.config(name)),
-        Some(name) => Err(DataError::NoConfig {
-            dataset: dataset.into(),
-            config: name.clone(),
-            found: card.names(),
-        }),
+        Some(name) => Err(no_config(dataset, name, &card.names()).into()),
         None => card.default_config(dataset),
     }
 }
@@ -123,7 +123,7 @@ impl Chooser<'_> {
         &self,
         config: Option<&CardConfig>,
         request: &DatasetRequest,
-    ) -> Result<Selection, DataError> {
+    ) -> Result<Selection, DatasetError> {
         let config_dir = config.and_then(|config| config.data_dir.as_ref());
         let dir = request
             .data_dir
@@ -151,7 +151,7 @@ impl Chooser<'_> {
         })
     }
 
-    fn split<'s>(&self, selection: &'s Selection, name: &str) -> Result<&'s Split, DataError> {
+    fn split<'s>(&self, selection: &'s Selection, name: &str) -> Result<&'s Split, DatasetError> {
         let splits = &selection.splits;
         if splits.is_empty() {
             return Err(self.nothing(selection, &[])?);
@@ -159,14 +159,13 @@ impl Chooser<'_> {
         splits
             .iter()
             .find(|split| split.name == name)
-            .ok_or_else(|| DataError::NoSplit {
-                dataset: self.dataset.into(),
-                split: name.into(),
-                found: splits.iter().map(|split| split.name.clone()).collect(),
+            .ok_or_else(|| {
+                let found: Vec<_> = splits.iter().map(|split| split.name.clone()).collect();
+                no_split(self.dataset, name, &found).into()
             })
     }
 
-    fn resolve(&self, selection: &Selection, split: &Split) -> Result<Vec<String>, DataError> {
+    fn resolve(&self, selection: &Selection, split: &Split) -> Result<Vec<String>, DatasetError> {
         let mut names = Vec::new();
         for pattern in &split.patterns {
             let matching = self
@@ -188,7 +187,7 @@ impl Chooser<'_> {
         mut names: Vec<String>,
         selection: &Selection,
         split: &Split,
-    ) -> Result<Vec<ChosenFile>, DataError> {
+    ) -> Result<Vec<ChosenFile>, DatasetError> {
         let data = names
             .iter()
             .map(String::as_str)
@@ -197,7 +196,7 @@ impl Chooser<'_> {
             return Err(self.nothing(selection, &split.patterns)?);
         };
         let Some(format) = format_of_ending(&common) else {
-            return Err(self.not_read(format!(".{common}")));
+            return Err(self.not_read(&format!(".{common}")));
         };
         if selection.keep == Keep::Common {
             names.retain(|name| may_be(name, format));
@@ -208,19 +207,20 @@ impl Chooser<'_> {
             .collect()
     }
 
-    fn chosen(&self, name: String, format: Format) -> Result<ChosenFile, DataError> {
+    fn chosen(&self, name: String, format: Format) -> Result<ChosenFile, DatasetError> {
         if let Some(ending) = foreign_packing(&name) {
-            return Err(self.not_read(format!(".{ending}")));
+            return Err(self.not_read(&format!(".{ending}")));
         }
         if !endings(&name).any(|ending| format_of_ending(ending) == Some(format)) {
-            return Err(DataError::MixedFormats {
-                dataset: self.dataset.into(),
-                name,
-                format: format.to_string(),
-            });
+            let dataset = self.dataset;
+            let message = format!(
+                "`{name}` of data set `{dataset}` is not {format} by its name, as other files are"
+            );
+            let hint = "name files of one format by `data_files`, such as `*.jsonl`";
+            return Err(Fault::input(message).with_hint(hint).into());
         }
         if !allows_packing_of(format, &name) {
-            return Err(self.not_read(format!("packed {format}")));
+            return Err(self.not_read(&format!("packed {format}")));
         }
         Ok(ChosenFile {
             name,
@@ -229,22 +229,24 @@ impl Chooser<'_> {
         })
     }
 
-    fn no_match(&self, pattern: &str) -> DataError {
-        DataError::NoMatch {
-            dataset: self.dataset.into(),
-            pattern: pattern.into(),
-        }
+    fn no_match(&self, pattern: &str) -> DatasetError {
+        let message = format!("data set `{}` has no data file `{pattern}`", self.dataset);
+        let hint = "names begin at the root of the data set; all of a folder is `folder/**`";
+        Fault::input(message).with_hint(hint).into()
     }
 
-    fn not_read(&self, format: String) -> DataError {
-        DataError::ForeignFormat {
-            dataset: self.dataset.into(),
-            format,
-        }
+    fn not_read(&self, format: &str) -> DatasetError {
+        let dataset = self.dataset;
+        let message = format!("data set `{dataset}` has {format} files, which are not read");
+        DatasetError::NoFiles(Fault::input(message).with_hint(KNOWN_ENDINGS))
     }
 
     /// Why `patterns` gave no data file.
-    fn nothing(&self, selection: &Selection, patterns: &[String]) -> Result<DataError, DataError> {
+    fn nothing(
+        &self,
+        selection: &Selection,
+        patterns: &[String],
+    ) -> Result<DatasetError, DatasetError> {
         if selection.are_named {
             return Ok(self.no_match(&patterns.join("`, `")));
         }
@@ -256,11 +258,7 @@ impl Chooser<'_> {
         let script = format!("{}.py", base_name(self.dataset.trim_end_matches('/')));
         let script = found.contains(&script).then_some(script);
         found.truncate(3);
-        Ok(DataError::NoKnownFiles {
-            dataset: self.dataset.into(),
-            found,
-            script,
-        })
+        Ok(DatasetError::no_files(self.dataset, &found, script))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Documents of record batches, which Parquet and Arrow files consist of.
 
 use super::Document;
-use super::rows::{Column, MAX_DOCUMENT_BYTES, Place, ReadRows, RowError};
-use crate::DataError;
+use super::rows::{Column, ID_COLUMN, MAX_DOCUMENT_BYTES, Place, ReadRows, RowError};
+use crate::DatasetError;
+use crate::error::damaged;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     ArrowPrimitiveType, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
@@ -10,7 +11,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Fields};
-use fault::without_panic;
+use fault::{Fault, without_panic};
 use std::error::Error;
 
 use std::path::{Path, PathBuf};
@@ -85,7 +86,7 @@ impl ColumnarRows {
     }
 
     /// Goes to the next row; false at the end of the file.
-    fn advance(&mut self) -> Result<bool, DataError> {
+    fn advance(&mut self) -> Result<bool, DatasetError> {
         loop {
             if let Some(batch) = &mut self.batch
                 && batch.row_idx + 1 < batch.n_rows()
@@ -104,7 +105,7 @@ impl ColumnarRows {
         }
     }
 
-    fn read_batch(&mut self) -> Result<bool, DataError> {
+    fn read_batch(&mut self) -> Result<bool, DatasetError> {
         self.batch = None;
         let Self { path, format, .. } = self;
         let batch = guarded(path, format, || self.batches.next().transpose())?;
@@ -120,7 +121,7 @@ impl ColumnarRows {
         Ok(true)
     }
 
-    fn check_n_rows(&self) -> Result<bool, DataError> {
+    fn check_n_rows(&self) -> Result<bool, DatasetError> {
         match self.progress {
             Progress::Rows { n_rows, .. } if n_rows != self.row => Err(damaged(
                 &self.path,
@@ -138,7 +139,7 @@ impl ColumnarRows {
         };
         let Some(array) = batch.value() else {
             return Err(if self.column.holds_ids {
-                place.not_ids(&self.column, "null".into())
+                place.not_ids(&self.column, "null")
             } else {
                 place.not_text(&self.column, "null", Vec::new())
             });
@@ -146,7 +147,7 @@ impl ColumnarRows {
         if self.column.holds_ids {
             return token_ids_at(array, batch.row_idx)
                 .map(Document::TokenIds)
-                .map_err(|got| place.not_ids(&self.column, got));
+                .map_err(|got| place.not_ids(&self.column, &got));
         }
         let text = text_at(array, batch.row_idx)
             .ok_or_else(|| place.not_text(&self.column, "null", Vec::new()))?;
@@ -224,7 +225,7 @@ pub(super) fn check_column(
     path: &Path,
     fields: &Fields,
     column: &Column,
-) -> Result<Vec<String>, DataError> {
+) -> Result<Vec<String>, DatasetError> {
     let Some((names, data_type)) = resolve(fields, column) else {
         return Err(column.not_in(path, texts_in(fields)));
     };
@@ -233,14 +234,24 @@ pub(super) fn check_column(
         false => is_text(data_type),
     };
     if !fits {
-        return Err(DataError::ColumnType {
-            path: path.to_path_buf(),
-            column: column.name.clone(),
-            got: data_type.to_string(),
-            found: texts_in(fields).into(),
-        });
+        return Err(wrong_type(path, fields, column, data_type));
     }
     Ok(names)
+}
+
+fn wrong_type(path: &Path, fields: &Fields, column: &Column, got: &DataType) -> DatasetError {
+    let (name, path) = (&column.name, path.display());
+    let (wanted, hint) = match name.as_str() {
+        ID_COLUMN => (
+            "lists of integers",
+            "`input_ids` is read wherever there is one: it must hold lists of token ids; for the text of \
+             another column, rename it"
+                .to_owned(),
+        ),
+        _ => ("text", column.missing_hint(&texts_in(fields))),
+    };
+    let message = format!("column `{name}` of `{path}` holds {got}, not {wanted}");
+    DatasetError::Column(Fault::input(message).with_hint(hint))
 }
 
 /// Runs a decoder, for which a panic on a broken file is but another error.
@@ -248,30 +259,27 @@ pub(super) fn guarded<T, E: Into<BoxError>>(
     path: &Path,
     format: &'static str,
     decode: impl FnOnce() -> Result<T, E>,
-) -> Result<T, DataError> {
+) -> Result<T, DatasetError> {
     match without_panic(decode) {
-        Ok(result) => result.map_err(|error| damaged(path, format, error)),
+        Ok(result) => result.map_err(|error| damaged_or_too_large(path, format, error.into())),
         Err(panic) => Err(damaged(path, format, panic)),
     }
 }
 
-pub(super) fn damaged(path: &Path, format: &'static str, source: impl Into<BoxError>) -> DataError {
-    let path = path.to_path_buf();
-    match source.into().downcast() {
-        Ok(too_large) => {
-            let TooLarge { n_bytes } = *too_large;
-            DataError::BlockTooLong {
-                path,
-                format,
-                n_bytes,
-                limit_bytes: MAX_BLOCK_BYTES,
-            }
+/// What is wrong with a file, or that a block of it is too long.
+fn damaged_or_too_large(path: &Path, format: &str, source: BoxError) -> DatasetError {
+    match source.downcast_ref() {
+        Some(TooLarge { n_bytes }) => {
+            let (path, n_mib) = (path.display(), MAX_BLOCK_BYTES >> 20);
+            let message = format!(
+                "`{path}` has a block that is or may be {n_bytes} bytes long once unpacked; at most {n_mib} MiB are \
+                 read"
+            );
+            let hint =
+                "is it a file of yours? then write it again in smaller row groups or batches";
+            Fault::input(message).with_hint(hint).into()
         }
-        Err(source) => DataError::Damaged {
-            path,
-            format,
-            source,
-        },
+        None => damaged(path, format, source),
     }
 }
 
@@ -379,7 +387,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::assert_ends;
+    use crate::samples::assert_damaged;
 
     #[test]
     fn a_panic_of_a_decoder_is_damage() {
@@ -388,7 +396,7 @@ mod tests {
             panic!("{} lengths", lengths.len())
         };
         let error = guarded(Path::new("a.parquet"), "Parquet", broken).unwrap_err();
-        assert_ends(&error, "Damaged", "`a.parquet` is no readable Parquet file");
+        assert_damaged(&error, "`a.parquet` is no readable Parquet file");
         let source = error.source().map(ToString::to_string);
         assert_eq!(source.unwrap(), "0 lengths");
     }

@@ -3,7 +3,7 @@
 use super::card::Split;
 use super::listing::Listing;
 use super::patterns::{Pattern, base_name};
-use crate::DataError;
+use crate::DatasetError;
 use std::collections::BTreeSet;
 
 const SHARDS: &str = "data/{split}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]*.*";
@@ -29,7 +29,7 @@ const WORD_IN_FILE: [&str; 2] = ["**/{word}[-._ 0-9]*", "**/*[-._ 0-9]{word}[-._
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub(crate) fn conventions(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>, DataError> {
+pub(crate) fn conventions(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>, DatasetError> {
     let shards = shards(listing, dir)?;
     if !shards.is_empty() {
         return Ok(shards);
@@ -57,7 +57,7 @@ pub(crate) fn conventions(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>
 }
 
 /// The splits of files such as `data/train-00000-of-00002.parquet`.
-fn shards(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>, DataError> {
+fn shards(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>, DatasetError> {
     let pattern = Pattern::new(dir, &SHARDS.replace("{split}", "*"))?;
     let names = listing.matching(&pattern)?;
     let found: BTreeSet<&str> = names
@@ -73,7 +73,7 @@ fn shards(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>, DataError> {
     Ok(found.into_iter().map(to_split).collect())
 }
 
-fn is_there(listing: &Listing<'_>, dir: &str, split: &Split) -> Result<bool, DataError> {
+fn is_there(listing: &Listing<'_>, dir: &str, split: &Split) -> Result<bool, DatasetError> {
     for pattern in &split.patterns {
         if !listing.matching(&Pattern::new(dir, pattern)?)?.is_empty() {
             return Ok(true);

@@ -3,7 +3,8 @@
 use super::Document;
 use super::rows::{Column, Place, ReadRows, RowError};
 use super::unpack::{End, RowBytes, Source};
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::damaged;
 use csv::{ByteRecord, Reader, ReaderBuilder};
 use plan::{DataFile, Format};
 use std::io::Cursor;
@@ -31,7 +32,7 @@ pub(super) struct CsvRows {
 }
 
 impl CsvRows {
-    pub(super) fn open(file: &DataFile, column: &Column) -> Result<Self, DataError> {
+    pub(super) fn open(file: &DataFile, column: &Column) -> Result<Self, DatasetError> {
         let delimiter = if file.format == Format::Tsv {
             b'\t'
         } else {
@@ -57,7 +58,7 @@ impl CsvRows {
         Ok(rows)
     }
 
-    fn find_column(&mut self) -> Result<(), DataError> {
+    fn find_column(&mut self) -> Result<(), DatasetError> {
         self.read_record().map_err(RowError::into_inner)?;
         let header = self.record.iter();
         let names: Vec<String> = header
@@ -117,12 +118,9 @@ impl CsvRows {
         }
     }
 
-    fn damaged(&self, what: &str) -> DataError {
-        DataError::Damaged {
-            path: self.source.path().to_path_buf(),
-            format: "CSV",
-            source: format!("line {}: {what}", self.line).into(),
-        }
+    fn damaged(&self, what: &str) -> DatasetError {
+        let problem = format!("line {}: {what}", self.line);
+        damaged(self.source.path(), "CSV", problem)
     }
 }
 
@@ -135,12 +133,8 @@ impl ReadRows for CsvRows {
         let first = got.max(self.n_header_fields);
         let expected = *self.n_fields.get_or_insert(first);
         if got > expected {
-            return Err(RowError::Bad(DataError::FieldCount {
-                path: self.source.path().to_path_buf(),
-                line: self.line,
-                expected,
-                got,
-            }));
+            let problem = format!("{got} fields, where rows have {expected}");
+            return Err(self.place().bad(problem));
         }
         let n_index_fields = expected - self.n_header_fields;
         let place = self.place();
@@ -199,7 +193,8 @@ impl Cut {
 #[cfg(test)]
 mod tests {
     use crate::MAX_DOCUMENT_BYTES;
-    use crate::samples::{Sample, assert_ends, assert_error, texts};
+    use crate::samples::{Sample, assert_damaged, assert_ends, assert_error, texts};
+    use fault::Remedy;
 
     #[test]
     fn fields_become_documents() {
@@ -224,12 +219,12 @@ mod tests {
     fn a_missing_column_always_fails() {
         let sample = Sample::new(&[("a.csv", b"id,body\n1,a\n")]).skip();
         let error = sample.error();
-        assert_ends(&error, "NoColumn", "a.csv` has no column `text`");
+        assert_ends(&error, "a.csv` has no column `text`");
         assert_eq!(
             error.hint().unwrap(),
             "set `text_column` to one of `id`, `body`"
         );
-        assert_error("a.csv", b"", "NoColumn", "no column `text`");
+        assert_error("a.csv", b"", "no column `text`");
     }
 
     #[test]
@@ -247,7 +242,7 @@ mod tests {
         let tabs = b"text\tid\na\t1\n  \n\t\nb\t2\n";
         assert_eq!(texts("a.tsv", tabs).unwrap(), ["a", "", "b"]);
         let error = Sample::new(&[("a.csv", b"id,text\n1,a\n  \n2\n")]).error();
-        assert_ends(&error, "NotText", "a.csv:4: column `text` holds null");
+        assert_ends(&error, "a.csv:4: column `text` holds null");
     }
 
     #[test]
@@ -255,11 +250,7 @@ mod tests {
         let content = b"text,id,more\na\nb,1\nc,2,x\nd,,\n";
         assert_eq!(texts("a.csv", content).unwrap(), ["a", "b", "c", "d"]);
         let sample = Sample::new(&[("a.csv", b"id,text\n1,a\n2\n3,\n")]);
-        assert_ends(
-            &sample.error(),
-            "NotText",
-            "a.csv:3: column `text` holds null",
-        );
+        assert_ends(&sample.error(), "a.csv:3: column `text` holds null");
         assert_eq!(sample.skip().texts().unwrap(), ["a", ""]);
     }
 
@@ -281,18 +272,13 @@ mod tests {
             ["a\x1a", "\x1a"]
         );
         let error = Sample::new(&[("a.csv", b"id,text\n1,a\n\x1a\n")]).error();
-        assert_ends(&error, "NotText", "a.csv:3: column `text` holds null");
+        assert_ends(&error, "a.csv:3: column `text` holds null");
     }
 
     #[test]
     fn rows_that_are_too_wide_are_named() {
         let content = b"id,text\r\n1,\"a\r\na\"\r\n\r\n2,b,c\r\n3,d\r\n4,e,f\r\n";
-        assert_error(
-            "a.csv",
-            content,
-            "FieldCount",
-            "a.csv:5: 3 fields, where rows have 2",
-        );
+        assert_error("a.csv", content, "a.csv:5: 3 fields, where rows have 2");
         let skipping = Sample::new(&[("a.csv", content)]).skip();
         let mut documents = skipping.open().unwrap();
         assert_eq!(documents.by_ref().filter(Result::is_ok).count(), 2);
@@ -308,14 +294,14 @@ mod tests {
     #[test]
     fn fields_that_are_no_text_are_named() {
         let content = b"id,text\n1,a\n2,\xff\n";
-        assert_error("a.csv", content, "NotUtf8", "a.csv:3: not UTF-8");
+        assert_error("a.csv", content, "a.csv:3: not UTF-8");
     }
 
     #[test]
     fn an_open_quote_is_damage() {
         let sample = Sample::new(&[("a.csv", b"text\na\n\"b\nc\n")]).skip();
         let error = sample.error();
-        assert_ends(&error, "Damaged", "a.csv` is no readable CSV file");
+        assert_damaged(&error, "a.csv` is no readable CSV file");
         let source = std::error::Error::source(&error).unwrap();
         assert_eq!(source.to_string(), "line 3: a quote is never closed");
     }
@@ -326,7 +312,7 @@ mod tests {
         content.resize(MAX_DOCUMENT_BYTES + 8, b'x');
         content.extend_from_slice(b"\nb\n");
         let sample = Sample::new(&[("a.csv", &content)]);
-        assert_ends(&sample.error(), "DocumentTooLong", "a.csv:3: longer than");
+        assert_ends(&sample.error(), "a.csv:3: longer than");
         assert_eq!(sample.skip().texts().unwrap(), ["a", "b"]);
     }
 }

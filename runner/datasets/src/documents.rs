@@ -7,7 +7,8 @@ use super::rows::{Column, ID_COLUMN, ReadRows, RowError};
 use super::slice::Slice;
 use super::text::TextRows;
 use super::{arrow, parquet};
-use crate::DataError;
+use crate::DatasetError;
+use fault::Fault;
 use plan::{DataFile, DataFiles, Format, OnBadRow, RowRange, RowSpec};
 use std::fmt;
 
@@ -54,7 +55,7 @@ impl Documents {
     /// # Errors
     /// A file that does not exist or has another format than the first; a first file that cannot be
     /// read, or whose schema lacks the column.
-    pub fn open(files: DataFiles, spec: RowSpec) -> Result<Self, DataError> {
+    pub fn open(files: DataFiles, spec: RowSpec) -> Result<Self, DatasetError> {
         check_formats(&files.files)?;
         let column = if are_tokenised(&files.files)? {
             Column::token_ids()
@@ -115,7 +116,7 @@ impl Documents {
     }
 
     /// Opens the next file; false after the last.
-    fn open_next_file(&mut self) -> Result<bool, DataError> {
+    fn open_next_file(&mut self) -> Result<bool, DatasetError> {
         let Some((file, n_bytes)) = self.files.next() else {
             return Ok(false);
         };
@@ -130,7 +131,7 @@ impl Documents {
 
     /// Finds out which rows are taken of the current file's part, if it is the first file of it. Their number
     /// may have to be counted, so that this is not done when files are only looked at.
-    fn enter_part(&mut self) -> Result<(), DataError> {
+    fn enter_part(&mut self) -> Result<(), DatasetError> {
         let Some(Current { file, n_bytes, .. }) = &self.current else {
             return Ok(());
         };
@@ -146,12 +147,15 @@ impl Documents {
         let slice = Slice::new(part, range, || {
             files.try_fold(0, |n_rows, (file, n_bytes)| {
                 let rows = open_rows(file, *n_bytes, &self.column, &self.spec)?;
-                Ok::<_, DataError>(n_rows + count_rows(rows)?)
+                Ok::<_, DatasetError>(n_rows + count_rows(rows)?)
             })
         })?;
         let dataset = &self.name;
-        let too_few = || DataError::TooFewRowsToSplit {
-            dataset: dataset.clone(),
+        let too_few = || {
+            let message = format!(
+                "data set `{dataset}` has fewer than 100 rows in a split, too few for `pct1_dropremainder`"
+            );
+            Fault::input(message).with_hint("leave `(pct1_dropremainder)` out")
         };
         self.slice = Some(slice.ok_or_else(too_few)?);
         Ok(())
@@ -163,7 +167,7 @@ impl Documents {
         }
     }
 
-    fn next_document(&mut self) -> Result<Option<Document>, DataError> {
+    fn next_document(&mut self) -> Result<Option<Document>, DatasetError> {
         loop {
             if self.current.is_none() && !self.open_next_file()? {
                 return Ok(None);
@@ -191,7 +195,7 @@ impl Documents {
 }
 
 impl Iterator for Documents {
-    type Item = Result<Document, DataError>;
+    type Item = Result<Document, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let document = self.next_document();
@@ -219,7 +223,7 @@ fn open_rows(
     n_bytes: u64,
     column: &Column,
     spec: &RowSpec,
-) -> Result<Box<dyn ReadRows>, DataError> {
+) -> Result<Box<dyn ReadRows>, DatasetError> {
     Ok(match file.format {
         Format::Json => {
             check_ids(file, column)?;
@@ -234,7 +238,7 @@ fn open_rows(
 }
 
 /// The rows of a file, bad ones among them.
-fn count_rows(mut rows: Box<dyn ReadRows>) -> Result<u64, DataError> {
+fn count_rows(mut rows: Box<dyn ReadRows>) -> Result<u64, DatasetError> {
     let mut n_rows = 0;
     loop {
         match rows.next_row() {
@@ -246,7 +250,7 @@ fn count_rows(mut rows: Box<dyn ReadRows>) -> Result<u64, DataError> {
 }
 
 /// JSON has no schema: its first object stands for the file.
-fn check_ids(file: &DataFile, column: &Column) -> Result<(), DataError> {
+fn check_ids(file: &DataFile, column: &Column) -> Result<(), DatasetError> {
     if !column.holds_ids {
         return Ok(());
     }
@@ -257,7 +261,7 @@ fn check_ids(file: &DataFile, column: &Column) -> Result<(), DataError> {
 }
 
 /// Whether the first file that has rows holds token ids.
-fn are_tokenised(files: &[DataFile]) -> Result<bool, DataError> {
+fn are_tokenised(files: &[DataFile]) -> Result<bool, DatasetError> {
     for file in files {
         let columns = match file.format {
             Format::Bin => return Ok(true),
@@ -277,23 +281,25 @@ fn has_ids(columns: &[String]) -> bool {
     columns.iter().any(|name| name == ID_COLUMN)
 }
 
-fn with_n_bytes(file: DataFile) -> Result<(DataFile, u64), DataError> {
-    let metadata = std::fs::metadata(&file.path).map_err(DataError::io("read", &file.path))?;
+fn with_n_bytes(file: DataFile) -> Result<(DataFile, u64), DatasetError> {
+    let metadata = std::fs::metadata(&file.path).map_err(DatasetError::io("read", &file.path))?;
     Ok((file, metadata.len()))
 }
 
-fn check_formats(files: &[DataFile]) -> Result<(), DataError> {
+fn check_formats(files: &[DataFile]) -> Result<(), DatasetError> {
     let Some((first, others)) = files.split_first() else {
         return Ok(());
     };
     match others.iter().find(|file| file.format != first.format) {
         None => Ok(()),
-        Some(odd) => Err(DataError::OtherFormat {
-            path: odd.path.clone(),
-            got: format_name(odd.format),
-            first_path: first.path.clone(),
-            first: format_name(first.format),
-        }),
+        Some(odd) => {
+            let [got, first_format] = [odd.format, first.format].map(format_name);
+            let (path, first_path) = (odd.path.display(), first.path.display());
+            let message = format!("`{path}` is {got}, but `{first_path}` is {first_format}");
+            Err(Fault::input(message)
+                .with_hint("choose files of one format")
+                .into())
+        }
     }
 }
 
@@ -312,6 +318,7 @@ fn format_name(format: Format) -> &'static str {
 #[cfg(test)]
 mod tests {
     use crate::samples::{Sample, assert_ends, gzipped, zstandard};
+    use fault::Remedy;
 
     #[test]
     fn files_come_in_order_with_their_bytes_counted() {
@@ -371,13 +378,9 @@ mod tests {
         // A bad row counts where it is, and is one only where it is taken.
         let strict = |split| Sample::new(&files).split(split);
         assert_eq!(strict("train[:6]").texts().unwrap().len(), 6);
-        assert_ends(&strict("train[:7]").error(), "MissingColumn", "b.jsonl:3");
+        assert_ends(&strict("train[:7]").error(), "b.jsonl:3: no column");
         let equal = strict("train[:1%](pct1_dropremainder)");
-        assert_ends(
-            &equal.error(),
-            "TooFewRowsToSplit",
-            "`sample` has fewer than 100 rows",
-        );
+        assert_ends(&equal.error(), "`sample` has fewer than 100 rows");
     }
 
     #[test]
@@ -411,14 +414,14 @@ mod tests {
     #[test]
     fn files_of_two_formats_are_an_error() {
         let error = Sample::new(&[("a.jsonl", b""), ("b.csv", b"")]).error();
-        assert_ends(&error, "OtherFormat", "b.csv` is CSV, but `");
+        assert_ends(&error, "b.csv` is CSV, but `");
     }
 
     #[test]
     fn files_that_are_not_there_are_an_error() {
         let mut sample = Sample::new(&[("a.jsonl", b"")]);
         sample.files.files[0].path.set_extension("gone");
-        assert_ends(&sample.error(), "Io", "cannot open");
+        assert_ends(&sample.error(), "cannot open");
     }
 
     #[test]
@@ -429,7 +432,7 @@ mod tests {
             ("c.jsonl", b"{\"text\": \"a\"}\n"),
         ];
         let error = Sample::new(&files).skip().error();
-        assert_ends(&error, "NoColumn", "c.jsonl` has no column `input_ids`");
+        assert_ends(&error, "c.jsonl` has no column `input_ids`");
         assert_eq!(
             error.hint().unwrap(),
             "every file of a tokenised data set must have `input_ids`"

@@ -5,7 +5,9 @@ use super::choose::{choose_among, parts_of};
 use super::endings::format_of_name;
 use super::listing::Listing;
 use super::patterns::{has_magic, split_at_magic};
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::{KNOWN_ENDINGS, no_split};
+use fault::Fault;
 use files::bound;
 use plan::{DataFile, DataFiles, Format};
 use plan::{DatasetRequest, RowRange};
@@ -34,13 +36,15 @@ struct SavedSplits {
     splits: Vec<String>,
 }
 
+const SAVE_AGAIN: &str = "save the data set again by `save_to_disk`";
+
 /// The files of the data set at `path`: a file, a folder, a pattern of files, or what
 /// `save_to_disk` of Python's `datasets` has written. What has no splits is `train`.
 ///
 /// # Errors
 /// Nothing is there, the request names a split, configuration or file that is not there, or the
 /// files have no format that is read, or several.
-pub fn find_files(path: &Path, request: &DatasetRequest) -> Result<DataFiles, DataError> {
+pub fn find_files(path: &Path, request: &DatasetRequest) -> Result<DataFiles, DatasetError> {
     let mut files = Vec::new();
     for (part, (request, _)) in parts_of(request)?.iter().enumerate() {
         let found = files_of_split(path, request)?;
@@ -62,7 +66,7 @@ pub fn files_of_hub(
     name: &str,
     request: &DatasetRequest,
     files: Vec<(ChosenFile, PathBuf, String)>,
-) -> Result<DataFiles, DataError> {
+) -> Result<DataFiles, DatasetError> {
     let to_file = |(chosen, path, content_hash): (ChosenFile, PathBuf, String)| DataFile {
         path,
         format: chosen.format,
@@ -86,7 +90,7 @@ fn file_here(root: &Path, chosen: ChosenFile) -> DataFile {
 }
 
 /// The rows of the parts; none where all rows of all parts are wanted.
-fn sliced_parts(request: &DatasetRequest) -> Result<Vec<RowRange>, DataError> {
+fn sliced_parts(request: &DatasetRequest) -> Result<Vec<RowRange>, DatasetError> {
     let parts = parts_of(request)?.into_iter();
     let parts: Vec<_> = parts.map(|(_, rows)| rows).collect();
     let are_whole = parts.iter().all(RowRange::is_whole);
@@ -94,7 +98,7 @@ fn sliced_parts(request: &DatasetRequest) -> Result<Vec<RowRange>, DataError> {
 }
 
 /// The files of a request that names one split.
-fn files_of_split(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
+fn files_of_split(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DatasetError> {
     if path.is_file() {
         single_file(path, request)
     } else if path.join("state.json").is_file() {
@@ -112,11 +116,14 @@ fn files_of_split(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>
     }
 }
 
-fn single_file(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
+fn single_file(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DatasetError> {
     check_is_whole(path, "a file", request)?;
     check_has_split(path, &request.split, &["train".into()])?;
-    let format = format_of_name(&name_of(path))
-        .ok_or_else(|| DataError::UnknownFormat { path: path.into() })?;
+    let name = name_of(path);
+    let format = format_of_name(&name).ok_or_else(|| {
+        Fault::input(format!("data set `{name}` is a file of no known format"))
+            .with_hint(KNOWN_ENDINGS)
+    })?;
     Ok(vec![DataFile {
         path: path.into(),
         format,
@@ -125,7 +132,7 @@ fn single_file(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, D
     }])
 }
 
-fn files_of_folder(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
+fn files_of_folder(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DatasetError> {
     let card_path = path.join("README.md");
     let card = match card_path.is_file() {
         true => Some(read_text(&card_path)?),
@@ -137,8 +144,11 @@ fn files_of_folder(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile
     Ok(chosen.into_iter().map(to_file).collect())
 }
 
-fn files_of_pattern(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
-    let no_dataset = || DataError::NoDataset { path: path.into() };
+fn files_of_pattern(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DatasetError> {
+    let no_dataset = || {
+        Fault::input(format!("data set `{}` does not exist", name_of(path)))
+            .with_hint("`dataset` takes a file, a folder of files or a pattern")
+    };
     let text = path
         .to_str()
         .filter(|text| has_magic(text))
@@ -147,7 +157,7 @@ fn files_of_pattern(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFil
     let (folder, pattern) = split_at_magic(text);
     let folder = Path::new(if folder.is_empty() { "." } else { folder });
     if !folder.is_dir() {
-        return Err(no_dataset());
+        return Err(no_dataset().into());
     }
     let request = DatasetRequest {
         data_files: vec![pattern.into()],
@@ -160,7 +170,7 @@ fn files_of_pattern(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFil
 }
 
 /// The Arrow files that `Dataset.save_to_disk` wrote to `folder`, in its order.
-fn saved(folder: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataError> {
+fn saved(folder: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DatasetError> {
     check_is_whole(folder, "written by `save_to_disk`", request)?;
     let state: SavedState = read_json(&folder.join("state.json"))?;
     let mut splits = vec!["train".to_string()];
@@ -169,7 +179,7 @@ fn saved(folder: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataE
     let mut files = Vec::new();
     for file in state.data_files {
         let path = inside(folder, "state.json", &file.filename)?;
-        fs::metadata(&path).map_err(DataError::io("find", &path))?;
+        fs::metadata(&path).map_err(DatasetError::io("find", &path))?;
         files.push(DataFile {
             path,
             format: Format::Arrow,
@@ -178,17 +188,13 @@ fn saved(folder: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DataE
         });
     }
     if files.is_empty() {
-        return Err(DataError::NoKnownFiles {
-            dataset: name_of(folder),
-            found: Vec::new(),
-            script: None,
-        });
+        return Err(DatasetError::no_files(&name_of(folder), &[], None));
     }
     Ok(files)
 }
 
 /// The splits of what `DatasetDict.save_to_disk` wrote to `folder`.
-fn saved_splits(folder: &Path) -> Result<Option<Vec<String>>, DataError> {
+fn saved_splits(folder: &Path) -> Result<Option<Vec<String>>, DatasetError> {
     let path = folder.join("dataset_dict.json");
     if !path.is_file() {
         return Ok(None);
@@ -206,14 +212,18 @@ fn as_train(request: &DatasetRequest) -> DatasetRequest {
 }
 
 /// The path of what the file `named_by` of `folder` calls `name`.
-fn inside(folder: &Path, named_by: &str, name: &str) -> Result<PathBuf, DataError> {
+fn inside(folder: &Path, named_by: &str, name: &str) -> Result<PathBuf, DatasetError> {
     let mut components = Path::new(name).components();
     match (components.next(), components.next()) {
         (Some(Component::Normal(part)), None) if part == name => Ok(folder.join(part)),
-        _ => Err(DataError::OutsideFolder {
-            path: folder.join(named_by),
-            name: name.into(),
-        }),
+        _ => {
+            let path = folder.join(named_by);
+            let message = format!(
+                "`{}` names `{name}`, which is no file beside it",
+                path.display()
+            );
+            Err(Fault::input(message).with_hint(SAVE_AGAIN).into())
+        }
     }
 }
 
@@ -221,7 +231,7 @@ fn check_is_whole(
     path: &Path,
     kind: &'static str,
     request: &DatasetRequest,
-) -> Result<(), DataError> {
+) -> Result<(), DatasetError> {
     let options = [
         ("data_files", !request.data_files.is_empty()),
         ("data_dir", request.data_dir.is_some()),
@@ -229,35 +239,33 @@ fn check_is_whole(
     ];
     match options.into_iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
-        Some((option, _)) => Err(DataError::NotAFolder {
-            path: path.into(),
-            kind,
-            option,
-        }),
+        Some((option, _)) => {
+            let path = path.display();
+            let message = format!("data set `{path}` is {kind}, which has no `{option}`");
+            let hint = format!("leave `{option}` out");
+            Err(Fault::input(message).with_hint(hint).into())
+        }
     }
 }
 
-fn check_has_split(path: &Path, split: &str, found: &[String]) -> Result<(), DataError> {
+fn check_has_split(path: &Path, split: &str, found: &[String]) -> Result<(), DatasetError> {
     if found.iter().any(|found| found == split) {
         return Ok(());
     }
-    Err(DataError::NoSplit {
-        dataset: name_of(path),
-        split: split.into(),
-        found: found.to_vec(),
+    Err(no_split(&name_of(path), split, found).into())
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DatasetError> {
+    let bytes = files::read(path, bound::SETTINGS).map_err(DatasetError::io("read", path))?;
+    files::from_json(&bytes).map_err(|source| {
+        let message = format!("`{}` is not as `save_to_disk` writes it", path.display());
+        let fault = Fault::input(message).with_hint(SAVE_AGAIN);
+        fault.because(source).into()
     })
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let bytes = files::read(path, bound::SETTINGS).map_err(DataError::io("read", path))?;
-    files::from_json(&bytes).map_err(|source| DataError::BadSaved {
-        path: path.into(),
-        source,
-    })
-}
-
-fn read_text(path: &Path) -> Result<String, DataError> {
-    files::read_text(path, bound::SETTINGS).map_err(DataError::io("read", path))
+fn read_text(path: &Path) -> Result<String, DatasetError> {
+    files::read_text(path, bound::SETTINGS).map_err(DatasetError::io("read", path))
 }
 
 fn name_of(path: &Path) -> String {
@@ -267,17 +275,18 @@ fn name_of(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
     use files::testing::folder_with;
     use tempfile::TempDir;
 
     const STATE: &[u8] = br#"{"_data_files": [{"filename": "b.arrow"}, {"filename": "a.arrow"}],
         "_fingerprint": "68c5e0bd492f2de1", "_format_type": null, "_split": null}"#;
 
-    fn find(path: &Path) -> Result<Vec<String>, DataError> {
+    fn find(path: &Path) -> Result<Vec<String>, DatasetError> {
         find_with(path, &DatasetRequest::default())
     }
 
-    fn find_with(path: &Path, request: &DatasetRequest) -> Result<Vec<String>, DataError> {
+    fn find_with(path: &Path, request: &DatasetRequest) -> Result<Vec<String>, DatasetError> {
         let found = find_files(path, request)?;
         assert_eq!(found.name, path.display().to_string());
         let name = |file: &DataFile| file.path.file_name().unwrap().display().to_string();
@@ -309,7 +318,7 @@ mod tests {
         assert_eq!(find(&folder.path().join("a.bin")).unwrap(), ["a.bin"]);
         let error = find(&folder.path().join("a.py")).unwrap_err();
         assert!(
-            matches!(error, DataError::UnknownFormat { .. }),
+            error.to_string().contains("is a file of no known format"),
             "{error:?}"
         );
         let error = find_with(&path, &of_split("test")).unwrap_err();
@@ -344,10 +353,10 @@ mod tests {
             ["b.csv"]
         );
         let error = find(&folder.path().join("*.json")).unwrap_err();
-        assert!(matches!(error, DataError::NoMatch { .. }), "{error:?}");
+        assert!(error.to_string().contains("has no data file"), "{error:?}");
         for name in ["none", "none/*.csv"] {
             let error = find(&folder.path().join(name)).unwrap_err();
-            assert!(matches!(error, DataError::NoDataset { .. }), "{error:?}");
+            assert!(error.to_string().contains("does not exist"), "{error:?}");
         }
     }
 
@@ -391,7 +400,7 @@ mod tests {
         let error = find_with(folder.path(), &of_split("test")).unwrap_err();
         assert_eq!(error.hint().unwrap(), "choose one of `train`, `dev`");
         let error = find(folder.path()).unwrap_err();
-        assert!(matches!(error, DataError::Io { .. }), "{error:?}");
+        assert!(error.to_string().contains("cannot "), "{error:?}");
     }
 
     #[test]
@@ -408,14 +417,14 @@ mod tests {
             let state = format!("{{\"_data_files\": [{{\"filename\": {name:?}}}]}}");
             let error = find(saved_with(state.as_bytes()).path()).unwrap_err();
             assert!(
-                matches!(error, DataError::OutsideFolder { .. }),
+                error.to_string().contains("which is no file beside it"),
                 "{name}: {error:?}"
             );
         }
         let folder = folder_with(&[("dataset_dict.json", br#"{"splits": [".."]}"#)]);
         let error = find_with(folder.path(), &of_split("..")).unwrap_err();
         assert!(
-            matches!(error, DataError::OutsideFolder { .. }),
+            error.to_string().contains("which is no file beside it"),
             "{error:?}"
         );
     }
@@ -424,16 +433,21 @@ mod tests {
     fn damaged_saved_data_sets() {
         for state in [&b"{"[..], b"{}", b"{\"_data_files\": 1}"] {
             let error = find(saved_with(state).path()).unwrap_err();
-            assert!(matches!(error, DataError::BadSaved { .. }), "{error:?}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("is not as `save_to_disk` writes it"),
+                "{error:?}"
+            );
         }
         let error = find(saved_with(b"{\"_data_files\": []}").path()).unwrap_err();
-        assert!(matches!(error, DataError::NoKnownFiles { .. }), "{error:?}");
-        let gone = br#"{"_data_files": [{"filename": "gone.arrow"}]}"#;
-        let error = find(saved_with(gone).path()).unwrap_err();
         assert!(
-            matches!(error, DataError::Io { action: "find", .. }),
+            error.to_string().contains("has no file of a known format"),
             "{error:?}"
         );
+        let gone = br#"{"_data_files": [{"filename": "gone.arrow"}]}"#;
+        let error = find(saved_with(gone).path()).unwrap_err();
+        assert!(error.to_string().contains("cannot find "), "{error:?}");
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn slow_document(value: JsonValue<'_>, column: &Column) -> Result<Document, RowE
     if column.holds_ids {
         return token_ids(value)
             .map(Document::TokenIds)
-            .map_err(|got| place.not_ids(column, got));
+            .map_err(|got| place.not_ids(column, &got));
     }
     match value {
         Value::String(text) => Ok(Document::Text(text.clone())),
@@ -254,7 +254,7 @@ mod tests {
             r#"{"a": []}"#,
         ] {
             let sample = Sample::new(&[("a.jsonl", line.as_bytes())]).text_column("a.b.c");
-            assert_ends(&sample.error(), "MissingColumn", "no column `a.b.c`");
+            assert_ends(&sample.error(), "no column `a.b.c`");
         }
     }
 
@@ -264,9 +264,9 @@ mod tests {
         assert_eq!(at("text", r#"{"text": 3, "text": "b"}"#), ["b"]);
         assert_eq!(at("a.b", r#"{"a": {"b": "c"}, "a": {"b": "d"}}"#), ["d"]);
         let sample = Sample::new(&[("a.jsonl", br#"{"text": "a", "text": null}"#)]);
-        assert_ends(&sample.error(), "NotText", "holds null");
+        assert_ends(&sample.error(), "holds null");
         let sample = Sample::new(&[("a.jsonl", br#"{"a": {"b": "c"}, "a": {}}"#)]);
-        assert_ends(&sample.text_column("a.b").error(), "MissingColumn", "`a.b`");
+        assert_ends(&sample.text_column("a.b").error(), ": no column `a.b`");
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
             let line = format!("{{\"input_ids\": {value}}}");
             let error = Sample::new(&[("a.jsonl", line.as_bytes())]).error();
             let message = format!("a.jsonl:1: column `input_ids` holds {got}, not a list of token");
-            assert_ends(&error, "NotTokenIds", &message);
+            assert_ends(&error, &message);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::rows::{Place, RowError};
 use super::unpack::{End, RowBytes, Source, is_blank};
-use crate::DataError;
+use crate::DatasetError;
 use plan::DataFile;
 use serde::de::Error as _;
 use std::ops::Range;
@@ -49,7 +49,7 @@ enum Layout {
 }
 
 impl Values {
-    pub(super) fn open(file: &DataFile) -> Result<Self, DataError> {
+    pub(super) fn open(file: &DataFile) -> Result<Self, DatasetError> {
         let mut values = Self {
             source: Source::open_behind_mark(file)?,
             layout: Layout::Objects,
@@ -94,7 +94,7 @@ impl Values {
     }
 
     /// Finds the next object, or a line that has none, and tells the line it starts on.
-    fn read_object(&mut self) -> Result<Option<u64>, DataError> {
+    fn read_object(&mut self) -> Result<Option<u64>, DatasetError> {
         if !self.go_to_object()? {
             return Ok(None);
         }
@@ -127,7 +127,7 @@ impl Values {
     }
 
     /// Goes to the first byte that is no blank, which may be in the next line; false at the end.
-    fn go_to_object(&mut self) -> Result<bool, DataError> {
+    fn go_to_object(&mut self) -> Result<bool, DatasetError> {
         loop {
             let rest = self.row.get().unwrap_or_default();
             let rest = &rest[self.value.end.min(rest.len())..];
@@ -153,7 +153,7 @@ impl Values {
     }
 
     /// Adds the next line to `row`; false after the last, or if it is too long.
-    fn append_line(&mut self) -> Result<bool, DataError> {
+    fn append_line(&mut self) -> Result<bool, DatasetError> {
         let mut line = RowBytes::default();
         if !self.source.read_line(&mut line)? {
             return Ok(false);
@@ -164,7 +164,7 @@ impl Values {
     }
 
     /// Reads the next element of the array into `row`, and tells the line it starts on.
-    fn read_element(&mut self) -> Result<Option<u64>, DataError> {
+    fn read_element(&mut self) -> Result<Option<u64>, DatasetError> {
         self.source.skip_blanks()?;
         let line = self.source.line();
         let mut cut = Cut::default();
@@ -187,7 +187,7 @@ impl Values {
         Ok(Some(line))
     }
 
-    fn not_an_array(&self, why: &str) -> DataError {
+    fn not_an_array(&self, why: &str) -> DatasetError {
         let place = Place {
             path: self.source.path(),
             line: self.source.line(),

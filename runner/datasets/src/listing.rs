@@ -1,7 +1,8 @@
 //! The names of the files of a data set.
 
 use super::patterns::Pattern;
-use crate::DataError;
+use crate::DatasetError;
+use fault::Fault;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ impl Listing<'_> {
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub(crate) fn matching(&self, pattern: &Pattern) -> Result<Vec<String>, DataError> {
+    pub(crate) fn matching(&self, pattern: &Pattern) -> Result<Vec<String>, DatasetError> {
         let take = |names: &[String]| {
             let names = names.iter().filter(|name| pattern.takes(name));
             names.cloned().collect::<Vec<_>>()
@@ -50,7 +51,7 @@ impl Listing<'_> {
 }
 
 impl Folder {
-    fn below(&self, dir: &str) -> Result<Rc<Vec<String>>, DataError> {
+    fn below(&self, dir: &str) -> Result<Rc<Vec<String>>, DatasetError> {
         if let Some(names) = self.walked.borrow().get(dir) {
             return Ok(Rc::clone(names));
         }
@@ -69,18 +70,19 @@ impl Folder {
     }
 }
 
-fn walk(path: &Path, dir: &str, names: &mut Vec<String>) -> Result<(), DataError> {
-    for entry in path.read_dir().map_err(DataError::io("list", path))? {
-        let entry = entry.map_err(DataError::io("list", path))?;
+fn walk(path: &Path, dir: &str, names: &mut Vec<String>) -> Result<(), DatasetError> {
+    for entry in path.read_dir().map_err(DatasetError::io("list", path))? {
+        let entry = entry.map_err(DatasetError::io("list", path))?;
         let file_type = entry
             .file_type()
-            .map_err(DataError::io("list", entry.path()))?;
+            .map_err(DatasetError::io("list", entry.path()))?;
         let is_file = file_type.is_file() || (file_type.is_symlink() && entry.path().is_file());
         if !is_file && !file_type.is_dir() {
             continue;
         }
         let Some(name) = entry.file_name().to_str().map(|name| join(dir, name)) else {
-            return Err(DataError::OddName { path: entry.path() });
+            let message = format!("the name of `{}` is not UTF-8", entry.path().display());
+            return Err(Fault::input(message).with_hint("rename it").into());
         };
         if is_file {
             names.push(name);

@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn packed_files_that_are_cut_short_are_damaged() {
         let rest = [&gzipped(CONTENT)[..], b"rest"].concat();
-        assert_error("a.jsonl", &rest, "Damaged", "is no readable gzip file");
+        assert_error("a.jsonl", &rest, "is no readable gzip file");
         for (packed, format) in [
             (gzipped(CONTENT), "gzip"),
             (zstandard(CONTENT), "Zstandard"),
@@ -217,10 +217,10 @@ mod tests {
         ] {
             let cut = &packed[..packed.len() - 5];
             let message = format!("a.jsonl` is no readable {format} file");
-            assert_error("a.jsonl", cut, "Damaged", &message);
+            assert_error("a.jsonl", cut, &message);
         }
         for name in ["a.jsonl.gz", "a.csv.xz", "a.txt.zstd"] {
-            assert_error(name, b"", "Damaged", "is no readable packed file");
+            assert_error(name, b"", "is no readable packed file");
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
             (b"Rar!\x1a\x07 and more", "RAR"),
         ] {
             let message = format!("a.jsonl` is packed with {packing}, which is not read");
-            assert_error("a.jsonl", head, "ForeignPacking", &message);
+            assert_error("a.jsonl", head, &message);
         }
     }
 
@@ -245,7 +245,6 @@ mod tests {
         assert_eq!(text.texts().unwrap(), ["BZh9, a text"]);
         assert_ends(
             &Sample::new(&[("a.parquet", &gzipped(b"PAR1"))]).error(),
-            "PackedColumns",
             "is a packed Parquet file",
         );
     }

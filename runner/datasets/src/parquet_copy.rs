@@ -2,7 +2,8 @@
 
 use super::ChosenFile;
 use super::choose::parts_of;
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::{many_configs, no_config, no_split};
 use plan::DatasetRequest;
 use plan::Format;
 use std::collections::BTreeSet;
@@ -30,7 +31,7 @@ pub fn choose_parquet_copy(
     dataset: &str,
     listing: &[String],
     request: &DatasetRequest,
-) -> Result<ParquetCopy, DataError> {
+) -> Result<ParquetCopy, DatasetError> {
     let mut copy = ParquetCopy {
         files: Vec::new(),
         is_partial: false,
@@ -50,7 +51,7 @@ fn copy_of_split(
     dataset: &str,
     listing: &[String],
     request: &DatasetRequest,
-) -> Result<ParquetCopy, DataError> {
+) -> Result<ParquetCopy, DatasetError> {
     let files: Vec<CopiedFile<'_>> = listing.iter().filter_map(|n| CopiedFile::of(n)).collect();
     let configs = files.iter().map(|file| file.config).collect();
     let config = chosen_config(dataset, configs, request)?;
@@ -59,11 +60,8 @@ fn copy_of_split(
     let mut chosen: Vec<_> = of_split.collect();
     if chosen.is_empty() {
         let splits: BTreeSet<_> = of_config.map(|file| file.split.to_owned()).collect();
-        return Err(DataError::NoSplit {
-            dataset: dataset.into(),
-            split: request.split.clone(),
-            found: splits.into_iter().collect(),
-        });
+        let splits: Vec<_> = splits.into_iter().collect();
+        return Err(no_split(dataset, &request.split, &splits).into());
     }
     // A copy that was completed later may have left its beginning.
     let is_partial = chosen.iter().all(|file| file.is_partial);
@@ -78,29 +76,18 @@ fn chosen_config<'a>(
     dataset: &str,
     configs: BTreeSet<&'a str>,
     request: &DatasetRequest,
-) -> Result<&'a str, DataError> {
+) -> Result<&'a str, DatasetError> {
     let wanted = request.config.as_deref();
-    let found = || configs.iter().map(ToString::to_string).collect();
+    let found = || configs.iter().map(ToString::to_string).collect::<Vec<_>>();
     match (wanted, configs.iter().next()) {
         (None, Some(only)) if configs.len() == 1 => Ok(only),
-        (_, None) => Err(DataError::NoKnownFiles {
-            dataset: dataset.into(),
-            found: Vec::new(),
-            script: None,
-        }),
+        (_, None) => Err(DatasetError::no_files(dataset, &[], None)),
         _ => configs
             .get(wanted.unwrap_or("default"))
             .copied()
             .ok_or_else(|| match wanted {
-                Some(config) => DataError::NoConfig {
-                    dataset: dataset.into(),
-                    config: config.into(),
-                    found: found(),
-                },
-                None => DataError::ChooseConfig {
-                    dataset: dataset.into(),
-                    found: found(),
-                },
+                Some(config) => no_config(dataset, config, &found()).into(),
+                None => many_configs(dataset, &found()).into(),
             }),
     }
 }
@@ -138,12 +125,13 @@ impl<'a> CopiedFile<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
 
     const LISTING: &str = ".gitattributes one/train/0001.parquet one/train/0000.parquet \
         one/train_sft/0000.parquet one/partial-test/0000.parquet two/train/0000.parquet \
         two/train/index.duckdb two/notes.parquet";
 
-    fn choose(listing: &str, config: Option<&str>, split: &str) -> Result<String, DataError> {
+    fn choose(listing: &str, config: Option<&str>, split: &str) -> Result<String, DatasetError> {
         let listing: Vec<_> = listing.split_whitespace().map(Into::into).collect();
         let request = DatasetRequest {
             split: split.into(),
@@ -163,7 +151,7 @@ mod tests {
         assert_eq!(one("train").unwrap(), expected);
         assert_eq!(one("train_sft").unwrap(), "one/train_sft/0000.parquet");
         let error = choose("one/train_sft/0000.parquet", None, "train").unwrap_err();
-        assert!(matches!(error, DataError::NoSplit { .. }), "{error:?}");
+        assert!(error.to_string().contains("has no split"), "{error:?}");
         assert_eq!(error.hint().unwrap(), "choose one of `train_sft`");
     }
 
@@ -178,15 +166,24 @@ mod tests {
     #[test]
     fn configurations_are_folders() {
         let error = choose(LISTING, Some("three"), "train").unwrap_err();
-        assert!(matches!(error, DataError::NoConfig { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("has no configuration"),
+            "{error:?}"
+        );
         assert_eq!(error.hint().unwrap(), "choose one of `one`, `two`");
         let error = choose(LISTING, None, "train").unwrap_err();
-        assert!(matches!(error, DataError::ChooseConfig { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("has several configurations"),
+            "{error:?}"
+        );
         let default = LISTING.replace("one/", "default/");
         let expected = "default/train/0000.parquet default/train/0001.parquet";
         assert_eq!(choose(&default, None, "train").unwrap(), expected);
         let error = choose(".gitattributes", None, "train").unwrap_err();
-        assert!(matches!(error, DataError::NoKnownFiles { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("has no file of a known format"),
+            "{error:?}"
+        );
         assert!(choose(LISTING, None, "train[:5]").is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Patterns of file names, as fsspec's `glob` reads them.
 
-use crate::DataError;
+use crate::DatasetError;
+use fault::Fault;
 use std::path::Path;
 
 /// Files that no pattern takes unless it names them: those that describe a data set.
@@ -43,9 +44,12 @@ impl Pattern {
     ///
     /// # Errors
     /// It leads out of the data set, or has `**` beside other characters.
-    pub(crate) fn new(dir: &str, text: &str) -> Result<Self, DataError> {
-        let bad = || DataError::BadPattern {
-            pattern: text.into(),
+    pub(crate) fn new(dir: &str, text: &str) -> Result<Self, DatasetError> {
+        let bad = || {
+            let message = format!("`{text}` is no name or pattern of files in a data set");
+            let hint =
+                "patterns begin at the root of the data set, and `**` stands between slashes";
+            DatasetError::from(Fault::input(message).with_hint(hint))
         };
         if text.starts_with('/') || dir.starts_with('/') || text.contains("://") {
             return Err(bad());
@@ -315,7 +319,10 @@ mod tests {
             "hf://datasets/a/b",
         ] {
             let error = Pattern::new("", pattern).unwrap_err();
-            assert!(matches!(error, DataError::BadPattern { .. }), "{error:?}");
+            assert!(
+                error.to_string().contains("is no name or pattern of files"),
+                "{error:?}"
+            );
         }
         assert!(Pattern::new("..", "a").is_err());
         assert!(Pattern::new("/etc", "*").is_err());

@@ -1,7 +1,10 @@
 //! What the readers of all formats share.
 
 use super::Document;
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::{BAD_ROW_HINT, one_of};
+use fault::Fault;
+use std::fmt::Display;
 use std::path::Path;
 
 /// The longest document, line or record that is read: what is longer is a bad row, so that a packed
@@ -27,21 +30,21 @@ pub(super) trait ReadRows: Send {
 #[derive(Debug)]
 pub(super) enum RowError {
     /// This row cannot be used, those after it may.
-    Bad(DataError),
+    Bad(DatasetError),
     /// The file cannot be read on.
-    Fatal(DataError),
+    Fatal(DatasetError),
 }
 
 impl RowError {
-    pub(super) fn into_inner(self) -> DataError {
+    pub(super) fn into_inner(self) -> DatasetError {
         match self {
             Self::Bad(error) | Self::Fatal(error) => error,
         }
     }
 }
 
-impl From<DataError> for RowError {
-    fn from(error: DataError) -> Self {
+impl From<DatasetError> for RowError {
+    fn from(error: DatasetError) -> Self {
         Self::Fatal(error)
     }
 }
@@ -75,12 +78,20 @@ impl Column {
         }
     }
 
-    pub(super) fn not_in(&self, path: &Path, found: Vec<String>) -> DataError {
-        DataError::NoColumn {
-            path: path.to_path_buf(),
-            column: self.name.clone(),
-            found,
+    pub(super) fn not_in(&self, path: &Path, found: Vec<String>) -> DatasetError {
+        let message = format!("`{}` has no column `{}`", path.display(), self.name);
+        DatasetError::Column(Fault::input(message).with_hint(self.missing_hint(&found)))
+    }
+
+    /// What to do where it is not among the columns `found`.
+    pub(super) fn missing_hint(&self, found: &[String]) -> String {
+        if self.name == ID_COLUMN {
+            return "every file of a tokenised data set must have `input_ids`".into();
         }
+        if found.is_empty() {
+            return "text is read from a column of strings, and there is none".into();
+        }
+        format!("set `text_column` to {}", one_of(found))
     }
 }
 
@@ -94,39 +105,37 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// A row that cannot be used, with what is wrong with it.
+    pub(super) fn bad(self, problem: impl Display) -> RowError {
+        RowError::Bad(self.fault(problem).with_hint(BAD_ROW_HINT).into())
+    }
+
+    fn fault(self, problem: impl Display) -> Fault {
+        Fault::input(format!("{}:{}: {problem}", self.path.display(), self.line))
+    }
+
     pub(super) fn too_long(self) -> RowError {
-        RowError::Bad(DataError::DocumentTooLong {
-            path: self.path.to_path_buf(),
-            line: self.line,
-            limit_bytes: MAX_DOCUMENT_BYTES,
-        })
+        self.bad(format_args!("longer than {} MiB", MAX_DOCUMENT_BYTES >> 20))
     }
 
     /// `bytes` as text.
     pub(super) fn utf8(self, bytes: &[u8]) -> Result<&str, RowError> {
         std::str::from_utf8(bytes).map_err(|_| {
-            RowError::Bad(DataError::NotUtf8 {
-                path: self.path.to_path_buf(),
-                line: self.line,
-            })
+            let fault = self.fault("not UTF-8");
+            RowError::Bad(fault.with_hint("convert the file to UTF-8").into())
         })
     }
 
-    pub(super) fn not_json(self, source: serde_json::Error) -> DataError {
-        DataError::NotJson {
-            path: self.path.to_path_buf(),
-            line: self.line,
-            source,
-        }
+    pub(super) fn not_json(self, source: serde_json::Error) -> DatasetError {
+        let hint = "write one JSON object a line, such as {\"text\": \"...\"}, to a .jsonl file";
+        let fault = self.fault("not a JSON object").with_hint(hint);
+        fault.because(source).into()
     }
 
     pub(super) fn missing(self, column: &Column, found: Vec<String>) -> RowError {
-        RowError::Bad(DataError::MissingColumn {
-            path: self.path.to_path_buf(),
-            line: self.line,
-            column: column.name.clone(),
-            found,
-        })
+        let fault = self.fault(format_args!("no column `{}`", column.name));
+        let fault = fault.with_hint(column.missing_hint(&found));
+        RowError::Bad(DatasetError::Column(fault))
     }
 
     /// `found`: columns of the row that do hold text.
@@ -136,21 +145,19 @@ impl Place<'_> {
         got: &'static str,
         found: Vec<String>,
     ) -> RowError {
-        RowError::Bad(DataError::NotText {
-            path: self.path.to_path_buf(),
-            line: self.line,
-            column: column.name.clone(),
-            got,
-            found,
-        })
+        let name = &column.name;
+        let fault = self.fault(format_args!("column `{name}` holds {got}, not a string"));
+        let hint = match &found[..] {
+            [] => BAD_ROW_HINT.to_owned(),
+            found => format!("{BAD_ROW_HINT}, or set `text_column` to {}", one_of(found)),
+        };
+        RowError::Bad(DatasetError::Column(fault.with_hint(hint)))
     }
 
-    pub(super) fn not_ids(self, column: &Column, got: String) -> RowError {
-        RowError::Bad(DataError::NotTokenIds {
-            path: self.path.to_path_buf(),
-            line: self.line,
-            column: column.name.clone(),
-            got,
-        })
+    pub(super) fn not_ids(self, column: &Column, got: &str) -> RowError {
+        let name = &column.name;
+        self.bad(format_args!(
+            "column `{name}` holds {got}, not a list of token ids from 0 to 4294967295"
+        ))
     }
 }

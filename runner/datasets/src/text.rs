@@ -3,7 +3,7 @@
 use super::Document;
 use super::rows::{Column, Place, ReadRows, RowError, TEXT_COLUMN};
 use super::unpack::{End, RowBytes, Source};
-use crate::DataError;
+use crate::DatasetError;
 use plan::DataFile;
 
 /// The lines of a text file, as the text builder of Python's `datasets` 5.2 cuts them: at `\n`,
@@ -17,7 +17,7 @@ pub(super) struct TextRows {
 }
 
 impl TextRows {
-    pub(super) fn open(file: &DataFile, column: &Column) -> Result<Self, DataError> {
+    pub(super) fn open(file: &DataFile, column: &Column) -> Result<Self, DatasetError> {
         if column.name != TEXT_COLUMN {
             return Err(column.not_in(&file.path, vec![TEXT_COLUMN.into()]));
         }
@@ -30,7 +30,7 @@ impl TextRows {
     }
 
     /// Reads the next line into `row`; false at the end of the file.
-    fn read_line(&mut self) -> Result<bool, DataError> {
+    fn read_line(&mut self) -> Result<bool, DatasetError> {
         loop {
             let is_break = |byte| matches!(byte, b'\n' | b'\r');
             let end = self.source.read_piece(&mut self.row, is_break)?;
@@ -67,6 +67,7 @@ impl ReadRows for TextRows {
 mod tests {
     use crate::MAX_DOCUMENT_BYTES;
     use crate::samples::{Sample, assert_ends, assert_error, gzipped, texts};
+    use fault::Remedy;
 
     #[test]
     fn lines_end_as_in_python() {
@@ -84,13 +85,13 @@ mod tests {
     fn only_text_is_a_column() {
         let sample = Sample::new(&[("a.txt", b"a\n")]).text_column("body");
         let error = sample.error();
-        assert_ends(&error, "NoColumn", "a.txt` has no column `body`");
+        assert_ends(&error, "a.txt` has no column `body`");
         assert_eq!(error.hint().unwrap(), "set `text_column` to one of `text`");
     }
 
     #[test]
     fn lines_that_are_no_text_are_named() {
-        assert_error("a.txt", b"a\rb\r\n\xff\n", "NotUtf8", "a.txt:3: not UTF-8");
+        assert_error("a.txt", b"a\rb\r\n\xff\n", "a.txt:3: not UTF-8");
         let skipping = Sample::new(&[("a.txt", b"a\n\xff\nb")]).skip();
         assert_eq!(skipping.texts().unwrap(), ["a", "b"]);
     }
@@ -100,12 +101,7 @@ mod tests {
         let mut content = b"a\n".to_vec();
         content.resize(MAX_DOCUMENT_BYTES + 3, b'x');
         let packed = gzipped(&content);
-        assert_error(
-            "a.txt.gz",
-            &packed,
-            "DocumentTooLong",
-            "a.txt.gz:2: longer than 64 MiB",
-        );
+        assert_error("a.txt.gz", &packed, "a.txt.gz:2: longer than 64 MiB");
         content.pop();
         assert_eq!(
             texts("a.txt", &content).unwrap()[1].len(),

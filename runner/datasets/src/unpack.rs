@@ -3,7 +3,9 @@
 use super::endings::is_packed;
 use super::packing::{N_HEAD_BYTES, Packing};
 use super::rows::MAX_DOCUMENT_BYTES;
-use crate::DataError;
+use crate::DatasetError;
+use crate::error::damaged;
+use fault::Fault;
 use plan::{DataFile, Format};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
@@ -44,7 +46,7 @@ pub(super) enum End {
 
 impl Source {
     /// Opens `file` at its first byte.
-    pub(super) fn open(file: &DataFile) -> Result<Self, DataError> {
+    pub(super) fn open(file: &DataFile) -> Result<Self, DatasetError> {
         let counted = CountedFile::open(&file.path)?;
         let n_bytes_read = counted.counter();
         let mut packed = BufReader::with_capacity(BUFFER_BYTES, counted);
@@ -62,7 +64,7 @@ impl Source {
     }
 
     /// Opens `file` behind its byte order mark, if it has one.
-    pub(super) fn open_behind_mark(file: &DataFile) -> Result<Self, DataError> {
+    pub(super) fn open_behind_mark(file: &DataFile) -> Result<Self, DatasetError> {
         let mut source = Self::open(file)?;
         let head = source.take_head(BYTE_ORDER_MARK.len())?;
         if head == BYTE_ORDER_MARK {
@@ -72,7 +74,7 @@ impl Source {
     }
 
     /// The next `n_bytes`, or fewer at the end of the file.
-    pub(super) fn take_head(&mut self, n_bytes: usize) -> Result<Vec<u8>, DataError> {
+    pub(super) fn take_head(&mut self, n_bytes: usize) -> Result<Vec<u8>, DatasetError> {
         let mut head = Vec::with_capacity(n_bytes);
         self.read_up_to(n_bytes, &mut head)?;
         Ok(head)
@@ -118,7 +120,7 @@ impl Source {
     }
 
     /// The first byte to come that is no blank, which is left where it is; `None` at the end.
-    pub(super) fn skip_blanks(&mut self) -> Result<Option<u8>, DataError> {
+    pub(super) fn skip_blanks(&mut self) -> Result<Option<u8>, DatasetError> {
         loop {
             let chunk = self.fill()?;
             if chunk.is_empty() {
@@ -134,7 +136,7 @@ impl Source {
     }
 
     /// Reads the next line with its `\n` into `row`; false at the end of the file.
-    pub(super) fn read_line(&mut self, row: &mut RowBytes) -> Result<bool, DataError> {
+    pub(super) fn read_line(&mut self, row: &mut RowBytes) -> Result<bool, DatasetError> {
         row.clear();
         let limit = MAX_DOCUMENT_BYTES as u64 + 1;
         let n_bytes = (&mut self.reader)
@@ -157,7 +159,7 @@ impl Source {
         &mut self,
         row: &mut RowBytes,
         mut is_end: impl FnMut(u8) -> bool,
-    ) -> Result<End, DataError> {
+    ) -> Result<End, DatasetError> {
         row.clear();
         loop {
             let chunk = self.fill()?;
@@ -181,14 +183,14 @@ impl Source {
         &mut self,
         n_bytes: usize,
         bytes: &mut Vec<u8>,
-    ) -> Result<usize, DataError> {
+    ) -> Result<usize, DatasetError> {
         (&mut self.reader)
             .take(n_bytes as u64)
             .read_to_end(bytes)
             .map_err(|error| unreadable(&self.path, self.packing, error))
     }
 
-    fn fill(&mut self) -> Result<&[u8], DataError> {
+    fn fill(&mut self) -> Result<&[u8], DatasetError> {
         match self.reader.fill_buf() {
             Ok(chunk) => Ok(chunk),
             Err(error) => Err(unreadable(&self.path, self.packing, error)),
@@ -259,9 +261,9 @@ pub(super) struct CountedFile {
 }
 
 impl CountedFile {
-    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
+    pub(super) fn open(path: &Path) -> Result<Self, DatasetError> {
         Ok(Self {
-            file: files::open(path).map_err(DataError::io("open", path))?,
+            file: files::open(path).map_err(DatasetError::io("open", path))?,
             n_bytes_read: Arc::default(),
         })
     }
@@ -294,40 +296,37 @@ impl Seek for CountedFile {
 }
 
 /// What `file` is packed with, by the first bytes of `packed`, which stay where they are.
-fn packing_of(file: &DataFile, packed: &mut BufReader<CountedFile>) -> Result<Packing, DataError> {
+fn packing_of(
+    file: &DataFile,
+    packed: &mut BufReader<CountedFile>,
+) -> Result<Packing, DatasetError> {
     // Of token ids, any bytes may be the first.
     if file.format == Format::Bin {
         return Ok(Packing::None);
     }
     let head = packed
         .fill_buf()
-        .map_err(DataError::io("read", &file.path))?;
+        .map_err(DatasetError::io("read", &file.path))?;
     let name = file.path.to_string_lossy();
     if head.is_empty() && is_packed(&name) {
         let cut = io::Error::new(ErrorKind::UnexpectedEof, "it is empty");
         return Err(damaged(&file.path, "packed", cut));
     }
     match Packing::of(&head[..head.len().min(N_HEAD_BYTES)]) {
-        Packing::Foreign(packing) => Err(DataError::ForeignPacking {
-            path: file.path.clone(),
-            packing,
-        }),
+        Packing::Foreign(packing) => {
+            let path = file.path.display();
+            let message = format!("`{path}` is packed with {packing}, which is not read");
+            let hint = "unpack it, or pack it with gzip, Zstandard, bzip2 or xz";
+            Err(Fault::input(message).with_hint(hint).into())
+        }
         packing => Ok(packing),
     }
 }
 
 /// An error of the disk, or else of what is in the file.
-fn unreadable(path: &Path, packing: Packing, error: io::Error) -> DataError {
+fn unreadable(path: &Path, packing: Packing, error: io::Error) -> DatasetError {
     match packing.name() {
         Some(format) if error.raw_os_error().is_none() => damaged(path, format, error),
-        _ => DataError::io("read", path)(error),
-    }
-}
-
-fn damaged(path: &Path, format: &'static str, error: io::Error) -> DataError {
-    DataError::Damaged {
-        path: path.to_path_buf(),
-        format,
-        source: error.into(),
+        _ => DatasetError::io("read", path)(error),
     }
 }

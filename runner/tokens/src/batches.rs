@@ -1,6 +1,7 @@
 //! Shuffled batches of sequences.
 
-use crate::{DataError, Tokens, permutation};
+use crate::{Tokens, TokensError, permutation};
+use fault::Fault;
 use plan::StreamKey;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -92,7 +93,7 @@ impl Batches {
     ///
     /// # Panics
     /// The shard's rank is not below its number of ranks.
-    pub fn new(tokens: Tokens, spec: BatchSpec) -> Result<Self, DataError> {
+    pub fn new(tokens: Tokens, spec: BatchSpec) -> Result<Self, TokensError> {
         let BatchSpec {
             batch_size,
             shard,
@@ -107,10 +108,11 @@ impl Batches {
         }
         check_batch(tokens.n_sequences() as u64, &spec)?;
         if batch_size < shard.n_ranks {
-            return Err(DataError::MoreRanksThanSequences {
-                n_ranks: shard.n_ranks,
-                batch_size,
-            });
+            let n_ranks = shard.n_ranks;
+            let message =
+                format!("{n_ranks} ranks are more than the {batch_size} sequences of a batch");
+            let hint = "start fewer ranks: jobs keep the batches that they were begun with";
+            return Err(Fault::input(message).with_hint(hint).into());
         }
         order.truncate(n_selected - n_selected % batch_size);
         let own = shard.of(batch_size);
@@ -196,7 +198,7 @@ pub fn training_order(tokens: &Tokens, spec: &BatchSpec) -> Vec<u64> {
 ///
 /// # Errors
 /// They do not, or a batch has no sequence.
-pub fn check_batch(n_sequences: u64, spec: &BatchSpec) -> Result<(), DataError> {
+pub fn check_batch(n_sequences: u64, spec: &BatchSpec) -> Result<(), TokensError> {
     let n_selected = n_selected(n_sequences, spec);
     match spec.batch_size > 0 && n_selected >= spec.batch_size as u64 {
         true => Ok(()),
@@ -204,19 +206,29 @@ pub fn check_batch(n_sequences: u64, spec: &BatchSpec) -> Result<(), DataError> 
     }
 }
 
-fn too_few(n_sequences: u64, spec: &BatchSpec) -> DataError {
+/// Fewer sequences than one batch, with each way that leads to one.
+fn too_few(n_sequences: u64, spec: &BatchSpec) -> TokensError {
     let all = BatchSpec {
         max_examples: None,
         ..*spec
     };
-    DataError::TooFewSequences {
-        n_sequences,
-        n_usable: n_selected(n_sequences, &all),
-        n_selected: n_selected(n_sequences, spec),
-        batch_size: spec.batch_size,
-        pass_size: spec.pass_size,
-        n_ranks: spec.shard.n_ranks,
-    }
+    let (n_usable, n_selected) = (n_selected(n_sequences, &all), n_selected(n_sequences, spec));
+    let (batch_size, n_ranks) = (spec.batch_size, spec.shard.n_ranks);
+    let (wanted, n_of_rank) = (batch_size as u64, n_selected / n_ranks.max(1) as u64);
+    // More than the processes make by themselves.
+    let is_given = batch_size > n_ranks * spec.pass_size;
+    let ways = [
+        is_given.then(|| "lower tokens_per_update".to_owned()),
+        (!is_given && n_of_rank > 0).then(|| format!("lower batch_size to {n_of_rank} or less")),
+        (!is_given && n_ranks > 1).then(|| "start fewer ranks".to_owned()),
+        (n_usable >= wanted).then(|| format!("raise max_examples to {wanted} or more")),
+        (n_usable < wanted).then(|| "give more text".to_owned()),
+        (n_usable < wanted && n_sequences >= wanted).then(|| "lower eval_fraction".to_owned()),
+    ];
+    let ways: Vec<_> = ways.into_iter().flatten().collect();
+    let message =
+        format!("{n_selected} of {n_sequences} sequences do not fill one batch of {batch_size}");
+    Fault::input(message).with_hint(ways.join(", or ")).into()
 }
 
 /// The length of [`training_order`].
@@ -254,6 +266,7 @@ pub fn included(token_ids: &[i64], exclude_tokens: &[u32]) -> Vec<bool> {
 mod tests {
     use super::*;
     use crate::fixtures::{folder_with, golden, tiny_spec};
+    use fault::Remedy;
     use std::ops::ControlFlow;
 
     fn tiny_tokens() -> Tokens {
@@ -264,7 +277,7 @@ mod tests {
         .unwrap()
     }
 
-    fn batches(max_examples: Option<u64>, batch_size: usize) -> Result<Batches, DataError> {
+    fn batches(max_examples: Option<u64>, batch_size: usize) -> Result<Batches, TokensError> {
         let spec = BatchSpec {
             max_examples,
             batch_size,
@@ -341,16 +354,8 @@ mod tests {
         assert_eq!(hint(held_out), fraction);
         assert!(check_batch(4, &spec(4, 1)).is_ok());
         let error = batches(None, 2000).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                DataError::TooFewSequences {
-                    n_selected: 1025,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
+        let message = "1025 of 1025 sequences do not fill one batch of 2000";
+        assert_eq!(error.to_string(), message);
         assert!(batches(None, 0).is_err());
         assert_eq!(batches(None, 1025).unwrap().n_batches(), 1);
     }

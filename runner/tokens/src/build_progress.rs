@@ -1,6 +1,6 @@
 //! What is told while token data is made.
 
-use crate::DataError;
+use crate::TokensError;
 use crate::chunk::Totals;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -91,9 +91,9 @@ impl fmt::Display for BuildProgress {
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(BuildProgress) -> ControlFlow<()>;
 
 /// Turns a wish to stop into an error.
-pub(crate) fn go_on(flow: ControlFlow<()>) -> Result<(), DataError> {
+pub(crate) fn go_on(flow: ControlFlow<()>) -> Result<(), TokensError> {
     match flow {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(DataError::Stopped),
+        ControlFlow::Break(()) => Err(TokensError::Stopped),
     }
 }

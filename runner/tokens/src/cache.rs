@@ -6,8 +6,9 @@ use crate::digest::TokenSpec;
 use crate::memory_limit::MemoryLimit;
 use crate::rows::visit_token_ids;
 use crate::writer::TokenWriter;
-use crate::{BuildProgress, DataError, Tokenizer, Tokens};
-use datasets::Documents;
+use crate::{BuildProgress, Tokenizer, Tokens, TokensError};
+use datasets::{DatasetError, Documents};
+use fault::Fault;
 use files::DigestCache;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -31,7 +32,7 @@ impl Tokens {
         spec: &TokenSpec,
         cache_dir: &Path,
         progress: Progress<'_>,
-    ) -> Result<Self, DataError> {
+    ) -> Result<Self, TokensError> {
         let files = DigestCache::new(cache_dir);
         let place = Place::new(cache_dir, &spec.digest(&files)?);
         let (tokens, first) = match Self::open(&place.path, &place.digest) {
@@ -52,15 +53,17 @@ impl Tokens {
     ///
     /// # Errors
     /// It is not in `cache_dir`, or damaged.
-    pub fn find(cache_dir: &Path, digest: &str) -> Result<Self, DataError> {
+    pub fn find(cache_dir: &Path, digest: &str) -> Result<Self, TokensError> {
         let place = Place::new(cache_dir, digest);
         let problem = match Self::open(&place.path, &place.digest) {
             Ok(Some(tokens)) => return Ok(tokens),
             Ok(None) => "it is not there".to_owned(),
             Err(defect) => defect.to_string(),
         };
-        let path = place.path;
-        Err(DataError::NoTokens { path, problem })
+        let path = place.path.display();
+        let message = format!("the token data `{path}` cannot be used: {problem}");
+        let hint = "run the sweep again, which makes it anew";
+        Err(Fault::input(message).with_hint(hint).into())
     }
 }
 
@@ -91,8 +94,9 @@ impl Place {
         spec: &TokenSpec,
         files: &DigestCache,
         progress: Progress<'_>,
-    ) -> Result<Option<String>, DataError> {
-        std::fs::create_dir_all(&self.folder).map_err(DataError::io("create", &self.folder))?;
+    ) -> Result<Option<String>, TokensError> {
+        std::fs::create_dir_all(&self.folder)
+            .map_err(TokensError::unwritable("create", &self.folder))?;
         let lock = self.lock(progress)?;
         match Tokens::open(&self.path, &self.digest) {
             Ok(Some(_)) => return Ok(None),
@@ -108,14 +112,14 @@ impl Place {
 
     /// Waits until no other process makes this data. `None` on file systems without locks: work
     /// may be done twice there, but the files stay right.
-    fn lock(&self, progress: Progress<'_>) -> Result<Option<File>, DataError> {
+    fn lock(&self, progress: Progress<'_>) -> Result<Option<File>, TokensError> {
         let path = self.folder.join(format!("{}.lock", self.name));
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
-            .map_err(DataError::io("create", &path))?;
+            .map_err(TokensError::unwritable("create", &path))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
@@ -123,7 +127,9 @@ impl Place {
                 Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
                     return Ok(None);
                 }
-                Err(TryLockError::Error(error)) => return Err(DataError::io("lock", path)(error)),
+                Err(TryLockError::Error(error)) => {
+                    return Err(TokensError::unwritable("lock", path)(error));
+                }
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -143,7 +149,7 @@ impl Place {
         files: &DigestCache,
         is_locked: bool,
         progress: Progress<'_>,
-    ) -> Result<Option<String>, DataError> {
+    ) -> Result<Option<String>, TokensError> {
         let documents = Documents::open(spec.files.clone(), spec.rows.clone())?;
         let partial = self.partial(is_locked);
         let (mut writer, start) = TokenWriter::open(&partial, spec.rows.ctx_len, spec.vocab_size)?;
@@ -171,14 +177,19 @@ impl Place {
             }
             Ok(_) => {
                 writer.discard();
-                let name = spec.files.name.clone();
-                Err(DataError::DatasetChanged { name })
+                let name = &spec.files.name;
+                let message =
+                    format!("data set `{name}` or its tokenizer changed while it was tokenised");
+                let hint = "run again when the files are complete";
+                Err(Fault::input(message).with_hint(hint).into())
             }
-            Err(DataError::Stopped) => {
+            Err(TokensError::Stopped) => {
                 writer.note(&reached)?;
-                Err(DataError::Stopped)
+                Err(TokensError::Stopped)
             }
-            Err(error @ DataError::Io { .. }) => Err(error),
+            Err(error @ (TokensError::Io(_) | TokensError::Dataset(DatasetError::Io(_)))) => {
+                Err(error)
+            }
             Err(error) => {
                 writer.discard();
                 Err(error)
@@ -188,7 +199,7 @@ impl Place {
 }
 
 /// Receives the token ids of whole sequences, and the totals with them included.
-pub(crate) type Write<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), DataError>;
+pub(crate) type Write<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), TokensError>;
 
 /// Makes the sequences of `spec` that come after `start`, checked, and tells of the progress.
 pub(crate) fn tokenise(
@@ -197,7 +208,7 @@ pub(crate) fn tokenise(
     start: Totals,
     progress: Progress<'_>,
     write: Write<'_>,
-) -> Result<Totals, DataError> {
+) -> Result<Totals, TokensError> {
     if start.n_documents > 0 {
         let n_documents = start.n_documents;
         go_on(progress(BuildProgress::Resumed { n_documents }))?;
@@ -225,26 +236,29 @@ fn check_vocabulary(
     token_ids: &[u32],
     tokenizer: Option<&Tokenizer>,
     spec: &TokenSpec,
-) -> Result<(), DataError> {
+) -> Result<(), TokensError> {
     let vocab_size = spec.vocab_size;
-    match (token_ids.iter().max(), tokenizer) {
-        (Some(&token_id), Some(tokenizer)) if token_id as usize >= vocab_size => {
-            Err(DataError::VocabularyMismatch {
-                token_id,
-                token: tokenizer.token(token_id).unwrap_or_default(),
-                vocab_size,
-                path: tokenizer.path().to_path_buf(),
-            })
+    let unknown = token_ids.iter().max();
+    let Some(&token_id) = unknown.filter(|id| **id as usize >= vocab_size) else {
+        return Ok(());
+    };
+    let (message, hint) = match tokenizer {
+        Some(tokenizer) => {
+            let token = tokenizer.token(token_id).unwrap_or_default();
+            let path = tokenizer.path().display();
+            let message = format!("`{path}` gives token {token_id} (`{token}`)");
+            (
+                message,
+                "tokenizer.json and config.json belong to different models",
+            )
         }
-        (Some(&token_id), None) if token_id as usize >= vocab_size => {
-            Err(DataError::UnknownToken {
-                token_id,
-                vocab_size,
-                name: spec.files.name.clone(),
-            })
+        None => {
+            let message = format!("data set `{}` has token {token_id}", spec.files.name);
+            (message, "was the data set tokenised for another model?")
         }
-        _ => Ok(()),
-    }
+    };
+    let message = format!("{message}, but the model's vocab_size is {vocab_size}");
+    Err(Fault::input(message).with_hint(hint).into())
 }
 
 #[cfg(test)]

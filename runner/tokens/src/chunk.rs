@@ -1,8 +1,9 @@
 //! Cutting documents into sequences of tokens, as sparsify does with one process.
 
 use crate::in_order::map_in_order;
-use crate::{DataError, Tokenizer};
+use crate::{Tokenizer, TokensError};
 use datasets::{Document, Documents};
+use fault::Fault;
 
 /// Documents that are tokenised as one text.
 pub const DOCUMENTS_PER_BATCH: u64 = 2048;
@@ -29,7 +30,7 @@ pub fn chunk_and_tokenize(
     documents: Documents,
     tokenizer: &Tokenizer,
     ctx_len: usize,
-) -> Result<Vec<Vec<u32>>, DataError> {
+) -> Result<Vec<Vec<u32>>, TokensError> {
     let name = documents.name().to_owned();
     let mut sequences = Vec::new();
     let visit = &mut |ids: &[u32], _: &Totals| {
@@ -57,32 +58,39 @@ pub(crate) struct Totals {
 }
 
 /// Receives sequences one after the other, and the totals with these included.
-pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), DataError>;
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), TokensError>;
 
 impl Totals {
     /// Fails where a data set gives no sequence.
-    pub(crate) fn check(&self, name: &str, ctx_len: usize) -> Result<(), DataError> {
-        let name = name.to_owned();
+    pub(crate) fn check(&self, name: &str, ctx_len: usize) -> Result<(), TokensError> {
         let Self {
             n_documents,
             n_tokens,
             n_skipped,
+            first_skipped,
             ..
-        } = *self;
-        match () {
-            () if n_documents == 0 => Err(DataError::NoDocuments {
-                name,
-                n_skipped,
-                first_skipped: self.first_skipped.clone(),
-            }),
-            () if self.n_sequences == 0 => Err(DataError::TooLittleText {
-                name,
-                n_documents,
-                n_tokens,
-                ctx_len,
-            }),
-            () => Ok(()),
-        }
+        } = self;
+        let (message, hint) = match (n_documents, self.n_sequences, first_skipped) {
+            (0, _, Some(first)) => (
+                format!(
+                    "data set `{name}` has no documents: all {n_skipped} rows are bad, the first one because {first}"
+                ),
+                "give more text, or take more rows with `split`",
+            ),
+            (0, _, None) => (
+                format!("data set `{name}` has no documents"),
+                "give more text, or take more rows with `split`",
+            ),
+            (_, 0, _) => (
+                format!(
+                    "{n_documents} documents of `{name}` are {n_tokens} tokens, which give no sequence of ctx_len = \
+                     {ctx_len}"
+                ),
+                "give more text, or lower ctx_len",
+            ),
+            _ => return Ok(()),
+        };
+        Err(Fault::input(message).with_hint(hint).into())
     }
 }
 
@@ -113,13 +121,13 @@ impl<'a> Cutting<'a> {
         documents: Documents,
         start: Totals,
         visit: Visit<'_>,
-    ) -> Result<Totals, DataError> {
+    ) -> Result<Totals, TokensError> {
         let Self {
             tokenizer, ctx_len, ..
         } = self;
         tokenizer.check_ctx_len(ctx_len)?;
         let pieces = Pieces::new(documents, tokenizer, start.n_documents);
-        let encode = |piece: Result<Piece, DataError>| piece?.encode(tokenizer);
+        let encode = |piece: Result<Piece, TokensError>| piece?.encode(tokenizer);
         let mut cutter = tokenizer.cutter(ctx_len);
         let mut totals = start;
         let mut sequences = Vec::new();
@@ -171,14 +179,16 @@ struct EncodedPiece {
 }
 
 impl Piece {
-    fn encode(self, tokenizer: &Tokenizer) -> Result<EncodedPiece, DataError> {
+    fn encode(self, tokenizer: &Tokenizer) -> Result<EncodedPiece, TokensError> {
         let mut token_ids = Vec::new();
         for text in &self.texts {
             let ids = tokenizer.encode(text);
-            token_ids.extend(ids.map_err(|source| DataError::Tokenize {
-                path: tokenizer.path().to_path_buf(),
-                first_document: self.first_document,
-                source,
+            token_ids.extend(ids.map_err(|source| {
+                let (path, first) = (tokenizer.path().display(), self.first_document);
+                Fault::input(format!(
+                    "`{path}` fails on documents from number {first} on"
+                ))
+                .because(source)
             })?);
         }
         Ok(EncodedPiece {
@@ -210,7 +220,7 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    fn skip_ahead(&mut self) -> Result<(), DataError> {
+    fn skip_ahead(&mut self) -> Result<(), TokensError> {
         while self.n_documents < self.n_to_skip {
             if self.documents.next().transpose()?.is_none() {
                 break;
@@ -220,7 +230,7 @@ impl<'a> Pieces<'a> {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<Piece, DataError> {
+    fn read(&mut self) -> Result<Piece, TokensError> {
         self.skip_ahead()?;
         let first_document = self.n_documents;
         let mut texts: Vec<String> = Vec::new();
@@ -246,15 +256,17 @@ impl<'a> Pieces<'a> {
     }
 
     /// A document with the separator in front.
-    fn separated(&self, document: Document) -> Result<String, DataError> {
+    fn separated(&self, document: Document) -> Result<String, TokensError> {
         match document {
             Document::Text(mut text) => {
                 text.insert_str(0, self.tokenizer.eos_token());
                 Ok(text)
             }
-            Document::TokenIds(_) => Err(DataError::AlreadyTokenised {
-                name: self.documents.name().to_owned(),
-            }),
+            Document::TokenIds(_) => {
+                let name = self.documents.name();
+                let message = format!("data set `{name}` holds token ids, not text");
+                Err(Fault::input(message).into())
+            }
         }
     }
 
@@ -274,7 +286,7 @@ impl<'a> Pieces<'a> {
 }
 
 impl Iterator for Pieces<'_> {
-    type Item = Result<Piece, DataError>;
+    type Item = Result<Piece, TokensError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.has_ended {
@@ -292,6 +304,7 @@ mod tests {
     use crate::fixtures::{
         dataset_of, documents, fixture, folder_with, golden, many_documents, sha256,
     };
+    use fault::Remedy;
     use serde_json::Value;
     use std::path::Path;
 
@@ -299,7 +312,7 @@ mod tests {
         dataset: &Path,
         tokenizer: &Tokenizer,
         ctx_len: usize,
-    ) -> Result<Vec<Vec<u32>>, DataError> {
+    ) -> Result<Vec<Vec<u32>>, TokensError> {
         chunk_and_tokenize(documents(dataset), tokenizer, ctx_len)
     }
 
@@ -389,21 +402,15 @@ mod tests {
     fn no_documents_and_too_little_text_are_errors() {
         let empty = folder_with(&[("data.jsonl", b"\n\n")]);
         let error = sequences_of(empty.path(), &tiny_tokenizer(), 64).unwrap_err();
-        assert!(matches!(error, DataError::NoDocuments { .. }), "{error:?}");
+        assert!(error.to_string().ends_with("has no documents"), "{error}");
 
         // EOS and "a" twice, exactly one sequence of 4: the only piece is the last.
         let short = dataset_of(["a".to_string(), "a".to_string()]);
         let error = sequences_of(short.path(), &tiny_tokenizer(), 4).unwrap_err();
+        let message = error.to_string();
         assert!(
-            matches!(
-                error,
-                DataError::TooLittleText {
-                    n_documents: 2,
-                    n_tokens: 4,
-                    ..
-                }
-            ),
-            "{error:?}"
+            message.starts_with("2 documents of ") && message.contains("are 4 tokens"),
+            "{message}"
         );
         assert_eq!(error.hint().unwrap(), "give more text, or lower ctx_len");
         assert_eq!(
@@ -419,8 +426,8 @@ mod tests {
         let folder = folder_with(&[("data.jsonl", b"{\"text\": \"a\"}\n{\"body\": \"b\"}\n")]);
         let error = sequences_of(folder.path(), &tiny_tokenizer(), 2).unwrap_err();
         assert!(
-            matches!(error, DataError::MissingColumn { line: 2, .. }),
-            "{error:?}"
+            error.to_string().ends_with(":2: no column `text`"),
+            "{error}"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! What token data is made from, and its digest, which is known before anything is tokenised.
 
-use crate::DataError;
+use crate::TokensError;
 use crate::tokenizer_config::TokenizerConfig;
 use datasets::Documents;
 use files::{DigestCache, bound};
@@ -31,7 +31,7 @@ impl TokenSpec {
     /// # Errors
     /// The data set or the tokenizer is missing or cannot be read, or `ctx_len` is above the
     /// tokenizer's limit.
-    pub fn digest(&self, files: &DigestCache) -> Result<String, DataError> {
+    pub fn digest(&self, files: &DigestCache) -> Result<String, TokensError> {
         let RowSpec {
             text_column,
             tokenizer_class: _,
@@ -73,12 +73,14 @@ impl TokenSpec {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    fn tokenizer_parts(&self, files: &DigestCache) -> Result<Vec<String>, DataError> {
+    fn tokenizer_parts(&self, files: &DigestCache) -> Result<Vec<String>, TokensError> {
         let path = self.tokenizer_dir.join("tokenizer.json");
         if self.is_bin() || !path.exists() && self.are_tokenised() {
             return Ok(vec!["none".to_owned()]);
         }
-        files::open_within(&path, bound::TOKENIZER).map_err(DataError::io("find", &path))?;
+        let hint = "the model's folder must hold a tokenizer.json";
+        files::open_within(&path, bound::TOKENIZER)
+            .map_err(TokensError::unreadable("find", &path, hint))?;
         let class = self.rows.tokenizer_class;
         let config = TokenizerConfig::read(&self.tokenizer_dir, class)?;
         config.check_ctx_len(self.rows.ctx_len)?;
@@ -226,7 +228,9 @@ mod tests {
         };
         let error = spec.digest(&DigestCache::new(folder.path())).unwrap_err();
         assert!(
-            matches!(error, DataError::ContextTooLong { .. }),
+            error
+                .to_string()
+                .contains("is longer than the model_max_length"),
             "{error:?}"
         );
     }

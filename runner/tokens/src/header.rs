@@ -1,6 +1,6 @@
 //! The first bytes of a token file: what it holds, and whether it is whole.
 
-use thiserror::Error;
+use fault::Fault;
 
 const MAGIC: [u8; 8] = *b"SAERUNTK";
 const VERSION: u32 = 2;
@@ -37,23 +37,6 @@ pub struct TokenCounts {
     pub n_skipped: u64,
 }
 
-/// Why a token file cannot be used, and is made anew.
-#[derive(Debug, Error)]
-pub(crate) enum CacheDefect {
-    #[error("it cannot be read: {0}")]
-    Unreadable(#[from] std::io::Error),
-    #[error("it is no token file")]
-    NotTokens,
-    #[error("it has format version {found}, not {VERSION}")]
-    OtherVersion { found: u32 },
-    #[error("its header is damaged")]
-    DamagedHeader,
-    #[error("it holds other tokens than its name says")]
-    OtherDigest,
-    #[error("it is {got} bytes long and should be {expected}")]
-    WrongLength { expected: u128, got: usize },
-}
-
 impl Header {
     pub(crate) fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
@@ -72,16 +55,19 @@ impl Header {
     }
 
     /// Reads the header of a whole token file made from the inputs with `digest`.
-    pub(crate) fn read(file: &[u8], digest: &[u8; 32]) -> Result<Self, CacheDefect> {
-        let Some((bytes, body)) = file.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(CacheDefect::NotTokens);
+    ///
+    /// # Errors
+    /// The file cannot be used, and is made anew.
+    pub(crate) fn read(file: &[u8], digest: &[u8; 32]) -> Result<Self, Fault> {
+        let parts = file.split_first_chunk::<HEADER_BYTES>();
+        let Some((bytes, body)) = parts.filter(|(bytes, _)| bytes.starts_with(&MAGIC)) else {
+            return Err(Fault::input("it is no token file"));
         };
-        if bytes[..8] != MAGIC {
-            return Err(CacheDefect::NotTokens);
-        }
         let found = u32::from_le_bytes(part(bytes, 8));
         if found != VERSION {
-            return Err(CacheDefect::OtherVersion { found });
+            return Err(Fault::input(format!(
+                "it has format version {found}, not {VERSION}"
+            )));
         }
         let header = Self {
             id_bytes: u32::from_le_bytes(part(bytes, 12)),
@@ -96,19 +82,19 @@ impl Header {
             },
         };
         if header.to_bytes() != *bytes {
-            return Err(CacheDefect::DamagedHeader);
+            return Err(Fault::input("its header is damaged"));
         }
         if header.digest != *digest {
-            return Err(CacheDefect::OtherDigest);
+            return Err(Fault::input("it holds other tokens than its name says"));
         }
         let n_ids = u128::from(header.n_sequences) * u128::from(header.ctx_len);
         let expected = n_ids.saturating_mul(u128::from(header.id_bytes));
         if expected != body.len() as u128 {
             let expected = expected.saturating_add(HEADER_BYTES as u128);
-            return Err(CacheDefect::WrongLength {
-                expected,
-                got: file.len(),
-            });
+            return Err(Fault::input(format!(
+                "it is {} bytes long and should be {expected}",
+                file.len()
+            )));
         }
         Ok(header)
     }
@@ -195,14 +181,15 @@ mod tests {
         };
         let defect = Header::read(&header.to_bytes(), &DIGEST).unwrap_err();
         assert!(
-            matches!(defect, CacheDefect::WrongLength { .. }),
-            "{defect:?}"
+            defect.to_string().starts_with("it is 128 bytes long"),
+            "{defect}"
         );
     }
 
     #[test]
     fn other_tokens_are_found() {
         let defect = Header::read(&file(), &[8; 32]).unwrap_err();
-        assert!(matches!(defect, CacheDefect::OtherDigest), "{defect:?}");
+        let message = "it holds other tokens than its name says";
+        assert_eq!(defect.to_string(), message);
     }
 }

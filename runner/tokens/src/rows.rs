@@ -1,8 +1,9 @@
 //! Data sets that hold token ids already: every row is one sequence.
 
-use crate::DataError;
+use crate::TokensError;
 use crate::chunk::{Totals, Visit};
 use datasets::{Document, Documents};
+use fault::Fault;
 use plan::OnBadRow;
 
 /// Rows handed on together.
@@ -16,7 +17,7 @@ pub(crate) fn visit_token_ids(
     on_bad_row: OnBadRow,
     start: Totals,
     visit: Visit<'_>,
-) -> Result<Totals, DataError> {
+) -> Result<Totals, TokensError> {
     let mut rows = Rows {
         ctx_len,
         on_bad_row,
@@ -67,32 +68,35 @@ impl Rows {
         &mut self,
         documents: &mut Documents,
         sequences: &mut Vec<u32>,
-    ) -> Result<bool, DataError> {
+    ) -> Result<bool, TokensError> {
         loop {
             let Some(document) = documents.next().transpose()? else {
                 return Ok(false);
             };
             let Document::TokenIds(token_ids) = document else {
-                let name = documents.name().to_owned();
-                return Err(DataError::NotTokenised { name });
+                let name = documents.name();
+                return Err(Fault::input(format!(
+                    "data set `{name}` holds text where its first file holds token ids"
+                ))
+                .into());
             };
             if token_ids.len() == self.ctx_len {
                 self.n_read += 1;
                 sequences.extend(token_ids);
                 return Ok(true);
             }
-            let error = DataError::RowLength {
-                name: documents.name().to_owned(),
-                row: self.n_read + self.n_of_other_length + 1,
-                got: token_ids.len(),
-                ctx_len: self.ctx_len,
-            };
+            let row = self.n_read + self.n_of_other_length + 1;
+            let (name, got, ctx_len) = (documents.name(), token_ids.len(), self.ctx_len);
+            let message =
+                format!("row {row} of data set `{name}` has {got} token ids; ctx_len is {ctx_len}");
             if self.on_bad_row == OnBadRow::Fail {
-                return Err(error);
+                let hint = format!(
+                    "set ctx_len to {got}; where rows differ in length, `on_bad_row = \"skip\"` leaves the others out"
+                );
+                return Err(Fault::input(message).with_hint(hint).into());
             }
             self.n_of_other_length += 1;
-            self.first_of_other_length
-                .get_or_insert_with(|| error.to_string());
+            self.first_of_other_length.get_or_insert(message);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The tokens that the configuration beside tokenizer.json adds to it, as transformers 5 adds them
 //! (`TokenizersBackend`).
 
-use crate::DataError;
+use crate::TokensError;
+use crate::error::bad_tokenizer;
 use crate::tokenizer_class::Class;
-use crate::tokenizer_config::{bad_tokenizer, read_json};
+use crate::tokenizer_config::read_json;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -48,7 +49,7 @@ impl SpecialTokens {
         folder: &Path,
         config: &Value,
         class: Option<Class>,
-    ) -> Result<Self, DataError> {
+    ) -> Result<Self, TokensError> {
         let mut settings = config.as_object().cloned().unwrap_or_default();
         let decoder = settings.remove("added_tokens_decoder");
         if decoder.is_none() {
@@ -148,7 +149,7 @@ impl SpecialTokens {
 }
 
 /// `added_tokens_decoder`: tokens with all their properties.
-fn listed_tokens(folder: &Path, decoder: Value) -> Result<BTreeMap<u32, AddedToken>, DataError> {
+fn listed_tokens(folder: &Path, decoder: Value) -> Result<BTreeMap<u32, AddedToken>, TokensError> {
     let path = folder.join("tokenizer_config.json");
     let tokens: BTreeMap<u32, Value> =
         serde_json::from_value(decoder).map_err(bad_tokenizer(&path))?;
@@ -160,7 +161,7 @@ fn listed_tokens(folder: &Path, decoder: Value) -> Result<BTreeMap<u32, AddedTok
 fn old_listed_tokens(
     folder: &Path,
     named: &[AddedToken],
-) -> Result<BTreeMap<u32, AddedToken>, DataError> {
+) -> Result<BTreeMap<u32, AddedToken>, TokensError> {
     let path = folder.join("added_tokens.json");
     let ids: Option<BTreeMap<String, u32>> =
         serde_json::from_value(read_json(&path)?).map_err(bad_tokenizer(&path))?;

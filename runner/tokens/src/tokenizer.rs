@@ -1,9 +1,10 @@
 //! A Hugging Face tokenizer, as far as cutting text into sequences needs it.
 
-use crate::DataError;
+use crate::TokensError;
+use crate::error::bad_tokenizer;
 use crate::tokenizer_config::TokenizerConfig;
-use fault::without_panic;
-use files::bound;
+use fault::{Fault, without_panic};
+use files::{READ_HINT, bound};
 use plan::TokenizerClass;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
@@ -34,7 +35,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A file is missing or broken, or the post-processor puts tokens into the middle of a text.
-    pub fn from_dir(folder: &Path) -> Result<Self, DataError> {
+    pub fn from_dir(folder: &Path) -> Result<Self, TokensError> {
         Self::of_class(folder, TokenizerClass::File)
     }
 
@@ -42,23 +43,18 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Tokenizer::from_dir`], or transformers picks a class that is not built in.
-    pub fn of_class(folder: &Path, class: TokenizerClass) -> Result<Self, DataError> {
+    pub fn of_class(folder: &Path, class: TokenizerClass) -> Result<Self, TokensError> {
         let path = folder.join("tokenizer.json");
-        let content = files::read(&path, bound::TOKENIZER).map_err(DataError::io("read", &path))?;
+        let content = files::read(&path, bound::TOKENIZER)
+            .map_err(TokensError::unreadable("read", &path, READ_HINT))?;
         let load = || Self::load(&content, &path, TokenizerConfig::read(folder, class)?);
         let loaded = without_panic(load);
-        loaded.map_err(|source| DataError::BadTokenizer {
-            path: path.clone(),
-            source,
-        })?
+        loaded.map_err(bad_tokenizer(&path))?
     }
 
-    fn load(content: &[u8], path: &Path, mut config: TokenizerConfig) -> Result<Self, DataError> {
-        let bad = |source| DataError::BadTokenizer {
-            path: path.to_owned(),
-            source,
-        };
-        let mut inner = config.tokenizer(content).map_err(bad)?;
+    fn load(content: &[u8], path: &Path, mut config: TokenizerConfig) -> Result<Self, TokensError> {
+        let bad = bad_tokenizer(path);
+        let mut inner = config.tokenizer(content).map_err(&bad)?;
         config.find_eos_in(&inner);
         let cut_from_end = config.cut_from_end().unwrap_or_else(|| {
             let direction = inner
@@ -67,7 +63,10 @@ impl Tokenizer {
             matches!(direction, Some(TruncationDirection::Left))
         });
         // The library stops early where it may truncate; sequences are cut here instead.
-        inner.with_truncation(None).map_err(bad)?.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(&bad)?
+            .with_padding(None);
         config.add_eos_to(&mut inner).map_err(bad)?;
         let (prefix, suffix) = added_tokens(&inner, path)?;
         let is_separable = is_separable(&inner, config.separator());
@@ -104,12 +103,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// Text that the tokenizer cannot take.
-    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, DataError> {
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, TokensError> {
         let inner = without_panic(|| self.inner.encode(text, false)).flatten();
-        let inner = inner.map_err(|source| DataError::BadTokenizer {
-            path: self.path.clone(),
-            source,
-        })?;
+        let inner = inner.map_err(bad_tokenizer(&self.path))?;
         Ok([&self.prefix, inner.get_ids(), &self.suffix].concat())
     }
 
@@ -117,25 +113,22 @@ impl Tokenizer {
     ///
     /// # Errors
     /// Tokens that the tokenizer's decoder cannot take.
-    pub fn decode(&self, token_ids: &[u32]) -> Result<String, DataError> {
+    pub fn decode(&self, token_ids: &[u32]) -> Result<String, TokensError> {
         let text = without_panic(|| self.inner.decode(token_ids, false)).flatten();
-        text.map_err(|source| DataError::BadTokenizer {
-            path: self.path.clone(),
-            source,
-        })
+        text.map_err(bad_tokenizer(&self.path))
     }
 
     /// Checks that sequences of `ctx_len` tokens can be made.
-    pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), DataError> {
+    pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), TokensError> {
         self.config.check_ctx_len(ctx_len)?;
         let n_added = self.prefix.len() + self.suffix.len();
         if ctx_len <= n_added {
-            let path = self.path.clone();
-            return Err(DataError::ContextTooShort {
-                ctx_len,
-                n_added,
-                path,
-            });
+            let path = self.path.display();
+            let message = format!(
+                "ctx_len = {ctx_len} leaves no room for text: `{path}` adds {n_added} tokens"
+            );
+            let hint = format!("set ctx_len to {} or more", n_added + 1);
+            return Err(Fault::input(message).with_hint(hint).into());
         }
         Ok(())
     }
@@ -247,15 +240,10 @@ fn append_whole(prefix: &[u32], piece: &[u32], suffix: &[u32], out: &mut Vec<u32
 fn added_tokens(
     inner: &tokenizers::Tokenizer,
     path: &Path,
-) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+) -> Result<(Vec<u32>, Vec<u32>), TokensError> {
     let probe = Encoding::from_tokens(vec![Token::new(0, "x".into(), (0, 1))], 0);
-    let processed =
-        inner
-            .post_process(probe, None, true)
-            .map_err(|source| DataError::BadTokenizer {
-                path: path.to_path_buf(),
-                source,
-            })?;
+    let processed = inner.post_process(probe, None, true);
+    let processed = processed.map_err(bad_tokenizer(path))?;
     let is_text: Vec<bool> = processed
         .get_special_tokens_mask()
         .iter()
@@ -266,9 +254,11 @@ fn added_tokens(
             let ids = processed.get_ids();
             Ok((ids[..at].to_vec(), ids[at + 1..].to_vec()))
         }
-        _ => Err(DataError::OddPostProcessor {
-            path: path.to_path_buf(),
-        }),
+        _ => Err(Fault::input(format!(
+            "the post-processor of `{}` does not keep a sequence in one piece",
+            path.display()
+        ))
+        .into()),
     }
 }
 
@@ -276,10 +266,11 @@ fn added_tokens(
 mod tests {
     use super::*;
     use crate::fixtures::{fixture, folder_with};
+    use fault::Remedy;
     use serde_json::Value;
 
     /// The tiny tokenizer, with its configuration replaced and its file changed by `change`.
-    fn tiny_with(config: &str, change: impl FnOnce(&mut Value)) -> Result<Tokenizer, DataError> {
+    fn tiny_with(config: &str, change: impl FnOnce(&mut Value)) -> Result<Tokenizer, TokensError> {
         let content = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
         let mut json: Value = serde_json::from_slice(&content).unwrap();
         change(&mut json);
@@ -402,7 +393,7 @@ mod tests {
         );
         let error = tokenizer.check_ctx_len(2).unwrap_err();
         assert!(
-            matches!(error, DataError::ContextTooShort { n_added: 2, .. }),
+            error.to_string().contains("leaves no room for text: "),
             "{error:?}"
         );
         tokenizer.check_ctx_len(3).unwrap();
@@ -420,10 +411,7 @@ mod tests {
     fn missing_and_broken_files_are_named() {
         let folder = folder_with(&[]);
         let error = Tokenizer::from_dir(folder.path()).unwrap_err();
-        assert!(
-            matches!(error, DataError::Io { action: "read", .. }),
-            "{error:?}"
-        );
+        assert!(error.to_string().starts_with("cannot read `"), "{error:?}");
         let error = tiny_with("{", |_| {}).unwrap_err();
         assert!(
             error.to_string().contains("tokenizer_config.json"),

@@ -1,9 +1,11 @@
 //! What counts of the configuration beside tokenizer.json.
 
-use crate::DataError;
+use crate::TokensError;
+use crate::error::bad_tokenizer;
 use crate::special_tokens::SpecialTokens;
 use crate::tokenizer_class::{Class, Rebuild, class_of};
-use files::bound;
+use fault::Fault;
+use files::{READ_HINT, bound};
 use plan::TokenizerClass;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ impl TokenizerConfig {
     ///
     /// # Errors
     /// A file that is no JSON, or a class that is not built in where `class` has transformers pick one.
-    pub(crate) fn read(folder: &Path, class: TokenizerClass) -> Result<Self, DataError> {
+    pub(crate) fn read(folder: &Path, class: TokenizerClass) -> Result<Self, TokensError> {
         let path = folder.join("tokenizer_config.json");
         let config = read_json(&path)?;
         let rebuild = match class {
@@ -100,14 +102,15 @@ impl TokenizerConfig {
         self.cut_from_end
     }
 
-    pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), DataError> {
+    pub(crate) fn check_ctx_len(&self, ctx_len: usize) -> Result<(), TokensError> {
         match self.model_max_length {
             Some(model_max_length) if ctx_len > model_max_length => {
-                Err(DataError::ContextTooLong {
-                    ctx_len,
-                    model_max_length,
-                    path: self.path.clone(),
-                })
+                let path = self.path.display();
+                let message = format!(
+                    "ctx_len = {ctx_len} is longer than the model_max_length = {model_max_length} of `{path}`"
+                );
+                let hint = format!("set ctx_len to {model_max_length} or less");
+                Err(Fault::input(message).with_hint(hint).into())
             }
             _ => Ok(()),
         }
@@ -125,7 +128,7 @@ impl TokenizerConfig {
 }
 
 /// The class that transformers picks for the tokenizer in `folder`.
-fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, DataError> {
+fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, TokensError> {
     let model_path = folder.join("config.json");
     let model = read_json(&model_path)?;
     let has_byte_level = || {
@@ -139,16 +142,16 @@ fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, DataErro
             true => folder.join("tokenizer_config.json"),
             false => model_path,
         };
-        DataError::ForeignTokenizer { path, class }
+        TokensError::ForeignTokenizer { path, class }
     })
 }
 
 /// The file's JSON; null where there is no file.
-pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
+pub(crate) fn read_json(path: &Path) -> Result<Value, TokensError> {
     match files::read(path, bound::SETTINGS) {
         Ok(content) => files::from_json(&content).map_err(bad_tokenizer(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(DataError::io("read", path)(error)),
+        Err(error) => Err(TokensError::unreadable("read", path, READ_HINT)(error)),
     }
 }
 
@@ -159,18 +162,11 @@ fn eos_token_id(config: &Value) -> Option<u32> {
     first.try_into().ok()
 }
 
-pub(crate) fn bad_tokenizer(path: &Path) -> impl FnOnce(serde_json::Error) -> DataError {
-    let path = path.to_path_buf();
-    move |source| DataError::BadTokenizer {
-        path,
-        source: source.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixtures::folder_with;
+    use fault::Remedy;
 
     fn config(content: &str) -> TokenizerConfig {
         let folder = folder_with(&[("tokenizer_config.json", content.as_bytes())]);
@@ -202,13 +198,10 @@ mod tests {
         let limited = config(r#"{"model_max_length": 512}"#);
         limited.check_ctx_len(512).unwrap();
         let error = limited.check_ctx_len(513).unwrap_err();
-        assert!(matches!(
-            error,
-            DataError::ContextTooLong {
-                model_max_length: 512,
-                ..
-            }
-        ));
+        assert!(
+            error.to_string().contains("the model_max_length = 512 of"),
+            "{error}"
+        );
         assert_eq!(error.hint().unwrap(), "set ctx_len to 512 or less");
         let unlimited = config(r#"{"model_max_length": 1000000000000000019884624838656}"#);
         unlimited.check_ctx_len(1 << 40).unwrap();

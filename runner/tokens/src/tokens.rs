@@ -1,9 +1,11 @@
 //! Sequences of tokens in a memory-mapped file.
 
 use crate::TokenCounts;
-use crate::header::{CacheDefect, HEADER_BYTES, Header};
+use crate::header::{HEADER_BYTES, Header};
 use crate::mapping::map_tokens;
+use fault::Fault;
 use memmap2::Mmap;
+use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,12 +19,12 @@ pub struct Tokens {
 
 impl Tokens {
     /// Opens the token file at `path`; `None`: there is no such file.
-    pub(crate) fn open(path: &Path, digest: &[u8; 32]) -> Result<Option<Self>, CacheDefect> {
+    pub(crate) fn open(path: &Path, digest: &[u8; 32]) -> Result<Option<Self>, Fault> {
         let file = match files::open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(unreadable)?,
         };
-        let map = map_tokens(&file)?;
+        let map = map_tokens(&file).map_err(unreadable)?;
         let header = Header::read(&map, digest)?;
         Ok(Some(Self {
             map: Arc::new(map),
@@ -98,4 +100,8 @@ impl Tokens {
             );
         }
     }
+}
+
+fn unreadable(error: Error) -> Fault {
+    Fault::input(format!("it cannot be read: {error}"))
 }

@@ -2,7 +2,7 @@
 
 use crate::chunk::Totals;
 use crate::header::{HEADER_BYTES, Header};
-use crate::{DataError, TokenCounts};
+use crate::{TokenCounts, TokensError};
 use files::bound;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -42,12 +42,12 @@ impl TokenWriter {
         path: &Path,
         ctx_len: usize,
         vocab_size: usize,
-    ) -> Result<(Self, Totals), DataError> {
+    ) -> Result<(Self, Totals), TokensError> {
         let id_bytes = if vocab_size <= 1 << 16 { 2 } else { 4 };
         let journal = path.with_added_extension("json");
         let mut options = File::options();
         let file = options.create(true).truncate(false).write(true).open(path);
-        let mut file = file.map_err(DataError::io("create", path))?;
+        let mut file = file.map_err(TokensError::unwritable("create", path))?;
         let totals = read_journal(&journal, id_bytes).unwrap_or_default();
         let n_bytes =
             HEADER_BYTES as u64 + totals.n_sequences * u64::from(id_bytes) * ctx_len as u64;
@@ -58,7 +58,7 @@ impl TokenWriter {
         } else {
             HEADER_BYTES as u64
         };
-        cut(&mut file, n_bytes).map_err(DataError::io("write", path))?;
+        cut(&mut file, n_bytes).map_err(TokensError::unwritable("write", path))?;
         let writer = Self {
             path: path.into(),
             journal,
@@ -71,7 +71,7 @@ impl TokenWriter {
     }
 
     /// Appends token ids; `totals` are those with them included.
-    pub(crate) fn append(&mut self, token_ids: &[u32], totals: &Totals) -> Result<(), DataError> {
+    pub(crate) fn append(&mut self, token_ids: &[u32], totals: &Totals) -> Result<(), TokensError> {
         self.write(token_ids).map_err(self.error())?;
         if totals.is_resumable && self.is_entry_due() {
             self.note(totals)?;
@@ -93,7 +93,7 @@ impl TokenWriter {
     }
 
     /// Syncs what was written, then says so in the journal.
-    pub(crate) fn note(&mut self, totals: &Totals) -> Result<(), DataError> {
+    pub(crate) fn note(&mut self, totals: &Totals) -> Result<(), TokensError> {
         let synced = self
             .file
             .flush()
@@ -109,7 +109,7 @@ impl TokenWriter {
         let text = serde_json::to_vec(&entry).expect("plain fields serialise to JSON");
         let beside = self.journal.with_added_extension("new");
         let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &self.journal));
-        written.map_err(DataError::io("write", &self.journal))?;
+        written.map_err(TokensError::unwritable("write", &self.journal))?;
         self.last_entry = Some(Instant::now());
         Ok(())
     }
@@ -120,7 +120,7 @@ impl TokenWriter {
         totals: &Totals,
         digest: [u8; 32],
         path: &Path,
-    ) -> Result<(), DataError> {
+    ) -> Result<(), TokensError> {
         let header = Header {
             id_bytes: self.id_bytes,
             ctx_len: self.ctx_len,
@@ -135,7 +135,7 @@ impl TokenWriter {
         };
         let completed = self.complete(&header);
         completed.map_err(self.error())?;
-        fs::rename(&self.path, path).map_err(DataError::io("write", path))?;
+        fs::rename(&self.path, path).map_err(TokensError::unwritable("write", path))?;
         remove(&self.journal);
         Ok(())
     }
@@ -154,8 +154,8 @@ impl TokenWriter {
         remove(&self.path);
     }
 
-    fn error(&self) -> impl FnOnce(io::Error) -> DataError + use<> {
-        DataError::io("write", self.path.clone())
+    fn error(&self) -> impl FnOnce(io::Error) -> TokensError + use<> {
+        TokensError::unwritable("write", self.path.clone())
     }
 }
 

@@ -16,7 +16,7 @@ pub enum TrainError {
     Lm(#[from] lm::LmError),
     /// The data.
     #[error(transparent)]
-    Data(#[from] tokens::DataError),
+    Data(#[from] tokens::TokensError),
     /// An SAE.
     #[error(transparent)]
     Sae(#[from] sae::SaeError),

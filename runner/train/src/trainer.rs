@@ -25,9 +25,9 @@ use tokens::{BatchSpec, Batches, Shard, Tokens};
 /// ```no_run,standalone_crate
 /// # use sae_run_train as train;
 /// use std::{ops::ControlFlow, path::Path};
-/// use train::{TrainConfig, Trainer, data};
+/// use train::{TrainConfig, Trainer, tokens};
 ///
-/// # fn main() -> Result<(), train::TrainError> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let model_dir = Path::new("models/SmolLM2-135M-Instruct");
 /// let config = TrainConfig {
 ///     model: "SmolLM2-135M-Instruct".into(),
@@ -170,7 +170,7 @@ mod tests {
         let model_dir = fixtures().join("tiny-llama");
         let model = LanguageModel::load(&model_dir, &LoadOptions::default())?;
         let spec = TokenSpec {
-            files: find_files(Path::new(&config.dataset), &Default::default())?,
+            files: find_files(Path::new(&config.dataset), &Default::default()).unwrap(),
             rows: RowSpec::of(&config, model.facts().vocab_size),
             tokenizer_dir: model_dir,
             vocab_size: model.facts().vocab_size,

@@ -5,6 +5,7 @@ use crate::chunk_and_tokenize;
 use crate::fixtures::{
     data_files, dataset_of, documents, fixture, folder_with, many_documents, text_rows, tiny_spec,
 };
+use fault::Remedy;
 use plan::OnBadRow;
 use plan::RowSpec;
 use std::ops::ControlFlow;
@@ -161,7 +162,7 @@ fn stopped_work_is_taken_up_where_it_ended() {
                 _ => ControlFlow::Continue(()),
             }
         });
-        assert!(matches!(error, Err(DataError::Stopped)), "{error:?}");
+        assert!(matches!(error, Err(TokensError::Stopped)), "{error:?}");
         assert!(files_ending(cache.path(), ".tokens").is_empty());
         let (tokens, reports) = build(&spec, cache.path());
         let n_documents = [2048, 4096, 4500][n_reports - 1];
@@ -202,7 +203,7 @@ fn a_waiting_process_says_so_and_takes_the_result() {
         assert_eq!(report, BuildProgress::Waiting);
         ControlFlow::Break(())
     });
-    assert!(matches!(stopped, Err(DataError::Stopped)), "{stopped:?}");
+    assert!(matches!(stopped, Err(TokensError::Stopped)), "{stopped:?}");
     let mut reports = Vec::new();
     let tokens = Tokens::open_or_build(&tiny_spec(), cache.path(), &mut |report| {
         reports.push(report);
@@ -226,16 +227,10 @@ fn a_token_past_the_vocabulary_is_an_error_and_leaves_no_file() {
     };
     let error =
         Tokens::open_or_build(&spec, cache.path(), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let message = error.to_string();
     assert!(
-        matches!(
-            error,
-            DataError::VocabularyMismatch {
-                token_id: 299,
-                vocab_size: 260,
-                ..
-            }
-        ),
-        "{error:?}"
+        message.contains("gives token 299 (") && message.ends_with("vocab_size is 260"),
+        "{message}"
     );
     assert!(files_ending(cache.path(), ".tokens").is_empty());
     assert!(files_ending(cache.path(), ".partial").is_empty());
@@ -256,10 +251,8 @@ fn data_that_changes_meanwhile_is_an_error() {
         std::fs::write(path, text).unwrap();
         ControlFlow::Continue(())
     });
-    assert!(
-        matches!(error, Err(DataError::DatasetChanged { .. })),
-        "{error:?}"
-    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("changed while it was tokenised"), "{error}");
     assert!(files_ending(cache.path(), ".tokens").is_empty());
     assert!(files_ending(cache.path(), ".partial").is_empty());
     let (_, reports) = build(&spec, cache.path());
@@ -327,7 +320,7 @@ fn token_ids_past_the_vocabulary_are_an_error() {
     let go_on = &mut |_| ControlFlow::Continue(());
     let error = Tokens::open_or_build(&spec, folder_with(&[]).path(), go_on).unwrap_err();
     assert!(
-        matches!(error, DataError::UnknownToken { token_id: 300, .. }),
+        error.to_string().contains("has token 300, but"),
         "{error:?}"
     );
 }
@@ -373,13 +366,7 @@ fn a_cache_folder_that_is_a_file_is_named() {
     let error =
         Tokens::open_or_build(&tiny_spec(), &path, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(
-        matches!(
-            error,
-            DataError::Io {
-                action: "create",
-                ..
-            }
-        ),
+        error.to_string().starts_with("cannot create `"),
         "{error:?}"
     );
 }

@@ -24,7 +24,7 @@ use plan::{EventKind, Order};
 use std::fs::File;
 use std::path::Path;
 use tch::Device;
-use tokens::{Batches, DataError};
+use tokens::{Batches, TokensError};
 
 /// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
 /// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,
@@ -148,7 +148,7 @@ fn train_on(
     let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
     check_digest(order, &model)?;
     let tokens = match open_tokens(order, &model, ranks.shard(), &stop, events) {
-        Err(TrainError::Data(DataError::Stopped)) => None,
+        Err(TrainError::Data(TokensError::Stopped)) => None,
         tokens => Some(tokens?),
     };
     let are_ready = ranks.all_have_tokens(tokens.is_some())?;
