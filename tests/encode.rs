@@ -1,7 +1,7 @@
 //! `sae-run encode`: SAEs of a job, a folder and a Hub, on texts and on a data set.
 
 use crate::common::{Outcome, Workspace, fixture, text};
-use data::Tokenizer;
+use tokens::Tokenizer;
 use hub_server::HubServer;
 use lm::{LanguageModel, LoadOptions, Taps};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The one place where errors become words on the screen and an exit code.
 
 use crate::show::remark::remark;
-use data::DataError;
+use datasets::DatasetError;
 use facts::FactsError;
 use fault::{FailureKind, Fault, Remedy, message_chain};
 use hub::HubError;
@@ -12,6 +12,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use store::StoreError;
+use tokens::TokensError;
 
 /// Lines of a message that are shown at most.
 const MOST_LINES: usize = 16;
@@ -163,8 +164,14 @@ impl From<StoreError> for CliError {
     }
 }
 
-impl From<DataError> for CliError {
-    fn from(error: DataError) -> Self {
+impl From<TokensError> for CliError {
+    fn from(error: TokensError) -> Self {
+        Self::of(&error, error.hint())
+    }
+}
+
+impl From<DatasetError> for CliError {
+    fn from(error: DatasetError) -> Self {
         Self::of(&error, error.hint())
     }
 }

@@ -8,7 +8,6 @@ use crate::show::table;
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use args::DataArgs;
-use data::{BatchSpec, BuildProgress, DataError, Shard, TokenSpec, Tokenizer, Tokens};
 use files::OutputFile;
 use indicatif::{HumanCount, ProgressBar};
 use plan::{TrainConfig, apply_overrides};
@@ -17,6 +16,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use stop_wish::{STOPPED, StopWish};
+use tokens::{BatchSpec, BuildProgress, Shard, TokenSpec, Tokenizer, Tokens, TokensError};
 
 /// Characters of the first sequence that are shown.
 const SHOWN_CHARS: usize = 300;
@@ -89,7 +89,7 @@ fn tokenise_or_stop(
     let stop = StopWish::listen()?;
     let tokens = Tokens::open_or_build(spec, cache_dir, &mut shown(quiet, || stop.is_set()));
     match tokens {
-        Err(DataError::Stopped) => Ok(None),
+        Err(TokensError::Stopped) => Ok(None),
         tokens => Ok(Some(tokens?)),
     }
 }
@@ -196,8 +196,8 @@ impl<'a> Description<'a> {
         Self {
             spec,
             tokens,
-            order: data::training_order(tokens, &batches),
-            held_out: data::held_out(tokens.n_sequences() as u64, config.eval_fraction),
+            order: tokens::training_order(tokens, &batches),
+            held_out: tokens::held_out(tokens.n_sequences() as u64, config.eval_fraction),
             first: first_sequence(spec, tokens).ok(),
         }
     }
@@ -277,7 +277,7 @@ impl<'a> Description<'a> {
     }
 }
 
-fn first_sequence(spec: &TokenSpec, tokens: &Tokens) -> Result<String, DataError> {
+fn first_sequence(spec: &TokenSpec, tokens: &Tokens) -> Result<String, TokensError> {
     let ids = tokens.sequence(0);
     let ids: Vec<u32> = ids
         .into_iter()

@@ -11,7 +11,7 @@ use crate::sweep::config;
 use crate::sweep::named_data::{Named, NamedInputs};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
-use data::{TokenSpec, Tokens};
+use tokens::{TokenSpec, Tokens};
 use files::DigestCache;
 use indicatif::ProgressBar;
 use plan::runs_layout::{self, DATABASE};

@@ -7,7 +7,7 @@ use crate::sweep::download;
 use crate::sweep::hub_access::hub;
 use crate::sweep::models::of_hub_or_folder;
 use crate::sweep::paths;
-use data::{ChosenFile, DataError, files_of_hub, find_files};
+use datasets::{ChosenFile, DatasetError, files_of_hub, find_files};
 use hub::{DatasetListing, HubError};
 use plan::DataFiles;
 use plan::{DataName, DatasetRequest};
@@ -45,7 +45,7 @@ pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundD
         Ok(path) => return of_this_machine(wanted, &path, &request),
         Err(missing) => missing,
     };
-    let is_file_name = !name.contains('/') && data::is_data_file_name(name);
+    let is_file_name = !name.contains('/') && datasets::is_data_file_name(name);
     if is_file_name || !hub::is_repo_id(name) {
         return Err(missing.about("dataset".to_owned()));
     }
@@ -75,7 +75,7 @@ fn find_local(name: &str, sweep_dir: &Path) -> Result<PathBuf, CliError> {
     };
     let mut patterns = [sweep_dir.join(name), PathBuf::from(name)].into_iter();
     patterns
-        .find(|pattern| data::is_pattern(pattern))
+        .find(|pattern| datasets::is_pattern(pattern))
         .ok_or(missing)
 }
 
@@ -96,7 +96,7 @@ fn of_this_machine(
     Ok(FoundDataset { files, remote })
 }
 
-fn of_data(error: DataError) -> CliError {
+fn of_data(error: DatasetError) -> CliError {
     CliError::from(error).about("dataset".to_owned())
 }
 
@@ -104,9 +104,9 @@ fn choose(
     name: &str,
     listing: &DatasetListing,
     request: &DatasetRequest,
-) -> Result<Vec<ChosenFile>, DataError> {
+) -> Result<Vec<ChosenFile>, DatasetError> {
     let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
-    data::choose_files(name, &names, listing.card.as_deref(), request)
+    datasets::choose_files(name, &names, listing.card.as_deref(), request)
 }
 
 /// That a data set has no files that can be read, where that is so. It may have a loading script that
@@ -116,18 +116,13 @@ fn lack_of_files(
     name: &str,
     listing: &DatasetListing,
     request: &DatasetRequest,
-) -> Option<DataError> {
+) -> Option<DatasetError> {
     if !request.data_files.is_empty() || request.data_dir.is_some() {
         return None;
     }
     choose(name, listing, &DatasetRequest::default())
         .err()
-        .filter(|error| {
-            matches!(
-                error,
-                DataError::NoKnownFiles { .. } | DataError::ForeignFormat { .. }
-            )
-        })
+        .filter(|error| matches!(error, DatasetError::NoFiles(_)))
 }
 
 /// The copy in Parquet of a data set without files that can be read; `None` where the
@@ -142,7 +137,7 @@ fn of_parquet_branch(
         listing => listing?,
     };
     let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
-    let copy = data::choose_parquet_copy(name, &names, request).map_err(of_data)?;
+    let copy = datasets::choose_parquet_copy(name, &names, request).map_err(of_data)?;
     let split = &request.split;
     table::note(&match copy.is_partial {
         true => format!(

@@ -2,7 +2,7 @@
 
 use crate::run::launch::Processes;
 use crate::run::worker_program;
-use data::OwnMemory;
+use tokens::OwnMemory;
 use nvml_wrapper::Nvml;
 use plan::{CudaStatus, Launch, Machine};
 use std::env;

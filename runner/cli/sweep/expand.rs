@@ -9,7 +9,7 @@ use crate::sweep::inputs::{Inputs, first_job, note_left_over};
 use crate::sweep::paths::Folders;
 use crate::sweep::rounds;
 use args::SweepArgs;
-use data::Shard;
+use tokens::Shard;
 use indicatif::HumanBytes;
 use plan::{Job, JobDraft, Plan, PlanError, Stream, group_streams, resolve_jobs};
 use std::collections::BTreeSet;

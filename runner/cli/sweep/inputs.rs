@@ -5,7 +5,7 @@ use crate::show::table;
 use crate::sweep::datasets::{FoundDataset, find_dataset};
 use crate::sweep::models::{FoundModel, fetch_weights, find_model};
 use crate::sweep::paths::{self, Folders};
-use data::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
+use tokens::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
 use facts::FactsError;
 use files::DigestCache;
 use plan::RowSpec;

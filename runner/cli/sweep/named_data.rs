@@ -6,10 +6,10 @@ use crate::error::CliError;
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use args::NamedDataArgs;
-use data::Tokens;
 use plan::TrainConfig;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use tokens::Tokens;
 
 /// What was named, as it was typed.
 pub(crate) struct Named<'a> {

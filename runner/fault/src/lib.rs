@@ -4,6 +4,10 @@
 //! a [`Fault`], made where it happens. Variants name their remedy beside their message, with
 //! [`miette::Diagnostic`]; [`Remedy`] reads it of both.
 
+mod panics;
+
+pub use panics::without_panic;
+
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
 use std::error::Error;

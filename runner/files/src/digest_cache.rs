@@ -1,6 +1,6 @@
 //! Digests of files, remembered.
 
-use crate::{LFS_HINT, bound, is_lfs_pointer};
+use crate::{READ_HINT, bound, unreadable};
 use fault::Fault;
 use std::fs::{Metadata, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -32,8 +32,12 @@ impl DigestCache {
     /// then.
     pub fn file(&self, path: &Path) -> Result<String, Fault> {
         let given = path;
-        let path = path.canonicalize().map_err(unreadable("find", path))?;
-        let metadata = path.metadata().map_err(unreadable("read", &path))?;
+        let path = path
+            .canonicalize()
+            .map_err(unreadable("find", path, READ_HINT))?;
+        let metadata = path
+            .metadata()
+            .map_err(unreadable("read", &path, READ_HINT))?;
         let entry_name = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
         let state = file_state(&metadata);
         let entry = self.recall(&entry_name);
@@ -41,10 +45,10 @@ impl DigestCache {
             return Ok(digest);
         }
         let mut hasher = blake3::Hasher::new();
-        let file = crate::open(given).map_err(unreadable("open", given))?;
+        let file = crate::open(given).map_err(unreadable("open", given, READ_HINT))?;
         hasher
             .update_reader(file)
-            .map_err(unreadable("read", &path))?;
+            .map_err(unreadable("read", &path, READ_HINT))?;
         let digest = hasher.finalize().to_hex().to_string();
         if is_settled(&metadata) {
             self.remember(&entry_name, &format!("{digest} {state}"));
@@ -72,18 +76,6 @@ impl DigestCache {
         std::io::Write::write_all(&mut file, entry.as_bytes())?;
         file.persist(self.folder.join(entry_name))?;
         Ok(())
-    }
-}
-
-/// What tells of a file that cannot be read.
-fn unreadable(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Fault {
-    let path = path.to_owned();
-    move |error| {
-        let hint = match is_lfs_pointer(&error) {
-            true => LFS_HINT,
-            false => "is the file there, and may you read it?",
-        };
-        Fault::io(action, path)(error).with_hint(hint)
     }
 }
 

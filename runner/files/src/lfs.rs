@@ -1,10 +1,12 @@
 //! Pointers that Git LFS leaves in the place of files that it has not fetched.
 
+use fault::Fault;
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// How every pointer begins.
 const BEGINNING: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -15,6 +17,9 @@ const MAX_BYTES: u64 = 1024;
 /// The next step for a file that is only a pointer.
 pub const LFS_HINT: &str =
     "fetch the files themselves: `git lfs install`, then `git lfs pull` in that folder";
+
+/// The next step for a file that cannot be read.
+pub const READ_HINT: &str = "is the file there, and may you read it?";
 
 /// Why a file cannot be read: it is only a pointer.
 #[derive(Debug)]
@@ -33,6 +38,22 @@ pub fn is_lfs_pointer(error: &io::Error) -> bool {
     error
         .get_ref()
         .is_some_and(<dyn Error + Send + Sync>::is::<LfsPointer>)
+}
+
+/// What tells of a file that cannot be read. `hint`: the next step, where it is no pointer.
+pub fn unreadable(
+    action: &str,
+    path: impl AsRef<Path>,
+    hint: &'static str,
+) -> impl FnOnce(io::Error) -> Fault {
+    let fault = Fault::io(action, path);
+    move |error| {
+        let hint = match is_lfs_pointer(&error) {
+            true => LFS_HINT,
+            false => hint,
+        };
+        fault(error).with_hint(hint)
+    }
 }
 
 /// Refuses a file that is only a pointer. Where it is read from does not change.

@@ -1,9 +1,11 @@
-//! Bytes that nobody meant, for tests of what reads files and messages of others: `make fuzz` runs those
-//! whose names begin with `any_bytes`.
+//! For tests of what reads files and messages of others: files, and bytes that nobody meant. `make fuzz` runs
+//! those whose names begin with `any_bytes`.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Bytes that nest, or make a number or a line long.
 const REPEATED: &[u8] = b"[{9\"(\n, ";
@@ -22,6 +24,22 @@ enum Damage {
     Cut(Index),
     /// A number becomes another one.
     Number(Index, u64),
+}
+
+/// The path of a file in `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures")
+        .join(name)
+}
+
+/// A temporary folder with the given files.
+pub fn folder_with(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
 }
 
 /// Any bytes, and `sound` ones with some damage; few of them stay sound.

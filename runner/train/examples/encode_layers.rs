@@ -12,7 +12,6 @@
 //! last of them lies behind the final norm, though, and is not what an SAE of the last block was
 //! trained on. Taps by the SAEs' names give every hookpoint as it is, blocks or not.
 
-use data::Tokenizer;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
 use plan::FoundSae;
 use sae::{Encoded, Sae};
@@ -20,6 +19,7 @@ use sae_files::find_saes;
 use std::error::Error;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+use tokens::Tokenizer;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -20,7 +20,7 @@ pub enum TrainError {
     /// The data. Tokenising may have been stopped.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Data(#[from] data::DataError),
+    Data(#[from] tokens::TokensError),
     /// An SAE. Memory may have run out.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -80,5 +80,6 @@ pub use evaluate::{EvalRequest, evaluate};
 pub use libtorch::machine;
 pub use proof::write_proven;
 pub use stepper::Stepper;
+pub use tokens;
 pub use trainer::Trainer;
 pub use worker::run_worker;

@@ -4,7 +4,7 @@ use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use crate::worker::{run_worker, train};
-use data::{TokenSpec, find_files};
+use datasets::find_files;
 use facts::read_model;
 use files::DigestCache;
 use plan::{DataFiles, RowSpec};
@@ -16,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
+use tokens::TokenSpec;
 
 pub(crate) const HOOKPOINTS: [&str; 2] = ["layers.2", "layers.2.mlp"];
 

@@ -9,7 +9,7 @@ use crate::stop::StopFlag;
 use crate::training::job_trainer::JobTrainer;
 use crate::training::open::taps;
 use crate::training::{ActivationStream, StreamTrainer};
-use data::{BatchSpec, Batches, Shard, Tokens};
+use tokens::{BatchSpec, Batches, Shard, Tokens};
 use fault::Fault;
 use lm::LanguageModel;
 use plan::OrderJob;
@@ -26,9 +26,9 @@ use tch::Device;
 /// ```no_run,standalone_crate
 /// # use sae_run_train as train;
 /// use std::{ops::ControlFlow, path::Path};
-/// use train::{TrainConfig, Trainer, data};
+/// use train::{TrainConfig, Trainer, tokens};
 ///
-/// # fn main() -> Result<(), train::TrainError> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let model_dir = Path::new("models/SmolLM2-135M-Instruct");
 /// let config = TrainConfig {
 ///     model: "SmolLM2-135M-Instruct".into(),
@@ -38,14 +38,14 @@ use tch::Device;
 ///     ..TrainConfig::default()
 /// };
 /// let model = lm::LanguageModel::load(model_dir, &lm::LoadOptions::default())?;
-/// let spec = data::TokenSpec {
-///     files: data::find_files(Path::new(&config.dataset), &Default::default())?,
+/// let spec = tokens::TokenSpec {
+///     files: datasets::find_files(Path::new(&config.dataset), &Default::default())?,
 ///     rows: plan::RowSpec::of(&config, model.facts().vocab_size),
 ///     tokenizer_dir: model_dir.into(),
 ///     vocab_size: model.facts().vocab_size,
 /// };
 /// let go_on = &mut |_| ControlFlow::Continue(());
-/// let tokens = data::Tokens::open_or_build(&spec, Path::new("cache"), go_on)?;
+/// let tokens = tokens::Tokens::open_or_build(&spec, Path::new("cache"), go_on)?;
 /// let saes = Trainer::new(config, tokens, model)?.fit(Path::new("checkpoints/layers"))?;
 /// println!("{} is trained", saes[0].0);
 /// # Ok(())
@@ -159,17 +159,17 @@ fn beside(dir: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::testing::{Run, assert_same, config, fixtures};
-    use data::TokenSpec;
-    use data::find_files;
+    use datasets::find_files;
     use lm::LoadOptions;
     use plan::RowSpec;
     use std::ops::ControlFlow;
+    use tokens::TokenSpec;
 
     fn fit(config: TrainConfig, dir: &Path) -> Result<Vec<(String, Sae)>, TrainError> {
         let model_dir = fixtures().join("tiny-llama");
         let model = LanguageModel::load(&model_dir, &LoadOptions::default())?;
         let spec = TokenSpec {
-            files: find_files(Path::new(&config.dataset), &Default::default())?,
+            files: find_files(Path::new(&config.dataset), &Default::default()).unwrap(),
             rows: RowSpec::of(&config, model.facts().vocab_size),
             tokenizer_dir: model_dir,
             vocab_size: model.facts().vocab_size,

@@ -96,7 +96,7 @@ pub(crate) fn included(
     if exclude_tokens.is_empty() {
         return Ok(None);
     }
-    let counts = data::included(token_ids, exclude_tokens);
+    let counts = tokens::included(token_ids, exclude_tokens);
     let places = counts.iter().zip(0i64..);
     let places: Vec<i64> = places
         .filter_map(|(counts, place)| counts.then_some(place))

@@ -2,7 +2,7 @@
 
 use super::rows::{EncodedRows, TopLatents};
 use crate::TrainError;
-use data::{Tokenizer, Tokens};
+use tokens::{Tokenizer, Tokens};
 use fault::Fault;
 use plan::{EncodeInput, EncodeTask, Texts};
 use std::io::{self, BufRead, BufReader};

@@ -3,7 +3,6 @@
 use super::*;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
-use data::Tokenizer;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plan::{Dtype, EncodeFormat, EncodeInput, ModelUse, Texts, TokenizerClass};
 use sae::{SaeConfig, tensors_by_name};
@@ -11,6 +10,7 @@ use sae_files::find_saes;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::{TempDir, tempdir};
+use tokens::Tokenizer;
 
 const TEXTS: [&str; 3] = [
     "Call me Ishmael.",

@@ -67,7 +67,7 @@ impl Kept {
                 n_predicted: (n_sequences * (ctx_len - 1)) as u64,
             });
         }
-        let is_kept = data::included(token_ids, exclude_tokens);
+        let is_kept = tokens::included(token_ids, exclude_tokens);
         let of_sequence = |sequence: &[bool]| indices(&sequence[..ctx_len - 1]);
         let predicting: Vec<Vec<i64>> = is_kept.chunks(ctx_len).map(of_sequence).collect();
         let to_device = |indices: &[i64]| Tensor::f_from_slice(indices)?.f_to_device(device);

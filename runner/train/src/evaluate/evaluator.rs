@@ -7,12 +7,12 @@ use super::replacement::{ablated, logits, rows_of, select, spliced};
 use super::sums::{SaeSums, zero};
 use crate::TrainError;
 use crate::activations::variance::Moments;
-use data::EvalSequences;
 use lm::{LanguageModel, Taps};
 use plan::EvalStats;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use tch::{Device, Kind, Tensor};
+use tokens::EvalSequences;
 
 /// A language model and the sequences to run it on.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
-use data::EvalSequences;
+use tokens::EvalSequences;
 use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, eval_batch_size};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

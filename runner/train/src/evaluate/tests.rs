@@ -1,14 +1,14 @@
 //! Numerics on the tiny model.
 
 use super::*;
-use data::find_files;
-use data::{TokenSpec, Tokens};
+use datasets::find_files;
 use lm::{Replacements, Taps};
 use plan::RowSpec;
 use plan::{DatasetRequest, Dtype, TrainConfig};
 use sae::{SaeConfig, tensors_by_name};
 use std::path::PathBuf;
 use tempfile::TempDir;
+use tokens::{TokenSpec, Tokens};
 
 const HOOKPOINT: &str = "layers.2";
 const CTX_LEN: i64 = 64;

@@ -13,7 +13,7 @@ use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::activations::variance::Moments;
 pub(crate) use alone::Alone;
-use data::Shard;
+use tokens::Shard;
 use fault::Fault;
 pub(crate) use reduction::{Summing, UpdateSums};
 use sae::Sae;

@@ -2,7 +2,7 @@
 
 use crate::TrainError;
 use crate::activations::views::Views;
-use data::Batches;
+use tokens::Batches;
 use fault::Fault;
 use lm::{Activations, LanguageModel, Taps};
 use plan::StreamKey;

@@ -280,7 +280,7 @@ mod tests {
                 .iter()
                 .map(|sae| sae.sae.named_weights().into_iter().map(leaf).collect())
                 .collect();
-            let included: Vec<f32> = data::included(&self.token_ids, &self.exclude_tokens)
+            let included: Vec<f32> = tokens::included(&self.token_ids, &self.exclude_tokens)
                 .into_iter()
                 .map(|counts| f32::from(u8::from(counts)))
                 .collect();

@@ -13,7 +13,7 @@ use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
-use data::{Batches, DataError};
+use tokens::{Batches, TokensError};
 use facts::{ModelInputs, read_model};
 use fault::{FailureKind, Fault, message_chain};
 use files::DigestCache;
@@ -148,7 +148,7 @@ fn train_on(
     let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
     check_digest(order, &model)?;
     let tokens = match open_tokens(order, &model, ranks.shard(), &stop, events) {
-        Err(TrainError::Data(DataError::Stopped)) => None,
+        Err(TrainError::Data(TokensError::Stopped)) => None,
         tokens => Some(tokens?),
     };
     let are_ready = ranks.all_have_tokens(tokens.is_some())?;

@@ -5,7 +5,6 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::process::log;
 use crate::stop::StopFlag;
-use data::{BatchSpec, Batches, BuildProgress, EvalSequences, Shard, TokenSpec, Tokens};
 use facts::ModelInputs;
 use plan::DataFiles;
 use plan::EventKind;
@@ -13,6 +12,7 @@ use plan::Order;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokens::{BatchSpec, Batches, BuildProgress, EvalSequences, Shard, TokenSpec, Tokens};
 
 /// Time between two reports of how far the tokens are.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

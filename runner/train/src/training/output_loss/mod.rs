@@ -51,7 +51,7 @@ impl OutputLoss {
             // The last token of a sequence has no next one.
             Self::CrossEntropy => token_ids.len() - token_ids.len() / ctx_len,
             Self::Kl => {
-                let counts = data::included(token_ids, exclude_tokens);
+                let counts = tokens::included(token_ids, exclude_tokens);
                 counts.into_iter().filter(|counts| *counts).count()
             }
         };
