@@ -1,7 +1,6 @@
 //! `sae-run encode`: SAEs of a job, a folder and a Hub, on texts and on a data set.
 
 use crate::common::{Outcome, Workspace, fixture, text};
-use tokens::Tokenizer;
 use hub_server::HubServer;
 use lm::{LanguageModel, LoadOptions, Taps};
 use serde_json::{Value, json};
@@ -9,6 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+use tokens::Tokenizer;
 
 const TEXTS: [&str; 2] = ["Call me Ishmael.", "Some years ago, never mind how long"];
 

@@ -7,7 +7,6 @@ use fault::{FailureKind, Fault, Remedy, message_chain};
 use hub::HubError;
 use plan::PlanError;
 use recipe::RecipeError;
-use sae_files::FilesError;
 use std::error::Error;
 use std::fmt;
 use std::path::Path;
@@ -179,19 +178,6 @@ impl From<DatasetError> for CliError {
 impl From<FactsError> for CliError {
     fn from(error: FactsError) -> Self {
         Self::of(&error, error.hint())
-    }
-}
-
-impl From<FilesError> for CliError {
-    fn from(error: FilesError) -> Self {
-        let kind = match error.is_of_the_folder() {
-            true => FailureKind::Input,
-            false => FailureKind::Internal,
-        };
-        Self {
-            exit_code: kind.exit_code(),
-            ..Self::of(&error, error.hint())
-        }
     }
 }
 

@@ -11,7 +11,6 @@ use crate::sweep::config;
 use crate::sweep::named_data::{Named, NamedInputs};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
-use tokens::{TokenSpec, Tokens};
 use files::DigestCache;
 use indicatif::ProgressBar;
 use plan::runs_layout::{self, DATABASE};
@@ -23,6 +22,7 @@ use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
+use tokens::{TokenSpec, Tokens};
 
 /// Sequences in a forward pass at most, where nobody says.
 const BATCH_SIZE: usize = 32;

@@ -8,8 +8,9 @@ use crate::show::table;
 use crate::sweep::expand::Expanded;
 use crate::sweep::git;
 use args::RunOptions;
+use fault::Fault;
 use plan::runs_layout;
-use sae_files::{FilesError, check_sae};
+use sae_files::check_sae;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
@@ -102,7 +103,7 @@ async fn queue_lost(
 }
 
 /// Checks that all SAEs of a job are in its folder, and whole.
-fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), FilesError> {
+fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), Fault> {
     let saes = job.saes.iter();
     saes.map(|sae| dir.join(&sae.name))
         .try_for_each(|dir| check_sae(&dir))

@@ -8,6 +8,7 @@ use args::{ShowArgs, StoreArgs};
 use plan::runs_layout::DATABASE;
 use serde_json::json;
 use std::fmt::Write;
+use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
 use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow, Store};

@@ -2,10 +2,10 @@
 
 use crate::run::launch::Processes;
 use crate::run::worker_program;
-use tokens::OwnMemory;
 use nvml_wrapper::Nvml;
 use plan::{CudaStatus, Launch, Machine};
 use std::env;
+use tokens::OwnMemory;
 
 /// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
 /// promise, and the runtime takes its own.

@@ -5,14 +5,14 @@ use crate::run::launch::Processes;
 use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep, Origin};
 use crate::sweep::device_memory;
-use crate::sweep::inputs::{Inputs, first_job, note_left_over};
+use crate::sweep::inputs::{Inputs, first_job, name_of, note_left_over};
 use crate::sweep::paths::Folders;
 use crate::sweep::rounds;
 use args::SweepArgs;
-use tokens::Shard;
 use indicatif::HumanBytes;
 use plan::{Job, JobDraft, Plan, PlanError, Stream, group_streams, resolve_jobs};
 use std::collections::BTreeSet;
+use tokens::Shard;
 
 /// A plan, and where its inputs lie on this machine.
 #[derive(Debug)]

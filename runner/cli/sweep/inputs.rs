@@ -5,7 +5,6 @@ use crate::show::table;
 use crate::sweep::datasets::{FoundDataset, find_dataset};
 use crate::sweep::models::{FoundModel, fetch_weights, find_model};
 use crate::sweep::paths::{self, Folders};
-use tokens::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
 use facts::FactsError;
 use files::DigestCache;
 use plan::RowSpec;
@@ -14,6 +13,7 @@ use plan::{TokenizerClass, TrainConfig};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokens::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
 
 /// Models and data sets by the names that the sweep has for them, each looked at once.
 #[derive(Debug)]
@@ -343,7 +343,7 @@ impl Inputs {
     }
 }
 
-fn name_of(config: &TrainConfig) -> ModelName {
+pub(super) fn name_of(config: &TrainConfig) -> ModelName {
     (config.model.clone(), config.revision.clone())
 }
 

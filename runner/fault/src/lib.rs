@@ -72,6 +72,15 @@ impl Fault {
         move |source| Self::input(message).because(source)
     }
 
+    /// Another error, in its own words.
+    pub fn of<E: Diagnostic + 'static>(error: &E) -> Self {
+        Self {
+            kind: error.kind(),
+            ..Self::input(message_chain(error))
+        }
+        .with_optional_hint(Remedy::hint(error))
+    }
+
     /// The same, with what to do about it.
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
         self.with_optional_hint(Some(hint.into()))

@@ -52,6 +52,12 @@ pub enum HubError {
     Fault(#[from] Fault),
 }
 
+impl From<HubError> for Fault {
+    fn from(error: HubError) -> Self {
+        Self::of(&error)
+    }
+}
+
 impl HubError {
     pub(crate) fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let fault = Fault::io(action, path);

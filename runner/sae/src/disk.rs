@@ -93,7 +93,6 @@ mod tests {
     use super::*;
     use crate::testing::noise;
     use fault::Remedy;
-    use sae_files::FilesError;
     use tch::Tensor;
     use tempfile::tempdir;
 
@@ -158,27 +157,19 @@ mod tests {
     fn damage_is_told_apart() {
         let dir = tempdir().unwrap();
         let load = || Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-        assert!(
-            matches!(load(), SaeError::Files(FilesError::Io { .. })),
-            "nothing there"
-        );
+        assert!(load().to_string().contains("cannot "), "nothing there");
         sae().save_to_disk(dir.path()).unwrap();
         let weights = dir.path().join(WEIGHTS_FILE);
         let whole = fs::read(&weights).unwrap();
         fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-        assert!(
-            matches!(load(), SaeError::Files(FilesError::BadTensor { .. })),
-            "truncated"
-        );
+        assert!(load().to_string().contains("tensor `"), "truncated");
         let b_dec = Tensor::zeros([4], (Kind::Float, Device::Cpu));
         write_safetensors(&[("b_dec", &b_dec)], &weights).unwrap();
-        assert!(matches!(
-            load(),
-            SaeError::Files(FilesError::MissingTensor {
-                tensor: "encoder.weight",
-                ..
-            })
-        ));
+        let message = load().to_string();
+        assert!(
+            message.ends_with("has no tensor `encoder.weight`"),
+            "{message}"
+        );
         fs::write(&weights, &whole).unwrap();
         let cfg = SaeConfig {
             num_latents: 13,
@@ -189,16 +180,15 @@ mod tests {
             serde_json::to_vec(&cfg).unwrap(),
         )
         .unwrap();
-        assert!(matches!(
-            load(),
-            SaeError::Files(FilesError::Shape {
-                tensor: "encoder.weight",
-                ..
-            })
-        ));
+        let message = load().to_string();
+        assert!(
+            message.starts_with("tensor `encoder.weight` of"),
+            "{message}"
+        );
+        assert!(message.contains("has shape"), "{message}");
         fs::write(dir.path().join(CONFIG_FILE), b"{}").unwrap();
         assert!(
-            matches!(load(), SaeError::Files(FilesError::Config { .. })),
+            load().to_string().contains("is no SAE configuration"),
             "no d_in"
         );
     }
@@ -211,10 +201,7 @@ mod tests {
             sae().save_to_disk(dir.path()).unwrap();
             fs::write(dir.path().join(file), pointer).unwrap();
             let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-            assert!(
-                matches!(error, SaeError::Files(FilesError::Io { .. })),
-                "{error:?}"
-            );
+            assert!(error.to_string().contains("cannot "), "{error:?}");
             assert_eq!(error.hint().unwrap(), files::LFS_HINT);
         }
     }
@@ -230,8 +217,8 @@ mod tests {
             all.push((tensor, &more));
             write_safetensors(&all, &dir.path().join(WEIGHTS_FILE)).unwrap();
             let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-            let named = matches!(&error, SaeError::Files(FilesError::UnusedTensors { tensors, .. }) if tensors == &[tensor]);
-            assert!(named, "{error:?}");
+            let end = format!("has no use for: `{tensor}`");
+            assert!(error.to_string().ends_with(&end), "{error}");
         }
     }
 }

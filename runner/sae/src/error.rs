@@ -2,7 +2,7 @@
 
 use fault::Fault;
 use miette::Diagnostic;
-use sae_files::FilesError;
+use sae_files::io_fault;
 use std::path::Path;
 use tch::TchError;
 use thiserror::Error;
@@ -10,10 +10,6 @@ use thiserror::Error;
 /// What can go wrong with an SAE.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SaeError {
-    /// The files of an SAE.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Files(#[from] FilesError),
     /// libtorch cannot compute, mostly for want of memory.
     #[error("libtorch failed")]
     #[diagnostic(code(internal))]
@@ -24,15 +20,16 @@ pub enum SaeError {
     Fault(#[from] Fault),
 }
 
+#[cfg(feature = "hub")]
 impl From<hub::HubError> for SaeError {
     fn from(error: hub::HubError) -> Self {
-        FilesError::from(error).into()
+        Fault::from(error).into()
     }
 }
 
 impl SaeError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| FilesError::io(action, path)(source).into()
+        move |source| io_fault(action, path)(source).into()
     }
 
     /// libtorch cannot read the tensors of a file.
@@ -40,11 +37,6 @@ impl SaeError {
         let message = format!("cannot read the tensors of `{}`", path.display());
         let fault = Fault::internal(message).with_hint("is the file there, and whole?");
         |source| fault.because(source).into()
-    }
-
-    /// Whether an SAE's folder is not what it should be: no other machine would take it either.
-    pub fn is_of_the_folder(&self) -> bool {
-        matches!(self, Self::Files(error) if error.is_of_the_folder())
     }
 }
 

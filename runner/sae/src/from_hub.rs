@@ -1,10 +1,9 @@
-//! SAEs of the Hugging Face Hub, and several at once.
+//! SAEs of the Hugging Face Hub.
 
 use crate::{LoadOptions, Sae, SaeError};
 use hub::{Hub, HubSettings};
 use plan::FoundSae;
-use sae_files::{HubSaes, find_saes, select};
-use std::path::Path;
+use sae_files::HubSaes;
 
 impl LoadOptions {
     /// The Hub to ask.
@@ -49,47 +48,12 @@ impl Sae {
         let found = found.first().expect("the one that was selected");
         Self::load_from_disk(&found.dir, options)
     }
-
-    /// All SAEs of `name`, or those that match [`LoadOptions::patterns`], in natural order of their
-    /// names (`layers.2` before `layers.10`). `name` is a folder as [`find_saes`] takes it, or else a
-    /// repository on the Hub.
-    ///
-    /// ```no_run
-    /// use sae::{LoadOptions, Sae};
-    ///
-    /// let patterns = vec!["layers.*.mlp".to_owned()];
-    /// let options = LoadOptions { patterns, ..LoadOptions::default() };
-    /// for (hookpoint, sae) in Sae::load_many("EleutherAI/sae-llama-3-8b-32x", options)? {
-    ///     let _ = (hookpoint, sae.num_latents());
-    /// }
-    /// # Ok::<(), sae::SaeError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Sae::load_from_hub`], and a pattern that matches nothing.
-    pub fn load_many(
-        name: impl AsRef<Path>,
-        options: impl Into<LoadOptions>,
-    ) -> Result<Vec<(String, Self)>, SaeError> {
-        let options = options.into();
-        let found = find(name.as_ref(), &options)?;
-        let load = |sae: FoundSae| Ok((sae.name, Self::load_from_disk(&sae.dir, options.clone())?));
-        found.into_iter().map(load).collect()
-    }
 }
 
-/// The SAEs of a folder or repository that the options choose; a repository's are downloaded.
-fn find(name: &Path, options: &LoadOptions) -> Result<Vec<FoundSae>, SaeError> {
-    let text = name.to_string_lossy();
-    if name.is_dir() || !hub::is_repo_id(&text) {
-        let saes = find_saes(name)?;
-        let names: Vec<_> = saes.iter().map(|sae| sae.name.as_str()).collect();
-        let selected = select(&text, &names, &options.patterns)?;
-        let is_selected = |sae: &&FoundSae| selected.contains(&sae.name.as_str());
-        return Ok(saes.iter().filter(is_selected).cloned().collect());
-    }
+/// The SAEs of a repository that the options choose, downloaded.
+pub(crate) fn download(repo: &str, options: &LoadOptions) -> Result<Vec<FoundSae>, SaeError> {
     let hub = options.hub()?;
-    let saes = HubSaes::list(&hub, &text, options.revision.as_deref())?;
+    let saes = HubSaes::list(&hub, repo, options.revision.as_deref())?;
     let names = saes.select(&options.patterns)?;
     Ok(saes.download(&hub, &names, &mut |_| {})?)
 }

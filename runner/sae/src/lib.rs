@@ -37,7 +37,7 @@
 //! - `model.rs`: the SAE; `activation.rs`, `objective/`: one small file or arm for each kind
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
 //! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
-//! - `from_hub.rs`: SAEs of the Hub; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`: weights in their file
+//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`: weights in their file
 //!
 //! What needs no weights is in the crate `sae_files`: settings, folders, repositories, names of hookpoints.
 
@@ -47,12 +47,14 @@ mod any_bytes;
 mod atomic_file;
 mod disk;
 mod error;
+#[cfg(feature = "hub")]
 mod from_hub;
 mod generator;
 #[cfg(test)]
 mod golden;
 mod gradient;
 mod kernels;
+mod many;
 mod mapped;
 mod model;
 mod objective;
@@ -63,6 +65,7 @@ mod sparse;
 #[cfg(test)]
 mod testing;
 
+#[cfg(feature = "hub")]
 pub use hub;
 
 pub use atomic_file::{
@@ -75,10 +78,13 @@ pub use kernels::{Signum, moments, signum};
 pub use model::{Encoded, Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;
+#[cfg(feature = "hub")]
+pub use sae_files::HubSaes;
+
 pub use plan::{FoundSae, SaeLensMetadata};
 pub use sae_files::{
-    Activation, CONFIG_FILE, HubSaes, SAELENS_WEIGHTS_FILE, SaeConfig, TrainedOn, WEIGHTS_FILE,
-    find_saes, resolve_hookpoint, trained_on, transformer_lens_name,
+    Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, TrainedOn, WEIGHTS_FILE, find_saes,
+    resolve_hookpoint, trained_on, transformer_lens_name,
 };
 pub use safetensors_file::SafetensorsHeader;
 pub use sparse::{SparseBackward, SparseGradients, VectorGradients};

@@ -83,7 +83,6 @@ fn viewed(bytes: &Tensor, start: i64, kind: Kind) -> Result<Tensor, SaeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sae_files::FilesError;
     use serde_json::{Value, json};
     use std::path::PathBuf;
 
@@ -179,10 +178,7 @@ mod tests {
         ] {
             let (_folder, path) = file(&header, 8);
             let error = MappedFile::open(&path).unwrap_err();
-            assert!(
-                matches!(error, SaeError::Files(FilesError::BadTensor { .. })),
-                "{error:?}"
-            );
+            assert!(error.to_string().contains("tensor `"), "{error:?}");
             assert!(error.to_string().contains(problem), "{error}");
         }
     }
@@ -196,7 +192,7 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             let error = MappedFile::open(&path).unwrap_err();
             assert!(
-                matches!(error, SaeError::Files(FilesError::NoSafetensors { .. })),
+                error.to_string().contains("is no whole safetensors file"),
                 "{error:?}"
             );
         }
@@ -205,9 +201,6 @@ mod tests {
             .unwrap()
             .weights("b_dec", &[1])
             .unwrap_err();
-        assert!(
-            matches!(&error, SaeError::Files(FilesError::Dtype { got, .. }) if got == "I64"),
-            "{error:?}"
-        );
+        assert!(error.to_string().contains("has dtype I64"), "{error:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! How SAEs are loaded.
 
+#[cfg(feature = "hub")]
 use hub::Hub;
 use tch::{Device, Kind};
 
@@ -22,6 +23,7 @@ pub struct LoadOptions {
     /// Take what is in the cache, and ask nobody.
     pub offline: bool,
     /// The Hub; `None`: the one that the environment names, as for Python's huggingface_hub.
+    #[cfg(feature = "hub")]
     pub hub: Option<Hub>,
 }
 
@@ -34,6 +36,7 @@ impl Default for LoadOptions {
             patterns: Vec::new(),
             revision: None,
             offline: false,
+            #[cfg(feature = "hub")]
             hub: None,
         }
     }

@@ -8,7 +8,6 @@ mod tests;
 use crate::disk::{no_decoder, placed};
 use crate::mapped::MappedFile;
 use crate::{LoadOptions, Sae, SaeError};
-use sae_files::FilesError;
 use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, read_config};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -317,10 +316,5 @@ fn check_scaling(path: &Path, file: &MappedFile, num_latents: usize) -> Result<(
 }
 
 fn unsupported(path: &Path, key: &'static str, value: &Value, why: &'static str) -> SaeError {
-    SaeError::Files(FilesError::Unsupported {
-        path: path.into(),
-        key,
-        value: value.to_string(),
-        why,
-    })
+    sae_files::unsupported(path, key, &value.to_string(), why).into()
 }

@@ -1,9 +1,15 @@
 //! `cfg.json` and the tensors beside it, in sparsify's layout.
 
-use crate::{FilesError, Header, SaeConfig};
+use crate::error::{io_fault, unsupported};
+use crate::{Header, SaeConfig};
+use fault::Fault;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+
+/// What a folder with a file too few lacks.
+pub(crate) const FOLDER_HINT: &str = "an SAE folder holds `cfg.json`, and `sae.safetensors` as sparsify writes it or \
+    `sae_weights.safetensors` as SAELens does";
 
 /// Name of the settings' file.
 pub const CONFIG_FILE: &str = "cfg.json";
@@ -29,16 +35,16 @@ impl SaeConfig {
     ///
     /// # Errors
     /// A missing or damaged file, sizes that no SAE has, or a setting of another kind of SAE.
-    pub fn of_folder(dir: &Path) -> Result<Self, FilesError> {
+    pub fn of_folder(dir: &Path) -> Result<Self, Fault> {
         let path = dir.join(CONFIG_FILE);
         let ConfigOnDisk { cfg, signed } = read_config(&path)?;
         if signed == Some(true) {
-            return Err(FilesError::Unsupported {
-                path,
-                key: "signed",
-                value: "true".into(),
-                why: "its latents may be negative",
-            });
+            return Err(unsupported(
+                &path,
+                "signed",
+                "true",
+                "its latents may be negative",
+            ));
         }
         cfg.check_sizes()?;
         Ok(cfg)
@@ -69,7 +75,7 @@ impl SaeConfig {
 ///
 /// # Errors
 /// What is missing or wrong.
-pub fn check_sae(dir: &Path) -> Result<(), FilesError> {
+pub fn check_sae(dir: &Path) -> Result<(), Fault> {
     let cfg = SaeConfig::of_folder(dir)?;
     let header = Header::open(&dir.join(WEIGHTS_FILE))?;
     let tensors = cfg.tensors();
@@ -83,10 +89,10 @@ pub fn check_sae(dir: &Path) -> Result<(), FilesError> {
 ///
 /// # Errors
 /// A missing or damaged file.
-pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, FilesError> {
-    let text = files::read(path, MAX_CONFIG_BYTES).map_err(FilesError::io("read", path))?;
-    files::from_json(&text).map_err(|source| FilesError::Config {
-        path: path.into(),
-        source,
+pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, Fault> {
+    let text = files::read(path, MAX_CONFIG_BYTES).map_err(io_fault("read", path))?;
+    files::from_json(&text).map_err(|error| {
+        let fault = Fault::input(format!("`{}` is no SAE configuration", path.display()));
+        fault.with_hint(FOLDER_HINT).because(error)
     })
 }

@@ -1,6 +1,6 @@
 //! `cfg.json`: the one place where our names meet those on disk.
 
-use crate::FilesError;
+use fault::Fault;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -112,8 +112,8 @@ impl SaeConfig {
     /// Checks that there can be an SAE of these sizes.
     ///
     /// # Errors
-    /// [`FilesError::Impossible`]
-    pub fn check_sizes(&self) -> Result<(), FilesError> {
+    /// There cannot.
+    pub fn check_sizes(&self) -> Result<(), Fault> {
         let (d_in, d_out, num_latents, k) =
             (self.d_in, self.d_out(), self.resolved_num_latents(), self.k);
         let is_whole =
@@ -122,12 +122,13 @@ impl SaeConfig {
         if is_possible && (self.transcode || d_in == d_out) {
             return Ok(());
         }
-        Err(FilesError::Impossible {
-            d_in,
-            d_out,
-            num_latents,
-            k,
-        })
+        let message = format!(
+            "an SAE of d_in = {d_in}, d_out = {d_out}, num_latents = {num_latents}, k = {k} is impossible"
+        );
+        Err(Fault::internal(message).with_hint(
+            "k must lie between 1 and num_latents, and divide it with the activation groupmax; only a transcoder has \
+             two widths",
+        ))
     }
 
     /// The number of latents, `num_latents` or from the expansion factor.

@@ -1,6 +1,5 @@
 //! How often latents fire: the file that an evaluation writes for each SAE.
 
-use crate::FilesError;
 use fault::Fault;
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
@@ -16,14 +15,14 @@ const MAX_BYTES: u64 = 1 << 30;
 ///
 /// # Errors
 /// A missing or damaged file.
-pub fn read_density(path: &Path) -> Result<Vec<f32>, FilesError> {
+pub fn read_density(path: &Path) -> Result<Vec<f32>, Fault> {
     let bytes = files::read(path, MAX_BYTES).map_err(Fault::io("read", path))?;
     let damaged = |why: &str| Fault::input(format!("`{}` is damaged: {why}", path.display()));
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error.to_string()))?;
     let density = tensors.tensor(FIRING_DENSITY);
     let density = density.map_err(|error| damaged(&error.to_string()))?;
     if density.dtype() != Dtype::F32 {
-        return Err(damaged("its numbers are not float32").into());
+        return Err(damaged("its numbers are not float32"));
     }
     let (numbers, _) = density.data().as_chunks();
     Ok(numbers.iter().copied().map(f32::from_le_bytes).collect())

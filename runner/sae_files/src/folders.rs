@@ -1,9 +1,11 @@
 //! SAEs on disk, found by their folders' names.
 
 use crate::cfg_file::{CONFIG_FILE, read_config};
-use crate::{FilesError, WEIGHTS_FILE, saelens};
+use crate::error::{io_fault, no_saes, no_such_sae};
+use crate::{WEIGHTS_FILE, saelens};
+use fault::Fault;
 use files::DigestCache;
-use plan::{FoundSae, digest_json, fnmatch, nearest};
+use plan::{FoundSae, digest_json, fnmatch};
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,8 +50,8 @@ pub struct TrainedOn {
 ///
 /// # Errors
 /// A folder that cannot be read or has no SAE.
-pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, FilesError> {
-    let dir = dir.canonicalize().map_err(FilesError::io("find", dir))?;
+pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, Fault> {
+    let dir = dir.canonicalize().map_err(io_fault("find", dir))?;
     if is_sae(&dir) {
         return Ok(vec![by_name(&dir)]);
     }
@@ -67,10 +69,10 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, FilesError> {
     }
     saes.sort_by(|a, b| natord::compare(&a.name, &b.name));
     match saes.is_empty() {
-        true => Err(FilesError::NoSaes {
-            place: dir.display().to_string(),
-            there: below.iter().map(|dir| file_name(dir)).collect(),
-        }),
+        true => {
+            let there: Vec<_> = below.iter().map(|dir| file_name(dir)).collect();
+            Err(no_saes(&dir.display().to_string(), &there))
+        }
         false => Ok(saes),
     }
 }
@@ -83,25 +85,16 @@ pub fn select<'a>(
     place: &str,
     names: &[&'a str],
     patterns: &[String],
-) -> Result<Vec<&'a str>, FilesError> {
+) -> Result<Vec<&'a str>, Fault> {
     if let Some(pattern) = patterns
         .iter()
         .find(|pattern| !names.iter().any(|name| fnmatch(name, pattern)))
     {
-        return Err(no_such(place, pattern, names));
+        return Err(no_such_sae(place, pattern, names));
     }
     let is_wanted =
         |name: &&&str| patterns.is_empty() || patterns.iter().any(|pattern| fnmatch(name, pattern));
     Ok(names.iter().filter(is_wanted).copied().collect())
-}
-
-pub(crate) fn no_such(place: &str, wanted: &str, names: &[&str]) -> FilesError {
-    FilesError::NoSuchSae {
-        place: place.into(),
-        wanted: wanted.into(),
-        nearest: nearest(wanted, names.iter().copied(), 3),
-        n_saes: names.len(),
-    }
 }
 
 fn is_sae(dir: &Path) -> bool {
@@ -128,10 +121,10 @@ fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn folders(dir: &Path) -> Result<Vec<PathBuf>, FilesError> {
-    let entries = fs::read_dir(dir).map_err(FilesError::io("read", dir))?;
-    let paths = entries.map(|entry| Ok(entry.map_err(FilesError::io("read", dir))?.path()));
-    let paths = paths.collect::<Result<Vec<_>, FilesError>>()?;
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let entries = fs::read_dir(dir).map_err(io_fault("read", dir))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(io_fault("read", dir))?.path()));
+    let paths = paths.collect::<Result<Vec<_>, Fault>>()?;
     let mut paths: Vec<_> = paths.into_iter().filter(|path| path.is_dir()).collect();
     paths.sort();
     Ok(paths)
@@ -141,7 +134,7 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, FilesError> {
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn digest_saes(dir: &Path, digests: &DigestCache) -> Result<String, FilesError> {
+pub fn digest_saes(dir: &Path, digests: &DigestCache) -> Result<String, Fault> {
     let mut files = Vec::new();
     collect_saes(dir, &mut files)?;
     files.sort();
@@ -150,12 +143,12 @@ pub fn digest_saes(dir: &Path, digests: &DigestCache) -> Result<String, FilesErr
         Ok((name.to_path_buf(), digests.file(path)?))
     };
     let files = files.iter().map(digest_of);
-    Ok(digest_json(&files.collect::<Result<Vec<_>, FilesError>>()?))
+    Ok(digest_json(&files.collect::<Result<Vec<_>, Fault>>()?))
 }
 
-fn collect_saes(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), FilesError> {
-    for entry in fs::read_dir(dir).map_err(FilesError::io("read", dir))? {
-        let path = entry.map_err(FilesError::io("read", dir))?.path();
+fn collect_saes(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+    for entry in fs::read_dir(dir).map_err(io_fault("read", dir))? {
+        let path = entry.map_err(io_fault("read", dir))?.path();
         if path.is_dir() {
             collect_saes(&path, files)?;
         } else if path.ends_with(CONFIG_FILE) || path.ends_with(WEIGHTS_FILE) {
@@ -168,6 +161,7 @@ fn collect_saes(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), FilesError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
     use tempfile::tempdir;
 
     fn names(dir: &Path) -> Vec<(String, String)> {
@@ -207,11 +201,12 @@ mod tests {
     fn a_folder_without_saes_is_told() {
         let dir = tempdir().unwrap();
         let error = find_saes(dir.path()).unwrap_err();
-        assert!(matches!(&error, FilesError::NoSaes { .. }));
+        assert!(
+            error.to_string().starts_with("there is no SAE in `"),
+            "{error}"
+        );
         assert!(error.hint().unwrap().contains("cfg.json"));
-        assert!(matches!(
-            find_saes(&dir.path().join("none")),
-            Err(FilesError::Io { .. })
-        ));
+        let error = find_saes(&dir.path().join("none")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot find `"), "{error}");
     }
 }

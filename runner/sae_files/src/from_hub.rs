@@ -1,9 +1,11 @@
 //! The SAEs of a repository on the Hugging Face Hub.
 
+use crate::SAELENS_WEIGHTS_FILE;
 use crate::cfg_file::{CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE};
+use crate::error::{code_list, no_saes, no_such_sae};
 use crate::folders::found;
-use crate::folders::{no_such, select};
-use crate::{FilesError, SAELENS_WEIGHTS_FILE};
+use crate::folders::select;
+use fault::Fault;
 use hub::{Hub, HubError, ListedFile, ModelListing, Notice, Progress};
 use plan::FoundSae;
 use std::collections::{HashMap, HashSet};
@@ -36,14 +38,13 @@ impl HubSaes {
     /// # Errors
     /// No such repository, no access, no network; a repository without SAEs, or with a `cfg.json` of
     /// more than a megabyte.
-    pub fn list(hub: &Hub, repo: &str, revision: Option<&str>) -> Result<Self, FilesError> {
+    pub fn list(hub: &Hub, repo: &str, revision: Option<&str>) -> Result<Self, Fault> {
         let listing = hub.model_listing(repo, revision)?;
         let mut saes = listed_saes(&listing);
         saes.sort_by(|a, b| natord::compare(&a.name, &b.name));
         if saes.is_empty() {
-            let place = listing.repo;
-            let there = listing.files.into_iter().map(|file| file.name).collect();
-            return Err(FilesError::NoSaes { place, there });
+            let there = listing.files.into_iter().map(|file| file.name);
+            return Err(no_saes(&listing.repo, &there.collect::<Vec<_>>()));
         }
         Ok(Self { listing, saes })
     }
@@ -68,7 +69,7 @@ impl HubSaes {
     ///
     /// # Errors
     /// A pattern that matches nothing.
-    pub fn select(&self, patterns: &[String]) -> Result<Vec<String>, FilesError> {
+    pub fn select(&self, patterns: &[String]) -> Result<Vec<String>, Fault> {
         let selected = select(&self.listing.repo, &self.names(), patterns)?;
         Ok(selected.into_iter().map(str::to_owned).collect())
     }
@@ -77,7 +78,7 @@ impl HubSaes {
     ///
     /// # Errors
     /// No such SAE, or several.
-    pub fn one(&self, name: Option<&str>) -> Result<String, FilesError> {
+    pub fn one(&self, name: Option<&str>) -> Result<String, Fault> {
         let (place, names) = (&self.listing.repo, self.names());
         let Some(wanted) = name else {
             // As sparsify does, the one at the top where there are others.
@@ -85,15 +86,13 @@ impl HubSaes {
             return match (at_top, &names[..]) {
                 (Some(sae), _) => Ok(sae.name.clone()),
                 (None, [only]) => Ok((*only).to_owned()),
-                (None, _) => Err(FilesError::SeveralSaes {
-                    place: place.clone(),
-                    names: names.into_iter().map(str::to_owned).collect(),
-                }),
+                (None, _) => Err(Fault::input(format!("`{place}` has {} SAEs", names.len()))
+                    .with_hint(format!("choose one of {}", code_list(&names)))),
             };
         };
         match names.contains(&wanted) {
             true => Ok(wanted.into()),
-            false => Err(no_such(place, wanted, &names)),
+            false => Err(no_such_sae(place, wanted, &names)),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The header of a safetensors file with an SAE's weights.
 
-use crate::FilesError;
+use crate::cfg_file::FOLDER_HINT;
+use crate::error::{io_fault, listed};
+use fault::Fault;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -13,6 +15,9 @@ const LENGTH_BYTES: u64 = size_of::<u64>() as u64;
 
 /// The longest header that Python's library reads.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// For a file that is damaged.
+const WHOLE_HINT: &str = "was it downloaded or copied whole?";
 
 /// The entry of a header that is no tensor.
 const METADATA: &str = "__metadata__";
@@ -74,9 +79,9 @@ impl Header {
     ///
     /// # Errors
     /// A file that cannot be read, is no safetensors file, or has a tensor that cannot be.
-    pub fn open(path: &Path) -> Result<Self, FilesError> {
-        let file = files::open(path).map_err(FilesError::io("read", path))?;
-        let n_bytes = file.metadata().map_err(FilesError::io("read", path))?.len();
+    pub fn open(path: &Path) -> Result<Self, Fault> {
+        let file = files::open(path).map_err(io_fault("read", path))?;
+        let n_bytes = file.metadata().map_err(io_fault("read", path))?.len();
         let (entries, data_start) = read_header(path, &file, n_bytes)?;
         check_offsets(path, &entries, n_bytes - data_start)?;
         Ok(Self {
@@ -107,15 +112,20 @@ impl Header {
     ///
     /// # Errors
     /// Such a file.
-    pub fn refuse_others(&self, used: &[&str]) -> Result<(), FilesError> {
+    pub fn refuse_others(&self, used: &[&str]) -> Result<(), Fault> {
         let is_unused = |name: &&String| !used.contains(&name.as_str());
         let unused: Vec<String> = self.entries.keys().filter(is_unused).cloned().collect();
         match unused.is_empty() {
             true => Ok(()),
-            false => Err(FilesError::UnusedTensors {
-                path: self.path.clone(),
-                tensors: unused,
-            }),
+            false => {
+                let (path, tensors) = (self.path.display(), listed(":", &unused));
+                let message =
+                    format!("`{path}` has tensors that its `cfg.json` has no use for{tensors}");
+                Err(Fault::input(message).with_hint(
+                    "without them it would compute something else: is `cfg.json` of another SAE, or does it name \
+                     another kind?",
+                ))
+            }
         }
     }
 
@@ -123,27 +133,24 @@ impl Header {
     ///
     /// # Errors
     /// No such tensor, another shape, or numbers that are no weights.
-    pub fn weights(&self, tensor: &'static str, expected: &[i64]) -> Result<Place, FilesError> {
-        let path = || self.path.clone();
-        let entry = self.entries.get(tensor);
-        let entry = entry.ok_or_else(|| FilesError::MissingTensor {
-            path: path(),
-            tensor,
+    pub fn weights(&self, tensor: &'static str, expected: &[i64]) -> Result<Place, Fault> {
+        let path = self.path.display();
+        let entry = self.entries.get(tensor).ok_or_else(|| {
+            Fault::input(format!("`{path}` has no tensor `{tensor}`")).with_hint(FOLDER_HINT)
         })?;
-        let width = entry.width().ok_or_else(|| FilesError::Dtype {
-            path: path(),
-            tensor,
-            got: entry.dtype.clone(),
+        let width = entry.width().ok_or_else(|| {
+            let got = &entry.dtype;
+            let message = format!(
+                "tensor `{tensor}` of `{path}` has dtype {got}, expected F16, BF16, F32 or F64"
+            );
+            Fault::input(message).with_hint(WHOLE_HINT)
         })?;
         let got: Vec<i64> = entry.shape.iter().map(|&n| n as i64).collect();
         if got != expected {
-            let expected = expected.to_vec();
-            return Err(FilesError::Shape {
-                path: path(),
-                tensor,
-                expected,
-                got,
-            });
+            let message =
+                format!("tensor `{tensor}` of `{path}` has shape {got:?}, expected {expected:?}");
+            return Err(Fault::input(message)
+                .with_hint("`cfg.json` and the weights do not belong together"));
         }
         let (start, end) = entry.data_offsets;
         Ok(Place {
@@ -201,24 +208,21 @@ fn read_header(
     path: &Path,
     mut file: &File,
     n_bytes: u64,
-) -> Result<(BTreeMap<String, Entry>, u64), FilesError> {
-    let no_file = |problem: String| FilesError::NoSafetensors {
-        path: path.into(),
-        problem,
-    };
+) -> Result<(BTreeMap<String, Entry>, u64), Fault> {
+    let no_file = |problem: String| not_whole(path, &problem);
     let mut length = [0; LENGTH_BYTES as usize];
     if n_bytes < LENGTH_BYTES {
         return Err(no_file("it is shorter than the length of a header".into()));
     }
     let read = file.read_exact(&mut length);
-    read.map_err(FilesError::io("read", path))?;
+    read.map_err(io_fault("read", path))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES.min(n_bytes - LENGTH_BYTES) {
         return Err(no_file(format!("its header shall have {length} bytes")));
     }
     let mut header = vec![0; length as usize];
     let read = file.read_exact(&mut header);
-    read.map_err(FilesError::io("read", path))?;
+    read.map_err(io_fault("read", path))?;
     let mut header: Map<String, Value> =
         serde_json::from_slice(&header).map_err(|error| no_file(error.to_string()))?;
     header.remove(METADATA);
@@ -234,11 +238,13 @@ fn check_offsets(
     path: &Path,
     entries: &BTreeMap<String, Entry>,
     n_data_bytes: u64,
-) -> Result<(), FilesError> {
-    let bad = |tensor: &str, problem| FilesError::BadTensor {
-        path: path.into(),
-        tensor: tensor.into(),
-        problem,
+) -> Result<(), Fault> {
+    let bad = |tensor: &str, problem: String| {
+        Fault::input(format!(
+            "tensor `{tensor}` of `{}` {problem}",
+            path.display()
+        ))
+        .with_hint(WHOLE_HINT)
     };
     let mut in_order: Vec<_> = entries.iter().collect();
     in_order.sort_by_key(|(_, entry)| entry.data_offsets);
@@ -251,9 +257,15 @@ fn check_offsets(
     }
     match next == n_data_bytes {
         true => Ok(()),
-        false => Err(FilesError::NoSafetensors {
-            path: path.into(),
-            problem: format!("its tensors have {next} bytes, and it has {n_data_bytes}"),
-        }),
+        false => {
+            let problem = format!("its tensors have {next} bytes, and it has {n_data_bytes}");
+            Err(not_whole(path, &problem))
+        }
     }
+}
+
+/// A file that is no safetensors file, or not all of one.
+fn not_whole(path: &Path, problem: &str) -> Fault {
+    let path = path.display();
+    Fault::input(format!("`{path}` is no whole safetensors file: {problem}")).with_hint(WHOLE_HINT)
 }

@@ -1,5 +1,5 @@
 //! SAEs on disk and on the Hub: which there are, what their settings say, and whether their files are whole.
-//! No weight is read, and no libtorch.
+//! No weight is read, and no libtorch. The Hub takes the feature `hub`.
 //!
 //! # Files
 //!
@@ -14,6 +14,7 @@ mod config;
 mod density;
 mod error;
 mod folders;
+#[cfg(feature = "hub")]
 mod from_hub;
 mod header;
 mod hook_names;
@@ -22,8 +23,9 @@ mod saelens;
 pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, check_sae, read_config};
 pub use config::{Activation, SaeConfig};
 pub use density::{FIRING_DENSITY, read_density};
-pub use error::FilesError;
+pub use error::{io_fault, no_such_sae, unsupported};
 pub use folders::{TrainedOn, digest_saes, find_saes, select, trained_on};
+#[cfg(feature = "hub")]
 pub use from_hub::HubSaes;
 pub use header::{Header, Place, Width};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};

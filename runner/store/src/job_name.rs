@@ -53,3 +53,39 @@ fn group<'a>(jobs: impl Iterator<Item = &'a Candidate>) -> BTreeMap<&'a str, Str
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fault::Remedy;
+
+    #[test]
+    fn ambiguous_and_unknown_jobs_are_told() {
+        let candidate = |job_id: &str, sweep: &str, job: &str| Candidate {
+            job_id: job_id.into(),
+            sweep: sweep.into(),
+            job: job.into(),
+        };
+        let jobs = [
+            candidate("ab12", "s", "k=4"),
+            candidate("ab34", "s", "k=42"),
+            candidate("cd56", "t", "k=4"),
+            candidate("ab12", "t", "k=5"),
+        ];
+        assert_eq!(
+            choose(&jobs, "ab1").unwrap(),
+            "ab12",
+            "one job in two sweeps"
+        );
+        assert_eq!(choose(&jobs, "t/k=4").unwrap(), "cd56");
+        assert_eq!(choose(&jobs, "k=42").unwrap(), "ab34");
+        let error = choose(&jobs, "k=4").unwrap_err();
+        assert_eq!(error.to_string(), "`k=4` fits 2 jobs");
+        assert_eq!(error.hint().unwrap(), "it fits ab12 (s/k=4), cd56 (t/k=4)");
+        let error = choose(&jobs, "k=").unwrap_err();
+        assert_eq!(error.to_string(), "`k=` fits 3 jobs");
+        let error = choose(&jobs, "q=42").unwrap_err();
+        assert_eq!(error.to_string(), "no job has the id or name `q=42`");
+        assert!(error.hint().unwrap().contains("`k=42`"));
+    }
+}

@@ -38,6 +38,12 @@ pub enum TrainError {
     Torch(#[from] tch::TchError),
 }
 
+impl From<plan::PlanError> for TrainError {
+    fn from(error: plan::PlanError) -> Self {
+        Fault::of(&error).into()
+    }
+}
+
 impl From<facts::FactsError> for TrainError {
     fn from(error: facts::FactsError) -> Self {
         Self::Lm(error.into())

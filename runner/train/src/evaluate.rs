@@ -19,7 +19,6 @@ pub(crate) use jobs::JobEvaluation;
 
 use crate::not_finite::{activations_of, of_model, of_sae};
 use crate::{TrainError, places};
-use tokens::{EvalSequences, Tokens};
 use evaluator::Evaluator;
 use fault::Fault;
 use lm::{LanguageModel, LoadOptions};
@@ -30,7 +29,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-use tokens::EvalSequences;
+use tokens::{EvalSequences, Tokens};
 
 /// What to evaluate, on what, and how.
 #[derive(Debug)]

@@ -9,7 +9,6 @@ use crate::stop::StopFlag;
 use crate::training::job_trainer::JobTrainer;
 use crate::training::open::taps;
 use crate::training::{ActivationStream, StreamTrainer};
-use tokens::{BatchSpec, Batches, Shard, Tokens};
 use fault::Fault;
 use lm::LanguageModel;
 use plan::OrderJob;
@@ -20,6 +19,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::Device;
+use tokens::{BatchSpec, Batches, Shard, Tokens};
 
 /// Trains the SAEs that a [`TrainConfig`] describes.
 ///

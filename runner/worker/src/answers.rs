@@ -1,6 +1,7 @@
 //! Lines on standard output.
 
-use fault::{FailureKind, message_chain};
+use fault::{Remedy, message_chain};
+use miette::Diagnostic;
 use plan::Answer;
 use std::io::{self, Write};
 
@@ -16,13 +17,10 @@ pub(crate) fn print(line: &str) {
 }
 
 /// That a task failed.
-pub(crate) fn failed(
-    error: &(impl std::error::Error + 'static),
-    (hint, kind): (Option<String>, FailureKind),
-) -> Answer {
+pub(crate) fn failed<E: Diagnostic + 'static>(error: &E) -> Answer {
     Answer::Failed {
         message: message_chain(error),
-        hint,
-        kind,
+        hint: error.hint(),
+        kind: error.kind(),
     }
 }

@@ -11,7 +11,7 @@ mod answers;
 mod store;
 mod task;
 
-use fault::{FailureKind, message_chain};
+use fault::{FailureKind, Remedy, message_chain};
 use std::env;
 use std::ffi::OsString;
 use std::path::Path;

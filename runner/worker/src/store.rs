@@ -2,7 +2,7 @@
 
 use crate::answers::{answer, failed};
 use dist::{DistError, Store};
-use fault::{Fault, Remedy};
+use fault::Fault;
 use plan::{Answer, StoreRequest, StoreTask};
 use std::io::{self, BufRead};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) fn serve(task: &StoreTask) -> Result<Answer, DistError> {
         // Whoever asks is gone.
         let Ok(line) = line else { break };
         let reply = reply(&store, &line);
-        answer(&reply.unwrap_or_else(|error| failed(&error, (error.hint(), error.kind()))));
+        answer(&reply.unwrap_or_else(|error| failed(&error)));
     }
     Ok(Answer::done(&()))
 }

@@ -2,7 +2,7 @@
 
 use crate::answers::{answer, failed};
 use crate::store;
-use fault::Fault;
+use fault::{Fault, Remedy};
 use files::bound;
 use plan::{Answer, Task};
 use std::ops::ControlFlow;
@@ -15,7 +15,7 @@ pub(crate) fn run(path: &Path) -> u8 {
     let code = match read(path).map_err(TrainError::from).and_then(run_task) {
         Ok(()) => return 0,
         Err(error) => {
-            answer(&failed(&error, (error.hint(), error.kind())));
+            answer(&failed(&error));
             error.kind()
         }
     };

@@ -8,8 +8,8 @@ use crate::sweep::download;
 use crate::sweep::hub_access::hub;
 use args::EncodeArgs;
 use plan::runs_layout::DATABASE;
-use plan::{FoundSae, TrainConfig, fnmatch, nearest};
-use sae_files::{FilesError, HubSaes, find_saes, trained_on};
+use plan::{FoundSae, TrainConfig, fnmatch};
+use sae_files::{HubSaes, find_saes, trained_on};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use store::Store;
@@ -112,13 +112,7 @@ impl SaesToUse {
 
     fn none_matches(&self, pattern: &str) -> CliError {
         let names = self.found.iter().map(|sae| sae.name.as_str());
-        let error = FilesError::NoSuchSae {
-            place: self.target.clone(),
-            wanted: pattern.into(),
-            nearest: nearest(pattern, names, 3),
-            n_saes: self.found.len(),
-        };
-        error.into()
+        sae_files::no_such_sae(&self.target, pattern, &names.collect::<Vec<_>>()).into()
     }
 
     /// The model that they were trained on: its name and its revision.

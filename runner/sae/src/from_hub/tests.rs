@@ -2,11 +2,11 @@
 
 use super::*;
 use fault::Remedy;
-use hub::HubError;
 use hub_server::HubServer;
 use plan::SaeLensMetadata;
-use sae_files::{CONFIG_FILE, FilesError, SaeConfig};
+use sae_files::{CONFIG_FILE, SaeConfig};
 use std::fs;
+use std::path::Path;
 use tch::{Device, Kind};
 use tempfile::{TempDir, tempdir};
 
@@ -95,7 +95,7 @@ fn one_sae_of_many_is_all_that_is_downloaded() {
     Sae::load_from_hub(REPO, Some("layers.10"), offline.clone()).unwrap();
     let error = Sae::load_from_hub(REPO, Some("layers.2"), offline).unwrap_err();
     assert!(
-        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NotCached(_))),
+        error.to_string().contains("is not in the cache"),
         "{error:?}"
     );
     assert_eq!(there.server.requests().len(), 1, "nobody was asked");
@@ -121,10 +121,7 @@ fn many_come_in_natural_order_and_as_they_are_wanted() {
     assert_eq!(names(&[]).unwrap(), ["layers.0", "layers.2", "layers.10"]);
     let error = names(&["layers.0", "layer.3"]).unwrap_err();
     let hint = error.hint().unwrap();
-    assert!(
-        matches!(error, SaeError::Files(FilesError::NoSuchSae { .. })),
-        "{error:?}"
-    );
+    assert!(error.to_string().contains("no SAE of"), "{error:?}");
     assert!(hint.contains("`layers.2`"), "{hint}");
 }
 
@@ -161,10 +158,7 @@ fn a_single_sae_needs_no_name_and_several_do() {
 
     let there = There::with(as_of_eleuther().path());
     let error = load(&there, None).unwrap_err();
-    assert!(
-        matches!(error, SaeError::Files(FilesError::SeveralSaes { .. })),
-        "{error:?}"
-    );
+    assert!(error.to_string().contains(" SAEs"), "{error:?}");
     assert!(error.hint().unwrap().contains("`layers.10`"));
     let error = load(&there, Some("layers.11")).unwrap_err();
     assert!(error.hint().unwrap().contains("`layers.10`"), "{error:?}");
@@ -194,16 +188,13 @@ fn a_repository_without_saes_says_what_it_has() {
     let there = There::with(folder.path());
     let error = Sae::load_many(REPO, there.options()).unwrap_err();
     assert!(
-        matches!(error, SaeError::Files(FilesError::NoSaes { .. })),
+        error.to_string().contains("there is no SAE in"),
         "{error:?}"
     );
     assert!(error.to_string().contains("`model.safetensors`"), "{error}");
     assert!(there.downloaded().is_empty());
     let error = Sae::load_many("org/none", there.options()).unwrap_err();
-    assert!(
-        matches!(&error, SaeError::Files(FilesError::Hub(hub)) if matches!(**hub, HubError::NoSuchRepo(_))),
-        "{error:?}"
-    );
+    assert!(error.to_string().contains("org/none"), "{error:?}");
 }
 
 #[test]
@@ -218,9 +209,8 @@ fn paths_that_lead_elsewhere_are_refused_before_anything_is_written() {
         let there = There::with(folder.path());
         there.server.rename_file(REPO, "layers.0/cfg.json", path);
         let error = Sae::load_from_hub(REPO, Some("layers.2"), there.options()).unwrap_err();
-        let is_told = matches!(&error, SaeError::Files(FilesError::Hub(hub))
-            if hub.to_string().contains(&format!("lists a file called {path:?}")));
-        assert!(is_told, "{error:?}");
+        let expected = format!("lists a file called {path:?}");
+        assert!(error.to_string().contains(&expected), "{error}");
         assert!(there.downloaded().is_empty());
     }
 }

@@ -2,13 +2,13 @@
 
 use super::rows::{EncodedRows, TopLatents};
 use crate::TrainError;
-use tokens::{Tokenizer, Tokens};
 use fault::Fault;
 use plan::{EncodeInput, EncodeTask, Texts};
 use std::io::{self, BufRead, BufReader};
 use std::iter::Peekable;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+use tokens::{Tokenizer, Tokens};
 
 type Lines = Box<dyn Iterator<Item = Result<String, TrainError>>>;
 

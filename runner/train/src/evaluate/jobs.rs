@@ -5,10 +5,10 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
-use tokens::EvalSequences;
 use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, eval_batch_size};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
+use tokens::EvalSequences;
 
 /// Time between two reports of how far the evaluation is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

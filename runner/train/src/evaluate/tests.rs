@@ -2,6 +2,7 @@
 
 use super::*;
 use datasets::find_files;
+use fault::Remedy;
 use lm::{Replacements, Taps};
 use plan::RowSpec;
 use plan::{DatasetRequest, Dtype, TrainConfig};

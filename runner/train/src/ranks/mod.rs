@@ -13,12 +13,12 @@ use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::activations::variance::Moments;
 pub(crate) use alone::Alone;
-use tokens::Shard;
 use fault::Fault;
 pub(crate) use reduction::{Summing, UpdateSums};
 use sae::Sae;
 use std::fmt::Debug;
 use tch::Tensor;
+use tokens::Shard;
 
 /// This process alone.
 pub(crate) const ALONE: &dyn Ranks = &Alone;

@@ -65,6 +65,7 @@ fn listed(shapes: &[(&'static str, Vec<i64>)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fault::Remedy;
     use sae::SaeConfig;
 
     #[test]

@@ -2,11 +2,11 @@
 
 use crate::TrainError;
 use crate::activations::views::Views;
-use tokens::Batches;
 use fault::Fault;
 use lm::{Activations, LanguageModel, Taps};
 use plan::StreamKey;
 use tch::{Device, Tensor};
+use tokens::Batches;
 
 /// A language model and the tokens that pass through it.
 pub(crate) struct ActivationStream {

@@ -13,9 +13,8 @@ use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
 use crate::worker::prepare::{StreamTokens, open_tokens};
-use tokens::{Batches, TokensError};
 use facts::{ModelInputs, read_model};
-use fault::{FailureKind, Fault, message_chain};
+use fault::{FailureKind, Fault, Remedy, message_chain};
 use files::DigestCache;
 use files::{bound, host_name};
 use lm::{LanguageModel, LoadOptions, Taps};
@@ -24,6 +23,7 @@ use plan::{Environment, EventKind, Order};
 use std::fs::File;
 use std::path::Path;
 use tch::Device;
+use tokens::{Batches, TokensError};
 
 /// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
 /// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,
