@@ -2,9 +2,13 @@
 
 use crate::bad_model::with_model;
 use crate::common::{Workspace, finish, fixture};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 fn plan(workspace: &Workspace, set: &[&str]) -> Value {
     let args = [&["plan", "tiny.toml", "--json"][..], set].concat();
@@ -58,26 +62,54 @@ fn a_tokenizer_that_makes_text_without_end_ends_at_what_memory_there_is_and_is_n
     let rule = json!({"type": "Replace", "pattern": {"String": "e"}, "content": "eeeeeeeeee"});
     tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": vec![rule; 15]});
     fs::write(path, tokenizer.to_string()).unwrap();
-    let dataset = fixture("tiny.jsonl");
-    let make = [
-        "data",
-        dataset.to_str().unwrap(),
-        "--model",
-        "model",
-        "--out",
-        "tokens.bin",
-    ];
-    // As on a machine with little left, so that this test takes little, too.
+    assert_memory_ends(&workspace, &fixture("tiny.jsonl"), &["launch.retries=3"]);
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt"), 1);
+}
+
+/// A sweep and `data` end with the name of the data set's file, on a machine with little memory left.
+#[track_caller]
+fn assert_memory_ends(workspace: &Workspace, dataset: &Path, settings: &[&str]) {
+    let (file, name) = (dataset.to_str(), dataset.file_name().unwrap().to_str());
+    let (file, name) = (file.unwrap(), name.unwrap());
+    let mut sweep = vec!["tiny.toml"];
+    settings
+        .iter()
+        .for_each(|setting| sweep.extend(["--set", setting]));
+    let make = ["data", file, "--model", "model", "--out", "tokens.bin"];
+    // So that this test takes little, too.
     let limited = [
         "-c",
         "ulimit -d 2500000 && exec \"$0\" \"$@\"",
         env!("CARGO_BIN_EXE_sae-run"),
     ];
-    for args in [&["tiny.toml", "--set", "launch.retries=3"][..], &make] {
+    for args in [&sweep[..], &make] {
         let args = [&limited, args].concat();
         finish(workspace.command_of(Path::new("/bin/sh"), &args))
-            .refuses(&["not enough memory to tokenise", "tiny.jsonl", "model"])
+            .refuses(&["not enough memory to tokenise", name, "model"])
             .hints("rules of the tokenizer");
     }
-    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt"), 1);
+}
+
+/// An Arrow file with a buffer that is said to have 1 TiB once unpacked.
+#[test]
+fn a_file_that_claims_more_than_there_is_ends_with_its_name() {
+    let workspace = with_model();
+    let path = workspace.path("claims.arrow");
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["a document"; 100]));
+    let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME));
+    let mut writer =
+        FileWriter::try_new_with_options(Vec::new(), &batch.schema(), options.unwrap()).unwrap();
+    writer.write(&batch).unwrap();
+    let mut content = writer.into_inner().unwrap();
+    let is_packed = |at: &usize| content[*at..].starts_with(&[0x04, 0x22, 0x4d, 0x18]);
+    let packed: Vec<_> = (0..content.len()).filter(is_packed).collect();
+    for start in &packed {
+        content[start - 8..*start].copy_from_slice(&(1_i64 << 40).to_le_bytes());
+    }
+    assert!(!packed.is_empty());
+    fs::write(&path, content).unwrap();
+    let dataset = format!("train.dataset={}", path.display());
+    assert_memory_ends(&workspace, &path, &[&dataset]);
+    assert!(!workspace.path("runs/runs.db").exists(), "it was planned");
 }

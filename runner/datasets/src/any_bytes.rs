@@ -1,7 +1,6 @@
 //! Cards and rows with damage of all kinds, and rows of any texts.
 
 use super::card::Card;
-use super::page_header::PageHeader;
 use super::samples::{Sample, gzipped, texts, zstandard};
 use files::testing::{any_bytes, any_bytes_of_text};
 use proptest::collection::vec;
@@ -13,11 +12,6 @@ const CARDS: [&str; 3] = [
      path: [\"a/*.csv\", 'b']\n  data_dir: d\n- {config_name: 7, data_files: x}\n---\n# It\n",
     "---\r\na: &a [1, *b]\r\nb: &b {<<: *a}\r\nconfigs: null\r\n---\r\n",
     "---\na: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\nd: [*c, *c, *c, *c]\n---\n",
-];
-
-const PAGE: [u8; 26] = [
-    0x15, 0, 0x15, 200, 1, 0x15, 40, 0x15, 2, 0x1c, 0x15, 6, 0x15, 0, 0x15, 6, 0x15, 6, 0x1c, 0x18,
-    1, b'a', 0x11, 0, 0, 0,
 ];
 
 /// Names of files, each with sound content.
@@ -128,15 +122,5 @@ proptest! {
         let read = Sample::new(&[("a.jsonl", &content)]).skip().texts().unwrap();
         prop_assert_eq!(&read[..1], &rows[..1]);
         prop_assert!(read.ends_with(&rows[1..]) && read.len() <= rows.len() + 1);
-    }
-
-    #[test]
-    fn any_bytes_are_the_header_of_a_page_or_none(bytes in any_bytes(vec![PAGE.to_vec()])) {
-        if let Ok(header) = PageHeader::read(&bytes[..]) {
-            prop_assert!(header.n_header_bytes <= bytes.len() as u64);
-            // What is behind the header says nothing of it.
-            let alone = PageHeader::read(&bytes[..header.n_header_bytes as usize]).unwrap();
-            prop_assert_eq!(alone, header);
-        }
     }
 }

@@ -1,15 +1,15 @@
 //! Arrow IPC files, of the stream and of the file format.
 
-use super::columnar::{BoxError, ColumnarRows, MAX_BLOCK_BYTES, Progress, check_column, guarded};
-use super::messages::{ANY_LENGTH, Decoder, Messages, of_file, of_stream};
+use super::columnar::{BoxError, ColumnarRows, Progress, check_column, guarded};
 use super::packing::Packing;
 use super::rows::Column;
 use super::unpack::{CountedFile, Source};
 use crate::DatasetError;
 use crate::error::packed_columns;
-use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_array::RecordBatchReader;
+use arrow_ipc::reader::{FileReader, StreamReader};
 use plan::DataFile;
+use std::io::{self, ErrorKind, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -20,26 +20,18 @@ const FILE_MAGIC: &[u8] = b"ARROW1";
 
 /// A file whose schema is read.
 struct Opened {
-    schema: SchemaRef,
-    messages: Messages,
+    batches: Box<dyn RecordBatchReader + Send>,
     n_bytes_read: Arc<AtomicU64>,
 }
 
 /// Opens `file` for the rows of `column`.
 pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, DatasetError> {
-    let Opened {
-        schema,
-        messages,
-        n_bytes_read,
-    } = opened(file)?;
+    let schema = opened(file, None)?.batches.schema();
     let names = check_column(&file.path, schema.fields(), column)?;
     let root = schema.fields().find(&names[0]);
-    let projection = root.map(|(root_idx, _)| vec![root_idx]);
-    let batches = Box::new(Batches {
-        messages,
-        decoder: Decoder::new(schema, projection),
-    });
-    let progress = Progress::Bytes(n_bytes_read);
+    let opened = opened(file, root.map(|(root_idx, _)| vec![root_idx]))?;
+    let batches = opened.batches.map(|batch| batch.map_err(BoxError::from));
+    let (batches, progress) = (Box::new(batches), Progress::Bytes(opened.n_bytes_read));
     Ok(ColumnarRows::new(
         &file.path, FORMAT, column, batches, progress,
     ))
@@ -47,61 +39,49 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
 
 /// The columns of `file`.
 pub(super) fn columns(file: &DataFile) -> Result<Vec<String>, DatasetError> {
-    let schema = opened(file)?.schema;
+    let schema = opened(file, None)?.batches.schema();
     let fields = schema.fields().iter();
     Ok(fields.map(|field| field.name().clone()).collect())
 }
 
-fn opened(file: &DataFile) -> Result<Opened, DatasetError> {
+/// `projection`: the columns that are decoded; `None`: all of them.
+fn opened(file: &DataFile, projection: Option<Vec<usize>>) -> Result<Opened, DatasetError> {
     let mut source = Source::open(file)?;
     let head = source.take_head(FILE_MAGIC.len())?;
-    let packing = source.packing();
-    if head == FILE_MAGIC {
-        return opened_file(file, packing);
-    }
-    let n_bytes_read = source.counter();
-    let reader = source.put_back(head).into_reader();
-    let max_body_bytes = match packing {
-        Packing::None => ANY_LENGTH,
-        _ => MAX_BLOCK_BYTES,
-    };
-    let (schema, messages) = guarded(&file.path, FORMAT, || of_stream(reader, max_body_bytes))?;
-    Ok(Opened {
-        schema,
-        messages,
-        n_bytes_read,
-    })
-}
-
-fn opened_file(file: &DataFile, packing: Packing) -> Result<Opened, DatasetError> {
-    if packing != Packing::None {
+    if head == FILE_MAGIC && source.packing() != Packing::None {
         return Err(packed_columns(&file.path, FORMAT));
     }
-    let counted = CountedFile::open(&file.path)?;
-    let n_bytes_read = counted.counter();
-    let (schema, messages) = guarded(&file.path, FORMAT, || of_file(counted))?;
+    if head == FILE_MAGIC {
+        let counted = CountedFile::open(&file.path)?;
+        let n_bytes_read = counted.counter();
+        let reader = || FileReader::try_new(counted, projection);
+        let batches = Box::new(guarded(&file.path, FORMAT, reader)?);
+        return Ok(Opened {
+            batches,
+            n_bytes_read,
+        });
+    }
+    let n_bytes_read = source.counter();
+    let stream = Stream(source.put_back(head).into_reader());
+    let reader = || StreamReader::try_new(stream, projection);
+    let batches = Box::new(guarded(&file.path, FORMAT, reader)?);
     Ok(Opened {
-        schema,
-        messages,
+        batches,
         n_bytes_read,
     })
 }
 
-/// The batches of a file.
-struct Batches {
-    messages: Messages,
-    decoder: Decoder,
-}
+/// A stream has to have an end mark, or one that is cut short between two batches would go for a whole one:
+/// the end of the file is an error.
+struct Stream<R>(R);
 
-impl Iterator for Batches {
-    type Item = Result<RecordBatch, BoxError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let batch = self.messages.next()?.and_then(|m| self.decoder.decode(m));
-            if let Some(batch) = batch.transpose() {
-                return Some(batch);
+impl<R: Read> Read for Stream<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 if !buffer.is_empty() => {
+                Err(io::Error::new(ErrorKind::InvalidData, "it is cut short"))
             }
+            n_bytes => Ok(n_bytes),
         }
     }
 }

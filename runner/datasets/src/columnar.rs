@@ -17,24 +17,12 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use thiserror::Error;
-
-/// The longest batch of an Arrow file or page of a Parquet file that is unpacked.
-pub(super) const MAX_BLOCK_BYTES: u64 = 1 << 30;
 
 /// Whatever is wrong with a file.
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The record batches of a file.
 pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, BoxError>> + Send>;
-
-/// A block that is too long, or may be.
-#[derive(Clone, Copy, Debug, Error)]
-#[error("a block of it has {n_bytes} bytes")]
-pub(super) struct TooLarge {
-    /// Its length once unpacked, as it is said or can be at most.
-    pub(super) n_bytes: u64,
-}
 
 /// The rows of a Parquet or Arrow file.
 pub(super) struct ColumnarRows {
@@ -261,25 +249,8 @@ pub(super) fn guarded<T, E: Into<BoxError>>(
     decode: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, DatasetError> {
     match without_panic(decode) {
-        Ok(result) => result.map_err(|error| damaged_or_too_large(path, format, error.into())),
+        Ok(result) => result.map_err(|error| damaged(path, format, error)),
         Err(panic) => Err(damaged(path, format, panic)),
-    }
-}
-
-/// What is wrong with a file, or that a block of it is too long.
-fn damaged_or_too_large(path: &Path, format: &str, source: BoxError) -> DatasetError {
-    match source.downcast_ref() {
-        Some(TooLarge { n_bytes }) => {
-            let (path, n_mib) = (path.display(), MAX_BLOCK_BYTES >> 20);
-            let message = format!(
-                "`{path}` has a block that is or may be {n_bytes} bytes long once unpacked; at most {n_mib} MiB are \
-                 read"
-            );
-            let hint =
-                "is it a file of yours? then write it again in smaller row groups or batches";
-            Fault::input(message).with_hint(hint).into()
-        }
-        None => damaged(path, format, source),
     }
 }
 

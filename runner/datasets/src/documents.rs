@@ -11,6 +11,8 @@ use crate::DatasetError;
 use fault::Fault;
 use plan::{DataFile, DataFiles, Format, OnBadRow, RowRange, RowSpec};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A row of a data set, as far as it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +35,18 @@ struct Current {
 /// A data set whose first file has a column `input_ids`, as sparsify has it, or is a `.bin` file is
 /// tokenised: its documents are token ids. Those of all others are text. Rows longer than
 /// [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES) are bad rows. The iterator ends after its first
-/// error.
+/// error. A damaged Parquet or Arrow file may ask for any memory: whoever reads it sets a limit.
 pub struct Documents {
     name: String,
     spec: RowSpec,
     column: Column,
     files: std::vec::IntoIter<(DataFile, u64)>,
+    n_files: usize,
     parts: Vec<RowRange>,
     /// `None`: the rows of the current file's part are still to be found.
     slice: Option<Slice>,
     current: Option<Current>,
+    file_idx: Arc<AtomicUsize>,
     n_bytes_done: u64,
     n_bytes_total: u64,
     n_skipped: u64,
@@ -56,6 +60,18 @@ impl Documents {
     /// A file that does not exist or has another format than the first; a first file that cannot be
     /// read, or whose schema lacks the column.
     pub fn open(files: DataFiles, spec: RowSpec) -> Result<Self, DatasetError> {
+        Self::open_telling(files, spec, Arc::default())
+    }
+
+    /// The same; `file_idx` is always the index of the file that is read.
+    ///
+    /// # Errors
+    /// As [`Documents::open`].
+    pub fn open_telling(
+        files: DataFiles,
+        spec: RowSpec,
+        file_idx: Arc<AtomicUsize>,
+    ) -> Result<Self, DatasetError> {
         check_formats(&files.files)?;
         let column = if are_tokenised(&files.files)? {
             Column::token_ids()
@@ -69,10 +85,12 @@ impl Documents {
             spec,
             column,
             n_bytes_total: sized.iter().map(|(_, n_bytes)| n_bytes).sum(),
+            n_files: sized.len(),
             files: sized.into_iter(),
             slice: files.parts.is_empty().then(Slice::default),
             parts: files.parts,
             current: None,
+            file_idx,
             n_bytes_done: 0,
             n_skipped: 0,
             first_skipped: None,
@@ -120,6 +138,8 @@ impl Documents {
         let Some((file, n_bytes)) = self.files.next() else {
             return Ok(false);
         };
+        self.file_idx
+            .store(self.n_files - self.files.len() - 1, Ordering::Relaxed);
         let rows = open_rows(&file, n_bytes, &self.column, &self.spec)?;
         self.current = Some(Current {
             rows,

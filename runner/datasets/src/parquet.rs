@@ -2,7 +2,6 @@
 
 use super::columnar::{BoxError, ColumnarRows, Progress, check_column, guarded};
 use super::packing::Packing;
-use super::pages::check_pages;
 use super::rows::Column;
 use super::unpack::Source;
 use crate::DatasetError;
@@ -15,10 +14,7 @@ use std::fs::File;
 const FORMAT: &str = "Parquet";
 
 /// Rows decoded at once: few, as a row may be a book.
-const BATCH_ROWS: usize = 64;
-
-/// Bytes decoded at once, at most, where a row has less.
-const BATCH_BYTES: u64 = 256 << 20;
+const BATCH_ROWS: usize = 8;
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
 
@@ -28,11 +24,7 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
     let names = check_column(&file.path, builder.schema().fields(), column)?;
     let leaves = builder.parquet_schema().columns().iter().enumerate();
     let wanted = leaves.filter(|(_, leaf)| leaf.path().parts().starts_with(&names));
-    let wanted: Vec<usize> = wanted.map(|(leaf_idx, _)| leaf_idx).collect();
-    let n_longest = guarded(&file.path, FORMAT, || {
-        let opened = files::open(&file.path)?;
-        check_pages(&opened, builder.metadata(), &wanted)
-    })?;
+    let wanted = wanted.map(|(leaf_idx, _)| leaf_idx);
     let mask = ProjectionMask::leaves(builder.parquet_schema(), wanted);
     let progress = Progress::Rows {
         n_rows: builder.metadata().file_metadata().num_rows().unsigned_abs(),
@@ -42,19 +34,12 @@ pub(super) fn open(file: &DataFile, column: &Column) -> Result<ColumnarRows, Dat
     };
     let reader = guarded(&file.path, FORMAT, || {
         let builder = builder.with_projection(mask);
-        builder.with_batch_size(batch_rows(n_longest)).build()
+        builder.with_batch_size(BATCH_ROWS).build()
     })?;
     let batches = Box::new(reader.map(|batch| batch.map_err(BoxError::from)));
     Ok(ColumnarRows::new(
         &file.path, FORMAT, column, batches, progress,
     ))
-}
-
-/// Rows decoded at once where the longest page has `n_page_bytes`. A value is within a page, but may
-/// stand there once for many rows.
-fn batch_rows(n_page_bytes: u64) -> usize {
-    let n_rows = BATCH_BYTES / n_page_bytes.max(1);
-    usize::try_from(n_rows).map_or(BATCH_ROWS, |n_rows| n_rows.clamp(1, BATCH_ROWS))
 }
 
 /// The columns of `file`.
@@ -214,15 +199,6 @@ mod tests {
         for name in ["text", "messages"] {
             assert_eq!(hint(vec![(name, list.clone())]), none);
         }
-    }
-
-    #[test]
-    fn few_rows_are_decoded_at_once_where_they_may_be_long() {
-        assert_eq!([0, 1 << 20, 1 << 22].map(super::batch_rows), [64; 3]);
-        assert_eq!(
-            [1 << 24, 1 << 28, 1 << 30].map(super::batch_rows),
-            [16, 1, 1]
-        );
     }
 
     #[test]

@@ -35,9 +35,9 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// A temporary folder with the given files.
 pub fn folder_with(files: &[(&str, &[u8])]) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for (name, content) in files {
-        std::fs::write(folder.path().join(name), content).unwrap();
+        std::fs::write(folder.path().join(name), content).expect("its files can be written");
     }
     folder
 }

@@ -150,12 +150,11 @@ impl Place {
         is_locked: bool,
         progress: Progress<'_>,
     ) -> Result<Option<String>, TokensError> {
-        let documents = Documents::open(spec.files.clone(), spec.rows.clone())?;
+        let limit = MemoryLimit::begin(spec);
+        let documents = limit.open(spec)?;
         let partial = self.partial(is_locked);
         let (mut writer, start) = TokenWriter::open(&partial, spec.rows.ctx_len, spec.vocab_size)?;
         let mut reached = start.clone();
-        let tokenizer = spec.tokenizer_dir.display();
-        let _limit = MemoryLimit::begin(&format!("`{}` by `{tokenizer}`", spec.files.name));
         let tokenised = tokenise(
             spec,
             documents,

@@ -1,8 +1,8 @@
 //! What token data is made from, and its digest, which is known before anything is tokenised.
 
 use crate::TokensError;
+use crate::memory_limit::MemoryLimit;
 use crate::tokenizer_config::TokenizerConfig;
-use datasets::Documents;
 use files::{DigestCache, bound};
 use plan::{DataFiles, Format, RowSpec, TokenizerClass};
 use std::path::PathBuf;
@@ -104,7 +104,7 @@ impl TokenSpec {
 
     /// Whether the data set, as far as it is on this machine, holds token ids.
     fn are_tokenised(&self) -> bool {
-        let documents = Documents::open(self.files.clone(), self.rows.clone());
+        let documents = MemoryLimit::begin(self).open(self);
         documents.is_ok_and(|documents| documents.are_tokenised())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cache::tokenise;
 use crate::chunk::Totals;
+use crate::memory_limit::MemoryLimit;
 use crate::tokenizer_config::TokenizerConfig;
 use crate::{BuildProgress, TokenSpec, Tokenizer, Tokens, TokensError};
 use datasets::{Document, Documents};
@@ -66,8 +67,8 @@ impl TokenSpec {
         if self.files.files.iter().any(|file| !file.path.exists()) {
             return Ok(None);
         }
-        let open = || Documents::open(self.files.clone(), self.rows.clone());
-        let mut documents = open()?;
+        let limit = MemoryLimit::begin(self);
+        let mut documents = limit.open(self)?;
         let are_counted = self.files.parts.iter().any(RowRange::is_relative);
         if are_counted && documents.n_bytes_total() > MAX_BYTES {
             return Ok(None);
@@ -83,7 +84,13 @@ impl TokenSpec {
             false => Ok(()),
         };
         let progress = &mut |_: BuildProgress| ControlFlow::Continue(());
-        let counted = tokenise(self, open()?, Totals::default(), progress, &mut go_on);
+        let counted = tokenise(
+            self,
+            limit.open(self)?,
+            Totals::default(),
+            progress,
+            &mut go_on,
+        );
         Ok(counted.ok().map(|totals| totals.n_sequences))
     }
 
@@ -111,7 +118,8 @@ impl TokenSpec {
     }
 
     fn compare_tokenizers(&self, class: &'static str) -> Option<TokenizerDifference> {
-        let texts = self.first_texts()?;
+        let limit = MemoryLimit::begin(self);
+        let texts = first_texts(limit.open(self).ok()?);
         let tokens = |class| tokens_of(&self.tokenizer_dir, class, &texts);
         let of_file = tokens(TokenizerClass::File)?;
         let of_class = tokens(TokenizerClass::Transformers)?;
@@ -125,20 +133,19 @@ impl TokenSpec {
             n_different,
         })
     }
+}
 
-    fn first_texts(&self) -> Option<Vec<String>> {
-        let documents = Documents::open(self.files.clone(), self.rows.clone()).ok()?;
-        let mut n_bytes = 0;
-        let texts = documents.map_while(|document| match document {
-            Ok(Document::Text(mut text)) if n_bytes < MAX_TEXT_BYTES => {
-                text.truncate(text.floor_char_boundary(MAX_DOCUMENT_BYTES));
-                n_bytes += text.len();
-                Some(text)
-            }
-            _ => None,
-        });
-        Some(texts.take(MAX_DOCUMENTS).collect())
-    }
+fn first_texts(documents: Documents) -> Vec<String> {
+    let mut n_bytes = 0;
+    let texts = documents.map_while(|document| match document {
+        Ok(Document::Text(mut text)) if n_bytes < MAX_TEXT_BYTES => {
+            text.truncate(text.floor_char_boundary(MAX_DOCUMENT_BYTES));
+            n_bytes += text.len();
+            Some(text)
+        }
+        _ => None,
+    });
+    texts.take(MAX_DOCUMENTS).collect()
 }
 
 /// The tokens of each text with the separator in front.

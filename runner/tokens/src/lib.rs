@@ -15,8 +15,10 @@
 //! - what the tokenizers library needs for `T` documents: about 115 bytes for each byte of text, measured with a
 //!   byte-level tokenizer of 49 000 tokens, so `115 T D`;
 //! - the tokenizer and the program, about 0.2 GB with that tokenizer;
-//! - of an Arrow file a batch; of a Parquet file two pages and 64 rows, or fewer where these could have more than
-//!   256 MiB. A batch or page that is packed has at most 1 GiB once unpacked.
+//! - of an Arrow file a batch; of a Parquet file two pages and 8 rows.
+//!
+//! What asks for more than the machine has left, such as a damaged file, ends the process with an error that names
+//! the file.
 //!
 //! With two threads, documents of 1 MB took 421 MB, and a single one of 32 MiB took 3.8 GB. For
 //! tokenizers whose documents cannot be tokenised one by one, such as those of T5 and BERT, `D` is the
