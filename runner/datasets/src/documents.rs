@@ -2,6 +2,7 @@
 
 use super::bin::BinRows;
 use super::csv::CsvRows;
+use super::document::Document;
 use super::json::{self, JsonRows};
 use super::rows::{Column, ID_COLUMN, ReadRows, RowError};
 use super::slice::Slice;
@@ -13,15 +14,6 @@ use plan::{DataFile, DataFiles, Format, OnBadRow, RowRange, RowSpec};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// A row of a data set, as far as it is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Document {
-    /// Text to be tokenised.
-    Text(String),
-    /// Ids of tokens.
-    TokenIds(Vec<u32>),
-}
 
 /// The file that is read.
 struct Current {

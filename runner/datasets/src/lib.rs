@@ -14,6 +14,7 @@ mod choose;
 mod columnar;
 mod conventions;
 mod csv;
+mod document;
 mod documents;
 mod endings;
 mod error;
@@ -43,7 +44,8 @@ mod layouts;
 mod samples;
 
 pub use choose::{ChosenFile, choose_files};
-pub use documents::{Document, Documents};
+pub use document::Document;
+pub use documents::Documents;
 pub use endings::is_data_file_name;
 pub use error::DatasetError;
 pub use find::{files_of_hub, find_files};

@@ -6,9 +6,11 @@ use crate::LmError;
 use crate::attention::{Attend, Masks, split_heads};
 use crate::body::Body;
 use crate::load::Loader;
+use crate::modules::ModuleId;
 use crate::nn::{Activation, Embedding, Linear, RmsNorm};
 use crate::rope::{RotaryEmbedding, Rotations};
-use crate::tap::{ModuleId, Run, Tape};
+use crate::run::Run;
+use crate::tap::Tape;
 use facts::{BlockNorms, DecoderConfig, LayerConfig, NormStyle, QkNorm};
 use tch::{TchError, Tensor};
 
@@ -252,7 +254,8 @@ mod tests {
     use super::*;
     use crate::LoadOptions;
     use crate::nn::LinearWeight;
-    use crate::tap::{Stop, Taps};
+    use crate::run::Stop;
+    use crate::tap::Taps;
     use crate::testing::tiny_llama;
     use facts::Architecture;
 

@@ -23,8 +23,9 @@
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
-//! - `load.rs`, `int8.rs`: weights, also in 8 bit; `body.rs`: which file loads which architecture
+//! - `load.rs`, `int8.rs`: weights, also in 8 bit; `architecture.rs`: which file runs which architecture
 
+mod architecture;
 mod attention;
 mod body;
 mod cuda;
@@ -36,10 +37,13 @@ mod int8;
 mod load;
 mod model;
 mod models;
+mod modules;
 mod nn;
+mod options;
 mod precision;
 mod replace;
 mod rope;
+mod run;
 mod tap;
 mod weights;
 mod yarn;
@@ -47,7 +51,8 @@ mod yarn;
 pub use cuda::init_backends;
 pub use device::parse_device;
 pub use error::LmError;
-pub use model::{LanguageModel, LoadOptions};
+pub use model::LanguageModel;
+pub use options::LoadOptions;
 pub use replace::{ModulePass, Replacements};
 pub use tap::{Activations, Taps};
 

@@ -2,8 +2,8 @@
 //! so a module cannot be built with a shape that was not checked.
 
 use crate::int8::Int8Weight;
+use crate::modules::ModuleId;
 use crate::nn::{Activation, Dropout, Embedding, LayerNorm, Linear, LinearWeight, RmsNorm};
-use crate::tap::ModuleId;
 use crate::weights::load_tensor;
 use crate::{LmError, LoadOptions};
 use facts::{ActFn, BIAS, Layout, ModelConfig, ModuleKind, TensorSpec, WEIGHT, Weights};

@@ -1,63 +1,20 @@
 //! A loaded language model of any built-in architecture, and its forward pass.
 
-use crate::LmError;
-use crate::body::{self, Body};
+use crate::architecture;
+use crate::body::Body;
 use crate::device::check_device;
 use crate::load::{Loader, first_not_finite};
 use crate::precision::compute_kind;
 use crate::replace::Replacements;
-use crate::tap::{Activations, Stop, Tape, Taps};
+use crate::run::Stop;
+use crate::tap::{Activations, Tape, Taps};
+use crate::{LmError, LoadOptions};
 use facts::read_config;
 use fault::Fault;
-use plan::{Dtype, ModelFacts};
+use plan::ModelFacts;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tch::{Device, Kind, TchError, Tensor};
-
-/// What of a model to load, how, and where to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// Device of the weights and of the forward pass.
-    pub device: Device,
-    /// Precision of the weights and of the forward pass; converted from the files' own. `Auto`: that
-    /// of the checkpoint on a GPU (float16 with `load_in_8bit`); float32 on a CPU, unless the
-    /// checkpoint is in bfloat16 and the CPU multiplies that fast. [`LanguageModel::kind`] says what
-    /// it came to.
-    pub dtype: Dtype,
-    /// Whether to hold the weights of all linear modules but the head in 8 bit (LLM.int8()).
-    pub load_in_8bit: bool,
-    /// How many blocks to load; `None`: all, and with them the final norm.
-    pub n_layers: Option<usize>,
-    /// Whether to load the head too, which needs all blocks, whatever `n_layers` says.
-    pub with_head: bool,
-}
-
-impl Default for LoadOptions {
-    /// The whole model without its head, on the CPU, in the precision that `Auto` gives there.
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            dtype: Dtype::Auto,
-            load_in_8bit: false,
-            n_layers: None,
-            with_head: false,
-        }
-    }
-}
-
-impl LoadOptions {
-    /// How many blocks to load of a model that has `n_layers`.
-    pub(crate) fn n_layers_of(&self, n_layers: usize) -> Result<usize, LmError> {
-        match self.n_layers {
-            Some(asked) if asked > n_layers => Err(Fault::input(format!(
-                "cannot load {asked} layers of a model that has {n_layers}"
-            ))
-            .into()),
-            Some(asked) if !self.with_head => Ok(asked),
-            _ => Ok(n_layers),
-        }
-    }
-}
 
 /// The language model's head: hidden states to logits.
 #[derive(Debug)]
@@ -110,7 +67,7 @@ impl LanguageModel {
         let kind = compute_kind(model_dir, &config, options)?;
         let _no_grad = tch::no_grad_guard();
         let mut loader = Loader::open(model_dir, &layout, options, kind)?;
-        let body = body::load(&config.architecture, &mut loader)?;
+        let body = architecture::load(&config.architecture, &mut loader)?;
         let head = options.with_head.then(|| loader.head()).transpose()?;
         let blocks: Vec<String> = layout.block_names().collect();
         Ok(Self {
@@ -312,6 +269,7 @@ mod tests {
     use super::*;
     use crate::testing::{TinyModel, assert_close, fixtures, tiny_llama};
     use fault::Remedy;
+    use plan::Dtype;
     use std::collections::HashMap;
 
     /// Outputs of transformers for `input_ids`, see `tests/fixtures/README.md`.

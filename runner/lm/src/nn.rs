@@ -1,7 +1,9 @@
 //! Building blocks that architectures share. Each is a hookpoint.
 
 use crate::int8::Int8Weight;
-use crate::tap::{ModuleId, Run, Tape};
+use crate::modules::ModuleId;
+use crate::run::Run;
+use crate::tap::Tape;
 use facts::ActFn;
 use std::f64::consts::FRAC_2_PI;
 use tch::{Kind, TchError, Tensor};

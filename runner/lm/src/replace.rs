@@ -2,7 +2,8 @@
 //! on the model's own output.
 
 use crate::LmError;
-use crate::tap::{ModuleId, Run, Stop, check_loaded, resolve};
+use crate::modules::{ModuleId, check_loaded, resolve};
+use crate::run::{Run, Stop};
 use fault::Fault;
 use plan::ModelFacts;
 use std::collections::BTreeMap;

@@ -1,15 +1,13 @@
 //! Which submodules' inputs and outputs to keep, and the forward pass as seen from a submodule.
 
 use crate::LmError;
+use crate::modules::{ModuleId, check_loaded, resolve};
 use crate::replace::Replacements;
+use crate::run::{Run, Stop};
 use fault::Fault;
 use plan::ModelFacts;
 use std::sync::Arc;
-use tch::{TchError, Tensor};
-
-/// Index of a submodule in the layout of its model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ModuleId(pub(crate) usize);
+use tch::Tensor;
 
 /// The side of a submodule on which its hidden states are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,40 +154,6 @@ impl Taps {
     }
 }
 
-/// Checks that `module` is the hookpoint called `name` of the model of `facts`, and within the
-/// `n_layers` blocks that are loaded.
-pub(crate) fn check_loaded(
-    facts: &ModelFacts,
-    n_layers: usize,
-    name: &str,
-    module: ModuleId,
-) -> Result<(), LmError> {
-    let hookpoint = facts.hookpoints.get(module.0).filter(|h| h.name == name);
-    match hookpoint.map(|hookpoint| hookpoint.n_layers_needed) {
-        None => Err(Fault::input(format!(
-            "made for another model: hookpoint `{name}` is not where this one has it"
-        ))
-        .into()),
-        Some(needed) if needed > n_layers => Err(Fault::input(format!(
-            "hookpoint `{name}` needs {needed} layers, {n_layers} are loaded"
-        ))
-        .with_hint(format!(
-            "load the model with `n_layers` of at least {needed}"
-        ))
-        .into()),
-        Some(_) => Ok(()),
-    }
-}
-
-/// The submodule called `name`.
-pub(crate) fn resolve(facts: &ModelFacts, name: &str) -> Result<ModuleId, LmError> {
-    let mut hookpoints = facts.hookpoints.iter();
-    hookpoints
-        .position(|known| known.name == name)
-        .map(ModuleId)
-        .ok_or_else(|| LmError::no_hookpoint(facts, name))
-}
-
 /// The outputs and inputs of the tapped hookpoints in one forward pass.
 #[derive(Debug)]
 pub struct Activations {
@@ -236,26 +200,6 @@ impl Activations {
         Some(&self.tensors[self.points.iter().position(is_it)?])
     }
 }
-
-/// Why a forward pass ends before the last module.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// Every tap was served.
-    Served,
-    /// An operation failed.
-    Torch(TchError),
-    /// A replacement failed.
-    Replacement(Box<LmError>),
-}
-
-impl From<TchError> for Stop {
-    fn from(error: TchError) -> Self {
-        Self::Torch(error)
-    }
-}
-
-/// What a submodule returns within a forward pass.
-pub(crate) type Run<T> = Result<T, Stop>;
 
 /// One forward pass: every submodule runs through [`Tape::module`], the one place that sees its
 /// input and its output.

@@ -4,11 +4,11 @@
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::error::{inexpressible, without_decoder};
 use crate::mapped::MappedFile;
+use crate::placing::{no_decoder, placed};
 use crate::{LoadOptions, Sae, SaeError, saelens};
 use sae_files::{CONFIG_FILE, SaeConfig, WEIGHTS_FILE, is_saelens_folder};
 use std::fs;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
 
 impl Sae {
     /// Writes `cfg.json` and `sae.safetensors` into `dir`, each beside its place and then renamed.
@@ -78,22 +78,12 @@ fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     })
 }
 
-/// `weights` where and as they are wanted; themselves where they are that already.
-pub(crate) fn placed(weights: &Tensor, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
-    Ok(weights.f_to_device_(device, kind, false, false)?)
-}
-
-/// What stands for a decoder that is not loaded.
-pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
-    Ok(Tensor::f_zeros([0, d_out], (kind, device))?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::noise;
     use fault::Remedy;
-    use tch::Tensor;
+    use tch::{Device, Kind, Tensor};
     use tempfile::tempdir;
 
     fn sae() -> Sae {

@@ -34,10 +34,11 @@
 //!
 //! # Files
 //!
-//! - `model.rs`: the SAE; `activation.rs`, `objective/`: one small file or arm for each kind
+//! - `model.rs`: the SAE; `encoded.rs`: what it makes of activations; `activation.rs`, `objective/`: one small file or arm for each kind
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
 //! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
-//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`: weights in their file
+//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
+//!   are wanted
 //!
 //! What needs no weights is in the crate `sae_files`: settings, folders, repositories, names of hookpoints.
 
@@ -46,6 +47,7 @@ mod activation;
 mod any_bytes;
 mod atomic_file;
 mod disk;
+mod encoded;
 mod error;
 #[cfg(feature = "hub")]
 mod from_hub;
@@ -59,6 +61,7 @@ mod mapped;
 mod model;
 mod objective;
 mod options;
+mod placing;
 mod saelens;
 mod safetensors_file;
 mod sparse;
@@ -71,11 +74,12 @@ pub use hub;
 pub use atomic_file::{
     check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
 };
+pub use encoded::Encoded;
 pub use error::SaeError;
 pub use generator::with_seed;
 pub use gradient::{Gradients, Pass};
 pub use kernels::{Signum, moments, signum};
-pub use model::{Encoded, Reconstruction, Sae};
+pub use model::{Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;
 #[cfg(feature = "hub")]

@@ -1,6 +1,7 @@
 //! The autoencoder itself: `encode`, `decode`, `forward`.
 
 use crate::activation::select;
+use crate::encoded::Encoded;
 use crate::error::without_decoder;
 use crate::kernels;
 use crate::{Activation, SaeConfig, SaeError, with_seed};
@@ -27,16 +28,6 @@ pub struct Sae {
     pub w_skip: Option<Tensor>,
     /// Below or at which a latent is not active: `[num_latents]`; only with [`Activation::JumpRelu`].
     pub threshold: Option<Tensor>,
-}
-
-/// The active latents of each token, in no particular order. Where the activation sets no limit `k`,
-/// it is here the most that any of the tokens has, and at least 1.
-#[derive(Debug)]
-pub struct Encoded {
-    /// `[n_tokens, k]`, not negative; 0 where fewer than `k` latents are active.
-    pub latent_acts: Tensor,
-    /// `[n_tokens, k]`, Int64, distinct within a token.
-    pub latent_indices: Tensor,
 }
 
 /// What [`Sae::forward`] gives.

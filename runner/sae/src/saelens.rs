@@ -5,8 +5,8 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-use crate::disk::{no_decoder, placed};
 use crate::mapped::MappedFile;
+use crate::placing::{no_decoder, placed};
 use crate::{LoadOptions, Sae, SaeError};
 use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, read_config};
 use serde::Deserialize;

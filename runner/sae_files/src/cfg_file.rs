@@ -1,15 +1,11 @@
 //! `cfg.json` and the tensors beside it, in sparsify's layout.
 
-use crate::error::{io_fault, unsupported};
+use crate::error::{FOLDER_HINT, io_fault, unsupported};
 use crate::{Header, SaeConfig};
 use fault::Fault;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
-
-/// What a folder with a file too few lacks.
-pub(crate) const FOLDER_HINT: &str = "an SAE folder holds `cfg.json`, and `sae.safetensors` as sparsify writes it or \
-    `sae_weights.safetensors` as SAELens does";
 
 /// Name of the settings' file.
 pub const CONFIG_FILE: &str = "cfg.json";

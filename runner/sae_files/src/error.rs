@@ -7,6 +7,10 @@ use std::path::Path;
 /// How many names a message lists.
 const N_LISTED: usize = 12;
 
+/// What a folder with a file too few lacks.
+pub(crate) const FOLDER_HINT: &str = "an SAE folder holds `cfg.json`, and `sae.safetensors` as sparsify writes it or \
+    `sae_weights.safetensors` as SAELens does";
+
 /// A file or folder that cannot be read, or written.
 pub fn io_fault(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Fault {
     let message = format!("cannot {action} `{}`", path.display());

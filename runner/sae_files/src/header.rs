@@ -1,7 +1,6 @@
 //! The header of a safetensors file with an SAE's weights.
 
-use crate::cfg_file::FOLDER_HINT;
-use crate::error::{io_fault, listed};
+use crate::error::{FOLDER_HINT, io_fault, listed};
 use fault::Fault;
 use serde::Deserialize;
 use serde_json::{Map, Value};

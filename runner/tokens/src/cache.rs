@@ -1,8 +1,8 @@
 //! Making token files, and finding them again.
 
+use crate::TokenSpec;
 use crate::build_progress::{Progress, go_on};
 use crate::chunk::{Cutting, Totals};
-use crate::digest::TokenSpec;
 use crate::memory_limit::MemoryLimit;
 use crate::rows::visit_token_ids;
 use crate::writer::TokenWriter;

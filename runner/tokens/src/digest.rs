@@ -1,27 +1,14 @@
-//! What token data is made from, and its digest, which is known before anything is tokenised.
+//! The digest of what token data is made from, which is known before anything is tokenised.
 
+use crate::TokenSpec;
 use crate::TokensError;
 use crate::memory_limit::MemoryLimit;
 use crate::tokenizer_config::TokenizerConfig;
 use files::{DigestCache, bound};
-use plan::{DataFiles, Format, RowSpec, TokenizerClass};
-use std::path::PathBuf;
+use plan::{Format, RowSpec, TokenizerClass};
 
 /// Part of every digest; raised when the same inputs would give other tokens.
 const ALGORITHM: &str = "sae-run tokens 3";
-
-/// Everything that token data depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenSpec {
-    /// The files of the data set.
-    pub files: DataFiles,
-    /// How their rows are read, and the length of a sequence.
-    pub rows: RowSpec,
-    /// Folder with tokenizer.json and tokenizer_config.json; a data set of token ids needs none.
-    pub tokenizer_dir: PathBuf,
-    /// Number of rows of the model's embedding; a larger token id is an error.
-    pub vocab_size: usize,
-}
 
 impl TokenSpec {
     /// The digest of the token data, in hexadecimal digits: BLAKE3 over the contents of the data

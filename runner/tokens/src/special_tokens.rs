@@ -3,8 +3,8 @@
 
 use crate::TokensError;
 use crate::error::bad_tokenizer;
+use crate::json::read_json;
 use crate::tokenizer_class::Class;
-use crate::tokenizer_config::read_json;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;

@@ -1,11 +1,11 @@
 //! What counts of the configuration beside tokenizer.json.
 
 use crate::TokensError;
-use crate::error::bad_tokenizer;
+use crate::json::read_json;
 use crate::special_tokens::SpecialTokens;
 use crate::tokenizer_class::{Class, Rebuild, class_of};
 use fault::Fault;
-use files::{READ_HINT, bound};
+use files::bound;
 use plan::TokenizerClass;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -144,15 +144,6 @@ fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, TokensEr
         };
         TokensError::ForeignTokenizer { path, class }
     })
-}
-
-/// The file's JSON; null where there is no file.
-pub(crate) fn read_json(path: &Path) -> Result<Value, TokensError> {
-    match files::read(path, bound::SETTINGS) {
-        Ok(content) => files::from_json(&content).map_err(bad_tokenizer(path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(TokensError::unreadable("read", path, READ_HINT)(error)),
-    }
 }
 
 /// The first EOS token of a generation config.

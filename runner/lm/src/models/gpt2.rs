@@ -4,8 +4,10 @@ use crate::LmError;
 use crate::attention::{Attend, Masks, split_heads};
 use crate::gpt::{GptAttention, SelfAttention};
 use crate::load::Loader;
+use crate::modules::ModuleId;
 use crate::nn::{Dropout, Linear};
-use crate::tap::{ModuleId, Run, Tape};
+use crate::run::Run;
+use crate::tap::Tape;
 use facts::{Gpt2Config, GptConfig};
 use tch::Tensor;
 

@@ -5,9 +5,11 @@ use crate::LmError;
 use crate::attention::{Attend, Masks, split_heads};
 use crate::body::Body;
 use crate::load::Loader;
+use crate::modules::ModuleId;
 use crate::nn::{Activation, Dropout, Embedding, LayerNorm, Linear};
 use crate::rope::{RotaryEmbedding, Rotations};
-use crate::tap::{ModuleId, Run, Tape};
+use crate::run::Run;
+use crate::tap::Tape;
 use facts::GptNeoxConfig;
 use tch::Tensor;
 

@@ -1,0 +1,14 @@
+//! Weights where and as they are wanted.
+
+use crate::SaeError;
+use tch::{Device, Kind, Tensor};
+
+/// `weights` where and as they are wanted; themselves where they are that already.
+pub(crate) fn placed(weights: &Tensor, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
+    Ok(weights.f_to_device_(device, kind, false, false)?)
+}
+
+/// What stands for a decoder that is not loaded.
+pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
+    Ok(Tensor::f_zeros([0, d_out], (kind, device))?)
+}
