@@ -11,6 +11,12 @@ use thiserror::Error;
 #[error(transparent)]
 pub struct DistError(#[from] Fault);
 
+impl From<DistError> for Fault {
+    fn from(error: DistError) -> Self {
+        error.0
+    }
+}
+
 impl From<tch::TchError> for DistError {
     fn from(error: tch::TchError) -> Self {
         Fault::internal("libtorch failed").because(error).into()

@@ -22,6 +22,7 @@
 //!
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
+//! - `not_finite.rs`: whose fault it is when numbers are not finite
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
 //! - `load.rs`, `int8.rs`: weights, also in 8 bit; `architecture.rs`: which file runs which architecture
 
@@ -39,6 +40,7 @@ mod model;
 mod models;
 mod modules;
 mod nn;
+mod not_finite;
 mod options;
 mod precision;
 mod replace;
@@ -52,6 +54,7 @@ pub use cuda::init_backends;
 pub use device::parse_device;
 pub use error::LmError;
 pub use model::LanguageModel;
+pub use not_finite::activations_of;
 pub use options::LoadOptions;
 pub use replace::{ModulePass, Replacements};
 pub use tap::{Activations, Taps};

@@ -36,6 +36,7 @@
 //!
 //! - `model.rs`: the SAE; `encoded.rs`: what it makes of activations; `activation.rs`, `objective/`: one small file or arm for each kind
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
+//! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are no numbers
 //! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
 //! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
 //!   are wanted
@@ -59,6 +60,7 @@ mod kernels;
 mod many;
 mod mapped;
 mod model;
+mod not_finite;
 mod objective;
 mod options;
 mod placing;
@@ -67,6 +69,7 @@ mod safetensors_file;
 mod sparse;
 #[cfg(test)]
 mod testing;
+mod variance;
 
 #[cfg(feature = "hub")]
 pub use hub;
@@ -92,3 +95,4 @@ pub use sae_files::{
 };
 pub use safetensors_file::SafetensorsHeader;
 pub use sparse::{SparseBackward, SparseGradients, VectorGradients};
+pub use variance::{Moments, TotalVariance};

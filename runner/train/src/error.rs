@@ -44,6 +44,12 @@ impl From<plan::PlanError> for TrainError {
     }
 }
 
+impl From<eval::EvalError> for TrainError {
+    fn from(error: eval::EvalError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
 impl From<facts::FactsError> for TrainError {
     fn from(error: facts::FactsError) -> Self {
         Self::Lm(error.into())

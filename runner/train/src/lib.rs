@@ -13,10 +13,10 @@
 //!   `centre.rs`: where fresh SAEs begin
 //! - `sae_trainer/mod.rs`: one SAE's part; `update.rs`: one update of it, a value that can be dropped
 //! - `optimizer/`, `training/output_loss/`: one small file for each kind
-//! - `activations/`: what SAEs take of a forward pass, and its total variance
+//! - `activations/`: what SAEs take of a forward pass
 //! - `checkpoint/`: what a resume needs, and the best SAEs so far
 //! - `events/`: events.jsonl, statistics between two reports, and when training goes wrong
-//! - `not_finite.rs`: whose fault numbers are that are not finite
+//! - `early_end.rs`: why a job is trained no further
 //!
 //! Ranks, the processes that train a stream together, in `ranks/`:
 //!
@@ -24,13 +24,7 @@
 //! - `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
 //! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
 //!
-//! After training:
-//!
-//! - `evaluate.rs`: held-out evaluation of SAEs on disk. `evaluator.rs` (the passes), `replacement.rs` (what is put
-//!   in the hookpoint's place), `predictions.rs` (cross-entropy, KL), `jobs.rs`: the worker's last act
-//! - `encode.rs`: texts or sequences become active latents in a file: `encode/batches.rs`, `rows.rs`, `file.rs` and
-//!   its formats
-//! - `proof.rs`: a layout is read back and held to what it computes
+//! After training, `worker/evaluation.rs` has the crate `eval` evaluate what came of it.
 //!
 //! Absent on purpose: autograd, since the gradient's sparse structure is known, and libtorch's optimizers, which
 //! cannot be resumed to the bit.
@@ -40,16 +34,12 @@
 mod activations;
 mod allocator;
 mod checkpoint;
-mod encode;
+mod early_end;
 mod error;
-mod evaluate;
 mod events;
 mod libtorch;
-mod not_finite;
 mod optimizer;
-mod places;
 mod process;
-mod proof;
 mod ranks;
 mod sae_trainer;
 mod stepper;
@@ -74,11 +64,8 @@ mod testing;
 mod update_tests;
 
 pub use allocator::keep_freed_memory;
-pub use encode::{EncodedRows, encode};
 pub use error::TrainError;
-pub use evaluate::{EvalRequest, evaluate};
 pub use libtorch::machine;
-pub use proof::write_proven;
 pub use stepper::Stepper;
 pub use tokens;
 pub use trainer::Trainer;

@@ -1,6 +1,5 @@
 //! Jobs that were interrupted and taken up again end in the same bits as undisturbed ones.
 
-use crate::activations::variance::Moments;
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;
@@ -8,6 +7,7 @@ use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, interru
 use crate::training::job_trainer::JobTrainer;
 use fault::FailureKind;
 use plan::{Activation, EventKind, LossFn, Optimizer, TrainConfig};
+use sae::Moments;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};

@@ -2,12 +2,12 @@
 //! a language model, data or files.
 
 use crate::TrainError;
-use crate::activations::variance::TotalVariance;
 use crate::ranks::ALONE;
 use crate::sae_trainer::{Progress, SaeTrainer};
 use plan::TrainConfig;
 use plan::{Job, SaeSpec, SaeStats};
 use sae::Sae;
+use sae::TotalVariance;
 use tch::{Device, Tensor};
 
 /// One SAE, trained on one batch of activations at a time.

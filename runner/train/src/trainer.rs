@@ -1,8 +1,8 @@
 //! Training for those who use this crate as a library: one job, without a runner around it.
 
 use crate::TrainError;
+use crate::early_end::EarlyEnd;
 use crate::events::EventLog;
-use crate::not_finite::EarlyEnd;
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;
 use crate::stop::StopFlag;

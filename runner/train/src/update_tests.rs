@@ -1,11 +1,11 @@
 //! What an update is, however its batch is cut, and what stands on the disk behind it.
 
-use crate::activations::variance::Moments;
 use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;
 use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, relative};
 use crate::training::job_trainer::JobTrainer;
 use plan::{EventKind, Optimizer, TrainConfig};
+use sae::Moments;
 use tch::{Device, Kind, Tensor};
 
 /// The gradients of the first SAE after `parts` of an update, cut into `micro_acc_steps` each.

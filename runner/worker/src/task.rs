@@ -2,17 +2,17 @@
 
 use crate::answers::{answer, failed};
 use crate::store;
+use eval::EvalRequest;
 use fault::{Fault, Remedy};
 use files::bound;
 use plan::{Answer, Task};
 use std::ops::ControlFlow;
 use std::path::Path;
-use train::{EvalRequest, TrainError};
 
 /// Does the task in the file `path`; gives the process's exit code.
 pub(crate) fn run(path: &Path) -> u8 {
     end_with_parent();
-    let code = match read(path).map_err(TrainError::from).and_then(run_task) {
+    let code = match read(path).and_then(run_task) {
         Ok(()) => return 0,
         Err(error) => {
             answer(&failed(&error));
@@ -41,25 +41,25 @@ fn read(path: &Path) -> Result<Task, Fault> {
     })
 }
 
-fn run_task(task: Task) -> Result<(), TrainError> {
+fn run_task(task: Task) -> Result<(), Fault> {
     let done = match task {
         Task::Machine => Answer::done(&train::machine()),
         Task::Encode(task) => {
             let n_total = None;
-            Answer::done(&train::encode(&task, &mut |n_done| {
+            Answer::done(&eval::encode(&task, &mut |n_done| {
                 progress(n_done, n_total)
             })?)
         }
         Task::Evaluate(task) => {
             let request = EvalRequest::of(task)?;
-            let evaluated = train::evaluate(&request, &mut |n_done, n_total| {
+            let evaluated = eval::evaluate(&request, &mut |n_done, n_total| {
                 progress(n_done, Some(n_total))
             });
             Answer::done(&evaluated?)
         }
         Task::Prove(tasks) => {
             for (n_done, task) in (1..).zip(&tasks) {
-                train::write_proven(task)?;
+                eval::write_proven(task)?;
                 let _ = progress(n_done, Some(tasks.len() as u64));
             }
             Answer::done(&())

@@ -1,7 +1,7 @@
 //! Telling when training goes wrong: numbers that are none, and reconstructions worse than the mean.
 
 use crate::TrainError;
-use crate::not_finite::EarlyEnd;
+use crate::early_end::EarlyEnd;
 use crate::optimizer::Optimizer;
 use plan::{EventKind, SaeStats, TrainConfig};
 use sae::Sae;

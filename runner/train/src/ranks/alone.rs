@@ -3,7 +3,7 @@
 use super::{Ranks, Summing, UpdateSums};
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
-use crate::activations::variance::Moments;
+use sae::Moments;
 use sae::Sae;
 use tch::{Kind, Tensor};
 

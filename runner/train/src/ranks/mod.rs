@@ -11,10 +11,10 @@ mod world;
 
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
-use crate::activations::variance::Moments;
 pub(crate) use alone::Alone;
 use fault::Fault;
 pub(crate) use reduction::{Summing, UpdateSums};
+use sae::Moments;
 use sae::Sae;
 use std::fmt::Debug;
 use tch::Tensor;

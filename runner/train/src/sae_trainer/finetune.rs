@@ -1,7 +1,6 @@
 //! Beginning with SAEs that were trained before.
 
 use crate::TrainError;
-use crate::not_finite::check_weights;
 use fault::Fault;
 use sae::Sae;
 use std::path::Path;
@@ -34,7 +33,7 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
             [&fresh, &loaded].map(|sae| format!("the activation {}", sae.cfg.activation));
         return Err(unfit(dir, &expected, &got).into());
     }
-    check_weights(&loaded, dir)?;
+    loaded.check_finite(dir)?;
     loaded.cfg = fresh.cfg;
     for weight in loaded.weights_mut() {
         // Of SAELens's layout, the encoder comes as a view.

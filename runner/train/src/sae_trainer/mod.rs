@@ -6,13 +6,13 @@ mod update;
 
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
-use crate::activations::variance::Moments;
 use crate::activations::views::View;
 use crate::events::interval::{Interval, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
 use plan::{Job, SaeSpec, TrainConfig, k_at};
+use sae::Moments;
 use sae::{Losses, Sae, SaeConfig};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

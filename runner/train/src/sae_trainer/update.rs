@@ -3,9 +3,9 @@
 use super::memory::{in_parts_that_fit, is_out_of_memory};
 use super::{Progress, SaeTrainer};
 use crate::TrainError;
-use crate::activations::variance::Moments;
 use crate::optimizer::Optimizer;
 use crate::ranks::{Ranks, Summing, UpdateSums};
+use sae::Moments;
 use sae::{AuxK, Backward, Losses, Objective, Pass, SparseBackward};
 use tch::{Kind, Tensor};
 

@@ -2,10 +2,11 @@
 
 use super::StreamTrainer;
 use crate::TrainError;
+use crate::early_end::EarlyEnd;
 use crate::events::interval::{N_SUMS, Record, Report};
 use crate::events::meter::Meter;
-use crate::not_finite::{EarlyEnd, activations_of};
 use crate::sae_trainer::{Progress, SaeTrainer};
+use lm::activations_of;
 use plan::EventKind;
 use tch::Tensor;
 

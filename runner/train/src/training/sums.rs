@@ -2,10 +2,10 @@
 
 use super::activation_stream::PassIdx;
 use crate::TrainError;
-use crate::activations::variance::{Moments, TotalVariance};
 use crate::activations::views::View;
 use crate::ranks::Ranks;
 use crate::sae_trainer::{Progress, SaeTrainer, SummingUpdate};
+use sae::{Moments, TotalVariance};
 use std::collections::BTreeMap;
 
 /// Updates to which this rank adds no more, and the total variances of what the SAEs should give.

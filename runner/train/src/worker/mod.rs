@@ -1,10 +1,10 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
+mod evaluation;
 pub(crate) mod prepare;
 
 use crate::TrainError;
 use crate::allocator::keep_freed_memory;
-use crate::evaluate::JobEvaluation;
 use crate::events::EventLog;
 use crate::libtorch::Libtorch;
 use crate::process::log;
@@ -12,6 +12,7 @@ use crate::ranks::{ALONE, Ranks, rendezvous};
 use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
+use crate::worker::evaluation::JobEvaluation;
 use crate::worker::prepare::{StreamTokens, open_tokens};
 use facts::{ModelInputs, read_model};
 use fault::{FailureKind, Fault, Remedy, message_chain};

@@ -2,19 +2,19 @@
 
 use super::batch::Kept;
 use super::sums::SaeSums;
-use crate::TrainError;
+use crate::EvalError;
 use lm::{LanguageModel, LmError, ModulePass, Replacements};
 use sae::Sae;
 use tch::{Kind, Tensor};
 
 /// `[-1, width]`: one row for each vector.
-pub(super) fn rows_of(x: &Tensor) -> Result<Tensor, TrainError> {
+pub(super) fn rows_of(x: &Tensor) -> Result<Tensor, EvalError> {
     let width = x.size().last().copied().unwrap_or(0);
     Ok(x.f_reshape([-1, width])?)
 }
 
 /// Those rows of `x` that count.
-pub(super) fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, TrainError> {
+pub(super) fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, EvalError> {
     Ok(match rows {
         Some(rows) => x.f_index_select(0, rows)?,
         None => x.shallow_clone(),
@@ -22,7 +22,7 @@ pub(super) fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, TrainE
 }
 
 /// The output of `pass` with `mean`, `[width]`, in place of the rows that count.
-pub(super) fn ablated(pass: ModulePass, mean: &Tensor, kept: &Kept) -> Result<Tensor, TrainError> {
+pub(super) fn ablated(pass: ModulePass, mean: &Tensor, kept: &Kept) -> Result<Tensor, EvalError> {
     let y = rows_of(pass.output)?;
     let rows = kept.rows(y.size()[0]);
     let n_rows = rows.map_or(y.size()[0], |rows| rows.size()[0]);
@@ -38,7 +38,7 @@ pub(super) fn spliced(
     sae: &Sae,
     kept: &Kept,
     sums: &mut SaeSums,
-) -> Result<Tensor, TrainError> {
+) -> Result<Tensor, EvalError> {
     let x = if sae.cfg.transcode {
         pass.input
     } else {
@@ -61,7 +61,7 @@ fn put(
     y: &Tensor,
     rows: Option<&Tensor>,
     replacement: &Tensor,
-) -> Result<Tensor, TrainError> {
+) -> Result<Tensor, EvalError> {
     let shape = pass.output.size();
     Ok(match rows {
         Some(rows) => y.f_index_copy(0, rows, replacement)?.f_reshape(shape)?,
@@ -74,8 +74,8 @@ pub(super) fn logits(
     model: &LanguageModel,
     input_ids: &Tensor,
     hookpoint: &str,
-    mut replace: impl FnMut(ModulePass) -> Result<Tensor, TrainError>,
-) -> Result<Tensor, TrainError> {
+    mut replace: impl FnMut(ModulePass) -> Result<Tensor, EvalError>,
+) -> Result<Tensor, EvalError> {
     let mut replacements = Replacements::default();
     replacements.add(model.facts(), hookpoint, |pass| Ok(replace(pass)?))?;
     model
@@ -84,9 +84,9 @@ pub(super) fn logits(
 }
 
 /// An error of ours that went through the model as it was, and not as one of the model's.
-fn own_error(error: LmError) -> TrainError {
+fn own_error(error: LmError) -> EvalError {
     match error {
-        LmError::Replacement { name, source } => match source.downcast::<TrainError>() {
+        LmError::Replacement { name, source } => match source.downcast::<EvalError>() {
             Ok(own) => *own,
             Err(source) => LmError::Replacement { name, source }.into(),
         },

@@ -3,7 +3,7 @@
 
 use super::batch::{Batch, Kept};
 use super::replacement::select;
-use crate::TrainError;
+use crate::EvalError;
 use tch::{Kind, Tensor};
 
 /// The clean model's log-probabilities of the next token, for a batch.
@@ -15,7 +15,7 @@ pub(super) struct Predictions {
 
 impl Predictions {
     /// Those of `logits`: `[n_sequences, ctx_len, vocab_size]`.
-    pub(super) fn new(logits: &Tensor) -> Result<Self, TrainError> {
+    pub(super) fn new(logits: &Tensor) -> Result<Self, EvalError> {
         let n_sequences = logits.size()[0] as usize;
         let log_probs = (0..n_sequences).map(|sequence_idx| log_probs(logits, sequence_idx, None));
         Ok(Self {
@@ -24,7 +24,7 @@ impl Predictions {
     }
 
     /// Their cross-entropy over the positions that count: scalar, Double.
-    pub(super) fn cross_entropy(&self, batch: &Batch, kept: &Kept) -> Result<Tensor, TrainError> {
+    pub(super) fn cross_entropy(&self, batch: &Batch, kept: &Kept) -> Result<Tensor, EvalError> {
         let of_sequence = |(sequence_idx, log_probs): (usize, &Tensor)| {
             let positions = kept.predicting[sequence_idx].as_ref();
             let following = select(&batch.following(sequence_idx)?, positions)?;
@@ -40,7 +40,7 @@ impl Predictions {
         logits: &Tensor,
         batch: &Batch,
         kept: &Kept,
-    ) -> Result<[Tensor; 2], TrainError> {
+    ) -> Result<[Tensor; 2], EvalError> {
         let (mut divergences, mut entropies) = (Vec::new(), Vec::new());
         for (sequence_idx, clean) in self.log_probs.iter().enumerate() {
             let positions = kept.predicting[sequence_idx].as_ref();
@@ -62,7 +62,7 @@ pub(super) fn cross_entropy_of(
     logits: &Tensor,
     batch: &Batch,
     kept: &Kept,
-) -> Result<Tensor, TrainError> {
+) -> Result<Tensor, EvalError> {
     let of_sequence = |(sequence_idx, positions): (usize, &Option<Tensor>)| {
         let positions = positions.as_ref();
         let following = select(&batch.following(sequence_idx)?, positions)?;
@@ -77,19 +77,19 @@ fn log_probs(
     logits: &Tensor,
     sequence_idx: usize,
     positions: Option<&Tensor>,
-) -> Result<Tensor, TrainError> {
+) -> Result<Tensor, EvalError> {
     let logits = logits.f_select(0, sequence_idx as i64)?;
     let logits = logits.f_narrow(0, 0, logits.size()[0] - 1)?;
     Ok(select(&logits, positions)?.f_log_softmax(-1, Kind::Float)?)
 }
 
 /// `- sum log p(following)`: scalar, Double.
-fn cross_entropy(log_probs: &Tensor, following: &Tensor) -> Result<Tensor, TrainError> {
+fn cross_entropy(log_probs: &Tensor, following: &Tensor) -> Result<Tensor, EvalError> {
     let picked = log_probs.f_gather(1, &following.f_unsqueeze(1)?, false)?;
     Ok(picked.f_sum(Kind::Double)?.f_neg()?)
 }
 
-fn sum(mut terms: impl Iterator<Item = Result<Tensor, TrainError>>) -> Result<Tensor, TrainError> {
+fn sum(mut terms: impl Iterator<Item = Result<Tensor, EvalError>>) -> Result<Tensor, EvalError> {
     let first = terms.next().expect("a batch has a sequence")?;
     terms.try_fold(first, |sum, term| Ok(sum.f_add(&term?)?))
 }

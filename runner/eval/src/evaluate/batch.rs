@@ -1,6 +1,6 @@
 //! A batch of held-out sequences, and which of its tokens count for whom.
 
-use crate::TrainError;
+use crate::EvalError;
 use tch::{Device, Tensor};
 
 /// A batch of sequences.
@@ -33,7 +33,7 @@ impl Batch {
         ctx_len: usize,
         filters: &[Vec<u32>],
         device: Device,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, EvalError> {
         let input_ids = Tensor::f_from_slice(token_ids)?.f_view([-1, ctx_len as i64])?;
         let kept = filters
             .iter()
@@ -45,7 +45,7 @@ impl Batch {
     }
 
     /// The tokens that follow those of sequence `sequence_idx`: `[ctx_len - 1]`.
-    pub(super) fn following(&self, sequence_idx: usize) -> Result<Tensor, TrainError> {
+    pub(super) fn following(&self, sequence_idx: usize) -> Result<Tensor, EvalError> {
         let sequence = self.input_ids.f_select(0, sequence_idx as i64)?;
         Ok(sequence.f_narrow(0, 1, sequence.size()[0] - 1)?)
     }
@@ -57,7 +57,7 @@ impl Kept {
         ctx_len: usize,
         exclude_tokens: &[u32],
         device: Device,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, EvalError> {
         let (n_positions, n_sequences) = (token_ids.len(), token_ids.len() / ctx_len);
         if exclude_tokens.is_empty() {
             return Ok(Self {
@@ -76,7 +76,7 @@ impl Kept {
         Ok(Self {
             n_positions: n_positions as i64,
             rows: Some(to_device(&indices(&is_kept))?),
-            predicting: predicting.collect::<Result<_, TrainError>>()?,
+            predicting: predicting.collect::<Result<_, EvalError>>()?,
             n_predicted,
         })
     }

@@ -7,7 +7,6 @@
 
 mod batch;
 mod evaluator;
-mod jobs;
 mod predictions;
 mod replacement;
 mod sums;
@@ -15,12 +14,10 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use jobs::JobEvaluation;
-
-use crate::not_finite::{activations_of, of_model, of_sae};
-use crate::{TrainError, places};
+use crate::{EvalError, sae_at};
 use evaluator::Evaluator;
 use fault::Fault;
+use lm::activations_of;
 use lm::{LanguageModel, LoadOptions};
 use plan::{CachedTokens, EvalSae, EvalStats, EvaluateTask, Evaluated, ModelFacts, ModelUse};
 use sae::{Sae, write_safetensors};
@@ -56,7 +53,7 @@ impl EvalRequest {
     ///
     /// # Errors
     /// Its tokens are not in the cache.
-    pub fn of(task: EvaluateTask) -> Result<Self, TrainError> {
+    pub fn of(task: EvaluateTask) -> Result<Self, EvalError> {
         let CachedTokens { cache_dir, digest } = &task.tokens;
         let tokens = Tokens::find(cache_dir, digest)?;
         let sequences = EvalSequences::held_out(&tokens, task.eval_fraction);
@@ -82,7 +79,7 @@ impl EvalRequest {
 pub fn evaluate(
     request: &EvalRequest,
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
-) -> Result<Option<Vec<Evaluated>>, TrainError> {
+) -> Result<Option<Vec<Evaluated>>, EvalError> {
     let model = &request.model;
     let device = lm::parse_device(&model.device)?;
     let _no_grad = tch::no_grad_guard();
@@ -121,7 +118,7 @@ fn check(
     model: &LanguageModel,
     (spec, sae): (&EvalSae, &Sae),
     stats: &EvalStats,
-) -> Result<(), TrainError> {
+) -> Result<(), EvalError> {
     if stats.n_tokens == 0 {
         let fault = Fault::input("no token of the sequences counts: all are in `exclude_tokens`");
         return Err(fault
@@ -136,26 +133,28 @@ fn check(
         (stats.ce_ablated, ablated),
     ] {
         if !sum.is_finite() {
-            return Err(of_model(model, &what)?.into());
+            return Err(model.not_finite(&what)?.into());
         }
     }
     let of_sae_alone = stats.squared_error + stats.l0;
     let in_model = stats.ce_spliced + stats.kl;
     match (of_sae_alone.is_finite(), in_model.is_finite()) {
         (true, true) => Ok(()),
-        (true, false) => Err(of_sae(sae, &spec.dir, "the model's logits with the output")),
-        (false, _) => Err(of_sae(sae, &spec.dir, "reconstructions")),
+        (true, false) => Err(sae
+            .not_finite(&spec.dir, "the model's logits with the output")
+            .into()),
+        (false, _) => Err(sae.not_finite(&spec.dir, "reconstructions").into()),
     }
 }
 
-fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Subject>, TrainError> {
+fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Subject>, EvalError> {
     let options = sae::LoadOptions {
         device,
         kind: Some(Kind::Float),
         ..sae::LoadOptions::default()
     };
     let load = |spec: &EvalSae| {
-        let (sae, hookpoint) = places::load(facts, &spec.hookpoint, &spec.dir, &options)?;
+        let (sae, hookpoint) = sae_at::load(facts, &spec.hookpoint, &spec.dir, &options)?;
         let spec = EvalSae {
             hookpoint: hookpoint.name.clone(),
             ..spec.clone()
@@ -166,9 +165,9 @@ fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Sub
 }
 
 /// `fire_counts`: tokens on which each latent fired, `[num_latents]`, Int64.
-fn write_density(path: &Path, fire_counts: &Tensor, n_tokens: u64) -> Result<(), TrainError> {
+fn write_density(path: &Path, fire_counts: &Tensor, n_tokens: u64) -> Result<(), EvalError> {
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(TrainError::io("create", dir))?;
+        fs::create_dir_all(dir).map_err(EvalError::io("create", dir))?;
     }
     let density = fire_counts
         .f_to_kind(Kind::Double)?

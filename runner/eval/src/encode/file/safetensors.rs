@@ -2,7 +2,7 @@
 //! lie in files of their own until all rows are there.
 
 use super::RowWriter;
-use crate::TrainError;
+use crate::EvalError;
 use crate::encode::rows::EncodedRows;
 use sae::{FoundSae, SafetensorsHeader};
 use serde_json::json;
@@ -33,7 +33,7 @@ pub(super) struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, TrainError> {
+    pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, EvalError> {
         // Beside the file, where there is space for it.
         let dir = files::dir_of(path);
         let column = |_| Ok(BufWriter::new(tempfile::tempfile_in(dir)?));
@@ -42,7 +42,7 @@ impl SafetensorsFile {
         Ok(Self {
             path: path.into(),
             file,
-            columns: columns.map_err(TrainError::io("create", dir))?,
+            columns: columns.map_err(EvalError::io("create", dir))?,
             n_rows: 0,
             saes: json!(saes.iter().map(name).collect::<Vec<_>>()).to_string(),
         })
@@ -67,7 +67,7 @@ impl SafetensorsFile {
 }
 
 impl RowWriter for SafetensorsFile {
-    fn write(&mut self, rows: &EncodedRows) -> Result<(), TrainError> {
+    fn write(&mut self, rows: &EncodedRows) -> Result<(), EvalError> {
         let bytes = [
             bytes_of(&rows.sequence, i64::to_le_bytes),
             bytes_of(&rows.position, i32::to_le_bytes),
@@ -78,15 +78,15 @@ impl RowWriter for SafetensorsFile {
         ];
         for (column, bytes) in self.columns.iter_mut().zip(bytes) {
             let written = column.write_all(&bytes);
-            written.map_err(TrainError::io("write", &self.path))?;
+            written.map_err(EvalError::io("write", &self.path))?;
         }
         self.n_rows += rows.len() as u64;
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<(), TrainError> {
+    fn finish(mut self: Box<Self>) -> Result<(), EvalError> {
         let written = self.put_together();
-        written.map_err(TrainError::io("write", &self.path))
+        written.map_err(EvalError::io("write", &self.path))
     }
 }
 

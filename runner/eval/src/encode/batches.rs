@@ -1,7 +1,7 @@
 //! What goes through the model at once.
 
 use super::rows::{EncodedRows, TopLatents};
-use crate::TrainError;
+use crate::EvalError;
 use fault::Fault;
 use plan::{EncodeInput, EncodeTask, Texts};
 use std::io::{self, BufRead, BufReader};
@@ -10,9 +10,9 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tokens::{Tokenizer, Tokens};
 
-type Lines = Box<dyn Iterator<Item = Result<String, TrainError>>>;
+type Lines = Box<dyn Iterator<Item = Result<String, EvalError>>>;
 
-type TokenIds = Result<Vec<i64>, TrainError>;
+type TokenIds = Result<Vec<i64>, EvalError>;
 
 /// Sequences in groups.
 pub(super) struct Batches {
@@ -24,7 +24,7 @@ pub(super) struct Batches {
 
 impl Batches {
     /// `max_ctx_len`: tokens that the model's positions were made for.
-    pub(super) fn new(task: &EncodeTask, max_ctx_len: usize) -> Result<Self, TrainError> {
+    pub(super) fn new(task: &EncodeTask, max_ctx_len: usize) -> Result<Self, EvalError> {
         let sequences: Box<dyn Iterator<Item = TokenIds>> = match &task.input {
             EncodeInput::Texts {
                 texts,
@@ -70,7 +70,7 @@ fn lines(reader: impl BufRead + 'static, path: &Path) -> Lines {
     Box::new(
         reader
             .lines()
-            .map(move |line| line.map_err(TrainError::io("read", &path))),
+            .map(move |line| line.map_err(EvalError::io("read", &path))),
     )
 }
 
@@ -92,7 +92,7 @@ fn tokenized(tokenizer: &Tokenizer, index: usize, text: &str, ctx_len: usize) ->
 }
 
 impl Iterator for Batches {
-    type Item = Result<Batch, TrainError>;
+    type Item = Result<Batch, EvalError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let first = match self.sequences.next()? {
@@ -145,7 +145,7 @@ impl Batch {
 
     /// `[n_sequences, width]`, Int64, at least one wide. Shorter sequences end in token 0, which none of
     /// their own tokens sees: the models are causal.
-    pub(super) fn input_ids(&self, device: Device) -> Result<Tensor, TrainError> {
+    pub(super) fn input_ids(&self, device: Device) -> Result<Tensor, EvalError> {
         let width = self.width.max(1);
         let mut padded = Vec::with_capacity(width * self.sequences.len());
         for sequence in &self.sequences {

@@ -13,11 +13,11 @@ mod tests;
 
 pub use rows::EncodedRows;
 
-use crate::not_finite::{activations_of, of_model, of_sae};
-use crate::{TrainError, places};
+use crate::{EvalError, sae_at};
 use batches::{Batch, Batches};
 use fault::Fault;
 use file::RowFile;
+use lm::activations_of;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
 use plan::{EncodeSummary, EncodeTask, FoundSae, ModelFacts};
 use rows::TopLatents;
@@ -44,7 +44,7 @@ struct Encoder {
 pub fn encode(
     task: &EncodeTask,
     report: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<EncodeSummary>, TrainError> {
+) -> Result<Option<EncodeSummary>, EvalError> {
     let device = lm::parse_device(&task.model.device)?;
     let _no_grad = tch::no_grad_guard();
     let facts = facts::read_facts(&task.model.dir)?;
@@ -86,7 +86,7 @@ fn nothing_yet(n_saes: usize) -> EncodeSummary {
     }
 }
 
-fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Encoder>, TrainError> {
+fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Encoder>, EvalError> {
     let options = sae::LoadOptions {
         device,
         kind: Some(Kind::Float),
@@ -94,7 +94,7 @@ fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Enc
         ..sae::LoadOptions::default()
     };
     let load = |found: &FoundSae| {
-        let (sae, hookpoint) = places::load(facts, &found.hookpoint, &found.dir, &options)?;
+        let (sae, hookpoint) = sae_at::load(facts, &found.hookpoint, &found.dir, &options)?;
         let found = FoundSae {
             hookpoint: hookpoint.name.clone(),
             ..found.clone()
@@ -105,7 +105,7 @@ fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Enc
 }
 
 /// What the SAEs read: the outputs of their hookpoints, and the inputs where they are transcoders.
-fn taps(facts: &ModelFacts, encoders: &[Encoder]) -> Result<Taps, TrainError> {
+fn taps(facts: &ModelFacts, encoders: &[Encoder]) -> Result<Taps, EvalError> {
     let names = |of_transcoders: bool| -> Vec<&str> {
         let wanted = encoders
             .iter()
@@ -125,7 +125,7 @@ impl Encoder {
         activations: &Activations,
         n_tokens: usize,
         top: Option<usize>,
-    ) -> Result<TopLatents, TrainError> {
+    ) -> Result<TopLatents, EvalError> {
         let name = &self.found.hookpoint;
         let x = match self.sae.cfg.transcode {
             true => activations.input(name),
@@ -142,8 +142,8 @@ impl Encoder {
         let latents = TopLatents::of(&self.sae, &x, top)?;
         match latents.are_finite {
             [true, true] => Ok(latents),
-            [true, false] => Err(of_sae(&self.sae, &self.found.dir, "latents")),
-            [false, _] => Err(of_model(model, &activations_of(name))?.into()),
+            [true, false] => Err(self.sae.not_finite(&self.found.dir, "latents").into()),
+            [false, _] => Err(model.not_finite(&activations_of(name))?.into()),
         }
     }
 }
@@ -154,7 +154,7 @@ fn add_rows(
     latents: &[TopLatents],
     file: &mut RowFile,
     summary: &mut EncodeSummary,
-) -> Result<(), TrainError> {
+) -> Result<(), EvalError> {
     let mut rows = EncodedRows::default();
     for place in 0..batch.n_sequences() {
         for (sae_idx, of_sae) in latents.iter().enumerate() {

@@ -4,7 +4,7 @@ mod parquet;
 mod safetensors;
 
 use super::rows::EncodedRows;
-use crate::TrainError;
+use crate::EvalError;
 use files::OutputFile;
 use parquet::ParquetFile;
 use plan::{EncodeFormat, FoundSae};
@@ -20,10 +20,10 @@ pub(super) struct RowFile {
 
 /// Writes rows in a format.
 pub(super) trait RowWriter {
-    fn write(&mut self, rows: &EncodedRows) -> Result<(), TrainError>;
+    fn write(&mut self, rows: &EncodedRows) -> Result<(), EvalError>;
 
     /// All rows are written.
-    fn finish(self: Box<Self>) -> Result<(), TrainError>;
+    fn finish(self: Box<Self>) -> Result<(), EvalError>;
 }
 
 impl RowFile {
@@ -31,9 +31,9 @@ impl RowFile {
         path: &Path,
         format: EncodeFormat,
         saes: &[&FoundSae],
-    ) -> Result<Self, TrainError> {
-        let output = OutputFile::create(path).map_err(TrainError::io("create", path))?;
-        let file = output.handle().map_err(TrainError::io("create", path))?;
+    ) -> Result<Self, EvalError> {
+        let output = OutputFile::create(path).map_err(EvalError::io("create", path))?;
+        let file = output.handle().map_err(EvalError::io("create", path))?;
         let writer: Box<dyn RowWriter> = match format {
             EncodeFormat::Parquet => Box::new(ParquetFile::new(file, path, saes)?),
             EncodeFormat::Safetensors => Box::new(SafetensorsFile::new(file, path, saes)?),
@@ -45,16 +45,16 @@ impl RowFile {
         })
     }
 
-    pub(super) fn write(&mut self, rows: &EncodedRows) -> Result<(), TrainError> {
+    pub(super) fn write(&mut self, rows: &EncodedRows) -> Result<(), EvalError> {
         match rows.is_empty() {
             true => Ok(()),
             false => self.writer.write(rows),
         }
     }
 
-    pub(super) fn finish(self) -> Result<(), TrainError> {
+    pub(super) fn finish(self) -> Result<(), EvalError> {
         self.writer.finish()?;
         let finished = self.output.finish();
-        finished.map_err(TrainError::io("write", &self.path))
+        finished.map_err(EvalError::io("write", &self.path))
     }
 }

@@ -1,10 +1,10 @@
 //! The evaluation of the jobs of an order, as a worker does it when they are trained.
 
-use super::{EvalRequest, evaluate};
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
+use eval::{EvalRequest, evaluate};
 use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, eval_batch_size};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

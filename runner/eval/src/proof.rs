@@ -1,7 +1,6 @@
 //! Before SAEs are given to others: what is written is read back, and must compute the same.
 
-use crate::TrainError;
-use crate::not_finite::check_weights;
+use crate::EvalError;
 use fault::Fault;
 use plan::{ProveTask, SaeLayout};
 use sae::{LoadOptions, Sae, with_seed};
@@ -22,7 +21,7 @@ const TOLERANCE: f64 = 1e-5;
 /// # Errors
 /// An SAE that cannot be read, or that has weights that are not finite; one that the layout cannot
 /// express; one that computes something else when it is read back.
-pub fn write_proven(task: &ProveTask) -> Result<(), TrainError> {
+pub fn write_proven(task: &ProveTask) -> Result<(), EvalError> {
     let ProveTask {
         dir,
         layout,
@@ -32,7 +31,7 @@ pub fn write_proven(task: &ProveTask) -> Result<(), TrainError> {
     } = task;
     tch::no_grad(|| {
         let own = load(dir)?;
-        check_weights(&own, dir)?;
+        own.check_finite(dir)?;
         match layout {
             SaeLayout::Sparsify => own.save_to_disk(out)?,
             SaeLayout::SaeLens => own.save_saelens(out, metadata)?,
@@ -41,7 +40,7 @@ pub fn write_proven(task: &ProveTask) -> Result<(), TrainError> {
         let unlike = first_difference(&own, &read_back)?;
         match unlike {
             None if *is_kept => Ok(()),
-            None => fs::remove_dir_all(out).map_err(TrainError::io("remove", out)),
+            None => fs::remove_dir_all(out).map_err(EvalError::io("remove", out)),
             Some(what) => {
                 let dir = dir.display();
                 let message = format!(
@@ -56,12 +55,12 @@ pub fn write_proven(task: &ProveTask) -> Result<(), TrainError> {
     })
 }
 
-fn load(dir: &Path) -> Result<Sae, TrainError> {
+fn load(dir: &Path) -> Result<Sae, EvalError> {
     Ok(Sae::load_from_disk(dir, LoadOptions::from(Device::Cpu))?)
 }
 
 /// What both SAEs make differently of the same input; `None`: nothing.
-fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, TrainError> {
+fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, EvalError> {
     let x = probe(a)?;
     let (a, b) = (a.forward(&x)?, b.forward(&x)?);
     let latents = |sae: &sae::Reconstruction| sae.encoded.latent_indices.f_sort(-1, false);
@@ -76,7 +75,7 @@ fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, TrainError
 }
 
 /// Activations as the SAE may see them: around the bias of its decoder, and of its input's size.
-fn probe(sae: &Sae) -> Result<Tensor, TrainError> {
+fn probe(sae: &Sae) -> Result<Tensor, EvalError> {
     let shape = [N_TOKENS, sae.cfg.d_in as i64];
     let noise = with_seed(0, || Tensor::f_randn(shape, (Kind::Float, Device::Cpu)))?;
     let x = match sae.cfg.transcode {
@@ -86,7 +85,7 @@ fn probe(sae: &Sae) -> Result<Tensor, TrainError> {
     Ok(x.f_to_kind(sae.b_dec.kind())?)
 }
 
-fn is_close(a: &Tensor, b: &Tensor) -> Result<bool, TrainError> {
+fn is_close(a: &Tensor, b: &Tensor) -> Result<bool, EvalError> {
     let difference = f64::try_from(a.f_sub(b)?.f_abs()?.f_max()?)?;
     let greatest = f64::try_from(a.f_abs()?.f_max()?)?;
     Ok(difference <= TOLERANCE * greatest)

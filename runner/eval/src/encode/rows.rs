@@ -1,6 +1,6 @@
 //! Rows of the file, and the latents they come from.
 
-use crate::TrainError;
+use crate::EvalError;
 use sae::{Encoded, Sae};
 use tch::{Device, Kind, Tensor};
 
@@ -52,7 +52,7 @@ pub(super) struct TopLatents {
 
 impl TopLatents {
     /// Of the activations `x`: `[n_tokens, d_in]`, of any kind.
-    pub(super) fn of(sae: &Sae, x: &Tensor, top: Option<usize>) -> Result<Self, TrainError> {
+    pub(super) fn of(sae: &Sae, x: &Tensor, top: Option<usize>) -> Result<Self, EvalError> {
         let n_rows = (MOST_PRE_ACTS_BYTES / (4 * sae.num_latents())).max(1) as i64;
         let mut latents = Self {
             entries: Vec::with_capacity(x.size()[0] as usize),
@@ -73,7 +73,7 @@ impl TopLatents {
         &self.entries[token_idx]
     }
 
-    fn add(&mut self, encoded: &Encoded, top: Option<usize>) -> Result<(), TrainError> {
+    fn add(&mut self, encoded: &Encoded, top: Option<usize>) -> Result<(), EvalError> {
         let most = encoded.latent_acts.size()[1];
         let n_kept = top.map_or(most, |top| most.min(top as i64));
         let (acts, order) = encoded.latent_acts.f_topk(n_kept, -1, true, true)?;

@@ -1,7 +1,7 @@
 //! Rows as a Parquet table.
 
 use super::RowWriter;
-use crate::TrainError;
+use crate::EvalError;
 use crate::encode::rows::EncodedRows;
 use arrow_array::types::Int32Type;
 use arrow_array::{
@@ -32,7 +32,7 @@ pub(super) struct ParquetFile {
 }
 
 impl ParquetFile {
-    pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, TrainError> {
+    pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, EvalError> {
         let name = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
         let column = |column: &str, of: &DataType| Field::new(column, of.clone(), false);
         let schema = Arc::new(Schema::new(vec![
@@ -65,7 +65,7 @@ impl ParquetFile {
 }
 
 impl RowWriter for ParquetFile {
-    fn write(&mut self, rows: &EncodedRows) -> Result<(), TrainError> {
+    fn write(&mut self, rows: &EncodedRows) -> Result<(), EvalError> {
         let int32 = |column: &Vec<i32>| Int32Array::from(column.clone());
         let named =
             |names: &ArrayRef| DictionaryArray::<Int32Type>::new(int32(&rows.sae), names.clone());
@@ -83,12 +83,12 @@ impl RowWriter for ParquetFile {
         self.writer.write(&batch).map_err(failed(&self.path))
     }
 
-    fn finish(self: Box<Self>) -> Result<(), TrainError> {
+    fn finish(self: Box<Self>) -> Result<(), EvalError> {
         let closed = self.writer.close();
         closed.map(|_| ()).map_err(failed(&self.path))
     }
 }
 
-fn failed(path: &Path) -> impl FnOnce(ParquetError) -> TrainError {
-    move |source| TrainError::io("write", path)(std::io::Error::other(source))
+fn failed(path: &Path) -> impl FnOnce(ParquetError) -> EvalError {
+    move |source| EvalError::io("write", path)(std::io::Error::other(source))
 }

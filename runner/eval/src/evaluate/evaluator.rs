@@ -5,10 +5,10 @@ use super::batch::Batch;
 use super::predictions::{Predictions, cross_entropy_of};
 use super::replacement::{ablated, logits, rows_of, select, spliced};
 use super::sums::{SaeSums, zero};
-use crate::TrainError;
-use crate::activations::variance::Moments;
+use crate::EvalError;
 use lm::{LanguageModel, Taps};
 use plan::EvalStats;
+use sae::Moments;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use tch::{Device, Kind, Tensor};
@@ -76,7 +76,7 @@ impl<'a> Evaluator<'a> {
         &self,
         subjects: &[Subject],
         report: Report<'_>,
-    ) -> Result<Option<Vec<(EvalStats, Tensor)>>, TrainError> {
+    ) -> Result<Option<Vec<(EvalStats, Tensor)>>, EvalError> {
         let mut sums = self.sums(subjects)?;
         let n_sequences = self.sequences.n_sequences() as u64;
         let filters = sums.filters.iter();
@@ -102,7 +102,7 @@ impl<'a> Evaluator<'a> {
         Ok(Some(sums.read()?))
     }
 
-    fn sums(&self, subjects: &[Subject]) -> Result<Sums, TrainError> {
+    fn sums(&self, subjects: &[Subject]) -> Result<Sums, EvalError> {
         let mut sums = Sums {
             device: self.model.device(),
             filters: Vec::new(),
@@ -118,18 +118,18 @@ impl<'a> Evaluator<'a> {
         Ok(sums)
     }
 
-    fn taps(&self, sums: &Sums) -> Result<Taps, TrainError> {
+    fn taps(&self, sums: &Sums) -> Result<Taps, EvalError> {
         let hookpoints: Vec<_> = sums.places.iter().map(|place| &place.hookpoint).collect();
         Ok(Taps::new(self.model.facts(), &hookpoints)?)
     }
 
-    fn batch(&self, token_ids: &[i64], filters: &[Vec<u32>]) -> Result<Batch, TrainError> {
+    fn batch(&self, token_ids: &[i64], filters: &[Vec<u32>]) -> Result<Batch, EvalError> {
         let ctx_len = self.sequences.ctx_len();
         Batch::new(token_ids, ctx_len, filters, self.model.device())
     }
 
     /// Mean and variance of the hookpoints' outputs.
-    fn add_moments(&self, batch: &Batch, taps: &Taps, sums: &mut Sums) -> Result<(), TrainError> {
+    fn add_moments(&self, batch: &Batch, taps: &Taps, sums: &mut Sums) -> Result<(), EvalError> {
         let activations = self.model.forward(&batch.input_ids, taps)?;
         for place in &mut sums.places {
             let y = activations.get(&place.hookpoint);
@@ -154,7 +154,7 @@ impl<'a> Evaluator<'a> {
         batch: &Batch,
         subjects: &[Subject],
         sums: &mut Sums,
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), EvalError> {
         let clean = Predictions::new(&self.model.logits(&batch.input_ids)?)?;
         for (filter, kept) in sums.filters.iter_mut().zip(&batch.kept) {
             let _ = filter.ce_clean.f_add_(&clean.cross_entropy(batch, kept)?)?;
@@ -175,7 +175,7 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    fn add_ablated(&self, batch: &Batch, place: &mut Place) -> Result<(), TrainError> {
+    fn add_ablated(&self, batch: &Batch, place: &mut Place) -> Result<(), EvalError> {
         let kept = &batch.kept[place.filter_idx];
         // Without a token that counts there is no mean, and nothing to put it in.
         let Some(moments) = &place.moments else {
@@ -190,7 +190,7 @@ impl<'a> Evaluator<'a> {
 }
 
 impl Sums {
-    fn filter_idx(&mut self, exclude_tokens: Vec<u32>) -> Result<usize, TrainError> {
+    fn filter_idx(&mut self, exclude_tokens: Vec<u32>) -> Result<usize, EvalError> {
         let is_it = |filter: &Filter| filter.exclude_tokens == exclude_tokens;
         if let Some(index) = self.filters.iter().position(is_it) {
             return Ok(index);
@@ -203,7 +203,7 @@ impl Sums {
         Ok(self.filters.len() - 1)
     }
 
-    fn place_idx(&mut self, hookpoint: &str, filter_idx: usize) -> Result<usize, TrainError> {
+    fn place_idx(&mut self, hookpoint: &str, filter_idx: usize) -> Result<usize, EvalError> {
         let is_it = |place: &Place| place.hookpoint == hookpoint && place.filter_idx == filter_idx;
         if let Some(index) = self.places.iter().position(is_it) {
             return Ok(index);
@@ -218,7 +218,7 @@ impl Sums {
     }
 
     /// Brings the sums to the host.
-    fn read(self) -> Result<Vec<(EvalStats, Tensor)>, TrainError> {
+    fn read(self) -> Result<Vec<(EvalStats, Tensor)>, EvalError> {
         if self.saes.is_empty() {
             return Ok(Vec::new());
         }
@@ -242,7 +242,7 @@ impl Sums {
     }
 
     /// All sums of an SAE: `[8]`, Double.
-    fn stacked(&self, place: &Place, of_sae: &SaeSums) -> Result<Tensor, TrainError> {
+    fn stacked(&self, place: &Place, of_sae: &SaeSums) -> Result<Tensor, EvalError> {
         let [l0, n_dead] = of_sae.l0_and_dead()?;
         let variance = match &place.moments {
             Some(moments) => moments.squared_deviations.shallow_clone(),

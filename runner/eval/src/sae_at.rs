@@ -1,6 +1,6 @@
 //! Where in a language model an SAE belongs.
 
-use crate::TrainError;
+use crate::EvalError;
 use fault::Fault;
 use lm::LmError;
 use plan::{HookpointFacts, ModelFacts};
@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// The model has none like that; the error names the nearest.
-fn find<'a>(facts: &'a ModelFacts, name: &str) -> Result<&'a HookpointFacts, TrainError> {
+fn find<'a>(facts: &'a ModelFacts, name: &str) -> Result<&'a HookpointFacts, EvalError> {
     resolve_hookpoint(facts, name).ok_or_else(|| LmError::no_hookpoint(facts, name).into())
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn load<'a>(
     name: &str,
     dir: &Path,
     options: &LoadOptions,
-) -> Result<(Sae, &'a HookpointFacts), TrainError> {
+) -> Result<(Sae, &'a HookpointFacts), EvalError> {
     let sae = Sae::load_from_disk(dir, options.clone())?;
     let hookpoint = find(facts, name)?;
     check_widths(dir, &sae, hookpoint)?;
@@ -36,7 +36,7 @@ pub(crate) fn load<'a>(
 ///
 /// # Errors
 /// Other widths.
-fn check_widths(dir: &Path, sae: &Sae, hookpoint: &HookpointFacts) -> Result<(), TrainError> {
+fn check_widths(dir: &Path, sae: &Sae, hookpoint: &HookpointFacts) -> Result<(), EvalError> {
     let d_in = match sae.cfg.transcode {
         true => hookpoint.d_in.unwrap_or(0),
         false => hookpoint.d_out,

@@ -1,29 +1,33 @@
 //! Total variance of an update's activations, gathered part by part.
 
-use crate::TrainError;
+use crate::{SaeError, moments};
 use tch::{Kind, Tensor};
 
 /// `sum |x - mean(x)|^2` over all tokens of an update, merged exactly from its parts (Chan, Golub
 /// and LeVeque 1979), so that it depends on no cut into micro-batches. Double, on the input's
 /// device.
 #[derive(Debug, Default)]
-pub(crate) struct TotalVariance {
+pub struct TotalVariance {
     parts: Option<Moments>,
 }
 
 /// Mean and total variance of some tokens.
 #[derive(Debug)]
-pub(crate) struct Moments {
-    pub(crate) n_tokens: u64,
+pub struct Moments {
+    /// How many they are.
+    pub n_tokens: u64,
     /// `[d_in]`, Double.
-    pub(crate) mean: Tensor,
+    pub mean: Tensor,
     /// Scalar, Double.
-    pub(crate) squared_deviations: Tensor,
+    pub squared_deviations: Tensor,
 }
 
 impl TotalVariance {
     /// Adds a part: `x`: `[n_tokens, d_in]`.
-    pub(crate) fn add(&mut self, x: &Tensor) -> Result<(), TrainError> {
+    ///
+    /// # Errors
+    /// libtorch cannot compute, mostly for want of memory.
+    pub fn add(&mut self, x: &Tensor) -> Result<(), SaeError> {
         let part = Moments::of(x)?;
         if part.n_tokens == 0 && self.parts.is_some() {
             return Ok(());
@@ -39,7 +43,7 @@ impl TotalVariance {
     ///
     /// # Panics
     /// Without a part.
-    pub(crate) fn moments(&self) -> &Moments {
+    pub fn moments(&self) -> &Moments {
         let sum = self.parts.as_ref();
         sum.expect("an update has at least one forward pass")
     }
@@ -48,15 +52,18 @@ impl TotalVariance {
     ///
     /// # Panics
     /// Without a part.
-    pub(crate) fn into_moments(self) -> Moments {
+    pub fn into_moments(self) -> Moments {
         self.parts.expect("an update has at least one forward pass")
     }
 }
 
 impl Moments {
     /// Those of `x`: `[n_tokens, d_in]`.
-    pub(crate) fn of(x: &Tensor) -> Result<Self, TrainError> {
-        let (mean, squared_deviations) = sae::moments(x)?;
+    ///
+    /// # Errors
+    /// libtorch cannot compute, mostly for want of memory.
+    pub fn of(x: &Tensor) -> Result<Self, SaeError> {
+        let (mean, squared_deviations) = moments(x)?;
         Ok(Self {
             n_tokens: x.size()[0] as u64,
             mean,
@@ -65,7 +72,10 @@ impl Moments {
     }
 
     /// Those of both.
-    pub(crate) fn merge(self, other: &Self) -> Result<Self, TrainError> {
+    ///
+    /// # Errors
+    /// libtorch cannot compute, mostly for want of memory.
+    pub fn merge(self, other: &Self) -> Result<Self, SaeError> {
         let n_tokens = self.n_tokens + other.n_tokens;
         let others_share = other.n_tokens as f64 / n_tokens as f64;
         let delta = other.mean.f_sub(&self.mean)?;

@@ -1,6 +1,6 @@
 //! Running sums of one SAE's evaluation; they stay on the device until the end.
 
-use crate::TrainError;
+use crate::EvalError;
 use sae::{Encoded, Reconstruction, Sae};
 use tch::{Device, Kind, Tensor};
 
@@ -20,12 +20,12 @@ pub(super) struct SaeSums {
 }
 
 /// A scalar to sum up in.
-pub(super) fn zero(device: Device) -> Result<Tensor, TrainError> {
+pub(super) fn zero(device: Device) -> Result<Tensor, EvalError> {
     Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?)
 }
 
 impl SaeSums {
-    pub(super) fn new(sae: &Sae) -> Result<Self, TrainError> {
+    pub(super) fn new(sae: &Sae) -> Result<Self, EvalError> {
         let device = sae.b_dec.device();
         let num_latents = sae.num_latents() as i64;
         Ok(Self {
@@ -44,7 +44,7 @@ impl SaeSums {
         sae: &Sae,
         x: &Tensor,
         y: &Tensor,
-    ) -> Result<Tensor, TrainError> {
+    ) -> Result<Tensor, EvalError> {
         const MOST_PRE_ACTS_BYTES: usize = 1 << 28;
         let n_rows = (MOST_PRE_ACTS_BYTES / (4 * sae.num_latents())).max(1) as i64;
         let mut parts = Vec::new();
@@ -59,7 +59,7 @@ impl SaeSums {
         Ok(Tensor::f_cat(&parts, 0)?)
     }
 
-    fn count(&mut self, encoded: &Encoded) -> Result<(), TrainError> {
+    fn count(&mut self, encoded: &Encoded) -> Result<(), EvalError> {
         let fired = encoded.latent_acts.f_gt(0.0)?.f_to_kind(Kind::Int64)?;
         let (indices, fired) = (
             encoded.latent_indices.f_flatten(0, -1)?,
@@ -70,7 +70,7 @@ impl SaeSums {
     }
 
     /// Sum over tokens of the active latents, and the latents that never fired.
-    pub(super) fn l0_and_dead(&self) -> Result<[Tensor; 2], TrainError> {
+    pub(super) fn l0_and_dead(&self) -> Result<[Tensor; 2], EvalError> {
         let l0 = self.fire_counts.f_sum(Kind::Double)?;
         let n_dead = self.fire_counts.f_eq(0)?.f_sum(Kind::Double)?;
         Ok([l0, n_dead])

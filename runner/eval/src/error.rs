@@ -1,0 +1,57 @@
+//! What can go wrong with SAEs that are trained: nobody tells one from the other.
+
+use fault::Fault;
+use miette::Diagnostic;
+use std::io;
+use std::path::Path;
+use thiserror::Error;
+
+/// What can go wrong with SAEs that are trained, their model and their data.
+#[derive(Debug, Diagnostic, Error)]
+#[diagnostic(transparent)]
+#[error(transparent)]
+pub struct EvalError(#[from] Fault);
+
+impl EvalError {
+    /// A file or folder of our own.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let message = format!("cannot {action} `{}`", path.display());
+        move |source| {
+            let fault = Fault::internal(message).because(source);
+            let hint = "can the folder be written, and is there space on the disk?";
+            fault.with_hint(hint).into()
+        }
+    }
+}
+
+impl From<EvalError> for Fault {
+    fn from(error: EvalError) -> Self {
+        error.0
+    }
+}
+
+impl From<tch::TchError> for EvalError {
+    fn from(error: tch::TchError) -> Self {
+        let fault = Fault::internal("libtorch failed").because(error);
+        let hint = "if memory ran out, lower `batch_size` or raise `micro_acc_steps`";
+        fault.with_hint(hint).into()
+    }
+}
+
+/// Errors that are told in their own words.
+macro_rules! as_they_are {
+    ($($error:ty),*) => {$(
+        impl From<$error> for EvalError {
+            fn from(error: $error) -> Self {
+                Fault::of(&error).into()
+            }
+        }
+    )*};
+}
+
+as_they_are!(
+    facts::FactsError,
+    lm::LmError,
+    sae::SaeError,
+    tokens::TokensError
+);
