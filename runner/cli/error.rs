@@ -5,9 +5,9 @@ use datasets::DatasetError;
 use facts::FactsError;
 use fault::{FailureKind, Fault, Remedy, message_chain};
 use hub::HubError;
+use miette::Diagnostic;
 use plan::PlanError;
 use recipe::RecipeError;
-use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use store::StoreError;
@@ -127,8 +127,8 @@ impl CliError {
     }
 
     /// An error in one line, whatever the names in it are made of.
-    fn of(error: &dyn Error, hint: Option<String>) -> Self {
-        Self::input(plan::escaped(&message_chain(error))).with_hint(hint)
+    fn of<E: Diagnostic + 'static>(error: &E) -> Self {
+        Self::input(plan::escaped(&message_chain(error))).with_hint(error.hint())
     }
 }
 
@@ -138,15 +138,22 @@ impl fmt::Display for CliError {
     }
 }
 
-impl From<HubError> for CliError {
-    fn from(error: HubError) -> Self {
-        Self::of(&error, error.hint())
-    }
+/// Errors for which scripts see one exit code, that of bad input.
+macro_rules! as_input {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                Self::of(&error)
+            }
+        }
+    )*};
 }
+
+as_input!(DatasetError, FactsError, HubError, StoreError, TokensError);
 
 impl From<PlanError> for CliError {
     fn from(error: PlanError) -> Self {
-        Self::of(&error, error.hint()).about(error.setting_key().map(str::to_owned))
+        Self::of(&error).about(error.setting_key().map(str::to_owned))
     }
 }
 
@@ -157,35 +164,11 @@ impl From<RecipeError> for CliError {
     }
 }
 
-impl From<StoreError> for CliError {
-    fn from(error: StoreError) -> Self {
-        Self::of(&error, error.hint())
-    }
-}
-
-impl From<TokensError> for CliError {
-    fn from(error: TokensError) -> Self {
-        Self::of(&error, error.hint())
-    }
-}
-
-impl From<DatasetError> for CliError {
-    fn from(error: DatasetError) -> Self {
-        Self::of(&error, error.hint())
-    }
-}
-
-impl From<FactsError> for CliError {
-    fn from(error: FactsError) -> Self {
-        Self::of(&error, error.hint())
-    }
-}
-
 impl From<Fault> for CliError {
     fn from(fault: Fault) -> Self {
         Self {
             exit_code: fault.kind().exit_code(),
-            ..Self::of(&fault, fault.hint())
+            ..Self::of(&fault)
         }
     }
 }

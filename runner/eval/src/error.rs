@@ -15,12 +15,8 @@ pub struct EvalError(#[from] Fault);
 impl EvalError {
     /// A file or folder of our own.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let message = format!("cannot {action} `{}`", path.display());
-        move |source| {
-            let fault = Fault::internal(message).because(source);
-            let hint = "can the folder be written, and is there space on the disk?";
-            fault.with_hint(hint).into()
-        }
+        let fault = Fault::own_io(action, path);
+        |error| fault(error).into()
     }
 }
 

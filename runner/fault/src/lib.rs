@@ -72,6 +72,13 @@ impl Fault {
         move |source| Self::input(message).because(source)
     }
 
+    /// A file or folder of the program itself cannot be used.
+    pub fn own_io(action: &str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let message = format!("cannot {action} `{}`", path.as_ref().display());
+        let hint = "can the folder be written, and is there space on the disk?";
+        move |source| Self::internal(message).because(source).with_hint(hint)
+    }
+
     /// Another error, in its own words.
     pub fn of<E: Diagnostic + 'static>(error: &E) -> Self {
         Self {
