@@ -64,7 +64,7 @@ impl Int8Weight {
     /// holds until [`Self::fill`] is any numbers.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub(crate) fn room(d_out: i64, d_in: i64, device: Device) -> Result<Self, TchError> {
         Ok(Self {
             values: Tensor::f_empty([d_out, d_in], (Kind::Int8, device))?,

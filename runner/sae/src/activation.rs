@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 /// others makes no difference.
 ///
 /// # Errors
-/// A `k` that does not divide the number of latents into groups, or want of memory.
+/// A `k` that does not divide the number of latents into groups, or too little memory.
 pub(crate) fn select(
     activation: Activation,
     pre_acts: &Tensor,

@@ -100,7 +100,7 @@ impl SparseBackward {
     /// With all gradients in memory.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn dense(self) -> Result<Backward, SaeError> {
         Ok(Backward {
             gradients: self.gradients.dense()?,
@@ -135,7 +135,7 @@ impl SparseGradients {
     /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`].
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     ///
     /// # Panics
     /// `z` does not belong to an SAE that [`Sae::sparse_backward`] took.

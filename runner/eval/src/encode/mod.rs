@@ -40,7 +40,7 @@ struct Encoder {
 ///
 /// # Errors
 /// An SAE that cannot be read or does not fit its hookpoint, a model that cannot be loaded, a text that
-/// is longer than the context, a file that cannot be written, or want of memory.
+/// is longer than the context, a file that cannot be written, or too little memory.
 pub fn encode(
     task: &EncodeTask,
     report: &mut dyn FnMut(u64) -> ControlFlow<()>,

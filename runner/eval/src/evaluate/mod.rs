@@ -75,7 +75,7 @@ impl EvalRequest {
 ///
 /// # Errors
 /// An SAE that cannot be read or is not for its hookpoint, a model that cannot be loaded with its
-/// head, a density file that cannot be written, or want of memory.
+/// head, a density file that cannot be written, or too little memory.
 pub fn evaluate(
     request: &EvalRequest,
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
