@@ -108,7 +108,7 @@ pub(crate) struct Part<'a> {
     pub(crate) encoded: &'a Encoded,
     /// The loss's gradient at the reconstruction: `[n_tokens, d_out]`.
     pub(crate) grad_out: &'a Tensor,
-    /// Whether the activations are behind ReLU; else they are pre-activations.
+    /// Whether ReLU was applied to the activations; else they are pre-activations.
     pub(crate) has_relu: bool,
     /// Whether `b_dec` and the skip connection are part of the reconstruction.
     pub(crate) is_whole: bool,

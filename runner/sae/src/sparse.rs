@@ -1,5 +1,5 @@
-//! Gradients of the squared error as they come: where it is the whole loss, those of the matrices need never
-//! stand in memory. The optimizer takes them row by row.
+//! Gradients of the squared error as they come: if it is the whole loss, those of the matrices need never
+//! be in memory. The optimizer takes them row by row.
 
 use crate::gradient::Part;
 use crate::kernels::{self, matrix_gradients, n_threads, slice, slice_mut};

@@ -134,7 +134,7 @@ impl Batch {
         self.sequences.len()
     }
 
-    /// Positions in all sequences, those behind the shorter ones too.
+    /// Positions in all sequences, including those that fill up shorter ones.
     pub(super) fn n_positions(&self) -> usize {
         self.sequences.len() * self.width.max(1)
     }
