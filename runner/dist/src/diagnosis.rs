@@ -1,5 +1,5 @@
-//! Who is at fault when a collective fails: ranks say in the store where they were, and whoever says
-//! nothing is gone or stalled.
+//! Who is at fault when a collective fails: ranks say in the store where they were, and a rank that
+//! says nothing is gone or stalled.
 
 use crate::error::{LOST, named, of_the_program, store_lost};
 use crate::plugin::{Failure, FailureKind};
@@ -37,7 +37,7 @@ pub(crate) struct Place {
 enum Word {
     /// A collective failed.
     Stuck(Place),
-    /// Something else did, and nobody but this rank knows.
+    /// Something else failed, and only this rank knows.
     Failed {
         message: String,
         is_of_the_input: bool,
@@ -62,7 +62,7 @@ impl Peers {
         self.words().map(|_| ())
     }
 
-    /// The error behind `failure` of a collective.
+    /// The error that explains `failure` of a collective.
     pub(crate) fn explain(&self, place: &Place, failure: Failure) -> DistError {
         let Ok(words) = self
             .say(&Word::Stuck(place.clone()))
@@ -162,7 +162,7 @@ impl Peers {
 }
 
 impl Word {
-    /// What a rank said; `None`: nothing that anybody understands.
+    /// What a rank said; `None`: it cannot be read.
     fn read(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
     }

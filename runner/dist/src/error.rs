@@ -5,7 +5,7 @@ use miette::Diagnostic;
 use plan::StoreAddress;
 use thiserror::Error;
 
-/// What can go wrong between processes: a type of its own, since a rank that fails so need not tell the others.
+/// What can go wrong between processes: a separate type, since a rank need not report it to the others.
 #[derive(Debug, Diagnostic, Error)]
 #[diagnostic(transparent)]
 #[error(transparent)]

@@ -29,12 +29,12 @@ pub struct Group {
     n_begun: Cell<u64>,
     /// Hash of all collectives so far.
     course: Cell<u64>,
-    /// What each name stands for.
+    /// What ranks agreed on for each name.
     known: RefCell<HashMap<String, String>>,
     volume: RefCell<Volume>,
 }
 
-/// A collective that is going on, with its tensor.
+/// A collective in progress, with its tensor.
 #[derive(Debug)]
 pub struct Pending<'a> {
     group: &'a Group,
@@ -182,7 +182,7 @@ impl Group {
         self.pending(place, work, output)?.wait()
     }
 
-    /// The numbers of every rank, by rank; as many on each.
+    /// The numbers of every rank, by rank; the same number of them on each.
     ///
     /// # Errors
     /// As [`Group::all_reduce`].
@@ -190,7 +190,7 @@ impl Group {
         self.gather_numbers_within(name, numbers, None)
     }
 
-    /// As [`Group::gather_numbers`], with a patience of its own for ranks that need long to arrive.
+    /// As [`Group::gather_numbers`], with a separate timeout for ranks that need long to arrive.
     ///
     /// # Errors
     /// As [`Group::all_reduce`].

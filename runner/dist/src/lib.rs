@@ -1,7 +1,7 @@
 //! Process groups for training with several processes: torch's own c10d, on Gloo for the CPU and on NCCL
 //! for GPUs, without Python.
 //!
-//! c10d is reached through two plug-ins, small shared libraries behind a C ABI (`shim/plugin.h`), which
+//! c10d is reached through two plug-ins, small shared libraries with a C ABI (`shim/plugin.h`), which
 //! are loaded when a [`World`] is joined: so one program serves machines with and without a GPU. The
 //! NCCL plug-in has been compiled and linked, and its calls are those of its twin on Gloo; no GPU has run
 //! it yet.
@@ -11,7 +11,7 @@
 //!
 //! - `world.rs`, `group.rs`: joining, and collectives
 //! - `diagnosis.rs`: who is at fault
-//! - `store.rs`, `hello.rs`: finding each other; `waiting.rs`: what users are told meanwhile
+//! - `store.rs`, `hello.rs`: finding each other; `waiting.rs`: what is shown to users meanwhile
 //! - `plugin.rs`, `shim/`: the C ABI; one plug-in each for Gloo and NCCL
 
 mod diagnosis;

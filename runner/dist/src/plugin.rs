@@ -261,7 +261,7 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A tensor as it crosses: the plug-in takes a reference of its own to what is behind it.
+/// A tensor as it is passed to the plug-in, which takes its own reference to the tensor's data.
 fn handle_of(tensor: &Tensor) -> Handle {
     tensor.as_ptr().cast_mut().cast()
 }
@@ -464,7 +464,7 @@ impl Drop for RawGroup {
     }
 }
 
-/// A collective that is going on. c10d holds the tensors' memory until it has ended.
+/// A collective in progress. c10d holds the tensors' memory until it has ended.
 #[derive(Debug)]
 pub(crate) struct RawWork {
     plugin: PlugIn,

@@ -59,7 +59,7 @@ impl Store {
     /// begin with `prefix`, so that worlds one after the other do not see each other's.
     ///
     /// # Errors
-    /// A port that is in use, or nobody who serves within about twice the time.
+    /// A port that is in use, or no server within about twice the time.
     pub fn open(
         address: &StoreAddress,
         is_server: bool,

@@ -44,7 +44,7 @@ fn a_rank() {
     let environment = Environment::of_process().unwrap().unwrap();
     let outcome = cases()[name.as_str()](environment);
     let text = outcome.unwrap_or_else(|error| format!("error: {error}"));
-    // A line of its own: the test harness prints too.
+    // To a separate file: the test harness prints too.
     fs::write(env::var("SAE_RUN_DIST_TEST_OUTPUT").unwrap(), text).unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! What this process waits for others with, and for how long: a thread beside it tells, and may see that no
+//! What this process waits for others with, and for how long: a second thread reports it, and may see that no
 //! one will come.
 
 use plan::Told;
@@ -23,7 +23,7 @@ pub fn waiting_for() -> Option<Duration> {
     now().map(|wait| wait.since.elapsed())
 }
 
-/// Has waits of more than some seconds told by `say`, in a thread of its own, for the life of the process.
+/// Reports waits of more than some seconds by `say`, in a separate thread, for the life of the process.
 pub fn tell_waits(say: impl Fn(&str) + Send + 'static) {
     thread::spawn(move || {
         let mut told = Told::default();

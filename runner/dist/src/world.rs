@@ -82,7 +82,7 @@ impl World {
         let talk = Rc::new(open("talk")?);
         let met = hello.exchange(&talk, (rank, world_size), timeouts.join);
         if met.is_err() && rank == 0 {
-            // The store ends with rank 0, and the others shall see for themselves what is wrong.
+            // The store ends with rank 0, and the others must first see for themselves what is wrong.
             sleep(FAREWELL);
         }
         met?;
@@ -192,8 +192,8 @@ impl World {
     }
 }
 
-/// The network interface for Gloo: that of the variable which PyTorch reads too; else none but this
-/// machine's own where all ranks are on it, else what the host's name stands for.
+/// The network interface for Gloo: that of the variable which PyTorch reads too; else this machine's
+/// loopback if all ranks are on it, else the one that the host's name resolves to.
 fn interface(is_local: bool) -> String {
     match std::env::var("GLOO_SOCKET_IFNAME") {
         Ok(name) if !name.is_empty() => name.split(',').next().unwrap_or_default().to_owned(),

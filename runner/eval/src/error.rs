@@ -1,4 +1,4 @@
-//! What can go wrong with SAEs that are trained: nobody tells one from the other.
+//! What can go wrong with SAEs that are trained: one type, as no caller treats one error differently from another.
 
 use fault::Fault;
 use miette::Diagnostic;
@@ -34,7 +34,7 @@ impl From<tch::TchError> for EvalError {
     }
 }
 
-/// Errors that are told in their own words.
+/// Errors that are shown with their own messages.
 macro_rules! as_they_are {
     ($($error:ty),*) => {$(
         impl From<$error> for EvalError {

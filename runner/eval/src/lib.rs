@@ -6,7 +6,7 @@
 //!   the hookpoint's place), `predictions.rs` (cross-entropy, KL)
 //! - `encode/`: texts or sequences become active latents in a file: `batches.rs`, `rows.rs`, `file/` with a file per
 //!   format
-//! - `proof.rs`: a layout is read back and held to what it computes
+//! - `proof.rs`: an SAE in another layout is read back, and must compute the same
 //! - `sae_at.rs`: an SAE and the hookpoint where it belongs
 
 mod encode;

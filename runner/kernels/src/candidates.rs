@@ -54,8 +54,8 @@ pub(crate) struct Scratch {
 /// Finds the places of all numbers that may be among the `k` largest, at least `k` of them.
 ///
 /// Exact: `k` groups hold a number each that is no smaller than the `k`-th largest of the groups' lower
-/// bounds, so nothing whose upper bound is below that can be among the `k` largest. Of a row with a
-/// number that is none, or infinite, it is all.
+/// bounds, so nothing whose upper bound is below that can be among the `k` largest. In a row with NaN or
+/// infinity, it finds all.
 #[inline(always)]
 pub(crate) fn collect<R: Row>(row: &R, k: usize, scratch: &mut Scratch) {
     let n = row.len();

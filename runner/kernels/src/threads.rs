@@ -1,4 +1,4 @@
-//! Threads of our own, as many as libtorch has; never within one of its operations.
+//! Our own threads, the same number as libtorch's; never within one of its operations.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 /// A matrix with a row for each latent, as schedule-free signum keeps it.
 #[derive(Debug)]
 pub struct Weights<'a> {
-    /// What stands in the SAE: `[num_latents, width]`.
+    /// What the SAE holds: `[num_latents, width]`.
     pub y: &'a mut [f32],
     /// What the optimizer remembers: the same shape.
     pub z: &'a mut [f32],

@@ -111,7 +111,7 @@ impl Attend {
         masks: &Masks,
     ) -> Result<Tensor, TchError> {
         let hidden = masks.allowed(self.window)?.f_logical_not()?;
-        // Assigned step by step, so that no more than two tensors of this size stand at once.
+        // Assigned step by step, so that no more than two tensors of this size exist at once.
         let mut scores = q.f_matmul(&k.f_transpose(2, 3)?)?;
         if self.scale != 1.0 {
             scores = scores.f_mul_scalar(self.scale)?;

@@ -202,7 +202,7 @@ fn hidden_states_and_logits() {
 }
 
 /// Whether libtorch computes here as where the golden files were made: with AVX2 and nothing newer, and
-/// not held to less.
+/// without a variable that limits it to less.
 fn computes_as_when_made() -> bool {
     let is_held = ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"]
         .iter()
@@ -215,8 +215,8 @@ fn computes_as_when_made() -> bool {
     is_of_that_kind && !is_held && !test_device().is_cuda()
 }
 
-/// Where each operation rounds as in transformers, the results are equal to the bit but for the sums
-/// within products. GELU in one operation in place of eight would be off by 7.7e-3 and 1.1e-3.
+/// If each operation rounds as in transformers, the results are equal to the bit, except for the sums
+/// within products. GELU in one operation instead of eight would be off by 7.7e-3 and 1.1e-3.
 ///
 /// The golden logits are of a CPU with AVX2. On one with products of 16 bit, of other sums, transformers itself
 /// is off from them by up to 7.7e-3 and 1.3e-3.
@@ -314,7 +314,7 @@ fn in_8bit_every_family_stays_near() {
             n_exact += usize::from(error < 1e-6);
             worst = f64::max(worst, error);
         }
-        // Embeddings and the first norm see nothing of it; everything behind a linear module does.
+        // It does not affect embeddings and the first norm, but everything after a linear module.
         assert!(
             (2..=5).contains(&n_exact),
             "{name}: {n_exact} modules exact"

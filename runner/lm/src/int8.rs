@@ -7,8 +7,8 @@
 //! dequantised weight in `x`'s own kind. The absmax of a token is over all its values below the
 //! threshold, those in such columns included.
 //!
-//! The numbers are those of bitsandbytes 0.50.2 on the CPU, in evaluation mode, but for two things:
-//! - It multiplies the int8 product by 6.200124e-5 in place of `1 / 127^2` = 6.2000124e-5: 1.8e-5
+//! The numbers are those of bitsandbytes 0.50.2 on the CPU, in evaluation mode, with two exceptions:
+//! - It multiplies the int8 product by 6.200124e-5 instead of `1 / 127^2` = 6.2000124e-5: 1.8e-5
 //!   relative. Its CUDA kernel and this module have the right constant.
 //! - Without AVX-512 it sums the int8 products in float32, which rounds sums past 2^24. Here they
 //!   are exact.
@@ -45,7 +45,7 @@ const CUDA_MULTIPLE: i64 = 8;
 pub(crate) struct Int8Weight {
     /// `[d_out, d_in]`, Int8
     values: Tensor,
-    /// `[d_out]`, Float: what 127 stands for in each row.
+    /// `[d_out]`, Float: the value that 127 means in each row.
     absmax: Tensor,
 }
 
@@ -64,7 +64,7 @@ impl Int8Weight {
     /// holds until [`Self::fill`] is any numbers.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub(crate) fn room(d_out: i64, d_in: i64, device: Device) -> Result<Self, TchError> {
         Ok(Self {
             values: Tensor::f_empty([d_out, d_in], (Kind::Int8, device))?,
@@ -252,7 +252,7 @@ fn padded_int_mm(a: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
         .f_narrow(1, 0, d_out)
 }
 
-/// `a` and `w` with zeros behind their rows and columns, up to the shapes that CUDA takes.
+/// `a` and `w` with zeros after their rows and columns, up to the shapes that CUDA takes.
 fn pad_for_cuda(a: &Tensor, w: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     let ((n, d_in), (d_out, _)) = (a.size2()?, w.size2()?);
     let to_multiple = |n: i64| (CUDA_MULTIPLE - n % CUDA_MULTIPLE) % CUDA_MULTIPLE;
@@ -261,7 +261,7 @@ fn pad_for_cuda(a: &Tensor, w: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     Ok((a, pad(w, to_multiple(d_out), n_cols)?))
 }
 
-/// `matrix` with rows and columns of zeros behind its own.
+/// `matrix` with rows and columns of zeros after its own.
 fn pad(matrix: &Tensor, n_rows: i64, n_cols: i64) -> Result<Tensor, TchError> {
     if n_rows == 0 && n_cols == 0 {
         return Ok(matrix.shallow_clone());

@@ -40,7 +40,7 @@ pub(crate) fn first_not_finite(
     Ok(None)
 }
 
-/// Part by part: libtorch makes a number of its own of each.
+/// Part by part: libtorch allocates another number for each.
 fn is_finite(weight: &Tensor) -> Result<bool, TchError> {
     const NUMBERS_AT_ONCE: i64 = 1 << 20;
     for part in weight.f_flatten(0, -1)?.f_split(NUMBERS_AT_ONCE, 0)? {
@@ -165,7 +165,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// The quantised weight of a linear module. What is kept is allocated before what is not, so that
+    /// The quantised weight of a linear module. What is kept is allocated before what is freed, so that
     /// the room of the full-precision weight is free in one piece afterwards. In the other order the
     /// heap of the C library, which aligns every tensor, could not use it for the next one: a model
     /// in 8 bit was seen to take as much as one in full precision.

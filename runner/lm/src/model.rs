@@ -94,7 +94,7 @@ impl LanguageModel {
     /// is not: the files are read once more, the first time that it is asked.
     ///
     /// # Errors
-    /// A file that is no longer there, or want of memory.
+    /// A file that is no longer there, or too little memory.
     pub fn first_weight_not_finite(&self) -> Result<Option<String>, LmError> {
         if let Some(known) = self.bad_weight.get() {
             return Ok(known.clone());

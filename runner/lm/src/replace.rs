@@ -1,5 +1,5 @@
-//! What stands in the place of submodules' outputs: reconstructions, for evaluation and for losses
-//! on the model's own output.
+//! What replaces submodules' outputs: reconstructions, for evaluation and for losses on the model's
+//! own output.
 
 use crate::LmError;
 use crate::modules::{ModuleId, check_loaded, resolve};
@@ -75,7 +75,7 @@ impl<'r> Replacements<'r> {
         })
     }
 
-    /// The replacement of `output`, or `output` itself where there is none.
+    /// The replacement of `output`, or `output` itself if there is no replacement.
     pub(crate) fn apply(&mut self, id: ModuleId, input: &Tensor, output: Tensor) -> Run<Tensor> {
         let Some(replacement) = self.of_module.get_mut(&id) else {
             return Ok(output);

@@ -16,7 +16,7 @@ enum Side {
     Output,
 }
 
-/// One thing that a forward pass shall return.
+/// One thing that a forward pass must return.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TapPoint {
     name: String,
@@ -31,7 +31,7 @@ struct ServedTaps {
     output: Option<usize>,
 }
 
-/// The hookpoints whose outputs or inputs a forward pass shall return.
+/// The hookpoints whose outputs or inputs a forward pass must return.
 ///
 /// Names are resolved once, here: in the forward pass a submodule finds its taps by an index.
 #[derive(Clone, Debug)]

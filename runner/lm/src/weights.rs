@@ -5,7 +5,7 @@ use facts::{TensorSpec, Weights};
 use plan::Dtype;
 use tch::{Device, Kind, Tensor};
 
-/// Copies a tensor to `device`, as `kind`. What is kept is allocated before what is not, see
+/// Copies a tensor to `device`, as `kind`. What is kept is allocated before what is freed, see
 /// `Loader::int8_weight`.
 pub(crate) fn load_tensor(
     weights: &mut Weights,

@@ -49,7 +49,7 @@ pub struct TrainConfig {
     pub eval_split: Option<String>,
     /// As `data_args`, for `eval_dataset`. Ours, not sparsify's.
     pub eval_data_args: DataArgs,
-    /// Train on the first so many sequences after shuffling; `None`: on all.
+    /// Train on this number of sequences, the first after shuffling; `None`: on all.
     pub max_examples: Option<u64>,
     /// Seed of the shuffle of the sequences.
     pub shuffle_seed: u64,
@@ -97,7 +97,7 @@ pub struct TrainConfig {
     pub auxk_alpha: f64,
     /// Tokens whose activations are not trained on.
     pub exclude_tokens: Vec<u32>,
-    /// A latent that has not fired for more than so many tokens counts as dead.
+    /// A latent that has not fired for more than this number of tokens counts as dead.
     pub dead_feature_threshold: u64,
     /// Patterns (`fnmatch`) of the submodules to train on; empty: every block.
     pub hookpoints: Vec<String>,
@@ -113,7 +113,7 @@ pub struct TrainConfig {
     /// Nothing changes where there is one rank.
     pub distribute_modules: bool,
 
-    /// Checkpoint after every so many optimizer updates, and at the end.
+    /// Optimizer updates from one checkpoint to the next; there is one at the end, too.
     pub save_every: u64,
     /// States for a resume that are kept of a job in training, the newest ones. Ours, not sparsify's.
     pub save_total_limit: usize,
@@ -121,7 +121,7 @@ pub struct TrainConfig {
     pub save_best: bool,
     /// Evaluate the SAEs at the end where there is data to evaluate on. Ours, not sparsify's.
     pub evaluate: bool,
-    /// Report statistics after every so many optimizer updates. Ours, not sparsify's.
+    /// Optimizer updates from one report of statistics to the next. Ours, not sparsify's.
     pub log_every: u64,
 }
 

@@ -42,7 +42,7 @@ impl fmt::Display for Format {
 /// A file of a data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFile {
-    /// Where it lies.
+    /// Where it is.
     pub path: PathBuf,
     /// How it holds its rows.
     pub format: Format,

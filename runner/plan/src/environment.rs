@@ -97,7 +97,7 @@ impl Environment {
         let port = number(get, "MASTER_PORT", size_name, 1, usize::from(u16::MAX))?;
         let is_served = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let restarts = get("TORCHELASTIC_RESTART_COUNT").and_then(|count| count.parse().ok());
-        // Where all ranks are here, no other machine shall reach the store.
+        // If all ranks are here, no other machine must be able to reach the store.
         let are_all_here = local_size.is_some_and(|n_here| n_here >= world_size);
         let host = match are_all_here && !is_served {
             true => "127.0.0.1".to_owned(),

@@ -47,7 +47,7 @@ impl Event {
     /// Reads a line, with or without its end.
     ///
     /// # Errors
-    /// A line that is too long, that is no event, or whose counts are none.
+    /// A line that is too long, that is no event, or that has a count that no run has.
     pub fn from_line(line: &[u8]) -> Result<Self, BadEvent> {
         if line.len() > MAX_EVENT_BYTES {
             return Err(BadEvent::TooLong);
@@ -167,7 +167,7 @@ pub enum EventKind {
         job_id: String,
         /// Name of the SAE.
         sae: String,
-        /// Optimizer updates behind the checkpoint.
+        /// Optimizer updates up to the checkpoint.
         step: u64,
         /// The sums.
         stats: EvalStats,

@@ -6,7 +6,7 @@ use crate::{HookpointFacts, ModelFacts, PlanError, TrainConfig, nearest};
 use std::collections::BTreeSet;
 
 /// Whether `name` matches `pattern` as Python's `fnmatch.fnmatchcase` has it: `*`, `?`, `[seq]`
-/// and `[!seq]`; an unclosed `[` stands for itself.
+/// and `[!seq]`; an unclosed `[` matches itself.
 pub fn fnmatch(name: &str, pattern: &str) -> bool {
     let name: Vec<char> = name.chars().collect();
     let pattern: Vec<char> = pattern.chars().collect();
@@ -32,8 +32,8 @@ pub fn fnmatch(name: &str, pattern: &str) -> bool {
     }
 }
 
-/// What is left of `pattern`, which does not begin with a star, behind `c`; `None` where `c` does
-/// not match its beginning.
+/// What is left of `pattern`, which does not begin with a star, after `c`; `None`: `c` does not match
+/// its beginning.
 fn behind(c: char, pattern: &[char]) -> Option<&[char]> {
     let (&first, rest) = pattern.split_first()?;
     match (first, parse_set(rest)) {
@@ -68,7 +68,7 @@ impl CharSet<'_> {
     }
 }
 
-/// Splits `seq]rest`, the text behind a `[`; a `]` that comes first is a member.
+/// Splits `seq]rest`, the text after a `[`; a `]` that comes first is a member.
 fn parse_set(text: &[char]) -> Option<(CharSet<'_>, &[char])> {
     let negated = text.first() == Some(&'!');
     let text = if negated { &text[1..] } else { text };

@@ -38,7 +38,7 @@ pub struct Job {
 /// One SAE of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SaeSpec {
-    /// The hookpoint, with `/seed{n}` behind it where the job has several seeds; also its folder.
+    /// The hookpoint, followed by `/seed{n}` if the job has several seeds; also its folder.
     pub name: String,
     /// The hookpoint.
     pub hookpoint: String,
@@ -323,7 +323,7 @@ const WITHOUT_EFFECT: [&str; 7] = [
     "log_every",
 ];
 
-/// Settings that name an input, whose content stands in the id instead.
+/// Settings that name an input, whose content is in the id instead.
 const NAMES_OF_INPUTS: [&str; 9] = [
     "finetune",
     "model",
@@ -336,7 +336,7 @@ const NAMES_OF_INPUTS: [&str; 9] = [
     "eval_data_args",
 ];
 
-/// Settings that only serve to choose the SAEs, which stand in the id themselves.
+/// Settings that only serve to choose the SAEs, which are in the id themselves.
 const SELECTORS: [&str; 8] = [
     "hookpoints",
     "layers",
@@ -357,7 +357,7 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
     {
         settings.remove(*key);
     }
-    // A setting that is added later, and stands at its default, leaves old ids as they are.
+    // A setting that is added later, and has its default value, leaves old ids as they are.
     let defaults = TrainConfig::default().to_map();
     settings.retain(|key, value| defaults.get(key) != Some(value));
     if config.tokens_per_update == Some(config.tokens_of_one_process()) {

@@ -1,13 +1,13 @@
 //! The pure data and rules of a sweep: what a user writes, what a recipe is asked and answers, the
-//! resolved jobs, the streams that share a forward pass, and what a worker is told and reports.
+//! resolved jobs, the streams that share a forward pass, and what a worker gets and reports.
 //!
 //! No IO, no torch, no async: everything here is a value or a function of values.
 //!
 //! - `config.rs`: all settings of training; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
-//! - `recipe.rs`: questions and answers; `order.rs`: what a worker is told; `event.rs`: what it reports
-//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is told
+//! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
+//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod config;

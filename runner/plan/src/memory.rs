@@ -25,7 +25,7 @@ pub struct MemoryEstimate {
     pub model_bytes: u64,
     /// Weights of the SAEs that it has, their gradients and what the optimizer keeps of them.
     pub sae_bytes: u64,
-    /// Activations, pre-activations and gradients that stand at the same time.
+    /// Activations, pre-activations and gradients that are in memory at the same time.
     pub workspace_bytes: u64,
     /// All that evaluation takes, when the former are gone: the whole model, the SAEs' weights and
     /// logits. 0 where no job is evaluated. Rank 0 evaluates all SAEs.
@@ -34,7 +34,7 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
-    /// The most that stands at the same time.
+    /// The most that is in memory at the same time.
     pub fn total_bytes(&self) -> u64 {
         let training = self.model_bytes.saturating_add(self.sae_bytes);
         let training = training.saturating_add(self.workspace_bytes);
@@ -61,7 +61,7 @@ pub struct SaeMemory {
 pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec, n_ranks: usize) -> SaeMemory {
     let weights = FLOAT_BYTES * sae_params(config, sae);
     let row = FLOAT_BYTES * sae_row(config, sae) as u128;
-    // Who has an SAE alone gets the activations of all.
+    // A rank that has an SAE alone gets the activations of all.
     let n_batches = if config.distribute_modules {
         n_ranks
     } else {
@@ -75,7 +75,7 @@ pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec, n_ranks: usize) -> SaeMem
     }
 }
 
-/// What the jobs of a stream come to, side by side.
+/// What the jobs of a stream need together, side by side.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryDemand<'a> {
     facts: &'a ModelFacts,
@@ -186,7 +186,7 @@ impl<'a> MemoryDemand<'a> {
         let own_sae = n_ranks * row_bytes * self.own_row(own) as u128;
         // What arrives in one piece is sorted by hookpoint. What is sent is no more.
         let most = pass.max(received + received.max(sae).max(own_sae));
-        // A part's gradients stand beside their sum, and what is published beside what is trained.
+        // A part's gradients are in memory together with their sum, and what is published with what is trained.
         let most_params = self.of_all.most_params.max(own.most_params);
         row_bytes * (self.taps.sum() + self.graph()) as u128 + most + FLOAT_BYTES * most_params
     }
@@ -255,7 +255,7 @@ impl<'a> Widths<'a> {
     }
 }
 
-/// Sums and products are taken in 128 bits: a nonsensical setting is to be told, not to overflow.
+/// Sums and products are taken in 128 bits: a nonsensical setting must be reported, and not overflow.
 fn in_64_bits(n_bytes: u128) -> u64 {
     u64::try_from(n_bytes).unwrap_or(u64::MAX)
 }

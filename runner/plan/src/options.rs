@@ -9,7 +9,7 @@ pub enum Activation {
     /// ReLU, then the `k` largest a token.
     #[default]
     TopK,
-    /// ReLU, then the largest of each of `k` groups of latents that lie side by side.
+    /// ReLU, then the largest of each of `k` groups of neighbouring latents.
     GroupMax,
 }
 
@@ -27,7 +27,7 @@ pub enum LossFn {
 }
 
 impl LossFn {
-    /// Whether it is taken at the model's output, so that every job needs forward passes of its own.
+    /// Whether it is taken at the model's output, so that every job needs its own forward passes.
     pub fn is_end_to_end(self) -> bool {
         self != Self::Fvu
     }

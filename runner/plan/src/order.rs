@@ -1,4 +1,4 @@
-//! What a worker is told: one JSON file, written once per attempt.
+//! What a worker has to do: one JSON file, written once per attempt.
 
 use crate::runs_layout::density_path;
 use crate::{DataFiles, Job, Launch, RowSpec, StreamKey};
@@ -31,7 +31,7 @@ pub struct Order {
     pub runs_dir: PathBuf,
     /// File that events are appended to.
     pub events: PathBuf,
-    /// Number of the last event of the stream that is in the database; numbers go on behind it.
+    /// Number of the last event of the stream that is in the database; numbers continue after it.
     pub last_event_seq: u64,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,

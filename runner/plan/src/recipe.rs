@@ -11,7 +11,7 @@ pub struct Description {
     pub name: String,
     /// One line on what it does.
     pub summary: String,
-    /// The keys of `[vary]` with a meaning of their own.
+    /// The keys of `[vary]` that have a meaning in it.
     pub settings: Vec<Setting>,
 }
 

@@ -10,7 +10,7 @@
 //! runs/<sweep>/.streams/<stream>/    order.json, events.jsonl, worker.log, worker.lock
 //! ```
 //!
-//! What is not sparsify's lies beside a job's folder: sparsify takes every folder in there for an SAE.
+//! What sparsify does not load is outside the job's folder: sparsify takes every folder in there for an SAE.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub const DATABASE: &str = "runs.db";
 /// The lock of a runs folder.
 pub const LOCK: &str = ".lock";
 
-/// What a worker is told, in its stream's folder.
+/// What a worker has to do, in its stream's folder.
 pub const ORDER: &str = "order.json";
 
 /// What a worker reports, in its stream's folder.

@@ -107,7 +107,7 @@ impl RowRange {
         Some(row.clamp(0, n_rows))
     }
 
-    /// Reads `[FROM:TO]`, with `(ROUNDING)` behind it for percents; nothing is all rows.
+    /// Reads `[FROM:TO]`, with `(ROUNDING)` after it for percents; an empty text means all rows.
     fn parse(slice: &str) -> Result<Self, String> {
         if slice.is_empty() {
             return Ok(Self::default());

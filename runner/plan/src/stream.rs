@@ -35,7 +35,7 @@ pub struct StreamKey {
     pub max_examples: Option<u64>,
     /// Fraction of the sequences that is held out.
     pub eval_fraction: f64,
-    /// What is minimised: losses on the model's output need a pass of their own.
+    /// What is minimised: losses on the model's output need a separate pass.
     pub loss_fn: LossFn,
 }
 
@@ -50,7 +50,7 @@ pub struct Stream {
     pub job_ids: Vec<String>,
     /// Blocks of the model its forward pass runs, of how many the model has.
     pub n_layers_run: usize,
-    /// Processes of its worker that memory is predicted for. It may go on in any number.
+    /// Processes of its worker that memory is predicted for. It may resume with any number.
     pub n_ranks: usize,
     /// Predicted memory of its worker, of the process that needs the most.
     pub memory: MemoryEstimate,
@@ -139,9 +139,9 @@ impl StreamKey {
     }
 }
 
-/// Groups jobs by what they share; `facts_of` tells of a job's model, and `n_ranks` processes train
-/// together. A group that would need more than `most_bytes` of a process's memory side by side becomes
-/// several streams, one after the other; a job that needs more alone is a stream of its own.
+/// Groups jobs by what they share; `facts_of` gives the facts of a job's model, and `n_ranks` processes
+/// train together. A group that would need more than `most_bytes` of a process's memory side by side becomes
+/// several streams, one after the other; a job that needs more alone is a separate stream.
 ///
 /// # Errors
 /// A stream that has fewer SAEs than there are ranks, where each SAE is on one.

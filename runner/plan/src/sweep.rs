@@ -25,7 +25,7 @@ pub struct Sweep {
     /// What all jobs share.
     #[serde(default)]
     pub train: TrainConfig,
-    /// What varies; given to the recipe as it stands.
+    /// What varies; given to the recipe unchanged.
     #[serde(default)]
     pub vary: Map<String, Value>,
     /// How workers are started.
@@ -48,7 +48,7 @@ pub struct RecipeLimits {
     pub output_bytes: Option<usize>,
     /// Jobs in one answer.
     pub max_jobs: Option<usize>,
-    /// How deep lists and tables may lie in each other in a job.
+    /// How deep lists and tables may be nested in a job.
     pub max_nesting: Option<usize>,
     /// Bytes of stack; at most 1 MiB.
     pub stack_bytes: Option<usize>,
@@ -103,7 +103,7 @@ pub enum Nproc {
     /// `gpu`: one for each GPU.
     #[default]
     Gpu,
-    /// So many, from 1 to 4096.
+    /// This number, from 1 to 4096.
     Count(usize),
 }
 
@@ -182,7 +182,7 @@ fn default_runs_dir() -> String {
     "runs".into()
 }
 
-/// What a setting is where nobody sets it, as one would write it; `None` for one that is left out.
+/// What a setting is if it is not set, as a user would write it; `None` for one that is left out.
 pub fn default_of(path: &[&str]) -> Option<String> {
     let sweep: Sweep = serde_json::from_value(json!({"name": ""})).expect("no other is required");
     let mut value = &serde_json::to_value(sweep).expect("a sweep serialises to JSON");

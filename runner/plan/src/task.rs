@@ -17,7 +17,7 @@ pub enum Task {
     Encode(EncodeTask),
     /// What SAEs do on held-out sequences: answered with a list of [`Evaluated`], in the order of the SAEs.
     Evaluate(EvaluateTask),
-    /// SAEs written in other layouts, each read back and held to what it computes: answered with `null`.
+    /// SAEs written in other layouts, each read back to check that it computes the same: answered with `null`.
     Prove(Vec<ProveTask>),
     /// The store of ranks, for the life of the worker: answers a line for each line of [`StoreRequest`].
     Store(StoreTask),
@@ -68,7 +68,7 @@ pub struct Machine {
     pub libtorch: String,
     /// GPUs.
     pub cuda: CudaStatus,
-    /// Threads that it computes with on the CPU unless told otherwise.
+    /// Threads that it computes with on the CPU by default.
     pub n_threads: usize,
 }
 
@@ -136,7 +136,7 @@ pub struct FoundSae {
 /// What to encode, with what, and where to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EncodeTask {
-    /// The language model; its head is not needed, nor what lies after the last hookpoint. SAEs compute in
+    /// The language model; its head is not needed, nor what comes after the last hookpoint. SAEs compute in
     /// 32 bit.
     pub model: ModelUse,
     /// What goes through it.
@@ -154,17 +154,17 @@ pub struct EncodeTask {
     pub format: EncodeFormat,
 }
 
-/// What shall be encoded.
+/// What to encode.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EncodeInput {
-    /// Texts, each a sequence of its own: the tokenizer's, with what it adds to a text.
+    /// Texts, each a separate sequence: the tokenizer's tokens, with those that it adds to a text.
     Texts {
         /// Where they are.
         texts: Texts,
         /// What makes the tokenizer.
         tokenizer_class: TokenizerClass,
-        /// Tokens that a text may have; `None`: as many as the model's positions were made for.
+        /// Tokens that a text may have; `None`: the number of positions that the model was made for.
         ctx_len: Option<usize>,
     },
     /// The sequences of a data set, in their order.
@@ -237,12 +237,12 @@ pub struct EvaluateTask {
     pub saes: Vec<EvalSae>,
 }
 
-/// An SAE on disk that shall be evaluated.
+/// An SAE on disk to evaluate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EvalSae {
     /// What it is called in reports.
     pub name: String,
-    /// The submodule whose output it stands for.
+    /// The submodule whose output it replaces.
     pub hookpoint: String,
     /// Its folder.
     pub dir: PathBuf,
@@ -315,7 +315,7 @@ impl fmt::Display for SaeLayout {
     }
 }
 
-/// What SAELens keeps of an SAE beside its weights. What is not known is left out.
+/// What SAELens keeps of an SAE in addition to its weights. Unknown values are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaeLensMetadata {
     /// The language model, by a name that TransformerLens or Hugging Face has.

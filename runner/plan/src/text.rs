@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 /// What a token of the Hub begins with.
 const TOKEN_STARTS: [&str; 2] = ["hf_", "api_org_"];
-/// Letters and digits behind that: tokens have 34, and what has far fewer is a name.
+/// Letters and digits after that: tokens have 34, and what has far fewer is a name.
 const MIN_TOKEN_CHARS: usize = 16;
 /// A line of a message has no more than these: half a screen.
 const MOST_CHARS: usize = 1000;
 /// What is left of a longer one.
 const CHARS_AT_START: usize = 600;
 const CHARS_AT_END: usize = 200;
-/// Stands where a secret was.
+/// Replaces a secret.
 const REDACTED: &str = "***";
 /// Last words of names that secrets have.
 const SECRET_WORDS: [&str; 8] = [
@@ -31,7 +31,7 @@ pub fn escaped(text: &str) -> String {
     escaped_but(text, &[])
 }
 
-/// The same for a text that has lines and columns of its own: line ends and tabs stay.
+/// The same for a text that already has lines and columns: line ends and tabs stay.
 pub fn escaped_lines(text: &str) -> String {
     escaped_but(text, &['\n', '\t'])
 }
@@ -56,7 +56,7 @@ fn steers(c: char) -> bool {
     c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// A line that does not fill the screen, whatever stands in it: of a long one the beginning and the end.
+/// A line that does not fill the screen, whatever it contains: of a long one the beginning and the end.
 pub fn brief(line: &str) -> Cow<'_, str> {
     let n_chars = line.chars().count();
     if n_chars <= MOST_CHARS {
@@ -70,7 +70,7 @@ pub fn brief(line: &str) -> Cow<'_, str> {
     ))
 }
 
-/// The text without secrets: tokens of the Hub, and what stands before the `@` of an address.
+/// The text without secrets: tokens of the Hub, and what is before the `@` of an address.
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let mut shown = String::new();
     let mut rest = text;

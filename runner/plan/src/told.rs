@@ -1,18 +1,18 @@
-//! When users are told that something waits.
+//! When it is reported to users that something waits.
 
 use std::time::{Duration, Instant};
 
-/// A wait is told after this long,
+/// A wait is reported after this long,
 const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// and from then on this often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// Which wait was told last, and when it is due again.
+/// Which wait was reported last, and when.
 #[derive(Debug, Default)]
 pub struct Told(Option<(Instant, Instant)>);
 
 impl Told {
-    /// Whether the wait that began at `since` shall be told now.
+    /// Whether the wait that began at `since` is to be reported now.
     pub fn is_due(&mut self, since: Instant) -> bool {
         let due = match self.0 {
             Some((of_wait, last)) if of_wait == since => last + TOLD_EVERY,

@@ -3,14 +3,14 @@
 use crate::{Activation, Encoded, SaeError};
 use tch::{Kind, Tensor};
 
-/// The active latents of each token: `k`, or where that is no limit, as many as the token has that
-/// has the most of them. `pre_acts`: `[n_tokens, num_latents]`; `threshold`: `[num_latents]`.
+/// The active latents of each token: `k`, or, if that is no limit, the number that the token with
+/// the most has. `pre_acts`: `[n_tokens, num_latents]`; `threshold`: `[num_latents]`.
 ///
-/// ReLU is applied to what is selected: where fewer than `k` are positive, the choice among the
+/// ReLU is applied to what is selected: if fewer than `k` are positive, the choice among the
 /// others makes no difference.
 ///
 /// # Errors
-/// A `k` that does not divide the number of latents into groups, or want of memory.
+/// A `k` that does not divide the number of latents into groups, or too little memory.
 pub(crate) fn select(
     activation: Activation,
     pre_acts: &Tensor,
@@ -119,7 +119,7 @@ mod tests {
         let (width, relu) = acts(Activation::Relu, None);
         assert_eq!(width, 2);
         assert_eq!(relu, "[1.0, 0.0, 3.0, 0.0, 0.0, 0.0, NaN, 0.5, 0.0]");
-        // A threshold below zero is none.
+        // A threshold below zero has no effect.
         let (_, jumprelu) = acts(Activation::JumpRelu, Some(&[1.0, -5.0, 2.0]));
         assert_eq!(jumprelu, "[0.0, 0.0, 3.0, 0.0, 0.0, 0.0, NaN, 0.5, 0.0]");
         let none = select(Activation::Relu, &pre_acts.narrow(0, 0, 0), 3, None);

@@ -10,7 +10,7 @@ use thiserror::Error;
 /// What can go wrong with an SAE.
 #[derive(Debug, Error, Diagnostic)]
 pub enum SaeError {
-    /// libtorch cannot compute, mostly for want of memory.
+    /// libtorch cannot compute, mostly because memory ran out.
     #[error("libtorch failed")]
     #[diagnostic(code(internal))]
     Torch(#[from] TchError),

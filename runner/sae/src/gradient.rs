@@ -60,7 +60,7 @@ impl Gradients {
     /// Adds another part of the same batch.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn add(&mut self, part: &Self) -> Result<(), SaeError> {
         for (sum, part) in self.tensors_mut().into_iter().zip(part.tensors()) {
             let _ = sum.f_add_(part)?;
@@ -71,7 +71,7 @@ impl Gradients {
     /// Divides by `denominator`, a scalar: from squared error to FVU.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn scale(&mut self, denominator: &Tensor) -> Result<(), SaeError> {
         let denominator = denominator.f_to_kind(Kind::Float)?;
         for gradient in self.tensors_mut() {
@@ -84,7 +84,7 @@ impl Gradients {
     /// turns the rows and does not stretch them: `g - (g . w) w`.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn remove_parallel_to_decoder(&mut self, sae: &Sae) -> Result<(), SaeError> {
         Ok(kernels::project(&mut self.w_dec, &sae.w_dec)?)
     }
@@ -108,7 +108,7 @@ pub(crate) struct Part<'a> {
     pub(crate) encoded: &'a Encoded,
     /// The loss's gradient at the reconstruction: `[n_tokens, d_out]`.
     pub(crate) grad_out: &'a Tensor,
-    /// Whether the activations are behind ReLU; else they are pre-activations.
+    /// Whether ReLU was applied to the activations; else they are pre-activations.
     pub(crate) has_relu: bool,
     /// Whether `b_dec` and the skip connection are part of the reconstruction.
     pub(crate) is_whole: bool,
@@ -170,7 +170,7 @@ impl Sae {
     /// the output, `grad_out`: `[n_tokens, d_out]`.
     ///
     /// # Errors
-    /// Another shape of `grad_out`, or want of memory.
+    /// Another shape of `grad_out`, or too little memory.
     pub fn backward_of_output(
         &self,
         pass: &Pass,
@@ -273,7 +273,7 @@ impl Sae {
     /// How many tokens each latent fired on: `[num_latents]`, Float. "Fired" is activation > 0.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn fire_counts(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
         let fired = encoded.latent_acts.f_gt(0.0)?.f_to_kind(Kind::Float)?;
         let num_latents = self.num_latents() as i64;

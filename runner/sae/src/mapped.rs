@@ -1,4 +1,4 @@
-//! Weights as they lie in a safetensors file, mapped into memory: a page is read when something computes
+//! Weights as they are in a safetensors file, mapped into memory: a page is read when something computes
 //! with it. What changes them changes memory, never the file. Those that do not begin at a multiple of 64
 //! bytes are copied; in files written here they do.
 
@@ -17,7 +17,7 @@ pub(crate) struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps a file and checks its header: no tensor lies outside the data or over another.
+    /// Maps a file and checks its header: no tensor is outside the data or overlaps another.
     pub(crate) fn open(path: &Path) -> Result<Self, SaeError> {
         let header = Header::open(path)?;
         let n_bytes = header.n_bytes();

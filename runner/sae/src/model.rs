@@ -96,7 +96,7 @@ impl Sae {
     /// The active latents of `x`: `[n_tokens, d_in]`, of the weights' kind.
     ///
     /// # Errors
-    /// Another shape, another kind, or want of memory.
+    /// Another shape, another kind, or too little memory.
     pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
         self.check_input(x)?;
         self.encode_centred(&self.centred(x)?, self.cfg.k)
@@ -135,7 +135,7 @@ impl Sae {
     /// The reconstruction from latents, without the skip connection: `[n_tokens, d_out]`.
     ///
     /// # Errors
-    /// An SAE that was loaded without its decoder, or want of memory.
+    /// An SAE that was loaded without its decoder, or too little memory.
     pub fn decode(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
         if !self.has_decoder() {
             return Err(without_decoder().into());
@@ -172,7 +172,7 @@ impl Sae {
     /// Scales the decoder's rows to unit norm: `w / (|w| + eps)`, as sparsify does.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn normalize_decoder(&mut self) -> Result<(), SaeError> {
         // By libtorch: the first weights are sparsify's to the bit, and another order of sums is not.
         let norm = self.w_dec.f_norm_scalaropt_dim(2.0, [1i64], true)?;

@@ -4,7 +4,7 @@
 use hub::Hub;
 use tch::{Device, Kind};
 
-/// How SAEs are loaded. A [`Device`] stands for the default on it.
+/// How SAEs are loaded. A [`Device`] converts to the defaults on that device.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Where the weights go. On the CPU they stay in the file, mapped into memory, unless `kind` is
@@ -20,7 +20,7 @@ pub struct LoadOptions {
     pub patterns: Vec<String>,
     /// Branch, tag or commit of a repository on the Hub; `None`: `main`.
     pub revision: Option<String>,
-    /// Take what is in the cache, and ask nobody.
+    /// Take what is in the cache, without a request to the Hub.
     pub offline: bool,
     /// The Hub; `None`: the one that the environment names, as for Python's huggingface_hub.
     #[cfg(feature = "hub")]

@@ -8,7 +8,7 @@ pub(crate) fn placed(weights: &Tensor, kind: Kind, device: Device) -> Result<Ten
     Ok(weights.f_to_device_(device, kind, false, false)?)
 }
 
-/// What stands for a decoder that is not loaded.
+/// What replaces a decoder that is not loaded.
 pub(crate) fn no_decoder(d_out: i64, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
     Ok(Tensor::f_zeros([0, d_out], (kind, device))?)
 }

@@ -41,7 +41,7 @@ struct Config {
     rescale_acts_by_decoder_norm: Option<bool>,
 }
 
-/// What an architecture comes to.
+/// What an architecture consists of.
 #[derive(Clone, Copy)]
 struct Kinds {
     activation: Activation,

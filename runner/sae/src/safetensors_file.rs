@@ -6,7 +6,7 @@ use std::io::Write;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Bytes at multiples of which libtorch's own memory begins. What a product rounds to depends on it: MKL
-/// promises the same bits for the same numbers only where they lie at such multiples.
+/// promises the same bits for the same numbers only if they begin at such multiples.
 pub(crate) const ALIGNMENT: usize = 64;
 
 /// Bytes that are written at a time.
@@ -27,7 +27,7 @@ impl SafetensorsHeader {
         header
     }
 
-    /// Adds a tensor behind those before. `dtype`: as safetensors calls it.
+    /// Adds a tensor after the earlier ones. `dtype`: as safetensors calls it.
     pub fn push(&mut self, name: &str, dtype: &str, shape: &[i64], n_bytes: u64) {
         let start = self.n_data_bytes;
         self.n_data_bytes += n_bytes;

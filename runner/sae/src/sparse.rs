@@ -1,5 +1,5 @@
-//! Gradients of the squared error as they come: where it is the whole loss, those of the matrices need never
-//! stand in memory. The optimizer takes them row by row.
+//! Gradients of the squared error as they come: if it is the whole loss, those of the matrices need never
+//! be in memory. The optimizer takes them row by row.
 
 use crate::gradient::Part;
 use crate::kernels::{self, matrix_gradients, n_threads, slice, slice_mut};
@@ -100,7 +100,7 @@ impl SparseBackward {
     /// With all gradients in memory.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn dense(self) -> Result<Backward, SaeError> {
         Ok(Backward {
             gradients: self.gradients.dense()?,
@@ -135,7 +135,7 @@ impl SparseGradients {
     /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`].
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     ///
     /// # Panics
     /// `z` does not belong to an SAE that [`Sae::sparse_backward`] took.

@@ -26,7 +26,7 @@ impl TotalVariance {
     /// Adds a part: `x`: `[n_tokens, d_in]`.
     ///
     /// # Errors
-    /// libtorch cannot compute, mostly for want of memory.
+    /// libtorch cannot compute, mostly because memory ran out.
     pub fn add(&mut self, x: &Tensor) -> Result<(), SaeError> {
         let part = Moments::of(x)?;
         if part.n_tokens == 0 && self.parts.is_some() {
@@ -61,7 +61,7 @@ impl Moments {
     /// Those of `x`: `[n_tokens, d_in]`.
     ///
     /// # Errors
-    /// libtorch cannot compute, mostly for want of memory.
+    /// libtorch cannot compute, mostly because memory ran out.
     pub fn of(x: &Tensor) -> Result<Self, SaeError> {
         let (mean, squared_deviations) = moments(x)?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl Moments {
     /// Those of both.
     ///
     /// # Errors
-    /// libtorch cannot compute, mostly for want of memory.
+    /// libtorch cannot compute, mostly because memory ran out.
     pub fn merge(self, other: &Self) -> Result<Self, SaeError> {
         let n_tokens = self.n_tokens + other.n_tokens;
         let others_share = other.n_tokens as f64 / n_tokens as f64;

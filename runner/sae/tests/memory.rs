@@ -1,4 +1,4 @@
-//! What one forward and backward pass takes, measured in a process of its own: one test a file.
+//! Memory that one forward and backward pass takes, measured in a separate process: so this file has one test.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

@@ -9,7 +9,7 @@
 //! them.
 //!
 //! sparsify's example takes `hidden_states`, which [`LanguageModel::hidden_states`] gives here too. The
-//! last of them lies behind the final norm, though, and is not what an SAE of the last block was
+//! last of them comes after the final norm, though, and is not what an SAE of the last block was
 //! trained on. Taps by the SAEs' names give every hookpoint as it is, blocks or not.
 
 use lm::{Activations, LanguageModel, LoadOptions, Taps};

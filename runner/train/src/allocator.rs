@@ -7,8 +7,8 @@
 
 /// Tells the allocator to keep what is freed for what is allocated next. Every update makes and frees the
 /// same large tensors, and to give their pages back to the system each time, and to get them cleared again,
-/// took a fifth of an update. For programs of their own, as workers are: it holds for the whole process.
-/// Does nothing where the C library is not glibc.
+/// took a fifth of an update. For whole programs, such as workers: it applies to the whole process.
+/// Does nothing if the C library is not glibc.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for setting in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {

@@ -25,11 +25,11 @@ pub enum TrainError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Sae(#[from] sae::SaeError),
-    /// Other ranks, which then need not be told.
+    /// An error between ranks, which need not be reported to them.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Dist(#[from] dist::DistError),
-    /// libtorch, mostly for want of memory.
+    /// libtorch, mostly because memory ran out.
     #[error("libtorch failed")]
     #[diagnostic(
         code(internal),

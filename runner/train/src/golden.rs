@@ -67,8 +67,8 @@ fn gradients_of_fvu(trainer: &mut SaeTrainer, x: &Tensor, target: &Tensor) -> Ve
     gradients.map(|sum| sum / &total_variance).collect()
 }
 
-/// Checks the gradients of an SAE's weights. One that is 0 but for rounding, as that of a transcoder's
-/// `b_dec`, which starts at the mean, is compared with all of them.
+/// Checks the gradients of an SAE's weights. One that is 0 except for rounding, such as that of a
+/// transcoder's `b_dec`, which starts at the mean, is compared with all of them.
 fn assert_gradients(what: &str, sae: &Sae, ours: &[Tensor], golden: impl Fn(&str) -> Tensor) {
     let norm = |x: &Tensor| x.to_kind(Kind::Double).norm().double_value(&[]);
     let names = sae.named_weights().into_iter().map(|(name, _)| name);

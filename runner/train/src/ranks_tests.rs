@@ -225,7 +225,7 @@ pub(crate) fn wait_for_reports(run: &Run, n_reports: usize) {
     }
 }
 
-/// Four ranks, one of them killed, go on as four, two or three.
+/// Four ranks, one of them killed, resume as four, two or three.
 #[test]
 fn killed_ranks_go_on_in_any_number() {
     let config = TrainConfig {
@@ -331,7 +331,7 @@ fn a_rank_that_hangs_is_named_with_what_it_did_not_do() {
     );
 }
 
-/// Rank 0 holds the store, and writes: nobody is there to tell, but the others end.
+/// Rank 0 holds the store, and writes: no one is left to report it, but the others end.
 #[test]
 fn where_the_store_is_lost_the_others_end() {
     let config = TrainConfig {

@@ -1,4 +1,4 @@
-//! Jobs that were interrupted and taken up again end in the same bits as undisturbed ones.
+//! Jobs that were interrupted and resumed end in the same bits as undisturbed ones.
 
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;
@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 #[test]
 fn an_interrupted_job_ends_as_if_undisturbed() {
-    // Reports and checkpoints at steps of their own: the sums between must not be lost.
+    // Reports and checkpoints at different steps: the sums in between must not be lost.
     let sparse = TrainConfig {
         log_every: 3,
         ..config()

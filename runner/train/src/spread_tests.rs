@@ -157,8 +157,8 @@ fn what_is_sent_is_once_a_pass_and_to_owners_alone() {
     }
 }
 
-/// Ranks that were killed go on in any number: also in three, whose parts of a batch of eight are not alike,
-/// so that one of them has fewer passes.
+/// Killed ranks resume in any number. With three, the parts of a batch of eight differ, so that one rank has
+/// fewer passes.
 #[test]
 fn killed_ranks_go_on_in_any_number() {
     let config = TrainConfig {

@@ -34,10 +34,10 @@ pub struct Stepper {
 
 impl Stepper {
     /// A fresh SAE of `config` for activations of width `d_in`, with the first of its `init_seeds`.
-    /// What concerns model, data and files is not looked at, and schedules have no end.
+    /// Settings of the model, data and files are ignored, and schedules have no end.
     ///
     /// # Errors
-    /// Sizes that cannot be, or want of memory.
+    /// Impossible sizes, or too little memory.
     pub fn new(config: &TrainConfig, d_in: usize, device: Device) -> Result<Self, TrainError> {
         let num_latents = match config.num_latents {
             0 => d_in * config.expansion_factor,
@@ -75,7 +75,7 @@ impl Stepper {
     /// `x` before.
     ///
     /// # Errors
-    /// Another shape, or want of memory.
+    /// Another shape, or too little memory.
     pub fn step(&mut self, x: &Tensor) -> Result<(), TrainError> {
         let _no_grad = tch::no_grad_guard();
         let mut variance = TotalVariance::default();
@@ -101,7 +101,7 @@ impl Stepper {
     /// Statistics of the updates since the last call; `None` where there was none.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn take_stats(&mut self) -> Result<Option<SaeStats>, TrainError> {
         let Some(report) = self.trainer.take_report()? else {
             return Ok(None);

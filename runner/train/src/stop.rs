@@ -30,7 +30,7 @@ impl StopFlag {
     /// A flag that SIGINT and SIGTERM set.
     pub(crate) fn on_signals() -> Result<Self, TrainError> {
         let stop = Self::default();
-        // Of its own: a stop that was asked for otherwise does not make the first signal a second.
+        // A separate flag: after a stop that was requested in another way, the first signal is still the first.
         let signalled = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // The order matters: the flag must still be down when the first signal comes.

@@ -59,9 +59,9 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer of the SAEs of `config` on `tokens` and `model`, which must have the head where the
-    /// loss is one on the model's output. Names in `config` other than those of hookpoints are not
-    /// looked up, but for `finetune`, a path.
+    /// A trainer of the SAEs of `config` on `tokens` and `model`, which must have the head if the loss
+    /// is on the model's output. Names in `config` other than those of hookpoints are not looked up,
+    /// except `finetune`, a path.
     ///
     /// # Errors
     /// Settings that contradict each other or the model, or too few sequences.
@@ -95,10 +95,10 @@ impl Trainer {
 
     /// Trains to the end of the data and saves the SAEs to `dir`, from where an earlier call with the
     /// same settings was when its process ended. Gives the SAEs by name. What a resume needs, and
-    /// the events of training, lie beside `dir`, in a folder with `.state` behind its name.
+    /// the events of training, are next to `dir`, in a folder of the same name with `.state` at its end.
     ///
     /// # Errors
-    /// Files that cannot be written, want of memory, or training that ends in numbers that are none.
+    /// Files that cannot be written, too little memory, or training that ends in NaN or infinity.
     pub fn fit(self, dir: &Path) -> Result<Vec<(String, Sae)>, TrainError> {
         let device = self.model.device();
         let beside = beside(dir);

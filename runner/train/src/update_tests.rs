@@ -1,4 +1,4 @@
-//! What an update is, however its batch is cut, and what stands on the disk behind it.
+//! What an update is, however its batch is cut, and what is on the disk after it.
 
 use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;

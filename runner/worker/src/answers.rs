@@ -5,7 +5,7 @@ use miette::Diagnostic;
 use plan::Answer;
 use std::io::{self, Write};
 
-/// Prints an answer. Whoever asked may be gone: then this process is about to end, and nothing is lost.
+/// Prints an answer. The process that asked may be gone: then this one is about to end, and nothing is lost.
 pub(crate) fn answer(answer: &Answer) {
     print(&serde_json::to_string(answer).expect("answers serialise to JSON"));
 }

@@ -3,7 +3,7 @@
 //! - `sae-run-worker order FILE`: trains a stream, and reports in its `events.jsonl` (crate `train`). `--attached`:
 //!   it saves and ends when its standard input ends.
 //! - `sae-run-worker task FILE`: does a [`plan::Task`], and answers in lines on its standard output: `task.rs`.
-//!   `store.rs`: the one that goes on answering
+//!   `store.rs`: the one that keeps answering
 //!
 //! No tokio, no database, no network but that between ranks.
 

@@ -21,7 +21,7 @@ pub(crate) fn serve(task: &StoreTask) -> Result<Answer, DistError> {
     let store = Store::open(&task.address, task.is_server, &task.prefix, wait)?;
     answer(&Answer::done(&()));
     for line in io::stdin().lock().lines() {
-        // Whoever asks is gone.
+        // The process that asks is gone.
         let Ok(line) = line else { break };
         let reply = reply(&store, &line);
         answer(&reply.unwrap_or_else(|error| failed(&error)));

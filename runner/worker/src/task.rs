@@ -22,8 +22,8 @@ pub(crate) fn run(path: &Path) -> u8 {
     code.exit_code()
 }
 
-/// Has the system end this process when the one that asked is gone: nobody would read the answer, and no half of
-/// it should be taken for the whole.
+/// Has the system end this process when the one that asked is gone: no one would read the answer, and half of it
+/// must not be taken for the whole.
 fn end_with_parent() {
     #[cfg(target_os = "linux")]
     {

@@ -134,7 +134,7 @@ impl Batch {
         self.sequences.len()
     }
 
-    /// Positions in all sequences, those behind the shorter ones too.
+    /// Positions in all sequences, including those that fill up shorter ones.
     pub(super) fn n_positions(&self) -> usize {
         self.sequences.len() * self.width.max(1)
     }
@@ -143,8 +143,8 @@ impl Batch {
         &self.sequences[place]
     }
 
-    /// `[n_sequences, width]`, Int64, at least one wide. Shorter sequences end in token 0, which none of
-    /// their own tokens sees: the models are causal.
+    /// `[n_sequences, width]`, Int64, at least one wide. Shorter sequences are filled up with token 0, which
+    /// has no effect on the tokens before it: the models are causal.
     pub(super) fn input_ids(&self, device: Device) -> Result<Tensor, EvalError> {
         let width = self.width.max(1);
         let mut padded = Vec::with_capacity(width * self.sequences.len());

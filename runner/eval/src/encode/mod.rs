@@ -35,12 +35,12 @@ struct Encoder {
     sae: Sae,
 }
 
-/// Encodes what the task names and writes the file beside its place, then moves it there. `None`, and no file, where
-/// `report` breaks off; it is told of sequences done.
+/// Encodes what the task names. The file is written next to its final path, then moved there. `None`, and no file:
+/// `report`, which gets the number of sequences done, stopped it.
 ///
 /// # Errors
 /// An SAE that cannot be read or does not fit its hookpoint, a model that cannot be loaded, a text that
-/// is longer than the context, a file that cannot be written, or want of memory.
+/// is longer than the context, a file that cannot be written, or too little memory.
 pub fn encode(
     task: &EncodeTask,
     report: &mut dyn FnMut(u64) -> ControlFlow<()>,

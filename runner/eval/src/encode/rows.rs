@@ -4,7 +4,7 @@ use crate::EvalError;
 use sae::{Encoded, Sae};
 use tch::{Device, Kind, Tensor};
 
-/// Bytes of pre-activations that are computed at once, at most, but for those of one token.
+/// Most bytes of pre-activations that are computed at once; a single token may have more.
 const MOST_PRE_ACTS_BYTES: usize = 1 << 28;
 
 /// Columns of active latents, one row for each: in the order of the sequences, of the SAEs, of the
@@ -31,7 +31,7 @@ impl EncodedRows {
         self.activation.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.activation.is_empty()
     }

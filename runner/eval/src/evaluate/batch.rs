@@ -81,9 +81,9 @@ impl Kept {
         })
     }
 
-    /// The indices of the rows that count, of `n_rows` that a module gave; `None`: all. A module with
-    /// several vectors a token, or one for a position of all sequences, has rows that no token can
-    /// be told of.
+    /// The indices of the rows that count, of `n_rows` that a module gave; `None`: all. The rows of a
+    /// module with several vectors a token, or with one for a position of all sequences, cannot be
+    /// matched to tokens.
     pub(super) fn rows(&self, n_rows: i64) -> Option<&Tensor> {
         self.rows.as_ref().filter(|_| n_rows == self.n_positions)
     }

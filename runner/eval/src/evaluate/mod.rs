@@ -70,12 +70,12 @@ impl EvalRequest {
     }
 }
 
-/// Evaluates SAEs, in their order; `None` where `report`, which is told of sequences done and of
-/// all, breaks off.
+/// Evaluates SAEs, in their order. `None`: `report`, which gets the number of sequences done and
+/// that of all, stopped it.
 ///
 /// # Errors
 /// An SAE that cannot be read or is not for its hookpoint, a model that cannot be loaded with its
-/// head, a density file that cannot be written, or want of memory.
+/// head, a density file that cannot be written, or too little memory.
 pub fn evaluate(
     request: &EvalRequest,
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,

@@ -1,4 +1,4 @@
-//! What stands in the place of a hookpoint's output: the mean of all outputs, or an SAE's.
+//! What replaces a hookpoint's output: the mean of all outputs, or an SAE's.
 
 use super::batch::Kept;
 use super::sums::SaeSums;

@@ -37,7 +37,7 @@ impl SaeSums {
         })
     }
 
-    /// The SAE's output for `x`: `[n_tokens, d_in]`, which stands for `y`: `[n_tokens, d_out]`, both
+    /// The SAE's output for `x`: `[n_tokens, d_in]`, which reconstructs `y`: `[n_tokens, d_out]`, both
     /// Float. Cut into parts whose pre-activations are not too large.
     pub(super) fn reconstruct(
         &mut self,

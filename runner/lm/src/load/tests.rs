@@ -194,7 +194,7 @@ fn a_truncated_shard_names_file_and_tensor() {
     let cut = model.dir().join("b.safetensors");
     let whole = std::fs::read(&cut).unwrap();
     std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
-    // Only the data is cut: that of the tensor which lies last.
+    // Only the data is cut: that of the last tensor in the file.
     let error = failure(model.dir());
     let message = error.to_string();
     let begins = format!(
@@ -241,7 +241,7 @@ fn a_base_model_saved_alone_has_no_prefix() {
 
 #[test]
 fn half_precision_files_are_converted() {
-    // 1.5 in every place, in each of the three dtypes.
+    // 1.5 in every element, in each of the three dtypes.
     for (dtype, pattern) in [
         (Dtype::F32, [0, 0, 0xc0, 0x3f].as_slice()),
         (Dtype::BF16, &[0xc0, 0x3f]),

@@ -81,7 +81,7 @@ impl Mlp {
     }
 }
 
-/// Attention and MLP, each behind a norm and added to the residual stream.
+/// Attention and MLP, each after a norm and added to the residual stream.
 #[derive(Debug)]
 struct Block {
     id: ModuleId,

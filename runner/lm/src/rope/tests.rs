@@ -118,7 +118,7 @@ fn keys_that_say_the_same_are_read() {
         json!({"rope_theta": 10_000}),
         json!({"rope_scaling": {}}),
         json!({"rope_scaling": {"type": "default", "rope_theta": 1e4}}),
-        // transformers rotates whole heads all the same.
+        // transformers still rotates whole heads.
         json!({"partial_rotary_factor": 0.5}),
         json!({"partial_rotary_factor": 1.0, "rope_parameters": null}),
     ] {

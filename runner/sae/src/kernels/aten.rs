@@ -1,4 +1,4 @@
-//! The three sparse products behind an SAE's step, as ATen calls that run on any device.
+//! The three sparse products of an SAE's step, as ATen calls that run on any device.
 //!
 //! A sparse matrix `S` of `[n_tokens, num_latents]` with `k` entries a row is given as
 //! `values`: `[n_tokens, k]` and `indices`: `[n_tokens, k]`, Int64. libtorch's embedding bag is

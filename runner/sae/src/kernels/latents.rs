@@ -1,5 +1,5 @@
-//! The active latents of tokens: the encoder's product block by block of tokens, so that pre-activations
-//! never stand in memory whole, and the `k` largest of each block's.
+//! The active latents of tokens: the encoder's product for one block of tokens after the other, so that
+//! pre-activations are never all in memory, and the `k` largest of each block's.
 
 use super::slices::{Choice, choice, slice, slice_mut};
 use super::{are_for, n_threads};
@@ -9,15 +9,16 @@ use std::fs;
 use std::sync::LazyLock;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Bytes of the pre-activations that stand at the same time, where it is not all of them.
+/// Bytes of the pre-activations that are in memory at the same time, if that is not all of them.
 const BLOCK_BYTES: i64 = 256 << 20;
 /// The same in 16 bit: read once, and best from a cache.
 const ROUGH_BLOCK_BYTES: i64 = 32 << 20;
-/// But no fewer tokens: the product lays out the weights anew for each block.
+/// But no fewer tokens: the product lays out the weights again for each block.
 const LEAST_IN_BLOCK: i64 = 1024;
-/// Below so many tokens, rounding the weights costs more than it saves.
+/// With fewer tokens than this, rounding the weights costs more than it saves.
 const LEAST_TO_SCREEN: i64 = 256;
-/// And below so many latents for each active one: about twice the active ones are computed by themselves.
+/// So it does with fewer latents than this for each active one: about twice the number of active ones are
+/// computed by themselves.
 const LEAST_FOR_EACH: usize = 100;
 /// How much less a pre-activation costs as one of a product than by itself.
 const PRODUCT_IS_CHEAPER: usize = 32;

@@ -139,7 +139,7 @@ pub(crate) fn squared_error(
 /// `[width]` and scalar. Of no rows both are 0.
 ///
 /// # Errors
-/// Another shape, or want of memory.
+/// Another shape, or too little memory.
 pub fn moments(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     if let Some(rows) = slice(x) {
         let mut mean = vec![0.0; x.size2()?.1 as usize];
@@ -174,7 +174,7 @@ pub(crate) fn project(gradient: &mut Tensor, weights: &Tensor) -> Result<(), Tch
 /// the optimizer remembers, `z`, in place.
 ///
 /// # Errors
-/// Other shapes, or want of memory.
+/// Other shapes, or too little memory.
 pub fn signum(
     y: &mut Tensor,
     z: &mut Tensor,

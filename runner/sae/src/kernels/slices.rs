@@ -19,7 +19,7 @@ pub(crate) enum Choice {
     Fast,
 }
 
-/// A number as it lies in a tensor of its kind.
+/// A number as a tensor of its kind stores it.
 pub(crate) trait Number {
     const KIND: Kind;
 }
@@ -71,7 +71,7 @@ pub(crate) fn slice_mut<T: Number>(tensor: &mut Tensor) -> Option<&mut [T]> {
     Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), n) })
 }
 
-/// How many numbers; `None`: they do not lie here as `T`, one after the other.
+/// How many numbers; `None`: they are not in the memory of the CPU as `T`, one after the other.
 fn len_of<T: Number>(tensor: &Tensor) -> Option<usize> {
     let is_here = tensor.device() == Device::Cpu && tensor.kind() == T::KIND;
     (choice() != Choice::Aten && is_here && tensor.is_contiguous()).then(|| tensor.numel())

@@ -51,7 +51,7 @@ impl Backward {
     /// All-zero sums for `sae`, of no token.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn zeros(sae: &Sae) -> Result<Self, SaeError> {
         let zero = Tensor::f_zeros([0i64; 0], (Kind::Double, sae.b_dec.device()))?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl Backward {
     /// Adds another part of the same batch.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn add(&mut self, part: &Self) -> Result<(), SaeError> {
         self.gradients.add(&part.gradients)?;
         self.losses.add(&part.losses)?;
@@ -87,7 +87,7 @@ impl Losses {
     /// Adds another part of the same batch.
     ///
     /// # Errors
-    /// Want of memory.
+    /// Too little memory.
     pub fn add(&mut self, part: &Self) -> Result<(), SaeError> {
         let _ = self.squared_error.f_add_(&part.squared_error)?;
         for (sum, part) in [
@@ -124,7 +124,7 @@ impl Sae {
     /// which an autoencoder's input is itself; Float.
     ///
     /// # Errors
-    /// Other shapes, or want of memory.
+    /// Other shapes, or too little memory.
     pub fn backward(
         &self,
         x: &Tensor,

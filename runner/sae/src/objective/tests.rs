@@ -218,7 +218,7 @@ fn multi_topk_reaches_the_encoder_and_leaves_the_output_alone() {
             .backward(&x, &target, &Objective::squared_error(4))
             .unwrap();
         assert!(with.fire_counts.equal(&without.fire_counts));
-        // Each takes a way of its own.
+        // Each is computed in a different way.
         let errors = [&with, &without].map(|backward| &backward.losses.squared_error);
         assert!(errors[0].allclose(errors[1], 1e-6, 0.0, false));
     }
@@ -289,7 +289,7 @@ fn fire_counts_are_of_positive_activations() {
     assert_eq!(counts.double_value(&[]), fired.double_value(&[]));
 }
 
-/// Any loss behind the output: here the sum of its products with some weights. In Double, by
+/// Any loss computed from the output: here the sum of its products with some weights. In Double, by
 /// finite differences.
 #[test]
 fn gradients_of_a_loss_behind_the_output_reach_weights_and_input() {

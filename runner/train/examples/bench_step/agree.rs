@@ -1,4 +1,4 @@
-//! The first updates of an SAE, written down on one device and held to on another.
+//! The first updates of an SAE, saved on one device and compared with those of another.
 //!
 //! Both start from the same weights and activations. Which latent is the k-th largest may hang on the
 //! last bit, and then either is right: tokens with such a near tie take no part in the comparison of

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Measure, behind the gate; with a folder, also behind an agreement with the updates in it.
+    /// Measure, once the gate has passed and, if there is a folder, the updates agree with those in it.
     Measure { agree_with: Option<PathBuf> },
     /// Write the first updates of each case into a folder.
     Reference { folder: PathBuf },

@@ -65,7 +65,7 @@ fn gradient_difference(case: Case, x: &Tensor) -> Result<f64> {
 pub(crate) fn largest_difference(ours: &[&Tensor], theirs: &[Tensor]) -> f64 {
     let whole: f64 = theirs.iter().map(|theirs| norm(theirs).powi(2)).sum();
     let difference = |(ours, theirs): (&&Tensor, &Tensor)| {
-        // One that is 0 but for rounding is measured by the whole gradient.
+        // One that is 0 except for rounding is compared with the whole gradient.
         let size = norm(theirs).max(1e-4 * whole.sqrt());
         norm(&(*ours - theirs)) / size
     };

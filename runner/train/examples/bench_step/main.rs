@@ -1,4 +1,4 @@
-//! Measures an SAE's optimizer update in encoder products, behind a gate of correctness.
+//! Measures an SAE's optimizer update in encoder products, after a check of correctness (the gate).
 //!
 //! ```text
 //! cargo run -p sae-run-train --example bench_step -- [--smoke] [--n 1024,8192]
@@ -11,9 +11,10 @@
 //!
 //! An encoder product is `[n, 576] x [576, num_latents]` into memory that is there already: 2 n d F
 //! operations. It is timed right before and right after every update, and the ratio is that of one
-//! round, so that what else runs on the machine weighs on both alike. `--reference` writes the first
-//! updates of each case into a folder, and `--agree-with` holds another device, or other kernels, to them
-//! before it measures: `runner/bench/bench_gpu.py` does both. `--look` only looks whether the device is there.
+//! round, so that other programs on the machine slow both down alike. `--reference` writes the first
+//! updates of each case into a folder, and `--agree-with` compares another device, or other kernels, with
+//! them before it measures: `runner/bench/bench_gpu.py` does both. `--look` only checks whether the device is
+//! there.
 //! `--serve` waits for requests of `runner/bench/bench_peer.py` on standard input, one JSON a line.
 
 mod agree;

@@ -38,7 +38,7 @@ pub(crate) fn config(case: Case) -> TrainConfig {
     }
 }
 
-/// Normal, with a mean of its own in each dimension; always the same, on every device. `[n_tokens, D_IN]`.
+/// Normal, with a different mean in each dimension; always the same, on every device. `[n_tokens, D_IN]`.
 pub(crate) fn activations(n_tokens: i64, device: Device) -> Result<Tensor> {
     let options = (Kind::Float, Device::Cpu);
     let x = with_seed(1, || {
@@ -57,7 +57,7 @@ pub(crate) fn seconds_of(device: Device, work: impl FnOnce() -> Result<()>) -> R
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// Sync: a GPU goes on with its work after libtorch has returned.
+/// Synchronises: a GPU continues its work after libtorch has returned.
 fn wait_for(device: Device) {
     if let Device::Cuda(cuda_idx) = device {
         Cuda::synchronize(cuda_idx as i64);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// before it.
 #[derive(Debug)]
 pub(crate) struct Best {
-    /// A folder of its own: sparsify takes every folder in that of the job for an SAE.
+    /// A separate folder: sparsify takes every folder in that of the job for an SAE.
     dir: PathBuf,
     state: BestState,
 }
@@ -33,7 +33,7 @@ impl Best {
         }
     }
 
-    /// Goes on where an earlier worker was.
+    /// Continues where an earlier worker was.
     pub(crate) fn restore(&mut self, state: BestState) {
         self.state = state;
     }

@@ -8,7 +8,7 @@
 //!
 //! A folder is written under a temporary name, synced and renamed, and older ones are removed only
 //! then: at every moment there is a complete state, or none was ever written. One that was damaged
-//! later is put aside, where an older one is there to go on from.
+//! later is put aside, if there is an older one to continue from.
 
 use crate::TrainError;
 use crate::checkpoint::best::BestState;
@@ -67,7 +67,7 @@ pub(crate) struct Restored {
     pub(crate) damaged: Vec<TrainError>,
 }
 
-/// Saves the state of a job and its SAEs, and removes older ones but for the newest `n_kept`. A state
+/// Saves the state of a job and its SAEs, and removes older ones except the newest `n_kept`. A state
 /// of that step that is there already is complete and the same. Each of the `ranks` writes the SAEs it has.
 pub(crate) fn save(
     dir: &Path,
@@ -76,7 +76,7 @@ pub(crate) fn save(
     ranks: &dyn Ranks,
 ) -> Result<(), TrainError> {
     let place = dir.join(format!("step-{:08}", state.step));
-    // A name of its own: another node may still take the last one for the folder that it was.
+    // A different name for each step: another node may still take the last one for the folder that it was.
     let temporary = dir.join(format!("{UNFINISHED}-{:08}", state.step));
     let is_new = ranks.has_writer() && !is_of(&place, &state.job_id);
     if is_new {
@@ -303,7 +303,7 @@ fn dirs_named(dir: &Path, start: &str) -> Result<Vec<PathBuf>, TrainError> {
     Ok(named)
 }
 
-/// Removes all states but the newest `n_kept`; later ones than `step` are none of this run.
+/// Removes all states except the newest `n_kept`, and those later than `step`, which are not of this run.
 fn remove_older(dir: &Path, step: u64, n_kept: usize) -> Result<(), TrainError> {
     let newest = dir.join(format!("step-{step:08}"));
     let mut dirs = dirs_named(dir, FINISHED)?;

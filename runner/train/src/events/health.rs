@@ -1,4 +1,4 @@
-//! Telling when training goes wrong: numbers that are none, and reconstructions worse than the mean.
+//! Recognises when training goes wrong: NaN or infinity, and reconstructions worse than the mean.
 
 use crate::TrainError;
 use crate::early_end::EarlyEnd;
@@ -22,7 +22,7 @@ pub(crate) struct Health {
     minimises_fvu: bool,
     /// Why the job is trained no further; with the SAE's name.
     failure: Option<EarlyEnd>,
-    /// SAEs whose FVU was told to be above 1.
+    /// SAEs whose FVU was reported to be above 1.
     flagged: BTreeSet<String>,
 }
 
@@ -49,12 +49,12 @@ impl Health {
         }
     }
 
-    /// The SAEs whose FVU was told to be above 1.
+    /// The SAEs whose FVU was reported to be above 1.
     pub(crate) fn flagged(&self) -> &BTreeSet<String> {
         &self.flagged
     }
 
-    /// Goes on where an earlier worker was.
+    /// Continues where an earlier worker was.
     pub(crate) fn restore(&mut self, flagged: BTreeSet<String>) {
         self.flagged = flagged;
     }

@@ -22,9 +22,9 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the file, drops a line that a killed worker left half-written, and goes on numbering
-    /// where the last line that can be read stopped, or behind `last_seq` where lines were lost: the
-    /// database has that number already.
+    /// Opens the file and drops a line that a killed worker left half-written. Numbers continue after
+    /// that of the last line that can be read, or after `last_seq` if lines were lost: the database has
+    /// that number already.
     pub(crate) fn open(path: &Path, attempt: u32, last_seq: u64) -> Result<Self, TrainError> {
         let mut options = OpenOptions::new();
         let file = options.create(true).read(true).append(true).open(path);
@@ -81,11 +81,11 @@ impl EventLog {
 /// Where the whole lines of a file end.
 struct End {
     n_bytes: u64,
-    /// Number of the last event among the last lines that can be read; 0: there is none.
+    /// Number of the last event among the last lines that can be read; 0: there is no event.
     seq: u64,
 }
 
-/// Bytes that are looked at in one go.
+/// Bytes that are read at once.
 const WINDOW: u64 = 2 * MAX_EVENT_BYTES as u64;
 
 fn end_of_lines(file: &mut File) -> io::Result<End> {
@@ -109,7 +109,7 @@ fn end_of_lines(file: &mut File) -> io::Result<End> {
     })
 }
 
-/// The bytes before `end`, so many as are looked at in one go.
+/// The bytes before `end`, at most [`WINDOW`] of them.
 fn before(file: &mut File, end: u64) -> io::Result<Vec<u8>> {
     let start = end.saturating_sub(WINDOW);
     file.seek(SeekFrom::Start(start))?;

@@ -1,4 +1,4 @@
-//! Optimizers: one small file each, behind one enum.
+//! Optimizers: one small file each, and one enum of them all.
 
 mod adam;
 mod muon;
@@ -70,8 +70,8 @@ impl Optimizer {
         }
     }
 
-    /// Takes up what an equal optimizer remembered after `n_updates` updates of weights with so many
-    /// dimensions.
+    /// Restores what an equal optimizer remembered after `n_updates` updates. `n_dims`: the number of
+    /// dimensions of each weight.
     pub(crate) fn restore(
         &mut self,
         n_updates: u64,

@@ -2,7 +2,7 @@
 //!
 //! Schedule-free (Defazio et al. 2024, arXiv:2405.15682) keeps two forms of every weight: `z`, which
 //! takes the steps, and `x`, the average of all `z`, which is what gets saved. Gradients are taken at
-//! `y = (1 - beta) z + beta x`, and `y` is what stands in the SAE while it trains. One update with
+//! `y = (1 - beta) z + beta x`, and `y` is what the SAE holds while it trains. One update with
 //! gradient `g` of `y`, learning rate `lr`, as update number `t` (from 1):
 //!
 //! ```text
@@ -57,7 +57,7 @@ impl Signum {
         Ok(())
     }
 
-    /// One update of the weights, which stand in the form `y`.
+    /// One update of the weights, which are in the form `y`.
     pub(crate) fn step(
         &mut self,
         weights: &mut [&mut Tensor],

@@ -23,7 +23,7 @@ use tokens::Shard;
 /// This process alone.
 pub(crate) const ALONE: &dyn Ranks = &Alone;
 
-/// The processes that train a stream. All have the same SAEs and change them alike, but for those that are on
+/// The processes that train a stream. All have the same SAEs and change them alike, except those that are on
 /// one rank; all call the same functions in the same order.
 pub(crate) trait Ranks: Debug {
     /// How many there are.

@@ -5,7 +5,7 @@ use dist::{Group, Pending};
 use sae::Backward;
 use tch::{Kind, Tensor};
 
-/// Tensors from this size on are summed where they lie; smaller ones together, in one copy.
+/// Tensors of at least this size are summed in place; smaller ones together, in one copy.
 const LARGE_BYTES: usize = 1 << 20;
 
 /// What the parts of an SAE's update add up to.

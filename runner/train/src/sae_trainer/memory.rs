@@ -1,14 +1,14 @@
-//! Going on with smaller parts when memory runs out. The gradients of the parts add up to the same.
+//! Continues with smaller parts when memory runs out. The gradients of the parts add up to the same.
 
 use crate::TrainError;
 use sae::SaeError;
 use tch::TchError;
 
 /// Runs `work(first, n)` on parts of `n_rows` rows, `n_parts` of them to begin with. A part for which
-/// memory runs out is halved, and `n_parts` doubled for the times to come.
+/// memory runs out is halved, and `n_parts` stays doubled for later calls.
 ///
 /// # Errors
-/// The first error of `work` that is none of memory, or is one for a single row.
+/// The first error of `work` that is not about memory, or that occurs with a single row.
 pub(crate) fn in_parts_that_fit(
     n_rows: i64,
     n_parts: &mut usize,

@@ -304,7 +304,7 @@ impl SaeTrainer {
         }
     }
 
-    /// Goes on where an earlier worker was.
+    /// Continues where an earlier worker was.
     pub(crate) fn restore_counts(&mut self, counts: SaeCounts) {
         self.n_updates = counts.n_updates;
         self.is_projected = counts.is_projected;

@@ -52,7 +52,7 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    /// A forward pass in the place of the module; its backward pass is [`Update::take_back`].
+    /// A forward pass that replaces the module's; its backward pass is [`Update::take_back`].
     pub(crate) fn pass(&self, x: &Tensor) -> Result<Pass, TrainError> {
         Ok(self.trainer.sae.pass(x, self.k)?)
     }

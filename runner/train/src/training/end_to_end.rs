@@ -1,9 +1,9 @@
-//! Losses on the model's own output, with the SAEs' outputs in the place of the modules'.
+//! Losses on the model's own output, with the SAEs' outputs instead of the modules'.
 //!
-//! What stands in a module's place is cut off the graph of autograd, and the SAE's backward pass is
+//! What replaces a module's output is cut off from autograd's graph, and the SAE's backward pass is
 //! done by hand. So the model falls into pieces, from one module's replacement to the next module's
 //! input. The loss is taken back through the last piece first; each SAE takes the gradient at its
-//! output back to its input, and from there it goes on through the piece before.
+//! output back to its input, and from there it continues through the piece before.
 
 use super::output_loss::{OutputLoss, TokenBatch};
 use crate::TrainError;
@@ -42,7 +42,7 @@ struct Splice {
     rows: Option<Tensor>,
     target: Tensor,
     pass: Pass,
-    /// What stands in the module's place, a leaf of the graph: `[n_rows, d_out]`, Float.
+    /// What replaces the module's output, a leaf of the graph: `[n_rows, d_out]`, Float.
     leaf: Tensor,
 }
 

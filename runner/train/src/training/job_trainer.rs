@@ -117,7 +117,7 @@ impl JobTrainer {
         })
     }
 
-    /// Whether it stands at `step` and is trained on.
+    /// Whether it is at `step` and is trained further.
     pub(crate) fn is_at(&self, step: u64) -> bool {
         self.step == step && !self.has_failed()
     }
@@ -207,18 +207,18 @@ impl JobTrainer {
         state::remove(&self.state_dir)
     }
 
-    /// Whether a checkpoint is due after the step it stands at.
+    /// Whether a checkpoint is due after the step it is at.
     pub(crate) fn save_is_due(&self, n_steps: u64) -> bool {
         self.step == n_steps || self.step.is_multiple_of(self.job.config.save_every)
     }
 
-    /// Whether statistics are due after the step it stands at; a checkpoint reports too, for the loss that
+    /// Whether statistics are due after the step it is at; a checkpoint reports too, for the loss that
     /// decides whether it is the best one.
     pub(crate) fn report_is_due(&self, n_steps: u64) -> bool {
         self.save_is_due(n_steps) || self.step.is_multiple_of(self.job.config.log_every)
     }
 
-    /// What is to be told about its state; once.
+    /// What has to be reported about its state; each note is given once.
     pub(crate) fn take_notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
@@ -297,7 +297,7 @@ impl JobTrainer {
         let Some(tensor) = sums.first_not_finite() else {
             return Ok(None);
         };
-        // Where it was stopped before a report told so.
+        // If it was stopped before a report showed this.
         Ok(Some(match trainer.interval.activations_are_finite()? {
             true => EarlyEnd::of_training(&tensor),
             false => EarlyEnd::of_activations(&trainer.spec.hookpoint),

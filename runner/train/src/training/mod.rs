@@ -42,7 +42,7 @@ pub(crate) enum Outcome {
 }
 
 impl StreamTrainer<'_> {
-    /// Trains every job to the end of the data, from where each one stands.
+    /// Trains every job to the end of the data, each from the step it is at.
     pub(crate) fn fit(&mut self) -> Result<Outcome, TrainError> {
         let n_steps = self.stream.n_steps()?;
         let steps = self.jobs.iter().map(|job| job.step);
@@ -78,7 +78,7 @@ impl StreamTrainer<'_> {
         Ok(Outcome::Finished)
     }
 
-    /// One optimizer update of every job that stands at the step; gives their indices. A job that is
+    /// One optimizer update of every job that is at the step; gives their indices. A job that is
     /// ahead (its last checkpoint is newer than another's) waits until the others have caught up.
     /// `None`: a stop was asked for meanwhile, and the update is as if it had not been started.
     fn update(&mut self, progress: Progress) -> Result<Option<Vec<usize>>, TrainError> {
@@ -139,7 +139,7 @@ impl StreamTrainer<'_> {
         sums.finish(ranks, self.stop.is_set(), progress)
     }
 
-    /// The indices of the jobs that stand at `step` and have not failed.
+    /// The indices of the jobs that are at `step` and have not failed.
     fn jobs_at(&self, step: u64) -> Vec<usize> {
         let jobs = self.jobs.iter().enumerate();
         let jobs = jobs.filter(|(_, job)| job.is_at(step));
@@ -147,7 +147,7 @@ impl StreamTrainer<'_> {
     }
 }
 
-/// The jobs that stand at `step` and have not failed.
+/// The jobs that are at `step` and have not failed.
 fn jobs_at(jobs: &mut [JobTrainer], step: u64) -> impl Iterator<Item = &mut JobTrainer> {
     jobs.iter_mut().filter(move |job| job.is_at(step))
 }

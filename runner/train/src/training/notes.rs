@@ -1,4 +1,4 @@
-//! What people are told about the run as a whole.
+//! What is reported to users about the run as a whole.
 
 use super::StreamTrainer;
 use crate::TrainError;

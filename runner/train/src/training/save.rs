@@ -21,8 +21,8 @@ impl StreamTrainer<'_> {
         Ok(())
     }
 
-    /// An earlier worker may have died between a job's last checkpoint and the news of it, so every
-    /// job that was restored is told of again before anything else.
+    /// An earlier worker may have died between a job's last checkpoint and the event that reports it, so
+    /// every restored job is reported again before anything else.
     pub(super) fn announce_restored(&mut self, n_steps: u64) -> Result<(), TrainError> {
         for job in &mut self.jobs {
             for message in job.take_notes() {
@@ -76,7 +76,7 @@ fn checkpoint(
     if job.save_is_due(n_steps) {
         job.save_best()?;
     }
-    // A resume needs no state of a job that is done: until the news of that, it goes on from an older one.
+    // A resume needs no state of a job that is done: until that is reported, it continues from an older one.
     if !is_final {
         job.save_state(ranks)?;
     }

@@ -20,7 +20,7 @@ pub(crate) struct JobEvaluation<'a> {
     pub(crate) order: &'a Order,
     /// On what; `None`: there is nothing to do.
     pub(crate) sequences: Option<EvalSequences>,
-    /// Optimizer updates behind the final checkpoints.
+    /// Optimizer updates up to the final checkpoints.
     pub(crate) step: u64,
     /// Of the language model.
     pub(crate) vocab_size: usize,
@@ -30,7 +30,7 @@ impl JobEvaluation<'_> {
     /// Evaluates the final checkpoints of the jobs that ask for it.
     ///
     /// # Errors
-    /// A checkpoint or a model that cannot be loaded, or want of memory.
+    /// A checkpoint or a model that cannot be loaded, or too little memory.
     pub(crate) fn run(self, stop: &StopFlag, events: &mut EventLog) -> Result<Outcome, TrainError> {
         let (order, step) = (self.order, self.step);
         let jobs: Vec<&OrderJob> = order.jobs_to_evaluate().collect();

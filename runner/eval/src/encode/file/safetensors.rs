@@ -1,5 +1,5 @@
 //! Rows as tensors of a safetensors file. Its header comes first and has the lengths, so the columns
-//! lie in files of their own until all rows are there.
+//! are in separate files until all rows are there.
 
 use super::RowWriter;
 use crate::EvalError;

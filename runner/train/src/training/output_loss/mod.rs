@@ -1,4 +1,4 @@
-//! Losses on the model's output: one small file each, behind one enum.
+//! Losses on the model's output: one small file each, and one enum of them all.
 
 mod cross_entropy;
 mod kl;
@@ -26,7 +26,7 @@ pub(crate) enum OutputLoss {
 }
 
 impl OutputLoss {
-    /// `None`: `loss_fn` is none on the model's output.
+    /// `None`: `loss_fn` is not on the model's output.
     pub(crate) fn of(loss_fn: LossFn) -> Option<Self> {
         match loss_fn {
             LossFn::Fvu => None,
