@@ -40,7 +40,7 @@ impl CliError {
         }
     }
 
-    /// Somebody is at fault, as a worker says.
+    /// `kind`: whose fault it is, as a worker says.
     pub(crate) fn of_kind(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             exit_code: kind.exit_code(),
@@ -97,8 +97,8 @@ impl CliError {
         }
     }
 
-    /// The message as it is printed. Lines after the first are indented, so that none passes for a message
-    /// of its own; of very many, the first and the last are shown.
+    /// The message as it is printed. Lines after the first are indented, so that none looks like a separate message; of
+    /// very many lines, the first and the last are shown.
     fn shown(&self) -> String {
         let lines: Vec<&str> = self.message.lines().collect();
         let (first, last) = match lines.len() > MOST_LINES {
@@ -159,7 +159,7 @@ impl From<PlanError> for CliError {
 
 impl From<RecipeError> for CliError {
     fn from(error: RecipeError) -> Self {
-        // What a recipe says of its own error has lines.
+        // A recipe's own error message may have several lines.
         Self::input(message_chain(&error)).with_hint(error.hint())
     }
 }

@@ -21,8 +21,7 @@ use tokens::{BatchSpec, BuildProgress, Shard, TokenSpec, Tokenizer, Tokens, Toke
 /// Characters of the first sequence that are shown.
 const SHOWN_CHARS: usize = 300;
 
-/// Prepares the tokens of a data set and describes them. A signal stops it in a way that the same
-/// command goes on from.
+/// Prepares the tokens of a data set and describes them. If a signal stops it, the same command resumes the work.
 ///
 /// # Errors
 /// A data set or model that cannot be used, or a file that cannot be written.

@@ -24,9 +24,9 @@ use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
 use tokens::{TokenSpec, Tokens};
 
-/// Sequences in a forward pass at most, where nobody says.
+/// Most sequences in a forward pass, if no number is given.
 const BATCH_SIZE: usize = 32;
-/// The fraction of a data set of its own that is evaluated on.
+/// The fraction of a separate data set that is evaluated on.
 const ALL: f64 = 1.0;
 
 /// Evaluates the SAEs of a job or a folder.
@@ -68,7 +68,7 @@ fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
     on_named_data(args, &config, saes)
 }
 
-/// A job of the database, which nobody trains meanwhile.
+/// A job of the database. No other process trains it meanwhile.
 struct Job {
     folder: RunsFolder,
     store: Store,
@@ -159,7 +159,7 @@ impl Job {
         })
     }
 
-    /// What its worker was told last.
+    /// The last order of its worker.
     fn order(&self) -> Result<Order, CliError> {
         past_job::last_order(self.folder.path(), &self.details).map_err(|error| {
             let hint = "run its sweep again, or name model and data with `--model` and `--dataset`";

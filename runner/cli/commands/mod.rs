@@ -1,4 +1,4 @@
-//! Commands, one a file; those that show what was done are in `show/`, and `publish/` is a folder of its own.
+//! Commands, one per file. Those that show what was done are in `show/`; `publish/` is a separate folder.
 
 pub(crate) mod data;
 pub(crate) mod doctor;

@@ -1,4 +1,4 @@
-//! `sae-run plan`: what a sweep comes to, before anything runs.
+//! `sae-run plan`: what a sweep adds up to, before anything runs.
 
 use crate::commands::plan_diff;
 use crate::error::CliError;

@@ -73,7 +73,7 @@ fn changes(stored: &[&PlannedJob], planned: &[Job]) -> Vec<Change> {
     of_plan.chain(gone).collect()
 }
 
-/// `k: 32 -> 64` for each setting that differs; what lies outside the settings where none does.
+/// `k: 32 -> 64` for each setting that differs; if none does, what may differ outside the settings.
 fn differing(before: &Value, after: &Map<String, Value>) -> Vec<String> {
     let null = Value::Null;
     let differs = |(key, after): (&String, &Value)| {

@@ -152,7 +152,7 @@ fn delete(runs_dir: &Path, folders: &[Doomed]) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Removes what a sweep leaves empty: its shelves, then its folder. What is not empty stays.
+/// Removes what a sweep leaves empty: its shelves, then its folder. Folders that have content stay.
 fn remove_empty(runs_dir: &Path, path: &Path) {
     let Some(sweep) = path.components().next() else {
         return;

@@ -1,5 +1,5 @@
-//! `sae-run verify-resume`: on a user's own job, shortened, the proof that training which is killed
-//! and taken up again ends in the same bits as training that is not.
+//! `sae-run verify-resume`: proves on a user's own job, shortened, that training which is killed and resumed ends in
+//! the same bits as training that is not killed.
 
 use crate::error::CliError;
 use crate::run::event_tail::EventTail;
@@ -74,7 +74,7 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
     report(&undisturbed, &killed, n_kills)
 }
 
-/// The order of a job's last worker for that job alone, with so many updates as were asked for.
+/// The order of a job's last worker, for that job alone, with the number of updates that was asked for.
 fn shortened(
     args: &VerifyResumeArgs,
     runs_dir: &Path,
@@ -150,7 +150,7 @@ enum Ended {
     Killed { step: u64 },
 }
 
-/// One training of the job, in a folder of its own.
+/// One training of the job, in a separate folder.
 struct Trial {
     order: Order,
     tail: EventTail,

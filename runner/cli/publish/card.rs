@@ -19,7 +19,7 @@ pub(super) struct Card<'a> {
     pub(super) saes: &'a [Chosen],
     /// Folder of an SAE in SAELens's layout, where there is one.
     pub(super) saelens: Option<&'a str>,
-    /// Whether the text of the sweeps is told, as it is.
+    /// Whether the text of the sweeps is included, unchanged.
     pub(super) include_sweep: bool,
 }
 
@@ -200,7 +200,7 @@ fn row(chosen: &Chosen) -> Row<'_> {
 
 fn environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
-    // Markdown and YAML have rules of their own.
+    // Markdown and YAML have their own rules.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.add_filter("md", |text: String| markdown(&text));
     environment.add_filter("html", |text: String| html(&text));

@@ -43,7 +43,7 @@ pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
         return Err(StoreError::NoDatabase { path }.into());
     }
     let hub = hub_access::hub()?;
-    // Not under the lock of the runs folder: a sweep may go on meanwhile. All that is written is one row for each
+    // Not under the lock of the runs folder: a sweep may continue meanwhile. All that is written is one row for each
     // file, at the end.
     let store = Store::open(&path).await?;
     let publisher = Publisher {
@@ -191,7 +191,7 @@ impl Publisher<'_> {
         }
     }
 
-    /// What the workers of the SAEs' jobs were told last, where that is still there.
+    /// The last orders of the workers of the SAEs' jobs, if they are still there.
     async fn orders(&self, saes: &[PublishableSae]) -> Result<Orders, CliError> {
         let job_ids: BTreeSet<_> = saes.iter().map(|sae| &sae.result.job_id).collect();
         let mut orders = Orders::new();

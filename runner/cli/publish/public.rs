@@ -1,4 +1,4 @@
-//! What may be told of a job on the Hub: everything but where it lay on this machine.
+//! What may be published of a job on the Hub: everything except where it was on this machine.
 
 use plan::DataFiles;
 use plan::Order;
@@ -9,7 +9,7 @@ use std::env;
 use std::path::Path;
 use store::PublishableSae;
 
-/// Stands for a path without a name of its own, or whose name is that of a user.
+/// Written instead of a path that has no name, or whose name is that of a user.
 const A_FOLDER: &str = "a local folder";
 /// Folders that hold a folder for each user.
 const USER_FOLDERS: [&str; 3] = ["/home", "/Users", "/export/home"];
@@ -31,7 +31,7 @@ pub(super) struct PublicJob {
 }
 
 impl PublicJob {
-    /// `order`: what the job's worker was told last, which says what is of the Hub; `None`: nothing is.
+    /// `order`: the last order of the job's worker, which says what is of the Hub; `None`: nothing is.
     pub(super) fn new(sae: &PublishableSae, order: Option<&Order>) -> Self {
         let names = PublicNames::of(order);
         let of = &sae.provenance;
@@ -83,7 +83,7 @@ impl PublicNames {
         Self { of_hub }
     }
 
-    /// The one function that makes a path public: a name of the Hub stays, of a path its last part is told.
+    /// The one function that makes a path public: a name of the Hub stays; of a path only the last part is shown.
     fn name(&self, name: &str) -> String {
         if self.of_hub.contains(name) {
             return name.to_owned();
@@ -160,7 +160,7 @@ impl PublicNames {
     }
 }
 
-/// Whether a character stands between the words of a job's name.
+/// Whether a character separates the words of a job's name.
 fn ends_word(c: char) -> bool {
     c.is_whitespace() || "=,+;:()[]'\"".contains(c)
 }

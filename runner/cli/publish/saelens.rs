@@ -4,7 +4,7 @@ use super::selection::Chosen;
 use plan::{Order, SaeLensMetadata, TrainConfig};
 use sae_files::transformer_lens_name;
 
-/// Where and how an SAE was trained. `order`: what its worker was told last, where that is still there.
+/// Where and how an SAE was trained. `order`: the last order of its worker, if it is still there.
 pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadata {
     let hookpoint = &chosen.sae.result.hookpoint;
     let config: Option<TrainConfig> = serde_json::from_str(&chosen.sae.provenance.config).ok();

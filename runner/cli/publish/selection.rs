@@ -51,7 +51,7 @@ pub(super) fn joined<const N: usize>(parts: [Option<&str>; N]) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("/")
 }
 
-/// A folder for each job: its name, and its id behind that where another job has the same.
+/// A folder for each job: its name, followed by its id if another job has the same name.
 fn job_folders(saes: &[(PublishableSae, PublicJob)]) -> HashMap<String, String> {
     let mut by_name: BTreeMap<String, HashSet<&str>> = BTreeMap::new();
     for (sae, job) in saes {

@@ -1,9 +1,9 @@
-//! The folder for what is written to be uploaded. It goes with the process; where that was killed, the next
-//! one removes it.
+//! The folder for files that are written to be uploaded. It is removed with the process; if that was killed, the next
+//! process removes it.
 //!
 //! ```text
 //! runs/.publish/.lock             held while folders are made and looked through
-//! runs/.publish/staging-*/        of one process each, for nobody else to read
+//! runs/.publish/staging-*/        of one process each, for no other user to read
 //! runs/.publish/staging-*/.lock   held as long as that process lives
 //! ```
 
@@ -18,14 +18,14 @@ use tempfile::TempDir;
 const SHELF: &str = ".publish";
 const LOCK: &str = ".lock";
 const PREFIX: &str = "staging-";
-/// For the user alone: weights of a private repository are nobody else's business.
+/// For the user alone: no one else may see the weights of a private repository.
 const OWN_FOLDER: u32 = 0o700;
 const OWN_FILE: u32 = 0o600;
 
 /// A folder of this process's own.
 #[derive(Debug)]
 pub(super) struct Staging {
-    // Before the lock: it goes while nobody else can take it for left behind.
+    // Before the lock: it is removed while no other process can take it for an abandoned folder.
     dir: TempDir,
     _lock: File,
 }
@@ -46,7 +46,7 @@ impl Staging {
 
     fn make_on(shelf: &Path) -> io::Result<Self> {
         make_shelf(shelf)?;
-        // No folder is without its lock when somebody else looks.
+        // No other process sees a folder without its lock.
         let guard = open_lock(shelf)?;
         guard.lock()?;
         for dir in left_behind(shelf)? {
@@ -80,7 +80,7 @@ fn open_lock(dir: &Path) -> io::Result<File> {
     options.mode(OWN_FILE).open(dir.join(LOCK))
 }
 
-/// The folders whose process is certainly gone: nobody holds their locks.
+/// The folders whose process is certainly gone: no one holds their locks.
 fn left_behind(shelf: &Path) -> io::Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(shelf)? {

@@ -13,7 +13,7 @@ use store::Store;
 /// Bytes that are read and folded in one go.
 const BATCH_BYTES: u64 = 4 * MAX_EVENT_BYTES as u64;
 
-/// A number may leave out so many: lines were lost. Beyond that it is not one that a worker came to.
+/// Largest gap in the numbers that lost lines can explain. A worker cannot have reached a number beyond it.
 const MAX_LOST: u64 = 1 << 32;
 
 /// Reads the events of a file as they are appended.
@@ -45,7 +45,7 @@ struct LongLine {
 }
 
 impl LongLine {
-    /// Looks at the part that stands at `offset`.
+    /// Looks at the part at `offset`.
     fn pass_over(&mut self, part: &[u8], offset: u64) {
         let is_text = offset == self.start + self.n_text_bytes as u64;
         let n_text_bytes = match is_text {
@@ -61,7 +61,7 @@ impl LongLine {
     }
 }
 
-/// An event, and where it stands.
+/// An event, and where it is in the file.
 #[derive(Debug)]
 struct Line {
     event: Event,
@@ -107,8 +107,8 @@ impl EventTail {
         }
     }
 
-    /// Once nobody writes any more and nothing is new: folds what was held back, and puts aside what cannot
-    /// be read. Gives also what to tell the user about that.
+    /// Folds what was held back and puts aside what cannot be read, once no process writes any more and nothing is new.
+    /// Also gives what to tell the user about that.
     ///
     /// # Errors
     /// A database or a folder that cannot be written.
@@ -195,7 +195,7 @@ impl EventTail {
         }
     }
 
-    /// What stands behind `offset`, as much as is read in one go.
+    /// What comes after `offset`, as much as is read at once.
     fn next_bytes(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let metadata = match fs::metadata(&self.path) {
@@ -217,8 +217,8 @@ impl EventTail {
         Ok(bytes)
     }
 
-    /// The file was cut: what it has now is read anew. Events that are in the database already are not
-    /// taken twice.
+    /// The file was cut: what it has now is read from the start. Events that are in the database already are not taken
+    /// twice.
     fn start_over(&mut self) {
         let path = std::mem::take(&mut self.path);
         *self = Self::new(path).up_to_attempt(self.last_attempt);
@@ -248,8 +248,8 @@ impl EventTail {
         }
     }
 
-    /// Takes a line whose number follows on the last, and holds back another: where lines were lost, the
-    /// numbers behind them go on; where a number is wrong, the next one is lower.
+    /// Takes a line whose number is the next one, and holds back any other: if lines were lost, the numbers after them
+    /// continue; if a number is wrong, the next one is lower.
     fn put_in_order(&mut self, line: Line, taken: &mut Vec<Line>) {
         let seq = line.event.seq;
         if let Some(held) = self.held.take() {

@@ -1,4 +1,4 @@
-//! `sae-run SWEEP.toml`: expand, record, train what is not done, show the results.
+//! `sae-run SWEEP.toml`: expand, record, train the jobs that are not done, show the results.
 //!
 //! - `recording.rs`: a plan in the database, and what earlier workers did; `past_job.rs`: what a job left
 //! - `schedule.rs`: a worker process for each stream, and another where it dies; `queue.rs`: which stream is next
@@ -103,7 +103,7 @@ fn note_folder(runs_dir: &Path, job: &RecordedJob) {
 /// How a run ended.
 struct Ended {
     exit_code: u8,
-    /// Where the jobs stand; `None`: it was a dry run.
+    /// The state of the jobs; `None`: it was a dry run.
     recorded: Option<RecordedPlan>,
 }
 

@@ -1,4 +1,4 @@
-//! What an earlier run left of a job: its settings, its SAEs, and what its worker was told.
+//! What an earlier run left of a job: its settings, its SAEs, and the last order of its worker.
 
 use crate::error::CliError;
 use files::bound;
@@ -45,7 +45,7 @@ pub(crate) fn saes_at(
     saes.collect()
 }
 
-/// What a job's worker was told last: it has every name resolved.
+/// The last order of a job's worker: it has every name resolved.
 ///
 /// # Errors
 /// No worker was started yet, or its order is gone.

@@ -67,7 +67,7 @@ impl<'a> Queue<'a> {
         self.changed.notify_waiters();
     }
 
-    /// No further stream shall begin.
+    /// Lets no further stream begin.
     pub(crate) fn close(&self) {
         self.state.borrow_mut().waiting.clear();
         self.changed.notify_waiters();

@@ -119,7 +119,7 @@ async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result
     Ok(())
 }
 
-/// Says that jobs are begun anew because another number of processes makes updates of another size.
+/// Says that jobs start from the beginning again, because another number of processes makes updates of another size.
 fn note_other_updates(begun: &BegunOtherwise) {
     let BegunOtherwise {
         job,
@@ -154,7 +154,7 @@ async fn forget(
     Ok(())
 }
 
-/// Records the plan; recording it again changes nothing, and tells where its jobs stand.
+/// Records the plan; recording it again changes nothing. Gives the state of its jobs.
 ///
 /// # Errors
 /// The database cannot be written.

@@ -1,4 +1,5 @@
-//! The runs folder: where everything of a sweep lies, and who may write to it. Its names are in `plan/src/runs_layout.rs`.
+//! The runs folder: where everything of a sweep is, and who may write to it. Its names are in
+//! `plan/src/runs_layout.rs`.
 
 use crate::error::CliError;
 use crate::run::event_tail::EventTail;
@@ -8,7 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-/// A runs folder that nobody else writes to while this lives.
+/// A runs folder that no other process writes to while this lives.
 #[derive(Debug)]
 pub(crate) struct RunsFolder {
     path: PathBuf,
@@ -60,8 +61,7 @@ impl RunsFolder {
         EventTail::new(self.path.join(stream_dir).join(EVENTS))
     }
 
-    /// Removes a stream's events without a look into them; numbers go on behind the last that the database
-    /// has.
+    /// Removes a stream's events without reading them; numbers continue after the last one that the database has.
     pub(crate) fn remove_events(&self, stream_dir: &str) -> Result<(), CliError> {
         let path = self.path.join(stream_dir).join(EVENTS);
         match fs::remove_file(&path) {

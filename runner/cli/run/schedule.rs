@@ -44,7 +44,7 @@ pub(crate) struct Scheduler<'a> {
 pub(crate) struct Summary {
     pub(crate) failures: Vec<Failure>,
     pub(crate) interrupted: bool,
-    /// Whether jobs were left unfinished by no fault of their own: their worker died or could not go on.
+    /// Whether jobs were left unfinished through no fault of theirs: their worker died or could not continue.
     pub(crate) is_cut_off: bool,
 }
 
@@ -68,7 +68,7 @@ struct Lane<'a> {
     device: &'a str,
 }
 
-/// Threads of a worker; 0: as many as libtorch takes.
+/// Threads of a worker; 0: the number that libtorch takes.
 fn threads(launch: &Launch) -> Result<usize, CliError> {
     let n_lanes = launch.lanes().len();
     if launch.threads > 0 || n_lanes < 2 {
@@ -82,7 +82,7 @@ fn threads(launch: &Launch) -> Result<usize, CliError> {
 struct Todo {
     /// Jobs that are not done.
     train: Vec<OrderJob>,
-    /// Jobs that are done and shall still be evaluated.
+    /// Jobs that are done and must still be evaluated.
     evaluate: Vec<OrderJob>,
 }
 
@@ -112,7 +112,8 @@ impl Summary {
 }
 
 impl Scheduler<'_> {
-    /// Trains what is not done, and evaluates what is not evaluated; streams that fail do not stop the others.
+    /// Trains the jobs that are not done, and evaluates those that are not evaluated; streams that fail do not stop the
+    /// others.
     ///
     /// # Errors
     /// The database or the runs folder can no longer be written.
@@ -215,7 +216,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// What is left to do of a stream, but for jobs that diverged in this run.
+    /// What is left to do of a stream, without the jobs that diverged in this run.
     fn todo(
         &self,
         stream: &Stream,

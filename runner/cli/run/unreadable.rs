@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// Parts that are told apart; behind so many, all the rest counts as one.
+/// Number of parts that are kept separate; after these, all the rest counts as one.
 const MAX_PARTS: usize = 10_000;
 
 /// Parts of a file, by their bytes.
@@ -19,7 +19,7 @@ const MAX_PARTS: usize = 10_000;
 pub(crate) struct Unreadable {
     path: PathBuf,
     parts: Vec<Range<u64>>,
-    /// What is behind too many of them.
+    /// The rest of the file, if there are more than `MAX_PARTS` of them.
     rest: Option<Range<u64>>,
     /// The first of them: number of the line, and what is wrong.
     first: Option<(u64, String)>,
@@ -175,7 +175,7 @@ fn persist_aside(mut file: NamedTempFile, path: &Path) -> io::Result<PathBuf> {
     Err(ErrorKind::AlreadyExists.into())
 }
 
-/// The same for what stands at `path` itself.
+/// The same for what is at `path` itself.
 pub(crate) fn rename_aside(path: &Path) -> io::Result<PathBuf> {
     let is_free = |name: &PathBuf| fs::symlink_metadata(name).is_err();
     let name = names(path).find(is_free).ok_or(ErrorKind::AlreadyExists)?;

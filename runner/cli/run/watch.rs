@@ -141,7 +141,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Whether another attempt may end better: nobody asked it to stop, and the input is not at fault.
+    /// Whether another attempt may end better: no one asked it to stop, and the input is not at fault.
     pub(crate) fn is_worth_a_retry(&self, end: &AttemptEnd) -> bool {
         let is_of_the_input = matches!(self.failed, Some((FailureKind::Input, ..)))
             || end.exit_code == Some(BAD_INPUT);

@@ -76,7 +76,7 @@ impl WorkerProcess {
     }
 }
 
-/// What stands after `prefix` in the last line that begins with it.
+/// What follows `prefix` in the last line that begins with it.
 fn last_of<'t>(prefix: &str, text: &'t str) -> Option<&'t str> {
     let mut lines = text.lines().rev();
     lines.find_map(|line| line.strip_prefix(prefix))
@@ -91,7 +91,7 @@ pub(crate) struct WorkerLog {
 }
 
 impl WorkerLog {
-    /// Opens it behind what earlier workers printed.
+    /// Opens it at the end of what earlier workers printed.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -127,7 +127,7 @@ impl WorkerLog {
             .stdin(Stdio::piped())
             .stdout(copy()?)
             .stderr(copy()?)
-            // Ctrl-C is ours to pass on; a group of its own keeps the terminal from doing it.
+            // Passing Ctrl-C on is up to us; in a separate group the worker does not get it from the terminal.
             .process_group(0);
         command.spawn().map_err(|error| {
             let program = Path::new(command.as_std().get_program());

@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use tempfile::NamedTempFile;
 
-/// It lies beside this program.
+/// It is next to this program.
 const PROGRAM: &str = "sae-run-worker";
 
 /// Variables with the token for the Hub, or the way to it, or an address that may have one in it. A worker never
@@ -24,10 +24,10 @@ pub(crate) const SECRETS: [&str; 4] = [
     "HF_ENDPOINT",
 ];
 
-/// Where the worker program is. A link to this program may lie anywhere.
+/// Where the worker program is. A link to this program may be anywhere.
 ///
 /// # Errors
-/// It is not beside this program.
+/// It is not next to this program.
 pub(crate) fn path() -> Result<PathBuf, CliError> {
     let own = std::env::current_exe().and_then(|own| own.canonicalize());
     let own = own.map_err(|error| {
@@ -59,10 +59,10 @@ pub(crate) fn machine() -> Result<&'static Machine, CliError> {
     Ok(MACHINE.get_or_init(|| machine))
 }
 
-/// Has a task done, and gives its value. `report` is told how much of it is done, and of how much.
+/// Has a task done, and gives its value. `report` receives how much of it is done, and of how much.
 ///
 /// # Errors
-/// What the worker says, or that it ended without a word.
+/// What the worker says, or that it ended without a message.
 pub(crate) fn run<T: DeserializeOwned>(
     task: &Task,
     report: &mut dyn FnMut(u64, Option<u64>),
@@ -89,7 +89,7 @@ impl TaskProcess {
         })
     }
 
-    /// Starts a worker that goes on answering what is written to it, and that signals for us do not reach.
+    /// Starts a worker that keeps answering what is written to it, and that signals for us do not reach.
     ///
     /// # Errors
     /// As [`TaskProcess::start`].
@@ -120,7 +120,7 @@ impl TaskProcess {
         })
     }
 
-    /// The next answer but reports, and what it waits for is told. `None`: it has ended.
+    /// The next answer that is not a report; what it waits for is shown. `None`: it has ended.
     ///
     /// # Errors
     /// What the worker says.
@@ -170,7 +170,7 @@ impl TaskProcess {
 }
 
 impl Drop for TaskProcess {
-    /// One that nobody listens to has nothing to do.
+    /// A worker that no one listens to has nothing to do.
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             let _ = self.child.kill();

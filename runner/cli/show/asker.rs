@@ -82,8 +82,8 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Waits for an answer and passes a stop on. SQLite does not look at the time, nor at a stop, while it is
-    /// in one of its functions, such as `instr`: then its thread is left behind.
+    /// Waits for an answer and passes a stop on. SQLite checks neither the time nor for a stop while it is in one of
+    /// its functions, such as `instr`: then its thread is abandoned.
     async fn within<T>(
         &mut self,
         limits: &QueryLimits,

@@ -50,7 +50,7 @@ type SqlEditor = Editor<Words, DefaultHistory>;
 /// and ends in `;`, by SQLite's own rule.
 ///
 /// # Errors
-/// A terminal that cannot be read. What is wrong with a statement is told, and the next is asked for.
+/// A terminal that cannot be read. An error in a statement is shown, and the next statement is asked for.
 pub(crate) async fn prompt(store: &Store, asker: &mut Asker<'_>) -> Result<u8, CliError> {
     let unusable =
         |error: ReadlineError| CliError::environment(format!("cannot use the terminal: {error}"));
@@ -135,7 +135,7 @@ impl Words {
         })
     }
 
-    /// The words that go on from the last one of `text`, and where that begins.
+    /// The words that complete the last one of `text`, and where that one begins.
     fn completions(&self, text: &str) -> (usize, Vec<String>) {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let start = text.trim_end_matches(is_word).len();

@@ -11,8 +11,7 @@ use tokens::OwnMemory;
 /// promise, and the runtime takes its own.
 const SHARE_PCT: u64 = 90;
 
-/// Bytes that a worker, each of its `processes`, may be predicted to take on any device of `launch`; `None`:
-/// nobody knows.
+/// Bytes that a worker (each of its `processes`) may be predicted to take on any device of `launch`; `None`: not known.
 pub(crate) fn most_bytes(launch: &Launch, processes: &Processes) -> Option<u64> {
     let devices = launch.lanes().into_iter();
     devices
@@ -26,7 +25,7 @@ pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) ->
         return launch.memory_bytes;
     }
     let n_here = processes.n_here;
-    // A device that is not there is told of by the worker that looks for it.
+    // A missing device is reported by the worker that looks for it.
     let n_bytes = match named(device)? {
         Device::Cpu => of_machine().map(|n_bytes| n_bytes / n_here as u64),
         Device::EachItsGpu => (0..n_here).filter_map(of_gpu).min(),

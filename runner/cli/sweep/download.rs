@@ -36,7 +36,7 @@ enum Said {
     Nothing,
     /// That another process has to end first.
     Waiting,
-    /// So many tenths.
+    /// This number of tenths.
     Tenths(u128),
 }
 

@@ -14,7 +14,7 @@ use plan::{Job, JobDraft, Plan, PlanError, Stream, group_streams, resolve_jobs};
 use std::collections::BTreeSet;
 use tokens::Shard;
 
-/// A plan, and where its inputs lie on this machine.
+/// A plan, and where its inputs are on this machine.
 #[derive(Debug)]
 pub(crate) struct Expanded {
     pub(crate) sweep: LoadedSweep,

@@ -1,9 +1,9 @@
-//! The commit of the checkout that a sweep lies in, read from Git's files.
+//! The commit of the checkout that a sweep is in, read from Git's files.
 //!
-//! The program `git` is not asked: it runs what a repository's own configuration names (`core.fsmonitor`), and
-//! a sweep may come in a folder from anybody. For the same reason a folder counts as a checkout only by a `.git`
-//! in it: Git itself also takes the files of a bare repository that lie among others. Whether the files differ
-//! from the commit is not told: the database has the sweep's text, and the recipe's.
+//! The program `git` is not asked: it runs what a repository's own configuration names (`core.fsmonitor`), and a sweep
+//! may come in a folder from anyone. For the same reason a folder counts as a checkout only by a `.git` in it: Git
+//! itself also takes the files of a bare repository that are among others. Whether the files differ from the commit is
+//! not recorded: the database has the sweep's text, and the recipe's.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,8 @@ const PACKED_BYTES: u64 = 64 << 20;
 /// References that refer to another.
 const MAX_DEPTH: usize = 5;
 
-/// The commit that is checked out where `dir` lies. `None`: it lies in no checkout, or in one without a commit,
-/// or in one whose references are in a table (`reftable`).
+/// The commit that is checked out where `dir` is. `None`: it is in no checkout, or in one without a commit, or in one
+/// whose references are in a table (`reftable`).
 pub(crate) fn commit_of(dir: &Path) -> Option<String> {
     // Empty: this folder.
     let dir = std::path::absolute(Path::new(".").join(dir)).ok()?;
@@ -39,7 +39,7 @@ fn git_dir(dir: &Path) -> Option<PathBuf> {
     Some(dir.join(text.strip_prefix("gitdir: ")?))
 }
 
-/// The commit that `reference` stands for: of the working tree, else of what all share.
+/// The commit that `reference` means: of the working tree, else of what all working trees share.
 fn resolve(reference: &str, dirs: &[PathBuf; 2], depth: usize) -> Option<String> {
     if depth > MAX_DEPTH || !files::stays_below(Path::new(reference)) {
         return None;
@@ -54,7 +54,7 @@ fn resolve(reference: &str, dirs: &[PathBuf; 2], depth: usize) -> Option<String>
     }
 }
 
-/// The commit of a reference in the list of those without a file of their own.
+/// The commit of a reference in the list of those without a separate file.
 fn packed(reference: &str, common_dir: &Path) -> Option<String> {
     let text = files::read_text(&common_dir.join("packed-refs"), PACKED_BYTES).ok()?;
     let pairs = text.lines().filter_map(|line| line.split_once(' '));

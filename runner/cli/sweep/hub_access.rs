@@ -4,7 +4,7 @@ use crate::show::table;
 use hub::{Hub, HubError, HubSettings, Token};
 use std::sync::OnceLock;
 
-/// Kept here and handed to nobody, so that no record or message can have it.
+/// Kept here and handed to no one, so that no record or message can have it.
 static TOKEN: OnceLock<Token> = OnceLock::new();
 
 /// The only one, for what it waits because a Hub asks for it has a sum.
@@ -16,7 +16,7 @@ pub(crate) fn use_token(token: Token) {
     let _ = TOKEN.set(token);
 }
 
-/// The Hub. When it asks to wait, people are told.
+/// The Hub. When it asks to wait, the user sees a message.
 ///
 /// # Errors
 /// No home folder for the cache, or `HF_ENDPOINT` is no address or has a secret in it.

@@ -36,12 +36,12 @@ pub(crate) struct Inputs {
 /// How a job names its model: `model` and `revision`.
 type ModelName = (String, Option<String>);
 
-/// A model, where it lies and what planning knows of it.
+/// A model, where it is and what planning knows of it.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) found: FoundModel,
     pub(super) facts: Arc<ModelFacts>,
-    /// The Hub's commit, or the digest of its files; `None` as long as nobody asked for it.
+    /// The Hub's commit, or the digest of its files; `None` until it is asked for.
     digest: Option<String>,
 }
 
@@ -352,7 +352,7 @@ pub(super) fn first_job<'a>(plan: &'a Plan, stream: &Stream) -> &'a Job {
         .expect("a stream is made of the plan's jobs")
 }
 
-/// Says which tensors of a model nobody reads.
+/// Says which tensors of a model are not read.
 pub(super) fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
     if tensors.is_empty() {
         return;
@@ -373,7 +373,7 @@ fn first_of(names: &[String]) -> String {
     first.collect::<Vec<_>>().join(", ") + more
 }
 
-/// Says which keys of a model's config.json nobody knows.
+/// Says which keys of a model's config.json are not known.
 fn note_unknown_keys(model: &str, facts: &ModelFacts, keys: &[String]) {
     if keys.is_empty() {
         return;

@@ -1,5 +1,5 @@
-//! A model and a data set that `sae-run eval` and `sae-run encode` are told to use, in place of those of
-//! the job whose SAEs they are given.
+//! A model and a data set that `sae-run eval` and `sae-run encode` use, if asked to, instead of those of the job whose
+//! SAEs they are given.
 
 use crate::commands::data::tokenise;
 use crate::error::CliError;

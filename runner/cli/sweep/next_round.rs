@@ -8,7 +8,7 @@ use plan::{JobResult, Plan, PlanRequest, Round};
 use recipe::Limits;
 use store::{JobStatus, ResultRow};
 
-/// Rounds after the first, where nobody says.
+/// Rounds after the first, if no number is given.
 const MAX_ROUNDS: u32 = 20;
 
 impl Expanded {

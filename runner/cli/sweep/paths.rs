@@ -1,4 +1,4 @@
-//! Where things lie on disk, and where names of models and data sets are looked for.
+//! Where things are on disk, and where names of models and data sets are looked for.
 
 use crate::error::CliError;
 use std::env;

@@ -9,7 +9,7 @@ use plan::{JobDraft, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_js
 use recipe::{Host, HostOptions, Limits, Recipe};
 use std::path::{Path, PathBuf};
 
-/// What stands for the recipe of a job without one.
+/// Used as the recipe of a job without one.
 const ONE_JOB: &str = "train";
 
 /// What planning begins with.

@@ -1,4 +1,4 @@
-//! The cache that Python's huggingface_hub shares: where a repository's files lie in it.
+//! The cache that Python's huggingface_hub shares: where a repository's files are in it.
 //!
 //! ```text
 //! models--OWNER--NAME/refs/REVISION            the commit that a branch or tag last meant
@@ -10,7 +10,7 @@
 //! .locks/models--OWNER--NAME/ETAG.lock         who downloads it
 //! ```
 //!
-//! Data sets lie in `datasets--OWNER--NAME`. FILE may have folders.
+//! Data sets are in `datasets--OWNER--NAME`. FILE may have folders.
 
 use crate::HubError;
 use crate::digest::{self, Etag};
@@ -141,7 +141,7 @@ impl RepoCache {
         self.dir.join(".sae-run").join(format!("{commit}.json"))
     }
 
-    /// Remembers that the commit has no such file, so that nobody asks again.
+    /// Remembers that the commit has no such file, so that it is not asked for again.
     pub(crate) fn remember_absence(&self, commit: &str, file: &str) {
         if !self.is_known_absent(commit, file) {
             let _ = write_whole(&self.absence(commit, file), b"");
@@ -247,8 +247,7 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     )
 }
 
-/// Makes something beside `path`, fills it and moves it there: whoever looks meanwhile sees the old
-/// one or the new one.
+/// Makes something beside `path`, fills it and moves it there: others meanwhile see the old one or the new one.
 fn make_whole<T>(
     path: &Path,
     make: impl Fn(&Path) -> io::Result<T>,

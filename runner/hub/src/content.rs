@@ -13,7 +13,7 @@ use std::ops::{Deref, Range};
 use std::sync::OnceLock;
 use tokio::time::timeout;
 
-/// A token that cannot stand in a header, so that hf-hub 1.0.0 sends none. Without a token it would
+/// A token that cannot be in a header, so that hf-hub 1.0.0 sends none. Without a token it would
 /// look for one in the environment, to send it wherever the settings point.
 const NO_TOKEN: &str = "\n";
 

@@ -66,8 +66,8 @@ impl<'a> Download<'a> {
             .await
     }
 
-    /// Whether there is room for what is not in the cache yet. Where nobody says how much room there is,
-    /// it is tried.
+    /// Whether there is room for the files that are not in the cache yet. If it is not known how much room there is, it
+    /// is tried.
     fn check_space(&self, files: &[RemoteFile], free_bytes: Option<u64>) -> Result<(), HubError> {
         let mut counted = HashSet::new();
         let mut needed_bytes: u64 = 0;
@@ -105,7 +105,7 @@ impl<'a> Download<'a> {
             return 0;
         }
         let there = fs::metadata(self.cache.partial(etag)).map_or(0, |partial| partial.len());
-        // One that is too long is begun anew.
+        // One that is too long is downloaded again from its first byte.
         file.n_bytes.checked_sub(there).unwrap_or(file.n_bytes)
     }
 
@@ -126,12 +126,12 @@ impl<'a> Download<'a> {
     }
 
     fn tell(&self, index: usize, event: Event) {
-        // That nobody listens any more is no reason to stop.
+        // If no one listens any more, that is no reason to stop.
         let _ = self.events.send((index, event));
     }
 
-    /// Keeps other processes, Python's too, from downloading the same. Not all file systems can;
-    /// then two may do the same work, and what arrives is checked all the same.
+    /// Keeps other processes, Python's too, from downloading the same. Not all file systems can; then two may do the
+    /// same work, and what arrives is still checked.
     async fn lock(&self, index: usize, etag: &Etag) -> Result<Option<File>, HubError> {
         let path = self.cache.lock(etag);
         let file = open(&path)?;
@@ -147,9 +147,8 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Downloads a content. What an earlier process left of it is taken up. When that does not give
-    /// the file, it is downloaded once more from its first byte, into a file that nobody else
-    /// knows.
+    /// Downloads a content. What an earlier process left of it is resumed. If that does not give the file, it is
+    /// downloaded once more from its first byte, into a file that no other process knows.
     async fn fetch(&self, index: usize, file: &RemoteFile, etag: &Etag) -> Result<(), HubError> {
         let blob = self.cache.blob(etag);
         let partial = self.cache.partial(etag);
@@ -180,7 +179,7 @@ impl<'a> Download<'a> {
         self.fill(index, file, path).await?;
         let n_bytes = file.n_bytes;
         let (hashed, owned_path) = (etag.clone(), path.to_owned());
-        // Elsewhere: hashing takes seconds, in which other files would seem to stand still.
+        // On another thread: hashing takes seconds, in which other files would seem to stop.
         let damage = move || digest::damage(&owned_path, &hashed, Some(n_bytes));
         let damage = tokio::task::spawn_blocking(damage)
             .await

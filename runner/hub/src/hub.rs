@@ -118,7 +118,7 @@ impl Hub {
         if self.settings.offline {
             return Ok((cached, None));
         }
-        // There is something to go on with, so nothing is asked twice.
+        // The cached commit can be used, so nothing is asked twice.
         let settings = HubSettings {
             n_retries: 0,
             ..self.settings.clone()

@@ -46,12 +46,12 @@
 //! - `models.rs`, `datasets.rs`: begin here; `hub.rs`, `listed.rs`, `files.rs`: what they share
 //! - `context.rs`: what all requests share; `exchange.rs`, `retry.rs`: requests and answers, `refusal.rs`: what
 //!   these mean; `tree.rs`, `content.rs`: what is asked
-//! - `download.rs`, `cache.rs`: a file on its way, and where it lies
+//! - `download.rs`, `cache.rs`: a file on its way, and where it is kept
 //! - `upload/`: one commit of what the Hub lacks. `publish.rs` (in order), `local.rs` (hashes, streams), `publisher.rs`
 //!   (what its requests share), `target.rs` (repository and branch), `lfs.rs`, `put.rs`, `xet.rs` (large files),
 //!   `commit.rs` (made once, looked for when its answer is lost)
-//! - `tests/`: all of it against `hub_server`, a Hub on this machine. `tests/peer/` holds that to Python's client, which
-//!   `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it says that it is skipped
+//! - `tests/`: all of it against `hub_server`, a Hub on this machine. `tests/peer/` compares that with Python's client,
+//!   which `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it says that it is skipped
 
 mod cache;
 mod content;

@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 /// Longest file: as ext4 can hold it.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 44;
 
-/// Seconds of patience, where nobody says otherwise.
+/// Seconds of patience, if no other number is given.
 pub(crate) const DEFAULT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much an answer of a Hub may take.

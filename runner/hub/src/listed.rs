@@ -76,7 +76,7 @@ fn chosen(
     let files = files.iter().map(|file| (file.name.as_str(), file));
     let files: HashMap<_, _> = files.collect();
     let chosen = |name: &String| match files.get(name.as_str()) {
-        // Whoever made this listing, a path is checked before it is joined.
+        // No matter who made this listing, a path is checked before it is joined.
         Some(file) if is_path_of_file(name) => Ok(RemoteFile {
             name: file.name.clone(),
             n_bytes: file.n_bytes,

@@ -45,8 +45,7 @@ struct OwnListing {
     files: Vec<ListedFile>,
 }
 
-/// Reads this program's form. `None` where there is none, or none that can be read: then the Hub is
-/// asked.
+/// Reads this program's form. `None` if it is missing or cannot be read: then the Hub is asked.
 pub(crate) fn read_files(path: &Path) -> Option<Vec<ListedFile>> {
     parse_files(&std::fs::read(path).ok()?)
 }
@@ -83,7 +82,7 @@ struct PythonFile {
 }
 
 impl Listing {
-    /// `None` where there is none, or none that can be read: then the Hub is asked.
+    /// `None` if it is missing or cannot be read: then the Hub is asked.
     pub(crate) fn read(path: &Path) -> Option<Self> {
         Self::parse(&std::fs::read(path).ok()?)
     }

@@ -85,7 +85,7 @@ impl Hub {
     ///
     /// Of a commit that was listed before, by this program or by Python's `snapshot_download`,
     /// nothing is asked. Offline, or when the Hub cannot say, a branch or tag means what it meant
-    /// when it was last asked for; offline, a commit that nobody listed has the files that are in
+    /// when it was last asked for; offline, a commit that was never listed has the files that are in
     /// the cache.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ pub struct Progress {
     pub n_files_done: usize,
     /// Files to download.
     pub n_files: usize,
-    /// Bytes that are there, those of an earlier attempt among them. May fall when a file has to
-    /// be begun anew.
+    /// Bytes that are there, including those of an earlier attempt. May fall when a file has to be
+    /// started again.
     pub done_bytes: u64,
     /// Bytes of all files to download.
     pub total_bytes: u64,
@@ -19,11 +19,11 @@ pub struct Progress {
 /// What happens to a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
-    /// It is to be downloaded, so many bytes.
+    /// It is to be downloaded; this is the number of its bytes.
     Wanted(u64),
     /// Another process downloads it; this one waits.
     Waiting,
-    /// So many of its bytes are there.
+    /// This number of its bytes is there.
     Bytes(u64),
     /// It is in the cache.
     Done,
@@ -105,7 +105,7 @@ mod tests {
             is_waiting: false,
         };
         assert_eq!(progress, expected);
-        // Begun anew, then found in the cache.
+        // Started again, then found in the cache.
         assert_eq!(tally.add(0, Event::Bytes(1)).done_bytes, 1);
         let progress = tally.add(0, Event::Done);
         assert_eq!((progress.n_files_done, progress.done_bytes), (1, 10));

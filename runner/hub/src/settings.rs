@@ -35,14 +35,14 @@ pub struct HubSettings {
     /// Folder in which Xet keeps what it knows of files that were sent; `HF_XET_CACHE`, or `xet` in
     /// `HF_HOME`. It need not exist.
     pub xet_cache_dir: PathBuf,
-    /// Who asks; `HF_TOKEN`, or the file that `hf auth login` writes. `None`: anybody.
+    /// Who asks; `HF_TOKEN`, or the file that `hf auth login` writes. `None`: anonymous.
     pub token: Option<Token>,
-    /// Ask nobody, serve what is in the cache; `HF_HUB_OFFLINE`.
+    /// Ask no server, serve what is in the cache; `HF_HUB_OFFLINE`.
     pub offline: bool,
     /// Longest wait for a connection and between two pieces of an answer; `HF_HUB_DOWNLOAD_TIMEOUT`
     /// in seconds, 10 by default.
     pub timeout: Duration,
-    /// How often a request that failed for want of a connection, or by a fault of the Hub, is
+    /// How often a request that failed because there was no connection, or by a fault of the Hub, is
     /// repeated.
     pub n_retries: u32,
     /// About how long to wait before the first repetition; doubled for each that follows.
@@ -77,7 +77,7 @@ impl fmt::Debug for Token {
 }
 
 impl HubSettings {
-    /// The Hub at `endpoint` with the cache in `cache_dir`, asked by nobody in particular.
+    /// The Hub at `endpoint` with the cache in `cache_dir`, asked anonymously.
     pub fn new(endpoint: &str, cache_dir: &Path) -> Self {
         Self {
             endpoint: endpoint.trim_end_matches('/').into(),
@@ -95,8 +95,8 @@ impl HubSettings {
     /// What the environment says.
     ///
     /// # Errors
-    /// No home folder, and no variable that names a cache folder; an address that is none or has a
-    /// secret in it; a patience that is no number of seconds.
+    /// No home folder, and no variable that names a cache folder; an address that is not a URL or has a
+    /// secret in it; a patience that is not a number of seconds.
     pub fn from_env() -> Result<Self, HubError> {
         Environment {
             variable: &|name| env::var_os(name),
@@ -216,8 +216,8 @@ impl Environment<'_> {
             })
     }
 
-    /// A path in a variable, with `~` and variables in it replaced: job scripts and containers hand
-    /// them on as they stand.
+    /// A path in a variable, with `~` and variables in it replaced: job scripts and containers pass
+    /// them on unchanged.
     fn folder(&self, name: &str) -> Option<PathBuf> {
         let value = self.value(name)?;
         let Some(text) = value.to_str() else {

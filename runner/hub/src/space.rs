@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// Bytes that the file system of `folder`, or of the first folder above it that is there, has left for
-/// anybody; `None` where it does not say.
+/// Bytes that the file system of `folder`, or of the first folder above it that exists, has left for
+/// any user; `None` if it does not say.
 #[cfg(unix)]
 pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let there = folder.ancestors().find(|folder| folder.exists())?;

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::{io, panic, thread};
 use tokio::sync::oneshot;
 
-/// Runs `work` on a thread of its own, with a runtime there, so that this may be called within
-/// another runtime too. `on_event` is called on this thread.
+/// Runs `work` on a separate thread, with a runtime there, so that this may be called within another runtime too.
+/// `on_event` is called on this thread.
 pub(crate) fn block_on<T: Send, E: Send>(
     work: impl AsyncFnOnce(Sender<E>) -> Result<T, HubError> + Send,
     on_event: impl FnMut(E),
@@ -18,8 +18,8 @@ pub(crate) fn block_on<T: Send, E: Send>(
     };
     thread::scope(|scope| {
         let (sender, receiver) = channel();
-        // Ends when this thread leaves here, be it by a panic: else the work would go on, and be waited
-        // for, without anybody who wants it.
+        // Ends when this thread leaves here, even by a panic: otherwise the work would continue, and be waited for,
+        // although no one wants it.
         let (_here, gone) = oneshot::channel::<()>();
         let run = move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// What nobody is there for any more does not go on.
+    /// Work that no one waits for any more does not continue.
     #[test]
     fn work_ends_with_the_one_who_waits_for_it() {
         let begin = std::time::Instant::now();

@@ -1,11 +1,11 @@
-//! Waits that the Hub asks for: how long in all, and who is told.
+//! Waits that the Hub asks for: how long in all, and who is informed.
 
 use crate::{HubLimits, Notice};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Waits that are shorter are nobody's concern.
+/// Waits that are shorter are not reported.
 const TOLD_FROM: Duration = Duration::from_secs(2);
 
 type Tell = dyn Fn(&Notice) + Send + Sync;
@@ -25,7 +25,7 @@ struct SoFar {
 }
 
 impl Waits {
-    /// With somebody who is told of each wait that is longer than a moment.
+    /// Calls `tell` for each wait that is longer than a moment.
     pub(crate) fn told_to(tell: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
         Self {
             tell: Some(Box::new(tell)),
@@ -89,7 +89,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Waits of so many seconds, all asked for at once: which may be, and how many were told of.
+    /// Waits of `seconds`, all asked for at once: which may be, and how many were reported.
     fn asked_for(seconds: &[u32]) -> (Vec<bool>, usize) {
         let told = Arc::new(Mutex::new(0));
         let heard = Arc::clone(&told);

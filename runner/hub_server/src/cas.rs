@@ -1,5 +1,5 @@
-//! The store of large files in chunks: Xet's own server, behind a door that keeps the log, checks
-//! tokens and fails on demand.
+//! The store of large files in chunks: Xet's own server. A door in front of it keeps the log, checks tokens and fails
+//! on demand.
 
 use super::http::{Received, Response};
 use super::repo::{Content, sha256};
@@ -97,7 +97,7 @@ impl Cas {
                 if is_known(&file.hex()) {
                     continue;
                 }
-                // A file whose chunks have not all arrived is none.
+                // A file whose chunks have not all arrived does not count.
                 if let Ok(bytes) = client.get_file_data(&file, None).await {
                     found.push((file.hex(), bytes.to_vec()));
                 }

@@ -52,7 +52,7 @@ impl Fault {
         })
     }
 
-    /// Too many requests; come back after so many seconds.
+    /// Too many requests; come back after this number of seconds.
     pub fn rate_limit(seconds: u32) -> Self {
         Self::new(Kind::Status {
             status: 429,
@@ -75,7 +75,7 @@ impl Fault {
         Self::new(Kind::Truncate)
     }
 
-    /// Sends the first so many bytes of a body, and breaks off.
+    /// Sends the first `n_bytes` of a body, and breaks off.
     pub fn cut_answer(n_bytes: usize) -> Self {
         Self::new(Kind::Flow(Flow::Cut(n_bytes)))
     }
@@ -135,8 +135,7 @@ impl Fault {
         Self::new(Kind::Delay(delay))
     }
 
-    /// Breaks the connection off when so many bytes of a body, or all of it, have arrived, and does
-    /// nothing.
+    /// Breaks the connection off when `n_bytes` of a body, or all of it, have arrived, and does nothing.
     pub fn cut_upload(n_bytes: u64) -> Self {
         Self::new(Kind::CutUpload(n_bytes))
     }
@@ -173,7 +172,7 @@ impl Fault {
         self
     }
 
-    /// Only so many times.
+    /// Only `n` times.
     pub fn times(self, n: u32) -> Self {
         Self {
             n_left: Some(n),

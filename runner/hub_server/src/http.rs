@@ -89,7 +89,7 @@ impl Received {
         matches!(self.method.as_str(), "POST" | "PUT")
     }
 
-    /// The body as JSON; `null` where it is none.
+    /// The body as JSON; `null` if it is not JSON.
     pub(super) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -131,13 +131,13 @@ pub(super) struct Response {
 pub(super) enum Flow {
     /// All of it.
     Whole,
-    /// Only so many bytes of it; then the connection breaks.
+    /// Only this number of its bytes; then the connection breaks.
     Cut(usize),
     /// A byte at a time, with a pause before each.
     Trickle(Duration),
-    /// Spaces, as long as somebody reads them.
+    /// Spaces, as long as they are read.
     Endless,
-    /// No body, and headers as long as somebody reads them.
+    /// No body, and headers as long as they are read.
     EndlessHeaders,
 }
 

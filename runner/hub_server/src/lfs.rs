@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) struct Lfs {
     /// Length of the parts of files that are longer than that.
     pub(super) part_bytes: Option<u64>,
-    /// Offers a way of sending that nobody knows, and no other.
+    /// Offers a way of sending that no one knows, and no other.
     pub(super) is_odd: bool,
     /// What arrived and was not verified, by its SHA-256.
     arrived: BTreeMap<String, Vec<u8>>,

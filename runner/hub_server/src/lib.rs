@@ -12,10 +12,10 @@
 //! ```
 //!
 //! It answers as the Hub does as far as Python's huggingface_hub 2.4.0 and hf-hub 1.0.0 ask: the
-//! commit of a revision, the tree of a commit, and files, of which the large ones lie in a store at
-//! another address. Who has its token may make models, data sets and branches, upload files, by LFS
-//! or to a Xet store, and commit; what was committed is downloaded from then on. Panics where a test
-//! is wrong.
+//! commit of a revision, the tree of a commit, and files, of which the large ones are in a store at
+//! another address. Anyone who has its token may make models, data sets and branches, upload files,
+//! by LFS or to a Xet store, and commit; what was committed is downloaded from then on. Panics if a
+//! test is wrong.
 //!
 //! # Files
 //!
@@ -54,7 +54,7 @@ use std::time::Duration;
 pub struct HubServer {
     state: Arc<Mutex<State>>,
     hub: Listener,
-    /// Where the large files lie; held so that it lives as long.
+    /// Where the large files are; held so that it lives as long.
     _store: Listener,
     /// The door of the Xet store, likewise.
     _cas: Listener,
@@ -96,7 +96,7 @@ struct State {
     cas: Option<Cas>,
     /// Addresses and tokens of the stores that were given out.
     n_signed: Cell<u64>,
-    /// The first so many of them are not valid any more.
+    /// Number of the first of them that are not valid any more.
     n_expired: u64,
     /// How far the Hub's clock is off.
     clock_skew: Duration,
@@ -106,13 +106,13 @@ struct State {
 /// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
-    /// Somebody without a token.
+    /// Without a token.
     Nobody,
-    /// Somebody with a wrong one.
+    /// With a wrong one.
     Stranger,
-    /// Somebody who may read.
+    /// May read.
     Reader,
-    /// Somebody who may write as well.
+    /// May write as well.
     Writer,
 }
 
@@ -203,7 +203,7 @@ impl HubServer {
         self.state().lfs.part_bytes = Some(part_bytes);
     }
 
-    /// Offers no way of sending large files that anybody knows.
+    /// Offers no way of sending large files that anyone knows.
     pub fn take_no_large_files(&self) {
         self.state().lfs.is_odd = true;
     }
@@ -269,7 +269,7 @@ impl HubServer {
         self.for_each_repo(id, |repo| repo.claim_size(path, n_bytes));
     }
 
-    /// The only token that is accepted, but for that of [`HubServer::set_read_token`].
+    /// The only token that is accepted, except that of [`HubServer::set_read_token`].
     pub fn set_token(&self, token: &str) {
         self.state().token = Some(token.into());
     }
@@ -310,7 +310,7 @@ impl HubServer {
         self.state().moved.insert(old.into(), new.into());
     }
 
-    /// Lists so many files at a time.
+    /// Lists `n_files` files at a time.
     pub fn set_page_size(&self, n_files: usize) {
         self.state().page_size = Some(n_files);
     }

@@ -50,7 +50,7 @@ pub(super) struct Repo {
 #[derive(Clone, Debug)]
 pub(super) struct Content {
     pub(super) bytes: Arc<Vec<u8>>,
-    /// Its name in the Xet store, where it lies there.
+    /// Its name in the Xet store, if it is there.
     pub(super) xet_hash: Option<String>,
 }
 
@@ -145,9 +145,9 @@ pub(super) struct Commit {
 #[derive(Clone, Debug)]
 pub(super) struct RepoFile {
     pub(super) content: Arc<Vec<u8>>,
-    /// Its name in the Xet store, where it lies there.
+    /// Its name in the Xet store, if it is there.
     pub(super) xet_hash: Option<String>,
-    /// Whether it lies in the store of large files, and a pointer to it in the repository.
+    /// Whether it is in the store of large files, and a pointer to it in the repository.
     pub(super) is_large: bool,
     pub(super) sha256: String,
     /// Git's name of the file, or of the pointer.
@@ -185,7 +185,7 @@ impl Commit {
         hex(&Sha1::digest(lines.collect::<String>()))
     }
 
-    /// The tree as the Hub lists it: what lies in `folder`, or below it too.
+    /// The tree as the Hub lists it: what is in `folder`, or below it too.
     pub(super) fn tree(&self, folder: &str, is_recursive: bool) -> Vec<Value> {
         let mut entries = BTreeMap::new();
         for (path, file) in &self.files {
@@ -222,7 +222,7 @@ impl RepoFile {
         }
     }
 
-    /// A file that lies in the repository itself.
+    /// A file in the repository itself.
     pub(super) fn small(content: Vec<u8>) -> Self {
         Self {
             is_large: false,
@@ -234,7 +234,7 @@ impl RepoFile {
         }
     }
 
-    /// A file that lies in a store.
+    /// A file in a store.
     pub(super) fn large(content: Content) -> Self {
         let sha256 = sha256(&content.bytes);
         Self {

@@ -1,10 +1,10 @@
 //! Compiled components on disk: compiling the Python engine takes 10 to 25 s, loading it 20 ms.
 //!
-//! An entry's name is the hash of what it was made from: the component, wasmtime's version and the
-//! engine's settings. Beside the artifact lies its BLAKE3, so a truncated or altered entry is found out and made
-//! again. The artifact is mapped, not read: of 39 MB of machine code a recipe runs little. Digests of files are
-//! remembered in the same folder, so that neither the component nor the artifact is read on every run. A cache that cannot be written only costs time, and so does one that others can write to: an
-//! entry that may be theirs is passed over.
+//! An entry's name is the hash of what it was made from: the component, wasmtime's version and the engine's settings.
+//! The artifact's BLAKE3 is next to it, so a truncated or altered entry is noticed and made again. The artifact is
+//! mapped, not read: of 39 MB of machine code a recipe runs little. Digests of files are remembered in the same folder,
+//! so that neither the component nor the artifact is read on every run. A cache that cannot be written only costs time,
+//! and so does one that others can write to: an entry that may be theirs is passed over.
 
 use crate::trust;
 use fault::Fault;
@@ -91,7 +91,7 @@ pub(crate) fn distrusted(
     paths.find(|path| path.exists() && trust::open(path).is_none())
 }
 
-/// Where an entry may lie.
+/// Where an entry may be.
 fn entry_paths(
     engine: &Engine,
     cache_dir: Option<&Path>,
@@ -119,7 +119,7 @@ fn lock(entry: &Path) -> Option<File> {
 }
 
 fn read(engine: &Engine, mut entry: File) -> Option<Component> {
-    // A file system may forbid to run what lies on it.
+    // A file system may forbid running the files on it.
     let mapped = trusted::map(engine, &entry);
     let mut copied = || {
         let mut bytes = Vec::new();
@@ -129,7 +129,7 @@ fn read(engine: &Engine, mut entry: File) -> Option<Component> {
     mapped.or_else(|_| copied()).ok()
 }
 
-/// Whether an entry has the BLAKE3 that lies beside it.
+/// Whether an entry has the BLAKE3 that is next to it.
 fn is_whole(path: &Path, digests: Option<&DigestCache>) -> bool {
     let expected = trust::open(&beside(path)).and_then(|file| io::read_to_string(file).ok());
     let found = digests.and_then(|digests| digests.file(path).ok());
@@ -188,7 +188,7 @@ mod trusted {
 
     /// Makes a component of an entry of this program's cache that is whole.
     pub(super) fn map(engine: &Engine, entry: &File) -> wasmtime::Result<Component> {
-        // The file that was looked at, and not what stands at its path by now.
+        // The file that was looked at, not what is at its path by now.
         let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
         // SAFETY: the artifact was written by `Component::serialize` of an engine with the same
         // compatibility hash (in the entry's name; wasmtime checks it again) and is whole (its
@@ -264,7 +264,7 @@ mod tests {
         assert_ne!(name, entry_name(&fuel, "a"));
     }
 
-    /// The entry of another component stands for planted code: whoever maps it gets that component.
+    /// The entry of another component represents planted code: anyone who maps it gets that component.
     #[test]
     fn an_entry_that_others_can_write_is_passed_over() {
         let (engine, dir) = (Engine::default(), tempfile::tempdir().unwrap());

@@ -74,8 +74,7 @@ fn json_text(map: &Map<String, Value>) -> String {
     serde_json::to_string(map).expect("JSON values have a text")
 }
 
-/// Checks the answer, whose values may lie `max_nesting` deep. An error says which job breaks which
-/// rule.
+/// Checks the answer, whose values may be nested `max_nesting` deep. An error says which job breaks which rule.
 pub(crate) fn response(
     response: wit::PlanResponse,
     max_nesting: usize,
@@ -120,7 +119,7 @@ fn job(draft: wit::JobDraft, max_nesting: usize) -> Result<JobDraft, String> {
     }
 }
 
-/// How deep lists and objects lie in each other in a JSON text; told before it is parsed.
+/// How deep lists and objects are nested in a JSON text; found before it is parsed.
 fn nesting(text: &str) -> usize {
     let (mut depth, mut deepest) = (0usize, 0);
     let (mut in_string, mut escaped) = (false, false);

@@ -137,8 +137,8 @@ impl Host {
         }
     }
 
-    /// A compiled component that is passed over because others than this user can write to it or to its
-    /// folder: it would be run as it stands there.
+    /// A compiled component that is passed over because others than this user can write to it or to its folder: it
+    /// would be run as it is there.
     ///
     /// # Errors
     /// No engine.
@@ -218,8 +218,8 @@ fn config(limits: &Limits) -> Config {
         .consume_fuel(true)
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
-        // A guest's first memory is copied, not mapped: the kernel refuses to seal the file behind
-        // such a map (EBUSY) while it moves the file's pages, as it does under load.
+        // A guest's first memory is copied, not mapped: the kernel refuses to seal the file that such a map is of
+        // (EBUSY) while it moves the file's pages, as it does under load.
         .memory_init_cow(false)
         // Guests run on the host's stack, of which a thread has 2 MiB by default.
         .max_wasm_stack(limits.stack_bytes.min(MAX_STACK_BYTES));

@@ -2,7 +2,7 @@
 
 use wasmtime::ResourceLimiter;
 
-/// What one call of a recipe may use. Each limit has an error of its own.
+/// What one call of a recipe may use. Each limit has its own error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Instructions it may run (wasmtime's fuel, about one unit each); a Python recipe needs some
@@ -14,8 +14,7 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Jobs it may propose in one round. The default is 100 000.
     pub max_jobs: usize,
-    /// How deep lists and tables may lie in each other in a job's overrides. The default is 16; no
-    /// setting is deeper than 2.
+    /// How deep lists and tables may be nested in a job's overrides. The default is 16; no setting is deeper than 2.
     pub max_nesting: usize,
     /// Bytes of stack. The default is 1 MiB, which is also the most: it is the host's own.
     pub stack_bytes: usize,

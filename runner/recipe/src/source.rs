@@ -38,11 +38,11 @@ impl Recipe {
     ///
     /// A path has a `/` or ends in `.py` or `.wasm`, and is relative to `sweep_dir`. A name is
     /// looked for as `NAME.py` and `NAME.wasm` in `sweep_dir`, in each of `search_dirs`, and among
-    /// the built-in recipes, in this order. With `..` and links resolved, a file must lie in one of these
+    /// the built-in recipes, in this order. With `..` and links resolved, a file must be in one of these
     /// folders, below them, or below the current folder.
     ///
     /// # Errors
-    /// No such recipe, a file that lies elsewhere, or one that cannot be read.
+    /// No such recipe, a file that is elsewhere, or one that cannot be read.
     pub fn find(
         name_or_path: &str,
         sweep_dir: &Path,
@@ -151,8 +151,8 @@ pub fn built_in() -> impl Iterator<Item = Recipe> {
     })
 }
 
-/// The recipes that lie in some folders, by name; those of earlier folders first. Files that cannot be
-/// read are left out, and so are the template and what begins with a dot.
+/// The recipes in some folders, by name; those of earlier folders first. Files that cannot be read are left out, and so
+/// are the template and files whose names begin with a dot.
 pub fn in_folders(dirs: &[PathBuf]) -> impl Iterator<Item = Recipe> {
     dirs.iter().flat_map(|dir| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -171,7 +171,7 @@ pub fn in_folders(dirs: &[PathBuf]) -> impl Iterator<Item = Recipe> {
 /// Name of the file that new recipes begin as, in this project's own folder.
 const TEMPLATE: &str = "template";
 
-/// `path`, if it lies where recipes may lie. One that is not there is told of by whoever reads it.
+/// `path`, if it is where recipes may be. A missing file is reported by the code that reads it.
 fn within(
     recipe: &str,
     path: PathBuf,

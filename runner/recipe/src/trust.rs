@@ -1,8 +1,7 @@
-//! Which files only this user can have written: machine code is run as it stands there.
+//! Which files only this user can have written: machine code in them is run as it is.
 //!
-//! A cache may be shared by a group, and lie in a folder that all of it may write to. What is run from it
-//! must be of this user or of root, and closed to others: the folder, the link to it where it is one, and
-//! the file.
+//! A cache may be shared by a group, and be in a folder that the whole group may write to. What is run from it must
+//! belong to this user or to root, and be closed to others: the folder, the link to it if it is one, and the file.
 
 use files::user_id;
 use std::fs::{self, DirBuilder, File, Metadata};
@@ -12,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// Bits of a mode that let others write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// The folders below `cache_dir` where compiled components may lie: one for all, and one of this user's own
-/// where that is somebody else's.
+/// The folders below `cache_dir` where compiled components may be: one for all, and one of this user, in case the first
+/// belongs to another user.
 pub(crate) fn folders(cache_dir: &Path) -> [PathBuf; 2] {
     let own = format!("wasm-{}", user_id());
     [cache_dir.join("wasm"), cache_dir.join(own)]
@@ -38,12 +37,12 @@ pub(crate) fn open(path: &Path) -> Option<File> {
     }
     let file = File::open(path).ok()?;
     let metadata = file.metadata().ok()?;
-    // A second name may be in a folder of somebody else's, who chose what lies here.
+    // A second name may be in a folder of another user, who then chose what is here.
     (is_closed(&metadata) && metadata.nlink() == 1).then_some(file)
 }
 
 fn is_closed_folder(folder: &Path) -> bool {
-    // Whoever owns a link decides where it leads.
+    // The owner of a link decides where it leads.
     let link_is_ours = fs::symlink_metadata(folder).is_ok_and(|link| is_ours(&link));
     let is_closed_folder = |metadata: Metadata| metadata.is_dir() && is_closed(&metadata);
     link_is_ours && fs::metadata(folder).is_ok_and(is_closed_folder)

@@ -8,7 +8,7 @@ use fault::Fault;
 use sqlx::{FromRow, SqliteConnection};
 use std::fmt;
 
-/// How an attempt stands.
+/// The status of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(rename_all = "lowercase")]
 pub enum AttemptStatus {
@@ -43,7 +43,7 @@ pub enum Outcome {
     Done,
     /// It ended in an error.
     Failed,
-    /// Somebody else than the user asked its worker to stop.
+    /// Someone other than the user asked its worker to stop.
     Interrupted,
     /// The user asked it to stop.
     Stopped,
@@ -75,7 +75,7 @@ pub struct AbandonedAttempt {
     pub pid: Option<u32>,
 }
 
-/// A stream with an attempt that nobody has closed.
+/// A stream with an attempt that was not closed.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct OpenStream {
     /// The stream.
@@ -91,7 +91,7 @@ pub struct AttemptRow {
     pub stream_id: String,
     /// Which attempt at it, from 1.
     pub number: u32,
-    /// How it stands.
+    /// Its status.
     pub status: AttemptStatus,
     /// Host of the worker.
     pub host: Option<String>,
@@ -341,7 +341,7 @@ pub(crate) async fn find(
     Ok(attempt_id.fetch_optional(conn).await?)
 }
 
-/// Closes an attempt as the coordinator saw it; gives how it stands now.
+/// Closes an attempt as the coordinator saw it; gives its status now.
 async fn close(
     conn: &mut SqliteConnection,
     attempt_id: i64,

@@ -81,7 +81,7 @@ pub enum StoreError {
 /// For a file or folder that is not as it must be to be opened.
 pub(crate) const PERMISSIONS: &str =
     "check the permissions, or choose another folder with `runs_dir`";
-/// For a file that is none of ours.
+/// For a file that is not ours.
 pub(crate) const OTHER_FOLDER: &str = "nothing was changed; choose another folder with `runs_dir`";
 
 impl StoreError {

@@ -45,7 +45,7 @@ pub struct NoteRow {
 pub struct EvaluatedSae {
     /// Name of the SAE.
     pub sae: String,
-    /// Optimizer updates behind the checkpoint.
+    /// Optimizer updates up to the checkpoint.
     pub step: u64,
     /// Fraction of variance unexplained.
     pub fvu: Option<f64>,

@@ -1,4 +1,4 @@
-//! Table `job`: where each job stands.
+//! Table `job`: the status of each job.
 
 use crate::error::{StoreError, Trouble};
 use crate::open::Store;
@@ -6,7 +6,7 @@ use plan::{Job, TRAINER_VERSION};
 use sqlx::SqliteConnection;
 use std::fmt;
 
-/// Where a job stands.
+/// The status of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[sqlx(rename_all = "lowercase")]
 pub enum JobStatus {
@@ -72,8 +72,8 @@ impl Store {
 
     /// Forgets the metrics, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
     ///
-    /// What they saved for a resume, and the streams' `events.jsonl`, are the caller's to delete; event
-    /// numbers go on all the same. What attempts until now still say of these jobs is ignored.
+    /// What they saved for a resume, and the streams' `events.jsonl`, are the caller's to delete; event numbers still
+    /// continue. What attempts so far still report of these jobs is ignored.
     ///
     /// # Errors
     /// The database cannot be written; then nothing was reset.
@@ -89,7 +89,7 @@ impl Store {
     }
 }
 
-/// What a reset deletes. The links to attempts go too, so that late events find nobody to speak for.
+/// What a reset deletes. The links to attempts go too, so that late events count for no job.
 const RESET: [&str; 6] = [
     "DELETE FROM verdict WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM metric WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
@@ -157,7 +157,7 @@ pub(crate) async fn dir_and_status(
     Ok(row.bind(job_id).fetch_one(conn).await?)
 }
 
-/// Marks a job as done, however it stood: its last event may be heard of late.
+/// Marks a job as done, whatever its status was: its last event may arrive late.
 pub(crate) async fn mark_done(
     conn: &mut SqliteConnection,
     job_id: &str,

@@ -45,7 +45,7 @@ fn choose(jobs: &[Candidate], wanted: &str) -> Result<String, Fault> {
     }
 }
 
-/// Each job once, with a name it can be told by.
+/// Each job once, with a name to recognise it by.
 fn group<'a>(jobs: impl Iterator<Item = &'a Candidate>) -> BTreeMap<&'a str, String> {
     jobs.map(|job| {
         let label = format!("{} ({}/{})", job.job_id, job.sweep, job.job);

@@ -6,7 +6,7 @@
 //! not lost when the coordinator dies, and folding an event twice changes nothing.
 //!
 //! After a crash of the coordinator: [`Store::record_plan`], [`Store::fold`] what the streams have
-//! written, [`Store::abandon_dead_attempts`], then [`Store::begin_attempt`] for what is not done.
+//! written, [`Store::abandon_dead_attempts`], then [`Store::begin_attempt`] for the streams that are left.
 //!
 //! The schema, with the meaning of every column, is in `migrations/`.
 //!

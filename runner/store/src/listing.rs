@@ -25,7 +25,7 @@ pub struct Listing {
 }
 
 impl Store {
-    /// The SAEs that fit, with the columns of the view `result`; what is not known yet is null.
+    /// The SAEs that match, with the columns of the view `result`; values that are not known yet are null.
     ///
     /// # Errors
     /// A sweep that was never run, a column that is not there, a condition that is not one expression
@@ -61,8 +61,8 @@ impl Store {
     }
 }
 
-/// Holds that a condition is one expression, which a text is that SQLite parses both alone and between parentheses.
-/// `1) OR (1` is none alone, `1 LIMIT 1` none between them.
+/// Checks that a condition is one expression: SQLite must parse it both alone and between parentheses.
+/// `1) OR (1` does not parse alone, `1 LIMIT 1` does not parse between them.
 async fn check_condition(condition: &str) -> Result<(), Trouble> {
     let refused = |reason: &str| {
         Fault::input(format!("`{condition}` is not one SQL expression: {reason}"))
@@ -71,7 +71,7 @@ async fn check_condition(condition: &str) -> Result<(), Trouble> {
     if condition.contains('\0') {
         return Err(refused("it has a zero byte").into());
     }
-    // A database of its own, in memory. SQLite does not look up the names in a view that is not yet made.
+    // A separate database, in memory. SQLite does not look up the names in a view that is not yet made.
     let mut parser = SqliteConnection::connect("sqlite::memory:").await?;
     for text in [condition, &format!("({condition}\n)")] {
         let view = format!("CREATE VIEW parsed AS SELECT 1 WHERE {text}");
@@ -91,7 +91,7 @@ fn statement(listing: &Listing, columns: &[String]) -> Result<String, Fault> {
         conditions.push("is_current".to_owned());
     }
     if let Some(condition) = &listing.condition {
-        // A line of its own: the condition may end in a comment.
+        // On a separate line: the condition may end in a comment.
         conditions.push(format!("({condition}\n)"));
     }
     if !conditions.is_empty() {
@@ -123,7 +123,7 @@ fn order(sort: &[String], columns: &[String]) -> Result<String, Fault> {
     Ok(terms.join(", "))
 }
 
-/// The view `result` and the SAEs that it lacks for want of metrics.
+/// The view `result`, and the SAEs that it lacks because they have no metrics.
 fn everything(columns: &[String]) -> String {
     let known = columns.iter().map(|column| match column.as_str() {
         "sweep" | "is_current" | "ordinal" | "job" => format!("sweep_listing.{column}"),

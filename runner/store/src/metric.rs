@@ -99,8 +99,8 @@ pub(crate) fn finite(sum: f64) -> Option<f64> {
     sum.is_finite().then_some(sum)
 }
 
-/// Deletes what an earlier attempt reported beyond the point this one goes on from: its intervals
-/// may end at other steps, and a step must not count twice.
+/// Deletes what an earlier attempt reported beyond the point this one continues from: its intervals may end at other
+/// steps, and a step must not count twice.
 ///
 /// That point is `first_step`, or the job's last checkpoint where the job is ahead of its stream.
 pub(crate) async fn delete_undone(

@@ -133,10 +133,10 @@ impl Store {
     }
 }
 
-/// Makes an empty file where there is none, as the umask has it. SQLite would let only its owner write
-/// to it, and the files beside it get the permissions of this one.
+/// Makes an empty file if there is no file, with the permissions that the umask leaves. SQLite would let only its owner
+/// write to it, and the files beside it get the permissions of this one.
 fn make(path: &Path) {
-    // Where there is one, or none can be made, SQLite finds the words.
+    // If there is a file, or it cannot be made, SQLite gives the message.
     let _ = File::create_new(path);
 }
 
@@ -176,7 +176,7 @@ async fn schema(conn: &mut SqliteConnection) -> Result<Schema, Trouble> {
         .fetch_one(&mut *conn)
         .await?;
     match version {
-        // The first migration did not come to its end.
+        // The first migration did not finish.
         None => Ok(Schema::Empty),
         Some(_) if !tables.iter().any(|table| table == "sweep_job") => Ok(Schema::Foreign),
         Some(version) => Ok(Schema::Version(version)),

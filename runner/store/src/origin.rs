@@ -10,7 +10,7 @@ use plan::Plan;
 pub struct SweepOrigin {
     /// Version of sae-run.
     pub sae_run: String,
-    /// Commit of the checkout that the sweep file lies in; `None` outside of one.
+    /// Commit of the checkout that the sweep file is in; `None` outside of one.
     pub git_commit: Option<String>,
     /// Text of the recipe; `None` for a component.
     pub recipe_source: Option<String>,

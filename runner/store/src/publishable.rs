@@ -41,7 +41,7 @@ pub struct ProvenanceRow {
     pub recipe_digest: String,
     /// Version of sae-run that first ran this version of the sweep.
     pub sae_run: Option<String>,
-    /// Commit of the checkout that the sweep file lies in.
+    /// Commit of the checkout that the sweep file is in.
     pub git_commit: Option<String>,
     /// Version of libtorch of the last attempt that trained the job.
     pub libtorch: Option<String>,

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 pub struct QueryTable {
     /// Names of the columns, also where there are no rows.
     pub columns: Vec<String>,
-    /// The rows. Integers, reals and text are as they stand; NULL and reals that are not finite are
-    /// null, blobs are text in hex.
+    /// The rows. Integers, reals and text are unchanged; NULL and reals that are not finite are null, blobs are text in
+    /// hex.
     pub rows: Vec<Vec<Value>>,
     /// True where there are more rows than were asked for.
     pub is_cut: bool,
@@ -43,7 +43,7 @@ pub struct QueryLimits {
     pub stop: Arc<AtomicBool>,
 }
 
-/// How long a query may take that nobody gave another time.
+/// How long a query may take if no other time was given.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Default for QueryLimits {
@@ -73,7 +73,7 @@ const MAX_TABLE_BYTES: usize = 64 << 20;
 const OPS_PER_LOOK: i32 = 10_000;
 
 impl Store {
-    /// Asks one question in SQL, on a connection of its own that only reads.
+    /// Asks one question in SQL, on a separate connection that only reads.
     ///
     /// # Errors
     /// No or several statements, a statement that is no query or would write, or one that SQLite
@@ -106,8 +106,8 @@ impl Store {
     /// The same, and gives each row to `sink`; true where there are more than were asked for.
     ///
     /// # Errors
-    /// As [`Store::query_within`], but for the size of the answer: only that of a row is limited. The
-    /// rows before it were given.
+    /// As [`Store::query_within`], except the size of the answer: only that of a row is limited. The rows before it
+    /// were given.
     pub async fn query_into(
         &self,
         sql: &str,
@@ -177,7 +177,7 @@ async fn compile(
         return Ok(Err(bad_query("the query has a zero byte")));
     }
     only_queries(conn).await?;
-    // A user's SQL is dynamic by nature. The driver compiles it on a thread of its own, which may take long.
+    // A user's SQL is dynamic by nature. The driver compiles it on its own thread, which may take long.
     let text = AssertSqlSafe(sql.to_owned()).into_sql_str();
     let statement = conn.prepare(text).await?;
     let compiled = count(conn, sql).await?;

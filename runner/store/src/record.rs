@@ -24,7 +24,7 @@ pub struct RecordedJob {
     pub job_id: String,
     /// Its folder, relative to the runs folder: where it was first put.
     pub dir: String,
-    /// Where it stands, whichever sweep brought it there.
+    /// Its status, whichever sweep led to it.
     pub status: JobStatus,
     /// Whether it is done, but its evaluation is wanted and not there.
     pub evaluation_due: bool,
@@ -42,8 +42,8 @@ impl RecordedJob {
 pub struct RecordedStream {
     /// The stream.
     pub stream_id: String,
-    /// Its folder, relative to the runs folder: where it was first put. Event numbers go on in the
-    /// `events.jsonl` there.
+    /// Its folder, relative to the runs folder: where it was first put. Event numbers continue in the `events.jsonl`
+    /// there.
     pub dir: String,
     /// Number of the last event that is folded in; 0 before the first.
     pub last_event_seq: u64,
@@ -73,12 +73,12 @@ impl RecordedPlan {
         self.jobs.iter().filter(move |job| seen.insert(&job.job_id))
     }
 
-    /// Where a job of the plan stands.
+    /// The state of a job of the plan.
     pub fn job(&self, job_id: &str) -> Option<&RecordedJob> {
         self.jobs.iter().find(|job| job.job_id == job_id)
     }
 
-    /// Where a stream of the plan stands.
+    /// The state of a stream of the plan.
     pub fn stream(&self, stream_id: &str) -> Option<&RecordedStream> {
         self.streams.iter().find(|s| s.stream_id == stream_id)
     }

@@ -15,7 +15,7 @@ pub struct Removal {
     pub sweeps: Vec<String>,
     /// Jobs that are forgotten.
     pub jobs: Vec<RemovedJob>,
-    /// Jobs that stay, because somebody still wants them.
+    /// Jobs that stay, because they are still wanted.
     pub kept: Vec<KeptJob>,
     /// Folders of streams that no other job is in, relative to the runs folder.
     pub stream_dirs: Vec<String>,
@@ -166,7 +166,7 @@ async fn keep_sweeps_of_published(
     Ok(())
 }
 
-/// Why a job must stay: the one place to ask whoever may still want it.
+/// Why a job must stay: the one place that checks who may still want it.
 async fn reason_to_keep(
     conn: &mut SqliteConnection,
     job_id: &str,
@@ -179,7 +179,7 @@ async fn reason_to_keep(
         .fetch_all(&mut *conn)
         .await?;
     sweeps.retain(|sweep| !targets.sweeps.contains(sweep));
-    // Who names a job itself means it in its own sweep; there it is trained anew when asked for again.
+    // Naming a job means the job in its own sweep; there it is trained again when it is asked for again.
     let n_own = usize::from(targets.jobs.contains(job_id));
     if sweeps.len() > n_own {
         return Ok(Some(format!("asked for by `{}`", sweeps.join("`, `"))));

@@ -58,7 +58,7 @@ pub struct ReportSae {
     pub job: String,
     /// The job.
     pub job_id: String,
-    /// Where the job stands.
+    /// The status of the job.
     pub status: JobStatus,
     /// Name or folder of the language model.
     pub model: String,
@@ -150,7 +150,7 @@ pub struct ReportAttempt {
     pub stream_id: String,
     /// Which attempt at it, from 1.
     pub number: u32,
-    /// How it stands.
+    /// Its status.
     pub status: AttemptStatus,
     /// Host of the worker.
     pub host: Option<String>,

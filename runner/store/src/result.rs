@@ -15,7 +15,7 @@ pub struct ResultRow {
     pub job: String,
     /// The job.
     pub job_id: String,
-    /// Where the job stands.
+    /// The status of the job.
     pub status: JobStatus,
     /// Submodule of the model.
     pub hookpoint: String,

@@ -16,8 +16,8 @@ struct RoundRow {
 }
 
 impl Store {
-    /// The rounds behind the first of a plan's sweep, in order, as they were recorded; none where the
-    /// sweep is new or was edited since. `plan` is that of round 0.
+    /// The rounds after the first of a plan's sweep, in order, as they were recorded; empty if the sweep is new or was
+    /// edited since. `plan` is that of round 0.
     ///
     /// # Errors
     /// The database cannot be read, or what it says of a round is no round.
@@ -45,7 +45,7 @@ impl Store {
         .await
     }
 
-    /// Forgets the rounds behind the first of a plan's sweep, and which jobs they asked for (`--fresh`).
+    /// Forgets the rounds after the first of a plan's sweep, and which jobs they asked for (`--fresh`).
     ///
     /// # Errors
     /// The database cannot be written; then nothing was forgotten.

@@ -31,7 +31,7 @@ fn is_comment(line: &str) -> bool {
         .is_some_and(|text| text.len() > 3)
 }
 
-/// Whether a comment stands between the column's definition and the one before it.
+/// Whether there is a comment between the column's definition and the one before it.
 fn is_explained(lines: &[&str], column: &str, columns: &[String]) -> bool {
     // From the end: in a view the names occur in its common table expressions, too.
     let place = lines.iter().rposition(|line| defines(line, column));

@@ -17,7 +17,7 @@ use sqlx::{FromRow, SqliteConnection};
 pub struct JobDetails {
     /// The job.
     pub job_id: String,
-    /// Where it stands.
+    /// Its status.
     pub status: JobStatus,
     /// Its folder, relative to the runs folder.
     pub dir: String,

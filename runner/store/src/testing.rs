@@ -1,4 +1,4 @@
-//! What the tests of this crate share: a small plan, a database in a folder of its own, events.
+//! What the tests of this crate share: a small plan, a database in a separate folder, events.
 
 use crate::{RecordedPlan, Store, StoreError};
 use plan::{

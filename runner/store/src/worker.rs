@@ -1,4 +1,4 @@
-//! What a worker says of its own attempt, and for which jobs its word counts.
+//! What a worker reports of its attempt, and for which jobs that counts.
 
 use crate::attempt::{AttemptStatus, find, job_status_after, take_jobs};
 use crate::error::Trouble;
@@ -73,7 +73,7 @@ pub(crate) async fn set_worker(
     Ok(())
 }
 
-/// Notes from where an attempt goes on.
+/// Notes the step that an attempt continues from.
 pub(crate) async fn set_first_step(
     conn: &mut SqliteConnection,
     attempt_id: i64,

@@ -29,7 +29,7 @@ impl StopWish {
     /// Listens for signals from now on.
     ///
     /// # Errors
-    /// Signals or a thread to wait for them are not to be had.
+    /// Signals, or a thread to wait for them, are not available.
     pub(super) fn listen() -> Result<Self, CliError> {
         let failed = |error| CliError::environment(format!("cannot listen for signals: {error}"));
         let runtime = Builder::new_current_thread().enable_all().build();

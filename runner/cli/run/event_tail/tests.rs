@@ -32,7 +32,7 @@ fn folder(content: &[u8]) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// What a reader makes of a file that nobody writes to any more.
+/// What a reader makes of a file that no one writes to any more.
 struct Outcome {
     seqs: Vec<u64>,
     kept: Vec<u8>,
@@ -91,7 +91,7 @@ fn a_bad_line_costs_no_other() {
     ];
     for bad in wrong {
         let bad = [bad, b"\n"].concat();
-        // A copy behind its line says nothing wrong.
+        // A copy directly after its line says nothing wrong.
         let begin = if bad == line(1) { 2 } else { 0 };
         for at in begin..8 {
             let content = [lines(1..=at), bad.clone(), lines(at + 1..=8)].concat();

@@ -20,7 +20,7 @@ impl CompanyStore {
     /// Keys begin with `prefix`.
     ///
     /// # Errors
-    /// A port that is in use, or nobody who serves within about twice the time.
+    /// A port that is in use, or no server within about twice the time.
     pub(super) fn open(
         environment: &Environment,
         prefix: String,

@@ -71,7 +71,7 @@ pub(crate) fn launcher<'a>(
     })
 }
 
-/// What the worker program is told.
+/// The arguments of the worker program.
 fn worker_args(order: &Path) -> [&std::ffi::OsStr; 3] {
     ["order".as_ref(), order.as_os_str(), "--attached".as_ref()]
 }

@@ -13,7 +13,7 @@ pub(crate) struct Processes {
     pub(crate) n_ranks: usize,
     /// Those on this machine.
     pub(crate) n_here: usize,
-    /// Why nobody knows their number, where that is so and one is assumed.
+    /// Why their number is not known, if it is not; one process is then assumed.
     unknown: Option<String>,
 }
 
@@ -51,7 +51,7 @@ impl Processes {
         })
     }
 
-    /// So many on this machine.
+    /// `n_processes`, all on this machine.
     pub(crate) fn here(n_processes: usize) -> Self {
         Self {
             n_ranks: n_processes,

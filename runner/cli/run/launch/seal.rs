@@ -1,5 +1,5 @@
-//! How other ranks know an order of rank 0 from one that anybody else put into the store: the store's port is
-//! open to the network, and whoever may write to it could else say what they start.
+//! How other ranks know an order of rank 0 from one that anyone else put into the store: the store's port is open to
+//! the network. Without a seal, anyone who may write to it could decide what they start.
 //!
 //! The key is a file of the runs folder which its owner alone may read. Rank 0 makes a new one for each run.
 
@@ -83,10 +83,10 @@ impl Key {
             .map_err(|error| CliError::io("read", &path, &error))
     }
 
-    /// Seals the order in the file `path`, which lies in `runs_dir` and is the `number`th of this run.
+    /// Seals the order in the file `path`, which is in `runs_dir` and is the `number`th of this run.
     ///
     /// # Errors
-    /// The file cannot be read or lies elsewhere.
+    /// The file cannot be read or is elsewhere.
     pub(super) fn seal(
         &self,
         path: &Path,
@@ -165,7 +165,7 @@ mod tests {
 
     const KEY: [u8; KEY_BYTES] = [7; KEY_BYTES];
 
-    /// A folder with an order, which is the first of a run, and what a rank is told of it.
+    /// A folder with an order, which is the first of a run, and what a rank receives of it.
     fn sealed() -> (TempDir, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let order = dir.path().join(ORDER);

@@ -6,7 +6,7 @@ use store::ReportSae;
 /// A cell.
 #[derive(Debug, Serialize)]
 pub(super) struct Cell {
-    /// As it stands on the page.
+    /// As it is shown on the page.
     text: String,
     /// What it is sorted by, where it is a number.
     number: Option<f64>,

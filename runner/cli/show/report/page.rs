@@ -23,7 +23,7 @@ struct Row {
     cells: Vec<Cell>,
 }
 
-/// The page of a report whose files lie in `runs_dir`.
+/// The page of a report whose files are in `runs_dir`.
 ///
 /// # Errors
 /// None that a report can cause.
@@ -69,7 +69,7 @@ fn verbatim(file: &str) -> Value {
     Value::from_safe_string(file.to_owned())
 }
 
-/// JSON that cannot end the script element it stands in, nor open another: a `<` is only ever within a string.
+/// JSON that cannot end the script element it is in, nor open another: a `<` is only ever within a string.
 fn json(plots: &Plots) -> String {
     let json = serde_json::to_string(plots).expect("numbers and text serialise");
     json.replace('<', "\\u003c")

@@ -46,7 +46,7 @@ struct PlotSae {
 }
 
 impl Plots {
-    /// The plots of a report whose files lie in `runs_dir`.
+    /// The plots of a report whose files are in `runs_dir`.
     pub(super) fn new(report: &Report, runs_dir: &Path) -> Self {
         let (rows, of_row) = each_once(&report.saes);
         let mut saes: Vec<_> = rows.iter().map(|row| PlotSae::new(row, runs_dir)).collect();

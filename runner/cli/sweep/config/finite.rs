@@ -1,5 +1,4 @@
-//! Numbers of TOML and of variables may be NaN or infinite; as JSON they would be null, which stands for the
-//! default.
+//! Numbers of TOML and of variables may be NaN or infinite; as JSON they would be null, which means the default.
 
 use figment::error::{Actual, Error, Kind};
 use figment::value::{Dict, Num, Value};

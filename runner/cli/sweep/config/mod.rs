@@ -164,7 +164,7 @@ impl Layers {
         Ok(self.sets.iter().fold(figment, merge))
     }
 
-    /// What they come to.
+    /// What the layers give together.
     fn sweep(&self) -> Result<Sweep, CliError> {
         let mut layers = self.files.iter().chain(&self.sets);
         layers.try_for_each(secrets::check)?;
@@ -296,7 +296,7 @@ fn explain(error: &figment::Error, layers: &Layers) -> CliError {
         (kind, true) => kind.to_string(),
         (kind, false) => format!("`{key}`: {kind}"),
     };
-    // An item of a list has no place of its own.
+    // An item of a list has no separate place.
     let is_item = |key: &&str| key.parse::<usize>().is_ok();
     let n_items = path.iter().rev().take_while(|key| is_item(key)).count();
     let path = &path[..path.len() - n_items];

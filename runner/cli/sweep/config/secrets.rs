@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Variables that hold the token for the Hub.
 const TOKEN_VARIABLES: [&str; 2] = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
-/// What is shorter is no secret: `pad_token = "</s>"` is a setting of somebody's recipe.
+/// A shorter text is no secret: `pad_token = "</s>"` is a setting of a user's recipe.
 const MIN_SECRET_BYTES: usize = 8;
 
 const HINT: &str = "put the token for the Hub into `HF_TOKEN`, or log in with `hf auth login`; a sweep is recorded, \
@@ -17,7 +17,7 @@ const HINT: &str = "put the token for the Hub into `HF_TOKEN`, or log in with `h
 /// Refuses a layer that has a secret in its text, or text under a key that is named as secrets are.
 ///
 /// # Errors
-/// There is one; the place is told, not the secret.
+/// There is one; the place is shown, not the secret.
 pub(super) fn check(file: &SourceFile) -> Result<(), CliError> {
     let own = own_tokens();
     let mut lines = file.text.lines().zip(1..);
@@ -43,7 +43,7 @@ pub(super) fn check_variable(variable: &str, key: &str, value: &str) -> Result<(
     Ok(())
 }
 
-/// Refuses what all layers come to: a text may be spelt in many ways.
+/// Refuses what all layers give together, if it has a secret: a text may be spelt in many ways.
 ///
 /// # Errors
 /// There is a secret in it.
@@ -99,7 +99,7 @@ fn own_tokens() -> Vec<String> {
         .collect()
 }
 
-/// The first key with text that is named as secrets are, and where it stands.
+/// The first key with text that is named as secrets are, and where it is.
 fn first_named(table: &DeTable<'_>) -> Option<(String, usize)> {
     table.iter().find_map(|(key, value)| match value.get_ref() {
         DeValue::Table(inner) => first_named(inner),

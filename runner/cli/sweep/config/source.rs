@@ -100,8 +100,8 @@ impl SourceFile {
         })
     }
 
-    /// The text, with what stands for a setting that is text in quotes, as it was written: a model may be
-    /// called `123`.
+    /// The text, with the bare values of text settings put in quotes, as they were written: a model may be called
+    /// `123`.
     pub(super) fn with_quoted_texts(&self) -> Cow<'_, str> {
         let mut spans = Vec::new();
         if let Ok(root) = self.table() {
@@ -130,7 +130,7 @@ impl SourceFile {
     }
 }
 
-/// Where numbers, dates and truth values stand for settings that are text. `path`: the keys of the table.
+/// Where numbers, dates and truth values are given for settings that are text. `path`: the keys of the table.
 fn add_bare_texts<'a>(
     table: &'a DeTable<'_>,
     path: &mut Vec<&'a str>,

@@ -1,4 +1,4 @@
-//! Who may see what, and who is told the token.
+//! Who may see what, and who receives the token.
 
 use super::*;
 use hub_server::{Access, Fault};
@@ -150,8 +150,7 @@ fn the_token_goes_to_no_other_hub() {
     }
 }
 
-/// hf-hub looks for tokens of its own where it is given none. In a process of its own: the
-/// environment is the whole process's.
+/// hf-hub itself looks for a token if it is given none. In a separate process: the environment is the whole process's.
 #[test]
 fn a_token_of_the_environment_goes_nowhere_unasked() {
     const CHILD: &str = "SAE_RUN_HUB_TEST_CHILD";

@@ -326,7 +326,7 @@ fn names_that_lead_elsewhere_are_refused() {
     }
 }
 
-/// A listing that somebody made by hand.
+/// A listing that was made by hand.
 #[test]
 fn names_that_are_not_listed_are_refused() {
     let fixture = with_dataset();

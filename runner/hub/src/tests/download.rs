@@ -423,7 +423,7 @@ fn a_moved_branch_that_cannot_be_asked_for_is_a_notice() {
         panic!("{again:?}");
     };
     assert_eq!((revision.as_str(), commit), ("main", &snapshot.commit));
-    // Before and now, once: there is something to go on with.
+    // Once before and once now: the cached commit can be used.
     let asked = fixture.asked();
     assert_eq!(
         asked

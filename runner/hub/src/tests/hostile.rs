@@ -275,7 +275,7 @@ fn a_trickle_ends() {
     }
 }
 
-/// Fast enough, but for too long.
+/// Fast enough, except that it takes too long in all.
 #[test]
 fn an_answer_has_a_longest_time() {
     let mut fixture = fixture();

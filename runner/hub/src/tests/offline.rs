@@ -6,7 +6,7 @@ use hub_server::Fault;
 use std::net::TcpListener;
 use std::time::Instant;
 
-/// An address where nobody answers.
+/// An address where no server answers.
 fn nowhere() -> String {
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", port.local_addr().unwrap())
@@ -87,7 +87,7 @@ fn no_connection_and_a_full_cache() {
     assert_eq!(again.commit, snapshot.commit);
     let text = again.notice.unwrap().to_string();
     assert!(text.contains("cannot reach the Hub"), "{text}");
-    // A commit needs nobody, so there is nothing to say.
+    // A commit needs no server, so there is nothing to say.
     let again = fixture
         .hub()
         .model_files(REPO, Some(&snapshot.commit))

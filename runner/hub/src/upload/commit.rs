@@ -34,7 +34,7 @@ enum Sent {
     Made(String),
     /// The commit before it is not the last one of the branch.
     Stale,
-    /// It may or may not be made, but for a Hub that asks to wait.
+    /// It may or may not be made, unless the Hub asks to wait.
     Failed {
         error: HubError,
         wait: Option<Duration>,

@@ -1,5 +1,5 @@
-//! Large files by git's LFS protocol: the Hub tells where to put them, in one piece or in parts (see
-//! put.rs), and is told when they are there. Where it would rather have them in its Xet store, see xet.rs.
+//! Large files by git's LFS protocol: the Hub says where to put them, in one piece or in parts (see put.rs), and is
+//! informed when they are there. If it would rather have them in its Xet store, see xet.rs.
 
 use super::local::Local;
 use super::progress::{Event, UploadStep};

@@ -36,7 +36,7 @@ pub(super) struct Local<'a> {
     pub(super) source: &'a UploadSource,
     pub(super) n_bytes: u64,
     pub(super) sha256: String,
-    /// Git's name of it, where it is short enough to lie in git.
+    /// Git's name of it, if it is short enough to be in git.
     git: Option<String>,
     pub(super) sample: Vec<u8>,
 }
@@ -115,7 +115,7 @@ fn place<'a>(path: &'a str, source: &'a UploadSource) -> &'a Path {
 }
 
 impl<'a> Local<'a> {
-    /// Reads a file. `on_bytes` is told how many bytes were read.
+    /// Reads a file. `on_bytes` receives the number of bytes that were read.
     pub(super) fn hash(
         file: &'a UploadFile,
         mut on_bytes: impl FnMut(u64),
@@ -179,8 +179,7 @@ impl<'a> Local<'a> {
         }
     }
 
-    /// The `n_bytes` from `first_byte` on, in pieces. `on_bytes` is told how many of them were read
-    /// so far.
+    /// The `n_bytes` from `first_byte` on, in pieces. `on_bytes` receives the number of them that were read so far.
     pub(super) fn stream(
         &self,
         first_byte: u64,

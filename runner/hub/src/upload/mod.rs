@@ -1,4 +1,4 @@
-//! Files on their way to the Hub: one commit with what is not there yet.
+//! Files on their way to the Hub: one commit with those that are not there yet.
 
 mod commit;
 mod lfs;

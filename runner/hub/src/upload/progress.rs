@@ -21,7 +21,7 @@ pub struct UploadProgress {
     pub n_files_done: usize,
     /// Files of this step.
     pub n_files: usize,
-    /// Bytes that were read or sent. May fall when something has to be sent anew.
+    /// Bytes that were read or sent. May fall when something has to be sent again.
     pub done_bytes: u64,
     /// Bytes of all files of this step.
     pub total_bytes: u64,
@@ -32,9 +32,9 @@ pub struct UploadProgress {
 pub(super) enum Event {
     /// A step begins, with files of these lengths.
     Begin(UploadStep, Vec<u64>),
-    /// So many bytes of a file, by its index in the step, are done.
+    /// Of a file, by its index in the step, this number of bytes is done.
     Bytes(usize, u64),
-    /// So many bytes of all files are done.
+    /// Of all files, this number of bytes is done.
     AllBytes(u64),
     /// A file is done.
     Done(usize),
@@ -108,7 +108,7 @@ mod tests {
             total_bytes: 110,
         };
         assert_eq!(tally.add(Event::Done(0)), expected);
-        // Sent anew.
+        // Sent again.
         assert_eq!(tally.add(Event::Bytes(1, 5)).done_bytes, 15);
         assert_eq!(tally.add(Event::AllBytes(70)).done_bytes, 70);
         let next = tally.add(Event::Begin(UploadStep::Committing, vec![1]));

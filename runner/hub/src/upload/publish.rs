@@ -10,7 +10,7 @@ use crate::HubError;
 use fault::Fault;
 use std::collections::BTreeSet;
 
-/// How often to begin anew because others have committed meanwhile.
+/// How often to start again because others have committed meanwhile.
 const MAX_ATTEMPTS: u32 = 4;
 
 /// Longest file in the text of a commit, as on the Hub.

@@ -1,4 +1,4 @@
-//! What all steps of an upload share: whom they ask, how they send, and who is told.
+//! What all steps of an upload share: whom they ask, how they send, and who is informed.
 
 use super::Upload;
 use super::progress::{Event, UploadStep};
@@ -26,7 +26,7 @@ pub(super) struct Publisher<'a> {
     pub(super) context: Context<'a>,
     pub(super) branch: &'a str,
     pub(super) upload: &'a Upload,
-    /// Waits for answers as long as it is told for each.
+    /// Waits for each answer as long as its request says.
     pub(super) client: Client,
     pub(super) events: Sender<Event>,
 }
@@ -71,7 +71,7 @@ impl<'a> Publisher<'a> {
     }
 
     pub(super) fn tell(&self, event: Event) {
-        // That nobody listens any more is no reason to stop.
+        // If no one listens any more, that is no reason to stop.
         let _ = self.events.send(event);
     }
 
@@ -121,7 +121,7 @@ impl<'a> Publisher<'a> {
             403 if !refusal.is_gated() => no_write_access(self.repo()),
             401 | 403 | 404 | 429 => refusal::refused(&self.context, self.branch, &refusal),
             status => {
-                // It may repeat what it was told.
+                // It may repeat what it was sent.
                 let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
                 self.refused_with(status, what, body["error"].as_str().unwrap_or_default())
             }

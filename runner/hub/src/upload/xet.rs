@@ -23,8 +23,8 @@ use xet::xet_session::{
 /// How often progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long all may stand still, in the longest times of an answer: a block of a slow line, or the store
-/// at work on what it was told of many files.
+/// How long everything may be at a standstill, in the longest times of an answer: a block of a slow line, or the store
+/// at work on what it was sent about many files.
 const STANDSTILLS: u32 = 2;
 
 /// Blocks under way at the same time. Each is of 64 MB and held in memory; Xet's client would go up
@@ -165,8 +165,8 @@ async fn try_xet(
     Ok(tasks.iter().map(sha256).collect())
 }
 
-/// Waits until all has arrived, as long as there is headway: Xet's client itself waits for ever for
-/// a store that does not say whether it has taken what it was told of files.
+/// Waits until all has arrived, as long as there is headway: Xet's client itself waits for ever for a store that does
+/// not say whether it has taken what it was sent about files.
 async fn finish(
     publisher: &Publisher<'_>,
     commit: &XetUploadCommit,

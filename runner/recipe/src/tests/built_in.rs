@@ -1,4 +1,4 @@
-//! The recipes that every binary carries, but for `grid`.
+//! The recipes that every binary carries, except `grid`.
 
 use super::python::result;
 use super::*;
@@ -232,7 +232,7 @@ fn pareto_says_what_it_needs() {
     assert!(refusal("pareto", lists).contains("lr is a list"));
 }
 
-/// The cost in time is told by a benchmark; here that it works at all.
+/// A benchmark measures the time it takes; this tests that it works at all.
 #[test]
 fn ten_thousand_jobs_are_planned() {
     let values: Vec<u32> = (1..=100).collect();

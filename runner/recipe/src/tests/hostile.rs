@@ -15,7 +15,7 @@ const MANY_JOBS: &str = "(i32.store (i32.const 72) (i32.const 1000))
     (i32.store (i32.const 68) (i32.const 65536)) (i32.const 64)";
 /// A list that ends outside the memory.
 const LONG_LIST: &str = "(i32.store (i32.const 72) (i32.const 100000000)) (i32.const 64)";
-/// 60 000 jobs whose overrides are all the same 2 MB: 120 GB if the host copied them.
+/// 60 000 jobs that share the same 2 MB of overrides: 120 GB if the host copied them.
 const ALIASES: &str = "(local $i i32) (local.set $i (i32.const 65536))
     (loop
         (i32.store offset=28 (local.get $i) (i32.const 2000000))

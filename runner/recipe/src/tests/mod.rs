@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// One host for all tests that need no limits of their own: the engine is loaded once.
+/// One host for all tests that need no special limits: the engine is loaded once.
 static HOST: LazyLock<Host> = LazyLock::new(|| host(Limits::default()));
 
 fn host(limits: Limits) -> Host {

@@ -92,7 +92,7 @@ fn a_commit_that_nobody_knows_of_is_said_to_be_so() {
 fn a_commit_of_somebody_else_stays() {
     let (fixture, more) = with_model();
     let other = upload([bytes("README.md", b"")]);
-    // The commit of somebody else comes in between: the one before it is not the last any more.
+    // Another user's commit comes in between: the one before it is no longer the last.
     let parent = fixture.server.history(REPO, "main")[0].clone();
     let tip = format!(r#"{{"sha": "{parent}"}}"#);
     fixture.upload(&other).unwrap();
@@ -155,7 +155,7 @@ fn who_is_always_overtaken_is_told() {
     assert_eq!(fixture.server.history(REPO, "main").len(), 3);
 }
 
-/// The answer is lost, and somebody commits on top before it is looked for.
+/// The answer is lost, and another user commits on top before it is looked for.
 #[test]
 fn a_lost_commit_is_found_below_that_of_somebody_else() {
     let (fixture, more) = with_model();

@@ -96,8 +96,7 @@ impl Fixture {
         (uploaded.unwrap(), seen)
     }
 
-    /// The files at the Hub are those of the upload, in so many commits after the one that the Hub
-    /// makes itself.
+    /// The files at the Hub are those of the upload, in `n_commits` commits after the one that the Hub makes itself.
     fn assert_there(&self, upload: &Upload, n_commits: usize) {
         let branch = upload.branch.as_deref().unwrap_or("main");
         let there = self.server.files(&upload.repo, branch);
