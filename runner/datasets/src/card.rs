@@ -165,7 +165,7 @@ impl Split {
         }
     }
 
-    /// The split of files that are not told apart.
+    /// The split of files that are not divided into splits.
     pub(crate) fn train(patterns: Vec<String>) -> Self {
         Self {
             name: "train".into(),

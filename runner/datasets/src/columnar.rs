@@ -304,7 +304,7 @@ fn is_id_list(data_type: &DataType) -> bool {
     }
 }
 
-/// The text at `row_idx`, which is not null; `None` where it stands for a null of a dictionary.
+/// The text at `row_idx`, which is not null; `None` if it refers to a null in its dictionary.
 fn text_at(array: &dyn Array, row_idx: usize) -> Option<&str> {
     match array.data_type() {
         DataType::Utf8 => Some(array.as_string::<i32>().value(row_idx)),

@@ -148,7 +148,7 @@ impl ReadRows for CsvRows {
     }
 }
 
-/// Where in a record its next byte stands.
+/// The position of the next byte in its record.
 #[derive(Debug)]
 struct Cut {
     delimiter: u8,
@@ -160,7 +160,7 @@ enum CutState {
     StartOfField,
     InField,
     InQuotes,
-    /// Behind a quote that closes the field, unless another quote follows.
+    /// After a quote that closes the field, unless another quote follows.
     BehindQuote,
 }
 

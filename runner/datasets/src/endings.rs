@@ -53,8 +53,8 @@ const FAVOURITES: [&str; 7] = [
     "csv", "json", "jsonl", "arrow", "vortex", "lance", "parquet",
 ];
 
-/// The format of a file that is a data set by itself: as if it were alone in a folder, but for
-/// `.bin`, which only files that are named have.
+/// The format of a file that is a data set by itself: as if it were alone in a folder, except that
+/// `.bin` is a format only for files that are named.
 pub(crate) fn format_of_name(name: &str) -> Option<Format> {
     if endings(name).last() == Some("bin") {
         return Some(Format::Bin);

@@ -58,7 +58,7 @@ pub fn find_files(path: &Path, request: &DatasetRequest) -> Result<DataFiles, Da
 }
 
 /// The files of the data set `name` that were chosen for `request` from its listing on the Hub: each
-/// with where it lies now, and the hash that the Hub has of it.
+/// with its current path and the hash that the Hub has of it.
 ///
 /// # Errors
 /// The split cannot be read.

@@ -40,11 +40,11 @@ pub(super) struct JsonValue<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
     Objects,
-    /// Behind the `[`.
+    /// After the `[`.
     Array,
-    /// Behind a comma of the array.
+    /// After a comma of the array.
     NextElement,
-    /// Behind the `]`.
+    /// After the `]`.
     AfterArray,
 }
 
@@ -206,7 +206,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// How deep in a value its next byte stands.
+/// How deep in a value its next byte is.
 #[derive(Debug, Default)]
 struct Cut {
     n_open: usize,
@@ -215,7 +215,7 @@ struct Cut {
 }
 
 impl Cut {
-    /// Whether `byte` is the comma or bracket behind an element of an array.
+    /// Whether `byte` is the comma or bracket after an element of an array.
     fn is_end(&mut self, byte: u8) -> bool {
         let is_outside = self.n_open == 0 && !self.is_in_string;
         self.pass(byte);

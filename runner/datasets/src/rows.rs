@@ -22,7 +22,7 @@ pub(super) trait ReadRows: Send {
     /// The next row; `None` at the end. After [`RowError::Bad`] the row after it follows.
     fn next_row(&mut self) -> Result<Option<Document>, RowError>;
 
-    /// Bytes of the file, as it lies on disk, that are read so far.
+    /// Bytes read so far of the file as stored on disk.
     fn n_bytes_read(&self) -> u64;
 }
 

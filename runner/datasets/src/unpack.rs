@@ -63,7 +63,7 @@ impl Source {
         })
     }
 
-    /// Opens `file` behind its byte order mark, if it has one.
+    /// Opens `file` after its byte order mark, if it has one.
     pub(super) fn open_behind_mark(file: &DataFile) -> Result<Self, DatasetError> {
         let mut source = Self::open(file)?;
         let head = source.take_head(BYTE_ORDER_MARK.len())?;
@@ -104,7 +104,7 @@ impl Source {
         self.line
     }
 
-    /// Bytes read of the file, as it lies on disk.
+    /// Bytes read of the file as stored on disk.
     pub(super) fn n_bytes_read(&self) -> u64 {
         self.n_bytes_read.load(Ordering::Relaxed)
     }

@@ -21,7 +21,7 @@ impl EvalSequences {
         })
     }
 
-    /// All sequences of `tokens`, which are those of a data set of their own.
+    /// All sequences of `tokens`, which come from a separate data set.
     pub fn all(tokens: Tokens) -> Self {
         Self {
             order: held_out(tokens.n_sequences() as u64, 1.0),

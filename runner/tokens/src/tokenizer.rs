@@ -158,9 +158,9 @@ impl Tokenizer {
     }
 }
 
-/// Whether the separator splits a text before anything else looks at it, so that what stands on
-/// either side of it has no influence on the other: normalizers and pre-tokenizers see the pieces
-/// between such tokens one by one.
+/// Whether the separator splits a text before anything else looks at it, so that the text on either
+/// side of it has no influence on the other: normalizers and pre-tokenizers see the pieces between
+/// such tokens one by one.
 fn is_separable(inner: &tokenizers::Tokenizer, separator: &str) -> bool {
     let added = inner.get_added_tokens_decoder();
     let is_plain = |token: &AddedToken| !token.normalized && !token.lstrip;
@@ -176,7 +176,7 @@ fn is_separable(inner: &tokenizers::Tokenizer, separator: &str) -> bool {
             .all(|token| !token.single_word && stays_apart(token))
 }
 
-/// Whether `token` can begin in a document and end in the separator behind it, or past it.
+/// Whether `token` can begin in a document and end in the separator after it, or past it.
 fn reaches_into(token: &str, separator: &str) -> bool {
     let starts = token.char_indices().skip(1);
     let mut ends = starts.map(|(start, _)| &token[start..]);
@@ -236,7 +236,7 @@ fn append_whole(prefix: &[u32], piece: &[u32], suffix: &[u32], out: &mut Vec<u32
     out.extend_from_slice(suffix);
 }
 
-/// What the post-processor puts in front of and behind every sequence.
+/// What the post-processor puts before and after every sequence.
 fn added_tokens(
     inner: &tokenizers::Tokenizer,
     path: &Path,

@@ -134,7 +134,7 @@ fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, TokensEr
     let has_byte_level = || {
         let content = files::read(&folder.join("tokenizer.json"), bound::TOKENIZER);
         let word = b"\"ByteLevel\"";
-        // A file that cannot be read is told of where it is read.
+        // A file that cannot be read is reported by the code that reads it.
         content.is_ok_and(|content| content.windows(word.len()).any(|found| found == word))
     };
     class_of(&model, config, has_byte_level).map_err(|class| {
