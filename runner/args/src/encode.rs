@@ -73,7 +73,7 @@ pub struct EncodeArgs {
     /// Draw no progress.
     #[arg(long, short)]
     pub quiet: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

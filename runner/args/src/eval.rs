@@ -70,7 +70,7 @@ pub struct EvalArgs {
     /// Print an array of objects.
     #[arg(long)]
     pub json: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

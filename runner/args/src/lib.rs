@@ -1,6 +1,6 @@
 //! The command line as typed.
 //!
-//! A crate of its own, and one that knows neither libtorch nor what the commands do: what the command line
+//! A separate crate, which knows neither libtorch nor what the commands do: what the command line
 //! alone says (help, versions, mistakes, completions) is then answered without loading anything.
 //!
 //! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed

@@ -19,7 +19,7 @@ pub struct ShowArgs {
     /// Print one object, with every row that is known.
     #[arg(long)]
     pub json: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -65,7 +65,7 @@ pub struct LsArgs {
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -83,7 +83,7 @@ pub struct RmArgs {
     /// Delete without asking.
     #[arg(long, short)]
     pub yes: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -109,7 +109,7 @@ pub struct SqlArgs {
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -122,7 +122,7 @@ pub struct ReportArgs {
     /// The file to write; `-` is standard output.
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub out: PathBuf,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -150,7 +150,7 @@ pub struct VerifyResumeArgs {
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`; by default that of the job's last worker.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

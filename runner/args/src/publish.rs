@@ -57,7 +57,7 @@ pub struct PublishArgs {
     /// Draw no progress.
     #[arg(long, short)]
     pub quiet: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

@@ -142,7 +142,7 @@ impl TrainArgs {
             .collect()
     }
 
-    /// Whether the user asked for a job that does not go on from where it was.
+    /// Whether the user asked for a job that does not resume from where it was.
     pub fn refuses_to_resume(&self) -> bool {
         self.compatibility.noresume || self.compatibility.resume == Some(false)
     }

@@ -106,8 +106,8 @@ pub fn embedding_dtype(model_dir: &Path, config: &ModelConfig) -> Result<Dtype, 
     weights.stored_dtype(&prefixed(base_prefix(&weights, &layout), table))
 }
 
-/// What stands before the names of the base model's tensors: nothing where the base model was saved
-/// without its head, more where it is the text part of a larger one.
+/// The prefix of the names of the base model's tensors: empty if the base model was saved without its
+/// head, longer if it is the text part of a larger one.
 pub fn base_prefix(weights: &Weights, layout: &Layout) -> &'static str {
     let within = layout.within.map_or(&[][..], |within| within.text_prefixes);
     let has_embedding =

@@ -21,7 +21,7 @@ const MAX_LAYERS: u64 = 1 << 12;
 pub(crate) struct ConfigFile {
     path: PathBuf,
     map: Map<String, Value>,
-    /// By key the other name that stands for it in the file.
+    /// By key, the other name under which the file has it.
     written_as: BTreeMap<&'static str, &'static str>,
 }
 
@@ -46,8 +46,8 @@ impl ConfigFile {
         })
     }
 
-    /// The same with the values of other names under the keys that they stand for: `other_names` are
-    /// pairs of such a name and its key. transformers lets the other name win without a word.
+    /// The same with the values of other names under the keys that they mean: `other_names` are pairs of
+    /// such a name and its key. transformers lets the other name win without a message.
     ///
     /// # Errors
     /// A key and its other name with two values.

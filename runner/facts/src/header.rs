@@ -106,7 +106,7 @@ mod tests {
     use safetensors::SafeTensors;
     use serde_json::json;
 
-    /// `n_data_bytes` zeros behind `header`.
+    /// `n_data_bytes` zeros after `header`.
     fn file(header: &str, n_data_bytes: usize) -> Vec<u8> {
         let length = (header.len() as u64).to_le_bytes();
         [length.as_slice(), header.as_bytes(), &vec![0; n_data_bytes]].concat()

@@ -1,4 +1,4 @@
-//! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps behind a byte order mark.
+//! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps after a byte order mark.
 
 use crate::FactsError;
 use fault::Fault;

@@ -32,7 +32,7 @@ pub enum ModuleKind {
         /// Whether each channel is shifted too.
         bias: bool,
     },
-    /// No parameters of its own: an activation function, or a module made of modules.
+    /// Has no parameters itself: an activation function, or a module made of modules.
     Plain,
 }
 
@@ -205,7 +205,7 @@ pub(crate) struct ModuleList {
 }
 
 impl ModuleList {
-    /// The modules that follow run within or after so many blocks.
+    /// The modules that follow run within or after `n_layers_needed` blocks.
     pub(crate) fn within(&mut self, n_layers_needed: usize) {
         self.n_layers_needed = n_layers_needed;
     }
@@ -232,7 +232,7 @@ impl ModuleList {
         self.push(name, Some(d), d, ModuleKind::Norm { bias: true });
     }
 
-    /// A module without parameters of its own, as wide out as in.
+    /// A module that has no parameters itself, as wide out as in.
     pub(crate) fn plain(&mut self, name: String, d: usize) {
         self.push(name, Some(d), d, ModuleKind::Plain);
     }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads JSON of others. A byte order mark is skipped. `NaN`, `Infinity` and `-Infinity`, which Python's
-/// `json` writes, are read as texts of these names: a key that nobody reads may hold one, and one that
+/// `json` writes, are read as texts of these names: a key that is never read may hold one, and one that
 /// needs a number does not get another number.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Pointers that Git LFS leaves in the place of files that it has not fetched.
+//! Pointers that Git LFS leaves instead of files that it has not fetched.
 
 use fault::Fault;
 use std::error::Error;

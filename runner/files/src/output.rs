@@ -88,7 +88,7 @@ impl Write for OutputFile {
     }
 }
 
-/// The file to replace by renaming; `None`: what stands at `path` is to be written through.
+/// The file to replace by renaming; `None`: write through to what is at `path`.
 fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,

@@ -81,7 +81,7 @@ pub fn check_sae(dir: &Path) -> Result<(), Fault> {
         .try_for_each(|tensor| header.weights(tensor, &cfg.shape(tensor)).map(drop))
 }
 
-/// Reads a `cfg.json`, which comes from anybody.
+/// Reads a `cfg.json`, which anyone may have written.
 ///
 /// # Errors
 /// A missing or damaged file.

@@ -11,12 +11,12 @@ pub enum Activation {
     /// ReLU, then the `k` largest a token.
     #[default]
     TopK,
-    /// ReLU, then the largest of each of `k` groups of latents that lie side by side.
+    /// ReLU, then the largest of each of `k` groups of adjacent latents.
     GroupMax,
     /// ReLU: as many latents as are positive. SAELens has such SAEs; sparsify has none.
     #[serde(skip)]
     Relu,
-    /// Each latent that is positive and above a threshold of its own, as it is. SAELens has such SAEs;
+    /// Each latent that is positive and above its own threshold, unchanged. SAELens has such SAEs;
     /// sparsify has none.
     #[serde(skip)]
     JumpRelu,

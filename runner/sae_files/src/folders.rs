@@ -77,7 +77,7 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, Fault> {
     }
 }
 
-/// Those of `names` that match any of `patterns`; all where there are none.
+/// Those of `names` that match any of `patterns`; all of them if there is no pattern.
 ///
 /// # Errors
 /// A pattern that matches nothing.

@@ -65,7 +65,7 @@ impl HubSaes {
         self.listing.notice.as_ref()
     }
 
-    /// The names that match any of the shell patterns; all where there are none.
+    /// The names that match any of the shell patterns; all of them if there is no pattern.
     ///
     /// # Errors
     /// A pattern that matches nothing.
@@ -126,7 +126,7 @@ impl HubSaes {
     }
 }
 
-/// Folders with settings and weights. What lies within the folder of an SAE is the same SAE in another
+/// Folders with settings and weights. What is within the folder of an SAE is the same SAE in another
 /// layout.
 fn listed_saes(listing: &ModelListing) -> Vec<ListedSae> {
     let mut folders: HashMap<&str, Vec<(&str, &ListedFile)>> = HashMap::new();

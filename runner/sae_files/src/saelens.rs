@@ -9,7 +9,7 @@ use std::path::Path;
 /// Name of the weights' file.
 pub const SAELENS_WEIGHTS_FILE: &str = "sae_weights.safetensors";
 
-/// Where `cfg.json` says what was trained on. Before version 6, what is now in `metadata` stood beside the
+/// Where `cfg.json` says what was trained on. Before version 6, what is now in `metadata` was next to the
 /// rest.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
