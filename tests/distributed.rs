@@ -261,7 +261,7 @@ fn more_processes_than_saes_are_refused_where_each_sae_is_on_one() {
 #[test]
 fn processes_on_the_cpu_share_the_memory_of_the_machine() {
     let most_bytes = |launch: &str| {
-        // Of a size that fits no machine, so that it is told how much there is.
+        // Too large for any machine, so that the message says how much memory there is.
         let sweep =
             sweep(4, launch).replace("expansion_factor = [2]", "num_latents = [2147483648]");
         let outcome = workspace(&sweep).run(&["plan", "tiny.toml"]).succeeds();

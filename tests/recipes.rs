@@ -225,7 +225,7 @@ fn a_million_jobs_and_numbers_that_are_none_are_refused() {
     plan(&workspace)
         .refuses(&["`mine.py` proposes 150000 jobs, the limit is 100000"])
         .hints("`recipe_limits.max_jobs`");
-    // So many that the limit on instructions comes first.
+    // Enough of them that the limit on instructions comes first.
     workspace.write(
         "mine.py",
         "def plan(request):\n    return [{'k': 1}] * 10**6\n",

@@ -1,5 +1,5 @@
-//! For tests of what reads files and messages of others: files, and bytes that no one meant. `make fuzz` runs
-//! those whose names begin with `any_bytes`.
+//! For tests of what reads files and messages of others: files, and bytes that no one wrote on purpose.
+//! `make fuzz` runs those whose names begin with `any_bytes`.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
