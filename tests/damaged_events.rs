@@ -115,7 +115,7 @@ fn bad_lines_of_every_kind_stop_no_run_and_cost_no_row() {
             "{put_aside} of {n_bytes}"
         );
         assert!(!aside(&events, 2).exists());
-        // What is left is enough where there is no database yet.
+        // What is left is enough if there is no database yet.
         fs::remove_file(workspace.path("runs/runs.db")).unwrap();
         workspace.run(&["tiny.toml"]).succeeds();
         ended_the_same(&workspace);

@@ -382,7 +382,7 @@ fn a_stop_of_one_rank_stops_all_and_the_same_command_goes_on() {
     );
 }
 
-/// The torchrun to test with, where there is one: that of `SAE_RUN_TORCHRUN`, which `make test` sets.
+/// The torchrun to test with, if there is one: that of `SAE_RUN_TORCHRUN`, which `make test` sets.
 #[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
 fn torchrun() -> Option<PathBuf> {
     let given = env::var_os("SAE_RUN_TORCHRUN").map(PathBuf::from);

@@ -134,7 +134,7 @@ fn is_harmless(text: &str) {
     );
 }
 
-/// A folder with a model that has a tensor with such a name beside its own, and the small sweep on it.
+/// A folder with a model that has a tensor with such a name in addition to its own, and the small sweep on it.
 fn with_steering_tensor() -> Workspace {
     let workspace = Workspace::new();
     for entry in fs::read_dir(fixture("tiny-llama")).unwrap() {

@@ -63,7 +63,7 @@ def plan(request):
     assert_eq!(json!(latents), json!([128, 64]));
     assert_eq!(plan["recipe"]["recipe"], "mine.py");
 
-    // Without its ending it is a name, looked for beside the sweep too, and in `recipes`.
+    // Without its ending it is a name, looked for next to the sweep too, and in `recipes`.
     workspace.write("sweeps/tiny.toml", with_recipe_named("mine"));
     workspace.write("recipes/mine.py", recipe.replace("f'k{k}'", "f'{k}k'"));
     let outcome = workspace

@@ -170,7 +170,7 @@ fn an_endless_query_is_cut_timed_out_and_stopped() {
     running.wait().exits(130);
 }
 
-/// Runs a statement, and gives also the most memory that the process had, in MiB. It is killed where that is
+/// Runs a statement, and gives also the most memory that the process had, in MiB. It is killed if that is
 /// far too much.
 fn asked(workspace: &Workspace, args: &[&str]) -> (Outcome, u64) {
     let mut running = workspace.start(&[&["sql"], args].concat());

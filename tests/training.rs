@@ -139,8 +139,8 @@ fn with_large_saes() -> Workspace {
 /// Enough for events, too little for an SAE of 2048 latents.
 const LIMIT_BYTES: u64 = 1 << 18;
 
-/// Starts the sweep; where a file grows over a limit that is set later, writing fails, as it does on a full
-/// disk, in place of a signal that ends the process.
+/// Starts the sweep. If a file grows over a limit that is set later, writing fails, as it does on a full
+/// disk; no signal ends the process.
 fn start(workspace: &Workspace) -> Running {
     let command = workspace.command(&["tiny.toml"]);
     let mut deaf = Command::new("bash");

@@ -1,4 +1,4 @@
-//! A command that runs beside the test.
+//! A command that runs alongside the test.
 
 use super::Outcome;
 use std::fs;

@@ -158,7 +158,7 @@ impl Workspace {
         }
     }
 
-    /// All files below a folder of this one, by their path in it; none where there is no such folder. What
+    /// All files below a folder of this one, by their path in it; none if there is no such folder. What
     /// goes while we look, as a worker's unfinished files do, is left out.
     pub(crate) fn files(&self, below: &str) -> Files {
         let root = self.path(below);

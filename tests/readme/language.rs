@@ -13,7 +13,7 @@ struct Block {
     text: String,
 }
 
-/// A word in lower case without the punctuation around it; empty where there is nothing else.
+/// A word in lower case without the punctuation around it; empty if there is nothing else.
 struct Word {
     line: usize,
     text: String,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 const MAP: &str = "runner/README.md";
 
-/// Libraries whose users the table names, beside the project's own crates.
+/// Libraries whose users the table names, in addition to the project's own crates.
 const LIBRARIES: [&str; 2] = ["tch", "tokio"];
 
 /// The table of crates: name, and which crates it may know.

@@ -133,7 +133,7 @@ impl Card {
 }
 
 impl CardConfig {
-    /// The splits it names; `None` where they follow from the names of the files.
+    /// The splits it names; `None` if they follow from the names of the files.
     pub(crate) fn splits(&self) -> Option<Vec<Split>> {
         let splits = match self.data_files.as_ref()? {
             CardFiles::One(pattern) => vec![Split::train(vec![pattern.clone()])],

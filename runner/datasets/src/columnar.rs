@@ -176,7 +176,7 @@ impl Batch {
         self.arrays.first().map_or(0, Array::len)
     }
 
-    /// The array with the row's value; `None` where it, or a struct around it, is null.
+    /// The array with the row's value; `None` if it, or a struct around it, is null.
     fn value(&self) -> Option<&dyn Array> {
         let is_null = |array: &ArrayRef| array.is_null(self.row_idx);
         let array = self.arrays.last()?;

@@ -10,13 +10,13 @@ use std::ops::Range;
 /// The values of a JSON file, one after the other: the elements of an array if the file begins with `[`,
 /// else objects, however they are laid out. Blanks between them and a byte order mark are skipped.
 ///
-/// No more than a value is held in memory, and at most as much again where an object is never closed.
+/// No more than a value is held in memory, and at most as much again if an object is never closed.
 /// Such an object is a bad row of its first line alone: what follows is read from the next line on.
 pub(super) struct Values {
     source: Source,
     layout: Layout,
     row: RowBytes,
-    /// The line after those in `row`, where it was read and is too much to be added to them.
+    /// The line after those in `row`, if it was read and is too much to be added to them.
     ahead: Option<RowBytes>,
     /// Where in `row` the value is.
     value: Range<usize>,
@@ -222,7 +222,7 @@ impl Cut {
         is_outside && matches!(byte, b',' | b']')
     }
 
-    /// The number of bytes up to the end of the object that begins with or before `bytes`; `None` where it
+    /// The number of bytes up to the end of the object that begins with or before `bytes`; `None` if it
     /// has no end in them.
     fn end_of_object(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, byte) in bytes.iter().enumerate() {

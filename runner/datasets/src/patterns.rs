@@ -40,10 +40,10 @@ enum Token {
 }
 
 impl Pattern {
-    /// The pattern `text` below the folder `dir`; the root where that is empty.
+    /// The pattern `text` below the folder `dir`; the root if that is empty.
     ///
     /// # Errors
-    /// It leads out of the data set, or has `**` beside other characters.
+    /// It leads out of the data set, or has `**` together with other characters.
     pub(crate) fn new(dir: &str, text: &str) -> Result<Self, DatasetError> {
         let bad = || {
             let message = format!("`{text}` is no name or pattern of files in a data set");

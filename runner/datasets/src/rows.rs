@@ -83,7 +83,7 @@ impl Column {
         DatasetError::Column(Fault::input(message).with_hint(self.missing_hint(&found)))
     }
 
-    /// What to do where it is not among the columns `found`.
+    /// What to do if it is not among the columns `found`.
     pub(super) fn missing_hint(&self, found: &[String]) -> String {
         if self.name == ID_COLUMN {
             return "every file of a tokenised data set must have `input_ids`".into();

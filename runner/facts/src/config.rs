@@ -96,7 +96,7 @@ impl ConfigFile {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// The same with `value` under `key` where the key is not there, not even with null.
+    /// The same with `value` under `key` if the key is not there, not even with null.
     pub(crate) fn with_default_if_absent(&self, key: &str, value: usize) -> Self {
         let mut file = self.clone();
         if !file.map.contains_key(key) {
@@ -266,7 +266,7 @@ impl ConfigFile {
         Err(self.bad(size_key, problem))
     }
 
-    /// For each of `n_layers` blocks whether its attention slides: by `layer_types` where it is there.
+    /// For each of `n_layers` blocks whether its attention slides: by `layer_types` if it is there.
     /// `attention` is the older name of `full_attention`.
     pub(crate) fn layer_slides(
         &self,

@@ -20,7 +20,7 @@ pub(crate) struct BadTensor {
     pub(crate) problem: String,
 }
 
-/// The first tensor, by its place in `file`, that the header describes wrongly. `None` too where there
+/// The first tensor, by its place in `file`, that the header describes wrongly. `None` too if there
 /// is no header to be read: that is left to the library `safetensors`.
 ///
 /// To be asked before that library: it does not always say which tensor is at fault, and adds to the

@@ -40,7 +40,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
         .or_else(|_| serde_json::from_slice(&files::with_stand_ins(text, tagged)))
 }
 
-/// A value as an error shows it: cut where it is long.
+/// A value as an error shows it: cut if it is long.
 pub(crate) fn shown(value: &Value) -> String {
     let odd_number = value.get(FLOAT_TAG).and_then(Value::as_str);
     let text = odd_number.map_or_else(|| value.to_string(), str::to_owned);

@@ -11,7 +11,7 @@ pub struct RopeConfig {
     pub rope_theta: f64,
     /// How the frequencies are stretched for long contexts.
     pub scaling: RopeScaling,
-    /// `partial_rotary_factor`, where it is given with the others.
+    /// `partial_rotary_factor`, if it is given with the others.
     pub partial_factor: Option<f64>,
 }
 
@@ -201,7 +201,7 @@ fn rope_type(parameters: &ConfigFile) -> Result<&str, FactsError> {
     }
 }
 
-/// The context of the first training: beside the rope parameters, where transformers prefers it, or
+/// The context of the first training: next to the rope parameters, where transformers prefers it, or
 /// among them; by default the model's positions.
 fn original_ctx_len(parameters: &ConfigFile, defaults: RopeDefaults) -> Result<f64, FactsError> {
     let key = "original_max_position_embeddings";

@@ -216,7 +216,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds the files of a model, and opens them where there is one.
+    /// Finds the files of a model, and opens them if there is one.
     ///
     /// # Errors
     /// No files, or a header or index that cannot be read.

@@ -86,7 +86,7 @@ impl Fault {
         self.with_optional_hint(Some(hint.into()))
     }
 
-    /// The same, with what to do about it where that is known.
+    /// The same, with what to do about it if that is known.
     pub fn with_optional_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self

@@ -1,4 +1,4 @@
-//! `cfg.json` and the tensors beside it, in sparsify's layout.
+//! `cfg.json` and the tensors next to it, in sparsify's layout.
 
 use crate::error::{FOLDER_HINT, io_fault, unsupported};
 use crate::{Header, SaeConfig};

@@ -81,7 +81,7 @@ impl HubSaes {
     pub fn one(&self, name: Option<&str>) -> Result<String, Fault> {
         let (place, names) = (&self.listing.repo, self.names());
         let Some(wanted) = name else {
-            // As sparsify does, the one at the top where there are others.
+            // As sparsify does, the one at the top if there are others.
             let at_top = self.saes.iter().find(|sae| sae.folder.is_empty());
             return match (at_top, &names[..]) {
                 (Some(sae), _) => Ok(sae.name.clone()),

@@ -22,7 +22,7 @@ pub fn resolve_hookpoint<'a>(facts: &'a ModelFacts, name: &str) -> Option<&'a Ho
     }
 }
 
-/// TransformerLens's name of a hookpoint; `None` where it has none that is known to be the same.
+/// TransformerLens's name of a hookpoint; `None` if it has none that is known to be the same.
 pub fn transformer_lens_name(facts: &ModelFacts, hookpoint: &str) -> Option<String> {
     let block = hookpoint.strip_prefix(&facts.layers_name)?;
     let layer = block.strip_prefix('.')?.split('.').next()?;

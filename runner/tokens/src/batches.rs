@@ -60,7 +60,7 @@ impl Shard {
         n_ranks: 1,
     };
 
-    /// The places of this part among `n`: parts are in the order of ranks, and differ by one at most.
+    /// The indices of this part among `n`: parts are in the order of ranks, and differ by one at most.
     fn of(self, n: usize) -> Range<usize> {
         let end = |rank| n * rank / self.n_ranks;
         end(self.rank)..end(self.rank + 1)

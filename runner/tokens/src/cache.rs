@@ -19,7 +19,7 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Tokens {
-    /// The token data of `spec`: opened where `cache_dir` has it, else made and kept there.
+    /// The token data of `spec`: opened if `cache_dir` has it, else made and kept there.
     ///
     /// A damaged token file is replaced, and a half-written one is completed. Several processes may
     /// ask for the same data at once; one makes it and the others wait. `progress` may stop the work
@@ -87,7 +87,7 @@ impl Place {
         }
     }
 
-    /// Makes the token file where no other process has done so meanwhile. Gives what is wrong with the
+    /// Makes the token file if no other process has done so meanwhile. Gives what is wrong with the
     /// first row that was left out.
     fn wait_or_build(
         &self,

@@ -61,7 +61,7 @@ pub(crate) struct Totals {
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), TokensError>;
 
 impl Totals {
-    /// Fails where a data set gives no sequence.
+    /// Fails if a data set gives no sequence.
     pub(crate) fn check(&self, name: &str, ctx_len: usize) -> Result<(), TokensError> {
         let Self {
             n_documents,

@@ -1,4 +1,4 @@
-//! The tokens that the configuration beside tokenizer.json adds to it, as transformers 5 adds them
+//! The tokens that the configuration next to tokenizer.json adds to it, as transformers 5 adds them
 //! (`TokenizersBackend`).
 
 use crate::TokensError;
@@ -88,8 +88,8 @@ impl SpecialTokens {
         self.unk.as_deref()
     }
 
-    /// The same with `added_tokens` of tokenizer.json, which count for a class that makes a tokenizer without
-    /// them where the configuration lists none.
+    /// The same with `added_tokens` of tokenizer.json. If the configuration lists none, they count for a class
+    /// that makes a tokenizer without them.
     pub(crate) fn with_listed(mut self, added_tokens: &Value) -> Self {
         if self.are_listed_ids_taken {
             let tokens = added_tokens.as_array().into_iter().flatten();
@@ -215,7 +215,7 @@ mod tests {
     use files::testing::any_bytes_of_text;
     use proptest::prelude::*;
 
-    /// The tiny tokenizer beside the given files.
+    /// The tiny tokenizer next to the given files.
     fn tokenizer(files: &[(&str, &str)]) -> Tokenizer {
         let tokenizer = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
         let files = files.iter().map(|(name, text)| (*name, text.as_bytes()));

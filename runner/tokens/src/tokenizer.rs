@@ -31,7 +31,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` and, where it exists, `tokenizer_config.json` of `folder`.
+    /// Loads `tokenizer.json` and, if it exists, `tokenizer_config.json` of `folder`.
     ///
     /// # Errors
     /// A file is missing or broken, or the post-processor puts tokens into the middle of a text.
@@ -62,7 +62,7 @@ impl Tokenizer {
                 .map(|truncation| truncation.direction);
             matches!(direction, Some(TruncationDirection::Left))
         });
-        // The library stops early where it may truncate; sequences are cut here instead.
+        // The library stops early if it may truncate; sequences are cut here instead.
         inner
             .with_truncation(None)
             .map_err(&bad)?
@@ -93,7 +93,7 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The text of a token, where there is such a token.
+    /// The text of a token, if there is such a token.
     pub fn token(&self, token_id: u32) -> Option<String> {
         self.inner.id_to_token(token_id)
     }

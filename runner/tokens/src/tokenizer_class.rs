@@ -94,7 +94,7 @@ impl Class {
         known.expect("every class has a name").0
     }
 
-    /// Puts in the tokens that the class has where the configuration says nothing; null is something.
+    /// Adds the class's own tokens that the configuration does not set; null counts as set.
     pub(crate) fn fill_in(self, settings: &mut Map<String, Value>) {
         for (key, token) in self.usual_tokens() {
             settings.entry(*key).or_insert_with(|| json!(token));

@@ -124,7 +124,7 @@ impl DecoderConfig {
     }
 }
 
-/// Sizes that the files of Gemma 3 leave out where they are these.
+/// Sizes that the files of Gemma 3 leave out if they have these values.
 const GEMMA3_SIZES: [(&str, usize); 6] = [
     ("vocab_size", 262_208),
     ("hidden_size", 2304),
@@ -197,7 +197,7 @@ fn global_rope(
     Ok(rope)
 }
 
-/// `theta`: the key beside the parameters that has the base, and its default.
+/// `theta`: the key next to the parameters that has the base, and its default.
 fn rope_of(
     file: &ConfigFile,
     parameters: Option<&ConfigFile>,
