@@ -1,5 +1,5 @@
-//! Runs folders that cannot be used: by permission, by what lies there, or because another works
-//! there. Nothing of it is changed.
+//! Runs folders that cannot be used: because of permissions, of what is there, or because another process
+//! works there. Nothing in them is changed.
 
 use crate::common::{Workspace, finish, fixture, signal, text, tiny_sweep_with, until};
 use sqlx::{ConnectOptions, Connection};

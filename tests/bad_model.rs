@@ -1,4 +1,4 @@
-//! Model folders that cannot be used: told before anything is trained.
+//! Model folders that cannot be used: this is reported before anything is trained.
 
 use crate::common::{Workspace, fixture, replace_line, small_sweep};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Settings that cannot be: each is told with its place and what to do about it, exit code 2, before
-//! anything is written.
+//! Settings that cannot be used: each is reported with its place and what to do about it, exit code 2,
+//! before anything is written.
 
 use crate::common::{Outcome, Workspace, place_of, tiny_sweep_with};
 
@@ -194,7 +194,7 @@ fn a_device_that_is_not_there_is_told() {
     let workspace = Workspace::with_small_sweep();
     let hint = "`--device cpu`";
     let device = |device| workspace.run(&["tiny.toml", "--device", device]);
-    // Nobody has so many.
+    // No machine has that many.
     device("cuda:99")
         .refuses(&["cannot use device `cuda:99`"])
         .hints(hint);

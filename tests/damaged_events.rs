@@ -1,5 +1,5 @@
-//! Files that workers report through, damaged in every way: what was folded stands, the rest is put aside,
-//! and the jobs end as if nothing had been.
+//! Files that workers report through, damaged in every way: what was folded stays, the rest is put aside,
+//! and the jobs end as if nothing had happened.
 
 use crate::common::{Workspace, signal, until, wait_for_end};
 use crate::interrupt::{
@@ -52,7 +52,7 @@ fn bad_lines(event: &Value) -> Vec<Vec<u8>> {
     lines.map(|line| [&line[..], b"\n"].concat()).into()
 }
 
-/// Puts all kinds of bad lines behind some of the lines of a file; gives their bytes.
+/// Puts all kinds of bad lines after some of the lines of a file; gives the number of their bytes.
 fn damage(events: &Path) -> usize {
     let whole = fs::read_to_string(events).unwrap();
     let lines: Vec<_> = whole.split_inclusive('\n').collect();
@@ -115,7 +115,7 @@ fn bad_lines_of_every_kind_stop_no_run_and_cost_no_row() {
             "{put_aside} of {n_bytes}"
         );
         assert!(!aside(&events, 2).exists());
-        // What is left is enough where there is no database yet.
+        // What is left is enough if there is no database yet.
         fs::remove_file(workspace.path("runs/runs.db")).unwrap();
         workspace.run(&["tiny.toml"]).succeeds();
         ended_the_same(&workspace);
@@ -191,7 +191,7 @@ fn a_fresh_start_does_not_look_into_the_old_file() {
     let replacements: [fn(&Path); 3] = [
         |path| fs::write(path, "garbage\n").unwrap(),
         |path| fs::create_dir(path).unwrap(),
-        // Whoever opens it waits for ever.
+        // Opening it waits forever.
         |path| {
             let made = Command::new("mkfifo").arg(path).status().unwrap();
             assert!(made.success());

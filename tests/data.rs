@@ -49,7 +49,7 @@ fn the_sequences_are_written_in_training_order() {
     let bytes = fs::read(workspace.path("tokens.bin")).unwrap();
     assert_eq!(bytes.len(), 1025 * 64 * 2);
 
-    // A `.bin` file is a data set; without a shuffle of its own it has the same order.
+    // A `.bin` file is a data set, shuffled like any other: the same sequences in another order.
     let again = describe(&workspace, "tokens.bin", &["--out", "again.bin"]);
     assert_eq!(again["n_sequences"], json!(1025));
     assert_eq!(again["n_dropped_tokens"], json!(0));
@@ -89,7 +89,7 @@ fn cached_rows(workspace: &Workspace, n_row_bytes: usize) -> Vec<Vec<u8>> {
     let mut tokens = cache.iter().filter(|(name, _)| name.ends_with(".tokens"));
     let (_, (_, bytes)) = tokens.next().unwrap();
     assert!(tokens.next().is_none());
-    // Behind the header.
+    // After the header.
     let rows = bytes[128..].chunks(n_row_bytes);
     rows.map(<[u8]>::to_vec).collect()
 }

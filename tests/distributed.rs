@@ -261,7 +261,7 @@ fn more_processes_than_saes_are_refused_where_each_sae_is_on_one() {
 #[test]
 fn processes_on_the_cpu_share_the_memory_of_the_machine() {
     let most_bytes = |launch: &str| {
-        // Of a size that fits no machine, so that it is told how much there is.
+        // Too large for any machine, so that the message says how much memory there is.
         let sweep =
             sweep(4, launch).replace("expansion_factor = [2]", "num_latents = [2147483648]");
         let outcome = workspace(&sweep).run(&["plan", "tiny.toml"]).succeeds();
@@ -382,7 +382,7 @@ fn a_stop_of_one_rank_stops_all_and_the_same_command_goes_on() {
     );
 }
 
-/// The torchrun to test with, where there is one: that of `SAE_RUN_TORCHRUN`, which `make test` sets.
+/// The torchrun to test with, if there is one: that of `SAE_RUN_TORCHRUN`, which `make test` sets.
 #[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
 fn torchrun() -> Option<PathBuf> {
     let given = env::var_os("SAE_RUN_TORCHRUN").map(PathBuf::from);

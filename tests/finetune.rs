@@ -13,7 +13,7 @@ fn workspace() -> Workspace {
     with_jobs(settings, &[("a", "finetune='earlier'")])
 }
 
-/// The same with an SAE of so many latents in `earlier`.
+/// The same with an SAE of `num_latents` latents in `earlier`.
 fn with_earlier(num_latents: usize) -> (Workspace, Sae) {
     let workspace = workspace();
     let earlier = Sae::new(SaeConfig::topk(32, num_latents, 4), 7, Device::Cpu).unwrap();

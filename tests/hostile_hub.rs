@@ -115,7 +115,7 @@ fn a_trickle_ends() {
     refuses(&server, outcome, DATASET, "less than 1024 bytes a second");
 }
 
-/// The file is begun anew with each answer, a byte of it at a time.
+/// Each answer begins the file again and gives one byte of it.
 #[test]
 fn a_byte_an_answer_is_given_up() {
     let (server, workspace) = with_hub();
@@ -134,7 +134,7 @@ fn waits_in_a_row_are_told_and_end() {
     server.fail(Fault::rate_limit(2));
     let outcome = soon(&server, &workspace, &HOOKPOINTS);
     refuses(&server, outcome, MODEL, "after 4 seconds of waiting").hints("wait, then");
-    // More at once than anybody waits.
+    // A single wait that is longer than anyone waits.
     let (server, workspace) = with_hub();
     server.fail(Fault::rate_limit(u32::MAX));
     let start = Instant::now();

@@ -40,7 +40,7 @@ fn hostile_job_names_stay_names() {
     assert_eq!(names[4], "n".repeat(300));
     let done = "SELECT count(*) FROM job WHERE status = 'done'";
     assert_eq!(workspace.sql_value(done), 13);
-    // Every job in a folder of its own, none elsewhere.
+    // Every job in its own folder, none elsewhere.
     let folders = fs::read_dir(workspace.path("runs/tiny")).unwrap();
     let folders = folders.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
@@ -134,7 +134,7 @@ fn is_harmless(text: &str) {
     );
 }
 
-/// A folder with a model that has a tensor with such a name beside its own, and the small sweep on it.
+/// A folder with a model that has a tensor with such a name in addition to its own, and the small sweep on it.
 fn with_steering_tensor() -> Workspace {
     let workspace = Workspace::new();
     for entry in fs::read_dir(fixture("tiny-llama")).unwrap() {

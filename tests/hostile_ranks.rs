@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const ARGS: &[&str] = &["tiny.toml"];
 
-/// Somebody who serves the store of the ranks.
+/// A stranger who serves the store of the ranks.
 fn attacker(port: &str) -> Store {
     let address = StoreAddress {
         host: "127.0.0.1".into(),
@@ -111,7 +111,7 @@ fn a_worker_that_waits_for_other_ranks_ends_with_its_coordinator() {
         "{:?}",
         killed.elapsed()
     );
-    // Nothing stands in the way of the next.
+    // Nothing blocks the next run.
     for rank in start(&workspace, 2, &["tiny.toml"]) {
         rank.wait().succeeds();
     }
@@ -167,7 +167,7 @@ fn a_rank_that_waits_says_for_whom_and_ends_on_signals() {
     let hint = "hint: RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them";
     let ports = [(); 3].map(|()| free_port());
     let workspaces = [(); 3].map(|()| workspace(&sweep(4, "retries = 0")));
-    // Of a store that is there, but in which nobody says anything.
+    // A store that is there, but in which no one says anything.
     let _silent = attacker(&ports[2]);
     let places = [(0, 2), (1, 2), (1, 2)];
     let whom = ["rank 1 of 2, at", "rank 0 at", "rank 0, at"];

@@ -1,4 +1,4 @@
-//! Runs that are stopped or killed: the next one goes on, and ends in the same bits as one that was
+//! Runs that are stopped or killed: the next one resumes, and ends in the same bits as one that was
 //! never disturbed.
 
 use crate::common::{Running, Workspace, replace_line, signal, tiny_sweep, until, wait_for_end};
@@ -87,7 +87,7 @@ pub(crate) fn worker_pid(workspace: &Workspace) -> u32 {
     u32::try_from(started["pid"].as_u64().unwrap()).unwrap()
 }
 
-/// Runs the sweep again: it goes on from a checkpoint and ends as if nothing had been.
+/// Runs the sweep again: it resumes from a checkpoint and ends as if nothing had happened.
 #[track_caller]
 pub(crate) fn goes_on_to_the_same_end(workspace: &Workspace) {
     workspace
@@ -129,7 +129,7 @@ pub(crate) fn ended_the_same(workspace: &Workspace) {
     );
 }
 
-/// Where the jobs stand: all the same.
+/// The status of the jobs, which is the same for all.
 fn job_status(workspace: &Workspace) -> Value {
     workspace.sql_value("SELECT DISTINCT status FROM job")
 }

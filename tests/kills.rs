@@ -43,7 +43,7 @@ fn moments(n: u64, seed: u64) -> Vec<u64> {
         .collect()
 }
 
-/// The process of worker number `attempt` once it stands at `moment` or behind it.
+/// The process of worker number `attempt` once it is at `moment` or after it.
 fn worker_at(workspace: &Workspace, attempt: u64, moment: u64) -> Option<u32> {
     let events = workspace.events();
     let mut of_attempt = events.iter().filter(|event| event["attempt"] == attempt);

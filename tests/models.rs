@@ -227,7 +227,7 @@ fn tensors_that_the_model_has_no_use_for_are_named() {
     ]);
 }
 
-/// Keys of which nobody knows whether they change the computation: in a plan and in a run, once for all
+/// Keys of which it is not known whether they change the computation: in a plan and in a run, once for all
 /// jobs and streams.
 #[test]
 fn keys_that_are_not_known_are_named() {

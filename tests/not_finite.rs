@@ -1,4 +1,4 @@
-//! Numbers that are none, and whose fault they are: the model's, an SAE's, or nobody trained anything.
+//! Numbers that are not finite, and their cause: the model, an SAE, or that nothing was trained.
 
 use crate::bad_model::edit_weights;
 use crate::common::{Workspace, fixture, replace_line, text, with_jobs};

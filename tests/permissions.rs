@@ -1,4 +1,4 @@
-//! Who may read and write what a run makes: whoever the umask lets.
+//! Who may read and write what a run makes: everyone that the umask allows.
 
 use crate::common::{Running, Workspace, signal, text, until};
 use std::fs::{self, Permissions};
@@ -18,7 +18,7 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Everything below a folder, but for what is behind links.
+/// Everything below a folder, without following links.
 fn everything(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -39,7 +39,7 @@ pub(crate) fn is_root(workspace: &Workspace) -> bool {
     fs::metadata(workspace.path("cache")).unwrap().uid() == 0
 }
 
-/// A group that is nobody's.
+/// A group to which no user belongs.
 const TEAM: u32 = 4242;
 
 /// The modes of everything that a run has made, while it runs and after it.

@@ -7,9 +7,9 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 
-/// A folder whose cache has compiled recipe engines of its own, with an instruction in place of each other
-/// that ends the program: so it is seen whether one was run. Gives their files; those of other versions of
-/// the program are among them.
+/// A folder whose cache has its own compiled recipe engines, with each instruction replaced by one that ends
+/// the program: this shows whether an engine was run. Gives their files, including those of other versions
+/// of the program.
 fn with_planted_engines() -> (Workspace, Vec<PathBuf>) {
     let workspace = Workspace::with_small_sweep();
     let folder = workspace.path("cache/wasm");
@@ -78,7 +78,7 @@ fn machine_code_that_others_may_have_written_is_not_run() {
     set_mode(&folder, 0o755);
     is_run();
     planted.iter().for_each(|path| set_mode(path, 0o664));
-    // What was compiled anew lies in a folder that is closed also under this umask.
+    // What was compiled again is in a folder that is closed under this umask, too.
     let outcome = is_passed_over();
     assert!(!outcome.stderr.contains("compiling"), "{outcome}");
     planted.iter().for_each(|path| set_mode(path, 0o644));

@@ -8,13 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A folder that nobody has to know of.
+/// A folder that no one is to know of.
 const SECRET: &str = "merger-with-hal";
 const REMARK: &str = "do not tell the board";
 const PUBLISH: [&str; 5] = ["publish", "tiny", "--repo", REPO, "--quiet"];
 
 /// A sweep over data in a folder that is named in settings and in the names of jobs, trained; the model
-/// lies in that folder, too.
+/// is in that folder, too.
 fn trained_on_secret_data() -> (HubServer, Workspace) {
     let server = HubServer::start();
     server.set_token(TOKEN);

@@ -76,7 +76,7 @@ fn is_of_torch(library: &str) -> bool {
         .any(|name| library.starts_with(name))
 }
 
-/// `sae-run` in a folder of its own.
+/// `sae-run` alone in a folder.
 fn alone(workspace: &Workspace) -> PathBuf {
     workspace.write("alone/README", "");
     let alone = workspace.path("alone/sae-run");

@@ -44,7 +44,7 @@ fn a_job_is_traced_to_sweep_recipe_and_commit() {
     assert_eq!(workspace.sql_value(newest), commit.as_str());
 }
 
-/// Git runs the program that `core.fsmonitor` names when it is asked how a checkout stands.
+/// Git runs the program that `core.fsmonitor` names when it is asked for the status of a checkout.
 fn with_monitor(workspace: &Workspace, git_dir: &str) {
     let config = workspace.path(git_dir).join("config");
     let text = std::fs::read_to_string(&config).unwrap();

@@ -63,7 +63,7 @@ def plan(request):
     assert_eq!(json!(latents), json!([128, 64]));
     assert_eq!(plan["recipe"]["recipe"], "mine.py");
 
-    // Without its ending it is a name, looked for beside the sweep too, and in `recipes`.
+    // Without its ending it is a name, looked for next to the sweep too, and in `recipes`.
     workspace.write("sweeps/tiny.toml", with_recipe_named("mine"));
     workspace.write("recipes/mine.py", recipe.replace("f'k{k}'", "f'{k}k'"));
     let outcome = workspace
@@ -225,7 +225,7 @@ fn a_million_jobs_and_numbers_that_are_none_are_refused() {
     plan(&workspace)
         .refuses(&["`mine.py` proposes 150000 jobs, the limit is 100000"])
         .hints("`recipe_limits.max_jobs`");
-    // So many that the limit on instructions comes first.
+    // Enough of them that the limit on instructions comes first.
     workspace.write(
         "mine.py",
         "def plan(request):\n    return [{'k': 1}] * 10**6\n",

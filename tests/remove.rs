@@ -1,4 +1,4 @@
-//! `sae-run rm`: what is deleted, what is kept, and what is not touched.
+//! `sae-run rm`: what is deleted, what is kept, and what stays untouched.
 
 use crate::common::Workspace;
 use std::fs::{self, File};
@@ -83,7 +83,7 @@ fn nothing_is_deleted_under_somebody_who_works_there() {
     workspace.run(&["rm", "--yes", "tiny"]).succeeds();
 }
 
-/// Rows go first. What a crash behind them leaves is not believed by the next run.
+/// Rows go first. What a crash after that leaves is not believed by the next run.
 #[test]
 fn folders_that_a_crash_left_are_trained_anew() {
     let workspace = Workspace::with_small_sweep();

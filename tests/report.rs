@@ -1,4 +1,4 @@
-//! `sae-run report`: one page that needs nothing beside it.
+//! `sae-run report`: one page that needs nothing else.
 
 use crate::common::{Workspace, replace_line, small_sweep, text, with_jobs};
 use std::fs;

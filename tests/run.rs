@@ -28,7 +28,7 @@ fn a_sweep_ends_in_results_rows_and_checkpoints() {
     assert!(lines[2].starts_with("k=4,expansion_factor=2,hookpoints=layers.0 "));
     assert!(lines[13].starts_with("k=8,expansion_factor=4,hookpoints=layers.1.mlp+layers.2 "));
 
-    // First of all: a query, which cannot write, leaves the database's shared memory behind.
+    // First of all: a query, which cannot write, does not remove the database's shared memory.
     nothing_is_left_behind(&workspace);
     rows_are_complete(&workspace);
     checkpoints_are_whole(&workspace);

@@ -6,7 +6,7 @@ use std::fs;
 
 /// As the Hub makes them.
 const TOKEN: &str = "hf_AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh";
-/// One that nobody can tell by its look.
+/// One that does not look like a secret.
 const PLAIN: &str = "correct horse battery";
 
 /// The outcome is an error that does not repeat the secret, and no file has it but `given`.

@@ -29,7 +29,7 @@ fn help_lists_every_option_of_sparsify() {
     }
 }
 
-/// `--help` behind them keeps anything from being trained.
+/// A `--help` after them keeps anything from being trained.
 #[test]
 fn every_option_of_sparsify_is_read_with_either_hyphens_or_underscores() {
     let workspace = Workspace::new();

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What stands in the way of a small file.
+/// What is found instead of a small file.
 const TRAPS: [(&str, &str); 3] = [
     ("pipe", "it is a pipe, not a plain file"),
     ("zero", "it is a device, not a plain file"),

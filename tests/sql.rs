@@ -81,7 +81,7 @@ fn what_would_write_is_refused() {
             .refuses(&["the statement is refused: a query only reads"])
             .hints("SELECT");
     }
-    // What begins like a question and is none.
+    // Statements that begin like a query but are not one.
     workspace
         .run(&["sql", "WITH x AS (SELECT 1) DELETE FROM metric"])
         .refuses(&["refused"])
@@ -170,7 +170,7 @@ fn an_endless_query_is_cut_timed_out_and_stopped() {
     running.wait().exits(130);
 }
 
-/// Runs a statement, and gives also the most memory that the process had, in MiB. It is killed where that is
+/// Runs a statement, and gives also the most memory that the process had, in MiB. It is killed if that is
 /// far too much.
 fn asked(workspace: &Workspace, args: &[&str]) -> (Outcome, u64) {
     let mut running = workspace.start(&[&["sql"], args].concat());
@@ -220,7 +220,7 @@ fn a_query_takes_no_more_memory_than_it_may() {
             "SELECT replace(hex(zeroblob(1000000)), '0', hex(zeroblob(1000)))",
             too_long,
         ),
-        // What is too long may be told only at its end, which never comes: then time is what ends it.
+        // That a result is too long may show only at its end, which never comes: then the time limit ends it.
         ("SELECT json_group_array(i) FROM n", ""),
         ("SELECT group_concat(randomblob(1000000)) FROM n", ""),
         ("SELECT DISTINCT randomblob(10000) FROM n", ""),

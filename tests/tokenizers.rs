@@ -1,4 +1,4 @@
-//! Folders whose tokenizer transformers makes anew: what planning says, and whose tokens are trained on.
+//! Folders whose tokenizer transformers rebuilds: what planning says, and whose tokens are trained on.
 
 use crate::common::{Workspace, fixture, replace_line, small_sweep, text};
 use hub_server::HubServer;

@@ -1,4 +1,4 @@
-//! Training by the real binary: every kind of SAE on one stream, numbers that are none, full disks.
+//! Training by the real binary: every kind of SAE on one stream, numbers that are not finite, full disks.
 
 use crate::common::{Outcome, Running, Workspace, fixture, job_dir, until, with_jobs};
 use sae::Sae;
@@ -74,7 +74,7 @@ fn every_kind_of_sae_trains_on_one_stream_and_is_saved_as_sparsify_saves_it() {
     assert_eq!(json!(workspace.sql(bad)), json!([]));
 }
 
-// Numbers that are none
+// Numbers that are not finite
 
 /// With weights of 1e36, whose squares are too large, after the second update; with none that are finite.
 const DIVERGING: [(&str, &str); 3] = [
@@ -139,8 +139,8 @@ fn with_large_saes() -> Workspace {
 /// Enough for events, too little for an SAE of 2048 latents.
 const LIMIT_BYTES: u64 = 1 << 18;
 
-/// Starts the sweep; where a file grows over a limit that is set later, writing fails, as it does on a full
-/// disk, in place of a signal that ends the process.
+/// Starts the sweep. If a file grows over a limit that is set later, writing fails, as it does on a full
+/// disk; no signal ends the process.
 fn start(workspace: &Workspace) -> Running {
     let command = workspace.command(&["tiny.toml"]);
     let mut deaf = Command::new("bash");
@@ -197,7 +197,7 @@ fn a_full_disk_while_saving_keeps_the_last_checkpoint_and_is_told_of() {
         json!([{"status": "failed", "failure": "internal", "has_reason": 1, "has_hint": 1}]);
     assert_eq!(json!(workspace.sql(attempt)), expected);
 
-    // With room again it goes on, to the same bits.
+    // Once there is room again it continues, to the same bits.
     workspace.run(&["tiny.toml"]).succeeds();
     // Its state may have found room where what is published did not.
     let first_step = "SELECT first_step FROM attempt WHERE number = 2";

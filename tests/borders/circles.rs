@@ -40,7 +40,7 @@ fn reach(from: &Module, needs: &Needs) -> BTreeSet<Module> {
     reached
 }
 
-/// Which file needs which, but for a folder and what is in it.
+/// Which file needs which, without the pairs of a folder and something in it.
 fn needs(of_crate: &Crate) -> Needs {
     let tests = tests_of(of_crate);
     let is_test = |module: &Module| (1..=module.len()).any(|n| tests.contains(&module[..n]));
@@ -152,7 +152,7 @@ fn resolve(of_crate: &Crate, from: &Module, path: &[String], n_steps: usize) -> 
                 rest = &rest[1..];
             }
         }
-        // A path from where it stands, or another crate.
+        // A path relative to the module, or another crate.
         first => {
             let child = [module.as_slice(), &[first.to_owned()]].concat();
             of_crate.text(&child)?;

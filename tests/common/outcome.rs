@@ -68,7 +68,7 @@ impl Outcome {
     }
 }
 
-/// As it stands in snapshots.
+/// As it is shown in snapshots.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -1,4 +1,4 @@
-//! A command that runs beside the test.
+//! A command that runs alongside the test.
 
 use super::Outcome;
 use std::fs;
@@ -96,7 +96,7 @@ pub(crate) fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Whether a process has ended; one that nobody has waited for yet counts.
+/// Whether a process has ended; one that has not been waited for yet counts.
 pub(crate) fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.map_or(true, |stat| {

@@ -3,7 +3,7 @@
 use super::text;
 use std::path::{Path, PathBuf};
 
-/// A fixture, beside the tests.
+/// A fixture, next to the tests.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     fixtures.join(name)
@@ -41,12 +41,12 @@ pub(crate) fn small_sweep() -> String {
     replace_line(&sweep, "expansion_factor", "expansion_factor = [2]")
 }
 
-/// The tiny sweep with another text in place of the line that begins with `start`.
+/// The tiny sweep with another text instead of the line that begins with `start`.
 pub(crate) fn tiny_sweep_with(start: &str, text: &str) -> String {
     replace_line(&tiny_sweep(), start, text)
 }
 
-/// `sweep` with another text in place of the line that begins with `start`.
+/// `sweep` with another text instead of the line that begins with `start`.
 pub(crate) fn replace_line(sweep: &str, start: &str, text: &str) -> String {
     let mut lines: Vec<&str> = sweep.lines().collect();
     lines[index_of(sweep, start)] = text;

@@ -1,4 +1,4 @@
-//! A folder of its own for a test.
+//! A separate folder for a test.
 
 use super::{Outcome, Running, small_sweep, text, tiny_sweep};
 use serde_json::Value;
@@ -58,7 +58,7 @@ impl Workspace {
     pub(crate) fn unprepared() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Self { dir };
-        // Tokens and digests of its own; the recipe engine is compiled once, for `make demo`, too.
+        // Its own tokens and digests; the recipe engine is compiled once, for `make demo`, too.
         let compiled = cache_of_setup().join("wasm");
         fs::create_dir_all(&compiled).unwrap();
         fs::create_dir(workspace.path("cache")).unwrap();
@@ -158,7 +158,7 @@ impl Workspace {
         }
     }
 
-    /// All files below a folder of this one, by their path in it; none where there is no such folder. What
+    /// All files below a folder of this one, by their path in it; none if there is no such folder. What
     /// goes while we look, as a worker's unfinished files do, is left out.
     pub(crate) fn files(&self, below: &str) -> Files {
         let root = self.path(below);

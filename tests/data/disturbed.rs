@@ -51,7 +51,7 @@ fn has_file(workspace: &Workspace, end: &str) -> bool {
     files.any(|entry| entry.file_name().to_string_lossy().ends_with(end))
 }
 
-/// Waits until there is something to go on from.
+/// Waits until there is something to resume from.
 fn wait_for_journal(workspace: &Workspace) {
     until("an entry in the journal", || {
         assert!(!has_file(workspace, ".tokens"), "too late to disturb it");
@@ -59,7 +59,7 @@ fn wait_for_journal(workspace: &Workspace) {
     });
 }
 
-/// Runs the command again: it goes on, and ends as if nothing had been.
+/// Runs the command again: it resumes, and ends as if nothing had happened.
 #[track_caller]
 fn goes_on_to_the_same_end(disturbed: &Workspace) {
     assert!(!has_file(disturbed, ".tokens"));

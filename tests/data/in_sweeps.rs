@@ -49,7 +49,7 @@ fn what_is_held_out_is_the_rest_of_what_is_trained_on() {
     assert!(held_out[0] == held_out[1]);
 }
 
-/// The count is told in every attempt, also in those that find the tokens made.
+/// The count is reported in every attempt, also in those that find the tokens already made.
 #[test]
 fn bad_rows_are_left_out_and_recorded_in_every_attempt() {
     let workspace = Workspace::new();

@@ -2,6 +2,7 @@
 
 use super::{in_repository, pages, read_page, spans};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The longest sentence outside tables and code, in words. A code span is one word.
 const MAX_WORDS: usize = 35;
@@ -13,7 +14,7 @@ struct Block {
     text: String,
 }
 
-/// A word in lower case without the punctuation around it; empty where there is nothing else.
+/// A word in lower case without the punctuation around it; empty if there is nothing else.
 struct Word {
     line: usize,
     text: String,
@@ -156,6 +157,55 @@ fn the_pages_have_no_turn_to_avoid_and_no_long_sentence() {
             faults(name, &fs::read_to_string(&page.path).unwrap(), &turns)
         })
         .collect();
+    let hint = "docs/contributing.md says what to write";
+    assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
+}
+
+/// The comments of a file of Rust, each line where it was, and nothing else.
+fn comments(text: &str) -> String {
+    let comment = |line: &str| {
+        let (before, comment) = line.split_once("//").unwrap_or_default();
+        // In a text such as an address it begins no comment.
+        let is_comment = before.trim().is_empty() || before.ends_with(' ');
+        let is_comment = is_comment && before.matches('"').count().is_multiple_of(2);
+        let comment = comment.trim_start_matches(['/', '!']);
+        if is_comment {
+            comment.trim_start().to_owned()
+        } else {
+            String::new()
+        }
+    };
+    text.lines().map(comment).collect::<Vec<_>>().join("\n")
+}
+
+/// The files of Rust below a folder.
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.extension() {
+            _ if path.is_dir() => rust_files(&path, files),
+            Some(end) if end == "rs" => files.push(path),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_comments_of_the_code_have_no_turn_to_avoid() {
+    let turns = turns();
+    let mut files = Vec::new();
+    for folder in ["runner", "tests"] {
+        rust_files(&in_repository(folder), &mut files);
+    }
+    assert!(files.len() > 400, "{}", files.len());
+    let faults = files.iter().flat_map(|path| {
+        let text = comments(&fs::read_to_string(path).unwrap());
+        let faults = faults(&path.display().to_string(), &text, &turns);
+        faults
+            .into_iter()
+            .filter(|fault| !fault.contains("a sentence of"))
+    });
+    let faults: Vec<_> = faults.collect();
     let hint = "docs/contributing.md says what to write";
     assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 const MAP: &str = "runner/README.md";
 
-/// Libraries whose users the table names, beside the project's own crates.
+/// Libraries whose users the table names, in addition to the project's own crates.
 const LIBRARIES: [&str; 2] = ["tch", "tokio"];
 
 /// The table of crates: name, and which crates it may know.
@@ -26,7 +26,7 @@ fn crates_on_the_map() -> BTreeMap<String, BTreeSet<String>> {
     .collect()
 }
 
-/// The folders with a crate of their own, and the package of `cli`: name and manifest.
+/// The folders with their own crate, and the package of `cli`: name and manifest.
 fn manifests() -> BTreeMap<String, toml::Table> {
     let folders = fs::read_dir(in_repository("runner")).unwrap();
     let folders = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());

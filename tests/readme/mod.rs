@@ -82,7 +82,7 @@ fn pages() -> Vec<Page> {
     fixed.into_iter().chain(docs()).map(read_page).collect()
 }
 
-/// What stands between single backticks, with line breaks as spaces.
+/// The text between single backticks, with line breaks as spaces.
 fn spans(prose: &str) -> Vec<String> {
     let paragraphs = prose.split("\n\n");
     let spans = paragraphs.flat_map(|it| it.split('`').skip(1).step_by(2));

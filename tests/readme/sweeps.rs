@@ -3,7 +3,7 @@
 use super::{in_repository, pages, put_model_and_data, read_page};
 use crate::common::{Workspace, tiny_sweep};
 
-/// The tiny sweep with the settings of `part` in place of its own.
+/// The tiny sweep, with the settings of `part` replacing those of the sweep.
 fn tiny_sweep_over(part: &toml::Table) -> toml::Table {
     let mut sweep: toml::Table = tiny_sweep().parse().unwrap();
     for (section, settings) in part {

@@ -68,8 +68,8 @@ pub struct DataArgs {
     /// Seed of the shuffle of the sequences.
     #[arg(long, alias = "shuffle_seed", default_value_t = 42)]
     pub shuffle_seed: u64,
-    /// Only the first so many sequences after shuffling.
-    #[arg(long, alias = "max_examples")]
+    /// Only the first N sequences after shuffling.
+    #[arg(long, value_name = "N", alias = "max_examples")]
     pub max_examples: Option<u64>,
     /// Fraction of the sequences to hold out from training.
     #[arg(long, alias = "eval_fraction", value_parser = finite)]

@@ -51,8 +51,8 @@ pub struct EncodeArgs {
     /// of the job].
     #[arg(long, alias = "tokenizer_class", value_name = "file|transformers")]
     pub tokenizer_class: Option<String>,
-    /// Only the first so many sequences of the data set.
-    #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Only the first N sequences of the data set.
+    #[arg(long, value_name = "N", alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_examples: Option<u64>,
     /// Length of a data set's sequences, in tokens [default: 2048, or that of the job]; or the most that a
     /// text may have [default: what the model's positions were made for].
@@ -73,7 +73,7 @@ pub struct EncodeArgs {
     /// Draw no progress.
     #[arg(long, short)]
     pub quiet: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

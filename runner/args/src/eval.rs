@@ -57,11 +57,11 @@ pub struct EvalArgs {
         requires = "dataset"
     )]
     pub exclude_tokens: Option<Vec<u32>>,
-    /// Only so many sequences of the data set, a sample that is always the same.
-    #[arg(long, alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
+    /// At most N sequences of the data set; always the same sample.
+    #[arg(long, value_name = "N", alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_examples: Option<u64>,
-    /// Sequences in a forward pass; the result does not depend on it [default: as many as in training,
-    /// or fewer where the logits are large].
+    /// Sequences in a forward pass; the result does not depend on it [default: that of the training,
+    /// or fewer if the logits are large].
     #[arg(long, alias = "batch_size", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -70,7 +70,7 @@ pub struct EvalArgs {
     /// Print an array of objects.
     #[arg(long)]
     pub json: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

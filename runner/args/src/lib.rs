@@ -1,6 +1,6 @@
 //! The command line as typed.
 //!
-//! A crate of its own, and one that knows neither libtorch nor what the commands do: what the command line
+//! A separate crate, which knows neither libtorch nor what the commands do: what the command line
 //! alone says (help, versions, mistakes, completions) is then answered without loading anything.
 //!
 //! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed
@@ -38,8 +38,8 @@ const NAME: &str = "sae-run";
 
 /// Train sweeps of k-sparse autoencoders on the activations of a language model, from one file.
 ///
-/// Running a sweep again resumes it: jobs that are done stay done, the others go on from their
-/// last checkpoint.
+/// Running a sweep again resumes it: jobs that are done stay done, the others continue from
+/// their last checkpoint.
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,

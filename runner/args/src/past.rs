@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Where the database lies.
+/// Where the database is.
 #[derive(Debug, clap::Args)]
 pub struct StoreArgs {
     /// Folder of the database and the checkpoints; by default `SAE_RUN_RUNS_DIR`, `runs_dir` of
@@ -19,7 +19,7 @@ pub struct ShowArgs {
     /// Print one object, with every row that is known.
     #[arg(long)]
     pub json: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -56,7 +56,7 @@ pub struct LsArgs {
         allow_hyphen_values = true
     )]
     pub sort: Vec<String>,
-    /// So many SAEs at most.
+    /// At most N SAEs.
     #[arg(long, value_name = "N")]
     pub limit: Option<u32>,
     /// Also SAEs that only earlier versions of a sweep asked for.
@@ -65,7 +65,7 @@ pub struct LsArgs {
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -83,7 +83,7 @@ pub struct RmArgs {
     /// Delete without asking.
     #[arg(long, short)]
     pub yes: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -100,7 +100,7 @@ pub struct SqlArgs {
     /// Read the statement from a file; `-` is standard input.
     #[arg(short, long, value_name = "FILE.sql", conflicts_with = "statement")]
     pub file: Option<PathBuf>,
-    /// Print so many rows at most, and say so where there are more.
+    /// Print at most N rows, and say so if there are more.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub max_rows: usize,
     /// End a statement that takes longer than this; 0: let it take any time. Ctrl-C ends one, too.
@@ -109,7 +109,7 @@ pub struct SqlArgs {
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -122,7 +122,7 @@ pub struct ReportArgs {
     /// The file to write; `-` is standard output.
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub out: PathBuf,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -150,7 +150,7 @@ pub struct VerifyResumeArgs {
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`; by default that of the job's last worker.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

@@ -29,7 +29,7 @@ pub struct PublishArgs {
     /// Branch; it is made where it is missing [default: main].
     #[arg(long, value_name = "BRANCH")]
     pub revision: Option<String>,
-    /// How the SAEs are stored. SAELens's layout beside sparsify's lies in a folder `saelens` of each SAE.
+    /// How the SAEs are stored. With both, SAELens's layout is in a folder `saelens` of each SAE.
     #[arg(
         long,
         value_name = "LAYOUT,...",
@@ -57,7 +57,7 @@ pub struct PublishArgs {
     /// Draw no progress.
     #[arg(long, short)]
     pub quiet: bool,
-    /// Where the database lies.
+    /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
 }

@@ -49,10 +49,10 @@ pub struct RunOptions {
     /// Show the plan as `sae-run plan` does, and train nothing.
     #[arg(long, alias = "dry_run")]
     pub dry_run: bool,
-    /// Train all jobs anew; what they had done and saved is forgotten.
+    /// Train all jobs again from the start; what they had done and saved is forgotten.
     #[arg(long)]
     pub fresh: bool,
-    /// End a worker that an earlier `sae-run` left behind, rather than wait until it has saved.
+    /// End a worker that an earlier `sae-run` left running, rather than wait until it has saved.
     #[arg(long, alias = "take_over")]
     pub take_over: bool,
     /// Draw no progress.

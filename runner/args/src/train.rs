@@ -41,7 +41,7 @@ pub struct TrainArgs {
     compatibility: CompatibilityArgs,
 }
 
-/// Where the job lies.
+/// Where the job is.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Run")]
 struct PlaceArgs {
@@ -69,7 +69,7 @@ struct LaunchArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Without effect here, for command lines of sparsify")]
 struct CompatibilityArgs {
-    /// A job always goes on from its last checkpoint; `--fresh` begins anew [off: --noresume]
+    /// A job always continues from its last checkpoint; `--fresh` starts it again [off: --noresume]
     #[arg(
         long,
         value_name = "true|false",
@@ -142,7 +142,7 @@ impl TrainArgs {
             .collect()
     }
 
-    /// Whether the user asked for a job that does not go on from where it was.
+    /// Whether the user asked for a job that does not resume from where it was.
     pub fn refuses_to_resume(&self) -> bool {
         self.compatibility.noresume || self.compatibility.resume == Some(false)
     }

@@ -140,7 +140,7 @@ fn grow_claim(content: &mut Vec<u8>, start: usize) {
     );
     let header = [&[0x15, 4, 0x15][..], &largest, &packed].concat();
     content.splice(start..end, header);
-    // The header goes on behind; what is left out is of the page.
+    // The header continues after this; what is left out belongs to the page.
     let behind = start + 3 + largest.len() + packed.len() + 16;
     content.drain(behind..behind + n_more);
 }

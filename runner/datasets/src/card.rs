@@ -133,7 +133,7 @@ impl Card {
 }
 
 impl CardConfig {
-    /// The splits it names; `None` where they follow from the names of the files.
+    /// The splits it names; `None` if they follow from the names of the files.
     pub(crate) fn splits(&self) -> Option<Vec<Split>> {
         let splits = match self.data_files.as_ref()? {
             CardFiles::One(pattern) => vec![Split::train(vec![pattern.clone()])],
@@ -165,7 +165,7 @@ impl Split {
         }
     }
 
-    /// The split of files that are not told apart.
+    /// The split of files that are not divided into splits.
     pub(crate) fn train(patterns: Vec<String>) -> Self {
         Self {
             name: "train".into(),

@@ -176,7 +176,7 @@ impl Batch {
         self.arrays.first().map_or(0, Array::len)
     }
 
-    /// The array with the row's value; `None` where it, or a struct around it, is null.
+    /// The array with the row's value; `None` if it, or a struct around it, is null.
     fn value(&self) -> Option<&dyn Array> {
         let is_null = |array: &ArrayRef| array.is_null(self.row_idx);
         let array = self.arrays.last()?;
@@ -304,7 +304,7 @@ fn is_id_list(data_type: &DataType) -> bool {
     }
 }
 
-/// The text at `row_idx`, which is not null; `None` where it stands for a null of a dictionary.
+/// The text at `row_idx`, which is not null; `None` if it refers to a null in its dictionary.
 fn text_at(array: &dyn Array, row_idx: usize) -> Option<&str> {
     match array.data_type() {
         DataType::Utf8 => Some(array.as_string::<i32>().value(row_idx)),

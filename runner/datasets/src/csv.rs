@@ -11,7 +11,7 @@ use std::io::Cursor;
 
 /// The records of a file with a header, by the rules of pandas' `read_csv`, which `datasets` calls.
 ///
-/// Lines of nothing but spaces and tabs are no rows. Where the first row has more fields than the header,
+/// Lines of nothing but spaces and tabs are no rows. If the first row has more fields than the header,
 /// the fields in front are an index without a name. A row with fewer fields has nulls at its end, one with
 /// more is a bad row.
 ///
@@ -148,7 +148,7 @@ impl ReadRows for CsvRows {
     }
 }
 
-/// Where in a record its next byte stands.
+/// The position of the next byte in its record.
 #[derive(Debug)]
 struct Cut {
     delimiter: u8,
@@ -160,7 +160,7 @@ enum CutState {
     StartOfField,
     InField,
     InQuotes,
-    /// Behind a quote that closes the field, unless another quote follows.
+    /// After a quote that closes the field, unless another quote follows.
     BehindQuote,
 }
 

@@ -59,8 +59,8 @@ fn flip_bytes(
     }
 }
 
-/// Whether a byte is of the length in front of a packed buffer of an Arrow file. The library asks for so much
-/// memory, and where there is none the process ends: `tests/memory.rs` has that.
+/// Whether a byte is of the length in front of a packed buffer of an Arrow file. The library allocates that
+/// much memory, and the process ends if there is too little: `tests/memory.rs` covers that.
 fn is_claim(content: &[u8], byte_idx: usize) -> bool {
     let mut after = (1..=8).filter_map(|n_bytes| content.get(byte_idx + n_bytes..));
     after.any(|after| after.starts_with(&LZ4_MAGIC) || after.starts_with(&ZSTD_MAGIC))

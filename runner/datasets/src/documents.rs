@@ -27,7 +27,7 @@ struct Current {
 /// A data set whose first file has a column `input_ids`, as sparsify has it, or is a `.bin` file is
 /// tokenised: its documents are token ids. Those of all others are text. Rows longer than
 /// [`MAX_DOCUMENT_BYTES`](super::MAX_DOCUMENT_BYTES) are bad rows. The iterator ends after its first
-/// error. A damaged Parquet or Arrow file may ask for any memory: whoever reads it sets a limit.
+/// error. A damaged Parquet or Arrow file may ask for any amount of memory: the caller must set a limit.
 pub struct Documents {
     name: String,
     spec: RowSpec,
@@ -101,7 +101,7 @@ impl Documents {
         &self.name
     }
 
-    /// Bytes read so far of the files as they lie on disk; an estimate within a Parquet file.
+    /// Bytes read so far of the files as stored on disk; an estimate within a Parquet file.
     pub fn n_bytes_read(&self) -> u64 {
         let current = self.current.as_ref();
         let of_current = current.map_or(0, |current| {
@@ -110,7 +110,7 @@ impl Documents {
         self.n_bytes_done + of_current
     }
 
-    /// Bytes of all files as they lie on disk.
+    /// Bytes of all files as stored on disk.
     pub fn n_bytes_total(&self) -> u64 {
         self.n_bytes_total
     }
@@ -261,7 +261,7 @@ fn count_rows(mut rows: Box<dyn ReadRows>) -> Result<u64, DatasetError> {
     }
 }
 
-/// JSON has no schema: its first object stands for the file.
+/// JSON has no schema: its first object represents the file.
 fn check_ids(file: &DataFile, column: &Column) -> Result<(), DatasetError> {
     if !column.holds_ids {
         return Ok(());

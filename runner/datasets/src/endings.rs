@@ -38,7 +38,7 @@ const PACKED: &str = "gz zst zstd bz2 xz";
 /// The same for packings that are not read.
 const PACKED_BY_OTHERS: &str = "lz4 zip 7z rar tar";
 
-/// Names that count for the format of a data set only where there is nothing else.
+/// Names that count for the format of a data set only if there is nothing else.
 const METADATA: [&str; 6] = [
     "instruction.md",
     "latest_version_hint.json",
@@ -53,8 +53,8 @@ const FAVOURITES: [&str; 7] = [
     "csv", "json", "jsonl", "arrow", "vortex", "lance", "parquet",
 ];
 
-/// The format of a file that is a data set by itself: as if it were alone in a folder, but for
-/// `.bin`, which only files that are named have.
+/// The format of a file that is a data set by itself: as if it were alone in a folder, except that
+/// `.bin` is a format only for files that are named.
 pub(crate) fn format_of_name(name: &str) -> Option<Format> {
     if endings(name).last() == Some("bin") {
         return Some(Format::Bin);
@@ -91,7 +91,7 @@ pub(crate) fn is_packed(name: &str) -> bool {
     endings(name).last().is_some_and(|last| has(PACKED, last))
 }
 
-/// The end of `name` where it says that a program has packed the file whose output is not read.
+/// The end of `name` if it says that a program has packed the file whose output is not read.
 pub(crate) fn foreign_packing(name: &str) -> Option<&str> {
     let last = endings(name).last();
     last.filter(|last| has(PACKED_BY_OTHERS, last))
@@ -118,7 +118,7 @@ fn has(list: &str, ending: &str) -> bool {
 }
 
 /// The ending that decides how a data set of the files `names` is read: the most common one, in
-/// small letters. `None` where none is known.
+/// small letters. `None` if none is known.
 pub(crate) fn common_ending<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let mut n_files: BTreeMap<(bool, String), usize> = BTreeMap::new();
     for name in names {

@@ -46,7 +46,7 @@ impl DatasetError {
         move |error| Self::Io(fault(error))
     }
 
-    /// `found`: some of its files. `script`: its loading script, where it has one.
+    /// `found`: some of its files. `script`: its loading script, if it has one.
     pub(crate) fn no_files(dataset: &str, found: &[String], script: Option<String>) -> Self {
         let has = match found {
             [] => String::new(),

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// What `Dataset.save_to_disk` writes beside the Arrow files, as far as it is needed.
+/// What `Dataset.save_to_disk` writes next to the Arrow files, as far as it is needed.
 #[derive(Deserialize)]
 struct SavedState {
     #[serde(rename = "_data_files")]
@@ -30,7 +30,7 @@ struct SavedFile {
     filename: String,
 }
 
-/// What `DatasetDict.save_to_disk` writes beside the folders of the splits.
+/// What `DatasetDict.save_to_disk` writes next to the folders of the splits.
 #[derive(Deserialize)]
 struct SavedSplits {
     splits: Vec<String>,
@@ -58,7 +58,7 @@ pub fn find_files(path: &Path, request: &DatasetRequest) -> Result<DataFiles, Da
 }
 
 /// The files of the data set `name` that were chosen for `request` from its listing on the Hub: each
-/// with where it lies now, and the hash that the Hub has of it.
+/// with its current path and the hash that the Hub has of it.
 ///
 /// # Errors
 /// The split cannot be read.
@@ -89,7 +89,7 @@ fn file_here(root: &Path, chosen: ChosenFile) -> DataFile {
     }
 }
 
-/// The rows of the parts; none where all rows of all parts are wanted.
+/// The rows of the parts; none if all rows of all parts are wanted.
 fn sliced_parts(request: &DatasetRequest) -> Result<Vec<RowRange>, DatasetError> {
     let parts = parts_of(request)?.into_iter();
     let parts: Vec<_> = parts.map(|(_, rows)| rows).collect();

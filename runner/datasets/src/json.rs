@@ -112,7 +112,7 @@ mod tests {
         let mut documents = sample.open().unwrap();
         assert_eq!(documents.by_ref().count(), 2);
         assert_eq!(documents.n_skipped(), 5);
-        // A text that is not closed is known at once, and objects over several lines go on after it.
+        // An unclosed text is detected at once, and objects over several lines are read after it.
         let content = b"{\"text\": \"a\n{\n\"text\": \"b\"\n}\n{\"text\": \"c\",\n\"d\": \"e\n}\n{\n\"text\": \"f\"}";
         let sample = Sample::new(&[("a.jsonl", content)]).skip();
         assert_eq!(sample.texts().unwrap(), ["b", "f"]);

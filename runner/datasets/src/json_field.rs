@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The document in an object, or the text that stands in an array.
+/// The document in an object, or the text in an array.
 pub(super) fn document(value: JsonValue<'_>, column: &Column) -> Result<Document, RowError> {
     let document = if column.holds_ids {
         field(value.text.as_bytes(), column).map(Document::TokenIds)
@@ -26,8 +26,8 @@ pub(super) fn columns_of(value: JsonValue<'_>) -> Option<Vec<String>> {
     Some(object.into_iter().map(|(name, _)| name).collect())
 }
 
-/// The object, or an object of the one column `text` for a text that stands in an array. Numbers that are
-/// not finite are read as 0: no column that is used holds numbers other than token ids, whole ones.
+/// The object; for a text in an array, an object of the one column `text`. Numbers that are not finite are
+/// read as 0: no column that is used holds numbers other than token ids, which are whole.
 fn object_of(value: JsonValue<'_>) -> serde_json::Result<Map<String, Value>> {
     let text = with_stand_ins(value.text.as_bytes(), |_| "0.0".into());
     match serde_json::from_slice::<Value>(&text)? {

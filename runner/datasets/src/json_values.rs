@@ -10,13 +10,13 @@ use std::ops::Range;
 /// The values of a JSON file, one after the other: the elements of an array if the file begins with `[`,
 /// else objects, however they are laid out. Blanks between them and a byte order mark are skipped.
 ///
-/// No more than a value is held in memory, and at most as much again where an object is never closed.
+/// No more than a value is held in memory, and at most as much again if an object is never closed.
 /// Such an object is a bad row of its first line alone: what follows is read from the next line on.
 pub(super) struct Values {
     source: Source,
     layout: Layout,
     row: RowBytes,
-    /// The line after those in `row`, where it was read and is too much to be added to them.
+    /// The line after those in `row`, if it was read and is too much to be added to them.
     ahead: Option<RowBytes>,
     /// Where in `row` the value is.
     value: Range<usize>,
@@ -40,11 +40,11 @@ pub(super) struct JsonValue<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
     Objects,
-    /// Behind the `[`.
+    /// After the `[`.
     Array,
-    /// Behind a comma of the array.
+    /// After a comma of the array.
     NextElement,
-    /// Behind the `]`.
+    /// After the `]`.
     AfterArray,
 }
 
@@ -206,7 +206,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// How deep in a value its next byte stands.
+/// How deep in a value its next byte is.
 #[derive(Debug, Default)]
 struct Cut {
     n_open: usize,
@@ -215,14 +215,14 @@ struct Cut {
 }
 
 impl Cut {
-    /// Whether `byte` is the comma or bracket behind an element of an array.
+    /// Whether `byte` is the comma or bracket after an element of an array.
     fn is_end(&mut self, byte: u8) -> bool {
         let is_outside = self.n_open == 0 && !self.is_in_string;
         self.pass(byte);
         is_outside && matches!(byte, b',' | b']')
     }
 
-    /// The number of bytes up to the end of the object that begins with or before `bytes`; `None` where it
+    /// The number of bytes up to the end of the object that begins with or before `bytes`; `None` if it
     /// has no end in them.
     fn end_of_object(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, byte) in bytes.iter().enumerate() {

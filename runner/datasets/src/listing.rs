@@ -17,7 +17,7 @@ pub(crate) enum Listing<'a> {
 }
 
 /// A folder, of which only what a pattern asks for is walked. As with fsspec, a link to a folder is
-/// followed only where the pattern names it.
+/// followed only if the pattern names it.
 pub(crate) struct Folder {
     root: PathBuf,
     walked: RefCell<BTreeMap<String, Rc<Vec<String>>>>,

@@ -85,7 +85,7 @@ impl Packing {
         }
     }
 
-    /// The bytes that are packed in `packed`. What is not read is given as it is.
+    /// The unpacked bytes of `packed`; unchanged if nothing is packed or the format is not read.
     pub(super) fn unpacked(
         self,
         packed: impl BufRead + Send + 'static,

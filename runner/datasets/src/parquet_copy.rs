@@ -21,7 +21,7 @@ pub struct ParquetCopy {
 }
 
 /// The files of the copy of `dataset` that make up the split and the configuration of `request`. They
-/// lie in folders of these very names, `CONFIG/SPLIT/0000.parquet`.
+/// are in folders of exactly these names, `CONFIG/SPLIT/0000.parquet`.
 ///
 /// `listing` has the names of all files of the branch.
 ///

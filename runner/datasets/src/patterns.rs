@@ -15,7 +15,7 @@ const DESCRIPTIONS: [&str; 6] = [
 ];
 
 /// A name or pattern of files, relative to the root of a data set: `*`, `?`, `[a-z]` and `[!a]`
-/// stay within a folder, `**` stands for any number of folders.
+/// stay within a folder, `**` matches any number of folders.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     text: String,
@@ -40,10 +40,10 @@ enum Token {
 }
 
 impl Pattern {
-    /// The pattern `text` below the folder `dir`; the root where that is empty.
+    /// The pattern `text` below the folder `dir`; the root if that is empty.
     ///
     /// # Errors
-    /// It leads out of the data set, or has `**` beside other characters.
+    /// It leads out of the data set, or has `**` together with other characters.
     pub(crate) fn new(dir: &str, text: &str) -> Result<Self, DatasetError> {
         let bad = || {
             let message = format!("`{text}` is no name or pattern of files in a data set");
@@ -83,8 +83,8 @@ impl Pattern {
             && n_special(name) == n_special(&self.text)
     }
 
-    /// The folder below which everything that matches lies, or the one file: the pattern up to its
-    /// first character with a meaning.
+    /// The folder that contains everything that matches, or the one file: the pattern up to its first
+    /// special character.
     pub(crate) fn fixed_part(&self) -> &str {
         match first_magic(&self.text) {
             Some(idx) => self.text[..idx]
@@ -151,7 +151,7 @@ impl Token {
     }
 }
 
-/// Splits `set]rest`, the text behind a `[`; a `]` that comes first is a member.
+/// Splits `set]rest`, the text after a `[`; a `]` that comes first is a member.
 fn parse_set(text: &[char]) -> Option<(Token, &[char])> {
     let is_negated = text.first() == Some(&'!');
     let text = if is_negated { &text[1..] } else { text };
@@ -169,7 +169,7 @@ fn parse_set(text: &[char]) -> Option<(Token, &[char])> {
     Some((Token::OneOf { is_negated, ranges }, &text[end + 1..]))
 }
 
-/// Whether `items` match `pattern`, of which some elements stand for any number of items.
+/// Whether `items` match `pattern`, some elements of which match any number of items.
 fn matches<'a, P, I: Iterator<Item: Copy> + Clone>(
     mut pattern: &'a [P],
     mut items: I,

@@ -22,7 +22,7 @@ pub(super) trait ReadRows: Send {
     /// The next row; `None` at the end. After [`RowError::Bad`] the row after it follows.
     fn next_row(&mut self) -> Result<Option<Document>, RowError>;
 
-    /// Bytes of the file, as it lies on disk, that are read so far.
+    /// Bytes read so far of the file as stored on disk.
     fn n_bytes_read(&self) -> u64;
 }
 
@@ -83,7 +83,7 @@ impl Column {
         DatasetError::Column(Fault::input(message).with_hint(self.missing_hint(&found)))
     }
 
-    /// What to do where it is not among the columns `found`.
+    /// What to do if it is not among the columns `found`.
     pub(super) fn missing_hint(&self, found: &[String]) -> String {
         if self.name == ID_COLUMN {
             return "every file of a tokenised data set must have `input_ids`".into();

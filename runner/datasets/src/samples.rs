@@ -190,7 +190,7 @@ pub(super) fn as_parquet(
     content
 }
 
-/// The stream format, with two batches where there are two rows.
+/// The stream format, with two batches if there are two rows.
 pub(super) fn as_arrow_stream(batch: &RecordBatch) -> Vec<u8> {
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     let half = batch.num_rows() / 2;

@@ -16,7 +16,7 @@ pub(super) struct Slice {
 impl Slice {
     /// The first row of a part comes next.
     ///
-    /// `n_rows` counts the rows of the part, where it has to. `None`: equal parts of too few rows.
+    /// `n_rows` counts the rows of the part, if it has to. `None`: equal parts of too few rows.
     pub(super) fn new<E>(
         part: usize,
         range: &RowRange,

@@ -63,7 +63,7 @@ impl Source {
         })
     }
 
-    /// Opens `file` behind its byte order mark, if it has one.
+    /// Opens `file` after its byte order mark, if it has one.
     pub(super) fn open_behind_mark(file: &DataFile) -> Result<Self, DatasetError> {
         let mut source = Self::open(file)?;
         let head = source.take_head(BYTE_ORDER_MARK.len())?;
@@ -104,7 +104,7 @@ impl Source {
         self.line
     }
 
-    /// Bytes read of the file, as it lies on disk.
+    /// Bytes read of the file as stored on disk.
     pub(super) fn n_bytes_read(&self) -> u64 {
         self.n_bytes_read.load(Ordering::Relaxed)
     }
@@ -205,12 +205,12 @@ impl Source {
 }
 
 impl RowBytes {
-    /// What was gathered; `None` where it was too long.
+    /// What was gathered; `None` if it was too long.
     pub(super) fn get(&self) -> Option<&[u8]> {
         (!self.is_too_long).then_some(&self.bytes)
     }
 
-    /// Takes what was gathered; to be used only where it was not too long.
+    /// Takes what was gathered; to be used only if it was not too long.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
     }
@@ -225,7 +225,7 @@ impl RowBytes {
         !self.is_too_long && self.bytes.iter().copied().all(is_blank)
     }
 
-    /// Adds what another gathered; false where it is too much by now, and not added.
+    /// Adds what another gathered; false if it is too much by now, and not added.
     pub(super) fn append(&mut self, other: &Self) -> bool {
         let is_short = self.bytes.len() + other.bytes.len() <= MAX_DOCUMENT_BYTES;
         if is_short && !other.is_too_long {

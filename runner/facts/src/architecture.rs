@@ -161,7 +161,7 @@ impl ModelConfig {
         &self.unknown_keys
     }
 
-    /// Its submodules, and what loading needs to know beside them.
+    /// Its submodules, and what loading needs to know in addition to them.
     pub fn layout(&self) -> Layout {
         self.architecture.layout()
     }

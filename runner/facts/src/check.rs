@@ -54,7 +54,7 @@ pub(crate) fn check_head(model_dir: &Path, config: &ModelConfig) -> Result<(), F
     }
 }
 
-/// The head's tensor, which is called `in_file` where the files have one.
+/// The head's tensor, which is called `in_file` if the files have one.
 pub fn head_spec(layout: &Layout, in_file: Option<&str>) -> TensorSpec {
     TensorSpec {
         name: in_file.unwrap_or(layout.head_name).into(),
@@ -83,7 +83,7 @@ pub fn head_names(layout: &Layout) -> impl Iterator<Item = &'static str> {
 }
 
 /// The files that make a model what it is: config.json and the safetensors files, with the index
-/// where there are shards. For content digests.
+/// if there are shards. For content digests.
 ///
 /// # Errors
 /// A missing folder or config.json, a folder without safetensors files, a broken index, or a shard
@@ -106,8 +106,8 @@ pub fn embedding_dtype(model_dir: &Path, config: &ModelConfig) -> Result<Dtype, 
     weights.stored_dtype(&prefixed(base_prefix(&weights, &layout), table))
 }
 
-/// What stands before the names of the base model's tensors: nothing where the base model was saved
-/// without its head, more where it is the text part of a larger one.
+/// The prefix of the names of the base model's tensors: empty if the base model was saved without its
+/// head, longer if it is the text part of a larger one.
 pub fn base_prefix(weights: &Weights, layout: &Layout) -> &'static str {
     let within = layout.within.map_or(&[][..], |within| within.text_prefixes);
     let has_embedding =

@@ -21,7 +21,7 @@ const MAX_LAYERS: u64 = 1 << 12;
 pub(crate) struct ConfigFile {
     path: PathBuf,
     map: Map<String, Value>,
-    /// By key the other name that stands for it in the file.
+    /// By key, the other name under which the file has it.
     written_as: BTreeMap<&'static str, &'static str>,
 }
 
@@ -46,8 +46,8 @@ impl ConfigFile {
         })
     }
 
-    /// The same with the values of other names under the keys that they stand for: `other_names` are
-    /// pairs of such a name and its key. transformers lets the other name win without a word.
+    /// The same with the values of other names under the keys that they mean: `other_names` are pairs of
+    /// such a name and its key. transformers lets the other name win without a message.
     ///
     /// # Errors
     /// A key and its other name with two values.
@@ -96,7 +96,7 @@ impl ConfigFile {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// The same with `value` under `key` where the key is not there, not even with null.
+    /// The same with `value` under `key` if the key is not there, not even with null.
     pub(crate) fn with_default_if_absent(&self, key: &str, value: usize) -> Self {
         let mut file = self.clone();
         if !file.map.contains_key(key) {
@@ -266,7 +266,7 @@ impl ConfigFile {
         Err(self.bad(size_key, problem))
     }
 
-    /// For each of `n_layers` blocks whether its attention slides: by `layer_types` where it is there.
+    /// For each of `n_layers` blocks whether its attention slides: by `layer_types` if it is there.
     /// `attention` is the older name of `full_attention`.
     pub(crate) fn layer_slides(
         &self,

@@ -4,7 +4,7 @@
 use crate::act_fn::ActFn;
 use crate::layout::{LM_HEAD, Layout, ModuleList};
 
-/// A GPT but for its attention.
+/// A GPT, except its attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GptConfig {
     /// Hugging Face's name of the family.

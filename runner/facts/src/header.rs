@@ -20,7 +20,7 @@ pub(crate) struct BadTensor {
     pub(crate) problem: String,
 }
 
-/// The first tensor, by its place in `file`, that the header describes wrongly. `None` too where there
+/// The first tensor, by its place in `file`, that the header describes wrongly. `None` too if there
 /// is no header to be read: that is left to the library `safetensors`.
 ///
 /// To be asked before that library: it does not always say which tensor is at fault, and adds to the
@@ -106,7 +106,7 @@ mod tests {
     use safetensors::SafeTensors;
     use serde_json::json;
 
-    /// `n_data_bytes` zeros behind `header`.
+    /// `n_data_bytes` zeros after `header`.
     fn file(header: &str, n_data_bytes: usize) -> Vec<u8> {
         let length = (header.len() as u64).to_le_bytes();
         [length.as_slice(), header.as_bytes(), &vec![0; n_data_bytes]].concat()

@@ -1,4 +1,4 @@
-//! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps behind a byte order mark.
+//! JSON as Python writes it: with `NaN`, `Infinity` and `-Infinity`, and perhaps after a byte order mark.
 
 use crate::FactsError;
 use fault::Fault;
@@ -40,7 +40,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
         .or_else(|_| serde_json::from_slice(&files::with_stand_ins(text, tagged)))
 }
 
-/// A value as an error shows it: cut where it is long.
+/// A value as an error shows it: cut if it is long.
 pub(crate) fn shown(value: &Value) -> String {
     let odd_number = value.get(FLOAT_TAG).and_then(Value::as_str);
     let text = odd_number.map_or_else(|| value.to_string(), str::to_owned);

@@ -1,17 +1,17 @@
-//! Which keys of config.json a family reads, and which have no effect on what it computes. What is in
-//! neither list is told: it may change the computation.
+//! Which keys of config.json a family reads, and which have no effect on what it computes. A key in
+//! neither list is reported: it may change the computation.
 //!
-//! The lists are held to the configuration classes of transformers, see `keys/tests.rs`.
+//! The lists are compared with the configuration classes of transformers, see `keys/tests.rs`.
 
 use crate::FactsError;
 use crate::config::ConfigFile;
 use crate::rope::{BLOCK_KINDS, ROPE_KEYS, ROPE_OBJECTS};
 use serde_json::Value;
 
-/// The keys of a family, beside those of all.
+/// The keys of a family, in addition to those of all.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// transformers' other names of keys (`attribute_map`): the name, and the key it stands for.
+    /// transformers' other names of keys (`attribute_map`): the name, and the key that it means.
     pub(crate) other_names: &'static [(&'static str, &'static str)],
     /// What is read, or refused by name.
     pub(crate) read: &'static [&'static [&'static str]],

@@ -3,7 +3,7 @@
 
 use plan::{HookpointFacts, ModelFacts};
 
-/// The weight of the head in most models, beside the base model.
+/// The weight of the head in most models, outside the base model.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
 
 /// Index of the weight among a module's tensors.
@@ -32,7 +32,7 @@ pub enum ModuleKind {
         /// Whether each channel is shifted too.
         bias: bool,
     },
-    /// No parameters of its own: an activation function, or a module made of modules.
+    /// Has no parameters itself: an activation function, or a module made of modules.
     Plain,
 }
 
@@ -139,7 +139,7 @@ pub struct Layout {
     pub base_prefix: &'static str,
     /// The larger model whose text part it is.
     pub within: Option<&'static Within>,
-    /// Name of the head's weight, beside the base model.
+    /// Name of the head's weight, outside the base model.
     pub head_name: &'static str,
     /// Whether the head's weight is the embedding's.
     pub tied_head: bool,
@@ -205,7 +205,7 @@ pub(crate) struct ModuleList {
 }
 
 impl ModuleList {
-    /// The modules that follow run within or after so many blocks.
+    /// The modules that follow run within or after `n_layers_needed` blocks.
     pub(crate) fn within(&mut self, n_layers_needed: usize) {
         self.n_layers_needed = n_layers_needed;
     }
@@ -232,7 +232,7 @@ impl ModuleList {
         self.push(name, Some(d), d, ModuleKind::Norm { bias: true });
     }
 
-    /// A module without parameters of its own, as wide out as in.
+    /// A module that has no parameters itself, as wide out as in.
     pub(crate) fn plain(&mut self, name: String, d: usize) {
         self.push(name, Some(d), d, ModuleKind::Plain);
     }
@@ -258,7 +258,7 @@ mod tests {
     use crate::testing::TinyModel;
     use serde_json::json;
 
-    /// The widths of SmolLM2-135M. A weight takes one byte in place of bfloat16's two, and each row a
+    /// The widths of SmolLM2-135M. A weight takes one byte instead of bfloat16's two, and each row a
     /// scale of four: `(576 + 4) / (2 * 576)` for the narrow modules.
     #[test]
     fn smollm2s_linear_weights_in_8_bit_take_little_more_than_half_of_bfloat16s() {

@@ -67,7 +67,7 @@ pub(crate) fn quantised(path: &Path, tensor: &str, scheme: &str) -> Fault {
     .with_hint(ORIGINAL)
 }
 
-/// What stands before the tensor's name, or before that within the base model, in one of `names`.
+/// What precedes the tensor's name, or its name within the base model, in one of `names`.
 fn prefix_of(tensor: &str, names: &[String]) -> Option<String> {
     let before = |wanted: &str| {
         let mut prefixes = names.iter().filter_map(|name| name.strip_suffix(wanted));
@@ -83,7 +83,7 @@ fn prefix_of(tensor: &str, names: &[String]) -> Option<String> {
     })
 }
 
-/// Who quantised the weight called `tensor`, by the tensors that lie beside it.
+/// Who quantised the weight called `tensor`, judged by the tensors next to it.
 pub(crate) fn quantised_by(tensor: &str, has: impl Fn(&str) -> bool) -> Option<&'static str> {
     let module = tensor.strip_suffix(".weight")?;
     let beside = |names: &[&str]| names.iter().all(|name| has(&format!("{module}.{name}")));

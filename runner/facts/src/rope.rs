@@ -11,7 +11,7 @@ pub struct RopeConfig {
     pub rope_theta: f64,
     /// How the frequencies are stretched for long contexts.
     pub scaling: RopeScaling,
-    /// `partial_rotary_factor`, where it is given with the others.
+    /// `partial_rotary_factor`, if it is given with the others.
     pub partial_factor: Option<f64>,
 }
 
@@ -53,7 +53,7 @@ const ROPE_TYPES: [&str; 5] = ["default", "dynamic", "linear", "llama3", "yarn"]
 /// The kinds of block of which some families keep an object each.
 pub(crate) const BLOCK_KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
-/// The keys under which such objects stand.
+/// The keys that hold such objects.
 pub(crate) const ROPE_OBJECTS: &[&str] = &["rope_parameters", "rope_scaling"];
 
 /// The keys of an object of rope parameters that are read for one rope type or another.
@@ -81,17 +81,17 @@ pub(crate) struct RopeDefaults<'a> {
     pub(crate) theta: f64,
     /// The model's positions, in tokens.
     pub(crate) max_ctx_len: usize,
-    /// The whole file, in which `original_max_position_embeddings` may stand.
+    /// The whole file, which may have `original_max_position_embeddings`.
     pub(crate) file: &'a ConfigFile,
 }
 
 impl RopeConfig {
     /// Reads `rope_parameters`, where transformers 5 keeps everything, or the older `rope_scaling`.
-    /// `theta_keys` are keys beside them for the base, of which the first counts; the others must agree
+    /// `theta_keys` are keys next to them for the base, of which the first counts; the others must agree
     /// with it. `max_ctx_len`: the model's positions, in tokens.
     ///
     /// Of `rope_parameters` and `rope_scaling` transformers takes the latter alone, with its base too;
-    /// here the two must come to the same.
+    /// here the two must agree.
     ///
     /// # Errors
     /// A rope type that is not supported, a missing key, or two places that contradict each other.
@@ -162,7 +162,7 @@ impl RopeConfig {
     }
 
     /// Refuses stretched frequencies for a part of each head: transformers fails on them in families
-    /// that rotate whole heads, and where nothing is stretched it rotates whole heads all the same.
+    /// that rotate whole heads; if nothing is stretched, it still rotates whole heads.
     ///
     /// # Errors
     /// Such a part.
@@ -201,7 +201,7 @@ fn rope_type(parameters: &ConfigFile) -> Result<&str, FactsError> {
     }
 }
 
-/// The context of the first training: beside the rope parameters, where transformers prefers it, or
+/// The context of the first training: next to the rope parameters, where transformers prefers it, or
 /// among them; by default the model's positions.
 fn original_ctx_len(parameters: &ConfigFile, defaults: RopeDefaults) -> Result<f64, FactsError> {
     let key = "original_max_position_embeddings";

@@ -31,7 +31,7 @@ pub fn lacks(error: &FactsError, key: &str) -> bool {
         .ends_with(&format!("lacks the key `{key}`"))
 }
 
-/// A tensor as it stands in a file.
+/// A tensor as stored in a file.
 #[derive(Clone)]
 pub struct RawTensor {
     /// What its numbers are.
@@ -45,7 +45,7 @@ pub struct RawTensor {
 /// Tensors by name.
 pub type RawTensors = BTreeMap<String, RawTensor>;
 
-/// A copy of the tiny Llama in a folder of its own, to be changed.
+/// A copy of the tiny Llama in a separate folder, to be changed.
 pub struct TinyModel {
     folder: tempfile::TempDir,
 }

@@ -44,7 +44,7 @@ fn shards(weight_map: HashMap<String, PathBuf>) -> Result<Vec<PathBuf>, FactsErr
     first_tensor.into_iter().map(there).collect()
 }
 
-/// Where the tensors of a model lie.
+/// Where the tensors of a model are.
 enum Source {
     Single(PathBuf),
     Sharded {
@@ -199,7 +199,7 @@ fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
     }
 }
 
-/// A tensor as it stands in its file.
+/// A tensor as stored in its file.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredTensor<'a> {
     /// Its numbers, little-endian, row by row.
@@ -216,7 +216,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds the files of a model, and opens them where there is one.
+    /// Finds the files of a model, and opens them if there is one.
     ///
     /// # Errors
     /// No files, or a header or index that cannot be read.
@@ -264,7 +264,7 @@ impl Weights {
         self.stored_dtype(spec).map(|_| ())
     }
 
-    /// A tensor as it stands in its file, checked by its header.
+    /// A tensor as stored in its file, checked by its header.
     ///
     /// # Errors
     /// A file that cannot be read, or a tensor that is missing or wrong.
@@ -367,7 +367,7 @@ mod tests {
         let one = |tensor: String| format!(r#"{{"a":{tensor}}}"#);
         let two = |a: String, b: String| format!(r#"{{"a":{a},"b":{b}}}"#);
         for (header, tensor) in [
-            // Ends behind the file, begins behind its end, other length than the shape's.
+            // Ends after the file, begins after its own end, has another length than its shape.
             (one(entry("[4]", 0, 16)), "a"),
             (one(entry("[1]", 8, 4)), "a"),
             (one(entry("[3]", 0, 8)), "a"),

@@ -1,7 +1,7 @@
-//! Errors that nobody branches on: what went wrong, who can mend it, and how.
+//! Errors that no caller branches on: what went wrong, who can fix it, and how.
 //!
 //! A crate's error type has a variant only for what some caller treats in its own way; everything else is
-//! a [`Fault`], made where it happens. Variants name their remedy beside their message, with
+//! a [`Fault`], made where it happens. Variants name their remedy next to their message, with
 //! [`miette::Diagnostic`]; [`Remedy`] reads it of both.
 
 mod panics;
@@ -93,13 +93,13 @@ impl Fault {
         self.with_optional_hint(Some(hint.into()))
     }
 
-    /// The same, with what to do about it where that is known.
+    /// The same, with what to do about it if that is known.
     pub fn with_optional_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self
     }
 
-    /// The same, caused by another error, which is told after it.
+    /// The same, caused by another error, which is shown after it.
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self

@@ -68,7 +68,7 @@ impl DigestCache {
 
     fn write(&self, entry_name: &str, entry: &str) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        // As the umask has it, where tempfile's own are for their owner alone: a cache may be shared.
+        // As the umask has it: a cache may be shared, and tempfile's own modes are for the owner alone.
         let mode = Permissions::from_mode(0o666);
         let mut file = tempfile::Builder::new()
             .permissions(mode)

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads JSON of others. A byte order mark is skipped. `NaN`, `Infinity` and `-Infinity`, which Python's
-/// `json` writes, are read as texts of these names: a key that nobody reads may hold one, and one that
+/// `json` writes, are read as texts of these names: a key that is never read may hold one, and one that
 /// needs a number does not get another number.
 ///
 /// # Errors
@@ -26,7 +26,7 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
-/// JSON with what `stand_in` gives in place of `NaN`, `Infinity` and `-Infinity`; borrowed where it has
+/// JSON with what `stand_in` gives instead of `NaN`, `Infinity` and `-Infinity`; borrowed if it has
 /// none of them.
 pub fn with_stand_ins(text: &[u8], stand_in: impl Fn(&str) -> String) -> Cow<'_, [u8]> {
     let mut changed = Vec::new();

@@ -1,4 +1,4 @@
-//! Pointers that Git LFS leaves in the place of files that it has not fetched.
+//! Pointers that Git LFS leaves instead of files that it has not fetched.
 
 use fault::Fault;
 use std::error::Error;
@@ -40,7 +40,7 @@ pub fn is_lfs_pointer(error: &io::Error) -> bool {
         .is_some_and(<dyn Error + Send + Sync>::is::<LfsPointer>)
 }
 
-/// What tells of a file that cannot be read. `hint`: the next step, where it is no pointer.
+/// Makes the error for a file that cannot be read. `hint`: the next step, if it is no pointer.
 pub fn unreadable(
     action: &str,
     path: impl AsRef<Path>,

@@ -7,7 +7,7 @@
 //!
 //! - `read.rs`, `bound.rs`: reading within bounds; `output.rs`: writing; `remove.rs`: removing folders
 //! - `lock.rs`: locks that say who holds them; `digest_cache.rs`: digests of files, remembered
-//! - `lfs.rs`: pointers of Git LFS in place of files; `path.rs`: paths from names; `user.rs`: whose a file is
+//! - `lfs.rs`: pointers of Git LFS instead of files; `path.rs`: paths from names; `user.rs`: whose a file is
 
 pub mod bound;
 mod digest_cache;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// A file that a user named for output.
 ///
-/// A plain file, or none yet: it is written beside its place and renamed by [`OutputFile::finish`], so nothing
-/// changes where that is not called. A link to such a file stays a link. A device, a pipe, a link to one or
+/// A plain file, or none yet: it is written next to its path and renamed by [`OutputFile::finish`], so nothing
+/// changes if that is not called. A link to such a file stays a link. A device, a pipe, a link to one or
 /// to nothing: it is written through. `-`: standard output.
 #[derive(Debug)]
 pub struct OutputFile {
@@ -18,7 +18,7 @@ pub struct OutputFile {
     rename: Option<Rename>,
 }
 
-/// What is written beside its place.
+/// What is written next to its path.
 #[derive(Debug)]
 struct Rename {
     beside: PathBuf,
@@ -56,7 +56,7 @@ impl OutputFile {
         Ok(Self { file, rename })
     }
 
-    /// Another handle of the file, at the same place in it.
+    /// Another handle of the file, at the same offset in it.
     ///
     /// # Errors
     /// Too many open files.
@@ -64,10 +64,10 @@ impl OutputFile {
         self.file.try_clone()
     }
 
-    /// Puts what was written in its place; it is on the disk then.
+    /// Puts what was written at its path; it is on the disk then.
     ///
     /// # Errors
-    /// A full disk, or a place that is a folder by now.
+    /// A full disk, or a path that is a folder by now.
     pub fn finish(self) -> io::Result<()> {
         let Some(rename) = &self.rename else {
             return Ok(());
@@ -88,7 +88,7 @@ impl Write for OutputFile {
     }
 }
 
-/// The file to replace by renaming; `None`: what stands at `path` is to be written through.
+/// The file to replace by renaming; `None`: write through to what is at `path`.
 fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
     let metadata = match path.metadata() {
         Ok(metadata) => metadata,

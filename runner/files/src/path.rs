@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 /// A name in the same folder that no reader takes for a result. Always the same, so that what a killed
-/// process left behind is overwritten and not piled up.
+/// process left is overwritten and does not pile up.
 pub fn beside(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());

@@ -13,8 +13,8 @@ use std::path::Path;
 pub fn open(path: &Path) -> io::Result<File> {
     // To open some devices is to use them, so a look comes first.
     must_be_plain(path.metadata()?.file_type())?;
-    // What stands there may have changed since. A pipe without a writer would wait but for this flag, which
-    // means nothing for a plain file.
+    // What is there may have changed since. Without this flag, opening a pipe that has no writer would wait;
+    // for a plain file the flag means nothing.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)

@@ -8,7 +8,7 @@ use std::path::Path;
 /// Removes a folder, and what an earlier call left of it. A kill in the middle leaves no half of it under its name.
 ///
 /// # Errors
-/// It cannot be removed; that it is not there is none.
+/// It cannot be removed; a missing folder is no error.
 pub fn remove_dir(path: &Path) -> io::Result<()> {
     let mut name = OsString::from(".removed-");
     name.push(path.file_name().unwrap_or_default());

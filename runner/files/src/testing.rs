@@ -1,5 +1,5 @@
-//! For tests of what reads files and messages of others: files, and bytes that nobody meant. `make fuzz` runs
-//! those whose names begin with `any_bytes`.
+//! For tests of what reads files and messages of others: files, and bytes that no one wrote on purpose.
+//! `make fuzz` runs those whose names begin with `any_bytes`.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ enum Damage {
     Remove(Index),
     Insert(Index, u8),
     Repeat(Index, u8),
-    /// What lies between two places follows once more.
+    /// What is between two positions is repeated.
     Double(Index, Index),
     Cut(Index),
     /// A number becomes another one.
@@ -105,7 +105,7 @@ impl Damage {
     }
 }
 
-/// Puts `number` in the place of one that is written in decimal.
+/// Replaces a number that is written in decimal with `number`.
 fn replace_number(bytes: &mut Vec<u8>, at: Index, number: u64) {
     let is_digit = |idx: &usize| bytes[*idx].is_ascii_digit();
     let is_start = |idx: &usize| is_digit(idx) && (*idx == 0 || !is_digit(&(idx - 1)));

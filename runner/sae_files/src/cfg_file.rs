@@ -1,4 +1,4 @@
-//! `cfg.json` and the tensors beside it, in sparsify's layout.
+//! `cfg.json` and the tensors next to it, in sparsify's layout.
 
 use crate::error::{FOLDER_HINT, io_fault, unsupported};
 use crate::{Header, SaeConfig};
@@ -81,7 +81,7 @@ pub fn check_sae(dir: &Path) -> Result<(), Fault> {
         .try_for_each(|tensor| header.weights(tensor, &cfg.shape(tensor)).map(drop))
 }
 
-/// Reads a `cfg.json`, which comes from anybody.
+/// Reads a `cfg.json`, which anyone may have written.
 ///
 /// # Errors
 /// A missing or damaged file.

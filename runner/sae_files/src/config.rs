@@ -11,12 +11,12 @@ pub enum Activation {
     /// ReLU, then the `k` largest a token.
     #[default]
     TopK,
-    /// ReLU, then the largest of each of `k` groups of latents that lie side by side.
+    /// ReLU, then the largest of each of `k` groups of adjacent latents.
     GroupMax,
     /// ReLU: as many latents as are positive. SAELens has such SAEs; sparsify has none.
     #[serde(skip)]
     Relu,
-    /// Each latent that is positive and above a threshold of its own, as it is. SAELens has such SAEs;
+    /// Each latent that is positive and above its own threshold, unchanged. SAELens has such SAEs;
     /// sparsify has none.
     #[serde(skip)]
     JumpRelu,
@@ -55,7 +55,7 @@ pub struct SaeConfig {
     /// Number of latents; 0: `expansion_factor * d_in`.
     #[serde(default)]
     pub num_latents: usize,
-    /// Latents a token may use; all of them where the activation sets no limit.
+    /// Latents a token may use; all of them if the activation sets no limit.
     #[serde(default = "default_k")]
     pub k: usize,
     /// Whether it was trained with the Multi-TopK loss.
@@ -69,7 +69,7 @@ pub struct SaeConfig {
     pub transcode: bool,
     /// Width of the input.
     pub d_in: usize,
-    /// Width of the output, where a transcoder's is another than that of its input. sparsify has no
+    /// Width of a transcoder's output, if it differs from that of its input. sparsify has no
     /// such key, and loads no such transcoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_out: Option<usize>,

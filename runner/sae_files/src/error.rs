@@ -49,7 +49,7 @@ pub fn no_such_sae(place: &str, wanted: &str, names: &[&str]) -> Fault {
     Fault::input(format!("no SAE of `{place}` is called `{wanted}`")).with_hint(hint)
 }
 
-/// The first of `names`, after `intro`; nothing where there are none.
+/// The first of `names`, after `intro`; empty if there is no name.
 pub(crate) fn listed(intro: &str, names: &[String]) -> String {
     match names.is_empty() {
         true => String::new(),

@@ -25,7 +25,7 @@ pub(crate) fn found(name: String, dir: PathBuf) -> FoundSae {
 }
 
 /// The language model that an SAE was trained on, as far as the files around it say: SAELens's `cfg.json`,
-/// or the settings of the training, `config.json`, beside its folder or above.
+/// or the settings of the training, `config.json`, next to its folder or above.
 pub fn trained_on(sae: &FoundSae) -> Option<TrainedOn> {
     let of_training = |dir: &Path| read_config(&dir.join("config.json")).ok();
     let of_saelens = saelens::model_name(&sae.dir).map(|model| TrainedOn {
@@ -77,7 +77,7 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, Fault> {
     }
 }
 
-/// Those of `names` that match any of `patterns`; all where there are none.
+/// Those of `names` that match any of `patterns`; all of them if there is no pattern.
 ///
 /// # Errors
 /// A pattern that matches nothing.

@@ -65,7 +65,7 @@ impl HubSaes {
         self.listing.notice.as_ref()
     }
 
-    /// The names that match any of the shell patterns; all where there are none.
+    /// The names that match any of the shell patterns; all of them if there is no pattern.
     ///
     /// # Errors
     /// A pattern that matches nothing.
@@ -81,7 +81,7 @@ impl HubSaes {
     pub fn one(&self, name: Option<&str>) -> Result<String, Fault> {
         let (place, names) = (&self.listing.repo, self.names());
         let Some(wanted) = name else {
-            // As sparsify does, the one at the top where there are others.
+            // As sparsify does, the one at the top if there are others.
             let at_top = self.saes.iter().find(|sae| sae.folder.is_empty());
             return match (at_top, &names[..]) {
                 (Some(sae), _) => Ok(sae.name.clone()),
@@ -126,7 +126,7 @@ impl HubSaes {
     }
 }
 
-/// Folders with settings and weights. What lies within the folder of an SAE is the same SAE in another
+/// Folders with settings and weights. What is within the folder of an SAE is the same SAE in another
 /// layout.
 fn listed_saes(listing: &ModelListing) -> Vec<ListedSae> {
     let mut folders: HashMap<&str, Vec<(&str, &ListedFile)>> = HashMap::new();

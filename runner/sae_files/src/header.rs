@@ -21,7 +21,7 @@ const WHOLE_HINT: &str = "was it downloaded or copied whole?";
 /// The entry of a header that is no tensor.
 const METADATA: &str = "__metadata__";
 
-/// A header that fits its file: no tensor lies outside the data or over another.
+/// A header that fits its file: no tensor is outside the data or overlaps another.
 #[derive(Debug)]
 pub struct Header {
     path: PathBuf,

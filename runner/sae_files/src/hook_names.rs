@@ -5,9 +5,9 @@ use plan::{HookpointFacts, ModelFacts};
 /// Modules whose output is the attention's, as model families call them.
 const ATTENTION: [&str; 3] = ["self_attn", "attention", "attn"];
 
-/// The hookpoint of a model that `name` means: Hugging Face's own name, the same behind what the whole
+/// The hookpoint of a model that `name` means: Hugging Face's own name, that name after what the whole
 /// model calls its base (`model.layers.3`), or TransformerLens's for the residual stream and for what
-/// MLPs and attention add to it (`blocks.3.hook_resid_post`). `None` where the model has none, or it is
+/// MLPs and attention add to it (`blocks.3.hook_resid_post`). `None` if the model has none, or it is
 /// not known to be the same.
 pub fn resolve_hookpoint<'a>(facts: &'a ModelFacts, name: &str) -> Option<&'a HookpointFacts> {
     let mut rest = name;
@@ -22,7 +22,7 @@ pub fn resolve_hookpoint<'a>(facts: &'a ModelFacts, name: &str) -> Option<&'a Ho
     }
 }
 
-/// TransformerLens's name of a hookpoint; `None` where it has none that is known to be the same.
+/// TransformerLens's name of a hookpoint; `None` if it has none that is known to be the same.
 pub fn transformer_lens_name(facts: &ModelFacts, hookpoint: &str) -> Option<String> {
     let block = hookpoint.strip_prefix(&facts.layers_name)?;
     let layer = block.strip_prefix('.')?.split('.').next()?;

@@ -9,7 +9,7 @@ use std::path::Path;
 /// Name of the weights' file.
 pub const SAELENS_WEIGHTS_FILE: &str = "sae_weights.safetensors";
 
-/// Where `cfg.json` says what was trained on. Before version 6, what is now in `metadata` stood beside the
+/// Where `cfg.json` says what was trained on. Before version 6, what is now in `metadata` was next to the
 /// rest.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -39,7 +39,7 @@ pub fn is_saelens_folder(dir: &Path) -> bool {
     dir.join(SAELENS_WEIGHTS_FILE).is_file() && !dir.join(WEIGHTS_FILE).is_file()
 }
 
-/// The submodule that an SAE in SAELens's layout was trained on: Hugging Face's name where it has it,
+/// The submodule that an SAE in SAELens's layout was trained on: Hugging Face's name if it has it,
 /// or else TransformerLens's.
 pub(crate) fn hook_name(dir: &Path) -> Option<String> {
     let config = config_of(dir)?;

@@ -15,8 +15,8 @@ const HELD_OUT_SEED: u64 = 0;
 pub struct BatchSpec {
     /// Seed of the shuffle of all sequences.
     pub shuffle_seed: u64,
-    /// Take the first so many sequences after the shuffle; `None` or a number above all there are:
-    /// every one (sparsify fails on the latter).
+    /// Sequences to take from the start of the shuffled order; `None` or a number above the total: all of
+    /// them (sparsify fails on the latter).
     pub max_examples: Option<u64>,
     /// Fraction of the sequences that training never sees; 0: none, as sparsify. Left out before
     /// `max_examples` are taken. See [`held_out`] for which ones.
@@ -60,7 +60,7 @@ impl Shard {
         n_ranks: 1,
     };
 
-    /// The places of this part among `n`: parts are in the order of ranks, and differ by one at most.
+    /// The indices of this part among `n`: parts are in the order of ranks, and differ by one at most.
     fn of(self, n: usize) -> Range<usize> {
         let end = |rank| n * rank / self.n_ranks;
         end(self.rank)..end(self.rank + 1)

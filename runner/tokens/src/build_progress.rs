@@ -1,4 +1,4 @@
-//! What is told while token data is made.
+//! What is reported while token data is made.
 
 use crate::TokensError;
 use crate::chunk::Totals;
@@ -19,7 +19,7 @@ pub enum BuildProgress {
         /// What is wrong with it.
         problem: String,
     },
-    /// An earlier process was stopped after so many documents; the work goes on there.
+    /// An earlier process was stopped after `n_documents` documents; the work resumes there.
     Resumed {
         /// Documents that it had tokenised.
         n_documents: u64,
@@ -87,7 +87,7 @@ impl fmt::Display for BuildProgress {
     }
 }
 
-/// Told of the progress; breaks to stop.
+/// Called with the progress; breaks to stop.
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(BuildProgress) -> ControlFlow<()>;
 
 /// Turns a wish to stop into an error.

@@ -19,11 +19,11 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Tokens {
-    /// The token data of `spec`: opened where `cache_dir` has it, else made and kept there.
+    /// The token data of `spec`: opened if `cache_dir` has it, else made and kept there.
     ///
     /// A damaged token file is replaced, and a half-written one is completed. Several processes may
     /// ask for the same data at once; one makes it and the others wait. `progress` may stop the work
-    /// by breaking; the next call goes on from there.
+    /// by breaking; the next call resumes from there.
     ///
     /// # Errors
     /// Data set or tokenizer cannot be used, a token id is not below `vocab_size`, the data set
@@ -67,7 +67,7 @@ impl Tokens {
     }
 }
 
-/// Where the token data of one digest lies.
+/// Where the token data of one digest is stored.
 struct Place {
     folder: PathBuf,
     path: PathBuf,
@@ -87,7 +87,7 @@ impl Place {
         }
     }
 
-    /// Makes the token file where no other process has done so meanwhile. Gives what is wrong with the
+    /// Makes the token file if no other process has done so meanwhile. Gives what is wrong with the
     /// first row that was left out.
     fn wait_or_build(
         &self,
@@ -141,8 +141,8 @@ impl Place {
         self.folder.join(format!("{}.{owner}.partial", self.name))
     }
 
-    /// Makes the token file, from where an earlier process was stopped. What is written is kept
-    /// where going on with it may help. Gives what is wrong with the first row that was left out.
+    /// Makes the token file, from where an earlier process was stopped. What is written is kept if
+    /// resuming from it may help. Gives what is wrong with the first row that was left out.
     fn build(
         &self,
         spec: &TokenSpec,

@@ -8,7 +8,7 @@ use fault::Fault;
 /// Documents that are tokenised as one text.
 pub const DOCUMENTS_PER_BATCH: u64 = 2048;
 
-/// Text that a thread takes at a time, at least; but for the last of a batch.
+/// Text that a thread takes at a time, at least, except for the last piece of a batch.
 const PIECE_BYTES: usize = 1 << 18;
 
 /// Threads that tokenise at most: the library shares its cache of words among them.
@@ -61,7 +61,7 @@ pub(crate) struct Totals {
 pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u32], &Totals) -> Result<(), TokensError>;
 
 impl Totals {
-    /// Fails where a data set gives no sequence.
+    /// Fails if a data set gives no sequence.
     pub(crate) fn check(&self, name: &str, ctx_len: usize) -> Result<(), TokensError> {
         let Self {
             n_documents,
@@ -114,8 +114,8 @@ impl<'a> Cutting<'a> {
     }
 
     /// [`chunk_and_tokenize`] from `start` on, piece by piece. Memory depends on the longest document
-    /// and the number of threads, not on the data set; but for tokenizers whose batches cannot be
-    /// taken apart, which need the text of a batch for each thread.
+    /// and the number of threads, not on the data set, except for tokenizers whose batches cannot be
+    /// split, which need the text of a batch for each thread.
     pub(crate) fn visit(
         self,
         documents: Documents,

@@ -12,7 +12,7 @@ pub struct EvalSequences {
 }
 
 impl EvalSequences {
-    /// The sequences of `tokens` that are held out of training; `None` where `eval_fraction` is 0.
+    /// The sequences of `tokens` that are held out of training; `None` if `eval_fraction` is 0.
     pub fn held_out(tokens: &Tokens, eval_fraction: f64) -> Option<Self> {
         let order = held_out(tokens.n_sequences() as u64, eval_fraction);
         (!order.is_empty()).then(|| Self {
@@ -21,7 +21,7 @@ impl EvalSequences {
         })
     }
 
-    /// All sequences of `tokens`, which are those of a data set of their own.
+    /// All sequences of `tokens`, which come from a separate data set.
     pub fn all(tokens: Tokens) -> Self {
         Self {
             order: held_out(tokens.n_sequences() as u64, 1.0),

@@ -47,8 +47,8 @@ impl TokenizerDifference {
 }
 
 impl TokenSpec {
-    /// Reads the first document. Gives the number of sequences where the tokens with this `digest` have
-    /// been made in `cache_dir`, or where the data set holds token ids and has no more than `n_wanted`
+    /// Reads the first document. Gives the number of sequences if the tokens with this `digest` have
+    /// been made in `cache_dir`, or if the data set holds token ids and has fewer than `n_wanted`
     /// rows. `None`: it has that many, or it would take long to find out, or the files are still to be
     /// downloaded. No text is tokenised: that could not be stopped.
     ///

@@ -122,7 +122,7 @@ fn both_ways_of_tokenising_are_among_them() {
     }
 }
 
-/// Where sparsify fails because a batch gives no sequence, the batches before it are what we take.
+/// If sparsify fails because a batch gives no sequence, the batches before it are what we take.
 #[test]
 fn a_batch_without_a_sequence_adds_nothing() {
     let (golden, texts) = (golden(), texts("documents.jsonl.gz"));

@@ -57,7 +57,7 @@ impl Header {
     /// Reads the header of a whole token file made from the inputs with `digest`.
     ///
     /// # Errors
-    /// The file cannot be used, and is made anew.
+    /// The file cannot be used, and is made again.
     pub(crate) fn read(file: &[u8], digest: &[u8; 32]) -> Result<Self, Fault> {
         let parts = file.split_first_chunk::<HEADER_BYTES>();
         let Some((bytes, body)) = parts.filter(|(bytes, _)| bytes.starts_with(&MAGIC)) else {

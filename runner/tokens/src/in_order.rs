@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::scope;
 
 /// Applies `work` to every item of `items` on `n_threads` threads and hands the results, in the
-/// order of the items, to `sink` on this thread, until `sink` fails. Items are drawn on a thread of
-/// their own, a few ahead; so many items and results at most are in memory at once: `4 * n_threads`.
+/// order of the items, to `sink` on this thread, until `sink` fails. Items are drawn on a separate
+/// thread, a few ahead; at most `4 * n_threads` items and results are in memory at once.
 pub(crate) fn map_in_order<T: Send, R: Send, E>(
     items: impl Iterator<Item = T> + Send,
     n_threads: usize,
@@ -32,14 +32,14 @@ pub(crate) fn map_in_order<T: Send, R: Send, E>(
             let (take_task, work) = (Arc::clone(&take_task), &work);
             scope.spawn(move || {
                 while let Some((item, give_result)) = next(&take_task) {
-                    // Nobody waits for it where the sink has failed.
+                    // No one waits for it if the sink has failed.
                     let _ = give_result.send(work(item));
                 }
             });
         }
         drop(take_task);
         for place in take_place {
-            // A thread that panicked leaves its place empty; the scope goes on with the panic.
+            // A thread that panicked sends no result; the scope then passes the panic on.
             let Ok(result) = place.recv() else { break };
             sink(result)?;
         }

@@ -6,7 +6,7 @@ use files::{READ_HINT, bound};
 use serde_json::Value;
 use std::path::Path;
 
-/// The file's JSON; null where there is no file.
+/// The file's JSON; null if there is no file.
 pub(crate) fn read_json(path: &Path) -> Result<Value, TokensError> {
     match files::read(path, bound::SETTINGS) {
         Ok(content) => files::from_json(&content).map_err(bad_tokenizer(path)),

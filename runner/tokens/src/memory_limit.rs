@@ -34,7 +34,7 @@ impl MemoryLimit {
             .map(|(used, left)| used + left / 10 * 9)
         {
             let current = before.current.map_or(limit, |current| current.min(limit));
-            // Where the system refuses, it is as without a limit.
+            // If the system refuses, it is as without a limit.
             let _ = setrlimit(
                 Resource::Data,
                 Rlimit {
@@ -66,7 +66,7 @@ impl Drop for MemoryLimit {
     }
 }
 
-/// For each file, what is said where memory ends.
+/// For each file, what is said when memory runs out.
 fn messages(spec: &TokenSpec) -> Vec<String> {
     let (name, tokenizer) = (&spec.files.name, spec.tokenizer_dir.display());
     let message = |file: &DataFile| {

@@ -5,7 +5,7 @@ use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 /// Bytes of the machine, or what a container or a batch system leaves this process of them.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnMemory {
-    /// All, whoever has them.
+    /// All, free or in use.
     pub total: u64,
     /// Those that are free.
     pub available: u64,

@@ -1,4 +1,4 @@
-//! The tokens that the configuration beside tokenizer.json adds to it, as transformers 5 adds them
+//! The tokens that the configuration next to tokenizer.json adds to it, as transformers 5 adds them
 //! (`TokenizersBackend`).
 
 use crate::TokensError;
@@ -40,8 +40,8 @@ pub(crate) struct SpecialTokens {
 
 impl SpecialTokens {
     /// Reads what `config`, the content of tokenizer_config.json, says, and the files of older
-    /// versions in `folder`, which only count where `config` has no `added_tokens_decoder`. `class` has
-    /// tokens of its own where nothing is said.
+    /// versions in `folder`, which only count if `config` has no `added_tokens_decoder`. If nothing is
+    /// said, the tokens of `class` count.
     ///
     /// # Errors
     /// A file that is no JSON, or an `added_tokens_decoder` that holds something else than tokens.
@@ -88,8 +88,8 @@ impl SpecialTokens {
         self.unk.as_deref()
     }
 
-    /// The same with `added_tokens` of tokenizer.json, which count for a class that makes a tokenizer without
-    /// them where the configuration lists none.
+    /// The same with `added_tokens` of tokenizer.json. If the configuration lists none, they count for a class
+    /// that makes a tokenizer without them.
     pub(crate) fn with_listed(mut self, added_tokens: &Value) -> Self {
         if self.are_listed_ids_taken {
             let tokens = added_tokens.as_array().into_iter().flatten();
@@ -134,7 +134,7 @@ impl SpecialTokens {
         Ok(())
     }
 
-    /// What tells this from other configurations, but for the EOS token's text.
+    /// What tells this from other configurations, except the EOS token's text.
     pub(crate) fn parts(&self) -> Vec<String> {
         let eos = self.eos.as_deref().map(|text| AddedToken::from(text, true));
         let listed = self.listed.values().map(|token| format!("{token:?}"));
@@ -173,7 +173,7 @@ fn old_listed_tokens(
     Ok(ids.unwrap_or_default().into_iter().map(to_token).collect())
 }
 
-/// The tokens that have a name, the names that only this tokenizer has behind the others, and the
+/// The tokens that have a name, with the names that only this tokenizer has after the others, and the
 /// extra ones without a name.
 fn named_tokens(settings: &Map<String, Value>) -> Vec<AddedToken> {
     let is_given = |value: &&Value| !value.is_null() && **value != Value::Array(Vec::new());
@@ -215,7 +215,7 @@ mod tests {
     use files::testing::any_bytes_of_text;
     use proptest::prelude::*;
 
-    /// The tiny tokenizer beside the given files.
+    /// The tiny tokenizer next to the given files.
     fn tokenizer(files: &[(&str, &str)]) -> Tokenizer {
         let tokenizer = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
         let files = files.iter().map(|(name, text)| (*name, text.as_bytes()));

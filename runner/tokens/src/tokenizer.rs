@@ -31,7 +31,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` and, where it exists, `tokenizer_config.json` of `folder`.
+    /// Loads `tokenizer.json` and, if it exists, `tokenizer_config.json` of `folder`.
     ///
     /// # Errors
     /// A file is missing or broken, or the post-processor puts tokens into the middle of a text.
@@ -62,7 +62,7 @@ impl Tokenizer {
                 .map(|truncation| truncation.direction);
             matches!(direction, Some(TruncationDirection::Left))
         });
-        // The library stops early where it may truncate; sequences are cut here instead.
+        // The library stops early if it may truncate; sequences are cut here instead.
         inner
             .with_truncation(None)
             .map_err(&bad)?
@@ -93,7 +93,7 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The text of a token, where there is such a token.
+    /// The text of a token, if there is such a token.
     pub fn token(&self, token_id: u32) -> Option<String> {
         self.inner.id_to_token(token_id)
     }
@@ -158,9 +158,9 @@ impl Tokenizer {
     }
 }
 
-/// Whether the separator splits a text before anything else looks at it, so that what stands on
-/// either side of it has no influence on the other: normalizers and pre-tokenizers see the pieces
-/// between such tokens one by one.
+/// Whether the separator splits a text before anything else looks at it, so that the text on either
+/// side of it has no influence on the other: normalizers and pre-tokenizers see the pieces between
+/// such tokens one by one.
 fn is_separable(inner: &tokenizers::Tokenizer, separator: &str) -> bool {
     let added = inner.get_added_tokens_decoder();
     let is_plain = |token: &AddedToken| !token.normalized && !token.lstrip;
@@ -176,7 +176,7 @@ fn is_separable(inner: &tokenizers::Tokenizer, separator: &str) -> bool {
             .all(|token| !token.single_word && stays_apart(token))
 }
 
-/// Whether `token` can begin in a document and end in the separator behind it, or past it.
+/// Whether `token` can begin in a document and end in the separator after it, or past it.
 fn reaches_into(token: &str, separator: &str) -> bool {
     let starts = token.char_indices().skip(1);
     let mut ends = starts.map(|(start, _)| &token[start..]);
@@ -236,7 +236,7 @@ fn append_whole(prefix: &[u32], piece: &[u32], suffix: &[u32], out: &mut Vec<u32
     out.extend_from_slice(suffix);
 }
 
-/// What the post-processor puts in front of and behind every sequence.
+/// What the post-processor puts before and after every sequence.
 fn added_tokens(
     inner: &tokenizers::Tokenizer,
     path: &Path,

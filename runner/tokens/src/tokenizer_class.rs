@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 /// Extra tokens of T5, at most: far above any use.
 const MOST_EXTRA_IDS: u64 = 1 << 16;
 
-/// A class that takes the vocabulary and the merges of tokenizer.json, and makes the rest anew.
+/// A class that takes the vocabulary and the merges of tokenizer.json, and rebuilds the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Gemma,
@@ -54,7 +54,7 @@ pub(crate) fn class_of(
     let Some(declared) = declared else {
         return Ok(usual.flatten());
     };
-    // A folder with code of its own is taken at its word, though the code is not run.
+    // If the folder has its own code, the class that it declares counts, though the code is not run.
     if has_code(config) {
         return by_name(declared);
     }
@@ -81,7 +81,7 @@ fn declared(config: &Value) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Whether the folder brings a tokenizer class of its own.
+/// Whether the folder brings its own tokenizer class.
 fn has_code(config: &Value) -> bool {
     let map = &config["auto_map"];
     map.is_array() || !map["AutoTokenizer"].is_null()
@@ -94,7 +94,7 @@ impl Class {
         known.expect("every class has a name").0
     }
 
-    /// Puts in the tokens that the class has where the configuration says nothing; null is something.
+    /// Adds the class's own tokens that the configuration does not set; null counts as set.
     pub(crate) fn fill_in(self, settings: &mut Map<String, Value>) {
         for (key, token) in self.usual_tokens() {
             settings.entry(*key).or_insert_with(|| json!(token));

@@ -1,4 +1,4 @@
-//! What counts of the configuration beside tokenizer.json.
+//! What counts of the configuration next to tokenizer.json.
 
 use crate::TokensError;
 use crate::json::read_json;
@@ -19,18 +19,18 @@ pub(crate) struct TokenizerConfig {
     rebuild: Option<Rebuild>,
     special: SpecialTokens,
     eos_token: Option<String>,
-    /// Of the generation config, where nothing names an EOS token.
+    /// Of the generation config, if nothing names an EOS token.
     eos_token_id: Option<u32>,
     model_max_length: Option<usize>,
     cut_from_end: Option<bool>,
 }
 
 impl TokenizerConfig {
-    /// Reads the configuration in `folder`. Where it names no EOS token, `generation_config.json` may
+    /// Reads the configuration in `folder`. If it names no EOS token, `generation_config.json` may
     /// have its id.
     ///
     /// # Errors
-    /// A file that is no JSON, or a class that is not built in where `class` has transformers pick one.
+    /// A file that is no JSON, or, if `class` has transformers pick one, a class that is not built in.
     pub(crate) fn read(folder: &Path, class: TokenizerClass) -> Result<Self, TokensError> {
         let path = folder.join("tokenizer_config.json");
         let config = read_json(&path)?;
@@ -75,7 +75,7 @@ impl TokenizerConfig {
         rebuild.tokenizer(files::from_json(content)?, &self.special)
     }
 
-    /// Looks up the EOS token where only its id is known.
+    /// Looks up the EOS token if only its id is known.
     pub(crate) fn find_eos_in(&mut self, inner: &tokenizers::Tokenizer) {
         if let Some(token_id) = self.eos_token_id {
             self.eos_token = inner.id_to_token(token_id);
@@ -134,7 +134,7 @@ fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, TokensEr
     let has_byte_level = || {
         let content = files::read(&folder.join("tokenizer.json"), bound::TOKENIZER);
         let word = b"\"ByteLevel\"";
-        // A file that cannot be read is told of where it is read.
+        // A file that cannot be read is reported by the code that reads it.
         content.is_ok_and(|content| content.windows(word.len()).any(|found| found == word))
     };
     class_of(&model, config, has_byte_level).map_err(|class| {

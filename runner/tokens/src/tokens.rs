@@ -69,7 +69,7 @@ impl Tokens {
         ids
     }
 
-    /// The token ids of one sequence as they lie on disk: little-endian, [`Tokens::id_bytes`] each.
+    /// The token ids of one sequence as stored on disk: little-endian, [`Tokens::id_bytes`] each.
     ///
     /// # Panics
     /// As [`Tokens::sequence`].

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time between two entries of the journal, at least: each of them waits for the disk. The first one
-/// is written as soon as there is something to go on from.
+/// is written as soon as there is something to resume from.
 const JOURNAL_EVERY: Duration = Duration::from_secs(3);
 
-/// Writes sequences after a header that is filled in at the end. Beside the file lies a journal: how
-/// far it is complete and synced. What lies behind that counts for nothing.
+/// Writes sequences after a header that is filled in at the end. A journal next to the file says how
+/// far it is complete and synced. Anything after that is ignored.
 #[derive(Debug)]
 pub(crate) struct TokenWriter {
     path: PathBuf,
@@ -177,7 +177,7 @@ fn cut(file: &mut File, n_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file that is in nobody's way when it stays.
+/// Removes a file that does no harm if it stays.
 fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }

@@ -15,9 +15,9 @@ const GLOBAL_ROPE: usize = 0;
 const LOCAL_ROPE: usize = 1;
 
 impl DecoderConfig {
-    /// `model_type` = `gemma2`. Every other block slides, the first among them. Where the scores are not
-    /// capped, which no published model has, transformers spells the attention out all the same and
-    /// rounds otherwise in 16 bit.
+    /// `model_type` = `gemma2`. Every other block slides, the first among them. If the scores are not
+    /// capped, which no published model has, transformers still spells the attention out and rounds
+    /// differently in 16 bit.
     pub(crate) fn gemma2(file: &ConfigFile) -> Result<Self, FactsError> {
         let mut config = Self {
             score_softcap: file.positive_or_null("attn_logit_softcapping", Some(50.0))?,
@@ -29,8 +29,8 @@ impl DecoderConfig {
         Ok(config)
     }
 
-    /// `model_type` = `gemma3_text`. All blocks slide but every sixth, and these have a rotary
-    /// embedding of their own. `attn_logit_softcapping` has no effect, as in transformers.
+    /// `model_type` = `gemma3_text`. All blocks slide except every sixth, and these have their own rotary
+    /// embedding. `attn_logit_softcapping` has no effect, as in transformers.
     pub(crate) fn gemma3(file: &ConfigFile) -> Result<Self, FactsError> {
         let file = &GEMMA3_SIZES.iter().fold(file.clone(), |file, (key, size)| {
             file.with_default_if_absent(key, *size)
@@ -124,7 +124,7 @@ impl DecoderConfig {
     }
 }
 
-/// Sizes that the files of Gemma 3 leave out where they are these.
+/// Sizes that the files of Gemma 3 leave out if they have these values.
 const GEMMA3_SIZES: [(&str, usize); 6] = [
     ("vocab_size", 262_208),
     ("hidden_size", 2304),
@@ -171,7 +171,7 @@ fn gemma3_ropes(file: &ConfigFile, max_ctx_len: usize) -> Result<Vec<RopeConfig>
 }
 
 /// `newer`: `full_attention` of `rope_parameters`, whose values those of `rope_scaling` replace in
-/// transformers; here the two must come to the same.
+/// transformers; here the two must agree.
 fn global_rope(
     file: &ConfigFile,
     newer: Option<ConfigFile>,
@@ -197,7 +197,7 @@ fn global_rope(
     Ok(rope)
 }
 
-/// `theta`: the key beside the parameters that has the base, and its default.
+/// `theta`: the key next to the parameters that has the base, and its default.
 fn rope_of(
     file: &ConfigFile,
     parameters: Option<&ConfigFile>,

@@ -99,7 +99,7 @@ fn expand_types(file: &ConfigFile, n_layers: usize) -> Result<Vec<String>, Facts
         let problem = format!("must be a list of pairs of a list of kinds and a count: {error}");
         file.bad(key, problem)
     })?;
-    // One more than there may be is enough to be told so.
+    // One more than there may be is enough to be reported.
     let repeated = |(kinds, count): (Vec<String>, u64)| {
         let count = match kinds.is_empty() {
             true => 0,

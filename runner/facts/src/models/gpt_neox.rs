@@ -115,7 +115,7 @@ impl GptNeoxConfig {
 }
 
 /// `partial_rotary_factor` of the rope parameters, where transformers 5 keeps it, or the older
-/// `rotary_pct`; by default a quarter of the head. `partial_rotary_factor` beside them has no effect in
+/// `rotary_pct`; by default a quarter of the head. `partial_rotary_factor` next to them has no effect in
 /// transformers.
 fn read_rotary_dim(
     file: &ConfigFile,

@@ -19,8 +19,8 @@ impl DecoderConfig {
         })
     }
 
-    /// `model_type` = `mistral`. A window of null is none; by default it is 4096. With `layer_types`, which
-    /// for transformers makes it a Ministral, it is that of the sliding blocks alone.
+    /// `model_type` = `mistral`. A null window means no window; the default is 4096. With `layer_types`, which
+    /// for transformers makes it a Ministral, the window is that of the sliding blocks alone.
     pub(crate) fn mistral(file: &ConfigFile) -> Result<Self, FactsError> {
         let window = file.count_or_null("sliding_window", 4096)?;
         let file = &file.with_default_if_absent("num_key_value_heads", 8);
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// Floats where they are whole; what Python writes for what is no number is shown as it stands.
+    /// Whole floats count as integers; what Python writes for what is no number is shown unchanged.
     #[test]
     fn numbers_as_python_writes_them() {
         let config = read(json!({"hidden_size": 32.0, "max_position_embeddings": 1.28e2})).unwrap();

@@ -91,7 +91,7 @@ fn every_class_gives_the_tokens_of_transformers() {
     }
 }
 
-/// Documents are tokenised one by one where the tokenizer that was made allows it.
+/// Documents are tokenised one by one if the tokenizer that was made allows it.
 #[test]
 fn what_is_separable_has_the_tokens_of_the_joined_text() {
     let golden = read("tokenizer_classes/tokens.json");

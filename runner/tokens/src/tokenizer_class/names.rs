@@ -3,7 +3,7 @@
 use super::Class;
 
 /// The class of a model type; `None` for `TokenizersBackend`. Those that this program trains on, and some
-/// of the same kinds. `llama` has no class of its own.
+/// of the same kinds. `llama` has no specific class.
 pub(super) const USUAL: [(&str, Option<Class>); 18] = [
     ("gemma", Some(Class::Gemma)),
     ("gemma2", Some(Class::Gemma)),
@@ -28,7 +28,7 @@ pub(super) const USUAL: [(&str, Option<Class>); 18] = [
 /// Model types of these whose class counts, whatever tokenizer_config.json says.
 pub(super) const DECLARED_WRONGLY: [&str; 3] = ["phi3", "qwen2", "qwen3_5"];
 
-/// The classes that are not built in here. A name that is unknown there stands for `TokenizersBackend`.
+/// The classes that are not built in here. A name that is unknown there means `TokenizersBackend`.
 #[rustfmt::skip]
 pub(super) const NOT_BUILT_IN: [&str; 98] = [
     "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BasicTokenizer",
