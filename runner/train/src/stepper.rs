@@ -15,8 +15,9 @@ use tch::{Device, Tensor};
 /// ```
 /// # use sae_run_train as train;
 /// # fn main() -> Result<(), train::TrainError> {
+/// use plan::TrainConfig;
 /// use tch::{Device, Kind, Tensor};
-/// use train::{Stepper, TrainConfig};
+/// use train::Stepper;
 ///
 /// let config = TrainConfig { expansion_factor: 4, k: 8, ..TrainConfig::default() };
 /// let mut stepper = Stepper::new(&config, 16, Device::Cpu)?;

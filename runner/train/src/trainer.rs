@@ -26,7 +26,8 @@ use tokens::{BatchSpec, Batches, Shard, Tokens};
 /// ```no_run,standalone_crate
 /// # use sae_run_train as train;
 /// use std::{ops::ControlFlow, path::Path};
-/// use train::{TrainConfig, Trainer, tokens};
+/// use plan::TrainConfig;
+/// use train::Trainer;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let model_dir = Path::new("models/SmolLM2-135M-Instruct");
