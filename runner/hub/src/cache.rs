@@ -110,8 +110,8 @@ impl RepoCache {
         let _ = write_whole(&self.own_listing(commit), &listing::written(files));
     }
 
-    /// The files of a commit that are in the cache and have their contents' names, in the order of their
-    /// own. There may be others.
+    /// The files of a commit that are in the cache and have their contents' names, in the order of those
+    /// names. There may be others.
     pub(crate) fn cached_files(&self, commit: &str) -> Vec<ListedFile> {
         let snapshot = self.snapshot(commit);
         let mut folders = vec![snapshot.clone()];

@@ -10,8 +10,8 @@ use std::path::Path;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// The Hub's name for the content of a file, which is also its name in the cache: SHA-256 in
-/// hexadecimal digits for large files (LFS), git's SHA-1 for small ones. Mirrors may have names of
-/// their own.
+/// hexadecimal digits for large files (LFS), git's SHA-1 for small ones. Mirrors may have
+/// other names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Etag(String);
 

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into());
     };
     let metadata = SaeLensMetadata {
-        model_name: trained_on(&found).map(|trained_on| trained_on.model),
+        model_name: trained_on(found).map(|trained_on| trained_on.model),
         hf_hook_name: Some(found.hookpoint.clone()),
         ..SaeLensMetadata::default()
     };

@@ -2,8 +2,8 @@
 
 use crate::{Tokens, held_out};
 
-/// Sequences that nothing is trained on. Their order is drawn once and for all, so that the first so
-/// many of them are a fair sample, and the same one for every job on the same data.
+/// Sequences that nothing is trained on. Their order is drawn once and for all, so that any number
+/// of them from the first on is a fair sample, and the same one for every job on the same data.
 #[derive(Clone, Debug)]
 pub struct EvalSequences {
     tokens: Tokens,
