@@ -88,7 +88,7 @@ fn the_folder_tells_hookpoint_and_model() {
     assert_eq!(found.name, "topk_before_6");
     assert_eq!(found.hookpoint, "blocks.1.hook_resid_post");
     assert_eq!(
-        crate::trained_on(&found).map(|of| of.model).as_deref(),
+        crate::trained_on(found).map(|of| of.model).as_deref(),
         Some("tiny")
     );
 }
