@@ -119,7 +119,7 @@ fn another_number_of_ranks_makes_another_job_but_for_updates_of_a_given_size() {
     let workspace = workspace(&sweep(4, "retries = 0"));
     assert_codes(&wait(start(&workspace, 2, &["tiny.toml"])), 0);
     let tokens = 2 * 4 * 64;
-    let hint = format!("`--set train.tokens_per_update={tokens}` goes on");
+    let hint = format!("`--set train.tokens_per_update={tokens}` continues");
     // Smaller updates, of another job.
     workspace.run(&["tiny.toml"]).succeeds().remarks(&[
         "was begun with updates of 512 tokens; with 256 it is another job",

@@ -52,9 +52,9 @@ fn a_killed_worker_is_followed_by_another_and_the_bits_are_the_same() {
     let workspace = workspace(2);
     let mut running = workspace.start(&["tiny.toml"]);
     kill_worker(&workspace, &mut running, 1);
-    running.says("going on from the last checkpoints in 1 s");
+    running.says("continuing from the last checkpoints in 1 s");
     kill_worker(&workspace, &mut running, 2);
-    running.says("going on from the last checkpoints in 2 s");
+    running.says("continuing from the last checkpoints in 2 s");
     let outcome = running.wait().succeeds();
     outcome.remarks(&["SIGKILL", "all 2 jobs are done"]);
     let expected = json!([{"status": "crashed"}, {"status": "crashed"}, {"status": "done"}]);

@@ -146,7 +146,7 @@ fn rounds_end_at_their_limit_and_names_are_not_given_twice() {
     );
     workspace
         .run(&["tiny.toml"])
-        .refuses(&["round 1", "`k=8` as one of an earlier round"]);
+        .refuses(&["round 1", "job name `k=8` was already used"]);
     let planned = workspace.run(&["plan", "tiny.toml"]).succeeds();
     planned.remarks(&["asks to be called again"]);
 }

@@ -159,7 +159,7 @@ fn what_cannot_be_is_told_by_its_option() {
         .refuses(&["--auxk_alpha 0.03", "loss_fn"]);
     refused(&["--run_name", "a/b"]).refuses(&["--run_name"]);
     refused(&["--noresume"])
-        .refuses(&["goes on from its last checkpoint"])
+        .refuses(&["continues from its last checkpoint"])
         .hints("--fresh");
     refused(&["--optimiser", "adam"])
         .exits(2)

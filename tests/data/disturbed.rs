@@ -66,7 +66,7 @@ fn goes_on_to_the_same_end(disturbed: &Workspace) {
     let args = args();
     let args = args.each_ref().map(String::as_str);
     let resumed = disturbed.run(&args).succeeds();
-    let resumed = resumed.remarks(&["tokenising goes on after"]).json();
+    let resumed = resumed.remarks(&["tokenising continues after"]).json();
     let other = workspace();
     let undisturbed = other.run(&args).succeeds().json();
     for key in ["digest", "n_documents", "n_tokens", "n_dropped_tokens"] {
@@ -94,7 +94,7 @@ fn ctrl_c_stops_tokenising_so_that_it_goes_on() {
         let mut running = start(&workspace, name);
         match name {
             "TERM" => wait_for_journal(&workspace),
-            _ => running.says("tokenising goes on after"),
+            _ => running.says("tokenising continues after"),
         }
         signal(running.pid(), name);
         let remarks = [

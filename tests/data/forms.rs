@@ -149,7 +149,11 @@ fn hints_would_help_on_this_very_data() {
         json!({"input_ids": "1 2", "text": "a"}).to_string(),
     );
     for (dataset, problem, hint) in [
-        ("chat.jsonl", "no column `text`", "and there is none"),
+        (
+            "chat.jsonl",
+            "no column `text`",
+            "and this file has no such column",
+        ),
         (
             "other.jsonl",
             "holds null",

@@ -33,7 +33,7 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
     inputs.fetch_data(&config, args.quiet)?;
     let spec = inputs.tokens(&config, &config.train_data());
     let Some(tokens) = tokenise_or_stop(&spec, &folders.cache, args.quiet)? else {
-        table::note("stopped; run the same command again to go on");
+        table::note("stopped; run the same command again to continue");
         return Ok(STOPPED);
     };
     let described = Description::new(&config, &spec, &tokens);

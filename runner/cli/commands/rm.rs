@@ -81,7 +81,7 @@ fn check_inside(path: &Path) -> Result<(), CliError> {
     }
     let message = format!("the database names `{}` as a job's folder", path.display());
     Err(CliError::environment(message)
-        .with_hint("nothing was deleted; a folder lies within the runs folder".to_owned()))
+        .with_hint("nothing was deleted; a folder is within the runs folder".to_owned()))
 }
 
 fn announce(removal: &Removal, folders: &[Doomed]) {

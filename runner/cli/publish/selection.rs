@@ -123,7 +123,7 @@ pub(super) fn check(
     let listed = problems[..problems.len().min(N_LISTED)].join("\n  ");
     Err(
         CliError::input(format!("not published:\n  {listed}{more}")).with_hint(
-            "`sae-run eval JOB` evaluates, `--where` leaves SAEs out, `--force` publishes all the same"
+            "`sae-run eval JOB` evaluates, `--where` leaves SAEs out, `--force` publishes anyway"
                 .to_owned(),
         ),
     )

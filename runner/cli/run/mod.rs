@@ -24,7 +24,7 @@ pub(crate) mod worker_process;
 pub(crate) mod worker_program;
 
 use crate::error::CliError;
-use crate::run::launch::{Launcher, Leader, Processes, in_company};
+use crate::run::launch::{Launcher, Leader, Processes, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
@@ -49,7 +49,7 @@ const JOB_CONFIG: &str = "config.json";
 /// Bad input or a bad environment; a failing job is no error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
-    in_company(&runs_dir, async |leader| {
+    with_ranks(&runs_dir, async |leader| {
         let mut expanded = expand::expand(&args.sweep())?;
         let ended = run_expanded(&mut expanded, &args.options, leader).await?;
         Ok(ended.exit_code)
@@ -64,14 +64,14 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
 pub(crate) async fn train(args: TrainArgs) -> Result<u8, CliError> {
     let given = args.given();
     let runs_dir = || config::runs_dir_of_options(&given);
-    in_company(&runs_dir, async |leader| train_job(args, leader).await).await
+    with_ranks(&runs_dir, async |leader| train_job(args, leader).await).await
 }
 
 async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
     if args.refuses_to_resume() {
         return Err(
-            CliError::input("a job always goes on from its last checkpoint")
-                .with_hint("`--fresh` trains it anew".to_owned()),
+            CliError::input("a job always continues from its last checkpoint")
+                .with_hint("`--fresh` trains it again".to_owned()),
         );
     }
     if let Some(token) = args.hf_token.take() {
@@ -179,7 +179,7 @@ fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
 fn withheld(expanded: &Expanded) {
     let round = expanded.plan.rounds.len();
     table::note_with_hint(
-        &format!("round {round} is not planned: jobs are unfinished by no fault of their own"),
+        &format!("round {round} is not planned: jobs are unfinished through no fault of theirs"),
         "run the same command again, without `--fresh`, to finish them first",
     );
 }
@@ -233,7 +233,7 @@ async fn conclude(
     };
     if before == after && before.is_done() {
         table::note(&format!(
-            "{all_are} done already; `--fresh` trains them anew"
+            "{all_are} done already; `--fresh` trains them again"
         ));
     } else if summary.exit_code() == 0 {
         table::note(&format!("{all_are} done{earlier}"));
@@ -244,7 +244,7 @@ async fn conclude(
     if summary.interrupted {
         let without = if args.fresh { " without `--fresh`" } else { "" };
         table::note(&format!(
-            "stopped; run the same command again{without} to go on from the last checkpoints"
+            "stopped; run the same command again{without} to continue from the last checkpoints"
         ));
     }
     Ok(summary.exit_code())

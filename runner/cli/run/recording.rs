@@ -129,10 +129,10 @@ fn note_other_updates(begun: &BegunOtherwise) {
     table::note_with_hint(
         &format!(
             "job `{job}` was begun with updates of {tokens_before} tokens; with {tokens_now} it is another job, which \
-             begins anew"
+             starts from the beginning"
         ),
         &format!(
-            "`--set train.tokens_per_update={tokens_before}` goes on with it, in any number of processes"
+            "`--set train.tokens_per_update={tokens_before}` continues with it, in any number of processes"
         ),
     );
 }

@@ -206,7 +206,7 @@ impl Scheduler<'_> {
         let pause = FIRST_PAUSE * 2u32.saturating_pow(retry);
         let pause = pause.min(LONGEST_PAUSE);
         self.progress.say(&format!(
-            "stream {}: {why}; going on from the last checkpoints in {} s",
+            "stream {}: {why}; continuing from the last checkpoints in {} s",
             stream.stream_id,
             pause.as_secs()
         ));

@@ -87,7 +87,7 @@ impl Unreadable {
         };
         let aside = moved.map_err(|error| {
             CliError::io("put aside what cannot be read of", &self.path, &error).with_hint(
-                "make room, or move the file away; `--fresh` goes on without it".to_owned(),
+                "make room, or move the file away; `--fresh` continues without it".to_owned(),
             )
         })?;
         Ok(Some(self.note(&aside)))
@@ -98,7 +98,7 @@ impl Unreadable {
             Some((line, reason)) => {
                 let n_lines = usize::try_from(self.n_lines).unwrap_or(usize::MAX);
                 let rest = if self.is_all_the_rest() {
-                    " and all behind them"
+                    " and all after them"
                 } else {
                     ""
                 };
@@ -108,7 +108,7 @@ impl Unreadable {
             None => "it is no file".to_owned(),
         };
         table::escaped(&format!(
-            "`{}`: {what}; put aside as `{}`. What the database has of it stands, and its jobs go on from \
+            "`{}`: {what}; put aside as `{}`. What the database has of it is kept, and its jobs continue from \
              their last checkpoints",
             self.path.display(),
             aside.display()

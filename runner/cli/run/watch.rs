@@ -192,7 +192,7 @@ impl Watch<'_> {
                 return (FailureKind::Input, message, self.worker.last_hint());
             }
             let hint =
-                "run the same command again, without `--fresh`, to go on from the last checkpoints"
+                "run the same command again, without `--fresh`, to continue from the last checkpoints"
                     .to_owned();
             (FailureKind::Internal, message, Some(hint))
         });

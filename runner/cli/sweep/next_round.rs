@@ -81,7 +81,7 @@ fn refuse_known_names(plan: &Plan, round: &Round) -> Result<(), CliError> {
     };
     let (recipe, number) = (&plan.recipe.recipe, round.request.round);
     Err(CliError::input(format!(
-        "recipe `{recipe}`, round {number}: a job is called `{name}` as one of an earlier round"
+        "recipe `{recipe}`, round {number}: job name `{name}` was already used in an earlier round"
     )))
 }
 

@@ -176,7 +176,7 @@ mod tests {
         let rest = ", or set `text_column` to one of `body`";
         assert!(hint(r#"{"text": ["a"], "body": "b", "n": 3}"#).ends_with(rest));
         assert!(hint(r#"{"text": ["a"], "n": 3}"#).ends_with("`on_bad_row = \"skip\"`"));
-        let none = "text is read from a column of strings, and there is none";
+        let none = "text is read from a column of strings, and this file has no such column";
         for line in [
             r#"{"messages": [{"content": "a"}]}"#,
             "{}",

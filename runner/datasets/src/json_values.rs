@@ -176,7 +176,7 @@ impl Values {
             End::File => return Err(self.not_an_array("the array is not closed")),
             End::Byte(b']') => {
                 if self.source.skip_blanks()?.is_some() {
-                    return Err(self.not_an_array("text behind the array"));
+                    return Err(self.not_an_array("text after the array"));
                 }
                 let is_empty = self.layout == Layout::Array && self.row.is_blank();
                 self.layout = Layout::AfterArray;

@@ -195,7 +195,7 @@ mod tests {
         let hint = |columns| sample(columns).error().hint().unwrap();
         let with_text = vec![("text", list.clone()), ("body", texts), ("n", numbers)];
         assert_eq!(hint(with_text), "set `text_column` to one of `body`");
-        let none = "text is read from a column of strings, and there is none";
+        let none = "text is read from a column of strings, and this file has no such column";
         for name in ["text", "messages"] {
             assert_eq!(hint(vec![(name, list.clone())]), none);
         }

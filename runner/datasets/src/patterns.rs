@@ -47,8 +47,7 @@ impl Pattern {
     pub(crate) fn new(dir: &str, text: &str) -> Result<Self, DatasetError> {
         let bad = || {
             let message = format!("`{text}` is no name or pattern of files in a data set");
-            let hint =
-                "patterns begin at the root of the data set, and `**` stands between slashes";
+            let hint = "patterns begin at the root of the data set, and `**` is between slashes";
             DatasetError::from(Fault::input(message).with_hint(hint))
         };
         if text.starts_with('/') || dir.starts_with('/') || text.contains("://") {

@@ -89,7 +89,8 @@ impl Column {
             return "every file of a tokenised data set must have `input_ids`".into();
         }
         if found.is_empty() {
-            return "text is read from a column of strings, and there is none".into();
+            return "text is read from a column of strings, and this file has no such column"
+                .into();
         }
         format!("set `text_column` to {}", one_of(found))
     }

@@ -25,7 +25,7 @@ impl From<tch::TchError> for DistError {
 
 /// What to do about a process that is gone.
 pub(crate) const LOST: &str =
-    "was it killed, perhaps for want of memory? See the log of that rank and of its node";
+    "was it killed, perhaps because memory ran out? See the log of that rank and of its node";
 
 /// The process that held the store is gone. `during`: what this rank was doing.
 pub(crate) fn store_lost(address: &StoreAddress, during: &str, reason: &str) -> DistError {

@@ -126,7 +126,7 @@ impl PlugIn {
                     "it is built where the whole package of PyTorch is there: `SAE_RUN_TORCH=full make setup`, then \
                      `cargo clean -p sae-run-dist` and build again"
                 }
-                _ => "it is built with the program and lies beside it or where SAE_RUN_DIST_DIR says",
+                _ => "it is built with the program and is next to it, or where SAE_RUN_DIST_DIR says",
             })
         });
         Ok(*plugin?)

@@ -48,7 +48,7 @@ pub struct World {
 }
 
 /// How long a store is there after a failure, for those who want to know of it.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// Between the number of the launcher's attempt and the keys of what a world does.
 const PREFIX: &str = "sae-run";
@@ -83,7 +83,7 @@ impl World {
         let met = hello.exchange(&talk, (rank, world_size), timeouts.join);
         if met.is_err() && rank == 0 {
             // The store ends with rank 0, and the others must first see for themselves what is wrong.
-            sleep(FAREWELL);
+            sleep(SHUTDOWN_GRACE);
         }
         met?;
         let peers = Rc::new(Peers {
@@ -186,7 +186,7 @@ impl World {
         let serves = environment.rank == 0 && !environment.store.is_served_by_launcher;
         if serves {
             peers.wait_for_others()?;
-            sleep(FAREWELL);
+            sleep(SHUTDOWN_GRACE);
         }
         Ok(())
     }

@@ -381,7 +381,7 @@ pub(crate) fn refuse_unsupported(file: &ConfigFile) -> Result<(), FactsError> {
         .object(key)?
         .is_some_and(|layers| layers.keys().count() > 0)
     {
-        let problem = "is there, but blocks with settings of their own are not supported";
+        let problem = "is there, but blocks with separate settings are not supported";
         return Err(file.bad(key, problem.into()));
     }
     for key in ["quantization_config", "quantization", "compression_config"] {

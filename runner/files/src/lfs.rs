@@ -27,7 +27,7 @@ struct LfsPointer;
 
 impl fmt::Display for LfsPointer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("it is a Git LFS pointer, in the place of the file itself")
+        f.write_str("it is a Git LFS pointer instead of the file itself")
     }
 }
 

@@ -208,7 +208,7 @@ impl RepoCache {
         let (repo, path) = (self.repo.as_str(), path.display());
         let text = format!("`{file}` of `{repo}` is damaged in the cache, `{path}`: {reason}");
         HubError::Fault(Fault::input(text).with_hint(format!(
-            "delete `{path}` to download it anew; to use an edited file, copy its folder and name \
+            "delete `{path}` to download it again; to use an edited file, copy its folder and name \
              the copy"
         )))
     }

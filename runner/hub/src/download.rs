@@ -162,7 +162,7 @@ impl<'a> Download<'a> {
             Some(reason) => {
                 let (file, repo) = (&file.name, self.context.repo.as_str());
                 let text = format!("`{file}` of `{repo}` arrived damaged: {reason}");
-                let hint = "it was removed; run this again to download it anew";
+                let hint = "it was removed; run this again to download it again";
                 Err(HubError::Fault(Fault::input(text).with_hint(hint)))
             }
         }

@@ -19,7 +19,7 @@ pub(crate) fn checked(endpoint: &str) -> Result<String, HubError> {
             Err(bad("has a user name or a password in it"))
         }
         () if url.query().is_some() || url.fragment().is_some() => {
-            Err(bad("has more behind its path (`?` or `#`)"))
+            Err(bad("has more after its path (`?` or `#`)"))
         }
         () => Ok(url.as_str().trim_end_matches('/').into()),
     }

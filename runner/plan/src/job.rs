@@ -165,9 +165,8 @@ pub fn resolve_jobs<E: From<PlanError>>(
     for draft in drafts {
         let name = draft.name.clone().unwrap_or_else(|| default_name(draft));
         if !names.insert(name.clone()) {
-            let error = PlanError::new(format!("two jobs are called `{name}`")).with_hint(
-                "let the recipe give each job a name of its own, or drop the repetition",
-            );
+            let error = PlanError::new(format!("two jobs are called `{name}`"))
+                .with_hint("let the recipe give each job a different name, or drop the repetition");
             return Err(error.into());
         }
         let config = apply_overrides(base, &draft.overrides);

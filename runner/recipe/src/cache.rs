@@ -151,7 +151,7 @@ fn try_store(path: &Path, artifact: &[u8]) -> io::Result<()> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().expect("an entry lies in a folder");
+    let dir = path.parent().expect("an entry is in a folder");
     // Closed to others whatever the umask is, so that it is trusted.
     let mode = Permissions::from_mode(0o644);
     let mut file = tempfile::Builder::new()

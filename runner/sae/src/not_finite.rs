@@ -29,7 +29,7 @@ impl Sae {
                 let dir = dir.display();
                 let message =
                     format!("`{name}` of the SAE in `{dir}` has values that are not finite");
-                let hint = "training diverged: leave it out, or train it anew with a lower `lr`";
+                let hint = "training diverged: leave it out, or train it again with a lower `lr`";
                 return Err(Fault::input(message).with_hint(hint).into());
             }
         }

@@ -126,7 +126,7 @@ impl SaeConfig {
             "an SAE of d_in = {d_in}, d_out = {d_out}, num_latents = {num_latents}, k = {k} is impossible"
         );
         Err(Fault::internal(message).with_hint(
-            "k must lie between 1 and num_latents, and divide it with the activation groupmax; only a transcoder has \
+            "k must be between 1 and num_latents, and divide it with the activation groupmax; only a transcoder has \
              two widths",
         ))
     }

@@ -176,7 +176,7 @@ impl Entry {
         let (start, end) = self.data_offsets;
         if start > end || end > n_data_bytes {
             return Some(format!(
-                "lies at bytes {start} to {end} of the data, of which there are {n_data_bytes}"
+                "is at bytes {start} to {end} of the data, of which there are {n_data_bytes}"
             ));
         }
         if start != next {
@@ -217,7 +217,7 @@ fn read_header(
     read.map_err(io_fault("read", path))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES.min(n_bytes - LENGTH_BYTES) {
-        return Err(no_file(format!("its header shall have {length} bytes")));
+        return Err(no_file(format!("its header claims {length} bytes")));
     }
     let mut header = vec![0; length as usize];
     let read = file.read_exact(&mut header);

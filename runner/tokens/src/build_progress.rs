@@ -66,10 +66,10 @@ impl fmt::Display for BuildProgress {
             }
             Self::Discarded { path, problem } => {
                 let path = path.display();
-                write!(f, "`{path}` is made anew: {problem}")
+                write!(f, "`{path}` is made again: {problem}")
             }
             Self::Resumed { n_documents } => {
-                write!(f, "tokenising goes on after {n_documents} documents")
+                write!(f, "tokenising continues after {n_documents} documents")
             }
             Self::Tokenised {
                 n_documents,

@@ -62,7 +62,7 @@ impl Tokens {
         };
         let path = place.path.display();
         let message = format!("the token data `{path}` cannot be used: {problem}");
-        let hint = "run the sweep again, which makes it anew";
+        let hint = "run the sweep again, which makes it again";
         Err(Fault::input(message).with_hint(hint).into())
     }
 }

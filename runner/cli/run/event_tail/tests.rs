@@ -202,7 +202,7 @@ fn countless_bad_lines_take_no_memory() {
     let content = [lines(1..=2), pair.repeat(50_000), lines(3..=4)].concat();
     let outcome = read(&content);
     assert_eq!(outcome.seqs, [1, 2]);
-    assert!(outcome.note.unwrap().contains("and all behind them"));
+    assert!(outcome.note.unwrap().contains("and all after them"));
     assert_eq!(outcome.kept.len() + outcome.aside.len(), content.len());
     assert!(outcome.aside.ends_with(&line(4)));
 }

@@ -30,7 +30,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a folder of the network may show another rank what it was before.
 const PATIENCE_WITH_FOLDERS: Duration = Duration::from_secs(10);
 /// How long the leader's store stays for the others to read its last word.
-const FAREWELL: Duration = Duration::from_secs(5);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Tells a worker that another process serves the store.
 const STORE_IS_SERVED: (&str, &str) = ("TORCHELASTIC_USE_AGENT_STORE", "True");
@@ -53,7 +53,9 @@ enum Word {
 impl Word {
     fn read(text: &str) -> Result<Self, CliError> {
         serde_json::from_str(text).map_err(|error| {
-            CliError::environment(format!("rank 0 says what nobody understands: {error}"))
+            CliError::environment(format!(
+                "rank 0 sent a message that cannot be read: {error}"
+            ))
         })
     }
 }
@@ -82,7 +84,7 @@ struct Follower<'a> {
 ///
 /// # Errors
 /// Those of `work`; on other ranks, those of their launch.
-pub(crate) async fn in_company(
+pub(crate) async fn with_ranks(
     runs_dir: &dyn Fn() -> Result<PathBuf, CliError>,
     work: impl AsyncFnOnce(Option<&Leader>) -> Result<u8, CliError>,
 ) -> Result<u8, CliError> {
@@ -139,7 +141,7 @@ impl Leader {
         if self.environment.store.is_served_by_launcher {
             return Ok(());
         }
-        let until = Instant::now() + FAREWELL;
+        let until = Instant::now() + SHUTDOWN_GRACE;
         for rank in 1..self.environment.world_size {
             let left = until.saturating_duration_since(Instant::now());
             // A rank that is gone says nothing.

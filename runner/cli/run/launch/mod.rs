@@ -11,7 +11,7 @@ use plan::{Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
 
-pub(crate) use company::{Leader, in_company};
+pub(crate) use company::{Leader, with_ranks};
 pub(crate) use processes::Processes;
 
 /// For those who did not mean to start one of several processes.

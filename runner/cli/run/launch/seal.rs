@@ -128,7 +128,7 @@ impl SealedOrder {
                 "an order that claims to be of rank 0 is refused: {why}"
             ))
             .with_hint(
-                "somebody else may write to the port of the ranks' store; see docs/security.md"
+                "another user may write to the port of the ranks' store; see docs/security.md"
                     .to_owned(),
             )
         };
@@ -138,7 +138,7 @@ impl SealedOrder {
             return Err(refused("its seal is not of this run's key"));
         }
         if !files::stays_below(&self.path) {
-            return Err(refused("its file lies outside the runs folder"));
+            return Err(refused("its file is outside the runs folder"));
         }
         let path = runs_dir.join(&self.path);
         match digest_of(&path)? == self.digest {

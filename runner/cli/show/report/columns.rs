@@ -56,7 +56,7 @@ const COLUMNS: [Row; 20] = [
         "Hookpoint, and the seed where the job has several.",
         |sae| text(&sae.sae),
     ),
-    ("status", "Where the job stands.", |sae| {
+    ("status", "The state of the job.", |sae| {
         text(&sae.status.to_string())
     }),
     ("k", "Latents a token may use.", |sae| count(Some(sae.k))),

@@ -48,7 +48,7 @@ fn check(report: &Report, sweep: Option<&str>) -> Result<(), CliError> {
     let has = if sweep.is_some() { "has no" } else { "has" };
     let error = CliError::input(format!("{what} {has} results yet"));
     Err(error.with_hint(
-        "a job has some once its worker has reported; `sae-run ls` shows how sweeps stand"
+        "a job has some once its worker has reported; `sae-run ls` shows how far sweeps are"
             .to_owned(),
     ))
 }

@@ -142,7 +142,7 @@ impl Hub {
     ) -> Result<Uploaded, HubError> {
         if self.settings().token.is_none() && !self.settings().offline {
             let text = format!(
-                "uploading to `{}` needs a token, and there is none",
+                "uploading to `{}` needs a token, and no token is set",
                 upload.repo
             );
             let hint = "log in with `hf auth login`, or set `HF_TOKEN`";

@@ -207,7 +207,7 @@ impl Action {
             let name = HeaderName::try_from(name);
             let value = HeaderValue::try_from(value.as_str().unwrap_or_default());
             let (Ok(name), Ok(value)) = (name, value) else {
-                return Err(publisher.odd("it wants headers that are none"));
+                return Err(publisher.odd("it asks for headers that are not valid"));
             };
             headers.insert(name, value);
         }

@@ -137,7 +137,7 @@ pub(crate) fn restore(
                 let error = Fault::input(format!("the state in `{dir}` is damaged"))
                     .because(source)
                     .with_hint(format!(
-                        "is the disk in order? Without `{dir}` the job goes on from an older state, or anew"
+                        "is the disk in order? Without `{dir}` the job continues from an older state, or from the start"
                     ));
                 damaged.push((error.into(), place));
             }

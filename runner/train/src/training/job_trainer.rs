@@ -84,7 +84,7 @@ impl JobTrainer {
         let step = restored.map_or(0, |Restored { state, damaged }| {
             let note = |error: &TrainError| {
                 let (why, step) = (message_chain(error), state.step);
-                format!("{why}; `{}` goes on from update {step}", job.name)
+                format!("{why}; `{}` continues from update {step}", job.name)
             };
             notes.extend(damaged.iter().map(note));
             best.restore(state.best);
@@ -348,6 +348,6 @@ fn mixed_ranks(job: &str, n_ranks: usize, n_others: usize) -> Fault {
     let message =
         format!("`{job}` was begun with {n_ranks} ranks, other jobs of its stream with {n_others}");
     Fault::input(message).with_hint(
-        "a job keeps the batches it was begun with: train them in sweeps of their own, or anew with `--fresh`",
+        "a job keeps the batches it was begun with: train them in separate sweeps, or again with `--fresh`",
     )
 }

@@ -57,7 +57,7 @@ impl StreamTrainer<'_> {
 }
 
 /// What was reported until now must be on the disk before a state that is newer than it; then the
-/// files, then the news of them, then what only a resume would have needed goes.
+/// files, then the events about them, then what only a resume would have needed goes.
 fn checkpoint(
     job: &mut JobTrainer,
     events: &mut EventLog,

@@ -100,7 +100,7 @@ fn run(
     }
 }
 
-/// The files are in place; then the news of them.
+/// The files are in place; then the events about them.
 fn report(
     jobs: &[&OrderJob],
     evaluated: Vec<Evaluated>,

@@ -272,7 +272,7 @@ fn offline_and_without_a_token_nothing_is_asked() {
     let nobody = fixture.hub_with(|settings| settings.token = None);
     let error = nobody.upload(&upload, &mut |_| {}).unwrap_err();
     assert!(
-        says(&error, "needs a token, and there is none"),
+        says(&error, "needs a token, and no token is set"),
         "{error:?}"
     );
     assert!(error.hint().unwrap().contains("HF_TOKEN"));
