@@ -170,7 +170,7 @@ fn what_no_family_can_do_is_refused_by_name() {
         (
             "per_layer_config",
             json!({"0": {"rms_norm_eps": 1.0}}),
-            "blocks with settings",
+            "blocks with separate settings",
         ),
         (
             "quantization_config",
