@@ -319,7 +319,7 @@ mod tests {
                     let again = Word::read(&serde_json::to_string(&word).unwrap()).unwrap();
                     prop_assert_eq!(format!("{again:?}"), format!("{word:?}"));
                 }
-                Err(error) => prop_assert!(error.to_string().starts_with("rank 0 says")),
+                Err(error) => prop_assert!(error.to_string().starts_with("rank 0 sent")),
             }
         }
     }
