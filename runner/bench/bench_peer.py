@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
-# What sparsify prints when it is imported is none of the results.
+# What sparsify prints when it is imported is not part of the results.
 stdout, sys.stdout = sys.stdout, sys.stderr
 import dictionary
 import step

@@ -7,13 +7,13 @@ use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::models::{fetch_weights, find_model};
-use crate::sweep::named_data::{Named, NamedInputs};
+use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EncodeArgs;
 use indicatif::ProgressBar;
 use plan::{
-    CachedTokens, EncodeFormat, EncodeInput, EncodeSummary, EncodeTask, FoundSae, ModelUse, Task,
-    Texts, TrainConfig, apply_overrides,
+    EncodeFormat, EncodeInput, EncodeSummary, EncodeTask, FoundSae, Task, Texts, TrainConfig,
+    apply_overrides,
 };
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
@@ -34,12 +34,7 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
         false => texts(args, &config)?,
     };
     let task = EncodeTask {
-        model: ModelUse {
-            dir: model_dir,
-            dtype: config.dtype,
-            load_in_8bit: config.load_in_8bit,
-            device: args.device.clone(),
-        },
+        model: model_use(&model_dir, &args.device, &config),
         input,
         saes: saes.found.clone(),
         top: args.top.map(|top| top as usize),
@@ -84,10 +79,7 @@ fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError
     let n_sequences = inputs.tokens.n_sequences() as u64;
     let most = args.max_examples;
     let input = EncodeInput::Sequences {
-        tokens: CachedTokens {
-            cache_dir: Folders::of_this_machine()?.cache,
-            digest: inputs.tokens.digest(),
-        },
+        tokens: cached(&inputs.tokens)?,
         most,
     };
     let n_sequences = most.map_or(n_sequences, |most| most.min(n_sequences));

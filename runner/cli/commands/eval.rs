@@ -8,15 +8,15 @@ use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::config;
-use crate::sweep::named_data::{Named, NamedInputs};
+use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
 use files::DigestCache;
 use indicatif::ProgressBar;
 use plan::runs_layout::{self, DATABASE};
 use plan::{
-    CachedTokens, EvalSae, EvaluateTask, Evaluated, FoundSae, ModelUse, Order, Task, TrainConfig,
-    apply_overrides, eval_batch_size,
+    EvalSae, EvaluateTask, Evaluated, FoundSae, Order, Task, TrainConfig, apply_overrides,
+    eval_batch_size,
 };
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal};
@@ -147,7 +147,7 @@ impl Job {
         check("model", dir, &model.digest, &order.key.model_digest)?;
         let tokens = held_out_tokens(&order, vocab_size, &folders.cache)?;
         run(EvaluateTask {
-            model: model_use(dir, args, &self.config),
+            model: model_use(dir, &args.device, &self.config),
             eval_fraction: match order.eval_dataset {
                 Some(_) => ALL,
                 None => order.key.eval_fraction,
@@ -198,23 +198,6 @@ fn held_out_tokens(order: &Order, vocab_size: usize, cache_dir: &Path) -> Result
     Ok(tokens)
 }
 
-/// Where a worker finds token data that was made here.
-fn cached(tokens: &Tokens) -> Result<CachedTokens, CliError> {
-    Ok(CachedTokens {
-        cache_dir: Folders::of_this_machine()?.cache,
-        digest: tokens.digest(),
-    })
-}
-
-fn model_use(dir: &Path, args: &EvalArgs, config: &TrainConfig) -> ModelUse {
-    ModelUse {
-        dir: dir.into(),
-        dtype: config.dtype,
-        load_in_8bit: config.load_in_8bit,
-        device: args.device.clone(),
-    }
-}
-
 /// Checks that an input is still what the job was planned with.
 fn check(what: &'static str, path: &Path, got: &str, expected: &str) -> Result<(), CliError> {
     match got == expected {
@@ -261,7 +244,7 @@ fn on_named_data(
     let inputs = NamedInputs::fetch(config, args.json)?;
     let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
     run(EvaluateTask {
-        model: model_use(&inputs.model_dir, args, config),
+        model: model_use(&inputs.model_dir, &args.device, config),
         eval_fraction: ALL,
         most: args.max_examples,
         batch_size: batch_size(args, BATCH_SIZE, &inputs.tokens, inputs.vocab_size),

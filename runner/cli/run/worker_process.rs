@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::run::launch::Launcher;
-use crate::run::worker_program::{self, SECRETS};
+use crate::run::worker_program;
 use plan::Order;
 use plan::runs_layout::{LOG, ORDER};
 use std::fs::{self, File, OpenOptions};
@@ -120,9 +120,7 @@ impl WorkerLog {
             // cores that the kernels in Rust compute on.
             command.env(WAIT_POLICY, "passive");
         }
-        for secret in SECRETS {
-            command.env_remove(secret);
-        }
+        worker_program::remove_secrets(command.as_std_mut());
         command
             .stdin(Stdio::piped())
             .stdout(copy()?)

@@ -5,6 +5,7 @@ use crate::show::table;
 use fault::FailureKind;
 use plan::{Answer, Machine, Task};
 use serde::de::DeserializeOwned;
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,19 @@ const PROGRAM: &str = "sae-run-worker";
 
 /// Variables with the token for the Hub, or the way to it, or an address that may have one in it. A worker never
 /// touches the network, and what it runs has no use for secrets.
-pub(crate) const SECRETS: [&str; 4] = [
+const SECRETS: [&str; 4] = [
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH",
     "HF_ENDPOINT",
 ];
+
+/// Keeps secrets from a worker, and from what it runs.
+pub(crate) fn remove_secrets(command: &mut Command) {
+    for secret in SECRETS {
+        command.env_remove(secret);
+    }
+}
 
 /// Where the worker program is. A link to this program may be anywhere.
 ///
@@ -106,9 +114,7 @@ impl TaskProcess {
         let file = write(task)?;
         let mut command = Command::new(&program);
         command.arg("task").arg(file.path()).stdout(Stdio::piped());
-        for secret in SECRETS {
-            command.env_remove(secret);
-        }
+        remove_secrets(&mut command);
         with(&mut command);
         let child = command.spawn();
         let mut child = child.map_err(|error| CliError::io("start", &program, &error))?;
@@ -133,17 +139,17 @@ impl TaskProcess {
         loop {
             line.clear();
             let read = self.answers.read_line(&mut line);
-            read.map_err(|error| odd_answer(&error.to_string()))?;
+            read.map_err(odd_answer)?;
             if line.is_empty() {
                 return Ok(None);
             }
             let answer = serde_json::from_str(&line);
-            match answer.map_err(|error| odd_answer(&error.to_string()))? {
+            match answer.map_err(odd_answer)? {
                 Answer::Progress { n_done, n_total } => report(n_done, n_total),
                 Answer::Waiting { message } => table::note_with_hint(&message, wait_hint),
                 Answer::Done(value) => {
                     let value = serde_json::from_value(value);
-                    return Ok(Some(value.map_err(|error| odd_answer(&error.to_string()))?));
+                    return Ok(Some(value.map_err(odd_answer)?));
                 }
                 Answer::Failed {
                     message,
@@ -179,7 +185,7 @@ impl Drop for TaskProcess {
     }
 }
 
-fn odd_answer(why: &str) -> CliError {
+fn odd_answer(why: impl Display) -> CliError {
     let message = format!("cannot read the answer of `{PROGRAM}`: {why}");
     CliError::of_kind(FailureKind::Internal, message)
         .with_hint("are `sae-run` and `sae-run-worker` of one version?".to_owned())

@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use args::NamedDataArgs;
-use plan::TrainConfig;
+use plan::{CachedTokens, ModelUse, TrainConfig};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tokens::Tokens;
@@ -81,4 +81,25 @@ impl NamedInputs {
             tokens,
         })
     }
+}
+
+/// The model in `dir` for a task, as the settings `config` want it.
+pub(crate) fn model_use(dir: &Path, device: &str, config: &TrainConfig) -> ModelUse {
+    ModelUse {
+        dir: dir.into(),
+        dtype: config.dtype,
+        load_in_8bit: config.load_in_8bit,
+        device: device.to_owned(),
+    }
+}
+
+/// Where a worker finds token data that was made here.
+///
+/// # Errors
+/// No cache folder can be found.
+pub(crate) fn cached(tokens: &Tokens) -> Result<CachedTokens, CliError> {
+    Ok(CachedTokens {
+        cache_dir: Folders::of_this_machine()?.cache,
+        digest: tokens.digest(),
+    })
 }

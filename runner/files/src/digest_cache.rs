@@ -140,6 +140,12 @@ mod tests {
         folder
     }
 
+    /// The file of a remembered digest.
+    fn first_entry(cache: &TempDir) -> PathBuf {
+        let mut entries = cache.path().join("digests").read_dir().unwrap();
+        entries.next().unwrap().unwrap().path()
+    }
+
     fn age(path: &Path) {
         let then = SystemTime::now() - Duration::from_secs(60);
         std::fs::File::options()
@@ -160,19 +166,12 @@ mod tests {
         assert_eq!(files.file(&path).unwrap(), expected);
 
         // Reading the entry and not the file: the entry's digest is what comes back.
-        let entry = folder
-            .path()
-            .join("digests")
-            .read_dir()
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap();
+        let entry = first_entry(&folder);
         let forged = blake3::hash(b"forged").to_hex().to_string();
-        let content = std::fs::read_to_string(entry.path())
+        let content = std::fs::read_to_string(&entry)
             .unwrap()
             .replace(&expected, &forged);
-        std::fs::write(entry.path(), content).unwrap();
+        std::fs::write(&entry, content).unwrap();
         assert_eq!(files.file(&path).unwrap(), forged);
 
         std::fs::write(&path, b"abd").unwrap();
@@ -196,15 +195,8 @@ mod tests {
         let cache = folder_with(&[]);
         let files = DigestCache::new(cache.path());
         files.file(&path).unwrap();
-        let entry = cache
-            .path()
-            .join("digests")
-            .read_dir()
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap();
-        std::fs::write(entry.path(), "rubbish").unwrap();
+        let entry = first_entry(&cache);
+        std::fs::write(&entry, "rubbish").unwrap();
         assert_eq!(files.file(&path).unwrap(), expected);
     }
 

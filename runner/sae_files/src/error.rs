@@ -12,16 +12,16 @@ pub(crate) const FOLDER_HINT: &str = "an SAE folder holds `cfg.json`, and `sae.s
     `sae_weights.safetensors` as SAELens does";
 
 /// A file or folder that cannot be read, or written.
-pub fn io_fault(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Fault {
-    let message = format!("cannot {action} `{}`", path.display());
-    let is_read = action == "read";
+pub fn io_fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Fault {
+    let fault = Fault::own_io(action, path);
     move |error| {
-        let hint = match is_read {
-            _ if files::is_lfs_pointer(&error) => files::LFS_HINT,
-            true => "is the file there, and whole?",
-            false => "can the folder be written, and is there space on the disk?",
-        };
-        Fault::internal(message).with_hint(hint).because(error)
+        let is_pointer = files::is_lfs_pointer(&error);
+        let fault = fault(error);
+        match action {
+            _ if is_pointer => fault.with_hint(files::LFS_HINT),
+            "read" => fault.with_hint("is the file there, and whole?"),
+            _ => fault,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::run::worker_program::TaskProcess;
 use plan::{Environment, StoreRequest, StoreTask, Task};
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::Write;
 use std::process::ChildStdin;
 use std::time::Duration;
@@ -72,7 +73,7 @@ impl CompanyStore {
     fn ask<T: DeserializeOwned>(&self, request: &StoreRequest) -> Result<T, CliError> {
         let line = serde_json::to_string(request).expect("requests serialise to JSON");
         let sent = writeln!(self.process.borrow_mut().1, "{line}");
-        sent.map_err(|error| lost(&error.to_string()))?;
+        sent.map_err(lost)?;
         self.next()
     }
 
@@ -82,7 +83,7 @@ impl CompanyStore {
     }
 }
 
-fn lost(why: &str) -> CliError {
+fn lost(why: impl Display) -> CliError {
     CliError::of_kind(
         fault::FailureKind::Internal,
         format!("the process that holds the store of ranks is lost: {why}"),
