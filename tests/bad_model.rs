@@ -106,9 +106,12 @@ fn a_missing_shard_is_told() {
     let shard = workspace.path("model/model-00001-of-00002.safetensors");
     let names = Tensor::read_safetensors(&path).unwrap().into_iter();
     let weight_map: serde_json::Map<String, Value> = names
-        .map(|(name, _)| match name == UP {
-            true => (name, json!("model-00002-of-00002.safetensors")),
-            false => (name, json!("model-00001-of-00002.safetensors")),
+        .map(|(name, _)| {
+            if name == UP {
+                (name, json!("model-00002-of-00002.safetensors"))
+            } else {
+                (name, json!("model-00001-of-00002.safetensors"))
+            }
         })
         .collect();
     fs::rename(path, shard).unwrap();
@@ -137,9 +140,10 @@ fn a_pointer_of_git_lfs_is_told() {
         let workspace = with_model();
         workspace.write(file, POINTER);
         let dataset = format!("train.dataset={file}");
-        let more: &[&str] = match file.starts_with("data") {
-            true => &["--set", &dataset],
-            false => &[],
+        let more: &[&str] = if file.starts_with("data") {
+            &["--set", &dataset]
+        } else {
+            &[]
         };
         let outcome = workspace.run(&[&["tiny.toml"], more].concat());
         outcome

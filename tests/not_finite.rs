@@ -96,10 +96,7 @@ fn nan_in_a_weight_of_the_model_is_named() {
 #[test]
 fn what_overflows_in_float16_is_told_so() {
     let settings = format!("{SHORT}\ndtype = 'float16'");
-    let too_large = |name: &str, tensor: Tensor| match name == DOWN {
-        true => tensor * 3e4,
-        false => tensor,
-    };
+    let too_large = |name: &str, tensor: Tensor| if name == DOWN { tensor * 3e4 } else { tensor };
     let jobs = [("a", "hookpoints=['layers.1']")];
     let workspace = with_edited_model(&settings, &jobs, too_large);
     let outcome = workspace.run(&["tiny.toml"]).exits(1);

@@ -101,12 +101,13 @@ impl CliError {
     /// very many lines, the first and the last are shown.
     fn shown(&self) -> String {
         let lines: Vec<&str> = self.message.lines().collect();
-        let (first, last) = match lines.len() > MOST_LINES {
-            true => (
+        let (first, last) = if lines.len() > MOST_LINES {
+            (
                 &lines[..LINES_AT_START],
                 &lines[lines.len() - LINES_AT_END..],
-            ),
-            false => (&lines[..], &[][..]),
+            )
+        } else {
+            (&lines[..], &[][..])
         };
         let n_left_out = lines.len() - first.len() - last.len();
         let left_out = format!("[... {n_left_out} more lines ...]");
@@ -117,9 +118,10 @@ impl CliError {
             .chain(between)
             .chain(last.iter().copied());
         let shown = lines.enumerate().map(|(index, line)| {
-            let indent = match index > 0 && !line.starts_with(' ') {
-                true => "  ",
-                false => "",
+            let indent = if index > 0 && !line.starts_with(' ') {
+                "  "
+            } else {
+                ""
             };
             format!("{indent}{}", remark(line))
         });

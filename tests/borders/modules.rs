@@ -18,9 +18,12 @@ pub(super) struct Crate {
 pub(super) fn crates() -> Vec<Crate> {
     let folders = fs::read_dir(in_repository("runner")).unwrap();
     let folders = folders.map(|entry| entry.unwrap().path());
-    let roots = folders.map(|folder| match folder.ends_with("cli") {
-        true => folder,
-        false => folder.join("src"),
+    let roots = folders.map(|folder| {
+        if folder.ends_with("cli") {
+            folder
+        } else {
+            folder.join("src")
+        }
     });
     let roots = roots.filter(|root| root.is_dir());
     let mut crates: Vec<_> = roots.map(|root| Crate::read(&root)).collect();

@@ -197,9 +197,10 @@ impl Setting {
     fn help_text(&self) -> String {
         let default = default_of(&["train", self.key]).unwrap_or_default();
         let default = default.trim_matches(['"', '[', ']']);
-        let default = match default.is_empty() {
-            true => String::new(),
-            false => format!(" [default: {default}]"),
+        let default = if default.is_empty() {
+            String::new()
+        } else {
+            format!(" [default: {default}]")
         };
         let off = match self.kind {
             Kind::Flag => format!(" [off: --{}]", self.off_id()),

@@ -12,7 +12,7 @@ use files::OutputFile;
 use indicatif::{HumanCount, ProgressBar};
 use plan::{TrainConfig, apply_overrides};
 use serde_json::{Map, Value, json};
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use stop_wish::{STOPPED, StopWish};
@@ -43,9 +43,10 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
     if let Some(out) = &args.out_eval {
         write_out(out, &tokens, &described.held_out)?;
     }
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&described.json()).expect("JSON serialises") + "\n",
-        false => described.text(),
+    let text = if args.json {
+        serde_json::to_string_pretty(&described.json()).expect("JSON serialises") + "\n"
+    } else {
+        described.text()
     };
     let outs = [&args.out, &args.out_eval].into_iter().flatten();
     // Beside tokens, it would be taken for some.
@@ -114,9 +115,10 @@ fn shown(
     let mut shown = Shown::new(quiet);
     move |progress| {
         shown.show(progress);
-        match is_stopped() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if is_stopped() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 }
@@ -130,14 +132,10 @@ struct Shown {
 
 impl Shown {
     fn new(is_quiet: bool) -> Self {
-        let bar = match io::stderr().is_terminal() && !is_quiet {
-            true => ProgressBar::no_length(),
-            false => ProgressBar::hidden(),
-        };
         let template =
             "tokenising {bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left, {msg}";
         Self {
-            bar: bar.with_style(progress::style(template)),
+            bar: progress::bar(template, is_quiet),
             is_quiet,
             has_said_to_wait: false,
         }

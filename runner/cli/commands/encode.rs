@@ -10,14 +10,12 @@ use crate::sweep::models::{fetch_weights, find_model};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EncodeArgs;
-use indicatif::ProgressBar;
 use plan::{
     EncodeFormat, EncodeInput, EncodeSummary, EncodeTask, FoundSae, Task, Texts, TrainConfig,
     apply_overrides,
 };
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 /// Encodes and writes the file.
@@ -29,9 +27,10 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
     let format = format(&args.out)?;
     let saes = SaesToUse::find(args).await?;
     let config = apply_overrides(&saes.config, &settings(args, &saes)?)?;
-    let (model_dir, input, n_sequences) = match args.input.dataset.is_some() {
-        true => sequences(args, &config)?,
-        false => texts(args, &config)?,
+    let (model_dir, input, n_sequences) = if args.input.dataset.is_some() {
+        sequences(args, &config)?
+    } else {
+        texts(args, &config)?
     };
     let task = EncodeTask {
         model: model_use(&model_dir, &args.device, &config),
@@ -113,19 +112,12 @@ fn run(
     task: EncodeTask,
     n_sequences: Option<u64>,
 ) -> Result<EncodeSummary, CliError> {
-    let bar = match io::stderr().is_terminal() && !args.quiet {
-        true => ProgressBar::no_length(),
-        false => ProgressBar::hidden(),
+    let template = match n_sequences {
+        Some(_) => "encoding {bar:30} {pos}/{len} sequences, {eta} left",
+        None => "encoding, {pos} texts done",
     };
-    let bar = match n_sequences {
-        Some(n_sequences) => {
-            bar.set_length(n_sequences);
-            bar.with_style(progress::style(
-                "encoding {bar:30} {pos}/{len} sequences, {eta} left",
-            ))
-        }
-        None => bar.with_style(progress::style("encoding, {pos} texts done")),
-    };
+    let bar = progress::bar(template, args.quiet);
+    bar.set_length(n_sequences.unwrap_or(0));
     let summary = worker_program::run(&Task::Encode(task), &mut |n_done, _| {
         bar.set_position(n_done);
     })?;

@@ -19,7 +19,6 @@ use plan::{
     eval_batch_size,
 };
 use serde_json::{Map, Value, json};
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
 use tokens::{TokenSpec, Tokens};
@@ -38,9 +37,10 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
         return print(args, &of_folder(args)?);
     }
     let job = Job::open(args).await?;
-    let evaluated = match args.dataset.is_some() {
-        true => on_named_data(args, &job.with(args)?, job.saes())?,
-        false => job.on_its_own_data(args)?,
+    let evaluated = if args.dataset.is_some() {
+        on_named_data(args, &job.with(args)?, job.saes())?
+    } else {
+        job.on_its_own_data(args)?
     };
     if args.dataset.is_some() {
         table::note("not recorded: these are not the job's own held-out sequences");
@@ -200,9 +200,10 @@ fn held_out_tokens(order: &Order, vocab_size: usize, cache_dir: &Path) -> Result
 
 /// Checks that an input is still what the job was planned with.
 fn check(what: &'static str, path: &Path, got: &str, expected: &str) -> Result<(), CliError> {
-    match got == expected {
-        true => Ok(()),
-        false => Err(plan::changed(what, path).into()),
+    if got == expected {
+        Ok(())
+    } else {
+        Err(plan::changed(what, path).into())
     }
 }
 
@@ -259,13 +260,8 @@ fn batch_size(args: &EvalArgs, most: usize, tokens: &Tokens, vocab_size: usize) 
 }
 
 fn run(task: EvaluateTask) -> Result<Vec<Evaluated>, CliError> {
-    let bar = match io::stderr().is_terminal() {
-        true => ProgressBar::no_length(),
-        false => ProgressBar::hidden(),
-    };
-    let bar = bar.with_style(progress::style(
-        "evaluating {bar:30} {pos}/{len} sequences, {eta} left",
-    ));
+    let template = "evaluating {bar:30} {pos}/{len} sequences, {eta} left";
+    let bar = ProgressBar::no_length().with_style(progress::style(template));
     let evaluated = worker_program::run(&Task::Evaluate(task), &mut |n_done, n_sequences| {
         bar.set_length(n_sequences.unwrap_or(n_done));
         bar.set_position(n_done);
@@ -275,13 +271,13 @@ fn run(task: EvaluateTask) -> Result<Vec<Evaluated>, CliError> {
 }
 
 fn print(args: &EvalArgs, evaluated: &[Evaluated]) -> Result<u8, CliError> {
-    table::print(&match args.json {
-        true => {
-            let rows: Vec<_> = evaluated.iter().map(object).collect();
-            serde_json::to_string_pretty(&rows).expect("JSON serialises") + "\n"
-        }
-        false => table::evaluations(evaluated),
-    })
+    let text = if args.json {
+        let rows: Vec<_> = evaluated.iter().map(object).collect();
+        serde_json::to_string_pretty(&rows).expect("JSON serialises") + "\n"
+    } else {
+        table::evaluations(evaluated)
+    };
+    table::print(&text)
 }
 
 fn object(evaluated: &Evaluated) -> Value {

@@ -22,19 +22,22 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
     )?;
     let facts = facts::read_facts(&model.dir)?;
     let all = ["*".to_owned()];
-    let patterns = match args.patterns.is_empty() {
-        true => all.as_slice(),
-        false => &args.patterns,
+    let patterns = if args.patterns.is_empty() {
+        all.as_slice()
+    } else {
+        &args.patterns
     };
     let hookpoints = match_hookpoints(&args.model, &facts, patterns)?;
-    table::print(&match args.json {
-        true => json(&hookpoints),
-        false => table::render(
+    let text = if args.json {
+        json(&hookpoints)
+    } else {
+        table::render(
             &["hookpoint", "d_in", "d_out", "layers run"],
             hookpoints.iter().map(|hookpoint| row(hookpoint)).collect(),
             1,
-        ),
-    })
+        )
+    };
+    table::print(&text)
 }
 
 fn json(hookpoints: &[&HookpointFacts]) -> String {

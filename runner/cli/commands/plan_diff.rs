@@ -24,12 +24,11 @@ enum Change {
 /// A database that cannot be read.
 pub(crate) async fn print(expanded: &Expanded, as_json: bool) -> Result<u8, CliError> {
     let path = Path::new(&expanded.sweep.sweep.runs_dir).join(DATABASE);
-    let stored = match path.is_file() {
-        true => {
-            let store = Store::open_read_only(&path).await?;
-            store.planned_jobs(&expanded.plan.sweep).await?
-        }
-        false => Vec::new(),
+    let stored = if path.is_file() {
+        let store = Store::open_read_only(&path).await?;
+        store.planned_jobs(&expanded.plan.sweep).await?
+    } else {
+        Vec::new()
     };
     let first_round = stored
         .iter()
@@ -81,9 +80,10 @@ fn differing(before: &Value, after: &Map<String, Value>) -> Vec<String> {
         (before != after).then(|| format!("{key}: {before} -> {after}"))
     };
     let settings: Vec<_> = after.iter().filter_map(differs).collect();
-    match settings.is_empty() {
-        true => vec!["the content of model or data, or the version of the trainer".into()],
-        false => settings,
+    if settings.is_empty() {
+        vec!["the content of model or data, or the version of the trainer".into()]
+    } else {
+        settings
     }
 }
 

@@ -58,17 +58,17 @@ fn list(as_json: bool) -> Result<u8, CliError> {
             listed.push(describe(&host, recipe)?);
         }
     }
-    table::print(&match as_json {
-        true => {
-            let objects: Vec<_> = listed.iter().map(Listed::to_json).collect();
-            serde_json::to_string_pretty(&objects).expect("JSON serialises") + "\n"
-        }
-        false => listed
+    let text = if as_json {
+        let objects: Vec<_> = listed.iter().map(Listed::to_json).collect();
+        serde_json::to_string_pretty(&objects).expect("JSON serialises") + "\n"
+    } else {
+        listed
             .iter()
             .map(Listed::text)
             .collect::<Vec<_>>()
-            .join("\n"),
-    })
+            .join("\n")
+    };
+    table::print(&text)
 }
 
 fn describe(host: &Host, recipe: Recipe) -> Result<Listed, CliError> {
@@ -185,9 +185,10 @@ fn proposed(answer: &PlanResponse, fuel: u64) -> String {
         vec![name, overrides, job.note.clone().unwrap_or_default()]
     };
     let rows = answer.jobs.iter().map(row).collect();
-    let end = match answer.done {
-        true => "done",
-        false => "asks for another round",
+    let end = if answer.done {
+        "done"
+    } else {
+        "asks for another round"
     };
     let jobs = table::render(&["job", "overrides", "note"], rows, usize::MAX);
     format!(

@@ -74,10 +74,11 @@ impl Card<'_> {
         let text = environment().and_then(|env| env.get_template(NAME)?.render(card));
         let text =
             text.map_err(|error| CliError::environment(format!("cannot make the card: {error}")))?;
-        match plan::has_secret(&text) {
-            true => Err(CliError::input("the model card would tell a secret")
-                .with_hint("leave `--include-sweep` out, or look at the names of jobs".to_owned())),
-            false => Ok(text + "\n"),
+        if plan::has_secret(&text) {
+            Err(CliError::input("the model card would tell a secret")
+                .with_hint("leave `--include-sweep` out, or look at the names of jobs".to_owned()))
+        } else {
+            Ok(text + "\n")
         }
     }
 
@@ -243,9 +244,10 @@ fn html(text: &str) -> String {
 
 /// Code in a cell of a table.
 fn code(text: &str) -> String {
-    match text.contains(|c: char| "`|\\".contains(c) || c.is_control()) {
-        true => markdown(text),
-        false => format!("`{text}`"),
+    if text.contains(|c: char| "`|\\".contains(c) || c.is_control()) {
+        markdown(text)
+    } else {
+        format!("`{text}`")
     }
 }
 
@@ -257,9 +259,10 @@ fn json(text: &str) -> String {
 /// A word of a shell.
 fn shell(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-=+,/".contains(c);
-    match text.chars().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
+    if text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }
 

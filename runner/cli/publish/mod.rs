@@ -157,10 +157,11 @@ impl Publisher<'_> {
         let mut outgoing = Vec::new();
         for (index, task) in tasks.into_iter().enumerate() {
             let (chosen, layout) = (&chosen[index / self.layouts.len()], task.layout);
-            let dir = match task.is_kept {
-                true => task.out,
+            let dir = if task.is_kept {
+                task.out
+            } else {
                 // The checkpoint itself has this layout.
-                false => task.dir,
+                task.dir
             };
             let place = self.place_of(chosen, layout);
             outgoing.extend(files_of(layout).map(|name| Outgoing {
@@ -205,13 +206,10 @@ impl Publisher<'_> {
     }
 
     fn bar(&self, length: u64) -> ProgressBar {
-        let bar = match self.args.quiet {
-            true => ProgressBar::hidden(),
-            false => ProgressBar::new(length),
-        };
         let template = "{prefix:20!} {bar:30} {pos}/{len}, {msg}";
-        bar.with_style(progress::style(template))
-            .with_prefix("writing and reading")
+        let bar = progress::bar(template, self.args.quiet).with_prefix("writing and reading");
+        bar.set_length(length);
+        bar
     }
 
     /// The SAEs with those that the branch has from earlier, in the order of their folders.

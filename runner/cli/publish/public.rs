@@ -113,18 +113,24 @@ impl PublicNames {
             let Some(args) = settings.get_mut(key) else {
                 continue;
             };
-            change_texts(args, &|text| match is_of_hub && stays_inside(text) {
-                true => text.to_owned(),
-                false => self.name(text),
+            change_texts(args, &|text| {
+                if is_of_hub && stays_inside(text) {
+                    text.to_owned()
+                } else {
+                    self.name(text)
+                }
             });
         }
         for (key, value) in &mut settings {
             let is_name = NAMES.contains(&key.as_str());
             let is_done = DATA_ARGS.iter().any(|(args, _)| args == key);
             if !is_done {
-                change_texts(value, &|text| match is_name || is_path(text) {
-                    true => self.name(text),
-                    false => text.to_owned(),
+                change_texts(value, &|text| {
+                    if is_name || is_path(text) {
+                        self.name(text)
+                    } else {
+                        text.to_owned()
+                    }
                 });
             }
         }
@@ -151,9 +157,10 @@ impl PublicNames {
         });
         let parts = replaced.split_inclusive(ends_word).map(|part| {
             let word = part.trim_end_matches(ends_word);
-            match is_path(word) {
-                true => self.name(word) + &part[word.len()..],
-                false => part.to_owned(),
+            if is_path(word) {
+                self.name(word) + &part[word.len()..]
+            } else {
+                part.to_owned()
             }
         });
         parts.collect()

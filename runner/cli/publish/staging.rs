@@ -67,9 +67,10 @@ fn make_shelf(shelf: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    match fs::symlink_metadata(shelf)?.is_dir() {
-        true => fs::set_permissions(shelf, Permissions::from_mode(OWN_FOLDER)),
-        false => Err(io::Error::new(ErrorKind::NotADirectory, "it is no folder")),
+    if fs::symlink_metadata(shelf)?.is_dir() {
+        fs::set_permissions(shelf, Permissions::from_mode(OWN_FOLDER))
+    } else {
+        Err(io::Error::new(ErrorKind::NotADirectory, "it is no folder"))
     }
 }
 

@@ -4,9 +4,7 @@ use crate::error::CliError;
 use crate::show::progress;
 use crate::show::table::{self, bytes, count};
 use hub::{FileUpload, Hub, HubError, Upload, UploadPlan, UploadProgress, UploadStep, Uploaded};
-use indicatif::ProgressBar;
 use std::fmt::Write;
-use std::io::IsTerminal;
 
 /// What [`run`] would do.
 ///
@@ -28,13 +26,9 @@ fn with_bar<T>(
     quiet: bool,
     work: impl FnOnce(&mut dyn FnMut(UploadProgress)) -> Result<T, HubError>,
 ) -> Result<T, CliError> {
-    let bar = match quiet || !std::io::stderr().is_terminal() {
-        true => ProgressBar::hidden(),
-        false => ProgressBar::no_length(),
-    };
     let template = "{prefix:20!} {bar:30} {decimal_bytes}/{decimal_total_bytes}, \
                     {decimal_bytes_per_sec}, {eta} left, {msg}";
-    bar.set_style(progress::style(template));
+    let bar = progress::bar(template, quiet);
     let mut step = None;
     let done = work(&mut |now| {
         if step.replace(now.step) != Some(now.step) {
@@ -67,9 +61,10 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
         (false, true) => ", whose branch would be made",
         (false, false) => "",
     };
-    let with_sweep = match include_sweep {
-        true => "with the text of the sweep as it is, its remarks and folders too",
-        false => "without the text of the sweep, which `--include-sweep` adds",
+    let with_sweep = if include_sweep {
+        "with the text of the sweep as it is, its remarks and folders too"
+    } else {
+        "without the text of the sweep, which `--include-sweep` adds"
     };
     let _ = writeln!(
         text,
@@ -86,10 +81,12 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
 /// # Errors
 /// Standard output that cannot be written.
 pub(super) fn conclude(uploaded: &Uploaded) -> Result<u8, CliError> {
-    table::note(&match uploaded.is_new_commit {
-        true => format!("sent {}", sent(&uploaded.files)),
-        false => "all of it was there already".to_owned(),
-    });
+    let text = if uploaded.is_new_commit {
+        format!("sent {}", sent(&uploaded.files))
+    } else {
+        "all of it was there already".to_owned()
+    };
+    table::note(&text);
     table::print(&format!("{} {}\n", uploaded.page, uploaded.commit))
 }
 

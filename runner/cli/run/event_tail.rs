@@ -48,9 +48,10 @@ impl LongLine {
     /// Looks at the part at `offset`.
     fn pass_over(&mut self, part: &[u8], offset: u64) {
         let is_text = offset == self.start + self.n_text_bytes as u64;
-        let n_text_bytes = match is_text {
-            true => part.iter().take_while(|&&byte| byte != 0).count(),
-            false => 0,
+        let n_text_bytes = if is_text {
+            part.iter().take_while(|&&byte| byte != 0).count()
+        } else {
+            0
         };
         self.n_text_bytes += n_text_bytes;
         self.ends_in_nuls &= part[n_text_bytes..].iter().all(|&byte| byte == 0);
@@ -255,9 +256,10 @@ impl EventTail {
         if let Some(held) = self.held.take() {
             let held_seq = held.event.seq;
             let is_confirmed = seq == held_seq + 1 || (self.last_seq < held_seq && held_seq < seq);
-            match is_confirmed {
-                true => self.take(held, taken),
-                false => self.reject(&held),
+            if is_confirmed {
+                self.take(held, taken);
+            } else {
+                self.reject(&held);
             }
         }
         match seq {

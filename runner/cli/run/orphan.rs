@@ -31,12 +31,14 @@ pub(crate) async fn wait_for_worker(dir: &Path, take_over: bool) -> Result<(), C
         }
         if !std::mem::replace(&mut announced, true) {
             let who = name_of(holder.as_ref());
-            table::note(&match take_over {
-                true => format!("ending {who} of an earlier `sae-run`"),
-                false => format!(
+            let text = if take_over {
+                format!("ending {who} of an earlier `sae-run`")
+            } else {
+                format!(
                     "waiting for {who} of an earlier `sae-run` to save and end; `--take-over` ends it"
-                ),
-            });
+                )
+            };
+            table::note(&text);
             if take_over {
                 // Once: a second signal of the kind would end it before it has saved.
                 end(dir, holder.as_ref(), Signal::Term)?;

@@ -81,9 +81,10 @@ impl Unreadable {
         let Some(_lock) = lock_stream(dir)? else {
             return Ok(None);
         };
-        let moved = match self.is_no_file {
-            true => rename_aside(&self.path),
-            false => self.split(dir),
+        let moved = if self.is_no_file {
+            rename_aside(&self.path)
+        } else {
+            self.split(dir)
         };
         let aside = moved.map_err(|error| {
             CliError::io("put aside what cannot be read of", &self.path, &error).with_hint(

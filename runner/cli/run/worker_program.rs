@@ -42,14 +42,15 @@ pub(crate) fn path() -> Result<PathBuf, CliError> {
         CliError::environment(format!("cannot find the folder of this program: {error}"))
     })?;
     let path = own.with_file_name(PROGRAM);
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(
             CliError::environment(format!("there is no `{}`", path.display())).with_hint(format!(
                 "`sae-run` needs `{PROGRAM}` in its own folder, and `cargo build` makes both; in place of a copy, a \
                  link to `sae-run` will do"
             )),
-        ),
+        )
     }
 }
 

@@ -87,9 +87,12 @@ impl RowPrinter {
         match &mut self.out {
             Out::Csv(writer) => {
                 let is_shown = self.is_shown;
-                let cells = row.iter().map(|cell| match is_shown {
-                    true => escaped_lines(&plain(cell)),
-                    false => plain(cell),
+                let cells = row.iter().map(|cell| {
+                    if is_shown {
+                        escaped_lines(&plain(cell))
+                    } else {
+                        plain(cell)
+                    }
                 });
                 writer.write_record(cells).map_err(of_writing)
             }

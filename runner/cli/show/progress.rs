@@ -209,6 +209,16 @@ pub(crate) fn label(bar: &ProgressBar, message: &str) {
     bar.set_message(table::remark(message));
 }
 
+/// The bar of one command: hidden if `quiet`, and where standard error is not a terminal.
+pub(crate) fn bar(template: &str, quiet: bool) -> ProgressBar {
+    let bar = if quiet {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::no_length()
+    };
+    bar.with_style(style(template))
+}
+
 pub(crate) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .expect("the templates are constants")

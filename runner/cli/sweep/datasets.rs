@@ -139,15 +139,15 @@ fn of_parquet_branch(
     let names: Vec<_> = listing.files.iter().map(|file| file.name.clone()).collect();
     let copy = datasets::choose_parquet_copy(name, &names, request).map_err(of_data)?;
     let split = &request.split;
-    table::note(&match copy.is_partial {
-        true => format!(
+    let text = if copy.is_partial {
+        format!(
             "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet, which \
              has only the beginning of split `{split}`"
-        ),
-        false => format!(
-            "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet"
-        ),
-    });
+        )
+    } else {
+        format!("`{name}` has no files that can be read; taking the Hub's copy of it in Parquet")
+    };
+    table::note(&text);
     of_hub(name, request, listing, copy.files).map(Some)
 }
 

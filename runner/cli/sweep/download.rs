@@ -42,19 +42,12 @@ enum Said {
 
 impl DownloadProgress {
     fn new(repo: &str, quiet: bool) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        let bar = match is_terminal && !quiet {
-            true => ProgressBar::no_length(),
-            false => ProgressBar::hidden(),
-        };
         let template = "{prefix:20!} {bar:30} {decimal_bytes}/{decimal_total_bytes}, \
                         {decimal_bytes_per_sec}, {eta} left{msg}";
         Self {
             repo: repo.into(),
-            with_lines: !is_terminal && !quiet,
-            bar: bar
-                .with_style(progress::style(template))
-                .with_prefix(repo.to_owned()),
+            with_lines: !std::io::stderr().is_terminal() && !quiet,
+            bar: progress::bar(template, quiet).with_prefix(repo.to_owned()),
             said: Said::Nothing,
         }
     }
@@ -62,9 +55,10 @@ impl DownloadProgress {
     fn show(&mut self, progress: Progress) {
         self.bar.set_length(progress.total_bytes);
         self.bar.set_position(progress.done_bytes);
-        let waiting = match progress.is_waiting {
-            true => ", waiting for another process",
-            false => "",
+        let waiting = if progress.is_waiting {
+            ", waiting for another process"
+        } else {
+            ""
         };
         progress::label(&self.bar, waiting);
         if self.with_lines {
@@ -75,9 +69,10 @@ impl DownloadProgress {
     fn say(&mut self, progress: Progress) {
         // Lengths are what a Hub says, and may be any.
         let tenths = 10 * u128::from(progress.done_bytes) / u128::from(progress.total_bytes.max(1));
-        let saying = match progress.is_waiting {
-            true => Said::Waiting,
-            false => Said::Tenths(tenths),
+        let saying = if progress.is_waiting {
+            Said::Waiting
+        } else {
+            Said::Tenths(tenths)
         };
         // Before the first byte, not all files are counted yet.
         if saying == self.said || !progress.is_waiting && progress.done_bytes == 0 {
@@ -85,10 +80,12 @@ impl DownloadProgress {
         }
         self.said = saying;
         let total = DecimalBytes(progress.total_bytes);
-        table::note(&match progress.is_waiting {
-            true => format!("another process downloads `{}`; waiting for it", self.repo),
-            false => format!("downloading `{}`: {} % of {total}", self.repo, 10 * tenths),
-        });
+        let text = if progress.is_waiting {
+            format!("another process downloads `{}`; waiting for it", self.repo)
+        } else {
+            format!("downloading `{}`: {} % of {total}", self.repo, 10 * tenths)
+        };
+        table::note(&text);
     }
 
     fn finish(&self) {

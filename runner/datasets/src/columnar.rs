@@ -217,9 +217,10 @@ pub(super) fn check_column(
     let Some((names, data_type)) = resolve(fields, column) else {
         return Err(column.not_in(path, texts_in(fields)));
     };
-    let fits = match column.holds_ids {
-        true => is_id_list(data_type),
-        false => is_text(data_type),
+    let fits = if column.holds_ids {
+        is_id_list(data_type)
+    } else {
+        is_text(data_type)
     };
     if !fits {
         return Err(wrong_type(path, fields, column, data_type));

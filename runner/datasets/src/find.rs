@@ -134,9 +134,10 @@ fn single_file(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, D
 
 fn files_of_folder(path: &Path, request: &DatasetRequest) -> Result<Vec<DataFile>, DatasetError> {
     let card_path = path.join("README.md");
-    let card = match card_path.is_file() {
-        true => Some(read_text(&card_path)?),
-        false => None,
+    let card = if card_path.is_file() {
+        Some(read_text(&card_path)?)
+    } else {
+        None
     };
     let listing = Listing::of_folder(path);
     let chosen = choose_among(&name_of(path), &listing, card.as_deref(), request)?;

@@ -82,9 +82,10 @@ impl Peers {
                 && rank != self.rank
             {
                 let message = format!("rank {rank} failed: {message}");
-                return match is_of_the_input {
-                    true => Fault::input(message),
-                    false => Fault::internal(message),
+                return if *is_of_the_input {
+                    Fault::input(message)
+                } else {
+                    Fault::internal(message)
                 }
                 .into();
             }

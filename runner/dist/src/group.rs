@@ -316,9 +316,10 @@ impl Group {
             ))
         };
         if let Some(first) = self.known.borrow().get(name) {
-            return match *first == ours {
-                true => Ok(()),
-                false => Err(differs(self.rank(), format!("had {first}"))),
+            return if *first == ours {
+                Ok(())
+            } else {
+                Err(differs(self.rank(), format!("had {first}")))
             };
         }
         let of_ranks = self.gather_text(&format!("shape of {name}"), &ours)?;

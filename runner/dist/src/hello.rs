@@ -39,16 +39,15 @@ impl Hello {
                 None => missing.push(other),
             }
         }
-        match missing.is_empty() {
-            true => Ok(()),
-            false => {
-                let (who, timeout) = (named(&missing), timeout.as_secs());
-                let message = format!("{who} of {world_size} did not join within {timeout} s");
-                let fault = Fault::internal(message).with_hint(
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            let (who, timeout) = (named(&missing), timeout.as_secs());
+            let message = format!("{who} of {world_size} did not join within {timeout} s");
+            let fault = Fault::internal(message).with_hint(
                     "see the logs of those ranks; ranks that need longer to start want a longer `timeout_minutes`",
                 );
-                Err(fault.into())
-            }
+            Err(fault.into())
         }
     }
 

@@ -197,9 +197,10 @@ fn loader_message() -> String {
     // SAFETY: null, or a C string that lives until this thread's next call of the loader.
     unsafe {
         let message = libc::dlerror();
-        match message.is_null() {
-            true => "the loader gives no reason".into(),
-            false => CStr::from_ptr(message).to_string_lossy().into_owned(),
+        if message.is_null() {
+            "the loader gives no reason".into()
+        } else {
+            CStr::from_ptr(message).to_string_lossy().into_owned()
         }
     }
 }

@@ -40,9 +40,10 @@ fn no_store(rank: usize, address: &StoreAddress, reason: &str) -> Fault {
 
 /// Who serves a store.
 fn who(address: &StoreAddress) -> String {
-    let server = match address.is_served_by_launcher {
-        true => "the launcher",
-        false => "rank 0",
+    let server = if address.is_served_by_launcher {
+        "the launcher"
+    } else {
+        "rank 0"
     };
     format!("{server} at {address}")
 }
@@ -68,9 +69,10 @@ impl Store {
     ) -> Result<Self, DistError> {
         let at = (address.host.as_str(), address.port);
         let plugin = PlugIn::gloo()?;
-        let side = match is_server {
-            true => serve(address)?,
-            false => Side::Client,
+        let side = if is_server {
+            serve(address)?
+        } else {
+            Side::Client
         };
         let raw = waiting(who(address), || {
             RawStore::open(plugin, at, side, timeout, prefix)

@@ -78,9 +78,10 @@ fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, EvalError>
 fn probe(sae: &Sae) -> Result<Tensor, EvalError> {
     let shape = [N_TOKENS, sae.cfg.d_in as i64];
     let noise = with_seed(0, || Tensor::f_randn(shape, (Kind::Float, Device::Cpu)))?;
-    let x = match sae.cfg.transcode {
-        true => noise,
-        false => noise.f_add(&sae.b_dec.f_to_kind(Kind::Float)?)?,
+    let x = if sae.cfg.transcode {
+        noise
+    } else {
+        noise.f_add(&sae.b_dec.f_to_kind(Kind::Float)?)?
     };
     Ok(x.f_to_kind(sae.b_dec.kind())?)
 }
@@ -152,13 +153,13 @@ mod tests {
         let own = Sae::new(SaeConfig::topk(8, 32, 4), 1, Device::Cpu).unwrap();
         let with = |index: usize, factor: f64| {
             let weights = own.named_weights();
-            let weights = weights
-                .iter()
-                .enumerate()
-                .map(|(i, (_, weight))| match i == index {
-                    true => *weight * factor,
-                    false => weight.copy(),
-                });
+            let weights = weights.iter().enumerate().map(|(i, (_, weight))| {
+                if i == index {
+                    *weight * factor
+                } else {
+                    weight.copy()
+                }
+            });
             own.with_weights(weights.collect())
         };
         let names: Vec<_> = own.named_weights().iter().map(|(name, _)| *name).collect();

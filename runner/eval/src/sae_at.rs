@@ -37,9 +37,10 @@ pub(crate) fn load<'a>(
 /// # Errors
 /// Other widths.
 fn check_widths(dir: &Path, sae: &Sae, hookpoint: &HookpointFacts) -> Result<(), EvalError> {
-    let d_in = match sae.cfg.transcode {
-        true => hookpoint.d_in.unwrap_or(0),
-        false => hookpoint.d_out,
+    let d_in = if sae.cfg.transcode {
+        hookpoint.d_in.unwrap_or(0)
+    } else {
+        hookpoint.d_out
     };
     let got = (sae.cfg.d_in, sae.b_dec.size()[0] as usize);
     let expected = (d_in, hookpoint.d_out);

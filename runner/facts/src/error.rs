@@ -74,8 +74,9 @@ fn missing_head(path: &Path, tensor: &str) -> Fault {
 }
 
 fn unreadable_hint(source: &io::Error) -> &'static str {
-    match files::is_lfs_pointer(source) {
-        true => files::LFS_HINT,
-        false => INCOMPLETE,
+    if files::is_lfs_pointer(source) {
+        files::LFS_HINT
+    } else {
+        INCOMPLETE
     }
 }

@@ -67,11 +67,10 @@ impl GptConfig {
 
     fn list_mlp(&self, modules: &mut ModuleList, mlp: &str) {
         let (d, d_mlp) = (self.hidden_size, self.d_mlp);
-        let linear = match self.mlp_is_conv1d {
-            true => ModuleList::conv1d,
-            false => |modules: &mut ModuleList, name, d_in, d_out| {
-                modules.linear(name, d_in, d_out, true);
-            },
+        let linear = if self.mlp_is_conv1d {
+            ModuleList::conv1d
+        } else {
+            |modules: &mut ModuleList, name, d_in, d_out| modules.linear(name, d_in, d_out, true)
         };
         modules.plain(mlp.into(), d);
         linear(modules, format!("{mlp}.c_fc"), d, d_mlp);

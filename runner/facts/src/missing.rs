@@ -77,9 +77,12 @@ fn prefix_of(tensor: &str, names: &[String]) -> Option<String> {
     };
     let (base, within_base) = tensor.split_once('.')?;
     let has_base = names.iter().any(|name| name.starts_with(base));
-    before(tensor).or_else(|| match has_base || !within_base.contains('.') {
-        true => None,
-        false => before(within_base),
+    before(tensor).or_else(|| {
+        if has_base || !within_base.contains('.') {
+            None
+        } else {
+            before(within_base)
+        }
     })
 }
 
@@ -103,26 +106,28 @@ pub(crate) fn quantised_by(tensor: &str, has: impl Fn(&str) -> bool) -> Option<&
 
 /// The next step for a tensor that has another name.
 fn prefix_hint(prefix: &str) -> String {
-    match prefix.starts_with(PEFT_PREFIX) {
-        true => "it is a model of PEFT: merge it and save it again, in Python \
+    if prefix.starts_with(PEFT_PREFIX) {
+        "it is a model of PEFT: merge it and save it again, in Python \
                  `model.merge_and_unload().save_pretrained(FOLDER)`"
-            .into(),
-        false => format!(
+            .into()
+    } else {
+        format!(
             "save the model that is inside, in Python `model.{prefix}save_pretrained(FOLDER)`, or \
              rename the tensors"
-        ),
+        )
     }
 }
 
 /// The next step for a dtype that is not read.
 pub(crate) fn dtype_hint(path: &Path, dtype: &str) -> String {
-    match dtype == Dtype::F64.to_string() {
-        true => format!(
+    if dtype == Dtype::F64.to_string() {
+        format!(
             "convert the weights, in Python `AutoModelForCausalLM.from_pretrained(\"{}\", \
              dtype=torch.float32).save_pretrained(FOLDER)`",
             path.parent().unwrap_or(path).display()
-        ),
-        false => "is it a quantised checkpoint? take the original".into(),
+        )
+    } else {
+        "is it a quantised checkpoint? take the original".into()
     }
 }
 
@@ -135,10 +140,9 @@ fn adapter_hint(model_dir: &Path, base: Option<&str>) -> String {
          and copy the tokenizer there",
         model_dir.display()
     );
-    match model_dir.join("config.json").exists() {
-        true => {
-            format!("{merge}; or remove `{ADAPTER_FILE}` if the weights here are merged already")
-        }
-        false => merge,
+    if model_dir.join("config.json").exists() {
+        format!("{merge}; or remove `{ADAPTER_FILE}` if the weights here are merged already")
+    } else {
+        merge
     }
 }

@@ -58,8 +58,9 @@ impl Yarn {
 
 /// The factor of cosines and sines that the paper advises for frequencies divided by `factor`.
 fn magnitude(factor: f64, weight: f64) -> f64 {
-    match factor <= 1.0 {
-        true => 1.0,
-        false => 0.1 * weight * factor.ln() + 1.0,
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * weight * factor.ln() + 1.0
     }
 }

@@ -58,9 +58,10 @@ fn odd_numbers(text: &[u8]) -> impl Iterator<Item = (usize, &'static str)> {
         let is_negative = text[..at].ends_with(b"-");
         match byte {
             b'N' if text[at..].starts_with(b"NaN") => Some((at, "NaN")),
-            b'I' if text[at..].starts_with(b"Infinity") => Some(match is_negative {
-                true => (at - 1, "-Infinity"),
-                false => (at, "Infinity"),
+            b'I' if text[at..].starts_with(b"Infinity") => Some(if is_negative {
+                (at - 1, "-Infinity")
+            } else {
+                (at, "Infinity")
             }),
             _ => None,
         }

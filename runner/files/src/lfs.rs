@@ -48,9 +48,10 @@ pub fn unreadable(
 ) -> impl FnOnce(io::Error) -> Fault {
     let fault = Fault::io(action, path);
     move |error| {
-        let hint = match is_lfs_pointer(&error) {
-            true => LFS_HINT,
-            false => hint,
+        let hint = if is_lfs_pointer(&error) {
+            LFS_HINT
+        } else {
+            hint
         };
         fault(error).with_hint(hint)
     }
@@ -67,9 +68,10 @@ pub(crate) fn refuse_pointer(file: &File) -> io::Result<()> {
     }
     let mut beginning = [0; BEGINNING.len()];
     let n_read = file.read_at(&mut beginning, 0)?;
-    match beginning[..n_read] == *BEGINNING {
-        true => Err(io::Error::new(ErrorKind::InvalidData, LfsPointer)),
-        false => Ok(()),
+    if beginning[..n_read] == *BEGINNING {
+        Err(io::Error::new(ErrorKind::InvalidData, LfsPointer))
+    } else {
+        Ok(())
     }
 }
 

@@ -106,9 +106,10 @@ fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
     if !metadata.is_file() || is_handle {
         return Ok(None);
     }
-    match path.is_symlink() {
-        true => path.canonicalize().map(Some),
-        false => Ok(Some(path.to_owned())),
+    if path.is_symlink() {
+        path.canonicalize().map(Some)
+    } else {
+        Ok(Some(path.to_owned()))
     }
 }
 

@@ -46,9 +46,10 @@ pub fn read(path: &Path, bound: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(n_bytes as usize);
     // It may grow meanwhile, and files of /proc have no length at all.
     file.take(bound.saturating_add(1)).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > bound {
-        true => Err(too_long(bytes.len() as u64, bound)),
-        false => Ok(bytes),
+    if bytes.len() as u64 > bound {
+        Err(too_long(bytes.len() as u64, bound))
+    } else {
+        Ok(bytes)
     }
 }
 

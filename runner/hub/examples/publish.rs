@@ -36,12 +36,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         last = now;
     };
     let hub = Hub::from_env()?;
-    let (files, commit) = match is_dry {
-        true => (hub.plan_upload(&upload, &mut show)?.files, None),
-        false => {
-            let uploaded = hub.upload(&upload, &mut show)?;
-            (uploaded.files, Some(uploaded.commit))
-        }
+    let (files, commit) = if is_dry {
+        (hub.plan_upload(&upload, &mut show)?.files, None)
+    } else {
+        let uploaded = hub.upload(&upload, &mut show)?;
+        (uploaded.files, Some(uploaded.commit))
     };
     let is_new = |file: &&FileUpload| file.is_new;
     for file in files.iter().filter(is_new) {
@@ -58,12 +57,13 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<UploadFile>, Box<dyn Error>>
         let entry = entry?;
         let name = entry.file_name().into_string();
         let path = format!("{prefix}{}", name.map_err(|_| "a name is no UTF-8")?);
-        match entry.file_type()?.is_dir() {
-            true => files.append(&mut self::files(&entry.path(), &format!("{path}/"))?),
-            false => files.push(UploadFile {
+        if entry.file_type()?.is_dir() {
+            files.append(&mut self::files(&entry.path(), &format!("{path}/"))?);
+        } else {
+            files.push(UploadFile {
                 path,
                 source: UploadSource::File(entry.path()),
-            }),
+            });
         }
     }
     Ok(files)

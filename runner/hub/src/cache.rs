@@ -119,9 +119,10 @@ impl RepoCache {
         while let Some(folder) = folders.pop() {
             let entries = fs::read_dir(&folder).into_iter().flatten();
             for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-                match path.is_dir() {
-                    true => folders.push(path),
-                    false => files.extend(self.cached_file(&snapshot, &path)),
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.extend(self.cached_file(&snapshot, &path));
                 }
             }
         }

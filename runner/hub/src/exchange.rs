@@ -38,12 +38,11 @@ pub(crate) fn accepted(
     revision: &str,
     (status, headers): (StatusCode, &HeaderMap),
 ) -> Result<(), HubError> {
-    match status.is_success() {
-        true => Ok(()),
-        false => {
-            let refusal = Refusal::of(status, headers);
-            Err(refusal::refused(context, revision, &refusal))
-        }
+    if status.is_success() {
+        Ok(())
+    } else {
+        let refusal = Refusal::of(status, headers);
+        Err(refusal::refused(context, revision, &refusal))
     }
 }
 
@@ -143,9 +142,10 @@ fn tried<T>(
         Err(failure) => (failure.may_pass(), None),
     };
     let outcome = answer.map_err(|failure| failure.told(context));
-    match may_pass {
-        true => Tried::Again { outcome, wait },
-        false => Tried::Done(outcome),
+    if may_pass {
+        Tried::Again { outcome, wait }
+    } else {
+        Tried::Done(outcome)
     }
 }
 
@@ -179,20 +179,20 @@ impl Document {
     async fn read(mut response: Response, limits: &HubLimits) -> Result<Self, Failure> {
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
-        let read = match status.is_success() {
-            true => fill(&mut body, &mut response, limits).await,
+        let read = if status.is_success() {
+            fill(&mut body, &mut response, limits).await
+        } else {
             // What there is of its text: the status says enough.
-            false => {
-                let limits = HubLimits {
-                    max_answer_bytes: MAX_REFUSAL_BYTES,
-                    ..limits.clone()
-                };
-                let read = fill(&mut body, &mut response, &limits).await;
-                read.or_else(|failure| match failure {
-                    Failure::Transport(_) => Err(failure),
-                    Failure::TooLong | Failure::TooSlow | Failure::TooLate => Ok(()),
-                })
-            }
+
+            let limits = HubLimits {
+                max_answer_bytes: MAX_REFUSAL_BYTES,
+                ..limits.clone()
+            };
+            let read = fill(&mut body, &mut response, &limits).await;
+            read.or_else(|failure| match failure {
+                Failure::Transport(_) => Err(failure),
+                Failure::TooLong | Failure::TooSlow | Failure::TooLate => Ok(()),
+            })
         };
         read.map(|()| Self {
             status,

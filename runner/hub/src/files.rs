@@ -214,9 +214,12 @@ fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError>
         let text = format!("`{}` is no index of safetensors files", path.display());
         HubError::Fault(Fault::input(text).because(short(error.into())))
     })?;
-    let checked = |shard: String| match is_shard(&shard) {
-        true => Ok(shard),
-        false => Err(bad_shard(cache, commit, &shard)),
+    let checked = |shard: String| {
+        if is_shard(&shard) {
+            Ok(shard)
+        } else {
+            Err(bad_shard(cache, commit, &shard))
+        }
     };
     names.into_iter().map(checked).collect()
 }

@@ -105,13 +105,12 @@ pub(crate) struct RepoId {
 impl RepoId {
     pub(crate) fn parse(kind: RepoKind, text: &str) -> Result<Self, HubError> {
         let id = text.to_owned();
-        match is_repo_id(text) {
-            true => Ok(Self { kind, id }),
-            false => {
-                let fault = Fault::input(format!("`{text}` is no id of a {kind} on the Hub"));
-                let hint = "ids look like `name` or `owner/name`";
-                Err(HubError::Fault(fault.with_hint(hint)))
-            }
+        if is_repo_id(text) {
+            Ok(Self { kind, id })
+        } else {
+            let fault = Fault::input(format!("`{text}` is no id of a {kind} on the Hub"));
+            let hint = "ids look like `name` or `owner/name`";
+            Err(HubError::Fault(fault.with_hint(hint)))
         }
     }
 

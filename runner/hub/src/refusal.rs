@@ -138,18 +138,19 @@ fn rate_limited(context: &Context<'_>, retry_after: Option<Duration>) -> HubErro
 }
 
 fn no_such_repo(kind: RepoKind, repo: &str, has_token: bool) -> HubError {
-    let (seen, hint) = match has_token {
-        true => (
+    let (seen, hint) = if has_token {
+        (
             " that this token may see",
             "is the name right, and may the token's owner see it if it is private?".to_owned(),
-        ),
-        false => (
+        )
+    } else {
+        (
             "",
             format!(
                 "is the name right? private {kind}s need a token: log in with `hf auth login`, or \
                  set `HF_TOKEN`"
             ),
-        ),
+        )
     };
     let fault = Fault::input(format!("the Hub has no {kind} `{repo}`{seen}"));
     HubError::NoSuchRepo(fault.with_hint(hint))
@@ -160,24 +161,26 @@ const GET_TOKEN: &str = "set `HF_TOKEN` or log in with `hf auth login`";
 /// A repository at `page` has a licence to accept.
 fn gated(repo: &str, page: &str, has_token: bool) -> HubError {
     let accept = format!("accept the licence at {page}");
-    let (why, hint) = match has_token {
-        true => (
+    let (why, hint) = if has_token {
+        (
             "this token's owner has no access yet",
             format!("{accept}, with the account that the token belongs to"),
-        ),
-        false => ("there is no token", format!("{accept}, then {GET_TOKEN}")),
+        )
+    } else {
+        ("there is no token", format!("{accept}, then {GET_TOKEN}"))
     };
     let fault = Fault::input(format!("no access to `{repo}`: it is gated, and {why}"));
     HubError::Fault(fault.with_hint(hint))
 }
 
 fn no_access(repo: &str, has_token: bool) -> HubError {
-    let (why, hint) = match has_token {
-        true => (
+    let (why, hint) = if has_token {
+        (
             "this token may not read it",
             "does the token have the right to read this repository?",
-        ),
-        false => ("there is no token", GET_TOKEN),
+        )
+    } else {
+        ("there is no token", GET_TOKEN)
     };
     HubError::Fault(Fault::input(format!("no access to `{repo}`: {why}")).with_hint(hint))
 }

@@ -144,9 +144,10 @@ impl State {
     /// What the clock of the Hub shows.
     fn now(&self) -> SystemTime {
         let now = SystemTime::now();
-        match self.clock_is_behind {
-            true => now - self.clock_skew,
-            false => now + self.clock_skew,
+        if self.clock_is_behind {
+            now - self.clock_skew
+        } else {
+            now + self.clock_skew
         }
     }
 }

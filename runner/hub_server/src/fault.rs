@@ -252,9 +252,10 @@ impl Fault {
                     .unwrap_or_default()
                     .parse()
                     .unwrap_or(0);
-                let next = match is_same {
-                    true => String::new(),
-                    false => format!("?page={}", page + 1),
+                let next = if is_same {
+                    String::new()
+                } else {
+                    format!("?page={}", page + 1)
                 };
                 response = response.with("Link", format!("<{next}>; rel=\"next\""));
             }

@@ -213,12 +213,13 @@ pub(super) fn is_large(path: &str, n_bytes: u64) -> bool {
 
 impl RepoFile {
     fn new(path: &str, content: Vec<u8>) -> Self {
-        match is_large(path, content.len() as u64) {
-            true => Self::large(Content {
+        if is_large(path, content.len() as u64) {
+            Self::large(Content {
                 bytes: Arc::new(content),
                 xet_hash: None,
-            }),
-            false => Self::small(content),
+            })
+        } else {
+            Self::small(content)
         }
     }
 

@@ -84,13 +84,14 @@ impl Asked<'_> {
             (Access::GatedToAll, true) => 403,
             _ => return Ok(repo),
         };
-        match route.is_api {
-            true => Ok(repo),
-            false => Err(Response::error(
+        if route.is_api {
+            Ok(repo)
+        } else {
+            Err(Response::error(
                 refusal,
                 Some("GatedRepo"),
                 "Access to this repository is restricted",
-            )),
+            ))
         }
     }
 
@@ -127,20 +128,19 @@ impl Asked<'_> {
             let missing = Response::error(404, Some("EntryNotFound"), "Entry not found");
             return missing.with("X-Repo-Commit", hash);
         };
-        let response = match file.is_large {
-            true => {
-                let name = route.path.rsplit('/').next().unwrap_or_default();
-                let store = &self.state.store_url;
-                let place = format!("{store}/{}/{name}?signature=x", file.sha256);
-                let response = Response::redirect(302, place)
-                    .with("X-Linked-Size", file.content.len().to_string())
-                    .with("X-Linked-ETag", format!("\"{}\"", file.sha256));
-                match &file.xet_hash {
-                    Some(xet_hash) => self.in_xet(response, route, hash, xet_hash),
-                    None => response,
-                }
+        let response = if file.is_large {
+            let name = route.path.rsplit('/').next().unwrap_or_default();
+            let store = &self.state.store_url;
+            let place = format!("{store}/{}/{name}?signature=x", file.sha256);
+            let response = Response::redirect(302, place)
+                .with("X-Linked-Size", file.content.len().to_string())
+                .with("X-Linked-ETag", format!("\"{}\"", file.sha256));
+            match &file.xet_hash {
+                Some(xet_hash) => self.in_xet(response, route, hash, xet_hash),
+                None => response,
             }
-            false => self.content(file).with("ETag", format!("\"{}\"", file.oid)),
+        } else {
+            self.content(file).with("ETag", format!("\"{}\"", file.oid))
         };
         response.with("X-Repo-Commit", hash)
     }

@@ -123,9 +123,10 @@ fn branch(repo: &mut Repo, name: &str, asked: &Value) -> Answer {
     let start = asked["startingPoint"].as_str().unwrap_or(MAIN);
     let found = repo.commit(start).map(|(hash, _)| hash.to_owned());
     let hash = found.ok_or_else(|| no_revision(start))?;
-    match repo.branch(name, &hash) {
-        true => Ok(Response::json(&json!({}))),
-        false => Err(Response::error(409, None, "Reference already exists")),
+    if repo.branch(name, &hash) {
+        Ok(Response::json(&json!({})))
+    } else {
+        Err(Response::error(409, None, "Reference already exists"))
     }
 }
 

@@ -116,12 +116,11 @@ pub(crate) fn take(
     places: &mut [i64],
 ) {
     let larger_first = |a: &(f32, u32), b: &(f32, u32)| order(b.0, a.0).then(a.1.cmp(&b.1));
-    let taken = match candidates.len() > k {
-        true => {
-            candidates.select_nth_unstable_by(k - 1, larger_first);
-            &mut candidates[..k]
-        }
-        false => candidates,
+    let taken = if candidates.len() > k {
+        candidates.select_nth_unstable_by(k - 1, larger_first);
+        &mut candidates[..k]
+    } else {
+        candidates
     };
     taken.sort_unstable_by_key(|(_, place)| *place);
     for ((value, place), candidate) in values.iter_mut().zip(places).zip(taken) {

@@ -94,9 +94,10 @@ pub(crate) fn signum_by(y: &mut [f32], z: &mut [f32], gradients: &[f32], constan
         };
         *z -= lr * sign;
         // From the nearer end, as libtorch: the first average is the first z.
-        let x = match average < 0.5 {
-            true => x + average * (*z - x),
-            false => *z - (*z - x) * (1.0 - average),
+        let x = if average < 0.5 {
+            x + average * (*z - x)
+        } else {
+            *z - (*z - x) * (1.0 - average)
         };
         *y = x + to_y * (*z - x);
     }

@@ -107,9 +107,10 @@ fn error_of_block(
         error += f64::from(dot(row, row));
         row.iter_mut().for_each(|out| *out *= 2.0);
         for ((&latent, &act), grad) in indices.iter().zip(acts).zip(grads) {
-            *grad = match act > 0.0 {
-                true => dot(row, decoder(latent)),
-                false => 0.0,
+            *grad = if act > 0.0 {
+                dot(row, decoder(latent))
+            } else {
+                0.0
             };
         }
     }

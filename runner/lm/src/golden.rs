@@ -222,9 +222,10 @@ fn computes_as_when_made() -> bool {
 /// is off from them by up to 7.7e-3 and 1.3e-3.
 #[test]
 fn logits_in_16_bit() {
-    let (of_bfloat16, of_float16) = match computes_as_when_made() {
-        true => (4e-3, 5e-4),
-        false => (1.5e-2, 2.5e-3),
+    let (of_bfloat16, of_float16) = if computes_as_when_made() {
+        (4e-3, 5e-4)
+    } else {
+        (1.5e-2, 2.5e-3)
     };
     for_each_case(|name, case| {
         for (dtype, key, tolerance) in [

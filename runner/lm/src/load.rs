@@ -153,9 +153,10 @@ impl<'a> Loader<'a> {
     pub(crate) fn linear(&mut self, name: &str) -> Result<Linear, LmError> {
         let bias = self.bias(name)?;
         // The choice of transformers with bitsandbytes: all linear modules but the head are quantised.
-        let weight = match self.in_8bit {
-            true => LinearWeight::Int8(self.int8_weight(name)?),
-            false => LinearWeight::Full(self.matrix(name)?),
+        let weight = if self.in_8bit {
+            LinearWeight::Int8(self.int8_weight(name)?)
+        } else {
+            LinearWeight::Full(self.matrix(name)?)
         };
         self.linear_bytes += weight.n_bytes();
         Ok(Linear {

@@ -23,9 +23,10 @@ pub(crate) fn load_tensor(
         tensor.f_copy_(&stored()?)?;
         Ok(tensor)
     };
-    let loaded = match stored_kind == kind {
-        true => stored(),
-        false => converted(),
+    let loaded = if stored_kind == kind {
+        stored()
+    } else {
+        converted()
     };
     loaded.map_err(|source| LmError::torch(format!("loading tensor `{}`", spec.name), source))
 }

@@ -26,9 +26,10 @@ fn ramp(yarn: &Yarn, dim: f64, theta: f64) -> (f64, f64) {
         dim * (yarn.original_ctx_len / (n_rotations * TAU)).ln() / (2.0 * theta.ln())
     };
     let (low, high) = (pair_of(yarn.beta_fast), pair_of(yarn.beta_slow));
-    let (low, high) = match yarn.truncate {
-        true => (low.floor(), high.ceil()),
-        false => (low, high),
+    let (low, high) = if yarn.truncate {
+        (low.floor(), high.ceil())
+    } else {
+        (low, high)
     };
     (low.max(0.0), high.min(dim - 1.0))
 }

@@ -99,9 +99,10 @@ impl Environment {
         let restarts = get("TORCHELASTIC_RESTART_COUNT").and_then(|count| count.parse().ok());
         // If all ranks are here, no other machine must be able to reach the store.
         let are_all_here = local_size.is_some_and(|n_here| n_here >= world_size);
-        let host = match are_all_here && !is_served {
-            true => "127.0.0.1".to_owned(),
-            false => host,
+        let host = if are_all_here && !is_served {
+            "127.0.0.1".to_owned()
+        } else {
+            host
         };
         let store = StoreAddress {
             host,

@@ -120,9 +120,10 @@ pub fn match_hookpoints<'a>(
 
 fn no_hookpoint(pattern: &str, model: &str, nearest: &[String]) -> PlanError {
     let names: Vec<_> = nearest.iter().map(|name| format!("`{name}`")).collect();
-    let hint = match names.is_empty() {
-        true => "names are those of Hugging Face's `base_model.named_modules()`".into(),
-        false => format!("the nearest are {}", names.join(", ")),
+    let hint = if names.is_empty() {
+        "names are those of Hugging Face's `base_model.named_modules()`".into()
+    } else {
+        format!("the nearest are {}", names.join(", "))
     };
     let message = format!("hookpoint pattern `{pattern}` matches no module of `{model}`");
     PlanError::about("hookpoints", message).with_hint(hint)

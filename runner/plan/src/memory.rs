@@ -170,9 +170,10 @@ impl<'a> MemoryDemand<'a> {
 
     fn model(&self) -> u128 {
         let blocks = model_bytes(self.first, self.facts, self.n_layers as u64);
-        match self.first.loss_fn.is_end_to_end() {
-            true => blocks + head_bytes(self.facts),
-            false => blocks,
+        if self.first.loss_fn.is_end_to_end() {
+            blocks + head_bytes(self.facts)
+        } else {
+            blocks
         }
     }
 
@@ -193,12 +194,11 @@ impl<'a> MemoryDemand<'a> {
 
     /// Floats for a token that autograd keeps.
     fn graph(&self) -> usize {
-        match self.first.loss_fn.is_end_to_end() {
-            true => {
-                let blocks = self.n_layers * GRAPH_ROWS * self.facts.hidden_size;
-                blocks + LOGITS_COPIES * self.facts.vocab_size
-            }
-            false => 0,
+        if self.first.loss_fn.is_end_to_end() {
+            let blocks = self.n_layers * GRAPH_ROWS * self.facts.hidden_size;
+            blocks + LOGITS_COPIES * self.facts.vocab_size
+        } else {
+            0
         }
     }
 
@@ -242,9 +242,10 @@ impl<'a> Share<'a> {
 
 impl<'a> Widths<'a> {
     fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec) {
-        let tapped = match config.transcode {
-            true => sae.d_in + sae.d_out(),
-            false => sae.d_in,
+        let tapped = if config.transcode {
+            sae.d_in + sae.d_out()
+        } else {
+            sae.d_in
         };
         let width = self.0.entry(&sae.hookpoint).or_default();
         *width = tapped.max(*width);
@@ -272,9 +273,10 @@ fn dtype_bytes(config: &TrainConfig) -> u128 {
 /// The weights of the embeddings and of `layers` blocks.
 fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u128 {
     let bytes = dtype_bytes(config);
-    let in_8bit = match config.load_in_8bit {
-        true => u128::from(facts.layer_8bit_params),
-        false => 0,
+    let in_8bit = if config.load_in_8bit {
+        u128::from(facts.layer_8bit_params)
+    } else {
+        0
     };
     let in_full = u128::from(facts.layer_params).saturating_sub(in_8bit);
     bytes * u128::from(facts.embedding_params) + u128::from(layers) * (in_8bit + bytes * in_full)

@@ -53,9 +53,10 @@ fn assign(saes: &[(String, u128)], n_ranks: usize) -> Vec<usize> {
         .map(|(hookpoint, _)| ranks[hookpoint.as_str()])
         .collect();
     let [least, most] = [&one_by_one, &by_hookpoint].map(|ranks| busiest(&costs, ranks, n_ranks));
-    match most * 100 <= least * (100 + MOST_OVERLOAD_PCT) {
-        true => by_hookpoint,
-        false => one_by_one,
+    if most * 100 <= least * (100 + MOST_OVERLOAD_PCT) {
+        by_hookpoint
+    } else {
+        one_by_one
     }
 }
 

@@ -70,9 +70,10 @@ impl RowRange {
     /// The rows of a split that has `n_rows`, which only counts where the range is relative. `None`: equal
     /// parts of fewer than 100 rows.
     pub fn of(&self, n_rows: u64) -> Option<Range<u64>> {
-        let n_rows = match self.is_relative() {
-            true => i64::try_from(n_rows).unwrap_or(i64::MAX),
-            false => i64::MAX,
+        let n_rows = if self.is_relative() {
+            i64::try_from(n_rows).unwrap_or(i64::MAX)
+        } else {
+            i64::MAX
         };
         if self.unit == Unit::EqualPercent && n_rows < 100 {
             return None;

@@ -201,9 +201,10 @@ fn n_that_fit<T>(items: &[T], fits: impl Fn(&[T]) -> bool) -> usize {
     too_many = too_many.min(items.len() + 1);
     while too_many - fit > 1 {
         let middle = fit.midpoint(too_many);
-        match fits(&items[..middle]) {
-            true => fit = middle,
-            false => too_many = middle,
+        if fits(&items[..middle]) {
+            fit = middle;
+        } else {
+            too_many = middle;
         }
     }
     fit

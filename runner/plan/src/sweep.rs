@@ -145,9 +145,10 @@ impl From<Nproc> for NprocValue {
 impl Launch {
     /// The device of each worker that may run at the same time.
     pub fn lanes(&self) -> Vec<String> {
-        let devices = match self.devices.is_empty() {
-            true => std::slice::from_ref(&self.device),
-            false => &self.devices,
+        let devices = if self.devices.is_empty() {
+            std::slice::from_ref(&self.device)
+        } else {
+            &self.devices
         };
         let n_lanes = if self.jobs == 0 {
             devices.len()

@@ -79,9 +79,10 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
         shown += REDACTED;
         rest = &rest[end..];
     }
-    match shown.is_empty() {
-        true => Cow::Borrowed(text),
-        false => Cow::Owned(shown + rest),
+    if shown.is_empty() {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(shown + rest)
     }
 }
 

@@ -199,14 +199,15 @@ impl Host {
 
     fn engine_path(&self, recipe: &Recipe) -> Result<&Path, Fault> {
         let path = &self.options.engine_path;
-        match path.exists() {
-            true => Ok(path),
-            false => Err(Fault::internal(format!(
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(Fault::internal(format!(
                 "recipe `{}` needs the Python engine, and there is no `{}`",
                 recipe.name(),
                 path.display()
             ))
-            .with_hint("run `make setup`, which builds the engine")),
+            .with_hint("run `make setup`, which builds the engine"))
         }
     }
 }

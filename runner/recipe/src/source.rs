@@ -183,26 +183,33 @@ fn within(
     };
     let dirs = search_dirs.iter().map(PathBuf::as_path);
     let dirs = dirs.chain([sweep_dir, Path::new("")]);
-    let real_dir = |dir: &Path| match dir.as_os_str().is_empty() {
-        true => Path::new(".").canonicalize(),
-        false => dir.canonicalize(),
+    let real_dir = |dir: &Path| {
+        if dir.as_os_str().is_empty() {
+            Path::new(".").canonicalize()
+        } else {
+            dir.canonicalize()
+        }
     };
-    match dirs.flat_map(real_dir).any(|dir| real.starts_with(dir)) {
-        true => Ok(path),
-        false => Err(Fault::input(format!(
+    if dirs.flat_map(real_dir).any(|dir| real.starts_with(dir)) {
+        Ok(path)
+    } else {
+        Err(Fault::input(format!(
             "recipe `{recipe}` leads to `{}`, outside the folders of the sweep and the project",
             real.display()
         ))
         .with_hint(
             "copy it next to the sweep, into `recipes`, or into `~/.config/sae-run/recipes`",
-        )),
+        ))
     }
 }
 
 fn not_found<'a>(recipe: &str, searched: impl Iterator<Item = &'a Path>) -> Fault {
-    let searched = searched.map(|dir| match dir.as_os_str().is_empty() {
-        true => ".".into(),
-        false => dir.display().to_string(),
+    let searched = searched.map(|dir| {
+        if dir.as_os_str().is_empty() {
+            ".".into()
+        } else {
+            dir.display().to_string()
+        }
     });
     let looked = format!("looked into {} and the built-in recipes", quoted(searched));
     let nearest = plan::nearest(recipe, BUILT_IN.map(|(name, _)| name), 1).pop();

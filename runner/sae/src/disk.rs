@@ -45,9 +45,10 @@ impl Sae {
     /// SAE has, or a setting of another kind of SAE.
     pub fn load_from_disk(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self, SaeError> {
         let options = options.into();
-        match is_saelens_folder(dir) {
-            true => saelens::load(dir, &options),
-            false => load(dir, &options),
+        if is_saelens_folder(dir) {
+            saelens::load(dir, &options)
+        } else {
+            load(dir, &options)
         }
     }
 }
@@ -63,14 +64,16 @@ fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let take = |tensor| placed(&mapped(tensor)?, kind, options.device);
     Ok(Sae {
         encoder_bias: take("encoder.bias")?,
-        w_dec: match options.decoder {
-            true => take("W_dec")?,
-            false => no_decoder(cfg.d_out() as i64, kind, options.device)?,
+        w_dec: if options.decoder {
+            take("W_dec")?
+        } else {
+            no_decoder(cfg.d_out() as i64, kind, options.device)?
         },
         b_dec: take("b_dec")?,
-        w_skip: match cfg.skip_connection {
-            true => Some(take("W_skip")?),
-            false => None,
+        w_skip: if cfg.skip_connection {
+            Some(take("W_skip")?)
+        } else {
+            None
         },
         threshold: None,
         encoder_weight: placed(&encoder_weight, kind, options.device)?,

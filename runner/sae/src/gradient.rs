@@ -148,12 +148,13 @@ impl Sae {
         self.check_input(x)?;
         let activation = self.cfg.activation;
         // Their thresholds have a gradient of another kind, and none is known here.
-        match activation.has_k() {
-            true => self.centred(x),
-            false => Err(Fault::internal(format!(
+        if activation.has_k() {
+            self.centred(x)
+        } else {
+            Err(Fault::internal(format!(
                 "SAEs with the activation {activation} cannot be trained"
             ))
-            .into()),
+            .into())
         }
     }
 
@@ -249,9 +250,10 @@ impl Sae {
         part: &Part<'_>,
         grad_bias: &Tensor,
     ) -> Result<Tensor, SaeError> {
-        let direct = match part.is_whole {
-            true => part.grad_out.f_sum_dim_intlist(0, false, None)?,
-            false => self.b_dec.f_zeros_like()?,
+        let direct = if part.is_whole {
+            part.grad_out.f_sum_dim_intlist(0, false, None)?
+        } else {
+            self.b_dec.f_zeros_like()?
         };
         if self.cfg.transcode {
             return Ok(direct);
@@ -264,9 +266,10 @@ impl Sae {
         let Some(w_skip) = &self.w_skip else {
             return Ok(None);
         };
-        Ok(Some(match part.is_whole {
-            true => part.grad_out.f_tr()?.f_matmul(x)?,
-            false => w_skip.f_zeros_like()?,
+        Ok(Some(if part.is_whole {
+            part.grad_out.f_tr()?.f_matmul(x)?
+        } else {
+            w_skip.f_zeros_like()?
         }))
     }
 

@@ -58,9 +58,10 @@ impl Sae {
         let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Float, device));
         let w_skip = cfg.skip_connection.then(|| zeros(&[d_out, d_in]));
         let mut sae = Self {
-            w_dec: match cfg.transcode {
-                true => zeros(&[num_latents, d_out])?,
-                false => encoder_weight.f_detach_copy()?,
+            w_dec: if cfg.transcode {
+                zeros(&[num_latents, d_out])?
+            } else {
+                encoder_weight.f_detach_copy()?
             },
             encoder_weight,
             encoder_bias: zeros(&[num_latents])?,
@@ -121,9 +122,10 @@ impl Sae {
 
     /// What the encoder's weights are applied to.
     pub(crate) fn centred(&self, x: &Tensor) -> Result<Tensor, SaeError> {
-        Ok(match self.cfg.transcode {
-            true => x.shallow_clone(),
-            false => x.f_sub(&self.b_dec)?,
+        Ok(if self.cfg.transcode {
+            x.shallow_clone()
+        } else {
+            x.f_sub(&self.b_dec)?
         })
     }
 
@@ -231,13 +233,14 @@ impl Sae {
     pub(crate) fn check_input(&self, x: &Tensor) -> Result<(), SaeError> {
         check_width(x, self.cfg.d_in)?;
         let (expected, got) = (self.encoder_weight.kind(), x.kind());
-        match expected == got {
-            true => Ok(()),
-            false => Err(Fault::internal(format!(
+        if expected == got {
+            Ok(())
+        } else {
+            Err(Fault::internal(format!(
                 "activations are {got:?}, the SAE's weights {expected:?}"
             ))
             .with_hint("convert them, or load the SAE with `kind` set to theirs")
-            .into()),
+            .into())
         }
     }
 

@@ -180,12 +180,11 @@ impl Config {
     fn top_k(&self, path: &Path) -> Result<usize, SaeError> {
         let old = self.activation_fn_kwargs.get("k");
         let k = self.k.or_else(|| old?.as_f64()).unwrap_or(0.0);
-        match k.fract() == 0.0 && k >= 1.0 {
-            true => Ok(k as usize),
-            false => {
-                let why = "TopK takes a number of latents";
-                Err(unsupported(path, "k", &k.into(), why))
-            }
+        if k.fract() == 0.0 && k >= 1.0 {
+            Ok(k as usize)
+        } else {
+            let why = "TopK takes a number of latents";
+            Err(unsupported(path, "k", &k.into(), why))
         }
     }
 

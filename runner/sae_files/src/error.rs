@@ -42,18 +42,20 @@ pub(crate) fn no_saes(place: &str, there: &[String]) -> Fault {
 /// A name or pattern that no SAE of a folder or repository has.
 pub fn no_such_sae(place: &str, wanted: &str, names: &[&str]) -> Fault {
     let nearest = plan::nearest(wanted, names.iter().copied(), 3);
-    let hint = match nearest.is_empty() {
-        true => format!("it has {}; none is called like that", names.len()),
-        false => format!("the nearest are {}", code_list(&nearest)),
+    let hint = if nearest.is_empty() {
+        format!("it has {}; none is called like that", names.len())
+    } else {
+        format!("the nearest are {}", code_list(&nearest))
     };
     Fault::input(format!("no SAE of `{place}` is called `{wanted}`")).with_hint(hint)
 }
 
 /// The first of `names`, after `intro`; empty if there is no name.
 pub(crate) fn listed(intro: &str, names: &[String]) -> String {
-    match names.is_empty() {
-        true => String::new(),
-        false => format!("{intro} {}", code_list(names)),
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("{intro} {}", code_list(names))
     }
 }
 

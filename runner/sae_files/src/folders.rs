@@ -58,22 +58,20 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, Fault> {
     let mut saes = Vec::new();
     let below = folders(&dir)?;
     for below in &below {
-        match is_sae(below) {
-            true => saes.push(by_name(below)),
-            false => {
-                let seeds = folders(below)?.into_iter();
-                let seeds = seeds.filter(|dir| is_seed(&file_name(dir)) && is_sae(dir));
-                saes.extend(seeds.map(|dir| by_name(&dir)));
-            }
+        if is_sae(below) {
+            saes.push(by_name(below));
+        } else {
+            let seeds = folders(below)?.into_iter();
+            let seeds = seeds.filter(|dir| is_seed(&file_name(dir)) && is_sae(dir));
+            saes.extend(seeds.map(|dir| by_name(&dir)));
         }
     }
     saes.sort_by(|a, b| natord::compare(&a.name, &b.name));
-    match saes.is_empty() {
-        true => {
-            let there: Vec<_> = below.iter().map(|dir| file_name(dir)).collect();
-            Err(no_saes(&dir.display().to_string(), &there))
-        }
-        false => Ok(saes),
+    if saes.is_empty() {
+        let there: Vec<_> = below.iter().map(|dir| file_name(dir)).collect();
+        Err(no_saes(&dir.display().to_string(), &there))
+    } else {
+        Ok(saes)
     }
 }
 

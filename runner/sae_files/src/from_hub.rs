@@ -90,9 +90,10 @@ impl HubSaes {
                     .with_hint(format!("choose one of {}", code_list(&names)))),
             };
         };
-        match names.contains(&wanted) {
-            true => Ok(wanted.into()),
-            false => Err(no_such_sae(place, wanted, &names)),
+        if names.contains(&wanted) {
+            Ok(wanted.into())
+        } else {
+            Err(no_such_sae(place, wanted, &names))
         }
     }
 

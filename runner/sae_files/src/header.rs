@@ -114,17 +114,16 @@ impl Header {
     pub fn refuse_others(&self, used: &[&str]) -> Result<(), Fault> {
         let is_unused = |name: &&String| !used.contains(&name.as_str());
         let unused: Vec<String> = self.entries.keys().filter(is_unused).cloned().collect();
-        match unused.is_empty() {
-            true => Ok(()),
-            false => {
-                let (path, tensors) = (self.path.display(), listed(":", &unused));
-                let message =
-                    format!("`{path}` has tensors that its `cfg.json` has no use for{tensors}");
-                Err(Fault::input(message).with_hint(
+        if unused.is_empty() {
+            Ok(())
+        } else {
+            let (path, tensors) = (self.path.display(), listed(":", &unused));
+            let message =
+                format!("`{path}` has tensors that its `cfg.json` has no use for{tensors}");
+            Err(Fault::input(message).with_hint(
                     "without them it would compute something else: is `cfg.json` of another SAE, or does it name \
                      another kind?",
                 ))
-            }
         }
     }
 
@@ -254,12 +253,11 @@ fn check_offsets(
         }
         next = entry.data_offsets.1;
     }
-    match next == n_data_bytes {
-        true => Ok(()),
-        false => {
-            let problem = format!("its tensors have {next} bytes, and it has {n_data_bytes}");
-            Err(not_whole(path, &problem))
-        }
+    if next == n_data_bytes {
+        Ok(())
+    } else {
+        let problem = format!("its tensors have {next} bytes, and it has {n_data_bytes}");
+        Err(not_whole(path, &problem))
     }
 }
 

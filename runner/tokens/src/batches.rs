@@ -200,9 +200,10 @@ pub fn training_order(tokens: &Tokens, spec: &BatchSpec) -> Vec<u64> {
 /// They do not, or a batch has no sequence.
 pub fn check_batch(n_sequences: u64, spec: &BatchSpec) -> Result<(), TokensError> {
     let n_selected = n_selected(n_sequences, spec);
-    match spec.batch_size > 0 && n_selected >= spec.batch_size as u64 {
-        true => Ok(()),
-        false => Err(too_few(n_sequences, spec)),
+    if spec.batch_size > 0 && n_selected >= spec.batch_size as u64 {
+        Ok(())
+    } else {
+        Err(too_few(n_sequences, spec))
     }
 }
 

@@ -77,11 +77,12 @@ impl TokenSpec {
         if !documents.are_tokenised() {
             return Ok(None);
         }
-        let mut go_on = |_: &[u32], totals: &Totals| match totals.n_sequences >= n_wanted
-            || totals.n_bytes_read > MAX_BYTES
-        {
-            true => Err(TokensError::Stopped),
-            false => Ok(()),
+        let mut go_on = |_: &[u32], totals: &Totals| {
+            if totals.n_sequences >= n_wanted || totals.n_bytes_read > MAX_BYTES {
+                Err(TokensError::Stopped)
+            } else {
+                Ok(())
+            }
         };
         let progress = &mut |_: BuildProgress| ControlFlow::Continue(());
         let counted = tokenise(

@@ -138,9 +138,10 @@ fn picked_class(folder: &Path, config: &Value) -> Result<Option<Class>, TokensEr
         content.is_ok_and(|content| content.windows(word.len()).any(|found| found == word))
     };
     class_of(&model, config, has_byte_level).map_err(|class| {
-        let path = match config["tokenizer_class"].is_string() {
-            true => folder.join("tokenizer_config.json"),
-            false => model_path,
+        let path = if config["tokenizer_class"].is_string() {
+            folder.join("tokenizer_config.json")
+        } else {
+            model_path
         };
         TokensError::ForeignTokenizer { path, class }
     })

@@ -98,9 +98,10 @@ fn read_tokens(model_dir: &Path, text: &str) -> Result<Tensor> {
 
 fn encode(found: &FoundSae, sae: &Sae, activations: &Activations) -> Result<EncodedLayer> {
     let output = activations.get(&found.hookpoint).ok_or("is tapped")?;
-    let input = match sae.cfg.transcode {
-        true => activations.input(&found.hookpoint).ok_or("is tapped")?,
-        false => output,
+    let input = if sae.cfg.transcode {
+        activations.input(&found.hookpoint).ok_or("is tapped")?
+    } else {
+        output
     };
     let (x, y) = (vectors(input)?, vectors(output)?);
     let pass = sae.forward(&x)?;

@@ -212,9 +212,12 @@ pub(crate) fn long() -> TrainConfig {
 
 pub(crate) fn wait_for_reports(run: &Run, n_reports: usize) {
     let begun = Instant::now();
-    let reported = || match run.order.events.is_file() {
-        true => run.curve(0).values().map(Vec::len).min().unwrap_or(0),
-        false => 0,
+    let reported = || {
+        if run.order.events.is_file() {
+            run.curve(0).values().map(Vec::len).min().unwrap_or(0)
+        } else {
+            0
+        }
     };
     while reported() < n_reports {
         assert!(

@@ -72,12 +72,11 @@ impl StopFlag {
     }
 
     fn is_stuck(&self, since_asked: Duration) -> bool {
-        match self.is_training.load(Ordering::Relaxed) {
-            false => since_asked > PATIENCE,
-            true => {
-                let waiting = dist::waiting_for();
-                waiting.is_some_and(|time| time.min(since_asked) > PATIENCE_WITH_RANKS)
-            }
+        if !self.is_training.load(Ordering::Relaxed) {
+            since_asked > PATIENCE
+        } else {
+            let waiting = dist::waiting_for();
+            waiting.is_some_and(|time| time.min(since_asked) > PATIENCE_WITH_RANKS)
         }
     }
 

@@ -141,9 +141,10 @@ impl SealedOrder {
             return Err(refused("its file is outside the runs folder"));
         }
         let path = runs_dir.join(&self.path);
-        match digest_of(&path)? == self.digest {
-            true => Ok(path),
-            false => Err(refused("its file is another")),
+        if digest_of(&path)? == self.digest {
+            Ok(path)
+        } else {
+            Err(refused("its file is another"))
         }
     }
 }

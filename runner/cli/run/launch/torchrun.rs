@@ -69,9 +69,10 @@ pub(super) fn n_gpus(cuda: &CudaStatus) -> Result<usize, CliError> {
 fn find() -> Result<PathBuf, CliError> {
     let given = env::var_os("SAE_RUN_TORCHRUN").filter(|path| !path.is_empty());
     if let Some(given) = given.map(PathBuf::from) {
-        return match given.is_file() {
-            true => Ok(given),
-            false => Err(missing(&format!("`{}` is no file", given.display()))),
+        return if given.is_file() {
+            Ok(given)
+        } else {
+            Err(missing(&format!("`{}` is no file", given.display())))
         };
     }
     let folders = env::var_os("PATH").unwrap_or_default();

@@ -107,9 +107,10 @@ impl Group {
     fn fill(&self, rows: &[&ReportSae], saes: &mut [PlotSae]) {
         let point = |&index: &usize| {
             let row = rows[index];
-            match self.held_out {
-                true => row.l0_eval.zip(row.fvu_eval),
-                false => row.l0.zip(row.fvu),
+            if self.held_out {
+                row.l0_eval.zip(row.fvu_eval)
+            } else {
+                row.l0.zip(row.fvu)
             }
         };
         let points: Vec<_> = self.saes.iter().map(point).collect();
@@ -159,9 +160,10 @@ fn group(rows: &[&ReportSae]) -> Vec<Group> {
 }
 
 fn title(row: &ReportSae, has_models: bool) -> String {
-    match has_models {
-        true => format!("{} of {}", row.hookpoint, row.model),
-        false => row.hookpoint.clone(),
+    if has_models {
+        format!("{} of {}", row.hookpoint, row.model)
+    } else {
+        row.hookpoint.clone()
     }
 }
 

@@ -49,9 +49,10 @@ pub(super) fn check_variable(variable: &str, key: &str, value: &str) -> Result<(
 /// There is a secret in it.
 pub(super) fn check_sweep(sweep: &Sweep) -> Result<(), CliError> {
     let text = serde_json::to_string(sweep).expect("a sweep serialises to JSON");
-    match has_secret_or(&text, &own_tokens()) {
-        true => Err(found("a secret", "the sweep")),
-        false => Ok(()),
+    if has_secret_or(&text, &own_tokens()) {
+        Err(found("a secret", "the sweep"))
+    } else {
+        Ok(())
     }
 }
 
@@ -60,9 +61,10 @@ pub(super) fn check_sweep(sweep: &Sweep) -> Result<(), CliError> {
 /// # Errors
 /// There is one.
 pub(crate) fn check_recipe(name: &str, text: &str) -> Result<(), CliError> {
-    match has_secret_or(text, &own_tokens()) {
-        true => Err(found("a secret", &format!("recipe `{name}`"))),
-        false => Ok(()),
+    if has_secret_or(text, &own_tokens()) {
+        Err(found("a secret", &format!("recipe `{name}`")))
+    } else {
+        Ok(())
     }
 }
 
@@ -78,9 +80,10 @@ fn found(what: &str, place: &str) -> CliError {
 }
 
 fn place(file: &SourceFile, line: usize) -> String {
-    match file.has_lines {
-        true => format!("{}:{line}", file.name),
-        false => file.option().to_owned(),
+    if file.has_lines {
+        format!("{}:{line}", file.name)
+    } else {
+        file.option().to_owned()
     }
 }
 

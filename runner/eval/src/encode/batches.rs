@@ -76,18 +76,17 @@ fn lines(reader: impl BufRead + 'static, path: &Path) -> Lines {
 
 fn tokenized(tokenizer: &Tokenizer, index: usize, text: &str, ctx_len: usize) -> TokenIds {
     let token_ids = tokenizer.tokenize(text)?;
-    match token_ids.len() <= ctx_len {
-        true => Ok(token_ids.into_iter().map(i64::from).collect()),
-        false => {
-            let n_tokens = token_ids.len();
-            let message =
-                format!("text {index} has {n_tokens} tokens, and a sequence at most {ctx_len}");
-            let fault = Fault::input(message).with_hint(
+    if token_ids.len() <= ctx_len {
+        Ok(token_ids.into_iter().map(i64::from).collect())
+    } else {
+        let n_tokens = token_ids.len();
+        let message =
+            format!("text {index} has {n_tokens} tokens, and a sequence at most {ctx_len}");
+        let fault = Fault::input(message).with_hint(
                 "cut it, or give it as a data set, which is cut into sequences; `ctx_len` can be raised as far as \
                  the model's positions go",
             );
-            Err(fault.into())
-        }
+        Err(fault.into())
     }
 }
 

@@ -127,9 +127,10 @@ impl Encoder {
         top: Option<usize>,
     ) -> Result<TopLatents, EvalError> {
         let name = &self.found.hookpoint;
-        let x = match self.sae.cfg.transcode {
-            true => activations.input(name),
-            false => activations.get(name),
+        let x = if self.sae.cfg.transcode {
+            activations.input(name)
+        } else {
+            activations.get(name)
         };
         let x: &Tensor = x.expect("every hookpoint is tapped");
         let x = x.f_reshape([-1, self.sae.cfg.d_in as i64])?;

@@ -128,9 +128,10 @@ fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
         let activations = activations.unwrap();
         for found in &task.saes {
             let sae = Sae::load_from_disk(&found.dir, Device::Cpu).unwrap();
-            let x = match sae.cfg.transcode {
-                true => activations.input(&found.hookpoint).unwrap(),
-                false => activations.get(&found.hookpoint).unwrap(),
+            let x = if sae.cfg.transcode {
+                activations.input(&found.hookpoint).unwrap()
+            } else {
+                activations.get(&found.hookpoint).unwrap()
             };
             let encoded = sae.encode(&x.view([-1, 32])).unwrap();
             for (position, &id) in ids.iter().enumerate() {

@@ -109,15 +109,18 @@ impl DecoderConfig {
             let problem = "is null, but some blocks slide";
             return Err(file.bad("sliding_window", problem.into()));
         }
-        let layer = |slides: &bool| match slides {
-            true => LayerConfig {
-                window,
-                rope: local_rope,
-            },
-            false => LayerConfig {
-                window: None,
-                rope: GLOBAL_ROPE,
-            },
+        let layer = |slides: &bool| {
+            if *slides {
+                LayerConfig {
+                    window,
+                    rope: local_rope,
+                }
+            } else {
+                LayerConfig {
+                    window: None,
+                    rope: GLOBAL_ROPE,
+                }
+            }
         };
         self.layers = slides.iter().map(layer).collect();
         Ok(())

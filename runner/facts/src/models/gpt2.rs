@@ -50,13 +50,15 @@ impl Gpt2Config {
 
     /// Factor of the attention scores of a block.
     pub fn score_scale(&self, layer_idx: usize) -> f64 {
-        let by_width = match self.scale_attn_weights {
-            true => (self.head_dim as f64).powf(-0.5),
-            false => 1.0,
+        let by_width = if self.scale_attn_weights {
+            (self.head_dim as f64).powf(-0.5)
+        } else {
+            1.0
         };
-        let depth = match self.scale_attn_by_inverse_layer_idx {
-            true => layer_idx + 1,
-            false => 1,
+        let depth = if self.scale_attn_by_inverse_layer_idx {
+            layer_idx + 1
+        } else {
+            1
         };
         by_width / depth as f64
     }

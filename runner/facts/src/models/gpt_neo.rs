@@ -101,9 +101,10 @@ fn expand_types(file: &ConfigFile, n_layers: usize) -> Result<Vec<String>, Facts
     })?;
     // One more than there may be is enough to be reported.
     let repeated = |(kinds, count): (Vec<String>, u64)| {
-        let count = match kinds.is_empty() {
-            true => 0,
-            false => count.min(n_layers as u64 + 1),
+        let count = if kinds.is_empty() {
+            0
+        } else {
+            count.min(n_layers as u64 + 1)
         };
         (0..count).flat_map(move |_| kinds.clone())
     };

@@ -34,9 +34,10 @@ impl DecoderConfig {
     /// With `use_sliding_window`, windows in the blocks from `max_window_layers` on, or in those that
     /// `layer_types` names.
     fn with_late_windows(mut self, file: &ConfigFile) -> Result<Self, FactsError> {
-        let window = match file.bool("use_sliding_window", false)? {
-            true => file.count_or_null("sliding_window", 4096)?,
-            false => None,
+        let window = if file.bool("use_sliding_window", false)? {
+            file.count_or_null("sliding_window", 4096)?
+        } else {
+            None
         };
         let first = file.index("max_window_layers")?.unwrap_or(28);
         let n_layers = self.layers.len();

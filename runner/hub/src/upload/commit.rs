@@ -196,8 +196,9 @@ async fn find(
         None => return Ok(Some(Outcome::Overtaken)),
     };
     let changed = target::changed_files(publisher, files, Some(next)).await?;
-    Ok(Some(match changed.contains(&true) {
-        true => Outcome::Overtaken,
-        false => Outcome::Made(next.clone()),
+    Ok(Some(if changed.contains(&true) {
+        Outcome::Overtaken
+    } else {
+        Outcome::Made(next.clone())
     }))
 }

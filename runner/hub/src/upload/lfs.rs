@@ -67,9 +67,10 @@ pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Res
             Some(transfer) => return Err(unknown_transfer(publisher, transfer)),
         }
     }
-    match of_xet.is_empty() {
-        true => Ok(()),
-        false => xet::send(publisher, &of_xet).await,
+    if of_xet.is_empty() {
+        Ok(())
+    } else {
+        xet::send(publisher, &of_xet).await
     }
 }
 

@@ -173,9 +173,10 @@ impl<'a> Local<'a> {
         let (reader, _) = open(self.source)?;
         let read = reader.take(self.n_bytes + 1).read_to_end(&mut content);
         read.map_err(HubError::io("read", place(self.path, self.source)))?;
-        match hex(&Sha256::digest(&content)) == self.sha256 {
-            true => Ok(content),
-            false => Err(self.changed()),
+        if hex(&Sha256::digest(&content)) == self.sha256 {
+            Ok(content)
+        } else {
+            Err(self.changed())
         }
     }
 

@@ -49,9 +49,10 @@ pub(super) async fn publish(publisher: &Publisher<'_>) -> Result<Uploaded, HubEr
         let files = locals.iter().zip(&changed);
         let new = files.filter_map(|(file, is_new)| is_new.then_some(file));
         let new: Vec<_> = new.collect();
-        let outcome = match new.is_empty() {
-            true => Outcome::Made(parent),
-            false => send(publisher, &new, &parent, &mut arrived).await?,
+        let outcome = if new.is_empty() {
+            Outcome::Made(parent)
+        } else {
+            send(publisher, &new, &parent, &mut arrived).await?
         };
         if let Outcome::Made(commit) = outcome {
             let is_new_commit = !new.is_empty();
@@ -89,10 +90,12 @@ async fn send(
 ) -> Result<Outcome, HubError> {
     let (mut large, mut small) = (Vec::new(), Vec::new());
     for (&file, is_large) in files.iter().zip(target::modes(publisher, files).await?) {
-        match is_large {
-            true => large.push(file),
-            false if file.n_bytes > MAX_SMALL_BYTES => return Err(too_large(publisher, file)),
-            false => small.push(file),
+        if is_large {
+            large.push(file);
+        } else if file.n_bytes > MAX_SMALL_BYTES {
+            return Err(too_large(publisher, file));
+        } else {
+            small.push(file);
         }
     }
     let mut missing = Vec::new();

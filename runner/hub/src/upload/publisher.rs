@@ -108,9 +108,10 @@ impl<'a> Publisher<'a> {
 
     /// Whether the Hub took what was sent.
     pub(super) fn accepted(&self, answer: &Document, what: &str) -> Result<(), HubError> {
-        match answer.status.is_success() {
-            true => Ok(()),
-            false => Err(self.refused(answer, what)),
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(self.refused(answer, what))
         }
     }
 

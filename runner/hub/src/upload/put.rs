@@ -128,9 +128,10 @@ async fn put_part(
             }
             Err(error) => (error.is_of_the_way(), None),
         };
-        match may_pass {
-            true => Tried::Again { outcome, wait },
-            false => Tried::Done(outcome),
+        if may_pass {
+            Tried::Again { outcome, wait }
+        } else {
+            Tried::Done(outcome)
         }
     };
     let answer = retry(&publisher.context, attempt).await?;

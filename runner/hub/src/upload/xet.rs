@@ -75,12 +75,13 @@ pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Res
             Ok(sent) => Tried::Done(Ok(sent)),
             Err(Failure { cause, may_pass }) => {
                 let outcome = Err(not_stored(publisher, cause));
-                match may_pass {
-                    true => Tried::Again {
+                if may_pass {
+                    Tried::Again {
                         outcome,
                         wait: None,
-                    },
-                    false => Tried::Done(outcome),
+                    }
+                } else {
+                    Tried::Done(outcome)
                 }
             }
         }

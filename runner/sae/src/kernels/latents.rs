@@ -46,9 +46,10 @@ pub(crate) fn topk_of_product(
         return Ok(None);
     };
     let search = Search::new(x, (weight, bias), k)?;
-    let n_screened = match is_screened(x.size()[0], bias.len(), k) {
-        true => search.screened()?,
-        false => 0,
+    let n_screened = if is_screened(x.size()[0], bias.len(), k) {
+        search.screened()?
+    } else {
+        0
     };
     search.in_float32(n_screened)?;
     search.finish().map(Some)

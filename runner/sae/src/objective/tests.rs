@@ -47,9 +47,10 @@ fn case(cfg: SaeConfig) -> (Sae, Tensor, Tensor) {
     sae.w_dec = noise(&[24, d_out], 6.0);
     sae.w_skip = sae.w_skip.map(|_| noise(&[d_out, 6], 7.0));
     let x = noise(&[9, 6], 3.0);
-    let target = match is_transcoder {
-        true => noise(&[9, d_out], 4.0),
-        false => x.shallow_clone(),
+    let target = if is_transcoder {
+        noise(&[9, d_out], 4.0)
+    } else {
+        x.shallow_clone()
     };
     (sae, x, target)
 }

@@ -58,9 +58,10 @@ pub(crate) fn check(case: Case, device: Device, folder: &Path) -> Result<Agreeme
             .f_double_value(&[])?,
         n_near_ties: case.n_tokens - reference.tokens.size()[0],
     };
-    match agreement.gradient <= MOST_OF_GRADIENT && agreement.fvu <= MOST_OF_FVU {
-        true => Ok(agreement),
-        false => Err(format!("{case:?} is not what the reference has: {agreement:?}").into()),
+    if agreement.gradient <= MOST_OF_GRADIENT && agreement.fvu <= MOST_OF_FVU {
+        Ok(agreement)
+    } else {
+        Err(format!("{case:?} is not what the reference has: {agreement:?}").into())
     }
 }
 

@@ -33,9 +33,10 @@ pub(crate) fn check(case: Case, device: Device) -> Result<Gate> {
         gradient: gradient_difference(case, &x)?,
         fvu: fvu_difference(case, &x)?,
     };
-    match gate.gradient <= MOST_OF_GRADIENT && gate.fvu <= MOST_OF_FVU {
-        true => Ok(gate),
-        false => Err(format!("{case:?} is not what the reference computes: {gate:?}").into()),
+    if gate.gradient <= MOST_OF_GRADIENT && gate.fvu <= MOST_OF_FVU {
+        Ok(gate)
+    } else {
+        Err(format!("{case:?} is not what the reference computes: {gate:?}").into())
     }
 }
 

@@ -49,8 +49,9 @@ fn cpu() -> String {
 }
 
 fn profile() -> &'static str {
-    match cfg!(debug_assertions) {
-        true => "profile dev (opt-level 1, dependencies 2)",
-        false => "profile release",
+    if cfg!(debug_assertions) {
+        "profile dev (opt-level 1, dependencies 2)"
+    } else {
+        "profile release"
     }
 }

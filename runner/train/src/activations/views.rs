@@ -22,9 +22,10 @@ impl View {
             side,
             exclude_tokens: config.exclude_tokens.clone(),
         };
-        let side_of_input = match config.transcode {
-            true => Side::Input,
-            false => Side::Output,
+        let side_of_input = if config.transcode {
+            Side::Input
+        } else {
+            Side::Output
         };
         (view(side_of_input), view(Side::Output))
     }

@@ -100,9 +100,10 @@ pub(crate) fn save(
         fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
         sync_dir(dir)?;
     }
-    match ranks.has_writer() {
-        true => remove_older(dir, state.step, n_kept),
-        false => Ok(()),
+    if ranks.has_writer() {
+        remove_older(dir, state.step, n_kept)
+    } else {
+        Ok(())
     }
 }
 

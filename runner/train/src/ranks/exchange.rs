@@ -61,9 +61,10 @@ impl<'a> Exchange<'a> {
 
     /// Sends and receives the activations of a pass; `None`: this rank has no part of it.
     pub(crate) fn pass<'b>(&mut self, views: Option<Views<'b>>) -> Result<Inputs<'b>, TrainError> {
-        let received = match self.routes.iter().all(BTreeSet::is_empty) {
-            true => Received::default(),
-            false => self.send(views.as_ref())?,
+        let received = if self.routes.iter().all(BTreeSet::is_empty) {
+            Received::default()
+        } else {
+            self.send(views.as_ref())?
         };
         Ok(Inputs { views, received })
     }

@@ -207,10 +207,11 @@ impl SaeTrainer {
             self.sae.normalize_decoder()?;
             self.is_projected = true;
         }
-        let dead = match self.settings.auxk_alpha > 0.0 {
+        let dead = if self.settings.auxk_alpha > 0.0 {
             // Sync: how many latents are dead decides on shapes; once an update.
-            true => Some(self.dead()?.f_nonzero()?.f_squeeze_dim(1)?),
-            false => None,
+            Some(self.dead()?.f_nonzero()?.f_squeeze_dim(1)?)
+        } else {
+            None
         };
         let k = self.k_at(step);
         Ok(Update::new(self, k, dead))
@@ -233,10 +234,7 @@ impl SaeTrainer {
 
     /// The ranks that act together for it.
     fn its_ranks<'a>(&self, ranks: &'a dyn Ranks) -> &'a dyn Ranks {
-        match self.is_spread {
-            true => ALONE,
-            false => ranks,
-        }
+        if self.is_spread { ALONE } else { ranks }
     }
 
     /// Takes note of an update that was made. `vectors`: the gradients of both biases.

@@ -59,9 +59,10 @@ pub(crate) fn accumulate(
         n_output,
         centre,
     } = *how;
-    let clean = match loss_fn.needs_clean_logits() {
-        true => Some(model.logits(batch.input_ids)?),
-        false => None,
+    let clean = if loss_fn.needs_clean_logits() {
+        Some(model.logits(batch.input_ids)?)
+    } else {
+        None
     };
     let mut splices = Vec::new();
     let logits = tch::with_grad(|| spliced(model, updates, batch, centre, &mut splices))?;
@@ -106,9 +107,10 @@ fn splice(
     batch: &TokenBatch<'_>,
     centre: Option<&dyn Ranks>,
 ) -> Result<Splice, Box<dyn Error + Send + Sync>> {
-    let input = match update.trainer.sae.cfg.transcode {
-        true => module.input,
-        false => module.output,
+    let input = if update.trainer.sae.cfg.transcode {
+        module.input
+    } else {
+        module.output
     };
     let x = rows(input)?;
     let _no_grad = tch::no_grad_guard();
@@ -292,9 +294,10 @@ mod tests {
                 let dense =
                     move |module: ModulePass<'_>| -> Result<Tensor, Box<dyn Error + Send + Sync>> {
                         let output = module.output.flatten(0, 1);
-                        let x = match cfg.transcode {
-                            true => module.input.flatten(0, 1),
-                            false => output.shallow_clone(),
+                        let x = if cfg.transcode {
+                            module.input.flatten(0, 1)
+                        } else {
+                            output.shallow_clone()
                         };
                         let centred = if cfg.transcode {
                             x.shallow_clone()

@@ -165,9 +165,10 @@ impl JobTrainer {
 
     /// The ranks that write its files.
     fn writers<'a>(&self, ranks: &'a dyn Ranks) -> &'a dyn Ranks {
-        match self.owners.are_spread() {
-            true => ranks,
-            false => ALONE,
+        if self.owners.are_spread() {
+            ranks
+        } else {
+            ALONE
         }
     }
 
@@ -257,9 +258,10 @@ impl JobTrainer {
         ranks: &dyn Ranks,
         n_steps: u64,
     ) -> Result<Option<EventKind>, TrainError> {
-        let bad = match self.owners.are_spread() {
-            true => self.first_bad_of_all(ranks, n_steps)?,
-            false => self.first_bad(ranks, n_steps)?,
+        let bad = if self.owners.are_spread() {
+            self.first_bad_of_all(ranks, n_steps)?
+        } else {
+            self.first_bad(ranks, n_steps)?
         };
         Ok(bad.map(|(sae_idx, fault)| self.fail(sae_idx, fault)))
     }
@@ -298,9 +300,10 @@ impl JobTrainer {
             return Ok(None);
         };
         // If it was stopped before a report showed this.
-        Ok(Some(match trainer.interval.activations_are_finite()? {
-            true => EarlyEnd::of_training(&tensor),
-            false => EarlyEnd::of_activations(&trainer.spec.hookpoint),
+        Ok(Some(if trainer.interval.activations_are_finite()? {
+            EarlyEnd::of_training(&tensor)
+        } else {
+            EarlyEnd::of_activations(&trainer.spec.hookpoint)
         }))
     }
 

@@ -130,9 +130,10 @@ impl StreamTrainer<'_> {
                     }
                     update.add(&x, &target)?;
                 }
-                match Some(&pass) == passes.last() {
-                    true => sums.push(variance, update.sum(ranks)?),
-                    false => updates.push((variance, update)),
+                if Some(&pass) == passes.last() {
+                    sums.push(variance, update.sum(ranks)?);
+                } else {
+                    updates.push((variance, update));
                 }
             }
         }

@@ -67,11 +67,13 @@ impl StreamTrainer<'_> {
         if job.has_failed() || is_finite {
             return Ok(None);
         }
-        let what = match self.stream.key.loss_fn.is_end_to_end() {
-            false => activations_of(&job.job.saes[sae_idx].hookpoint),
+        let what = if !self.stream.key.loss_fn.is_end_to_end() {
+            activations_of(&job.job.saes[sae_idx].hookpoint)
+        } else if self.stream.model_is_finite_at(step - 1)? {
             // With other SAEs in the model, the activations may be theirs.
-            true if self.stream.model_is_finite_at(step - 1)? => return Ok(None),
-            true => "the logits of the language model".into(),
+            return Ok(None);
+        } else {
+            "the logits of the language model".into()
         };
         EarlyEnd::of_model(&self.stream.model, what).map(Some)
     }
@@ -90,10 +92,11 @@ impl StreamTrainer<'_> {
             .iter()
             .filter_map(|(.., report)| Some(&report.as_ref()?.sums))
             .collect();
-        let sums = match sums.is_empty() {
-            true => Vec::new(),
+        let sums = if sums.is_empty() {
+            Vec::new()
+        } else {
             // Sync: the only wait for the device in the loop, for all SAEs at once.
-            false => Vec::<f64>::try_from(Tensor::f_cat(&sums, 0)?)?,
+            Vec::<f64>::try_from(Tensor::f_cat(&sums, 0)?)?
         };
         let mut sums = sums.chunks(N_SUMS);
         let mut record = |report: &Report| Some(report.record(sums.next()?));

@@ -89,9 +89,10 @@ fn run(
             };
             unwritten = events.write(progress).err();
         }
-        match stop.is_set() || unwritten.is_some() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if stop.is_set() || unwritten.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     })?;
     match unwritten {

@@ -49,19 +49,21 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
         .as_ref()
         .is_none_or(|environment| environment.rank == 0);
     let dir = order.events.parent().unwrap_or(Path::new("."));
-    let _lock = match has_writer {
-        true => Some(lock(&dir.join(STREAM_LOCK))?.ok_or_else(|| {
+    let _lock = if has_writer {
+        Some(lock(&dir.join(STREAM_LOCK))?.ok_or_else(|| {
             let (stream_id, dir) = (&order.stream_id, dir.display());
             Fault::internal(format!(
                 "another worker trains stream `{stream_id}` in `{dir}`"
             ))
             .with_hint("it ends by itself after a checkpoint when its `sae-run` is gone")
-        })?),
-        false => None,
+        })?)
+    } else {
+        None
     };
-    let mut events = match has_writer {
-        true => EventLog::open(&order.events, order.attempt, order.last_event_seq)?,
-        false => EventLog::silent(),
+    let mut events = if has_writer {
+        EventLog::open(&order.events, order.attempt, order.last_event_seq)?
+    } else {
+        EventLog::silent()
     };
     let outcome = match environment {
         None => train(&order, stop.clone(), &mut events),

@@ -103,9 +103,10 @@ impl Reports<'_> {
             self.unwritten = Some(error);
             return ControlFlow::Break(());
         }
-        match self.stop.is_set() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        if self.stop.is_set() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
     }
 

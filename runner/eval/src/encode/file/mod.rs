@@ -46,9 +46,10 @@ impl RowFile {
     }
 
     pub(super) fn write(&mut self, rows: &EncodedRows) -> Result<(), EvalError> {
-        match rows.is_empty() {
-            true => Ok(()),
-            false => self.writer.write(rows),
+        if rows.is_empty() {
+            Ok(())
+        } else {
+            self.writer.write(rows)
         }
     }
 

@@ -221,11 +221,10 @@ fn python() -> Result<PathBuf, String> {
 
 fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| error.to_string())?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(said.lines().last().unwrap_or_default().to_owned())
-        }
+    if output.status.success() {
+        Ok(())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(said.lines().last().unwrap_or_default().to_owned())
     }
 }

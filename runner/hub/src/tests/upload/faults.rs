@@ -221,9 +221,10 @@ fn wrong_clocks_do_not_matter() {
     let day = Duration::from_secs(24 * 3600);
     for is_back in [true, false] {
         let fixture = fixture(Way::Xet);
-        match is_back {
-            true => fixture.server.set_clock_back(day),
-            false => fixture.server.set_clock_forward(day),
+        if is_back {
+            fixture.server.set_clock_back(day);
+        } else {
+            fixture.server.set_clock_forward(day);
         }
         fixture.upload(&fixture.sae()).unwrap();
         // The token that was given is used: it is not taken for one that has ended.
@@ -302,12 +303,13 @@ fn answers_that_make_no_sense_are_errors() {
             .fail(Fault::replace(body.as_bytes()).on(step));
         let error = fixture.upload(&fixture.sae()).unwrap_err();
         let text = format!("{error} {error:?}");
-        match body == refused {
-            true => assert!(text.contains("no  [2J ... space"), "{text}"),
-            false => assert!(
+        if body == refused {
+            assert!(text.contains("no  [2J ... space"), "{text}");
+        } else {
+            assert!(
                 says(&error, "cannot make sense of what"),
                 "{step} {body}: {error:?}"
-            ),
+            );
         }
         assert!(!text.contains(TOKEN) && !text.contains('\u{1b}'), "{text}");
         assert_eq!(fixture.n_requests("/commit/"), 0);
