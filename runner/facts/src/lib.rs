@@ -33,7 +33,6 @@ mod config;
 mod decoder;
 mod error;
 mod gpt;
-mod header;
 mod inputs;
 mod json;
 mod keys;

@@ -7,6 +7,7 @@
 //!
 //! - `read.rs`, `bound.rs`: reading within bounds; `output.rs`: writing; `remove.rs`: removing folders
 //! - `lock.rs`: locks that say who holds them; `digest_cache.rs`: digests of files, remembered
+//! - `tensor_header.rs`: the header of a safetensors file
 //! - `lfs.rs`: pointers of Git LFS instead of files; `path.rs`: paths from names; `user.rs`: whose a file is
 
 pub mod bound;
@@ -18,6 +19,7 @@ mod output;
 mod path;
 mod read;
 mod remove;
+mod tensor_header;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod user;
@@ -30,4 +32,5 @@ pub use output::OutputFile;
 pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};
 pub use remove::remove_dir;
+pub use tensor_header::TensorHeader;
 pub use user::user_id;

@@ -1,7 +1,8 @@
 //! How often latents fire: the file that an evaluation writes for each SAE.
 
 use fault::Fault;
-use safetensors::{Dtype, SafeTensors};
+use files::TensorHeader;
+use safetensors::Dtype;
 use std::path::Path;
 
 /// The tensor of such a file: `[num_latents]`, float32, the fraction of the evaluated tokens on which each
@@ -18,13 +19,16 @@ const MAX_BYTES: u64 = 1 << 30;
 pub fn read_density(path: &Path) -> Result<Vec<f32>, Fault> {
     let bytes = files::read(path, MAX_BYTES).map_err(Fault::io("read", path))?;
     let damaged = |why: &str| Fault::input(format!("`{}` is damaged: {why}", path.display()));
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error.to_string()))?;
-    let density = tensors.tensor(FIRING_DENSITY);
-    let density = density.map_err(|error| damaged(&error.to_string()))?;
-    if density.dtype() != Dtype::F32 {
+    let header = TensorHeader::read(bytes.as_slice(), bytes.len() as u64)
+        .map_err(|error| damaged(&error.to_string()))?;
+    let density = header
+        .info(FIRING_DENSITY)
+        .ok_or_else(|| damaged(&format!("it has no tensor `{FIRING_DENSITY}`")))?;
+    if density.dtype != Dtype::F32 {
         return Err(damaged("its numbers are not float32"));
     }
-    let (numbers, _) = density.data().as_chunks();
+    let range = header.bytes_of(density);
+    let (numbers, _) = bytes[range.start as usize..range.end as usize].as_chunks();
     Ok(numbers.iter().copied().map(f32::from_le_bytes).collect())
 }
 

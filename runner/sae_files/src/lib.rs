@@ -27,6 +27,6 @@ pub use error::{io_fault, no_such_sae, unsupported};
 pub use folders::{TrainedOn, digest_saes, find_saes, select, trained_on};
 #[cfg(feature = "hub")]
 pub use from_hub::HubSaes;
-pub use header::{Header, Place, Width};
+pub use header::{Header, StoredWeight, Width};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};
 pub use saelens::{SAELENS_WEIGHTS_FILE, files_of, is_saelens_folder};
