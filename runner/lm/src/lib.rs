@@ -22,6 +22,7 @@
 //!
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
+//! - `transfer.rs`: token ids to the device, without a wait
 //! - `not_finite.rs`: whose fault it is when numbers are not finite
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
 //! - `load.rs`, `int8.rs`: weights, also in 8 bit; `architecture.rs`: which file runs which architecture
@@ -47,6 +48,7 @@ mod replace;
 mod rope;
 mod run;
 mod tap;
+mod transfer;
 mod weights;
 mod yarn;
 
@@ -58,6 +60,7 @@ pub use not_finite::activations_of;
 pub use options::LoadOptions;
 pub use replace::{ModulePass, Replacements};
 pub use tap::{Activations, Taps};
+pub use transfer::send;
 
 #[cfg(test)]
 mod golden;

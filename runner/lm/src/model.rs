@@ -8,6 +8,7 @@ use crate::precision::compute_kind;
 use crate::replace::Replacements;
 use crate::run::Stop;
 use crate::tap::{Activations, Tape, Taps};
+use crate::transfer::send;
 use crate::{LmError, LoadOptions};
 use facts::read_config;
 use fault::Fault;
@@ -133,8 +134,8 @@ impl LanguageModel {
     /// The outputs and inputs of the tapped hookpoints for `input_ids`: `[batch, ctx_len]`, Int64,
     /// each sequence from position 0. Stops as soon as every tap was served; no gradient is recorded.
     ///
-    /// Token ids are checked against the vocabulary and then moved to the model's device. Give them
-    /// on the CPU where speed counts: the check of those on a GPU waits for the device.
+    /// Token ids are checked against the vocabulary and then sent to the model's device. Give them
+    /// on the CPU: there neither waits for the device, and the check of those on a GPU does.
     ///
     /// # Errors
     /// Taps that this model or its loaded part cannot serve, input of the wrong shape or kind,
@@ -215,7 +216,7 @@ impl LanguageModel {
             .into());
         }
         self.check_token_ids(input_ids)?;
-        input_ids.f_to_device(self.device).map_err(in_forward)
+        send(input_ids, self.device).map_err(in_forward)
     }
 
     fn check_token_ids(&self, input_ids: &Tensor) -> Result<(), LmError> {

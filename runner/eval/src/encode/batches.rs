@@ -7,7 +7,7 @@ use plan::{EncodeInput, EncodeTask, Texts};
 use std::io::{self, BufRead, BufReader};
 use std::iter::Peekable;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tokens::{Tokenizer, Tokens};
 
 type Lines = Box<dyn Iterator<Item = Result<String, EvalError>>>;
@@ -142,9 +142,9 @@ impl Batch {
         &self.sequences[place]
     }
 
-    /// `[n_sequences, width]`, Int64, at least one wide. Shorter sequences are filled up with token 0, which
+    /// `[n_sequences, width]`, Int64, on the CPU, at least one wide. Shorter sequences are filled up with token 0, which
     /// has no effect on the tokens before it: the models are causal.
-    pub(super) fn input_ids(&self, device: Device) -> Result<Tensor, EvalError> {
+    pub(super) fn input_ids(&self) -> Result<Tensor, EvalError> {
         let width = self.width.max(1);
         let mut padded = Vec::with_capacity(width * self.sequences.len());
         for sequence in &self.sequences {
@@ -152,7 +152,7 @@ impl Batch {
             padded.resize(padded.len() + width - sequence.len(), 0);
         }
         let ids = Tensor::f_from_slice(&padded)?.f_view([-1, width as i64])?;
-        Ok(ids.f_to_kind(Kind::Int64)?.f_to_device(device)?)
+        Ok(ids.f_to_kind(Kind::Int64)?)
     }
 
     /// Adds the rows of an SAE for the sequence at `place`.

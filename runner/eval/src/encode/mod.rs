@@ -63,7 +63,7 @@ pub fn encode(
     let mut summary = nothing_yet(encoders.len());
     for batch in Batches::new(task, facts.max_ctx_len)? {
         let batch = batch?;
-        let activations = model.forward(&batch.input_ids(device)?, &taps)?;
+        let activations = model.forward(&batch.input_ids()?, &taps)?;
         let n_tokens = batch.n_positions();
         let latents = encoders
             .iter()

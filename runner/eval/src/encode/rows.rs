@@ -61,9 +61,8 @@ impl TopLatents {
         for x in x.f_split(n_rows, 0)? {
             let encoded = sae.encode(&x.f_to_kind(Kind::Float)?)?;
             // In Double no sum of finite numbers overflows.
-            let sum = x.f_sum(Kind::Double)?;
-            latents.add(&encoded, top)?;
-            latents.are_finite[0] &= sum.f_double_value(&[])?.is_finite();
+            let is_finite = x.f_sum(Kind::Double)?.f_isfinite()?;
+            latents.add(&encoded, top, &is_finite)?;
         }
         Ok(latents)
     }
@@ -73,15 +72,28 @@ impl TopLatents {
         &self.entries[token_idx]
     }
 
-    fn add(&mut self, encoded: &Encoded, top: Option<usize>) -> Result<(), EvalError> {
+    /// `is_finite`: whether what was encoded is: scalar, Bool.
+    fn add(
+        &mut self,
+        encoded: &Encoded,
+        top: Option<usize>,
+        is_finite: &Tensor,
+    ) -> Result<(), EvalError> {
         let most = encoded.latent_acts.size()[1];
         let n_kept = top.map_or(most, |top| most.min(top as i64));
         let (acts, order) = encoded.latent_acts.f_topk(n_kept, -1, true, true)?;
         let latents = encoded.latent_indices.f_gather(1, &order, false)?;
-        // Sync: the latents go to the host.
-        let acts = Vec::<f32>::try_from(&acts.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
-        let latents = latents.f_to_kind(Kind::Int)?.f_to_device(Device::Cpu)?;
-        let latents = Vec::<i32>::try_from(&latents.f_flatten(0, -1)?)?;
+        // Sync: latents and activations go to the host at once, as numbers of 32 bits.
+        let latents = latents.f_to_kind(Kind::Int)?.f_view_dtype(Kind::Float)?;
+        let is_finite = is_finite.f_to_kind(Kind::Float)?;
+        let all = [&acts, &latents, &is_finite].map(|part| part.f_reshape([-1]));
+        let [acts, latents, is_finite] = all;
+        let all = Tensor::f_cat(&[acts?, latents?, is_finite?], 0)?.f_to_device(Device::Cpu)?;
+        let all = Vec::<f32>::try_from(&all)?;
+        let (entries, is_finite) = all.split_at(all.len() - 1);
+        let (acts, latents) = entries.split_at(entries.len() / 2);
+        let latents: Vec<i32> = latents.iter().map(|bits| bits.to_bits() as i32).collect();
+        self.are_finite[0] &= is_finite[0] == 1.0;
         self.are_finite[1] &= acts.iter().all(|act| act.is_finite());
         let n_kept = n_kept as usize;
         let of_token = |(latents, acts): (&[i32], &[f32])| {

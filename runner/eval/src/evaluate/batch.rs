@@ -1,13 +1,16 @@
 //! A batch of held-out sequences, and which of its tokens count for whom.
 
 use crate::EvalError;
+use lm::send;
 use tch::{Device, Tensor};
 
 /// A batch of sequences.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// `[n_sequences, ctx_len]`, Int64, on the device.
+    /// `[n_sequences, ctx_len]`, Int64, on the CPU.
     pub(super) input_ids: Tensor,
+    /// The same on the device.
+    sent_ids: Tensor,
     /// What counts, for each list of excluded tokens.
     pub(super) kept: Vec<Kept>,
 }
@@ -40,13 +43,14 @@ impl Batch {
             .map(|exclude_tokens| Kept::new(token_ids, ctx_len, exclude_tokens, device));
         Ok(Self {
             kept: kept.collect::<Result<_, _>>()?,
-            input_ids: input_ids.f_to_device(device)?,
+            sent_ids: send(&input_ids, device)?,
+            input_ids,
         })
     }
 
     /// The tokens that follow those of sequence `sequence_idx`: `[ctx_len - 1]`.
     pub(super) fn following(&self, sequence_idx: usize) -> Result<Tensor, EvalError> {
-        let sequence = self.input_ids.f_select(0, sequence_idx as i64)?;
+        let sequence = self.sent_ids.f_select(0, sequence_idx as i64)?;
         Ok(sequence.f_narrow(0, 1, sequence.size()[0] - 1)?)
     }
 }
@@ -70,14 +74,14 @@ impl Kept {
         let is_kept = tokens::included(token_ids, exclude_tokens);
         let of_sequence = |sequence: &[bool]| indices(&sequence[..ctx_len - 1]);
         let predicting: Vec<Vec<i64>> = is_kept.chunks(ctx_len).map(of_sequence).collect();
-        let to_device = |indices: &[i64]| Tensor::f_from_slice(indices)?.f_to_device(device);
-        let n_predicted = predicting.iter().map(Vec::len).sum::<usize>() as u64;
-        let predicting = predicting.iter().map(|of| Ok(Some(to_device(of)?)));
+        let sent = |indices: &[i64]| send(&Tensor::f_from_slice(indices)?, device);
+        let lengths: Vec<i64> = predicting.iter().map(|of| of.len() as i64).collect();
+        let predicting = sent(&predicting.concat())?.f_split_with_sizes(&lengths, 0)?;
         Ok(Self {
             n_positions: n_positions as i64,
-            rows: Some(to_device(&indices(&is_kept))?),
-            predicting: predicting.collect::<Result<_, EvalError>>()?,
-            n_predicted,
+            rows: Some(sent(&indices(&is_kept))?),
+            predicting: predicting.into_iter().map(Some).collect(),
+            n_predicted: lengths.iter().sum::<i64>() as u64,
         })
     }
 

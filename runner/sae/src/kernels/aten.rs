@@ -35,7 +35,7 @@ pub(crate) fn weight_gradients(
     };
     Ok(WeightGradients {
         encoder_weight: transposed_times(grad_pre, centred)?,
-        encoder_bias: column_sums(grad_pre, indices, num_latents)?,
+        encoder_bias: sums_by_latent(grad_pre, indices, bags, num_latents)?,
         w_dec: transposed_times(acts, grad_out)?,
     })
 }
@@ -130,7 +130,19 @@ pub(crate) fn dots_at_entries(
     dots.f_view_as(indices)
 }
 
-/// Sum of the entries of each column of `S`: `[num_latents]`.
+/// Sum of the entries of each column of `S`: `[num_latents]`, in an order that depends on nothing but `S`: a
+/// GPU's `scatter_add` adds in whatever order its threads come.
+fn sums_by_latent(
+    values: &Tensor,
+    indices: &Tensor,
+    bags: &Bags,
+    num_latents: i64,
+) -> Result<Tensor, TchError> {
+    let ones = Tensor::f_ones([values.size()[0], 1], (values.kind(), values.device()))?;
+    sparse_transposed_times(values, indices, bags, &ones, num_latents)?.f_squeeze_dim(1)
+}
+
+/// Sum of the entries of each column of `S`: `[num_latents]`. For whole numbers, of which every sum is exact.
 pub(crate) fn column_sums(
     values: &Tensor,
     indices: &Tensor,
@@ -238,9 +250,14 @@ mod tests {
             dots_at_entries(&dense, &rows, &indices, &bags).unwrap(),
             dense.matmul(&rows.tr()).gather(1, &indices, false),
         );
+        let sums = sparse.sum_dim_intlist(0, false, Kind::Float);
         close(
             column_sums(&values, &indices, NUM_LATENTS).unwrap(),
-            sparse.sum_dim_intlist(0, false, Kind::Float),
+            sums.shallow_clone(),
+        );
+        close(
+            sums_by_latent(&values, &indices, &bags, NUM_LATENTS).unwrap(),
+            sums,
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Activations of a forward pass as SAEs take them: vectors of the tokens that count, one a row.
 
 use crate::TrainError;
-use lm::Activations;
+use lm::{Activations, send};
 use plan::{SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
@@ -102,7 +102,7 @@ pub(crate) fn included(
     let places: Vec<i64> = places
         .filter_map(|(counts, place)| counts.then_some(place))
         .collect();
-    Ok(Some(Tensor::f_from_slice(&places)?.f_to_device(device)?))
+    Ok(Some(send(&Tensor::f_from_slice(&places)?, device)?))
 }
 
 /// The rows of the tokens at the places `included`; all rows where they are not those of tokens.

@@ -129,11 +129,11 @@ impl ActivationStream {
         self.batches.pass(pass.batch_idx, pass.pass_idx)
     }
 
-    /// The token ids of a pass, here and as `[n_sequences, ctx_len]` on the device.
+    /// The token ids of a pass, as numbers and as `[n_sequences, ctx_len]` on the CPU.
     pub(super) fn tokens(&self, pass: PassIdx) -> Result<(Vec<i64>, Tensor), TrainError> {
         let token_ids = self.token_ids(pass);
         let input_ids = Tensor::f_from_slice(&token_ids)?.f_view([-1, self.key.ctx_len as i64])?;
-        Ok((token_ids, input_ids.f_to_device(self.device)?))
+        Ok((token_ids, input_ids))
     }
 
     /// Whether the model without SAEs gives finite logits for tokens of the update after `step` others.
