@@ -22,20 +22,20 @@ fn options(compression: CompressionType) -> IpcWriteOptions {
     options.try_with_compression(Some(compression)).unwrap()
 }
 
-fn places(content: &[u8], part: &[u8]) -> Vec<usize> {
+fn offsets_of(content: &[u8], part: &[u8]) -> Vec<usize> {
     let windows = content.windows(part.len()).enumerate();
     windows
         .filter(|(_, window)| *window == part)
-        .map(|(place, _)| place)
+        .map(|(offset, _)| offset)
         .collect()
 }
 
 /// The file with every packed buffer claiming to be of `n_bytes`.
 fn claiming(mut content: Vec<u8>, magic: [u8; 4], n_bytes: i64) -> Vec<u8> {
-    let places = places(&content, &magic);
-    assert!(!places.is_empty());
-    for place in places {
-        content[place - 8..place].copy_from_slice(&n_bytes.to_le_bytes());
+    let offsets = offsets_of(&content, &magic);
+    assert!(!offsets.is_empty());
+    for offset in offsets {
+        content[offset - 8..offset].copy_from_slice(&n_bytes.to_le_bytes());
     }
     content
 }
@@ -92,8 +92,8 @@ fn arrow_bodies_that_claim_too_much() {
     let length = root_as_message(&content[batch.clone()])
         .unwrap()
         .bodyLength();
-    let place = batch.start + places(&content[batch], &length.to_le_bytes())[0];
-    content[place..place + 8].copy_from_slice(&(2_u64 << 30).to_le_bytes());
+    let offset = batch.start + offsets_of(&content[batch], &length.to_le_bytes())[0];
+    content[offset..offset + 8].copy_from_slice(&(2_u64 << 30).to_le_bytes());
     assert_no_more_than_damaged("a.arrow", &content);
     assert_no_more_than_damaged("a.arrow.gz", &gzipped(&content));
 }
@@ -105,7 +105,7 @@ fn parquet_pages_that_claim_too_much() {
     // Type, and then the length once unpacked of a page with seven texts of 24 bytes: as zigzag numbers.
     let n_bytes = 7 * (4 + "document 0 of the sample".len());
     let [low, high] = [(2 * n_bytes) as u8 | 0x80, (n_bytes >> 6) as u8];
-    let start = places(&content, &[0x15, 4, 0x15, low, high])[0];
+    let start = offsets_of(&content, &[0x15, 4, 0x15, low, high])[0];
     grow_claim(&mut content, start);
     assert_no_more_than_damaged("a.parquet", &content);
 }

@@ -1,7 +1,7 @@
 //! Documents of record batches, which Parquet and Arrow files consist of.
 
 use super::Document;
-use super::rows::{Column, ID_COLUMN, MAX_DOCUMENT_BYTES, Place, ReadRows, RowError};
+use super::rows::{Column, ID_COLUMN, MAX_DOCUMENT_BYTES, ReadRows, RowError, RowLocation};
 use crate::DatasetError;
 use crate::error::damaged;
 use arrow_array::cast::AsArray;
@@ -121,26 +121,26 @@ impl ColumnarRows {
     }
 
     fn document(&self, batch: &Batch) -> Result<Document, RowError> {
-        let place = Place {
+        let location = RowLocation {
             path: &self.path,
             line: self.row,
         };
         let Some(array) = batch.value() else {
             return Err(if self.column.holds_ids {
-                place.not_ids(&self.column, "null")
+                location.not_ids(&self.column, "null")
             } else {
-                place.not_text(&self.column, "null", Vec::new())
+                location.not_text(&self.column, "null", Vec::new())
             });
         };
         if self.column.holds_ids {
             return token_ids_at(array, batch.row_idx)
                 .map(Document::TokenIds)
-                .map_err(|got| place.not_ids(&self.column, &got));
+                .map_err(|got| location.not_ids(&self.column, &got));
         }
         let text = text_at(array, batch.row_idx)
-            .ok_or_else(|| place.not_text(&self.column, "null", Vec::new()))?;
+            .ok_or_else(|| location.not_text(&self.column, "null", Vec::new()))?;
         if text.len() > MAX_DOCUMENT_BYTES {
-            return Err(place.too_long());
+            return Err(location.too_long());
         }
         Ok(Document::Text(text.to_string()))
     }

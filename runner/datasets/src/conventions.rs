@@ -66,8 +66,8 @@ fn shards(listing: &Listing<'_>, dir: &str) -> Result<Vec<Split>, DatasetError> 
         .collect();
     let mut found: Vec<&str> = found.into_iter().collect();
     found.sort_by_key(|name| {
-        let place = WORDS.iter().position(|(split, _)| split == name);
-        place.unwrap_or(WORDS.len())
+        let index = WORDS.iter().position(|(split, _)| split == name);
+        index.unwrap_or(WORDS.len())
     });
     let to_split = |name| Split::new(name, &[&SHARDS.replace("{split}", name)]);
     Ok(found.into_iter().map(to_split).collect())

@@ -1,7 +1,7 @@
 //! Documents of comma- or tab-separated values.
 
 use super::Document;
-use super::rows::{Column, Place, ReadRows, RowError};
+use super::rows::{Column, ReadRows, RowError, RowLocation};
 use super::unpack::{End, RowBytes, Source};
 use crate::DatasetError;
 use crate::error::damaged;
@@ -99,7 +99,7 @@ impl CsvRows {
 
     fn parse(&mut self) -> Result<bool, RowError> {
         if self.bytes.get().is_none() {
-            return Err(self.place().too_long());
+            return Err(self.location().too_long());
         }
         let mut bytes = self.bytes.take();
         bytes.push(b'\n');
@@ -111,8 +111,8 @@ impl CsvRows {
         Ok(true)
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn location(&self) -> RowLocation<'_> {
+        RowLocation {
             path: self.source.path(),
             line: self.line,
         }
@@ -134,13 +134,13 @@ impl ReadRows for CsvRows {
         let expected = *self.n_fields.get_or_insert(first);
         if got > expected {
             let problem = format!("{got} fields, where rows have {expected}");
-            return Err(self.place().bad(problem));
+            return Err(self.location().bad(problem));
         }
         let n_index_fields = expected - self.n_header_fields;
-        let place = self.place();
+        let location = self.location();
         let field = self.record.get(n_index_fields + self.field_idx);
-        let field = field.ok_or_else(|| place.not_text(&self.column, "null", Vec::new()))?;
-        Ok(Some(Document::Text(place.utf8(field)?.to_string())))
+        let field = field.ok_or_else(|| location.not_text(&self.column, "null", Vec::new()))?;
+        Ok(Some(Document::Text(location.utf8(field)?.to_string())))
     }
 
     fn n_bytes_read(&self) -> u64 {

@@ -156,19 +156,19 @@ impl Visitor<'_> for Key<'_> {
 
 /// [`document`], with the reason why a row has no document.
 fn slow_document(value: JsonValue<'_>, column: &Column) -> Result<Document, RowError> {
-    let place = value.place;
-    let object = object_of(value).map_err(|source| RowError::Bad(place.not_json(source)))?;
+    let location = value.location;
+    let object = object_of(value).map_err(|source| RowError::Bad(location.not_json(source)))?;
     let Some(value) = find(&object, column) else {
-        return Err(place.missing(column, texts_in(&object)));
+        return Err(location.missing(column, texts_in(&object)));
     };
     if column.holds_ids {
         return token_ids(value)
             .map(Document::TokenIds)
-            .map_err(|got| place.not_ids(column, &got));
+            .map_err(|got| location.not_ids(column, &got));
     }
     match value {
         Value::String(text) => Ok(Document::Text(text.clone())),
-        other => Err(place.not_text(column, type_name(other), texts_in(&object))),
+        other => Err(location.not_text(column, type_name(other), texts_in(&object))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Cutting a JSON file into its values, without parsing them.
 
-use super::rows::{Place, RowError};
+use super::rows::{RowError, RowLocation};
 use super::unpack::{End, RowBytes, Source, is_blank};
 use crate::DatasetError;
 use plan::DataFile;
@@ -30,7 +30,7 @@ pub(super) struct Values {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JsonValue<'a> {
     /// The file and the line it starts on.
-    pub(super) place: Place<'a>,
+    pub(super) location: RowLocation<'a>,
     /// As the file has it.
     pub(super) text: &'a str,
     /// Whether it is an element of an array.
@@ -81,14 +81,14 @@ impl Values {
         let Some(line) = line else {
             return Ok(None);
         };
-        let place = Place {
+        let location = RowLocation {
             path: self.source.path(),
             line,
         };
-        let bytes = self.row.get().ok_or_else(|| place.too_long())?;
+        let bytes = self.row.get().ok_or_else(|| location.too_long())?;
         Ok(Some(JsonValue {
-            place,
-            text: place.utf8(&bytes[self.value.clone()])?,
+            location,
+            text: location.utf8(&bytes[self.value.clone()])?,
             is_element: self.layout != Layout::Objects,
         }))
     }
@@ -188,11 +188,11 @@ impl Values {
     }
 
     fn not_an_array(&self, why: &str) -> DatasetError {
-        let place = Place {
+        let location = RowLocation {
             path: self.source.path(),
             line: self.source.line(),
         };
-        place.not_json(serde_json::Error::custom(why))
+        location.not_json(serde_json::Error::custom(why))
     }
 }
 

@@ -98,14 +98,14 @@ impl Column {
 
 /// A row of a file, for errors.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct RowLocation<'a> {
     /// The file.
     pub(super) path: &'a Path,
     /// The line or row, from 1.
     pub(super) line: u64,
 }
 
-impl Place<'_> {
+impl RowLocation<'_> {
     /// A row that cannot be used, with what is wrong with it.
     pub(super) fn bad(self, problem: impl Display) -> RowError {
         RowError::Bad(self.fault(problem).with_hint(BAD_ROW_HINT).into())

@@ -1,7 +1,7 @@
 //! Documents of plain text, one a line.
 
 use super::Document;
-use super::rows::{Column, Place, ReadRows, RowError, TEXT_COLUMN};
+use super::rows::{Column, ReadRows, RowError, RowLocation, TEXT_COLUMN};
 use super::unpack::{End, RowBytes, Source};
 use crate::DatasetError;
 use plan::DataFile;
@@ -50,12 +50,12 @@ impl ReadRows for TextRows {
         if !self.read_line()? {
             return Ok(None);
         }
-        let place = Place {
+        let location = RowLocation {
             path: self.source.path(),
             line: self.line,
         };
-        let line = self.row.get().ok_or_else(|| place.too_long())?;
-        Ok(Some(Document::Text(place.utf8(line)?.to_string())))
+        let line = self.row.get().ok_or_else(|| location.too_long())?;
+        Ok(Some(Document::Text(location.utf8(line)?.to_string())))
     }
 
     fn n_bytes_read(&self) -> u64 {

@@ -24,7 +24,7 @@ pub(crate) struct Peers {
 
 /// A collective.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct Collective {
     /// The group's first collective is 1.
     pub(crate) number: u64,
     pub(crate) what: String,
@@ -34,9 +34,9 @@ pub(crate) struct Place {
 
 /// What a rank says before it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Word {
+enum Notice {
     /// A collective failed.
-    Stuck(Place),
+    Stuck(Collective),
     /// Something else failed, and only this rank knows.
     Failed {
         message: String,
@@ -51,7 +51,7 @@ impl Peers {
         message: &str,
         is_of_the_input: bool,
     ) -> Result<(), DistError> {
-        self.say(&Word::Failed {
+        self.say(&Notice::Failed {
             message: message.into(),
             is_of_the_input,
         })
@@ -59,26 +59,31 @@ impl Peers {
 
     /// Gives the others time to read what was said.
     pub(crate) fn wait_for_others(&self) -> Result<(), DistError> {
-        self.words().map(|_| ())
+        self.notices().map(|_| ())
     }
 
     /// The error that explains `failure` of a collective.
-    pub(crate) fn explain(&self, place: &Place, failure: Failure) -> DistError {
-        let Ok(words) = self
-            .say(&Word::Stuck(place.clone()))
-            .and_then(|()| self.words())
+    pub(crate) fn explain(&self, collective: &Collective, failure: Failure) -> DistError {
+        let Ok(notices) = self
+            .say(&Notice::Stuck(collective.clone()))
+            .and_then(|()| self.notices())
         else {
-            return store_lost(self.store.address(), &place.what, &failure.text);
+            return store_lost(self.store.address(), &collective.what, &failure.text);
         };
-        self.judge(place, failure, &words)
+        self.judge(collective, failure, &notices)
     }
 
-    fn judge(&self, place: &Place, failure: Failure, words: &[Option<Word>]) -> DistError {
-        for (rank, word) in words.iter().enumerate() {
-            if let Some(Word::Failed {
+    fn judge(
+        &self,
+        collective: &Collective,
+        failure: Failure,
+        notices: &[Option<Notice>],
+    ) -> DistError {
+        for (rank, notice) in notices.iter().enumerate() {
+            if let Some(Notice::Failed {
                 message,
                 is_of_the_input,
-            }) = word
+            }) = notice
                 && rank != self.rank
             {
                 let message = format!("rank {rank} failed: {message}");
@@ -90,79 +95,82 @@ impl Peers {
                 .into();
             }
         }
-        for (rank, word) in words.iter().enumerate() {
-            if let Some(Word::Stuck(theirs)) = word
+        for (rank, notice) in notices.iter().enumerate() {
+            if let Some(Notice::Stuck(theirs)) = notice
                 && failure.kind == FailureKind::Timeout
-                && theirs.what != place.what
+                && theirs.what != collective.what
             {
-                let (theirs, ours) = (&theirs.what, &place.what);
+                let (theirs, ours) = (&theirs.what, &collective.what);
                 let message = format!("rank {rank} is in {theirs}, rank {} in {ours}", self.rank);
                 return of_the_program(message);
             }
         }
-        let silent = words.iter().enumerate().filter(|(_, word)| word.is_none());
+        let silent = notices
+            .iter()
+            .enumerate()
+            .filter(|(_, notice)| notice.is_none());
         let ranks: Vec<usize> = silent.map(|(rank, _)| rank).collect();
-        let (collective, reason) = (&place.what, failure.text);
+        let (what, reason) = (&collective.what, failure.text);
         let who = named(&ranks);
         match failure.kind {
-            _ if ranks.is_empty() => Fault::internal(format!("{collective} failed: {reason}")),
+            _ if ranks.is_empty() => Fault::internal(format!("{what} failed: {reason}")),
             FailureKind::Timeout => {
-                let timeout = place.timeout.as_secs();
-                let message = format!("{who} did not arrive at {collective} within {timeout} s");
+                let timeout = collective.timeout.as_secs();
+                let message = format!("{who} did not arrive at {what} within {timeout} s");
                 Fault::internal(message).with_hint(
                     "see the log of that rank; where it only needs longer, raise `timeout_minutes`",
                 )
             }
-            _ => Fault::internal(format!("lost {who} in {collective}: {reason}")).with_hint(LOST),
+            _ => Fault::internal(format!("lost {who} in {what}: {reason}")).with_hint(LOST),
         }
         .into()
     }
 
-    fn say(&self, word: &Word) -> Result<(), DistError> {
-        let text = serde_json::to_vec(word).expect("plain fields serialise to JSON");
+    fn say(&self, notice: &Notice) -> Result<(), DistError> {
+        let text = serde_json::to_vec(notice).expect("plain fields serialise to JSON");
         self.store.set(&key(self.rank), &text)
     }
 
     /// What each rank said, this one included; waits for those that said nothing yet.
-    fn words(&self) -> Result<Vec<Option<Word>>, DistError> {
+    fn notices(&self) -> Result<Vec<Option<Notice>>, DistError> {
         let until = Instant::now() + PATIENCE;
-        let mut words: Vec<Option<Word>> = vec![None; self.world_size];
+        let mut notices: Vec<Option<Notice>> = vec![None; self.world_size];
         loop {
-            let heard = self.hear(&mut words);
-            let others = words
+            let heard = self.hear(&mut notices);
+            let others = notices
                 .iter()
                 .enumerate()
                 .filter(|(rank, _)| *rank != self.rank);
-            let others: Vec<_> = others.filter_map(|(_, word)| word.as_ref()).collect();
+            let others: Vec<_> = others.filter_map(|(_, notice)| notice.as_ref()).collect();
             match heard {
-                // Who keeps the store may be done with waiting; its own word is then here.
+                // Who keeps the store may be done with waiting; its own notice is here then.
                 Err(error) if others.is_empty() => return Err(error),
-                Err(_) => return Ok(words),
+                Err(_) => return Ok(notices),
                 Ok(()) => {}
             }
-            if others.into_iter().any(Word::is_failure)
-                || words.iter().all(Option::is_some)
+            if others.into_iter().any(Notice::is_failure)
+                || notices.iter().all(Option::is_some)
                 || Instant::now() > until
             {
-                return Ok(words);
+                return Ok(notices);
             }
             sleep(PAUSE);
         }
     }
 
     /// Reads what ranks have said since.
-    fn hear(&self, words: &mut [Option<Word>]) -> Result<(), DistError> {
-        for (rank, word) in words.iter_mut().enumerate() {
-            if word.is_none() && self.store.has(&key(rank))? {
+    fn hear(&self, notices: &mut [Option<Notice>]) -> Result<(), DistError> {
+        for (rank, notice) in notices.iter_mut().enumerate() {
+            if notice.is_none() && self.store.has(&key(rank))? {
                 let text = self.store.get(&key(rank), PATIENCE)?;
-                *word = text.and_then(|text| Word::read(&text));
+                *notice = text.and_then(|text| Notice::read(&text));
             }
         }
         Ok(())
     }
 }
 
-impl Word {
+impl Notice {
     /// What a rank said; `None`: it cannot be read.
     fn read(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
@@ -185,13 +193,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_of_a_rank_are_a_word_or_none(text in any_bytes(vec![
+        fn any_bytes_of_a_rank_are_a_notice_or_none(text in any_bytes(vec![
             br#"{"Stuck":{"number":7,"what":"all_reduce of sums"}}"#.to_vec(),
             br#"{"Failed":{"message":"no \u001b[2J space","is_of_the_input":false}}"#.to_vec(),
         ])) {
-            if let Some(word) = Word::read(&text) {
-                let again = serde_json::to_vec(&word).unwrap();
-                prop_assert_eq!(Word::read(&again), Some(word));
+            if let Some(notice) = Notice::read(&text) {
+                let again = serde_json::to_vec(&notice).unwrap();
+                prop_assert_eq!(Notice::read(&again), Some(notice));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Collectives, each with a name that all ranks give alike.
 
 use crate::DistError;
-use crate::diagnosis::{Peers, Place};
+use crate::diagnosis::{Collective, Peers};
 use crate::error::of_the_program;
 use crate::plugin::{Failure, PlugIn, RawGroup, RawStore, RawWork};
 use crate::volume::{Kind, Volume};
@@ -38,7 +38,7 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Pending<'a> {
     group: &'a Group,
-    place: Place,
+    collective: Collective,
     /// `None`: there was nothing to do.
     work: Option<RawWork>,
     tensor: Tensor,
@@ -55,10 +55,10 @@ impl Group {
         (interface, timeout): (&str, Duration),
         control: Option<Rc<Self>>,
     ) -> Result<Self, DistError> {
-        let place = (peers.rank, peers.world_size);
+        let rank_of_world = (peers.rank, peers.world_size);
         let what = format!("{} other ranks to connect", peers.world_size - 1);
         let raw = waiting(what, || {
-            RawGroup::open(plugin, store, place, timeout, interface)
+            RawGroup::open(plugin, store, rank_of_world, timeout, interface)
         })
         .map_err(|failure| {
             let (rank, backend, reason) = (peers.rank, plugin.backend(), failure.text);
@@ -173,13 +173,13 @@ impl Group {
         self.compare(Kind::AllToAll, name, describe(&rows, &shape[1..]))?;
         shape[0] = n_from.iter().sum::<usize>() as i64;
         let output = Tensor::f_empty(shape, (rows.kind(), rows.device()))?;
-        let place = self.place(Kind::AllToAll, name);
+        let collective = self.next_collective(Kind::AllToAll, name);
         let [to, from] = [n_to, n_from].map(|n| n.iter().map(|&n| n as i64).collect::<Vec<_>>());
         let work = self.raw.all_to_all((&output, &from), (&rows, &to), None);
         let row_bytes = n_bytes(&rows) / n_rows.max(1) as u64;
         let n_sent = n_rows - n_to[self.rank()];
         self.count(Kind::AllToAll, n_sent as u64 * row_bytes);
-        self.pending(place, work, output)?.wait()
+        self.pending(collective, work, output)?.wait()
     }
 
     /// The numbers of every rank, by rank; the same number of them on each.
@@ -234,12 +234,12 @@ impl Group {
         let input = tensor.f_contiguous()?.f_flatten(0, -1)?;
         let shape = [self.size() as i64, input.size()[0]];
         let output = Tensor::f_empty(shape, (input.kind(), input.device()))?;
-        let mut place = self.place(kind, name);
-        place.timeout = timeout.unwrap_or(self.timeout);
+        let mut collective = self.next_collective(kind, name);
+        collective.timeout = timeout.unwrap_or(self.timeout);
         let flat = output.f_flatten(0, -1)?;
         let work = self.raw.all_gather(&flat, &input, timeout);
         self.count(kind, n_bytes(&input));
-        let output = self.pending(place, work, output)?.wait()?;
+        let output = self.pending(collective, work, output)?.wait()?;
         let of_rank = |rank| Ok(output.f_get(rank)?.f_view(&tensor.size()[..])?);
         (0..shape[0]).map(of_rank).collect()
     }
@@ -251,42 +251,42 @@ impl Group {
         tensor: Tensor,
         call: impl FnOnce(&RawGroup, &Tensor) -> Result<RawWork, Failure>,
     ) -> Result<Pending<'_>, DistError> {
-        let place = self.place(kind, name);
+        let collective = self.next_collective(kind, name);
         if tensor.numel() == 0 {
             return Ok(Pending {
                 group: self,
-                place,
+                collective,
                 work: None,
                 tensor,
             });
         }
         let work = call(&self.raw, &tensor);
         self.count(kind, n_bytes(&tensor));
-        self.pending(place, work, tensor)
+        self.pending(collective, work, tensor)
     }
 
     fn pending(
         &self,
-        place: Place,
+        collective: Collective,
         work: Result<RawWork, Failure>,
         tensor: Tensor,
     ) -> Result<Pending<'_>, DistError> {
-        let work = work.map_err(|failure| self.peers.explain(&place, failure))?;
+        let work = work.map_err(|failure| self.peers.explain(&collective, failure))?;
         Ok(Pending {
             group: self,
-            place,
+            collective,
             work: Some(work),
             tensor,
         })
     }
 
-    fn place(&self, kind: Kind, name: &str) -> Place {
+    fn next_collective(&self, kind: Kind, name: &str) -> Collective {
         let number = self.n_begun.get() + 1;
         self.n_begun.set(number);
         let mut hasher = DefaultHasher::new();
         (self.course.get(), kind, name).hash(&mut hasher);
         self.course.set(hasher.finish());
-        Place {
+        Collective {
             number,
             what: format!("the {} `{name}`", kind.name()),
             timeout: self.timeout,
@@ -367,13 +367,13 @@ impl Pending<'_> {
     pub fn wait(self) -> Result<Tensor, DistError> {
         let Self {
             group,
-            place,
+            collective,
             work,
             tensor,
         } = self;
-        let what = format!("other ranks to join in {}", place.what);
+        let what = format!("other ranks to join in {}", collective.what);
         if let Some(Err(failure)) = work.as_ref().map(|work| waiting(what, || work.wait())) {
-            return Err(group.peers.explain(&place, failure));
+            return Err(group.peers.explain(&collective, failure));
         }
         Ok(tensor)
     }

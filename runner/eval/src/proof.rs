@@ -163,18 +163,18 @@ mod tests {
             own.with_weights(weights.collect())
         };
         let names: Vec<_> = own.named_weights().iter().map(|(name, _)| *name).collect();
-        let place = |name| names.iter().position(|own| *own == name).unwrap();
-        let w_dec = with(place("W_dec"), 1.001);
+        let index_of = |name| names.iter().position(|own| *own == name).unwrap();
+        let w_dec = with(index_of("W_dec"), 1.001);
         assert_eq!(
             first_difference(&own, &w_dec).unwrap(),
             Some("reconstructions")
         );
-        let encoder = with(place("encoder.weight"), 1.001);
+        let encoder = with(index_of("encoder.weight"), 1.001);
         assert_eq!(
             first_difference(&own, &encoder).unwrap(),
             Some("activations")
         );
-        let encoder = with(place("encoder.weight"), -1.0);
+        let encoder = with(index_of("encoder.weight"), -1.0);
         assert_eq!(first_difference(&own, &encoder).unwrap(), Some("latents"));
         let same = with(usize::MAX, 1.0);
         assert_eq!(first_difference(&own, &same).unwrap(), None);

@@ -94,7 +94,7 @@ impl RopeConfig {
     /// here the two must agree.
     ///
     /// # Errors
-    /// A rope type that is not supported, a missing key, or two places that contradict each other.
+    /// A rope type that is not supported, a missing key, or two keys that contradict each other.
     pub(crate) fn read(
         file: &ConfigFile,
         theta_keys: &[&str],

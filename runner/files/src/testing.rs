@@ -75,7 +75,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 
 impl Damage {
     fn apply(self, bytes: &mut Vec<u8>) {
-        let place = |at: Index| at.index(bytes.len() + 1);
+        let index = |at: Index| at.index(bytes.len() + 1);
         let byte = |at: Index| (!bytes.is_empty()).then(|| at.index(bytes.len()));
         match self {
             Self::Replace(at, with) => {
@@ -88,18 +88,18 @@ impl Damage {
                     bytes.remove(idx);
                 }
             }
-            Self::Insert(at, byte) => bytes.insert(place(at), byte),
+            Self::Insert(at, byte) => bytes.insert(index(at), byte),
             Self::Repeat(at, byte) => {
-                let idx = place(at);
+                let idx = index(at);
                 bytes.splice(idx..idx, std::iter::repeat_n(byte, N_REPEATED));
             }
             Self::Double(start, end) => {
-                let (start, end) = (place(start), place(end));
+                let (start, end) = (index(start), index(end));
                 let doubled = bytes[start.min(end)..start.max(end)].to_vec();
                 let idx = start.max(end);
                 bytes.splice(idx..idx, doubled);
             }
-            Self::Cut(at) => bytes.truncate(place(at)),
+            Self::Cut(at) => bytes.truncate(index(at)),
             Self::Number(at, number) => replace_number(bytes, at, number),
         }
     }

@@ -29,8 +29,7 @@ fn numbers(n: usize, phase: f32) -> Vec<f32> {
 
 /// Distinct latents of a token, spread as a trained SAE's are not: evenly.
 fn indices(k: usize) -> Vec<i64> {
-    let of_token =
-        |token: usize| (0..k).map(move |place| (token * 7919 + place * 557) % NUM_LATENTS);
+    let of_token = |token: usize| (0..k).map(move |idx| (token * 7919 + idx * 557) % NUM_LATENTS);
     (0..N_TOKENS)
         .flat_map(of_token)
         .map(|latent| latent as i64)
@@ -40,8 +39,8 @@ fn indices(k: usize) -> Vec<i64> {
 #[divan::bench(args = KS)]
 fn largest(bencher: Bencher, k: usize) {
     let (rows, bias) = (numbers(256 * NUM_LATENTS, 0.1), numbers(NUM_LATENTS, 0.2));
-    let (mut values, mut places) = (vec![0.0; 256 * k], vec![0; 256 * k]);
-    bencher.bench_local(|| topk(&rows, &bias, k, &mut values, &mut places));
+    let (mut values, mut indices) = (vec![0.0; 256 * k], vec![0; 256 * k]);
+    bencher.bench_local(|| topk(&rows, &bias, k, &mut values, &mut indices));
 }
 
 #[divan::bench(args = KS)]

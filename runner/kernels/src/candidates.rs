@@ -12,7 +12,7 @@ const NOT_FINITE: u32 = f32::INFINITY.to_bits();
 
 /// A row of numbers that are known more or less exactly.
 pub(crate) trait Row {
-    /// By how much a bound may be off in the last places, relative to itself.
+    /// By how much a bound may be off in the last digits, relative to itself.
     const MARGIN: f32;
 
     /// Numbers of the row.
@@ -24,8 +24,8 @@ pub(crate) trait Row {
     /// By how much numbers of a group may be off, above and below the largest one, `largest`.
     fn off(&self, group: usize, largest: f32) -> f32;
 
-    /// What the number at a place is at most.
-    fn upper(&self, place: usize) -> f32;
+    /// What the number at an index is at most.
+    fn upper(&self, idx: usize) -> f32;
 }
 
 /// Grows with the size of a number; of a NaN it is larger than of infinity.
@@ -34,8 +34,8 @@ fn size_bits(x: f32) -> u32 {
     x.abs().to_bits()
 }
 
-/// How many groups `n` numbers make where the `k` largest of them are looked for. The number at a place
-/// is in the group `place % n_groups`.
+/// How many groups `n` numbers make where the `k` largest of them are looked for. The number at an index
+/// is in the group `idx % n_groups`.
 pub(crate) fn n_groups(n: usize, k: usize) -> usize {
     let n_in_group = n / (GROUPS_FOR_EACH * k);
     n.div_ceil(n_in_group.clamp(1, MOST_IN_GROUP))
@@ -47,11 +47,11 @@ pub(crate) struct Scratch {
     /// What the largest number of each group is at least and at most.
     lower: Vec<f32>,
     upper: Vec<f32>,
-    /// Places of what may be among the `k` largest.
-    pub(crate) places: Vec<u32>,
+    /// Indices of what may be among the `k` largest.
+    pub(crate) indices: Vec<u32>,
 }
 
-/// Finds the places of all numbers that may be among the `k` largest, at least `k` of them.
+/// Finds the indices of all numbers that may be among the `k` largest, at least `k` of them.
 ///
 /// Exact: `k` groups hold a number each that is no smaller than the `k`-th largest of the groups' lower
 /// bounds, so nothing whose upper bound is below that can be among the `k` largest. In a row with NaN or
@@ -64,12 +64,12 @@ pub(crate) fn collect<R: Row>(row: &R, k: usize, scratch: &mut Scratch) {
     let Scratch {
         lower,
         upper,
-        places,
+        indices,
         ..
     } = scratch;
-    places.clear();
+    indices.clear();
     if !are_finite {
-        places.extend(0..n as u32);
+        indices.extend(0..n as u32);
         return;
     }
     let (_, least, _) = lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
@@ -77,8 +77,8 @@ pub(crate) fn collect<R: Row>(row: &R, k: usize, scratch: &mut Scratch) {
     for (group, upper) in upper.iter().enumerate() {
         if *upper >= least {
             let of_group = (group..n).step_by(n_groups);
-            let may_be = of_group.filter(|&place| row.upper(place) >= least);
-            places.extend(may_be.map(|place| place as u32));
+            let may_be = of_group.filter(|&idx| row.upper(idx) >= least);
+            indices.extend(may_be.map(|idx| idx as u32));
         }
     }
 }
@@ -107,13 +107,13 @@ fn largest_of_groups<R: Row>(row: &R, n_groups: usize, scratch: &mut Scratch) ->
     most < NOT_FINITE
 }
 
-/// The `k` largest of the candidates, in the order of their places. Of equal numbers the first ones are
+/// The `k` largest of the candidates, in the order of their indices. Of equal numbers the first ones are
 /// taken; a NaN is larger than all numbers.
 pub(crate) fn take(
     k: usize,
     candidates: &mut [(f32, u32)],
     values: &mut [f32],
-    places: &mut [i64],
+    indices: &mut [i64],
 ) {
     let larger_first = |a: &(f32, u32), b: &(f32, u32)| order(b.0, a.0).then(a.1.cmp(&b.1));
     let taken = if candidates.len() > k {
@@ -122,9 +122,9 @@ pub(crate) fn take(
     } else {
         candidates
     };
-    taken.sort_unstable_by_key(|(_, place)| *place);
-    for ((value, place), candidate) in values.iter_mut().zip(places).zip(taken) {
-        (*value, *place) = (candidate.0, candidate.1.into());
+    taken.sort_unstable_by_key(|(_, idx)| *idx);
+    for ((value, idx), candidate) in values.iter_mut().zip(indices).zip(taken) {
+        (*value, *idx) = (candidate.0, candidate.1.into());
     }
 }
 

@@ -21,12 +21,12 @@ pub struct Entries<'a> {
     pub k: usize,
 }
 
-/// The places of entries by latent, those of a latent in the order of tokens.
+/// The indices of entries by latent, those of a latent in the order of tokens.
 #[derive(Debug)]
 pub struct ByLatent {
     /// Where the entries of each latent begin, and where the last ones end: `[num_latents + 1]`.
     starts: Vec<u32>,
-    places: Vec<u32>,
+    entry_indices: Vec<u32>,
 }
 
 /// Gradients of an SAE's matrices, to write to.
@@ -57,13 +57,16 @@ impl ByLatent {
             starts[latent + 1] += starts[latent];
         }
         let mut next = starts.clone();
-        let mut places = vec![0u32; indices.len()];
-        for (place, &latent) in (0u32..).zip(indices) {
+        let mut entry_indices = vec![0u32; indices.len()];
+        for (entry_idx, &latent) in (0u32..).zip(indices) {
             let next = &mut next[latent.into() as usize];
-            places[*next as usize] = place;
+            entry_indices[*next as usize] = entry_idx;
             *next += 1;
         }
-        Self { starts, places }
+        Self {
+            starts,
+            entry_indices,
+        }
     }
 
     /// How many latents there are.
@@ -76,13 +79,13 @@ impl ByLatent {
         (self.starts[latents.end] - self.starts[latents.start]) as usize
     }
 
-    /// The places of all entries, latent by latent.
-    pub(crate) fn places(&self) -> &[u32] {
-        &self.places
+    /// The indices of all entries, latent by latent.
+    pub(crate) fn entry_indices(&self) -> &[u32] {
+        &self.entry_indices
     }
 
     pub(crate) fn of(&self, latent: usize) -> &[u32] {
-        &self.places[self.starts[latent] as usize..self.starts[latent + 1] as usize]
+        &self.entry_indices[self.starts[latent] as usize..self.starts[latent + 1] as usize]
     }
 }
 
@@ -109,9 +112,14 @@ impl Entries<'_> {
             .zip(w_dec.par_chunks_mut(d_out))
             .enumerate()
             .for_each(|(latent, (encoder_weight, w_dec))| {
-                let places = by_latent.of(latent);
-                sum_rows(places, self.k, (self.grad_pre, centred), encoder_weight);
-                sum_rows(places, self.k, (self.acts, grad_out), w_dec);
+                let entry_indices = by_latent.of(latent);
+                sum_rows(
+                    entry_indices,
+                    self.k,
+                    (self.grad_pre, centred),
+                    encoder_weight,
+                );
+                sum_rows(entry_indices, self.k, (self.acts, grad_out), w_dec);
             });
     }
 
@@ -128,7 +136,9 @@ impl Entries<'_> {
         let biases = encoder_bias.par_iter_mut().enumerate();
         biases.with_min_len(N_BIASES).for_each(|(latent, bias)| {
             let of_latent = by_latent.of(latent).iter();
-            *bias = of_latent.map(|&place| self.grad_pre[place as usize]).sum();
+            *bias = of_latent
+                .map(|&entry_idx| self.grad_pre[entry_idx as usize])
+                .sum();
         });
     }
 
@@ -143,7 +153,7 @@ impl Entries<'_> {
         rows: [&[f32]; 2],
     ) -> [usize; 2] {
         let (n, n_latents) = (self.indices.len(), by_latent.n_latents());
-        assert_eq!(by_latent.places.len(), n, "the same entries");
+        assert_eq!(by_latent.entry_indices.len(), n, "the same entries");
         assert_eq!(self.acts.len(), n, "an activation for each entry");
         assert_eq!(self.grad_pre.len(), n, "a gradient for each entry");
         [0, 1].map(|idx| {
@@ -160,21 +170,22 @@ impl Entries<'_> {
 }
 
 multiversioned!(
-    fn sum_rows(places: &[u32], k: usize, values_rows: (&[f32], &[f32]), out: &mut [f32]) = add_rows
+    fn sum_rows(entry_indices: &[u32], k: usize, values_rows: (&[f32], &[f32]), out: &mut [f32]) = add_rows
 );
 
-/// `out = sum values[place] * rows[token of place]` over the entries of a latent.
+/// `out = sum values[entry_idx] * rows[token of entry_idx]` over the entries of a latent.
 #[inline(always)]
 pub(crate) fn add_rows(
-    places: &[u32],
+    entry_indices: &[u32],
     k: usize,
     (values, rows): (&[f32], &[f32]),
     out: &mut [f32],
 ) {
     out.fill(0.0);
     let width = out.len();
-    let entries = places.iter().map(|&place| place as usize);
-    let rows = entries.map(|place| (values[place], &rows[place / k * width..][..width]));
+    let entries = entry_indices.iter().map(|&entry_idx| entry_idx as usize);
+    let rows =
+        entries.map(|entry_idx| (values[entry_idx], &rows[entry_idx / k * width..][..width]));
     // Of latents that were selected with activation 0.
     add_all_scaled(out, rows.filter(|(value, _)| *value != 0.0));
 }
@@ -196,7 +207,7 @@ mod tests {
         ) {
             let k = num_latents.min(3);
             let indices: Vec<i64> = (0..n_tokens)
-                .flat_map(|token| (0..k).map(move |place| ((token * step + place) % num_latents) as i64))
+                .flat_map(|token| (0..k).map(move |idx| ((token * step + idx) % num_latents) as i64))
                 .collect();
             let mut acts = numbers(n_tokens * k, 0.1);
             if let Some(first) = acts.first_mut() {

@@ -135,7 +135,7 @@ impl<'a> Screen<'a> {
 
     /// The `k` largest pre-activations of each token, in the order of the latents, as [`crate::topk`] gives
     /// them. `rough`: products of the rounded tokens and weights, summed in float32 and then rounded to
-    /// bfloat16: `[n_tokens, num_latents]`. `values`, `places`: `[n_tokens, k]`. Gives how many
+    /// bfloat16: `[n_tokens, num_latents]`. `values`, `indices`: `[n_tokens, k]`. Gives how many
     /// pre-activations were computed in float32.
     ///
     /// # Panics
@@ -145,7 +145,7 @@ impl<'a> Screen<'a> {
         rough: &[u16],
         tokens: &RoundedTokens<'_>,
         values: &mut [f32],
-        places: &mut [i64],
+        indices: &mut [i64],
     ) -> usize {
         let (num_latents, n_tokens) = (self.bias.len(), tokens.bounds.len());
         assert_eq!(
@@ -154,20 +154,20 @@ impl<'a> Screen<'a> {
             "a product for each latent"
         );
         assert_eq!(values.len(), n_tokens * self.k, "k values for a token");
-        assert_eq!(places.len(), values.len(), "a place for each value");
+        assert_eq!(indices.len(), values.len(), "an index for each value");
         let candidates = self.candidates(rough, &tokens.bounds);
         let computed = self.compute(&candidates, tokens.x);
         let out = values
             .par_chunks_mut(self.k)
-            .zip(places.par_chunks_mut(self.k));
+            .zip(indices.par_chunks_mut(self.k));
         let of_token = candidates.ends.par_windows(2).map(|ends| ends[0]..ends[1]);
         of_token
             .zip(out)
-            .for_each_init(Vec::new, |scratch, (range, (values, places))| {
+            .for_each_init(Vec::new, |scratch, (range, (values, indices))| {
                 scratch.clear();
                 let latents = &candidates.latents[range.clone()];
                 scratch.extend(computed[range].iter().copied().zip(latents.iter().copied()));
-                take(self.k, scratch, values, places);
+                take(self.k, scratch, values, indices);
             });
         computed.len()
     }
@@ -190,7 +190,7 @@ impl<'a> Screen<'a> {
                     self.k,
                     scratch,
                 );
-                of_block.latents.extend_from_slice(&scratch.places);
+                of_block.latents.extend_from_slice(&scratch.indices);
                 of_block.ends.push(of_block.latents.len());
             }
             of_block
@@ -230,8 +230,8 @@ impl<'a> Screen<'a> {
             dots_by_latent(self, latents, &by_latent, (&tokens, x), part);
         });
         let mut values = vec![0.0; n];
-        for (&place, value) in by_latent.places().iter().zip(sorted) {
-            values[place as usize] = value;
+        for (&entry_idx, value) in by_latent.entry_indices().iter().zip(sorted) {
+            values[entry_idx as usize] = value;
         }
         values
     }
@@ -276,10 +276,10 @@ impl Row for Screened<'_> {
     }
 
     #[inline(always)]
-    fn upper(&self, place: usize) -> f32 {
-        let product = widened(self.rough[place]);
-        let off = self.bound * self.screen.norms[place] + HALF_STEP * product.abs();
-        product + self.screen.bias[place] + off
+    fn upper(&self, latent: usize) -> f32 {
+        let product = widened(self.rough[latent]);
+        let off = self.bound * self.screen.norms[latent] + HALF_STEP * product.abs();
+        product + self.screen.bias[latent] + off
     }
 }
 
@@ -307,19 +307,19 @@ fn latent_dots(
     out: &mut [f32],
 ) {
     let d_in = screen.d_in;
-    let token = |place: u32| &x[tokens[place as usize] as usize * d_in..][..d_in];
+    let token = |entry_idx: u32| &x[tokens[entry_idx as usize] as usize * d_in..][..d_in];
     let mut rest = out;
     for latent in latents {
         let row = &screen.weights[latent * d_in..][..d_in];
         let (out, others) = rest.split_at_mut(by_latent.of(latent).len());
         rest = others;
-        let (whole, places) = by_latent.of(latent).as_chunks::<AT_ONCE>();
+        let (whole, rest_of_entries) = by_latent.of(latent).as_chunks::<AT_ONCE>();
         let (out_of_whole, out) = out.as_chunks_mut::<AT_ONCE>();
-        for (&places, out) in whole.iter().zip(out_of_whole) {
-            *out = dots(places.map(token), row).map(|dot| dot + screen.bias[latent]);
+        for (&entry_indices, out) in whole.iter().zip(out_of_whole) {
+            *out = dots(entry_indices.map(token), row).map(|dot| dot + screen.bias[latent]);
         }
-        for (&place, out) in places.iter().zip(out) {
-            *out = dot(token(place), row) + screen.bias[latent];
+        for (&entry_idx, out) in rest_of_entries.iter().zip(out) {
+            *out = dot(token(entry_idx), row) + screen.bias[latent];
         }
     }
 }

@@ -191,7 +191,7 @@ mod tests {
         ) {
             let k = num_latents.min(3);
             let indices: Vec<i64> = (0..n_tokens)
-                .flat_map(|token| (0..k).map(move |place| ((token + place) % num_latents) as i64))
+                .flat_map(|token| (0..k).map(move |idx| ((token + idx) % num_latents) as i64))
                 .collect();
             let acts: Vec<f32> = numbers(n_tokens * k, 0.1).iter().map(|act| act.max(0.0)).collect();
             let (w_dec, b_dec) = (numbers(num_latents * d_out, 0.2), numbers(d_out, 0.3));

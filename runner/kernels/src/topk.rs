@@ -31,34 +31,34 @@ impl Row for Sums<'_> {
     }
 
     #[inline(always)]
-    fn upper(&self, place: usize) -> f32 {
-        self.row[place] + self.bias[place]
+    fn upper(&self, idx: usize) -> f32 {
+        self.row[idx] + self.bias[idx]
     }
 }
 
 /// The `k` largest of `row + bias` for each row of `rows`: `[n_rows, bias.len()]`, in the order of their
-/// places. `values`, `places`: `[n_rows, k]`. Of equal numbers the first ones are taken; a NaN is larger
+/// indices. `values`, `indices`: `[n_rows, k]`. Of equal numbers the first ones are taken; a NaN is larger
 /// than all numbers.
 ///
 /// # Panics
 /// Shapes that do not fit, or `k` is not in `1..=bias.len()`.
-pub fn topk(rows: &[f32], bias: &[f32], k: usize, values: &mut [f32], places: &mut [i64]) {
+pub fn topk(rows: &[f32], bias: &[f32], k: usize, values: &mut [f32], indices: &mut [i64]) {
     let n = bias.len();
     assert!((1..=n).contains(&k), "{k} of {n}");
     assert!(u32::try_from(n).is_ok(), "{n} numbers in a row");
     assert_eq!(rows.len() / n * n, rows.len(), "whole rows");
     assert_eq!(values.len(), rows.len() / n * k, "k values for a row");
-    assert_eq!(places.len(), values.len(), "a place for each value");
-    let out = values.par_chunks_mut(k).zip(places.par_chunks_mut(k));
+    assert_eq!(indices.len(), values.len(), "an index for each value");
+    let out = values.par_chunks_mut(k).zip(indices.par_chunks_mut(k));
     rows.par_chunks(n).zip(out).for_each_init(
         || (Scratch::default(), Vec::new()),
-        |(scratch, candidates), (row, (values, places))| {
+        |(scratch, candidates), (row, (values, indices))| {
             let sums = Sums { row, bias };
             collect_sums(&sums, k, scratch);
             candidates.clear();
-            let found = scratch.places.iter();
-            candidates.extend(found.map(|&place| (sums.upper(place as usize), place)));
-            take(k, candidates, values, places);
+            let found = scratch.indices.iter();
+            candidates.extend(found.map(|&idx| (sums.upper(idx as usize), idx)));
+            take(k, candidates, values, indices);
         },
     );
 }
@@ -77,24 +77,32 @@ mod tests {
         let mut all: Vec<(i64, f32)> = (0..).zip(sums).collect();
         all.sort_by(|a, b| order(b.1, a.1).then(a.0.cmp(&b.0)));
         all.truncate(k);
-        all.sort_by_key(|(place, _)| *place);
+        all.sort_by_key(|(idx, _)| *idx);
         all
     }
 
     fn ours(rows: &[f32], bias: &[f32], k: usize) -> Vec<Vec<(i64, f32)>> {
         let n_rows = rows.len() / bias.len();
-        let (mut values, mut places) = (vec![0.0; n_rows * k], vec![0; n_rows * k]);
-        topk(rows, bias, k, &mut values, &mut places);
-        let of_row = |(places, values): (&[i64], &[f32])| {
-            places.iter().copied().zip(values.iter().copied()).collect()
+        let (mut values, mut indices) = (vec![0.0; n_rows * k], vec![0; n_rows * k]);
+        topk(rows, bias, k, &mut values, &mut indices);
+        let of_row = |(indices, values): (&[i64], &[f32])| {
+            indices
+                .iter()
+                .copied()
+                .zip(values.iter().copied())
+                .collect()
         };
-        places.chunks(k).zip(values.chunks(k)).map(of_row).collect()
+        indices
+            .chunks(k)
+            .zip(values.chunks(k))
+            .map(of_row)
+            .collect()
     }
 
     fn same(a: &[(i64, f32)], b: &[(i64, f32)]) -> bool {
         let bits = |x: &[(i64, f32)]| -> Vec<_> {
             let number = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
-            x.iter().map(|&(place, x)| (place, number(x))).collect()
+            x.iter().map(|&(idx, x)| (idx, number(x))).collect()
         };
         bits(a) == bits(b)
     }
@@ -126,13 +134,13 @@ mod tests {
     #[test]
     fn numbers_that_are_none_are_taken_first() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for place in [0, 37, 199] {
+            for idx in [0, 37, 199] {
                 let mut row: Vec<f32> = (0..200).map(|idx| (idx as f32 * 0.7).sin()).collect();
-                row[place] = bad;
+                row[idx] = bad;
                 let bias = vec![0.0; 200];
                 for k in [1, 4, 200] {
                     let ours = &ours(&row, &bias, k)[0];
-                    assert!(same(ours, &plain(&row, &bias, k)), "{bad} {place} {k}");
+                    assert!(same(ours, &plain(&row, &bias, k)), "{bad} {idx} {k}");
                 }
             }
         }

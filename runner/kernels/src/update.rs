@@ -65,11 +65,18 @@ impl Entries<'_> {
         rows.for_each_init(
             || (vec![0.0; d_in], vec![0.0; d_out]),
             |(grad_encoder, grad_decoder), (latent, (encoder, decoder))| {
-                let places = by_latent.of(latent);
+                let entry_indices = by_latent.of(latent);
                 let values = (self.grad_pre, centred);
-                update_row(places, self.k, values, grad_encoder, encoder, of_encoder);
+                update_row(
+                    entry_indices,
+                    self.k,
+                    values,
+                    grad_encoder,
+                    encoder,
+                    of_encoder,
+                );
                 let values = (self.acts, grad_out);
-                update_row(places, self.k, values, grad_decoder, decoder, steps);
+                update_row(entry_indices, self.k, values, grad_decoder, decoder, steps);
             },
         );
     }
@@ -89,7 +96,7 @@ impl<'a> Weights<'a> {
 
 multiversioned!(
     fn update_row(
-        places: &[u32],
+        entry_indices: &[u32],
         k: usize,
         values_rows: (&[f32], &[f32]),
         gradient: &mut [f32],
@@ -100,14 +107,14 @@ multiversioned!(
 
 #[inline(always)]
 fn update_one_row(
-    places: &[u32],
+    entry_indices: &[u32],
     k: usize,
     values_rows: (&[f32], &[f32]),
     gradient: &mut [f32],
     (y, z): (&mut [f32], &mut [f32]),
     steps: RowSteps,
 ) {
-    add_rows(places, k, values_rows, gradient);
+    add_rows(entry_indices, k, values_rows, gradient);
     divide_by(gradient, steps.divisor);
     if steps.is_projected {
         project_from(gradient, y);

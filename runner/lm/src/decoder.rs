@@ -55,7 +55,7 @@ impl Attention {
     ) -> Result<Self, LmError> {
         let mut norm = |norm: &str| load_norm(config, loader, &format!("{name}.{norm}"));
         let qk_norms = match config.qk_norm {
-            Some(place) => Some((place, norm("q_norm")?, norm("k_norm")?)),
+            Some(order) => Some((order, norm("q_norm")?, norm("k_norm")?)),
             None => None,
         };
         Ok(Self {
@@ -161,7 +161,7 @@ impl Block {
         let name = loader.block_name(layer_idx);
         let mut norm = |norm: &str| load_norm(config, loader, &format!("{name}.{norm}"));
         let before_attention = norm("input_layernorm")?;
-        // The same name is another place in another family.
+        // The same name is another norm in another family.
         let post_attention = norm("post_attention_layernorm")?;
         let (after_attention, before_mlp, after_mlp) = match config.block_norms {
             BlockNorms::Before => (None, post_attention, None),

@@ -137,8 +137,8 @@ impl Body for Gpt {
         let (_, ctx_len) = input_ids.size2()?;
         let positions = Tensor::f_arange(ctx_len, (Kind::Int64, input_ids.device()))?;
         let tokens = self.wte.forward(tape, input_ids)?;
-        let places = self.wpe.forward(tape, &positions.f_unsqueeze(0)?)?;
-        let mut x = self.drop.forward(tape, &tokens.f_add(&places)?)?;
+        let position_embeds = self.wpe.forward(tape, &positions.f_unsqueeze(0)?)?;
+        let mut x = self.drop.forward(tape, &tokens.f_add(&position_embeds)?)?;
         let masks = Masks::new(ctx_len, x.device());
         for block in &self.h {
             x = block.forward(tape, &x, &masks)?;

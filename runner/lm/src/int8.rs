@@ -13,7 +13,7 @@
 //! - Without AVX-512 it sums the int8 products in float32, which rounds sums past 2^24. Here they
 //!   are exact.
 //!
-//! Its CUDA kernels differ in three places, where this module does on any device what it does on
+//! Its CUDA kernels differ in three respects, in which this module does on any device what it does on
 //! the CPU: there `127 / absmax` is one approximate division (on the CPU the product of 127 and a
 //! reciprocal), so a value half-way between two integers may go to the other; the dequantised int8
 //! product is rounded to float16 whatever the kind of `x` is; and so is the sum with a bias of

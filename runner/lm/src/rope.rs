@@ -9,7 +9,7 @@ use tch::{Device, Kind, TchError, Tensor};
 /// `[rotary_dim / 2]`, Float.
 ///
 /// libtorch's float32 arithmetic in the order of transformers: a frequency off by one unit in
-/// the last place would be off by thousands of them in the angle of a late position.
+/// the last digit would be off by thousands of them in the angle of a late position.
 fn inv_freq(config: &RopeConfig, rotary_dim: i64, ctx_len: i64) -> Result<Tensor, TchError> {
     let channels = Tensor::f_arange_start_step(0, rotary_dim, 2, (Kind::Float, Device::Cpu))?;
     let exponents = channels.f_div_scalar(rotary_dim)?;

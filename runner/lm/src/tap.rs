@@ -24,7 +24,7 @@ struct TapPoint {
     side: Side,
 }
 
-/// Which taps a submodule serves, by their place in the list.
+/// Which taps a submodule serves, by their index in the list.
 #[derive(Clone, Copy, Debug, Default)]
 struct ServedTaps {
     input: Option<usize>,

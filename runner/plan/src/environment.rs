@@ -30,7 +30,7 @@ impl fmt::Display for StoreAddress {
     }
 }
 
-/// The place of this process in a world of several.
+/// The rank of this process in a world of several, and where the ranks meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     /// Number of this process, from 0, over all nodes.
@@ -255,7 +255,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_in_variables_are_a_place_in_a_world_or_an_error(
+        fn any_bytes_in_variables_are_an_environment_or_an_error(
             values in prop::collection::vec(value(), 10),
             of_launcher in 0..4_usize,
         ) {

@@ -23,10 +23,10 @@ pub(crate) fn select(
         Activation::GroupMax => {
             let n_in_group = pre_acts.size()[1] / k;
             let groups = pre_acts.f_unflatten(1, [k, n_in_group])?;
-            let (largest, place_in_group) = groups.f_max_dim(-1, false)?;
+            let (largest, index_in_group) = groups.f_max_dim(-1, false)?;
             let options = (Kind::Int64, pre_acts.device());
             let first = Tensor::f_arange_start_step(0, k * n_in_group, n_in_group, options)?;
-            (largest, place_in_group.f_add(&first)?)
+            (largest, index_in_group.f_add(&first)?)
         }
         Activation::Relu | Activation::JumpRelu => return all_above(pre_acts, threshold),
     };
@@ -71,15 +71,15 @@ mod tests {
             latent_acts,
             latent_indices,
         } = select(activation, &latents, k, None).unwrap();
-        let entry = |token, place| {
-            let at = [token, place];
+        let entry = |token, idx| {
+            let at = [token, idx];
             (
                 latent_indices.int64_value(&at),
                 latent_acts.double_value(&at),
             )
         };
         let of_token = |token| {
-            let mut entries: Vec<_> = (0..k as i64).map(|place| entry(token, place)).collect();
+            let mut entries: Vec<_> = (0..k as i64).map(|idx| entry(token, idx)).collect();
             entries.sort_by_key(|(latent, _)| *latent);
             entries
         };

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all: written beside their place, synced, renamed.
+//! Files that are there whole or not at all: written under a temporary name next to their path, synced, renamed.
 
 use crate::mapped::MappedFile;
 use crate::{SaeError, safetensors_file};
@@ -34,15 +34,15 @@ pub fn check_safetensors(path: &Path) -> Result<(), SaeError> {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_safetensors(tensors: &[(&str, &Tensor)], path: &Path) -> Result<(), SaeError> {
-    let beside = beside(path);
-    let file = File::create(&beside).map_err(SaeError::io("create", &beside))?;
+    let temporary = beside(path);
+    let file = File::create(&temporary).map_err(SaeError::io("create", &temporary))?;
     let written = safetensors_file::write(tensors, &mut BufWriter::new(file));
     written.map_err(|source| {
         Fault::internal(format!("cannot write the tensors of `{}`", path.display()))
             .with_hint("can the folder be written, and is there space on the disk?")
             .because(source)
     })?;
-    put_in_place(&beside, path)
+    sync_and_rename(&temporary, path)
 }
 
 /// Writes a file.
@@ -50,9 +50,9 @@ pub fn write_safetensors(tensors: &[(&str, &Tensor)], path: &Path) -> Result<(),
 /// # Errors
 /// A file that cannot be written.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SaeError> {
-    let beside = beside(path);
-    fs::write(&beside, bytes).map_err(SaeError::io("write", &beside))?;
-    put_in_place(&beside, path)
+    let temporary = beside(path);
+    fs::write(&temporary, bytes).map_err(SaeError::io("write", &temporary))?;
+    sync_and_rename(&temporary, path)
 }
 
 /// Returns when the names in a folder are on the disk; a rename is not before.
@@ -64,8 +64,8 @@ pub fn sync_dir(dir: &Path) -> Result<(), SaeError> {
     sync.map_err(SaeError::io("sync", dir))
 }
 
-fn put_in_place(beside: &Path, path: &Path) -> Result<(), SaeError> {
-    let sync = File::open(beside).and_then(|file| file.sync_all());
-    sync.map_err(SaeError::io("sync", beside))?;
-    fs::rename(beside, path).map_err(SaeError::io("rename", path))
+fn sync_and_rename(temporary: &Path, path: &Path) -> Result<(), SaeError> {
+    let sync = File::open(temporary).and_then(|file| file.sync_all());
+    sync.map_err(SaeError::io("sync", temporary))?;
+    fs::rename(temporary, path).map_err(SaeError::io("rename", path))
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 impl Sae {
-    /// Writes `cfg.json` and `sae.safetensors` into `dir`, each beside its place and then renamed.
+    /// Writes `cfg.json` and `sae.safetensors` into `dir`, each next to its path and then renamed.
     ///
     /// # Errors
     /// A folder that cannot be written, or an SAE that sparsify has no kind for.

@@ -40,7 +40,7 @@ impl SaeError {
     }
 }
 
-/// `layout` has no place for what an SAE is.
+/// `layout` cannot express what an SAE is.
 pub(crate) fn inexpressible(layout: &str, what: &str) -> Fault {
     Fault::internal(format!("{layout}'s layout cannot hold {what}"))
 }

@@ -31,23 +31,23 @@ pub fn unsupported(path: &Path, key: &str, value: &str, why: &str) -> Fault {
 }
 
 /// A folder or repository without SAEs. `there`: names of what it has.
-pub(crate) fn no_saes(place: &str, there: &[String]) -> Fault {
+pub(crate) fn no_saes(location: &str, there: &[String]) -> Fault {
     let has = listed(", which has", there);
-    Fault::input(format!("there is no SAE in `{place}`{has}")).with_hint(
+    Fault::input(format!("there is no SAE in `{location}`{has}")).with_hint(
         "name a folder or repository with `cfg.json` and the weights (`sae.safetensors` or \
          `sae_weights.safetensors`), or with such a folder for each SAE",
     )
 }
 
 /// A name or pattern that no SAE of a folder or repository has.
-pub fn no_such_sae(place: &str, wanted: &str, names: &[&str]) -> Fault {
+pub fn no_such_sae(location: &str, wanted: &str, names: &[&str]) -> Fault {
     let nearest = plan::nearest(wanted, names.iter().copied(), 3);
     let hint = if nearest.is_empty() {
         format!("it has {}; none is called like that", names.len())
     } else {
         format!("the nearest are {}", code_list(&nearest))
     };
-    Fault::input(format!("no SAE of `{place}` is called `{wanted}`")).with_hint(hint)
+    Fault::input(format!("no SAE of `{location}` is called `{wanted}`")).with_hint(hint)
 }
 
 /// The first of `names`, after `intro`; empty if there is no name.

@@ -80,7 +80,7 @@ pub fn find_saes(dir: &Path) -> Result<Vec<FoundSae>, Fault> {
 /// # Errors
 /// A pattern that matches nothing.
 pub fn select<'a>(
-    place: &str,
+    location: &str,
     names: &[&'a str],
     patterns: &[String],
 ) -> Result<Vec<&'a str>, Fault> {
@@ -88,7 +88,7 @@ pub fn select<'a>(
         .iter()
         .find(|pattern| !names.iter().any(|name| fnmatch(name, pattern)))
     {
-        return Err(no_such_sae(place, pattern, names));
+        return Err(no_such_sae(location, pattern, names));
     }
     let is_wanted =
         |name: &&&str| patterns.is_empty() || patterns.iter().any(|pattern| fnmatch(name, pattern));

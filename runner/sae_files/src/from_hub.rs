@@ -79,21 +79,23 @@ impl HubSaes {
     /// # Errors
     /// No such SAE, or several.
     pub fn one(&self, name: Option<&str>) -> Result<String, Fault> {
-        let (place, names) = (&self.listing.repo, self.names());
+        let (location, names) = (&self.listing.repo, self.names());
         let Some(wanted) = name else {
             // As sparsify does, the one at the top if there are others.
             let at_top = self.saes.iter().find(|sae| sae.folder.is_empty());
             return match (at_top, &names[..]) {
                 (Some(sae), _) => Ok(sae.name.clone()),
                 (None, [only]) => Ok((*only).to_owned()),
-                (None, _) => Err(Fault::input(format!("`{place}` has {} SAEs", names.len()))
-                    .with_hint(format!("choose one of {}", code_list(&names)))),
+                (None, _) => Err(
+                    Fault::input(format!("`{location}` has {} SAEs", names.len()))
+                        .with_hint(format!("choose one of {}", code_list(&names))),
+                ),
             };
         };
         if names.contains(&wanted) {
             Ok(wanted.into())
         } else {
-            Err(no_such_sae(place, wanted, &names))
+            Err(no_such_sae(location, wanted, &names))
         }
     }
 

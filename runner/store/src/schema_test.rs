@@ -34,9 +34,9 @@ fn is_comment(line: &str) -> bool {
 /// Whether there is a comment between the column's definition and the one before it.
 fn is_explained(lines: &[&str], column: &str, columns: &[String]) -> bool {
     // From the end: in a view the names occur in its common table expressions, too.
-    let place = lines.iter().rposition(|line| defines(line, column));
-    let Some(place) = place else { return false };
-    let before = lines[..place].iter().rev();
+    let index = lines.iter().rposition(|line| defines(line, column));
+    let Some(index) = index else { return false };
+    let before = lines[..index].iter().rev();
     let mut own =
         before.take_while(|line| !columns.iter().any(|c| c != column && defines(line, c)));
     own.any(|line| is_comment(line))

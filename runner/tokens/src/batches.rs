@@ -79,7 +79,7 @@ pub struct Batches {
     order: Vec<u64>,
     n_selected: usize,
     batch_size: usize,
-    /// Places in a batch of each pass of this process.
+    /// Indices in a batch of each pass of this process.
     passes: Vec<Range<usize>>,
     /// Passes of the process that has the most.
     most_passes: usize,
@@ -167,10 +167,10 @@ impl Batches {
     /// [`Batches::n_passes`].
     pub fn pass(&self, batch_idx: usize, pass_idx: usize) -> Vec<i64> {
         let start = batch_idx * self.batch_size;
-        let places = &self.passes[pass_idx];
-        let places = start + places.start..start + places.end;
-        let mut ids = Vec::with_capacity(places.len() * self.ctx_len());
-        for sequence_idx in &self.order[places] {
+        let in_batch = &self.passes[pass_idx];
+        let in_order = start + in_batch.start..start + in_batch.end;
+        let mut ids = Vec::with_capacity(in_order.len() * self.ctx_len());
+        for sequence_idx in &self.order[in_order] {
             self.tokens
                 .append_sequence(*sequence_idx as usize, &mut ids);
         }

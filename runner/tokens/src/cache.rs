@@ -34,12 +34,12 @@ impl Tokens {
         progress: Progress<'_>,
     ) -> Result<Self, TokensError> {
         let files = DigestCache::new(cache_dir);
-        let place = Place::new(cache_dir, &spec.digest(&files)?);
-        let (tokens, first) = match Self::open(&place.path, &place.digest) {
+        let token_file = TokenFile::new(cache_dir, &spec.digest(&files)?);
+        let (tokens, first) = match Self::open(&token_file.path, &token_file.digest) {
             Ok(Some(tokens)) => (tokens, None),
             _ => {
-                let first = place.wait_or_build(spec, &files, progress)?;
-                (Self::find(cache_dir, &place.name)?, first)
+                let first = token_file.wait_or_build(spec, &files, progress)?;
+                (Self::find(cache_dir, &token_file.name)?, first)
             }
         };
         let n_rows = tokens.counts().n_skipped;
@@ -54,13 +54,13 @@ impl Tokens {
     /// # Errors
     /// It is not in `cache_dir`, or damaged.
     pub fn find(cache_dir: &Path, digest: &str) -> Result<Self, TokensError> {
-        let place = Place::new(cache_dir, digest);
-        let problem = match Self::open(&place.path, &place.digest) {
+        let token_file = TokenFile::new(cache_dir, digest);
+        let problem = match Self::open(&token_file.path, &token_file.digest) {
             Ok(Some(tokens)) => return Ok(tokens),
             Ok(None) => "it is not there".to_owned(),
             Err(defect) => defect.to_string(),
         };
-        let path = place.path.display();
+        let path = token_file.path.display();
         let message = format!("the token data `{path}` cannot be used: {problem}");
         let hint = "run the sweep again, which makes it again";
         Err(Fault::input(message).with_hint(hint).into())
@@ -68,14 +68,14 @@ impl Tokens {
 }
 
 /// Where the token data of one digest is stored.
-struct Place {
+struct TokenFile {
     folder: PathBuf,
     path: PathBuf,
     name: String,
     digest: [u8; 32],
 }
 
-impl Place {
+impl TokenFile {
     fn new(cache_dir: &Path, digest: &str) -> Self {
         let folder = cache_dir.join("tokens");
         let hash = blake3::Hash::from_hex(digest).expect("a digest is 64 hexadecimal digits");

@@ -12,7 +12,7 @@ const ALGORITHM: &str = "sae-run tokens 3";
 
 impl TokenSpec {
     /// The digest of the token data, in hexadecimal digits: BLAKE3 over the contents of the data
-    /// files in their order, the tokenizer and the settings. Names and places of files do not
+    /// files in their order, the tokenizer and the settings. Names and folders of files do not
     /// count, so that the same data on another machine has the same digest.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ mod tests {
     use plan::OnBadRow;
 
     #[test]
-    fn the_digest_depends_on_inputs_and_not_on_places() {
+    fn the_digest_depends_on_inputs_and_not_on_paths() {
         let cache = folder_with(&[]);
         let files = DigestCache::new(cache.path());
         let digest = tiny_spec().digest(&files).unwrap();

@@ -15,14 +15,14 @@ pub(crate) fn map_in_order<T: Send, R: Send, E>(
 ) -> Result<(), E> {
     let n_threads = n_threads.max(1);
     let (give_task, take_task) = sync_channel::<(T, SyncSender<R>)>(n_threads);
-    let (give_place, take_place) = sync_channel::<Receiver<R>>(2 * n_threads);
+    let (give_slot, take_slot) = sync_channel::<Receiver<R>>(2 * n_threads);
     // Owned by the threads alone: when the last of them is gone, nothing can be given any more.
     let take_task = Arc::new(Mutex::new(take_task));
     scope(|scope| {
         scope.spawn(move || {
             for item in items {
                 let (give_result, take_result) = sync_channel(1);
-                let is_wanted = give_place.send(take_result).is_ok();
+                let is_wanted = give_slot.send(take_result).is_ok();
                 if !is_wanted || give_task.send((item, give_result)).is_err() {
                     return;
                 }
@@ -38,9 +38,9 @@ pub(crate) fn map_in_order<T: Send, R: Send, E>(
             });
         }
         drop(take_task);
-        for place in take_place {
+        for slot in take_slot {
             // A thread that panicked sends no result; the scope then passes the panic on.
-            let Ok(result) = place.recv() else { break };
+            let Ok(result) = slot.recv() else { break };
             sink(result)?;
         }
         Ok(())

@@ -9,7 +9,7 @@ use fault::FailureKind;
 use plan::{Dtype, EventKind, Optimizer, TrainConfig};
 use std::fs;
 
-/// Three places of two widths: no number of ranks in these tests divides their SAEs.
+/// Three hookpoints of two widths: no number of ranks in these tests divides their SAEs.
 fn uneven() -> TrainConfig {
     TrainConfig {
         hookpoints: ["layers.1.mlp.gate_proj", "layers.2", "layers.2.mlp"]

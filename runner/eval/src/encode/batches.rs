@@ -138,8 +138,8 @@ impl Batch {
         self.sequences.len() * self.width.max(1)
     }
 
-    pub(super) fn token_ids(&self, place: usize) -> &[i64] {
-        &self.sequences[place]
+    pub(super) fn token_ids(&self, sequence_idx: usize) -> &[i64] {
+        &self.sequences[sequence_idx]
     }
 
     /// `[n_sequences, width]`, Int64, on the CPU, at least one wide. Shorter sequences are filled up with token 0, which
@@ -155,18 +155,18 @@ impl Batch {
         Ok(ids.f_to_kind(Kind::Int64)?)
     }
 
-    /// Adds the rows of an SAE for the sequence at `place`.
+    /// Adds the rows of an SAE for the sequence at `sequence_idx`.
     pub(super) fn add_rows(
         &self,
-        place: usize,
+        sequence_idx: usize,
         sae_idx: usize,
         latents: &TopLatents,
         rows: &mut EncodedRows,
     ) {
-        let first_token = place * self.width.max(1);
-        for (position, &token_id) in self.sequences[place].iter().enumerate() {
+        let first_token = sequence_idx * self.width.max(1);
+        for (position, &token_id) in self.sequences[sequence_idx].iter().enumerate() {
             for &(latent, activation) in latents.of_token(first_token + position) {
-                rows.sequence.push(self.first + place as i64);
+                rows.sequence.push(self.first + sequence_idx as i64);
                 rows.position.push(position as i32);
                 rows.token_id.push(token_id as i32);
                 rows.sae.push(sae_idx as i32);

@@ -157,10 +157,10 @@ fn add_rows(
     summary: &mut EncodeSummary,
 ) -> Result<(), EvalError> {
     let mut rows = EncodedRows::default();
-    for place in 0..batch.n_sequences() {
+    for sequence_idx in 0..batch.n_sequences() {
         for (sae_idx, of_sae) in latents.iter().enumerate() {
             let n_before = rows.len();
-            batch.add_rows(place, sae_idx, of_sae, &mut rows);
+            batch.add_rows(sequence_idx, sae_idx, of_sae, &mut rows);
             summary.n_rows[sae_idx] += (rows.len() - n_before) as u64;
             if rows.len() >= ROWS_AT_ONCE {
                 file.write(&rows)?;
@@ -168,7 +168,7 @@ fn add_rows(
             }
         }
         summary.n_sequences += 1;
-        summary.n_tokens += batch.token_ids(place).len() as u64;
+        summary.n_tokens += batch.token_ids(sequence_idx).len() as u64;
     }
     file.write(&rows)
 }

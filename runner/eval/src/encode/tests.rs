@@ -81,9 +81,9 @@ fn encoded(task: &EncodeTask) -> EncodeSummary {
 }
 
 /// Sequence, position, token, name of the SAE, latent.
-type Place = (i64, i32, i32, String, i32);
+type Key = (i64, i32, i32, String, i32);
 
-fn table(path: &Path) -> Vec<(Place, f32)> {
+fn table(path: &Path) -> Vec<(Key, f32)> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let mut rows = Vec::new();
     for batch in reader.build().unwrap() {
@@ -100,7 +100,7 @@ fn table(path: &Path) -> Vec<(Place, f32)> {
         for row in 0..batch.num_rows() {
             let sequence = column("sequence").as_primitive::<Int64Type>().value(row);
             assert_eq!(name("sae", row), name("hookpoint", row));
-            let place = (
+            let row_key = (
                 sequence,
                 int("position", row),
                 int("token_id", row),
@@ -108,14 +108,14 @@ fn table(path: &Path) -> Vec<(Place, f32)> {
                 int("latent", row),
             );
             let activation = column("activation").as_primitive::<Float32Type>();
-            rows.push((place, activation.value(row)));
+            rows.push((row_key, activation.value(row)));
         }
     }
     rows
 }
 
 /// What should be in the file, each text by itself.
-fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
+fn by_hand(task: &EncodeTask) -> Vec<(Key, f32)> {
     let tokenizer = Tokenizer::from_dir(&tiny_llama()).unwrap();
     let model = LanguageModel::load(&tiny_llama(), &LoadOptions::default()).unwrap();
     let taps = Taps::new(model.facts(), &["layers.2"]).unwrap();
@@ -136,8 +136,8 @@ fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
             let encoded = sae.encode(&x.view([-1, 32])).unwrap();
             for (position, &id) in ids.iter().enumerate() {
                 let mut of_token: Vec<_> = (0..encoded.latent_acts.size()[1])
-                    .map(|place| {
-                        let at = [position as i64, place];
+                    .map(|idx| {
+                        let at = [position as i64, idx];
                         let latent = encoded.latent_indices.int64_value(&at) as i32;
                         (latent, encoded.latent_acts.double_value(&at) as f32)
                     })
@@ -146,7 +146,7 @@ fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
                 of_token.sort_by(|a, b| b.1.total_cmp(&a.1));
                 of_token.truncate(task.top.unwrap_or(usize::MAX));
                 let name = &found.name;
-                let place = |latent| {
+                let key = |latent| {
                     (
                         sequence as i64,
                         position as i32,
@@ -155,11 +155,7 @@ fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
                         latent,
                     )
                 };
-                rows.extend(
-                    of_token
-                        .into_iter()
-                        .map(|(latent, act)| (place(latent), act)),
-                );
+                rows.extend(of_token.into_iter().map(|(latent, act)| (key(latent), act)));
             }
         }
     }
@@ -167,11 +163,11 @@ fn by_hand(task: &EncodeTask) -> Vec<(Place, f32)> {
 }
 
 #[track_caller]
-fn same(a: &[(Place, f32)], b: &[(Place, f32)]) {
+fn same(a: &[(Key, f32)], b: &[(Key, f32)]) {
     assert_eq!(a.len(), b.len());
-    for ((a_place, a), (b_place, b)) in a.iter().zip(b) {
-        assert_eq!(a_place, b_place);
-        assert!((a - b).abs() < 1e-4, "{a_place:?}: {a} and {b}");
+    for ((a_key, a), (b_key, b)) in a.iter().zip(b) {
+        assert_eq!(a_key, b_key);
+        assert!((a - b).abs() < 1e-4, "{a_key:?}: {a} and {b}");
     }
 }
 

@@ -29,8 +29,8 @@ struct Sums {
     /// The lists of tokens that do not count, each once.
     filters: Vec<Filter>,
     /// Hookpoints, each once for a filter.
-    places: Vec<Place>,
-    /// For each SAE, with the index of its place.
+    hookpoints: Vec<FilteredHookpoint>,
+    /// For each SAE, with the index of its filtered hookpoint.
     saes: Vec<(usize, SaeSums)>,
 }
 
@@ -46,7 +46,7 @@ struct Filter {
 
 /// A hookpoint with a filter.
 #[derive(Debug)]
-struct Place {
+struct FilteredHookpoint {
     hookpoint: String,
     filter_idx: usize,
     /// Of the outputs that count; `None` where none has come yet.
@@ -106,20 +106,24 @@ impl<'a> Evaluator<'a> {
         let mut sums = Sums {
             device: self.model.device(),
             filters: Vec::new(),
-            places: Vec::new(),
+            hookpoints: Vec::new(),
             saes: Vec::new(),
         };
         for Subject { spec, sae } in subjects {
             let exclude: BTreeSet<u32> = spec.exclude_tokens.iter().copied().collect();
             let filter_idx = sums.filter_idx(exclude.into_iter().collect())?;
-            let place_idx = sums.place_idx(&spec.hookpoint, filter_idx)?;
-            sums.saes.push((place_idx, SaeSums::new(sae)?));
+            let hookpoint_idx = sums.hookpoint_idx(&spec.hookpoint, filter_idx)?;
+            sums.saes.push((hookpoint_idx, SaeSums::new(sae)?));
         }
         Ok(sums)
     }
 
     fn taps(&self, sums: &Sums) -> Result<Taps, EvalError> {
-        let hookpoints: Vec<_> = sums.places.iter().map(|place| &place.hookpoint).collect();
+        let hookpoints: Vec<_> = sums
+            .hookpoints
+            .iter()
+            .map(|filtered| &filtered.hookpoint)
+            .collect();
         Ok(Taps::new(self.model.facts(), &hookpoints)?)
     }
 
@@ -131,16 +135,16 @@ impl<'a> Evaluator<'a> {
     /// Mean and variance of the hookpoints' outputs.
     fn add_moments(&self, batch: &Batch, taps: &Taps, sums: &mut Sums) -> Result<(), EvalError> {
         let activations = self.model.forward(&batch.input_ids, taps)?;
-        for place in &mut sums.places {
-            let y = activations.get(&place.hookpoint);
+        for filtered in &mut sums.hookpoints {
+            let y = activations.get(&filtered.hookpoint);
             let y = rows_of(y.expect("every hookpoint is tapped"))?;
-            let rows = batch.kept[place.filter_idx].rows(y.size()[0]);
+            let rows = batch.kept[filtered.filter_idx].rows(y.size()[0]);
             let y = select(&y, rows)?.f_to_kind(Kind::Float)?;
             if y.size()[0] == 0 {
                 continue;
             }
             let moments = Moments::of(&y)?;
-            place.moments = Some(match place.moments.take() {
+            filtered.moments = Some(match filtered.moments.take() {
                 None => moments,
                 Some(sum) => sum.merge(&moments)?,
             });
@@ -148,7 +152,7 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// The clean pass, one for each place without its output, one for each SAE in its place.
+    /// The clean pass, one for each hookpoint without its output, one with each SAE spliced in.
     fn add_predictions(
         &self,
         batch: &Batch,
@@ -160,14 +164,14 @@ impl<'a> Evaluator<'a> {
             let _ = filter.ce_clean.f_add_(&clean.cross_entropy(batch, kept)?)?;
             filter.n_predicted += kept.n_predicted;
         }
-        for place in &mut sums.places {
-            self.add_ablated(batch, place)?;
+        for filtered in &mut sums.hookpoints {
+            self.add_ablated(batch, filtered)?;
         }
-        for (subject, (place_idx, of_sae)) in subjects.iter().zip(&mut sums.saes) {
-            let place = &sums.places[*place_idx];
-            let kept = &batch.kept[place.filter_idx];
+        for (subject, (hookpoint_idx, of_sae)) in subjects.iter().zip(&mut sums.saes) {
+            let filtered = &sums.hookpoints[*hookpoint_idx];
+            let kept = &batch.kept[filtered.filter_idx];
             let splice = |pass: lm::ModulePass| spliced(pass, &subject.sae, kept, of_sae);
-            let logits = logits(self.model, &batch.input_ids, &place.hookpoint, splice)?;
+            let logits = logits(self.model, &batch.input_ids, &filtered.hookpoint, splice)?;
             let [kl, ce] = clean.divergence(&logits, batch, kept)?;
             let _ = of_sae.kl.f_add_(&kl)?;
             let _ = of_sae.ce.f_add_(&ce)?;
@@ -175,16 +179,20 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    fn add_ablated(&self, batch: &Batch, place: &mut Place) -> Result<(), EvalError> {
-        let kept = &batch.kept[place.filter_idx];
+    fn add_ablated(
+        &self,
+        batch: &Batch,
+        filtered: &mut FilteredHookpoint,
+    ) -> Result<(), EvalError> {
+        let kept = &batch.kept[filtered.filter_idx];
         // Without a token that counts there is no mean, and nothing to put it in.
-        let Some(moments) = &place.moments else {
+        let Some(moments) = &filtered.moments else {
             return Ok(());
         };
         let ablate = |pass: lm::ModulePass| ablated(pass, &moments.mean, kept);
-        let logits = logits(self.model, &batch.input_ids, &place.hookpoint, ablate)?;
+        let logits = logits(self.model, &batch.input_ids, &filtered.hookpoint, ablate)?;
         let ce = cross_entropy_of(&logits, batch, kept)?;
-        let _ = place.ce_ablated.f_add_(&ce)?;
+        let _ = filtered.ce_ablated.f_add_(&ce)?;
         Ok(())
     }
 }
@@ -203,18 +211,20 @@ impl Sums {
         Ok(self.filters.len() - 1)
     }
 
-    fn place_idx(&mut self, hookpoint: &str, filter_idx: usize) -> Result<usize, EvalError> {
-        let is_it = |place: &Place| place.hookpoint == hookpoint && place.filter_idx == filter_idx;
-        if let Some(index) = self.places.iter().position(is_it) {
+    fn hookpoint_idx(&mut self, hookpoint: &str, filter_idx: usize) -> Result<usize, EvalError> {
+        let is_it = |filtered: &FilteredHookpoint| {
+            filtered.hookpoint == hookpoint && filtered.filter_idx == filter_idx
+        };
+        if let Some(index) = self.hookpoints.iter().position(is_it) {
             return Ok(index);
         }
-        self.places.push(Place {
+        self.hookpoints.push(FilteredHookpoint {
             hookpoint: hookpoint.to_owned(),
             filter_idx,
             moments: None,
             ce_ablated: zero(self.device)?,
         });
-        Ok(self.places.len() - 1)
+        Ok(self.hookpoints.len() - 1)
     }
 
     /// Brings the sums to the host.
@@ -222,29 +232,29 @@ impl Sums {
         if self.saes.is_empty() {
             return Ok(Vec::new());
         }
-        let on_device = self.saes.iter().map(|(place_idx, of_sae)| {
-            let place = &self.places[*place_idx];
-            self.stacked(place, of_sae)
+        let on_device = self.saes.iter().map(|(hookpoint_idx, of_sae)| {
+            let filtered = &self.hookpoints[*hookpoint_idx];
+            self.stacked(filtered, of_sae)
         });
         let on_device = on_device.collect::<Result<Vec<_>, _>>()?;
         // Sync: the only wait for the device, for all SAEs at once.
         let sums = Vec::<f64>::try_from(Tensor::f_cat(&on_device, 0)?)?;
-        let n_predicted = |place_idx: usize| {
-            let filter_idx = self.places[place_idx].filter_idx;
+        let n_predicted = |hookpoint_idx: usize| {
+            let filter_idx = self.hookpoints[hookpoint_idx].filter_idx;
             self.filters[filter_idx].n_predicted
         };
         let saes = self.saes.iter().zip(sums.chunks(8));
-        let of_sae = |((place_idx, of_sae), sums): (&(usize, SaeSums), &[f64])| {
-            let stats = stats_from(of_sae.n_tokens, n_predicted(*place_idx), sums);
+        let of_sae = |((hookpoint_idx, of_sae), sums): (&(usize, SaeSums), &[f64])| {
+            let stats = stats_from(of_sae.n_tokens, n_predicted(*hookpoint_idx), sums);
             (stats, of_sae.fire_counts.shallow_clone())
         };
         Ok(saes.map(of_sae).collect())
     }
 
     /// All sums of an SAE: `[8]`, Double.
-    fn stacked(&self, place: &Place, of_sae: &SaeSums) -> Result<Tensor, EvalError> {
+    fn stacked(&self, filtered: &FilteredHookpoint, of_sae: &SaeSums) -> Result<Tensor, EvalError> {
         let [l0, n_dead] = of_sae.l0_and_dead()?;
-        let variance = match &place.moments {
+        let variance = match &filtered.moments {
             Some(moments) => moments.squared_deviations.shallow_clone(),
             None => zero(self.device)?,
         };
@@ -253,9 +263,9 @@ impl Sums {
             &variance,
             &l0,
             &n_dead,
-            &self.filters[place.filter_idx].ce_clean,
+            &self.filters[filtered.filter_idx].ce_clean,
             &of_sae.ce,
-            &place.ce_ablated,
+            &filtered.ce_ablated,
             &of_sae.kl,
         ];
         Ok(Tensor::f_stack(&sums, 0)?)

@@ -18,7 +18,7 @@ fn rough_products(x: &[u16], weights: &[u16], d: usize) -> Vec<u16> {
 
 struct Found {
     values: Vec<f32>,
-    places: Vec<i64>,
+    indices: Vec<i64>,
     n_computed: usize,
 }
 
@@ -29,11 +29,11 @@ fn screened(x: &[f32], weights: &[f32], bias: &[f32], k: usize) -> Option<Found>
     let tokens = screen.round(x, &mut x16);
     let rough = rough_products(&x16, &weights16, d);
     let n = x.len() / d * k;
-    let (mut values, mut places) = (vec![0.0; n], vec![0; n]);
-    let n_computed = screen.topk(&rough, &tokens, &mut values, &mut places);
+    let (mut values, mut indices) = (vec![0.0; n], vec![0; n]);
+    let n_computed = screen.topk(&rough, &tokens, &mut values, &mut indices);
     Some(Found {
         values,
-        places,
+        indices,
         n_computed,
     })
 }
@@ -45,9 +45,9 @@ fn exact(x: &[f32], weights: &[f32], bias: &[f32], k: usize) -> (Vec<f32>, Vec<i
         .flat_map(|x| weights.chunks(d).map(move |weights| dot(x, weights)))
         .collect();
     let n = x.len() / d * k;
-    let (mut values, mut places) = (vec![0.0; n], vec![0; n]);
-    topk(&products, bias, k, &mut values, &mut places);
-    (values, places)
+    let (mut values, mut indices) = (vec![0.0; n], vec![0; n]);
+    topk(&products, bias, k, &mut values, &mut indices);
+    (values, indices)
 }
 
 /// Numbers without a pattern, of sizes that differ by what `spread` says.
@@ -77,8 +77,8 @@ proptest! {
         let (x, weights) = (random(n_tokens * d, seed, spread), random(num_latents * d, !seed, spread));
         let bias = random(num_latents, seed ^ 1, 1);
         let found = screened(&x, &weights, &bias, k).unwrap();
-        let (values, places) = exact(&x, &weights, &bias, k);
-        prop_assert_eq!(found.places, places);
+        let (values, indices) = exact(&x, &weights, &bias, k);
+        prop_assert_eq!(found.indices, indices);
         prop_assert_eq!(found.values, values);
     }
 
@@ -94,8 +94,8 @@ proptest! {
         }
         let (x, bias) = (random(5 * d, seed ^ 7, 1), vec![0.0; num_latents]);
         let found = screened(&x, &weights, &bias, k).unwrap();
-        let (values, places) = exact(&x, &weights, &bias, k);
-        prop_assert_eq!(found.places, places);
+        let (values, indices) = exact(&x, &weights, &bias, k);
+        prop_assert_eq!(found.indices, indices);
         prop_assert_eq!(found.values, values);
     }
 }
@@ -110,8 +110,8 @@ fn the_smallest_numbers_count() {
         weights[..d].fill(0.0);
         let bias = vec![0.0; num_latents];
         let found = screened(&x, &weights, &bias, k).unwrap();
-        let (values, places) = exact(&x, &weights, &bias, k);
-        assert_eq!((found.values, found.places), (values, places), "{factor}");
+        let (values, indices) = exact(&x, &weights, &bias, k);
+        assert_eq!((found.values, found.indices), (values, indices), "{factor}");
     }
 }
 
@@ -135,8 +135,8 @@ fn without_a_bound_all_are_computed_or_there_is_no_screen() {
         let mut x = numbers(2 * d, 0.2);
         x[3] = bad;
         let found = screened(&x, &weights, &bias, k).unwrap();
-        let (values, places) = exact(&x, &weights, &bias, k);
-        assert_eq!(found.places, places, "{bad}");
+        let (values, indices) = exact(&x, &weights, &bias, k);
+        assert_eq!(found.indices, indices, "{bad}");
         let bits = |values: &[f32]| -> Vec<u32> {
             let number = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
             values.iter().map(number).collect()

@@ -92,9 +92,9 @@ mod tests {
         assert!(floats(&x.to_kind(Kind::Double)).is_none());
         assert!(slice::<i64>(&x).is_none());
         assert!(floats(&x.narrow(0, 0, 0)).unwrap().is_empty());
-        let mut places = x.to_kind(Kind::Int64);
-        slice_mut::<i64>(&mut places).unwrap()[0] = 7;
-        assert_eq!(slice::<i64>(&places).unwrap()[..2], [7, 1]);
+        let mut integers = x.to_kind(Kind::Int64);
+        slice_mut::<i64>(&mut integers).unwrap()[0] = 7;
+        assert_eq!(slice::<i64>(&integers).unwrap()[..2], [7, 1]);
         assert_eq!(slice::<u16>(&x.to_kind(Kind::BFloat16)).unwrap()[1], 0x3F80);
     }
 }

@@ -34,9 +34,9 @@ impl Sae {
         }
         let scale = (n_dead as f64 / n_wanted as f64).min(1.0);
         let of_dead = pre_acts.f_index_select(1, term.dead)?;
-        let (latent_acts, places) = of_dead.f_topk(k, -1, true, false)?;
+        let (latent_acts, indices_in_dead) = of_dead.f_topk(k, -1, true, false)?;
         let encoded = Encoded {
-            latent_indices: term.dead.f_take(&places)?,
+            latent_indices: term.dead.f_take(&indices_in_dead)?,
             latent_acts,
         };
         // The residual is `-error`, so the prediction's own error is the sum.

@@ -15,7 +15,7 @@ use tch::Kind;
 const FORMAT_VERSION: &str = "6.0.0";
 
 impl Sae {
-    /// Writes `cfg.json` and `sae_weights.safetensors` into `dir`, each beside its place and then
+    /// Writes `cfg.json` and `sae_weights.safetensors` into `dir`, each next to its path and then
     /// renamed. `SAE.load_from_disk` of SAELens (from 6.0.0 on) reads them.
     ///
     /// | here | SAELens's architecture |

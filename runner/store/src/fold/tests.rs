@@ -83,7 +83,7 @@ async fn folding_in_pieces_is_folding_at_once() {
 }
 
 #[tokio::test]
-async fn each_event_finds_its_place() {
+async fn each_event_updates_its_rows() {
     let (test, plan) = running().await;
     let (store, stream) = (&test.store, &plan.streams[0].stream_id);
     store.fold(stream, &script(&plan).events).await.unwrap();

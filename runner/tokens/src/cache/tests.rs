@@ -126,9 +126,9 @@ fn a_damaged_file_is_replaced() {
 fn what_a_killed_process_left_unsaid_counts_for_nothing() {
     let cache = folder_with(&[]);
     let digest = tiny_spec().digest(&DigestCache::new(cache.path())).unwrap();
-    let place = Place::new(cache.path(), &digest);
-    std::fs::create_dir_all(&place.folder).unwrap();
-    std::fs::write(place.partial(true), vec![7; 1 << 20]).unwrap();
+    let token_file = TokenFile::new(cache.path(), &digest);
+    std::fs::create_dir_all(&token_file.folder).unwrap();
+    std::fs::write(token_file.partial(true), vec![7; 1 << 20]).unwrap();
     let (tokens, reports) = build(&tiny_spec(), cache.path());
     assert!(
         matches!(reports[0], BuildProgress::Tokenised { .. }),
@@ -195,9 +195,11 @@ fn several_threads_at_once_make_it_once() {
 fn a_waiting_process_says_so_and_takes_the_result() {
     let cache = folder_with(&[]);
     let digest = tiny_spec().digest(&DigestCache::new(cache.path())).unwrap();
-    let place = Place::new(cache.path(), &digest);
-    std::fs::create_dir_all(&place.folder).unwrap();
-    let mut lock = place.lock(&mut |_| panic!("nobody else has it")).unwrap();
+    let token_file = TokenFile::new(cache.path(), &digest);
+    std::fs::create_dir_all(&token_file.folder).unwrap();
+    let mut lock = token_file
+        .lock(&mut |_| panic!("nobody else has it"))
+        .unwrap();
     let files = DigestCache::new(cache.path());
     let stopped = Tokens::open_or_build(&tiny_spec(), cache.path(), &mut |report| {
         assert_eq!(report, BuildProgress::Waiting);
@@ -209,7 +211,7 @@ fn a_waiting_process_says_so_and_takes_the_result() {
         reports.push(report);
         if reports.len() == 2 {
             let go_on = &mut |_| ControlFlow::Continue(());
-            place.build(&tiny_spec(), &files, true, go_on).unwrap();
+            token_file.build(&tiny_spec(), &files, true, go_on).unwrap();
             lock.take();
         }
         ControlFlow::Continue(())

@@ -88,7 +88,7 @@ pub(crate) fn rows(x: &Tensor) -> Result<Tensor, TrainError> {
     Ok(x.f_reshape([-1, width])?)
 }
 
-/// Places of the tokens that count: `[n_included]`, Int64; `None`: all do.
+/// Indices of the tokens that count: `[n_included]`, Int64; `None`: all do.
 pub(crate) fn included(
     token_ids: &[i64],
     exclude_tokens: &[u32],
@@ -98,26 +98,26 @@ pub(crate) fn included(
         return Ok(None);
     }
     let counts = tokens::included(token_ids, exclude_tokens);
-    let places = counts.iter().zip(0i64..);
-    let places: Vec<i64> = places
-        .filter_map(|(counts, place)| counts.then_some(place))
+    let numbered = counts.iter().zip(0i64..);
+    let indices: Vec<i64> = numbered
+        .filter_map(|(counts, idx)| counts.then_some(idx))
         .collect();
-    Ok(Some(send(&Tensor::f_from_slice(&places)?, device)?))
+    Ok(Some(send(&Tensor::f_from_slice(&indices)?, device)?))
 }
 
-/// The rows of the tokens at the places `included`; all rows where they are not those of tokens.
+/// The rows of the tokens at the indices `included`; all rows if they are not those of tokens.
 pub(crate) fn select(
     rows: &Tensor,
     included: &Tensor,
     n_tokens: usize,
 ) -> Result<Tensor, TrainError> {
     Ok(match rows_of(rows, included, n_tokens)? {
-        Some(places) => rows.f_index_select(0, &places)?,
+        Some(indices) => rows.f_index_select(0, &indices)?,
         None => rows.shallow_clone(),
     })
 }
 
-/// Places of the rows of the tokens at the places `included`.
+/// Indices of the rows of the tokens at the indices `included`.
 pub(crate) fn rows_of(
     rows: &Tensor,
     included: &Tensor,

@@ -75,10 +75,10 @@ pub(crate) fn save(
     (saes, n_kept): (&[SaeTrainer], usize),
     ranks: &dyn Ranks,
 ) -> Result<(), TrainError> {
-    let place = dir.join(format!("step-{:08}", state.step));
+    let state_dir = dir.join(format!("step-{:08}", state.step));
     // A different name for each step: another node may still take the last one for the folder that it was.
     let temporary = dir.join(format!("{UNFINISHED}-{:08}", state.step));
-    let is_new = ranks.has_writer() && !is_of(&place, &state.job_id);
+    let is_new = ranks.has_writer() && !is_of(&state_dir, &state.job_id);
     if is_new {
         dirs_named(dir, UNFINISHED)?
             .iter()
@@ -96,8 +96,8 @@ pub(crate) fn save(
         let text = serde_json::to_vec(state).expect("plain fields serialise to JSON");
         write_file(&temporary.join(STATE_FILE), &text)?;
         sync_dir(&temporary)?;
-        remove_dir(&place)?;
-        fs::rename(&temporary, &place).map_err(TrainError::io("rename", &place))?;
+        remove_dir(&state_dir)?;
+        fs::rename(&temporary, &state_dir).map_err(TrainError::io("rename", &state_dir))?;
         sync_dir(dir)?;
     }
     if ranks.has_writer() {
@@ -119,28 +119,28 @@ pub(crate) fn restore(
     saes: &mut [SaeTrainer],
     device: Device,
 ) -> Result<Option<Restored>, TrainError> {
-    let mut places = dirs_named(dir, FINISHED)?;
-    places.sort();
+    let mut dirs = dirs_named(dir, FINISHED)?;
+    dirs.sort();
     let mut damaged: Vec<(TrainError, PathBuf)> = Vec::new();
-    for place in places.into_iter().rev() {
-        match restore_from(&place, (job_id, elsewhere), saes, device) {
+    for dir in dirs.into_iter().rev() {
+        match restore_from(&dir, (job_id, elsewhere), saes, device) {
             Ok(None) => {}
             Ok(Some(state)) => {
-                for (_, place) in &damaged {
-                    put_aside(place)?;
+                for (_, dir) in &damaged {
+                    put_aside(dir)?;
                 }
                 let damaged = damaged.into_iter().map(|(error, _)| error).collect();
                 return Ok(Some(Restored { state, damaged }));
             }
             Err(error) if is_out_of_memory(&error) => return Err(error),
             Err(source) => {
-                let dir = place.display();
-                let error = Fault::input(format!("the state in `{dir}` is damaged"))
+                let path = dir.display();
+                let error = Fault::input(format!("the state in `{path}` is damaged"))
                     .because(source)
                     .with_hint(format!(
-                        "is the disk in order? Without `{dir}` the job continues from an older state, or from the start"
+                        "is the disk in order? Without `{path}` the job continues from an older state, or from the start"
                     ));
-                damaged.push((error.into(), place));
+                damaged.push((error.into(), dir));
             }
         }
     }
@@ -152,38 +152,38 @@ pub(crate) fn restore(
 
 /// `None`: the state is another job's.
 fn restore_from(
-    place: &Path,
+    dir: &Path,
     (job_id, elsewhere): (&str, &[&str]),
     saes: &mut [SaeTrainer],
     device: Device,
 ) -> Result<Option<State>, TrainError> {
-    let state = read_state(place)?;
+    let state = read_state(dir)?;
     if state.job_id != job_id {
         return Ok(None);
     }
     for sae in saes {
-        restore_sae(place, sae, &state, device)?;
+        restore_sae(dir, sae, &state, device)?;
     }
     for name in elsewhere {
-        check_safetensors(&sae_path(place, name))?;
+        check_safetensors(&sae_path(dir, name))?;
     }
     Ok(Some(state))
 }
 
 /// Out of the way of a state that will be written in its place; gone with the job's other states.
-fn put_aside(place: &Path) -> Result<(), TrainError> {
-    let name = place.file_name().unwrap_or_default().to_string_lossy();
-    let aside = place.with_file_name(format!(".damaged-{name}"));
+fn put_aside(dir: &Path) -> Result<(), TrainError> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let aside = dir.with_file_name(format!(".damaged-{name}"));
     remove_dir(&aside)?;
-    fs::rename(place, &aside).map_err(TrainError::io("rename", place))
+    fs::rename(dir, &aside).map_err(TrainError::io("rename", dir))
 }
 
-fn is_of(place: &Path, job_id: &str) -> bool {
-    read_state(place).is_ok_and(|state| state.job_id == job_id)
+fn is_of(dir: &Path, job_id: &str) -> bool {
+    read_state(dir).is_ok_and(|state| state.job_id == job_id)
 }
 
-fn read_state(place: &Path) -> Result<State, TrainError> {
-    let path = place.join(STATE_FILE);
+fn read_state(dir: &Path) -> Result<State, TrainError> {
+    let path = dir.join(STATE_FILE);
     let text = files::read(&path, bound::OWN).map_err(TrainError::io("read", &path))?;
     serde_json::from_slice(&text).map_err(TrainError::damaged(&path))
 }

@@ -76,7 +76,7 @@ pub(crate) fn accumulate(
     })
 }
 
-/// The logits of the model with every SAE in its place.
+/// The logits of the model with every SAE spliced in.
 fn spliced(
     model: &LanguageModel,
     updates: &mut [&mut Update<'_>],
@@ -91,10 +91,10 @@ fn spliced(
         replacements.add(model.facts(), &hookpoint, move |module| {
             let splice = splice(update, update_idx, module, batch, centre)?;
             let output = module.output;
-            let in_place = splice.leaf.f_to_kind(output.kind())?;
-            let in_place = in_place.f_reshape(output.size())?;
+            let spliced = splice.leaf.f_to_kind(output.kind())?;
+            let spliced = spliced.f_reshape(output.size())?;
             splices.borrow_mut().push(splice);
-            Ok(in_place)
+            Ok(spliced)
         })?;
     }
     Ok(model.logits_with(batch.input_ids, &mut replacements)?)
@@ -152,7 +152,7 @@ fn take_back(
 ) -> Result<(), TrainError> {
     let leaves: Vec<&Tensor> = splices.iter().map(|splice| &splice.leaf).collect();
     let mut gradients = Tensor::f_run_backward(&[loss], &leaves, true, false)?;
-    for (place, splice) in splices.iter().enumerate().rev() {
+    for (splice_idx, splice) in splices.iter().enumerate().rev() {
         let gradient = gradients.pop().expect("each leaf has a gradient");
         if !gradient.defined() {
             continue;
@@ -163,10 +163,10 @@ fn take_back(
         };
         let update = &mut updates[splice.update_idx];
         let grad_x = update.take_back(&splice.pass, &splice.target, &at_rows)?;
-        if place == 0 || !splice.x.requires_grad() {
+        if splice_idx == 0 || !splice.x.requires_grad() {
             continue;
         }
-        let before = &leaves[..place];
+        let before = &leaves[..splice_idx];
         let more = through_model(splice, &grad_x, before)?;
         for (sum, more) in gradients.iter_mut().zip(more) {
             match (sum.defined(), more.defined()) {
@@ -242,7 +242,7 @@ mod tests {
             Self {
                 model,
                 saes,
-                token_ids: (0..32).map(|place| (place * 37 + 11) % 90).collect(),
+                token_ids: (0..32).map(|idx| (idx * 37 + 11) % 90).collect(),
                 exclude_tokens: exclude_tokens.to_vec(),
             }
         }

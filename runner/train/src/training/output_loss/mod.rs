@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn positions_are_counted_as_each_loss_takes_them() {
-        let token_ids: Vec<i64> = (0..32).map(|place| (place * 37 + 11) % 90).collect();
+        let token_ids: Vec<i64> = (0..32).map(|idx| (idx * 37 + 11) % 90).collect();
         let count = |loss: OutputLoss, excluded| loss.n_positions(&token_ids, 16, excluded);
         assert_eq!(count(OutputLoss::CrossEntropy, &[11, 48]), 30);
         assert_eq!(count(OutputLoss::Kl, &[]), 32);
