@@ -1,11 +1,11 @@
 //! Compiles the plug-ins, shared libraries that are loaded when a process group is made: the one on Gloo
-//! always, the one on NCCL where CUDA's headers are beside libtorch, as they are with the whole package
+//! always, the one on NCCL if CUDA's headers are next to libtorch, as they are with the whole package
 //! of PyTorch.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// A plug-in: its source, and what it needs beside libtorch's CPU half.
+/// A plug-in: its source, and what it needs besides libtorch's CPU half.
 struct PlugIn<'a> {
     name: &'static str,
     define: &'static str,

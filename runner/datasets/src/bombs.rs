@@ -42,7 +42,7 @@ fn claiming(mut content: Vec<u8>, magic: [u8; 4], n_bytes: i64) -> Vec<u8> {
 
 #[track_caller]
 fn assert_no_more_than_damaged(name: &str, content: &[u8]) {
-    // It is no matter of a row that could be left out.
+    // The whole file is at fault, not a row that could be left out.
     let error = Sample::new(&[(name, content)]).skip().error();
     assert_damaged(&error, name);
     assert!(error.hint().unwrap().contains("is the file complete?"));

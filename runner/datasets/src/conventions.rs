@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 const SHARDS: &str = "data/{split}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]*.*";
 
-/// The splits that `datasets` knows by words in names, and their words.
+/// The splits that `datasets` recognises by words in names, and those words.
 const WORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),

@@ -11,7 +11,7 @@ use std::io::Cursor;
 
 /// The records of a file with a header, by the rules of pandas' `read_csv`, which `datasets` calls.
 ///
-/// Lines of nothing but spaces and tabs are no rows. If the first row has more fields than the header,
+/// Lines of nothing but spaces and tabs are not rows. If the first row has more fields than the header,
 /// the fields in front are an index without a name. A row with fewer fields has nulls at its end, one with
 /// more is a bad row.
 ///

@@ -41,7 +41,7 @@ fn assert_no_prefix_is_unpacked(name: &str, content: &[u8]) {
     }
 }
 
-/// Calls `check` with what is read where one byte after the other, `step` apart, is flipped.
+/// Calls `check` with what is read when one byte after the other, `step` apart, is flipped.
 fn flip_bytes(
     name: &str,
     content: &[u8],

@@ -141,7 +141,7 @@ impl Documents {
         Ok(true)
     }
 
-    /// Finds out which rows are taken of the current file's part, if it is the first file of it. Their number
+    /// Finds out which rows are taken of the current file's part, if it is the part's first file. Their number
     /// may have to be counted, so that this is not done when files are only looked at.
     fn enter_part(&mut self) -> Result<(), DatasetError> {
         let Some(Current { file, n_bytes, .. }) = &self.current else {
@@ -387,7 +387,7 @@ mod tests {
             documents.by_ref().for_each(drop);
             assert_eq!(documents.n_bytes_read(), documents.n_bytes_total());
         }
-        // A bad row counts where it is, and is one only where it is taken.
+        // A bad row is counted as a row, and is an error only if it is taken.
         let strict = |split| Sample::new(&files).split(split);
         assert_eq!(strict("train[:6]").texts().unwrap().len(), 6);
         assert_ends(&strict("train[:7]").error(), "b.jsonl:3: no column");

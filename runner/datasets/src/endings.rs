@@ -17,7 +17,7 @@ const OURS: [(&str, Format); 10] = [
     ("arrow", Format::Arrow),
 ];
 
-/// Endings that `datasets` 5.2 has a reader for, and this crate has none.
+/// Endings that `datasets` 5.2 has a reader for, and this crate has not.
 const FOREIGN: &str = "conll conllu tar xml hdf5 h5 eval toml md lance tsfile vortex fa fasta fna \
     ffn faa frn afa gb gbk genbank fq fastq cif mmcif zip";
 

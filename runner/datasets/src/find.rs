@@ -58,7 +58,7 @@ pub fn find_files(path: &Path, request: &DatasetRequest) -> Result<DataFiles, Da
 }
 
 /// The files of the data set `name` that were chosen for `request` from its listing on the Hub: each
-/// with its current path and the hash that the Hub has of it.
+/// with its current path and the hash that the Hub has for it.
 ///
 /// # Errors
 /// The split cannot be read.
@@ -89,7 +89,7 @@ fn file_here(root: &Path, chosen: ChosenFile) -> DataFile {
     }
 }
 
-/// The rows of the parts; none if all rows of all parts are wanted.
+/// The rows of the parts; empty if all rows of all parts are wanted.
 fn sliced_parts(request: &DatasetRequest) -> Result<Vec<RowRange>, DatasetError> {
     let parts = parts_of(request)?.into_iter();
     let parts: Vec<_> = parts.map(|(_, rows)| rows).collect();

@@ -93,7 +93,7 @@ impl Values {
         }))
     }
 
-    /// Finds the next object, or a line that has none, and tells the line it starts on.
+    /// Finds the next object, or a line that has no object, and tells the line it starts on.
     fn read_object(&mut self) -> Result<Option<u64>, DatasetError> {
         if !self.go_to_object()? {
             return Ok(None);
@@ -126,7 +126,7 @@ impl Values {
         Ok(Some(first_line))
     }
 
-    /// Goes to the first byte that is no blank, which may be in the next line; false at the end.
+    /// Goes to the first byte that is not blank, which may be in the next line; false at the end.
     fn go_to_object(&mut self) -> Result<bool, DatasetError> {
         loop {
             let rest = self.row.get().unwrap_or_default();

@@ -116,7 +116,7 @@ pub(super) fn assert_ends(error: &DatasetError, message: &str) {
     assert!(error.to_string().contains(message), "{error}");
 }
 
-/// Asserts that the file `name`, or one of that format, is no readable one.
+/// Asserts that the file `name`, or one of that format, is not readable.
 #[track_caller]
 pub(super) fn assert_damaged(error: &DatasetError, name: &str) {
     assert_ends(error, "` is no readable ");

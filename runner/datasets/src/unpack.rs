@@ -119,7 +119,7 @@ impl Source {
         self.reader
     }
 
-    /// The first byte to come that is no blank, which is left where it is; `None` at the end.
+    /// The next byte that is not blank, which is left where it is; `None` at the end.
     pub(super) fn skip_blanks(&mut self) -> Result<Option<u8>, DatasetError> {
         loop {
             let chunk = self.fill()?;
@@ -253,7 +253,7 @@ pub(super) fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// A file that counts what is read of it.
+/// A file that counts the bytes that are read from it.
 #[derive(Debug)]
 pub(super) struct CountedFile {
     file: File,

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs, process};
 
-/// Writes `message` for torchrun, where it asks for that by `TORCHELASTIC_ERROR_FILE`. The file is there
-/// whole or not at all: torchrun fails over half a one.
+/// Writes `message` for torchrun, if it asks for that by `TORCHELASTIC_ERROR_FILE`. The file is there
+/// whole or not at all: torchrun fails on half a file.
 ///
 /// # Errors
 /// A folder that cannot be written.

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use tch::{Device, Tensor};
 
-/// Folder with the plug-ins, where they are not beside the program and not where they were built.
+/// Folder with the plug-ins, if they are not next to the program and not where they were built.
 const FOLDER_VARIABLE: &str = "SAE_RUN_DIST_DIR";
 
 const ABI: u32 = 2;
@@ -30,7 +30,7 @@ pub(crate) struct Failure {
     pub(crate) text: String,
 }
 
-/// Kinds of failures, as far as c10d's words tell.
+/// Kinds of failures, as far as c10d's messages tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     Timeout,
@@ -238,13 +238,13 @@ impl RawFailure {
     }
 }
 
-/// Runs a call that fills a failure where it gives null.
+/// Runs a call that fills a failure if it gives null.
 fn made(call: impl FnOnce(*mut RawFailure) -> Handle) -> Result<NonNull<c_void>, Failure> {
     let mut failure = RawFailure::new();
     NonNull::new(call(&raw mut failure)).ok_or_else(|| failure.into_failure())
 }
 
-/// Runs a call that fills a failure where it gives another code than 0.
+/// Runs a call that fills a failure if it gives another code than 0.
 fn done(call: impl FnOnce(*mut RawFailure) -> i32) -> Result<(), Failure> {
     let mut failure = RawFailure::new();
     match call(&raw mut failure) {

@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::Duration;
 
-/// How to serve the store at an address: where all ranks are on this machine, for this machine alone.
+/// How to serve the store at an address: if all ranks are on this machine, for this machine alone.
 fn serve(address: &StoreAddress) -> Result<Side, DistError> {
     if !address.is_local() {
         return Ok(Side::Server);
@@ -97,7 +97,7 @@ impl Store {
             .map_err(|failure| self.lost(key, failure))
     }
 
-    /// The value of a key, once it is there; `None` where it is not within `timeout`.
+    /// The value of a key, once it is there; `None` if it is not within `timeout`.
     ///
     /// # Errors
     /// The store is lost.

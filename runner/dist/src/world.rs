@@ -28,7 +28,7 @@ impl Default for Timeouts {
     }
 }
 
-/// What a rank does beside computing.
+/// What a rank does besides computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Rank 0: it writes what is kept.
@@ -47,7 +47,7 @@ pub struct World {
     data: Option<Group>,
 }
 
-/// How long a store is there after a failure, for those who want to know of it.
+/// How long a store is there after a failure, for ranks that ask about it.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// Between the number of the launcher's attempt and the keys of what a world does.
@@ -129,7 +129,7 @@ impl World {
         self.environment.local_size
     }
 
-    /// What this rank does beside computing.
+    /// What this rank does besides computing.
     pub fn role(&self) -> Role {
         match self.rank() {
             0 => Role::Writer,

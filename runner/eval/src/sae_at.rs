@@ -10,7 +10,7 @@ use std::path::Path;
 /// The hookpoint that `name` means, Hugging Face's or TransformerLens's.
 ///
 /// # Errors
-/// The model has none like that; the error names the nearest.
+/// The model has no such hookpoint; the error names the nearest.
 fn find<'a>(facts: &'a ModelFacts, name: &str) -> Result<&'a HookpointFacts, EvalError> {
     resolve_hookpoint(facts, name).ok_or_else(|| LmError::no_hookpoint(facts, name).into())
 }

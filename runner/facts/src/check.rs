@@ -20,7 +20,7 @@ const OLD_BUFFERS: &[&str] = &[
 
 /// Checks by the headers of the safetensors files that the tensors of the first `n_layers` blocks
 /// are there, with the shapes that `config` wants and in a dtype that is read. No tensor is loaded.
-/// Gives the names of tensors that are no part of such a model, in order.
+/// Gives the names of tensors that do not belong to such a model, in order.
 ///
 /// # Errors
 /// The first file that cannot be read, or tensor that is missing or wrong.

@@ -64,7 +64,7 @@ pub(crate) fn unreadable_shard(path: &Path, tensor: &str, source: io::Error) -> 
     .because(source)
 }
 
-/// A model without a head, where one is needed.
+/// A model without a head, if one is needed.
 fn missing_head(path: &Path, tensor: &str) -> Fault {
     let path = path.display();
     Fault::input(format!("the model has no head: tensor `{tensor}` is missing in `{path}`")).with_hint(

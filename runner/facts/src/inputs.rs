@@ -17,11 +17,11 @@ pub struct ModelInputs {
     pub digest: String,
 }
 
-/// Reads the facts of the model in `dir`. One of the Hub is known by its `commit`, whatever of it is
+/// Reads the facts of the model in `dir`. One of the Hub is known by its `commit`, whichever files are
 /// there by now; of any other the files are digested.
 ///
 /// # Errors
-/// A folder that is no model of a known architecture.
+/// A folder that is not a model of a known architecture.
 pub fn read_model(
     dir: &Path,
     commit: Option<&str>,
@@ -53,7 +53,7 @@ pub fn digest_model(
 }
 
 /// Checks, by the headers of the weight files, that the first `n_layers` blocks of the model in
-/// `dir` are there with the right shapes. Gives the names of tensors that are no part of such a
+/// `dir` are there with the right shapes. Gives the names of tensors that do not belong to such a
 /// model.
 ///
 /// # Errors

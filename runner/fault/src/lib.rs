@@ -15,7 +15,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::path::Path;
 
-/// The diagnostic code of errors that are no fault of the input. All others have no code.
+/// The diagnostic code of errors that are not the input's fault. All others have no code.
 pub const INTERNAL: &str = "internal";
 
 /// Whose fault it is.
@@ -38,7 +38,7 @@ impl FailureKind {
     }
 }
 
-/// An error in words: a message in lower case without a full stop, and what would help.
+/// An error as text: a message in lower case without a full stop, and what would help.
 #[derive(Debug)]
 pub struct Fault {
     kind: FailureKind,
@@ -79,7 +79,7 @@ impl Fault {
         move |source| Self::internal(message).because(source).with_hint(hint)
     }
 
-    /// Another error, in its own words.
+    /// Another error, with its own message.
     pub fn of<E: Diagnostic + 'static>(error: &E) -> Self {
         Self {
             kind: error.kind(),

@@ -12,5 +12,5 @@ pub fn without_panic<T>(call: impl FnOnce() -> T) -> Result<T, Box<dyn Error + S
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it failed without a word").to_owned()
+    text.unwrap_or("it failed without a message").to_owned()
 }

@@ -28,7 +28,7 @@ impl DigestCache {
     /// The digest of a file's content: BLAKE3 in hexadecimal digits.
     ///
     /// # Errors
-    /// The file cannot be read. A folder that cannot be written is no error; nothing is remembered
+    /// The file cannot be read. A folder that cannot be written is not an error; nothing is remembered
     /// then.
     pub fn file(&self, path: &Path) -> Result<String, Fault> {
         let given = path;

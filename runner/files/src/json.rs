@@ -10,7 +10,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// needs a number does not get another number.
 ///
 /// # Errors
-/// Text that is no JSON, or not of the type.
+/// Text that is not JSON, or not of the type.
 pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     let text = without_mark(text);
     serde_json::from_slice(text).or_else(|error| {

@@ -40,7 +40,7 @@ pub fn is_lfs_pointer(error: &io::Error) -> bool {
         .is_some_and(<dyn Error + Send + Sync>::is::<LfsPointer>)
 }
 
-/// Makes the error for a file that cannot be read. `hint`: the next step, if it is no pointer.
+/// Makes the error for a file that cannot be read. `hint`: the next step, if it is not a pointer.
 pub fn unreadable(
     action: &str,
     path: impl AsRef<Path>,

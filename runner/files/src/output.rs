@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// A file that a user named for output.
 ///
-/// A plain file, or none yet: it is written next to its path and renamed by [`OutputFile::finish`], so nothing
-/// changes if that is not called. A link to such a file stays a link. A device, a pipe, a link to one or
+/// A plain file, or a path without a file: it is written next to its path and renamed by
+/// [`OutputFile::finish`], so nothing changes if that is not called. A link to such a file stays a link. A device, a pipe, a link to one or
 /// to nothing: it is written through. `-`: standard output.
 #[derive(Debug)]
 pub struct OutputFile {

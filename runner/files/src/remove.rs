@@ -5,10 +5,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Removes a folder, and what an earlier call left of it. A kill in the middle leaves no half of it under its name.
+/// Removes a folder, and what an earlier call left of it. A kill in the middle does not leave half a folder
+/// under its name.
 ///
 /// # Errors
-/// It cannot be removed; a missing folder is no error.
+/// It cannot be removed; a missing folder is not an error.
 pub fn remove_dir(path: &Path) -> io::Result<()> {
     let mut name = OsString::from(".removed-");
     name.push(path.file_name().unwrap_or_default());

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 const MOST_IN_GROUP: usize = 16;
 /// Groups for each number that is looked for, at least: of fewer, many hold more than one of those.
 const GROUPS_FOR_EACH: usize = 8;
-/// The exponent of numbers that are infinite, or none.
+/// The exponent of infinity and NaN.
 const NOT_FINITE: u32 = f32::INFINITY.to_bits();
 
 /// A row of numbers that are known more or less exactly.
@@ -34,7 +34,7 @@ fn size_bits(x: f32) -> u32 {
     x.abs().to_bits()
 }
 
-/// How many groups `n` numbers make where the `k` largest of them are looked for. The number at an index
+/// How many groups `n` numbers make when the `k` largest of them are looked for. The number at an index
 /// is in the group `idx % n_groups`.
 pub(crate) fn n_groups(n: usize, k: usize) -> usize {
     let n_in_group = n / (GROUPS_FOR_EACH * k);

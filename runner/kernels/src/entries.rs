@@ -42,7 +42,7 @@ impl ByLatent {
     /// Sorts entries, by counting.
     ///
     /// # Panics
-    /// An index that is no latent's, or more than 2^32 entries.
+    /// An index that is not below `num_latents`, or more than 2^32 entries.
     pub fn sort<T: Copy + Into<i64>>(indices: &[T], num_latents: usize) -> Self {
         assert!(
             u32::try_from(indices.len()).is_ok(),

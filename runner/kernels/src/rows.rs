@@ -4,7 +4,7 @@ use crate::instruction_sets::multiversioned;
 use crate::{add_scaled, dot};
 use rayon::prelude::*;
 
-/// Numbers that a thread takes at a time, where rows mean nothing.
+/// Numbers that a thread takes at a time, if rows mean nothing.
 const CHUNK: usize = 1 << 14;
 
 /// Constants of an update by schedule-free signum.
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn signum_keeps_the_mean_of_all_z() {
-        // Longer than a chunk, with gradients of both signs, and none.
+        // Longer than a chunk, with gradients of both signs, and of 0.
         let n = CHUNK + 7;
         let gradients: Vec<f32> = (0..n).map(|idx| [2.0, -0.1, 0.0][idx % 3]).collect();
         let (mut y, mut z) = (vec![1.0; n], vec![1.0; n]);

@@ -267,8 +267,8 @@ impl Row for Screened<'_> {
         sums.map(|(rough, bias)| widened(*rough) + bias)
     }
 
-    // No product of the group is further from 0 than its largest sum and its largest bias, where it is
-    // positive; where it is negative, what rounding took from it leaves the sum below the largest.
+    // No product of the group is further from 0 than its largest sum and its largest bias, if it is
+    // positive; if it is negative, what rounding took from it leaves the sum below the largest.
     #[inline(always)]
     fn off(&self, group: usize, largest: f32) -> f32 {
         let (norm, bias) = self.screen.groups[group];

@@ -28,7 +28,7 @@ pub struct Decoding<'a> {
 pub struct ErrorGradients<'a> {
     /// At the reconstruction: `[n_tokens, d_out]`.
     pub grad_out: &'a mut [f32],
-    /// At the pre-activations of the entries; 0 where the activation is: `[n_tokens, k]`.
+    /// At the pre-activations of the entries; 0 where the activation is 0: `[n_tokens, k]`.
     pub grad_pre: &'a mut [f32],
 }
 

@@ -1,5 +1,5 @@
 //! Runs forward passes one by one, as a driver asks for them on standard input. `forward_speed.py`
-//! beside it compares their speed with that of transformers.
+//! next to it compares their speed with that of transformers.
 //!
 //! ```text
 //! cargo build -p sae-run-lm --example forward_speed

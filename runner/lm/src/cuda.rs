@@ -6,7 +6,7 @@ use plan::CudaStatus;
 use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
 
-/// Loads libtorch's CUDA library where there is an NVIDIA driver, and counts the devices.
+/// Loads libtorch's CUDA library if there is an NVIDIA driver, and counts the devices.
 ///
 /// To be called before anything else asks libtorch for CUDA: a binary is not linked to the CUDA
 /// library, and libtorch remembers the first answer. Later calls return the first one's result.

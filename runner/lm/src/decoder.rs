@@ -91,7 +91,7 @@ impl Attention {
     }
 
     /// Queries and keys `[batch, ctx_len, heads, head_dim]` as `[batch, heads, ctx_len, head_dim]`,
-    /// normed where the model does that.
+    /// normed if the model does that.
     fn by_head(&self, tape: &mut Tape, q: &Tensor, k: &Tensor) -> Run<(Tensor, Tensor)> {
         let transposed = |x: &Tensor| -> Result<Tensor, TchError> { x.f_transpose(1, 2) };
         match &self.qk_norms {
@@ -209,7 +209,7 @@ pub(crate) struct Decoder {
     embed_tokens: Embedding,
     rotary_embs: Vec<RotaryEmbedding>,
     layers: Vec<Block>,
-    /// `None` where the last blocks are not loaded.
+    /// `None` if the last blocks are not loaded.
     norm: Option<RmsNorm>,
 }
 

@@ -9,7 +9,7 @@ use tch::Device;
 const DOCTOR: &str = "`sae-run doctor` shows what was found; `--device cpu` needs no GPU";
 
 /// The device that `text` names: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`, the first GPU
-/// where there is one and else the CPU. Loads CUDA where the name allows it.
+/// if there is one and else the CPU. Loads CUDA if the name allows it.
 ///
 /// # Errors
 /// Text that names no device, or a GPU that is not there.

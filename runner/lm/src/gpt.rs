@@ -128,7 +128,7 @@ struct Gpt {
     wpe: Embedding,
     drop: Dropout,
     h: Vec<Block>,
-    /// `None` where the last blocks are not loaded.
+    /// `None` if the last blocks are not loaded.
     ln_f: Option<LayerNorm>,
 }
 

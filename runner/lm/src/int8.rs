@@ -86,7 +86,7 @@ impl Int8Weight {
 
     /// `x W^T + bias` in the kind of `x`.
     ///
-    /// Under autograd, where `x` requires a gradient, that gradient is `grad_output W` with the
+    /// Under autograd, if `x` requires a gradient, that gradient is `grad_output W` with the
     /// dequantised `W` in the kind of `x`, which the graph keeps until its backward pass; rounding
     /// counts as the identity. The output is the same. `bias` gets no gradient.
     ///
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn a_column_that_reaches_the_threshold_is_not_quantised() {
         let weight = Int8Weight::quantise(&matrix(&[[1.0, 1.0], [1.0, -1.0]])).unwrap();
-        // Beside 1.0, 0.001 would be quantised to 0.
+        // Next to 1.0, 0.001 would be quantised to 0.
         let got = weight.linear(&matrix(&[[6.0, 2.0], [0.001, 1.0]]), None);
         let expected = matrix(&[[8.0, 4.0], [1.001, -0.999]]);
         assert_close("column 0 apart", &got.unwrap(), &expected);

@@ -223,7 +223,7 @@ impl<'a> Loader<'a> {
         Dropout { id: self.id(name) }
     }
 
-    /// The head's weight: `[vocab_size, hidden_size]`. Where the file has none and it is tied, that of
+    /// The head's weight: `[vocab_size, hidden_size]`. If the file has none and it is tied, that of
     /// the embedding, which is loaded before, without a copy. As in transformers, a head that is in
     /// the file counts, tied or not.
     pub(crate) fn head(&mut self) -> Result<Tensor, LmError> {

@@ -106,7 +106,7 @@ impl LanguageModel {
         Ok(self.bad_weight.get_or_init(|| found).clone())
     }
 
-    /// What planning knows of the model: all of it, loaded or not.
+    /// What planning knows of the model: the whole model, loaded or not.
     pub fn facts(&self) -> &ModelFacts {
         &self.facts
     }
@@ -177,8 +177,8 @@ impl LanguageModel {
     }
 
     /// The logits with the outputs of some hookpoints replaced. Unlike the other passes this one
-    /// records gradients where the caller has them on: of the logits with respect to whatever the
-    /// replacements were made of, for losses on the model's output. The model's weights have none.
+    /// records gradients if the caller has them on: of the logits with respect to whatever the
+    /// replacements were made of, for losses on the model's output. The model's weights have no gradients.
     ///
     /// # Errors
     /// A replacement that fails or has the wrong shape, and those of [`Self::logits`].
@@ -239,7 +239,7 @@ impl LanguageModel {
 /// The least and the greatest of `ids`.
 fn extremes(ids: &Tensor) -> Result<[i64; 2], TchError> {
     let (least, greatest) = ids.f_aminmax(None, false)?;
-    // Sync: where the ids are on a GPU. Without it, an id outside the vocabulary would fail an
+    // Sync: if the ids are on a GPU. Without it, an id outside the vocabulary would fail an
     // assertion of a kernel, and with that every later use of the GPU by this process.
     let both = Tensor::f_stack(&[least, greatest], 0)?.f_to_device(Device::Cpu)?;
     Ok([both.f_int64_value(&[0])?, both.f_int64_value(&[1])?])
@@ -310,7 +310,7 @@ mod tests {
         for (name, output) in outputs.iter() {
             assert_close(name, output, &golden[name]);
         }
-        // Beside the modules there are the input and the logits.
+        // Besides the modules there are the input and the logits.
         assert_eq!(outputs.iter().count(), golden.len() - 2);
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Embedding {
     pub(crate) id: ModuleId,
     /// `[n_rows, d_out]`
     pub(crate) weight: Tensor,
-    /// Factor of the rows, in the weight's kind, where there is one.
+    /// Factor of the rows, in the weight's kind, if there is one.
     pub(crate) scale: Option<Tensor>,
 }
 
@@ -77,7 +77,7 @@ impl Linear {
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
     pub(crate) id: ModuleId,
-    /// `[d]`; in float32 where the product is taken in float32, else in the kind of `x`.
+    /// `[d]`; in float32 if the product is taken in float32, else in the kind of `x`.
     pub(crate) weight: Tensor,
     pub(crate) eps: f64,
 }

@@ -10,7 +10,7 @@ pub fn activations_of(hookpoint: &str) -> String {
 }
 
 impl LanguageModel {
-    /// The error for something that the model computes and that is not finite; names the weight at fault, where
+    /// The error for something that the model computes and that is not finite; names the weight at fault, if
     /// one is.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ const LINEAR_PARAMS: u64 =
     (N_LAYERS * HIDDEN_SIZE * (2 * HIDDEN_SIZE + 2 * KV_SIZE + 3 * INTERMEDIATE_SIZE)) as u64;
 
 /// Room for one tensor at a time, which has 0.9 million weights: as it comes from the file, in
-/// float32, and the steps of its quantisation. That is 10 MB; the heap may keep more of it.
+/// float32, and the steps of its quantisation. That is 10 MB; the heap may keep more.
 const ONE_TENSOR_BYTES: u64 = 48 << 20;
 const _: () = assert!(
     ONE_TENSOR_BYTES < 2 * LINEAR_PARAMS,
@@ -112,7 +112,7 @@ fn the_full_precision_model_never_stands_in_memory() {
         load_in_8bit: true,
         ..LoadOptions::default()
     };
-    // What libtorch itself takes at its first use is no part of the model.
+    // What libtorch itself takes at its first use does not belong to the model.
     let first_block = LoadOptions {
         n_layers: Some(1),
         ..in_8bit

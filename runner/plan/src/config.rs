@@ -29,7 +29,7 @@ pub struct TrainConfig {
     /// Column that holds the text; dots lead into nested ones. A column `input_ids` is taken before
     /// it: the data set is tokenised already.
     pub text_column: String,
-    /// Whether the tokenizer is tokenizer.json as it is, or what transformers 5 makes of it. Ours, not
+    /// Whether the tokenizer is tokenizer.json as it is, or what transformers 5 turns it into. Ours, not
     /// sparsify's.
     pub tokenizer_class: TokenizerClass,
     /// What to do about a row that cannot be used. Ours, not sparsify's.
@@ -66,7 +66,7 @@ pub struct TrainConfig {
     pub k: usize,
     /// Add an eighth of the FVU that `4 * k` latents give to the loss (Multi-TopK).
     pub multi_topk: bool,
-    /// A linear path from input to output beside the latents.
+    /// A linear path from input to output next to the latents.
     pub skip_connection: bool,
     /// Predict the output of the hookpoint from its input, in place of reconstructing the output.
     pub transcode: bool,
@@ -110,16 +110,16 @@ pub struct TrainConfig {
     /// Folder of SAEs to begin with: what an earlier job has saved.
     pub finetune: Option<String>,
     /// Hold each SAE on one rank only, in place of a copy on each, and send it the activations of all ranks.
-    /// Nothing changes where there is one rank.
+    /// Nothing changes if there is only one rank.
     pub distribute_modules: bool,
 
     /// Optimizer updates from one checkpoint to the next; there is one at the end, too.
     pub save_every: u64,
     /// States for a resume that are kept of a job in training, the newest ones. Ours, not sparsify's.
     pub save_total_limit: usize,
-    /// Keep beside the newest checkpoint the one that had the lowest loss since the one before it.
+    /// Keep, besides the newest checkpoint, the one that had the lowest loss since the one before it.
     pub save_best: bool,
-    /// Evaluate the SAEs at the end where there is data to evaluate on. Ours, not sparsify's.
+    /// Evaluate the SAEs at the end if there is data to evaluate on. Ours, not sparsify's.
     pub evaluate: bool,
     /// Optimizer updates from one report of statistics to the next. Ours, not sparsify's.
     pub log_every: u64,
@@ -224,7 +224,7 @@ impl TrainConfig {
         }
     }
 
-    /// The data to evaluate on, where it is not held out of that to train on.
+    /// The data to evaluate on, if it is not held out of that to train on.
     pub fn eval_data(&self) -> Option<DataName> {
         let split = self.eval_split.clone();
         match &self.eval_dataset {

@@ -49,7 +49,7 @@ pub struct DataFile {
     /// Number of the part that it is of, among those that the split names.
     #[serde(default)]
     pub part: usize,
-    /// A hash of its content, where that is known without reading it; the Hub has one of every file.
+    /// A hash of its content, if that is known without reading it; the Hub has one of every file.
     pub content_hash: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub struct DataFiles {
 pub struct RowSpec {
     /// Column with the text; `a.b` is field `b` of column `a`, unless a column has that name.
     pub text_column: String,
-    /// What makes the tokenizer; orders before there was a choice have none.
+    /// What makes the tokenizer; orders before there was a choice do not say.
     #[serde(default)]
     pub tokenizer_class: TokenizerClass,
     /// What becomes of a row that cannot be used.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 pub struct DatasetRequest {
     /// The split, such as `train`, or an expression such as `train[:5%]+test`.
     pub split: String,
-    /// The configuration, where the data set has several (`name` in Python).
+    /// The configuration, if the data set has several (`name` in Python).
     pub config: Option<String>,
     /// Folder of the data set to look in.
     pub data_dir: Option<String>,
@@ -29,7 +29,7 @@ impl Default for DatasetRequest {
 }
 
 impl DatasetRequest {
-    /// The same of each split that the expression names, and the rows that are taken of it.
+    /// The same of each split that the expression names, and the rows that are taken from it.
     ///
     /// # Errors
     /// What is wrong with the expression.

@@ -53,7 +53,7 @@ type Names = [&'static str; 4];
 const TORCH: Names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"];
 
 /// Launchers that know nothing of torch. A shell inside an allocation has some of these too, so they
-/// count only where MASTER_ADDR says that a world is wanted.
+/// count only if MASTER_ADDR says that a world is wanted.
 const OTHERS: [Names; 3] = [
     [
         "SLURM_PROCID",

@@ -52,7 +52,7 @@ impl PlanError {
         }
     }
 
-    /// The setting that is at fault, where it is one.
+    /// The setting that is at fault, if it is one.
     pub fn setting_key(&self) -> Option<&str> {
         self.setting_key.as_deref()
     }

@@ -4,7 +4,7 @@ use crate::TrainConfig;
 use crate::not_finite::null_is_nan;
 use serde::{Deserialize, Serialize};
 
-/// Sufficient statistics of one SAE over held-out sequences. Excluded tokens count in none of them.
+/// Sufficient statistics of one SAE over held-out sequences. Excluded tokens do not count in any of them.
 ///
 /// Cross-entropies are in nats, of the next token, by the language model with the hookpoint's output
 /// as it is (clean), with the SAE's output in its place (spliced), and with its mean over all

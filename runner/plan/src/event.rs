@@ -22,8 +22,8 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// Bytes of the longest line that is read; those of a worker have some hundred, and a few thousand where
-/// they tell of a failure.
+/// Bytes of the longest line that is read; those of a worker have some hundred, and a few thousand if
+/// they report a failure.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 
 /// No count of a run comes near it, and the sum of very many of them still is an integer.
@@ -35,8 +35,8 @@ pub enum BadEvent {
     /// A line without an end, or nearly.
     #[error("it is longer than {MAX_EVENT_BYTES} bytes")]
     TooLong,
-    /// No JSON, or none of an event that this version knows.
-    #[error("it is no event: {0}")]
+    /// Not JSON, or not an event that this version knows.
+    #[error("it is not an event: {0}")]
     Unknown(#[from] serde_json::Error),
     /// A count that no run has.
     #[error("{0} is no count of a run")]
@@ -47,7 +47,7 @@ impl Event {
     /// Reads a line, with or without its end.
     ///
     /// # Errors
-    /// A line that is too long, that is no event, or that has a count that no run has.
+    /// A line that is too long, that is not an event, or that has a count that no run has.
     pub fn from_line(line: &[u8]) -> Result<Self, BadEvent> {
         if line.len() > MAX_EVENT_BYTES {
             return Err(BadEvent::TooLong);
@@ -93,7 +93,7 @@ pub enum EventKind {
         /// Bytes of all data files.
         n_bytes_total: u64,
     },
-    /// Something the user should know that is no error.
+    /// Something the user should know that is not an error.
     Note {
         /// What.
         message: String,
@@ -111,7 +111,7 @@ pub enum EventKind {
     Metric {
         /// The job.
         job_id: String,
-        /// Name of the SAE: hookpoint, and seed where there are several.
+        /// Name of the SAE: hookpoint, and seed if there are several.
         sae: String,
         /// Optimizer updates done, this interval included.
         step: u64,
@@ -148,7 +148,7 @@ pub enum EventKind {
         step: u64,
         /// What is wrong, in one line.
         reason: String,
-        /// True where the job is trained no further.
+        /// True if the job is trained no further.
         is_fatal: bool,
         /// What to do about it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,7 +188,7 @@ pub enum EventKind {
         /// Optimizer updates done.
         step: u64,
     },
-    /// All jobs of the stream are done, and evaluated where that was asked for.
+    /// All jobs of the stream are done, and evaluated if that was asked for.
     Finished,
 }
 
@@ -255,7 +255,7 @@ pub struct SaeStats {
     #[serde(default, deserialize_with = "null_is_nan")]
     pub multi_topk: f64,
     /// Sum of the loss on the model's output (cross-entropy or KL divergence, in nats) over
-    /// `n_output` positions; 0 where that is not what is minimised.
+    /// `n_output` positions; 0 if that is not what is minimised.
     #[serde(default, deserialize_with = "null_is_nan")]
     pub output_loss: f64,
     /// Positions of that sum.

@@ -29,7 +29,7 @@ pub struct Job {
     pub model_digest: String,
     /// Digest of the token data.
     pub token_digest: String,
-    /// Digest of the token data to evaluate on, where it is not held out of the former.
+    /// Digest of the token data to evaluate on, if it is not held out of the former.
     pub eval_token_digest: Option<String>,
     /// Digest of the SAEs it begins with.
     pub finetune_digest: Option<String>,
@@ -46,7 +46,7 @@ pub struct SaeSpec {
     pub seed: i64,
     /// Width of the input.
     pub d_in: usize,
-    /// Width of the output, where a transcoder's is another than that of its input.
+    /// Width of the output, if a transcoder's is another than that of its input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_out: Option<usize>,
     /// Number of latents.
@@ -66,7 +66,7 @@ pub struct JobInputs {
     pub model_digest: String,
     /// Digest of the token data.
     pub token_digest: String,
-    /// Digest of the token data to evaluate on, where it is not held out of the former.
+    /// Digest of the token data to evaluate on, if it is not held out of the former.
     pub eval_token_digest: Option<String>,
     /// Digest of the SAEs that the job begins with.
     pub finetune_digest: Option<String>,

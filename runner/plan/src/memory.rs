@@ -17,7 +17,7 @@ const LOGITS_COPIES: usize = 3;
 /// Where evaluation cuts its batches.
 const MOST_LOGITS_BYTES: u128 = 1 << 30;
 
-/// Predicted memory of a worker, in bytes. Where several processes (ranks) train together it is that of
+/// Predicted memory of a worker, in bytes. If several processes (ranks) train together it is that of
 /// the one that needs the most; with `distribute_modules` they need different amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
@@ -28,7 +28,7 @@ pub struct MemoryEstimate {
     /// Activations, pre-activations and gradients that are in memory at the same time.
     pub workspace_bytes: u64,
     /// All that evaluation takes, when the former are gone: the whole model, the SAEs' weights and
-    /// logits. 0 where no job is evaluated. Rank 0 evaluates all SAEs.
+    /// logits. 0 if no job is evaluated. Rank 0 evaluates all SAEs.
     #[serde(default)]
     pub evaluation_bytes: u64,
 }
@@ -93,7 +93,7 @@ pub(crate) struct MemoryDemand<'a> {
     of_rank: Vec<Share<'a>>,
 }
 
-/// Widths of activations, by hookpoint: of both ends where one is predicted from the other.
+/// Widths of activations, by hookpoint: of both ends if one is predicted from the other.
 #[derive(Clone, Debug, Default)]
 struct Widths<'a>(BTreeMap<&'a str, usize>);
 
@@ -185,7 +185,7 @@ impl<'a> MemoryDemand<'a> {
         let n_ranks = self.of_rank.len() as u128;
         let received = n_ranks * self.sent_bytes(own);
         let own_sae = n_ranks * row_bytes * self.own_row(own) as u128;
-        // What arrives in one piece is sorted by hookpoint. What is sent is no more.
+        // What arrives in one piece is sorted by hookpoint. What is sent is gone by then.
         let most = pass.max(received + received.max(sae).max(own_sae));
         // A part's gradients are in memory together with their sum, and what is published with what is trained.
         let most_params = self.of_all.most_params.max(own.most_params);

@@ -32,7 +32,7 @@ pub struct ModelFacts {
 pub struct HookpointFacts {
     /// Name as in `base_model.named_modules()`.
     pub name: String,
-    /// Width of its input, `None` where the input is token ids.
+    /// Width of its input, `None` if the input is token ids.
     pub d_in: Option<usize>,
     /// Width of its output.
     pub d_out: usize,

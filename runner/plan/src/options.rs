@@ -1,4 +1,4 @@
-//! Settings that are one of a few words.
+//! Settings that are one of a few names.
 
 use serde::{Deserialize, Serialize};
 

@@ -21,7 +21,7 @@ pub struct Order {
     pub model_commit: Option<String>,
     /// Files of the data set.
     pub dataset: DataFiles,
-    /// Files of the data set to evaluate on, where it is another one.
+    /// Files of the data set to evaluate on, if it is another one.
     pub eval_dataset: Option<DataFiles>,
     /// How their rows are read.
     pub rows: RowSpec,
@@ -40,7 +40,7 @@ pub struct Order {
     /// How long ranks wait for each other.
     #[serde(default = "default_timeout_minutes")]
     pub timeout_minutes: f64,
-    /// The jobs to train, and to evaluate then where they ask for it.
+    /// The jobs to train, and to evaluate then if they ask for it.
     pub jobs: Vec<OrderJob>,
     /// Jobs that are trained, and only to be evaluated.
     #[serde(default)]

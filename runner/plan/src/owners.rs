@@ -1,4 +1,4 @@
-//! Which rank trains which SAE, where `distribute_modules` gives each to one.
+//! Which rank trains which SAE, if `distribute_modules` gives each to one.
 
 use crate::{Job, SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub fn owners(jobs: &[&Job], n_ranks: usize) -> Vec<Option<Vec<usize>>> {
         .collect()
 }
 
-/// The number of SAEs of all `jobs`, where each is on one rank and some of `n_ranks` would have none.
+/// The number of SAEs of all `jobs`, if each is on one rank and some of `n_ranks` would have none.
 pub fn too_few_saes(jobs: &[&Job], n_ranks: usize) -> Option<usize> {
     let are_spread = jobs.iter().all(|job| job.config.distribute_modules);
     let n_saes = jobs.iter().map(|job| job.saes.len()).sum();

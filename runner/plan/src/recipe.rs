@@ -20,7 +20,7 @@ pub struct Description {
 pub struct Setting {
     /// The key.
     pub name: String,
-    /// Type of its value in words.
+    /// Type of its value, as text.
     pub kind: String,
     /// Its default as JSON; `None`: it must be there.
     pub default: Option<String>,

@@ -14,7 +14,7 @@ pub fn linear_schedule(step: u64, n_warmup_steps: u64, n_steps: u64) -> f64 {
 }
 
 /// Active latents of a token in update number `step`, from 0: a linear fall from `10 * d_in`, or all
-/// latents where there are fewer, to `k` at `k_decay_steps`.
+/// latents if there are fewer, to `k` at `k_decay_steps`.
 pub fn k_at(step: u64, k: usize, d_in: usize, num_latents: usize, k_decay_steps: u64) -> usize {
     if step >= k_decay_steps {
         return k;

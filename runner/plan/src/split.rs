@@ -67,7 +67,7 @@ impl RowRange {
         self.unit != Unit::Rows || is_negative(self.from) || is_negative(self.to)
     }
 
-    /// The rows of a split that has `n_rows`, which only counts where the range is relative. `None`: equal
+    /// The rows of a split that has `n_rows`, which only counts if the range is relative. `None`: equal
     /// parts of fewer than 100 rows.
     pub fn of(&self, n_rows: u64) -> Option<Range<u64>> {
         let n_rows = if self.is_relative() {
@@ -83,7 +83,7 @@ impl RowRange {
         Some(from as u64..to as u64)
     }
 
-    /// Whether no row of a split is in both, however many rows it has. False also where that depends.
+    /// Whether no row of a split is in both, however many rows it has. False also if that depends on it.
     pub(crate) fn is_apart_from(&self, other: &Self) -> bool {
         let ends_before = |first: &Self, second: &Self| match (first.to, second.from) {
             (Some(to), Some(from)) => (to < 0) == (from < 0) && to <= from,

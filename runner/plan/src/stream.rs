@@ -18,7 +18,7 @@ pub struct StreamKey {
     pub load_in_8bit: bool,
     /// Digest of the token data.
     pub token_digest: String,
-    /// Digest of the token data to evaluate on, where it is not held out of the former.
+    /// Digest of the token data to evaluate on, if it is not held out of the former.
     pub eval_token_digest: Option<String>,
     /// Length of a sequence, in tokens.
     pub ctx_len: usize,
@@ -68,7 +68,7 @@ pub struct Plan {
     /// The streams, in the order of their first jobs.
     pub streams: Vec<Stream>,
     /// What the recipe was asked and answered, from round 0; the jobs are those of the answers, one
-    /// after the other. Empty where no recipe was asked.
+    /// after the other. Empty if no recipe was asked.
     #[serde(skip)]
     pub rounds: Vec<Round>,
 }
@@ -144,7 +144,7 @@ impl StreamKey {
 /// several streams, one after the other; a job that needs more alone is a separate stream.
 ///
 /// # Errors
-/// A stream that has fewer SAEs than there are ranks, where each SAE is on one.
+/// A stream that has fewer SAEs than there are ranks, if each SAE is on one.
 pub fn group_streams<'a>(
     jobs: &'a [Job],
     mut facts_of: impl FnMut(&Job) -> &'a ModelFacts,

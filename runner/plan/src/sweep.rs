@@ -71,7 +71,7 @@ pub struct Launch {
     /// Workers at the same time; 0: one for each device. Several share a device as far as its memory is
     /// predicted to suffice.
     pub jobs: usize,
-    /// Threads of a worker on the CPU, of each of its processes; 0: all cores, or an equal share where
+    /// Threads of a worker on the CPU, of each of its processes; 0: all cores, or an equal share if
     /// several run at the same time.
     pub threads: usize,
     /// What a worker, each of its processes, may be predicted to take of its device's memory; by default
@@ -190,12 +190,12 @@ pub fn default_of(path: &[&str]) -> Option<String> {
     for key in path {
         value = value.get(key)?;
     }
-    // What is no table is written in TOML as in JSON.
+    // What is not a table is written in TOML as in JSON.
     let is_written = !value.is_null() && !value.is_object() && value != "";
     is_written.then(|| value.to_string())
 }
 
-/// Whether the setting at `path` is a text of the user's own, such as a name, and not one of a few words.
+/// Whether the setting at `path` is a text of the user's own, such as a name, and not one of a few names.
 pub fn takes_text(path: &[&str]) -> bool {
     takes(path, "text".into())
 }
@@ -219,7 +219,7 @@ fn takes(path: &[&str], value: Value) -> bool {
     serde_json::from_value::<Sweep>(sweep.into()).is_ok()
 }
 
-/// The value as it is, but numbers and truth values as text where the setting `key` of a job is text.
+/// The value as it is, but numbers and truth values as text if the setting `key` of a job is text.
 pub(crate) fn text_where_wanted(key: &str, value: &Value) -> Value {
     match value {
         Value::Number(_) | Value::Bool(_) if takes_text(&["train", key]) => {

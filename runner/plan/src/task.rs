@@ -31,7 +31,7 @@ pub enum Answer {
     Progress {
         /// Done, of whatever the task counts.
         n_done: u64,
-        /// All of them, where that is known.
+        /// All of them, if that is known.
         n_total: Option<u64>,
     },
     /// It waits for another process.
@@ -62,7 +62,7 @@ impl Answer {
 /// libtorch, and the machine as it sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// The shared library, where the operating system tells.
+    /// The shared library, if the operating system tells.
     pub library: Option<PathBuf>,
     /// Its version, or `unknown`.
     pub libtorch: String,
@@ -83,7 +83,7 @@ pub enum CudaStatus {
     },
     /// There is no CUDA.
     Unavailable {
-        /// What is missing, with the system's own message where there is one.
+        /// What is missing, with the system's own message if there is one.
         reason: String,
     },
 }
@@ -98,7 +98,7 @@ impl fmt::Display for CudaStatus {
     }
 }
 
-/// A language model, and what to load of it where.
+/// A language model, and which parts to load onto which device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ModelUse {
     /// Its folder.
@@ -123,7 +123,7 @@ pub struct CachedTokens {
 /// An SAE's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundSae {
-    /// The folder's name, or in a repository its path; where there are several seeds, with
+    /// The folder's name, or in a repository its path; if there are several seeds, with
     /// `/seed{n}` at the end.
     pub name: String,
     /// The submodule it was trained on, as far as the folder says: its name is the hookpoint's in
@@ -145,7 +145,7 @@ pub struct EncodeTask {
     pub saes: Vec<FoundSae>,
     /// Active latents of a token that are kept, the strongest; `None`: all.
     pub top: Option<usize>,
-    /// Tokens in a forward pass, or those of one sequence where that has more. The file does not
+    /// Tokens in a forward pass, or those of one sequence if that has more. The file does not
     /// depend on it, beyond the rounding of sums.
     pub batch_tokens: usize,
     /// The file to write.
@@ -280,7 +280,7 @@ pub struct ProveTask {
     pub dir: PathBuf,
     /// The layout.
     pub layout: SaeLayout,
-    /// What SAELens's layout says beside the weights.
+    /// What SAELens's layout says besides the weights.
     pub metadata: SaeLensMetadata,
     /// The folder to write.
     pub out: PathBuf,
@@ -322,7 +322,7 @@ pub struct SaeLensMetadata {
     pub model_name: Option<String>,
     /// TransformerLens's name of where it was trained, such as `blocks.3.hook_resid_post`.
     pub hook_name: Option<String>,
-    /// Hugging Face's name of it: the hookpoint.
+    /// Hugging Face's name for it: the hookpoint.
     pub hf_hook_name: Option<String>,
     /// Length of the sequences it was trained on, in tokens.
     pub context_size: Option<usize>,
@@ -358,7 +358,7 @@ pub enum StoreRequest {
         /// Its value.
         value: String,
     },
-    /// Waits for a key: answered with its value, or `null` where it is not there in time.
+    /// Waits for a key: answered with its value, or `null` if it is not there in time.
     Get {
         /// The key.
         key: String,

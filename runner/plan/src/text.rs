@@ -13,7 +13,7 @@ const CHARS_AT_START: usize = 600;
 const CHARS_AT_END: usize = 200;
 /// Replaces a secret.
 const REDACTED: &str = "***";
-/// Last words of names that secrets have.
+/// Last words in the names of secrets.
 const SECRET_WORDS: [&str; 8] = [
     "apikey",
     "credential",

@@ -15,7 +15,7 @@ impl TrainConfig {
         ((tokens / self.tokens_of_one_process()) as usize).max(1)
     }
 
-    /// With the tokens of an update, for `n_ranks` processes where they are not given.
+    /// With the tokens of an update, for `n_ranks` processes if they are not given.
     ///
     /// # Errors
     /// A number that whole batches do not make.

@@ -36,7 +36,7 @@ pub(crate) fn select(
     })
 }
 
-/// All latents above zero and, where there is one, above `threshold`; and those that are no number, so
+/// All latents above zero and, if there is one, above `threshold`; and those that are NaN, so
 /// that they show.
 fn all_above(pre_acts: &Tensor, threshold: Option<&Tensor>) -> Result<Encoded, SaeError> {
     let is_idle = match threshold {

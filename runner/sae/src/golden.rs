@@ -46,7 +46,7 @@ fn a_checkpoint_of_sparsify_encodes_and_decodes_as_there() {
     }
 }
 
-/// Losses and their gradients by dense autograd in Python, where sparsify's own are wrong.
+/// Losses and their gradients by dense autograd in Python, because sparsify's own are wrong.
 #[test]
 fn auxk_and_multi_topk_are_those_of_autograd() {
     let text = std::fs::read_to_string(golden("training.json")).unwrap();

@@ -147,7 +147,7 @@ impl Sae {
     pub(crate) fn centred_for_training(&self, x: &Tensor) -> Result<Tensor, SaeError> {
         self.check_input(x)?;
         let activation = self.cfg.activation;
-        // Their thresholds have a gradient of another kind, and none is known here.
+        // Their thresholds have a gradient of another kind, which is not known here.
         if activation.has_k() {
             self.centred(x)
         } else {

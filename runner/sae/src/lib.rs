@@ -7,7 +7,7 @@
 //! use sae::{Encoded, LoadOptions, Sae};
 //! use tch::{Device, Kind, Tensor};
 //!
-//! // One SAE of a repository on the Hub; nothing else of it is downloaded.
+//! // One SAE of a repository on the Hub; nothing else is downloaded.
 //! let sae = Sae::load_from_hub("EleutherAI/sae-llama-3-8b-32x", Some("layers.10"), Device::Cpu)?;
 //!
 //! // All of them, in natural order: encoders only, in 32 bit.
@@ -36,7 +36,7 @@
 //!
 //! - `model.rs`: the SAE; `encoded.rs`: what it makes of activations; `activation.rs`, `objective/`: one small file or arm for each kind
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
-//! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are no numbers
+//! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
 //! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
 //!   are wanted

@@ -70,7 +70,7 @@ fn map(path: &Path, n_bytes: u64) -> Result<Tensor, SaeError> {
         .map_err(SaeError::unreadable_tensors(path))
 }
 
-/// `bytes`, which begin at byte `start` of the mapping, as numbers. Copied where libtorch's own memory would not
+/// `bytes`, which begin at byte `start` of the mapping, as numbers. Copied if libtorch's own memory would not
 /// begin, so that it makes no difference to a product whether its weights were loaded or computed.
 fn viewed(bytes: &Tensor, start: i64, kind: Kind) -> Result<Tensor, SaeError> {
     let bytes = match start % ALIGNMENT as i64 {

@@ -20,7 +20,7 @@ pub struct Sae {
     pub encoder_weight: Tensor,
     /// `encoder.bias`: `[num_latents]`.
     pub encoder_bias: Tensor,
-    /// `[num_latents, d_out]`; `[0, d_out]` where it was not loaded.
+    /// `[num_latents, d_out]`; `[0, d_out]` if it was not loaded.
     pub w_dec: Tensor,
     /// `[d_out]`.
     pub b_dec: Tensor,

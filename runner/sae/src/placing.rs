@@ -1,9 +1,9 @@
-//! Weights where and as they are wanted.
+//! Weights on the device and of the kind that are wanted.
 
 use crate::SaeError;
 use tch::{Device, Kind, Tensor};
 
-/// `weights` where and as they are wanted; themselves where they are that already.
+/// `weights` on `device` and of `kind`; the same tensor if they are that already.
 pub(crate) fn placed(weights: &Tensor, kind: Kind, device: Device) -> Result<Tensor, SaeError> {
     Ok(weights.f_to_device_(device, kind, false, false)?)
 }

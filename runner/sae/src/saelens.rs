@@ -23,7 +23,7 @@ const SCALING: &str = "scaling_factor";
 /// Smallest norm of a decoder's row that is divided by, as SAELens has it.
 const MIN_NORM: f64 = 1e-8;
 
-/// What is read of `cfg.json`, beside its metadata.
+/// What is read of `cfg.json`, besides its metadata.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -234,7 +234,7 @@ impl Weights {
         let w_skip = kinds
             .has_skip
             .then(|| file.weights("W_skip", &[d_out, d_in]));
-        // Copied: a product with a transposed view of it rounds otherwise.
+        // Copied: a product with its transposed view rounds differently.
         let encoder_weight = file
             .weights("W_enc", &[d_in, num_latents])?
             .f_tr()?
@@ -259,7 +259,7 @@ impl Weights {
     }
 
     /// The same SAE without what [`Sae`] does not do: the norms of the decoder's rows go into the
-    /// encoder, and where the input is encoded as it is, `b_dec` is added back by the encoder's bias.
+    /// encoder, and if the input is encoded as it is, `b_dec` is added back by the encoder's bias.
     fn folded(mut self, config: &Config, kinds: Kinds) -> Result<Self, SaeError> {
         if config.rescales(kinds) {
             let w_dec = self.w_dec.as_ref().expect("it is read where it is needed");

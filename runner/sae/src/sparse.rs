@@ -130,7 +130,7 @@ impl SparseGradients {
     }
 
     /// One update of an SAE by schedule-free signum, with gradients divided by `divisor` (scalar, Float) and,
-    /// where the decoder is kept at unit norm, without the decoder's part parallel to its rows: to the bit
+    /// if the decoder is kept at unit norm, without the decoder's part parallel to its rows: to the bit
     /// what [`Gradients::scale`], [`Gradients::remove_parallel_to_decoder`] and [`crate::signum`] make of
     /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`].
     ///

@@ -20,7 +20,7 @@ pub enum AttemptStatus {
     Failed,
     /// It was asked to stop, by the user or by the machine, and saved its jobs.
     Interrupted,
-    /// It ended without a word.
+    /// It ended without an event that says so.
     Crashed,
 }
 
@@ -56,9 +56,9 @@ pub enum Outcome {
 pub struct AttemptEnd {
     /// How it ended.
     pub outcome: Outcome,
-    /// The worker's exit code; `None` where a signal ended it.
+    /// The worker's exit code; `None` if a signal ended it.
     pub exit_code: Option<i32>,
-    /// Why, in words; `None` for a good end. What the worker itself said goes before it.
+    /// Why, as text; `None` for a good end. What the worker itself said goes before it.
     pub reason: Option<String>,
 }
 
@@ -172,11 +172,11 @@ impl Store {
         .await
     }
 
-    /// Closes an attempt. Where the worker's events have closed it already, their word counts, and
-    /// only what they cannot know (the exit code, who asked for the end) is added. Jobs of it that still
+    /// Closes an attempt. If the worker's events have closed it already, what they say counts, and
+    /// only what they cannot know (the exit code, who asked for the end) is added. Its jobs that still
     /// run become `interrupted`, `stopped` or `failed`.
     ///
-    /// Fold the stream's events first, so that the worker's last words are in.
+    /// Fold the stream's events first, so that the worker's last events are in.
     ///
     /// # Errors
     /// An attempt that was never begun.

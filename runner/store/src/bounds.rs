@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 pub(crate) const MAX_VALUE_BYTES: i32 = 16 << 20;
 
 /// Bytes of all that SQLite holds in this process. With `temp_store` in memory that is also what a query sorts,
-/// groups and remembers: nothing of it goes to the disk.
+/// groups and remembers: none of that goes to the disk.
 pub(crate) const MAX_HEAP_BYTES: i64 = 256 << 20;
 
 /// Bytes of a query's text.

@@ -77,7 +77,7 @@ fn compile_next<'a>(
 
 /// Whether a text ends with a complete statement: a `;` that is in no comment and in no quotes.
 pub fn is_complete(sql: &str) -> bool {
-    // SQLite reads up to a zero byte. A text that has one is refused, so more of it is of no use.
+    // SQLite reads up to a zero byte. A text that has one is refused, so the rest is of no use.
     CString::new(sql).map_or(true, |sql| {
         // SAFETY: the text ends in a zero byte and outlives the call.
         unsafe { ffi::sqlite3_complete(sql.as_ptr()) != 0 }

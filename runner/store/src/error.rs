@@ -59,7 +59,7 @@ pub enum StoreError {
         stream_id: String,
         /// Number of the event.
         seq: u64,
-        /// The job, and the SAE where it names one.
+        /// The job, and the SAE if it names one.
         what: String,
     },
     /// A query that was asked to stop.
@@ -144,7 +144,7 @@ fn known_code(path: &Path, code: Option<i32>) -> Option<Fault> {
     Some(Fault::input(message).with_hint(hint))
 }
 
-/// Any other failure of the database, in the words of SQLite or the driver.
+/// Any other failure of the database, with the message of SQLite or the driver.
 pub(crate) fn database_failed(path: &Path, reason: impl Display) -> Fault {
     Fault::input(format!(
         "the database `{}` failed: {reason}",
@@ -159,19 +159,19 @@ pub(crate) fn unknown_name(message: String, nearest: &[String]) -> Fault {
     )
 }
 
-/// The names that look most like another; `None` where none does.
+/// The names that look most like another; `None` if there is no such name.
 pub(crate) fn did_you_mean(nearest: &[String]) -> Option<String> {
     let names: Vec<_> = nearest.iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| format!("did you mean {}?", names.join(" or ")))
 }
 
-/// SQLite's primary result code, where the error is SQLite's.
+/// SQLite's primary result code, if the error is SQLite's.
 pub(crate) fn result_code(error: &sqlx::Error) -> Option<i32> {
     let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(extended & 0xff)
 }
 
-/// SQLite's words, without the driver's.
+/// SQLite's message, without the driver's.
 pub(crate) fn message(error: &sqlx::Error) -> String {
     match error.as_database_error() {
         Some(error) => error.message().to_owned(),

@@ -19,7 +19,7 @@ impl Store {
     /// many were new. Events that are in already are skipped, so folding a file twice, or from its
     /// start after a crash, changes nothing. Numbers that are left out are those of lines that were lost.
     ///
-    /// An event about a job counts while its attempt is the last that trains the job; a late word of
+    /// An event about a job counts while its attempt is the last that trains the job; a late event of
     /// an older attempt, or of one before a reset, is taken in without effect on the job. An attempt
     /// the database does not know is adopted: a lost database comes back from the events.
     ///
@@ -110,7 +110,7 @@ struct Fold<'a> {
     stream_id: &'a str,
     /// Keys of the attempts seen, by number.
     attempts: HashMap<u32, i64>,
-    /// Keys of the SAEs seen, by attempt, job and name; `None` where the attempt's word does not
+    /// Keys of the SAEs seen, by attempt, job and name; `None` if the attempt's events do not
     /// count for the job.
     saes: HashMap<(i64, String, String), Option<i64>>,
     /// Tokens that each SAE was trained on by its last interval here.
@@ -268,7 +268,7 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    /// The SAE's key; `None` where the attempt's word does not count for its job.
+    /// The SAE's key; `None` if the attempt's events do not count for its job.
     async fn sae(
         &mut self,
         attempt_id: i64,

@@ -14,7 +14,7 @@ pub struct JobCurvePoint {
     pub sae: String,
     /// Optimizer updates done.
     pub step: u64,
-    /// Fraction of variance unexplained; `None` where it was not finite.
+    /// Fraction of variance unexplained; `None` if it was not finite.
     pub fvu: Option<f64>,
 }
 
@@ -27,7 +27,7 @@ pub struct VerdictRow {
     pub step: u64,
     /// What is wrong.
     pub reason: String,
-    /// True where the job was trained no further.
+    /// True if the job was trained no further.
     pub is_fatal: bool,
 }
 
@@ -108,7 +108,7 @@ pub(crate) async fn evaluations_of_job(
     Ok(rows.bind(job_id).fetch_all(conn).await?)
 }
 
-/// What [`Store::job_json`] has beside the job itself: names and the rows under them.
+/// What [`Store::job_json`] has besides the job itself: names and the rows under them.
 const PARTS: [(&str, &str); 9] = [
     (
         "names",

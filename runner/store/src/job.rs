@@ -189,7 +189,7 @@ pub(crate) async fn mark_failed(conn: &mut SqliteConnection, job_id: &str) -> Re
     Ok(())
 }
 
-/// Gives the running jobs of an attempt another status. That a worker was cut off is its own word; that the
+/// Gives the running jobs of an attempt another status. That a worker was cut off is what it says itself; that the
 /// user asked for it says more.
 pub(crate) async fn leave_running(
     conn: &mut SqliteConnection,

@@ -1,6 +1,6 @@
 //! Runs, jobs, metrics and checkpoints in SQLite.
 //!
-//! [`Store::open`] gives the one writer, [`Store::open_read_only`] any number of readers beside it.
+//! [`Store::open`] gives the one writer, [`Store::open_read_only`] any number of readers next to it.
 //! The writer records a plan, opens and closes the attempts at its streams, and folds the events that
 //! workers append to `events.jsonl`. Those events are the truth: what a fold has not yet taken in is
 //! not lost when the coordinator dies, and folding an event twice changes nothing.

@@ -47,7 +47,7 @@ impl Store {
         self.query_within(&sql, limits).await
     }
 
-    /// The columns of a table or view; none where there is no such thing.
+    /// The columns of a table or view; empty if there is no such thing.
     ///
     /// # Errors
     /// The database cannot be read.

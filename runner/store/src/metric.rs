@@ -102,7 +102,7 @@ pub(crate) fn finite(sum: f64) -> Option<f64> {
 /// Deletes what an earlier attempt reported beyond the point this one continues from: its intervals may end at other
 /// steps, and a step must not count twice.
 ///
-/// That point is `first_step`, or the job's last checkpoint where the job is ahead of its stream.
+/// That point is `first_step`, or the job's last checkpoint if the job is ahead of its stream.
 pub(crate) async fn delete_undone(
     conn: &mut SqliteConnection,
     attempt_id: i64,

@@ -1,4 +1,4 @@
-//! Opening the database: for the one writer, or for reading beside it.
+//! Opening the database: for the one writer, or for reading at the same time.
 
 use crate::StoreError;
 use crate::error::{OTHER_FOLDER, PERMISSIONS, Trouble, database_failed, result_code};
@@ -30,7 +30,7 @@ pub struct Store {
 const ROWS_AHEAD: usize = 4;
 
 impl Store {
-    /// Opens the database for writing; makes it, and its folder, where missing; brings it up to date.
+    /// Opens the database for writing; makes it, and its folder, if missing; brings it up to date.
     ///
     /// # Errors
     /// A folder or file that cannot be written, a file of another kind or program, a database of a
@@ -71,7 +71,7 @@ impl Store {
         &self.path
     }
 
-    /// Closes the database; what is written is then in the one file, without a log beside it.
+    /// Closes the database; what is written is then in the one file, without a log next to it.
     pub async fn close(self) {
         self.pool.close().await;
     }
@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// Begins a transaction that writes. It takes the write lock at once: taking it later can fail
-    /// where waiting does not help.
+    /// when waiting does not help.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         self.pool.begin_with("BEGIN IMMEDIATE").await
     }
@@ -134,13 +134,13 @@ impl Store {
 }
 
 /// Makes an empty file if there is no file, with the permissions that the umask leaves. SQLite would let only its owner
-/// write to it, and the files beside it get the permissions of this one.
+/// write to it, and the files next to it get the permissions of this one.
 fn make(path: &Path) {
     // If there is a file, or it cannot be made, SQLite gives the message.
     let _ = File::create_new(path);
 }
 
-/// A connection that cannot write, whatever is asked of it.
+/// A connection that cannot write, whatever the statement.
 pub(crate) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, StoreError> {
     let options = read_only_options(path).await?;
     let conn = options
@@ -207,7 +207,7 @@ fn newer(path: &Path, found: i64, known: i64) -> Fault {
     .with_hint("nothing was changed; use the version that wrote it, or a newer one")
 }
 
-/// A database that a version before the first release has written. None can bring it up to date.
+/// A database that a version before the first release has written. No version can bring it up to date.
 fn unreleased(path: &Path, found: i64) -> Fault {
     Fault::input(format!(
         "the database `{}` has schema {found}, which only an unreleased version of sae-run knows",
@@ -276,7 +276,7 @@ async fn read_only_options(path: &Path) -> Result<SqliteConnectOptions, StoreErr
     }
     let shared = options(path).read_only(true).pragma("query_only", "ON");
     match probe(&shared).await {
-        // A reader, too, wants to write the index of the log beside the file. Where the folder
+        // A reader, too, wants to write the index of the log next to the file. If the folder
         // forbids it and no log is left to read, the file alone is all there is.
         Err(error) if matches!(result_code(&error), Some(8 | 14)) && !has_log(path) => {
             Ok(shared.immutable(true))

@@ -98,7 +98,7 @@ mod tests {
         test.store.begin_attempt(stream, "log").await.unwrap();
         let mut script = Script::new();
         script.start(1, 0);
-        // By k: the third is beaten by the second in both, the others by none.
+        // By k: the third is beaten by the second in both, the others by no job.
         let points = [(9.0, 10.0), (5.0, 20.0), (6.0, 30.0), (1.0, 40.0)];
         for (job, (squared_error, l0)) in plan.jobs.iter().zip(points) {
             let stats = SaeStats {

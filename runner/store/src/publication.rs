@@ -5,7 +5,7 @@ use crate::open::{Store, int, now_ms};
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeMap;
 
-/// An upload of SAEs, when the Hub has all of it.
+/// An upload of SAEs that the Hub has completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
     /// Repository, `owner/name`.
@@ -50,13 +50,13 @@ pub struct JobPublication {
     pub page: String,
     /// SAEs of the job in it.
     pub n_saes: u64,
-    /// When the Hub first had all of it, ms since the epoch, UTC.
+    /// When the upload was first complete on the Hub, ms since the epoch, UTC.
     pub created_ms: i64,
 }
 
 impl Store {
     /// Records a publication, in one transaction. A commit is one row, however often it is found: what is new
-    /// of it is added.
+    /// in it is added.
     ///
     /// # Errors
     /// An SAE that is not known; the database cannot be written. Then nothing was recorded.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::{FromRow, SqliteConnection};
 use std::collections::BTreeSet;
 
-/// One SAE with all that a publication says of it.
+/// One SAE with all that a publication says about it.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub struct PublishableSae {
     /// Its settings and numbers.
@@ -112,7 +112,7 @@ impl Store {
     }
 }
 
-/// The keys of a job's SAEs; an error where it was never trained, for then nothing is known of them.
+/// The keys of a job's SAEs; an error if it was never trained, for then nothing is known of them.
 async fn saes_of_job(conn: &mut SqliteConnection, job_id: &str) -> Result<Vec<i64>, Trouble> {
     let sql = "SELECT sae_id FROM sae WHERE job_id = ? AND EXISTS (
                    SELECT 1 FROM metric WHERE metric.sae_id = sae.sae_id)";

@@ -23,12 +23,12 @@ use std::time::{Duration, Instant};
 /// What a query gives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryTable {
-    /// Names of the columns, also where there are no rows.
+    /// Names of the columns, also if there are no rows.
     pub columns: Vec<String>,
     /// The rows. Integers, reals and text are unchanged; NULL and reals that are not finite are null, blobs are text in
     /// hex.
     pub rows: Vec<Vec<Value>>,
-    /// True where there are more rows than were asked for.
+    /// True if there are more rows than were asked for.
     pub is_cut: bool,
 }
 
@@ -76,7 +76,7 @@ impl Store {
     /// Asks one question in SQL, on a separate connection that only reads.
     ///
     /// # Errors
-    /// No or several statements, a statement that is no query or would write, or one that SQLite
+    /// No or several statements, a statement that is not a query or would write, or one that SQLite
     /// does not understand.
     pub async fn query(&self, sql: &str) -> Result<QueryTable, StoreError> {
         self.query_within(sql, &QueryLimits::default()).await
@@ -103,7 +103,7 @@ impl Store {
         })
     }
 
-    /// The same, and gives each row to `sink`; true where there are more than were asked for.
+    /// The same, and gives each row to `sink`; true if there are more than were asked for.
     ///
     /// # Errors
     /// As [`Store::query_within`], except the size of the answer: only that of a row is limited. The rows before it
@@ -151,7 +151,7 @@ impl RowSink for HeldTable {
     }
 }
 
-/// Has SQLite end the query when it is stopped or out of time, also where it gives no row meanwhile.
+/// Has SQLite end the query when it is stopped or out of time, also if it gives no row meanwhile.
 async fn limit(conn: &mut SqliteConnection, limits: &QueryLimits) -> Result<(), sqlx::Error> {
     let stop = limits.stop.clone();
     let deadline = limits
@@ -237,11 +237,11 @@ fn n_bytes(row: &SqliteRow) -> Result<usize, sqlx::Error> {
 
 fn query_error(path: &Path, limits: &QueryLimits, error: sqlx::Error) -> StoreError {
     let fault = match result_code(&error) {
-        // SQLITE_READONLY, and SQLITE_AUTH where the authorizer said no.
+        // SQLITE_READONLY, and SQLITE_AUTH if the authorizer said no.
         Some(8 | 23) => not_a_query(),
         // SQLITE_NOMEM.
         Some(7) => query_too_large(),
-        // The driver's thread ends where there is no memory for its copy of a row.
+        // The driver's thread ends if there is no memory for its copy of a row.
         None if matches!(error, sqlx::Error::WorkerCrashed) => query_too_large(),
         // SQLITE_INTERRUPT, by the progress handler.
         Some(9) => match limits.timeout {
@@ -259,7 +259,7 @@ fn query_error(path: &Path, limits: &QueryLimits, error: sqlx::Error) -> StoreEr
     fault.into()
 }
 
-/// A statement that is no query or would write.
+/// A statement that is not a query or would write.
 fn not_a_query() -> Fault {
     Fault::input("the statement is refused: a query only reads").with_hint(
         "begin with SELECT, WITH, VALUES or EXPLAIN; what a PRAGMA tells, \
@@ -267,7 +267,7 @@ fn not_a_query() -> Fault {
     )
 }
 
-/// A query that SQLite does not understand, in its words.
+/// A query that SQLite does not understand, with its message.
 fn bad_query(message: &str) -> Fault {
     Fault::input(message).with_hint(
         "`SELECT name, sql FROM sqlite_schema` shows tables, views and what their columns mean; the views \
@@ -289,7 +289,7 @@ fn value_too_long() -> Fault {
         .with_hint("`substr` cuts a value, `LIMIT` in a subquery shortens a list")
 }
 
-/// An answer, or a row of it, that is larger than can be held.
+/// An answer, or one of its rows, that is larger than can be held.
 fn answer_too_large(what: &str, limit_bytes: usize) -> Fault {
     Fault::input(format!(
         "the {what} is larger than {} MiB",

@@ -1,4 +1,4 @@
-//! Recording a plan, and what of it is left to do.
+//! Recording a plan, and what is left to do.
 
 use crate::error::{StoreError, Trouble};
 use crate::job::JobStatus;
@@ -50,12 +50,12 @@ pub struct RecordedStream {
 }
 
 impl RecordedPlan {
-    /// Whether every job is done, and evaluated where that is wanted.
+    /// Whether every job is done, and evaluated if that is wanted.
     pub fn is_done(&self) -> bool {
         self.jobs.iter().all(RecordedJob::is_finished)
     }
 
-    /// Whether no job can be trained further: each is done, and evaluated where that is wanted, or failed.
+    /// Whether no job can be trained further: each is done, and evaluated if that is wanted, or failed.
     pub fn has_ended(&self) -> bool {
         let has_ended = |job: &RecordedJob| job.is_finished() || job.status == JobStatus::Failed;
         self.jobs.iter().all(has_ended)

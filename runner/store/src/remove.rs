@@ -43,13 +43,13 @@ pub struct KeptJob {
     pub job_id: String,
     /// Its name in some sweep.
     pub name: String,
-    /// Why, in words.
+    /// Why, as text.
     pub reason: String,
 }
 
 impl Store {
     /// What would go if each of `wanted`, a sweep by its name or a job as in [`Store::job`], were
-    /// forgotten. A job stays while another current sweep asks for it, or where it was published.
+    /// forgotten. A job stays while another current sweep asks for it, or if it was published.
     ///
     /// # Errors
     /// A name that nothing has, or several jobs.

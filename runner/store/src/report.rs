@@ -68,7 +68,7 @@ pub struct ReportSae {
     pub sae_id: i64,
     /// Submodule of the model.
     pub hookpoint: String,
-    /// Name of the SAE: the hookpoint, and the seed where the job has several.
+    /// Name of the SAE: the hookpoint, and the seed if the job has several.
     pub sae: String,
     /// Latents a token may use.
     pub k: u64,
@@ -90,7 +90,7 @@ pub struct ReportSae {
     pub tokens_per_s: Option<f64>,
     /// Time of all attempts that trained the job, in ms; jobs of one stream share it.
     pub elapsed_ms: Option<u64>,
-    /// Fraction of variance unexplained on held-out sequences; `None`, as what follows, where it was
+    /// Fraction of variance unexplained on held-out sequences; `None`, as what follows, if it was
     /// not evaluated.
     pub fvu_eval: Option<f64>,
     /// Mean number of active latents a token on held-out sequences.
@@ -109,7 +109,7 @@ pub struct ReportSae {
     pub density: Option<String>,
 }
 
-/// One interval of an SAE's training. Ratios are over the interval, `None` where training diverged.
+/// One interval of an SAE's training. Ratios are over the interval, `None` if training diverged.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub struct CurvePoint {
     /// Key of the SAE.

@@ -19,7 +19,7 @@ pub struct ResultRow {
     pub status: JobStatus,
     /// Submodule of the model.
     pub hookpoint: String,
-    /// Name of the SAE: the hookpoint, and the seed where the job has several.
+    /// Name of the SAE: the hookpoint, and the seed if the job has several.
     pub sae: String,
     /// Seed of the initial weights.
     pub seed: i64,
@@ -41,7 +41,7 @@ pub struct ResultRow {
     pub l0: Option<f64>,
     /// Dead latents, in percent.
     pub dead_pct: Option<f64>,
-    /// Fraction of variance unexplained on held-out sequences; `None`, as the six that follow, where
+    /// Fraction of variance unexplained on held-out sequences; `None`, as the six that follow, if
     /// it was not evaluated.
     pub fvu_eval: Option<f64>,
     /// Mean number of active latents a token on held-out sequences.

@@ -20,7 +20,7 @@ impl Store {
     /// edited since. `plan` is that of round 0.
     ///
     /// # Errors
-    /// The database cannot be read, or what it says of a round is no round.
+    /// The database cannot be read, or what it says of a round is not a round.
     pub async fn later_rounds(
         &self,
         sweep_text: &str,

@@ -8,7 +8,7 @@ use sqlx::{FromRow, SqliteConnection};
 /// One SAE of a job and how far it has come; see the view `sae_result` for the exact meanings.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub struct SaeRow {
-    /// Folder below the job's: the hookpoint, and the seed where the job has several.
+    /// Folder below the job's: the hookpoint, and the seed if the job has several.
     pub name: String,
     /// Submodule of the model.
     pub hookpoint: String,
@@ -71,7 +71,7 @@ pub(crate) async fn of_job(
     Ok(rows.bind(job_id).fetch_all(conn).await?)
 }
 
-/// The SAE of this name, where the stream trains it.
+/// The SAE of this name, if the stream trains it.
 pub(crate) async fn find(
     conn: &mut SqliteConnection,
     stream_id: &str,

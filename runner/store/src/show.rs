@@ -71,7 +71,7 @@ struct JobRow {
 }
 
 impl Store {
-    /// All that is known of the job that `wanted` means: its id or the start of it, its name,
+    /// All that is known about the job that `wanted` means: its id or the start of it, its name,
     /// `sweep/name`, or the start of a name that nothing else fits.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ impl TestStore {
             .await
     }
 
-    /// Runs SQL on the writing connection, beside the crate's own functions.
+    /// Runs SQL on the writing connection, besides the crate's own functions.
     pub(crate) async fn execute(&self, sql: &str) -> Result<u64, StoreError> {
         let mut conn = self.store.acquire().await?;
         let done = sqlx::query(AssertSqlSafe(sql.to_owned()))

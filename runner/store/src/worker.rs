@@ -32,7 +32,7 @@ pub(crate) async fn of_event(
     Ok(attempt_id)
 }
 
-/// Whether the attempt is the last one that trains the job, so that its word counts.
+/// Whether the attempt is the last one that trains the job, so that its events count.
 pub(crate) async fn speaks_for(
     conn: &mut SqliteConnection,
     attempt_id: i64,
@@ -87,7 +87,7 @@ pub(crate) async fn set_first_step(
     Ok(())
 }
 
-/// Last words of a worker.
+/// What a worker said last.
 #[derive(Default)]
 pub(crate) struct LastWords<'a> {
     pub(crate) failure: Option<FailureKind>,

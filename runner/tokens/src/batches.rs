@@ -25,8 +25,8 @@ pub struct BatchSpec {
     pub batch_size: usize,
     /// Which part of every batch.
     pub shard: Shard,
-    /// Sequences in one pass of this process over a part of its part; its part fits one pass where this
-    /// is no less.
+    /// Sequences in one pass of this process over a part of its part; its part fits one pass if this
+    /// is not smaller.
     pub pass_size: usize,
 }
 

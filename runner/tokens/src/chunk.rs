@@ -21,10 +21,10 @@ pub const MAX_THREADS: usize = 32;
 /// post-processor adds to each, and the last piece is dropped. This is sparsify 1.3.3's
 /// `chunk_and_tokenize` with `num_proc=1`; the result depends neither on the machine nor on the
 /// number of threads. One difference: a batch that gives no sequence adds nothing, and only a data
-/// set that gives none is an error.
+/// set that gives no sequence at all is an error.
 ///
 /// # Errors
-/// A document that cannot be read or is no text, a `ctx_len` the tokenizer does not allow, or a data
+/// A document that cannot be read or is not text, a `ctx_len` the tokenizer does not allow, or a data
 /// set without documents or with too few for one sequence.
 pub fn chunk_and_tokenize(
     documents: Documents,

@@ -1,4 +1,4 @@
-//! What the beginning of a data set tells before all of it is tokenised.
+//! What the beginning of a data set tells before the whole set is tokenised.
 
 use crate::cache::tokenise;
 use crate::chunk::Totals;

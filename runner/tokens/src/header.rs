@@ -61,7 +61,7 @@ impl Header {
     pub(crate) fn read(file: &[u8], digest: &[u8; 32]) -> Result<Self, Fault> {
         let parts = file.split_first_chunk::<HEADER_BYTES>();
         let Some((bytes, body)) = parts.filter(|(bytes, _)| bytes.starts_with(&MAGIC)) else {
-            return Err(Fault::input("it is no token file"));
+            return Err(Fault::input("it is not a token file"));
         };
         let found = u32::from_le_bytes(part(bytes, 8));
         if found != VERSION {

@@ -11,7 +11,7 @@
 //! [`MAX_DOCUMENT_BYTES`](datasets::MAX_DOCUMENT_BYTES)), these are held at once, at most:
 //!
 //! - `4 T` pieces of text or their tokens, each of 256 KiB and one document: `4 T (256 KiB + D)` bytes of text, and
-//!   as many of tokens where a token has four bytes of text;
+//!   as much for their tokens if a token has four bytes of text;
 //! - what the tokenizers library needs for `T` documents: about 115 bytes for each byte of text, measured with a
 //!   byte-level tokenizer of 49 000 tokens, so `115 T D`;
 //! - the tokenizer and the program, about 0.2 GB with that tokenizer;

@@ -44,7 +44,7 @@ impl SpecialTokens {
     /// said, the tokens of `class` count.
     ///
     /// # Errors
-    /// A file that is no JSON, or an `added_tokens_decoder` that holds something else than tokens.
+    /// A file that is not JSON, or an `added_tokens_decoder` that holds something else than tokens.
     pub(crate) fn read(
         folder: &Path,
         config: &Value,

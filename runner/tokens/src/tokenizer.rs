@@ -13,12 +13,12 @@ use tokenizers::{AddedToken, Encoding, Token, TruncationDirection};
 ///
 /// `tokenizer.json` is taken as it is, with the tokens of the configuration added as
 /// `PreTrainedTokenizerFast` of transformers 5 adds them: `added_tokens_decoder`, the special tokens, and
-/// in older folders `special_tokens_map.json` and `added_tokens.json`. Beside them `model_max_length`,
+/// in older folders `special_tokens_map.json` and `added_tokens.json`. Besides them, `model_max_length`,
 /// `truncation_side` and `split_special_tokens` count, and `eos_token_id` of `generation_config.json`.
 /// `add_bos_token` and `add_eos_token` do not, there as here: the post-processor of `tokenizer.json`
 /// decides.
 ///
-/// With [`TokenizerClass::Transformers`] it is what the class that transformers 5 picks makes of it.
+/// With [`TokenizerClass::Transformers`] it is what the class that transformers 5 picks turns it into.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,

@@ -1,5 +1,5 @@
 //! Which class of transformers makes a folder's tokenizer, and what it makes of tokenizer.json, as
-//! `AutoTokenizer.from_pretrained(folder)` of transformers 5.24 does it where mistral-common is not
+//! `AutoTokenizer.from_pretrained(folder)` of transformers 5.24 does it if mistral-common is not
 //! installed.
 
 mod names;

@@ -30,7 +30,7 @@ impl TokenizerConfig {
     /// have its id.
     ///
     /// # Errors
-    /// A file that is no JSON, or, if `class` has transformers pick one, a class that is not built in.
+    /// A file that is not JSON, or, if `class` has transformers pick one, a class that is not built in.
     pub(crate) fn read(folder: &Path, class: TokenizerClass) -> Result<Self, TokensError> {
         let path = folder.join("tokenizer_config.json");
         let config = read_json(&path)?;

@@ -126,7 +126,7 @@ fn fvu(y: &Tensor, sae_out: &Tensor) -> f64 {
     (squared_error / variance).double_value(&[])
 }
 
-/// The strongest latents of the last token: [`N_SHOWN`], or `k` where that is less.
+/// The strongest latents of the last token: [`N_SHOWN`], or `k` if that is less.
 fn strongest(encoded: &Encoded) -> Result<Vec<(i64, f64)>> {
     let n_shown = N_SHOWN.min(encoded.latent_acts.size()[1]);
     let (acts, order) = encoded

@@ -30,7 +30,7 @@ impl EarlyEnd {
         })
     }
 
-    /// The activations of a hookpoint, where nothing tells why.
+    /// The activations of a hookpoint, if nothing tells why.
     pub(crate) fn of_activations(hookpoint: &str) -> Self {
         Self {
             reason: format!("{} are NaN or infinite", activations_of(hookpoint)),

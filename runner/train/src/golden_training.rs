@@ -30,14 +30,14 @@ pub(crate) fn config_of(variant: &Value) -> TrainConfig {
     serde_json::from_value(settings).unwrap()
 }
 
-/// How far a curve may be from the golden one, relative, beside what noise does to it: sums in another order.
+/// How far a curve may be from the golden one, relative, besides what noise does to it: sums in another order.
 const OF_ROUNDING: f64 = 1e-5;
 
 /// How many times as far as noise moved sparsify's own curve.
 const TIMES_SPREAD: f64 = 3.0;
 
 /// Holds a curve to sparsify's: at each update nearer than what noise on the SAEs' input, as much as two
-/// processors' models may differ by, has made of sparsify's own curve by then. Where rounding decides nothing
+/// processors' models may differ by, has made of sparsify's own curve by then. If rounding decides nothing
 /// that is next to nothing. Signum, though, makes much of the sign of a gradient near zero, and a sign that another
 /// processor's rounding turns moves a curve by percents; noise has turned it, too.
 pub(crate) fn check(what: &str, ours: &[f64], theirs: &Value, spread: &Value) {

@@ -1,4 +1,4 @@
-//! The trainer: one stream of activations, all jobs of the stream beside each other on it.
+//! The trainer: one stream of activations, all jobs of the stream side by side on it.
 //!
 //! Plain blocking code. It is given a [`plan::Order`] and reports through `events.jsonl`; it draws
 //! nothing, and knows neither database nor network.
@@ -24,7 +24,7 @@
 //! - `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
 //! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
 //!
-//! After training, `worker/evaluation.rs` has the crate `eval` evaluate what came of it.
+//! After training, `worker/evaluation.rs` has the crate `eval` evaluate the result.
 //!
 //! Absent on purpose: autograd, since the gradient's sparse structure is known, and libtorch's optimizers, which
 //! cannot be resumed to the bit.

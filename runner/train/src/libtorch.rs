@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 /// The libtorch that is loaded into this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Libtorch {
-    /// The shared library, where the operating system tells.
+    /// The shared library, if the operating system tells.
     pub(crate) library: Option<PathBuf>,
-    /// Its version, where the files beside it tell.
+    /// Its version, if the files next to it tell.
     pub(crate) version: Option<String>,
 }
 

@@ -397,7 +397,7 @@ fn what_is_sent_is_once_an_update_and_as_much_as_predicted() {
             .unwrap()
             .parse()
             .unwrap();
-        // Beside them what ranks tell each other: a flag and numbers of tokens, shapes once.
+        // Besides them, what ranks tell each other: a flag and numbers of tokens, shapes once.
         let told = gathered - moments;
         assert!(told < n_steps * 64 + 4000, "{note}");
     }

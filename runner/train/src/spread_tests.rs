@@ -57,7 +57,7 @@ fn so_are_those_of_every_kind_of_job() {
     assert_is_one_process("transcoder", &transcoder);
 }
 
-/// Beside each other: a job whose SAEs are spread, one that every rank has, and another that is spread.
+/// Side by side: a job whose SAEs are spread, one that every rank has, and another that is spread.
 fn three_jobs(batch_size: usize) -> Vec<(&'static str, TrainConfig)> {
     let spread = |config| TrainConfig {
         distribute_modules: true,

@@ -99,7 +99,7 @@ impl Stepper {
         &self.trainer.sae
     }
 
-    /// Statistics of the updates since the last call; `None` where there was none.
+    /// Statistics of the updates since the last call; `None` if there was no update.
     ///
     /// # Errors
     /// Too little memory.

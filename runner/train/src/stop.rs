@@ -53,8 +53,8 @@ impl StopFlag {
         });
     }
 
-    /// Ends the process where a stop does not get through to it: while it meets other ranks, loads, tokenises
-    /// a document or evaluates, after some seconds, for there is nothing to save; while it trains, only where it
+    /// Ends the process if a stop does not get through to it: while it meets other ranks, loads, tokenises
+    /// a document or evaluates, after some seconds, for there is nothing to save; while it trains, only if it
     /// waits for a rank that does not come.
     pub(crate) fn end_if_stuck(&self) {
         let stop = self.clone();

@@ -218,7 +218,7 @@ pub(crate) fn assert_close(
     }
 }
 
-/// A job beside the first, with weights of another shape.
+/// A job besides the first, with weights of another shape.
 pub(crate) fn other() -> TrainConfig {
     TrainConfig {
         k: 4,

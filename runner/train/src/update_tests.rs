@@ -88,7 +88,7 @@ fn how_a_batch_is_cut_into_passes_changes_no_curve() {
             lr: Some(1e-3),
             lr_warmup_steps: 5,
             k_decay_steps: 9,
-            // Of 158 sequences six are no whole update.
+            // Of 158 sequences the last six are not a whole update.
             max_examples: Some(158),
             batch_size,
             grad_acc_steps,

@@ -22,13 +22,13 @@ pub(crate) fn run(path: &Path) -> u8 {
     code.exit_code()
 }
 
-/// Has the system end this process when the one that asked is gone: no one would read the answer, and half of it
+/// Has the system end this process when the one that asked is gone: no one would read the answer, and half an answer
 /// must not be taken for the whole.
 fn end_with_parent() {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{Signal, set_parent_process_death_signal};
-        // Where the system does not know of it, the task is done for nothing.
+        // If the system does not support it, the task is done for nothing.
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
     }
 }

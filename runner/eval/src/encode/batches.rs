@@ -155,7 +155,7 @@ impl Batch {
         Ok(ids.f_to_kind(Kind::Int64)?)
     }
 
-    /// Adds the rows of an SAE for the sequence at `sequence_idx`.
+    /// Adds the rows of an SAE for the sequence `sequence_idx` of the batch.
     pub(super) fn add_rows(
         &self,
         sequence_idx: usize,

@@ -104,7 +104,7 @@ fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Enc
     saes.iter().map(load).collect()
 }
 
-/// What the SAEs read: the outputs of their hookpoints, and the inputs where they are transcoders.
+/// What the SAEs read: the outputs of their hookpoints, and the inputs of transcoders.
 fn taps(facts: &ModelFacts, encoders: &[Encoder]) -> Result<Taps, EvalError> {
     let names = |of_transcoders: bool| -> Vec<&str> {
         let wanted = encoders

@@ -49,7 +49,7 @@ struct Filter {
 struct FilteredHookpoint {
     hookpoint: String,
     filter_idx: usize,
-    /// Of the outputs that count; `None` where none has come yet.
+    /// Of the outputs that count; `None` before the first.
     moments: Option<Moments>,
     /// Scalar, Double.
     ce_ablated: Tensor,
@@ -70,7 +70,7 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The statistics of each SAE, and on how many tokens each of its latents fired; `None` where
+    /// The statistics of each SAE, and on how many tokens each of its latents fired; `None` if
     /// `report` breaks off.
     pub(super) fn run(
         &self,

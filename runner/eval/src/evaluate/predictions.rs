@@ -1,5 +1,5 @@
 //! What the language model predicts, measured: cross-entropy and divergence. Sequence by sequence,
-//! so that beside the logits there is only one sequence's worth of them more at a time.
+//! so that besides the logits only one more sequence's worth of them exists at a time.
 
 use super::batch::{Batch, Kept};
 use super::replacement::select;

@@ -31,7 +31,7 @@ pub(super) fn ablated(pass: ModulePass, mean: &Tensor, kept: &Kept) -> Result<Te
     put(&pass, &y, rows, &means.f_contiguous()?)
 }
 
-/// The output of `pass` with what `sae` makes of it (a transcoder: of the module's input) in place of
+/// The output of `pass` with what `sae` computes from it (a transcoder: from the module's input) in place of
 /// the rows that count; adds to `sums`.
 pub(super) fn spliced(
     pass: ModulePass,
@@ -69,7 +69,7 @@ fn put(
     })
 }
 
-/// The logits with the output of `hookpoint` replaced by what `replace` makes of it.
+/// The logits with the output of `hookpoint` replaced by what `replace` returns for it.
 pub(super) fn logits(
     model: &LanguageModel,
     input_ids: &Tensor,
@@ -83,7 +83,7 @@ pub(super) fn logits(
         .map_err(own_error)
 }
 
-/// An error of ours that went through the model as it was, and not as one of the model's.
+/// Our own error, which went through the model unchanged, and not as one of the model's.
 fn own_error(error: LmError) -> EvalError {
     match error {
         LmError::Replacement { name, source } => match source.downcast::<EvalError>() {

@@ -374,7 +374,7 @@ fn the_firing_density_is_the_share_of_tokens() {
 
 #[test]
 fn hookpoints_with_other_shapes_are_flattened() {
-    // Gemma 3's norm of heads has a dimension of heads, GPT-2's position embedding none of sequences.
+    // Gemma 3's norm of heads has a dimension of heads, GPT-2's position embedding has no dimension of sequences.
     for (family, hookpoint) in [("gemma3_text", "q_norm"), ("gpt2", "wpe")] {
         let model_dir = fixtures().join("families").join(family);
         let facts = facts::read_facts(&model_dir).unwrap();

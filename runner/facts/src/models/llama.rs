@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// Whole floats count as integers; what Python writes for what is no number is shown unchanged.
+    /// Whole floats count as integers; what Python writes for NaN and infinity is shown unchanged.
     #[test]
     fn numbers_as_python_writes_them() {
         let config = read(json!({"hidden_size": 32.0, "max_position_embeddings": 1.28e2})).unwrap();

@@ -83,7 +83,7 @@ fn quantised_as_in_bitsandbytes() {
 /// With the constant of bitsandbytes, every difference is one of rounding, which grows with the
 /// parts of the output: float32 is rounded a dozen times at most on either side, by half an
 /// epsilon of the parts. In the 16-bit kinds the parts, the dequantised columns and the output
-/// are each rounded to that kind, where the least difference can decide on the neighbour.
+/// are each rounded to that kind, and there the least difference can decide on the neighbour.
 #[test]
 fn outputs_as_in_bitsandbytes() {
     for case in Golden::read_all() {

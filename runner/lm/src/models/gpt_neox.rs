@@ -150,7 +150,7 @@ pub(crate) struct GptNeox {
     emb_dropout: Dropout,
     rotary_emb: RotaryEmbedding,
     layers: Vec<Block>,
-    /// `None` where the last blocks are not loaded.
+    /// `None` if the last blocks are not loaded.
     final_layer_norm: Option<LayerNorm>,
 }
 

@@ -63,8 +63,8 @@ fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
         && k * LEAST_FOR_EACH <= num_latents
 }
 
-/// Whether the processor has tiles for it (AMX): eight times as fast as float32, where AVX512 with bfloat16 but
-/// without tiles was no faster here. As Linux tells, which has to allow the tiles, too.
+/// Whether the processor has tiles for it (AMX): eight times as fast as float32, while AVX512 with bfloat16 but
+/// without tiles was no faster here. As Linux reports, which has to allow the tiles, too.
 fn multiplies_in_bfloat16() -> bool {
     static HAS_TILES: LazyLock<bool> = LazyLock::new(|| {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

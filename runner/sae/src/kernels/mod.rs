@@ -1,4 +1,4 @@
-//! What an SAE's step costs beside its product: for Float on the CPU in Rust (the crate `kernels`), for
+//! What an SAE's step costs besides its product: for Float on the CPU in Rust (the crate `kernels`), for
 //! anything else as ATen calls, which run on any device. Tests hold both to each other.
 
 mod aten;

@@ -57,7 +57,7 @@ pub(crate) fn slice<T: Number>(tensor: &Tensor) -> Option<&[T]> {
     }
     // SAFETY: a contiguous tensor has `n` numbers of its kind from its pointer on, which lives as long as the
     // tensor; nothing writes to it while we have it: every operation of libtorch that does takes `&mut`
-    // or ends in an underscore, and none of ours is called on a tensor that is borrowed here.
+    // or ends in an underscore, and we call no such operation on a tensor that is borrowed here.
     Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), n) })
 }
 

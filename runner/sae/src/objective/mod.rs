@@ -1,4 +1,4 @@
-//! What training minimises at one hookpoint: the squared error, and terms beside it, one small file each.
+//! What training minimises at one hookpoint: the squared error, and terms besides it, one small file each.
 //!
 //! All terms are sums over tokens; divided by the total variance of an update they are
 //! `fvu + auxk_alpha * auxk + multi_topk / 8`.
@@ -19,7 +19,7 @@ pub struct Objective<'a> {
     pub k: usize,
     /// Let dead latents predict what the others leave over.
     pub auxk: Option<AuxK<'a>>,
-    /// Add the error of the reconstruction from the `4 * k` largest latents, or all where there are
+    /// Add the error of the reconstruction from the `4 * k` largest latents, or all if there are
     /// fewer.
     pub multi_topk: bool,
 }
@@ -30,7 +30,7 @@ pub struct Losses {
     /// `sum |sae_out - target|^2`.
     pub squared_error: Tensor,
     /// `min(n_dead / (d_out / 2), 1)` times the squared error of the dead latents' prediction;
-    /// `None` where it is not part of the loss, or no latent is dead.
+    /// `None` if it is not part of the loss, or no latent is dead.
     pub auxk: Option<Tensor>,
     /// The squared error of `4 * k` latents.
     pub multi_topk: Option<Tensor>,
@@ -112,7 +112,7 @@ impl Objective<'_> {
         }
     }
 
-    /// Whether no other term is there: AuxK has none where no latent is dead.
+    /// Whether no other term is there: AuxK has no term if no latent is dead.
     pub(crate) fn is_squared_error(&self) -> bool {
         let has_dead = self.auxk.is_some_and(|term| term.dead.size()[0] > 0);
         !has_dead && !self.multi_topk
@@ -166,7 +166,7 @@ impl Sae {
     }
 }
 
-/// A term of the loss beside the squared error. A further one is a file with a function that gives it.
+/// A term of the loss besides the squared error. A further one is a file with a function that gives it.
 struct Term {
     /// With its weight.
     gradients: Gradients,

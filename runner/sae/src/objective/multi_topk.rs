@@ -1,4 +1,4 @@
-//! Multi-TopK: a reconstruction from more latents beside the one from `k`, so that the former does not
+//! Multi-TopK: a reconstruction from more latents besides the one from `k`, so that the former does not
 //! collapse when `k` is changed (Gao et al. 2024, arXiv:2406.04093, section 5.3).
 
 use super::{Term, sum_of_squares};

@@ -262,7 +262,7 @@ fn data_that_changes_meanwhile_is_an_error() {
     assert!(reports.iter().all(is_fresh), "{reports:?}");
 }
 
-/// Rows of token ids, of which some are no sequence of three.
+/// Rows of token ids, of which some are not a sequence of three.
 fn tokenised_spec(rows: &str, on_bad_row: OnBadRow) -> (tempfile::TempDir, TokenSpec) {
     let folder = folder_with(&[("data.jsonl", rows.as_bytes())]);
     let spec = TokenSpec {

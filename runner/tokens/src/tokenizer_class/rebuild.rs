@@ -67,7 +67,7 @@ impl Rebuild {
             return json!({"type": "Unigram", "vocab": vocab, "unk_id": 2, "byte_fallback": false});
         }
         let has_bytes = matches!(self.class, Class::Gemma | Class::Llama);
-        // Python's `str(None)`, which is no token of any vocabulary.
+        // Python's `str(None)`, which is not a token of any vocabulary.
         let unk = (self.class == Class::Gemma).then(|| unk.unwrap_or("None"));
         let merges = model.get_mut("merges").map(Value::take);
         json!({

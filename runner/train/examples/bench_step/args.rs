@@ -77,7 +77,7 @@ impl Args {
         }
     }
 
-    /// Seconds, to see that all of it works.
+    /// Seconds, to see that everything works.
     fn make_small(&mut self) {
         self.n_tokens = vec![1024];
         self.num_latents = vec![4608];

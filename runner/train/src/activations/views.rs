@@ -57,7 +57,7 @@ impl<'a> Views<'a> {
 
     /// `[n_tokens, width]`, Float. A hookpoint may have several vectors for a token (a norm of heads),
     /// or one for a position of all sequences (a position embedding): each vector then counts as a
-    /// token, and of the latter none is left out.
+    /// token, and no vector of a position is left out.
     pub(crate) fn get(&mut self, view: &View) -> Result<Tensor, TrainError> {
         if let Some(made) = self.made.get(view) {
             return Ok(made.shallow_clone());

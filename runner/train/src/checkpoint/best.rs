@@ -1,4 +1,4 @@
-//! The checkpoint of each SAE that had the lowest loss, beside its newest one.
+//! The checkpoint of each SAE that had the lowest loss, besides its newest one.
 
 use crate::TrainError;
 use plan::SaeStats;
@@ -16,7 +16,7 @@ pub(crate) struct Best {
     state: BestState,
 }
 
-/// What of it a resume needs, by SAE.
+/// What a resume needs to know about it, by SAE.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BestState {
     /// Losses of the best checkpoints.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A folder is written under a temporary name, synced and renamed, and older ones are removed only
-//! then: at every moment there is a complete state, or none was ever written. One that was damaged
+//! then: at every moment there is a complete state, or no state was ever written. One that was damaged
 //! later is put aside, if there is an older one to continue from.
 
 use crate::TrainError;
@@ -29,7 +29,7 @@ use tch::{Device, Tensor};
 const STATE_FILE: &str = "state.json";
 /// How the folder of a state is named.
 const FINISHED: &str = "step-";
-/// And before all of it is there.
+/// And before it is complete.
 const UNFINISHED: &str = ".writing";
 const SINCE_FIRED: &str = "tokens_since_fired";
 /// Sums since the last report: a stop may come between two.

@@ -138,7 +138,7 @@ impl WeightSums {
         bad.map(|(name, _)| name)
     }
 
-    /// All of them, for a comparison; those that are no number are alike.
+    /// All of them, for a comparison; NaNs are alike.
     pub(crate) fn bits(&self) -> Vec<i64> {
         let sums = self
             .0

@@ -17,7 +17,7 @@ pub(crate) struct Interval {
     auxk: Tensor,
     multi_topk: Tensor,
     output_loss: Tensor,
-    /// Of some gradients: not finite where any gradient is not.
+    /// Of some gradients: not finite if any gradient is not.
     gradient: Tensor,
 }
 
@@ -140,7 +140,7 @@ impl Interval {
         })
     }
 
-    /// The sums since the last call, and how many latents are `dead` (Bool) now. `None` where
+    /// The sums since the last call, and how many latents are `dead` (Bool) now. `None` if
     /// nothing was trained since.
     pub(crate) fn take(&mut self, dead: &Tensor) -> Result<Option<Report>, TrainError> {
         if self.n_tokens == 0 {

@@ -1,4 +1,4 @@
-//! `events.jsonl`: the worker's only word to the outside, one JSON object a line.
+//! `events.jsonl`: all that the worker reports to the outside, one JSON object a line.
 
 pub(crate) mod health;
 pub(crate) mod interval;
@@ -40,7 +40,7 @@ impl EventLog {
         })
     }
 
-    /// A log that keeps nothing, for a process beside the one that writes.
+    /// A log that keeps nothing, for a process other than the one that writes.
     pub(crate) fn silent() -> Self {
         Self {
             path: PathBuf::new(),

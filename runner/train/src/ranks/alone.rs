@@ -1,4 +1,4 @@
-//! One process that trains a stream alone: what it has is what there is.
+//! One process that trains a stream alone: it has all there is.
 
 use super::{Ranks, Summing, UpdateSums};
 use crate::TrainError;

@@ -1,4 +1,4 @@
-//! Activations on their way to the ranks that train SAEs on them, where each SAE is on one rank.
+//! Activations on their way to the ranks that train SAEs on them, if each SAE is on one rank.
 
 use super::Ranks;
 use crate::TrainError;

@@ -41,7 +41,7 @@ pub(crate) trait Ranks: Debug {
     /// Whether this process's sums are those of all. Then an SAE's update need not wait for other SAEs' sums.
     fn sums_are_complete(&self) -> bool;
 
-    /// Whether to stop between two forward passes, where it `is_asked` of this process.
+    /// Whether to stop between two forward passes, if it `is_asked` of this process.
     fn stops_at_once(&self, is_asked: bool) -> bool;
 
     /// Once an update: the numbers of every rank, by rank. `None`: all stop, because it `is_asked` of one that does

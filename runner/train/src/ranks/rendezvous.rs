@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 use tch::Device;
 
-/// The device of this process: where `auto` or `cuda` is asked for and there are several, each takes
+/// The device of this process: if `auto` or `cuda` is asked for and there are several, each takes
 /// the GPU of its number on its node.
 pub(crate) fn device(
     order: &Order,

@@ -32,7 +32,7 @@ pub(crate) fn is_out_of_memory(error: &TrainError) -> bool {
     match error {
         TrainError::Torch(error) | TrainError::Sae(SaeError::Torch(error)) => {
             let message = message(error);
-            // CUDA's words, and those of the allocator on the CPU.
+            // CUDA's message, and that of the allocator on the CPU.
             message.contains("out of memory") || message.contains("can't allocate memory")
         }
         _ => false,
@@ -51,7 +51,7 @@ mod tests {
         TchError::Torch("DefaultCPUAllocator: can't allocate memory: you tried".into()).into()
     }
 
-    /// Parts of 10 rows where more than `n_fit` rows do not fit.
+    /// Parts of 10 rows if more than `n_fit` rows do not fit.
     fn parts(n_fit: i64, mut n_parts: usize) -> (Vec<(i64, i64)>, usize) {
         let mut done = Vec::new();
         in_parts_that_fit(10, &mut n_parts, |first, n| {

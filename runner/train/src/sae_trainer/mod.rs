@@ -36,7 +36,7 @@ pub(crate) struct SaeTrainer {
     settings: Settings,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,
-    /// Updates of its weights: fewer than those of the job where all tokens of one were excluded.
+    /// Updates of its weights: fewer than those of the job if all tokens of an update were excluded.
     n_updates: u64,
     /// Whether the decoder was brought to unit norm since the last of them. Twice would change bits.
     is_projected: bool,
@@ -59,7 +59,7 @@ struct Settings {
     is_end_to_end: bool,
 }
 
-/// What a resume needs of an SAE beside its tensors.
+/// What a resume needs of an SAE besides its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SaeCounts {
     /// Updates of its weights.
@@ -255,7 +255,7 @@ impl SaeTrainer {
         self.interval.add(n_tokens, total_variance, vectors, terms)
     }
 
-    /// The number of parts that batches are cut into, where it has grown since the last call because
+    /// The number of parts that batches are cut into, if it has grown since the last call because
     /// memory ran out.
     pub(crate) fn take_smaller_parts(&mut self) -> Option<usize> {
         let has_grown = self.micro_acc_steps > self.known_micro_acc_steps;
@@ -274,14 +274,14 @@ impl SaeTrainer {
         Ok(self.tokens_since_fired.f_gt(threshold)?)
     }
 
-    /// The statistics since the last call; `None` where nothing was trained.
+    /// The statistics since the last call; `None` if nothing was trained.
     pub(crate) fn take_report(&mut self) -> Result<Option<Report>, TrainError> {
         let dead = self.dead()?;
         self.interval.take(&dead)
     }
 
     /// The SAE as it is published: the optimizer's averaged weights, with a decoder of unit norm
-    /// where an optimizer does not average.
+    /// if the optimizer does not average.
     pub(crate) fn published(&self) -> Result<Sae, TrainError> {
         let weights = self.sae.named_weights();
         let weights: Vec<_> = weights.into_iter().map(|(_, weight)| weight).collect();

@@ -15,7 +15,7 @@ pub(crate) struct Update<'a> {
     pub(crate) trainer: &'a mut SaeTrainer,
     /// Active latents of a token.
     k: usize,
-    /// Indices of the dead latents, where the loss needs them.
+    /// Indices of the dead latents, if the loss needs them.
     dead: Option<Tensor>,
     sums: UpdateSums,
 }
@@ -129,7 +129,7 @@ impl<'a> Update<'a> {
         trainer.note_update(moments, vectors, (&backward.losses, &backward.fire_counts))
     }
 
-    /// Adds all tokens of the update and finishes it, with losses at the hookpoint. Where that is possible, no
+    /// Adds all tokens of the update and finishes it, with losses at the hookpoint. If that is possible, no
     /// gradient of a matrix is ever in memory.
     pub(crate) fn finish_on(
         mut self,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Source = (bool, View);
 
 impl StreamTrainer<'_> {
-    /// Before the first update, sets the biases of fresh SAEs where a rank takes its part of the first batch in
+    /// Before the first update, sets the biases of fresh SAEs if a rank takes its part of the first batch in
     /// several passes, so that they are the same in any number of ranks. The passes are made once more for that.
     pub(super) fn centre_on_all_passes(&mut self, step: u64) -> Result<(), TrainError> {
         if step > 0 || !self.stream.has_several_passes() {

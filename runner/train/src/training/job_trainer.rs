@@ -132,7 +132,7 @@ impl JobTrainer {
         })
     }
 
-    /// Writes what a resume needs. Where SAEs are spread over `ranks`, each writes its own.
+    /// Writes what a resume needs. If SAEs are spread over `ranks`, each writes its own.
     pub(crate) fn save_state(&mut self, ranks: &dyn Ranks) -> Result<(), TrainError> {
         let ranks = self.writers(ranks);
         let state = State {
@@ -234,7 +234,7 @@ impl JobTrainer {
         self.health.failure()
     }
 
-    /// Takes the statistics of an SAE since its last report; a verdict where something is wrong with
+    /// Takes the statistics of an SAE since its last report; a verdict if something is wrong with
     /// them.
     pub(crate) fn judge(&mut self, sae_idx: usize, record: &Record) -> Option<EventKind> {
         let (name, stats) = (&self.job.saes[sae_idx].name, record.stats());
@@ -251,7 +251,7 @@ impl JobTrainer {
         verdict.event(&self.job.job_id, self.step)
     }
 
-    /// A verdict where a weight or what an optimizer remembers is not finite, or where nothing was trained
+    /// A verdict if a weight or what an optimizer remembers is not finite, or if nothing was trained
     /// in all of the `n_steps` updates. The weights of an SAE that all ranks have are the same, to the bit.
     pub(crate) fn judge_weights(
         &mut self,
@@ -334,7 +334,7 @@ impl JobTrainer {
         Ok(Some((sae_idx as usize, fault)))
     }
 
-    /// Which rank takes which activations, where each of its SAEs is on one.
+    /// Which rank takes which activations, if each of its SAEs is on one.
     pub(crate) fn routes(&self) -> Vec<(usize, View)> {
         let of_sae = |(sae_idx, spec): (usize, &SaeSpec)| {
             let rank = self.owners.of(sae_idx)?;

@@ -19,7 +19,7 @@ impl StreamTrainer<'_> {
         self.events.write(EventKind::Note { message })
     }
 
-    /// Says how many SAEs are on each rank, where not all are on all.
+    /// Says how many SAEs are on each rank, if not all are on all.
     pub(super) fn note_owners(&mut self) -> Result<(), TrainError> {
         let owners = self.jobs.iter().flat_map(|job| {
             let n_saes = job.job.saes.len();
@@ -36,7 +36,7 @@ impl StreamTrainer<'_> {
         self.events.write(EventKind::Note { message })
     }
 
-    /// Says where memory ran out and batches are cut into smaller parts from now on.
+    /// Says when memory ran out, and that batches are cut into smaller parts from now on.
     pub(super) fn note_smaller_parts(&mut self, jobs: &[usize]) -> Result<(), TrainError> {
         for &job_idx in jobs {
             let job = &mut self.jobs[job_idx];

@@ -54,8 +54,8 @@ impl StreamTrainer<'_> {
         self.events.write(meter.read(step))
     }
 
-    /// What is wrong with the language model, where an SAE's statistics up to `step` are not finite because
-    /// of it. The sum over the activations is among what a report reads anyway.
+    /// What is wrong with the language model, if an SAE's statistics up to `step` are not finite because
+    /// of that. The sum over the activations is among what a report reads anyway.
     fn fault_of_model(
         &self,
         SaeIdx { job_idx, sae_idx }: SaeIdx,

@@ -50,7 +50,7 @@ impl StreamTrainer<'_> {
             checkpoint(&mut self.jobs[job_idx], self.events, n_steps, self.ranks)?;
         }
         self.events.write(EventKind::Interrupted { step })?;
-        // Where one process ends, launchers end the others: none may go before all is saved.
+        // When one process ends, launchers end the others: no process may end before all is saved.
         self.ranks.wait_for_all("saved before a stop")?;
         Ok(Outcome::Interrupted)
     }

@@ -1,4 +1,4 @@
-//! The token data of a stream: tokenised where the cache does not have it, with reports of how far
+//! The token data of a stream: tokenised if the cache does not have it, with reports of how far
 //! it is.
 
 use crate::TrainError;
@@ -22,7 +22,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct StreamTokens {
     /// What is trained on.
     pub(crate) batches: Batches,
-    /// What is evaluated on, where there is something.
+    /// What is evaluated on, if there is something.
     pub(crate) held_out: Option<EvalSequences>,
 }
 

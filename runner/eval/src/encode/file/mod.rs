@@ -11,7 +11,7 @@ use plan::{EncodeFormat, FoundSae};
 use safetensors::SafetensorsFile;
 use std::path::{Path, PathBuf};
 
-/// A file that rows go to. Nothing is left of it where it is not finished.
+/// A file that rows go to. Nothing is left of it if it is not finished.
 pub(super) struct RowFile {
     path: PathBuf,
     output: OutputFile,

@@ -34,7 +34,7 @@ pub(super) struct SafetensorsFile {
 
 impl SafetensorsFile {
     pub(super) fn new(file: File, path: &Path, saes: &[&FoundSae]) -> Result<Self, EvalError> {
-        // Beside the file, where there is space for it.
+        // Next to the file, where there is space for it.
         let dir = files::dir_of(path);
         let column = |_| Ok(BufWriter::new(tempfile::tempfile_in(dir)?));
         let columns = COLUMNS.iter().map(column).collect::<io::Result<_>>();

@@ -6,7 +6,7 @@ use crate::activations::views::{included, rows};
 use tch::{Kind, Tensor};
 
 /// `sum p (log p - log q)` over the tokens that count, with `p` of `clean` and `q` of `spliced`
-/// logits: scalar, Float. 0 where both are the same.
+/// logits: scalar, Float. 0 if both are the same.
 pub(super) fn kl_divergence(
     clean: &Tensor,
     spliced: &Tensor,

@@ -59,7 +59,7 @@ impl OutputLoss {
     }
 
     /// The loss of a batch as a sum over positions, in nats: scalar, Float. `logits`:
-    /// `[batch_size, ctx_len, vocab_size]`, and so the `clean` ones where it needs them.
+    /// `[batch_size, ctx_len, vocab_size]`, and so the `clean` ones if it needs them.
     pub(crate) fn sum(
         self,
         logits: &Tensor,
