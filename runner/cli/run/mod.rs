@@ -222,7 +222,7 @@ async fn conclude(
     if !results.is_empty() {
         table::print(&table::results(&results))?;
     }
-    let ((n_done, _), (_, n_jobs)) = (before.progress(), after.progress());
+    let (n_done, n_jobs) = (before.progress().n_done, after.progress().n_jobs);
     let all_are = match n_jobs {
         1 => "the job is".to_owned(),
         n => format!("all {n} jobs are"),

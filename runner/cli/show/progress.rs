@@ -7,7 +7,7 @@ use plan::{EventKind, Plan};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use store::RecordedPlan;
+use store::{JobProgress, RecordedPlan};
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Progress {
             Detail::Lines | Detail::Nothing => ProgressDrawTarget::hidden(),
         };
         let bars = MultiProgress::with_draw_target(target);
-        let (n_done, n_jobs) = recorded.progress();
+        let JobProgress { n_done, n_jobs } = recorded.progress();
         let jobs = ProgressBar::new(n_jobs as u64).with_position(n_done as u64);
         let jobs = bars.add(jobs.with_style(style("{msg:20!} {bar:30} {pos}/{len} jobs")));
         label(&jobs, &plan.sweep);

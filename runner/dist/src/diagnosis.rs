@@ -2,6 +2,7 @@
 //! says nothing is gone or stalled.
 
 use crate::error::{LOST, named, of_the_program, store_lost};
+use crate::member::Member;
 use crate::plugin::{Failure, FailureKind};
 use crate::{DistError, Store};
 use fault::Fault;
@@ -17,8 +18,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// What a rank knows of the others.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    pub(crate) rank: usize,
-    pub(crate) world_size: usize,
+    pub(crate) member: Member,
     pub(crate) store: Rc<Store>,
 }
 
@@ -84,7 +84,7 @@ impl Peers {
                 message,
                 is_of_the_input,
             }) = notice
-                && rank != self.rank
+                && rank != self.member.rank
             {
                 let message = format!("rank {rank} failed: {message}");
                 return if *is_of_the_input {
@@ -101,7 +101,10 @@ impl Peers {
                 && theirs.what != collective.what
             {
                 let (theirs, ours) = (&theirs.what, &collective.what);
-                let message = format!("rank {rank} is in {theirs}, rank {} in {ours}", self.rank);
+                let message = format!(
+                    "rank {rank} is in {theirs}, rank {} in {ours}",
+                    self.member.rank
+                );
                 return of_the_program(message);
             }
         }
@@ -118,7 +121,7 @@ impl Peers {
                 let timeout = collective.timeout.as_secs();
                 let message = format!("{who} did not arrive at {what} within {timeout} s");
                 Fault::internal(message).with_hint(
-                    "see the log of that rank; where it only needs longer, raise `timeout_minutes`",
+                    "see the log of that rank; if it only needs longer, raise `timeout_minutes`",
                 )
             }
             _ => Fault::internal(format!("lost {who} in {what}: {reason}")).with_hint(LOST),
@@ -128,19 +131,19 @@ impl Peers {
 
     fn say(&self, notice: &Notice) -> Result<(), DistError> {
         let text = serde_json::to_vec(notice).expect("plain fields serialise to JSON");
-        self.store.set(&key(self.rank), &text)
+        self.store.set(&key(self.member.rank), &text)
     }
 
     /// What each rank said, this one included; waits for those that said nothing yet.
     fn notices(&self) -> Result<Vec<Option<Notice>>, DistError> {
         let until = Instant::now() + PATIENCE;
-        let mut notices: Vec<Option<Notice>> = vec![None; self.world_size];
+        let mut notices: Vec<Option<Notice>> = vec![None; self.member.world_size];
         loop {
             let heard = self.hear(&mut notices);
             let others = notices
                 .iter()
                 .enumerate()
-                .filter(|(rank, _)| *rank != self.rank);
+                .filter(|(rank, _)| *rank != self.member.rank);
             let others: Vec<_> = others.filter_map(|(_, notice)| notice.as_ref()).collect();
             match heard {
                 // Who keeps the store may be done with waiting; its own notice is here then.

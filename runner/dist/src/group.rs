@@ -55,13 +55,12 @@ impl Group {
         (interface, timeout): (&str, Duration),
         control: Option<Rc<Self>>,
     ) -> Result<Self, DistError> {
-        let rank_of_world = (peers.rank, peers.world_size);
-        let what = format!("{} other ranks to connect", peers.world_size - 1);
+        let what = format!("{} other ranks to connect", peers.member.world_size - 1);
         let raw = waiting(what, || {
-            RawGroup::open(plugin, store, rank_of_world, timeout, interface)
+            RawGroup::open(plugin, store, peers.member, timeout, interface)
         })
         .map_err(|failure| {
-            let (rank, backend, reason) = (peers.rank, plugin.backend(), failure.text);
+            let (rank, backend, reason) = (peers.member.rank, plugin.backend(), failure.text);
             let message =
                 format!("rank {rank} cannot connect to the others over {backend}: {reason}");
             Fault::internal(message).with_hint(
@@ -82,12 +81,12 @@ impl Group {
 
     /// Number of this process.
     pub fn rank(&self) -> usize {
-        self.peers.rank
+        self.peers.member.rank
     }
 
     /// Processes in the group.
     pub fn size(&self) -> usize {
-        self.peers.world_size
+        self.peers.member.world_size
     }
 
     /// What was sent so far.

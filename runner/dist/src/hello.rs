@@ -2,6 +2,7 @@
 //! same work.
 
 use crate::error::named;
+use crate::member::Member;
 use crate::{DistError, Store};
 use fault::Fault;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ impl Hello {
     pub(crate) fn exchange(
         &self,
         store: &Store,
-        (rank, world_size): (usize, usize),
+        Member { rank, world_size }: Member,
         timeout: Duration,
     ) -> Result<(), DistError> {
         let text = serde_json::to_vec(self).expect("a map of texts serialises to JSON");

@@ -11,7 +11,7 @@
 //!
 //! - `world.rs`, `group.rs`: joining, and collectives
 //! - `diagnosis.rs`: who is at fault
-//! - `store.rs`, `hello.rs`: finding each other; `waiting.rs`: what is shown to users meanwhile
+//! - `store.rs`, `hello.rs`, `member.rs`: finding each other; `waiting.rs`: what is shown to users meanwhile
 //! - `plugin.rs`, `shim/`: the C ABI; one plug-in each for Gloo and NCCL
 
 mod diagnosis;
@@ -19,6 +19,7 @@ mod error;
 mod error_file;
 mod group;
 mod hello;
+mod member;
 mod plugin;
 mod store;
 mod volume;

@@ -6,6 +6,7 @@
 )]
 
 use crate::DistError;
+use crate::member::Member;
 use fault::Fault;
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -370,12 +371,12 @@ impl RawGroup {
     pub(crate) fn open(
         plugin: PlugIn,
         store: &RawStore,
-        (rank, size): (usize, usize),
+        member: Member,
         timeout: Duration,
         interface: &str,
     ) -> Result<Self, Failure> {
         let interface = c_string(interface);
-        let (rank, size) = (to_i32(rank), to_i32(size));
+        let (rank, size) = (to_i32(member.rank), to_i32(member.world_size));
         let handle = made(|failure| {
             let (store, interface) = (store.handle.as_ptr(), interface.as_ptr());
             (plugin.0.group_open)(store, rank, size, millis(timeout), interface, failure)

@@ -2,6 +2,7 @@
 
 use crate::diagnosis::Peers;
 use crate::error::of_the_program;
+use crate::member::Member;
 use crate::plugin::{PlugIn, RawStore};
 use crate::{DistError, Group, Hello, Store};
 use plan::Environment;
@@ -80,15 +81,15 @@ impl World {
             Store::open(store, is_server, &prefix, (rank, timeouts.join))
         };
         let talk = Rc::new(open("talk")?);
-        let met = hello.exchange(&talk, (rank, world_size), timeouts.join);
+        let member = Member { rank, world_size };
+        let met = hello.exchange(&talk, member, timeouts.join);
         if met.is_err() && rank == 0 {
             // The store ends with rank 0, and the others must first see for themselves what is wrong.
             sleep(SHUTDOWN_GRACE);
         }
         met?;
         let peers = Rc::new(Peers {
-            rank,
-            world_size,
+            member,
             store: talk,
         });
         let interface = interface(store.is_local());

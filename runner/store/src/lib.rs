@@ -69,7 +69,7 @@ pub use origin::SweepOrigin;
 pub use publication::{JobPublication, Publication, PublishedFile};
 pub use publishable::{ProvenanceRow, PublishableSae};
 pub use query::{QueryLimits, QueryTable, RowSink};
-pub use record::{RecordedJob, RecordedPlan, RecordedStream};
+pub use record::{JobProgress, RecordedJob, RecordedPlan, RecordedStream};
 pub use remove::{KeptJob, Removal, RemovedJob};
 pub use report::{CurvePoint, Report, ReportAttempt, ReportInput, ReportSae, ReportSweep};
 pub use result::ResultRow;

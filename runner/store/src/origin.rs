@@ -29,14 +29,14 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
-            if let Some((sweep_id, _)) = sweep::find(&mut tx, sweep_text, plan).await? {
+            if let Some(version) = sweep::find(&mut tx, sweep_text, plan).await? {
                 sqlx::query("INSERT INTO recipe VALUES (?, ?) ON CONFLICT DO NOTHING")
                     .bind(&plan.recipe.recipe_digest)
                     .bind(&origin.recipe_source)
                     .execute(&mut *tx)
                     .await?;
                 sqlx::query("INSERT INTO sweep_origin VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
-                    .bind(sweep_id)
+                    .bind(version.sweep_id)
                     .bind(&origin.sae_run)
                     .bind(&origin.git_commit)
                     .execute(&mut *tx)

@@ -17,6 +17,15 @@ pub struct RecordedPlan {
     pub streams: Vec<RecordedStream>,
 }
 
+/// How far a plan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobProgress {
+    /// Jobs that are done.
+    pub n_done: usize,
+    /// All jobs.
+    pub n_jobs: usize,
+}
+
 /// A job as the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedJob {
@@ -62,10 +71,13 @@ impl RecordedPlan {
     }
 
     /// How many of the jobs are done, of how many; those that the plan names twice count once.
-    pub fn progress(&self) -> (usize, usize) {
+    pub fn progress(&self) -> JobProgress {
         let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
         let n_done = self.distinct_jobs().filter(is_done).count();
-        (n_done, self.distinct_jobs().count())
+        JobProgress {
+            n_done,
+            n_jobs: self.distinct_jobs().count(),
+        }
     }
 
     fn distinct_jobs(&self) -> impl Iterator<Item = &RecordedJob> {

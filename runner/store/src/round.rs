@@ -28,13 +28,13 @@ impl Store {
     ) -> Result<Vec<Round>, StoreError> {
         let mut conn = self.acquire().await?;
         self.located(async {
-            let Some((sweep_id, _)) = sweep::find(&mut conn, sweep_text, plan).await? else {
+            let Some(version) = sweep::find(&mut conn, sweep_text, plan).await? else {
                 return Ok(Vec::new());
             };
             let sql = "SELECT request, response, request_digest, fuel FROM round
                  WHERE sweep_id = ? AND number > 0 ORDER BY number";
             let rows: Vec<RoundRow> = sqlx::query_as(sql)
-                .bind(sweep_id)
+                .bind(version.sweep_id)
                 .fetch_all(&mut *conn)
                 .await?;
             let rounds = rows.into_iter().zip(1u32..);
@@ -56,9 +56,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
-            if let Some((sweep_id, _)) = sweep::find(&mut tx, sweep_text, plan).await? {
+            if let Some(version) = sweep::find(&mut tx, sweep_text, plan).await? {
                 for sql in FORGET {
-                    sqlx::query(sql).bind(sweep_id).execute(&mut *tx).await?;
+                    sqlx::query(sql)
+                        .bind(version.sweep_id)
+                        .execute(&mut *tx)
+                        .await?;
                 }
             }
             Ok(tx.commit().await?)

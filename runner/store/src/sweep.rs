@@ -143,7 +143,7 @@ pub(crate) async fn record(
         .bind(&plan.sweep)
         .fetch_one(&mut *conn)
         .await?;
-    let Some((sweep_id, revision)) = find(conn, text, plan).await? else {
+    let Some(SweepVersion { sweep_id, revision }) = find(conn, text, plan).await? else {
         return insert(conn, text, plan, newest + 1, now_ms).await;
     };
     if revision < newest {
@@ -157,12 +157,19 @@ pub(crate) async fn record(
     Ok(sweep_id)
 }
 
-/// The version of a sweep that has this text and these first jobs: its key and revision.
+/// A version of a sweep in the database.
+#[derive(FromRow)]
+pub(crate) struct SweepVersion {
+    pub(crate) sweep_id: i64,
+    revision: i64,
+}
+
+/// The version of a sweep that has this text and these first jobs.
 pub(crate) async fn find(
     conn: &mut SqliteConnection,
     text: &str,
     plan: &Plan,
-) -> Result<Option<(i64, i64)>, Trouble> {
+) -> Result<Option<SweepVersion>, Trouble> {
     let row = sqlx::query_as(
         "SELECT sweep_id, revision FROM sweep
          WHERE name = ? AND text_digest = ? AND recipe_digest = ? AND request_digest = ?
