@@ -8,7 +8,7 @@ use crate::metric::Interval;
 use crate::open::{Store, int};
 use crate::stream::Position;
 use crate::verdict::Verdict;
-use crate::worker::{LastWords, Worker};
+use crate::worker::{LastReport, Worker};
 use crate::{checkpoint, evaluation, job, metric, sae, stream, verdict, worker};
 use plan::{Event, EventKind};
 use sqlx::SqliteConnection;
@@ -349,23 +349,23 @@ impl<'a> Fold<'a> {
     }
 
     async fn end(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
-        let (status, words) = match &event.kind {
+        let (status, last) = match &event.kind {
             EventKind::Failed {
                 kind,
                 message,
                 hint,
             } => {
-                let words = LastWords {
+                let last = LastReport {
                     failure: Some(*kind),
                     reason: Some(message),
                     hint: hint.as_deref(),
                 };
-                (AttemptStatus::Failed, words)
+                (AttemptStatus::Failed, last)
             }
-            EventKind::Interrupted { .. } => (AttemptStatus::Interrupted, LastWords::default()),
-            _ => (AttemptStatus::Done, LastWords::default()),
+            EventKind::Interrupted { .. } => (AttemptStatus::Interrupted, LastReport::default()),
+            _ => (AttemptStatus::Done, LastReport::default()),
         };
-        worker::close_by_event(self.conn, attempt_id, status, words, event.time_ms).await
+        worker::close_by_event(self.conn, attempt_id, status, last, event.time_ms).await
     }
 
     fn foreign(&self, seq: u64, what: String) -> Trouble {

@@ -89,7 +89,7 @@ pub(crate) async fn set_first_step(
 
 /// What a worker said last.
 #[derive(Default)]
-pub(crate) struct LastWords<'a> {
+pub(crate) struct LastReport<'a> {
     pub(crate) failure: Option<FailureKind>,
     pub(crate) reason: Option<&'a str>,
     pub(crate) hint: Option<&'a str>,
@@ -100,10 +100,10 @@ pub(crate) async fn close_by_event(
     conn: &mut SqliteConnection,
     attempt_id: i64,
     status: AttemptStatus,
-    words: LastWords<'_>,
+    last: LastReport<'_>,
     time_ms: i64,
 ) -> Result<(), Trouble> {
-    let failure = words.failure.map(|kind| match kind {
+    let failure = last.failure.map(|kind| match kind {
         FailureKind::Input => "input",
         FailureKind::Internal => "internal",
     });
@@ -114,8 +114,8 @@ pub(crate) async fn close_by_event(
     .bind(status)
     .bind(time_ms)
     .bind(failure)
-    .bind(words.reason)
-    .bind(words.hint)
+    .bind(last.reason)
+    .bind(last.hint)
     .bind(attempt_id)
     .execute(&mut *conn)
     .await?;
