@@ -39,7 +39,7 @@ impl CsvRows {
             b','
         };
         let mut rows = Self {
-            source: Source::open_behind_mark(file)?,
+            source: Source::open_after_mark(file)?,
             delimiter,
             bytes: RowBytes::default(),
             parser: ReaderBuilder::new()

@@ -101,7 +101,7 @@ fn zstandard_frames() {
 }
 
 #[test]
-fn bytes_behind_the_packed_ones_are_damage() {
+fn bytes_after_the_packed_ones_are_damage() {
     let mut content = gzipped(&json_lines());
     content.extend_from_slice(b"rest");
     assert_damaged(&read("a.jsonl.gz", &content).unwrap_err(), "gzip");

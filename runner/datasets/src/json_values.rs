@@ -51,7 +51,7 @@ enum Layout {
 impl Values {
     pub(super) fn open(file: &DataFile) -> Result<Self, DatasetError> {
         let mut values = Self {
-            source: Source::open_behind_mark(file)?,
+            source: Source::open_after_mark(file)?,
             layout: Layout::Objects,
             row: RowBytes::default(),
             ahead: None,

@@ -64,7 +64,7 @@ impl Source {
     }
 
     /// Opens `file` after its byte order mark, if it has one.
-    pub(super) fn open_behind_mark(file: &DataFile) -> Result<Self, DatasetError> {
+    pub(super) fn open_after_mark(file: &DataFile) -> Result<Self, DatasetError> {
         let mut source = Self::open(file)?;
         let head = source.take_head(BYTE_ORDER_MARK.len())?;
         if head == BYTE_ORDER_MARK {

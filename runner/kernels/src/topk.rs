@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_are_taken_first() {
+    fn nan_and_infinity_are_taken_first() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for idx in [0, 37, 199] {
                 let mut row: Vec<f32> = (0..200).map(|idx| (idx as f32 * 0.7).sin()).collect();

@@ -73,7 +73,7 @@ mod tests {
     use fault::Remedy;
 
     #[test]
-    fn names_without_a_device_behind_them() {
+    fn names_without_a_device() {
         for text in [
             "", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda0", "cuda: 1",
         ] {

@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_behind_the_loaded_blocks() {
+    fn a_tap_after_the_loaded_blocks() {
         let model = first_layers(2);
         for (name, layers_needed) in [
             ("layers.2", 3),

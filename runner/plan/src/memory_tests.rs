@@ -104,7 +104,7 @@ fn saes_on_one_rank_each_take_memory_there_and_the_activations_of_all() {
 
 /// In 96 parts, when a row of an SAE is one float and the total variance takes more, 4 * 8.
 #[test]
-fn what_stands_beside_the_activations_of_all() {
+fn memory_besides_the_activations_of_all() {
     let workspace = |n_layers: usize, n_ranks| {
         let layers: Vec<_> = (0..n_layers).collect();
         let settings = json!({

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_sparsifys_lies_beside_a_jobs_folder() {
+    fn what_is_not_sparsifys_is_next_to_a_jobs_folder() {
         let dir = job_dir("sweep", "k=32-ab12");
         let dir = Path::new(&dir);
         for (path, expected) in [

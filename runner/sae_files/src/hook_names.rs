@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_to_the_stream_is_behind_the_norm() {
+    fn what_is_added_to_the_stream_is_after_the_norm() {
         let names = [
             "layers.0.mlp",
             "layers.0.pre_feedforward_layernorm",

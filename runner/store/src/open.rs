@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_works_beside_the_writer_and_cannot_write() {
+    async fn a_reader_works_next_to_the_writer_and_cannot_write() {
         let test = TestStore::new().await;
         let reader = Store::open_read_only(&test.path()).await.unwrap();
         let plan = plan("s", &[json!({"k": 4})]);

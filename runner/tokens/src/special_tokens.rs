@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_are_none_are_an_error() {
+    fn values_that_are_not_tokens_are_an_error() {
         for (name, text) in [
             (
                 "tokenizer_config.json",
@@ -317,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_beside_a_tokenizer_are_its_special_tokens_or_an_error(
+        fn any_bytes_next_to_a_tokenizer_are_its_special_tokens_or_an_error(
             config in any_bytes_of_text(&[
                 r#"{"eos_token": {"content": "[E]", "lstrip": true}, "added_tokens_decoder":
                     {"800": {"content": "x", "special": true}, "7": {"content": "<b>"}}}"#,

@@ -301,7 +301,7 @@ fn a_state_that_is_damaged_for_one_rank_is_put_aside_by_all() {
 }
 
 #[test]
-fn numbers_that_are_none_are_told_whoever_has_them() {
+fn nan_and_infinity_are_reported_by_any_rank() {
     let config = TrainConfig {
         lr: Some(1e30),
         ..uneven()

@@ -197,7 +197,7 @@ fn a_quarter_turn_moves_the_halves() {
 }
 
 #[test]
-fn channels_behind_the_rotated_ones_stay() {
+fn channels_after_the_rotated_ones_stay() {
     let rotations = quarter_turn(1);
     let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0]).view([1, 4]);
     let expected = Tensor::from_slice(&[-2.0_f32, 1.0, 3.0, 4.0]).view([1, 4]);

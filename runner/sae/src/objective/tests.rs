@@ -293,7 +293,7 @@ fn fire_counts_are_of_positive_activations() {
 /// Any loss computed from the output: here the sum of its products with some weights. In Double, by
 /// finite differences.
 #[test]
-fn gradients_of_a_loss_behind_the_output_reach_weights_and_input() {
+fn gradients_of_a_loss_after_the_output_reach_weights_and_input() {
     for cfg in configs() {
         let (sae, x, _) = case(cfg);
         let double = |(_, w): (_, &Tensor)| w.to_kind(Kind::Double);

@@ -183,7 +183,7 @@ fn what_a_class_cannot_make_is_an_error() {
 
 proptest! {
     #[test]
-    fn any_bytes_beside_a_tokenizer_make_one_or_an_error(
+    fn any_bytes_next_to_a_tokenizer_make_one_or_an_error(
         model in any_bytes_of_text(&[
             r#"{"model_type": "t5"}"#,
             r#"{"model_type": "qwen2"}"#,
