@@ -268,7 +268,7 @@ fn eval_of_nothing_is_told() {
     workspace
         .run(&["eval", "k=4"])
         .refuses(&["no database"])
-        .hints("`k=4` is no folder either");
+        .hints("`k=4` is not a folder either");
     assert!(!workspace.path("runs").exists());
     workspace.run(&["tiny.toml"]).succeeds();
     let jobs = workspace.sql("SELECT DISTINCT job FROM result");

@@ -59,7 +59,7 @@ fn answers_without_an_end() {
 #[test]
 fn listings_without_an_end() {
     for (fault, reason) in [
-        (Fault::same_page(), "comes back to a page"),
+        (Fault::same_page(), "returns to an earlier page"),
         (Fault::endless_pages(), "has more than 2000 pages"),
     ] {
         let (server, workspace) = with_hub();

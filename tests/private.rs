@@ -185,7 +185,7 @@ fn a_card_with_a_secret_is_not_published() {
         &workspace,
         &[&PUBLISH[..], &["--include-sweep"]].concat(),
     );
-    let outcome = outcome.refuses(&["the model card would tell a secret"]);
+    let outcome = outcome.refuses(&["the model card would reveal a secret"]);
     assert!(!outcome.stderr.contains(token), "{outcome}");
     assert!(server.requests().is_empty());
     run(&server, &workspace, &PUBLISH).succeeds();

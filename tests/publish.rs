@@ -247,7 +247,7 @@ fn what_had_better_not_be_published_is_refused_unless_forced() {
         &workspace,
         &["tiny", "--force", "--prefix", "../up"],
     )
-    .refuses(&["is no folder"]);
+    .refuses(&["is not a folder"]);
 }
 
 /// What a checkpoint holds counts, not what the database says of it.

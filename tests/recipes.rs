@@ -288,7 +288,7 @@ fn a_new_recipe_runs_at_once() {
         .refuses(&["recipes/mine.py"]);
     workspace
         .run(&["recipes", "new", "../mine"])
-        .refuses(&["`../mine` is no name"]);
+        .refuses(&["`../mine` is not a name"]);
 
     let sweep = with_recipe_named("mine");
     let (head, _) = sweep.split_once("[vary]").unwrap();
@@ -319,7 +319,7 @@ fn a_new_recipe_runs_at_once() {
     workspace.write("request.json", "{}");
     workspace
         .run(&test)
-        .refuses(&["`request.json` is no request"])
+        .refuses(&["`request.json` is not a request"])
         .hints("recipes request");
 }
 

@@ -91,7 +91,7 @@ install() {
     [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
     say "installing $1 into $VENV"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${@:2}" >&2 ||
-        fail "pip could not install ${*:2}" 'pip says why above; run `make setup` again to go on'
+        fail "pip could not install ${*:2}" 'pip says why above; run `make setup` again to continue'
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -154,7 +154,7 @@ torch_of() {
 check_libtorch() {
     local version
     version=$(version_of "$1")
-    [[ -n $version && -d $1/lib ]] || fail "\`$1\` is no libtorch folder" "$(own_libtorch)"
+    [[ -n $version && -d $1/lib ]] || fail "\`$1\` is not a libtorch folder" "$(own_libtorch)"
     [[ $version == 2.13.* ]] || fail "\`$1\` holds libtorch $version, not 2.13" "$(own_libtorch)"
 }
 

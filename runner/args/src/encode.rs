@@ -21,7 +21,7 @@ pub struct EncodeArgs {
     /// The file to write: .parquet or .safetensors.
     #[arg(long, short, value_name = "FILE")]
     pub out: PathBuf,
-    /// Only the SAEs whose names match one of these patterns. Where there is only one SAE: the module of the
+    /// Only the SAEs whose names match one of these patterns. If there is only one SAE: the module of the
     /// model that it is for.
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
     pub hookpoint: Vec<String>,

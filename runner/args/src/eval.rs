@@ -8,8 +8,8 @@ use crate::{NamedDataArgs, StoreArgs};
     after_help = "A job is evaluated at its newest checkpoint on the sequences that its sweep held out, and \
                   the result is recorded. With a model or data named here, and for a folder, it is printed \
                   only. Columns: FVU on the held-out tokens; L0; latents that never fired, in percent; \
-                  cross-entropy of the next token (nats) by the model as it is, with the SAE's output in \
-                  place of the hookpoint's, and with the output's mean there; the share of the difference \
+                  cross-entropy of the next token (nats) by the model as it is, with the SAE's output \
+                  instead of the hookpoint's, and with the output's mean there; the share of the difference \
                   that the SAE recovers; KL divergence from the model's own predictions."
 )]
 pub struct EvalArgs {
@@ -29,8 +29,8 @@ pub struct EvalArgs {
     /// Hold the weights of the model's linear modules in 8 bit.
     #[arg(long, alias = "load_in_8bit", requires = "dataset")]
     pub load_in_8bit: bool,
-    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub: all of it
-    /// is evaluated on.
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub; all of it
+    /// is used.
     #[arg(long)]
     pub dataset: Option<String>,
     /// How the data set is read.

@@ -79,11 +79,11 @@ pub enum Command {
     Eval(Box<EvalArgs>),
     /// Encode texts or a data set with SAEs, and write the active latents to a Parquet or safetensors file.
     Encode(Box<EncodeArgs>),
-    /// Prove on a job of yours that training which is killed ends in the same bits.
+    /// Prove on one of your jobs that training which is killed ends in the same bits.
     VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder, or their SAEs.
     Ls(LsArgs),
-    /// Show all that is known of a job.
+    /// Show all that is known about a job.
     Show(ShowArgs),
     /// Query the database in SQL, read-only.
     Sql(SqlArgs),
@@ -91,7 +91,7 @@ pub enum Command {
     Report(ReportArgs),
     /// Publish SAEs on the Hugging Face Hub, with a model card.
     Publish(Box<PublishArgs>),
-    /// Delete jobs or whole sweeps: what the database knows of them, and their folders.
+    /// Delete jobs or whole sweeps: what the database knows about them, and their folders.
     Rm(RmArgs),
     /// Say what was found on this machine: libtorch, devices, engine, folders, database.
     Doctor(StoreArgs),

@@ -74,7 +74,7 @@ pub struct LsArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A job that another sweep asks for is kept; sweeps are named together to delete what they \
-                  share. What is deleted is trained anew when its sweep is run again."
+                  share. What is deleted is trained again when its sweep is run again."
 )]
 pub struct RmArgs {
     /// Name of a sweep; or name or id of a job, or the beginning of its id.
@@ -130,15 +130,15 @@ pub struct ReportArgs {
 /// `sae-run verify-resume` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The job's model, data and settings are used, with fewer updates and in a folder of its \
-                  own that is removed afterwards; the job itself is not touched. It is trained once \
+    after_help = "The job's model, data and settings are used, with fewer updates and in a separate \
+                  folder that is removed afterwards; the job itself is not touched. It is trained once \
                   undisturbed, and once with a worker that is killed (SIGKILL) at random moments and \
-                  started again. Exit code 1 where the weights differ in a bit."
+                  started again. Exit code 1 if the weights differ in any bit."
 )]
 pub struct VerifyResumeArgs {
     /// Name or id of a job that was begun, or the beginning of its id.
     pub job: String,
-    /// Optimizer updates to train for, or fewer where the data ends before.
+    /// Optimizer updates to train for, or fewer if the data ends before.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub steps: u64,
     /// How often to kill.

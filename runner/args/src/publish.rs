@@ -7,10 +7,10 @@ use clap::ValueEnum;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "One commit has what the repository lacks: files that are there with the same hash are not sent, and \
-                  an upload that was cut off goes on where it was. The model card is written from the database. \
-                  The SAEs of one job come into the repository's root, where sparsify's `Sae.load_many` finds them; \
+                  an upload that was cut off continues where it was. The model card is written from the database. \
+                  The SAEs of one job go into the repository's root, where sparsify's `Sae.load_many` finds them; \
                   those of several jobs into a folder for each job. Every SAE is first written in each layout, read \
-                  back, and held to what it computes."
+                  back, and checked to compute the same."
 )]
 pub struct PublishArgs {
     /// Name of a sweep; or name or id of a job, or the beginning of its id.
@@ -20,13 +20,13 @@ pub struct PublishArgs {
     /// "fvu_eval < 0.1".
     #[arg(long = "where", value_name = "SQL")]
     pub condition: Option<String>,
-    /// The model on the Hub; it is made where it is missing.
+    /// The model on the Hub; it is made if it is missing.
     #[arg(long, value_name = "ORG/NAME")]
     pub repo: String,
-    /// Make the repository private, where it is made.
+    /// Make the repository private, if it is made.
     #[arg(long)]
     pub private: bool,
-    /// Branch; it is made where it is missing [default: main].
+    /// Branch; it is made if it is missing [default: main].
     #[arg(long, value_name = "BRANCH")]
     pub revision: Option<String>,
     /// How the SAEs are stored. With both, SAELens's layout is in a folder `saelens` of each SAE.
@@ -37,18 +37,18 @@ pub struct PublishArgs {
         default_value = "sparsify"
     )]
     pub layout: Vec<LayoutArg>,
-    /// A folder of the repository that all SAEs come into.
+    /// A folder of the repository that all SAEs go into.
     #[arg(long, value_name = "FOLDER")]
     pub prefix: Option<String>,
     /// Licence for the model card, as the Hub spells it, such as `mit`.
     #[arg(long, value_name = "ID")]
     pub license: Option<String>,
     /// Put the text of the sweep into the model card, as it is: with its comments, and with the folders of this
-    /// machine that it names. Without it, the card has the settings that it came to.
+    /// machine that it names. Without this option, the card has the resulting settings.
     #[arg(long, alias = "include_sweep")]
     pub include_sweep: bool,
-    /// Publish also jobs that are not done, that diverged or that were never evaluated, and take the place of other
-    /// SAEs in the repository.
+    /// Publish also jobs that are not done, that diverged or that were never evaluated, and replace other SAEs
+    /// in the repository.
     #[arg(long)]
     pub force: bool,
     /// Show what would be sent, and the model card as it would be public; send nothing.

@@ -30,12 +30,12 @@ struct Setting {
 const SETTINGS: &[(&str, &[Setting])] = &[
     ("SAE", &[
         Setting::new("activation", Kind::Text, "topk|groupmax", "How pre-activations become sparse"),
-        Setting::new("expansion_factor", Kind::Number, "N", "Latents per input dimension, where `num_latents` is 0"),
+        Setting::new("expansion_factor", Kind::Number, "N", "Latents per input dimension, if `num_latents` is 0"),
         Setting::flag("normalize_decoder", "Keep the decoder's rows at unit norm"),
         Setting::new("num_latents", Kind::Number, "N", "Number of latents; 0: by `expansion_factor`"),
         Setting::new("k", Kind::Number, "N", "Latents a token may use"),
         Setting::flag("multi_topk", "Add an eighth of the FVU of 4 k latents to the loss (Multi-TopK)"),
-        Setting::flag("skip_connection", "A linear path from input to output beside the latents"),
+        Setting::flag("skip_connection", "A linear path from input to output in addition to the latents"),
         Setting::flag("transcode", "Predict the output of the hookpoint from its input"),
         Setting::new("hookpoints", Kind::Texts, "PATTERN", "Modules to train on, as `fnmatch` patterns; by default every block"),
         Setting::new("layers", Kind::Numbers, "N", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
@@ -56,8 +56,8 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("dead_feature_threshold", Kind::Number, "N", "Tokens without firing after which a latent counts as dead"),
         Setting::new("exclude_tokens", Kind::Numbers, "TOKEN", "Tokens whose activations are not trained on"),
         Setting::new("finetune", Kind::Text, "FOLDER", "Begin with the SAEs in this folder"),
-        Setting::flag("distribute_modules", "Hold each SAE on one device only, in place of a copy on each"),
-        Setting::flag("evaluate", "Evaluate at the end, where there is data to evaluate on"),
+        Setting::flag("distribute_modules", "Hold each SAE on one device only, instead of a copy on each"),
+        Setting::flag("evaluate", "Evaluate at the end, if there is data to evaluate on"),
     ]),
     ("Model and data", &[
         Setting::new("revision", Kind::Text, "REVISION", "Branch, tag or commit of a model on the Hub"),
@@ -79,8 +79,8 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ]),
     ("Run", &[
         Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N updates, and at the end"),
-        Setting::new("save_total_limit", Kind::Number, "N", "States for a resume that are kept of a job in training"),
-        Setting::flag("save_best", "Keep the best checkpoint beside the newest"),
+        Setting::new("save_total_limit", Kind::Number, "N", "States for a resume that a job in training keeps"),
+        Setting::flag("save_best", "Keep the best checkpoint as well as the newest"),
         Setting::new("log_every", Kind::Number, "N", "Report statistics after every N updates"),
     ]),
 ];

@@ -89,7 +89,7 @@ pub struct PlanArgs {
     /// Show what the plan was made of and what its recipe used.
     #[arg(long, short)]
     pub verbose: bool,
-    /// Show what would change against the sweep as it was last run: jobs that appear, vanish or change.
+    /// Show what would change compared with the sweep as it was last run: jobs that appear, vanish or change.
     #[arg(long)]
     pub diff: bool,
 }

@@ -11,7 +11,7 @@ use hub::Token;
                   them. Settings that are not given come from `sae-run.toml` and variables such as \
                   `SAE_RUN_TRAIN__K`, then from the defaults shown. SAEs are written to \
                   SAVE_DIR/RUN_NAME/JOB/HOOKPOINT, where JOB is a name of the settings, so that the same \
-                  command goes on with its job and other settings begin another."
+                  command continues its job and other settings begin another."
 )]
 pub struct TrainArgs {
     /// Folder of a Hugging Face model, or the id of a model on the Hub.

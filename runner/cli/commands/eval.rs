@@ -84,7 +84,7 @@ impl Job {
         if !path.is_file() {
             let error = CliError::from(StoreError::NoDatabase { path });
             let target = &args.target;
-            let hint = format!("`{target}` is no folder either; run a sweep first");
+            let hint = format!("`{target}` is not a folder either; run a sweep first");
             return Err(error.with_hint(hint));
         }
         let folder = RunsFolder::lock(&runs_dir.to_string_lossy())?;

@@ -118,7 +118,7 @@ impl Listed {
 fn new(name: &str) -> Result<u8, CliError> {
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if name.is_empty() || !name.chars().all(is_portable) {
-        let message = format!("`{name}` is no name of a recipe");
+        let message = format!("`{name}` is not a name for a recipe");
         return Err(
             CliError::input(message).with_hint("use letters, digits, `_` and `-`".to_owned())
         );
@@ -163,7 +163,7 @@ fn test(name: &str, request: &Path, as_json: bool) -> Result<u8, CliError> {
     let text = files::read(request, bound::SETTINGS)
         .map_err(|error| CliError::io("read", request, &error))?;
     let request: PlanRequest = files::from_json(&text).map_err(|error| {
-        CliError::input(format!("`{}` is no request: {error}", request.display()))
+        CliError::input(format!("`{}` is not a request: {error}", request.display()))
             .with_hint("`sae-run recipes request SWEEP.toml` prints one".to_owned())
     })?;
     let host = rounds::host(&folders, Limits::default())?;

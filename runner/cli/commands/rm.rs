@@ -125,7 +125,7 @@ fn check_workers(runs_dir: &Path, removal: &Removal) -> Result<(), CliError> {
 
 fn confirmed() -> Result<bool, CliError> {
     if !std::io::stdin().is_terminal() {
-        return Err(CliError::input("there is no terminal to ask at")
+        return Err(CliError::input("there is no terminal to ask on")
             .with_hint("nothing was deleted; `--yes` deletes without asking".to_owned()));
     }
     table::note("delete? [y/N]");

@@ -75,7 +75,7 @@ impl Card<'_> {
         let text =
             text.map_err(|error| CliError::environment(format!("cannot make the card: {error}")))?;
         if plan::has_secret(&text) {
-            Err(CliError::input("the model card would tell a secret")
+            Err(CliError::input("the model card would reveal a secret")
                 .with_hint("leave `--include-sweep` out, or look at the names of jobs".to_owned()))
         } else {
             Ok(text + "\n")

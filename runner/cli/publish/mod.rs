@@ -296,7 +296,7 @@ impl Publisher<'_> {
         let recorded = self.store.record_publication(&publication).await;
         recorded.map_err(|error| {
             CliError::from(error).at(&format!(
-                "published as {}, and not recorded",
+                "published as {}, but not recorded",
                 uploaded.commit
             ))
         })

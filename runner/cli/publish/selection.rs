@@ -84,8 +84,11 @@ fn check_prefix(prefix: &str) -> Result<(), CliError> {
     if prefix.split('/').all(is_name) {
         return Ok(());
     }
-    Err(CliError::input(format!("`--prefix {prefix}` is no folder"))
-        .with_hint("such as `v2/k64`: letters, digits and `._-=+` between the slashes".to_owned()))
+    Err(
+        CliError::input(format!("`--prefix {prefix}` is not a folder")).with_hint(
+            "such as `v2/k64`: letters, digits and `._-=+` between the slashes".to_owned(),
+        ),
+    )
 }
 
 /// Refuses what had better not be published, unless it is forced; and what cannot be, always.
@@ -169,7 +172,7 @@ pub(super) fn check_places(
                 args.repo
             );
             return Err(CliError::input(message).with_hint(
-                "`--prefix FOLDER` puts these elsewhere, `--force` takes its place".to_owned(),
+                "`--prefix FOLDER` puts these elsewhere, `--force` replaces it".to_owned(),
             ));
         }
     }

@@ -70,7 +70,10 @@ fn make_shelf(shelf: &Path) -> io::Result<()> {
     if fs::symlink_metadata(shelf)?.is_dir() {
         fs::set_permissions(shelf, Permissions::from_mode(OWN_FOLDER))
     } else {
-        Err(io::Error::new(ErrorKind::NotADirectory, "it is no folder"))
+        Err(io::Error::new(
+            ErrorKind::NotADirectory,
+            "it is not a folder",
+        ))
     }
 }
 

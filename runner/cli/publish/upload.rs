@@ -62,7 +62,7 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
         (false, false) => "",
     };
     let with_sweep = if include_sweep {
-        "with the text of the sweep as it is, its remarks and folders too"
+        "with the text of the sweep as it is, its comments and folders too"
     } else {
         "without the text of the sweep, which `--include-sweep` adds"
     };

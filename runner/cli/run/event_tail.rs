@@ -235,7 +235,10 @@ impl EventTail {
         match Event::from_line(line) {
             Err(error) => self.unreadable.add(number, bytes, &error),
             Ok(event) if event.attempt > self.last_attempt => {
-                let reason = format!("it is of attempt {}, which was never begun", event.attempt);
+                let reason = format!(
+                    "it is from attempt {}, which was never begun",
+                    event.attempt
+                );
                 self.unreadable.add(number, bytes, &reason);
             }
             Ok(event) => self.put_in_order(
@@ -291,7 +294,7 @@ impl EventTail {
 
     fn reject(&mut self, line: &Line) {
         let (seq, last_seq) = (line.event.seq, self.last_seq);
-        let reason = format!("its number {seq} does not follow on {last_seq}");
+        let reason = format!("its number {seq} does not follow {last_seq}");
         self.unreadable
             .add(line.number, line.bytes.clone(), &reason);
     }

@@ -179,7 +179,9 @@ fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
 fn withheld(expanded: &Expanded) {
     let round = expanded.plan.rounds.len();
     table::note_with_hint(
-        &format!("round {round} is not planned: jobs are unfinished through no fault of theirs"),
+        &format!(
+            "round {round} is not planned: jobs are unfinished because their worker died or could not continue"
+        ),
         "run the same command again, without `--fresh`, to finish them first",
     );
 }

@@ -27,7 +27,7 @@ pub(crate) struct Unreadable {
     last_line: u64,
     n_lines: u64,
     /// Whether there is no file, but something else of its name.
-    is_no_file: bool,
+    is_not_a_file: bool,
 }
 
 impl Unreadable {
@@ -39,7 +39,7 @@ impl Unreadable {
             first: None,
             last_line: 0,
             n_lines: 0,
-            is_no_file: false,
+            is_not_a_file: false,
         }
     }
 
@@ -60,12 +60,12 @@ impl Unreadable {
 
     /// Adds what is no file at all.
     pub(crate) fn add_all(&mut self) {
-        self.is_no_file = true;
+        self.is_not_a_file = true;
     }
 
     /// Whether there is nothing more to read.
     pub(crate) fn is_all_the_rest(&self) -> bool {
-        self.is_no_file || self.rest.is_some()
+        self.is_not_a_file || self.rest.is_some()
     }
 
     /// Moves the parts into a new file beside, and leaves the rest; gives what to tell the user. While a
@@ -74,14 +74,14 @@ impl Unreadable {
     /// # Errors
     /// A folder that cannot be written.
     pub(crate) fn put_aside(&self) -> Result<Option<String>, CliError> {
-        if self.parts.is_empty() && !self.is_no_file {
+        if self.parts.is_empty() && !self.is_not_a_file {
             return Ok(None);
         }
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let Some(_lock) = lock_stream(dir)? else {
             return Ok(None);
         };
-        let moved = if self.is_no_file {
+        let moved = if self.is_not_a_file {
             rename_aside(&self.path)
         } else {
             self.split(dir)
@@ -106,10 +106,10 @@ impl Unreadable {
                 let n_lines = table::count(n_lines, "line") + rest;
                 format!("{n_lines} cannot be read, from line {line} on: {reason}")
             }
-            None => "it is no file".to_owned(),
+            None => "it is not a file".to_owned(),
         };
         table::escaped(&format!(
-            "`{}`: {what}; put aside as `{}`. What the database has of it is kept, and its jobs continue from \
+            "`{}`: {what}; put aside as `{}`. What the database already has from it is kept, and its jobs continue from \
              their last checkpoints",
             self.path.display(),
             aside.display()

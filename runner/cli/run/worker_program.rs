@@ -47,8 +47,8 @@ pub(crate) fn path() -> Result<PathBuf, CliError> {
     } else {
         Err(
             CliError::environment(format!("there is no `{}`", path.display())).with_hint(format!(
-                "`sae-run` needs `{PROGRAM}` in its own folder, and `cargo build` makes both; in place of a copy, a \
-                 link to `sae-run` will do"
+                "`sae-run` needs `{PROGRAM}` in its own folder, and `cargo build` makes both; instead of a \
+                 copy, a link to `sae-run` will do"
             )),
         )
     }

@@ -56,7 +56,7 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<UploadFile>, Box<dyn Error>>
     for entry in folder.read_dir()? {
         let entry = entry?;
         let name = entry.file_name().into_string();
-        let path = format!("{prefix}{}", name.map_err(|_| "a name is no UTF-8")?);
+        let path = format!("{prefix}{}", name.map_err(|_| "a name is not UTF-8")?);
         if entry.file_type()?.is_dir() {
             files.append(&mut self::files(&entry.path(), &format!("{path}/"))?);
         } else {

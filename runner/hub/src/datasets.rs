@@ -97,7 +97,7 @@ fn card_of(hub: &Hub, found: &Found, files: &[ListedFile]) -> Result<Option<Stri
     let text = fs::read(&path).map_err(HubError::io("read", &path))?;
     let text = String::from_utf8(text);
     Ok(Some(
-        text.map_err(|_| bad_card(found, "it is no UTF-8 text"))?,
+        text.map_err(|_| bad_card(found, "it is not UTF-8 text"))?,
     ))
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn parse(endpoint: &str) -> Result<Url, HubError> {
 /// It is not shown, for it may hold a secret.
 fn bad(reason: &str) -> HubError {
     let message = format!("the Hub's address, as `HF_ENDPOINT` gives it, {reason}");
-    let hint = "it takes an address such as `https://host`; a token belongs into `HF_TOKEN`";
+    let hint = "it takes an address such as `https://host`; a token belongs in `HF_TOKEN`";
     HubError::Fault(Fault::input(message).with_hint(hint))
 }
 

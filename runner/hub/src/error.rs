@@ -70,7 +70,7 @@ impl HubError {
     /// No connection to the Hub at `endpoint`.
     pub(crate) fn network(repo: &str, endpoint: &str, source: impl Into<Cause>) -> Self {
         let fault = Fault::input(format!("cannot reach the Hub at {endpoint} for `{repo}`"));
-        let hint = "where there is no network, `HF_HUB_OFFLINE=1` takes what is in the cache";
+        let hint = "without a network, `HF_HUB_OFFLINE=1` uses what is in the cache";
         Self::Network(fault.with_hint(hint).because(source))
     }
 

@@ -211,7 +211,7 @@ fn shards(cache: &RepoCache, commit: &str) -> Result<BTreeSet<String>, HubError>
     let path = cache.snapshot(commit).join(INDEX);
     let text = fs::read(&path).map_err(HubError::io("read", &path))?;
     let names = shards_in(&text).map_err(|error| {
-        let text = format!("`{}` is no index of safetensors files", path.display());
+        let text = format!("`{}` is not an index of safetensors files", path.display());
         HubError::Fault(Fault::input(text).because(short(error.into())))
     })?;
     let checked = |shard: String| {

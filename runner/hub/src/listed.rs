@@ -96,7 +96,7 @@ fn listed_file(download: &Download<'_>, file: RemoteFile) -> Result<ListedFile, 
     if !is_path_of_file(&file.name) {
         let (repo, file) = (download.context.repo.as_str(), cut(&file.name));
         return Err(HubError::Fault(Fault::input(format!(
-            "`{repo}` lists a file called {file:?}, which is no path in a repository"
+            "`{repo}` lists a file called {file:?}, which is not a path in a repository"
         ))));
     }
     let content_hash = file.etag.as_ref().and_then(Etag::content_hash);

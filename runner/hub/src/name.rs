@@ -108,7 +108,7 @@ impl RepoId {
         if is_repo_id(text) {
             Ok(Self { kind, id })
         } else {
-            let fault = Fault::input(format!("`{text}` is no id of a {kind} on the Hub"));
+            let fault = Fault::input(format!("`{text}` is not the id of a {kind} on the Hub"));
             let hint = "ids look like `name` or `owner/name`";
             Err(HubError::Fault(fault.with_hint(hint)))
         }
@@ -157,7 +157,7 @@ impl Revision {
             return Ok(Self::Name(text.into()));
         }
         let repo = repo.as_str();
-        let message = format!("`{text}` is no branch, tag or commit of `{repo}`");
+        let message = format!("`{text}` is not a branch, tag or commit of `{repo}`");
         let hint = "look at the repository's page for its branches and tags";
         Err(HubError::BadRevision(Fault::input(message).with_hint(hint)))
     }

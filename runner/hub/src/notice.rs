@@ -49,7 +49,7 @@ impl fmt::Display for Notice {
                 wait,
             } => write!(
                 f,
-                "{endpoint} asks to wait {} seconds before it says more of `{repo}`; waiting",
+                "{endpoint} asks to wait {} seconds before it says more about `{repo}`; waiting",
                 wait.as_secs()
             ),
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 const TRUST: &str = "is `HF_ENDPOINT` a Hub that you trust?";
 
 /// What to do where the Hub has a fault.
-const LATER: &str = "this is the Hub's own trouble; try again later";
+const LATER: &str = "this is a fault of the Hub; try again later";
 
 const SLOW: &str = "run it again, what was downloaded is kept; on a slow line, \
                     `SAE_RUN_HUB_PATIENCE=300` waits five times as long";
@@ -128,7 +128,7 @@ fn rate_limited(context: &Context<'_>, retry_after: Option<Duration>) -> HubErro
         waited => format!(", after {} of waiting", seconds(waited)),
     };
     let fault = Fault::input(format!(
-        "the Hub at {endpoint} asks to slow down{}, asked for `{repo}`{waited}",
+        "the Hub at {endpoint} asks to slow down{} when asked for `{repo}`{waited}",
         asked_for.unwrap_or_default()
     ));
     HubError::RateLimited(fault.with_hint(match context.settings.token {
@@ -186,7 +186,7 @@ fn no_access(repo: &str, has_token: bool) -> HubError {
 }
 
 fn token_rejected(repo: &str) -> HubError {
-    let text = format!("the Hub does not accept the token, asked for `{repo}`");
+    let text = format!("the Hub does not accept the token when asked for `{repo}`");
     HubError::Fault(Fault::input(text).with_hint(
         "make a new one in the settings of your account, and set `HF_TOKEN` or run `hf auth login`",
     ))

@@ -160,7 +160,7 @@ impl Environment<'_> {
         let seconds = seconds.filter(|seconds| (1..=MAX_PATIENCE).contains(seconds));
         seconds.map(Duration::from_secs).ok_or_else(|| {
             let text = format!("`{PATIENCE}` is not a whole number of seconds from 1 to a day");
-            let hint = "it is 60 where the variable is not set";
+            let hint = "it is 60 if the variable is not set";
             HubError::Fault(Fault::input(text).with_hint(hint))
         })
     }

@@ -131,7 +131,7 @@ impl Pages<'_> {
     async fn read(&mut self, url: &Url) -> Result<Option<Url>, HubError> {
         let limits = &self.context.settings.limits;
         if !self.seen.insert(url.clone()) {
-            return Err(self.endless("comes back to a page that it had"));
+            return Err(self.endless("returns to an earlier page"));
         }
         if self.seen.len() > limits.max_pages {
             let reason = format!("has more than {} pages", limits.max_pages);

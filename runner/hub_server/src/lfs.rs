@@ -96,7 +96,7 @@ pub(super) fn receive(state: &mut State, received: &Received) -> Response {
             let number = number.parse().unwrap_or(0);
             state.lfs.parts.insert((oid.into(), number), content);
         }
-        _ => return Response::error(404, None, "no such place"),
+        _ => return Response::error(404, None, "no such path"),
     }
     Response::new(200, "").with("ETag", etag)
 }

@@ -144,7 +144,7 @@ fn preupload(repo: &Repo, revision: &str, asked: &Value) -> Answer {
             .as_str()
             .map(|text| BASE64_STANDARD.decode(text));
         if !matches!(sample, Some(Ok(_))) {
-            return Err(bad("`sample` is no base64"));
+            return Err(bad("`sample` is not base64"));
         }
         let mode = if is_large(path, n_bytes) {
             "lfs"
@@ -216,7 +216,7 @@ fn apply(state: &mut State, commit: &mut Commit, operation: &Value) -> Result<()
         Some("file") => {
             let content = value["content"].as_str().unwrap_or_default();
             let content = BASE64_STANDARD.decode(content);
-            let content = content.map_err(|_| bad("the content is no base64"))?;
+            let content = content.map_err(|_| bad("the content is not base64"))?;
             if is_large(path, content.len() as u64) && !content.is_empty() {
                 return Err(bad("large files must be stored with LFS"));
             }

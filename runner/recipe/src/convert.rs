@@ -114,8 +114,10 @@ fn job(draft: wit::JobDraft, max_nesting: usize) -> Result<JobDraft, String> {
             note: draft.note,
             overrides,
         }),
-        Ok(other) => Err(format!("has overrides that are no JSON object: `{other}`")),
-        Err(error) => Err(format!("has overrides that are no JSON: {error}")),
+        Ok(other) => Err(format!(
+            "has overrides that are not a JSON object: `{other}`"
+        )),
+        Err(error) => Err(format!("has overrides that are not JSON: {error}")),
     }
 }
 
@@ -181,9 +183,11 @@ mod tests {
         let problem = |drafts: &[(Option<&str>, &str)], done| answer(drafts, done).unwrap_err();
         assert_eq!(
             problem(&[(None, "{}"), (None, "[1]")], true),
-            "job 2 has overrides that are no JSON object: `[1]`"
+            "job 2 has overrides that are not a JSON object: `[1]`"
         );
-        assert!(problem(&[(None, "{")], true).starts_with("job 1 has overrides that are no JSON:"));
+        assert!(
+            problem(&[(None, "{")], true).starts_with("job 1 has overrides that are not JSON:")
+        );
         assert_eq!(
             problem(&[(Some(" "), "{}")], true),
             "job 1 has an empty name"

@@ -168,7 +168,7 @@ impl<'a> Guest<'a> {
             Some(Trap::StackOverflow) => Fault::input(format!(
                 "recipe `{recipe}` recursed too deep: its stack of {stack_bytes} bytes is full"
             ))
-            .with_hint("does a function of it call itself without end?"),
+            .with_hint("does one of its functions call itself without end?"),
             _ => Fault::input(format!(
                 "recipe `{recipe}` was stopped: it tried something the sandbox does not have"
             ))

@@ -77,7 +77,7 @@ impl Recipe {
             }
             _ => {
                 return Err(Fault::input(format!(
-                    "`{}` is no recipe: its name ends neither in `.py` nor in `.wasm`",
+                    "`{}` is not a recipe: its name ends neither in `.py` nor in `.wasm`",
                     path.display()
                 )));
             }
@@ -295,6 +295,6 @@ mod tests {
         let says = |name: &str| find(name).to_string();
         assert!(says("gone.py").starts_with("cannot read"));
         assert!(says("latin.py").starts_with("cannot read"));
-        assert!(says("./a.rs").contains("is no recipe"));
+        assert!(says("./a.rs").contains("is not a recipe"));
     }
 }

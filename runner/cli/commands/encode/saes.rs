@@ -74,7 +74,7 @@ impl SaesToUse {
 
     async fn of_job(target: &str, database: &Path) -> Result<Self, CliError> {
         let store = Store::open_read_only(database).await.map_err(|error| {
-            let hint = format!("`{target}` is no folder either, and no id of a repository");
+            let hint = format!("`{target}` is not a folder either, nor the id of a repository");
             CliError::from(error).with_hint(hint)
         })?;
         let details = store.job(target).await?;

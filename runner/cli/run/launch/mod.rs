@@ -15,7 +15,7 @@ pub(crate) use company::{Leader, with_ranks};
 pub(crate) use processes::Processes;
 
 /// For those who did not mean to start one of several processes.
-pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI beside MASTER_ADDR, are set: unset them to run alone";
+pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI with MASTER_ADDR, are set: unset them to run alone";
 
 /// What starts the processes of a worker.
 pub(crate) trait Launcher {

@@ -125,7 +125,7 @@ impl SealedOrder {
     ) -> Result<PathBuf, CliError> {
         let refused = |why: &str| {
             CliError::environment(format!(
-                "an order that claims to be of rank 0 is refused: {why}"
+                "an order that claims to be from rank 0 is refused: {why}"
             ))
             .with_hint(
                 "another user may write to the port of the ranks' store; see docs/security.md"
@@ -135,7 +135,7 @@ impl SealedOrder {
         let expected = key.seal_of(&self.path, &self.digest, number);
         // Compared in constant time.
         if !blake3::Hash::from_hex(&self.seal).is_ok_and(|seal| seal == expected) {
-            return Err(refused("its seal is not of this run's key"));
+            return Err(refused("its seal was not made with this run's key"));
         }
         if !files::stays_below(&self.path) {
             return Err(refused("its file is outside the runs folder"));
@@ -144,7 +144,7 @@ impl SealedOrder {
         if digest_of(&path)? == self.digest {
             Ok(path)
         } else {
-            Err(refused("its file is another"))
+            Err(refused("its file is not the one that was sealed"))
         }
     }
 }
@@ -200,7 +200,7 @@ mod tests {
         };
         assert!(refused(&elsewhere, &key, 3).contains("its seal"));
         fs::write(&order, "{ }").unwrap();
-        assert!(refused(&sealed, &key, 3).contains("its file is another"));
+        assert!(refused(&sealed, &key, 3).contains("its file is not the one that was sealed"));
         assert!(key.seal(Path::new("/etc/passwd"), dir.path(), 0).is_err());
     }
 

@@ -72,7 +72,7 @@ fn find() -> Result<PathBuf, CliError> {
         return if given.is_file() {
             Ok(given)
         } else {
-            Err(missing(&format!("`{}` is no file", given.display())))
+            Err(missing(&format!("`{}` is not a file", given.display())))
         };
     }
     let folders = env::var_os("PATH").unwrap_or_default();

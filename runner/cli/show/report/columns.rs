@@ -53,7 +53,7 @@ const COLUMNS: [Row; 20] = [
     ("job", "Name of the job in the sweep.", |sae| text(&sae.job)),
     (
         "SAE",
-        "Hookpoint, and the seed where the job has several.",
+        "Hookpoint, and the seed if the job has several.",
         |sae| text(&sae.sae),
     ),
     ("status", "The state of the job.", |sae| {
@@ -105,7 +105,7 @@ const COLUMNS: [Row; 20] = [
     ),
     (
         "CE spliced",
-        "Cross-entropy of the next held-out token, in nats, with the SAE's output in place of the hookpoint's.",
+        "Cross-entropy of the next held-out token, in nats, with the SAE's output instead of the hookpoint's.",
         |sae| number(sae.ce_spliced, 4),
     ),
     (

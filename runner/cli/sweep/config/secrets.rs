@@ -74,7 +74,7 @@ pub(super) fn hint_on(key: &str) -> Option<String> {
 }
 
 fn found(what: &str, place: &str) -> CliError {
-    CliError::input(format!("{what} has no place here"))
+    CliError::input(format!("{what} does not belong here"))
         .at(place)
         .with_hint(HINT.to_owned())
 }

@@ -191,7 +191,7 @@ fn a_rate_limit_that_lasts() {
     let url = fixture.server.url();
     assert_eq!(
         error.to_string(),
-        format!("the Hub at {url} asks to slow down for 42 seconds, asked for `{REPO}`")
+        format!("the Hub at {url} asks to slow down for 42 seconds when asked for `{REPO}`")
     );
     assert!(error.hint().unwrap().contains("HF_TOKEN"));
     assert_eq!(fixture.asked().len(), 1);

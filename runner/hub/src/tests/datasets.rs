@@ -228,7 +228,7 @@ fn a_data_set_that_is_not_there() {
     );
     let error = fixture.hub().dataset_listing("a/b/c", None).unwrap_err();
     assert!(
-        says(&error, "is no id of a data set on the Hub"),
+        says(&error, "is not the id of a data set on the Hub"),
         "{error:?}"
     );
     let fixture = with_dataset();

@@ -98,7 +98,7 @@ fn a_file_without_an_end() {
 #[test]
 fn listings_without_an_end() {
     for (fault, reason) in [
-        (Fault::same_page(), "comes back to a page"),
+        (Fault::same_page(), "returns to an earlier page"),
         (Fault::endless_pages(), "is longer than 3000 bytes"),
     ] {
         let fixture = fixture();

@@ -130,7 +130,7 @@ fn an_index_that_is_none() {
         let snapshot = fixture.model().unwrap();
         let error = fixture.weights(&snapshot).unwrap_err();
         assert!(
-            says(&error, "is no index of safetensors files"),
+            says(&error, "is not an index of safetensors files"),
             "{error:?}"
         );
     }
@@ -142,7 +142,7 @@ fn names_that_lead_elsewhere() {
     let hub = fixture.hub();
     for repo in ["../x", "/etc", "a/b/c", "..", ""] {
         let error = hub.model_files(repo, None).unwrap_err();
-        assert!(says(&error, "is no id of a"), "{error:?}");
+        assert!(says(&error, "is not the id of a"), "{error:?}");
     }
     for revision in ["../x", "/etc", "a..b", ""] {
         let error = hub.model_files(REPO, Some(revision)).unwrap_err();
@@ -155,7 +155,7 @@ fn names_that_lead_elsewhere() {
         notice: None,
     };
     let error = hub.download_weights(&snapshot, &mut |_| {}).unwrap_err();
-    assert!(says(&error, "is no id of a"), "{error:?}");
+    assert!(says(&error, "is not the id of a"), "{error:?}");
     assert_eq!(fixture.asked(), [""; 0]);
 }
 

@@ -49,7 +49,7 @@ pub(super) fn check_paths(files: &[UploadFile]) -> Result<(), HubError> {
             .split('/')
             .any(|part| part.eq_ignore_ascii_case(".git"));
         if !is_path_of_file(path) || is_of_git {
-            let fault = Fault::input(format!("{path:?} is no path in a repository"));
+            let fault = Fault::input(format!("{path:?} is not a path in a repository"));
             return Err(HubError::Fault(fault));
         }
         if !seen.insert(path) {

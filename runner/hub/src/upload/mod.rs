@@ -190,7 +190,7 @@ fn branch(repo: &RepoId, name: Option<&str>) -> Result<String, HubError> {
         Revision::Commit(commit) => {
             let repo = repo.as_str();
             let text = format!("`{commit}` of `{repo}` is a commit, to which nothing can be added");
-            let hint = "name a branch; it is made where it is missing";
+            let hint = "name a branch; it is made if it is missing";
             Err(HubError::Fault(Fault::input(text).with_hint(hint)))
         }
     }

@@ -77,7 +77,7 @@ fn overtaken(publisher: &Publisher<'_>) -> HubError {
     let (branch, repo) = (publisher.branch, publisher.repo());
     let text =
         format!("`{branch}` of `{repo}` was changed by others, {MAX_ATTEMPTS} times in a row");
-    let hint = "run it again, or upload to a branch of your own";
+    let hint = "run it again, or upload to another branch";
     HubError::Fault(Fault::input(text).with_hint(hint))
 }
 

@@ -160,6 +160,6 @@ fn no_write_access(repo: &str) -> HubError {
     let fault = Fault::input(format!("this token may not write to `{repo}`"));
     HubError::Fault(fault.with_hint(
         "make a token with the right to write in the settings of your account; in an \
-         organization, its owner must let you",
+         organization, its owner must allow it",
     ))
 }

@@ -88,7 +88,7 @@ async fn put_parts(
     let text = part_bytes.as_str().and_then(|text| text.parse().ok());
     let part_bytes: u64 = part_bytes.as_u64().or(text).unwrap_or(0);
     if part_bytes == 0 || file.n_bytes.div_ceil(part_bytes) != urls.len() as u64 {
-        let why = "it splits a file into parts that do not make it up";
+        let why = "it splits a file into parts that do not add up to it";
         return Err(publisher.odd(why).into());
     }
     let mut parts = Vec::new();

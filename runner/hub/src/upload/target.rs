@@ -133,7 +133,7 @@ fn name_taken(publisher: &Publisher<'_>, answer: &Document) -> HubError {
     let page = page.map(|page| format!(": {}", publisher.shown(page)));
     let (repo, kind) = (publisher.repo(), publisher.context.repo.kind());
     let fault = Fault::input(format!(
-        "the name `{repo}` is taken by something that is no {kind}{}",
+        "the name `{repo}` is taken by something that is not a {kind}{}",
         page.unwrap_or_default()
     ));
     HubError::Refused(fault.with_hint("choose another name"))

@@ -188,7 +188,7 @@ async fn finish(
         } else if since.elapsed() > patience {
             let seconds = patience.as_secs_f64();
             return Err(Failure {
-                cause: format!("it makes no headway for {seconds} s").into(),
+                cause: format!("it makes no progress for {seconds} s").into(),
                 may_pass: false,
             });
         }

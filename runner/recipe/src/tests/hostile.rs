@@ -151,7 +151,7 @@ fn answers_that_are_no_json_or_no_list_are_refused() {
     let error = error_of(&component(MANY_JOBS), Limits::default());
     assert_says(
         &error,
-        "gave a wrong answer: job 1 has overrides that are no JSON",
+        "gave a wrong answer: job 1 has overrides that are not JSON",
     );
     let error = error_of(&component(LONG_LIST), Limits::default());
     assert_says(&error, "was stopped");

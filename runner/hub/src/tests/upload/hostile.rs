@@ -85,7 +85,7 @@ fn a_xet_store_that_says_nothing_more_is_given_up() {
     let error = impatient.upload(&fixture.sae(), &mut |_| {}).unwrap_err();
     assert!(start.elapsed() < 15 * SECOND);
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("no headway"), "{error:?}");
+    assert!(source.contains("no progress"), "{error:?}");
 }
 
 /// A token whose end is further away than time can be.

@@ -223,7 +223,7 @@ fn what_can_not_be_uploaded_is_refused_before_anything_is_asked() {
     ] {
         let found = error(&upload([bytes(path, b"x")]));
         assert!(
-            says(&found, &format!("{path:?} is no path in a repository")),
+            says(&found, &format!("{path:?} is not a path in a repository")),
             "{found:?}"
         );
     }
@@ -241,7 +241,7 @@ fn what_can_not_be_uploaded_is_refused_before_anything_is_asked() {
         ..upload([bytes("a", b"x")])
     };
     let found = error(&named("a/../b", None));
-    assert!(says(&found, "is no id of a"), "{found:?}");
+    assert!(says(&found, "is not the id of a"), "{found:?}");
     let found = error(&named("saes", None));
     assert!(says(&found, "does not say whose it is"), "{found:?}");
     let found = error(&named(REPO, Some("../main")));
@@ -308,7 +308,7 @@ fn a_name_of_something_else_is_taken() {
     fs::create_dir_all(&folder).unwrap();
     fixture.server.add_dataset(REPO, &folder);
     let error = fixture.upload(&fixture.sae()).unwrap_err();
-    assert!(says(&error, "something that is no model: "), "{error:?}");
+    assert!(says(&error, "something that is not a model: "), "{error:?}");
     assert!(says(&error, "/datasets/org/saes"), "{error:?}");
 }
 
