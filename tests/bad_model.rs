@@ -125,7 +125,7 @@ fn a_missing_shard_is_told() {
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
     oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 
-/// What a clone without Git LFS leaves, in each place where a file of others is read.
+/// What a clone without Git LFS leaves, in each place from which a foreign file is read.
 #[test]
 fn a_pointer_of_git_lfs_is_told() {
     for file in [

@@ -1,7 +1,7 @@
-//! Settings that cannot be used: each is reported with its place and what to do about it, exit code 2,
+//! Settings that cannot be used: each is reported with its location and what to do about it, exit code 2,
 //! before anything is written.
 
-use crate::common::{Outcome, Workspace, place_of, tiny_sweep_with};
+use crate::common::{Outcome, Workspace, location_of, tiny_sweep_with};
 
 /// Runs a sweep file of this text.
 fn run_sweep(sweep: &str) -> Outcome {
@@ -26,10 +26,10 @@ fn run(workspace: &Workspace, args: &[&str]) -> Outcome {
 #[test]
 fn an_unknown_key_is_told_with_line_and_nearest_key() {
     run_sweep(&tiny_sweep_with("ctx_len", "ctx_length = 64"))
-        .refuses(&[&place_of("ctx_len"), "unknown key `train.ctx_length`"])
+        .refuses(&[&location_of("ctx_len"), "unknown key `train.ctx_length`"])
         .hints("did you mean `train.ctx_len`?");
     run_sweep(&tiny_sweep_with("[launch]", "[lunch]"))
-        .refuses(&[&place_of("[launch]"), "unknown key `lunch`"])
+        .refuses(&[&location_of("[launch]"), "unknown key `lunch`"])
         .hints("did you mean `launch`?");
     run_set("train.kk=3")
         .refuses(&["--set `train.kk`: ", "unknown key `train.kk`"])
@@ -54,12 +54,12 @@ fn an_unknown_key_in_a_layer_below_is_told_with_its_file() {
 }
 
 #[test]
-fn a_wrong_type_is_told_with_its_place_and_key() {
+fn a_wrong_type_is_reported_with_its_location_and_key() {
     run_sweep(&tiny_sweep_with("ctx_len", "ctx_len = 'many'"))
-        .refuses(&[&place_of("ctx_len"), "`train.ctx_len`", "\"many\""])
+        .refuses(&[&location_of("ctx_len"), "`train.ctx_len`", "\"many\""])
         .hints("`ctx_len = 2048`");
     run_sweep(&tiny_sweep_with("threads", "threads = -1"))
-        .refuses(&[&place_of("threads"), "`launch.threads`", "-1"])
+        .refuses(&[&location_of("threads"), "`launch.threads`", "-1"])
         .hints("`threads = 0`");
     run_set("train.k=many")
         .refuses(&["--set train.k=many: ", "`train.k`"])
@@ -74,10 +74,10 @@ fn a_wrong_type_is_told_with_its_place_and_key() {
 #[test]
 fn a_file_that_is_no_toml_is_told_with_the_line() {
     run_sweep(&tiny_sweep_with("ctx_len", "ctx_len = = 64"))
-        .refuses(&[&place_of("ctx_len")])
+        .refuses(&[&location_of("ctx_len")])
         .hints("TOML");
     run_sweep(&tiny_sweep_with("batch_size", "ctx_len = 8"))
-        .refuses(&[&place_of("batch_size"), "duplicate key"])
+        .refuses(&[&location_of("batch_size"), "duplicate key"])
         .hints("TOML");
     run_sweep("")
         .refuses(&["tiny.toml: ", "`name` is missing"])
@@ -105,7 +105,7 @@ fn settings_out_of_range_or_against_each_other_are_told() {
         // All SAEs of a job must be in the model.
         let line = format!("distribute_modules = true\nloss_fn = '{loss_fn}'\n[vary]");
         run_sweep(&tiny_sweep_with("[vary]", &line)).refuses(&[
-            &place_of("[vary]"),
+            &location_of("[vary]"),
             "`distribute_modules` cannot be used with a `loss_fn` on the model's output (ce, kl)",
         ]);
     }
@@ -115,7 +115,7 @@ fn settings_out_of_range_or_against_each_other_are_told() {
         tiny_sweep_with("hookpoints", "layers = [[0], [1]]"),
     );
     run(&workspace, &["tiny.toml", "--set", "train.layer_stride=2"]).refuses(&[
-        &place_of("hookpoints"),
+        &location_of("hookpoints"),
         "job `k=4,expansion_factor=2,layers=0`",
         "`layers` cannot be used with `layer_stride`",
     ]);
@@ -147,25 +147,25 @@ fn settings_that_the_model_does_not_fit_are_told() {
         "hookpoints = [['layers.0', 'layer.1*']]",
     ))
     .refuses(&[
-        &place_of("hookpoints"),
+        &location_of("hookpoints"),
         "job `k=4,expansion_factor=2,hookpoints=layers.0+layer.1*`",
         "pattern `layer.1*` matches no module",
     ])
     .hints("`layers.1`");
     run_sweep(&tiny_sweep_with("k = ", "k = [4, 100]"))
         .refuses(&[
-            &place_of("k = "),
+            &location_of("k = "),
             "job `k=100,expansion_factor=2,hookpoints=layers.0`",
             "k = 100 is larger than num_latents = 64",
             "hookpoint `layers.0`",
         ])
         .hints("raise `num_latents` or `expansion_factor`");
     run_sweep(&tiny_sweep_with("ctx_len", "ctx_len = 129"))
-        .refuses(&[&place_of("ctx_len"), "ctx_len = 129", "128 positions"])
+        .refuses(&[&location_of("ctx_len"), "ctx_len = 129", "128 positions"])
         .hints("at most 128");
     run_sweep(&tiny_sweep_with("hookpoints", "layers = [[3], [4]]"))
         .refuses(&[
-            &place_of("hookpoints"),
+            &location_of("hookpoints"),
             "layer 4 does not exist",
             "4 layers",
         ])
@@ -175,14 +175,17 @@ fn settings_that_the_model_does_not_fit_are_told() {
 #[test]
 fn a_missing_model_or_data_set_is_told_with_the_line() {
     run_sweep(&tiny_sweep_with("dataset", "dataset = 'none.jsonl'"))
-        .refuses(&[&place_of("dataset"), "dataset `none.jsonl` does not exist"])
+        .refuses(&[
+            &location_of("dataset"),
+            "dataset `none.jsonl` does not exist",
+        ])
         .hints("`none.jsonl`");
     run_sweep(&tiny_sweep_with("model", "model = './no-model'"))
-        .refuses(&[&place_of("model"), "model `./no-model` does not exist"])
+        .refuses(&[&location_of("model"), "model `./no-model` does not exist"])
         .hints("cache/models/./no-model`");
     // This may be the name of a model of the Hub, which is out of a test's reach.
     run_sweep(&tiny_sweep_with("model", "model = 'no-model'"))
-        .refuses(&[&place_of("model"), "`no-model`"])
+        .refuses(&[&location_of("model"), "`no-model`"])
         .hints("cache/models/no-model`");
     run_sweep(&tiny_sweep_with("model", ""))
         .refuses(&["`train.model` is missing"])
@@ -207,11 +210,11 @@ fn a_device_that_is_not_there_is_told() {
 }
 
 #[test]
-fn a_number_that_is_none_is_told_with_its_place_and_key() {
+fn a_number_that_is_none_is_reported_with_its_location_and_key() {
     for number in ["nan", "-nan", "inf", "-inf"] {
         run_sweep(&tiny_sweep_with("ctx_len", &format!("lr = {number}")))
             .refuses(&[
-                &place_of("ctx_len"),
+                &location_of("ctx_len"),
                 "`train.lr`",
                 "expected a finite number",
             ])
@@ -241,7 +244,7 @@ fn a_number_that_is_none_is_told_with_its_place_and_key() {
 #[test]
 fn a_value_that_is_varied_twice_is_told_with_its_line() {
     run_sweep(&tiny_sweep_with("k = ", "k = [4, 8, 4]"))
-        .refuses(&[&place_of("k = "), "`vary.k` has 4 twice"])
+        .refuses(&[&location_of("k = "), "`vary.k` has 4 twice"])
         .hints("drop one");
     run_set("vary.hookpoints=[['layers.0'], ['layers.0']]")
         .refuses(&["--set vary.hookpoints", "has [\"layers.0\"] twice"]);

@@ -57,7 +57,7 @@ fn damage(events: &Path) -> usize {
     let whole = fs::read_to_string(events).unwrap();
     let lines: Vec<_> = whole.split_inclusive('\n').collect();
     let (mut damaged, mut n_bytes) = (Vec::new(), 0);
-    let places = [
+    let numbers = [
         1,
         lines.len() / 3,
         lines.len() / 2,
@@ -66,7 +66,7 @@ fn damage(events: &Path) -> usize {
     ];
     for (n, line) in lines.iter().enumerate() {
         damaged.extend(line.as_bytes());
-        if places.contains(&(n + 1)) {
+        if numbers.contains(&(n + 1)) {
             for bad in bad_lines(&serde_json::from_str(line).unwrap()) {
                 n_bytes += bad.len();
                 damaged.extend(bad);

@@ -94,7 +94,7 @@ fn by_hand(job_dir: &Path, names: &[&str], texts: &[&str]) -> Vec<([i64; 5], f32
                 .unwrap();
             for (position, &id) in ids.iter().enumerate() {
                 let mut of_token: Vec<_> = (0..sae.cfg.k as i64)
-                    .map(|place| [position as i64, place])
+                    .map(|slot| [position as i64, slot])
                     .map(|at| {
                         let act = encoded.latent_acts.double_value(&at) as f32;
                         let latent = encoded.latent_indices.int64_value(&at);
@@ -116,9 +116,9 @@ fn by_hand(job_dir: &Path, names: &[&str], texts: &[&str]) -> Vec<([i64; 5], f32
 #[track_caller]
 fn same(a: &[([i64; 5], f32)], b: &[([i64; 5], f32)]) {
     assert_eq!(a.len(), b.len());
-    for ((a_place, a), (b_place, b)) in a.iter().zip(b) {
-        assert_eq!(a_place, b_place);
-        assert!((a - b).abs() < 1e-4, "{a_place:?}: {a} and {b}");
+    for ((a_indices, a), (b_indices, b)) in a.iter().zip(b) {
+        assert_eq!(a_indices, b_indices);
+        assert!((a - b).abs() < 1e-4, "{a_indices:?}: {a} and {b}");
     }
 }
 
@@ -191,7 +191,7 @@ fn a_folder_knows_its_model_and_patterns_choose() {
     let strongest = Latents::read(&workspace.path("strongest.safetensors")).rows();
     let first = |rows: &[([i64; 5], f32)]| {
         let mut rows = rows.to_vec();
-        rows.dedup_by_key(|(place, _)| [place[0], place[1]]);
+        rows.dedup_by_key(|(indices, _)| [indices[0], indices[1]]);
         rows
     };
     same(&strongest, &first(&latents.rows()));

@@ -170,10 +170,10 @@ fn a_rank_that_waits_says_for_whom_and_ends_on_signals() {
     let workspaces = [(); 3].map(|()| workspace(&sweep(4, "retries = 0")));
     // A store that is there, but in which no one says anything.
     let _silent = attacker(&ports[2]);
-    let places = [(0, 2), (1, 2), (1, 2)];
+    let rank_of = [(0, 2), (1, 2), (1, 2)];
     let whom = ["rank 1 of 2, at", "rank 0 at", "rank 0, at"];
     let mut ranks: Vec<Running> = (0..3)
-        .map(|index| rank(&workspaces[index], places[index], &ports[index], ARGS))
+        .map(|index| rank(&workspaces[index], rank_of[index], &ports[index], ARGS))
         .collect();
     for (index, rank) in ranks.iter_mut().enumerate() {
         rank.says(&format!(

@@ -34,12 +34,12 @@ impl Random {
     }
 }
 
-/// When to kill, in updates: one moment in each of `n` equal spans, none near the end, where the worker
+/// When to kill, in updates: one moment in each of `n` equal spans, none near the end, because the worker
 /// might be faster.
 fn moments(n: u64, seed: u64) -> Vec<u64> {
     let (span, mut random) = (N_STEPS * 4 / 5 / n, Random(seed));
     (0..n)
-        .map(|place| place * span + random.below(span))
+        .map(|index| index * span + random.below(span))
         .collect()
 }
 

@@ -30,18 +30,18 @@ fn trained_on_secret_data() -> (HubServer, Workspace) {
     for file in ["text.jsonl", "corpus/held/out.jsonl"] {
         workspace.write(&format!("{SECRET}/{file}"), &data);
     }
-    let place = |name: &str| text(&workspace.path(&format!("{SECRET}/{name}"))).to_owned();
+    let path_of = |name: &str| text(&workspace.path(&format!("{SECRET}/{name}"))).to_owned();
     let sweep = replace_line(
         &small_sweep(),
         "model",
-        &format!("model = '{}'", place("tiny-llama")),
+        &format!("model = '{}'", path_of("tiny-llama")),
     );
     let eval = format!(
         "eval_dataset = '{}'\neval_data_args = {{ data_dir = 'held' }}",
-        place("corpus")
+        path_of("corpus")
     );
     let sweep = replace_line(&sweep, "dataset", &eval);
-    let axis = format!("k = [4]\ndataset = ['{}']", place("text.jsonl"));
+    let axis = format!("k = [4]\ndataset = ['{}']", path_of("text.jsonl"));
     let sweep = replace_line(&sweep, "k = ", &axis);
     workspace.write("tiny.toml", format!("# {REMARK}\n{sweep}"));
     workspace.run(&["tiny.toml"]).succeeds();

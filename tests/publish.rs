@@ -179,7 +179,7 @@ fn the_card_lists_what_was_published_before() {
 }
 
 #[test]
-fn both_layouts_lie_beside_each_other() {
+fn both_layouts_are_next_to_each_other() {
     let (server, workspace) = published_from();
     let layouts = [
         "--layout",
@@ -277,7 +277,7 @@ fn weights_that_are_damaged_are_never_published() {
 }
 
 #[test]
-fn the_place_of_other_saes_is_not_taken() {
+fn other_saes_are_not_replaced() {
     let (server, workspace) = published_from();
     publish(&server, &workspace, &[&job(&workspace)]).succeeds();
     let more = replace_line(&evaluated_sweep(), "k = ", "k = [8]");

@@ -235,8 +235,11 @@ fn a_browser_draws_the_page() {
         </script></body>"#;
     workspace.write("used.html", page.replace("</body>", user));
     let dom = dump(&chromium, &workspace, "used.html");
-    let place = |name: &str| dom.find(&format!("<td>{name}</td><td>done")).unwrap();
-    assert!(place("layers.2") < place("layers.1.mlp") && place("layers.1.mlp") < place("layers.0"));
+    let offset_of = |name: &str| dom.find(&format!("<td>{name}</td><td>done")).unwrap();
+    assert!(
+        offset_of("layers.2") < offset_of("layers.1.mlp")
+            && offset_of("layers.1.mlp") < offset_of("layers.0")
+    );
     assert!(dom.contains(r#"aria-sort="descending""#));
     assert!(dom.contains(">2 of 3</output>"));
     assert_eq!(dom.matches("<canvas").count(), 2 * 5);

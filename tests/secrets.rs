@@ -68,7 +68,7 @@ fn a_secret_in_an_option_is_refused() {
             .refuses(&[message])
             .hints("`HF_TOKEN`");
     }
-    // What is no setting at all.
+    // What is not a setting at all.
     for args in [
         &["tiny.toml", "--set", TOKEN][..],
         &["tiny.toml", "--set", "x=1", TOKEN],
@@ -80,9 +80,9 @@ fn a_secret_in_an_option_is_refused() {
 }
 
 #[test]
-fn a_secret_in_a_file_or_a_variable_is_refused_with_its_place() {
+fn a_secret_in_a_file_or_a_variable_is_refused_with_its_location() {
     let sweep = small_sweep();
-    for (text, place) in [
+    for (text, part) in [
         (format!("# my token is {TOKEN}\n{sweep}"), "tiny.toml:1: "),
         (
             replace_line(&sweep, "[vary]", &format!("[vary]\nhf_token = '{PLAIN}'")),
@@ -93,7 +93,7 @@ fn a_secret_in_a_file_or_a_variable_is_refused_with_its_place() {
         workspace.write("tiny.toml", text);
         let outcome = workspace.run(&["tiny.toml"]);
         refused_unrepeated(&workspace, outcome, "tiny.toml")
-            .refuses(&[place])
+            .refuses(&[part])
             .hints("`HF_TOKEN`");
     }
     let workspace = Workspace::with_small_sweep();

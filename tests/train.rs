@@ -49,8 +49,8 @@ fn saes(workspace: &Workspace, below: &str) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn options_train_the_job_that_a_sweep_would() {
     let workspace = Workspace::new();
-    let place = ["--run_name", "mine", "--save_dir", "trained"];
-    let outcome = train(&workspace, &place).succeeds();
+    let options = ["--run_name", "mine", "--save_dir", "trained"];
+    let outcome = train(&workspace, &options).succeeds();
     let outcome = outcome.remarks(&["the job is done", "its SAEs are in `trained/mine/"]);
     assert!(outcome.stdout.contains("layers.1.mlp"), "{outcome}");
     let ours = saes(&workspace, "trained/mine");
@@ -68,18 +68,18 @@ fn options_train_the_job_that_a_sweep_would() {
     let of_options = workspace.run(&["sql", "--json", jobs, "--runs-dir", "trained"]);
     assert_eq!(of_options.succeeds().json(), json!(of_sweep));
 
-    // Under another name it is still the same job, where it was first put.
+    // Under another name it is still the same job, in its first folder.
     for name in ["mine", "second"] {
         let again = ["--run_name", name, "--save_dir", "trained"];
-        let place = "its SAEs are in `trained/mine/";
+        let remark = "its SAEs are in `trained/mine/";
         train(&workspace, &again)
             .succeeds()
-            .remarks(&["the job is done already", place]);
+            .remarks(&["the job is done already", remark]);
     }
 }
 
 #[test]
-fn a_place_without_saes_is_not_named() {
+fn a_folder_without_saes_is_not_named() {
     let workspace = Workspace::new();
     let wild = ["--optimizer", "adam", "--lr", "1e40"];
     let wild = [&wild[..], &["--nonormalize_decoder", "--save_every", "50"]].concat();

@@ -52,7 +52,7 @@ fn all_kinds() -> Vec<String> {
 fn every_kind_of_sae_trains_on_one_stream_and_is_saved_as_sparsify_saves_it() {
     let kinds = all_kinds();
     let names: Vec<_> = (0..kinds.len())
-        .map(|place| format!("kind-{place}"))
+        .map(|index| format!("kind-{index}"))
         .collect();
     let jobs = names.iter().zip(&kinds);
     let jobs: Vec<(&str, &str)> = jobs

@@ -79,9 +79,9 @@ impl CliError {
         self.setting.as_deref()
     }
 
-    /// The same, with a place in front: `sweep.toml:3: ...`.
-    pub(crate) fn at(mut self, place: &str) -> Self {
-        self.message = format!("{place}: {}", self.message);
+    /// The same, with a location in front: `sweep.toml:3: ...`.
+    pub(crate) fn at(mut self, location: &str) -> Self {
+        self.message = format!("{location}: {}", self.message);
         self
     }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets a machine up for sae-run. What is there already is not done again.
 #
-#   setup.sh build    libtorch, its place for cargo, the Python recipe engine: enough to build and
+#   setup.sh build    libtorch, its path for cargo, the Python recipe engine: enough to build and
 #                     to run the tests
 #   setup.sh demo     the demo's language model as well
 #   setup.sh peer     the same, and sparsify and dictionary_learning in a virtual environment of their own,
@@ -203,10 +203,10 @@ END
 
 # Its own package imports no less than all of PyTorch.
 torchrun() {
-    local home=$CACHE/torchrun place
-    for place in "${SAE_RUN_TORCHRUN:-}" {"$VENV","$CACHE/sparsify","$home"}/bin/torchrun; do
-        if [[ -n $place ]] && "$place" --help >/dev/null 2>&1; then
-            echo "$place"
+    local home=$CACHE/torchrun program
+    for program in "${SAE_RUN_TORCHRUN:-}" {"$VENV","$CACHE/sparsify","$home"}/bin/torchrun; do
+        if [[ -n $program ]] && "$program" --help >/dev/null 2>&1; then
+            echo "$program"
             return
         fi
     done

@@ -9,7 +9,9 @@ mod workspace;
 pub(crate) use jobs::{job_dir, with_jobs};
 pub(crate) use outcome::Outcome;
 pub(crate) use running::{Running, has_ended, signal, until, wait_for_end};
-pub(crate) use sweep::{fixture, place_of, replace_line, small_sweep, tiny_sweep, tiny_sweep_with};
+pub(crate) use sweep::{
+    fixture, location_of, replace_line, small_sweep, tiny_sweep, tiny_sweep_with,
+};
 pub(crate) use workspace::{Files, Workspace, finish};
 
 use std::path::Path;

@@ -54,7 +54,7 @@ pub(crate) fn replace_line(sweep: &str, start: &str, text: &str) -> String {
 }
 
 /// How an error names the line of the tiny sweep that begins with `start`: `tiny.toml:5: `.
-pub(crate) fn place_of(start: &str) -> String {
+pub(crate) fn location_of(start: &str) -> String {
     format!("tiny.toml:{}: ", 1 + index_of(&tiny_sweep(), start))
 }
 

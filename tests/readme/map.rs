@@ -58,10 +58,10 @@ fn the_map_has_every_crate_and_what_it_may_know() {
     assert_eq!(on_the_map, expected);
 }
 
-/// Where a path of the map leads to: from its folder, or from the root.
+/// The file that a path of the map names: from its folder, or from the root.
 fn found(path: &str) -> Option<PathBuf> {
-    let places = [in_repository("runner").join(path), in_repository(path)];
-    places.into_iter().find(|place| place.exists())
+    let paths = [in_repository("runner").join(path), in_repository(path)];
+    paths.into_iter().find(|path| path.exists())
 }
 
 #[test]

@@ -7,14 +7,14 @@ use toml::Value;
 pub struct Given {
     /// The option as typed, for messages.
     pub option: String,
-    /// Its place in a sweep, such as `train.k`.
+    /// Its path in a sweep, such as `train.k`.
     pub path: Vec<&'static str>,
     /// What it is set to.
     pub value: Value,
 }
 
 impl Given {
-    /// `option` is what was typed, `path` the place of its `value` in a sweep.
+    /// `option` is what was typed, `path` where its `value` goes in a sweep.
     pub fn new(option: &str, path: &[&'static str], value: impl Into<Value>) -> Self {
         Self {
             option: option.into(),

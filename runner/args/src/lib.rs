@@ -57,12 +57,12 @@ pub struct Args {
     /// What to do; `None`: run a sweep.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The sweep to run, where no command is named.
+    /// The sweep to run, if no command is named.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// What to do in place of running a sweep.
+/// What to do instead of running a sweep.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
@@ -103,7 +103,7 @@ pub enum Command {
 }
 
 impl Args {
-    /// The command line of this process. Where it asks for help or the version, or is mistaken, that is
+    /// The command line of this process. If it asks for help or the version, or is mistaken, that is
     /// said, and the process ends.
     pub fn of_process() -> Self {
         Self::try_parse().unwrap_or_else(|error| end_with(&error))

@@ -31,7 +31,7 @@ pub struct TrainArgs {
     )]
     pub hf_token: Option<Token>,
     #[command(flatten)]
-    place: PlaceArgs,
+    folder: FolderArgs,
     /// How its jobs are run.
     #[command(flatten, next_help_heading = "Run")]
     pub options: RunOptions,
@@ -44,7 +44,7 @@ pub struct TrainArgs {
 /// Where the job is.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Run")]
-struct PlaceArgs {
+struct FolderArgs {
     /// Name of the run and of its folder [default: unnamed]
     #[arg(long = "run_name", alias = "run-name", value_name = "NAME")]
     run_name: Option<String>,
@@ -114,7 +114,7 @@ struct CompatibilityArgs {
 }
 
 impl TrainArgs {
-    /// Everything that was given and belongs into a sweep.
+    /// Everything that was given and belongs in a sweep.
     pub fn given(&self) -> Vec<Given> {
         let text = |option: &str, path: &[&'static str], value: &Option<String>| {
             let value = value.as_deref()?;
@@ -129,8 +129,8 @@ impl TrainArgs {
             Given::new("DATASET", &["train", "dataset"], self.dataset.as_str()),
         ];
         let others = [
-            text("--run_name", &["name"], &self.place.run_name),
-            text("--save_dir", &["runs_dir"], &self.place.save_dir),
+            text("--run_name", &["name"], &self.folder.run_name),
+            text("--save_dir", &["runs_dir"], &self.folder.save_dir),
             text("--device", &["launch", "device"], &self.launch.device),
             threads,
         ];

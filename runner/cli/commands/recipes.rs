@@ -40,7 +40,7 @@ pub(crate) fn recipes(args: &RecipesArgs) -> Result<u8, CliError> {
 /// A recipe as the list shows it.
 struct Listed {
     recipe: Recipe,
-    place: String,
+    location: String,
     /// What it says, or what is wrong with it.
     said: Result<Description, CliError>,
 }
@@ -73,20 +73,20 @@ fn list(as_json: bool) -> Result<u8, CliError> {
 
 fn describe(host: &Host, recipe: Recipe) -> Result<Listed, CliError> {
     rounds::note_compiling(host, &recipe)?;
-    let place = recipe
+    let location = recipe
         .path()
         .map_or("built in".into(), |path| path.display().to_string());
     Ok(Listed {
         said: host.describe(&recipe).map_err(CliError::from),
         recipe,
-        place,
+        location,
     })
 }
 
 impl Listed {
     fn text(&self) -> String {
         let name = self.recipe.name();
-        let mut text = table::escaped(&format!("{name} ({})", self.place)) + "\n";
+        let mut text = table::escaped(&format!("{name} ({})", self.location)) + "\n";
         match &self.said {
             Err(error) => text += &format!("  cannot be used: {error}\n"),
             Ok(said) => {
@@ -107,7 +107,7 @@ impl Listed {
     fn to_json(&self) -> Value {
         json!({
             "name": self.recipe.name(),
-            "place": self.place,
+            "place": self.location,
             "digest": self.recipe.digest(),
             "description": self.said.as_ref().ok(),
             "error": self.said.as_ref().err().map(ToString::to_string),

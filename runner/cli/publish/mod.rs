@@ -104,11 +104,11 @@ impl Publisher<'_> {
                 .with_hint("`sae-run ls --where SQL` shows which would".to_owned()));
         }
         let orders = self.orders(&saes).await?;
-        let chosen = selection::place(described(saes, &orders), args.prefix.as_deref())?;
+        let chosen = selection::with_folders(described(saes, &orders), args.prefix.as_deref())?;
         selection::check(&chosen, args, &self.runs_dir)?;
         let branch = args.revision.as_deref().unwrap_or("main");
         let published = self.store.published_in(&args.repo, branch).await?;
-        selection::check_places(&chosen, &published, args)?;
+        selection::check_folders(&chosen, &published, args)?;
 
         let mut outgoing = self.proven_files(&chosen, &orders)?;
         let listed = self.with_earlier(&chosen, &published).await?;
@@ -130,11 +130,11 @@ impl Publisher<'_> {
         upload::conclude(&uploaded)
     }
 
-    /// The folder of the repository that an SAE comes into in a layout.
-    fn place_of(&self, chosen: &Chosen, layout: SaeLayout) -> String {
-        let is_beside_another = self.layouts.len() > 1 && layout == SaeLayout::SaeLens;
-        let beside = is_beside_another.then_some("saelens");
-        selection::joined([Some(chosen.folder.as_str()), beside])
+    /// The folder of the repository that an SAE goes into in a layout.
+    fn folder_of(&self, chosen: &Chosen, layout: SaeLayout) -> String {
+        let is_second = self.layouts.len() > 1 && layout == SaeLayout::SaeLens;
+        let subfolder = is_second.then_some("saelens");
+        selection::joined([Some(chosen.folder.as_str()), subfolder])
     }
 
     /// Has every SAE written in every layout and read back; the files that hold them.
@@ -163,10 +163,10 @@ impl Publisher<'_> {
                 // The checkpoint itself has this layout.
                 task.dir
             };
-            let place = self.place_of(chosen, layout);
+            let folder = self.folder_of(chosen, layout);
             outgoing.extend(files_of(layout).map(|name| Outgoing {
                 file: UploadFile {
-                    path: format!("{place}/{name}"),
+                    path: format!("{folder}/{name}"),
                     source: UploadSource::File(dir.join(name)),
                 },
                 sae: Some((chosen.sae.sae_id, layout)),
@@ -243,7 +243,7 @@ impl Publisher<'_> {
     fn card(&self, listed: &[Chosen]) -> Result<String, CliError> {
         let first = listed.first();
         let first = first.filter(|_| self.layouts.contains(&SaeLayout::SaeLens));
-        let saelens = first.map(|first| self.place_of(first, SaeLayout::SaeLens));
+        let saelens = first.map(|first| self.folder_of(first, SaeLayout::SaeLens));
         let card = Card {
             repo: &self.args.repo,
             license: self.args.license.as_deref(),

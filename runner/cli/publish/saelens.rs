@@ -1,4 +1,4 @@
-//! What SAELens's layout says beside the weights.
+//! What SAELens's layout says in addition to the weights.
 
 use super::selection::Chosen;
 use plan::{Order, SaeLensMetadata, TrainConfig};
@@ -8,7 +8,7 @@ use sae_files::transformer_lens_name;
 pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadata {
     let hookpoint = &chosen.sae.result.hookpoint;
     let config: Option<TrainConfig> = serde_json::from_str(&chosen.sae.provenance.config).ok();
-    // Without the model's folder, TransformerLens's name of the place stays unknown.
+    // Without the model's folder, TransformerLens's name of the hookpoint stays unknown.
     let facts = order.and_then(|order| facts::read_facts(&order.model_dir).ok());
     SaeLensMetadata {
         model_name: Some(chosen.public.model.clone()),

@@ -23,8 +23,8 @@ pub(super) struct Chosen {
 /// Gives every SAE its folder of the repository.
 ///
 /// # Errors
-/// Two SAEs for one folder; a prefix that is no folder.
-pub(super) fn place(
+/// Two SAEs for one folder; a prefix that is not a folder.
+pub(super) fn with_folders(
     saes: Vec<(PublishableSae, PublicJob)>,
     prefix: Option<&str>,
 ) -> Result<Vec<Chosen>, CliError> {
@@ -150,11 +150,11 @@ fn problem(sae: &PublishableSae) -> Option<String> {
     None
 }
 
-/// Refuses to take the place of other SAEs of this runs folder, unless it is forced.
+/// Refuses to replace other SAEs of this runs folder, unless it is forced.
 ///
 /// # Errors
 /// A folder of the repository that another SAE was published in.
-pub(super) fn check_places(
+pub(super) fn check_folders(
     chosen: &[Chosen],
     published: &BTreeMap<i64, String>,
     args: &PublishArgs,

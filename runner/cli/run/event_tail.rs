@@ -138,13 +138,13 @@ impl EventTail {
         stream_id: &str,
         lines: Vec<Line>,
     ) -> Result<Vec<Event>, CliError> {
-        let places = lines.iter().map(|line| (line.number, line.bytes.clone()));
-        let places: Vec<_> = places.collect();
+        let sources = lines.iter().map(|line| (line.number, line.bytes.clone()));
+        let sources: Vec<_> = sources.collect();
         let events: Vec<_> = lines.into_iter().map(|line| line.event).collect();
         let refused = store.fold_what_fits(stream_id, &events).await?;
         let mut refused = refused.into_iter().peekable();
         let mut taken = Vec::with_capacity(events.len());
-        for (index, (event, (number, bytes))) in events.into_iter().zip(places).enumerate() {
+        for (index, (event, (number, bytes))) in events.into_iter().zip(sources).enumerate() {
             match refused.next_if(|(refused, _)| *refused == index) {
                 Some((_, error)) => self.unreadable.add(number, bytes, &error),
                 None => taken.push(event),

@@ -1,7 +1,7 @@
 //! `sae-run SWEEP.toml`: expand, record, train the jobs that are not done, show the results.
 //!
 //! - `recording.rs`: a plan in the database, and what earlier workers did; `past_job.rs`: what a job left
-//! - `schedule.rs`: a worker process for each stream, and another where it dies; `queue.rs`: which stream is next
+//! - `schedule.rs`: a worker process for each stream, and another if it dies; `queue.rs`: which stream is next
 //!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
@@ -129,7 +129,7 @@ async fn run_expanded(
     for round in later.await? {
         expanded.replay(round)?;
     }
-    let place = Place {
+    let site = Site {
         store: &store,
         folder: &folder,
         launcher: launcher.as_ref(),
@@ -138,7 +138,7 @@ async fn run_expanded(
     let mut recorded = before.clone();
     let mut summary = Summary::default();
     loop {
-        summary.add(run_round(&place, expanded, &recorded, args.quiet).await?);
+        summary.add(run_round(&site, expanded, &recorded, args.quiet).await?);
         recorded = record(&store, expanded).await?;
         if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
             break;
@@ -162,7 +162,7 @@ async fn run_expanded(
     })
 }
 
-/// Locks the runs folder, in whose place the user may name another.
+/// Locks the runs folder. The hint says how to name another.
 fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
     let option = match expanded.sweep.origin {
         Origin::File => "--set runs_dir=DIR",
@@ -187,7 +187,7 @@ fn withheld(expanded: &Expanded) {
 }
 
 /// Where a sweep is run.
-struct Place<'a> {
+struct Site<'a> {
     store: &'a Store,
     folder: &'a RunsFolder,
     launcher: &'a dyn Launcher,
@@ -195,7 +195,7 @@ struct Place<'a> {
 
 /// Trains what is left of the jobs that are planned by now.
 async fn run_round(
-    place: &Place<'_>,
+    site: &Site<'_>,
     expanded: &Expanded,
     recorded: &RecordedPlan,
     quiet: bool,
@@ -204,11 +204,11 @@ async fn run_round(
     let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
     expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
     let scheduler = Scheduler {
-        store: place.store,
-        folder: place.folder,
+        store: site.store,
+        folder: site.folder,
         expanded,
         progress: Progress::new(&expanded.plan, recorded, quiet),
-        launcher: place.launcher,
+        launcher: site.launcher,
     };
     scheduler.run(recorded).await
 }

@@ -23,7 +23,7 @@ struct State<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// The `streams`, in their order where one worker runs at a time; else those come first that are
+    /// The `streams`, in their order if one worker runs at a time; else those come first that are
     /// expected to take longest, so that none of them is left for the end. `processes` train each.
     pub(crate) fn new(streams: &'a [Stream], launch: &Launch, processes: &Processes) -> Self {
         let lanes = launch.lanes();
@@ -75,7 +75,7 @@ impl<'a> Queue<'a> {
 }
 
 impl<'a> State<'a> {
-    /// The first stream that fits beside those on `device`; any where it is free.
+    /// The first stream that fits next to those on `device`; any stream if the device is free.
     fn take(&mut self, device: &str) -> Option<&'a Stream> {
         let most_bytes = self.most_bytes.get(device).copied().unwrap_or(u64::MAX);
         let taken = self.taken_bytes.entry(device.to_owned()).or_default();
@@ -83,8 +83,8 @@ impl<'a> State<'a> {
             let together = taken.saturating_add(stream.memory.total_bytes());
             *taken == 0 || together <= most_bytes
         };
-        let place = self.waiting.iter().position(fits)?;
-        let stream = self.waiting.remove(place)?;
+        let index = self.waiting.iter().position(fits)?;
+        let stream = self.waiting.remove(index)?;
         *taken = taken.saturating_add(stream.memory.total_bytes());
         Some(stream)
     }

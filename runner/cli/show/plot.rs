@@ -9,7 +9,7 @@ const HEIGHT: usize = 6;
 const DOTS: [[u32; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
 
 /// A curve as lines of text: the greatest and the least value at the left, the curve in dots. Points
-/// that fall on one column of dots are one by their mean. Empty where there are no two finite points.
+/// that fall on one column of dots are one by their mean. Empty if there are no two finite points.
 pub(crate) fn plot(points: &[(f64, f64)]) -> String {
     let finite = |&&(x, y): &&(f64, f64)| x.is_finite() && y.is_finite();
     let points: Vec<(f64, f64)> = points.iter().filter(finite).copied().collect();
@@ -20,7 +20,7 @@ pub(crate) fn plot(points: &[(f64, f64)]) -> String {
     let (low, high) = range(points.iter().map(|point| point.1));
     let mut cells = [[0_u32; WIDTH]; HEIGHT];
     let known = columns(&points, left, right);
-    let row = |y: f64| place(high - y, high - low, 4 * HEIGHT);
+    let row = |y: f64| index_of(high - y, high - low, 4 * HEIGHT);
     let mut last = row(known.first().map_or(low, |(_, y)| *y));
     for pair in known.windows(2) {
         let [(from, y0), (to, y1)] = [pair[0], pair[1]];
@@ -41,7 +41,7 @@ pub(crate) fn plot(points: &[(f64, f64)]) -> String {
 fn columns(points: &[(f64, f64)], left: f64, right: f64) -> Vec<(usize, f64)> {
     let mut sums = vec![(0.0, 0_u32); 2 * WIDTH];
     for (x, y) in points {
-        let (sum, n) = &mut sums[place(x - left, right - left, 2 * WIDTH)];
+        let (sum, n) = &mut sums[index_of(x - left, right - left, 2 * WIDTH)];
         *sum += y;
         *n += 1;
     }
@@ -51,8 +51,8 @@ fn columns(points: &[(f64, f64)], left: f64, right: f64) -> Vec<(usize, f64)> {
         .collect()
 }
 
-/// Where `offset` of `length` falls among `n` places.
-fn place(offset: f64, length: f64, n: usize) -> usize {
+/// The index, of `n`, that `offset` of `length` falls on.
+fn index_of(offset: f64, length: f64, n: usize) -> usize {
     let share = if length > 0.0 { offset / length } else { 0.0 };
     ((share * (n - 1) as f64).round() as usize).min(n - 1)
 }

@@ -73,7 +73,7 @@ fn of_folder(name: &str, revision: Option<&str>, dir: PathBuf) -> Result<FoundMo
         .about("revision".to_owned()))
 }
 
-/// What the Hub says no to may have been meant as a folder, which is `missing`. The keys are those of
+/// What the Hub refuses may have been meant as a folder, which is `missing`. The keys are those of
 /// the settings that have the name and the revision.
 pub(crate) fn of_hub_or_folder(
     error: HubError,
@@ -91,8 +91,8 @@ pub(crate) fn of_hub_or_folder(
     );
     let hint = error.hint();
     let hint = match (hint, missing.hint()) {
-        (Some(hint), Some(places)) if is_doubtful => {
-            Some(format!("{hint}; if a folder is meant: {places}"))
+        (Some(hint), Some(looked)) if is_doubtful => {
+            Some(format!("{hint}; if a folder is meant: {looked}"))
         }
         (hint, _) => hint,
     };

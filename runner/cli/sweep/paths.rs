@@ -18,7 +18,7 @@ impl Folders {
     /// No home folder and no `SAE_RUN_CACHE`.
     pub(crate) fn of_this_machine() -> Result<Self, CliError> {
         let home = || env::home_dir().filter(|home| !home.as_os_str().is_empty());
-        // The same places as in `runner/setup/setup.sh`, on every operating system.
+        // The same folders as in `runner/setup/setup.sh`, on every operating system.
         let below_home = |variable: &str, folder: &str| {
             folder_in(variable).or_else(|| home().map(|home| home.join(folder)))
         };
@@ -51,26 +51,26 @@ fn folder_in(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// The first place where `name` exists: next to the sweep, below the current folder, in the extra
+/// The first path at which `name` exists: next to the sweep, below the current folder, in the extra
 /// `shelf`.
 ///
 /// # Errors
-/// It is nowhere; the error lists the places.
+/// It is nowhere; the error lists the paths.
 pub(crate) fn find(
     what: &str,
     name: &str,
     sweep_dir: &Path,
     shelf: Option<&Path>,
 ) -> Result<PathBuf, CliError> {
-    let mut places = vec![sweep_dir.join(name), PathBuf::from(name)];
-    places.extend(shelf.map(|shelf| shelf.join(name)));
-    places.dedup();
-    for place in &places {
-        if let Ok(found) = place.canonicalize() {
+    let mut paths = vec![sweep_dir.join(name), PathBuf::from(name)];
+    paths.extend(shelf.map(|shelf| shelf.join(name)));
+    paths.dedup();
+    for path in &paths {
+        if let Ok(found) = path.canonicalize() {
             return Ok(found);
         }
     }
-    let looked = places.iter().map(|place| format!("`{}`", place.display()));
+    let looked = paths.iter().map(|path| format!("`{}`", path.display()));
     let looked = looked.collect::<Vec<_>>().join(", ");
     Err(CliError::input(format!("{what} `{name}` does not exist"))
         .with_hint(format!("looked for it at {looked}")))

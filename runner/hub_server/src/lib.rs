@@ -42,7 +42,7 @@ use http::{Received, Response};
 use lfs::Lfs;
 use listen::Listener;
 use repo::{Commit, Repo};
-use route::{Place, RepoKind};
+use route::{RepoKind, Service};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -178,9 +178,9 @@ impl HubServer {
     pub fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         // Two names of this machine, so that the store is another host than the Hub.
-        let hub = Listener::open("127.0.0.1", Place::Hub, &state);
-        let store = Listener::open("localhost", Place::Store, &state);
-        let cas = Listener::open("localhost", Place::Cas, &state);
+        let hub = Listener::open("127.0.0.1", Service::Hub, &state);
+        let store = Listener::open("localhost", Service::Store, &state);
+        let cas = Listener::open("localhost", Service::Cas, &state);
         lock(&state).hub_url = hub.url();
         lock(&state).store_url = store.url();
         lock(&state).cas_url = cas.url();

@@ -1,7 +1,7 @@
 //! A port, and who answers there: one request per connection.
 
 use super::http::{Received, Response};
-use super::route::Place;
+use super::route::Service;
 use super::serve::Asked;
 use super::{Fault, Request, State, cas, lock, write};
 use std::io::{self, BufReader};
@@ -21,7 +21,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Opens a port of this machine, called `host` in its address.
-    pub(super) fn open(host: &'static str, place: Place, state: &Arc<Mutex<State>>) -> Self {
+    pub(super) fn open(host: &'static str, service: Service, state: &Arc<Mutex<State>>) -> Self {
         let socket = TcpListener::bind((host, 0)).expect("this machine has a free port");
         let address = socket.local_addr().expect("an open port has an address");
         let is_over = Arc::new(AtomicBool::new(false));
@@ -33,7 +33,7 @@ impl Listener {
                 }
                 let state = Arc::clone(&state);
                 // A client that went away is its own affair.
-                let answer = move || connection.and_then(|stream| answer(stream, place, &state));
+                let answer = move || connection.and_then(|stream| answer(stream, service, &state));
                 thread::spawn(answer);
             }
         };
@@ -61,7 +61,7 @@ impl Drop for Listener {
     }
 }
 
-fn answer(stream: TcpStream, place: Place, state: &Mutex<State>) -> io::Result<()> {
+fn answer(stream: TcpStream, service: Service, state: &Mutex<State>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let Some(mut received) = Received::read(&mut reader)? else {
         return Ok(());
@@ -69,26 +69,26 @@ fn answer(stream: TcpStream, place: Place, state: &Mutex<State>) -> io::Result<(
     let fault = lock(state).meet(&received);
     let longest = fault.as_ref().and_then(Fault::longest_body);
     let is_whole = received.read_body(&mut reader, longest);
-    lock(state).requests.push(logged(&received, place));
+    lock(state).requests.push(logged(&received, service));
     if !is_whole? || longest.is_some() {
         // The connection breaks: what else was sent is left unread.
         return Ok(());
     }
-    if place == Place::Cas && fault.is_none() && cas::admits(state, &received) {
+    if service == Service::Cas && fault.is_none() && cas::admits(state, &received) {
         return cas::forward(state, &received, stream);
     }
-    match respond(&received, place, state, fault) {
+    match respond(&received, service, state, fault) {
         Some(response) => response.write(stream, received.method == "HEAD"),
         None => Ok(()),
     }
 }
 
 /// What the log keeps of a request.
-fn logged(received: &Received, place: Place) -> Request {
+fn logged(received: &Received, service: Service) -> Request {
     Request {
         method: received.method.clone(),
         target: received.target.clone(),
-        is_to_store: place != Place::Hub,
+        is_to_store: service != Service::Hub,
         is_authorized: received.header("authorization").is_some(),
         range: received.header("range").map(str::to_owned),
         body_bytes: received.body.len() as u64,
@@ -98,7 +98,7 @@ fn logged(received: &Received, place: Place) -> Request {
 /// The answer to a request, spoilt where a fault meets it; `None`: none at all.
 fn respond(
     received: &Received,
-    place: Place,
+    service: Service,
     state: &Mutex<State>,
     fault: Option<Fault>,
 ) -> Option<Response> {
@@ -110,17 +110,17 @@ fn respond(
         let range = received
             .header("range")
             .filter(|_| !fault.as_ref().is_some_and(Fault::hides_ranges));
-        match place {
-            Place::Cas => Response::error(401, None, "the token is not valid, or not any more"),
-            Place::Hub | Place::Store if received.is_write() => {
-                write::answer(&mut state, received, place)
+        match service {
+            Service::Cas => Response::error(401, None, "the token is not valid, or not any more"),
+            Service::Hub | Service::Store if received.is_write() => {
+                write::answer(&mut state, received, service)
             }
-            Place::Hub | Place::Store => Asked {
+            Service::Hub | Service::Store => Asked {
                 state: &state,
                 received,
                 range,
             }
-            .answer(place),
+            .answer(service),
         }
     };
     // Without the lock: a fault may take its time.

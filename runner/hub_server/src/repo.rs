@@ -264,7 +264,7 @@ impl RepoFile {
     }
 }
 
-/// What git has in place of a large file.
+/// What git has instead of a large file.
 fn pointer(sha256: &str, n_bytes: usize) -> String {
     format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {n_bytes}\n")
 }

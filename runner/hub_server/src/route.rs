@@ -45,7 +45,7 @@ impl RepoKind {
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Service {
     Hub,
     /// The store of large files.
     Store,

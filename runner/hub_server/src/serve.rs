@@ -2,7 +2,7 @@
 
 use super::http::{Received, Response};
 use super::repo::{Access, Commit, Repo, RepoFile};
-use super::route::{Place, Route, USER, no_repo, stranger};
+use super::route::{Route, Service, USER, no_repo, stranger};
 use super::{State, Who, cas};
 use serde_json::{Value, json};
 
@@ -18,13 +18,13 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    pub(super) fn answer(&self, place: Place) -> Response {
+    pub(super) fn answer(&self, service: Service) -> Response {
         let path = self.received.path();
-        match (place, Route::parse(path)) {
-            (Place::Store | Place::Cas, _) => self.stored(path),
-            (Place::Hub, _) if path == "/api/whoami-v2" => self.whoami(),
-            (Place::Hub, Some(route)) => self.route(&route),
-            (Place::Hub, None) => Response::error(404, None, "no such page"),
+        match (service, Route::parse(path)) {
+            (Service::Store | Service::Cas, _) => self.stored(path),
+            (Service::Hub, _) if path == "/api/whoami-v2" => self.whoami(),
+            (Service::Hub, Some(route)) => self.route(&route),
+            (Service::Hub, None) => Response::error(404, None, "no such page"),
         }
     }
 
@@ -131,8 +131,8 @@ impl Asked<'_> {
         let response = if file.is_large {
             let name = route.path.rsplit('/').next().unwrap_or_default();
             let store = &self.state.store_url;
-            let place = format!("{store}/{}/{name}?signature=x", file.sha256);
-            let response = Response::redirect(302, place)
+            let url = format!("{store}/{}/{name}?signature=x", file.sha256);
+            let response = Response::redirect(302, url)
                 .with("X-Linked-Size", file.content.len().to_string())
                 .with("X-Linked-ETag", format!("\"{}\"", file.sha256));
             match &file.xet_hash {

@@ -2,7 +2,7 @@
 
 use super::http::{Received, Response};
 use super::repo::{Commit, Repo, RepoFile, is_large};
-use super::route::{Place, RepoKind, Route, USER, no_repo};
+use super::route::{RepoKind, Route, Service, USER, no_repo};
 use super::{Access, State, lfs};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 const MAIN: &str = "main";
 
 /// The answer to a request that changes something.
-pub(super) fn answer(state: &mut State, received: &Received, place: Place) -> Response {
+pub(super) fn answer(state: &mut State, received: &Received, service: Service) -> Response {
     let path = received.path().to_owned();
     let answered = match path.as_str() {
-        _ if place == Place::Store => Ok(lfs::receive(state, received)),
+        _ if service == Service::Store => Ok(lfs::receive(state, received)),
         "/api/repos/create" => create(state, received),
         "/api/validate-yaml" => Ok(Response::json(&json!({"errors": [], "warnings": []}))),
         "/api/complete_multipart" => Ok(lfs::complete(state, received)),

@@ -11,7 +11,7 @@ pub(super) const BINS_PER_DECADE: u32 = 4;
 /// Up to a density of 1.
 const N_BINS: usize = 8 * BINS_PER_DECADE as usize;
 
-/// The counts of the bins of a density file. `None`, with a remark, where it cannot be read.
+/// The counts of the bins of a density file. `None`, with a remark, if it cannot be read.
 pub(super) fn read(path: &Path) -> Option<Vec<u32>> {
     match sae_files::read_density(path) {
         Ok(density) => Some(bins(&density)),
@@ -26,9 +26,9 @@ pub(super) fn read(path: &Path) -> Option<Vec<u32>> {
 fn bins(density: &[f32]) -> Vec<u32> {
     let mut bins = vec![0; N_BINS];
     for &density in density.iter().filter(|&&density| density > 0.0) {
-        let place = (f64::from(density).log10() - FIRST_LOG10) * f64::from(BINS_PER_DECADE);
+        let index = (f64::from(density).log10() - FIRST_LOG10) * f64::from(BINS_PER_DECADE);
         // Saturating: what is below or above goes into the outermost bins.
-        bins[(place as usize).min(N_BINS - 1)] += 1;
+        bins[(index as usize).min(N_BINS - 1)] += 1;
     }
     bins
 }

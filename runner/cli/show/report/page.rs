@@ -18,7 +18,7 @@ const NAME: &str = "page.html";
 
 #[derive(Serialize)]
 struct Row {
-    /// Place of its SAE in the plots.
+    /// Index of its SAE in the plots.
     sae: usize,
     cells: Vec<Cell>,
 }
@@ -30,8 +30,8 @@ struct Row {
 pub(super) fn render(report: &Report, runs_dir: &Path) -> Result<String, CliError> {
     let plots = Plots::new(report, runs_dir);
     let columns = columns::of(&report.saes);
-    let row = |(sae, &place)| Row {
-        sae: place,
+    let row = |(sae, &index)| Row {
+        sae: index,
         cells: columns.iter().map(|column| column.cell(sae)).collect(),
     };
     let rows: Vec<_> = report.saes.iter().zip(&plots.of_row).map(row).collect();

@@ -15,7 +15,7 @@ pub(super) struct Plots {
     saes: Vec<PlotSae>,
     density_first_log10: f64,
     density_bins_per_decade: u32,
-    /// The place in `saes` of each row of the results table.
+    /// The index in `saes` of each row of the results table.
     #[serde(skip)]
     pub(super) of_row: Vec<usize>,
 }
@@ -23,9 +23,9 @@ pub(super) struct Plots {
 #[derive(Serialize)]
 struct Group {
     title: String,
-    /// Whether L0 and FVU are those of held-out sequences: where all of the group were evaluated.
+    /// Whether L0 and FVU are those of held-out sequences: if all of the group were evaluated.
     held_out: bool,
-    /// Places in `saes`.
+    /// Indices in `saes`.
     saes: Vec<usize>,
 }
 
@@ -40,7 +40,7 @@ struct PlotSae {
     tokens: Vec<u64>,
     fvu_curve: Vec<Option<f64>>,
     dead_curve: Vec<Option<f64>>,
-    /// Counts of latents by firing density; empty where it is not known.
+    /// Counts of latents by firing density; empty if it is not known.
     density: Vec<u32>,
     num_latents: u64,
 }
@@ -50,13 +50,13 @@ impl Plots {
     pub(super) fn new(report: &Report, runs_dir: &Path) -> Self {
         let (rows, of_row) = each_once(&report.saes);
         let mut saes: Vec<_> = rows.iter().map(|row| PlotSae::new(row, runs_dir)).collect();
-        let place: HashMap<_, _> = rows
+        let index_of: HashMap<_, _> = rows
             .iter()
             .enumerate()
             .map(|(i, row)| (row.sae_id, i))
             .collect();
         for point in &report.curves {
-            if let Some(&index) = place.get(&point.sae_id) {
+            if let Some(&index) = index_of.get(&point.sae_id) {
                 saes[index].push(point);
             }
         }
@@ -123,17 +123,17 @@ impl Group {
     }
 }
 
-/// Each SAE once, and for each row the place of its SAE.
+/// Each SAE once, and for each row the index of its SAE.
 fn each_once<'a>(rows: &'a [ReportSae]) -> (Vec<&'a ReportSae>, Vec<usize>) {
     let mut once = Vec::new();
-    let mut places = HashMap::new();
-    let mut place = |row: &'a ReportSae| {
-        *places.entry(row.sae_id).or_insert_with(|| {
+    let mut indices = HashMap::new();
+    let mut index_of = |row: &'a ReportSae| {
+        *indices.entry(row.sae_id).or_insert_with(|| {
             once.push(row);
             once.len() - 1
         })
     };
-    let of_row = rows.iter().map(&mut place).collect();
+    let of_row = rows.iter().map(&mut index_of).collect();
     (once, of_row)
 }
 
@@ -142,10 +142,10 @@ fn group(rows: &[&ReportSae]) -> Vec<Group> {
         .iter()
         .any(|row| row.model_digest != rows[0].model_digest);
     let mut groups: Vec<Group> = Vec::new();
-    let mut places = HashMap::new();
+    let mut group_indices = HashMap::new();
     for (index, row) in rows.iter().enumerate() {
         let key = (&row.model_digest, &row.hookpoint);
-        let place = *places.entry(key).or_insert_with(|| {
+        let group_idx = *group_indices.entry(key).or_insert_with(|| {
             groups.push(Group {
                 title: title(row, has_models),
                 held_out: true,
@@ -153,8 +153,8 @@ fn group(rows: &[&ReportSae]) -> Vec<Group> {
             });
             groups.len() - 1
         });
-        groups[place].saes.push(index);
-        groups[place].held_out &= row.fvu_eval.is_some();
+        groups[group_idx].saes.push(index);
+        groups[group_idx].held_out &= row.fvu_eval.is_some();
     }
     groups
 }

@@ -6,7 +6,7 @@ use plan::{Sweep, TrainConfig};
 use serde_json::{Map, Value};
 
 /// What the types do not say: the name becomes a folder, and workers and threads are real.
-pub(super) fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
+pub(super) fn check_sweep(sweep: &Sweep, location: &str) -> Result<(), CliError> {
     /// File systems hold names of 255 bytes; sqlite and locks put something after it.
     const MOST_NAME_BYTES: usize = 200;
     const MOST_THREADS: usize = 4096;
@@ -14,7 +14,7 @@ pub(super) fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = &sweep.name;
     let is_taken = name.starts_with('.') || name.starts_with(DATABASE);
-    let at_file = |message: String| CliError::input(message).at(place);
+    let at_file = |message: String| CliError::input(message).at(location);
     if name.is_empty() || is_taken || !name.chars().all(is_portable) {
         let hint = "it names a folder: use letters, digits, `_`, `-` and `.`, and begin neither \
                     with `.` nor with the name of the database";
@@ -44,7 +44,7 @@ pub(super) fn check_sweep(sweep: &Sweep, place: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A setting of `[vary]` that has a value twice would be two jobs of one name. Keys of a recipe's own may.
+/// A setting of `[vary]` that has a value twice would be two jobs of one name. A recipe's own keys may have it.
 pub(super) fn check_vary(vary: &Map<String, Value>) -> Result<(), CliError> {
     let settings = TrainConfig::keys();
     for (key, values) in vary.iter().filter(|(key, _)| settings.contains(key)) {

@@ -61,8 +61,8 @@ fn check_table<'a>(
 ) -> Result<(), CliError> {
     for (key, value) in table {
         path.push(key.get_ref());
-        let place = || format!("{}:{}", file.name, file.line_of(key.span().start));
-        check_last(path).map_err(|error| error.at(&place()))?;
+        let location = || format!("{}:{}", file.name, file.line_of(key.span().start));
+        check_last(path).map_err(|error| error.at(&location()))?;
         if let DeValue::Table(inner) = value.get_ref() {
             check_table(file, inner, path)?;
         }

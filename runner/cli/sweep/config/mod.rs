@@ -60,16 +60,16 @@ pub(crate) enum Origin {
 }
 
 impl LoadedSweep {
-    /// The error with the file and line of the setting it is about, where there is one.
+    /// The error with the file and line of the setting it is about, if there is one.
     pub(crate) fn locate(&self, error: CliError) -> CliError {
-        let place = error.setting().and_then(|key| {
+        let location = error.setting().and_then(|key| {
             let tables = ["vary", "train"];
             tables
                 .iter()
-                .find_map(|table| self.layers.place(&[table, key], 2))
+                .find_map(|table| self.layers.location(&[table, key], 2))
         });
-        match place {
-            Some(place) => error.at(&place),
+        match location {
+            Some(location) => error.at(&location),
             None => error,
         }
     }
@@ -78,7 +78,7 @@ impl LoadedSweep {
 /// The texts a sweep is made of, later ones win; variables are not among them.
 #[derive(Debug)]
 struct Layers {
-    /// The sweep file is the last, where there is one.
+    /// The sweep file is the last, if there is one.
     files: Vec<SourceFile>,
     sets: Vec<SourceFile>,
     origin: Origin,
@@ -179,10 +179,10 @@ impl Layers {
         Ok(sweep)
     }
 
-    /// `file:line` of `path` in the layer that wins, where at least `depth` keys of it are there.
-    fn place(&self, path: &[&str], depth: usize) -> Option<String> {
+    /// `file:line` of `path` in the layer that wins, if at least `depth` of its keys are there.
+    fn location(&self, path: &[&str], depth: usize) -> Option<String> {
         let mut layers = self.sets.iter().rev().chain(self.files.iter().rev());
-        layers.find_map(|file| file.place(path, depth))
+        layers.find_map(|file| file.location(path, depth))
     }
 }
 
@@ -286,7 +286,7 @@ fn is_as_wanted(table: &toml::Table, path: &[&str]) -> bool {
     }
 }
 
-/// Figment's error, with the place of the value it is about: the layer that wins and has the whole
+/// Figment's error, with the location of the value it is about: the layer that wins and has the whole
 /// key, else the nearest table in the sweep file.
 fn explain(error: &figment::Error, layers: &Layers) -> CliError {
     let path: Vec<&str> = error.path.iter().map(String::as_str).collect();
@@ -296,28 +296,28 @@ fn explain(error: &figment::Error, layers: &Layers) -> CliError {
         (kind, true) => kind.to_string(),
         (kind, false) => format!("`{key}`: {kind}"),
     };
-    // An item of a list has no separate place.
+    // An item of a list has no separate location.
     let is_item = |key: &&str| key.parse::<usize>().is_ok();
     let n_items = path.iter().rev().take_while(|key| is_item(key)).count();
     let path = &path[..path.len() - n_items];
     let variable = variable_of(path);
-    let place = match std::env::var_os(&variable) {
+    let location = match std::env::var_os(&variable) {
         Some(_)
             if layers
                 .sets
                 .iter()
-                .all(|set| set.place(path, path.len()).is_none()) =>
+                .all(|set| set.location(path, path.len()).is_none()) =>
         {
             Some(format!("variable `{variable}`"))
         }
-        _ => layers.place(path, path.len()),
+        _ => layers.location(path, path.len()),
     };
     let sweep_file = layers.files.last();
-    let place = place
-        .or_else(|| sweep_file.and_then(|file| file.place(path, 1)))
+    let location = location
+        .or_else(|| sweep_file.and_then(|file| file.location(path, 1)))
         .or_else(|| sweep_file.map(|file| file.name.clone()));
     CliError::input(message)
-        .at(&place.unwrap_or_else(|| "configuration".into()))
+        .at(&location.unwrap_or_else(|| "configuration".into()))
         .with_hint(hint_on(error, path, layers.origin))
 }
 

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Variables that hold the token for the Hub.
 const TOKEN_VARIABLES: [&str; 2] = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
-/// A shorter text is no secret: `pad_token = "</s>"` is a setting of a user's recipe.
+/// A shorter text is not a secret: `pad_token = "</s>"` is a setting of a user's recipe.
 const MIN_SECRET_BYTES: usize = 8;
 
 const HINT: &str = "put the token for the Hub into `HF_TOKEN`, or log in with `hf auth login`; a sweep is recorded, \
@@ -17,16 +17,19 @@ const HINT: &str = "put the token for the Hub into `HF_TOKEN`, or log in with `h
 /// Refuses a layer that has a secret in its text, or text under a key that is named as secrets are.
 ///
 /// # Errors
-/// There is one; the place is shown, not the secret.
+/// There is one; its location is shown, not the secret.
 pub(super) fn check(file: &SourceFile) -> Result<(), CliError> {
     let own = own_tokens();
     let mut lines = file.text.lines().zip(1..);
     if let Some((_, line)) = lines.find(|(line, _)| has_secret_or(line, &own)) {
-        return Err(found("a secret", &place(file, line)));
+        return Err(found("a secret", &location(file, line)));
     }
     let root = file.table()?;
     match first_named(root.get_ref()) {
-        Some((key, at)) => Err(found(&format!("`{key}`"), &place(file, file.line_of(at)))),
+        Some((key, at)) => Err(found(
+            &format!("`{key}`"),
+            &location(file, file.line_of(at)),
+        )),
         None => Ok(()),
     }
 }
@@ -68,18 +71,18 @@ pub(crate) fn check_recipe(name: &str, text: &str) -> Result<(), CliError> {
     }
 }
 
-/// The hint on an unknown key, where that is named as secrets are.
+/// The hint on an unknown key, if that is named as secrets are.
 pub(super) fn hint_on(key: &str) -> Option<String> {
     names_secret(key).then(|| HINT.to_owned())
 }
 
-fn found(what: &str, place: &str) -> CliError {
+fn found(what: &str, location: &str) -> CliError {
     CliError::input(format!("{what} does not belong here"))
-        .at(place)
+        .at(location)
         .with_hint(HINT.to_owned())
 }
 
-fn place(file: &SourceFile, line: usize) -> String {
+fn location(file: &SourceFile, line: usize) -> String {
     if file.has_lines {
         format!("{}:{line}", file.name)
     } else {
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn secrets_are_found_by_their_look_and_by_their_name() {
         let token = "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH";
-        for (text, place) in [
+        for (text, start) in [
             (format!("name = 's'\n# {token}\n"), "s.toml:2: a secret"),
             (
                 format!("[train]\nmodel = 'https://me:{token}@hub/x'\n"),
@@ -153,7 +156,7 @@ mod tests {
             ),
         ] {
             let message = checked(&text).unwrap_err();
-            assert!(message.starts_with(place), "{message}");
+            assert!(message.starts_with(start), "{message}");
             assert!(
                 !message.contains(token) && !message.contains("plain"),
                 "{message}"

@@ -74,9 +74,9 @@ impl SourceFile {
             .collect()
     }
 
-    /// `file:line` of the deepest key of `path` that the text has; `None` where it has fewer than
-    /// `depth` of them.
-    pub(super) fn place(&self, path: &[&str], depth: usize) -> Option<String> {
+    /// `file:line` of the deepest key of `path` that the text has; `None` if it has fewer than
+    /// `depth` keys of `path`.
+    pub(super) fn location(&self, path: &[&str], depth: usize) -> Option<String> {
         let root = self.table().ok()?;
         let mut table = root.get_ref();
         let mut line = None;

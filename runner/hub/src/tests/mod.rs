@@ -168,7 +168,7 @@ fn says(error: &HubError, part: &str) -> bool {
     error.to_string().contains(part)
 }
 
-/// Bytes that differ from place to place.
+/// Bytes that differ from index to index.
 fn weights(seed: u32) -> Vec<u8> {
     let byte = |index: u32| (index.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8;
     (0..WEIGHT_BYTES as u32).map(byte).collect()

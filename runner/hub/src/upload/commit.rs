@@ -25,7 +25,7 @@ const MAX_LATER_COMMITS: &str = "limit=100";
 pub(super) enum Outcome {
     /// It is there.
     Made(String),
-    /// The branch has another commit in its place.
+    /// The branch has another commit instead.
     Overtaken,
 }
 

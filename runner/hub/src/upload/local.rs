@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::{iter, thread};
 
-/// Files that are longer are never asked for by git's name of them.
+/// Files that are longer are never asked for by the name that git gives them.
 const MAX_GIT_BYTES: u64 = 64 << 20;
 
 /// Length of the beginning of a file by which the Hub guesses what it is.
@@ -36,7 +36,7 @@ pub(super) struct Local<'a> {
     pub(super) source: &'a UploadSource,
     pub(super) n_bytes: u64,
     pub(super) sha256: String,
-    /// Git's name of it, if it is short enough to be in git.
+    /// The name that git gives it, if it is short enough to be in git.
     git: Option<String>,
     pub(super) sample: Vec<u8>,
 }
@@ -106,8 +106,8 @@ fn open(source: &UploadSource) -> Result<(Box<dyn ReadSeek>, u64), HubError> {
     }
 }
 
-/// Where errors of a source are said to be.
-fn place<'a>(path: &'a str, source: &'a UploadSource) -> &'a Path {
+/// The path that errors of a source name.
+fn error_path<'a>(path: &'a str, source: &'a UploadSource) -> &'a Path {
     match source {
         UploadSource::Bytes(_) => Path::new(path),
         UploadSource::File(path) => path,
@@ -137,7 +137,7 @@ impl<'a> Local<'a> {
             done_bytes += part.len() as u64;
             on_bytes(done_bytes);
         });
-        read.map_err(HubError::io("read", place(path, source)))?;
+        read.map_err(HubError::io("read", error_path(path, source)))?;
         if done_bytes != n_bytes {
             return Err(changed(path));
         }
@@ -172,7 +172,7 @@ impl<'a> Local<'a> {
         let mut content = Vec::new();
         let (reader, _) = open(self.source)?;
         let read = reader.take(self.n_bytes + 1).read_to_end(&mut content);
-        read.map_err(HubError::io("read", place(self.path, self.source)))?;
+        read.map_err(HubError::io("read", error_path(self.path, self.source)))?;
         if hex(&Sha256::digest(&content)) == self.sha256 {
             Ok(content)
         } else {
@@ -180,7 +180,7 @@ impl<'a> Local<'a> {
         }
     }
 
-    /// The `n_bytes` from `first_byte` on, in pieces. `on_bytes` receives the number of them that were read so far.
+    /// The `n_bytes` from `first_byte` on, in pieces. `on_bytes` receives the number of bytes read so far.
     pub(super) fn stream(
         &self,
         first_byte: u64,
@@ -192,7 +192,7 @@ impl<'a> Local<'a> {
             return Err(self.changed());
         }
         let sought = reader.seek(SeekFrom::Start(first_byte));
-        sought.map_err(HubError::io("read", place(self.path, self.source)))?;
+        sought.map_err(HubError::io("read", error_path(self.path, self.source)))?;
         let mut done_bytes = 0;
         let piece = move || {
             let mut piece = vec![0; SEND_BYTES.min(n_bytes - done_bytes) as usize];
@@ -208,7 +208,7 @@ impl<'a> Local<'a> {
         Ok(stream::iter(iter::from_fn(piece)))
     }
 
-    /// Whether the file still holds what was hashed. Reads all of it.
+    /// Whether the file still holds what was hashed. Reads it whole.
     pub(super) fn is_unchanged(&self) -> bool {
         let hash = || {
             let (reader, _) = open(self.source).ok()?;

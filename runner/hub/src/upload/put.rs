@@ -1,4 +1,4 @@
-//! A large file on its way to the place that the Hub gave, in one piece or in parts.
+//! A large file on its way to the address that the Hub gave, in one piece or in parts.
 
 use super::local::Local;
 use super::progress::Event;

@@ -160,11 +160,11 @@ fn a_file_that_changes_meanwhile_is_not_published() {
             _ => fixture.server.offer_xet(),
         }
         let files = upload([fixture.file("sae.safetensors", &large(0))]);
-        let place = fixture.place("sae.safetensors");
+        let path = fixture.path("sae.safetensors");
         // Of the same length, after it was hashed.
         let mut change = |now: UploadProgress| {
             if now.step == crate::UploadStep::Hashing && now.n_files_done == 1 {
-                fs::write(&place, large(1)).unwrap();
+                fs::write(&path, large(1)).unwrap();
             }
         };
         // So that the change is there before the file is sent.

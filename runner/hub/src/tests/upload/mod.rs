@@ -63,16 +63,16 @@ impl Fixture {
 
     /// A file of this machine.
     fn file(&self, path: &str, content: &[u8]) -> UploadFile {
-        let place = self.dir.path().join("files").join(path);
-        fs::create_dir_all(place.parent().unwrap()).unwrap();
-        fs::write(&place, content).unwrap();
+        let local = self.path(path);
+        fs::create_dir_all(local.parent().unwrap()).unwrap();
+        fs::write(&local, content).unwrap();
         UploadFile {
             path: path.into(),
-            source: UploadSource::File(place),
+            source: UploadSource::File(local),
         }
     }
 
-    fn place(&self, path: &str) -> PathBuf {
+    fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join("files").join(path)
     }
 
@@ -146,9 +146,10 @@ fn bytes(path: &str, content: &[u8]) -> UploadFile {
     }
 }
 
-/// Bytes that differ from place to place, and with the seed.
+/// Bytes that differ from index to index, and with the seed.
 fn large(seed: u32) -> Vec<u8> {
-    let byte = |at: u32| (at.wrapping_add(seed * 7919).wrapping_mul(2_654_435_761) >> 11) as u8;
+    let byte =
+        |index: u32| (index.wrapping_add(seed * 7919).wrapping_mul(2_654_435_761) >> 11) as u8;
     (0..LARGE_BYTES as u32).map(byte).collect()
 }
 

@@ -231,7 +231,7 @@ fn what_can_not_be_uploaded_is_refused_before_anything_is_asked() {
     assert!(says(&found, "there are two files for"), "{found:?}");
     let missing = UploadFile {
         path: "a".into(),
-        source: UploadSource::File(fixture.place("nowhere")),
+        source: UploadSource::File(fixture.path("nowhere")),
     };
     let found = error(&upload([missing]));
     assert!(says(&found, "nowhere`"), "{found:?}");
@@ -304,7 +304,7 @@ fn a_token_has_to_be_the_right_one() {
 #[test]
 fn a_name_of_something_else_is_taken() {
     let fixture = Fixture::new();
-    let folder = fixture.place("data");
+    let folder = fixture.path("data");
     fs::create_dir_all(&folder).unwrap();
     fixture.server.add_dataset(REPO, &folder);
     let error = fixture.upload(&fixture.sae()).unwrap_err();
