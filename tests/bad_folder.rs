@@ -85,12 +85,12 @@ fn a_database_of_another_version_is_left_alone() {
             "a newer one",
         ),
     ];
-    for (statement, words, hint) in versions {
+    for (statement, message, hint) in versions {
         execute(&workspace, statement);
         let database = || fs::read(workspace.path("runs/runs.db")).unwrap();
         let (before, weights) = (database(), workspace.files("runs/tiny"));
         for args in COMMANDS {
-            workspace.run(args).refuses(&[words]).hints(hint);
+            workspace.run(args).refuses(&[message]).hints(hint);
         }
         assert!(database() == before, "the database was changed");
         assert!(workspace.files("runs/tiny") == weights, "a run was changed");
@@ -141,7 +141,7 @@ fn a_second_run_in_the_same_folder_is_refused() {
     }
     assert!(!workspace.path("runs/other").exists());
 
-    // To look on is no offence, nor is a folder of one's own.
+    // Reading alone is allowed, and so is one's own folder.
     workspace.run(&["ls"]).succeeds();
     assert_eq!(workspace.sql_value("SELECT status FROM attempt"), "running");
     workspace
@@ -152,7 +152,7 @@ fn a_second_run_in_the_same_folder_is_refused() {
 }
 
 #[test]
-fn a_disk_that_refuses_to_grow_a_file_is_told_in_our_words() {
+fn a_disk_that_refuses_to_grow_a_file_is_reported_in_our_message() {
     let workspace = Workspace::with_small_sweep();
     // The kernel answers EFBIG, as a disk with an error answers EIO: SQLite has one code for both.
     let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";

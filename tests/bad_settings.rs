@@ -205,12 +205,12 @@ fn a_device_that_is_not_there_is_told() {
         .refuses(&["`gpu` is no device", "`cuda:N`"])
         .hints(hint);
     assert!(workspace.trained().is_empty());
-    // It was no fault of the jobs.
+    // The jobs were not the cause.
     workspace.run(&["tiny.toml"]).succeeds();
 }
 
 #[test]
-fn a_number_that_is_none_is_reported_with_its_location_and_key() {
+fn a_number_that_is_not_one_is_reported_with_its_location_and_key() {
     for number in ["nan", "-nan", "inf", "-inf"] {
         run_sweep(&tiny_sweep_with("ctx_len", &format!("lr = {number}")))
             .refuses(&[

@@ -71,7 +71,7 @@ fn a_sweep_with_held_out_data_ends_in_evaluations() {
     assert_eq!(json!(workspace.sql(odd)), json!([]));
     let same = "SELECT count(DISTINCT ce_clean) AS n FROM result";
     assert_eq!(workspace.sql_value(same), 1, "all on the same sequences");
-    densities_are_beside_the_jobs(&workspace);
+    densities_are_next_to_the_jobs(&workspace);
     let rows = sums(&workspace);
     workspace
         .run(&["tiny.toml"])
@@ -80,7 +80,7 @@ fn a_sweep_with_held_out_data_ends_in_evaluations() {
     assert_eq!(sums(&workspace), rows);
 }
 
-fn densities_are_beside_the_jobs(workspace: &Workspace) {
+fn densities_are_next_to_the_jobs(workspace: &Workspace) {
     let sql = "SELECT density, l0, num_latents FROM sae_evaluation JOIN sae USING (sae_id)";
     for row in workspace.sql(sql) {
         let path = workspace

@@ -80,7 +80,7 @@ fn lengths_that_cannot_be() {
     }
 }
 
-/// As much as a listing may say: there is no room for it.
+/// The most that a listing may say: there is no space for it.
 #[test]
 fn a_listing_that_claims_more_than_a_disk_has() {
     let (server, workspace) = with_hub();
@@ -115,7 +115,7 @@ fn a_trickle_ends() {
     refuses(&server, outcome, DATASET, "less than 1024 bytes a second");
 }
 
-/// Each answer begins the file again and gives one byte of it.
+/// Each answer begins the file again and gives one byte.
 #[test]
 fn a_byte_an_answer_is_given_up() {
     let (server, workspace) = with_hub();

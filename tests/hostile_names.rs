@@ -164,11 +164,11 @@ fn names_of_tensors_do_not_steer_the_terminal() {
 }
 
 #[test]
-fn bars_and_remarks_beside_them_do_not_steer_the_terminal() {
+fn bars_and_remarks_next_to_them_do_not_steer_the_terminal() {
     let workspace = with_steering_tensor();
     let drawn = drawn_at_a_terminal(&workspace, &["tiny.toml"]);
     assert!(drawn.contains("hint: run this"), "{drawn:?}");
-    // What programs read is as it is, and a terminal is no program.
+    // What programs read is as it is, and a terminal is not a program.
     let rows = [
         "sql",
         "--csv",
@@ -193,7 +193,7 @@ fn drawn_at_a_terminal(workspace: &Workspace, args: &[&str]) -> String {
     drawn
 }
 
-/// A worker fails over a file with such a name, and everything that tells of it later is looked at.
+/// A worker fails over a file with such a name, and every later report of the failure is looked at.
 #[test]
 fn what_a_worker_says_does_not_steer_the_terminal() {
     let workspace = Workspace::new();

@@ -33,7 +33,7 @@ fn an_order_of_anybody_but_rank_0_starts_nothing() {
     let order = "tiny/.streams/a/order.json";
     let digest = blake3::hash(b"{}").to_hex().to_string();
     let sealed = |seal: &str| json!({"Train": {"path": order, "digest": digest, "seal": seal}});
-    let words = [
+    let messages = [
         // As ranks once took it.
         json!({"Train": {"program": program, "order": workspace.path("runs").join(order)}}),
         sealed(""),
@@ -46,13 +46,13 @@ fn an_order_of_anybody_but_rank_0_starts_nothing() {
             let mode = fs::Permissions::from_mode(0o600);
             fs::set_permissions(workspace.path("runs/.ranks.key"), mode).unwrap();
         }
-        for word in &words {
+        for message in &messages {
             let port = free_port();
             let store = attacker(&port);
-            store.set("word/0", word.to_string().as_bytes()).unwrap();
+            store.set("word/0", message.to_string().as_bytes()).unwrap();
             let outcome = rank(&workspace, (1, 2), &port, ARGS).wait();
-            assert!(!outcome.status.success(), "{word} {outcome}");
-            assert!(!harm.exists(), "{word} {outcome}");
+            assert!(!outcome.status.success(), "{message} {outcome}");
+            assert!(!harm.exists(), "{message} {outcome}");
             assert!(!workspace.path("runs/tiny/.streams/a/worker.1.log").exists());
         }
     }

@@ -18,7 +18,7 @@ const EIGHT_OUTSIDE: [(&str, &str); 4] = [
     ("MASTER_PORT", "29500"),
 ];
 
-/// A Hub with the model's config.json beside weights and a tokenizer that are another's, which a plan does
+/// A Hub with the model's config.json, and with weights and a tokenizer of another model, which a plan does
 /// not look into; and a data set of two files.
 fn with_hub() -> (HubServer, Workspace) {
     let (server, workspace) = (HubServer::start(), Workspace::new());

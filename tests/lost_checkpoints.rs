@@ -1,4 +1,4 @@
-//! What a run makes of SAEs that were trained and are no longer there.
+//! What a run does about SAEs that were trained and are no longer there.
 
 use crate::common::{Workspace, job_dir};
 use std::fs;

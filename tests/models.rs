@@ -61,7 +61,7 @@ fn hookpoints_as_json() {
         .iter()
         .find(|h| h["name"] == "wpe")
         .unwrap();
-    assert_eq!(wpe["d_in"], json!(null), "positions are no hidden states");
+    assert_eq!(wpe["d_in"], json!(null), "positions are not hidden states");
 }
 
 #[test]

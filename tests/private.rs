@@ -1,4 +1,4 @@
-//! What `sae-run publish` tells of this machine, and what it leaves on it.
+//! What `sae-run publish` says about this machine, and what it leaves on it.
 
 use crate::common::{Running, Workspace, fixture, replace_line, small_sweep, text, until};
 use crate::publish::{REPO, TOKEN, card, published_from, run};
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A folder that no one is to know of.
+/// A folder that no one may learn about.
 const SECRET: &str = "merger-with-hal";
 const REMARK: &str = "do not tell the board";
 const PUBLISH: [&str; 5] = ["publish", "tiny", "--repo", REPO, "--quiet"];
@@ -94,10 +94,10 @@ fn folders_and_remarks_stay_on_this_machine() {
     ] {
         assert!(card.contains(told), "no `{told}` in\n{card}");
     }
-    let beside_weights = files
+    let next_to_weights = files
         .iter()
         .filter(|(path, _)| path.ends_with("saelens/cfg.json"));
-    for (path, content) in beside_weights {
+    for (path, content) in next_to_weights {
         assert!(content.contains("\"text.jsonl\""), "{path}: {content}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the database says of where jobs come from, and of what is best.
+//! What the database says about where jobs come from, and about what is best.
 
 use crate::common::Workspace;
 use serde_json::json;

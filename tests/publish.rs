@@ -250,7 +250,7 @@ fn what_had_better_not_be_published_is_refused_unless_forced() {
     .refuses(&["is not a folder"]);
 }
 
-/// What a checkpoint holds counts, not what the database says of it.
+/// What a checkpoint holds counts, not what the database says about it.
 #[test]
 fn weights_that_are_damaged_are_never_published() {
     let (server, workspace) = published_from();

@@ -41,7 +41,7 @@ fn names_follow_the_order_of_the_file() {
 }
 
 #[test]
-fn a_recipe_beside_the_sweep_is_used() {
+fn a_recipe_next_to_the_sweep_is_used() {
     let recipe = "\
 '''Twice as many latents for half the k.'''
 
@@ -225,7 +225,7 @@ fn a_million_jobs_and_numbers_that_are_none_are_refused() {
     plan(&workspace)
         .refuses(&["`mine.py` proposes 150000 jobs, the limit is 100000"])
         .hints("`recipe_limits.max_jobs`");
-    // Enough of them that the limit on instructions comes first.
+    // Enough jobs that the limit on instructions comes first.
     workspace.write(
         "mine.py",
         "def plan(request):\n    return [{'k': 1}] * 10**6\n",

@@ -1,4 +1,4 @@
-//! Secrets that were put where they do not belong: refused without being repeated, and nowhere to be found
+//! Secrets that were put where they do not belong: refused without being repeated, and found nowhere
 //! afterwards. And those that are where they belong: no worker gets them.
 
 use crate::common::{Outcome, Workspace, replace_line, signal, small_sweep, until};

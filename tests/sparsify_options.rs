@@ -39,7 +39,7 @@ fn every_option_of_sparsify_is_read_with_either_hyphens_or_underscores() {
         let mut args = vec!["train".to_owned(), "MODEL".into(), "DATASET".into()];
         for spelling in spellings.iter().filter(|spelling| !is_help(spelling)) {
             args.push(spelling.replace('_', hyphen));
-            // 1 is a number, a text and a truth; `--noresume` takes none.
+            // 1 is a number, a text and a truth; `--noresume` takes no value.
             args.extend((!spelling.starts_with("--no")).then(|| "1".to_owned()));
         }
         args.push("--help".into());

@@ -102,7 +102,7 @@ fn what_would_write_is_refused() {
 }
 
 #[test]
-fn what_sqlite_does_not_understand_is_told_in_its_words() {
+fn what_sqlite_does_not_understand_is_reported_in_its_message() {
     let workspace = trained();
     workspace
         .run(&["sql", "SELECT fvuu FROM result"])
@@ -192,12 +192,12 @@ fn asked(workspace: &Workspace, args: &[&str]) -> (Outcome, u64) {
 
 /// Refuses a statement within a minute and a gibibyte, most of which is libtorch.
 #[track_caller]
-fn is_refused(workspace: &Workspace, args: &[&str], words: &str) {
+fn is_refused(workspace: &Workspace, args: &[&str], message: &str) {
     let begun = Instant::now();
     let (outcome, peak_mib) = asked(workspace, args);
     assert!(peak_mib < 1024, "{peak_mib} MiB: {args:?}");
     assert!(begun.elapsed().as_secs() < 90, "{args:?}");
-    outcome.refuses(&[words]).hints("");
+    outcome.refuses(&[message]).hints("");
 }
 
 #[test]
@@ -241,10 +241,10 @@ fn a_query_takes_no_more_memory_than_it_may() {
             "the answer is larger than 64 MiB",
         ),
     ];
-    for (attack, words) in attacks {
+    for (attack, message) in attacks {
         let statement = format!("{ENDLESS} {attack}");
         let args = ["--timeout", "20", "--max-rows", "1000000000", &statement];
-        is_refused(&workspace, &args, words);
+        is_refused(&workspace, &args, message);
     }
     // It answers as before.
     assert_eq!(workspace.sql_value("SELECT count(*) FROM job"), 2);

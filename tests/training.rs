@@ -76,7 +76,7 @@ fn every_kind_of_sae_trains_on_one_stream_and_is_saved_as_sparsify_saves_it() {
 
 // Numbers that are not finite
 
-/// With weights of 1e36, whose squares are too large, after the second update; with none that are finite.
+/// With weights of 1e36, whose squares are too large, after the second update; with no finite weight.
 const DIVERGING: [(&str, &str); 3] = [
     ("good", "lr=0.001"),
     ("large", "lr=1e37, normalize_decoder=False"),
@@ -199,7 +199,7 @@ fn a_full_disk_while_saving_keeps_the_last_checkpoint_and_is_told_of() {
 
     // Once there is room again it continues, to the same bits.
     workspace.run(&["tiny.toml"]).succeeds();
-    // Its state may have found room where what is published did not.
+    // Its state may have been written though what is published did not fit.
     let first_step = "SELECT first_step FROM attempt WHERE number = 2";
     let first_step = workspace.sql_value(first_step);
     assert!(

@@ -1,4 +1,4 @@
-"""Measures an SAE's update on a GPU, behind its agreement with the CPU, beside what an H100 allows.
+"""Measures an SAE's update on a GPU, after its agreement with the CPU, compared with what an H100 allows.
 
     make bench-gpu [BENCH="--device cuda:1"]
     python3 bench_gpu.py BENCH_STEP [--device cuda] [--smoke] [--n N ...] [--latents F ...] [--k K ...]
@@ -6,8 +6,8 @@
     python3 bench_gpu.py --look [--device cuda]
 
 Of each case, the CPU writes its first updates into a file, and the GPU makes the same: latents must
-agree but for near ties, gradients within 1e-4 (relative, in norm), and the FVU of three updates within
-1 %. Then updates are timed in encoder products. `--device cpu` does all of it without a GPU: the CPU with
+agree except for near ties, gradients within 1e-4 (relative, in norm), and the FVU of three updates within
+1 %. Then updates are timed in encoder products. `--device cpu` does everything without a GPU: the CPU with
 libtorch's operations, as CUDA has them, against the CPU with Rust's.
 
 Needs nothing but Python.
@@ -62,7 +62,7 @@ def fail(error: str, *hints: str) -> None:
 
 
 def describe_gpu(device: str) -> str:
-    """Name, driver and memory; ends the program where there is no GPU."""
+    """Name, driver and memory; ends the program if there is no GPU."""
     number = device.removeprefix("cuda").removeprefix(":") or "0"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if number.isdigit() and int(number) < len(visible):
@@ -71,7 +71,7 @@ def describe_gpu(device: str) -> str:
     command = ["nvidia-smi", asked, "--format=csv,noheader", f"--id={number}"]
     hints = (
         "run it on a machine with an NVIDIA GPU and its driver",
-        'BENCH="--device cpu --smoke" tries all of it without a GPU, but measures the CPU',
+        'BENCH="--device cpu --smoke" tries everything without a GPU, but measures the CPU',
     )
     try:
         found = subprocess.run(command, capture_output=True, text=True)
@@ -84,7 +84,7 @@ def describe_gpu(device: str) -> str:
 
 
 def bench_step(args: argparse.Namespace, *options: str, kernels: str = "") -> None:
-    """Runs the example, and ends as it does where it fails: it says why."""
+    """Runs the example, and ends with its exit code if it fails: it says why."""
     environment = os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "SAE_RUN_KERNELS": kernels}
     command = [args.bench_step, "--threads", str(args.threads), *options]
     returncode = subprocess.run(command, stdout=sys.stderr, env=environment).returncode

@@ -1,15 +1,15 @@
-"""Measures this project beside sparsify 1.3.3 and dictionary_learning 0.1.0: updates, runs, a sweep.
+"""Measures this project compared with sparsify 1.3.3 and dictionary_learning 0.1.0: updates, runs, a sweep.
 
     make bench-peer [BENCH="--smoke"]
     python bench_peer.py BINARY BENCH_STEP [MODEL_DIR] [--smoke] [--parts step one all sweep dictionary]
         [--rounds N] [--updates N] [--threads N] [--json FILE]
 
-Fairness: both arms run in turn on the libtorch of this Python, in float32 on the CPU with as many
-threads, on the same tokens or activations, and beside sparsify from the same initial weights. Nothing
-is printed of a case before sparsify was found to compute the same, or dictionary_learning, whose
+Fairness: both arms run in turn on the libtorch of this Python, in float32 on the CPU with the same number of
+threads, on the same tokens or activations, and with sparsify from the same initial weights. Nothing
+is printed about a case before sparsify was found to compute the same, or dictionary_learning, whose
 weights and learning rule are others, to learn. Times of whole runs begin with the process.
 
-Needs what requirements.txt beside it names.
+Needs what requirements.txt next to it names.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""A sweep beside dictionary_learning, which trains all of it on one pass over the activations, too.
+"""A sweep compared with dictionary_learning, which trains it on one pass over the activations, too.
 
 Its SAEs start from other weights and learn by another rule (Adam; by its own defaults), so that FVU
-cannot be equal. What is held to is that each of its jobs learns: its FVU is finite and falls.
+cannot be equal. What is checked is that each of its jobs learns: its FVU is finite and falls.
 """
 
 import math

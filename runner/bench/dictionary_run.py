@@ -5,7 +5,7 @@
         "save_dir": DIR}'
 
 Everything is its own: `trainSAE` with a `TopKTrainer` for each job, all on one `ActivationBuffer`,
-which runs the model through nnsight and stops it behind the layer. Only tokens come in the place of
+which runs the model through nnsight and stops it after the layer. Only tokens come instead of
 text, as `sae-run data --out` writes them, in training order. The buffer holds one batch, so that no
 token is read that nothing is trained on, and batches are those of our run. The answer has the moment
 of the end of every update of all jobs, and the FVU by job and update.

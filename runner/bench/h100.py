@@ -72,7 +72,7 @@ def row(case: Case) -> str:
 
 
 def check_docs() -> None:
-    """Ends the program where the table of the docs is another than these formulas give."""
+    """Ends the program if the table of the docs is not the one that these formulas give."""
     section = DOCS.read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
     table = [line for line in section.splitlines() if line.startswith("|")]
     rows = table[2:]

@@ -53,7 +53,7 @@ class Run:
     fvu: list[list[list[float]]]
 
 
-# Runs a command and notes its end. In a process of its own: the kernel counts what a process was before it
+# Runs a command and notes its end. In a separate process: the kernel counts what a process was before it
 # became another program as the memory of that, and ours may have grown.
 MEASURED = """
 import json, resource, subprocess, sys
@@ -118,7 +118,7 @@ def ours(work: Work, settings: Settings, folder: Path) -> Run:
         for path in sorted(folder.glob("runs/bench/.streams/*/events.jsonl"))
         for line in path.read_text().splitlines()
     ]
-    # The file of an earlier round goes on.
+    # The file of an earlier round continues.
     begun = max(idx for idx, event in enumerate(events) if event["event"] == "started")
     metrics = [event for event in events[begun:] if event["event"] == "metric"]
     ends = {event["step"]: event["time_ms"] / 1e3 for event in metrics}
@@ -131,7 +131,7 @@ def ours(work: Work, settings: Settings, folder: Path) -> Run:
 
 
 def run_peer(script: str, order: dict, work: Work, settings: Settings, folder: Path):
-    """Runs a script beside this one on the tokens of the work; seconds, peak memory and its answer."""
+    """Runs a script next to this one on the tokens of the work; seconds, peak memory and its answer."""
     order |= {
         "model": settings.model_dir,
         "tokens": str(folder / "tokens.bin"),

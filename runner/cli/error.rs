@@ -1,4 +1,4 @@
-//! The one place where errors become words on the screen and an exit code.
+//! The one place where errors become messages on the screen and an exit code.
 
 use crate::show::remark::remark;
 use datasets::DatasetError;

@@ -4,14 +4,14 @@
 #   setup.sh build    libtorch, its path for cargo, the Python recipe engine: enough to build and
 #                     to run the tests
 #   setup.sh demo     the demo's language model as well
-#   setup.sh peer     the same, and sparsify and dictionary_learning in a virtual environment of their own,
-#                     to measure beside; prints the Python that has them
+#   setup.sh peer     the same, and sparsify and dictionary_learning in a separate virtual environment,
+#                     to compare with; prints the Python that has them
 #   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
-#                     (4.7 GB) where there is space for it; prints nothing where that cannot be had
+#                     (4.7 GB) if there is space for it; prints nothing if it is not available
 #
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
-#                            where there is a GPU
+#                            if there is a GPU
 #   SAE_RUN_TORCHRUN         a torchrun of PyTorch 2.13: test with that
 #   SPARSIFY_PYTHON          a Python that has what runner/bench/requirements.txt names: use that
 #   LIBTORCH                 use this libtorch 2.13 (a folder with lib/ and include/)
@@ -171,7 +171,7 @@ version_of() {
     fi
 }
 
-# Tells cargo where libtorch lies. Rewritten only when it changes: a change rebuilds everything.
+# Tells cargo where libtorch is. Rewritten only when it changes: a change rebuilds everything.
 configure_cargo() {
     local wanted
     wanted=$(cargo_config "$1")
@@ -192,7 +192,7 @@ $CONFIG_MARK
 [env]
 LIBTORCH = "$1"
 
-# Not in [build]: cargo drops that where a target has flags of its own, and joins these.
+# Not in [build]: cargo drops that if a target has its own flags, and joins these.
 [target.'cfg(unix)']
 rustflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
 

@@ -173,7 +173,7 @@ fn resolve(of_crate: &Crate, from: &Module, path: &[String], n_steps: usize) -> 
     Some(module)
 }
 
-/// Where a file has `item` from, where it gives it on.
+/// The file that `item` comes from, if a file re-exports it.
 fn given_on(text: &str, item: &str) -> Option<Vec<String>> {
     let text = without_tests(text);
     let mut paths = Vec::new();

@@ -26,7 +26,7 @@ class Command:
 
 @dataclass
 class Check:
-    """Commands of one purpose, and what came of them."""
+    """Commands of one purpose, and their results."""
 
     name: str
     commands: list[Command]
@@ -66,7 +66,7 @@ class Check:
         return process.returncode
 
     def read(self, line: str):
-        """Counts what libtest says. Its lines may stand behind what a test printed."""
+        """Counts what libtest says. Its lines may follow what a test printed."""
         if result := RESULT.search(line):
             passed, failed, skipped = map(int, result.groups())
             self.n_passed += passed

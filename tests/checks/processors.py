@@ -31,7 +31,7 @@ def computing(aten: str, onednn: str, mkl: str, own: str) -> dict[str, str]:
 BASELINE = computing("default", "SSE41", "SSE4_2", "default")
 AVX2 = computing("avx2", "AVX2", "AVX2", "avx2")
 AVX512 = computing("avx512", "AVX512_CORE", "AVX512", "avx512")
-# MKL's code for all processors, where the variable above is for Intel's.
+# MKL's code for all processors, while the variable above is for Intel's.
 COMPATIBLE = {"MKL_CBWR": "COMPATIBLE"}
 ELSEWHERE = {"TZ": "Pacific/Chatham", "LANG": "tr_TR.UTF-8", "LC_ALL": "tr_TR.UTF-8"}
 

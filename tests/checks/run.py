@@ -1,10 +1,10 @@
-"""Runs the checks one after the other, goes on behind one that fails, and ends with a summary.
+"""Runs the checks one after the other, continues after one that fails, and ends with a summary.
 
     python3 tests/checks/run.py all          # what `make test` does
     python3 tests/checks/run.py processors   # what `make test-processors` does: processors.py
 
 Prints what the programs print, then a line a check with its time, each test that failed, and their number.
-Exits with 1 where a check failed.
+Exits with 1 if a check failed.
 """
 
 import shutil
@@ -23,7 +23,7 @@ def torchrun() -> dict[str, str]:
 
 
 def of_dependencies() -> list[Check]:
-    """What `deny.toml` asks of them, where cargo-deny and its database of advisories are."""
+    """What `deny.toml` asks of them, if cargo-deny and its database of advisories are there."""
     if not shutil.which("cargo-deny"):
         return [Check("dependencies", [], not_run="cargo-deny is not installed")]
     deny = ["cargo", "deny", "--offline", "check"]

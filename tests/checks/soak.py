@@ -2,9 +2,9 @@
 
     python3 tests/checks/soak.py [--kills 300] [--minutes 28] [--seed 0] [--parts grid,pareto,ranks,publish]
 
-Each part runs its sweep once undisturbed. Then, all parts beside each other, it runs it with SIGKILLs to the coordinator,
+Each part runs its sweep once undisturbed. Then, all parts side by side, it runs it with SIGKILLs to the coordinator,
 the worker or another rank, until the sweep is done, in one folder after the other. Compared are the bytes of all SAEs and
-all rows of the database but for ids, times and attempts. Exits with 1 where anything differs, or where a command does not
+all rows of the database except ids, times and attempts. Exits with 1 if anything differs, or if a command does not
 end.
 """
 
@@ -103,12 +103,12 @@ class Folder:
         (self.path / "cache/wasm").symlink_to(compiled)
 
     def environment(self, **variables) -> dict[str, str]:
-        # Tokens of its own, so that making them is killed, too; the recipe engine is compiled once.
+        # Its own tokens, so that making them is killed, too; the recipe engine is compiled once.
         own = {"SAE_RUN_CACHE": str(self.path / "cache"), "SAE_RUN_ENGINE": str(engine())}
         return {**os.environ, **own, **variables}
 
     def start(self, args: list[str]):
-        """Starts the command, on two ranks where the part is of ranks."""
+        """Starts the command, on two ranks if the part is about ranks."""
         port = str(free_port())
         ranks = 2 if self.part == "ranks" and args[0] == "tiny.toml" else 1
         for rank in range(ranks):
@@ -262,7 +262,7 @@ class Hub:
 
 @dataclass
 class Part:
-    """A sweep that is killed again and again, and what came of that."""
+    """A sweep that is killed again and again, and the result."""
 
     name: str
     home: Path
@@ -288,7 +288,7 @@ class Part:
         self.seconds = time.monotonic() - begun
 
     def soak(self, n_kills: int, deadline: float):
-        """Kills until there were enough of them, or it is time to end."""
+        """Kills until there were enough kills, or it is time to end."""
         while self.n_kills < n_kills and time.monotonic() < deadline:
             most = min(n_kills - self.n_kills, self.random.randint(3, 12))
             try:

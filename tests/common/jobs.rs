@@ -4,7 +4,7 @@ use super::{Workspace, fixture, text};
 use std::path::PathBuf;
 
 /// A folder with `tiny.toml`: the jobs `jobs`, a name and settings (Python's keyword arguments) each, on
-/// the CPU and on one thread. `settings`: lines of TOML for all of them.
+/// the CPU and on one thread. `settings`: lines of TOML for all jobs.
 pub(crate) fn with_jobs(settings: &str, jobs: &[(&str, &str)]) -> Workspace {
     let jobs = jobs
         .iter()

@@ -1,4 +1,4 @@
-//! What the tests share: a separate folder for each of them, and the real binary in it.
+//! What the tests share: a separate folder for each test, and the real binary in it.
 
 mod jobs;
 mod outcome;

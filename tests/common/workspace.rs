@@ -41,7 +41,7 @@ static COMPILED: LazyLock<()> = LazyLock::new(|| {
     workspace.run(&["plan", "tiny.toml"]).succeeds();
 });
 
-/// A folder where a test runs `sae-run`, with nothing of the user's settings in sight.
+/// A folder where a test runs `sae-run`, which sees none of the user's settings.
 pub(crate) struct Workspace {
     dir: TempDir,
 }
@@ -158,7 +158,7 @@ impl Workspace {
         }
     }
 
-    /// All files below a folder of this one, by their path in it; none if there is no such folder. What
+    /// All files below a folder of this one, by their path in it; empty if there is no such folder. What
     /// goes while we look, as a worker's unfinished files do, is left out.
     pub(crate) fn files(&self, below: &str) -> Files {
         let root = self.path(below);

@@ -143,7 +143,7 @@ fn without_a_network_and_with_an_empty_cache_the_data_set_is_named() {
     assert!(workspace.files("cache/tokens").is_empty());
 }
 
-/// A Hub with a data set that is nothing but a script, and the Hub's own copy of it in Parquet: all of
+/// A Hub with a data set that is nothing but a script, and the Hub's own copy in Parquet: all of
 /// configuration `x`, and the beginning of `y`.
 fn with_script() -> (HubServer, Workspace) {
     let server = HubServer::start();

@@ -57,7 +57,7 @@ impl Helps {
         })
     }
 
-    /// Says what of the words after `sae-run` does not exist.
+    /// Says which of the words after `sae-run` does not exist.
     fn unknown(&mut self, words: &[&str]) -> Option<String> {
         let mut command = Vec::new();
         for word in words {

@@ -1,4 +1,4 @@
-//! What looks at past runs, and what else takes a job of theirs.
+//! Commands that look at past runs, and others that take a job of a past run.
 
 use std::path::PathBuf;
 

@@ -25,7 +25,7 @@ struct Setting {
     help: &'static str,
 }
 
-/// All of them but `model` and `dataset`, which need no option, in the order of `--help`.
+/// All settings but `model` and `dataset`, which need no option, in the order of `--help`.
 #[rustfmt::skip]
 const SETTINGS: &[(&str, &[Setting])] = &[
     ("SAE", &[
@@ -209,7 +209,7 @@ impl Setting {
         format!("{}{default}{off}", self.help)
     }
 
-    /// The setting as it was given; `None` where it was not.
+    /// The setting as it was given; `None` if it was not.
     fn given(&self, matches: &ArgMatches) -> Option<Given> {
         let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
         if self.kind == Kind::Flag {

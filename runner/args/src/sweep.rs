@@ -16,7 +16,7 @@ pub struct SweepArgs {
 /// `sae-run SWEEP.toml` as typed.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    // Not `SweepArgs`: required, but not where there is a subcommand, and clap cannot say that of
+    // Not `SweepArgs`: required, but not if there is a subcommand, and clap cannot say that of
     // flattened arguments.
     /// The sweep file (TOML).
     #[arg(value_name = "SWEEP.toml", required = true)]

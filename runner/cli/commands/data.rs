@@ -49,7 +49,7 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
         described.text()
     };
     let outs = [&args.out, &args.out_eval].into_iter().flatten();
-    // Beside tokens, it would be taken for some.
+    // In the same stream as tokens, it would be read as tokens.
     if outs.into_iter().any(|out| out.as_os_str() == "-") {
         table::note(text.trim_end());
         return Ok(0);
@@ -80,7 +80,7 @@ fn config(args: &DataArgs) -> Result<TrainConfig, CliError> {
     Ok(config)
 }
 
-/// The tokens of a data set, with a bar while they are made unless `quiet`; `None` where a signal came.
+/// The tokens of a data set, with a bar while they are made unless `quiet`; `None` if a signal came.
 fn tokenise_or_stop(
     spec: &TokenSpec,
     cache_dir: &Path,
@@ -168,7 +168,7 @@ impl Drop for Shown {
     }
 }
 
-/// What there is to know of the tokens of a data set.
+/// What is known about the tokens of a data set.
 struct Description<'a> {
     spec: &'a TokenSpec,
     tokens: &'a Tokens,

@@ -70,7 +70,7 @@ fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, C
     Ok(named.settings())
 }
 
-/// The model's folder, what goes through it, and how many sequences that is, where it is known.
+/// The model's folder, what goes through it, and how many sequences that is, if it is known.
 type Source = (PathBuf, EncodeInput, Option<u64>);
 
 fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {

@@ -1,4 +1,4 @@
-//! `sae-run plan --diff`: what changes against the sweep as it was last run.
+//! `sae-run plan --diff`: what changes compared with the sweep as it was last run.
 
 use crate::error::CliError;
 use crate::show::table;

@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// What a new recipe begins as.
 const TEMPLATE: &str = include_str!("../../../recipes/template.py");
-/// What editors know of recipes by.
+/// The types of recipes, for editors.
 const STUB: &str = include_str!("../../../recipes/recipe.pyi");
 
 /// Lists recipes, or does what the subcommand says.

@@ -74,7 +74,7 @@ fn folders(folder: &RunsFolder, removal: &Removal) -> Result<Vec<Doomed>, CliErr
     Ok(doomed)
 }
 
-/// The database is a file like others: what it says of paths is not believed.
+/// The database is a file like others: the paths in it are not trusted.
 fn check_inside(path: &Path) -> Result<(), CliError> {
     if files::stays_below(path) && path.components().count() > 1 {
         return Ok(());

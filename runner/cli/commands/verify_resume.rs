@@ -209,8 +209,8 @@ impl Trial {
             Some(0) => Ok(Ended::ByItself),
             None if kill.is_some() => Ok(Ended::Killed { step }),
             _ => {
-                let words = worker.last_words().unwrap_or_default();
-                let message = format!("the worker ended with {status}: {words}");
+                let last = worker.last_message().unwrap_or_default();
+                let message = format!("the worker ended with {status}: {last}");
                 Err(CliError::environment(message))
             }
         }

@@ -1,4 +1,4 @@
-//! The model card: what a stranger wants to know of the SAEs, from the database.
+//! The model card: what a stranger wants to know about the SAEs, from the database.
 
 use super::public::PublicJob;
 use super::selection::Chosen;
@@ -17,7 +17,7 @@ pub(super) struct Card<'a> {
     pub(super) license: Option<&'a str>,
     /// The SAEs of the repository, those of earlier publications too.
     pub(super) saes: &'a [Chosen],
-    /// Folder of an SAE in SAELens's layout, where there is one.
+    /// Folder of an SAE in SAELens's layout, if there is one.
     pub(super) saelens: Option<&'a str>,
     /// Whether the text of the sweeps is included, unchanged.
     pub(super) include_sweep: bool,
@@ -116,7 +116,7 @@ impl Card<'_> {
         folded.collect()
     }
 
-    /// The text of each sweep, where it is wanted.
+    /// The text of each sweep, if it is wanted.
     fn sweeps(&self) -> Vec<Folded> {
         if !self.include_sweep {
             return Vec::new();
@@ -256,7 +256,7 @@ fn json(text: &str) -> String {
     serde_json::to_string(text).expect("a string serialises")
 }
 
-/// A word of a shell.
+/// A text as one argument in a shell.
 fn shell(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-=+,/".contains(c);
     if text.chars().all(is_plain) {

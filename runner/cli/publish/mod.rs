@@ -34,7 +34,7 @@ const CARD: &str = "README.md";
 /// `sae-run publish`.
 ///
 /// # Errors
-/// No such SAEs, or none that should be given to others; a layout that does not hold them; what the Hub
+/// No such SAEs, or only ones that should not be given to others; a layout that does not hold them; what the Hub
 /// refuses.
 pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
     let runs_dir = config::runs_dir(&args.store)?;

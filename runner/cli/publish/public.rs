@@ -18,7 +18,7 @@ const NAMES: [&str; 4] = ["model", "dataset", "eval_dataset", "finetune"];
 /// Settings with arguments for a data set, and the setting that names it.
 const DATA_ARGS: [(&str, &str); 2] = [("data_args", "dataset"), ("eval_data_args", "eval_dataset")];
 
-/// A job as strangers may see it. The card and the files beside weights are made from this alone.
+/// A job as strangers may see it. The card and the files next to the weights are made from this alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PublicJob {
     /// Its name.
@@ -167,7 +167,7 @@ impl PublicNames {
     }
 }
 
-/// Whether a character separates the words of a job's name.
+/// Whether a character separates the parts of a job's name.
 fn ends_word(c: char) -> bool {
     c.is_whitespace() || "=,+;:()[]'\"".contains(c)
 }

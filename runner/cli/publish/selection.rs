@@ -1,4 +1,4 @@
-//! Which SAEs are published, where in the repository, and which had better not be.
+//! Which SAEs are published, where in the repository, and which should not be.
 
 use super::public::PublicJob;
 use crate::error::CliError;
@@ -91,7 +91,7 @@ fn check_prefix(prefix: &str) -> Result<(), CliError> {
     )
 }
 
-/// Refuses what had better not be published, unless it is forced; and what cannot be, always.
+/// Refuses what should not be published, unless it is forced; and what cannot be, always.
 ///
 /// # Errors
 /// Jobs that are not done, SAEs that diverged or were not evaluated, checkpoints that are gone.
@@ -132,7 +132,7 @@ pub(super) fn check(
     )
 }
 
-/// Why an SAE had better not be published.
+/// Why an SAE should not be published.
 fn problem(sae: &PublishableSae) -> Option<String> {
     if let Some(verdict) = &sae.verdict {
         return Some(format!("went wrong: {verdict}"));

@@ -77,7 +77,7 @@ fn make_shelf(shelf: &Path) -> io::Result<()> {
     }
 }
 
-/// The lock of a folder, which is made where it is missing.
+/// The lock of a folder, which is made if it is missing.
 fn open_lock(dir: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let options = options.create(true).truncate(false).write(true);

@@ -25,11 +25,11 @@ pub(crate) struct EventTail {
     offset: u64,
     /// Lines before `offset`.
     n_lines: u64,
-    /// The line that `offset` is within, where it is too long to be held.
+    /// The line that `offset` is within, if it is too long to be held.
     long_line: Option<LongLine>,
     /// Number of the last event that was taken.
     last_seq: u64,
-    /// An event whose number does not follow on `last_seq`: the next one tells which of them is right.
+    /// An event whose number does not follow `last_seq`: the next event shows which of the two is right.
     held: Option<Line>,
     unreadable: Unreadable,
 }
@@ -93,7 +93,7 @@ impl EventTail {
     }
 
     /// Folds the next lines into the database; gives those of the events that fit. `None`: there is no
-    /// whole line yet that is new.
+    /// whole new line yet.
     ///
     /// # Errors
     /// A file that cannot be read, or a database that cannot be written.
@@ -123,7 +123,7 @@ impl EventTail {
         Ok((taken, self.unreadable.put_aside()?))
     }
 
-    /// The next events, without a database. `None`: there is no whole line yet that is new.
+    /// The next events, without a database. `None`: there is no whole new line yet.
     ///
     /// # Errors
     /// A file that cannot be read.

@@ -46,7 +46,7 @@ const JOB_CONFIG: &str = "config.json";
 /// Runs or resumes a sweep.
 ///
 /// # Errors
-/// Bad input or a bad environment; a failing job is no error but an exit code.
+/// Bad input or a bad environment; a failing job is not an error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
     with_ranks(&runs_dir, async |leader| {
@@ -87,7 +87,7 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
     Ok(ended.exit_code)
 }
 
-/// Says where the SAEs of a job are, as far as there are any: where it was first put, whatever it is called
+/// Says where the SAEs of a job are, if there are any: in its first folder, whatever the job is called
 /// now.
 fn note_folder(runs_dir: &Path, job: &RecordedJob) {
     let dir = runs_dir.join(&job.dir);

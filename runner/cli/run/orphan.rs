@@ -62,7 +62,7 @@ pub(crate) fn lock_stream(dir: &Path) -> Result<Option<File>, CliError> {
     files::lock(&path).map_err(|error| CliError::io("lock", &path, &error))
 }
 
-/// Sends the worker a signal, where that is possible from here.
+/// Sends the worker a signal, if that is possible from here.
 fn end(dir: &Path, holder: Option<&LockHolder>, signal: Signal) -> Result<(), CliError> {
     match holder.filter(|holder| holder.is_here()) {
         Some(holder) => {

@@ -22,7 +22,7 @@ pub(crate) fn config(job: &JobDetails) -> Result<TrainConfig, CliError> {
 /// The newest checkpoint of a job.
 ///
 /// # Errors
-/// It has none.
+/// It has no checkpoint.
 pub(crate) fn newest_checkpoint(job: &JobDetails) -> Result<&CheckpointRow, CliError> {
     job.checkpoints.last().ok_or_else(|| {
         let message = format!("job `{}` has no checkpoint", job.job_id);

@@ -60,7 +60,7 @@ pub(crate) async fn recover(
     if let Some(begun) = store.begun_otherwise(&expanded.plan.sweep).await? {
         note_other_updates(&begun);
     }
-    // A worker may have died between the last word on a job and this.
+    // A worker may have died between the last event about a job and this.
     for job in recorded
         .jobs
         .iter()
@@ -109,7 +109,7 @@ fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), Fault> {
         .try_for_each(|dir| check_sae(&dir))
 }
 
-/// Takes in what workers wrote of a stream, and says what of it cannot be read.
+/// Takes in what workers wrote about a stream, and says which parts cannot be read.
 async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result<(), CliError> {
     while tail.fold_next(store, stream_id).await?.is_some() {}
     let (_, note) = tail.end(store, stream_id).await?;

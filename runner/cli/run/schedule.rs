@@ -44,7 +44,7 @@ pub(crate) struct Scheduler<'a> {
 pub(crate) struct Summary {
     pub(crate) failures: Vec<Failure>,
     pub(crate) interrupted: bool,
-    /// Whether jobs were left unfinished through no fault of theirs: their worker died or could not continue.
+    /// Whether jobs were left unfinished because their worker died or could not continue.
     pub(crate) is_cut_off: bool,
 }
 
@@ -58,7 +58,7 @@ struct Attempt {
     interrupted: bool,
     /// What went wrong with the worker itself.
     failure: Option<Failure>,
-    /// Why it ended, where another attempt may end better.
+    /// Why it ended, if another attempt may end better.
     worth_a_retry: Option<String>,
 }
 

@@ -19,14 +19,14 @@ const MAX_PARTS: usize = 10_000;
 pub(crate) struct Unreadable {
     path: PathBuf,
     parts: Vec<Range<u64>>,
-    /// The rest of the file, if there are more than `MAX_PARTS` of them.
+    /// The rest of the file, if there are more than `MAX_PARTS` parts.
     rest: Option<Range<u64>>,
-    /// The first of them: number of the line, and what is wrong.
+    /// The first part: number of the line, and what is wrong.
     first: Option<(u64, String)>,
     /// Number of the line that came last.
     last_line: u64,
     n_lines: u64,
-    /// Whether there is no file, but something else of its name.
+    /// Whether the path has something other than a file.
     is_not_a_file: bool,
 }
 
@@ -58,7 +58,7 @@ impl Unreadable {
         }
     }
 
-    /// Adds what is no file at all.
+    /// Adds the whole path, which is not a file.
     pub(crate) fn add_all(&mut self) {
         self.is_not_a_file = true;
     }
@@ -68,7 +68,7 @@ impl Unreadable {
         self.is_not_a_file || self.rest.is_some()
     }
 
-    /// Moves the parts into a new file beside, and leaves the rest; gives what to tell the user. While a
+    /// Moves the parts into a new file next to it, and leaves the rest; gives what to tell the user. While a
     /// worker has the folder nothing is done, and the next run does it.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Unreadable {
         ))
     }
 
-    /// Writes both files beside, then gives them their names: first the new one, so that nothing is ever
+    /// Writes both files under other names, then gives them their names: first the new one, so that nothing is ever
     /// in neither.
     fn split(&self, dir: &Path) -> io::Result<PathBuf> {
         let mut file = File::open(&self.path)?;

@@ -17,7 +17,7 @@ use store::{AttemptEnd, Outcome, Store};
 /// How often events are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Exit code of a worker whose input is at fault, also where it could not write an event about it.
+/// Exit code of a worker whose input is at fault, also if it could not write an event about it.
 const BAD_INPUT: i32 = FailureKind::Input.exit_code() as i32;
 
 /// One attempt at a stream.
@@ -30,7 +30,7 @@ pub(crate) struct Watch<'a> {
     /// Number of the last event that was drawn.
     pub(crate) last_seq: u64,
     pub(crate) bar: StreamProgress,
-    /// The last words of the worker, if it had any.
+    /// The last message of the worker, if it had one.
     pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
     /// Jobs that were trained no further.
     pub(crate) ended_early: Vec<EarlyEnd>,
@@ -184,8 +184,8 @@ impl Watch<'_> {
     pub(crate) fn failure(&self, end: &AttemptEnd) -> Failure {
         let (kind, message, hint) = self.failed.clone().unwrap_or_else(|| {
             let reason = end.reason.clone().unwrap_or_default();
-            let message = match self.worker.last_words() {
-                Some(words) => format!("{reason}: {words}"),
+            let message = match self.worker.last_message() {
+                Some(message) => format!("{reason}: {message}"),
                 None => reason,
             };
             if end.exit_code == Some(BAD_INPUT) {

@@ -46,7 +46,7 @@ impl WorkerProcess {
     }
 
     /// The line of its log that says most: an error, a panic, else the last.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub(crate) fn last_message(&self) -> Option<String> {
         let text = self.output()?;
         let lines: Vec<&str> = text
             .lines()
@@ -54,8 +54,8 @@ impl WorkerProcess {
             .collect();
         let panic = lines.iter().position(|line| line.contains("panicked at"));
         let panic = panic.and_then(|at| lines.get(at + 1).copied());
-        let words = last_of("error: ", &text).or(panic);
-        words.or(lines.last().copied()).map(str::to_owned)
+        let message = last_of("error: ", &text).or(panic);
+        message.or(lines.last().copied()).map(str::to_owned)
     }
 
     /// What its log says to do about an error.

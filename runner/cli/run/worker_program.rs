@@ -68,7 +68,7 @@ pub(crate) fn machine() -> Result<&'static Machine, CliError> {
     Ok(MACHINE.get_or_init(|| machine))
 }
 
-/// Has a task done, and gives its value. `report` receives how much of it is done, and of how much.
+/// Has a task done, and gives its value. `report` receives how much is done, and the total.
 ///
 /// # Errors
 /// What the worker says, or that it ended without a message.

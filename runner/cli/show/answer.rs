@@ -58,7 +58,7 @@ impl RowPrinter {
         })
     }
 
-    /// Prints what is left. A reader that has seen enough (`| head`) is no error.
+    /// Prints what is left. A reader that has seen enough (`| head`) is not an error.
     ///
     /// # Errors
     /// Standard output cannot be written.

@@ -70,7 +70,7 @@ impl<'a> Asker<'a> {
             answer::print(&found, self.args.format)?;
             return Ok(Answered::of(found.is_cut));
         };
-        // As they come: there may be more of them than memory.
+        // As they come: there may be more rows than memory.
         let asked = store.query_into(statement, &limits, &mut rows);
         match self.within(&limits, asked).await {
             Err(StoreError::QueryStopped) => Ok(Answered::Stopped),

@@ -1,4 +1,4 @@
-//! `sae-run show`: all that is known of a job.
+//! `sae-run show`: all that is known about a job.
 
 use crate::error::CliError;
 use crate::show::plot::plot;
@@ -22,7 +22,7 @@ pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
     Ok(Store::open_read_only(&config::runs_dir(args)?.join(DATABASE)).await?)
 }
 
-/// The driver's thread panics where SQLite has no memory for the copy of a row; the query then ends in an
+/// The driver's thread panics if SQLite has no memory for the copy of a row; the query then ends in an
 /// error that says so.
 fn leave_out_driver() {
     let usual = panic::take_hook();
@@ -272,7 +272,7 @@ pub(crate) fn time(ms: i64) -> String {
     )
 }
 
-/// Bytes of the files below a folder; what cannot be read counts as none.
+/// Bytes of the files below a folder; what cannot be read counts as 0.
 pub(crate) fn n_bytes(path: &Path) -> u64 {
     let Ok(metadata) = path.symlink_metadata() else {
         return 0;

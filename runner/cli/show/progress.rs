@@ -1,5 +1,5 @@
-//! Progress bars on standard error: one for the sweep, one for the running stream. Where standard
-//! error is no terminal, a line now and then instead.
+//! Progress bars on standard error: one for the sweep, one for the running stream. If standard
+//! error is not a terminal, a line now and then instead.
 
 use crate::show::table;
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -88,7 +88,7 @@ impl Progress {
 
     /// A remark that does not tear the bars.
     pub(crate) fn say(&self, text: &str) {
-        // A terminal that is gone is no reason to stop.
+        // A terminal that is gone is not a reason to stop.
         let printed = self.detail == Detail::Bars && self.bars.println(table::remark(text)).is_ok();
         if !printed {
             table::note(text);
@@ -200,16 +200,16 @@ impl StreamProgress {
     }
 }
 
-/// The message beside a bar: one line without anything that steers a terminal.
+/// The message next to a bar: one line without anything that steers a terminal.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place that writes beside a bar"
+    reason = "the one place that writes next to a bar"
 )]
 pub(crate) fn label(bar: &ProgressBar, message: &str) {
     bar.set_message(table::remark(message));
 }
 
-/// The bar of one command: hidden if `quiet`, and where standard error is not a terminal.
+/// The bar of one command: hidden if `quiet`, or if standard error is not a terminal.
 pub(crate) fn bar(template: &str, quiet: bool) -> ProgressBar {
     let bar = if quiet {
         ProgressBar::hidden()

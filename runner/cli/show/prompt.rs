@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use store::Store;
 
-/// Words of SQL that a question is made of.
+/// SQL's keywords for questions.
 const KEYWORDS: [&str; 28] = [
     "SELECT",
     "FROM",
@@ -97,7 +97,7 @@ fn read_statement(editor: &mut SqlEditor) -> Result<Option<String>, ReadlineErro
     }
 }
 
-/// What was asked is kept in the cache, where there is one.
+/// What was asked is kept in the cache, if there is one.
 fn history() -> Option<PathBuf> {
     Some(Folders::of_this_machine().ok()?.cache.join("sql_history"))
 }
@@ -112,14 +112,14 @@ fn save(editor: &mut SqlEditor, history: &PathBuf) {
     }
 }
 
-/// What a word may be completed to.
+/// The words that completion offers.
 #[derive(Helper, Highlighter, Hinter, Validator)]
 struct Words {
     words: Vec<String>,
 }
 
 impl Words {
-    /// SQL's words, and the tables, views and columns of the database.
+    /// SQL's keywords, and the tables, views and columns of the database.
     async fn of(store: &Store) -> Result<Self, CliError> {
         let sql = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')
                    UNION

@@ -21,7 +21,7 @@ pub(crate) async fn sql(args: &SqlArgs) -> Result<u8, CliError> {
     }
 }
 
-/// The statement given; `None` where a person is to be asked.
+/// The statement given; `None` if the user is to be asked.
 fn statement(args: &SqlArgs) -> Result<Option<String>, CliError> {
     match (&args.statement, &args.file) {
         (Some(statement), _) => Ok(Some(statement.clone())),

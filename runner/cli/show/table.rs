@@ -11,7 +11,7 @@ pub(crate) use crate::show::remark::{note, note_with_hint, remark};
 pub(crate) use plan::escaped;
 
 /// Writes text to standard output, with what steers a terminal spelt out; JSON stays the same JSON. A reader
-/// that has seen enough (`| head`) is no error.
+/// that has seen enough (`| head`) is not an error.
 ///
 /// # Errors
 /// Standard output cannot be written.
@@ -92,7 +92,7 @@ pub(crate) fn plan(plan: &Plan) -> String {
     format!("{jobs}\n{streams}\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n")
 }
 
-/// Of which process the memory is, where several train a stream.
+/// Which process the memory is of, if several train a stream.
 fn per_process(plan: &Plan) -> String {
     match plan.n_ranks() {
         n_ranks @ 2.. => {
@@ -141,7 +141,7 @@ pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// One row per SAE, with what held-out sequences say where some were evaluated.
+/// One row per SAE, with the results on held-out sequences if some were evaluated.
 pub(crate) fn results(rows: &[ResultRow]) -> String {
     let is_evaluated = rows.iter().any(|row| row.fvu_eval.is_some());
     let row = |row: &ResultRow| {

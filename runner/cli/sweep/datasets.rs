@@ -22,7 +22,7 @@ const PARQUET_BRANCH: &str = "refs/convert/parquet";
 pub(crate) struct FoundDataset {
     /// Its files; those of the Hub need not be there yet.
     pub(crate) files: DataFiles,
-    /// Where it is one of the Hub.
+    /// Its listing, if it is one of the Hub.
     remote: Option<RemoteFiles>,
 }
 
@@ -33,11 +33,11 @@ struct RemoteFiles {
 }
 
 /// Finds the data set `wanted`: a file, folder or pattern next to the sweep or below the current
-/// folder; else, where the name can be the id of one, a data set of the Hub. Of the latter, only the
+/// folder; else, if the name can be the id of one, a data set of the Hub. Of the latter, only the
 /// list of its files is asked for.
 ///
 /// # Errors
-/// The data set, or that part of it, does not exist.
+/// The data set, or the part that is asked for, does not exist.
 pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundDataset, CliError> {
     let request = wanted.request("split")?;
     let name = &wanted.dataset;
@@ -109,7 +109,7 @@ fn choose(
     datasets::choose_files(name, &names, listing.card.as_deref(), request)
 }
 
-/// That a data set has no files that can be read, where that is so. It may have a loading script that
+/// That a data set has no files that can be read, if that is so. It may have a loading script that
 /// knows its configurations and splits, so the request for one does not count. Files and folders that
 /// the request names do: the copy in Parquet has others.
 fn lack_of_files(
@@ -125,7 +125,7 @@ fn lack_of_files(
         .filter(|error| matches!(error, DatasetError::NoFiles(_)))
 }
 
-/// The copy in Parquet of a data set without files that can be read; `None` where the
+/// The copy in Parquet of a data set without files that can be read; `None` if the
 /// Hub has no such copy.
 fn of_parquet_branch(
     name: &str,

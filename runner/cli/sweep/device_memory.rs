@@ -7,7 +7,7 @@ use plan::{CudaStatus, Launch, Machine};
 use std::env;
 use tokens::OwnMemory;
 
-/// Share of a device's memory that streams may be predicted to take, in percent: a prediction is no
+/// Share of a device's memory that streams may be predicted to take, in percent: a prediction is not a
 /// promise, and the runtime takes its own.
 const SHARE_PCT: u64 = 90;
 
@@ -53,7 +53,7 @@ fn named(device: &str) -> Option<Device> {
     }
 }
 
-/// Whether `auto` means a GPU. libtorch is asked only where the system has one: on all other machines that would
+/// Whether `auto` means a GPU. libtorch is asked only if the system has one: on all other machines that would
 /// be all that planning waits for.
 fn has_gpu() -> bool {
     let is_available = |machine: &Machine| matches!(machine.cuda, CudaStatus::Available { .. });
@@ -65,7 +65,7 @@ fn of_machine() -> Option<u64> {
     Some(memory.total).filter(|&n_bytes| n_bytes > 0)
 }
 
-/// That of the GPU that CUDA gives this number. Asked of NVML: CUDA itself would take up a part of it.
+/// That of the GPU that CUDA gives this number. Asked of NVML: CUDA itself would use a part of that memory.
 fn of_gpu(cuda_idx: usize) -> Option<u64> {
     let nvml = Nvml::init().ok()?;
     let visible = env::var("CUDA_VISIBLE_DEVICES").ok();

@@ -22,7 +22,7 @@ pub(crate) fn shown<T>(
     Ok(downloaded?)
 }
 
-/// A bar on standard error, or a line now and then where that is no terminal.
+/// A bar on standard error, or a line now and then if that is not a terminal.
 struct DownloadProgress {
     repo: String,
     with_lines: bool,

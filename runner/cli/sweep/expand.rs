@@ -20,7 +20,7 @@ pub(crate) struct Expanded {
     pub(crate) sweep: LoadedSweep,
     /// Grows with every round that the recipe asks for.
     pub(crate) plan: Plan,
-    /// The recipe's text, where it has one.
+    /// The recipe's text, if it has one.
     pub(crate) recipe_source: Option<String>,
     pub(crate) inputs: Inputs,
     pub(crate) folders: Folders,

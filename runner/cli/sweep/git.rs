@@ -28,7 +28,7 @@ pub(crate) fn commit_of(dir: &Path) -> Option<String> {
     resolve("HEAD", &[git_dir, common_dir], 0)
 }
 
-/// Git's folder of the checkout `dir`: in it, or named by a file where it is a submodule or one of several
+/// Git's folder of the checkout `dir`: in it, or named by a file if it is a submodule or one of several
 /// working trees.
 fn git_dir(dir: &Path) -> Option<PathBuf> {
     let git = dir.join(".git");

@@ -1,4 +1,4 @@
-//! The Hub as the environment names it, with the token of the command line where there is one.
+//! The Hub as the environment names it, with the token of the command line if there is one.
 
 use crate::show::table;
 use hub::{Hub, HubError, HubSettings, Token};
@@ -19,7 +19,7 @@ pub(crate) fn use_token(token: Token) {
 /// The Hub. When it asks to wait, the user sees a message.
 ///
 /// # Errors
-/// No home folder for the cache, or `HF_ENDPOINT` is no address or has a secret in it.
+/// No home folder for the cache, or `HF_ENDPOINT` is not an address or has a secret in it.
 pub(crate) fn hub() -> Result<Hub, HubError> {
     if let Some(hub) = HUB.get() {
         return Ok(hub.clone());

@@ -22,7 +22,7 @@ pub(crate) struct Inputs {
     datasets: HashMap<DataName, FoundDataset>,
     /// By model, data and how rows are read, as JSON: sweeps have many jobs on few data.
     token_digests: HashMap<(ModelName, DataName, String), String>,
-    /// By the digest of tokens: how many sequences were looked for, and how many there are in all where
+    /// By the digest of tokens: how many sequences were looked for, and how many there are in all if
     /// that is known.
     n_sequences: HashMap<String, (u64, Option<u64>)>,
     /// Models and data whose tokenizers were compared.
@@ -36,7 +36,7 @@ pub(crate) struct Inputs {
 /// How a job names its model: `model` and `revision`.
 type ModelName = (String, Option<String>);
 
-/// A model, where it is and what planning knows of it.
+/// A model: its folder, and what planning knows about it.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) found: FoundModel,
@@ -61,7 +61,7 @@ impl Inputs {
         }
     }
 
-    /// The folder of a job's model, and its commit where it is one of the Hub.
+    /// The folder of a job's model, and its commit if it is one of the Hub.
     pub(crate) fn model_dir(&self, job: &Job) -> (&PathBuf, Option<&str>) {
         let found = &self.model_of(job).found;
         (&found.dir, found.commit())
@@ -111,7 +111,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// What a stream needs of its model, which is all of it where a job is evaluated.
+    /// What a stream needs of its model: the whole model if a job is evaluated.
     pub(super) fn check_model(
         &self,
         plan: &Plan,
@@ -134,7 +134,7 @@ impl Inputs {
         })
     }
 
-    /// What planning knows of the model of `config`.
+    /// What planning knows about the model of `config`.
     ///
     /// # Errors
     /// A model that is not there.
@@ -146,7 +146,7 @@ impl Inputs {
         &self.models[&name_of(&job.config)]
     }
 
-    /// What planning needs to know of a job's model and data; `n_ranks` processes train together.
+    /// What planning needs to know about a job's model and data; `n_ranks` processes train together.
     ///
     /// # Errors
     /// A model or a data set that is not there or cannot be used.
@@ -253,7 +253,7 @@ impl Inputs {
         }
     }
 
-    /// The number of sequences of a job's data, where it is known or there are fewer than `n_wanted`.
+    /// The number of sequences of a job's data, if it is known or there are fewer than `n_wanted`.
     fn n_sequences(
         &mut self,
         config: &TrainConfig,

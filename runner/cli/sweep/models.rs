@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct FoundModel {
     /// Its folder.
     pub(crate) dir: PathBuf,
-    /// Where it is one of the Hub; its weights need not be there yet.
+    /// Its snapshot, if it is one of the Hub; its weights need not be there yet.
     snapshot: Option<Snapshot>,
 }
 
@@ -29,7 +29,7 @@ impl FoundModel {
 }
 
 /// Finds the model called `name`: a folder next to the sweep, below the current folder or on the
-/// `shelf`; else, where the name can be the id of one, a model of the Hub at `revision`. Of the
+/// `shelf`; else, if the name can be the id of one, a model of the Hub at `revision`. Of the
 /// latter, what planning needs is downloaded.
 ///
 /// # Errors

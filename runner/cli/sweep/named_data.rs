@@ -44,7 +44,7 @@ impl Named<'_> {
         let mut settings = options.as_object().cloned().unwrap_or_default();
         settings.retain(|_, value| !value.is_null());
         settings.insert("revision".into(), json!(revision));
-        // All that is named is used, none of it is held out, and nothing is trained.
+        // All that is named is used, nothing is held out, and nothing is trained.
         settings.insert("eval_fraction".into(), 0.0.into());
         for key in ["eval_dataset", "eval_split", "finetune", "max_examples"] {
             settings.insert(key.into(), Value::Null);

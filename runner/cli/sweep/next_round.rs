@@ -86,7 +86,7 @@ fn refuse_known_names(plan: &Plan, round: &Round) -> Result<(), CliError> {
 }
 
 /// The results so far as a recipe gets them, in the order of the plan. SAEs of jobs that are not done, or whose
-/// numbers are not finite, have none.
+/// numbers are not finite, have no result.
 pub(crate) fn results(plan: &Plan, rows: &[ResultRow]) -> Vec<JobResult> {
     let result = |row: &ResultRow| {
         let job = plan.jobs.iter().find(|job| job.name == row.job)?;

@@ -16,7 +16,7 @@ const ONE_JOB: &str = "train";
 pub(crate) struct First {
     pub(crate) drafts: Vec<JobDraft>,
     pub(crate) recipe: RecipeIdentity,
-    /// Its text, where it has one.
+    /// Its text, if it has one.
     pub(crate) recipe_source: Option<String>,
     /// `None`: no recipe was asked.
     pub(crate) round: Option<Round>,
@@ -116,7 +116,7 @@ pub(crate) fn host(folders: &Folders, limits: Limits) -> Result<Host, CliError> 
     })?)
 }
 
-/// Says that the next call of a recipe takes a while, where it does.
+/// Says that the next call of a recipe takes a while, if it does.
 ///
 /// # Errors
 /// No engine.

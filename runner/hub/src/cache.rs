@@ -73,7 +73,7 @@ impl RepoCache {
         is_commit(commit).then(|| commit.to_owned())
     }
 
-    /// Remembers what a branch or tag means. A cache that cannot be written is no error here: it is
+    /// Remembers what a branch or tag means. A cache that cannot be written is not an error here: it is
     /// the files that count.
     pub(crate) fn remember_commit(&self, name: &str, commit: &str) {
         if self.commit_of(name).as_deref() != Some(commit) {
@@ -94,18 +94,18 @@ impl RepoCache {
         self.absence(commit, file).exists() || is_unlisted()
     }
 
-    /// All files of a commit, where Python has downloaded it.
+    /// All files of a commit, if Python has downloaded it.
     pub(crate) fn listing(&self, commit: &str) -> Option<Listing> {
         Listing::read(&self.dir.join("trees").join(format!("{commit}.json")))
     }
 
-    /// All files of a commit, where this program or Python has listed them.
+    /// All files of a commit, if this program or Python has listed them.
     pub(crate) fn listed_files(&self, commit: &str) -> Option<Vec<ListedFile>> {
         let of_python = || self.listing(commit)?.files();
         listing::read_files(&self.own_listing(commit)).or_else(of_python)
     }
 
-    /// Remembers which files a commit has. That a cache cannot be written is no error here either.
+    /// Remembers which files a commit has. That a cache cannot be written is not an error here either.
     pub(crate) fn remember_files(&self, commit: &str, files: &[ListedFile]) {
         let _ = write_whole(&self.own_listing(commit), &listing::written(files));
     }
@@ -164,7 +164,7 @@ impl RepoCache {
         make_whole(&path, link, |_| Ok(())).map_err(HubError::io("write", &path))
     }
 
-    /// Checks a file of a snapshot against the name of its content, where it is a link and so has
+    /// Checks a file of a snapshot against the name of its content, if it is a link and so has
     /// one. Reads the whole file.
     pub(crate) fn check(&self, commit: &str, file: &str) -> Result<(), HubError> {
         let Some(etag) = etag_of_link(&self.snapshot(commit).join(file)) else {
@@ -248,7 +248,7 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     )
 }
 
-/// Makes something beside `path`, fills it and moves it there: others meanwhile see the old one or the new one.
+/// Makes something next to `path`, fills it and moves it there: others meanwhile see the old one or the new one.
 fn make_whole<T>(
     path: &Path,
     make: impl Fn(&Path) -> io::Result<T>,

@@ -13,7 +13,7 @@ use std::ops::{Deref, Range};
 use std::sync::OnceLock;
 use tokio::time::timeout;
 
-/// A token that cannot be in a header, so that hf-hub 1.0.0 sends none. Without a token it would
+/// A token that cannot be in a header, so that hf-hub 1.0.0 sends no token. Without a token it would
 /// look for one in the environment, to send it wherever the settings point.
 const NO_TOKEN: &str = "\n";
 
@@ -77,7 +77,7 @@ impl<'a> Contents<'a> {
     }
 
     /// The same of a file that the Hub has of the Xet store, by hf-hub. That bounds what it reads by time
-    /// alone, so its first question is asked here before, where answers have a longest length.
+    /// alone, so its first question is asked here before, with a longest length for the answer.
     async fn xet_bytes(&self, file: &RemoteFile, first_byte: u64) -> Result<FileBytes, HubError> {
         let Self {
             context, commit, ..

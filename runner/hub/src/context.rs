@@ -37,7 +37,7 @@ impl<'a> Context<'a> {
         build(client_builder(self.settings), self.settings, self.repo)
     }
 
-    /// An address of the Hub: slashes in the parts are no slashes there.
+    /// An address of the Hub: slashes in the parts do not separate.
     pub(crate) fn url(&self, parts: &[&str]) -> Url {
         let mut url = self.endpoint.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -46,7 +46,7 @@ impl<'a> Context<'a> {
         url
     }
 
-    /// The address of something that the Hub's API says of a revision of the repository.
+    /// The address of something that the Hub's API says about a revision of the repository.
     pub(crate) fn api(&self, what: &str, revision: &str) -> Url {
         let mut parts = vec!["api", self.repo.kind().plural()];
         parts.extend(self.repo.as_str().split('/'));
@@ -66,7 +66,7 @@ impl<'a> Context<'a> {
         self.url(&parts)
     }
 
-    /// The token, where `url` is of the Hub and not of a store.
+    /// The token, if `url` is of the Hub and not of a store.
     pub(crate) fn token_for(&self, url: &Url) -> Option<&Token> {
         let is_hub = self.endpoint.origin() == url.origin();
         self.settings.token.as_ref().filter(|_| is_hub)

@@ -1,4 +1,4 @@
-//! Data sets by their id: which files they have, their card, and the files that are chosen of them.
+//! Data sets by their id: which files they have, their card, and the files that are chosen.
 
 use crate::hub::Found;
 use crate::listing::ListedFile;
@@ -7,7 +7,7 @@ use fault::Fault;
 use std::fs;
 use std::path::PathBuf;
 
-/// The file that describes a data set, and may say what belongs to which part of it.
+/// The file that describes a data set, and may say what belongs to which of its parts.
 const CARD: &str = "README.md";
 
 /// Longest card that is read. From 10 MB on the Hub takes a file for data.
@@ -21,13 +21,13 @@ pub struct DatasetListing {
     pub repo: String,
     /// The commit's hash: 40 hexadecimal digits.
     pub commit: String,
-    /// Its folder in the cache. There may be none yet.
+    /// Its folder in the cache. It may not exist yet.
     pub dir: PathBuf,
     /// All files, in the order of their names.
     pub files: Vec<ListedFile>,
     /// The text of README.md.
     pub card: Option<String>,
-    /// What the user should know of how it was found.
+    /// What the user should know about how it was found.
     pub notice: Option<Notice>,
 }
 
@@ -81,7 +81,7 @@ impl Hub {
     }
 }
 
-/// The text of the card, if there is one. It is downloaded where it is not in the cache.
+/// The text of the card, if there is one. It is downloaded if it is not in the cache.
 fn card_of(hub: &Hub, found: &Found, files: &[ListedFile]) -> Result<Option<String>, HubError> {
     let Some(card) = files.iter().find(|file| file.name == CARD) else {
         return Ok(None);

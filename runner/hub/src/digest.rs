@@ -26,7 +26,7 @@ impl Etag {
         &self.0
     }
 
-    /// With its kind in front, `sha256:` or `git:`; `None`: it is no hash.
+    /// With its kind in front, `sha256:` or `git:`; `None`: it is not a hash.
     pub(crate) fn content_hash(&self) -> Option<String> {
         let digits = self.0.to_ascii_lowercase();
         Some(format!("{}:{digits}", self.hash()?.kind()))
@@ -39,7 +39,7 @@ impl Etag {
         (etag.content_hash()? == text).then_some(etag)
     }
 
-    /// How the content must hash, where the name tells.
+    /// How the content must hash, if the name says so.
     fn hash(&self) -> Option<Hash> {
         let text = self.0.as_str();
         match () {
@@ -66,8 +66,8 @@ impl Hash {
     }
 }
 
-/// How the file at `path` differs, in words, from the one that the Hub calls `etag`; `None` where it does not.
-/// `n_bytes`: its length, where that is known.
+/// How the file at `path` differs, in words, from the one that the Hub calls `etag`; `None` if it does not.
+/// `n_bytes`: its length, if that is known.
 pub(crate) fn damage(path: &Path, etag: &Etag, n_bytes: Option<u64>) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let got = file.metadata()?.len();

@@ -1,4 +1,4 @@
-//! Files on their way from the Hub into the cache. A file gets its final name when all of it is
+//! Files on their way from the Hub into the cache. A file gets its final name when the whole file is
 //! there and is what the Hub says it is.
 
 use crate::cache::RepoCache;
@@ -126,7 +126,7 @@ impl<'a> Download<'a> {
     }
 
     fn tell(&self, index: usize, event: Event) {
-        // If no one listens any more, that is no reason to stop.
+        // If no one listens any more, that is not a reason to stop.
         let _ = self.events.send((index, event));
     }
 
@@ -147,7 +147,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Downloads a content. What an earlier process left of it is resumed. If that does not give the file, it is
+    /// Downloads a content. What an earlier process left is resumed. If that does not give the file, it is
     /// downloaded once more from its first byte, into a file that no other process knows.
     async fn fetch(&self, index: usize, file: &RemoteFile, etag: &Etag) -> Result<(), HubError> {
         let blob = self.cache.blob(etag);
@@ -191,7 +191,7 @@ impl<'a> Download<'a> {
     }
 
     /// Writes to the file at `path` until it is as long as it must be. An answer that breaks off
-    /// is taken up where it ended, as long as there is progress.
+    /// is resumed where it ended, as long as there is progress.
     async fn fill(&self, index: usize, file: &RemoteFile, path: &Path) -> Result<(), HubError> {
         let mut partial = Partial::open(path)?;
         if partial.n_bytes > file.n_bytes {
@@ -266,7 +266,7 @@ impl<'a> Download<'a> {
 
 /// A file of which the first bytes are there.
 ///
-/// Bytes are written where they belong, not appended: where locks do not work, another process may
+/// Bytes are written where they belong, not appended: if locks do not work, another process may
 /// write to the same file, and writes the same.
 struct Partial<'a> {
     path: &'a Path,
@@ -318,7 +318,7 @@ fn is_published(error: &io::Error, blob: &Path) -> bool {
     error.kind() == io::ErrorKind::NotFound && blob.exists()
 }
 
-/// An empty file beside `partial`, removed when it is not renamed.
+/// An empty file next to `partial`, removed when it is not renamed.
 fn own_file(partial: &Path) -> Result<tempfile::TempPath, HubError> {
     let folder = partial.parent().unwrap_or(Path::new("."));
     let made = tempfile::Builder::new()

@@ -1,4 +1,4 @@
-//! Requests and their answers: repeated where that may help, and no longer than an answer may be.
+//! Requests and their answers: repeated if that may help, and no longer than an answer may be.
 
 use crate::HubError;
 use crate::HubLimits;
@@ -21,7 +21,7 @@ pub(crate) struct Document {
     pub(crate) body: Vec<u8>,
 }
 
-/// Asks for a document about `revision`, again where that may help.
+/// Asks for a document about `revision`, again if that may help.
 pub(crate) async fn get(
     context: &Context<'_>,
     url: &Url,
@@ -46,7 +46,7 @@ pub(crate) fn accepted(
     }
 }
 
-/// Sends what `request` makes, for `url`, again where that may help. The token goes to the Hub alone.
+/// Sends what `request` makes, for `url`, again if that may help. The token goes to the Hub alone.
 pub(crate) async fn send(
     context: &Context<'_>,
     request: impl Fn() -> RequestBuilder,
@@ -59,7 +59,7 @@ pub(crate) async fn send(
     retry(context, attempt).await
 }
 
-/// The same where the answer is to be read by the caller, piece by piece.
+/// The same if the answer is to be read by the caller, piece by piece.
 pub(crate) async fn open(
     context: &Context<'_>,
     request: impl Fn() -> RequestBuilder,
@@ -92,7 +92,7 @@ pub(crate) async fn read(context: &Context<'_>, answer: Response) -> Result<Docu
     answer.map_err(|failure| failure.told(context))
 }
 
-/// Why there is no answer, or not all of it.
+/// Why there is no answer, or not a whole one.
 #[derive(Debug)]
 enum Failure {
     Transport(reqwest::Error),
@@ -182,7 +182,7 @@ impl Document {
         let read = if status.is_success() {
             fill(&mut body, &mut response, limits).await
         } else {
-            // What there is of its text: the status says enough.
+            // As much of the text as can be read: the status says enough.
 
             let limits = HubLimits {
                 max_answer_bytes: MAX_REFUSAL_BYTES,

@@ -1,4 +1,4 @@
-//! Which files of a model are needed, and which of them are in the cache.
+//! Which files of a model are needed, and which files are in the cache.
 
 use crate::HubError;
 use crate::cache::RepoCache;
@@ -34,12 +34,12 @@ pub(crate) const PLANNING_FILES: [&str; 7] = [
 /// Ends of the names of weights in formats that are not read.
 const OTHER_WEIGHTS: [&str; 6] = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"];
 
-/// How many of them are named.
+/// How many files are named.
 const MAX_OTHERS: usize = 10;
 
 /// A file without which planning cannot begin: it is not in the cache, and it is not known that the
-/// commit lacks it. Markers say that where this program or transformers looked for it before,
-/// Python's listing where the whole commit was downloaded.
+/// commit lacks it. Markers say that if this program or transformers looked for it before,
+/// Python's listing if the whole commit was downloaded.
 pub(crate) fn unknown_planning_file(cache: &RepoCache, commit: &str) -> Option<&'static str> {
     let is_known = |file| cache.has(commit, file) || cache.is_known_absent(commit, file);
     let is_single = || cache.is_known_absent(commit, INDEX);

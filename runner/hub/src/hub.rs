@@ -1,4 +1,4 @@
-//! The Hub and its cache: which commit a revision means, and how to ask for more of it.
+//! The Hub and its cache: which commit a revision means, and how to ask for its files.
 
 use crate::cache::RepoCache;
 use crate::context::Context;
@@ -12,7 +12,7 @@ use std::path::absolute;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-/// What to do where something is not in the cache.
+/// What to do if something is not in the cache.
 pub(crate) const GO_ONLINE: &str =
     "unset `HF_HUB_OFFLINE`, or run this once where there is a network and the same cache";
 
@@ -37,7 +37,7 @@ impl Found {
         self.cache.repo().as_str()
     }
 
-    /// Remembers what the branch or tag means, where the Hub has said it.
+    /// Remembers what the branch or tag means, if the Hub has said it.
     pub(crate) fn remember(&self) {
         if let (Revision::Name(name), None) = (&self.revision, &self.notice) {
             self.cache.remember_commit(name, &self.commit);
@@ -67,7 +67,7 @@ impl Hub {
         Ok(Self { settings, waits })
     }
 
-    /// The same, which tells of each wait of two seconds or more that the Hub asks for, when it begins;
+    /// The same, which reports each wait of two seconds or more that the Hub asks for, when it begins;
     /// on any thread.
     pub fn telling(self, tell: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
         Self {

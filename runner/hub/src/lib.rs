@@ -5,10 +5,10 @@
 //! [`Hub::download_weights`] brings the rest. [`Hub::model_listing`] tells which files any repository of
 //! models has, and [`Hub::download_listed`] brings those that are chosen. [`Hub::dataset_listing`] tells which files a data set
 //! has, and [`Hub::download_dataset_files`] brings those that are chosen. All are blocking, and ask
-//! the Hub only for what the cache does not have. Every file is checked against the Hub's hash of it
+//! the Hub only for what the cache does not have. Every file is checked against the Hub's hash
 //! before it gets its name in the cache.
 //!
-//! What a Hub sends may be anything: [`HubLimits`] bounds how much of it is read, how slowly and for how
+//! What a Hub sends may be anything: [`HubLimits`] bounds how much is read, how slowly and for how
 //! long; lengths that cannot be are refused, and a disk has to have room for what is downloaded.
 //!
 //! [`Hub::upload`] makes one commit of files of this machine, as far as a model of the Hub lacks
@@ -50,7 +50,7 @@
 //! - `upload/`: one commit of what the Hub lacks. `publish.rs` (in order), `local.rs` (hashes, streams), `publisher.rs`
 //!   (what its requests share), `target.rs` (repository and branch), `lfs.rs`, `put.rs`, `xet.rs` (large files),
 //!   `commit.rs` (made once, looked for when its answer is lost)
-//! - `tests/`: all of it against `hub_server`, a Hub on this machine. `tests/peer/` compares that with Python's client,
+//! - `tests/`: everything against `hub_server`, a Hub on this machine. `tests/peer/` compares that with Python's client,
 //!   which `SAE_RUN_PEER_PYTHON` names or pip installs into the cache folder; without it, it says that it is skipped
 
 mod cache;

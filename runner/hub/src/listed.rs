@@ -1,4 +1,4 @@
-//! Which files a commit has, and those that are chosen of them.
+//! Which files a commit has, and the files that are chosen.
 
 use crate::digest::Etag;
 use crate::download::Download;

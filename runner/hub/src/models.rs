@@ -1,4 +1,4 @@
-//! Models by their id: what planning and training need of them, or any of their files.
+//! Models by their id: what planning and training need, or any of their files.
 
 use crate::listing::ListedFile;
 use crate::{Hub, HubError, Notice, Progress, RepoKind, files, listed};
@@ -13,29 +13,29 @@ pub struct Snapshot {
     pub commit: String,
     /// Its folder.
     pub dir: PathBuf,
-    /// What the user should know of how it was found.
+    /// What the user should know about how it was found.
     pub notice: Option<Notice>,
 }
 
-/// A model repository at a commit: which files it has. Which of them are in the cache is not said.
+/// A model repository at a commit: which files it has. It does not say which are in the cache.
 #[derive(Clone, Debug)]
 pub struct ModelListing {
     /// The repository's id.
     pub repo: String,
     /// The commit's hash: 40 hexadecimal digits.
     pub commit: String,
-    /// Its folder in the cache. There may be none yet.
+    /// Its folder in the cache. It may not exist yet.
     pub dir: PathBuf,
     /// All files, in the order of their names.
     pub files: Vec<ListedFile>,
-    /// What the user should know of how it was found.
+    /// What the user should know about how it was found.
     pub notice: Option<Notice>,
 }
 
 impl Hub {
     /// The commit that `revision` (a branch, tag or commit; `None`: `main`) of the model `repo`
     /// means, and a folder with what planning needs of it: config.json, the tokenizer's files, and
-    /// the index of the weights where they are in shards. No weights.
+    /// the index of the weights if they are in shards. No weights.
     ///
     /// Of a commit that is in the cache, nothing is asked. Offline, or when the Hub cannot say, a
     /// branch or tag means what it meant when it was last asked for.
@@ -61,7 +61,7 @@ impl Hub {
     }
 
     /// Downloads the weights of `snapshot`, a single safetensors file or shards, as far as they are
-    /// not in the cache. What an interrupted download left is taken up. `progress` is called on
+    /// not in the cache. What an interrupted download left is resumed. `progress` is called on
     /// this thread.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Hub {
     }
 
     /// Downloads the files `names` of a model repository as far as they are not in the cache, and
-    /// gives their paths in the same order. What an interrupted download left is taken up.
+    /// gives their paths in the same order. What an interrupted download left is resumed.
     /// `progress` is called on this thread.
     ///
     /// # Errors

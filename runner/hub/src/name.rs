@@ -5,7 +5,7 @@ use fault::Fault;
 use std::fmt;
 use std::path::{Component, Path};
 
-/// What a repository is called where nothing is said: its main branch.
+/// The revision if nothing is said: the main branch.
 const DEFAULT_REVISION: &str = "main";
 
 /// Longest part of a repository's id.

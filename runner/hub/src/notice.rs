@@ -1,9 +1,9 @@
-//! What the user should know and is no error.
+//! What the user should know, though it is not an error.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Something odd that is no error.
+/// Something odd that is not an error.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 const TRUST: &str = "is `HF_ENDPOINT` a Hub that you trust?";
 
-/// What to do where the Hub has a fault.
+/// What to do if the Hub has a fault.
 const LATER: &str = "this is a fault of the Hub; try again later";
 
 const SLOW: &str = "run it again, what was downloaded is kept; on a slow line, \
                     `SAE_RUN_HUB_PATIENCE=300` waits five times as long";
 
-/// An answer with a status that is no success.
+/// An answer with a status that is not a success.
 pub(crate) struct Refusal {
     status: u16,
     /// The Hub's `X-Error-Code`.
@@ -43,7 +43,7 @@ impl Refusal {
     }
 }
 
-/// How long the Hub asks to wait. Where it names a moment and not a time, this machine's clock would
+/// How long the Hub asks to wait. If it names a moment and not a time, this machine's clock would
 /// have to be right, so that counts for nothing.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;

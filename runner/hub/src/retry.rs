@@ -1,4 +1,4 @@
-//! What is tried again where that may help.
+//! What is tried again if that may help.
 
 use crate::context::Context;
 use std::time::Duration;

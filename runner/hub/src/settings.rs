@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The Hub, where `HF_ENDPOINT` names no other.
+/// The Hub, if `HF_ENDPOINT` names no other.
 pub(crate) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// As in huggingface_hub.
@@ -19,7 +19,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to be patient with a slow Hub, in seconds.
 const PATIENCE: &str = "SAE_RUN_HUB_PATIENCE";
 
-/// The most seconds of it: a day.
+/// The longest patience, in seconds: a day.
 const MAX_PATIENCE: u64 = 24 * 60 * 60;
 
 /// What counts as yes in a variable.
@@ -32,7 +32,7 @@ pub struct HubSettings {
     pub endpoint: String,
     /// Folder of the shared cache; `HF_HUB_CACHE`, or `hub` in `HF_HOME`. It need not exist.
     pub cache_dir: PathBuf,
-    /// Folder in which Xet keeps what it knows of files that were sent; `HF_XET_CACHE`, or `xet` in
+    /// Folder in which Xet keeps what it knows about files that were sent; `HF_XET_CACHE`, or `xet` in
     /// `HF_HOME`. It need not exist.
     pub xet_cache_dir: PathBuf,
     /// Who asks; `HF_TOKEN`, or the file that `hf auth login` writes. `None`: anonymous.
@@ -57,7 +57,7 @@ pub struct HubSettings {
 pub struct Token(String);
 
 impl Token {
-    /// The token in `text`, without white space around it and line ends in it; `None` where nothing
+    /// The token in `text`, without white space around it and line ends in it; `None` if nothing
     /// is left.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.replace(['\r', '\n'], "");
@@ -179,7 +179,7 @@ impl Environment<'_> {
             .is_some_and(|value| YES.contains(&value.to_ascii_uppercase().as_str()))
     }
 
-    /// The older name counts where the newer one is not set.
+    /// The older name counts if the newer one is not set.
     fn offline(&self) -> bool {
         match self.value("HF_HUB_OFFLINE") {
             Some(_) => self.is_yes("HF_HUB_OFFLINE"),

@@ -13,14 +13,14 @@ use serde::Deserialize;
 use std::collections::HashSet;
 use tokio::time::timeout;
 
-/// What the Hub says of a revision, as far as it is asked for.
+/// What the Hub says about a revision, as far as it is asked for.
 #[derive(Deserialize)]
 pub(crate) struct RevisionInfo {
     sha: Option<String>,
 }
 
 impl RevisionInfo {
-    /// `None` where an answer is not about a revision.
+    /// `None` if an answer is not about a revision.
     pub(crate) fn parse(answer: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(answer)
     }
@@ -186,7 +186,7 @@ struct LargeFile {
     oid: Option<String>,
 }
 
-/// How much a page lists, and the files of it.
+/// How much a page lists, and its files.
 pub(crate) fn parse_page(page: &[u8]) -> serde_json::Result<(usize, Vec<RemoteFile>)> {
     let entries: Vec<Entry> = serde_json::from_slice(page)?;
     let n_entries = entries.len();

@@ -38,7 +38,7 @@ impl Waits {
         self.lock().total
     }
 
-    /// Counts a wait that begins now, and tells of it as `notice` says. Whether it may be: waits can be
+    /// Counts a wait that begins now, and reports it as `notice` says. Whether it may be: waits can be
     /// too long, by themselves or in all. Those of several requests at the same time count once.
     pub(crate) fn begin(
         &self,

@@ -3,7 +3,7 @@
 //! the variables to set for other programs, then what it serves, and in the end what it was asked.
 //!
 //! `HF_TOKEN` is the token that it accepts, `hf_local` by default. Large files go to a Xet store;
-//! with `--lfs` (or from clients without Xet) by LFS, in parts of N bytes where that is given.
+//! with `--lfs` (or from clients without Xet) by LFS, in parts of N bytes if that is given.
 
 use sae_run_hub_server::{Access, HubServer};
 use std::error::Error;

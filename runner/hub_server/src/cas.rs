@@ -1,4 +1,4 @@
-//! The store of large files in chunks: Xet's own server. A door in front of it keeps the log, checks tokens and fails
+//! The store of large files in chunks: Xet's own server. A listener in front keeps the log, checks tokens and fails
 //! on demand.
 
 use super::http::{Received, Response};
@@ -79,7 +79,7 @@ impl Cas {
         self.contents.get(oid).cloned()
     }
 
-    /// Looks for files that came since the last time. They hash here: what a client says of a file
+    /// Looks for files that came since the last time. They hash here: what a client says about a file
     /// counts for nothing.
     fn look(&mut self) {
         let known: Vec<_> = self.contents.values().cloned().collect();

@@ -22,7 +22,7 @@ enum Kind {
     },
     Truncate,
     Flow(Flow),
-    /// Another status, where one is given, and a body without end.
+    /// Another status, if one is given, and a body without end.
     Endless(Option<u16>),
     NextPage {
         is_same: bool,
@@ -95,7 +95,7 @@ impl Fault {
         Self::new(Kind::Endless(None))
     }
 
-    /// The same with a status that is no success.
+    /// The same with a status that is not a success.
     pub fn endless_refusal(status: u16) -> Self {
         Self::new(Kind::Endless(Some(status)))
     }
@@ -125,7 +125,7 @@ impl Fault {
         Self::new(Kind::Replace(body.into()))
     }
 
-    /// Sends whole files where parts were asked for.
+    /// Sends whole files if parts were asked for.
     pub fn no_ranges() -> Self {
         Self::new(Kind::NoRanges)
     }
@@ -135,7 +135,7 @@ impl Fault {
         Self::new(Kind::Delay(delay))
     }
 
-    /// Breaks the connection off when `n_bytes` of a body, or all of it, have arrived, and does nothing.
+    /// Breaks the connection off when `n_bytes` of a body, or the whole body, have arrived, and does nothing.
     pub fn cut_upload(n_bytes: u64) -> Self {
         Self::new(Kind::CutUpload(n_bytes))
     }
@@ -221,7 +221,7 @@ impl Fault {
         }
     }
 
-    /// The answer where nothing is done.
+    /// The answer if nothing is done.
     pub(super) fn refusal(&self) -> Option<Response> {
         let Kind::Status {
             status,
@@ -237,7 +237,7 @@ impl Fault {
         }))
     }
 
-    /// What becomes of an answer; `None`: none.
+    /// The answer that is sent; `None`: no answer.
     pub(super) fn spoil(self, received: &Received, mut response: Response) -> Option<Response> {
         match self.kind {
             Kind::Truncate => response.flow = Flow::Cut(response.body.len() / 2),

@@ -43,7 +43,7 @@ impl Received {
         }))
     }
 
-    /// Reads the body, no more than `longest` bytes of it, and says whether that is all.
+    /// Reads the body, no more than `longest` bytes, and says whether that is all.
     pub(super) fn read_body(
         &mut self,
         reader: &mut impl BufRead,

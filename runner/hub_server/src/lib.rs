@@ -54,9 +54,9 @@ use std::time::Duration;
 pub struct HubServer {
     state: Arc<Mutex<State>>,
     hub: Listener,
-    /// Where the large files are; held so that it lives as long.
+    /// The listener of the store of large files; held so that it lives as long.
     _store: Listener,
-    /// The door of the Xet store, likewise.
+    /// The listener of the Xet store, likewise.
     _cas: Listener,
 }
 
@@ -96,7 +96,7 @@ struct State {
     cas: Option<Cas>,
     /// Addresses and tokens of the stores that were given out.
     n_signed: Cell<u64>,
-    /// Number of the first of them that are not valid any more.
+    /// Number of the first token that is not valid any more.
     n_expired: u64,
     /// How far the Hub's clock is off.
     clock_skew: Duration,
@@ -279,7 +279,7 @@ impl HubServer {
         self.state().read_token = Some(token.into());
     }
 
-    /// The commits of a branch of a model, the newest first; none where there is no such branch.
+    /// The commits of a branch of a model, the newest first; empty if there is no such branch.
     pub fn history(&self, id: &str, branch: &str) -> Vec<String> {
         let state = self.state();
         let repo = state.repos.get(&(RepoKind::Model, id.into()));
@@ -297,7 +297,7 @@ impl HubServer {
         files.map(file).collect()
     }
 
-    /// What the Xet store calls a file of a model, where it has it.
+    /// What the Xet store calls a file of a model, if it has the file.
     pub fn xet_hash(&self, id: &str, revision: &str, path: &str) -> Option<String> {
         let state = self.state();
         let repo = state.repos.get(&(RepoKind::Model, id.into()))?;

@@ -95,7 +95,7 @@ fn logged(received: &Received, service: Service) -> Request {
     }
 }
 
-/// The answer to a request, spoilt where a fault meets it; `None`: none at all.
+/// The answer to a request, spoilt if a fault meets it; `None`: no answer at all.
 fn respond(
     received: &Received,
     service: Service,

@@ -30,7 +30,7 @@ pub enum Access {
     /// All.
     #[default]
     Open,
-    /// Who has the token; to others it is as if there were none.
+    /// For those who have the token; to others it is as if it did not exist.
     Private,
     /// All may see that it is there, who has the token may have its files.
     Gated,
@@ -78,7 +78,7 @@ impl Repo {
         hash
     }
 
-    /// Makes a branch that means a commit; whether there was none.
+    /// Makes a branch that means a commit; gives whether it is new.
     pub(super) fn branch(&mut self, name: &str, commit: &str) -> bool {
         let is_new = !self.refs.contains_key(name);
         if is_new {
@@ -152,7 +152,7 @@ pub(super) struct RepoFile {
     pub(super) sha256: String,
     /// Git's name of the file, or of the pointer.
     pub(super) oid: String,
-    /// The length that is listed, where it is not its own.
+    /// The length that is listed, if it is not the real one.
     claimed_bytes: Option<u64>,
 }
 

@@ -12,7 +12,7 @@ pub(super) fn stranger() -> Response {
     Response::error(401, None, "Invalid credentials in Authorization header")
 }
 
-/// What is said where there is no repository, or none that may be seen.
+/// The answer if there is no repository, or it may not be seen.
 pub(super) fn no_repo(is_known: bool) -> Response {
     let status = if is_known { 404 } else { 401 };
     Response::error(status, Some(REPO_NOT_FOUND), "Repository not found")

@@ -164,7 +164,7 @@ impl Asked<'_> {
         }
     }
 
-    /// A file, or the part of it that was asked for.
+    /// A file, or the part that was asked for.
     fn content(&self, file: &RepoFile) -> Response {
         let n_bytes = file.content.len();
         let Some((first, last)) = self.range.and_then(|range| parse_range(range, n_bytes)) else {

@@ -24,7 +24,7 @@ const LAYOUT: &[u8] = b"artifact, BLAKE3 beside it";
 /// and keeps the result.
 ///
 /// # Errors
-/// `bytes` are no component that this engine can compile.
+/// `bytes` are not a component that this engine can compile.
 pub(crate) fn compile(
     engine: &Engine,
     cache_dir: Option<&Path>,
@@ -44,7 +44,7 @@ pub(crate) fn compile(
     Ok(component)
 }
 
-/// The digest of the component in a file. It is remembered where only this user can have written it.
+/// The digest of the component in a file. It is remembered if only this user can have written it.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -111,7 +111,7 @@ fn entry_name(engine: &Engine, digest: &str) -> String {
     format!("{}.cwasm", hasher.0.finalize().to_hex())
 }
 
-/// A lock that ends with the file handle; `None` where the file system has no locks.
+/// A lock that ends with the file handle; `None` if the file system has no locks.
 fn lock(entry: &Path) -> Option<File> {
     let file = File::create(entry.with_extension("lock")).ok()?;
     file.lock().ok()?;
@@ -295,7 +295,7 @@ mod tests {
         fs::set_permissions(dir.path().join("wasm"), Permissions::from_mode(0o775)).unwrap();
         let component = compile(&engine, Some(dir.path()), (&digest_of(&ours), &ours)).unwrap();
         assert!(!has_export(&component));
-        let component = load().expect("it was kept in a folder of its own");
+        let component = load().expect("it was kept in this user's folder");
         assert!(!has_export(&component));
     }
 

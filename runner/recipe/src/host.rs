@@ -24,7 +24,7 @@ const ENGINE_INPUTS: [&str; 3] = [
 /// Where a host finds its parts, and what recipes may use.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
-    /// Compiled components are kept below it, in `wasm/`, or in a folder of the user's own where others can
+    /// Compiled components are kept below it, in `wasm/`, or in the user's own folder if others can
     /// write to that; `None`: compile every time.
     pub cache_dir: Option<PathBuf>,
     /// The Python engine component; read when a Python recipe is first run.
@@ -87,8 +87,8 @@ impl Host {
     /// The jobs that the recipe proposes, and what makes the plan replayable.
     ///
     /// # Errors
-    /// No engine; no component, one with imports or of another world; the recipe's own error; a
-    /// limit reached; an answer that breaks the contract (overrides that are no JSON object, names
+    /// No engine; not a component, or one with imports or of another world; the recipe's own error; a
+    /// limit reached; an answer that breaks the contract (overrides that are not a JSON object, names
     /// that are empty or not unique).
     pub fn plan(
         &self,

@@ -8,7 +8,7 @@ pub struct Limits {
     /// Instructions it may run (wasmtime's fuel, about one unit each); a Python recipe needs some
     /// 2 million to start. The default, 50 billion, is some 3 to 10 seconds.
     pub fuel: u64,
-    /// Bytes of memory it may hold. The default is 512 MiB; the Python engine takes 30 of them.
+    /// Bytes of memory it may hold. The default is 512 MiB; the Python engine takes 30 MiB.
     pub memory_bytes: usize,
     /// Bytes its answer may take on the host. The default is 64 MiB.
     pub output_bytes: usize,

@@ -1,4 +1,4 @@
-//! Where recipes come from: beside the sweep, in a folder of recipes, or compiled in.
+//! Where recipes come from: next to the sweep, in a folder of recipes, or compiled in.
 
 use crate::RecipeError;
 use crate::error::quoted;
@@ -99,7 +99,7 @@ impl Recipe {
         self.path.as_deref()
     }
 
-    /// Its text, where it is in Python.
+    /// Its text, if it is in Python.
     pub fn source(&self) -> Option<&str> {
         match &self.code {
             Code::Python(text) => Some(text),
@@ -243,9 +243,9 @@ mod tests {
         fs::write(&other, "# other").unwrap();
         assert_eq!(find("grid").unwrap().path(), Some(other.as_path()));
 
-        let beside = sweep_dir.path().join("grid.wasm");
-        fs::write(&beside, [0]).unwrap();
-        assert_eq!(find("grid").unwrap().path(), Some(beside.as_path()));
+        let next_to = sweep_dir.path().join("grid.wasm");
+        fs::write(&next_to, [0]).unwrap();
+        assert_eq!(find("grid").unwrap().path(), Some(next_to.as_path()));
         assert_eq!(
             find("grid.wasm").unwrap().digest(),
             find("./grid.wasm").unwrap().digest()

@@ -18,7 +18,7 @@ pub(crate) fn folders(cache_dir: &Path) -> [PathBuf; 2] {
     [cache_dir.join("wasm"), cache_dir.join(own)]
 }
 
-/// The first of them that is this user's and closed to others; made where it is missing.
+/// The first of these folders that is this user's and closed to others; made if it is missing.
 pub(crate) fn own_folder(cache_dir: &Path) -> Option<PathBuf> {
     fs::create_dir_all(cache_dir).ok()?;
     folders(cache_dir).into_iter().find(|folder| {

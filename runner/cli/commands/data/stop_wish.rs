@@ -15,7 +15,7 @@ pub(super) const STOPPED: u8 = 130;
 /// How long tokenising may take to notice: one document may hold the tokenizer much longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether the user wants to stop. The first signal is noted here, and ends the process where that is not heard;
+/// Whether the user wants to stop. The first signal is noted here, and ends the process if nothing looks at the note;
 /// a second one, or one after this is dropped, ends it at once. Nothing is lost: what was tokenised stays.
 pub(super) struct StopWish(Arc<State>);
 

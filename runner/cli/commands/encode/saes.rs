@@ -63,7 +63,7 @@ impl SaesToUse {
         if let Some(notice) = saes.notice() {
             table::note(&notice.to_string());
         }
-        // Of an only one, the option says where it belongs.
+        // If there is only one, the option says which module it is for.
         let names = match saes.names()[..] {
             [_] => saes.select(&[]),
             _ => saes.select(&args.hookpoint),

@@ -23,13 +23,13 @@ use tokio::process::Command;
 
 /// How long ranks look for the store.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks for the leader's next word.
+/// Between two looks for the leader's next message.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a rank that was asked to stop waits for the leader's last word.
+/// How long a rank that was asked to stop waits for the leader's last message.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a folder of the network may show another rank what it was before.
 const PATIENCE_WITH_FOLDERS: Duration = Duration::from_secs(10);
-/// How long the leader's store stays for the others to read its last word.
+/// How long the leader's store stays for the others to read its last message.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Tells a worker that another process serves the store.
@@ -39,18 +39,18 @@ const STORE_IS_SERVED: (&str, &str) = ("TORCHELASTIC_USE_AGENT_STORE", "True");
 const STOP: &str = "stop";
 
 /// How a rank ends that was stopped.
-const STOPPED: Word = Word::End { code: 130 };
+const STOPPED: Message = Message::End { code: 130 };
 
-/// What the leader tells the others, one word after the other.
+/// What the leader tells the others, one message after the other.
 #[derive(Debug, Serialize, Deserialize)]
-enum Word {
+enum Message {
     /// Train this order.
     Train(SealedOrder),
     /// Go, with this exit code.
     End { code: u8 },
 }
 
-impl Word {
+impl Message {
     fn read(text: &str) -> Result<Self, CliError> {
         serde_json::from_str(text).map_err(|error| {
             CliError::environment(format!(
@@ -64,7 +64,7 @@ impl Word {
 pub(crate) struct Leader {
     environment: Environment,
     store: CompanyStore,
-    n_words: Cell<u64>,
+    n_messages: Cell<u64>,
     /// The runs folder, and what seals orders in it; once it is locked.
     sealing: OnceCell<(PathBuf, Key)>,
 }
@@ -106,7 +106,7 @@ pub(crate) async fn with_ranks(
     let leader = Leader {
         environment,
         store,
-        n_words: Cell::new(0),
+        n_messages: Cell::new(0),
         sealing: OnceCell::new(),
     };
     let outcome = work(Some(&leader)).await;
@@ -128,16 +128,16 @@ impl Leader {
         Ok(())
     }
 
-    fn say(&self, word: &Word) -> Result<(), CliError> {
-        let text = serde_json::to_string(word).expect("plain fields serialise to JSON");
-        self.store.set(&word_key(self.n_words.get()), &text)?;
-        self.n_words.set(self.n_words.get() + 1);
+    fn say(&self, message: &Message) -> Result<(), CliError> {
+        let text = serde_json::to_string(message).expect("plain fields serialise to JSON");
+        self.store.set(&message_key(self.n_messages.get()), &text)?;
+        self.n_messages.set(self.n_messages.get() + 1);
         Ok(())
     }
 
     /// Sends the others away, and waits until they have heard it.
     fn dismiss(self, code: u8) -> Result<(), CliError> {
-        self.say(&Word::End { code })?;
+        self.say(&Message::End { code })?;
         if self.environment.store.is_served_by_launcher {
             return Ok(());
         }
@@ -156,8 +156,8 @@ impl Leader {
 impl Launcher for &Leader {
     fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
         let (runs_dir, key) = self.sealing.get().expect("it leads in a locked folder");
-        let sealed = key.seal(order, runs_dir, self.n_words.get())?;
-        self.say(&Word::Train(sealed))?;
+        let sealed = key.seal(order, runs_dir, self.n_messages.get())?;
+        self.say(&Message::Train(sealed))?;
         Ok(part_of(program, order))
     }
 
@@ -183,13 +183,13 @@ impl Follower<'_> {
     /// Does what the leader says, to the end.
     async fn follow(mut self) -> Result<u8, CliError> {
         let mut signals = StopSignals::new()?;
-        for n_words in 0.. {
-            match self.next_word(n_words, &mut signals).await? {
-                Word::Train(sealed) => {
-                    let order = self.open(&sealed, n_words).await?;
+        for n_messages in 0.. {
+            match self.next_message(n_messages, &mut signals).await? {
+                Message::Train(sealed) => {
+                    let order = self.open(&sealed, n_messages).await?;
                     self.train(&order, &mut signals).await?;
                 }
-                Word::End { code } => {
+                Message::End { code } => {
                     // The leader may have gone meanwhile.
                     let _ = self.store.set(&bye_key(self.environment.rank), "bye");
                     return Ok(code);
@@ -199,12 +199,12 @@ impl Follower<'_> {
         Ok(0)
     }
 
-    async fn next_word(
+    async fn next_message(
         &mut self,
-        n_words: u64,
+        n_messages: u64,
         signals: &mut StopSignals,
-    ) -> Result<Word, CliError> {
-        let key = word_key(n_words);
+    ) -> Result<Message, CliError> {
+        let key = message_key(n_messages);
         let (since, mut told) = (Instant::now(), Told::default());
         while !self.store.has(&key)? {
             tokio::select! {
@@ -226,7 +226,7 @@ impl Follower<'_> {
                 ));
             }
         }
-        Word::read(&self.store.get(&key, PATIENCE)?.unwrap_or_default())
+        Message::read(&self.store.get(&key, PATIENCE)?.unwrap_or_default())
     }
 
     /// The file of an order, in the runs folder that this process was given and sealed by rank 0.
@@ -289,8 +289,8 @@ fn part_of(program: &Path, order: &Path) -> Command {
     command
 }
 
-fn word_key(n_words: u64) -> String {
-    format!("word/{n_words}")
+fn message_key(n_messages: u64) -> String {
+    format!("word/{n_messages}")
 }
 
 /// Set by a rank that has come.
@@ -310,14 +310,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_of_rank_0_are_a_word_or_an_error(text in any_bytes_of_text(&[
+        fn any_bytes_of_rank_0_are_a_message_or_an_error(text in any_bytes_of_text(&[
             r#"{"Train":{"path":"sweep/order.json","digest":"00","seal":"ff"}}"#,
             r#"{"End":{"code":130}}"#,
         ])) {
-            match Word::read(&text) {
-                Ok(word) => {
-                    let again = Word::read(&serde_json::to_string(&word).unwrap()).unwrap();
-                    prop_assert_eq!(format!("{again:?}"), format!("{word:?}"));
+            match Message::read(&text) {
+                Ok(message) => {
+                    let again = Message::read(&serde_json::to_string(&message).unwrap()).unwrap();
+                    prop_assert_eq!(format!("{again:?}"), format!("{message:?}"));
                 }
                 Err(error) => prop_assert!(error.to_string().starts_with("rank 0 sent")),
             }

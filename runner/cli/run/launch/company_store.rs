@@ -50,7 +50,7 @@ impl CompanyStore {
         self.ask(&StoreRequest::Set { key, value })
     }
 
-    /// The value of a key, once it is there; `None` where it is not within `timeout`.
+    /// The value of a key, once it is there; `None` if it is not there within `timeout`.
     ///
     /// # Errors
     /// The store is lost.

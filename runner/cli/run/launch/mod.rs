@@ -48,7 +48,7 @@ impl Launcher for Local {
     }
 }
 
-/// The launcher that settings ask for; where this process was itself launched with others, they are it.
+/// The launcher that settings ask for, or the leader if this process was itself launched with others.
 ///
 /// # Errors
 /// Settings that contradict each other, or torchrun is missing.

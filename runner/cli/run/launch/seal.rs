@@ -113,7 +113,7 @@ impl Key {
 }
 
 impl SealedOrder {
-    /// The order's file, where the seal is of this key and the file is what was sealed.
+    /// The order's file, if the seal was made with this key and the file is the one that was sealed.
     ///
     /// # Errors
     /// It is not, or it cannot be read.
@@ -166,7 +166,7 @@ mod tests {
 
     const KEY: [u8; KEY_BYTES] = [7; KEY_BYTES];
 
-    /// A folder with an order, which is the first of a run, and what a rank receives of it.
+    /// A folder with an order, which is the first of a run, and what a rank receives.
     fn sealed() -> (TempDir, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let order = dir.path().join(ORDER);

@@ -51,7 +51,7 @@ fn n_processes(
     }
 }
 
-/// Processes where each takes a GPU.
+/// The number of processes if each takes a GPU.
 ///
 /// # Errors
 /// There is no GPU.

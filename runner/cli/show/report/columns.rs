@@ -8,7 +8,7 @@ use store::ReportSae;
 pub(super) struct Cell {
     /// As it is shown on the page.
     text: String,
-    /// What it is sorted by, where it is a number.
+    /// What it is sorted by, if it is a number.
     number: Option<f64>,
 }
 
@@ -28,8 +28,8 @@ impl Column {
     }
 }
 
-/// The columns that tell the SAEs something apart or something of them: none where all cells are empty, and
-/// no names of sweeps where there is one.
+/// The columns that tell the SAEs apart or say something about them: not those in which all cells are empty, and
+/// not the names of sweeps if there is only one.
 pub(super) fn of(saes: &[ReportSae]) -> Vec<Column> {
     let has_sweeps = saes.iter().any(|sae| sae.sweep != saes[0].sweep);
     let columns = COLUMNS.iter().skip(usize::from(!has_sweeps));

@@ -1,4 +1,4 @@
-//! `sae-run report`: sweeps as one page of HTML that needs nothing beside it.
+//! `sae-run report`: sweeps as one page of HTML that needs no other file.
 
 mod columns;
 mod density;
@@ -23,7 +23,7 @@ const N_POINTS: u32 = 200;
 /// `sae-run report`.
 ///
 /// # Errors
-/// No database, no such sweep, nothing to show of it, or a file that cannot be written.
+/// No database, no such sweep, nothing to show, or a file that cannot be written.
 pub(crate) async fn report(args: &ReportArgs) -> Result<u8, CliError> {
     let sweep = args.sweep.as_deref();
     let store = job::open(&args.store).await?;

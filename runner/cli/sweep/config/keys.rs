@@ -37,7 +37,7 @@ const LAUNCH: [&str; 9] = [
     "timeout_minutes",
 ];
 
-/// The keys of a table, or `None` where they are the recipe's business.
+/// The keys of a table, or `None` if they are for the recipe to check.
 fn keys_of(table: &[&str]) -> Option<Vec<String>> {
     match table {
         [] => Some(TOP.map(str::to_owned).to_vec()),

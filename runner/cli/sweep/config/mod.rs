@@ -44,7 +44,7 @@ pub(crate) struct LoadedSweep {
     /// The folder of the sweep file, which its paths are relative to.
     pub(crate) dir: PathBuf,
     pub(crate) origin: Origin,
-    /// The sweep file's text, for the record; one that says the same as the options where there is
+    /// The sweep file's text, for the record; one that says the same as the options if there is
     /// no file.
     pub(crate) text: String,
     layers: Layers,

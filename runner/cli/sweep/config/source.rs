@@ -130,7 +130,8 @@ impl SourceFile {
     }
 }
 
-/// Where numbers, dates and truth values are given for settings that are text. `path`: the keys of the table.
+/// Adds the spans of numbers, dates and truth values that are given for settings that are text. `path`: the keys of
+/// the table.
 fn add_bare_texts<'a>(
     table: &'a DeTable<'_>,
     path: &mut Vec<&'a str>,

@@ -22,7 +22,7 @@ fn a_model_that_is_not_there() {
         .unwrap_err();
     assert!(matches!(error, HubError::NoSuchRepo(_)), "{error:?}");
     assert!(says(&error, " that this token may see"), "{error}");
-    // By a commit too, where the tree is the first that is asked for.
+    // By a commit too, for which the tree is asked for first.
     let error = fixture
         .hub()
         .model_files("org/other", Some(&fixture.commit))
@@ -150,7 +150,7 @@ fn the_token_goes_to_no_other_hub() {
     }
 }
 
-/// hf-hub itself looks for a token if it is given none. In a separate process: the environment is the whole process's.
+/// hf-hub itself looks for a token if it is not given one. In a separate process: the environment is the whole process's.
 #[test]
 fn a_token_of_the_environment_goes_nowhere_unasked() {
     const CHILD: &str = "SAE_RUN_HUB_TEST_CHILD";

@@ -126,7 +126,7 @@ fn a_download_that_stays_broken_keeps_no_name() {
     assert_clean(&fixture, 3);
 }
 
-/// As after `kill -9`: what is there has no final name, and the next download takes it up.
+/// As after `kill -9`: what is there has no final name, and the next download resumes it.
 #[test]
 fn a_broken_download_is_kept_for_the_next() {
     let fixture = Fixture::new();

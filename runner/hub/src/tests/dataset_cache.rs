@@ -142,7 +142,7 @@ fn passing_trouble_is_waited_out() {
     assert!(fs::read(&paths[0]).unwrap() == weights(5));
 }
 
-/// What came before the connection broke for good is taken up.
+/// What came before the connection broke for good is resumed.
 #[test]
 fn an_interrupted_download_is_taken_up() {
     let fixture = with_dataset();

@@ -351,7 +351,7 @@ fn another_process_is_waited_for() {
     assert!(snapshot.dir.join("model.safetensors").exists());
 }
 
-/// As where locks do not work: another process has the same file open, and is faster.
+/// As if locks do not work: another process has the same file open, and is faster.
 #[test]
 fn two_writers_of_one_file_do_no_harm() {
     let fixture = Fixture::new();

@@ -1,4 +1,4 @@
-//! A Hub that means harm: answers without an end, lengths that cannot be, waits without a word.
+//! A Hub that means harm: answers without an end, lengths that cannot be, waits without a message.
 
 use super::*;
 use crate::Notice;
@@ -82,7 +82,7 @@ fn headers_without_an_end() {
     }
 }
 
-/// No more of it is kept than the file has.
+/// No more bytes are kept than the file has.
 #[test]
 fn a_file_without_an_end() {
     let fixture = fixture();
@@ -124,7 +124,7 @@ fn pages_with_nothing_on_them() {
     );
 }
 
-/// Each page is in time, but not all of them.
+/// Each page is in time, but not all pages together.
 #[test]
 fn pages_that_take_too_long() {
     let mut fixture = fixture();
@@ -293,7 +293,7 @@ fn an_answer_has_a_longest_time() {
     }
 }
 
-/// A byte of the file with each answer is no progress.
+/// A byte of the file with each answer is not progress.
 #[test]
 fn a_byte_an_answer_is_too_little() {
     let fixture = fixture();
@@ -338,7 +338,7 @@ fn waits_in_a_row_have_an_end_and_are_told() {
     assert!(told[0].to_string().contains("2 seconds"), "{}", told[0]);
 }
 
-/// What is long in an answer is not as long in what is said of it.
+/// What is long in an answer is shorter in the message about it.
 #[test]
 fn errors_are_not_as_long_as_answers() {
     let long = "x".repeat(90_000);

@@ -1,4 +1,4 @@
-//! Repositories that are no models, and names that lead elsewhere.
+//! Repositories that are not models, and names that lead elsewhere.
 
 use super::*;
 use serde_json::json;
@@ -107,7 +107,7 @@ fn shards_that_lead_elsewhere() {
     ] {
         let fixture = with_index(&json!({"weight_map": {"a": shard}}).to_string());
         let snapshot = fixture.model().unwrap();
-        // Even where there is such a file.
+        // Even if there is such a file.
         fs::write(snapshot.dir.join("../secret.safetensors"), "").unwrap();
         fixture.asked();
         let error = fixture.weights(&snapshot).unwrap_err();

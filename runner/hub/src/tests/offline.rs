@@ -143,7 +143,7 @@ fn an_answer_that_is_none() {
     assert!(error.hint().unwrap().contains("HF_ENDPOINT"));
 }
 
-/// As Python leaves it after `snapshot_download`: a listing, and no word on missing files.
+/// As Python leaves it after `snapshot_download`: a listing, and nothing about missing files.
 #[test]
 fn a_listing_of_python_tells_what_is_missing() {
     let mut files = single_file_model();

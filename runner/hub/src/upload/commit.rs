@@ -1,5 +1,5 @@
 //! One commit. Its answer may be lost, and others may commit at the same time: it names the commit
-//! before it, so that the Hub takes it once at most, and what became of it is looked up.
+//! before it, so that the Hub takes it once at most, and whether it was made is looked up.
 
 use super::local::Local;
 use super::progress::{Event, UploadStep};
@@ -110,7 +110,7 @@ fn body(
     Ok(body)
 }
 
-/// Sends the commit, and looks for it where its answer was lost.
+/// Sends the commit, and looks for it if its answer was lost.
 async fn try_commit(
     publisher: &Publisher<'_>,
     body: &[u8],

@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
 
-/// Files in one question of where to put them.
+/// Files in one question about where to put them.
 const OBJECTS_AT_ONCE: usize = 100;
 
 /// Files under way at the same time.

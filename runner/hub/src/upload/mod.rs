@@ -24,15 +24,15 @@ use std::sync::mpsc::Sender;
 /// What is to be at the Hub, and where.
 #[derive(Clone, Debug, Default)]
 pub struct Upload {
-    /// Id of the model, `owner/name`. It is made where it is missing.
+    /// Id of the model, `owner/name`. It is made if it is missing.
     pub repo: String,
-    /// Branch; `None`: `main`. It is made of `main` where it is missing.
+    /// Branch; `None`: `main`. It is made from `main` if it is missing.
     pub branch: Option<String>,
     /// Whether a model that is made here is private. One that is there stays as it is.
     pub private: bool,
     /// The files. Others that the branch has stay.
     pub files: Vec<UploadFile>,
-    /// Title of the commit. The Hub takes none without.
+    /// Title of the commit. The Hub takes no commit without a title.
     pub title: String,
     /// Further text of the commit.
     pub description: String,
@@ -127,7 +127,7 @@ impl Hub {
     /// Makes one commit of what the branch does not have yet: files that are there with the same
     /// hash are not sent. Nothing to send, no commit. `progress` is called on this thread.
     ///
-    /// What was interrupted is taken up when it is run again: large files that have arrived are not
+    /// What was interrupted is resumed when it is run again: large files that have arrived are not
     /// sent twice. A commit whose answer was lost is looked for, not repeated. When others commit at
     /// the same time, what they did stays, and it is compared again.
     ///

@@ -44,9 +44,9 @@ pub(super) enum Event {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     step: UploadStep,
-    /// Length, what is done of it, and whether it is done.
+    /// Length, the bytes that are done, and whether all is done.
     files: Vec<(u64, u64, bool)>,
-    /// Where that is only known of all files.
+    /// For steps in which that is only known of all files together.
     all_bytes: Option<u64>,
 }
 

@@ -56,7 +56,7 @@ impl<'a> Publisher<'a> {
         self.repo().split_once('/').unwrap_or_default()
     }
 
-    /// The address of something that the Hub's API says of the branch.
+    /// The address of something that the Hub's API says about the branch.
     pub(super) fn api(&self, what: &str) -> Url {
         self.context.api(what, self.branch)
     }
@@ -71,7 +71,7 @@ impl<'a> Publisher<'a> {
     }
 
     pub(super) fn tell(&self, event: Event) {
-        // If no one listens any more, that is no reason to stop.
+        // If no one listens any more, that is not a reason to stop.
         let _ = self.events.send(event);
     }
 
@@ -80,7 +80,7 @@ impl<'a> Publisher<'a> {
         request.header(CONTENT_TYPE, content_type)
     }
 
-    /// Sends JSON, again where that may help.
+    /// Sends JSON, again if that may help.
     pub(super) async fn post(&self, url: &Url, body: &Value) -> Result<Document, HubError> {
         self.post_as(url, body, "application/json").await
     }
@@ -129,14 +129,14 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// A refusal with the Hub's own words for it.
-    pub(super) fn refused_with(&self, status: u16, what: &str, words: &str) -> HubError {
-        let words = match self.shown(words) {
-            words if words.is_empty() => words,
-            words => format!(": {words}"),
+    /// A refusal with the Hub's own message.
+    pub(super) fn refused_with(&self, status: u16, what: &str, why: &str) -> HubError {
+        let why = match self.shown(why) {
+            why if why.is_empty() => why,
+            why => format!(": {why}"),
         };
         let text = format!(
-            "the Hub refuses {what} for `{}` with status {status}{words}",
+            "the Hub refuses {what} for `{}` with status {status}{why}",
             self.repo()
         );
         refusal::of_status(status, text)

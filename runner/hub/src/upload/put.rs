@@ -31,7 +31,7 @@ pub(super) struct Action {
     header: Option<BTreeMap<String, Value>>,
 }
 
-/// A part of a file, or all of it.
+/// A part of a file, or the whole file.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     index: usize,
@@ -112,7 +112,7 @@ async fn put_parts(
     taken(publisher, &answer, file)
 }
 
-/// Puts a part of a file somewhere, again where that may help, from its first byte.
+/// Puts a part of a file somewhere, again if that may help, from its first byte.
 async fn put_part(
     publisher: &Publisher<'_>,
     part: Part<'_>,
@@ -139,7 +139,7 @@ async fn put_part(
     Ok(answer)
 }
 
-/// Whether a store took what it was given. It says of an address that ended what it says of a
+/// Whether a store took what it was given. It says about an address that ended what it says about a
 /// wrong one.
 fn taken(publisher: &Publisher<'_>, answer: &Document, file: &Local<'_>) -> Result<(), Failure> {
     let what = format!("`{}`", file.path);

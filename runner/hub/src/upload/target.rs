@@ -71,7 +71,7 @@ pub(super) async fn find(publisher: &Publisher<'_>) -> Result<Target, HubError> 
     }
 }
 
-/// The last commit of the branch, and whether the repository was made. Both are made where they
+/// The last commit of the branch, and whether the repository was made. Both are made if they
 /// are missing.
 pub(super) async fn make(publisher: &Publisher<'_>) -> Result<(String, bool), HubError> {
     let context = &publisher.context;

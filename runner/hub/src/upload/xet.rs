@@ -1,4 +1,4 @@
-//! Large files to the Xet store, which takes them in chunks and none that it has. hf-hub 1.0.0 does
+//! Large files to the Xet store, which takes them in chunks, without those that it has. hf-hub 1.0.0 does
 //! the same only together with a commit.
 
 use super::UploadSource;
@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(100);
 const STANDSTILLS: u32 = 2;
 
 /// Blocks under way at the same time. Each is of 64 MB and held in memory; Xet's client would go up
-/// to 64 of them.
+/// to 64 blocks.
 const MAX_PARALLEL: usize = 4;
 
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 """What Python's client of the Hub does with the Hub of the tests: `client.py MODE FOLDER [REPO]`.
 
 MODE is `xet`, or `lfs`; then HF_HUB_DISABLE_XET must be set. FOLDER has small files and large ones.
-Fails where a file does not come back as it was sent. With REPO only downloads: that one has the
+Fails if a file does not come back as it was sent. With REPO only downloads: that one has the
 files already, and this client finds nothing to upload.
 """
 

@@ -2,7 +2,7 @@
 //! far as this client can tell.
 //!
 //! `SAE_RUN_PEER_PYTHON` names a Python that has the client; otherwise it is installed into the cache
-//! folder from the package registry. Where that cannot be, the test says so and is skipped.
+//! folder from the package registry. If that is impossible, the test says so and is skipped.
 
 use crate::{Hub, HubSettings, Token, Upload, UploadFile, UploadSource};
 use hub_server::{HubServer, Request};
@@ -126,7 +126,7 @@ impl Peer {
             .unwrap();
     }
 
-    /// Lets Python upload them, and look at what comes of it.
+    /// Lets Python upload them, and look at the result.
     fn uploads(&self) {
         self.client(&[]);
         let requests = self.server.requests();
@@ -136,7 +136,7 @@ impl Peer {
         assert_eq!(requests.iter().any(is_of_lfs), self.mode == "lfs");
     }
 
-    /// Runs client.py, which fails where the server does something else than the Hub.
+    /// Runs client.py, which fails if the server does something other than the Hub.
     fn client(&self, arguments: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/peer/client.py");
         let mut client = Command::new(&self.python);

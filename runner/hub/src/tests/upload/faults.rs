@@ -80,7 +80,7 @@ fn what_does_not_pass_is_an_error() {
             assert!(says(&error, "with status 500"), "{way:?} {step}: {error:?}");
             assert_eq!(fixture.n_requests(step), 3, "{way:?} {step}");
             assert!(fixture.server.history(REPO, "main").len() <= 1);
-            // What can be had of it is not sent again.
+            // What arrived is not sent again.
             fixture.server.heal();
             fixture.upload(&fixture.sae()).unwrap();
             fixture.assert_there(&fixture.sae(), 1);

@@ -105,7 +105,7 @@ fn a_token_for_ever_is_a_token() {
     assert!(says(&error, "cannot store the large files of"), "{error:?}");
 }
 
-/// A model whose weights are in the Xet store, and the Hub says so where it sends them.
+/// A model whose weights are in the Xet store, and the Hub says so when it sends them.
 fn in_xet() -> Fixture {
     let fixture = fixture(Way::Xet);
     let model = upload([

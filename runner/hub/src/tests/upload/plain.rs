@@ -1,4 +1,4 @@
-//! Uploads where nothing goes wrong but what the user asks for.
+//! Uploads in which nothing goes wrong except what the user asks for.
 
 use super::*;
 use crate::UploadStep;
