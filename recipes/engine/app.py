@@ -176,7 +176,7 @@ def plain(value, path):
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"{path} has the key {key!r}, which is no str")
+                raise TypeError(f"{path} has the key {key!r}, which is not a str")
         return {key: plain(item, f"{path}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
@@ -196,13 +196,13 @@ def errors_as_text(file_name):
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             yield
     except BaseException as error:
-        text = f"{place(error, file_name)}: {message(error)}"
+        text = f"{location(error, file_name)}: {message(error)}"
         if printed.getvalue():
             text += f"\nprinted before: {printed.getvalue()[-2000:].rstrip()}"
         raise Err(text) from None
 
 
-def place(error, file_name):
+def location(error, file_name):
     if isinstance(error, SyntaxError) and error.filename == file_name:
         return f"{file_name}:{error.lineno}"
     frames = traceback.walk_tb(error.__traceback__)

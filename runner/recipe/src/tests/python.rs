@@ -222,7 +222,8 @@ fn wrong_values_are_named() {
         "test.py: job 1: overrides['k'] is range(0, 3), of type range: not a JSON value"
     );
     assert!(
-        returns("[{'a': [1, {2: 3}]}]").contains("overrides['a'][1] has the key 2, which is no")
+        returns("[{'a': [1, {2: 3}]}]")
+            .contains("overrides['a'][1] has the key 2, which is not a str")
     );
     assert!(returns("[{'lr': float('nan')}]").contains("overrides['lr'] is nan"));
     assert_eq!(
