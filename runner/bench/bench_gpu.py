@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace) -> dict:
     """What `bench_step` records, with the agreement of every case."""
     lists = {"--n": args.n, "--latents": args.latents, "--k": args.k}
     sizes = [text for name, values in lists.items() for text in (name, ",".join(map(str, values)))]
-    # Without a GPU, what CUDA takes in the place of Rust's kernels.
+    # Without a GPU, what CUDA takes instead of Rust's kernels.
     kernels = "aten" if args.device == "cpu" else ""
     with tempfile.TemporaryDirectory() as folder:
         bench_step(args, "--reference", folder, *sizes)

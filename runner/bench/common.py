@@ -23,7 +23,7 @@ class Settings:
 
 
 def our_environment(settings: Settings) -> dict[str, str]:
-    """That of our programs: this Python's libtorch, and as many threads as sparsify has."""
+    """That of our programs: this Python's libtorch, and the number of threads that sparsify has."""
     threads = {"OMP_NUM_THREADS": str(settings.threads)}
     return os.environ | threads | {"LD_LIBRARY_PATH": str(LIBTORCH)}
 

@@ -89,7 +89,7 @@ class Theirs:
 
 
 def gradient_difference(ours: dict, theirs: dict) -> float:
-    """The largest relative difference in norm; one that is 0 but for rounding counts by the whole."""
+    """The largest relative difference in norm; one that is 0 except for rounding counts by the whole."""
     whole = torch.cat([gradient.flatten() for gradient in theirs.values()]).norm().item()
     differences = [
         (ours[name] - gradient).norm().item() / max(gradient.norm().item(), 1e-4 * whole)

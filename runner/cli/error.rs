@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn no_error_repeats_a_secret() {
         let token = format!("hf_{}", "a".repeat(34));
-        let error = CliError::input(format!("`https://me:{token}@host` is no `{token}`"));
-        assert_eq!(error.shown(), "`https://***@host` is no `***`");
+        let error = CliError::input(format!("`https://me:{token}@host` is not `{token}`"));
+        assert_eq!(error.shown(), "`https://***@host` is not `***`");
     }
 }

@@ -24,7 +24,7 @@ struct State<'a> {
 
 impl<'a> Queue<'a> {
     /// The `streams`, in their order if one worker runs at a time; else those come first that are
-    /// expected to take longest, so that none of them is left for the end. `processes` train each.
+    /// expected to take longest, so that no long stream is left for the end. `processes` train each.
     pub(crate) fn new(streams: &'a [Stream], launch: &Launch, processes: &Processes) -> Self {
         let lanes = launch.lanes();
         let mut waiting: Vec<_> = streams.iter().collect();

@@ -17,7 +17,7 @@ pub(crate) struct RunsFolder {
 }
 
 impl RunsFolder {
-    /// Makes the folder where missing and locks it.
+    /// Makes the folder if it is missing, and locks it.
     ///
     /// # Errors
     /// A folder that cannot be written, or that another `sae-run` works in.

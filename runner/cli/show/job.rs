@@ -27,8 +27,8 @@ pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
 fn leave_out_driver() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let words = info.payload_as_str().unwrap_or_default();
-        if !words.contains("SQLite failed to allocate memory") {
+        let message = info.payload_as_str().unwrap_or_default();
+        if !message.contains("SQLite failed to allocate memory") {
             usual(info);
         }
     }));

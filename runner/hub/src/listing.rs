@@ -101,7 +101,7 @@ impl Listing {
         self.files.get(file).map(|file| file.size)
     }
 
-    /// All files, in the order of their names; `None` if one of them is not as it must be.
+    /// All files, in the order of their names; `None` if a file is not as it must be.
     pub(crate) fn files(&self) -> Option<Vec<ListedFile>> {
         let files = self.files.iter();
         let mut files: Vec<_> = files

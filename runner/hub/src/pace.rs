@@ -59,7 +59,7 @@ mod tests {
         }
     }
 
-    /// How many of the pieces come, each of them `n_bytes` long.
+    /// How many of the pieces come, each `n_bytes` long.
     async fn n_pieces(n_bytes: usize) -> usize {
         let limits = limits();
         let mut pace = Pace::new(&limits);

@@ -129,7 +129,7 @@ pub(super) struct Response {
 /// How a body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
-    /// All of it.
+    /// The whole body.
     Whole,
     /// Only this number of its bytes; then the connection breaks.
     Cut(usize),

@@ -9,9 +9,9 @@ use plan::{CudaStatus, Environment, Launch, Launcher, Nproc};
 /// The processes that train a stream together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Processes {
-    /// All of them.
+    /// All ranks.
     pub(crate) n_ranks: usize,
-    /// Those on this machine.
+    /// The ranks on this machine.
     pub(crate) n_here: usize,
     /// Why their number is not known, if it is not; one process is then assumed.
     unknown: Option<String>,

@@ -181,7 +181,7 @@ fn lengths_that_cannot_be() {
     }
 }
 
-/// Each of them could be, but not all together.
+/// Each could be true, but not all together.
 #[test]
 fn lengths_that_do_not_add_up() {
     let mut fixture = fixture();

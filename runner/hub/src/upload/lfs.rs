@@ -46,7 +46,7 @@ struct Actions {
     verify: Option<Action>,
 }
 
-/// Sends files, no two of them with the same content, in the way that the Hub wants.
+/// Sends files, no two with the same content, in the way that the Hub wants.
 pub(super) async fn send(publisher: &Publisher<'_>, files: &[&Local<'_>]) -> Result<(), HubError> {
     publisher.begin(UploadStep::Sending, files.iter().map(|file| file.n_bytes));
     let mut of_xet = Vec::new();
