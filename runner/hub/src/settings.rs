@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn xet_has_a_folder_beside_the_cache() {
+    fn xet_has_a_folder_next_to_the_cache() {
         let folder = |variables| settings(variables).xet_cache_dir.display().to_string();
         assert_eq!(folder(&[]), "/home/me/.cache/huggingface/xet");
         assert_eq!(

@@ -131,13 +131,13 @@ fn read(engine: &Engine, mut entry: File) -> Option<Component> {
 
 /// Whether an entry has the BLAKE3 that is next to it.
 fn is_whole(path: &Path, digests: Option<&DigestCache>) -> bool {
-    let expected = trust::open(&beside(path)).and_then(|file| io::read_to_string(file).ok());
+    let expected = trust::open(&digest_path(path)).and_then(|file| io::read_to_string(file).ok());
     let found = digests.and_then(|digests| digests.file(path).ok());
     found.is_some() && found == expected
 }
 
 /// The file with the BLAKE3 of an entry.
-fn beside(path: &Path) -> PathBuf {
+fn digest_path(path: &Path) -> PathBuf {
     path.with_extension("blake3")
 }
 
@@ -147,7 +147,7 @@ fn store(path: &Path, artifact: &[u8]) {
 
 fn try_store(path: &Path, artifact: &[u8]) -> io::Result<()> {
     write(path, artifact)?;
-    write(&beside(path), digest_of(artifact).as_bytes())
+    write(&digest_path(path), digest_of(artifact).as_bytes())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -277,7 +277,7 @@ mod tests {
             .join("wasm")
             .join(entry_name(&engine, &digest_of(&ours)));
         let of_planted = entry(dir.path());
-        fs::rename(beside(&of_planted), beside(&path)).unwrap();
+        fs::rename(digest_path(&of_planted), digest_path(&path)).unwrap();
         fs::rename(of_planted, &path).unwrap();
         let load = || load(&engine, Some(dir.path()), &digest_of(&ours));
         assert!(has_export(&load().unwrap()), "the attack works");

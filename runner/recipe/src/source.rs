@@ -233,7 +233,7 @@ mod tests {
     use fault::Remedy;
 
     #[test]
-    fn a_file_beside_the_sweep_hides_the_search_folders_and_the_built_in_recipe() {
+    fn a_file_next_to_the_sweep_hides_the_search_folders_and_the_built_in_recipe() {
         let (sweep_dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let dirs = [other_dir.path().to_path_buf()];
         let find = |name: &str| Recipe::find(name, sweep_dir.path(), &dirs);

@@ -41,12 +41,12 @@ impl Key {
     /// The runs folder cannot be written.
     pub(super) fn make(runs_dir: &Path) -> Result<Self, CliError> {
         let path = runs_dir.join(KEY_FILE);
-        let beside = runs_dir.join(format!("{KEY_FILE}.tmp"));
+        let temporary = runs_dir.join(format!("{KEY_FILE}.tmp"));
         let make = || {
             let mut key = [0; KEY_BYTES];
             getrandom::fill(&mut key).map_err(io::Error::other)?;
             // One that a killed run left may have any mode.
-            match fs::remove_file(&beside) {
+            match fs::remove_file(&temporary) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -55,10 +55,10 @@ impl Key {
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
-                .open(&beside)?;
+                .open(&temporary)?;
             file.write_all(&key)?;
             file.sync_all()?;
-            fs::rename(&beside, &path)?;
+            fs::rename(&temporary, &path)?;
             Ok(Self(key))
         };
         make().map_err(|error| CliError::io("write", &path, &error))
