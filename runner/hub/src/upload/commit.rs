@@ -1,5 +1,5 @@
-//! One commit. Its answer may be lost, and others may commit at the same time: it names the commit
-//! before it, so that the Hub takes it once at most, and whether it was made is looked up.
+//! One commit. Its answer may be lost, and others may commit at the same time. So it names the commit
+//! before it, and the Hub takes it once at most; whether it was made is looked up.
 
 use super::local::Local;
 use super::progress::{Event, UploadStep};
