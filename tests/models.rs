@@ -210,6 +210,31 @@ fn precision_and_8bit_make_other_jobs() {
 }
 
 #[test]
+fn latents_found_by_bfloat16_leave_the_fvu_as_it_is() {
+    let fvu_of = |encoder_dtype: &str| {
+        let workspace = Workspace::new();
+        workspace.write("tiny.toml", small_sweep());
+        let set = format!("train.encoder_dtype={encoder_dtype}");
+        let args = ["tiny.toml", "--set", &set, "--set", "train.num_latents=512"];
+        workspace.run(&args).succeeds();
+        let log = fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap();
+        let is_rounded = log.contains("pre-activations in bfloat16 find its latents");
+        let row = workspace.sql("SELECT job_id, fvu FROM result WHERE hookpoint = 'layers.2'");
+        (
+            row[0]["job_id"].clone(),
+            row[0]["fvu"].as_f64().unwrap(),
+            is_rounded,
+        )
+    };
+    let (job, fvu, is_rounded) = fvu_of("auto");
+    assert!(!is_rounded, "on a CPU");
+    let (other_job, other_fvu, is_rounded) = fvu_of("bfloat16");
+    assert!(is_rounded);
+    assert_ne!(job, other_job);
+    assert!((other_fvu / fvu - 1.0).abs() < 1e-3, "{other_fvu} {fvu}");
+}
+
+#[test]
 fn tensors_that_the_model_has_no_use_for_are_named() {
     let workspace = with_family("gpt2");
     let path = workspace.path("model/model.safetensors");

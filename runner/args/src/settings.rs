@@ -37,6 +37,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::flag("multi_topk", "Add an eighth of the FVU of 4 k latents to the loss (Multi-TopK)"),
         Setting::flag("skip_connection", "A linear path from input to output in addition to the latents"),
         Setting::flag("transcode", "Predict the output of the hookpoint from its input"),
+        Setting::new("encoder_dtype", Kind::Text, "auto|float32|bfloat16", "What finds the active latents in training"),
         Setting::new("hookpoints", Kind::Texts, "PATTERN", "Modules to train on, as `fnmatch` patterns; by default every block"),
         Setting::new("layers", Kind::Numbers, "N", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
         Setting::new("layer_stride", Kind::Number, "N", "Take every N-th hookpoint"),

@@ -152,13 +152,22 @@ impl<E: Diagnostic + ?Sized> Remedy for E {
 
 /// An error and its causes in one line.
 pub fn message_chain(error: &dyn Error) -> String {
-    let mut message = error.to_string();
+    let mut message = without_stack(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        message = format!("{message}: {error}");
+        message = format!("{message}: {}", without_stack(error));
         cause = error.source();
     }
     message
+}
+
+/// The message of an error. libtorch's end with some 40 lines of C++ functions, of use to no one here.
+fn without_stack(error: &dyn Error) -> String {
+    let message = error.to_string();
+    match message.split_once("\nException raised from ") {
+        Some((message, _)) => message.trim_end().to_owned(),
+        None => message,
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +184,12 @@ mod tests {
         );
         assert_eq!(fault.hint().as_deref(), Some("is it there?"));
         assert_eq!(fault.kind(), FailureKind::Input);
-        let fault = Fault::internal("the device is lost");
+        let fault = Fault::internal("the device is lost")
+            .because("CUDA out of memory.\nException raised from malloc (most recent call first):\nframe #0: c10");
+        assert_eq!(
+            message_chain(&fault),
+            "the device is lost: CUDA out of memory."
+        );
         assert_eq!(fault.kind(), FailureKind::Internal);
         assert_eq!((fault.kind().exit_code(), fault.hint()), (1, None));
     }

@@ -1,7 +1,8 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
 use crate::{
-    Activation, BinDtype, DataArgs, DataName, Dtype, LossFn, OnBadRow, Optimizer, TokenizerClass,
+    Activation, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, LossFn, OnBadRow, Optimizer,
+    TokenizerClass,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -70,6 +71,8 @@ pub struct TrainConfig {
     pub skip_connection: bool,
     /// Predict the output of the hookpoint from its input, in place of reconstructing the output.
     pub transcode: bool,
+    /// What finds the active latents in training; their activations are float32's. Ours, not sparsify's.
+    pub encoder_dtype: EncoderDtype,
 
     /// Sequences in one forward pass.
     pub batch_size: usize,
@@ -154,6 +157,7 @@ impl Default for TrainConfig {
             multi_topk: false,
             skip_connection: false,
             transcode: false,
+            encoder_dtype: EncoderDtype::default(),
             batch_size: 32,
             grad_acc_steps: 1,
             tokens_per_update: None,

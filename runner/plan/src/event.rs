@@ -290,20 +290,20 @@ mod tests {
     fn what_no_worker_writes_is_refused() {
         let of = |from: &str, to: &str| LINE.replace(from, to);
         for (line, words) in [
-            (String::new(), "no event"),
-            ("[]".into(), "no event"),
-            ("\0\0\0".into(), "no event"),
-            (of(":3}", ":3"), "no event"),
-            (of("interrupted", "rewound"), "no event"),
-            (of("\"step\":3", "\"steps\":3"), "no event"),
-            (of(":3}", ":-3}"), "no event"),
-            (of(":3}", ":3e300}"), "no event"),
+            (String::new(), "not an event"),
+            ("[]".into(), "not an event"),
+            ("\0\0\0".into(), "not an event"),
+            (of(":3}", ":3"), "not an event"),
+            (of("interrupted", "rewound"), "not an event"),
+            (of("\"step\":3", "\"steps\":3"), "not an event"),
+            (of(":3}", ":-3}"), "not an event"),
+            (of(":3}", ":3e300}"), "not an event"),
             (of(":3}", ":9007199254740993}"), "9007199254740993"),
             (of(":7", ":0"), "0 is no count"),
             (of(":7", ":18446744073709551615"), "18446744073709551615"),
             (of("\"attempt\":2", "\"attempt\":0"), "0 is no count"),
             (of(":5", ":-5"), "-5 is no count"),
-            ("[".repeat(100_000), "no event"),
+            ("[".repeat(100_000), "not an event"),
             (LINE.to_owned() + &" ".repeat(MAX_EVENT_BYTES), "longer"),
         ] {
             let error = Event::from_line(line.as_bytes()).unwrap_err();

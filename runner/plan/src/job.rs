@@ -437,6 +437,8 @@ mod tests {
         );
         assert_eq!(plain, id(json!({"tokenizer_class": "file"})));
         assert_ne!(plain, id(json!({"tokenizer_class": "transformers"})));
+        assert_eq!(plain, id(json!({"encoder_dtype": "auto"})));
+        assert_ne!(plain, id(json!({"encoder_dtype": "bfloat16"})));
         assert_ne!(plain, id(json!({"k": 16})));
         assert_ne!(plain, id(json!({"shuffle_seed": 1})));
         assert_ne!(plain, id(json!({"layers": [0]})));

@@ -52,7 +52,7 @@ pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_jobs};
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
-pub use options::{Activation, Dtype, LossFn, Optimizer};
+pub use options::{Activation, Dtype, EncoderDtype, LossFn, Optimizer};
 pub use order::{Order, OrderJob, changed};
 pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};

@@ -46,6 +46,19 @@ pub enum Optimizer {
     Muon,
 }
 
+/// What finds the active latents in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncoderDtype {
+    /// `bfloat16` on a GPU, `float32` on a CPU.
+    #[default]
+    Auto,
+    /// Pre-activations in 32 bit.
+    Float32,
+    /// Pre-activations in 16 bit find candidates; those are computed again in 32 bit.
+    BFloat16,
+}
+
 /// What the language model computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

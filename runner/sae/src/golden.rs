@@ -78,6 +78,7 @@ fn auxk_and_multi_topk_are_those_of_autograd() {
             k: sae.cfg.k,
             auxk: dead.as_ref().map(|dead| AuxK { alpha, dead }),
             multi_topk: case["multi_topk"] == true,
+            rounded_encoder: None,
         };
         let mut ours = sae.backward(x, target, &objective).unwrap();
         let mean = target.mean_dim(0, true, Kind::Float);

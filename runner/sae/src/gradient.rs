@@ -13,7 +13,8 @@
 use crate::kernels::{
     self, Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows, weight_gradients,
 };
-use crate::{Encoded, Sae, SaeError};
+use crate::pre_acts::PreActs;
+use crate::{Encoded, Objective, Sae, SaeError};
 use fault::Fault;
 use tch::{Kind, Tensor};
 
@@ -122,13 +123,14 @@ pub(crate) struct PartGradients {
 }
 
 impl Sae {
-    /// A forward pass with `k` active latents a token on `x`: `[n_tokens, d_in]`, Float.
+    /// A forward pass with `k` active latents a token on `x`: `[n_tokens, d_in]`, Float. `rounded`: the encoder
+    /// that finds them, if it is not the SAE's own: see [`Sae::rounded_encoder`].
     ///
     /// # Errors
     /// As [`Sae::encode`].
-    pub fn pass(&self, x: &Tensor, k: usize) -> Result<Pass, SaeError> {
+    pub fn pass(&self, x: &Tensor, k: usize, rounded: Option<&Tensor>) -> Result<Pass, SaeError> {
         let centred = self.centred_for_training(x)?;
-        let encoded = self.encode_centred(&centred, k)?;
+        let encoded = self.encode_centred(&centred, k, rounded)?;
         self.pass_of(x, centred, encoded)
     }
 
@@ -136,11 +138,12 @@ impl Sae {
     pub(crate) fn pass_with_pre_acts(
         &self,
         x: &Tensor,
-        k: usize,
-    ) -> Result<(Pass, Tensor), SaeError> {
+        objective: &Objective<'_>,
+    ) -> Result<(Pass, PreActs<'_>), SaeError> {
         let centred = self.centred_for_training(x)?;
-        let pre_acts = self.pre_acts(&centred)?;
-        let encoded = self.select(&pre_acts, k)?;
+        let rounded = self.if_it_pays(objective.rounded_encoder, objective.k);
+        let pre_acts = self.pre_acts(&centred, rounded)?;
+        let encoded = pre_acts.select(objective.k)?;
         Ok((self.pass_of(x, centred, encoded)?, pre_acts))
     }
 

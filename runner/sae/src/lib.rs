@@ -35,6 +35,7 @@
 //! # Files
 //!
 //! - `model.rs`: the SAE; `encoded.rs`: what it makes of activations; `activation.rs`, `objective/`: one small file or arm for each kind
+//! - `pre_acts.rs`: pre-activations, and latents found by them in bfloat16
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
@@ -64,6 +65,7 @@ mod not_finite;
 mod objective;
 mod options;
 mod placing;
+mod pre_acts;
 mod saelens;
 mod safetensors_file;
 mod sparse;

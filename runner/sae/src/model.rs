@@ -1,6 +1,5 @@
 //! The autoencoder itself: `encode`, `decode`, `forward`.
 
-use crate::activation::select;
 use crate::encoded::Encoded;
 use crate::error::without_decoder;
 use crate::kernels;
@@ -100,24 +99,25 @@ impl Sae {
     /// Another shape, another kind, or too little memory.
     pub fn encode(&self, x: &Tensor) -> Result<Encoded, SaeError> {
         self.check_input(x)?;
-        self.encode_centred(&self.centred(x)?, self.cfg.k)
+        self.encode_centred(&self.centred(x)?, self.cfg.k, None)
     }
 
-    /// The active latents of what the encoder's weights are applied to.
-    pub(crate) fn encode_centred(&self, centred: &Tensor, k: usize) -> Result<Encoded, SaeError> {
-        if self.cfg.activation == Activation::TopK {
+    /// The active latents of what the encoder's weights are applied to, found by `rounded` if that is given and
+    /// pays.
+    pub(crate) fn encode_centred(
+        &self,
+        centred: &Tensor,
+        k: usize,
+        rounded: Option<&Tensor>,
+    ) -> Result<Encoded, SaeError> {
+        let rounded = self.if_it_pays(rounded, k);
+        if rounded.is_none() && self.cfg.activation == Activation::TopK {
             let encoder = (&self.encoder_weight, &self.encoder_bias);
             if let Some(encoded) = kernels::topk_of_product(centred, encoder, k)? {
                 return Ok(encoded);
             }
         }
-        self.select(&self.pre_acts(centred)?, k)
-    }
-
-    /// The active latents by the pre-activations.
-    pub(crate) fn select(&self, pre_acts: &Tensor, k: usize) -> Result<Encoded, SaeError> {
-        let activation = self.cfg.activation;
-        select(activation, pre_acts, k, self.threshold.as_ref())
+        self.pre_acts(centred, rounded)?.select(k)
     }
 
     /// What the encoder's weights are applied to.
@@ -127,11 +127,6 @@ impl Sae {
         } else {
             x.f_sub(&self.b_dec)?
         })
-    }
-
-    /// Pre-activations: `[n_tokens, num_latents]`.
-    pub(crate) fn pre_acts(&self, centred: &Tensor) -> Result<Tensor, SaeError> {
-        Ok(centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?)
     }
 
     /// The reconstruction from latents, without the skip connection: `[n_tokens, d_out]`.

@@ -59,7 +59,7 @@ impl Sae {
             return Ok(None);
         }
         let centred = self.centred_for_training(x)?;
-        let encoded = self.encode_centred(&centred, objective.k)?;
+        let encoded = self.encode_centred(&centred, objective.k, objective.rounded_encoder)?;
         let decoder = (&self.w_dec, &self.b_dec);
         let Some(error) = kernels::squared_error(&encoded, decoder, target)? else {
             return Ok(None);

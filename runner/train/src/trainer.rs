@@ -120,7 +120,6 @@ impl Trainer {
         let mut trainer = StreamTrainer {
             stream: ActivationStream {
                 key: StreamKey::of(&order.job),
-                device,
                 taps: taps([&order.job], self.model.facts())?,
                 model: self.model,
                 batches: self.batches,

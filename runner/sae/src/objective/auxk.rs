@@ -3,7 +3,8 @@
 use super::{Term, sum_of_squares};
 use crate::gradient::{Part, Pass};
 use crate::kernels::sparse_times_rows;
-use crate::{Encoded, Sae, SaeError};
+use crate::pre_acts::PreActs;
+use crate::{Sae, SaeError};
 use tch::Tensor;
 
 /// The loss of dead latents (Gao et al. 2024, arXiv:2406.04093, appendix A.2, with the scale that
@@ -22,7 +23,7 @@ impl Sae {
     pub(super) fn auxk(
         &self,
         pass: &Pass,
-        pre_acts: &Tensor,
+        pre_acts: &PreActs<'_>,
         error: &Tensor,
         term: AuxK<'_>,
     ) -> Result<Option<Term>, SaeError> {
@@ -33,12 +34,7 @@ impl Sae {
             return Ok(None);
         }
         let scale = (n_dead as f64 / n_wanted as f64).min(1.0);
-        let of_dead = pre_acts.f_index_select(1, term.dead)?;
-        let (latent_acts, indices_in_dead) = of_dead.f_topk(k, -1, true, false)?;
-        let encoded = Encoded {
-            latent_indices: term.dead.f_take(&indices_in_dead)?,
-            latent_acts,
-        };
+        let encoded = pre_acts.largest_of(term.dead, k)?;
         // The residual is `-error`, so the prediction's own error is the sum.
         let predicted =
             sparse_times_rows(&encoded.latent_acts, &encoded.latent_indices, &self.w_dec)?;

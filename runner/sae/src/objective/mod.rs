@@ -22,6 +22,8 @@ pub struct Objective<'a> {
     /// Add the error of the reconstruction from the `4 * k` largest latents, or all if there are
     /// fewer.
     pub multi_topk: bool,
+    /// [`Sae::rounded_encoder`], to find the latents by; `None`: the encoder itself.
+    pub rounded_encoder: Option<&'a Tensor>,
 }
 
 /// The terms of the loss: scalars, Double; without their weights.
@@ -109,6 +111,7 @@ impl Objective<'_> {
             k,
             auxk: None,
             multi_topk: false,
+            rounded_encoder: None,
         }
     }
 
@@ -135,7 +138,7 @@ impl Sae {
         if let Some(backward) = self.sparse_backward(x, target, objective)? {
             return backward.dense();
         }
-        let (pass, pre_acts) = self.pass_with_pre_acts(x, objective.k)?;
+        let (pass, pre_acts) = self.pass_with_pre_acts(x, objective)?;
         let error = pass.sae_out.f_sub(target)?;
         let part = Part {
             encoded: &pass.encoded,

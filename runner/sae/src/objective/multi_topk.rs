@@ -3,7 +3,8 @@
 
 use super::{Term, sum_of_squares};
 use crate::gradient::{Part, Pass};
-use crate::{Encoded, Sae, SaeError};
+use crate::pre_acts::{PreActs, with_relu};
+use crate::{Sae, SaeError};
 use tch::Tensor;
 
 /// The weight of Multi-TopK's term.
@@ -16,16 +17,12 @@ impl Sae {
     pub(super) fn multi_topk(
         &self,
         pass: &Pass,
-        pre_acts: &Tensor,
+        pre_acts: &PreActs<'_>,
         target: &Tensor,
         k: usize,
     ) -> Result<Term, SaeError> {
         let k = self.num_latents().min(MULTI_TOPK_FACTOR * k) as i64;
-        let (mut latent_acts, latent_indices) = pre_acts.f_topk(k, -1, true, false)?;
-        let encoded = Encoded {
-            latent_acts: latent_acts.f_relu_()?,
-            latent_indices,
-        };
+        let encoded = with_relu(pre_acts.largest(k)?)?;
         let sae_out = self.with_skip(self.decode(&encoded)?, &pass.x)?;
         let error = sae_out.f_sub(target)?;
         let part = Part {

@@ -245,6 +245,7 @@ fn all_terms_together() {
             dead: &dead,
         }),
         multi_topk: true,
+        rounded_encoder: None,
     };
     let skip = SaeConfig {
         skip_connection: true,
@@ -299,11 +300,11 @@ fn gradients_of_a_loss_after_the_output_reach_weights_and_input() {
         let double = |(_, w): (_, &Tensor)| w.to_kind(Kind::Double);
         let sae = sae.with_weights(sae.named_weights().into_iter().map(double).collect());
         let x = x.to_kind(Kind::Double);
-        let pass = sae.pass(&x, 4).unwrap();
+        let pass = sae.pass(&x, 4, None).unwrap();
         let grad_out = noise(&pass.sae_out.size(), 9.0).to_kind(Kind::Double);
         let (gradients, grad_x) = sae.backward_of_output(&pass, &grad_out).unwrap();
         let value = |sae: &Sae, x: &Tensor| {
-            let out = sae.pass(x, 4).unwrap().sae_out;
+            let out = sae.pass(x, 4, None).unwrap().sae_out;
             (out * &grad_out).sum(Kind::Double).double_value(&[])
         };
         let assert_slope = |gradient: &Tensor, moved: &dyn Fn(&Tensor) -> f64| {

@@ -11,7 +11,7 @@ use crate::events::interval::{Interval, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
-use plan::{Job, SaeSpec, TrainConfig, k_at};
+use plan::{EncoderDtype, Job, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
 use sae::{Losses, Sae, SaeConfig};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ struct Settings {
     dead_feature_threshold: i64,
     auxk_alpha: f64,
     k_decay_steps: u64,
+    /// Whether latents are found by pre-activations in bfloat16.
+    rounds_encoder: bool,
     /// Whether the loss is on the model's output: its gradients are those of a mean already.
     is_end_to_end: bool,
 }
@@ -93,6 +95,15 @@ pub(crate) struct Progress {
     pub(crate) step: u64,
     /// Optimizer updates in all.
     pub(crate) n_steps: u64,
+}
+
+/// Whether latents are found by pre-activations in bfloat16.
+pub(crate) fn rounds_encoder(encoder_dtype: EncoderDtype, device: Device) -> bool {
+    match encoder_dtype {
+        EncoderDtype::Auto => device.is_cuda(),
+        EncoderDtype::Float32 => false,
+        EncoderDtype::BFloat16 => true,
+    }
 }
 
 /// The settings that go into an SAE's `cfg.json`.
@@ -140,6 +151,7 @@ impl SaeTrainer {
                 dead_feature_threshold: config.dead_feature_threshold as i64,
                 auxk_alpha: config.auxk_alpha,
                 k_decay_steps: config.k_decay_steps,
+                rounds_encoder: rounds_encoder(config.encoder_dtype, device),
                 is_end_to_end: config.loss_fn.is_end_to_end(),
             },
             is_fresh: finetune.is_none(),

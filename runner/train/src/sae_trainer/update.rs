@@ -7,6 +7,7 @@ use crate::optimizer::Optimizer;
 use crate::ranks::{Ranks, Summing, UpdateSums};
 use sae::Moments;
 use sae::{AuxK, Backward, Losses, Objective, Pass, SparseBackward};
+use std::cell::OnceCell;
 use tch::{Kind, Tensor};
 
 /// An update that was started. One that is dropped is as if it had not been.
@@ -17,6 +18,8 @@ pub(crate) struct Update<'a> {
     k: usize,
     /// Indices of the dead latents, if the loss needs them.
     dead: Option<Tensor>,
+    /// The encoder in bfloat16: made when it is first needed, of the weights before the update.
+    rounded_encoder: OnceCell<Tensor>,
     sums: UpdateSums,
 }
 
@@ -32,6 +35,7 @@ impl<'a> Update<'a> {
             trainer,
             k,
             dead,
+            rounded_encoder: OnceCell::new(),
             sums: UpdateSums::default(),
         }
     }
@@ -42,7 +46,7 @@ impl<'a> Update<'a> {
         let n_tokens = x.size()[0];
         let mut n_parts = self.trainer.micro_acc_steps;
         let mut sum = self.sums.backward.take();
-        let (sae, objective) = (&self.trainer.sae, self.objective());
+        let (sae, objective) = (&self.trainer.sae, self.objective()?);
         in_parts_that_fit(n_tokens, &mut n_parts, |first, n| {
             let (x, target) = (x.f_narrow(0, first, n)?, target.f_narrow(0, first, n)?);
             add(&mut sum, sae.backward(&x, &target, &objective)?)
@@ -54,7 +58,8 @@ impl<'a> Update<'a> {
 
     /// A forward pass that replaces the module's; its backward pass is [`Update::take_back`].
     pub(crate) fn pass(&self, x: &Tensor) -> Result<Pass, TrainError> {
-        Ok(self.trainer.sae.pass(x, self.k)?)
+        let rounded = self.rounded_encoder()?;
+        Ok(self.trainer.sae.pass(x, self.k, rounded)?)
     }
 
     /// The backward pass of a loss on the output, with its gradient there: `[n_tokens, d_out]`.
@@ -165,7 +170,7 @@ impl<'a> Update<'a> {
         if !matches!(trainer.optimizer, Optimizer::Signum(_)) || trainer.micro_acc_steps > 1 {
             return Ok(None);
         }
-        let backward = trainer.sae.sparse_backward(x, target, &self.objective());
+        let backward = trainer.sae.sparse_backward(x, target, &self.objective()?);
         match backward.map_err(TrainError::from) {
             Err(error) if is_out_of_memory(&error) => Ok(None),
             backward => backward,
@@ -173,15 +178,28 @@ impl<'a> Update<'a> {
     }
 
     /// What it minimises.
-    fn objective(&self) -> Objective<'_> {
-        Objective {
+    fn objective(&self) -> Result<Objective<'_>, TrainError> {
+        Ok(Objective {
             k: self.k,
             auxk: self.dead.as_ref().map(|dead| AuxK {
                 alpha: self.trainer.settings.auxk_alpha,
                 dead,
             }),
             multi_topk: self.trainer.sae.cfg.multi_topk,
+            rounded_encoder: self.rounded_encoder()?,
+        })
+    }
+
+    fn rounded_encoder(&self) -> Result<Option<&Tensor>, TrainError> {
+        if !self.trainer.settings.rounds_encoder {
+            return Ok(None);
         }
+        if self.rounded_encoder.get().is_none() {
+            let rounded = self.trainer.sae.rounded_encoder()?;
+            // It was empty.
+            let _ = self.rounded_encoder.set(rounded);
+        }
+        Ok(self.rounded_encoder.get())
     }
 
     /// The gradients so far.

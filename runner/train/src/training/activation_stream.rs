@@ -5,13 +5,12 @@ use crate::activations::views::Views;
 use fault::Fault;
 use lm::{Activations, LanguageModel, Taps};
 use plan::StreamKey;
-use tch::{Device, Tensor};
+use tch::Tensor;
 use tokens::Batches;
 
 /// A language model and the tokens that pass through it.
 pub(crate) struct ActivationStream {
     pub(crate) key: StreamKey,
-    pub(crate) device: Device,
     pub(crate) model: LanguageModel,
     pub(crate) taps: Taps,
     pub(crate) batches: Batches,

@@ -9,6 +9,7 @@ use crate::events::EventLog;
 use crate::libtorch::Libtorch;
 use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
+use crate::sae_trainer::rounds_encoder;
 use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
@@ -206,10 +207,10 @@ impl Stream<'_> {
     ) -> Result<(Outcome, Vec<String>), TrainError> {
         let (order, device, ranks) = (self.order, self.device, self.ranks);
         let (model, taps) = open_model(order, self.model, device)?;
+        log_rounding(order, device);
         let mut trainer = StreamTrainer {
             stream: ActivationStream {
                 key: order.key.clone(),
-                device,
                 model,
                 taps,
                 batches,
@@ -261,6 +262,17 @@ fn open_model(
         model.linear_bytes()
     ));
     Ok((model, taps))
+}
+
+fn log_rounding(order: &Order, device: Device) {
+    for job in &order.jobs {
+        if rounds_encoder(job.job.config.encoder_dtype, device) {
+            let name = &job.job.name;
+            log(&format!(
+                "job `{name}`: pre-activations in bfloat16 find its latents"
+            ));
+        }
+    }
 }
 
 fn device_name(device: Device) -> String {

@@ -1,0 +1,254 @@
+//! Pre-activations of a batch, and the latents that they make active.
+//!
+//! In training they may be rounded: the encoder's product is then made in bfloat16, which a GPU does some ten
+//! times as fast, and only says which latents are candidates. The pre-activations of those are computed again
+//! in float32 from the weights themselves, and the `k` largest of them are taken. So every activation is
+//! float32's, and a latent is missed only if bfloat16 ranks it behind `k / 4 + 4` others that it leads.
+
+use crate::activation::select;
+use crate::kernels::{Bags, dots_at_entries};
+use crate::{Activation, Encoded, Sae, SaeError};
+use tch::{Kind, TchError, Tensor};
+
+/// With fewer latents than this for each candidate, the candidates cost more than the rounded product saves.
+const LEAST_FOR_EACH: i64 = 8;
+
+/// How many latents may be among the `k` largest, by rounded pre-activations.
+fn n_candidates(k: i64) -> i64 {
+    k + k / 4 + 4
+}
+
+/// The pre-activations of some tokens.
+pub(crate) struct PreActs<'a> {
+    sae: &'a Sae,
+    /// What the encoder is applied to: `[n_tokens, d_in]`, Float.
+    centred: Tensor,
+    /// `[n_tokens, num_latents]`: Float, or rounded to BFloat16.
+    numbers: Tensor,
+}
+
+impl Sae {
+    /// The encoder's weights in bfloat16, for [`crate::Objective::rounded_encoder`]: `[num_latents, d_in]`.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn rounded_encoder(&self) -> Result<Tensor, SaeError> {
+        Ok(self.encoder_weight.f_to_kind(Kind::BFloat16)?)
+    }
+
+    /// The pre-activations of `centred`: by the encoder's weights, or by `rounded`, the same in bfloat16.
+    pub(crate) fn pre_acts<'a>(
+        &'a self,
+        centred: &Tensor,
+        rounded: Option<&Tensor>,
+    ) -> Result<PreActs<'a>, SaeError> {
+        let numbers = match rounded {
+            None => centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?,
+            Some(weight) => {
+                let bias = self.encoder_bias.f_to_kind(Kind::BFloat16)?;
+                centred
+                    .f_to_kind(Kind::BFloat16)?
+                    .f_linear(weight, Some(&bias))?
+            }
+        };
+        Ok(PreActs {
+            sae: self,
+            centred: centred.shallow_clone(),
+            numbers,
+        })
+    }
+
+    /// `rounded`, if `k` is so small that it pays to look for candidates.
+    pub(crate) fn if_it_pays<'r>(
+        &self,
+        rounded: Option<&'r Tensor>,
+        k: usize,
+    ) -> Option<&'r Tensor> {
+        let num_latents = self.num_latents() as i64;
+        rounded.filter(|_| n_candidates(k as i64) * LEAST_FOR_EACH <= num_latents)
+    }
+}
+
+impl PreActs<'_> {
+    /// The active latents, by the SAE's activation.
+    pub(crate) fn select(&self, k: usize) -> Result<Encoded, SaeError> {
+        let activation = self.sae.cfg.activation;
+        if !self.are_rounded() {
+            return select(activation, &self.numbers, k, self.sae.threshold.as_ref());
+        }
+        if activation == Activation::TopK {
+            return with_relu(self.largest(k as i64)?);
+        }
+        let found = select(activation, &self.numbers, k, None)?;
+        with_relu(self.exact(found.latent_indices)?)
+    }
+
+    /// The `k` largest, without ReLU.
+    pub(crate) fn largest(&self, k: i64) -> Result<Encoded, SaeError> {
+        if !self.are_rounded() {
+            let (latent_acts, latent_indices) = self.numbers.f_topk(k, -1, true, false)?;
+            return Ok(Encoded {
+                latent_acts,
+                latent_indices,
+            });
+        }
+        let n = n_candidates(k).min(self.sae.num_latents() as i64);
+        let (_, candidates) = self.numbers.f_topk(n, -1, true, false)?;
+        let candidates = self.exact(candidates)?;
+        let (latent_acts, kept) = candidates.latent_acts.f_topk(k, -1, true, false)?;
+        Ok(Encoded {
+            latent_acts,
+            latent_indices: candidates.latent_indices.f_gather(1, &kept, false)?,
+        })
+    }
+
+    /// The `k` largest of the latents with the indices `latents`: `[n]`, without ReLU.
+    pub(crate) fn largest_of(&self, latents: &Tensor, k: i64) -> Result<Encoded, SaeError> {
+        let numbers = self.numbers.f_index_select(1, latents)?;
+        let (latent_acts, kept) = numbers.f_topk(k, -1, true, false)?;
+        let latent_indices = latents.f_take(&kept)?;
+        if self.are_rounded() {
+            return self.exact(latent_indices);
+        }
+        Ok(Encoded {
+            latent_acts,
+            latent_indices,
+        })
+    }
+
+    fn are_rounded(&self) -> bool {
+        self.numbers.kind() != self.centred.kind()
+    }
+
+    /// The pre-activations in float32 at `latent_indices`: `[n_tokens, n]`.
+    fn exact(&self, latent_indices: Tensor) -> Result<Encoded, SaeError> {
+        let bags = Bags::like(&latent_indices)?;
+        let weight = &self.sae.encoder_weight;
+        let products = dots_at_entries(&self.centred, weight, &latent_indices, &bags)?;
+        let biases = self.sae.encoder_bias.f_take(&latent_indices)?;
+        Ok(Encoded {
+            latent_acts: products.f_add(&biases)?,
+            latent_indices,
+        })
+    }
+}
+
+/// Latents with ReLU applied to their pre-activations.
+pub(crate) fn with_relu(mut encoded: Encoded) -> Result<Encoded, SaeError> {
+    let relu: Result<_, TchError> = encoded.latent_acts.f_relu_();
+    encoded.latent_acts = relu?;
+    Ok(encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+    use crate::{AuxK, Objective, SaeConfig};
+    use tch::Device;
+
+    const N_TOKENS: i64 = 200;
+
+    fn sae(activation: Activation) -> Sae {
+        let cfg = SaeConfig {
+            activation,
+            ..SaeConfig::topk(64, 1024, 16)
+        };
+        let mut sae = Sae::new(cfg, 3, Device::Cpu).unwrap();
+        sae.encoder_bias = noise(&[1024], 5.0) * 0.02;
+        sae
+    }
+
+    fn dense(encoded: &Encoded) -> Tensor {
+        let zeros = Tensor::zeros([N_TOKENS, 1024], (Kind::Float, Device::Cpu));
+        zeros.scatter(1, &encoded.latent_indices, &encoded.latent_acts)
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        ((a - b).norm() / b.norm()).double_value(&[])
+    }
+
+    #[test]
+    fn bfloat16_finds_the_latents_of_float32_and_changes_no_activation() {
+        for activation in [Activation::TopK, Activation::GroupMax] {
+            let sae = sae(activation);
+            let rounded = sae.rounded_encoder().unwrap();
+            let x = noise(&[N_TOKENS, 64], 1.0);
+            let expected = sae.encode_centred(&x, 16, None).unwrap();
+            let found = sae.encode_centred(&x, 16, Some(&rounded)).unwrap();
+            let (expected, found) = (dense(&expected), dense(&found));
+            let both = expected.gt(0.0).logical_and(&found.gt(0.0));
+            let exact = both.to_kind(Kind::Float);
+            assert!(distance(&(&found * &exact), &(&expected * &exact)) < 1e-6);
+            let n_missed =
+                (expected.gt(0.0).sum(Kind::Int64) - both.sum(Kind::Int64)).int64_value(&[]);
+            // Of a group only the largest is a candidate, and others are as large but for rounding.
+            let most = if activation == Activation::TopK {
+                0
+            } else {
+                60
+            };
+            assert!(
+                n_missed <= most,
+                "{activation}: {n_missed} of {}",
+                16 * N_TOKENS
+            );
+        }
+    }
+
+    #[test]
+    fn every_term_of_the_loss_takes_rounded_pre_activations() {
+        let sae = sae(Activation::TopK);
+        let rounded = sae.rounded_encoder().unwrap();
+        let x = noise(&[N_TOKENS, 64], 2.0);
+        let dead = Tensor::arange_start_step(3, 1024, 7, (Kind::Int64, Device::Cpu));
+        let exact = Objective {
+            auxk: Some(AuxK {
+                alpha: 0.5,
+                dead: &dead,
+            }),
+            multi_topk: true,
+            ..Objective::squared_error(16)
+        };
+        let by_rounded = Objective {
+            rounded_encoder: Some(&rounded),
+            ..exact
+        };
+        let expected = sae.backward(&x, &x, &exact).unwrap();
+        let got = sae.backward(&x, &x, &by_rounded).unwrap();
+        let losses = |of: &crate::Losses| {
+            [
+                Some(&of.squared_error),
+                of.auxk.as_ref(),
+                of.multi_topk.as_ref(),
+            ]
+            .map(|term| term.unwrap().double_value(&[]))
+        };
+        for (got, expected) in losses(&got.losses)
+            .into_iter()
+            .zip(losses(&expected.losses))
+        {
+            assert!((got / expected - 1.0).abs() < 1e-3, "{got} {expected}");
+        }
+        for (got, expected) in got
+            .gradients
+            .tensors()
+            .into_iter()
+            .zip(expected.gradients.tensors())
+        {
+            assert!(
+                distance(got, expected) < 0.02,
+                "{}",
+                distance(got, expected)
+            );
+        }
+    }
+
+    #[test]
+    fn too_many_candidates_are_not_looked_for() {
+        let sae = sae(Activation::TopK);
+        let rounded = sae.rounded_encoder().unwrap();
+        assert!(sae.if_it_pays(Some(&rounded), 99).is_some());
+        assert!(sae.if_it_pays(Some(&rounded), 100).is_none());
+    }
+}
