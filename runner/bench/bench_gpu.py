@@ -2,7 +2,7 @@
 
     make bench-gpu [BENCH="--device cuda:1"]
     python3 bench_gpu.py BENCH_STEP [--device cuda] [--smoke] [--n N ...] [--latents F ...] [--k K ...]
-        [--rounds N] [--threads N] [--json FILE]
+        [--encoder-dtype auto|float32|bfloat16] [--rounds N] [--threads N] [--json FILE]
     python3 bench_gpu.py --look [--device cuda]
 
 Of each case, the CPU writes its first updates into a file, and the GPU makes the same: latents must
@@ -42,6 +42,7 @@ def read_args() -> argparse.Namespace:
     parser.add_argument("--n", type=int, nargs="+", help="tokens; default: 1024 8192")
     parser.add_argument("--latents", type=int, nargs="+", help="default: 4608 18432")
     parser.add_argument("--k", type=int, nargs="+", help="default: 32 128 192")
+    parser.add_argument("--encoder-dtype", default="auto", help="auto, float32 or bfloat16; default: auto")
     parser.add_argument("--rounds", type=int, help="default: 20, of --smoke 3")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
     parser.add_argument("--json", type=Path, help="default: target/bench/gpu-TIME.json")
@@ -102,6 +103,7 @@ def measure(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         bench_step(args, "--reference", folder, *sizes)
         options = ["--agree-with", folder, "--device", args.device, "--rounds", str(args.rounds)]
+        options += ["--encoder-dtype", args.encoder_dtype]
         bench_step(args, *options, *sizes, "--json", str(args.json), kernels=kernels)
     return json.loads(args.json.read_text(encoding="utf-8"))
 
@@ -127,7 +129,8 @@ def row(measured: dict) -> str:
 
 
 def show(record: dict) -> None:
-    print(f"{record['device']}; libtorch {record['machine']['libtorch']}; fp32; {record['began']};")
+    print(f"{record['device']}; libtorch {record['machine']['libtorch']}; encoder_dtype"
+          f" {record['cases'][0]['result']['encoder_dtype']}; {record['began']};")
     print(f"`{record['command']}`\n\n{HEADER}")
     for measured in record["cases"]:
         print(row(measured))

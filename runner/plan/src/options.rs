@@ -59,6 +59,17 @@ pub enum EncoderDtype {
     BFloat16,
 }
 
+impl EncoderDtype {
+    /// Whether pre-activations are rounded to bfloat16 on such a device.
+    pub fn rounds(self, is_gpu: bool) -> bool {
+        match self {
+            Self::Auto => is_gpu,
+            Self::Float32 => false,
+            Self::BFloat16 => true,
+        }
+    }
+}
+
 /// What the language model computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -93,11 +93,11 @@ fn a_large_vocabulary_takes_four_bytes_an_id() {
 #[test]
 fn a_damaged_file_is_replaced() {
     let damages: [(&str, Damage); 5] = [
-        ("no token file", |bytes| bytes.clear()),
+        ("not a token file", |bytes| bytes.clear()),
         ("should be", |bytes| bytes.truncate(1000)),
         ("should be", |bytes| bytes.push(0)),
         ("header is damaged", |bytes| bytes[17] ^= 1),
-        ("no token file", |bytes| bytes[..128].fill(0)),
+        ("not a token file", |bytes| bytes[..128].fill(0)),
     ];
     let cache = folder_with(&[]);
     build(&tiny_spec(), cache.path());

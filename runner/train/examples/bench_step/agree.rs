@@ -4,10 +4,12 @@
 //! last bit, and then either is right: tokens with such a near tie take no part in the comparison of
 //! latents and gradients. All take part in the updates.
 
-use crate::gate::{MOST_OF_FVU, MOST_OF_GRADIENT, fresh, largest_difference};
+use crate::gate::{
+    MOST_OF_FVU, MOST_OF_GRADIENT, fresh, largest_difference, objective, rounded_encoder,
+};
 use crate::measure::{Case, activations, config};
 use crate::{D_IN, Result};
-use sae::{Objective, tensors_by_name, write_safetensors};
+use sae::{tensors_by_name, write_safetensors};
 use sae_run_train::Stepper;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -70,6 +72,7 @@ fn path(case: Case, folder: &Path) -> PathBuf {
         n_tokens,
         num_latents,
         k,
+        ..
     } = case;
     folder.join(format!("{n_tokens}-{num_latents}-{k}.safetensors"))
 }
@@ -103,10 +106,12 @@ impl FirstUpdates {
     fn make(case: Case, x: &Tensor, tokens: Tensor) -> Result<Self> {
         let sae = fresh(case, x)?;
         let clear = x.f_index_select(0, &tokens.f_to_device(x.device())?)?;
-        let backward = sae.backward(&clear, &clear, &Objective::squared_error(case.k as usize))?;
+        let rounded = rounded_encoder(case, &sae)?;
+        let backward = sae.backward(&clear, &clear, &objective(case, rounded.as_ref()))?;
         let here = |tensor: &Tensor| tensor.f_to_device(Device::Cpu);
         let gradients = backward.gradients.tensors().into_iter().map(here);
-        let (latent_indices, _) = sae.encode(&clear)?.latent_indices.f_sort(1, false)?;
+        let pass = sae.pass(&clear, case.k as usize, rounded.as_ref())?;
+        let (latent_indices, _) = pass.encoded.latent_indices.f_sort(1, false)?;
         Ok(Self {
             tokens: here(&tokens)?,
             latent_indices: here(&latent_indices)?,
@@ -162,11 +167,13 @@ fn fvu_of_updates(case: Case, x: &Tensor) -> Result<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plan::EncoderDtype;
 
     const CASE: Case = Case {
         n_tokens: 64,
         num_latents: 128,
         k: 4,
+        encoder_dtype: EncoderDtype::Float32,
     };
 
     /// What `check` says once `change` was at what the reference has.

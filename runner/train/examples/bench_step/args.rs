@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::measure::Case;
 use lm::parse_device;
+use plan::EncoderDtype;
 use std::path::PathBuf;
 use std::str::FromStr;
 use tch::Device;
@@ -12,6 +13,7 @@ pub(crate) struct Args {
     n_tokens: Vec<i64>,
     num_latents: Vec<i64>,
     k: Vec<i64>,
+    encoder_dtype: EncoderDtype,
     pub(crate) rounds: usize,
     pub(crate) threads: i32,
     pub(crate) device: Device,
@@ -39,6 +41,7 @@ impl Args {
             n_tokens: vec![1024, 8192],
             num_latents: vec![4608, 18432],
             k: vec![32, 128],
+            encoder_dtype: EncoderDtype::default(),
             rounds: 5,
             threads: 2,
             device: Device::Cpu,
@@ -65,6 +68,9 @@ impl Args {
                 "--n" => parsed.n_tokens = list(value()?)?,
                 "--latents" => parsed.num_latents = list(value()?)?,
                 "--k" => parsed.k = list(value()?)?,
+                "--encoder-dtype" => {
+                    parsed.encoder_dtype = serde_json::from_value(value()?.as_str().into())?;
+                }
                 "--rounds" => parsed.rounds = value()?.parse()?,
                 "--threads" => parsed.threads = value()?.parse()?,
                 "--json" => parsed.json = Some(value()?.into()),
@@ -94,6 +100,7 @@ impl Args {
                     n_tokens,
                     num_latents,
                     k,
+                    encoder_dtype: self.encoder_dtype,
                 }));
             }
         }

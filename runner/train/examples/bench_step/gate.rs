@@ -48,10 +48,26 @@ pub(crate) fn fresh(case: Case, x: &Tensor) -> Result<Sae> {
     Ok(sae)
 }
 
+/// The encoder that finds the latents, if it is not the SAE's own.
+pub(crate) fn rounded_encoder(case: Case, sae: &Sae) -> Result<Option<Tensor>> {
+    let is_gpu = sae.b_dec.device().is_cuda();
+    let rounds = case.encoder_dtype.rounds(is_gpu);
+    Ok(rounds.then(|| sae.rounded_encoder()).transpose()?)
+}
+
+/// What an update minimises.
+pub(crate) fn objective(case: Case, rounded_encoder: Option<&Tensor>) -> Objective<'_> {
+    Objective {
+        rounded_encoder,
+        ..Objective::squared_error(case.k as usize)
+    }
+}
+
 /// The largest of the four weights' differences.
 fn gradient_difference(case: Case, x: &Tensor) -> Result<f64> {
     let sae = fresh(case, x)?;
-    let ours = sae.backward(x, x, &Objective::squared_error(case.k as usize))?;
+    let rounded = rounded_encoder(case, &sae)?;
+    let ours = sae.backward(x, x, &objective(case, rounded.as_ref()))?;
     let weights: Vec<Tensor> = sae
         .named_weights()
         .into_iter()

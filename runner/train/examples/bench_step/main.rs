@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo run -p sae-run-train --example bench_step -- [--smoke] [--n 1024,8192]
-//!     [--latents 4608,18432] [--k 32,128] [--rounds 5] [--threads 2] [--device cpu] [--json FILE]
+//!     [--latents 4608,18432] [--k 32,128] [--encoder-dtype auto] [--rounds 5] [--threads 2] [--device cpu]
+//!     [--json FILE]
 //! cargo run -p sae-run-train --example bench_step -- --reference FOLDER [sizes as above]
 //! cargo run -p sae-run-train --example bench_step -- --agree-with FOLDER --device cuda [as above]
 //! cargo run -p sae-run-train --example bench_step -- --look --device cuda

@@ -2,7 +2,7 @@
 
 use crate::gate::Gate;
 use crate::{D_IN, Result};
-use plan::TrainConfig;
+use plan::{EncoderDtype, TrainConfig};
 use sae::with_seed;
 use sae_run_train::Stepper;
 use serde::Serialize;
@@ -15,6 +15,7 @@ pub(crate) struct Case {
     pub(crate) n_tokens: i64,
     pub(crate) num_latents: i64,
     pub(crate) k: i64,
+    pub(crate) encoder_dtype: EncoderDtype,
 }
 
 /// What was measured of a case, by round.
@@ -34,6 +35,7 @@ pub(crate) fn config(case: Case) -> TrainConfig {
     TrainConfig {
         num_latents: case.num_latents as usize,
         k: case.k as usize,
+        encoder_dtype: case.encoder_dtype,
         ..TrainConfig::default()
     }
 }
@@ -135,6 +137,7 @@ impl Measured {
             n_tokens,
             num_latents,
             k,
+            ..
         } = self.case;
         let ratio = sorted(&self.ratio);
         format!(

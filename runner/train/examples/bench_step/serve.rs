@@ -2,6 +2,7 @@
 
 use crate::measure::{Case, EncoderProduct, config, probe_gflops, seconds_of};
 use crate::{D_IN, Result, say};
+use plan::EncoderDtype;
 use sae::{Objective, tensors_by_name, write_safetensors};
 use sae_run_train::{Stepper, machine};
 use serde::Deserialize;
@@ -60,6 +61,7 @@ fn open(arm: &mut Option<Arm>, x: &Path, num_latents: i64, k: i64) -> Result<Val
         n_tokens: x.size()[0],
         num_latents,
         k,
+        encoder_dtype: EncoderDtype::default(),
     };
     *arm = Some(Arm {
         stepper: Stepper::new(&config(case), D_IN as usize, Device::Cpu)?,

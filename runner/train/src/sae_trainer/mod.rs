@@ -11,7 +11,7 @@ use crate::events::interval::{Interval, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
-use plan::{EncoderDtype, Job, SaeSpec, TrainConfig, k_at};
+use plan::{Job, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
 use sae::{Losses, Sae, SaeConfig};
 use serde::{Deserialize, Serialize};
@@ -97,15 +97,6 @@ pub(crate) struct Progress {
     pub(crate) n_steps: u64,
 }
 
-/// Whether latents are found by pre-activations in bfloat16.
-pub(crate) fn rounds_encoder(encoder_dtype: EncoderDtype, device: Device) -> bool {
-    match encoder_dtype {
-        EncoderDtype::Auto => device.is_cuda(),
-        EncoderDtype::Float32 => false,
-        EncoderDtype::BFloat16 => true,
-    }
-}
-
 /// The settings that go into an SAE's `cfg.json`.
 fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
     let activation = match config.activation {
@@ -151,7 +142,7 @@ impl SaeTrainer {
                 dead_feature_threshold: config.dead_feature_threshold as i64,
                 auxk_alpha: config.auxk_alpha,
                 k_decay_steps: config.k_decay_steps,
-                rounds_encoder: rounds_encoder(config.encoder_dtype, device),
+                rounds_encoder: config.encoder_dtype.rounds(device.is_cuda()),
                 is_end_to_end: config.loss_fn.is_end_to_end(),
             },
             is_fresh: finetune.is_none(),

@@ -9,7 +9,6 @@ use crate::events::EventLog;
 use crate::libtorch::Libtorch;
 use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
-use crate::sae_trainer::rounds_encoder;
 use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
 use crate::training::{ActivationStream, Outcome, StreamTrainer};
@@ -266,7 +265,7 @@ fn open_model(
 
 fn log_rounding(order: &Order, device: Device) {
     for job in &order.jobs {
-        if rounds_encoder(job.job.config.encoder_dtype, device) {
+        if job.job.config.encoder_dtype.rounds(device.is_cuda()) {
             let name = &job.job.name;
             log(&format!(
                 "job `{name}`: pre-activations in bfloat16 find its latents"
