@@ -14,6 +14,7 @@ mod data;
 mod distributed;
 mod encode;
 mod eval;
+mod fake_cuda;
 mod finetune;
 mod hostile_hub;
 mod hostile_names;

@@ -1,0 +1,480 @@
+//! The real programs on a CUDA device that is not there: `fake_cuda/` has the device, and what a run may do on it.
+
+mod library;
+mod lists;
+mod log;
+
+use crate::common::{
+    Outcome, Running, Workspace, finish, fixture, job_dir, signal, text, with_jobs,
+};
+use crate::interrupt::{reported, worker_pid};
+use library::{Libtorch, build, library};
+use lists::{hold, hold_devices_and_operators};
+use log::Log;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use tch::{Device, Kind, Tensor};
+
+/// Of two devices the second, so that what is put on the first by mistake shows.
+const DEVICE: &str = "cuda:1";
+const ON_DEVICE: [&str; 3] = ["tiny.toml", "--set", "launch.device='cuda:1'"];
+
+/// Eight updates, a report after every second one, two checkpoints, an evaluation.
+const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.02\nexpansion_factor = 2\n\
+                     hookpoints = ['layers.1.mlp']\nlr_warmup_steps = 4\nsave_every = 4\nlog_every = 2";
+
+/// Every kind of job, with how far its FVU may be from that on the CPU.
+const KINDS: [(&str, &str, f64); 18] = [
+    ("signum", "", EQUAL),
+    ("adam", "optimizer='adam', save_best=True", EQUAL),
+    // Its matrices are products of products.
+    ("muon", "optimizer='muon'", 1e-3),
+    ("groupmax", "activation='groupmax'", EQUAL),
+    (
+        "auxk",
+        "multi_topk=True, auxk_alpha=0.03125, dead_feature_threshold=1000",
+        EQUAL,
+    ),
+    // With signum a gradient of 0 up to rounding decides by its sign.
+    (
+        "transcoder",
+        "transcode=True, optimizer='adam', hookpoints=['layers.0.mlp', 'layers.1.mlp']",
+        EQUAL,
+    ),
+    (
+        "skip_transcoder",
+        "transcode=True, skip_connection=True, optimizer='adam'",
+        EQUAL,
+    ),
+    ("skip", "skip_connection=True, init_seeds=[0, 1]", EQUAL),
+    ("k_decay", "normalize_decoder=False, k_decay_steps=4", EQUAL),
+    ("parts", "micro_acc_steps=2, grad_acc_steps=2", EQUAL),
+    ("excluded", "exclude_tokens=[0, 5]", EQUAL),
+    ("ce", "loss_fn='ce', optimizer='adam'", EQUAL),
+    (
+        "kl",
+        "loss_fn='kl', optimizer='adam', exclude_tokens=[0, 5]",
+        EQUAL,
+    ),
+    (
+        "kl_transcoder",
+        "loss_fn='kl', transcode=True, skip_connection=True, optimizer='adam'",
+        EQUAL,
+    ),
+    // The device computes these in their precision, the CPU partly in more.
+    ("bfloat16", "dtype='bfloat16'", 0.1),
+    ("float16", "dtype='float16'", 0.1),
+    ("int8", "load_in_8bit=True", 0.1),
+    (
+        "int8_kl",
+        "load_in_8bit=True, loss_fn='kl', optimizer='adam'",
+        0.1,
+    ),
+];
+const EQUAL: f64 = 1e-4;
+
+/// `sae-run` with two fake devices, whose log is the file `log`.
+fn command(workspace: &Workspace, log: &str, args: &[&str]) -> Command {
+    let mut command = workspace.command(args);
+    on_fake_devices(&mut command, &workspace.path(log));
+    command
+}
+
+fn on_fake_devices(command: &mut Command, log: &Path) {
+    let before = env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    command
+        .env(
+            "LD_LIBRARY_PATH",
+            format!("{}:{before}", library().display()),
+        )
+        .env("FAKE_CUDA_DEVICES", "2")
+        .env("FAKE_CUDA_LOG", log);
+}
+
+fn run(workspace: &Workspace, log: &str, args: &[&str]) -> Outcome {
+    finish(command(workspace, log, args))
+}
+
+/// Reads the log of the worker.
+#[track_caller]
+fn log_of(workspace: &Workspace, log: &str) -> Log {
+    let worker = Path::new(env!("CARGO_BIN_EXE_sae-run")).with_file_name("sae-run-worker");
+    Log::read(&workspace.path(log), Some(&worker))
+}
+
+/// How often what a run's worker reports has happened since the last time that it was started.
+fn units(workspace: &Workspace) -> Vec<(&'static str, usize)> {
+    let events = workspace.events();
+    let last = events
+        .iter()
+        .map(|event| event["attempt"].as_u64().unwrap())
+        .max();
+    let of_kind = |kind: &str| -> Vec<&Value> {
+        let events = events
+            .iter()
+            .filter(|event| event["attempt"].as_u64() == last);
+        events.filter(|event| event["event"] == kind).collect()
+    };
+    let saes: BTreeSet<_> = of_kind("metric")
+        .iter()
+        .map(|event| [&event["job_id"], &event["sae"]].map(|it| it.as_str().unwrap().to_owned()))
+        .collect();
+    let n_saved = of_kind("checkpoint")
+        .iter()
+        .map(|event| {
+            saes.iter()
+                .filter(|[job, _]| event["job_id"] == job.as_str())
+                .count()
+        })
+        .sum();
+    vec![
+        ("start", of_kind("started").len()),
+        ("SAE", saes.len()),
+        ("report", of_kind("progress").len()),
+        ("saved SAE", n_saved),
+        ("evaluated SAE", of_kind("evaluation").len()),
+    ]
+}
+
+fn float(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+fn fvus(workspace: &Workspace) -> Vec<Value> {
+    workspace.sql("SELECT job, sae, fvu, fvu_eval FROM result ORDER BY job, sae")
+}
+
+// Training
+
+#[test]
+fn every_kind_of_job_trains_as_on_the_cpu() {
+    let jobs = KINDS.map(|(name, settings, _)| (name, settings));
+    let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &jobs));
+    thread::scope(|scope| {
+        scope.spawn(|| on_cpu.run(&["tiny.toml"]).succeeds());
+        let outcome = run(&on_device, "log", &ON_DEVICE).succeeds();
+        outcome.remarks(&["all 18 jobs are done"]);
+    });
+    let devices = on_device.sql("SELECT DISTINCT device FROM attempt");
+    assert_eq!(json!(devices), json!([{"device": DEVICE}]));
+    let pairs: Vec<_> = fvus(&on_device).into_iter().zip(fvus(&on_cpu)).collect();
+    assert_eq!(pairs.len(), KINDS.len() + 2, "two have two SAEs");
+    for (on_device, on_cpu) in pairs {
+        let (.., most) = KINDS
+            .into_iter()
+            .find(|(name, ..)| on_cpu["job"] == *name)
+            .unwrap();
+        for column in ["fvu", "fvu_eval"] {
+            let difference = float(&on_device[column]) / float(&on_cpu[column]) - 1.0;
+            assert!(
+                difference.abs() < most,
+                "{column}: {on_device}, on the CPU {on_cpu}"
+            );
+        }
+    }
+    hold("sweep", &log_of(&on_device, "log"), &units(&on_device));
+}
+
+/// Jobs whose training has much to remember, over 200 updates.
+fn long_jobs() -> Workspace {
+    let settings = "batch_size = 2\nmax_examples = 400\nexpansion_factor = 2\nlog_every = 3\nsave_every = 20\n\
+                    hookpoints = ['layers.1.mlp']\nk_decay_steps = 100";
+    let jobs = [
+        ("adam", "optimizer='adam', save_best=True"),
+        ("auxk", "auxk_alpha=0.03125, dead_feature_threshold=1000"),
+    ];
+    with_jobs(settings, &jobs)
+}
+
+#[test]
+fn a_run_that_is_stopped_resumes_and_ends_in_the_same_bits() {
+    let [stopped, whole] = [(); 2].map(|()| long_jobs());
+    let (stdout, stderr) = (stopped.path("stdout.txt"), stopped.path("stderr.txt"));
+    let running = Running::start(command(&stopped, "first", &ON_DEVICE), stdout, stderr);
+    reported(&stopped, "checkpoint", 2);
+    signal(running.pid(), "INT");
+    running.wait().exits(130);
+    assert!(worker_pid(&stopped) > 0);
+    run(&stopped, "resumed", &ON_DEVICE).succeeds();
+    run(&whole, "whole", &ON_DEVICE).succeeds();
+    assert!(stopped.trained() == whole.trained(), "other bits");
+    hold("resume", &log_of(&stopped, "resumed"), &units(&stopped));
+
+    let job = stopped.sql_value("SELECT job_id FROM result WHERE job = 'auxk'");
+    let args = [
+        "verify-resume",
+        job.as_str().unwrap(),
+        "--steps",
+        "5",
+        "--kills",
+        "2",
+    ];
+    run(&stopped, "verified", &args)
+        .succeeds()
+        .remarks(&["resume is exact"]);
+    hold_devices_and_operators(&log_of(&stopped, "verified"));
+}
+
+// What uses SAEs
+
+#[test]
+fn saes_are_evaluated_encoded_and_trained_further_as_on_the_cpu() {
+    let jobs = [
+        ("first", "optimizer='adam'"),
+        ("second", "finetune='earlier', exclude_tokens=[0, 5]"),
+    ];
+    let workspace = with_jobs(SHORT, &jobs[..1]);
+    run(&workspace, "log", &ON_DEVICE).succeeds();
+    let dataset = fixture("tiny.jsonl");
+    let data = [
+        "--dataset",
+        text(&dataset),
+        "--max-examples",
+        "21",
+        "--ctx-len",
+        "64",
+    ];
+    let data = [&data[..], &["--exclude-tokens", "0,5", "--json"]].concat();
+    is_as_on_the_cpu(&workspace, "eval", &data);
+    let texts = [
+        "--text",
+        "Call me Ishmael.",
+        "--text",
+        "Some years ago",
+        "--out",
+        "latents.parquet",
+        "--json",
+    ];
+    is_as_on_the_cpu(&workspace, "encode", &texts);
+    for (log, units) in [
+        ("eval", &[("start", 1), ("SAE", 1)][..]),
+        ("encode", &[("start", 1), ("SAE", 1), ("batch", 1)]),
+    ] {
+        hold(log, &log_of(&workspace, log), units);
+    }
+
+    let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &jobs[1..]));
+    for further in [&on_device, &on_cpu] {
+        for (path, (_, bytes)) in workspace.files("runs/tiny") {
+            if let Some((_, file)) = path.split_once("/layers.1.mlp/") {
+                further.write(&format!("earlier/layers.1.mlp/{file}"), bytes);
+            }
+        }
+    }
+    run(&on_device, "finetune", &ON_DEVICE).succeeds();
+    on_cpu.run(&["tiny.toml"]).succeeds();
+    let [a, b] = [&on_device, &on_cpu].map(|workspace| float(&fvus(workspace)[0]["fvu"]));
+    assert!((a / b - 1.0).abs() < EQUAL, "{a}, on the CPU {b}");
+    hold(
+        "finetune",
+        &log_of(&on_device, "finetune"),
+        &units(&on_device),
+    );
+}
+
+/// A command that answers with JSON gives the same numbers on both; the log has its name.
+#[track_caller]
+fn is_as_on_the_cpu(workspace: &Workspace, name: &str, args: &[&str]) {
+    let on = |device: &str| {
+        let args = [&[name, "first", "--device", device][..], args].concat();
+        run(workspace, name, &args).succeeds().json()
+    };
+    let (on_device, on_cpu) = (on(DEVICE), on("cpu"));
+    is_close(&on_device, &on_cpu);
+}
+
+/// Equal, but for the last digits of numbers.
+#[track_caller]
+fn is_close(a: &Value, b: &Value) {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).for_each(|(a, b)| is_close(a, b));
+        }
+        (Value::Object(a), Value::Object(b)) if a.len() == b.len() => {
+            a.iter().for_each(|(key, a)| is_close(a, &b[key]));
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            // Recovered cross-entropy is a quotient of small differences.
+            assert!((a - b).abs() <= 2e-3 * b.abs(), "{a}, on the CPU {b}");
+        }
+        _ => assert_eq!(a, b),
+    }
+}
+
+// Devices that cannot be used
+
+#[test]
+fn a_device_that_is_missing_or_runs_out_of_memory_is_reported() {
+    let workspace = with_jobs(SHORT, &[("signum", "")]);
+    let doctor = run(&workspace, "log", &["doctor"]).succeeds();
+    assert!(doctor.stdout.contains("CUDA       2 devices"), "{doctor}");
+    run(
+        &workspace,
+        "log",
+        &["tiny.toml", "--set", "launch.device='cuda:2'"],
+    )
+    .refuses(&["cannot use device `cuda:2`", "2 CUDA devices"])
+    .hints("doctor");
+    let with_memory = |bytes: &str, args: &[&str]| {
+        let mut command = command(&workspace, "log", args);
+        command.env("FAKE_CUDA_MEMORY", bytes);
+        finish(command).exits(1)
+    };
+    // Too little for the model's weights, and too little for a forward pass.
+    for (bytes, doing) in [
+        ("100000", "loading tensor `model."),
+        ("300000", "in the forward pass"),
+    ] {
+        with_memory(bytes, &ON_DEVICE)
+            .remarks(&["error: stream", doing, "CUDA out of memory", "worker.log"])
+            .hints("lower `batch_size` or `ctx_len`");
+    }
+    run(&workspace, "log", &ON_DEVICE).succeeds();
+    let dir = job_dir(&workspace, "signum");
+    let encode = [
+        "encode",
+        text(&dir),
+        "--text",
+        "a",
+        "--device",
+        DEVICE,
+        "--out",
+        "a.parquet",
+    ];
+    with_memory("100000", &encode).remarks(&["CUDA out of memory"]);
+    assert!(!workspace.path("a.parquet").exists());
+}
+
+// The device itself
+
+/// What the other tests start, with the name of what it does in this variable.
+const PART: &str = "SAE_RUN_TEST_FAKE_CUDA";
+
+/// No test, but what the next one starts.
+#[test]
+fn a_process_with_the_device() {
+    match env::var(PART).as_deref() {
+        Ok("operators") => operators(),
+        Ok("fault") => fault(),
+        _ => {}
+    }
+}
+
+fn on(idx: usize) -> Device {
+    lm::init_backends();
+    Device::Cuda(idx)
+}
+
+fn operators() {
+    let x = Tensor::from_slice(&[1_f32, 2.0, 3.0, 4.0]).to_device(on(1));
+    assert_eq!(x.device(), Device::Cuda(1));
+    let elsewhere = [
+        Tensor::ones([4], (Kind::Float, on(0))),
+        Tensor::ones([4], (Kind::Float, Device::Cpu)),
+    ];
+    let [other, cpu] = &elsewhere;
+    let index = Tensor::from_slice(&[1_i64]);
+    let mut written = cpu.copy();
+    let refused = [
+        x.f_add(other),
+        x.f_add(cpu),
+        x.f_index_select(0, &index),
+        written.f_add_(&x),
+    ];
+    for refused in refused {
+        let error = refused.unwrap_err().to_string();
+        assert!(
+            error.contains("all tensors to be on the same device"),
+            "{error}"
+        );
+    }
+    // What is a view, is written to, or gets another size shares its memory.
+    let _ = x.view([2, 2]).select(0, 1).fill_(7.0);
+    assert_eq!(Vec::<f32>::try_from(&x).unwrap(), [1.0, 2.0, 7.0, 7.0]);
+    let w = Tensor::ones([3], (Kind::Float, on(1))).set_requires_grad(true);
+    (&w * &w).sum(Kind::Float).backward();
+    assert_eq!(w.grad().device(), on(1));
+    assert_eq!(Vec::<f32>::try_from(w.grad()).unwrap(), [2.0; 3]);
+    assert_eq!(x.nonzero().size(), [4, 1]);
+    let zeros = Tensor::zeros([4], (Kind::Float, on(1)));
+    let _ = zeros.scatter_add(0, &x.zeros_like().to_kind(Kind::Int64), &x);
+    // This one does not wait.
+    let pinned = cpu.pin_memory(on(1));
+    let _ = pinned.to_device_(on(1), Kind::Float, true, false);
+}
+
+#[expect(unsafe_code, reason = "the fault is what is tested")]
+fn fault() {
+    let x = Tensor::ones([4], (Kind::Float, on(1)));
+    let address = x.data_ptr().cast::<f32>();
+    // SAFETY: there is no such address, so that the process ends here.
+    let number = unsafe { address.read_volatile() };
+    panic!("the host has read {number}");
+}
+
+#[test]
+fn the_device_refuses_and_writes_down_what_it_should() {
+    let workspace = Workspace::unprepared();
+    let own = env::current_exe().unwrap();
+    let part = |name: &str| {
+        let test = [
+            "--exact",
+            "fake_cuda::a_process_with_the_device",
+            "--nocapture",
+        ];
+        let mut command = workspace.command_of(&own, &test);
+        on_fake_devices(&mut command, &workspace.path(name));
+        command.env(PART, name);
+        (finish(command), Log::read(&workspace.path(name), None))
+    };
+    let (outcome, log) = part("operators");
+    outcome.succeeds();
+    let what = |kind: &str| {
+        log.of_kind(kind)
+            .map(|event| event.what.as_str())
+            .collect::<Vec<_>>()
+    };
+    let refused = [
+        "aten::add.Tensor",
+        "aten::add.Tensor",
+        "aten::index_select",
+        "aten::add_.Tensor",
+    ];
+    assert_eq!(what("mismatch"), refused);
+    let (up, down) = ("copy to the device", "copy to the host");
+    assert_eq!(what("wait"), [up, down, down, "aten::nonzero"]);
+    assert_eq!(what("copy"), [up]);
+    assert_eq!(what("order"), ["aten::scatter_add"]);
+
+    let (outcome, log) = part("fault");
+    assert_eq!(outcome.status.signal(), Some(11), "{outcome}");
+    assert!(outcome.stderr.contains("memory of the device"), "{outcome}");
+    assert_eq!(log.of_kind("fault").count(), 1);
+}
+
+#[test]
+fn another_libtorch_is_named_and_several_may_build_at_once() {
+    let workspace = Workspace::unprepared();
+    workspace.write("torch/version.py", "__version__ = '9.9.9'\n");
+    let within = workspace.path("built");
+    let error = build(&Libtorch::in_folder(&workspace.path("torch")), &within).unwrap_err();
+    for part in [
+        "libtorch 9.9.9 in `",
+        "must be changed for it",
+        "fatal error: ",
+    ] {
+        assert!(error.contains(part), "no `{part}`: {error}");
+    }
+    assert_eq!(
+        fs::read_dir(&within).unwrap().count(),
+        0,
+        "something is left"
+    );
+}

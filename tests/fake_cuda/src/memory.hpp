@@ -1,0 +1,111 @@
+// Memory of the devices: host memory at addresses that the host cannot use.
+//
+// A device address is a host address with a bit set that no address of a process has, on x86-64 and on
+// AArch64 (where bits 56 to 63 are ignored). Host code that uses it ends in a fault, in any thread.
+
+#pragma once
+
+#include "log.hpp"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/Exception.h>
+
+#include <malloc.h>
+
+#include <atomic>
+#include <cstring>
+
+namespace fake_cuda {
+
+constexpr uintptr_t kFar = uintptr_t(1) << 54;
+
+inline void* to_device(void* host) {
+  return host ? reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(host) | kFar) : nullptr;
+}
+
+inline void* to_host(const void* device) {
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(device) & ~kFar);
+}
+
+inline const size_t n_devices = number_of("FAKE_CUDA_DEVICES", 1);
+// Bytes of all devices together.
+inline const size_t memory_bytes = number_of("FAKE_CUDA_MEMORY", SIZE_MAX);
+inline std::atomic<size_t> used_bytes{0};
+
+inline thread_local c10::DeviceIndex current_device = 0;
+
+// The device of an index; a negative one means the current device.
+inline c10::Device device_at(c10::DeviceIndex index) {
+  return {c10::DeviceType::CUDA, index < 0 ? current_device : index};
+}
+
+inline void free_on_device(void* device) {
+  void* host = to_host(device);
+  used_bytes -= malloc_usable_size(host);
+  c10::free_cpu(host);
+}
+
+struct DeviceAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t n_bytes) override {
+    TORCH_CHECK_WITH(
+        OutOfMemoryError,
+        used_bytes + n_bytes <= memory_bytes,
+        "CUDA out of memory. Tried to allocate ",
+        n_bytes,
+        " bytes.");
+    void* host = n_bytes ? c10::alloc_cpu(n_bytes) : nullptr;
+    used_bytes += malloc_usable_size(host);
+    void* device = to_device(host);
+    return {device, device, &free_on_device, device_at(-1)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return &free_on_device;
+  }
+  void copy_data(void* to, const void* from, size_t n_bytes) const override {
+    std::memcpy(to_host(to), to_host(from), n_bytes);
+  }
+};
+
+inline DeviceAllocator device_allocator;
+
+// Pinned memory of the host, by the start of each block.
+inline std::mutex pinned_mutex;
+inline std::set<const void*> pinned_blocks;
+
+inline bool is_pinned(const void* data) {
+  std::lock_guard lock(pinned_mutex);
+  return pinned_blocks.count(data) != 0;
+}
+
+inline void free_pinned(void* data) {
+  {
+    std::lock_guard lock(pinned_mutex);
+    pinned_blocks.erase(data);
+  }
+  c10::free_cpu(data);
+}
+
+struct PinnedAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t n_bytes) override {
+    void* data = c10::alloc_cpu(n_bytes);
+    std::lock_guard lock(pinned_mutex);
+    pinned_blocks.insert(data);
+    return {data, data, &free_pinned, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return &free_pinned;
+  }
+  void copy_data(void* to, const void* from, size_t n_bytes) const override {
+    std::memcpy(to, from, n_bytes);
+  }
+};
+
+inline PinnedAllocator pinned_allocator;
+
+inline const bool is_allocator_set = [] {
+  c10::SetAllocator(c10::DeviceType::CUDA, &device_allocator, 1);
+  return true;
+}();
+
+} // namespace fake_cuda
