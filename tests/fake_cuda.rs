@@ -7,9 +7,9 @@ mod log;
 use crate::common::{
     Outcome, Running, Workspace, finish, fixture, job_dir, signal, text, with_jobs,
 };
-use crate::interrupt::{reported, worker_pid};
-use library::{Libtorch, build, library};
-use lists::{hold, hold_devices_and_operators};
+use crate::interrupt::reported;
+use library::{LIBRARIES, Libtorch, build, library};
+use lists::{check, check_devices_and_operators};
 use log::Log;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -29,55 +29,57 @@ const ON_DEVICE: [&str; 3] = ["tiny.toml", "--set", "launch.device='cuda:1'"];
 const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.02\nexpansion_factor = 2\n\
                      hookpoints = ['layers.1.mlp']\nlr_warmup_steps = 4\nsave_every = 4\nlog_every = 2";
 
-/// Every kind of job, with how far its FVU may be from that on the CPU.
-const KINDS: [(&str, &str, f64); 18] = [
-    ("signum", "", EQUAL),
-    ("adam", "optimizer='adam', save_best=True", EQUAL),
-    // Its matrices are products of products.
-    ("muon", "optimizer='muon'", 1e-3),
-    ("groupmax", "activation='groupmax'", EQUAL),
+/// Every kind of job.
+const KINDS: [(&str, &str); 18] = [
+    ("signum", ""),
+    ("adam", "optimizer='adam', save_best=True"),
+    ("muon", "optimizer='muon'"),
+    ("groupmax", "activation='groupmax'"),
     (
         "auxk",
         "multi_topk=True, auxk_alpha=0.03125, dead_feature_threshold=1000",
-        EQUAL,
     ),
-    // With signum a gradient of 0 up to rounding decides by its sign.
+    // With signum, the sign of a gradient that is 0 up to rounding would decide.
     (
         "transcoder",
         "transcode=True, optimizer='adam', hookpoints=['layers.0.mlp', 'layers.1.mlp']",
-        EQUAL,
     ),
     (
         "skip_transcoder",
         "transcode=True, skip_connection=True, optimizer='adam'",
-        EQUAL,
     ),
-    ("skip", "skip_connection=True, init_seeds=[0, 1]", EQUAL),
-    ("k_decay", "normalize_decoder=False, k_decay_steps=4", EQUAL),
-    ("parts", "micro_acc_steps=2, grad_acc_steps=2", EQUAL),
-    ("excluded", "exclude_tokens=[0, 5]", EQUAL),
-    ("ce", "loss_fn='ce', optimizer='adam'", EQUAL),
+    ("skip", "skip_connection=True, init_seeds=[0, 1]"),
+    ("k_decay", "normalize_decoder=False, k_decay_steps=4"),
+    ("parts", "micro_acc_steps=2, grad_acc_steps=2"),
+    ("excluded", "exclude_tokens=[0, 5]"),
+    ("ce", "loss_fn='ce', optimizer='adam'"),
     (
         "kl",
         "loss_fn='kl', optimizer='adam', exclude_tokens=[0, 5]",
-        EQUAL,
     ),
     (
         "kl_transcoder",
         "loss_fn='kl', transcode=True, skip_connection=True, optimizer='adam'",
-        EQUAL,
     ),
-    // The device computes these in their precision, the CPU partly in more.
-    ("bfloat16", "dtype='bfloat16'", 0.1),
-    ("float16", "dtype='float16'", 0.1),
-    ("int8", "load_in_8bit=True", 0.1),
+    ("bfloat16", "dtype='bfloat16'"),
+    ("float16", "dtype='float16'"),
+    ("int8", "load_in_8bit=True"),
     (
         "int8_kl",
         "load_in_8bit=True, loss_fn='kl', optimizer='adam'",
-        0.1,
     ),
 ];
-const EQUAL: f64 = 1e-4;
+
+/// How far the FVU of a job, or a part of it, may be from that on the CPU.
+fn tolerance(job: &str) -> f64 {
+    match job {
+        // The CPU computes these partly with more digits.
+        "bfloat16" | "float16" | "int8" | "int8_kl" => 0.1,
+        // Rounding grows in its chain of products.
+        "muon" => 1e-3,
+        _ => 1e-4,
+    }
+}
 
 /// `sae-run` with two fake devices, whose log is the file `log`.
 fn command(workspace: &Workspace, log: &str, args: &[&str]) -> Command {
@@ -87,12 +89,12 @@ fn command(workspace: &Workspace, log: &str, args: &[&str]) -> Command {
 }
 
 fn on_fake_devices(command: &mut Command, log: &Path) {
-    let before = env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    let before = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let paths = [library().into()]
+        .into_iter()
+        .chain(env::split_paths(&before));
     command
-        .env(
-            "LD_LIBRARY_PATH",
-            format!("{}:{before}", library().display()),
-        )
+        .env("LD_LIBRARY_PATH", env::join_paths(paths).unwrap())
         .env("FAKE_CUDA_DEVICES", "2")
         .env("FAKE_CUDA_LOG", log);
 }
@@ -154,8 +156,7 @@ fn fvus(workspace: &Workspace) -> Vec<Value> {
 
 #[test]
 fn every_kind_of_job_trains_as_on_the_cpu() {
-    let jobs = KINDS.map(|(name, settings, _)| (name, settings));
-    let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &jobs));
+    let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &KINDS));
     thread::scope(|scope| {
         scope.spawn(|| on_cpu.run(&["tiny.toml"]).succeeds());
         let outcome = run(&on_device, "log", &ON_DEVICE).succeeds();
@@ -166,10 +167,7 @@ fn every_kind_of_job_trains_as_on_the_cpu() {
     let pairs: Vec<_> = fvus(&on_device).into_iter().zip(fvus(&on_cpu)).collect();
     assert_eq!(pairs.len(), KINDS.len() + 2, "two have two SAEs");
     for (on_device, on_cpu) in pairs {
-        let (.., most) = KINDS
-            .into_iter()
-            .find(|(name, ..)| on_cpu["job"] == *name)
-            .unwrap();
+        let most = tolerance(on_cpu["job"].as_str().unwrap());
         for column in ["fvu", "fvu_eval"] {
             let difference = float(&on_device[column]) / float(&on_cpu[column]) - 1.0;
             assert!(
@@ -178,7 +176,7 @@ fn every_kind_of_job_trains_as_on_the_cpu() {
             );
         }
     }
-    hold("sweep", &log_of(&on_device, "log"), &units(&on_device));
+    check("sweep", &log_of(&on_device, "log"), &units(&on_device));
 }
 
 /// Jobs whose training has much to remember, over 200 updates.
@@ -200,11 +198,10 @@ fn a_run_that_is_stopped_resumes_and_ends_in_the_same_bits() {
     reported(&stopped, "checkpoint", 2);
     signal(running.pid(), "INT");
     running.wait().exits(130);
-    assert!(worker_pid(&stopped) > 0);
     run(&stopped, "resumed", &ON_DEVICE).succeeds();
     run(&whole, "whole", &ON_DEVICE).succeeds();
     assert!(stopped.trained() == whole.trained(), "other bits");
-    hold("resume", &log_of(&stopped, "resumed"), &units(&stopped));
+    check("resume", &log_of(&stopped, "resumed"), &units(&stopped));
 
     let job = stopped.sql_value("SELECT job_id FROM result WHERE job = 'auxk'");
     let args = [
@@ -218,7 +215,7 @@ fn a_run_that_is_stopped_resumes_and_ends_in_the_same_bits() {
     run(&stopped, "verified", &args)
         .succeeds()
         .remarks(&["resume is exact"]);
-    hold_devices_and_operators(&log_of(&stopped, "verified"));
+    check_devices_and_operators(&log_of(&stopped, "verified"));
 }
 
 // What uses SAEs
@@ -256,7 +253,7 @@ fn saes_are_evaluated_encoded_and_trained_further_as_on_the_cpu() {
         ("eval", &[("start", 1), ("SAE", 1)][..]),
         ("encode", &[("start", 1), ("SAE", 1), ("batch", 1)]),
     ] {
-        hold(log, &log_of(&workspace, log), units);
+        check(log, &log_of(&workspace, log), units);
     }
 
     let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &jobs[1..]));
@@ -270,8 +267,11 @@ fn saes_are_evaluated_encoded_and_trained_further_as_on_the_cpu() {
     run(&on_device, "finetune", &ON_DEVICE).succeeds();
     on_cpu.run(&["tiny.toml"]).succeeds();
     let [a, b] = [&on_device, &on_cpu].map(|workspace| float(&fvus(workspace)[0]["fvu"]));
-    assert!((a / b - 1.0).abs() < EQUAL, "{a}, on the CPU {b}");
-    hold(
+    assert!(
+        (a / b - 1.0).abs() < tolerance("adam"),
+        "{a}, on the CPU {b}"
+    );
+    check(
         "finetune",
         &log_of(&on_device, "finetune"),
         &units(&on_device),
@@ -289,7 +289,7 @@ fn is_as_on_the_cpu(workspace: &Workspace, name: &str, args: &[&str]) {
     is_close(&on_device, &on_cpu);
 }
 
-/// Equal, but for the last digits of numbers.
+/// Equal, except for the last digits of numbers.
 #[track_caller]
 fn is_close(a: &Value, b: &Value) {
     match (a, b) {
@@ -299,7 +299,7 @@ fn is_close(a: &Value, b: &Value) {
         (Value::Object(a), Value::Object(b)) if a.len() == b.len() => {
             a.iter().for_each(|(key, a)| is_close(a, &b[key]));
         }
-        (Value::Number(a), Value::Number(b)) => {
+        (Value::Number(a), Value::Number(b)) if a.is_f64() => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
             // Recovered cross-entropy is a quotient of small differences.
             assert!((a - b).abs() <= 2e-3 * b.abs(), "{a}, on the CPU {b}");
@@ -350,6 +350,31 @@ fn a_device_that_is_missing_or_runs_out_of_memory_is_reported() {
     ];
     with_memory("100000", &encode).remarks(&["CUDA out of memory"]);
     assert!(!workspace.path("a.parquet").exists());
+}
+
+#[test]
+fn an_update_that_finds_no_memory_is_made_in_smaller_parts() {
+    let large = SHORT.replace("expansion_factor = 2", "expansion_factor = 64");
+    let large = large.replace("eval_fraction = 0.02\n", "");
+    let [little, enough] = [(); 2].map(|()| with_jobs(&large, &[("adam", "optimizer='adam'")]));
+    let mut command = command(&little, "log", &ON_DEVICE);
+    // For the model and one of 2048 latents, and not for the activations of 512 tokens.
+    command.env("FAKE_CUDA_MEMORY", "4000000");
+    finish(command).succeeds();
+    let log = log_of(&little, "log");
+    let full: Vec<_> = log.of_kind("full").collect();
+    assert!(!full.is_empty(), "there was enough memory");
+    for event in full {
+        let is_of_update = |caller: &String| caller.ends_with("memory.rs in_parts_that_fit");
+        assert!(event.callers.iter().any(is_of_update), "{event}");
+    }
+    run(&enough, "log", &ON_DEVICE).succeeds();
+    let [a, b] = [&little, &enough].map(|workspace| float(&fvus(workspace)[0]["fvu"]));
+    assert!(
+        (a / b - 1.0).abs() < tolerance("adam"),
+        "{a}, with enough memory {b}"
+    );
+    check_devices_and_operators(&log);
 }
 
 // The device itself
@@ -463,8 +488,9 @@ fn the_device_refuses_and_writes_down_what_it_should() {
 fn another_libtorch_is_named_and_several_may_build_at_once() {
     let workspace = Workspace::unprepared();
     workspace.write("torch/version.py", "__version__ = '9.9.9'\n");
-    let within = workspace.path("built");
-    let error = build(&Libtorch::in_folder(&workspace.path("torch")), &within).unwrap_err();
+    let libtorch = Libtorch::in_folder(&workspace.path("torch"));
+    let parent = workspace.path("built");
+    let error = build(&LIBRARIES, &libtorch, &parent).unwrap_err();
     for part in [
         "libtorch 9.9.9 in `",
         "must be changed for it",
@@ -473,8 +499,25 @@ fn another_libtorch_is_named_and_several_may_build_at_once() {
         assert!(error.contains(part), "no `{part}`: {error}");
     }
     assert_eq!(
-        fs::read_dir(&within).unwrap().count(),
+        fs::read_dir(&parent).unwrap().count(),
         0,
         "something is left"
     );
+
+    // The driver needs no libtorch.
+    let driver = || build(&LIBRARIES[..1], &libtorch, &parent).unwrap();
+    let dirs: BTreeSet<_> = thread::scope(|scope| {
+        let builds: Vec<_> = (0..4).map(|_| scope.spawn(driver)).collect();
+        builds
+            .into_iter()
+            .map(|build| build.join().unwrap())
+            .collect()
+    });
+    assert_eq!(dirs.len(), 1);
+    let [dir] = &fs::read_dir(&parent).unwrap().collect::<Vec<_>>()[..] else {
+        panic!("something is left");
+    };
+    assert!(dirs.contains(&dir.as_ref().unwrap().path()));
+    let mut left = fs::read_dir(dirs.first().unwrap()).unwrap();
+    assert_eq!(left.next().unwrap().unwrap().file_name(), "libcuda.so.1");
 }

@@ -14,6 +14,7 @@ mod data;
 mod distributed;
 mod encode;
 mod eval;
+#[cfg(target_os = "linux")]
 mod fake_cuda;
 mod finetune;
 mod hostile_hub;

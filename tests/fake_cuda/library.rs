@@ -8,10 +8,10 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 /// A library: its source, its name, and what it is linked with.
-type Library = (&'static str, &'static str, &'static [&'static str]);
+pub(super) type Library = (&'static str, &'static str, &'static [&'static str]);
 
 /// A program looks for the driver first.
-const LIBRARIES: [Library; 2] = [
+pub(super) const LIBRARIES: [Library; 2] = [
     ("driver.cpp", "libcuda.so.1", &[]),
     (
         "fake_cuda.cpp",
@@ -19,15 +19,26 @@ const LIBRARIES: [Library; 2] = [
         &["-ltorch_cpu", "-lc10"],
     ),
 ];
-const FLAGS: [&str; 6] = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC"];
+/// The last one: a function that libtorch lacks is found here, not in a program.
+const FLAGS: [&str; 7] = [
+    "-std=c++20",
+    "-O1",
+    "-Wall",
+    "-Wextra",
+    "-shared",
+    "-fPIC",
+    "-Wl,-z,defs",
+];
 /// How much of what the compiler says is shown.
 const MOST_LINES: usize = 20;
 
 /// The folder of the built libraries.
 #[track_caller]
 pub(super) fn library() -> &'static Path {
-    static LIBRARY: LazyLock<Result<PathBuf, String>> =
-        LazyLock::new(|| build(&Libtorch::loaded(), Path::new(env!("CARGO_TARGET_TMPDIR"))));
+    static LIBRARY: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
+        let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        build(&LIBRARIES, &Libtorch::loaded(), parent)
+    });
     LIBRARY.as_ref().unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -65,17 +76,21 @@ impl Libtorch {
     }
 }
 
-/// Builds the libraries into a folder within `parent`, if they are not there. The name holds a digest of what
+/// Builds libraries into a folder within `parent`, if they are not there. The name holds a digest of what
 /// they are made from, and the folder gets it when it is complete: several processes may build at once.
-pub(super) fn build(libtorch: &Libtorch, parent: &Path) -> Result<PathBuf, String> {
+pub(super) fn build(
+    libraries: &[Library],
+    libtorch: &Libtorch,
+    parent: &Path,
+) -> Result<PathBuf, String> {
     let in_words = |error| format!("the fake CUDA device: {}: {error}", parent.display());
-    let dir = parent.join(format!("fake-cuda-{}", digest(libtorch)));
+    let dir = parent.join(format!("fake-cuda-{}", digest(libraries, libtorch)));
     if dir.is_dir() {
         return Ok(dir);
     }
     fs::create_dir_all(parent).map_err(in_words)?;
     let unfinished = tempfile::tempdir_in(parent).map_err(in_words)?;
-    for library in &LIBRARIES {
+    for library in libraries {
         compile(libtorch, library, unfinished.path())?;
     }
     match fs::rename(unfinished.path(), &dir) {
@@ -89,7 +104,7 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_cuda/src")
 }
 
-fn digest(libtorch: &Libtorch) -> String {
+fn digest(libraries: &[Library], libtorch: &Libtorch) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&bytes.len().to_le_bytes()).update(bytes);
@@ -103,7 +118,7 @@ fn digest(libtorch: &Libtorch) -> String {
     }
     add(text(&libtorch.folder).as_bytes());
     add(libtorch.version.as_bytes());
-    add(FLAGS.join(" ").as_bytes());
+    add(format!("{FLAGS:?} {libraries:?}").as_bytes());
     hasher.finalize().to_hex()[..16].to_owned()
 }
 

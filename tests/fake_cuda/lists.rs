@@ -75,8 +75,8 @@ fn lines(list: &str) -> Vec<String> {
 
 /// Compares a run's log with all lists.
 #[track_caller]
-pub(super) fn hold(run: &str, log: &Log, units: &Units<'_>) {
-    hold_devices_and_operators(log);
+pub(super) fn check(run: &str, log: &Log, units: &Units<'_>) {
+    check_devices_and_operators(log);
     let mut found = faults(run, &waits(), log.of_kind("wait"), units);
     found.extend(faults(run, &orders(), log.of_kind("order"), units));
     assert!(found.is_empty(), "run `{run}`:\n{}", found.join("\n"));
@@ -84,7 +84,7 @@ pub(super) fn hold(run: &str, log: &Log, units: &Units<'_>) {
 
 /// Compares a log with what is so in every run: one device, and operators that the real CUDA has.
 #[track_caller]
-pub(super) fn hold_devices_and_operators(log: &Log) {
+pub(super) fn check_devices_and_operators(log: &Log) {
     // Numbers on the CPU among them: each costs a check of its device, and hides a mistake.
     for kind in ["mismatch", "scalar", "fault"] {
         let events: Vec<_> = log.of_kind(kind).map(Event::to_string).collect();

@@ -1,4 +1,4 @@
-"""Writes operators.txt: libtorch's operators that have a kernel of their own for CUDA.
+"""Writes operators.txt: libtorch's operators that have a kernel for CUDA.
 
     PYTHON operators.py      # a Python with PyTorch's whole CUDA package, such as that of `make bench-peer`
 

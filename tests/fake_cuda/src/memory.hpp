@@ -11,10 +11,8 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/Exception.h>
 
-#include <malloc.h>
-
-#include <atomic>
 #include <cstring>
+#include <unordered_map>
 
 namespace fake_cuda {
 
@@ -31,7 +29,6 @@ inline void* to_host(const void* device) {
 inline const size_t n_devices = number_of("FAKE_CUDA_DEVICES", 1);
 // Bytes of all devices together.
 inline const size_t memory_bytes = number_of("FAKE_CUDA_MEMORY", SIZE_MAX);
-inline std::atomic<size_t> used_bytes{0};
 
 inline thread_local c10::DeviceIndex current_device = 0;
 
@@ -40,23 +37,49 @@ inline c10::Device device_at(c10::DeviceIndex index) {
   return {c10::DeviceType::CUDA, index < 0 ? current_device : index};
 }
 
+// The blocks of the devices, by address, and their bytes.
+struct Blocks {
+  std::mutex mutex;
+  std::unordered_map<void*, size_t> bytes;
+  size_t n_used = 0;
+
+  bool has_room(size_t n_bytes) {
+    std::lock_guard lock(mutex);
+    return n_bytes <= memory_bytes && n_used <= memory_bytes - n_bytes;
+  }
+  void add(void* block, size_t n_bytes) {
+    std::lock_guard lock(mutex);
+    bytes[block] = n_bytes;
+    n_used += n_bytes;
+  }
+  void remove(void* block) {
+    std::lock_guard lock(mutex);
+    n_used -= bytes.at(block);
+    bytes.erase(block);
+  }
+};
+
+// Tensors may outlive static destructors.
+inline Blocks& blocks = *new Blocks;
+
 inline void free_on_device(void* device) {
-  void* host = to_host(device);
-  used_bytes -= malloc_usable_size(host);
-  c10::free_cpu(host);
+  if (device) {
+    blocks.remove(device);
+    c10::free_cpu(to_host(device));
+  }
 }
 
 struct DeviceAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t n_bytes) override {
-    TORCH_CHECK_WITH(
-        OutOfMemoryError,
-        used_bytes + n_bytes <= memory_bytes,
-        "CUDA out of memory. Tried to allocate ",
-        n_bytes,
-        " bytes.");
-    void* host = n_bytes ? c10::alloc_cpu(n_bytes) : nullptr;
-    used_bytes += malloc_usable_size(host);
-    void* device = to_device(host);
+    if (!blocks.has_room(n_bytes)) {
+      write_event("full", std::to_string(n_bytes));
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", n_bytes, " bytes.");
+    }
+    void* device = nullptr;
+    if (n_bytes) {
+      device = to_device(c10::alloc_cpu(n_bytes));
+      blocks.add(device, n_bytes);
+    }
     return {device, device, &free_on_device, device_at(-1)};
   }
   c10::DeleterFnPtr raw_deleter() const override {
