@@ -420,7 +420,7 @@ fn operators() {
             "{error}"
         );
     }
-    // What is a view, is written to, or gets another size shares its memory.
+    // A view shares its memory.
     let _ = x.view([2, 2]).select(0, 1).fill_(7.0);
     assert_eq!(Vec::<f32>::try_from(&x).unwrap(), [1.0, 2.0, 7.0, 7.0]);
     let w = Tensor::ones([3], (Kind::Float, on(1))).set_requires_grad(true);
@@ -439,7 +439,7 @@ fn operators() {
 fn fault() {
     let x = Tensor::ones([4], (Kind::Float, on(1)));
     let address = x.data_ptr().cast::<f32>();
-    // SAFETY: there is no such address, so that the process ends here.
+    // SAFETY: no process has memory at this address, so the read ends this one.
     let number = unsafe { address.read_volatile() };
     panic!("the host has read {number}");
 }
