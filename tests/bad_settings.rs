@@ -202,7 +202,7 @@ fn a_device_that_is_not_there_is_told() {
         .refuses(&["cannot use device `cuda:99`"])
         .hints(hint);
     device("gpu")
-        .refuses(&["`gpu` is no device", "`cuda:N`"])
+        .refuses(&["`gpu` is not a device", "`cuda:N`"])
         .hints(hint);
     assert!(workspace.trained().is_empty());
     // The jobs were not the cause.

@@ -344,7 +344,7 @@ fn what_cannot_be_encoded_is_told() {
         &["neither .parquet"],
         "format",
     );
-    refuses("k=4", &[], &["no database"], "no folder either");
+    refuses("k=4", &[], &["no database"], "not a folder either");
     let long = "sail ".repeat(200);
     let long = ["--text", "a", "--text", &long, "--out", "out.parquet"];
     refuses("saes", &long, &["text 1 has", "at most 128"], "data set");
@@ -364,7 +364,7 @@ fn what_cannot_be_encoded_is_told() {
     refuses(
         "narrow",
         &elsewhere,
-        &["`layers.9` is no hookpoint"],
+        &["`layers.9` is not a hookpoint"],
         "did you mean `layers.",
     );
     fs::create_dir(workspace.path("empty")).unwrap();

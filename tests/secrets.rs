@@ -68,7 +68,7 @@ fn a_secret_in_an_option_is_refused() {
             .refuses(&[message])
             .hints("`HF_TOKEN`");
     }
-    // What is not a setting at all.
+    // Arguments that are not settings at all.
     for args in [
         &["tiny.toml", "--set", TOKEN][..],
         &["tiny.toml", "--set", "x=1", TOKEN],

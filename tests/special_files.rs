@@ -91,7 +91,7 @@ fn data_must_be_plain_files() {
             set_trap(&workspace.path(name), kind);
             let line = format!("dataset = '{}'", text(&workspace.path(name)));
             workspace.write("tiny.toml", replace_line(&tiny_sweep(), "dataset", &line));
-            // What is not a file does not count as data.
+            // Only files count as data.
             refuses(&workspace, &["tiny.toml"], &["does not exist"]);
         }
     }
@@ -112,7 +112,7 @@ fn an_saes_files_must_be_plain() {
             let encode = ["encode", &sae, "--text", "a", "-o", "a.parquet"];
             let model = text(&fixture("tiny-llama")).to_owned();
             let args = [&encode[..], &["--model", &model, "--hookpoint", "layers.0"]].concat();
-            // What is not a file does not make a folder one of an SAE; a file without an end is not weights.
+            // Only files make a folder one of an SAE; a file without an end is not weights.
             let why = match (file, kind) {
                 ("cfg.json", "pipe" | "zero") => "there is no SAE in",
                 ("sae.safetensors", "huge") => file,

@@ -225,7 +225,7 @@ mod tests {
         for n_missing in [1, 4, 8] {
             let cut = &content[..content.len() - n_missing];
             let error = Sample::new(&[("a.arrow", cut)]).skip().error();
-            assert_damaged(&error, "a.arrow` is no readable Arrow file");
+            assert_damaged(&error, "a.arrow` is not a readable Arrow file");
         }
     }
 

@@ -368,7 +368,7 @@ mod tests {
             panic!("{} lengths", lengths.len())
         };
         let error = guarded(Path::new("a.parquet"), "Parquet", broken).unwrap_err();
-        assert_damaged(&error, "`a.parquet` is no readable Parquet file");
+        assert_damaged(&error, "`a.parquet` is not a readable Parquet file");
         let source = error.source().map(ToString::to_string);
         assert_eq!(source.unwrap(), "0 lengths");
     }

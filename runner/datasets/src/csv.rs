@@ -301,7 +301,7 @@ mod tests {
     fn an_open_quote_is_damage() {
         let sample = Sample::new(&[("a.csv", b"text\na\n\"b\nc\n")]).skip();
         let error = sample.error();
-        assert_damaged(&error, "a.csv` is no readable CSV file");
+        assert_damaged(&error, "a.csv` is not a readable CSV file");
         let source = std::error::Error::source(&error).unwrap();
         assert_eq!(source.to_string(), "line 3: a quote is never closed");
     }

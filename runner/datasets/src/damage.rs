@@ -36,7 +36,7 @@ fn assert_no_prefix_is_read(name: &str, content: &[u8]) {
 fn assert_no_prefix_is_unpacked(name: &str, content: &[u8]) {
     for n_bytes in 0..content.len() {
         let error = read(name, &content[..n_bytes]).unwrap_err();
-        let is_damage = error.to_string().contains("` is no readable ");
+        let is_damage = error.to_string().contains("` is not a readable ");
         assert!(is_damage || (1..4).contains(&n_bytes), "{error:?}");
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn damaged(
     format: &str,
     source: impl Into<Box<dyn StdError + Send + Sync>>,
 ) -> DatasetError {
-    let message = format!("`{}` is no readable {format} file", path.display());
+    let message = format!("`{}` is not a readable {format} file", path.display());
     let fault = Fault::input(message).with_hint("is the file complete? copy or download it again");
     fault.because(source).into()
 }

@@ -220,7 +220,7 @@ fn inside(folder: &Path, named_by: &str, name: &str) -> Result<PathBuf, DatasetE
         _ => {
             let path = folder.join(named_by);
             let message = format!(
-                "`{}` names `{name}`, which is no file beside it",
+                "`{}` names `{name}`, which is not a file next to it",
                 path.display()
             );
             Err(Fault::input(message).with_hint(SAVE_AGAIN).into())
@@ -418,14 +418,14 @@ mod tests {
             let state = format!("{{\"_data_files\": [{{\"filename\": {name:?}}}]}}");
             let error = find(saved_with(state.as_bytes()).path()).unwrap_err();
             assert!(
-                error.to_string().contains("which is no file beside it"),
+                error.to_string().contains("which is not a file next to it"),
                 "{name}: {error:?}"
             );
         }
         let folder = folder_with(&[("dataset_dict.json", br#"{"splits": [".."]}"#)]);
         let error = find_with(folder.path(), &of_split("..")).unwrap_err();
         assert!(
-            error.to_string().contains("which is no file beside it"),
+            error.to_string().contains("which is not a file next to it"),
             "{error:?}"
         );
     }

@@ -258,7 +258,9 @@ fn named_files_that_are_not_there() {
     }
     let error = layout.data_files("../a.jsonl").unwrap_err();
     assert!(
-        error.to_string().contains("is no name or pattern of files"),
+        error
+            .to_string()
+            .contains("is not a name or pattern of files"),
         "{error:?}"
     );
 }

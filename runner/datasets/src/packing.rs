@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn packed_files_that_are_cut_short_are_damaged() {
         let rest = [&gzipped(CONTENT)[..], b"rest"].concat();
-        assert_error("a.jsonl", &rest, "is no readable gzip file");
+        assert_error("a.jsonl", &rest, "is not a readable gzip file");
         for (packed, format) in [
             (gzipped(CONTENT), "gzip"),
             (zstandard(CONTENT), "Zstandard"),
@@ -216,11 +216,11 @@ mod tests {
             (XZ.to_vec(), "xz"),
         ] {
             let cut = &packed[..packed.len() - 5];
-            let message = format!("a.jsonl` is no readable {format} file");
+            let message = format!("a.jsonl` is not a readable {format} file");
             assert_error("a.jsonl", cut, &message);
         }
         for name in ["a.jsonl.gz", "a.csv.xz", "a.txt.zstd"] {
-            assert_error(name, b"", "is no readable packed file");
+            assert_error(name, b"", "is not a readable packed file");
         }
     }
 

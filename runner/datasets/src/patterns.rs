@@ -46,7 +46,7 @@ impl Pattern {
     /// It leads out of the data set, or has `**` together with other characters.
     pub(crate) fn new(dir: &str, text: &str) -> Result<Self, DatasetError> {
         let bad = || {
-            let message = format!("`{text}` is no name or pattern of files in a data set");
+            let message = format!("`{text}` is not a name or pattern of files in a data set");
             let hint = "patterns begin at the root of the data set, and `**` is between slashes";
             DatasetError::from(Fault::input(message).with_hint(hint))
         };
@@ -319,7 +319,9 @@ mod tests {
         ] {
             let error = Pattern::new("", pattern).unwrap_err();
             assert!(
-                error.to_string().contains("is no name or pattern of files"),
+                error
+                    .to_string()
+                    .contains("is not a name or pattern of files"),
                 "{error:?}"
             );
         }

@@ -119,7 +119,7 @@ pub(super) fn assert_ends(error: &DatasetError, message: &str) {
 /// Asserts that the file `name`, or one of that format, is not readable.
 #[track_caller]
 pub(super) fn assert_damaged(error: &DatasetError, name: &str) {
-    assert_ends(error, "` is no readable ");
+    assert_ends(error, "` is not a readable ");
     assert_ends(error, name);
 }
 

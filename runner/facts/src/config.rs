@@ -112,7 +112,7 @@ impl ConfigFile {
         file
     }
 
-    /// The same with the keys of `other` instead of its own.
+    /// The same, but `other` replaces all keys.
     pub(crate) fn overlaid_by(&self, other: &Self) -> Self {
         let mut file = self.clone();
         file.map.extend(other.map.clone());

@@ -20,7 +20,7 @@ pub fn parse_device(text: &str) -> Result<Device, LmError> {
         "cuda" => 0,
         _ => parse_index(text).ok_or_else(|| {
             Fault::input(format!(
-                "`{text}` is no device, expected `auto`, `cpu`, `cuda` or `cuda:N`"
+                "`{text}` is not a device, expected `auto`, `cpu`, `cuda` or `cuda:N`"
             ))
             .with_hint(DOCTOR)
         })?,
@@ -79,7 +79,7 @@ mod tests {
         ] {
             let error = parse_device(text).unwrap_err();
             let message = error.to_string();
-            let expected = format!("`{text}` is no device");
+            let expected = format!("`{text}` is not a device");
             assert!(message.starts_with(&expected), "{message}");
         }
         assert_eq!(parse_device("cpu").unwrap(), Device::Cpu);

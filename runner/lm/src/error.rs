@@ -35,7 +35,7 @@ impl LmError {
         let nearest = nearest(name, names, 1).pop();
         let model_type = &facts.model_type;
         Fault::input(format!(
-            "`{name}` is no hookpoint of this {model_type} model"
+            "`{name}` is not a hookpoint of this {model_type} model"
         ))
         .with_optional_hint(nearest.map(|nearest| format!("did you mean `{nearest}`?")))
         .into()

@@ -102,7 +102,7 @@ impl Taps {
             if side == Side::Input && facts.hookpoints[point.module.0].d_in.is_none() {
                 let name = point.name;
                 return Err(Fault::input(format!(
-                    "the input of hookpoint `{name}` is no hidden state"
+                    "the input of hookpoint `{name}` is not a hidden state"
                 ))
                 .into());
             }
@@ -300,7 +300,7 @@ mod tests {
     fn unknown_name_gets_the_nearest() {
         let facts = read_facts(&tiny_llama()).unwrap();
         let error = Taps::new(&facts, &["layers.2.mpl"]).unwrap_err();
-        let message = "`layers.2.mpl` is no hookpoint of this llama model";
+        let message = "`layers.2.mpl` is not a hookpoint of this llama model";
         assert_eq!(error.to_string(), message);
         assert_eq!(error.hint().unwrap(), "did you mean `layers.2.mlp`?");
     }
@@ -364,7 +364,7 @@ mod tests {
         let error = Taps::none()
             .with_inputs(&facts, &["embed_tokens"])
             .unwrap_err();
-        let message = "the input of hookpoint `embed_tokens` is no hidden state";
+        let message = "the input of hookpoint `embed_tokens` is not a hidden state";
         assert_eq!(error.to_string(), message);
     }
 }

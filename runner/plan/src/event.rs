@@ -39,7 +39,7 @@ pub enum BadEvent {
     #[error("it is not an event: {0}")]
     Unknown(#[from] serde_json::Error),
     /// A count that no run has.
-    #[error("{0} is no count of a run")]
+    #[error("{0} is not a count of a run")]
     Count(i128),
 }
 
@@ -299,10 +299,10 @@ mod tests {
             (of(":3}", ":-3}"), "not an event"),
             (of(":3}", ":3e300}"), "not an event"),
             (of(":3}", ":9007199254740993}"), "9007199254740993"),
-            (of(":7", ":0"), "0 is no count"),
+            (of(":7", ":0"), "0 is not a count"),
             (of(":7", ":18446744073709551615"), "18446744073709551615"),
-            (of("\"attempt\":2", "\"attempt\":0"), "0 is no count"),
-            (of(":5", ":-5"), "-5 is no count"),
+            (of("\"attempt\":2", "\"attempt\":0"), "0 is not a count"),
+            (of(":5", ":-5"), "-5 is not a count"),
             ("[".repeat(100_000), "not an event"),
             (LINE.to_owned() + &" ".repeat(MAX_EVENT_BYTES), "longer"),
         ] {

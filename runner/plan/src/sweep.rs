@@ -190,7 +190,7 @@ pub fn default_of(path: &[&str]) -> Option<String> {
     for key in path {
         value = value.get(key)?;
     }
-    // What is not a table is written in TOML as in JSON.
+    // Except for tables, TOML is written like JSON.
     let is_written = !value.is_null() && !value.is_object() && value != "";
     is_written.then(|| value.to_string())
 }

@@ -14,7 +14,7 @@ use crate::kernels::{
     self, Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows, weight_gradients,
 };
 use crate::pre_acts::PreActs;
-use crate::{Encoded, Objective, Sae, SaeError};
+use crate::{Encoded, Sae, SaeError};
 use fault::Fault;
 use tch::{Kind, Tensor};
 
@@ -138,12 +138,12 @@ impl Sae {
     pub(crate) fn pass_with_pre_acts(
         &self,
         x: &Tensor,
-        objective: &Objective<'_>,
+        k: usize,
+        rounded: Option<&Tensor>,
     ) -> Result<(Pass, PreActs<'_>), SaeError> {
         let centred = self.centred_for_training(x)?;
-        let rounded = self.if_it_pays(objective.rounded_encoder, objective.k);
-        let pre_acts = self.pre_acts(&centred, rounded)?;
-        let encoded = pre_acts.select(objective.k)?;
+        let pre_acts = self.pre_acts(&centred, self.if_it_pays(rounded, k))?;
+        let encoded = pre_acts.select(k)?;
         Ok((self.pass_of(x, centred, encoded)?, pre_acts))
     }
 

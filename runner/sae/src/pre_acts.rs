@@ -3,7 +3,7 @@
 //! In training they may be rounded: the encoder's product is then made in bfloat16, which a GPU does some ten
 //! times as fast, and only says which latents are candidates. The pre-activations of those are computed again
 //! in float32 from the weights themselves, and the `k` largest of them are taken. So every activation is
-//! float32's, and a latent is missed only if bfloat16 ranks it behind `k / 4 + 4` others that it leads.
+//! float32's, and a latent is missed only if bfloat16 ranks `k / 4 + 4` before it that should come after it.
 
 use crate::activation::select;
 use crate::kernels::{Bags, dots_at_entries};
@@ -182,7 +182,7 @@ mod tests {
             assert!(distance(&(&found * &exact), &(&expected * &exact)) < 1e-6);
             let n_missed =
                 (expected.gt(0.0).sum(Kind::Int64) - both.sum(Kind::Int64)).int64_value(&[]);
-            // Of a group only the largest is a candidate, and others are as large but for rounding.
+            // Of a group only the largest is a candidate, and others may be as large up to rounding.
             let most = if activation == Activation::TopK {
                 0
             } else {

@@ -170,7 +170,7 @@ fn a_line_of_an_attempt_that_was_never_begun_is_not_taken() {
 }
 
 #[test]
-fn what_is_no_file_is_moved_away() {
+fn what_is_not_a_file_is_moved_away() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("events.jsonl");
     fs::create_dir(&path).unwrap();
@@ -181,7 +181,7 @@ fn what_is_no_file_is_moved_away() {
             .put_aside()
             .unwrap()
             .unwrap()
-            .contains("no file")
+            .contains("not a file")
     );
     assert!(!path.exists() && aside(&path, 1).is_dir());
 }

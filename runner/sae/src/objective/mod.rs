@@ -138,7 +138,8 @@ impl Sae {
         if let Some(backward) = self.sparse_backward(x, target, objective)? {
             return backward.dense();
         }
-        let (pass, pre_acts) = self.pass_with_pre_acts(x, objective)?;
+        let (pass, pre_acts) =
+            self.pass_with_pre_acts(x, objective.k, objective.rounded_encoder)?;
         let error = pass.sae_out.f_sub(target)?;
         let part = Part {
             encoded: &pass.encoded,
