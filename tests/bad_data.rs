@@ -47,10 +47,14 @@ fn data_that_is_no_data_set_is_told() {
     for (dataset, problem, hint) in [
         (
             "cut.parquet",
-            "no readable Parquet file",
+            "not a readable Parquet file",
             "copy or download",
         ),
-        ("cut.jsonl.gz", "no readable gzip file", "copy or download"),
+        (
+            "cut.jsonl.gz",
+            "not a readable gzip file",
+            "copy or download",
+        ),
         ("data.docx", "no known format", ".jsonl"),
         ("empty", "no file of a known format", ".jsonl"),
     ] {

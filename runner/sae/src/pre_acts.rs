@@ -8,7 +8,7 @@
 use crate::activation::select;
 use crate::kernels::{Bags, dots_at_entries};
 use crate::{Activation, Encoded, Sae, SaeError};
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 /// With fewer latents than this for each candidate, the candidates cost more than the rounded product saves.
 const LEAST_FOR_EACH: i64 = 8;
@@ -135,8 +135,7 @@ impl PreActs<'_> {
 
 /// Latents with ReLU applied to their pre-activations.
 pub(crate) fn with_relu(mut encoded: Encoded) -> Result<Encoded, SaeError> {
-    let relu: Result<_, TchError> = encoded.latent_acts.f_relu_();
-    encoded.latent_acts = relu?;
+    let _ = encoded.latent_acts.f_relu_()?;
     Ok(encoded)
 }
 
