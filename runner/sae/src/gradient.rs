@@ -142,7 +142,7 @@ impl Sae {
         rounded: Option<&Tensor>,
     ) -> Result<(Pass, PreActs<'_>), SaeError> {
         let centred = self.centred_for_training(x)?;
-        let pre_acts = self.pre_acts(&centred, self.if_it_pays(rounded, k))?;
+        let pre_acts = self.pre_acts(&centred, rounded)?;
         let encoded = pre_acts.select(k)?;
         Ok((self.pass_of(x, centred, encoded)?, pre_acts))
     }

@@ -102,15 +102,13 @@ impl Sae {
         self.encode_centred(&self.centred(x)?, self.cfg.k, None)
     }
 
-    /// The active latents of what the encoder's weights are applied to, found by `rounded` if that is given and
-    /// pays.
+    /// The active latents of what the encoder's weights are applied to, found by `rounded` if that is given.
     pub(crate) fn encode_centred(
         &self,
         centred: &Tensor,
         k: usize,
         rounded: Option<&Tensor>,
     ) -> Result<Encoded, SaeError> {
-        let rounded = self.if_it_pays(rounded, k);
         if rounded.is_none() && self.cfg.activation == Activation::TopK {
             let encoder = (&self.encoder_weight, &self.encoder_bias);
             if let Some(encoded) = kernels::topk_of_product(centred, encoder, k)? {

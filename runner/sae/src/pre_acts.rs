@@ -28,12 +28,16 @@ pub(crate) struct PreActs<'a> {
 }
 
 impl Sae {
-    /// The encoder's weights in bfloat16, for [`crate::Objective::rounded_encoder`]: `[num_latents, d_in]`.
+    /// The encoder's weights in bfloat16, for [`crate::Objective::rounded_encoder`]: `[num_latents, d_in]`. `None`:
+    /// with `k` active latents, the candidates would cost more than that saves.
     ///
     /// # Errors
     /// Too little memory.
-    pub fn rounded_encoder(&self) -> Result<Tensor, SaeError> {
-        Ok(self.encoder_weight.f_to_kind(Kind::BFloat16)?)
+    pub fn rounded_encoder(&self, k: usize) -> Result<Option<Tensor>, SaeError> {
+        if n_candidates(k as i64) * LEAST_FOR_EACH > self.num_latents() as i64 {
+            return Ok(None);
+        }
+        Ok(Some(self.encoder_weight.f_to_kind(Kind::BFloat16)?))
     }
 
     /// The pre-activations of `centred`: by the encoder's weights, or by `rounded`, the same in bfloat16.
@@ -56,16 +60,6 @@ impl Sae {
             centred: centred.shallow_clone(),
             numbers,
         })
-    }
-
-    /// `rounded`, if `k` is so small that it pays to look for candidates.
-    pub(crate) fn if_it_pays<'r>(
-        &self,
-        rounded: Option<&'r Tensor>,
-        k: usize,
-    ) -> Option<&'r Tensor> {
-        let num_latents = self.num_latents() as i64;
-        rounded.filter(|_| n_candidates(k as i64) * LEAST_FOR_EACH <= num_latents)
     }
 }
 
@@ -171,7 +165,7 @@ mod tests {
     fn bfloat16_finds_the_latents_of_float32_and_changes_no_activation() {
         for activation in [Activation::TopK, Activation::GroupMax] {
             let sae = sae(activation);
-            let rounded = sae.rounded_encoder().unwrap();
+            let rounded = sae.rounded_encoder(16).unwrap().unwrap();
             let x = noise(&[N_TOKENS, 64], 1.0);
             let expected = sae.encode_centred(&x, 16, None).unwrap();
             let found = sae.encode_centred(&x, 16, Some(&rounded)).unwrap();
@@ -198,7 +192,7 @@ mod tests {
     #[test]
     fn every_term_of_the_loss_takes_rounded_pre_activations() {
         let sae = sae(Activation::TopK);
-        let rounded = sae.rounded_encoder().unwrap();
+        let rounded = sae.rounded_encoder(16).unwrap().unwrap();
         let x = noise(&[N_TOKENS, 64], 2.0);
         let dead = Tensor::arange_start_step(3, 1024, 7, (Kind::Int64, Device::Cpu));
         let exact = Objective {
@@ -246,8 +240,7 @@ mod tests {
     #[test]
     fn too_many_candidates_are_not_looked_for() {
         let sae = sae(Activation::TopK);
-        let rounded = sae.rounded_encoder().unwrap();
-        assert!(sae.if_it_pays(Some(&rounded), 99).is_some());
-        assert!(sae.if_it_pays(Some(&rounded), 100).is_none());
+        assert!(sae.rounded_encoder(99).unwrap().is_some());
+        assert!(sae.rounded_encoder(100).unwrap().is_none());
     }
 }

@@ -51,8 +51,11 @@ pub(crate) fn fresh(case: Case, x: &Tensor) -> Result<Sae> {
 /// The encoder that finds the latents, if it is not the SAE's own.
 pub(crate) fn rounded_encoder(case: Case, sae: &Sae) -> Result<Option<Tensor>> {
     let is_gpu = sae.b_dec.device().is_cuda();
-    let rounds = case.encoder_dtype.rounds(is_gpu);
-    Ok(rounds.then(|| sae.rounded_encoder()).transpose()?)
+    if case.encoder_dtype.rounds(is_gpu) {
+        Ok(sae.rounded_encoder(case.k as usize)?)
+    } else {
+        Ok(None)
+    }
 }
 
 /// What an update minimises.

@@ -18,8 +18,9 @@ pub(crate) struct Update<'a> {
     k: usize,
     /// Indices of the dead latents, if the loss needs them.
     dead: Option<Tensor>,
-    /// The encoder in bfloat16: made when it is first needed, of the weights before the update.
-    rounded_encoder: OnceCell<Tensor>,
+    /// The encoder in bfloat16, if it finds the latents: made when it is first needed, of the weights before the
+    /// update.
+    rounded_encoder: OnceCell<Option<Tensor>>,
     sums: UpdateSums,
 }
 
@@ -194,12 +195,14 @@ impl<'a> Update<'a> {
         if !self.trainer.settings.rounds_encoder {
             return Ok(None);
         }
-        if self.rounded_encoder.get().is_none() {
-            let rounded = self.trainer.sae.rounded_encoder()?;
-            // It was empty.
-            let _ = self.rounded_encoder.set(rounded);
-        }
-        Ok(self.rounded_encoder.get())
+        let rounded = match self.rounded_encoder.get() {
+            Some(rounded) => rounded,
+            None => {
+                let rounded = self.trainer.sae.rounded_encoder(self.k)?;
+                self.rounded_encoder.get_or_init(|| rounded)
+            }
+        };
+        Ok(rounded.as_ref())
     }
 
     /// The gradients so far.
