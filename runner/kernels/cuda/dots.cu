@@ -1,0 +1,85 @@
+// Products of a token's row with single rows of a matrix.
+
+constexpr int DOTS_THREADS = 256;
+constexpr int DOTS_WARPS = DOTS_THREADS / WARP;
+// Rows that a warp reads at a time.
+constexpr int ROWS_OF_WARP = 4;
+
+// A token's row, and the rows of a matrix.
+struct DotRows {
+    const float* dense;
+    const float* rows;
+    const float* bias;
+    int width;
+
+    // The warp's sums of `dense . rows[index] (+ bias[index])`, in each of its lanes.
+    template <bool ALIGNED>
+    METHOD void dots(const i64 (&indices)[ROWS_OF_WARP], float (&sums)[ROWS_OF_WARP]) const {
+        const float* row[ROWS_OF_WARP];
+#pragma unroll
+        for (int idx = 0; idx < ROWS_OF_WARP; idx++) {
+            row[idx] = rows + indices[idx] * width;
+            sums[idx] = 0;
+        }
+        constexpr int COLUMNS_AT_ONCE = ALIGNED ? 2 : 1;
+#pragma unroll COLUMNS_AT_ONCE
+        for (int column = lane() * FOUR; column < width; column += WARP * FOUR) {
+            Four of_token = read<ALIGNED>(dense, column, width);
+            Four of_row[ROWS_OF_WARP];
+#pragma unroll
+            for (int idx = 0; idx < ROWS_OF_WARP; idx++) of_row[idx] = read<ALIGNED>(row[idx], column, width);
+#pragma unroll
+            for (int idx = 0; idx < ROWS_OF_WARP; idx++) sums[idx] += dot(of_token, of_row[idx]);
+        }
+#pragma unroll
+        for (int idx = 0; idx < ROWS_OF_WARP; idx++) {
+            sums[idx] = sum_of_warp(sums[idx]);
+            if (bias) sums[idx] += __ldg(bias + indices[idx]);
+        }
+    }
+
+    // Runs `take(idx, index, dot)` for each of `n` indices, in one thread each.
+    template <bool ALIGNED, class Take>
+    METHOD void for_each(const i64* indices, int n, Take take) const {
+        for (int first = warp() * ROWS_OF_WARP; first < n; first += DOTS_WARPS * ROWS_OF_WARP) {
+            i64 of_warp[ROWS_OF_WARP];
+            float sums[ROWS_OF_WARP];
+#pragma unroll
+            for (int idx = 0; idx < ROWS_OF_WARP; idx++) of_warp[idx] = __ldg(indices + min(first + idx, n - 1));
+            dots<ALIGNED>(of_warp, sums);
+#pragma unroll
+            for (int idx = 0; idx < ROWS_OF_WARP; idx++)
+                if (lane() == idx && first + idx < n) take(first + idx, of_warp[idx], sums[idx]);
+        }
+    }
+
+    template <class Take>
+    METHOD void for_each(const i64* indices, int n, Take take) const {
+        if (width % FOUR == 0 && is_aligned(dense) && is_aligned(rows))
+            for_each<true>(indices, n, take);
+        else
+            for_each<false>(indices, n, take);
+    }
+};
+
+// Bytes of a token: 4 width (k + 1) + 12 k. FLOPs: 2 width k. A warp reads four rows at a time.
+KERNEL(DOTS_THREADS, 3)
+dots_at_entries(const float* dense, const float* rows, const float* bias, const i64* indices, int width, int k,
+                float* out) {
+    DotRows of_token = {dense + (i64)blockIdx.x * width, rows, bias, width};
+    i64 first = (i64)blockIdx.x * k;
+    of_token.for_each(indices + first, k, [&](int idx, i64, float dot) { out[first + idx] = dot; });
+}
+
+// Bytes of a token: 4 width (n + 1) + 12 n + 12 k, of n candidates. FLOPs: 2 width n. The same, then a sort.
+KERNEL(DOTS_THREADS, 3)
+rescore_topk(const float* x, const float* weight, const float* bias, const i64* candidates, int width, int n_candidates,
+             int k, int with_relu, float* acts, i64* indices) {
+    u64* keys = (u64*)shared_memory();
+    DotRows of_token = {x + (i64)blockIdx.x * width, weight, bias, width};
+    const i64* of_row = candidates + (i64)blockIdx.x * n_candidates;
+    of_token.for_each(of_row, n_candidates,
+                      [&](int idx, i64 latent, float dot) { keys[idx] = key_of(dot, (u32)latent); });
+    i64 first = (i64)blockIdx.x * k;
+    write_largest<DOTS_THREADS>(keys, n_candidates, k, with_relu, acts + first, indices + first);
+}

@@ -1,0 +1,258 @@
+// What is computed token by token from rows of the decoder.
+
+constexpr int SUM_THREADS = 256;
+// Entries whose value and row are in shared memory at a time.
+constexpr int N_STAGED = SUM_THREADS;
+// Columns that a thread sums at a time, in fours.
+constexpr int COLUMNS_OF_THREAD = 2;
+
+// Factors of rows, and where the rows begin.
+struct Staged {
+    float* factors;
+    i64* starts;
+
+    static constexpr int BYTES = N_STAGED * (sizeof(i64) + sizeof(float));
+
+    METHOD Staged(unsigned char* memory) : factors((float*)(memory + N_STAGED * sizeof(i64))), starts((i64*)memory) {}
+};
+
+// `sum factors[i] * rows[starts[i]..]` for the block's columns, in the order of i. `n`: how many; `stage(i, factor,
+// start)` gives them; `finish(column, sum)` takes the sums of four columns. Rows with factor 0 are not read.
+template <bool ALIGNED, class Stage, class Finish>
+DEVICE void sum_rows(i64 n, const float* rows, int width, const Staged& staged, Stage stage, Finish finish) {
+    // Rows that a thread reads at a time.
+    constexpr int ROWS_OF_THREAD = ALIGNED ? 4 : 1;
+    for (int pass = 0; pass < width; pass += COLUMNS_OF_THREAD * SUM_THREADS * FOUR) {
+        Four sums[COLUMNS_OF_THREAD];
+        int columns[COLUMNS_OF_THREAD];
+#pragma unroll
+        for (int idx = 0; idx < COLUMNS_OF_THREAD; idx++) {
+            columns[idx] = pass + (thread() + idx * SUM_THREADS) * FOUR;
+            sums[idx] = zeros();
+        }
+        for (i64 first = 0; first < n; first += N_STAGED) {
+            if (pass == 0 || n > N_STAGED) {
+                __syncthreads();
+                float factor = 0;
+                i64 start = 0;
+                if (first + thread() < n) stage(first + thread(), factor, start);
+                staged.factors[thread()] = factor;
+                staged.starts[thread()] = start;
+                __syncthreads();
+            }
+            int n_staged = (int)min(n - first, (i64)N_STAGED);
+            for (int row = 0; row < n_staged; row += ROWS_OF_THREAD) {
+                Four of_row[ROWS_OF_THREAD][COLUMNS_OF_THREAD];
+                float factors[ROWS_OF_THREAD];
+#pragma unroll
+                for (int at = 0; at < ROWS_OF_THREAD; at++) {
+                    factors[at] = staged.factors[row + at];
+                    const float* start = rows + staged.starts[row + at];
+#pragma unroll
+                    for (int idx = 0; idx < COLUMNS_OF_THREAD; idx++) {
+                        bool is_read = factors[at] != 0 && columns[idx] < width;
+                        of_row[at][idx] = is_read ? read<ALIGNED>(start, columns[idx], width) : zeros();
+                    }
+                }
+#pragma unroll
+                for (int at = 0; at < ROWS_OF_THREAD; at++) {
+#pragma unroll
+                    for (int idx = 0; idx < COLUMNS_OF_THREAD; idx++)
+                        add_scaled(sums[idx], factors[at], of_row[at][idx]);
+                }
+            }
+        }
+#pragma unroll
+        for (int idx = 0; idx < COLUMNS_OF_THREAD; idx++)
+            if (columns[idx] < width) finish(columns[idx], sums[idx]);
+    }
+}
+
+template <bool ALIGNED>
+DEVICE void sum_of_token(const float* values, const i64* indices, const float* rows, const float* bias, int k, int width,
+                         float* out) {
+    Staged staged(shared_memory());
+    auto stage = [&](i64 idx, float& factor, i64& start) {
+        factor = __ldg(values + idx);
+        start = __ldg(indices + idx) * width;
+    };
+    auto finish = [&](int column, Four sum) {
+        if (bias) add_scaled(sum, 1, read<ALIGNED>(bias, column, width));
+        write<ALIGNED>(out, column, width, sum);
+    };
+    sum_rows<ALIGNED>(k, rows, width, staged, stage, finish);
+}
+
+// Bytes of a token: 4 width (k + 1) + 12 k, and the bias from a cache. FLOPs: 2 width k.
+KERNEL(SUM_THREADS, 4)
+sparse_times_rows(const float* values, const i64* indices, const float* rows, const float* bias, int k, int width,
+                  float* out) {
+    i64 first = (i64)blockIdx.x * k;
+    float* out_row = out + (i64)blockIdx.x * width;
+    if (width % FOUR == 0 && is_aligned(rows) && is_aligned(bias) && is_aligned(out))
+        sum_of_token<true>(values + first, indices + first, rows, bias, k, width, out_row);
+    else
+        sum_of_token<false>(values + first, indices + first, rows, bias, k, width, out_row);
+}
+
+constexpr int ERROR_THREADS = 128;
+constexpr int ERROR_WARPS = ERROR_THREADS / WARP;
+// A warp works on 32 columns of all entries, on 4 entries at a time: 8 lanes read 128 bytes of a row.
+constexpr int LANES_OF_ROW = 8;
+constexpr int ROWS_AT_ONCE = WARP / LANES_OF_ROW;
+constexpr int TILE_COLUMNS = LANES_OF_ROW * FOUR;
+// Entries whose columns are kept in shared memory from the reconstruction to the gradient: 99 KB. Of more, the rows
+// are read twice.
+constexpr int MOST_KEPT = 192;
+
+// A token, its entries, and the decoder.
+struct Token {
+    const float* acts;
+    const i64* indices;
+    const float* w_dec;
+    const float* b_dec;
+    const float* target;
+    float* grad_out;
+    int k;
+    int width;
+    // The warp's part of shared memory. For each entry, the gradient at its activation: `[k]`.
+    float* dots;
+    // The rows' columns: `[k, TILE_COLUMNS]`.
+    float* kept;
+
+    METHOD int part() const { return lane() / LANES_OF_ROW; }
+    METHOD int column_of_tile() const { return lane() % LANES_OF_ROW * FOUR; }
+
+    // Columns of an entry's row; zeros if it has no part in the reconstruction.
+    template <bool ALIGNED>
+    METHOD Four row_part(float act, int entry, int column) const {
+        bool is_read = act != 0 && column < width;
+        return is_read ? read<ALIGNED>(w_dec + __ldg(indices + entry) * width, column, width) : zeros();
+    }
+
+    METHOD float act(int entry) const { return entry < k ? __ldg(acts + entry) : 0; }
+
+    // The sum of the entries' columns.
+    template <bool ALIGNED, bool KEEPS>
+    METHOD Four decoded(int column) const {
+        // Rows that a lane waits for at the same time.
+        constexpr int ROWS_OF_LANE = ALIGNED ? 8 : 1;
+        Four sum = zeros();
+        for (int first = part(); first < k; first += ROWS_OF_LANE * ROWS_AT_ONCE) {
+            Four rows[ROWS_OF_LANE];
+            float factors[ROWS_OF_LANE];
+#pragma unroll
+            for (int idx = 0; idx < ROWS_OF_LANE; idx++) {
+                int entry = first + idx * ROWS_AT_ONCE;
+                factors[idx] = act(entry);
+                rows[idx] = row_part<ALIGNED>(factors[idx], entry, column);
+            }
+#pragma unroll
+            for (int idx = 0; idx < ROWS_OF_LANE; idx++) {
+                int entry = first + idx * ROWS_AT_ONCE;
+                add_scaled(sum, factors[idx], rows[idx]);
+                if (KEEPS && entry < k)
+                    write<true>(kept, entry * TILE_COLUMNS + column_of_tile(), k * TILE_COLUMNS, rows[idx]);
+            }
+        }
+#pragma unroll
+        for (int idx = 0; idx < FOUR; idx++) {
+#pragma unroll
+            for (int away = LANES_OF_ROW; away < WARP; away *= 2)
+                sum.x[idx] += __shfl_xor_sync(ALL_LANES, sum.x[idx], away);
+        }
+        return sum;
+    }
+
+    // Adds the columns' part of `grad . row` for each entry.
+    template <bool ALIGNED, bool KEEPS>
+    METHOD void add_dots(int column, const Four& grad) const {
+        constexpr int ENTRIES_AT_ONCE = ALIGNED ? 4 : 1;
+#pragma unroll ENTRIES_AT_ONCE
+        for (int first = 0; first < k; first += ROWS_AT_ONCE) {
+            int entry = first + part();
+            float sum = 0;
+            if (KEEPS && entry < k)
+                sum = dot(grad, read_own<true>(kept, entry * TILE_COLUMNS + column_of_tile(), k * TILE_COLUMNS));
+            else if (!KEEPS)
+                sum = dot(grad, row_part<ALIGNED>(act(entry), entry, column));
+#pragma unroll
+            for (int away = 1; away < LANES_OF_ROW; away *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, away);
+            if (lane() % LANES_OF_ROW == 0 && entry < k) dots[entry] += sum;
+        }
+    }
+
+    // The warp's tiles; gives the lane's part of the squared error.
+    template <bool ALIGNED, bool KEEPS>
+    METHOD double tiles() const {
+        double squares = 0;
+        for (int entry = lane(); entry < k; entry += WARP) dots[entry] = 0;
+        for (int tile = warp() * TILE_COLUMNS; tile < width; tile += ERROR_WARPS * TILE_COLUMNS) {
+            int column = tile + column_of_tile();
+            Four error = zeros(), grad = zeros(), sum = decoded<ALIGNED, KEEPS>(column);
+            if (column < width) {
+                add_scaled(sum, 1, read<ALIGNED>(b_dec, column, width));
+                error = read<ALIGNED>(target, column, width);
+#pragma unroll
+                for (int idx = 0; idx < FOUR; idx++) {
+                    error.x[idx] = sum.x[idx] - error.x[idx];
+                    grad.x[idx] = 2 * error.x[idx];
+                }
+                if (part() == 0) {
+                    write<ALIGNED>(grad_out, column, width, grad);
+                    squares += dot(error, error);
+                }
+            }
+            // What was kept is written, and the sums of the tile before are.
+            __syncwarp();
+            add_dots<ALIGNED, KEEPS>(column, grad);
+            // The other lanes have read what is written over next.
+            __syncwarp();
+        }
+        return squares;
+    }
+};
+
+template <bool ALIGNED>
+DEVICE double squares_of_token(const Token& token) {
+    return token.k <= MOST_KEPT ? token.tiles<ALIGNED, true>() : token.tiles<ALIGNED, false>();
+}
+
+// Bytes of a token: 4 width (k + 2) + 16 k (twice as many of the rows where k is above 192), and b_dec from a cache.
+// FLOPs: 4 width k. A row's columns are kept in shared memory from the reconstruction to the gradient.
+KERNEL(ERROR_THREADS, 5)
+squared_error(const float* acts, const i64* indices, const float* w_dec, const float* b_dec, const float* target, int k,
+              int width, float* grad_out, float* grad_pre, double* sums) {
+    i64 entry = (i64)blockIdx.x * k, column = (i64)blockIdx.x * width;
+    float* dots = (float*)shared_memory();
+    float* kept = dots + ERROR_WARPS * k;
+    Token token = {acts + entry,
+                   indices + entry,
+                   w_dec,
+                   b_dec,
+                   target + column,
+                   grad_out + column,
+                   k,
+                   width,
+                   dots + warp() * k,
+                   kept + warp() * k * TILE_COLUMNS};
+    bool aligned = width % FOUR == 0 && is_aligned(w_dec) && is_aligned(b_dec) && is_aligned(target) &&
+                   is_aligned(grad_out);
+    double squares = sum_of_warp(aligned ? squares_of_token<true>(token) : squares_of_token<false>(token));
+    __syncthreads();
+    for (int idx = thread(); idx < k; idx += ERROR_THREADS) {
+        float grad = 0;
+#pragma unroll
+        for (int of_warp = 0; of_warp < ERROR_WARPS; of_warp++) grad += dots[of_warp * k + idx];
+        grad_pre[entry + idx] = token.act(idx) > 0 ? grad : 0;
+    }
+    __syncthreads();
+    double* of_warps = (double*)shared_memory();
+    if (lane() == 0) of_warps[warp()] = squares;
+    __syncthreads();
+    if (thread() > 0) return;
+    double sum = 0;
+#pragma unroll
+    for (int of_warp = 0; of_warp < ERROR_WARPS; of_warp++) sum += of_warps[of_warp];
+    sums[blockIdx.x] = sum;
+}
