@@ -1,10 +1,13 @@
 // The k largest of each row of products.
 
 constexpr int TOPK_THREADS = 512;
-// Groups of a row for each number that is looked for: of fewer, many hold more than one of those.
+// Groups of a row for each number that is looked for, if that is not too many or too few. The fewer there are, the more
+// is read again.
 constexpr int GROUPS_FOR_EACH = 32;
 constexpr int LEAST_GROUPS = 2048;
-constexpr int MOST_GROUPS = 16384;
+constexpr int MOST_GROUPS = 8192;
+// In any case.
+constexpr int LEAST_GROUPS_FOR_EACH = 4;
 constexpr int LEAST_CANDIDATES = 256;
 constexpr int N_DIGITS = 256;
 
@@ -90,7 +93,8 @@ struct Groups {
     int n_of_thread;
 
     METHOD Groups(int n_chunks, int k) {
-        int most = min(max(GROUPS_FOR_EACH * k, LEAST_GROUPS), MOST_GROUPS) / TOPK_THREADS;
+        int most = min(max(power_of_two_from(GROUPS_FOR_EACH * k), LEAST_GROUPS), MOST_GROUPS);
+        most = max(most, power_of_two_from(LEAST_GROUPS_FOR_EACH * k)) / TOPK_THREADS;
         int n_steps = (n_chunks + TOPK_THREADS - 1) / TOPK_THREADS;
         log_steps = 0;
         while (((n_steps - 1) >> log_steps) + 1 > most) log_steps++;

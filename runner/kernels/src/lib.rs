@@ -11,8 +11,10 @@
 //! - `tokens.rs`: errors and gradients by token; `entries.rs`: gradients of weights by latent
 //! - `update.rs`: the optimizer's update, row by row; `rows.rs`: one pass over weights
 //! - `instruction_sets.rs`, `threads.rs`: what runs where
+//! - `cuda/`: the same on a GPU
 
 mod candidates;
+pub mod cuda;
 mod entries;
 mod instruction_sets;
 mod rows;

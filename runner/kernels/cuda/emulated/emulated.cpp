@@ -19,6 +19,8 @@
 #include "../update.cu"
 #include "faulty.cu"
 
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
 // Goes on at `to`, and leaves in `from` where to come back.
 extern "C" __attribute__((visibility("hidden"))) void sae_run_switch(void** from, void* to);
 asm(R"(
@@ -124,6 +126,8 @@ struct Block {
 };
 
 thread_local std::unique_ptr<Block> block;
+// Whether the blocks with even numbers run backward, instead of the others.
+thread_local bool is_even_backward;
 
 unsigned first_of(unsigned bits, bool is_backward) {
     return is_backward ? 31 - __builtin_clz(bits) : __builtin_ctz(bits);
@@ -139,7 +143,7 @@ void run_thread() {
 
 bool Block::run(unsigned idx, unsigned n_threads, unsigned shared_bytes) {
     block_idx = {idx};
-    is_backward = idx % 2 == 1;
+    is_backward = (idx % 2 == 1) != is_even_backward;
     // Up to the page that cannot be touched, but for what 16 bytes ask for.
     shared = (unsigned char*)shared_pages + SHARED_PAGES_BYTES - (shared_bytes + 15) / 16 * 16;
     std::memset(shared, 0xff, shared_bytes);
@@ -303,8 +307,7 @@ unsigned sum_of_lanes(int line, unsigned lanes, unsigned value) {
 
 // Runs a kernel: `grid` blocks of `block` threads with `shared_bytes` of dynamic shared memory. `args`: pointers to the
 // arguments. Not 0: it did not run to its end; see sae_run_emulate_error.
-extern "C" __attribute__((visibility("default"))) int sae_run_emulate(const char* kernel, unsigned grid, unsigned block,
-                                                                      unsigned shared_bytes, void** args) {
+EXPORTED int sae_run_emulate(const char* kernel, unsigned grid, unsigned block, unsigned shared_bytes, void** args) {
     using namespace emulated;
     if (!emulated::block) emulated::block = std::make_unique<Block>();
     Block& at = *emulated::block;
@@ -323,7 +326,12 @@ extern "C" __attribute__((visibility("default"))) int sae_run_emulate(const char
     return 0;
 }
 
+// Whether this thread's next calls run the threads of a block in the opposite order.
+EXPORTED void sae_run_emulate_order(int is_opposite) {
+    emulated::is_even_backward = is_opposite != 0;
+}
+
 // Why the last call of this thread failed; valid until its next call.
-extern "C" __attribute__((visibility("default"))) const char* sae_run_emulate_error() {
+EXPORTED const char* sae_run_emulate_error() {
     return emulated::block ? emulated::block->error.c_str() : "";
 }

@@ -1,0 +1,63 @@
+//! The same on an NVIDIA GPU: CUDA C++ sources, and how each kernel of theirs is launched.
+//!
+//! `runner/kernels/cuda/` holds the sources. They are compiled on the user's machine, by NVRTC, as one program
+//! ([`source`]), and need no header of CUDA. `launches.rs` knows the sizes that each kernel can take, and how many
+//! blocks, threads and bytes of shared memory it needs.
+//!
+//! Every sum is added up in an order that depends on nothing but the sizes: results are the same to the bit on every run.
+//! Where a kernel's twin on the CPU adds in the same order, they are the twin's, too (all but sums over a row's columns
+//! and over the entries of a token).
+//!
+//! Tests need no GPU. `cuda/emulated/` makes a library of the same sources that runs them on the CPU, and NVRTC, which
+//! needs no GPU either, compiles them for each generation of cards.
+
+pub mod launches;
+
+#[cfg(test)]
+mod tests;
+
+/// An address on a device. 0: nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub u64);
+
+/// One argument of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Argument {
+    /// A pointer.
+    Address(Address),
+    /// `int`.
+    I32(i32),
+    /// `long long`.
+    I64(i64),
+    /// `float`.
+    F32(f32),
+}
+
+/// A kernel with its sizes and arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Its name in the program: names are not mangled.
+    pub kernel: &'static str,
+    /// Blocks, at least one.
+    pub grid: u32,
+    /// Threads of a block.
+    pub block: u32,
+    /// Dynamic shared memory of a block. Above 48 KB a device must be asked for it, and not every one has as much.
+    pub shared_bytes: u32,
+    /// In the order of the kernel's parameters.
+    pub arguments: Vec<Argument>,
+}
+
+/// The sources, as one program.
+pub fn source() -> String {
+    concat!(
+        include_str!("../../cuda/common.cuh"),
+        include_str!("../../cuda/sort.cu"),
+        include_str!("../../cuda/topk.cu"),
+        include_str!("../../cuda/dots.cu"),
+        include_str!("../../cuda/tokens.cu"),
+        include_str!("../../cuda/latents.cu"),
+        include_str!("../../cuda/update.cu"),
+    )
+    .to_owned()
+}
