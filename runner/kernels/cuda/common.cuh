@@ -16,7 +16,7 @@ typedef long long i64;
 
 constexpr int WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffff;
-// Numbers that a thread reads at a time: 16 bytes.
+// Numbers of 16 bytes.
 constexpr int FOUR = 4;
 
 #ifndef SAE_RUN_EMULATED
@@ -32,53 +32,47 @@ DEVICE int warp() { return threadIdx.x / WARP; }
 
 DEVICE bool is_aligned(const void* pointer) { return (u64)pointer % 16 == 0; }
 
-// Four numbers of a row.
-struct Four {
-    float x[FOUR];
+// Numbers of a row that a thread reads at a time. N: 4 where rows begin at multiples of 16 bytes and their width is a
+// multiple of four, else 1.
+template <int N>
+struct Numbers {
+    float x[N];
 };
 
-DEVICE Four zeros() { return {{0, 0, 0, 0}}; }
-
-DEVICE Four four(float4 x) { return {{x.x, x.y, x.z, x.w}}; }
-
-// Four numbers of a row that no thread of the kernel writes; past its end they are 0. ALIGNED: rows begin at
-// multiples of 16 bytes, and their width is a multiple of four.
-template <bool ALIGNED>
-DEVICE Four read(const float* row, int column, int width) {
-    if constexpr (ALIGNED) {
-        return four(__ldg((const float4*)(row + column)));
-    } else {
-        Four four = zeros();
+template <int N>
+DEVICE Numbers<N> zeros() {
+    Numbers<N> zeros;
 #pragma unroll
-        for (int idx = 0; idx < FOUR; idx++)
-            if (column + idx < width) four.x[idx] = __ldg(row + column + idx);
-        return four;
-    }
+    for (int idx = 0; idx < N; idx++) zeros.x[idx] = 0;
+    return zeros;
 }
 
-// The same of a row that is written to as well.
-template <bool ALIGNED>
-DEVICE Four read_own(const float* row, int column, int width) {
-    if constexpr (ALIGNED) {
-        return four(*(const float4*)(row + column));
-    } else {
-        Four four = zeros();
-#pragma unroll
-        for (int idx = 0; idx < FOUR; idx++)
-            if (column + idx < width) four.x[idx] = row[column + idx];
-        return four;
-    }
+DEVICE Numbers<FOUR> numbers(float4 x) { return {{x.x, x.y, x.z, x.w}}; }
+
+// Of an array that no thread of the kernel writes.
+template <int N>
+DEVICE Numbers<N> read(const float* from) {
+    if constexpr (N == FOUR)
+        return numbers(__ldg((const float4*)from));
+    else
+        return {{__ldg(from)}};
 }
 
-template <bool ALIGNED>
-DEVICE void write(float* row, int column, int width, const Four& four) {
-    if constexpr (ALIGNED) {
-        *(float4*)(row + column) = make_float4(four.x[0], four.x[1], four.x[2], four.x[3]);
-    } else {
-#pragma unroll
-        for (int idx = 0; idx < FOUR; idx++)
-            if (column + idx < width) row[column + idx] = four.x[idx];
-    }
+// Of one that is written to as well.
+template <int N>
+DEVICE Numbers<N> read_own(const float* from) {
+    if constexpr (N == FOUR)
+        return numbers(*(const float4*)from);
+    else
+        return {{*from}};
+}
+
+template <int N>
+DEVICE void write(float* to, const Numbers<N>& numbers) {
+    if constexpr (N == FOUR)
+        *(float4*)to = make_float4(numbers.x[0], numbers.x[1], numbers.x[2], numbers.x[3]);
+    else
+        *to = numbers.x[0];
 }
 
 // To the nearest, of two the even one; a NaN stays one.
@@ -88,28 +82,33 @@ DEVICE u32 to_bfloat16(float x) {
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-template <bool ALIGNED>
-DEVICE void write_rounded(bfloat16* row, int column, int width, const Four& four) {
-    if constexpr (ALIGNED) {
-        u32 first = to_bfloat16(four.x[0]) | to_bfloat16(four.x[1]) << 16;
-        u32 second = to_bfloat16(four.x[2]) | to_bfloat16(four.x[3]) << 16;
-        *(uint2*)(row + column) = make_uint2(first, second);
+template <int N>
+DEVICE void write_rounded(bfloat16* to, const Numbers<N>& numbers) {
+    if constexpr (N == FOUR) {
+        u32 first = to_bfloat16(numbers.x[0]) | to_bfloat16(numbers.x[1]) << 16;
+        u32 second = to_bfloat16(numbers.x[2]) | to_bfloat16(numbers.x[3]) << 16;
+        *(uint2*)to = make_uint2(first, second);
     } else {
-#pragma unroll
-        for (int idx = 0; idx < FOUR; idx++)
-            if (column + idx < width) row[column + idx] = (bfloat16)to_bfloat16(four.x[idx]);
+        *to = (bfloat16)to_bfloat16(numbers.x[0]);
     }
 }
 
 // `sum += factor * x`.
-DEVICE void add_scaled(Four& sum, float factor, const Four& x) {
+template <int N>
+DEVICE void add_scaled(Numbers<N>& sum, float factor, const Numbers<N>& x) {
 #pragma unroll
-    for (int idx = 0; idx < FOUR; idx++) sum.x[idx] += __fmul_rn(factor, x.x[idx]);
+    for (int idx = 0; idx < N; idx++) sum.x[idx] += __fmul_rn(factor, x.x[idx]);
 }
 
-DEVICE float dot(const Four& a, const Four& b) {
-    float first = __fmul_rn(a.x[0], b.x[0]) + __fmul_rn(a.x[1], b.x[1]);
-    return first + (__fmul_rn(a.x[2], b.x[2]) + __fmul_rn(a.x[3], b.x[3]));
+template <int N>
+DEVICE float dot(const Numbers<N>& a, const Numbers<N>& b) {
+    float products[N];
+#pragma unroll
+    for (int idx = 0; idx < N; idx++) products[idx] = __fmul_rn(a.x[idx], b.x[idx]);
+    if constexpr (N == FOUR)
+        return (products[0] + products[1]) + (products[2] + products[3]);
+    else
+        return products[0];
 }
 
 // The sum of all lanes, in each of them.

@@ -13,7 +13,7 @@ struct DotRows {
     int width;
 
     // The warp's sums of `dense . rows[index] (+ bias[index])`, in each of its lanes.
-    template <bool ALIGNED>
+    template <int N>
     METHOD void dots(const i64 (&indices)[ROWS_OF_WARP], float (&sums)[ROWS_OF_WARP]) const {
         const float* row[ROWS_OF_WARP];
 #pragma unroll
@@ -21,13 +21,12 @@ struct DotRows {
             row[idx] = rows + indices[idx] * width;
             sums[idx] = 0;
         }
-        constexpr int COLUMNS_AT_ONCE = ALIGNED ? 2 : 1;
-#pragma unroll COLUMNS_AT_ONCE
-        for (int column = lane() * FOUR; column < width; column += WARP * FOUR) {
-            Four of_token = read<ALIGNED>(dense, column, width);
-            Four of_row[ROWS_OF_WARP];
+#pragma unroll 2
+        for (int column = lane() * N; column < width; column += WARP * N) {
+            Numbers<N> of_token = read<N>(dense + column);
+            Numbers<N> of_row[ROWS_OF_WARP];
 #pragma unroll
-            for (int idx = 0; idx < ROWS_OF_WARP; idx++) of_row[idx] = read<ALIGNED>(row[idx], column, width);
+            for (int idx = 0; idx < ROWS_OF_WARP; idx++) of_row[idx] = read<N>(row[idx] + column);
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_WARP; idx++) sums[idx] += dot(of_token, of_row[idx]);
         }
@@ -39,14 +38,14 @@ struct DotRows {
     }
 
     // Runs `take(idx, index, dot)` for each of `n` indices, in one thread each.
-    template <bool ALIGNED, class Take>
+    template <int N, class Take>
     METHOD void for_each(const i64* indices, int n, Take take) const {
         for (int first = warp() * ROWS_OF_WARP; first < n; first += DOTS_WARPS * ROWS_OF_WARP) {
             i64 of_warp[ROWS_OF_WARP];
             float sums[ROWS_OF_WARP];
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_WARP; idx++) of_warp[idx] = __ldg(indices + min(first + idx, n - 1));
-            dots<ALIGNED>(of_warp, sums);
+            dots<N>(of_warp, sums);
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_WARP; idx++)
                 if (lane() == idx && first + idx < n) take(first + idx, of_warp[idx], sums[idx]);
@@ -56,9 +55,9 @@ struct DotRows {
     template <class Take>
     METHOD void for_each(const i64* indices, int n, Take take) const {
         if (width % FOUR == 0 && is_aligned(dense) && is_aligned(rows))
-            for_each<true>(indices, n, take);
+            for_each<FOUR>(indices, n, take);
         else
-            for_each<false>(indices, n, take);
+            for_each<1>(indices, n, take);
     }
 };
 

@@ -15,7 +15,7 @@ struct LatentEntries {
           k(k) {}
 
     // The sum of the values times the rows of their tokens, `dense`: for `finish`, see sum_rows.
-    template <bool ALIGNED, class Finish>
+    template <int N, class Finish>
     METHOD void sum(const float* dense, int width, const Staged& staged, Finish finish) const {
         auto stage = [&](i64 idx, float& factor, i64& start) {
             i64 entry = __ldg(order + idx);
@@ -24,22 +24,26 @@ struct LatentEntries {
             i64 token = entry >> 32 == 0 ? (u32)entry / k : entry / k;
             start = token * width;
         };
-        sum_rows<ALIGNED>(n, dense, width, staged, stage, finish);
+        sum_rows<N>(n, dense, width, staged, stage, finish);
     }
 };
+
+template <int N>
+DEVICE void write_sums(const LatentEntries& entries, const float* dense, int width, float* row) {
+    Staged staged(shared_memory());
+    entries.sum<N>(dense, width, staged, [&](int column, const Numbers<N>& sum) { write(row + column, sum); });
+}
 
 // Bytes of a latent: 4 width (n + 1) + 20 n, of n entries. FLOPs: 2 width n.
 KERNEL(SUM_THREADS, 4)
 rows_gradient(const i64* order, const i64* starts, const float* values, const float* dense, int k, int width,
               float* gradient) {
     LatentEntries entries(order, starts, blockIdx.x, values, k);
-    Staged staged(shared_memory());
     float* row = gradient + (i64)blockIdx.x * width;
     if (width % FOUR == 0 && is_aligned(dense) && is_aligned(gradient))
-        entries.sum<true>(dense, width, staged, [&](int column, const Four& sum) { write<true>(row, column, width, sum); });
+        write_sums<FOUR>(entries, dense, width, row);
     else
-        entries.sum<false>(dense, width, staged,
-                           [&](int column, const Four& sum) { write<false>(row, column, width, sum); });
+        write_sums<1>(entries, dense, width, row);
 }
 
 // The warp's sum of `term(value)` over a latent's entries, in each lane.

@@ -3,8 +3,9 @@
 constexpr int SUM_THREADS = 256;
 // Entries whose value and row are in shared memory at a time.
 constexpr int N_STAGED = SUM_THREADS;
-// Columns that a thread sums at a time, in fours.
+// Columns that a thread sums at a time, if they are read one by one, and rows that it reads at a time.
 constexpr int COLUMNS_OF_THREAD = 2;
+constexpr int ROWS_OF_THREAD = 4;
 
 // Factors of rows, and where the rows begin.
 struct Staged {
@@ -17,18 +18,16 @@ struct Staged {
 };
 
 // `sum factors[i] * rows[starts[i]..]` for the block's columns, in the order of i. `n`: how many; `stage(i, factor,
-// start)` gives them; `finish(column, sum)` takes the sums of four columns. Rows with factor 0 are not read.
-template <bool ALIGNED, class Stage, class Finish>
+// start)` gives them; `finish(column, sum)` takes the sums of N columns. Rows with factor 0 are not read.
+template <int N, class Stage, class Finish>
 DEVICE void sum_rows(i64 n, const float* rows, int width, const Staged& staged, Stage stage, Finish finish) {
-    // Rows that a thread reads at a time.
-    constexpr int ROWS_OF_THREAD = ALIGNED ? 4 : 1;
-    for (int pass = 0; pass < width; pass += COLUMNS_OF_THREAD * SUM_THREADS * FOUR) {
-        Four sums[COLUMNS_OF_THREAD];
+    for (int pass = 0; pass < width; pass += COLUMNS_OF_THREAD * SUM_THREADS * N) {
+        Numbers<N> sums[COLUMNS_OF_THREAD];
         int columns[COLUMNS_OF_THREAD];
 #pragma unroll
         for (int idx = 0; idx < COLUMNS_OF_THREAD; idx++) {
-            columns[idx] = pass + (thread() + idx * SUM_THREADS) * FOUR;
-            sums[idx] = zeros();
+            columns[idx] = pass + (thread() + idx * SUM_THREADS) * N;
+            sums[idx] = zeros<N>();
         }
         for (i64 first = 0; first < n; first += N_STAGED) {
             if (pass == 0 || n > N_STAGED) {
@@ -42,7 +41,7 @@ DEVICE void sum_rows(i64 n, const float* rows, int width, const Staged& staged, 
             }
             int n_staged = (int)min(n - first, (i64)N_STAGED);
             for (int row = 0; row < n_staged; row += ROWS_OF_THREAD) {
-                Four of_row[ROWS_OF_THREAD][COLUMNS_OF_THREAD];
+                Numbers<N> of_row[ROWS_OF_THREAD][COLUMNS_OF_THREAD];
                 float factors[ROWS_OF_THREAD];
 #pragma unroll
                 for (int at = 0; at < ROWS_OF_THREAD; at++) {
@@ -51,7 +50,7 @@ DEVICE void sum_rows(i64 n, const float* rows, int width, const Staged& staged, 
 #pragma unroll
                     for (int idx = 0; idx < COLUMNS_OF_THREAD; idx++) {
                         bool is_read = factors[at] != 0 && columns[idx] < width;
-                        of_row[at][idx] = is_read ? read<ALIGNED>(start, columns[idx], width) : zeros();
+                        of_row[at][idx] = is_read ? read<N>(start + columns[idx]) : zeros<N>();
                     }
                 }
 #pragma unroll
@@ -68,7 +67,7 @@ DEVICE void sum_rows(i64 n, const float* rows, int width, const Staged& staged, 
     }
 }
 
-template <bool ALIGNED>
+template <int N>
 DEVICE void sum_of_token(const float* values, const i64* indices, const float* rows, const float* bias, int k, int width,
                          float* out) {
     Staged staged(shared_memory());
@@ -76,11 +75,11 @@ DEVICE void sum_of_token(const float* values, const i64* indices, const float* r
         factor = __ldg(values + idx);
         start = __ldg(indices + idx) * width;
     };
-    auto finish = [&](int column, Four sum) {
-        if (bias) add_scaled(sum, 1, read<ALIGNED>(bias, column, width));
-        write<ALIGNED>(out, column, width, sum);
+    auto finish = [&](int column, Numbers<N> sum) {
+        if (bias) add_scaled(sum, 1, read<N>(bias + column));
+        write(out + column, sum);
     };
-    sum_rows<ALIGNED>(k, rows, width, staged, stage, finish);
+    sum_rows<N>(k, rows, width, staged, stage, finish);
 }
 
 // Bytes of a token: 4 width (k + 1) + 12 k, and the bias from a cache. FLOPs: 2 width k.
@@ -90,17 +89,20 @@ sparse_times_rows(const float* values, const i64* indices, const float* rows, co
     i64 first = (i64)blockIdx.x * k;
     float* out_row = out + (i64)blockIdx.x * width;
     if (width % FOUR == 0 && is_aligned(rows) && is_aligned(bias) && is_aligned(out))
-        sum_of_token<true>(values + first, indices + first, rows, bias, k, width, out_row);
+        sum_of_token<FOUR>(values + first, indices + first, rows, bias, k, width, out_row);
     else
-        sum_of_token<false>(values + first, indices + first, rows, bias, k, width, out_row);
+        sum_of_token<1>(values + first, indices + first, rows, bias, k, width, out_row);
 }
 
 constexpr int ERROR_THREADS = 128;
 constexpr int ERROR_WARPS = ERROR_THREADS / WARP;
-// A warp works on 32 columns of all entries, on 4 entries at a time: 8 lanes read 128 bytes of a row.
+// A warp works on a tile of the rows: 32 columns of all entries, on 4 entries at a time: 8 lanes read 128 bytes of a row.
+// Where columns are read one by one, a tile has 8.
 constexpr int LANES_OF_ROW = 8;
 constexpr int ROWS_AT_ONCE = WARP / LANES_OF_ROW;
 constexpr int TILE_COLUMNS = LANES_OF_ROW * FOUR;
+// Rows that a lane waits for at the same time.
+constexpr int ROWS_OF_LANE = 8;
 // Entries whose columns are kept in shared memory from the reconstruction to the gradient: 99 KB. Of more, the rows
 // are read twice.
 constexpr int MOST_KEPT = 192;
@@ -117,46 +119,48 @@ struct Token {
     int width;
     // The warp's part of shared memory. For each entry, the gradient at its activation: `[k]`.
     float* dots;
-    // The rows' columns: `[k, TILE_COLUMNS]`.
+    // The rows' columns: `[k, TILE_COLUMNS]`, or fewer.
     float* kept;
 
     METHOD int part() const { return lane() / LANES_OF_ROW; }
-    METHOD int column_of_tile() const { return lane() % LANES_OF_ROW * FOUR; }
+
+    // What a lane keeps of an entry.
+    template <int N>
+    METHOD float* kept_part(int entry) const {
+        return kept + (entry * LANES_OF_ROW + lane() % LANES_OF_ROW) * N;
+    }
 
     // Columns of an entry's row; zeros if it has no part in the reconstruction.
-    template <bool ALIGNED>
-    METHOD Four row_part(float act, int entry, int column) const {
+    template <int N>
+    METHOD Numbers<N> row_part(float act, int entry, int column) const {
         bool is_read = act != 0 && column < width;
-        return is_read ? read<ALIGNED>(w_dec + __ldg(indices + entry) * width, column, width) : zeros();
+        return is_read ? read<N>(w_dec + __ldg(indices + entry) * width + column) : zeros<N>();
     }
 
     METHOD float act(int entry) const { return entry < k ? __ldg(acts + entry) : 0; }
 
     // The sum of the entries' columns.
-    template <bool ALIGNED, bool KEEPS>
-    METHOD Four decoded(int column) const {
-        // Rows that a lane waits for at the same time.
-        constexpr int ROWS_OF_LANE = ALIGNED ? 8 : 1;
-        Four sum = zeros();
+    template <int N, bool KEEPS>
+    METHOD Numbers<N> decoded(int column) const {
+        Numbers<N> sum = zeros<N>();
         for (int first = part(); first < k; first += ROWS_OF_LANE * ROWS_AT_ONCE) {
-            Four rows[ROWS_OF_LANE];
+            Numbers<N> rows[ROWS_OF_LANE];
             float factors[ROWS_OF_LANE];
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_LANE; idx++) {
                 int entry = first + idx * ROWS_AT_ONCE;
                 factors[idx] = act(entry);
-                rows[idx] = row_part<ALIGNED>(factors[idx], entry, column);
+                rows[idx] = row_part<N>(factors[idx], entry, column);
             }
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_LANE; idx++) {
                 int entry = first + idx * ROWS_AT_ONCE;
                 add_scaled(sum, factors[idx], rows[idx]);
-                if (KEEPS && entry < k)
-                    write<true>(kept, entry * TILE_COLUMNS + column_of_tile(), k * TILE_COLUMNS, rows[idx]);
+                if (KEEPS && entry < k) write(kept_part<N>(entry), rows[idx]);
             }
         }
 #pragma unroll
-        for (int idx = 0; idx < FOUR; idx++) {
+        for (int idx = 0; idx < N; idx++) {
 #pragma unroll
             for (int away = LANES_OF_ROW; away < WARP; away *= 2)
                 sum.x[idx] += __shfl_xor_sync(ALL_LANES, sum.x[idx], away);
@@ -165,17 +169,16 @@ struct Token {
     }
 
     // Adds the columns' part of `grad . row` for each entry.
-    template <bool ALIGNED, bool KEEPS>
-    METHOD void add_dots(int column, const Four& grad) const {
-        constexpr int ENTRIES_AT_ONCE = ALIGNED ? 4 : 1;
-#pragma unroll ENTRIES_AT_ONCE
+    template <int N, bool KEEPS>
+    METHOD void add_dots(int column, const Numbers<N>& grad) const {
+#pragma unroll 4
         for (int first = 0; first < k; first += ROWS_AT_ONCE) {
             int entry = first + part();
             float sum = 0;
             if (KEEPS && entry < k)
-                sum = dot(grad, read_own<true>(kept, entry * TILE_COLUMNS + column_of_tile(), k * TILE_COLUMNS));
+                sum = dot(grad, read_own<N>(kept_part<N>(entry)));
             else if (!KEEPS)
-                sum = dot(grad, row_part<ALIGNED>(act(entry), entry, column));
+                sum = dot(grad, row_part<N>(act(entry), entry, column));
 #pragma unroll
             for (int away = 1; away < LANES_OF_ROW; away *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, away);
             if (lane() % LANES_OF_ROW == 0 && entry < k) dots[entry] += sum;
@@ -183,29 +186,30 @@ struct Token {
     }
 
     // The warp's tiles; gives the lane's part of the squared error.
-    template <bool ALIGNED, bool KEEPS>
+    template <int N, bool KEEPS>
     METHOD double tiles() const {
         double squares = 0;
         for (int entry = lane(); entry < k; entry += WARP) dots[entry] = 0;
-        for (int tile = warp() * TILE_COLUMNS; tile < width; tile += ERROR_WARPS * TILE_COLUMNS) {
-            int column = tile + column_of_tile();
-            Four error = zeros(), grad = zeros(), sum = decoded<ALIGNED, KEEPS>(column);
+        constexpr int COLUMNS = LANES_OF_ROW * N;
+        for (int tile = warp() * COLUMNS; tile < width; tile += ERROR_WARPS * COLUMNS) {
+            int column = tile + lane() % LANES_OF_ROW * N;
+            Numbers<N> error = zeros<N>(), grad = zeros<N>(), sum = decoded<N, KEEPS>(column);
             if (column < width) {
-                add_scaled(sum, 1, read<ALIGNED>(b_dec, column, width));
-                error = read<ALIGNED>(target, column, width);
+                add_scaled(sum, 1, read<N>(b_dec + column));
+                error = read<N>(target + column);
 #pragma unroll
-                for (int idx = 0; idx < FOUR; idx++) {
+                for (int idx = 0; idx < N; idx++) {
                     error.x[idx] = sum.x[idx] - error.x[idx];
                     grad.x[idx] = 2 * error.x[idx];
                 }
                 if (part() == 0) {
-                    write<ALIGNED>(grad_out, column, width, grad);
+                    write(grad_out + column, grad);
                     squares += dot(error, error);
                 }
             }
             // What was kept is written, and the sums of the tile before are.
             __syncwarp();
-            add_dots<ALIGNED, KEEPS>(column, grad);
+            add_dots<N, KEEPS>(column, grad);
             // The other lanes have read what is written over next.
             __syncwarp();
         }
@@ -213,9 +217,9 @@ struct Token {
     }
 };
 
-template <bool ALIGNED>
+template <int N>
 DEVICE double squares_of_token(const Token& token) {
-    return token.k <= MOST_KEPT ? token.tiles<ALIGNED, true>() : token.tiles<ALIGNED, false>();
+    return token.k <= MOST_KEPT ? token.tiles<N, true>() : token.tiles<N, false>();
 }
 
 // Bytes of a token: 4 width (k + 2) + 16 k (twice as many of the rows where k is above 192), and b_dec from a cache.
@@ -238,7 +242,7 @@ squared_error(const float* acts, const i64* indices, const float* w_dec, const f
                    kept + warp() * k * TILE_COLUMNS};
     bool aligned = width % FOUR == 0 && is_aligned(w_dec) && is_aligned(b_dec) && is_aligned(target) &&
                    is_aligned(grad_out);
-    double squares = sum_of_warp(aligned ? squares_of_token<true>(token) : squares_of_token<false>(token));
+    double squares = sum_of_warp(aligned ? squares_of_token<FOUR>(token) : squares_of_token<1>(token));
     __syncthreads();
     for (int idx = thread(); idx < k; idx += ERROR_THREADS) {
         float grad = 0;

@@ -31,7 +31,7 @@ DEVICE float number(float product) { return product; }
 DEVICE float number(bfloat16 product) { return widened(product); }
 
 DEVICE void read_products(const float* from, float (&to)[4]) {
-    Four products = read<true>(from, 0, FOUR);
+    Numbers<FOUR> products = read<FOUR>(from);
 #pragma unroll
     for (int idx = 0; idx < FOUR; idx++) to[idx] = products.x[idx];
 }
@@ -78,7 +78,7 @@ struct ProductRow {
         if (!bias) return;
 #pragma unroll
         for (int part = 0; part < WIDTH; part += FOUR) {
-            Four of_bias = read<true>(bias + first, part, WIDTH);
+            Numbers<FOUR> of_bias = read<FOUR>(bias + first + part);
 #pragma unroll
             for (int idx = 0; idx < FOUR; idx++) sums[part + idx] += of_bias.x[idx];
         }

@@ -3,26 +3,24 @@
 
 // A gradient's row in shared memory.
 struct SummedGradient {
-    float* row;
-    int width;
+    const float* row;
 
-    template <bool ALIGNED>
-    METHOD Four at(int column) const {
-        return read_own<true>(row, column, width);
+    template <int N>
+    METHOD Numbers<N> at(int column) const {
+        return read_own<N>(row + column);
     }
 };
 
 // A gradient's row in memory, which is divided when it is read.
 struct DenseGradient {
     const float* row;
-    int width;
     float divisor;
 
-    template <bool ALIGNED>
-    METHOD Four at(int column) const {
-        Four gradient = read<ALIGNED>(row, column, width);
+    template <int N>
+    METHOD Numbers<N> at(int column) const {
+        Numbers<N> gradient = read<N>(row + column);
 #pragma unroll
-        for (int idx = 0; idx < FOUR; idx++) gradient.x[idx] = __fdiv_rn(gradient.x[idx], divisor);
+        for (int idx = 0; idx < N; idx++) gradient.x[idx] = __fdiv_rn(gradient.x[idx], divisor);
         return gradient;
     }
 };
@@ -45,12 +43,12 @@ struct Signum {
 
     METHOD Signum of_row(i64 start) const { return {lr, to_x, average, to_y, z + start}; }
 
-    template <bool ALIGNED>
-    METHOD void update(int column, int width, const Four& gradient, Four& y) const {
-        Four of_z = read_own<ALIGNED>(z, column, width);
+    template <int N>
+    METHOD void update(int column, const Numbers<N>& gradient, Numbers<N>& y) const {
+        Numbers<N> of_z = read_own<N>(z + column);
 #pragma unroll
-        for (int idx = 0; idx < FOUR; idx++) step(gradient.x[idx], y.x[idx], of_z.x[idx]);
-        write<ALIGNED>(z, column, width, of_z);
+        for (int idx = 0; idx < N; idx++) step(gradient.x[idx], y.x[idx], of_z.x[idx]);
+        write(z + column, of_z);
     }
 
     METHOD void step(float gradient, float& y, float& z) const {
@@ -80,13 +78,13 @@ struct Adam {
                 eps,                 exp_avg + start, exp_avg_sq + start};
     }
 
-    template <bool ALIGNED>
-    METHOD void update(int column, int width, const Four& gradient, Four& weight) const {
-        Four first = read_own<ALIGNED>(exp_avg, column, width), second = read_own<ALIGNED>(exp_avg_sq, column, width);
+    template <int N>
+    METHOD void update(int column, const Numbers<N>& gradient, Numbers<N>& weight) const {
+        Numbers<N> first = read_own<N>(exp_avg + column), second = read_own<N>(exp_avg_sq + column);
 #pragma unroll
-        for (int idx = 0; idx < FOUR; idx++) step(gradient.x[idx], weight.x[idx], first.x[idx], second.x[idx]);
-        write<ALIGNED>(exp_avg, column, width, first);
-        write<ALIGNED>(exp_avg_sq, column, width, second);
+        for (int idx = 0; idx < N; idx++) step(gradient.x[idx], weight.x[idx], first.x[idx], second.x[idx]);
+        write(exp_avg + column, first);
+        write(exp_avg_sq + column, second);
     }
 
     METHOD void step(float gradient, float& weight, float& first, float& second) const {
@@ -107,41 +105,41 @@ struct WeightRow {
     float* sums;
 
     // Without the gradient's part parallel to the row if it is projected: g - (g . w) w.
-    template <bool ALIGNED, class Gradient, class Rule>
+    template <int N, class Gradient, class Rule>
     METHOD void update(const Gradient& gradient, const Rule& rule) const {
-        float parallel = is_projected ? sum_of_block<SUM_THREADS>(dot_of_thread<ALIGNED>(gradient), sums) : 0;
+        float parallel = is_projected ? sum_of_block<SUM_THREADS>(dot_of_thread<N>(gradient), sums) : 0;
 #pragma unroll 1
-        for (int column = thread() * FOUR; column < width; column += SUM_THREADS * FOUR) {
-            Four of_column = gradient.template at<ALIGNED>(column);
-            Four weight = read_own<ALIGNED>(weights, column, width);
+        for (int column = thread() * N; column < width; column += SUM_THREADS * N) {
+            Numbers<N> of_column = gradient.template at<N>(column);
+            Numbers<N> weight = read_own<N>(weights + column);
             if (is_projected) add_scaled(of_column, -parallel, weight);
-            rule.template update<ALIGNED>(column, width, of_column, weight);
-            write<ALIGNED>(weights, column, width, weight);
-            if (rounded) write_rounded<ALIGNED>(rounded, column, width, weight);
+            rule.template update<N>(column, of_column, weight);
+            write(weights + column, weight);
+            if (rounded) write_rounded(rounded + column, weight);
         }
     }
 
-    template <bool ALIGNED, class Gradient>
+    template <int N, class Gradient>
     METHOD float dot_of_thread(const Gradient& gradient) const {
         float sum = 0;
 #pragma unroll 1
-        for (int column = thread() * FOUR; column < width; column += SUM_THREADS * FOUR)
-            sum += dot(gradient.template at<ALIGNED>(column), read_own<ALIGNED>(weights, column, width));
+        for (int column = thread() * N; column < width; column += SUM_THREADS * N)
+            sum += dot(gradient.template at<N>(column), read_own<N>(weights + column));
         return sum;
     }
 };
 
-template <bool ALIGNED, class Rule>
+template <int N, class Rule>
 DEVICE void update_from_entries(const LatentEntries& entries, const float* dense, float divisor, const WeightRow& row,
                                 const Rule& rule, const Staged& staged, float* summed) {
-    entries.sum<ALIGNED>(dense, row.width, staged, [&](int column, Four sum) {
+    entries.sum<N>(dense, row.width, staged, [&](int column, Numbers<N> sum) {
 #pragma unroll
-        for (int idx = 0; idx < FOUR; idx++) sum.x[idx] = __fdiv_rn(sum.x[idx], divisor);
-        write<true>(summed, column, row.width, sum);
+        for (int idx = 0; idx < N; idx++) sum.x[idx] = __fdiv_rn(sum.x[idx], divisor);
+        write(summed + column, sum);
     });
     // Each thread reads what it wrote.
-    SummedGradient gradient = {summed, row.width};
-    row.update<ALIGNED>(gradient, rule);
+    SummedGradient gradient = {summed};
+    row.update<N>(gradient, rule);
 }
 
 // What all rules have in common.
@@ -172,19 +170,19 @@ struct Update {
         float by = __ldg(divisor);
         Rule of_row = rule.of_row(start());
         if (is_aligned(rule) && ::is_aligned(dense))
-            update_from_entries<true>(entries, dense, by, row(sums), of_row, staged, summed);
+            update_from_entries<FOUR>(entries, dense, by, row(sums), of_row, staged, summed);
         else
-            update_from_entries<false>(entries, dense, by, row(sums), of_row, staged, summed);
+            update_from_entries<1>(entries, dense, by, row(sums), of_row, staged, summed);
     }
 
     template <class Rule>
     METHOD void from_dense(const float* gradient, const Rule& rule) const {
         float* sums = (float*)shared_memory();
-        DenseGradient of_row = {gradient + start(), width, __ldg(divisor)};
+        DenseGradient of_row = {gradient + start(), __ldg(divisor)};
         if (is_aligned(rule) && ::is_aligned(gradient))
-            row(sums).update<true>(of_row, rule.of_row(start()));
+            row(sums).update<FOUR>(of_row, rule.of_row(start()));
         else
-            row(sums).update<false>(of_row, rule.of_row(start()));
+            row(sums).update<1>(of_row, rule.of_row(start()));
     }
 };
 

@@ -169,12 +169,9 @@ fn report(architecture: &str, log: &str, n_kernels: usize) {
             registers,
             spilled_bytes,
         } = usage;
-        #[expect(clippy::print_stdout, reason = "what `--nocapture` is for")]
-        {
-            println!(
-                "{architecture:7} {kernel:18} {registers:3} registers, {spilled_bytes} bytes spilled"
-            );
-        }
+        println!(
+            "{architecture:7} {kernel:18} {registers:3} registers, {spilled_bytes} bytes spilled"
+        );
         assert!(*registers > 0, "{architecture}: {log}");
         assert_eq!(*spilled_bytes, 0, "{architecture}, {kernel}");
     }
