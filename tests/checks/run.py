@@ -15,11 +15,14 @@ import processors
 from check import ROOT, Check, Command, summarise
 
 
-def torchrun() -> dict[str, str]:
-    """Where a torchrun is, for the tests that start one."""
+def tools() -> dict[str, str]:
+    """What tests start besides the project's own programs: a torchrun, and CUDA's compiler."""
     setup = ROOT / "runner/setup/setup.sh"
-    found = subprocess.run([setup, "torchrun"], stdout=subprocess.PIPE, text=True, check=True)
-    return {"SAE_RUN_TORCHRUN": found.stdout.strip()}
+
+    def found(what: str) -> str:
+        return subprocess.run([setup, what], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+    return {"SAE_RUN_TORCHRUN": found("torchrun"), "SAE_RUN_NVRTC": found("nvrtc")}
 
 
 def of_dependencies() -> list[Check]:
@@ -39,7 +42,7 @@ def all_checks() -> list[Check]:
     return [
         Check("formatting", [Command.of("cargo fmt --all --check")]),
         Check("clippy", [Command.of(clippy)]),
-        Check("tests", [Command.of(tests)], torchrun()),
+        Check("tests", [Command.of(tests)], tools()),
         Check("documentation", [Command.of("make docs")]),
         *of_dependencies(),
     ]

@@ -20,11 +20,14 @@ pub(super) const LIBRARIES: [Library; 2] = [
     ),
 ];
 /// The last one: a function that libtorch lacks is found here, not in a program.
-const FLAGS: [&str; 7] = [
+const FLAGS: [&str; 9] = [
     "-std=c++20",
     "-O1",
     "-Wall",
     "-Wextra",
+    // Of the kernels, which are CUDA C++.
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-variable",
     "-shared",
     "-fPIC",
     "-Wl,-z,defs",
@@ -104,15 +107,22 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_cuda/src")
 }
 
+/// The kernels, and what runs them on the host.
+fn kernels() -> [PathBuf; 2] {
+    ["runner/kernels/cuda", "runner/kernels/cuda/emulated"]
+        .map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
+}
+
 fn digest(libraries: &[Library], libtorch: &Libtorch) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&bytes.len().to_le_bytes()).update(bytes);
     };
-    let entries = fs::read_dir(sources()).unwrap();
+    let folders = kernels().into_iter().chain([sources()]);
+    let entries = folders.flat_map(|folder| fs::read_dir(folder).unwrap());
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    for path in paths {
+    for path in paths.into_iter().filter(|path| path.is_file()) {
         add(text(&path).as_bytes());
         add(&fs::read(&path).unwrap());
     }
@@ -133,6 +143,9 @@ fn compile(
     command.args(FLAGS);
     for include in [&include, &include.join("torch/csrc/api/include")] {
         command.arg("-isystem").arg(include);
+    }
+    for folder in kernels() {
+        command.arg("-I").arg(folder);
     }
     command.arg(sources().join(source));
     command.arg("-o").arg(into.join(name));

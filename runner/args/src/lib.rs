@@ -26,7 +26,7 @@ pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::EvalArgs;
 pub use given::Given;
 pub use past::{
-    Format, LsArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs, VerifyResumeArgs,
+    DoctorArgs, Format, LsArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs, VerifyResumeArgs,
 };
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
@@ -94,7 +94,7 @@ pub enum Command {
     /// Delete jobs or whole sweeps: what the database knows about them, and their folders.
     Rm(RmArgs),
     /// Say what was found on this machine: libtorch, devices, engine, folders, database.
-    Doctor(StoreArgs),
+    Doctor(DoctorArgs),
     /// Print completions for a shell.
     Completions {
         /// The shell.

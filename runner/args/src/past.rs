@@ -1,5 +1,6 @@
 //! Commands that look at past runs, and others that take a job of a past run.
 
+use plan::UpdateShape;
 use std::path::PathBuf;
 
 /// Where the database is.
@@ -9,6 +10,31 @@ pub struct StoreArgs {
     /// `sae-run.toml`, or `runs`.
     #[arg(long, value_name = "DIR")]
     pub runs_dir: Option<PathBuf>,
+}
+
+/// `sae-run doctor` as typed.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Check and measure an NVIDIA GPU: copies, products, and each of the project's kernels next to libtorch.
+    #[arg(long)]
+    pub gpu: bool,
+    /// Which one: `auto`, `cuda` or `cuda:N`.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "gpu")]
+    pub device: String,
+    /// Sizes that kernels are measured at: tokens, latents, d_in, k.
+    #[arg(
+        long,
+        value_name = "N,F,D,K",
+        default_value = "4096,32768,2304,64",
+        requires = "gpu"
+    )]
+    pub shape: UpdateShape,
+    /// Print one object.
+    #[arg(long, requires = "gpu")]
+    pub json: bool,
+    /// Where things are.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// `sae-run show` as typed.

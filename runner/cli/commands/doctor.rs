@@ -1,11 +1,13 @@
 //! `sae-run doctor`: what was found on this machine.
 
+mod gpu;
+
 use crate::error::CliError;
 use crate::run::worker_program;
 use crate::show::table;
 use crate::sweep::config;
 use crate::sweep::paths::Folders;
-use args::StoreArgs;
+use args::DoctorArgs;
 use hub::HubSettings;
 use plan::runs_layout::DATABASE;
 use std::fmt::Write;
@@ -15,7 +17,10 @@ use std::path::Path;
 ///
 /// # Errors
 /// No cache folder can be found.
-pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
+    if args.gpu {
+        return gpu::doctor(args);
+    }
     let folders = Folders::of_this_machine()?;
     let engine = folders.engine();
     let hub = HubSettings::from_env()?;
@@ -40,7 +45,7 @@ pub(crate) fn doctor(args: &StoreArgs) -> Result<u8, CliError> {
         ),
         (
             "database",
-            existing(&config::runs_dir(args)?.join(DATABASE), "none yet"),
+            existing(&config::runs_dir(&args.store)?.join(DATABASE), "none yet"),
         ),
         ("HF cache", existing(&hub.cache_dir, "not made yet")),
         ("HF token", yes_or_no(hub.token.is_some())),

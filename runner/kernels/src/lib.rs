@@ -1,4 +1,5 @@
-//! What an SAE's update costs besides its product, on the CPU: plain Rust on slices of a row-major matrix.
+//! What an SAE's update costs besides its product: on the CPU plain Rust on slices of a row-major matrix, on a GPU the
+//! same in CUDA C++ (`cuda/`).
 //!
 //! Loops are written so that the compiler makes vectors of them, once for each instruction set
 //! (instruction_sets.rs); which one runs is decided at run time. Every number is computed by one thread, in

@@ -1,7 +1,7 @@
 //! What a worker does besides training a stream: a task in a file, answers in lines of JSON on its standard
 //! output.
 
-use crate::{Dtype, EvalStats, StoreAddress, TokenizerClass};
+use crate::{Dtype, EvalStats, GpuTask, StoreAddress, TokenizerClass};
 use fault::FailureKind;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -19,6 +19,8 @@ pub enum Task {
     Evaluate(EvaluateTask),
     /// SAEs written in other layouts, each read back to check that it computes the same: answered with `null`.
     Prove(Vec<ProveTask>),
+    /// What a GPU can do, and its kernels: answered with [`crate::GpuReport`].
+    Gpu(GpuTask),
     /// The store of ranks, for the life of the worker: answers a line for each line of [`StoreRequest`].
     Store(StoreTask),
 }

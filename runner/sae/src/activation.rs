@@ -1,5 +1,6 @@
 //! Which latents of a token are active. A further activation is one arm here.
 
+use crate::kernels::topk;
 use crate::{Activation, Encoded, SaeError};
 use tch::{Kind, Tensor};
 
@@ -19,7 +20,10 @@ pub(crate) fn select(
 ) -> Result<Encoded, SaeError> {
     let k = k as i64;
     let (mut selected, latent_indices) = match activation {
-        Activation::TopK => pre_acts.f_topk(k, -1, true, false)?,
+        Activation::TopK => {
+            let largest = topk(pre_acts, k)?;
+            (largest.latent_acts, largest.latent_indices)
+        }
         Activation::GroupMax => {
             let n_in_group = pre_acts.size()[1] / k;
             let groups = pre_acts.f_unflatten(1, [k, n_in_group])?;

@@ -1,5 +1,6 @@
 //! What an SAE makes of activations.
 
+use crate::SaeError;
 use tch::Tensor;
 
 /// The active latents of each token, in no particular order. If the activation sets no limit `k`,
@@ -10,4 +11,16 @@ pub struct Encoded {
     pub latent_acts: Tensor,
     /// `[n_tokens, k]`, Int64, distinct within a token.
     pub latent_indices: Tensor,
+}
+
+impl Encoded {
+    /// The latents of several parts of a batch, one after the other; each has as many for a token.
+    pub(crate) fn joined(parts: &[Self]) -> Result<Self, SaeError> {
+        let acts: Vec<_> = parts.iter().map(|part| &part.latent_acts).collect();
+        let indices: Vec<_> = parts.iter().map(|part| &part.latent_indices).collect();
+        Ok(Self {
+            latent_acts: Tensor::f_cat(&acts, 0)?,
+            latent_indices: Tensor::f_cat(&indices, 0)?,
+        })
+    }
 }

@@ -10,9 +10,7 @@
 //! d b_dec = sum G - (sum P) W_enc             (a transcoder does not subtract b_dec: sum G)
 //! ```
 
-use crate::kernels::{
-    self, Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows, weight_gradients,
-};
+use crate::kernels::{self, WeightGradients, dots_at_entries, sparse_times_rows, weight_gradients};
 use crate::pre_acts::PreActs;
 use crate::{Encoded, Sae, SaeError};
 use fault::Fault;
@@ -210,13 +208,12 @@ impl Sae {
             latent_acts,
             latent_indices: indices,
         } = part.encoded;
-        let bags = Bags::like(indices)?;
-        let mut grad_pre = dots_at_entries(part.grad_out, &self.w_dec, indices, &bags)?;
+        let mut grad_pre = dots_at_entries(part.grad_out, (&self.w_dec, None), indices)?;
         if part.has_relu {
             let _ = grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?;
         }
         Ok(PartGradients {
-            gradients: self.gradients_from(pass, part, (&grad_pre, &bags))?,
+            gradients: self.gradients_from(pass, part, &grad_pre)?,
             grad_pre,
         })
     }
@@ -226,19 +223,14 @@ impl Sae {
         &self,
         pass: &Pass,
         part: &Part<'_>,
-        (grad_pre, bags): (&Tensor, &Bags),
+        grad_pre: &Tensor,
     ) -> Result<Gradients, SaeError> {
-        let at_entries = (&part.encoded.latent_acts, grad_pre);
+        let rows = (part.grad_out, &pass.centred);
         let WeightGradients {
             encoder_weight,
             encoder_bias,
             w_dec,
-        } = weight_gradients(
-            at_entries,
-            (&part.encoded.latent_indices, bags),
-            (part.grad_out, &pass.centred),
-            self.num_latents() as i64,
-        )?;
+        } = weight_gradients(part.encoded, grad_pre, rows, self.num_latents() as i64)?;
         Ok(Gradients {
             encoder_weight,
             w_dec,
@@ -281,8 +273,6 @@ impl Sae {
     /// # Errors
     /// Too little memory.
     pub fn fire_counts(&self, encoded: &Encoded) -> Result<Tensor, SaeError> {
-        let fired = encoded.latent_acts.f_gt(0.0)?.f_to_kind(Kind::Float)?;
-        let num_latents = self.num_latents() as i64;
-        Ok(column_sums(&fired, &encoded.latent_indices, num_latents)?)
+        Ok(kernels::fire_counts(encoded, self.num_latents() as i64)?)
     }
 }

@@ -76,6 +76,7 @@ mod variance;
 #[cfg(feature = "hub")]
 pub use hub;
 
+pub use ::kernels::cuda::{Card, Folders, Unusable};
 pub use atomic_file::{
     check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
 };
@@ -83,7 +84,9 @@ pub use encoded::Encoded;
 pub use error::SaeError;
 pub use generator::with_seed;
 pub use gradient::{Gradients, Pass};
-pub use kernels::{Signum, moments, signum};
+pub use kernels::{
+    Adam, CheckedKernel, GpuKernels, Kernel, Rejection, Shape, Signum, adam, moments, signum,
+};
 pub use model::{Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
 pub use options::LoadOptions;

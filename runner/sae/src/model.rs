@@ -7,6 +7,9 @@ use crate::{Activation, SaeConfig, SaeError, with_seed};
 use fault::Fault;
 use tch::{Device, Kind, Tensor};
 
+/// Bytes of pre-activations that are in memory at the same time: enough for a product at full speed.
+const PRE_ACTS_BYTES: i64 = 1 << 30;
+
 /// A k-sparse autoencoder, or a transcoder, which predicts a module's output from its input.
 ///
 /// `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder
@@ -115,7 +118,38 @@ impl Sae {
                 return Ok(encoded);
             }
         }
-        self.pre_acts(centred, rounded)?.select(k)
+        if self.cfg.activation == Activation::TopK {
+            self.encode_in_blocks(centred, k, rounded, self.tokens_in_block(rounded))
+        } else {
+            self.pre_acts(centred, rounded)?.select(k)
+        }
+    }
+
+    /// The same, with the pre-activations of `block` tokens in memory at the same time.
+    fn encode_in_blocks(
+        &self,
+        centred: &Tensor,
+        k: usize,
+        rounded: Option<&Tensor>,
+        block: i64,
+    ) -> Result<Encoded, SaeError> {
+        let n_tokens = centred.size()[0];
+        if n_tokens <= block {
+            return self.pre_acts(centred, rounded)?.select(k);
+        }
+        let starts = (0..n_tokens).step_by(block as usize);
+        let parts = starts.map(|start| {
+            let tokens = centred.f_narrow(0, start, block.min(n_tokens - start))?;
+            self.pre_acts(&tokens, rounded)?.select(k)
+        });
+        Encoded::joined(&parts.collect::<Result<Vec<_>, SaeError>>()?)
+    }
+
+    /// For how many tokens the pre-activations are in memory at the same time.
+    fn tokens_in_block(&self, rounded: Option<&Tensor>) -> i64 {
+        let kind = rounded.unwrap_or(&self.encoder_weight).kind();
+        let row_bytes = self.num_latents() * kind.elt_size_in_bytes();
+        (PRE_ACTS_BYTES / row_bytes as i64).max(1)
     }
 
     /// What the encoder's weights are applied to.
@@ -292,6 +326,22 @@ mod tests {
         let sae_out = Vec::<f32>::try_from(out.sae_out.flatten(0, 1)).unwrap();
         assert_eq!(sae_out[..2], [4.0, 1.0]);
         assert!((sae_out[2] - -0.2).abs() < 1e-6 && (sae_out[3] - -0.6).abs() < 1e-6);
+    }
+
+    #[test]
+    fn blocks_of_tokens_have_the_same_latents() {
+        let sae = Sae::new(SaeConfig::topk(8, 200, 3), 7, Device::Cpu).unwrap();
+        let x = crate::testing::noise(&[23, 8], 1.0);
+        let rounded = sae.rounded_encoder(3).unwrap();
+        for rounded in [None, rounded.as_ref()] {
+            let of = |block| sae.encode_in_blocks(&x, 3, rounded, block).unwrap();
+            let (whole, parts) = (of(23), of(7));
+            let dense = |encoded: &Encoded| {
+                let zeros = Tensor::zeros([23, 200], (Kind::Float, Device::Cpu));
+                zeros.scatter(1, &encoded.latent_indices, &encoded.latent_acts)
+            };
+            assert!(dense(&whole).allclose(&dense(&parts), 1e-6, 1e-6, false));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! float32's, and a latent is missed only if bfloat16 ranks `k / 4 + 4` before it that should come after it.
 
 use crate::activation::select;
-use crate::kernels::{Bags, dots_at_entries};
+use crate::kernels::{dots_at_entries, topk, topk_of_candidates};
 use crate::{Activation, Encoded, Sae, SaeError};
 use tch::{Kind, Tensor};
 
@@ -80,20 +80,12 @@ impl PreActs<'_> {
     /// The `k` largest, without ReLU.
     pub(crate) fn largest(&self, k: i64) -> Result<Encoded, SaeError> {
         if !self.are_rounded() {
-            let (latent_acts, latent_indices) = self.numbers.f_topk(k, -1, true, false)?;
-            return Ok(Encoded {
-                latent_acts,
-                latent_indices,
-            });
+            return Ok(topk(&self.numbers, k)?);
         }
         let n = n_candidates(k).min(self.sae.num_latents() as i64);
-        let (_, candidates) = self.numbers.f_topk(n, -1, true, false)?;
-        let candidates = self.exact(candidates)?;
-        let (latent_acts, kept) = candidates.latent_acts.f_topk(k, -1, true, false)?;
-        Ok(Encoded {
-            latent_acts,
-            latent_indices: candidates.latent_indices.f_gather(1, &kept, false)?,
-        })
+        let candidates = topk(&self.numbers, n)?.latent_indices;
+        let encoder = (&self.sae.encoder_weight, &self.sae.encoder_bias);
+        Ok(topk_of_candidates(&self.centred, encoder, &candidates, k)?)
     }
 
     /// The `k` largest of the latents with the indices `latents`: `[n]`, without ReLU.
@@ -116,12 +108,9 @@ impl PreActs<'_> {
 
     /// The pre-activations in float32 at `latent_indices`: `[n_tokens, n]`.
     fn exact(&self, latent_indices: Tensor) -> Result<Encoded, SaeError> {
-        let bags = Bags::like(&latent_indices)?;
-        let weight = &self.sae.encoder_weight;
-        let products = dots_at_entries(&self.centred, weight, &latent_indices, &bags)?;
-        let biases = self.sae.encoder_bias.f_take(&latent_indices)?;
+        let encoder = (&self.sae.encoder_weight, Some(&self.sae.encoder_bias));
         Ok(Encoded {
-            latent_acts: products.f_add(&biases)?,
+            latent_acts: dots_at_entries(&self.centred, encoder, &latent_indices)?,
             latent_indices,
         })
     }

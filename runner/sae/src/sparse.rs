@@ -2,9 +2,9 @@
 //! be in memory. The optimizer takes them row by row.
 
 use crate::gradient::Part;
-use crate::kernels::{self, matrix_gradients, n_threads, slice, slice_mut};
-use crate::{Backward, Encoded, Gradients, Losses, Objective, Sae, SaeError, Signum};
-use ::kernels::{ByLatent, Entries, MatrixUpdate, RowSteps, Weights, in_threads};
+use crate::kernels::{self, SortedEntries, SparseUpdate};
+use crate::{Backward, Gradients, Losses, Objective, Sae, SaeError, Signum};
+use fault::Fault;
 use tch::Tensor;
 
 /// What [`Sae::sparse_backward`] gives.
@@ -21,14 +21,11 @@ pub struct SparseBackward {
 /// Gradients of one SAE, those of the matrices as sums of rows that were not added up.
 #[derive(Debug)]
 pub struct SparseGradients {
-    encoded: Encoded,
-    /// At the selected pre-activations: `[n_tokens, k]`.
-    grad_pre: Tensor,
+    entries: SortedEntries,
     /// At the reconstruction: `[n_tokens, d_out]`.
     grad_out: Tensor,
     /// What the encoder was applied to: `[n_tokens, d_in]`.
     centred: Tensor,
-    by_latent: ByLatent,
     vectors: VectorGradients,
 }
 
@@ -64,9 +61,12 @@ impl Sae {
         let Some(error) = kernels::squared_error(&encoded, decoder, target)? else {
             return Ok(None);
         };
-        let entries = entries(&encoded, &error.grad_pre);
-        let by_latent = ByLatent::sort(entries.indices, self.num_latents());
-        let encoder_bias = kernels::bias_gradient(&entries, &by_latent)?;
+        let num_latents = self.num_latents() as i64;
+        let entries = SortedEntries::new(&encoded, &error.grad_pre, num_latents)?;
+        let Some(entries) = entries else {
+            return Ok(None);
+        };
+        let encoder_bias = entries.bias_gradient()?;
         let part = Part {
             encoded: &encoded,
             grad_out: &error.grad_out,
@@ -83,13 +83,11 @@ impl Sae {
                 auxk: None,
                 multi_topk: None,
             },
-            fire_counts: self.fire_counts(&encoded)?,
+            fire_counts: entries.fire_counts()?,
             gradients: SparseGradients {
-                encoded,
-                grad_pre: error.grad_pre,
+                entries,
                 grad_out: error.grad_out,
                 centred,
-                by_latent,
                 vectors,
             },
         }))
@@ -112,10 +110,12 @@ impl SparseBackward {
 
 impl SparseGradients {
     fn dense(self) -> Result<Gradients, SaeError> {
-        let entries = entries(&self.encoded, &self.grad_pre);
-        let widths = [&self.centred, &self.grad_out].map(|rows| rows.size()[1]);
-        let (encoder_weight, w_dec) =
-            matrix_gradients(&entries, &self.by_latent, self.rows(), widths)?;
+        let matrices = self
+            .entries
+            .matrix_gradients(&self.centred, &self.grad_out)?;
+        let (encoder_weight, w_dec) = matrices.ok_or_else(|| {
+            Fault::internal("rows of tokens that are not where their entries are")
+        })?;
         let VectorGradients {
             encoder_bias,
             b_dec,
@@ -130,9 +130,10 @@ impl SparseGradients {
     }
 
     /// One update of an SAE by schedule-free signum, with gradients divided by `divisor` (scalar, Float) and,
-    /// if the decoder is kept at unit norm, without the decoder's part parallel to its rows: to the bit
+    /// if the decoder is kept at unit norm, without the decoder's part parallel to its rows: on the CPU to the bit
     /// what [`Gradients::scale`], [`Gradients::remove_parallel_to_decoder`] and [`crate::signum`] make of
-    /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`].
+    /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`]. `rounded`:
+    /// [`Sae::rounded_encoder`] of the weights before; given back if it is that of the new ones now.
     ///
     /// # Errors
     /// Too little memory.
@@ -142,11 +143,10 @@ impl SparseGradients {
     pub fn signum(
         mut self,
         sae: &mut Sae,
-        z: &mut [Tensor],
+        (z, rounded): (&mut [Tensor], Option<Tensor>),
         divisor: &Tensor,
         constants: Signum,
-    ) -> Result<VectorGradients, SaeError> {
-        let is_projected = sae.has_unit_decoder();
+    ) -> Result<(VectorGradients, Option<Tensor>), SaeError> {
         let z: &mut [Tensor; 4] = z.try_into().expect("there is a z for each weight");
         let [z_encoder, z_bias, z_decoder, z_b_dec] = z;
         let VectorGradients {
@@ -158,43 +158,15 @@ impl SparseGradients {
         }
         kernels::signum(&mut sae.encoder_bias, z_bias, encoder_bias, constants)?;
         kernels::signum(&mut sae.b_dec, z_b_dec, b_dec, constants)?;
-        let update = MatrixUpdate {
-            encoder_weight: weights(&mut sae.encoder_weight, z_encoder),
-            w_dec: weights(&mut sae.w_dec, z_decoder),
-            steps: RowSteps {
-                divisor: slice(divisor).expect("it is on the CPU")[0],
-                is_projected,
-                constants,
-            },
+        let update = SparseUpdate {
+            centred: &self.centred,
+            grad_out: &self.grad_out,
+            divisor,
+            constants,
+            rounded: rounded.as_ref(),
         };
-        let entries = entries(&self.encoded, &self.grad_pre);
-        let (by_latent, [centred, grad_out]) = (&self.by_latent, self.rows());
-        in_threads(n_threads(), || {
-            entries.update(by_latent, grad_out, centred, update);
-        });
-        Ok(self.vectors)
-    }
-
-    /// Those of tokens: `centred` and `grad_out`.
-    fn rows(&self) -> [&[f32]; 2] {
-        [&self.centred, &self.grad_out].map(|rows| slice(rows).expect("it was one before"))
-    }
-}
-
-fn entries<'a>(encoded: &'a Encoded, grad_pre: &'a Tensor) -> Entries<'a> {
-    let is_here = "it was one before";
-    Entries {
-        k: encoded.latent_indices.size()[1] as usize,
-        indices: slice(&encoded.latent_indices).expect(is_here),
-        acts: slice(&encoded.latent_acts).expect(is_here),
-        grad_pre: slice(grad_pre).expect(is_here),
-    }
-}
-
-fn weights<'a>(y: &'a mut Tensor, z: &'a mut Tensor) -> Weights<'a> {
-    Weights {
-        y: slice_mut(y).expect("weights that were taken"),
-        z: slice_mut(z).expect("a z like its weight"),
+        let is_kept = self.entries.signum(sae, [z_encoder, z_decoder], &update)?;
+        Ok((self.vectors, rounded.filter(|_| is_kept)))
     }
 }
 
@@ -229,15 +201,16 @@ mod tests {
                     to_y: 0.05,
                 };
                 let backward = ours.sparse_backward(&x, &x, &objective).unwrap().unwrap();
-                let vectors = backward
-                    .gradients
-                    .signum(&mut ours, &mut z, &divisor, constants);
+                let vectors =
+                    backward
+                        .gradients
+                        .signum(&mut ours, (&mut z, None), &divisor, constants);
                 let mut gradients = dense.backward(&x, &x, &objective).unwrap().gradients;
                 gradients.scale(&divisor).unwrap();
                 if !transcode {
                     gradients.remove_parallel_to_decoder(&dense).unwrap();
                 }
-                assert!(vectors.unwrap().b_dec.equal(&gradients.b_dec));
+                assert!(vectors.unwrap().0.b_dec.equal(&gradients.b_dec));
                 let weights = dense.weights_mut().into_iter().zip(&mut dense_z);
                 for ((y, z), gradient) in weights.zip(gradients.tensors()) {
                     signum(y, z, gradient, constants).unwrap();

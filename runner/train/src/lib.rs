@@ -24,6 +24,8 @@
 //! - `rendezvous.rs`: meeting; `reduction.rs`: sums of an update
 //! - `owners.rs`, `exchange.rs`: each SAE on one rank, activations sent to it (`plan/src/owners.rs`: which one)
 //!
+//! `gpu/`: which kernels are used on a GPU, and what `doctor --gpu` measures there.
+//!
 //! After training, `worker/evaluation.rs` has the crate `eval` evaluate the result.
 //!
 //! Absent on purpose: autograd, since the gradient's sparse structure is known, and libtorch's optimizers, which
@@ -37,6 +39,7 @@ mod checkpoint;
 mod early_end;
 mod error;
 mod events;
+mod gpu;
 mod libtorch;
 mod optimizer;
 mod process;
@@ -65,6 +68,7 @@ mod update_tests;
 
 pub use allocator::keep_freed_memory;
 pub use error::TrainError;
+pub use gpu::gpu_report;
 pub use libtorch::machine;
 pub use stepper::Stepper;
 pub use tokens;

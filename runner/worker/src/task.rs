@@ -44,6 +44,10 @@ fn read(path: &Path) -> Result<Task, Fault> {
 fn run_task(task: Task) -> Result<(), Fault> {
     let done = match task {
         Task::Machine => Answer::done(&train::machine()),
+        Task::Gpu(task) => {
+            let report = train::gpu_report(&task).map_err(|error| Fault::of(&error))?;
+            Answer::done(&report)
+        }
         Task::Encode(task) => {
             let n_total = None;
             Answer::done(&eval::encode(&task, &mut |n_done| {

@@ -1,5 +1,166 @@
-// The library of a driver, `libcuda.so.1`: programs look for it before they load the CUDA half of libtorch.
+// The library of a driver, `libcuda.so.1`: programs look for it before they load the CUDA half of libtorch, and start
+// their own kernels through it. A kernel runs on the host at once, from the sources that a GPU's are compiled of.
 
-extern "C" int cuInit(unsigned) {
-  return 100; // CUDA_ERROR_NO_DEVICE
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "emulated.cpp"
+
+namespace {
+
+using Result = int;
+constexpr Result SUCCESS = 0;
+constexpr Result INVALID_VALUE = 1;
+constexpr Result INVALID_DEVICE = 101;
+constexpr Result INVALID_IMAGE = 200;
+constexpr Result NOT_FOUND = 500;
+
+constexpr int EM_CUDA = 190; // in the header of an ELF file
+constexpr int SHARED_BYTES = 232448;
+
+int n_devices() {
+  const char* text = std::getenv("FAKE_CUDA_DEVICES");
+  return text ? std::atoi(text) : 1;
 }
+
+// As log.hpp writes it: each kernel that was started.
+void write_down(const char* kernel) {
+  const char* name = std::getenv("FAKE_CUDA_LOG");
+  const int file = name ? open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
+  const std::string line = std::string("kernel\t") + kernel + "\t\n";
+  if (file >= 0) {
+    if (write(file, line.data(), line.size()) < 0) {
+      std::perror("fake CUDA: FAKE_CUDA_LOG");
+    }
+    close(file);
+  }
+}
+
+// A number of each device that is not 0.
+void* handle(int device) {
+  return reinterpret_cast<void*>(static_cast<intptr_t>(device + 1));
+}
+
+} // namespace
+
+extern "C" {
+
+Result cuInit(unsigned) {
+  return n_devices() > 0 ? SUCCESS : 100; // CUDA_ERROR_NO_DEVICE
+}
+
+// NVRTC asks a driver for functions that are not public.
+Result cuGetExportTable(const void**, const void*) {
+  return NOT_FOUND;
+}
+
+Result cuDriverGetVersion(int* version) {
+  *version = 13000;
+  return SUCCESS;
+}
+
+Result cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return ordinal < n_devices() ? SUCCESS : INVALID_DEVICE;
+}
+
+Result cuDeviceGetName(char* name, int size, int) {
+  std::snprintf(name, static_cast<size_t>(size), "a GPU that is not there");
+  return SUCCESS;
+}
+
+Result cuDeviceGetAttribute(int* value, int attribute, int) {
+  // By default it is an H100; FAKE_CUDA_CAPABILITY is another's, such as 75.
+  const char* text = std::getenv("FAKE_CUDA_CAPABILITY");
+  const int capability = text ? std::atoi(text) : 90;
+  switch (attribute) {
+    case 75:
+      *value = capability / 10;
+      return SUCCESS;
+    case 76:
+      *value = capability % 10;
+      return SUCCESS;
+    case 97: // shared memory of a block, if it asks for more than is usual
+      *value = SHARED_BYTES;
+      return SUCCESS;
+    case 16: // multiprocessors
+      *value = 132;
+      return SUCCESS;
+    default:
+      return INVALID_VALUE;
+  }
+}
+
+Result cuDevicePrimaryCtxRetain(void** context, int device) {
+  *context = handle(device);
+  return SUCCESS;
+}
+
+Result cuCtxSetCurrent(void*) {
+  return SUCCESS;
+}
+
+Result cuModuleLoadData(void** module, const void* image) {
+  const auto* header = static_cast<const unsigned char*>(image);
+  const bool is_elf = std::memcmp(header, "\x7f" "ELF", 4) == 0;
+  if (!is_elf || header[18] + 256 * header[19] != EM_CUDA) {
+    return INVALID_IMAGE;
+  }
+  *module = handle(0);
+  return SUCCESS;
+}
+
+Result cuModuleGetFunction(void** function, void*, const char* name) {
+  if (emulated::KERNELS.count(name) == 0) {
+    return NOT_FOUND;
+  }
+  *function = strdup(name); // for the life of the process, as the real one's
+  return SUCCESS;
+}
+
+Result cuFuncGetAttribute(int* value, int, void*) {
+  *value = 0;
+  return SUCCESS;
+}
+
+Result cuFuncSetAttribute(void*, int, int) {
+  return SUCCESS;
+}
+
+Result cuLaunchKernel(
+    void* function, unsigned grid, unsigned, unsigned, unsigned block, unsigned, unsigned, unsigned shared_bytes,
+    void*, void** arguments, void**) {
+  const char* kernel = static_cast<const char*>(function);
+  write_down(kernel);
+  const char* wrong = std::getenv("FAKE_CUDA_WRONG_KERNEL");
+  if (wrong && std::strcmp(wrong, kernel) == 0) {
+    return SUCCESS; // and nothing was computed
+  }
+  return sae_run_emulate(kernel, grid, block, shared_bytes, arguments) == 0 ? SUCCESS : INVALID_VALUE;
+}
+
+Result cuGetErrorName(Result error, const char** name) {
+  switch (error) {
+    case INVALID_VALUE:
+      *name = "CUDA_ERROR_INVALID_VALUE";
+      return SUCCESS;
+    case INVALID_IMAGE:
+      *name = "CUDA_ERROR_INVALID_IMAGE";
+      return SUCCESS;
+    case INVALID_DEVICE:
+      *name = "CUDA_ERROR_INVALID_DEVICE";
+      return SUCCESS;
+    case NOT_FOUND:
+      *name = "CUDA_ERROR_NOT_FOUND";
+      return SUCCESS;
+    default:
+      return INVALID_VALUE;
+  }
+}
+
+} // extern "C"

@@ -63,7 +63,7 @@ constexpr std::size_t SHARED_PAGES_BYTES = (MOST_SHARED_BYTES + PAGE_BYTES - 1) 
 // Registers that a switch keeps.
 constexpr int N_KEPT = 6;
 // Device addresses of a device that is not there have this bit.
-constexpr std::uint64_t MARK = std::uint64_t(1) << 62;
+constexpr std::uint64_t MARK = std::uint64_t(1) << 54;
 
 struct Warp {
     // Lanes that can run.

@@ -448,14 +448,19 @@ fn by_latent(
     launch(kernel, sizes, arguments)
 }
 
-/// Besides what is staged, a row and a sum for each warp.
 fn sizes_of_update(entries: &SortedEntries, sums: &RowSums) -> Option<Sizes> {
-    let row_bytes = sums.width.checked_next_multiple_of(4)?.checked_mul(4)?;
     Some(Sizes {
         n_rows: entries.n_latents,
         block: SUM_THREADS,
-        shared_bytes: row_bytes.checked_add(STAGED_BYTES + SUM_BYTES)?,
+        shared_bytes: update_bytes(sums.width)?,
     })
+}
+
+/// The shared memory that [`rows_signum`] and [`rows_adam`] need: besides what is staged, a row of this width and a sum
+/// for each warp. `None`: more than can be said.
+pub fn update_bytes(width: usize) -> Option<usize> {
+    let row_bytes = width.checked_next_multiple_of(4)?.checked_mul(4)?;
+    row_bytes.checked_add(STAGED_BYTES + SUM_BYTES)
 }
 
 /// A sum for each warp.

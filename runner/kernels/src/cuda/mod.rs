@@ -8,13 +8,21 @@
 //! Where a kernel's twin on the CPU adds in the same order, they are the twin's, too (all but sums over a row's columns
 //! and over the entries of a token).
 //!
+//! - `launches.rs`: a kernel with its sizes and arguments
+//! - `compiler.rs`: NVRTC, and what it made before; `driver.rs`: a GPU, and starting kernels on it
+//!
 //! Tests need no GPU. `cuda/emulated/` makes a library of the same sources that runs them on the CPU, and NVRTC, which
 //! needs no GPU either, compiles them for each generation of cards.
 
+mod compiler;
+mod driver;
 pub mod launches;
 
 #[cfg(test)]
 mod tests;
+
+pub use compiler::Folders;
+pub use driver::{Capability, Card, Device, Unusable};
 
 /// An address on a device. 0: nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

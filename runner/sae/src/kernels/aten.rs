@@ -4,7 +4,8 @@
 //! `values`: `[n_tokens, k]` and `indices`: `[n_tokens, k]`, Int64. libtorch's embedding bag is
 //! this product and its derivatives, without a tensor of `n_tokens x k x d_in`.
 
-use kernels::Signum;
+use super::{Adam, Signum};
+use crate::Encoded;
 use tch::{Kind, TchError, Tensor};
 
 /// Embedding bag's mode "sum".
@@ -143,13 +144,15 @@ fn sums_by_latent(
 }
 
 /// Sum of the entries of each column of `S`: `[num_latents]`. For whole numbers, of which every sum is exact.
-pub(crate) fn column_sums(
-    values: &Tensor,
-    indices: &Tensor,
-    num_latents: i64,
-) -> Result<Tensor, TchError> {
+fn column_sums(values: &Tensor, indices: &Tensor, num_latents: i64) -> Result<Tensor, TchError> {
     let sums = Tensor::f_zeros([num_latents], (values.kind(), values.device()))?;
     sums.f_scatter_add(0, &indices.f_reshape([-1])?, &values.f_reshape([-1])?)
+}
+
+/// How many tokens each latent fired on: `[num_latents]`, Float.
+pub(crate) fn fire_counts(encoded: &Encoded, num_latents: i64) -> Result<Tensor, TchError> {
+    let fired = encoded.latent_acts.f_gt(0.0)?.f_to_kind(Kind::Float)?;
+    column_sums(&fired, &encoded.latent_indices, num_latents)
 }
 
 /// `g - (g . w) w` by row, in place.
@@ -176,6 +179,30 @@ pub(crate) fn signum(
     let _ = z.f_sub_(&gradient.f_sign()?.f_mul_scalar_(lr)?)?;
     let _ = y.f_lerp_(z, average)?;
     let _ = y.f_lerp_(z, to_y)?;
+    Ok(())
+}
+
+/// One update by Adam.
+pub(crate) fn adam(
+    weight: &mut Tensor,
+    [exp_avg, exp_avg_sq]: &mut [Tensor; 2],
+    gradient: &Tensor,
+    constants: Adam,
+) -> Result<(), TchError> {
+    let Adam {
+        lr,
+        to_gradient,
+        to_square,
+        correction,
+        eps,
+    } = constants;
+    let _ = exp_avg.f_lerp_(gradient, to_gradient)?;
+    let _ = exp_avg_sq.f_lerp_(&gradient.f_square()?, to_square)?;
+    let mut root = exp_avg_sq.f_sqrt()?;
+    let _ = root.f_div_scalar_(correction)?.f_add_scalar_(eps)?;
+    let mut direction = exp_avg.f_div(&root)?;
+    let _ = direction.f_mul_scalar_(lr)?;
+    let _ = weight.f_sub_(&direction)?;
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The active latents of tokens: the encoder's product for one block of tokens after the other, so that
 //! pre-activations are never all in memory, and the `k` largest of each block's.
 
+use super::cuda::{self, Kernel};
 use super::slices::{Choice, choice, slice, slice_mut};
-use super::{are_for, n_threads};
+use super::{dots_at_entries, n_threads};
 use crate::Encoded;
 use kernels::{Screen, in_threads};
 use std::fs;
@@ -35,6 +36,45 @@ struct Search<'a> {
     latent_indices: Tensor,
 }
 
+/// The `k` largest of `numbers`: `[n_rows, n]`, by row, in no certain order.
+pub(crate) fn topk(numbers: &Tensor, k: i64) -> Result<Encoded, TchError> {
+    if let Some(opened) = cuda::opened(Kernel::TopK, &[numbers])
+        && let Some(largest) = opened.topk(numbers, k)?
+    {
+        return Ok(largest);
+    }
+    let (latent_acts, latent_indices) = numbers.f_topk(k, -1, true, false)?;
+    Ok(Encoded {
+        latent_acts,
+        latent_indices,
+    })
+}
+
+/// The `k` latents with the largest pre-activations among `candidates`: `[n_tokens, n]`, in no certain order. `x`:
+/// `[n_tokens, d_in]`, `weight`: `[num_latents, d_in]`.
+pub(crate) fn topk_of_candidates(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    candidates: &Tensor,
+    k: i64,
+) -> Result<Encoded, TchError> {
+    let tensors = [x, weight, bias, candidates];
+    if let Some(opened) = cuda::opened(Kernel::Rescore, &tensors)
+        && let Some(largest) = opened.rescore(x, (weight, bias), candidates, k)?
+    {
+        return Ok(largest);
+    }
+    let exact = dots_at_entries(x, (weight, Some(bias)), candidates)?;
+    let Encoded {
+        latent_acts,
+        latent_indices: kept,
+    } = topk(&exact, k)?;
+    Ok(Encoded {
+        latent_acts,
+        latent_indices: candidates.f_gather(1, &kept, false)?,
+    })
+}
+
 /// The `k` largest of `x @ weight^T + bias` by row, with ReLU. `x`: `[n_tokens, d_in]`, `weight`:
 /// `[num_latents, d_in]`. `None`: not on this device or of this kind.
 pub(crate) fn topk_of_product(
@@ -42,7 +82,8 @@ pub(crate) fn topk_of_product(
     (weight, bias): (&Tensor, &Tensor),
     k: usize,
 ) -> Result<Option<Encoded>, TchError> {
-    let (true, Some(bias)) = (are_for(&[x, weight]), slice(bias)) else {
+    let (Some(_), Some(_), Some(bias)) = (slice::<f32>(x), slice::<f32>(weight), slice(bias))
+    else {
         return Ok(None);
     };
     let search = Search::new(x, (weight, bias), k)?;
@@ -57,7 +98,7 @@ pub(crate) fn topk_of_product(
 
 /// Whether it pays to look at rough products first: a matter of the processor and of sizes.
 fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
-    choice() == Choice::Fast
+    choice() != Choice::Float32
         && multiplies_in_bfloat16()
         && n_tokens >= LEAST_TO_SCREEN
         && k * LEAST_FOR_EACH <= num_latents

@@ -1,94 +1,91 @@
-//! What an SAE's step costs besides its product: for Float on the CPU in Rust (the crate `kernels`), for
-//! anything else as ATen calls, which run on any device. Tests hold both to each other.
+//! What an SAE's step costs besides its product: for Float on the CPU in Rust (the crate `kernels`), on an NVIDIA
+//! GPU in CUDA C++ (the same crate) where that is opened and in use, for anything else as ATen calls, which run
+//! on any device. Tests hold all of them to each other, and `check.rs` does so on the user's GPU.
 
 mod aten;
+mod check;
+mod cuda;
 mod latents;
+mod open;
 mod slices;
+mod sorted_entries;
 
 use crate::Encoded;
-use kernels::{ByLatent, Entries, in_threads};
-pub(crate) use slices::{slice, slice_mut};
-use tch::{Device, Kind, TchError, Tensor};
+use kernels::in_threads;
+use slices::{slice, slice_mut};
+use tch::{TchError, Tensor};
 
-pub(crate) use aten::{Bags, WeightGradients, column_sums, dots_at_entries, sparse_times_rows};
+pub(crate) use aten::{Bags, WeightGradients, fire_counts};
+pub use check::{Rejection, Shape};
+pub use cuda::Kernel;
 pub use kernels::Signum;
-pub(crate) use latents::topk_of_product;
+pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
+pub use open::{CheckedKernel, GpuKernels};
+pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
 
-/// Whether Rust's are used for all of these.
+/// Whether Rust's are used for all of these, or a GPU's make an update without gradients in memory.
 pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|tensor| slice::<f32>(tensor).is_some())
+    let are_on_host = tensors.iter().all(|tensor| slice::<f32>(tensor).is_some());
+    are_on_host || cuda::updates(tensors)
 }
 
 pub(crate) fn n_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
+/// `S @ rows`: see [`aten::sparse_times_rows`].
+pub(crate) fn sparse_times_rows(
+    values: &Tensor,
+    indices: &Tensor,
+    rows: &Tensor,
+) -> Result<Tensor, TchError> {
+    if let Some(opened) = cuda::opened(Kernel::SparseTimesRows, &[values, indices, rows])
+        && let Some(sums) = opened.sparse_times_rows(values, indices, rows)?
+    {
+        return Ok(sums);
+    }
+    aten::sparse_times_rows(values, indices, rows)
+}
+
+/// `dense @ rows^T` at the entries, with `bias`: see [`aten::dots_at_entries`].
+pub(crate) fn dots_at_entries(
+    dense: &Tensor,
+    (rows, bias): (&Tensor, Option<&Tensor>),
+    indices: &Tensor,
+) -> Result<Tensor, TchError> {
+    if let Some(opened) = cuda::opened(Kernel::DotsAtEntries, &[dense, rows, indices])
+        && let Some(dots) = opened.dots_at_entries(dense, (rows, bias), indices)?
+    {
+        return Ok(dots);
+    }
+    let dots = aten::dots_at_entries(dense, rows, indices, &Bags::like(indices)?)?;
+    match bias {
+        None => Ok(dots),
+        Some(bias) => dots.f_add(&bias.f_take(indices)?),
+    }
+}
+
 /// The gradients of the weights from those at the entries: see [`aten::weight_gradients`].
 pub(crate) fn weight_gradients(
-    (acts, grad_pre): (&Tensor, &Tensor),
-    (indices, bags): (&Tensor, &Bags),
+    encoded: &Encoded,
+    grad_pre: &Tensor,
     (grad_out, centred): (&Tensor, &Tensor),
     num_latents: i64,
 ) -> Result<WeightGradients, TchError> {
-    let k = indices.size()[1] as usize;
-    let at_entries = (slice(acts), slice(grad_pre), slice(indices));
-    let ((Some(acts), Some(grad_pre), Some(indices)), Some(grad_rows), Some(rows)) =
-        (at_entries, slice(grad_out), slice(centred))
-    else {
-        let rows = (grad_out, centred);
-        return aten::weight_gradients((acts, grad_pre), (indices, bags), rows, num_latents);
-    };
-    let entries = Entries {
-        indices,
-        acts,
-        grad_pre,
-        k,
-    };
-    let by_latent = ByLatent::sort(indices, num_latents as usize);
-    let encoder_bias = bias_gradient(&entries, &by_latent)?;
-    let widths = [centred, grad_out].map(|rows| rows.size()[1]);
-    let (encoder_weight, w_dec) =
-        matrix_gradients(&entries, &by_latent, [rows, grad_rows], widths)?;
-    Ok(WeightGradients {
-        encoder_weight,
-        encoder_bias,
-        w_dec,
-    })
-}
-
-/// The gradient of the encoder's bias: `[num_latents]`.
-pub(crate) fn bias_gradient(
-    entries: &Entries<'_>,
-    by_latent: &ByLatent,
-) -> Result<Tensor, TchError> {
-    let shape = [by_latent.n_latents() as i64];
-    let mut bias = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-    let out = slice_mut(&mut bias).expect("as it was made");
-    in_threads(n_threads(), || entries.bias_gradient(by_latent, out));
-    Ok(bias)
-}
-
-/// The gradients of the encoder's weights and of the decoder, from rows of such widths: `centred` and
-/// `grad_out`.
-pub(crate) fn matrix_gradients(
-    entries: &Entries<'_>,
-    by_latent: &ByLatent,
-    [centred, grad_out]: [&[f32]; 2],
-    widths: [i64; 2],
-) -> Result<(Tensor, Tensor), TchError> {
-    let matrix = |width| {
-        let shape = [by_latent.n_latents() as i64, width];
-        Tensor::f_empty(shape, (Kind::Float, Device::Cpu))
-    };
-    let (mut encoder_weight, mut w_dec) = (matrix(widths[0])?, matrix(widths[1])?);
-    let out = kernels::WeightGradients {
-        encoder_weight: slice_mut(&mut encoder_weight).expect("as it was made"),
-        w_dec: slice_mut(&mut w_dec).expect("as it was made"),
-    };
-    in_threads(n_threads(), || {
-        entries.weight_gradients(by_latent, grad_out, centred, out);
-    });
-    Ok((encoder_weight, w_dec))
+    if let Some(entries) = SortedEntries::new(encoded, grad_pre, num_latents)?
+        && let Some(gradients) = entries.weight_gradients(centred, grad_out)?
+    {
+        return Ok(gradients);
+    }
+    let indices = &encoded.latent_indices;
+    let bags = Bags::like(indices)?;
+    let at_entries = (&encoded.latent_acts, grad_pre);
+    aten::weight_gradients(
+        at_entries,
+        (indices, &bags),
+        (grad_out, centred),
+        num_latents,
+    )
 }
 
 /// The squared error of a reconstruction, and its gradients.
@@ -107,6 +104,16 @@ pub(crate) fn squared_error(
     (w_dec, b_dec): (&Tensor, &Tensor),
     target: &Tensor,
 ) -> Result<Option<SquaredError>, TchError> {
+    let tensors = [
+        &encoded.latent_acts,
+        &encoded.latent_indices,
+        w_dec,
+        b_dec,
+        target,
+    ];
+    if let Some(opened) = cuda::opened(Kernel::SquaredError, &tensors) {
+        return opened.squared_error(encoded, (w_dec, b_dec), target);
+    }
     let k = encoded.latent_indices.size()[1] as usize;
     let latents = (slice(&encoded.latent_indices), slice(&encoded.latent_acts));
     let ((Some(indices), Some(acts)), Some(w_dec), Some(b_dec), Some(rows)) =
@@ -185,7 +192,51 @@ pub fn signum(
         in_threads(n_threads(), || kernels::signum(y, z, gradient, constants));
         return Ok(());
     }
+    if let Some(opened) = cuda::opened(Kernel::DenseSignum, &[y, z, gradient])
+        && opened
+            .dense_signum((&mut *y, &mut *z), gradient, constants)?
+            .is_some()
+    {
+        return Ok(());
+    }
     aten::signum(y, z, gradient, constants)
+}
+
+/// Constants of an update by Adam.
+#[derive(Clone, Copy, Debug)]
+pub struct Adam {
+    /// The learning rate, divided by the correction of `exp_avg`.
+    pub lr: f64,
+    /// `1 - beta_1`: how far `exp_avg` goes towards the gradient.
+    pub to_gradient: f64,
+    /// `1 - beta_2`: how far `exp_avg_sq` goes towards the gradient's square.
+    pub to_square: f64,
+    /// What the root of `exp_avg_sq` is divided by.
+    pub correction: f64,
+    /// Added to that root.
+    pub eps: f64,
+}
+
+/// One update by Adam (Kingma and Ba 2015, arXiv:1412.6980) of a weight, with what it remembers, `exp_avg` and
+/// `exp_avg_sq`, in place.
+///
+/// # Errors
+/// Other shapes, or too little memory.
+pub fn adam(
+    weight: &mut Tensor,
+    moments: &mut [Tensor; 2],
+    gradient: &Tensor,
+    constants: Adam,
+) -> Result<(), TchError> {
+    let tensors = [&*weight, &moments[0], &moments[1], gradient];
+    if let Some(opened) = cuda::opened(Kernel::DenseAdam, &tensors)
+        && opened
+            .dense_adam(weight, moments, gradient, constants)?
+            .is_some()
+    {
+        return Ok(());
+    }
+    aten::adam(weight, moments, gradient, constants)
 }
 
 #[cfg(test)]

@@ -8,13 +8,15 @@
 use std::sync::LazyLock;
 use tch::{Device, Kind, Tensor};
 
-/// What computes on the CPU: `SAE_RUN_KERNELS` in the environment.
+/// What computes besides libtorch: `SAE_RUN_KERNELS` in the environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// `aten`: libtorch's operations alone.
     Aten,
     /// `float32`: Rust's kernels, and no product in 16 bit.
     Float32,
+    /// `own`: on a GPU, all kernels that compute what libtorch does, whether they are faster or not.
+    Own,
     /// Anything else: what is fastest.
     Fast,
 }
@@ -43,6 +45,7 @@ pub(crate) fn choice() -> Choice {
         LazyLock::new(|| match std::env::var("SAE_RUN_KERNELS").as_deref() {
             Ok("aten") => Choice::Aten,
             Ok("float32") => Choice::Float32,
+            Ok("own") => Choice::Own,
             _ => Choice::Fast,
         });
     *CHOICE

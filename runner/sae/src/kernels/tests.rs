@@ -4,7 +4,7 @@ use super::*;
 use crate::activation::select;
 use crate::testing::noise;
 use crate::{Activation, Sae, SaeConfig};
-use tch::Device;
+use tch::{Device, Kind};
 
 /// Tokens, latents, width, k: nothing, one, odd, and more than a block of anything.
 const SIZES: [(i64, i64, i64, i64); 8] = [
@@ -61,14 +61,14 @@ fn gradients_of_weights() {
         let encoded = select(Activation::TopK, &pre_acts, k as usize, None).unwrap();
         let grad_pre = noise(&[n, k], 2.0);
         let rows = (&noise(&[n, d], 3.0), &noise(&[n, d + 2], 4.0));
-        let at_entries = (&encoded.latent_acts, &grad_pre);
-        let indices = &encoded.latent_indices;
-        let bags = Bags::like(indices).unwrap();
-        let ours = weight_gradients(at_entries, (indices, &bags), rows, num_latents).unwrap();
+        let ours = weight_gradients(&encoded, &grad_pre, rows, num_latents).unwrap();
         if n == 0 {
             assert_eq!(ours.w_dec.abs().max().double_value(&[]), 0.0);
             continue;
         }
+        let at_entries = (&encoded.latent_acts, &grad_pre);
+        let indices = &encoded.latent_indices;
+        let bags = Bags::like(indices).unwrap();
         let twin = aten::weight_gradients(at_entries, (indices, &bags), rows, num_latents).unwrap();
         assert_close("encoder", &ours.encoder_weight, &twin.encoder_weight);
         assert_close("bias", &ours.encoder_bias, &twin.encoder_bias);
@@ -95,8 +95,7 @@ fn the_squared_error() {
         let grad_out = error * 2.0;
         assert_close("gradient", &ours.grad_out, &grad_out);
         let indices = &encoded.latent_indices;
-        let bags = Bags::like(indices).unwrap();
-        let dots = dots_at_entries(&grad_out, &sae.w_dec, indices, &bags).unwrap();
+        let dots = dots_at_entries(&grad_out, (&sae.w_dec, None), indices).unwrap();
         let dots = dots * encoded.latent_acts.gt(0.0);
         assert_close("gradient at latents", &ours.grad_pre, &dots);
     }

@@ -50,6 +50,9 @@ pub(crate) struct State {
     /// The SAEs that a remark was made on.
     #[serde(default)]
     pub(crate) flagged: BTreeSet<String>,
+    /// Names of the GPU kernels that it was trained with: with others, a resume makes other bits.
+    #[serde(default)]
+    pub(crate) kernels: Option<Vec<String>>,
     /// By the SAE's name.
     pub(crate) saes: BTreeMap<String, SaeCounts>,
 }

@@ -28,8 +28,8 @@ pub(crate) struct Adam {
 /// Running means of one weight's gradient.
 #[derive(Debug)]
 pub(crate) struct Moments {
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    /// `exp_avg` and `exp_avg_sq`.
+    means: [Tensor; 2],
 }
 
 impl Adam {
@@ -77,10 +77,8 @@ impl Adam {
 
 impl Moments {
     pub(crate) fn zeros(weight: &Tensor) -> Result<Self, TrainError> {
-        Ok(Self {
-            exp_avg: weight.f_zeros_like()?,
-            exp_avg_sq: weight.f_zeros_like()?,
-        })
+        let means = [weight.f_zeros_like()?, weight.f_zeros_like()?];
+        Ok(Self { means })
     }
 
     /// Update number `step`, from 0, of the weight they belong to.
@@ -92,31 +90,24 @@ impl Moments {
         step: u64,
     ) -> Result<(), TrainError> {
         let n_updates = (step + 1) as f64;
-        let _ = self.exp_avg.f_lerp_(gradient, 1.0 - BETA_1)?;
-        let _ = self
-            .exp_avg_sq
-            .f_lerp_(&gradient.f_square()?, 1.0 - BETA_2)?;
-        let correction = (1.0 - BETA_2.powf(n_updates)).sqrt();
-        let mut direction = self.exp_avg_sq.f_sqrt()?;
-        let _ = direction.f_div_scalar_(correction)?.f_add_scalar_(EPS)?;
-        let mut direction = self.exp_avg.f_div(&direction)?;
-        let _ = direction.f_mul_scalar_(lr / (1.0 - BETA_1.powf(n_updates)))?;
-        let _ = weight.f_sub_(&direction)?;
-        Ok(())
+        let constants = sae::Adam {
+            lr: lr / (1.0 - BETA_1.powf(n_updates)),
+            to_gradient: 1.0 - BETA_1,
+            to_square: 1.0 - BETA_2,
+            correction: (1.0 - BETA_2.powf(n_updates)).sqrt(),
+            eps: EPS,
+        };
+        Ok(sae::adam(weight, &mut self.means, gradient, constants)?)
     }
 
     /// What they remember for the weight `idx`.
     pub(crate) fn state(&self, idx: usize) -> [Remembered<'_>; 2] {
-        [
-            ("exp_avg", idx, &self.exp_avg),
-            ("exp_avg_sq", idx, &self.exp_avg_sq),
-        ]
+        let [exp_avg, exp_avg_sq] = &self.means;
+        [("exp_avg", idx, exp_avg), ("exp_avg_sq", idx, exp_avg_sq)]
     }
 
     pub(crate) fn restore(idx: usize, take: Take<'_>) -> Result<Self, TrainError> {
-        Ok(Self {
-            exp_avg: take("exp_avg", idx)?,
-            exp_avg_sq: take("exp_avg_sq", idx)?,
-        })
+        let means = [take("exp_avg", idx)?, take("exp_avg_sq", idx)?];
+        Ok(Self { means })
     }
 }

@@ -70,16 +70,16 @@ impl Signum {
         Ok(())
     }
 
-    /// The same, by gradients that are not in memory.
+    /// The same, by gradients that are not in memory. `rounded`: as [`SparseGradients::signum`] takes and gives it.
     pub(crate) fn step_sparse(
         &mut self,
-        sae: &mut Sae,
+        (sae, rounded): (&mut Sae, Option<Tensor>),
         gradients: SparseGradients,
         divisor: &Tensor,
-    ) -> Result<VectorGradients, TrainError> {
+    ) -> Result<(VectorGradients, Option<Tensor>), TrainError> {
         let weights = sae.named_weights().into_iter();
         let constants = self.next_update(weights.map(|(_, y)| y))?;
-        Ok(gradients.signum(sae, &mut self.z, divisor, constants)?)
+        Ok(gradients.signum(sae, (&mut self.z, rounded), divisor, constants)?)
     }
 
     /// Constants of the next update of `weights`; before the first one, `z` is a copy of them.

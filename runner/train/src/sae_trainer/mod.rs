@@ -26,6 +26,8 @@ pub(crate) struct SaeTrainer {
     /// The weights in the optimizer's training form.
     pub(crate) sae: Sae,
     pub(crate) optimizer: Optimizer,
+    /// The encoder in bfloat16, if the last update kept it up to date.
+    rounded_encoder: Option<Tensor>,
     /// Tokens since each latent last fired: `[num_latents]`, Int64.
     pub(crate) tokens_since_fired: Tensor,
     /// Parts into which a batch is cut; grows when memory runs out.
@@ -134,6 +136,7 @@ impl SaeTrainer {
         let (input, target) = View::of_sae(config, spec);
         Ok(Self {
             optimizer: Optimizer::new(config.optimizer, spec.lr, config.lr_warmup_steps),
+            rounded_encoder: None,
             tokens_since_fired: Tensor::f_zeros([spec.num_latents as i64], options)?,
             micro_acc_steps: config.micro_acc_steps,
             known_micro_acc_steps: config.micro_acc_steps,

@@ -32,11 +32,14 @@ pub(crate) struct SummingUpdate<'a, 'r> {
 
 impl<'a> Update<'a> {
     pub(super) fn new(trainer: &'a mut SaeTrainer, k: usize, dead: Option<Tensor>) -> Self {
+        // `k` only falls: once the latents are found by it, they are from then on.
+        let kept = trainer.rounded_encoder.take();
+        let rounded_encoder = kept.map_or_else(OnceCell::new, |kept| Some(kept).into());
         Self {
             trainer,
             k,
             dead,
-            rounded_encoder: OnceCell::new(),
+            rounded_encoder,
             sums: UpdateSums::default(),
         }
     }
@@ -145,6 +148,7 @@ impl<'a> Update<'a> {
     ) -> Result<(), TrainError> {
         let backward = self.sparse_backward(x, target)?;
         let backward = backward.filter(|_| moments.n_tokens > 0);
+        let rounded = self.rounded_encoder.take().flatten();
         let trainer = &mut *self.trainer;
         let (Some(backward), Optimizer::Signum(signum)) = (backward, &mut trainer.optimizer) else {
             self.add(x, target)?;
@@ -156,7 +160,9 @@ impl<'a> Update<'a> {
             fire_counts,
         } = backward;
         let divisor = moments.squared_deviations.f_to_kind(Kind::Float)?;
-        let vectors = signum.step_sparse(&mut trainer.sae, gradients, &divisor)?;
+        let weights = (&mut trainer.sae, rounded);
+        let (vectors, rounded) = signum.step_sparse(weights, gradients, &divisor)?;
+        trainer.rounded_encoder = rounded;
         let vectors = [&vectors.encoder_bias, &vectors.b_dec];
         trainer.note_update(moments, vectors, (&losses, &fire_counts))
     }

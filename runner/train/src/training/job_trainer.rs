@@ -29,6 +29,8 @@ pub(crate) struct JobTrainer {
     pub(crate) owners: Owners,
     /// Optimizer updates done.
     pub(crate) step: u64,
+    /// Names of the GPU kernels that it is trained with; `None`: that was not chosen yet.
+    pub(crate) kernels: Option<Vec<String>>,
     dir: PathBuf,
     state_dir: PathBuf,
     best: Best,
@@ -81,6 +83,7 @@ impl JobTrainer {
         {
             return Err(mixed_ranks(&job.name, state.n_ranks, n_others).into());
         }
+        let mut kernels = None;
         let step = restored.map_or(0, |Restored { state, damaged }| {
             let note = |error: &TrainError| {
                 let (why, step) = (message_chain(error), state.step);
@@ -89,6 +92,7 @@ impl JobTrainer {
             notes.extend(damaged.iter().map(note));
             best.restore(state.best);
             health.restore(state.flagged);
+            kernels = state.kernels;
             state.step
         });
         Ok(Self {
@@ -100,6 +104,7 @@ impl JobTrainer {
             saes,
             owners,
             step,
+            kernels,
             best,
             notes,
         })
@@ -141,6 +146,7 @@ impl JobTrainer {
             n_ranks: self.job.config.batches_per_pass(),
             best: self.best.state().clone(),
             flagged: self.health.flagged().clone(),
+            kernels: self.kernels.clone(),
             saes: self.counts(ranks)?,
         };
         let n_kept = self.job.config.save_total_limit;

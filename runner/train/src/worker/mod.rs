@@ -6,6 +6,7 @@ pub(crate) mod prepare;
 use crate::TrainError;
 use crate::allocator::keep_freed_memory;
 use crate::events::EventLog;
+use crate::gpu::choose_kernels;
 use crate::libtorch::Libtorch;
 use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
@@ -207,6 +208,8 @@ impl Stream<'_> {
         let (order, device, ranks) = (self.order, self.device, self.ranks);
         let (model, taps) = open_model(order, self.model, device)?;
         log_rounding(order, device);
+        let mut jobs = open_jobs(order, device, ranks)?;
+        choose_kernels(&mut jobs, order, device, ranks)?;
         let mut trainer = StreamTrainer {
             stream: ActivationStream {
                 key: order.key.clone(),
@@ -214,7 +217,7 @@ impl Stream<'_> {
                 taps,
                 batches,
             },
-            jobs: open_jobs(order, device, ranks)?,
+            jobs,
             events,
             stop: stop.clone(),
             ranks,

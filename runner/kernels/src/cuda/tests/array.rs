@@ -6,7 +6,7 @@ use crate::cuda::Address;
 const MARGIN: usize = 64;
 const ALIGNMENT: usize = 16;
 /// What the emulation takes off an address: a device that is not there marks its addresses so.
-const MARK: u64 = 1 << 62;
+const MARK: u64 = 1 << 54;
 
 /// A number of any kind.
 pub(crate) trait Number: Copy + PartialEq {

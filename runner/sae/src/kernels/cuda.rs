@@ -1,0 +1,533 @@
+//! The kernels for NVIDIA GPUs (`kernels::cuda`), called with tensors.
+//!
+//! A GPU has none until they are opened on it (`check.rs`), and each can be left out: then libtorch's operations do
+//! the same. Nothing here waits for the device.
+
+#![expect(
+    unsafe_code,
+    reason = "starts kernels on the memory of tensors; `Opened::start` is all of it"
+)]
+
+use super::{Adam, Shape, SquaredError};
+use crate::Encoded;
+use kernels::Signum;
+use kernels::cuda::launches::{self, Products};
+use kernels::cuda::{self as gpu, Address, Launch};
+use std::collections::BTreeMap;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// What one or a few kernels do together, in place of libtorch's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kernel {
+    /// The largest pre-activations of each token.
+    TopK,
+    /// Candidates that were found in bfloat16, ranked in float32.
+    Rescore,
+    /// Products of tokens with the rows of their latents.
+    DotsAtEntries,
+    /// Reconstructions.
+    SparseTimesRows,
+    /// A reconstruction, its error and the gradient at the latents at once.
+    SquaredError,
+    /// Gradients of the weights, by latent.
+    RowsGradient,
+    /// Gradients of the weights straight into schedule-free signum.
+    RowsSignum,
+    /// Schedule-free signum with gradients in memory.
+    DenseSignum,
+    /// Adam with gradients in memory.
+    DenseAdam,
+}
+
+impl Kernel {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::TopK,
+        Self::Rescore,
+        Self::DotsAtEntries,
+        Self::SparseTimesRows,
+        Self::SquaredError,
+        Self::RowsGradient,
+        Self::RowsSignum,
+        Self::DenseSignum,
+        Self::DenseAdam,
+    ];
+
+    /// Its name in reports and in states.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TopK => "topk",
+            Self::Rescore => "rescore",
+            Self::DotsAtEntries => "dots_at_entries",
+            Self::SparseTimesRows => "sparse_times_rows",
+            Self::SquaredError => "squared_error",
+            Self::RowsGradient => "rows_gradient",
+            Self::RowsSignum => "rows_signum",
+            Self::DenseSignum => "dense_signum",
+            Self::DenseAdam => "dense_adam",
+        }
+    }
+
+    /// Bytes that it reads and writes at the least, at these sizes: what is read twice in a row counts once.
+    pub fn least_bytes(self, shape: Shape) -> f64 {
+        let [n, f, d, k] =
+            [shape.n_tokens, shape.num_latents, shape.width, shape.k].map(|n| n as f64);
+        let (rows_of_entries, tokens, weights) = (4.0 * n * k * d, 4.0 * n * d, 4.0 * f * d);
+        match self {
+            Self::TopK => 2.0 * n * f,
+            Self::Rescore | Self::DotsAtEntries | Self::SparseTimesRows => rows_of_entries + tokens,
+            Self::SquaredError => rows_of_entries + 2.0 * tokens,
+            Self::RowsGradient => rows_of_entries + weights,
+            Self::RowsSignum => rows_of_entries + 4.0 * weights,
+            Self::DenseSignum => 5.0 * weights,
+            Self::DenseAdam => 7.0 * weights,
+        }
+    }
+
+    /// Those with these names; other names are of another version.
+    pub fn with_names(names: &[String]) -> Vec<Self> {
+        let is_named = |kernel: &Self| names.iter().any(|name| name == kernel.name());
+        Self::ALL.into_iter().filter(is_named).collect()
+    }
+
+    fn bit(self) -> u32 {
+        1 << (self as u32)
+    }
+}
+
+/// A GPU with the kernels on it, for the rest of the process.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    device: gpu::Device,
+    /// The bits of those that are in use.
+    in_use: AtomicU32,
+}
+
+/// By number.
+static OPENED: RwLock<BTreeMap<usize, &'static Opened>> = RwLock::new(BTreeMap::new());
+
+/// The GPU that `device` is, if kernels were opened on it.
+pub(super) fn on_device(device: Device) -> Option<&'static Opened> {
+    let Device::Cuda(index) = device else {
+        return None;
+    };
+    let opened = OPENED.read().ok()?;
+    opened.get(&index).copied()
+}
+
+/// Opens the kernels, none of them in use yet.
+pub(super) fn open(index: usize, folders: &gpu::Folders) -> Result<&'static Opened, gpu::Unusable> {
+    if let Some(opened) = on_device(Device::Cuda(index)) {
+        return Ok(opened);
+    }
+    let device = gpu::Device::open(index, folders)?;
+    let opened: &'static Opened = Box::leak(Box::new(Opened {
+        device,
+        in_use: AtomicU32::new(0),
+    }));
+    if let Ok(mut all) = OPENED.write() {
+        all.insert(index, opened);
+    }
+    Ok(opened)
+}
+
+/// The GPU that all `tensors` are on, if `kernel` is in use there and can read them.
+pub(crate) fn opened(kernel: Kernel, tensors: &[&Tensor]) -> Option<&'static Opened> {
+    let device = tensors.first()?.device();
+    let opened = on_device(device)?;
+    let fits = |tensor: &&Tensor| tensor.device() == device && tensor.is_contiguous();
+    (opened.uses(kernel) && tensors.iter().all(fits)).then_some(opened)
+}
+
+/// Whether an update of these matrices is made without gradients in memory.
+pub(super) fn updates(tensors: &[&Tensor]) -> bool {
+    let of_update = [
+        Kernel::SquaredError,
+        Kernel::RowsGradient,
+        Kernel::RowsSignum,
+    ];
+    let fits = |opened: &Opened| {
+        let most = opened.device.card().shared_bytes as usize;
+        let bytes = |tensor: &&Tensor| launches::update_bytes(width_of(tensor));
+        tensors
+            .iter()
+            .all(|tensor| bytes(tensor).is_some_and(|bytes| bytes <= most))
+    };
+    of_update
+        .iter()
+        .all(|kernel| opened(*kernel, tensors).is_some_and(fits))
+}
+
+/// What the gradient of each row goes through before the optimizer, and the optimizer's constants.
+#[derive(Debug)]
+pub(crate) struct Steps<'a> {
+    /// What it is divided by: scalar, Float.
+    pub(crate) divisor: &'a Tensor,
+    /// Whether it loses its part parallel to the row.
+    pub(crate) is_projected: bool,
+    pub(crate) constants: Signum,
+    /// A copy of the weights in bfloat16, written as well.
+    pub(crate) rounded: Option<&'a Tensor>,
+}
+
+/// Entries in the order of their latents.
+#[derive(Debug)]
+pub(crate) struct Order {
+    /// Where each is among all: `[n_entries]`, Int64. Those of one latent are in the order of their tokens.
+    entries: Tensor,
+    /// Where those of each latent begin, and the end of all: `[num_latents + 1]`, Int64.
+    starts: Tensor,
+    num_latents: i64,
+    k: i64,
+}
+
+impl Order {
+    pub(crate) fn sort(indices: &Tensor, num_latents: i64) -> Result<Self, TchError> {
+        let options = (Kind::Int, indices.device());
+        let latents = indices.f_reshape([-1])?.f_to_kind(Kind::Int)?;
+        let (sorted, entries) = latents.f_sort_stable(true, 0, false)?;
+        let bounds = Tensor::f_arange(num_latents + 1, options)?;
+        let starts = bounds.f_searchsorted(&sorted, false, false, "left", None::<Tensor>)?;
+        Ok(Self {
+            entries,
+            starts,
+            num_latents,
+            k: indices.size2()?.1,
+        })
+    }
+
+    fn entries(&self) -> launches::SortedEntries {
+        launches::SortedEntries {
+            order: read(&self.entries, Kind::Int64),
+            starts: read(&self.starts, Kind::Int64),
+            n_latents: self.num_latents as usize,
+            k: self.k as usize,
+        }
+    }
+}
+
+impl Steps<'_> {
+    fn of(&self, weights: &Tensor) -> launches::Update {
+        launches::Update {
+            divisor: read(self.divisor, Kind::Float),
+            is_projected: self.is_projected,
+            weights: read(weights, Kind::Float),
+            rounded: self
+                .rounded
+                .map_or(NOTHING, |rounded| read(rounded, Kind::BFloat16)),
+        }
+    }
+}
+
+impl Opened {
+    pub(super) fn gpu(&self) -> &gpu::Device {
+        &self.device
+    }
+
+    pub(super) fn uses(&self, kernel: Kernel) -> bool {
+        self.in_use.load(Ordering::Relaxed) & kernel.bit() != 0
+    }
+
+    pub(super) fn set_used(&self, kernel: Kernel, is_used: bool) {
+        if is_used {
+            self.in_use.fetch_or(kernel.bit(), Ordering::Relaxed);
+        } else {
+            self.in_use.fetch_and(!kernel.bit(), Ordering::Relaxed);
+        }
+    }
+
+    /// The `k` largest of `numbers`: `[n_rows, n]`, Float or BFloat16, by row, the largest first.
+    pub(super) fn topk(&self, numbers: &Tensor, k: i64) -> Result<Option<Encoded>, TchError> {
+        let (n_rows, n) = numbers.size2()?;
+        let products = match numbers.kind() {
+            Kind::Float => Products::Float32(read(numbers, Kind::Float)),
+            Kind::BFloat16 => Products::BFloat16(read(numbers, Kind::BFloat16)),
+            _ => return Ok(None),
+        };
+        let out = latents(n_rows, k, numbers.device())?;
+        let from = launches::TopK {
+            products,
+            bias: NOTHING,
+            n_rows: n_rows as usize,
+            n_latents: n as usize,
+        };
+        self.finish(n_rows, launches::topk(&from, &selected(&out, k)), out)
+    }
+
+    /// The `k` latents with the largest pre-activations among `candidates`: `[n_tokens, n]`, the largest first.
+    pub(super) fn rescore(
+        &self,
+        centred: &Tensor,
+        (weight, bias): (&Tensor, &Tensor),
+        candidates: &Tensor,
+        k: i64,
+    ) -> Result<Option<Encoded>, TchError> {
+        let (n_tokens, n_candidates) = candidates.size2()?;
+        let out = latents(n_tokens, k, candidates.device())?;
+        let from = launches::Rescore {
+            x: read(centred, Kind::Float),
+            weight: read(weight, Kind::Float),
+            bias: read(bias, Kind::Float),
+            candidates: read(candidates, Kind::Int64),
+            n_tokens: n_tokens as usize,
+            width: width_of(weight),
+            n_candidates: n_candidates as usize,
+        };
+        let launch = launches::rescore_topk(&from, &selected(&out, k));
+        self.finish(n_tokens, launch, out)
+    }
+
+    /// `dense[token] . rows[index]`, with `bias[index]`: `[n_tokens, k]`.
+    pub(super) fn dots_at_entries(
+        &self,
+        dense: &Tensor,
+        (rows, bias): (&Tensor, Option<&Tensor>),
+        indices: &Tensor,
+    ) -> Result<Option<Tensor>, TchError> {
+        let (n_tokens, k) = indices.size2()?;
+        let out = Tensor::f_empty([n_tokens, k], (Kind::Float, dense.device()))?;
+        let from = launches::Dots {
+            dense: read(dense, Kind::Float),
+            rows: read(rows, Kind::Float),
+            bias: bias.map_or(NOTHING, |bias| read(bias, Kind::Float)),
+            indices: read(indices, Kind::Int64),
+            n_tokens: n_tokens as usize,
+            width: width_of(rows),
+            k: k as usize,
+        };
+        let launch = launches::dots_at_entries(&from, read(&out, Kind::Float));
+        self.finish(n_tokens * k, launch, out)
+    }
+
+    /// `sum_i values_i rows[index_i]`: `[n_tokens, width]`.
+    pub(super) fn sparse_times_rows(
+        &self,
+        values: &Tensor,
+        indices: &Tensor,
+        rows: &Tensor,
+    ) -> Result<Option<Tensor>, TchError> {
+        let ((n_tokens, k), width) = (indices.size2()?, rows.size2()?.1);
+        let out = Tensor::f_empty([n_tokens, width], (Kind::Float, rows.device()))?;
+        let from = launches::SparseProduct {
+            values: read(values, Kind::Float),
+            indices: read(indices, Kind::Int64),
+            rows: read(rows, Kind::Float),
+            bias: NOTHING,
+            n_tokens: n_tokens as usize,
+            width: width as usize,
+            k: k as usize,
+        };
+        let launch = launches::sparse_times_rows(&from, read(&out, Kind::Float));
+        self.finish(n_tokens, launch, out)
+    }
+
+    /// A reconstruction's squared error, and its gradients.
+    pub(super) fn squared_error(
+        &self,
+        encoded: &Encoded,
+        (w_dec, b_dec): (&Tensor, &Tensor),
+        target: &Tensor,
+    ) -> Result<Option<SquaredError>, TchError> {
+        let (n_tokens, k) = encoded.latent_indices.size2()?;
+        let grad_out = target.f_empty_like()?;
+        let grad_pre = encoded.latent_acts.f_empty_like()?;
+        let sums = Tensor::f_empty([n_tokens], (Kind::Double, target.device()))?;
+        let from = launches::Decoding {
+            acts: read(&encoded.latent_acts, Kind::Float),
+            indices: read(&encoded.latent_indices, Kind::Int64),
+            w_dec: read(w_dec, Kind::Float),
+            b_dec: read(b_dec, Kind::Float),
+            target: read(target, Kind::Float),
+            n_tokens: n_tokens as usize,
+            width: width_of(w_dec),
+            k: k as usize,
+        };
+        let out = launches::ErrorGradients {
+            grad_out: read(&grad_out, Kind::Float),
+            grad_pre: read(&grad_pre, Kind::Float),
+            sums: read(&sums, Kind::Double),
+        };
+        let launch = launches::squared_error(&from, &out);
+        let done = self.finish(n_tokens, launch, (grad_out, grad_pre))?;
+        let Some((grad_out, grad_pre)) = done else {
+            return Ok(None);
+        };
+        Ok(Some(SquaredError {
+            sum: sums.f_sum(Kind::Double)?,
+            grad_out,
+            grad_pre,
+        }))
+    }
+
+    /// `sum values[e] dense[token of e]` of the entries of each latent: `[num_latents, width]`.
+    pub(super) fn rows_gradient(
+        &self,
+        order: &Order,
+        values: &Tensor,
+        dense: &Tensor,
+    ) -> Result<Option<Tensor>, TchError> {
+        let shape = [order.num_latents, dense.size2()?.1];
+        let gradient = Tensor::f_empty(shape, (Kind::Float, dense.device()))?;
+        let out = read(&gradient, Kind::Float);
+        let launch = launches::rows_gradient(&order.entries(), &row_sums(values, dense), out);
+        self.finish(order.num_latents, launch, gradient)
+    }
+
+    /// Sums of the entries of each latent: `[num_latents]`.
+    pub(super) fn latent_sums(&self, order: &Order, values: &Tensor) -> Result<Tensor, TchError> {
+        self.by_latent(order, values, launches::latent_sums)
+    }
+
+    /// How many entries of each latent are above 0: `[num_latents]`, Float.
+    pub(super) fn fire_counts(&self, order: &Order, acts: &Tensor) -> Result<Tensor, TchError> {
+        self.by_latent(order, acts, launches::fire_counts)
+    }
+
+    fn by_latent(
+        &self,
+        order: &Order,
+        values: &Tensor,
+        launch: impl Fn(&launches::SortedEntries, Address, Address) -> Option<Launch>,
+    ) -> Result<Tensor, TchError> {
+        let out = Tensor::f_empty([order.num_latents], (Kind::Float, values.device()))?;
+        let addresses = [values, &out].map(|tensor| read(tensor, Kind::Float));
+        if let Some(launch) = launch(&order.entries(), addresses[0], addresses[1]) {
+            self.start(&launch)?;
+        }
+        Ok(out)
+    }
+
+    /// One update of a matrix by schedule-free signum, with the gradient that [`Opened::rows_gradient`] gives. `None`:
+    /// its rows are too wide: [`updates`] says so before.
+    pub(super) fn rows_signum(
+        &self,
+        order: &Order,
+        (values, dense): (&Tensor, &Tensor),
+        (y, z): (&mut Tensor, &mut Tensor),
+        steps: &Steps<'_>,
+    ) -> Result<Option<()>, TchError> {
+        let rule = (steps.constants, read(z, Kind::Float));
+        let sums = row_sums(values, dense);
+        let launch = launches::rows_signum(&order.entries(), &sums, &steps.of(y), rule);
+        self.finish(order.num_latents, launch, ())
+    }
+
+    /// One update of a weight by schedule-free signum.
+    pub(super) fn dense_signum(
+        &self,
+        (y, z): (&mut Tensor, &mut Tensor),
+        gradient: &Tensor,
+        constants: Signum,
+    ) -> Result<Option<()>, TchError> {
+        let one = Tensor::f_ones([0i64; 0], (Kind::Float, y.device()))?;
+        let steps = Steps {
+            divisor: &one,
+            is_projected: false,
+            constants,
+            rounded: None,
+        };
+        let rule = (constants, read(z, Kind::Float));
+        let launch = launches::dense_signum(&dense(gradient), &steps.of(y), rule);
+        self.finish(1, launch, ())
+    }
+
+    /// One update of a weight by Adam.
+    pub(super) fn dense_adam(
+        &self,
+        weight: &mut Tensor,
+        [exp_avg, exp_avg_sq]: &mut [Tensor; 2],
+        gradient: &Tensor,
+        constants: Adam,
+    ) -> Result<Option<()>, TchError> {
+        let one = Tensor::f_ones([0i64; 0], (Kind::Float, weight.device()))?;
+        let rule = launches::Adam {
+            lr_over_correction1: constants.lr,
+            one_minus_beta1: constants.to_gradient,
+            one_minus_beta2: constants.to_square,
+            correction2_sqrt: constants.correction,
+            eps: constants.eps,
+            exp_avg: read(exp_avg, Kind::Float),
+            exp_avg_sq: read(exp_avg_sq, Kind::Float),
+        };
+        let update = launches::Update {
+            divisor: read(&one, Kind::Float),
+            is_projected: false,
+            weights: read(weight, Kind::Float),
+            rounded: NOTHING,
+        };
+        let launch = launches::dense_adam(&dense(gradient), &update, &rule);
+        self.finish(1, launch, ())
+    }
+
+    /// Starts it, if there is anything to do; `None`: it is not made for these sizes.
+    fn finish<T>(&self, n: i64, launch: Option<Launch>, out: T) -> Result<Option<T>, TchError> {
+        match launch {
+            None => Ok((n == 0).then_some(out)),
+            Some(launch) if !self.device.has_memory_for(&launch) => Ok(None),
+            Some(launch) => {
+                self.start(&launch)?;
+                Ok(Some(out))
+            }
+        }
+    }
+
+    fn start(&self, launch: &Launch) -> Result<(), TchError> {
+        // SAFETY: every address is that of a tensor whose kind and contiguity were looked at, with the shape that
+        // the sizes say. libtorch's allocator gives a freed tensor's memory only to work that is started later on
+        // the same stream.
+        unsafe { self.device.start(launch) }.map_err(|error| TchError::Torch(error.0))
+    }
+}
+
+/// Where a tensor's numbers are.
+fn read(tensor: &Tensor, kind: Kind) -> Address {
+    assert!(
+        tensor.kind() == kind && tensor.is_contiguous(),
+        "{tensor:?} is not {kind:?} one after the other"
+    );
+    Address(tensor.data_ptr() as u64)
+}
+
+/// For an array that is not there.
+const NOTHING: Address = Address(0);
+
+fn width_of(rows: &Tensor) -> usize {
+    rows.size().last().map_or(0, |width| *width as usize)
+}
+
+/// A gradient as rows: a vector is one row.
+fn dense(gradient: &Tensor) -> launches::DenseGradient {
+    let width = width_of(gradient);
+    launches::DenseGradient {
+        gradient: read(gradient, Kind::Float),
+        n_rows: gradient.numel() / width.max(1),
+        width,
+    }
+}
+
+fn row_sums(values: &Tensor, dense: &Tensor) -> launches::RowSums {
+    launches::RowSums {
+        values: read(values, Kind::Float),
+        dense: read(dense, Kind::Float),
+        width: width_of(dense),
+    }
+}
+
+fn selected(out: &Encoded, k: i64) -> launches::Selected {
+    launches::Selected {
+        acts: read(&out.latent_acts, Kind::Float),
+        indices: read(&out.latent_indices, Kind::Int64),
+        k: k as usize,
+        with_relu: false,
+    }
+}
+
+/// Room for the latents of tokens.
+fn latents(n_tokens: i64, k: i64, device: Device) -> Result<Encoded, TchError> {
+    Ok(Encoded {
+        latent_acts: Tensor::f_empty([n_tokens, k], (Kind::Float, device))?,
+        latent_indices: Tensor::f_empty([n_tokens, k], (Kind::Int64, device))?,
+    })
+}

@@ -1,0 +1,241 @@
+//! The entries of a batch in the order of their latents, and what is summed over those of each latent: gradients
+//! of the weights, in memory or straight into the optimizer.
+
+use super::aten::{self, WeightGradients};
+use super::cuda::Kernel;
+use super::cuda::{self, Opened};
+use super::{n_threads, slice, slice_mut};
+use crate::{Encoded, Sae};
+use kernels::{ByLatent, Entries, MatrixUpdate, RowSteps, Signum, Weights, in_threads};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Latents of tokens, with the gradients at them.
+#[derive(Debug)]
+pub(crate) struct SortedEntries {
+    encoded: Encoded,
+    /// At the selected pre-activations: `[n_tokens, k]`.
+    grad_pre: Tensor,
+    order: Order,
+}
+
+/// Where they are, and their order.
+#[derive(Debug)]
+enum Order {
+    Host(ByLatent),
+    Cuda(&'static Opened, cuda::Order),
+}
+
+/// What goes into the optimizer besides the entries: see [`SortedEntries::signum`].
+#[derive(Debug)]
+pub(crate) struct SparseUpdate<'a> {
+    /// What the encoder was applied to: `[n_tokens, d_in]`.
+    pub(crate) centred: &'a Tensor,
+    /// The gradient at the reconstruction: `[n_tokens, d_out]`.
+    pub(crate) grad_out: &'a Tensor,
+    /// What gradients are divided by: scalar, Float.
+    pub(crate) divisor: &'a Tensor,
+    /// The optimizer's.
+    pub(crate) constants: Signum,
+    /// The encoder in bfloat16, to be brought up to date: `[num_latents, d_in]`.
+    pub(crate) rounded: Option<&'a Tensor>,
+}
+
+impl SortedEntries {
+    /// `None`: neither on the CPU, nor on a GPU whose kernels are in use for gradients of weights.
+    pub(crate) fn new(
+        encoded: &Encoded,
+        grad_pre: &Tensor,
+        num_latents: i64,
+    ) -> Result<Option<Self>, TchError> {
+        let Encoded {
+            latent_acts: acts,
+            latent_indices: indices,
+        } = encoded;
+        let order = if let (Some(_), Some(_), Some(indices)) = (
+            slice::<f32>(acts),
+            slice::<f32>(grad_pre),
+            slice::<i64>(indices),
+        ) {
+            Order::Host(ByLatent::sort(indices, num_latents as usize))
+        } else if let Some(opened) = cuda::opened(Kernel::RowsGradient, &[acts, grad_pre, indices])
+        {
+            Order::Cuda(opened, cuda::Order::sort(indices, num_latents)?)
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            encoded: Encoded {
+                latent_acts: acts.shallow_clone(),
+                latent_indices: indices.shallow_clone(),
+            },
+            grad_pre: grad_pre.shallow_clone(),
+            order,
+        }))
+    }
+
+    /// The gradient of the encoder's bias: `[num_latents]`.
+    pub(crate) fn bias_gradient(&self) -> Result<Tensor, TchError> {
+        match &self.order {
+            Order::Cuda(opened, order) => opened.latent_sums(order, &self.grad_pre),
+            Order::Host(by_latent) => {
+                let mut bias =
+                    Tensor::f_empty([by_latent.n_latents() as i64], (Kind::Float, Device::Cpu))?;
+                let out = slice_mut(&mut bias).expect("as it was made");
+                let entries = self.on_host();
+                in_threads(n_threads(), || entries.bias_gradient(by_latent, out));
+                Ok(bias)
+            }
+        }
+    }
+
+    /// How many tokens each latent fired on: `[num_latents]`, Float.
+    pub(crate) fn fire_counts(&self) -> Result<Tensor, TchError> {
+        let acts = &self.encoded.latent_acts;
+        match &self.order {
+            Order::Cuda(opened, order) => opened.fire_counts(order, acts),
+            Order::Host(by_latent) => {
+                let num_latents = by_latent.n_latents() as i64;
+                aten::fire_counts(&self.encoded, num_latents)
+            }
+        }
+    }
+
+    /// The gradients of the encoder's weights and of the decoder, from `centred`: `[n_tokens, d_in]` and
+    /// `grad_out`: `[n_tokens, d_out]`. `None`: those are elsewhere, or of another kind.
+    pub(crate) fn matrix_gradients(
+        &self,
+        centred: &Tensor,
+        grad_out: &Tensor,
+    ) -> Result<Option<(Tensor, Tensor)>, TchError> {
+        let by_latent = match &self.order {
+            Order::Host(by_latent) => by_latent,
+            Order::Cuda(opened, order) => {
+                let encoder_weight = opened.rows_gradient(order, &self.grad_pre, centred)?;
+                let acts = &self.encoded.latent_acts;
+                let w_dec = opened.rows_gradient(order, acts, grad_out)?;
+                return Ok(encoder_weight.zip(w_dec));
+            }
+        };
+        let (Some(rows), Some(grad_rows)) = (slice(centred), slice(grad_out)) else {
+            return Ok(None);
+        };
+        let matrix = |rows: &Tensor| {
+            let shape = [by_latent.n_latents() as i64, rows.size()[1]];
+            Tensor::f_empty(shape, (Kind::Float, Device::Cpu))
+        };
+        let (mut encoder_weight, mut w_dec) = (matrix(centred)?, matrix(grad_out)?);
+        let out = kernels::WeightGradients {
+            encoder_weight: slice_mut(&mut encoder_weight).expect("as it was made"),
+            w_dec: slice_mut(&mut w_dec).expect("as it was made"),
+        };
+        let entries = self.on_host();
+        in_threads(n_threads(), || {
+            entries.weight_gradients(by_latent, grad_rows, rows, out);
+        });
+        Ok(Some((encoder_weight, w_dec)))
+    }
+
+    /// All of them: see [`aten::weight_gradients`].
+    pub(crate) fn weight_gradients(
+        &self,
+        centred: &Tensor,
+        grad_out: &Tensor,
+    ) -> Result<Option<WeightGradients>, TchError> {
+        let matrices = self.matrix_gradients(centred, grad_out)?;
+        let Some((encoder_weight, w_dec)) = matrices else {
+            return Ok(None);
+        };
+        Ok(Some(WeightGradients {
+            encoder_weight,
+            encoder_bias: self.bias_gradient()?,
+            w_dec,
+        }))
+    }
+
+    /// One update of the encoder's weights and of the decoder by schedule-free signum, without their gradients in
+    /// memory; `z`: what the optimizer remembers of the two. Whether the encoder in bfloat16 is up to date.
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// Weights that are not where the entries are.
+    pub(crate) fn signum(
+        &self,
+        sae: &mut Sae,
+        z: [&mut Tensor; 2],
+        update: &SparseUpdate<'_>,
+    ) -> Result<bool, TchError> {
+        let is_projected = sae.has_unit_decoder();
+        let matrices = [&mut sae.encoder_weight, &mut sae.w_dec];
+        match &self.order {
+            Order::Host(by_latent) => {
+                self.signum_on_host(by_latent, (matrices, z), update, is_projected);
+                Ok(false)
+            }
+            Order::Cuda(opened, order) => {
+                let [encoder_weight, w_dec] = matrices;
+                let [z_encoder, z_decoder] = z;
+                let of_encoder = (&self.grad_pre, update.centred);
+                let acts = &self.encoded.latent_acts;
+                let steps = cuda::Steps {
+                    divisor: update.divisor,
+                    is_projected: false,
+                    constants: update.constants,
+                    rounded: update.rounded,
+                };
+                opened.rows_signum(order, of_encoder, (encoder_weight, z_encoder), &steps)?;
+                let steps = cuda::Steps {
+                    is_projected,
+                    rounded: None,
+                    ..steps
+                };
+                let of_decoder = (acts, update.grad_out);
+                opened.rows_signum(order, of_decoder, (w_dec, z_decoder), &steps)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn signum_on_host(
+        &self,
+        by_latent: &ByLatent,
+        ([encoder_weight, w_dec], [z_encoder, z_decoder]): ([&mut Tensor; 2], [&mut Tensor; 2]),
+        update: &SparseUpdate<'_>,
+        is_projected: bool,
+    ) {
+        let matrices = MatrixUpdate {
+            encoder_weight: weights(encoder_weight, z_encoder),
+            w_dec: weights(w_dec, z_decoder),
+            steps: RowSteps {
+                divisor: slice(update.divisor).expect(IS_HERE)[0],
+                is_projected,
+                constants: update.constants,
+            },
+        };
+        let entries = self.on_host();
+        let [centred, grad_out] =
+            [update.centred, update.grad_out].map(|rows| slice(rows).expect(IS_HERE));
+        in_threads(n_threads(), || {
+            entries.update(by_latent, grad_out, centred, matrices);
+        });
+    }
+
+    fn on_host(&self) -> Entries<'_> {
+        Entries {
+            k: self.encoded.latent_indices.size()[1] as usize,
+            indices: slice(&self.encoded.latent_indices).expect(IS_HERE),
+            acts: slice(&self.encoded.latent_acts).expect(IS_HERE),
+            grad_pre: slice(&self.grad_pre).expect(IS_HERE),
+        }
+    }
+}
+
+const IS_HERE: &str = "it was on the CPU before";
+
+fn weights<'a>(y: &'a mut Tensor, z: &'a mut Tensor) -> Weights<'a> {
+    Weights {
+        y: slice_mut(y).expect(IS_HERE),
+        z: slice_mut(z).expect(IS_HERE),
+    }
+}

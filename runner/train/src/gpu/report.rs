@@ -1,0 +1,126 @@
+//! What a GPU can do: copies, products, and the project's kernels next to libtorch's operations.
+
+use super::open;
+use crate::TrainError;
+use plan::{CudaStatus, GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound};
+use sae::{CheckedKernel, GpuKernels, Shape};
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+
+const N_ROUNDS: usize = 10;
+
+/// Looks at a GPU.
+///
+/// # Errors
+/// A name of no device, or too little memory.
+pub fn gpu_report(task: &GpuTask) -> Result<GpuReport, TrainError> {
+    if let CudaStatus::Unavailable { reason } = lm::init_backends() {
+        return Ok(GpuReport::NoGpu {
+            reason: reason.clone(),
+        });
+    }
+    let device = lm::parse_device(&task.device)?;
+    let Device::Cuda(index) = device else {
+        let reason = format!("`{}` is not a GPU", task.device);
+        return Ok(GpuReport::NoGpu { reason });
+    };
+    let _no_grad = tch::no_grad_guard();
+    let shape = Shape {
+        n_tokens: task.shape.n_tokens as i64,
+        num_latents: task.shape.num_latents as i64,
+        width: task.shape.d_in as i64,
+        k: task.shape.k as i64,
+    };
+    let product = |kind| product_flop_s(shape, kind, device);
+    let found = GpuFound {
+        device: format!("cuda:{index}"),
+        copied_bytes_s: copied_bytes_s(shape, device)?,
+        product_flop_s: vec![
+            ("float32".to_owned(), product(Kind::Float)?),
+            ("bfloat16".to_owned(), product(Kind::BFloat16)?),
+        ],
+        kernels: KernelsFound::Unusable {
+            reason: String::new(),
+        },
+    };
+    let kernels = match open(device, &task.cache_dir) {
+        Err(error) => KernelsFound::Unusable {
+            reason: error.to_string(),
+        },
+        Ok(opened) => measured(opened, shape, found.copied_bytes_s),
+    };
+    Ok(GpuReport::Found(Box::new(GpuFound { kernels, ..found })))
+}
+
+fn measured(mut opened: GpuKernels, shape: Shape, copied_bytes_s: f64) -> KernelsFound {
+    opened.measure(shape);
+    let found = |checked: CheckedKernel| KernelFound {
+        name: checked.kernel.name().to_owned(),
+        rejection: checked.rejection.map(|rejection| rejection.to_string()),
+        seconds: checked.seconds,
+        least_s: checked.kernel.least_bytes(shape) / copied_bytes_s,
+    };
+    let card = opened.card();
+    KernelsFound::Checked {
+        card: format!(
+            "{}, compute capability {}, {} multiprocessors, driver of CUDA {}.{}",
+            card.name,
+            card.capability,
+            card.n_multiprocessors,
+            card.driver / 1000,
+            card.driver % 1000 / 10
+        ),
+        notes: opened.notes().to_vec(),
+        kernels: opened.all(shape).into_iter().map(found).collect(),
+    }
+}
+
+/// Bytes read and written in a second by a copy of an encoder's weights.
+fn copied_bytes_s(shape: Shape, device: Device) -> Result<f64, TrainError> {
+    let size = [shape.num_latents, shape.width];
+    let from = Tensor::f_zeros(size, (Kind::Float, device))?;
+    let mut to = from.f_empty_like()?;
+    let seconds = fastest(device, || {
+        to.f_copy_(&from)?;
+        Ok(())
+    })?;
+    Ok(2.0 * 4.0 * from.numel() as f64 / seconds)
+}
+
+/// Operations in a second of an encoder's product.
+fn product_flop_s(shape: Shape, kind: Kind, device: Device) -> Result<f64, TrainError> {
+    let Shape {
+        n_tokens,
+        num_latents,
+        width,
+        ..
+    } = shape;
+    let x = Tensor::f_ones([n_tokens, width], (kind, device))?;
+    let weight = Tensor::f_ones([num_latents, width], (kind, device))?;
+    let seconds = fastest(device, || {
+        Ok(x.f_linear(&weight, None::<Tensor>).map(drop)?)
+    })?;
+    Ok(2.0 * (n_tokens * num_latents * width) as f64 / seconds)
+}
+
+/// Seconds of the fastest of several calls, each between two waits for the device.
+fn fastest(
+    device: Device,
+    mut call: impl FnMut() -> Result<(), TrainError>,
+) -> Result<f64, TrainError> {
+    let wait = || {
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(index as i64);
+        }
+    };
+    call()?;
+    let mut fastest = f64::INFINITY;
+    for _ in 0..N_ROUNDS {
+        wait();
+        let start = Instant::now();
+        call()?;
+        wait();
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    Ok(fastest)
+}
