@@ -198,7 +198,8 @@ fn long_jobs() -> Workspace {
                     hookpoints = ['layers.1.mlp']\nk_decay_steps = 100";
     let jobs = [
         ("adam", "optimizer='adam', save_best=True"),
-        ("auxk", "auxk_alpha=0.03125, dead_feature_threshold=1000"),
+        // Of 128 tokens an update, so that it does not look at each for latents that may be dead.
+        ("auxk", "auxk_alpha=0.03125, dead_feature_threshold=4000"),
     ];
     with_jobs(settings, &jobs)
 }

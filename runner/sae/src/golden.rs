@@ -76,7 +76,11 @@ fn auxk_and_multi_topk_are_those_of_autograd() {
         let alpha = case["auxk_alpha"].as_f64().unwrap();
         let objective = Objective {
             k: sae.cfg.k,
-            auxk: dead.as_ref().map(|dead| AuxK { alpha, dead }),
+            auxk: dead.as_ref().map(|candidates| AuxK {
+                alpha,
+                candidates,
+                are_dead: None,
+            }),
             multi_topk: case["multi_topk"] == true,
             rounded_encoder: None,
         };

@@ -107,10 +107,20 @@ pub(crate) struct Part<'a> {
     pub(crate) encoded: &'a Encoded,
     /// The loss's gradient at the reconstruction: `[n_tokens, d_out]`.
     pub(crate) grad_out: &'a Tensor,
-    /// Whether ReLU was applied to the activations; else they are pre-activations.
-    pub(crate) has_relu: bool,
+    /// Where it reaches the pre-activations.
+    pub(crate) reaches: Reaches<'a>,
     /// Whether `b_dec` and the skip connection are part of the reconstruction.
     pub(crate) is_whole: bool,
+}
+
+/// The selected pre-activations that a gradient reaches. At the others it is 0.
+#[derive(Clone, Copy)]
+pub(crate) enum Reaches<'a> {
+    /// Those that are positive: ReLU was applied to them.
+    Positive,
+    All,
+    /// Where a mask is true: `[n_tokens, k]`.
+    Where(&'a Tensor),
 }
 
 /// What one part of a loss gives.
@@ -182,7 +192,7 @@ impl Sae {
         let part = Part {
             encoded: &pass.encoded,
             grad_out,
-            has_relu: true,
+            reaches: Reaches::Positive,
             is_whole: true,
         };
         let PartGradients {
@@ -209,9 +219,11 @@ impl Sae {
             latent_indices: indices,
         } = part.encoded;
         let mut grad_pre = dots_at_entries(part.grad_out, (&self.w_dec, None), indices)?;
-        if part.has_relu {
-            let _ = grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?;
-        }
+        grad_pre = match part.reaches {
+            Reaches::Positive => grad_pre.f_mul_(&latent_acts.f_gt(0.0)?)?,
+            Reaches::All => grad_pre,
+            Reaches::Where(mask) => grad_pre.f_masked_fill_(&mask.f_logical_not()?, 0.0)?,
+        };
         Ok(PartGradients {
             gradients: self.gradients_from(pass, part, &grad_pre)?,
             grad_pre,

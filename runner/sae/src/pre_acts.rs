@@ -102,6 +102,35 @@ impl PreActs<'_> {
         })
     }
 
+    /// The `k` largest of the latents with the indices `latents` where `mask` is true, both `[n]`, without ReLU; and
+    /// at which entries it is: `[n_tokens, k]`. At the others, if `mask` is true fewer than `k` times, activations
+    /// are 0. The entries are in the order of `latents`: no sum over them depends on the latents besides.
+    pub(crate) fn largest_where(
+        &self,
+        latents: &Tensor,
+        mask: &Tensor,
+        k: i64,
+    ) -> Result<(Encoded, Tensor), SaeError> {
+        let mut numbers = self.numbers.f_index_select(1, latents)?;
+        let _ = numbers.f_masked_fill_(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
+        // Of equal ones, CUDA's takes the first.
+        let (_, kept) = numbers.f_topk(k, -1, true, false)?;
+        let (kept, _) = kept.f_sort(-1, false)?;
+        let latent_indices = latents.f_take(&kept)?;
+        let mut encoded = if self.are_rounded() {
+            self.exact(latent_indices)?
+        } else {
+            Encoded {
+                latent_acts: numbers.f_gather(1, &kept, false)?,
+                latent_indices,
+            }
+        };
+        let kept = mask.f_take(&kept)?;
+        let acts = &mut encoded.latent_acts;
+        let _ = acts.f_masked_fill_(&kept.f_logical_not()?, 0.0)?;
+        Ok((encoded, kept))
+    }
+
     fn are_rounded(&self) -> bool {
         self.numbers.kind() != self.centred.kind()
     }
@@ -187,7 +216,8 @@ mod tests {
         let exact = Objective {
             auxk: Some(AuxK {
                 alpha: 0.5,
-                dead: &dead,
+                candidates: &dead,
+                are_dead: None,
             }),
             multi_topk: true,
             ..Objective::squared_error(16)

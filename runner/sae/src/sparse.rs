@@ -1,7 +1,7 @@
 //! Gradients of the squared error as they come: if it is the whole loss, those of the matrices need never
 //! be in memory. The optimizer takes them row by row.
 
-use crate::gradient::Part;
+use crate::gradient::{Part, Reaches};
 use crate::kernels::{self, SortedEntries, SparseUpdate};
 use crate::{Backward, Gradients, Losses, Objective, Sae, SaeError, Signum};
 use fault::Fault;
@@ -70,7 +70,7 @@ impl Sae {
         let part = Part {
             encoded: &encoded,
             grad_out: &error.grad_out,
-            has_relu: true,
+            reaches: Reaches::Positive,
             is_whole: true,
         };
         let vectors = VectorGradients {

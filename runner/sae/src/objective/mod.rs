@@ -6,7 +6,7 @@
 mod auxk;
 mod multi_topk;
 
-use crate::gradient::Part;
+use crate::gradient::{Part, Reaches};
 use crate::{Gradients, Sae, SaeError};
 use tch::{Kind, Tensor};
 
@@ -32,7 +32,7 @@ pub struct Losses {
     /// `sum |sae_out - target|^2`.
     pub squared_error: Tensor,
     /// `min(n_dead / (d_out / 2), 1)` times the squared error of the dead latents' prediction;
-    /// `None` if it is not part of the loss, or no latent is dead.
+    /// `None` if it is not part of the loss, or no latent may be dead.
     pub auxk: Option<Tensor>,
     /// The squared error of `4 * k` latents.
     pub multi_topk: Option<Tensor>,
@@ -115,10 +115,10 @@ impl Objective<'_> {
         }
     }
 
-    /// Whether no other term is there: AuxK has no term if no latent is dead.
+    /// Whether no other term is there: AuxK has no term if no latent may be dead.
     pub(crate) fn is_squared_error(&self) -> bool {
-        let has_dead = self.auxk.is_some_and(|term| term.dead.size()[0] > 0);
-        !has_dead && !self.multi_topk
+        let has_auxk = self.auxk.is_some_and(|term| term.candidates.size()[0] > 0);
+        !has_auxk && !self.multi_topk
     }
 }
 
@@ -144,7 +144,7 @@ impl Sae {
         let part = Part {
             encoded: &pass.encoded,
             grad_out: &error.f_mul_scalar(2.0)?,
-            has_relu: true,
+            reaches: Reaches::Positive,
             is_whole: true,
         };
         let mut gradients = self.part_gradients(&pass, &part)?.gradients;

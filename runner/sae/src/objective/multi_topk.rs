@@ -2,7 +2,7 @@
 //! collapse when `k` is changed (Gao et al. 2024, arXiv:2406.04093, section 5.3).
 
 use super::{Term, sum_of_squares};
-use crate::gradient::{Part, Pass};
+use crate::gradient::{Part, Pass, Reaches};
 use crate::pre_acts::{PreActs, with_relu};
 use crate::{Sae, SaeError};
 use tch::Tensor;
@@ -28,7 +28,7 @@ impl Sae {
         let part = Part {
             encoded: &encoded,
             grad_out: &error.f_mul_scalar(2.0 * MULTI_TOPK_WEIGHT)?,
-            has_relu: true,
+            reaches: Reaches::Positive,
             is_whole: true,
         };
         Ok(Term {

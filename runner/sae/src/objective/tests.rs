@@ -85,7 +85,12 @@ fn by_autograd(
     let error = whole(&latents) - target;
     let mut loss = error.square().sum(Kind::Float);
     let mut terms = [loss.double_value(&[]), 0.0, 0.0];
-    if let Some(AuxK { alpha, dead }) = objective.auxk {
+    if let Some(AuxK {
+        alpha,
+        candidates: dead,
+        ..
+    }) = objective.auxk
+    {
         let n_wanted = sae.cfg.d_out() as i64 / 2;
         let alive = pre_acts.ones_like().index_fill(1, dead, 0.0);
         let of_dead = pre_acts.detach() + alive * -1e9;
@@ -168,15 +173,22 @@ fn dead_latents_and_their_encoder_get_gradients() {
         let dead = Tensor::from_slice(&DEAD[..n_dead]);
         let auxk = Some(AuxK {
             alpha: 0.7,
-            dead: &dead,
+            candidates: &dead,
+            are_dead: None,
+        });
+        let all = dead.ones_like().to_kind(Kind::Bool);
+        let masked = auxk.map(|term| AuxK {
+            are_dead: Some(&all),
+            ..term
         });
         for cfg in configs() {
-            let k = cfg.k;
-            let objective = Objective {
-                auxk,
-                ..Objective::squared_error(k)
-            };
-            assert_equals_autograd(cfg, &objective);
+            for auxk in [auxk, masked] {
+                let objective = Objective {
+                    auxk,
+                    ..Objective::squared_error(cfg.k)
+                };
+                assert_equals_autograd(cfg.clone(), &objective);
+            }
         }
     }
 }
@@ -190,7 +202,8 @@ fn a_dead_latent_with_a_negative_pre_activation_can_come_back() {
     let objective = Objective {
         auxk: Some(AuxK {
             alpha: 1.0,
-            dead: &dead,
+            candidates: &dead,
+            are_dead: None,
         }),
         ..Objective::squared_error(4)
     };
@@ -203,6 +216,77 @@ fn a_dead_latent_with_a_negative_pre_activation_can_come_back() {
     let without = Objective::squared_error(4);
     let gradients = sae.backward(&x, &target, &without).unwrap().gradients;
     assert_eq!(gradients.encoder_bias.double_value(&[7]), 0.0);
+}
+
+/// The terms and gradients with AuxK for the dead of `candidates`: some of `dead`.
+fn with_candidates(
+    (sae, x, target): &(Sae, Tensor, Tensor),
+    candidates: &[i64],
+    dead: &[i64],
+    rounded_encoder: Option<&Tensor>,
+) -> Backward {
+    let are_dead: Vec<bool> = candidates.iter().map(|idx| dead.contains(idx)).collect();
+    let (candidates, are_dead) = (
+        Tensor::from_slice(candidates),
+        Tensor::from_slice(&are_dead),
+    );
+    let objective = Objective {
+        auxk: Some(AuxK {
+            alpha: 0.7,
+            candidates: &candidates,
+            are_dead: Some(&are_dead),
+        }),
+        // The squared error alone has other kernels.
+        multi_topk: true,
+        rounded_encoder,
+        ..Objective::squared_error(sae.cfg.k)
+    };
+    sae.backward(x, target, &objective).unwrap()
+}
+
+#[test]
+fn latents_that_might_be_dead_and_are_not_change_no_bit() {
+    let wide = SaeConfig::topk(32, 256, 4);
+    let mut wide_case = (
+        Sae::new(wide, 5, Device::Cpu).unwrap(),
+        noise(&[40, 32], 3.0),
+        noise(&[40, 32], 3.0),
+    );
+    wide_case.0.encoder_bias = noise(&[256], 1.0) * 0.1;
+    let rounded = wide_case.0.rounded_encoder(4).unwrap().unwrap();
+    let mut cases: Vec<_> = configs().into_iter().map(|cfg| (case(cfg), None)).collect();
+    cases.push((wide_case, Some(&rounded)));
+    for (case, rounded) in &cases {
+        let n = case.0.num_latents() as i64;
+        let many: Vec<i64> = (0..n).step_by(3).collect();
+        for dead in [&DEAD[..0], &DEAD[..1], &DEAD, &many] {
+            // Of equal ones, the CPU's topk takes any, and many are equal in bfloat16.
+            if rounded.is_some() && dead.len() > DEAD.len() {
+                continue;
+            }
+            let others: Vec<i64> = (0..n)
+                .filter(|idx| idx % 4 == 1 || dead.contains(idx))
+                .collect();
+            let all: Vec<i64> = (0..n).collect();
+            let of = |candidates: &[i64]| with_candidates(case, candidates, dead, *rounded);
+            let [alone, others, all] = [dead, &others[..], &all[..]].map(of);
+            let terms = |backward: &Backward| {
+                let auxk = backward.losses.auxk.as_ref();
+                auxk.map_or(0.0, |term| term.double_value(&[]))
+            };
+            for more in [others, all] {
+                assert_eq!(terms(&more), terms(&alone), "{} dead", dead.len());
+                let pairs = more
+                    .gradients
+                    .tensors()
+                    .into_iter()
+                    .zip(alone.gradients.tensors());
+                for (more, alone) in pairs {
+                    assert!(more.equal(alone), "{} dead of {:?}", dead.len(), case.0.cfg);
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -242,7 +326,8 @@ fn all_terms_together() {
         k: 3,
         auxk: Some(AuxK {
             alpha: 0.03,
-            dead: &dead,
+            candidates: &dead,
+            are_dead: None,
         }),
         multi_topk: true,
         rounded_encoder: None,

@@ -1,5 +1,6 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
+mod dead;
 pub(crate) mod finetune;
 pub(crate) mod memory;
 mod update;
@@ -11,6 +12,7 @@ use crate::events::interval::{Interval, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
+use dead::Candidates;
 use plan::{Job, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
 use sae::{Losses, Sae, SaeConfig};
@@ -30,6 +32,8 @@ pub(crate) struct SaeTrainer {
     rounded_encoder: Option<Tensor>,
     /// Tokens since each latent last fired: `[num_latents]`, Int64.
     pub(crate) tokens_since_fired: Tensor,
+    /// The latents that may be dead.
+    candidates: Candidates,
     /// Parts into which a batch is cut; grows when memory runs out.
     micro_acc_steps: usize,
     known_micro_acc_steps: usize,
@@ -134,7 +138,9 @@ impl SaeTrainer {
         };
         let options = (Kind::Int64, device);
         let (input, target) = View::of_sae(config, spec);
+        let dead_feature_threshold = config.dead_feature_threshold as i64;
         Ok(Self {
+            candidates: Candidates::new(dead_feature_threshold, device),
             optimizer: Optimizer::new(config.optimizer, spec.lr, config.lr_warmup_steps),
             rounded_encoder: None,
             tokens_since_fired: Tensor::f_zeros([spec.num_latents as i64], options)?,
@@ -142,7 +148,7 @@ impl SaeTrainer {
             known_micro_acc_steps: config.micro_acc_steps,
             interval: Interval::new(device)?,
             settings: Settings {
-                dead_feature_threshold: config.dead_feature_threshold as i64,
+                dead_feature_threshold,
                 auxk_alpha: config.auxk_alpha,
                 k_decay_steps: config.k_decay_steps,
                 rounds_encoder: config.encoder_dtype.rounds(device.is_cuda()),
@@ -214,8 +220,7 @@ impl SaeTrainer {
             self.is_projected = true;
         }
         let dead = if self.settings.auxk_alpha > 0.0 {
-            // Sync: how many latents are dead decides on shapes; once an update.
-            Some(self.dead()?.f_nonzero()?.f_squeeze_dim(1)?)
+            Some(self.candidates.dead(&self.tokens_since_fired)?)
         } else {
             None
         };
@@ -254,6 +259,7 @@ impl SaeTrainer {
         let n_tokens = moments.n_tokens;
         self.n_updates += 1;
         self.is_projected = false;
+        self.candidates.pass(n_tokens as i64);
         let _ = self.tokens_since_fired.f_add_scalar_(n_tokens as i64)?;
         let fired = fire_counts.f_gt(0.0)?;
         let _ = self.tokens_since_fired.f_masked_fill_(&fired, 0)?;

@@ -1,12 +1,13 @@
 //! One update of one SAE, from its first part to the optimizer.
 
+use super::dead::Dead;
 use super::memory::{in_parts_that_fit, is_out_of_memory};
 use super::{Progress, SaeTrainer};
 use crate::TrainError;
 use crate::optimizer::Optimizer;
 use crate::ranks::{Ranks, Summing, UpdateSums};
 use sae::Moments;
-use sae::{AuxK, Backward, Losses, Objective, Pass, SparseBackward};
+use sae::{Backward, Losses, Objective, Pass, SparseBackward};
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};
 
@@ -16,8 +17,8 @@ pub(crate) struct Update<'a> {
     pub(crate) trainer: &'a mut SaeTrainer,
     /// Active latents of a token.
     k: usize,
-    /// Indices of the dead latents, if the loss needs them.
-    dead: Option<Tensor>,
+    /// The dead latents, if the loss needs them.
+    dead: Option<Dead>,
     /// The encoder in bfloat16, if it finds the latents: made when it is first needed, of the weights before the
     /// update.
     rounded_encoder: OnceCell<Option<Tensor>>,
@@ -31,7 +32,7 @@ pub(crate) struct SummingUpdate<'a, 'r> {
 }
 
 impl<'a> Update<'a> {
-    pub(super) fn new(trainer: &'a mut SaeTrainer, k: usize, dead: Option<Tensor>) -> Self {
+    pub(super) fn new(trainer: &'a mut SaeTrainer, k: usize, dead: Option<Dead>) -> Self {
         // `k` only falls: once the latents are found by it, they are from then on.
         let kept = trainer.rounded_encoder.take();
         let rounded_encoder = kept.map_or_else(OnceCell::new, |kept| Some(kept).into());
@@ -186,12 +187,10 @@ impl<'a> Update<'a> {
 
     /// What it minimises.
     fn objective(&self) -> Result<Objective<'_>, TrainError> {
+        let alpha = self.trainer.settings.auxk_alpha;
         Ok(Objective {
             k: self.k,
-            auxk: self.dead.as_ref().map(|dead| AuxK {
-                alpha: self.trainer.settings.auxk_alpha,
-                dead,
-            }),
+            auxk: self.dead.as_ref().map(|dead| dead.auxk(alpha)),
             multi_topk: self.trainer.sae.cfg.multi_topk,
             rounded_encoder: self.rounded_encoder()?,
         })
