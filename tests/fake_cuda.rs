@@ -143,9 +143,14 @@ fn units(workspace: &Workspace) -> Vec<(&'static str, usize)> {
                 .count()
         })
         .sum();
+    let n_updates = of_kind("ready").into_iter().map(|event| {
+        let step = |name: &str| event[name].as_u64().unwrap() as usize;
+        step("n_steps") - step("first_step")
+    });
     vec![
         ("start", of_kind("started").len()),
         ("SAE", saes.len()),
+        ("update", n_updates.sum()),
         ("report", of_kind("progress").len()),
         ("saved SAE", n_saved),
         ("evaluated SAE", of_kind("evaluation").len()),

@@ -21,6 +21,10 @@
 //!
 //! Nothing here has run on a GPU yet.
 
+mod outliers;
+
+pub(crate) use outliers::OutlierCounts;
+use outliers::{HasMany, OutlierCols};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Columns with a value of this size or greater, in float16, are outliers.
@@ -47,6 +51,7 @@ pub(crate) struct Int8Weight {
     values: Tensor,
     /// `[d_out]`, Float: the value that 127 means in each row.
     absmax: Tensor,
+    has_many_outliers: HasMany,
 }
 
 /// The input of a layer, taken apart.
@@ -55,8 +60,7 @@ struct SplitInput {
     quantised: Tensor,
     /// `[n_tokens, 1]`, Float
     absmax: Tensor,
-    /// `[n_outlier_cols]`, Int64, ascending
-    outlier_cols: Tensor,
+    outlier_cols: OutlierCols,
 }
 
 impl Int8Weight {
@@ -69,6 +73,7 @@ impl Int8Weight {
         Ok(Self {
             values: Tensor::f_empty([d_out, d_in], (Kind::Int8, device))?,
             absmax: Tensor::f_empty([d_out], (Kind::Float, device))?,
+            has_many_outliers: HasMany::default(),
         })
     }
 
@@ -92,10 +97,16 @@ impl Int8Weight {
     ///
     /// - `x`: `[.., d_in]`, any float kind
     /// - `bias`: `[d_out]`, any float kind; rounded to the kind of `x`
+    /// - `counts`: those of the forward pass
     ///
     /// # Errors
     /// An `x` of another width, and what libtorch reports.
-    pub(crate) fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
+    pub(crate) fn linear(
+        &self,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        counts: &mut OutlierCounts,
+    ) -> Result<Tensor, TchError> {
         let (d_out, d_in) = self.values.size2()?;
         let mut shape = x.size();
         let Some(width) = shape.last_mut().filter(|width| **width == d_in) else {
@@ -104,7 +115,7 @@ impl Int8Weight {
         };
         *width = d_out;
         let x = x.f_reshape([-1, d_in])?;
-        let output = self.product(&x, bias)?;
+        let output = self.product(&x, bias, counts)?;
         // Without grad mode the reshaped tensor does not require a gradient, whatever `x` says.
         let output = if x.requires_grad() {
             self.with_gradient(&output, &x)?
@@ -121,19 +132,24 @@ impl Int8Weight {
     }
 
     /// The output for `x` `[n_tokens, d_in]`, without a gradient.
-    fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
+    fn product(
+        &self,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        counts: &mut OutlierCounts,
+    ) -> Result<Tensor, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let split = SplitInput::new(x)?;
+        let split = SplitInput::new(x, &self.has_many_outliers, counts)?;
         let mut output = self.int8_product(&split)?;
         if let Some(bias) = bias {
             output = output.f_add_(&bias.f_to_kind(x.kind())?)?;
         }
         let output = output.f_to_kind(x.kind())?;
-        if split.outlier_cols.numel() == 0 {
+        if split.outlier_cols.are_none() {
             return Ok(output);
         }
-        let x = x.f_index_select(1, &split.outlier_cols)?;
-        let values = self.values.f_index_select(1, &split.outlier_cols)?;
+        let x = split.outlier_cols.of(x)?;
+        let values = self.values.f_index_select(1, &split.outlier_cols.indices)?;
         let weight = self.dequantise(&values, x.kind())?;
         output.f_addmm(&x, &weight.f_transpose(0, 1)?)
     }
@@ -167,22 +183,17 @@ impl Int8Weight {
 }
 
 impl SplitInput {
-    /// `x`: `[n_tokens, d_in]`
-    fn new(x: &Tensor) -> Result<Self, TchError> {
+    /// `x`: `[n_tokens, d_in]`; `has_many`: that of the weight.
+    fn new(x: &Tensor, has_many: &HasMany, counts: &mut OutlierCounts) -> Result<Self, TchError> {
         let mut rounded = round_to_half(x)?;
         let outliers = rounded.f_abs()?.f_ge(THRESHOLD)?;
-        // Sync: the shapes of the product over the outlier columns depend on their number. Without
-        // it, that product would be one over all columns and cost more than int8 saves.
-        let outlier_cols = outliers
-            .f_any_dim(0, false)?
-            .f_nonzero()?
-            .f_squeeze_dim(1)?;
-        if outlier_cols.numel() > 0 {
+        let outlier_cols = OutlierCols::find(&outliers, has_many, counts)?;
+        if !outlier_cols.are_none() {
             rounded = rounded.f_masked_fill_(&outliers, 0.0)?;
         }
         let (mut quantised, absmax) = quantise_rows(rounded)?;
-        if outlier_cols.numel() > 0 {
-            quantised = quantised.f_index_fill_(1, &outlier_cols, 0.0)?;
+        if !outlier_cols.are_none() {
+            quantised = outlier_cols.clear(quantised)?;
         }
         Ok(Self {
             quantised,
@@ -271,6 +282,8 @@ fn pad(matrix: &Tensor, n_rows: i64, n_cols: i64) -> Result<Tensor, TchError> {
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod passes;
 
 #[cfg(test)]
 mod tests {
@@ -283,6 +296,14 @@ mod tests {
             let mut quantised = Self::room(d_out, d_in, weight.device())?;
             quantised.fill(weight)?;
             Ok(quantised)
+        }
+
+        pub(super) fn counted(
+            &self,
+            x: &Tensor,
+            bias: Option<&Tensor>,
+        ) -> Result<Tensor, TchError> {
+            self.linear(x, bias, &mut OutlierCounts::default())
         }
     }
 
@@ -343,7 +364,7 @@ mod tests {
                 20.0 + 8.0 * (-127.0 * 127.0 + 64.0 * 32.0) / squared,
             ],
         ]);
-        let got = weight.linear(&x, Some(&bias)).unwrap();
+        let got = weight.counted(&x, Some(&bias)).unwrap();
         assert_close("linear", &got, &expected);
     }
 
@@ -351,12 +372,12 @@ mod tests {
     fn a_column_that_reaches_the_threshold_is_not_quantised() {
         let weight = Int8Weight::quantise(&matrix(&[[1.0, 1.0], [1.0, -1.0]])).unwrap();
         // Next to 1.0, 0.001 would be quantised to 0.
-        let got = weight.linear(&matrix(&[[6.0, 2.0], [0.001, 1.0]]), None);
+        let got = weight.counted(&matrix(&[[6.0, 2.0], [0.001, 1.0]]), None);
         let expected = matrix(&[[8.0, 4.0], [1.001, -0.999]]);
         assert_close("column 0 apart", &got.unwrap(), &expected);
         // The greatest float16 below 6: [127, 42.36] of 127.
         let below = 5.996_093_8_f32;
-        let got = weight.linear(&matrix(&[[below, 2.0], [0.001, 1.0]]), None);
+        let got = weight.counted(&matrix(&[[below, 2.0], [0.001, 1.0]]), None);
         let (sum, difference) = (below * 169.0 / 127.0, below * 85.0 / 127.0);
         let expected = matrix(&[[sum, difference], [1.0, -1.0]]);
         assert_close("all quantised", &got.unwrap(), &expected);
@@ -367,14 +388,14 @@ mod tests {
         let weight = Int8Weight::quantise(&random(&[3, 4])).unwrap();
         for kind in [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Double] {
             let x = (random(&[2, 5, 4]) * 4).to_kind(kind);
-            let all = weight.linear(&x.view([10, 4]), None).unwrap();
-            let got = weight.linear(&x, None).unwrap();
+            let all = weight.counted(&x.view([10, 4]), None).unwrap();
+            let got = weight.counted(&x, None).unwrap();
             assert_eq!((got.size(), got.kind()), (vec![2, 5, 3], kind));
             assert_eq!(got.view([10, 3]), all);
         }
-        let one = weight.linear(&Tensor::from_slice(&[1.0_f32; 4]), None);
+        let one = weight.counted(&Tensor::from_slice(&[1.0_f32; 4]), None);
         assert_eq!(one.unwrap().size(), [3]);
-        let none = weight.linear(&random(&[2, 0, 4]), None);
+        let none = weight.counted(&random(&[2, 0, 4]), None);
         assert_eq!(none.unwrap().size(), [2, 0, 3]);
     }
 
@@ -382,9 +403,9 @@ mod tests {
     fn another_width_is_an_error() {
         let weight = Int8Weight::quantise(&random(&[3, 4])).unwrap();
         // 24 values would make 6 tokens.
-        let error = weight.linear(&random(&[4, 6]), None).unwrap_err();
+        let error = weight.counted(&random(&[4, 6]), None).unwrap_err();
         assert!(error.to_string().contains("width 4, got [4, 6]"), "{error}");
-        assert!(weight.linear(&Tensor::from(1.0_f32), None).is_err());
+        assert!(weight.counted(&Tensor::from(1.0_f32), None).is_err());
     }
 
     /// `a w^T` in 64-bit integers.
@@ -451,8 +472,8 @@ mod tests {
         let x = random(&[2, 3, 5]);
         let _ = x.get(1).get(2).narrow(0, 4, 1).fill_(7.0);
         let x = x.set_requires_grad(true);
-        let output = weight.linear(&x, Some(&bias)).unwrap();
-        let without_graph = weight.linear(&x.detach(), Some(&bias)).unwrap();
+        let output = weight.counted(&x, Some(&bias)).unwrap();
+        let without_graph = weight.counted(&x.detach(), Some(&bias)).unwrap();
         assert_eq!(output, without_graph);
 
         let y_grad = random(&[2, 3, 7]);
@@ -469,10 +490,10 @@ mod tests {
     fn no_graph_where_none_is_wanted() {
         let weight = Int8Weight::quantise(&random(&[7, 5]).set_requires_grad(true)).unwrap();
         let x = random(&[4, 5]);
-        assert!(!weight.linear(&x, None).unwrap().requires_grad());
+        assert!(!weight.counted(&x, None).unwrap().requires_grad());
         let x = x.set_requires_grad(true);
-        assert!(weight.linear(&x, None).unwrap().requires_grad());
-        let output = tch::no_grad(|| weight.linear(&x, None).unwrap());
+        assert!(weight.counted(&x, None).unwrap().requires_grad());
+        let output = tch::no_grad(|| weight.counted(&x, None).unwrap());
         assert!(!output.requires_grad());
     }
 }

@@ -3,6 +3,7 @@
 use crate::architecture;
 use crate::body::Body;
 use crate::device::check_device;
+use crate::int8::OutlierCounts;
 use crate::load::{Loader, first_not_finite};
 use crate::precision::compute_kind;
 use crate::replace::Replacements;
@@ -49,6 +50,8 @@ pub struct LanguageModel {
     linear_bytes: u64,
     n_layers: usize,
     model_dir: PathBuf,
+    /// Whether 8-bit products do not wait for the number of columns with outliers.
+    pub(crate) notes_outliers: bool,
     /// What [`Self::first_weight_not_finite`] found.
     bad_weight: OnceLock<Option<String>>,
 }
@@ -82,6 +85,8 @@ impl LanguageModel {
                 .with_outputs(&facts, &[layout.norm_name])?,
             facts,
             device: options.device,
+            // On the CPU there is no wait.
+            notes_outliers: options.device != Device::Cpu,
             kind,
             linear_bytes: loader.linear_bytes(),
             n_layers: loader.n_layers(),
@@ -143,17 +148,22 @@ impl LanguageModel {
     pub fn forward(&self, input_ids: &Tensor, taps: &Taps) -> Result<Activations, LmError> {
         taps.check(&self.facts, self.n_layers)?;
         let input_ids = self.checked_input(input_ids)?;
-        let mut tape = Tape::until_served(taps);
-        if !taps.is_empty() {
-            let _no_grad = tch::no_grad_guard();
-            match self.body.forward(&mut tape, &input_ids) {
-                Ok(_) | Err(Stop::Served) => {}
-                Err(stop) => return Err(failed(stop)),
+        let _no_grad = tch::no_grad_guard();
+        loop {
+            let mut tape = Tape::until_served(taps);
+            tape.outliers = self.outlier_counts();
+            if !taps.is_empty() {
+                match self.body.forward(&mut tape, &input_ids) {
+                    Ok(_) | Err(Stop::Served) => {}
+                    Err(stop) => return Err(failed(stop)),
+                }
+            }
+            if tape.outliers.were_enough().map_err(in_forward)? {
+                return Ok(tape
+                    .finish()
+                    .expect("every module of the loaded blocks runs"));
             }
         }
-        Ok(tape
-            .finish()
-            .expect("every module of the loaded blocks runs"))
     }
 
     /// The hidden states for `input_ids`, `[batch, ctx_len]`, as `output_hidden_states=True` gives them
@@ -193,9 +203,30 @@ impl LanguageModel {
         })?;
         replacements.check(&self.facts, self.n_layers)?;
         let input_ids = self.checked_input(input_ids)?;
-        let mut tape = Tape::to_the_end(replacements);
-        let hidden = self.body.forward(&mut tape, &input_ids).map_err(failed)?;
-        head.logits(&hidden).map_err(in_forward)
+        replacements.begin();
+        loop {
+            let mut tape = Tape::to_the_end(replacements);
+            tape.outliers = self.outlier_counts();
+            match self.body.forward(&mut tape, &input_ids) {
+                Ok(hidden) => {
+                    let logits = head.logits(&hidden).map_err(in_forward)?;
+                    if tape.outliers.were_enough().map_err(in_forward)? {
+                        return Ok(logits);
+                    }
+                }
+                Err(Stop::TooFewCols) => {}
+                Err(stop) => return Err(failed(stop)),
+            }
+            replacements.begin_again();
+        }
+    }
+
+    fn outlier_counts(&self) -> OutlierCounts {
+        if self.notes_outliers {
+            OutlierCounts::noted()
+        } else {
+            OutlierCounts::default()
+        }
     }
 
     /// `input_ids` on the model's device.
@@ -261,7 +292,7 @@ fn failed(stop: Stop) -> LmError {
     match stop {
         Stop::Torch(source) => in_forward(source),
         Stop::Replacement(error) => *error,
-        Stop::Served => unreachable!("a pass that ends with its last tap has not failed"),
+        Stop::Served | Stop::TooFewCols => unreachable!("such a pass has not failed"),
     }
 }
 

@@ -62,14 +62,13 @@ impl LinearWeight {
 impl Linear {
     /// `x`: `[.., d_in]`
     pub(crate) fn forward(&self, tape: &mut Tape, x: &Tensor) -> Run<Tensor> {
-        tape.module(self.id, x, |_, x| Ok(self.product(x)?))
-    }
-
-    fn product(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        match &self.weight {
-            LinearWeight::Full(weight) => x.f_linear(weight, self.bias.as_ref()),
-            LinearWeight::Int8(weight) => weight.linear(x, self.bias.as_ref()),
-        }
+        tape.module(self.id, x, |tape, x| {
+            let bias = self.bias.as_ref();
+            Ok(match &self.weight {
+                LinearWeight::Full(weight) => x.f_linear(weight, bias)?,
+                LinearWeight::Int8(weight) => weight.linear(x, bias, &mut tape.outliers)?,
+            })
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //! own output.
 
 use crate::LmError;
+use crate::int8::OutlierCounts;
 use crate::modules::{ModuleId, check_loaded, resolve};
 use crate::run::{Run, Stop};
 use fault::Fault;
@@ -25,6 +26,10 @@ type Replace<'r> = dyn FnMut(ModulePass) -> Result<Tensor, Box<dyn Error + Send 
 struct Replacement<'r> {
     name: String,
     replace: Box<Replace<'r>>,
+    /// What it has given in this pass.
+    given: Vec<Tensor>,
+    /// How often it was asked since the pass was run again.
+    n_asked: usize,
 }
 
 /// Functions that replace the outputs of hookpoints in a forward pass.
@@ -62,6 +67,8 @@ impl<'r> Replacements<'r> {
         let replacement = Replacement {
             name: hookpoint.to_owned(),
             replace: Box::new(replace),
+            given: Vec::new(),
+            n_asked: 0,
         };
         self.of_module
             .insert(resolve(facts, hookpoint)?, replacement);
@@ -75,15 +82,39 @@ impl<'r> Replacements<'r> {
         })
     }
 
-    /// The replacement of `output`, or `output` itself if there is no replacement.
-    pub(crate) fn apply(&mut self, id: ModuleId, input: &Tensor, output: Tensor) -> Run<Tensor> {
+    /// Begins a pass.
+    pub(crate) fn begin(&mut self) {
+        for replacement in self.of_module.values_mut() {
+            replacement.given.clear();
+            replacement.n_asked = 0;
+        }
+    }
+
+    /// Begins the pass again: what a function has given so far is what it would give.
+    pub(crate) fn begin_again(&mut self) {
+        for replacement in self.of_module.values_mut() {
+            replacement.n_asked = 0;
+        }
+    }
+
+    /// The replacement of an output, if there is one. Its function sees a pass only after that was found right, by
+    /// the `outliers` before it, and so once.
+    pub(crate) fn apply(
+        &mut self,
+        id: ModuleId,
+        pass: ModulePass<'_>,
+        outliers: &mut OutlierCounts,
+    ) -> Run<Option<Tensor>> {
         let Some(replacement) = self.of_module.get_mut(&id) else {
-            return Ok(output);
+            return Ok(None);
         };
-        let pass = ModulePass {
-            input,
-            output: &output,
-        };
+        replacement.n_asked += 1;
+        if let Some(given) = replacement.given.get(replacement.n_asked - 1) {
+            return Ok(Some(given.shallow_clone()));
+        }
+        if !outliers.were_enough()? {
+            return Err(Stop::TooFewCols);
+        }
         let fail = |error: LmError| Stop::Replacement(Box::new(error));
         let replaced = (replacement.replace)(pass).map_err(|source| {
             fail(LmError::Replacement {
@@ -92,10 +123,11 @@ impl<'r> Replacements<'r> {
             })
         })?;
         let form = |x: &Tensor| (x.size(), x.kind(), x.device());
-        if form(&replaced) == form(&output) {
-            return Ok(replaced);
+        if form(&replaced) == form(pass.output) {
+            replacement.given.push(replaced.shallow_clone());
+            return Ok(Some(replaced));
         }
-        let (name, expected, got) = (&replacement.name, form(&output), form(&replaced));
+        let (name, expected, got) = (&replacement.name, form(pass.output), form(&replaced));
         let fault = Fault::input(format!(
             "the replacement of hookpoint `{name}` has shape, kind and device {got:?}, expected {expected:?}"
         ));

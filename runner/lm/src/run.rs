@@ -10,6 +10,8 @@ pub(crate) enum Stop {
     Served,
     /// An operation failed.
     Torch(TchError),
+    /// An 8-bit product took too few columns apart: the pass must be run again.
+    TooFewCols,
     /// A replacement failed.
     Replacement(Box<LmError>),
 }

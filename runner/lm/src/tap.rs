@@ -1,8 +1,9 @@
 //! Which submodules' inputs and outputs to keep, and the forward pass as seen from a submodule.
 
 use crate::LmError;
+use crate::int8::OutlierCounts;
 use crate::modules::{ModuleId, check_loaded, resolve};
-use crate::replace::Replacements;
+use crate::replace::{ModulePass, Replacements};
 use crate::run::{Run, Stop};
 use fault::Fault;
 use plan::ModelFacts;
@@ -209,6 +210,8 @@ pub(crate) struct Tape<'a, 'r> {
     replacements: Option<&'a mut Replacements<'r>>,
     tensors: Vec<Option<Tensor>>,
     n_waiting: usize,
+    /// Of the 8-bit products so far.
+    pub(crate) outliers: OutlierCounts,
 }
 
 impl<'a, 'r> Tape<'a, 'r> {
@@ -219,6 +222,7 @@ impl<'a, 'r> Tape<'a, 'r> {
             replacements: None,
             tensors: taps.points.iter().map(|_| None).collect(),
             n_waiting: taps.points.len(),
+            outliers: OutlierCounts::default(),
         }
     }
 
@@ -229,6 +233,7 @@ impl<'a, 'r> Tape<'a, 'r> {
             replacements: Some(replacements),
             tensors: Vec::new(),
             n_waiting: 0,
+            outliers: OutlierCounts::default(),
         }
     }
 
@@ -249,7 +254,14 @@ impl<'a, 'r> Tape<'a, 'r> {
         let output = run(self, x)?;
         self.serve(served.output, &output)?;
         match &mut self.replacements {
-            Some(replacements) => replacements.apply(id, x, output),
+            Some(replacements) => {
+                let pass = ModulePass {
+                    input: x,
+                    output: &output,
+                };
+                let replaced = replacements.apply(id, pass, &mut self.outliers)?;
+                Ok(replaced.unwrap_or(output))
+            }
             None => Ok(output),
         }
     }
