@@ -190,6 +190,7 @@ struct Token {
     METHOD double tiles() const {
         double squares = 0;
         for (int entry = lane(); entry < k; entry += WARP) dots[entry] = 0;
+        __syncwarp();
         constexpr int COLUMNS = LANES_OF_ROW * N;
         for (int tile = warp() * COLUMNS; tile < width; tile += ERROR_WARPS * COLUMNS) {
             int column = tile + lane() % LANES_OF_ROW * N;
@@ -207,11 +208,8 @@ struct Token {
                     squares += dot(error, error);
                 }
             }
-            // What was kept is written, and the sums of the tile before are.
-            __syncwarp();
+            // A lane keeps what it needs itself, so none waits for another.
             add_dots<N, KEEPS>(column, grad);
-            // The other lanes have read what is written over next.
-            __syncwarp();
         }
         return squares;
     }

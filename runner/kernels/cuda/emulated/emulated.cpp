@@ -56,7 +56,7 @@ namespace {
 
 constexpr unsigned MOST_THREADS = 1024;
 constexpr unsigned MOST_WARPS = MOST_THREADS / WARP;
-constexpr std::size_t STACK_BYTES = 64 << 10;
+constexpr std::size_t STACK_BYTES = 16 << 10;
 constexpr std::size_t MOST_SHARED_BYTES = 227 << 10;
 constexpr std::size_t PAGE_BYTES = 4096;
 constexpr std::size_t SHARED_PAGES_BYTES = (MOST_SHARED_BYTES + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
@@ -110,6 +110,8 @@ struct Block {
     unsigned char* shared;
 
     Block() {
+        // Each switch is to another stack: of small pages there are too many.
+        if (stacks) madvise(stacks, MOST_THREADS * STACK_BYTES, MADV_HUGEPAGE);
         if (shared_pages) mprotect(shared_pages + SHARED_PAGES_BYTES, PAGE_BYTES, PROT_NONE);
     }
 

@@ -4,9 +4,9 @@
 //! ([`source`]), and need no header of CUDA. `launches.rs` knows the sizes that each kernel can take, and how many
 //! blocks, threads and bytes of shared memory it needs.
 //!
-//! Every sum is added up in an order that depends on nothing but the sizes: results are the same to the bit on every run.
-//! Where a kernel's twin on the CPU adds in the same order, they are the twin's, too (all but sums over a row's columns
-//! and over the entries of a token).
+//! Every sum is added up in an order that depends on nothing but the sizes: results are the same to the bit on every
+//! run, and on every card. Sums over the entries of a latent are added up as the CPU's kernels do, so gradients of
+//! weights and updates without projection are those of the CPU to the bit.
 //!
 //! - `launches.rs`: a kernel with its sizes and arguments
 //! - `compiler.rs`: NVRTC, and what it made before; `driver.rs`: a GPU, and starting kernels on it
