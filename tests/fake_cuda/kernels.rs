@@ -117,7 +117,15 @@ fn where_they_cannot_be_used_libtorch_computes() {
 #[test]
 fn a_cache_that_cannot_be_written_costs_a_note() {
     let workspace = with_jobs(SHORT, &[("signum", "")]);
-    workspace.write("cache/kernels", "a file where the folder should be");
+    for folder in [
+        "kernels".to_owned(),
+        format!("kernels-{}", files::user_id()),
+    ] {
+        workspace.write(
+            &format!("cache/{folder}"),
+            "a file where the folder should be",
+        );
+    }
     finish(command(&workspace, "log", &ON_DEVICE)).succeeds();
     let log = worker_log(&workspace);
     assert!(log.contains("cannot keep the compiled kernels in"), "{log}");

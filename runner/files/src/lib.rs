@@ -9,6 +9,7 @@
 //! - `lock.rs`: locks that say who holds them; `digest_cache.rs`: digests of files, remembered
 //! - `tensor_header.rs`: the header of a safetensors file
 //! - `lfs.rs`: pointers of Git LFS instead of files; `path.rs`: paths from names; `user.rs`: whose a file is
+//! - `trust.rs`: machine code that only this user can have written
 
 pub mod bound;
 mod digest_cache;
@@ -22,6 +23,7 @@ mod remove;
 mod tensor_header;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trust;
 mod user;
 
 pub use digest_cache::DigestCache;
@@ -33,4 +35,5 @@ pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};
 pub use remove::remove_dir;
 pub use tensor_header::TensorHeader;
+pub use trust::{code_folders, open_code, own_code_folder, write_code};
 pub use user::user_id;

@@ -25,7 +25,7 @@
 //! - `transfer.rs`: token ids to the device, without a wait
 //! - `not_finite.rs`: whose fault it is when numbers are not finite
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
-//! - `load.rs`, `int8.rs`: weights, also in 8 bit, and `int8/outliers.rs`: what is not in 8 bit; `architecture.rs`: which
+//! - `load.rs`, `int8.rs`: weights, also in 8 bit, and `int8/outliers.rs`: the columns that stay in 16 bit; `architecture.rs`: which
 //!   file runs which architecture
 
 mod architecture;

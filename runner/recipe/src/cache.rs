@@ -6,19 +6,23 @@
 //! so that neither the component nor the artifact is read on every run. A cache that cannot be written only costs time,
 //! and so does one that others can write to: an entry that may be theirs is passed over.
 
-use crate::trust;
 use fault::Fault;
-use files::DigestCache;
-use std::fs::{File, Permissions};
+use files::{DigestCache, code_folders, open_code, own_code_folder, write_code};
+use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// What an entry consists of; part of its name, so that no version takes another's for damaged.
 const LAYOUT: &[u8] = b"artifact, BLAKE3 beside it";
+/// The folder in the cache.
+const FOLDER: &str = "wasm";
+
+fn own_folder(cache_dir: &Path) -> Option<PathBuf> {
+    own_code_folder(cache_dir, FOLDER)
+}
 
 /// Loads the compiled form of the component with this digest from a folder in `cache_dir`, or compiles its `bytes`
 /// and keeps the result.
@@ -30,7 +34,7 @@ pub(crate) fn compile(
     cache_dir: Option<&Path>,
     (digest, bytes): (&str, &[u8]),
 ) -> wasmtime::Result<Component> {
-    let own = cache_dir.and_then(trust::own_folder);
+    let own = cache_dir.and_then(own_folder);
     let own = own.map(|folder| folder.join(entry_name(engine, digest)));
     // Programs that start together wait for the one that compiles.
     let _lock = own.as_deref().and_then(lock);
@@ -49,7 +53,7 @@ pub(crate) fn compile(
 /// # Errors
 /// The file cannot be read.
 pub(crate) fn digest_of_file(cache_dir: Option<&Path>, path: &Path) -> Result<String, Fault> {
-    match cache_dir.and_then(trust::own_folder) {
+    match cache_dir.and_then(own_folder) {
         Some(folder) => DigestCache::new(&folder).file(path),
         None => {
             let bytes = files::read(path, files::bound::ENGINE);
@@ -66,17 +70,17 @@ pub(crate) fn digest_of(bytes: &[u8]) -> String {
 /// True when `compile` would find an entry.
 pub(crate) fn is_compiled(engine: &Engine, cache_dir: Option<&Path>, digest: &str) -> bool {
     let mut paths = entry_paths(engine, cache_dir, digest);
-    paths.any(|path| trust::open(&path).is_some())
+    paths.any(|path| open_code(&path).is_some())
 }
 
 /// The compiled form of the component with this digest, where `compile` would find it.
 pub(crate) fn load(engine: &Engine, cache_dir: Option<&Path>, digest: &str) -> Option<Component> {
     let digests = cache_dir
-        .and_then(trust::own_folder)
+        .and_then(own_folder)
         .map(|own| DigestCache::new(&own));
     let mut paths = entry_paths(engine, cache_dir, digest);
     paths.find_map(|path| {
-        let entry = trust::open(&path)?;
+        let entry = open_code(&path)?;
         is_whole(&path, digests.as_ref()).then(|| read(engine, entry))?
     })
 }
@@ -88,7 +92,7 @@ pub(crate) fn distrusted(
     digest: &str,
 ) -> Option<PathBuf> {
     let mut paths = entry_paths(engine, cache_dir, digest);
-    paths.find(|path| path.exists() && trust::open(path).is_none())
+    paths.find(|path| path.exists() && open_code(path).is_none())
 }
 
 /// Where an entry may be.
@@ -98,7 +102,10 @@ fn entry_paths(
     digest: &str,
 ) -> impl Iterator<Item = PathBuf> {
     let name = entry_name(engine, digest);
-    let folders = cache_dir.map(trust::folders).into_iter().flatten();
+    let folders = cache_dir
+        .map(|dir| code_folders(dir, FOLDER))
+        .into_iter()
+        .flatten();
     folders.map(move |folder| folder.join(&name))
 }
 
@@ -131,7 +138,7 @@ fn read(engine: &Engine, mut entry: File) -> Option<Component> {
 
 /// Whether an entry has the BLAKE3 that is next to it.
 fn is_whole(path: &Path, digests: Option<&DigestCache>) -> bool {
-    let expected = trust::open(&digest_path(path)).and_then(|file| io::read_to_string(file).ok());
+    let expected = open_code(&digest_path(path)).and_then(|file| io::read_to_string(file).ok());
     let found = digests.and_then(|digests| digests.file(path).ok());
     found.is_some() && found == expected
 }
@@ -146,20 +153,8 @@ fn store(path: &Path, artifact: &[u8]) {
 }
 
 fn try_store(path: &Path, artifact: &[u8]) -> io::Result<()> {
-    write(path, artifact)?;
-    write(&digest_path(path), digest_of(artifact).as_bytes())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().expect("an entry is in a folder");
-    // Closed to others whatever the umask is, so that it is trusted.
-    let mode = Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new()
-        .permissions(mode)
-        .tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
+    write_code(path, artifact)?;
+    write_code(&digest_path(path), digest_of(artifact).as_bytes())
 }
 
 /// Feeds what is hashed to BLAKE3: std's hasher is too short for a name, and may change.
@@ -193,7 +188,7 @@ mod trusted {
         // SAFETY: the artifact was written by `Component::serialize` of an engine with the same
         // compatibility hash (in the entry's name; wasmtime checks it again) and is whole (its
         // BLAKE3 was compared). Entries are put in place whole and never written to again. Only this
-        // user and root can write to the entry and to its folder (`trust::open`), and they could as
+        // user and root can write to the entry and to its folder (`files::open_code`), and they could as
         // well replace the program.
         unsafe { Component::deserialize_file(engine, path) }
     }
@@ -209,6 +204,8 @@ mod trusted {
 mod tests {
     use super::*;
     use std::fs;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn entry(dir: &Path) -> PathBuf {
         let mut entries = fs::read_dir(dir.join("wasm"))

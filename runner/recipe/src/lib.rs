@@ -6,7 +6,7 @@
 //! equal requests give equal answers, and a plan can be replayed from two digests.
 //!
 //! - `host.rs`: the engine; `guest.rs`: one call; `limits.rs`: its bounds; `source.rs`: where recipes are looked for
-//! - `cache.rs`, `trust.rs`: compiled recipes, and whose machine code is run
+//! - `cache.rs`: compiled recipes
 
 mod bindings;
 mod cache;
@@ -18,7 +18,6 @@ mod limits;
 mod source;
 #[cfg(test)]
 mod tests;
-mod trust;
 
 pub use error::RecipeError;
 pub use host::{Host, HostOptions, engine_path};

@@ -38,7 +38,7 @@
 //! - `pre_acts.rs`: pre-activations, and latents found by them in bfloat16
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
-//! - `kernels/`: each step in Rust (the crate `kernels`) and in libtorch's operations
+//! - `kernels/`: each step in Rust and in CUDA C++ (the crate `kernels`), and in libtorch's operations
 //! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
 //!   are wanted
 //!

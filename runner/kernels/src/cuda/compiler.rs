@@ -5,18 +5,20 @@
     reason = "calls of NVRTC, which has a C ABI; with `driver.rs`, this is all of it"
 )]
 
-use super::driver::{Capability, Unusable};
+use super::card::{Capability, Unusable};
 use cudarc::nvrtc::{result, sys};
-use files::OutputFile;
+use files::{code_folders, open_code, own_code_folder, write_code};
 use libloading::Library;
 use std::env;
 use std::ffi::{CString, c_char};
 use std::fs;
-use std::io::{self, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Folder with NVRTC, if it is not where PyTorch has it.
 const FOLDER_VARIABLE: &str = "SAE_RUN_NVRTC";
+/// The folder in the cache, for compiled kernels and what is known of them.
+pub const FOLDER: &str = "kernels";
 /// Characters of the compiler's messages that are shown.
 const MOST_OF_LOG: usize = 2000;
 
@@ -29,36 +31,35 @@ pub struct Folders {
     pub cache: Option<PathBuf>,
 }
 
-/// What was compiled before for this capability, if it is whole.
+/// What was compiled before for this capability, if it is whole and only this user can have written it.
 pub(super) fn cached(capability: Capability, cache: Option<&Path>) -> Option<Vec<u8>> {
-    let bytes = fs::read(path_in(cache?, capability)).ok()?;
+    let mut folders = code_folders(cache?, FOLDER).into_iter();
+    let mut file = folders.find_map(|folder| open_code(&folder.join(name_of(capability))))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
     let (digest, cubin) = bytes.split_at_checked(blake3::OUT_LEN)?;
     (blake3::hash(cubin).as_bytes() == digest).then(|| cubin.to_vec())
 }
 
 /// Keeps it for the next start; the error says what could not be done.
 pub(super) fn keep(capability: Capability, cache: &Path, cubin: &[u8]) -> Result<(), String> {
-    let path = path_in(cache, capability);
-    let write = || -> io::Result<()> {
-        fs::create_dir_all(path.parent().unwrap_or(cache))?;
-        let mut file = OutputFile::create(&path)?;
-        file.write_all(blake3::hash(cubin).as_bytes())?;
-        file.write_all(cubin)?;
-        file.finish()
-    };
-    write().map_err(|error| {
+    let cannot = |reason: &str| {
         format!(
-            "cannot keep the compiled kernels in `{}` ({error}): each start compiles them again",
-            path.display()
+            "cannot keep the compiled kernels in `{}` ({reason}): each start compiles them again",
+            cache.display()
         )
-    })
+    };
+    let folder = own_code_folder(cache, FOLDER)
+        .ok_or_else(|| cannot("no folder there is this user's alone"))?;
+    let bytes = [blake3::hash(cubin).as_bytes(), cubin].concat();
+    write_code(&folder.join(name_of(capability)), &bytes)
+        .map_err(|error| cannot(&error.to_string()))
 }
 
-/// The name holds all that they are made from.
-fn path_in(cache: &Path, capability: Capability) -> PathBuf {
+/// It holds all that they are made from.
+fn name_of(capability: Capability) -> String {
     let digest = blake3::hash(super::source().as_bytes()).to_hex();
-    let architecture = architecture(capability);
-    cache.join(format!("kernels/{architecture}-{}.cubin", &digest[..16]))
+    format!("{}-{}.cubin", architecture(capability), &digest[..16])
 }
 
 fn architecture(Capability { major, minor }: Capability) -> String {
@@ -112,7 +113,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // SAFETY: it was made, and nobody has it any more. There is no use for what this may say.
+        // SAFETY: it was made, and is used no more. There is no use for what this may say.
         let _ = unsafe { result::destroy_program(self.0) };
     }
 }

@@ -8,6 +8,7 @@
     reason = "calls of CUDA's driver, which has a C ABI; with `compiler.rs`, this is all of it"
 )]
 
+use super::card::{Capability, Card, Unusable};
 use super::compiler::{self, Folders};
 use super::{Argument, Launch};
 use cudarc::driver::result::{self, DriverError};
@@ -22,35 +23,6 @@ use std::sync::{Mutex, PoisonError};
 /// Below this compute capability there is no product in bfloat16, and ours were never compiled.
 const LEAST_CAPABILITY: Capability = Capability { major: 8, minor: 0 };
 
-/// Why the kernels cannot be used. libtorch's operations can be, then.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unusable(pub String);
-
-/// What a GPU can do, as `9.0` for an H100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Capability {
-    /// Before the point.
-    pub major: u32,
-    /// After it.
-    pub minor: u32,
-}
-
-/// What the driver says of a GPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Card {
-    /// Such as `NVIDIA H100 80GB HBM3`.
-    pub name: String,
-    /// What it can do.
-    pub capability: Capability,
-    /// Of the driver: `13000` is CUDA 13.0.
-    pub driver: u32,
-    /// Multiprocessors.
-    pub n_multiprocessors: u32,
-    /// Shared memory that a block may ask for, in bytes.
-    pub shared_bytes: u32,
-}
-
 /// A GPU with the kernels on it.
 #[derive(Debug)]
 pub struct Device {
@@ -58,7 +30,7 @@ pub struct Device {
     context: CUcontext,
     module: CUmodule,
     functions: Mutex<HashMap<&'static str, Function>>,
-    /// What did not go as it should, while the kernels can be used all the same.
+    /// What did not go as it should, but keeps no kernel from being used.
     notes: Vec<String>,
 }
 
@@ -111,7 +83,7 @@ impl Device {
         &self.card
     }
 
-    /// What did not go as it should, while the kernels can be used all the same.
+    /// What did not go as it should, but keeps no kernel from being used.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -128,7 +100,7 @@ impl Device {
     ///
     /// # Safety
     /// The addresses are those of memory of this device, as large as the kernel's sizes say, which stays
-    /// until the kernel has ended; nobody else uses what it writes to until then.
+    /// until the kernel has ended; until then, nothing else uses what it writes to.
     pub unsafe fn start(&self, launch: &Launch) -> Result<(), Unusable> {
         set_current(self.context)?;
         let Function(function) = self.function(launch.kernel)?;
@@ -263,11 +235,5 @@ fn failed(doing: &str) -> impl FnOnce(DriverError) -> Unusable {
         let name = error.error_name().map(|name| name.to_string_lossy());
         let name = name.unwrap_or_else(|_| "an unknown error".into());
         Unusable(format!("the NVIDIA driver cannot {doing} ({name})"))
-    }
-}
-
-impl std::fmt::Display for Capability {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
     }
 }

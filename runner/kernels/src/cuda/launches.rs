@@ -1,6 +1,6 @@
 //! A launch for each kernel. `None`: there is nothing to do (no rows), or a size is out of the kernel's limits.
 //!
-//! All arrays are row-major and contiguous; what is not said to be Int64, Double or bfloat16 is Float. Rows that begin at
+//! All arrays are row-major and contiguous; they are Float unless they are said to be Int64, Double or bfloat16. Rows that begin at
 //! multiples of 16 bytes are read faster: arrays that do, and a width that is a multiple of 4 (8 for bfloat16).
 
 use super::{Address, Argument, Launch};

@@ -9,11 +9,13 @@
 //! weights and updates without projection are those of the CPU to the bit.
 //!
 //! - `launches.rs`: a kernel with its sizes and arguments
-//! - `compiler.rs`: NVRTC, and what it made before; `driver.rs`: a GPU, and starting kernels on it
+//! - `compiler.rs`: NVRTC, and what it made before; `driver.rs`: a GPU, and starting kernels on it; `card.rs`: what is
+//!   known of it
 //!
 //! Tests need no GPU. `cuda/emulated/` makes a library of the same sources that runs them on the CPU, and NVRTC, which
 //! needs no GPU either, compiles them for each generation of cards.
 
+mod card;
 mod compiler;
 mod driver;
 pub mod launches;
@@ -21,8 +23,9 @@ pub mod launches;
 #[cfg(test)]
 mod tests;
 
-pub use compiler::Folders;
-pub use driver::{Capability, Card, Device, Unusable};
+pub use card::{Capability, Card, Unusable};
+pub use compiler::{FOLDER, Folders};
+pub use driver::Device;
 
 /// An address on a device. 0: nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

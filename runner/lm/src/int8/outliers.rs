@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{Kind, TchError, Tensor};
 
-/// Of so many columns, one may have outliers without a wait for their number.
+/// One in this number of columns may have outliers without a wait for how many have.
 const COLS_FOR_EACH: i64 = 16;
 
 /// CUDA's products are fast where sizes are multiples of this.
@@ -24,8 +24,8 @@ fn most_cols(d_in: i64) -> i64 {
     (most.next_multiple_of(MULTIPLE as u64) as i64).min(d_in)
 }
 
-/// The products of a forward pass whose numbers of columns with outliers are to be looked at. By default there are
-/// none: each product counts its own, for which the host waits on a device.
+/// The products of a forward pass whose numbers of columns with outliers are to be looked at. By default it
+/// has no product: each counts its own, for which the host waits on a device.
 #[derive(Default)]
 pub(crate) struct OutlierCounts {
     are_noted: bool,

@@ -1,6 +1,7 @@
 //! Whether the kernels for GPUs compute what libtorch does, on the GPU itself, and which is faster there.
 
 use super::cuda::{Kernel, Opened, Order, Steps};
+use super::shape::Shape;
 use super::{Adam, Bags, aten};
 use crate::Encoded;
 use crate::generator::with_seed;
@@ -9,34 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, TchError, Tensor};
-
-/// Sizes that the kernels are tried on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Tokens.
-    pub n_tokens: i64,
-    /// Latents of an SAE.
-    pub num_latents: i64,
-    /// Width of the activations.
-    pub width: i64,
-    /// Active latents of a token.
-    pub k: i64,
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            n_tokens,
-            num_latents,
-            width,
-            k,
-        } = self;
-        write!(
-            f,
-            "{n_tokens} tokens, {num_latents} latents, width {width}, k {k}"
-        )
-    }
-}
 
 /// Nothing round, something round, and more than a block or a group of anything.
 const CHECKED: [Shape; 3] = [
@@ -334,37 +307,20 @@ impl Inputs {
                 let done = opened.rows_signum(&order, entries, weights, &steps)?;
                 let rounded = self.rounded.f_to_kind(Kind::Float)?;
                 done.map(|()| {
-                    vec![
-                        self.weight.shallow_clone(),
-                        self.remembered[0].shallow_clone(),
-                        rounded,
-                    ]
+                    let mut updated = self.updated(1);
+                    updated.push(rounded);
+                    updated
                 })
             }
             Kernel::DenseSignum => {
                 let weights = (&mut self.weight, &mut self.remembered[0]);
                 let done = opened.dense_signum(weights, &self.gradient, SIGNUM)?;
-                done.map(|()| {
-                    vec![
-                        self.weight.shallow_clone(),
-                        self.remembered[0].shallow_clone(),
-                    ]
-                })
+                done.map(|()| self.updated(1))
             }
             Kernel::DenseAdam => {
-                let done = opened.dense_adam(
-                    &mut self.weight,
-                    &mut self.remembered,
-                    &self.gradient,
-                    ADAM,
-                )?;
-                done.map(|()| {
-                    vec![
-                        self.weight.shallow_clone(),
-                        self.remembered[0].shallow_clone(),
-                        self.remembered[1].shallow_clone(),
-                    ]
-                })
+                let weights = (&mut self.weight, &mut self.remembered);
+                let done = opened.dense_adam(weights, &self.gradient, ADAM)?;
+                done.map(|()| self.updated(2))
             }
         })
     }
@@ -426,27 +382,27 @@ impl Inputs {
                 let z = &mut self.remembered[0];
                 aten::signum(&mut self.weight, z, &gradient, SIGNUM)?;
                 let rounded = self.weight.f_to_kind(Kind::BFloat16)?;
-                vec![
-                    self.weight.shallow_clone(),
-                    z.shallow_clone(),
-                    rounded.f_to_kind(Kind::Float)?,
-                ]
+                let mut updated = self.updated(1);
+                updated.push(rounded.f_to_kind(Kind::Float)?);
+                updated
             }
             Kernel::DenseSignum => {
                 let z = &mut self.remembered[0];
                 aten::signum(&mut self.weight, z, &self.gradient, SIGNUM)?;
-                vec![self.weight.shallow_clone(), z.shallow_clone()]
+                self.updated(1)
             }
             Kernel::DenseAdam => {
                 aten::adam(&mut self.weight, &mut self.remembered, &self.gradient, ADAM)?;
-                let [exp_avg, exp_avg_sq] = &self.remembered;
-                vec![
-                    self.weight.shallow_clone(),
-                    exp_avg.shallow_clone(),
-                    exp_avg_sq.shallow_clone(),
-                ]
+                self.updated(2)
             }
         })
+    }
+
+    /// The weights, and the first of what the optimizer remembers.
+    fn updated(&self, n_remembered: usize) -> Vec<Tensor> {
+        let remembered = &self.remembered[..n_remembered];
+        let tensors = std::iter::once(&self.weight).chain(remembered);
+        tensors.map(Tensor::shallow_clone).collect()
     }
 
     /// As an encoder's: the gradient at the latents times the tokens.

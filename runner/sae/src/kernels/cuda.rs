@@ -8,7 +8,8 @@
     reason = "starts kernels on the memory of tensors; `Opened::start` is all of it"
 )]
 
-use super::{Adam, Shape, SquaredError};
+use super::shape::Shape;
+use super::{Adam, SquaredError};
 use crate::Encoded;
 use kernels::Signum;
 use kernels::cuda::launches::{self, Products};
@@ -414,13 +415,16 @@ impl Opened {
         self.finish(order.num_latents, launch, ())
     }
 
-    /// One update of a weight by schedule-free signum.
+    /// One update of a matrix by schedule-free signum; a vector is left to libtorch: it would be one block's work.
     pub(super) fn dense_signum(
         &self,
         (y, z): (&mut Tensor, &mut Tensor),
         gradient: &Tensor,
         constants: Signum,
     ) -> Result<Option<()>, TchError> {
+        if y.dim() < 2 {
+            return Ok(None);
+        }
         let one = Tensor::f_ones([0i64; 0], (Kind::Float, y.device()))?;
         let steps = Steps {
             divisor: &one,
@@ -430,17 +434,19 @@ impl Opened {
         };
         let rule = (constants, read(z, Kind::Float));
         let launch = launches::dense_signum(&dense(gradient), &steps.of(y), rule);
-        self.finish(1, launch, ())
+        self.finish(gradient.size()[0], launch, ())
     }
 
-    /// One update of a weight by Adam.
+    /// The same by Adam.
     pub(super) fn dense_adam(
         &self,
-        weight: &mut Tensor,
-        [exp_avg, exp_avg_sq]: &mut [Tensor; 2],
+        (weight, [exp_avg, exp_avg_sq]): (&mut Tensor, &mut [Tensor; 2]),
         gradient: &Tensor,
         constants: Adam,
     ) -> Result<Option<()>, TchError> {
+        if weight.dim() < 2 {
+            return Ok(None);
+        }
         let one = Tensor::f_ones([0i64; 0], (Kind::Float, weight.device()))?;
         let rule = launches::Adam {
             lr_over_correction1: constants.lr,
@@ -458,7 +464,7 @@ impl Opened {
             rounded: NOTHING,
         };
         let launch = launches::dense_adam(&dense(gradient), &update, &rule);
-        self.finish(1, launch, ())
+        self.finish(gradient.size()[0], launch, ())
     }
 
     /// Starts it, if there is anything to do; `None`: it is not made for these sizes.
@@ -497,13 +503,11 @@ fn width_of(rows: &Tensor) -> usize {
     rows.size().last().map_or(0, |width| *width as usize)
 }
 
-/// A gradient as rows: a vector is one row.
 fn dense(gradient: &Tensor) -> launches::DenseGradient {
-    let width = width_of(gradient);
     launches::DenseGradient {
         gradient: read(gradient, Kind::Float),
-        n_rows: gradient.numel() / width.max(1),
-        width,
+        n_rows: gradient.size()[0] as usize,
+        width: width_of(gradient),
     }
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod cuda;
 mod latents;
 mod open;
+mod shape;
 mod slices;
 mod sorted_entries;
 
@@ -16,11 +17,12 @@ use slices::{slice, slice_mut};
 use tch::{TchError, Tensor};
 
 pub(crate) use aten::{Bags, WeightGradients, fire_counts};
-pub use check::{Rejection, Shape};
+pub use check::Rejection;
 pub use cuda::Kernel;
 pub use kernels::Signum;
 pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
 pub use open::{CheckedKernel, GpuKernels};
+pub use shape::Shape;
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
 
 /// Whether Rust's are used for all of these, or a GPU's make an update without gradients in memory.
@@ -231,7 +233,7 @@ pub fn adam(
     let tensors = [&*weight, &moments[0], &moments[1], gradient];
     if let Some(opened) = cuda::opened(Kernel::DenseAdam, &tensors)
         && opened
-            .dense_adam(weight, moments, gradient, constants)?
+            .dense_adam((&mut *weight, &mut *moments), gradient, constants)?
             .is_some()
     {
         return Ok(());

@@ -1,10 +1,11 @@
 //! The kernels of a GPU, opened once a process: each is checked there, and used where it is faster than libtorch.
 
-use super::check::{Rejection, Shape, check, time_all};
+use super::check::{Rejection, check, time_all};
 use super::cuda::{self, Kernel, Opened};
+use super::shape::Shape;
 use super::slices::{Choice, choice};
-use files::{OutputFile, bound};
-use kernels::cuda::{Card, Folders, Unusable};
+use files::{OutputFile, bound, own_code_folder};
+use kernels::cuda::{Card, FOLDER, Folders, Unusable};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -56,10 +57,9 @@ impl GpuKernels {
             return Err(Unusable("it is not an NVIDIA GPU".into()));
         };
         let opened = cuda::open(index, folders)?;
-        let path = folders.cache.as_deref().map(|cache| {
-            let name = name_of(opened.gpu().card(), libtorch);
-            cache.join("kernels").join(name)
-        });
+        let own = |cache| own_code_folder(cache, FOLDER);
+        let path = folders.cache.as_deref().and_then(own);
+        let path = path.map(|folder| folder.join(name_of(opened.gpu().card(), libtorch)));
         let memory = path.as_deref().and_then(Memory::read).unwrap_or_default();
         let mut kernels = Self {
             device,

@@ -1,6 +1,6 @@
 //! Which latents are dead, for AuxK. The number of indices is the shape of a tensor, for which the host must wait.
-//! A latent dies of nothing but tokens that pass, so one look finds all that can be dead before so many have passed.
-//! Until then no update waits: it takes those of them that are dead by then.
+//! Only tokens that pass make a latent dead, so one look finds all that can be dead before a number of tokens has
+//! passed. Until then no update waits: it takes those of them that are dead by then.
 
 use crate::TrainError;
 use sae::AuxK;

@@ -89,7 +89,7 @@ pub(crate) fn try_run(launch: &Launch) -> Result<(), String> {
     }
 }
 
-/// An argument as it lies in memory.
+/// An argument as it is in memory.
 fn bits(argument: &Argument) -> u64 {
     match *argument {
         Argument::Address(Address(address)) => address,

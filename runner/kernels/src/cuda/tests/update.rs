@@ -31,7 +31,7 @@ enum From<'a> {
     Dense(&'a DenseGradient),
 }
 
-/// How weights lie in memory, and whether their gradient is projected.
+/// How weights are laid out in memory, and whether their gradient is projected.
 #[derive(Clone, Copy)]
 struct Settings {
     skew: usize,

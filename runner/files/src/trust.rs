@@ -3,25 +3,26 @@
 //! A cache may be shared by a group, and be in a folder that the whole group may write to. What is run from it must
 //! belong to this user or to root, and be closed to others: the folder, the link to it if it is one, and the file.
 
-use files::user_id;
-use std::fs::{self, DirBuilder, File, Metadata};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use crate::{dir_of, user_id};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bits of a mode that let others write.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// The folders below `cache_dir` where compiled components may be: one for all, and one of this user, in case the first
-/// belongs to another user.
-pub(crate) fn folders(cache_dir: &Path) -> [PathBuf; 2] {
-    let own = format!("wasm-{}", user_id());
-    [cache_dir.join("wasm"), cache_dir.join(own)]
+/// The folders below `cache_dir` where machine code of the kind `name` may be: one for all, and one of this user, in
+/// case the first belongs to another user.
+pub fn code_folders(cache_dir: &Path, name: &str) -> [PathBuf; 2] {
+    let own = format!("{name}-{}", user_id());
+    [cache_dir.join(name), cache_dir.join(own)]
 }
 
 /// The first of these folders that is this user's and closed to others; made if it is missing.
-pub(crate) fn own_folder(cache_dir: &Path) -> Option<PathBuf> {
+pub fn own_code_folder(cache_dir: &Path, name: &str) -> Option<PathBuf> {
     fs::create_dir_all(cache_dir).ok()?;
-    folders(cache_dir).into_iter().find(|folder| {
+    code_folders(cache_dir, name).into_iter().find(|folder| {
         // Closed whatever the umask is. One that is there stays as it is.
         let _ = DirBuilder::new().mode(0o755).create(folder);
         let is_own = |metadata: Metadata| metadata.uid() == user_id();
@@ -30,7 +31,7 @@ pub(crate) fn own_folder(cache_dir: &Path) -> Option<PathBuf> {
 }
 
 /// Opens a file that only this user or root can have written; `None`: there is no such file.
-pub(crate) fn open(path: &Path) -> Option<File> {
+pub fn open_code(path: &Path) -> Option<File> {
     let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
     if !is_file || !is_closed_folder(path.parent()?) {
         return None;
@@ -39,6 +40,20 @@ pub(crate) fn open(path: &Path) -> Option<File> {
     let metadata = file.metadata().ok()?;
     // A second name may be in a folder of another user, who then chose what is here.
     (is_closed(&metadata) && metadata.nlink() == 1).then_some(file)
+}
+
+/// Writes a file as a whole, closed to others whatever the umask is, so that [`open_code`] opens it.
+///
+/// # Errors
+/// A folder that cannot be written to, or a full disk.
+pub fn write_code(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mode = Permissions::from_mode(0o644);
+    let mut file = tempfile::Builder::new()
+        .permissions(mode)
+        .tempfile_in(dir_of(path))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn is_closed_folder(folder: &Path) -> bool {
@@ -60,20 +75,20 @@ fn is_ours(metadata: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::os::unix::fs::{chown, symlink};
     use tempfile::{TempDir, tempdir};
 
     fn set_mode(path: &Path, mode: u32) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
     /// A cache with a file in its own folder.
     fn cache() -> (TempDir, PathBuf) {
         let dir = tempdir().unwrap();
-        let path = own_folder(dir.path()).unwrap().join("entry");
+        let path = own_code_folder(dir.path(), "wasm").unwrap().join("entry");
         fs::write(&path, "code").unwrap();
         set_mode(&path, 0o644);
-        assert!(open(&path).is_some());
+        assert!(open_code(&path).is_some());
         (dir, path)
     }
 
@@ -82,12 +97,12 @@ mod tests {
         for mode in [0o664, 0o646, 0o666, 0o620, 0o602] {
             let (_dir, path) = cache();
             set_mode(&path, mode);
-            assert!(open(&path).is_none(), "file {mode:o}");
+            assert!(open_code(&path).is_none(), "file {mode:o}");
         }
         for mode in [0o775, 0o757, 0o777, 0o2775, 0o1777] {
             let (_dir, path) = cache();
             set_mode(path.parent().unwrap(), mode);
-            assert!(open(&path).is_none(), "folder {mode:o}");
+            assert!(open_code(&path).is_none(), "folder {mode:o}");
         }
     }
 
@@ -96,10 +111,10 @@ mod tests {
         let (dir, path) = cache();
         let link = path.with_file_name("link");
         symlink(&path, &link).unwrap();
-        assert!(open(&link).is_none());
+        assert!(open_code(&link).is_none());
         fs::remove_file(&link).unwrap();
         fs::hard_link(&path, dir.path().join("elsewhere")).unwrap();
-        assert!(open(&path).is_none());
+        assert!(open_code(&path).is_none());
     }
 
     #[test]
@@ -107,8 +122,11 @@ mod tests {
         let (dir, path) = cache();
         let other = tempdir().unwrap();
         symlink(dir.path().join("wasm"), other.path().join("wasm")).unwrap();
-        assert!(open(&other.path().join("wasm/entry")).is_some());
-        assert_eq!(own_folder(other.path()).unwrap(), other.path().join("wasm"));
+        assert!(open_code(&other.path().join("wasm/entry")).is_some());
+        assert_eq!(
+            own_code_folder(other.path(), "wasm").unwrap(),
+            other.path().join("wasm")
+        );
         drop(path);
     }
 
@@ -121,20 +139,23 @@ mod tests {
         let nobody = Some(65534);
         let (_dir, path) = cache();
         chown(&path, nobody, None).unwrap();
-        assert!(open(&path).is_none());
+        assert!(open_code(&path).is_none());
 
         let (dir, path) = cache();
         chown(path.parent().unwrap(), nobody, None).unwrap();
-        assert!(open(&path).is_none());
-        assert_eq!(own_folder(dir.path()).unwrap(), dir.path().join("wasm-0"));
+        assert!(open_code(&path).is_none());
+        assert_eq!(
+            own_code_folder(dir.path(), "wasm").unwrap(),
+            dir.path().join("wasm-0")
+        );
 
         let (dir, path) = cache();
         let real = dir.path().join("real");
         fs::rename(dir.path().join("wasm"), &real).unwrap();
         symlink(&real, dir.path().join("wasm")).unwrap();
-        assert!(open(&path).is_some());
+        assert!(open_code(&path).is_some());
         std::os::unix::fs::lchown(dir.path().join("wasm"), nobody, None).unwrap();
-        assert!(open(&path).is_none());
+        assert!(open_code(&path).is_none());
     }
 
     #[test]
@@ -143,9 +164,9 @@ mod tests {
         let shared = dir.path().join("wasm");
         fs::create_dir(&shared).unwrap();
         set_mode(&shared, 0o775);
-        let own = own_folder(dir.path()).unwrap();
+        let own = own_code_folder(dir.path(), "wasm").unwrap();
         assert_eq!(own, dir.path().join(format!("wasm-{}", user_id())));
         set_mode(&own, 0o777);
-        assert!(own_folder(dir.path()).is_none());
+        assert!(own_code_folder(dir.path(), "wasm").is_none());
     }
 }
