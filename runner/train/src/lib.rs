@@ -69,7 +69,7 @@ mod update_tests;
 
 pub use allocator::keep_freed_memory;
 pub use error::TrainError;
-pub use gpu::gpu_report;
+pub use gpu::{gpu_report, use_faster_kernels};
 pub use libtorch::machine;
 pub use stepper::Stepper;
 pub use tokens;

@@ -68,6 +68,13 @@ impl fmt::Display for Rejection {
     }
 }
 
+impl Rejection {
+    /// Whether it is only that memory ran out.
+    pub(super) fn is_of_memory(&self) -> bool {
+        matches!(self, Self::Fails(message) if message.contains("out of memory"))
+    }
+}
+
 /// Holds a kernel to libtorch's operations.
 pub(super) fn check(kernel: Kernel, opened: &Opened, device: Device) -> Result<(), Rejection> {
     for shape in CHECKED {

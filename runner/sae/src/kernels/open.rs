@@ -165,9 +165,10 @@ impl GpuKernels {
     fn remember(&self) {
         let Some(path) = &self.path else { return };
         let mut memory = self.memory.clone();
-        // Memory may have run out: it is tried again.
-        let fails = |check: &Option<Rejection>| matches!(check, Some(Rejection::Fails(_)));
-        memory.checks.retain(|_, check| !fails(check));
+        // Another time there may be enough.
+        memory
+            .checks
+            .retain(|_, check| !check.as_ref().is_some_and(Rejection::is_of_memory));
         let text = serde_json::to_vec(&memory).expect("plain fields serialise to JSON");
         let write = || -> std::io::Result<()> {
             let mut file = OutputFile::create(path)?;

@@ -28,12 +28,15 @@ mod serve;
 use args::{Args, Task};
 use fault::Remedy;
 use lm::LmError;
-use measure::Measured;
+use measure::{Case, Measured};
+use sae::Shape;
+use sae_run_train::use_faster_kernels;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use tch::Device;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -86,6 +89,7 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
     ));
     let mut measured = Vec::new();
     for case in args.cases() {
+        let kernels = use_kernels(case, *device);
         // No figure without them.
         let gate = gate::check(case, *device)?;
         let agreement = agree_with.map(|folder| agree::check(case, *device, folder));
@@ -95,7 +99,9 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
             say(Measured::HEADER);
         }
         say(&result.row(&gate));
-        measured.push(json!({ "result": result, "gate": gate, "agreement": agreement }));
+        measured.push(
+            json!({ "result": result, "gate": gate, "agreement": agreement, "kernels": kernels }),
+        );
     }
     say(&format!("load average at the end {}", machine::load()));
     if let Some(path) = &args.json {
@@ -103,6 +109,20 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
         write_json(path, &record)?;
     }
     Ok(())
+}
+
+/// On a GPU, the project's kernels that are faster there than libtorch; their names.
+fn use_kernels(case: Case, device: Device) -> Vec<&'static str> {
+    let shape = Shape {
+        n_tokens: case.n_tokens,
+        num_latents: case.num_latents,
+        width: D_IN,
+        k: case.k,
+    };
+    use_faster_kernels(device, shape).unwrap_or_else(|error| {
+        say(&format!("no kernels of the project: {error}"));
+        Vec::new()
+    })
 }
 
 fn write_json(path: &Path, record: &Value) -> Result<()> {

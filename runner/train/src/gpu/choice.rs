@@ -19,7 +19,7 @@ pub(crate) fn choose_kernels(
     if !device.is_cuda() {
         return Ok(());
     }
-    let opened = open(device, &order.cache_dir);
+    let opened = open(device, Some(&order.cache_dir));
     if let Err(error) = &opened {
         log(&format!("kernels of the GPU: none, {error}"));
     }

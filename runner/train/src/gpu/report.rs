@@ -43,7 +43,7 @@ pub fn gpu_report(task: &GpuTask) -> Result<GpuReport, TrainError> {
             reason: String::new(),
         },
     };
-    let kernels = match open(device, &task.cache_dir) {
+    let kernels = match open(device, Some(&task.cache_dir)) {
         Err(error) => KernelsFound::Unusable {
             reason: error.to_string(),
         },
