@@ -89,7 +89,7 @@ fn several_processes_may_compile_at_once_and_what_is_damaged_is_compiled_again()
     assert_eq!(cached(&workspace, "").len(), 2, "something is left");
 }
 
-/// Runs on a GPU whose kernels cannot be used, and says why in its log; the results are there all the same.
+/// Runs on a GPU whose kernels cannot be used, and says why in its log; the run ends as any other.
 #[track_caller]
 fn trains_without(variable: (&str, &str), reason: &str) {
     let workspace = with_jobs(SHORT, &[("signum", "")]);

@@ -113,7 +113,7 @@ fn check_at(
 fn n_off(ours: &Tensor, twin: &Tensor) -> Result<i64, TchError> {
     let scale = twin.f_abs()?.f_amax([0i64; 0], false)?;
     let off = ours.f_sub(twin)?.f_abs()?;
-    // What is not a number is not within it either.
+    // A NaN is not within it either.
     // Sync: the number decides whether the kernel is used.
     let is_close = off.f_le_tensor(&scale.f_mul_scalar(MOST_OFF)?)?;
     is_close

@@ -76,7 +76,7 @@ impl GpuKernels {
         self.opened.gpu().card()
     }
 
-    /// What did not go as it should, while kernels can be used all the same.
+    /// What did not go as it should, but keeps no kernel from being used.
     pub fn notes(&self) -> &[String] {
         self.opened.gpu().notes()
     }
