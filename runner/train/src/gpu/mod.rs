@@ -14,7 +14,7 @@ use std::path::Path;
 use tch::Device;
 
 /// For a measurement: uses the kernels that are faster on `device` at `shape`, and gives their names. Nothing is kept
-/// on disk. On the CPU there are none.
+/// on disk. On the CPU it gives no names.
 ///
 /// # Errors
 /// They cannot be used on this GPU.
