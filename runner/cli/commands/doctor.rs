@@ -51,11 +51,16 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
         ("HF token", yes_or_no(hub.token.is_some())),
         ("HF offline", yes_or_no(hub.offline)),
     ];
+    table::print(&lines(&rows))
+}
+
+/// A line for each thing: what it is, and what was found.
+fn lines(rows: &[(&str, String)]) -> String {
     let mut text = String::new();
     for (what, found) in rows {
         let _ = writeln!(text, "{what:<10} {found}");
     }
-    table::print(&text)
+    text
 }
 
 fn yes_or_no(is_so: bool) -> String {

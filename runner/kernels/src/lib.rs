@@ -26,7 +26,7 @@ mod topk;
 mod update;
 
 pub use entries::{ByLatent, Entries, WeightGradients};
-pub use rows::{Signum, project, scale, signum};
+pub use rows::{Adam, Signum, project, scale, signum};
 pub use screen::{RoundedTokens, Screen};
 pub use threads::in_threads;
 pub use tokens::{Decoding, ErrorGradients, moments};
@@ -130,6 +130,18 @@ fn add_all_scaled<'a>(out: &mut [f32], mut rows: impl Iterator<Item = (f32, &'a 
 #[cfg(test)]
 fn numbers(n: usize, phase: f32) -> Vec<f32> {
     (0..n).map(|idx| (idx as f32 * 1.7 + phase).sin()).collect()
+}
+
+/// Numbers from 0 to 1 without a pattern, for tests.
+#[cfg(test)]
+fn random(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 40) as f32 / (1 << 24) as f32
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,21 @@ pub struct Signum {
     pub to_y: f64,
 }
 
+/// Constants of an update by Adam, whose formulas are those of `torch.optim.Adam`.
+#[derive(Clone, Copy, Debug)]
+pub struct Adam {
+    /// The learning rate over `1 - beta_1^t`.
+    pub lr: f64,
+    /// `1 - beta_1`: how far `exp_avg` goes towards the gradient.
+    pub to_gradient: f64,
+    /// `1 - beta_2`: how far `exp_avg_sq` goes towards the gradient's square.
+    pub to_square: f64,
+    /// The square root of `1 - beta_2^t`: what that of `exp_avg_sq` is divided by.
+    pub correction: f64,
+    /// Added to that root.
+    pub eps: f64,
+}
+
 /// `x / divisor`.
 pub fn scale(x: &mut [f32], divisor: f32) {
     x.par_chunks_mut(CHUNK).for_each(|x| divide(x, divisor));

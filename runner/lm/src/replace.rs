@@ -26,7 +26,7 @@ type Replace<'r> = dyn FnMut(ModulePass) -> Result<Tensor, Box<dyn Error + Send 
 struct Replacement<'r> {
     name: String,
     replace: Box<Replace<'r>>,
-    /// What it has given in this pass.
+    /// What it has given in this pass, if that may have to be run again.
     given: Vec<Tensor>,
     /// How often it was asked since the pass was run again.
     n_asked: usize,
@@ -124,7 +124,9 @@ impl<'r> Replacements<'r> {
         })?;
         let form = |x: &Tensor| (x.size(), x.kind(), x.device());
         if form(&replaced) == form(pass.output) {
-            replacement.given.push(replaced.shallow_clone());
+            if outliers.may_repeat() {
+                replacement.given.push(replaced.shallow_clone());
+            }
             return Ok(Some(replaced));
         }
         let (name, expected, got) = (&replacement.name, form(pass.output), form(&replaced));

@@ -29,6 +29,19 @@ pub struct UpdateShape {
     pub k: usize,
 }
 
+impl UpdateShape {
+    /// For people.
+    pub fn in_words(&self) -> String {
+        let Self {
+            n_tokens,
+            num_latents,
+            d_in,
+            k,
+        } = self;
+        format!("{n_tokens} tokens, {num_latents} latents, d_in {d_in}, k {k}")
+    }
+}
+
 impl fmt::Display for UpdateShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

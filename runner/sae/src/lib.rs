@@ -85,7 +85,7 @@ pub use error::SaeError;
 pub use generator::with_seed;
 pub use gradient::{Gradients, Pass};
 pub use kernels::{
-    Adam, CheckedKernel, GpuKernels, Kernel, Rejection, Shape, Signum, adam, moments, signum,
+    Adam, CheckedKernel, GpuKernels, Kernel, Rejection, Signum, adam, fastest, moments, signum,
 };
 pub use model::{Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};
@@ -93,7 +93,7 @@ pub use options::LoadOptions;
 #[cfg(feature = "hub")]
 pub use sae_files::HubSaes;
 
-pub use plan::{FoundSae, SaeLensMetadata};
+pub use plan::{FoundSae, SaeLensMetadata, UpdateShape};
 pub use sae_files::{
     Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, TrainedOn, WEIGHTS_FILE, find_saes,
     resolve_hookpoint, trained_on, transformer_lens_name,

@@ -1,13 +1,9 @@
 // The library of a driver, `libcuda.so.1`: programs look for it before they load the CUDA half of libtorch, and start
 // their own kernels through it. A kernel runs on the host at once, from the sources that a GPU's are compiled of.
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <string>
+
+#include "log.hpp"
 
 #include "emulated.cpp"
 
@@ -20,25 +16,10 @@ constexpr Result INVALID_DEVICE = 101;
 constexpr Result INVALID_IMAGE = 200;
 constexpr Result NOT_FOUND = 500;
 
-constexpr int EM_CUDA = 190; // in the header of an ELF file
 constexpr int SHARED_BYTES = 232448;
 
 int n_devices() {
-  const char* text = std::getenv("FAKE_CUDA_DEVICES");
-  return text ? std::atoi(text) : 1;
-}
-
-// As log.hpp writes it: each kernel that was started.
-void write_down(const char* kernel) {
-  const char* name = std::getenv("FAKE_CUDA_LOG");
-  const int file = name ? open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
-  const std::string line = std::string("kernel\t") + kernel + "\t\n";
-  if (file >= 0) {
-    if (write(file, line.data(), line.size()) < 0) {
-      std::perror("fake CUDA: FAKE_CUDA_LOG");
-    }
-    close(file);
-  }
+  return static_cast<int>(fake_cuda::number_of("FAKE_CUDA_DEVICES", 1));
 }
 
 // A number of each device that is not 0.
@@ -76,8 +57,7 @@ Result cuDeviceGetName(char* name, int size, int) {
 
 Result cuDeviceGetAttribute(int* value, int attribute, int) {
   // By default it is an H100; FAKE_CUDA_CAPABILITY is another's, such as 75.
-  const char* text = std::getenv("FAKE_CUDA_CAPABILITY");
-  const int capability = text ? std::atoi(text) : 90;
+  const int capability = static_cast<int>(fake_cuda::number_of("FAKE_CUDA_CAPABILITY", 90));
   switch (attribute) {
     case 75:
       *value = capability / 10;
@@ -136,7 +116,7 @@ Result cuLaunchKernel(
     void* function, unsigned grid, unsigned, unsigned, unsigned block, unsigned, unsigned, unsigned shared_bytes,
     void*, void** arguments, void**) {
   const char* kernel = static_cast<const char*>(function);
-  write_down(kernel);
+  fake_cuda::write_line(std::string("kernel\t") + kernel + "\t\n");
   const char* wrong = std::getenv("FAKE_CUDA_WRONG_KERNEL");
   if (wrong && std::strcmp(wrong, kernel) == 0) {
     return SUCCESS; // and nothing was computed

@@ -1,12 +1,12 @@
 //! `sae-run doctor --gpu`: what a GPU can do, and each kernel next to libtorch's operations.
 
+use super::lines;
 use crate::error::CliError;
 use crate::run::worker_program;
 use crate::show::table;
 use crate::sweep::paths::Folders;
 use args::DoctorArgs;
 use plan::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, Task, UpdateShape};
-use std::fmt::Write;
 
 /// For a machine without one.
 const WITHOUT_GPU: &str = "\
@@ -27,61 +27,57 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
         return table::print(&format!("{json}\n"));
     }
     table::print(&match report {
-        GpuReport::NoGpu { reason } => format!("GPU        none: {reason}\n\n{WITHOUT_GPU}"),
+        GpuReport::NoGpu { reason } => {
+            let line = lines(&[("GPU", format!("none: {reason}"))]);
+            format!("{line}\n{WITHOUT_GPU}")
+        }
         GpuReport::Found(found) => text(&found, args.shape),
     })
 }
 
 fn text(found: &GpuFound, shape: UpdateShape) -> String {
-    let mut text = String::new();
     let products = found.product_flop_s.iter();
     let products = products.map(|(kind, flop_s)| format!("{:.0} TFLOP/s in {kind}", flop_s / 1e12));
     let products: Vec<_> = products.collect();
-    let card = match &found.kernels {
-        KernelsFound::Checked { card, .. } => format!("{}, {card}", found.device),
-        KernelsFound::Unusable { .. } => found.device.clone(),
+    let copies = format!("{:.2} TB/s read and written", found.copied_bytes_s / 1e12);
+    let (card, of_kernels, table) = match &found.kernels {
+        KernelsFound::Unusable { reason } => {
+            let none = vec![("kernels", format!("none: {reason}"))];
+            (found.device.clone(), none, String::new())
+        }
+        KernelsFound::Checked {
+            card,
+            notes,
+            kernels,
+        } => {
+            let notes = notes.iter().map(|note| ("note", note.clone()));
+            let card = format!("{}, {card}", found.device);
+            (card, notes.collect(), kernel_table(kernels, shape))
+        }
     };
-    let rows = [
+    let mut rows = vec![
         ("GPU", card),
-        (
-            "copies",
-            format!("{:.2} TB/s read and written", found.copied_bytes_s / 1e12),
-        ),
+        ("copies", copies),
         ("products", products.join(", ")),
     ];
-    for (what, found) in rows {
-        let _ = writeln!(text, "{what:<10} {found}");
-    }
-    match &found.kernels {
-        KernelsFound::Unusable { reason } => {
-            let _ = writeln!(text, "{:<10} none: {reason}", "kernels");
-        }
-        KernelsFound::Checked { notes, kernels, .. } => {
-            for note in notes {
-                let _ = writeln!(text, "{:<10} {note}", "note");
-            }
-            let UpdateShape {
-                n_tokens,
-                num_latents,
-                d_in,
-                k,
-            } = shape;
-            let _ = writeln!(
-                text,
-                "\nKernels at {n_tokens} tokens, {num_latents} latents, d_in {d_in}, k {k}; `least`: a copy of as many bytes\n"
-            );
-            let header = ["kernel", "check", "ms", "libtorch", "least"];
-            let rows = kernels.iter().map(row).collect();
-            text.push_str(&table::render(&header, rows, 2));
-            for (name, reason) in kernels
-                .iter()
-                .filter_map(|kernel| Some((&kernel.name, kernel.rejection.as_ref()?)))
-            {
-                let _ = writeln!(text, "{name}: {reason}");
-            }
-        }
-    }
-    text
+    rows.extend(of_kernels);
+    lines(&rows) + &table
+}
+
+/// Each kernel, and why those that failed did.
+fn kernel_table(kernels: &[KernelFound], shape: UpdateShape) -> String {
+    let header = ["kernel", "check", "ms", "libtorch", "least"];
+    let rows = kernels.iter().map(row).collect();
+    let reason = |kernel: &KernelFound| {
+        let reason = kernel.rejection.as_ref()?;
+        Some(format!("{}: {reason}\n", kernel.name))
+    };
+    let reasons: String = kernels.iter().filter_map(reason).collect();
+    format!(
+        "\nKernels at {}; `least`: a copy of as many bytes\n\n{}{reasons}",
+        shape.in_words(),
+        table::render(&header, rows, 2)
+    )
 }
 
 fn row(kernel: &KernelFound) -> Vec<String> {

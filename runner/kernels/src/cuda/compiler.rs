@@ -68,21 +68,29 @@ fn architecture(Capability { major, minor }: Capability) -> String {
 
 /// Compiles the kernels for GPUs of this capability.
 pub(super) fn compile(capability: Capability, folders: &Folders) -> Result<Vec<u8>, Unusable> {
+    compile_with(capability, &[], folders).map(|(cubin, _)| cubin)
+}
+
+/// The same with further options; and what the compiler said.
+pub(super) fn compile_with(
+    capability: Capability,
+    further: &[&str],
+    folders: &Folders,
+) -> Result<(Vec<u8>, String), Unusable> {
     load_nvrtc(folders)?;
     let source = CString::new(super::source()).expect("the sources have no zero");
     let program = result::create_program(&source, Some(c"sae_run_kernels.cu"));
     let program = Program(program.map_err(|error| failed("begin", error))?);
-    let options = [
-        format!("--gpu-architecture={}", architecture(capability)),
-        "--std=c++17".to_owned(),
-    ];
+    let architecture = format!("--gpu-architecture={}", architecture(capability));
+    let options = [&[architecture.as_str(), "--std=c++17"], further].concat();
     // SAFETY: the program was just made.
     let compiled = unsafe { result::compile_program(program.0, &options) };
     compiled.map_err(|error| {
         let Unusable(message) = failed("compile them", error);
-        Unusable(format!("{message}: {}", program.log()))
+        let log: String = program.log().chars().take(MOST_OF_LOG).collect();
+        Unusable(format!("{message}: {log}"))
     })?;
-    program.cubin()
+    Ok((program.cubin()?, program.log()))
 }
 
 /// A program of NVRTC, until it is dropped.
@@ -94,8 +102,7 @@ impl Program {
         let log = unsafe { result::get_program_log(self.0) }.unwrap_or_default();
         let bytes: Vec<u8> = log.iter().map(|c| c.cast_unsigned()).collect();
         let text = String::from_utf8_lossy(&bytes);
-        let text = text.trim_end_matches('\0').trim();
-        text.chars().take(MOST_OF_LOG).collect()
+        text.trim_end_matches('\0').trim().to_owned()
     }
 
     fn cubin(&self) -> Result<Vec<u8>, Unusable> {

@@ -4,7 +4,7 @@
 //! multiples of 16 bytes are read faster: arrays that do, and a width that is a multiple of 4 (8 for bfloat16).
 
 use super::{Address, Argument, Launch};
-use crate::Signum;
+use crate::{Adam, Signum};
 
 /// The most shared memory that a block of any device can have.
 pub const MOST_SHARED_BYTES: u32 = 227 << 10;
@@ -208,22 +208,12 @@ pub struct Update {
     pub rounded: Address,
 }
 
-/// Constants of an update by Adam, whose formulas are those of `torch.optim.Adam`.
+/// What Adam remembers of weights, each as they are.
 #[derive(Clone, Copy, Debug)]
-pub struct Adam {
-    /// The learning rate over `1 - beta_1^t`.
-    pub lr_over_correction1: f64,
-    /// `1 - beta_1`.
-    pub one_minus_beta1: f64,
-    /// `1 - beta_2`.
-    pub one_minus_beta2: f64,
-    /// The square root of `1 - beta_2^t`.
-    pub correction2_sqrt: f64,
-    /// What is added to the denominator.
-    pub eps: f64,
-    /// Mean of the gradients: as the weights.
+pub struct Moments {
+    /// Mean of the gradients.
     pub exp_avg: Address,
-    /// Mean of their squares: as the weights.
+    /// Mean of their squares.
     pub exp_avg_sq: Address,
 }
 
@@ -361,7 +351,7 @@ pub fn rows_adam(
     entries: &SortedEntries,
     sums: &RowSums,
     update: &Update,
-    rule: &Adam,
+    rule: (Adam, Moments),
 ) -> Option<Launch> {
     let mut arguments = row_sums(entries, sums)?;
     arguments.extend(adam(update, rule));
@@ -378,7 +368,7 @@ pub fn dense_signum(
 }
 
 /// As [`rows_adam`], from gradients in memory.
-pub fn dense_adam(from: &DenseGradient, update: &Update, rule: &Adam) -> Option<Launch> {
+pub fn dense_adam(from: &DenseGradient, update: &Update, rule: (Adam, Moments)) -> Option<Launch> {
     dense("dense_adam", from, adam(update, rule))
 }
 
@@ -494,21 +484,24 @@ fn signum(update: &Update, constants: Signum, z: Address) -> Vec<Argument> {
     arguments
 }
 
-fn adam(update: &Update, rule: &Adam) -> Vec<Argument> {
+fn adam(update: &Update, (constants, moments): (Adam, Moments)) -> Vec<Argument> {
+    let Adam {
+        lr,
+        to_gradient,
+        to_square,
+        correction,
+        eps,
+    } = constants;
+    let Moments {
+        exp_avg,
+        exp_avg_sq,
+    } = moments;
     let mut arguments = vec![update.divisor.into(), flag(update.is_projected)];
-    let constants = [
-        rule.lr_over_correction1,
-        rule.one_minus_beta1,
-        rule.one_minus_beta2,
-        rule.correction2_sqrt,
-        rule.eps,
-    ];
-    arguments.extend(constants.map(float));
-    let moments = [rule.exp_avg, rule.exp_avg_sq];
+    arguments.extend([lr, to_gradient, to_square, correction, eps].map(float));
     arguments.extend(addresses([
         update.weights,
-        moments[0],
-        moments[1],
+        exp_avg,
+        exp_avg_sq,
         update.rounded,
     ]));
     arguments

@@ -60,7 +60,7 @@ pub struct Launch {
 }
 
 /// The sources, as one program.
-pub fn source() -> String {
+pub fn source() -> &'static str {
     concat!(
         include_str!("../../cuda/common.cuh"),
         include_str!("../../cuda/sort.cu"),
@@ -70,5 +70,4 @@ pub fn source() -> String {
         include_str!("../../cuda/latents.cu"),
         include_str!("../../cuda/update.cu"),
     )
-    .to_owned()
 }

@@ -52,13 +52,7 @@ fn exact(x: &[f32], weights: &[f32], bias: &[f32], k: usize) -> (Vec<f32>, Vec<i
 
 /// Numbers without a pattern, of sizes that differ by what `spread` says.
 fn random(n: usize, seed: u64, spread: i32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
+    let mut next = crate::random(seed);
     let mut number = || (next() - 0.5) * 2f32.powf((next() - 0.5) * spread as f32);
     (0..n).map(|_| number()).collect()
 }

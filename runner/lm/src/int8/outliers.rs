@@ -41,6 +41,11 @@ impl OutlierCounts {
         }
     }
 
+    /// Whether the pass may have to be run again.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.are_noted
+    }
+
     /// Whether no product since the last call had more columns with outliers than it took; if one had, the pass
     /// has to be run again.
     ///

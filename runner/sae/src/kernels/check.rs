@@ -1,18 +1,19 @@
 //! Whether the kernels for GPUs compute what libtorch does, on the GPU itself, and which is faster there.
 
 use super::cuda::{Kernel, Opened, Order, Steps};
-use super::shape::Shape;
+use super::timing::fastest;
 use super::{Adam, Bags, aten};
 use crate::Encoded;
 use crate::generator::with_seed;
 use kernels::Signum;
+use plan::UpdateShape;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Nothing round, something round, and more than a block or a group of anything.
-const CHECKED: [Shape; 3] = [
+const CHECKED: [UpdateShape; 3] = [
     shape(33, 130, 37, 5),
     shape(64, 1024, 64, 32),
     shape(12, 2100, 132, 9),
@@ -24,8 +25,8 @@ const MOST_OFF: f64 = 1e-5;
 const MOST_OTHER_SIGNS: f64 = 1e-3;
 
 /// Tokens of a measurement, at most and at least.
-const MOST_TOKENS: i64 = 4096;
-const LEAST_TOKENS: i64 = 64;
+const MOST_TOKENS: usize = 4096;
+const LEAST_TOKENS: usize = 64;
 const SIGNUM: Signum = Signum {
     lr: 0.01,
     to_x: 1.0 - 1.0 / 0.95,
@@ -40,11 +41,11 @@ const ADAM: Adam = Adam {
     eps: 1e-8,
 };
 
-const fn shape(n_tokens: i64, num_latents: i64, width: i64, k: i64) -> Shape {
-    Shape {
+const fn shape(n_tokens: usize, num_latents: usize, d_in: usize, k: usize) -> UpdateShape {
+    UpdateShape {
         n_tokens,
         num_latents,
-        width,
+        d_in,
         k,
     }
 }
@@ -86,13 +87,14 @@ pub(super) fn check(kernel: Kernel, opened: &Opened, device: Device) -> Result<(
 fn check_at(
     kernel: Kernel,
     opened: &Opened,
-    (shape, device): (Shape, Device),
+    (shape, device): (UpdateShape, Device),
 ) -> Result<(), Rejection> {
     let fails = |error: TchError| Rejection::Fails(error.to_string());
     let inputs = || Inputs::draw(shape, device).map_err(fails);
     let twin = inputs()?.twin(kernel).map_err(fails)?;
     let ours = inputs()?.ours(kernel, opened).map_err(fails)?;
-    let ours = ours.ok_or_else(|| Rejection::Fails(format!("it is not made for {shape}")))?;
+    let ours =
+        ours.ok_or_else(|| Rejection::Fails(format!("it is not made for {}", shape.in_words())))?;
     for (idx, (ours, twin)) in ours.iter().zip(&twin).enumerate() {
         let n_off = n_off(ours, twin).map_err(fails)?;
         let most = match kernel {
@@ -102,7 +104,8 @@ fn check_at(
         if n_off as f64 > most {
             let n = twin.numel();
             return Err(Rejection::Differs(format!(
-                "{n_off} of {n} numbers of result {idx} at {shape}"
+                "{n_off} of {n} numbers of result {idx} at {}",
+                shape.in_words()
             )));
         }
     }
@@ -127,10 +130,10 @@ fn n_off(ours: &Tensor, twin: &Tensor) -> Result<i64, TchError> {
 pub(super) fn time_all(
     kernels: impl Iterator<Item = Kernel> + Clone,
     opened: &Opened,
-    (shape, device): (Shape, Device),
+    (shape, device): (UpdateShape, Device),
     most: Duration,
 ) -> Vec<(Kernel, [f64; 2])> {
-    let mut shape = Shape {
+    let mut shape = UpdateShape {
         n_tokens: shape.n_tokens.min(MOST_TOKENS),
         ..shape
     };
@@ -169,36 +172,9 @@ fn time(
         return Ok(None);
     }
     let device = inputs.x.device();
-    let ours = best(device, most, || inputs.ours(kernel, opened).map(drop))?;
-    let twin = best(device, most, || inputs.twin(kernel).map(drop))?;
+    let ours = fastest(device, most, || inputs.ours(kernel, opened).map(drop))?;
+    let twin = fastest(device, most, || inputs.twin(kernel).map(drop))?;
     Ok(Some([ours, twin]))
-}
-
-/// Seconds of the fastest of several calls, after one that is not counted.
-fn best(
-    device: Device,
-    most: Duration,
-    mut call: impl FnMut() -> Result<(), TchError>,
-) -> Result<f64, TchError> {
-    let began = Instant::now();
-    let (mut best, mut n_calls) = (f64::INFINITY, 0);
-    call()?;
-    while n_calls < 2 || (n_calls < 10 && began.elapsed() < most) {
-        wait_for(device);
-        let start = Instant::now();
-        call()?;
-        wait_for(device);
-        best = best.min(start.elapsed().as_secs_f64());
-        n_calls += 1;
-    }
-    Ok(best)
-}
-
-/// Sync: what was asked for is measured to its end.
-fn wait_for(device: Device) {
-    if let Device::Cuda(index) = device {
-        tch::Cuda::synchronize(index as i64);
-    }
 }
 
 /// What an SAE's update would give the kernels: random, and the same for a shape on any device.
@@ -224,13 +200,14 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn draw(shape: Shape, device: Device) -> Result<Self, TchError> {
-        let Shape {
+    fn draw(shape: UpdateShape, device: Device) -> Result<Self, TchError> {
+        let UpdateShape {
             n_tokens,
             num_latents,
-            width,
+            d_in,
             k,
         } = shape;
+        let [n_tokens, num_latents, width, k] = [n_tokens, num_latents, d_in, k].map(|n| n as i64);
         let noise = |rows, columns| Tensor::f_randn([rows, columns], (Kind::Float, device));
         with_seed(SEED, || {
             let x = noise(n_tokens, width)?;

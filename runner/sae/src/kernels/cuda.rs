@@ -8,12 +8,12 @@
     reason = "starts kernels on the memory of tensors; `Opened::start` is all of it"
 )]
 
-use super::shape::Shape;
 use super::{Adam, SquaredError};
 use crate::Encoded;
 use kernels::Signum;
 use kernels::cuda::launches::{self, Products};
 use kernels::cuda::{self as gpu, Address, Launch};
+use plan::UpdateShape;
 use std::collections::BTreeMap;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -72,9 +72,9 @@ impl Kernel {
     }
 
     /// Bytes that it reads and writes at the least, at these sizes: what is read twice in a row counts once.
-    pub fn least_bytes(self, shape: Shape) -> f64 {
+    pub fn least_bytes(self, shape: UpdateShape) -> f64 {
         let [n, f, d, k] =
-            [shape.n_tokens, shape.num_latents, shape.width, shape.k].map(|n| n as f64);
+            [shape.n_tokens, shape.num_latents, shape.d_in, shape.k].map(|n| n as f64);
         let (rows_of_entries, tokens, weights) = (4.0 * n * k * d, 4.0 * n * d, 4.0 * f * d);
         match self {
             Self::TopK => 2.0 * n * f,
@@ -448,12 +448,7 @@ impl Opened {
             return Ok(None);
         }
         let one = Tensor::f_ones([0i64; 0], (Kind::Float, weight.device()))?;
-        let rule = launches::Adam {
-            lr_over_correction1: constants.lr,
-            one_minus_beta1: constants.to_gradient,
-            one_minus_beta2: constants.to_square,
-            correction2_sqrt: constants.correction,
-            eps: constants.eps,
+        let moments = launches::Moments {
             exp_avg: read(exp_avg, Kind::Float),
             exp_avg_sq: read(exp_avg_sq, Kind::Float),
         };
@@ -463,7 +458,7 @@ impl Opened {
             weights: read(weight, Kind::Float),
             rounded: NOTHING,
         };
-        let launch = launches::dense_adam(&dense(gradient), &update, &rule);
+        let launch = launches::dense_adam(&dense(gradient), &update, (constants, moments));
         self.finish(gradient.size()[0], launch, ())
     }
 

@@ -7,9 +7,9 @@ mod check;
 mod cuda;
 mod latents;
 mod open;
-mod shape;
 mod slices;
 mod sorted_entries;
+mod timing;
 
 use crate::Encoded;
 use kernels::in_threads;
@@ -19,11 +19,11 @@ use tch::{TchError, Tensor};
 pub(crate) use aten::{Bags, WeightGradients, fire_counts};
 pub use check::Rejection;
 pub use cuda::Kernel;
-pub use kernels::Signum;
+pub use kernels::{Adam, Signum};
 pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
 pub use open::{CheckedKernel, GpuKernels};
-pub use shape::Shape;
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
+pub use timing::fastest;
 
 /// Whether Rust's are used for all of these, or a GPU's make an update without gradients in memory.
 pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
@@ -202,21 +202,6 @@ pub fn signum(
         return Ok(());
     }
     aten::signum(y, z, gradient, constants)
-}
-
-/// Constants of an update by Adam.
-#[derive(Clone, Copy, Debug)]
-pub struct Adam {
-    /// The learning rate, divided by the correction of `exp_avg`.
-    pub lr: f64,
-    /// `1 - beta_1`: how far `exp_avg` goes towards the gradient.
-    pub to_gradient: f64,
-    /// `1 - beta_2`: how far `exp_avg_sq` goes towards the gradient's square.
-    pub to_square: f64,
-    /// What the root of `exp_avg_sq` is divided by.
-    pub correction: f64,
-    /// Added to that root.
-    pub eps: f64,
 }
 
 /// One update by Adam (Kingma and Ba 2015, arXiv:1412.6980) of a weight, with what it remembers, `exp_avg` and

@@ -2,10 +2,10 @@
 
 use super::check::{Rejection, check, time_all};
 use super::cuda::{self, Kernel, Opened};
-use super::shape::Shape;
 use super::slices::{Choice, choice};
 use files::{OutputFile, bound, own_code_folder};
 use kernels::cuda::{Card, FOLDER, Folders, Unusable};
+use plan::UpdateShape;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -99,7 +99,7 @@ impl GpuKernels {
 
     /// Uses those that an earlier start used, `before`, or those that are faster than libtorch's operations at this
     /// shape; and no kernel that computes something else. `SAE_RUN_KERNELS=own` takes all others, `aten` none.
-    pub fn choose(&mut self, shape: Shape, before: Option<&[String]>) {
+    pub fn choose(&mut self, shape: UpdateShape, before: Option<&[String]>) {
         let named: Vec<Kernel> = match (choice(), before) {
             (Choice::Aten, _) => Vec::new(),
             (Choice::Own, _) => Kernel::ALL.to_vec(),
@@ -117,7 +117,7 @@ impl GpuKernels {
         }
     }
 
-    fn faster(&mut self, shape: Shape) -> Vec<Kernel> {
+    fn faster(&mut self, shape: UpdateShape) -> Vec<Kernel> {
         self.measure(shape);
         let seconds = self.memory.seconds.get(&shape.to_string());
         let is_faster = |kernel: &Kernel| {
@@ -128,7 +128,7 @@ impl GpuKernels {
     }
 
     /// Measures those that compute what libtorch does, unless that was done before.
-    pub fn measure(&mut self, shape: Shape) {
+    pub fn measure(&mut self, shape: UpdateShape) {
         let key = shape.to_string();
         if self.memory.seconds.contains_key(&key) {
             return;
@@ -151,7 +151,7 @@ impl GpuKernels {
     }
 
     /// All of them, with what was measured at `shape`.
-    pub fn all(&self, shape: Shape) -> Vec<CheckedKernel> {
+    pub fn all(&self, shape: UpdateShape) -> Vec<CheckedKernel> {
         let seconds = self.memory.seconds.get(&shape.to_string());
         let of_kernel = |kernel: Kernel| CheckedKernel {
             kernel,

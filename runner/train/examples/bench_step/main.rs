@@ -29,7 +29,7 @@ use args::{Args, Task};
 use fault::Remedy;
 use lm::LmError;
 use measure::{Case, Measured};
-use sae::Shape;
+use sae::UpdateShape;
 use sae_run_train::use_faster_kernels;
 use serde_json::{Value, json};
 use std::error::Error;
@@ -113,11 +113,13 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
 
 /// On a GPU, the project's kernels that are faster there than libtorch; their names.
 fn use_kernels(case: Case, device: Device) -> Vec<&'static str> {
-    let shape = Shape {
-        n_tokens: case.n_tokens,
-        num_latents: case.num_latents,
-        width: D_IN,
-        k: case.k,
+    let [n_tokens, num_latents, d_in, k] =
+        [case.n_tokens, case.num_latents, D_IN, case.k].map(|n| n as usize);
+    let shape = UpdateShape {
+        n_tokens,
+        num_latents,
+        d_in,
+        k,
     };
     use_faster_kernels(device, shape).unwrap_or_else(|error| {
         say(&format!("no kernels of the project: {error}"));

@@ -5,8 +5,8 @@ use crate::TrainError;
 use crate::process::log;
 use crate::ranks::Ranks;
 use crate::training::job_trainer::JobTrainer;
-use plan::Order;
-use sae::{CheckedKernel, GpuKernels, Kernel, Shape};
+use plan::{Order, UpdateShape};
+use sae::{CheckedKernel, GpuKernels, Kernel};
 use tch::Device;
 
 /// Chooses them, for all jobs: those that the first state names, or else the faster ones.
@@ -55,18 +55,18 @@ pub(crate) fn choose_kernels(
 }
 
 /// The sizes of an update of the SAE with the largest weights.
-fn largest(order: &Order) -> Option<Shape> {
+fn largest(order: &Order) -> Option<UpdateShape> {
     let saes = order.jobs.iter().flat_map(|job| &job.job.saes);
     let largest = saes.max_by_key(|sae| sae.num_latents * sae.d_in)?;
-    Some(Shape {
-        n_tokens: (order.key.batch_size * order.key.ctx_len) as i64,
-        num_latents: largest.num_latents as i64,
-        width: largest.d_in as i64,
-        k: largest.k as i64,
+    Some(UpdateShape {
+        n_tokens: order.key.batch_size * order.key.ctx_len,
+        num_latents: largest.num_latents,
+        d_in: largest.d_in,
+        k: largest.k,
     })
 }
 
-fn log_all(opened: &GpuKernels, shape: Shape) {
+fn log_all(opened: &GpuKernels, shape: UpdateShape) {
     for note in opened.notes() {
         log(note);
     }

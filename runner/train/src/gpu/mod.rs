@@ -8,8 +8,9 @@ mod report;
 
 use crate::libtorch::Libtorch;
 pub(crate) use choice::choose_kernels;
+use plan::UpdateShape;
 pub use report::gpu_report;
-use sae::{Folders, GpuKernels, Kernel, Shape, Unusable};
+use sae::{Folders, GpuKernels, Kernel, Unusable};
 use std::path::Path;
 use tch::Device;
 
@@ -18,7 +19,10 @@ use tch::Device;
 ///
 /// # Errors
 /// They cannot be used on this GPU.
-pub fn use_faster_kernels(device: Device, shape: Shape) -> Result<Vec<&'static str>, Unusable> {
+pub fn use_faster_kernels(
+    device: Device,
+    shape: UpdateShape,
+) -> Result<Vec<&'static str>, Unusable> {
     if !device.is_cuda() {
         return Ok(Vec::new());
     }

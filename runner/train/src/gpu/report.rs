@@ -2,12 +2,10 @@
 
 use super::open;
 use crate::TrainError;
-use plan::{CudaStatus, GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound};
-use sae::{CheckedKernel, GpuKernels, Shape};
-use std::time::Instant;
+use plan::{CudaStatus, GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
+use sae::{CheckedKernel, GpuKernels, fastest};
+use std::time::Duration;
 use tch::{Device, Kind, Tensor};
-
-const N_ROUNDS: usize = 10;
 
 /// Looks at a GPU.
 ///
@@ -25,12 +23,7 @@ pub fn gpu_report(task: &GpuTask) -> Result<GpuReport, TrainError> {
         return Ok(GpuReport::NoGpu { reason });
     };
     let _no_grad = tch::no_grad_guard();
-    let shape = Shape {
-        n_tokens: task.shape.n_tokens as i64,
-        num_latents: task.shape.num_latents as i64,
-        width: task.shape.d_in as i64,
-        k: task.shape.k as i64,
-    };
+    let shape = task.shape;
     let product = |kind| product_flop_s(shape, kind, device);
     let found = GpuFound {
         device: format!("cuda:{index}"),
@@ -52,7 +45,7 @@ pub fn gpu_report(task: &GpuTask) -> Result<GpuReport, TrainError> {
     Ok(GpuReport::Found(Box::new(GpuFound { kernels, ..found })))
 }
 
-fn measured(mut opened: GpuKernels, shape: Shape, copied_bytes_s: f64) -> KernelsFound {
+fn measured(mut opened: GpuKernels, shape: UpdateShape, copied_bytes_s: f64) -> KernelsFound {
     opened.measure(shape);
     let found = |checked: CheckedKernel| KernelFound {
         name: checked.kernel.name().to_owned(),
@@ -76,11 +69,11 @@ fn measured(mut opened: GpuKernels, shape: Shape, copied_bytes_s: f64) -> Kernel
 }
 
 /// Bytes read and written in a second by a copy of an encoder's weights.
-fn copied_bytes_s(shape: Shape, device: Device) -> Result<f64, TrainError> {
-    let size = [shape.num_latents, shape.width];
+fn copied_bytes_s(shape: UpdateShape, device: Device) -> Result<f64, TrainError> {
+    let size = [shape.num_latents as i64, shape.d_in as i64];
     let from = Tensor::f_zeros(size, (Kind::Float, device))?;
     let mut to = from.f_empty_like()?;
-    let seconds = fastest(device, || {
+    let seconds = fastest(device, Duration::MAX, || {
         to.f_copy_(&from)?;
         Ok(())
     })?;
@@ -88,39 +81,13 @@ fn copied_bytes_s(shape: Shape, device: Device) -> Result<f64, TrainError> {
 }
 
 /// Operations in a second of an encoder's product.
-fn product_flop_s(shape: Shape, kind: Kind, device: Device) -> Result<f64, TrainError> {
-    let Shape {
-        n_tokens,
-        num_latents,
-        width,
-        ..
-    } = shape;
+fn product_flop_s(shape: UpdateShape, kind: Kind, device: Device) -> Result<f64, TrainError> {
+    let [n_tokens, num_latents, width] =
+        [shape.n_tokens, shape.num_latents, shape.d_in].map(|n| n as i64);
     let x = Tensor::f_ones([n_tokens, width], (kind, device))?;
     let weight = Tensor::f_ones([num_latents, width], (kind, device))?;
-    let seconds = fastest(device, || {
-        Ok(x.f_linear(&weight, None::<Tensor>).map(drop)?)
+    let seconds = fastest(device, Duration::MAX, || {
+        x.f_linear(&weight, None::<Tensor>).map(drop)
     })?;
     Ok(2.0 * (n_tokens * num_latents * width) as f64 / seconds)
-}
-
-/// Seconds of the fastest of several calls, each between two waits for the device.
-fn fastest(
-    device: Device,
-    mut call: impl FnMut() -> Result<(), TrainError>,
-) -> Result<f64, TrainError> {
-    let wait = || {
-        if let Device::Cuda(index) = device {
-            tch::Cuda::synchronize(index as i64);
-        }
-    };
-    call()?;
-    let mut fastest = f64::INFINITY;
-    for _ in 0..N_ROUNDS {
-        wait();
-        let start = Instant::now();
-        call()?;
-        wait();
-        fastest = fastest.min(start.elapsed().as_secs_f64());
-    }
-    Ok(fastest)
 }

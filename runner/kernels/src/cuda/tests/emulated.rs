@@ -102,7 +102,7 @@ fn bits(argument: &Argument) -> u64 {
 /// Panics unless the arguments are of the types that the sources declare.
 fn check_arguments(launch: &Launch) {
     static FAULTY: &str = include_str!("../../../cuda/emulated/faulty.cu");
-    let sources = source() + FAULTY;
+    let sources = source().to_owned() + FAULTY;
     let Some((_, rest)) = sources.split_once(&format!("\n{}(", launch.kernel)) else {
         return;
     };

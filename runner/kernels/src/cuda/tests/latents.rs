@@ -79,6 +79,14 @@ impl Case {
     }
 
     /// Of the encoder and of the decoder.
+    /// Of the encoder's and the decoder's gradient: values at entries, and the rows of tokens.
+    pub(super) fn parts(&self) -> [(&[f32], &[f32]); 2] {
+        [
+            (&self.grad_pre, &self.centred),
+            (&self.acts, &self.grad_out),
+        ]
+    }
+
     pub(super) fn gradients(&self) -> [Vec<f32>; 2] {
         let mut gradients = self
             .widths
@@ -110,10 +118,7 @@ fn gradients_are_those_of_the_twin_to_the_bit() {
             let case = Case::of(size);
             let mut sorted = case.sorted();
             let entries = case.launched(&mut sorted);
-            let parts = [
-                (&case.grad_pre, &case.centred),
-                (&case.acts, &case.grad_out),
-            ];
+            let parts = case.parts();
             for ((idx, expected), (values, dense)) in case.gradients().iter().enumerate().zip(parts)
             {
                 let width = case.widths[idx];

@@ -1,20 +1,13 @@
 //! The sources, compiled for each generation of cards by the compiler that users have. It needs no GPU.
 
-#![expect(
-    unsafe_code,
-    reason = "NVRTC is a C library; this module is all that calls it"
-)]
-
-use crate::cuda::source;
-use libloading::{Library, Symbol};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use crate::cuda::compiler::compile_with;
+use crate::cuda::{Capability, Folders, source};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::{env, ptr, thread};
+use std::{env, thread};
 
-const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"];
-const BUILTINS: &str = "libnvrtc-builtins.so.13.0";
-const NVRTC: &str = "libnvrtc.so.13";
+/// By the two numbers of the capability.
+const CAPABILITIES: [(u32, u32); 6] = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
 
 /// Of one kernel, as `ptxas -v` tells it.
 struct Usage {
@@ -23,79 +16,22 @@ struct Usage {
     spilled_bytes: u32,
 }
 
-type Create = unsafe extern "C" fn(
-    *mut *mut c_void,
-    *const c_char,
-    *const c_char,
-    c_int,
-    *const *const c_char,
-    *const *const c_char,
-) -> c_int;
-type Compile = unsafe extern "C" fn(*mut c_void, c_int, *const *const c_char) -> c_int;
-type Size = unsafe extern "C" fn(*mut c_void, *mut usize) -> c_int;
-type Read = unsafe extern "C" fn(*mut c_void, *mut c_char) -> c_int;
-type Destroy = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
-
-/// `SAE_RUN_NVRTC`, or where pip puts it beside torch.
-fn folder() -> PathBuf {
-    let named = env::var_os("SAE_RUN_NVRTC").map(PathBuf::from);
-    let beside_torch = || {
-        let torch = PathBuf::from(env::var_os("LIBTORCH")?);
-        Some(torch.parent()?.join("nvidia/cu13/lib"))
-    };
-    let folder = named.or_else(beside_torch).unwrap_or_default();
-    assert!(
-        folder.join(NVRTC).exists(),
-        "there is no {NVRTC} in `{}`\nhint: run `make setup`, or set `SAE_RUN_NVRTC` to its folder",
-        folder.display()
-    );
-    folder
-}
-
-/// The library of builtins first: NVRTC looks for it by name, and takes the one that is loaded.
-fn load() -> [Library; 2] {
-    let folder = folder();
-    // SAFETY: these libraries are made to be loaded this way.
-    [BUILTINS, NVRTC].map(|name| unsafe { Library::new(folder.join(name)) }.unwrap())
-}
-
-/// Gives the log, and the size of the machine code.
-fn compile(nvrtc: &Library, source: &CStr, architecture: &str) -> (String, usize) {
-    let options = [
-        format!("--gpu-architecture={architecture}"),
-        "--std=c++17".to_owned(),
-        "--ptxas-options=-v".to_owned(),
-    ];
-    let options = options.map(|option| CString::new(option).unwrap());
-    let options = options.each_ref().map(|option| option.as_ptr());
-    // SAFETY: these are the functions' types in nvrtc.h; the strings outlive the calls, and a log is read into as many
-    // bytes as it is said to have.
-    unsafe {
-        let create: Symbol<'_, Create> = nvrtc.get(c"nvrtcCreateProgram").unwrap();
-        let compile: Symbol<'_, Compile> = nvrtc.get(c"nvrtcCompileProgram").unwrap();
-        let log_size: Symbol<'_, Size> = nvrtc.get(c"nvrtcGetProgramLogSize").unwrap();
-        let log: Symbol<'_, Read> = nvrtc.get(c"nvrtcGetProgramLog").unwrap();
-        let cubin_size: Symbol<'_, Size> = nvrtc.get(c"nvrtcGetCUBINSize").unwrap();
-        let destroy: Symbol<'_, Destroy> = nvrtc.get(c"nvrtcDestroyProgram").unwrap();
-        let mut program = ptr::null_mut();
-        let name = c"sae-run.cu".as_ptr();
-        let (none, no_names) = (ptr::null(), ptr::null());
-        let created = create(&mut program, source.as_ptr(), name, 0, none, no_names);
-        assert_eq!(created, 0, "a program is made");
-        let compiled = compile(program, options.len() as c_int, options.as_ptr());
-        let mut n_bytes = 0;
-        assert_eq!(log_size(program, &mut n_bytes), 0);
-        let mut bytes = vec![0u8; n_bytes];
-        assert_eq!(log(program, bytes.as_mut_ptr().cast()), 0);
-        let text = CStr::from_bytes_until_nul(&bytes)
-            .unwrap()
-            .to_string_lossy();
-        assert_eq!(compiled, 0, "{architecture}: {text}");
-        let mut n_code_bytes = 0;
-        assert_eq!(cubin_size(program, &mut n_code_bytes), 0);
-        assert_eq!(destroy(&mut program), 0);
-        (text.into_owned(), n_code_bytes)
+/// NVRTC is where `SAE_RUN_NVRTC` says, or where pip puts it next to torch.
+fn folders() -> Folders {
+    let torch = env::var_os("LIBTORCH").map(PathBuf::from);
+    Folders {
+        libtorch: torch.map(|torch| torch.join("lib")),
+        cache: None,
     }
+}
+
+/// What the compiler says, and the machine code.
+fn compile(capability: Capability) -> (String, Vec<u8>) {
+    let compiled = compile_with(capability, &["--ptxas-options=-v"], &folders());
+    let (cubin, log) = compiled.unwrap_or_else(|error| {
+        panic!("{error}\nhint: run `make setup`, or set `SAE_RUN_NVRTC` to the folder of NVRTC")
+    });
+    (log, cubin)
 }
 
 /// The number before words.
@@ -133,21 +69,20 @@ fn usages(log: &str) -> Vec<Usage> {
 
 #[test]
 fn every_kernel_compiles_for_every_card_and_spills_nothing() {
-    let libraries = load();
-    let source = CString::new(source()).unwrap();
-    let n_kernels = source.to_string_lossy().matches("\nKERNEL(").count();
-    let next = Mutex::new(ARCHITECTURES.iter());
+    let n_kernels = source().matches("\nKERNEL(").count();
+    let next = Mutex::new(CAPABILITIES.iter());
     let n_threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        for _ in 0..n_threads.min(ARCHITECTURES.len()) {
+        for _ in 0..n_threads.min(CAPABILITIES.len()) {
             scope.spawn(|| {
                 loop {
-                    let Some(architecture) = next.lock().unwrap().next() else {
+                    let Some(&(major, minor)) = next.lock().unwrap().next() else {
                         return;
                     };
-                    let (log, n_bytes) = compile(&libraries[1], &source, architecture);
-                    report(architecture, &log, n_kernels);
-                    assert!(n_bytes > 0, "{architecture}: no machine code");
+                    let (log, cubin) = compile(Capability { major, minor });
+                    let architecture = format!("sm_{major}{minor}");
+                    report(&architecture, &log, n_kernels);
+                    assert!(!cubin.is_empty(), "{architecture}: no machine code");
                 }
             });
         }

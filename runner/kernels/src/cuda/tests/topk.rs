@@ -113,13 +113,7 @@ impl Case {
 
 /// Numbers without an order, cut to what bfloat16 has.
 fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
+    let mut next = crate::random(seed);
     // About normal.
     let mut number = || next() + next() + next() - 1.5;
     (0..n).map(|_| cut(number())).collect()

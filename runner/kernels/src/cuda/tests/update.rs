@@ -3,10 +3,10 @@
 use super::latents::{Case, SIZES};
 use super::*;
 use crate::cuda::launches::{
-    Adam, DenseGradient, RowSums, SortedEntries, Update, dense_adam, dense_signum, rows_adam,
+    DenseGradient, Moments, RowSums, SortedEntries, Update, dense_adam, dense_signum, rows_adam,
     rows_signum,
 };
-use crate::{MatrixUpdate, RowSteps, Signum, Weights, numbers, project, scale, signum};
+use crate::{Adam, MatrixUpdate, RowSteps, Signum, Weights, numbers, project, scale, signum};
 
 const DIVISOR: f32 = 3.0;
 
@@ -50,13 +50,11 @@ fn constants(average: f64) -> Signum {
 
 fn adam() -> Adam {
     Adam {
-        lr_over_correction1: 0.02,
-        one_minus_beta1: 1.0 - 0.9,
-        one_minus_beta2: 1.0 - 0.999,
-        correction2_sqrt: (1.0f64 - 0.999f64.powi(3)).sqrt(),
+        lr: 0.02,
+        to_gradient: 1.0 - 0.9,
+        to_square: 1.0 - 0.999,
+        correction: (1.0f64 - 0.999f64.powi(3)).sqrt(),
         eps: 1e-8,
-        exp_avg: NONE,
-        exp_avg_sq: NONE,
     }
 }
 
@@ -88,10 +86,10 @@ fn lerp(from: f32, to: f32, weight: f32) -> f32 {
 fn plain_adam(at: &mut Updated, gradient: &[f32], rule: &Adam) {
     let moments = at.first.iter_mut().zip(&mut at.second);
     for ((weight, (first, second)), g) in at.weights.iter_mut().zip(moments).zip(gradient) {
-        *first = lerp(*first, *g, rule.one_minus_beta1 as f32);
-        *second = lerp(*second, g * g, rule.one_minus_beta2 as f32);
-        let denominator = second.sqrt() / rule.correction2_sqrt as f32 + rule.eps as f32;
-        *weight -= *first / denominator * rule.lr_over_correction1 as f32;
+        *first = lerp(*first, *g, rule.to_gradient as f32);
+        *second = lerp(*second, g * g, rule.to_square as f32);
+        let denominator = second.sqrt() / rule.correction as f32 + rule.eps as f32;
+        *weight -= *first / denominator * rule.lr as f32;
     }
 }
 
@@ -146,14 +144,14 @@ fn ours(n: usize, from: &From<'_>, rule: Rule, settings: Settings, run: fn(&Laun
             }
         }
         Rule::Adam(rule) => {
-            let rule = Adam {
+            let moments = Moments {
                 exp_avg: first.address(),
                 exp_avg_sq: second.address(),
-                ..rule
             };
+            let rule = (rule, moments);
             match from {
-                From::Entries(entries, sums) => rows_adam(entries, sums, &update, &rule),
-                From::Dense(dense) => dense_adam(dense, &update, &rule),
+                From::Entries(entries, sums) => rows_adam(entries, sums, &update, rule),
+                From::Dense(dense) => dense_adam(dense, &update, rule),
             }
         }
     };
@@ -217,10 +215,7 @@ fn updates_from_entries() {
         let case = Case::of(size);
         let mut sorted = case.sorted();
         let entries = case.launched(&mut sorted);
-        let parts = [
-            (&case.grad_pre, &case.centred),
-            (&case.acts, &case.grad_out),
-        ];
+        let parts = case.parts();
         for ((idx, gradient), (values, dense)) in case.gradients().iter().enumerate().zip(parts) {
             let width = case.widths[idx];
             let (mut values, mut dense) = (Array::new(values, 0), Array::new(dense, 0));
@@ -278,11 +273,8 @@ fn an_update_is_the_twins() {
     entries.update(&case.by_latent, &case.grad_out, &case.centred, update);
     let mut sorted = case.sorted();
     let entries = case.launched(&mut sorted);
-    let parts = [
-        (&case.grad_pre, &case.centred, encoder),
-        (&case.acts, &case.grad_out, decoder),
-    ];
-    for ((values, dense, twin), width) in parts.into_iter().zip(case.widths) {
+    let parts = case.parts().into_iter().zip([encoder, decoder]);
+    for (((values, dense), twin), width) in parts.zip(case.widths) {
         let (mut values, mut dense) = (Array::new(values, 0), Array::new(dense, 0));
         let sums = RowSums {
             values: values.address(),
@@ -340,10 +332,15 @@ fn limits_of_updates() {
         weights: NONE,
         rounded: NONE,
     };
+    let moments = Moments {
+        exp_avg: NONE,
+        exp_avg_sq: NONE,
+    };
+    let adam_rule = (adam(), moments);
     let of = |n_latents, width| {
         let rule = (constants(1.0), NONE);
         let signum = rows_signum(&entries(n_latents), &sums(width), &update, rule).is_some();
-        let adam = rows_adam(&entries(n_latents), &sums(width), &update, &adam()).is_some();
+        let adam = rows_adam(&entries(n_latents), &sums(width), &update, adam_rule).is_some();
         assert_eq!(signum, adam);
         signum
     };
@@ -354,7 +351,7 @@ fn limits_of_updates() {
         n_rows,
         width,
     };
-    assert!(dense_adam(&dense(1, 1 << 30), &update, &adam()).is_some());
-    assert!(dense_adam(&dense(0, 4), &update, &adam()).is_none());
-    assert!(dense_adam(&dense(1, 0), &update, &adam()).is_none());
+    assert!(dense_adam(&dense(1, 1 << 30), &update, adam_rule).is_some());
+    assert!(dense_adam(&dense(0, 4), &update, adam_rule).is_none());
+    assert!(dense_adam(&dense(1, 0), &update, adam_rule).is_none());
 }
