@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test test-processors fuzz soak docs bench bench-peer bench-gpu
+.PHONY: setup demo test test-processors test-oldest-torch fuzz soak docs bench bench-peer bench-gpu gpu-kit \
+    gpu-kit-rehearsal
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
@@ -20,6 +21,10 @@ test: setup
 # What computes, as other processors would, with other numbers of threads and other memory.
 test-processors: setup
 	python3 tests/checks/run.py processors
+
+# What computes, trains and resumes, on the oldest libtorch that the programs run on.
+test-oldest-torch: setup
+	python3 tests/checks/run.py oldest-torch
 
 # Files and messages of others with damage of all kinds: the tests called `any_bytes`, with more cases than
 # `make test` takes, and with a bound for the memory that a few bytes may ask for.
@@ -58,3 +63,14 @@ bench-gpu:
 	$(MAKE) setup
 	cargo build --locked -p sae-run-train --example bench_step
 	python3 runner/bench/bench_gpu.py $(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)
+
+# One file that checks and measures all this on a machine with a GPU, PyTorch 2.11, and neither network nor Rust:
+# runner/bench/gpu/check.sh in it says how.
+gpu-kit: setup
+	cargo build --locked --workspace
+	cargo build --locked -p sae-run-train --example bench_step --example one_rank
+	runner/bench/gpu/pack.sh $(TARGET) gpu-kit
+
+# The kit on the CPU, in an empty folder; KIT="--parts 1,2" needs only libtorch 2.11, the others a whole PyTorch.
+gpu-kit-rehearsal: gpu-kit
+	runner/bench/gpu/rehearse.sh gpu-kit/sae-run-gpu-kit.tar.xz $(KIT)

@@ -12,6 +12,7 @@ use crate::interrupt::reported;
 use library::{LIBRARIES, Libtorch, build, library};
 use lists::{check, check_devices_and_operators};
 use log::Log;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::env;
@@ -30,63 +31,23 @@ const ON_DEVICE: [&str; 3] = ["tiny.toml", "--set", "launch.device='cuda:1'"];
 const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.02\nexpansion_factor = 2\n\
                      hookpoints = ['layers.1.mlp']\nlr_warmup_steps = 4\nsave_every = 4\nlog_every = 2";
 
-/// Every kind of job.
-const KINDS: [(&str, &str); 19] = [
-    ("signum", ""),
-    ("adam", "optimizer='adam', save_best=True"),
-    ("muon", "optimizer='muon'"),
-    ("groupmax", "activation='groupmax'"),
-    (
-        "auxk",
-        "multi_topk=True, auxk_alpha=0.03125, dead_feature_threshold=1000",
-    ),
-    // With signum, the sign of a gradient that is 0 up to rounding would decide.
-    (
-        "transcoder",
-        "transcode=True, optimizer='adam', hookpoints=['layers.0.mlp', 'layers.1.mlp']",
-    ),
-    (
-        "skip_transcoder",
-        "transcode=True, skip_connection=True, optimizer='adam'",
-    ),
-    ("skip", "skip_connection=True, init_seeds=[0, 1]"),
-    // With this number of latents, they are found in bfloat16 on the device, and in float32 on the CPU.
-    (
-        "rounded",
-        "expansion_factor=16, multi_topk=True, auxk_alpha=0.03125, dead_feature_threshold=1000",
-    ),
-    ("k_decay", "normalize_decoder=False, k_decay_steps=4"),
-    ("parts", "micro_acc_steps=2, grad_acc_steps=2"),
-    ("excluded", "exclude_tokens=[0, 5]"),
-    ("ce", "loss_fn='ce', optimizer='adam'"),
-    (
-        "kl",
-        "loss_fn='kl', optimizer='adam', exclude_tokens=[0, 5]",
-    ),
-    (
-        "kl_transcoder",
-        "loss_fn='kl', transcode=True, skip_connection=True, optimizer='adam'",
-    ),
-    ("bfloat16", "dtype='bfloat16'"),
-    ("float16", "dtype='float16'"),
-    ("int8", "load_in_8bit=True"),
-    (
-        "int8_kl",
-        "load_in_8bit=True, loss_fn='kl', optimizer='adam'",
-    ),
-];
+/// A kind of job, of fixtures/kinds.json.
+#[derive(Deserialize)]
+struct KindOfJob {
+    name: String,
+    /// Arguments in a recipe.
+    settings: String,
+    /// How far its FVU, or a part of it, may be from that on the CPU.
+    #[serde(default = "close")]
+    tolerance: f64,
+}
 
-/// How far the FVU of a job, or a part of it, may be from that on the CPU.
-fn tolerance(job: &str) -> f64 {
-    match job {
-        // The CPU computes these partly with more digits.
-        "bfloat16" | "float16" | "int8" | "int8_kl" => 0.1,
-        // Rounding grows in its chain of products.
-        "muon" => 1e-3,
-        // Of 512 latents in 32 dimensions many are close, and bfloat16 does not always find the same.
-        "rounded" => 0.01,
-        _ => 1e-4,
-    }
+fn close() -> f64 {
+    1e-4
+}
+
+fn kinds() -> Vec<KindOfJob> {
+    serde_json::from_str(&fs::read_to_string(fixture("kinds.json")).unwrap()).unwrap()
 }
 
 /// `sae-run` with two fake devices, whose log is the file `log`.
@@ -169,7 +130,12 @@ fn fvus(workspace: &Workspace) -> Vec<Value> {
 
 #[test]
 fn every_kind_of_job_trains_as_on_the_cpu() {
-    let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &KINDS));
+    let kinds = kinds();
+    let jobs: Vec<_> = kinds
+        .iter()
+        .map(|kind| (&*kind.name, &*kind.settings))
+        .collect();
+    let [on_device, on_cpu] = [(); 2].map(|()| with_jobs(SHORT, &jobs));
     thread::scope(|scope| {
         scope.spawn(|| on_cpu.run(&["tiny.toml"]).succeeds());
         let mut command = command(&on_device, "log", &ON_DEVICE);
@@ -181,9 +147,10 @@ fn every_kind_of_job_trains_as_on_the_cpu() {
     let devices = on_device.sql("SELECT DISTINCT device FROM attempt");
     assert_eq!(json!(devices), json!([{"device": DEVICE}]));
     let pairs: Vec<_> = fvus(&on_device).into_iter().zip(fvus(&on_cpu)).collect();
-    assert_eq!(pairs.len(), KINDS.len() + 2, "two have two SAEs");
+    assert_eq!(pairs.len(), kinds.len() + 2, "two have two SAEs");
     for (on_device, on_cpu) in pairs {
-        let most = tolerance(on_cpu["job"].as_str().unwrap());
+        let kind = kinds.iter().find(|kind| on_cpu["job"] == *kind.name);
+        let most = kind.unwrap().tolerance;
         for column in ["fvu", "fvu_eval"] {
             let difference = float(&on_device[column]) / float(&on_cpu[column]) - 1.0;
             assert!(
@@ -286,10 +253,7 @@ fn saes_are_evaluated_encoded_and_trained_further_as_on_the_cpu() {
     run(&on_device, "finetune", &ON_DEVICE).succeeds();
     on_cpu.run(&["tiny.toml"]).succeeds();
     let [a, b] = [&on_device, &on_cpu].map(|workspace| float(&fvus(workspace)[0]["fvu"]));
-    assert!(
-        (a / b - 1.0).abs() < tolerance("adam"),
-        "{a}, on the CPU {b}"
-    );
+    assert!((a / b - 1.0).abs() < close(), "{a}, on the CPU {b}");
     check(
         "finetune",
         &log_of(&on_device, "finetune"),
@@ -393,10 +357,7 @@ fn an_update_that_finds_no_memory_is_made_in_smaller_parts() {
     }
     run(&enough, "log", &ON_DEVICE).succeeds();
     let [a, b] = [&little, &enough].map(|workspace| float(&fvus(workspace)[0]["fvu"]));
-    assert!(
-        (a / b - 1.0).abs() < tolerance("adam"),
-        "{a}, with enough memory {b}"
-    );
+    assert!((a / b - 1.0).abs() < close(), "{a}, with enough memory {b}");
     check_devices_and_operators(&log);
 }
 

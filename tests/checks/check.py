@@ -1,5 +1,6 @@
 """A check: commands of one purpose, run one after the other, with a count of the tests that they ran."""
 
+import json
 import os
 import re
 import subprocess
@@ -84,6 +85,25 @@ class Check:
         if n_run or self.n_skipped:
             text += f"  {self.n_passed} of {n_run} tests passed, {self.n_skipped} skipped"
         return "\n    ".join([text, *self.failed_tests])
+
+
+def test_programs(crates: set[str], left_out: list[str], of_the_program: list[str]) -> list[Command]:
+    """Builds the tests, as `make test` does. Those of the crates, by their folders, without the tests that
+    `left_out` skips; and of the whole program the tests whose names have one of these parts.
+    """
+    build = "cargo test --workspace --locked --no-run --message-format=json-render-diagnostics"
+    messages = subprocess.run(build.split(), cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    commands = []
+    for message in map(json.loads, messages.stdout.splitlines()):
+        if message["reason"] != "compiler-artifact" or not message["executable"]:
+            continue
+        folder = Path(message["manifest_path"]).parent
+        if message["target"]["name"] == "integration":
+            commands.append(Command([message["executable"], *of_the_program], folder))
+        elif folder.name in crates and message["profile"]["test"]:
+            skips = [arg for test in left_out for arg in ("--skip", test)]
+            commands.append(Command([message["executable"], *skips], folder))
+    return commands
 
 
 def summarise(checks: list[Check]) -> int:

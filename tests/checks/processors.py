@@ -3,18 +3,17 @@ with other numbers of threads, other memory and other settings of the system. Wh
 left out, and said so.
 """
 
-import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from check import ROOT, Check, Command
+from check import Check, Command, test_programs
 
 # Crates whose tests compute, by their folders. Those that start several processes take minutes, and compute
 # nothing that the others do not.
 CRATES = {"kernels", "sae", "lm", "train"}
 # What NVRTC compiles is the same on any processor.
-LEFT_OUT = ["--skip", "ranks_tests", "--skip", "spread_tests", "--skip", "nvrtc"]
+LEFT_OUT = ["ranks_tests", "spread_tests", "nvrtc"]
 # Tests of the whole program that compute.
 OF_THE_PROGRAM = ["publish::a_job", "publish::both", "verify_resume::a_job"]
 
@@ -94,24 +93,8 @@ def preloaded(folder: Path) -> dict[str, str]:
     return {"LD_PRELOAD": str(library)}
 
 
-def test_programs() -> list[Command]:
-    """Builds the tests, as `make test` does, and finds those that compute."""
-    build = "cargo test --workspace --locked --no-run --message-format=json-render-diagnostics"
-    messages = subprocess.run(build.split(), cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    commands = []
-    for message in map(json.loads, messages.stdout.splitlines()):
-        if message["reason"] != "compiler-artifact" or not message["executable"]:
-            continue
-        folder = Path(message["manifest_path"]).parent
-        if message["target"]["name"] == "integration":
-            commands.append(Command([message["executable"], *OF_THE_PROGRAM], folder))
-        elif folder.name in CRATES and message["profile"]["test"]:
-            commands.append(Command([message["executable"], *LEFT_OUT], folder))
-    return commands
-
-
 def checks() -> list[Check]:
-    programs = test_programs()
+    programs = test_programs(CRATES, LEFT_OUT, OF_THE_PROGRAM)
     library = Path(programs[0].args[0]).parent
     here = flags()
     chosen = []

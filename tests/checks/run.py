@@ -2,6 +2,7 @@
 
     python3 tests/checks/run.py all          # what `make test` does
     python3 tests/checks/run.py processors   # what `make test-processors` does: processors.py
+    python3 tests/checks/run.py oldest-torch # what `make test-oldest-torch` does: oldest_torch.py
 
 Prints what the programs print, then a line a check with its time, each test that failed, and their number.
 Exits with 1 if a check failed.
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 
+import oldest_torch
 import processors
 from check import ROOT, Check, Command, summarise
 
@@ -54,6 +56,8 @@ def main() -> int:
             checks = all_checks()
         case ["processors"]:
             checks = processors.checks()
+        case ["oldest-torch"]:
+            checks = oldest_torch.checks()
         case _:
             sys.exit(__doc__)
     return summarise([check.run() for check in checks])

@@ -16,10 +16,12 @@ use tempfile::TempDir;
 /// Files by their path: when each was written, and its bytes.
 pub(crate) type Files = BTreeMap<String, (SystemTime, Vec<u8>)>;
 
-/// Variables of a test that `sae-run` sees, too: where programs are, and what `make test-processors` sets.
-const KEPT: [&str; 14] = [
+/// Variables of a test that `sae-run` sees, too: where programs are, and what `make test-processors` and
+/// `make test-oldest-torch` set.
+const KEPT: [&str; 15] = [
     "PATH",
     "LD_LIBRARY_PATH",
+    "SAE_RUN_DIST_DIR",
     "LD_PRELOAD",
     "LLVM_PROFILE_FILE",
     "ATEN_CPU_CAPABILITY",

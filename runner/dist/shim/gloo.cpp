@@ -1,12 +1,12 @@
 // Process groups on Gloo, for tensors on the CPU.
 
 #include "common.hpp"
+#include "sizes.hpp"
 
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
-// The declarations of Gloo are our own (stubs/), so its objects must have the size that libtorch 2.13.0
-// gave them.
-static_assert(sizeof(c10d::ProcessGroupGloo) == 488, "another libtorch: check stubs/gloo against it");
+// The declarations of Gloo are our own (stubs/).
+static_assert(sizeof(c10d::ProcessGroupGloo) == sizes().gloo, "check stubs/gloo against this libtorch: sizes.hpp");
 
 namespace {
 

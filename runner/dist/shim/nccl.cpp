@@ -1,10 +1,11 @@
 // Process groups on NCCL, for tensors on GPUs.
 
 #include "common.hpp"
+#include "sizes.hpp"
 
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
-static_assert(sizeof(c10d::ProcessGroupNCCL) == 1152, "another libtorch: check what NCCL's headers are");
+static_assert(sizeof(c10d::ProcessGroupNCCL) == sizes().nccl, "check CUDA's headers for this libtorch: sizes.hpp");
 
 namespace {
 

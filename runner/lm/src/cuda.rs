@@ -2,8 +2,9 @@
 
 #![expect(unsafe_code, reason = "dlopen and dlerror; this module is all of it")]
 
+use crate::libtorch::Libtorch;
 use plan::CudaStatus;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::OnceLock;
 
 /// Loads libtorch's CUDA library if there is an NVIDIA driver, and counts the devices.
@@ -22,12 +23,29 @@ fn load_cuda() -> Result<usize, String> {
     // The driver first: loading the CUDA library takes seconds and is in vain without it.
     open_library(c"libcuda.so.1", libc::RTLD_LAZY | libc::RTLD_LOCAL)
         .map_err(|error| format!("no NVIDIA driver ({error})"))?;
-    open_library(c"libtorch_cuda.so", libc::RTLD_NOW | libc::RTLD_GLOBAL)
-        .map_err(|error| format!("cannot load libtorch's CUDA library ({error})"))?;
+    load_cuda_half().map_err(|error| format!("cannot load libtorch's CUDA library ({error})"))?;
     match usize::try_from(tch::Cuda::device_count()) {
         Ok(n_devices @ 1..) => Ok(n_devices),
         _ => Err("the driver shows no device (is CUDA_VISIBLE_DEVICES empty?)".into()),
     }
+}
+
+/// Where the loader finds it by its name; otherwise next to the half that is loaded.
+fn load_cuda_half() -> Result<(), String> {
+    const NAME: &str = "libtorch_cuda.so";
+    let beside = Libtorch::loaded()
+        .library
+        .map(|cpu| cpu.with_file_name(NAME));
+    let mut error = String::new();
+    for path in [Some(NAME.into()), beside].into_iter().flatten() {
+        let path = CString::new(path.into_os_string().into_encoded_bytes())
+            .map_err(|_| "a zero in its name")?;
+        match open_library(&path, libc::RTLD_NOW | libc::RTLD_GLOBAL) {
+            Ok(()) => return Ok(()),
+            Err(why) => error = why,
+        }
+    }
+    Err(error)
 }
 
 /// Loads a shared library for the rest of the process.

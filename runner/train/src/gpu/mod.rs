@@ -6,8 +6,8 @@
 mod choice;
 mod report;
 
-use crate::libtorch::Libtorch;
 pub(crate) use choice::choose_kernels;
+use lm::Libtorch;
 use plan::UpdateShape;
 pub use report::gpu_report;
 use sae::{Folders, GpuKernels, Kernel, Unusable};

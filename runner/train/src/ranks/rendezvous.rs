@@ -1,9 +1,9 @@
 //! Meeting the other processes that train the same stream.
 
 use crate::TrainError;
-use crate::libtorch::Libtorch;
 use dist::{Hello, Timeouts, World};
 use files::DigestCache;
+use lm::Libtorch;
 use plan::{Environment, Order, TRAINER_VERSION, digest_json};
 use std::path::Path;
 use std::time::Duration;

@@ -1,21 +1,20 @@
 //! Which libtorch this process runs on.
 
-use plan::Machine;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The libtorch that is loaded into this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Libtorch {
+pub struct Libtorch {
     /// The shared library, if the operating system tells.
-    pub(crate) library: Option<PathBuf>,
+    pub library: Option<PathBuf>,
     /// Its version, if the files next to it tell.
-    pub(crate) version: Option<String>,
+    pub version: Option<String>,
 }
 
 impl Libtorch {
     /// Looks at the libraries that are loaded into this process.
-    pub(crate) fn loaded() -> Self {
+    pub fn loaded() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let paths = maps
             .lines()
@@ -26,7 +25,7 @@ impl Libtorch {
     }
 
     /// The version, or `unknown`.
-    pub(crate) fn version_text(&self) -> String {
+    pub fn version_text(&self) -> String {
         self.version.clone().unwrap_or_else(|| "unknown".into())
     }
 }
@@ -47,18 +46,6 @@ fn version_beside(library: &Path) -> Option<String> {
         .lines()
         .find(|line| line.starts_with("__version__"))?;
     Some(line.split(['\'', '"']).nth(1)?.to_owned())
-}
-
-/// libtorch, and the machine as it sees it.
-pub fn machine() -> Machine {
-    let cuda = lm::init_backends().clone();
-    let loaded = Libtorch::loaded();
-    Machine {
-        libtorch: loaded.version_text(),
-        library: loaded.library,
-        cuda,
-        n_threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
-    }
 }
 
 #[cfg(test)]
