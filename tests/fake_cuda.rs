@@ -4,6 +4,7 @@ mod kernels;
 mod library;
 mod lists;
 mod log;
+mod streams;
 
 use crate::common::{
     Outcome, Running, Workspace, finish, fixture, job_dir, signal, text, with_jobs,
@@ -366,12 +367,27 @@ fn an_update_that_finds_no_memory_is_made_in_smaller_parts() {
 /// What the other tests start, with the name of what it does in this variable.
 const PART: &str = "SAE_RUN_TEST_FAKE_CUDA";
 
-/// No test, but what the next one starts.
+/// Starts a process with the device that does what `name` says; its log has that name.
+fn part(workspace: &Workspace, name: &str) -> (Outcome, Log) {
+    let test = [
+        "--exact",
+        "fake_cuda::a_process_with_the_device",
+        "--nocapture",
+    ];
+    let mut command = workspace.command_of(&env::current_exe().unwrap(), &test);
+    on_fake_devices(&mut command, &workspace.path(name));
+    command.env(PART, name);
+    (finish(command), Log::read(&workspace.path(name), None))
+}
+
+/// No test, but what others start.
 #[test]
 fn a_process_with_the_device() {
     match env::var(PART).as_deref() {
         Ok("operators") => operators(),
         Ok("fault") => fault(),
+        Ok("streams") => streams::mistakes(),
+        Ok("memory") => streams::memory(),
         _ => {}
     }
 }
@@ -431,19 +447,7 @@ fn fault() {
 #[test]
 fn the_device_refuses_and_writes_down_what_it_should() {
     let workspace = Workspace::unprepared();
-    let own = env::current_exe().unwrap();
-    let part = |name: &str| {
-        let test = [
-            "--exact",
-            "fake_cuda::a_process_with_the_device",
-            "--nocapture",
-        ];
-        let mut command = workspace.command_of(&own, &test);
-        on_fake_devices(&mut command, &workspace.path(name));
-        command.env(PART, name);
-        (finish(command), Log::read(&workspace.path(name), None))
-    };
-    let (outcome, log) = part("operators");
+    let (outcome, log) = part(&workspace, "operators");
     outcome.succeeds();
     let what = |kind: &str| {
         log.of_kind(kind)
@@ -462,7 +466,7 @@ fn the_device_refuses_and_writes_down_what_it_should() {
     assert_eq!(what("copy"), [up]);
     assert_eq!(what("order"), ["aten::scatter_add"]);
 
-    let (outcome, log) = part("fault");
+    let (outcome, log) = part(&workspace, "fault");
     assert_eq!(outcome.status.signal(), Some(11), "{outcome}");
     assert!(outcome.stderr.contains("memory of the device"), "{outcome}");
     assert_eq!(log.of_kind("fault").count(), 1);

@@ -228,28 +228,25 @@ kit_python() {
 
 ### What is between Rust and libtorch
 
-# The C++ of torch-sys as a shared library with a plain C interface, which is the same for each version of
-# libtorch: a program runs on the one whose library it finds. Prints the library's folder.
+# The C++ of torch-sys and of the crate lm as a shared library with a plain C interface, which is the same for each
+# version of libtorch: a program runs on the one whose library it finds. Prints the library's folder.
 libtch() {
-    local sources folder options
-    sources=$(torch_sys)/libtch
+    local torch_sys sources operators=$ROOT/runner/setup/operators.h folder options
+    torch_sys=$(torch_sys)/libtch
+    sources=("$torch_sys"/torch_api{,_generated}.cpp "$ROOT"/runner/lm/shim/{device,errors}.cpp)
     # Not with libtorch.so itself, which needs all of CUDA.
     options=(-std=c++17 -O1 -shared -fPIC -w -DGLOG_USE_GLOG_EXPORT
+        -Dats_free=tch_ats_free -Dget_and_reset_last_err=tch_get_and_reset_last_err
         -L "$1/lib" -ltorch_cpu -lc10 -Wl,-rpath,"$1/lib" -Wl,-soname,libtch.so)
-    folder=$CACHE/libtch/$(version_of "$1")-$(libtch_hash "$sources" "${options[@]}")
+    folder=$CACHE/libtch/$(version_of "$1")-$(hash_of "$operators" "${sources[@]}" <(printf '%s\n' "${options[@]}"))
     echo "$folder"
     [[ -f $folder/libtch.so ]] && return
     say "compiling libtch for libtorch $(version_of "$1") (a minute)"
     mkdir -p "$folder"
-    c++ -include "$ROOT/runner/setup/operators.h" "$sources"/torch_api{,_generated}.cpp \
-        -isystem "$1/include" -isystem "$1/include/torch/csrc/api/include" "${options[@]}" \
-        -o "$folder/libtch.so.new" >&2 ||
+    c++ -include "$operators" "${sources[@]}" -I "$torch_sys" -isystem "$1/include" \
+        -isystem "$1/include/torch/csrc/api/include" "${options[@]}" -o "$folder/libtch.so.new" >&2 ||
         fail "libtch could not be compiled for libtorch $(version_of "$1")"
     mv "$folder/libtch.so.new" "$folder/libtch.so"
-}
-
-libtch_hash() {
-    hash_of "$ROOT/runner/setup/operators.h" "$1"/torch_api{,_generated}.cpp <(printf '%s\n' "${@:2}")
 }
 
 # The folder of the crate, which cargo has or fetches.

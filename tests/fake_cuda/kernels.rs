@@ -146,3 +146,20 @@ fn a_kernel_that_computes_something_else_is_left_out() {
     );
     assert!(log.contains("kernels in use: topk, rescore,"), "{log}");
 }
+
+/// With too little for the forward pass, too, that is the error; with enough for it, training goes on.
+#[test]
+fn a_check_that_finds_no_memory_costs_its_kernel() {
+    for (bytes, code) in [("1900000", 1), ("2600000", 1), ("3200000", 0)] {
+        let workspace = with_jobs(SHORT, &[("signum", "")]);
+        let mut command = command(&workspace, "log", &ON_DEVICE);
+        command.env("FAKE_CUDA_MEMORY", bytes);
+        finish(command).exits(code);
+        let log = worker_log(&workspace);
+        assert!(log.contains("kernel `topk` is not used: "), "{log}");
+        assert!(log.contains("CUDA out of memory"), "{log}");
+        for word in ["frame #", "panicked"] {
+            assert!(!log.contains(word), "{log}");
+        }
+    }
+}

@@ -86,7 +86,7 @@ pub(super) fn check(run: &str, log: &Log, units: &Units<'_>) {
 #[track_caller]
 pub(super) fn check_devices_and_operators(log: &Log) {
     // Numbers on the CPU among them: each costs a check of its device, and hides a mistake.
-    for kind in ["mismatch", "scalar", "fault"] {
+    for kind in ["mismatch", "scalar", "fault", "race"] {
         let events: Vec<_> = log.of_kind(kind).map(Event::to_string).collect();
         assert!(events.is_empty(), "{}", events.join("\n"));
     }

@@ -3,9 +3,10 @@
     python3 agree.py --bin FOLDER --out FOLDER --device cuda|cpu [--smoke]
 
 Trains every kind of job of tests/fixtures/kinds.json on a tiny model on both, with all of the project's kernels
-on the GPU, and compares the FVU. Then: a job is killed and resumed and must end in the same bits; every
-collective with one rank; a GPU without free memory. `--device cpu` compares libtorch's operations with the
-project's own, and leaves out what only a GPU has. Exits with 1 if something differs.
+on the GPU, and compares the FVU. Then: a job is killed and resumed and must end in the same bits, and so must one
+whose forward passes overlap its updates; every collective with one rank; a GPU without free memory. `--device cpu`
+compares libtorch's operations with the project's own, and leaves out what only a GPU has. Exits with 1 if something
+differs.
 """
 
 import json
@@ -73,13 +74,18 @@ class Workspace:
         environment = os.environ | {"SAE_RUN_KERNELS": kernels}
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
-    def train(self, device: str, kernels: str = "") -> None:
-        found = self.run("tiny.toml", "--quiet", "--set", f"launch.device='{device}'", kernels=kernels)
+    def train(self, device: str, *options: str, kernels: str = "") -> None:
+        on_device = ["--set", f"launch.device='{device}'"]
+        found = self.run("tiny.toml", "--quiet", *on_device, *options, kernels=kernels)
         if found.returncode != 0:
             raise RuntimeError(f"the run on {device} failed: {found.stderr[-1500:]}")
 
     def rows(self) -> list[dict]:
         return json.loads(self.run("sql", ROWS, "--json").stdout)
+
+    def weights(self) -> dict[str, bytes]:
+        paths = self.folder.glob("runs/tiny/**/sae.safetensors")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
     def worker_logs(self) -> str:
         paths = self.folder.glob("runs/tiny/.streams/*/worker.log")
@@ -115,6 +121,19 @@ def resume(part: Part) -> None:
         part.note(f"resume of {row['job']}", is_exact, last_line(found))
 
 
+def overlap(part: Part) -> None:
+    """Forward passes next to updates change no bit."""
+    saes = []
+    for name, options in {"together": ["--set", "launch.overlap_forward=true"], "in turn": []}.items():
+        workspace = Workspace(part.scratch / name, part.programs).write(LONG, LONG_JOBS)
+        workspace.train(part.device, *options)
+        saes.append(workspace.weights())
+        notes = re.findall(r"^(?:forward passes do not|memory:).*$", workspace.worker_logs(), re.MULTILINE)
+        part.record[name] = notes
+    is_same = len(saes[0]) == len(LONG_JOBS) and saes[0] == saes[1]
+    part.note("overlap", is_same, f"{len(saes[0])} SAEs, {'the same' if is_same else 'other'} bits; {part.record['together']}")
+
+
 def one_rank(part: Part) -> None:
     command = [part.programs / "one_rank", part.device]
     found = subprocess.run(command, capture_output=True, text=True)
@@ -144,7 +163,7 @@ def last_line(found: subprocess.CompletedProcess) -> str:
 
 def main() -> int:
     part = Part("agree", read_args(__doc__))
-    for step in (kinds, resume, one_rank, full_memory):
+    for step in (kinds, resume, overlap, one_rank, full_memory):
         try:
             step(part)
         except Exception as error:  # One that fails must not hide the others.

@@ -293,6 +293,8 @@ impl Scheduler<'_> {
             device: lane.device.to_owned(),
             threads: threads(&sweep.sweep.launch)?,
             timeout_minutes: sweep.sweep.launch.timeout_minutes,
+            overlap_forward: sweep.sweep.launch.overlap_forward,
+            predicted_bytes: stream.memory.total_bytes(),
             jobs: todo.train,
             evaluate: todo.evaluate,
         })

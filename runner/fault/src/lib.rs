@@ -162,7 +162,7 @@ pub fn message_chain(error: &dyn Error) -> String {
 }
 
 /// The message of an error. libtorch's end with some 40 lines of C++ functions, of use to no one here.
-fn without_stack(error: &dyn Error) -> String {
+pub fn without_stack(error: &dyn Error) -> String {
     let message = error.to_string();
     match message.split_once("\nException raised from ") {
         Some((message, _)) => message.trim_end().to_owned(),

@@ -22,7 +22,7 @@
 //!
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
-//! - `transfer.rs`: token ids to the device, without a wait
+//! - `transfer.rs`: token ids to the device, without a wait; `device_shim.rs`: a GPU's memory, and a second stream
 //! - `not_finite.rs`: whose fault it is when numbers are not finite
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
 //! - `load.rs`, `int8.rs`: weights, also in 8 bit, and `int8/outliers.rs`: the columns that stay in 16 bit; `architecture.rs`: which
@@ -34,6 +34,7 @@ mod body;
 mod cuda;
 mod decoder;
 mod device;
+mod device_shim;
 mod error;
 mod gpt;
 mod int8;
@@ -56,6 +57,7 @@ mod yarn;
 
 pub use cuda::init_backends;
 pub use device::parse_device;
+pub use device_shim::{DeviceMemory, SideStream, device_memory, forget_peak, used_here};
 pub use error::LmError;
 pub use libtorch::Libtorch;
 pub use model::LanguageModel;

@@ -40,6 +40,12 @@ pub struct Order {
     /// How long ranks wait for each other.
     #[serde(default = "default_timeout_minutes")]
     pub timeout_minutes: f64,
+    /// Whether the next forward pass begins while SAEs train, on a GPU.
+    #[serde(default)]
+    pub overlap_forward: bool,
+    /// Memory that was predicted for the worker.
+    #[serde(default)]
+    pub predicted_bytes: u64,
     /// The jobs to train, and to evaluate then if they ask for it.
     pub jobs: Vec<OrderJob>,
     /// Jobs that are trained, and only to be evaluated.

@@ -83,6 +83,9 @@ pub struct Launch {
     pub retries: u32,
     /// How long the ranks of a worker wait for each other.
     pub timeout_minutes: f64,
+    /// Whether the language model's next forward pass runs next to the SAEs' updates, on a second stream of
+    /// a GPU. It takes more memory and changes no bit.
+    pub overlap_forward: bool,
 }
 
 /// What starts a worker.
@@ -171,6 +174,7 @@ impl Default for Launch {
             memory_bytes: None,
             retries: 2,
             timeout_minutes: 10.0,
+            overlap_forward: false,
         }
     }
 }

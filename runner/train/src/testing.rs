@@ -120,6 +120,8 @@ impl Run {
             device: "cpu".into(),
             threads: 1,
             timeout_minutes: 2.0,
+            overlap_forward: false,
+            predicted_bytes: 0,
             jobs,
             evaluate: Vec::new(),
         };

@@ -8,7 +8,7 @@ use crate::ranks::owners::Owners;
 use crate::stop::StopFlag;
 use crate::training::job_trainer::JobTrainer;
 use crate::training::open::taps;
-use crate::training::{ActivationStream, StreamTrainer};
+use crate::training::{ActivationStream, Ahead, StreamTrainer};
 use fault::Fault;
 use lm::LanguageModel;
 use plan::OrderJob;
@@ -118,6 +118,7 @@ impl Trainer {
         let mut events = EventLog::open(&beside.join(EVENTS), 1, 0)?;
         let _no_grad = tch::no_grad_guard();
         let mut trainer = StreamTrainer {
+            ahead: Ahead::default(),
             stream: ActivationStream {
                 key: StreamKey::of(&order.job),
                 taps: taps([&order.job], self.model.facts())?,

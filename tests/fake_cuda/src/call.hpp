@@ -53,9 +53,12 @@ class Call {
   // Arguments on the device, and those that are on the CPU themselves.
   std::vector<Pair> pairs;
   std::vector<Tensor> given_on_cpu;
+  // Memory of the device that is read or, if true, written to; and memory that is new.
+  std::map<const void*, bool> used;
+  std::vector<const void*> made;
 
   // What the CPU's kernel is given for an argument.
-  Tensor argument(const Tensor& tensor) {
+  Tensor argument(const Tensor& tensor, bool is_write) {
     if (tensor.defined() && tensor.is_cpu()) {
       given_on_cpu.push_back(tensor);
     }
@@ -64,6 +67,7 @@ class Call {
     }
     is_mixed |= device && *device != tensor.device();
     device = device.value_or(tensor.device());
+    used[tensor.storage().data_ptr().get()] |= is_write;
     for (const auto& pair : pairs) {
       if (pair.on_device.is_same(tensor)) {
         return pair.on_cpu;
@@ -140,6 +144,7 @@ class Call {
     }
     auto memory = device_allocator.allocate(on_cpu.nbytes());
     copy_to_device(memory, on_cpu);
+    made.push_back(memory.get());
     Storage on_device = make_storage(on_cpu.nbytes(), &device_allocator, std::move(memory));
     device_storages_.emplace(on_cpu.unsafeGetStorageImpl(), on_device);
     return on_device;

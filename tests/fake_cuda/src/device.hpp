@@ -1,4 +1,4 @@
-// Devices, their only stream, their random numbers, and what libtorch asks of its CUDA half.
+// Devices, their streams, their random numbers, and what libtorch asks of its CUDA half.
 
 #pragma once
 
@@ -23,13 +23,15 @@ inline c10::DeviceIndex exchange_device(c10::DeviceIndex index) {
   return before;
 }
 
-// Nothing is done later than it is asked for, so all streams are the default one.
 struct DeviceGuard final : c10::impl::DeviceGuardImplInterface {
   using Device = c10::Device;
   using Stream = c10::Stream;
 
-  static Stream stream_of(Device device) {
-    return Stream(Stream::DEFAULT, device_at(device.index()));
+  static Stream stream_of(Device device, StreamId id) {
+    return Stream(Stream::UNSAFE, device_at(device.index()), static_cast<c10::StreamId>(id));
+  }
+  static StreamId id_of(const Stream& stream) {
+    return static_cast<StreamId>(stream.id());
   }
   c10::DeviceType type() const override {
     return c10::DeviceType::CUDA;
@@ -47,22 +49,37 @@ struct DeviceGuard final : c10::impl::DeviceGuardImplInterface {
     current_device = device_at(device.index()).index();
   }
   Stream getStream(Device device) const override {
-    return stream_of(device);
+    return stream_of(device, current_stream);
   }
   Stream getDefaultStream(Device device) const override {
-    return stream_of(device);
+    return stream_of(device, kDefault);
   }
   Stream getStreamFromGlobalPool(Device device, bool) const override {
-    return stream_of(device);
+    return stream_of(device, streams.give());
   }
   Stream getNewStream(Device device, int) const override {
-    return stream_of(device);
+    return stream_of(device, streams.give());
   }
-  Stream exchangeStream(Stream) const override {
-    return stream_of(device_at(-1));
+  Stream exchangeStream(Stream stream) const override {
+    const StreamId before = current_stream;
+    current_stream = id_of(stream);
+    if (current_stream != kDefault) {
+      write_event("stream", "another stream is the current one");
+    }
+    return stream_of(stream.device(), before);
   }
-  void record(void**, const Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
-  void block(void*, const Stream&) const override {}
+  void record(void** event, const Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
+    *event = new Clock(streams.clock_of(id_of(stream)));
+  }
+  void block(void* event, const Stream& stream) const override {
+    streams.wait_for(id_of(stream), *static_cast<Clock*>(event));
+  }
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
+    delete static_cast<Clock*>(event);
+  }
+  void recordDataPtrOnStream(const c10::DataPtr& data, const Stream& stream) const override {
+    device_allocator.recordStream(data, stream);
+  }
   bool queryEvent(void*) const override {
     return true;
   }
@@ -70,13 +87,13 @@ struct DeviceGuard final : c10::impl::DeviceGuardImplInterface {
     return true;
   }
   void synchronizeStream(const Stream&) const override {
-    write_event("wait", "for a stream");
+    host_waits("for a stream");
   }
   void synchronizeEvent(void*) const override {
-    write_event("wait", "for an event");
+    host_waits("for an event");
   }
   void synchronizeDevice(const c10::DeviceIndex) const override {
-    write_event("wait", "for a device");
+    host_waits("for a device");
   }
   c10::DeviceIndex deviceCount() const noexcept override {
     return static_cast<c10::DeviceIndex>(n_devices);
@@ -159,7 +176,7 @@ struct FakeCUDAHooks final : CUDAHooksInterface {
     return true;
   }
   void deviceSynchronize(DeviceIndex) const override {
-    fake_cuda::write_event("wait", "for a device");
+    fake_cuda::host_waits("for a device");
   }
   Allocator* getCUDADeviceAllocator() const override {
     return &fake_cuda::device_allocator;

@@ -5,6 +5,7 @@
 // compile them goes into libtorch's headers. ../README.md says how to use it.
 
 #include "log.hpp"
+#include "streams.hpp"
 #include "memory.hpp"
 #include "device.hpp"
 #include "call.hpp"

@@ -37,6 +37,8 @@ inline bool replace_arguments(const c10::FunctionSchema& schema, torch::jit::Sta
   for (size_t i = 0; i < schema.arguments().size(); i++) {
     IValue& value = (*stack)[first + i];
     const size_t n_before = call.given_on_cpu.size();
+    const auto* alias = schema.arguments()[i].alias_info();
+    const bool is_write = alias && alias->isWrite();
     if (value.isDevice()) {
       if (value.toDevice().is_cuda()) {
         call.device = call.device.value_or(value.toDevice());
@@ -51,10 +53,9 @@ inline bool replace_arguments(const c10::FunctionSchema& schema, torch::jit::Sta
         value = call.storage_on_cpu(value.toStorage());
       }
     } else {
-      value = map_tensors(value, [&](const Tensor& tensor) { return call.argument(tensor); });
+      value = map_tensors(value, [&](const Tensor& tensor) { return call.argument(tensor, is_write); });
     }
-    const auto* alias = schema.arguments()[i].alias_info();
-    writes_on_cpu |= alias && alias->isWrite() && call.given_on_cpu.size() > n_before;
+    writes_on_cpu |= is_write && call.given_on_cpu.size() > n_before;
   }
   return writes_on_cpu;
 }
@@ -67,7 +68,7 @@ inline void check_devices(const std::string& op, const std::string& name, const 
   }
   if (may_mix(op)) {
     if (op != "aten::copy_" && !call.given_on_cpu.empty()) {
-      write_event("wait", name + " with indices on the CPU");
+      host_waits(name + " with indices on the CPU");
     }
     return;
   }
@@ -109,6 +110,10 @@ inline void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
   check_devices(schema.name(), name, call, writes_on_cpu);
   write_waits(schema.name(), name, call);
   write_kinds(name, call);
+  const Use use = streams.start(current_stream);
+  for (const auto& [memory, is_write] : call.used) {
+    blocks.use(memory, use, is_write, name);
+  }
 
   c10::OptionalDeviceGuard of_results(call.device);
   const Rest rest = prepare(schema.name(), stack, first, n_args);
@@ -119,6 +124,9 @@ inline void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
   call.write_back();
   for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); i++) {
     (*stack)[i] = map_tensors((*stack)[i], [&](const Tensor& tensor) { return call.result(tensor); });
+  }
+  for (const void* memory : call.made) {
+    blocks.use(memory, use, true, name);
   }
 }
 

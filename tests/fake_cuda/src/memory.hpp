@@ -5,9 +5,9 @@
 
 #pragma once
 
-#include "log.hpp"
+#include "streams.hpp"
 
-#include <c10/core/Allocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/Exception.h>
 
@@ -28,7 +28,7 @@ inline void* to_host(const void* device) {
 
 inline const size_t n_devices = number_of("FAKE_CUDA_DEVICES", 1);
 // Bytes of all devices together.
-inline const size_t memory_bytes = number_of("FAKE_CUDA_MEMORY", SIZE_MAX);
+inline const size_t memory_bytes = number_of("FAKE_CUDA_MEMORY", size_t(1) << 46);
 
 inline thread_local c10::DeviceIndex current_device = 0;
 
@@ -37,11 +37,17 @@ inline c10::Device device_at(c10::DeviceIndex index) {
   return {c10::DeviceType::CUDA, index < 0 ? current_device : index};
 }
 
-// The blocks of the devices, by address, and their bytes.
+struct Block {
+  size_t n_bytes;
+  Uses uses;
+};
+
+// The blocks of the devices, by address.
 struct Blocks {
   std::mutex mutex;
-  std::unordered_map<void*, size_t> bytes;
+  std::unordered_map<const void*, Block> blocks;
   size_t n_used = 0;
+  size_t most_used = 0;
 
   bool has_room(size_t n_bytes) {
     std::lock_guard lock(mutex);
@@ -49,13 +55,38 @@ struct Blocks {
   }
   void add(void* block, size_t n_bytes) {
     std::lock_guard lock(mutex);
-    bytes[block] = n_bytes;
+    Block& added = blocks[block] = {n_bytes, {}};
+    added.uses.owner = current_stream;
     n_used += n_bytes;
+    most_used = std::max(most_used, n_used);
   }
   void remove(void* block) {
+    std::unique_lock lock(mutex);
+    const auto found = blocks.find(block);
+    const bool is_safe = may_be_freed(found->second.uses);
+    n_used -= found->second.n_bytes;
+    blocks.erase(found);
+    lock.unlock();
+    if (!is_safe) {
+      write_event("race", "memory is freed while another stream uses it");
+    }
+  }
+  // A use by the operator `name`.
+  void use(const void* block, const Use& use, bool is_write, const std::string& name) {
+    std::unique_lock lock(mutex);
+    const auto found = blocks.find(block);
+    const bool is_ordered = found == blocks.end() || note_use(found->second.uses, use, is_write);
+    lock.unlock();
+    if (!is_ordered) {
+      write_event("race", name);
+    }
+  }
+  void record(const void* block, StreamId stream) {
     std::lock_guard lock(mutex);
-    n_used -= bytes.at(block);
-    bytes.erase(block);
+    const auto found = blocks.find(block);
+    if (found != blocks.end()) {
+      found->second.uses.recorded.insert(stream);
+    }
   }
 };
 
@@ -69,7 +100,7 @@ inline void free_on_device(void* device) {
   }
 }
 
-struct DeviceAllocator final : c10::Allocator {
+struct DeviceAllocator final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t n_bytes) override {
     if (!blocks.has_room(n_bytes)) {
       write_event("full", std::to_string(n_bytes));
@@ -88,9 +119,35 @@ struct DeviceAllocator final : c10::Allocator {
   void copy_data(void* to, const void* from, size_t n_bytes) const override {
     std::memcpy(to_host(to), to_host(from), n_bytes);
   }
+  bool initialized() override {
+    return true;
+  }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr& data, c10::Stream stream) override {
+    blocks.record(data.get(), static_cast<StreamId>(stream.id()));
+  }
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override {
+    std::lock_guard lock(blocks.mutex);
+    c10::CachingDeviceAllocator::DeviceStats stats;
+    stats.allocated_bytes[0].peak = static_cast<int64_t>(blocks.most_used);
+    return stats;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override {}
+  void resetPeakStats(c10::DeviceIndex) override {
+    std::lock_guard lock(blocks.mutex);
+    blocks.most_used = blocks.n_used;
+  }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex) override {
+    std::lock_guard lock(blocks.mutex);
+    return {memory_bytes - blocks.n_used, memory_bytes};
+  }
 };
 
 inline DeviceAllocator device_allocator;
+inline const bool is_registered = [] {
+  c10::SetAllocator(c10::DeviceType::CUDA, &device_allocator);
+  return true;
+}();
 
 // Pinned memory of the host, by the start of each block.
 inline std::mutex pinned_mutex;

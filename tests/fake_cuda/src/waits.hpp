@@ -59,16 +59,20 @@ inline void write_copy(const Tensor& to, const Tensor& from, bool is_non_blockin
   if (to.is_cuda() == from.is_cuda()) {
     return;
   }
-  const bool is_free = is_non_blocking && (to.is_cuda() || to.is_pinned());
-  write_event(is_free ? "copy" : "wait", to.is_cuda() ? "copy to the device" : "copy to the host");
+  const std::string what = to.is_cuda() ? "copy to the device" : "copy to the host";
+  if (is_non_blocking && (to.is_cuda() || to.is_pinned())) {
+    write_event("copy", what);
+  } else {
+    host_waits(what);
+  }
 }
 
 inline void write_waits(const std::string& op, const std::string& name, const Call& call) {
   if (waits(op)) {
-    write_event("wait", name);
+    host_waits(name);
   }
   if (has_mask(op, call)) {
-    write_event("wait", name + " with a mask");
+    host_waits(name + " with a mask");
   }
   if (adds_in_no_order(op) && !call.pairs.empty() && call.pairs[0].on_device.is_floating_point()) {
     write_event("order", name);

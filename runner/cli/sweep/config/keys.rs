@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 9] = [
+const LAUNCH: [&str; 10] = [
     "launcher",
     "nproc_per_node",
     "device",
@@ -35,6 +35,7 @@ const LAUNCH: [&str; 9] = [
     "memory_bytes",
     "retries",
     "timeout_minutes",
+    "overlap_forward",
 ];
 
 /// The keys of a table, or `None` if they are for the recipe to check.

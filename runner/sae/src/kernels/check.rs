@@ -5,6 +5,7 @@ use super::timing::fastest;
 use super::{Adam, Bags, aten};
 use crate::Encoded;
 use crate::generator::with_seed;
+use fault::without_stack;
 use kernels::Signum;
 use plan::UpdateShape;
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ fn check_at(
     opened: &Opened,
     (shape, device): (UpdateShape, Device),
 ) -> Result<(), Rejection> {
-    let fails = |error: TchError| Rejection::Fails(error.to_string());
+    let fails = |error: TchError| Rejection::Fails(without_stack(&error));
     let inputs = || Inputs::draw(shape, device).map_err(fails);
     let twin = inputs()?.twin(kernel).map_err(fails)?;
     let ours = inputs()?.ours(kernel, opened).map_err(fails)?;

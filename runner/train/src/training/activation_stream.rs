@@ -32,6 +32,7 @@ impl PassIdx {
 }
 
 /// What a forward pass gives.
+#[derive(Debug)]
 pub(super) struct Forward {
     token_ids: Vec<i64>,
     activations: Activations,
@@ -40,6 +41,11 @@ pub(super) struct Forward {
 impl Forward {
     pub(super) fn views(&self) -> Views<'_> {
         Views::new(&self.activations, &self.token_ids)
+    }
+
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let both = self.activations.iter().chain(self.activations.inputs());
+        both.map(|(_, tensor)| tensor)
     }
 }
 
@@ -99,6 +105,23 @@ impl ActivationStream {
             })
         };
         batches.flat_map(of_batch).collect()
+    }
+
+    /// The forward pass after `pass`, if there is one within `n_steps` updates.
+    pub(super) fn pass_after(&self, pass: PassIdx, n_steps: u64) -> Option<PassIdx> {
+        let within = PassIdx {
+            pass_idx: pass.pass_idx + 1,
+            ..pass
+        };
+        if within.pass_idx < self.batches.n_passes() {
+            return Some(within);
+        }
+        let batch_idx = pass.batch_idx + 1;
+        let is_there = batch_idx < n_steps as usize * self.key.grad_acc_steps;
+        is_there.then_some(PassIdx {
+            batch_idx,
+            pass_idx: 0,
+        })
     }
 
     /// Whether a rank takes its part of a batch in several passes.

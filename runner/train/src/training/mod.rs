@@ -1,6 +1,7 @@
 //! The loop: a batch of tokens, one forward pass of the language model, every SAE on it.
 
 mod activation_stream;
+mod ahead;
 mod centre;
 pub(crate) mod end_to_end;
 pub(crate) mod job_trainer;
@@ -20,6 +21,7 @@ use crate::ranks::exchange::Exchange;
 use crate::sae_trainer::Progress;
 use crate::stop::StopFlag;
 pub(crate) use activation_stream::ActivationStream;
+pub(crate) use ahead::Ahead;
 use job_trainer::JobTrainer;
 use output_loss::OutputLoss;
 use plan::EventKind;
@@ -27,6 +29,8 @@ use sums::Sums;
 
 /// The jobs of one stream on one forward pass.
 pub(crate) struct StreamTrainer<'a> {
+    /// Gone before the model that its pass runs through.
+    pub(crate) ahead: Ahead,
     pub(crate) stream: ActivationStream,
     pub(crate) jobs: Vec<JobTrainer>,
     pub(crate) events: &'a mut EventLog,
@@ -101,7 +105,7 @@ impl StreamTrainer<'_> {
     /// is finished before the next one's gradients are made: the gradients of one SAE are in memory at a time.
     fn update_at_hookpoints(&mut self, progress: Progress) -> Result<bool, TrainError> {
         self.centre_on_all_passes(progress.step)?;
-        let (stream, ranks) = (&self.stream, self.ranks);
+        let (stream, ahead, ranks) = (&self.stream, &mut self.ahead, self.ranks);
         let jobs = self.jobs.iter().filter(|job| job.is_at(progress.step));
         let mut exchange = Exchange::new(ranks, jobs.flat_map(JobTrainer::routes));
         let (mut sums, mut updates) = (Sums::default(), Vec::new());
@@ -116,7 +120,8 @@ impl StreamTrainer<'_> {
             if ranks.stops_at_once(self.stop.is_set()) {
                 return Ok(false);
             }
-            let forward = stream.forward(pass)?;
+            let forward = ahead.forward(stream, pass)?;
+            ahead.begin(stream, stream.pass_after(pass, progress.n_steps))?;
             let mut inputs = exchange.pass(forward.as_ref().map(|forward| forward.views()))?;
             for (variance, mut update) in std::mem::take(&mut updates) {
                 if let Some((x, target)) = update.trainer.inputs(&mut inputs)? {

@@ -11,7 +11,7 @@ use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
 use crate::stop::{STOPPED, StopFlag};
 use crate::training::open::{open_jobs, taps};
-use crate::training::{ActivationStream, Outcome, StreamTrainer};
+use crate::training::{ActivationStream, Ahead, Outcome, StreamTrainer};
 use crate::worker::evaluation::JobEvaluation;
 use crate::worker::prepare::{StreamTokens, open_tokens};
 use facts::{ModelInputs, read_model};
@@ -210,7 +210,9 @@ impl Stream<'_> {
         log_rounding(order, device);
         let mut jobs = open_jobs(order, device, ranks)?;
         choose_kernels(&mut jobs, order, device, ranks)?;
+        let ahead = Ahead::open(order, device, ranks)?;
         let mut trainer = StreamTrainer {
+            ahead,
             stream: ActivationStream {
                 key: order.key.clone(),
                 model,
@@ -223,6 +225,7 @@ impl Stream<'_> {
             ranks,
         };
         let outcome = stop.while_training(|| trainer.fit())?;
+        log_memory(order, device)?;
         let failed = trainer.jobs.iter().filter(|job| job.has_failed());
         Ok((outcome, failed.map(|job| job.job.job_id.clone()).collect()))
     }
@@ -275,6 +278,18 @@ fn log_rounding(order: &Order, device: Device) {
             ));
         }
     }
+}
+
+/// What was predicted, and what came true.
+fn log_memory(order: &Order, device: Device) -> Result<(), TrainError> {
+    if let Some(memory) = lm::device_memory(device)? {
+        let gib = |bytes: f64| bytes / (1_u64 << 30) as f64;
+        let [most, predicted] = [memory.most as f64, order.predicted_bytes as f64].map(gib);
+        log(&format!(
+            "memory: at most {most:.2} GiB in tensors at a time, {predicted:.2} GiB predicted"
+        ));
+    }
+    Ok(())
 }
 
 fn device_name(device: Device) -> String {
