@@ -85,7 +85,7 @@ pub use error::SaeError;
 pub use generator::with_seed;
 pub use gradient::{Gradients, Pass};
 pub use kernels::{
-    Adam, CheckedKernel, GpuKernels, Kernel, Rejection, Signum, adam, fastest, moments, signum,
+    Adam, CheckedKernel, GpuKernels, Kernel, Rejection, Rule, Signum, fastest, moments,
 };
 pub use model::{Reconstruction, Sae};
 pub use objective::{AuxK, Backward, Losses, Objective};

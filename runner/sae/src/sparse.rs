@@ -3,8 +3,9 @@
 
 use crate::gradient::{Part, Reaches};
 use crate::kernels::{self, SortedEntries, SparseUpdate};
-use crate::{Backward, Gradients, Losses, Objective, Sae, SaeError, Signum};
+use crate::{Backward, Gradients, Losses, Objective, Rule, Sae, SaeError};
 use fault::Fault;
+use plan::Optimizer;
 use tch::Tensor;
 
 /// What [`Sae::sparse_backward`] gives.
@@ -39,6 +40,11 @@ pub struct VectorGradients {
 }
 
 impl Sae {
+    /// Whether [`SparseGradients::step`] is made for an optimizer on this device.
+    pub fn is_updated_by_rows(&self, optimizer: Optimizer) -> bool {
+        kernels::are_updated_by_rows(optimizer, &[&self.encoder_weight, &self.w_dec])
+    }
+
     /// As [`Sae::backward`], for the squared error alone. `None`: there is another term or a skip
     /// connection, or it is not on this device or of this kind.
     ///
@@ -129,26 +135,26 @@ impl SparseGradients {
         })
     }
 
-    /// One update of an SAE by schedule-free signum, with gradients divided by `divisor` (scalar, Float) and,
-    /// if the decoder is kept at unit norm, without the decoder's part parallel to its rows: on the CPU to the bit
-    /// what [`Gradients::scale`], [`Gradients::remove_parallel_to_decoder`] and [`crate::signum`] make of
-    /// [`Sae::backward`]. `z`: what the optimizer remembers, in the order of [`Sae::named_weights`]. `rounded`:
-    /// [`Sae::rounded_encoder`] of the weights before; given back if it is that of the new ones now.
+    /// One update of an SAE, with gradients divided by `divisor` (scalar, Float) and, if the decoder is kept at unit
+    /// norm, without the decoder's part parallel to its rows: on the CPU to the bit what [`Gradients::scale`],
+    /// [`Gradients::remove_parallel_to_decoder`] and [`Rule::step`] make of [`Sae::backward`]. `rules`: by weight, in
+    /// the order of [`Sae::named_weights`]. `rounded`: [`Sae::rounded_encoder`] of the weights before; given back if
+    /// it is that of the new ones now.
     ///
     /// # Errors
     /// Too little memory.
     ///
     /// # Panics
-    /// `z` does not belong to an SAE that [`Sae::sparse_backward`] took.
-    pub fn signum(
+    /// The SAE is not the one that [`Sae::sparse_backward`] took, or [`Sae::is_updated_by_rows`] is not true of it and
+    /// the rules' optimizer.
+    pub fn step(
         mut self,
         sae: &mut Sae,
-        (z, rounded): (&mut [Tensor], Option<Tensor>),
+        (rules, rounded): (Vec<Rule<'_>>, Option<Tensor>),
         divisor: &Tensor,
-        constants: Signum,
     ) -> Result<(VectorGradients, Option<Tensor>), SaeError> {
-        let z: &mut [Tensor; 4] = z.try_into().expect("there is a z for each weight");
-        let [z_encoder, z_bias, z_decoder, z_b_dec] = z;
+        let rules: [Rule<'_>; 4] = rules.try_into().expect("there is one for each weight");
+        let [of_encoder, of_bias, of_decoder, of_b_dec] = rules;
         let VectorGradients {
             encoder_bias,
             b_dec,
@@ -156,16 +162,15 @@ impl SparseGradients {
         for gradient in [&mut *encoder_bias, &mut *b_dec] {
             kernels::scale(gradient, divisor)?;
         }
-        kernels::signum(&mut sae.encoder_bias, z_bias, encoder_bias, constants)?;
-        kernels::signum(&mut sae.b_dec, z_b_dec, b_dec, constants)?;
+        of_bias.step(&mut sae.encoder_bias, encoder_bias)?;
+        of_b_dec.step(&mut sae.b_dec, b_dec)?;
         let update = SparseUpdate {
             centred: &self.centred,
             grad_out: &self.grad_out,
             divisor,
-            constants,
             rounded: rounded.as_ref(),
         };
-        let is_kept = self.entries.signum(sae, [z_encoder, z_decoder], &update)?;
+        let is_kept = self.entries.step(sae, [of_encoder, of_decoder], &update)?;
         Ok((self.vectors, rounded.filter(|_| is_kept)))
     }
 }
@@ -174,7 +179,7 @@ impl SparseGradients {
 mod tests {
     use super::*;
     use crate::testing::noise;
-    use crate::{SaeConfig, signum};
+    use crate::{SaeConfig, Signum};
     use tch::Device;
 
     #[test]
@@ -201,10 +206,8 @@ mod tests {
                     to_y: 0.05,
                 };
                 let backward = ours.sparse_backward(&x, &x, &objective).unwrap().unwrap();
-                let vectors =
-                    backward
-                        .gradients
-                        .signum(&mut ours, (&mut z, None), &divisor, constants);
+                let rules = z.iter_mut().map(|z| Rule::Signum(constants, z)).collect();
+                let vectors = backward.gradients.step(&mut ours, (rules, None), &divisor);
                 let mut gradients = dense.backward(&x, &x, &objective).unwrap().gradients;
                 gradients.scale(&divisor).unwrap();
                 if !transcode {
@@ -213,7 +216,7 @@ mod tests {
                 assert!(vectors.unwrap().0.b_dec.equal(&gradients.b_dec));
                 let weights = dense.weights_mut().into_iter().zip(&mut dense_z);
                 for ((y, z), gradient) in weights.zip(gradients.tensors()) {
-                    signum(y, z, gradient, constants).unwrap();
+                    Rule::Signum(constants, z).step(y, gradient).unwrap();
                 }
                 let pairs = ours.named_weights().into_iter().zip(dense.named_weights());
                 for ((name, ours), (_, dense)) in pairs {

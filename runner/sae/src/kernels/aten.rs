@@ -4,7 +4,7 @@
 //! `values`: `[n_tokens, k]` and `indices`: `[n_tokens, k]`, Int64. libtorch's embedding bag is
 //! this product and its derivatives, without a tensor of `n_tokens x k x d_in`.
 
-use super::{Adam, Signum};
+use super::{Adam, Rule, Signum};
 use crate::Encoded;
 use tch::{Kind, TchError, Tensor};
 
@@ -162,8 +162,15 @@ pub(crate) fn project(gradient: &mut Tensor, weights: &Tensor) -> Result<(), Tch
     Ok(())
 }
 
-/// One update by schedule-free signum.
-pub(crate) fn signum(
+/// One update of a weight.
+pub(crate) fn step(rule: Rule<'_>, weight: &mut Tensor, gradient: &Tensor) -> Result<(), TchError> {
+    match rule {
+        Rule::Signum(constants, z) => signum(weight, z, gradient, constants),
+        Rule::Adam(constants, means) => adam(weight, means, gradient, constants),
+    }
+}
+
+fn signum(
     y: &mut Tensor,
     z: &mut Tensor,
     gradient: &Tensor,
@@ -182,8 +189,7 @@ pub(crate) fn signum(
     Ok(())
 }
 
-/// One update by Adam.
-pub(crate) fn adam(
+fn adam(
     weight: &mut Tensor,
     [exp_avg, exp_avg_sq]: &mut [Tensor; 2],
     gradient: &Tensor,

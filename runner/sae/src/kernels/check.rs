@@ -2,7 +2,7 @@
 
 use super::cuda::{Kernel, Opened, Order, Steps};
 use super::timing::fastest;
-use super::{Adam, Bags, aten};
+use super::{Adam, Bags, Rule, aten};
 use crate::Encoded;
 use crate::generator::with_seed;
 use fault::without_stack;
@@ -22,8 +22,9 @@ const CHECKED: [UpdateShape; 3] = [
 const SEED: i64 = 20_260;
 /// Of the largest number.
 const MOST_OFF: f64 = 1e-5;
-/// Of all numbers: a gradient that is 0 up to rounding has either sign.
-const MOST_OTHER_SIGNS: f64 = 1e-3;
+/// Of all numbers: a gradient that is 0 up to rounding has either sign, and a number halfway between two of bfloat16
+/// becomes either.
+const MOST_OTHER_SIDES: f64 = 1e-3;
 
 /// Tokens of a measurement, at most and at least.
 const MOST_TOKENS: usize = 4096;
@@ -98,9 +99,11 @@ fn check_at(
         ours.ok_or_else(|| Rejection::Fails(format!("it is not made for {}", shape.in_words())))?;
     for (idx, (ours, twin)) in ours.iter().zip(&twin).enumerate() {
         let n_off = n_off(ours, twin).map_err(fails)?;
-        let most = match kernel {
-            Kernel::RowsSignum | Kernel::DenseSignum => MOST_OTHER_SIGNS * twin.numel() as f64,
-            _ => 0.0,
+        let takes_signs = matches!(kernel, Kernel::RowsSignum | Kernel::DenseSignum);
+        let most = if takes_signs || twin.kind() == Kind::BFloat16 {
+            MOST_OTHER_SIDES * twin.numel() as f64
+        } else {
+            0.0
         };
         if n_off as f64 > most {
             let n = twin.numel();
@@ -176,6 +179,14 @@ fn time(
     let ours = fastest(device, most, || inputs.ours(kernel, opened).map(drop))?;
     let twin = fastest(device, most, || inputs.twin(kernel).map(drop))?;
     Ok(Some([ours, twin]))
+}
+
+/// By which a kernel changes weights.
+fn rule_of(kernel: Kernel, remembered: &mut [Tensor; 2]) -> Rule<'_> {
+    match kernel {
+        Kernel::RowsAdam | Kernel::DenseAdam => Rule::Adam(ADAM, remembered),
+        _ => Rule::Signum(SIGNUM, &mut remembered[0]),
+    }
 }
 
 /// What an SAE's update would give the kernels: random, and the same for a shape on any device.
@@ -279,33 +290,22 @@ impl Inputs {
                 let counts = opened.fire_counts(&order, &self.encoded.latent_acts)?;
                 gradient.map(|gradient| vec![gradient, sums, counts])
             }
-            Kernel::RowsSignum => {
+            Kernel::RowsSignum | Kernel::RowsAdam => {
                 let order = order()?;
                 let steps = Steps {
                     divisor: &self.divisor,
                     is_projected: true,
-                    constants: SIGNUM,
                     rounded: Some(&self.rounded),
                 };
                 let entries = (&self.grad_pre, &self.x);
-                let weights = (&mut self.weight, &mut self.remembered[0]);
-                let done = opened.rows_signum(&order, entries, weights, &steps)?;
-                let rounded = self.rounded.f_to_kind(Kind::Float)?;
-                done.map(|()| {
-                    let mut updated = self.updated(1);
-                    updated.push(rounded);
-                    updated
-                })
+                let weights = (&mut self.weight, &mut rule_of(kernel, &mut self.remembered));
+                let done = opened.step_rows(&order, entries, weights, &steps)?;
+                done.map(|()| self.updated())
             }
-            Kernel::DenseSignum => {
-                let weights = (&mut self.weight, &mut self.remembered[0]);
-                let done = opened.dense_signum(weights, &self.gradient, SIGNUM)?;
-                done.map(|()| self.updated(1))
-            }
-            Kernel::DenseAdam => {
-                let weights = (&mut self.weight, &mut self.remembered);
-                let done = opened.dense_adam(weights, &self.gradient, ADAM)?;
-                done.map(|()| self.updated(2))
+            Kernel::DenseSignum | Kernel::DenseAdam => {
+                let weights = (&mut self.weight, &mut rule_of(kernel, &mut self.remembered));
+                let done = opened.step(weights, &self.gradient)?;
+                done.map(|()| self.updated())
             }
         })
     }
@@ -360,34 +360,28 @@ impl Inputs {
                 let counts = aten::fire_counts(&self.encoded, num_latents)?;
                 vec![gradients.encoder_weight, gradients.encoder_bias, counts]
             }
-            Kernel::RowsSignum => {
+            Kernel::RowsSignum | Kernel::RowsAdam => {
                 let mut gradient = self.gradients(num_latents)?.encoder_weight;
                 let _ = gradient.f_div_(&self.divisor)?;
                 aten::project(&mut gradient, &self.weight)?;
-                let z = &mut self.remembered[0];
-                aten::signum(&mut self.weight, z, &gradient, SIGNUM)?;
-                let rounded = self.weight.f_to_kind(Kind::BFloat16)?;
-                let mut updated = self.updated(1);
-                updated.push(rounded.f_to_kind(Kind::Float)?);
-                updated
+                let rule = rule_of(kernel, &mut self.remembered);
+                aten::step(rule, &mut self.weight, &gradient)?;
+                self.rounded = self.weight.f_to_kind(Kind::BFloat16)?;
+                self.updated()
             }
-            Kernel::DenseSignum => {
-                let z = &mut self.remembered[0];
-                aten::signum(&mut self.weight, z, &self.gradient, SIGNUM)?;
-                self.updated(1)
-            }
-            Kernel::DenseAdam => {
-                aten::adam(&mut self.weight, &mut self.remembered, &self.gradient, ADAM)?;
-                self.updated(2)
+            Kernel::DenseSignum | Kernel::DenseAdam => {
+                let rule = rule_of(kernel, &mut self.remembered);
+                aten::step(rule, &mut self.weight, &self.gradient)?;
+                self.updated()
             }
         })
     }
 
-    /// The weights, and the first of what the optimizer remembers.
-    fn updated(&self, n_remembered: usize) -> Vec<Tensor> {
-        let remembered = &self.remembered[..n_remembered];
-        let tensors = std::iter::once(&self.weight).chain(remembered);
-        tensors.map(Tensor::shallow_clone).collect()
+    /// The weights, what the optimizer remembers of them, and their copy.
+    fn updated(&self) -> Vec<Tensor> {
+        let [first, second] = &self.remembered;
+        let tensors = [&self.weight, first, second, &self.rounded];
+        tensors.map(Tensor::shallow_clone).into()
     }
 
     /// As an encoder's: the gradient at the latents times the tokens.

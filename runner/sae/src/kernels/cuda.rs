@@ -8,9 +8,8 @@
     reason = "starts kernels on the memory of tensors; `Opened::start` is all of it"
 )]
 
-use super::{Adam, SquaredError};
+use super::{Rule, SquaredError};
 use crate::Encoded;
-use kernels::Signum;
 use kernels::cuda::launches::{self, Products};
 use kernels::cuda::{self as gpu, Address, Launch};
 use plan::UpdateShape;
@@ -36,6 +35,8 @@ pub enum Kernel {
     RowsGradient,
     /// Gradients of the weights straight into schedule-free signum.
     RowsSignum,
+    /// The same into Adam.
+    RowsAdam,
     /// Schedule-free signum with gradients in memory.
     DenseSignum,
     /// Adam with gradients in memory.
@@ -44,7 +45,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TopK,
         Self::Rescore,
         Self::DotsAtEntries,
@@ -52,6 +53,7 @@ impl Kernel {
         Self::SquaredError,
         Self::RowsGradient,
         Self::RowsSignum,
+        Self::RowsAdam,
         Self::DenseSignum,
         Self::DenseAdam,
     ];
@@ -66,6 +68,7 @@ impl Kernel {
             Self::SquaredError => "squared_error",
             Self::RowsGradient => "rows_gradient",
             Self::RowsSignum => "rows_signum",
+            Self::RowsAdam => "rows_adam",
             Self::DenseSignum => "dense_signum",
             Self::DenseAdam => "dense_adam",
         }
@@ -82,6 +85,7 @@ impl Kernel {
             Self::SquaredError => rows_of_entries + 2.0 * tokens,
             Self::RowsGradient => rows_of_entries + weights,
             Self::RowsSignum => rows_of_entries + 4.0 * weights,
+            Self::RowsAdam => rows_of_entries + 6.0 * weights,
             Self::DenseSignum => 5.0 * weights,
             Self::DenseAdam => 7.0 * weights,
         }
@@ -142,33 +146,23 @@ pub(crate) fn opened(kernel: Kernel, tensors: &[&Tensor]) -> Option<&'static Ope
     (opened.uses(kernel) && tensors.iter().all(fits)).then_some(opened)
 }
 
-/// Whether an update of these matrices is made without gradients in memory.
-pub(super) fn updates(tensors: &[&Tensor]) -> bool {
-    let of_update = [
-        Kernel::SquaredError,
-        Kernel::RowsGradient,
-        Kernel::RowsSignum,
-    ];
-    let fits = |opened: &Opened| {
+/// Whether `kernel` changes these matrices without their gradients in memory.
+pub(super) fn updates_rows(kernel: Kernel, matrices: &[&Tensor]) -> bool {
+    opened(kernel, matrices).is_some_and(|opened| {
         let most = opened.device.card().shared_bytes as usize;
-        let bytes = |tensor: &&Tensor| launches::update_bytes(width_of(tensor));
-        tensors
-            .iter()
-            .all(|tensor| bytes(tensor).is_some_and(|bytes| bytes <= most))
-    };
-    of_update
-        .iter()
-        .all(|kernel| opened(*kernel, tensors).is_some_and(fits))
+        let bytes = |matrix: &&Tensor| launches::update_bytes(width_of(matrix));
+        let fits = |matrix| bytes(matrix).is_some_and(|bytes| bytes <= most);
+        matrices.iter().all(fits)
+    })
 }
 
-/// What the gradient of each row goes through before the optimizer, and the optimizer's constants.
+/// What the gradient of each row goes through before the optimizer, and what else is written.
 #[derive(Debug)]
 pub(crate) struct Steps<'a> {
     /// What it is divided by: scalar, Float.
     pub(crate) divisor: &'a Tensor,
     /// Whether it loses its part parallel to the row.
     pub(crate) is_projected: bool,
-    pub(crate) constants: Signum,
     /// A copy of the weights in bfloat16, written as well.
     pub(crate) rounded: Option<&'a Tensor>,
 }
@@ -400,66 +394,54 @@ impl Opened {
         Ok(out)
     }
 
-    /// One update of a matrix by schedule-free signum, with the gradient that [`Opened::rows_gradient`] gives. `None`:
-    /// its rows are too wide: [`updates`] says so before.
-    pub(super) fn rows_signum(
+    /// One update of a matrix, by the gradient that [`Opened::rows_gradient`] gives. `None`: its rows are too wide:
+    /// [`updates_rows`] says so before.
+    pub(super) fn step_rows(
         &self,
         order: &Order,
         (values, dense): (&Tensor, &Tensor),
-        (y, z): (&mut Tensor, &mut Tensor),
+        (weights, rule): (&mut Tensor, &mut Rule<'_>),
         steps: &Steps<'_>,
     ) -> Result<Option<()>, TchError> {
-        let rule = (steps.constants, read(z, Kind::Float));
-        let sums = row_sums(values, dense);
-        let launch = launches::rows_signum(&order.entries(), &sums, &steps.of(y), rule);
+        let (entries, sums) = (order.entries(), row_sums(values, dense));
+        let update = steps.of(weights);
+        let launch = match rule {
+            Rule::Signum(constants, z) => {
+                let rule = (*constants, read(z, Kind::Float));
+                launches::rows_signum(&entries, &sums, &update, rule)
+            }
+            Rule::Adam(constants, means) => {
+                launches::rows_adam(&entries, &sums, &update, (*constants, moments(means)))
+            }
+        };
         self.finish(order.num_latents, launch, ())
     }
 
-    /// One update of a matrix by schedule-free signum; a vector is left to libtorch: it would be one block's work.
-    pub(super) fn dense_signum(
+    /// One update of a matrix; a vector is left to libtorch: it would be one block's work.
+    pub(super) fn step(
         &self,
-        (y, z): (&mut Tensor, &mut Tensor),
+        (weights, rule): (&mut Tensor, &mut Rule<'_>),
         gradient: &Tensor,
-        constants: Signum,
     ) -> Result<Option<()>, TchError> {
-        if y.dim() < 2 {
+        if weights.dim() < 2 {
             return Ok(None);
         }
-        let one = Tensor::f_ones([0i64; 0], (Kind::Float, y.device()))?;
+        let one = Tensor::f_ones([0i64; 0], (Kind::Float, weights.device()))?;
         let steps = Steps {
             divisor: &one,
             is_projected: false,
-            constants,
             rounded: None,
         };
-        let rule = (constants, read(z, Kind::Float));
-        let launch = launches::dense_signum(&dense(gradient), &steps.of(y), rule);
-        self.finish(gradient.size()[0], launch, ())
-    }
-
-    /// The same by Adam.
-    pub(super) fn dense_adam(
-        &self,
-        (weight, [exp_avg, exp_avg_sq]): (&mut Tensor, &mut [Tensor; 2]),
-        gradient: &Tensor,
-        constants: Adam,
-    ) -> Result<Option<()>, TchError> {
-        if weight.dim() < 2 {
-            return Ok(None);
-        }
-        let one = Tensor::f_ones([0i64; 0], (Kind::Float, weight.device()))?;
-        let moments = launches::Moments {
-            exp_avg: read(exp_avg, Kind::Float),
-            exp_avg_sq: read(exp_avg_sq, Kind::Float),
+        let (gradient, update) = (dense(gradient), steps.of(weights));
+        let launch = match rule {
+            Rule::Signum(constants, z) => {
+                launches::dense_signum(&gradient, &update, (*constants, read(z, Kind::Float)))
+            }
+            Rule::Adam(constants, means) => {
+                launches::dense_adam(&gradient, &update, (*constants, moments(means)))
+            }
         };
-        let update = launches::Update {
-            divisor: read(&one, Kind::Float),
-            is_projected: false,
-            weights: read(weight, Kind::Float),
-            rounded: NOTHING,
-        };
-        let launch = launches::dense_adam(&dense(gradient), &update, (constants, moments));
-        self.finish(gradient.size()[0], launch, ())
+        self.finish(weights.size()[0], launch, ())
     }
 
     /// Starts it, if there is anything to do; `None`: it is not made for these sizes.
@@ -503,6 +485,13 @@ fn dense(gradient: &Tensor) -> launches::DenseGradient {
         gradient: read(gradient, Kind::Float),
         n_rows: gradient.size()[0] as usize,
         width: width_of(gradient),
+    }
+}
+
+fn moments([exp_avg, exp_avg_sq]: &[Tensor; 2]) -> launches::Moments {
+    launches::Moments {
+        exp_avg: read(exp_avg, Kind::Float),
+        exp_avg_sq: read(exp_avg_sq, Kind::Float),
     }
 }
 

@@ -13,6 +13,7 @@ mod timing;
 
 use crate::Encoded;
 use kernels::in_threads;
+use plan::Optimizer;
 use slices::{slice, slice_mut};
 use tch::{TchError, Tensor};
 
@@ -25,10 +26,28 @@ pub use open::{CheckedKernel, GpuKernels};
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
 pub use timing::fastest;
 
-/// Whether Rust's are used for all of these, or a GPU's make an update without gradients in memory.
+/// Whether Rust's are used for all of these, or a GPU's for the gradients of the squared error.
 pub(crate) fn are_for(tensors: &[&Tensor]) -> bool {
-    let are_on_host = tensors.iter().all(|tensor| slice::<f32>(tensor).is_some());
-    are_on_host || cuda::updates(tensors)
+    let is_in_use = |kernel| cuda::opened(kernel, tensors).is_some();
+    are_on_host(tensors)
+        || [Kernel::SquaredError, Kernel::RowsGradient]
+            .into_iter()
+            .all(is_in_use)
+}
+
+/// Whether `optimizer` changes these matrices without their gradients in memory, where [`are_for`] is true of them.
+pub(crate) fn are_updated_by_rows(optimizer: Optimizer, matrices: &[&Tensor]) -> bool {
+    match optimizer {
+        Optimizer::Signum => {
+            are_on_host(matrices) || cuda::updates_rows(Kernel::RowsSignum, matrices)
+        }
+        Optimizer::Adam => cuda::updates_rows(Kernel::RowsAdam, matrices),
+        Optimizer::Muon => false,
+    }
+}
+
+fn are_on_host(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|tensor| slice::<f32>(tensor).is_some())
 }
 
 pub(crate) fn n_threads() -> usize {
@@ -179,51 +198,40 @@ pub(crate) fn project(gradient: &mut Tensor, weights: &Tensor) -> Result<(), Tch
     aten::project(gradient, weights)
 }
 
-/// One update by schedule-free signum (Defazio et al. 2024, arXiv:2405.15682) of the weights `y` with what
-/// the optimizer remembers, `z`, in place.
-///
-/// # Errors
-/// Other shapes, or too little memory.
-pub fn signum(
-    y: &mut Tensor,
-    z: &mut Tensor,
-    gradient: &Tensor,
-    constants: Signum,
-) -> Result<(), TchError> {
-    if let (Some(y), Some(z), Some(gradient)) = (slice_mut(y), slice_mut(z), slice(gradient)) {
-        in_threads(n_threads(), || kernels::signum(y, z, gradient, constants));
-        return Ok(());
-    }
-    if let Some(opened) = cuda::opened(Kernel::DenseSignum, &[y, z, gradient])
-        && opened
-            .dense_signum((&mut *y, &mut *z), gradient, constants)?
-            .is_some()
-    {
-        return Ok(());
-    }
-    aten::signum(y, z, gradient, constants)
+/// How an optimizer changes a weight: its constants, and what it remembers of the weight.
+#[derive(Debug)]
+pub enum Rule<'a> {
+    /// Schedule-free signum (Defazio et al. 2024, arXiv:2405.15682) with `z`; the weight is in the form `y`.
+    Signum(Signum, &'a mut Tensor),
+    /// Adam (Kingma and Ba 2015, arXiv:1412.6980) with `exp_avg` and `exp_avg_sq`.
+    Adam(Adam, &'a mut [Tensor; 2]),
 }
 
-/// One update by Adam (Kingma and Ba 2015, arXiv:1412.6980) of a weight, with what it remembers, `exp_avg` and
-/// `exp_avg_sq`, in place.
-///
-/// # Errors
-/// Other shapes, or too little memory.
-pub fn adam(
-    weight: &mut Tensor,
-    moments: &mut [Tensor; 2],
-    gradient: &Tensor,
-    constants: Adam,
-) -> Result<(), TchError> {
-    let tensors = [&*weight, &moments[0], &moments[1], gradient];
-    if let Some(opened) = cuda::opened(Kernel::DenseAdam, &tensors)
-        && opened
-            .dense_adam((&mut *weight, &mut *moments), gradient, constants)?
-            .is_some()
-    {
-        return Ok(());
+impl Rule<'_> {
+    /// One update of `weight`, in place, by its gradient.
+    ///
+    /// # Errors
+    /// Other shapes, or too little memory.
+    pub fn step(mut self, weight: &mut Tensor, gradient: &Tensor) -> Result<(), TchError> {
+        if let Self::Signum(constants, z) = &mut self
+            && let (Some(y), Some(z), Some(gradient)) =
+                (slice_mut(weight), slice_mut(z), slice(gradient))
+        {
+            in_threads(n_threads(), || kernels::signum(y, z, gradient, *constants));
+            return Ok(());
+        }
+        let (kernel, remembered) = match &self {
+            Self::Signum(_, z) => (Kernel::DenseSignum, std::slice::from_ref(&**z)),
+            Self::Adam(_, means) => (Kernel::DenseAdam, &means[..]),
+        };
+        let tensors: Vec<&Tensor> = [&*weight, gradient].into_iter().chain(remembered).collect();
+        if let Some(opened) = cuda::opened(kernel, &tensors)
+            && opened.step((&mut *weight, &mut self), gradient)?.is_some()
+        {
+            return Ok(());
+        }
+        aten::step(self, weight, gradient)
     }
-    aten::adam(weight, moments, gradient, constants)
 }
 
 #[cfg(test)]

@@ -187,7 +187,9 @@ impl Memory {
 
 /// A name for all that decides on checks and times.
 fn name_of(card: &Card, libtorch: &str) -> String {
-    let text = format!("{card:?} {libtorch} {}", kernels::cuda::source());
+    let names = Kernel::ALL.map(Kernel::name).join(" ");
+    let source = kernels::cuda::source();
+    let text = format!("{card:?} {libtorch} {names} {source}");
     let digest = blake3::hash(text.as_bytes()).to_hex();
     format!("{}.json", &digest[..16])
 }

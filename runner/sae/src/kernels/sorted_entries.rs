@@ -4,9 +4,9 @@
 use super::aten::{self, WeightGradients};
 use super::cuda::Kernel;
 use super::cuda::{self, Opened};
-use super::{n_threads, slice, slice_mut};
+use super::{Rule, n_threads, slice, slice_mut};
 use crate::{Encoded, Sae};
-use kernels::{ByLatent, Entries, MatrixUpdate, RowSteps, Signum, Weights, in_threads};
+use kernels::{ByLatent, Entries, MatrixUpdate, RowSteps, Weights, in_threads};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Latents of tokens, with the gradients at them.
@@ -25,7 +25,7 @@ enum Order {
     Cuda(&'static Opened, cuda::Order),
 }
 
-/// What goes into the optimizer besides the entries: see [`SortedEntries::signum`].
+/// What goes into the optimizer besides the entries: see [`SortedEntries::step`].
 #[derive(Debug)]
 pub(crate) struct SparseUpdate<'a> {
     /// What the encoder was applied to: `[n_tokens, d_in]`.
@@ -34,8 +34,6 @@ pub(crate) struct SparseUpdate<'a> {
     pub(crate) grad_out: &'a Tensor,
     /// What gradients are divided by: scalar, Float.
     pub(crate) divisor: &'a Tensor,
-    /// The optimizer's.
-    pub(crate) constants: Signum,
     /// The encoder in bfloat16, to be brought up to date: `[num_latents, d_in]`.
     pub(crate) rounded: Option<&'a Tensor>,
 }
@@ -152,67 +150,66 @@ impl SortedEntries {
         }))
     }
 
-    /// One update of the encoder's weights and of the decoder by schedule-free signum, without their gradients in
-    /// memory; `z`: what the optimizer remembers of the two. Whether the encoder in bfloat16 is up to date.
+    /// One update of the encoder's weights and of the decoder, by a rule for each, without their gradients in memory.
+    /// Whether the encoder in bfloat16 is up to date.
     ///
     /// # Errors
     /// Too little memory.
     ///
     /// # Panics
-    /// Weights that are not where the entries are.
-    pub(crate) fn signum(
+    /// Weights that are not where the entries are, or rules that [`are_updated_by_rows`](super::are_updated_by_rows) is not true of.
+    pub(crate) fn step(
         &self,
         sae: &mut Sae,
-        z: [&mut Tensor; 2],
+        [mut of_encoder, mut of_decoder]: [Rule<'_>; 2],
         update: &SparseUpdate<'_>,
     ) -> Result<bool, TchError> {
         let is_projected = sae.has_unit_decoder();
-        let matrices = [&mut sae.encoder_weight, &mut sae.w_dec];
-        match &self.order {
+        let (encoder_weight, w_dec) = (&mut sae.encoder_weight, &mut sae.w_dec);
+        let (opened, order) = match &self.order {
+            Order::Cuda(opened, order) => (opened, order),
             Order::Host(by_latent) => {
-                self.signum_on_host(by_latent, (matrices, z), update, is_projected);
-                Ok(false)
-            }
-            Order::Cuda(opened, order) => {
-                let [encoder_weight, w_dec] = matrices;
-                let [z_encoder, z_decoder] = z;
-                let of_encoder = (&self.grad_pre, update.centred);
-                let acts = &self.encoded.latent_acts;
-                let steps = cuda::Steps {
-                    divisor: update.divisor,
-                    is_projected: false,
-                    constants: update.constants,
-                    rounded: update.rounded,
+                let (Rule::Signum(constants, z), Rule::Signum(_, z_decoder)) =
+                    (of_encoder, of_decoder)
+                else {
+                    unreachable!("on the CPU only signum takes rows")
                 };
-                opened.rows_signum(order, of_encoder, (encoder_weight, z_encoder), &steps)?;
-                let steps = cuda::Steps {
-                    is_projected,
-                    rounded: None,
-                    ..steps
+                let matrices = MatrixUpdate {
+                    encoder_weight: weights(encoder_weight, z),
+                    w_dec: weights(w_dec, z_decoder),
+                    steps: RowSteps {
+                        divisor: slice(update.divisor).expect(IS_HERE)[0],
+                        is_projected,
+                        constants,
+                    },
                 };
-                let of_decoder = (acts, update.grad_out);
-                opened.rows_signum(order, of_decoder, (w_dec, z_decoder), &steps)?;
-                Ok(true)
+                self.step_on_host(by_latent, update, matrices);
+                return Ok(false);
             }
-        }
+        };
+        let steps = cuda::Steps {
+            divisor: update.divisor,
+            is_projected: false,
+            rounded: update.rounded,
+        };
+        let entries = (&self.grad_pre, update.centred);
+        opened.step_rows(order, entries, (encoder_weight, &mut of_encoder), &steps)?;
+        let steps = cuda::Steps {
+            is_projected,
+            rounded: None,
+            ..steps
+        };
+        let entries = (&self.encoded.latent_acts, update.grad_out);
+        opened.step_rows(order, entries, (w_dec, &mut of_decoder), &steps)?;
+        Ok(true)
     }
 
-    fn signum_on_host(
+    fn step_on_host(
         &self,
         by_latent: &ByLatent,
-        ([encoder_weight, w_dec], [z_encoder, z_decoder]): ([&mut Tensor; 2], [&mut Tensor; 2]),
         update: &SparseUpdate<'_>,
-        is_projected: bool,
+        matrices: MatrixUpdate<'_>,
     ) {
-        let matrices = MatrixUpdate {
-            encoder_weight: weights(encoder_weight, z_encoder),
-            w_dec: weights(w_dec, z_decoder),
-            steps: RowSteps {
-                divisor: slice(update.divisor).expect(IS_HERE)[0],
-                is_projected,
-                constants: update.constants,
-            },
-        };
         let entries = self.on_host();
         let [centred, grad_out] =
             [update.centred, update.grad_out].map(|rows| slice(rows).expect(IS_HERE));

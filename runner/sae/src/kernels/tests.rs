@@ -129,8 +129,10 @@ fn schedule_free_signum() {
                 average: 1.0 / f64::from(update),
                 to_y: 0.05,
             };
-            signum(&mut y, &mut z, &gradient, constants).unwrap();
-            aten::signum(&mut twin_y, &mut twin_z, &gradient, constants).unwrap();
+            let rule = Rule::Signum(constants, &mut z);
+            rule.step(&mut y, &gradient).unwrap();
+            let rule = Rule::Signum(constants, &mut twin_z);
+            aten::step(rule, &mut twin_y, &gradient).unwrap();
             assert_close("y", &y, &twin_y);
             assert_close("z", &z, &twin_z);
         }

@@ -10,6 +10,7 @@
 use crate::TrainError;
 use crate::optimizer::{Remembered, Take};
 use plan::linear_schedule;
+use sae::Rule;
 use tch::Tensor;
 
 const BETA_1: f64 = 0.9;
@@ -41,24 +42,20 @@ impl Adam {
         }
     }
 
-    pub(crate) fn step(
+    /// By what update number `step` changes `weights`.
+    pub(crate) fn rules<'a>(
         &mut self,
-        weights: &mut [&mut Tensor],
-        gradients: &[&Tensor],
+        weights: impl Iterator<Item = &'a Tensor>,
         step: u64,
         n_steps: u64,
-    ) -> Result<(), TrainError> {
+    ) -> Result<Vec<Rule<'_>>, TrainError> {
         if self.moments.is_empty() {
-            let fresh = weights.iter().map(|weight| Moments::zeros(weight));
+            let fresh = weights.map(Moments::zeros);
             self.moments = fresh.collect::<Result<_, _>>()?;
         }
         let lr = self.lr * linear_schedule(step, self.n_warmup_steps, n_steps);
-        for ((weight, gradient), moments) in
-            weights.iter_mut().zip(gradients).zip(&mut self.moments)
-        {
-            moments.step(weight, gradient, lr, step)?;
-        }
-        Ok(())
+        let moments = self.moments.iter_mut();
+        Ok(moments.map(|moments| moments.rule(lr, step)).collect())
     }
 
     pub(crate) fn state(&self) -> Vec<Remembered<'_>> {
@@ -81,14 +78,8 @@ impl Moments {
         Ok(Self { means })
     }
 
-    /// Update number `step`, from 0, of the weight they belong to.
-    pub(crate) fn step(
-        &mut self,
-        weight: &mut Tensor,
-        gradient: &Tensor,
-        lr: f64,
-        step: u64,
-    ) -> Result<(), TrainError> {
+    /// By what update number `step`, from 0, changes the weight that they belong to.
+    pub(crate) fn rule(&mut self, lr: f64, step: u64) -> Rule<'_> {
         let n_updates = (step + 1) as f64;
         let constants = sae::Adam {
             lr: lr / (1.0 - BETA_1.powf(n_updates)),
@@ -97,7 +88,7 @@ impl Moments {
             correction: (1.0 - BETA_2.powf(n_updates)).sqrt(),
             eps: EPS,
         };
-        Ok(sae::adam(weight, &mut self.means, gradient, constants)?)
+        Rule::Adam(constants, &mut self.means)
     }
 
     /// What they remember for the weight `idx`.

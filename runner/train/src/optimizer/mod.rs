@@ -7,6 +7,7 @@ mod signum;
 use crate::TrainError;
 use adam::Adam;
 use muon::Muon;
+use sae::{Rule, Sae, SparseGradients, VectorGradients};
 use signum::Signum;
 use tch::Tensor;
 
@@ -46,10 +47,47 @@ impl Optimizer {
         step: u64,
         n_steps: u64,
     ) -> Result<(), TrainError> {
+        if let Self::Muon(muon) = self {
+            return muon.step(weights, gradients, step, n_steps);
+        }
+        let rules = self.rules(weights.iter().map(|weight| &**weight), step, n_steps)?;
+        step_each(rules, weights, gradients)
+    }
+
+    /// The same by gradients that are not in memory, where [`Sae::is_updated_by_rows`]. `rounded`: as
+    /// [`SparseGradients::step`] takes and gives it.
+    pub(crate) fn step_rows(
+        &mut self,
+        (sae, rounded): (&mut Sae, Option<Tensor>),
+        (gradients, divisor): (SparseGradients, &Tensor),
+        step: u64,
+        n_steps: u64,
+    ) -> Result<(VectorGradients, Option<Tensor>), TrainError> {
+        let weights = sae.named_weights().into_iter();
+        let rules = self.rules(weights.map(|(_, weight)| weight), step, n_steps)?;
+        Ok(gradients.step(sae, (rules, rounded), divisor)?)
+    }
+
+    /// By what the next update, number `step`, changes `weights`, each by itself.
+    fn rules<'a>(
+        &mut self,
+        weights: impl Iterator<Item = &'a Tensor>,
+        step: u64,
+        n_steps: u64,
+    ) -> Result<Vec<Rule<'_>>, TrainError> {
         match self {
-            Self::Signum(signum) => signum.step(weights, gradients),
-            Self::Adam(adam) => adam.step(weights, gradients, step, n_steps),
-            Self::Muon(muon) => muon.step(weights, gradients, step, n_steps),
+            Self::Signum(signum) => signum.rules(weights),
+            Self::Adam(adam) => adam.rules(weights, step, n_steps),
+            Self::Muon(_) => unreachable!("Muon changes a matrix as a whole"),
+        }
+    }
+
+    /// Which one it is.
+    pub(crate) fn kind(&self) -> plan::Optimizer {
+        match self {
+            Self::Signum(_) => plan::Optimizer::Signum,
+            Self::Adam(_) => plan::Optimizer::Adam,
+            Self::Muon(_) => plan::Optimizer::Muon,
         }
     }
 
@@ -87,6 +125,18 @@ impl Optimizer {
             Self::Muon(muon) => muon.restore(n_dims, take),
         }
     }
+}
+
+/// One update of each weight by its rule and its gradient.
+fn step_each(
+    rules: Vec<Rule<'_>>,
+    weights: &mut [&mut Tensor],
+    gradients: &[&Tensor],
+) -> Result<(), TrainError> {
+    for ((rule, weight), gradient) in rules.into_iter().zip(weights).zip(gradients) {
+        rule.step(weight, gradient)?;
+    }
+    Ok(())
 }
 
 fn copies(weights: &[&Tensor]) -> Result<Vec<Tensor>, TrainError> {

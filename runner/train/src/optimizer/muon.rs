@@ -64,7 +64,7 @@ impl Muon {
         for ((weight, gradient), memory) in each {
             match memory {
                 Memory::Matrix { exp_avg } => step_matrix(weight, gradient, exp_avg, lr)?,
-                Memory::Vector(moments) => moments.step(weight, gradient, adam_lr, step)?,
+                Memory::Vector(moments) => moments.rule(adam_lr, step).step(weight, gradient)?,
             }
         }
         Ok(())

@@ -17,7 +17,7 @@
 
 use crate::TrainError;
 use crate::optimizer::{Remembered, Take, copies};
-use sae::{Sae, SparseGradients, VectorGradients};
+use sae::Rule;
 use tch::Tensor;
 
 const BETA: f64 = 0.95;
@@ -57,47 +57,25 @@ impl Signum {
         Ok(())
     }
 
-    /// One update of the weights, which are in the form `y`.
-    pub(crate) fn step(
-        &mut self,
-        weights: &mut [&mut Tensor],
-        gradients: &[&Tensor],
-    ) -> Result<(), TrainError> {
-        let constants = self.next_update(weights.iter().map(|y| &**y))?;
-        for ((y, z), gradient) in weights.iter_mut().zip(&mut self.z).zip(gradients) {
-            sae::signum(y, z, gradient, constants)?;
-        }
-        Ok(())
-    }
-
-    /// The same, by gradients that are not in memory. `rounded`: as [`SparseGradients::signum`] takes and gives it.
-    pub(crate) fn step_sparse(
-        &mut self,
-        (sae, rounded): (&mut Sae, Option<Tensor>),
-        gradients: SparseGradients,
-        divisor: &Tensor,
-    ) -> Result<(VectorGradients, Option<Tensor>), TrainError> {
-        let weights = sae.named_weights().into_iter();
-        let constants = self.next_update(weights.map(|(_, y)| y))?;
-        Ok(gradients.signum(sae, (&mut self.z, rounded), divisor, constants)?)
-    }
-
-    /// Constants of the next update of `weights`; before the first one, `z` is a copy of them.
-    fn next_update<'a>(
+    /// By what the next update changes `weights`, which are in the form `y`; before the first one, `z` is a copy of
+    /// them.
+    pub(crate) fn rules<'a>(
         &mut self,
         weights: impl Iterator<Item = &'a Tensor>,
-    ) -> Result<sae::Signum, TrainError> {
+    ) -> Result<Vec<Rule<'_>>, TrainError> {
         if self.z.is_empty() {
             let z = weights.map(Tensor::f_detach_copy);
             self.z = z.collect::<Result<_, _>>()?;
         }
         self.n_updates += 1;
-        Ok(sae::Signum {
+        let constants = sae::Signum {
             lr: self.lr,
             to_x: 1.0 - 1.0 / BETA,
             average: 1.0 / self.n_updates as f64,
             to_y: 1.0 - BETA,
-        })
+        };
+        let z = self.z.iter_mut();
+        Ok(z.map(|z| Rule::Signum(constants, z)).collect())
     }
 
     /// The averaged weights `x` of the weights in the form `y`.
@@ -116,6 +94,7 @@ impl Signum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::step_each;
     use tch::{Device, Kind};
 
     /// Four one-number weights that start at 1 and always see a positive gradient.
@@ -125,9 +104,10 @@ mod tests {
         let gradients: Vec<Tensor> = (0..4).map(|_| one() * 3.0).collect();
         let mut signum = Signum::new(lr);
         for _ in 0..n_updates {
+            let rules = signum.rules(weights.iter()).unwrap();
             let mut weights: Vec<_> = weights.iter_mut().collect();
             let gradients: Vec<_> = gradients.iter().collect();
-            signum.step(&mut weights, &gradients).unwrap();
+            step_each(rules, &mut weights, &gradients).unwrap();
         }
         (signum, weights)
     }

@@ -4,7 +4,6 @@ use super::dead::Dead;
 use super::memory::{in_parts_that_fit, is_out_of_memory};
 use super::{Progress, SaeTrainer};
 use crate::TrainError;
-use crate::optimizer::Optimizer;
 use crate::ranks::{Ranks, Summing, UpdateSums};
 use sae::Moments;
 use sae::{Backward, Losses, Objective, Pass, SparseBackward};
@@ -151,7 +150,7 @@ impl<'a> Update<'a> {
         let backward = backward.filter(|_| moments.n_tokens > 0);
         let rounded = self.rounded_encoder.take().flatten();
         let trainer = &mut *self.trainer;
-        let (Some(backward), Optimizer::Signum(signum)) = (backward, &mut trainer.optimizer) else {
+        let Some(backward) = backward else {
             self.add(x, target)?;
             return self.finish(moments, progress);
         };
@@ -162,7 +161,10 @@ impl<'a> Update<'a> {
         } = backward;
         let divisor = moments.squared_deviations.f_to_kind(Kind::Float)?;
         let weights = (&mut trainer.sae, rounded);
-        let (vectors, rounded) = signum.step_sparse(weights, gradients, &divisor)?;
+        let gradients = (gradients, &divisor);
+        let Progress { step, n_steps } = progress;
+        let optimizer = &mut trainer.optimizer;
+        let (vectors, rounded) = optimizer.step_rows(weights, gradients, step, n_steps)?;
         trainer.rounded_encoder = rounded;
         let vectors = [&vectors.encoder_bias, &vectors.b_dec];
         trainer.note_update(moments, vectors, (&losses, &fire_counts))
@@ -175,7 +177,8 @@ impl<'a> Update<'a> {
         target: &Tensor,
     ) -> Result<Option<SparseBackward>, TrainError> {
         let trainer = &self.trainer;
-        if !matches!(trainer.optimizer, Optimizer::Signum(_)) || trainer.micro_acc_steps > 1 {
+        let takes_rows = trainer.sae.is_updated_by_rows(trainer.optimizer.kind());
+        if !takes_rows || trainer.micro_acc_steps > 1 {
             return Ok(None);
         }
         let backward = trainer.sae.sparse_backward(x, target, &self.objective()?);
