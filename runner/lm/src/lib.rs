@@ -23,6 +23,8 @@
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
 //! - `transfer.rs`: token ids to the device, without a wait; `device_shim.rs`: a GPU's memory, and a second stream
+//! - `libtorch.rs`: which libtorch is loaded; `cuda.rs`: its CUDA half, at run time
+//! - `../shim/`: C++ that setup compiles into libtch
 //! - `not_finite.rs`: whose fault it is when numbers are not finite
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
 //! - `load.rs`, `int8.rs`: weights, also in 8 bit, and `int8/outliers.rs`: the columns that stay in 16 bit; `architecture.rs`: which

@@ -9,6 +9,7 @@
 //!   as events
 //! - `training/mod.rs`: the loop on one page. `activation_stream.rs`: tokens and forward passes; `job_trainer.rs`:
 //!   one job's part; `sums.rs`: what an update adds up to; `report.rs`, `save.rs`: what follows an update
+//! - `training/ahead.rs`: the next forward pass, on a second stream of a GPU
 //! - `training/update_end_to_end.rs`: an update with SAEs in the model; `end_to_end.rs`: its gradients;
 //!   `centre.rs`: where fresh SAEs begin
 //! - `sae_trainer/mod.rs`: one SAE's part; `update.rs`: one update of it, a value that can be dropped; `dead.rs`: which
@@ -17,7 +18,7 @@
 //! - `activations/`: what SAEs take of a forward pass
 //! - `checkpoint/`: what a resume needs, and the best SAEs so far
 //! - `events/`: events.jsonl, statistics between two reports, and when training goes wrong
-//! - `early_end.rs`: why a job is trained no further
+//! - `early_end.rs`: why a job is trained no further; `machine.rs`: what libtorch finds
 //!
 //! Ranks, the processes that train a stream together, in `ranks/`:
 //!
