@@ -22,9 +22,11 @@
 //! Nothing here has run on a GPU yet.
 
 mod outliers;
+mod product;
 
 pub(crate) use outliers::OutlierCounts;
 use outliers::{HasMany, OutlierCols};
+use product::Product;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Columns with a value of this size or greater, in float16, are outliers.
@@ -35,14 +37,6 @@ const MAX_INT8: f64 = 127.0;
 
 /// The least positive float16. As the absmax of rows of zeros it keeps them zero.
 const LEAST_HALF: f64 = 1.0 / (1 << 24) as f64;
-
-/// Columns whose int8 products float32 sums exactly in any order: `1024 * 127^2 < 2^24`.
-const BLOCK_COLS: i64 = 1024;
-
-/// What libtorch's int8 product wants on CUDA: more than 16 rows on the left, and multiples of 8 in
-/// the other dimensions.
-const CUDA_MIN_ROWS: i64 = 24;
-const CUDA_MULTIPLE: i64 = 8;
 
 /// The quantised weight of a linear layer.
 #[derive(Debug)]
@@ -56,7 +50,8 @@ pub(crate) struct Int8Weight {
 
 /// The input of a layer, taken apart.
 struct SplitInput {
-    /// `[n_tokens, d_in]`, Float, integers up to 127; 0 in the outlier columns.
+    product: Product,
+    /// `[n_tokens, d_in]`, integers up to 127, as the product takes them; 0 in the outlier columns.
     quantised: Tensor,
     /// `[n_tokens, 1]`, Float
     absmax: Tensor,
@@ -139,7 +134,8 @@ impl Int8Weight {
         counts: &mut OutlierCounts,
     ) -> Result<Tensor, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let split = SplitInput::new(x, &self.has_many_outliers, counts)?;
+        let product = Product::of(x.device());
+        let split = SplitInput::new(x, product, &self.has_many_outliers, counts)?;
         let mut output = self.int8_product(&split)?;
         if let Some(bias) = bias {
             output = output.f_add_(&bias.f_to_kind(x.kind())?)?;
@@ -157,8 +153,9 @@ impl Int8Weight {
     /// The part of the output that comes from int8: `[n_tokens, d_out]`, Float.
     fn int8_product(&self, split: &SplitInput) -> Result<Tensor, TchError> {
         let scale = self.absmax.f_mul_scalar(1.0 / (MAX_INT8 * MAX_INT8))?;
-        integer_product(&split.quantised, &self.values)?
-            .f_mul_(&split.absmax)?
+        split
+            .product
+            .scaled(&split.quantised, &self.values, &split.absmax)?
             .f_mul_(&scale)
     }
 
@@ -172,19 +169,23 @@ impl Int8Weight {
         output.f_addmm(&zeros, &weight.f_transpose(0, 1)?)
     }
 
-    /// `values` `[d_out, _]`, columns of the weight, as numbers.
+    /// `values` `[d_out, _]`, columns of the weight, as numbers: products in float32, rounded to `kind`.
     fn dequantise(&self, values: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
         let scale = self.absmax.f_mul_scalar(1.0 / MAX_INT8)?.f_unsqueeze(1)?;
-        values
-            .f_to_kind(Kind::Float)?
-            .f_mul_(&scale)?
-            .f_to_kind(kind)
+        let is_one_pass = values.device().is_cuda() && matches!(kind, Kind::Half | Kind::BFloat16);
+        let wide = if is_one_pass { kind } else { Kind::Float };
+        rescale(values, wide, &scale)?.f_to_kind(kind)
     }
 }
 
 impl SplitInput {
     /// `x`: `[n_tokens, d_in]`; `has_many`: that of the weight.
-    fn new(x: &Tensor, has_many: &HasMany, counts: &mut OutlierCounts) -> Result<Self, TchError> {
+    fn new(
+        x: &Tensor,
+        product: Product,
+        has_many: &HasMany,
+        counts: &mut OutlierCounts,
+    ) -> Result<Self, TchError> {
         let mut rounded = round_to_half(x)?;
         let outliers = rounded.f_abs()?.f_ge(THRESHOLD)?;
         let outlier_cols = OutlierCols::find(&outliers, has_many, counts)?;
@@ -196,11 +197,18 @@ impl SplitInput {
             quantised = outlier_cols.clear(quantised)?;
         }
         Ok(Self {
-            quantised,
+            product,
+            quantised: product.operand(&quantised)?,
             absmax,
             outlier_cols,
         })
     }
+}
+
+/// Int8 `values` times `scale`, in `wide`, which may be a 16-bit kind: those hold int8 exactly, and the product with
+/// a Float is one in float32, rounded. CUDA's kernel does that in one pass; the CPU's makes two copies in float32.
+fn rescale(values: &Tensor, wide: Kind, scale: &Tensor) -> Result<Tensor, TchError> {
+    values.f_to_kind(wide)?.f_mul_(scale)
 }
 
 /// A copy of `x` as Float, rounded to float16.
@@ -219,65 +227,6 @@ fn quantise_rows(mut rows: Tensor) -> Result<(Tensor, Tensor), TchError> {
         .f_mul_scalar_(MAX_INT8)?;
     let quantised = rows.f_mul_(&scale)?.f_round_()?;
     Ok((quantised, absmax))
-}
-
-/// `a w^T` as Float `[n, d_out]`, the exact integers rounded once.
-///
-/// - `a`: `[n, d_in]`, Float, integers from -127 to 127
-/// - `w`: `[d_out, d_in]`, Int8, from -127 to 127
-fn integer_product(a: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
-    if a.device().is_cuda() {
-        padded_int_mm(&a.f_to_kind(Kind::Int8)?, w)?.f_to_kind(Kind::Float)
-    } else {
-        blockwise_product(a, w)
-    }
-}
-
-/// [`integer_product`] by float32 products over blocks of columns. libtorch's int8 product is a
-/// plain loop on CPUs without AVX-512, 20 times slower than these.
-fn blockwise_product(a: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
-    let (_, d_in) = w.size2()?;
-    let block = |start: i64| {
-        let n_cols = BLOCK_COLS.min(d_in - start);
-        let w = w.f_narrow(1, start, n_cols)?.f_to_kind(Kind::Float)?;
-        a.f_narrow(1, start, n_cols)?
-            .f_matmul(&w.f_transpose(0, 1)?)
-    };
-    let first = block(0)?;
-    if d_in <= BLOCK_COLS {
-        return Ok(first);
-    }
-    let mut sum = first.f_to_kind(Kind::Int)?;
-    for start in (BLOCK_COLS..d_in).step_by(BLOCK_COLS as usize) {
-        sum = sum.f_add_(&block(start)?.f_to_kind(Kind::Int)?)?;
-    }
-    sum.f_to_kind(Kind::Float)
-}
-
-/// [`integer_product`] of Int8 matrices by the device's own int8 product, as Int.
-fn padded_int_mm(a: &Tensor, w: &Tensor) -> Result<Tensor, TchError> {
-    let ((n, _), (d_out, _)) = (a.size2()?, w.size2()?);
-    let (a, w) = pad_for_cuda(a, w)?;
-    a.f_internal_int_mm(&w.f_transpose(0, 1)?)?
-        .f_narrow(0, 0, n)?
-        .f_narrow(1, 0, d_out)
-}
-
-/// `a` and `w` with zeros after their rows and columns, up to the shapes that CUDA takes.
-fn pad_for_cuda(a: &Tensor, w: &Tensor) -> Result<(Tensor, Tensor), TchError> {
-    let ((n, d_in), (d_out, _)) = (a.size2()?, w.size2()?);
-    let to_multiple = |n: i64| (CUDA_MULTIPLE - n % CUDA_MULTIPLE) % CUDA_MULTIPLE;
-    let n_cols = to_multiple(d_in);
-    let a = pad(a, (CUDA_MIN_ROWS - n).max(0), n_cols)?;
-    Ok((a, pad(w, to_multiple(d_out), n_cols)?))
-}
-
-/// `matrix` with rows and columns of zeros after its own.
-fn pad(matrix: &Tensor, n_rows: i64, n_cols: i64) -> Result<Tensor, TchError> {
-    if n_rows == 0 && n_cols == 0 {
-        return Ok(matrix.shallow_clone());
-    }
-    matrix.f_constant_pad_nd([0, n_cols, 0, n_rows])
 }
 
 #[cfg(test)]
@@ -408,59 +357,15 @@ mod tests {
         assert!(weight.counted(&Tensor::from(1.0_f32), None).is_err());
     }
 
-    /// `a w^T` in 64-bit integers.
-    fn exact_product(a: &Tensor, w: &Tensor) -> Tensor {
-        let wide = |x: &Tensor| x.to_kind(Kind::Int64);
-        (wide(a).unsqueeze(1) * wide(w).unsqueeze(0)).sum_dim_intlist(
-            [2_i64].as_slice(),
-            false,
-            Kind::Int64,
-        )
-    }
-
-    fn random_int8(shape: &[i64]) -> Tensor {
-        Tensor::randint_low(-127, 128, shape, (Kind::Int8, Device::Cpu))
-    }
-
     #[test]
-    fn both_products_are_exact() {
-        for (n, d_in, d_out) in [
-            (1, 1, 1),
-            (5, 21, 7),
-            (30, 1024, 16),
-            (3, 1025, 9),
-            (4, 2500, 3),
-        ] {
-            let (a, w) = (random_int8(&[n, d_in]), random_int8(&[d_out, d_in]));
-            // The greatest sums, of either sign.
-            let _ = w.get(0).fill_(127);
-            let _ = a.get(0).fill_(if d_in % 2 == 0 { 127 } else { -127 });
-            let exact = exact_product(&a, &w);
-            assert_eq!(exact.abs().max().int64_value(&[]), d_in * 127 * 127);
-            let padded = padded_int_mm(&a, &w).unwrap();
-            assert_eq!(padded.kind(), Kind::Int);
-            assert_eq!(padded.to_kind(Kind::Int64), exact, "{n}, {d_in}, {d_out}");
-            let blockwise = blockwise_product(&a.to_kind(Kind::Float), &w).unwrap();
-            assert_eq!(
-                blockwise,
-                exact.to_kind(Kind::Float),
-                "{n}, {d_in}, {d_out}"
-            );
-        }
-    }
-
-    #[test]
-    fn padding_is_up_to_what_cuda_takes() {
-        for (n, d_in, d_out, expected) in [
-            (1, 1, 1, [24, 8, 8]),
-            (16, 8, 8, [24, 8, 8]),
-            (24, 9, 15, [24, 16, 16]),
-            (41, 16, 24, [41, 16, 24]),
-        ] {
-            let (a, w) = (random_int8(&[n, d_in]), random_int8(&[d_out, d_in]));
-            let (a, w) = pad_for_cuda(&a, &w).unwrap();
-            let [n, d_in, d_out] = expected;
-            assert_eq!((a.size(), w.size()), (vec![n, d_in], vec![d_out, d_in]));
+    fn weights_are_the_same_with_and_without_a_copy_in_float32() {
+        let weight = Int8Weight::quantise(&random(&[200, 300])).unwrap();
+        let scale = (&weight.absmax / MAX_INT8).unsqueeze(1);
+        for kind in [Kind::Half, Kind::BFloat16] {
+            let one_pass = rescale(&weight.values, kind, &scale).unwrap();
+            assert_eq!(one_pass.kind(), kind);
+            let rounded = rescale(&weight.values, Kind::Float, &scale).unwrap();
+            assert_eq!(one_pass, rounded.to_kind(kind));
         }
     }
 

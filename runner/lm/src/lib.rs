@@ -27,8 +27,8 @@
 //! - `../shim/`: C++ that setup compiles into libtch
 //! - `not_finite.rs`: whose fault it is when numbers are not finite
 //! - `decoder.rs`: what Llama, Mistral, Qwen and Gemma share; `gpt.rs`: GPT-2 and GPT-Neo; `models/`: each family
-//! - `load.rs`, `int8.rs`: weights, also in 8 bit, and `int8/outliers.rs`: the columns that stay in 16 bit; `architecture.rs`: which
-//!   file runs which architecture
+//! - `load.rs`, `int8.rs`: weights, also in 8 bit; `int8/product.rs`: int8 by int8; `int8/outliers.rs`: the columns that stay in
+//!   16 bit; `architecture.rs`: which file runs which architecture
 
 mod architecture;
 mod attention;

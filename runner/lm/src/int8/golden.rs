@@ -1,7 +1,7 @@
 //! The layer against bitsandbytes: `tests/fixtures/int8`.
 
 use super::tests::dequantised;
-use super::{HasMany, Int8Weight, OutlierCounts, SplitInput};
+use super::{HasMany, Int8Weight, OutlierCounts, Product, SplitInput};
 use crate::testing::{fixtures, test_device, wide};
 use std::collections::HashMap;
 use tch::{Kind, Tensor};
@@ -73,7 +73,8 @@ impl Golden {
     /// With the columns with outliers counted.
     fn split(&self) -> SplitInput {
         let (has_many, mut counts) = (HasMany::default(), OutlierCounts::default());
-        SplitInput::new(&self.x(), &has_many, &mut counts).unwrap()
+        let product = Product::of(test_device());
+        SplitInput::new(&self.x(), product, &has_many, &mut counts).unwrap()
     }
 
     /// The distance of a number from the next in the kind of `x`, relative, at most.
