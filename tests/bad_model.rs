@@ -20,7 +20,7 @@ pub(crate) fn with_model() -> Workspace {
     workspace
 }
 
-fn edit_config(workspace: &Workspace, key: &str, value: Value) {
+pub(crate) fn edit_config(workspace: &Workspace, key: &str, value: Value) {
     let path = workspace.path("model/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config[key] = value;

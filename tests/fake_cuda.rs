@@ -4,6 +4,7 @@ mod kernels;
 mod library;
 mod lists;
 mod log;
+mod precision;
 mod streams;
 
 use crate::common::{
