@@ -1,7 +1,7 @@
 """Measures an SAE's update on a GPU, after its agreement with the CPU, compared with what an H100 allows.
 
     make bench-gpu [BENCH="--device cuda:1"]
-    python3 bench_gpu.py BENCH_STEP [--device cuda] [--smoke] [--n N ...] [--latents F ...] [--k K ...]
+    python3 bench_gpu.py BENCH_STEP [--device cuda] [--smoke] [--d-in D] [--n N ...] [--latents F ...] [--k K ...]
         [--encoder-dtype auto|float32|bfloat16] [--rounds N] [--threads N] [--json FILE]
     python3 bench_gpu.py --look [--device cuda]
 
@@ -39,6 +39,7 @@ def read_args() -> argparse.Namespace:
     parser.add_argument("--look", action="store_true", help="only look for the GPU")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu; default: cuda")
     parser.add_argument("--smoke", action="store_true", help="one small case")
+    parser.add_argument("--d-in", type=int, default=h100.D_IN, help=f"default: {h100.D_IN}")
     parser.add_argument("--n", type=int, nargs="+", help="tokens; default: 1024 8192")
     parser.add_argument("--latents", type=int, nargs="+", help="default: 4608 18432")
     parser.add_argument("--k", type=int, nargs="+", help="default: 32 128 192")
@@ -98,6 +99,7 @@ def measure(args: argparse.Namespace) -> dict:
     """What `bench_step` records, with the agreement of every case."""
     lists = {"--n": args.n, "--latents": args.latents, "--k": args.k}
     sizes = [text for name, values in lists.items() for text in (name, ",".join(map(str, values)))]
+    sizes += ["--d-in", str(args.d_in)]
     # Without a GPU, what CUDA takes instead of Rust's kernels.
     kernels = "aten" if args.device == "cpu" else ""
     with tempfile.TemporaryDirectory() as folder:
@@ -108,9 +110,13 @@ def measure(args: argparse.Namespace) -> dict:
     return json.loads(args.json.read_text(encoding="utf-8"))
 
 
+def case_of(result: dict) -> Case:
+    return Case(*(result[key] for key in ("n_tokens", "num_latents", "k", "d_in")))
+
+
 def row(measured: dict) -> str:
     result, gate, agreement = (measured[key] for key in ("result", "gate", "agreement"))
-    case = Case(result["n_tokens"], result["num_latents"], result["k"])
+    case = case_of(result)
     bounds, ratio = h100.bounds(case), result["ratio"]
     in_products = lambda ms: f"{ms:.2f} ms, {ms / bounds.product:.2f} products"
     worst = [max(gate[key], agreement[key]) for key in ("gradient", "fvu")]
@@ -129,8 +135,9 @@ def row(measured: dict) -> str:
 
 
 def show(record: dict) -> None:
+    first = record["cases"][0]["result"]
     print(f"{record['device']}; libtorch {record['machine']['libtorch']}; encoder_dtype"
-          f" {record['cases'][0]['result']['encoder_dtype']}; {record['began']};")
+          f" {first['encoder_dtype']}; d_in {first['d_in']}; {record['began']};")
     print(f"`{record['command']}`\n\n{HEADER}")
     for measured in record["cases"]:
         print(row(measured))
@@ -140,8 +147,8 @@ def show(record: dict) -> None:
 
 
 def computed(cases: list[dict]) -> list[dict]:
-    sizes = [{key: case["result"][key] for key in ("n_tokens", "num_latents", "k")} for case in cases]
-    return [{"case": case, "ms": vars(h100.bounds(Case(**case)))} for case in sizes]
+    sizes = [case_of(case["result"]) for case in cases]
+    return [{"case": vars(case), "ms": vars(h100.bounds(case))} for case in sizes]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import torch
 
 D_IN = 576
 LIBTORCH = Path(torch.__file__).parent / "lib"
+NOVEL = Path(__file__).resolve().parents[2] / "sweeps/data/moby_dick.jsonl"
 
 
 @dataclass
@@ -20,12 +21,20 @@ class Settings:
     model_dir: str
     threads: int
     rounds: int
+    device: str = "cpu"
+    dataset: str = str(NOVEL)
+
+    @property
+    def dtype(self) -> str:
+        """What the language model computes in: on a GPU as sparsify's command line has it."""
+        return "float32" if self.device == "cpu" else "bfloat16"
 
 
 def our_environment(settings: Settings) -> dict[str, str]:
     """That of our programs: this Python's libtorch, and the number of threads that sparsify has."""
-    threads = {"OMP_NUM_THREADS": str(settings.threads)}
-    return os.environ | threads | {"LD_LIBRARY_PATH": str(LIBTORCH)}
+    libraries = [str(LIBTORCH), os.environ.get("LD_LIBRARY_PATH")]
+    libraries = ":".join(folder for folder in libraries if folder)
+    return os.environ | {"OMP_NUM_THREADS": str(settings.threads), "LD_LIBRARY_PATH": libraries}
 
 
 def demo_model() -> Path:

@@ -14,6 +14,14 @@ HEADER = """\
 passes over weights as on CUDA now, 105 P |
 |---|---|---|---|---|---|---|---|---|"""
 
+FLOORS_HEADING = "## Floors of an update on an H100, computed"
+FLOORS_HEADER = """\
+| d | F | k | product in bf16 | 4 gathers | signum 20 P | together | for each token |
+|---|---|---|---|---|---|---|---|"""
+# Widths and latents of SAEs on Llama-3-8B, Gemma-2-2B and Pythia-160M, and tokens of an update.
+LARGE = [(4096, 131072), (2304, 65536), (768, 24576)]
+N_TOKENS = 16384
+
 
 @dataclass(frozen=True)
 class Case:
@@ -22,6 +30,7 @@ class Case:
     n_tokens: int
     num_latents: int
     k: int
+    d_in: int = D_IN
 
 
 @dataclass
@@ -48,15 +57,15 @@ class Bounds:
 
 def bounds(case: Case) -> Bounds:
     n_tokens, num_latents, k = case.n_tokens, case.num_latents, case.k
-    operations = 2 * n_tokens * D_IN * num_latents
-    n_weights = 2 * num_latents * D_IN
+    operations = 2 * n_tokens * case.d_in * num_latents
+    n_weights = 2 * num_latents * case.d_in
     ms_of_bytes = lambda n_bytes: 1e3 * n_bytes / BYTES_PER_S
     return Bounds(
         product=1e3 * operations / FLOPS,
         product_bf16=1e3 * operations / FLOPS_BF16,
         pre_acts=ms_of_bytes(2 * 2 * n_tokens * num_latents),
-        candidates=ms_of_bytes(4 * n_tokens * (k + k // 4 + 4) * D_IN),
-        gathers=ms_of_bytes(4 * 4 * n_tokens * k * D_IN),
+        candidates=ms_of_bytes(4 * n_tokens * (k + k // 4 + 4) * case.d_in),
+        gathers=ms_of_bytes(4 * 4 * n_tokens * k * case.d_in),
         signum=ms_of_bytes(20 * n_weights),
         # 102 of gradients and optimizer, and 6 for each weight of the encoder, which is half of them.
         all_passes=ms_of_bytes(105 * n_weights),
@@ -76,15 +85,36 @@ def row(case: Case) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def floor_row(case: Case) -> str:
+    """What an update takes at least, of an SAE on a large model."""
+    part = bounds(case)
+    cells = [
+        case.d_in,
+        case.num_latents,
+        case.k,
+        *(f"{ms:.1f} ms" for ms in (part.product_bf16, part.gathers, part.signum, part.least())),
+        f"{1e3 * part.least() / case.n_tokens:.2f} us",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def section(heading: str) -> list[str]:
+    """The lines of the first table below a heading of the docs."""
+    text = DOCS.read_text(encoding="utf-8").partition(heading)[2].partition("\n## ")[0]
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
 def check_docs() -> None:
-    """Ends the program if the table of the docs is not the one that these formulas give."""
-    section = DOCS.read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
-    table = [line for line in section.splitlines() if line.startswith("|")]
-    rows = table[2:]
-    cases = [Case(*(int(cell) for cell in line.split("|")[1:4])) for line in rows]
-    expected = [*HEADER.splitlines(), *map(row, cases)]
-    if not cases or table != expected:
-        raise SystemExit("error: docs/performance.md has another table:\n" + "\n".join(expected))
+    """Ends the program if the tables of the docs are not those that these formulas give."""
+    table = section(HEADING)
+    cases = [Case(*(int(cell) for cell in line.split("|")[1:4])) for line in table[2:]]
+    floors = [floor_row(Case(N_TOKENS, num_latents, k, d_in)) for d_in, num_latents in LARGE for k in (32, 64, 192)]
+    for heading, expected in {
+        HEADING: [*HEADER.splitlines(), *map(row, cases)],
+        FLOORS_HEADING: [*FLOORS_HEADER.splitlines(), *floors],
+    }.items():
+        if not cases or section(heading) != expected:
+            raise SystemExit(f"error: {DOCS} has another table below `{heading}`:\n" + "\n".join(expected))
 
 
 if __name__ == "__main__":

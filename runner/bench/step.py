@@ -4,6 +4,8 @@ import json
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,16 +20,22 @@ MOST_OF_GRADIENT, MOST_OF_FVU = 1e-4, 0.01
 
 
 class Ours:
-    """The Rust example, which waits on its standard input."""
+    """The Rust example, which waits on its standard input. `kernels`: `SAE_RUN_KERNELS`."""
 
-    def __init__(self, settings: Settings):
-        command = [settings.bench_step, "--serve", "--threads", str(settings.threads)]
+    def __init__(self, settings: Settings, kernels: str | None = None):
+        command = [settings.bench_step, "--serve", "--device", settings.device]
+        command += ["--threads", str(settings.threads)]
+        environment = our_environment(settings)
+        if kernels is not None:
+            environment["SAE_RUN_KERNELS"] = kernels
+        # The most memory of the GPU that tensors had.
+        self.peak_bytes: int | None = None
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=our_environment(settings),
+            env=environment,
         )
 
     def ask(self, what: str, **values) -> dict:
@@ -39,38 +47,59 @@ class Ours:
 
     def step(self) -> tuple[float, float]:
         answer = self.ask("step")
+        self.peak_bytes = answer["peak_bytes"]
         return answer["wall_s"], answer["fvu"]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        # It may have ended before it read all.
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
-class Theirs:
-    """What sparsify's `Trainer` does in an update with one hookpoint, without its masks and copies."""
+@lru_cache(maxsize=1)
+def first_weights(d_in: int, num_latents: int) -> dict[str, torch.Tensor]:
+    """Drawn on the CPU, as ours are: a GPU draws other numbers."""
+    torch.manual_seed(0)
+    return SparseCoder(d_in, SaeConfig(num_latents=num_latents)).state_dict()
 
-    def __init__(self, x: torch.Tensor, num_latents: int, k: int):
-        torch.manual_seed(0)
-        self.x = x
-        self.sae = SparseCoder(D_IN, SaeConfig(num_latents=num_latents, k=k))
-        self.sae.b_dec.data = x.mean(0)
+
+class Theirs:
+    """What sparsify's `Trainer` does in an update with one hookpoint, without its masks and copies.
+
+    `x`: where it is, there the update is; on a GPU its command line has it in bfloat16. `micro_acc_steps`: in how many
+    parts, which take less memory.
+    """
+
+    def __init__(self, x: torch.Tensor, num_latents: int, k: int, micro_acc_steps: int = 1):
+        d_in, device = x.shape[1], x.device
+        self.x, self.micro_acc_steps = x, micro_acc_steps
+        if x.is_cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.set_float32_matmul_precision("high")
+        config = SaeConfig(num_latents=num_latents, k=k)
+        self.sae = SparseCoder(d_in, config, "meta", torch.float32).to_empty(device=device)
+        self.sae.load_state_dict(first_weights(d_in, num_latents))
+        self.sae.b_dec.data = x.mean(0).to(self.sae.dtype)
         lr = 5e-3 / (num_latents / 2**14) ** 0.5
         self.optimizer = ScheduleFreeWrapper(SignSGD(self.sae.parameters(), lr=lr), momentum=0.95)
         self.optimizer.train()
-        self.n_since_fired = torch.zeros(num_latents, dtype=torch.long)
-        self.did_fire = torch.zeros(num_latents, dtype=torch.bool)
+        self.n_since_fired = torch.zeros(num_latents, dtype=torch.long, device=device)
+        self.did_fire = torch.zeros(num_latents, dtype=torch.bool, device=device)
 
     def backward(self) -> float:
-        x = self.x
+        x, fvu = self.x, 0.0
         self.sae.set_decoder_norm_to_unit_norm()
         total_variance = (x - x.mean(0)).pow(2).sum()
-        out = self.sae(x=x, y=x, dead_mask=None, total_variance=total_variance)
-        self.did_fire[out.latent_indices.flatten()] = True
-        fvu = float(out.fvu.detach())
-        out.fvu.backward()
+        for part in x.chunk(self.micro_acc_steps):
+            out = self.sae(x=part, y=part, dead_mask=None, total_variance=total_variance)
+            self.did_fire[out.latent_indices.flatten()] = True
+            fvu += float(out.fvu.detach())
+            out.fvu.div(self.micro_acc_steps).backward()
         return fvu
 
     def step(self) -> tuple[float, float]:
+        self.wait()
         begun = time.perf_counter()
         fvu = self.backward()
         self.sae.remove_gradient_parallel_to_decoder_directions()
@@ -79,7 +108,16 @@ class Theirs:
         self.n_since_fired += len(self.x)
         self.n_since_fired[self.did_fire] = 0
         self.did_fire.zero_()
+        self.wait()
         return time.perf_counter() - begun, fvu
+
+    def wait(self) -> None:
+        if self.x.is_cuda:
+            torch.cuda.synchronize(self.x.device)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self.x.device) if self.x.is_cuda else None
 
     def gradients(self) -> dict[str, torch.Tensor]:
         self.backward()

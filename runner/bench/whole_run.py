@@ -1,7 +1,8 @@
-"""Whole runs on SmolLM2-135M, from process start to checkpoint: time, updates, peak memory, FVU."""
+"""Whole runs, from process start to checkpoint: time, updates, peak memory, FVU."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,26 +12,28 @@ from pathlib import Path
 
 from common import Settings, our_environment
 
-ROOT = Path(__file__).resolve().parents[2]
-NOVEL = ROOT / "sweeps/data/moby_dick.jsonl"
 BATCH_SIZE = 8
+# In worker.log, of a GPU.
+PEAK = re.compile(r"memory: at most ([0-9.]+) GiB in tensors")
 # At equal weights. Later updates by signum amplify rounding in the residual stream and are only shown.
 MOST_OF_FIRST_FVU = 0.01
 
 
 @dataclass
 class Work:
-    """What both arms train; every combination of `k` and `expansion_factor` is a job."""
+    """What both arms train; every combination of `k` and of how large the SAE is makes a job."""
 
     name: str
     hookpoints: list[str]
     k: list[int]
-    expansion_factor: list[int]
+    sizes: list[int]
     n_updates: int
     ctx_len: int
+    # The setting that `sizes` are values of.
+    sized_by: str = "expansion_factor"
 
     def jobs(self) -> list[tuple[int, int]]:
-        return [(k, factor) for k in self.k for factor in self.expansion_factor]
+        return [(k, size) for k in self.k for size in self.sizes]
 
     def n_tokens(self) -> int:
         return self.n_updates * BATCH_SIZE * self.ctx_len
@@ -51,6 +54,8 @@ class Run:
     s_per_token: float
     # By job, update and SAE.
     fvu: list[list[list[float]]]
+    # Of tensors; only on a GPU.
+    gpu_peak_bytes: int | None = None
 
 
 # Runs a command and notes its end. In a separate process: the kernel counts what a process was before it
@@ -85,15 +90,15 @@ def timed(command: list[str], env: dict, folder: Path) -> tuple[float, int, str]
 def sweep_text(work: Work, settings: Settings) -> str:
     train = {
         "model": settings.model_dir,
-        "dataset": str(NOVEL),
-        "dtype": "float32",
+        "dataset": settings.dataset,
+        "dtype": settings.dtype,
         "ctx_len": work.ctx_len,
         "batch_size": BATCH_SIZE,
         "max_examples": BATCH_SIZE * work.n_updates,
         "hookpoints": work.hookpoints,
     }
-    vary = {"k": work.k, "expansion_factor": work.expansion_factor}
-    launch = {"device": "cpu", "threads": settings.threads}
+    vary = {"k": work.k, work.sized_by: work.sizes}
+    launch = {"device": settings.device, "threads": settings.threads}
     # JSON's text, numbers and lists are TOML's.
     sections = {"train": train, "vary": vary, "launch": launch}
     lines = ['name = "bench"', 'recipe = "grid"']
@@ -104,54 +109,69 @@ def sweep_text(work: Work, settings: Settings) -> str:
 
 def write_tokens(work: Work, settings: Settings, folder: Path) -> None:
     """Tokens in training order for sparsify; ours finds them in its cache from now on."""
-    (folder / "bench.toml").write_text(sweep_text(work, settings), encoding="utf-8")
-    command = [settings.binary, "data", str(NOVEL), "--model", settings.model_dir]
+    command = [settings.binary, "data", settings.dataset, "--model", settings.model_dir]
     command += ["--ctx-len", str(work.ctx_len), "--max-examples", str(BATCH_SIZE * work.n_updates)]
     timed([*command, "--out", "tokens.bin", "--quiet"], our_environment(settings), folder)
 
 
 def ours(work: Work, settings: Settings, folder: Path) -> Run:
+    (folder / "bench.toml").write_text(sweep_text(work, settings), encoding="utf-8")
     command = [settings.binary, "bench.toml", "--quiet", "--fresh"]
     wall_s, peak_bytes, _ = timed(command, our_environment(settings), folder)
-    events = [
-        json.loads(line)
-        for path in sorted(folder.glob("runs/bench/.streams/*/events.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
-    # The file of an earlier round continues.
+    run = Run(wall_s, peak_bytes, 0.0, [])
+    # More than one if the jobs do not fit into memory side by side.
+    for path in sorted(folder.glob("runs/bench/.streams/*/events.jsonl")):
+        metrics = metrics_of(path)
+        ends = {event["step"]: event["time_ms"] / 1e3 for event in metrics}
+        run.s_per_token += work.s_per_token([ends[step] for step in sorted(ends)])
+        run.fvu += fvu_by_job(metrics)
+        if peaks := PEAK.findall(path.with_name("worker.log").read_text(errors="replace")):
+            run.gpu_peak_bytes = max(run.gpu_peak_bytes or 0, int(float(peaks[-1]) * 2**30))
+    return run
+
+
+def metrics_of(path: Path) -> list[dict]:
+    """Those of the last round: a file of events continues from round to round."""
+    events = [json.loads(line) for line in path.read_text().splitlines()]
     begun = max(idx for idx, event in enumerate(events) if event["event"] == "started")
-    metrics = [event for event in events[begun:] if event["event"] == "metric"]
-    ends = {event["step"]: event["time_ms"] / 1e3 for event in metrics}
+    return [event for event in events[begun:] if event["event"] == "metric"]
+
+
+def fvu_by_job(metrics: list[dict]) -> list[list[list[float]]]:
     fvu: dict[str, dict[int, list[float]]] = {}
     for event in metrics:
         of_update = fvu.setdefault(event["job_id"], {}).setdefault(event["step"], [])
         of_update.append(event["stats"]["squared_error"] / event["stats"]["total_variance"])
-    per_token = work.s_per_token([ends[step] for step in sorted(ends)])
-    return Run(wall_s, peak_bytes, per_token, [list(job.values()) for job in fvu.values()])
+    return [list(job.values()) for job in fvu.values()]
 
 
 def run_peer(script: str, order: dict, work: Work, settings: Settings, folder: Path):
     """Runs a script next to this one on the tokens of the work; seconds, peak memory and its answer."""
+    tokens = folder / "tokens.bin"
     order |= {
         "model": settings.model_dir,
-        "tokens": str(folder / "tokens.bin"),
+        "tokens": str(tokens),
+        "id_bytes": tokens.stat().st_size // work.n_tokens(),
         "ctx_len": work.ctx_len,
         "batch_size": BATCH_SIZE,
         "threads": settings.threads,
+        "device": settings.device,
+        "dtype": settings.dtype,
     }
     command = [sys.executable, str(Path(__file__).with_name(script)), json.dumps(order)]
     environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)}
+    if settings.device == "cpu":
+        environment["SPARSIFY_DISABLE_TRITON"] = "1"
     wall_s, peak_bytes, output = timed(command, environment, folder)
     return wall_s, peak_bytes, json.loads(output.splitlines()[-1])
 
 
 def sparsify(work: Work, settings: Settings, folder: Path) -> Run:
     total = Run(0.0, 0, 0.0, [])
-    for k, expansion_factor in work.jobs():
+    for k, size in work.jobs():
         order = {
             "hookpoints": work.hookpoints,
-            "k": k,
-            "expansion_factor": expansion_factor,
+            "sae": {"k": k, work.sized_by: size},
             "save_dir": str(folder / "sparsify"),
         }
         wall_s, peak_bytes, answer = run_peer("sparsify_run.py", order, work, settings, folder)
@@ -159,6 +179,8 @@ def sparsify(work: Work, settings: Settings, folder: Path) -> Run:
         total.peak_bytes = max(total.peak_bytes, peak_bytes)
         total.s_per_token += work.s_per_token(answer["update_ends_s"])
         total.fvu.append(answer["fvu"])
+        if answer["gpu_peak_bytes"] is not None:
+            total.gpu_peak_bytes = max(total.gpu_peak_bytes or 0, answer["gpu_peak_bytes"])
     return total
 
 

@@ -32,7 +32,7 @@ main() {
     for part in ${PARTS//,/ }; do
         [[ -n ${LIMITS[$part]:-} ]] || fail "there is no part \`$part\`"
         printf '\n=== part %s\n' "$part"
-        if ! timeout "${LIMITS[$part]}" bash "${BASH_SOURCE[0]}" --run "$part" "${PASSED[@]}"; then
+        if ! timeout --kill-after 20 "${LIMITS[$part]}" bash "${BASH_SOURCE[0]}" --run "$part" "${PASSED[@]}"; then
             echo "part $part failed, or did not end within ${LIMITS[$part]} s; what it has is in $OUT"
             [[ $part == [12] ]] && status=1
         fi
@@ -82,12 +82,13 @@ run_part() {
         4a) script whole.py --shape pythia ;;
         4b) script whole.py --shape gemma ;;
         4c) script whole.py --shape llama ;;
-        5) script profile.py ;;
+        5) script ncu.py ;;
     esac
 }
 
 script() {
-    "$PYTHON" "$KIT/runner/bench/gpu/$1" "${@:2}" --bin "$KIT/bin" --out "$OUT" --device "$DEVICE" "${OPTIONS[@]}"
+    # The limit's signal is for Python, which prints the table of what is done.
+    exec "$PYTHON" "$KIT/runner/bench/gpu/$1" "${@:2}" --bin "$KIT/bin" --out "$OUT" --device "$DEVICE" "${OPTIONS[@]}"
 }
 
 doctor() {

@@ -4,11 +4,11 @@
 //! last bit, and then either is right: tokens with such a near tie take no part in the comparison of
 //! latents and gradients. All take part in the updates.
 
+use crate::Result;
 use crate::gate::{
     MOST_OF_FVU, MOST_OF_GRADIENT, fresh, largest_difference, objective, rounded_encoder,
 };
 use crate::measure::{Case, activations, config};
-use crate::{D_IN, Result};
 use sae::{tensors_by_name, write_safetensors};
 use sae_run_train::Stepper;
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub(crate) struct Agreement {
 
 /// Writes the first updates of a case into `folder`.
 pub(crate) fn write_reference(case: Case, device: Device, folder: &Path) -> Result<()> {
-    let x = activations(case.n_tokens, device)?;
+    let x = activations(case, device)?;
     let tokens = tokens_without_tie(case, &x)?;
     if (tokens.size()[0] as f64) < (1.0 - MOST_NEAR_TIES) * case.n_tokens as f64 {
         return Err(format!("{case:?}: only {} tokens are clear", tokens.size()[0]).into());
@@ -43,7 +43,7 @@ pub(crate) fn write_reference(case: Case, device: Device, folder: &Path) -> Resu
 /// Makes the same updates on `device`, and compares.
 pub(crate) fn check(case: Case, device: Device, folder: &Path) -> Result<Agreement> {
     let reference = FirstUpdates::read(&path(case, folder))?;
-    let x = activations(case.n_tokens, device)?;
+    let x = activations(case, device)?;
     let here = FirstUpdates::make(case, &x, reference.tokens.copy())?;
     let n_other = here.n_tokens_with_other_latents(&reference)?;
     if n_other > 0 {
@@ -69,12 +69,13 @@ pub(crate) fn check(case: Case, device: Device, folder: &Path) -> Result<Agreeme
 
 fn path(case: Case, folder: &Path) -> PathBuf {
     let Case {
+        d_in,
         n_tokens,
         num_latents,
         k,
         ..
     } = case;
-    folder.join(format!("{n_tokens}-{num_latents}-{k}.safetensors"))
+    folder.join(format!("{d_in}-{n_tokens}-{num_latents}-{k}.safetensors"))
 }
 
 /// Those whose k-th latent leads the next clearly: `[n]`, Int64.
@@ -155,7 +156,7 @@ impl FirstUpdates {
 }
 
 fn fvu_of_updates(case: Case, x: &Tensor) -> Result<Vec<f64>> {
-    let mut stepper = Stepper::new(&config(case), D_IN as usize, x.device())?;
+    let mut stepper = Stepper::new(&config(case), case.d_in as usize, x.device())?;
     let mut fvu = Vec::new();
     for _ in 0..N_UPDATES {
         stepper.step(x)?;
@@ -170,6 +171,7 @@ mod tests {
     use plan::EncoderDtype;
 
     const CASE: Case = Case {
+        d_in: 96,
         n_tokens: 64,
         num_latents: 128,
         k: 4,
@@ -213,15 +215,15 @@ mod tests {
     fn a_missing_reference_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = check(CASE, Device::Cpu, folder.path()).unwrap_err();
-        assert!(error.to_string().contains("64-128-4"), "{error}");
+        assert!(error.to_string().contains("96-64-128-4"), "{error}");
     }
 
     #[test]
     fn near_ties_take_no_part() {
-        let x = activations(CASE.n_tokens, Device::Cpu).unwrap();
+        let x = activations(CASE, Device::Cpu).unwrap();
         let clear = tokens_without_tie(CASE, &x).unwrap();
         // Without the mean of the batch nothing is left of equal tokens: all latents are 0.
-        let equal = Tensor::ones([8, D_IN], (Kind::Float, Device::Cpu));
+        let equal = Tensor::ones([8, CASE.d_in], (Kind::Float, Device::Cpu));
         assert_eq!(tokens_without_tie(CASE, &equal).unwrap().size(), [0]);
         assert!(clear.size()[0] > CASE.n_tokens / 2);
     }

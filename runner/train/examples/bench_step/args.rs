@@ -8,12 +8,16 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use tch::Device;
 
+/// Width of SmolLM2-135M's residual stream.
+const D_IN: i64 = 576;
+
 /// The options.
 pub(crate) struct Args {
+    d_in: i64,
     n_tokens: Vec<i64>,
     num_latents: Vec<i64>,
     k: Vec<i64>,
-    encoder_dtype: EncoderDtype,
+    pub(crate) encoder_dtype: EncoderDtype,
     pub(crate) rounds: usize,
     pub(crate) threads: i32,
     pub(crate) device: Device,
@@ -38,6 +42,7 @@ pub(crate) enum Task {
 impl Args {
     pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let mut parsed = Self {
+            d_in: D_IN,
             n_tokens: vec![1024, 8192],
             num_latents: vec![4608, 18432],
             k: vec![32, 128],
@@ -65,6 +70,7 @@ impl Args {
                 }
                 "--device" => parsed.device = parse_device(value()?)?,
                 "--smoke" => parsed.make_small(),
+                "--d-in" => parsed.d_in = value()?.parse()?,
                 "--n" => parsed.n_tokens = list(value()?)?,
                 "--latents" => parsed.num_latents = list(value()?)?,
                 "--k" => parsed.k = list(value()?)?,
@@ -97,6 +103,7 @@ impl Args {
         for &n_tokens in &self.n_tokens {
             for &num_latents in &self.num_latents {
                 cases.extend(self.k.iter().map(|&k| Case {
+                    d_in: self.d_in,
                     n_tokens,
                     num_latents,
                     k,

@@ -1,8 +1,8 @@
 //! No figure without it: gradients against autograd through dense latents, and the FVU of some updates
 //! against updates that are written down as the paper has them.
 
+use crate::Result;
 use crate::measure::{Case, activations, config};
-use crate::{D_IN, Result};
 use sae::{Objective, Sae, SaeConfig};
 use sae_run_train::Stepper;
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub(crate) fn check(case: Case, device: Device) -> Result<Gate> {
         n_tokens: case.n_tokens.min(MOST_TOKENS),
         ..case
     };
-    let x = activations(case.n_tokens, device)?;
+    let x = activations(case, device)?;
     let gate = Gate {
         gradient: gradient_difference(case, &x)?,
         fvu: fvu_difference(case, &x)?,
@@ -42,7 +42,7 @@ pub(crate) fn check(case: Case, device: Device) -> Result<Gate> {
 
 /// Before the first update on `x`.
 pub(crate) fn fresh(case: Case, x: &Tensor) -> Result<Sae> {
-    let sizes = [D_IN, case.num_latents, case.k].map(|n| n as usize);
+    let sizes = [case.d_in, case.num_latents, case.k].map(|n| n as usize);
     let mut sae = Sae::new(SaeConfig::topk(sizes[0], sizes[1], sizes[2]), 0, x.device())?;
     sae.b_dec = x.f_mean_dim(0, false, Kind::Float)?;
     Ok(sae)
@@ -94,7 +94,7 @@ pub(crate) fn largest_difference(ours: &[&Tensor], theirs: &[Tensor]) -> f64 {
 
 /// The largest of the updates'.
 fn fvu_difference(case: Case, x: &Tensor) -> Result<f64> {
-    let mut stepper = Stepper::new(&config(case), D_IN as usize, x.device())?;
+    let mut stepper = Stepper::new(&config(case), case.d_in as usize, x.device())?;
     let mut reference = Reference::new(case, x)?;
     let mut largest = 0f64;
     for _ in 0..N_UPDATES {

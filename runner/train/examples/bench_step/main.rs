@@ -1,22 +1,27 @@
 //! Measures an SAE's optimizer update in encoder products, after a check of correctness (the gate).
 //!
 //! ```text
-//! cargo run -p sae-run-train --example bench_step -- [--smoke] [--n 1024,8192]
+//! cargo run -p sae-run-train --example bench_step -- [--smoke] [--d-in 576] [--n 1024,8192]
 //!     [--latents 4608,18432] [--k 32,128] [--encoder-dtype auto] [--rounds 5] [--threads 2] [--device cpu]
 //!     [--json FILE]
 //! cargo run -p sae-run-train --example bench_step -- --reference FOLDER [sizes as above]
 //! cargo run -p sae-run-train --example bench_step -- --agree-with FOLDER --device cuda [as above]
 //! cargo run -p sae-run-train --example bench_step -- --look --device cuda
-//! cargo run -p sae-run-train --example bench_step -- --serve --threads 2
+//! cargo run -p sae-run-train --example bench_step -- --serve [--device cuda] [--encoder-dtype auto] [--threads 2]
 //! ```
 //!
-//! An encoder product is `[n, 576] x [576, num_latents]` into memory that is there already: 2 n d F
+//! An encoder product is `[n, d_in] x [d_in, num_latents]` into memory that is there already: 2 n d F
 //! operations. It is timed right before and right after every update, and the ratio is that of one
 //! round, so that other programs on the machine slow both down alike. `--reference` writes the first
 //! updates of each case into a folder, and `--agree-with` compares another device, or other kernels, with
 //! them before it measures: `runner/bench/bench_gpu.py` does both. `--look` only checks whether the device is
 //! there.
-//! `--serve` waits for requests of `runner/bench/bench_peer.py` on standard input, one JSON a line.
+//! `--serve` waits for requests of `runner/bench/bench_peer.py` and `runner/bench/gpu/updates.py` on standard
+//! input, one JSON a line. Many SAEs can be measured one after the other; each has the width of the activations
+//! that come with it.
+//!
+//! The gate takes the first 512 tokens at the most: its reference keeps latents as dense matrices,
+//! `[512, num_latents]`.
 
 mod agree;
 mod args;
@@ -29,7 +34,7 @@ use args::{Args, Task};
 use fault::Remedy;
 use lm::LmError;
 use measure::{Case, Measured};
-use sae::UpdateShape;
+use sae::{Unusable, UpdateShape};
 use sae_run_train::use_faster_kernels;
 use serde_json::{Value, json};
 use std::error::Error;
@@ -39,9 +44,6 @@ use std::process::ExitCode;
 use tch::Device;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-/// Width of SmolLM2-135M's residual stream.
-const D_IN: i64 = 576;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -66,7 +68,7 @@ fn run(args: &Args) -> Result<()> {
             say(&machine::describe().text);
             Ok(())
         }
-        Task::Serve => serve::serve(),
+        Task::Serve => serve::serve(args),
     }
 }
 
@@ -89,7 +91,10 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
     ));
     let mut measured = Vec::new();
     for case in args.cases() {
-        let kernels = use_kernels(case, *device);
+        let kernels = use_kernels(case, *device).unwrap_or_else(|error| {
+            say(&format!("no kernels of the project: {error}"));
+            Vec::new()
+        });
         // No figure without them.
         let gate = gate::check(case, *device)?;
         let agreement = agree_with.map(|folder| agree::check(case, *device, folder));
@@ -112,19 +117,16 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
 }
 
 /// On a GPU, the project's kernels that are faster there than libtorch; their names.
-fn use_kernels(case: Case, device: Device) -> Vec<&'static str> {
+fn use_kernels(case: Case, device: Device) -> std::result::Result<Vec<&'static str>, Unusable> {
     let [n_tokens, num_latents, d_in, k] =
-        [case.n_tokens, case.num_latents, D_IN, case.k].map(|n| n as usize);
+        [case.n_tokens, case.num_latents, case.d_in, case.k].map(|n| n as usize);
     let shape = UpdateShape {
         n_tokens,
         num_latents,
         d_in,
         k,
     };
-    use_faster_kernels(device, shape).unwrap_or_else(|error| {
-        say(&format!("no kernels of the project: {error}"));
-        Vec::new()
-    })
+    use_faster_kernels(device, shape)
 }
 
 fn write_json(path: &Path, record: &Value) -> Result<()> {

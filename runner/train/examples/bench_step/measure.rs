@@ -1,7 +1,7 @@
 //! An update in encoder products, round by round.
 
+use crate::Result;
 use crate::gate::Gate;
-use crate::{D_IN, Result};
 use plan::{EncoderDtype, TrainConfig};
 use sae::with_seed;
 use sae_run_train::Stepper;
@@ -12,11 +12,21 @@ use tch::{Cuda, Device, Kind, Tensor};
 /// Sizes of one measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Case {
+    pub(crate) d_in: i64,
     pub(crate) n_tokens: i64,
     pub(crate) num_latents: i64,
     pub(crate) k: i64,
     pub(crate) encoder_dtype: EncoderDtype,
 }
+
+/// Of a matrix product whose speed is that of the machine.
+const PROBE: Case = Case {
+    d_in: 576,
+    n_tokens: 2048,
+    num_latents: 2304,
+    k: 1,
+    encoder_dtype: EncoderDtype::Float32,
+};
 
 /// What was measured of a case, by round.
 #[derive(Debug, Serialize)]
@@ -40,12 +50,12 @@ pub(crate) fn config(case: Case) -> TrainConfig {
     }
 }
 
-/// Normal, with a different mean in each dimension; always the same, on every device. `[n_tokens, D_IN]`.
-pub(crate) fn activations(n_tokens: i64, device: Device) -> Result<Tensor> {
+/// Normal, with a different mean in each dimension; always the same, on every device. `[n_tokens, d_in]`.
+pub(crate) fn activations(case: Case, device: Device) -> Result<Tensor> {
     let options = (Kind::Float, Device::Cpu);
     let x = with_seed(1, || {
-        let mean = Tensor::randn([D_IN], options);
-        Tensor::randn([n_tokens, D_IN], options) + mean
+        let mean = Tensor::randn([case.d_in], options);
+        Tensor::randn([case.n_tokens, case.d_in], options) + mean
     });
     Ok(x.f_to_device(device)?)
 }
@@ -76,10 +86,11 @@ pub(crate) struct EncoderProduct {
 impl EncoderProduct {
     pub(crate) fn new(x: &Tensor, num_latents: i64) -> Result<Self> {
         let options = (Kind::Float, x.device());
+        let (n_tokens, d_in) = x.size2()?;
         Ok(Self {
             x: x.shallow_clone(),
-            weight: Tensor::f_ones([num_latents, D_IN], options)?,
-            out: Tensor::f_zeros([x.size()[0], num_latents], options)?,
+            weight: Tensor::f_ones([num_latents, d_in], options)?,
+            out: Tensor::f_zeros([n_tokens, num_latents], options)?,
         })
     }
 
@@ -93,18 +104,18 @@ impl EncoderProduct {
 
 /// Speed of a matrix product of fixed size, the fastest of some.
 pub(crate) fn probe_gflops(device: Device) -> Result<f64> {
-    let x = activations(2048, device)?;
-    let product = EncoderProduct::new(&x, 2304)?;
+    let x = activations(PROBE, device)?;
+    let product = EncoderProduct::new(&x, PROBE.num_latents)?;
     let seconds = (0..5).map(|_| product.seconds());
     let fastest = seconds.collect::<Result<Vec<f64>>>()?;
     let fastest = fastest.into_iter().fold(f64::INFINITY, f64::min);
-    Ok((2 * 2048 * 2304 * D_IN) as f64 / fastest / 1e9)
+    Ok((2 * PROBE.n_tokens * PROBE.num_latents * PROBE.d_in) as f64 / fastest / 1e9)
 }
 
 pub(crate) fn measure(case: Case, device: Device, n_rounds: usize) -> Result<Measured> {
-    let x = activations(case.n_tokens, device)?;
+    let x = activations(case, device)?;
     let product = EncoderProduct::new(&x, case.num_latents)?;
-    let mut stepper = Stepper::new(&config(case), D_IN as usize, device)?;
+    let mut stepper = Stepper::new(&config(case), case.d_in as usize, device)?;
     // What is made once: the optimizer's memory, libtorch's threads, what CUDA keeps.
     stepper.step(&x)?;
     product.seconds()?;

@@ -1,14 +1,15 @@
-//! One arm of `runner/bench/bench_peer.py`, which asks for one update at a time.
+//! One arm of `runner/bench/bench_peer.py` and `runner/bench/gpu/updates.py`, which ask for one update at a time.
 
+use crate::args::Args;
 use crate::measure::{Case, EncoderProduct, config, probe_gflops, seconds_of};
-use crate::{D_IN, Result, say};
-use plan::EncoderDtype;
+use crate::{Result, say, use_kernels};
+use lm::{device_memory, forget_peak};
 use sae::{Objective, tensors_by_name, write_safetensors};
 use sae_run_train::{Stepper, machine};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// One line of standard input.
 #[derive(Deserialize)]
@@ -26,6 +27,8 @@ enum Request {
     Step,
     /// One encoder product.
     Product,
+    /// Give up the SAE.
+    Close,
     /// Speed of a matrix product of fixed size.
     Probe,
 }
@@ -33,19 +36,30 @@ enum Request {
 struct Arm {
     x: Tensor,
     stepper: Stepper,
-    product: EncoderProduct,
-    k: usize,
+    /// Made when it is first asked for: it takes much memory.
+    product: Option<EncoderProduct>,
+    case: Case,
 }
 
-pub(crate) fn serve() -> Result<()> {
+pub(crate) fn serve(args: &Args) -> Result<()> {
     let mut arm = None;
     for line in std::io::stdin().lines() {
         let answer = match (serde_json::from_str(&line?)?, &mut arm) {
-            (Request::Open { x, num_latents, k }, arm) => open(arm, &x, num_latents, k)?,
-            (Request::Probe, _) => json!({ "gflops": probe_gflops(Device::Cpu)? }),
+            (Request::Open { x, num_latents, k }, arm) => {
+                // The memory of the one before.
+                *arm = None;
+                let (opened, answer) = open(args, &x, (num_latents, k))?;
+                *arm = Some(opened);
+                answer
+            }
+            (Request::Close, arm) => {
+                *arm = None;
+                json!({})
+            }
+            (Request::Probe, _) => json!({ "gflops": probe_gflops(args.device)? }),
             (Request::Gradients { path }, Some(arm)) => gradients(arm, &path)?,
             (Request::Step, Some(arm)) => step(arm)?,
-            (Request::Product, Some(arm)) => json!({ "wall_s": arm.product.seconds()? }),
+            (Request::Product, Some(arm)) => product(arm)?,
             (_, None) => return Err("`open` comes first".into()),
         };
         say(&answer.to_string());
@@ -53,23 +67,30 @@ pub(crate) fn serve() -> Result<()> {
     Ok(())
 }
 
-fn open(arm: &mut Option<Arm>, x: &Path, num_latents: i64, k: i64) -> Result<Value> {
-    // The memory of the one before.
-    *arm = None;
+fn open(args: &Args, x: &Path, (num_latents, k): (i64, i64)) -> Result<(Arm, Value)> {
     let x = tensors_by_name(x)?.remove("x").ok_or("no tensor `x`")?;
+    let (n_tokens, d_in) = x.size2()?;
     let case = Case {
-        n_tokens: x.size()[0],
+        d_in,
+        n_tokens,
         num_latents,
         k,
-        encoder_dtype: EncoderDtype::default(),
+        encoder_dtype: args.encoder_dtype,
     };
-    *arm = Some(Arm {
-        stepper: Stepper::new(&config(case), D_IN as usize, Device::Cpu)?,
-        product: EncoderProduct::new(&x, num_latents)?,
-        k: k as usize,
-        x,
+    let kernels = use_kernels(case, args.device);
+    forget_peak(args.device)?;
+    let arm = Arm {
+        stepper: Stepper::new(&config(case), d_in as usize, args.device)?,
+        product: None,
+        x: x.f_to_device(args.device)?,
+        case,
+    };
+    let answer = json!({
+        "libtorch": machine().library,
+        "kernels": kernels.as_ref().ok(),
+        "no_kernels": kernels.as_ref().err().map(ToString::to_string),
     });
-    Ok(json!({ "libtorch": machine().library }))
+    Ok((arm, answer))
 }
 
 fn gradients(arm: &Arm, path: &Path) -> Result<Value> {
@@ -86,7 +107,7 @@ fn gradients(arm: &Arm, path: &Path) -> Result<Value> {
     let variance = x.f_sub(&mean)?.f_square()?.f_sum(Kind::Double)?;
     sae.b_dec = mean;
     sae.normalize_decoder()?;
-    let mut backward = sae.backward(x, x, &Objective::squared_error(arm.k))?;
+    let mut backward = sae.backward(x, x, &Objective::squared_error(arm.case.k as usize))?;
     backward.gradients.scale(&variance)?;
     let names = sae.named_weights().into_iter().map(|(name, _)| name);
     let tensors: Vec<_> = names.zip(backward.gradients.tensors()).collect();
@@ -94,8 +115,21 @@ fn gradients(arm: &Arm, path: &Path) -> Result<Value> {
     Ok(json!({}))
 }
 
+/// With the most memory that tensors had since the SAE was begun, where that is counted.
 fn step(arm: &mut Arm) -> Result<Value> {
-    let wall_s = seconds_of(Device::Cpu, || Ok(arm.stepper.step(&arm.x)?))?;
+    let device = arm.x.device();
+    let wall_s = seconds_of(device, || Ok(arm.stepper.step(&arm.x)?))?;
     let stats = arm.stepper.take_stats()?.ok_or("there was an update")?;
-    Ok(json!({ "wall_s": wall_s, "fvu": stats.fvu() }))
+    let peak_bytes = device_memory(device)?.map(|memory| memory.most);
+    Ok(json!({ "wall_s": wall_s, "fvu": stats.fvu(), "peak_bytes": peak_bytes }))
+}
+
+fn product(arm: &mut Arm) -> Result<Value> {
+    let product = match arm.product.take() {
+        Some(product) => product,
+        None => EncoderProduct::new(&arm.x, arm.case.num_latents)?,
+    };
+    let wall_s = product.seconds()?;
+    arm.product = Some(product);
+    Ok(json!({ "wall_s": wall_s }))
 }
