@@ -22,7 +22,7 @@ pub(super) fn mistakes() {
     let _ = &unjoined * 2.0;
     side.join().unwrap();
     let _ = &unjoined * 3.0;
-    // Not told to the allocator.
+    // The allocator does not know of it.
     drop(unjoined);
     let mut written = x.copy();
     let read = side.run(|| &written + 1.0).unwrap();

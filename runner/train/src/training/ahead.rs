@@ -29,7 +29,7 @@ struct Overlap {
 enum Phase {
     /// The first pass is still to come.
     First,
-    /// It takes so many bytes, and the first update is still to come.
+    /// Its memory is known, and the first update is still to come.
     Measured { forward_bytes: i64 },
     /// There is.
     On,
