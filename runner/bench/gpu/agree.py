@@ -131,7 +131,8 @@ def overlap(part: Part) -> None:
         notes = re.findall(r"^(?:forward passes do not|memory:).*$", workspace.worker_logs(), re.MULTILINE)
         part.record[name] = notes
     is_same = len(saes[0]) >= len(LONG_JOBS) and saes[0] == saes[1]
-    part.note("overlap", is_same, f"{len(saes[0])} SAEs, {'the same' if is_same else 'other'} bits; {part.record['together']}")
+    bits = "the same" if is_same else "other"
+    part.note("overlap", is_same, f"{len(saes[0])} SAEs, {bits} bits; {part.record['together']}")
 
 
 def one_rank(part: Part) -> None:
