@@ -44,6 +44,7 @@ mod report;
 mod retries;
 mod rounds;
 mod run;
+mod schema;
 mod secrets;
 mod sparsify_options;
 mod special_files;

@@ -14,7 +14,7 @@ mod show;
 mod sweep;
 
 use args::{Args, Command};
-use commands::{data, doctor, encode, eval, hookpoints, plan, recipes, rm, verify_resume};
+use commands::{data, doctor, encode, eval, hookpoints, plan, recipes, rm, schema, verify_resume};
 use error::CliError;
 use show::{job, ls, report, sql};
 use std::future::Future;
@@ -47,6 +47,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Publish(args)) => block_on(publish::publish(&args)),
         Some(Command::Rm(rm)) => block_on(rm::rm(&rm)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
+        Some(Command::Schema) => schema::schema(),
         Some(Command::Completions { shell }) => {
             args::print_completions(shell);
             Ok(0)

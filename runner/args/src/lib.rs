@@ -95,6 +95,8 @@ pub enum Command {
     Rm(RmArgs),
     /// Say what was found on this machine: libtorch, devices, engine, folders, database.
     Doctor(DoctorArgs),
+    /// Print the JSON schema of sweep files, for editors.
+    Schema,
     /// Print completions for a shell.
     Completions {
         /// The shell.

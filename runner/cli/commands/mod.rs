@@ -9,4 +9,5 @@ pub(crate) mod plan;
 pub(crate) mod plan_diff;
 pub(crate) mod recipes;
 pub(crate) mod rm;
+pub(crate) mod schema;
 pub(crate) mod verify_resume;

@@ -4,11 +4,12 @@ use crate::{
     Activation, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, LossFn, OnBadRow, Optimizer,
     TokenizerClass,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// Folder of a Hugging Face model (config.json, model.safetensors, tokenizer.json), or the id of

@@ -1,6 +1,7 @@
 //! A data set, as the user names it.
 
 use crate::{PlanError, RowRange, SplitPart};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -48,21 +49,24 @@ impl DatasetRequest {
 
 /// Further arguments of `load_dataset`: `name`, `data_dir`, `data_files` (one or a list) and
 /// `revision`. Written as a table, or as sparsify has it: `name=en,data_dir=articles`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(with = "WrittenArgs")]
 pub struct DataArgs(Map<String, Value>);
+
+/// How they are written.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a table, or text like `name=en`")]
+enum WrittenArgs {
+    Table(Map<String, Value>),
+    Text(String),
+}
 
 impl<'de> Deserialize<'de> for DataArgs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a table, or text like `name=en`")]
-        enum Written {
-            Table(Map<String, Value>),
-            Text(String),
-        }
-        let mut args = match Written::deserialize(deserializer)? {
-            Written::Table(args) => args,
-            Written::Text(text) => parse_args(&text).map_err(serde::de::Error::custom)?,
+        let mut args = match WrittenArgs::deserialize(deserializer)? {
+            WrittenArgs::Table(args) => args,
+            WrittenArgs::Text(text) => parse_args(&text).map_err(serde::de::Error::custom)?,
         };
         // A configuration or a folder may be called `2024`.
         for value in args.values_mut().filter(|value| value.is_number()) {
@@ -178,7 +182,7 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 /// What to do about a row that cannot be used: broken JSON, no text, too few token ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadRow {
     /// End with an error that names it.
@@ -189,7 +193,7 @@ pub enum OnBadRow {
 }
 
 /// What makes a model's tokenizer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenizerClass {
     /// tokenizer.json as it is.
@@ -201,7 +205,7 @@ pub enum TokenizerClass {
 }
 
 /// The width of the token ids in a `.bin` file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BinDtype {
     /// uint16, as sparsify; uint32 for vocabularies of more than 65 536.

@@ -4,6 +4,7 @@
 //! No IO, no torch, no async: everything here is a value or a function of values.
 //!
 //! - `config.rs`: all settings of training; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
+//! - `schema.rs`: the same for editors
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
@@ -32,6 +33,7 @@ mod owners;
 mod recipe;
 pub mod runs_layout;
 mod schedule;
+mod schema;
 mod split;
 mod stream;
 mod sweep;
@@ -60,6 +62,7 @@ pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use schedule::{k_at, linear_schedule};
+pub use schema::sweep_schema;
 pub use split::{RowRange, SplitPart};
 pub use stream::{Plan, Stream, StreamKey, group_streams};
 pub use sweep::{

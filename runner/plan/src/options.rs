@@ -1,9 +1,10 @@
 //! Settings that are one of a few names.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How the pre-activations become sparse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
     /// ReLU, then the `k` largest a token.
@@ -14,7 +15,7 @@ pub enum Activation {
 }
 
 /// What is minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LossFn {
     /// Fraction of variance unexplained: squared error over total variance.
@@ -34,7 +35,7 @@ impl LossFn {
 }
 
 /// How the weights are updated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
     /// Schedule-free sign descent with momentum 0.95.
@@ -47,7 +48,7 @@ pub enum Optimizer {
 }
 
 /// What finds the active latents in training.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EncoderDtype {
     /// `bfloat16` on a GPU, `float32` on a CPU.
@@ -71,7 +72,7 @@ impl EncoderDtype {
 }
 
 /// What the language model computes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// The checkpoint's own on a GPU, with `load_in_8bit` float16; on a CPU float32, unless the

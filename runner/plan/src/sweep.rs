@@ -1,6 +1,7 @@
 //! A sweep as the user wrote it, after all layers of configuration are merged.
 
 use crate::TrainConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -8,7 +9,7 @@ use serde_json::{Map, Value, json};
 const MOST_PROCESSES: usize = 4096;
 
 /// One sweep file, merged with the layers below and above it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sweep {
     /// Name; also its folder below the runs folder.
@@ -37,7 +38,7 @@ pub struct Sweep {
 }
 
 /// What a recipe may use of the machine; `None`: the host's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecipeLimits {
     /// Instructions, in wasmtime's fuel.
@@ -57,7 +58,7 @@ pub struct RecipeLimits {
 }
 
 /// How workers are started.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Launch {
     /// What starts a worker.
@@ -89,7 +90,7 @@ pub struct Launch {
 }
 
 /// What starts a worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Launcher {
     /// A child process on this machine.
@@ -100,8 +101,9 @@ pub enum Launcher {
 }
 
 /// Processes that torchrun starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "NprocValue", into = "NprocValue")]
+#[schemars(with = "NprocValue")]
 pub enum Nproc {
     /// `gpu`: one for each GPU.
     #[default]
@@ -111,7 +113,7 @@ pub enum Nproc {
 }
 
 /// How it is written.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum NprocValue {
     Count(usize),
