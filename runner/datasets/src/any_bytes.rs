@@ -121,6 +121,8 @@ proptest! {
         let content = [&lines[..first], &one_line, b"\n", &lines[first..]].concat();
         let read = Sample::new(&[("a.jsonl", &content)]).skip().texts().unwrap();
         prop_assert_eq!(&read[..1], &rows[..1]);
-        prop_assert!(read.ends_with(&rows[1..]) && read.len() <= rows.len() + 1);
+        // Several objects on a line are several rows.
+        let n_objects = one_line.iter().filter(|byte| **byte == b'{').count();
+        prop_assert!(read.ends_with(&rows[1..]) && read.len() <= rows.len() + n_objects);
     }
 }
