@@ -74,6 +74,13 @@ fn run(workspace: &Workspace, log: &str, args: &[&str]) -> Outcome {
     finish(command(workspace, log, args))
 }
 
+/// What the workers of all streams have said.
+fn worker_logs(workspace: &Workspace) -> String {
+    let streams = fs::read_dir(workspace.path("runs/tiny/.streams")).unwrap();
+    let logs = streams.map(|stream| stream.unwrap().path().join("worker.log"));
+    logs.map(|log| fs::read_to_string(log).unwrap()).collect()
+}
+
 /// Reads the log of the worker.
 #[track_caller]
 fn log_of(workspace: &Workspace, log: &str) -> Log {

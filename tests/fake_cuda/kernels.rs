@@ -1,7 +1,7 @@
 //! The project's own kernels on the device that is not there: compiled by the real NVRTC, run on the host.
 
 use super::log::Log;
-use super::{DEVICE, ON_DEVICE, SHORT, command};
+use super::{DEVICE, ON_DEVICE, SHORT, command, worker_logs};
 use crate::common::{Workspace, finish, with_jobs};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -35,10 +35,6 @@ fn cached(workspace: &Workspace, end: &str) -> Vec<PathBuf> {
     paths
         .filter(|path| path.to_str().unwrap().ends_with(end))
         .collect()
-}
-
-fn worker_log(workspace: &Workspace) -> String {
-    fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap()
 }
 
 #[test]
@@ -94,7 +90,7 @@ fn trains_without(variable: (&str, &str), reason: &str) {
     let mut command = command(&workspace, "log", &ON_DEVICE);
     command.env(variable.0, variable.1);
     finish(command).succeeds();
-    let log = worker_log(&workspace);
+    let log = worker_logs(&workspace);
     assert!(log.contains(reason), "no `{reason}`: {log}");
     assert!(
         log.contains("kernels in use: libtorch's operations alone"),
@@ -125,7 +121,7 @@ fn a_cache_that_cannot_be_written_costs_a_note() {
         );
     }
     finish(command(&workspace, "log", &ON_DEVICE)).succeeds();
-    let log = worker_log(&workspace);
+    let log = worker_logs(&workspace);
     assert!(log.contains("cannot keep the compiled kernels in"), "{log}");
 }
 
@@ -166,7 +162,7 @@ fn a_kernel_that_computes_something_else_is_left_out() {
             .env("SAE_RUN_KERNELS", "own")
             .env("FAKE_CUDA_WRONG_KERNEL", kernel);
         finish(command).succeeds();
-        let log = worker_log(&workspace);
+        let log = worker_logs(&workspace);
         let left_out = format!("kernel `{kernel}` is not used: it differs from libtorch in");
         assert!(log.contains(&left_out), "{log}");
         assert!(log.contains("kernels in use: topk, rescore,"), "{log}");
@@ -181,7 +177,7 @@ fn a_check_that_finds_no_memory_costs_its_kernel() {
         let mut command = command(&workspace, "log", &ON_DEVICE);
         command.env("FAKE_CUDA_MEMORY", bytes);
         finish(command).exits(code);
-        let log = worker_log(&workspace);
+        let log = worker_logs(&workspace);
         assert!(log.contains("kernel `topk` is not used: "), "{log}");
         assert!(log.contains("CUDA out of memory"), "{log}");
         for word in ["frame #", "panicked"] {

@@ -1,10 +1,9 @@
 //! What `dtype = "auto"` becomes, as a worker's log says: by the checkpoint, on a CPU and on GPUs of two kinds.
 
-use super::{ON_DEVICE, command};
+use super::{ON_DEVICE, command, worker_logs};
 use crate::bad_model::{edit_config, with_model};
 use crate::common::{Workspace, finish};
 use serde_json::json;
-use std::fs;
 
 /// Without instructions for bfloat16, and with them.
 const CAPABILITIES: [&str; 2] = ["75", "90"];
@@ -17,7 +16,7 @@ fn checkpoint_in(stored: &str) -> Workspace {
 
 #[track_caller]
 fn check(workspace: &Workspace, computed_in: &str) {
-    let log = fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap();
+    let log = worker_logs(workspace);
     let expected = format!("blocks in {computed_in}, linear weights of");
     assert!(log.contains(&expected), "no `{expected}`: {log}");
 }

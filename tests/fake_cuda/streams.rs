@@ -1,10 +1,9 @@
 //! A second stream: work whose order no event says, and forward passes next to updates.
 
 use super::log::Log;
-use super::{DEVICE, ON_DEVICE, SHORT, command, log_of, on, part};
+use super::{DEVICE, ON_DEVICE, SHORT, command, log_of, on, part, worker_logs};
 use crate::common::{Workspace, finish, with_jobs};
 use lm::{SideStream, device_memory, forget_peak, used_here};
-use std::fs;
 use tch::{Kind, Tensor};
 
 /// What a process with the device does: right at first, then with each mistake once.
@@ -65,13 +64,6 @@ fn work_in_no_order_is_written_down() {
 fn what_tensors_take_is_counted() {
     let workspace = Workspace::unprepared();
     part(&workspace, "memory").0.succeeds();
-}
-
-/// Of all streams.
-fn worker_logs(workspace: &Workspace) -> String {
-    let streams = fs::read_dir(workspace.path("runs/tiny/.streams")).unwrap();
-    let logs = streams.map(|stream| stream.unwrap().path().join("worker.log"));
-    logs.map(|log| fs::read_to_string(log).unwrap()).collect()
 }
 
 /// How often the device has started a stream's work: passes that were begun early are on the second one.

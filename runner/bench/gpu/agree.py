@@ -100,12 +100,11 @@ def kinds(part: Part) -> None:
     on_device = Workspace(part.scratch / "device", part.programs).write(SHORT, jobs)
     on_cpu.train("cpu")
     on_device.train(part.device, kernels="aten" if part.is_cpu else "own")
-    tolerance = {kind["name"]: kind.get("tolerance", CLOSE) for kind in kinds}
     pairs = list(zip(on_device.rows(), on_cpu.rows(), strict=True))
     for kind in kinds:
         of_kind = [pair for pair in pairs if pair[1]["job"] == kind["name"]]
         worst = max(abs(a[column] / b[column] - 1) for a, b in of_kind for column in ("fvu", "fvu_eval"))
-        most = tolerance[kind["name"]]
+        most = kind.get("tolerance", CLOSE)
         part.note(kind["name"], worst < most, f"FVU differs by {worst:.1e}, at most {most:.0e}")
     notes = re.findall(r"^.*kernels? .*$", on_device.worker_logs(), re.MULTILINE)
     part.record["kernels"] = sorted(set(notes))

@@ -38,7 +38,7 @@ HEADER = """\
 
 
 def slowest(path: Path) -> list[str] | str:
-    """The names of two kernels, or why there are none."""
+    """The names of two kernels, or the reason why no kernel was measured."""
     if not path.exists():
         return f"part 1 left no `{path.name}`"
     report = json.loads(path.read_text(encoding="utf-8"))

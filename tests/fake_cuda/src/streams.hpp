@@ -28,7 +28,7 @@ inline void join(Clock& clock, const Clock& other) {
   }
 }
 
-// A use of memory: the stream, and the how manieth piece of its work.
+// A use of memory: the stream, and and which piece of its work it is, from 1.
 struct Use {
   StreamId stream = kDefault;
   uint64_t number = 0;

@@ -45,22 +45,12 @@ impl Ahead {
         if !order.overlap_forward {
             return Ok(Self::default());
         }
-        let obstacle = if order.key.loss_fn.is_end_to_end() {
-            Some("SAEs that train on the model's output are in its forward pass")
-        } else if order.key.load_in_8bit {
-            Some("the host waits within an 8-bit forward pass")
-        } else if !ranks.sums_are_complete() {
-            Some("several processes train together")
-        } else {
-            None
-        };
-        let side = match obstacle {
-            None => SideStream::new(device)?,
-            Some(_) => None,
-        };
-        let Some(side) = side else {
-            let obstacle = obstacle.unwrap_or("the CPU has no streams");
+        if let Some(obstacle) = obstacle(order, ranks) {
             say_why_not(obstacle);
+            return Ok(Self::default());
+        }
+        let Some(side) = SideStream::new(device)? else {
+            say_why_not("the CPU has no streams");
             return Ok(Self::default());
         };
         Ok(Self(Some(Overlap {
@@ -80,15 +70,14 @@ impl Ahead {
         let Some(overlap) = &mut self.0 else {
             return stream.forward(pass);
         };
-        match overlap.begun.take() {
-            Some((begun, forward)) if begun == pass => {
-                overlap.side.join()?;
-                for tensor in forward.iter().flat_map(Forward::tensors) {
-                    used_here(tensor)?;
-                }
-                return Ok(forward);
+        if let Some((begun, forward)) = overlap.begun.take()
+            && begun == pass
+        {
+            overlap.side.join()?;
+            for tensor in forward.iter().flat_map(Forward::tensors) {
+                used_here(tensor)?;
             }
-            _ => {}
+            return Ok(forward);
         }
         match overlap.phase {
             Phase::First => overlap.measure(stream, pass),
@@ -159,6 +148,19 @@ impl Drop for Overlap {
     fn drop(&mut self) {
         // The model must outlive a pass that is not used. A failure shows in the next call of libtorch.
         let _ = self.side.join();
+    }
+}
+
+/// Why the passes of `order` do not overlap updates on any device.
+fn obstacle(order: &Order, ranks: &dyn Ranks) -> Option<&'static str> {
+    if order.key.loss_fn.is_end_to_end() {
+        Some("SAEs that train on the model's output are in its forward pass")
+    } else if order.key.load_in_8bit {
+        Some("the host waits within an 8-bit forward pass")
+    } else if !ranks.sums_are_complete() {
+        Some("several processes train together")
+    } else {
+        None
     }
 }
 
