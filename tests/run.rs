@@ -1,7 +1,7 @@
 //! A sweep from its file to its results, and again.
 
 use crate::common::{Files, Workspace, fixture, text, tiny_sweep_with};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -303,4 +303,33 @@ fn quiet_draws_no_progress_and_still_gives_results() {
     let outcome = workspace.run(&["tiny.toml", "--quiet"]).succeeds();
     assert_eq!(outcome.stderr, "all 2 jobs are done\n");
     assert_eq!(outcome.stdout.lines().count(), 2 + 3);
+}
+
+#[test]
+fn progress_for_programs_is_json_on_standard_output() {
+    let workspace = Workspace::with_small_sweep();
+    let lines = || -> Vec<Value> {
+        let outcome = workspace
+            .run(&["tiny.toml", "--progress", "json"])
+            .succeeds();
+        let lines = outcome.stdout.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let first = lines();
+    let n_jobs = first[0]["n_jobs"].as_u64().unwrap();
+    let runs_dir = json!("runs");
+    let plan = |n_done| json!({"event": "plan", "sweep": "tiny", "runs_dir": runs_dir, "n_jobs": n_jobs, "n_done": n_done});
+    let end = json!({"event": "end", "exit_code": 0});
+    assert_eq!(first[0], plan(0));
+    assert_eq!(first.last(), Some(&end));
+    let number_of = |event: &str| first.iter().filter(|line| line["event"] == event).count() as u64;
+    assert_eq!(number_of("job_done"), n_jobs);
+    let of_workers: Vec<_> = first.iter().filter(|line| line["seq"].is_u64()).collect();
+    assert!(of_workers.iter().all(|line| line["stream_id"].is_string()));
+    for event in ["started", "ready", "metric", "progress", "checkpoint"] {
+        assert!(number_of(event) > 0, "no {event}");
+    }
+    assert_eq!(lines(), [plan(n_jobs), end.clone()]);
 }

@@ -30,7 +30,9 @@ pub use past::{
 };
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
-pub use sweep::{PlanArgs, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs};
+pub use sweep::{
+    PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
+};
 pub use train::TrainArgs;
 
 /// The program's name, as users type it.

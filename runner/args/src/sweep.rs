@@ -58,6 +58,24 @@ pub struct RunOptions {
     /// Draw no progress.
     #[arg(long, short)]
     pub quiet: bool,
+    /// How progress is shown: `auto` draws bars in a terminal and prints a line now and then elsewhere; `json` prints
+    /// the plan, each event of a worker and the end on standard output, one object a line, and nothing else.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "auto",
+        conflicts_with = "quiet"
+    )]
+    pub progress: ProgressArg,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProgressArg {
+    /// For people.
+    Auto,
+    /// For programs.
+    Json,
 }
 
 impl RunArgs {

@@ -28,7 +28,7 @@ use crate::run::launch::{Launcher, Leader, Processes, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
-use crate::show::progress::Progress;
+use crate::show::progress::{Line, Progress};
 use crate::show::table;
 use crate::sweep::config::{self, Origin};
 use crate::sweep::expand::{self, Expanded};
@@ -36,7 +36,7 @@ use crate::sweep::hub_access;
 use crate::sweep::next_round;
 use crate::sweep::paths::Folders;
 use args::TrainArgs;
-use args::{RunArgs, RunOptions};
+use args::{ProgressArg, RunArgs, RunOptions};
 use std::path::Path;
 use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
@@ -138,7 +138,7 @@ async fn run_expanded(
     let mut recorded = before.clone();
     let mut summary = Summary::default();
     loop {
-        summary.add(run_round(&site, expanded, &recorded, args.quiet).await?);
+        summary.add(run_round(&site, expanded, &recorded, args).await?);
         recorded = record(&store, expanded).await?;
         if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
             break;
@@ -198,16 +198,22 @@ async fn run_round(
     site: &Site<'_>,
     expanded: &Expanded,
     recorded: &RecordedPlan,
-    quiet: bool,
+    args: &RunOptions,
 ) -> Result<Summary, CliError> {
     let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
     let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
+    let quiet = args.quiet || args.progress == ProgressArg::Json;
     expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
     let scheduler = Scheduler {
         store: site.store,
         folder: site.folder,
         expanded,
-        progress: Progress::new(&expanded.plan, recorded, quiet),
+        progress: Progress::new(
+            &expanded.plan,
+            recorded,
+            &expanded.sweep.sweep.runs_dir,
+            args,
+        ),
         launcher: site.launcher,
     };
     scheduler.run(recorded).await
@@ -221,7 +227,12 @@ async fn conclude(
     summary: &Summary,
 ) -> Result<u8, CliError> {
     let results = store.results(sweep).await?;
-    if !results.is_empty() {
+    if args.progress == ProgressArg::Json {
+        Line::End {
+            exit_code: summary.exit_code(),
+        }
+        .print();
+    } else if !results.is_empty() {
         table::print(&table::results(&results))?;
     }
     let (n_done, n_jobs) = (before.progress().n_done, after.progress().n_jobs);

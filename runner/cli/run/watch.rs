@@ -111,9 +111,13 @@ impl Watch<'_> {
                 continue;
             }
             self.last_seq = event.seq;
-            self.bar.show(&event.kind);
+            self.bar.show(&event);
             match event.kind {
-                EventKind::Checkpoint { is_final: true, .. } => self.progress.job_done(),
+                EventKind::Checkpoint {
+                    job_id,
+                    is_final: true,
+                    ..
+                } => self.progress.job_done(&job_id),
                 EventKind::Unhealthy {
                     job_id,
                     sae,

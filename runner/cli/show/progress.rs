@@ -1,9 +1,11 @@
 //! Progress bars on standard error: one for the sweep, one for the running stream. If standard
-//! error is not a terminal, a line now and then instead.
+//! error is not a terminal, a line now and then instead; for programs, JSON on standard output (`--progress json`).
 
 use crate::show::table;
+use args::{ProgressArg, RunOptions};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use plan::{EventKind, Plan};
+use plan::{Event, EventKind, Plan};
+use serde::Serialize;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -14,7 +16,60 @@ use store::{JobProgress, RecordedPlan};
 enum Detail {
     Bars,
     Lines,
+    Json,
     Nothing,
+}
+
+/// What `--progress json` prints besides the events of workers, one object a line.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Line<'a> {
+    /// What there is to do; once for each round of a recipe.
+    Plan {
+        /// Name of the sweep.
+        sweep: &'a str,
+        /// The folder of the database and the checkpoints.
+        runs_dir: &'a str,
+        /// Jobs in all.
+        n_jobs: usize,
+        /// Jobs that were done before.
+        n_done: usize,
+    },
+    /// A job is trained to its end.
+    JobDone {
+        /// The job.
+        job_id: &'a str,
+    },
+    /// What people would be shown.
+    Remark {
+        /// One line.
+        message: &'a str,
+    },
+    /// Nothing follows.
+    End {
+        /// That of the program.
+        exit_code: u8,
+    },
+}
+
+impl Line<'_> {
+    pub(crate) fn print(&self) {
+        print_json(self);
+    }
+}
+
+/// An event of a worker, as in events.jsonl.
+#[derive(Serialize)]
+struct StreamEvent<'a> {
+    stream_id: &'a str,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+fn print_json(line: &impl Serialize) {
+    let text = serde_json::to_string(line).expect("plain fields serialise to JSON");
+    // A reader that is gone is not a reason to stop.
+    let _ = table::print(&(text + "\n"));
 }
 
 /// The progress of a sweep.
@@ -29,6 +84,7 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 pub(crate) struct StreamProgress {
     detail: Detail,
+    stream_id: String,
     bar: ProgressBar,
     /// Latest FVU by job and SAE.
     fvu: BTreeMap<(String, String), f64>,
@@ -40,18 +96,35 @@ pub(crate) struct StreamProgress {
 }
 
 impl Progress {
-    pub(crate) fn new(plan: &Plan, recorded: &RecordedPlan, quiet: bool) -> Self {
+    /// `runs_dir`: for programs that read on there.
+    pub(crate) fn new(
+        plan: &Plan,
+        recorded: &RecordedPlan,
+        runs_dir: &str,
+        args: &RunOptions,
+    ) -> Self {
         let detail = match () {
-            () if quiet || recorded.is_done() => Detail::Nothing,
+            () if args.progress == ProgressArg::Json => Detail::Json,
+            () if args.quiet || recorded.is_done() => Detail::Nothing,
             () if std::io::stderr().is_terminal() => Detail::Bars,
             () => Detail::Lines,
         };
         let target = match detail {
             Detail::Bars => ProgressDrawTarget::stderr(),
-            Detail::Lines | Detail::Nothing => ProgressDrawTarget::hidden(),
+            _ => ProgressDrawTarget::hidden(),
         };
         let bars = MultiProgress::with_draw_target(target);
         let JobProgress { n_done, n_jobs } = recorded.progress();
+        if detail == Detail::Json {
+            let sweep = &plan.sweep;
+            Line::Plan {
+                sweep,
+                runs_dir,
+                n_jobs,
+                n_done,
+            }
+            .print();
+        }
         let jobs = ProgressBar::new(n_jobs as u64).with_position(n_done as u64);
         let jobs = bars.add(jobs.with_style(style("{msg:20!} {bar:30} {pos}/{len} jobs")));
         label(&jobs, &plan.sweep);
@@ -73,6 +146,7 @@ impl Progress {
         }
         StreamProgress {
             detail: self.detail,
+            stream_id: stream_id.to_owned(),
             bar,
             fvu: BTreeMap::new(),
             n_steps: 0,
@@ -82,12 +156,18 @@ impl Progress {
         }
     }
 
-    pub(crate) fn job_done(&self) {
+    pub(crate) fn job_done(&self, job_id: &str) {
         self.jobs.inc(1);
+        if self.detail == Detail::Json {
+            Line::JobDone { job_id }.print();
+        }
     }
 
     /// A remark that does not tear the bars.
     pub(crate) fn say(&self, text: &str) {
+        if self.detail == Detail::Json {
+            return Line::Remark { message: text }.print();
+        }
         // A terminal that is gone is not a reason to stop.
         let printed = self.detail == Detail::Bars && self.bars.println(table::remark(text)).is_ok();
         if !printed {
@@ -103,8 +183,12 @@ impl Progress {
 
 impl StreamProgress {
     /// Shows an event of the worker.
-    pub(crate) fn show(&mut self, event: &EventKind) {
-        match event {
+    pub(crate) fn show(&mut self, event: &Event) {
+        if self.detail == Detail::Json {
+            let stream_id = &self.stream_id;
+            return print_json(&StreamEvent { stream_id, event });
+        }
+        match &event.kind {
             EventKind::Started { device, .. } => {
                 label(&self.bar, &format!("loading on {device}"));
             }
@@ -173,7 +257,7 @@ impl StreamProgress {
         match self.detail {
             Detail::Bars => self.bar.println(table::remark(message)),
             Detail::Lines => table::note(message),
-            Detail::Nothing => {}
+            Detail::Json | Detail::Nothing => {}
         }
     }
 
