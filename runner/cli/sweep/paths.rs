@@ -1,6 +1,7 @@
 //! Where things are on disk, and where names of models and data sets are looked for.
 
 use crate::error::CliError;
+use crate::installed;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -33,9 +34,12 @@ impl Folders {
         Ok(Self { cache, config })
     }
 
-    /// The Python recipe engine; `SAE_RUN_ENGINE`.
+    /// The Python recipe engine: that of `SAE_RUN_ENGINE`, of the installation, or of `make setup`.
     pub(crate) fn engine(&self) -> PathBuf {
-        folder_in("SAE_RUN_ENGINE").unwrap_or_else(|| recipe::engine_path(&self.cache))
+        let installed =
+            || installed::folder("engine").map(|dir| recipe::compiled_engine_path(&dir));
+        let given = folder_in("SAE_RUN_ENGINE").or_else(installed);
+        given.unwrap_or_else(|| recipe::engine_path(&self.cache))
     }
 
     /// Folders of ready models.

@@ -85,6 +85,14 @@ pub(crate) fn load(engine: &Engine, cache_dir: Option<&Path>, digest: &str) -> O
     })
 }
 
+/// The compiled component that is installed with this program, and as trusted as the program.
+///
+/// # Errors
+/// It is not there, or was compiled by another version.
+pub(crate) fn load_installed(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    trusted::map(engine, &File::open(path)?)
+}
+
 /// An entry that is passed over because others can write to it, or to its folder.
 pub(crate) fn distrusted(
     engine: &Engine,
@@ -181,7 +189,7 @@ mod trusted {
     use wasmtime::Engine;
     use wasmtime::component::Component;
 
-    /// Makes a component of an entry of this program's cache that is whole.
+    /// Makes a component of an entry of this program's cache that is whole, or of the one that is installed with it.
     pub(super) fn map(engine: &Engine, entry: &File) -> wasmtime::Result<Component> {
         // The file that was looked at, not what is at its path by now.
         let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
@@ -189,7 +197,7 @@ mod trusted {
         // compatibility hash (in the entry's name; wasmtime checks it again) and is whole (its
         // BLAKE3 was compared). Entries are put in place whole and never written to again. Only this
         // user and root can write to the entry and to its folder (`files::open_code`), and they could as
-        // well replace the program.
+        // well replace the program. The same holds for those who installed the program and its engine.
         unsafe { Component::deserialize_file(engine, path) }
     }
 

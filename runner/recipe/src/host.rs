@@ -34,10 +34,19 @@ pub struct HostOptions {
 }
 
 /// Where `make setup` puts the Python engine of this version of the program.
-///
-/// The name holds a hash of the engine's sources, so an engine of another version is never used by
-/// mistake and several versions can share a cache folder.
 pub fn engine_path(cache_dir: &Path) -> PathBuf {
+    let file = engine_name() + ".wasm";
+    cache_dir.join("engine").join(file)
+}
+
+/// Where an installation has it, compiled.
+pub fn compiled_engine_path(folder: &Path) -> PathBuf {
+    folder.join(engine_name() + "." + COMPILED)
+}
+
+/// It holds a hash of the engine's sources, so an engine of another version is never used by mistake and several
+/// versions can share a cache folder.
+fn engine_name() -> String {
     let mut hasher = Sha256::new();
     for text in ENGINE_INPUTS {
         hasher.update(text);
@@ -47,9 +56,31 @@ pub fn engine_path(cache_dir: &Path) -> PathBuf {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    cache_dir
-        .join("engine")
-        .join(format!("python-engine-{short}.wasm"))
+    format!("python-engine-{short}")
+}
+
+/// The kind of machine that installations are for.
+const ANY: &str = "x86_64-unknown-linux-gnu";
+
+/// The extension of a compiled component.
+pub(crate) const COMPILED: &str = "cwasm";
+
+/// Compiles a component for any processor of this machine's kind: without what only newer ones can do.
+///
+/// # Errors
+/// `bytes` are not a component.
+pub fn compile_for_any(bytes: &[u8]) -> Result<Vec<u8>, RecipeError> {
+    let mut config = config(&Limits::default());
+    let compiled = config
+        // A target that is named is not looked at for what it can do.
+        .target(ANY)
+        .and_then(|config| Engine::new(config))
+        .and_then(|engine| engine.precompile_component(bytes));
+    compiled.map_err(|source| {
+        Fault::input("the component cannot be compiled")
+            .because(source)
+            .into()
+    })
 }
 
 /// Runs recipes.
@@ -130,7 +161,7 @@ impl Host {
             Code::Python(_) => {
                 let mut python = self.python();
                 if python.is_none() {
-                    *python = cache::load(&self.engine, cache_dir, &self.engine_digest(recipe)?);
+                    *python = self.compiled_engine(recipe)?;
                 }
                 Ok(python.is_some())
             }
@@ -148,6 +179,7 @@ impl Host {
             Code::Component(bytes) => {
                 cache::distrusted(&self.engine, cache_dir, &cache::digest_of(bytes))
             }
+            Code::Python(_) if self.is_installed() => None,
             Code::Python(_) => {
                 cache::distrusted(&self.engine, cache_dir, &self.engine_digest(recipe)?)
             }
@@ -163,14 +195,38 @@ impl Host {
                 if let Some(component) = &*python {
                     return Ok(component.clone());
                 }
-                let digest = self.engine_digest(recipe)?;
-                let component = match cache::load(&self.engine, self.cache_dir(), &digest) {
+                let component = match self.compiled_engine(recipe)? {
                     Some(component) => component,
-                    None => self.compile(recipe, (&digest, &self.read_engine(recipe)?))?,
+                    None => {
+                        let digest = self.engine_digest(recipe)?;
+                        self.compile(recipe, (&digest, &self.read_engine(recipe)?))?
+                    }
                 };
                 Ok(python.insert(component).clone())
             }
         }
+    }
+
+    /// The Python engine, if it need not be compiled.
+    fn compiled_engine(&self, recipe: &Recipe) -> Result<Option<Component>, Fault> {
+        if !self.is_installed() {
+            let digest = self.engine_digest(recipe)?;
+            return Ok(cache::load(&self.engine, self.cache_dir(), &digest));
+        }
+        let path = self.engine_path(recipe)?;
+        let loaded = cache::load_installed(&self.engine, path);
+        loaded.map(Some).map_err(|source| {
+            let path = path.display();
+            Fault::internal(format!("the Python engine `{path}` cannot be used"))
+                .because(source)
+                .with_hint("install sae-run again")
+        })
+    }
+
+    /// Whether the engine is that of an installation, which is compiled.
+    fn is_installed(&self) -> bool {
+        let extension = self.options.engine_path.extension();
+        extension.is_some_and(|extension| extension == COMPILED)
     }
 
     fn python(&self) -> std::sync::MutexGuard<'_, Option<Component>> {

@@ -20,6 +20,6 @@ mod source;
 mod tests;
 
 pub use error::RecipeError;
-pub use host::{Host, HostOptions, engine_path};
+pub use host::{Host, HostOptions, compile_for_any, compiled_engine_path, engine_path};
 pub use limits::Limits;
 pub use source::{Recipe, built_in, in_folders};
