@@ -4,10 +4,13 @@
 //! - `run/`: from a plan to trained SAEs
 //! - `show/`: what was done: tables, queries, reports
 //! - `publish/`: SAEs to the Hub
+//! - `libtorch/`: the PyTorch that workers run on; `installed.rs`: what a wheel installs besides the programs
 //! - `commands/`: all other commands, one a file
 
 mod commands;
 mod error;
+mod installed;
+mod libtorch;
 mod publish;
 mod run;
 mod show;

@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::run::launch::Launcher;
-use crate::run::worker_program;
+use crate::run::worker_program::{self, WorkerProgram};
 use plan::Order;
 use plan::runs_layout::{LOG, ORDER};
 use std::fs::{self, File, OpenOptions};
@@ -34,7 +34,7 @@ impl WorkerProcess {
         let order_path = dir.join(ORDER);
         write_order(order, &order_path)?;
         let log = WorkerLog::open(dir.join(LOG))?;
-        let mut command = launcher.command(&worker_program::path()?, &order_path)?;
+        let mut command = launcher.command(&WorkerProgram::find()?, &order_path)?;
         let mut child = log.spawn(&mut command)?;
         let stdin = child.stdin.take();
         Ok(Self {

@@ -1,10 +1,12 @@
 //! The program that computes, and single tasks for it.
 
 use crate::error::CliError;
+use crate::libtorch::Libtorch;
 use crate::show::table;
 use fault::FailureKind;
 use plan::{Answer, Machine, Task};
 use serde::de::DeserializeOwned;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -15,6 +17,9 @@ use tempfile::NamedTempFile;
 
 /// It is next to this program.
 const PROGRAM: &str = "sae-run-worker";
+
+/// How a program ends whose libraries cannot be loaded.
+const NOT_LOADED: i32 = 127;
 
 /// Variables with the token for the Hub, or the way to it, or an address that may have one in it. A worker never
 /// touches the network, and what it runs has no use for secrets.
@@ -32,11 +37,45 @@ pub(crate) fn remove_secrets(command: &mut Command) {
     }
 }
 
+/// The worker program, and the libraries it runs on.
+#[derive(Debug)]
+pub(crate) struct WorkerProgram {
+    path: PathBuf,
+    /// A variable for the loader and its value, if the program was not built with its libraries.
+    libraries: Option<(&'static str, OsString)>,
+}
+
+impl WorkerProgram {
+    /// # Errors
+    /// It is not next to this program, or there is no PyTorch that it runs on.
+    pub(crate) fn find() -> Result<Self, CliError> {
+        Ok(Self {
+            path: path()?,
+            libraries: Libtorch::chosen()?.map(Libtorch::library_path),
+        })
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.envs(self.libraries.clone());
+        command
+    }
+
+    /// The words that have another program start it. The libraries are not for that program: it may have some in
+    /// another version.
+    pub(crate) fn words(&self) -> Vec<OsString> {
+        let libraries = self.libraries.iter().flat_map(|(variable, value)| {
+            let mut set = OsString::from(*variable);
+            set.push("=");
+            set.push(value);
+            ["env".into(), set]
+        });
+        libraries.chain([self.path.clone().into()]).collect()
+    }
+}
+
 /// Where the worker program is. A link to this program may be anywhere.
-///
-/// # Errors
-/// It is not next to this program.
-pub(crate) fn path() -> Result<PathBuf, CliError> {
+fn path() -> Result<PathBuf, CliError> {
     let own = std::env::current_exe().and_then(|own| own.canonicalize());
     let own = own.map_err(|error| {
         CliError::environment(format!("cannot find the folder of this program: {error}"))
@@ -111,14 +150,14 @@ impl TaskProcess {
     }
 
     fn start_by(task: &Task, with: impl FnOnce(&mut Command)) -> Result<Self, CliError> {
-        let program = path()?;
+        let program = WorkerProgram::find()?;
         let file = write(task)?;
-        let mut command = Command::new(&program);
+        let mut command = program.command();
         command.arg("task").arg(file.path()).stdout(Stdio::piped());
         remove_secrets(&mut command);
         with(&mut command);
         let child = command.spawn();
-        let mut child = child.map_err(|error| CliError::io("start", &program, &error))?;
+        let mut child = child.map_err(|error| CliError::io("start", &program.path, &error))?;
         let stdout = child.stdout.take().expect("it is piped");
         Ok(Self {
             child,
@@ -168,10 +207,17 @@ impl TaskProcess {
     ) -> Result<T, CliError> {
         let value = self.next(report, "")?;
         let status = self.child.wait();
-        value.ok_or_else(|| {
-            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            let message = format!("`{PROGRAM}` ended without an answer: {how}");
-            CliError::of_kind(FailureKind::Internal, message)
+        value.ok_or_else(|| match (status, Libtorch::chosen()) {
+            (Ok(status), Ok(Some(libtorch))) if status.code() == Some(NOT_LOADED) => {
+                libtorch.not_loaded()
+            }
+            (status, libtorch) => {
+                let how = status.map_or_else(|error| error.to_string(), |how| how.to_string());
+                let libtorch = libtorch.ok().flatten().map(Libtorch::describe);
+                let libtorch = libtorch.map_or_else(String::new, |it| format!("; it runs on {it}"));
+                let message = format!("`{PROGRAM}` ended without an answer: {how}{libtorch}");
+                CliError::of_kind(FailureKind::Internal, message)
+            }
         })
     }
 }

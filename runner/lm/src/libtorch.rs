@@ -1,5 +1,6 @@
 //! Which libtorch this process runs on.
 
+use plan::TorchVersion;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,17 +36,8 @@ fn is_libtorch(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().starts_with("libtorch_cpu."))
 }
 
-/// A libtorch archive has a file `build-version`, the Python package a `version.py`.
 fn version_beside(library: &Path) -> Option<String> {
-    let root = library.parent()?.parent()?;
-    if let Ok(version) = fs::read_to_string(root.join("build-version")) {
-        return Some(version.trim().to_owned());
-    }
-    let module = fs::read_to_string(root.join("version.py")).ok()?;
-    let line = module
-        .lines()
-        .find(|line| line.starts_with("__version__"))?;
-    Some(line.split(['\'', '"']).nth(1)?.to_owned())
+    TorchVersion::in_folder(library.parent()?.parent()?).map(|version| version.to_string())
 }
 
 #[cfg(test)]

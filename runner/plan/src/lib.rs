@@ -8,7 +8,7 @@
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
-//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
+//! - `torch_version.rs`: versions of PyTorch; `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod config;
@@ -40,6 +40,7 @@ mod sweep;
 mod task;
 mod text;
 mod told;
+mod torch_version;
 mod update_size;
 mod validate;
 
@@ -75,3 +76,4 @@ pub use task::{
 };
 pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};
 pub use told::Told;
+pub use torch_version::TorchVersion;

@@ -67,6 +67,9 @@ pub struct Launch {
     pub nproc_per_node: Nproc,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
+    /// The PyTorch that workers run on: its folder, an environment or a Python; by default that of the environment that
+    /// `sae-run` is installed in, of the active one, or of `python3`.
+    pub libtorch: Option<String>,
     /// Devices to train streams on side by side; empty: `device` alone.
     pub devices: Vec<String>,
     /// Workers at the same time; 0: one for each device. Several share a device as far as its memory is
@@ -177,6 +180,7 @@ impl Default for Launch {
             retries: 2,
             timeout_minutes: 10.0,
             overlap_forward: false,
+            libtorch: None,
         }
     }
 }

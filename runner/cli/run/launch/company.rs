@@ -11,7 +11,7 @@ use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::run::signals::StopSignals;
 use crate::run::worker_process::WorkerLog;
-use crate::run::worker_program;
+use crate::run::worker_program::WorkerProgram;
 use crate::show::table;
 use plan::runs_layout;
 use plan::{Environment, Told};
@@ -154,7 +154,7 @@ impl Leader {
 }
 
 impl Launcher for &Leader {
-    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
+    fn command(&self, program: &WorkerProgram, order: &Path) -> Result<Command, CliError> {
         let (runs_dir, key) = self.sealing.get().expect("it leads in a locked folder");
         let sealed = key.seal(order, runs_dir, self.n_messages.get())?;
         self.say(&Message::Train(sealed))?;
@@ -247,7 +247,7 @@ impl Follower<'_> {
 
     /// Runs this rank's part of a worker to its end; how it ended, rank 0 knows by its own.
     async fn train(&mut self, order: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
-        let program = worker_program::path()?;
+        let program = WorkerProgram::find()?;
         let rank = self.environment.rank;
         let log = order.with_file_name(runs_layout::log_of_rank(rank));
         let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
@@ -281,8 +281,8 @@ impl Follower<'_> {
 }
 
 /// The command of a rank's part of a worker.
-fn part_of(program: &Path, order: &Path) -> Command {
-    let mut command = Command::new(program);
+fn part_of(program: &WorkerProgram, order: &Path) -> Command {
+    let mut command = Command::from(program.command());
     command
         .args(worker_args(order))
         .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);

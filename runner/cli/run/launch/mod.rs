@@ -7,6 +7,7 @@ mod seal;
 mod torchrun;
 
 use crate::error::CliError;
+use crate::run::worker_program::WorkerProgram;
 use plan::{Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
@@ -23,7 +24,7 @@ pub(crate) trait Launcher {
     ///
     /// # Errors
     /// What it takes is not there.
-    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError>;
+    fn command(&self, program: &WorkerProgram, order: &Path) -> Result<Command, CliError>;
 
     /// Whether a stop was asked for at another process than this one.
     fn is_stopped(&self) -> bool {
@@ -41,8 +42,8 @@ pub(crate) trait Launcher {
 pub(crate) struct Local;
 
 impl Launcher for Local {
-    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
-        let mut command = Command::new(program);
+    fn command(&self, program: &WorkerProgram, order: &Path) -> Result<Command, CliError> {
+        let mut command = Command::from(program.command());
         command.args(worker_args(order));
         Ok(command)
     }

@@ -2,7 +2,7 @@
 
 use super::{Launcher, worker_args};
 use crate::error::CliError;
-use crate::run::worker_program;
+use crate::run::worker_program::{self, WorkerProgram};
 use crate::sweep::paths::Folders;
 use plan::{CudaStatus, Nproc};
 use std::env;
@@ -30,12 +30,12 @@ impl Torchrun {
 }
 
 impl Launcher for Torchrun {
-    fn command(&self, program: &Path, order: &Path) -> Result<Command, CliError> {
+    fn command(&self, program: &WorkerProgram, order: &Path) -> Result<Command, CliError> {
         let mut command = Command::new(&self.path);
         command
             .args(["--standalone", "--no-python", "--nproc-per-node"])
             .arg(self.n_processes.to_string())
-            .arg(program)
+            .args(program.words())
             .args(worker_args(order));
         Ok(command)
     }

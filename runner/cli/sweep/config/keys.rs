@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 10] = [
+const LAUNCH: [&str; 11] = [
     "launcher",
     "nproc_per_node",
     "device",
@@ -35,6 +35,7 @@ const LAUNCH: [&str; 10] = [
     "memory_bytes",
     "retries",
     "timeout_minutes",
+    "libtorch",
     "overlap_forward",
 ];
 

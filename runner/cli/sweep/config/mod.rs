@@ -18,25 +18,32 @@ use figment::providers::{Data, Env, Format, Toml};
 use figment::value::{Dict, Value as FigmentValue};
 use finite::first_not_finite;
 use plan::{Sweep, default_of, takes_text, takes_texts};
+use serde::de::DeserializeOwned;
 use source::SourceFile;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub(crate) use given::load_given;
 pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
 /// sweep.
-const NOT_SETTINGS: [&str; 9] = [
+const NOT_SETTINGS: [&str; 11] = [
     "cache",
     "cpu_capability",
     "dist_dir",
     "engine",
     "hub_patience",
     "kernels",
+    "libtorch",
     "nvrtc",
+    "program",
     "torch",
     "torchrun",
 ];
+
+/// `launch.libtorch` of the sweep that this process read.
+static LIBTORCH: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// A sweep with everything laid over it.
 #[derive(Debug)]
@@ -91,17 +98,33 @@ struct Layers {
 /// # Errors
 /// A damaged `sae-run.toml`.
 pub(crate) fn runs_dir(args: &StoreArgs) -> Result<PathBuf, CliError> {
-    if let Some(dir) = &args.runs_dir {
-        return Ok(dir.clone());
+    match &args.runs_dir {
+        Some(dir) => Ok(dir.clone()),
+        None => Ok(of_all_sweeps("runs_dir")?.unwrap_or_else(|| "runs".into())),
     }
+}
+
+/// What `launch.libtorch` says: in the sweep that was read, else in the layers below any sweep file.
+///
+/// # Errors
+/// A damaged `sae-run.toml`.
+pub(crate) fn libtorch() -> Result<Option<PathBuf>, CliError> {
+    match LIBTORCH.get() {
+        Some(libtorch) => Ok(libtorch.clone()),
+        None => of_all_sweeps("launch.libtorch"),
+    }
+}
+
+/// A setting in the layers below any sweep file.
+fn of_all_sweeps<T: DeserializeOwned>(key: &str) -> Result<Option<T>, CliError> {
     let layers = Layers {
         files: common_files(&Folders::of_this_machine()?)?,
         sets: Vec::new(),
         origin: Origin::File,
     };
-    match layers.merge()?.extract_inner("runs_dir") {
-        Ok(dir) => Ok(dir),
-        Err(error) if error.missing() => Ok("runs".into()),
+    match layers.merge()?.extract_inner(key) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.missing() => Ok(None),
         Err(error) => Err(explain(&error, &layers)),
     }
 }
@@ -177,6 +200,8 @@ impl Layers {
         };
         let sweep = sweep.map_err(|error| explain(&error, self))?;
         secrets::check_sweep(&sweep)?;
+        // A process reads one sweep; if it reads it again, this says the same.
+        let _ = LIBTORCH.set(sweep.launch.libtorch.as_ref().map(PathBuf::from));
         Ok(sweep)
     }
 
