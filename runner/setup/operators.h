@@ -16,8 +16,9 @@
 
 namespace torch {
 
-#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
 using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
+
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
 LACKS_OPERATOR(_philox_key_fold_in, at::Tensor)
 LACKS_OPERATOR(_philox_key_split, at::Tensor)
 LACKS_OPERATOR(_philox_normal, at::Tensor)
@@ -33,6 +34,13 @@ LACKS_OPERATOR(_upsample_lanczos2d_aa_backward_out, at::Tensor)
 LACKS_OPERATOR(_flash_attention_forward_no_dropout_inplace, at::Tensor)
 // There, with an argument less.
 LACKS_OPERATOR(_scaled_dot_product_attention_math_for_mps, TwoTensors)
+#endif
+
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR > 13
+LACKS_OPERATOR(cholesky, at::Tensor)
+LACKS_OPERATOR(cholesky_out, at::Tensor)
+LACKS_OPERATOR(qr, TwoTensors)
+LACKS_OPERATOR(qr_out, TwoTensors)
 #endif
 
 } // namespace torch

@@ -14,7 +14,10 @@ struct Sizes {
 
 constexpr Sizes kSizes[] = {
     {11, 488, 1112},
+    {12, 488, 1152},
     {13, 488, 1152},
+    {14, 544, 1184},
+    {15, 544, 1184},
 };
 
 // Of the libtorch that this is compiled against; zeros if it is not in the table.
