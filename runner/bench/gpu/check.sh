@@ -67,7 +67,7 @@ use_torch() {
     version=$(sed -n "s/^__version__ = '\(.*\)'$/\1/p" "$torch/version.py")
     [[ $version == 2.11.* ]] || fail "\`$torch\` is PyTorch $version; the kit is for 2.11"
     export LD_LIBRARY_PATH=$KIT/lib:$torch/lib
-    export SAE_RUN_DIST_DIR=$KIT/lib SAE_RUN_CACHE=$KIT/cache
+    export SAE_RUN_CACHE=$KIT/cache
     export PYTHONPATH=$KIT/site:$KIT/runner/bench PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 }
 

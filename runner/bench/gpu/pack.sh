@@ -9,6 +9,7 @@ shopt -s inherit_errexit
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 NAME=sae-run-gpu-kit
 CACHE=${SAE_RUN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sae-run}
+TORCH=2.11
 # Pure Python, for the Python of that machine.
 PYTHON=3.12
 WHEELS=(eai-sparsify==1.3.3 schedulefree==1.4.1 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19
@@ -21,7 +22,7 @@ main() {
     kit=$(mktemp -d "$folder/.packing.XXXXXX")/$NAME
     trap 'rm -rf "$(dirname "'"$kit"'")"' EXIT
     mkdir -p "$kit"/{bin,lib,cache,site}
-    libraries=$("$ROOT/runner/setup/setup.sh" oldest-torch-cuda)
+    libraries=$("$ROOT/runner/setup/setup.sh" torch "$TORCH" cuda)
     cp "$libraries"/*.so "$kit/lib"
     cp "$programs"/{sae-run,sae-run-worker} "$programs"/examples/{bench_step,one_rank} "$kit/bin"
     strip "$kit"/bin/* "$kit"/lib/*

@@ -8,8 +8,8 @@
 use crate::DistError;
 use crate::member::Member;
 use fault::Fault;
-use std::env;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::fs;
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,6 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tch::{Device, Tensor};
-
-/// Folder with the plug-ins, if they are not next to the program and not where they were built.
-const FOLDER_VARIABLE: &str = "SAE_RUN_DIST_DIR";
 
 const ABI: u32 = 2;
 const TEXT_BYTES: usize = 2048;
@@ -124,10 +121,9 @@ impl PlugIn {
             let message = format!("cannot load the plug-in for {backend}: {reason}");
             Fault::input(message).with_hint(match backend {
                 "nccl" => {
-                    "it is built where the whole package of PyTorch is there: `SAE_RUN_TORCH=full make setup`, then \
-                     `cargo clean -p sae-run-dist` and build again"
+                    "`SAE_RUN_TORCH=full make setup` installs the whole package of PyTorch and compiles it"
                 }
-                _ => "it is built with the program and is next to it, or where SAE_RUN_DIST_DIR says",
+                _ => "`make setup` compiles it",
             })
         });
         Ok(*plugin?)
@@ -143,17 +139,11 @@ impl PlugIn {
 fn load(backend: &str) -> Result<PlugIn, String> {
     // libtorch must be there before: the plug-in's names are resolved when it is loaded.
     let _ = tch::get_num_threads();
-    let name = format!("libsae_run_dist_{backend}.so");
-    let folders = folders();
-    let path = folders.iter().map(|folder| folder.join(&name));
-    let path = path.into_iter().find(|path| path.is_file());
-    let path = path.ok_or_else(|| {
-        let folders: Vec<_> = folders
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
-        format!("`{name}` is not in {}", folders.join(", "))
-    })?;
+    let folder = folder_of_libtch().ok_or("`libtch.so` is not loaded into this process")?;
+    let path = folder.join(format!("libsae_run_dist_{backend}.so"));
+    if !path.is_file() {
+        return Err(format!("there is no `{}`", path.display()));
+    }
     let table = open(&path)?;
     if table.abi != ABI {
         return Err(format!(
@@ -164,13 +154,12 @@ fn load(backend: &str) -> Result<PlugIn, String> {
     Ok(PlugIn(table))
 }
 
-/// Where plug-ins are looked for, in this order.
-fn folders() -> Vec<PathBuf> {
-    let given = env::var_os(FOLDER_VARIABLE).map(PathBuf::from);
-    let program = env::current_exe().ok();
-    let beside = program.and_then(|program| program.parent().map(Path::to_path_buf));
-    let built = PathBuf::from(env!("OUT_DIR"));
-    given.into_iter().chain(beside).chain([built]).collect()
+/// It has the plug-ins for the libtorch of this process, as `runner/setup/libtch.sh` compiles them.
+fn folder_of_libtch() -> Option<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let library = maps.lines().find(|line| line.ends_with("/libtch.so"))?;
+    let library = Path::new(&library[library.find('/')?..]);
+    library.parent().map(Path::to_path_buf)
 }
 
 fn open(path: &Path) -> Result<&'static Table, String> {

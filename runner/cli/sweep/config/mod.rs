@@ -28,10 +28,9 @@ pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
 /// sweep.
-const NOT_SETTINGS: [&str; 11] = [
+const NOT_SETTINGS: [&str; 10] = [
     "cache",
     "cpu_capability",
-    "dist_dir",
     "engine",
     "hub_patience",
     "kernels",

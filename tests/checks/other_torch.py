@@ -1,7 +1,7 @@
-"""The tests that compute, train, resume and connect ranks, once more on the oldest libtorch that is supported.
+"""The tests that compute, train, resume and connect ranks, once more on another libtorch than the build's.
 
-The programs are those that `make test` builds. Only libtch is between them and libtorch, and here they find the
-libtch of another one.
+The programs are those that `make test` builds. Only libtch and the plug-ins next to it are between them and libtorch,
+and here they find those of another one.
 """
 
 import os
@@ -24,9 +24,9 @@ OF_THE_PROGRAM = [
 ]
 
 
-def libraries() -> str:
-    """The folder of libtch and the plug-ins."""
-    setup = [ROOT / "runner/setup/setup.sh", "oldest-torch"]
+def libraries(version: str) -> str:
+    """The folder of libtch and the plug-ins for a libtorch, as 2.15.0 or 2.15."""
+    setup = [ROOT / "runner/setup/setup.sh", "torch", version]
     return subprocess.run(setup, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
@@ -37,10 +37,10 @@ def check_version(program: Path, env: dict[str, str], version: str):
         sys.exit(f"error: not libtorch {version}:\n{doctor.stdout}")
 
 
-def checks() -> list[Check]:
+def checks(version: str) -> list[Check]:
+    folder = libraries(version)
     programs = test_programs(CRATES, LEFT_OUT, OF_THE_PROGRAM)
-    folder = libraries()
     version = Path(folder).name.split("+")[0]
-    env = {"LD_LIBRARY_PATH": folder, "SAE_RUN_DIST_DIR": folder}
+    env = {"LD_LIBRARY_PATH": folder}
     check_version(Path(programs[0].args[0]).parents[1] / "sae-run", env, version)
     return [Check(f"libtorch {version}", programs, env)]
