@@ -30,7 +30,7 @@ shopt -s inherit_errexit
 
 TORCH=2.13.0
 # Each libtorch that the programs run on, oldest first, with the CUDA toolkit and the NCCL that its package names.
-# Sizes of its classes are in runner/dist/shim/sizes.hpp.
+# A new one has a line in runner/dist/shim/sizes.hpp, too.
 TORCHES=(
     '2.11.0 13.0.2 2.28.9'
     '2.12.1 13.0.2 2.29.7'

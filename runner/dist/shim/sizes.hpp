@@ -1,4 +1,4 @@
-// Bytes of c10d's classes in each libtorch, as its own code allocates them (`operator new` in libtorch_python).
+// Bytes of c10d's classes in each libtorch, as its own code allocates them: runner/setup/sizes.py prints these lines.
 // Where a plug-in's objects had another size, our stubs or CUDA's headers would differ from what it was built with.
 #pragma once
 
