@@ -72,7 +72,7 @@ def sql(query: str, *, runs_dir: Folder | None = None, timeout: float = 0, as_: 
     Integers are Int64, numbers float64, `is_...` boolean, times (`..._ms`) of UTC, and JSON is parsed. NULL is a
     missing value, and so is a number that was not finite. Of columns with the same name, the last one counts.
     """
-    args = ["sql", f"--max-rows={_ALL_ROWS}", f"--timeout={timeout:g}", *_store(runs_dir)]
+    args = ["sql", f"--max-rows={_ALL_ROWS}", f"--timeout={timeout:g}", *store(runs_dir)]
     return _frame(args, ["--", query], runs_dir, as_)
 
 
@@ -117,7 +117,7 @@ def results(
     options = [f"--where={where or 1}", *(["--all"] if all else [])]
     given = {"sweep": sweep, "sort": sort, "limit": limit}
     options += [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return _frame(["ls", *options, *_store(runs_dir)], [], runs_dir, as_)
+    return _frame(["ls", *options, *store(runs_dir)], [], runs_dir, as_)
 
 
 @overload
@@ -163,8 +163,8 @@ def evaluations(
 
 def show(job: str | Job, *, runs_dir: Folder | None = None) -> dict[str, Any]:
     """All that is known about a job, by its name, its id or the beginning of its id."""
-    job, runs_dir = _named(job, runs_dir)
-    shown: dict[str, Any] = call_json(["show", "--json", *_store(runs_dir), "--", job])
+    job, runs_dir = named(job, runs_dir)
+    shown: dict[str, Any] = call_json(["show", "--json", *store(runs_dir), "--", job])
     return shown
 
 
@@ -174,7 +174,7 @@ def jobs_of(sweep: str, runs_dir: Path) -> list[Job]:
         "SELECT job_id, sweep_listing.job AS name, status FROM sweep_listing JOIN job USING (job_id)"
         f" WHERE is_current AND sweep = {quoted(sweep)} ORDER BY ordinal"
     )
-    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *_store(runs_dir), "--", query])
+    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", query])
     return [Job(**row, runs_dir=runs_dir) for row in rows]
 
 
@@ -192,11 +192,11 @@ def _of_jobs(query: str, job: str | Job | Iterable[str | Job], runs_dir: Folder 
     return sql(query.format(", ".join(map(quoted, ids))), runs_dir=runs_dir, as_=as_)  # type: ignore[call-overload]
 
 
-def _named(job: str | Job, runs_dir: Folder | None) -> tuple[str, Folder | None]:
+def named(job: str | Job, runs_dir: Folder | None) -> tuple[str, Folder | None]:
     return (job.job_id, runs_dir or job.runs_dir) if isinstance(job, Job) else (job, runs_dir)
 
 
-def _store(runs_dir: Folder | None) -> list[str]:
+def store(runs_dir: Folder | None) -> list[str]:
     return [] if runs_dir is None else [f"--runs-dir={os.fspath(runs_dir)}"]
 
 
@@ -218,7 +218,7 @@ def _frame(args: list[str], rest: list[str], runs_dir: Folder | None, library: L
 
 def _declared(runs_dir: Folder | None) -> dict[str, str]:
     """The types of the schema's columns, by name."""
-    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *_store(runs_dir), "--", _DECLARED])
+    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", _DECLARED])
     # Computed in views, as a text and as an integer, where all others are ratios.
     declared = {"checkpoint": "TEXT", "tokens_per_update": "INTEGER"}
     declared.update({row["name"]: row["type"] for row in rows if row["type"]})

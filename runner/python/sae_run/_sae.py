@@ -1,0 +1,240 @@
+"""SAEs as modules of PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ._errors import SaeRunError
+from ._frames import needed
+
+# Bytes of pre-activations that are in memory at the same time.
+_PRE_ACTS_BYTES = 1 << 30
+
+Activation = Literal["topk", "groupmax", "relu", "jumprelu"]
+# SAELens's architectures, by activation, whether it is a transcoder, and whether there is a skip connection.
+_ARCHITECTURES = {
+    ("topk", False, False): "topk",
+    ("relu", False, False): "standard",
+    ("jumprelu", False, False): "jumprelu",
+    ("relu", True, False): "transcoder",
+    ("relu", True, True): "skip_transcoder",
+    ("jumprelu", True, False): "jumprelu_transcoder",
+    ("jumprelu", True, True): "jumprelu_skip_transcoder",
+}
+
+
+@dataclass(frozen=True)
+class SaeConfig:
+    """What `cfg.json` holds: sparsify's keys, `d_in`, and `d_out` if a transcoder's output has another width."""
+
+    d_in: int
+    num_latents: int
+    k: int = 32
+    activation: Activation = "topk"
+    normalize_decoder: bool = True
+    multi_topk: bool = False
+    skip_connection: bool = False
+    transcode: bool = False
+    d_out: int = 0
+    expansion_factor: int = 32
+
+
+class Encoded(NamedTuple):
+    """The active latents of each token, in no particular order. Without a limit `k`, `k` is the most of any token."""
+
+    latent_acts: Tensor
+    """`[..., k]`, not negative; 0 if fewer than `k` latents are active."""
+
+    latent_indices: Tensor
+    """`[..., k]`, int64, distinct within a token."""
+
+
+class Reconstruction(NamedTuple):
+    """What `Sae.forward` gives."""
+
+    sae_out: Tensor
+    """`[..., d_out]`, with the skip connection."""
+
+    latent_acts: Tensor
+    """`[..., k]`."""
+
+    latent_indices: Tensor
+    """`[..., k]`."""
+
+    fvu: Tensor
+    """Scalar, float32: squared error over the total variance of all tokens of this call."""
+
+
+class Sae(nn.Module):
+    """A k-sparse autoencoder, or a transcoder, which predicts a module's output from its input.
+
+    `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder does not subtract
+    `b_dec`, and a skip connection adds `W_skip x`. Weights, as in `sae.safetensors`: `encoder.weight`
+    `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec` `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if there
+    are any, `W_skip` `[d_out, d_in]` and `threshold` `[num_latents]`.
+    """
+
+    def __init__(self, cfg: SaeConfig, weights: dict[str, Tensor], hookpoint: str = "") -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.hookpoint = hookpoint
+        # Without weights, which are there already.
+        self.encoder = nn.Linear(cfg.d_in, cfg.num_latents, device="meta")
+        self.encoder.weight = nn.Parameter(weights["encoder.weight"])
+        self.encoder.bias = nn.Parameter(weights["encoder.bias"])
+        self.W_dec = nn.Parameter(weights["W_dec"])
+        self.b_dec = nn.Parameter(weights["b_dec"])
+        self.W_skip = nn.Parameter(weights["W_skip"]) if "W_skip" in weights else None
+        self.threshold = nn.Parameter(weights["threshold"]) if "threshold" in weights else None
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations that it reads."""
+        return self.cfg.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Width of its output."""
+        return self.cfg.d_out or self.cfg.d_in
+
+    @property
+    def num_latents(self) -> int:
+        """Number of latents."""
+        return self.cfg.num_latents
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return self.W_dec.dtype
+
+    @overload
+    def encode(self, x: Tensor, dense: Literal[False] = False) -> Encoded: ...
+    @overload
+    def encode(self, x: Tensor, dense: Literal[True]) -> Tensor: ...
+    def encode(self, x: Tensor, dense: bool = False) -> Encoded | Tensor:
+        """The active latents of `x`, `[..., d_in]`; with `dense`, the activations of all, `[..., num_latents]`.
+
+        `x` is converted to the weights' dtype.
+        """
+        if x.shape[-1] != self.d_in:
+            raise ValueError(f"activations have shape {list(x.shape)}, expected [..., {self.d_in}]")
+        tokens = x.reshape(-1, self.d_in).to(self.dtype)
+        if not self.cfg.transcode:
+            tokens = tokens - self.b_dec
+        encoded = Encoded(*(part.reshape(*x.shape[:-1], -1) for part in self._encode(tokens)))
+        return self.densified(encoded) if dense else encoded
+
+    def densified(self, encoded: Encoded) -> Tensor:
+        """The activations of all latents, `[..., num_latents]`."""
+        acts, indices = encoded
+        zeros = acts.new_zeros(*acts.shape[:-1], self.num_latents)
+        return zeros.scatter(-1, indices, acts)
+
+    def decode(self, latents: Tensor | Encoded, latent_indices: Tensor | None = None) -> Tensor:
+        """The reconstruction from latents without the skip connection, `[..., d_out]`.
+
+        Takes what `encode` gives: one value, or `latent_acts` and `latent_indices`; or the activations of all latents,
+        `[..., num_latents]`.
+        """
+        if isinstance(latents, Encoded):
+            latents, latent_indices = latents
+        latents = latents.to(self.dtype)
+        if latent_indices is None:
+            return latents @ self.W_dec + self.b_dec
+        n_active = latents.shape[-1]
+        acts, indices = latents.reshape(-1, n_active), latent_indices.reshape(-1, n_active)
+        decoded = functional.embedding_bag(indices, self.W_dec, per_sample_weights=acts, mode="sum")
+        return (decoded + self.b_dec).reshape(*latents.shape[:-1], self.d_out)
+
+    def reconstruct(self, x: Tensor, encoded: Encoded) -> Tensor:
+        """The reconstruction with the skip connection, `[..., d_out]`, from the latents of `x`."""
+        sae_out = self.decode(encoded)
+        return sae_out if self.W_skip is None else sae_out + x.to(self.dtype) @ self.W_skip.mT
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Reconstruction:
+        """Encodes and decodes `x`, `[..., d_in]`. `y`, `[..., d_out]`: what `fvu` compares with, by default `x`."""
+        encoded = self.encode(x)
+        sae_out = self.reconstruct(x, encoded)
+        target = (x if y is None else y).reshape(-1, y.shape[-1] if y is not None else self.d_in).float()
+        error = target - sae_out.reshape(target.shape).float()
+        variance = (target - target.mean(0)).square().sum()
+        return Reconstruction(sae_out, *encoded, error.square().sum() / variance)
+
+    def _encode(self, centred: Tensor) -> Encoded:
+        """The active latents of what the encoder's weights are applied to, `[n_tokens, d_in]`."""
+        block = max(1, _PRE_ACTS_BYTES // (self.num_latents * self.dtype.itemsize))
+        if self.cfg.activation in ("relu", "jumprelu"):
+            return self._all_above(self.encoder(centred))
+        parts = [self._select(self.encoder(tokens)) for tokens in centred.split(block)]
+        return parts[0] if len(parts) == 1 else Encoded(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _select(self, pre_acts: Tensor) -> Encoded:
+        if self.cfg.activation == "topk":
+            acts, indices = pre_acts.topk(self.cfg.k, dim=-1, sorted=False)
+        else:
+            acts, indices = pre_acts.unflatten(-1, (self.cfg.k, -1)).max(dim=-1)
+            n_in_group = self.num_latents // self.cfg.k
+            indices = indices + torch.arange(0, self.num_latents, n_in_group, device=indices.device)
+        return Encoded(acts.relu(), indices)
+
+    def _all_above(self, pre_acts: Tensor) -> Encoded:
+        """All above zero and, if there is one, above the threshold; and those that are NaN, so that they show."""
+        least = 0.0 if self.threshold is None else self.threshold.clamp_min(0.0)
+        acts = pre_acts.masked_fill(pre_acts <= least, 0.0)
+        n_active = (acts != 0).sum(-1)
+        most = int(n_active.max()) if len(n_active) else 1
+        return Encoded(*acts.topk(max(most, 1), dim=-1, sorted=False))
+
+    def to_sparsify(self) -> Any:
+        """The same as `sparsify.SparseCoder`, with a copy of the weights; sparsify must be installed."""
+        sparsify = needed("sparsify", "eai-sparsify")
+        if self.cfg.activation not in ("topk", "groupmax"):
+            raise _inexpressible("sparsify", f"the activation {self.cfg.activation}")
+        if self.d_out != self.d_in:
+            raise _inexpressible("sparsify", "a transcoder of two widths")
+        settings = {key: value for key, value in asdict(self.cfg).items() if key not in ("d_in", "d_out")}
+        cfg = sparsify.SparseCoderConfig.from_dict(settings)
+        sae = sparsify.SparseCoder(self.d_in, cfg, device=self.device, dtype=self.dtype)
+        sae.load_state_dict(self.state_dict())
+        return sae
+
+    def to_saelens(self) -> Any:
+        """The same as SAELens's `SAE`, with a copy of the weights; sae-lens must be installed."""
+        registry = needed("sae_lens.registry", "sae-lens")
+        cfg = self.cfg
+        architecture = _ARCHITECTURES.get((cfg.activation, cfg.transcode, cfg.skip_connection))
+        if architecture is None:
+            kind = "a transcoder" if cfg.transcode else "an SAE"
+            skip = " and a skip connection" if cfg.skip_connection else ""
+            raise _inexpressible("SAELens", f"{kind} with the activation {cfg.activation}{skip}")
+        sae_class, config_class = registry.get_sae_class(architecture)
+        settings: dict[str, Any] = {"apply_b_dec_to_input": not cfg.transcode}
+        if cfg.activation == "topk":
+            settings.update(k=cfg.k, rescale_acts_by_decoder_norm=False)
+        if cfg.transcode:
+            settings.update(d_out=self.d_out)
+        dtype = str(self.dtype).removeprefix("torch.")
+        config = config_class(
+            d_in=cfg.d_in, d_sae=cfg.num_latents, dtype=dtype, device=str(self.device), **settings
+        )
+        config.metadata.hf_hook_name = self.hookpoint or None
+        sae = sae_class(config)
+        weights = self.state_dict()
+        weights["W_enc"] = weights.pop("encoder.weight").mT
+        weights["b_enc"] = weights.pop("encoder.bias")
+        sae.load_state_dict(weights)
+        return sae
+
+
+def _inexpressible(library: str, what: str) -> SaeRunError:
+    return SaeRunError(f"{library} cannot hold {what}")
