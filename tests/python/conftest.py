@@ -19,6 +19,8 @@ if find_spec("sae_run") is None:
     sys.path.insert(0, str(ROOT / "runner/python"))
 if "SAE_RUN_PROGRAM" not in os.environ and BUILT.is_file():
     os.environ["SAE_RUN_PROGRAM"] = str(BUILT)
+# Tiny tensors are slower on several threads, and much slower beside other programs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read when sparsify is imported: its kernels need a GPU.
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 

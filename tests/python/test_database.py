@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas
 import polars
 import pytest
-import sae_run
 from conftest import KINDS, job_of
+
+import sae_run
 from sae_run._frames import Kind, kind_of
 
 # The types of the view `result`, whatever it has.
@@ -136,7 +137,7 @@ def test_bad_queries_are_errors(runs_dir: Path) -> None:
     with pytest.raises(sae_run.SaeRunError):
         sae_run.sql(endless, runs_dir=runs_dir, timeout=0.5)
     with pytest.raises(ValueError, match="'pandas' or 'polars'"):
-        sae_run.sql("SELECT 1", runs_dir=runs_dir, as_="numpy")  # type: ignore[call-overload]
+        sae_run.sql("SELECT 1", runs_dir=runs_dir, as_="numpy")
 
 
 def test_kinds_follow_names_and_values() -> None:

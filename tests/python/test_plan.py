@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 import sae_run
 
 
@@ -26,7 +27,11 @@ def test_a_plan_has_jobs_streams_and_memory(workspace: Path) -> None:
 
 
 def test_settings_are_laid_over_the_file(workspace: Path) -> None:
-    changes = {"train": {"transcode": True, "hookpoints": ["layers.3"]}, "vary.k": [2], "vary.hookpoints": [["layers.*.mlp"]]}
+    changes = {
+        "train": {"transcode": True, "hookpoints": ["layers.3"]},
+        "vary.k": [2],
+        "vary.hookpoints": [["layers.*.mlp"]],
+    }
     (job,) = sae_run.plan(workspace / "tiny.toml", set=changes).jobs
     assert job.config["transcode"]
     assert [sae.name for sae in job.saes] == [f"layers.{layer}.mlp" for layer in range(4)]

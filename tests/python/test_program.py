@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 import sae_run
 from sae_run._errors import error_of
 from sae_run._program import option, settings
@@ -128,10 +129,12 @@ def test_the_module_is_the_program() -> None:
         ("huggingface_hub", "sae_run.load('owner/name')"),
     ],
 )
-def test_a_missing_package_is_named(module: str, call: str, trained: sae_run.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(
+    module: str, call: str, trained: sae_run.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(Path(trained.results().checkpoint[0]).parent)
     monkeypatch.setenv("SAE_RUN_RUNS_DIR", str(trained.runs_dir))
-    call = call.format(folder=str(trained.runs_dir / folder))  # type: ignore[operator]
+    call = call.format(folder=str(trained.runs_dir / folder))
     # As Python says that it is not installed.
     finder = f"""
 import sys

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sae_run
 from conftest import MODEL, TEXTS
+
+import sae_run
 
 # Far more updates than are done before a test stops it.
 LONG = {"train.max_examples": 100_000, "train.batch_size": 1, "train.save_every": 1000}
@@ -104,7 +105,7 @@ def test_a_second_ctrl_c_does_not_wait(workspace: Path) -> None:
     run = sae_run.run("tiny.toml", LONG, wait=False, progress=False)
     until(lambda: step_of(run) >= 3)
     signals = []
-    run._process.send_signal = signals.append  # type: ignore[method-assign]
+    run._process.send_signal = signals.append
     waited = []
 
     def interrupted(timeout: float | None = None) -> bool:
@@ -113,11 +114,11 @@ def test_a_second_ctrl_c_does_not_wait(workspace: Path) -> None:
             raise KeyboardInterrupt
         return True
 
-    wait, run._has_ended.wait = run._has_ended.wait, interrupted  # type: ignore[method-assign]
+    wait, run._has_ended.wait = run._has_ended.wait, interrupted
     with pytest.raises(KeyboardInterrupt):
         run.wait()
     assert signals == [signal.SIGINT] * 2
-    run._has_ended.wait = wait  # type: ignore[method-assign]
+    run._has_ended.wait = wait
     del run._process.send_signal
     run.stop()
 

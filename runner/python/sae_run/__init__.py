@@ -16,8 +16,8 @@ from ._encode import encode
 from ._errors import SaeRunError
 from ._load import load
 from ._plan import Memory, Plan, PlannedJob, PlannedSae, Stream, plan
-from ._progress import StreamProgress
 from ._program import find_program
+from ._progress import StreamProgress
 from ._run import Run, run, train
 
 if TYPE_CHECKING:

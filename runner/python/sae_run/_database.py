@@ -189,7 +189,7 @@ def _of_jobs(query: str, job: str | Job | Iterable[str | Job], runs_dir: Folder 
         # All are in the same database.
         runs_dir = next((job.runs_dir for job in jobs if isinstance(job, Job)), None)
     ids = [job.job_id if isinstance(job, Job) else show(job, runs_dir=runs_dir)["job_id"] for job in jobs]
-    return sql(query.format(", ".join(map(quoted, ids))), runs_dir=runs_dir, as_=as_)  # type: ignore[call-overload]
+    return sql(query.format(", ".join(map(quoted, ids))), runs_dir=runs_dir, as_=as_)
 
 
 def named(job: str | Job, runs_dir: Folder | None) -> tuple[str, Folder | None]:

@@ -108,6 +108,7 @@ def _of_tensors(path: Path, pandas: Any) -> Any:
         columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     index = columns.pop("sae")
     for column, key in (("sae", "name"), ("hookpoint", "hookpoint")):
-        columns[column] = pandas.array([sae[key] for sae in saes]).take(index)
+        names = [sae[key] for sae in saes]
+        columns[column] = pandas.Categorical(names, categories=[*dict.fromkeys(names)]).take(index)
     order = ["sequence", "position", "token_id", "sae", "hookpoint", "latent", "activation"]
     return pandas.DataFrame({name: columns[name] for name in order})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ._errors import SaeRunError
 from ._sae import Sae, SaeConfig
-from ._saelens import SAELENS_WEIGHTS_FILE, read_saelens
+from ._saelens import read_saelens
 from ._weights import Weights
 
 CONFIG_FILE = "cfg.json"
@@ -33,13 +33,14 @@ def find_saes(folder: Path) -> list[Found]:
     folder = folder.resolve()
     if _is_sae(folder):
         return [Found(_name(folder), folder)]
-    found = []
+    found: list[Found] = []
     for below in filter(Path.is_dir, folder.iterdir()):
         seeds = [below] if _is_sae(below) else [seed for seed in below.glob("seed*") if _is_sae(seed)]
         found.extend(Found(_name(sae), sae) for sae in seeds)
     if not found:
         raise SaeRunError(
-            f"there is no SAE in `{folder}`", f"an SAE is a folder with {CONFIG_FILE} and its weights, such as {WEIGHTS_FILE}"
+            f"there is no SAE in `{folder}`",
+            f"an SAE is a folder with {CONFIG_FILE} and its weights, such as {WEIGHTS_FILE}",
         )
     return sorted(found, key=lambda sae: natural(sae.name))
 

@@ -116,4 +116,6 @@ def needed(module: str, package: str | None = None) -> Any:
         if error.name != module.split(".")[0]:
             raise
         package = package or module
-        raise SaeRunError(f"this needs the package `{package}`, which is not installed", f"pip install {package}") from None
+        raise SaeRunError(
+            f"this needs the package `{package}`, which is not installed", f"pip install {package}"
+        ) from None

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
-from ._database import Job, Library, jobs_of, results
+from ._database import Job, jobs_of, results
 from ._errors import SaeRunError, error_of
+from ._frames import Library
 from ._program import find_program, option, settings
 from ._progress import Bars, StreamProgress
 
@@ -89,7 +90,7 @@ class Run:
     def results(self, where: str | None = None, *, as_: Library = "pandas") -> Any:
         """A row for each SAE of the sweep, as `sae_run.results`."""
         sweep, runs_dir = self._recorded()
-        return results(where, sweep=sweep, runs_dir=runs_dir, as_=as_)  # type: ignore[call-overload]
+        return results(where, sweep=sweep, runs_dir=runs_dir, as_=as_)
 
     def wait(self, timeout: float | None = None) -> Run:
         """Waits for the end, or `timeout` seconds, and gives this run back.
@@ -132,7 +133,8 @@ class Run:
     def _watch(self) -> None:
         """Reads what the program prints until it ends."""
         process = self._process
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         reader = threading.Thread(target=self._read_errors, args=(process.stderr,), daemon=True)
         reader.start()
         for line in process.stdout:

@@ -75,8 +75,8 @@ class Sae(nn.Module):
 
     `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder does not subtract
     `b_dec`, and a skip connection adds `W_skip x`. Weights, as in `sae.safetensors`: `encoder.weight`
-    `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec` `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if there
-    are any, `W_skip` `[d_out, d_in]` and `threshold` `[num_latents]`.
+    `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec` `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if
+    there are any, `W_skip` `[d_out, d_in]` and `threshold` `[num_latents]`.
     """
 
     def __init__(self, cfg: SaeConfig, weights: dict[str, Tensor], hookpoint: str = "") -> None:
@@ -131,7 +131,7 @@ class Sae(nn.Module):
         tokens = x.reshape(-1, self.d_in).to(self.dtype)
         if not self.cfg.transcode:
             tokens = tokens - self.b_dec
-        encoded = Encoded(*(part.reshape(*x.shape[:-1], -1) for part in self._encode(tokens)))
+        encoded = Encoded(*(part.reshape(*x.shape[:-1], part.shape[-1]) for part in self._encode(tokens)))
         return self.densified(encoded) if dense else encoded
 
     def densified(self, encoded: Encoded) -> Tensor:
@@ -175,17 +175,17 @@ class Sae(nn.Module):
         block = max(1, _PRE_ACTS_BYTES // (self.num_latents * self.dtype.itemsize))
         if self.cfg.activation in ("relu", "jumprelu"):
             return self._all_above(self.encoder(centred))
-        parts = [self._select(self.encoder(tokens)) for tokens in centred.split(block)]
+        parts = [self._select(self.encoder(tokens)) for tokens in torch.split(centred, block)]
         return parts[0] if len(parts) == 1 else Encoded(*map(torch.cat, zip(*parts, strict=True)))
 
     def _select(self, pre_acts: Tensor) -> Encoded:
+        # Before the choice, as in sparsify: of equal ones, which 16 bit has often, the same are chosen.
+        acts = pre_acts.relu_()
         if self.cfg.activation == "topk":
-            acts, indices = pre_acts.topk(self.cfg.k, dim=-1, sorted=False)
-        else:
-            acts, indices = pre_acts.unflatten(-1, (self.cfg.k, -1)).max(dim=-1)
-            n_in_group = self.num_latents // self.cfg.k
-            indices = indices + torch.arange(0, self.num_latents, n_in_group, device=indices.device)
-        return Encoded(acts.relu(), indices)
+            return Encoded(*acts.topk(self.cfg.k, dim=-1, sorted=False))
+        n_in_group = self.num_latents // self.cfg.k
+        acts, indices = acts.reshape(-1, self.cfg.k, n_in_group).max(dim=-1)
+        return Encoded(acts, indices + torch.arange(0, self.num_latents, n_in_group, device=indices.device))
 
     def _all_above(self, pre_acts: Tensor) -> Encoded:
         """All above zero and, if there is one, above the threshold; and those that are NaN, so that they show."""
@@ -224,9 +224,7 @@ class Sae(nn.Module):
         if cfg.transcode:
             settings.update(d_out=self.d_out)
         dtype = str(self.dtype).removeprefix("torch.")
-        config = config_class(
-            d_in=cfg.d_in, d_sae=cfg.num_latents, dtype=dtype, device=str(self.device), **settings
-        )
+        config = config_class(d_in=cfg.d_in, d_sae=cfg.num_latents, dtype=dtype, device=str(self.device), **settings)
         config.metadata.hf_hook_name = self.hookpoint or None
         sae = sae_class(config)
         weights = self.state_dict()
