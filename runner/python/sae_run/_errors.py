@@ -9,7 +9,7 @@ class SaeRunError(Exception):
     """An error of `sae-run`, or of this package in its manner.
 
     `message` and `hint` are the texts that the program prints after `error:` and `hint:`, the first of each if there
-    are several; `hint` is None if there is none. `exit_code` is that of the program, and None if it did not run.
+    are several; `hint` may be None. `exit_code` is that of the program, and None if it did not run.
     `output` is all that it printed on standard error.
     """
 

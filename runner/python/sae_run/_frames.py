@@ -33,7 +33,7 @@ _DECLARED = {"INTEGER": Kind.INTEGER, "TEXT": Kind.TEXT}
 def kind_of(name: str, values: list[Any], declared: str = "") -> Kind:
     """What a column holds: by the conventions of the schema, by its values, or, if all are NULL, as it is declared.
 
-    What is not declared is computed in a view, and that is a ratio.
+    A column without a declared type is computed in a view, and that is a ratio.
     """
     types = {type(value) for value in values if value is not None}
     if types <= {int} and name.startswith("is_"):

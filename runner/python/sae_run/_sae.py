@@ -165,7 +165,8 @@ class Sae(nn.Module):
         """Encodes and decodes `x`, `[..., d_in]`. `y`, `[..., d_out]`: what `fvu` compares with, by default `x`."""
         encoded = self.encode(x)
         sae_out = self.reconstruct(x, encoded)
-        target = (x if y is None else y).reshape(-1, y.shape[-1] if y is not None else self.d_in).float()
+        target = x if y is None else y
+        target = target.reshape(-1, target.shape[-1]).float()
         error = target - sae_out.reshape(target.shape).float()
         variance = (target - target.mean(0)).square().sum()
         return Reconstruction(sae_out, *encoded, error.square().sum() / variance)
