@@ -168,3 +168,13 @@ def test_fresh_trains_again(workspace: Path) -> None:
     sae_run.run("tiny.toml", changes, progress=False)
     run = sae_run.run("tiny.toml", changes, fresh=True, take_over=True, device="cpu", jobs=1, progress=False)
     assert [stream.step for stream in run.streams.values()] == [8]
+
+
+def test_bars_that_cannot_be_drawn_stop_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no screen")
+
+    monkeypatch.setattr("sae_run._progress.Bars.stream", broken)
+    with pytest.raises(OSError, match="no screen"):
+        sae_run.run("tiny.toml")
+    assert set(sae_run.results().status) == {"done"}

@@ -13,6 +13,9 @@ class SaeRunError(Exception):
     `output` is all that it printed on standard error.
     """
 
+    # As it is shown.
+    __module__ = "sae_run"
+
     def __init__(
         self, message: str, hint: str | None = None, *, exit_code: int | None = None, output: str = ""
     ) -> None:

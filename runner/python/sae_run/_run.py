@@ -46,6 +46,8 @@ class Run:
         self._folder = Path.cwd()
         self._bars = Bars() if progress else None
         self._errors: list[str] = []
+        # What went wrong here while it was watched; the program is not to blame, and is read on.
+        self._failure: Exception | None = None
         self._has_ended = threading.Event()
         # In a group of its processes: a terminal or notebook signals all processes of one, and the program would take
         # that signal and ours for two, after which it stops without saving.
@@ -105,6 +107,8 @@ class Run:
             raise
         if not self.is_running and self.exit_code != 0 and not self.was_stopped:
             raise error_of(self._process.returncode, "\n".join(self._errors))
+        if self._failure is not None:
+            raise self._failure
         return self
 
     def stop(self) -> None:
@@ -138,12 +142,17 @@ class Run:
         reader = threading.Thread(target=self._read_errors, args=(process.stderr,), daemon=True)
         reader.start()
         for line in process.stdout:
-            self._take(json.loads(line))
+            try:
+                self._take(json.loads(line))
+            except Exception as error:
+                self._failure = self._failure or error
         process.wait()
         reader.join()
-        if self._bars is not None:
-            self._bars.close()
-        self._has_ended.set()
+        try:
+            if self._bars is not None:
+                self._bars.close()
+        finally:
+            self._has_ended.set()
 
     def _read_errors(self, stream: IO[str]) -> None:
         self._errors.extend(line.rstrip("\n") for line in stream)
