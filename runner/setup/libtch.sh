@@ -15,7 +15,7 @@ CUDA_HEADERS=(cuda_runtime.h crt/host_defines.h nv/target nccl.h cublas_v2.h cus
 compiled() {
     local setup=$ROOT/runner/setup lm=$ROOT/runner/lm/shim dist=$ROOT/runner/dist/shim torch_sys sources folder
     torch_sys=$(torch_sys)/libtch
-    readarray -t sources < <(find "$torch_sys" "$setup"/{operators.h,libtch.sh} "$lm" "$dist" -type f | sort)
+    readarray -t sources < <(find "$torch_sys" "$setup"/{operators.h,glibc.hpp,libtch.sh} "$lm" "$dist" -type f | sort)
     folder=$CACHE/libtch/$(version_of "$1")-$(hash_of "${sources[@]}" <(echo "$1" "${CXX:-c++}"))
     mkdir -p "$folder"
     compile "$folder/libtch.so" "$1" -include "$setup/operators.h" -I "$torch_sys" \

@@ -3,6 +3,8 @@
 
 #include "plugin.h"
 
+#include "../../setup/glibc.hpp"
+
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>

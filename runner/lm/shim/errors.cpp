@@ -5,6 +5,8 @@
 
 #include "torch_api.h"
 
+#include "../../setup/glibc.hpp"
+
 #undef ats_free
 #undef get_and_reset_last_err
 
