@@ -63,12 +63,11 @@ fn checkpoints_are_whole(workspace: &Workspace) {
     let sql = "SELECT dir, config FROM job";
     for job in workspace.sql(sql) {
         let dir = job["dir"].as_str().unwrap();
-        let config: serde_json::Value =
-            serde_json::from_str(job["config"].as_str().unwrap()).unwrap();
+        let config: Value = serde_json::from_str(job["config"].as_str().unwrap()).unwrap();
         let written = workspace.files(&format!("runs/{dir}"))["config.json"]
             .1
             .clone();
-        let written: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        let written: Value = serde_json::from_slice(&written).unwrap();
         assert_eq!(written, config, "config.json and the row agree");
 
         let saes = sae::Sae::load_many(workspace.path("runs").join(dir), Device::Cpu).unwrap();
@@ -82,7 +81,7 @@ fn checkpoints_are_whole(workspace: &Workspace) {
             assert!(out.isfinite().all().int64_value(&[]) == 1, "{name}");
         }
     }
-    let missing = |row: &serde_json::Value| {
+    let missing = |row: &Value| {
         let folder = workspace
             .path("runs")
             .join(row["checkpoint"].as_str().unwrap());
