@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. See README.md.
 
-.PHONY: setup demo test test-processors test-torch test-oldest-torch fuzz soak docs bench bench-peer bench-gpu \
+.PHONY: setup demo wheel test test-processors test-torch test-oldest-torch test-wheel fuzz soak docs bench bench-peer bench-gpu \
     gpu-kit gpu-kit-rehearsal
 
 TARGET = $(or $(CARGO_TARGET_DIR),target)
@@ -13,6 +13,10 @@ demo:
 	runner/setup/setup.sh demo
 	cargo build
 	$(TARGET)/debug/sae-run sweeps/demo.toml
+
+# dist/sae_run-VERSION-py3-none-manylinux_2_28_x86_64.whl; half an hour the first time, with downloads of 6 GB.
+wheel: setup
+	runner/setup/wheel.sh release
 
 # Goes on behind a check that fails, and ends with one summary.
 test: setup
@@ -29,6 +33,12 @@ test-torch: setup
 # The same on the first of them.
 test-oldest-torch:
 	$(MAKE) test-torch VERSION=$$(runner/setup/setup.sh torches | head -n 1)
+
+# The wheel from an installation in fresh environments to results, beside the oldest PyTorch and the newest. It has the
+# programs that `make test` builds; WHEEL=release tests the one that `make wheel` builds.
+WHEEL = dev
+test-wheel: setup
+	python3 tests/checks/run.py wheel $(WHEEL)
 
 # Files and messages of others with damage of all kinds: the tests called `any_bytes`, with more cases than
 # `make test` takes, and with a bound for the memory that a few bytes may ask for.

@@ -6,14 +6,17 @@
 #   setup.sh demo     the demo's language model as well
 #   setup.sh peer     the same, and sparsify and dictionary_learning in a separate virtual environment,
 #                     to compare with; prints the Python that has them
-#   setup.sh torchrun prints a torchrun to test with: that of the whole PyTorch package, which is installed
-#                     (4.7 GB) if there is space for it; prints nothing if it is not available
+#   setup.sh python   prints a Python with what the tests of the package `sae_run` need, the whole newest PyTorch
+#                     too (6 GB), which is installed if there is space for it; prints nothing if there is not
+#   setup.sh torchrun prints a torchrun to test with: that of this Python, if no other is found
 #   setup.sh nvrtc    prints the folder of CUDA's compiler, for tests that compile the kernels: it needs no GPU
 #   setup.sh torch VERSION [cuda]
 #                     installs a libtorch that the programs run on, for the CPU, and prints the folder with the
 #                     libraries between the programs and it; with `cuda` also the library for NCCL, for which
 #                     CUDA's headers are installed (1 GB)
 #   setup.sh torches  prints the versions that it knows, oldest first
+#   setup.sh wheel-tools
+#                     prints the folder of the programs that build the wheel
 #   setup.sh kit-python [OPTIONS]
 #                     prints a Python to rehearse the kit for GPUs with: its PyTorch, the whole one (4.7 GB) with
 #                     transformers unless the options of check.sh name no part that imports them
@@ -21,7 +24,7 @@
 #   SAE_RUN_CACHE            folder for what is downloaded and built (default: ~/.cache/sae-run)
 #   SAE_RUN_TORCH            cpu (540 MB) or full (4.7 GB on disk: CUDA, torchrun); by default full
 #                            if there is a GPU
-#   SAE_RUN_TORCHRUN         a torchrun of PyTorch 2.13: test with that
+#   SAE_RUN_TORCHRUN         a torchrun: test with that
 #   SPARSIFY_PYTHON          a Python that has what runner/bench/requirements.txt names: use that
 #   LIBTORCH                 build with this libtorch 2.13 (a folder with lib/ and include/)
 #   LIBTORCH_USE_PYTORCH=1   use the PyTorch 2.13 of the python3 on PATH
@@ -55,15 +58,17 @@ main() {
     case ${1:-} in
         torches) torches && return ;;
         torch) packages_of "${2:-}" >/dev/null ;;
-        build | demo | peer | torchrun | nvrtc | kit-python) ;;
-        *) fail 'usage: setup.sh build|demo|peer|torchrun|nvrtc|torch VERSION [cuda]|torches|kit-python' ;;
+        build | demo | peer | python | torchrun | nvrtc | wheel-tools | kit-python) ;;
+        *) fail 'usage: setup.sh build|demo|peer|python|torchrun|nvrtc|torch VERSION [cuda]|torches|wheel-tools|kit-python' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
     CACHE=$(cd "$CACHE" && pwd) VENV=$CACHE/venv
     wait_for_others
     case $1 in
+        python) whole_python ;;
         torchrun) torchrun ;;
+        wheel-tools) install wheel-tools -r "$ROOT/runner/setup/requirements-wheel.txt" && echo "$VENV/bin" ;;
         nvrtc) nvrtc ;;
         torch) other_torch "${@:2}" ;;
         kit-python) kit_python "${2:-}" ;;
@@ -290,20 +295,29 @@ rustdocflags = ["-C", "link-arg=-Wl,-rpath,$2"]
 END
 }
 
-# Its own package imports no less than all of PyTorch.
+### Python for tests
+
+# It has the newest PyTorch, the whole package.
+whole_python() {
+    local home=$CACHE/python
+    if [[ ! -f $home/.python ]] && (($(df --output=avail -k "$CACHE" | tail -n 1) < 14000000)); then
+        say 'no whole PyTorch to test with: it takes 6 GB, and there are not 14 GB free'
+    elif (VENV=$home && install python -r "$ROOT/tests/python/requirements.txt"); then
+        echo "$home/bin/python"
+    fi
+}
+
+# It imports no less than all of PyTorch.
 torchrun() {
-    local home=$CACHE/torchrun program
-    for program in "${SAE_RUN_TORCHRUN:-}" {"$VENV","$CACHE/sparsify","$home"}/bin/torchrun; do
+    local program python
+    for program in "${SAE_RUN_TORCHRUN:-}" {"$VENV","$CACHE/sparsify"}/bin/torchrun; do
         if [[ -n $program ]] && "$program" --help >/dev/null 2>&1; then
             echo "$program"
             return
         fi
     done
-    if (($(df --output=avail -k "$CACHE" | tail -n 1) < 12000000)); then
-        say 'no torchrun to test with: it takes 4.7 GB, and there are not 12 GB free'
-    elif (VENV=$home && install torchrun "torch==$TORCH"); then
-        echo "$home/bin/torchrun"
-    fi
+    python=$(whole_python)
+    [[ -z $python ]] || echo "$(dirname "$python")/torchrun"
 }
 
 # The whole PyTorch brings it along; next to the small one it is 90 MB more, which only tests need.

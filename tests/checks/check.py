@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = re.compile(r"test result: .* (\d+) passed; (\d+) failed; (\d+) ignored")
+PYTEST_RESULT = re.compile(r"^=*\s*(\d+ \w+.*) in [\d.]+s")
+PYTEST_COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 FAILED_TEST = re.compile(r"test (\S+)(?: - should panic)? \.\.\. FAILED")
 
 
@@ -67,12 +69,17 @@ class Check:
         return process.returncode
 
     def read(self, line: str):
-        """Counts what libtest says. Its lines may follow what a test printed."""
+        """Counts what libtest and pytest say. Its lines may follow what a test printed."""
         if result := RESULT.search(line):
             passed, failed, skipped = map(int, result.groups())
             self.n_passed += passed
             self.n_failed += failed
             self.n_skipped += skipped
+        elif result := PYTEST_RESULT.search(line):
+            for count, outcome in PYTEST_COUNT.findall(result[1]):
+                self.n_passed += int(count) * (outcome == "passed")
+                self.n_failed += int(count) * outcome.startswith(("failed", "error"))
+                self.n_skipped += int(count) * (outcome == "skipped")
         elif test := FAILED_TEST.search(line):
             self.failed_tests.append(test[1])
 
@@ -85,6 +92,12 @@ class Check:
         if n_run or self.n_skipped:
             text += f"  {self.n_passed} of {n_run} tests passed, {self.n_skipped} skipped"
         return "\n    ".join([text, *self.failed_tests])
+
+
+def set_up(*args: str) -> str:
+    """What setup.sh prints."""
+    setup = [ROOT / "runner/setup/setup.sh", *args]
+    return subprocess.run(setup, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def test_programs(crates: set[str], left_out: list[str], of_the_program: list[str]) -> list[Command]:

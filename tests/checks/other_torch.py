@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from check import ROOT, Check, Command, test_programs
+from check import Check, Command, set_up, test_programs
 
 CRATES = {"dist", "eval", "lm", "sae", "train"}
 # What NVRTC compiles is the same for any libtorch.
@@ -24,12 +24,6 @@ OF_THE_PROGRAM = [
 ]
 
 
-def libraries(version: str) -> str:
-    """The folder of libtch and the plug-ins for a libtorch, as 2.15.0 or 2.15."""
-    setup = [ROOT / "runner/setup/setup.sh", "torch", version]
-    return subprocess.run(setup, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-
-
 def check_version(program: Path, env: dict[str, str], version: str):
     """Ends the program if another libtorch is found: the tests would pass on it too."""
     doctor = subprocess.run([program, "doctor"], env=os.environ | env, stdout=subprocess.PIPE, text=True, check=True)
@@ -38,7 +32,8 @@ def check_version(program: Path, env: dict[str, str], version: str):
 
 
 def checks(version: str) -> list[Check]:
-    folder = libraries(version)
+    # Of libtch and the plug-ins.
+    folder = set_up("torch", version)
     programs = test_programs(CRATES, LEFT_OUT, OF_THE_PROGRAM)
     version = Path(folder).name.split("+")[0]
     env = {"LD_LIBRARY_PATH": folder}

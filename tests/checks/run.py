@@ -2,29 +2,39 @@
 
     python3 tests/checks/run.py all            # what `make test` does
     python3 tests/checks/run.py processors     # what `make test-processors` does: processors.py
+    python3 tests/checks/run.py wheel PROFILE  # what `make test-wheel` does: wheel.py
     python3 tests/checks/run.py torch VERSION  # what `make test-torch VERSION=...` does: other_torch.py
 
 Prints what the programs print, then a line a check with its time, each test that failed, and their number.
 Exits with 1 if a check failed.
 """
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import other_torch
 import processors
-from check import ROOT, Check, Command, summarise
+import wheel
+from check import ROOT, Check, Command, set_up, summarise
 
 
 def tools() -> dict[str, str]:
     """What tests start besides the project's own programs: a torchrun, and CUDA's compiler."""
-    setup = ROOT / "runner/setup/setup.sh"
+    return {"SAE_RUN_TORCHRUN": set_up("torchrun"), "SAE_RUN_NVRTC": set_up("nvrtc")}
 
-    def found(what: str) -> str:
-        return subprocess.run([setup, what], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
-    return {"SAE_RUN_TORCHRUN": found("torchrun"), "SAE_RUN_NVRTC": found("nvrtc")}
+def of_python() -> Check:
+    """The package `sae_run`, with the programs that the tests have built."""
+    python = set_up("python")
+    if not python:
+        return Check("Python", [], not_run="there is no whole PyTorch")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
+    program = {"SAE_RUN_PROGRAM": str(target / "debug/sae-run")}
+    serve = Command.of("cargo build --locked -p sae-run-hub-server --example serve")
+    return Check("Python", [serve, Command([python, "-m", "pytest", "-q"])], program)
 
 
 def of_dependencies() -> list[Check]:
@@ -45,6 +55,7 @@ def all_checks() -> list[Check]:
         Check("formatting", [Command.of("cargo fmt --all --check")]),
         Check("clippy", [Command.of(clippy)]),
         Check("tests", [Command.of(tests)], tools()),
+        of_python(),
         Check("documentation", [Command.of("make docs")]),
         *of_dependencies(),
     ]
@@ -56,6 +67,8 @@ def main() -> int:
             checks = all_checks()
         case ["processors"]:
             checks = processors.checks()
+        case ["wheel", profile]:
+            checks = wheel.checks(profile)
         case ["torch", version]:
             checks = other_torch.checks(version)
         case _:

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs the wheel into a fresh environment beside a PyTorch and uses it as a user does: no cargo, no compiler.
+#
+#   installed.sh VERSION [PYTHON]    a PyTorch that the programs run on; PYTHON: one that has the whole package of it,
+#                                    and what the notebook imports
+set -euo pipefail
+shopt -s inherit_errexit
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+CACHE=${SAE_RUN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sae-run}
+VERSION=$1
+PYTHON=${2:-}
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+
+main() {
+    local start
+    "$ROOT/runner/setup/setup.sh" demo
+    make_environment
+    export PATH=$WORK/env/bin:/usr/bin:/bin
+    unset VIRTUAL_ENV CONDA_PREFIX LD_LIBRARY_PATH
+    cd "$WORK"
+    ! command -v cargo >/dev/null || fail 'cargo is on PATH'
+    start=$(date +%s)
+    pip install --quiet --disable-pip-version-check "$ROOT"/dist/sae_run-*.whl
+    says 'of `sae-run`' sae-run doctor
+    says "libtorch   $VERSION" sae-run doctor
+    sae-run "$ROOT/sweeps/demo.toml" --set runs_dir=runs
+    echo "from pip install to the demo's results: $(($(date +%s) - start)) s"
+    says 'layers.10' python -c 'import sae_run; print(sae_run.results().to_string())'
+    start_times
+    with_whole_package
+}
+
+# Only PyTorch is taken from elsewhere: it is large.
+make_environment() {
+    local from=${PYTHON:-$CACHE/torch/$VERSION/bin/python}
+    [[ -n $PYTHON ]] || "$ROOT/runner/setup/setup.sh" torch "$VERSION" >/dev/null
+    python3 -m venv "$WORK/env"
+    "$from" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+        >"$("$WORK/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-of-another.pth"
+}
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+# says TEXT COMMAND...
+says() {
+    local output
+    output=$("${@:2}") || fail "${*:2} failed"
+    printf '%s\n' "$output"
+    [[ $output == *"$1"* ]] || fail "${*:2} does not say: $1"
+}
+
+# The median of 11 starts, in ms.
+start_times() {
+    local ms
+    ms=$(python - <<'END'
+import statistics, subprocess, time
+def once():
+    start = time.monotonic()
+    subprocess.run(["sae-run", "ls"], check=True, stdout=subprocess.DEVNULL)
+    return 1000 * (time.monotonic() - start)
+print(round(statistics.median(once() for _ in range(11))))
+END
+)
+    echo "sae-run ls: $ms ms"
+    ((ms < 60)) || fail 'sae-run ls takes 60 ms or more'
+}
+
+# What imports PyTorch.
+with_whole_package() {
+    python -c 'import torch' 2>/dev/null || { echo 'not run: what imports PyTorch' && return; }
+    python - <<'END'
+import sae_run, sparsify, torch
+job = sae_run.results().iloc[0]
+ours = sae_run.load(job["job_id"])
+x = torch.randn(5, 576)
+for name, theirs in sparsify.Sae.load_many(f"runs/{job['dir']}" if "dir" in job else sae_run.show(job["job_id"]).folder, local=True).items():
+    difference = (ours[name](x).sae_out - theirs(x).sae_out).abs().max().item()
+    assert difference < 1e-5, (name, difference)
+    print(f"{name}: as in sparsify, {difference}")
+END
+    python -m pytest -q "$ROOT/tests/python/test_notebook.py"
+}
+
+main
