@@ -384,7 +384,7 @@ fn a_stop_of_one_rank_stops_all_and_the_same_command_goes_on() {
 
 /// The torchrun to test with, if there is one: that of `SAE_RUN_TORCHRUN`, which `make test` sets.
 #[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
-fn torchrun() -> Option<PathBuf> {
+pub(crate) fn torchrun() -> Option<PathBuf> {
     let given = env::var_os("SAE_RUN_TORCHRUN").map(PathBuf::from);
     let found = given.filter(|path| path.is_file());
     if found.is_none() {

@@ -1,6 +1,7 @@
 //! Programs as a wheel installs them: which PyTorch they find, and what they say of one that does not work.
 
 use crate::common::{Outcome, Workspace, finish, text};
+use crate::distributed::{sweep, torchrun};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -166,6 +167,25 @@ fn a_sweep_trains_on_the_pytorch_that_it_names() {
     let settings = format!("[launch]\nlibtorch = \"{}\"\n", text(&it.path("other")));
     it.workspace.write("sae-run.toml", settings);
     it.finds(&[], "what launch.libtorch names");
+}
+
+/// The launcher may have another PyTorch, whose libraries the loader would mix with these.
+#[test]
+fn torchrun_is_started_without_the_workers_libraries() {
+    let Some(torchrun) = torchrun() else { return };
+    let it = Installation::new();
+    it.environment_with_torch("other");
+    let launch = "launcher = 'torchrun'\nnproc_per_node = 2\nretries = 0";
+    it.workspace.write("tiny.toml", sweep(2, launch));
+    let mut command = it.command(&["tiny.toml"]);
+    let path = format!("{}:/usr/bin:/bin", text(&it.path("env/bin")));
+    command
+        .env("PATH", path)
+        .env("SAE_RUN_TORCHRUN", torchrun)
+        .env("VIRTUAL_ENV", it.path("other"));
+    finish(command).succeeds();
+    let status = it.workspace.sql("SELECT DISTINCT status FROM job");
+    assert_eq!(status, [json!({"status": "done"})]);
 }
 
 #[test]
