@@ -154,6 +154,39 @@ fn pytorch_is_found_in_the_order_that_the_docs_name() {
     }
 }
 
+/// conda has PyTorch's libraries, and those that they need, in one folder of the environment.
+#[test]
+fn the_libraries_may_be_in_the_folder_of_the_environment() {
+    let it = Installation::new();
+    it.environment("conda");
+    let torch = it.torch_of("conda");
+    fs::create_dir(&torch).unwrap();
+    for name in ["__init__.py", "version.py"] {
+        symlink(it.torch.join(name), torch.join(name)).unwrap();
+    }
+    for folder in [
+        it.torch.join("lib"),
+        it.torch.with_file_name("nvidia/cu13/lib"),
+    ] {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let library = entry.unwrap();
+            let link = it.path("conda/lib").join(library.file_name());
+            symlink(library.path(), link).unwrap();
+        }
+    }
+    let outcome = it.doctor(&[("CONDA_PREFIX", &it.path("conda"))]).succeeds();
+    let library = it.path("conda/lib/libtorch_cpu.so");
+    assert!(
+        outcome.stdout.contains("found in   CONDA_PREFIX"),
+        "{outcome}"
+    );
+    let real = library.canonicalize().unwrap();
+    let is_named = [library, real]
+        .iter()
+        .any(|path| outcome.stdout.contains(text(path)));
+    assert!(is_named, "{outcome}");
+}
+
 #[test]
 fn a_sweep_trains_on_the_pytorch_that_it_names() {
     let it = Installation::new();

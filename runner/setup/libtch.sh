@@ -55,10 +55,21 @@ compile() {
     [[ -f $1 ]] && return
     say "compiling $(basename "$1") for libtorch $(version_of "$2") (a minute)"
     # Not with libtorch.so itself, which needs all of CUDA.
-    "${CXX:-c++}" -std=c++20 -O1 -shared -fPIC -isystem "$2/include" -isystem "$2/include/torch/csrc/api/include" \
+    "${CXX:-c++}" "-std=$(standard "$1" "$2")" -O1 -shared -fPIC -isystem "$2/include" -isystem "$2/include/torch/csrc/api/include" \
         -L "$2/lib" "${@:3}" -ltorch_cpu -lc10 -Wl,-rpath,"$2/lib" -o "$1.new" >&2 ||
         fail "$(basename "$1") could not be compiled for libtorch $(version_of "$2")"
     mv "$1.new" "$1"
+}
+
+# standard LIBRARY LIBTORCH: C++20 where the headers ask for it. A function of its string streams is in no libstdc++ of
+# systems with glibc 2.28.
+standard() {
+    local version
+    version=$(version_of "$2")
+    case $1:$version in
+        */libtch.so:2.1[123].*) echo c++17 ;;
+        *) echo c++20 ;;
+    esac
 }
 
 # The folder of the crate, which cargo has or fetches.

@@ -30,10 +30,11 @@ main() {
     mkdir -p "$DATA/scripts" "$built"
     [[ $profile == dev ]] || cuda=(cuda)
     libraries "$share/libtch" "${cuda[@]}"
-    cargo run --locked -p sae-run-recipe --example compile_engine -- "$CACHE" "$share/engine"
+    cargo build --locked --workspace --example compile_engine
+    "$CARGO_TARGET_DIR/debug/examples/compile_engine" "$CACHE" "$share/engine"
     "programs_$profile" "$built"
     # PyTorch is the user's: it is not copied into the wheel.
-    auditwheel repair --plat auto --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist "$built"/*.whl
+    auditwheel repair --plat auto --exclude 'libtch*' --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist "$built"/*.whl
     report dist/*.whl
 }
 
