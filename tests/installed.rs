@@ -1,6 +1,6 @@
 //! Programs as a wheel installs them: which PyTorch they find, and what they say of one that does not work.
 
-use crate::common::{Outcome, Workspace, finish, text};
+use crate::common::{Outcome, Workspace, finish, text, tiny_sweep};
 use crate::distributed::{sweep, torchrun};
 use serde_json::json;
 use std::fs;
@@ -198,8 +198,30 @@ fn a_sweep_trains_on_the_pytorch_that_it_names() {
     assert_eq!(status, [json!({"status": "done"})]);
 
     let settings = format!("[launch]\nlibtorch = \"{}\"\n", text(&it.path("other")));
-    it.workspace.write("sae-run.toml", settings);
+    it.workspace
+        .write("home/.config/sae-run/sae-run.toml", &settings);
     it.finds(&[], "what launch.libtorch names");
+}
+
+/// A sweep and the settings next to it may come from anyone.
+#[test]
+fn no_file_from_elsewhere_names_what_is_loaded() {
+    let workspace = Workspace::with_tiny_sweep();
+    let settings = "[launch]\nlibtorch = \"evil\"\n";
+    workspace.write("sae-run.toml", settings);
+    let refused = ["sae-run.toml:2", "`launch.libtorch` would run a library"];
+    for args in [&["tiny.toml"][..], &["ls"]] {
+        workspace
+            .run(args)
+            .refuses(&refused)
+            .hints("SAE_RUN_LIBTORCH");
+    }
+    fs::remove_file(workspace.path("sae-run.toml")).unwrap();
+    workspace.write("evil.toml", tiny_sweep().replace("[launch]\n", settings));
+    let refused = ["evil.toml:", "`launch.libtorch` would run a library"];
+    for args in [&["evil.toml"][..], &["plan", "evil.toml"]] {
+        workspace.run(args).refuses(&refused);
+    }
 }
 
 /// The launcher may have another PyTorch, whose libraries the loader would mix with these.

@@ -68,7 +68,8 @@ pub struct Launch {
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// The PyTorch that workers run on: its folder, an environment or a Python; by default that of the environment that
-    /// `sae-run` is installed in, of the active one, or of `python3`.
+    /// `sae-run` is installed in, of the active one, or of `python3`. Not in a sweep file, which may come from anyone.
+    #[schemars(skip)]
     pub libtorch: Option<String>,
     /// Devices to train streams on side by side; empty: `device` alone.
     pub devices: Vec<String>,

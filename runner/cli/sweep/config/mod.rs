@@ -148,22 +148,41 @@ pub(crate) fn runs_dir_of_options(given: &[Given]) -> Result<PathBuf, CliError> 
 
 /// The user's settings, then the project's.
 fn common_files(folders: &Folders) -> Result<Vec<SourceFile>, CliError> {
-    let files = [
-        folders.config.join("sae-run.toml"),
-        PathBuf::from("sae-run.toml"),
-    ];
+    let users = folders.config.join("sae-run.toml");
+    let files = [users.clone(), PathBuf::from("sae-run.toml")];
     let files = files.iter().filter(|path| path.is_file());
-    let files = files
-        .map(|path| SourceFile::read(path))
-        .collect::<Result<Vec<_>, _>>()?;
-    files.iter().try_for_each(keys::check)?;
-    Ok(files)
+    let read = |path: &PathBuf| {
+        let file = SourceFile::read(path)?;
+        keys::check(&file)?;
+        if *path != users {
+            names_no_program(&file)?;
+        }
+        Ok(file)
+    };
+    files.map(read).collect()
+}
+
+/// Refuses, in a file that may come from anyone, the setting that names what is run as a program.
+fn names_no_program(file: &SourceFile) -> Result<(), CliError> {
+    match file.location(&["launch", "libtorch"], 2) {
+        None => Ok(()),
+        Some(location) => Err(CliError::input(
+            "`launch.libtorch` would run a library that a file from elsewhere names",
+        )
+        .at(&location)
+        .with_hint(
+            "name it in your own `~/.config/sae-run/sae-run.toml`, with `--set launch.libtorch=FOLDER`, or in the \
+             variable SAE_RUN_LIBTORCH"
+                .to_owned(),
+        )),
+    }
 }
 
 impl Layers {
     fn read(args: &SweepArgs, folders: &Folders) -> Result<Self, CliError> {
         let sweep_file = SourceFile::read(&args.sweep)?;
         keys::check(&sweep_file)?;
+        names_no_program(&sweep_file)?;
         let mut files = common_files(folders)?;
         files.push(sweep_file);
         let sets = args
