@@ -14,6 +14,7 @@ use search::{Found, Place};
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -63,12 +64,11 @@ impl Libtorch {
     /// The variable that has the loader take this one's libraries, and its value.
     pub(crate) fn library_path(&self) -> (&'static str, OsString) {
         let mut folders = self.libtch.as_os_str().to_owned();
+        let lib = self.found.torch.lib().into_os_string();
         let before = env::var_os(LIBRARY_PATH).filter(|before| !before.is_empty());
-        for folder in [Some(self.found.torch.lib().into_os_string()), before] {
-            if let Some(folder) = folder {
-                folders.push(":");
-                folders.push(folder);
-            }
+        for folder in iter::once(lib).chain(before) {
+            folders.push(":");
+            folders.push(folder);
         }
         (LIBRARY_PATH, folders)
     }
