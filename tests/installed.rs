@@ -283,10 +283,13 @@ fn a_pytorch_that_does_not_work_is_named() {
         (&library, "cannot be loaded"),
     ] {
         it.put_torch(&version, library);
-        it.doctor(&[])
-            .refuses(&[why, &version])
-            .hints("install it again");
+        it.doctor(&[]).refuses(&[why, &version]).hints("install");
     }
+    // No second attempt ends better.
+    it.put_torch(&version, &library);
+    let sweep = finish(it.command(&["tiny.toml"])).refuses(&["127", "sae-run-worker"]);
+    sweep.hints("install PyTorch again");
+    assert_eq!(it.workspace.sql_value("SELECT count(*) FROM attempt"), 1);
     it.put_torch(&version, &library[..1000]);
     let outcome = it.doctor(&[]).exits(1);
     outcome.remarks(&["ended without an answer", &version]);

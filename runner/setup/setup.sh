@@ -57,7 +57,9 @@ source "$ROOT/runner/setup/libtch.sh"
 main() {
     case ${1:-} in
         torches) torches && return ;;
-        torch) packages_of "${2:-}" >/dev/null ;;
+        torch)
+            packages_of "${2:-}" >/dev/null
+            [[ ${3:-cuda} == cuda ]] || fail "\`$3\` is not \`cuda\`" ;;
         build | demo | peer | python | torchrun | nvrtc | wheel-tools | kit-python) ;;
         *) fail 'usage: setup.sh build|demo|peer|python|torchrun|nvrtc|torch VERSION [cuda]|torches|wheel-tools|kit-python' ;;
     esac

@@ -20,6 +20,8 @@ use std::sync::OnceLock;
 
 /// Names a PyTorch, if no setting does.
 const VARIABLE: &str = "SAE_RUN_LIBTORCH";
+/// What to do about one that cannot be loaded.
+pub(crate) const INSTALL_AGAIN: &str = "install PyTorch again (`pip install --force-reinstall torch`), or name another one in SAE_RUN_LIBTORCH";
 /// What the loader looks at before anything else.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
@@ -86,9 +88,7 @@ impl Libtorch {
     /// The loader said why it cannot be loaded.
     pub(crate) fn not_loaded(&self) -> CliError {
         let message = format!("{} cannot be loaded, as said above", self.describe());
-        CliError::environment(message).with_hint(format!(
-            "install it again (`pip install --force-reinstall torch`), or name another one in {VARIABLE}"
-        ))
+        CliError::environment(message).with_hint(INSTALL_AGAIN.to_owned())
     }
 }
 

@@ -1,9 +1,11 @@
 //! One attempt at a stream, watched to its end: events folded and drawn, a stop passed on.
 
 use crate::error::CliError;
+use crate::libtorch::INSTALL_AGAIN;
 use crate::run::event_tail::EventTail;
 use crate::run::signals::StopSignals;
 use crate::run::worker_process::WorkerProcess;
+use crate::run::worker_program::NOT_LOADED;
 use crate::show::progress::{Progress, StreamProgress};
 use crate::show::table;
 use fault::FailureKind;
@@ -148,7 +150,7 @@ impl Watch<'_> {
     /// Whether another attempt may end better: no one asked it to stop, and the input is not at fault.
     pub(crate) fn is_worth_a_retry(&self, end: &AttemptEnd) -> bool {
         let is_of_the_input = matches!(self.failed, Some((FailureKind::Input, ..)))
-            || end.exit_code == Some(BAD_INPUT);
+            || matches!(end.exit_code, Some(BAD_INPUT | NOT_LOADED));
         end.outcome != Outcome::Done && !self.asked_to_stop && !is_of_the_input
     }
 
@@ -192,8 +194,12 @@ impl Watch<'_> {
                 Some(message) => format!("{reason}: {message}"),
                 None => reason,
             };
-            if end.exit_code == Some(BAD_INPUT) {
-                return (FailureKind::Input, message, self.worker.last_hint());
+            match end.exit_code {
+                Some(BAD_INPUT) => return (FailureKind::Input, message, self.worker.last_hint()),
+                Some(NOT_LOADED) => {
+                    return (FailureKind::Input, message, Some(INSTALL_AGAIN.to_owned()));
+                }
+                _ => {}
             }
             let hint =
                 "run the same command again, without `--fresh`, to continue from the last checkpoints"

@@ -19,7 +19,7 @@ use tempfile::NamedTempFile;
 const PROGRAM: &str = "sae-run-worker";
 
 /// How a program ends whose libraries cannot be loaded.
-const NOT_LOADED: i32 = 127;
+pub(crate) const NOT_LOADED: i32 = 127;
 
 /// Variables with the token for the Hub, or the way to it, or an address that may have one in it. A worker never
 /// touches the network, and what it runs has no use for secrets.
