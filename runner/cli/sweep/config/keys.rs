@@ -29,13 +29,13 @@ const LAUNCH: [&str; 11] = [
     "launcher",
     "nproc_per_node",
     "device",
+    "libtorch",
     "devices",
     "jobs",
     "threads",
     "memory_bytes",
     "retries",
     "timeout_minutes",
-    "libtorch",
     "overlap_forward",
 ];
 
