@@ -33,8 +33,7 @@ def of_python() -> Check:
         return Check("Python", [], not_run="there is no whole PyTorch")
     target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
     program = {"SAE_RUN_PROGRAM": str(target / "debug/sae-run")}
-    serve = Command.of("cargo build --locked -p sae-run-hub-server --example serve")
-    return Check("Python", [serve, Command([python, "-m", "pytest", "-q"])], program)
+    return Check("Python", [Command([python, "-m", "pytest", "-q"])], program)
 
 
 def of_dependencies() -> list[Check]:
