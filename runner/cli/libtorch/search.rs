@@ -1,6 +1,7 @@
 //! Where PyTorch is looked for: in environments of Python, which are asked where they have it.
 
 use crate::error::CliError;
+use crate::installed;
 use crate::sweep::paths::Folders;
 use plan::TorchVersion;
 use std::env;
@@ -87,8 +88,8 @@ pub(super) fn places(named: Option<Place>) -> Vec<Place> {
     if let Some(named) = named {
         return vec![named];
     }
-    let own = env::current_exe().and_then(|program| program.canonicalize());
-    let own = own.ok().and_then(|program| python_in(program.parent()?));
+    let own = installed::program().ok();
+    let own = own.and_then(|program| python_in(program.parent()?));
     let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].map(|variable| {
         let folder = env::var_os(variable).filter(|folder| !folder.is_empty())?;
         let python = python_in(&Path::new(&folder).join("bin"))?;

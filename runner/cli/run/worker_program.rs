@@ -1,6 +1,7 @@
 //! The program that computes, and single tasks for it.
 
 use crate::error::CliError;
+use crate::installed;
 use crate::libtorch::Libtorch;
 use crate::show::table;
 use fault::FailureKind;
@@ -74,10 +75,9 @@ impl WorkerProgram {
     }
 }
 
-/// Where the worker program is. A link to this program may be anywhere.
+/// Where the worker program is.
 fn path() -> Result<PathBuf, CliError> {
-    let own = std::env::current_exe().and_then(|own| own.canonicalize());
-    let own = own.map_err(|error| {
+    let own = installed::program().map_err(|error| {
         CliError::environment(format!("cannot find the folder of this program: {error}"))
     })?;
     let path = own.with_file_name(PROGRAM);
