@@ -2,6 +2,7 @@
 
 use crate::common::{Outcome, Workspace, finish, text, tiny_sweep};
 use crate::distributed::{sweep, torchrun};
+use crate::programs::{libraries, worker};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,8 +21,8 @@ struct Installation {
 impl Installation {
     fn new() -> Self {
         let workspace = Workspace::with_tiny_sweep();
-        let libtch = library(&workspace, "libtch.so");
-        let torch = library(&workspace, "libtorch_cpu.so");
+        let libtch = library("libtch.so");
+        let torch = library("libtorch_cpu.so");
         let torch = torch.ancestors().nth(2).unwrap().to_path_buf();
         let installation = Self { workspace, torch };
         installation.environment("env");
@@ -122,14 +123,11 @@ impl Installation {
 }
 
 /// Where the loader finds a library of the worker.
-fn library(workspace: &Workspace, name: &str) -> PathBuf {
-    let worker = Path::new(COORDINATOR).with_file_name("sae-run-worker");
-    let mut command = workspace.command_of(&worker, &[]);
-    command.env("LD_TRACE_LOADED_OBJECTS", "1");
-    let listed = finish(command).succeeds().stdout;
-    let line = listed.lines().find(|line| line.trim().starts_with(name));
+fn library(name: &str) -> PathBuf {
+    let listed = libraries(&worker());
+    let line = listed.iter().find(|line| line.starts_with(name));
     let path = line.and_then(|line| line.split_whitespace().nth(2));
-    PathBuf::from(path.unwrap_or_else(|| panic!("no {name} in {listed}")))
+    PathBuf::from(path.unwrap_or_else(|| panic!("no {name} in {listed:?}")))
 }
 
 #[test]

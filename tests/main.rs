@@ -22,6 +22,7 @@ mod hostile_names;
 mod hostile_ranks;
 mod hub;
 mod inspect;
+#[cfg(target_os = "linux")]
 mod installed;
 mod interrupt;
 mod kills;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 const COORDINATOR: &str = env!("CARGO_BIN_EXE_sae-run");
 
-fn worker() -> PathBuf {
+pub(crate) fn worker() -> PathBuf {
     Path::new(COORDINATOR).with_file_name("sae-run-worker")
 }
 
@@ -59,7 +59,7 @@ fn files_may_have_odd_names_and_be_devices() {
 
 /// Shared libraries that the loader takes for a program, itself or by way of others.
 #[cfg(target_os = "linux")]
-fn libraries(program: &Path) -> Vec<String> {
+pub(crate) fn libraries(program: &Path) -> Vec<String> {
     let workspace = Workspace::unprepared();
     let mut command = workspace.command_of(program, &[]);
     // As `ldd` asks: the loader lists them, and the program is not run.
