@@ -24,8 +24,7 @@ main() {
     start=$(date +%s)
     pip install --quiet --disable-pip-version-check "$ROOT"/dist/sae_run-*.whl
     touch installed
-    says 'of `sae-run`' sae-run doctor
-    says "libtorch   $VERSION" sae-run doctor
+    says "libtorch   $VERSION*of \`sae-run\`" sae-run doctor
     sae-run "$ROOT/sweeps/demo.toml" --set runs_dir=runs
     echo "from pip install to the demo's results: $(($(date +%s) - start)) s"
     says 'layers.10' python -c 'import sae_run; print(sae_run.results().to_string())'
@@ -39,21 +38,24 @@ make_environment() {
     local from=${PYTHON:-$CACHE/torch/$VERSION/bin/python}
     [[ -n $PYTHON ]] || "$ROOT/runner/setup/setup.sh" torch "$VERSION" >/dev/null
     python3 -m venv "$WORK/env"
-    "$from" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-        >"$("$WORK/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-of-another.pth"
+    packages_of "$from" >"$(packages_of "$WORK/env/bin/python")/torch-of-another.pth"
 }
+
+# packages_of PYTHON: prints their folder.
+packages_of() { "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 
 fail() {
     echo "error: $1" >&2
     exit 1
 }
 
-# says TEXT COMMAND...
+# says PATTERN COMMAND...
 says() {
     local output
     output=$("${@:2}") || fail "${*:2} failed"
     printf '%s\n' "$output"
-    [[ $output == *"$1"* ]] || fail "${*:2} does not say: $1"
+    # shellcheck disable=SC2053
+    [[ $output == *$1* ]] || fail "${*:2} does not say: $1"
 }
 
 # The environment may be read-only.
