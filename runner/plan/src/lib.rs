@@ -8,7 +8,8 @@
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
-//! - `torch_version.rs`: versions of PyTorch; `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
+//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
+//! - `torch_version.rs`: versions of PyTorch
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod config;
