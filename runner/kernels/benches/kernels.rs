@@ -2,7 +2,7 @@
 
 use divan::Bencher;
 use sae_run_kernels::{
-    ByLatent, Decoding, Entries, ErrorGradients, MatrixUpdate, RowSteps, Screen, Signum,
+    ByLatent, Decoding, Entries, ErrorGradients, MatrixUpdate, RowSteps, Screen, Signum, TokenOf,
     WeightGradients, Weights, in_threads, moments, project, scale, signum, topk,
 };
 
@@ -61,14 +61,14 @@ fn gradients_of_weights(bencher: Bencher, k: usize) {
         indices: &indices,
         acts: &acts,
         grad_pre: &grad_pre,
-        k,
+        tokens: TokenOf::Every(k),
     };
     bencher.bench_local(|| {
         let out = WeightGradients {
             encoder_weight: &mut encoder_weight,
             w_dec: &mut w_dec,
         };
-        entries.weight_gradients(&by_latent, &grad_out, &centred, out);
+        entries.weight_gradients(&by_latent, grad_out.as_slice().into(), &centred, out);
     });
 }
 
@@ -84,7 +84,7 @@ fn update_of_matrices(bencher: Bencher, k: usize) {
         indices: &indices,
         acts: &acts,
         grad_pre: &grad_pre,
-        k,
+        tokens: TokenOf::Every(k),
     };
     bencher.bench_local(|| {
         let [y_encoder, z_encoder, y_decoder, z_decoder] = &mut matrices;
@@ -103,7 +103,7 @@ fn update_of_matrices(bencher: Bencher, k: usize) {
                 constants: SIGNUM,
             },
         };
-        entries.update(&by_latent, &grad_out, &centred, update);
+        entries.update(&by_latent, grad_out.as_slice().into(), &centred, update);
     });
 }
 

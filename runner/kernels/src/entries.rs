@@ -1,4 +1,4 @@
-//! Active latents of tokens, a sparse matrix with `k` entries a row, and the weights' gradients from it.
+//! Active latents of tokens, a sparse matrix by its entries, and the weights' gradients from it.
 
 use crate::add_all_scaled;
 use crate::instruction_sets::multiversioned;
@@ -8,17 +8,36 @@ use std::ops::Range;
 /// Biases that a thread takes at a time, at least.
 const N_BIASES: usize = 256;
 
-/// Active latents of tokens.
+/// Active latents of tokens, token by token.
 #[derive(Clone, Copy, Debug)]
 pub struct Entries<'a> {
-    /// Which latents: `[n_tokens, k]`, each below the number of latents.
+    /// Which latents, each below the number of latents: `[n_entries]`.
     pub indices: &'a [i64],
-    /// Their activations: `[n_tokens, k]`.
+    /// Their activations: `[n_entries]`.
     pub acts: &'a [f32],
-    /// The loss's gradient at their pre-activations: `[n_tokens, k]`.
+    /// The loss's gradient at their pre-activations: `[n_entries]`.
     pub grad_pre: &'a [f32],
-    /// Entries of a token.
-    pub k: usize,
+    /// Whose they are.
+    pub tokens: TokenOf<'a>,
+}
+
+/// The token of each entry.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenOf<'a> {
+    /// Each token has as many entries.
+    Every(usize),
+    /// Any number: `[n_entries]`, not falling.
+    Listed(&'a [i64]),
+}
+
+/// Gradients at the reconstructions from the first latents: up to each of `ends`, and from all.
+#[derive(Clone, Copy, Debug)]
+pub struct Nested<'a> {
+    /// For each of the ends, one after the other: what latents below it and not below the end before get:
+    /// `[n_levels, n_tokens, d_out]`.
+    pub grad_out: &'a [f32],
+    /// Rising, up to the number of latents. Empty: one reconstruction, from all.
+    pub ends: &'a [usize],
 }
 
 /// The indices of entries by latent, those of a latent in the order of tokens.
@@ -91,14 +110,14 @@ impl ByLatent {
 
 impl Entries<'_> {
     /// Writes the gradients of the matrices: `d W_dec = acts^T grad_out`, `d W_enc = grad_pre^T centred`.
-    /// `grad_out`: `[n_tokens, d_out]`, `centred`: `[n_tokens, d_in]`.
+    /// `centred`: `[n_tokens, d_in]`.
     ///
     /// # Panics
     /// Shapes that do not fit.
     pub fn weight_gradients(
         &self,
         by_latent: &ByLatent,
-        grad_out: &[f32],
+        grad_out: Nested<'_>,
         centred: &[f32],
         out: WeightGradients<'_>,
     ) {
@@ -106,7 +125,7 @@ impl Entries<'_> {
             encoder_weight,
             w_dec,
         } = out;
-        let [d_in, d_out] = self.widths(by_latent, [encoder_weight, w_dec], [centred, grad_out]);
+        let [d_in, d_out] = self.widths(by_latent, [encoder_weight, w_dec], (centred, grad_out));
         encoder_weight
             .par_chunks_mut(d_in)
             .zip(w_dec.par_chunks_mut(d_out))
@@ -115,11 +134,12 @@ impl Entries<'_> {
                 let entry_indices = by_latent.of(latent);
                 sum_rows(
                     entry_indices,
-                    self.k,
+                    self.tokens,
                     (self.grad_pre, centred),
                     encoder_weight,
                 );
-                sum_rows(entry_indices, self.k, (self.acts, grad_out), w_dec);
+                let grad_out = grad_out.of(latent);
+                sum_rows(entry_indices, self.tokens, (self.acts, grad_out), w_dec);
             });
     }
 
@@ -150,42 +170,86 @@ impl Entries<'_> {
         &self,
         by_latent: &ByLatent,
         matrices: [&[f32]; 2],
-        rows: [&[f32]; 2],
+        (centred, grad_out): (&[f32], Nested<'_>),
     ) -> [usize; 2] {
         let (n, n_latents) = (self.indices.len(), by_latent.n_latents());
         assert_eq!(by_latent.entry_indices.len(), n, "the same entries");
         assert_eq!(self.acts.len(), n, "an activation for each entry");
         assert_eq!(self.grad_pre.len(), n, "a gradient for each entry");
-        [0, 1].map(|idx| {
-            let width = matrices[idx].len() / n_latents;
-            assert_eq!(
-                matrices[idx].len(),
-                n_latents * width,
-                "a row for each latent"
-            );
-            assert_eq!(rows[idx].len(), n / self.k * width, "a row for each token");
-            width
-        })
+        let n_levels = grad_out.ends.len().max(1);
+        let rows = [centred.len(), grad_out.grad_out.len() / n_levels];
+        let [d_in, d_out] = matrices.map(|matrix| matrix.len() / n_latents);
+        let shapes = [(d_in, rows[0]), (d_out, rows[1])];
+        for ((width, n_numbers), matrix) in shapes.into_iter().zip(matrices) {
+            assert_eq!(matrix.len(), n_latents * width, "a row for each latent");
+            let are_there = match self.tokens {
+                TokenOf::Every(k) => n_numbers == n / k * width,
+                TokenOf::Listed(tokens) => {
+                    let n_tokens = tokens.last().map_or(0, |last| *last as usize + 1);
+                    tokens.len() == n && n_numbers >= n_tokens * width
+                }
+            };
+            assert!(are_there, "a row for each token");
+        }
+        [d_in, d_out]
+    }
+}
+
+impl TokenOf<'_> {
+    #[inline(always)]
+    fn of(self, entry_idx: usize) -> usize {
+        match self {
+            Self::Every(k) => entry_idx / k,
+            Self::Listed(tokens) => tokens[entry_idx] as usize,
+        }
+    }
+}
+
+impl<'a> Nested<'a> {
+    /// What a latent gets: `[n_tokens, d_out]`.
+    pub(crate) fn of(self, latent: usize) -> &'a [f32] {
+        let level = self.ends.partition_point(|end| *end <= latent);
+        let n_numbers = self.grad_out.len() / self.ends.len().max(1);
+        &self.grad_out[level * n_numbers..][..n_numbers]
+    }
+}
+
+impl<'a> From<&'a [f32]> for Nested<'a> {
+    /// One reconstruction: `[n_tokens, d_out]`.
+    fn from(grad_out: &'a [f32]) -> Self {
+        Self {
+            grad_out,
+            ends: &[],
+        }
     }
 }
 
 multiversioned!(
-    fn sum_rows(entry_indices: &[u32], k: usize, values_rows: (&[f32], &[f32]), out: &mut [f32]) = add_rows
+    fn sum_rows(
+        entry_indices: &[u32],
+        tokens: TokenOf<'_>,
+        values_rows: (&[f32], &[f32]),
+        out: &mut [f32]
+    ) = add_rows
 );
 
 /// `out = sum values[entry_idx] * rows[token of entry_idx]` over the entries of a latent.
 #[inline(always)]
 pub(crate) fn add_rows(
     entry_indices: &[u32],
-    k: usize,
+    tokens: TokenOf<'_>,
     (values, rows): (&[f32], &[f32]),
     out: &mut [f32],
 ) {
     out.fill(0.0);
     let width = out.len();
     let entries = entry_indices.iter().map(|&entry_idx| entry_idx as usize);
-    let rows =
-        entries.map(|entry_idx| (values[entry_idx], &rows[entry_idx / k * width..][..width]));
+    let rows = entries.map(|entry_idx| {
+        (
+            values[entry_idx],
+            &rows[tokens.of(entry_idx) * width..][..width],
+        )
+    });
     // Of latents that were selected with activation 0.
     add_all_scaled(out, rows.filter(|(value, _)| *value != 0.0));
 }
@@ -218,13 +282,13 @@ mod tests {
             let mut encoder_weight = vec![f32::NAN; num_latents * d_in];
             let mut encoder_bias = vec![f32::NAN; num_latents];
             let mut w_dec = vec![f32::NAN; num_latents * d_out];
-            let entries = Entries { indices: &indices, acts: &acts, grad_pre: &grad_pre, k };
+            let entries = Entries { indices: &indices, acts: &acts, grad_pre: &grad_pre, tokens: TokenOf::Every(k) };
             let by_latent = ByLatent::sort(&indices, num_latents);
             let out = WeightGradients {
                 encoder_weight: &mut encoder_weight,
                 w_dec: &mut w_dec,
             };
-            entries.weight_gradients(&by_latent, &grad_out, &centred, out);
+            entries.weight_gradients(&by_latent, grad_out.as_slice().into(), &centred, out);
             entries.bias_gradient(&by_latent, &mut encoder_bias);
             let dense = |values: &[f32], rows: &[f32], width: usize| {
                 let mut sum = vec![0.0; num_latents * width];

@@ -9,15 +9,18 @@
 //! Nothing here knows libtorch; the crate `sae` holds each function to what libtorch computes.
 //!
 //! - `screen.rs`: exact top-k from a product in bfloat16; `topk.rs`, `candidates.rs`: the largest of a row
-//! - `tokens.rs`: errors and gradients by token; `entries.rs`: gradients of weights by latent
+//! - `above.rs`: the numbers of rows above a bound
+//! - `tokens.rs`, `nested.rs`: errors and gradients by token; `entries.rs`: gradients of weights by latent
 //! - `update.rs`: the optimizer's update, row by row; `rows.rs`: one pass over weights
 //! - `instruction_sets.rs`, `threads.rs`: what runs where
 //! - `cuda/`: the same on a GPU
 
+mod above;
 mod candidates;
 pub mod cuda;
 mod entries;
 mod instruction_sets;
+mod nested;
 mod rows;
 mod screen;
 mod threads;
@@ -25,7 +28,9 @@ mod tokens;
 mod topk;
 mod update;
 
-pub use entries::{ByLatent, Entries, WeightGradients};
+pub use above::{Found, above, nth_largest};
+pub use entries::{ByLatent, Entries, Nested, TokenOf, WeightGradients};
+pub use nested::{NestedDecoding, NestedGradients};
 pub use rows::{Adam, Signum, project, scale, signum};
 pub use screen::{RoundedTokens, Screen};
 pub use threads::in_threads;
@@ -180,14 +185,14 @@ mod tests {
                 indices: &indices,
                 acts: &acts,
                 grad_pre: &grad_pre,
-                k,
+                tokens: TokenOf::Every(k),
             };
             let out = WeightGradients {
                 encoder_weight: &mut encoder_weight,
                 w_dec: &mut w_dec_grad,
             };
             let by_latent = ByLatent::sort(&indices, num_latents);
-            entries.weight_gradients(&by_latent, &grad_out, &x, out);
+            entries.weight_gradients(&by_latent, grad_out.as_slice().into(), &x, out);
             entries.bias_gradient(&by_latent, &mut encoder_bias);
             (error, moments(&x, &mut mean))
         });

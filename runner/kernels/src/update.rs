@@ -3,7 +3,7 @@
 use crate::entries::add_rows;
 use crate::instruction_sets::multiversioned;
 use crate::rows::{divide_by, project_from, signum_by};
-use crate::{ByLatent, Entries, Signum};
+use crate::{ByLatent, Entries, Nested, Signum, TokenOf};
 use rayon::prelude::*;
 
 /// A matrix with a row for each latent, as schedule-free signum keeps it.
@@ -46,7 +46,7 @@ impl Entries<'_> {
     pub fn update(
         &self,
         by_latent: &ByLatent,
-        grad_out: &[f32],
+        grad_out: Nested<'_>,
         centred: &[f32],
         update: MatrixUpdate<'_>,
     ) {
@@ -60,7 +60,7 @@ impl Entries<'_> {
             ..steps
         };
         let matrices = [&*encoder_weight.y, &*w_dec.y];
-        let [d_in, d_out] = self.widths(by_latent, matrices, [centred, grad_out]);
+        let [d_in, d_out] = self.widths(by_latent, matrices, (centred, grad_out));
         let rows = encoder_weight.rows(d_in).zip(w_dec.rows(d_out)).enumerate();
         rows.for_each_init(
             || (vec![0.0; d_in], vec![0.0; d_out]),
@@ -69,14 +69,21 @@ impl Entries<'_> {
                 let values = (self.grad_pre, centred);
                 update_row(
                     entry_indices,
-                    self.k,
+                    self.tokens,
                     values,
                     grad_encoder,
                     encoder,
                     of_encoder,
                 );
-                let values = (self.acts, grad_out);
-                update_row(entry_indices, self.k, values, grad_decoder, decoder, steps);
+                let values = (self.acts, grad_out.of(latent));
+                update_row(
+                    entry_indices,
+                    self.tokens,
+                    values,
+                    grad_decoder,
+                    decoder,
+                    steps,
+                );
             },
         );
     }
@@ -97,7 +104,7 @@ impl<'a> Weights<'a> {
 multiversioned!(
     fn update_row(
         entry_indices: &[u32],
-        k: usize,
+        tokens: TokenOf<'_>,
         values_rows: (&[f32], &[f32]),
         gradient: &mut [f32],
         y_z: (&mut [f32], &mut [f32]),
@@ -108,13 +115,13 @@ multiversioned!(
 #[inline(always)]
 fn update_one_row(
     entry_indices: &[u32],
-    k: usize,
+    tokens: TokenOf<'_>,
     values_rows: (&[f32], &[f32]),
     gradient: &mut [f32],
     (y, z): (&mut [f32], &mut [f32]),
     steps: RowSteps,
 ) {
-    add_rows(entry_indices, k, values_rows, gradient);
+    add_rows(entry_indices, tokens, values_rows, gradient);
     divide_by(gradient, steps.divisor);
     if steps.is_projected {
         project_from(gradient, y);
@@ -144,7 +151,7 @@ mod tests {
                 indices: &indices,
                 acts: &acts,
                 grad_pre: &grad_pre,
-                k,
+                tokens: TokenOf::Every(k),
             };
             let by_latent = ByLatent::sort(&indices, num_latents);
             let constants = Signum {
@@ -169,7 +176,7 @@ mod tests {
                 encoder_weight: &mut encoder_weight,
                 w_dec: &mut w_dec,
             };
-            entries.weight_gradients(&by_latent, &grad_out, &centred, out);
+            entries.weight_gradients(&by_latent, grad_out.as_slice().into(), &centred, out);
             scale(&mut encoder_weight, 3.0);
             scale(&mut w_dec, 3.0);
             project(&mut w_dec, &y_dec, d_out);
@@ -194,7 +201,7 @@ mod tests {
                     },
                 };
                 in_threads(n_threads, || {
-                    entries.update(&by_latent, &grad_out, &centred, update);
+                    entries.update(&by_latent, grad_out.as_slice().into(), &centred, update);
                 });
                 assert_eq!((&y_enc2, &z_enc2), (&y_enc, &z_enc));
                 assert_eq!((&y_dec2, &z_dec2), (&y_dec, &z_dec));

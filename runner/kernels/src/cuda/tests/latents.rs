@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cuda::launches::{RowSums, SortedEntries, fire_counts, latent_sums, rows_gradient};
-use crate::{ByLatent, Entries, WeightGradients, numbers};
+use crate::{ByLatent, Entries, TokenOf, WeightGradients, numbers};
 
 /// Tokens, latents, d_in, d_out, k: of no tokens, one, odd, more entries of a latent than are staged, more columns
 /// than are summed at a time.
@@ -63,7 +63,7 @@ impl Case {
             indices: &self.indices,
             acts: &self.acts,
             grad_pre: &self.grad_pre,
-            k: self.k,
+            tokens: TokenOf::Every(self.k),
         }
     }
 
@@ -97,7 +97,12 @@ impl Case {
             w_dec,
         };
         let entries = self.entries();
-        entries.weight_gradients(&self.by_latent, &self.grad_out, &self.centred, out);
+        entries.weight_gradients(
+            &self.by_latent,
+            self.grad_out.as_slice().into(),
+            &self.centred,
+            out,
+        );
         gradients
     }
 

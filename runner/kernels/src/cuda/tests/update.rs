@@ -270,7 +270,12 @@ fn an_update_is_the_twins() {
         },
     };
     let entries = case.entries();
-    entries.update(&case.by_latent, &case.grad_out, &case.centred, update);
+    entries.update(
+        &case.by_latent,
+        case.grad_out.as_slice().into(),
+        &case.centred,
+        update,
+    );
     let mut sorted = case.sorted();
     let entries = case.launched(&mut sorted);
     let parts = case.parts().into_iter().zip([encoder, decoder]);
