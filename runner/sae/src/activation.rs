@@ -32,7 +32,9 @@ pub(crate) fn select(
             let first = Tensor::f_arange_start_step(0, k * n_in_group, n_in_group, options)?;
             (largest, index_in_group.f_add(&first)?)
         }
-        Activation::Relu | Activation::JumpRelu => return all_above(pre_acts, threshold),
+        Activation::Relu | Activation::JumpRelu | Activation::Gated => {
+            return all_above(pre_acts, threshold);
+        }
     };
     Ok(Encoded {
         latent_acts: selected.f_relu_()?,
@@ -42,7 +44,10 @@ pub(crate) fn select(
 
 /// All latents above zero and, if there is one, above `threshold`; and those that are NaN, so
 /// that they show.
-fn all_above(pre_acts: &Tensor, threshold: Option<&Tensor>) -> Result<Encoded, SaeError> {
+pub(crate) fn all_above(
+    pre_acts: &Tensor,
+    threshold: Option<&Tensor>,
+) -> Result<Encoded, SaeError> {
     let is_idle = match threshold {
         None => pre_acts.f_le(0.0)?,
         Some(threshold) => pre_acts.f_le_tensor(&threshold.f_clamp_min(0.0)?)?,

@@ -76,6 +76,7 @@ fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
             None
         },
         threshold: None,
+        gate: None,
         encoder_weight: placed(&encoder_weight, kind, options.device)?,
         cfg,
     })

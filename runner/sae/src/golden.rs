@@ -75,14 +75,14 @@ fn auxk_and_multi_topk_are_those_of_autograd() {
         let dead = tensor("dead_mask").map(|mask| mask.nonzero().squeeze_dim(1));
         let alpha = case["auxk_alpha"].as_f64().unwrap();
         let objective = Objective {
-            k: sae.cfg.k,
             auxk: dead.as_ref().map(|candidates| AuxK {
                 alpha,
                 candidates,
                 are_dead: None,
+                is_of_residual: false,
             }),
             multi_topk: case["multi_topk"] == true,
-            rounded_encoder: None,
+            ..Objective::squared_error(sae.cfg.k)
         };
         let mut ours = sae.backward(x, target, &objective).unwrap();
         let mean = target.mean_dim(0, true, Kind::Float);

@@ -12,7 +12,7 @@
 
 use crate::kernels::{self, WeightGradients, dots_at_entries, sparse_times_rows, weight_gradients};
 use crate::pre_acts::PreActs;
-use crate::{Encoded, Sae, SaeError};
+use crate::{Encoded, Gate, Sae, SaeError};
 use fault::Fault;
 use tch::{Kind, Tensor};
 
@@ -29,6 +29,10 @@ pub struct Gradients {
     pub b_dec: Tensor,
     /// `[d_out, d_in]`; only with a skip connection.
     pub w_skip: Option<Tensor>,
+    /// `[num_latents]`; only with thresholds.
+    pub threshold: Option<Tensor>,
+    /// Only of gated SAEs.
+    pub gate: Option<Gate>,
 }
 
 impl Gradients {
@@ -41,6 +45,8 @@ impl Gradients {
             &self.b_dec,
         ];
         tensors.extend(&self.w_skip);
+        tensors.extend(&self.threshold);
+        tensors.extend(self.gate.iter().flat_map(Gate::weights));
         tensors
     }
 
@@ -53,6 +59,8 @@ impl Gradients {
             &mut self.b_dec,
         ];
         tensors.extend(&mut self.w_skip);
+        tensors.extend(&mut self.threshold);
+        tensors.extend(self.gate.iter_mut().flat_map(Gate::weights_mut));
         tensors
     }
 
@@ -100,6 +108,24 @@ pub struct Pass {
     pub encoded: Encoded,
     /// The reconstruction, skip connection included: `[n_tokens, d_out]`.
     pub sae_out: Tensor,
+}
+
+/// What an SAE is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    /// `[n_tokens, d_in]`.
+    pub(crate) x: &'a Tensor,
+    /// What the encoder is applied to: `[n_tokens, d_in]`.
+    pub(crate) centred: &'a Tensor,
+}
+
+impl Pass {
+    pub(crate) fn input(&self) -> Input<'_> {
+        Input {
+            x: &self.x,
+            centred: &self.centred,
+        }
+    }
 }
 
 /// A reconstruction within a loss.
@@ -158,12 +184,11 @@ impl Sae {
     pub(crate) fn centred_for_training(&self, x: &Tensor) -> Result<Tensor, SaeError> {
         self.check_input(x)?;
         let activation = self.cfg.activation;
-        // Their thresholds have a gradient of another kind, which is not known here.
         if activation.has_k() {
             self.centred(x)
         } else {
             Err(Fault::internal(format!(
-                "SAEs with the activation {activation} cannot be trained"
+                "SAEs with the activation {activation} have no loss on the model's output"
             ))
             .into())
         }
@@ -198,7 +223,7 @@ impl Sae {
         let PartGradients {
             gradients,
             grad_pre,
-        } = self.part_gradients(pass, &part)?;
+        } = self.part_gradients(pass.input(), &part)?;
         let indices = &pass.encoded.latent_indices;
         let grad_x = sparse_times_rows(&grad_pre, indices, &self.encoder_weight)?;
         let grad_x = match &self.w_skip {
@@ -211,7 +236,7 @@ impl Sae {
     /// The gradients of a part of a loss.
     pub(crate) fn part_gradients(
         &self,
-        pass: &Pass,
+        input: Input<'_>,
         part: &Part<'_>,
     ) -> Result<PartGradients, SaeError> {
         let Encoded {
@@ -225,7 +250,7 @@ impl Sae {
             Reaches::Where(mask) => grad_pre.f_masked_fill_(&mask.f_logical_not()?, 0.0)?,
         };
         Ok(PartGradients {
-            gradients: self.gradients_from(pass, part, &grad_pre)?,
+            gradients: self.gradients_from(input, part, &grad_pre)?,
             grad_pre,
         })
     }
@@ -233,11 +258,11 @@ impl Sae {
     /// The gradients of a part of a loss, with that at the selected pre-activations.
     fn gradients_from(
         &self,
-        pass: &Pass,
+        input: Input<'_>,
         part: &Part<'_>,
         grad_pre: &Tensor,
     ) -> Result<Gradients, SaeError> {
-        let rows = (part.grad_out, &pass.centred);
+        let rows = (part.grad_out, input.centred);
         let WeightGradients {
             encoder_weight,
             encoder_bias,
@@ -246,38 +271,44 @@ impl Sae {
         Ok(Gradients {
             encoder_weight,
             w_dec,
-            b_dec: self.grad_b_dec(part, &encoder_bias)?,
-            w_skip: self.grad_w_skip(&pass.x, part)?,
+            b_dec: self.grad_b_dec(part.is_whole.then_some(part.grad_out), &encoder_bias)?,
+            w_skip: match part.is_whole {
+                true => self.grad_w_skip(input.x, part.grad_out)?,
+                false => self.w_skip.as_ref().map(Tensor::f_zeros_like).transpose()?,
+            },
+            threshold: None,
+            gate: None,
             encoder_bias,
         })
     }
 
+    /// `grad_out`: the gradient at the reconstruction, if `b_dec` is part of it; `grad_bias`: the sum of those at what
+    /// the encoder's weights are multiplied with.
     pub(crate) fn grad_b_dec(
         &self,
-        part: &Part<'_>,
+        grad_out: Option<&Tensor>,
         grad_bias: &Tensor,
     ) -> Result<Tensor, SaeError> {
-        let direct = if part.is_whole {
-            part.grad_out.f_sum_dim_intlist(0, false, None)?
-        } else {
-            self.b_dec.f_zeros_like()?
+        let direct = match grad_out {
+            Some(grad_out) => grad_out.f_sum_dim_intlist(0, false, None)?,
+            None => self.b_dec.f_zeros_like()?,
         };
-        if self.cfg.transcode {
+        if !self.cfg.subtracts_b_dec() {
             return Ok(direct);
         }
         let through_encoder = grad_bias.f_unsqueeze(0)?.f_matmul(&self.encoder_weight)?;
         Ok(direct.f_sub(&through_encoder.f_squeeze_dim(0)?)?)
     }
 
-    fn grad_w_skip(&self, x: &Tensor, part: &Part<'_>) -> Result<Option<Tensor>, SaeError> {
-        let Some(w_skip) = &self.w_skip else {
-            return Ok(None);
-        };
-        Ok(Some(if part.is_whole {
-            part.grad_out.f_tr()?.f_matmul(x)?
-        } else {
-            w_skip.f_zeros_like()?
-        }))
+    pub(crate) fn grad_w_skip(
+        &self,
+        x: &Tensor,
+        grad_out: &Tensor,
+    ) -> Result<Option<Tensor>, SaeError> {
+        match &self.w_skip {
+            None => Ok(None),
+            Some(_) => Ok(Some(grad_out.f_tr()?.f_matmul(x)?)),
+        }
     }
 
     /// How many tokens each latent fired on: `[num_latents]`, Float. "Fired" is activation > 0.

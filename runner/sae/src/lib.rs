@@ -36,7 +36,9 @@
 //!
 //! - `model.rs`: the SAE; `encoded.rs`: what it makes of activations; `activation.rs`, `objective/`: one small file or arm for each kind
 //! - `pre_acts.rs`: pre-activations, and latents found by them in bfloat16
+//! - `support.rs`: sums and products at all latents, or at a list of them
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
+//! - `folding.rs`: the same SAE with other weights
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust and in CUDA C++ (the crate `kernels`), and in libtorch's operations
 //! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
@@ -51,6 +53,7 @@ mod atomic_file;
 mod disk;
 mod encoded;
 mod error;
+mod folding;
 #[cfg(feature = "hub")]
 mod from_hub;
 mod generator;
@@ -69,6 +72,7 @@ mod pre_acts;
 mod saelens;
 mod safetensors_file;
 mod sparse;
+mod support;
 #[cfg(test)]
 mod testing;
 mod variance;
@@ -87,8 +91,10 @@ pub use gradient::{Gradients, Pass};
 pub use kernels::{
     Adam, CheckedKernel, GpuKernels, Kernel, Rejection, Rule, Signum, fastest, moments,
 };
-pub use model::{Reconstruction, Sae};
-pub use objective::{AuxK, Backward, Losses, Objective};
+pub use model::{Gate, Reconstruction, Sae};
+pub use objective::{
+    AuxK, Backward, BatchLatents, BatchSearch, Jump, Level, Losses, Objective, Penalty, PreActLoss,
+};
 pub use options::LoadOptions;
 #[cfg(feature = "hub")]
 pub use sae_files::HubSaes;

@@ -30,6 +30,27 @@ pub struct Sae {
     pub w_skip: Option<Tensor>,
     /// Below or at which a latent is not active: `[num_latents]`; only with [`Activation::JumpRelu`].
     pub threshold: Option<Tensor>,
+    /// What magnitudes are made with; only with [`Activation::Gated`], where `encoder_bias` is that of the gate.
+    pub gate: Option<Gate>,
+}
+
+/// What makes the magnitude of a gated SAE's latent from the gate's weights: `e^r_mag (W_enc c) + b_mag`.
+#[derive(Debug)]
+pub struct Gate {
+    /// `[num_latents]`.
+    pub b_mag: Tensor,
+    /// `[num_latents]`.
+    pub r_mag: Tensor,
+}
+
+impl Gate {
+    pub(crate) fn weights(&self) -> [&Tensor; 2] {
+        [&self.b_mag, &self.r_mag]
+    }
+
+    pub(crate) fn weights_mut(&mut self) -> [&mut Tensor; 2] {
+        [&mut self.b_mag, &mut self.r_mag]
+    }
 }
 
 /// What [`Sae::forward`] gives.
@@ -71,6 +92,13 @@ impl Sae {
             w_skip: w_skip.transpose()?,
             threshold: match cfg.activation {
                 Activation::JumpRelu => Some(zeros(&[num_latents])?),
+                _ => None,
+            },
+            gate: match cfg.activation {
+                Activation::Gated => Some(Gate {
+                    b_mag: zeros(&[num_latents])?,
+                    r_mag: zeros(&[num_latents])?,
+                }),
                 _ => None,
             },
             cfg,
@@ -154,10 +182,10 @@ impl Sae {
 
     /// What the encoder's weights are applied to.
     pub(crate) fn centred(&self, x: &Tensor) -> Result<Tensor, SaeError> {
-        Ok(if self.cfg.transcode {
-            x.shallow_clone()
-        } else {
+        Ok(if self.cfg.subtracts_b_dec() {
             x.f_sub(&self.b_dec)?
+        } else {
+            x.shallow_clone()
         })
     }
 
@@ -222,6 +250,8 @@ impl Sae {
         weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
         let threshold = self.threshold.iter();
         weights.extend(threshold.map(|threshold| ("threshold", threshold)));
+        let gate = self.gate.iter().flat_map(Gate::weights);
+        weights.extend(["b_mag", "r_mag"].into_iter().zip(gate));
         weights
     }
 
@@ -235,6 +265,7 @@ impl Sae {
         ];
         weights.extend(&mut self.w_skip);
         weights.extend(&mut self.threshold);
+        weights.extend(self.gate.iter_mut().flat_map(Gate::weights_mut));
         weights
     }
 
@@ -254,6 +285,10 @@ impl Sae {
             b_dec: next(),
             w_skip: self.w_skip.as_ref().map(|_| next()),
             threshold: self.threshold.as_ref().map(|_| next()),
+            gate: self.gate.as_ref().map(|_| Gate {
+                b_mag: next(),
+                r_mag: next(),
+            }),
         }
     }
 

@@ -5,7 +5,7 @@
 //! in float32 from the weights themselves, and the `k` largest of them are taken. So every activation is
 //! float32's, and a latent is missed only if bfloat16 ranks `k / 4 + 4` before it that should come after it.
 
-use crate::activation::select;
+use crate::activation::{all_above, select};
 use crate::kernels::{dots_at_entries, topk, topk_of_candidates};
 use crate::{Activation, Encoded, Sae, SaeError};
 use tch::{Kind, Tensor};
@@ -61,11 +61,42 @@ impl Sae {
             numbers,
         })
     }
+
+    /// The pre-activations of the latents with the indices `latents` alone: `[n]`. `rescales`: the norms of the
+    /// decoder's rows have a part in what decides between them.
+    pub(crate) fn pre_acts_of<'a, 'l>(
+        &'a self,
+        centred: &'a Tensor,
+        latents: &'l Tensor,
+        rescales: bool,
+    ) -> Result<SomePreActs<'a, 'l>, SaeError> {
+        let weight = self.encoder_weight.f_index_select(0, latents)?;
+        let bias = self.encoder_bias.f_index_select(0, latents)?;
+        let pre_acts = centred.f_linear(&weight, Some(&bias))?;
+        let scale = match rescales {
+            true => Some(self.decoder_norms()?.f_index_select(0, latents)?),
+            false => None,
+        };
+        Ok(SomePreActs {
+            sae: self,
+            centred,
+            latents,
+            numbers: match &scale {
+                None => pre_acts,
+                Some(scale) => pre_acts.f_mul(scale)?,
+            },
+            scale,
+        })
+    }
 }
 
 impl PreActs<'_> {
     /// The active latents, by the SAE's activation.
     pub(crate) fn select(&self, k: usize) -> Result<Encoded, SaeError> {
+        if let Some(gate) = &self.sae.gate {
+            let [acts, _] = gate.acts(&self.numbers, &self.sae.encoder_bias)?;
+            return all_above(&acts, None);
+        }
         let activation = self.sae.cfg.activation;
         if !self.are_rounded() {
             return select(activation, &self.numbers, k, self.sae.threshold.as_ref());
@@ -74,7 +105,11 @@ impl PreActs<'_> {
             return with_relu(self.largest(k as i64)?);
         }
         let found = select(activation, &self.numbers, k, None)?;
-        with_relu(self.exact(found.latent_indices)?)
+        let encoder = (&self.sae.encoder_weight, Some(&self.sae.encoder_bias));
+        with_relu(Encoded {
+            latent_acts: dots_at_entries(&self.centred, encoder, &found.latent_indices)?,
+            latent_indices: found.latent_indices,
+        })
     }
 
     /// The `k` largest, without ReLU.
@@ -88,58 +123,77 @@ impl PreActs<'_> {
         Ok(topk_of_candidates(&self.centred, encoder, &candidates, k)?)
     }
 
-    /// The `k` largest of the latents with the indices `latents`: `[n]`, without ReLU.
-    pub(crate) fn largest_of(&self, latents: &Tensor, k: i64) -> Result<Encoded, SaeError> {
-        let numbers = self.numbers.f_index_select(1, latents)?;
-        let (latent_acts, kept) = numbers.f_topk(k, -1, true, false)?;
-        let latent_indices = latents.f_take(&kept)?;
-        if self.are_rounded() {
-            return self.exact(latent_indices);
-        }
-        Ok(Encoded {
-            latent_acts,
-            latent_indices,
+    /// Those of the latents with the indices `latents`: `[n]`.
+    pub(crate) fn of<'l>(&self, latents: &'l Tensor) -> Result<SomePreActs<'_, 'l>, SaeError> {
+        Ok(SomePreActs {
+            sae: self.sae,
+            centred: &self.centred,
+            latents,
+            numbers: self.numbers.f_index_select(1, latents)?,
+            scale: None,
         })
     }
 
-    /// The `k` largest of the latents with the indices `latents` where `mask` is true, both `[n]`, without ReLU; and
-    /// at which entries it is: `[n_tokens, k]`. At the others, if `mask` is true fewer than `k` times, activations
-    /// are 0. The entries are in the order of `latents`: no sum over them depends on the latents besides.
+    fn are_rounded(&self) -> bool {
+        self.numbers.kind() != self.centred.kind()
+    }
+}
+
+/// The pre-activations of some latents.
+pub(crate) struct SomePreActs<'a, 'l> {
+    sae: &'a Sae,
+    /// What the encoder is applied to: `[n_tokens, d_in]`, Float.
+    centred: &'a Tensor,
+    /// Indices: `[n]`, Int64.
+    latents: &'l Tensor,
+    /// What decides between them: `[n_tokens, n]`: Float, or rounded to BFloat16.
+    numbers: Tensor,
+    /// By which the pre-activations were multiplied for that: `[n]`.
+    scale: Option<Tensor>,
+}
+
+impl SomePreActs<'_, '_> {
+    /// The `k` largest, without ReLU.
+    pub(crate) fn largest(&self, k: i64) -> Result<Encoded, SaeError> {
+        let (numbers, kept) = self.numbers.f_topk(k, -1, true, false)?;
+        self.at(numbers, &kept)
+    }
+
+    /// The `k` largest of those where `mask` is true: `[n]`, without ReLU; and at which entries it is: `[n_tokens, k]`.
+    /// At the others, if `mask` is true fewer than `k` times, activations are 0. The entries are in the order of the
+    /// latents: no sum over them depends on the latents besides.
     pub(crate) fn largest_where(
         &self,
-        latents: &Tensor,
         mask: &Tensor,
         k: i64,
     ) -> Result<(Encoded, Tensor), SaeError> {
-        let mut numbers = self.numbers.f_index_select(1, latents)?;
-        let _ = numbers.f_masked_fill_(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
+        let numbers = self
+            .numbers
+            .f_masked_fill(&mask.f_logical_not()?, f64::NEG_INFINITY)?;
         // Of equal ones, CUDA's takes the first.
         let (_, kept) = numbers.f_topk(k, -1, true, false)?;
         let (kept, _) = kept.f_sort(-1, false)?;
-        let latent_indices = latents.f_take(&kept)?;
-        let mut encoded = if self.are_rounded() {
-            self.exact(latent_indices)?
-        } else {
-            Encoded {
-                latent_acts: numbers.f_gather(1, &kept, false)?,
-                latent_indices,
-            }
-        };
+        let mut encoded = self.at(numbers.f_gather(1, &kept, false)?, &kept)?;
         let kept = mask.f_take(&kept)?;
         let acts = &mut encoded.latent_acts;
         let _ = acts.f_masked_fill_(&kept.f_logical_not()?, 0.0)?;
         Ok((encoded, kept))
     }
 
-    fn are_rounded(&self) -> bool {
-        self.numbers.kind() != self.centred.kind()
-    }
-
-    /// The pre-activations in float32 at `latent_indices`: `[n_tokens, n]`.
-    fn exact(&self, latent_indices: Tensor) -> Result<Encoded, SaeError> {
-        let encoder = (&self.sae.encoder_weight, Some(&self.sae.encoder_bias));
+    /// The latents at the places `kept`, which have these `numbers`; in float32.
+    fn at(&self, numbers: Tensor, kept: &Tensor) -> Result<Encoded, SaeError> {
+        let latent_indices = self.latents.f_take(kept)?;
+        let latent_acts = if numbers.kind() != self.centred.kind() {
+            let encoder = (&self.sae.encoder_weight, Some(&self.sae.encoder_bias));
+            dots_at_entries(self.centred, encoder, &latent_indices)?
+        } else {
+            match &self.scale {
+                None => numbers,
+                Some(scale) => numbers.f_div(&scale.f_take(kept)?)?,
+            }
+        };
         Ok(Encoded {
-            latent_acts: dots_at_entries(&self.centred, encoder, &latent_indices)?,
+            latent_acts,
             latent_indices,
         })
     }
@@ -218,6 +272,7 @@ mod tests {
                 alpha: 0.5,
                 candidates: &dead,
                 are_dead: None,
+                is_of_residual: false,
             }),
             multi_topk: true,
             ..Objective::squared_error(16)

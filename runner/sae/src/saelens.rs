@@ -5,9 +5,10 @@ mod save;
 #[cfg(test)]
 mod tests;
 
+use crate::folding::MIN_NORM;
 use crate::mapped::MappedFile;
 use crate::placing::{no_decoder, placed};
-use crate::{LoadOptions, Sae, SaeError};
+use crate::{Gate, LoadOptions, Sae, SaeError};
 use sae_files::{Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, read_config};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -15,13 +16,13 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// The weights of every SAE.
-const WEIGHTS: [&str; 4] = ["W_enc", "b_enc", "W_dec", "b_dec"];
+const WEIGHTS: [&str; 3] = ["W_enc", "W_dec", "b_dec"];
+
+/// What the magnitudes of a gated SAE are made with.
+const GATE: [&str; 2] = ["b_mag", "r_mag"];
 
 /// Factors of latents in old folders.
 const SCALING: &str = "scaling_factor";
-
-/// Smallest norm of a decoder's row that is divided by, as SAELens has it.
-const MIN_NORM: f64 = 1e-8;
 
 /// What is read of `cfg.json`, besides its metadata.
 #[derive(Debug, Default, Deserialize)]
@@ -61,11 +62,30 @@ impl Kinds {
         }
     }
 
+    /// The name of what is added before it is decided which latents are active.
+    fn bias(self) -> &'static str {
+        match self.activation {
+            Activation::Gated => "b_gate",
+            _ => "b_enc",
+        }
+    }
+
     /// The tensors that a file may have.
     fn tensors(self) -> Vec<&'static str> {
         let skip = self.has_skip.then_some("W_skip");
-        let more = skip.into_iter().chain(self.threshold());
-        WEIGHTS.into_iter().chain([SCALING]).chain(more).collect()
+        let gate = match self.activation {
+            Activation::Gated => &GATE[..],
+            _ => &[],
+        };
+        let more = skip
+            .into_iter()
+            .chain(self.threshold())
+            .chain(gate.iter().copied());
+        WEIGHTS
+            .into_iter()
+            .chain([self.bias(), SCALING])
+            .chain(more)
+            .collect()
     }
 }
 
@@ -118,6 +138,7 @@ impl Config {
             "standard" if is_old_topk => (Activation::TopK, false, false),
             "standard" => (Activation::Relu, false, false),
             "topk" => (Activation::TopK, false, false),
+            "gated" => (Activation::Gated, false, false),
             "jumprelu" | "batchtopk" | "matryoshka_batchtopk" => {
                 (Activation::JumpRelu, false, false)
             }
@@ -220,6 +241,7 @@ struct Weights {
     b_dec: Tensor,
     w_skip: Option<Tensor>,
     threshold: Option<Tensor>,
+    gate: Option<Gate>,
 }
 
 impl Weights {
@@ -248,9 +270,20 @@ impl Weights {
             (Some(name), false) => Some(file.weights(name, &[num_latents])?),
             (None, _) => None,
         };
+        let gate = match kinds.activation {
+            Activation::Gated => {
+                let [b_mag, r_mag] = GATE.map(|name| file.weights(name, &[num_latents]));
+                Some(Gate {
+                    b_mag: b_mag?,
+                    r_mag: r_mag?,
+                })
+            }
+            _ => None,
+        };
         Ok(Self {
+            gate,
             encoder_weight,
-            encoder_bias: file.weights("b_enc", &[num_latents])?,
+            encoder_bias: file.weights(kinds.bias(), &[num_latents])?,
             w_dec: w_dec.transpose()?,
             b_dec: file.weights("b_dec", &[d_out])?,
             w_skip: w_skip.transpose()?,
@@ -275,6 +308,9 @@ impl Weights {
             let weight = self.encoder_weight.f_to_kind(Kind::Float)?;
             let of_b_dec = weight.f_mv(&self.b_dec.f_to_kind(Kind::Float)?)?;
             self.encoder_bias = self.encoder_bias.f_add(&of_b_dec)?;
+            if let Some(gate) = &mut self.gate {
+                gate.b_mag = gate.b_mag.f_add(&gate.r_mag.f_exp()?.f_mul(&of_b_dec)?)?;
+            }
         }
         Ok(self)
     }
@@ -292,6 +328,13 @@ impl Weights {
             b_dec: placed(self.b_dec)?,
             w_skip: self.w_skip.map(placed).transpose()?,
             threshold: self.threshold.map(placed).transpose()?,
+            gate: match self.gate {
+                None => None,
+                Some(Gate { b_mag, r_mag }) => Some(Gate {
+                    b_mag: placed(b_mag)?,
+                    r_mag: placed(r_mag)?,
+                }),
+            },
             cfg,
         })
     }

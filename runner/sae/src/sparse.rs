@@ -1,7 +1,6 @@
 //! Gradients of the squared error as they come: if it is the whole loss, those of the matrices need never
 //! be in memory. The optimizer takes them row by row.
 
-use crate::gradient::{Part, Reaches};
 use crate::kernels::{self, SortedEntries, SparseUpdate};
 use crate::{Backward, Gradients, Losses, Objective, Rule, Sae, SaeError};
 use fault::Fault;
@@ -73,22 +72,12 @@ impl Sae {
             return Ok(None);
         };
         let encoder_bias = entries.bias_gradient()?;
-        let part = Part {
-            encoded: &encoded,
-            grad_out: &error.grad_out,
-            reaches: Reaches::Positive,
-            is_whole: true,
-        };
         let vectors = VectorGradients {
-            b_dec: self.grad_b_dec(&part, &encoder_bias)?,
+            b_dec: self.grad_b_dec(Some(&error.grad_out), &encoder_bias)?,
             encoder_bias,
         };
         Ok(Some(SparseBackward {
-            losses: Losses {
-                squared_error: error.sum,
-                auxk: None,
-                multi_topk: None,
-            },
+            losses: Losses::squared_error(error.sum),
             fire_counts: entries.fire_counts()?,
             gradients: SparseGradients {
                 entries,
@@ -132,6 +121,8 @@ impl SparseGradients {
             w_dec,
             b_dec,
             w_skip: None,
+            threshold: None,
+            gate: None,
         })
     }
 

@@ -20,6 +20,10 @@ pub enum Activation {
     /// sparsify has none.
     #[serde(skip)]
     JumpRelu,
+    /// A gate decides which latents are active, and another bias and scale how much. SAELens has such SAEs; sparsify has
+    /// none.
+    #[serde(skip)]
+    Gated,
 }
 
 impl Activation {
@@ -36,6 +40,7 @@ impl fmt::Display for Activation {
             Self::GroupMax => "groupmax",
             Self::Relu => "relu",
             Self::JumpRelu => "jumprelu",
+            Self::Gated => "gated",
         })
     }
 }
@@ -73,6 +78,10 @@ pub struct SaeConfig {
     /// such key, and loads no such transcoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub d_out: Option<usize>,
+    /// Whether `b_dec` is subtracted before encoding, which a transcoder never does. sparsify always does, and has no
+    /// such key.
+    #[serde(skip, default = "yes")]
+    pub apply_b_dec_to_input: bool,
 }
 
 fn default_expansion_factor() -> usize {
@@ -101,7 +110,13 @@ impl SaeConfig {
             transcode: false,
             d_in,
             d_out: None,
+            apply_b_dec_to_input: true,
         }
+    }
+
+    /// Whether the encoder is applied to the input less `b_dec`.
+    pub fn subtracts_b_dec(&self) -> bool {
+        self.apply_b_dec_to_input && !self.transcode
     }
 
     /// Width of the output.

@@ -42,6 +42,7 @@ pub(crate) fn weight_gradients(
 }
 
 /// Which token an entry belongs to, in the forms the embedding bag wants; made once per step.
+#[derive(Debug)]
 pub(crate) struct Bags {
     /// Start of each token's entries: `[n_tokens]`.
     offsets: Tensor,
@@ -65,6 +66,25 @@ impl Bags {
             maximum_indices: Tensor::f_empty([0], options)?,
         })
     }
+
+    /// Of `n_entries` entries, where those of each token begin and the last ones end: `[n_tokens + 1]`, Int64.
+    pub(crate) fn of_starts(starts: &Tensor, n_entries: i64) -> Result<Self, TchError> {
+        let n_tokens = starts.size()[0] - 1;
+        let options = (Kind::Int64, starts.device());
+        let bag_size = starts.f_diff::<Tensor>(1, 0, None, None)?;
+        let tokens = Tensor::f_arange(n_tokens, options)?;
+        Ok(Self {
+            offsets: starts.f_narrow(0, 0, n_tokens)?,
+            token_of_entry: tokens.f_repeat_interleave_self_tensor(&bag_size, 0, n_entries)?,
+            bag_size,
+            maximum_indices: Tensor::f_empty([0], options)?,
+        })
+    }
+
+    /// Token of each entry: `[n_entries]`.
+    pub(crate) fn tokens(&self) -> &Tensor {
+        &self.token_of_entry
+    }
 }
 
 /// `S @ rows`: `[n_tokens, d_in]`, for `rows`: `[num_latents, d_in]`.
@@ -75,12 +95,31 @@ pub(crate) fn sparse_times_rows(
 ) -> Result<Tensor, TchError> {
     let (n_tokens, k) = indices.size2()?;
     let offsets = Tensor::f_arange_start_step(0, n_tokens * k, k, (Kind::Int64, rows.device()))?;
+    bag_sums(values, indices, &offsets, rows)
+}
+
+/// The same for entries of which each token has any number.
+pub(crate) fn listed_times_rows(
+    values: &Tensor,
+    indices: &Tensor,
+    bags: &Bags,
+    rows: &Tensor,
+) -> Result<Tensor, TchError> {
+    bag_sums(values, indices, &bags.offsets, rows)
+}
+
+fn bag_sums(
+    values: &Tensor,
+    indices: &Tensor,
+    offsets: &Tensor,
+    rows: &Tensor,
+) -> Result<Tensor, TchError> {
     let values = values.f_reshape([-1])?;
     let indices = indices.f_reshape([-1])?;
     let bags = Tensor::f_embedding_bag(
         rows,
         &indices,
-        &offsets,
+        offsets,
         false,
         SUM,
         false,
@@ -91,7 +130,7 @@ pub(crate) fn sparse_times_rows(
 }
 
 /// `S^T @ dense`: `[num_latents, d_in]`, for `dense`: `[n_tokens, d_in]`.
-fn sparse_transposed_times(
+pub(crate) fn sparse_transposed_times(
     values: &Tensor,
     indices: &Tensor,
     bags: &Bags,
@@ -133,13 +172,14 @@ pub(crate) fn dots_at_entries(
 
 /// Sum of the entries of each column of `S`: `[num_latents]`, in an order that depends on nothing but `S`: a
 /// GPU's `scatter_add` adds in whatever order its threads come.
-fn sums_by_latent(
+pub(crate) fn sums_by_latent(
     values: &Tensor,
     indices: &Tensor,
     bags: &Bags,
     num_latents: i64,
 ) -> Result<Tensor, TchError> {
-    let ones = Tensor::f_ones([values.size()[0], 1], (values.kind(), values.device()))?;
+    let n_tokens = bags.offsets.size()[0];
+    let ones = Tensor::f_ones([n_tokens, 1], (values.kind(), values.device()))?;
     sparse_transposed_times(values, indices, bags, &ones, num_latents)?.f_squeeze_dim(1)
 }
 

@@ -7,11 +7,12 @@ use super::{dots_at_entries, n_threads};
 use crate::Encoded;
 use kernels::{Screen, in_threads};
 use std::fs;
+use std::ops::ControlFlow;
 use std::sync::LazyLock;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Bytes of the pre-activations that are in memory at the same time, if that is not all of them.
-const BLOCK_BYTES: i64 = 256 << 20;
+pub(super) const BLOCK_BYTES: i64 = 256 << 20;
 /// The same in 16 bit: read once, and best from a cache.
 const ROUGH_BLOCK_BYTES: i64 = 32 << 20;
 /// But no fewer tokens: the product lays out the weights again for each block.
@@ -96,6 +97,36 @@ pub(crate) fn topk_of_product(
     search.finish().map(Some)
 }
 
+/// The products of `x`: `[n_tokens, d_in]` with `weight`: `[num_latents, d_in]`, both Float on the CPU, for one block of
+/// tokens after the other, until `take` breaks off.
+pub(super) fn in_blocks(
+    x: &Tensor,
+    weight: &Tensor,
+    mut take: impl FnMut(&[f32]) -> Result<ControlFlow<()>, TchError>,
+) -> Result<(), TchError> {
+    let (n_tokens, num_latents) = (x.size()[0], weight.size()[0]);
+    let block = tokens_in_block(n_tokens, num_latents, BLOCK_BYTES, Kind::Float);
+    let products = Tensor::f_empty([block, num_latents], (Kind::Float, Device::Cpu))?;
+    let weight = weight.f_tr()?;
+    for start in (0..n_tokens).step_by(block.max(1) as usize) {
+        let n = block.min(n_tokens - start);
+        let rows = products.f_narrow(0, 0, n)?;
+        let rows = x.f_narrow(0, start, n)?.f_mm_out(&rows, &weight)?;
+        if take(slice(&rows).expect("as it was made"))?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Tokens of a block, all of about the same size.
+fn tokens_in_block(n_tokens: i64, num_latents: i64, bytes: i64, kind: Kind) -> i64 {
+    let row_bytes = num_latents * kind.elt_size_in_bytes() as i64;
+    let most = (bytes / row_bytes).max(LEAST_IN_BLOCK);
+    let n_blocks = (n_tokens as u64).div_ceil(most as u64).max(1);
+    (n_tokens as u64).div_ceil(n_blocks) as i64
+}
+
 /// Whether it pays to look at rough products first: a matter of the processor and of sizes.
 fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
     choice() != Choice::Float32
@@ -140,14 +171,6 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Tokens of a block, all of about the same size.
-    fn block(&self, n_tokens: i64, bytes: i64, kind: Kind) -> i64 {
-        let row_bytes = self.bias.len() * kind.elt_size_in_bytes();
-        let most = (bytes / row_bytes as i64).max(LEAST_IN_BLOCK);
-        let n_blocks = (n_tokens as u64).div_ceil(most as u64).max(1);
-        (n_tokens as u64).div_ceil(n_blocks) as i64
-    }
-
     /// Where the latents of `n` tokens from `start` on go.
     fn out(&self, start: i64, n: i64) -> Result<(Tensor, Tensor), TchError> {
         let acts = self.latent_acts.f_narrow(0, start, n)?;
@@ -156,23 +179,17 @@ impl<'a> Search<'a> {
 
     /// By products in float32, from the token `start` on.
     fn in_float32(&self, mut start: i64) -> Result<(), TchError> {
-        let (n_tokens, bias, k) = (self.x.size()[0], self.bias, self.k);
-        let block = self.block(n_tokens - start, BLOCK_BYTES, Kind::Float);
-        let shape = [block, self.bias.len() as i64];
-        let pre_acts = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-        let weight = self.weight.f_tr()?;
-        while start < n_tokens {
-            let n = block.min(n_tokens - start);
-            let rows = pre_acts.f_narrow(0, 0, n)?;
-            let rows = self.x.f_narrow(0, start, n)?.f_mm_out(&rows, &weight)?;
+        let (bias, k) = (self.bias, self.k);
+        let x = self.x.f_narrow(0, start, self.x.size()[0] - start)?;
+        in_blocks(&x, self.weight, |rows| {
+            let n = (rows.len() / bias.len()) as i64;
             let (mut acts, mut indices) = self.out(start, n)?;
-            let rows = slice(&rows).expect("as it was made");
             let acts = slice_mut(&mut acts).expect("as it was made");
             let indices = slice_mut(&mut indices).expect("as it was made");
             in_threads(n_threads(), || kernels::topk(rows, bias, k, acts, indices));
             start += n;
-        }
-        Ok(())
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
     /// By products in bfloat16 first. Gives for how many tokens it did so: all, or those before it
@@ -180,8 +197,8 @@ impl<'a> Search<'a> {
     fn screened(&self) -> Result<i64, TchError> {
         let weights = slice(self.weight).expect("it was looked at");
         let (n_tokens, bias, k) = (self.x.size()[0], self.bias, self.k);
-        let block = self.block(n_tokens, ROUGH_BLOCK_BYTES, Kind::BFloat16);
         let (num_latents, d_in) = self.weight.size2()?;
+        let block = tokens_in_block(n_tokens, num_latents, ROUGH_BLOCK_BYTES, Kind::BFloat16);
         let empty = |shape: [i64; 2]| Tensor::f_empty(shape, (Kind::BFloat16, Device::Cpu));
         let mut weight16 = empty([num_latents, d_in])?;
         let weight16_bits = slice_mut(&mut weight16).expect("as it was made");

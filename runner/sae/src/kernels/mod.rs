@@ -6,6 +6,7 @@ mod aten;
 mod check;
 mod cuda;
 mod latents;
+mod listed;
 mod open;
 mod slices;
 mod sorted_entries;
@@ -22,6 +23,9 @@ pub use check::Rejection;
 pub use cuda::Kernel;
 pub use kernels::{Adam, Signum};
 pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
+pub(crate) use listed::{
+    Listed, ListedNumbers, NestedErrors, above, largest_of_all, nested_errors,
+};
 pub use open::{CheckedKernel, GpuKernels};
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
 pub use timing::fastest;

@@ -4,17 +4,21 @@
 use super::aten::{self, WeightGradients};
 use super::cuda::Kernel;
 use super::cuda::{self, Opened};
-use super::{Rule, n_threads, slice, slice_mut};
+use super::{Listed, Rule, n_threads, slice, slice_mut};
 use crate::{Encoded, Sae};
-use kernels::{ByLatent, Entries, MatrixUpdate, RowSteps, Weights, in_threads};
+use kernels::{ByLatent, Entries, MatrixUpdate, Nested, RowSteps, TokenOf, Weights, in_threads};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Latents of tokens, with the gradients at them.
+/// Latents of tokens, with the gradients at them: `[n_tokens, k]`, or `[n_entries]` if tokens have any number.
 #[derive(Debug)]
 pub(crate) struct SortedEntries {
     encoded: Encoded,
-    /// At the selected pre-activations: `[n_tokens, k]`.
+    /// At the selected pre-activations.
     grad_pre: Tensor,
+    /// Token of each entry, if they have any number.
+    tokens: Option<Tensor>,
+    /// Of nested reconstructions: see [`Nested`].
+    ends: Vec<usize>,
     order: Order,
 }
 
@@ -67,8 +71,37 @@ impl SortedEntries {
                 latent_indices: indices.shallow_clone(),
             },
             grad_pre: grad_pre.shallow_clone(),
+            tokens: None,
+            ends: Vec::new(),
             order,
         }))
+    }
+
+    /// The same for any number of latents of a token, and for reconstructions from the latents below each of `ends`.
+    /// `None`: not on the CPU.
+    pub(crate) fn listed(
+        at: &Listed,
+        [acts, grad_pre]: [&Tensor; 2],
+        ends: &[usize],
+        num_latents: i64,
+    ) -> Option<Self> {
+        let (Some(indices), Some(_), Some(_)) = (
+            slice::<i64>(&at.indices),
+            slice::<f32>(acts),
+            slice::<f32>(grad_pre),
+        ) else {
+            return None;
+        };
+        Some(Self {
+            order: Order::Host(ByLatent::sort(indices, num_latents as usize)),
+            encoded: Encoded {
+                latent_acts: acts.shallow_clone(),
+                latent_indices: at.indices.shallow_clone(),
+            },
+            grad_pre: grad_pre.shallow_clone(),
+            tokens: Some(at.tokens().shallow_clone()),
+            ends: ends.to_vec(),
+        })
     }
 
     /// The gradient of the encoder's bias: `[num_latents]`.
@@ -118,7 +151,8 @@ impl SortedEntries {
             return Ok(None);
         };
         let matrix = |rows: &Tensor| {
-            let shape = [by_latent.n_latents() as i64, rows.size()[1]];
+            let width = rows.size().last().copied().unwrap_or(0);
+            let shape = [by_latent.n_latents() as i64, width];
             Tensor::f_empty(shape, (Kind::Float, Device::Cpu))
         };
         let (mut encoder_weight, mut w_dec) = (matrix(centred)?, matrix(grad_out)?);
@@ -126,9 +160,9 @@ impl SortedEntries {
             encoder_weight: slice_mut(&mut encoder_weight).expect("as it was made"),
             w_dec: slice_mut(&mut w_dec).expect("as it was made"),
         };
-        let entries = self.on_host();
+        let (entries, grad_out) = (self.on_host(), self.nested(grad_rows));
         in_threads(n_threads(), || {
-            entries.weight_gradients(by_latent, grad_rows, rows, out);
+            entries.weight_gradients(by_latent, grad_out, rows, out);
         });
         Ok(Some((encoder_weight, w_dec)))
     }
@@ -213,14 +247,25 @@ impl SortedEntries {
         let entries = self.on_host();
         let [centred, grad_out] =
             [update.centred, update.grad_out].map(|rows| slice(rows).expect(IS_HERE));
+        let grad_out = self.nested(grad_out);
         in_threads(n_threads(), || {
             entries.update(by_latent, grad_out, centred, matrices);
         });
     }
 
+    fn nested<'a>(&'a self, grad_out: &'a [f32]) -> Nested<'a> {
+        Nested {
+            grad_out,
+            ends: &self.ends,
+        }
+    }
+
     fn on_host(&self) -> Entries<'_> {
         Entries {
-            k: self.encoded.latent_indices.size()[1] as usize,
+            tokens: match &self.tokens {
+                None => TokenOf::Every(self.encoded.latent_indices.size()[1] as usize),
+                Some(tokens) => TokenOf::Listed(slice(tokens).expect(IS_HERE)),
+            },
             indices: slice(&self.encoded.latent_indices).expect(IS_HERE),
             acts: slice(&self.encoded.latent_acts).expect(IS_HERE),
             grad_pre: slice(&self.grad_pre).expect(IS_HERE),

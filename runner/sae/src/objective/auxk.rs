@@ -1,10 +1,10 @@
 //! AuxK: dead latents predict what the others leave over.
 
 use super::{Term, sum_of_squares};
-use crate::gradient::{Part, Pass, Reaches};
-use crate::kernels::sparse_times_rows;
-use crate::pre_acts::PreActs;
-use crate::{Sae, SaeError};
+use crate::gradient::{Input, Part, Reaches};
+use crate::kernels::{moments, sparse_times_rows};
+use crate::pre_acts::{SomePreActs, with_relu};
+use crate::{Gradients, Sae, SaeError};
 use tch::{Kind, TchError, Tensor};
 
 /// The loss of dead latents (Gao et al. 2024, arXiv:2406.04093, appendix A.2, with the scale that
@@ -19,6 +19,9 @@ pub struct AuxK<'a> {
     /// Which of `candidates` are dead: `[n]`, Bool; `None`: all. With a mask, their number does not decide on a
     /// shape, and those that are not dead change no bit of what comes of it.
     pub are_dead: Option<&'a Tensor>,
+    /// As its paper has it, with ReLU, no such scale, and the error relative to the variance of the residual. Then the
+    /// squared error is by token: what all is divided by is the number of tokens.
+    pub is_of_residual: bool,
 }
 
 impl AuxK<'_> {
@@ -37,41 +40,74 @@ impl AuxK<'_> {
 }
 
 impl Sae {
-    /// The term of the dead latents; `error`: `sae_out - target`.
-    pub(super) fn auxk(
-        &self,
-        pass: &Pass,
-        pre_acts: &PreActs<'_>,
+    /// The term of the dead latents; `error`: `sae_out - target`, `pre_acts`: gives those of the candidates.
+    pub(super) fn auxk<'a, 'l>(
+        &'a self,
+        input: Input<'_>,
         error: &Tensor,
-        term: AuxK<'_>,
+        term: AuxK<'l>,
+        pre_acts: impl FnOnce(&'l Tensor) -> Result<SomePreActs<'a, 'l>, SaeError>,
     ) -> Result<Option<Term>, SaeError> {
         let n_wanted = self.cfg.d_out() as i64 / 2;
         let k = n_wanted.min(term.candidates.size()[0]);
         if k == 0 {
             return Ok(None);
         }
-        let (encoded, are_dead) = match term.are_dead {
-            None => (pre_acts.largest_of(term.candidates, k)?, None),
+        let pre_acts = pre_acts(term.candidates)?;
+        let (mut encoded, are_dead) = match term.are_dead {
+            None => (pre_acts.largest(k)?, None),
             Some(are_dead) => {
-                let (encoded, are_dead) = pre_acts.largest_where(term.candidates, are_dead, k)?;
+                let (encoded, are_dead) = pre_acts.largest_where(are_dead, k)?;
                 (encoded, Some(are_dead))
             }
         };
+        if term.is_of_residual {
+            encoded = with_relu(encoded)?;
+        }
         // The residual is `-error`, so the prediction's own error is the sum.
         let predicted =
             sparse_times_rows(&encoded.latent_acts, &encoded.latent_indices, &self.w_dec)?;
         let missed = predicted.f_add(error)?;
-        let scale = term.scale(n_wanted)?;
+        let scale = if term.is_of_residual {
+            per_residual(error)?
+        } else {
+            term.scale(n_wanted)?
+        };
         let of_gradient = scale.f_mul_scalar(2.0 * term.alpha)?;
         let part = Part {
             encoded: &encoded,
             grad_out: &missed.f_mul(&of_gradient.f_to_kind(missed.kind())?)?,
-            reaches: are_dead.as_ref().map_or(Reaches::All, Reaches::Where),
+            reaches: match &are_dead {
+                _ if term.is_of_residual => Reaches::Positive,
+                None => Reaches::All,
+                Some(are_dead) => Reaches::Where(are_dead),
+            },
             is_whole: false,
         };
         Ok(Some(Term {
-            gradients: self.part_gradients(pass, &part)?.gradients,
+            gradients: self.part_gradients(input, &part)?.gradients,
             loss: sum_of_squares(&missed)?.f_mul(&scale)?,
         }))
     }
+
+    /// Adds the gradients of the term; gives it, without its weight.
+    pub(super) fn add_auxk(
+        &self,
+        input: Input<'_>,
+        error: &Tensor,
+        (term, rescales): (AuxK<'_>, bool),
+        gradients: &mut Gradients,
+    ) -> Result<Option<Tensor>, SaeError> {
+        let of = |latents| self.pre_acts_of(input.centred, latents, rescales);
+        let term = self.auxk(input, error, term, of)?;
+        term.map(|term| term.add_to(gradients)).transpose()
+    }
+}
+
+/// The number of tokens over the total variance of what is left over, or 0 if nothing is: scalar, Double.
+fn per_residual(error: &Tensor) -> Result<Tensor, SaeError> {
+    let (_, variance) = moments(error)?;
+    let n_tokens = error.size()[0] as f64;
+    let inverse = variance.f_reciprocal()?.f_mul_scalar(n_tokens)?;
+    Ok(inverse.f_masked_fill(&variance.f_le(0.0)?, 0.0)?)
 }

@@ -4,13 +4,23 @@
 //! `fvu + auxk_alpha * auxk + multi_topk / 8`.
 
 mod auxk;
+mod batch;
+mod gated;
+mod general;
+mod jump;
 mod multi_topk;
+mod penalty;
+mod pre_act;
 
 use crate::gradient::{Part, Reaches};
-use crate::{Gradients, Sae, SaeError};
+use crate::{Gate, Gradients, Sae, SaeError};
 use tch::{Kind, Tensor};
 
 pub use auxk::AuxK;
+pub use batch::{BatchLatents, BatchSearch};
+pub use jump::Jump;
+pub use penalty::Penalty;
+pub use pre_act::PreActLoss;
 
 /// What is minimised.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +34,40 @@ pub struct Objective<'a> {
     pub multi_topk: bool,
     /// [`Sae::rounded_encoder`], to find the latents by; `None`: the encoder itself.
     pub rounded_encoder: Option<&'a Tensor>,
+    /// Reconstructions from the first latents alone, and from all, whose squared errors are added up (Matryoshka SAEs,
+    /// Bussmann et al. 2025, arXiv:2503.17547); the ends rise to the number of latents. Empty: from all.
+    pub nesting: &'a [Level],
+    /// Latents that were chosen among those of all tokens of the update; `None`: as the SAE chooses them.
+    pub chosen: Option<&'a BatchLatents>,
+    /// Whether pre-activations times the norms of the decoder's rows decide between latents.
+    pub rescales: bool,
+    /// On active latents.
+    pub penalty: Penalty<'a>,
+    /// How thresholds are trained.
+    pub jump: Jump,
+    /// Raises pre-activations below thresholds.
+    pub pre_act_loss: Option<PreActLoss<'a>>,
+    /// Whether a gated SAE's second reconstruction leaves the decoder alone, as in its paper.
+    pub gate_is_detached: bool,
+}
+
+/// A reconstruction from the first latents.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    /// It is made of the latents below this one.
+    pub end: usize,
+    /// Weight of its squared error.
+    pub weight: f64,
+}
+
+impl Level {
+    /// All latents.
+    pub(crate) fn all(num_latents: usize) -> Self {
+        Self {
+            end: num_latents,
+            weight: 1.0,
+        }
+    }
 }
 
 /// The terms of the loss: scalars, Double; without their weights.
@@ -36,6 +80,10 @@ pub struct Losses {
     pub auxk: Option<Tensor>,
     /// The squared error of `4 * k` latents.
     pub multi_topk: Option<Tensor>,
+    /// The weighted sum of the squared errors of all nested reconstructions, that of all latents among them.
+    pub nested: Option<Tensor>,
+    /// The penalties on latents, with their coefficients.
+    pub sparsity: Option<Tensor>,
 }
 
 /// What [`Sae::backward`] gives; all on the input's device, nothing is waited for.
@@ -63,12 +111,20 @@ impl Backward {
                 w_dec: sae.w_dec.f_zeros_like()?,
                 b_dec: sae.b_dec.f_zeros_like()?,
                 w_skip: sae.w_skip.as_ref().map(Tensor::f_zeros_like).transpose()?,
+                threshold: sae
+                    .threshold
+                    .as_ref()
+                    .map(Tensor::f_zeros_like)
+                    .transpose()?,
+                gate: match &sae.gate {
+                    None => None,
+                    Some(gate) => Some(Gate {
+                        b_mag: gate.b_mag.f_zeros_like()?,
+                        r_mag: gate.r_mag.f_zeros_like()?,
+                    }),
+                },
             },
-            losses: Losses {
-                squared_error: zero,
-                auxk: None,
-                multi_topk: None,
-            },
+            losses: Losses::squared_error(zero),
             fire_counts: sae.encoder_bias.f_zeros_like()?,
         })
     }
@@ -86,6 +142,17 @@ impl Backward {
 }
 
 impl Losses {
+    /// Without other terms.
+    pub fn squared_error(squared_error: Tensor) -> Self {
+        Self {
+            squared_error,
+            auxk: None,
+            multi_topk: None,
+            nested: None,
+            sparsity: None,
+        }
+    }
+
     /// Adds another part of the same batch.
     ///
     /// # Errors
@@ -95,6 +162,8 @@ impl Losses {
         for (sum, part) in [
             (&mut self.auxk, &part.auxk),
             (&mut self.multi_topk, &part.multi_topk),
+            (&mut self.nested, &part.nested),
+            (&mut self.sparsity, &part.sparsity),
         ] {
             if let (Some(sum), Some(part)) = (sum, part) {
                 let _ = sum.f_add_(part)?;
@@ -112,6 +181,13 @@ impl Objective<'_> {
             auxk: None,
             multi_topk: false,
             rounded_encoder: None,
+            nesting: &[],
+            chosen: None,
+            rescales: false,
+            penalty: Penalty::None,
+            jump: Jump::default(),
+            pre_act_loss: None,
+            gate_is_detached: true,
         }
     }
 
@@ -119,6 +195,11 @@ impl Objective<'_> {
     pub(crate) fn is_squared_error(&self) -> bool {
         let has_auxk = self.auxk.is_some_and(|term| term.candidates.size()[0] > 0);
         !has_auxk && !self.multi_topk
+    }
+
+    /// Whether latents are chosen by token, and there is one reconstruction of them.
+    fn is_plain(&self) -> bool {
+        self.nesting.is_empty() && self.chosen.is_none() && !self.rescales
     }
 }
 
@@ -135,6 +216,9 @@ impl Sae {
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
         self.check_target(target)?;
+        if !(self.cfg.activation.has_k() && objective.is_plain()) {
+            return self.general_backward((x, target), objective);
+        }
         if let Some(backward) = self.sparse_backward(x, target, objective)? {
             return backward.dense();
         }
@@ -147,10 +231,10 @@ impl Sae {
             reaches: Reaches::Positive,
             is_whole: true,
         };
-        let mut gradients = self.part_gradients(&pass, &part)?.gradients;
+        let mut gradients = self.part_gradients(pass.input(), &part)?.gradients;
         let mut auxk = None;
         if let Some(term) = objective.auxk {
-            let term = self.auxk(&pass, &pre_acts, &error, term)?;
+            let term = self.auxk(pass.input(), &error, term, |dead| pre_acts.of(dead))?;
             auxk = term.map(|term| term.add_to(&mut gradients)).transpose()?;
         }
         let mut multi_topk = None;
@@ -161,9 +245,9 @@ impl Sae {
         Ok(Backward {
             gradients,
             losses: Losses {
-                squared_error: sum_of_squares(&error)?,
                 auxk,
                 multi_topk,
+                ..Losses::squared_error(sum_of_squares(&error)?)
             },
             fire_counts: self.fire_counts(&pass.encoded)?,
         })
@@ -190,5 +274,7 @@ fn sum_of_squares(x: &Tensor) -> Result<Tensor, SaeError> {
     Ok(x.f_square()?.f_sum(Kind::Double)?)
 }
 
+#[cfg(test)]
+mod kinds_tests;
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,7 @@ impl Sae {
             is_whole: true,
         };
         Ok(Term {
-            gradients: self.part_gradients(pass, &part)?.gradients,
+            gradients: self.part_gradients(pass.input(), &part)?.gradients,
             loss: sum_of_squares(&error)?,
         })
     }

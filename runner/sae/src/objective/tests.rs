@@ -129,6 +129,7 @@ fn assert_equals_autograd(cfg: SaeConfig, objective: &Objective<'_>) {
         squared_error,
         auxk,
         multi_topk,
+        ..
     } = &ours.losses;
     let value = |term: &Option<Tensor>| term.as_ref().map_or(0.0, |t| t.double_value(&[]));
     let our_terms = [
@@ -175,6 +176,7 @@ fn dead_latents_and_their_encoder_get_gradients() {
             alpha: 0.7,
             candidates: &dead,
             are_dead: None,
+            is_of_residual: false,
         });
         let all = dead.ones_like().to_kind(Kind::Bool);
         let masked = auxk.map(|term| AuxK {
@@ -204,6 +206,7 @@ fn a_dead_latent_with_a_negative_pre_activation_can_come_back() {
             alpha: 1.0,
             candidates: &dead,
             are_dead: None,
+            is_of_residual: false,
         }),
         ..Objective::squared_error(4)
     };
@@ -235,6 +238,7 @@ fn with_candidates(
             alpha: 0.7,
             candidates: &candidates,
             are_dead: Some(&are_dead),
+            is_of_residual: false,
         }),
         // The squared error alone has other kernels.
         multi_topk: true,
@@ -323,14 +327,14 @@ fn multi_topk_takes_all_latents_where_there_are_fewer() {
 fn all_terms_together() {
     let dead = Tensor::from_slice(&DEAD);
     let objective = Objective {
-        k: 3,
         auxk: Some(AuxK {
             alpha: 0.03,
             candidates: &dead,
             are_dead: None,
+            is_of_residual: false,
         }),
         multi_topk: true,
-        rounded_encoder: None,
+        ..Objective::squared_error(3)
     };
     let skip = SaeConfig {
         skip_connection: true,

@@ -21,7 +21,7 @@ impl Sae {
     /// | here | SAELens's architecture |
     /// |---|---|
     /// | TopK | `topk`; whether it was trained with Multi-TopK makes no difference |
-    /// | ReLU, JumpReLU | `standard`, `jumprelu` |
+    /// | ReLU, JumpReLU, Gated | `standard`, `jumprelu`, `gated` |
     /// | transcoders with ReLU or JumpReLU | `transcoder`, `jumprelu_transcoder` |
     /// | the same with a skip connection | `skip_transcoder`, `jumprelu_skip_transcoder` |
     ///
@@ -35,14 +35,22 @@ impl Sae {
         }
         fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
         let w_enc = self.encoder_weight.f_tr()?;
+        let bias = if self.gate.is_some() {
+            "b_gate"
+        } else {
+            "b_enc"
+        };
         let mut weights = vec![
             ("W_enc", &w_enc),
-            ("b_enc", &self.encoder_bias),
+            (bias, &self.encoder_bias),
             ("W_dec", &self.w_dec),
             ("b_dec", &self.b_dec),
         ];
         weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
         weights.extend(self.threshold.iter().map(|own| ("threshold", own)));
+        if let Some(gate) = &self.gate {
+            weights.extend([("b_mag", &gate.b_mag), ("r_mag", &gate.r_mag)]);
+        }
         write_safetensors(&weights, &dir.join(SAELENS_WEIGHTS_FILE))?;
         let cfg = self.saelens_config(architecture, metadata).to_string();
         write_file(&dir.join(CONFIG_FILE), cfg.as_bytes())?;
@@ -55,6 +63,7 @@ impl Sae {
             (Activation::TopK, false, false) => Ok("topk"),
             (Activation::Relu, false, false) => Ok("standard"),
             (Activation::JumpRelu, false, false) => Ok("jumprelu"),
+            (Activation::Gated, false, false) => Ok("gated"),
             (Activation::Relu, true, false) => Ok("transcoder"),
             (Activation::Relu, true, true) => Ok("skip_transcoder"),
             (Activation::JumpRelu, true, false) => Ok("jumprelu_transcoder"),
@@ -89,7 +98,7 @@ impl Sae {
             "d_sae": self.num_latents(),
             "dtype": dtype,
             "device": "cpu",
-            "apply_b_dec_to_input": !self.cfg.transcode,
+            "apply_b_dec_to_input": self.cfg.subtracts_b_dec(),
             "normalize_activations": "none",
             "reshape_activations": "none",
             "metadata": metadata_json(metadata),

@@ -198,7 +198,7 @@ fn other_mathematics_names_its_key() {
     let text = fs::read(golden("topk").join(CONFIG_FILE)).unwrap();
     let cfg: Value = serde_json::from_slice(&text).unwrap();
     for (key, value) in [
-        ("architecture", json!("gated")),
+        ("architecture", json!("matching_pursuit")),
         ("architecture", json!("\u{1b}[2J")),
         ("normalize_activations", json!("layer_norm")),
         ("normalize_activations", json!("expected_average_only_in")),

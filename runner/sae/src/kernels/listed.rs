@@ -1,0 +1,321 @@
+//! Entries of which each token has any number: what is found above a bound, and what is computed from them.
+
+use super::aten::{self, Bags};
+use super::latents::in_blocks;
+use super::n_threads;
+use super::slices::{slice, slice_mut};
+use kernels::{Found, in_threads};
+use std::ops::ControlFlow;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Where the entries of a sparse matrix `[n_tokens, num_latents]` are, token by token, those of a token in the order of
+/// their latents.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// The latent of each entry: `[n_entries]`, Int64.
+    pub(crate) indices: Tensor,
+    /// Where the entries of each token begin, and where the last ones end: `[n_tokens + 1]`, Int64.
+    pub(crate) starts: Tensor,
+    bags: Bags,
+}
+
+/// Entries with the numbers at them: `[n_entries]`.
+#[derive(Debug)]
+pub(crate) struct ListedNumbers {
+    pub(crate) at: Listed,
+    pub(crate) numbers: Tensor,
+}
+
+impl Listed {
+    pub(crate) fn new(indices: Tensor, starts: Tensor) -> Result<Self, TchError> {
+        Ok(Self {
+            bags: Bags::of_starts(&starts, indices.size()[0])?,
+            indices,
+            starts,
+        })
+    }
+
+    /// As many entries for each token: `indices`: `[n_tokens, k]`, rising within a token.
+    pub(crate) fn of_rows(indices: &Tensor) -> Result<Self, TchError> {
+        let (n_tokens, k) = indices.size2()?;
+        let options = (Kind::Int64, indices.device());
+        let starts = Tensor::f_arange(n_tokens + 1, options)?.f_mul_scalar(k)?;
+        Self::new(indices.f_reshape([-1])?, starts)
+    }
+
+    /// Token of each entry: `[n_entries]`, Int64.
+    pub(crate) fn tokens(&self) -> &Tensor {
+        self.bags.tokens()
+    }
+
+    /// `S @ rows`: `[n_tokens, d]`, for `rows`: `[num_latents, d]`.
+    pub(crate) fn times_rows(&self, values: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
+        aten::listed_times_rows(values, &self.indices, &self.bags, rows)
+    }
+
+    /// `dense @ rows^T` at the entries: `[n_entries]`.
+    pub(crate) fn dots(&self, dense: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
+        aten::dots_at_entries(dense, rows, &self.indices, &self.bags)
+    }
+
+    /// `S^T @ dense`: `[num_latents, d]`, for `dense`: `[n_tokens, d]`.
+    pub(crate) fn transposed_times(
+        &self,
+        values: &Tensor,
+        dense: &Tensor,
+        num_latents: i64,
+    ) -> Result<Tensor, TchError> {
+        aten::sparse_transposed_times(values, &self.indices, &self.bags, dense, num_latents)
+    }
+
+    /// Sum of the entries of each latent: `[num_latents]`.
+    pub(crate) fn sums_by_latent(
+        &self,
+        values: &Tensor,
+        num_latents: i64,
+    ) -> Result<Tensor, TchError> {
+        aten::sums_by_latent(values, &self.indices, &self.bags, num_latents)
+    }
+
+    /// Sum of the entries of each token: `[n_tokens]`.
+    pub(crate) fn sums_by_token(&self, values: &Tensor) -> Result<Tensor, TchError> {
+        let sums = values.f_cumsum(0, Kind::Double)?;
+        let sums = Tensor::f_cat(
+            &[sums.f_new_zeros([1], (Kind::Double, sums.device()))?, sums],
+            0,
+        )?;
+        let sums = sums.f_take(&self.starts)?;
+        sums.f_diff::<Tensor>(1, 0, None, None)?
+            .f_to_kind(values.kind())
+    }
+}
+
+impl ListedNumbers {
+    fn of_found(found: &Found) -> Result<Self, TchError> {
+        let starts: Vec<i64> = [0].into_iter().chain(found.ends.iter().copied()).collect();
+        Ok(Self {
+            at: Listed::new(
+                Tensor::f_from_slice(&found.indices)?,
+                Tensor::f_from_slice(&starts)?,
+            )?,
+            numbers: Tensor::f_from_slice(&found.values)?,
+        })
+    }
+}
+
+/// The pre-activations above `bounds`: `[num_latents]`; those of `x`: `[n_tokens, d_in]` by an encoder's weights and
+/// bias. `None`: there are more than `most` of them.
+pub(crate) fn above(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    bounds: &Tensor,
+    most: usize,
+) -> Result<Option<ListedNumbers>, TchError> {
+    if let (Some(_), Some(_), Some(bias), Some(bounds)) = (
+        slice::<f32>(x),
+        slice::<f32>(weight),
+        slice(bias),
+        slice(bounds),
+    ) {
+        let mut all = Found::default();
+        in_blocks(x, weight, |rows| {
+            let found = in_threads(n_threads(), || kernels::above(rows, bias, bounds));
+            all.append(&found);
+            Ok(match all.values.len() <= most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            })
+        })?;
+        return match all.values.len() <= most {
+            true => ListedNumbers::of_found(&all).map(Some),
+            false => Ok(None),
+        };
+    }
+    let pre_acts = x.f_linear(weight, Some(bias))?;
+    let is_above = pre_acts.f_le_tensor(bounds)?.f_logical_not()?;
+    // Sync: their number is a shape.
+    let places = is_above.f_nonzero()?;
+    if places.size()[0] as usize > most {
+        return Ok(None);
+    }
+    let n_of_tokens = is_above.f_sum_dim_intlist(1, false, Kind::Int64)?;
+    Ok(Some(ListedNumbers {
+        at: Listed::new(
+            places.f_select(1, 1)?.f_contiguous()?,
+            starts(&n_of_tokens)?,
+        )?,
+        numbers: pre_acts.f_masked_select(&is_above)?,
+    }))
+}
+
+/// Where tokens' entries begin, and where the last ones end, from how many each has.
+fn starts(n_of_tokens: &Tensor) -> Result<Tensor, TchError> {
+    let ends = n_of_tokens.f_cumsum(0, Kind::Int64)?;
+    Tensor::f_cat(
+        &[
+            n_of_tokens.f_new_zeros([1], (Kind::Int64, ends.device()))?,
+            ends,
+        ],
+        0,
+    )
+}
+
+/// Those of the pre-activations that may be among the `n` largest of some tokens, and are positive: all of these, and
+/// others. `least`: where it may be that the `n`-th largest is; whether it is makes no difference but in time.
+pub(crate) fn largest_of_all(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    n: usize,
+    least: f32,
+) -> Result<ListedNumbers, TchError> {
+    let (Some(_), Some(_), Some(bias_on_host)) =
+        (slice::<f32>(x), slice::<f32>(weight), slice(bias))
+    else {
+        return largest_of_all_aten(x, (weight, bias), n);
+    };
+    let mut largest = Largest::new(n, bias_on_host, least);
+    in_blocks(x, weight, |rows| {
+        largest.add(rows);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if least > 0.0 && largest.values.len() < n {
+        return largest_of_all(x, (weight, bias), n, 0.0);
+    }
+    let cut = kernels::nth_largest(&mut largest.values, n).unwrap_or(0.0);
+    ListedNumbers::of_found(&largest.found.at_least(cut))
+}
+
+/// The largest of what was looked at.
+struct Largest<'a> {
+    n: usize,
+    bias: &'a [f32],
+    /// No number that is less is among the largest.
+    bounds: Vec<f32>,
+    found: Found,
+    /// Those of `found` that may be among them.
+    values: Vec<f32>,
+}
+
+/// Rows that are looked at before the bound is raised.
+const N_ROWS: usize = 64;
+
+impl<'a> Largest<'a> {
+    fn new(n: usize, bias: &'a [f32], least: f32) -> Self {
+        Self {
+            n,
+            bias,
+            bounds: vec![least.max(0.0); bias.len()],
+            found: Found::default(),
+            values: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, rows: &[f32]) {
+        for rows in rows.chunks(N_ROWS * self.bias.len()) {
+            let found = in_threads(n_threads(), || {
+                kernels::above(rows, self.bias, &self.bounds)
+            });
+            self.values.extend_from_slice(&found.values);
+            self.found.append(&found);
+            if self.values.len() > 2 * self.n {
+                let nth = kernels::nth_largest(&mut self.values, self.n).unwrap_or(0.0);
+                self.values.truncate(self.n);
+                // Those as large as it are wanted, too.
+                self.bounds.fill(below(nth));
+            }
+        }
+    }
+}
+
+/// The next number below a positive one.
+fn below(x: f32) -> f32 {
+    if x.is_finite() {
+        x.next_down()
+    } else {
+        f32::MAX
+    }
+}
+
+/// The same in libtorch's operations. There are `n` entries, if the tokens have as many; where a number is not
+/// positive, it is 0. Nothing waits for the device.
+fn largest_of_all_aten(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    n: usize,
+) -> Result<ListedNumbers, TchError> {
+    let (n_tokens, num_latents) = (x.size()[0], bias.size()[0]);
+    let options = (Kind::Int64, x.device());
+    let mut numbers = Tensor::f_zeros([0], (x.kind(), x.device()))?;
+    let mut places = Tensor::f_zeros([0], options)?;
+    let block = (super::latents::BLOCK_BYTES / (4 * num_latents)).max(1);
+    for start in (0..n_tokens).step_by(block as usize) {
+        let rows = x.f_narrow(0, start, block.min(n_tokens - start))?;
+        let rows = rows
+            .f_linear(weight, Some(bias))?
+            .f_relu()?
+            .f_reshape([-1])?;
+        let (of_block, at) = rows.f_topk((n as i64).min(rows.size()[0]), 0, true, false)?;
+        numbers = Tensor::f_cat(&[numbers, of_block], 0)?;
+        places = Tensor::f_cat(&[places, at.f_add_scalar(start * num_latents)?], 0)?;
+        let (largest, kept) = numbers.f_topk((n as i64).min(numbers.size()[0]), 0, true, false)?;
+        numbers = largest;
+        places = places.f_take(&kept)?;
+    }
+    let (places, order) = places.f_sort(0, false)?;
+    let token_starts = Tensor::f_arange(n_tokens + 1, options)?.f_mul_scalar(num_latents)?;
+    let starts = token_starts.f_searchsorted(&places, false, false, "left", None::<Tensor>)?;
+    Ok(ListedNumbers {
+        at: Listed::new(places.f_remainder(num_latents)?, starts)?,
+        numbers: numbers.f_take(&order)?,
+    })
+}
+
+/// What [`nested_errors`] gives.
+pub(crate) struct NestedErrors {
+    /// Squared errors by level: `[n_levels]`, Double.
+    pub(crate) errors: Tensor,
+    /// `[n_levels, n_tokens, d_out]`.
+    pub(crate) grad_out: Tensor,
+    /// At the entries: `[n_entries]`.
+    pub(crate) grad_acts: Tensor,
+}
+
+/// Reconstructions from the latents below each end, with the weight of its squared error; their errors, and the
+/// gradients of the weighted sum. `None`: not on this device or of this kind.
+pub(crate) fn nested_errors(
+    at: &Listed,
+    acts: &Tensor,
+    (w_dec, b_dec): (&Tensor, &Tensor),
+    (target, levels): (&Tensor, &[(usize, f32)]),
+) -> Result<Option<NestedErrors>, TchError> {
+    let (Some(indices), Some(starts)) = (slice(&at.indices), slice(&at.starts)) else {
+        return Ok(None);
+    };
+    let (Some(acts_on_host), Some(w_dec), Some(b_dec), Some(rows)) =
+        (slice(acts), slice(w_dec), slice(b_dec), slice(target))
+    else {
+        return Ok(None);
+    };
+    let (n_tokens, d_out) = target.size2()?;
+    let shape = [levels.len() as i64, n_tokens, d_out];
+    let mut grad_out = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+    let mut grad_acts = acts.f_empty_like()?;
+    let out = kernels::NestedGradients {
+        grad_out: slice_mut(&mut grad_out).expect("as it was made"),
+        grad_acts: slice_mut(&mut grad_acts).expect("as it was made"),
+    };
+    let decoding = kernels::NestedDecoding {
+        indices,
+        acts: acts_on_host,
+        starts,
+        w_dec,
+        b_dec,
+        levels,
+    };
+    let errors = in_threads(n_threads(), || decoding.squared_errors(rows, out));
+    Ok(Some(NestedErrors {
+        errors: Tensor::f_from_slice(&errors)?,
+        grad_out,
+        grad_acts,
+    }))
+}

@@ -1,0 +1,364 @@
+//! The backward pass of every kind of SAE but TopK and GroupMax with one reconstruction, which gradient.rs and sparse.rs
+//! have. What is selected is listed, token by token; if that is much of everything, all latents are computed with.
+
+use super::jump::{Jump, JumpGradients};
+use super::penalty::{Active, PenaltyTerm};
+use crate::gradient::Input;
+use crate::kernels::{self, Listed, ListedNumbers, NestedErrors, above};
+use crate::support::Support;
+use crate::{Backward, BatchLatents, Encoded, Gradients, Level, Losses, Objective, Sae, SaeError};
+use tch::{Kind, Tensor};
+
+/// Where more than this part of all latents is near a threshold, all are computed with: products with all rows of the
+/// decoder are cheaper than those with so much of them, one by one.
+const MOST_LISTED: f64 = 1.0 / 16.0;
+/// Bytes of numbers at all latents that are in memory at the same time, for each tensor of them.
+const BLOCK_BYTES: i64 = 256 << 20;
+
+/// Some tokens.
+pub(crate) struct Batch {
+    /// `[n_tokens, d_in]`.
+    pub(super) x: Tensor,
+    /// What the encoder is applied to: `[n_tokens, d_in]`.
+    pub(super) centred: Tensor,
+    /// What the latents have to give, without what a skip connection does: `[n_tokens, d_out]`.
+    pub(super) target: Tensor,
+}
+
+/// The pre-activations of latents that are selected, or near that.
+pub(super) struct Latents {
+    pub(super) support: Support,
+    pub(super) pre_acts: Tensor,
+}
+
+impl Sae {
+    pub(super) fn general_backward(
+        &self,
+        (x, target): (&Tensor, &Tensor),
+        objective: &Objective<'_>,
+    ) -> Result<Backward, SaeError> {
+        let batch = self.batch(x, target)?;
+        if let Some(latents) = self.listed(&batch, objective)? {
+            return self.backward_at(&batch, latents, objective);
+        }
+        let n_tokens = x.size()[0];
+        let block = (BLOCK_BYTES / (4 * self.num_latents() as i64)).max(1);
+        let mut sum: Option<Backward> = None;
+        let mut start = 0;
+        loop {
+            let n = block.min(n_tokens - start);
+            let part = self.dense_backward(&batch.narrow(start, n)?, objective)?;
+            match &mut sum {
+                None => sum = Some(part),
+                Some(sum) => sum.add(&part)?,
+            }
+            start += n;
+            if start >= n_tokens {
+                return Ok(sum.expect("a part was added"));
+            }
+        }
+    }
+
+    pub(super) fn batch(&self, x: &Tensor, target: &Tensor) -> Result<Batch, SaeError> {
+        self.check_input(x)?;
+        let zero = || target.f_zeros_like();
+        Ok(Batch {
+            x: x.shallow_clone(),
+            centred: self.centred(x)?,
+            target: match self.w_skip {
+                None => target.shallow_clone(),
+                Some(_) => target.f_sub(&self.with_skip(zero()?, x)?)?,
+            },
+        })
+    }
+
+    pub(super) fn dense_backward(
+        &self,
+        batch: &Batch,
+        objective: &Objective<'_>,
+    ) -> Result<Backward, SaeError> {
+        if let Some(gate) = &self.gate {
+            let terms = (objective.penalty, objective.gate_is_detached);
+            return self.gated_backward(gate, batch, terms);
+        }
+        let centred = &batch.centred;
+        let pre_acts = centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?;
+        let support = Support::All;
+        self.backward_at(batch, Latents { support, pre_acts }, objective)
+    }
+
+    /// The latents that the loss looks at, one by one. `None`: at all.
+    fn listed(
+        &self,
+        batch: &Batch,
+        objective: &Objective<'_>,
+    ) -> Result<Option<Latents>, SaeError> {
+        let activation = self.cfg.activation;
+        if let Some(BatchLatents { scores }) = objective.chosen {
+            return self.unscaled(scores, objective).map(Some);
+        }
+        if activation.has_k() {
+            let k = objective.k;
+            let scores = self.scores_of_tokens(&batch.centred, k, objective)?;
+            return self.unscaled(&scores, objective).map(Some);
+        }
+        if self.gate.is_some() || !kernels::are_for(&[&batch.centred, &self.encoder_weight]) {
+            return Ok(None);
+        }
+        let n_all = batch.centred.size()[0] as f64 * self.num_latents() as f64;
+        self.near_thresholds(&batch.centred, objective, (MOST_LISTED * n_all) as usize)
+    }
+
+    /// The latents that are active, or so near to that that their thresholds have a gradient. `None`: more than `most`.
+    pub(super) fn near_thresholds(
+        &self,
+        centred: &Tensor,
+        objective: &Objective<'_>,
+        most: usize,
+    ) -> Result<Option<Latents>, SaeError> {
+        let bounds = match &self.threshold {
+            None => self.encoder_bias.f_zeros_like()?,
+            Some(threshold) => objective.jump.bounds(threshold)?,
+        };
+        let encoder = (&self.encoder_weight, &self.encoder_bias);
+        let found = above(centred, encoder, &bounds, most)?;
+        Ok(found.map(|ListedNumbers { at, numbers }| Latents {
+            support: Support::Some(at),
+            pre_acts: numbers,
+        }))
+    }
+
+    /// What decides between the latents of a token, at the `k` that it takes.
+    fn scores_of_tokens(
+        &self,
+        centred: &Tensor,
+        k: usize,
+        objective: &Objective<'_>,
+    ) -> Result<ListedNumbers, SaeError> {
+        let encoded = if objective.rescales {
+            let (weight, bias) = self.scoring_encoder(true)?;
+            let pre_acts = || centred.f_linear(&weight, Some(&bias));
+            match kernels::topk_of_product(centred, (&weight, &bias), k)? {
+                Some(encoded) => encoded,
+                None => kernels::topk(&pre_acts()?, k as i64)?,
+            }
+        } else {
+            self.encode_centred(centred, k, objective.rounded_encoder)?
+        };
+        let Encoded {
+            latent_acts,
+            latent_indices,
+        } = encoded;
+        Ok(ListedNumbers {
+            at: Listed::of_rows(&latent_indices)?,
+            numbers: latent_acts.f_relu()?.f_reshape([-1])?,
+        })
+    }
+
+    /// Scores as pre-activations.
+    fn unscaled(
+        &self,
+        scores: &ListedNumbers,
+        objective: &Objective<'_>,
+    ) -> Result<Latents, SaeError> {
+        let ListedNumbers { at, numbers } = scores;
+        let pre_acts = if objective.rescales {
+            numbers.f_div(&self.decoder_norms()?.f_take(&at.indices)?)?
+        } else {
+            numbers.shallow_clone()
+        };
+        Ok(Latents {
+            support: Support::Some(Listed::new(
+                at.indices.shallow_clone(),
+                at.starts.shallow_clone(),
+            )?),
+            pre_acts,
+        })
+    }
+
+    pub(super) fn backward_at(
+        &self,
+        batch: &Batch,
+        latents: Latents,
+        objective: &Objective<'_>,
+    ) -> Result<Backward, SaeError> {
+        let Latents { support, pre_acts } = &latents;
+        let (acts, are_active) = self.acts_at(support, pre_acts)?;
+        let all = [Level::all(self.num_latents())];
+        let levels = if objective.nesting.is_empty() {
+            &all[..]
+        } else {
+            objective.nesting
+        };
+        let decoder = (&self.w_dec, &self.b_dec);
+        let errors = support.reconstruct(&acts, decoder, &batch.target, levels)?;
+        let penalty = self.penalty(support, [&acts, &are_active], objective)?;
+        let at_pre = self.at_pre_acts(
+            &latents,
+            &are_active,
+            (&errors.grad_acts, &penalty),
+            objective,
+        )?;
+        let mut gradients =
+            self.gradients_at(batch, support, [&acts, &at_pre.0], (&errors, levels))?;
+        gradients.threshold = at_pre.1;
+        if let Some(of_rows) = &penalty.of_rows {
+            let _ = gradients
+                .w_dec
+                .f_add_(&self.w_dec.f_mul(&of_rows.f_unsqueeze(1)?)?)?;
+        }
+        let mut losses = Losses {
+            sparsity: penalty.loss,
+            ..nested_losses(&errors, levels)?
+        };
+        if let Some(term) = objective.pre_act_loss {
+            let loss = self.add_pre_act_loss(&batch.centred, term, &mut gradients)?;
+            losses.sparsity = Some(match losses.sparsity.take() {
+                None => loss,
+                Some(sparsity) => sparsity.f_add(&loss)?,
+            });
+        }
+        if let Some(term) = objective.auxk {
+            let error = whole_error(&errors, levels)?;
+            losses.auxk = self.add_auxk(
+                batch.input(),
+                &error,
+                (term, objective.rescales),
+                &mut gradients,
+            )?;
+        }
+        Ok(Backward {
+            fire_counts: support.fire_counts(&acts, self.num_latents() as i64)?,
+            gradients,
+            losses,
+        })
+    }
+
+    /// Activations, and which latents are active.
+    fn acts_at(&self, support: &Support, pre_acts: &Tensor) -> Result<(Tensor, Tensor), SaeError> {
+        if let Some(threshold) = &self.threshold {
+            let jumped = Jump::acts(support, pre_acts, threshold)?;
+            return Ok((jumped.acts, jumped.are_active));
+        }
+        let acts = pre_acts.f_relu()?;
+        let are_active = acts.f_gt(0.0)?;
+        Ok((acts, are_active))
+    }
+
+    fn penalty(
+        &self,
+        support: &Support,
+        [acts, are_active]: [&Tensor; 2],
+        objective: &Objective<'_>,
+    ) -> Result<PenaltyTerm, SaeError> {
+        let norms = self.decoder_norms()?;
+        objective.penalty.term(&Active {
+            support,
+            acts,
+            are_active,
+            norms: &norms,
+        })
+    }
+
+    /// The gradients at pre-activations, and at thresholds.
+    fn at_pre_acts(
+        &self,
+        latents: &Latents,
+        are_active: &Tensor,
+        (grad_acts, penalty): (&Tensor, &PenaltyTerm),
+        objective: &Objective<'_>,
+    ) -> Result<(Tensor, Option<Tensor>), SaeError> {
+        let grad_acts = match &penalty.at_acts {
+            None => grad_acts.shallow_clone(),
+            Some(at_acts) => grad_acts.f_add(at_acts)?,
+        };
+        let Some(threshold) = &self.threshold else {
+            let grad_pre = grad_acts.f_mul(&are_active.f_to_kind(Kind::Float)?)?;
+            return Ok((grad_pre, None));
+        };
+        let Latents { support, pre_acts } = latents;
+        let at = (pre_acts, threshold);
+        let JumpGradients {
+            grad_pre,
+            threshold,
+        } = objective
+            .jump
+            .gradients(support, at, (&grad_acts, penalty))?;
+        Ok((grad_pre, Some(threshold)))
+    }
+
+    fn gradients_at(
+        &self,
+        batch: &Batch,
+        support: &Support,
+        at_latents: [&Tensor; 2],
+        (errors, levels): (&NestedErrors, &[Level]),
+    ) -> Result<Gradients, SaeError> {
+        let rows = (&errors.grad_out, &batch.centred);
+        let of_weights = support.latent_gradients(at_latents, rows, levels)?;
+        let of_all = errors.grad_out.f_get(0)?;
+        Ok(Gradients {
+            b_dec: self.grad_b_dec(Some(&of_all), &of_weights.encoder_bias)?,
+            w_skip: self.grad_w_skip(&batch.x, &of_all)?,
+            encoder_weight: of_weights.encoder_weight,
+            encoder_bias: of_weights.encoder_bias,
+            w_dec: of_weights.w_dec,
+            threshold: None,
+            gate: None,
+        })
+    }
+
+    /// Norms of the decoder's rows: `[num_latents]`.
+    pub(crate) fn decoder_norms(&self) -> Result<Tensor, SaeError> {
+        Ok(self.w_dec.f_norm_scalaropt_dim(2.0, [1i64], false)?)
+    }
+
+    /// The encoder whose pre-activations decide between latents: its own, or times the norms of the decoder's rows.
+    pub(crate) fn scoring_encoder(&self, rescales: bool) -> Result<(Tensor, Tensor), SaeError> {
+        let (weight, bias) = (&self.encoder_weight, &self.encoder_bias);
+        if !rescales {
+            return Ok((weight.shallow_clone(), bias.shallow_clone()));
+        }
+        let norms = self.decoder_norms()?;
+        Ok((weight.f_mul(&norms.f_unsqueeze(1)?)?, bias.f_mul(&norms)?))
+    }
+}
+
+impl Batch {
+    fn input(&self) -> Input<'_> {
+        Input {
+            x: &self.x,
+            centred: &self.centred,
+        }
+    }
+
+    fn narrow(&self, start: i64, n: i64) -> Result<Self, SaeError> {
+        Ok(Self {
+            x: self.x.f_narrow(0, start, n)?,
+            centred: self.centred.f_narrow(0, start, n)?,
+            target: self.target.f_narrow(0, start, n)?,
+        })
+    }
+}
+
+/// The error of the reconstruction from all latents.
+fn whole_error(errors: &NestedErrors, levels: &[Level]) -> Result<Tensor, SaeError> {
+    let last = levels.len() - 1;
+    let of_last = errors.grad_out.f_get(last as i64)?;
+    Ok(of_last.f_div_scalar(2.0 * levels[last].weight)?)
+}
+
+fn nested_losses(errors: &NestedErrors, levels: &[Level]) -> Result<Losses, SaeError> {
+    let last = errors.errors.f_get(levels.len() as i64 - 1)?;
+    let nested = if levels.len() > 1 {
+        let weights: Vec<f64> = levels.iter().map(|level| level.weight).collect();
+        let weights = Tensor::f_from_slice(&weights)?.f_to_device(last.device())?;
+        Some(errors.errors.f_dot(&weights)?)
+    } else {
+        None
+    };
+    Ok(Losses {
+        nested,
+        ..Losses::squared_error(last)
+    })
+}

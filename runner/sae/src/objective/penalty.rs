@@ -1,0 +1,206 @@
+//! Penalties on latents that are active: what is added to the squared error, so that few are.
+//!
+//! With `a = f n` for a latent's activation `f` and the norm `n` of its decoder row, and `L0` of a token:
+//!
+//! ```text
+//! power      lambda sum a^p, or its p-th root by token                  ReLU, Gated; p = 1: L1
+//! tanh       lambda sum tanh(c a)                                       JumpReLU (Anthropic, January 2025)
+//! count      lambda L0                                                  JumpReLU (Rajamanoharan et al. 2024)
+//! quadratic  lambda (2 / target) (L0 - target)^2                        JumpReLU (Gemma Scope 2)
+//! ```
+
+use crate::SaeError;
+use crate::support::Support;
+use tch::{Kind, TchError, Tensor};
+
+/// A penalty with its coefficient, as it is in this update.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Penalty<'a> {
+    /// Nothing is added.
+    #[default]
+    None,
+    /// `sum a^p` over the latents of a token.
+    Power {
+        /// lambda.
+        coefficient: f64,
+        /// The power.
+        p: f64,
+        /// Whether its `p`-th root is taken.
+        is_norm: bool,
+    },
+    /// `sum tanh(scale a)`.
+    Tanh {
+        /// lambda.
+        coefficient: f64,
+        /// c.
+        scale: f64,
+    },
+    /// L0.
+    Count {
+        /// lambda.
+        coefficient: f64,
+    },
+    /// `(2 / target) (L0 - target)^2`.
+    Quadratic {
+        /// lambda.
+        coefficient: f64,
+        /// The number of active latents that is wanted of each token.
+        target: f64,
+    },
+    /// `(L0 / target - 1)^2` of the mean L0 of an update.
+    MeanQuadratic {
+        /// lambda.
+        coefficient: f64,
+        /// The number of active latents that is wanted on the mean.
+        target: f64,
+        /// The mean of the update: scalar, Float.
+        mean_l0: &'a Tensor,
+    },
+}
+
+/// Where the penalty is computed.
+pub(super) struct Active<'a> {
+    pub(super) support: &'a Support,
+    /// Activations, 0 where a latent is not active.
+    pub(super) acts: &'a Tensor,
+    /// Which are active: Bool.
+    pub(super) are_active: &'a Tensor,
+    /// Norms of the decoder's rows: `[num_latents]`.
+    pub(super) norms: &'a Tensor,
+}
+
+/// What a penalty gives, with its coefficient.
+#[derive(Default)]
+pub(super) struct PenaltyTerm {
+    /// Scalar, Double.
+    pub(super) loss: Option<Tensor>,
+    /// Its gradient at the activations, where the support is.
+    pub(super) at_acts: Option<Tensor>,
+    /// Its gradient at the number of active latents: `[n_tokens]`.
+    pub(super) at_counts: Option<Tensor>,
+    /// Factors of the decoder's rows in their own gradient: `[num_latents]`.
+    pub(super) of_rows: Option<Tensor>,
+}
+
+impl Penalty<'_> {
+    /// The penalty on the latents of some tokens.
+    pub(super) fn term(self, active: &Active<'_>) -> Result<PenaltyTerm, SaeError> {
+        Ok(match self {
+            Self::None => PenaltyTerm::default(),
+            Self::Power {
+                coefficient,
+                p,
+                is_norm,
+            } => power(active, coefficient, p, is_norm)?,
+            Self::Tanh { coefficient, scale } => tanh(active, coefficient, scale)?,
+            Self::Count { coefficient } => {
+                let counts = active.counts()?;
+                PenaltyTerm {
+                    loss: Some(sum(&counts)?.f_mul_scalar(coefficient)?),
+                    at_counts: Some(counts.f_full_like(coefficient)?),
+                    ..PenaltyTerm::default()
+                }
+            }
+            Self::Quadratic {
+                coefficient,
+                target,
+            } => {
+                let over = active.counts()?.f_sub_scalar(target)?;
+                PenaltyTerm {
+                    loss: Some(sum(&over.f_square()?)?.f_mul_scalar(2.0 * coefficient / target)?),
+                    at_counts: Some(over.f_mul_scalar(4.0 * coefficient / target)?),
+                    ..PenaltyTerm::default()
+                }
+            }
+            Self::MeanQuadratic {
+                coefficient,
+                target,
+                mean_l0,
+            } => {
+                let counts = active.counts()?;
+                let over = mean_l0.f_div_scalar(target)?.f_sub_scalar(1.0)?;
+                let n_tokens = counts.size()[0] as f64;
+                let loss = over.f_square()?.f_to_kind(Kind::Double)?;
+                let slope = over.f_mul_scalar(2.0 * coefficient / target)?;
+                PenaltyTerm {
+                    loss: Some(loss.f_mul_scalar(coefficient * n_tokens)?),
+                    at_counts: Some(slope.f_expand_as(&counts)?),
+                    ..PenaltyTerm::default()
+                }
+            }
+        })
+    }
+}
+
+impl Active<'_> {
+    /// Active latents of each token: `[n_tokens]`, Float.
+    fn counts(&self) -> Result<Tensor, TchError> {
+        self.support
+            .sums_by_token(&self.are_active.f_to_kind(Kind::Float)?)
+    }
+
+    /// What `at_scaled`, the gradient at `a = f n`, is at `f` and at the rows of the decoder.
+    fn chain(&self, at_scaled: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        let at_acts = at_scaled.f_mul(&self.support.at_latents(self.norms)?)?;
+        let at_norms = at_scaled.f_mul(self.acts)?;
+        let at_norms = self
+            .support
+            .sums_by_latent(&at_norms, self.norms.size()[0])?;
+        Ok((at_acts, at_norms.f_div(self.norms)?))
+    }
+}
+
+fn power(
+    active: &Active<'_>,
+    coefficient: f64,
+    p: f64,
+    is_norm: bool,
+) -> Result<PenaltyTerm, SaeError> {
+    let scaled = active
+        .acts
+        .f_mul(&active.support.at_latents(active.norms)?)?;
+    let is_active = active.are_active.f_to_kind(Kind::Float)?;
+    // Of latents that are not active, whose slope may be infinite, nothing is taken.
+    let safe = scaled.f_masked_fill(&active.are_active.f_logical_not()?, 1.0)?;
+    let powers = safe.f_pow_tensor_scalar(p)?.f_mul(&is_active)?;
+    let slopes = safe.f_pow_tensor_scalar(p - 1.0)?.f_mul(&is_active)?;
+    let (loss, at_scaled) = if is_norm {
+        let sums = active.support.sums_by_token(&powers)?;
+        let has_any = sums.f_gt(0.0)?.f_to_kind(Kind::Float)?;
+        let sums = sums.f_add(&has_any.f_neg()?.f_add_scalar(1.0)?)?;
+        let norms = sums.f_pow_tensor_scalar(1.0 / p)?.f_mul(&has_any)?;
+        let outer = sums.f_pow_tensor_scalar(1.0 / p - 1.0)?;
+        (
+            sum(&norms)?,
+            slopes.f_mul(&active.support.at_tokens(&outer)?)?,
+        )
+    } else {
+        (sum(&powers)?, slopes.f_mul_scalar(p)?)
+    };
+    let (at_acts, of_rows) = active.chain(&at_scaled.f_mul_scalar(coefficient)?)?;
+    Ok(PenaltyTerm {
+        loss: Some(loss.f_mul_scalar(coefficient)?),
+        at_acts: Some(at_acts),
+        of_rows: Some(of_rows),
+        at_counts: None,
+    })
+}
+
+fn tanh(active: &Active<'_>, coefficient: f64, scale: f64) -> Result<PenaltyTerm, SaeError> {
+    let scaled = active
+        .acts
+        .f_mul(&active.support.at_latents(active.norms)?)?;
+    let tanh = scaled.f_mul_scalar(scale)?.f_tanh()?;
+    let slopes = tanh.f_square()?.f_neg()?.f_add_scalar(1.0)?;
+    let (at_acts, of_rows) = active.chain(&slopes.f_mul_scalar(coefficient * scale)?)?;
+    Ok(PenaltyTerm {
+        loss: Some(sum(&tanh)?.f_mul_scalar(coefficient)?),
+        at_acts: Some(at_acts),
+        of_rows: Some(of_rows),
+        at_counts: None,
+    })
+}
+
+fn sum(x: &Tensor) -> Result<Tensor, TchError> {
+    x.f_sum(Kind::Double)
+}

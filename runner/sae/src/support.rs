@@ -1,0 +1,234 @@
+//! At which latents of a token there are numbers, and what is computed from them: at all, or at some. The formulas of
+//! losses are the same for both.
+
+use crate::kernels::{Listed, NestedErrors, SortedEntries, nested_errors};
+use crate::{Level, SaeError};
+use tch::{Kind, TchError, Tensor};
+
+/// Where the numbers of a batch are.
+#[derive(Debug)]
+pub(crate) enum Support {
+    /// At every latent of each token: tensors are `[n_tokens, num_latents]`.
+    All,
+    /// At some: tensors are `[n_entries]`.
+    Some(Listed),
+}
+
+/// Gradients of an SAE's matrices and of the encoder's bias.
+pub(crate) struct LatentGradients {
+    /// `[num_latents, d_in]`.
+    pub(crate) encoder_weight: Tensor,
+    /// `[num_latents]`.
+    pub(crate) encoder_bias: Tensor,
+    /// `[num_latents, d_out]`.
+    pub(crate) w_dec: Tensor,
+}
+
+impl Support {
+    /// The numbers of latents, `[num_latents]`, where the support is.
+    pub(crate) fn at_latents(&self, numbers: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => numbers.f_unsqueeze(0),
+            Self::Some(at) => numbers.f_take(&at.indices),
+        }
+    }
+
+    /// The numbers of tokens, `[n_tokens]`, where the support is.
+    pub(crate) fn at_tokens(&self, numbers: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => numbers.f_unsqueeze(1),
+            Self::Some(at) => numbers.f_take(at.tokens()),
+        }
+    }
+
+    /// `[num_latents]`.
+    pub(crate) fn sums_by_latent(
+        &self,
+        values: &Tensor,
+        num_latents: i64,
+    ) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => values.f_sum_dim_intlist(0, false, None),
+            Self::Some(at) => at.sums_by_latent(values, num_latents),
+        }
+    }
+
+    /// `[n_tokens]`.
+    pub(crate) fn sums_by_token(&self, values: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => values.f_sum_dim_intlist(1, false, None),
+            Self::Some(at) => at.sums_by_token(values),
+        }
+    }
+
+    /// On how many tokens each latent is positive: `[num_latents]`, Float.
+    pub(crate) fn fire_counts(&self, acts: &Tensor, num_latents: i64) -> Result<Tensor, TchError> {
+        self.sums_by_latent(&acts.f_gt(0.0)?.f_to_kind(Kind::Float)?, num_latents)
+    }
+
+    /// Reconstructs `target`: `[n_tokens, d_out]` from `acts`, from the latents below the end of each level.
+    pub(crate) fn reconstruct(
+        &self,
+        acts: &Tensor,
+        (w_dec, b_dec): (&Tensor, &Tensor),
+        target: &Tensor,
+        levels: &[Level],
+    ) -> Result<NestedErrors, SaeError> {
+        if let Self::Some(at) = self {
+            let pairs = levels.iter().map(|level| (level.end, level.weight as f32));
+            let errors = nested_errors(
+                at,
+                acts,
+                (w_dec, b_dec),
+                (target, &pairs.collect::<Vec<_>>()),
+            )?;
+            if let Some(errors) = errors {
+                return Ok(errors);
+            }
+        }
+        let mut sae_out = b_dec.f_unsqueeze(0)?;
+        let (mut errors, mut rows) = (Vec::new(), Vec::new());
+        for range in ranges(levels) {
+            sae_out = sae_out.f_add(&self.decoded(acts, w_dec, range)?)?;
+            let error = sae_out.f_sub(target)?;
+            errors.push(error.f_square()?.f_sum(Kind::Double)?);
+            rows.push(error);
+        }
+        let mut later: Option<Tensor> = None;
+        for (row, level) in rows.iter_mut().zip(levels).rev() {
+            let own = row.f_mul_scalar(2.0 * level.weight)?;
+            *row = match &later {
+                None => own,
+                Some(later) => own.f_add(later)?,
+            };
+            later = Some(row.shallow_clone());
+        }
+        Ok(NestedErrors {
+            grad_acts: self.nested_dots(&rows, w_dec, levels)?,
+            errors: Tensor::f_stack(&errors, 0)?,
+            grad_out: Tensor::f_stack(&rows, 0)?,
+        })
+    }
+
+    /// What the latents of a range decode to, without the bias: `[n_tokens, d_out]`.
+    fn decoded(
+        &self,
+        acts: &Tensor,
+        w_dec: &Tensor,
+        (start, end): (i64, i64),
+    ) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => {
+                let acts = acts.f_narrow(1, start, end - start)?;
+                acts.f_matmul(&w_dec.f_narrow(0, start, end - start)?)
+            }
+            Self::Some(at) => at.times_rows(&acts.f_mul(&is_within(at, (start, end))?)?, w_dec),
+        }
+    }
+
+    /// The products of each level's rows with the decoder's, where the support is.
+    fn nested_dots(
+        &self,
+        rows: &[Tensor],
+        w_dec: &Tensor,
+        levels: &[Level],
+    ) -> Result<Tensor, TchError> {
+        let parts = rows.iter().zip(ranges(levels));
+        match self {
+            Self::All => {
+                let dots = |(rows, (start, end)): (&Tensor, (i64, i64))| {
+                    rows.f_matmul(&w_dec.f_narrow(0, start, end - start)?.f_tr()?)
+                };
+                let dots = parts.map(dots).collect::<Result<Vec<_>, TchError>>()?;
+                Tensor::f_cat(&dots, 1)
+            }
+            Self::Some(at) => {
+                let mut sum = Tensor::f_zeros(at.indices.size(), (w_dec.kind(), w_dec.device()))?;
+                for (rows, range) in parts {
+                    let dots = at.dots(rows, w_dec)?;
+                    sum = sum.f_add(&dots.f_mul(&is_within(at, range)?)?)?;
+                }
+                Ok(sum)
+            }
+        }
+    }
+
+    /// The gradients of the weights: `d W_dec = acts^T grad_out`, `d W_enc = grad_pre^T centred`, `d b_enc = sum grad_pre`.
+    /// `grad_out`: `[n_levels, n_tokens, d_out]`.
+    pub(crate) fn latent_gradients(
+        &self,
+        [acts, grad_pre]: [&Tensor; 2],
+        (grad_out, centred): (&Tensor, &Tensor),
+        levels: &[Level],
+    ) -> Result<LatentGradients, TchError> {
+        let num_latents = levels.last().map_or(0, |level| level.end as i64);
+        if let Some(entries) = self.sorted([acts, grad_pre], levels)
+            && let Some((encoder_weight, w_dec)) = entries.matrix_gradients(centred, grad_out)?
+        {
+            return Ok(LatentGradients {
+                encoder_bias: entries.bias_gradient()?,
+                encoder_weight,
+                w_dec,
+            });
+        }
+        let of_level = |(level, (start, end)): (i64, (i64, i64))| {
+            let grad_out = grad_out.f_select(0, level)?;
+            match self {
+                Self::All => {
+                    let acts = acts.f_narrow(1, start, end - start)?;
+                    acts.f_tr()?.f_matmul(&grad_out)
+                }
+                Self::Some(at) => {
+                    let all = at.transposed_times(acts, &grad_out, num_latents)?;
+                    all.f_narrow(0, start, end - start)
+                }
+            }
+        };
+        let w_dec = (0..).zip(ranges(levels)).map(of_level);
+        Ok(LatentGradients {
+            w_dec: Tensor::f_cat(&w_dec.collect::<Result<Vec<_>, TchError>>()?, 0)?,
+            encoder_bias: self.sums_by_latent(grad_pre, num_latents)?,
+            encoder_weight: self.transposed_times(grad_pre, centred, num_latents)?,
+        })
+    }
+
+    /// `[num_latents, d]`, for `rows`: `[n_tokens, d]`.
+    pub(crate) fn transposed_times(
+        &self,
+        values: &Tensor,
+        rows: &Tensor,
+        num_latents: i64,
+    ) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => values.f_tr()?.f_matmul(rows),
+            Self::Some(at) => at.transposed_times(values, rows, num_latents),
+        }
+    }
+
+    /// By latent, for the CPU's kernels. `None`: those do not take them.
+    pub(crate) fn sorted(&self, values: [&Tensor; 2], levels: &[Level]) -> Option<SortedEntries> {
+        let Self::Some(at) = self else { return None };
+        let ends: Vec<usize> = levels.iter().map(|level| level.end).collect();
+        let num_latents = ends.last().map_or(0, |end| *end as i64);
+        SortedEntries::listed(at, values, &ends, num_latents)
+    }
+}
+
+/// The latents of each level: from the end of the one before on, below its own.
+fn ranges(levels: &[Level]) -> impl DoubleEndedIterator<Item = (i64, i64)> {
+    let start = |level: usize| {
+        level
+            .checked_sub(1)
+            .map_or(0, |before| levels[before].end as i64)
+    };
+    (0..levels.len()).map(move |level| (start(level), levels[level].end as i64))
+}
+
+/// 1 at the entries of latents in a range, and 0 at others: `[n_entries]`, Float.
+fn is_within(at: &Listed, (start, end): (i64, i64)) -> Result<Tensor, TchError> {
+    let is_within = at
+        .indices
+        .f_ge(start)?
+        .f_logical_and(&at.indices.f_lt(end)?)?;
+    is_within.f_to_kind(Kind::Float)
+}
