@@ -1,14 +1,18 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
 use crate::{
-    Activation, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, LossFn, OnBadRow, Optimizer,
-    TokenizerClass,
+    Activation, AuxkNorm, BDecInit, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, LossFn,
+    LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn,
+    SparsityLoss, ThresholdEma, TokenizerClass,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise.
+/// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise; kinds of SAEs that sparsify lacks,
+/// and what belongs to them, have SAELens 6.54's names and defaults unless said otherwise.
+///
+/// A number of latents or updates that may be a fraction is a fraction of all if it is below 1, else a count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
@@ -64,8 +68,36 @@ pub struct TrainConfig {
     pub normalize_decoder: bool,
     /// Number of latents; 0: `expansion_factor` times the input width.
     pub num_latents: usize,
-    /// Latents a token may use.
+    /// Latents a token may use; with batchtopk on the mean. Without effect with relu, jumprelu and gated.
     pub k: usize,
+    /// Numbers or fractions of latents that also reconstruct alone, the first ones each time; increasing, and the
+    /// last is all latents even if it is left out. Empty: no such reconstructions (Matryoshka).
+    pub matryoshka_widths: Vec<f64>,
+    /// Weight of the error of each of `matryoshka_widths`, the last of which is all latents; empty: 1 for each.
+    pub matryoshka_weights: Vec<f64>,
+    /// In place of `matryoshka_widths`, this number of widths, drawn again in each update, all latents among them;
+    /// their mean error is the loss. 0: none. saev's.
+    pub matryoshka_prefixes: usize,
+    /// The loss is the mean error of a token's `1, 2, ..., k` largest latents, with topk only (HierarchicalTopK).
+    pub hierarchical_topk: bool,
+    /// Choose the active latents by pre-activation times the norm of the decoder's row; without `normalize_decoder`.
+    pub rescale_acts_by_decoder_norm: bool,
+    /// Subtract the decoder's bias before encoding; transcoders never do.
+    pub apply_b_dec_to_input: bool,
+    /// Norm of the decoder's rows at the start, and the encoder begins as the decoder's transpose. `None`: sparsify's
+    /// start, in which the decoder begins as the encoder's transpose with rows of unit norm.
+    pub decoder_init_norm: Option<f64>,
+    /// The encoder begins as this number times the decoder's transpose; with `decoder_init_norm`. Ours.
+    pub encoder_init_scale: Option<f64>,
+    /// The encoder's bias begins such that each latent fires on `init_l0 / num_latents` of the first batch, so that
+    /// `init_l0` latents fire on a token; `None`: it begins at 0. Anthropic's, January 2025.
+    pub init_l0: Option<f64>,
+    /// What the decoder's bias is at the start. Our name.
+    pub b_dec_init_method: BDecInit,
+    /// What is done to the activations before the SAE; every saved SAE takes them as they are.
+    pub normalize_activations: NormalizeActivations,
+    /// Tokens at the beginning of training that `normalize_activations` is estimated on. Ours.
+    pub norm_estimate_tokens: u64,
     /// Add an eighth of the FVU that `4 * k` latents give to the loss (Multi-TopK).
     pub multi_topk: bool,
     /// A linear path from input to output next to the latents.
@@ -87,6 +119,42 @@ pub struct TrainConfig {
     pub micro_acc_steps: usize,
     /// What is minimised.
     pub loss_fn: LossFn,
+    /// Weight of the penalty on the size of the activations, times the norm of the decoder's row, with relu and gated.
+    pub l1_coefficient: f64,
+    /// Updates, or fraction of all, over which `l1_coefficient` rises from 0.
+    pub l1_warm_up_steps: f64,
+    /// The penalty is this norm of a token's activations, with relu and gated.
+    pub lp_norm: f64,
+    /// The exponent of the penalty falls from `lp_norm` to this one, with relu and gated; `None`: it stays (p-anneal).
+    pub p_anneal_end: Option<f64>,
+    /// Update at which it begins to fall.
+    pub p_anneal_start: u64,
+    /// Update at which it ends; 0: the last.
+    pub p_anneal_until: u64,
+    /// Number of steps in which it falls.
+    pub p_anneal_updates: usize,
+    /// The form of the penalty with such an exponent.
+    pub p_anneal_form: PAnnealForm,
+    /// Weight of the penalty on the number of active latents, with jumprelu.
+    pub l0_coefficient: f64,
+    /// Updates, or fraction of all, over which `l0_coefficient` rises from 0.
+    pub l0_warm_up_steps: f64,
+    /// The penalty on the number of active latents, with jumprelu.
+    pub jumprelu_sparsity_loss_mode: SparsityLoss,
+    /// Active latents of a token that quadratic and mean_quadratic aim at.
+    pub target_l0: Option<f64>,
+    /// The factor `c` of tanh.
+    pub jumprelu_tanh_scale: f64,
+    /// Width of the window around a threshold in which it has a gradient, with jumprelu.
+    pub jumprelu_bandwidth: f64,
+    /// Thresholds at the start, with jumprelu.
+    pub jumprelu_init_threshold: f64,
+    /// In the window, pre-activations have the threshold's gradient, too, with jumprelu.
+    pub jumprelu_ste_to_input: bool,
+    /// Weight of the penalty on pre-activations below their threshold, with jumprelu; 0: none.
+    pub pre_act_loss_coefficient: f64,
+    /// The latents that it is on.
+    pub pre_act_loss_on: PreActLossOn,
     /// How the weights are updated.
     pub optimizer: Optimizer,
     /// Learning rate; `None`: by the optimizer's law, `5e-3 / sqrt(num_latents / 2^14)` for signum,
@@ -94,11 +162,34 @@ pub struct TrainConfig {
     pub lr: Option<f64>,
     /// Optimizer updates over which Adam's learning rate rises from 0.
     pub lr_warmup_steps: u64,
+    /// How the learning rate of Adam and Muon changes after that.
+    pub lr_scheduler: LrScheduler,
+    /// Last updates, or fraction of all, over which the learning rate of constant and cosine falls linearly to 0.
+    pub lr_decay_steps: f64,
+    /// Adam's decay of the mean of gradients.
+    pub adam_beta1: f64,
+    /// Adam's decay of the mean of their squares.
+    pub adam_beta2: f64,
+    /// Scale an SAE's gradient down to this norm where it is larger; `None`: leave it. 1 in SAELens.
+    pub max_grad_norm: Option<f64>,
     /// Optimizer updates over which the active latents of a token fall from `10 * d_in`, or all, to
     /// `k`; 0: `k` from the start.
     pub k_decay_steps: u64,
+    /// Active latents of a token from which they fall, in place of `10 * d_in`; dictionary_learning has `d_in`.
+    pub k_decay_from: Option<f64>,
     /// Weight of the loss that lets dead latents predict what the others leave over (AuxK); 0: none.
     pub auxk_alpha: f64,
+    /// What that loss is relative to. Ours.
+    pub auxk_norm: AuxkNorm,
+    /// How the threshold of batchtopk is estimated in training. Ours.
+    pub threshold_ema: ThresholdEma,
+    /// Weight of an update's value in that estimate.
+    pub topk_threshold_lr: f64,
+    /// Updates before which dictionary_learning estimates none.
+    pub threshold_start_step: u64,
+    /// At the end, choose the threshold of batchtopk with which held-out tokens have `k` active latents on the mean,
+    /// if there is data to evaluate on. Ours.
+    pub calibrate_threshold: bool,
     /// Tokens whose activations are not trained on.
     pub exclude_tokens: Vec<u32>,
     /// A latent that has not fired for more than this number of tokens counts as dead.
@@ -127,63 +218,6 @@ pub struct TrainConfig {
     pub evaluate: bool,
     /// Optimizer updates from one report of statistics to the next. Ours, not sparsify's.
     pub log_every: u64,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            model: String::new(),
-            revision: None,
-            dtype: Dtype::default(),
-            load_in_8bit: false,
-            dataset: String::new(),
-            split: "train".into(),
-            data_args: DataArgs::default(),
-            text_column: "text".into(),
-            tokenizer_class: TokenizerClass::default(),
-            on_bad_row: OnBadRow::default(),
-            bin_dtype: BinDtype::default(),
-            ctx_len: 2048,
-            eval_fraction: 0.0,
-            eval_dataset: None,
-            eval_split: None,
-            eval_data_args: DataArgs::default(),
-            max_examples: None,
-            shuffle_seed: 42,
-            activation: Activation::default(),
-            expansion_factor: 32,
-            normalize_decoder: true,
-            num_latents: 0,
-            k: 32,
-            multi_topk: false,
-            skip_connection: false,
-            transcode: false,
-            encoder_dtype: EncoderDtype::default(),
-            batch_size: 32,
-            grad_acc_steps: 1,
-            tokens_per_update: None,
-            micro_acc_steps: 1,
-            loss_fn: LossFn::default(),
-            optimizer: Optimizer::default(),
-            lr: None,
-            lr_warmup_steps: 1000,
-            k_decay_steps: 0,
-            auxk_alpha: 0.0,
-            exclude_tokens: Vec::new(),
-            dead_feature_threshold: 10_000_000,
-            hookpoints: Vec::new(),
-            layers: Vec::new(),
-            layer_stride: 1,
-            init_seeds: vec![0],
-            finetune: None,
-            distribute_modules: false,
-            save_every: 1000,
-            save_total_limit: 1,
-            save_best: false,
-            evaluate: true,
-            log_every: 1,
-        }
-    }
 }
 
 impl TrainConfig {

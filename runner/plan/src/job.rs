@@ -445,6 +445,18 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_with_its_default_leaves_the_id_as_it_was() {
+        let plain = job(json!({})).unwrap().job_id;
+        assert_eq!(plain, "4ffe72122a01", "as in version 0.1");
+        for (key, default) in TrainConfig::default().to_map() {
+            if !["model", "dataset", "ctx_len"].contains(&key.as_str()) {
+                let given = job(json!({ &key: default })).unwrap();
+                assert_eq!(given.job_id, plain, "{key}");
+            }
+        }
+    }
+
+    #[test]
     fn text_may_look_like_a_number() {
         let settings = json!({"revision": 1.5, "split": true, "hookpoints": [0, "layers.1"]});
         let config = apply_overrides(&base(), settings.as_object().unwrap()).unwrap();

@@ -3,7 +3,8 @@
 //!
 //! No IO, no torch, no async: everything here is a value or a function of values.
 //!
-//! - `config.rs`: all settings of training; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
+//! - `config.rs`: all settings of training; `defaults.rs`: their defaults; `options.rs`, `sae_options.rs`: those that
+//!   are one of a few names; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
 //! - `schema.rs`: the same for editors
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
@@ -15,6 +16,7 @@
 mod config;
 mod data_files;
 mod dataset;
+mod defaults;
 mod environment;
 mod error;
 mod evaluation;
@@ -33,6 +35,7 @@ mod order;
 mod owners;
 mod recipe;
 pub mod runs_layout;
+mod sae_options;
 mod schedule;
 mod schema;
 mod split;
@@ -58,11 +61,15 @@ pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_jobs};
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
-pub use options::{Activation, Dtype, EncoderDtype, LossFn, Optimizer};
+pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};
 pub use order::{Order, OrderJob, changed};
 pub use owners::{owners, too_few_saes};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
+pub use sae_options::{
+    Activation, AuxkNorm, BDecInit, NormalizeActivations, PAnnealForm, PreActLossOn, SparsityLoss,
+    ThresholdEma,
+};
 pub use schedule::{k_at, linear_schedule};
 pub use schema::sweep_schema;
 pub use split::{RowRange, SplitPart};

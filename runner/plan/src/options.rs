@@ -3,17 +3,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the pre-activations become sparse.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// ReLU, then the `k` largest a token.
-    #[default]
-    TopK,
-    /// ReLU, then the largest of each of `k` groups of neighbouring latents.
-    GroupMax,
-}
-
 /// What is minimised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -25,12 +14,14 @@ pub enum LossFn {
     Ce,
     /// KL divergence of that model's next-token distribution from the model's own.
     Kl,
+    /// Squared error of a token, summed over its width: SAELens's and dictionary_learning's.
+    Mse,
 }
 
 impl LossFn {
     /// Whether it is taken at the model's output, so that every job needs its own forward passes.
     pub fn is_end_to_end(self) -> bool {
-        self != Self::Fvu
+        matches!(self, Self::Ce | Self::Kl)
     }
 }
 
@@ -45,6 +36,19 @@ pub enum Optimizer {
     Adam,
     /// Muon for matrices and Adam for vectors, with linear decay to 0; Adam warms up.
     Muon,
+}
+
+/// How the learning rate of Adam and Muon changes after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LrScheduler {
+    /// It falls linearly to 0 over all of training.
+    #[default]
+    Linear,
+    /// It stays.
+    Constant,
+    /// It falls to a tenth over all of training, along half a cosine: SAELens's `cosineannealing`.
+    Cosine,
 }
 
 /// What finds the active latents in training.
