@@ -100,7 +100,7 @@ fn a_missing_sweep_or_half_an_option_is_told() {
 #[test]
 fn settings_out_of_range_or_against_each_other_are_told() {
     run_set("train.batch_size=0").refuses(&["`batch_size` must be at least 1", "got 0"]);
-    run_set("train.lr=-1").refuses(&["`lr` must be finite and not negative"]);
+    run_set("train.lr=-1").refuses(&["`lr` must be at least 0 and finite"]);
     for loss_fn in ["ce", "kl"] {
         // All SAEs of a job must be in the model.
         let line = format!("distribute_modules = true\nloss_fn = '{loss_fn}'\n[vary]");

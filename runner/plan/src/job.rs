@@ -4,7 +4,7 @@ use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::sweep::text_where_wanted;
 use crate::validate::MOST_LATENTS;
-use crate::{Activation, HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
+use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -264,22 +264,7 @@ fn resolve_sae(
         let problem = format!("gives {} more than {MOST_LATENTS} latents", hookpoint.name);
         return Err(PlanError::setting("expansion_factor", &problem));
     }
-    if config.k > num_latents {
-        let (k, hookpoint) = (config.k, &hookpoint.name);
-        let message = format!(
-            "k = {k} is larger than num_latents = {num_latents} at hookpoint `{hookpoint}`"
-        );
-        let hint = "lower `k`, or raise `num_latents` or `expansion_factor`";
-        return Err(PlanError::about("k", message).with_hint(hint));
-    }
-    if config.activation == Activation::GroupMax && !num_latents.is_multiple_of(config.k) {
-        let (k, hookpoint) = (config.k, &hookpoint.name);
-        let problem = format!(
-            "must divide the {num_latents} latents of `{hookpoint}` with the activation groupmax, \
-             got {k}"
-        );
-        return Err(PlanError::setting("k", &problem));
-    }
+    config.check_latents(num_latents, &hookpoint.name)?;
     let name = match config.init_seeds.len() {
         1 => hookpoint.name.clone(),
         _ => format!("{}/seed{seed}", hookpoint.name),

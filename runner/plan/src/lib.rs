@@ -4,7 +4,8 @@
 //! No IO, no torch, no async: everything here is a value or a function of values.
 //!
 //! - `config.rs`: all settings of training; `defaults.rs`: their defaults; `options.rs`, `sae_options.rs`: those that
-//!   are one of a few names; `sweep.rs`: a sweep as written; `validate.rs`: what contradicts
+//!   are one of a few names; `sweep.rs`: a sweep as written
+//! - `validate.rs`, `validate_kinds.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
 //! - `schema.rs`: the same for editors
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
@@ -17,6 +18,7 @@ mod config;
 mod data_files;
 mod dataset;
 mod defaults;
+mod effects;
 mod environment;
 mod error;
 mod evaluation;
@@ -25,6 +27,7 @@ mod gpu_report;
 mod hookpoint;
 mod identity;
 mod job;
+mod matryoshka;
 mod memory;
 #[cfg(test)]
 mod memory_tests;
@@ -47,6 +50,7 @@ mod told;
 mod torch_version;
 mod update_size;
 mod validate;
+mod validate_kinds;
 
 pub use config::TrainConfig;
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};

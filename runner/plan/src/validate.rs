@@ -1,6 +1,6 @@
 //! What is wrong with settings, as far as they tell it alone.
 
-use crate::{Activation, DataArgs, PlanError, TrainConfig};
+use crate::{DataArgs, PlanError, TrainConfig};
 
 /// The most that a count may be: above any use, and low enough that products of three fit.
 const MOST: usize = 1 << 20;
@@ -39,7 +39,10 @@ impl TrainConfig {
             }
         }
         self.validate_choices()?;
-        self.validate_loss()?;
+        self.validate_kinds()?;
+        if self.loss_fn.is_end_to_end() {
+            self.validate_end_to_end()?;
+        }
         self.train_data().request("split")?;
         self.validate_eval_data()
     }
@@ -91,42 +94,7 @@ impl TrainConfig {
         if unique.len() != self.init_seeds.len() {
             return Err(PlanError::setting("init_seeds", "names a seed twice"));
         }
-        if let Some(lr) = self.lr
-            && !(lr.is_finite() && lr >= 0.0)
-        {
-            let problem = format!("must be finite and not negative, got {lr}");
-            return Err(PlanError::setting("lr", &problem));
-        }
-        if self.activation == Activation::GroupMax && self.k_decay_steps > 0 {
-            let problem = "cannot be used with the activation groupmax: groups keep their size";
-            return Err(PlanError::setting("k_decay_steps", problem));
-        }
         Ok(())
-    }
-
-    /// Terms of the loss, and what some losses have no use for.
-    fn validate_loss(&self) -> Result<(), PlanError> {
-        if !(self.auxk_alpha.is_finite() && self.auxk_alpha >= 0.0) {
-            let alpha = self.auxk_alpha;
-            let problem = format!("must be finite and not negative, got {alpha}");
-            return Err(PlanError::setting("auxk_alpha", &problem));
-        }
-        if !self.loss_fn.is_end_to_end() {
-            return Ok(());
-        }
-        let contradictions = [
-            ("micro_acc_steps", self.micro_acc_steps > 1),
-            ("auxk_alpha", self.auxk_alpha > 0.0),
-            ("multi_topk", self.multi_topk),
-            ("distribute_modules", self.distribute_modules),
-        ];
-        match contradictions.into_iter().find(|(_, is_set)| *is_set) {
-            Some((key, _)) => {
-                let problem = "cannot be used with a `loss_fn` on the model's output (ce, kl)";
-                Err(PlanError::setting(key, problem))
-            }
-            None => Ok(()),
-        }
     }
 
     fn validate_eval_data(&self) -> Result<(), PlanError> {
