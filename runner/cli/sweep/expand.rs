@@ -95,7 +95,7 @@ pub(crate) fn add_jobs(
 ) -> Result<(), CliError> {
     let processes = Processes::of(&sweep.sweep.launch)?;
     let inputs_of = |config: &_| inputs.of(config, processes.n_ranks);
-    let jobs = resolve_jobs(&sweep.sweep.train, drafts, inputs_of)?;
+    let jobs = resolve_jobs(&sweep.sweep, drafts, inputs_of)?;
     let is_new = |job: &&Job| plan.job(&job.job_id).is_none();
     let new: Vec<Job> = jobs.iter().filter(is_new).cloned().collect();
     let shard = Shard {

@@ -5,8 +5,9 @@ use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep};
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
-use plan::{JobDraft, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_json};
+use plan::{Base, JobDraft, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_json};
 use recipe::{Host, HostOptions, Limits, Recipe};
+use serde_json::Map;
 use std::path::{Path, PathBuf};
 
 /// Used as the recipe of a job without one.
@@ -63,17 +64,17 @@ pub(crate) fn ask_first(
 /// What a sweep's recipe is asked first.
 ///
 /// # Errors
-/// A model that is not there.
+/// An unknown preset, or a model that is not there.
 pub(crate) fn first_request(
     sweep: &LoadedSweep,
     inputs: &mut Inputs,
 ) -> Result<PlanRequest, CliError> {
-    let train = &sweep.sweep.train;
+    let train = Base::from(&sweep.sweep).with(&Map::new())?;
     Ok(PlanRequest {
         sweep: sweep.sweep.name.clone(),
         train: train.to_map(),
         vary: sweep.sweep.vary.clone(),
-        model: inputs.facts(train)?.clone(),
+        model: inputs.facts(&train)?.clone(),
         seed: sweep.sweep.seed,
         round: 0,
         results: Vec::new(),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 /// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise; kinds of SAEs that sparsify lacks,
 /// and what belongs to them, have SAELens 6.54's names and defaults unless said otherwise.
 ///
-/// A number of latents or updates that may be a fraction is a fraction of all if it is below 1, else a count.
+/// A number of latents that may be a fraction is one if it is below 1, and a number of updates if it is at most 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
@@ -60,6 +60,8 @@ pub struct TrainConfig {
     /// Seed of the shuffle of the sequences.
     pub shuffle_seed: u64,
 
+    /// Name of a preset: settings of another trainer, which those that you give go above. Ours.
+    pub preset: Option<String>,
     /// How pre-activations become sparse.
     pub activation: Activation,
     /// Latents per input dimension; used when `num_latents` is 0.

@@ -26,6 +26,7 @@ static DEFAULTS: LazyLock<TrainConfig> = LazyLock::new(|| TrainConfig {
     eval_data_args: DataArgs::default(),
     max_examples: None,
     shuffle_seed: 42,
+    preset: None,
     activation: Activation::TopK,
     expansion_factor: 32,
     normalize_decoder: true,

@@ -2,6 +2,7 @@
 
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
+use crate::preset::Base;
 use crate::sweep::text_where_wanted;
 use crate::validate::MOST_LATENTS;
 use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
@@ -128,6 +129,12 @@ pub fn apply_overrides(
     parsed.map_err(|error| wrong_override(base, overrides, &error))
 }
 
+/// All settings, with those of a preset.
+pub(crate) fn parsed(settings: &Map<String, Value>) -> Result<TrainConfig, PlanError> {
+    let parsed = serde_json::from_value(settings.clone().into());
+    parsed.map_err(|error| wrong_type("train", &error.to_string()))
+}
+
 /// Which of `overrides` is of the wrong type: one at a time, so that the error can name it.
 fn wrong_override(
     base: &TrainConfig,
@@ -155,11 +162,12 @@ fn wrong_type(key: &str, problem: &str) -> PlanError {
 /// # Errors
 /// The first draft that cannot be resolved, with its name; a name used twice; or the error of
 /// `inputs_of`.
-pub fn resolve_jobs<E: From<PlanError>>(
-    base: &TrainConfig,
+pub fn resolve_jobs<'a, E: From<PlanError>>(
+    base: impl Into<Base<'a>>,
     drafts: &[JobDraft],
     mut inputs_of: impl FnMut(&TrainConfig) -> Result<JobInputs, E>,
 ) -> Result<Vec<Job>, E> {
+    let base = base.into();
     let mut names = BTreeSet::new();
     let mut jobs = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -169,7 +177,7 @@ pub fn resolve_jobs<E: From<PlanError>>(
                 .with_hint("let the recipe give each job a different name, or drop the repetition");
             return Err(error.into());
         }
-        let config = apply_overrides(base, &draft.overrides);
+        let config = base.with(&draft.overrides);
         let config = config.and_then(|config| config.validate().map(|()| config));
         let config = config.map_err(|error| error.in_job(&name))?;
         let inputs = inputs_of(&config)?;
@@ -295,9 +303,10 @@ fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, us
     }
 }
 
-/// Settings that change how the work is cut or how often something is written, but not what is
+/// Settings that name others, change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-const WITHOUT_EFFECT: [&str; 7] = [
+const WITHOUT_EFFECT: [&str; 8] = [
+    "preset",
     "save_total_limit",
     "micro_acc_steps",
     "distribute_modules",
@@ -424,6 +433,7 @@ mod tests {
         assert_ne!(plain, id(json!({"tokenizer_class": "transformers"})));
         assert_eq!(plain, id(json!({"encoder_dtype": "auto"})));
         assert_ne!(plain, id(json!({"encoder_dtype": "bfloat16"})));
+        assert_eq!(plain, id(json!({"preset": "saelens-topk"})), "a name");
         assert_ne!(plain, id(json!({"k": 16})));
         assert_ne!(plain, id(json!({"shuffle_seed": 1})));
         assert_ne!(plain, id(json!({"layers": [0]})));

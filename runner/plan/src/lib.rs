@@ -6,6 +6,7 @@
 //! - `config.rs`: all settings of training; `defaults.rs`: their defaults; `options.rs`, `sae_options.rs`: those that
 //!   are one of a few names; `sweep.rs`: a sweep as written
 //! - `validate.rs`, `validate_kinds.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
+//! - `preset.rs`: settings of other trainers under one name
 //! - `schema.rs`: the same for editors
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
@@ -36,6 +37,7 @@ mod not_finite;
 mod options;
 mod order;
 mod owners;
+mod preset;
 mod recipe;
 pub mod runs_layout;
 mod sae_options;
@@ -68,13 +70,14 @@ pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};
 pub use order::{Order, OrderJob, changed};
 pub use owners::{owners, too_few_saes};
+pub use preset::{Base, presets};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use sae_options::{
     Activation, AuxkNorm, BDecInit, NormalizeActivations, PAnnealForm, PreActLossOn, SparsityLoss,
     ThresholdEma,
 };
-pub use schedule::{k_at, linear_schedule};
+pub use schedule::{k_at, linear_schedule, updates_of};
 pub use schema::sweep_schema;
 pub use split::{RowRange, SplitPart};
 pub use stream::{Plan, Stream, StreamKey, group_streams};

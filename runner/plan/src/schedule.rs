@@ -13,6 +13,16 @@ pub fn linear_schedule(step: u64, n_warmup_steps: u64, n_steps: u64) -> f64 {
     n_left / n_steps.saturating_sub(n_warmup_steps).max(1) as f64
 }
 
+/// The updates that a setting such as `lr_decay_steps` means in a training of `n_steps`: a number of updates, or if
+/// it is at most 1, a fraction of all.
+pub fn updates_of(setting: f64, n_steps: u64) -> u64 {
+    if setting <= 1.0 {
+        (setting * n_steps as f64).round() as u64
+    } else {
+        setting as u64
+    }
+}
+
 /// Active latents of a token in update number `step`, from 0: a linear fall from `10 * d_in`, or all
 /// latents if there are fewer, to `k` at `k_decay_steps`.
 pub fn k_at(step: u64, k: usize, d_in: usize, num_latents: usize, k_decay_steps: u64) -> usize {
@@ -37,6 +47,12 @@ mod tests {
         assert_eq!(linear_schedule(0, 0, 4), 1.0);
         assert_eq!(linear_schedule(3, 0, 4), 0.25);
         assert_eq!(linear_schedule(5, 10, 6), 0.5, "warm-up longer than all");
+    }
+
+    #[test]
+    fn updates_are_a_number_or_a_fraction_of_all() {
+        let updates = [0.0, 0.2, 1.0, 2.0, 500.0].map(|setting| updates_of(setting, 50));
+        assert_eq!(updates, [0, 10, 50, 2, 500]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::TrainConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// Processes on one machine, at most: above any use.
 const MOST_PROCESSES: usize = 4096;
@@ -26,6 +27,9 @@ pub struct Sweep {
     /// What all jobs share.
     #[serde(default)]
     pub train: TrainConfig,
+    /// The settings of `train` that the user gave; the others are defaults.
+    #[serde(skip)]
+    pub given: BTreeSet<String>,
     /// What varies; given to the recipe unchanged.
     #[serde(default)]
     pub vary: Map<String, Value>,
@@ -283,6 +287,7 @@ mod tests {
             &["train", "eval_dataset"],
             &["train", "eval_split"],
             &["train", "finetune"],
+            &["train", "preset"],
             &["train", "data_args", "name"],
             &["train", "eval_data_args", "revision"],
         ] {

@@ -216,7 +216,10 @@ impl Layers {
             None => merged.extract(),
             Some(found) => Err(found.into()),
         };
-        let sweep = sweep.map_err(|error| explain(&error, self))?;
+        let mut sweep: Sweep = sweep.map_err(|error| explain(&error, self))?;
+        if let Some(FigmentValue::Dict(_, train)) = table.get("train") {
+            sweep.given = train.keys().cloned().collect();
+        }
         secrets::check_sweep(&sweep)?;
         // A process reads one sweep; if it reads it again, this says the same.
         let _ = LIBTORCH.set(sweep.launch.libtorch.as_ref().map(PathBuf::from));
