@@ -161,6 +161,33 @@ pub enum EventKind {
         /// Held-out sequences in all.
         n_sequences: u64,
     },
+    /// The threshold of a trained SAE was found at which held-out tokens have `k` active latents on average. It comes
+    /// after the checkpoint's event, without which it does not count, and before the SAE's `Evaluation`.
+    Calibration {
+        /// The job.
+        job_id: String,
+        /// Name of the SAE.
+        sae: String,
+        /// Optimizer updates up to the checkpoint.
+        step: u64,
+        /// Held-out tokens that it was found on.
+        n_tokens: u64,
+        /// Mean number of active latents a token that was wanted.
+        #[serde(deserialize_with = "null_is_nan")]
+        k: f64,
+        /// Threshold that training estimated; not finite if it made no estimate.
+        #[serde(deserialize_with = "null_is_nan")]
+        ema_threshold: f64,
+        /// Mean number of active latents a token with that threshold.
+        #[serde(deserialize_with = "null_is_nan")]
+        ema_l0: f64,
+        /// The threshold that was found; the checkpoint has it.
+        #[serde(deserialize_with = "null_is_nan")]
+        threshold: f64,
+        /// Mean number of active latents a token with it.
+        #[serde(deserialize_with = "null_is_nan")]
+        l0: f64,
+    },
     /// An SAE of a job that is trained was evaluated on held-out sequences.
     Evaluation {
         /// The job.
@@ -218,6 +245,7 @@ impl EventKind {
                 n_done,
                 n_sequences,
             } => vec![*n_done, *n_sequences],
+            Self::Calibration { step, n_tokens, .. } => vec![*step, *n_tokens],
             Self::Evaluation { step, stats, .. } => {
                 vec![*step, stats.n_tokens, stats.n_dead, stats.n_predicted]
             }
@@ -261,6 +289,9 @@ pub struct SaeStats {
     /// Positions of that sum.
     #[serde(default)]
     pub n_output: u64,
+    /// Sum over steps of the sparsity penalty with its coefficient, scaled as `squared_error`; 0 without one.
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub sparsity: f64,
 }
 
 impl SaeStats {
@@ -322,6 +353,38 @@ mod tests {
                 prop_assert_eq!(Event::from_line(&again).unwrap(), event);
             }
         }
+    }
+
+    #[test]
+    fn a_threshold_that_does_not_exist_survives_json() {
+        let line = r#"{"seq":1,"time_ms":5,"attempt":1,"event":"calibration","job_id":"j","sae":"layers.0",
+            "step":20,"n_tokens":64,"k":4.5,"ema_threshold":null,"ema_l0":null,"threshold":0.25,"l0":4.5}"#;
+        let line = line.replace('\n', "");
+        let event = Event::from_line(line.as_bytes()).unwrap();
+        let EventKind::Calibration {
+            k,
+            ema_threshold,
+            l0,
+            ..
+        } = event.kind
+        else {
+            panic!("{event:?}");
+        };
+        assert!(ema_threshold.is_nan());
+        assert_eq!((k, l0), (4.5, 4.5));
+        let written = serde_json::to_value(&event).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(written, read);
+        let too_many = line.replace(":64", ":9007199254740993");
+        let error = Event::from_line(too_many.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("not a count"), "{error}");
+    }
+
+    #[test]
+    fn statistics_of_an_earlier_version_have_no_sparsity() {
+        let json = r#"{"n_tokens":1,"squared_error":1.0,"total_variance":1.0,"l0":1.0,"n_dead":0}"#;
+        let stats: SaeStats = serde_json::from_str(json).unwrap();
+        assert_eq!((stats.auxk, stats.sparsity), (0.0, 0.0));
     }
 
     #[test]

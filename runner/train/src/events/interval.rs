@@ -202,6 +202,7 @@ impl Record {
             multi_topk: sums[5],
             output_loss: sums[6],
             n_output: self.n_output,
+            sparsity: 0.0,
         }
     }
 
