@@ -105,6 +105,16 @@ CREATE TABLE job (
     trainer_version INTEGER NOT NULL,
     -- All settings, resolved; JSON.
     config TEXT NOT NULL,
+    -- Kind of its SAEs: the activation, after `matryoshka` if prefixes of the latents are trained too, or
+    -- `hierarchical` if each token's latents are, from the largest on.
+    kind TEXT NOT NULL GENERATED ALWAYS AS (
+        CASE
+            WHEN coalesce(json_array_length(config, '$.matryoshka_widths'), 0) > 0
+                OR coalesce(json_extract(config, '$.matryoshka_prefixes'), 0) > 0 THEN 'matryoshka '
+            WHEN coalesce(json_extract(config, '$.hierarchical_topk'), 0) THEN 'hierarchical '
+            ELSE ''
+        END || json_extract(config, '$.activation')
+    ) VIRTUAL,
     -- When the job was first asked for.
     created_ms INTEGER NOT NULL,
     -- When its final checkpoint was complete; NULL until then.
@@ -123,7 +133,7 @@ BEGIN
     SELECT RAISE(ABORT, 'job_status_transition');
 END;
 
--- A job that is done stays done, unless its checkpoints, metrics and evaluations are deleted first
+-- A job that is done stays done, unless its checkpoints, metrics, calibrations and evaluations are deleted first
 -- (`--fresh`). A job leaves `running` only through the end of an attempt, which says why: `stopped` on
 -- request, or `interrupted`. That the user asked for it may become known after the worker's report.
 CREATE TRIGGER job_status_transition BEFORE UPDATE OF status ON job
@@ -140,6 +150,9 @@ WHEN NOT (
         AND NOT EXISTS (SELECT 1 FROM checkpoint WHERE checkpoint.job_id = OLD.job_id)
         AND NOT EXISTS (
             SELECT 1 FROM metric JOIN sae USING (sae_id) WHERE sae.job_id = OLD.job_id
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM calibration JOIN sae USING (sae_id) WHERE sae.job_id = OLD.job_id
         )
         AND NOT EXISTS (
             SELECT 1 FROM evaluation JOIN sae USING (sae_id) WHERE sae.job_id = OLD.job_id
@@ -313,7 +326,7 @@ CREATE TABLE attempt_note (
     PRIMARY KEY (attempt_id, event_seq)
 ) STRICT, WITHOUT ROWID;
 
--- ---- Metrics, checkpoints, evaluations: what came of it ----
+-- ---- Metrics, checkpoints, calibrations, evaluations: what came of it ----
 
 -- Sufficient statistics of one SAE over the steps since its previous row. A sum that was not finite
 -- (training diverged) is NULL, and so is every ratio made from it.
@@ -361,6 +374,9 @@ CREATE TABLE metric_term (
     output_loss_sum REAL,
     -- Positions in `output_loss_sum`.
     n_output INTEGER NOT NULL,
+    -- Sum over steps of the sparsity penalty with its coefficient, scaled as `metric.squared_error`; NULL where there
+    -- is no penalty.
+    sparsity_sum REAL,
     PRIMARY KEY (sae_id, step),
     CONSTRAINT metric_term_metric
         FOREIGN KEY (sae_id, step) REFERENCES metric (sae_id, step) ON DELETE CASCADE
@@ -418,6 +434,34 @@ CREATE TABLE checkpoint (
     created_ms INTEGER NOT NULL,
     PRIMARY KEY (job_id, step),
     CONSTRAINT checkpoint_is_final CHECK (is_final IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+-- The threshold of one checkpoint of an SAE, such that held-out tokens have `k` active latents on average. A
+-- threshold or L0 that was not finite is NULL.
+CREATE TABLE calibration (
+    -- The SAE.
+    sae_id INTEGER NOT NULL REFERENCES sae (sae_id),
+    -- Optimizer updates done at the checkpoint.
+    step INTEGER NOT NULL,
+    -- The attempt that found the threshold. Another calibration of the checkpoint replaces the row.
+    attempt_id INTEGER NOT NULL REFERENCES attempt (attempt_id),
+    -- Held-out tokens that it was found on.
+    n_tokens INTEGER NOT NULL,
+    -- Mean number of active latents a token that was wanted.
+    k REAL,
+    -- Threshold that training estimated, as an exponential moving average over its updates; NULL where it made no
+    -- estimate.
+    threshold_ema REAL,
+    -- Mean number of active latents a token with `threshold_ema`, over the same tokens.
+    l0_ema REAL,
+    -- The threshold that was found: a latent is active above it. The checkpoint has it.
+    threshold REAL,
+    -- Mean number of active latents a token with `threshold`, over the same tokens.
+    l0 REAL,
+    -- When it was found.
+    created_ms INTEGER NOT NULL,
+    PRIMARY KEY (sae_id, step),
+    CONSTRAINT calibration_range CHECK (n_tokens >= 0)
 ) STRICT, WITHOUT ROWID;
 
 -- Sufficient statistics of one checkpoint of an SAE over the held-out sequences of its job. A sum that
@@ -620,9 +664,33 @@ WHERE evaluation.step = (
     SELECT max(newest.step) FROM evaluation AS newest WHERE newest.sae_id = evaluation.sae_id
 );
 
+-- How the threshold of each SAE was calibrated: one row per SAE that was, of its newest calibrated checkpoint.
+CREATE VIEW sae_calibration AS
+SELECT
+    -- The SAE.
+    calibration.sae_id AS sae_id,
+    -- Optimizer updates done at the checkpoint.
+    calibration.step AS step,
+    -- Held-out tokens that the threshold was found on.
+    calibration.n_tokens AS n_tokens,
+    -- Mean number of active latents a token that was wanted.
+    calibration.k AS k,
+    -- The threshold that was found, and that the checkpoint has.
+    calibration.threshold AS threshold,
+    -- Mean number of active latents a token with it.
+    calibration.l0 AS l0,
+    -- Threshold that training estimated.
+    calibration.threshold_ema AS threshold_ema,
+    -- Mean number of active latents a token with that one.
+    calibration.l0_ema AS l0_ema
+FROM calibration
+WHERE calibration.step = (
+    SELECT max(newest.step) FROM calibration AS newest WHERE newest.sae_id = calibration.sae_id
+);
+
 -- Results: one row per SAE of each job of each sweep, for jobs that have metrics. The columns from `n_tokens` on
--- are those of `sae_result` and `sae_evaluation`, which define them. Those of `sae_evaluation` are NULL where
--- nothing was evaluated.
+-- are those of `sae_result`, `sae_calibration` and `sae_evaluation`, which define them. Those of `sae_calibration`
+-- are NULL where no threshold was calibrated, those of `sae_evaluation` where nothing was evaluated.
 CREATE VIEW result AS
 SELECT
     -- Name of the sweep.
@@ -647,6 +715,8 @@ SELECT
     sae.seed AS seed,
     -- Width of the activations.
     sae.d_in AS d_in,
+    -- Kind of SAE: the activation, after `matryoshka` or `hierarchical` if it is nested.
+    job.kind AS kind,
     -- Latents that may be active on a token.
     sae.k AS k,
     -- Latents per input dimension.
@@ -667,6 +737,14 @@ SELECT
     sae_result.l0 AS l0,
     -- Dead latents, in percent.
     sae_result.dead_pct AS dead_pct,
+    -- Calibrated threshold, which the checkpoint has.
+    sae_calibration.threshold AS threshold,
+    -- Mean number of active latents a held-out token with the calibrated threshold.
+    sae_calibration.l0 AS l0_calibrated,
+    -- Threshold that training estimated.
+    sae_calibration.threshold_ema AS threshold_ema,
+    -- Mean number of active latents a held-out token with that threshold.
+    sae_calibration.l0_ema AS l0_ema,
     -- Fraction of variance unexplained on held-out sequences.
     sae_evaluation.fvu AS fvu_eval,
     -- Mean number of active latents a token on held-out sequences.
@@ -696,6 +774,7 @@ FROM sweep_listing
 JOIN job USING (job_id)
 JOIN sae USING (job_id)
 JOIN sae_result USING (sae_id)
+LEFT JOIN sae_calibration USING (sae_id)
 LEFT JOIN sae_evaluation USING (sae_id);
 
 -- How training went: one row per metric row of each SAE of each job of each sweep. The ratios are
@@ -731,6 +810,8 @@ SELECT
     -- Mean loss on the model's output, cross-entropy or KL divergence, in nats; NULL where the FVU
     -- is what is minimised.
     metric_term.output_loss_sum / nullif(metric_term.n_output, 0) AS output_loss,
+    -- Sparsity penalty with its coefficient, in the unit of `fvu`; NULL where there is no penalty.
+    metric_term.sparsity_sum / nullif(metric.total_variance, 0.0) AS sparsity,
     -- When it was reported.
     metric.time_ms AS time_ms
 FROM metric
@@ -754,6 +835,8 @@ SELECT
     point.point_l0 AS l0,
     -- Fraction of variance unexplained; likewise.
     point.point_fvu AS fvu,
+    -- Kind of SAE.
+    point.kind AS kind,
     -- Latents that may be active on a token.
     point.k AS k,
     -- Number of latents.
@@ -774,6 +857,85 @@ WHERE point.point_l0 IS NOT NULL AND point.point_fvu IS NOT NULL AND NOT EXISTS 
         AND (other.point_l0 < point.point_l0 OR other.point_fvu < point.point_fvu)
 )
 ORDER BY point.sweep, point.hookpoint, point.point_l0;
+
+-- Kinds of SAEs at equal L0: one row per SAE and other kind that the same sweep has at the hookpoint with the same
+-- number of latents. Only jobs that the newest version of a sweep asks for, and only where the other kind has SAEs
+-- on both sides of the SAE's L0, or one within 2 % of it.
+--
+-- Of the other kind count the SAEs that no other of that kind beats, as in `frontier`. Between the two nearest, with
+-- L0 a and b, the value at L0 x is interpolated with the share (x - a) (b + a) / ((x + a) (b - a)). It is close to
+-- ln(x / a) / ln(b / a), and every SQLite can compute it.
+CREATE VIEW kind_comparison AS
+WITH point AS (
+    SELECT *, coalesce(l0_eval, l0) AS x, coalesce(fvu_eval, fvu) AS y
+    FROM result
+    WHERE is_current AND coalesce(l0_eval, l0) > 0 AND coalesce(fvu_eval, fvu) IS NOT NULL
+),
+best AS (
+    SELECT * FROM point WHERE NOT EXISTS (
+        SELECT 1 FROM point AS other
+        WHERE other.sweep = point.sweep AND other.hookpoint = point.hookpoint
+            AND other.num_latents = point.num_latents AND other.kind = point.kind
+            AND other.x <= point.x AND other.y <= point.y AND (other.x < point.x OR other.y < point.y)
+    )
+),
+part AS (
+    SELECT *,
+        lag(x) OVER along IS NULL AS is_first,
+        lead(x) OVER along AS next_x,
+        lead(y) OVER along AS next_y,
+        lead(ce_recovered) OVER along AS next_recovered
+    FROM best
+    WINDOW along AS (PARTITION BY sweep, hookpoint, num_latents, kind ORDER BY x, ordinal, sae_id)
+),
+pair AS (
+    SELECT
+        point.*,
+        part.kind AS other_kind,
+        part.y AS y0,
+        part.ce_recovered AS recovered0,
+        CASE WHEN part.next_x IS NULL THEN part.y ELSE part.next_y END AS y1,
+        CASE WHEN part.next_x IS NULL THEN part.ce_recovered ELSE part.next_recovered END AS recovered1,
+        max(0.0, coalesce(
+            (point.x - part.x) * (part.next_x + part.x) / ((point.x + part.x) * (part.next_x - part.x)), 0.0
+        )) AS share
+    FROM point
+    JOIN part ON part.sweep = point.sweep AND part.hookpoint = point.hookpoint
+        AND part.num_latents = point.num_latents AND part.kind <> point.kind
+        AND point.x >= CASE WHEN part.is_first THEN part.x / 1.02 ELSE part.x END
+        AND CASE WHEN part.next_x IS NULL THEN point.x <= part.x * 1.02 ELSE point.x < part.next_x END
+)
+SELECT
+    -- Name of the sweep.
+    pair.sweep AS sweep,
+    -- The submodule.
+    pair.hookpoint AS hookpoint,
+    -- Number of latents.
+    pair.num_latents AS num_latents,
+    -- Name of the job in the sweep.
+    pair.job AS job,
+    -- The job.
+    pair.job_id AS job_id,
+    -- Name of the SAE.
+    pair.sae AS sae,
+    -- Key of the SAE.
+    pair.sae_id AS sae_id,
+    -- Kind of the SAE.
+    pair.kind AS kind,
+    -- Mean number of active latents a token; on held-out sequences where it was evaluated.
+    pair.x AS l0,
+    -- Fraction of variance unexplained; likewise.
+    pair.y AS fvu,
+    -- Share of the cross-entropy that mean ablation costs which the SAE recovers.
+    pair.ce_recovered AS ce_recovered,
+    -- The other kind.
+    pair.other_kind AS other_kind,
+    -- What the other kind leaves unexplained at this L0.
+    pair.y0 + pair.share * (pair.y1 - pair.y0) AS other_fvu,
+    -- What the other kind recovers of the cross-entropy at this L0.
+    pair.recovered0 + pair.share * (pair.recovered1 - pair.recovered0) AS other_ce_recovered
+FROM pair
+ORDER BY pair.sweep, pair.hookpoint, pair.num_latents, pair.x, pair.ordinal, pair.sae_id, pair.other_kind;
 
 -- What ran where and for how long: one row per attempt.
 CREATE VIEW timeline AS

@@ -47,3 +47,21 @@ pub(crate) async fn of_job(
     let rows = sqlx::query_as("SELECT * FROM checkpoint WHERE job_id = ? ORDER BY step");
     Ok(rows.bind(job_id).fetch_all(conn).await?)
 }
+
+/// Whether the job's checkpoint after `step` updates is there, and is not of an attempt after this
+/// one: only then does what the attempt has calibrated or evaluated belong to it.
+pub(crate) async fn is_of(
+    conn: &mut SqliteConnection,
+    attempt_id: i64,
+    job_id: &str,
+    step: u64,
+) -> Result<bool, Trouble> {
+    let sql = "SELECT count(*) FROM checkpoint WHERE job_id = ? AND step = ? AND attempt_id <= ?";
+    let n: i64 = sqlx::query_scalar(sql)
+        .bind(job_id)
+        .bind(int(step))
+        .bind(attempt_id)
+        .fetch_one(conn)
+        .await?;
+    Ok(n > 0)
+}

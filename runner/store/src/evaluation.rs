@@ -94,24 +94,6 @@ pub(crate) async fn put(
     Ok(())
 }
 
-/// Whether the job's checkpoint after `step` updates is there, and is not of an attempt after this
-/// one: only then does what the attempt has evaluated belong to it.
-pub(crate) async fn is_of_checkpoint(
-    conn: &mut SqliteConnection,
-    attempt_id: i64,
-    job_id: &str,
-    step: u64,
-) -> Result<bool, Trouble> {
-    let sql = "SELECT count(*) FROM checkpoint WHERE job_id = ? AND step = ? AND attempt_id <= ?";
-    let n: i64 = sqlx::query_scalar(sql)
-        .bind(job_id)
-        .bind(int(step))
-        .bind(attempt_id)
-        .fetch_one(conn)
-        .await?;
-    Ok(n > 0)
-}
-
 /// Whether the final checkpoints of all SAEs of a job are evaluated.
 pub(crate) async fn is_complete(
     conn: &mut SqliteConnection,

@@ -1,6 +1,7 @@
 //! Folding a worker's events into the tables, each exactly once.
 
 use crate::attempt::AttemptStatus;
+use crate::calibration::Calibration;
 use crate::checkpoint::CheckpointRow;
 use crate::error::{StoreError, Trouble};
 use crate::evaluation::Evaluation;
@@ -9,7 +10,7 @@ use crate::open::{Store, int};
 use crate::stream::Position;
 use crate::verdict::Verdict;
 use crate::worker::{LastReport, Worker};
-use crate::{checkpoint, evaluation, job, metric, sae, stream, verdict, worker};
+use crate::{calibration, checkpoint, evaluation, job, metric, sae, stream, verdict, worker};
 use plan::{Event, EventKind};
 use sqlx::SqliteConnection;
 use std::collections::HashMap;
@@ -139,6 +140,7 @@ impl<'a> Fold<'a> {
             EventKind::Unhealthy { .. } => self.verdict(attempt_id, event).await,
             EventKind::Metric { .. } => self.metric(attempt_id, event).await,
             EventKind::Checkpoint { .. } => self.checkpoint(attempt_id, event).await,
+            EventKind::Calibration { .. } => self.calibration(attempt_id, event).await,
             EventKind::Evaluation { .. } => self.evaluation(attempt_id, event).await,
             EventKind::Progress {
                 step,
@@ -318,8 +320,19 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    /// An evaluation may come from an attempt that trained nothing, so it is the checkpoint that says
-    /// whether it counts.
+    async fn calibration(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
+        let Some(row) = Calibration::of(attempt_id, event) else {
+            return Ok(());
+        };
+        match self
+            .sae_of_checkpoint(attempt_id, event.seq, row.checkpoint)
+            .await?
+        {
+            Some(sae_id) => calibration::put(self.conn, sae_id, &row).await,
+            None => Ok(()),
+        }
+    }
+
     async fn evaluation(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
         let EventKind::Evaluation {
             job_id,
@@ -331,12 +344,13 @@ impl<'a> Fold<'a> {
         else {
             return Ok(());
         };
-        let Some(sae_id) = sae::find(self.conn, self.stream_id, job_id, sae).await? else {
-            return Err(self.foreign(event.seq, format!("{job_id}/{sae}")));
-        };
-        if !evaluation::is_of_checkpoint(self.conn, attempt_id, job_id, *step).await? {
+        let checkpoint = (job_id.as_str(), sae.as_str(), *step);
+        let sae_id = self
+            .sae_of_checkpoint(attempt_id, event.seq, checkpoint)
+            .await?;
+        let Some(sae_id) = sae_id else {
             return Ok(());
-        }
+        };
         let evaluation = Evaluation {
             sae_id,
             step: *step,
@@ -346,6 +360,21 @@ impl<'a> Fold<'a> {
             time_ms: event.time_ms,
         };
         evaluation::put(self.conn, &evaluation).await
+    }
+
+    /// The key of the SAE of a job's checkpoint, given as job, SAE and step. `None` if what the attempt found of it does
+    /// not count: the attempt may have trained nothing, so it is the checkpoint that says.
+    async fn sae_of_checkpoint(
+        &mut self,
+        attempt_id: i64,
+        seq: u64,
+        (job_id, sae, step): (&str, &str, u64),
+    ) -> Result<Option<i64>, Trouble> {
+        let Some(sae_id) = sae::find(self.conn, self.stream_id, job_id, sae).await? else {
+            return Err(self.foreign(seq, format!("{job_id}/{sae}")));
+        };
+        let counts = checkpoint::is_of(self.conn, attempt_id, job_id, step).await?;
+        Ok(counts.then_some(sae_id))
     }
 
     async fn end(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {

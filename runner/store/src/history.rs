@@ -109,7 +109,7 @@ pub(crate) async fn evaluations_of_job(
 }
 
 /// What [`Store::job_json`] has besides the job itself: names and the rows under them.
-const PARTS: [(&str, &str); 9] = [
+const PARTS: [(&str, &str); 10] = [
     (
         "names",
         "SELECT sweep, job, is_current FROM sweep_listing WHERE job_id = ? ORDER BY sweep, ordinal",
@@ -132,6 +132,11 @@ const PARTS: [(&str, &str); 9] = [
         "curve",
         "SELECT sae.name AS sae, metric.*, squared_error / nullif(total_variance, 0.0) AS fvu
          FROM metric JOIN sae USING (sae_id) WHERE job_id = ? ORDER BY sae_id, step",
+    ),
+    (
+        "calibrations",
+        "SELECT sae.name AS sae, sae_calibration.* FROM sae_calibration JOIN sae USING (sae_id)
+         WHERE job_id = ? ORDER BY sae_id",
     ),
     (
         "evaluations",

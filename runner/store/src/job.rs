@@ -70,7 +70,7 @@ impl Store {
         .await
     }
 
-    /// Forgets the metrics, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
+    /// Forgets the metrics, calibrations, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
     ///
     /// What they saved for a resume, and the streams' `events.jsonl`, are the caller's to delete; event numbers still
     /// continue. What attempts so far still report of these jobs is ignored.
@@ -90,9 +90,10 @@ impl Store {
 }
 
 /// What a reset deletes. The links to attempts go too, so that late events count for no job.
-const RESET: [&str; 6] = [
+const RESET: [&str; 7] = [
     "DELETE FROM verdict WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM metric WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
+    "DELETE FROM calibration WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM evaluation WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM checkpoint WHERE job_id = ?",
     "DELETE FROM attempt_job WHERE job_id = ?",

@@ -21,6 +21,7 @@ mod error;
 mod open;
 
 mod attempt;
+mod calibration;
 mod checkpoint;
 mod evaluation;
 mod job;
@@ -52,11 +53,14 @@ mod show;
 #[cfg(test)]
 mod damage_test;
 #[cfg(test)]
+mod kind_test;
+#[cfg(test)]
 mod schema_test;
 #[cfg(test)]
 mod testing;
 
 pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenStream, Outcome};
+pub use calibration::CalibratedSae;
 pub use checkpoint::CheckpointRow;
 pub use compiled::is_complete;
 pub use error::StoreError;
@@ -71,7 +75,9 @@ pub use publishable::{ProvenanceRow, PublishableSae};
 pub use query::{QueryLimits, QueryTable, RowSink};
 pub use record::{JobProgress, RecordedJob, RecordedPlan, RecordedStream};
 pub use remove::{KeptJob, Removal, RemovedJob};
-pub use report::{CurvePoint, Report, ReportAttempt, ReportInput, ReportSae, ReportSweep};
+pub use report::{
+    CurvePoint, KindComparison, Report, ReportAttempt, ReportInput, ReportSae, ReportSweep,
+};
 pub use result::ResultRow;
 pub use sae::SaeRow;
 pub use show::{JobDetails, JobName};

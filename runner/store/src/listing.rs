@@ -127,7 +127,7 @@ fn order(sort: &[String], columns: &[String]) -> Result<String, Fault> {
 fn everything(columns: &[String]) -> String {
     let known = columns.iter().map(|column| match column.as_str() {
         "sweep" | "is_current" | "ordinal" | "job" => format!("sweep_listing.{column}"),
-        "job_id" | "status" => format!("job.{column}"),
+        "job_id" | "status" | "kind" => format!("job.{column}"),
         "sae" => "sae.name".to_owned(),
         "sae_id" | "hookpoint" | "seed" | "d_in" | "k" | "num_latents" | "lr" => {
             format!("sae.{column}")

@@ -69,14 +69,15 @@ pub(crate) async fn n_tokens_before(
 /// Records what the loss has besides.
 async fn put_terms(conn: &mut SqliteConnection, interval: &Interval<'_>) -> Result<(), Trouble> {
     let stats = interval.stats;
-    let has_terms = stats.auxk != 0.0 || stats.multi_topk != 0.0 || stats.n_output > 0;
+    let has_terms =
+        stats.auxk != 0.0 || stats.multi_topk != 0.0 || stats.sparsity != 0.0 || stats.n_output > 0;
     if !has_terms {
         return Ok(());
     }
     sqlx::query(
         "INSERT OR REPLACE INTO metric_term (sae_id, step, auxk_sum, multi_topk_sum,
-             output_loss_sum, n_output)
-         VALUES (?, ?, ?, ?, ?, ?)",
+             output_loss_sum, n_output, sparsity_sum)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(interval.sae_id)
     .bind(int(interval.step))
@@ -84,6 +85,7 @@ async fn put_terms(conn: &mut SqliteConnection, interval: &Interval<'_>) -> Resu
     .bind(used(stats.multi_topk))
     .bind(finite(stats.output_loss).filter(|_| stats.n_output > 0))
     .bind(int(stats.n_output))
+    .bind(used(stats.sparsity))
     .execute(conn)
     .await?;
     Ok(())

@@ -215,12 +215,14 @@ fn job_ids(removal: &Removal) -> String {
 }
 
 /// Deletes by job id, `?1` being a JSON array of them; children go before their parents.
-const DELETE_JOBS: [&str; 14] = [
+const DELETE_JOBS: [&str; 15] = [
     "DELETE FROM verdict WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM metric_term WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM metric WHERE sae_id IN
+         (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
+    "DELETE FROM calibration WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM evaluation WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
@@ -268,6 +270,7 @@ async fn delete(conn: &mut SqliteConnection, removal: &Removal) -> Result<u64, T
 #[cfg(test)]
 mod tests {
     use crate::testing::{Script, TestStore, plan, stats};
+    use plan::EventKind;
     use serde_json::{Value, json};
 
     /// Two jobs in one stream of `s`, one of them also asked for by `t`, both trained a little.
@@ -286,6 +289,17 @@ mod tests {
         for job in &plan_s.jobs {
             script.metric(&job.job_id, 20, stats(2.0));
             script.checkpoint(&job.job_id, 20, true);
+            script.push(EventKind::Calibration {
+                job_id: job.job_id.clone(),
+                sae: "layers.0".into(),
+                step: 20,
+                n_tokens: 64,
+                k: 4.0,
+                ema_threshold: 0.5,
+                ema_l0: 5.0,
+                threshold: 0.75,
+                l0: 4.0,
+            });
         }
         test.store.fold(stream, &script.events).await.unwrap();
         let ids = plan_s.jobs.iter().map(|job| job.job_id.clone());

@@ -15,6 +15,8 @@ pub struct Report {
     pub sweeps: Vec<ReportSweep>,
     /// Their SAEs, in the order of the plans; one that several sweeps or names ask for is there each time.
     pub saes: Vec<ReportSae>,
+    /// Their kinds at equal L0, by sweep, hookpoint, number of latents and L0.
+    pub comparisons: Vec<KindComparison>,
     /// How training of the SAEs went, in the order of `sae_id` and step.
     pub curves: Vec<CurvePoint>,
     /// What the sweeps were trained on.
@@ -70,6 +72,8 @@ pub struct ReportSae {
     pub hookpoint: String,
     /// Name of the SAE: the hookpoint, and the seed if the job has several.
     pub sae: String,
+    /// Kind of SAE, such as `matryoshka batchtopk`.
+    pub kind: String,
     /// Latents a token may use.
     pub k: u64,
     /// Number of latents.
@@ -90,6 +94,14 @@ pub struct ReportSae {
     pub tokens_per_s: Option<f64>,
     /// Time of all attempts that trained the job, in ms; jobs of one stream share it.
     pub elapsed_ms: Option<u64>,
+    /// Calibrated threshold; `None`, as the three that follow, if none was calibrated.
+    pub threshold: Option<f64>,
+    /// Mean number of active latents a held-out token with it.
+    pub l0_calibrated: Option<f64>,
+    /// Threshold that training estimated.
+    pub threshold_ema: Option<f64>,
+    /// Mean number of active latents a held-out token with that one.
+    pub l0_ema: Option<f64>,
     /// Fraction of variance unexplained on held-out sequences; `None`, as what follows, if it was
     /// not evaluated.
     pub fvu_eval: Option<f64>,
@@ -107,6 +119,33 @@ pub struct ReportSae {
     pub kl: Option<f64>,
     /// File with the firing density, relative to the runs folder.
     pub density: Option<String>,
+}
+
+/// What another kind of SAE reaches at the L0 of an SAE; the view `kind_comparison` defines it.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct KindComparison {
+    /// Name of the sweep.
+    pub sweep: String,
+    /// Submodule of the model.
+    pub hookpoint: String,
+    /// Number of latents.
+    pub num_latents: u64,
+    /// Name of the job in the sweep.
+    pub job: String,
+    /// Name of the SAE.
+    pub sae: String,
+    /// Key of the SAE.
+    pub sae_id: i64,
+    /// Kind of the SAE.
+    pub kind: String,
+    /// Mean number of active latents a token.
+    pub l0: f64,
+    /// Fraction of variance unexplained.
+    pub fvu: f64,
+    /// The other kind.
+    pub other_kind: String,
+    /// What the other kind leaves unexplained at this L0.
+    pub other_fvu: f64,
 }
 
 /// One interval of an SAE's training. Ratios are over the interval, `None` if training diverged.
@@ -189,6 +228,7 @@ impl Store {
             let report = Report {
                 sweeps: rows(&mut tx, SWEEPS, sweep).await?,
                 saes: rows(&mut tx, SAES, sweep).await?,
+                comparisons: rows(&mut tx, COMPARISONS, sweep).await?,
                 curves: curves(&mut tx, sweep, n_points).await?,
                 inputs: rows(&mut tx, INPUTS, sweep).await?,
                 attempts: rows(&mut tx, ATTEMPTS, sweep).await?,
@@ -234,6 +274,7 @@ SELECT
     job.status,
     job.model,
     job.model_digest,
+    job.kind,
     sae.*,
     sae.name AS sae,
     json_extract(job.config, '$.tokens_per_update') AS tokens_per_update,
@@ -246,6 +287,10 @@ SELECT
         SELECT sum(progress.elapsed_ms) FROM attempt_job JOIN progress USING (attempt_id)
         WHERE attempt_job.job_id = job.job_id
     ) AS elapsed_ms,
+    sae_calibration.threshold,
+    sae_calibration.l0 AS l0_calibrated,
+    sae_calibration.threshold_ema,
+    sae_calibration.l0_ema,
     sae_evaluation.fvu AS fvu_eval,
     sae_evaluation.l0 AS l0_eval,
     sae_evaluation.dead_pct AS dead_pct_eval,
@@ -258,9 +303,12 @@ FROM sweep_listing
 JOIN job USING (job_id)
 JOIN sae USING (job_id)
 LEFT JOIN sae_result USING (sae_id)
+LEFT JOIN sae_calibration USING (sae_id)
 LEFT JOIN sae_evaluation USING (sae_id)
 WHERE sweep_listing.is_current AND (?1 IS NULL OR sweep_listing.sweep = ?1)
 ORDER BY sweep_listing.sweep, sweep_listing.ordinal, sae.sae_id";
+
+const COMPARISONS: &str = "SELECT * FROM kind_comparison WHERE ?1 IS NULL OR sweep = ?1";
 
 const CURVES: &str = "
 WITH wanted AS (

@@ -23,6 +23,8 @@ pub struct ResultRow {
     pub sae: String,
     /// Seed of the initial weights.
     pub seed: i64,
+    /// Kind of SAE, such as `matryoshka batchtopk`.
+    pub kind: String,
     /// Latents a token may use.
     pub k: u64,
     /// Latents per input dimension.
@@ -41,6 +43,14 @@ pub struct ResultRow {
     pub l0: Option<f64>,
     /// Dead latents, in percent.
     pub dead_pct: Option<f64>,
+    /// Calibrated threshold; `None`, as the three that follow, if none was calibrated.
+    pub threshold: Option<f64>,
+    /// Mean number of active latents a held-out token with it.
+    pub l0_calibrated: Option<f64>,
+    /// Threshold that training estimated.
+    pub threshold_ema: Option<f64>,
+    /// Mean number of active latents a held-out token with that one.
+    pub l0_ema: Option<f64>,
     /// Fraction of variance unexplained on held-out sequences; `None`, as the six that follow, if
     /// it was not evaluated.
     pub fvu_eval: Option<f64>,

@@ -45,7 +45,7 @@ fn is_explained(lines: &[&str], column: &str, columns: &[String]) -> bool {
 #[tokio::test]
 async fn every_table_view_and_column_is_explained() {
     let test = TestStore::new().await;
-    let sql = "SELECT t.name, c.name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c
+    let sql = "SELECT t.name, c.name FROM sqlite_schema AS t, pragma_table_xinfo(t.name) AS c
                WHERE t.type IN ('table', 'view') AND t.name NOT LIKE '\\_sqlx%' ESCAPE '\\'
                ORDER BY t.name, c.cid";
     let rows = test.rows(sql).await;

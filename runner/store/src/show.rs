@@ -1,6 +1,7 @@
 //! All that is known of one job.
 
 use crate::attempt::{self, AttemptRow};
+use crate::calibration::{self, CalibratedSae};
 use crate::checkpoint::{self, CheckpointRow};
 use crate::error::{StoreError, Trouble};
 use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
@@ -23,6 +24,8 @@ pub struct JobDetails {
     pub dir: String,
     /// Its resolved settings, a JSON object.
     pub config: serde_json::Value,
+    /// Kind of its SAEs, such as `matryoshka batchtopk`; the table `job` defines it.
+    pub kind: String,
     /// When it was first asked for, ms since the epoch, UTC.
     pub created_ms: i64,
     /// When its final checkpoint was complete, ms since the epoch, UTC.
@@ -39,6 +42,8 @@ pub struct JobDetails {
     pub stream_dirs: Vec<String>,
     /// How the FVU fell, SAE by SAE.
     pub curve: Vec<JobCurvePoint>,
+    /// How the thresholds of its SAEs were calibrated.
+    pub calibrations: Vec<CalibratedSae>,
     /// What held-out sequences say of its SAEs.
     pub evaluations: Vec<EvaluatedSae>,
     /// What workers found wrong with its SAEs.
@@ -66,6 +71,7 @@ struct JobRow {
     status: JobStatus,
     dir: String,
     config: String,
+    kind: String,
     created_ms: i64,
     done_ms: Option<i64>,
 }
@@ -101,6 +107,7 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
         checkpoints: checkpoint::of_job(conn, job_id).await?,
         stream_dirs: stream::dirs_of_job(conn, job_id).await?,
         curve: history::curve_of_job(conn, job_id).await?,
+        calibrations: calibration::of_job(conn, job_id).await?,
         evaluations: history::evaluations_of_job(conn, job_id).await?,
         verdicts: history::verdicts_of_job(conn, job_id).await?,
         notes: history::notes_of_job(conn, job_id).await?,
@@ -109,6 +116,7 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
         status: row.status,
         dir: row.dir,
         config: serde_json::from_str(&row.config).unwrap_or_default(),
+        kind: row.kind,
         created_ms: row.created_ms,
         done_ms: row.done_ms,
     })

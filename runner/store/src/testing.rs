@@ -74,6 +74,7 @@ impl TestStore {
             "metric",
             "progress",
             "checkpoint",
+            "calibration",
             "evaluation",
         ] {
             dump.push(
