@@ -11,7 +11,10 @@ use std::fmt::Write;
 use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
-use store::{AttemptRow, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow, Store};
+use store::{
+    AttemptRow, CalibratedSae, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow,
+    Store,
+};
 
 /// Opens the database of a runs folder for reading.
 ///
@@ -54,6 +57,7 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
         head(&job, &folder),
         saes(&job),
         curves(&job),
+        calibrations(&job),
         evaluations(&job),
         attempts(&job),
         remarks(&job),
@@ -82,6 +86,7 @@ fn head(job: &JobDetails, folder: &Path) -> String {
     }
     line("status", &job.status.to_string());
     line("folder", &folder.display().to_string());
+    line("kind", &job.kind);
     if let Some(tokens) = job.config["tokens_per_update"].as_u64() {
         line("update", &format!("{tokens} tokens"));
     }
@@ -130,6 +135,36 @@ fn curves(job: &JobDetails) -> String {
         }
     }
     text.trim_end_matches('\n').to_owned() + if text.is_empty() { "" } else { "\n" }
+}
+
+/// The thresholds found on held-out tokens, and those of training.
+fn calibrations(job: &JobDetails) -> String {
+    if job.calibrations.is_empty() {
+        return String::new();
+    }
+    let row = |sae: &CalibratedSae| {
+        vec![
+            sae.sae.clone(),
+            sae.step.to_string(),
+            sae.n_tokens.to_string(),
+            table::number(sae.k, 1),
+            table::number(sae.threshold, 4),
+            table::number(sae.l0, 1),
+            table::number(sae.threshold_ema, 4),
+            table::number(sae.l0_ema, 1),
+        ]
+    };
+    let header = [
+        "calibrated",
+        "step",
+        "tokens",
+        "k",
+        "threshold",
+        "L0",
+        "EMA threshold",
+        "EMA L0",
+    ];
+    table::render(&header, job.calibrations.iter().map(row).collect(), 1)
 }
 
 fn evaluations(job: &JobDetails) -> String {

@@ -91,9 +91,12 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
         return answer::print(&found, args.format);
     }
     let mut shown: Vec<(&str, &str, usize)> = SHOWN.to_vec();
-    if args.sweep.is_some() {
-        shown.remove(0);
-    }
+    shown.retain(|(name, ..)| match *name {
+        "sweep" => args.sweep.is_none(),
+        "kind" => table::has_kinds(values(&found, name).filter_map(Value::as_str)),
+        "threshold" | "l0_calibrated" => values(&found, name).any(|value| !value.is_null()),
+        _ => true,
+    });
     // What is sorted by is shown.
     for key in &args.sort {
         let column = key.trim_start_matches('-');
@@ -105,17 +108,27 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
 }
 
 /// Columns of the view `result` in the table, their headings, and digits of their fractions.
-const SHOWN: [(&str, &str, usize); 9] = [
+const SHOWN: [(&str, &str, usize); 12] = [
     ("sweep", "sweep", 0),
     ("job", "job", 0),
     ("status", "status", 0),
     ("sae", "hookpoint", 0),
+    ("kind", "kind", 0),
     ("k", "k", 0),
     ("num_latents", "latents", 0),
     ("fvu", "FVU", 4),
     ("l0", "L0", 1),
+    ("threshold", "threshold", 4),
+    ("l0_calibrated", "its L0", 1),
     ("tokens_per_s", "tokens/s", 0),
 ];
+
+/// The values of a column of `result`.
+fn values<'a>(found: &'a QueryTable, name: &str) -> impl Iterator<Item = &'a Value> {
+    let index = found.columns.iter().position(|column| column == name);
+    let rows = found.rows.iter();
+    rows.filter_map(move |row| row.get(index?))
+}
 
 fn as_table(found: &QueryTable, shown: &[(&str, &str, usize)]) -> String {
     let index = |name: &str| found.columns.iter().position(|column| column == name);

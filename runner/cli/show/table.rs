@@ -144,28 +144,41 @@ pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
 /// One row per SAE, with the results on held-out sequences if some were evaluated.
 pub(crate) fn results(rows: &[ResultRow]) -> String {
     let is_evaluated = rows.iter().any(|row| row.fvu_eval.is_some());
+    let has_kinds = has_kinds(rows.iter().map(|row| row.kind.as_str()));
     let row = |row: &ResultRow| {
-        let mut cells = vec![
-            row.job.clone(),
-            row.sae.clone(),
+        let mut cells = vec![row.job.clone(), row.sae.clone()];
+        if has_kinds {
+            cells.push(row.kind.clone());
+        }
+        cells.extend([
             row.k.to_string(),
             row.num_latents.to_string(),
             number(row.fvu, 4),
             number(row.l0, 1),
             number(row.dead_pct, 1),
-        ];
+        ]);
         if is_evaluated {
             cells.extend([row.fvu_eval, row.ce_recovered].map(|value| number(value, 4)));
         }
         cells.push(number(row.tokens_per_s, 0));
         cells
     };
-    let mut header = vec!["job", "hookpoint", "k", "latents", "FVU", "L0", "dead %"];
+    let mut header = vec!["job", "hookpoint"];
+    if has_kinds {
+        header.push("kind");
+    }
+    let first_number = header.len();
+    header.extend(["k", "latents", "FVU", "L0", "dead %"]);
     if is_evaluated {
         header.extend(["FVU held out", "CE recovered"]);
     }
     header.push("tokens/s");
-    render(&header, rows.iter().map(row).collect(), 2)
+    render(&header, rows.iter().map(row).collect(), first_number)
+}
+
+/// Whether a table says of which kind SAEs are: if not all are of the default one.
+pub(crate) fn has_kinds<'a>(mut kinds: impl Iterator<Item = &'a str>) -> bool {
+    kinds.any(|kind| kind != "topk")
 }
 
 /// One row per evaluated SAE.

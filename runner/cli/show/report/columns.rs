@@ -7,7 +7,7 @@ use store::ReportSae;
 #[derive(Debug, Serialize)]
 pub(super) struct Cell {
     /// As it is shown on the page.
-    text: String,
+    pub(super) text: String,
     /// What it is sorted by, if it is a number.
     number: Option<f64>,
 }
@@ -48,7 +48,7 @@ pub(super) fn of(saes: &[ReportSae]) -> Vec<Column> {
 
 type Row = (&'static str, &'static str, fn(&ReportSae) -> Cell);
 
-const COLUMNS: [Row; 20] = [
+const COLUMNS: [Row; 25] = [
     ("sweep", "Name of the sweep.", |sae| text(&sae.sweep)),
     ("job", "Name of the job in the sweep.", |sae| text(&sae.job)),
     (
@@ -59,6 +59,11 @@ const COLUMNS: [Row; 20] = [
     ("status", "The state of the job.", |sae| {
         text(&sae.status.to_string())
     }),
+    (
+        "kind",
+        "Kind of SAE: the activation, after matryoshka or hierarchical if it is nested.",
+        |sae| text(&sae.kind),
+    ),
     ("k", "Latents a token may use.", |sae| count(Some(sae.k))),
     ("latents", "Number of latents.", |sae| {
         count(Some(sae.num_latents))
@@ -87,6 +92,26 @@ const COLUMNS: [Row; 20] = [
         "dead %",
         "Latents that were silent for more than dead_feature_threshold tokens at the end of training.",
         |sae| number(sae.dead_pct, 1),
+    ),
+    (
+        "threshold",
+        "Calibrated threshold: with it, held-out tokens have k active latents on average.",
+        |sae| number(sae.threshold, 4),
+    ),
+    (
+        "L0 calibrated",
+        "Mean number of active latents a held-out token with the calibrated threshold.",
+        |sae| number(sae.l0_calibrated, 1),
+    ),
+    (
+        "EMA threshold",
+        "Threshold that training estimated, as an exponential moving average.",
+        |sae| number(sae.threshold_ema, 4),
+    ),
+    (
+        "EMA L0",
+        "Mean number of active latents a held-out token with the threshold that training estimated.",
+        |sae| number(sae.l0_ema, 1),
     ),
     (
         "FVU held out",
@@ -144,7 +169,7 @@ fn count(n: Option<u64>) -> Cell {
     }
 }
 
-fn number(value: Option<f64>, digits: usize) -> Cell {
+pub(super) fn number(value: Option<f64>, digits: usize) -> Cell {
     Cell {
         text: value.map_or_else(String::new, |value| format!("{value:.digits$}")),
         number: value,

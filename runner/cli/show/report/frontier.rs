@@ -2,7 +2,7 @@
 
 /// Smaller differences of L0, as a share of it, decide nothing: if a few tokens have fewer than `k` active
 /// latents, 16 becomes 15.9997.
-const SAME_L0: f64 = 5e-3;
+pub(super) const SAME_L0: f64 = 5e-3;
 /// The same of FVU, whose last digits are those of sums in another order.
 const SAME_FVU: f64 = 1e-4;
 

@@ -1,6 +1,7 @@
 //! `sae-run report`: sweeps as one page of HTML that needs no other file.
 
 mod columns;
+mod comparison;
 mod density;
 mod frontier;
 mod page;

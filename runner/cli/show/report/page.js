@@ -11,8 +11,21 @@
   const PALETTE = ["#4c8bf5", "#f28e2b", "#3aa757", "#e15759", "#a06cd5", "#1fa2a8", "#d6a419", "#e377a2", "#9c755f", "#7f8a99"];
   // Beyond the palette, hues by the golden angle are far from their predecessors'.
   const colour = (index) => PALETTE[index] ?? `hsl(${(index * 137.508) % 360} 60% 55%)`;
+  // Of several kinds, each has a hue and a marker, and its SAEs have shades of that hue.
+  const kinds = [...new Set(saes.map((sae) => sae.kind))];
+  const shade = (hex, index, n) => {
+    const share = n > 1 ? 0.9 * index / (n - 1) - 0.45 : 0;
+    const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+    return `rgb(${parts.map((x) => Math.round(x + (share > 0 ? 255 - x : x) * share)).join(" ")})`;
+  };
+  const kindColour = (kind) => PALETTE[kinds.indexOf(kind) % PALETTE.length];
   for (const group of groups) {
     group.saes.forEach((sae, index) => { saes[sae].colour = colour(index); });
+    if (kinds.length < 2) continue;
+    for (const kind of kinds) {
+      const own = group.saes.filter((sae) => saes[sae].kind === kind);
+      own.forEach((sae, index) => { saes[sae].colour = shade(kindColour(kind), index, own.length); });
+    }
   }
   for (const row of rows) {
     row.querySelector("i").style.background = saes[row.dataset.sae].colour;
@@ -55,17 +68,37 @@
       if (!row.hidden) shown.add(Number(row.dataset.sae));
       count += !row.hidden;
     }
+    const ids = new Set([...shown].map((sae) => String(saes[sae].sae_id)));
+    for (const row of document.querySelectorAll("#kinds tbody tr")) row.hidden = !row.dataset.saeIds.split(" ").some((id) => ids.has(id));
     document.getElementById("n-shown").textContent = `${count} of ${rows.length}`;
     return shown;
   }
 
-  // Plots. A series is {label, colour, xs, ys, draw, width?}; each has xs of its own (uPlot's mode 2).
+  // Plots. A series is {label, colour, xs, ys, draw, width?, marker?, silent?}; each has xs of its own (uPlot's mode 2).
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (x) => x === 0 ? "0" : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(4)));
   const count = (x) => Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 }).format(x);
 
-  function points(filled) {
+  /** How the kinds are marked: a character for the legend, and corners around a point in radii; a circle has none. */
+  const MARKERS = [
+    ["\u25cf", []],
+    ["\u25a0", [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]],
+    ["\u25b2", [[0, -1.2], [1.1, 0.9], [-1.1, 0.9]]],
+    ["\u25c6", [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]]],
+    ["\u25bc", [[0, 1.2], [1.1, -0.9], [-1.1, -0.9]]],
+    ["\u25b6", [[1.2, 0], [-0.9, 1.1], [-0.9, -1.1]]],
+  ];
+  const markerOf = (kind) => MARKERS[kinds.indexOf(kind) % MARKERS.length];
+
+  function outline(ctx, corners, x, y, radius) {
+    ctx.beginPath();
+    if (corners.length === 0) ctx.arc(x, y, radius, 0, 2 * Math.PI);
+    corners.forEach(([right, down]) => ctx.lineTo(x + radius * right, y + radius * down));
+    ctx.closePath();
+  }
+
+  function points(filled, corners) {
     return (u, index) => {
       const [xs, ys] = u.data[index];
       const radius = 4.5 * devicePixelRatio;
@@ -74,15 +107,30 @@
       ctx.lineWidth = 1.5 * devicePixelRatio;
       ctx.strokeStyle = ctx.fillStyle = u.series[index].stroke();
       for (let i = 0; i < xs.length; i++) {
-        ctx.beginPath();
-        ctx.arc(u.valToPos(xs[i], "x", true), u.valToPos(ys[i], "y", true), radius, 0, 2 * Math.PI);
+        outline(ctx, corners, u.valToPos(xs[i], "x", true), u.valToPos(ys[i], "y", true), radius);
         filled ? ctx.fill() : ctx.stroke();
       }
       ctx.restore();
       return null;
     };
   }
-  const DRAW = { line: uPlot.paths.linear(), steps: uPlot.paths.stepped({ align: 1 }), hollow: points(false), full: points(true) };
+  const DRAW = { line: uPlot.paths.linear(), steps: uPlot.paths.stepped({ align: 1 }) };
+  const drawing = (draw, corners = []) => DRAW[draw] ?? points(draw === "full", corners);
+
+  /** Names the kinds that are shown, if the page has several. */
+  function legend(shown, mark) {
+    if (kinds.length < 2) return null;
+    const names = document.createElement("div");
+    names.className = "legend";
+    for (const kind of kinds.filter((kind) => shown.some((sae) => sae.kind === kind))) {
+      const [glyph, name] = [document.createElement("b"), document.createElement("span")];
+      glyph.textContent = mark ?? markerOf(kind)[0];
+      glyph.style.color = kindColour(kind);
+      name.append(glyph, " ", kind);
+      names.append(name);
+    }
+    return names;
+  }
 
   function range(log, fromZero) {
     return (u, min, max) => {
@@ -113,13 +161,13 @@
     return splits;
   }
 
-  function plot(section, title, remark, series, { x, y, log = false, fromZero = false, xFromZero = false, xFormat = short, yFormat = short }) {
+  function plot(section, title, remark, series, { x, y, names = null, log = false, fromZero = false, xFromZero = false, xFormat = short, yFormat = short }) {
     const figure = document.createElement("figure");
     const caption = document.createElement("figcaption");
     const small = document.createElement("small");
     small.textContent = remark;
     caption.append(title, " ", small);
-    figure.append(caption);
+    figure.append(caption, ...(names ? [names] : []));
     section.querySelector(".plots").append(figure);
     const size = () => ({ width: Math.max(200, figure.clientWidth - 20), height: 260 });
     const options = {
@@ -131,8 +179,8 @@
         y: { range: range(false, fromZero) },
       },
       axes: [axis(x, xFormat, { size: 30, ...(log && { splits: l0Splits, filter: (u, splits) => splits }) }), axis(y, yFormat, { size: 58 })],
-      series: [{}, ...series.map(({ label, colour, draw, width = 1.5, fill }) => ({
-        label, stroke: () => colour, fill: fill && (() => fill), width, paths: DRAW[draw],
+      series: [{}, ...series.map(({ label, colour, draw, marker, width = 1.5, fill }) => ({
+        label, stroke: () => colour, fill: fill && (() => fill), width, paths: drawing(draw, marker),
         points: { show: false }, facets: [{ scale: "x", auto: true }, { scale: "y", auto: true }],
       }))],
     };
@@ -152,8 +200,8 @@
     u.over.addEventListener("pointerleave", () => { tip.hidden = true; });
     u.over.addEventListener("pointermove", (event) => {
       let [best, at] = [30 ** 2, null];
-      series.forEach(({ xs, ys }, i) => xs.forEach((x, j) => {
-        if (ys[j] === null) return;
+      series.forEach(({ xs, ys, silent }, i) => xs.forEach((x, j) => {
+        if (silent || ys[j] === null) return;
         const [left, top] = [u.valToPos(x, "x"), u.valToPos(ys[j], "y")];
         const distance = (left - event.offsetX) ** 2 + (top - event.offsetY) ** 2;
         if (distance < best) [best, at] = [distance, { i, j, left, top }];
@@ -174,18 +222,25 @@
 
   function scatter(shown, y) {
     return shown.filter((sae) => has(sae.l0, sae[y]) && sae.l0 > 0).map((sae) => ({
-      label: sae.label, colour: sae.colour, xs: [sae.l0], ys: [sae[y]], draw: y !== "fvu" || sae.on_frontier ? "full" : "hollow",
+      label: named(sae), colour: kinds.length > 1 ? kindColour(sae.kind) : sae.colour, marker: markerOf(sae.kind)[1],
+      xs: [sae.l0], ys: [sae[y]], draw: y !== "fvu" || sae.on_frontier ? "full" : "hollow",
     }));
   }
 
-  function frontierLine(shown) {
-    const best = shown.filter((sae) => sae.on_frontier && sae.l0 > 0).sort((a, b) => a.l0 - b.l0);
-    return { label: "Pareto points", colour: "#8b93a0", xs: best.map((sae) => sae.l0), ys: best.map((sae) => sae.fvu), draw: "line" };
+  const named = (sae) => kinds.length > 1 ? `${sae.label}: ${sae.kind}` : sae.label;
+
+  /** A line for each kind, through the SAEs that no other of that kind beats. */
+  function kindLines(shown, y) {
+    return kinds.map((kind) => {
+      const best = shown.filter((sae) => sae.kind === kind && sae.best_of_kind && sae.l0 > 0 && has(sae[y])).sort((a, b) => a.l0 - b.l0);
+      const colour = kinds.length > 1 ? kindColour(kind) : "#8b93a0";
+      return { label: kind, colour, xs: best.map((sae) => sae.l0), ys: best.map((sae) => sae[y]), draw: "line", silent: true };
+    }).filter(({ xs }) => xs.length > 1);
   }
 
   function curves(shown, key) {
     return shown.filter((sae) => sae[key].some((y) => y !== null))
-      .map((sae) => ({ label: sae.label, colour: sae.colour, xs: sae.tokens, ys: sae[key], draw: sae[key].length > 1 ? "line" : "full" }));
+      .map((sae) => ({ label: named(sae), colour: sae.colour, xs: sae.tokens, ys: sae[key], draw: sae[key].length > 1 ? "line" : "full" }));
   }
 
   /** Percent of the latents of all SAEs in each bin, from the first bin to the last that is not empty. */
@@ -206,19 +261,21 @@
   const KINDS = {
     frontier(section, group, shown) {
       const all = scatter(shown, "fvu");
-      if (all.length > 0) plot(section, group.title, group.held_out ? "held out" : "in training", [frontierLine(shown), ...all], { x: "L0", y: "FVU", log: true });
+      const remark = group.held_out ? "held out" : "in training";
+      if (all.length > 0) plot(section, group.title, remark, [...kindLines(shown, "fvu"), ...all], { x: "L0", y: "FVU", log: true, names: legend(shown) });
     },
     recovered(section, group, shown) {
       const all = scatter(shown, "ce_recovered");
-      if (all.length > 0) plot(section, group.title, "held out", all, { x: "L0", y: "CE recovered", log: true });
+      const lines = kinds.length > 1 ? kindLines(shown, "ce_recovered") : [];
+      if (all.length > 0) plot(section, group.title, "held out", [...lines, ...all], { x: "L0", y: "CE recovered", log: true, names: legend(shown) });
     },
     fvu(section, group, shown) {
       const all = curves(shown, "fvu_curve");
-      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "FVU", xFromZero: true, xFormat: count });
+      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "FVU", xFromZero: true, xFormat: count, names: legend(shown, "\u2501") });
     },
     dead(section, group, shown) {
       const all = curves(shown, "dead_curve");
-      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "dead %", fromZero: true, xFromZero: true, xFormat: count });
+      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "dead %", fromZero: true, xFromZero: true, xFormat: count, names: legend(shown, "\u2501") });
     },
     density(section, group, shown) {
       const all = histogram(shown);

@@ -1,6 +1,7 @@
 //! The page: a template, with styles, scripts and numbers inside.
 
 use super::columns::{self, Cell, grouped};
+use super::comparison;
 use super::plots::Plots;
 use super::provenance::{self, ATTEMPT_HEADER};
 use crate::error::CliError;
@@ -40,6 +41,7 @@ pub(super) fn render(report: &Report, runs_dir: &Path) -> Result<String, CliErro
         summary => value(summary(report)),
         columns => value(&columns),
         rows => value(&rows),
+        comparisons => value(comparison::of(report)),
         sweeps => value(provenance::of(report)),
         attempt_header => value(ATTEMPT_HEADER),
         version => env!("CARGO_PKG_VERSION"),

@@ -2,7 +2,7 @@
 
 use super::{density, frontier};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use store::{CurvePoint, Report, ReportSae};
 
@@ -32,9 +32,13 @@ struct Group {
 #[derive(Serialize)]
 struct PlotSae {
     label: String,
+    kind: String,
+    sae_id: i64,
     l0: Option<f64>,
     fvu: Option<f64>,
+    /// Whether no other SAE of the group is better, and whether none of the same kind is.
     on_frontier: bool,
+    best_of_kind: bool,
     ce_recovered: Option<f64>,
     /// Tokens trained on at the end of each interval, and over each interval:
     tokens: Vec<u64>,
@@ -80,9 +84,12 @@ impl PlotSae {
         let density = row.density.as_ref();
         Self {
             label: format!("{}{seed}", row.job),
+            kind: row.kind.clone(),
+            sae_id: row.sae_id,
             l0: None,
             fvu: None,
             on_frontier: false,
+            best_of_kind: false,
             ce_recovered: row.ce_recovered.map(short),
             tokens: Vec::new(),
             fvu_curve: Vec::new(),
@@ -115,11 +122,30 @@ impl Group {
         };
         let points: Vec<_> = self.saes.iter().map(point).collect();
         let on_frontier = frontier::is_on_frontier(&points);
-        for ((&index, point), on_frontier) in self.saes.iter().zip(points).zip(on_frontier) {
+        let best_of_kind = self.best_of_kind(rows, &points);
+        for (position, &index) in self.saes.iter().enumerate() {
             let sae = &mut saes[index];
-            sae.on_frontier = on_frontier;
-            (sae.l0, sae.fvu) = point.map(|(l0, fvu)| (short(l0), short(fvu))).unzip();
+            sae.on_frontier = on_frontier[position];
+            sae.best_of_kind = best_of_kind[position];
+            let point = points[position].map(|(l0, fvu)| (short(l0), short(fvu)));
+            (sae.l0, sae.fvu) = point.unzip();
         }
+    }
+
+    /// Which points are on the frontier of their own kind.
+    fn best_of_kind(&self, rows: &[&ReportSae], points: &[Option<(f64, f64)>]) -> Vec<bool> {
+        let kinds: Vec<_> = self.saes.iter().map(|&index| &rows[index].kind).collect();
+        let mut best = vec![false; points.len()];
+        for kind in kinds.iter().collect::<HashSet<_>>() {
+            let of_kind = points.iter().zip(&kinds);
+            let of_kind: Vec<_> = of_kind
+                .map(|(point, own)| point.filter(|_| own == kind))
+                .collect();
+            for (best, is_on) in best.iter_mut().zip(frontier::is_on_frontier(&of_kind)) {
+                *best |= is_on;
+            }
+        }
+        best
     }
 }
 
