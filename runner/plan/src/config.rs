@@ -125,6 +125,8 @@ pub struct TrainConfig {
     pub l1_coefficient: f64,
     /// Updates, or fraction of all, over which `l1_coefficient` rises from 0.
     pub l1_warm_up_steps: f64,
+    /// Whether that penalty multiplies activations by the norm of the decoder's row. dictionary_learning does not.
+    pub l1_scaled_by_decoder_norm: bool,
     /// The penalty is this norm of a token's activations, with relu and gated.
     pub lp_norm: f64,
     /// The exponent of the penalty falls from `lp_norm` to this one, with relu and gated; `None`: it stays (p-anneal).
@@ -137,6 +139,8 @@ pub struct TrainConfig {
     pub p_anneal_updates: usize,
     /// The form of the penalty with such an exponent.
     pub p_anneal_form: PAnnealForm,
+    /// Whether the second reconstruction of gated SAEs leaves the decoder alone, as in its paper; in SAELens it does not.
+    pub gated_aux_is_detached: bool,
     /// Weight of the penalty on the number of active latents, with jumprelu.
     pub l0_coefficient: f64,
     /// Updates, or fraction of all, over which `l0_coefficient` rises from 0.
@@ -164,6 +168,9 @@ pub struct TrainConfig {
     pub lr: Option<f64>,
     /// Optimizer updates over which Adam's learning rate rises from 0.
     pub lr_warmup_steps: u64,
+    /// Whether the rate of the first of several such updates is 0, as in sparsify and dictionary_learning; in SAELens
+    /// that of the last is the full one.
+    pub lr_warmup_from_zero: bool,
     /// How the learning rate of Adam and Muon changes after that.
     pub lr_scheduler: LrScheduler,
     /// Last updates, or fraction of all, over which the learning rate of constant and cosine falls linearly to 0.

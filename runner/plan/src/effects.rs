@@ -6,7 +6,8 @@ use crate::{
 };
 
 /// Settings that have an effect with some activations only, and those.
-const OF_ACTIVATIONS: [(&[&str], &[Activation]); 9] = [
+const OF_ACTIVATIONS: [(&[&str], &[Activation]); 10] = [
+    (&["gated_aux_is_detached"], &[Gated]),
     (&["hierarchical_topk"], &[TopK]),
     (&["multi_topk"], &[TopK, GroupMax]),
     (&["k_decay_steps", "k_decay_from"], &[TopK, BatchTopK]),
@@ -32,7 +33,12 @@ const OF_ACTIVATIONS: [(&[&str], &[Activation]); 9] = [
         &[BatchTopK],
     ),
     (
-        &["l1_coefficient", "l1_warm_up_steps", "lp_norm"],
+        &[
+            "l1_coefficient",
+            "l1_warm_up_steps",
+            "l1_scaled_by_decoder_norm",
+            "lp_norm",
+        ],
         &[Relu, Gated],
     ),
     (

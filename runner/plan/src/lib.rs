@@ -77,7 +77,7 @@ pub use sae_options::{
     Activation, AuxkNorm, BDecInit, NormalizeActivations, PAnnealForm, PreActLossOn, SparsityLoss,
     ThresholdEma,
 };
-pub use schedule::{k_at, linear_schedule, updates_of};
+pub use schedule::{LrSchedule, k_at, updates_of};
 pub use schema::sweep_schema;
 pub use split::{RowRange, SplitPart};
 pub use stream::{Plan, Stream, StreamKey, group_streams};

@@ -6,6 +6,7 @@ use crate::error::{inexpressible, without_decoder};
 use crate::mapped::MappedFile;
 use crate::placing::{no_decoder, placed};
 use crate::{LoadOptions, Sae, SaeError, saelens};
+use plan::SaeLensMetadata;
 use sae_files::{CONFIG_FILE, SaeConfig, WEIGHTS_FILE, is_saelens_folder};
 use std::fs;
 use std::path::Path;
@@ -28,6 +29,18 @@ impl Sae {
         let cfg = serde_json::to_vec(&self.cfg).expect("plain fields serialise to JSON");
         write_file(&dir.join(CONFIG_FILE), &cfg)?;
         sync_dir(dir)
+    }
+
+    /// As [`Sae::save_to_disk`], if sparsify has a kind for it, else as [`Sae::save_saelens`].
+    ///
+    /// # Errors
+    /// As those.
+    pub fn save(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
+        if self.cfg.activation.has_k() {
+            self.save_to_disk(dir)
+        } else {
+            self.save_saelens(dir, metadata)
+        }
     }
 
     /// Reads a folder that [`Sae::save_to_disk`], sparsify, its predecessor `sae` or SAELens wrote; of

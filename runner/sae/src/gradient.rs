@@ -10,6 +10,7 @@
 //! d b_dec = sum G - (sum P) W_enc             (a transcoder does not subtract b_dec: sum G)
 //! ```
 
+use crate::folding::MIN_NORM;
 use crate::kernels::{self, WeightGradients, dots_at_entries, sparse_times_rows, weight_gradients};
 use crate::pre_acts::PreActs;
 use crate::{Encoded, Gate, Sae, SaeError};
@@ -87,13 +88,41 @@ impl Gradients {
         Ok(())
     }
 
-    /// Removes from the decoder's gradient its part parallel to the decoder's rows, so that a step
-    /// turns the rows and does not stretch them: `g - (g . w) w`.
+    /// Makes all of them smaller by one factor, so that the norm of all numbers together is at most `most`.
     ///
     /// # Errors
     /// Too little memory.
-    pub fn remove_parallel_to_decoder(&mut self, sae: &Sae) -> Result<(), SaeError> {
-        Ok(kernels::project(&mut self.w_dec, &sae.w_dec)?)
+    pub fn limit_norm(&mut self, most: f64) -> Result<(), SaeError> {
+        let norms = self.tensors().into_iter().map(|gradient| gradient.f_norm());
+        let norms: Vec<Tensor> = norms.collect::<Result<_, _>>()?;
+        let norm = Tensor::f_stack(&norms, 0)?.f_norm()?;
+        let factor = norm
+            .f_add_scalar(1e-6)?
+            .f_reciprocal()?
+            .f_mul_scalar(most)?;
+        let factor = factor.f_clamp_max(1.0)?;
+        for gradient in self.tensors_mut() {
+            let _ = gradient.f_mul_(&factor)?;
+        }
+        Ok(())
+    }
+
+    /// Removes from the decoder's gradient its part parallel to the decoder's rows, so that a step
+    /// turns the rows and does not stretch them: `g - (g . w) w`. `has_unit_norm`: whether the rows have that.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn remove_parallel_to_decoder(
+        &mut self,
+        sae: &Sae,
+        has_unit_norm: bool,
+    ) -> Result<(), SaeError> {
+        if has_unit_norm {
+            return Ok(kernels::project(&mut self.w_dec, &sae.w_dec)?);
+        }
+        let norms = sae.decoder_norms()?.f_clamp_min(MIN_NORM)?;
+        let rows = sae.w_dec.f_div(&norms.f_unsqueeze(1)?)?;
+        Ok(kernels::project(&mut self.w_dec, &rows)?)
     }
 }
 

@@ -273,6 +273,7 @@ mod tests {
                 candidates: &dead,
                 are_dead: None,
                 is_of_residual: false,
+                fire_counts: None,
             }),
             multi_topk: true,
             ..Objective::squared_error(16)

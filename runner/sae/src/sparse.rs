@@ -202,7 +202,7 @@ mod tests {
                 let mut gradients = dense.backward(&x, &x, &objective).unwrap().gradients;
                 gradients.scale(&divisor).unwrap();
                 if !transcode {
-                    gradients.remove_parallel_to_decoder(&dense).unwrap();
+                    gradients.remove_parallel_to_decoder(&dense, true).unwrap();
                 }
                 assert!(vectors.unwrap().0.b_dec.equal(&gradients.b_dec));
                 let weights = dense.weights_mut().into_iter().zip(&mut dense_z);

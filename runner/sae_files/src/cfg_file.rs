@@ -1,7 +1,7 @@
 //! `cfg.json` and the tensors next to it, in sparsify's layout.
 
+use crate::SaeConfig;
 use crate::error::{FOLDER_HINT, io_fault, unsupported};
-use crate::{Header, SaeConfig};
 use fault::Fault;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -64,21 +64,6 @@ impl SaeConfig {
             _ => vec![d_out],
         }
     }
-}
-
-/// Checks that the SAE in `dir`, in sparsify's layout, is there and whole: its `cfg.json`, and the header
-/// of its weights with their shapes. No weight is read.
-///
-/// # Errors
-/// What is missing or wrong.
-pub fn check_sae(dir: &Path) -> Result<(), Fault> {
-    let cfg = SaeConfig::of_folder(dir)?;
-    let header = Header::open(&dir.join(WEIGHTS_FILE))?;
-    let tensors = cfg.tensors();
-    header.refuse_others(&tensors)?;
-    tensors
-        .into_iter()
-        .try_for_each(|tensor| header.weights(tensor, &cfg.shape(tensor)).map(drop))
 }
 
 /// Reads a `cfg.json`, which anyone may have written.

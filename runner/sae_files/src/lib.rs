@@ -10,6 +10,7 @@
 //! - `hook_names.rs`: hookpoints as others name them
 
 mod cfg_file;
+mod check;
 mod config;
 mod density;
 mod error;
@@ -20,7 +21,8 @@ mod header;
 mod hook_names;
 mod saelens;
 
-pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, check_sae, read_config};
+pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
+pub use check::check_sae;
 pub use config::{Activation, SaeConfig};
 pub use density::{FIRING_DENSITY, read_density};
 pub use error::{io_fault, no_such_sae, unsupported};

@@ -4,7 +4,7 @@
 use crate::golden_training::{check, config_of, variant};
 use crate::ranks::ALONE;
 use crate::sae_trainer::SaeTrainer;
-use crate::testing::{Run, assert_close, assert_same, config, fixtures, job, other, relative};
+use crate::testing::{Run, assert_close, assert_same, at, config, fixtures, job, other, relative};
 use crate::training::end_to_end;
 use crate::training::output_loss::{OutputLoss, TokenBatch};
 use fault::FailureKind;
@@ -52,14 +52,14 @@ fn the_curve_and_the_checkpoint_are_sparsifys() {
 fn first_sae(config: TrainConfig) -> SaeTrainer {
     let job = job("a", config);
     let mut trainer = SaeTrainer::new(&job, &job.saes[0], None, Device::Cpu).unwrap();
-    trainer.start(0).unwrap();
+    trainer.start(at(0)).unwrap();
     trainer
 }
 
 /// The gradients of the FVU of `x` and `target`, as the trainer makes them.
 fn gradients_of_fvu(trainer: &mut SaeTrainer, x: &Tensor, target: &Tensor) -> Vec<Tensor> {
     trainer.centre_on(x, target, ALONE).unwrap();
-    let mut update = trainer.start(0).unwrap();
+    let mut update = trainer.start(at(0)).unwrap();
     update.add(x, target).unwrap();
     let mean = target.mean_dim(0, true, Kind::Float);
     let total_variance = (target - mean).square().sum(Kind::Double);
@@ -131,7 +131,9 @@ fn the_first_gradients_are_sparsifys() {
         assert_gradients(&hookpoint, &trainer.sae, &gradients, of_weight);
         let mut backward = trainer.sae.backward(&x, &x, &Objective::squared_error(8));
         let gradients = &mut backward.as_mut().unwrap().gradients;
-        gradients.remove_parallel_to_decoder(&trainer.sae).unwrap();
+        gradients
+            .remove_parallel_to_decoder(&trainer.sae, true)
+            .unwrap();
         let centred = &x - x.mean_dim(0, true, Kind::Float);
         gradients
             .scale(&centred.square().sum(Kind::Double))
@@ -184,7 +186,7 @@ fn the_first_gradients_of_losses_on_the_output_are_sparsifys() {
         let n_output = loss_fn.n_positions(&token_ids, config.ctx_len, &[]);
         let mut trainer = first_sae(config);
         let _no_grad = tch::no_grad_guard();
-        let mut update = trainer.start(0).unwrap();
+        let mut update = trainer.start(at(0)).unwrap();
         let how = end_to_end::How {
             loss_fn,
             n_output,

@@ -58,6 +58,8 @@ mod golden;
 #[cfg(test)]
 mod golden_training;
 #[cfg(test)]
+mod kinds_golden;
+#[cfg(test)]
 mod ranks_tests;
 #[cfg(test)]
 mod resume;

@@ -3,7 +3,9 @@
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;
-use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, interrupt_after, other};
+use crate::testing::{
+    HOOKPOINTS, Run, assert_close, assert_same, at, config, interrupt_after, other,
+};
 use crate::training::job_trainer::JobTrainer;
 use fault::FailureKind;
 use plan::{Activation, EventKind, LossFn, Optimizer, TrainConfig};
@@ -250,7 +252,7 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
         let mut job = open();
         let progress = |step| Progress { step, n_steps: 9 };
         for sae in &mut job.saes {
-            let update = sae.start(0).unwrap();
+            let update = sae.start(at(0)).unwrap();
             let nothing = Moments::of(&Tensor::zeros([0, 32], (Kind::Float, Device::Cpu)));
             update.finish(&nothing.unwrap(), progress(0)).unwrap();
         }
@@ -260,7 +262,7 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
         assert_eq!(resumed.step, 1);
         let x = sae::with_seed(7, || Tensor::randn([64, 32], (Kind::Float, Device::Cpu)));
         for job in [&mut job, &mut resumed] {
-            let mut update = job.saes[0].start(1).unwrap();
+            let mut update = job.saes[0].start(at(1)).unwrap();
             update.add(&x, &x).unwrap();
             update
                 .finish(&Moments::of(&x).unwrap(), progress(1))

@@ -29,8 +29,10 @@ use tch::{Device, Tensor};
 /// ```
 #[derive(Debug)]
 pub struct Stepper {
-    trainer: SaeTrainer,
+    pub(crate) trainer: SaeTrainer,
     n_done: u64,
+    /// Updates in all, for schedules.
+    n_steps: u64,
 }
 
 impl Stepper {
@@ -69,7 +71,16 @@ impl Stepper {
         Ok(Self {
             trainer: SaeTrainer::new(&job, &spec, None, device)?,
             n_done: 0,
+            n_steps: u64::MAX,
         })
+    }
+
+    /// The same with schedules that end after `n_steps` updates, and with the weights of `sae` to begin with.
+    #[cfg(test)]
+    pub(crate) fn beginning_with(mut self, sae: Vec<Tensor>, n_steps: u64) -> Self {
+        self.trainer.sae = self.trainer.sae.with_weights(sae);
+        self.n_steps = n_steps;
+        self
     }
 
     /// One optimizer update on `x`: `[n_tokens, d_in]`, Float. The first sets `b_dec` to the mean of
@@ -81,14 +92,14 @@ impl Stepper {
         let _no_grad = tch::no_grad_guard();
         let mut variance = TotalVariance::default();
         variance.add(x)?;
-        let update = self.trainer.start(self.n_done)?;
+        let progress = Progress {
+            step: self.n_done,
+            n_steps: self.n_steps,
+        };
+        let update = self.trainer.start(progress)?;
         if self.n_done == 0 {
             update.trainer.centre_on(x, x, ALONE)?;
         }
-        let progress = Progress {
-            step: self.n_done,
-            n_steps: u64::MAX,
-        };
         update.finish_on((x, x), variance.moments(), progress)?;
         self.n_done += 1;
         Ok(())

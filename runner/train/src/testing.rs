@@ -1,6 +1,7 @@
 //! A worker on the tiny model, for tests.
 
 use crate::events::EventLog;
+use crate::sae_trainer::Progress;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use crate::worker::{run_worker, train};
@@ -39,6 +40,14 @@ pub(crate) fn config() -> TrainConfig {
         hookpoints: HOOKPOINTS.map(str::to_owned).to_vec(),
         save_every: 7,
         ..TrainConfig::default()
+    }
+}
+
+/// Before update number `step`, of many.
+pub(crate) fn at(step: u64) -> Progress {
+    Progress {
+        step,
+        n_steps: 1000,
     }
 }
 

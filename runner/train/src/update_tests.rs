@@ -2,7 +2,7 @@
 
 use crate::ranks::owners::Owners;
 use crate::sae_trainer::Progress;
-use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, config, relative};
+use crate::testing::{HOOKPOINTS, Run, assert_close, assert_same, at, config, relative};
 use crate::training::job_trainer::JobTrainer;
 use plan::{EventKind, Optimizer, TrainConfig};
 use sae::Moments;
@@ -23,7 +23,7 @@ fn gradients(micro_acc_steps: usize, parts: &[Tensor]) -> Vec<Tensor> {
         Owners::default(),
     )
     .unwrap();
-    let mut update = job.saes[0].start(0).unwrap();
+    let mut update = job.saes[0].start(at(0)).unwrap();
     for part in parts {
         update.add(part, part).unwrap();
     }
@@ -63,9 +63,9 @@ fn an_update_that_is_dropped_is_as_if_it_had_not_been_started() {
         let mut sae = job.unwrap().saes.remove(0);
         for step in 0..3 {
             for _ in 0..n_dropped {
-                sae.start(step).unwrap().add(&x, &x).unwrap();
+                sae.start(at(step)).unwrap().add(&x, &x).unwrap();
             }
-            let mut update = sae.start(step).unwrap();
+            let mut update = sae.start(at(step)).unwrap();
             update.add(&x, &x).unwrap();
             let progress = Progress { step, n_steps: 3 };
             update.finish(&moments, progress).unwrap();

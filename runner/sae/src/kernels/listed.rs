@@ -217,7 +217,7 @@ impl<'a> Largest<'a> {
             });
             self.values.extend_from_slice(&found.values);
             self.found.append(&found);
-            if self.values.len() > 2 * self.n {
+            if self.values.len() / 2 > self.n {
                 let nth = kernels::nth_largest(&mut self.values, self.n).unwrap_or(0.0);
                 self.values.truncate(self.n);
                 // Those as large as it are wanted, too.

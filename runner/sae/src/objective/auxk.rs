@@ -20,11 +20,28 @@ pub struct AuxK<'a> {
     /// shape, and those that are not dead change no bit of what comes of it.
     pub are_dead: Option<&'a Tensor>,
     /// As its paper has it, with ReLU, no such scale, and the error relative to the variance of the residual. Then the
-    /// squared error is by token: what all is divided by is the number of tokens.
+    /// squared error is by token: what all is divided by is the number of tokens. A latent that fires in the update
+    /// itself is not dead.
     pub is_of_residual: bool,
+    /// On how many tokens of the update each latent fired: `[num_latents]`; `None`: it has these tokens alone.
+    pub fire_counts: Option<&'a Tensor>,
 }
 
 impl AuxK<'_> {
+    /// Which of the candidates are dead: `[n]`, Bool; `None`: all. `own`: on how many of these tokens each latent fired.
+    fn are_dead(&self, own: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let before = self.are_dead.map(Tensor::shallow_clone);
+        if !self.is_of_residual {
+            return Ok(before);
+        }
+        let fire_counts = self.fire_counts.unwrap_or(own);
+        let is_silent = fire_counts.f_index_select(0, self.candidates)?.f_le(0.0)?;
+        Ok(Some(match before {
+            None => is_silent,
+            Some(before) => before.f_logical_and(&is_silent)?,
+        }))
+    }
+
     /// `min(n_dead / n_wanted, 1)`: scalar, Double.
     fn scale(&self, n_wanted: i64) -> Result<Tensor, TchError> {
         let n_dead = match self.are_dead {
@@ -45,7 +62,7 @@ impl Sae {
         &'a self,
         input: Input<'_>,
         error: &Tensor,
-        term: AuxK<'l>,
+        (term, own_fire_counts): (AuxK<'l>, &Tensor),
         pre_acts: impl FnOnce(&'l Tensor) -> Result<SomePreActs<'a, 'l>, SaeError>,
     ) -> Result<Option<Term>, SaeError> {
         let n_wanted = self.cfg.d_out() as i64 / 2;
@@ -54,10 +71,10 @@ impl Sae {
             return Ok(None);
         }
         let pre_acts = pre_acts(term.candidates)?;
-        let (mut encoded, are_dead) = match term.are_dead {
+        let (mut encoded, are_dead) = match term.are_dead(own_fire_counts)? {
             None => (pre_acts.largest(k)?, None),
             Some(are_dead) => {
-                let (encoded, are_dead) = pre_acts.largest_where(are_dead, k)?;
+                let (encoded, are_dead) = pre_acts.largest_where(&are_dead, k)?;
                 (encoded, Some(are_dead))
             }
         };
@@ -95,11 +112,11 @@ impl Sae {
         &self,
         input: Input<'_>,
         error: &Tensor,
-        (term, rescales): (AuxK<'_>, bool),
-        gradients: &mut Gradients,
+        (term, fire_counts): (AuxK<'_>, &Tensor),
+        (rescales, gradients): (bool, &mut Gradients),
     ) -> Result<Option<Tensor>, SaeError> {
         let of = |latents| self.pre_acts_of(input.centred, latents, rescales);
-        let term = self.auxk(input, error, term, of)?;
+        let term = self.auxk(input, error, (term, fire_counts), of)?;
         term.map(|term| term.add_to(gradients)).transpose()
     }
 }

@@ -42,6 +42,16 @@ impl BatchLatents {
         &self.scores.numbers
     }
 
+    /// On how many tokens each latent has a positive score: `[num_latents]`, Float.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn fire_counts(&self, num_latents: usize) -> Result<Tensor, SaeError> {
+        let ListedNumbers { at, numbers } = &self.scores;
+        let is_positive = numbers.f_gt(0.0)?.f_to_kind(Kind::Float)?;
+        Ok(at.sums_by_latent(&is_positive, num_latents as i64)?)
+    }
+
     /// The least positive of the scores, or of the `n` largest if they are more: scalar, Float; infinity if none is
     /// positive.
     ///

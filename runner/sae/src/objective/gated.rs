@@ -97,6 +97,7 @@ impl Sae {
             losses: Losses {
                 auxk: Some(sum_of_squares(&missed)?),
                 sparsity: term.loss,
+                powers: term.powers,
                 ..Losses::squared_error(errors.errors.f_get(0)?)
             },
             fire_counts: support.fire_counts(&acts, self.num_latents() as i64)?,

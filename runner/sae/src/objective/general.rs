@@ -209,6 +209,7 @@ impl Sae {
         }
         let mut losses = Losses {
             sparsity: penalty.loss,
+            powers: penalty.powers,
             ..nested_losses(&errors, levels)?
         };
         if let Some(term) = objective.pre_act_loss {
@@ -218,17 +219,14 @@ impl Sae {
                 Some(sparsity) => sparsity.f_add(&loss)?,
             });
         }
+        let fire_counts = support.fire_counts(&acts, self.num_latents() as i64)?;
         if let Some(term) = objective.auxk {
-            let error = whole_error(&errors, levels)?;
-            losses.auxk = self.add_auxk(
-                batch.input(),
-                &error,
-                (term, objective.rescales),
-                &mut gradients,
-            )?;
+            let (error, term) = (whole_error(&errors, levels)?, (term, &fire_counts));
+            let sum = (objective.rescales, &mut gradients);
+            losses.auxk = self.add_auxk(batch.input(), &error, term, sum)?;
         }
         Ok(Backward {
-            fire_counts: support.fire_counts(&acts, self.num_latents() as i64)?,
+            fire_counts,
             gradients,
             losses,
         })

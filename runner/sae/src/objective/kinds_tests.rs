@@ -177,7 +177,14 @@ impl<'a> Twin<'a> {
                 coefficient,
                 p,
                 is_norm,
+                is_scaled,
+                ..
             } => {
+                let scaled = if is_scaled {
+                    scaled
+                } else {
+                    scaled / &of.norms
+                };
                 let safe = scaled.where_self(&scaled.gt(0.0), &scaled.ones_like());
                 let powers = safe.pow_tensor_scalar(p) * scaled.gt(0.0);
                 let by_token = powers.sum_dim_intlist(1, false, Kind::Double);
@@ -416,6 +423,8 @@ fn relu_with_every_power() {
                         coefficient: 0.7,
                         p,
                         is_norm,
+                        is_scaled: p > 0.6,
+                        next_p: None,
                     },
                     nesting,
                     ..Objective::squared_error(4)
@@ -479,6 +488,8 @@ fn gated_with_the_decoder_detached_and_not() {
                     coefficient: 0.7,
                     p: 1.0,
                     is_norm: false,
+                    is_scaled: gate_is_detached,
+                    next_p: Some(0.5),
                 },
                 gate_is_detached,
                 ..Objective::squared_error(4)
@@ -512,6 +523,7 @@ fn auxk(candidates: &Tensor, is_of_residual: bool) -> Option<AuxK<'_>> {
         candidates,
         are_dead: None,
         is_of_residual,
+        fire_counts: None,
     })
 }
 

@@ -84,6 +84,8 @@ pub struct Losses {
     pub nested: Option<Tensor>,
     /// The penalties on latents, with their coefficients.
     pub sparsity: Option<Tensor>,
+    /// Of [`Penalty::Power`], the sums with the power and the next one: `[2]`.
+    pub powers: Option<Tensor>,
 }
 
 /// What [`Sae::backward`] gives; all on the input's device, nothing is waited for.
@@ -150,6 +152,7 @@ impl Losses {
             multi_topk: None,
             nested: None,
             sparsity: None,
+            powers: None,
         }
     }
 
@@ -164,6 +167,7 @@ impl Losses {
             (&mut self.multi_topk, &part.multi_topk),
             (&mut self.nested, &part.nested),
             (&mut self.sparsity, &part.sparsity),
+            (&mut self.powers, &part.powers),
         ] {
             if let (Some(sum), Some(part)) = (sum, part) {
                 let _ = sum.f_add_(part)?;
@@ -232,9 +236,12 @@ impl Sae {
             is_whole: true,
         };
         let mut gradients = self.part_gradients(pass.input(), &part)?.gradients;
+        let fire_counts = self.fire_counts(&pass.encoded)?;
         let mut auxk = None;
         if let Some(term) = objective.auxk {
-            let term = self.auxk(pass.input(), &error, term, |dead| pre_acts.of(dead))?;
+            let term = self.auxk(pass.input(), &error, (term, &fire_counts), |dead| {
+                pre_acts.of(dead)
+            })?;
             auxk = term.map(|term| term.add_to(&mut gradients)).transpose()?;
         }
         let mut multi_topk = None;
@@ -249,7 +256,7 @@ impl Sae {
                 multi_topk,
                 ..Losses::squared_error(sum_of_squares(&error)?)
             },
-            fire_counts: self.fire_counts(&pass.encoded)?,
+            fire_counts,
         })
     }
 }

@@ -27,6 +27,10 @@ pub enum Penalty<'a> {
         p: f64,
         /// Whether its `p`-th root is taken.
         is_norm: bool,
+        /// Whether `a` is `f n`, and not `f`.
+        is_scaled: bool,
+        /// The next power, if the sums with both are wanted.
+        next_p: Option<f64>,
     },
     /// `sum tanh(scale a)`.
     Tanh {
@@ -80,6 +84,8 @@ pub(super) struct PenaltyTerm {
     pub(super) at_counts: Option<Tensor>,
     /// Factors of the decoder's rows in their own gradient: `[num_latents]`.
     pub(super) of_rows: Option<Tensor>,
+    /// The sums with a power and the next one, without a coefficient: `[2]`, Double.
+    pub(super) powers: Option<Tensor>,
 }
 
 impl Penalty<'_> {
@@ -91,7 +97,37 @@ impl Penalty<'_> {
                 coefficient,
                 p,
                 is_norm,
-            } => power(active, coefficient, p, is_norm)?,
+                is_scaled,
+                next_p,
+            } => {
+                let scaled = match is_scaled {
+                    true => active.scaled()?,
+                    false => active.acts.shallow_clone(),
+                };
+                let (sum, at_acts) = power(active, &scaled, (p, is_norm))?;
+                let powers = match next_p {
+                    None => None,
+                    Some(next_p) => {
+                        let (next, _) = power(active, &scaled, (next_p, is_norm))?;
+                        Some(Tensor::f_stack(&[&sum, &next], 0)?)
+                    }
+                };
+                let at_acts = at_acts.f_mul_scalar(coefficient)?;
+                let (at_acts, of_rows) = match is_scaled {
+                    false => (at_acts, None),
+                    true => {
+                        let (at_acts, of_rows) = active.chain(&at_acts)?;
+                        (at_acts, Some(of_rows))
+                    }
+                };
+                PenaltyTerm {
+                    loss: Some(sum.f_mul_scalar(coefficient)?),
+                    at_acts: Some(at_acts),
+                    of_rows,
+                    powers,
+                    ..PenaltyTerm::default()
+                }
+            }
             Self::Tanh { coefficient, scale } => tanh(active, coefficient, scale)?,
             Self::Count { coefficient } => {
                 let counts = active.counts()?;
@@ -139,6 +175,11 @@ impl Active<'_> {
             .sums_by_token(&self.are_active.f_to_kind(Kind::Float)?)
     }
 
+    /// `f n`.
+    fn scaled(&self) -> Result<Tensor, TchError> {
+        self.acts.f_mul(&self.support.at_latents(self.norms)?)
+    }
+
     /// What `at_scaled`, the gradient at `a = f n`, is at `f` and at the rows of the decoder.
     fn chain(&self, at_scaled: &Tensor) -> Result<(Tensor, Tensor), TchError> {
         let at_acts = at_scaled.f_mul(&self.support.at_latents(self.norms)?)?;
@@ -150,40 +191,29 @@ impl Active<'_> {
     }
 }
 
+/// The sum of a power of `scaled`, or of its root by token, and the gradient of that.
 fn power(
     active: &Active<'_>,
-    coefficient: f64,
-    p: f64,
-    is_norm: bool,
-) -> Result<PenaltyTerm, SaeError> {
-    let scaled = active
-        .acts
-        .f_mul(&active.support.at_latents(active.norms)?)?;
+    scaled: &Tensor,
+    (p, is_norm): (f64, bool),
+) -> Result<(Tensor, Tensor), SaeError> {
     let is_active = active.are_active.f_to_kind(Kind::Float)?;
     // Of latents that are not active, whose slope may be infinite, nothing is taken.
     let safe = scaled.f_masked_fill(&active.are_active.f_logical_not()?, 1.0)?;
     let powers = safe.f_pow_tensor_scalar(p)?.f_mul(&is_active)?;
     let slopes = safe.f_pow_tensor_scalar(p - 1.0)?.f_mul(&is_active)?;
-    let (loss, at_scaled) = if is_norm {
-        let sums = active.support.sums_by_token(&powers)?;
-        let has_any = sums.f_gt(0.0)?.f_to_kind(Kind::Float)?;
-        let sums = sums.f_add(&has_any.f_neg()?.f_add_scalar(1.0)?)?;
-        let norms = sums.f_pow_tensor_scalar(1.0 / p)?.f_mul(&has_any)?;
-        let outer = sums.f_pow_tensor_scalar(1.0 / p - 1.0)?;
-        (
-            sum(&norms)?,
-            slopes.f_mul(&active.support.at_tokens(&outer)?)?,
-        )
-    } else {
-        (sum(&powers)?, slopes.f_mul_scalar(p)?)
-    };
-    let (at_acts, of_rows) = active.chain(&at_scaled.f_mul_scalar(coefficient)?)?;
-    Ok(PenaltyTerm {
-        loss: Some(loss.f_mul_scalar(coefficient)?),
-        at_acts: Some(at_acts),
-        of_rows: Some(of_rows),
-        at_counts: None,
-    })
+    if !is_norm {
+        return Ok((sum(&powers)?, slopes.f_mul_scalar(p)?));
+    }
+    let sums = active.support.sums_by_token(&powers)?;
+    let has_any = sums.f_gt(0.0)?.f_to_kind(Kind::Float)?;
+    let sums = sums.f_add(&has_any.f_neg()?.f_add_scalar(1.0)?)?;
+    let norms = sums.f_pow_tensor_scalar(1.0 / p)?.f_mul(&has_any)?;
+    let outer = sums.f_pow_tensor_scalar(1.0 / p - 1.0)?;
+    Ok((
+        sum(&norms)?,
+        slopes.f_mul(&active.support.at_tokens(&outer)?)?,
+    ))
 }
 
 fn tanh(active: &Active<'_>, coefficient: f64, scale: f64) -> Result<PenaltyTerm, SaeError> {
@@ -197,7 +227,7 @@ fn tanh(active: &Active<'_>, coefficient: f64, scale: f64) -> Result<PenaltyTerm
         loss: Some(sum(&tanh)?.f_mul_scalar(coefficient)?),
         at_acts: Some(at_acts),
         of_rows: Some(of_rows),
-        at_counts: None,
+        ..PenaltyTerm::default()
     })
 }
 

@@ -177,6 +177,7 @@ fn dead_latents_and_their_encoder_get_gradients() {
             candidates: &dead,
             are_dead: None,
             is_of_residual: false,
+            fire_counts: None,
         });
         let all = dead.ones_like().to_kind(Kind::Bool);
         let masked = auxk.map(|term| AuxK {
@@ -207,6 +208,7 @@ fn a_dead_latent_with_a_negative_pre_activation_can_come_back() {
             candidates: &dead,
             are_dead: None,
             is_of_residual: false,
+            fire_counts: None,
         }),
         ..Objective::squared_error(4)
     };
@@ -239,6 +241,7 @@ fn with_candidates(
             candidates: &candidates,
             are_dead: Some(&are_dead),
             is_of_residual: false,
+            fire_counts: None,
         }),
         // The squared error alone has other kernels.
         multi_topk: true,
@@ -332,6 +335,7 @@ fn all_terms_together() {
             candidates: &dead,
             are_dead: None,
             is_of_residual: false,
+            fire_counts: None,
         }),
         multi_topk: true,
         ..Objective::squared_error(3)
@@ -366,7 +370,7 @@ fn the_parallel_part_is_gone() {
     sae.normalize_decoder().unwrap();
     let backward = sae.backward(&x, &target, &Objective::squared_error(4));
     let mut gradients = backward.unwrap().gradients;
-    gradients.remove_parallel_to_decoder(&sae).unwrap();
+    gradients.remove_parallel_to_decoder(&sae, true).unwrap();
     let along = (&gradients.w_dec * &sae.w_dec).sum_dim_intlist(1, false, None);
     assert!(along.abs().max().double_value(&[]) < 1e-4);
 }

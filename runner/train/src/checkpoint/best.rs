@@ -1,8 +1,7 @@
 //! The checkpoint of each SAE that had the lowest loss, besides its newest one.
 
-use crate::TrainError;
 use plan::SaeStats;
-use sae::Sae;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,16 +71,16 @@ impl Best {
         loss < lowest
     }
 
-    /// Saves `sae` as the best one.
-    pub(crate) fn save(&self, name: &str, sae: &Sae) -> Result<(), TrainError> {
-        Ok(sae.save_to_disk(&self.dir.join(name))?)
+    /// Where the best one is saved.
+    pub(crate) fn dir_of(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sae::SaeConfig;
+    use sae::{Sae, SaeConfig};
     use tch::Device;
 
     fn stats(squared_error: f64) -> SaeStats {
@@ -99,7 +98,7 @@ mod tests {
         let sae = |seed| Sae::new(SaeConfig::topk(4, 12, 2), seed, Device::Cpu).unwrap();
         let save_if_lowest = |best: &mut Best, seed| {
             if best.is_lowest("a") {
-                best.save("a", &sae(seed)).unwrap();
+                sae(seed).save_to_disk(&best.dir_of("a")).unwrap();
             }
         };
         let saved = || Sae::load_from_disk(&dir.path().join("a"), Device::Cpu).unwrap();

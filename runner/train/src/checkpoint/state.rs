@@ -203,10 +203,16 @@ fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {
     }
     let weights = trainer.sae.named_weights();
     let since_report = trainer.interval.to_tensor()?;
+    let of_kind = trainer.kind_state()?;
     let mut tensors = vec![
         (SINCE_FIRED.to_owned(), &trainer.tokens_since_fired),
         (SINCE_REPORT.to_owned(), &since_report),
     ];
+    tensors.extend(
+        of_kind
+            .iter()
+            .map(|(name, tensor)| ((*name).to_owned(), tensor)),
+    );
     for (name, weight) in &weights {
         tensors.push((format!("y.{name}"), weight));
     }
@@ -245,9 +251,17 @@ fn restore_sae(
     trainer.tokens_since_fired = take(&mut tensors, SINCE_FIRED, &shape, &path, device)?;
     // States of earlier versions were all written at a report.
     if tensors.contains_key(SINCE_REPORT) {
-        let numbers = take(&mut tensors, SINCE_REPORT, &[N_KEPT], &path, device)?;
+        let n_kept = tensors[SINCE_REPORT].size();
+        let is_known = [vec![N_KEPT], vec![N_KEPT - 1]].contains(&n_kept);
+        let expected = if is_known { n_kept } else { vec![N_KEPT] };
+        let numbers = take(&mut tensors, SINCE_REPORT, &expected, &path, device)?;
         trainer.interval = Interval::of_tensor(&numbers)?;
     }
+    let mut of_kind = |name: &'static str| match tensors.get(name).map(Tensor::size) {
+        Some(shape) => take(&mut tensors, name, &shape, &path, device),
+        None => Err(missing_state(&path, &format!("tensor `{name}`")).into()),
+    };
+    trainer.restore_kind(&mut of_kind)?;
     let n_dims: Vec<_> = shapes.iter().map(|(_, shape)| shape.len()).collect();
     let mut of_weight = |slot: &'static str, weight_idx: usize| {
         let (name, shape) = &shapes[weight_idx];

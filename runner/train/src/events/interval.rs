@@ -17,6 +17,7 @@ pub(crate) struct Interval {
     auxk: Tensor,
     multi_topk: Tensor,
     output_loss: Tensor,
+    sparsity: Tensor,
     /// Of some gradients: not finite if any gradient is not.
     gradient: Tensor,
 }
@@ -31,10 +32,10 @@ pub(crate) struct Report {
 }
 
 /// Length of [`Interval::to_tensor`].
-pub(crate) const N_KEPT: i64 = 9;
+pub(crate) const N_KEPT: i64 = 10;
 
 /// Length of [`Report::sums`].
-pub(crate) const N_SUMS: usize = 8;
+pub(crate) const N_SUMS: usize = 9;
 
 /// Sums since the last report, on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -59,6 +60,7 @@ impl Interval {
             auxk: zero()?,
             multi_topk: zero()?,
             output_loss: zero()?,
+            sparsity: zero()?,
             gradient: zero()?,
         })
     }
@@ -82,6 +84,7 @@ impl Interval {
         for (sum, term) in [
             (&mut self.auxk, &losses.auxk),
             (&mut self.multi_topk, &losses.multi_topk),
+            (&mut self.sparsity, &losses.sparsity),
         ] {
             if let Some(term) = term {
                 let _ = sum.f_add_(term)?;
@@ -106,7 +109,7 @@ impl Interval {
         Ok(self.total_variance.f_double_value(&[])?.is_finite())
     }
 
-    /// As a state has it: both counts, then the sums; `[9]`, Double. Counts are exact below 2^53.
+    /// As a state has it: both counts, then the sums; `[10]`, Double. Counts are exact below 2^53.
     pub(crate) fn to_tensor(&self) -> Result<Tensor, TrainError> {
         let counts = [self.n_tokens as f64, self.n_output as f64];
         let device = self.squared_error.device();
@@ -118,6 +121,7 @@ impl Interval {
             &self.multi_topk,
             &self.output_loss,
             &self.gradient,
+            &self.sparsity,
         ];
         let counts = Tensor::f_from_slice(&counts)?.f_to_device(device)?;
         Ok(Tensor::f_cat(&[counts, Tensor::f_stack(&sums, 0)?], 0)?)
@@ -137,6 +141,11 @@ impl Interval {
             multi_topk: number(6)?,
             output_loss: number(7)?,
             gradient: number(8)?,
+            // States of earlier versions have none.
+            sparsity: match numbers.size()[0] {
+                N_KEPT => number(9)?,
+                _ => number(8)?.f_zeros_like()?,
+            },
         })
     }
 
@@ -156,6 +165,7 @@ impl Interval {
             interval.multi_topk,
             interval.output_loss,
             interval.gradient,
+            interval.sparsity,
         ];
         Ok(Some(Report {
             n_tokens: interval.n_tokens,
@@ -202,7 +212,7 @@ impl Record {
             multi_topk: sums[5],
             output_loss: sums[6],
             n_output: self.n_output,
-            sparsity: 0.0,
+            sparsity: sums[8],
         }
     }
 

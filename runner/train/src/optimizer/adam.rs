@@ -5,25 +5,34 @@
 //! w = w - lr_t m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps)
 //! ```
 //!
-//! `lr_t` rises linearly over the warm-up and then falls linearly to 0 at the last update.
+//! `lr_t` rises linearly over the warm-up and then does what the schedule says.
 
 use crate::TrainError;
 use crate::optimizer::{Remembered, Take};
-use plan::linear_schedule;
+use plan::{LrSchedule, TrainConfig};
 use sae::Rule;
 use tch::Tensor;
 
-const BETA_1: f64 = 0.9;
-const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
 /// The optimizer's memory of one SAE.
 #[derive(Debug)]
 pub(crate) struct Adam {
     lr: f64,
-    n_warmup_steps: u64,
+    schedule: LrSchedule,
+    betas: Betas,
     /// By weight; empty before the first update.
     moments: Vec<Moments>,
+}
+
+/// How much of the means of gradients, and of their squares, stays in an update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Betas([f64; 2]);
+
+impl Betas {
+    pub(crate) fn of(config: &TrainConfig) -> Self {
+        Self([config.adam_beta1, config.adam_beta2])
+    }
 }
 
 /// Running means of one weight's gradient.
@@ -34,10 +43,11 @@ pub(crate) struct Moments {
 }
 
 impl Adam {
-    pub(crate) fn new(lr: f64, n_warmup_steps: u64) -> Self {
+    pub(crate) fn new(config: &TrainConfig, lr: f64) -> Self {
         Self {
             lr,
-            n_warmup_steps,
+            schedule: LrSchedule::of(config),
+            betas: Betas::of(config),
             moments: Vec::new(),
         }
     }
@@ -53,9 +63,11 @@ impl Adam {
             let fresh = weights.map(Moments::zeros);
             self.moments = fresh.collect::<Result<_, _>>()?;
         }
-        let lr = self.lr * linear_schedule(step, self.n_warmup_steps, n_steps);
-        let moments = self.moments.iter_mut();
-        Ok(moments.map(|moments| moments.rule(lr, step)).collect())
+        let lr = self.lr * self.schedule.at(step, n_steps);
+        let (moments, betas) = (self.moments.iter_mut(), self.betas);
+        Ok(moments
+            .map(|moments| moments.rule(lr, step, betas))
+            .collect())
     }
 
     pub(crate) fn state(&self) -> Vec<Remembered<'_>> {
@@ -79,13 +91,13 @@ impl Moments {
     }
 
     /// By what update number `step`, from 0, changes the weight that they belong to.
-    pub(crate) fn rule(&mut self, lr: f64, step: u64) -> Rule<'_> {
+    pub(crate) fn rule(&mut self, lr: f64, step: u64, Betas([beta_1, beta_2]): Betas) -> Rule<'_> {
         let n_updates = (step + 1) as f64;
         let constants = sae::Adam {
-            lr: lr / (1.0 - BETA_1.powf(n_updates)),
-            to_gradient: 1.0 - BETA_1,
-            to_square: 1.0 - BETA_2,
-            correction: (1.0 - BETA_2.powf(n_updates)).sqrt(),
+            lr: lr / (1.0 - beta_1.powf(n_updates)),
+            to_gradient: 1.0 - beta_1,
+            to_square: 1.0 - beta_2,
+            correction: (1.0 - beta_2.powf(n_updates)).sqrt(),
             eps: EPS,
         };
         Rule::Adam(constants, &mut self.means)

@@ -7,6 +7,7 @@ mod signum;
 use crate::TrainError;
 use adam::Adam;
 use muon::Muon;
+use plan::TrainConfig;
 use sae::{Rule, Sae, SparseGradients, VectorGradients};
 use signum::Signum;
 use tch::Tensor;
@@ -30,12 +31,12 @@ pub(crate) type Remembered<'a> = (&'static str, usize, &'a Tensor);
 pub(crate) type Take<'a> = &'a mut dyn FnMut(&'static str, usize) -> Result<Tensor, TrainError>;
 
 impl Optimizer {
-    /// `lr`: the learning rate, at its peak; `n_warmup_steps`: updates over which Adam's rises.
-    pub(crate) fn new(kind: plan::Optimizer, lr: f64, n_warmup_steps: u64) -> Self {
-        match kind {
+    /// That of a job; `lr`: the learning rate, at its peak.
+    pub(crate) fn new(config: &TrainConfig, lr: f64) -> Self {
+        match config.optimizer {
             plan::Optimizer::Signum => Self::Signum(Signum::new(lr)),
-            plan::Optimizer::Adam => Self::Adam(Adam::new(lr, n_warmup_steps)),
-            plan::Optimizer::Muon => Self::Muon(Muon::new(lr, n_warmup_steps)),
+            plan::Optimizer::Adam => Self::Adam(Adam::new(config, lr)),
+            plan::Optimizer::Muon => Self::Muon(Muon::new(config, lr)),
         }
     }
 
@@ -168,6 +169,15 @@ mod tests {
         tensors_by_name(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
     }
 
+    fn new(optimizer: Kind, lr: f64, lr_warmup_steps: u64) -> Optimizer {
+        let config = TrainConfig {
+            optimizer,
+            lr_warmup_steps,
+            ..TrainConfig::default()
+        };
+        Optimizer::new(&config, lr)
+    }
+
     fn first_weights(golden: &HashMap<String, Tensor>) -> Vec<Tensor> {
         let weight = |idx| golden[&format!("weight.{idx}")].copy();
         (0..N_WEIGHTS).map(weight).collect()
@@ -199,7 +209,7 @@ mod tests {
         let golden = golden();
         for (kind, name) in KINDS {
             let mut weights = first_weights(&golden);
-            let mut optimizer = Optimizer::new(kind, LR, N_WARMUP_STEPS);
+            let mut optimizer = new(kind, LR, N_WARMUP_STEPS);
             let published = run(&mut optimizer, &mut weights, &golden, 0..N_STEPS);
             for (step, published) in published.iter().enumerate() {
                 for (idx, ours) in published.iter().enumerate() {
@@ -217,7 +227,7 @@ mod tests {
     fn what_is_remembered_goes_on_as_if_nothing_had_happened() {
         let golden = golden();
         for (kind, name) in KINDS {
-            let new = || Optimizer::new(kind, LR, N_WARMUP_STEPS);
+            let new = || new(kind, LR, N_WARMUP_STEPS);
             let (mut whole, mut weights) = (new(), first_weights(&golden));
             run(&mut whole, &mut weights, &golden, 0..5);
             let saved = whole.state().into_iter();
@@ -243,12 +253,7 @@ mod tests {
         for (kind, name) in KINDS {
             let mut weights = first_weights(&golden);
             let before = golden["gradient.0.0"].copy();
-            run(
-                &mut Optimizer::new(kind, 0.0, 0),
-                &mut weights,
-                &golden,
-                0..3,
-            );
+            run(&mut new(kind, 0.0, 0), &mut weights, &golden, 0..3);
             for (weight, first) in weights.iter().zip(first_weights(&golden)) {
                 assert!(weight.allclose(&first, 0.0, 1e-6, false), "{name}");
             }
@@ -258,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_state_without_updates_is_fresh() {
-        let mut optimizer = Optimizer::new(Kind::Adam, LR, 0);
+        let mut optimizer = new(Kind::Adam, LR, 0);
         let nothing = &mut |_: &'static str, _: usize| panic!("nothing is remembered");
         optimizer.restore(0, &[2, 1], nothing).unwrap();
         assert!(optimizer.state().is_empty());

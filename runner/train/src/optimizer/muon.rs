@@ -8,12 +8,12 @@
 //! ```
 //!
 //! The scale is that of Liu et al. 2025 (arXiv:2502.16982), as sparsify has it. `lr_t` falls linearly
-//! to 0 at the last update; Adam's also rises over the warm-up.
+//! to 0 at the last update, or as the schedule says; Adam's also rises over the warm-up.
 
 use crate::TrainError;
-use crate::optimizer::adam::Moments;
+use crate::optimizer::adam::{Betas, Moments};
 use crate::optimizer::{Remembered, Take};
-use plan::linear_schedule;
+use plan::{LrSchedule, TrainConfig};
 use tch::{Kind, Tensor};
 
 const BETA: f64 = 0.95;
@@ -26,7 +26,8 @@ const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
 #[derive(Debug)]
 pub(crate) struct Muon {
     lr: f64,
-    n_warmup_steps: u64,
+    schedule: LrSchedule,
+    betas: Betas,
     /// By weight; empty before the first update.
     memories: Vec<Memory>,
 }
@@ -39,10 +40,11 @@ enum Memory {
 }
 
 impl Muon {
-    pub(crate) fn new(lr: f64, n_warmup_steps: u64) -> Self {
+    pub(crate) fn new(config: &TrainConfig, lr: f64) -> Self {
         Self {
             lr,
-            n_warmup_steps,
+            schedule: LrSchedule::of(config),
+            betas: Betas::of(config),
             memories: Vec::new(),
         }
     }
@@ -58,13 +60,15 @@ impl Muon {
             let fresh = weights.iter().map(|weight| Memory::zeros(weight));
             self.memories = fresh.collect::<Result<_, _>>()?;
         }
-        let lr = self.lr * linear_schedule(step, 0, n_steps);
-        let adam_lr = self.lr * linear_schedule(step, self.n_warmup_steps, n_steps);
+        let lr = self.lr * self.schedule.without_warmup().at(step, n_steps);
+        let (adam_lr, betas) = (self.lr * self.schedule.at(step, n_steps), self.betas);
         let each = weights.iter_mut().zip(gradients).zip(&mut self.memories);
         for ((weight, gradient), memory) in each {
             match memory {
                 Memory::Matrix { exp_avg } => step_matrix(weight, gradient, exp_avg, lr)?,
-                Memory::Vector(moments) => moments.rule(adam_lr, step).step(weight, gradient)?,
+                Memory::Vector(moments) => {
+                    moments.rule(adam_lr, step, betas).step(weight, gradient)?
+                }
             }
         }
         Ok(())

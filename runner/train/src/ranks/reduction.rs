@@ -109,6 +109,11 @@ impl<'a> Reduction<'a> {
         terms.squared_error = of(0)?;
         terms.auxk = Some(of(1)?);
         terms.multi_topk = Some(of(2)?);
+        terms.nested = terms.nested.as_ref().map(|_| of(4)).transpose()?;
+        terms.sparsity = terms.sparsity.as_ref().map(|_| of(5)).transpose()?;
+        if terms.powers.is_some() {
+            terms.powers = Some(losses.f_narrow(0, 6, 2)?);
+        }
         Ok((sums, of(3)?))
     }
 }
@@ -124,7 +129,7 @@ fn is_large(tensor: &Tensor) -> bool {
     tensor.numel() * Kind::Float.elt_size_in_bytes() >= LARGE_BYTES
 }
 
-/// The terms of the loss, and the loss on the model's output: `[4]`, Double.
+/// The terms of the loss, and the loss on the model's output: `[8]`, Double.
 fn losses(sums: &Backward, output_losses: &[(Tensor, u64)]) -> Result<Tensor, TrainError> {
     let terms = &sums.losses;
     let mut output_loss = terms.squared_error.f_zeros_like()?;
@@ -135,7 +140,18 @@ fn losses(sums: &Backward, output_losses: &[(Tensor, u64)]) -> Result<Tensor, Tr
         Some(term) => Ok(term.shallow_clone()),
         None => terms.squared_error.f_zeros_like(),
     };
-    let (auxk, multi_topk) = (or_zero(&terms.auxk)?, or_zero(&terms.multi_topk)?);
-    let terms = [&terms.squared_error, &auxk, &multi_topk, &output_loss];
-    Ok(Tensor::f_stack(&terms, 0)?)
+    let known = [
+        or_zero(&Some(terms.squared_error.shallow_clone()))?,
+        or_zero(&terms.auxk)?,
+        or_zero(&terms.multi_topk)?,
+        output_loss,
+        or_zero(&terms.nested)?,
+        or_zero(&terms.sparsity)?,
+    ];
+    let known = Tensor::f_stack(&known, 0)?;
+    let powers = match &terms.powers {
+        Some(powers) => powers.shallow_clone(),
+        None => known.f_new_zeros([2], (Kind::Double, known.device()))?,
+    };
+    Ok(Tensor::f_cat(&[known, powers], 0)?)
 }

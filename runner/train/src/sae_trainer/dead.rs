@@ -3,7 +3,7 @@
 //! passed. Until then no update waits: it takes those of them that are dead by then.
 
 use crate::TrainError;
-use sae::AuxK;
+use sae::{AuxK, PreActLoss};
 use tch::{Device, Tensor};
 
 /// A look is good for the threshold divided by this, in tokens. More often would cost waits; more rarely, work on
@@ -89,12 +89,28 @@ impl Candidates {
 }
 
 impl Dead {
-    /// The term of the loss, with the weight `alpha`.
-    pub(crate) fn auxk(&self, alpha: f64) -> AuxK<'_> {
+    /// The term of the loss, with the weight `alpha`. `fire_counts`: of the update, if it has other tokens, too.
+    pub(crate) fn auxk<'a>(
+        &'a self,
+        alpha: f64,
+        is_of_residual: bool,
+        fire_counts: Option<&'a Tensor>,
+    ) -> AuxK<'a> {
         AuxK {
             alpha,
             candidates: &self.candidates,
             are_dead: self.are_dead.as_ref(),
+            is_of_residual,
+            fire_counts,
+        }
+    }
+
+    /// The loss of those below their thresholds.
+    pub(crate) fn pre_act_loss(&self, coefficient: f64) -> PreActLoss<'_> {
+        PreActLoss {
+            coefficient,
+            latents: Some(&self.candidates),
+            counts: self.are_dead.as_ref(),
         }
     }
 }
@@ -139,7 +155,12 @@ mod tests {
             });
             numbers.push(trainer.dead().unwrap().sum(Kind::Int64).int64_value(&[]));
             let n_passed = trainer.candidates.n_passed;
-            let mut update = trainer.start(step).unwrap();
+            let mut update = trainer
+                .start(Progress {
+                    step,
+                    n_steps: N_UPDATES,
+                })
+                .unwrap();
             if update.trainer.candidates.n_passed < n_passed || step == 0 || step == forgotten_at {
                 looks.push(step);
             }

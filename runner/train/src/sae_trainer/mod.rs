@@ -1,9 +1,14 @@
 //! One SAE in training: its weights, its optimizer, what fired, and its running statistics.
 
+mod anneal;
 mod dead;
 pub(crate) mod finetune;
+mod first_weights;
+mod kind;
 pub(crate) mod memory;
+mod threshold;
 mod update;
+mod whole;
 
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
@@ -13,13 +18,16 @@ use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
 use dead::Candidates;
+use kind::Kind as SaeKind;
 use plan::{Job, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
-use sae::{Losses, Sae, SaeConfig};
+use sae::{Losses, Sae, SaeConfig, SaeLensMetadata};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+use threshold::ThresholdEstimate;
 pub(crate) use update::{SummingUpdate, Update};
+use whole::Decided;
 
 /// One SAE in training. Everything stays on its device.
 #[derive(Debug)]
@@ -40,6 +48,11 @@ pub(crate) struct SaeTrainer {
     /// Since the last report.
     pub(crate) interval: Interval,
     settings: Settings,
+    kind: SaeKind,
+    /// The threshold of latents that are chosen among those of all tokens of an update.
+    pub(crate) threshold: Option<ThresholdEstimate>,
+    /// The least score of the last update that is known on the host, or 0.
+    last_least: f32,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,
     /// Updates of its weights: fewer than those of the job if all tokens of an update were excluded.
@@ -60,7 +73,19 @@ pub(crate) struct SaeTrainer {
 struct Settings {
     dead_feature_threshold: i64,
     auxk_alpha: f64,
+    /// Whether AuxK is relative to the variance of the residual.
+    auxk_is_of_residual: bool,
     k_decay_steps: u64,
+    k_decay_from: Option<f64>,
+    /// Tokens of an update at most, if that is settled.
+    tokens_per_update: Option<u64>,
+    /// Whether the squared error is by token, and not relative to the variance.
+    is_by_token: bool,
+    max_grad_norm: Option<f64>,
+    ctx_len: usize,
+    /// Whether a decoder that is kept at unit norm has it in the first update.
+    begins_with_unit_norm: bool,
+    b_dec_init: plan::BDecInit,
     /// Whether latents are found by pre-activations in bfloat16.
     rounds_encoder: bool,
     /// Whether the loss is on the model's output: its gradients are those of a mean already.
@@ -94,6 +119,10 @@ impl SaeCounts {
     }
 }
 
+/// Names in a state.
+const THRESHOLD: &str = "threshold_estimate";
+const ANNEAL: &str = "anneal";
+
 /// How far training is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -108,6 +137,16 @@ fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
     let activation = match config.activation {
         plan::Activation::TopK => sae::Activation::TopK,
         plan::Activation::GroupMax => sae::Activation::GroupMax,
+        // It is by a threshold that its latents are active in the end.
+        plan::Activation::BatchTopK | plan::Activation::Relu => sae::Activation::Relu,
+        plan::Activation::JumpRelu => sae::Activation::JumpRelu,
+        plan::Activation::Gated => sae::Activation::Gated,
+    };
+    // Latents are limited by `k` with some activations only.
+    let k = if activation.has_k() {
+        spec.k
+    } else {
+        spec.num_latents
     };
     SaeConfig {
         activation,
@@ -118,7 +157,8 @@ fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
         skip_connection: config.skip_connection,
         transcode: config.transcode,
         d_out: spec.d_out,
-        ..SaeConfig::topk(spec.d_in, spec.num_latents, spec.k)
+        apply_b_dec_to_input: config.apply_b_dec_to_input,
+        ..SaeConfig::topk(spec.d_in, spec.num_latents, k)
     }
 }
 
@@ -131,7 +171,7 @@ impl SaeTrainer {
         device: Device,
     ) -> Result<Self, TrainError> {
         let config = &job.config;
-        let sae = Sae::new(sae_config(spec, config), spec.seed, device)?;
+        let sae = first_weights::first(sae_config(spec, config), (spec, config), device)?;
         let sae = match finetune {
             Some(dir) => finetune::load(sae, &dir.join(&spec.name), device)?,
             None => sae,
@@ -141,22 +181,37 @@ impl SaeTrainer {
         let dead_feature_threshold = config.dead_feature_threshold as i64;
         Ok(Self {
             candidates: Candidates::new(dead_feature_threshold, device),
-            optimizer: Optimizer::new(config.optimizer, spec.lr, config.lr_warmup_steps),
+            optimizer: Optimizer::new(config, spec.lr),
             rounded_encoder: None,
             tokens_since_fired: Tensor::f_zeros([spec.num_latents as i64], options)?,
             micro_acc_steps: config.micro_acc_steps,
             known_micro_acc_steps: config.micro_acc_steps,
             interval: Interval::new(device)?,
+            kind: SaeKind::new(config, spec),
+            threshold: match config.activation {
+                plan::Activation::BatchTopK => Some(ThresholdEstimate::new(config, device)?),
+                _ => None,
+            },
+            last_least: 0.0,
             settings: Settings {
                 dead_feature_threshold,
                 auxk_alpha: config.auxk_alpha,
+                auxk_is_of_residual: config.auxk_norm == plan::AuxkNorm::Residual,
                 k_decay_steps: config.k_decay_steps,
+                k_decay_from: config.k_decay_from,
+                tokens_per_update: config.tokens_per_update,
+                is_by_token: config.loss_fn == plan::LossFn::Mse,
+                max_grad_norm: config.max_grad_norm,
+                ctx_len: config.ctx_len,
+                begins_with_unit_norm: config.decoder_init_norm.is_none_or(|norm| norm == 1.0),
+                b_dec_init: config.b_dec_init_method,
                 rounds_encoder: config.encoder_dtype.rounds(device.is_cuda()),
                 is_end_to_end: config.loss_fn.is_end_to_end(),
             },
             is_fresh: finetune.is_none(),
             n_updates: 0,
-            is_projected: false,
+            // Where the norm is given, training begins with it.
+            is_projected: config.decoder_init_norm.is_some() && finetune.is_none(),
             input,
             target,
             is_spread: false,
@@ -195,7 +250,7 @@ impl SaeTrainer {
         mean: impl FnOnce() -> Result<Option<Tensor>, TrainError>,
         mean_of_target: impl FnOnce() -> Result<Option<Tensor>, TrainError>,
     ) -> Result<(), TrainError> {
-        if !self.is_fresh {
+        if !self.is_fresh || self.settings.b_dec_init == plan::BDecInit::Zeros {
             return Ok(());
         }
         let Some(mean) = mean()? else {
@@ -213,19 +268,63 @@ impl SaeTrainer {
         Ok(())
     }
 
-    /// Starts the next update. `step`: updates done so far.
-    pub(crate) fn start(&mut self, step: u64) -> Result<Update<'_>, TrainError> {
+    /// Starts the next update.
+    pub(crate) fn start(&mut self, progress: Progress) -> Result<Update<'_>, TrainError> {
         if self.sae.has_unit_decoder() && !self.is_projected {
             self.sae.normalize_decoder()?;
             self.is_projected = true;
         }
-        let dead = if self.settings.auxk_alpha > 0.0 {
+        if let Some(threshold) = &mut self.sae.threshold {
+            let _ = threshold.f_clamp_min_(0.0)?;
+        }
+        let needs_dead = self.settings.auxk_alpha > 0.0
+            || self.kind.pre_act.is_some_and(|(_, is_on_all)| !is_on_all);
+        let dead = if needs_dead {
             Some(self.candidates.dead(&self.tokens_since_fired)?)
         } else {
             None
         };
-        let k = self.k_at(step);
-        Ok(Update::new(self, k, dead))
+        Ok(Update::new(self, progress, dead))
+    }
+
+    /// Whether something is decided on all tokens of an update before it has a gradient.
+    fn waits_for_all(&self) -> bool {
+        self.kind.is_of_batch() || self.kind.needs_mean_l0() || self.needs_fire_counts()
+    }
+
+    /// Whether it depends on the update itself which latents are dead.
+    fn needs_fire_counts(&self) -> bool {
+        self.settings.auxk_alpha > 0.0 && self.settings.auxk_is_of_residual
+    }
+
+    /// What the gradients of an update's sums are divided by: scalar, Double.
+    fn denominator(&self, moments: &Moments) -> Result<Tensor, TrainError> {
+        let variance = &moments.squared_deviations;
+        Ok(match self.settings.is_by_token {
+            true => variance.f_full_like(moments.n_tokens as f64)?,
+            false => variance.shallow_clone(),
+        })
+    }
+
+    /// Takes note of what an update was for its kind.
+    fn note_kind(
+        &mut self,
+        losses: &Losses,
+        decided: Decided,
+        n_tokens: u64,
+        Progress { step, n_steps }: Progress,
+    ) -> Result<(), TrainError> {
+        if let (Some(anneal), Some(powers)) = (&mut self.kind.anneal, &losses.powers) {
+            anneal.note(powers, n_tokens, (step, n_steps))?;
+        }
+        if let (Some(threshold), Some(least)) = (&mut self.threshold, decided.least) {
+            threshold.note(&least, step)?;
+            if least.device() == Device::Cpu {
+                let least = least.f_double_value(&[])? as f32;
+                self.last_least = if least.is_finite() { least } else { 0.0 };
+            }
+        }
+        Ok(())
     }
 
     /// What it takes and what it should give, of a pass: `[n_tokens, d_in]` and `[n_tokens, d_out]`, Float.
@@ -302,7 +401,52 @@ impl SaeTrainer {
         if self.sae.has_unit_decoder() && !matches!(self.optimizer, Optimizer::Signum(_)) {
             sae.normalize_decoder()?;
         }
+        if let Some(threshold) = &mut sae.threshold {
+            let _ = threshold.f_clamp_min_(0.0)?;
+        }
+        if self.kind.rescales {
+            sae.fold_decoder_norms()?;
+        }
+        if let Some(threshold) = &self.threshold {
+            sae.set_threshold(&threshold.value.f_clamp_min(0.0)?)?;
+        }
         Ok(sae)
+    }
+
+    /// Writes the SAE as others load it.
+    pub(crate) fn save_published(&self, dir: &Path) -> Result<(), TrainError> {
+        let metadata = SaeLensMetadata {
+            hf_hook_name: Some(self.spec.hookpoint.clone()),
+            context_size: Some(self.settings.ctx_len),
+            ..SaeLensMetadata::default()
+        };
+        Ok(self.published()?.save(dir, &metadata)?)
+    }
+
+    /// What a resume needs of its kind, by name.
+    pub(crate) fn kind_state(&self) -> Result<Vec<(&'static str, Tensor)>, TrainError> {
+        let mut state = Vec::new();
+        if let Some(threshold) = &self.threshold {
+            state.push((THRESHOLD, threshold.value.shallow_clone()));
+        }
+        if let Some(anneal) = &self.kind.anneal {
+            state.push((ANNEAL, anneal.state()?));
+        }
+        Ok(state)
+    }
+
+    /// Restores that; `take`: gives a tensor by name.
+    pub(crate) fn restore_kind(
+        &mut self,
+        take: &mut dyn FnMut(&'static str) -> Result<Tensor, TrainError>,
+    ) -> Result<(), TrainError> {
+        if let Some(threshold) = &mut self.threshold {
+            threshold.value = take(THRESHOLD)?;
+        }
+        if let Some(anneal) = &mut self.kind.anneal {
+            anneal.restore(&take(ANNEAL)?)?;
+        }
+        Ok(())
     }
 
     /// Its counts after `step` updates of the job.
@@ -327,6 +471,11 @@ impl SaeTrainer {
             num_latents,
             ..
         } = self.spec;
-        k_at(step, k, d_in, num_latents, self.settings.k_decay_steps)
+        let Settings {
+            k_decay_steps,
+            k_decay_from,
+            ..
+        } = self.settings;
+        k_at(step, (k, k_decay_steps), k_decay_from, (d_in, num_latents))
     }
 }

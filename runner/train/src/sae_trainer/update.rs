@@ -2,11 +2,13 @@
 
 use super::dead::Dead;
 use super::memory::{in_parts_that_fit, is_out_of_memory};
+use super::whole::{Decided, Held, HeldPart};
 use super::{Progress, SaeTrainer};
 use crate::TrainError;
-use crate::ranks::{Ranks, Summing, UpdateSums};
-use sae::Moments;
-use sae::{Backward, Losses, Objective, Pass, SparseBackward};
+use crate::ranks::{ALONE, Ranks, Summing, UpdateSums};
+use sae::{
+    Backward, BatchLatents, Level, Losses, Moments, Objective, Pass, PreActLoss, SparseBackward,
+};
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};
 
@@ -14,8 +16,16 @@ use tch::{Kind, Tensor};
 #[derive(Debug)]
 pub(crate) struct Update<'a> {
     pub(crate) trainer: &'a mut SaeTrainer,
+    progress: Progress,
     /// Active latents of a token.
     k: usize,
+    /// Reconstructions from the first latents.
+    levels: Vec<Level>,
+    /// Tokens of the update, if they are known, or at most.
+    n_tokens: Option<u64>,
+    /// What waits for the rest of the update.
+    held: Held,
+    decided: Decided,
     /// The dead latents, if the loss needs them.
     dead: Option<Dead>,
     /// The encoder in bfloat16, if it finds the latents: made when it is first needed, of the weights before the
@@ -31,13 +41,18 @@ pub(crate) struct SummingUpdate<'a, 'r> {
 }
 
 impl<'a> Update<'a> {
-    pub(super) fn new(trainer: &'a mut SaeTrainer, k: usize, dead: Option<Dead>) -> Self {
+    pub(super) fn new(trainer: &'a mut SaeTrainer, progress: Progress, dead: Option<Dead>) -> Self {
         // `k` only falls: once the latents are found by it, they are from then on.
         let kept = trainer.rounded_encoder.take();
         let rounded_encoder = kept.map_or_else(OnceCell::new, |kept| Some(kept).into());
         Self {
+            progress,
+            k: trainer.k_at(progress.step),
+            levels: trainer.kind.levels(progress.step),
+            n_tokens: trainer.settings.tokens_per_update,
+            held: Held::default(),
+            decided: Decided::default(),
             trainer,
-            k,
             dead,
             rounded_encoder,
             sums: UpdateSums::default(),
@@ -47,15 +62,40 @@ impl<'a> Update<'a> {
     /// Forward and backward pass on a part of the update: `x`: `[n_tokens, d_in]`, `target`:
     /// `[n_tokens, d_out]`, Float.
     pub(crate) fn add(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
+        if self.trainer.waits_for_all() {
+            let k = (self.k as f64, self.n_tokens);
+            return self.held.add(self.trainer, (x, target), k);
+        }
         let n_tokens = x.size()[0];
         let mut n_parts = self.trainer.micro_acc_steps;
         let mut sum = self.sums.backward.take();
-        let (sae, objective) = (&self.trainer.sae, self.objective()?);
+        let (sae, objective) = (&self.trainer.sae, self.objective(None)?);
         in_parts_that_fit(n_tokens, &mut n_parts, |first, n| {
             let (x, target) = (x.f_narrow(0, first, n)?, target.f_narrow(0, first, n)?);
             add(&mut sum, sae.backward(&x, &target, &objective)?)
         })?;
         self.trainer.micro_acc_steps = n_parts;
+        self.sums.backward = sum;
+        Ok(())
+    }
+
+    /// What waited for all tokens of the update, of all `ranks`.
+    fn add_held(&mut self, ranks: &dyn Ranks) -> Result<(), TrainError> {
+        if !self.trainer.waits_for_all() {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.held);
+        let (decided, parts) = held.decide(self.trainer, self.k, ranks)?;
+        self.decided = decided;
+        let mut sum = self.sums.backward.take();
+        for HeldPart {
+            x, target, latents, ..
+        } in parts
+        {
+            let objective = self.objective(latents.as_ref())?;
+            let part = self.trainer.sae.backward(&x, &target, &objective)?;
+            add(&mut sum, part)?;
+        }
         self.sums.backward = sum;
         Ok(())
     }
@@ -77,14 +117,9 @@ impl<'a> Update<'a> {
         let sae = &self.trainer.sae;
         let (gradients, grad_x) = sae.backward_of_output(pass, grad_out)?;
         let error = pass.sae_out.f_sub(target)?;
-        let losses = Losses {
-            squared_error: error.f_square()?.f_sum(Kind::Double)?,
-            auxk: None,
-            multi_topk: None,
-        };
         let part = Backward {
             gradients,
-            losses,
+            losses: Losses::squared_error(error.f_square()?.f_sum(Kind::Double)?),
             fire_counts: sae.fire_counts(&pass.encoded)?,
         };
         add(&mut self.sums.backward, part)?;
@@ -102,10 +137,9 @@ impl<'a> Update<'a> {
         mut self,
         ranks: &'r dyn Ranks,
     ) -> Result<SummingUpdate<'a, 'r>, TrainError> {
-        let (ranks, ours) = (
-            self.trainer.its_ranks(ranks),
-            std::mem::take(&mut self.sums),
-        );
+        let ranks = self.trainer.its_ranks(ranks);
+        self.add_held(ranks)?;
+        let ours = std::mem::take(&mut self.sums);
         let summing = ranks.sum(&self.trainer.label, ours, &self.trainer.sae)?;
         Ok(SummingUpdate {
             update: self,
@@ -116,7 +150,12 @@ impl<'a> Update<'a> {
     /// The optimizer's step. `moments`: of all targets of the update, on all ranks. An update without a token
     /// changes no weight.
     pub(crate) fn finish(self, moments: &Moments, progress: Progress) -> Result<(), TrainError> {
-        let Self { trainer, sums, .. } = self;
+        let Self {
+            trainer,
+            sums,
+            decided,
+            ..
+        } = self;
         for (sum, n_output) in &sums.output_losses {
             trainer.interval.add_output_loss(sum, *n_output)?;
         }
@@ -125,16 +164,21 @@ impl<'a> Update<'a> {
         };
         let gradients = &mut backward.gradients;
         if !trainer.settings.is_end_to_end {
-            gradients.scale(&moments.squared_deviations)?;
+            gradients.scale(&trainer.denominator(moments)?)?;
         }
         if trainer.sae.has_unit_decoder() {
-            gradients.remove_parallel_to_decoder(&trainer.sae)?;
+            let has_unit_norm = trainer.n_updates > 0 || trainer.settings.begins_with_unit_norm;
+            gradients.remove_parallel_to_decoder(&trainer.sae, has_unit_norm)?;
+        }
+        if let Some(most) = trainer.settings.max_grad_norm {
+            gradients.limit_norm(most)?;
         }
         let Progress { step, n_steps } = progress;
         let mut weights = trainer.sae.weights_mut();
         let optimizer = &mut trainer.optimizer;
         optimizer.step(&mut weights, &gradients.tensors(), step, n_steps)?;
         let vectors = [&gradients.encoder_bias, &gradients.b_dec];
+        trainer.note_kind(&backward.losses, decided, moments.n_tokens, progress)?;
         trainer.note_update(moments, vectors, (&backward.losses, &backward.fire_counts))
     }
 
@@ -149,17 +193,19 @@ impl<'a> Update<'a> {
         let backward = self.sparse_backward(x, target)?;
         let backward = backward.filter(|_| moments.n_tokens > 0);
         let rounded = self.rounded_encoder.take().flatten();
-        let trainer = &mut *self.trainer;
         let Some(backward) = backward else {
+            self.n_tokens = Some(x.size()[0].cast_unsigned());
             self.add(x, target)?;
+            self.add_held(ALONE)?;
             return self.finish(moments, progress);
         };
+        let trainer = &mut *self.trainer;
         let SparseBackward {
             gradients,
             losses,
             fire_counts,
         } = backward;
-        let divisor = moments.squared_deviations.f_to_kind(Kind::Float)?;
+        let divisor = trainer.denominator(moments)?.f_to_kind(Kind::Float)?;
         let weights = (&mut trainer.sae, rounded);
         let gradients = (gradients, &divisor);
         let Progress { step, n_steps } = progress;
@@ -178,29 +224,54 @@ impl<'a> Update<'a> {
     ) -> Result<Option<SparseBackward>, TrainError> {
         let trainer = &self.trainer;
         let takes_rows = trainer.sae.is_updated_by_rows(trainer.optimizer.kind());
-        if !takes_rows || trainer.micro_acc_steps > 1 {
+        let is_limited = trainer.settings.max_grad_norm.is_some();
+        if !takes_rows || is_limited || trainer.micro_acc_steps > 1 || trainer.waits_for_all() {
             return Ok(None);
         }
-        let backward = trainer.sae.sparse_backward(x, target, &self.objective()?);
+        let backward = trainer
+            .sae
+            .sparse_backward(x, target, &self.objective(None)?);
         match backward.map_err(TrainError::from) {
             Err(error) if is_out_of_memory(&error) => Ok(None),
             backward => backward,
         }
     }
 
-    /// What it minimises.
-    fn objective(&self) -> Result<Objective<'_>, TrainError> {
-        let alpha = self.trainer.settings.auxk_alpha;
+    /// What it minimises. `chosen`: the latents, if they are chosen among those of all tokens.
+    fn objective<'o>(
+        &'o self,
+        chosen: Option<&'o BatchLatents>,
+    ) -> Result<Objective<'o>, TrainError> {
+        let SaeTrainer { settings, kind, .. } = &*self.trainer;
+        let (alpha, is_of_residual) = (settings.auxk_alpha, settings.auxk_is_of_residual);
+        let dead = self.dead.as_ref();
         Ok(Objective {
             k: self.k,
-            auxk: self.dead.as_ref().map(|dead| dead.auxk(alpha)),
+            auxk: dead
+                .filter(|_| alpha > 0.0)
+                .map(|dead| dead.auxk(alpha, is_of_residual, self.decided.fire_counts.as_ref())),
             multi_topk: self.trainer.sae.cfg.multi_topk,
             rounded_encoder: self.rounded_encoder()?,
+            nesting: &self.levels,
+            chosen,
+            rescales: kind.rescales,
+            penalty: kind.penalty(self.progress, self.decided.mean_l0.as_ref()),
+            jump: kind.jump,
+            pre_act_loss: match (kind.pre_act, dead) {
+                (None, _) => None,
+                (Some((coefficient, false)), Some(dead)) => Some(dead.pre_act_loss(coefficient)),
+                (Some((coefficient, _)), _) => Some(PreActLoss {
+                    coefficient,
+                    latents: None,
+                    counts: None,
+                }),
+            },
+            gate_is_detached: kind.gate_is_detached,
         })
     }
 
     fn rounded_encoder(&self) -> Result<Option<&Tensor>, TrainError> {
-        if !self.trainer.settings.rounds_encoder {
+        if !self.trainer.settings.rounds_encoder || !self.trainer.sae.cfg.activation.has_k() {
             return Ok(None);
         }
         let rounded = match self.rounded_encoder.get() {
@@ -211,6 +282,23 @@ impl<'a> Update<'a> {
             }
         };
         Ok(rounded.as_ref())
+    }
+
+    /// The gradients and terms of all that was added, with what waited for that.
+    #[cfg(test)]
+    pub(crate) fn decided(
+        &mut self,
+        ranks: &dyn Ranks,
+    ) -> Result<(Vec<Tensor>, &Losses), TrainError> {
+        self.add_held(ranks)?;
+        let gradients = self.gradients();
+        let sum = self.sums.backward.as_ref().expect("a part was added");
+        Ok((gradients, &sum.losses))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn penalty(&self) -> String {
+        format!("{:?}", self.trainer.kind.penalty(self.progress, None))
     }
 
     /// The gradients so far.

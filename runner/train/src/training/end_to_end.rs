@@ -201,7 +201,7 @@ fn through_model(
 mod tests {
     use super::*;
     use crate::sae_trainer::SaeTrainer;
-    use crate::testing::{config, fixtures, job};
+    use crate::testing::{at, config, fixtures, job};
     use lm::LoadOptions;
     use plan::TrainConfig;
     use tch::Device;
@@ -235,7 +235,7 @@ mod tests {
             let fresh = |spec| SaeTrainer::new(&job, spec, None, Device::Cpu).unwrap();
             let mut saes: Vec<_> = job.saes.iter().map(fresh).collect();
             for (sae, seed) in saes.iter_mut().zip(1i64..) {
-                sae.start(0).unwrap();
+                sae.start(at(0)).unwrap();
                 // A transcoder begins with a decoder of zeros, which would hide the encoder.
                 sae.sae.w_dec = sae::with_seed(seed, || sae.sae.w_dec.randn_like() * 0.1);
             }
@@ -260,7 +260,7 @@ mod tests {
                 exclude_tokens: &self.exclude_tokens,
             };
             let saes = self.saes.iter_mut();
-            let mut updates: Vec<_> = saes.map(|sae| sae.start(0).unwrap()).collect();
+            let mut updates: Vec<_> = saes.map(|sae| sae.start(at(0)).unwrap()).collect();
             let mut updates: Vec<_> = updates.iter_mut().collect();
             let _no_grad = tch::no_grad_guard();
             let how = How {

@@ -9,7 +9,7 @@ use crate::events::health::{Health, WeightSums, weight_sums};
 use crate::events::interval::Record;
 use crate::ranks::owners::Owners;
 use crate::ranks::{ALONE, Ranks};
-use crate::sae_trainer::{SaeCounts, SaeTrainer, Update};
+use crate::sae_trainer::{Progress, SaeCounts, SaeTrainer, Update};
 use fault::{Fault, message_chain};
 use plan::OrderJob;
 use plan::{EventKind, Job, SaeSpec};
@@ -128,9 +128,8 @@ impl JobTrainer {
     }
 
     /// Starts the next update of each SAE here.
-    pub(crate) fn start(&mut self) -> Result<JobUpdate<'_>, TrainError> {
-        let step = self.step;
-        let updates = self.saes.iter_mut().map(|sae| sae.start(step));
+    pub(crate) fn start(&mut self, progress: Progress) -> Result<JobUpdate<'_>, TrainError> {
+        let updates = self.saes.iter_mut().map(|sae| sae.start(progress));
         Ok(JobUpdate {
             job: &self.job,
             updates: updates.collect::<Result<_, _>>()?,
@@ -157,7 +156,7 @@ impl JobTrainer {
     pub(crate) fn save_saes(&mut self, ranks: &dyn Ranks) -> Result<(), TrainError> {
         for trainer in &self.saes {
             let dir = self.dir.join(&trainer.spec.name);
-            trainer.published()?.save_to_disk(&dir)?;
+            trainer.save_published(&dir)?;
         }
         let ranks = self.writers(ranks);
         ranks.wait_for_all("SAEs of a checkpoint")?;
@@ -190,7 +189,7 @@ impl JobTrainer {
         for trainer in &self.saes {
             let name = trainer.spec.name.as_str();
             if lowest.contains(name) {
-                self.best.save(name, &trainer.published()?)?;
+                trainer.save_published(&self.best.dir_of(name))?;
             }
         }
         Ok(())

@@ -110,7 +110,7 @@ impl StreamTrainer<'_> {
         let mut exchange = Exchange::new(ranks, jobs.flat_map(JobTrainer::routes));
         let (mut sums, mut updates) = (Sums::default(), Vec::new());
         for job in jobs_at(&mut self.jobs, progress.step) {
-            let started = job.start()?.updates.into_iter();
+            let started = job.start(progress)?.updates.into_iter();
             updates
                 .extend(started.map(|update| (sums.variances.of_target(update.trainer), update)));
         }

@@ -2,7 +2,7 @@
 //! SAEs in the model.
 
 use super::activation_stream::{ActivationStream, PassIdx};
-use super::job_trainer::{JobTrainer, JobUpdate};
+use super::job_trainer::JobUpdate;
 use super::output_loss::{OutputLoss, TokenBatch};
 use super::sums::{Sums, VarianceIdx, Variances};
 use super::{StreamTrainer, end_to_end, jobs_at};
@@ -29,7 +29,7 @@ impl StreamTrainer<'_> {
         progress: Progress,
         loss_fn: OutputLoss,
     ) -> Result<bool, TrainError> {
-        let jobs = jobs_at(&mut self.jobs, progress.step).map(JobTrainer::start);
+        let jobs = jobs_at(&mut self.jobs, progress.step).map(|job| job.start(progress));
         let jobs: Vec<JobUpdate<'_>> = jobs.collect::<Result<_, _>>()?;
         let (stream, ranks) = (&self.stream, self.ranks);
         let passes = stream.passes_here(progress.step);

@@ -29,7 +29,7 @@ impl OutputLoss {
     /// `None`: `loss_fn` is not on the model's output.
     pub(crate) fn of(loss_fn: LossFn) -> Option<Self> {
         match loss_fn {
-            LossFn::Fvu => None,
+            LossFn::Fvu | LossFn::Mse => None,
             LossFn::Ce => Some(Self::CrossEntropy),
             LossFn::Kl => Some(Self::Kl),
         }

@@ -1,0 +1,185 @@
+//! Every kind of SAE against SAELens and dictionary_learning, on the same tokens and weights: gradients of the first
+//! update and of a later one, the loss of 50 updates, and the weights after them. Made by
+//! `tests/fixtures/make_kinds_golden.py`.
+
+use crate::Stepper;
+use crate::ranks::ALONE;
+use crate::sae_trainer::Progress;
+use plan::TrainConfig;
+use sae::{Moments, tensors_by_name};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use tch::{Device, Kind, Tensor};
+
+const N_UPDATES: u64 = 50;
+const LATER: u64 = 30;
+const N_TOKENS: f64 = 64.0;
+
+fn folder() -> PathBuf {
+    crate::testing::fixtures().join("golden/kinds")
+}
+
+fn cases() -> Vec<(String, Value)> {
+    let text = fs::read(folder().join("cases.json")).unwrap();
+    let mut all: Value = serde_json::from_slice(&text).unwrap();
+    let Value::Object(cases) = all["cases"].take() else {
+        panic!("not an object")
+    };
+    cases.into_iter().collect()
+}
+
+struct Case {
+    name: String,
+    stepper: Stepper,
+    golden: HashMap<String, Tensor>,
+    /// How far the reference's own loss moves if its input moves by a millionth, at most.
+    spread: f64,
+}
+
+impl Case {
+    fn new(name: &str, case: &Value) -> Self {
+        let config: TrainConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let golden = tensors_by_name(&folder().join(format!("{name}.safetensors"))).unwrap();
+        let stepper = Stepper::new(&config, 16, Device::Cpu).unwrap();
+        let names = stepper.sae().named_weights().into_iter();
+        let first = names.map(|(weight, _)| golden[&format!("first/{weight}")].copy());
+        let first = first.collect();
+        let spread = case["spread"].as_array().unwrap().iter();
+        Self {
+            name: name.into(),
+            stepper: stepper.beginning_with(first, N_UPDATES),
+            golden,
+            spread: spread.filter_map(Value::as_f64).fold(0.0, f64::max),
+        }
+    }
+
+    fn curve(&self, name: &str) -> Option<Vec<f64>> {
+        let curve = self.golden.get(&format!("curve/{name}"))?;
+        Some(Vec::try_from(curve).unwrap())
+    }
+
+    /// The gradients of the next update, by weight, and the terms of its loss by token: of reconstructions and
+    /// penalties.
+    fn gradients(&mut self, x: &Tensor, step: u64) -> (Vec<(&'static str, Tensor)>, [f64; 2]) {
+        let trainer = &mut self.stepper.trainer;
+        let names: Vec<&'static str> = trainer
+            .sae
+            .named_weights()
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
+        let mut update = trainer.start(progress(step)).unwrap();
+        update.add(x, x).unwrap();
+        let (gradients, losses) = update.decided(ALONE).unwrap();
+        let value = |term: &Option<Tensor>| term.as_ref().map(|term| term.double_value(&[]));
+        let recon = value(&losses.nested).unwrap_or(losses.squared_error.double_value(&[]));
+        let terms = [recon, value(&losses.sparsity).unwrap_or(0.0)].map(|sum| sum / N_TOKENS);
+        let by_token = gradients.into_iter().map(|gradient| gradient / N_TOKENS);
+        (names.into_iter().zip(by_token).collect(), terms)
+    }
+
+    fn assert_gradients(&mut self, x: &Tensor, step: u64, when: &str) {
+        let (gradients, _) = self.gradients(x, step);
+        for (weight, gradient) in gradients {
+            let theirs = &self.golden[&format!("{when}/grad.{weight}")];
+            let off = relative(&gradient, theirs);
+            assert!(off < 1e-4, "{}, {when}, {weight}: {off}", self.name);
+        }
+    }
+}
+
+fn progress(step: u64) -> Progress {
+    Progress {
+        step,
+        n_steps: N_UPDATES,
+    }
+}
+
+fn relative(ours: &Tensor, theirs: &Tensor) -> f64 {
+    let scale = theirs.norm().double_value(&[]).max(1e-6);
+    (ours - theirs).norm().double_value(&[]) / scale
+}
+
+/// What a case is compared in.
+fn compare(name: &str, case: &Value, batches: &Tensor) {
+    let mut case = Case::new(name, case);
+    case.assert_gradients(&batches.get(0), 0, "first");
+    let (recon, penalty) = (case.curve("recon").unwrap(), case.curve("sparsity"));
+    let threshold = case.curve("threshold");
+    let tolerance = (20.0 * case.spread).max(1e-2);
+    for step in 0..N_UPDATES {
+        let x = batches.get(step as i64);
+        let (_, [ours, _]) = case.gradients(&x, step);
+        let theirs = recon[step as usize];
+        assert!(
+            (ours / theirs - 1.0).abs() < tolerance,
+            "{name}, {step}: {ours} {theirs}"
+        );
+        if step == LATER && case.spread < 1e-4 {
+            case.assert_gradients(&x, step, "later");
+        }
+        if name.contains("p_anneal") {
+            let a = case.stepper.trainer.sae.encode(&x).unwrap();
+            eprintln!(
+                "{name} {step}: {} l0 {} {:?} p {:?} {:?}",
+                ours / theirs,
+                a.latent_acts.gt(0.0).sum(Kind::Double).double_value(&[]) / N_TOKENS,
+                case.curve("l0").map(|c| c[step as usize]),
+                case.curve("p").map(|c| c[step as usize]),
+                case.curve("coefficient").map(|c| c[step as usize])
+            );
+            eprintln!("{:?}", case.stepper.trainer.kind_state());
+            let update = case.stepper.trainer.start(progress(step)).unwrap();
+            eprintln!("{:?}", update.penalty());
+        }
+        let _ = &penalty;
+        let trainer = &mut case.stepper.trainer;
+        let moments = Moments::of(&x).unwrap();
+        let update = trainer.start(progress(step)).unwrap();
+        update
+            .finish_on((&x, &x), &moments, progress(step))
+            .unwrap();
+        if let (Some(theirs), Some(ours)) = (&threshold, &trainer.threshold) {
+            let (ours, theirs) = (ours.value.double_value(&[]), theirs[step as usize]);
+            assert!(
+                (ours - theirs).abs() < 1e-3 * theirs.abs(),
+                "{name}, {step}: {ours} {theirs}"
+            );
+        }
+    }
+    for (weight, ours) in case.stepper.sae().named_weights() {
+        let off = relative(ours, &case.golden[&format!("final/{weight}")]);
+        assert!(
+            off < 1e-2 || case.spread > 1e-4,
+            "{name}, final {weight}: {off}"
+        );
+    }
+}
+
+/// Cases of what is not here.
+const OTHERS: [&str; 3] = [
+    "saelens_batchtopk_fraction",
+    "saelens_batchtopk_scaled",
+    "saelens_standard_whitened",
+];
+
+#[test]
+fn every_kind_is_that_of_its_reference() {
+    let _no_grad = tch::no_grad_guard();
+    let batches = &tensors_by_name(&folder().join("activations.safetensors")).unwrap()["x"];
+    let batches = batches.to_kind(Kind::Float);
+    let mut failed = Vec::new();
+    for (name, case) in cases() {
+        // Where a reference is wrong, it is held to the right formula.
+        if OTHERS.contains(&&*name) || !case["fault"].is_null() {
+            continue;
+        }
+        let run = std::panic::AssertUnwindSafe(|| compare(&name, &case, &batches));
+        if std::panic::catch_unwind(run).is_err() {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
