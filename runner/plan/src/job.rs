@@ -3,9 +3,8 @@
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::preset::Base;
-use crate::sweep::text_where_wanted;
 use crate::validate::MOST_LATENTS;
-use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig, nearest};
+use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -101,60 +100,6 @@ fn portable(c: char) -> char {
     } else {
         '_'
     }
-}
-
-/// `base` with `overrides` laid over it, as settings.
-///
-/// # Errors
-/// An unknown setting or a value of the wrong type.
-pub fn apply_overrides(
-    base: &TrainConfig,
-    overrides: &Map<String, Value>,
-) -> Result<TrainConfig, PlanError> {
-    let mut settings = base.to_map();
-    for (key, value) in overrides {
-        let Some(slot) = settings.get_mut(key) else {
-            let keys = TrainConfig::keys();
-            let nearest = nearest(key, keys.iter().map(String::as_str), 1).pop();
-            let hint = match nearest {
-                Some(nearest) => format!("did you mean `{nearest}`?"),
-                None => "`sae-run train --help` lists the settings".into(),
-            };
-            let message = format!("unknown setting `{key}`");
-            return Err(PlanError::about(key, message).with_hint(hint));
-        };
-        *slot = text_where_wanted(key, value);
-    }
-    let parsed = serde_json::from_value(settings.into());
-    parsed.map_err(|error| wrong_override(base, overrides, &error))
-}
-
-/// All settings, with those of a preset.
-pub(crate) fn parsed(settings: &Map<String, Value>) -> Result<TrainConfig, PlanError> {
-    let parsed = serde_json::from_value(settings.clone().into());
-    parsed.map_err(|error| wrong_type("train", &error.to_string()))
-}
-
-/// Which of `overrides` is of the wrong type: one at a time, so that the error can name it.
-fn wrong_override(
-    base: &TrainConfig,
-    overrides: &Map<String, Value>,
-    error: &serde_json::Error,
-) -> PlanError {
-    let settings = base.to_map();
-    let wrong = overrides.iter().find_map(|(key, value)| {
-        let mut one = settings.clone();
-        let before = one.insert(key.clone(), value.clone()).unwrap_or_default();
-        let error = serde_json::from_value::<TrainConfig>(one.into()).err()?;
-        let problem = format!("{error}, got {value} (default {before})");
-        Some(wrong_type(key, &problem))
-    });
-    wrong.unwrap_or_else(|| wrong_type("train", &error.to_string()))
-}
-
-/// `problem`: what was found and what was expected.
-fn wrong_type(key: &str, problem: &str) -> PlanError {
-    PlanError::about(key, format!("setting `{key}`: {problem}"))
 }
 
 /// Resolves all drafts; `inputs_of` tells of the world for a job's settings.
@@ -448,22 +393,6 @@ mod tests {
                 let given = job(json!({ &key: default })).unwrap();
                 assert_eq!(given.job_id, plain, "{key}");
             }
-        }
-    }
-
-    #[test]
-    fn text_may_look_like_a_number() {
-        let settings = json!({"revision": 1.5, "split": true, "hookpoints": [0, "layers.1"]});
-        let config = apply_overrides(&base(), settings.as_object().unwrap()).unwrap();
-        assert_eq!(config.revision.unwrap(), "1.5");
-        assert_eq!(config.split, "true");
-        assert_eq!(config.hookpoints, ["0", "layers.1"]);
-        for odd in [
-            json!({"model": ["m"]}),
-            json!({"k": "4"}),
-            json!({"dtype": 3}),
-        ] {
-            assert!(apply_overrides(&base(), odd.as_object().unwrap()).is_err());
         }
     }
 

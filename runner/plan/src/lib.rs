@@ -6,7 +6,7 @@
 //! - `config.rs`: all settings of training; `defaults.rs`: their defaults; `options.rs`, `sae_options.rs`: those that
 //!   are one of a few names; `sweep.rs`: a sweep as written
 //! - `validate.rs`, `validate_kinds.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
-//! - `preset.rs`: settings of other trainers under one name
+//! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings laid over others
 //! - `schema.rs`: the same for editors
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
@@ -36,6 +36,7 @@ mod model;
 mod not_finite;
 mod options;
 mod order;
+mod overrides;
 mod owners;
 mod preset;
 mod recipe;
@@ -64,11 +65,12 @@ pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
-pub use job::{Job, JobInputs, SaeSpec, apply_overrides, folder_name, resolve_jobs};
+pub use job::{Job, JobInputs, SaeSpec, folder_name, resolve_jobs};
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};
 pub use order::{Order, OrderJob, changed};
+pub use overrides::apply_overrides;
 pub use owners::{owners, too_few_saes};
 pub use preset::{Base, presets};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};

@@ -7,7 +7,7 @@ pub(crate) const MOST_WIDTHS: usize = 1024;
 
 impl TrainConfig {
     /// `matryoshka_widths` of an SAE with `num_latents` latents as numbers of latents, the last of which is
-    /// `num_latents`; empty: there are none. Fractions are rounded down.
+    /// `num_latents`; empty if there is no such setting. Fractions are rounded down.
     ///
     /// # Errors
     /// Widths that do not increase or are more than the latents, or another number of `matryoshka_weights`.

@@ -4,7 +4,7 @@
 //! arXiv 2408.05147 for Gemma Scope. None sets the number of latents, the length of sequences or the tokens of an
 //! update: SAELens has 4096 of these, Gemma Scope too.
 
-use crate::job::{apply_overrides, parsed};
+use crate::overrides::{apply_overrides, parsed};
 use crate::{PlanError, Sweep, TrainConfig, nearest};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -47,7 +47,10 @@ impl Base<'_> {
         let (Some(given), Some(name)) = (self.given, &config.preset) else {
             return Ok(config);
         };
-        let is_given = |key: &str| given.contains(key) || overrides.contains_key(key);
+        let is_set = |key: &str| given.contains(key) || overrides.contains_key(key);
+        // A preset's weights are of its widths.
+        let is_given =
+            |key: &str| is_set(key) || key == "matryoshka_weights" && is_set("matryoshka_widths");
         let mut settings = config.to_map();
         let preset = settings_of(name)?;
         settings.extend(preset.into_iter().filter(|(key, _)| !is_given(key)));
@@ -327,6 +330,8 @@ mod tests {
         assert_eq!(of_job(json!({"preset": preset}), "activation"), "batchtopk");
         assert_eq!(of_job(json!({"preset": preset}), "lr"), 1e-3);
         assert_eq!(of_job(json!({"preset": preset, "k": 32}), "k"), 32);
+        let widths = json!({"preset": "dictionary_learning-matryoshka", "matryoshka_widths": [8]});
+        assert_eq!(of_job(widths, "matryoshka_weights"), json!([]));
         let other = json!({"preset": "dictionary_learning-topk"});
         assert_eq!(
             of_job(other, "k"),
