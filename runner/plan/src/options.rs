@@ -23,6 +23,15 @@ impl LossFn {
     pub fn is_end_to_end(self) -> bool {
         matches!(self, Self::Ce | Self::Kl)
     }
+
+    /// One loss for all that are taken in the same forward pass.
+    pub(crate) fn of_pass(self) -> Self {
+        if self.is_end_to_end() {
+            self
+        } else {
+            Self::Fvu
+        }
+    }
 }
 
 /// How the weights are updated.

@@ -35,7 +35,7 @@ pub struct StreamKey {
     pub max_examples: Option<u64>,
     /// Fraction of the sequences that is held out.
     pub eval_fraction: f64,
-    /// What is minimised: losses on the model's output need a separate pass.
+    /// What is minimised: losses on the model's output need a separate pass. `fvu` for the others.
     pub loss_fn: LossFn,
 }
 
@@ -134,7 +134,7 @@ impl StreamKey {
             shuffle_seed: job.config.shuffle_seed,
             max_examples: job.config.max_examples,
             eval_fraction: job.config.eval_fraction,
-            loss_fn: job.config.loss_fn,
+            loss_fn: job.config.loss_fn.of_pass(),
         }
     }
 }
@@ -277,7 +277,7 @@ pub(crate) mod tests {
     fn what_the_sae_alone_changes_shares_a_stream() {
         let jobs = jobs(&[
             json!({"k": 4, "layers": [0]}),
-            json!({"k": 8, "layers": [2]}),
+            json!({"k": 8, "layers": [2], "loss_fn": "mse"}),
             json!({"k": 4, "layers": [0], "batch_size": 2}),
             json!({"k": 4, "layers": [0], "load_in_8bit": true}),
             json!({"k": 4, "layers": [0], "dtype": "bfloat16"}),
