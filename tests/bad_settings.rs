@@ -287,3 +287,45 @@ fn no_message_fills_more_than_a_screen_whatever_was_given() {
         );
     }
 }
+
+#[test]
+fn an_unknown_preset_is_refused_with_the_nearest() {
+    run_sweep(&tiny_sweep_with(
+        "batch_size",
+        "batch_size = 8\npreset = 'saelens-batchtop'",
+    ))
+    .refuses(&["tiny.toml:7: ", "unknown preset `saelens-batchtop`"])
+    .hints("saelens-batchtopk");
+}
+
+#[test]
+fn settings_of_kinds_that_contradict_each_other_name_both() {
+    for (sets, key, other) in [
+        (
+            "activation = 'groupmax'\nmatryoshka_widths = [4]",
+            "matryoshka_widths",
+            "activation",
+        ),
+        (
+            "activation = 'jumprelu'\ntarget_l0 = 8",
+            "target_l0",
+            "jumprelu_sparsity_loss_mode",
+        ),
+        (
+            "matryoshka_widths = [0.5, 0.25]",
+            "matryoshka_widths",
+            "0.25 follows 0.5",
+        ),
+        (
+            "matryoshka_widths = [16, 4096]",
+            "matryoshka_widths",
+            "num_latents",
+        ),
+    ] {
+        run_sweep(&tiny_sweep_with(
+            "batch_size",
+            &format!("batch_size = 8\n{sets}"),
+        ))
+        .refuses(&["tiny.toml:", &format!("`{key}`"), other]);
+    }
+}

@@ -52,6 +52,52 @@ fn every_resolved_value_is_shown() {
     );
 }
 
+/// The settings of each job of the tiny sweep with these lines in place of its `[vary]`.
+fn configs(lines: &str) -> Vec<Value> {
+    let workspace = Workspace::new();
+    let sweep = tiny_sweep_with("[vary]", lines);
+    let kept = |line: &&str| {
+        !["k =", "expansion_factor =", "hookpoints ="]
+            .iter()
+            .any(|key| line.starts_with(key))
+    };
+    let sweep: Vec<&str> = sweep.lines().filter(kept).collect();
+    workspace.write("tiny.toml", sweep.join("\n"));
+    let plan = plan(&workspace, &[]);
+    assert_eq!(plan["streams"].as_array().unwrap().len(), 1, "{plan}");
+    let jobs = plan["jobs"].as_array().unwrap();
+    jobs.iter().map(|job| job["config"].clone()).collect()
+}
+
+#[test]
+fn presets_vary_and_the_users_settings_are_above_them() {
+    let names = "['saelens-batchtopk', 'dictionary_learning-topk', 'gemma-scope-2']";
+    let jobs = configs(&format!(
+        "lr = 1e-4\nnum_latents = 128\nk=32\n[vary]\npreset = {names}"
+    ));
+    let of_jobs = |key: &str| -> Vec<_> { jobs.iter().map(|config| config[key].clone()).collect() };
+    assert_eq!(of_jobs("activation"), ["batchtopk", "topk", "jumprelu"]);
+    assert_eq!(of_jobs("loss_fn"), ["mse"; 3]);
+    assert_eq!(of_jobs("lr"), [1e-4; 3]);
+    assert_eq!(of_jobs("k"), [32; 3], "given, though it is the default");
+    assert_eq!(
+        of_jobs("target_l0"),
+        [Value::Null, Value::Null, json!(50.0)]
+    );
+}
+
+#[test]
+fn a_preset_of_the_sweep_is_of_all_jobs() {
+    let jobs = configs(
+        "preset = 'saelens-topk'\nnum_latents = 128\n[vary]\nactivation = ['topk', 'batchtopk']",
+    );
+    assert_eq!(jobs.len(), 2);
+    for config in jobs {
+        assert_eq!(config["k"], 100);
+        assert_eq!(config["rescale_acts_by_decoder_norm"], true);
+    }
+}
+
 #[test]
 fn what_changes_the_pass_makes_another_stream() {
     let workspace = Workspace::with_tiny_sweep();

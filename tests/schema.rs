@@ -88,6 +88,35 @@ fn mistakes_are_found_where_they_are() {
 fn settings_say_what_they_are() {
     let schema = schema();
     let k = &schema["definitions"]["TrainConfig"]["properties"]["k"];
-    assert_eq!(k["description"], "Latents a token may use.");
+    let what = "Latents a token may use; with batchtopk on the mean. Without effect with relu, jumprelu and gated.";
+    assert_eq!(k["description"], what);
     assert_eq!(k["default"], 32);
+}
+
+#[test]
+fn the_page_of_settings_lists_each_with_its_default_and_each_preset() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let page = fs::read_to_string(page).unwrap();
+    let schema = schema();
+    let settings = schema["definitions"]["TrainConfig"]["properties"]
+        .as_object()
+        .unwrap();
+    for (key, setting) in settings
+        .iter()
+        .filter(|(key, _)| !["model", "dataset"].contains(&key.as_str()))
+    {
+        let default = match &setting["default"] {
+            Value::Null | Value::Object(_) => String::new(),
+            Value::String(name) => format!("`{name}`"),
+            other => format!("`{other}`"),
+        };
+        let row = format!("| `{key}` | {default} | ");
+        assert!(page.contains(&row), "docs/settings.md has no `{row}`");
+    }
+    for (preset, _) in plan::presets() {
+        assert!(
+            page.contains(&format!("`{preset}`")),
+            "docs/settings.md has no `{preset}`"
+        );
+    }
 }
