@@ -862,80 +862,92 @@ ORDER BY point.sweep, point.hookpoint, point.point_l0;
 -- number of latents. Only jobs that the newest version of a sweep asks for, and only where the other kind has SAEs
 -- on both sides of the SAE's L0, or one within 2 % of it.
 --
--- Of the other kind count the SAEs that no other of that kind beats, as in `frontier`. Between the two nearest, with
--- L0 a and b, the value at L0 x is interpolated with the share (x - a) (b + a) / ((x + a) (b - a)). It is close to
--- ln(x / a) / ln(b / a), and every SQLite can compute it.
+-- Of the other kind only those SAEs count that no other of that kind beats, as in `frontier`. Between the two nearest,
+-- with L0 a and b, the value at L0 x is interpolated with the share (x - a) (b + a) / ((x + a) (b - a)). It is close
+-- to ln(x / a) / ln(b / a), and every SQLite can compute it.
 CREATE VIEW kind_comparison AS
 WITH point AS (
     SELECT *, coalesce(l0_eval, l0) AS x, coalesce(fvu_eval, fvu) AS y
     FROM result
     WHERE is_current AND coalesce(l0_eval, l0) > 0 AND coalesce(fvu_eval, fvu) IS NOT NULL
 ),
+-- In one pass each, since to compare each SAE with each takes long.
+ranked AS (
+    SELECT *, min(y) OVER (
+        PARTITION BY sweep, hookpoint, num_latents, kind ORDER BY x, y, ordinal, sae_id
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) AS least
+    FROM point
+),
 best AS (
-    SELECT * FROM point WHERE NOT EXISTS (
-        SELECT 1 FROM point AS other
-        WHERE other.sweep = point.sweep AND other.hookpoint = point.hookpoint
-            AND other.num_latents = point.num_latents AND other.kind = point.kind
-            AND other.x <= point.x AND other.y <= point.y AND (other.x < point.x OR other.y < point.y)
-    )
+    SELECT sweep, hookpoint, num_latents, kind, x, y, ce_recovered FROM ranked WHERE least IS NULL OR y < least
 ),
-part AS (
-    SELECT *,
-        lag(x) OVER along IS NULL AS is_first,
-        lead(x) OVER along AS next_x,
-        lead(y) OVER along AS next_y,
-        lead(ce_recovered) OVER along AS next_recovered
-    FROM best
-    WINDOW along AS (PARTITION BY sweep, hookpoint, num_latents, kind ORDER BY x, ordinal, sae_id)
+of_group AS (
+    SELECT DISTINCT sweep, hookpoint, num_latents, kind AS other_kind FROM point
 ),
-pair AS (
+-- The L0 of the nearest SAEs of each kind on both sides of each SAE, with rows for those of that kind too.
+around AS (
     SELECT
         point.*,
-        part.kind AS other_kind,
-        part.y AS y0,
-        part.ce_recovered AS recovered0,
-        CASE WHEN part.next_x IS NULL THEN part.y ELSE part.next_y END AS y1,
-        CASE WHEN part.next_x IS NULL THEN part.ce_recovered ELSE part.next_recovered END AS recovered1,
-        max(0.0, coalesce(
-            (point.x - part.x) * (part.next_x + part.x) / ((point.x + part.x) * (part.next_x - part.x)), 0.0
-        )) AS share
+        of_group.other_kind,
+        max(best.x) OVER (along RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS x0,
+        min(best.x) OVER (along GROUPS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS x1
     FROM point
-    JOIN part ON part.sweep = point.sweep AND part.hookpoint = point.hookpoint
-        AND part.num_latents = point.num_latents AND part.kind <> point.kind
-        AND point.x >= CASE WHEN part.is_first THEN part.x / 1.02 ELSE part.x END
-        AND CASE WHEN part.next_x IS NULL THEN point.x <= part.x * 1.02 ELSE point.x < part.next_x END
+    JOIN of_group USING (sweep, hookpoint, num_latents)
+    LEFT JOIN best ON point.kind = of_group.other_kind AND best.sweep = point.sweep
+        AND best.hookpoint = point.hookpoint AND best.num_latents = point.num_latents
+        AND best.kind = point.kind AND best.x = point.x
+    WINDOW along AS (
+        PARTITION BY point.sweep, point.hookpoint, point.num_latents, of_group.other_kind ORDER BY point.x
+    )
+),
+near AS (
+    SELECT
+        *,
+        coalesce(x0, CASE WHEN x1 <= 1.02 * x THEN x1 END) AS a,
+        coalesce(x1, CASE WHEN x <= 1.02 * x0 THEN x0 END) AS b
+    FROM around
+    WHERE kind <> other_kind
 )
 SELECT
     -- Name of the sweep.
-    pair.sweep AS sweep,
+    near.sweep AS sweep,
     -- The submodule.
-    pair.hookpoint AS hookpoint,
+    near.hookpoint AS hookpoint,
     -- Number of latents.
-    pair.num_latents AS num_latents,
+    near.num_latents AS num_latents,
     -- Name of the job in the sweep.
-    pair.job AS job,
+    near.job AS job,
     -- The job.
-    pair.job_id AS job_id,
+    near.job_id AS job_id,
     -- Name of the SAE.
-    pair.sae AS sae,
+    near.sae AS sae,
     -- Key of the SAE.
-    pair.sae_id AS sae_id,
+    near.sae_id AS sae_id,
     -- Kind of the SAE.
-    pair.kind AS kind,
+    near.kind AS kind,
     -- Mean number of active latents a token; on held-out sequences where it was evaluated.
-    pair.x AS l0,
+    near.x AS l0,
     -- Fraction of variance unexplained; likewise.
-    pair.y AS fvu,
+    near.y AS fvu,
     -- Share of the cross-entropy that mean ablation costs which the SAE recovers.
-    pair.ce_recovered AS ce_recovered,
+    near.ce_recovered AS ce_recovered,
     -- The other kind.
-    pair.other_kind AS other_kind,
+    near.other_kind AS other_kind,
     -- What the other kind leaves unexplained at this L0.
-    pair.y0 + pair.share * (pair.y1 - pair.y0) AS other_fvu,
+    lower.y + (upper.y - lower.y) * coalesce(
+        (near.x - near.a) * (near.b + near.a) / ((near.x + near.a) * (near.b - near.a)), 0.0
+    ) AS other_fvu,
     -- What the other kind recovers of the cross-entropy at this L0.
-    pair.recovered0 + pair.share * (pair.recovered1 - pair.recovered0) AS other_ce_recovered
-FROM pair
-ORDER BY pair.sweep, pair.hookpoint, pair.num_latents, pair.x, pair.ordinal, pair.sae_id, pair.other_kind;
+    lower.ce_recovered + (upper.ce_recovered - lower.ce_recovered) * coalesce(
+        (near.x - near.a) * (near.b + near.a) / ((near.x + near.a) * (near.b - near.a)), 0.0
+    ) AS other_ce_recovered
+FROM near
+JOIN best AS lower ON lower.sweep = near.sweep AND lower.hookpoint = near.hookpoint
+    AND lower.num_latents = near.num_latents AND lower.kind = near.other_kind AND lower.x = near.a
+JOIN best AS upper ON upper.sweep = near.sweep AND upper.hookpoint = near.hookpoint
+    AND upper.num_latents = near.num_latents AND upper.kind = near.other_kind AND upper.x = near.b
+ORDER BY near.sweep, near.hookpoint, near.num_latents, near.x, near.ordinal, near.sae_id, near.other_kind;
 
 -- What ran where and for how long: one row per attempt.
 CREATE VIEW timeline AS

@@ -244,3 +244,53 @@ fn a_browser_draws_the_page() {
     assert!(dom.contains(">2 of 3</output>"));
     assert_eq!(dom.matches("<canvas").count(), 2 * 5);
 }
+
+#[test]
+fn kinds_are_named_and_compared_at_equal_l0() {
+    let jobs = [4, 8].into_iter().flat_map(|k| {
+        ["topk", "groupmax"]
+            .map(|kind| (format!("{kind}{k}"), format!("activation='{kind}', k={k}")))
+    });
+    let jobs: Vec<_> = jobs.collect();
+    let jobs: Vec<_> = jobs
+        .iter()
+        .map(|(name, settings)| (name.as_str(), settings.as_str()))
+        .collect();
+    let settings =
+        "max_examples = 64\nbatch_size = 8\nexpansion_factor = 4\nhookpoints = ['layers.0']";
+    let workspace = with_jobs(settings, &jobs);
+    let prints = |args: &[&str], part: &str| {
+        let stdout = workspace.run(args).succeeds().stdout;
+        assert!(stdout.contains(part), "no `{part}`: {stdout}");
+    };
+    prints(&["tiny.toml"], "groupmax");
+    let page = report(&workspace, &[]);
+    let compared = workspace.sql("SELECT fvu, other_fvu FROM kind_comparison");
+    assert_eq!(compared.len(), 4, "each of four SAEs with the other kind");
+    for row in &compared {
+        let fvu = |key| format!(">{:.4}</td>", row[key].as_f64().unwrap());
+        assert!(
+            page.contains(&fvu("fvu")) && page.contains(&fvu("other_fvu")),
+            "{row}"
+        );
+    }
+    assert_eq!(
+        page.matches("class=\"best\"").count(),
+        2,
+        "at two values of L0"
+    );
+    prints(&["ls", "--sweep", "tiny"], "groupmax   4");
+    prints(&["show", "groupmax8"], "kind       groupmax");
+    let only = ["ls", "--where", "kind = 'topk'"];
+    let listed = workspace.run(&only).succeeds().stdout;
+    assert!(
+        !listed.contains("kind"),
+        "all are of the default one: {listed}"
+    );
+    if let Some(chromium) = chromium() {
+        let dom = dump(&chromium, &workspace, "report.html");
+        // Frontier, FVU and dead latents; nothing was evaluated.
+        assert_eq!(dom.matches("class=\"legend\"").count(), 3);
+        assert!(dom.contains("data-drawn-ms"), "the script came to its end");
+    }
+}

@@ -13,6 +13,11 @@ from sae_run._frames import Kind, kind_of
 
 # The types of the view `result`, whatever it has.
 RESULT = {"sweep": "string", "is_current": "boolean", "k": "Int64", "fvu": "float64", "tokens_per_update": "Int64"} | {
+    "kind": "string",
+    "threshold": "float64",
+    "l0_calibrated": "float64",
+    "threshold_ema": "float64",
+    "l0_ema": "float64",
     "fvu_eval": "float64",
     "checkpoint": "string",
     "repo": "string",
@@ -31,6 +36,8 @@ def test_results_have_a_row_for_each_sae(runs_dir: Path) -> None:
     assert len(results) == 15
     assert {name: str(results.dtypes[name]) for name in RESULT} == RESULT
     assert results.is_current.all()
+    assert results.kind[results.job == "groupmax"].tolist() == ["groupmax"]
+    assert set(results.kind) == {"topk", "groupmax"}
     assert (results.fvu > 0).all()
     assert sae_run.results(all=True, runs_dir=runs_dir).equals(results)
 
@@ -70,7 +77,8 @@ def test_curves_are_of_jobs(trained: sae_run.Run, runs_dir: Path) -> None:
     }
     assert str(curves.dtypes["time_ms"]) == "datetime64[ms, UTC]"
     assert abs(curves.time_ms.max() - pandas.Timestamp.now(timezone.utc)) < pandas.Timedelta(hours=1)
-    assert curves.auxk.isna().all() and str(curves.dtypes["auxk"]) == "float64"
+    for term in ("auxk", "sparsity"):
+        assert curves[term].isna().all() and str(curves.dtypes[term]) == "float64"
     for same in (job, job.job_id, job.job_id[:8]):
         assert sae_run.curves(same, runs_dir=runs_dir).equals(curves)
     assert job.curves().equals(curves)

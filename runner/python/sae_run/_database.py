@@ -133,9 +133,10 @@ def curves(job: str | Job | Iterable[str | Job], *, runs_dir: Folder | None = No
 
     The columns are those of the view `curve`, without the names that sweeps have for the job.
     """
-    columns = "job_id, hookpoint, sae, sae_id, step, n_tokens, fvu, l0, dead_pct, auxk, multi_topk_fvu, output_loss"
+    columns = "job_id, hookpoint, sae, sae_id, step, n_tokens, fvu, l0, dead_pct"
+    terms = "auxk, multi_topk_fvu, output_loss, sparsity"
     # A job of several sweeps has its rows once for each.
-    query = f"SELECT DISTINCT {columns}, time_ms FROM curve WHERE job_id IN ({{}}) ORDER BY sae_id, step"
+    query = f"SELECT DISTINCT {columns}, {terms}, time_ms FROM curve WHERE job_id IN ({{}}) ORDER BY sae_id, step"
     return _of_jobs(query, job, runs_dir, as_)
 
 

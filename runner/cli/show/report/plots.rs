@@ -132,7 +132,7 @@ impl Group {
         }
     }
 
-    /// Which points are on the frontier of their own kind.
+    /// Which points are on the frontier of the points of the same kind.
     fn best_of_kind(&self, rows: &[&ReportSae], points: &[Option<(f64, f64)>]) -> Vec<bool> {
         let kinds: Vec<_> = self.saes.iter().map(|&index| &rows[index].kind).collect();
         let mut best = vec![false; points.len()];
