@@ -201,7 +201,8 @@ CREATE TABLE sae (
     d_in INTEGER NOT NULL,
     -- Number of latents.
     num_latents INTEGER NOT NULL,
-    -- Latents that may be active on a token.
+    -- Latents that may be active on a token; on the mean with `batchtopk`, without effect with `relu`, `gated` and
+    -- `jumprelu`.
     k INTEGER NOT NULL,
     -- Learning rate, resolved.
     lr REAL NOT NULL,
@@ -717,7 +718,8 @@ SELECT
     sae.d_in AS d_in,
     -- Kind of SAE: the activation, after `matryoshka` or `hierarchical` if it is nested.
     job.kind AS kind,
-    -- Latents that may be active on a token.
+    -- Latents that may be active on a token; on the mean with `batchtopk`, without effect with `relu`, `gated` and
+    -- `jumprelu`.
     sae.k AS k,
     -- Latents per input dimension.
     1.0 * sae.num_latents / sae.d_in AS expansion_factor,

@@ -64,7 +64,11 @@ const COLUMNS: [Row; 25] = [
         "Kind of SAE: the activation, after matryoshka or hierarchical if it is nested.",
         |sae| text(&sae.kind),
     ),
-    ("k", "Latents a token may use.", |sae| count(Some(sae.k))),
+    (
+        "k",
+        "Latents a token may use; on the mean with batchtopk, without effect with relu, gated and jumprelu.",
+        |sae| count(Some(sae.k)),
+    ),
     ("latents", "Number of latents.", |sae| {
         count(Some(sae.num_latents))
     }),
