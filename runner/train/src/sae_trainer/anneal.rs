@@ -60,15 +60,15 @@ impl Anneal {
         self.first_p + (self.last_p - self.first_p) * progress
     }
 
-    /// Takes note of update number `step`. `powers`: the penalty of its tokens with the exponent and with the next one:
-    /// `[2]`, Double.
+    /// Takes note of update number `step`. `powers`: the penalty of its tokens with the exponent and with the next one,
+    /// if there is one: `[2]`, Double.
     pub(crate) fn note(
         &mut self,
-        powers: &Tensor,
+        powers: Option<&Tensor>,
         n_tokens: u64,
         (step, n_steps): (u64, u64),
     ) -> Result<(), TrainError> {
-        if self.n_done > 0 {
+        if let Some(powers) = powers {
             self.queue.push_back(powers.f_div_scalar(n_tokens as f64)?);
             if self.queue.len() > QUEUE_LENGTH {
                 self.queue.pop_front();
@@ -140,7 +140,8 @@ mod tests {
 
     fn note(anneal: &mut Anneal, step: u64) {
         let powers = Tensor::from_slice(&[(step + 1) as f64 * 4.0, (step + 1) as f64 * 8.0]);
-        anneal.note(&powers, 2, (step, 20)).unwrap();
+        let powers = anneal.next_p().map(|_| &powers);
+        anneal.note(powers, 2, (step, 20)).unwrap();
     }
 
     #[test]

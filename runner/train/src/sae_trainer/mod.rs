@@ -314,8 +314,8 @@ impl SaeTrainer {
         n_tokens: u64,
         Progress { step, n_steps }: Progress,
     ) -> Result<(), TrainError> {
-        if let (Some(anneal), Some(powers)) = (&mut self.kind.anneal, &losses.powers) {
-            anneal.note(powers, n_tokens, (step, n_steps))?;
+        if let Some(anneal) = &mut self.kind.anneal {
+            anneal.note(losses.powers.as_ref(), n_tokens, (step, n_steps))?;
         }
         if let (Some(threshold), Some(least)) = (&mut self.threshold, decided.least) {
             threshold.note(&least, step)?;

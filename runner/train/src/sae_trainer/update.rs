@@ -296,11 +296,6 @@ impl<'a> Update<'a> {
         Ok((gradients, &sum.losses))
     }
 
-    #[cfg(test)]
-    pub(crate) fn penalty(&self) -> String {
-        format!("{:?}", self.trainer.kind.penalty(self.progress, None))
-    }
-
     /// The gradients so far.
     #[cfg(test)]
     pub(crate) fn gradients(&self) -> Vec<Tensor> {
