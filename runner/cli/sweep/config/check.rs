@@ -44,8 +44,15 @@ pub(super) fn check_sweep(sweep: &Sweep, location: &str) -> Result<(), CliError>
     Ok(())
 }
 
-/// A setting of `[vary]` that has a value twice would be two jobs of one name. A recipe's own keys may have it.
-pub(super) fn check_vary(vary: &Map<String, Value>) -> Result<(), CliError> {
+/// The recipe that takes lists side by side.
+const SIDE_BY_SIDE: &str = "zip";
+
+/// A setting of `[vary]` that has a value twice would be two jobs of one name. A recipe's own keys may have it, and lists
+/// that are taken side by side.
+pub(super) fn check_vary(vary: &Map<String, Value>, recipe: &str) -> Result<(), CliError> {
+    if recipe == SIDE_BY_SIDE {
+        return Ok(());
+    }
     let settings = TrainConfig::keys();
     for (key, values) in vary.iter().filter(|(key, _)| settings.contains(key)) {
         let values = values.as_array().map_or(&[][..], Vec::as_slice);
@@ -67,7 +74,7 @@ mod tests {
     #[test]
     fn a_setting_has_each_value_once() {
         let check = |vary: Value| {
-            check_vary(vary.as_object().unwrap())
+            check_vary(vary.as_object().unwrap(), "grid")
                 .map_err(|error| (error.to_string(), error.setting().unwrap().to_owned()))
         };
         for good in [
@@ -82,7 +89,9 @@ mod tests {
             ("loss_fn", json!(["ce", "fvu", "ce"]), "\"ce\""),
         ] {
             let error = format!("`vary.{key}` has {value} twice");
-            assert_eq!(check(json!({ key: values })), Err((error, key.to_owned())));
+            let vary = json!({ key: values });
+            assert!(check_vary(vary.as_object().unwrap(), "zip").is_ok());
+            assert_eq!(check(vary), Err((error, key.to_owned())));
         }
     }
 }
