@@ -14,8 +14,10 @@ pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadat
         model_name: Some(chosen.public.model.clone()),
         hook_name: facts.and_then(|facts| transformer_lens_name(&facts, hookpoint)),
         hf_hook_name: Some(hookpoint.clone()),
-        context_size: config.map(|config| config.ctx_len),
+        context_size: config.as_ref().map(|config| config.ctx_len),
         dataset_path: Some(chosen.public.dataset.clone()),
         prepend_bos: None,
+        training_architecture: config.as_ref().and_then(TrainConfig::training_architecture),
+        threshold_ema: None,
     }
 }

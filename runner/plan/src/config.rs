@@ -263,6 +263,16 @@ impl TrainConfig {
         self.lr.unwrap_or_else(by_law)
     }
 
+    /// SAELens's name of how SAEs are trained, if they are saved as another of its architectures.
+    pub fn training_architecture(&self) -> Option<String> {
+        let is_nested = !self.matryoshka_widths.is_empty() || self.matryoshka_prefixes > 0;
+        match (self.activation, is_nested) {
+            (Activation::BatchTopK, false) => Some("batchtopk".into()),
+            (Activation::BatchTopK, true) => Some("matryoshka_batchtopk".into()),
+            _ => None,
+        }
+    }
+
     /// The data to train on.
     pub fn train_data(&self) -> DataName {
         DataName {

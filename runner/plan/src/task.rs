@@ -318,7 +318,7 @@ impl fmt::Display for SaeLayout {
 }
 
 /// What SAELens keeps of an SAE in addition to its weights. Unknown values are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SaeLensMetadata {
     /// The language model, by a name that TransformerLens or Hugging Face has.
     pub model_name: Option<String>,
@@ -332,6 +332,12 @@ pub struct SaeLensMetadata {
     pub dataset_path: Option<String>,
     /// Whether every sequence began with a BOS token.
     pub prepend_bos: Option<bool>,
+    /// SAELens's name of how it was trained, if that is not the architecture it is saved as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_architecture: Option<String>,
+    /// The threshold that training estimated. Ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_ema: Option<f64>,
 }
 
 /// Which store of ranks to serve or to connect to.

@@ -31,4 +31,4 @@ pub use folders::{TrainedOn, digest_saes, find_saes, select, trained_on};
 pub use from_hub::HubSaes;
 pub use header::{Header, StoredWeight, Width};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};
-pub use saelens::{SAELENS_WEIGHTS_FILE, files_of, is_saelens_folder};
+pub use saelens::{SAELENS_WEIGHTS_FILE, files_of, is_saelens_folder, threshold_ema};

@@ -53,6 +53,11 @@ pub(crate) fn model_name(dir: &Path) -> Option<String> {
     config_of(dir)?.metadata_text("model_name")
 }
 
+/// The threshold that training estimated, of an SAE that was saved here.
+pub fn threshold_ema(dir: &Path) -> Option<f64> {
+    config_of(dir)?.metadata.get("threshold_ema")?.as_f64()
+}
+
 fn config_of(dir: &Path) -> Option<Config> {
     is_saelens_folder(dir).then(|| read_config(&dir.join(CONFIG_FILE)).ok())?
 }

@@ -251,7 +251,8 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
         text,
         layers,
     };
-    check::check_vary(&loaded.sweep.vary, &loaded.sweep.recipe).map_err(|error| loaded.locate(error))?;
+    check::check_vary(&loaded.sweep.vary, &loaded.sweep.recipe)
+        .map_err(|error| loaded.locate(error))?;
     Ok(loaded)
 }
 

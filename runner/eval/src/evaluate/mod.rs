@@ -6,6 +6,7 @@
 //! place of its output, and a pass with each SAE's output there.
 
 mod batch;
+mod calibrate;
 mod evaluator;
 mod predictions;
 mod replacement;
@@ -15,6 +16,7 @@ mod sums;
 mod tests;
 
 use crate::{EvalError, sae_at};
+pub use calibrate::{Calibrated, calibrate};
 use evaluator::Evaluator;
 use fault::Fault;
 use lm::activations_of;

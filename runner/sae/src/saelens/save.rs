@@ -123,6 +123,8 @@ fn metadata_json(metadata: &SaeLensMetadata) -> Value {
         "context_size": metadata.context_size,
         "dataset_path": metadata.dataset_path,
         "prepend_bos": metadata.prepend_bos,
+        "training_architecture": metadata.training_architecture,
+        "threshold_ema": metadata.threshold_ema,
     });
     let entries = known.as_object_mut().expect("it was made as an object");
     entries.retain(|_, value| !value.is_null());

@@ -66,6 +66,8 @@ pub(crate) struct SaeTrainer {
     pub(crate) is_spread: bool,
     /// What ranks call it.
     pub(crate) label: String,
+    /// SAELens's name of how it is trained.
+    training_architecture: Option<String>,
 }
 
 /// The settings that a step reads.
@@ -216,6 +218,7 @@ impl SaeTrainer {
             target,
             is_spread: false,
             label: format!("`{}` of job {}", spec.name, job.job_id),
+            training_architecture: config.training_architecture(),
             spec: spec.clone(),
             sae,
         })
@@ -418,6 +421,11 @@ impl SaeTrainer {
         let metadata = SaeLensMetadata {
             hf_hook_name: Some(self.spec.hookpoint.clone()),
             context_size: Some(self.settings.ctx_len),
+            training_architecture: self.training_architecture.clone(),
+            threshold_ema: match &self.threshold {
+                Some(threshold) => Some(threshold.value.f_double_value(&[])?),
+                None => None,
+            },
             ..SaeLensMetadata::default()
         };
         Ok(self.published()?.save(dir, &metadata)?)

@@ -1,5 +1,6 @@
 //! The evaluation of the jobs of an order, as a worker does it when they are trained.
 
+use super::calibration;
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
@@ -49,6 +50,10 @@ impl JobEvaluation<'_> {
             saes: jobs.iter().flat_map(|job| saes(order, job)).collect(),
             sequences,
         };
+        if !calibration::run(order, &jobs, &request, (stop, step), events)? {
+            events.write(EventKind::Interrupted { step })?;
+            return Ok(Outcome::Interrupted);
+        }
         match run(&request, stop, events)? {
             Some(evaluated) => report(&jobs, evaluated, step, events),
             None => {
@@ -79,8 +84,18 @@ fn run(
     let (n_saes, n_sequences) = (request.saes.len(), request.sequences.n_sequences());
     let message = format!("evaluating {n_saes} SAEs on {n_sequences} held-out sequences");
     events.write(EventKind::Note { message })?;
+    with_reports(stop, events, |report| Ok(evaluate(request, report)?))
+}
+
+/// Runs `work`, which gets what it calls with the numbers of sequences that are done and of all, and reports that now and
+/// then.
+pub(super) fn with_reports<T>(
+    stop: &StopFlag,
+    events: &mut EventLog,
+    work: impl FnOnce(&mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
     let (mut last, mut unwritten) = (Instant::now(), None);
-    let evaluated = evaluate(request, &mut |n_done, n_sequences| {
+    let done = work(&mut |n_done, n_sequences| {
         if last.elapsed() >= REPORT_INTERVAL {
             last = Instant::now();
             let progress = EventKind::Evaluating {
@@ -97,7 +112,7 @@ fn run(
     })?;
     match unwritten {
         Some(error) => Err(error),
-        None => Ok(evaluated),
+        None => Ok(done),
     }
 }
 

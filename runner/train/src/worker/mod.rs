@@ -1,5 +1,6 @@
 //! The worker process: reads its order, trains the stream, reports through `events.jsonl`.
 
+mod calibration;
 mod evaluation;
 pub(crate) mod prepare;
 

@@ -1,0 +1,174 @@
+//! The threshold of SAEs that chose their latents among those of whole batches in training: such that held-out tokens
+//! have as many on average. It has none of the lag that an estimate made in training has.
+
+use super::batch::Batch;
+use super::replacement::{rows_of, select};
+use super::{EvalRequest, Subject, load};
+use crate::EvalError;
+use lm::{Activations, LanguageModel, LoadOptions, Taps};
+use sae::{Activation, BatchLatents, BatchSearch, Sae};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use tch::{Kind, Tensor};
+
+/// What was found for an SAE.
+#[derive(Clone, Copy, Debug)]
+pub struct Calibrated {
+    /// Held-out tokens.
+    pub n_tokens: u64,
+    /// Their mean L0 with the threshold that the SAE has.
+    pub own_l0: f64,
+    /// The threshold that gives as many latents as are wanted, or as near to that as there are positive ones.
+    pub threshold: f64,
+    /// The mean L0 that it gives.
+    pub l0: f64,
+}
+
+/// An SAE whose threshold is looked for.
+struct Search {
+    subject: Subject,
+    /// The same without a threshold.
+    open: Sae,
+    /// Wanted of each token.
+    k: f64,
+    n_tokens: u64,
+    n_own: Tensor,
+    /// The largest pre-activations, as many as may be wanted.
+    scores: Vec<Tensor>,
+}
+
+/// Looks for the thresholds with which the SAEs of `request` have `ks` active latents a token on average. `None`:
+/// `report`, which gets the number of sequences done and that of all, stopped it.
+///
+/// # Errors
+/// As [`super::evaluate`].
+pub fn calibrate(
+    request: &EvalRequest,
+    ks: &[f64],
+    report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<Option<Vec<Calibrated>>, EvalError> {
+    let device = lm::parse_device(&request.model.device)?;
+    let _no_grad = tch::no_grad_guard();
+    let facts = facts::read_facts(&request.model.dir)?;
+    let subjects = load(&request.saes, &facts, device)?;
+    let names: BTreeSet<_> = subjects
+        .iter()
+        .map(|subject| subject.spec.hookpoint.clone())
+        .collect();
+    let taps = Taps::new(&facts, &names.iter().collect::<Vec<_>>())?;
+    let model = LanguageModel::load(
+        &request.model.dir,
+        &LoadOptions {
+            device,
+            dtype: request.model.dtype,
+            load_in_8bit: request.model.load_in_8bit,
+            n_layers: Some(taps.n_layers_needed()),
+            with_head: false,
+        },
+    )?;
+    let searches = subjects
+        .into_iter()
+        .zip(ks)
+        .map(|(subject, k)| Search::new(subject, *k));
+    let mut searches = searches.collect::<Result<Vec<_>, _>>()?;
+    let filters: Vec<Vec<u32>> = searches
+        .iter()
+        .map(|search| search.subject.spec.exclude_tokens.clone())
+        .collect();
+    let (sequences, n_sequences) = (&request.sequences, request.sequences.n_sequences() as u64);
+    let most = n_sequences * sequences.ctx_len() as u64;
+    let mut n_done = 0;
+    for token_ids in sequences.batches(request.batch_size.max(1)) {
+        if report(n_done, n_sequences).is_break() {
+            return Ok(None);
+        }
+        let batch = Batch::new(&token_ids, sequences.ctx_len(), &filters, device)?;
+        let activations = model.forward(&batch.input_ids, &taps)?;
+        for (search, kept) in searches.iter_mut().zip(&batch.kept) {
+            let x = search.input(&activations)?;
+            let x = select(&x, kept.rows(x.size()[0]))?;
+            search.add(&x, most)?;
+        }
+        n_done += batch.input_ids.size()[0] as u64;
+    }
+    let found = searches.iter().map(Search::finish);
+    found.collect::<Result<_, _>>().map(Some)
+}
+
+impl Search {
+    fn new(subject: Subject, k: f64) -> Result<Self, EvalError> {
+        let own = &subject.sae;
+        let weights = own.named_weights().into_iter();
+        let mut open =
+            own.with_weights(weights.map(|(_, weight)| weight.shallow_clone()).collect());
+        open.threshold = None;
+        open.cfg.activation = Activation::Relu;
+        Ok(Self {
+            n_own: Tensor::f_zeros([0i64; 0], (Kind::Double, own.b_dec.device()))?,
+            open,
+            k,
+            n_tokens: 0,
+            scores: Vec::new(),
+            subject,
+        })
+    }
+
+    fn input(&self, activations: &Activations) -> Result<Tensor, EvalError> {
+        let hookpoint = &self.subject.spec.hookpoint;
+        let x = match self.subject.sae.cfg.transcode {
+            true => activations.input(hookpoint),
+            false => activations.get(hookpoint),
+        };
+        Ok(rows_of(x.expect("every hookpoint is tapped"))?.f_to_kind(Kind::Float)?)
+    }
+
+    /// Adds tokens, of which there are `most` at most.
+    fn add(&mut self, x: &Tensor, most: u64) -> Result<(), EvalError> {
+        self.n_tokens += x.size()[0].cast_unsigned();
+        let own = self.subject.sae.encode(x)?.latent_acts;
+        let _ = self.n_own.f_add_(&own.f_gt(0.0)?.f_sum(Kind::Double)?)?;
+        let n_wanted = self.n_wanted(most) + 1;
+        let search = BatchSearch {
+            n_wanted,
+            least: 0.0,
+            rescales: false,
+        };
+        let latents = self.open.batch_latents(x, search)?;
+        self.scores.push(latents.scores().shallow_clone());
+        let all = Tensor::f_cat(&self.scores, 0)?;
+        let n = (n_wanted as i64).min(all.size()[0]);
+        self.scores = vec![all.f_topk(n, 0, true, false)?.0];
+        Ok(())
+    }
+
+    fn n_wanted(&self, n_tokens: u64) -> usize {
+        ((self.k * n_tokens as f64).round() as usize).max(1)
+    }
+
+    fn finish(&self) -> Result<Calibrated, EvalError> {
+        let n_wanted = self.n_wanted(self.n_tokens);
+        let scores: Vec<&Tensor> = self.scores.iter().collect();
+        let least = BatchLatents::least_of(&scores, n_wanted)?.f_double_value(&[])?;
+        let next = BatchLatents::least_of(&scores, n_wanted + 1)?.f_double_value(&[])?;
+        // Between the last that is wanted and the next, if there is one.
+        let threshold = match next < least {
+            true => f64::midpoint(least, next),
+            false => 0.0,
+        };
+        let threshold = f64::from(threshold as f32);
+        let n_active = match self.scores.first() {
+            Some(scores) => scores
+                .f_gt(threshold)?
+                .f_sum(Kind::Double)?
+                .f_double_value(&[])?,
+            None => 0.0,
+        };
+        let n_tokens = self.n_tokens as f64;
+        Ok(Calibrated {
+            n_tokens: self.n_tokens,
+            own_l0: self.n_own.f_double_value(&[])? / n_tokens,
+            threshold,
+            l0: n_active / n_tokens,
+        })
+    }
+}

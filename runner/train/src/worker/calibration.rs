@@ -1,0 +1,107 @@
+//! The thresholds of the SAEs that chose among the latents of whole updates, found on held-out tokens when training is
+//! over. The file gets the threshold, then the event is written; a process that dies in between finds it again.
+
+use super::evaluation::with_reports;
+use crate::TrainError;
+use crate::events::EventLog;
+use crate::stop::StopFlag;
+use eval::{Calibrated, EvalRequest, calibrate};
+use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec};
+use sae::Sae;
+use std::path::Path;
+use tch::{Device, Tensor};
+
+/// Calibrates those of the SAEs of `request`, which are those of `jobs`, that ask for it; `false`: it was stopped.
+pub(super) fn run(
+    order: &Order,
+    jobs: &[&OrderJob],
+    request: &EvalRequest,
+    (stop, step): (&StopFlag, u64),
+    events: &mut EventLog,
+) -> Result<bool, TrainError> {
+    let owners = jobs
+        .iter()
+        .flat_map(|job| job.job.saes.iter().map(move |spec| (*job, spec)));
+    let all = owners.zip(&request.saes);
+    let asking = all.filter(|((job, _), _)| {
+        let config = &job.job.config;
+        config.activation == Activation::BatchTopK && config.calibrate_threshold
+    });
+    let (owners, saes): (Vec<_>, Vec<EvalSae>) =
+        asking.map(|(owner, sae)| (owner, sae.clone())).unzip();
+    if saes.is_empty() {
+        return Ok(true);
+    }
+    let message = format!("looking for the thresholds of {} SAEs", saes.len());
+    events.write(EventKind::Note { message })?;
+    let request = EvalRequest {
+        model: request.model.clone(),
+        sequences: request.sequences.clone(),
+        batch_size: request.batch_size,
+        saes,
+    };
+    let ks: Vec<f64> = owners.iter().map(|(_, spec)| spec.k as f64).collect();
+    let found = with_reports(stop, events, |report| Ok(calibrate(&request, &ks, report)?))?;
+    let Some(found) = found else {
+        return Ok(false);
+    };
+    for ((job, spec), found) in owners.into_iter().zip(found) {
+        let dir = order.runs_dir.join(&job.dir).join(&spec.name);
+        let ema_threshold = sae_files::threshold_ema(&dir).unwrap_or(f64::NAN);
+        save(&dir, (job, spec), (found.threshold, ema_threshold))?;
+        report((job, spec), (found, ema_threshold), step, events)?;
+    }
+    events.sync()?;
+    Ok(true)
+}
+
+/// Gives the SAE in `dir` its threshold.
+fn save(
+    dir: &Path,
+    (job, spec): (&OrderJob, &SaeSpec),
+    (threshold, threshold_ema): (f64, f64),
+) -> Result<(), TrainError> {
+    let config = &job.job.config;
+    let metadata = SaeLensMetadata {
+        hf_hook_name: Some(spec.hookpoint.clone()),
+        context_size: Some(config.ctx_len),
+        training_architecture: config.training_architecture(),
+        threshold_ema: Some(threshold_ema),
+        ..SaeLensMetadata::default()
+    };
+    let mut sae = Sae::load_from_disk(dir, Device::Cpu)?;
+    sae.set_threshold(&Tensor::from(threshold))?;
+    Ok(sae.save(dir, &metadata)?)
+}
+
+fn report(
+    (job, spec): (&OrderJob, &SaeSpec),
+    (found, ema_threshold): (Calibrated, f64),
+    step: u64,
+    events: &mut EventLog,
+) -> Result<(), TrainError> {
+    let job_id = &job.job.job_id;
+    events.write(EventKind::Calibration {
+        job_id: job_id.clone(),
+        sae: spec.name.clone(),
+        step,
+        n_tokens: found.n_tokens,
+        k: spec.k as f64,
+        ema_threshold,
+        ema_l0: found.own_l0,
+        threshold: found.threshold,
+        l0: found.l0,
+    })?;
+    if found.l0 > 0.0 {
+        return Ok(());
+    }
+    events.write(EventKind::Unhealthy {
+        job_id: job_id.clone(),
+        sae: spec.name.clone(),
+        step,
+        reason: "no pre-activation of a held-out token is positive: nothing passes any threshold"
+            .into(),
+        is_fatal: false,
+        hint: None,
+    })
+}
