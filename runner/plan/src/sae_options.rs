@@ -37,7 +37,9 @@ pub enum BDecInit {
 }
 
 /// What is done to the activations that an SAE is trained on; every saved SAE takes them as they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum NormalizeActivations {
     /// Nothing.

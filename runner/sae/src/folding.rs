@@ -1,7 +1,6 @@
 //! The same SAE with other weights: what training did besides is folded into them.
 
 use crate::{Sae, SaeError};
-use tch::{Kind, Tensor};
 
 /// Smallest norm of a decoder's row that is divided by, as SAELens has it.
 pub(crate) const MIN_NORM: f64 = 1e-8;
@@ -23,17 +22,6 @@ impl Sae {
         if let Some(gate) = &mut self.gate {
             let _ = gate.b_mag.f_mul_(&norms)?;
         }
-        Ok(())
-    }
-
-    /// With one threshold for all latents, at or below which they are not active.
-    ///
-    /// # Errors
-    /// Too little memory.
-    pub fn set_threshold(&mut self, threshold: &Tensor) -> Result<(), SaeError> {
-        let all = self.encoder_bias.f_ones_like()?;
-        self.threshold = Some(all.f_mul(&threshold.f_to_kind(Kind::Float)?)?);
-        self.cfg.activation = crate::Activation::JumpRelu;
         Ok(())
     }
 }

@@ -38,7 +38,7 @@
 //! - `pre_acts.rs`: pre-activations, and latents found by them in bfloat16
 //! - `support.rs`: sums and products at all latents, or at a list of them
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
-//! - `folding.rs`: the same SAE with other weights
+//! - `folding.rs`, `affine.rs`: the same SAE with other weights
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust and in CUDA C++ (the crate `kernels`), and in libtorch's operations
 //! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
@@ -47,6 +47,7 @@
 //! What needs no weights is in the crate `sae_files`: settings, folders, repositories, names of hookpoints.
 
 mod activation;
+mod affine;
 #[cfg(test)]
 mod any_bytes;
 mod atomic_file;
@@ -81,6 +82,7 @@ mod variance;
 pub use hub;
 
 pub use ::kernels::cuda::{Card, Folders, Unusable};
+pub use affine::Affine;
 pub use atomic_file::{
     check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
 };

@@ -11,7 +11,7 @@
 //!   one job's part; `sums.rs`: what an update adds up to; `report.rs`, `save.rs`: what follows an update
 //! - `training/ahead.rs`: the next forward pass, on a second stream of a GPU
 //! - `training/update_end_to_end.rs`: an update with SAEs in the model; `end_to_end.rs`: its gradients;
-//!   `centre.rs`: where fresh SAEs begin
+//!   `beginning.rs`: where fresh SAEs begin
 //! - `sae_trainer/mod.rs`: one SAE's part; `update.rs`: one update of it, a value that can be dropped; `dead.rs`: which
 //!   latents are dead
 //! - `optimizer/`, `training/output_loss/`: one small file for each kind

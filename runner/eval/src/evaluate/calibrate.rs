@@ -95,12 +95,34 @@ pub fn calibrate(
     found.collect::<Result<_, _>>().map(Some)
 }
 
+/// How the thresholds of an SAE's latents relate to each other, 1 on average: `[num_latents]`. They differ if training was
+/// on whitened activations.
+///
+/// # Errors
+/// Too little memory.
+pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
+    let ones = sae.encoder_bias.f_ones_like()?;
+    let Some(threshold) = &sae.threshold else {
+        return Ok(ones);
+    };
+    let factors = threshold.f_div(&threshold.f_mean(Kind::Float)?)?;
+    // Thresholds that are all 0 say nothing.
+    let are_known = factors
+        .f_isfinite()?
+        .f_logical_and(&factors.f_gt(0.0)?)?
+        .f_all()?;
+    Ok(factors.f_where_self(&are_known, &ones)?)
+}
+
 impl Search {
     fn new(subject: Subject, k: f64) -> Result<Self, EvalError> {
         let own = &subject.sae;
         let weights = own.named_weights().into_iter();
         let mut open =
             own.with_weights(weights.map(|(_, weight)| weight.shallow_clone()).collect());
+        let factors = threshold_factors(own)?;
+        open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
+        open.encoder_bias = open.encoder_bias.f_div(&factors)?;
         open.threshold = None;
         open.cfg.activation = Activation::Relu;
         Ok(Self {

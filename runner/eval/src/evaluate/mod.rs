@@ -16,7 +16,7 @@ mod sums;
 mod tests;
 
 use crate::{EvalError, sae_at};
-pub use calibrate::{Calibrated, calibrate};
+pub use calibrate::{Calibrated, calibrate, threshold_factors};
 use evaluator::Evaluator;
 use fault::Fault;
 use lm::activations_of;

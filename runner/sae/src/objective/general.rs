@@ -307,7 +307,10 @@ impl Sae {
     }
 
     /// Norms of the decoder's rows: `[num_latents]`.
-    pub(crate) fn decoder_norms(&self) -> Result<Tensor, SaeError> {
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn decoder_norms(&self) -> Result<Tensor, SaeError> {
         Ok(self.w_dec.f_norm_scalaropt_dim(2.0, [1i64], false)?)
     }
 

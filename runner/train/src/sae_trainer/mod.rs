@@ -3,9 +3,11 @@
 mod anneal;
 mod dead;
 pub(crate) mod finetune;
+mod first_biases;
 mod first_weights;
 mod kind;
 pub(crate) mod memory;
+pub(crate) mod scaling;
 mod threshold;
 mod update;
 mod whole;
@@ -17,11 +19,13 @@ use crate::events::interval::{Interval, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
+use crate::sae_trainer::first_biases::{bias_for, geometric_median};
 use dead::Candidates;
 use kind::Kind as SaeKind;
-use plan::{Job, SaeSpec, TrainConfig, k_at};
+use plan::{Job, NormalizeActivations, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
-use sae::{Losses, Sae, SaeConfig, SaeLensMetadata};
+use sae::{Affine, Losses, Sae, SaeConfig, SaeLensMetadata};
+use scaling::Scaling;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -68,6 +72,8 @@ pub(crate) struct SaeTrainer {
     pub(crate) label: String,
     /// SAELens's name of how it is trained.
     training_architecture: Option<String>,
+    /// What is done to activations before.
+    pub(crate) scaling: Option<Scaling>,
 }
 
 /// The settings that a step reads.
@@ -88,6 +94,8 @@ struct Settings {
     /// Whether a decoder that is kept at unit norm has it in the first update.
     begins_with_unit_norm: bool,
     b_dec_init: plan::BDecInit,
+    init_l0: Option<f64>,
+    normalize: (NormalizeActivations, u64),
     /// Whether latents are found by pre-activations in bfloat16.
     rounds_encoder: bool,
     /// Whether the loss is on the model's output: its gradients are those of a mean already.
@@ -207,6 +215,8 @@ impl SaeTrainer {
                 ctx_len: config.ctx_len,
                 begins_with_unit_norm: config.decoder_init_norm.is_none_or(|norm| norm == 1.0),
                 b_dec_init: config.b_dec_init_method,
+                init_l0: config.init_l0,
+                normalize: (config.normalize_activations, config.norm_estimate_tokens),
                 rounds_encoder: config.encoder_dtype.rounds(device.is_cuda()),
                 is_end_to_end: config.loss_fn.is_end_to_end(),
             },
@@ -219,6 +229,7 @@ impl SaeTrainer {
             is_spread: false,
             label: format!("`{}` of job {}", spec.name, job.job_id),
             training_architecture: config.training_architecture(),
+            scaling: None,
             spec: spec.clone(),
             sae,
         })
@@ -233,7 +244,23 @@ impl SaeTrainer {
         ranks: &dyn Ranks,
     ) -> Result<(), TrainError> {
         let ranks = self.its_ranks(ranks);
-        self.centre(|| ranks.mean(x), || ranks.mean(target))
+        let is_median = self.settings.b_dec_init == plan::BDecInit::GeometricMedian;
+        let centre = |x: &Tensor| match is_median {
+            true => geometric_median(x, ranks),
+            false => ranks.mean(x),
+        };
+        self.centre(|| centre(x), || centre(target))?;
+        match self.settings.init_l0.filter(|_| self.is_fresh) {
+            Some(l0) => self.sae.encoder_bias = bias_for(&self.sae, x, l0, ranks)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Whether it begins by more than the means of the first batch.
+    pub(crate) fn begins_by_rows(&self) -> bool {
+        let is_median = self.settings.b_dec_init == plan::BDecInit::GeometricMedian;
+        is_median || self.settings.init_l0.is_some()
     }
 
     /// The same on what the passes over the first batch added up to.
@@ -244,8 +271,22 @@ impl SaeTrainer {
         ranks: &dyn Ranks,
     ) -> Result<(), TrainError> {
         let ranks = self.its_ranks(ranks);
-        let mean = |ours: &RowSum| ranks.sum_of_rows(ours)?.mean();
-        self.centre(|| mean(x), || mean(target))
+        let mean = |ours: &RowSum, scaling: Option<&Affine>| -> Result<_, TrainError> {
+            let mean = ranks.sum_of_rows(ours)?.mean()?;
+            let scaled = |mean: Tensor| match scaling {
+                None => Ok::<_, TrainError>(mean),
+                Some(affine) => Ok(affine.of(&mean.f_unsqueeze(0)?)?.f_squeeze_dim(0)?),
+            };
+            mean.map(scaled).transpose()
+        };
+        let scaling = self.scaling.take();
+        let [of_x, of_target] = [
+            scaling.as_ref().map(|scaling| &scaling.input),
+            scaling.as_ref().map(|scaling| &scaling.output),
+        ];
+        let done = self.centre(|| mean(x, of_x), || mean(target, of_target));
+        self.scaling = scaling;
+        done
     }
 
     fn centre(
@@ -337,7 +378,41 @@ impl SaeTrainer {
         inputs: &mut Inputs<'_>,
     ) -> Result<Option<(Tensor, Tensor)>, TrainError> {
         let x = inputs.get(&self.input, self.is_spread)?;
-        Ok(x.zip(inputs.get(&self.target, self.is_spread)?))
+        let both = x.zip(inputs.get(&self.target, self.is_spread)?);
+        both.map(|(x, target)| self.scaled(x, target)).transpose()
+    }
+
+    /// What it takes and what it should give, as it is trained on them.
+    pub(crate) fn scaled(&self, x: Tensor, target: Tensor) -> Result<(Tensor, Tensor), TrainError> {
+        let Some(Scaling { input, output }) = &self.scaling else {
+            return Ok((x, target));
+        };
+        let scaled = input.of(&x)?;
+        let target = match self.sae.cfg.transcode {
+            true => output.of(&target)?,
+            false => scaled.shallow_clone(),
+        };
+        Ok((scaled, target))
+    }
+
+    /// How its activations are scaled and on how many tokens that is estimated, if it was not yet.
+    pub(crate) fn wants_scaling(&self) -> Option<(NormalizeActivations, u64)> {
+        let (how, n_tokens) = self.settings.normalize;
+        let is_wanted = self.scaling.is_none() && how != NormalizeActivations::None;
+        is_wanted.then_some((how, n_tokens))
+    }
+
+    pub(crate) fn set_scaling(&mut self, input: Affine, output: Affine) {
+        self.scaling = Some(Scaling { input, output });
+    }
+
+    /// Widths of what it takes and of what it gives.
+    pub(crate) fn widths(&self) -> [i64; 2] {
+        [self.spec.d_in, self.spec.d_out()].map(|width| width as i64)
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.sae.b_dec.device()
     }
 
     /// The activations that it takes, and those that it should give.
@@ -346,7 +421,7 @@ impl SaeTrainer {
     }
 
     /// The ranks that act together for it.
-    fn its_ranks<'a>(&self, ranks: &'a dyn Ranks) -> &'a dyn Ranks {
+    pub(crate) fn its_ranks<'a>(&self, ranks: &'a dyn Ranks) -> &'a dyn Ranks {
         if self.is_spread { ALONE } else { ranks }
     }
 
@@ -407,28 +482,38 @@ impl SaeTrainer {
         if let Some(threshold) = &mut sae.threshold {
             let _ = threshold.f_clamp_min_(0.0)?;
         }
+        if let Some(threshold) = &self.threshold {
+            let factors = match self.kind.rescales {
+                true => sae.decoder_norms()?.f_reciprocal()?,
+                false => sae.encoder_bias.f_ones_like()?,
+            };
+            sae.set_thresholds(&threshold.value.f_clamp_min(0.0)?, &factors)?;
+        }
+        if let Some(Scaling { input, output }) = &self.scaling {
+            sae.fold_affine(input, output)?;
+        }
         if self.kind.rescales {
             sae.fold_decoder_norms()?;
-        }
-        if let Some(threshold) = &self.threshold {
-            sae.set_threshold(&threshold.value.f_clamp_min(0.0)?)?;
         }
         Ok(sae)
     }
 
     /// Writes the SAE as others load it.
     pub(crate) fn save_published(&self, dir: &Path) -> Result<(), TrainError> {
+        let sae = self.published()?;
         let metadata = SaeLensMetadata {
             hf_hook_name: Some(self.spec.hookpoint.clone()),
             context_size: Some(self.settings.ctx_len),
             training_architecture: self.training_architecture.clone(),
-            threshold_ema: match &self.threshold {
-                Some(threshold) => Some(threshold.value.f_double_value(&[])?),
-                None => None,
+            threshold_ema: match (&self.threshold, &sae.threshold) {
+                (Some(_), Some(of_latents)) => {
+                    Some(of_latents.f_mean(Kind::Double)?.f_double_value(&[])?)
+                }
+                _ => None,
             },
             ..SaeLensMetadata::default()
         };
-        Ok(self.published()?.save(dir, &metadata)?)
+        Ok(sae.save(dir, &metadata)?)
     }
 
     /// What a resume needs of its kind, by name.
@@ -440,6 +525,7 @@ impl SaeTrainer {
         if let Some(anneal) = &self.kind.anneal {
             state.push((ANNEAL, anneal.state()?));
         }
+        state.extend(self.scaling.iter().flat_map(Scaling::state));
         Ok(state)
     }
 
@@ -453,6 +539,9 @@ impl SaeTrainer {
         }
         if let Some(anneal) = &mut self.kind.anneal {
             anneal.restore(&take(ANNEAL)?)?;
+        }
+        if self.settings.normalize.0 != NormalizeActivations::None {
+            self.scaling = Some(Scaling::restored(take)?);
         }
         Ok(())
     }

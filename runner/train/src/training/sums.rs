@@ -89,6 +89,9 @@ struct Target {
 impl Variances {
     /// The index for an SAE, which those with the same target share.
     pub(super) fn of_target(&mut self, sae: &SaeTrainer) -> VarianceIdx {
+        if sae.scaling.is_some() {
+            return self.of_sae(sae);
+        }
         let shared = (sae.is_spread, sae.target.clone());
         let targets = &mut self.targets;
         let new = || push(targets, format!("{:?}", sae.target), sae.is_spread);

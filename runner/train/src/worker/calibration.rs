@@ -5,7 +5,7 @@ use super::evaluation::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
-use eval::{Calibrated, EvalRequest, calibrate};
+use eval::{Calibrated, EvalRequest, calibrate, threshold_factors};
 use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec};
 use sae::Sae;
 use std::path::Path;
@@ -70,7 +70,8 @@ fn save(
         ..SaeLensMetadata::default()
     };
     let mut sae = Sae::load_from_disk(dir, Device::Cpu)?;
-    sae.set_threshold(&Tensor::from(threshold))?;
+    let factors = threshold_factors(&sae)?;
+    sae.set_thresholds(&Tensor::from(threshold), &factors)?;
     Ok(sae.save(dir, &metadata)?)
 }
 

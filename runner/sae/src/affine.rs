@@ -1,0 +1,154 @@
+//! What is done to activations before an SAE sees them: `(x - mean) M`, with a number or a matrix `M`.
+
+use crate::{Sae, SaeError};
+use tch::{Kind, TchError, Tensor};
+
+/// `(x - mean) M` of rows `x`.
+#[derive(Debug)]
+pub struct Affine {
+    /// `[width]`, Float.
+    pub mean: Tensor,
+    /// M, Float: a scalar, or `[width, width]`.
+    pub matrix: Tensor,
+    /// Its inverse.
+    pub inverse: Tensor,
+}
+
+impl Affine {
+    /// Of rows, `[n, width]`.
+    ///
+    /// # Errors
+    /// Another width, or too little memory.
+    pub fn of(&self, x: &Tensor) -> Result<Tensor, SaeError> {
+        Ok(times(&x.f_sub(&self.mean)?, &self.matrix)?)
+    }
+}
+
+/// `rows M`.
+fn times(rows: &Tensor, matrix: &Tensor) -> Result<Tensor, TchError> {
+    if matrix.dim() == 0 {
+        rows.f_mul(matrix)
+    } else {
+        rows.f_matmul(matrix)
+    }
+}
+
+/// `rows M^T`.
+fn times_transposed(rows: &Tensor, matrix: &Tensor) -> Result<Tensor, TchError> {
+    if matrix.dim() == 0 {
+        rows.f_mul(matrix)
+    } else {
+        rows.f_matmul(&matrix.f_tr()?)
+    }
+}
+
+impl Sae {
+    /// Takes and gives activations as they are, and not as `input` and `output` make them: the same latents have the
+    /// same activations.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn fold_affine(&mut self, input: &Affine, output: &Affine) -> Result<(), SaeError> {
+        self.encoder_weight = times_transposed(&self.encoder_weight, &input.matrix)?;
+        if !self.cfg.subtracts_b_dec() {
+            let of_mean = self.encoder_weight.f_mv(&input.mean)?;
+            self.encoder_bias = self.encoder_bias.f_sub(&of_mean)?;
+            if let Some(gate) = &mut self.gate {
+                gate.b_mag = gate.b_mag.f_sub(&gate.r_mag.f_exp()?.f_mul(&of_mean)?)?;
+            }
+        }
+        self.w_dec = times(&self.w_dec, &output.inverse)?;
+        let b_dec = self.b_dec.f_unsqueeze(0)?;
+        self.b_dec = times(&b_dec, &output.inverse)?
+            .f_squeeze_dim(0)?
+            .f_add(&output.mean)?;
+        if let Some(w_skip) = &mut self.w_skip {
+            // skip(x) = (x - mean) M W_skip^T M_out^-1
+            let of_input = times(
+                &times_transposed(w_skip, &input.matrix)?.f_tr()?,
+                &output.inverse,
+            )?;
+            *w_skip = of_input.f_tr()?.f_contiguous()?;
+            self.b_dec = self.b_dec.f_sub(&w_skip.f_mv(&input.mean)?)?;
+        }
+        Ok(())
+    }
+
+    /// One threshold for all latents, in the units of `factors`: `[num_latents]`, which each is multiplied by.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn set_thresholds(&mut self, threshold: &Tensor, factors: &Tensor) -> Result<(), SaeError> {
+        self.threshold = Some(factors.f_mul(&threshold.f_to_kind(Kind::Float)?)?);
+        self.cfg.activation = crate::Activation::JumpRelu;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+    use crate::{Activation, SaeConfig};
+    use tch::Device;
+
+    fn affine(width: i64, is_matrix: bool, seed: f64) -> Affine {
+        let mean = noise(&[width], seed);
+        let matrix = match is_matrix {
+            true => {
+                noise(&[width, width], seed + 0.5) * 0.3
+                    + Tensor::eye(width, (Kind::Float, Device::Cpu))
+            }
+            false => Tensor::from(0.4f32),
+        };
+        let inverse = match is_matrix {
+            true => matrix.inverse(),
+            false => Tensor::from(2.5f32),
+        };
+        Affine {
+            mean,
+            matrix,
+            inverse,
+        }
+    }
+
+    #[test]
+    fn what_is_folded_computes_the_same_on_activations_as_they_are() {
+        for activation in [Activation::TopK, Activation::JumpRelu, Activation::Gated] {
+            for (transcode, apply_b_dec_to_input) in [(false, true), (false, false), (true, true)] {
+                for is_matrix in [false, true] {
+                    let cfg = SaeConfig {
+                        activation,
+                        transcode,
+                        skip_connection: transcode,
+                        d_out: transcode.then_some(5),
+                        apply_b_dec_to_input,
+                        ..SaeConfig::topk(8, 40, 40)
+                    };
+                    let d_out = cfg.d_out() as i64;
+                    let mut sae = Sae::new(cfg, 3, Device::Cpu).unwrap();
+                    sae.w_dec = noise(&[40, d_out], 1.0);
+                    sae.b_dec = noise(&[d_out], 2.0) * 0.2;
+                    sae.w_skip = sae.w_skip.map(|_| noise(&[d_out, 8], 3.0));
+                    sae.threshold = sae.threshold.map(|_| noise(&[40], 5.0).abs() * 0.1);
+                    let input = affine(8, is_matrix, 6.0);
+                    let output = if transcode {
+                        affine(d_out, is_matrix, 7.0)
+                    } else {
+                        affine(8, is_matrix, 6.0)
+                    };
+                    let x = noise(&[30, 8], 8.0) * 2.0;
+                    let scaled = sae.forward(&input.of(&x).unwrap()).unwrap();
+                    let expected = times(&scaled.sae_out, &output.inverse).unwrap() + &output.mean;
+                    sae.fold_affine(&input, &output).unwrap();
+                    let folded = sae.forward(&x).unwrap();
+                    let off = (folded.sae_out - expected).abs().max().double_value(&[]);
+                    assert!(
+                        off < 1e-4,
+                        "{activation} {transcode} {apply_b_dec_to_input} {is_matrix}: {off}"
+                    );
+                }
+            }
+        }
+    }
+}
