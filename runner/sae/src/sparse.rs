@@ -36,6 +36,8 @@ pub struct VectorGradients {
     pub encoder_bias: Tensor,
     /// `[d_out]`.
     pub b_dec: Tensor,
+    /// `[num_latents]`; only with thresholds.
+    pub threshold: Option<Tensor>,
 }
 
 impl Sae {
@@ -44,8 +46,8 @@ impl Sae {
         kernels::are_updated_by_rows(optimizer, &[&self.encoder_weight, &self.w_dec])
     }
 
-    /// As [`Sae::backward`], for the squared error alone. `None`: there is another term or a skip
-    /// connection, or it is not on this device or of this kind.
+    /// As [`Sae::backward`], where it has no term with gradients of its own. `None`: it has one, or a skip connection, or
+    /// it is not on this device or of this kind, or so many latents are active that they are not listed.
     ///
     /// # Errors
     /// As [`Sae::backward`].
@@ -59,6 +61,9 @@ impl Sae {
         let is_here = kernels::are_for(&[x, target, &self.encoder_weight, &self.w_dec]);
         if !is_here || !objective.is_squared_error() || self.w_skip.is_some() {
             return Ok(None);
+        }
+        if !self.is_plain(objective) {
+            return self.general_sparse_backward((x, target), objective);
         }
         let centred = self.centred_for_training(x)?;
         let encoded = self.encode_centred(&centred, objective.k, objective.rounded_encoder)?;
@@ -75,6 +80,7 @@ impl Sae {
         let vectors = VectorGradients {
             b_dec: self.grad_b_dec(Some(&error.grad_out), &encoder_bias)?,
             encoder_bias,
+            threshold: None,
         };
         Ok(Some(SparseBackward {
             losses: Losses::squared_error(error.sum),
@@ -104,6 +110,21 @@ impl SparseBackward {
 }
 
 impl SparseGradients {
+    /// `grad_out`: `[n_tokens, d_out]`, for each of nested reconstructions.
+    pub(crate) fn new(
+        entries: SortedEntries,
+        grad_out: Tensor,
+        centred: Tensor,
+        vectors: VectorGradients,
+    ) -> Self {
+        Self {
+            entries,
+            grad_out,
+            centred,
+            vectors,
+        }
+    }
+
     fn dense(self) -> Result<Gradients, SaeError> {
         let matrices = self
             .entries
@@ -114,6 +135,7 @@ impl SparseGradients {
         let VectorGradients {
             encoder_bias,
             b_dec,
+            threshold,
         } = self.vectors;
         Ok(Gradients {
             encoder_weight,
@@ -121,7 +143,7 @@ impl SparseGradients {
             w_dec,
             b_dec,
             w_skip: None,
-            threshold: None,
+            threshold,
             gate: None,
         })
     }
@@ -144,14 +166,22 @@ impl SparseGradients {
         (rules, rounded): (Vec<Rule<'_>>, Option<Tensor>),
         divisor: &Tensor,
     ) -> Result<(VectorGradients, Option<Tensor>), SaeError> {
-        let rules: [Rule<'_>; 4] = rules.try_into().expect("there is one for each weight");
-        let [of_encoder, of_bias, of_decoder, of_b_dec] = rules;
+        let mut rules = rules.into_iter();
+        let mut next = || rules.next().expect("there is one for each weight");
+        let [of_encoder, of_bias, of_decoder, of_b_dec] = [next(), next(), next(), next()];
         let VectorGradients {
             encoder_bias,
             b_dec,
+            threshold,
         } = &mut self.vectors;
-        for gradient in [&mut *encoder_bias, &mut *b_dec] {
+        for gradient in [&mut *encoder_bias, &mut *b_dec]
+            .into_iter()
+            .chain(&mut *threshold)
+        {
             kernels::scale(gradient, divisor)?;
+        }
+        if let (Some(weight), Some(gradient)) = (&mut sae.threshold, threshold) {
+            next().step(weight, gradient)?;
         }
         of_bias.step(&mut sae.encoder_bias, encoder_bias)?;
         of_b_dec.step(&mut sae.b_dec, b_dec)?;

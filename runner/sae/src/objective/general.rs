@@ -6,7 +6,10 @@ use super::penalty::{Active, PenaltyTerm};
 use crate::gradient::Input;
 use crate::kernels::{self, Listed, ListedNumbers, NestedErrors, above};
 use crate::support::Support;
-use crate::{Backward, BatchLatents, Encoded, Gradients, Level, Losses, Objective, Sae, SaeError};
+use crate::{
+    Backward, BatchLatents, Encoded, Gradients, Level, Losses, Objective, Sae, SaeError,
+    SparseBackward, SparseGradients, VectorGradients,
+};
 use tch::{Kind, Tensor};
 
 /// Where more than this part of all latents is near a threshold, all are computed with: products with all rows of the
@@ -29,6 +32,20 @@ pub(crate) struct Batch {
 pub(super) struct Latents {
     pub(super) support: Support,
     pub(super) pre_acts: Tensor,
+}
+
+/// What the latents of some tokens do to the loss.
+struct AtLatents {
+    acts: Tensor,
+    /// Where the support is.
+    grad_pre: Tensor,
+    /// The gradient at thresholds: `[num_latents]`.
+    threshold: Option<Tensor>,
+    /// Factors of the decoder's rows in their own gradient: `[num_latents]`.
+    of_rows: Option<Tensor>,
+    errors: NestedErrors,
+    levels: Vec<Level>,
+    losses: Losses,
 }
 
 impl Sae {
@@ -182,36 +199,15 @@ impl Sae {
         latents: Latents,
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
-        let Latents { support, pre_acts } = &latents;
-        let (acts, are_active) = self.acts_at(support, pre_acts)?;
-        let all = [Level::all(self.num_latents())];
-        let levels = if objective.nesting.is_empty() {
-            &all[..]
-        } else {
-            objective.nesting
-        };
-        let decoder = (&self.w_dec, &self.b_dec);
-        let errors = support.reconstruct(&acts, decoder, &batch.target, levels)?;
-        let penalty = self.penalty(support, [&acts, &are_active], objective)?;
-        let at_pre = self.at_pre_acts(
-            &latents,
-            &are_active,
-            (&errors.grad_acts, &penalty),
-            objective,
-        )?;
-        let mut gradients =
-            self.gradients_at(batch, support, [&acts, &at_pre.0], (&errors, levels))?;
-        gradients.threshold = at_pre.1;
-        if let Some(of_rows) = &penalty.of_rows {
-            let _ = gradients
-                .w_dec
-                .f_add_(&self.w_dec.f_mul(&of_rows.f_unsqueeze(1)?)?)?;
+        let at = self.at_latents(batch, &latents, objective)?;
+        let support = &latents.support;
+        let levels = &at.levels;
+        let mut gradients = self.gradients_at(batch, support, &at)?;
+        if let Some(of_rows) = &at.of_rows {
+            let of_rows = self.w_dec.f_mul(&of_rows.f_unsqueeze(1)?)?;
+            let _ = gradients.w_dec.f_add_(&of_rows)?;
         }
-        let mut losses = Losses {
-            sparsity: penalty.loss,
-            powers: penalty.powers,
-            ..nested_losses(&errors, levels)?
-        };
+        let mut losses = at.losses;
         if let Some(term) = objective.pre_act_loss {
             let loss = self.add_pre_act_loss(&batch.centred, term, &mut gradients)?;
             losses.sparsity = Some(match losses.sparsity.take() {
@@ -219,9 +215,9 @@ impl Sae {
                 Some(sparsity) => sparsity.f_add(&loss)?,
             });
         }
-        let fire_counts = support.fire_counts(&acts, self.num_latents() as i64)?;
+        let fire_counts = support.fire_counts(&at.acts, self.num_latents() as i64)?;
         if let Some(term) = objective.auxk {
-            let (error, term) = (whole_error(&errors, levels)?, (term, &fire_counts));
+            let (error, term) = (whole_error(&at.errors, levels)?, (term, &fire_counts));
             let sum = (objective.rescales, &mut gradients);
             losses.auxk = self.add_auxk(batch.input(), &error, term, sum)?;
         }
@@ -229,6 +225,71 @@ impl Sae {
             fire_counts,
             gradients,
             losses,
+        })
+    }
+
+    /// The same if its gradients are all of listed latents, without those of matrices. `None`: they are not.
+    pub(crate) fn general_sparse_backward(
+        &self,
+        (x, target): (&Tensor, &Tensor),
+        objective: &Objective<'_>,
+    ) -> Result<Option<SparseBackward>, SaeError> {
+        let batch = self.batch(x, target)?;
+        let Some(latents) = self.listed(&batch, objective)? else {
+            return Ok(None);
+        };
+        let at = self.at_latents(&batch, &latents, objective)?;
+        let Some(entries) = latents.support.sorted([&at.acts, &at.grad_pre], &at.levels) else {
+            return Ok(None);
+        };
+        let encoder_bias = entries.bias_gradient()?;
+        let of_all = at.errors.grad_out.f_get(0)?;
+        let vectors = VectorGradients {
+            b_dec: self.grad_b_dec(Some(&of_all), &encoder_bias)?,
+            encoder_bias,
+            threshold: at.threshold,
+        };
+        Ok(Some(SparseBackward {
+            losses: at.losses,
+            fire_counts: entries.fire_counts()?,
+            gradients: SparseGradients::new(entries, at.errors.grad_out, batch.centred, vectors),
+        }))
+    }
+
+    /// What latents do to the loss.
+    fn at_latents(
+        &self,
+        batch: &Batch,
+        latents: &Latents,
+        objective: &Objective<'_>,
+    ) -> Result<AtLatents, SaeError> {
+        let Latents { support, pre_acts } = latents;
+        let (acts, are_active) = self.acts_at(support, pre_acts)?;
+        let levels = match objective.nesting {
+            [] => vec![Level::all(self.num_latents())],
+            nesting => nesting.to_vec(),
+        };
+        let decoder = (&self.w_dec, &self.b_dec);
+        let errors = support.reconstruct(&acts, decoder, &batch.target, &levels)?;
+        let penalty = self.penalty(support, [&acts, &are_active], objective)?;
+        let (grad_pre, threshold) = self.at_pre_acts(
+            latents,
+            &are_active,
+            (&errors.grad_acts, &penalty),
+            objective,
+        )?;
+        Ok(AtLatents {
+            losses: Losses {
+                sparsity: penalty.loss,
+                powers: penalty.powers,
+                ..nested_losses(&errors, &levels)?
+            },
+            of_rows: penalty.of_rows,
+            acts,
+            grad_pre,
+            threshold,
+            errors,
+            levels,
         })
     }
 
@@ -289,19 +350,18 @@ impl Sae {
         &self,
         batch: &Batch,
         support: &Support,
-        at_latents: [&Tensor; 2],
-        (errors, levels): (&NestedErrors, &[Level]),
+        at: &AtLatents,
     ) -> Result<Gradients, SaeError> {
-        let rows = (&errors.grad_out, &batch.centred);
-        let of_weights = support.latent_gradients(at_latents, rows, levels)?;
-        let of_all = errors.grad_out.f_get(0)?;
+        let rows = (&at.errors.grad_out, &batch.centred);
+        let of_weights = support.latent_gradients([&at.acts, &at.grad_pre], rows, &at.levels)?;
+        let of_all = at.errors.grad_out.f_get(0)?;
         Ok(Gradients {
             b_dec: self.grad_b_dec(Some(&of_all), &of_weights.encoder_bias)?,
             w_skip: self.grad_w_skip(&batch.x, &of_all)?,
             encoder_weight: of_weights.encoder_weight,
             encoder_bias: of_weights.encoder_bias,
             w_dec: of_weights.w_dec,
-            threshold: None,
+            threshold: at.threshold.as_ref().map(Tensor::shallow_clone),
             gate: None,
         })
     }

@@ -227,10 +227,18 @@ impl<'a> Twin<'a> {
         };
         let n_dead = term.candidates.size()[0];
         let n_wanted = self.sae.cfg.d_out() as i64 / 2;
+        let fired = double(
+            &of.are_active
+                .sum_dim_intlist(0, false, Kind::Double)
+                .gt(0.0),
+        );
         let alive = scores.ones_like().index_fill(1, term.candidates, 0.0);
+        // One that fires is not dead.
+        let fires = fired * f64::from(u8::from(term.is_of_residual));
+        let alive = (alive + &fires).clamp_max(1.0);
         let of_dead = scores.detach() + alive * -1e9;
         let (_, indices) = of_dead.topk(n_wanted.min(n_dead), -1, true, false);
-        let kept = scores.zeros_like().scatter_value(1, &indices, 1.0).detach();
+        let kept = scores.zeros_like().scatter_value(1, &indices, 1.0).detach() * (1.0 - fires);
         let (acts, scale) = if term.is_of_residual {
             let mean = error.mean_dim(0, true, Kind::Double);
             (

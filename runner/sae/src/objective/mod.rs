@@ -195,19 +195,20 @@ impl Objective<'_> {
         }
     }
 
-    /// Whether no other term is there: AuxK has no term if no latent may be dead.
+    /// Whether no term besides has gradients of the decoder's rows: AuxK has no term if no latent may be dead.
     pub(crate) fn is_squared_error(&self) -> bool {
         let has_auxk = self.auxk.is_some_and(|term| term.candidates.size()[0] > 0);
-        !has_auxk && !self.multi_topk
-    }
-
-    /// Whether latents are chosen by token, and there is one reconstruction of them.
-    fn is_plain(&self) -> bool {
-        self.nesting.is_empty() && self.chosen.is_none() && !self.rescales
+        !has_auxk && !self.multi_topk && self.pre_act_loss.is_none() && !self.penalty.is_on_rows()
     }
 }
 
 impl Sae {
+    /// Whether latents are chosen by token, and there is one reconstruction of them.
+    pub(crate) fn is_plain(&self, objective: &Objective<'_>) -> bool {
+        let is_chosen_by_token = objective.chosen.is_none() && !objective.rescales;
+        self.cfg.activation.has_k() && objective.nesting.is_empty() && is_chosen_by_token
+    }
+
     /// Forward and backward pass on `x`: `[n_tokens, d_in]`, with `target`: `[n_tokens, d_out]`,
     /// which an autoencoder's input is itself; Float.
     ///
@@ -220,7 +221,7 @@ impl Sae {
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
         self.check_target(target)?;
-        if !(self.cfg.activation.has_k() && objective.is_plain()) {
+        if !self.is_plain(objective) {
             return self.general_backward((x, target), objective);
         }
         if let Some(backward) = self.sparse_backward(x, target, objective)? {

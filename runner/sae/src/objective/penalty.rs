@@ -89,6 +89,18 @@ pub(super) struct PenaltyTerm {
 }
 
 impl Penalty<'_> {
+    /// Whether it depends on the decoder's rows.
+    pub(super) fn is_on_rows(self) -> bool {
+        match self {
+            Self::None
+            | Self::Count { .. }
+            | Self::Quadratic { .. }
+            | Self::MeanQuadratic { .. } => false,
+            Self::Power { is_scaled, .. } => is_scaled,
+            Self::Tanh { .. } => true,
+        }
+    }
+
     /// The penalty on the latents of some tokens.
     pub(super) fn term(self, active: &Active<'_>) -> Result<PenaltyTerm, SaeError> {
         Ok(match self {

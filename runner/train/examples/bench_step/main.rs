@@ -26,14 +26,17 @@
 mod agree;
 mod args;
 mod gate;
+mod kinds;
 mod machine;
 mod measure;
 mod serve;
 
 use args::{Args, Task};
 use fault::Remedy;
+use kinds::MeasuredKind;
 use lm::LmError;
 use measure::{Case, Measured};
+use plan::Optimizer;
 use sae::{Unusable, UpdateShape};
 use sae_run_train::use_faster_kernels;
 use serde_json::{Value, json};
@@ -108,12 +111,28 @@ fn bench(args: &Args, agree_with: Option<&Path>) -> Result<()> {
             json!({ "result": result, "gate": gate, "agreement": agreement, "kernels": kernels }),
         );
     }
+    let kinds = bench_kinds(args)?;
     say(&format!("load average at the end {}", machine::load()));
     if let Some(path) = &args.json {
-        let record = json!({ "machine": machine, "threads": threads, "cases": measured });
+        let record =
+            json!({ "machine": machine, "threads": threads, "cases": measured, "kinds": kinds });
         write_json(path, &record)?;
     }
     Ok(())
+}
+
+/// Every kind of SAE beside TopK.
+fn bench_kinds(args: &Args) -> Result<Vec<MeasuredKind>> {
+    let mut all = Vec::new();
+    say(MeasuredKind::HEADER);
+    for case in args.cases() {
+        for optimizer in [Optimizer::Signum, Optimizer::Adam] {
+            let measured = kinds::measure(case, optimizer, args.device, args.rounds)?;
+            measured.iter().for_each(|measured| say(&measured.row()));
+            all.extend(measured);
+        }
+    }
+    Ok(all)
 }
 
 /// On a GPU, the project's kernels that are faster there than libtorch; their names.

@@ -173,7 +173,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     values
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let values = sorted(values);
     let middle = values.len() / 2;
     match values.len() % 2 {

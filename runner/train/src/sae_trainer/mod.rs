@@ -336,6 +336,11 @@ impl SaeTrainer {
         self.kind.is_of_batch() || self.kind.needs_mean_l0() || self.needs_fire_counts()
     }
 
+    /// Whether the decoder's rows have unit norm in this update, if they are kept at it.
+    fn projects_onto_unit_rows(&self) -> bool {
+        self.n_updates > 0 || self.settings.begins_with_unit_norm
+    }
+
     /// Whether it depends on the update itself which latents are dead.
     fn needs_fire_counts(&self) -> bool {
         self.settings.auxk_alpha > 0.0 && self.settings.auxk_is_of_residual

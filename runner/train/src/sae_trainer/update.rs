@@ -84,17 +84,26 @@ impl<'a> Update<'a> {
         if !self.trainer.waits_for_all() {
             return Ok(());
         }
+        let parts = self.decide(ranks)?;
+        self.add_parts(parts)
+    }
+
+    /// Decides what is decided on all tokens; gives what waited for that.
+    fn decide(&mut self, ranks: &dyn Ranks) -> Result<Vec<HeldPart>, TrainError> {
         let held = std::mem::take(&mut self.held);
         let (decided, parts) = held.decide(self.trainer, self.k, ranks)?;
         self.decided = decided;
+        Ok(parts)
+    }
+
+    fn add_parts(&mut self, parts: Vec<HeldPart>) -> Result<(), TrainError> {
         let mut sum = self.sums.backward.take();
-        for HeldPart {
-            x, target, latents, ..
-        } in parts
-        {
+        for HeldPart { x, target, latents } in parts {
             let objective = self.objective(latents.as_ref())?;
-            let part = self.trainer.sae.backward(&x, &target, &objective)?;
-            add(&mut sum, part)?;
+            add(
+                &mut sum,
+                self.trainer.sae.backward(&x, &target, &objective)?,
+            )?;
         }
         self.sums.backward = sum;
         Ok(())
@@ -167,7 +176,7 @@ impl<'a> Update<'a> {
             gradients.scale(&trainer.denominator(moments)?)?;
         }
         if trainer.sae.has_unit_decoder() {
-            let has_unit_norm = trainer.n_updates > 0 || trainer.settings.begins_with_unit_norm;
+            let has_unit_norm = trainer.projects_onto_unit_rows();
             gradients.remove_parallel_to_decoder(&trainer.sae, has_unit_norm)?;
         }
         if let Some(most) = trainer.settings.max_grad_norm {
@@ -190,15 +199,28 @@ impl<'a> Update<'a> {
         moments: &Moments,
         progress: Progress,
     ) -> Result<(), TrainError> {
-        let backward = self.sparse_backward(x, target)?;
+        self.n_tokens = Some(x.size()[0].cast_unsigned());
+        let mut parts = Vec::new();
+        if self.trainer.waits_for_all() {
+            self.add(x, target)?;
+            parts = self.decide(ALONE)?;
+        }
+        let backward = match &parts[..] {
+            [] => self.sparse_backward(x, target, None)?,
+            [part] => self.sparse_backward(&part.x, &part.target, part.latents.as_ref())?,
+            _ => None,
+        };
         let backward = backward.filter(|_| moments.n_tokens > 0);
         let rounded = self.rounded_encoder.take().flatten();
         let Some(backward) = backward else {
-            self.n_tokens = Some(x.size()[0].cast_unsigned());
-            self.add(x, target)?;
-            self.add_held(ALONE)?;
+            if self.trainer.waits_for_all() {
+                self.add_parts(parts)?;
+            } else {
+                self.add(x, target)?;
+            }
             return self.finish(moments, progress);
         };
+        let decided = std::mem::take(&mut self.decided);
         let trainer = &mut *self.trainer;
         let SparseBackward {
             gradients,
@@ -213,6 +235,7 @@ impl<'a> Update<'a> {
         let (vectors, rounded) = optimizer.step_rows(weights, gradients, step, n_steps)?;
         trainer.rounded_encoder = rounded;
         let vectors = [&vectors.encoder_bias, &vectors.b_dec];
+        trainer.note_kind(&losses, decided, moments.n_tokens, progress)?;
         trainer.note_update(moments, vectors, (&losses, &fire_counts))
     }
 
@@ -221,16 +244,17 @@ impl<'a> Update<'a> {
         &self,
         x: &Tensor,
         target: &Tensor,
+        chosen: Option<&BatchLatents>,
     ) -> Result<Option<SparseBackward>, TrainError> {
         let trainer = &self.trainer;
         let takes_rows = trainer.sae.is_updated_by_rows(trainer.optimizer.kind());
         let is_limited = trainer.settings.max_grad_norm.is_some();
-        if !takes_rows || is_limited || trainer.micro_acc_steps > 1 || trainer.waits_for_all() {
+        let is_cut = trainer.micro_acc_steps > 1;
+        if !takes_rows || is_limited || is_cut || !trainer.projects_onto_unit_rows() {
             return Ok(None);
         }
-        let backward = trainer
-            .sae
-            .sparse_backward(x, target, &self.objective(None)?);
+        let objective = self.objective(chosen)?;
+        let backward = trainer.sae.sparse_backward(x, target, &objective);
         match backward.map_err(TrainError::from) {
             Err(error) if is_out_of_memory(&error) => Ok(None),
             backward => backward,
