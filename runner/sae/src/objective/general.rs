@@ -55,6 +55,11 @@ impl Sae {
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
         let batch = self.batch(x, target)?;
+        if objective.is_hierarchical {
+            let encoded =
+                self.encode_centred(&batch.centred, objective.k, objective.rounded_encoder)?;
+            return self.hierarchical_backward(&batch, encoded);
+        }
         if let Some(latents) = self.listed(&batch, objective)? {
             return self.backward_at(&batch, latents, objective);
         }
@@ -234,6 +239,9 @@ impl Sae {
         (x, target): (&Tensor, &Tensor),
         objective: &Objective<'_>,
     ) -> Result<Option<SparseBackward>, SaeError> {
+        if objective.is_hierarchical {
+            return Ok(None);
+        }
         let batch = self.batch(x, target)?;
         let Some(latents) = self.listed(&batch, objective)? else {
             return Ok(None);

@@ -249,7 +249,8 @@ impl<'a> Twin<'a> {
             let scale = (n_dead as f64 / n_wanted as f64).min(1.0);
             (of.pre_acts.shallow_clone(), Tensor::from(scale))
         };
-        sum_of(&((acts * kept).matmul(self.weight("W_dec")) + error)) * scale * term.alpha
+        let of_dead: Tensor = acts * kept;
+        sum_of(&(of_dead.matmul(self.weight("W_dec")) + error)) * scale * term.alpha
     }
 
     fn second_reconstruction(&self, of: &TwinLatents) -> Tensor {
@@ -665,4 +666,34 @@ fn if_no_score_is_positive_nothing_is_chosen() {
     let backward = sae.backward(&x, &x, &objective).unwrap();
     assert_eq!(backward.fire_counts.sum(Kind::Float).double_value(&[]), 0.0);
     assert!(backward.gradients.b_dec.abs().max().double_value(&[]) > 0.0);
+}
+
+/// A loop over every number of latents.
+#[test]
+fn hierarchical_reconstructions_are_those_of_a_loop() {
+    for sae in variants(Activation::TopK).map(sae) {
+        let (x, target) = inputs(&sae);
+        let objective = Objective {
+            is_hierarchical: true,
+            ..Objective::squared_error(4)
+        };
+        let ours = sae.backward(&x, &target, &objective).unwrap();
+        let plain = Objective::squared_error(4);
+        let twin = Twin::new(&sae, (&x, &target), &plain, None);
+        let pre_acts = twin.latents().pre_acts;
+        let (_, indices) = pre_acts.detach().topk(4, -1, true, true);
+        let mut loss = Tensor::from(0.0);
+        for j in 1..=4 {
+            let first = indices.narrow(1, 0, j);
+            let chosen = pre_acts.zeros_like().scatter_value(1, &first, 1.0).detach();
+            let error = twin.decode(&(pre_acts.relu() * chosen), F) - &twin.target;
+            loss += sum_of(&error) / 4.0;
+        }
+        loss.backward();
+        let got = loss_of(&ours.losses, &objective, false);
+        assert!((got / loss.double_value(&[]) - 1.0).abs() < 1e-5);
+        for (ours, (name, weight)) in ours.gradients.tensors().into_iter().zip(&twin.weights) {
+            assert_near(name, ours, &weight.grad());
+        }
+    }
 }

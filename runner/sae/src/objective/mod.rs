@@ -7,6 +7,7 @@ mod auxk;
 mod batch;
 mod gated;
 mod general;
+mod hierarchical;
 mod jump;
 mod multi_topk;
 mod penalty;
@@ -37,6 +38,8 @@ pub struct Objective<'a> {
     /// Reconstructions from the first latents alone, and from all, whose squared errors are added up (Matryoshka SAEs,
     /// Bussmann et al. 2025, arXiv:2503.17547); the ends rise to the number of latents. Empty: from all.
     pub nesting: &'a [Level],
+    /// A reconstruction from each token's 1, 2, ..., k largest latents, and the mean of their squared errors.
+    pub is_hierarchical: bool,
     /// Latents that were chosen among those of all tokens of the update; `None`: as the SAE chooses them.
     pub chosen: Option<&'a BatchLatents>,
     /// Whether pre-activations times the norms of the decoder's rows decide between latents.
@@ -186,6 +189,7 @@ impl Objective<'_> {
             multi_topk: false,
             rounded_encoder: None,
             nesting: &[],
+            is_hierarchical: false,
             chosen: None,
             rescales: false,
             penalty: Penalty::None,
@@ -206,7 +210,8 @@ impl Sae {
     /// Whether latents are chosen by token, and there is one reconstruction of them.
     pub(crate) fn is_plain(&self, objective: &Objective<'_>) -> bool {
         let is_chosen_by_token = objective.chosen.is_none() && !objective.rescales;
-        self.cfg.activation.has_k() && objective.nesting.is_empty() && is_chosen_by_token
+        let is_nested = !objective.nesting.is_empty() || objective.is_hierarchical;
+        self.cfg.activation.has_k() && is_chosen_by_token && !is_nested
     }
 
     /// Forward and backward pass on `x`: `[n_tokens, d_in]`, with `target`: `[n_tokens, d_out]`,

@@ -11,6 +11,7 @@ use tch::Tensor;
 pub(super) struct Kind {
     pub(super) activation: Activation,
     nesting: Nesting,
+    pub(super) is_hierarchical: bool,
     /// Whether pre-activations times the norms of the decoder's rows decide.
     pub(super) rescales: bool,
     pub(super) jump: Jump,
@@ -74,6 +75,7 @@ impl Kind {
         Self {
             activation: config.activation,
             nesting: Nesting::new(config, spec),
+            is_hierarchical: config.hierarchical_topk,
             rescales: config.rescale_acts_by_decoder_norm,
             jump: Jump {
                 bandwidth: config.jumprelu_bandwidth,

@@ -277,6 +277,7 @@ impl<'a> Update<'a> {
             multi_topk: self.trainer.sae.cfg.multi_topk,
             rounded_encoder: self.rounded_encoder()?,
             nesting: &self.levels,
+            is_hierarchical: kind.is_hierarchical,
             chosen,
             rescales: kind.rescales,
             penalty: kind.penalty(self.progress, self.decided.mean_l0.as_ref()),
