@@ -104,7 +104,7 @@ fn find_in_row(row: &[f32], bias: &[f32], bounds: &[f32], found: &mut Found) {
 
 /// A NaN is, so that it shows.
 #[inline(always)]
-fn is_above(value: f32, bound: f32) -> bool {
+pub(crate) fn is_above(value: f32, bound: f32) -> bool {
     value > bound || value.is_nan()
 }
 

@@ -1,4 +1,4 @@
-//! The largest pre-activations, exactly, from products in 16 bit.
+//! The largest pre-activations, or those above a bound, exactly, from products in 16 bit.
 //!
 //! Processors that multiply in bfloat16 do it several times as fast as in float32. A token's product with a
 //! latent is then off by no more than a bound that is known beforehand; only latents that may be among the
@@ -13,9 +13,10 @@
 //!
 //! and what summing in float32 adds, `d` roundings of `|x| |w|`, and the rounding of the rough product itself.
 
+use crate::above::is_above;
 use crate::candidates::{Row, Scratch, collect, n_groups, take};
 use crate::instruction_sets::multiversioned;
-use crate::{AT_ONCE, ByLatent, LANES, dot, dots, sum};
+use crate::{AT_ONCE, ByLatent, Found, LANES, dot, dots, sum};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -62,6 +63,13 @@ struct Norms {
     whole: f32,
     rounded: f32,
     lost: f32,
+}
+
+impl RoundedTokens<'_> {
+    /// How many they are.
+    pub fn n_tokens(&self) -> usize {
+        self.bounds.len()
+    }
 }
 
 impl<'a> Screen<'a> {
@@ -155,7 +163,10 @@ impl<'a> Screen<'a> {
         );
         assert_eq!(values.len(), n_tokens * self.k, "k values for a token");
         assert_eq!(indices.len(), values.len(), "an index for each value");
-        let candidates = self.candidates(rough, &tokens.bounds);
+        let collect = |screened: &Screened<'_>, scratch: &mut Scratch| {
+            collect_screened(screened, self.k, scratch);
+        };
+        let candidates = self.candidates(rough, &tokens.bounds, collect);
         let computed = self.compute(&candidates, tokens.x);
         let out = values
             .par_chunks_mut(self.k)
@@ -172,8 +183,50 @@ impl<'a> Screen<'a> {
         computed.len()
     }
 
-    /// Of which latents a token's largest are, whatever the products are.
-    fn candidates(&self, rough: &[u16], bounds: &[f32]) -> Candidates {
+    /// The pre-activations of each token that are above `bounds`, one for each latent, and NaN, as [`crate::above`] gives
+    /// them; and how many were computed in float32. `rough`: as for [`Screen::topk`].
+    ///
+    /// # Panics
+    /// Shapes that do not fit.
+    pub fn above(
+        &self,
+        rough: &[u16],
+        tokens: &RoundedTokens<'_>,
+        bounds: &[f32],
+    ) -> (Found, usize) {
+        let (num_latents, n_tokens) = (self.bias.len(), tokens.bounds.len());
+        assert_eq!(bounds.len(), num_latents, "a bound for each latent");
+        assert_eq!(
+            rough.len(),
+            n_tokens * num_latents,
+            "a product for each latent"
+        );
+        let collect = |screened: &Screened<'_>, scratch: &mut Scratch| {
+            collect_above(screened, bounds, &mut scratch.indices);
+        };
+        let candidates = self.candidates(rough, &tokens.bounds, collect);
+        let computed = self.compute(&candidates, tokens.x);
+        let mut found = Found::default();
+        for ends in candidates.ends.windows(2) {
+            for entry_idx in ends[0]..ends[1] {
+                let latent = candidates.latents[entry_idx];
+                if is_above(computed[entry_idx], bounds[latent as usize]) {
+                    found.values.push(computed[entry_idx]);
+                    found.indices.push(latent.into());
+                }
+            }
+            found.ends.push(found.values.len() as i64);
+        }
+        (found, computed.len())
+    }
+
+    /// Which latents of each token `collect` takes, whatever the products are.
+    fn candidates(
+        &self,
+        rough: &[u16],
+        bounds: &[f32],
+        collect: impl Fn(&Screened<'_>, &mut Scratch) + Sync,
+    ) -> Candidates {
         let blocks = rough
             .par_chunks(N_TOKENS * self.bias.len())
             .zip(bounds.par_chunks(N_TOKENS));
@@ -181,15 +234,12 @@ impl<'a> Screen<'a> {
             let mut of_block = Candidates::default();
             for (rough, &bound) in rough.chunks(self.bias.len()).zip(bounds) {
                 let screen = self;
-                collect_screened(
-                    &Screened {
-                        rough,
-                        screen,
-                        bound,
-                    },
-                    self.k,
-                    scratch,
-                );
+                let screened = Screened {
+                    rough,
+                    screen,
+                    bound,
+                };
+                collect(&screened, scratch);
                 of_block.latents.extend_from_slice(&scratch.indices);
                 of_block.ends.push(of_block.latents.len());
             }
@@ -286,6 +336,32 @@ impl Row for Screened<'_> {
 multiversioned!(
     fn collect_screened(screened: &Screened<'_>, k: usize, scratch: &mut Scratch) = collect
 );
+
+multiversioned!(
+    fn collect_above(screened: &Screened<'_>, bounds: &[f32], indices: &mut Vec<u32>) = may_be_above
+);
+
+/// Numbers that are looked at together first: most often none of them may be above.
+const GROUP: usize = 64;
+
+/// Finds the indices of all latents whose pre-activation may be above its bound.
+#[inline(always)]
+fn may_be_above(screened: &Screened<'_>, bounds: &[f32], indices: &mut Vec<u32>) {
+    indices.clear();
+    let n = screened.len();
+    for first in (0..n).step_by(GROUP) {
+        let group = first..(first + GROUP).min(n);
+        let may_be = |latent: usize| is_above(screened.upper(latent), bounds[latent]);
+        let n_above: u32 = group.clone().map(|latent| u32::from(may_be(latent))).sum();
+        if n_above > 0 {
+            indices.extend(
+                group
+                    .filter(|latent| may_be(*latent))
+                    .map(|latent| latent as u32),
+            );
+        }
+    }
+}
 
 multiversioned!(
     fn dots_by_latent(

@@ -16,13 +16,13 @@ fn rough_products(x: &[u16], weights: &[u16], d: usize) -> Vec<u16> {
     rounded
 }
 
-struct Found {
+struct Largest {
     values: Vec<f32>,
     indices: Vec<i64>,
     n_computed: usize,
 }
 
-fn screened(x: &[f32], weights: &[f32], bias: &[f32], k: usize) -> Option<Found> {
+fn screened(x: &[f32], weights: &[f32], bias: &[f32], k: usize) -> Option<Largest> {
     let d = weights.len() / bias.len();
     let (mut weights16, mut x16) = (vec![0; weights.len()], vec![0; x.len()]);
     let screen = Screen::new(weights, bias, k, &mut weights16)?;
@@ -31,7 +31,7 @@ fn screened(x: &[f32], weights: &[f32], bias: &[f32], k: usize) -> Option<Found>
     let n = x.len() / d * k;
     let (mut values, mut indices) = (vec![0.0; n], vec![0; n]);
     let n_computed = screen.topk(&rough, &tokens, &mut values, &mut indices);
-    Some(Found {
+    Some(Largest {
         values,
         indices,
         n_computed,
@@ -91,6 +91,30 @@ proptest! {
         let (values, indices) = exact(&x, &weights, &bias, k);
         prop_assert_eq!(found.indices, indices);
         prop_assert_eq!(found.values, values);
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_above_is_what_float32_finds(
+        n_tokens in 0usize..4,
+        num_latents in prop_oneof![1usize..40, 500usize..700],
+        d in prop_oneof![1usize..5, 15usize..18, 60usize..70],
+        seed in any::<u64>(),
+        spread in 0i32..30,
+    ) {
+        let (x, weights) = (random(n_tokens * d, seed, spread), random(num_latents * d, !seed, spread));
+        let bias = random(num_latents, seed ^ 1, 1);
+        let bounds = random(num_latents, seed ^ 2, 4);
+        let (mut weights16, mut x16) = (vec![0; weights.len()], vec![0; x.len()]);
+        let screen = Screen::new(&weights, &bias, 1, &mut weights16).unwrap();
+        let tokens = screen.round(&x, &mut x16);
+        let rough = rough_products(&x16, &weights16, d);
+        let (found, n_computed) = screen.above(&rough, &tokens, &bounds);
+        let of_token = |x: &[f32]| -> Vec<f32> { weights.chunks(d).map(|w| dot(x, w)).collect() };
+        let products: Vec<f32> = x.chunks(d).flat_map(of_token).collect();
+        prop_assert_eq!(&found, &crate::above(&products, &bias, &bounds));
+        prop_assert!(n_computed >= found.values.len());
     }
 }
 

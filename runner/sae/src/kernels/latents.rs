@@ -5,7 +5,7 @@ use super::cuda::{self, Kernel};
 use super::slices::{Choice, choice, slice, slice_mut};
 use super::{dots_at_entries, n_threads};
 use crate::Encoded;
-use kernels::{Screen, in_threads};
+use kernels::{RoundedTokens, Screen, in_threads};
 use std::fs;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
@@ -128,7 +128,7 @@ fn tokens_in_block(n_tokens: i64, num_latents: i64, bytes: i64, kind: Kind) -> i
 }
 
 /// Whether it pays to look at rough products first: a matter of the processor and of sizes.
-fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
+pub(super) fn is_screened(n_tokens: i64, num_latents: usize, k: usize) -> bool {
     choice() != Choice::Float32
         && multiplies_in_bfloat16()
         && n_tokens >= LEAST_TO_SCREEN
@@ -195,38 +195,62 @@ impl<'a> Search<'a> {
     /// By products in bfloat16 first. Gives for how many tokens it did so: all, or those before it
     /// turned out that too little is ruled out.
     fn screened(&self) -> Result<i64, TchError> {
-        let weights = slice(self.weight).expect("it was looked at");
-        let (n_tokens, bias, k) = (self.x.size()[0], self.bias, self.k);
-        let (num_latents, d_in) = self.weight.size2()?;
-        let block = tokens_in_block(n_tokens, num_latents, ROUGH_BLOCK_BYTES, Kind::BFloat16);
-        let empty = |shape: [i64; 2]| Tensor::f_empty(shape, (Kind::BFloat16, Device::Cpu));
-        let mut weight16 = empty([num_latents, d_in])?;
-        let weight16_bits = slice_mut(&mut weight16).expect("as it was made");
-        let screen = in_threads(n_threads(), || Screen::new(weights, bias, k, weight16_bits));
-        let Some(screen) = screen else { return Ok(0) };
-        let (weight16, x16) = (weight16.f_tr()?, empty([block, d_in])?);
-        let rough = empty([block, num_latents])?;
         let mut start = 0;
-        while start < n_tokens {
-            let n = block.min(n_tokens - start);
-            let x = self.x.f_narrow(0, start, n)?;
-            let mut x16 = x16.f_narrow(0, 0, n)?;
-            let x = slice(&x).expect("as it was made");
-            let x16_bits = slice_mut(&mut x16).expect("as it was made");
-            let tokens = in_threads(n_threads(), || screen.round(x, x16_bits));
-            let rough = x16.f_mm_out(&rough.f_narrow(0, 0, n)?, &weight16)?;
-            let (mut acts, mut indices) = self.out(start, n)?;
-            let rough = slice(&rough).expect("as it was made");
-            let acts = slice_mut(&mut acts).expect("as it was made");
-            let indices = slice_mut(&mut indices).expect("as it was made");
-            let n_computed = in_threads(n_threads(), || screen.topk(rough, &tokens, acts, indices));
-            start += n;
-            if n_computed * PRODUCT_IS_CHEAPER > n as usize * bias.len() {
-                break;
-            }
-        }
-        Ok(start)
+        screened_blocks(
+            self.x,
+            (self.weight, self.bias),
+            self.k,
+            |screen, rough, tokens| {
+                let n = tokens.n_tokens() as i64;
+                let (mut acts, mut indices) = self.out(start, n)?;
+                let acts = slice_mut(&mut acts).expect("as it was made");
+                let indices = slice_mut(&mut indices).expect("as it was made");
+                start += n;
+                Ok(in_threads(n_threads(), || {
+                    screen.topk(rough, tokens, acts, indices)
+                }))
+            },
+        )
     }
+}
+
+/// The products of `x` with an encoder in bfloat16, for one block of tokens after the other. `take` gives how many
+/// pre-activations it computed in float32. Gives of how many tokens it was given the products: all, or those before it
+/// turned out that too little is ruled out; none, if no bound is.
+pub(super) fn screened_blocks(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &[f32]),
+    k: usize,
+    mut take: impl FnMut(&Screen<'_>, &[u16], &RoundedTokens<'_>) -> Result<usize, TchError>,
+) -> Result<i64, TchError> {
+    let weights = slice(weight).expect("it was looked at");
+    let n_tokens = x.size()[0];
+    let (num_latents, d_in) = weight.size2()?;
+    let block = tokens_in_block(n_tokens, num_latents, ROUGH_BLOCK_BYTES, Kind::BFloat16);
+    let empty = |shape: [i64; 2]| Tensor::f_empty(shape, (Kind::BFloat16, Device::Cpu));
+    let mut weight16 = empty([num_latents, d_in])?;
+    let weight16_bits = slice_mut(&mut weight16).expect("as it was made");
+    let screen = in_threads(n_threads(), || Screen::new(weights, bias, k, weight16_bits));
+    let Some(screen) = screen else { return Ok(0) };
+    let (weight16, x16) = (weight16.f_tr()?, empty([block, d_in])?);
+    let rough = empty([block, num_latents])?;
+    let mut start = 0;
+    while start < n_tokens {
+        let n = block.min(n_tokens - start);
+        let rows = x.f_narrow(0, start, n)?;
+        let mut x16 = x16.f_narrow(0, 0, n)?;
+        let rows = slice(&rows).expect("as it was made");
+        let x16_bits = slice_mut(&mut x16).expect("as it was made");
+        let tokens = in_threads(n_threads(), || screen.round(rows, x16_bits));
+        let rough = x16.f_mm_out(&rough.f_narrow(0, 0, n)?, &weight16)?;
+        let rough = slice(&rough).expect("as it was made");
+        let n_computed = take(&screen, rough, &tokens)?;
+        start += n;
+        if n_computed * PRODUCT_IS_CHEAPER > n as usize * bias.len() {
+            break;
+        }
+    }
+    Ok(start)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Entries of which each token has any number: what is found above a bound, and what is computed from them.
 
 use super::aten::{self, Bags};
-use super::latents::in_blocks;
+use super::latents::{in_blocks, is_screened, screened_blocks};
 use super::n_threads;
 use super::slices::{slice, slice_mut};
 use kernels::{Found, in_threads};
@@ -117,19 +117,10 @@ pub(crate) fn above(
         slice(bias),
         slice(bounds),
     ) {
-        let mut all = Found::default();
-        in_blocks(x, weight, |rows| {
-            let found = in_threads(n_threads(), || kernels::above(rows, bias, bounds));
-            all.append(&found);
-            Ok(match all.values.len() <= most {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            })
-        })?;
-        return match all.values.len() <= most {
-            true => ListedNumbers::of_found(&all).map(Some),
-            false => Ok(None),
-        };
+        // If many turn out to be above, that ends by itself.
+        let screens = is_screened(x.size()[0], bias.len(), 1);
+        let found = above_on_host(x, (weight, bias), (bounds, most), screens)?;
+        return found.as_ref().map(ListedNumbers::of_found).transpose();
     }
     let pre_acts = x.f_linear(weight, Some(bias))?;
     let is_above = pre_acts.f_le_tensor(bounds)?.f_logical_not()?;
@@ -146,6 +137,34 @@ pub(crate) fn above(
         )?,
         numbers: pre_acts.f_masked_select(&is_above)?,
     }))
+}
+
+/// The same on the CPU. `screens`: by products in 16 bit first.
+fn above_on_host(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &[f32]),
+    (bounds, most): (&[f32], usize),
+    screens: bool,
+) -> Result<Option<Found>, TchError> {
+    let mut all = Found::default();
+    let mut n_screened = 0;
+    if screens {
+        n_screened = screened_blocks(x, (weight, bias), 1, |screen, rough, tokens| {
+            let (found, n) = in_threads(n_threads(), || screen.above(rough, tokens, bounds));
+            all.append(&found);
+            Ok(n)
+        })?;
+    }
+    let rest = x.f_narrow(0, n_screened, x.size()[0] - n_screened)?;
+    in_blocks(&rest, weight, |rows| {
+        let found = in_threads(n_threads(), || kernels::above(rows, bias, bounds));
+        all.append(&found);
+        Ok(match all.values.len() <= most {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        })
+    })?;
+    Ok(Some(all).filter(|all| all.values.len() <= most))
 }
 
 /// Where tokens' entries begin, and where the last ones end, from how many each has.
@@ -173,16 +192,41 @@ pub(crate) fn largest_of_all(
     else {
         return largest_of_all_aten(x, (weight, bias), n);
     };
-    let mut largest = Largest::new(n, bias_on_host, least);
-    in_blocks(x, weight, |rows| {
-        largest.add(rows);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    if least > 0.0 && largest.values.len() < n {
-        return largest_of_all(x, (weight, bias), n, 0.0);
+    let of_token = n.div_ceil((x.size()[0] as usize).max(1));
+    let screens = is_screened(x.size()[0], bias_on_host.len(), of_token);
+    let found = largest_on_host(x, (weight, bias_on_host), (n, least), screens)?;
+    ListedNumbers::of_found(&found)
+}
+
+/// The same on the CPU. `screens`: by products in 16 bit first.
+fn largest_on_host(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &[f32]),
+    (n, least): (usize, f32),
+    screens: bool,
+) -> Result<Found, TchError> {
+    for least in [least, least / 2.0, 0.0] {
+        let mut largest = Largest::new(n, bias, least);
+        let mut n_screened = 0;
+        if screens && least > 0.0 {
+            n_screened = screened_blocks(x, (weight, bias), 1, |screen, rough, tokens| {
+                let bounds = &largest.bounds;
+                let (found, n) = in_threads(n_threads(), || screen.above(rough, tokens, bounds));
+                largest.note(&found);
+                Ok(n)
+            })?;
+        }
+        let rest = x.f_narrow(0, n_screened, x.size()[0] - n_screened)?;
+        in_blocks(&rest, weight, |rows| {
+            largest.add(rows);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if least <= 0.0 || largest.values.len() >= n {
+            let cut = kernels::nth_largest(&mut largest.values, n).unwrap_or(0.0);
+            return Ok(largest.found.at_least(cut));
+        }
     }
-    let cut = kernels::nth_largest(&mut largest.values, n).unwrap_or(0.0);
-    ListedNumbers::of_found(&largest.found.at_least(cut))
+    unreachable!("the last bound is 0")
 }
 
 /// The largest of what was looked at.
@@ -212,17 +256,21 @@ impl<'a> Largest<'a> {
 
     fn add(&mut self, rows: &[f32]) {
         for rows in rows.chunks(N_ROWS * self.bias.len()) {
-            let found = in_threads(n_threads(), || {
-                kernels::above(rows, self.bias, &self.bounds)
-            });
-            self.values.extend_from_slice(&found.values);
-            self.found.append(&found);
-            if self.values.len() / 2 > self.n {
-                let nth = kernels::nth_largest(&mut self.values, self.n).unwrap_or(0.0);
-                self.values.truncate(self.n);
-                // Those as large as it are wanted, too.
-                self.bounds.fill(below(nth));
-            }
+            let (bias, bounds) = (self.bias, &self.bounds);
+            let found = in_threads(n_threads(), || kernels::above(rows, bias, bounds));
+            self.note(&found);
+        }
+    }
+
+    /// Takes what was found above the bounds.
+    fn note(&mut self, found: &Found) {
+        self.values.extend_from_slice(&found.values);
+        self.found.append(found);
+        if self.values.len() / 2 > self.n {
+            let nth = kernels::nth_largest(&mut self.values, self.n).unwrap_or(0.0);
+            self.values.truncate(self.n);
+            // Those as large as it are wanted, too.
+            self.bounds.fill(below(nth));
         }
     }
 }
@@ -318,4 +366,56 @@ pub(crate) fn nested_errors(
         grad_out,
         grad_acts,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+
+    fn dense(found: &ListedNumbers, shape: [i64; 2]) -> Tensor {
+        let places = found.at.tokens() * shape[1] + &found.at.indices;
+        let zeros = Tensor::zeros([shape[0] * shape[1]], (Kind::Float, Device::Cpu));
+        zeros.scatter(0, &places, &found.numbers).view(shape)
+    }
+
+    /// Any processor multiplies in 16 bit, if slowly.
+    #[test]
+    fn screened_or_not_the_same_is_found_as_by_libtorch() {
+        for (n, num_latents, d) in [(0, 5, 3), (1, 700, 33), (1500, 900, 64)] {
+            let (x, weight) = (noise(&[n, d], 1.0) + 0.5, noise(&[num_latents, d], 2.0));
+            let bias = noise(&[num_latents], 3.0) * 0.1;
+            let of_bias = slice(&bias).unwrap();
+            let bounds = noise(&[num_latents], 4.0) * 0.5 + 3.0;
+            let most = usize::MAX;
+            let [plain, screened] = [false, true].map(|screens| {
+                let encoder = (&weight, of_bias);
+                let found = above_on_host(&x, encoder, (slice(&bounds).unwrap(), most), screens);
+                ListedNumbers::of_found(&found.unwrap().unwrap()).unwrap()
+            });
+            let pre_acts = x.linear(&weight, Some(&bias));
+            let expected = &pre_acts * pre_acts.gt_tensor(&bounds);
+            for found in [plain, screened] {
+                let off = (dense(&found, [n, num_latents]) - &expected).abs();
+                assert!(
+                    n == 0 || off.max().double_value(&[]) < 1e-4,
+                    "above, of {n}"
+                );
+            }
+            let n_wanted = (4 * n + 1) as usize;
+            let twin = largest_of_all_aten(&x, (&weight, &bias), n_wanted).unwrap();
+            let twin = dense(&twin, [n, num_latents]);
+            for (screens, least) in [(false, 0.0), (true, 2.0), (true, 1e9), (false, 1e9)] {
+                let found = largest_on_host(&x, (&weight, of_bias), (n_wanted, least), screens);
+                let found = ListedNumbers::of_found(&found.unwrap()).unwrap();
+                let off = (dense(&found, [n, num_latents]) - &twin).abs();
+                // In another order of sums, one of two that are nearly equal may be chosen.
+                let n_off = off.gt(1e-3).sum(Kind::Int64).int64_value(&[]);
+                assert!(
+                    n_off <= 2,
+                    "the largest, of {n}, {screens}, {least}: {n_off}"
+                );
+            }
+        }
+    }
 }

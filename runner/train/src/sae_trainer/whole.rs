@@ -10,7 +10,7 @@ use sae::{BatchLatents, BatchSearch, Sae};
 use tch::{Device, Kind, Tensor};
 
 /// The next update's least score is looked for from this part of the last one's on.
-const HINT: f32 = 0.5;
+const HINT: f32 = 0.9;
 
 /// Parts of an update that wait for the others.
 #[derive(Debug, Default)]
