@@ -71,12 +71,14 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ("Penalty on the size of activations (relu, gated)", &[
         Setting::new("l1_coefficient", Kind::Number, "X", "Weight of the penalty"),
         Setting::new("l1_warm_up_steps", Kind::Number, "N", "Updates, or fraction of all, over which the weight rises"),
+        Setting::flag("l1_scaled_by_decoder_norm", "Multiply activations by the norm of the decoder's row in it"),
         Setting::new("lp_norm", Kind::Number, "P", "The penalty is the `P`-norm of the activations"),
         Setting::new("p_anneal_end", Kind::Number, "P", "Let the exponent fall to this one"),
         Setting::new("p_anneal_start", Kind::Number, "N", "Update at which it begins to fall"),
         Setting::new("p_anneal_until", Kind::Number, "N", "Update at which it ends; 0: the last"),
         Setting::new("p_anneal_updates", Kind::Number, "N", "Steps in which it falls"),
         Setting::new("p_anneal_form", Kind::Text, "lp^p|lp", "The form of a penalty whose exponent falls"),
+        Setting::flag("gated_aux_is_detached", "With gated, the gate's own reconstruction leaves the decoder alone"),
     ]),
     ("Penalty on the number of activations (jumprelu)", &[
         Setting::new("l0_coefficient", Kind::Number, "X", "Weight of the penalty"),
@@ -100,6 +102,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("optimizer", Kind::Text, "adam|muon|signum", "How the weights are updated"),
         Setting::new("lr", Kind::Number, "X", "Learning rate; by default by the optimizer's law"),
         Setting::new("lr_warmup_steps", Kind::Number, "N", "Updates over which Adam's learning rate rises"),
+        Setting::flag("lr_warmup_from_zero", "The first of these has rate 0; in SAELens, the last has the full one"),
         Setting::new("lr_scheduler", Kind::Text, "linear|constant|cosine", "How the learning rate of adam and muon changes after that"),
         Setting::new("lr_decay_steps", Kind::Number, "N", "Last updates, or fraction of all, over which constant and cosine fall to 0"),
         Setting::new("adam_beta1", Kind::Number, "X", "Adam's decay of the mean of gradients"),

@@ -127,7 +127,13 @@ const NEEDS: [Need; 11] = [
         "needs `k_decay_steps`",
     ),
     (
-        &["lr_scheduler", "lr_decay_steps", "adam_beta1", "adam_beta2"],
+        &[
+            "lr_warmup_from_zero",
+            "lr_scheduler",
+            "lr_decay_steps",
+            "adam_beta1",
+            "adam_beta2",
+        ],
         |config| config.optimizer != Optimizer::Signum,
         "has no effect with the `optimizer` signum",
     ),

@@ -106,11 +106,13 @@ fn saelens() -> Vec<(&'static str, Map<String, Value>)> {
         "optimizer": "adam",
         "lr": 3e-4,
         "lr_warmup_steps": 0,
+        "lr_warmup_from_zero": false,
         "lr_scheduler": "constant",
         "max_grad_norm": 1.0,
         // 1000 updates of 4096 tokens.
         "dead_feature_threshold": 4_096_000,
     });
+    let gated = json!({"activation": "gated", "gated_aux_is_detached": false});
     let topk = json!({
         "activation": "topk",
         "k": 100,
@@ -135,10 +137,7 @@ fn saelens() -> Vec<(&'static str, Map<String, Value>)> {
             "saelens-jumprelu",
             together([&common, &json!({"activation": "jumprelu"})]),
         ),
-        (
-            "saelens-gated",
-            together([&common, &json!({"activation": "gated"})]),
-        ),
+        ("saelens-gated", together([&common, &gated])),
     ]
 }
 
@@ -171,6 +170,7 @@ fn dictionary_learning() -> Vec<(&'static str, Map<String, Value>)> {
     let penalty = json!({"l1_coefficient": 0.1, "l1_warm_up_steps": 2000});
     // The decoder's rows have unit norm from the first update on; the encoder's begin with 0.1.
     let standard = json!({"activation": "relu", "lr": 1e-3, "encoder_init_scale": 0.1});
+    let unscaled = json!({"l1_scaled_by_decoder_norm": false});
     let p_anneal = json!({"p_anneal_end": 0.0, "p_anneal_start": 15_000, "p_anneal_form": "lp"});
     let april = json!({
         "activation": "relu",
@@ -192,7 +192,7 @@ fn dictionary_learning() -> Vec<(&'static str, Map<String, Value>)> {
     });
     let topk = json!(together([&common, &clipped, &topk]));
     let batchtopk = json!(together([&topk, &batchtopk]));
-    let standard = json!(together([&common, &penalty, &standard]));
+    let standard = json!(together([&common, &penalty, &unscaled, &standard]));
     vec![
         ("dictionary_learning-topk", together([&topk])),
         ("dictionary_learning-batchtopk", together([&batchtopk])),
@@ -206,7 +206,7 @@ fn dictionary_learning() -> Vec<(&'static str, Map<String, Value>)> {
         ),
         (
             "dictionary_learning-gated",
-            together([&common, &penalty, &gated]),
+            together([&common, &penalty, &unscaled, &gated]),
         ),
         ("dictionary_learning-standard", together([&standard])),
         (

@@ -236,6 +236,14 @@ mod tests {
         for (settings, key) in [
             (json!({"l0_coefficient": 2}), "l0_coefficient"),
             (json!({"l1_coefficient": 2}), "l1_coefficient"),
+            (
+                json!({"activation": "jumprelu", "l1_scaled_by_decoder_norm": false}),
+                "l1_scaled_by_decoder_norm",
+            ),
+            (
+                json!({"activation": "relu", "gated_aux_is_detached": false}),
+                "gated_aux_is_detached",
+            ),
             (json!({"calibrate_threshold": false}), "calibrate_threshold"),
             (
                 json!({"activation": "batchtopk", "target_l0": 8}),
@@ -317,6 +325,11 @@ mod tests {
             ),
             (json!({"k_decay_from": 64}), "k_decay_from", "k_decay_steps"),
             (json!({"adam_beta1": 0.5}), "adam_beta1", "optimizer"),
+            (
+                json!({"lr_warmup_from_zero": false}),
+                "lr_warmup_from_zero",
+                "optimizer",
+            ),
             (
                 json!({"lr_scheduler": "cosine"}),
                 "lr_scheduler",
