@@ -64,7 +64,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ("Loss", &[
         Setting::new("loss_fn", Kind::Text, "ce|fvu|kl|mse", "What is minimised: FVU or squared error, or cross-entropy or KL divergence at the model's output"),
         Setting::new("auxk_alpha", Kind::Number, "X", "Weight of the loss that revives dead latents (AuxK)"),
-        Setting::new("auxk_norm", Kind::Text, "target|residual", "What that loss is relative to"),
+        Setting::new("auxk_norm", Kind::Text, "target|residual", "What that loss is relative to; residual with the `loss_fn` mse"),
         Setting::new("dead_feature_threshold", Kind::Number, "N", "Tokens without firing after which a latent counts as dead"),
         Setting::new("exclude_tokens", Kind::Numbers, "TOKEN", "Tokens whose activations are not trained on"),
     ]),

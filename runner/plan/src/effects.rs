@@ -2,7 +2,7 @@
 
 use crate::Activation::{self, BatchTopK, Gated, GroupMax, JumpRelu, Relu, TopK};
 use crate::{
-    LrScheduler, NormalizeActivations, Optimizer, SparsityLoss, ThresholdEma, TrainConfig,
+    LossFn, LrScheduler, NormalizeActivations, Optimizer, SparsityLoss, ThresholdEma, TrainConfig,
 };
 
 /// Settings that have an effect with some activations only, and those.
@@ -75,7 +75,17 @@ type Need = (
     &'static str,
 );
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 13] = [
+    (
+        &["auxk_alpha", "auxk_norm"],
+        |config| config.activation != Gated,
+        "cannot be used with the `activation` gated, whose loss has a second reconstruction of its own",
+    ),
+    (
+        &["auxk_norm"],
+        |config| config.loss_fn == LossFn::Mse,
+        "needs the `loss_fn` mse if it is residual",
+    ),
     (
         &["matryoshka_weights"],
         |config| !config.matryoshka_widths.is_empty(),
@@ -144,14 +154,14 @@ const NEEDS: [Need; 11] = [
     ),
 ];
 
-/// A setting that is not its default and has no effect, and why.
+/// A setting that is not its default and cannot have an effect, and why.
 pub(crate) struct WithoutEffect {
     pub(crate) key: &'static str,
     pub(crate) problem: String,
 }
 
 impl TrainConfig {
-    /// The settings that are not their defaults and have no effect with the others.
+    /// The settings that are not their defaults and cannot have an effect with the others.
     pub(crate) fn without_effect(&self) -> Vec<WithoutEffect> {
         let (settings, defaults) = (self.to_map(), Self::default().to_map());
         let activation = settings["activation"].as_str().unwrap_or_default();

@@ -346,6 +346,8 @@ mod tests {
             json!({"preset": "saelens-topk", "normalize_decoder": true}),
             json!({"preset": "gemma-scope-2", "jumprelu_sparsity_loss_mode": "step"}),
             json!({"preset": "anthropic-2025-01", "optimizer": "signum"}),
+            json!({"preset": "dictionary_learning-topk", "loss_fn": "fvu"}),
+            json!({"preset": "saelens-topk", "activation": "gated"}),
             json!({"preset": "dictionary_learning-matryoshka", "activation": "groupmax"}),
         ] {
             let config = with(settings, json!({"model": "m", "dataset": "d"})).unwrap();

@@ -26,7 +26,7 @@ impl Activation {
         matches!(self, Self::TopK | Self::GroupMax | Self::BatchTopK)
     }
 
-    /// Whether it is sparsify's: it is trained by any loss.
+    /// Whether it is sparsify's: it is trained by any loss, and saved in sparsify's layout.
     fn is_of_tokens(self) -> bool {
         matches!(self, Self::TopK | Self::GroupMax)
     }
@@ -119,6 +119,12 @@ impl TrainConfig {
                 "cannot be used with `matryoshka_widths` or `matryoshka_prefixes`",
             ),
             (
+                self.skip_connection && !self.transcode && !self.activation.is_of_tokens(),
+                "skip_connection",
+                "needs `transcode` unless the `activation` is topk or groupmax: SAELens's layout has one in \
+                 transcoders only",
+            ),
+            (
                 mode.has_target() && self.target_l0.is_none(),
                 "jumprelu_sparsity_loss_mode",
                 "needs a `target_l0` with quadratic and mean_quadratic",
@@ -192,7 +198,8 @@ impl TrainConfig {
                 let problem = format!(
                     "is {n_latents}, but `num_latents` is {num_latents} at hookpoint `{hookpoint}`"
                 );
-                return Err(PlanError::setting(key, &problem));
+                let hint = format!("lower `{key}`, or raise `num_latents` or `expansion_factor`");
+                return Err(PlanError::setting(key, &problem).with_hint(hint));
             }
         }
         Ok(())
@@ -409,6 +416,16 @@ mod tests {
                 "loss_fn",
             ),
             (
+                json!({"auxk_alpha": 0.1, "auxk_norm": "residual"}),
+                "auxk_norm",
+                "loss_fn",
+            ),
+            (
+                json!({"activation": "gated", "auxk_alpha": 0.1}),
+                "auxk_alpha",
+                "activation",
+            ),
+            (
                 json!({"activation": "gated", "loss_fn": "kl"}),
                 "activation",
                 "loss_fn",
@@ -420,6 +437,15 @@ mod tests {
             ),
         ] {
             assert_refused(settings, key, other);
+        }
+    }
+
+    #[test]
+    fn a_skip_connection_of_a_kind_in_saelens_layout_needs_a_transcoder() {
+        for activation in ["relu", "jumprelu", "batchtopk", "gated"] {
+            let settings = json!({"activation": activation, "skip_connection": true});
+            assert_refused(settings.clone(), "skip_connection", "transcode");
+            assert_refused(settings, "skip_connection", "activation");
         }
     }
 
@@ -467,7 +493,9 @@ mod tests {
             json!({"activation": "gated", "l1_warm_up_steps": 0.5, "transcode": true, "apply_b_dec_to_input": false}),
             json!({"activation": "jumprelu", "jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 32}),
             json!({"activation": "jumprelu", "matryoshka_prefixes": 10, "pre_act_loss_on": "all"}),
-            json!({"hierarchical_topk": true, "encoder_dtype": "bfloat16", "auxk_norm": "residual"}),
+            json!({"hierarchical_topk": true, "encoder_dtype": "bfloat16", "auxk_alpha": 0.1}),
+            json!({"loss_fn": "mse", "auxk_alpha": 0.1, "auxk_norm": "residual", "skip_connection": true}),
+            json!({"activation": "relu", "transcode": true, "skip_connection": true}),
             json!({"normalize_decoder": false, "rescale_acts_by_decoder_norm": true, "multi_topk": true}),
             json!({"optimizer": "adam", "lr_scheduler": "cosine", "lr_decay_steps": 0.2, "loss_fn": "mse"}),
             json!({"normalize_activations": "covariance_whitening", "norm_estimate_tokens": 1000}),
@@ -490,7 +518,15 @@ mod tests {
         ] {
             let error = checked(settings).unwrap_err();
             assert_eq!(error.setting_key(), Some(key));
-            assert!(error.to_string().contains("256"), "{error}");
+            let named = error.to_string();
+            assert!(named.contains(key) && named.contains("256"), "{named}");
+        }
+        for key in ["k", "init_l0", "target_l0", "matryoshka_prefixes"] {
+            let error = checked(json!({key: 300})).unwrap_err().to_string();
+            assert!(
+                error.contains("num_latents") && error.contains("300"),
+                "{error}"
+            );
         }
         checked(json!({"activation": "relu", "k": 300})).unwrap();
     }
