@@ -51,25 +51,36 @@ impl Sae {
     pub fn fold_affine(&mut self, input: &Affine, output: &Affine) -> Result<(), SaeError> {
         self.encoder_weight = times_transposed(&self.encoder_weight, &input.matrix)?;
         if !self.cfg.subtracts_b_dec() {
-            let of_mean = self.encoder_weight.f_mv(&input.mean)?;
-            self.encoder_bias = self.encoder_bias.f_sub(&of_mean)?;
-            if let Some(gate) = &mut self.gate {
-                gate.b_mag = gate.b_mag.f_sub(&gate.r_mag.f_exp()?.f_mul(&of_mean)?)?;
-            }
+            self.subtract_from_pre_acts(&input.mean)?;
         }
         self.w_dec = times(&self.w_dec, &output.inverse)?;
         let b_dec = self.b_dec.f_unsqueeze(0)?;
         self.b_dec = times(&b_dec, &output.inverse)?
             .f_squeeze_dim(0)?
             .f_add(&output.mean)?;
-        if let Some(w_skip) = &mut self.w_skip {
+        if let Some(w_skip) = &self.w_skip {
             // skip(x) = (x - mean) M W_skip^T M_out^-1
             let of_input = times(
                 &times_transposed(w_skip, &input.matrix)?.f_tr()?,
                 &output.inverse,
             )?;
-            *w_skip = of_input.f_tr()?.f_contiguous()?;
-            self.b_dec = self.b_dec.f_sub(&w_skip.f_mv(&input.mean)?)?;
+            let w_skip = of_input.f_tr()?.f_contiguous()?;
+            let of_mean = w_skip.f_mv(&input.mean)?;
+            self.w_skip = Some(w_skip);
+            self.b_dec = self.b_dec.f_sub(&of_mean)?;
+            if self.cfg.subtracts_b_dec() {
+                self.subtract_from_pre_acts(&of_mean)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away from pre-activations what the encoder makes of `shift`: `[d_in]`.
+    fn subtract_from_pre_acts(&mut self, shift: &Tensor) -> Result<(), SaeError> {
+        let of_shift = self.encoder_weight.f_mv(shift)?;
+        self.encoder_bias = self.encoder_bias.f_sub(&of_shift)?;
+        if let Some(gate) = &mut self.gate {
+            gate.b_mag = gate.b_mag.f_sub(&gate.r_mag.f_exp()?.f_mul(&of_shift)?)?;
         }
         Ok(())
     }
@@ -115,12 +126,18 @@ mod tests {
     #[test]
     fn what_is_folded_computes_the_same_on_activations_as_they_are() {
         for activation in [Activation::TopK, Activation::JumpRelu, Activation::Gated] {
-            for (transcode, apply_b_dec_to_input) in [(false, true), (false, false), (true, true)] {
+            for (transcode, skip_connection, apply_b_dec_to_input) in [
+                (false, false, true),
+                (false, true, true),
+                (false, true, false),
+                (true, false, true),
+                (true, true, true),
+            ] {
                 for is_matrix in [false, true] {
                     let cfg = SaeConfig {
                         activation,
                         transcode,
-                        skip_connection: transcode,
+                        skip_connection,
                         d_out: transcode.then_some(5),
                         apply_b_dec_to_input,
                         ..SaeConfig::topk(8, 40, 40)
@@ -145,7 +162,7 @@ mod tests {
                     let off = (folded.sae_out - expected).abs().max().double_value(&[]);
                     assert!(
                         off < 1e-4,
-                        "{activation} {transcode} {apply_b_dec_to_input} {is_matrix}: {off}"
+                        "{activation} {transcode} {skip_connection} {apply_b_dec_to_input} {is_matrix}: {off}"
                     );
                 }
             }
