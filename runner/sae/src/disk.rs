@@ -3,6 +3,7 @@
 
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::error::{inexpressible, without_decoder};
+use crate::folding::bias_after_b_dec;
 use crate::mapped::MappedFile;
 use crate::placing::{no_decoder, placed};
 use crate::{LoadOptions, Sae, SaeError, saelens};
@@ -25,26 +26,36 @@ impl Sae {
             return Err(without_decoder().into());
         }
         fs::create_dir_all(dir).map_err(SaeError::io("create", dir))?;
-        write_safetensors(&self.named_weights(), &dir.join(WEIGHTS_FILE))?;
+        let mut weights = self.named_weights();
+        let bias;
+        if !self.cfg.apply_b_dec_to_input && !self.cfg.transcode {
+            // Where it is read, `b_dec` is always subtracted.
+            bias = bias_after_b_dec(&self.encoder_weight, &self.encoder_bias, &self.b_dec)?;
+            let own = weights.iter_mut().find(|(name, _)| *name == "encoder.bias");
+            own.expect("every SAE has it").1 = &bias;
+        }
+        write_safetensors(&weights, &dir.join(WEIGHTS_FILE))?;
         let cfg = serde_json::to_vec(&self.cfg).expect("plain fields serialise to JSON");
         write_file(&dir.join(CONFIG_FILE), &cfg)?;
         sync_dir(dir)
     }
 
-    /// As [`Sae::save_to_disk`], if sparsify has a kind for it, else as [`Sae::save_saelens`].
+    /// As [`Sae::save_to_disk`] if sparsify has the activation, else as [`Sae::save_saelens`]. What neither has is
+    /// written in SAELens's layout with an architecture of our own, which only [`Sae::load_from_disk`] and the package
+    /// for Python read.
     ///
     /// # Errors
-    /// As those.
+    /// A folder that cannot be written.
     pub fn save(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
         if self.cfg.activation.has_k() {
             self.save_to_disk(dir)
         } else {
-            self.save_saelens(dir, metadata)
+            self.save_own(dir, metadata)
         }
     }
 
     /// Reads a folder that [`Sae::save_to_disk`], sparsify, its predecessor `sae` or SAELens wrote; of
-    /// SAELens's kinds, those that [`Sae`] computes: `topk`, `standard`, `jumprelu`, `batchtopk` with
+    /// SAELens's kinds, those that [`Sae`] computes: `topk`, `standard`, `jumprelu`, `gated`, `batchtopk` with
     /// its threshold, and transcoders. What SAELens does to the pre-activations beyond that is folded
     /// into the weights.
     ///

@@ -1,9 +1,21 @@
 //! The same SAE with other weights: what training did besides is folded into them.
 
 use crate::{Sae, SaeError};
+use tch::{Kind, TchError, Tensor};
 
 /// Smallest norm of a decoder's row that is divided by, as SAELens has it.
 pub(crate) const MIN_NORM: f64 = 1e-8;
+
+/// The bias of an encoder that is applied to the input less `b_dec`, which makes the pre-activations that `bias` makes of
+/// the input as it is.
+pub(crate) fn bias_after_b_dec(
+    weight: &Tensor,
+    bias: &Tensor,
+    b_dec: &Tensor,
+) -> Result<Tensor, TchError> {
+    let weight = weight.f_to_kind(Kind::Float)?;
+    bias.f_add(&weight.f_mv(&b_dec.f_to_kind(Kind::Float)?)?)
+}
 
 impl Sae {
     /// With a decoder whose rows have unit norm, and latents that are larger by the norms that they had: each computes

@@ -72,6 +72,8 @@ mod placing;
 mod pre_acts;
 mod saelens;
 mod safetensors_file;
+#[cfg(test)]
+mod saved_tests;
 mod sparse;
 mod support;
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-use crate::folding::MIN_NORM;
+use crate::folding::{MIN_NORM, bias_after_b_dec};
 use crate::mapped::MappedFile;
 use crate::placing::{no_decoder, placed};
 use crate::{Gate, LoadOptions, Sae, SaeError};
@@ -23,6 +23,66 @@ const GATE: [&str; 2] = ["b_mag", "r_mag"];
 
 /// Factors of latents in old folders.
 const SCALING: &str = "scaling_factor";
+
+/// A kind of SAE and its name in `cfg.json`.
+struct Architecture {
+    name: &'static str,
+    activation: Activation,
+    is_transcoder: bool,
+    has_skip: bool,
+    /// Whether SAELens has it too.
+    is_of_saelens: bool,
+}
+
+impl Architecture {
+    const fn new(
+        name: &'static str,
+        activation: Activation,
+        (is_transcoder, has_skip): (bool, bool),
+    ) -> Self {
+        Self {
+            name,
+            activation,
+            is_transcoder,
+            has_skip,
+            is_of_saelens: true,
+        }
+    }
+
+    /// Of those that are read here alone.
+    const fn own(self) -> Self {
+        Self {
+            is_of_saelens: false,
+            ..self
+        }
+    }
+}
+
+const PLAIN: (bool, bool) = (false, false);
+const SKIP: (bool, bool) = (false, true);
+const TRANSCODER: (bool, bool) = (true, false);
+const SKIP_TRANSCODER: (bool, bool) = (true, true);
+
+/// What is written. SAELens refuses a name that it does not know.
+const ARCHITECTURES: [Architecture; 13] = [
+    Architecture::new("topk", Activation::TopK, PLAIN),
+    Architecture::new("standard", Activation::Relu, PLAIN),
+    Architecture::new("skip_standard", Activation::Relu, SKIP).own(),
+    Architecture::new("transcoder", Activation::Relu, TRANSCODER),
+    Architecture::new("skip_transcoder", Activation::Relu, SKIP_TRANSCODER),
+    Architecture::new("jumprelu", Activation::JumpRelu, PLAIN),
+    Architecture::new("skip_jumprelu", Activation::JumpRelu, SKIP).own(),
+    Architecture::new("jumprelu_transcoder", Activation::JumpRelu, TRANSCODER),
+    Architecture::new(
+        "jumprelu_skip_transcoder",
+        Activation::JumpRelu,
+        SKIP_TRANSCODER,
+    ),
+    Architecture::new("gated", Activation::Gated, PLAIN),
+    Architecture::new("skip_gated", Activation::Gated, SKIP).own(),
+    Architecture::new("gated_transcoder", Activation::Gated, TRANSCODER).own(),
+    Architecture::new("gated_skip_transcoder", Activation::Gated, SKIP_TRANSCODER).own(),
+];
 
 /// What is read of `cfg.json`, besides its metadata.
 #[derive(Debug, Default, Deserialize)]
@@ -134,28 +194,21 @@ impl Config {
             ));
         }
         let architecture = self.architecture.as_deref().unwrap_or("standard");
-        let (activation, is_transcoder, has_skip) = match architecture {
-            "standard" if is_old_topk => (Activation::TopK, false, false),
-            "standard" => (Activation::Relu, false, false),
-            "topk" => (Activation::TopK, false, false),
-            "gated" => (Activation::Gated, false, false),
-            "jumprelu" | "batchtopk" | "matryoshka_batchtopk" => {
-                (Activation::JumpRelu, false, false)
-            }
-            "transcoder" => (Activation::Relu, true, false),
-            "skip_transcoder" => (Activation::Relu, true, true),
-            "jumprelu_transcoder" => (Activation::JumpRelu, true, false),
-            "jumprelu_skip_transcoder" => (Activation::JumpRelu, true, true),
-            other => {
-                let why = "SAEs of this kind compute something else than those here";
-                return Err(unsupported(path, "architecture", &other.into(), why));
-            }
+        let has_one_threshold = matches!(architecture, "batchtopk" | "matryoshka_batchtopk");
+        let name = match architecture {
+            "standard" if is_old_topk => "topk",
+            _ if has_one_threshold => "jumprelu",
+            name => name,
+        };
+        let Some(known) = ARCHITECTURES.iter().find(|known| known.name == name) else {
+            let why = "SAEs of this kind compute something else than those here";
+            return Err(unsupported(path, "architecture", &name.into(), why));
         };
         Ok(Kinds {
-            activation,
-            is_transcoder,
-            has_skip,
-            has_one_threshold: architecture.ends_with("batchtopk"),
+            activation: known.activation,
+            is_transcoder: known.is_transcoder,
+            has_skip: known.has_skip,
+            has_one_threshold,
         })
     }
 
@@ -194,6 +247,9 @@ impl Config {
             skip_connection: kinds.has_skip,
             transcode: kinds.is_transcoder,
             d_out: d_out.filter(|d_out| *d_out != self.d_in),
+            apply_b_dec_to_input: kinds.is_transcoder
+                || self.subtracts_b_dec()
+                || self.adds_b_dec_back(kinds),
             ..SaeConfig::topk(self.d_in, self.d_sae, k)
         })
     }
@@ -215,6 +271,16 @@ impl Config {
         let is_possible = kinds.activation == Activation::TopK || kinds.has_one_threshold;
         let default = kinds.has_one_threshold;
         is_possible && self.rescale_acts_by_decoder_norm.unwrap_or(default)
+    }
+
+    fn subtracts_b_dec(&self) -> bool {
+        self.apply_b_dec_to_input != Some(false)
+    }
+
+    /// Whether the encoder's bias is to undo that `b_dec` is subtracted: sparsify's layout, which has TopK too, knows
+    /// no other encoders.
+    fn adds_b_dec_back(&self, kinds: Kinds) -> bool {
+        kinds.activation == Activation::TopK && !self.subtracts_b_dec()
     }
 
     fn kind(&self, path: &Path) -> Result<Kind, SaeError> {
@@ -292,7 +358,7 @@ impl Weights {
     }
 
     /// The same SAE without what [`Sae`] does not do: the norms of the decoder's rows go into the
-    /// encoder, and if the input is encoded as it is, `b_dec` is added back by the encoder's bias.
+    /// encoder, and so does `b_dec` where it is not subtracted and has to be.
     fn folded(mut self, config: &Config, kinds: Kinds) -> Result<Self, SaeError> {
         if config.rescales(kinds) {
             let w_dec = self.w_dec.as_ref().expect("it is read where it is needed");
@@ -304,13 +370,9 @@ impl Weights {
             self.encoder_weight = self.encoder_weight.f_mul(&norms)?;
             self.encoder_bias = self.encoder_bias.f_mul(&norms.f_squeeze_dim(1)?)?;
         }
-        if !kinds.is_transcoder && config.apply_b_dec_to_input == Some(false) {
-            let weight = self.encoder_weight.f_to_kind(Kind::Float)?;
-            let of_b_dec = weight.f_mv(&self.b_dec.f_to_kind(Kind::Float)?)?;
-            self.encoder_bias = self.encoder_bias.f_add(&of_b_dec)?;
-            if let Some(gate) = &mut self.gate {
-                gate.b_mag = gate.b_mag.f_add(&gate.r_mag.f_exp()?.f_mul(&of_b_dec)?)?;
-            }
+        if config.adds_b_dec_back(kinds) {
+            self.encoder_bias =
+                bias_after_b_dec(&self.encoder_weight, &self.encoder_bias, &self.b_dec)?;
         }
         Ok(self)
     }

@@ -50,7 +50,7 @@ fn check_saelens(dir: &Path) -> Result<(), Fault> {
         ("b_dec", vec![d_out]),
     ];
     let of_latents: &[&str] = match &*architecture {
-        "gated" | "gated_transcoder" | "gated_skip_transcoder" => &["b_gate", "b_mag", "r_mag"],
+        name if name.contains("gated") => &["b_gate", "b_mag", "r_mag"],
         name if name.contains("jumprelu") => &["b_enc", "threshold"],
         _ => &["b_enc"],
     };

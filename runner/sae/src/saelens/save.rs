@@ -1,5 +1,6 @@
 //! Writing SAELens's layout, as its version 6 has it.
 
+use super::{ARCHITECTURES, Architecture};
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::error::{inexpressible, without_decoder};
 use crate::{Sae, SaeError};
@@ -27,9 +28,33 @@ impl Sae {
     ///
     /// # Errors
     /// Any other SAE: SAELens has no GroupMax, no transcoder with
-    /// TopK, and skip connections only in transcoders. And a folder that cannot be written.
+    /// TopK or gates, and skip connections only in transcoders. And a folder that cannot be written.
     pub fn save_saelens(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
-        let architecture = self.saelens_architecture()?;
+        match self.architecture() {
+            Some(known) if known.is_of_saelens => self.write(dir, known.name, metadata),
+            _ => Err(self.unknown_to_saelens().into()),
+        }
+    }
+
+    /// As [`Sae::save_saelens`]. Gated transcoders, and skip connections in autoencoders, are written under names that
+    /// SAELens does not have, and refuses: `gated_transcoder`, `gated_skip_transcoder`, `skip_standard`,
+    /// `skip_jumprelu`, `skip_gated`.
+    ///
+    /// # Errors
+    /// An SAE that only sparsify's layout has, and a folder that cannot be written.
+    pub(crate) fn save_own(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
+        match self.architecture() {
+            Some(known) => self.write(dir, known.name, metadata),
+            None => Err(self.unknown_to_saelens().into()),
+        }
+    }
+
+    fn write(
+        &self,
+        dir: &Path,
+        architecture: &str,
+        metadata: &SaeLensMetadata,
+    ) -> Result<(), SaeError> {
         if !self.has_decoder() {
             return Err(without_decoder().into());
         }
@@ -57,32 +82,27 @@ impl Sae {
         sync_dir(dir)
     }
 
-    fn saelens_architecture(&self) -> Result<&'static str, Fault> {
+    fn architecture(&self) -> Option<&'static Architecture> {
         let cfg = &self.cfg;
-        match (cfg.activation, cfg.transcode, cfg.skip_connection) {
-            (Activation::TopK, false, false) => Ok("topk"),
-            (Activation::Relu, false, false) => Ok("standard"),
-            (Activation::JumpRelu, false, false) => Ok("jumprelu"),
-            (Activation::Gated, false, false) => Ok("gated"),
-            (Activation::Relu, true, false) => Ok("transcoder"),
-            (Activation::Relu, true, true) => Ok("skip_transcoder"),
-            (Activation::JumpRelu, true, false) => Ok("jumprelu_transcoder"),
-            (Activation::JumpRelu, true, true) => Ok("jumprelu_skip_transcoder"),
-            (activation, is_transcoder, has_skip) => {
-                let kind = if is_transcoder {
-                    "a transcoder"
-                } else {
-                    "an SAE"
-                };
-                let skip = if has_skip {
-                    " and a skip connection"
-                } else {
-                    ""
-                };
-                let what = format!("{kind} with the activation {activation}{skip}");
-                Err(inexpressible("SAELens", &what))
-            }
-        }
+        let own = (cfg.activation, cfg.transcode, cfg.skip_connection);
+        ARCHITECTURES
+            .iter()
+            .find(|known| (known.activation, known.is_transcoder, known.has_skip) == own)
+    }
+
+    fn unknown_to_saelens(&self) -> Fault {
+        let kind = if self.cfg.transcode {
+            "a transcoder"
+        } else {
+            "an SAE"
+        };
+        let skip = if self.cfg.skip_connection {
+            " and a skip connection"
+        } else {
+            ""
+        };
+        let what = format!("{kind} with the activation {}{skip}", self.cfg.activation);
+        inexpressible("SAELens", &what)
     }
 
     fn saelens_config(&self, architecture: &str, metadata: &SaeLensMetadata) -> Value {

@@ -49,7 +49,7 @@ fn close(a: &Tensor, b: &Tensor, what: &str) {
 fn saes_of_saelens_encode_and_decode_as_there() {
     let expected = tensors_by_name(&golden("expected.safetensors")).unwrap();
     let saes = find_saes(&golden("")).unwrap();
-    assert_eq!(saes.len(), 12);
+    assert_eq!(saes.len(), 16);
     for found in saes {
         let name = found.name.as_str();
         let sae = Sae::load_from_disk(&found.dir, Device::Cpu).unwrap();
@@ -99,6 +99,7 @@ fn of_each_kind() -> Vec<(&'static str, Sae)> {
         ("topk", Activation::TopK, false, false),
         ("standard", Activation::Relu, false, false),
         ("jumprelu", Activation::JumpRelu, false, false),
+        ("gated", Activation::Gated, false, false),
         ("transcoder", Activation::Relu, true, false),
         ("skip_transcoder", Activation::Relu, true, true),
         ("jumprelu_transcoder", Activation::JumpRelu, true, false),
@@ -172,9 +173,25 @@ fn what_saelens_has_no_kind_for_is_refused() {
         (
             SaeConfig {
                 skip_connection: true,
-                ..topk
+                ..topk.clone()
             },
             "topk and a skip connection",
+        ),
+        (
+            SaeConfig {
+                activation: Activation::Gated,
+                transcode: true,
+                ..topk.clone()
+            },
+            "a transcoder with the activation gated",
+        ),
+        (
+            SaeConfig {
+                activation: Activation::JumpRelu,
+                skip_connection: true,
+                ..topk
+            },
+            "an SAE with the activation jumprelu and a skip connection",
         ),
     ] {
         let sae = Sae::new(cfg, 0, Device::Cpu).unwrap();
@@ -188,6 +205,33 @@ fn what_saelens_has_no_kind_for_is_refused() {
         assert!(error.to_string().contains(what), "{error}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A name that SAELens knows would be read there as something else.
+#[test]
+fn what_neither_layout_has_is_saved_under_a_name_of_our_own() {
+    let kinds = [
+        ("gated_transcoder", Activation::Gated, true, false),
+        ("gated_skip_transcoder", Activation::Gated, true, true),
+        ("skip_standard", Activation::Relu, false, true),
+        ("skip_jumprelu", Activation::JumpRelu, false, true),
+        ("skip_gated", Activation::Gated, false, true),
+    ];
+    for (name, activation, transcode, skip_connection) in kinds {
+        let dir = tempfile::tempdir().unwrap();
+        let cfg = SaeConfig {
+            activation,
+            transcode,
+            skip_connection,
+            ..SaeConfig::topk(4, 8, 8)
+        };
+        let sae = Sae::new(cfg, 0, Device::Cpu).unwrap();
+        sae.save(dir.path(), &SaeLensMetadata::default()).unwrap();
+        let text = fs::read(dir.path().join(CONFIG_FILE)).unwrap();
+        let cfg: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(cfg["architecture"], name);
+        Sae::load_from_disk(dir.path(), Device::Cpu).unwrap();
+    }
 }
 
 #[test]
@@ -283,6 +327,8 @@ fn tensors_that_the_kind_does_not_use_are_refused_by_name() {
         ("topk", "threshold", &[40]),
         ("topk", "topk_threshold", &[]),
         ("jumprelu", "topk_threshold", &[]),
+        ("gated", "b_enc", &[40]),
+        ("standard", "r_mag", &[40]),
         ("batchtopk", "threshold", &[40]),
         ("transcoder", "W_skip", &[10, 12]),
     ] {
