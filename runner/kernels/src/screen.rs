@@ -208,10 +208,11 @@ impl<'a> Screen<'a> {
         let computed = self.compute(&candidates, tokens.x);
         let mut found = Found::default();
         for ends in candidates.ends.windows(2) {
-            for entry_idx in ends[0]..ends[1] {
-                let latent = candidates.latents[entry_idx];
-                if is_above(computed[entry_idx], bounds[latent as usize]) {
-                    found.values.push(computed[entry_idx]);
+            let entries = ends[0]..ends[1];
+            let values = computed[entries.clone()].iter();
+            for (&value, &latent) in values.zip(&candidates.latents[entries]) {
+                if is_above(value, bounds[latent as usize]) {
+                    found.values.push(value);
                     found.indices.push(latent.into());
                 }
             }

@@ -105,16 +105,16 @@ mod tests {
 
     fn affine(width: i64, is_matrix: bool, seed: f64) -> Affine {
         let mean = noise(&[width], seed);
-        let matrix = match is_matrix {
-            true => {
-                noise(&[width, width], seed + 0.5) * 0.3
-                    + Tensor::eye(width, (Kind::Float, Device::Cpu))
-            }
-            false => Tensor::from(0.4f32),
+        let matrix = if is_matrix {
+            noise(&[width, width], seed + 0.5) * 0.3
+                + Tensor::eye(width, (Kind::Float, Device::Cpu))
+        } else {
+            Tensor::from(0.4f32)
         };
-        let inverse = match is_matrix {
-            true => matrix.inverse(),
-            false => Tensor::from(2.5f32),
+        let inverse = if is_matrix {
+            matrix.inverse()
+        } else {
+            Tensor::from(2.5f32)
         };
         Affine {
             mean,

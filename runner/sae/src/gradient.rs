@@ -93,7 +93,7 @@ impl Gradients {
     /// # Errors
     /// Too little memory.
     pub fn limit_norm(&mut self, most: f64) -> Result<(), SaeError> {
-        let norms = self.tensors().into_iter().map(|gradient| gradient.f_norm());
+        let norms = self.tensors().into_iter().map(Tensor::f_norm);
         let norms: Vec<Tensor> = norms.collect::<Result<_, _>>()?;
         let norm = Tensor::f_stack(&norms, 0)?.f_norm()?;
         let factor = norm
@@ -301,9 +301,10 @@ impl Sae {
             encoder_weight,
             w_dec,
             b_dec: self.grad_b_dec(part.is_whole.then_some(part.grad_out), &encoder_bias)?,
-            w_skip: match part.is_whole {
-                true => self.grad_w_skip(input.x, part.grad_out)?,
-                false => self.w_skip.as_ref().map(Tensor::f_zeros_like).transpose()?,
+            w_skip: if part.is_whole {
+                self.grad_w_skip(input.x, part.grad_out)?
+            } else {
+                self.w_skip.as_ref().map(Tensor::f_zeros_like).transpose()?
             },
             threshold: None,
             gate: None,

@@ -73,9 +73,10 @@ impl Sae {
         let weight = self.encoder_weight.f_index_select(0, latents)?;
         let bias = self.encoder_bias.f_index_select(0, latents)?;
         let pre_acts = centred.f_linear(&weight, Some(&bias))?;
-        let scale = match rescales {
-            true => Some(self.decoder_norms()?.f_index_select(0, latents)?),
-            false => None,
+        let scale = if rescales {
+            Some(self.decoder_norms()?.f_index_select(0, latents)?)
+        } else {
+            None
         };
         Ok(SomePreActs {
             sae: self,

@@ -102,9 +102,10 @@ fn as_trained_and_as_saved(case: &Case, x: &Tensor) -> (Reconstruction, Sae) {
         return (trained, sae);
     };
     let input = scaling(factor, D_IN, 0.5);
-    let output = match case.transcode {
-        true => scaling(factor * 1.7, case.d_out, 0.6),
-        false => scaling(factor, D_IN, 0.5),
+    let output = if case.transcode {
+        scaling(factor * 1.7, case.d_out, 0.6)
+    } else {
+        scaling(factor, D_IN, 0.5)
     };
     let mut trained = of_training(case, &sae, &input.of(x).unwrap());
     trained.sae_out = trained.sae_out * &output.inverse + &output.mean;

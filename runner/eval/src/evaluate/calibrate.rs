@@ -137,9 +137,10 @@ impl Search {
 
     fn input(&self, activations: &Activations) -> Result<Tensor, EvalError> {
         let hookpoint = &self.subject.spec.hookpoint;
-        let x = match self.subject.sae.cfg.transcode {
-            true => activations.input(hookpoint),
-            false => activations.get(hookpoint),
+        let x = if self.subject.sae.cfg.transcode {
+            activations.input(hookpoint)
+        } else {
+            activations.get(hookpoint)
         };
         Ok(rows_of(x.expect("every hookpoint is tapped"))?.f_to_kind(Kind::Float)?)
     }
@@ -173,9 +174,10 @@ impl Search {
         let least = BatchLatents::least_of(&scores, n_wanted)?.f_double_value(&[])?;
         let next = BatchLatents::least_of(&scores, n_wanted + 1)?.f_double_value(&[])?;
         // Between the last that is wanted and the next, if there is one.
-        let threshold = match next < least {
-            true => f64::midpoint(least, next),
-            false => 0.0,
+        let threshold = if next < least {
+            f64::midpoint(least, next)
+        } else {
+            0.0
         };
         let threshold = f64::from(threshold as f32);
         let n_active = match self.scores.first() {

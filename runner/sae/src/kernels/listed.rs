@@ -159,9 +159,10 @@ fn above_on_host(
     in_blocks(&rest, weight, |rows| {
         let found = in_threads(n_threads(), || kernels::above(rows, bias, bounds));
         all.append(&found);
-        Ok(match all.values.len() <= most {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
+        Ok(if all.values.len() <= most {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
         })
     })?;
     Ok(Some(all).filter(|all| all.values.len() <= most))

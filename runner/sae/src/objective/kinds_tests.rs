@@ -109,9 +109,10 @@ impl<'a> Twin<'a> {
     }
 
     fn latents(&self) -> TwinLatents {
-        let centred = match self.sae.cfg.subtracts_b_dec() {
-            true => &self.x - self.weight("b_dec"),
-            false => self.x.shallow_clone(),
+        let centred = if self.sae.cfg.subtracts_b_dec() {
+            &self.x - self.weight("b_dec")
+        } else {
+            self.x.shallow_clone()
         };
         let bias = self.weight("encoder.bias");
         let pre_acts = centred.linear(self.weight("encoder.weight"), Some(bias));
@@ -221,9 +222,10 @@ impl<'a> Twin<'a> {
 
     fn auxk(&self, term: AuxK<'_>, of: &TwinLatents) -> Tensor {
         let error = (self.decode(&of.acts, F) - &self.target).detach();
-        let scores = match self.objective.rescales {
-            true => &of.pre_acts * &of.norms,
-            false => of.pre_acts.shallow_clone(),
+        let scores = if self.objective.rescales {
+            &of.pre_acts * &of.norms
+        } else {
+            of.pre_acts.shallow_clone()
         };
         let n_dead = term.candidates.size()[0];
         let n_wanted = self.sae.cfg.d_out() as i64 / 2;
@@ -256,9 +258,10 @@ impl<'a> Twin<'a> {
     fn second_reconstruction(&self, of: &TwinLatents) -> Tensor {
         let [w_dec, b_dec] = ["W_dec", "b_dec"].map(|name| {
             let weight = self.weight(name);
-            match self.objective.gate_is_detached {
-                true => weight.detach(),
-                false => weight.shallow_clone(),
+            if self.objective.gate_is_detached {
+                weight.detach()
+            } else {
+                weight.shallow_clone()
             }
         });
         let mut target = self.target.shallow_clone();
@@ -293,9 +296,10 @@ impl<'a> Twin<'a> {
         loss.backward();
         let gradient = |(name, leaf): &(&'static str, Tensor)| {
             let gradient = leaf.grad();
-            let gradient = match gradient.defined() {
-                true => gradient,
-                false => leaf.detach().zeros_like(),
+            let gradient = if gradient.defined() {
+                gradient
+            } else {
+                leaf.detach().zeros_like()
             };
             (*name, gradient)
         };
@@ -363,9 +367,10 @@ fn variants(activation: Activation) -> [SaeConfig; 3] {
 
 fn inputs(sae: &Sae) -> (Tensor, Tensor) {
     let x = noise(&[N, D], 3.0);
-    match sae.cfg.transcode {
-        true => (x, noise(&[N, sae.cfg.d_out() as i64], 4.0)),
-        false => (x.shallow_clone(), x),
+    if sae.cfg.transcode {
+        (x, noise(&[N, sae.cfg.d_out() as i64], 4.0))
+    } else {
+        (x.shallow_clone(), x)
     }
 }
 

@@ -112,9 +112,10 @@ impl Penalty<'_> {
                 is_scaled,
                 next_p,
             } => {
-                let scaled = match is_scaled {
-                    true => active.scaled()?,
-                    false => active.acts.shallow_clone(),
+                let scaled = if is_scaled {
+                    active.scaled()?
+                } else {
+                    active.acts.shallow_clone()
                 };
                 let (sum, at_acts) = power(active, &scaled, (p, is_norm))?;
                 let powers = match next_p {
@@ -125,12 +126,11 @@ impl Penalty<'_> {
                     }
                 };
                 let at_acts = at_acts.f_mul_scalar(coefficient)?;
-                let (at_acts, of_rows) = match is_scaled {
-                    false => (at_acts, None),
-                    true => {
-                        let (at_acts, of_rows) = active.chain(&at_acts)?;
-                        (at_acts, Some(of_rows))
-                    }
+                let (at_acts, of_rows) = if is_scaled {
+                    let (at_acts, of_rows) = active.chain(&at_acts)?;
+                    (at_acts, Some(of_rows))
+                } else {
+                    (at_acts, None)
                 };
                 PenaltyTerm {
                     loss: Some(sum.f_mul_scalar(coefficient)?),

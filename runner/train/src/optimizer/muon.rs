@@ -67,7 +67,7 @@ impl Muon {
             match memory {
                 Memory::Matrix { exp_avg } => step_matrix(weight, gradient, exp_avg, lr)?,
                 Memory::Vector(moments) => {
-                    moments.rule(adam_lr, step, betas).step(weight, gradient)?
+                    moments.rule(adam_lr, step, betas).step(weight, gradient)?;
                 }
             }
         }

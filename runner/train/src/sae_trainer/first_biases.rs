@@ -57,9 +57,10 @@ pub(super) fn bias_for(
     ranks: &dyn Ranks,
 ) -> Result<Tensor, TrainError> {
     let num_latents = sae.num_latents() as i64;
-    let centred = match sae.cfg.subtracts_b_dec() {
-        true => x.f_sub(&sae.b_dec)?,
-        false => x.shallow_clone(),
+    let centred = if sae.cfg.subtracts_b_dec() {
+        x.f_sub(&sae.b_dec)?
+    } else {
+        x.shallow_clone()
     };
     let n_tokens = x.size()[0];
     let n_active = (n_tokens as f64 * l0 / num_latents as f64).round() as i64;

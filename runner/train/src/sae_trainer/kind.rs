@@ -64,9 +64,10 @@ impl Kind {
     pub(super) fn new(config: &TrainConfig, spec: &SaeSpec) -> Self {
         let is_jump = config.activation == Activation::JumpRelu;
         let has_l1 = matches!(config.activation, Activation::Relu | Activation::Gated);
-        let (coefficient, warm_up) = match has_l1 {
-            true => (config.l1_coefficient, config.l1_warm_up_steps),
-            false => (config.l0_coefficient, config.l0_warm_up_steps),
+        let (coefficient, warm_up) = if has_l1 {
+            (config.l1_coefficient, config.l1_warm_up_steps)
+        } else {
+            (config.l0_coefficient, config.l0_warm_up_steps)
         };
         let pre_act = (
             config.pre_act_loss_coefficient,

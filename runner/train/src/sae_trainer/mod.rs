@@ -245,14 +245,16 @@ impl SaeTrainer {
     ) -> Result<(), TrainError> {
         let ranks = self.its_ranks(ranks);
         let is_median = self.settings.b_dec_init == plan::BDecInit::GeometricMedian;
-        let centre = |x: &Tensor| match is_median {
-            true => geometric_median(x, ranks),
-            false => ranks.mean(x),
+        let centre = |x: &Tensor| {
+            if is_median {
+                geometric_median(x, ranks)
+            } else {
+                ranks.mean(x)
+            }
         };
         self.centre(|| centre(x), || centre(target))?;
-        match self.settings.init_l0.filter(|_| self.is_fresh) {
-            Some(l0) => self.sae.encoder_bias = bias_for(&self.sae, x, l0, ranks)?,
-            None => {}
+        if let Some(l0) = self.settings.init_l0.filter(|_| self.is_fresh) {
+            self.sae.encoder_bias = bias_for(&self.sae, x, l0, ranks)?;
         }
         Ok(())
     }
@@ -349,9 +351,10 @@ impl SaeTrainer {
     /// What the gradients of an update's sums are divided by: scalar, Double.
     fn denominator(&self, moments: &Moments) -> Result<Tensor, TrainError> {
         let variance = &moments.squared_deviations;
-        Ok(match self.settings.is_by_token {
-            true => variance.f_full_like(moments.n_tokens as f64)?,
-            false => variance.shallow_clone(),
+        Ok(if self.settings.is_by_token {
+            variance.f_full_like(moments.n_tokens as f64)?
+        } else {
+            variance.shallow_clone()
         })
     }
 
@@ -393,9 +396,10 @@ impl SaeTrainer {
             return Ok((x, target));
         };
         let scaled = input.of(&x)?;
-        let target = match self.sae.cfg.transcode {
-            true => output.of(&target)?,
-            false => scaled.shallow_clone(),
+        let target = if self.sae.cfg.transcode {
+            output.of(&target)?
+        } else {
+            scaled.shallow_clone()
         };
         Ok((scaled, target))
     }
@@ -488,9 +492,10 @@ impl SaeTrainer {
             let _ = threshold.f_clamp_min_(0.0)?;
         }
         if let Some(threshold) = &self.threshold {
-            let factors = match self.kind.rescales {
-                true => sae.decoder_norms()?.f_reciprocal()?,
-                false => sae.encoder_bias.f_ones_like()?,
+            let factors = if self.kind.rescales {
+                sae.decoder_norms()?.f_reciprocal()?
+            } else {
+                sae.encoder_bias.f_ones_like()?
             };
             sae.set_thresholds(&threshold.value.f_clamp_min(0.0)?, &factors)?;
         }
