@@ -46,8 +46,8 @@ impl Sae {
         kernels::are_updated_by_rows(optimizer, &[&self.encoder_weight, &self.w_dec])
     }
 
-    /// As [`Sae::backward`], where it has no term with gradients of its own. `None`: it has one, or a skip connection, or
-    /// it is not on this device or of this kind, or so many latents are active that they are not listed.
+    /// As [`Sae::backward`], where no term besides has gradients of the decoder's rows. `None`: one has, or there is a
+    /// skip connection, or it is not on this device or of this kind, or too many latents are active to list them.
     ///
     /// # Errors
     /// As [`Sae::backward`].

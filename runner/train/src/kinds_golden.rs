@@ -197,7 +197,7 @@ fn assert_folded(name: &str, ours: &Sae, golden: &HashMap<String, Tensor>, x: &T
     assert!(off < 1e-2, "{name}, folded: {off}");
 }
 
-/// Cases of what is not here.
+/// Cases that cannot be trained here.
 const OTHERS: [&str; 1] = ["saelens_batchtopk_fraction"];
 
 #[test]
@@ -207,7 +207,7 @@ fn every_kind_is_that_of_its_reference() {
     let batches = batches.to_kind(Kind::Float);
     let mut failed = Vec::new();
     for (name, case) in cases() {
-        // Where a reference is wrong, it is held to the right formula.
+        // Where a reference is wrong, another case has the right formula.
         if OTHERS.contains(&&*name) || !case["fault"].is_null() {
             continue;
         }

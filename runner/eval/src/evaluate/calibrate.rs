@@ -33,7 +33,7 @@ struct Search {
     k: f64,
     n_tokens: u64,
     n_own: Tensor,
-    /// The largest pre-activations, as many as may be wanted.
+    /// The largest pre-activations: all that may be wanted.
     scores: Vec<Tensor>,
 }
 

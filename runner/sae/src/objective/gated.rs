@@ -1,5 +1,5 @@
 //! Gated SAEs (Rajamanoharan et al. 2024, arXiv:2404.16014): one half of the encoder says which latents are active, the
-//! other how much, with the same weights but for a scale and a bias.
+//! other how much, with the same weights times a scale, and another bias.
 //!
 //! ```text
 //! pi = W_enc c + b_gate        m = e^r_mag (W_enc c) + b_mag        f = 1[pi > 0] ReLU(m)

@@ -97,7 +97,7 @@ impl Sae {
         let from_first = parts.f_cumsum(1, acts.kind())?;
         let errors = from_first.f_sub(&target.f_sub(&self.b_dec)?.f_unsqueeze(1)?)?;
         let mean_error = sum_of_squares(&errors)?.f_div_scalar(k as f64)?;
-        // Each latent is part of its own reconstruction and of all later ones.
+        // Each latent is part of the reconstruction that it comes in with and of all later ones.
         let later = errors.f_flip([1])?.f_cumsum(1, acts.kind())?.f_flip([1])?;
         let later = later.f_mul_scalar(2.0 / k as f64)?;
         let each = Listed::of_rows(&flat.f_unsqueeze(1)?)?;

@@ -1,4 +1,4 @@
-//! JumpReLU: latents above thresholds of their own, which are trained (Rajamanoharan et al. 2024, arXiv:2407.14435).
+//! JumpReLU: latents above thresholds, one for each, which are trained (Rajamanoharan et al. 2024, arXiv:2407.14435).
 //!
 //! `f = u 1[u > theta]` has no gradient at `theta`; it is estimated in a window of the width `epsilon` around it, where
 //! `rect = 1[|u - theta| < epsilon / 2]`. With `g` the gradient at `f` and `q` that at the token's L0:

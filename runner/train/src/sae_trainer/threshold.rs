@@ -12,7 +12,7 @@ pub(crate) struct ThresholdEstimate {
     /// Weight of the new value.
     rate: f64,
     start_step: u64,
-    /// Scalar, Double; below 0: there is none.
+    /// Scalar, Double; below 0: not estimated yet.
     pub(crate) value: Tensor,
 }
 

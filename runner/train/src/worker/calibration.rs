@@ -1,7 +1,7 @@
 //! The thresholds of the SAEs that chose among the latents of whole updates, found on held-out tokens when training is
 //! over. The file gets the threshold, then the event is written; a process that dies in between finds it again.
 
-use super::evaluation::with_reports;
+use super::reports::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;

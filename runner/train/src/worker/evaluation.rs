@@ -1,18 +1,14 @@
 //! The evaluation of the jobs of an order, as a worker does it when they are trained.
 
 use super::calibration;
+use super::reports::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use eval::{EvalRequest, evaluate};
 use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, eval_batch_size};
-use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
 use tokens::EvalSequences;
-
-/// Time between two reports of how far the evaluation is.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a worker evaluates.
 #[derive(Debug)]
@@ -85,35 +81,6 @@ fn run(
     let message = format!("evaluating {n_saes} SAEs on {n_sequences} held-out sequences");
     events.write(EventKind::Note { message })?;
     with_reports(stop, events, |report| Ok(evaluate(request, report)?))
-}
-
-/// Runs `work`, which gets what it calls with the numbers of sequences that are done and of all, and reports that now and
-/// then.
-pub(super) fn with_reports<T>(
-    stop: &StopFlag,
-    events: &mut EventLog,
-    work: impl FnOnce(&mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<T, TrainError>,
-) -> Result<T, TrainError> {
-    let (mut last, mut unwritten) = (Instant::now(), None);
-    let done = work(&mut |n_done, n_sequences| {
-        if last.elapsed() >= REPORT_INTERVAL {
-            last = Instant::now();
-            let progress = EventKind::Evaluating {
-                n_done,
-                n_sequences,
-            };
-            unwritten = events.write(progress).err();
-        }
-        if stop.is_set() || unwritten.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })?;
-    match unwritten {
-        Some(error) => Err(error),
-        None => Ok(done),
-    }
 }
 
 /// The files are in place; then the events about them.

@@ -3,6 +3,7 @@
 mod calibration;
 mod evaluation;
 pub(crate) mod prepare;
+mod reports;
 
 use crate::TrainError;
 use crate::allocator::keep_freed_memory;
