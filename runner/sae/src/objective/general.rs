@@ -420,9 +420,13 @@ fn whole_error(errors: &NestedErrors, levels: &[Level]) -> Result<Tensor, SaeErr
 fn nested_losses(errors: &NestedErrors, levels: &[Level]) -> Result<Losses, SaeError> {
     let last = errors.errors.f_get(levels.len() as i64 - 1)?;
     let nested = if levels.len() > 1 {
-        let weights: Vec<f64> = levels.iter().map(|level| level.weight).collect();
-        let weights = Tensor::f_from_slice(&weights)?.f_to_device(last.device())?;
-        Some(errors.errors.f_dot(&weights)?)
+        // By numbers: a tensor of the weights would have to be sent to the device.
+        let mut sum = last.f_zeros_like()?;
+        for (idx, level) in (0..).zip(levels) {
+            let weighted = errors.errors.f_get(idx)?.f_mul_scalar(level.weight)?;
+            sum = sum.f_add(&weighted)?;
+        }
+        Some(sum)
     } else {
         None
     };

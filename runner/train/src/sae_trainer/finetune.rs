@@ -4,7 +4,7 @@ use crate::TrainError;
 use fault::Fault;
 use sae::Sae;
 use std::path::Path;
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// The SAE in the folder `dir`, to be trained with the settings of `fresh`.
 ///
@@ -18,20 +18,16 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
         )
     };
     let mut loaded = Sae::load_from_disk(dir, device).map_err(unreadable)?;
+    fit_thresholds(&fresh, &mut loaded);
     let fresh_weights = fresh.named_weights();
     let weights = loaded.named_weights();
-    let shapes = |weights: &[(&'static str, &tch::Tensor)]| -> Vec<_> {
-        let shape = |(name, weight): &(&'static str, &tch::Tensor)| (*name, weight.size());
+    let shapes = |weights: &[(&'static str, &Tensor)]| -> Vec<_> {
+        let shape = |(name, weight): &(&'static str, &Tensor)| (*name, weight.size());
         weights.iter().map(shape).collect()
     };
     let (expected, got) = (shapes(&fresh_weights), shapes(&weights));
     if expected != got {
         return Err(unfit(dir, &listed(&expected), &listed(&got)).into());
-    }
-    if !loaded.cfg.activation.has_k() {
-        let [expected, got] =
-            [&fresh, &loaded].map(|sae| format!("the activation {}", sae.cfg.activation));
-        return Err(unfit(dir, &expected, &got).into());
     }
     loaded.check_finite(dir)?;
     loaded.cfg = fresh.cfg;
@@ -42,6 +38,15 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
     Ok(loaded)
 }
 
+/// Thresholds that the job has no use for are left out, and those that the SAE lacks begin as they do in a fresh one: a
+/// TopK SAE may become a JumpReLU SAE, and one that BatchTopK trained may be trained further by it.
+fn fit_thresholds(fresh: &Sae, loaded: &mut Sae) {
+    let is_alike = fresh.threshold.is_some() == loaded.threshold.is_some();
+    if !is_alike {
+        loaded.threshold = fresh.threshold.as_ref().map(Tensor::shallow_clone);
+    }
+}
+
 /// An SAE that a job cannot begin with.
 fn unfit(dir: &Path, expected: &str, got: &str) -> Fault {
     let message = format!(
@@ -49,7 +54,7 @@ fn unfit(dir: &Path, expected: &str, got: &str) -> Fault {
         dir.display()
     );
     Fault::input(message).with_hint(
-        "set `num_latents`, `transcode` and `skip_connection` as they were for the SAEs in `finetune`",
+        "set `activation`, `num_latents`, `transcode` and `skip_connection` as they were for the SAEs in `finetune`",
     )
 }
 
@@ -94,23 +99,50 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_are_not_trained_are_told_and_saelens_topk_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let fresh = || Sae::new(SaeConfig::topk(4, 12, 3), 2, Device::Cpu).unwrap();
-        let relu = SaeConfig {
-            activation: sae::Activation::Relu,
-            ..SaeConfig::topk(4, 12, 12)
+    fn an_sae_of_another_kind_is_taken_if_its_weights_fit() {
+        use sae::Activation::{Gated, JumpRelu, Relu, TopK};
+        let of = |activation, seed| {
+            let cfg = SaeConfig {
+                activation,
+                ..SaeConfig::topk(4, 12, 12)
+            };
+            let mut sae = Sae::new(cfg, seed, Device::Cpu).unwrap();
+            sae.threshold = sae.threshold.map(|threshold| threshold + seed as f64);
+            sae
         };
-        let metadata = sae::SaeLensMetadata::default();
-        let relu = Sae::new(relu, 1, Device::Cpu).unwrap();
-        relu.save_saelens(dir.path(), &metadata).unwrap();
-        let message = load(fresh(), dir.path(), Device::Cpu)
+        for (from, to) in [
+            (TopK, TopK),
+            (TopK, JumpRelu),
+            (JumpRelu, Relu),
+            (Relu, TopK),
+            (JumpRelu, JumpRelu),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let saved = of(from, 1);
+            saved
+                .save_saelens(dir.path(), &sae::SaeLensMetadata::default())
+                .unwrap();
+            let loaded = load(of(to, 2), dir.path(), Device::Cpu).unwrap();
+            assert!(loaded.encoder_weight.is_contiguous());
+            assert!(loaded.encoder_weight.equal(&saved.encoder_weight));
+            assert_eq!(loaded.cfg.activation, to);
+            let expected = match (from, to) {
+                (JumpRelu, JumpRelu) => Some(1.0),
+                (_, JumpRelu) => Some(2.0),
+                _ => None,
+            };
+            let threshold = loaded
+                .threshold
+                .map(|threshold| threshold.double_value(&[3]));
+            assert_eq!(threshold, expected);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        of(Relu, 1)
+            .save_saelens(dir.path(), &sae::SaeLensMetadata::default())
+            .unwrap();
+        let message = load(of(Gated, 2), dir.path(), Device::Cpu)
             .unwrap_err()
             .to_string();
-        assert!(message.contains("has the activation relu"), "{message}");
-        fresh().save_saelens(dir.path(), &metadata).unwrap();
-        let loaded = load(fresh(), dir.path(), Device::Cpu).unwrap();
-        assert!(loaded.encoder_weight.is_contiguous());
-        assert!(loaded.encoder_weight.equal(&fresh().encoder_weight));
+        assert!(message.contains("b_mag [12]"), "{message}");
     }
 }
