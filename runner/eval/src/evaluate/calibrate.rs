@@ -6,6 +6,7 @@ use super::replacement::{rows_of, select};
 use super::{EvalRequest, Subject, load};
 use crate::EvalError;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
+use plan::ModelFacts;
 use sae::{Activation, BatchLatents, BatchSearch, Sae};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -51,11 +52,7 @@ pub fn calibrate(
     let _no_grad = tch::no_grad_guard();
     let facts = facts::read_facts(&request.model.dir)?;
     let subjects = load(&request.saes, &facts, device)?;
-    let names: BTreeSet<_> = subjects
-        .iter()
-        .map(|subject| subject.spec.hookpoint.clone())
-        .collect();
-    let taps = Taps::new(&facts, &names.iter().collect::<Vec<_>>())?;
+    let taps = taps_of(&subjects, &facts)?;
     let model = LanguageModel::load(
         &request.model.dir,
         &LoadOptions {
@@ -93,6 +90,18 @@ pub fn calibrate(
     }
     let found = searches.iter().map(Search::finish);
     found.collect::<Result<_, _>>().map(Some)
+}
+
+/// Taps on what the SAEs read: a transcoder on the input of its hookpoint.
+fn taps_of(subjects: &[Subject], facts: &ModelFacts) -> Result<Taps, EvalError> {
+    let names = |of_inputs| {
+        let subjects = subjects
+            .iter()
+            .filter(|subject| subject.sae.cfg.transcode == of_inputs);
+        let names: BTreeSet<_> = subjects.map(|subject| &subject.spec.hookpoint).collect();
+        names.into_iter().collect::<Vec<_>>()
+    };
+    Ok(Taps::new(facts, &names(false))?.with_inputs(facts, &names(true))?)
 }
 
 /// How the thresholds of an SAE's latents relate to each other, 1 on average: `[num_latents]`. They differ if training was

@@ -453,3 +453,57 @@ fn it_breaks_off_when_told_to() {
     assert_eq!(calls, [(0, 7), (0, 7), (0, 7), (0, 7), (3, 7)]);
     assert!(!bench.dir.path().join("eval").exists());
 }
+
+/// With the threshold that is found, as many latents as are wanted are above it on what a transcoder reads, too.
+#[test]
+fn thresholds_are_found_on_what_each_sae_reads() {
+    let mut bench = Bench::new();
+    for (name, transcode) in [("autoencoder", false), ("transcoder", true)] {
+        let cfg = SaeConfig {
+            activation: sae::Activation::JumpRelu,
+            transcode,
+            ..SaeConfig::topk(32, 96, 96)
+        };
+        let sae = Sae::new(cfg, 3, Device::Cpu).unwrap();
+        let dir = bench.dir.path().join(name);
+        sae.save(&dir, &sae::SaeLensMetadata::default()).unwrap();
+        bench.saes.push(EvalSae {
+            name: name.into(),
+            hookpoint: "layers.1.mlp".into(),
+            dir,
+            exclude_tokens: Vec::new(),
+            density: None,
+        });
+    }
+    let go_on = &mut |_, _| ControlFlow::Continue(());
+    let found = calibrate(&bench.request(3), &[5.0, 5.5], go_on).unwrap();
+    let found = found.unwrap();
+    let (model, input_ids) = (model(), bench.input_ids());
+    let taps = Taps::new(model.facts(), &["layers.1.mlp"]).unwrap();
+    let taps = taps.with_inputs(model.facts(), &["layers.1.mlp"]).unwrap();
+    let activations = model.forward(&input_ids, &taps).unwrap();
+    let read = [
+        activations.get("layers.1.mlp").unwrap(),
+        activations.input("layers.1.mlp").unwrap(),
+    ];
+    for ((found, x), (sae, wanted)) in found
+        .iter()
+        .zip(read)
+        .zip(bench.saes.iter().zip([5.0, 5.5]))
+    {
+        let x = x.reshape([-1, D]);
+        let mut sae = Sae::load_from_disk(&sae.dir, Device::Cpu).unwrap();
+        let ones = sae.encoder_bias.ones_like();
+        sae.set_thresholds(&Tensor::from(found.threshold), &ones)
+            .unwrap();
+        let active = sae
+            .encode(&x)
+            .unwrap()
+            .latent_acts
+            .gt(0.0)
+            .sum(Kind::Double);
+        let l0 = active.double_value(&[]) / x.size()[0] as f64;
+        close("mean L0", found.l0, wanted, 0.01);
+        close("mean L0 of what is saved", l0, found.l0, 0.01);
+    }
+}
