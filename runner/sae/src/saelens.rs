@@ -59,19 +59,16 @@ impl Architecture {
 }
 
 const PLAIN: (bool, bool) = (false, false);
-const SKIP: (bool, bool) = (false, true);
 const TRANSCODER: (bool, bool) = (true, false);
 const SKIP_TRANSCODER: (bool, bool) = (true, true);
 
 /// What is written. SAELens refuses a name that it does not know.
-const ARCHITECTURES: [Architecture; 13] = [
+const ARCHITECTURES: [Architecture; 10] = [
     Architecture::new("topk", Activation::TopK, PLAIN),
     Architecture::new("standard", Activation::Relu, PLAIN),
-    Architecture::new("skip_standard", Activation::Relu, SKIP).own(),
     Architecture::new("transcoder", Activation::Relu, TRANSCODER),
     Architecture::new("skip_transcoder", Activation::Relu, SKIP_TRANSCODER),
     Architecture::new("jumprelu", Activation::JumpRelu, PLAIN),
-    Architecture::new("skip_jumprelu", Activation::JumpRelu, SKIP).own(),
     Architecture::new("jumprelu_transcoder", Activation::JumpRelu, TRANSCODER),
     Architecture::new(
         "jumprelu_skip_transcoder",
@@ -79,7 +76,6 @@ const ARCHITECTURES: [Architecture; 13] = [
         SKIP_TRANSCODER,
     ),
     Architecture::new("gated", Activation::Gated, PLAIN),
-    Architecture::new("skip_gated", Activation::Gated, SKIP).own(),
     Architecture::new("gated_transcoder", Activation::Gated, TRANSCODER).own(),
     Architecture::new("gated_skip_transcoder", Activation::Gated, SKIP_TRANSCODER).own(),
 ];

@@ -46,7 +46,8 @@ fn cases() -> impl Strategy<Value = Case> {
         )| Case {
             activation,
             transcode,
-            skip_connection,
+            // Of the others, only transcoders have one.
+            skip_connection: skip_connection && (transcode || activation.has_k()),
             apply_b_dec_to_input: apply_b_dec_to_input || transcode,
             d_out: if transcode { d_out } else { D_IN },
             // Another latent of a group may be the largest then.

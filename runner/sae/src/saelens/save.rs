@@ -36,12 +36,11 @@ impl Sae {
         }
     }
 
-    /// As [`Sae::save_saelens`]. Gated transcoders, and skip connections in autoencoders, are written under names that
-    /// SAELens does not have, and refuses: `gated_transcoder`, `gated_skip_transcoder`, `skip_standard`,
-    /// `skip_jumprelu`, `skip_gated`.
+    /// As [`Sae::save_saelens`]. Gated transcoders are written under names that SAELens does not have, and refuses:
+    /// `gated_transcoder`, `gated_skip_transcoder`.
     ///
     /// # Errors
-    /// An SAE that only sparsify's layout has, and a folder that cannot be written.
+    /// An SAE that has no name, and a folder that cannot be written.
     pub(crate) fn save_own(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
         match self.architecture() {
             Some(known) => self.write(dir, known.name, metadata),
