@@ -15,12 +15,13 @@ from ._frames import needed
 # Bytes of pre-activations that are in memory at the same time.
 _PRE_ACTS_BYTES = 1 << 30
 
-Activation = Literal["topk", "groupmax", "relu", "jumprelu"]
+Activation = Literal["topk", "groupmax", "relu", "jumprelu", "gated"]
 # SAELens's architectures, by activation, whether it is a transcoder, and whether there is a skip connection.
 _ARCHITECTURES = {
     ("topk", False, False): "topk",
     ("relu", False, False): "standard",
     ("jumprelu", False, False): "jumprelu",
+    ("gated", False, False): "gated",
     ("relu", True, False): "transcoder",
     ("relu", True, True): "skip_transcoder",
     ("jumprelu", True, False): "jumprelu_transcoder",
@@ -42,6 +43,8 @@ class SaeConfig:
     transcode: bool = False
     d_out: int = 0
     expansion_factor: int = 32
+    apply_b_dec_to_input: bool = True
+    """Whether `b_dec` is subtracted before encoding; a transcoder never does it, and sparsify always."""
 
 
 class Encoded(NamedTuple):
@@ -74,9 +77,10 @@ class Sae(nn.Module):
     """A k-sparse autoencoder, or a transcoder, which predicts a module's output from its input.
 
     `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder does not subtract
-    `b_dec`, and a skip connection adds `W_skip x`. Weights, as in `sae.safetensors`: `encoder.weight`
+    `b_dec`, and a skip connection adds `W_skip x`. With a gate, `encoder.bias` decides which latents are active, and
+    those are `exp(r_mag) W_enc (x - b_dec) + b_mag`. Weights, as in `sae.safetensors`: `encoder.weight`
     `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec` `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if
-    there are any, `W_skip` `[d_out, d_in]` and `threshold` `[num_latents]`.
+    there are any, `W_skip` `[d_out, d_in]`, and `threshold`, `b_mag` and `r_mag` `[num_latents]`.
     """
 
     def __init__(self, cfg: SaeConfig, weights: dict[str, Tensor], hookpoint: str = "") -> None:
@@ -89,8 +93,10 @@ class Sae(nn.Module):
         self.encoder.bias = nn.Parameter(weights["encoder.bias"])
         self.W_dec = nn.Parameter(weights["W_dec"])
         self.b_dec = nn.Parameter(weights["b_dec"])
-        self.W_skip = nn.Parameter(weights["W_skip"]) if "W_skip" in weights else None
-        self.threshold = nn.Parameter(weights["threshold"]) if "threshold" in weights else None
+        more = (weights.get(name) for name in ("W_skip", "threshold", "b_mag", "r_mag"))
+        self.W_skip, self.threshold, self.b_mag, self.r_mag = (
+            None if weight is None else nn.Parameter(weight) for weight in more
+        )
 
     @property
     def d_in(self) -> int:
@@ -106,6 +112,11 @@ class Sae(nn.Module):
     def num_latents(self) -> int:
         """Number of latents."""
         return self.cfg.num_latents
+
+    @property
+    def subtracts_b_dec(self) -> bool:
+        """Whether the encoder is applied to the input less `b_dec`."""
+        return self.cfg.apply_b_dec_to_input and not self.cfg.transcode
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +140,7 @@ class Sae(nn.Module):
         if x.shape[-1] != self.d_in:
             raise ValueError(f"activations have shape {list(x.shape)}, expected [..., {self.d_in}]")
         tokens = x.reshape(-1, self.d_in).to(self.dtype)
-        if not self.cfg.transcode:
+        if self.subtracts_b_dec:
             tokens = tokens - self.b_dec
         encoded = Encoded(*(part.reshape(*x.shape[:-1], part.shape[-1]) for part in self._encode(tokens)))
         return self.densified(encoded) if dense else encoded
@@ -174,6 +185,8 @@ class Sae(nn.Module):
     def _encode(self, centred: Tensor) -> Encoded:
         """The active latents of what the encoder's weights are applied to, `[n_tokens, d_in]`."""
         block = max(1, _PRE_ACTS_BYTES // (self.num_latents * self.dtype.itemsize))
+        if self.cfg.activation == "gated":
+            return self._all_above(self._gated(centred))
         if self.cfg.activation in ("relu", "jumprelu"):
             return self._all_above(self.encoder(centred))
         parts = [self._select(self.encoder(tokens)) for tokens in torch.split(centred, block)]
@@ -187,6 +200,13 @@ class Sae(nn.Module):
         n_in_group = self.num_latents // self.cfg.k
         acts, indices = acts.reshape(-1, self.cfg.k, n_in_group).max(dim=-1)
         return Encoded(acts, indices + torch.arange(0, self.num_latents, n_in_group, device=indices.device))
+
+    def _gated(self, centred: Tensor) -> Tensor:
+        """What gates let through; and what is NaN."""
+        assert self.b_mag is not None and self.r_mag is not None
+        products = centred @ self.encoder.weight.mT
+        magnitudes = products * self.r_mag.exp() + self.b_mag
+        return magnitudes.masked_fill(products + self.encoder.bias <= 0, 0.0)
 
     def _all_above(self, pre_acts: Tensor) -> Encoded:
         """All above zero and, if there is one, above the threshold; and those that are NaN, so that they show."""
@@ -203,10 +223,16 @@ class Sae(nn.Module):
             raise _inexpressible("sparsify", f"the activation {self.cfg.activation}")
         if self.d_out != self.d_in:
             raise _inexpressible("sparsify", "a transcoder of two widths")
-        settings = {key: value for key, value in asdict(self.cfg).items() if key not in ("d_in", "d_out")}
+        others = ("d_in", "d_out", "apply_b_dec_to_input")
+        settings = {key: value for key, value in asdict(self.cfg).items() if key not in others}
         cfg = sparsify.SparseCoderConfig.from_dict(settings)
         sae = sparsify.SparseCoder(self.d_in, cfg, device=self.device, dtype=self.dtype)
-        sae.load_state_dict(self.state_dict())
+        weights = self.state_dict()
+        if not (self.cfg.transcode or self.subtracts_b_dec):
+            # There, `b_dec` is always subtracted.
+            of_b_dec = self.encoder.weight.float() @ self.b_dec.float()
+            weights["encoder.bias"] = (weights["encoder.bias"] + of_b_dec).to(self.dtype)
+        sae.load_state_dict(weights)
         return sae
 
     def to_saelens(self) -> Any:
@@ -219,7 +245,7 @@ class Sae(nn.Module):
             skip = " and a skip connection" if cfg.skip_connection else ""
             raise _inexpressible("SAELens", f"{kind} with the activation {cfg.activation}{skip}")
         sae_class, config_class = registry.get_sae_class(architecture)
-        settings: dict[str, Any] = {"apply_b_dec_to_input": not cfg.transcode}
+        settings: dict[str, Any] = {"apply_b_dec_to_input": self.subtracts_b_dec}
         if cfg.activation == "topk":
             settings.update(k=cfg.k, rescale_acts_by_decoder_norm=False)
         if cfg.transcode:
@@ -230,7 +256,7 @@ class Sae(nn.Module):
         sae = sae_class(config)
         weights = self.state_dict()
         weights["W_enc"] = weights.pop("encoder.weight").mT
-        weights["b_enc"] = weights.pop("encoder.bias")
+        weights["b_gate" if cfg.activation == "gated" else "b_enc"] = weights.pop("encoder.bias")
         sae.load_state_dict(weights)
         return sae
 

@@ -33,6 +33,7 @@ _KINDS = {
     "standard": _Kind("relu"),
     "topk": _Kind("topk"),
     "jumprelu": _Kind("jumprelu", threshold="threshold"),
+    "gated": _Kind("gated"),
     # One threshold for all latents, as its training leaves it.
     "batchtopk": _Kind("jumprelu", threshold="topk_threshold"),
     "matryoshka_batchtopk": _Kind("jumprelu", threshold="topk_threshold"),
@@ -40,6 +41,9 @@ _KINDS = {
     "skip_transcoder": _Kind("relu", transcode=True, skip_connection=True),
     "jumprelu_transcoder": _Kind("jumprelu", transcode=True, threshold="threshold"),
     "jumprelu_skip_transcoder": _Kind("jumprelu", transcode=True, skip_connection=True, threshold="threshold"),
+    # Of `sae-run` alone: SAELens has none like them.
+    "gated_transcoder": _Kind("gated", transcode=True),
+    "gated_skip_transcoder": _Kind("gated", transcode=True, skip_connection=True),
 }
 
 
@@ -96,6 +100,7 @@ def _settings(path: Path, config: dict[str, Any], kind: _Kind) -> SaeConfig:
         skip_connection=kind.skip_connection,
         transcode=kind.transcode,
         d_out=(config.get("d_out") or 0) if kind.transcode else 0,
+        apply_b_dec_to_input=not kind.transcode and config.get("apply_b_dec_to_input") is not False,
     )
 
 
@@ -103,12 +108,14 @@ def _read(file: Weights, cfg: SaeConfig, kind: _Kind) -> dict[str, Tensor]:
     d_out = cfg.d_out or cfg.d_in
     weights = {
         "encoder.weight": file.take("W_enc", [cfg.d_in, cfg.num_latents]).mT,
-        "encoder.bias": file.take("b_enc", [cfg.num_latents]),
+        "encoder.bias": file.take("b_gate" if kind.activation == "gated" else "b_enc", [cfg.num_latents]),
         "W_dec": file.take("W_dec", [cfg.num_latents, d_out]),
         "b_dec": file.take("b_dec", [d_out]),
     }
     if kind.skip_connection:
         weights["W_skip"] = file.take("W_skip", [d_out, cfg.d_in])
+    if kind.activation == "gated":
+        weights |= {name: file.take(name, [cfg.num_latents]) for name in ("b_mag", "r_mag")}
     if kind.threshold is not None:
         shape = [cfg.num_latents] if kind.threshold == "threshold" else []
         weights["threshold"] = file.take(kind.threshold, shape).expand(cfg.num_latents)
@@ -116,7 +123,7 @@ def _read(file: Weights, cfg: SaeConfig, kind: _Kind) -> dict[str, Tensor]:
 
 
 def _fold(weights: dict[str, Tensor], config: dict[str, Any], kind: _Kind) -> None:
-    """Norms of the decoder's rows go into the encoder; `b_dec` is added back if the input is encoded as it is."""
+    """Norms of the decoder's rows go into the encoder."""
     # SAELens's defaults are those of training where the thresholds are, and those of inference elsewhere.
     is_of_training = kind.threshold == "topk_threshold"
     rescales = config.get("rescale_acts_by_decoder_norm")
@@ -126,9 +133,6 @@ def _fold(weights: dict[str, Tensor], config: dict[str, Any], kind: _Kind) -> No
         weights["W_dec"] = decoder / norms
         weights["encoder.weight"] = weights["encoder.weight"] * norms
         weights["encoder.bias"] = weights["encoder.bias"] * norms.squeeze(1)
-    if not kind.transcode and config.get("apply_b_dec_to_input") is False:
-        of_b_dec = weights["encoder.weight"].float() @ weights["b_dec"].float()
-        weights["encoder.bias"] = weights["encoder.bias"] + of_b_dec
 
 
 def _unsupported(path: Path, key: str, value: object) -> SaeRunError:
