@@ -253,6 +253,7 @@ fn the_list_of_recipes_shows_what_each_is_for() {
     let list = workspace.run(&["recipes"]).succeeds().stdout;
     for part in [
         "grid (built in)",
+        "grids",
         "zip",
         "random",
         "layers",

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Recipes that every binary carries.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("grid", include_str!("../../../recipes/grid.py")),
+    ("grids", include_str!("../../../recipes/grids.py")),
     ("zip", include_str!("../../../recipes/zip.py")),
     ("random", include_str!("../../../recipes/random.py")),
     ("layers", include_str!("../../../recipes/layers.py")),

@@ -54,6 +54,28 @@ fn zip_puts_values_side_by_side() {
 }
 
 #[test]
+fn grids_combine_the_values_of_each_table() {
+    let vary = json!({
+        "topk": {"k": [32, 64], "matryoshka_widths": [[8, 16]]},
+        "relu": {"activation": "relu", "l1_coefficient": 2.0},
+    });
+    let response = plan(&built_in("grids"), &request(vary.clone()));
+    let overrides: Vec<_> = response.jobs.iter().map(|job| &job.overrides).collect();
+    assert_eq!(
+        json!(overrides),
+        json!([
+            {"k": 32, "matryoshka_widths": [8, 16]},
+            {"k": 64, "matryoshka_widths": [8, 16]},
+            {"activation": "relu", "l1_coefficient": 2.0},
+        ])
+    );
+    assert_eq!(names("grids", vary), ["topk,k=32", "topk,k=64", "relu"]);
+    assert!(refusal("grids", json!({})).contains("[vary] is empty"));
+    assert!(refusal("grids", json!({"k": [1]})).contains("[vary] k must be a table"));
+    assert!(refusal("grids", json!({"a": {"k": []}})).contains("[vary] a has an empty list"));
+}
+
+#[test]
 fn random_draws_different_jobs_by_the_seed() {
     let vary = json!({
         "n": 12,
