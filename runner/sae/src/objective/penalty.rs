@@ -10,6 +10,7 @@
 //! ```
 
 use crate::SaeError;
+use crate::folding::MIN_NORM;
 use crate::support::Support;
 use tch::{Kind, TchError, Tensor};
 
@@ -199,7 +200,8 @@ impl Active<'_> {
         let at_norms = self
             .support
             .sums_by_latent(&at_norms, self.norms.size()[0])?;
-        Ok((at_acts, at_norms.f_div(self.norms)?))
+        // A transcoder's rows begin at 0, where a norm has no slope.
+        Ok((at_acts, at_norms.f_div(&self.norms.f_clamp_min(MIN_NORM)?)?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loss of pre-activations below thresholds: it raises those of latents that do not fire (Anthropic, January 2025).
 
 use super::jump::applied;
+use crate::folding::MIN_NORM;
 use crate::{Gradients, Sae, SaeError};
 use fault::Fault;
 use tch::{Kind, Tensor};
@@ -48,7 +49,7 @@ impl Sae {
         let loss = below.f_mul(&scale)?.f_sum(Kind::Double)?;
         let grad_threshold = below.f_gt(0.0)?.f_to_kind(Kind::Float)?.f_mul(&scale)?;
         let of_rows = below.f_sum_dim_intlist(0, false, None)?.f_mul(&scale)?;
-        let of_rows = of_rows.f_div(&norms.f_square()?)?;
+        let of_rows = of_rows.f_div(&norms.f_clamp_min(MIN_NORM)?.f_square()?)?;
         let grad_bias = grad_threshold.f_sum_dim_intlist(0, false, None)?;
         let latents = term.latents;
         let add = |sum: &mut Tensor, part: &Tensor| -> Result<(), SaeError> {
