@@ -201,13 +201,14 @@ CREATE TABLE sae (
     d_in INTEGER NOT NULL,
     -- Number of latents.
     num_latents INTEGER NOT NULL,
-    -- Latents that may be active on a token; on the mean with `batchtopk`, without effect with `relu`, `gated` and
-    -- `jumprelu`.
-    k INTEGER NOT NULL,
+    -- Latents that may be active on a token, a whole number; with `batchtopk` on the mean, which may have a fraction.
+    -- Without effect with `relu`, `gated` and `jumprelu`.
+    k ANY NOT NULL,
     -- Learning rate, resolved.
     lr REAL NOT NULL,
     CONSTRAINT sae_name UNIQUE (job_id, name),
-    CONSTRAINT sae_shape CHECK (d_in > 0 AND k > 0 AND k <= num_latents)
+    CONSTRAINT sae_shape CHECK (d_in > 0 AND num_latents > 0),
+    CONSTRAINT sae_k CHECK (typeof(k) IN ('integer', 'real') AND k > 0)
 ) STRICT;
 
 -- ---- Streams and attempts: how it is trained ----

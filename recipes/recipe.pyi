@@ -36,7 +36,7 @@ class JobResult:
     overrides: Overrides
     hookpoint: str
     seed: int
-    k: int
+    k: int | float
     num_latents: int
     fvu: float
     l0: float

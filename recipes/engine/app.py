@@ -145,11 +145,16 @@ class NoMoreModules:
 def decode(request):
     """The request with dicts instead of JSON texts."""
     results = [
-        dataclasses.replace(result, overrides=json.loads(result.overrides))
+        dataclasses.replace(result, overrides=json.loads(result.overrides), k=whole(result.k))
         for result in request.results
     ]
     train, vary = json.loads(request.train), json.loads(request.vary)
     return dataclasses.replace(request, train=train, vary=vary, results=results)
+
+
+def whole(number):
+    """The number as an int if it is one."""
+    return int(number) if number.is_integer() else number
 
 
 def job(overrides, name=None, note=None):

@@ -33,7 +33,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("activation", Kind::Text, "topk|groupmax|batchtopk|relu|jumprelu|gated", "How pre-activations become sparse"),
         Setting::new("expansion_factor", Kind::Number, "N", "Latents per input dimension, if `num_latents` is 0"),
         Setting::new("num_latents", Kind::Number, "N", "Number of latents; 0: by `expansion_factor`"),
-        Setting::new("k", Kind::Number, "N", "Latents a token may use; with batchtopk on the mean"),
+        Setting::new("k", Kind::Number, "N", "Latents a token may use; with batchtopk on the mean, such as 32.5"),
         Setting::flag("normalize_decoder", "Keep the decoder's rows at unit norm"),
         Setting::flag("rescale_acts_by_decoder_norm", "Choose active latents by pre-activation times norm of the decoder's row"),
         Setting::flag("skip_connection", "A linear path from input to output in addition to the latents"),

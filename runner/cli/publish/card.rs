@@ -6,6 +6,7 @@ use crate::error::CliError;
 use crate::show::table::number;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
+use plan::K;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -29,7 +30,7 @@ struct Row<'a> {
     hookpoint: &'a str,
     d_in: u64,
     num_latents: u64,
-    k: u64,
+    k: K,
     fvu: String,
     l0: String,
     dead_pct: String,

@@ -90,7 +90,7 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
     if args.format.json || args.format.csv {
         return answer::print(&found, args.format);
     }
-    let mut shown: Vec<(&str, &str, usize)> = SHOWN.to_vec();
+    let mut shown: Vec<(&str, &str, Option<usize>)> = SHOWN.to_vec();
     shown.retain(|(name, ..)| match *name {
         "sweep" => args.sweep.is_none(),
         "kind" => table::has_kinds(values(&found, name).filter_map(Value::as_str)),
@@ -101,26 +101,26 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
     for key in &args.sort {
         let column = key.trim_start_matches('-');
         if !shown.iter().any(|(known, ..)| *known == column) {
-            shown.push((column, column, 4));
+            shown.push((column, column, Some(4)));
         }
     }
     table::print(&as_table(&found, &shown))
 }
 
-/// Columns of the view `result` in the table, their headings, and digits of their fractions.
-const SHOWN: [(&str, &str, usize); 12] = [
-    ("sweep", "sweep", 0),
-    ("job", "job", 0),
-    ("status", "status", 0),
-    ("sae", "hookpoint", 0),
-    ("kind", "kind", 0),
-    ("k", "k", 0),
-    ("num_latents", "latents", 0),
-    ("fvu", "FVU", 4),
-    ("l0", "L0", 1),
-    ("threshold", "threshold", 4),
-    ("l0_calibrated", "its L0", 1),
-    ("tokens_per_s", "tokens/s", 0),
+/// Columns of the view `result` in the table, their headings, and the digits that fractions are rounded to.
+const SHOWN: [(&str, &str, Option<usize>); 12] = [
+    ("sweep", "sweep", None),
+    ("job", "job", None),
+    ("status", "status", None),
+    ("sae", "hookpoint", None),
+    ("kind", "kind", None),
+    ("k", "k", None),
+    ("num_latents", "latents", None),
+    ("fvu", "FVU", Some(4)),
+    ("l0", "L0", Some(1)),
+    ("threshold", "threshold", Some(4)),
+    ("l0_calibrated", "its L0", Some(1)),
+    ("tokens_per_s", "tokens/s", Some(0)),
 ];
 
 /// The values of a column of `result`.
@@ -130,16 +130,18 @@ fn values<'a>(found: &'a QueryTable, name: &str) -> impl Iterator<Item = &'a Val
     rows.filter_map(move |row| row.get(index?))
 }
 
-fn as_table(found: &QueryTable, shown: &[(&str, &str, usize)]) -> String {
+fn as_table(found: &QueryTable, shown: &[(&str, &str, Option<usize>)]) -> String {
     let index = |name: &str| found.columns.iter().position(|column| column == name);
     let columns: Vec<_> = shown
         .iter()
         .filter_map(|(name, heading, digits)| Some((index(name)?, *heading, *digits)))
         .collect();
-    let cell = |value: &Value, digits: usize| match value {
-        Value::Null => "-".to_owned(),
-        Value::Number(number) if number.is_f64() => table::number(number.as_f64(), digits),
-        other => answer::plain(other),
+    let cell = |value: &Value, digits: Option<usize>| match (value, digits) {
+        (Value::Null, _) => "-".to_owned(),
+        (Value::Number(number), Some(digits)) if number.is_f64() => {
+            table::number(number.as_f64(), digits)
+        }
+        (other, _) => answer::plain(other),
     };
     let rows = found.rows.iter().map(|row| {
         let cells = columns

@@ -1,7 +1,7 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
 use crate::{
-    Activation, AuxkNorm, BDecInit, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, LossFn,
+    Activation, AuxkNorm, BDecInit, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, K, LossFn,
     LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn,
     SparsityLoss, ThresholdEma, TokenizerClass,
 };
@@ -70,8 +70,9 @@ pub struct TrainConfig {
     pub normalize_decoder: bool,
     /// Number of latents; 0: `expansion_factor` times the input width.
     pub num_latents: usize,
-    /// Latents a token may use; with batchtopk on the mean. Without effect with relu, jumprelu and gated.
-    pub k: usize,
+    /// Latents a token may use; with batchtopk on the mean, which may have a fraction. Without effect with relu,
+    /// jumprelu and gated.
+    pub k: K,
     /// Numbers or fractions of latents that also reconstruct alone, the first ones each time; increasing, and the
     /// last is all latents even if it is left out. Empty: no such reconstructions (Matryoshka).
     pub matryoshka_widths: Vec<f64>,

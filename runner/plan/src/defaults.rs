@@ -31,7 +31,7 @@ static DEFAULTS: LazyLock<TrainConfig> = LazyLock::new(|| TrainConfig {
     expansion_factor: 32,
     normalize_decoder: true,
     num_latents: 0,
-    k: 32,
+    k: 32.into(),
     matryoshka_widths: Vec::new(),
     matryoshka_weights: Vec::new(),
     matryoshka_prefixes: 0,

@@ -4,7 +4,7 @@ use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::preset::Base;
 use crate::validate::MOST_LATENTS;
-use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, TrainConfig};
+use crate::{HookpointFacts, JobDraft, K, ModelFacts, PlanError, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -52,7 +52,7 @@ pub struct SaeSpec {
     /// Number of latents.
     pub num_latents: usize,
     /// Latents a token may use.
-    pub k: usize,
+    pub k: K,
     /// Learning rate.
     pub lr: f64,
 }

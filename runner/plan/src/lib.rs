@@ -8,6 +8,7 @@
 //! - `validate.rs`, `validate_kinds.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
 //! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings laid over others
 //! - `schema.rs`: the same for editors
+//! - `k.rs`: latents a token may use
 //! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
@@ -28,6 +29,7 @@ mod gpu_report;
 mod hookpoint;
 mod identity;
 mod job;
+mod k;
 mod matryoshka;
 mod memory;
 #[cfg(test)]
@@ -66,6 +68,7 @@ pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, Up
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
 pub use job::{Job, JobInputs, SaeSpec, folder_name, resolve_jobs};
+pub use k::K;
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
 pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};

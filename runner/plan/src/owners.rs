@@ -85,7 +85,7 @@ fn busiest(costs: &[u128], ranks: &[usize], n_ranks: usize) -> u128 {
 /// Multiplications for a token: the encoder's product, and decoder and gradients at the active latents.
 fn cost(config: &TrainConfig, sae: &SaeSpec) -> u128 {
     let [d_in, d_out, num_latents, k] =
-        [sae.d_in, sae.d_out(), sae.num_latents, sae.k].map(|width| width as u128);
+        [sae.d_in, sae.d_out(), sae.num_latents, sae.k.count()].map(|width| width as u128);
     let n_decoded = if config.multi_topk { 5 * k } else { k };
     d_in * num_latents + 2 * n_decoded * (d_in + d_out)
 }

@@ -1,6 +1,6 @@
 //! What a recipe is asked and what it answers; the same records as in `recipes/wit/recipe.wit`.
 
-use crate::ModelFacts;
+use crate::{K, ModelFacts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -59,7 +59,7 @@ pub struct JobResult {
     /// Seed of its initial weights.
     pub seed: i64,
     /// Latents a token may use.
-    pub k: u64,
+    pub k: K,
     /// Number of latents.
     pub num_latents: u64,
     /// Fraction of variance unexplained, over the last tenth of the steps.

@@ -1,7 +1,7 @@
 //! What changes in the course of training: the learning rate and the number of active latents. Both
 //! count optimizer updates.
 
-use crate::{LrScheduler, TrainConfig};
+use crate::{K, LrScheduler, TrainConfig};
 use std::f64::consts::PI;
 
 /// How the learning rate changes.
@@ -87,22 +87,22 @@ pub fn updates_of(setting: f64, n_steps: u64) -> u64 {
 /// there are fewer.
 pub fn k_at(
     step: u64,
-    (k, k_decay_steps): (usize, u64),
+    (k, k_decay_steps): (K, u64),
     from: Option<f64>,
     (d_in, num_latents): (usize, usize),
-) -> usize {
+) -> K {
     if step >= k_decay_steps {
         return k;
     }
     let progress = step as f64 / k_decay_steps as f64;
     let first = from.unwrap_or_else(|| d_in.saturating_mul(10) as f64);
-    let k_now = first.min(num_latents as f64) * (1.0 - progress) + k as f64 * progress;
+    let k_now = first.min(num_latents as f64) * (1.0 - progress) + k.mean() * progress;
     let k_now = match from {
         // Python rounds halves to even.
         None => k_now.round_ties_even(),
         Some(_) => k_now.floor(),
     };
-    (k_now as usize).max(1)
+    k_now.max(1.0).into()
 }
 
 #[cfg(test)]
@@ -149,18 +149,21 @@ mod tests {
 
     #[test]
     fn k_falls_to_its_end() {
+        let k = K::from;
         let ks = |from| -> Vec<usize> {
             (0..6)
-                .map(|step| k_at(step, (4, 4), from, (2, 100)))
+                .map(|step| k_at(step, (k(4), 4), from, (2, 100)).count())
                 .collect()
         };
         assert_eq!(ks(None), [20, 16, 12, 8, 4, 4]);
         assert_eq!(ks(Some(9.0)), [9, 7, 6, 5, 4, 4]);
         assert_eq!(
-            k_at(0, (4, 4), None, (100, 64)),
-            64,
+            k_at(0, (k(4), 4), None, (100, 64)),
+            k(64),
             "no more than there are"
         );
-        assert_eq!(k_at(0, (4, 0), None, (100, 64)), 4);
+        assert_eq!(k_at(0, (k(4), 0), None, (100, 64)), k(4));
+        let fraction = |step| k_at(step, (4.5.into(), 4), None, (2, 100)).mean();
+        assert_eq!([fraction(2), fraction(4)], [12.0, 4.5]);
     }
 }

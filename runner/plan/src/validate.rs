@@ -21,7 +21,6 @@ impl TrainConfig {
             ("layer_stride", self.layer_stride, 1..=MOST),
             ("expansion_factor", self.expansion_factor, 0..=MOST),
             ("num_latents", self.num_latents, 0..=MOST_LATENTS),
-            ("k", self.k, 1..=MOST_LATENTS),
             ("save_total_limit", self.save_total_limit, 1..=MOST),
             ("save_every", self.save_every as usize, 1..=usize::MAX),
             ("log_every", self.log_every as usize, 1..=usize::MAX),

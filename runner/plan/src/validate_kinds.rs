@@ -1,5 +1,6 @@
 //! What is wrong with the settings of kinds of SAEs, of their losses and of the optimizer.
 
+use crate::validate::MOST_LATENTS;
 use crate::{Activation, PlanError, SparsityLoss, TrainConfig};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::ops::{Bound, RangeBounds};
@@ -10,6 +11,10 @@ type Range = (&'static str, (Bound<f64>, Bound<f64>));
 const POSITIVE: Range = ("above 0", (Excluded(0.0), Unbounded));
 const NOT_NEGATIVE: Range = ("at least 0", (Included(0.0), Unbounded));
 const AT_LEAST_1: Range = ("at least 1", (Included(1.0), Unbounded));
+const LATENTS: Range = (
+    "above 0 and at most 2147483648",
+    (Excluded(0.0), Included(MOST_LATENTS as f64)),
+);
 const BELOW_1: Range = ("at least 0 and below 1", (Included(0.0), Excluded(1.0)));
 const A_SHARE: Range = ("above 0 and at most 1", (Excluded(0.0), Included(1.0)));
 
@@ -56,6 +61,7 @@ impl TrainConfig {
     /// The numbers that are given, and what each may be.
     fn numbers(&self) -> Vec<(&'static str, f64, Range)> {
         let always = [
+            ("k", self.k.mean(), LATENTS),
             ("auxk_alpha", self.auxk_alpha, NOT_NEGATIVE),
             ("l1_coefficient", self.l1_coefficient, NOT_NEGATIVE),
             ("l1_warm_up_steps", self.l1_warm_up_steps, NOT_NEGATIVE),
@@ -106,8 +112,14 @@ impl TrainConfig {
         let is_nested = has_widths || self.matryoshka_prefixes > 0;
         let mode = self.jumprelu_sparsity_loss_mode;
         let anneals_up = self.p_anneal_end.is_some_and(|end| end > self.lp_norm);
+        let is_whole = self.k.whole().is_some();
         let ends_early = self.p_anneal_until > 0 && self.p_anneal_until <= self.p_anneal_start;
         let contradictions = [
+            (
+                !is_whole && self.activation != Activation::BatchTopK,
+                "k",
+                "must be a whole number unless the `activation` is batchtopk, whose tokens have `k` latents on the mean",
+            ),
             (
                 has_widths && self.matryoshka_prefixes > 0,
                 "matryoshka_prefixes",
@@ -173,14 +185,14 @@ impl TrainConfig {
         hookpoint: &str,
     ) -> Result<(), PlanError> {
         let k = self.k;
-        if self.activation.has_k() && k > num_latents {
+        if self.activation.has_k() && k > num_latents.into() {
             let message = format!(
                 "k = {k} is larger than num_latents = {num_latents} at hookpoint `{hookpoint}`"
             );
             let hint = "lower `k`, or raise `num_latents` or `expansion_factor`";
             return Err(PlanError::about("k", message).with_hint(hint));
         }
-        if self.activation == Activation::GroupMax && !num_latents.is_multiple_of(k) {
+        if self.activation == Activation::GroupMax && !num_latents.is_multiple_of(k.count()) {
             let problem = format!(
                 "must divide the {num_latents} latents of `{hookpoint}` with the activation groupmax, \
                  got {k}"
@@ -415,6 +427,13 @@ mod tests {
                 "activation",
                 "loss_fn",
             ),
+            (json!({"k": 32.5}), "k", "activation"),
+            (
+                json!({"activation": "groupmax", "k": 32.5}),
+                "k",
+                "activation",
+            ),
+            (json!({"activation": "relu", "k": 32.5}), "k", "activation"),
             (
                 json!({"auxk_alpha": 0.1, "auxk_norm": "residual"}),
                 "auxk_norm",
@@ -461,6 +480,7 @@ mod tests {
             ("adam_beta2", &[1.0]),
             ("topk_threshold_lr", &[0.0, 1.1]),
             ("max_grad_norm", &[0.0]),
+            ("k", &[0.0, -1.0, 1e10]),
             ("decoder_init_norm", &[0.0]),
             ("init_l0", &[0.0]),
             ("target_l0", &[0.0]),
@@ -477,6 +497,14 @@ mod tests {
             l0_coefficient: f64::INFINITY,
             ..config(json!({}))
         };
+        let not_a_number = TrainConfig {
+            k: f64::NAN.into(),
+            ..config(json!({"activation": "batchtopk"}))
+        };
+        assert_eq!(
+            not_a_number.validate().unwrap_err().setting_key(),
+            Some("k")
+        );
         assert_eq!(
             infinite.validate().unwrap_err().setting_key(),
             Some("l0_coefficient")
@@ -489,6 +517,9 @@ mod tests {
         for settings in [
             json!({"activation": "batchtopk", "threshold_ema": "dictionary_learning", "threshold_start_step": 3}),
             json!({"activation": "batchtopk", "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 5}),
+            json!({"activation": "batchtopk", "k": 32.5}),
+            json!({"activation": "batchtopk", "k": 0.5}),
+            json!({"k": 32.0}),
             json!({"activation": "relu", "l1_coefficient": 3, "p_anneal_end": 0, "p_anneal_form": "lp", "k": 9999}),
             json!({"activation": "gated", "l1_warm_up_steps": 0.5, "transcode": true, "apply_b_dec_to_input": false}),
             json!({"activation": "jumprelu", "jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 32}),
@@ -509,7 +540,7 @@ mod tests {
         let checked = |settings| config(settings).check_latents(256, "layers.0");
         for (settings, key) in [
             (json!({"k": 257}), "k"),
-            (json!({"activation": "batchtopk", "k": 257}), "k"),
+            (json!({"activation": "batchtopk", "k": 256.5}), "k"),
             (json!({"activation": "groupmax", "k": 3}), "k"),
             (json!({"init_l0": 300}), "init_l0"),
             (json!({"target_l0": 300}), "target_l0"),

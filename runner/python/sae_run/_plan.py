@@ -29,7 +29,7 @@ class PlannedSae:
     seed: int
     d_in: int
     num_latents: int
-    k: int
+    k: int | float
     lr: float
     memory: dict[str, int]
 

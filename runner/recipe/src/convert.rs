@@ -47,7 +47,7 @@ fn result(result: &JobResult) -> wit::JobResult {
         overrides: json_text(&result.overrides),
         hookpoint: result.hookpoint.clone(),
         seed: result.seed,
-        k: result.k,
+        k: result.k.mean(),
         num_latents: result.num_latents,
         fvu: result.fvu,
         l0: result.l0,

@@ -45,6 +45,28 @@ async fn a_kind_is_the_activation_and_the_nesting() {
     assert_eq!(listed.saes[2].kind, "matryoshka batchtopk");
 }
 
+#[tokio::test]
+async fn k_is_an_integer_or_has_a_fraction() {
+    let jobs = [
+        json!({"k": 4}),
+        json!({"k": 4.5, "activation": "batchtopk"}),
+        // More than there are latents: it has no effect.
+        json!({"k": 999, "activation": "relu"}),
+    ];
+    let test = TestStore::new().await;
+    let plan = plan("s", &jobs);
+    test.record(&plan).await;
+    let rows = test
+        .rows("SELECT k, typeof(k) FROM sae ORDER BY sae_id")
+        .await;
+    let expected = json!([[4, "integer"], [4.5, "real"], [999, "integer"]]);
+    assert_eq!(json!(rows), expected);
+    let shown = test.store.job(&plan.jobs[1].job_id).await.unwrap();
+    assert_eq!(shown.saes[0].k, 4.5.into());
+    let text = "UPDATE sae SET k = 'four'";
+    assert!(test.execute(text).await.is_err());
+}
+
 /// Trains the jobs to these values of L0 and FVU.
 async fn trained(points: &[(&str, f64, f64)]) -> TestStore {
     let changes: Vec<_> = points

@@ -12,6 +12,7 @@
 //!
 //! # Files
 //!
+//! - `k.rs`: `k` in a column
 //! - `record.rs`: a plan; `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
 //! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
 //! - `listing.rs`, `remove.rs`, `publication.rs` (what the Hub has)
@@ -25,6 +26,7 @@ mod calibration;
 mod checkpoint;
 mod evaluation;
 mod job;
+mod k;
 mod metric;
 mod origin;
 mod publication;

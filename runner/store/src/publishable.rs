@@ -178,12 +178,12 @@ mod tests {
         } = &few[0];
         assert_eq!(
             (result.k, result.fvu, provenance.revision),
-            (2, Some(0.5), 2)
+            (2.into(), Some(0.5), 2)
         );
         assert_eq!(provenance.sweep_text, "edited");
         let job = plan.jobs[0].job_id.as_str();
         let one = store.publishable(&[job], None).await.unwrap();
-        assert_eq!((one.len(), one[0].result.k), (1, 4));
+        assert_eq!((one.len(), one[0].result.k), (1, 4.into()));
         assert_eq!(
             one[0].result.checkpoint.as_deref(),
             Some(&*format!("s/{job}/layers.0"))

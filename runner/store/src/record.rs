@@ -278,10 +278,10 @@ mod tests {
     async fn a_plan_that_breaks_a_rule_is_recorded_not_at_all() {
         let test = TestStore::new().await;
         let mut plan = plan("s", &[json!({"k": 4})]);
-        plan.jobs[0].saes[0].k = 33;
+        plan.jobs[0].saes[0].k = 0.into();
         let error = test.record_text("text", &plan).await.unwrap_err();
         assert!(
-            matches!(&error, StoreError::Constraint { rule, .. } if rule.contains("sae_shape")),
+            matches!(&error, StoreError::Constraint { rule, .. } if rule.contains("sae_k")),
             "{error:?}"
         );
         assert_eq!(test.rows("SELECT count(*) FROM sweep").await, [[json!(0)]]);

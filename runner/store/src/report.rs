@@ -3,8 +3,10 @@
 use crate::attempt::AttemptStatus;
 use crate::error::{StoreError, Trouble};
 use crate::job::JobStatus;
+use crate::k::StoredK;
 use crate::open::Store;
 use crate::sweep;
+use plan::K;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, FromRow, SqliteConnection};
 
@@ -75,7 +77,8 @@ pub struct ReportSae {
     /// Kind of SAE, such as `matryoshka batchtopk`.
     pub kind: String,
     /// Latents a token may use.
-    pub k: u64,
+    #[sqlx(try_from = "StoredK")]
+    pub k: K,
     /// Number of latents.
     pub num_latents: u64,
     /// Learning rate.

@@ -2,8 +2,10 @@
 
 use crate::error::StoreError;
 use crate::job::JobStatus;
+use crate::k::StoredK;
 use crate::open::Store;
 use crate::sweep;
+use plan::K;
 use sqlx::FromRow;
 
 /// One SAE of one job of a sweep; the view `result` defines each column exactly.
@@ -26,7 +28,8 @@ pub struct ResultRow {
     /// Kind of SAE, such as `matryoshka batchtopk`.
     pub kind: String,
     /// Latents a token may use.
-    pub k: u64,
+    #[sqlx(try_from = "StoredK")]
+    pub k: K,
     /// Latents per input dimension.
     pub expansion_factor: f64,
     /// Number of latents.
@@ -139,7 +142,10 @@ mod tests {
         assert_eq!(row.dead_pct, Some(12.5));
         assert_eq!((row.n_tokens, row.step), (50, 20));
         assert_eq!(row.tokens_per_s, Some(2000.0));
-        assert_eq!((row.k, row.num_latents, row.expansion_factor), (4, 32, 4.0));
+        assert_eq!(
+            (row.k, row.num_latents, row.expansion_factor),
+            (4.into(), 32, 4.0)
+        );
         assert_eq!(row.checkpoint, Some(format!("s/{job}/layers.0")));
         assert_eq!(row.status.to_string(), "done");
         assert_eq!(row.job, r#"{"k":4}"#);

@@ -1,8 +1,9 @@
 //! Table `sae`: the autoencoders of each job.
 
 use crate::error::Trouble;
+use crate::k::StoredK;
 use crate::open::int;
-use plan::Job;
+use plan::{Job, K};
 use sqlx::{FromRow, SqliteConnection};
 
 /// One SAE of a job and how far it has come; see the view `sae_result` for the exact meanings.
@@ -19,7 +20,8 @@ pub struct SaeRow {
     /// Number of latents.
     pub num_latents: u64,
     /// Latents a token may use.
-    pub k: u64,
+    #[sqlx(try_from = "StoredK")]
+    pub k: K,
     /// Learning rate.
     pub lr: f64,
     /// Optimizer updates done; `None` before the first metrics, and then so are the rest.
@@ -51,7 +53,7 @@ pub(crate) async fn record(conn: &mut SqliteConnection, job: &Job) -> Result<(),
         .bind(sae.seed)
         .bind(int(sae.d_in))
         .bind(int(sae.num_latents))
-        .bind(int(sae.k))
+        .bind(StoredK::from(sae.k))
         .bind(sae.lr)
         .execute(&mut *conn)
         .await?;

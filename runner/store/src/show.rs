@@ -159,6 +159,9 @@ mod tests {
         assert_eq!(shown.checkpoints[0].step, 10);
         assert!(!shown.checkpoints[0].is_final);
         let untrained = test.store.job(&plan.jobs[1].job_id).await.unwrap();
-        assert_eq!((untrained.saes[0].k, untrained.saes[0].step), (2, None));
+        assert_eq!(
+            (untrained.saes[0].k, untrained.saes[0].step),
+            (2.into(), None)
+        );
     }
 }

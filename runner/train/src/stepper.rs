@@ -19,7 +19,7 @@ use tch::{Device, Tensor};
 /// use tch::{Device, Kind, Tensor};
 /// use train::Stepper;
 ///
-/// let config = TrainConfig { expansion_factor: 4, k: 8, ..TrainConfig::default() };
+/// let config = TrainConfig { expansion_factor: 4, k: 8.into(), ..TrainConfig::default() };
 /// let mut stepper = Stepper::new(&config, 16, Device::Cpu)?;
 /// let x = Tensor::randn([256, 16], (Kind::Float, Device::Cpu));
 /// stepper.step(&x)?;
@@ -133,7 +133,7 @@ mod tests {
     fn updates_count_and_lower_the_fvu() {
         let config = TrainConfig {
             expansion_factor: 8,
-            k: 4,
+            k: 4.into(),
             lr: Some(1e-3),
             ..TrainConfig::default()
         };
@@ -156,7 +156,7 @@ mod tests {
     fn impossible_sizes_are_errors() {
         let config = TrainConfig {
             num_latents: 4,
-            k: 5,
+            k: 5.into(),
             ..TrainConfig::default()
         };
         let error = Stepper::new(&config, 8, Device::Cpu).unwrap_err();

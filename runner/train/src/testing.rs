@@ -35,7 +35,7 @@ pub(crate) fn config() -> TrainConfig {
         ctx_len: 64,
         max_examples: Some(160),
         expansion_factor: 8,
-        k: 8,
+        k: 8.into(),
         batch_size: 8,
         hookpoints: HOOKPOINTS.map(str::to_owned).to_vec(),
         save_every: 7,
@@ -232,7 +232,7 @@ pub(crate) fn assert_close(
 /// A job besides the first, with weights of another shape.
 pub(crate) fn other() -> TrainConfig {
     TrainConfig {
-        k: 4,
+        k: 4.into(),
         expansion_factor: 4,
         ..config()
     }

@@ -198,7 +198,7 @@ mod tests {
     fn settings_that_cannot_be_are_told_and_so_is_divergence() {
         let dir = tempfile::tempdir().unwrap();
         let too_large = TrainConfig {
-            k: 9999,
+            k: 9999.into(),
             ..config()
         };
         let error = fit(too_large, dir.path()).unwrap_err();

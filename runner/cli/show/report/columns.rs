@@ -67,7 +67,10 @@ const COLUMNS: [Row; 25] = [
     (
         "k",
         "Latents a token may use; on the mean with batchtopk, without effect with relu, gated and jumprelu.",
-        |sae| count(Some(sae.k)),
+        |sae| Cell {
+            text: sae.k.to_string(),
+            number: Some(sae.k.mean()),
+        },
     ),
     ("latents", "Number of latents.", |sae| {
         count(Some(sae.num_latents))

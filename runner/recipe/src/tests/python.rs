@@ -22,7 +22,7 @@ pub(super) fn result(overrides: Map<String, Value>, k: u64, fvu: f64) -> JobResu
         overrides,
         hookpoint: "layers.0".into(),
         seed: 0,
-        k,
+        k: (k as usize).into(),
         num_latents: 64,
         fvu,
         l0: k as f64,
@@ -230,6 +230,22 @@ fn wrong_values_are_named() {
         returns("[job({}, name=3)]"),
         "test.py:2: TypeError: name must be a str, got int"
     );
+}
+
+#[test]
+fn a_whole_k_of_a_result_is_an_int() {
+    let text =
+        "def plan(request):\n    yield {'ks': [repr(result.k) for result in request.results]}\n";
+    let mean = JobResult {
+        k: 32.5.into(),
+        ..result(Map::new(), 0, 0.5)
+    };
+    let request = PlanRequest {
+        results: vec![result(Map::new(), 32, 0.5), mean],
+        ..request(json!({}))
+    };
+    let response = plan(&python(text), &request);
+    assert_eq!(overrides(&response), json!([{"ks": ["32", "32.5"]}]));
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(crate) struct Measured {
 pub(crate) fn config(case: Case) -> TrainConfig {
     TrainConfig {
         num_latents: case.num_latents as usize,
-        k: case.k as usize,
+        k: (case.k as usize).into(),
         encoder_dtype: case.encoder_dtype,
         ..TrainConfig::default()
     }

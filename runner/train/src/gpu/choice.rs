@@ -62,7 +62,7 @@ fn largest(order: &Order) -> Option<UpdateShape> {
         n_tokens: order.key.batch_size * order.key.ctx_len,
         num_latents: largest.num_latents,
         d_in: largest.d_in,
-        k: largest.k,
+        k: largest.k.count(),
     })
 }
 

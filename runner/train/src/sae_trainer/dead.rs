@@ -136,7 +136,7 @@ mod tests {
             // As on a device, with no other kernels for an update in which no latent may be dead.
             multi_topk: true,
             dead_feature_threshold: 400,
-            k: 2,
+            k: 2.into(),
             ..config()
         };
         let job = job("a", config);

@@ -22,7 +22,7 @@ use crate::ranks::{ALONE, Ranks};
 use crate::sae_trainer::first_biases::{bias_for, geometric_median};
 use dead::Candidates;
 use kind::Kind as SaeKind;
-use plan::{Job, NormalizeActivations, SaeSpec, TrainConfig, k_at};
+use plan::{Job, K, NormalizeActivations, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
 use sae::{Affine, Losses, Sae, SaeConfig, SaeLensMetadata};
 use scaling::Scaling;
@@ -154,7 +154,7 @@ fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
     };
     // Latents are limited by `k` with some activations only.
     let k = if activation.has_k() {
-        spec.k
+        spec.k.count()
     } else {
         spec.num_latents
     };
@@ -561,7 +561,7 @@ impl SaeTrainer {
         SaeCounts {
             n_updates: self.n_updates,
             is_projected: self.is_projected,
-            k: self.k_at(step),
+            k: self.k_at(step).count(),
         }
     }
 
@@ -571,7 +571,7 @@ impl SaeTrainer {
         self.is_projected = counts.is_projected;
     }
 
-    fn k_at(&self, step: u64) -> usize {
+    fn k_at(&self, step: u64) -> K {
         let SaeSpec {
             k,
             d_in,

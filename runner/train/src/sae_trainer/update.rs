@@ -6,6 +6,7 @@ use super::whole::{Decided, Held, HeldPart};
 use super::{Progress, SaeTrainer};
 use crate::TrainError;
 use crate::ranks::{ALONE, Ranks, Summing, UpdateSums};
+use plan::K;
 use sae::{
     Backward, BatchLatents, Level, Losses, Moments, Objective, Pass, PreActLoss, SparseBackward,
 };
@@ -18,7 +19,7 @@ pub(crate) struct Update<'a> {
     pub(crate) trainer: &'a mut SaeTrainer,
     progress: Progress,
     /// Active latents of a token.
-    k: usize,
+    k: K,
     /// Reconstructions from the first latents.
     levels: Vec<Level>,
     /// Tokens of the update, if they are known, or at most.
@@ -63,7 +64,7 @@ impl<'a> Update<'a> {
     /// `[n_tokens, d_out]`, Float.
     pub(crate) fn add(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
         if self.trainer.waits_for_all() {
-            let k = (self.k as f64, self.n_tokens);
+            let k = (self.k.mean(), self.n_tokens);
             return self.held.add(self.trainer, (x, target), k);
         }
         let n_tokens = x.size()[0];
@@ -112,7 +113,7 @@ impl<'a> Update<'a> {
     /// A forward pass that replaces the module's; its backward pass is [`Update::take_back`].
     pub(crate) fn pass(&self, x: &Tensor) -> Result<Pass, TrainError> {
         let rounded = self.rounded_encoder()?;
-        Ok(self.trainer.sae.pass(x, self.k, rounded)?)
+        Ok(self.trainer.sae.pass(x, self.k.count(), rounded)?)
     }
 
     /// The backward pass of a loss on the output, with its gradient there: `[n_tokens, d_out]`.
@@ -270,7 +271,7 @@ impl<'a> Update<'a> {
         let (alpha, is_of_residual) = (settings.auxk_alpha, settings.auxk_is_of_residual);
         let dead = self.dead.as_ref();
         Ok(Objective {
-            k: self.k,
+            k: self.k.count(),
             auxk: dead
                 .filter(|_| alpha > 0.0)
                 .map(|dead| dead.auxk(alpha, is_of_residual, self.decided.fire_counts.as_ref())),
@@ -302,7 +303,7 @@ impl<'a> Update<'a> {
         let rounded = match self.rounded_encoder.get() {
             Some(rounded) => rounded,
             None => {
-                let rounded = self.trainer.sae.rounded_encoder(self.k)?;
+                let rounded = self.trainer.sae.rounded_encoder(self.k.count())?;
                 self.rounded_encoder.get_or_init(|| rounded)
             }
         };

@@ -6,6 +6,7 @@ use super::memory::in_parts_that_fit;
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::ranks::Ranks;
+use plan::K;
 use sae::{BatchLatents, BatchSearch, Sae};
 use tch::{Device, Kind, Tensor};
 
@@ -78,7 +79,7 @@ impl Held {
     pub(super) fn decide(
         mut self,
         trainer: &SaeTrainer,
-        k: usize,
+        k: K,
         ranks: &dyn Ranks,
     ) -> Result<(Decided, Vec<HeldPart>), TrainError> {
         let label = &trainer.label;
@@ -95,7 +96,7 @@ impl Held {
             return Ok((decided, Vec::new()));
         }
         if trainer.kind.is_of_batch() {
-            let n_wanted = wanted(k as f64, n_tokens.cast_unsigned());
+            let n_wanted = wanted(k.mean(), n_tokens.cast_unsigned());
             let least = self.least(n_wanted, (label, ranks))?;
             let least = least.f_to_device(trainer.sae.b_dec.device())?;
             for part in &mut self.parts {
@@ -134,13 +135,13 @@ impl Held {
     }
 
     /// On how many tokens of all ranks each latent fires: `[num_latents]`, Double.
-    fn fire_counts(&self, sae: &Sae, k: usize, ranks: &dyn Ranks) -> Result<Tensor, TrainError> {
+    fn fire_counts(&self, sae: &Sae, k: K, ranks: &dyn Ranks) -> Result<Tensor, TrainError> {
         let mut sum = sae.encoder_bias.f_zeros_like()?.f_to_kind(Kind::Double)?;
         for part in &self.parts {
             let counts = match &part.latents {
                 Some(latents) => latents.fire_counts(sae.num_latents())?,
                 None if sae.cfg.activation.has_k() => {
-                    sae.fire_counts(&sae.pass(&part.x, k, None)?.encoded)?
+                    sae.fire_counts(&sae.pass(&part.x, k.count(), None)?.encoded)?
                 }
                 None => sae.fire_counts(&sae.encode(&part.x)?)?,
             };

@@ -40,7 +40,7 @@ pub(super) fn run(
         batch_size: request.batch_size,
         saes,
     };
-    let ks: Vec<f64> = owners.iter().map(|(_, spec)| spec.k as f64).collect();
+    let ks: Vec<f64> = owners.iter().map(|(_, spec)| spec.k.mean()).collect();
     let found = with_reports(stop, events, |report| Ok(calibrate(&request, &ks, report)?))?;
     let Some(found) = found else {
         return Ok(false);
@@ -87,7 +87,7 @@ fn report(
         sae: spec.name.clone(),
         step,
         n_tokens: found.n_tokens,
-        k: spec.k as f64,
+        k: spec.k.mean(),
         ema_threshold,
         ema_l0: found.own_l0,
         threshold: found.threshold,
