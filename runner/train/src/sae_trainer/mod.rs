@@ -55,7 +55,8 @@ pub(crate) struct SaeTrainer {
     kind: SaeKind,
     /// The threshold of latents that are chosen among those of all tokens of an update.
     pub(crate) threshold: Option<ThresholdEstimate>,
-    /// The least score of the last update that is known on the host, or 0.
+    /// The least score of the last update that is known on the host, or 0. From it on, the next update looks for
+    /// scores by products in 16 bit first, which may change the last bit of those that it finds.
     last_least: f32,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,
@@ -131,6 +132,7 @@ impl SaeCounts {
 
 /// Names in a state.
 const THRESHOLD: &str = "threshold_estimate";
+const LEAST: &str = "last_least_score";
 const ANNEAL: &str = "anneal";
 
 /// How far training is.
@@ -531,6 +533,7 @@ impl SaeTrainer {
         let mut state = Vec::new();
         if let Some(threshold) = &self.threshold {
             state.push((THRESHOLD, threshold.value.shallow_clone()));
+            state.push((LEAST, Tensor::from(self.last_least)));
         }
         if let Some(anneal) = &self.kind.anneal {
             state.push((ANNEAL, anneal.state()?));
@@ -546,6 +549,7 @@ impl SaeTrainer {
     ) -> Result<(), TrainError> {
         if let Some(threshold) = &mut self.threshold {
             threshold.value = take(THRESHOLD)?;
+            self.last_least = take(LEAST)?.f_double_value(&[])? as f32;
         }
         if let Some(anneal) = &mut self.kind.anneal {
             anneal.restore(&take(ANNEAL)?)?;
