@@ -109,11 +109,10 @@ impl<'a> Reduction<'a> {
         terms.squared_error = of(0)?;
         terms.auxk = Some(of(1)?);
         terms.multi_topk = Some(of(2)?);
-        terms.nested = terms.nested.as_ref().map(|_| of(4)).transpose()?;
-        terms.sparsity = terms.sparsity.as_ref().map(|_| of(5)).transpose()?;
-        if terms.powers.is_some() {
-            terms.powers = Some(losses.f_narrow(0, 6, 2)?);
-        }
+        // Also on a rank that had no token, and so no term of its own.
+        terms.nested = Some(of(4)?);
+        terms.sparsity = Some(of(5)?);
+        terms.powers = Some(losses.f_narrow(0, 6, 2)?);
         Ok((sums, of(3)?))
     }
 }

@@ -61,14 +61,14 @@ impl Anneal {
     }
 
     /// Takes note of update number `step`. `powers`: the penalty of its tokens with the exponent and with the next one,
-    /// if there is one: `[2]`, Double.
+    /// if there is one: `[2]`, Double. Where no latent is active, there is nothing to compare.
     pub(crate) fn note(
         &mut self,
         powers: Option<&Tensor>,
         n_tokens: u64,
         (step, n_steps): (u64, u64),
     ) -> Result<(), TrainError> {
-        if let Some(powers) = powers {
+        if let Some(powers) = powers.filter(|_| self.n_done > 0) {
             self.queue.push_back(powers.f_div_scalar(n_tokens as f64)?);
             if self.queue.len() > QUEUE_LENGTH {
                 self.queue.pop_front();
@@ -82,7 +82,10 @@ impl Anneal {
             let means = Tensor::f_stack(&queue, 0)?.f_mean_dim(0i64, false, Kind::Double)?;
             // Sync: once for each step of the exponent.
             let means = Vec::<f64>::try_from(means)?;
-            self.factor *= means[0] / means[1];
+            let factor = self.factor * means[0] / means[1];
+            if factor.is_finite() && factor > 0.0 {
+                self.factor = factor;
+            }
         }
         self.n_done += 1;
         Ok(())
@@ -166,6 +169,16 @@ mod tests {
         ];
         assert_eq!(values, expected);
         assert_eq!((anneal.p(), anneal.next_p()), (0.4, Some(0.4)));
+    }
+
+    #[test]
+    fn without_an_active_latent_the_weight_stays() {
+        let mut anneal = anneal();
+        for step in 0..10 {
+            let none = Tensor::from_slice(&[0.0, 0.0]);
+            anneal.note(Some(&none), 2, (step, 20)).unwrap();
+        }
+        assert_eq!((anneal.p(), anneal.factor()), (0.4, 1.0));
     }
 
     #[test]
