@@ -48,8 +48,8 @@ pub(super) fn geometric_median(
     Ok(Some(median.f_to_kind(Kind::Float)?))
 }
 
-/// The encoder's bias with which each latent is active on `l0 / num_latents` of the tokens `x` of all ranks; of several
-/// ranks' quantiles the mean: `[num_latents]`.
+/// The encoder's bias with which each latent is active on `l0 / num_latents` of the tokens `x` of all ranks:
+/// `[num_latents]`.
 pub(super) fn bias_for(
     sae: &Sae,
     x: &Tensor,
@@ -62,34 +62,67 @@ pub(super) fn bias_for(
     } else {
         x.shallow_clone()
     };
-    let n_tokens = x.size()[0];
+    let ours = x.size()[0];
+    let of_ranks = ranks.gather("tokens of the first batch", &[ours])?;
+    let n_tokens: i64 = of_ranks.iter().flatten().sum();
+    if n_tokens == 0 {
+        return Ok(sae.encoder_bias.shallow_clone());
+    }
     let n_active = (n_tokens as f64 * l0 / num_latents as f64).round() as i64;
-    let n_active = n_active.clamp(1, n_tokens.max(1));
-    let mut quantiles = Vec::new();
+    let n_active = n_active.clamp(1, n_tokens);
+    let mut largest = Vec::new();
     for start in (0..num_latents).step_by(LATENTS_AT_ONCE as usize) {
         let n = LATENTS_AT_ONCE.min(num_latents - start);
-        if n_tokens == 0 {
-            quantiles.push(sae.encoder_bias.f_narrow(0, start, n)?.f_zeros_like()?);
-            continue;
-        }
         let weight = sae.encoder_weight.f_narrow(0, start, n)?;
-        let (largest, _) = centred
-            .f_matmul(&weight.f_tr()?)?
-            .f_topk(n_active, 0, true, true)?;
-        quantiles.push(largest.f_get(n_active - 1)?);
+        let pre_acts = centred.f_matmul(&weight.f_tr()?)?;
+        let n_kept = (n_active + 1).min(ours);
+        largest.push(pre_acts.f_topk(n_kept, 0, true, true)?.0);
     }
-    let quantiles = Tensor::f_cat(&quantiles, 0)?.f_to_kind(Kind::Double)?;
-    let ours = RowSum {
-        sum: quantiles.f_mul_scalar(n_tokens as f64)?,
-        n_rows: n_tokens,
+    let largest = Tensor::f_cat(&largest, 1)?;
+    let nth = |n: i64| match ranks.number() {
+        1 => Ok(largest.f_get(n - 1)?),
+        _ => nth_of_all_ranks(&largest, n, ranks),
     };
-    let Some(quantile) = ranks.sum_of_rows(&ours)?.mean()? else {
-        return Ok(sae.encoder_bias.shallow_clone());
-    };
+    // Between the last token that is wanted and the next, so that rounding decides about neither.
+    let next = nth((n_active + 1).min(n_tokens))?;
+    let least = nth(n_active)?.f_add(&next)?.f_mul_scalar(0.5)?;
     Ok(match &sae.threshold {
-        None => quantile.f_neg()?,
-        Some(threshold) => threshold.f_sub(&quantile)?,
+        None => least.f_neg()?,
+        Some(threshold) => threshold.f_sub(&least)?,
     })
+}
+
+/// The `n`th number from above of each column of all ranks, `ours` are this one's: Float. By halving, in as many rounds as
+/// a number has bits.
+fn nth_of_all_ranks(ours: &Tensor, n: i64, ranks: &dyn Ranks) -> Result<Tensor, TrainError> {
+    let ours = ordered(&ours.f_view_dtype(Kind::Int)?.f_to_kind(Kind::Int64)?)?;
+    let width = [ours.size()[1]];
+    let options = (Kind::Int64, ours.device());
+    // A number with at least `n` from it on, and one that may have fewer from the next on.
+    let mut least = Tensor::f_full(width, i64::from(i32::MIN), options)?;
+    let mut most = Tensor::f_full(width, i64::from(i32::MAX), options)?;
+    for _ in 0..i32::BITS {
+        let middle = least
+            .f_add(&most)?
+            .f_add_scalar(1)?
+            .f_divide_scalar_mode(2, "floor")?;
+        let counts = ours.f_ge_tensor(&middle)?;
+        let counts = RowSum {
+            sum: counts.f_sum_dim_intlist(0, false, Kind::Double)?,
+            n_rows: 1,
+        };
+        let are_enough = ranks.sum_of_rows(&counts)?.sum.f_ge(n as f64)?;
+        least = middle.f_where_self(&are_enough, &least)?;
+        most = most.f_where_self(&are_enough, &middle.f_sub_scalar(1)?)?;
+    }
+    let bits = ordered(&least)?.f_to_kind(Kind::Int)?;
+    Ok(bits.f_view_dtype(Kind::Float)?)
+}
+
+/// Integers in the order of the numbers that have these bits, and back: Int64.
+fn ordered(bits: &Tensor) -> Result<Tensor, TrainError> {
+    let of_negative = bits.f_neg()?.f_add_scalar(i64::from(i32::MIN) - 1)?;
+    Ok(of_negative.f_where_self(&bits.f_lt(0)?, bits)?)
 }
 
 #[cfg(test)]
@@ -114,6 +147,17 @@ mod tests {
     }
 
     #[test]
+    fn the_nth_number_by_halving_is_that_by_sorting() {
+        let x = sae::with_seed(4, || Tensor::randn([50, 7], (Kind::Float, Device::Cpu)));
+        let _ = x.get(3).fill_(-0.0);
+        let (sorted, _) = x.sort(0, true);
+        for n in [1, 2, 25, 49, 50] {
+            let found = nth_of_all_ranks(&x, n, ALONE).unwrap();
+            assert!(found.equal(&sorted.get(n - 1)), "{n}: {found:?}");
+        }
+    }
+
+    #[test]
     fn as_many_latents_are_active_as_were_asked_for() {
         for activation in [Activation::Relu, Activation::JumpRelu] {
             let cfg = SaeConfig {
@@ -128,7 +172,7 @@ mod tests {
             sae.encoder_bias = bias_for(&sae, &x, 200.0, ALONE).unwrap();
             let acts = sae.encode(&x).unwrap().latent_acts;
             let l0 = acts.gt(0.0).sum(Kind::Double).double_value(&[]) / 500.0;
-            assert!((l0 - 200.0).abs() < 5.0, "{l0}");
+            assert_eq!(l0, 200.0);
         }
     }
 }
