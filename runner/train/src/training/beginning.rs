@@ -1,6 +1,5 @@
 //! What fresh SAEs take from the first tokens of training: how activations are scaled, and where biases begin.
 
-use super::activation_stream::PassIdx;
 use super::job_trainer::JobTrainer;
 use super::{StreamTrainer, jobs_at};
 use crate::TrainError;
@@ -9,6 +8,7 @@ use crate::activations::views::View;
 use crate::ranks::exchange::Exchange;
 use crate::sae_trainer::SaeTrainer;
 use crate::sae_trainer::scaling::{Statistics, affine};
+use fault::Fault;
 use plan::NormalizeActivations;
 use sae::Affine;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,9 @@ use tch::Tensor;
 
 /// Activations, and whether they come from all ranks.
 type Source = (bool, View);
+
+/// What a scaling is estimated on: how, and on how many tokens.
+type Estimate = (Source, (NormalizeActivations, u64));
 
 /// What was seen of activations.
 struct Seen {
@@ -35,66 +38,70 @@ impl StreamTrainer<'_> {
         self.centre_on_all_passes()
     }
 
-    /// Estimates how activations are scaled.
+    /// Estimates how activations are scaled, of each SAE on as many tokens as it asks for.
     fn scale_activations(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        let wanted = |sae: &SaeTrainer| sae.wants_scaling().map(|(how, _)| how);
-        let mut sources: BTreeMap<(Source, NormalizeActivations), Statistics> = BTreeMap::new();
-        let jobs = self.jobs.iter().filter(|job| job.is_at(0));
-        let saes: Vec<&SaeTrainer> = jobs.clone().flat_map(|job| &job.saes).collect();
-        for sae in &saes {
-            for (source, how) in sources_of(sae).into_iter().zip([wanted(sae); 2]) {
-                if let Some(how) = how {
-                    sources.insert((source, how), Statistics::new(how));
-                }
-            }
-        }
-        let configs = jobs.clone().map(|job| &job.job.config);
-        let scaled =
-            configs.filter(|config| config.normalize_activations != NormalizeActivations::None);
-        let Some(n_tokens) = scaled.map(|config| config.norm_estimate_tokens).max() else {
-            return Ok(());
-        };
-        let mut exchange = Exchange::new(self.ranks, jobs.flat_map(JobTrainer::routes));
-        let n_updates = n_tokens
-            .div_ceil(self.stream.tokens_per_step())
-            .clamp(1, n_steps);
-        let passes: Vec<PassIdx> = (0..n_updates)
-            .flat_map(|step| self.stream.passes_of(step))
-            .collect();
-        for pass in passes {
-            let forward = self.stream.forward(pass)?;
-            let mut inputs = exchange.pass(forward.as_ref().map(|forward| forward.views()))?;
-            for (((is_spread, view), _), statistics) in &mut sources {
-                if let Some(x) = inputs.get(view, *is_spread)? {
-                    statistics.add(&x)?;
-                }
-            }
-        }
-        let mut found: BTreeMap<(Source, NormalizeActivations), RowSum> = BTreeMap::new();
-        for sae in saes {
-            let Some(how) = wanted(sae) else { continue };
-            for (source, width) in sources_of(sae).into_iter().zip(sae.widths()) {
-                if let Some(statistics) = sources.remove(&(source.clone(), how)) {
-                    let ours = statistics.into_sums(width, sae.device())?;
-                    let all = sae.its_ranks(self.ranks).sum_of_rows(&ours)?;
-                    found.insert((source, how), all);
-                }
-            }
-        }
+        let estimates = self.sums_of_beginning(n_steps)?;
         for sae in jobs_at(&mut self.jobs, 0).flat_map(|job| &mut job.saes) {
-            let Some((how, _)) = sae.wants_scaling() else {
+            let Some(wanted) = sae.wants_scaling() else {
                 continue;
+            };
+            let of = |source: Source, width| -> Result<Affine, TrainError> {
+                let sums = &estimates[&(source, wanted)];
+                affine(wanted.0, sums, width)?.ok_or_else(|| no_token(wanted.1).into())
             };
             let [input, output] = sources_of(sae);
             let [d_in, d_out] = sae.widths();
-            let of = |source: Source, width| -> Result<Option<Affine>, TrainError> {
-                affine(how, &found[&(source, how)], width)
-            };
-            if let (Some(input), Some(output)) = (of(input, d_in)?, of(output, d_out)?) {
-                sae.set_scaling(input, output);
-            }
+            let (input, output) = (of(input, d_in)?, of(output, d_out)?);
+            sae.set_scaling(input, output);
         }
         Ok(())
+    }
+
+    /// What the tokens add up to, of all ranks, that SAEs estimate scalings on.
+    fn sums_of_beginning(&self, n_steps: u64) -> Result<BTreeMap<Estimate, RowSum>, TrainError> {
+        let jobs = self.jobs.iter().filter(|job| job.is_at(0));
+        let (saes, mut n_updates) = (jobs.clone().flat_map(|job| &job.saes), 0);
+        let mut ours: BTreeMap<Estimate, Statistics> = BTreeMap::new();
+        for job in jobs.clone().map(|job| &job.job.config) {
+            if job.normalize_activations != NormalizeActivations::None {
+                n_updates = n_updates.max(self.updates_of(job.norm_estimate_tokens, n_steps));
+            }
+        }
+        for (estimate, _) in saes.clone().flat_map(estimates_of) {
+            let statistics = Statistics::new(estimate.1.0);
+            ours.insert(estimate, statistics);
+        }
+        let mut exchange = Exchange::new(self.ranks, jobs.flat_map(JobTrainer::routes));
+        for step in 0..n_updates {
+            for pass in self.stream.passes_of(step) {
+                let forward = self.stream.forward(pass)?;
+                let mut inputs = exchange.pass(forward.as_ref().map(|forward| forward.views()))?;
+                for (((is_spread, view), (_, n_tokens)), statistics) in &mut ours {
+                    if step >= self.updates_of(*n_tokens, n_steps) {
+                        continue;
+                    }
+                    if let Some(x) = inputs.get(view, *is_spread)? {
+                        statistics.add(&x)?;
+                    }
+                }
+            }
+        }
+        let mut all = BTreeMap::new();
+        for sae in saes {
+            for (estimate, width) in estimates_of(sae) {
+                if let Some(statistics) = ours.remove(&estimate) {
+                    let ours = statistics.into_sums(width, sae.device())?;
+                    all.insert(estimate, sae.its_ranks(self.ranks).sum_of_rows(&ours)?);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Updates that have `n_tokens` tokens, of `n_steps`.
+    fn updates_of(&self, n_tokens: u64, n_steps: u64) -> u64 {
+        let n_updates = n_tokens.div_ceil(self.stream.tokens_per_step());
+        n_updates.clamp(1, n_steps)
     }
 
     /// Sets the biases of fresh SAEs if a rank takes its part of the first batch in several passes, so that they are the
@@ -155,6 +162,24 @@ impl StreamTrainer<'_> {
         }
         Ok(seen)
     }
+}
+
+/// What an SAE's scalings are estimated on, if that is still to be done, with the widths.
+fn estimates_of(sae: &SaeTrainer) -> Vec<(Estimate, i64)> {
+    let Some(wanted) = sae.wants_scaling() else {
+        return Vec::new();
+    };
+    let sources = sources_of(sae).into_iter().zip(sae.widths());
+    let estimate = |(source, width)| ((source, wanted), width);
+    sources.map(estimate).collect()
+}
+
+fn no_token(n_tokens: u64) -> Fault {
+    let message = format!(
+        "none of the first {n_tokens} tokens counts, on which `normalize_activations` is estimated"
+    );
+    Fault::input(message)
+        .with_hint("raise `norm_estimate_tokens`, or leave tokens out of `exclude_tokens`")
 }
 
 /// What an SAE takes and what it should give.
