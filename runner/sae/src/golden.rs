@@ -81,6 +81,7 @@ fn auxk_and_multi_topk_are_those_of_autograd() {
                 are_dead: None,
                 is_of_residual: false,
                 fire_counts: None,
+                residual_scale: None,
             }),
             multi_topk: case["multi_topk"] == true,
             ..Objective::squared_error(sae.cfg.k)

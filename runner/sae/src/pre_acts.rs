@@ -275,6 +275,7 @@ mod tests {
                 are_dead: None,
                 is_of_residual: false,
                 fire_counts: None,
+                residual_scale: None,
             }),
             multi_topk: true,
             ..Objective::squared_error(16)

@@ -77,7 +77,7 @@ impl Moments {
     /// libtorch cannot compute, mostly because memory ran out.
     pub fn merge(self, other: &Self) -> Result<Self, SaeError> {
         let n_tokens = self.n_tokens + other.n_tokens;
-        let others_share = other.n_tokens as f64 / n_tokens as f64;
+        let others_share = other.n_tokens as f64 / n_tokens.max(1) as f64;
         let delta = other.mean.f_sub(&self.mean)?;
         let between = delta.f_square()?.f_sum(Kind::Double)?;
         let between = between.f_mul_scalar(self.n_tokens as f64 * others_share)?;

@@ -96,7 +96,7 @@ impl Case {
             .collect();
         let mut update = trainer.start(progress(step)).unwrap();
         update.add(x, x).unwrap();
-        let (gradients, losses) = update.decided(ALONE).unwrap();
+        let (gradients, losses, _) = update.decided(ALONE).unwrap();
         let value = |term: &Option<Tensor>| term.as_ref().map(|term| term.double_value(&[]));
         let recon = value(&losses.nested).unwrap_or(losses.squared_error.double_value(&[]));
         let terms = [recon, value(&losses.sparsity).unwrap_or(0.0)].map(|sum| sum / N_TOKENS);

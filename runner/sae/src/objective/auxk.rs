@@ -2,9 +2,9 @@
 
 use super::{Term, sum_of_squares};
 use crate::gradient::{Input, Part, Reaches};
-use crate::kernels::{moments, sparse_times_rows};
+use crate::kernels::sparse_times_rows;
 use crate::pre_acts::{SomePreActs, with_relu};
-use crate::{Gradients, Sae, SaeError};
+use crate::{Gradients, Moments, Sae, SaeError};
 use tch::{Kind, TchError, Tensor};
 
 /// The loss of dead latents (Gao et al. 2024, arXiv:2406.04093, appendix A.2, with the scale that
@@ -25,9 +25,22 @@ pub struct AuxK<'a> {
     pub is_of_residual: bool,
     /// On how many tokens of the update each latent fired: `[num_latents]`; `None`: it has these tokens alone.
     pub fire_counts: Option<&'a Tensor>,
+    /// [`AuxK::scale_of_residual`] of the update: scalar, Double; `None`: it has these tokens alone.
+    pub residual_scale: Option<&'a Tensor>,
 }
 
 impl AuxK<'_> {
+    /// The number of tokens over the total variance of what is left over of them, or 0 if nothing is: scalar, Double.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn scale_of_residual(residual: &Moments) -> Result<Tensor, SaeError> {
+        let variance = &residual.squared_deviations;
+        let n_tokens = residual.n_tokens as f64;
+        let inverse = variance.f_reciprocal()?.f_mul_scalar(n_tokens)?;
+        Ok(inverse.f_masked_fill(&variance.f_le(0.0)?, 0.0)?)
+    }
+
     /// Which of the candidates are dead: `[n]`, Bool; `None`: all. `own`: on how many of these tokens each latent fired.
     fn are_dead(&self, own: &Tensor) -> Result<Option<Tensor>, TchError> {
         let before = self.are_dead.map(Tensor::shallow_clone);
@@ -85,10 +98,10 @@ impl Sae {
         let predicted =
             sparse_times_rows(&encoded.latent_acts, &encoded.latent_indices, &self.w_dec)?;
         let missed = predicted.f_add(error)?;
-        let scale = if term.is_of_residual {
-            per_residual(error)?
-        } else {
-            term.scale(n_wanted)?
+        let scale = match term.residual_scale {
+            _ if !term.is_of_residual => term.scale(n_wanted)?,
+            Some(scale) => scale.shallow_clone(),
+            None => AuxK::scale_of_residual(&Moments::of(error)?)?,
         };
         let of_gradient = scale.f_mul_scalar(2.0 * term.alpha)?;
         let part = Part {
@@ -119,12 +132,4 @@ impl Sae {
         let term = self.auxk(input, error, (term, fire_counts), of)?;
         term.map(|term| term.add_to(gradients)).transpose()
     }
-}
-
-/// The number of tokens over the total variance of what is left over, or 0 if nothing is: scalar, Double.
-fn per_residual(error: &Tensor) -> Result<Tensor, SaeError> {
-    let (_, variance) = moments(error)?;
-    let n_tokens = error.size()[0] as f64;
-    let inverse = variance.f_reciprocal()?.f_mul_scalar(n_tokens)?;
-    Ok(inverse.f_masked_fill(&variance.f_le(0.0)?, 0.0)?)
 }

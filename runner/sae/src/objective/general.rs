@@ -233,7 +233,38 @@ impl Sae {
         })
     }
 
-    /// The same if its gradients are all of listed latents, without those of matrices. `None`: they are not.
+    /// What latents make of `x` less the `target`: `[n_tokens, d_out]`, and on how many tokens each fires:
+    /// `[num_latents]`, as the backward pass has them.
+    ///
+    /// # Errors
+    /// Other shapes, or too little memory.
+    pub fn error_and_fire_counts(
+        &self,
+        (x, target): (&Tensor, &Tensor),
+        objective: &Objective<'_>,
+    ) -> Result<(Tensor, Tensor), SaeError> {
+        if objective.is_hierarchical || self.is_plain(objective) {
+            let pass = self.pass(x, objective.k, objective.rounded_encoder)?;
+            return Ok((
+                pass.sae_out.f_sub(target)?,
+                self.fire_counts(&pass.encoded)?,
+            ));
+        }
+        let batch = self.batch(x, target)?;
+        let Some(Latents { support, pre_acts }) = self.listed(&batch, objective)? else {
+            let encoded = self.encode(x)?;
+            let error = self.forward(x)?.sae_out.f_sub(target)?;
+            return Ok((error, self.fire_counts(&encoded)?));
+        };
+        let (acts, _) = self.acts_at(&support, &pre_acts)?;
+        let levels = [Level::all(self.num_latents())];
+        let decoder = (&self.w_dec, &self.b_dec);
+        let errors = support.reconstruct(&acts, decoder, &batch.target, &levels)?;
+        let fire_counts = support.fire_counts(&acts, self.num_latents() as i64)?;
+        Ok((whole_error(&errors, &levels)?, fire_counts))
+    }
+
+    /// The backward pass if its gradients are all of listed latents, without those of matrices. `None`: they are not.
     pub(crate) fn general_sparse_backward(
         &self,
         (x, target): (&Tensor, &Tensor),

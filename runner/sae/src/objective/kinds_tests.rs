@@ -269,6 +269,7 @@ fn auxk(candidates: &Tensor, is_of_residual: bool) -> Option<AuxK<'_>> {
         are_dead: None,
         is_of_residual,
         fire_counts: None,
+        residual_scale: None,
     })
 }
 

@@ -178,6 +178,7 @@ fn dead_latents_and_their_encoder_get_gradients() {
             are_dead: None,
             is_of_residual: false,
             fire_counts: None,
+            residual_scale: None,
         });
         let all = dead.ones_like().to_kind(Kind::Bool);
         let masked = auxk.map(|term| AuxK {
@@ -209,6 +210,7 @@ fn a_dead_latent_with_a_negative_pre_activation_can_come_back() {
             are_dead: None,
             is_of_residual: false,
             fire_counts: None,
+            residual_scale: None,
         }),
         ..Objective::squared_error(4)
     };
@@ -242,6 +244,7 @@ fn with_candidates(
             are_dead: Some(&are_dead),
             is_of_residual: false,
             fire_counts: None,
+            residual_scale: None,
         }),
         // The squared error alone has other kernels.
         multi_topk: true,
@@ -336,6 +339,7 @@ fn all_terms_together() {
             are_dead: None,
             is_of_residual: false,
             fire_counts: None,
+            residual_scale: None,
         }),
         multi_topk: true,
         ..Objective::squared_error(3)

@@ -89,12 +89,12 @@ impl Candidates {
 }
 
 impl Dead {
-    /// The term of the loss, with the weight `alpha`. `fire_counts`: of the update, if it has other tokens, too.
+    /// The term of the loss, with the weight `alpha`; what is of the update is known if it has other tokens, too.
     pub(crate) fn auxk<'a>(
         &'a self,
-        alpha: f64,
-        is_of_residual: bool,
+        (alpha, is_of_residual): (f64, bool),
         fire_counts: Option<&'a Tensor>,
+        residual_scale: Option<&'a Tensor>,
     ) -> AuxK<'a> {
         AuxK {
             alpha,
@@ -102,6 +102,7 @@ impl Dead {
             are_dead: self.are_dead.as_ref(),
             is_of_residual,
             fire_counts,
+            residual_scale,
         }
     }
 

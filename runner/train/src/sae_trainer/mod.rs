@@ -337,7 +337,7 @@ impl SaeTrainer {
 
     /// Whether something is decided on all tokens of an update before it has a gradient.
     fn waits_for_all(&self) -> bool {
-        self.kind.is_of_batch() || self.kind.needs_mean_l0() || self.needs_fire_counts()
+        self.kind.is_of_batch() || self.kind.needs_mean_l0() || self.needs_residual()
     }
 
     /// Whether the decoder's rows have unit norm in this update, if they are kept at it.
@@ -345,8 +345,8 @@ impl SaeTrainer {
         self.n_updates > 0 || self.settings.begins_with_unit_norm
     }
 
-    /// Whether it depends on the update itself which latents are dead.
-    fn needs_fire_counts(&self) -> bool {
+    /// Whether what is left over in the update, and what fires in it, decide on the loss of dead latents.
+    fn needs_residual(&self) -> bool {
         self.settings.auxk_alpha > 0.0 && self.settings.auxk_is_of_residual
     }
 

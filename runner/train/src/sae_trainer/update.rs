@@ -268,20 +268,21 @@ impl<'a> Update<'a> {
         chosen: Option<&'o BatchLatents>,
     ) -> Result<Objective<'o>, TrainError> {
         let SaeTrainer { settings, kind, .. } = &*self.trainer;
-        let (alpha, is_of_residual) = (settings.auxk_alpha, settings.auxk_is_of_residual);
-        let dead = self.dead.as_ref();
+        let auxk = (settings.auxk_alpha, settings.auxk_is_of_residual);
+        let (dead, decided) = (self.dead.as_ref(), &self.decided);
+        let [fire_counts, scale] = [&decided.fire_counts, &decided.residual_scale];
         Ok(Objective {
             k: self.k.count(),
             auxk: dead
-                .filter(|_| alpha > 0.0)
-                .map(|dead| dead.auxk(alpha, is_of_residual, self.decided.fire_counts.as_ref())),
+                .filter(|_| auxk.0 > 0.0)
+                .map(|dead| dead.auxk(auxk, fire_counts.as_ref(), scale.as_ref())),
             multi_topk: self.trainer.sae.cfg.multi_topk,
             rounded_encoder: self.rounded_encoder()?,
             nesting: &self.levels,
             is_hierarchical: kind.is_hierarchical,
             chosen,
             rescales: kind.rescales,
-            penalty: kind.penalty(self.progress, self.decided.mean_l0.as_ref()),
+            penalty: kind.penalty(self.progress, decided.mean_l0.as_ref()),
             jump: kind.jump,
             pre_act_loss: match (kind.pre_act, dead) {
                 (None, _) => None,
@@ -310,16 +311,16 @@ impl<'a> Update<'a> {
         Ok(rounded.as_ref())
     }
 
-    /// The gradients and terms of all that was added, with what waited for that.
+    /// Gradients, terms and fire counts of all that was added, with what waited for that.
     #[cfg(test)]
     pub(crate) fn decided(
         &mut self,
         ranks: &dyn Ranks,
-    ) -> Result<(Vec<Tensor>, &Losses), TrainError> {
+    ) -> Result<(Vec<Tensor>, &Losses, &Tensor), TrainError> {
         self.add_held(ranks)?;
         let gradients = self.gradients();
         let sum = self.sums.backward.as_ref().expect("a part was added");
-        Ok((gradients, &sum.losses))
+        Ok((gradients, &sum.losses, &sum.fire_counts))
     }
 
     /// The gradients so far.

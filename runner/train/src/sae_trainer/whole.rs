@@ -1,5 +1,5 @@
-//! What is decided on all tokens of an update before it has a gradient: the latents of BatchTopK, and the mean L0. So
-//! neither depends on how the update is cut into forward passes, parts and ranks.
+//! What is decided on all tokens of an update before it has a gradient: the latents of BatchTopK, the mean L0, and what
+//! is left over for dead latents. So none depends on how the update is cut into forward passes, parts and ranks.
 
 use super::SaeTrainer;
 use super::memory::in_parts_that_fit;
@@ -7,7 +7,7 @@ use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::ranks::Ranks;
 use plan::K;
-use sae::{BatchLatents, BatchSearch, Sae};
+use sae::{AuxK, BatchLatents, BatchSearch, Moments, Objective, TotalVariance};
 use tch::{Device, Kind, Tensor};
 
 /// The next update's least score is looked for from this part of the last one's on.
@@ -37,6 +37,8 @@ pub(super) struct Decided {
     pub(super) mean_l0: Option<Tensor>,
     /// On how many tokens each latent fired: `[num_latents]`.
     pub(super) fire_counts: Option<Tensor>,
+    /// [`AuxK::scale_of_residual`]: scalar, Double.
+    pub(super) residual_scale: Option<Tensor>,
 }
 
 impl Held {
@@ -84,19 +86,15 @@ impl Held {
     ) -> Result<(Decided, Vec<HeldPart>), TrainError> {
         let label = &trainer.label;
         let ours: i64 = self.parts.iter().map(|part| part.x.size()[0]).sum();
-        let n_tokens: i64 = match ranks.number() {
-            1 => ours,
-            _ => {
-                let of_ranks = ranks.gather(&format!("tokens of {label}"), &[ours])?;
-                of_ranks.iter().map(|n| n[0]).sum()
-            }
-        };
+        let of_ranks = ranks.gather(&format!("tokens of {label}"), &[ours])?;
+        let of_ranks: Vec<u64> = of_ranks.iter().map(|n| n[0].cast_unsigned()).collect();
+        let n_tokens: u64 = of_ranks.iter().sum();
         let mut decided = Decided::default();
         if n_tokens == 0 {
             return Ok((decided, Vec::new()));
         }
         if trainer.kind.is_of_batch() {
-            let n_wanted = wanted(k.mean(), n_tokens.cast_unsigned());
+            let n_wanted = wanted(k.mean(), n_tokens);
             let least = self.least(n_wanted, (label, ranks))?;
             let least = least.f_to_device(trainer.sae.b_dec.device())?;
             for part in &mut self.parts {
@@ -108,9 +106,19 @@ impl Held {
             decided.least = Some(least);
         }
         let is_in_one = self.parts.len() == 1 && ranks.number() == 1;
-        let needs_fire_counts = trainer.needs_fire_counts() && !is_in_one;
-        if needs_fire_counts || trainer.kind.needs_mean_l0() {
-            let fire_counts = self.fire_counts(&trainer.sae, k, ranks)?;
+        let needs_residual = trainer.needs_residual() && !is_in_one;
+        if needs_residual || trainer.kind.needs_mean_l0() {
+            let (fire_counts, residual) = self.outcome(trainer, k)?;
+            let ours = RowSum {
+                sum: fire_counts,
+                n_rows: 1,
+            };
+            let fire_counts = ranks.sum_of_rows(&ours)?.sum;
+            if needs_residual {
+                let name = format!("residual of {label}");
+                let residual = ranks.merge_moments(&name, residual, &of_ranks)?;
+                decided.residual_scale = Some(AuxK::scale_of_residual(&residual)?);
+            }
             let mean_l0 = fire_counts
                 .f_sum(Kind::Double)?
                 .f_div_scalar(n_tokens as f64)?;
@@ -134,21 +142,25 @@ impl Held {
         }
     }
 
-    /// On how many tokens of all ranks each latent fires: `[num_latents]`, Double.
-    fn fire_counts(&self, sae: &Sae, k: K, ranks: &dyn Ranks) -> Result<Tensor, TrainError> {
+    /// On how many tokens here each latent fires: `[num_latents]`, Double; and the moments of the errors.
+    fn outcome(&self, trainer: &SaeTrainer, k: K) -> Result<(Tensor, Moments), TrainError> {
+        let (sae, kind) = (&trainer.sae, &trainer.kind);
         let mut sum = sae.encoder_bias.f_zeros_like()?.f_to_kind(Kind::Double)?;
-        for part in &self.parts {
-            let counts = match &part.latents {
-                Some(latents) => latents.fire_counts(sae.num_latents())?,
-                None if sae.cfg.activation.has_k() => {
-                    sae.fire_counts(&sae.pass(&part.x, k.count(), None)?.encoded)?
-                }
-                None => sae.fire_counts(&sae.encode(&part.x)?)?,
+        let mut errors = TotalVariance::default();
+        errors.add(&sae.b_dec.f_unsqueeze(0)?.f_narrow(0, 0, 0)?)?;
+        for HeldPart { x, target, latents } in &self.parts {
+            let objective = Objective {
+                chosen: latents.as_ref(),
+                rescales: kind.rescales,
+                is_hierarchical: kind.is_hierarchical,
+                jump: kind.jump,
+                ..Objective::squared_error(k.count())
             };
-            sum = sum.f_add(&counts)?;
+            let (error, fire_counts) = sae.error_and_fire_counts((x, target), &objective)?;
+            sum = sum.f_add(&fire_counts)?;
+            errors.add(&error)?;
         }
-        let ours = RowSum { sum, n_rows: 1 };
-        Ok(ranks.sum_of_rows(&ours)?.sum)
+        Ok((sum, errors.into_moments()))
     }
 }
 
