@@ -17,5 +17,5 @@ mod sae_at;
 
 pub use encode::{EncodedRows, encode};
 pub use error::EvalError;
-pub use evaluate::{Calibrated, EvalRequest, calibrate, evaluate, threshold_factors};
+pub use evaluate::{Calibrated, EvalRequest, Wanted, calibrate, evaluate, threshold_factors};
 pub use proof::write_proven;

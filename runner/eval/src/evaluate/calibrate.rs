@@ -3,7 +3,7 @@
 
 use super::batch::Batch;
 use super::replacement::{rows_of, select};
-use super::{EvalRequest, Subject, load};
+use super::{EvalRequest, Subject, load, no_token};
 use crate::EvalError;
 use lm::{Activations, LanguageModel, LoadOptions, Taps};
 use plan::ModelFacts;
@@ -12,12 +12,21 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
+/// What is wanted of an SAE's threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Active latents of a token on average.
+    pub k: f64,
+    /// The threshold that training estimated, if the SAE may have another one by now.
+    pub estimate: Option<f64>,
+}
+
 /// What was found for an SAE.
 #[derive(Clone, Copy, Debug)]
 pub struct Calibrated {
     /// Held-out tokens.
     pub n_tokens: u64,
-    /// Their mean L0 with the threshold that the SAE has.
+    /// Their mean L0 with the threshold that training estimated.
     pub own_l0: f64,
     /// The threshold that gives as many latents as are wanted, or as near to that as there are positive ones.
     pub threshold: f64,
@@ -38,14 +47,14 @@ struct Search {
     scores: Vec<Tensor>,
 }
 
-/// Looks for the thresholds with which the SAEs of `request` have `ks` active latents a token on average. `None`:
+/// Looks for the thresholds with which the SAEs of `request` have as many active latents as is `wanted` of each. `None`:
 /// `report`, which gets the number of sequences done and that of all, stopped it.
 ///
 /// # Errors
 /// As [`super::evaluate`].
 pub fn calibrate(
     request: &EvalRequest,
-    ks: &[f64],
+    wanted: &[Wanted],
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Calibrated>>, EvalError> {
     let device = lm::parse_device(&request.model.device)?;
@@ -65,8 +74,8 @@ pub fn calibrate(
     )?;
     let searches = subjects
         .into_iter()
-        .zip(ks)
-        .map(|(subject, k)| Search::new(subject, *k));
+        .zip(wanted)
+        .map(|(subject, wanted)| Search::new(subject, *wanted));
     let mut searches = searches.collect::<Result<Vec<_>, _>>()?;
     let filters: Vec<Vec<u32>> = searches
         .iter()
@@ -114,7 +123,9 @@ pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
     let Some(threshold) = &sae.threshold else {
         return Ok(ones);
     };
-    let factors = threshold.f_div(&threshold.f_mean(Kind::Float)?)?;
+    // In Double the mean of equal numbers is that number.
+    let mean = threshold.f_mean(Kind::Double)?;
+    let factors = threshold.f_div(&mean.f_to_kind(Kind::Float)?)?;
     // Thresholds that are all 0 say nothing.
     let are_known = factors
         .f_isfinite()?
@@ -124,12 +135,15 @@ pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
 }
 
 impl Search {
-    fn new(subject: Subject, k: f64) -> Result<Self, EvalError> {
-        let own = &subject.sae;
+    fn new(mut subject: Subject, Wanted { k, estimate }: Wanted) -> Result<Self, EvalError> {
+        let own = &mut subject.sae;
         let weights = own.named_weights().into_iter();
         let mut open =
             own.with_weights(weights.map(|(_, weight)| weight.shallow_clone()).collect());
         let factors = threshold_factors(own)?;
+        if let Some(estimate) = estimate {
+            own.set_thresholds(&Tensor::from(estimate), &factors)?;
+        }
         open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
         open.encoder_bias = open.encoder_bias.f_div(&factors)?;
         open.threshold = None;
@@ -178,6 +192,9 @@ impl Search {
     }
 
     fn finish(&self) -> Result<Calibrated, EvalError> {
+        if self.n_tokens == 0 {
+            return Err(no_token().into());
+        }
         let n_wanted = self.n_wanted(self.n_tokens);
         let scores: Vec<&Tensor> = self.scores.iter().collect();
         let least = BatchLatents::least_of(&scores, n_wanted)?.f_double_value(&[])?;

@@ -16,7 +16,7 @@ mod sums;
 mod tests;
 
 use crate::{EvalError, sae_at};
-pub use calibrate::{Calibrated, calibrate, threshold_factors};
+pub use calibrate::{Calibrated, Wanted, calibrate, threshold_factors};
 use evaluator::Evaluator;
 use fault::Fault;
 use lm::activations_of;
@@ -115,6 +115,11 @@ pub fn evaluate(
     Ok(Some(evaluated))
 }
 
+fn no_token() -> Fault {
+    let fault = Fault::input("no token of the sequences counts: all are in `exclude_tokens`");
+    fault.with_hint("take some of them off `exclude_tokens`")
+}
+
 /// Checks that what was measured of an SAE are numbers.
 fn check(
     model: &LanguageModel,
@@ -122,10 +127,7 @@ fn check(
     stats: &EvalStats,
 ) -> Result<(), EvalError> {
     if stats.n_tokens == 0 {
-        let fault = Fault::input("no token of the sequences counts: all are in `exclude_tokens`");
-        return Err(fault
-            .with_hint("take some of them off `exclude_tokens`")
-            .into());
+        return Err(no_token().into());
     }
     let logits = "the logits of the language model".to_owned();
     let ablated = format!("the logits with the mean in place of `{}`", spec.hookpoint);

@@ -5,10 +5,10 @@ use super::reports::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
-use eval::{Calibrated, EvalRequest, calibrate, threshold_factors};
+use eval::{Calibrated, EvalRequest, Wanted, calibrate, threshold_factors};
 use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec};
 use sae::Sae;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 /// Calibrates those of the SAEs of `request`, which are those of `jobs`, that ask for it; `false`: it was stopped.
@@ -40,14 +40,20 @@ pub(super) fn run(
         batch_size: request.batch_size,
         saes,
     };
-    let ks: Vec<f64> = owners.iter().map(|(_, spec)| spec.k.mean()).collect();
-    let found = with_reports(stop, events, |report| Ok(calibrate(&request, &ks, report)?))?;
+    let wanted = owners.iter().map(|(job, spec)| Wanted {
+        k: spec.k.mean(),
+        estimate: sae_files::threshold_ema(&dir_of(order, job, spec)),
+    });
+    let wanted: Vec<Wanted> = wanted.collect();
+    let found = with_reports(stop, events, |report| {
+        Ok(calibrate(&request, &wanted, report)?)
+    })?;
     let Some(found) = found else {
         return Ok(false);
     };
-    for ((job, spec), found) in owners.into_iter().zip(found) {
-        let dir = order.runs_dir.join(&job.dir).join(&spec.name);
-        let ema_threshold = sae_files::threshold_ema(&dir).unwrap_or(f64::NAN);
+    for (((job, spec), wanted), found) in owners.into_iter().zip(wanted).zip(found) {
+        let ema_threshold = wanted.estimate.unwrap_or(f64::NAN);
+        let dir = dir_of(order, job, spec);
         save(&dir, (job, spec), (found.threshold, ema_threshold))?;
         report((job, spec), (found, ema_threshold), step, events)?;
     }
@@ -55,7 +61,14 @@ pub(super) fn run(
     Ok(true)
 }
 
-/// Gives the SAE in `dir` its threshold.
+fn dir_of(order: &Order, job: &OrderJob, spec: &SaeSpec) -> PathBuf {
+    order.runs_dir.join(&job.dir).join(&spec.name)
+}
+
+/// Differences of a threshold below this part of it are rounding.
+const ROUNDING: f64 = 1e-6;
+
+/// Gives the SAE in `dir` its threshold. If it has it already, its files stay as they are.
 fn save(
     dir: &Path,
     (job, spec): (&OrderJob, &SaeSpec),
@@ -71,7 +84,13 @@ fn save(
     };
     let mut sae = Sae::load_from_disk(dir, Device::Cpu)?;
     let factors = threshold_factors(&sae)?;
+    let before = sae.threshold.take();
     sae.set_thresholds(&Tensor::from(threshold), &factors)?;
+    if let (Some(before), Some(now)) = (&before, &sae.threshold)
+        && now.f_allclose(before, ROUNDING, 0.0, false)?
+    {
+        return Ok(());
+    }
     Ok(sae.save(dir, &metadata)?)
 }
 
