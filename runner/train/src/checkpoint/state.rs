@@ -12,6 +12,7 @@
 
 use crate::TrainError;
 use crate::checkpoint::best::BestState;
+use crate::events::health::Remarks;
 use crate::events::interval::{Interval, N_KEPT};
 use crate::ranks::Ranks;
 use crate::sae_trainer::memory::is_out_of_memory;
@@ -20,7 +21,7 @@ use fault::Fault;
 use files::bound;
 use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,8 @@ pub(crate) struct State {
     #[serde(default)]
     pub(crate) best: BestState,
     /// The SAEs that a remark was made on.
-    #[serde(default)]
-    pub(crate) flagged: BTreeSet<String>,
+    #[serde(flatten)]
+    pub(crate) remarks: Remarks,
     /// Names of the GPU kernels that it was trained with: with others, a resume makes other bits.
     #[serde(default)]
     pub(crate) kernels: Option<Vec<String>>,

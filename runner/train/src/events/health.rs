@@ -1,15 +1,19 @@
-//! Recognises when training goes wrong: NaN or infinity, and reconstructions worse than the mean.
+//! Recognises when training goes wrong: NaN or infinity, reconstructions worse than the mean, and no active latent.
 
 use crate::TrainError;
 use crate::early_end::EarlyEnd;
 use crate::optimizer::Optimizer;
-use plan::{EventKind, SaeStats, TrainConfig};
+use plan::{Activation, EventKind, SaeStats, TrainConfig};
 use sae::Sae;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use tch::{Kind, TchError, Tensor};
 
-/// Optimizer updates before a high FVU counts.
+/// Optimizer updates before a high FVU or an L0 of about 0 counts.
 const LEAST_WARMUP_STEPS: u64 = 100;
+
+/// With fewer active latents a token than this, an SAE gives nothing but its bias.
+const LEAST_L0: f64 = 0.01;
 
 /// Numbers that are looked at together.
 const NUMBERS_AT_ONCE: i64 = 1 << 20;
@@ -22,8 +26,20 @@ pub(crate) struct Health {
     minimises_fvu: bool,
     /// Why the job is trained no further; with the SAE's name.
     failure: Option<EarlyEnd>,
-    /// SAEs whose FVU was reported to be above 1.
-    flagged: BTreeSet<String>,
+    remarks: Remarks,
+    /// What to do where no latent is active.
+    against_silence: &'static str,
+}
+
+/// The SAEs that a remark was made on. Each is made once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remarks {
+    /// That their FVU is above 1.
+    #[serde(default)]
+    pub(crate) flagged: BTreeSet<String>,
+    /// That hardly one of their latents is active.
+    #[serde(default)]
+    pub(crate) silent: BTreeSet<String>,
 }
 
 /// What is wrong with an SAE.
@@ -45,18 +61,29 @@ impl Health {
             n_warmup_steps: n_warmup_steps.max(LEAST_WARMUP_STEPS),
             minimises_fvu: !config.loss_fn.is_end_to_end(),
             failure: None,
-            flagged: BTreeSet::new(),
+            remarks: Remarks::default(),
+            against_silence: match config.activation {
+                Activation::JumpRelu => {
+                    "lower `l0_coefficient`, or let it rise more slowly (`l0_warm_up_steps`)"
+                }
+                Activation::Relu | Activation::Gated => {
+                    "lower `l1_coefficient`, or let it rise more slowly (`l1_warm_up_steps`)"
+                }
+                Activation::TopK | Activation::GroupMax | Activation::BatchTopK => {
+                    "lower `lr`, or set `auxk_alpha`, with which latents come back"
+                }
+            },
         }
     }
 
-    /// The SAEs whose FVU was reported to be above 1.
-    pub(crate) fn flagged(&self) -> &BTreeSet<String> {
-        &self.flagged
+    /// The SAEs that a remark was made on.
+    pub(crate) fn remarks(&self) -> &Remarks {
+        &self.remarks
     }
 
     /// Continues where an earlier worker was.
-    pub(crate) fn restore(&mut self, flagged: BTreeSet<String>) {
-        self.flagged = flagged;
+    pub(crate) fn restore(&mut self, remarks: Remarks) {
+        self.remarks = remarks;
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -78,25 +105,46 @@ impl Health {
         if self.has_failed() {
             return None;
         }
-        let loss = stats.squared_error + stats.auxk + stats.multi_topk + stats.output_loss;
+        let terms = [
+            stats.auxk,
+            stats.multi_topk,
+            stats.output_loss,
+            stats.sparsity,
+        ];
+        let loss = stats.squared_error + terms.iter().sum::<f64>();
         if !loss.is_finite() {
             return Some(self.fail(sae, EarlyEnd::of_training("the loss")));
         }
         if !gradients_are_finite {
             return Some(self.fail(sae, EarlyEnd::of_training("a gradient")));
         }
+        if step <= self.n_warmup_steps {
+            return None;
+        }
+        self.remark(sae, stats, step)
+    }
+
+    /// What to say of an SAE that trains, if it was not said yet.
+    fn remark(&mut self, sae: &str, stats: &SaeStats, step: u64) -> Option<Verdict> {
+        let verdict = |reason, hint| Verdict {
+            sae: sae.into(),
+            reason,
+            is_fatal: false,
+            hint,
+        };
+        let l0 = stats.l0 / stats.n_tokens as f64;
+        if l0 < LEAST_L0 && self.remarks.silent.insert(sae.to_owned()) {
+            let reason = format!("L0 is {l0:.3} after update {step}: hardly a latent is active");
+            return Some(verdict(reason, Some(self.against_silence.into())));
+        }
         let fvu = stats.fvu();
-        let is_high = self.minimises_fvu && step > self.n_warmup_steps && fvu > 1.0;
-        if !is_high || !self.flagged.insert(sae.to_owned()) {
+        let is_high = self.minimises_fvu && fvu > 1.0;
+        if !is_high || !self.remarks.flagged.insert(sae.to_owned()) {
             return None;
         }
         let step_text = format!("after update {step}");
-        Some(Verdict {
-            sae: sae.into(),
-            reason: format!("FVU is {fvu:.3} {step_text}: worse than the mean; is lr too high?"),
-            is_fatal: false,
-            hint: None,
-        })
+        let reason = format!("FVU is {fvu:.3} {step_text}: worse than the mean; is lr too high?");
+        Some(verdict(reason, None))
     }
 
     /// The job's end.
@@ -186,8 +234,44 @@ mod tests {
             n_tokens: 8,
             squared_error,
             total_variance: 2.0,
+            l0: 8.0,
             ..SaeStats::default()
         }
+    }
+
+    #[test]
+    fn an_l0_of_about_0_is_told_once_and_only_after_warm_up() {
+        let config = TrainConfig {
+            activation: Activation::JumpRelu,
+            ..TrainConfig::default()
+        };
+        let mut health = Health::new(&config);
+        let silent = SaeStats {
+            l0: 0.0,
+            ..stats(3.0)
+        };
+        assert_eq!(health.judge("layers.0", &silent, true, 100), None);
+        let verdict = health.judge("layers.0", &silent, true, 101).unwrap();
+        assert!(!verdict.is_fatal && !health.has_failed());
+        assert!(verdict.reason.starts_with("L0 is 0.000 after update 101"));
+        assert!(verdict.hint.unwrap().contains("`l0_coefficient`"));
+        // What else is wrong is told next.
+        let verdict = health.judge("layers.0", &silent, true, 102).unwrap();
+        assert!(verdict.reason.starts_with("FVU is 1.500"));
+        assert_eq!(health.judge("layers.0", &silent, true, 103), None);
+        let mut resumed = Health::new(&config);
+        resumed.restore(health.remarks().clone());
+        assert_eq!(resumed.judge("layers.0", &silent, true, 104), None);
+    }
+
+    #[test]
+    fn a_penalty_that_is_no_number_ends_the_job() {
+        let bad = SaeStats {
+            sparsity: f64::NAN,
+            ..stats(1.0)
+        };
+        let mut health = Health::new(&TrainConfig::default());
+        assert!(health.judge("layers.0", &bad, true, 3).unwrap().is_fatal);
     }
 
     #[test]

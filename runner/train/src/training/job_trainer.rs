@@ -91,7 +91,7 @@ impl JobTrainer {
             };
             notes.extend(damaged.iter().map(note));
             best.restore(state.best);
-            health.restore(state.flagged);
+            health.restore(state.remarks);
             kernels = state.kernels;
             state.step
         });
@@ -144,7 +144,7 @@ impl JobTrainer {
             step: self.step,
             n_ranks: self.job.config.batches_per_pass(),
             best: self.best.state().clone(),
-            flagged: self.health.flagged().clone(),
+            remarks: self.health.remarks().clone(),
             kernels: self.kernels.clone(),
             saes: self.counts(ranks)?,
         };
