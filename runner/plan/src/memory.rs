@@ -1,7 +1,10 @@
 //! Predicted memory of a stream: an estimate from shapes alone, to pack streams onto devices and to
 //! warn before a run, not a promise.
 
-use crate::{Dtype, Job, ModelFacts, Optimizer, SaeSpec, TrainConfig, owners};
+use crate::{
+    Activation, AuxkNorm, Dtype, Job, ModelFacts, Optimizer, SaeSpec, SparsityLoss, TrainConfig,
+    k_at, owners,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -16,6 +19,15 @@ const MOMENTS_ROWS: usize = 4;
 const LOGITS_COPIES: usize = 3;
 /// Where evaluation cuts its batches.
 const MOST_LOGITS_BYTES: u128 = 1 << 30;
+
+/// Most bytes of one tensor of numbers at all latents of some tokens: what has more is computed in blocks.
+const BLOCK_BYTES: u128 = 256 << 20;
+/// Latents that batchtopk lists for each that it takes.
+const LISTED: f64 = 2.8;
+/// An entry of that list: number, latent, and its place.
+const ENTRY_BYTES: u128 = 12;
+/// What is computed from an entry, in floats.
+const ENTRY_FLOATS: f64 = 7.5;
 
 /// Predicted memory of a worker, in bytes. If several processes (ranks) train together it is that of
 /// the one that needs the most; with `distribute_modules` they need different amounts.
@@ -67,11 +79,12 @@ pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec, n_ranks: usize) -> SaeMem
     } else {
         1
     };
+    let n_tokens = tokens_per_batch(config) * n_batches as u128;
     SaeMemory {
         weights_bytes: in_64_bits(weights),
         gradients_bytes: in_64_bits(weights),
         optimizer_bytes: in_64_bits(weights * kept_copies(config.optimizer)),
-        activations_bytes: in_64_bits(row * tokens_per_batch(config) * n_batches as u128),
+        activations_bytes: in_64_bits(row * n_tokens + block_bytes(config, sae, n_tokens)),
     }
 }
 
@@ -106,6 +119,12 @@ struct Share<'a> {
     most_params: u128,
     /// Floats for a token of the SAE that takes the most.
     sae_row: usize,
+    /// What is computed with all latents of a block of tokens, of the SAE that takes the most.
+    block_bytes: u128,
+    /// Latents that are listed for a token until the whole update is known, of all SAEs.
+    n_listed: u128,
+    /// What is kept of each token until then.
+    held: Widths<'a>,
     /// Width of the widest SAE's input and output together.
     ends: usize,
     /// What they are trained on.
@@ -139,11 +158,13 @@ impl<'a> MemoryDemand<'a> {
                 self.evaluated_bytes += FLOAT_BYTES * sae_params(config, sae);
             }
             self.taps.add(config, sae);
-            let share = match owners {
-                Some(ranks) => &mut self.of_rank[ranks[sae_idx]],
-                None => &mut self.of_all,
+            let n_tokens = tokens_per_batch(config);
+            let n_ranks = self.of_rank.len() as u128;
+            let (share, n_tokens) = match owners {
+                Some(ranks) => (&mut self.of_rank[ranks[sae_idx]], n_ranks * n_tokens),
+                None => (&mut self.of_all, n_tokens),
             };
-            share.add(config, sae);
+            share.add(config, sae, n_tokens);
         }
     }
 
@@ -181,15 +202,22 @@ impl<'a> MemoryDemand<'a> {
     fn workspace(&self, own: &Share<'_>) -> u128 {
         let row_bytes = FLOAT_BYTES * tokens_per_batch(self.first);
         let pass = row_bytes * (BLOCK_ROWS * self.facts.hidden_size) as u128;
-        let sae = row_bytes * self.of_all.sae_row as u128;
+        let sae = row_bytes * self.of_all.sae_row as u128 + self.of_all.block_bytes;
         let n_ranks = self.of_rank.len() as u128;
         let received = n_ranks * self.sent_bytes(own);
-        let own_sae = n_ranks * row_bytes * self.own_row(own) as u128;
+        let own_sae = n_ranks * row_bytes * self.own_row(own) as u128 + own.block_bytes;
+        let n_passes = passes_per_update(self.first, n_ranks);
+        let n_tokens = tokens_per_batch(self.first);
+        let held = self.of_all.held_bytes(n_passes, n_tokens)
+            + own.held_bytes(n_passes, n_ranks * n_tokens);
         // What arrives in one piece is sorted by hookpoint. What is sent is gone by then.
         let most = pass.max(received + received.max(sae).max(own_sae));
         // A part's gradients are in memory together with their sum, and what is published with what is trained.
         let most_params = self.of_all.most_params.max(own.most_params);
-        row_bytes * (self.taps.sum() + self.graph()) as u128 + most + FLOAT_BYTES * most_params
+        row_bytes * (self.taps.sum() + self.graph()) as u128
+            + most
+            + FLOAT_BYTES * most_params
+            + held
     }
 
     /// Floats for a token that autograd keeps.
@@ -228,7 +256,8 @@ impl<'a> MemoryDemand<'a> {
 }
 
 impl<'a> Share<'a> {
-    fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec) {
+    /// `n_tokens`: of a forward pass.
+    fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec, n_tokens: u128) {
         let n_params = sae_params(config, sae);
         let n_copies = 2 + kept_copies(config.optimizer);
         self.sae_bytes += FLOAT_BYTES * n_params * n_copies;
@@ -237,6 +266,18 @@ impl<'a> Share<'a> {
         self.sae_row = self.sae_row.max(row);
         self.ends = self.ends.max(sae.d_in + sae.d_out());
         self.widths.add(config, sae);
+        let block_bytes = block_bytes(config, sae, n_tokens);
+        self.block_bytes = self.block_bytes.max(block_bytes);
+        if waits_for_update(config) {
+            self.held.add(config, sae);
+            self.n_listed += listed(config, sae) as u128;
+        }
+    }
+
+    /// What waits for the whole update of `n_passes`, of `n_tokens` each. The last pass is in memory anyway.
+    fn held_bytes(&self, n_passes: u128, n_tokens: u128) -> u128 {
+        let tokens = FLOAT_BYTES * self.held.sum() as u128 * (n_passes - 1) * n_tokens;
+        tokens + ENTRY_BYTES * self.n_listed * n_passes * n_tokens
     }
 }
 
@@ -315,15 +356,77 @@ fn sae_params(config: &TrainConfig, sae: &SaeSpec) -> u128 {
     } else {
         0
     };
-    num_latents * (d_in + d_out) + num_latents + d_out + skip
+    let n_vectors = match config.activation {
+        Activation::JumpRelu => 2,
+        Activation::Gated => 3,
+        _ => 1,
+    };
+    num_latents * (d_in + d_out) + n_vectors * num_latents + d_out + skip
 }
 
-/// Floats for a token: pre-activations, those of dead latents once more, residual, its gradient and
-/// the reconstruction.
+/// Floats for a token: pre-activations, those of dead latents once more, residual, its gradient and the
+/// reconstruction, a gradient for each nested one, and what is computed from listed latents.
 fn sae_row(config: &TrainConfig, sae: &SaeSpec) -> usize {
-    let n_pre_acts = if config.auxk_alpha > 0.0 { 2 } else { 1 };
-    let row = n_pre_acts * sae.num_latents + 4 * sae.d_in.max(sae.d_out());
+    let of_all = usize::from(n_dense(config) == 0);
+    let n_pre_acts = of_all + usize::from(config.auxk_alpha > 0.0);
+    let listed = (ENTRY_FLOATS * listed(config, sae) as f64) as usize;
+    let nested = n_widths(config, sae) * sae.d_out();
+    let row = n_pre_acts * sae.num_latents + 4 * sae.d_in.max(sae.d_out()) + nested + listed;
     row.div_ceil(config.micro_acc_steps)
+}
+
+/// Tensors of numbers at all latents that are computed in blocks of tokens. With jumprelu that is at the start, when
+/// many latents fire.
+fn n_dense(config: &TrainConfig) -> u128 {
+    match config.activation {
+        Activation::TopK | Activation::GroupMax => 0,
+        Activation::BatchTopK => 1,
+        Activation::Relu | Activation::JumpRelu => 6,
+        Activation::Gated => 8,
+    }
+}
+
+/// The tensors of a block, of a batch of `n_tokens`.
+fn block_bytes(config: &TrainConfig, sae: &SaeSpec, n_tokens: u128) -> u128 {
+    let part = n_tokens.div_ceil(config.micro_acc_steps as u128);
+    let tensor = FLOAT_BYTES * sae.num_latents as u128 * part;
+    n_dense(config) * tensor.min(BLOCK_BYTES)
+}
+
+/// Latents of a token that batchtopk lists; most where `k` falls.
+fn listed(config: &TrainConfig, sae: &SaeSpec) -> usize {
+    if config.activation != Activation::BatchTopK {
+        return 0;
+    }
+    let widths = (sae.d_in, sae.num_latents);
+    let k = k_at(
+        0,
+        (sae.k, config.k_decay_steps),
+        config.k_decay_from,
+        widths,
+    );
+    ((LISTED * k.mean()).ceil() as usize).min(sae.num_latents)
+}
+
+/// Nested reconstructions.
+fn n_widths(config: &TrainConfig, sae: &SaeSpec) -> usize {
+    let widths = config.matryoshka_widths_for(sae.num_latents);
+    widths.map_or(0, |widths| widths.len().max(config.matryoshka_prefixes))
+}
+
+/// Whether something is decided on all tokens of an update before any has a gradient.
+fn waits_for_update(config: &TrainConfig) -> bool {
+    let is_jump = config.activation == Activation::JumpRelu;
+    let needs_l0 = config.jumprelu_sparsity_loss_mode == SparsityLoss::MeanQuadratic;
+    let needs_dead = config.auxk_alpha > 0.0 && config.auxk_norm == AuxkNorm::Residual;
+    config.activation == Activation::BatchTopK || is_jump && needs_l0 || needs_dead
+}
+
+/// Forward passes of each of `n_ranks` processes in an update.
+fn passes_per_update(config: &TrainConfig, n_ranks: u128) -> u128 {
+    let of_ranks = n_ranks * u128::from(config.tokens_of_one_process());
+    let n_tokens = config.tokens_per_update.map_or(of_ranks, u128::from);
+    n_tokens.div_ceil(n_ranks * tokens_per_batch(config)).max(1)
 }
 
 fn tokens_per_batch(config: &TrainConfig) -> u128 {

@@ -142,3 +142,60 @@ fn the_rank_that_needs_the_most_counts() {
         "two of three, and the copy"
     );
 }
+
+#[test]
+fn kinds_with_more_vectors_have_more_weights() {
+    let weights = |activation: &str| {
+        let settings = json!({"layers": [1], "num_latents": 64, "activation": activation});
+        let job = &jobs(&[settings])[0];
+        sae_memory(&job.config, &job.saes[0], 1).weights_bytes
+    };
+    let plain = 4 * (2 * 64 * 8 + 64 + 8);
+    assert_eq!(weights("relu"), plain);
+    assert_eq!(weights("batchtopk"), plain);
+    assert_eq!(weights("jumprelu"), plain + 4 * 64);
+    assert_eq!(weights("gated"), plain + 4 * 2 * 64);
+}
+
+#[test]
+fn what_is_computed_with_all_latents_is_in_blocks() {
+    let activations = |settings: serde_json::Value| {
+        let job = &jobs(&[settings])[0];
+        sae_memory(&job.config, &job.saes[0], 1).activations_bytes
+    };
+    let of = |activation: &str, num_latents: usize| {
+        activations(json!({"layers": [1], "num_latents": num_latents, "activation": activation}))
+    };
+    let (n_tokens, row) = (32 * 8, 4 * (4 * 8));
+    assert_eq!(of("relu", 64), n_tokens * (row + 6 * 4 * 64));
+    assert_eq!(of("gated", 64), n_tokens * (row + 8 * 4 * 64));
+    assert_eq!(of("jumprelu", 1 << 20), n_tokens * row + 6 * (256 << 20));
+    let listed = json!({"layers": [1], "num_latents": 64, "activation": "batchtopk", "k": 2.5});
+    // 7 latents a token, 30 bytes for each, in whole floats.
+    assert_eq!(activations(listed), n_tokens * (row + 4 * 64 + 4 * 52));
+    let nested = json!({"layers": [1], "num_latents": 64, "matryoshka_widths": [8, 16]});
+    assert_eq!(activations(nested), n_tokens * (row + 4 * 64 + 4 * 3 * 8));
+}
+
+#[test]
+fn what_waits_for_the_whole_update_holds_its_tokens() {
+    let workspace = |more: serde_json::Value, n_passes: u64| {
+        let mut settings = json!({"grad_acc_steps": n_passes});
+        let more = more.as_object().unwrap().clone();
+        settings.as_object_mut().unwrap().extend(more);
+        group(&two_saes(settings), 1, None)[0]
+            .memory
+            .workspace_bytes
+    };
+    let held = |more: serde_json::Value| workspace(more.clone(), 4) - workspace(more, 1);
+    let tokens = 4 * 2 * 8 * 3 * 8;
+    assert_eq!(held(json!({})), 0);
+    let batchtopk = json!({"activation": "batchtopk", "k": 5});
+    assert_eq!(held(batchtopk), tokens + 12 * 2 * 14 * 3 * 8);
+    let residual = json!({"loss_fn": "mse", "auxk_alpha": 0.1, "auxk_norm": "residual"});
+    assert_eq!(held(residual), tokens);
+    let mean = json!({
+        "activation": "jumprelu", "jumprelu_sparsity_loss_mode": "mean_quadratic", "target_l0": 5,
+    });
+    assert_eq!(held(mean), tokens);
+}
