@@ -41,7 +41,7 @@
 //! - `folding.rs`, `affine.rs`: the same SAE with other weights
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust and in CUDA C++ (the crate `kernels`), and in libtorch's operations
-//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
+//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`, `circuit_tracer.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
 //!   are wanted
 //!
 //! What needs no weights is in the crate `sae_files`: settings, folders, repositories, names of hookpoints.
@@ -51,6 +51,7 @@ mod affine;
 #[cfg(test)]
 mod any_bytes;
 mod atomic_file;
+mod circuit_tracer;
 mod disk;
 mod encoded;
 mod error;
@@ -88,6 +89,7 @@ pub use affine::Affine;
 pub use atomic_file::{
     check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
 };
+pub use circuit_tracer::circuit_tracer_file;
 pub use encoded::Encoded;
 pub use error::SaeError;
 pub use generator::with_seed;

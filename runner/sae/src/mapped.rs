@@ -32,6 +32,14 @@ impl MappedFile {
         self.header.has(tensor)
     }
 
+    /// The length of the vector called `tensor`; 0: there is no such vector.
+    pub(crate) fn length(&self, tensor: &str) -> i64 {
+        match self.header.shape(tensor).as_deref() {
+            Some([n]) => *n,
+            _ => 0,
+        }
+    }
+
     /// Refuses a file with other tensors than those called `used`: without them the SAE would compute
     /// something else than it was trained to.
     pub(crate) fn refuse_others(&self, used: &[&str]) -> Result<(), SaeError> {

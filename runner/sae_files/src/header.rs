@@ -80,6 +80,12 @@ impl Header {
         self.tensors.info(tensor).is_some()
     }
 
+    /// The shape of the tensor called `tensor`; `None`: there is none.
+    pub fn shape(&self, tensor: &str) -> Option<Vec<i64>> {
+        let info = self.tensors.info(tensor)?;
+        Some(info.shape.iter().map(|&n| n as i64).collect())
+    }
+
     /// Refuses a file with other tensors than those called `used`: without them the SAE would compute
     /// something else than it was trained to.
     ///
