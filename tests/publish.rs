@@ -162,7 +162,7 @@ fn only_what_is_new_is_sent() {
         "six SAEs, the card, and a file of the Hub's"
     );
     assert_eq!(server.history(REPO, "main").len(), first.len() + 1);
-    assert!(card(&server).contains("6 k-sparse autoencoders"));
+    assert!(card(&server).contains("6 sparse autoencoders"));
 }
 
 #[test]
@@ -215,6 +215,89 @@ fn both_layouts_are_next_to_each_other() {
     let layouts = workspace.sql("SELECT DISTINCT layout FROM publication_file ORDER BY 1");
     let expected = json!([{"layout": null}, {"layout": "saelens"}, {"layout": "sparsify"}]);
     assert_eq!(Value::from(layouts), expected);
+}
+
+/// A job for each kind, at a hookpoint that has a transcoder too.
+fn sweep_of_kinds() -> String {
+    let sweep = replace_line(
+        &evaluated_sweep(),
+        "k = ",
+        "activation = ['batchtopk', 'jumprelu', 'gated']",
+    );
+    let sweep = replace_line(
+        &sweep,
+        "hookpoints",
+        "hookpoints = [['layers.1.mlp']]\ntranscode = [false, true]\ndecoder_init_norm = [0.1]",
+    );
+    replace_line(&sweep, "name", "name = 'kinds'")
+}
+
+/// The one that is a transcoder, or the one that is none.
+fn job_of(workspace: &Workspace, kind: &str, transcode: bool) -> String {
+    let sql = format!(
+        "SELECT job_id FROM result WHERE kind = '{kind}' AND
+         (SELECT json_extract(config, '$.transcode') FROM job WHERE job.job_id = result.job_id) = {transcode}"
+    );
+    workspace.sql_value(&sql).as_str().unwrap().to_owned()
+}
+
+#[test]
+fn kinds_that_sparsify_lacks_are_published_for_saelens() {
+    let server = HubServer::start();
+    server.set_token(TOKEN);
+    let workspace = Workspace::new();
+    workspace.write("kinds.toml", sweep_of_kinds());
+    workspace.run(&["kinds.toml"]).succeeds();
+    let batchtopk = job_of(&workspace, "batchtopk", false);
+    publish(&server, &workspace, &[&batchtopk])
+        .refuses(&[
+            "sparsify's layout cannot hold `layers.1.mlp`",
+            "an SAE of the kind batchtopk",
+        ])
+        .hints("`--layout saelens` does");
+    let gated = job_of(&workspace, "gated", true);
+    publish(&server, &workspace, &[&gated, "--layout", "saelens"])
+        .refuses(&[
+            "saelens's layout cannot hold",
+            "a transcoder of the kind gated",
+        ])
+        .hints("--where");
+    assert!(server.requests().is_empty(), "asked before it was checked");
+
+    publish(&server, &workspace, &[&batchtopk, "--layout", "saelens"]).succeeds();
+    let files = server.files(REPO, "main");
+    assert!(
+        files.contains_key("layers.1.mlp/sae_weights.safetensors"),
+        "{:?}",
+        files.keys()
+    );
+    let cfg: Value = serde_json::from_slice(&files["layers.1.mlp/cfg.json"]).unwrap();
+    assert_eq!(cfg["architecture"], "jumprelu");
+    assert_eq!(cfg["metadata"]["training_architecture"], "batchtopk");
+    let threshold = format!("SELECT threshold FROM result WHERE job_id = '{batchtopk}'");
+    let threshold = workspace.sql_value(&threshold).as_f64().unwrap();
+    let card_of_kind = card(&server);
+    for part in [
+        "library_name: saelens",
+        "| batchtopk |",
+        &format!("| {threshold:.4} |"),
+        "SAE.from_pretrained(\"org/saes\", \"layers.1.mlp\")",
+    ] {
+        assert!(
+            card_of_kind.contains(part),
+            "no `{part}` in\n{card_of_kind}"
+        );
+    }
+    assert!(!card_of_kind.contains("from sparsify"), "{card_of_kind}");
+
+    let sql = format!("job_id != '{gated}'");
+    let all = ["--layout", "saelens", "--prefix", "all", "--where", &sql];
+    publish(&server, &workspace, &all).succeeds();
+    let files = server.files(REPO, "main");
+    let of_all = files
+        .keys()
+        .filter(|path| path.starts_with("all/") && path.ends_with("cfg.json"));
+    assert_eq!(of_all.count(), 5, "{:?}", files.keys());
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) struct Card<'a> {
     pub(super) saes: &'a [Chosen],
     /// Folder of an SAE in SAELens's layout, if there is one.
     pub(super) saelens: Option<&'a str>,
+    /// Whether the SAEs are in sparsify's layout.
+    pub(super) is_for_sparsify: bool,
     /// Whether the text of the sweeps is included, unchanged.
     pub(super) include_sweep: bool,
 }
@@ -37,6 +39,9 @@ struct Row<'a> {
     ce_recovered: String,
     kl: String,
     n_tokens: u64,
+    kind: &'a str,
+    /// Empty if none was calibrated.
+    threshold: String,
 }
 
 /// Text that is shown when its title is clicked on.
@@ -68,6 +73,8 @@ impl Card<'_> {
             saes => Value::from(Serde(saes)),
             is_flat => self.saes.iter().all(|chosen| !chosen.folder.contains('/')),
             saelens => self.saelens,
+            is_for_sparsify => self.is_for_sparsify,
+            has_thresholds => self.saes.iter().any(|chosen| chosen.sae.result.threshold.is_some()),
             jobs => Value::from(Serde(self.jobs())),
             provenance => self.provenance(),
             sweeps => Value::from(Serde(self.sweeps())),
@@ -90,9 +97,9 @@ impl Card<'_> {
         let join = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
         let n = self.saes.len();
         let saes = if n == 1 {
-            "A k-sparse autoencoder".to_owned()
+            "A sparse autoencoder".to_owned()
         } else {
-            format!("{n} k-sparse autoencoders")
+            format!("{n} sparse autoencoders")
         };
         format!(
             "{saes} on activations of {}, trained on {} with sae-run {}.",
@@ -197,6 +204,10 @@ fn row(chosen: &Chosen) -> Row<'_> {
         ce_recovered: number(result.ce_recovered, 4),
         kl: number(result.kl, 4),
         n_tokens: result.n_tokens,
+        kind: &result.kind,
+        threshold: result
+            .threshold
+            .map_or_else(String::new, |threshold| number(Some(threshold), 4)),
     }
 }
 

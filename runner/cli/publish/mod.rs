@@ -1,6 +1,7 @@
 //! `sae-run publish`: SAEs to the Hub, with proof and with a model card.
 
 mod card;
+mod layouts;
 mod public;
 mod saelens;
 mod selection;
@@ -106,6 +107,7 @@ impl Publisher<'_> {
         let orders = self.orders(&saes).await?;
         let chosen = selection::with_folders(described(saes, &orders), args.prefix.as_deref())?;
         selection::check(&chosen, args, &self.runs_dir)?;
+        layouts::check(&chosen, &self.layouts)?;
         let branch = args.revision.as_deref().unwrap_or("main");
         let published = self.store.published_in(&args.repo, branch).await?;
         selection::check_folders(&chosen, &published, args)?;
@@ -242,13 +244,15 @@ impl Publisher<'_> {
 
     fn card(&self, listed: &[Chosen]) -> Result<String, CliError> {
         let first = listed.first();
-        let first = first.filter(|_| self.layouts.contains(&SaeLayout::SaeLens));
+        let has = |layout| self.layouts.contains(&layout);
+        let first = first.filter(|_| has(SaeLayout::SaeLens));
         let saelens = first.map(|first| self.folder_of(first, SaeLayout::SaeLens));
         let card = Card {
             repo: &self.args.repo,
             license: self.args.license.as_deref(),
             saes: listed,
             saelens: saelens.as_deref(),
+            is_for_sparsify: has(SaeLayout::Sparsify),
             include_sweep: self.args.include_sweep,
         };
         card.render()

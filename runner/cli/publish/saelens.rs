@@ -18,6 +18,6 @@ pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadat
         dataset_path: Some(chosen.public.dataset.clone()),
         prepend_bos: None,
         training_architecture: config.as_ref().and_then(TrainConfig::training_architecture),
-        threshold_ema: None,
+        threshold_ema: chosen.sae.result.threshold_ema,
     }
 }

@@ -11,6 +11,9 @@ use tch::{Device, Kind, Tensor};
 /// Tokens that the proof encodes.
 const N_TOKENS: i64 = 64;
 
+/// Sizes of activations that are tried, until a latent is active.
+const SCALES: [f64; 5] = [1.0, 10.0, 100.0, 1e3, 1e4];
+
 /// How far activations and reconstructions may differ, of the greatest.
 const TOLERANCE: f64 = 1e-5;
 
@@ -61,7 +64,7 @@ fn load(dir: &Path) -> Result<Sae, EvalError> {
 
 /// What both SAEs make differently of the same input; `None`: nothing.
 fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, EvalError> {
-    let x = probe(a)?;
+    let x = active_probe(a)?;
     let (a, b) = (a.forward(&x)?, b.forward(&x)?);
     let latents = |sae: &sae::Reconstruction| sae.encoded.latent_indices.f_sort(-1, false);
     if latents(&a)?.0 != latents(&b)?.0 {
@@ -74,10 +77,27 @@ fn first_difference(a: &Sae, b: &Sae) -> Result<Option<&'static str>, EvalError>
     Ok((!is_close(&a.sae_out, &b.sae_out)?).then_some("reconstructions"))
 }
 
+/// Activations of a size at which latents are active: thresholds may be far above what small ones pass.
+fn active_probe(sae: &Sae) -> Result<Tensor, EvalError> {
+    for scale in SCALES {
+        let x = probe(sae, scale)?;
+        let acts = sae.encode(&x)?.latent_acts;
+        if acts.f_gt(0.0)?.f_any()?.f_int64_value(&[])? != 0 {
+            return Ok(x);
+        }
+    }
+    let message = "no latent of the SAE is active on random activations of any size";
+    let fault = Fault::input(message);
+    Err(fault
+        .with_hint("its layouts cannot be compared; choose others with `--where`")
+        .into())
+}
+
 /// Activations as the SAE may see them: around the bias of its decoder, and of its input's size.
-fn probe(sae: &Sae) -> Result<Tensor, EvalError> {
+fn probe(sae: &Sae, scale: f64) -> Result<Tensor, EvalError> {
     let shape = [N_TOKENS, sae.cfg.d_in as i64];
     let noise = with_seed(0, || Tensor::f_randn(shape, (Kind::Float, Device::Cpu)))?;
+    let noise = noise.f_mul_scalar(scale)?;
     let x = if sae.cfg.transcode {
         noise
     } else {
@@ -132,6 +152,44 @@ mod tests {
             write_proven(&task).unwrap();
             assert!(!task.out.exists(), "only what it holds was asked for");
         }
+    }
+
+    /// A threshold that noise of size 1 does not pass would prove nothing.
+    #[test]
+    fn what_is_compared_has_active_latents() {
+        let with_threshold = |threshold: f64| {
+            let cfg = SaeConfig {
+                activation: sae::Activation::JumpRelu,
+                ..SaeConfig::topk(8, 32, 32)
+            };
+            let mut sae = Sae::new(cfg, 1, Device::Cpu).unwrap();
+            sae.threshold = Some(Tensor::full([32], threshold, (Kind::Float, Device::Cpu)));
+            sae
+        };
+        for threshold in [0.0, 0.1, 50.0, 2000.0] {
+            let sae = with_threshold(threshold);
+            let x = active_probe(&sae).unwrap();
+            let acts = sae.encode(&x).unwrap().latent_acts;
+            assert!(acts.max().double_value(&[]) > threshold);
+            let dir = tempfile::tempdir().unwrap();
+            sae.save(&dir.path().join("own"), &SaeLensMetadata::default())
+                .unwrap();
+            write_proven(&task(dir.path(), SaeLayout::SaeLens)).unwrap();
+            let error = write_proven(&task(dir.path(), SaeLayout::Sparsify)).unwrap_err();
+            assert!(error.to_string().contains("cannot hold"), "{error}");
+        }
+        let (dead, other) = (with_threshold(1e30), with_threshold(1e30));
+        let error = first_difference(&dead, &other).unwrap_err().to_string();
+        assert!(
+            error.starts_with("no latent of the SAE is active"),
+            "{error}"
+        );
+        let higher = with_threshold(0.5);
+        assert!(
+            first_difference(&with_threshold(0.1), &higher)
+                .unwrap()
+                .is_some()
+        );
     }
 
     #[test]
