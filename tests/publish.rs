@@ -227,12 +227,12 @@ fn sweep_of_kinds() -> String {
     let sweep = replace_line(
         &sweep,
         "hookpoints",
-        "hookpoints = [['layers.1.mlp']]\ntranscode = [false, true]\ndecoder_init_norm = [0.1]",
+        "hookpoints = [['layers.1.mlp']]\ntranscode = [false, true]",
     );
     replace_line(&sweep, "name", "name = 'kinds'")
 }
 
-/// The one that is a transcoder, or the one that is none.
+/// The transcoder, or the autoencoder.
 fn job_of(workspace: &Workspace, kind: &str, transcode: bool) -> String {
     let sql = format!(
         "SELECT job_id FROM result WHERE kind = '{kind}' AND

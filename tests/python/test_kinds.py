@@ -22,7 +22,7 @@ from sae_run import Sae  # noqa: E402
 # Of the largest value.
 TOLERANCE = 1e-5
 MLP = {"hookpoints": ["layers.0.mlp"]}
-TRANSCODER = {"transcode": True, "decoder_init_norm": 0.1, **MLP}
+TRANSCODER = {"transcode": True, **MLP}
 SKIP_TRANSCODER = {"skip_connection": True, **TRANSCODER}
 WHITENED = {"normalize_activations": "covariance_whitening", "norm_estimate_tokens": 512, "normalize_decoder": False}
 SCALED = {"normalize_activations": "expected_average_only_in", "norm_estimate_tokens": 512}

@@ -80,7 +80,7 @@ impl Header {
         self.tensors.info(tensor).is_some()
     }
 
-    /// The shape of the tensor called `tensor`; `None`: there is none.
+    /// The shape of the tensor called `tensor`, if there is one.
     pub fn shape(&self, tensor: &str) -> Option<Vec<i64>> {
         let info = self.tensors.info(tensor)?;
         Some(info.shape.iter().map(|&n| n as i64).collect())
