@@ -60,6 +60,12 @@ mod golden_training;
 #[cfg(test)]
 mod kinds_golden;
 #[cfg(test)]
+mod kinds_ranks_tests;
+#[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
+mod kinds_verdicts_tests;
+#[cfg(test)]
 mod ranks_tests;
 #[cfg(test)]
 mod resume;
