@@ -44,9 +44,12 @@ fn assert_same_saes(ours: &Run, alone: &Run, what: &str) {
 /// The largest relative difference between weights.
 fn difference(ours: &Sae, alone: &Sae) -> f64 {
     let weights = ours.named_weights().into_iter().zip(alone.named_weights());
-    let differences = weights.map(|((_, ours), (_, alone))| match ours.equal(alone) {
-        true => 0.0,
-        false => relative(ours, alone),
+    let differences = weights.map(|((_, ours), (_, alone))| {
+        if ours.equal(alone) {
+            0.0
+        } else {
+            relative(ours, alone)
+        }
     });
     differences.fold(0.0, f64::max)
 }

@@ -126,9 +126,10 @@ pub(crate) fn files(run: &Run) -> BTreeMap<PathBuf, Vec<u8>> {
         for entry in entries {
             let entry = entry.unwrap();
             let path = folder.join(entry.file_name());
-            match entry.path().is_dir() {
-                true => folders.push(path),
-                false => drop(files.insert(path, fs::read(entry.path()).unwrap())),
+            if entry.path().is_dir() {
+                folders.push(path)
+            } else {
+                drop(files.insert(path, fs::read(entry.path()).unwrap()))
             }
         }
     }

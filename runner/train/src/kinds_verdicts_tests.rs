@@ -174,7 +174,7 @@ fn evaluated_l0(run: &Run, job: &str) -> f64 {
     run.events()
         .into_iter()
         .filter_map(of_event)
-        .last()
+        .next_back()
         .unwrap()
 }
 

@@ -476,7 +476,8 @@ fn thresholds_are_found_on_what_each_sae_reads() {
         });
     }
     let go_on = &mut |_, _| ControlFlow::Continue(());
-    let found = calibrate(&bench.request(3), &[5.0, 5.5], go_on).unwrap();
+    let wanted = [5.0, 5.5].map(|k| Wanted { k, estimate: None });
+    let found = calibrate(&bench.request(3), &wanted, go_on).unwrap();
     let found = found.unwrap();
     let (model, input_ids) = (model(), bench.input_ids());
     let taps = Taps::new(model.facts(), &["layers.1.mlp"]).unwrap();
