@@ -11,10 +11,7 @@ const OF_ACTIVATIONS: [(&[&str], &[Activation]); 10] = [
     (&["hierarchical_topk"], &[TopK]),
     (&["multi_topk"], &[TopK, GroupMax]),
     (&["k_decay_steps", "k_decay_from"], &[TopK, BatchTopK]),
-    (
-        &["rescale_acts_by_decoder_norm"],
-        &[TopK, GroupMax, BatchTopK],
-    ),
+    (&["rescale_acts_by_decoder_norm"], &[TopK, BatchTopK]),
     (
         &[
             "matryoshka_widths",

@@ -74,6 +74,10 @@ impl TrainConfig {
             let problem = format!("must be finite, not negative and not all 0, got {weights:?}");
             return Err(PlanError::setting("matryoshka_weights", &problem));
         }
+        if weights.last() == Some(&0.0) {
+            let problem = "has 0 for all latents: the last weight must be above 0";
+            return Err(PlanError::setting("matryoshka_weights", problem));
+        }
         Ok(())
     }
 }
@@ -128,6 +132,7 @@ mod tests {
             (&[64.0, 256.0], &[1.0; 3], "`matryoshka_widths`"),
             (&[64.0], &[1.0, -1.0], "not negative"),
             (&[64.0], &[0.0, 0.0], "not all 0"),
+            (&[64.0], &[1.0, 0.0], "above 0"),
         ] {
             let problem = problem(widths, weights);
             assert!(

@@ -131,6 +131,19 @@ impl TrainConfig {
                 "cannot be used with `matryoshka_widths` or `matryoshka_prefixes`",
             ),
             (
+                self.hierarchical_topk
+                    && (self.rescale_acts_by_decoder_norm || self.auxk_alpha > 0.0),
+                "hierarchical_topk",
+                "cannot be used with `rescale_acts_by_decoder_norm` or `auxk_alpha`",
+            ),
+            (
+                self.multi_topk
+                    && (is_nested || self.hierarchical_topk || self.rescale_acts_by_decoder_norm),
+                "multi_topk",
+                "cannot be used with `matryoshka_widths`, `matryoshka_prefixes`, `hierarchical_topk` or \
+                 `rescale_acts_by_decoder_norm`",
+            ),
+            (
                 self.skip_connection && !self.transcode && !self.activation.is_of_tokens(),
                 "skip_connection",
                 "needs `transcode` unless the `activation` is topk or groupmax: SAELens's layout has one in \
@@ -408,6 +421,16 @@ mod tests {
                 "matryoshka_widths",
             ),
             (
+                json!({"auxk_alpha": 0.1, "hierarchical_topk": true}),
+                "hierarchical_topk",
+                "auxk_alpha",
+            ),
+            (
+                json!({"multi_topk": true, "hierarchical_topk": true}),
+                "multi_topk",
+                "hierarchical_topk",
+            ),
+            (
                 json!({"matryoshka_prefixes": 4, "hierarchical_topk": true}),
                 "hierarchical_topk",
                 "matryoshka_prefixes",
@@ -524,10 +547,10 @@ mod tests {
             json!({"activation": "gated", "l1_warm_up_steps": 0.5, "transcode": true, "apply_b_dec_to_input": false}),
             json!({"activation": "jumprelu", "jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 32}),
             json!({"activation": "jumprelu", "matryoshka_prefixes": 10, "pre_act_loss_on": "all"}),
-            json!({"hierarchical_topk": true, "encoder_dtype": "bfloat16", "auxk_alpha": 0.1}),
+            json!({"hierarchical_topk": true, "encoder_dtype": "bfloat16"}),
             json!({"loss_fn": "mse", "auxk_alpha": 0.1, "auxk_norm": "residual", "skip_connection": true}),
             json!({"activation": "relu", "transcode": true, "skip_connection": true}),
-            json!({"normalize_decoder": false, "rescale_acts_by_decoder_norm": true, "multi_topk": true}),
+            json!({"normalize_decoder": false, "rescale_acts_by_decoder_norm": true, "auxk_alpha": 1.0}),
             json!({"optimizer": "adam", "lr_scheduler": "cosine", "lr_decay_steps": 0.2, "loss_fn": "mse"}),
             json!({"normalize_activations": "covariance_whitening", "norm_estimate_tokens": 1000}),
         ] {

@@ -127,9 +127,9 @@ pub(crate) fn files(run: &Run) -> BTreeMap<PathBuf, Vec<u8>> {
             let entry = entry.unwrap();
             let path = folder.join(entry.file_name());
             if entry.path().is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                drop(files.insert(path, fs::read(entry.path()).unwrap()))
+                drop(files.insert(path, fs::read(entry.path()).unwrap()));
             }
         }
     }
