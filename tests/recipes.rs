@@ -126,7 +126,7 @@ fn rubbish_is_refused() {
         ("return [{'k': object()}]", "not a JSON value"),
         ("return [{'k': 'many'}]", "setting `k`"),
         ("return [{'k': -1}]", "setting `k`"),
-        ("return [{'k': 0}]", "at least 1"),
+        ("return [{'k': 0}]", "above 0"),
         ("return [{'kk': 4}]", "unknown setting `kk`"),
         ("return []", "proposed no jobs"),
         (

@@ -1,7 +1,7 @@
 //! What is done to activations before an SAE sees them: `(x - mean) M`, with a number or a matrix `M`.
 
 use crate::{Sae, SaeError};
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 /// `(x - mean) M` of rows `x`.
 #[derive(Debug)]
@@ -85,14 +85,10 @@ impl Sae {
         Ok(())
     }
 
-    /// One threshold for all latents, in the units of `factors`: `[num_latents]`, which each is multiplied by.
-    ///
-    /// # Errors
-    /// Too little memory.
-    pub fn set_thresholds(&mut self, threshold: &Tensor, factors: &Tensor) -> Result<(), SaeError> {
-        self.threshold = Some(factors.f_mul(&threshold.f_to_kind(Kind::Float)?)?);
+    /// Makes latents active above thresholds: `[num_latents]`, Float.
+    pub fn set_thresholds(&mut self, threshold: Tensor) {
+        self.threshold = Some(threshold);
         self.cfg.activation = crate::Activation::JumpRelu;
-        Ok(())
     }
 }
 
@@ -101,7 +97,7 @@ mod tests {
     use super::*;
     use crate::testing::noise;
     use crate::{Activation, SaeConfig};
-    use tch::Device;
+    use tch::{Device, Kind};
 
     fn affine(width: i64, is_matrix: bool, seed: f64) -> Affine {
         let mean = noise(&[width], seed);

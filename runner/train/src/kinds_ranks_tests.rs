@@ -54,7 +54,7 @@ fn difference(ours: &Sae, alone: &Sae) -> f64 {
     differences.fold(0.0, f64::max)
 }
 
-/// The same numbers in each report, but for rounding.
+/// The same numbers in each report, up to rounding.
 fn assert_same_reports(ours: &Run, alone: &Run, what: &str) {
     let jobs = &alone.order.jobs;
     let (ours, alone) = (reported(ours), reported(alone));

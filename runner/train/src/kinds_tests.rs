@@ -97,7 +97,7 @@ pub(crate) fn with<'a>(settings: impl IntoIterator<Item = &'a Value>) -> TrainCo
     serde_json::from_value(Value::Object(all)).unwrap()
 }
 
-/// What was reported in each interval, by job, SAE and step. A number that is none is NULL.
+/// What was reported in each interval, by job, SAE and step. A number that is not finite is NULL.
 pub(crate) fn reported(run: &Run) -> BTreeMap<(String, String, u64), Value> {
     let of_event = |event: plan::Event| match event.kind {
         EventKind::Metric {
@@ -214,7 +214,7 @@ fn first_update(sae: &mut SaeTrainer, parts: &[Tensor]) -> (Vec<Tensor>, Tensor,
     (gradients, terms(losses), fire_counts.copy())
 }
 
-/// The terms of the loss, 0 where there is none: `[7]`.
+/// The terms of the loss, 0 where a term is missing: `[7]`.
 fn terms(losses: &Losses) -> Tensor {
     let scalars = [
         &losses.auxk,

@@ -142,7 +142,7 @@ impl Search {
             own.with_weights(weights.map(|(_, weight)| weight.shallow_clone()).collect());
         let factors = threshold_factors(own)?;
         if let Some(estimate) = estimate {
-            own.set_thresholds(&Tensor::from(estimate), &factors)?;
+            own.set_thresholds(factors.f_mul_scalar(estimate)?);
         }
         open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
         open.encoder_bias = open.encoder_bias.f_div(&factors)?;

@@ -495,8 +495,7 @@ fn thresholds_are_found_on_what_each_sae_reads() {
         let x = x.reshape([-1, D]);
         let mut sae = Sae::load_from_disk(&sae.dir, Device::Cpu).unwrap();
         let ones = sae.encoder_bias.ones_like();
-        sae.set_thresholds(&Tensor::from(found.threshold), &ones)
-            .unwrap();
+        sae.set_thresholds(ones * found.threshold);
         let active = sae
             .encode(&x)
             .unwrap()

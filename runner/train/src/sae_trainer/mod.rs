@@ -499,7 +499,8 @@ impl SaeTrainer {
             } else {
                 sae.encoder_bias.f_ones_like()?
             };
-            sae.set_thresholds(&threshold.value.f_clamp_min(0.0)?, &factors)?;
+            let threshold = threshold.value.f_clamp_min(0.0)?.f_to_kind(Kind::Float)?;
+            sae.set_thresholds(factors.f_mul(&threshold)?);
         }
         if let Some(Scaling { input, output }) = &self.scaling {
             sae.fold_affine(input, output)?;

@@ -9,7 +9,7 @@ use eval::{Calibrated, EvalRequest, Wanted, calibrate, threshold_factors};
 use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec};
 use sae::Sae;
 use std::path::{Path, PathBuf};
-use tch::{Device, Tensor};
+use tch::Device;
 
 /// Calibrates those of the SAEs of `request`, which are those of `jobs`, that ask for it; `false`: it was stopped.
 pub(super) fn run(
@@ -85,7 +85,7 @@ fn save(
     let mut sae = Sae::load_from_disk(dir, Device::Cpu)?;
     let factors = threshold_factors(&sae)?;
     let before = sae.threshold.take();
-    sae.set_thresholds(&Tensor::from(threshold), &factors)?;
+    sae.set_thresholds(factors.f_mul_scalar(threshold)?);
     if let (Some(before), Some(now)) = (&before, &sae.threshold)
         && now.f_allclose(before, ROUNDING, 0.0, false)?
     {
