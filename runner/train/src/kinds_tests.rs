@@ -1,17 +1,22 @@
 //! What training promises, for every kind of SAE: a resume ends in the same bits, and how an update is cut changes
 //! nothing but rounding.
 
+use crate::events::EventLog;
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;
 use crate::sae_trainer::SaeTrainer;
+use crate::stop::StopFlag;
 use crate::testing::{Run, assert_close, assert_same, at, config, interrupt_after, relative};
+use crate::training::Outcome;
 use crate::training::job_trainer::JobTrainer;
+use crate::worker::train;
 use plan::{EventKind, TrainConfig};
 use sae::{Losses, Moments};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 /// Name and settings of a job of each kind.
@@ -97,7 +102,7 @@ pub(crate) fn with<'a>(settings: impl IntoIterator<Item = &'a Value>) -> TrainCo
     serde_json::from_value(Value::Object(all)).unwrap()
 }
 
-/// What was reported in each interval, by job, SAE and step. A number that is not finite is NULL.
+/// What was reported in each interval, by job, SAE and step.
 pub(crate) fn reported(run: &Run) -> BTreeMap<(String, String, u64), Value> {
     let of_event = |event: plan::Event| match event.kind {
         EventKind::Metric {
@@ -191,6 +196,41 @@ fn every_kind_resumes_to_the_bit() {
         });
         assert_eq!(final_ones.count(), 1, "{name}");
     }
+}
+
+/// Milliseconds from the first update's beginning to the first event that `is_it`.
+fn time_until(run: &Run, is_it: impl Fn(&EventKind) -> bool) -> i64 {
+    let events = run.events();
+    let time_of = |event: Option<&plan::Event>| event.unwrap().time_ms;
+    let ready = |event: &&plan::Event| matches!(event.kind, EventKind::Ready { .. });
+    let begun = time_of(events.iter().find(ready));
+    time_of(events.iter().find(|event| is_it(&event.kind))) - begun
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_estimate_of_a_scaling() {
+    let mut jobs = jobs(&json!({"norm_estimate_tokens": 1_000_000, "max_examples": 1000}));
+    jobs.retain(|(name, _)| *name == "whitened");
+    let whole = Run::new(&jobs);
+    interrupt_after(&whole, 1);
+    let run = Run::new(&jobs);
+    let stop = StopFlag::default();
+    let mut events = EventLog::open(&run.order.events, 1, 0).unwrap();
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| train(&run.order, stop.clone(), &mut events).unwrap());
+        let is_ready = |event: &plan::Event| matches!(event.kind, EventKind::Ready { .. });
+        while !run.events().iter().any(is_ready) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stop.set();
+        assert_eq!(worker.join().unwrap(), Outcome::Interrupted);
+    });
+    let whole = time_until(&whole, |kind| matches!(kind, EventKind::Metric { .. }));
+    let stopped = time_until(&run, |kind| {
+        matches!(kind, EventKind::Interrupted { step: 0 })
+    });
+    println!("{stopped} ms of {whole}");
+    assert!(stopped * 2 < whole, "{stopped} ms of {whole}");
 }
 
 /// The SAEs of a run's jobs before the first update, with some latents that have not fired for long.

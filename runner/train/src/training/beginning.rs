@@ -30,17 +30,27 @@ struct Seen {
 
 impl StreamTrainer<'_> {
     /// Before the first update: looks at tokens ahead, for those SAEs that need it. The passes are made once more.
-    pub(super) fn look_at_beginning(&mut self, step: u64, n_steps: u64) -> Result<(), TrainError> {
+    /// `false`: a stop was asked for meanwhile, and nothing is as it was found.
+    pub(super) fn look_at_beginning(
+        &mut self,
+        step: u64,
+        n_steps: u64,
+    ) -> Result<bool, TrainError> {
         if step > 0 {
-            return Ok(());
+            return Ok(true);
         }
-        self.scale_activations(n_steps)?;
-        self.centre_on_all_passes()
+        if !self.scale_activations(n_steps)? {
+            return Ok(false);
+        }
+        self.centre_on_all_passes()?;
+        Ok(true)
     }
 
-    /// Estimates how activations are scaled, of each SAE on as many tokens as it asks for.
-    fn scale_activations(&mut self, n_steps: u64) -> Result<(), TrainError> {
-        let estimates = self.sums_of_beginning(n_steps)?;
+    /// Estimates how activations are scaled, of each SAE on as many tokens as it asks for; `false`: it was stopped.
+    fn scale_activations(&mut self, n_steps: u64) -> Result<bool, TrainError> {
+        let Some(estimates) = self.sums_of_beginning(n_steps)? else {
+            return Ok(false);
+        };
         for sae in jobs_at(&mut self.jobs, 0).flat_map(|job| &mut job.saes) {
             let Some(wanted) = sae.wants_scaling() else {
                 continue;
@@ -54,11 +64,14 @@ impl StreamTrainer<'_> {
             let (input, output) = (of(input, d_in)?, of(output, d_out)?);
             sae.set_scaling(input, output);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// What the tokens add up to, of all ranks, that SAEs estimate scalings on.
-    fn sums_of_beginning(&self, n_steps: u64) -> Result<BTreeMap<Estimate, RowSum>, TrainError> {
+    /// What the tokens add up to, of all ranks, that SAEs estimate scalings on. `None`: it was stopped.
+    fn sums_of_beginning(
+        &self,
+        n_steps: u64,
+    ) -> Result<Option<BTreeMap<Estimate, RowSum>>, TrainError> {
         let jobs = self.jobs.iter().filter(|job| job.is_at(0));
         let (saes, mut n_updates) = (jobs.clone().flat_map(|job| &job.saes), 0);
         let mut ours: BTreeMap<Estimate, Statistics> = BTreeMap::new();
@@ -73,6 +86,11 @@ impl StreamTrainer<'_> {
         }
         let mut exchange = Exchange::new(self.ranks, jobs.flat_map(JobTrainer::routes));
         for step in 0..n_updates {
+            let (ranks, is_asked) = (self.ranks, self.stop.is_set());
+            let agreed = ranks.agree_to_stop("beginning", is_asked, &[])?;
+            if agreed.is_none() || ranks.stops_at_once(is_asked) {
+                return Ok(None);
+            }
             for pass in self.stream.passes_of(step) {
                 let forward = self.stream.forward(pass)?;
                 let mut inputs = exchange.pass(forward.as_ref().map(|forward| forward.views()))?;
@@ -95,7 +113,7 @@ impl StreamTrainer<'_> {
                 }
             }
         }
-        Ok(all)
+        Ok(Some(all))
     }
 
     /// Updates that have `n_tokens` tokens, of `n_steps`.

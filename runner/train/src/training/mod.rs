@@ -104,7 +104,9 @@ impl StreamTrainer<'_> {
     /// An update with losses at the hookpoints; `false`: it was stopped. With one pass and one process, each SAE
     /// is finished before the next one's gradients are made: the gradients of one SAE are in memory at a time.
     fn update_at_hookpoints(&mut self, progress: Progress) -> Result<bool, TrainError> {
-        self.look_at_beginning(progress.step, progress.n_steps)?;
+        if !self.look_at_beginning(progress.step, progress.n_steps)? {
+            return Ok(false);
+        }
         let (stream, ahead, ranks) = (&self.stream, &mut self.ahead, self.ranks);
         let jobs = self.jobs.iter().filter(|job| job.is_at(progress.step));
         let mut exchange = Exchange::new(ranks, jobs.flat_map(JobTrainer::routes));
