@@ -69,12 +69,14 @@ fn kill(workspace: &Workspace, attempt: u64, moment: u64) {
     }
 }
 
-/// What a run left: the files of the jobs' folders and of the best checkpoints, and every row of `curve`.
+/// What a run left: the files of the jobs' folders and of the best checkpoints, every row of `curve`, and thresholds that
+/// were found on held-out tokens.
 #[derive(PartialEq)]
 struct Left {
     files: BTreeMap<String, Vec<u8>>,
     best: BTreeMap<String, Vec<u8>>,
     curve: Vec<Value>,
+    calibrations: Vec<Value>,
 }
 
 fn left(workspace: &Workspace) -> Left {
@@ -83,8 +85,12 @@ fn left(workspace: &Workspace) -> Left {
         files: workspace.trained(),
         best: best.map(|(path, (_, bytes))| (path, bytes)).collect(),
         curve: workspace.sql(
-            "SELECT job, sae, step, n_tokens, fvu, l0, dead_pct, auxk, multi_topk_fvu, output_loss
+            "SELECT job, sae, step, n_tokens, fvu, l0, dead_pct, auxk, multi_topk_fvu, output_loss, sparsity
              FROM curve ORDER BY job, sae, step",
+        ),
+        calibrations: workspace.sql(
+            "SELECT job_id, name, step, n_tokens, calibration.k, threshold_ema, l0_ema, threshold, l0
+             FROM calibration JOIN sae USING (sae_id) ORDER BY sae_id",
         ),
     }
 }
@@ -116,6 +122,7 @@ fn survives(n_kills: u64, seed: u64, stream: &str, jobs: &[(&str, &str)]) -> Lef
     for (ours, theirs) in killed.curve.iter().zip(&undisturbed.curve) {
         assert_eq!(ours, theirs);
     }
+    assert_eq!(killed.calibrations, undisturbed.calibrations);
     killed
 }
 
@@ -194,4 +201,44 @@ fn killed_jobs_with_a_loss_on_the_output_end_in_the_same_bits() {
     ];
     let left = survives(12, 3, "batch_size = 4\nloss_fn = 'ce'", &jobs);
     assert!(has(&left, "adam", "output_loss") && !left.best.is_empty());
+}
+
+#[test]
+fn killed_jobs_of_every_kind_end_in_the_same_bits() {
+    let jobs = [
+        (
+            "whitened",
+            "activation='batchtopk', k=4.5, normalize_activations='covariance_whitening',
+             norm_estimate_tokens=2000, auxk_alpha=0.03125, topk_threshold_lr=0.0625",
+        ),
+        (
+            "matryoshka",
+            "activation='batchtopk', matryoshka_widths=[0.25, 0.5], normalize_decoder=False,
+             rescale_acts_by_decoder_norm=True",
+        ),
+        ("prefixes", "matryoshka_prefixes=4, save_best=True"),
+        (
+            "jumprelu",
+            "activation='jumprelu', init_l0=8, jumprelu_sparsity_loss_mode='tanh', l0_coefficient=0.01,
+             pre_act_loss_coefficient=0.01",
+        ),
+        (
+            "annealed",
+            "activation='relu', loss_fn='mse', l1_coefficient=0.02, p_anneal_end=0.5, p_anneal_updates=6",
+        ),
+        ("gated", "activation='gated', l1_coefficient=0.02, l1_warm_up_steps=0.25"),
+    ];
+    let stream = "batch_size = 4\neval_fraction = 0.05\noptimizer = 'adam'\nlr = 0.001\n";
+    let left = survives(4, 4, stream, &jobs);
+    assert!(has(&left, "annealed", "sparsity") && has(&left, "whitened", "auxk"));
+    assert_eq!(left.calibrations.len(), 4);
+    for row in &left.calibrations {
+        let number = |column: &str| row[column].as_f64().unwrap();
+        let off = (number("l0") - number("k")).abs();
+        assert!(off <= 1.0 / number("n_tokens"), "{row}");
+        assert!(
+            number("l0_ema") > 0.0 && number("threshold_ema") > 0.0,
+            "{row}"
+        );
+    }
 }

@@ -218,7 +218,7 @@ fn held_out_tokens_have_k_latents_with_the_threshold_in_the_file() {
     }
     let estimated = thresholds(&run, "estimated");
     let (_, plain, _) = &found[0];
-    // The same job without that.
+    // Otherwise it is the same job.
     assert_eq!(f64::from(estimated[0]), plain[1]);
     assert!((evaluated_l0(&run, "estimated") - plain[2]).abs() < 1e-9);
     assert!(run.sae("topk", "layers.2").threshold.is_none());

@@ -255,7 +255,7 @@ mod tests {
         assert!(!verdict.is_fatal && !health.has_failed());
         assert!(verdict.reason.starts_with("L0 is 0.000 after update 101"));
         assert!(verdict.hint.unwrap().contains("`l0_coefficient`"));
-        // What else is wrong is reported next.
+        // What else is wrong comes next.
         let verdict = health.judge("layers.0", &silent, true, 102).unwrap();
         assert!(verdict.reason.starts_with("FVU is 1.500"));
         assert_eq!(health.judge("layers.0", &silent, true, 103), None);

@@ -109,7 +109,7 @@ impl<'a> Reduction<'a> {
         terms.squared_error = of(0)?;
         terms.auxk = Some(of(1)?);
         terms.multi_topk = Some(of(2)?);
-        // Also on a rank that had no token, and so no term.
+        // Also on a rank without a token, which has no such term.
         terms.nested = Some(of(4)?);
         terms.sparsity = Some(of(5)?);
         terms.powers = Some(losses.f_narrow(0, 6, 2)?);
