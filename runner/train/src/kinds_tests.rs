@@ -10,7 +10,7 @@ use crate::testing::{Run, assert_close, assert_same, at, config, interrupt_after
 use crate::training::Outcome;
 use crate::training::job_trainer::JobTrainer;
 use crate::worker::train;
-use plan::{EventKind, TrainConfig};
+use plan::{EventKind, NormalizeActivations, TrainConfig};
 use sae::{Losses, Moments};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ fn kinds() -> Vec<(&'static str, Value)> {
         ),
         (
             "matryoshka",
-            json!({"activation": "batchtopk", "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 9}),
+            json!({"activation": "batchtopk", "k": 7.5, "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 9}),
         ),
         (
             "prefixes",
@@ -195,6 +195,24 @@ fn every_kind_resumes_to_the_bit() {
             _ => false,
         });
         assert_eq!(final_ones.count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_scaling_does_not_depend_on_other_jobs() {
+    let mut jobs = jobs(&json!({}));
+    jobs.retain(|(_, config)| config.normalize_activations != NormalizeActivations::None);
+    let together = Run::new(&jobs);
+    assert_eq!(together.run(), 0);
+    assert_eq!(jobs.len(), 2);
+    for job in jobs {
+        let name = job.0;
+        let alone = Run::new(&[job]);
+        assert_eq!(alone.run(), 0);
+        assert_same(
+            &alone.sae(name, "layers.2"),
+            &together.sae(name, "layers.2"),
+        );
     }
 }
 

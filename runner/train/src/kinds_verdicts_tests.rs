@@ -124,7 +124,7 @@ fn with_thresholds() -> Run {
         ("plain", json!({})),
         (
             "rescaled",
-            json!({"normalize_decoder": false, "rescale_acts_by_decoder_norm": true}),
+            json!({"k": 7.25, "normalize_decoder": false, "rescale_acts_by_decoder_norm": true}),
         ),
         (
             "whitened",
