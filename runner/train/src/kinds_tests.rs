@@ -25,11 +25,12 @@ fn kinds() -> Vec<(&'static str, Value)> {
         (
             "rescaled",
             json!({"activation": "batchtopk", "normalize_decoder": false, "rescale_acts_by_decoder_norm": true,
-                   "auxk_alpha": 0.03125}),
+                   "auxk_alpha": 0.03125, "auxk_norm": "residual", "loss_fn": "mse"}),
         ),
         (
             "matryoshka",
-            json!({"activation": "batchtopk", "k": 7.5, "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 9}),
+            json!({"activation": "batchtopk", "k": 7.5, "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 9,
+                   "auxk_alpha": 0.03125}),
         ),
         (
             "prefixes",
@@ -48,7 +49,8 @@ fn kinds() -> Vec<(&'static str, Value)> {
         (
             "mean_quadratic",
             json!({"activation": "jumprelu", "jumprelu_sparsity_loss_mode": "mean_quadratic", "target_l0": 16,
-                   "jumprelu_ste_to_input": true, "loss_fn": "mse"}),
+                   "jumprelu_ste_to_input": true, "loss_fn": "mse", "auxk_alpha": 0.03125,
+                   "auxk_norm": "residual"}),
         ),
         (
             "p_anneal",
