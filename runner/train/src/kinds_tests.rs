@@ -39,7 +39,7 @@ fn kinds() -> Vec<(&'static str, Value)> {
         (
             "step",
             json!({"activation": "jumprelu", "l0_coefficient": 0.01, "l0_warm_up_steps": 4,
-                   "jumprelu_init_threshold": 0.1, "jumprelu_bandwidth": 0.2}),
+                   "jumprelu_init_threshold": 0.1, "jumprelu_bandwidth": 0.2, "save_best": true}),
         ),
         (
             "tanh",

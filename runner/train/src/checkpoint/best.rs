@@ -45,6 +45,7 @@ impl Best {
     pub(crate) fn add(&mut self, name: &str, stats: &SaeStats) {
         let sum = self.state.since.entry(name.into()).or_default();
         sum.squared_error += stats.squared_error;
+        sum.sparsity += stats.sparsity;
         sum.total_variance += stats.total_variance;
         sum.output_loss += stats.output_loss;
         sum.n_output += stats.n_output;
@@ -56,7 +57,7 @@ impl Best {
             return false;
         };
         let loss = match stats.n_output {
-            0 => stats.fvu(),
+            0 => (stats.squared_error + stats.sparsity) / stats.total_variance,
             n_output => stats.output_loss / n_output as f64,
         };
         let lowest = self
@@ -88,6 +89,24 @@ mod tests {
             squared_error,
             total_variance: 4.0,
             ..SaeStats::default()
+        }
+    }
+
+    /// The FVU is lowest before a penalty has made latents sparse.
+    #[test]
+    fn a_penalty_is_part_of_the_loss() {
+        let mut best = Best::new(PathBuf::new());
+        let with_penalty = |squared_error, sparsity| SaeStats {
+            sparsity,
+            ..stats(squared_error)
+        };
+        for (stats, is_lowest) in [
+            (with_penalty(1.0, 8.0), true),
+            (with_penalty(2.0, 3.0), true),
+            (with_penalty(1.5, 4.0), false),
+        ] {
+            best.add("a", &stats);
+            assert_eq!(best.is_lowest("a"), is_lowest);
         }
     }
 
