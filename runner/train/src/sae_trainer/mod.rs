@@ -550,7 +550,11 @@ impl SaeTrainer {
     ) -> Result<(), TrainError> {
         if let Some(threshold) = &mut self.threshold {
             threshold.value = take(THRESHOLD)?;
-            self.last_least = take(LEAST)?.f_double_value(&[])? as f32;
+            let least = take(LEAST)?;
+            // On a device none is known, and nothing waits for it.
+            if least.device() == Device::Cpu {
+                self.last_least = least.f_double_value(&[])? as f32;
+            }
         }
         if let Some(anneal) = &mut self.kind.anneal {
             anneal.restore(&take(ANNEAL)?)?;
