@@ -6,7 +6,7 @@
 
 use super::{Adam, Rule, Signum};
 use crate::Encoded;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Embedding bag's mode "sum".
 const SUM: i64 = 0;
@@ -72,10 +72,18 @@ impl Bags {
         let n_tokens = starts.size()[0] - 1;
         let options = (Kind::Int64, starts.device());
         let bag_size = starts.f_diff::<Tensor>(1, 0, None, None)?;
-        let tokens = Tensor::f_arange(n_tokens, options)?;
+        let token_of_entry = if starts.device() == Device::Cpu {
+            let tokens = Tensor::f_arange(n_tokens, options)?;
+            tokens.f_repeat_interleave_self_tensor(&bag_size, 0, n_entries)?
+        } else {
+            // Without a wait: how many tokens end at or before an entry.
+            let ends = starts.f_narrow(0, 1, n_tokens)?.f_contiguous()?;
+            let entries = Tensor::f_arange(n_entries, options)?;
+            entries.f_searchsorted(&ends, false, true, "right", None::<Tensor>)?
+        };
         Ok(Self {
             offsets: starts.f_narrow(0, 0, n_tokens)?,
-            token_of_entry: tokens.f_repeat_interleave_self_tensor(&bag_size, 0, n_entries)?,
+            token_of_entry,
             bag_size,
             maximum_indices: Tensor::f_empty([0], options)?,
         })

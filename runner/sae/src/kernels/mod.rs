@@ -50,7 +50,8 @@ pub(crate) fn are_updated_by_rows(optimizer: Optimizer, matrices: &[&Tensor]) ->
     }
 }
 
-fn are_on_host(tensors: &[&Tensor]) -> bool {
+/// Whether all are where Rust's kernels take them.
+pub(crate) fn are_on_host(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|tensor| slice::<f32>(tensor).is_some())
 }
 

@@ -124,7 +124,7 @@ impl Sae {
             let scores = self.scores_of_tokens(&batch.centred, k, objective)?;
             return self.unscaled(&scores, objective).map(Some);
         }
-        if self.gate.is_some() || !kernels::are_for(&[&batch.centred, &self.encoder_weight]) {
+        if self.gate.is_some() || !kernels::are_on_host(&[&batch.centred, &self.encoder_weight]) {
             return Ok(None);
         }
         let n_all = batch.centred.size()[0] as f64 * self.num_latents() as f64;

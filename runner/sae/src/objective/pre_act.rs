@@ -55,7 +55,11 @@ impl Sae {
         let add = |sum: &mut Tensor, part: &Tensor| -> Result<(), SaeError> {
             let _ = match latents {
                 None => sum.f_add_(part)?,
-                Some(latents) => sum.f_index_add_(0, latents, part)?,
+                // Each latent is there once: no sum depends on the order of threads.
+                Some(latents) => {
+                    let rows = sum.f_index_select(0, latents)?.f_add(part)?;
+                    sum.f_index_copy_(0, latents, &rows)?
+                }
             };
             Ok(())
         };
