@@ -255,7 +255,7 @@ mod tests {
             find("grid").unwrap().digest(),
             find(other.to_str().unwrap()).unwrap().digest()
         );
-        assert_eq!(built_in().count(), 5);
+        assert_eq!(built_in().count(), 6);
     }
 
     #[test]
