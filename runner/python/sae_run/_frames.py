@@ -27,7 +27,8 @@ class Kind(Enum):
     OBJECT = "object"
 
 
-_DECLARED = {"INTEGER": Kind.INTEGER, "TEXT": Kind.TEXT}
+# `k`, which seldom has a fraction, is of any type.
+_DECLARED = {"INTEGER": Kind.INTEGER, "TEXT": Kind.TEXT, "ANY": Kind.INTEGER}
 
 
 def kind_of(name: str, values: list[Any], declared: str = "") -> Kind:
