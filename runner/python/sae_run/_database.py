@@ -223,4 +223,6 @@ def _declared(runs_dir: Folder | None) -> dict[str, str]:
     # Computed in views, as a text and as an integer, where all others are ratios.
     declared = {"checkpoint": "TEXT", "tokens_per_update": "INTEGER"}
     declared.update({row["name"]: row["type"] for row in rows if row["type"]})
+    # Of any type, and seldom with a fraction.
+    declared["k"] = "INTEGER"
     return declared

@@ -27,8 +27,7 @@ class Kind(Enum):
     OBJECT = "object"
 
 
-# `k`, which seldom has a fraction, is of any type.
-_DECLARED = {"INTEGER": Kind.INTEGER, "TEXT": Kind.TEXT, "ANY": Kind.INTEGER}
+_DECLARED = {"INTEGER": Kind.INTEGER, "TEXT": Kind.TEXT}
 
 
 def kind_of(name: str, values: list[Any], declared: str = "") -> Kind:
