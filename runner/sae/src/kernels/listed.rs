@@ -294,6 +294,8 @@ fn largest_of_all_aten(
 ) -> Result<ListedNumbers, TchError> {
     let (n_tokens, num_latents) = (x.size()[0], bias.size()[0]);
     let options = (Kind::Int64, x.device());
+    // Any number is asked for where the tokens of an update are not known.
+    let n = i64::try_from(n).unwrap_or(i64::MAX);
     let mut numbers = Tensor::f_zeros([0], (x.kind(), x.device()))?;
     let mut places = Tensor::f_zeros([0], options)?;
     let block = (super::latents::BLOCK_BYTES / (4 * num_latents)).max(1);
@@ -303,10 +305,10 @@ fn largest_of_all_aten(
             .f_linear(weight, Some(bias))?
             .f_relu()?
             .f_reshape([-1])?;
-        let (of_block, at) = rows.f_topk((n as i64).min(rows.size()[0]), 0, true, false)?;
+        let (of_block, at) = rows.f_topk(n.min(rows.size()[0]), 0, true, false)?;
         numbers = Tensor::f_cat(&[numbers, of_block], 0)?;
         places = Tensor::f_cat(&[places, at.f_add_scalar(start * num_latents)?], 0)?;
-        let (largest, kept) = numbers.f_topk((n as i64).min(numbers.size()[0]), 0, true, false)?;
+        let (largest, kept) = numbers.f_topk(n.min(numbers.size()[0]), 0, true, false)?;
         numbers = largest;
         places = places.f_take(&kept)?;
     }

@@ -59,7 +59,7 @@ impl BatchLatents {
     /// Too little memory.
     pub fn least_of(scores: &[&Tensor], n: usize) -> Result<Tensor, SaeError> {
         let scores = Tensor::f_cat(scores, 0)?;
-        let n = (n as i64).min(scores.size()[0]);
+        let n = i64::try_from(n).unwrap_or(i64::MAX).min(scores.size()[0]);
         let (largest, _) = scores.f_topk(n, 0, true, false)?;
         let positive = largest.f_masked_fill(&largest.f_le(0.0)?, f64::INFINITY)?;
         let infinity = Tensor::f_full([1], f64::INFINITY, (Kind::Float, positive.device()))?;
