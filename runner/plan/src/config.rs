@@ -1,7 +1,7 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
 use crate::{
-    Activation, AuxkNorm, BDecInit, BinDtype, DataArgs, DataName, Dtype, EncoderDtype, K, LossFn,
+    Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, DataName, Dtype, EncoderDtype, K, LossFn,
     LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn,
     SparsityLoss, ThresholdEma, TokenizerClass,
 };
@@ -107,6 +107,19 @@ pub struct TrainConfig {
     pub skip_connection: bool,
     /// Predict the output of the hookpoint from its input, in place of reconstructing the output.
     pub transcode: bool,
+    /// Train one SAE on the activations of all hookpoints side by side, with latents that they share (crosscoder). Ours.
+    pub crosscoder: bool,
+    /// By what the activation of a crosscoder's latent is multiplied, where its size counts: in penalties, and with
+    /// `rescale_acts_by_decoder_norm` in the choice of latents. crosscoder_learning's `code_normalization`.
+    pub crosscoder_norm: CrosscoderNorm,
+    /// A second model with the tokenizer of `model`: the crosscoder is on the hookpoints of both. Folder, or id on the
+    /// Hub. Ours.
+    pub crosscoder_model: Option<String>,
+    /// Its branch, tag or commit on the Hub. Ours.
+    pub crosscoder_revision: Option<String>,
+    /// Let the latents at a hookpoint write to its output and to those of all hookpoints after it, whose
+    /// reconstructions are sums over hookpoints (cross-layer transcoder); with `transcode`. Ours.
+    pub cross_layer: bool,
     /// What finds the active latents in training; their activations are float32's. Ours, not sparsify's.
     pub encoder_dtype: EncoderDtype,
 

@@ -1,7 +1,7 @@
 //! The defaults of all settings.
 
 use crate::{
-    Activation, AuxkNorm, BDecInit, BinDtype, DataArgs, Dtype, EncoderDtype, LossFn, LrScheduler,
+    Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, Dtype, EncoderDtype, LossFn, LrScheduler,
     NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn, SparsityLoss,
     ThresholdEma, TokenizerClass, TrainConfig,
 };
@@ -47,6 +47,11 @@ static DEFAULTS: LazyLock<TrainConfig> = LazyLock::new(|| TrainConfig {
     multi_topk: false,
     skip_connection: false,
     transcode: false,
+    crosscoder: false,
+    crosscoder_norm: CrosscoderNorm::Crosscoder,
+    crosscoder_model: None,
+    crosscoder_revision: None,
+    cross_layer: false,
     encoder_dtype: EncoderDtype::Auto,
     batch_size: 32,
     grad_acc_steps: 1,

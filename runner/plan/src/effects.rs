@@ -72,7 +72,17 @@ type Need = (
     &'static str,
 );
 
-const NEEDS: [Need; 13] = [
+const NEEDS: [Need; 15] = [
+    (
+        &["crosscoder_norm", "crosscoder_model"],
+        |config| config.crosscoder,
+        "needs `crosscoder`",
+    ),
+    (
+        &["crosscoder_revision"],
+        |config| config.crosscoder_model.is_some(),
+        "needs `crosscoder_model`",
+    ),
     (
         &["auxk_alpha", "auxk_norm"],
         |config| config.activation != Gated,

@@ -1,5 +1,6 @@
 //! From a recipe's drafts to jobs: overrides applied, hookpoints resolved, ids computed.
 
+use crate::cross::{crosscoders, write_to_later};
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::preset::Base;
@@ -40,8 +41,11 @@ pub struct Job {
 pub struct SaeSpec {
     /// The hookpoint, followed by `/seed{n}` if the job has several seeds; also its folder.
     pub name: String,
-    /// The hookpoint.
+    /// The hookpoint; of a crosscoder, all of them with `+` between.
     pub hookpoint: String,
+    /// Those of a crosscoder, or those that a cross-layer transcoder writes to, from its own on. Empty: there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hookpoints: Vec<String>,
     /// Seed of the initial weights.
     pub seed: i64,
     /// Width of the input.
@@ -78,6 +82,15 @@ impl SaeSpec {
     /// Width of its output.
     pub fn d_out(&self) -> usize {
         self.d_out.unwrap_or(self.d_in)
+    }
+
+    /// The hookpoints whose activations it gives.
+    pub fn outputs(&self) -> &[String] {
+        if self.hookpoints.is_empty() {
+            std::slice::from_ref(&self.hookpoint)
+        } else {
+            &self.hookpoints
+        }
     }
 }
 
@@ -198,10 +211,17 @@ fn check_tokens(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanErro
 
 fn resolve_saes(config: &TrainConfig, facts: &ModelFacts) -> Result<Vec<SaeSpec>, PlanError> {
     let mut saes = Vec::new();
-    for hookpoint in select_hookpoints(config, facts)? {
+    let hookpoints = select_hookpoints(config, facts)?;
+    if config.crosscoder {
+        return crosscoders(config, &hookpoints);
+    }
+    for hookpoint in &hookpoints {
         for &seed in &config.init_seeds {
             saes.push(resolve_sae(config, hookpoint, seed)?);
         }
+    }
+    if config.cross_layer {
+        write_to_later(&mut saes, &hookpoints)?;
     }
     Ok(saes)
 }
@@ -212,27 +232,41 @@ fn resolve_sae(
     seed: i64,
 ) -> Result<SaeSpec, PlanError> {
     let (d_in, d_out) = widths(config, hookpoint)?;
-    let num_latents = config.num_latents_for(d_in);
-    if num_latents > MOST_LATENTS {
-        let problem = format!("gives {} more than {MOST_LATENTS} latents", hookpoint.name);
-        return Err(PlanError::setting("expansion_factor", &problem));
-    }
-    config.check_latents(num_latents, &hookpoint.name)?;
-    let name = match config.init_seeds.len() {
-        1 => hookpoint.name.clone(),
-        _ => format!("{}/seed{seed}", hookpoint.name),
-    };
-    let lr = config.lr_for(num_latents);
+    let num_latents = latents_for(config, d_in, &hookpoint.name)?;
     Ok(SaeSpec {
-        name,
+        name: sae_name(config, &hookpoint.name, seed),
         hookpoint: hookpoint.name.clone(),
+        hookpoints: Vec::new(),
         seed,
         d_in,
         d_out: (d_out != d_in).then_some(d_out),
         num_latents,
         k: config.k,
-        lr,
+        lr: config.lr_for(num_latents),
     })
+}
+
+/// The number of latents for an input of width `d_in` at `hookpoint`.
+pub(crate) fn latents_for(
+    config: &TrainConfig,
+    d_in: usize,
+    hookpoint: &str,
+) -> Result<usize, PlanError> {
+    let num_latents = config.num_latents_for(d_in);
+    if num_latents > MOST_LATENTS {
+        let problem = format!("gives {hookpoint} more than {MOST_LATENTS} latents");
+        return Err(PlanError::setting("expansion_factor", &problem));
+    }
+    config.check_latents(num_latents, hookpoint)?;
+    Ok(num_latents)
+}
+
+/// What an SAE is called: by its hookpoint, and its seed if there are several.
+pub(crate) fn sae_name(config: &TrainConfig, hookpoint: &str, seed: i64) -> String {
+    match config.init_seeds.len() {
+        1 => hookpoint.to_owned(),
+        _ => format!("{hookpoint}/seed{seed}"),
+    }
 }
 
 /// Widths of the input and the output of an SAE at `hookpoint`.

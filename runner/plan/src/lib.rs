@@ -5,11 +5,11 @@
 //!
 //! - `config.rs`: all settings of training; `defaults.rs`: their defaults; `options.rs`, `sae_options.rs`: those that
 //!   are one of a few names; `sweep.rs`: a sweep as written
-//! - `validate.rs`, `validate_kinds.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
+//! - `validate.rs`, `validate_kinds.rs`, `validate_cross.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
 //! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings laid over others
 //! - `schema.rs`: the same for editors
 //! - `k.rs`: latents a token may use
-//! - `job.rs`: ids; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
+//! - `job.rs`: ids; `cross.rs`: SAEs on several hookpoints; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
 //! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
@@ -17,6 +17,7 @@
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod config;
+mod cross;
 mod data_files;
 mod dataset;
 mod defaults;
@@ -55,9 +56,11 @@ mod told;
 mod torch_version;
 mod update_size;
 mod validate;
+mod validate_cross;
 mod validate_kinds;
 
 pub use config::TrainConfig;
+pub use cross::{CROSSCODER, by_layers};
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
 pub use environment::{Environment, StoreAddress};
@@ -79,7 +82,7 @@ pub use preset::{Base, presets};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use sae_options::{
-    Activation, AuxkNorm, BDecInit, NormalizeActivations, PAnnealForm, PreActLossOn, SparsityLoss,
+    Activation, AuxkNorm, BDecInit, CrosscoderNorm, NormalizeActivations, PAnnealForm, PreActLossOn, SparsityLoss,
     ThresholdEma,
 };
 pub use schedule::{LrSchedule, k_at, updates_of};

@@ -119,6 +119,8 @@ struct Share<'a> {
     most_params: u128,
     /// Floats for a token of the SAE that takes the most.
     sae_row: usize,
+    /// Floats for a token of all layers of a cross-layer transcoder.
+    row_of_layers: usize,
     /// What is computed with all latents of a block of tokens, of the SAE that takes the most.
     block_bytes: u128,
     /// Latents that are listed for a token until the whole update is known, of all SAEs.
@@ -165,6 +167,13 @@ impl<'a> MemoryDemand<'a> {
                 None => (&mut self.of_all, n_tokens),
             };
             share.add(config, sae, n_tokens);
+            if config.cross_layer {
+                // What all layers computed waits for the errors of the last.
+                share.row_of_layers += sae_row(config, sae) / config.init_seeds.len();
+            }
+        }
+        for share in self.of_rank.iter_mut().chain([&mut self.of_all]) {
+            share.sae_row = share.sae_row.max(std::mem::take(&mut share.row_of_layers));
         }
     }
 
@@ -283,13 +292,29 @@ impl<'a> Share<'a> {
 
 impl<'a> Widths<'a> {
     fn add(&mut self, config: &TrainConfig, sae: &'a SaeSpec) {
-        let tapped = if config.transcode {
-            sae.d_in + sae.d_out()
-        } else {
-            sae.d_in
-        };
-        let width = self.0.entry(&sae.hookpoint).or_default();
-        *width = tapped.max(*width);
+        let outputs = sae.outputs();
+        let width_of_output = sae.d_out() / outputs.len();
+        let of_input = if config.transcode { sae.d_in } else { 0 };
+        self.at_least(&sae.hookpoint, of_input);
+        for hookpoint in outputs {
+            let own = if *hookpoint == sae.hookpoint {
+                of_input
+            } else {
+                0
+            };
+            self.at_least(hookpoint, own + width_of_output);
+        }
+        // Those of several hookpoints are joined.
+        if config.crosscoder {
+            self.at_least(&sae.hookpoint, sae.d_in);
+        } else if let [_, _, ..] = outputs {
+            self.at_least(&sae.name, sae.d_out());
+        }
+    }
+
+    fn at_least(&mut self, name: &'a str, width: usize) {
+        let known = self.0.entry(name).or_default();
+        *known = width.max(*known);
     }
 
     fn sum(&self) -> usize {
@@ -335,7 +360,8 @@ fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
     };
     job.saes
         .iter()
-        .map(|sae| needed(&sae.hookpoint))
+        .flat_map(SaeSpec::outputs)
+        .map(|name| needed(name))
         .max()
         .unwrap_or(0)
 }

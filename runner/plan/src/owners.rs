@@ -1,5 +1,6 @@
 //! Which rank trains which SAE, if `distribute_modules` gives each to one.
 
+use crate::cross::by_layers;
 use crate::{Job, SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 
@@ -15,24 +16,48 @@ const MOST_OVERLOAD_PCT: u128 = 5;
 /// `n_ranks` is 0.
 pub fn owners(jobs: &[&Job], n_ranks: usize) -> Vec<Option<Vec<usize>>> {
     let is_spread = |job: &Job| job.config.distribute_modules && n_ranks > 1;
-    let of_job = |job: &Job| -> Vec<(String, u128)> {
-        let saes = job.saes.iter();
-        saes.map(|sae| (sae.hookpoint.clone(), cost(&job.config, sae)))
-            .collect()
-    };
     let spread = jobs.iter().filter(|job| is_spread(job));
-    let saes: Vec<_> = spread.flat_map(|job| of_job(job)).collect();
-    let mut ranks = assign(&saes, n_ranks).into_iter();
-    jobs.iter()
-        .map(|job| is_spread(job).then(|| ranks.by_ref().take(job.saes.len()).collect()))
+    let of_units: Vec<_> = spread.flat_map(|job| costs_of(job)).collect();
+    let mut ranks = assign(&of_units, n_ranks).into_iter();
+    let mut of_job = |job: &Job| {
+        let mut of_saes = vec![0; job.saes.len()];
+        for unit in units(job) {
+            let rank = ranks.next().expect("there is one for each unit");
+            for sae_idx in unit {
+                of_saes[sae_idx] = rank;
+            }
+        }
+        of_saes
+    };
+    let jobs = jobs.iter();
+    jobs.map(|job| is_spread(job).then(|| of_job(job)))
         .collect()
 }
 
 /// The number of SAEs of all `jobs`, if each is on one rank and some of `n_ranks` would have none.
 pub fn too_few_saes(jobs: &[&Job], n_ranks: usize) -> Option<usize> {
     let are_spread = jobs.iter().all(|job| job.config.distribute_modules);
-    let n_saes = jobs.iter().map(|job| job.saes.len()).sum();
-    (are_spread && n_saes < n_ranks).then_some(n_saes)
+    let n_units = jobs.iter().map(|job| units(job).len()).sum();
+    (are_spread && n_units < n_ranks).then_some(n_units)
+}
+
+/// The indices of the SAEs of `job` that are on one rank together: the layers of a cross-layer transcoder, or one.
+fn units(job: &Job) -> Vec<Vec<usize>> {
+    if job.config.cross_layer {
+        by_layers(&job.saes)
+    } else {
+        (0..job.saes.len()).map(|sae_idx| vec![sae_idx]).collect()
+    }
+}
+
+/// Of each unit of `job`, its first hookpoint and what it costs.
+fn costs_of(job: &Job) -> Vec<(String, u128)> {
+    let of_unit = |unit: Vec<usize>| {
+        let saes = unit.iter().map(|sae_idx| &job.saes[*sae_idx]);
+        let hookpoint = job.saes[unit[0]].hookpoint.clone();
+        (hookpoint, saes.map(|sae| cost(&job.config, sae)).sum())
+    };
+    units(job).into_iter().map(of_unit).collect()
 }
 
 /// A rank for each SAE, given as its hookpoint and its cost.

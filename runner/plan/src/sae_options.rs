@@ -117,3 +117,18 @@ pub enum ThresholdEma {
     /// The `k`-th largest of an update's pre-activations; the first is taken whole.
     Overcomplete,
 }
+
+/// How large a latent of a crosscoder counts, by its rows of the decoder, one for each hookpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CrosscoderNorm {
+    /// The sum of the rows' norms: Anthropic's.
+    #[default]
+    Crosscoder,
+    /// The norm of all rows as one.
+    Sae,
+    /// `sae` plus a tenth of `crosscoder`.
+    Mixed,
+    /// 1.
+    None,
+}

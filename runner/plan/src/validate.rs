@@ -39,6 +39,7 @@ impl TrainConfig {
         }
         self.validate_choices()?;
         self.validate_kinds()?;
+        self.validate_cross()?;
         if self.loss_fn.is_end_to_end() {
             self.validate_end_to_end()?;
         }

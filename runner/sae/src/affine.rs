@@ -8,13 +8,39 @@ use tch::{TchError, Tensor};
 pub struct Affine {
     /// `[width]`, Float.
     pub mean: Tensor,
-    /// M, Float: a scalar, or `[width, width]`.
+    /// M, Float: a scalar, the diagonal alone, `[width]`, or `[width, width]`.
     pub matrix: Tensor,
     /// Its inverse.
     pub inverse: Tensor,
 }
 
 impl Affine {
+    /// That of rows which have the columns of several one after the other.
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn side_by_side(all: &[Self]) -> Result<Self, SaeError> {
+        let [first, others @ ..] = all else {
+            panic!("there is at least one");
+        };
+        if others.is_empty() {
+            return Ok(Self {
+                mean: first.mean.shallow_clone(),
+                matrix: first.matrix.shallow_clone(),
+                inverse: first.inverse.shallow_clone(),
+            });
+        }
+        let means: Vec<&Tensor> = all.iter().map(|own| &own.mean).collect();
+        Ok(Self {
+            mean: Tensor::f_cat(&means, 0)?,
+            matrix: joined(all, |own| &own.matrix)?,
+            inverse: joined(all, |own| &own.inverse)?,
+        })
+    }
+
     /// Of rows, `[n, width]`.
     ///
     /// # Errors
@@ -24,9 +50,22 @@ impl Affine {
     }
 }
 
+/// The matrices of all along one diagonal.
+fn joined(all: &[Affine], matrix: impl Fn(&Affine) -> &Tensor) -> Result<Tensor, TchError> {
+    let of_each = all.iter().map(|own| match matrix(own).dim() {
+        0 => matrix(own).f_expand_as(&own.mean),
+        _ => Ok(matrix(own).shallow_clone()),
+    });
+    let of_each = of_each.collect::<Result<Vec<_>, TchError>>()?;
+    match of_each[0].dim() {
+        1 => Tensor::f_cat(&of_each, 0),
+        _ => Tensor::f_block_diag(&of_each),
+    }
+}
+
 /// `rows M`.
 fn times(rows: &Tensor, matrix: &Tensor) -> Result<Tensor, TchError> {
-    if matrix.dim() == 0 {
+    if matrix.dim() < 2 {
         rows.f_mul(matrix)
     } else {
         rows.f_matmul(matrix)
@@ -35,7 +74,7 @@ fn times(rows: &Tensor, matrix: &Tensor) -> Result<Tensor, TchError> {
 
 /// `rows M^T`.
 fn times_transposed(rows: &Tensor, matrix: &Tensor) -> Result<Tensor, TchError> {
-    if matrix.dim() == 0 {
+    if matrix.dim() < 2 {
         rows.f_mul(matrix)
     } else {
         rows.f_matmul(&matrix.f_tr()?)

@@ -6,9 +6,9 @@ use crate::error::{inexpressible, without_decoder};
 use crate::folding::bias_after_b_dec;
 use crate::mapped::MappedFile;
 use crate::placing::{no_decoder, placed};
-use crate::{LoadOptions, Sae, SaeError, saelens};
+use crate::{LoadOptions, Sae, SaeError, crosscoder, saelens};
 use plan::SaeLensMetadata;
-use sae_files::{CONFIG_FILE, SaeConfig, WEIGHTS_FILE, is_saelens_folder};
+use sae_files::{CONFIG_FILE, SaeConfig, WEIGHTS_FILE, is_crosscoder_folder, is_saelens_folder};
 use std::fs;
 use std::path::Path;
 
@@ -18,6 +18,9 @@ impl Sae {
     /// # Errors
     /// A folder that cannot be written, or an SAE that sparsify has no kind for.
     pub fn save_to_disk(&self, dir: &Path) -> Result<(), SaeError> {
+        if self.cfg.is_crosscoder() {
+            return Err(inexpressible("sparsify", "a crosscoder").into());
+        }
         if !self.cfg.activation.has_k() {
             let activation = format!("the activation {}", self.cfg.activation);
             return Err(inexpressible("sparsify", &activation).into());
@@ -40,14 +43,17 @@ impl Sae {
         sync_dir(dir)
     }
 
-    /// As [`Sae::save_to_disk`] if sparsify has the activation, else as [`Sae::save_saelens`]. What neither has is
+    /// As [`Sae::save_to_disk`] if sparsify has the activation, else as [`Sae::save_saelens`]; a crosscoder as
+    /// crosscoder_learning has it. What neither has is
     /// written in SAELens's layout with an architecture of our own, which only [`Sae::load_from_disk`] and the package
     /// for Python read.
     ///
     /// # Errors
     /// A folder that cannot be written.
     pub fn save(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
-        if self.cfg.activation.has_k() {
+        if self.cfg.is_crosscoder() {
+            self.save_crosscoder(dir, metadata)
+        } else if self.cfg.activation.has_k() {
             self.save_to_disk(dir)
         } else {
             self.save_own(dir, metadata)
@@ -71,6 +77,8 @@ impl Sae {
         let options = options.into();
         if is_saelens_folder(dir) {
             saelens::load(dir, &options)
+        } else if is_crosscoder_folder(dir) {
+            crosscoder::load(dir, &options)
         } else {
             load(dir, &options)
         }

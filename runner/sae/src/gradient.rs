@@ -120,8 +120,8 @@ impl Gradients {
         if has_unit_norm {
             return Ok(kernels::project(&mut self.w_dec, &sae.w_dec)?);
         }
-        let norms = sae.decoder_norms()?.f_clamp_min(MIN_NORM)?;
-        let rows = sae.w_dec.f_div(&norms.f_unsqueeze(1)?)?;
+        let norms = sae.w_dec.f_norm_scalaropt_dim(2.0, [1i64], true)?;
+        let rows = sae.w_dec.f_div(&norms.f_clamp_min(MIN_NORM)?)?;
         Ok(kernels::project(&mut self.w_dec, &rows)?)
     }
 }

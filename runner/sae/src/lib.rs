@@ -38,10 +38,10 @@
 //! - `pre_acts.rs`: pre-activations, and latents found by them in bfloat16
 //! - `support.rs`: sums and products at all latents, or at a list of them
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
-//! - `folding.rs`, `affine.rs`: the same SAE with other weights
+//! - `norms.rs`: how large latents count; `folding.rs`, `affine.rs`: the same SAE with other weights
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust and in CUDA C++ (the crate `kernels`), and in libtorch's operations
-//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`, `circuit_tracer.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
+//! - `from_hub.rs`: SAEs of the Hub (feature `hub`); `many.rs`: several at once; `disk.rs`, `saelens.rs`, `circuit_tracer.rs`, `crosscoder.rs`: layouts; `mapped.rs`, `placing.rs`: weights in their file, and where they
 //!   are wanted
 //!
 //! What needs no weights is in the crate `sae_files`: settings, folders, repositories, names of hookpoints.
@@ -52,6 +52,7 @@ mod affine;
 mod any_bytes;
 mod atomic_file;
 mod circuit_tracer;
+mod crosscoder;
 mod disk;
 mod encoded;
 mod error;
@@ -66,6 +67,7 @@ mod kernels;
 mod many;
 mod mapped;
 mod model;
+mod norms;
 mod not_finite;
 mod objective;
 mod options;
@@ -99,7 +101,7 @@ pub use kernels::{
 };
 pub use model::{Gate, Reconstruction, Sae};
 pub use objective::{
-    AuxK, Backward, BatchLatents, BatchSearch, Jump, Level, Losses, Objective, Penalty, PreActLoss,
+    AuxK, Backward, BatchLatents, BatchSearch, Jump, LayerPass, Level, Losses, Objective, Penalty, PreActLoss,
 };
 pub use options::LoadOptions;
 #[cfg(feature = "hub")]

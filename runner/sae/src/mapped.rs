@@ -28,6 +28,10 @@ impl MappedFile {
         })
     }
 
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
     pub(crate) fn has(&self, tensor: &str) -> bool {
         self.header.has(tensor)
     }

@@ -21,6 +21,9 @@ const WEIGHTS: [&str; 3] = ["W_enc", "W_dec", "b_dec"];
 /// What the magnitudes of a gated SAE are made with.
 const GATE: [&str; 2] = ["b_mag", "r_mag"];
 
+/// In the metadata, of a cross-layer transcoder: what it writes to. Ours.
+const HOOKPOINTS: &str = "hookpoints";
+
 /// Factors of latents in old folders.
 const SCALING: &str = "scaling_factor";
 
@@ -80,7 +83,7 @@ const ARCHITECTURES: [Architecture; 10] = [
     Architecture::new("gated_skip_transcoder", Activation::Gated, SKIP_TRANSCODER).own(),
 ];
 
-/// What is read of `cfg.json`, besides its metadata.
+/// What is read of `cfg.json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -96,6 +99,7 @@ struct Config {
     apply_b_dec_to_input: Option<bool>,
     normalize_activations: Option<Value>,
     rescale_acts_by_decoder_norm: Option<bool>,
+    metadata: Map<String, Value>,
 }
 
 /// What an architecture consists of.
@@ -246,8 +250,16 @@ impl Config {
             apply_b_dec_to_input: kinds.is_transcoder
                 || self.subtracts_b_dec()
                 || self.adds_b_dec_back(kinds),
+            hookpoints: self.hookpoints(),
             ..SaeConfig::topk(self.d_in, self.d_sae, k)
         })
+    }
+
+    /// What a cross-layer transcoder writes to.
+    fn hookpoints(&self) -> Vec<String> {
+        let names = self.metadata.get(HOOKPOINTS).and_then(Value::as_array);
+        let names = names.into_iter().flatten();
+        names.filter_map(|name| Some(name.as_str()?.to_owned())).collect()
     }
 
     fn top_k(&self, path: &Path) -> Result<usize, SaeError> {

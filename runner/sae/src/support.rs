@@ -111,7 +111,7 @@ impl Support {
     }
 
     /// What the latents of a range decode to, without the bias: `[n_tokens, d_out]`.
-    fn decoded(
+    pub(crate) fn decoded(
         &self,
         acts: &Tensor,
         w_dec: &Tensor,
@@ -123,6 +123,14 @@ impl Support {
                 acts.f_matmul(&w_dec.f_narrow(0, start, end - start)?)
             }
             Self::Some(at) => at.times_rows(&acts.f_mul(&is_within(at, (start, end))?)?, w_dec),
+        }
+    }
+
+    /// The products of `rows`, `[n_tokens, d_out]`, with those of the decoder, where the support is.
+    pub(crate) fn dots(&self, rows: &Tensor, w_dec: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::All => rows.f_matmul(&w_dec.f_tr()?),
+            Self::Some(at) => at.dots(rows, w_dec),
         }
     }
 

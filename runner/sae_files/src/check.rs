@@ -1,6 +1,7 @@
 //! Whether an SAE that was trained here is on disk, and whole.
 
 use crate::cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
+use crate::crosscoder;
 use crate::saelens::{SAELENS_WEIGHTS_FILE, is_saelens_folder};
 use crate::{Header, SaeConfig};
 use fault::Fault;
@@ -15,6 +16,9 @@ use std::path::Path;
 pub fn check_sae(dir: &Path) -> Result<(), Fault> {
     if is_saelens_folder(dir) {
         return check_saelens(dir);
+    }
+    if crosscoder::is_crosscoder_folder(dir) {
+        return crosscoder::check(dir);
     }
     let cfg = SaeConfig::of_folder(dir)?;
     let header = Header::open(&dir.join(WEIGHTS_FILE))?;

@@ -1,6 +1,7 @@
 //! `cfg.json`: the one place where our names meet those on disk.
 
 use fault::Fault;
+use plan::CrosscoderNorm;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -82,6 +83,13 @@ pub struct SaeConfig {
     /// such key.
     #[serde(skip, default = "yes")]
     pub apply_b_dec_to_input: bool,
+    /// The hookpoints of a crosscoder, whose activations it takes and gives side by side; or those that a cross-layer
+    /// transcoder writes to. Empty: there is one. sparsify has no such key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hookpoints: Vec<String>,
+    /// How large a crosscoder's latents count. sparsify has no such key.
+    #[serde(skip)]
+    pub code_normalization: CrosscoderNorm,
 }
 
 fn default_expansion_factor() -> usize {
@@ -111,7 +119,19 @@ impl SaeConfig {
             d_in,
             d_out: None,
             apply_b_dec_to_input: true,
+            hookpoints: Vec::new(),
+            code_normalization: CrosscoderNorm::default(),
         }
+    }
+
+    /// Whether it takes and gives activations of several hookpoints.
+    pub fn is_crosscoder(&self) -> bool {
+        !self.transcode && !self.hookpoints.is_empty()
+    }
+
+    /// Hookpoints that it gives activations of.
+    pub fn n_outputs(&self) -> usize {
+        self.hookpoints.len().max(1)
     }
 
     /// Whether the encoder is applied to the input less `b_dec`.

@@ -2,7 +2,7 @@
 
 use crate::cfg_file::{CONFIG_FILE, read_config};
 use crate::error::{io_fault, no_saes, no_such_sae};
-use crate::{WEIGHTS_FILE, saelens};
+use crate::{WEIGHTS_FILE, crosscoder, saelens};
 use fault::Fault;
 use files::DigestCache;
 use plan::{FoundSae, digest_json, fnmatch};
@@ -18,7 +18,9 @@ pub(crate) fn found(name: String, dir: PathBuf) -> FoundSae {
         parts.next().unwrap_or_default().to_owned()
     };
     FoundSae {
-        hookpoint: saelens::hook_name(&dir).unwrap_or_else(of_folder),
+        hookpoint: saelens::hook_name(&dir)
+            .or_else(|| crosscoder::hook_name(&dir))
+            .unwrap_or_else(of_folder),
         name,
         dir,
     }

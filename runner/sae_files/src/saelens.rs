@@ -1,6 +1,7 @@
 //! SAELens's layout: `cfg.json` and `sae_weights.safetensors`, and what they say of an SAE's training.
 
 use crate::cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
+use crate::crosscoder::{CrosscoderConfig, is_crosscoder_folder};
 use plan::SaeLayout;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -55,6 +56,9 @@ pub(crate) fn model_name(dir: &Path) -> Option<String> {
 
 /// The threshold that training estimated, of an SAE that was saved here.
 pub fn threshold_ema(dir: &Path) -> Option<f64> {
+    if is_crosscoder_folder(dir) {
+        return CrosscoderConfig::of_folder(dir).ok()?.threshold_ema;
+    }
     config_of(dir)?.metadata.get("threshold_ema")?.as_f64()
 }
 

@@ -64,6 +64,8 @@ mod kinds_ranks_tests;
 #[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]
+mod cross_tests;
+#[cfg(test)]
 mod kinds_verdicts_tests;
 #[cfg(test)]
 mod ranks_tests;

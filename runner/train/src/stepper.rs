@@ -49,6 +49,7 @@ impl Stepper {
         let spec = SaeSpec {
             name: "activations".into(),
             hookpoint: "activations".into(),
+            hookpoints: Vec::new(),
             seed: config.init_seeds.first().copied().unwrap_or_default(),
             d_in,
             d_out: None,

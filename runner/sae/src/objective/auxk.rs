@@ -78,7 +78,7 @@ impl Sae {
         (term, own_fire_counts): (AuxK<'l>, &Tensor),
         pre_acts: impl FnOnce(&'l Tensor) -> Result<SomePreActs<'a, 'l>, SaeError>,
     ) -> Result<Option<Term>, SaeError> {
-        let n_wanted = self.cfg.d_out() as i64 / 2;
+        let n_wanted = (self.cfg.d_out() / self.cfg.n_outputs()) as i64 / 2;
         let k = n_wanted.min(term.candidates.size()[0]);
         if k == 0 {
             return Ok(None);

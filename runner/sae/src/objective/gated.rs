@@ -82,10 +82,9 @@ impl Sae {
                 r_mag: sum(&at_magnitudes.f_mul(&unscaled)?)?,
             }),
         };
-        if let Some(of_rows) = &term.of_rows {
-            let _ = gradients
-                .w_dec
-                .f_add_(&self.w_dec.f_mul(&of_rows.f_unsqueeze(1)?)?)?;
+        if let Some(at_norms) = &term.at_norms {
+            let of_rows = self.row_norm().gradient(&self.w_dec, at_norms)?;
+            let _ = gradients.w_dec.f_add_(&of_rows)?;
         }
         if !is_detached {
             let _ = gradients

@@ -34,6 +34,20 @@ pub(super) struct Latents {
     pub(super) pre_acts: Tensor,
 }
 
+/// Activations of latents, with the errors of what they reconstruct.
+pub(super) struct Reconstructed {
+    pub(super) active: ActiveLatents,
+    pub(super) errors: NestedErrors,
+    pub(super) levels: Vec<Level>,
+}
+
+/// Activations, where the support is, and which latents are active.
+pub(super) struct ActiveLatents {
+    pub(super) acts: Tensor,
+    /// Bool.
+    pub(super) are_active: Tensor,
+}
+
 /// What the latents of some tokens do to the loss.
 struct AtLatents {
     acts: Tensor,
@@ -41,8 +55,8 @@ struct AtLatents {
     grad_pre: Tensor,
     /// The gradient at thresholds: `[num_latents]`.
     threshold: Option<Tensor>,
-    /// Factors of the decoder's rows in their own gradient: `[num_latents]`.
-    of_rows: Option<Tensor>,
+    /// The gradient at the norms of the decoder's rows: `[num_latents]`.
+    at_norms: Option<Tensor>,
     errors: NestedErrors,
     levels: Vec<Level>,
     losses: Losses,
@@ -110,7 +124,7 @@ impl Sae {
     }
 
     /// The latents that the loss looks at, one by one. `None`: at all.
-    fn listed(
+    pub(super) fn listed(
         &self,
         batch: &Batch,
         objective: &Objective<'_>,
@@ -204,12 +218,24 @@ impl Sae {
         latents: Latents,
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
-        let at = self.at_latents(batch, &latents, objective)?;
+        let reconstructed = self.reconstructed(batch, &latents, objective)?;
+        self.backward_from(batch, latents, reconstructed, objective)
+    }
+
+    /// The backward pass from reconstructions.
+    pub(super) fn backward_from(
+        &self,
+        batch: &Batch,
+        latents: Latents,
+        reconstructed: Reconstructed,
+        objective: &Objective<'_>,
+    ) -> Result<Backward, SaeError> {
+        let at = self.at_latents(&latents, reconstructed, objective)?;
         let support = &latents.support;
         let levels = &at.levels;
         let mut gradients = self.gradients_at(batch, support, &at)?;
-        if let Some(of_rows) = &at.of_rows {
-            let of_rows = self.w_dec.f_mul(&of_rows.f_unsqueeze(1)?)?;
+        if let Some(at_norms) = &at.at_norms {
+            let of_rows = self.row_norm().gradient(&self.w_dec, at_norms)?;
             let _ = gradients.w_dec.f_add_(&of_rows)?;
         }
         let mut losses = at.losses;
@@ -256,7 +282,7 @@ impl Sae {
             let error = self.forward(x)?.sae_out.f_sub(target)?;
             return Ok((error, self.fire_counts(&encoded)?));
         };
-        let (acts, _) = self.acts_at(&support, &pre_acts)?;
+        let acts = self.acts_at(&support, &pre_acts)?.acts;
         let levels = [Level::all(self.num_latents())];
         let decoder = (&self.w_dec, &self.b_dec);
         let errors = support.reconstruct(&acts, decoder, &batch.target, &levels)?;
@@ -277,7 +303,8 @@ impl Sae {
         let Some(latents) = self.listed(&batch, objective)? else {
             return Ok(None);
         };
-        let at = self.at_latents(&batch, &latents, objective)?;
+        let reconstructed = self.reconstructed(&batch, &latents, objective)?;
+        let at = self.at_latents(&latents, reconstructed, objective)?;
         let Some(entries) = latents.support.sorted([&at.acts, &at.grad_pre], &at.levels) else {
             return Ok(None);
         };
@@ -295,21 +322,40 @@ impl Sae {
         }))
     }
 
-    /// What latents do to the loss.
-    fn at_latents(
+    fn reconstructed(
         &self,
         batch: &Batch,
         latents: &Latents,
         objective: &Objective<'_>,
-    ) -> Result<AtLatents, SaeError> {
+    ) -> Result<Reconstructed, SaeError> {
         let Latents { support, pre_acts } = latents;
-        let (acts, are_active) = self.acts_at(support, pre_acts)?;
+        let active = self.acts_at(support, pre_acts)?;
         let levels = match objective.nesting {
             [] => vec![Level::all(self.num_latents())],
             nesting => nesting.to_vec(),
         };
         let decoder = (&self.w_dec, &self.b_dec);
-        let errors = support.reconstruct(&acts, decoder, &batch.target, &levels)?;
+        let errors = support.reconstruct(&active.acts, decoder, &batch.target, &levels)?;
+        Ok(Reconstructed {
+            active,
+            errors,
+            levels,
+        })
+    }
+
+    /// What latents do to the loss.
+    fn at_latents(
+        &self,
+        latents: &Latents,
+        reconstructed: Reconstructed,
+        objective: &Objective<'_>,
+    ) -> Result<AtLatents, SaeError> {
+        let support = &latents.support;
+        let Reconstructed {
+            active: ActiveLatents { acts, are_active },
+            errors,
+            levels,
+        } = reconstructed;
         let penalty = self.penalty(support, [&acts, &are_active], objective)?;
         let (grad_pre, threshold) = self.at_pre_acts(
             latents,
@@ -323,7 +369,7 @@ impl Sae {
                 powers: penalty.powers,
                 ..nested_losses(&errors, &levels)?
             },
-            of_rows: penalty.of_rows,
+            at_norms: penalty.at_norms,
             acts,
             grad_pre,
             threshold,
@@ -333,14 +379,23 @@ impl Sae {
     }
 
     /// Activations, and which latents are active.
-    fn acts_at(&self, support: &Support, pre_acts: &Tensor) -> Result<(Tensor, Tensor), SaeError> {
+    pub(super) fn acts_at(
+        &self,
+        support: &Support,
+        pre_acts: &Tensor,
+    ) -> Result<ActiveLatents, SaeError> {
         if let Some(threshold) = &self.threshold {
             let jumped = Jump::acts(support, pre_acts, threshold)?;
-            return Ok((jumped.acts, jumped.are_active));
+            return Ok(ActiveLatents {
+                acts: jumped.acts,
+                are_active: jumped.are_active,
+            });
         }
         let acts = pre_acts.f_relu()?;
-        let are_active = acts.f_gt(0.0)?;
-        Ok((acts, are_active))
+        Ok(ActiveLatents {
+            are_active: acts.f_gt(0.0)?,
+            acts,
+        })
     }
 
     fn penalty(
@@ -403,14 +458,6 @@ impl Sae {
             threshold: at.threshold.as_ref().map(Tensor::shallow_clone),
             gate: None,
         })
-    }
-
-    /// Norms of the decoder's rows: `[num_latents]`.
-    ///
-    /// # Errors
-    /// Too little memory.
-    pub fn decoder_norms(&self) -> Result<Tensor, SaeError> {
-        Ok(self.w_dec.f_norm_scalaropt_dim(2.0, [1i64], false)?)
     }
 
     /// The encoder whose pre-activations decide between latents: its own, or times the norms of the decoder's rows.

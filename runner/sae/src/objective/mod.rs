@@ -9,6 +9,7 @@ mod gated;
 mod general;
 mod hierarchical;
 mod jump;
+mod layers;
 mod multi_topk;
 mod penalty;
 mod pre_act;
@@ -20,6 +21,7 @@ use tch::{Kind, Tensor};
 pub use auxk::AuxK;
 pub use batch::{BatchLatents, BatchSearch};
 pub use jump::Jump;
+pub use layers::LayerPass;
 pub use penalty::Penalty;
 pub use pre_act::PreActLoss;
 

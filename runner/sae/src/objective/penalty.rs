@@ -10,7 +10,6 @@
 //! ```
 
 use crate::SaeError;
-use crate::folding::MIN_NORM;
 use crate::support::Support;
 use tch::{Kind, TchError, Tensor};
 
@@ -83,8 +82,8 @@ pub(super) struct PenaltyTerm {
     pub(super) at_acts: Option<Tensor>,
     /// Its gradient at the number of active latents: `[n_tokens]`.
     pub(super) at_counts: Option<Tensor>,
-    /// Factors of the decoder's rows in their own gradient: `[num_latents]`.
-    pub(super) of_rows: Option<Tensor>,
+    /// Its gradient at the norms of the decoder's rows: `[num_latents]`.
+    pub(super) at_norms: Option<Tensor>,
     /// The sums with a power and the next one, without a coefficient: `[2]`, Double.
     pub(super) powers: Option<Tensor>,
 }
@@ -127,16 +126,16 @@ impl Penalty<'_> {
                     }
                 };
                 let at_acts = at_acts.f_mul_scalar(coefficient)?;
-                let (at_acts, of_rows) = if is_scaled {
-                    let (at_acts, of_rows) = active.chain(&at_acts)?;
-                    (at_acts, Some(of_rows))
+                let (at_acts, at_norms) = if is_scaled {
+                    let (at_acts, at_norms) = active.chain(&at_acts)?;
+                    (at_acts, Some(at_norms))
                 } else {
                     (at_acts, None)
                 };
                 PenaltyTerm {
                     loss: Some(sum.f_mul_scalar(coefficient)?),
                     at_acts: Some(at_acts),
-                    of_rows,
+                    at_norms,
                     powers,
                     ..PenaltyTerm::default()
                 }
@@ -193,15 +192,14 @@ impl Active<'_> {
         self.acts.f_mul(&self.support.at_latents(self.norms)?)
     }
 
-    /// What `at_scaled`, the gradient at `a = f n`, is at `f` and at the rows of the decoder.
+    /// What `at_scaled`, the gradient at `a = f n`, is at `f` and at `n`.
     fn chain(&self, at_scaled: &Tensor) -> Result<(Tensor, Tensor), TchError> {
         let at_acts = at_scaled.f_mul(&self.support.at_latents(self.norms)?)?;
         let at_norms = at_scaled.f_mul(self.acts)?;
         let at_norms = self
             .support
             .sums_by_latent(&at_norms, self.norms.size()[0])?;
-        // A transcoder's rows begin at 0, where a norm has no slope.
-        Ok((at_acts, at_norms.f_div(&self.norms.f_clamp_min(MIN_NORM)?)?))
+        Ok((at_acts, at_norms))
     }
 }
 
@@ -236,11 +234,11 @@ fn tanh(active: &Active<'_>, coefficient: f64, scale: f64) -> Result<PenaltyTerm
         .f_mul(&active.support.at_latents(active.norms)?)?;
     let tanh = scaled.f_mul_scalar(scale)?.f_tanh()?;
     let slopes = tanh.f_square()?.f_neg()?.f_add_scalar(1.0)?;
-    let (at_acts, of_rows) = active.chain(&slopes.f_mul_scalar(coefficient * scale)?)?;
+    let (at_acts, at_norms) = active.chain(&slopes.f_mul_scalar(coefficient * scale)?)?;
     Ok(PenaltyTerm {
         loss: Some(sum(&tanh)?.f_mul_scalar(coefficient)?),
         at_acts: Some(at_acts),
-        of_rows: Some(of_rows),
+        at_norms: Some(at_norms),
         ..PenaltyTerm::default()
     })
 }

@@ -1,7 +1,6 @@
 //! The loss of pre-activations below thresholds: it raises those of latents that do not fire (Anthropic, January 2025).
 
 use super::jump::applied;
-use crate::folding::MIN_NORM;
 use crate::{Gradients, Sae, SaeError};
 use fault::Fault;
 use tch::{Kind, Tensor};
@@ -36,20 +35,21 @@ impl Sae {
             of(&self.encoder_bias)?,
             of(&self.w_dec)?,
         );
-        let mut scale = w_dec.f_norm_scalaropt_dim(2.0, [1i64], false)?;
-        let norms = scale.shallow_clone();
-        if let Some(counts) = term.counts {
-            scale = scale.f_mul(&counts.f_to_kind(Kind::Float)?)?;
-        }
-        let scale = scale.f_mul_scalar(term.coefficient)?;
+        let row_norm = self.row_norm();
+        let coefficient = match term.counts {
+            None => bias.f_full_like(term.coefficient)?,
+            Some(counts) => counts
+                .f_to_kind(Kind::Float)?
+                .f_mul_scalar(term.coefficient)?,
+        };
+        let scale = row_norm.of(&w_dec)?.f_mul(&coefficient)?;
         let threshold = of(&applied(threshold)?)?;
         let below = threshold
             .f_sub(&centred.f_linear(&weight, Some(&bias))?)?
             .f_relu()?;
         let loss = below.f_mul(&scale)?.f_sum(Kind::Double)?;
         let grad_threshold = below.f_gt(0.0)?.f_to_kind(Kind::Float)?.f_mul(&scale)?;
-        let of_rows = below.f_sum_dim_intlist(0, false, None)?.f_mul(&scale)?;
-        let of_rows = of_rows.f_div(&norms.f_clamp_min(MIN_NORM)?.f_square()?)?;
+        let at_norms = below.f_sum_dim_intlist(0, false, None)?.f_mul(&coefficient)?;
         let grad_bias = grad_threshold.f_sum_dim_intlist(0, false, None)?;
         let latents = term.latents;
         let add = |sum: &mut Tensor, part: &Tensor| -> Result<(), SaeError> {
@@ -68,10 +68,7 @@ impl Sae {
             &grad_threshold.f_tr()?.f_matmul(centred)?.f_neg()?,
         )?;
         add(&mut gradients.encoder_bias, &grad_bias.f_neg()?)?;
-        add(
-            &mut gradients.w_dec,
-            &w_dec.f_mul(&of_rows.f_unsqueeze(1)?)?,
-        )?;
+        add(&mut gradients.w_dec, &row_norm.gradient(&w_dec, &at_norms)?)?;
         if let Some(sum) = &mut gradients.threshold {
             add(sum, &grad_bias)?;
         }

@@ -1,6 +1,6 @@
 //! Writing SAELens's layout, as its version 6 has it.
 
-use super::{ARCHITECTURES, Architecture};
+use super::{ARCHITECTURES, Architecture, HOOKPOINTS};
 use crate::atomic_file::{sync_dir, write_file, write_safetensors};
 use crate::error::{inexpressible, without_decoder};
 use crate::{Sae, SaeError};
@@ -31,7 +31,7 @@ impl Sae {
     /// TopK or gates, and skip connections only in transcoders. And a folder that cannot be written.
     pub fn save_saelens(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
         match self.architecture() {
-            Some(known) if known.is_of_saelens => self.write(dir, known.name, metadata),
+            Some(known) if known.is_of_saelens && self.cfg.hookpoints.is_empty() => self.write(dir, known.name, metadata),
             _ => Err(self.unknown_to_saelens().into()),
         }
     }
@@ -83,6 +83,9 @@ impl Sae {
 
     fn architecture(&self) -> Option<&'static Architecture> {
         let cfg = &self.cfg;
+        if cfg.is_crosscoder() {
+            return None;
+        }
         let own = (cfg.activation, cfg.transcode, cfg.skip_connection);
         ARCHITECTURES
             .iter()
@@ -90,6 +93,12 @@ impl Sae {
     }
 
     fn unknown_to_saelens(&self) -> Fault {
+        if self.cfg.is_crosscoder() {
+            return inexpressible("SAELens", "a crosscoder");
+        }
+        if !self.cfg.hookpoints.is_empty() {
+            return inexpressible("SAELens", "a cross-layer transcoder");
+        }
         let kind = if self.cfg.transcode {
             "a transcoder"
         } else {
@@ -128,6 +137,9 @@ impl Sae {
         }
         if self.cfg.transcode {
             cfg["d_out"] = self.cfg.d_out().into();
+        }
+        if !self.cfg.hookpoints.is_empty() {
+            cfg["metadata"][HOOKPOINTS] = json!(self.cfg.hookpoints);
         }
         cfg
     }

@@ -1,15 +1,17 @@
 //! Activations of a forward pass as SAEs take them: vectors of the tokens that count, one a row.
 
 use crate::TrainError;
+use fault::Fault;
 use lm::{Activations, send};
 use plan::{SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
-/// Which activations: a hookpoint, its input or its output, and the tokens that do not count.
+/// Which activations: hookpoints, their inputs or outputs, and the tokens that do not count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct View {
-    pub(crate) hookpoint: String,
+    /// Those of several are side by side.
+    pub(crate) hookpoints: Vec<String>,
     pub(crate) side: Side,
     pub(crate) exclude_tokens: Vec<u32>,
 }
@@ -17,17 +19,18 @@ pub(crate) struct View {
 impl View {
     /// What an SAE takes and what it should give.
     pub(crate) fn of_sae(config: &TrainConfig, spec: &SaeSpec) -> (Self, Self) {
-        let view = |side| Self {
-            hookpoint: spec.hookpoint.clone(),
+        let view = |hookpoints: &[String], side| Self {
+            hookpoints: hookpoints.to_vec(),
             side,
             exclude_tokens: config.exclude_tokens.clone(),
         };
-        let side_of_input = if config.transcode {
-            Side::Input
+        let output = view(spec.outputs(), Side::Output);
+        let input = if config.transcode {
+            view(std::slice::from_ref(&spec.hookpoint), Side::Input)
         } else {
-            Side::Output
+            output.clone()
         };
-        (view(side_of_input), view(Side::Output))
+        (input, output)
     }
 }
 
@@ -69,17 +72,39 @@ impl<'a> Views<'a> {
 
     /// The same in what the model computes in.
     pub(crate) fn rows(&self, view: &View) -> Result<Tensor, TrainError> {
-        let tensor = match view.side {
-            Side::Input => self.activations.input(&view.hookpoint),
-            Side::Output => self.activations.get(&view.hookpoint),
+        let of_hookpoint = |hookpoint: &String| {
+            let tensor = match view.side {
+                Side::Input => self.activations.input(hookpoint),
+                Side::Output => self.activations.get(hookpoint),
+            };
+            rows(tensor.expect("every view's hookpoint is tapped"))
         };
-        let rows = rows(tensor.expect("every view's hookpoint is tapped"))?;
+        let all = view.hookpoints.iter().map(of_hookpoint);
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        let rows = match &all[..] {
+            [one] => one.shallow_clone(),
+            several => side_by_side(&view.hookpoints, several)?,
+        };
         let included = included(self.token_ids, &view.exclude_tokens, rows.device())?;
         match included {
             Some(included) => select(&rows, &included, self.token_ids.len()),
             None => Ok(rows),
         }
     }
+}
+
+/// The vectors of several hookpoints for the same tokens: `[n_tokens, sum of the widths]`.
+fn side_by_side(names: &[String], rows: &[Tensor]) -> Result<Tensor, TrainError> {
+    let n_rows = rows[0].size()[0];
+    if let Some(other) = rows.iter().position(|rows| rows.size()[0] != n_rows) {
+        let (n_others, first, other) = (rows[other].size()[0], &names[0], &names[other]);
+        let message = format!(
+            "`{first}` gives {n_rows} vectors for a batch, `{other}` gives {n_others}: one SAE cannot be on both"
+        );
+        let hint = "choose `hookpoints` with one vector for each token";
+        return Err(Fault::input(message).with_hint(hint).into());
+    }
+    Ok(Tensor::f_cat(rows, 1)?)
 }
 
 /// `x` with one vector a row: `[n_rows, width]`.

@@ -16,7 +16,7 @@ pub(super) fn first(
         if config.transcode {
             sae.w_dec = drawn(&sae.w_dec.size(), spec.seed)?.f_to_device(device)?;
         }
-        scale_rows(&mut sae.w_dec, norm)?;
+        scale_rows(&mut sae.w_dec, norm, sae.cfg.n_outputs() as i64)?;
         if !config.transcode {
             let scale = config.encoder_init_scale.unwrap_or(1.0);
             sae.encoder_weight = sae.w_dec.f_mul_scalar(scale)?;
@@ -34,10 +34,13 @@ fn drawn(shape: &[i64], seed: i64) -> Result<Tensor, TrainError> {
     Ok(with_seed(!seed, || weight.f_uniform_(-1.0, 1.0))?)
 }
 
-fn scale_rows(weight: &mut Tensor, norm: f64) -> Result<(), TrainError> {
-    let norms = weight.f_norm_scalaropt_dim(2.0, [1i64], true)?;
-    let _ = weight.f_div_(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?;
-    let _ = weight.f_mul_scalar_(norm)?;
+/// Gives rows the norm, or each of their `n_parts`, one for each hookpoint.
+fn scale_rows(weight: &mut Tensor, norm: f64, n_parts: i64) -> Result<(), TrainError> {
+    let (n, width) = weight.size2()?;
+    let mut parts = weight.f_view([n, n_parts, width / n_parts])?;
+    let norms = parts.f_norm_scalaropt_dim(2.0, [2i64], true)?;
+    let _ = parts.f_div_(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?;
+    let _ = parts.f_mul_scalar_(norm)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod first_weights;
 mod kind;
 pub(crate) mod memory;
 pub(crate) mod scaling;
+mod state;
 mod threshold;
 mod update;
 mod whole;
@@ -26,12 +27,13 @@ use plan::{Job, K, NormalizeActivations, SaeSpec, TrainConfig, k_at};
 use sae::Moments;
 use sae::{Affine, Losses, Sae, SaeConfig, SaeLensMetadata};
 use scaling::Scaling;
-use serde::{Deserialize, Serialize};
+pub(crate) use state::SaeCounts;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use threshold::ThresholdEstimate;
 pub(crate) use update::{SummingUpdate, Update};
 use whole::Decided;
+pub(crate) use whole::HeldPart;
 
 /// One SAE in training. Everything stays on its device.
 #[derive(Debug)]
@@ -103,38 +105,6 @@ struct Settings {
     is_end_to_end: bool,
 }
 
-/// What a resume needs of an SAE besides its tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SaeCounts {
-    /// Updates of its weights.
-    pub(crate) n_updates: u64,
-    /// Whether the decoder was brought to unit norm since the last of them.
-    is_projected: bool,
-    /// Active latents of a token in the next update; `cfg.json` has those at the end.
-    k: usize,
-}
-
-impl SaeCounts {
-    /// As ranks send them.
-    pub(crate) fn to_numbers(self) -> [i64; 3] {
-        let n_updates = self.n_updates.cast_signed();
-        [n_updates, self.is_projected.into(), self.k as i64]
-    }
-
-    pub(crate) fn of_numbers([n_updates, is_projected, k]: [i64; 3]) -> Self {
-        Self {
-            n_updates: n_updates.cast_unsigned(),
-            is_projected: is_projected != 0,
-            k: k as usize,
-        }
-    }
-}
-
-/// Names in a state.
-const THRESHOLD: &str = "threshold_estimate";
-const LEAST: &str = "last_least_score";
-const ANNEAL: &str = "anneal";
-
 /// How far training is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -164,12 +134,19 @@ fn sae_config(spec: &SaeSpec, config: &TrainConfig) -> SaeConfig {
         activation,
         expansion_factor: config.expansion_factor,
         normalize_decoder: config.normalize_decoder,
-        num_latents: config.num_latents,
+        // Elsewhere the number follows from the expansion factor and all of the input.
+        num_latents: if spec.hookpoints.is_empty() {
+            config.num_latents
+        } else {
+            spec.num_latents
+        },
         multi_topk: config.multi_topk,
         skip_connection: config.skip_connection,
         transcode: config.transcode,
         d_out: spec.d_out,
         apply_b_dec_to_input: config.apply_b_dec_to_input,
+        hookpoints: spec.hookpoints.clone(),
+        code_normalization: config.crosscoder_norm,
         ..SaeConfig::topk(spec.d_in, spec.num_latents, k)
     }
 }
@@ -310,6 +287,7 @@ impl SaeTrainer {
                 .f_matmul(&self.sae.encoder_weight.f_tr()?)?;
             self.sae.encoder_bias = image.f_squeeze_dim(0)?.f_neg()?;
             self.sae.b_dec = mean_of_target()?.unwrap_or(self.sae.b_dec.shallow_clone());
+            self.sae.limit_bias_to_own_output()?;
         } else {
             self.sae.b_dec = mean;
         }
@@ -336,8 +314,18 @@ impl SaeTrainer {
     }
 
     /// Whether something is decided on all tokens of an update before it has a gradient.
-    fn waits_for_all(&self) -> bool {
+    pub(crate) fn waits_for_all(&self) -> bool {
         self.kind.is_of_batch() || self.kind.needs_mean_l0() || self.needs_residual()
+    }
+
+    /// Whether `k` limits the latents of a token, or of all.
+    pub(crate) fn has_k(&self) -> bool {
+        self.kind.activation.has_k()
+    }
+
+    /// Parts into which a batch is cut.
+    pub(crate) fn micro_acc_steps(&self) -> usize {
+        self.micro_acc_steps
     }
 
     /// Whether the decoder's rows have unit norm in this update, if they are kept at it.
@@ -527,57 +515,6 @@ impl SaeTrainer {
             ..SaeLensMetadata::default()
         };
         Ok(sae.save(dir, &metadata)?)
-    }
-
-    /// What a resume needs of its kind, by name.
-    pub(crate) fn kind_state(&self) -> Result<Vec<(&'static str, Tensor)>, TrainError> {
-        let mut state = Vec::new();
-        if let Some(threshold) = &self.threshold {
-            state.push((THRESHOLD, threshold.value.shallow_clone()));
-            state.push((LEAST, Tensor::from(self.last_least)));
-        }
-        if let Some(anneal) = &self.kind.anneal {
-            state.push((ANNEAL, anneal.state()?));
-        }
-        state.extend(self.scaling.iter().flat_map(Scaling::state));
-        Ok(state)
-    }
-
-    /// Restores that; `take`: gives a tensor by name.
-    pub(crate) fn restore_kind(
-        &mut self,
-        take: &mut dyn FnMut(&'static str) -> Result<Tensor, TrainError>,
-    ) -> Result<(), TrainError> {
-        if let Some(threshold) = &mut self.threshold {
-            threshold.value = take(THRESHOLD)?;
-            let least = take(LEAST)?;
-            // On a device none is known, and nothing waits for it.
-            if least.device() == Device::Cpu {
-                self.last_least = least.f_double_value(&[])? as f32;
-            }
-        }
-        if let Some(anneal) = &mut self.kind.anneal {
-            anneal.restore(&take(ANNEAL)?)?;
-        }
-        if self.settings.normalize.0 != NormalizeActivations::None {
-            self.scaling = Some(Scaling::restored(take)?);
-        }
-        Ok(())
-    }
-
-    /// Its counts after `step` updates of the job.
-    pub(crate) fn counts(&self, step: u64) -> SaeCounts {
-        SaeCounts {
-            n_updates: self.n_updates,
-            is_projected: self.is_projected,
-            k: self.k_at(step).count(),
-        }
-    }
-
-    /// Continues where an earlier worker was.
-    pub(crate) fn restore_counts(&mut self, counts: SaeCounts) {
-        self.n_updates = counts.n_updates;
-        self.is_projected = counts.is_projected;
     }
 
     fn k_at(&self, step: u64) -> K {

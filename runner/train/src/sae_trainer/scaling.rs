@@ -17,30 +17,35 @@ pub(crate) struct Scaling {
     pub(crate) output: Affine,
 }
 
-/// Tokens, added up: the vector, its norm, and if it is needed its product with itself.
+/// Tokens, added up: of each hookpoint the vector, its norm, and if it is needed its product with itself.
 #[derive(Debug)]
 pub(crate) struct Statistics {
     how: NormalizeActivations,
+    /// Hookpoints, side by side in a vector.
+    n_hookpoints: i64,
     sums: Option<RowSum>,
 }
 
 impl Statistics {
-    pub(crate) fn new(how: NormalizeActivations) -> Self {
-        Self { how, sums: None }
+    pub(crate) fn new(how: NormalizeActivations, n_hookpoints: usize) -> Self {
+        Self {
+            how,
+            n_hookpoints: n_hookpoints as i64,
+            sums: None,
+        }
     }
 
     /// Adds `x`: `[n_tokens, width]`, Float.
     pub(crate) fn add(&mut self, x: &Tensor) -> Result<(), TrainError> {
         let x = x.f_to_kind(Kind::Double)?;
-        let norms = x
-            .f_norm_scalaropt_dim(2.0, [1i64], false)?
-            .f_sum(Kind::Double)?;
-        let mut parts = vec![
-            x.f_sum_dim_intlist(0, false, Kind::Double)?,
-            norms.f_unsqueeze(0)?,
-        ];
-        if self.how == NormalizeActivations::CovarianceWhitening {
-            parts.push(x.f_tr()?.f_matmul(&x)?.f_flatten(0, -1)?);
+        let mut parts = Vec::new();
+        for x in x.f_chunk(self.n_hookpoints, 1)? {
+            let norms = x.f_norm_scalaropt_dim(2.0, [1i64], false)?;
+            parts.push(x.f_sum_dim_intlist(0, false, Kind::Double)?);
+            parts.push(norms.f_sum(Kind::Double)?.f_unsqueeze(0)?);
+            if self.how == NormalizeActivations::CovarianceWhitening {
+                parts.push(x.f_tr()?.f_matmul(&x)?.f_flatten(0, -1)?);
+            }
         }
         let part = RowSum {
             sum: Tensor::f_cat(&parts, 0)?,
@@ -58,11 +63,8 @@ impl Statistics {
 
     /// What was added here, of which another rank may have had nothing.
     pub(crate) fn into_sums(self, width: i64, device: tch::Device) -> Result<RowSum, TrainError> {
-        let n_more = match self.how {
-            NormalizeActivations::CovarianceWhitening => width * width,
-            _ => 0,
-        };
-        let zeros = || Tensor::f_zeros([width + 1 + n_more], (Kind::Double, device));
+        let n_sums = self.n_hookpoints * n_sums(self.how, width / self.n_hookpoints);
+        let zeros = || Tensor::f_zeros([n_sums], (Kind::Double, device));
         match self.sums {
             Some(sums) => Ok(sums),
             None => Ok(RowSum {
@@ -73,30 +75,53 @@ impl Statistics {
     }
 }
 
-/// What the sums of all ranks say; `None`: there was no token.
+/// Numbers that are added up of a hookpoint of this width.
+fn n_sums(how: NormalizeActivations, width: i64) -> i64 {
+    let n_more = match how {
+        NormalizeActivations::CovarianceWhitening => width * width,
+        _ => 0,
+    };
+    width + 1 + n_more
+}
+
+/// What the sums of all ranks say of `n_hookpoints` that have the `width` together; `None`: there was no token.
 pub(crate) fn affine(
     how: NormalizeActivations,
     sums: &RowSum,
-    width: i64,
+    (width, n_hookpoints): (i64, usize),
 ) -> Result<Option<Affine>, TrainError> {
     if sums.n_rows == 0 {
         return Ok(None);
     }
-    let n = sums.n_rows as f64;
-    let mean = sums.sum.f_narrow(0, 0, width)?.f_div_scalar(n)?;
+    let width = width / n_hookpoints as i64;
+    let n_sums = n_sums(how, width);
+    let of_hookpoint = |idx| -> Result<Affine, TrainError> {
+        let sum = sums.sum.f_narrow(0, idx * n_sums, n_sums)?;
+        affine_of_one(how, (&sum, sums.n_rows as f64), width)
+    };
+    let all = (0..n_hookpoints as i64).map(of_hookpoint);
+    Ok(Some(Affine::side_by_side(&all.collect::<Result<Vec<_>, _>>()?)?))
+}
+
+/// What the sums over `n` tokens say of a hookpoint.
+fn affine_of_one(
+    how: NormalizeActivations,
+    (sum, n): (&Tensor, f64),
+    width: i64,
+) -> Result<Affine, TrainError> {
+    let mean = sum.f_narrow(0, 0, width)?.f_div_scalar(n)?;
     let one = || mean.f_new_ones([0i64; 0], (Kind::Double, mean.device()));
     let (mean, matrix, inverse) = match how {
         NormalizeActivations::None | NormalizeActivations::MeanCentering => {
             (mean.shallow_clone(), one()?, one()?)
         }
         NormalizeActivations::ExpectedAverageOnlyIn => {
-            let mean_norm = sums.sum.f_get(width)?.f_div_scalar(n)?;
+            let mean_norm = sum.f_get(width)?.f_div_scalar(n)?;
             let inverse = mean_norm.f_div_scalar((width as f64).sqrt())?;
             (mean.f_zeros_like()?, inverse.f_reciprocal()?, inverse)
         }
         NormalizeActivations::CovarianceWhitening => {
-            let squares = sums
-                .sum
+            let squares = sum
                 .f_narrow(0, width + 1, width * width)?
                 .f_view([width, width])?;
             let of_mean = mean.f_outer(&mean)?.f_mul_scalar(n)?;
@@ -112,11 +137,11 @@ pub(crate) fn affine(
         }
     };
     let float = |x: &Tensor| x.f_to_kind(Kind::Float);
-    Ok(Some(Affine {
+    Ok(Affine {
         mean: float(&mean)?,
         matrix: float(&matrix)?,
         inverse: float(&inverse)?,
-    }))
+    })
 }
 
 /// Names of the tensors in a state.
@@ -168,12 +193,34 @@ mod tests {
     use tch::Device;
 
     fn estimated(how: NormalizeActivations, x: &Tensor) -> Tensor {
-        let mut statistics = Statistics::new(how);
+        estimated_of(how, x, 1)
+    }
+
+    fn estimated_of(how: NormalizeActivations, x: &Tensor, n_hookpoints: usize) -> Tensor {
+        let mut statistics = Statistics::new(how, n_hookpoints);
         for part in x.split(300, 0) {
             statistics.add(&part).unwrap();
         }
-        let sums = statistics.into_sums(6, Device::Cpu).unwrap();
-        affine(how, &sums, 6).unwrap().unwrap().of(x).unwrap()
+        let width = x.size()[1];
+        let sums = statistics.into_sums(width, Device::Cpu).unwrap();
+        let found = affine(how, &sums, (width, n_hookpoints));
+        found.unwrap().unwrap().of(x).unwrap()
+    }
+
+    #[test]
+    fn hookpoints_side_by_side_are_scaled_each_by_itself() {
+        let x = sae::with_seed(3, || Tensor::randn([1000, 4], (Kind::Float, Device::Cpu)));
+        let y = x.matmul(&x.tr().matmul(&x)).sin() * 20.0 + 7.0;
+        let both = Tensor::cat(&[&x, &y], 1);
+        for how in [
+            NormalizeActivations::ExpectedAverageOnlyIn,
+            NormalizeActivations::MeanCentering,
+            NormalizeActivations::CovarianceWhitening,
+        ] {
+            let alone = Tensor::cat(&[estimated(how, &x), estimated(how, &y)], 1);
+            let together = estimated_of(how, &both, 2);
+            assert!(together.allclose(&alone, 1e-5, 1e-5, false), "{how:?}");
+        }
     }
 
     #[test]

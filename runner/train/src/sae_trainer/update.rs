@@ -8,7 +8,7 @@ use crate::TrainError;
 use crate::ranks::{ALONE, Ranks, Summing, UpdateSums};
 use plan::K;
 use sae::{
-    Backward, BatchLatents, Level, Losses, Moments, Objective, Pass, PreActLoss, SparseBackward,
+    Backward, BatchLatents, LayerPass, Level, Losses, Moments, Objective, Pass, PreActLoss, SparseBackward,
 };
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};
@@ -64,8 +64,7 @@ impl<'a> Update<'a> {
     /// `[n_tokens, d_out]`, Float.
     pub(crate) fn add(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
         if self.trainer.waits_for_all() {
-            let k = (self.k.mean(), self.n_tokens);
-            return self.held.add(self.trainer, (x, target), k);
+            return self.hold(x, target);
         }
         let n_tokens = x.size()[0];
         let mut n_parts = self.trainer.micro_acc_steps;
@@ -90,7 +89,8 @@ impl<'a> Update<'a> {
     }
 
     /// Decides what is decided on all tokens; gives what waited for that.
-    fn decide(&mut self, ranks: &dyn Ranks) -> Result<Vec<HeldPart>, TrainError> {
+    pub(crate) fn decide(&mut self, ranks: &dyn Ranks) -> Result<Vec<HeldPart>, TrainError> {
+        let ranks = self.trainer.its_ranks(ranks);
         let held = std::mem::take(&mut self.held);
         let (decided, parts) = held.decide(self.trainer, self.k, ranks)?;
         self.decided = decided;
@@ -108,6 +108,34 @@ impl<'a> Update<'a> {
         }
         self.sums.backward = sum;
         Ok(())
+    }
+
+    /// Takes tokens that wait for the rest of the update.
+    pub(crate) fn hold(&mut self, x: &Tensor, target: &Tensor) -> Result<(), TrainError> {
+        let k = (self.k.mean(), self.n_tokens);
+        self.held.add(self.trainer, (x, target), k)
+    }
+
+    /// A forward pass as a layer of a cross-layer transcoder; its backward pass is [`Update::take_layer`].
+    pub(crate) fn layer_pass(
+        &self,
+        x: &Tensor,
+        chosen: Option<&BatchLatents>,
+    ) -> Result<LayerPass, TrainError> {
+        let objective = self.objective(chosen)?;
+        Ok(self.trainer.sae.layer_pass(x, &objective)?)
+    }
+
+    /// `error`: of what all layers wrote, where this one writes: `[n_tokens, d_out]`.
+    pub(crate) fn take_layer(
+        &mut self,
+        pass: LayerPass,
+        error: &Tensor,
+        chosen: Option<&BatchLatents>,
+    ) -> Result<(), TrainError> {
+        let objective = self.objective(chosen)?;
+        let part = self.trainer.sae.layer_backward(pass, error, &objective)?;
+        add(&mut self.sums.backward, part)
     }
 
     /// A forward pass that replaces the module's; its backward pass is [`Update::take_back`].
@@ -147,8 +175,16 @@ impl<'a> Update<'a> {
         mut self,
         ranks: &'r dyn Ranks,
     ) -> Result<SummingUpdate<'a, 'r>, TrainError> {
-        let ranks = self.trainer.its_ranks(ranks);
         self.add_held(ranks)?;
+        self.sum_added(ranks)
+    }
+
+    /// The same with what was added so far.
+    pub(crate) fn sum_added<'r>(
+        mut self,
+        ranks: &'r dyn Ranks,
+    ) -> Result<SummingUpdate<'a, 'r>, TrainError> {
+        let ranks = self.trainer.its_ranks(ranks);
         let ours = std::mem::take(&mut self.sums);
         let summing = ranks.sum(&self.trainer.label, ours, &self.trainer.sae)?;
         Ok(SummingUpdate {
@@ -160,6 +196,15 @@ impl<'a> Update<'a> {
     /// The optimizer's step. `moments`: of all targets of the update, on all ranks. An update without a token
     /// changes no weight.
     pub(crate) fn finish(self, moments: &Moments, progress: Progress) -> Result<(), TrainError> {
+        self.finish_layer((moments, moments), progress)
+    }
+
+    /// The same of a layer of a cross-layer transcoder, with the moments of its own target and those of all layers.
+    pub(crate) fn finish_layer(
+        self,
+        (moments, of_all): (&Moments, &Moments),
+        progress: Progress,
+    ) -> Result<(), TrainError> {
         let Self {
             trainer,
             sums,
@@ -174,7 +219,7 @@ impl<'a> Update<'a> {
         };
         let gradients = &mut backward.gradients;
         if !trainer.settings.is_end_to_end {
-            gradients.scale(&trainer.denominator(moments)?)?;
+            gradients.scale(&trainer.denominator(of_all)?)?;
         }
         if trainer.sae.has_unit_decoder() {
             let has_unit_norm = trainer.projects_onto_unit_rows();

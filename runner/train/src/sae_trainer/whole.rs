@@ -21,11 +21,11 @@ pub(super) struct Held {
 
 /// Tokens, with what is known of them.
 #[derive(Debug)]
-pub(super) struct HeldPart {
-    pub(super) x: Tensor,
-    pub(super) target: Tensor,
+pub(crate) struct HeldPart {
+    pub(crate) x: Tensor,
+    pub(crate) target: Tensor,
     /// If latents are chosen among those of all tokens.
-    pub(super) latents: Option<BatchLatents>,
+    pub(crate) latents: Option<BatchLatents>,
 }
 
 /// What was decided.

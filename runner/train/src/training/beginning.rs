@@ -56,8 +56,9 @@ impl StreamTrainer<'_> {
                 continue;
             };
             let of = |source: Source, width| -> Result<Affine, TrainError> {
-                let sums = &estimates[&(source, wanted)];
-                affine(wanted.0, sums, width)?.ok_or_else(|| no_token(wanted.1).into())
+                let sums = &estimates[&(source.clone(), wanted)];
+                let n_hookpoints = source.1.hookpoints.len();
+                affine(wanted.0, sums, (width, n_hookpoints))?.ok_or_else(|| no_token(wanted.1).into())
             };
             let [input, output] = sources_of(sae);
             let [d_in, d_out] = sae.widths();
@@ -81,7 +82,8 @@ impl StreamTrainer<'_> {
             }
         }
         for (estimate, _) in saes.clone().flat_map(estimates_of) {
-            let statistics = Statistics::new(estimate.1.0);
+            let ((_, view), (how, _)) = &estimate;
+            let statistics = Statistics::new(*how, view.hookpoints.len());
             ours.insert(estimate, statistics);
         }
         let mut exchange = Exchange::new(self.ranks, jobs.flat_map(JobTrainer::routes));

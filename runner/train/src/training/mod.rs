@@ -3,6 +3,7 @@
 mod activation_stream;
 mod ahead;
 mod beginning;
+mod cross_layer;
 pub(crate) mod end_to_end;
 pub(crate) mod job_trainer;
 mod notes;
@@ -22,6 +23,7 @@ use crate::sae_trainer::Progress;
 use crate::stop::StopFlag;
 pub(crate) use activation_stream::ActivationStream;
 pub(crate) use ahead::Ahead;
+use cross_layer::CrossLayerUpdate;
 use job_trainer::JobTrainer;
 use output_loss::OutputLoss;
 use plan::EventKind;
@@ -110,9 +112,14 @@ impl StreamTrainer<'_> {
         let (stream, ahead, ranks) = (&self.stream, &mut self.ahead, self.ranks);
         let jobs = self.jobs.iter().filter(|job| job.is_at(progress.step));
         let mut exchange = Exchange::new(ranks, jobs.flat_map(JobTrainer::routes));
-        let (mut sums, mut updates) = (Sums::default(), Vec::new());
+        let (mut sums, mut updates, mut layers) = (Sums::default(), Vec::new(), Vec::new());
         for job in jobs_at(&mut self.jobs, progress.step) {
-            let started = job.start(progress)?.updates.into_iter();
+            let started = job.start(progress)?;
+            if started.job.config.cross_layer {
+                layers.extend(CrossLayerUpdate::of_job(started, &mut sums.variances));
+                continue;
+            }
+            let started = started.updates.into_iter();
             updates
                 .extend(started.map(|update| (sums.variances.of_target(update.trainer), update)));
         }
@@ -143,6 +150,13 @@ impl StreamTrainer<'_> {
                     updates.push((variance, update));
                 }
             }
+            for update in &mut layers {
+                let centres = stream.centres_on(pass);
+                update.add(&mut inputs, (pass, &mut sums.variances), (centres, ranks))?;
+            }
+        }
+        for update in layers {
+            update.sum(ranks, &mut sums)?;
         }
         sums.finish(ranks, self.stop.is_set(), progress)
     }

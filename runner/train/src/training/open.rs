@@ -6,7 +6,7 @@ use crate::ranks::Ranks;
 use crate::ranks::owners::Owners;
 use fault::Fault;
 use lm::Taps;
-use plan::{Job, ModelFacts, Order};
+use plan::{Job, ModelFacts, Order, SaeSpec};
 use tch::Device;
 
 /// The jobs of the order as their states left them, the same on all ranks.
@@ -54,10 +54,9 @@ pub(crate) fn taps<'a>(
 ) -> Result<Taps, TrainError> {
     let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
     for job in jobs {
-        let hookpoints = job.saes.iter().map(|sae| sae.hookpoint.as_str());
-        outputs.extend(hookpoints.clone());
+        outputs.extend(job.saes.iter().flat_map(SaeSpec::outputs));
         if job.config.transcode {
-            inputs.extend(hookpoints);
+            inputs.extend(job.saes.iter().map(|sae| &sae.hookpoint));
         }
     }
     Ok(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)

@@ -17,6 +17,8 @@ pub(super) struct Sums<'a, 'r> {
 
 struct Ending<'a, 'r> {
     variance: VarianceIdx,
+    /// What the gradients are relative to.
+    of_loss: VarianceIdx,
     /// Positions of the loss on the model's output, over all ranks.
     n_output: u64,
     update: SummingUpdate<'a, 'r>,
@@ -37,7 +39,22 @@ impl<'a, 'r> Sums<'a, 'r> {
     ) {
         self.updates.push(Ending {
             variance,
+            of_loss: variance,
             n_output,
+            update,
+        });
+    }
+
+    /// Takes an update of a layer of a cross-layer transcoder. `of_all`: the variance of all layers' targets.
+    pub(super) fn push_layer(
+        &mut self,
+        (variance, of_all): (VarianceIdx, VarianceIdx),
+        update: SummingUpdate<'a, 'r>,
+    ) {
+        self.updates.push(Ending {
+            variance,
+            of_loss: of_all,
+            n_output: 0,
             update,
         });
     }
@@ -53,13 +70,15 @@ impl<'a, 'r> Sums<'a, 'r> {
         let moments = self.variances.of_all_ranks(ranks, is_asked_to_stop, step)?;
         for Ending {
             variance,
+            of_loss,
             n_output,
             update,
         } in self.updates
         {
             let update = update.wait(n_output)?;
             if let Some(moments) = &moments {
-                update.finish(&moments[variance.0], progress)?;
+                let moments = (&moments[variance.0], &moments[of_loss.0]);
+                update.finish_layer(moments, progress)?;
             }
         }
         Ok(moments.is_some())
@@ -101,6 +120,12 @@ impl Variances {
     /// The index for an SAE alone, whose target depends on the SAEs before it.
     pub(super) fn of_sae(&mut self, sae: &SaeTrainer) -> VarianceIdx {
         push(&mut self.targets, sae.label.clone(), sae.is_spread)
+    }
+
+    /// The index for all layers of a cross-layer transcoder, of which `first` is the first.
+    pub(super) fn of_layers(&mut self, first: &SaeTrainer) -> VarianceIdx {
+        let name = format!("all layers from {} on", first.label);
+        push(&mut self.targets, name, first.is_spread)
     }
 
     /// Adds the target of a pass, `[n_tokens, d_out]`; SAEs that share it add the same, which counts once.
