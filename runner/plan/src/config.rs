@@ -1,9 +1,9 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
 use crate::{
-    Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, DataName, Dtype, EncoderDtype, K, LossFn,
-    LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn,
-    SparsityLoss, ThresholdEma, TokenizerClass,
+    Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, DataName, Dtype,
+    EncoderDtype, K, LossFn, LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm,
+    PreActLossOn, SparsityLoss, ThresholdEma, TokenizerClass,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

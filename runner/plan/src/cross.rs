@@ -12,7 +12,10 @@ pub(crate) fn crosscoders(
     config: &TrainConfig,
     hookpoints: &[&HookpointFacts],
 ) -> Result<Vec<SaeSpec>, PlanError> {
-    let width = width_of_all("crosscoder", hookpoints.iter().map(|own| (&*own.name, own.d_out)))?;
+    let width = width_of_all(
+        "crosscoder",
+        hookpoints.iter().map(|own| (&*own.name, own.d_out)),
+    )?;
     let num_latents = latents_for(config, width, CROSSCODER)?;
     let names: Vec<String> = hookpoints.iter().map(|own| own.name.clone()).collect();
     let of_seed = |&seed: &i64| SaeSpec {

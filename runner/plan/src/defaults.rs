@@ -1,9 +1,9 @@
 //! The defaults of all settings.
 
 use crate::{
-    Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, Dtype, EncoderDtype, LossFn, LrScheduler,
-    NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn, SparsityLoss,
-    ThresholdEma, TokenizerClass, TrainConfig,
+    Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, Dtype, EncoderDtype,
+    LossFn, LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm, PreActLossOn,
+    SparsityLoss, ThresholdEma, TokenizerClass, TrainConfig,
 };
 use std::sync::LazyLock;
 

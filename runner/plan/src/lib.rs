@@ -82,8 +82,8 @@ pub use preset::{Base, presets};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use sae_options::{
-    Activation, AuxkNorm, BDecInit, CrosscoderNorm, NormalizeActivations, PAnnealForm, PreActLossOn, SparsityLoss,
-    ThresholdEma,
+    Activation, AuxkNorm, BDecInit, CrosscoderNorm, NormalizeActivations, PAnnealForm,
+    PreActLossOn, SparsityLoss, ThresholdEma,
 };
 pub use schedule::{LrSchedule, k_at, updates_of};
 pub use schema::sweep_schema;

@@ -41,9 +41,15 @@ impl Sae {
         let w_enc = self.encoder_weight.f_view([latents, n, d])?;
         let w_dec = self.w_dec.f_view([latents, n, d])?;
         let mut weights = vec![
-            ("encoder.weight", w_enc.f_permute([1, 2, 0])?.f_contiguous()?),
+            (
+                "encoder.weight",
+                w_enc.f_permute([1, 2, 0])?.f_contiguous()?,
+            ),
             ("encoder.bias", self.bias_of_whole_input()?),
-            ("decoder.weight", w_dec.f_permute([1, 0, 2])?.f_contiguous()?),
+            (
+                "decoder.weight",
+                w_dec.f_permute([1, 0, 2])?.f_contiguous()?,
+            ),
             ("decoder.bias", self.b_dec.f_view(&*of_bias)?),
         ];
         debug_assert_eq!(weights[2].1.size(), of_decoder);
@@ -115,8 +121,12 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let config = CrosscoderConfig::of_folder(dir)?;
     let cfg = config.to_sae()?;
     let file = MappedFile::open(&dir.join(CROSSCODER_WEIGHTS_FILE))?;
-    let [(w_enc, of_encoder), (b_enc, of_latents), (w_dec, of_decoder), (b_dec, of_bias)] =
-        config.shapes();
+    let [
+        (w_enc, of_encoder),
+        (b_enc, of_latents),
+        (w_dec, of_decoder),
+        (b_dec, of_bias),
+    ] = config.shapes();
     let threshold_shape = config.threshold_shape(file.header());
     let mut used = vec![w_enc, b_enc, w_dec, b_dec];
     used.extend(OF_OTHERS);
@@ -126,9 +136,8 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
     let kind = options.kind.unwrap_or(encoder.kind());
     let place = |weights: &Tensor| placed(weights, kind, options.device);
     let (latents, width) = (of_latents[0], cfg.d_in as i64);
-    let rows = |x: Tensor| -> Result<Tensor, SaeError> {
-        Ok(x.f_contiguous()?.f_view([latents, width])?)
-    };
+    let rows =
+        |x: Tensor| -> Result<Tensor, SaeError> { Ok(x.f_contiguous()?.f_view([latents, width])?) };
     let threshold = match threshold_shape {
         None => None,
         Some(shape) => {
@@ -194,7 +203,9 @@ mod tests {
     fn crosscoder(activation: Activation, apply_b_dec_to_input: bool) -> Sae {
         let cfg = SaeConfig {
             activation,
-            hookpoints: ["layers.0", "layers.2", "layers.3"].map(String::from).to_vec(),
+            hookpoints: ["layers.0", "layers.2", "layers.3"]
+                .map(String::from)
+                .to_vec(),
             normalize_decoder: false,
             apply_b_dec_to_input,
             ..SaeConfig::topk(12, 20, if activation.has_k() { 4 } else { 20 })
@@ -243,7 +254,11 @@ mod tests {
         let saelens = message(saelens.unwrap_err());
         assert_eq!(saelens, "SAELens's layout cannot hold a crosscoder");
         let gated = crosscoder(Activation::Gated, true);
-        let gated = message(gated.save(dir.path(), &SaeLensMetadata::default()).unwrap_err());
+        let gated = message(
+            gated
+                .save(dir.path(), &SaeLensMetadata::default())
+                .unwrap_err(),
+        );
         let expected = "crosscoder_learning's layout cannot hold an SAE with the activation gated";
         assert_eq!(gated, expected);
     }

@@ -101,7 +101,8 @@ pub use kernels::{
 };
 pub use model::{Gate, Reconstruction, Sae};
 pub use objective::{
-    AuxK, Backward, BatchLatents, BatchSearch, Jump, LayerPass, Level, Losses, Objective, Penalty, PreActLoss,
+    AuxK, Backward, BatchLatents, BatchSearch, Jump, LayerPass, Level, Losses, Objective, Penalty,
+    PreActLoss,
 };
 pub use options::LoadOptions;
 #[cfg(feature = "hub")]

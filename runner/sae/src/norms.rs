@@ -64,8 +64,7 @@ impl RowNorm {
     }
 
     fn part_norms(self, w_dec: &Tensor) -> Result<Tensor, TchError> {
-        self.parts(w_dec)?
-            .f_norm_scalaropt_dim(2.0, [2i64], false)
+        self.parts(w_dec)?.f_norm_scalaropt_dim(2.0, [2i64], false)
     }
 }
 
@@ -120,7 +119,11 @@ mod tests {
         let sum: Tensor = parts
             .map(|part| part.norm_scalaropt_dim(2.0, [1i64], false))
             .sum();
-        assert!(sae.decoder_norms().unwrap().allclose(&sum, 1e-6, 0.0, false));
+        assert!(
+            sae.decoder_norms()
+                .unwrap()
+                .allclose(&sum, 1e-6, 0.0, false)
+        );
         let whole = sae.w_dec.norm_scalaropt_dim(2.0, [1i64], false);
         let mixed = crosscoder(CrosscoderNorm::Mixed).decoder_norms().unwrap();
         assert!(mixed.allclose(&(&whole + sum * 0.1), 1e-6, 0.0, false));

@@ -259,7 +259,9 @@ impl Config {
     fn hookpoints(&self) -> Vec<String> {
         let names = self.metadata.get(HOOKPOINTS).and_then(Value::as_array);
         let names = names.into_iter().flatten();
-        names.filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+        names
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .collect()
     }
 
     fn top_k(&self, path: &Path) -> Result<usize, SaeError> {

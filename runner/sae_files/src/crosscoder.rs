@@ -74,7 +74,9 @@ impl CrosscoderConfig {
     pub fn to_sae(&self) -> Result<SaeConfig, Fault> {
         let n_hookpoints = self.hookpoints.len();
         if n_hookpoints == 0 {
-            return Err(Fault::input("a crosscoder's cfg.json lists no `hookpoints`"));
+            return Err(Fault::input(
+                "a crosscoder's cfg.json lists no `hookpoints`",
+            ));
         }
         let cfg = SaeConfig {
             activation: match self.activation {

@@ -72,7 +72,9 @@ fn kinds(of: &TrainConfig) -> Vec<(&'static str, TrainConfig)> {
 
 fn last_fvu(run: &Run, job: usize) -> Vec<(f64, f64)> {
     let curves = run.curve(job).into_values();
-    curves.map(|curve| (curve[0], *curve.last().unwrap())).collect()
+    curves
+        .map(|curve| (curve[0], *curve.last().unwrap()))
+        .collect()
 }
 
 #[test]
@@ -157,12 +159,16 @@ fn the_cut_of_an_update_does_not_matter() {
                 let run = Run::new(&[("a", config)]);
                 assert_eq!(run.run(), 0);
                 let end = run.curve(0).into_values();
-                end.map(|curve| *curve.last().unwrap()).collect::<Vec<f64>>()
+                end.map(|curve| *curve.last().unwrap())
+                    .collect::<Vec<f64>>()
             };
             let whole = end(8, 1, 1);
             let parts = end(2, 4, 3);
             for (whole, parts) in whole.iter().zip(&parts) {
-                assert!((whole / parts - 1.0).abs() < 2e-3, "{name}: {whole} {parts}");
+                assert!(
+                    (whole / parts - 1.0).abs() < 2e-3,
+                    "{name}: {whole} {parts}"
+                );
             }
         }
     }
@@ -184,7 +190,10 @@ fn gradients_of_layers_are_autograd_s() {
                 skip_connection: true,
                 normalize_decoder: false,
                 d_out: (layer == 0).then_some(12),
-                hookpoints: MLPS[layer as usize..2].iter().map(|own| (*own).to_owned()).collect(),
+                hookpoints: MLPS[layer as usize..2]
+                    .iter()
+                    .map(|own| (*own).to_owned())
+                    .collect(),
                 ..SaeConfig::topk(d, latents, if activation.has_k() { 5 } else { latents })
             };
             let mut sae = Sae::new(cfg, layer, Device::Cpu).unwrap();
@@ -197,26 +206,41 @@ fn gradients_of_layers_are_autograd_s() {
         let y = noise(&[n, 2 * d as i64], 3);
         let objective = Objective {
             penalty: if activation == Activation::Relu {
-                Penalty::Tanh { coefficient: 0.3, scale: 2.0 }
+                Penalty::Tanh {
+                    coefficient: 0.3,
+                    scale: 2.0,
+                }
             } else {
                 Penalty::None
             },
             ..Objective::squared_error(5)
         };
-        let passes: Vec<_> = saes.iter().zip(&xs).map(|(sae, x)| sae.layer_pass(x, &objective).unwrap()).collect();
+        let passes: Vec<_> = saes
+            .iter()
+            .zip(&xs)
+            .map(|(sae, x)| sae.layer_pass(x, &objective).unwrap())
+            .collect();
         let error = &passes[0].written - &y;
-        let _ = error.narrow(1, d as i64, d as i64).g_add_(&passes[1].written);
-        let errors = [error.shallow_clone(), error.narrow(1, d as i64, d as i64).contiguous()];
+        let _ = error
+            .narrow(1, d as i64, d as i64)
+            .g_add_(&passes[1].written);
+        let errors = [
+            error.shallow_clone(),
+            error.narrow(1, d as i64, d as i64).contiguous(),
+        ];
         // By autograd, of the same two.
         let weights: Vec<Vec<Tensor>> = saes
             .iter()
             .map(|sae| {
                 let weights = sae.named_weights().into_iter();
-                weights.map(|(_, own)| own.detach().copy().set_requires_grad(true)).collect()
+                weights
+                    .map(|(_, own)| own.detach().copy().set_requires_grad(true))
+                    .collect()
             })
             .collect();
         let written = |layer: usize| {
-            let sae = saes[layer].with_weights(weights[layer].iter().map(Tensor::shallow_clone).collect());
+            let sae = saes[layer]
+                .with_weights(weights[layer].iter().map(Tensor::shallow_clone).collect());
             let pre_acts = xs[layer].linear(&sae.encoder_weight, Some(&sae.encoder_bias));
             let acts = match activation {
                 Activation::TopK => {
@@ -225,7 +249,15 @@ fn gradients_of_layers_are_autograd_s() {
                 }
                 _ => pre_acts.relu(),
             };
-            let own = Tensor::cat(&[sae.b_dec.narrow(0, 0, d as i64), sae.b_dec.zeros_like().narrow(0, 0, sae.b_dec.size()[0] - d as i64)], 0);
+            let own = Tensor::cat(
+                &[
+                    sae.b_dec.narrow(0, 0, d as i64),
+                    sae.b_dec
+                        .zeros_like()
+                        .narrow(0, 0, sae.b_dec.size()[0] - d as i64),
+                ],
+                0,
+            );
             let skip = xs[layer].matmul(&sae.w_skip.as_ref().unwrap().narrow(0, 0, d as i64).tr());
             let skip = skip.constant_pad_nd([0, sae.b_dec.size()[0] - d as i64]);
             let penalty = match activation {
@@ -243,14 +275,22 @@ fn gradients_of_layers_are_autograd_s() {
         loss.backward();
         for (layer, (pass, error)) in passes.into_iter().zip(&errors).enumerate() {
             let backward = saes[layer].layer_backward(pass, error, &objective).unwrap();
-            let names = saes[layer].named_weights().into_iter().map(|(name, _)| name);
-            for ((name, own), weight) in names.zip(backward.gradients.tensors()).zip(&weights[layer]) {
+            let names = saes[layer]
+                .named_weights()
+                .into_iter()
+                .map(|(name, _)| name);
+            for ((name, own), weight) in
+                names.zip(backward.gradients.tensors()).zip(&weights[layer])
+            {
                 if name == "threshold" {
                     continue;
                 }
                 let off = (own - weight.grad()).abs().max().double_value(&[]);
                 let size = weight.grad().abs().max().double_value(&[]);
-                assert!(off <= 1e-5 * size + 1e-6, "{activation} {layer} {name}: {off} of {size}");
+                assert!(
+                    off <= 1e-5 * size + 1e-6,
+                    "{activation} {layer} {name}: {off} of {size}"
+                );
             }
         }
     }

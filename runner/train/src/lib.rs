@@ -54,6 +54,8 @@ mod training;
 mod worker;
 
 #[cfg(test)]
+mod cross_tests;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod golden_training;
@@ -63,8 +65,6 @@ mod kinds_golden;
 mod kinds_ranks_tests;
 #[cfg(test)]
 mod kinds_tests;
-#[cfg(test)]
-mod cross_tests;
 #[cfg(test)]
 mod kinds_verdicts_tests;
 #[cfg(test)]

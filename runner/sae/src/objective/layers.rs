@@ -25,11 +25,7 @@ impl Sae {
     ///
     /// # Errors
     /// Another shape, or too little memory.
-    pub fn layer_pass(
-        &self,
-        x: &Tensor,
-        objective: &Objective<'_>,
-    ) -> Result<LayerPass, SaeError> {
+    pub fn layer_pass(&self, x: &Tensor, objective: &Objective<'_>) -> Result<LayerPass, SaeError> {
         let target = self.b_dec.f_unsqueeze(0)?.f_zeros_like()?;
         let target = target.f_expand([x.size()[0], target.size()[1]], false)?;
         let batch = self.batch(x, &target)?;

@@ -49,7 +49,9 @@ impl Sae {
             .f_relu()?;
         let loss = below.f_mul(&scale)?.f_sum(Kind::Double)?;
         let grad_threshold = below.f_gt(0.0)?.f_to_kind(Kind::Float)?.f_mul(&scale)?;
-        let at_norms = below.f_sum_dim_intlist(0, false, None)?.f_mul(&coefficient)?;
+        let at_norms = below
+            .f_sum_dim_intlist(0, false, None)?
+            .f_mul(&coefficient)?;
         let grad_bias = grad_threshold.f_sum_dim_intlist(0, false, None)?;
         let latents = term.latents;
         let add = |sum: &mut Tensor, part: &Tensor| -> Result<(), SaeError> {

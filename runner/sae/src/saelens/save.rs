@@ -31,7 +31,9 @@ impl Sae {
     /// TopK or gates, and skip connections only in transcoders. And a folder that cannot be written.
     pub fn save_saelens(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
         match self.architecture() {
-            Some(known) if known.is_of_saelens && self.cfg.hookpoints.is_empty() => self.write(dir, known.name, metadata),
+            Some(known) if known.is_of_saelens && self.cfg.hookpoints.is_empty() => {
+                self.write(dir, known.name, metadata)
+            }
             _ => Err(self.unknown_to_saelens().into()),
         }
     }

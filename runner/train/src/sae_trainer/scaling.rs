@@ -100,7 +100,9 @@ pub(crate) fn affine(
         affine_of_one(how, (&sum, sums.n_rows as f64), width)
     };
     let all = (0..n_hookpoints as i64).map(of_hookpoint);
-    Ok(Some(Affine::side_by_side(&all.collect::<Result<Vec<_>, _>>()?)?))
+    Ok(Some(Affine::side_by_side(
+        &all.collect::<Result<Vec<_>, _>>()?,
+    )?))
 }
 
 /// What the sums over `n` tokens say of a hookpoint.

@@ -8,7 +8,8 @@ use crate::TrainError;
 use crate::ranks::{ALONE, Ranks, Summing, UpdateSums};
 use plan::K;
 use sae::{
-    Backward, BatchLatents, LayerPass, Level, Losses, Moments, Objective, Pass, PreActLoss, SparseBackward,
+    Backward, BatchLatents, LayerPass, Level, Losses, Moments, Objective, Pass, PreActLoss,
+    SparseBackward,
 };
 use std::cell::OnceCell;
 use tch::{Kind, Tensor};

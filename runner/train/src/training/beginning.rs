@@ -58,7 +58,8 @@ impl StreamTrainer<'_> {
             let of = |source: Source, width| -> Result<Affine, TrainError> {
                 let sums = &estimates[&(source.clone(), wanted)];
                 let n_hookpoints = source.1.hookpoints.len();
-                affine(wanted.0, sums, (width, n_hookpoints))?.ok_or_else(|| no_token(wanted.1).into())
+                affine(wanted.0, sums, (width, n_hookpoints))?
+                    .ok_or_else(|| no_token(wanted.1).into())
             };
             let [input, output] = sources_of(sae);
             let [d_in, d_out] = sae.widths();

@@ -132,9 +132,8 @@ impl<'a> CrossLayerUpdate<'a> {
     ) -> Result<(), TrainError> {
         let of_layer = |layer: usize| chosen.and_then(|chosen| chosen[layer]);
         let passes = self.layers.iter().enumerate();
-        let passes = passes.map(|(layer, (_, update))| {
-            update.layer_pass(&tokens.inputs[layer], of_layer(layer))
-        });
+        let passes = passes
+            .map(|(layer, (_, update))| update.layer_pass(&tokens.inputs[layer], of_layer(layer)));
         let passes = passes.collect::<Result<Vec<_>, TrainError>>()?;
         let mut error = tokens.targets.f_neg()?;
         for (layer, pass) in passes.iter().enumerate() {
@@ -202,7 +201,9 @@ impl Tokens {
 
     fn parts(&self, n_parts: usize) -> Result<Vec<Self>, TrainError> {
         let n_tokens = self.targets.size()[0];
-        let most = (n_tokens + n_parts as i64 - 1).div_euclid(n_parts as i64).max(1);
+        let most = (n_tokens + n_parts as i64 - 1)
+            .div_euclid(n_parts as i64)
+            .max(1);
         let part = |start: i64| {
             let n = most.min(n_tokens - start);
             let of = |x: &Tensor| x.f_narrow(0, start, n);
@@ -211,7 +212,10 @@ impl Tokens {
                 targets: of(&self.targets)?,
             })
         };
-        (0..n_tokens.max(1)).step_by(most as usize).map(part).collect()
+        (0..n_tokens.max(1))
+            .step_by(most as usize)
+            .map(part)
+            .collect()
     }
 }
 
