@@ -64,7 +64,8 @@ bench: setup
 	cargo build --locked -p sae-run-train --example bench_step
 	$(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)
 
-# The same, whole runs and sweeps beside sparsify and dictionary_learning: longer, and 6 GB on disk the first time.
+# The same, whole runs and sweeps beside sparsify, dictionary_learning and SAELens: longer, and 6 GB on disk the
+# first time. BENCH="--parts kinds" measures one part.
 bench-peer:
 	python=$$(runner/setup/setup.sh peer) && \
 	cargo build --locked && cargo build --locked -p sae-run-train --example bench_step && \

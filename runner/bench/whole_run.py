@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common import Settings, our_environment
@@ -56,6 +57,8 @@ class Run:
     fvu: list[list[list[float]]]
     # Of tensors; only on a GPU.
     gpu_peak_bytes: int | None = None
+    # Active latents per token, as `fvu`, where an arm gives it.
+    l0: list[list[list[float]]] = field(default_factory=list)
 
 
 # Runs a command and notes its end. In a separate process: the kernel counts what a process was before it
@@ -87,8 +90,8 @@ def timed(command: list[str], env: dict, folder: Path) -> tuple[float, int, str]
         return wall_s, end["peak_bytes"], output.read()
 
 
-def sweep_text(work: Work, settings: Settings) -> str:
-    train = {
+def train_settings(work: Work, settings: Settings) -> dict:
+    return {
         "model": settings.model_dir,
         "dataset": settings.dataset,
         "dtype": settings.dtype,
@@ -97,11 +100,18 @@ def sweep_text(work: Work, settings: Settings) -> str:
         "max_examples": BATCH_SIZE * work.n_updates,
         "hookpoints": work.hookpoints,
     }
+
+
+def sweep_text(work: Work, settings: Settings) -> str:
     vary = {"k": work.k, work.sized_by: work.sizes}
+    return sweep_of("grid", {"train": train_settings(work, settings), "vary": vary}, settings)
+
+
+def sweep_of(recipe: str, sections: dict[str, dict], settings: Settings) -> str:
     launch = {"device": settings.device, "threads": settings.threads}
     # JSON's text, numbers and lists are TOML's.
-    sections = {"train": train, "vary": vary, "launch": launch}
-    lines = ['name = "bench"', 'recipe = "grid"']
+    sections = {**sections, "launch": launch}
+    lines = ['name = "bench"', f"recipe = {json.dumps(recipe)}"]
     for section, values in sections.items():
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     return "\n".join(lines)
@@ -115,7 +125,11 @@ def write_tokens(work: Work, settings: Settings, folder: Path) -> None:
 
 
 def ours(work: Work, settings: Settings, folder: Path) -> Run:
-    (folder / "bench.toml").write_text(sweep_text(work, settings), encoding="utf-8")
+    return run_sweep(sweep_text(work, settings), work, settings, folder)
+
+
+def run_sweep(text: str, work: Work, settings: Settings, folder: Path) -> Run:
+    (folder / "bench.toml").write_text(text, encoding="utf-8")
     command = [settings.binary, "bench.toml", "--quiet", "--fresh"]
     wall_s, peak_bytes, _ = timed(command, our_environment(settings), folder)
     run = Run(wall_s, peak_bytes, 0.0, [])
@@ -124,7 +138,8 @@ def ours(work: Work, settings: Settings, folder: Path) -> Run:
         metrics = metrics_of(path)
         ends = {event["step"]: event["time_ms"] / 1e3 for event in metrics}
         run.s_per_token += work.s_per_token([ends[step] for step in sorted(ends)])
-        run.fvu += fvu_by_job(metrics)
+        run.fvu += by_job(metrics, lambda stats: stats["squared_error"] / stats["total_variance"])
+        run.l0 += by_job(metrics, lambda stats: stats["l0"] / stats["n_tokens"])
         if peaks := PEAK.findall(path.with_name("worker.log").read_text(errors="replace")):
             run.gpu_peak_bytes = max(run.gpu_peak_bytes or 0, int(float(peaks[-1]) * 2**30))
     return run
@@ -137,12 +152,13 @@ def metrics_of(path: Path) -> list[dict]:
     return [event for event in events[begun:] if event["event"] == "metric"]
 
 
-def fvu_by_job(metrics: list[dict]) -> list[list[list[float]]]:
-    fvu: dict[str, dict[int, list[float]]] = {}
+def by_job(metrics: list[dict], value: Callable[[dict], float]) -> list[list[list[float]]]:
+    """A value of the statistics by job, update and SAE."""
+    values: dict[str, dict[int, list[float]]] = {}
     for event in metrics:
-        of_update = fvu.setdefault(event["job_id"], {}).setdefault(event["step"], [])
-        of_update.append(event["stats"]["squared_error"] / event["stats"]["total_variance"])
-    return [list(job.values()) for job in fvu.values()]
+        of_update = values.setdefault(event["job_id"], {}).setdefault(event["step"], [])
+        of_update.append(value(event["stats"]))
+    return [list(job.values()) for job in values.values()]
 
 
 def run_peer(script: str, order: dict, work: Work, settings: Settings, folder: Path):

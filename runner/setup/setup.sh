@@ -4,8 +4,8 @@
 #   setup.sh build    libtorch, its path for cargo, the Python recipe engine: enough to build and
 #                     to run the tests
 #   setup.sh demo     the demo's language model as well
-#   setup.sh peer     the same, and sparsify and dictionary_learning in a separate virtual environment,
-#                     to compare with; prints the Python that has them
+#   setup.sh peer     the same, and sparsify, dictionary_learning and SAELens in a separate virtual
+#                     environment, to compare with; prints the Python that has them
 #   setup.sh python   prints a Python with what the tests of the package `sae_run` need, the whole newest PyTorch
 #                     too (6 GB), which is installed if there is space for it; prints nothing if there is not
 #   setup.sh torchrun prints a torchrun to test with: that of this Python, if no other is found
@@ -375,9 +375,9 @@ make_demo_model() {
     rm -rf "$build"
 }
 
-### sparsify and dictionary_learning
+### sparsify, dictionary_learning and SAELens
 
-# Prints a Python that has both. Its torch is the full one: transformers does not import the small set.
+# Prints a Python that has them. Its torch is the full one: transformers does not import the small set.
 peer_python() {
     local python=${SPARSIFY_PYTHON:-}
     if [[ -z $python ]]; then
@@ -386,6 +386,7 @@ peer_python() {
     fi
     has "$python" eai-sparsify 1.3.3
     has "$python" dictionary-learning 0.1.0
+    has "$python" sae-lens 6.54.12
     echo "$python"
 }
 
