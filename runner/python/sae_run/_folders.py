@@ -1,10 +1,11 @@
-"""SAEs on disk, in sparsify's layout and in SAELens's."""
+"""SAEs on disk, in sparsify's layout and in SAELens's, and crosscoders in crosscoder_learning's."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._crosscoder import CROSSCODER_WEIGHTS_FILE, read_crosscoder
 from ._errors import SaeRunError
 from ._sae import Sae, SaeConfig
-from ._saelens import read_saelens
-from ._weights import Weights
+from ._saelens import SAELENS_WEIGHTS_FILE, read_saelens
+from ._weights import Weights, hookpoints_of
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
+# What a folder has besides cfg.json; the first that is there is read.
+LAYOUTS = (WEIGHTS_FILE, CROSSCODER_WEIGHTS_FILE, SAELENS_WEIGHTS_FILE)
 
 
 class Found(NamedTuple):
@@ -89,21 +93,31 @@ def read_sae(found: Found, device: torch.device | str, dtype: torch.dtype | None
     if (found.folder / WEIGHTS_FILE).is_file():
         cfg, weights = _read_sparsify(path, config)
         hookpoint = hookpoint_of(found.name)
+    elif (found.folder / CROSSCODER_WEIGHTS_FILE).is_file():
+        cfg, weights = read_crosscoder(path, _settings(path, config))
+        hookpoint = "+".join(cfg.hookpoints)
     else:
         cfg, weights, hookpoint = read_saelens(path, config)
         hookpoint = hookpoint or hookpoint_of(found.name)
+    n_hookpoints = len(cfg.hookpoints) or 1
+    if (cfg.d_out or cfg.d_in) % n_hookpoints != 0:
+        raise SaeRunError(f"`{path}`: {n_hookpoints} hookpoints cannot share {cfg.d_out or cfg.d_in} outputs")
     placed = {name: weight.to(device, dtype) for name, weight in weights.items()}
     return Sae(cfg, placed, hookpoint)
 
 
-def _read_sparsify(path: Path, config: dict[str, Any]) -> tuple[SaeConfig, dict[str, Tensor]]:
+def _settings(path: Path, config: dict[str, Any]) -> SaeConfig:
+    """Those of sparsify's keys and ours."""
     keys = SaeConfig.__annotations__
     known = {"num_latents": 0, **{key: value for key, value in config.items() if key in keys}}
     if "d_in" not in known:
         raise SaeRunError(f"`{path}` is no SAE configuration: it has no `d_in`")
-    cfg = SaeConfig(**known)
-    if cfg.num_latents == 0:
-        cfg = SaeConfig(**{**known, "num_latents": cfg.expansion_factor * cfg.d_in})
+    cfg = SaeConfig(**{**known, "hookpoints": hookpoints_of(path, config)})
+    return cfg if cfg.num_latents else replace(cfg, num_latents=cfg.expansion_factor * cfg.d_in)
+
+
+def _read_sparsify(path: Path, config: dict[str, Any]) -> tuple[SaeConfig, dict[str, Tensor]]:
+    cfg = _settings(path, config)
     d_out = cfg.d_out or cfg.d_in
     shapes = {
         "encoder.weight": [cfg.num_latents, cfg.d_in],

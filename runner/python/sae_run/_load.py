@@ -30,11 +30,11 @@ def load(
 ) -> dict[str, Sae]:
     """The SAEs of a job, a folder or a repository on the Hub, by name, in natural order (`layers.2`, `layers.10`).
 
-    `source` is a folder of an SAE or with one for each hookpoint, as sparsify or SAELens writes them; the id of a
-    repository, `owner/name`; or the name or id of a job, or the beginning of its id. With several seeds, names are
-    such as `layers.2/seed1`. `hookpoints`: only the SAEs whose names match one of these shell patterns. `revision`:
-    branch, tag or commit of a repository. Without `dtype`, weights stay what they are on disk, and without `device`
-    they are on the CPU.
+    `source` is a folder of an SAE or with one for each hookpoint, as sparsify or SAELens writes them, or of a
+    crosscoder, as `sae-run` writes it; the id of a repository, `owner/name`; or the name or id of a job, or the
+    beginning of its id. With several seeds, names are such as `layers.2/seed1`. `hookpoints`: only the SAEs whose names
+    match one of these shell patterns. `revision`: branch, tag or commit of a repository. Without `dtype`, weights stay
+    what they are on disk, and without `device` they are on the CPU.
     """
     torch = needed("torch")
     from ._folders import chosen, read_sae
@@ -82,14 +82,13 @@ def _of_job(job: str | Job, runs_dir: Folder | None) -> list[Found]:
 
 def _of_repo(repo: str, hookpoints: str | Iterable[str] | None, revision: str | None) -> list[Found]:
     """Downloads what is needed of a repository: every folder in it with `cfg.json` and weights is an SAE."""
-    from ._folders import CONFIG_FILE, WEIGHTS_FILE, Found, chosen, natural
-    from ._saelens import SAELENS_WEIGHTS_FILE
+    from ._folders import CONFIG_FILE, LAYOUTS, Found, chosen, natural
 
     hub = needed("huggingface_hub")
     listed = set(map(PurePosixPath, hub.list_repo_files(repo, revision=revision)))
     saes = {}
     for config in (path for path in listed if path.name == CONFIG_FILE):
-        layouts = (config.parent / name for name in (WEIGHTS_FILE, SAELENS_WEIGHTS_FILE))
+        layouts = (config.parent / name for name in LAYOUTS)
         if weights := next((path for path in layouts if path in listed), None):
             name = str(config.parent) if config.parent.name else repo.split("/")[1]
             saes[name] = (config, weights)

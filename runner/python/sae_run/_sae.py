@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -31,7 +32,7 @@ _ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """What `cfg.json` holds: sparsify's keys, `d_in`, and `d_out` if a transcoder's output has another width."""
+    """What `cfg.json` holds: sparsify's keys, `d_in`, and what only some SAEs have."""
 
     d_in: int
     num_latents: int
@@ -42,9 +43,15 @@ class SaeConfig:
     skip_connection: bool = False
     transcode: bool = False
     d_out: int = 0
+    """Width of a transcoder's output; 0: `d_in`."""
+
     expansion_factor: int = 32
     apply_b_dec_to_input: bool = True
     """Whether `b_dec` is subtracted before encoding; a transcoder never does it, and sparsify always."""
+
+    hookpoints: tuple[str, ...] = ()
+    """Of a crosscoder, those that it reads and writes; of a cross-layer transcoder, those that it writes to, from its
+    own on. All have the same width, and `d_in` and `d_out` are sums of it. Empty: it has one hookpoint."""
 
 
 class Encoded(NamedTuple):
@@ -61,7 +68,7 @@ class Reconstruction(NamedTuple):
     """What `Sae.forward` gives."""
 
     sae_out: Tensor
-    """`[..., d_out]`, with the skip connection."""
+    """`[..., d_out]`, or `[..., n_hookpoints, d]` with several, with the skip connection."""
 
     latent_acts: Tensor
     """`[..., k]`."""
@@ -78,10 +85,17 @@ class Sae(nn.Module):
 
     `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder does not subtract
     `b_dec`, and a skip connection adds `W_skip x`. With a gate, `encoder.bias` decides which latents are active, and
-    those are `exp(r_mag) W_enc (x - b_dec) + b_mag`. Weights, as in `sae.safetensors`: `encoder.weight`
-    `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec` `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if
-    there are any, `W_skip` `[d_out, d_in]`, and `threshold`, `b_mag` and `r_mag` `[num_latents]`.
+    those are `exp(r_mag) W_enc (x - b_dec) + b_mag`. Where `norms` are, latents are chosen by activation times these.
+
+    With several hookpoints (`cfg.hookpoints`), a crosscoder reads `[..., n_hookpoints, d]` or `[..., d_in]`. It and a
+    cross-layer transcoder give `[..., n_hookpoints, d]`.
+
+    Weights, as in `sae.safetensors`: `encoder.weight` `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec`
+    `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if there are any, `W_skip` `[d_out, d_in]`, and `threshold`,
+    `b_mag`, `r_mag` and `norms` `[num_latents]`.
     """
+
+    norms: Tensor | None
 
     def __init__(self, cfg: SaeConfig, weights: dict[str, Tensor], hookpoint: str = "") -> None:
         super().__init__()
@@ -97,6 +111,7 @@ class Sae(nn.Module):
         self.W_skip, self.threshold, self.b_mag, self.r_mag = (
             None if weight is None else nn.Parameter(weight) for weight in more
         )
+        self.register_buffer("norms", weights.get("norms"))
 
     @property
     def d_in(self) -> int:
@@ -107,6 +122,18 @@ class Sae(nn.Module):
     def d_out(self) -> int:
         """Width of its output."""
         return self.cfg.d_out or self.cfg.d_in
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape of what it reads of a token: `(d_in,)`, or `(n_hookpoints, d)` for a crosscoder."""
+        n_hookpoints = 0 if self.cfg.transcode else len(self.cfg.hookpoints)
+        return (n_hookpoints, self.d_in // n_hookpoints) if n_hookpoints else (self.d_in,)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of its output for a token: `(d_out,)`, or `(n_hookpoints, d)` with several hookpoints."""
+        n_hookpoints = len(self.cfg.hookpoints)
+        return (n_hookpoints, self.d_out // n_hookpoints) if n_hookpoints else (self.d_out,)
 
     @property
     def num_latents(self) -> int:
@@ -135,10 +162,9 @@ class Sae(nn.Module):
     def encode(self, x: Tensor, dense: bool = False) -> Encoded | Tensor:
         """The active latents of `x`, `[..., d_in]`; with `dense`, the activations of all, `[..., num_latents]`.
 
-        `x` is converted to the weights' dtype.
+        A crosscoder also takes `[..., n_hookpoints, d]`. `x` is converted to the weights' dtype.
         """
-        if x.shape[-1] != self.d_in:
-            raise ValueError(f"activations have shape {list(x.shape)}, expected [..., {self.d_in}]")
+        x = _joined(x, self.in_shape)
         tokens = x.reshape(-1, self.d_in).to(self.dtype)
         if self.subtracts_b_dec:
             tokens = tokens - self.b_dec
@@ -152,7 +178,7 @@ class Sae(nn.Module):
         return zeros.scatter(-1, indices, acts)
 
     def decode(self, latents: Tensor | Encoded, latent_indices: Tensor | None = None) -> Tensor:
-        """The reconstruction from latents without the skip connection, `[..., d_out]`.
+        """The reconstruction from latents without the skip connection, `[..., d_out]`, or `[..., n_hookpoints, d]`.
 
         Takes what `encode` gives: one value, or `latent_acts` and `latent_indices`; or the activations of all latents,
         `[..., num_latents]`.
@@ -161,23 +187,26 @@ class Sae(nn.Module):
             latents, latent_indices = latents
         latents = latents.to(self.dtype)
         if latent_indices is None:
-            return latents @ self.W_dec + self.b_dec
-        n_active = latents.shape[-1]
-        acts, indices = latents.reshape(-1, n_active), latent_indices.reshape(-1, n_active)
-        decoded = functional.embedding_bag(indices, self.W_dec, per_sample_weights=acts, mode="sum")
-        return (decoded + self.b_dec).reshape(*latents.shape[:-1], self.d_out)
+            decoded = latents @ self.W_dec
+        else:
+            n_active = latents.shape[-1]
+            acts, indices = latents.reshape(-1, n_active), latent_indices.reshape(-1, n_active)
+            decoded = functional.embedding_bag(indices, self.W_dec, per_sample_weights=acts, mode="sum")
+        return (decoded + self.b_dec).reshape(*latents.shape[:-1], *self.out_shape)
 
     def reconstruct(self, x: Tensor, encoded: Encoded) -> Tensor:
-        """The reconstruction with the skip connection, `[..., d_out]`, from the latents of `x`."""
+        """The reconstruction with the skip connection from the latents of `x`, in the shape that `decode` gives."""
         sae_out = self.decode(encoded)
-        return sae_out if self.W_skip is None else sae_out + x.to(self.dtype) @ self.W_skip.mT
+        if self.W_skip is None:
+            return sae_out
+        return sae_out + (x.to(self.dtype) @ self.W_skip.mT).reshape(sae_out.shape)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Reconstruction:
-        """Encodes and decodes `x`, `[..., d_in]`. `y`, `[..., d_out]`: what `fvu` compares with, by default `x`."""
+        """Encodes and decodes `x`, as `encode` takes it. `y`, in the shape of the output: what `fvu` compares with, by
+        default `x`."""
         encoded = self.encode(x)
         sae_out = self.reconstruct(x, encoded)
-        target = x if y is None else y
-        target = target.reshape(-1, target.shape[-1]).float()
+        target = _joined(x if y is None else y, self.out_shape).reshape(-1, self.d_out).float()
         error = target - sae_out.reshape(target.shape).float()
         variance = (target - target.mean(0)).square().sum()
         return Reconstruction(sae_out, *encoded, error.square().sum() / variance)
@@ -196,7 +225,8 @@ class Sae(nn.Module):
         # Before the choice, as in sparsify: of equal ones, which 16 bit has often, the same are chosen.
         acts = pre_acts.relu_()
         if self.cfg.activation == "topk":
-            return Encoded(*acts.topk(self.cfg.k, dim=-1, sorted=False))
+            indices = self._scores(acts).topk(self.cfg.k, dim=-1, sorted=False).indices
+            return Encoded(acts.gather(-1, indices), indices)
         n_in_group = self.num_latents // self.cfg.k
         acts, indices = acts.reshape(-1, self.cfg.k, n_in_group).max(dim=-1)
         return Encoded(acts, indices + torch.arange(0, self.num_latents, n_in_group, device=indices.device))
@@ -211,19 +241,24 @@ class Sae(nn.Module):
     def _all_above(self, pre_acts: Tensor) -> Encoded:
         """All above zero and, if there is one, above the threshold; and those that are NaN, so that they show."""
         least = 0.0 if self.threshold is None else self.threshold.clamp_min(0.0)
-        acts = pre_acts.masked_fill(pre_acts <= least, 0.0)
+        acts = pre_acts.masked_fill(self._scores(pre_acts) <= least, 0.0)
         n_active = (acts != 0).sum(-1)
         most = int(n_active.max()) if len(n_active) else 1
         return Encoded(*acts.topk(max(most, 1), dim=-1, sorted=False))
 
+    def _scores(self, acts: Tensor) -> Tensor:
+        """What latents are chosen by."""
+        return acts if self.norms is None else acts * self.norms
+
     def to_sparsify(self) -> Any:
         """The same as `sparsify.SparseCoder`, with a copy of the weights; sparsify must be installed."""
         sparsify = needed("sparsify", "eai-sparsify")
+        self._check_hookpoints("sparsify")
         if self.cfg.activation not in ("topk", "groupmax"):
             raise _inexpressible("sparsify", f"the activation {self.cfg.activation}")
         if self.d_out != self.d_in:
             raise _inexpressible("sparsify", "a transcoder of two widths")
-        others = ("d_in", "d_out", "apply_b_dec_to_input")
+        others = ("d_in", "d_out", "apply_b_dec_to_input", "hookpoints")
         settings = {key: value for key, value in asdict(self.cfg).items() if key not in others}
         cfg = sparsify.SparseCoderConfig.from_dict(settings)
         sae = sparsify.SparseCoder(self.d_in, cfg, device=self.device, dtype=self.dtype)
@@ -238,6 +273,7 @@ class Sae(nn.Module):
     def to_saelens(self) -> Any:
         """The same as SAELens's `SAE`, with a copy of the weights; sae-lens must be installed."""
         registry = needed("sae_lens.registry", "sae-lens")
+        self._check_hookpoints("SAELens")
         cfg = self.cfg
         architecture = _ARCHITECTURES.get((cfg.activation, cfg.transcode, cfg.skip_connection))
         if architecture is None:
@@ -259,6 +295,22 @@ class Sae(nn.Module):
         weights["b_gate" if cfg.activation == "gated" else "b_enc"] = weights.pop("encoder.bias")
         sae.load_state_dict(weights)
         return sae
+
+    def _check_hookpoints(self, library: str) -> None:
+        if self.cfg.hookpoints:
+            kind = "cross-layer transcoder" if self.cfg.transcode else "crosscoder"
+            raise _inexpressible(library, f"a {kind}")
+
+
+def _joined(acts: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Activations, `[..., *shape]` or `[..., width]`, as `[..., width]`."""
+    width = prod(shape)
+    if acts.shape[-len(shape) :] == shape:
+        return acts.reshape(*acts.shape[: -len(shape)], width)
+    if acts.shape[-1] == width:
+        return acts
+    expected = ", ".join(map(str, ("...", *shape)))
+    raise ValueError(f"activations have shape {list(acts.shape)}, expected [{expected}]")
 
 
 def _inexpressible(library: str, what: str) -> SaeRunError:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._errors import SaeRunError
 from ._sae import Activation, SaeConfig
-from ._weights import Weights
+from ._weights import Weights, hookpoints_of
 
 SAELENS_WEIGHTS_FILE = "sae_weights.safetensors"
 # Smallest norm of a decoder's row that is divided by, as SAELens has it.
@@ -101,6 +101,7 @@ def _settings(path: Path, config: dict[str, Any], kind: _Kind) -> SaeConfig:
         transcode=kind.transcode,
         d_out=(config.get("d_out") or 0) if kind.transcode else 0,
         apply_b_dec_to_input=not kind.transcode and config.get("apply_b_dec_to_input") is not False,
+        hookpoints=hookpoints_of(path, {**config.get("metadata", {}), **config}) if kind.transcode else (),
     )
 
 

@@ -78,6 +78,9 @@ def splice(model: nn.Module, saes: Mapping[str, Sae] | Sae, *, error: bool = Fal
 
 def _module(model: nn.Module, name: str, sae: Sae) -> nn.Module:
     """The module that an SAE is for: by its name in the mapping, or else by the hookpoint that its files say."""
+    if sae.cfg.hookpoints:
+        hint = "it is for several hookpoints; its `encode` and `decode` take and give activations of all of them"
+        raise SaeRunError(f"`{name}` cannot be spliced", hint)
     base = getattr(model, "base_model", model)
     # Of a model with images, the hookpoints are those of its text part.
     bases = [base, getattr(base, "language_model", base)]

@@ -1,4 +1,4 @@
-"""Files of weights."""
+"""Files of weights, and what every layout's cfg.json has."""
 
 from __future__ import annotations
 
@@ -32,11 +32,21 @@ class Weights:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def take(self, name: str, shape: list[int]) -> Tensor:
+    def take(self, name: str, *shapes: list[int]) -> Tensor:
+        """A tensor that has one of these shapes."""
         if name not in self.names:
             raise SaeRunError(f"`{self.path}` has no tensor `{name}`")
         tensor: Tensor = self._file.get_tensor(name)
-        if list(tensor.shape) != shape:
-            found = list(tensor.shape)
-            raise SaeRunError(f"tensor `{name}` of `{self.path}` has shape {found}, expected {shape}")
+        found = list(tensor.shape)
+        if found not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise SaeRunError(f"tensor `{name}` of `{self.path}` has shape {found}, expected {expected}")
         return tensor
+
+
+def hookpoints_of(path: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    """The several hookpoints of a crosscoder or a cross-layer transcoder; empty: it is of one."""
+    hookpoints = config.get("hookpoints", [])
+    if not isinstance(hookpoints, list) or not all(isinstance(name, str) for name in hookpoints):
+        raise SaeRunError(f"`{path}`: `hookpoints` is {hookpoints!r}, and not a list of names")
+    return tuple(hookpoints)
