@@ -61,6 +61,13 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::flag("hierarchical_topk", "The mean error of the 1, 2, ..., `k` largest latents is the loss (HierarchicalTopK)"),
         Setting::flag("multi_topk", "Add an eighth of the FVU of 4 k latents to the loss (Multi-TopK)"),
     ]),
+    ("Several hookpoints in one dictionary", &[
+        Setting::flag("crosscoder", "Train one SAE on all hookpoints side by side, with latents that they share"),
+        Setting::new("crosscoder_norm", Kind::Text, "crosscoder|sae|mixed|none", "What the activation of its latent is multiplied by where its size counts"),
+        Setting::new("crosscoder_model", Kind::Text, "MODEL", "A second model with the same tokenizer, whose hookpoints are added"),
+        Setting::new("crosscoder_revision", Kind::Text, "REVISION", "Its branch, tag or commit on the Hub"),
+        Setting::flag("cross_layer", "Let transcoders write to all later hookpoints, too (cross-layer transcoder)"),
+    ]),
     ("Loss", &[
         Setting::new("loss_fn", Kind::Text, "ce|fvu|kl|mse", "What is minimised: FVU or squared error, or cross-entropy or KL divergence at the model's output"),
         Setting::new("auxk_alpha", Kind::Number, "X", "Weight of the loss that revives dead latents (AuxK)"),

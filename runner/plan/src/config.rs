@@ -1,9 +1,10 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
+use crate::validate::MOST_LATENTS;
 use crate::{
     Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, DataName, Dtype,
     EncoderDtype, K, LossFn, LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm,
-    PreActLossOn, SparsityLoss, ThresholdEma, TokenizerClass,
+    PlanError, PreActLossOn, SparsityLoss, ThresholdEma, TokenizerClass,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -263,6 +264,28 @@ impl TrainConfig {
             self.num_latents
         } else {
             d_in.saturating_mul(self.expansion_factor)
+        }
+    }
+
+    /// The same at `hookpoint`.
+    ///
+    /// # Errors
+    /// There are too many, or too few for another setting.
+    pub(crate) fn latents_at(&self, d_in: usize, hookpoint: &str) -> Result<usize, PlanError> {
+        let num_latents = self.num_latents_for(d_in);
+        if num_latents > MOST_LATENTS {
+            let problem = format!("gives {hookpoint} more than {MOST_LATENTS} latents");
+            return Err(PlanError::setting("expansion_factor", &problem));
+        }
+        self.check_latents(num_latents, hookpoint)?;
+        Ok(num_latents)
+    }
+
+    /// What an SAE is called: by its hookpoint, and its seed if there are several.
+    pub(crate) fn sae_name(&self, hookpoint: &str, seed: i64) -> String {
+        match self.init_seeds.len() {
+            1 => hookpoint.to_owned(),
+            _ => format!("{hookpoint}/seed{seed}"),
         }
     }
 

@@ -1,6 +1,5 @@
 //! SAEs on several hookpoints: crosscoders, and the transcoders of several layers that write to later ones, too.
 
-use crate::job::{latents_for, sae_name};
 use crate::{HookpointFacts, PlanError, SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 
@@ -16,10 +15,10 @@ pub(crate) fn crosscoders(
         "crosscoder",
         hookpoints.iter().map(|own| (&*own.name, own.d_out)),
     )?;
-    let num_latents = latents_for(config, width, CROSSCODER)?;
+    let num_latents = config.latents_at(width, CROSSCODER)?;
     let names: Vec<String> = hookpoints.iter().map(|own| own.name.clone()).collect();
     let of_seed = |&seed: &i64| SaeSpec {
-        name: sae_name(config, CROSSCODER, seed),
+        name: config.sae_name(CROSSCODER, seed),
         hookpoint: names.join("+"),
         hookpoints: names.clone(),
         seed,

@@ -4,7 +4,6 @@ use crate::cross::{crosscoders, write_to_later};
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::preset::Base;
-use crate::validate::MOST_LATENTS;
 use crate::{HookpointFacts, JobDraft, K, ModelFacts, PlanError, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -232,9 +231,9 @@ fn resolve_sae(
     seed: i64,
 ) -> Result<SaeSpec, PlanError> {
     let (d_in, d_out) = widths(config, hookpoint)?;
-    let num_latents = latents_for(config, d_in, &hookpoint.name)?;
+    let num_latents = config.latents_at(d_in, &hookpoint.name)?;
     Ok(SaeSpec {
-        name: sae_name(config, &hookpoint.name, seed),
+        name: config.sae_name(&hookpoint.name, seed),
         hookpoint: hookpoint.name.clone(),
         hookpoints: Vec::new(),
         seed,
@@ -244,29 +243,6 @@ fn resolve_sae(
         k: config.k,
         lr: config.lr_for(num_latents),
     })
-}
-
-/// The number of latents for an input of width `d_in` at `hookpoint`.
-pub(crate) fn latents_for(
-    config: &TrainConfig,
-    d_in: usize,
-    hookpoint: &str,
-) -> Result<usize, PlanError> {
-    let num_latents = config.num_latents_for(d_in);
-    if num_latents > MOST_LATENTS {
-        let problem = format!("gives {hookpoint} more than {MOST_LATENTS} latents");
-        return Err(PlanError::setting("expansion_factor", &problem));
-    }
-    config.check_latents(num_latents, hookpoint)?;
-    Ok(num_latents)
-}
-
-/// What an SAE is called: by its hookpoint, and its seed if there are several.
-pub(crate) fn sae_name(config: &TrainConfig, hookpoint: &str, seed: i64) -> String {
-    match config.init_seeds.len() {
-        1 => hookpoint.to_owned(),
-        _ => format!("{hookpoint}/seed{seed}"),
-    }
 }
 
 /// Widths of the input and the output of an SAE at `hookpoint`.

@@ -21,7 +21,7 @@ impl Affine {
     /// Too little memory.
     ///
     /// # Panics
-    /// There is none.
+    /// `all` is empty.
     pub fn side_by_side(all: &[Self]) -> Result<Self, SaeError> {
         let [first, others @ ..] = all else {
             panic!("there is at least one");

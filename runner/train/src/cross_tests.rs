@@ -2,8 +2,6 @@
 
 use crate::testing::{Run, assert_same, config, interrupt_after};
 use plan::{Activation, LrScheduler, NormalizeActivations, Optimizer, SparsityLoss, TrainConfig};
-use sae::Sae;
-use tch::{Device, Kind, Tensor};
 
 const BLOCKS: [&str; 3] = ["layers.0", "layers.1", "layers.2"];
 const MLPS: [&str; 3] = ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"];
@@ -168,128 +166,6 @@ fn the_cut_of_an_update_does_not_matter() {
                 assert!(
                     (whole / parts - 1.0).abs() < 2e-3,
                     "{name}: {whole} {parts}"
-                );
-            }
-        }
-    }
-}
-
-/// With one layer more to write to, a transcoder's gradient is that of autograd through the sum.
-#[test]
-fn gradients_of_layers_are_autograd_s() {
-    use sae::{Activation, Objective, Penalty, SaeConfig};
-    let (n, d, latents) = (40, 6, 30);
-    let noise = |shape: &[i64], seed| {
-        sae::with_seed(seed, || Tensor::randn(shape, (Kind::Float, Device::Cpu)))
-    };
-    for activation in [Activation::TopK, Activation::Relu, Activation::JumpRelu] {
-        let layer = |layer: i64| {
-            let cfg = SaeConfig {
-                activation,
-                transcode: true,
-                skip_connection: true,
-                normalize_decoder: false,
-                d_out: (layer == 0).then_some(12),
-                hookpoints: MLPS[layer as usize..2]
-                    .iter()
-                    .map(|own| (*own).to_owned())
-                    .collect(),
-                ..SaeConfig::topk(d, latents, if activation.has_k() { 5 } else { latents })
-            };
-            let mut sae = Sae::new(cfg, layer, Device::Cpu).unwrap();
-            sae.w_dec = noise(&sae.w_dec.size(), 10 + layer);
-            sae.encoder_bias = noise(&[latents as i64], 20 + layer) * 0.1;
-            sae
-        };
-        let saes = [layer(0), layer(1)];
-        let xs = [noise(&[n, d as i64], 1), noise(&[n, d as i64], 2)];
-        let y = noise(&[n, 2 * d as i64], 3);
-        let objective = Objective {
-            penalty: if activation == Activation::Relu {
-                Penalty::Tanh {
-                    coefficient: 0.3,
-                    scale: 2.0,
-                }
-            } else {
-                Penalty::None
-            },
-            ..Objective::squared_error(5)
-        };
-        let passes: Vec<_> = saes
-            .iter()
-            .zip(&xs)
-            .map(|(sae, x)| sae.layer_pass(x, &objective).unwrap())
-            .collect();
-        let error = &passes[0].written - &y;
-        let _ = error
-            .narrow(1, d as i64, d as i64)
-            .g_add_(&passes[1].written);
-        let errors = [
-            error.shallow_clone(),
-            error.narrow(1, d as i64, d as i64).contiguous(),
-        ];
-        // By autograd, of the same two.
-        let weights: Vec<Vec<Tensor>> = saes
-            .iter()
-            .map(|sae| {
-                let weights = sae.named_weights().into_iter();
-                weights
-                    .map(|(_, own)| own.detach().copy().set_requires_grad(true))
-                    .collect()
-            })
-            .collect();
-        let written = |layer: usize| {
-            let sae = saes[layer]
-                .with_weights(weights[layer].iter().map(Tensor::shallow_clone).collect());
-            let pre_acts = xs[layer].linear(&sae.encoder_weight, Some(&sae.encoder_bias));
-            let acts = match activation {
-                Activation::TopK => {
-                    let (acts, indices) = pre_acts.topk(5, -1, true, true);
-                    pre_acts.zeros_like().scatter(1, &indices, &acts.relu())
-                }
-                _ => pre_acts.relu(),
-            };
-            let own = Tensor::cat(
-                &[
-                    sae.b_dec.narrow(0, 0, d as i64),
-                    sae.b_dec
-                        .zeros_like()
-                        .narrow(0, 0, sae.b_dec.size()[0] - d as i64),
-                ],
-                0,
-            );
-            let skip = xs[layer].matmul(&sae.w_skip.as_ref().unwrap().narrow(0, 0, d as i64).tr());
-            let skip = skip.constant_pad_nd([0, sae.b_dec.size()[0] - d as i64]);
-            let penalty = match activation {
-                Activation::Relu => {
-                    let norms = sae.w_dec.norm_scalaropt_dim(2.0, [1i64], false);
-                    (&acts * norms * 2.0).tanh().sum(Kind::Double) * 0.3
-                }
-                _ => acts.sum(Kind::Double) * 0.0,
-            };
-            (acts.matmul(&sae.w_dec) + own + skip, penalty)
-        };
-        let (first, second) = (written(0), written(1));
-        let sum = first.0 + second.0.constant_pad_nd([d as i64, 0]);
-        let loss = (sum - &y).square().sum(Kind::Double) + first.1 + second.1;
-        loss.backward();
-        for (layer, (pass, error)) in passes.into_iter().zip(&errors).enumerate() {
-            let backward = saes[layer].layer_backward(pass, error, &objective).unwrap();
-            let names = saes[layer]
-                .named_weights()
-                .into_iter()
-                .map(|(name, _)| name);
-            for ((name, own), weight) in
-                names.zip(backward.gradients.tensors()).zip(&weights[layer])
-            {
-                if name == "threshold" {
-                    continue;
-                }
-                let off = (own - weight.grad()).abs().max().double_value(&[]);
-                let size = weight.grad().abs().max().double_value(&[]);
-                assert!(
-                    off <= 1e-5 * size + 1e-6,
-                    "{activation} {layer} {name}: {off} of {size}"
                 );
             }
         }

@@ -2,7 +2,7 @@
 //! other layers write, and the error of the sum comes back.
 //!
 //! Its output has a part for its own hookpoint, then one for each later one. The bias of the decoder and a skip
-//! connection are of its own part alone.
+//! connection have only the first part.
 
 use super::general::{ActiveLatents, Batch, Latents, Reconstructed};
 use super::sum_of_squares;
@@ -88,7 +88,7 @@ impl Sae {
         Ok(backward)
     }
 
-    /// Leaves later hookpoints to the biases of their own layers.
+    /// Leaves later hookpoints to the biases of later layers.
     ///
     /// # Errors
     /// Too little memory.

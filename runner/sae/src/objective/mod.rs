@@ -292,4 +292,6 @@ fn sum_of_squares(x: &Tensor) -> Result<Tensor, SaeError> {
 #[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]
+mod layer_tests;
+#[cfg(test)]
 mod tests;

@@ -200,7 +200,7 @@ impl<'a> Update<'a> {
         self.finish_layer((moments, moments), progress)
     }
 
-    /// The same of a layer of a cross-layer transcoder, with the moments of its own target and those of all layers.
+    /// The same of a layer of a cross-layer transcoder, with the moments of its hookpoint's target and those of all.
     pub(crate) fn finish_layer(
         self,
         (moments, of_all): (&Moments, &Moments),

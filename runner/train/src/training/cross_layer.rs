@@ -17,7 +17,7 @@ const BLOCK_BYTES: usize = 256 << 20;
 
 /// An update of all layers of a cross-layer transcoder.
 pub(super) struct CrossLayerUpdate<'a> {
-    /// In the order of the layers, each with the total variance of its own target.
+    /// In the order of the layers, each with the total variance of what it is trained to write at its hookpoint.
     layers: Vec<(VarianceIdx, Update<'a>)>,
     /// The total variance of all targets.
     of_all: VarianceIdx,
