@@ -7,13 +7,13 @@
 //! - `encode/`: texts or sequences become active latents in a file: `batches.rs`, `rows.rs`, `file/` with a file per
 //!   format
 //! - `proof.rs`: an SAE in another layout is read back, and must compute the same
-//! - `sae_at.rs`: an SAE and the hookpoint where it belongs
+//! - `sites.rs`: an SAE and the hookpoints where it belongs
 
 mod encode;
 mod error;
 mod evaluate;
 mod proof;
-mod sae_at;
+mod sites;
 
 pub use encode::{EncodedRows, encode};
 pub use error::EvalError;

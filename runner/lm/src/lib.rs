@@ -22,6 +22,7 @@
 //!
 //! - `model.rs`: load, forward, hidden states, logits with outputs replaced
 //! - `tap.rs`: every module passes through one function: taps, early exit; `replace.rs`: other outputs
+//! - `rows.rs`: what taps give as vectors, one a row, of one hookpoint or several
 //! - `transfer.rs`: token ids to the device, without a wait; `device_shim.rs`: a GPU's memory, and a second stream
 //! - `libtorch.rs`: which libtorch is loaded; `cuda.rs`: its CUDA half, at run time
 //! - `../shim/`: C++ that setup compiles into libtch
@@ -51,6 +52,7 @@ mod options;
 mod precision;
 mod replace;
 mod rope;
+mod rows;
 mod run;
 mod tap;
 mod transfer;
@@ -66,6 +68,7 @@ pub use model::LanguageModel;
 pub use not_finite::activations_of;
 pub use options::LoadOptions;
 pub use replace::{ModulePass, Replacements};
+pub use rows::{rows, side_by_side};
 pub use tap::{Activations, Taps};
 pub use transfer::send;
 

@@ -284,7 +284,7 @@ fn wrong_input(input_ids: &Tensor) -> LmError {
     .into()
 }
 
-fn in_forward(source: TchError) -> LmError {
+pub(crate) fn in_forward(source: TchError) -> LmError {
     LmError::torch("in the forward pass of the language model", source)
 }
 

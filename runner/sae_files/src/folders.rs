@@ -97,12 +97,12 @@ pub fn select<'a>(
     Ok(names.iter().filter(is_wanted).copied().collect())
 }
 
-fn is_sae(dir: &Path) -> bool {
+pub(crate) fn is_sae(dir: &Path) -> bool {
     dir.join(CONFIG_FILE).is_file()
 }
 
 /// `seed0`, `seed1`, ...: such a folder's hookpoint is in the name of the one above it.
-fn is_seed(name: &str) -> bool {
+pub(crate) fn is_seed(name: &str) -> bool {
     let seed = name.strip_prefix("seed");
     seed.is_some_and(|seed| seed.parse::<i64>().is_ok())
 }
@@ -116,12 +116,12 @@ fn by_name(dir: &Path) -> FoundSae {
     found(name, dir.into())
 }
 
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }
 
-fn folders(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
+pub(crate) fn folders(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     let entries = fs::read_dir(dir).map_err(io_fault("read", dir))?;
     let paths = entries.map(|entry| Ok(entry.map_err(io_fault("read", dir))?.path()));
     let paths = paths.collect::<Result<Vec<_>, Fault>>()?;

@@ -5,7 +5,7 @@
 //!
 //! - `folders.rs`: SAEs in a folder; `from_hub.rs`: SAEs of a repository
 //! - `config.rs`: the settings of an SAE; `cfg_file.rs`: sparsify's layout; `saelens.rs`: SAELens's;
-//!   `crosscoder.rs`: crosscoders
+//!   `crosscoder.rs`: crosscoders; `cross_layer.rs`: the layers of a transcoder that writes to several
 //! - `header.rs`: the header of a safetensors file
 //! - `density.rs`: how often latents fire, as an evaluation writes it
 //! - `hook_names.rs`: hookpoints as others name them
@@ -13,6 +13,7 @@
 mod cfg_file;
 mod check;
 mod config;
+mod cross_layer;
 mod crosscoder;
 mod density;
 mod error;
@@ -26,6 +27,7 @@ mod saelens;
 pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
 pub use check::check_sae;
 pub use config::{Activation, SaeConfig};
+pub use cross_layer::layers_of;
 pub use crosscoder::{CROSSCODER_WEIGHTS_FILE, CrosscoderConfig, is_crosscoder_folder};
 pub use density::{FIRING_DENSITY, read_density};
 pub use error::{io_fault, no_such_sae, unsupported};

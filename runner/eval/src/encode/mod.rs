@@ -13,17 +13,18 @@ mod tests;
 
 pub use rows::EncodedRows;
 
-use crate::{EvalError, sae_at};
+use crate::EvalError;
+use crate::sites::{self, Site, taps_of_inputs};
 use batches::{Batch, Batches};
 use fault::Fault;
 use file::RowFile;
 use lm::activations_of;
-use lm::{Activations, LanguageModel, LoadOptions, Taps};
+use lm::{Activations, LanguageModel, LoadOptions};
 use plan::{EncodeSummary, EncodeTask, FoundSae, ModelFacts};
 use rows::TopLatents;
 use sae::Sae;
 use std::ops::ControlFlow;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 /// Rows that are put together before they go to the file.
 const ROWS_AT_ONCE: usize = 1 << 16;
@@ -33,6 +34,7 @@ const ROWS_AT_ONCE: usize = 1 << 16;
 struct Encoder {
     found: FoundSae,
     sae: Sae,
+    site: Site,
 }
 
 /// Encodes what the task names. The file is written next to its final path, then moved there. `None`, and no file:
@@ -49,7 +51,8 @@ pub fn encode(
     let _no_grad = tch::no_grad_guard();
     let facts = facts::read_facts(&task.model.dir)?;
     let encoders = load(&task.saes, &facts, device)?;
-    let taps = taps(&facts, &encoders)?;
+    let sites: Vec<_> = encoders.iter().map(|encoder| &encoder.site).collect();
+    let taps = taps_of_inputs(&facts, &sites)?;
     let options = LoadOptions {
         device,
         dtype: task.model.dtype,
@@ -94,27 +97,14 @@ fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Enc
         ..sae::LoadOptions::default()
     };
     let load = |found: &FoundSae| {
-        let (sae, hookpoint) = sae_at::load(facts, &found.hookpoint, &found.dir, &options)?;
+        let (sae, site) = sites::load(facts, &found.hookpoint, &found.dir, &options)?;
         let found = FoundSae {
-            hookpoint: hookpoint.name.clone(),
+            hookpoint: site.name(),
             ..found.clone()
         };
-        Ok(Encoder { found, sae })
+        Ok(Encoder { found, sae, site })
     };
     saes.iter().map(load).collect()
-}
-
-/// What the SAEs read: the outputs of their hookpoints, and the inputs of transcoders.
-fn taps(facts: &ModelFacts, encoders: &[Encoder]) -> Result<Taps, EvalError> {
-    let names = |of_transcoders: bool| -> Vec<&str> {
-        let wanted = encoders
-            .iter()
-            .filter(|encoder| encoder.sae.cfg.transcode == of_transcoders);
-        wanted
-            .map(|encoder| encoder.found.hookpoint.as_str())
-            .collect()
-    };
-    Ok(Taps::new(facts, &names(false))?.with_inputs(facts, &names(true))?)
 }
 
 impl Encoder {
@@ -127,13 +117,7 @@ impl Encoder {
         top: Option<usize>,
     ) -> Result<TopLatents, EvalError> {
         let name = &self.found.hookpoint;
-        let x = if self.sae.cfg.transcode {
-            activations.input(name)
-        } else {
-            activations.get(name)
-        };
-        let x: &Tensor = x.expect("every hookpoint is tapped");
-        let x = x.f_reshape([-1, self.sae.cfg.d_in as i64])?;
+        let x = self.site.input(activations)?;
         let n_vectors = x.size()[0] as usize;
         if n_vectors != n_tokens {
             let message = format!("`{name}` gives {n_vectors} vectors for {n_tokens} tokens");

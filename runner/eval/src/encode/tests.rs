@@ -3,12 +3,14 @@
 use super::*;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
+use lm::Taps;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plan::{Dtype, EncodeFormat, EncodeInput, ModelUse, Texts, TokenizerClass};
 use sae::{SaeConfig, tensors_by_name};
 use sae_files::find_saes;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use tch::Tensor;
 use tempfile::{TempDir, tempdir};
 use tokens::Tokenizer;
 

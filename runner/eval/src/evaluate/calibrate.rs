@@ -2,13 +2,12 @@
 //! have as many on average. It has none of the lag that an estimate made in training has.
 
 use super::batch::Batch;
-use super::replacement::{rows_of, select};
+use super::replacement::select;
 use super::{EvalRequest, Subject, load, no_token};
 use crate::EvalError;
-use lm::{Activations, LanguageModel, LoadOptions, Taps};
-use plan::ModelFacts;
+use crate::sites::taps_of_inputs;
+use lm::{LanguageModel, LoadOptions};
 use sae::{Activation, BatchLatents, BatchSearch, Sae};
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
@@ -61,7 +60,8 @@ pub fn calibrate(
     let _no_grad = tch::no_grad_guard();
     let facts = facts::read_facts(&request.model.dir)?;
     let subjects = load(&request.saes, &facts, device)?;
-    let taps = taps_of(&subjects, &facts)?;
+    let sites: Vec<_> = subjects.iter().map(|subject| &subject.site).collect();
+    let taps = taps_of_inputs(&facts, &sites)?;
     let model = LanguageModel::load(
         &request.model.dir,
         &LoadOptions {
@@ -91,26 +91,14 @@ pub fn calibrate(
         let batch = Batch::new(&token_ids, sequences.ctx_len(), &filters, device)?;
         let activations = model.forward(&batch.input_ids, &taps)?;
         for (search, kept) in searches.iter_mut().zip(&batch.kept) {
-            let x = search.input(&activations)?;
-            let x = select(&x, kept.rows(x.size()[0]))?;
+            let x = search.subject.site.input(&activations)?;
+            let x = select(&x, kept.rows(x.size()[0]))?.f_to_kind(Kind::Float)?;
             search.add(&x, most)?;
         }
         n_done += batch.input_ids.size()[0] as u64;
     }
     let found = searches.iter().map(Search::finish);
     found.collect::<Result<_, _>>().map(Some)
-}
-
-/// Taps on what the SAEs read: a transcoder on the input of its hookpoint.
-fn taps_of(subjects: &[Subject], facts: &ModelFacts) -> Result<Taps, EvalError> {
-    let names = |of_inputs| {
-        let subjects = subjects
-            .iter()
-            .filter(|subject| subject.sae.cfg.transcode == of_inputs);
-        let names: BTreeSet<_> = subjects.map(|subject| &subject.spec.hookpoint).collect();
-        names.into_iter().collect::<Vec<_>>()
-    };
-    Ok(Taps::new(facts, &names(false))?.with_inputs(facts, &names(true))?)
 }
 
 /// How the thresholds of an SAE's latents relate to each other, 1 on average: `[num_latents]`. They differ if training was
@@ -156,16 +144,6 @@ impl Search {
             scores: Vec::new(),
             subject,
         })
-    }
-
-    fn input(&self, activations: &Activations) -> Result<Tensor, EvalError> {
-        let hookpoint = &self.subject.spec.hookpoint;
-        let x = if self.subject.sae.cfg.transcode {
-            activations.input(hookpoint)
-        } else {
-            activations.get(hookpoint)
-        };
-        Ok(rows_of(x.expect("every hookpoint is tapped"))?.f_to_kind(Kind::Float)?)
     }
 
     /// Adds tokens, of which there are `most` at most.

@@ -3,15 +3,15 @@
 use super::Subject;
 use super::batch::Batch;
 use super::predictions::{Predictions, cross_entropy_of};
-use super::replacement::{ablated, logits, rows_of, select, spliced};
-use super::sums::{SaeSums, zero};
+use super::replacement::{ablated, logits, select};
+use super::splicing::{Clean, Splicing};
+use super::totals::Totals;
 use crate::EvalError;
-use lm::{LanguageModel, Taps};
+use lm::{LanguageModel, Taps, rows};
 use plan::EvalStats;
 use sae::Moments;
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tokens::EvalSequences;
 
 /// A language model and the sequences to run it on.
@@ -20,39 +20,6 @@ pub(super) struct Evaluator<'a> {
     model: &'a LanguageModel,
     sequences: &'a EvalSequences,
     batch_size: usize,
-}
-
-/// Sums that SAEs share, and those of each.
-#[derive(Debug)]
-struct Sums {
-    device: Device,
-    /// The lists of tokens that do not count, each once.
-    filters: Vec<Filter>,
-    /// Hookpoints, each once for a filter.
-    hookpoints: Vec<FilteredHookpoint>,
-    /// For each SAE, with the index of its filtered hookpoint.
-    saes: Vec<(usize, SaeSums)>,
-}
-
-/// What depends on which tokens count.
-#[derive(Debug)]
-struct Filter {
-    /// Sorted.
-    exclude_tokens: Vec<u32>,
-    n_predicted: u64,
-    /// Scalar, Double.
-    ce_clean: Tensor,
-}
-
-/// A hookpoint with a filter.
-#[derive(Debug)]
-struct FilteredHookpoint {
-    hookpoint: String,
-    filter_idx: usize,
-    /// Of the outputs that count; `None` before the first.
-    moments: Option<Moments>,
-    /// Scalar, Double.
-    ce_ablated: Tensor,
 }
 
 type Report<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
@@ -77,53 +44,32 @@ impl<'a> Evaluator<'a> {
         subjects: &[Subject],
         report: Report<'_>,
     ) -> Result<Option<Vec<(EvalStats, Tensor)>>, EvalError> {
-        let mut sums = self.sums(subjects)?;
+        let mut totals = Totals::new(subjects, self.model.device())?;
         let n_sequences = self.sequences.n_sequences() as u64;
-        let filters = sums.filters.iter();
-        let filters: Vec<_> = filters
-            .map(|filter| filter.exclude_tokens.clone())
-            .collect();
-        let taps = self.taps(&sums)?;
+        let filters = totals.excluded();
+        let taps = self.taps(&totals)?;
         for token_ids in self.sequences.batches(self.batch_size) {
             if report(0, n_sequences).is_break() {
                 return Ok(None);
             }
-            self.add_moments(&self.batch(&token_ids, &filters)?, &taps, &mut sums)?;
+            self.add_moments(&self.batch(&token_ids, &filters)?, &taps, &mut totals)?;
         }
+        let splicing = Splicing::new(self.model, subjects, &totals.splices)?;
         let mut n_done = 0;
         for token_ids in self.sequences.batches(self.batch_size) {
             if report(n_done, n_sequences).is_break() {
                 return Ok(None);
             }
             let batch = self.batch(&token_ids, &filters)?;
-            self.add_predictions(&batch, subjects, &mut sums)?;
+            self.add_predictions(&batch, &splicing, &mut totals)?;
             n_done += batch.input_ids.size()[0] as u64;
         }
-        Ok(Some(sums.read()?))
+        Ok(Some(totals.read()?))
     }
 
-    fn sums(&self, subjects: &[Subject]) -> Result<Sums, EvalError> {
-        let mut sums = Sums {
-            device: self.model.device(),
-            filters: Vec::new(),
-            hookpoints: Vec::new(),
-            saes: Vec::new(),
-        };
-        for Subject { spec, sae } in subjects {
-            let exclude: BTreeSet<u32> = spec.exclude_tokens.iter().copied().collect();
-            let filter_idx = sums.filter_idx(exclude.into_iter().collect())?;
-            let hookpoint_idx = sums.hookpoint_idx(&spec.hookpoint, filter_idx)?;
-            sums.saes.push((hookpoint_idx, SaeSums::new(sae)?));
-        }
-        Ok(sums)
-    }
-
-    fn taps(&self, sums: &Sums) -> Result<Taps, EvalError> {
-        let hookpoints: Vec<_> = sums
-            .hookpoints
-            .iter()
-            .map(|filtered| &filtered.hookpoint)
-            .collect();
+    fn taps(&self, totals: &Totals) -> Result<Taps, EvalError> {
+        let hookpoints = totals.hookpoints.iter();
+        let hookpoints: Vec<_> = hookpoints.map(|filtered| &filtered.hookpoint).collect();
         Ok(Taps::new(self.model.facts(), &hookpoints)?)
     }
 
@@ -133,13 +79,18 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Mean and variance of the hookpoints' outputs.
-    fn add_moments(&self, batch: &Batch, taps: &Taps, sums: &mut Sums) -> Result<(), EvalError> {
+    fn add_moments(
+        &self,
+        batch: &Batch,
+        taps: &Taps,
+        totals: &mut Totals,
+    ) -> Result<(), EvalError> {
         let activations = self.model.forward(&batch.input_ids, taps)?;
-        for filtered in &mut sums.hookpoints {
+        for filtered in &mut totals.hookpoints {
             let y = activations.get(&filtered.hookpoint);
-            let y = rows_of(y.expect("every hookpoint is tapped"))?;
-            let rows = batch.kept[filtered.filter_idx].rows(y.size()[0]);
-            let y = select(&y, rows)?.f_to_kind(Kind::Float)?;
+            let y = rows(y.expect("every hookpoint is tapped"))?;
+            let counting = batch.kept[filtered.filter_idx].rows(y.size()[0]);
+            let y = select(&y, counting)?.f_to_kind(Kind::Float)?;
             if y.size()[0] == 0 {
                 continue;
             }
@@ -152,138 +103,56 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// The clean pass, one for each hookpoint without its output, one with each SAE spliced in.
+    /// The clean pass, one for each hookpoint without its output, one with each SAE spliced in; several hookpoints of
+    /// one dictionary at the same time.
     fn add_predictions(
         &self,
         batch: &Batch,
-        subjects: &[Subject],
-        sums: &mut Sums,
+        splicing: &Splicing<'_>,
+        totals: &mut Totals,
     ) -> Result<(), EvalError> {
         let clean = Predictions::new(&self.model.logits(&batch.input_ids)?)?;
-        for (filter, kept) in sums.filters.iter_mut().zip(&batch.kept) {
+        for (filter, kept) in totals.filters.iter_mut().zip(&batch.kept) {
             let _ = filter.ce_clean.f_add_(&clean.cross_entropy(batch, kept)?)?;
             filter.n_predicted += kept.n_predicted;
         }
-        for filtered in &mut sums.hookpoints {
-            self.add_ablated(batch, filtered)?;
-        }
-        for (subject, (hookpoint_idx, of_sae)) in subjects.iter().zip(&mut sums.saes) {
-            let filtered = &sums.hookpoints[*hookpoint_idx];
-            let kept = &batch.kept[filtered.filter_idx];
-            let splice = |pass: lm::ModulePass| spliced(pass, &subject.sae, kept, of_sae);
-            let logits = logits(self.model, &batch.input_ids, &filtered.hookpoint, splice)?;
+        self.add_ablated(batch, totals)?;
+        let activations = splicing.activations(batch)?;
+        for splice in &mut totals.splices {
+            let kept = &batch.kept[totals.ablations[splice.ablation_idx].filter_idx];
+            let on = Clean {
+                batch,
+                kept,
+                activations: activations.as_ref(),
+            };
+            let logits = splicing.logits(&on, &splice.saes, &mut totals.saes)?;
             let [kl, ce] = clean.divergence(&logits, batch, kept)?;
-            let _ = of_sae.kl.f_add_(&kl)?;
-            let _ = of_sae.ce.f_add_(&ce)?;
+            let _ = splice.kl.f_add_(&kl)?;
+            let _ = splice.ce.f_add_(&ce)?;
         }
         Ok(())
     }
 
-    fn add_ablated(
-        &self,
-        batch: &Batch,
-        filtered: &mut FilteredHookpoint,
-    ) -> Result<(), EvalError> {
-        let kept = &batch.kept[filtered.filter_idx];
-        // Without a token that counts there is no mean, and nothing to put it in.
-        let Some(moments) = &filtered.moments else {
-            return Ok(());
-        };
-        let ablate = |pass: lm::ModulePass| ablated(pass, &moments.mean, kept);
-        let logits = logits(self.model, &batch.input_ids, &filtered.hookpoint, ablate)?;
-        let ce = cross_entropy_of(&logits, batch, kept)?;
-        let _ = filtered.ce_ablated.f_add_(&ce)?;
+    fn add_ablated(&self, batch: &Batch, totals: &mut Totals) -> Result<(), EvalError> {
+        for ablation in &mut totals.ablations {
+            let kept = &batch.kept[ablation.filter_idx];
+            let hookpoints = ablation.hookpoints.iter();
+            let hookpoints: Vec<_> = hookpoints.map(|index| &totals.hookpoints[*index]).collect();
+            let means = hookpoints.iter().map(|filtered| filtered.moments.as_ref());
+            // Without a token that counts there is no mean, and nothing to put it in.
+            let Some(moments) = means.collect::<Option<Vec<_>>>() else {
+                continue;
+            };
+            let names: Vec<&str> = hookpoints
+                .iter()
+                .map(|filtered| &*filtered.hookpoint)
+                .collect();
+            let ablate =
+                |index: usize, pass: lm::ModulePass| ablated(pass, &moments[index].mean, kept);
+            let logits = logits(self.model, &batch.input_ids, &names, ablate)?;
+            let ce = cross_entropy_of(&logits, batch, kept)?;
+            let _ = ablation.ce.f_add_(&ce)?;
+        }
         Ok(())
-    }
-}
-
-impl Sums {
-    fn filter_idx(&mut self, exclude_tokens: Vec<u32>) -> Result<usize, EvalError> {
-        let is_it = |filter: &Filter| filter.exclude_tokens == exclude_tokens;
-        if let Some(index) = self.filters.iter().position(is_it) {
-            return Ok(index);
-        }
-        self.filters.push(Filter {
-            exclude_tokens,
-            n_predicted: 0,
-            ce_clean: zero(self.device)?,
-        });
-        Ok(self.filters.len() - 1)
-    }
-
-    fn hookpoint_idx(&mut self, hookpoint: &str, filter_idx: usize) -> Result<usize, EvalError> {
-        let is_it = |filtered: &FilteredHookpoint| {
-            filtered.hookpoint == hookpoint && filtered.filter_idx == filter_idx
-        };
-        if let Some(index) = self.hookpoints.iter().position(is_it) {
-            return Ok(index);
-        }
-        self.hookpoints.push(FilteredHookpoint {
-            hookpoint: hookpoint.to_owned(),
-            filter_idx,
-            moments: None,
-            ce_ablated: zero(self.device)?,
-        });
-        Ok(self.hookpoints.len() - 1)
-    }
-
-    /// Brings the sums to the host.
-    fn read(self) -> Result<Vec<(EvalStats, Tensor)>, EvalError> {
-        if self.saes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let on_device = self.saes.iter().map(|(hookpoint_idx, of_sae)| {
-            let filtered = &self.hookpoints[*hookpoint_idx];
-            self.stacked(filtered, of_sae)
-        });
-        let on_device = on_device.collect::<Result<Vec<_>, _>>()?;
-        // Sync: the only wait for the device, for all SAEs at once.
-        let sums = Vec::<f64>::try_from(Tensor::f_cat(&on_device, 0)?)?;
-        let n_predicted = |hookpoint_idx: usize| {
-            let filter_idx = self.hookpoints[hookpoint_idx].filter_idx;
-            self.filters[filter_idx].n_predicted
-        };
-        let saes = self.saes.iter().zip(sums.chunks(8));
-        let of_sae = |((hookpoint_idx, of_sae), sums): (&(usize, SaeSums), &[f64])| {
-            let stats = stats_from(of_sae.n_tokens, n_predicted(*hookpoint_idx), sums);
-            (stats, of_sae.fire_counts.shallow_clone())
-        };
-        Ok(saes.map(of_sae).collect())
-    }
-
-    /// All sums of an SAE: `[8]`, Double.
-    fn stacked(&self, filtered: &FilteredHookpoint, of_sae: &SaeSums) -> Result<Tensor, EvalError> {
-        let [l0, n_dead] = of_sae.l0_and_dead()?;
-        let variance = match &filtered.moments {
-            Some(moments) => moments.squared_deviations.shallow_clone(),
-            None => zero(self.device)?,
-        };
-        let sums = [
-            &of_sae.squared_error,
-            &variance,
-            &l0,
-            &n_dead,
-            &self.filters[filtered.filter_idx].ce_clean,
-            &of_sae.ce,
-            &filtered.ce_ablated,
-            &of_sae.kl,
-        ];
-        Ok(Tensor::f_stack(&sums, 0)?)
-    }
-}
-
-/// `sums`: in the order of [`Sums::stacked`].
-fn stats_from(n_tokens: u64, n_predicted: u64, sums: &[f64]) -> EvalStats {
-    EvalStats {
-        n_tokens,
-        squared_error: sums[0],
-        total_variance: sums[1],
-        l0: sums[2],
-        n_dead: sums[3] as u64,
-        n_predicted,
-        ce_clean: sums[4],
-        ce_spliced: sums[5],
-        ce_ablated: sums[6],
-        kl: sums[7],
     }
 }

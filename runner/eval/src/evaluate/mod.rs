@@ -8,14 +8,18 @@
 mod batch;
 mod calibrate;
 mod evaluator;
+mod groups;
 mod predictions;
 mod replacement;
+mod splicing;
 mod sums;
+mod totals;
 
 #[cfg(test)]
 mod tests;
 
-use crate::{EvalError, sae_at};
+use crate::EvalError;
+use crate::sites::{self, Site};
 pub use calibrate::{Calibrated, Wanted, calibrate, threshold_factors};
 use evaluator::Evaluator;
 use fault::Fault;
@@ -46,8 +50,22 @@ pub struct EvalRequest {
 /// An SAE that is loaded.
 #[derive(Debug)]
 struct Subject {
+    /// With the names of hookpoints that the model has.
     spec: EvalSae,
     sae: Sae,
+    site: Site,
+}
+
+impl Subject {
+    /// Whether it is a crosscoder or a layer of a cross-layer transcoder.
+    fn is_of_several(&self) -> bool {
+        !self.sae.cfg.hookpoints.is_empty()
+    }
+
+    /// Whether it is a layer of a cross-layer transcoder.
+    fn is_layer(&self) -> bool {
+        self.is_of_several() && self.sae.cfg.transcode
+    }
 }
 
 impl EvalRequest {
@@ -100,7 +118,7 @@ pub fn evaluate(
         return Ok(None);
     };
     let mut evaluated = Vec::with_capacity(subjects.len());
-    for (Subject { spec, sae }, (stats, fire_counts)) in subjects.into_iter().zip(measured) {
+    for (Subject { spec, sae, .. }, (stats, fire_counts)) in subjects.into_iter().zip(measured) {
         check(&model, (&spec, &sae), &stats)?;
         if let Some(path) = &spec.density {
             write_density(path, &fire_counts, stats.n_tokens)?;
@@ -158,12 +176,12 @@ fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Sub
         ..sae::LoadOptions::default()
     };
     let load = |spec: &EvalSae| {
-        let (sae, hookpoint) = sae_at::load(facts, &spec.hookpoint, &spec.dir, &options)?;
+        let (sae, site) = sites::load(facts, &spec.hookpoint, &spec.dir, &options)?;
         let spec = EvalSae {
-            hookpoint: hookpoint.name.clone(),
+            hookpoint: site.name(),
             ..spec.clone()
         };
-        Ok(Subject { spec, sae })
+        Ok(Subject { spec, sae, site })
     };
     specs.iter().map(load).collect()
 }

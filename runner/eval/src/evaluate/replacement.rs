@@ -1,17 +1,10 @@
 //! What replaces a hookpoint's output: the mean of all outputs, or an SAE's.
 
 use super::batch::Kept;
-use super::sums::SaeSums;
 use crate::EvalError;
-use lm::{LanguageModel, LmError, ModulePass, Replacements};
-use sae::Sae;
+use lm::{LanguageModel, LmError, ModulePass, Replacements, rows};
+use std::cell::RefCell;
 use tch::{Kind, Tensor};
-
-/// `[-1, width]`: one row for each vector.
-pub(super) fn rows_of(x: &Tensor) -> Result<Tensor, EvalError> {
-    let width = x.size().last().copied().unwrap_or(0);
-    Ok(x.f_reshape([-1, width])?)
-}
 
 /// Those rows of `x` that count.
 pub(super) fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, EvalError> {
@@ -23,36 +16,32 @@ pub(super) fn select(x: &Tensor, rows: Option<&Tensor>) -> Result<Tensor, EvalEr
 
 /// The output of `pass` with `mean`, `[width]`, in place of the rows that count.
 pub(super) fn ablated(pass: ModulePass, mean: &Tensor, kept: &Kept) -> Result<Tensor, EvalError> {
-    let y = rows_of(pass.output)?;
-    let rows = kept.rows(y.size()[0]);
-    let n_rows = rows.map_or(y.size()[0], |rows| rows.size()[0]);
+    let y = rows(pass.output)?;
+    let counting = kept.rows(y.size()[0]);
+    let n_rows = counting.map_or(y.size()[0], |rows| rows.size()[0]);
     let mean = mean.f_to_kind(y.kind())?;
     let means = mean.f_expand([n_rows, mean.size()[0]], false)?;
-    put(&pass, &y, rows, &means.f_contiguous()?)
+    put(&pass, &y, counting, &means.f_contiguous()?)
 }
 
-/// The output of `pass` with what `sae` computes from it (a transcoder: from the module's input) in place of
-/// the rows that count; adds to `sums`.
+/// The output of `pass` with what `reconstruct` makes of the rows that count in its place. It gets those of the output,
+/// or of the input if `of_inputs`, and those of the output, Float.
 pub(super) fn spliced(
     pass: ModulePass,
-    sae: &Sae,
     kept: &Kept,
-    sums: &mut SaeSums,
+    of_inputs: bool,
+    reconstruct: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor, EvalError>,
 ) -> Result<Tensor, EvalError> {
-    let x = if sae.cfg.transcode {
-        pass.input
-    } else {
-        pass.output
-    };
-    let (x, y) = (rows_of(x)?, rows_of(pass.output)?);
-    let rows = kept.rows(y.size()[0]);
-    let (x, target) = (select(&x, rows)?, select(&y, rows)?);
+    let x = if of_inputs { pass.input } else { pass.output };
+    let (x, y) = (rows(x)?, rows(pass.output)?);
+    let counting = kept.rows(y.size()[0]);
+    let (x, target) = (select(&x, counting)?, select(&y, counting)?);
     if target.size()[0] == 0 {
         return Ok(pass.output.shallow_clone());
     }
     let (x, target) = (x.f_to_kind(Kind::Float)?, target.f_to_kind(Kind::Float)?);
-    let sae_out = sums.reconstruct(sae, &x, &target)?;
-    put(&pass, &y, rows, &sae_out.f_to_kind(y.kind())?)
+    let sae_out = reconstruct(&x, &target)?;
+    put(&pass, &y, counting, &sae_out.f_to_kind(y.kind())?)
 }
 
 /// The output of `pass`, whose rows are `y`, with `replacement` in place of `rows`.
@@ -69,15 +58,20 @@ fn put(
     })
 }
 
-/// The logits with the output of `hookpoint` replaced by what `replace` returns for it.
+/// The logits with the outputs of `hookpoints` replaced by what `replace` returns for the index of each.
 pub(super) fn logits(
     model: &LanguageModel,
     input_ids: &Tensor,
-    hookpoint: &str,
-    mut replace: impl FnMut(ModulePass) -> Result<Tensor, EvalError>,
+    hookpoints: &[&str],
+    replace: impl FnMut(usize, ModulePass) -> Result<Tensor, EvalError>,
 ) -> Result<Tensor, EvalError> {
+    let replace = RefCell::new(replace);
     let mut replacements = Replacements::default();
-    replacements.add(model.facts(), hookpoint, |pass| Ok(replace(pass)?))?;
+    for (index, hookpoint) in hookpoints.iter().enumerate() {
+        let replace = &replace;
+        let one = move |pass: ModulePass| Ok((replace.borrow_mut())(index, pass)?);
+        replacements.add(model.facts(), hookpoint, one)?;
+    }
     model
         .logits_with(input_ids, &mut replacements)
         .map_err(own_error)

@@ -13,10 +13,6 @@ pub(super) struct SaeSums {
     pub(super) squared_error: Tensor,
     /// Tokens on which each latent fired: `[num_latents]`, Int64.
     pub(super) fire_counts: Tensor,
-    /// Cross-entropy with the SAE's output in place.
-    pub(super) ce: Tensor,
-    /// Divergence from the clean distribution.
-    pub(super) kl: Tensor,
 }
 
 /// A scalar to sum up in.
@@ -32,31 +28,33 @@ impl SaeSums {
             n_tokens: 0,
             squared_error: zero(device)?,
             fire_counts: Tensor::f_zeros([num_latents], (Kind::Int64, device))?,
-            ce: zero(device)?,
-            kl: zero(device)?,
         })
     }
 
     /// The SAE's output for `x`: `[n_tokens, d_in]`, which reconstructs `y`: `[n_tokens, d_out]`, both
-    /// Float. Cut into parts whose pre-activations are not too large.
+    /// Float.
     pub(super) fn reconstruct(
         &mut self,
         sae: &Sae,
         x: &Tensor,
         y: &Tensor,
     ) -> Result<Tensor, EvalError> {
-        const MOST_PRE_ACTS_BYTES: usize = 1 << 28;
-        let n_rows = (MOST_PRE_ACTS_BYTES / (4 * sae.num_latents())).max(1) as i64;
-        let mut parts = Vec::new();
-        for (x, y) in x.f_split(n_rows, 0)?.iter().zip(y.f_split(n_rows, 0)?) {
-            let Reconstruction { sae_out, encoded } = sae.forward(x)?;
-            let error = sae_out.f_sub(&y)?.f_square()?.f_sum(Kind::Double)?;
-            let _ = self.squared_error.f_add_(&error)?;
-            self.count(&encoded)?;
-            parts.push(sae_out);
-        }
+        let sae_out = self.output(sae, x)?;
+        self.add_error(&sae_out, y)?;
+        Ok(sae_out)
+    }
+
+    /// The SAE's output for `x`: `[n_tokens, d_in]`, Float.
+    pub(super) fn output(&mut self, sae: &Sae, x: &Tensor) -> Result<Tensor, EvalError> {
         self.n_tokens += x.size()[0] as u64;
-        Ok(Tensor::f_cat(&parts, 0)?)
+        output(sae, x, |encoded| self.count(encoded))
+    }
+
+    /// `sae_out`, which reconstructs `y`.
+    pub(super) fn add_error(&mut self, sae_out: &Tensor, y: &Tensor) -> Result<(), EvalError> {
+        let error = sae_out.f_sub(y)?.f_square()?.f_sum(Kind::Double)?;
+        let _ = self.squared_error.f_add_(&error)?;
+        Ok(())
     }
 
     fn count(&mut self, encoded: &Encoded) -> Result<(), EvalError> {
@@ -75,4 +73,22 @@ impl SaeSums {
         let n_dead = self.fire_counts.f_eq(0)?.f_sum(Kind::Double)?;
         Ok([l0, n_dead])
     }
+}
+
+/// The SAE's output for `x`: `[n_tokens, d_in]`, Float. `seen` gets its latents. Cut into parts whose pre-activations are
+/// not too large.
+pub(super) fn output(
+    sae: &Sae,
+    x: &Tensor,
+    mut seen: impl FnMut(&Encoded) -> Result<(), EvalError>,
+) -> Result<Tensor, EvalError> {
+    const MOST_PRE_ACTS_BYTES: usize = 1 << 28;
+    let n_rows = (MOST_PRE_ACTS_BYTES / (4 * sae.num_latents())).max(1) as i64;
+    let mut parts = Vec::new();
+    for x in x.f_split(n_rows, 0)? {
+        let Reconstruction { sae_out, encoded } = sae.forward(&x)?;
+        seen(&encoded)?;
+        parts.push(sae_out);
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
 }

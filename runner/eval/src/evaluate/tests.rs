@@ -1,5 +1,7 @@
 //! Numerics on the tiny model.
 
+mod several;
+
 use super::*;
 use datasets::find_files;
 use fault::Remedy;
@@ -402,10 +404,13 @@ fn hookpoints_with_other_shapes_are_flattened() {
         .unwrap();
         let batch = batch::Batch::new(&input_ids, 12, &[vec![]], Device::Cpu).unwrap();
         let mut sums = sums::SaeSums::new(&sae).unwrap();
-        let splice =
-            |pass: lm::ModulePass| replacement::spliced(pass, &sae, &batch.kept[0], &mut sums);
-        let logits =
-            replacement::logits(&model, &batch.input_ids, &hookpoint.name, splice).unwrap();
+        let splice = |_: usize, pass: lm::ModulePass| {
+            replacement::spliced(pass, &batch.kept[0], false, |x, y| {
+                sums.reconstruct(&sae, x, y)
+            })
+        };
+        let names = [&*hookpoint.name];
+        let logits = replacement::logits(&model, &batch.input_ids, &names, splice).unwrap();
         let clean = model.logits(&batch.input_ids).unwrap();
         assert!(logits.allclose(&clean, 1e-4, 1e-4, false), "{family}");
         let n_rows = if family == "gpt2" { 12 } else { 24 };

@@ -1,8 +1,7 @@
 //! Activations of a forward pass as SAEs take them: vectors of the tokens that count, one a row.
 
 use crate::TrainError;
-use fault::Fault;
-use lm::{Activations, send};
+use lm::{Activations, rows, send, side_by_side};
 use plan::{SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
@@ -81,36 +80,13 @@ impl<'a> Views<'a> {
         };
         let all = view.hookpoints.iter().map(of_hookpoint);
         let all = all.collect::<Result<Vec<_>, _>>()?;
-        let rows = match &all[..] {
-            [one] => one.shallow_clone(),
-            several => side_by_side(&view.hookpoints, several)?,
-        };
+        let rows = side_by_side(&view.hookpoints, &all)?;
         let included = included(self.token_ids, &view.exclude_tokens, rows.device())?;
         match included {
             Some(included) => select(&rows, &included, self.token_ids.len()),
             None => Ok(rows),
         }
     }
-}
-
-/// The vectors of several hookpoints for the same tokens: `[n_tokens, sum of the widths]`.
-fn side_by_side(names: &[String], rows: &[Tensor]) -> Result<Tensor, TrainError> {
-    let n_rows = rows[0].size()[0];
-    if let Some(other) = rows.iter().position(|rows| rows.size()[0] != n_rows) {
-        let (n_others, first, other) = (rows[other].size()[0], &names[0], &names[other]);
-        let message = format!(
-            "`{first}` gives {n_rows} vectors for a batch, `{other}` gives {n_others}: one SAE cannot be on both"
-        );
-        let hint = "choose `hookpoints` with one vector for each token";
-        return Err(Fault::input(message).with_hint(hint).into());
-    }
-    Ok(Tensor::f_cat(rows, 1)?)
-}
-
-/// `x` with one vector a row: `[n_rows, width]`.
-pub(crate) fn rows(x: &Tensor) -> Result<Tensor, TrainError> {
-    let width = x.size().last().copied().unwrap_or(0);
-    Ok(x.f_reshape([-1, width])?)
 }
 
 /// Indices of the tokens that count: `[n_included]`, Int64; `None`: all do.

@@ -7,10 +7,10 @@
 
 use super::output_loss::{OutputLoss, TokenBatch};
 use crate::TrainError;
-use crate::activations::views::{included, rows, rows_of};
+use crate::activations::views::{included, rows_of};
 use crate::ranks::Ranks;
 use crate::sae_trainer::Update;
-use lm::{LanguageModel, ModulePass, Replacements};
+use lm::{LanguageModel, ModulePass, Replacements, rows};
 use sae::Pass;
 use std::error::Error;
 use tch::{Kind, Tensor};

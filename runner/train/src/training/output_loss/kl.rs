@@ -2,7 +2,8 @@
 
 use super::TokenBatch;
 use crate::TrainError;
-use crate::activations::views::{included, rows};
+use crate::activations::views::included;
+use lm::rows;
 use tch::{Kind, Tensor};
 
 /// `sum p (log p - log q)` over the tokens that count, with `p` of `clean` and `q` of `spliced`

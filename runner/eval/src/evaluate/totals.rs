@@ -1,0 +1,239 @@
+//! The sums of an evaluation: what SAEs share, and those of each.
+
+use super::Subject;
+use super::groups::groups;
+use super::sums::{SaeSums, zero};
+use crate::EvalError;
+use plan::EvalStats;
+use sae::Moments;
+use std::collections::BTreeSet;
+use tch::{Device, Tensor};
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Totals {
+    device: Device,
+    /// The lists of tokens that do not count, each once.
+    pub(super) filters: Vec<Filter>,
+    /// Hookpoints, each once for a filter.
+    pub(super) hookpoints: Vec<FilteredHookpoint>,
+    /// Passes with means in place of outputs, each once.
+    pub(super) ablations: Vec<Ablation>,
+    /// Passes with SAEs' outputs there.
+    pub(super) splices: Vec<Splice>,
+    /// In the order of the SAEs.
+    pub(super) saes: Vec<SaeSums>,
+}
+
+/// What depends on which tokens count.
+#[derive(Debug)]
+pub(super) struct Filter {
+    /// Sorted.
+    exclude_tokens: Vec<u32>,
+    pub(super) n_predicted: u64,
+    /// Scalar, Double.
+    pub(super) ce_clean: Tensor,
+}
+
+/// A hookpoint with a filter.
+#[derive(Debug)]
+pub(super) struct FilteredHookpoint {
+    pub(super) hookpoint: String,
+    pub(super) filter_idx: usize,
+    /// Of the outputs that count; `None` before the first.
+    pub(super) moments: Option<Moments>,
+}
+
+/// Hookpoints whose outputs are their means at the same time.
+#[derive(Debug)]
+pub(super) struct Ablation {
+    pub(super) filter_idx: usize,
+    /// Indices of filtered hookpoints.
+    pub(super) hookpoints: Vec<usize>,
+    /// Cross-entropy, scalar, Double.
+    pub(super) ce: Tensor,
+}
+
+/// SAEs whose outputs are in the model at the same time.
+#[derive(Debug)]
+pub(super) struct Splice {
+    /// Of the same hookpoints.
+    pub(super) ablation_idx: usize,
+    /// Indices of SAEs: one, or the layers of a cross-layer transcoder from the first on.
+    pub(super) saes: Vec<usize>,
+    /// Cross-entropy, scalar, Double.
+    pub(super) ce: Tensor,
+    /// Divergence from the clean distribution.
+    pub(super) kl: Tensor,
+}
+
+impl Totals {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// A cross-layer transcoder that lacks layers; too little memory.
+    pub(super) fn new(subjects: &[Subject], device: Device) -> Result<Self, EvalError> {
+        let mut totals = Self {
+            device,
+            filters: Vec::new(),
+            hookpoints: Vec::new(),
+            ablations: Vec::new(),
+            splices: Vec::new(),
+            saes: Vec::new(),
+        };
+        for subject in subjects {
+            totals.saes.push(SaeSums::new(&subject.sae)?);
+        }
+        for saes in groups(subjects)? {
+            let first = &subjects[saes[0]];
+            let exclude: BTreeSet<u32> = first.spec.exclude_tokens.iter().copied().collect();
+            let filter_idx = totals.filter_idx(exclude.into_iter().collect())?;
+            let ablation_idx = totals.ablation_idx(&first.site.writes, filter_idx)?;
+            totals.splices.push(Splice {
+                ablation_idx,
+                saes,
+                ce: zero(device)?,
+                kl: zero(device)?,
+            });
+        }
+        Ok(totals)
+    }
+
+    fn filter_idx(&mut self, exclude_tokens: Vec<u32>) -> Result<usize, EvalError> {
+        let is_it = |filter: &Filter| filter.exclude_tokens == exclude_tokens;
+        if let Some(index) = self.filters.iter().position(is_it) {
+            return Ok(index);
+        }
+        self.filters.push(Filter {
+            exclude_tokens,
+            n_predicted: 0,
+            ce_clean: zero(self.device)?,
+        });
+        Ok(self.filters.len() - 1)
+    }
+
+    fn ablation_idx(&mut self, names: &[String], filter_idx: usize) -> Result<usize, EvalError> {
+        let hookpoints: Vec<usize> = names
+            .iter()
+            .map(|name| self.hookpoint_idx(name, filter_idx))
+            .collect();
+        let is_it = |other: &Ablation| other.hookpoints == hookpoints;
+        if let Some(index) = self.ablations.iter().position(is_it) {
+            return Ok(index);
+        }
+        self.ablations.push(Ablation {
+            filter_idx,
+            hookpoints,
+            ce: zero(self.device)?,
+        });
+        Ok(self.ablations.len() - 1)
+    }
+
+    fn hookpoint_idx(&mut self, hookpoint: &str, filter_idx: usize) -> usize {
+        let is_it = |filtered: &FilteredHookpoint| {
+            filtered.hookpoint == hookpoint && filtered.filter_idx == filter_idx
+        };
+        if let Some(index) = self.hookpoints.iter().position(is_it) {
+            return index;
+        }
+        self.hookpoints.push(FilteredHookpoint {
+            hookpoint: hookpoint.to_owned(),
+            filter_idx,
+            moments: None,
+        });
+        self.hookpoints.len() - 1
+    }
+
+    /// The lists of tokens that do not count.
+    pub(super) fn excluded(&self) -> Vec<Vec<u32>> {
+        let filters = self.filters.iter();
+        filters
+            .map(|filter| filter.exclude_tokens.clone())
+            .collect()
+    }
+
+    /// Brings the sums to the host: the statistics of each SAE, and on how many tokens each of its latents fired.
+    pub(super) fn read(self) -> Result<Vec<(EvalStats, Tensor)>, EvalError> {
+        if self.saes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let splices: Vec<&Splice> = (0..self.saes.len())
+            .map(|sae_idx| self.splice_of(sae_idx))
+            .collect();
+        let on_device = splices.iter().enumerate();
+        let on_device = on_device.map(|(sae_idx, splice)| self.stacked(sae_idx, splice));
+        let on_device = on_device.collect::<Result<Vec<_>, _>>()?;
+        // Sync: the only wait for the device, for all SAEs at once.
+        let sums = Vec::<f64>::try_from(Tensor::f_cat(&on_device, 0)?)?;
+        let of_sae = |((of_sae, splice), sums): ((&SaeSums, &Splice), &[f64])| {
+            let filter_idx = self.ablations[splice.ablation_idx].filter_idx;
+            let n_predicted = self.filters[filter_idx].n_predicted;
+            let stats = stats_from(of_sae.n_tokens, n_predicted, sums);
+            (stats, of_sae.fire_counts.shallow_clone())
+        };
+        let saes = self.saes.iter().zip(splices).zip(sums.chunks(8));
+        Ok(saes.map(of_sae).collect())
+    }
+
+    fn splice_of(&self, sae_idx: usize) -> &Splice {
+        let found = self
+            .splices
+            .iter()
+            .find(|splice| splice.saes.contains(&sae_idx));
+        found.expect("every SAE is in a group")
+    }
+
+    /// All sums of an SAE: `[8]`, Double.
+    fn stacked(&self, sae_idx: usize, splice: &Splice) -> Result<Tensor, EvalError> {
+        let of_sae = &self.saes[sae_idx];
+        let ablation = &self.ablations[splice.ablation_idx];
+        let [l0, n_dead] = of_sae.l0_and_dead()?;
+        let variance = self.variance(sae_idx, splice)?;
+        let sums = [
+            &of_sae.squared_error,
+            &variance,
+            &l0,
+            &n_dead,
+            &self.filters[ablation.filter_idx].ce_clean,
+            &splice.ce,
+            &ablation.ce,
+            &splice.kl,
+        ];
+        Ok(Tensor::f_stack(&sums, 0)?)
+    }
+
+    /// The total variance of what the SAE reconstructs: at all its hookpoints, or of a layer at its own.
+    fn variance(&self, sae_idx: usize, splice: &Splice) -> Result<Tensor, EvalError> {
+        let hookpoints = &self.ablations[splice.ablation_idx].hookpoints[..];
+        let own = match &splice.saes[..] {
+            [_] => hookpoints,
+            layers => {
+                let layer = layers.iter().position(|other| *other == sae_idx);
+                &hookpoints[layer.expect("it is one of them")..][..1]
+            }
+        };
+        let mut sum = zero(self.device)?;
+        for index in own {
+            if let Some(moments) = &self.hookpoints[*index].moments {
+                sum = sum.f_add(&moments.squared_deviations)?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// `sums`: in the order of [`Totals::stacked`].
+fn stats_from(n_tokens: u64, n_predicted: u64, sums: &[f64]) -> EvalStats {
+    EvalStats {
+        n_tokens,
+        squared_error: sums[0],
+        total_variance: sums[1],
+        l0: sums[2],
+        n_dead: sums[3] as u64,
+        n_predicted,
+        ce_clean: sums[4],
+        ce_spliced: sums[5],
+        ce_ablated: sums[6],
+        kl: sums[7],
+    }
+}
