@@ -106,9 +106,15 @@ CREATE TABLE job (
     -- All settings, resolved; JSON.
     config TEXT NOT NULL,
     -- Kind of its SAEs: the activation, after `matryoshka` if prefixes of the latents are trained too, or
-    -- `hierarchical` if each token's latents are, from the largest on.
+    -- `hierarchical` if each token's latents are, from the largest on. Before that `crosscoder` if one is on all
+    -- hookpoints, `cross-layer` for a transcoder that writes to later layers too, or `transcoder` for others.
     kind TEXT NOT NULL GENERATED ALWAYS AS (
         CASE
+            WHEN coalesce(json_extract(config, '$.crosscoder'), 0) THEN 'crosscoder '
+            WHEN coalesce(json_extract(config, '$.cross_layer'), 0) THEN 'cross-layer '
+            WHEN coalesce(json_extract(config, '$.transcode'), 0) THEN 'transcoder '
+            ELSE ''
+        END || CASE
             WHEN coalesce(json_array_length(config, '$.matryoshka_widths'), 0) > 0
                 OR coalesce(json_extract(config, '$.matryoshka_prefixes'), 0) > 0 THEN 'matryoshka '
             WHEN coalesce(json_extract(config, '$.hierarchical_topk'), 0) THEN 'hierarchical '

@@ -29,6 +29,9 @@ async fn a_kind_is_the_activation_and_the_nesting() {
         json!({"activation": "jumprelu", "matryoshka_prefixes": 10}),
         json!({"hierarchical_topk": true}),
         json!({"activation": "gated", "hierarchical_topk": false}),
+        json!({"transcode": true}),
+        json!({"crosscoder": true, "activation": "batchtopk"}),
+        json!({"transcode": true, "cross_layer": true, "matryoshka_prefixes": 3}),
     ];
     let (test, _) = with_settings(&changes).await;
     let sql = "SELECT kind FROM job JOIN sweep_job USING (job_id) ORDER BY ordinal";
@@ -39,6 +42,9 @@ async fn a_kind_is_the_activation_and_the_nesting() {
         ["matryoshka jumprelu"],
         ["hierarchical topk"],
         ["gated"],
+        ["transcoder topk"],
+        ["crosscoder batchtopk"],
+        ["cross-layer matryoshka topk"],
     ];
     assert_eq!(json!(test.rows(sql).await), json!(kinds));
     let listed = test.store.report(None, 3).await.unwrap();
