@@ -156,7 +156,7 @@ fn every_kind_of_job_trains_as_on_the_cpu() {
     let devices = on_device.sql("SELECT DISTINCT device FROM attempt");
     assert_eq!(json!(devices), json!([{"device": DEVICE}]));
     let pairs: Vec<_> = fvus(&on_device).into_iter().zip(fvus(&on_cpu)).collect();
-    assert_eq!(pairs.len(), kinds.len() + 2, "two have two SAEs");
+    assert_eq!(pairs.len(), kinds.len() + 5, "five have two SAEs");
     for (on_device, on_cpu) in pairs {
         let kind = kinds.iter().find(|kind| on_cpu["job"] == *kind.name);
         let most = kind.unwrap().tolerance;

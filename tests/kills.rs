@@ -227,11 +227,20 @@ fn killed_jobs_of_every_kind_end_in_the_same_bits() {
             "activation='relu', loss_fn='mse', l1_coefficient=0.02, p_anneal_end=0.5, p_anneal_updates=6",
         ),
         ("gated", "activation='gated', l1_coefficient=0.02, l1_warm_up_steps=0.25"),
+        (
+            "crosscoder",
+            "crosscoder=True, activation='batchtopk', normalize_activations='expected_average_only_in',
+             norm_estimate_tokens=2000, auxk_alpha=0.03125, init_seeds=[0, 3]",
+        ),
+        (
+            "cross-layer",
+            "transcode=True, cross_layer=True, skip_connection=True, activation='batchtopk', auxk_alpha=0.03125",
+        ),
     ];
     let stream = "batch_size = 4\neval_fraction = 0.05\noptimizer = 'adam'\nlr = 0.001\n";
     let left = survives(4, 4, stream, &jobs);
     assert!(has(&left, "annealed", "sparsity") && has(&left, "whitened", "auxk"));
-    assert_eq!(left.calibrations.len(), 4);
+    assert_eq!(left.calibrations.len(), 8);
     for row in &left.calibrations {
         let number = |column: &str| row[column].as_f64().unwrap();
         let off = (number("l0") - number("k")).abs();

@@ -48,6 +48,7 @@ mod rounds;
 mod run;
 mod schema;
 mod secrets;
+mod several;
 mod sparsify_options;
 mod special_files;
 mod sql;

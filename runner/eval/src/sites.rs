@@ -114,8 +114,8 @@ pub(crate) fn load(
     Ok((sae, site))
 }
 
-/// Checks that the SAE in `dir` fits its hookpoints: an SAE takes their outputs, a transcoder the input of its own; both
-/// give outputs.
+/// Checks that the SAE in `dir` fits its hookpoints: an SAE takes their outputs, a transcoder an input; both give
+/// outputs.
 fn check_widths(
     dir: &Path,
     sae: &Sae,

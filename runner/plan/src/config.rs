@@ -1,6 +1,5 @@
 //! The settings of one job, under sparsify's names and with its defaults.
 
-use crate::validate::MOST_LATENTS;
 use crate::{
     Activation, AuxkNorm, BDecInit, BinDtype, CrosscoderNorm, DataArgs, DataName, Dtype,
     EncoderDtype, K, LossFn, LrScheduler, NormalizeActivations, OnBadRow, Optimizer, PAnnealForm,
@@ -9,6 +8,9 @@ use crate::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// The most latents that an SAE may have: above any use.
+pub(crate) const MOST_LATENTS: usize = 1 << 31;
 
 /// The settings of one job. Defaults are sparsify 1.3.3's unless said otherwise; kinds of SAEs that sparsify lacks,
 /// and what belongs to them, have SAELens 6.54's names and defaults unless said otherwise.

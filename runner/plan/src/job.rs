@@ -4,7 +4,7 @@ use crate::cross::{crosscoders, write_to_later};
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::preset::Base;
-use crate::{HookpointFacts, JobDraft, K, ModelFacts, PlanError, TrainConfig};
+use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, SaeSpec, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -35,31 +35,6 @@ pub struct Job {
     pub finetune_digest: Option<String>,
 }
 
-/// One SAE of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SaeSpec {
-    /// The hookpoint, followed by `/seed{n}` if the job has several seeds; also its folder.
-    pub name: String,
-    /// The hookpoint; of a crosscoder, all of them with `+` between.
-    pub hookpoint: String,
-    /// Those of a crosscoder, or those that a cross-layer transcoder writes to, from its own on. Empty: there is one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub hookpoints: Vec<String>,
-    /// Seed of the initial weights.
-    pub seed: i64,
-    /// Width of the input.
-    pub d_in: usize,
-    /// Width of the output, if a transcoder's is another than that of its input.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_out: Option<usize>,
-    /// Number of latents.
-    pub num_latents: usize,
-    /// Latents a token may use.
-    pub k: K,
-    /// Learning rate.
-    pub lr: f64,
-}
-
 /// What a job's resolution needs to know of the world.
 #[derive(Clone, Debug)]
 pub struct JobInputs {
@@ -75,22 +50,6 @@ pub struct JobInputs {
     pub finetune_digest: Option<String>,
     /// Processes that train together.
     pub n_ranks: usize,
-}
-
-impl SaeSpec {
-    /// Width of its output.
-    pub fn d_out(&self) -> usize {
-        self.d_out.unwrap_or(self.d_in)
-    }
-
-    /// The hookpoints whose activations it gives.
-    pub fn outputs(&self) -> &[String] {
-        if self.hookpoints.is_empty() {
-            std::slice::from_ref(&self.hookpoint)
-        } else {
-            &self.hookpoints
-        }
-    }
 }
 
 impl Job {

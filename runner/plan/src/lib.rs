@@ -9,7 +9,7 @@
 //! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings laid over others
 //! - `schema.rs`: the same for editors
 //! - `k.rs`: latents a token may use
-//! - `job.rs`: ids; `cross.rs`: SAEs on several hookpoints; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
+//! - `job.rs`: ids; `sae_spec.rs`: one SAE of a job; `cross.rs`: SAEs on several hookpoints; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
 //! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
@@ -45,6 +45,7 @@ mod preset;
 mod recipe;
 pub mod runs_layout;
 mod sae_options;
+mod sae_spec;
 mod schedule;
 mod schema;
 mod split;
@@ -70,7 +71,7 @@ pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
-pub use job::{Job, JobInputs, SaeSpec, folder_name, resolve_jobs};
+pub use job::{Job, JobInputs, folder_name, resolve_jobs};
 pub use k::K;
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts};
@@ -85,6 +86,7 @@ pub use sae_options::{
     Activation, AuxkNorm, BDecInit, CrosscoderNorm, NormalizeActivations, PAnnealForm,
     PreActLossOn, SparsityLoss, ThresholdEma,
 };
+pub use sae_spec::SaeSpec;
 pub use schedule::{LrSchedule, k_at, updates_of};
 pub use schema::sweep_schema;
 pub use split::{RowRange, SplitPart};

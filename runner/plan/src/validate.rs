@@ -1,11 +1,10 @@
 //! What is wrong with settings, as far as they tell it alone.
 
+use crate::config::MOST_LATENTS;
 use crate::{DataArgs, PlanError, TrainConfig};
 
 /// The most that a count may be: above any use, and low enough that products of three fit.
 const MOST: usize = 1 << 20;
-/// Likewise, for latents.
-pub(crate) const MOST_LATENTS: usize = 1 << 31;
 
 impl TrainConfig {
     /// Checks what can be checked without the model.

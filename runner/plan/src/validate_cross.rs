@@ -84,3 +84,89 @@ fn refuse(key: &str, others: &Sets) -> Result<(), PlanError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// Asserts that these settings are refused for `key`, and that the message names `other`, too.
+    fn assert_refused(all: &Value, key: &str, other: &str) {
+        let config: TrainConfig = serde_json::from_value(all.clone()).unwrap();
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.setting_key(), Some(key), "{all}: {error}");
+        let names_both = error.to_string().contains(&format!("`{other}`"));
+        assert!(names_both, "{all}: {error}");
+    }
+
+    fn with(base: &Value, settings: &Value) -> Value {
+        let mut all = json!({"model": "m", "dataset": "d"});
+        for part in [base, settings] {
+            let part = part.as_object().unwrap().clone();
+            all.as_object_mut().unwrap().extend(part);
+        }
+        all
+    }
+
+    #[test]
+    fn crosscoders_refuse_what_has_no_meaning_for_them() {
+        for (settings, key) in [
+            (json!({"transcode": true}), "transcode"),
+            (json!({"skip_connection": true}), "skip_connection"),
+            (json!({"loss_fn": "kl"}), "loss_fn"),
+            (json!({"activation": "gated"}), "activation"),
+            (json!({"finetune": "folder"}), "finetune"),
+        ] {
+            let all = with(&json!({"crosscoder": true}), &settings);
+            assert_refused(&all, key, "crosscoder");
+        }
+        for key in ["crosscoder_model", "crosscoder_norm"] {
+            let all = with(&json!({}), &json!({key: "sae"}));
+            assert_refused(&all, key, "crosscoder");
+        }
+        let all = with(
+            &json!({"crosscoder": true}),
+            &json!({"crosscoder_revision": "v1"}),
+        );
+        assert_refused(&all, "crosscoder_revision", "crosscoder_model");
+    }
+
+    #[test]
+    fn cross_layer_transcoders_refuse_what_has_no_meaning_for_them() {
+        let base = json!({"transcode": true, "cross_layer": true});
+        for (settings, key) in [
+            (json!({"loss_fn": "ce"}), "loss_fn"),
+            (json!({"activation": "groupmax"}), "activation"),
+            (json!({"multi_topk": true}), "multi_topk"),
+            (json!({"hierarchical_topk": true}), "hierarchical_topk"),
+            (json!({"matryoshka_widths": [4]}), "matryoshka_widths"),
+            (json!({"matryoshka_prefixes": 4}), "matryoshka_prefixes"),
+            (
+                json!({"normalize_activations": "mean_centering"}),
+                "normalize_activations",
+            ),
+            (
+                json!({"loss_fn": "mse", "auxk_alpha": 0.1, "auxk_norm": "residual"}),
+                "auxk_norm",
+            ),
+            (
+                json!({
+                    "activation": "jumprelu",
+                    "jumprelu_sparsity_loss_mode": "mean_quadratic",
+                    "target_l0": 8
+                }),
+                "jumprelu_sparsity_loss_mode",
+            ),
+            (json!({"finetune": "folder"}), "finetune"),
+        ] {
+            assert_refused(&with(&base, &settings), key, "cross_layer");
+        }
+        assert_refused(
+            &with(&json!({}), &json!({"cross_layer": true})),
+            "cross_layer",
+            "transcode",
+        );
+        let both = json!({"crosscoder": true});
+        assert_refused(&with(&base, &both), "transcode", "crosscoder");
+    }
+}

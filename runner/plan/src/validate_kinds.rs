@@ -1,6 +1,6 @@
 //! What is wrong with the settings of kinds of SAEs, of their losses and of the optimizer.
 
-use crate::validate::MOST_LATENTS;
+use crate::config::MOST_LATENTS;
 use crate::{Activation, PlanError, SparsityLoss, TrainConfig};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::ops::{Bound, RangeBounds};
