@@ -1,7 +1,7 @@
 //! What other trainers use, as settings under one name. What the user sets goes above it.
 //!
-//! Sources: `sae-lens` 6.54, `dictionary_learning` 0.1.0, transformer-circuits.pub/2025/january-update, and
-//! arXiv 2408.05147 for Gemma Scope. None sets the number of latents, the length of sequences or the tokens of an
+//! Sources: `sae-lens` 6.54, `dictionary_learning` 0.1.0, github.com/science-of-finetuning/crosscoder_learning (b2363ed),
+//! transformer-circuits.pub/2025/january-update, and arXiv 2408.05147 for Gemma Scope. None sets the number of latents, the length of sequences or the tokens of an
 //! update: SAELens has 4096 of these, Gemma Scope too.
 
 use crate::overrides::{apply_overrides, parsed};
@@ -85,7 +85,13 @@ fn settings_of(name: &str) -> Result<Map<String, Value>, PlanError> {
 
 /// The presets with their settings, by name.
 pub fn presets() -> Vec<(&'static str, Map<String, Value>)> {
-    [saelens(), dictionary_learning(), papers()].concat()
+    [
+        saelens(),
+        dictionary_learning(),
+        crosscoder_learning(),
+        papers(),
+    ]
+    .concat()
 }
 
 /// Several objects as one; later ones win.
@@ -218,6 +224,29 @@ fn dictionary_learning() -> Vec<(&'static str, Map<String, Value>)> {
             together([&common, &clipped, &penalty, &april]),
         ),
     ]
+}
+
+fn crosscoder_learning() -> Vec<(&'static str, Map<String, Value>)> {
+    // Its loss is the norm of errors, not squared. Its learning rate is that of our law.
+    let batchtopk = json!({
+        "crosscoder": true,
+        "activation": "batchtopk",
+        "loss_fn": "mse",
+        "normalize_decoder": false,
+        "rescale_acts_by_decoder_norm": true,
+        "apply_b_dec_to_input": false,
+        // At each hookpoint.
+        "decoder_init_norm": 0.005,
+        "b_dec_init_method": "geometric_median",
+        "optimizer": "adam",
+        "lr_scheduler": "constant",
+        "max_grad_norm": 1.0,
+        "auxk_alpha": 0.03125,
+        "auxk_norm": "residual",
+        "threshold_ema": "dictionary_learning",
+        "topk_threshold_lr": 0.001,
+    });
+    vec![("crosscoder_learning-batchtopk", together([&batchtopk]))]
 }
 
 fn papers() -> Vec<(&'static str, Map<String, Value>)> {

@@ -1,6 +1,6 @@
-//! Every kind of SAE against SAELens and dictionary_learning, on the same tokens and weights: gradients of the first
-//! update and of a later one, the loss of 50 updates, and the weights after them. Made by
-//! `tests/fixtures/make_kinds_golden.py`.
+//! Every kind of SAE against SAELens and dictionary_learning, and crosscoders against crosscoder_learning, on the same
+//! tokens and weights: gradients of the first update and of a later one, the loss of 50 updates, and the weights after
+//! them. Made by `tests/fixtures/make_kinds_golden.py` and `make_crosscoder_golden.py`.
 
 use crate::Stepper;
 use crate::ranks::ALONE;
@@ -17,12 +17,12 @@ const N_UPDATES: u64 = 50;
 const LATER: u64 = 30;
 const N_TOKENS: f64 = 64.0;
 
-fn folder() -> PathBuf {
-    crate::testing::fixtures().join("golden/kinds")
+fn folder(of: &str) -> PathBuf {
+    crate::testing::fixtures().join("golden").join(of)
 }
 
-fn cases() -> Vec<(String, Value)> {
-    let text = fs::read(folder().join("cases.json")).unwrap();
+fn cases(of: &str) -> Vec<(String, Value)> {
+    let text = fs::read(folder(of).join("cases.json")).unwrap();
     let mut all: Value = serde_json::from_slice(&text).unwrap();
     let Value::Object(cases) = all["cases"].take() else {
         panic!("not an object")
@@ -39,9 +39,9 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &str, case: &Value) -> Self {
+    fn new(of: &str, name: &str, case: &Value) -> Self {
         let config: TrainConfig = serde_json::from_value(case["config"].clone()).unwrap();
-        let golden = tensors_by_name(&folder().join(format!("{name}.safetensors"))).unwrap();
+        let golden = tensors_by_name(&folder(of).join(format!("{name}.safetensors"))).unwrap();
         let stepper = Stepper::new(&config, 16, Device::Cpu).unwrap();
         let names = stepper.sae().named_weights().into_iter();
         let first = names.map(|(weight, _)| golden[&format!("first/{weight}")].copy());
@@ -127,8 +127,8 @@ fn relative(ours: &Tensor, theirs: &Tensor) -> f64 {
 }
 
 /// What a case is compared in.
-fn compare(name: &str, case: &Value, batches: &Tensor) {
-    let mut case = Case::new(name, case);
+fn compare(of: &str, name: &str, case: &Value, batches: &Tensor) {
+    let mut case = Case::new(of, name, case);
     let x = case.scaled(batches.get(0));
     case.assert_gradients(&x, 0, "first");
     let recon = case.curve("recon").unwrap();
@@ -197,21 +197,31 @@ fn assert_folded(name: &str, ours: &Sae, golden: &HashMap<String, Tensor>, x: &T
     assert!(off < 1e-2, "{name}, folded: {off}");
 }
 
-#[test]
-fn every_kind_is_that_of_its_reference() {
+/// Compares all cases of a folder.
+fn compare_all(of: &str) {
     let _no_grad = tch::no_grad_guard();
-    let batches = &tensors_by_name(&folder().join("activations.safetensors")).unwrap()["x"];
-    let batches = batches.to_kind(Kind::Float);
+    let activations = folder("kinds").join("activations.safetensors");
+    let batches = tensors_by_name(&activations).unwrap()["x"].to_kind(Kind::Float);
     let mut failed = Vec::new();
-    for (name, case) in cases() {
+    for (name, case) in cases(of) {
         // Where a reference is wrong, another case has the right formula.
         if !case["fault"].is_null() {
             continue;
         }
-        let run = std::panic::AssertUnwindSafe(|| compare(&name, &case, &batches));
+        let run = std::panic::AssertUnwindSafe(|| compare(of, &name, &case, &batches));
         if std::panic::catch_unwind(run).is_err() {
             failed.push(name);
         }
     }
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn every_kind_is_that_of_its_reference() {
+    compare_all("kinds");
+}
+
+#[test]
+fn crosscoders_are_those_of_their_reference() {
+    compare_all("crosscoders");
 }

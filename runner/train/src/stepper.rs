@@ -36,8 +36,8 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    /// A fresh SAE of `config` for activations of width `d_in`, with the first of its `init_seeds`.
-    /// Settings of the model, data and files are ignored, and schedules have no end.
+    /// A fresh SAE of `config` for activations of width `d_in`, with the first of its `init_seeds`. A crosscoder's are
+    /// those of its `hookpoints` side by side. Settings of the model, data and files are ignored, and schedules have no end.
     ///
     /// # Errors
     /// Impossible sizes, or too little memory.
@@ -49,7 +49,11 @@ impl Stepper {
         let spec = SaeSpec {
             name: "activations".into(),
             hookpoint: "activations".into(),
-            hookpoints: Vec::new(),
+            hookpoints: if config.crosscoder {
+                config.hookpoints.clone()
+            } else {
+                Vec::new()
+            },
             seed: config.init_seeds.first().copied().unwrap_or_default(),
             d_in,
             d_out: None,
