@@ -2,6 +2,7 @@
 
 use super::columns::{Cell, grouped, number};
 use super::frontier::SAME_L0;
+use super::titles::title_of;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -36,7 +37,7 @@ pub(super) fn of(report: &Report) -> Vec<Comparison> {
     let table = |rows: &[KindComparison]| {
         let first = &rows[0];
         let latents = grouped(first.num_latents);
-        let title = format!("{}, {latents} latents", first.hookpoint);
+        let title = format!("{}, {latents} latents", title_of(&first.hookpoint));
         if has_sweeps {
             Comparison::new(format!("{}: {title}", first.sweep), rows)
         } else {

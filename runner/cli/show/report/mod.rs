@@ -7,6 +7,7 @@ mod frontier;
 mod page;
 mod plots;
 mod provenance;
+mod titles;
 
 use crate::error::CliError;
 use crate::show::{job, table};

@@ -1,5 +1,6 @@
 //! What the plots of a report are drawn from.
 
+use super::titles::title_of;
 use super::{density, frontier};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -80,7 +81,7 @@ impl Plots {
 
 impl PlotSae {
     fn new(row: &ReportSae, runs_dir: &Path) -> Self {
-        let seed = row.sae.strip_prefix(&row.hookpoint).unwrap_or_default();
+        let seed = row.sae.rfind("/seed").map_or("", |at| &row.sae[at..]);
         let density = row.density.as_ref();
         Self {
             label: format!("{}{seed}", row.job),
@@ -187,9 +188,9 @@ fn group(rows: &[&ReportSae]) -> Vec<Group> {
 
 fn title(row: &ReportSae, has_models: bool) -> String {
     if has_models {
-        format!("{} of {}", row.hookpoint, row.model)
+        format!("{} of {}", title_of(&row.hookpoint), row.model)
     } else {
-        row.hookpoint.clone()
+        title_of(&row.hookpoint)
     }
 }
 
