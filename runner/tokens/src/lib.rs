@@ -27,7 +27,8 @@
 //! # Files
 //!
 //! - `chunk.rs`: sparsify's chunks, on all cores; `permutation.rs`: numpy's shuffle
-//! - `tokenizer.rs`: text to tokens; `tokenizer_class.rs`: as the classes of transformers
+//! - `tokenizer.rs`: text to tokens; `tokenizer_class.rs`: as the classes of transformers; `vocabulary.rs`: whether two
+//!   are the same
 //! - `cache.rs`, `writer.rs`: the token cache
 //! - `batches.rs`: training order, held-out sequences, ranks
 
@@ -53,6 +54,7 @@ mod tokenizer;
 mod tokenizer_class;
 mod tokenizer_config;
 mod tokens;
+mod vocabulary;
 mod writer;
 
 #[cfg(test)]
@@ -72,3 +74,4 @@ pub use permutation::permutation;
 pub use spec::TokenSpec;
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;
+pub use vocabulary::tokenizer_conflict;

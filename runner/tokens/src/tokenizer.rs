@@ -88,6 +88,11 @@ impl Tokenizer {
         self.config.separator()
     }
 
+    /// The library's.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// The path of `tokenizer.json`.
     pub fn path(&self) -> &Path {
         &self.path
