@@ -3,6 +3,7 @@
 use crate::kinds_tests::{jobs, reported};
 use crate::ranks_tests::run_ranks;
 use crate::testing::{Run, relative};
+use plan::TrainConfig;
 use sae::{Activation, Sae};
 use serde_json::{Value, json};
 
@@ -10,12 +11,19 @@ use serde_json::{Value, json};
 fn trained(settings: &Value, n_ranks: usize) -> Run {
     let mut settings = settings.clone();
     settings["batch_size"] = 2.into();
-    let run = Run::of_ranks(4, &jobs(&settings));
+    let run = Run::of_ranks(4, &jobs_with(&settings));
     match n_ranks {
         1 => assert_eq!(run.run(), 0, "{:?}", run.events().last()),
         _ => run_ranks(&run, n_ranks),
     }
     run
+}
+
+/// A job of each kind that can be trained with `settings`.
+fn jobs_with(settings: &Value) -> Vec<(&'static str, TrainConfig)> {
+    let jobs = jobs(settings).into_iter();
+    jobs.filter(|(_, config)| config.validate().is_ok())
+        .collect()
 }
 
 /// After 12 updates.
@@ -104,4 +112,27 @@ fn so_they_do_if_some_have_no_token_that_counts() {
         });
         assert_is_one_process(&settings, &[4]);
     }
+}
+
+/// `n_kinds` of all kinds can be trained with `settings`.
+fn assert_crossed_is_one_process(mut settings: Value, n_kinds: usize) {
+    assert_eq!(jobs_with(&settings).len(), n_kinds);
+    for distribute_modules in [false, true] {
+        settings["distribute_modules"] = distribute_modules.into();
+        assert_is_one_process(&settings, &[2, 3]);
+    }
+}
+
+#[test]
+fn so_they_do_for_crosscoders() {
+    let settings = json!({"crosscoder": true, "hookpoints": ["layers.1", "layers.2"]});
+    assert_crossed_is_one_process(settings, 12);
+}
+
+#[test]
+fn so_they_do_for_cross_layer_transcoders() {
+    let settings = json!({
+        "cross_layer": true, "transcode": true, "hookpoints": ["layers.0.mlp", "layers.1.mlp", "layers.2.mlp"],
+    });
+    assert_crossed_is_one_process(settings, 6);
 }
