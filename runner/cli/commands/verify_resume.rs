@@ -249,7 +249,7 @@ impl Trial {
         let saes = self.order.jobs[0].job.saes.iter();
         let weights = saes.map(|sae| {
             let dir = self.order.runs_dir.join(JOB).join(&sae.name);
-            let path = dir.join(sae_files::WEIGHTS_FILE);
+            let path = dir.join(sae_files::weights_file(&dir));
             let bytes = files::read(&path, u64::MAX)
                 .map_err(|error| CliError::io("read", &path, &error))?;
             Ok((sae.name.clone(), bytes))

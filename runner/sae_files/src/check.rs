@@ -29,6 +29,17 @@ pub fn check_sae(dir: &Path) -> Result<(), Fault> {
         .try_for_each(|tensor| header.weights(tensor, &cfg.shape(tensor)).map(drop))
 }
 
+/// The name of the weights' file of the SAE in `dir`, whichever layout it is in.
+pub fn weights_file(dir: &Path) -> &'static str {
+    if is_saelens_folder(dir) {
+        SAELENS_WEIGHTS_FILE
+    } else if crosscoder::is_crosscoder_folder(dir) {
+        crosscoder::CROSSCODER_WEIGHTS_FILE
+    } else {
+        WEIGHTS_FILE
+    }
+}
+
 /// What is checked of an SAE's folder.
 #[derive(Debug, Deserialize)]
 struct Sizes {

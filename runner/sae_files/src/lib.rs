@@ -25,7 +25,7 @@ mod hook_names;
 mod saelens;
 
 pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
-pub use check::check_sae;
+pub use check::{check_sae, weights_file};
 pub use config::{Activation, SaeConfig};
 pub use cross_layer::layers_of;
 pub use crosscoder::{CROSSCODER_WEIGHTS_FILE, CrosscoderConfig, is_crosscoder_folder};
