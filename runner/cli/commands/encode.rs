@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
-use crate::sweep::models::{fetch_weights, find_model};
+use crate::sweep::models::{MODEL_KEYS, ModelName, fetch_weights, find_model};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EncodeArgs;
@@ -87,8 +87,7 @@ fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError
 
 fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let shelf = Folders::of_this_machine()?.models();
-    let revision = config.revision.as_deref();
-    let model = find_model(&config.model, revision, Path::new("."), &shelf)?;
+    let model = find_model(&ModelName::of(config), MODEL_KEYS, Path::new("."), &shelf)?;
     let texts = match &args.input.text_file {
         Some(path) if path == Path::new("-") => Texts::StandardInput,
         Some(path) => {

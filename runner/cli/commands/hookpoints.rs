@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::show::table;
-use crate::sweep::models::find_model;
+use crate::sweep::models::{MODEL_KEYS, ModelName, find_model};
 use crate::sweep::paths::Folders;
 use args::HookpointsArgs;
 use plan::{HookpointFacts, match_hookpoints};
@@ -14,12 +14,11 @@ use std::path::Path;
 /// A model that is not there or not known, or a pattern that matches nothing.
 pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
     let shelf = Folders::of_this_machine()?.models();
-    let model = find_model(
-        &args.model,
-        args.revision.as_deref(),
-        Path::new("."),
-        &shelf,
-    )?;
+    let name = ModelName {
+        name: args.model.clone(),
+        revision: args.revision.clone(),
+    };
+    let model = find_model(&name, MODEL_KEYS, Path::new("."), &shelf)?;
     let facts = facts::read_facts(&model.dir)?;
     let all = ["*".to_owned()];
     let patterns = if args.patterns.is_empty() {
@@ -50,6 +49,7 @@ fn row(hookpoint: &HookpointFacts) -> Vec<String> {
         d_in,
         d_out,
         n_layers_needed,
+        ..
     } = hookpoint;
     vec![
         name.clone(),

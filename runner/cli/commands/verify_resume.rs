@@ -17,7 +17,8 @@ use files::DigestCache;
 use indicatif::HumanBytes;
 use plan::runs_layout::{self, EVENTS};
 use plan::{
-    Event, EventKind, JobDraft, JobInputs, PlanError, StreamKey, TrainConfig, resolve_jobs,
+    Event, EventKind, JobDraft, JobInputs, PlanError, SecondModel, StreamKey, TrainConfig,
+    resolve_jobs,
 };
 use plan::{Order, OrderJob};
 use std::collections::BTreeMap;
@@ -93,6 +94,7 @@ fn shortened(
     };
     let digests = DigestCache::new(&Folders::of_this_machine()?.cache);
     let model = facts::read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
+    let second = second_model(&order, &digests)?;
     let mut known = order.jobs.iter().chain(&order.evaluate);
     let known = known.find(|known| known.job.job_id == details.job_id);
     let of_finetune = |known: &OrderJob| known.finetune_dir.clone();
@@ -102,6 +104,7 @@ fn shortened(
     let inputs = JobInputs {
         facts: model.facts,
         model_digest: order.key.model_digest.clone(),
+        second,
         token_digest: order.key.token_digest.clone(),
         eval_token_digest: order.key.eval_token_digest.clone(),
         finetune_digest: known.and_then(|known| known.job.finetune_digest.clone()),
@@ -134,6 +137,17 @@ fn shortened(
         }],
         ..order
     })
+}
+
+fn second_model(order: &Order, digests: &DigestCache) -> Result<Option<SecondModel>, CliError> {
+    let (Some(folder), Some(digest)) = (&order.second_model, &order.key.second_model_digest) else {
+        return Ok(None);
+    };
+    let model = facts::read_model(&folder.dir, folder.commit.as_deref(), digests)?;
+    Ok(Some(SecondModel {
+        facts: model.facts,
+        digest: digest.clone(),
+    }))
 }
 
 /// When to kill a worker: so long after it was at `step`.

@@ -283,6 +283,7 @@ impl Scheduler<'_> {
             key: stream.key.clone(),
             model_dir: model_dir.clone(),
             model_commit: model_commit.map(str::to_owned),
+            second_model: inputs.second_model(job),
             dataset: tokens.files,
             eval_dataset: eval_tokens.map(|tokens| tokens.files),
             rows: tokens.rows,

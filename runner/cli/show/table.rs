@@ -110,7 +110,7 @@ fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {
         stream.stream_id.clone(),
         stream.job_ids.len().to_string(),
         n_saes.to_string(),
-        stream.n_layers_run.to_string(),
+        blocks_run(stream),
         megabytes(memory.model_bytes),
         megabytes(memory.sae_bytes),
         megabytes(memory.workspace_bytes),
@@ -118,9 +118,25 @@ fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {
     ]
 }
 
+/// Blocks of the model that are run, and of the second one if there is one: `3`, `3 + 2`.
+fn blocks_run(stream: &Stream) -> String {
+    let first = stream.n_layers_run;
+    match stream.second_n_layers_run {
+        Some(second) => format!("{first} + {second}"),
+        None => first.to_string(),
+    }
+}
+
 /// `1 job`, `2 jobs`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The first few of `names`.
+pub(crate) fn first_of(names: &[String]) -> String {
+    let first = names.iter().take(5).map(|name| format!("`{name}`"));
+    let more = if names.len() > 5 { ", ..." } else { "" };
+    first.collect::<Vec<_>>().join(", ") + more
 }
 
 /// A number of bytes, in the unit that suits it.

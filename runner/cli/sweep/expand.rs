@@ -5,7 +5,7 @@ use crate::run::launch::Processes;
 use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep, Origin};
 use crate::sweep::device_memory;
-use crate::sweep::inputs::{Inputs, first_job, name_of, note_left_over};
+use crate::sweep::inputs::{Inputs, first_job};
 use crate::sweep::paths::Folders;
 use crate::sweep::rounds;
 use args::SweepArgs;
@@ -105,18 +105,19 @@ pub(crate) fn add_jobs(
     new.iter()
         .try_for_each(|job| inputs.look_at_data(job, shard))?;
     let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
-    let facts_of = |job: &Job| &*inputs.model_of(job).facts;
-    let streams = group_streams(&new, facts_of, processes.n_ranks, most_bytes)?;
+    let models_of = |job: &Job| inputs.models_of(job);
+    let streams = group_streams(&new, models_of, processes.n_ranks, most_bytes)?;
     plan.jobs.extend(jobs);
     let mut noted = BTreeSet::new();
     for stream in &streams {
         let job = first_job(plan, stream);
         note_too_large(job, stream, most_bytes);
         // What is on the Hub is checked when it is here.
-        if inputs.model_of(job).found.commit().is_none() {
-            let left_over = inputs.check_model(plan, stream)?;
-            if noted.insert(name_of(&job.config)) {
-                note_left_over(job, inputs, &left_over);
+        let used = inputs.used_models(plan, stream).into_iter();
+        for used in used.filter(|used| used.found.commit().is_none()) {
+            let left_over = used.check(&plan.jobs_of(stream))?;
+            if noted.insert(used.name.clone()) {
+                used.note_left_over(&left_over);
             }
         }
     }

@@ -3,14 +3,16 @@
 use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::datasets::{FoundDataset, find_dataset};
-use crate::sweep::models::{FoundModel, fetch_weights, find_model};
+use crate::sweep::models::{
+    FoundModel, MODEL_KEYS, ModelKeys, ModelName, SECOND_MODEL_KEYS, fetch_weights, find_model,
+};
 use crate::sweep::paths::{self, Folders};
-use facts::FactsError;
+use crate::sweep::used_model::UsedModel;
 use files::DigestCache;
 use plan::RowSpec;
-use plan::{DataName, Job, JobInputs, ModelFacts, Plan, Stream, StreamKey};
-use plan::{TokenizerClass, TrainConfig};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use plan::{DataName, Job, JobInputs, ModelFacts, ModelFolder, Models, Plan, SecondModel, Stream};
+use plan::{StreamKey, TokenizerClass, TrainConfig};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokens::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
@@ -27,20 +29,19 @@ pub(crate) struct Inputs {
     n_sequences: HashMap<String, (u64, Option<u64>)>,
     /// Models and data whose tokenizers were compared.
     compared: BTreeSet<(ModelName, String)>,
+    /// Models with the same tokenizer, made by this class.
+    same_tokenizers: HashSet<([ModelName; 2], String)>,
     cache: PathBuf,
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
 }
 
-/// How a job names its model: `model` and `revision`.
-type ModelName = (String, Option<String>);
-
 /// A model: its folder, and what planning knows about it.
 #[derive(Debug)]
-pub(super) struct Model {
-    pub(super) found: FoundModel,
-    pub(super) facts: Arc<ModelFacts>,
+struct Model {
+    found: FoundModel,
+    facts: Arc<ModelFacts>,
     /// The Hub's commit, or the digest of its files; `None` until it is asked for.
     digest: Option<String>,
 }
@@ -54,6 +55,7 @@ impl Inputs {
             token_digests: HashMap::new(),
             n_sequences: HashMap::new(),
             compared: BTreeSet::new(),
+            same_tokenizers: HashSet::new(),
             cache: folders.cache.clone(),
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep_dir.into(),
@@ -67,15 +69,27 @@ impl Inputs {
         (&found.dir, found.commit())
     }
 
+    /// Where its second model is.
+    pub(crate) fn second_model(&self, job: &Job) -> Option<ModelFolder> {
+        let name = ModelName::of_second(&job.config)?;
+        let found = &self.model_called(&name).found;
+        Some(ModelFolder {
+            dir: found.dir.clone(),
+            commit: found.commit().map(str::to_owned),
+        })
+    }
+
     /// What the tokens of `data` are made from for a job with the settings `config`.
     pub(crate) fn tokens(&self, config: &TrainConfig, data: &DataName) -> TokenSpec {
-        let model = &self.models[&name_of(config)];
+        let model = self.model_called(&ModelName::of(config));
+        let second = ModelName::of_second(config).map(|name| self.model_called(&name));
         let vocab_size = model.facts.vocab_size;
+        let of_second = second.map(|second| second.facts.vocab_size);
         TokenSpec {
             files: self.datasets[data].files.clone(),
             rows: RowSpec::of(config, vocab_size),
             tokenizer_dir: model.found.dir.clone(),
-            vocab_size,
+            vocab_size: of_second.map_or(vocab_size, |of_second| vocab_size.min(of_second)),
         }
     }
 
@@ -98,40 +112,18 @@ impl Inputs {
             if !was_here {
                 self.say_where_tokens_differ(&job.config);
             }
-            let model = self.model_of(job);
-            if model.found.commit().is_none() {
-                continue;
-            }
-            fetch_weights(&model.found, quiet)?;
-            let left_over = self.check_model(plan, stream)?;
-            if noted.insert(name_of(&job.config)) {
-                note_left_over(job, self, &left_over);
+            for used in self.used_models(plan, stream) {
+                if used.found.commit().is_none() {
+                    continue;
+                }
+                fetch_weights(used.found, quiet)?;
+                let left_over = used.check(&plan.jobs_of(stream))?;
+                if noted.insert(used.name.clone()) {
+                    used.note_left_over(&left_over);
+                }
             }
         }
         Ok(())
-    }
-
-    /// What a stream needs of its model: the whole model if a job is evaluated.
-    pub(super) fn check_model(
-        &self,
-        plan: &Plan,
-        stream: &Stream,
-    ) -> Result<Vec<String>, CliError> {
-        let model = self.model_of(first_job(plan, stream));
-        let dir = &model.found.dir;
-        let left_over = facts::check_model(dir, stream.n_layers_run)?;
-        let jobs = plan.jobs_of(stream);
-        if let Some(job) = jobs.iter().find(|job| job.config.loss_fn.is_end_to_end()) {
-            facts::check_head(dir).map_err(|error| without_head(error, job))?;
-        }
-        if !jobs.iter().any(|job| job.config.wants_evaluation()) {
-            return Ok(left_over);
-        }
-        facts::check_whole_model(dir, model.facts.n_layers).map_err(|error| {
-            let hint = "evaluation takes the whole model with its head; `evaluate = false` does \
-                        without";
-            CliError::from(error).with_hint(hint.to_owned())
-        })
     }
 
     /// What planning knows about the model of `config`.
@@ -142,8 +134,39 @@ impl Inputs {
         Ok(&*self.model(config)?.facts)
     }
 
-    pub(super) fn model_of(&self, job: &Job) -> &Model {
-        &self.models[&name_of(&job.config)]
+    fn model_of(&self, job: &Job) -> &Model {
+        self.model_called(&ModelName::of(&job.config))
+    }
+
+    /// A model that was looked at.
+    fn model_called(&self, name: &ModelName) -> &Model {
+        &self.models[name]
+    }
+
+    /// The models of a stream: one, or two for crosscoders on two.
+    pub(super) fn used_models(&self, plan: &Plan, stream: &Stream) -> Vec<UsedModel<'_>> {
+        let config = &first_job(plan, stream).config;
+        let second = ModelName::of_second(config).zip(stream.second_n_layers_run);
+        let names = [Some((ModelName::of(config), stream.n_layers_run)), second];
+        let of_name = |(name, n_layers)| {
+            let Model { found, facts, .. } = self.model_called(&name);
+            UsedModel {
+                name,
+                found,
+                facts,
+                n_layers,
+            }
+        };
+        names.into_iter().flatten().map(of_name).collect()
+    }
+
+    /// What planning knows about a job's models.
+    pub(super) fn models_of(&self, job: &Job) -> Models<'_> {
+        let second = ModelName::of_second(&job.config);
+        Models {
+            first: &self.model_of(job).facts,
+            second: second.map(|name| &*self.model_called(&name).facts),
+        }
     }
 
     /// What planning needs to know about a job's model and data; `n_ranks` processes train together.
@@ -155,7 +178,9 @@ impl Inputs {
         config: &TrainConfig,
         n_ranks: usize,
     ) -> Result<JobInputs, CliError> {
-        let model_digest = self.model_digest(config)?;
+        self.model(config)?;
+        let model_digest = self.model_digest(&ModelName::of(config))?;
+        let second = self.look_at_second(config)?;
         let token_digest = self.of_data(config)?;
         let eval_data = config.eval_data();
         let eval_token_digest = eval_data.map(|data| {
@@ -165,10 +190,10 @@ impl Inputs {
         let finetune_digest = self.finetune_dir(config)?;
         let finetune_digest =
             finetune_digest.map(|dir| sae_files::digest_saes(&dir, &self.digests));
-        let model = &self.models[&name_of(config)];
         Ok(JobInputs {
-            facts: model.facts.clone(),
+            facts: self.model_called(&ModelName::of(config)).facts.clone(),
             model_digest,
+            second,
             token_digest,
             eval_token_digest: eval_token_digest.transpose()?,
             finetune_digest: finetune_digest.transpose()?,
@@ -203,7 +228,8 @@ impl Inputs {
         }
         let spec = self.tokens(config, data);
         let rows = serde_json::to_string(&spec.rows).expect("plain fields serialise");
-        let key = (name_of(config), data.clone(), rows);
+        let rows = format!("{rows} {}", spec.vocab_size);
+        let key = (ModelName::of(config), data.clone(), rows);
         if let Some(digest) = self.token_digests.get(&key) {
             return Ok(digest.clone());
         }
@@ -234,7 +260,7 @@ impl Inputs {
 
     /// Compares tokenizers once for a model and its data. What is on the Hub is looked at when it is here.
     fn compare_tokenizers(&mut self, config: &TrainConfig) {
-        let names = (name_of(config), config.dataset.clone());
+        let names = (ModelName::of(config), config.dataset.clone());
         if self.compared.insert(names) && self.is_here(&config.train_data()) {
             self.say_where_tokens_differ(config);
         }
@@ -300,14 +326,14 @@ impl Inputs {
         config: &TrainConfig,
         quiet: bool,
     ) -> Result<PathBuf, CliError> {
-        let found = &self.models[&name_of(config)].found;
+        let found = &self.model_called(&ModelName::of(config)).found;
         fetch_weights(found, quiet)?;
         Ok(found.dir.clone())
     }
 
-    fn model_digest(&mut self, config: &TrainConfig) -> Result<String, CliError> {
-        self.model(config)?;
-        let model = self.models.get_mut(&name_of(config));
+    /// Of a model that was looked at.
+    fn model_digest(&mut self, name: &ModelName) -> Result<String, CliError> {
+        let model = self.models.get_mut(name);
         let Model { found, digest, .. } = model.expect("it was just read");
         if let Some(digest) = digest {
             return Ok(digest.clone());
@@ -321,17 +347,61 @@ impl Inputs {
             return Err(CliError::input("`train.model` is missing")
                 .with_hint("name the folder or the Hub id of a Hugging Face model".to_owned()));
         }
-        let name = name_of(config);
-        if !self.models.contains_key(&name) {
-            let found = find_model(
-                &name.0,
-                name.1.as_deref(),
-                &self.sweep_dir,
-                &self.model_shelf,
-            )?;
+        self.look_at(&ModelName::of(config), MODEL_KEYS)
+    }
+
+    /// The second model of a job with the settings `config`.
+    fn look_at_second(&mut self, config: &TrainConfig) -> Result<Option<SecondModel>, CliError> {
+        let Some(name) = ModelName::of_second(config) else {
+            return Ok(None);
+        };
+        let facts = self.look_at(&name, SECOND_MODEL_KEYS)?.facts.clone();
+        self.compare_models_tokenizers(config, &name)?;
+        let digest = self.model_digest(&name)?;
+        Ok(Some(SecondModel { facts, digest }))
+    }
+
+    /// Checks that a token means the same to both models of a job.
+    fn compare_models_tokenizers(
+        &mut self,
+        config: &TrainConfig,
+        second: &ModelName,
+    ) -> Result<(), CliError> {
+        let (class, names) = (
+            config.tokenizer_class,
+            [ModelName::of(config), second.clone()],
+        );
+        let compared = (names, format!("{class:?}"));
+        if self.same_tokenizers.contains(&compared) {
+            return Ok(());
+        }
+        let dirs = compared.0.each_ref();
+        let dirs = dirs.map(|name| self.model_called(name).found.dir.as_path());
+        let about = |error: CliError| error.about("crosscoder_model".to_owned());
+        let conflict = tokens::tokenizer_conflict(dirs, class, &self.digests);
+        match conflict.map_err(|error| about(CliError::from(error)))? {
+            None => {
+                self.same_tokenizers.insert(compared);
+                Ok(())
+            }
+            Some(conflict) => {
+                let message = format!(
+                    "the tokenizers of `model` and `crosscoder_model` differ: {conflict} (`{}` and `{}`)",
+                    config.model, second.name
+                );
+                let hint = "both models see the same tokens: name two with one tokenizer, such as a model and \
+                            what was finetuned from it";
+                Err(about(CliError::input(message).with_hint(hint.to_owned())))
+            }
+        }
+    }
+
+    fn look_at(&mut self, name: &ModelName, keys: ModelKeys) -> Result<&Model, CliError> {
+        if !self.models.contains_key(name) {
+            let found = find_model(name, keys, &self.sweep_dir, &self.model_shelf)?;
             let config = facts::read_config(&found.dir)?;
             let facts = Arc::new(config.facts());
-            note_unknown_keys(&name.0, &facts, config.unknown_keys());
+            note_unknown_keys(&name.name, &facts, config.unknown_keys());
             let model = Model {
                 found,
                 facts,
@@ -339,38 +409,13 @@ impl Inputs {
             };
             self.models.insert(name.clone(), model);
         }
-        Ok(&self.models[&name])
+        Ok(&self.models[name])
     }
-}
-
-pub(super) fn name_of(config: &TrainConfig) -> ModelName {
-    (config.model.clone(), config.revision.clone())
 }
 
 pub(super) fn first_job<'a>(plan: &'a Plan, stream: &Stream) -> &'a Job {
     plan.job(&stream.job_ids[0])
         .expect("a stream is made of the plan's jobs")
-}
-
-/// Says which tensors of a model are not read.
-pub(super) fn note_left_over(job: &Job, inputs: &Inputs, tensors: &[String]) {
-    if tensors.is_empty() {
-        return;
-    }
-    let count = table::count(tensors.len(), "tensor");
-    let (model, facts) = (&job.config.model, &inputs.model_of(job).facts);
-    table::note(&format!(
-        "`{model}` has {count} that a {} model does not use: {}",
-        facts.model_type,
-        first_of(tensors)
-    ));
-}
-
-/// The first few of `names`.
-fn first_of(names: &[String]) -> String {
-    let first = names.iter().take(5).map(|name| format!("`{name}`"));
-    let more = if names.len() > 5 { ", ..." } else { "" };
-    first.collect::<Vec<_>>().join(", ") + more
 }
 
 /// Says which keys of a model's config.json are not known.
@@ -383,18 +428,8 @@ fn note_unknown_keys(model: &str, facts: &ModelFacts, keys: &[String]) {
         "config.json of `{model}` has {count} that {} not known for a {} model: {}",
         if keys.len() == 1 { "is" } else { "are" },
         facts.model_type,
-        first_of(keys)
+        table::first_of(keys)
     ));
-}
-
-/// The error of a loss on the model's output, for a model without a head.
-fn without_head(error: FactsError, job: &Job) -> CliError {
-    let hint = format!(
-        "the loss of job `{}` is taken on the model's output, which needs its head: save the model again \
-         with `AutoModelForCausalLM`, or set `loss_fn = \"fvu\"`",
-        job.name
-    );
-    CliError::from(error).with_hint(hint)
 }
 
 /// Says that transformers would make other tokens, and what to set.

@@ -4,6 +4,7 @@
 //!   options of `sae-run train`; `finite.rs`, `secrets.rs`: what is refused
 //! - `expand.rs`: drafts of a recipe become jobs and streams; `rounds.rs`: asks the recipe; `next_round.rs`: again
 //! - `inputs.rs`: models and data of a sweep, each looked at once
+//! - `used_model.rs`: a model of a stream, checked
 //! - `models.rs`, `datasets.rs`: from a name to a folder or files, here or in the Hub's cache; `hub_access.rs`,
 //!   `download.rs`; `named_data.rs`: data that a command names in place of a job's own
 //! - `device_memory.rs`: what a worker may take; `paths.rs`: folders of this machine; `git.rs`: the commit
@@ -21,3 +22,4 @@ pub(crate) mod named_data;
 pub(crate) mod next_round;
 pub(crate) mod paths;
 pub(crate) mod rounds;
+mod used_model;

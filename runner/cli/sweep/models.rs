@@ -8,7 +8,52 @@ use crate::sweep::hub_access::hub;
 use crate::sweep::paths;
 use fault::Remedy;
 use hub::{HubError, Snapshot};
+use plan::TrainConfig;
 use std::path::{Path, PathBuf};
+
+/// How a job names a model.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ModelName {
+    pub(crate) name: String,
+    pub(crate) revision: Option<String>,
+}
+
+impl ModelName {
+    /// That of the model of a job with the settings `config`.
+    pub(crate) fn of(config: &TrainConfig) -> Self {
+        Self {
+            name: config.model.clone(),
+            revision: config.revision.clone(),
+        }
+    }
+
+    /// That of its second model.
+    pub(crate) fn of_second(config: &TrainConfig) -> Option<Self> {
+        Some(Self {
+            name: config.crosscoder_model.clone()?,
+            revision: config.crosscoder_revision.clone(),
+        })
+    }
+}
+
+/// The settings that name a model and its revision.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ModelKeys {
+    name: &'static str,
+    revision: &'static str,
+}
+
+/// Those of a job's model.
+pub(crate) const MODEL_KEYS: ModelKeys = ModelKeys {
+    name: "model",
+    revision: "revision",
+};
+
+/// Those of the second model of a crosscoder.
+pub(crate) const SECOND_MODEL_KEYS: ModelKeys = ModelKeys {
+    name: "crosscoder_model",
+    revision: "crosscoder_revision",
+};
 
 /// A model that was found.
 #[derive(Clone, Debug)]
@@ -28,27 +73,29 @@ impl FoundModel {
     }
 }
 
-/// Finds the model called `name`: a folder next to the sweep, below the current folder or on the
-/// `shelf`; else, if the name can be the id of one, a model of the Hub at `revision`. Of the
-/// latter, what planning needs is downloaded.
+/// Finds a model by its `name`, which the settings `keys` have: a folder next to the sweep, below the
+/// current folder or on the `shelf`; else, if the name can be the id of one, a model of the Hub at its
+/// revision. Of the latter, what planning needs is downloaded.
 ///
 /// # Errors
 /// The model does not exist, or not at that revision; a folder has no revisions.
 pub(crate) fn find_model(
-    name: &str,
-    revision: Option<&str>,
+    wanted: &ModelName,
+    keys: ModelKeys,
     sweep_dir: &Path,
     shelf: &Path,
 ) -> Result<FoundModel, CliError> {
+    let ModelName { name, revision } = wanted;
     let missing = match paths::find("model", name, sweep_dir, Some(shelf)) {
-        Ok(dir) => return of_folder(name, revision, dir),
+        Ok(dir) => return of_folder(wanted, keys, dir),
         Err(missing) => missing,
     };
     if !hub::is_repo_id(name) {
-        return Err(missing.about("model".to_owned()));
+        return Err(missing.about(keys.name.to_owned()));
     }
-    let found = hub().and_then(|hub| hub.model_files(name, revision));
-    let snapshot = found.map_err(|error| of_hub_or_folder(error, &missing, "model", "revision"))?;
+    let found = hub().and_then(|hub| hub.model_files(name, revision.as_deref()));
+    let snapshot =
+        found.map_err(|error| of_hub_or_folder(error, &missing, keys.name, keys.revision))?;
     if let Some(notice) = &snapshot.notice {
         table::note(&notice.to_string());
     }
@@ -58,7 +105,11 @@ pub(crate) fn find_model(
     })
 }
 
-fn of_folder(name: &str, revision: Option<&str>, dir: PathBuf) -> Result<FoundModel, CliError> {
+fn of_folder(
+    ModelName { name, revision }: &ModelName,
+    keys: ModelKeys,
+    dir: PathBuf,
+) -> Result<FoundModel, CliError> {
     let Some(revision) = revision else {
         let snapshot = None;
         return Ok(FoundModel { dir, snapshot });
@@ -67,10 +118,12 @@ fn of_folder(name: &str, revision: Option<&str>, dir: PathBuf) -> Result<FoundMo
         "`{name}` is the folder `{}`, which has no revision `{revision}`",
         dir.display()
     );
-    let hint = "leave `revision` out, or move the folder away if the model of the Hub is meant";
+    let key = keys.revision;
+    let hint =
+        format!("leave `{key}` out, or move the folder away if the model of the Hub is meant");
     Err(CliError::input(message)
-        .with_hint(hint.to_owned())
-        .about("revision".to_owned()))
+        .with_hint(hint)
+        .about(key.to_owned()))
 }
 
 /// What the Hub refuses may have been meant as a folder, which is `missing`. The keys are those of

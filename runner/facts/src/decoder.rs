@@ -156,8 +156,13 @@ impl DecoderConfig {
         modules.linear(format!("{name}.v_proj"), d, d_kv, self.qkv_bias);
         modules.linear(format!("{name}.o_proj"), d_q, d, self.o_bias);
         if self.qk_norm.is_some() {
-            modules.rms_norm(format!("{name}.q_norm"), self.head_dim);
-            modules.rms_norm(format!("{name}.k_norm"), self.head_dim);
+            let (n_q, n_kv, d) = (
+                self.num_attention_heads,
+                self.num_key_value_heads,
+                self.head_dim,
+            );
+            modules.rms_norm_of_heads(format!("{name}.q_norm"), n_q, d);
+            modules.rms_norm_of_heads(format!("{name}.k_norm"), n_kv, d);
         }
     }
 }

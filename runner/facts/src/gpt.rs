@@ -35,7 +35,7 @@ impl GptConfig {
         let d = self.hidden_size;
         let mut modules = ModuleList::default();
         modules.embedding("wte", self.vocab_size, d);
-        modules.embedding("wpe", self.n_positions, d);
+        modules.position_embedding("wpe", self.n_positions, d);
         modules.plain("drop".into(), d);
         for layer_idx in 0..self.n_layers {
             let block = block_name(layer_idx);

@@ -1,7 +1,7 @@
 //! A model as a list of its submodules: the one table from which hookpoints, tensor checks and
 //! parameter counts come.
 
-use plan::{HookpointFacts, ModelFacts};
+use plan::{HookpointFacts, ModelFacts, Vectors};
 
 /// The weight of the head in most models, outside the base model.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
@@ -215,6 +215,12 @@ impl ModuleList {
         self.push(name.into(), None, d_out, ModuleKind::Embedding { n_rows });
     }
 
+    /// The same of positions.
+    pub(crate) fn position_embedding(&mut self, name: &str, n_rows: usize, d_out: usize) {
+        self.embedding(name, n_rows, d_out);
+        self.gives(Vectors::Position);
+    }
+
     pub(crate) fn linear(&mut self, name: String, d_in: usize, d_out: usize, bias: bool) {
         self.push(name, Some(d_in), d_out, ModuleKind::Linear { bias });
     }
@@ -226,6 +232,12 @@ impl ModuleList {
 
     pub(crate) fn rms_norm(&mut self, name: String, d: usize) {
         self.push(name, Some(d), d, ModuleKind::Norm { bias: false });
+    }
+
+    /// Of each head of width `d`.
+    pub(crate) fn rms_norm_of_heads(&mut self, name: String, n_heads: usize, d: usize) {
+        self.rms_norm(name, d);
+        self.gives(Vectors::Heads(n_heads));
     }
 
     pub(crate) fn layer_norm(&mut self, name: String, d: usize) {
@@ -247,8 +259,16 @@ impl ModuleList {
             d_in,
             d_out,
             n_layers_needed: self.n_layers_needed,
+            vectors: Vectors::Token,
         };
         self.modules.push(Module { hookpoint, kind });
+    }
+
+    /// Says what the last module gives vectors for.
+    fn gives(&mut self, vectors: Vectors) {
+        if let Some(last) = self.modules.last_mut() {
+            last.hookpoint.vectors = vectors;
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 mod changed_configs;
 
 use crate::testing::{assert_close, fixtures, relative, test_device, wide};
-use crate::{LanguageModel, LoadOptions, Replacements, Taps};
+use crate::{LanguageModel, LoadOptions, Replacements, Taps, rows};
 use facts::{check_model, read_config, read_facts};
-use plan::Dtype;
+use plan::{Dtype, Vectors};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -124,6 +124,26 @@ fn hookpoints_and_widths_come_from_the_configuration() {
             expected.collect::<Vec<_>>(),
             "{name}"
         );
+    });
+}
+
+/// What planning knows of a hookpoint's vectors is what transformers gives.
+#[test]
+fn facts_say_how_many_vectors_a_hookpoint_gives() {
+    for_each_case(|name, case| {
+        let [n_sequences, ctx_len] = case.input_ids().size()[..] else {
+            panic!("{name}")
+        };
+        let facts = read_facts(&case.dir).unwrap();
+        for hookpoint in &case.modules.hookpoints {
+            let expected = match facts.hookpoint(&hookpoint.name).unwrap().vectors {
+                Vectors::Token => n_sequences * ctx_len,
+                Vectors::Heads(n_heads) => n_heads as i64 * n_sequences * ctx_len,
+                Vectors::Position => ctx_len,
+            };
+            let output = rows(&case.tensors[&hookpoint.output]).unwrap();
+            assert_eq!(output.size()[0], expected, "{name}: {}", hookpoint.name);
+        }
     });
 }
 

@@ -175,6 +175,19 @@ impl Activations {
         self.find(name, Side::Input)
     }
 
+    /// These, and those of another pass with `prefix` before the names of its hookpoints.
+    #[must_use]
+    pub fn joined(self, other: Self, prefix: &str) -> Self {
+        let renamed = other.points.iter().map(|point| TapPoint {
+            name: format!("{prefix}{}", point.name),
+            ..point.clone()
+        });
+        Self {
+            points: self.points.iter().cloned().chain(renamed).collect(),
+            tensors: self.tensors.into_iter().chain(other.tensors).collect(),
+        }
+    }
+
     /// Hookpoints whose outputs were tapped, and these, in the order of the taps.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.of_side(Side::Output)
@@ -357,6 +370,27 @@ mod tests {
         assert_eq!(activations.iter().count(), 1);
         let inputs: Vec<&str> = activations.inputs().map(|(name, _)| name).collect();
         assert_eq!(inputs, ["layers.1", "layers.2"]);
+    }
+
+    #[test]
+    fn passes_of_two_models_are_joined() {
+        let facts = read_facts(&tiny_llama()).unwrap();
+        let pass = |value: f64| {
+            let taps = Taps::new(&facts, &["layers.1"]).unwrap();
+            let taps = taps.with_inputs(&facts, &["layers.1"]).unwrap();
+            let mut tape = Tape::until_served(&taps);
+            let block = resolve(&facts, "layers.1").unwrap();
+            let stopped = tape.module(block, &Tensor::from(value), |_, x| Ok(x + 1));
+            assert!(matches!(stopped, Err(Stop::Served)));
+            tape.finish().unwrap()
+        };
+        let both = pass(1.0).joined(pass(5.0), "2:");
+        let value = |x: Option<&Tensor>| x.map(|x| x.double_value(&[]));
+        assert_eq!(value(both.get("layers.1")), Some(2.0));
+        assert_eq!(value(both.get("2:layers.1")), Some(6.0));
+        assert_eq!(value(both.input("2:layers.1")), Some(5.0));
+        assert_eq!(value(both.get("2:layers.2")), None);
+        assert_eq!(both.iter().count(), 2);
     }
 
     #[test]

@@ -1,20 +1,46 @@
 //! SAEs on several hookpoints: crosscoders, and the transcoders of several layers that write to later ones, too.
 
-use crate::{HookpointFacts, PlanError, SaeSpec, TrainConfig};
+use crate::hookpoint::select_hookpoints;
+use crate::{HookpointFacts, Models, PlanError, SaeSpec, TrainConfig};
 use std::collections::BTreeMap;
 
 /// What a crosscoder is called.
 pub const CROSSCODER: &str = "crosscoder";
 
+/// What comes before the names of hookpoints of a crosscoder's second model.
+pub const SECOND: &str = "2:";
+
+/// The hookpoints of a crosscoder: those of the model, then those of the second model, which have [`SECOND`] before
+/// their names.
+pub(crate) fn hookpoints_of_both(
+    config: &TrainConfig,
+    models: Models<'_>,
+) -> Result<Vec<HookpointFacts>, PlanError> {
+    let first = select_hookpoints(config, &config.model, models.first)?;
+    let mut hookpoints: Vec<HookpointFacts> = first.into_iter().cloned().collect();
+    let Some(model) = &config.crosscoder_model else {
+        return Ok(hookpoints);
+    };
+    let Some(second) = models.second else {
+        return Err(PlanError::setting(
+            "crosscoder_model",
+            "names a second model, which only `sae-run` reads",
+        ));
+    };
+    let second = select_hookpoints(config, model, second)?;
+    hookpoints.extend(second.into_iter().map(|own| HookpointFacts {
+        name: format!("{SECOND}{}", own.name),
+        ..own.clone()
+    }));
+    Ok(hookpoints)
+}
+
 /// The crosscoders of a job: one for each seed.
 pub(crate) fn crosscoders(
     config: &TrainConfig,
-    hookpoints: &[&HookpointFacts],
+    hookpoints: &[HookpointFacts],
 ) -> Result<Vec<SaeSpec>, PlanError> {
-    let width = width_of_all(
-        "crosscoder",
-        hookpoints.iter().map(|own| (&*own.name, own.d_out)),
-    )?;
+    let width = width_of_all("crosscoder", &hookpoints.iter().collect::<Vec<_>>())?;
     let num_latents = config.latents_at(width, CROSSCODER)?;
     let names: Vec<String> = hookpoints.iter().map(|own| own.name.clone()).collect();
     let of_seed = |&seed: &i64| SaeSpec {
@@ -36,8 +62,7 @@ pub(crate) fn write_to_later(
     saes: &mut [SaeSpec],
     hookpoints: &[&HookpointFacts],
 ) -> Result<(), PlanError> {
-    let widths = hookpoints.iter().map(|own| (&*own.name, own.d_out));
-    let width = width_of_all("cross_layer", widths)?;
+    let width = width_of_all("cross_layer", hookpoints)?;
     let names: Vec<String> = hookpoints.iter().map(|own| own.name.clone()).collect();
     for sae in saes {
         let own = names.iter().position(|name| *name == sae.hookpoint);
@@ -58,26 +83,42 @@ pub fn by_layers(saes: &[SaeSpec]) -> Vec<Vec<usize>> {
     by_seed.into_values().collect()
 }
 
-/// The width that all hookpoints have, by name and width.
-fn width_of_all<'a>(
-    key: &str,
-    hookpoints: impl Iterator<Item = (&'a str, usize)>,
-) -> Result<usize, PlanError> {
-    let hookpoints: Vec<_> = hookpoints.collect();
-    let [(first, width), others @ ..] = &hookpoints[..] else {
+/// The width of all `hookpoints`, which must be several and give as many vectors of one width.
+fn width_of_all(key: &str, hookpoints: &[&HookpointFacts]) -> Result<usize, PlanError> {
+    let [first, others @ ..] = hookpoints else {
         return Err(PlanError::setting(key, "needs `hookpoints`"));
     };
     if others.is_empty() {
-        let problem = format!("needs several hookpoints, and `hookpoints` gives `{first}` alone");
+        let name = &first.name;
+        let problem = format!("needs several hookpoints, and `hookpoints` gives `{name}` alone");
         return Err(PlanError::setting(key, &problem));
     }
-    match others.iter().find(|(_, other)| other != width) {
-        None => Ok(*width),
-        Some((other, other_width)) => {
+    if let Some(other) = others.iter().find(|other| other.d_out != first.d_out) {
+        return Err(other_width(key, first, other));
+    }
+    match others.iter().find(|other| other.vectors != first.vectors) {
+        None => Ok(first.d_out),
+        Some(other) => {
             let problem = format!(
-                "needs `hookpoints` of one width: `{first}` has {width}, `{other}` has {other_width}"
+                "needs `hookpoints` with as many vectors: `{}` has {}, `{}` has {}",
+                first.name, first.vectors, other.name, other.vectors
             );
-            Err(PlanError::setting(key, &problem))
+            let hint = "choose `hookpoints` with one vector for each token";
+            Err(PlanError::setting(key, &problem).with_hint(hint))
         }
+    }
+}
+
+fn other_width(key: &str, first: &HookpointFacts, other: &HookpointFacts) -> PlanError {
+    let widths = format!(
+        "`{}` has {}, `{}` has {}",
+        first.name, first.d_out, other.name, other.d_out
+    );
+    if other.name.starts_with(SECOND) {
+        let problem =
+            format!("needs a model with hookpoints as wide as those of `model`: {widths}");
+        PlanError::setting("crosscoder_model", &problem)
+    } else {
+        PlanError::setting(key, &format!("needs `hookpoints` of one width: {widths}"))
     }
 }

@@ -82,19 +82,20 @@ fn parse_set(text: &[char]) -> Option<(CharSet<'_>, &[char])> {
     ))
 }
 
-/// The hookpoints a job trains on, in natural order, after `layer_stride`.
+/// The hookpoints of `model` that a job trains on, in natural order, after `layer_stride`.
 ///
 /// # Errors
 /// A pattern that matches nothing, or a layer that does not exist.
 pub fn select_hookpoints<'a>(
     config: &TrainConfig,
+    model: &str,
     facts: &'a ModelFacts,
 ) -> Result<Vec<&'a HookpointFacts>, PlanError> {
     let chosen = if config.hookpoints.is_empty() {
-        let names = block_names(config, facts)?;
+        let names = block_names(config, model, facts)?;
         hookpoints_where(facts, |name| names.contains(name))
     } else {
-        match_hookpoints(&config.model, facts, &config.hookpoints)?
+        match_hookpoints(model, facts, &config.hookpoints)?
     };
     Ok(chosen.into_iter().step_by(config.layer_stride).collect())
 }
@@ -136,12 +137,15 @@ fn hookpoints_where(facts: &ModelFacts, is_wanted: impl Fn(&str) -> bool) -> Vec
     wanted
 }
 
-fn block_names(config: &TrainConfig, facts: &ModelFacts) -> Result<BTreeSet<String>, PlanError> {
+fn block_names(
+    config: &TrainConfig,
+    model: &str,
+    facts: &ModelFacts,
+) -> Result<BTreeSet<String>, PlanError> {
     let n_layers = facts.n_layers;
     if let Some(&layer) = config.layers.iter().find(|&&layer| layer >= n_layers) {
         let message = format!(
-            "layer {layer} does not exist: `{}` has {n_layers} layers, numbered from 0",
-            config.model
+            "layer {layer} does not exist: `{model}` has {n_layers} layers, numbered from 0"
         );
         let hint = format!("the last layer is {}", n_layers.saturating_sub(1));
         return Err(PlanError::about("layers", message).with_hint(hint));
@@ -203,7 +207,7 @@ mod tests {
             layer_stride: 5,
             ..TrainConfig::default()
         };
-        let names: Vec<_> = select_hookpoints(&config, &facts).unwrap();
+        let names: Vec<_> = select_hookpoints(&config, "m", &facts).unwrap();
         let names: Vec<_> = names.iter().map(|h| h.name.as_str()).collect();
         assert_eq!(names, ["layers.0", "layers.5", "layers.10"]);
     }
@@ -215,7 +219,7 @@ mod tests {
             hookpoints: vec!["layer.1".into()],
             ..TrainConfig::default()
         };
-        let error = select_hookpoints(&config, &facts).unwrap_err();
+        let error = select_hookpoints(&config, "m", &facts).unwrap_err();
         assert!(error.hint().unwrap().contains("`layers.1`"), "{error:?}");
     }
 
@@ -226,7 +230,7 @@ mod tests {
             layers: vec![3],
             ..TrainConfig::default()
         };
-        let error = select_hookpoints(&config, &facts).unwrap_err();
+        let error = select_hookpoints(&config, "m", &facts).unwrap_err();
         let message = error.to_string();
         assert!(message.starts_with("layer 3 does not exist"), "{message}");
         assert!(message.contains("has 3 layers"), "{message}");

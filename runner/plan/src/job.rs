@@ -1,10 +1,10 @@
 //! From a recipe's drafts to jobs: overrides applied, hookpoints resolved, ids computed.
 
-use crate::cross::{crosscoders, write_to_later};
+use crate::cross::{crosscoders, hookpoints_of_both, write_to_later};
 use crate::hookpoint::select_hookpoints;
 use crate::identity::{TRAINER_VERSION, digest_json, short};
 use crate::preset::Base;
-use crate::{HookpointFacts, JobDraft, ModelFacts, PlanError, SaeSpec, TrainConfig};
+use crate::{HookpointFacts, JobDraft, ModelFacts, Models, PlanError, SaeSpec, TrainConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -27,6 +27,9 @@ pub struct Job {
     pub saes: Vec<SaeSpec>,
     /// Digest of the model's files.
     pub model_digest: String,
+    /// Digest of the files of `crosscoder_model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_model_digest: Option<String>,
     /// Digest of the token data.
     pub token_digest: String,
     /// Digest of the token data to evaluate on, if it is not held out of the former.
@@ -42,6 +45,8 @@ pub struct JobInputs {
     pub facts: Arc<ModelFacts>,
     /// Digest of the model's files.
     pub model_digest: String,
+    /// The model of `crosscoder_model`.
+    pub second: Option<SecondModel>,
     /// Digest of the token data.
     pub token_digest: String,
     /// Digest of the token data to evaluate on, if it is not held out of the former.
@@ -50,6 +55,24 @@ pub struct JobInputs {
     pub finetune_digest: Option<String>,
     /// Processes that train together.
     pub n_ranks: usize,
+}
+
+impl JobInputs {
+    fn models(&self) -> Models<'_> {
+        Models {
+            first: &self.facts,
+            second: self.second.as_ref().map(|second| &*second.facts),
+        }
+    }
+}
+
+/// The second model of a crosscoder.
+#[derive(Clone, Debug)]
+pub struct SecondModel {
+    /// What planning knows about it.
+    pub facts: Arc<ModelFacts>,
+    /// Digest of its files.
+    pub digest: String,
 }
 
 impl Job {
@@ -126,9 +149,9 @@ fn resolve_job(
     config: TrainConfig,
     inputs: &JobInputs,
 ) -> Result<Job, PlanError> {
-    let saes = check_context(&config, &inputs.facts)
+    let saes = check_contexts(&config, inputs)
         .and_then(|()| check_tokens(&config, &inputs.facts))
-        .and_then(|()| resolve_saes(&config, &inputs.facts))
+        .and_then(|()| resolve_saes(&config, inputs))
         .map_err(|error| error.in_job(&name))?;
     Ok(Job {
         job_id: job_id(&config, &saes, inputs),
@@ -138,17 +161,26 @@ fn resolve_job(
         config,
         saes,
         model_digest: inputs.model_digest.clone(),
+        second_model_digest: inputs.second.as_ref().map(|second| second.digest.clone()),
         token_digest: inputs.token_digest.clone(),
         eval_token_digest: inputs.eval_token_digest.clone(),
         finetune_digest: inputs.finetune_digest.clone(),
     })
 }
 
-fn check_context(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanError> {
-    if config.ctx_len <= facts.max_ctx_len {
+fn check_contexts(config: &TrainConfig, inputs: &JobInputs) -> Result<(), PlanError> {
+    check_context(config.ctx_len, &config.model, &inputs.facts)?;
+    match (&config.crosscoder_model, &inputs.second) {
+        (Some(model), Some(second)) => check_context(config.ctx_len, model, &second.facts),
+        _ => Ok(()),
+    }
+}
+
+fn check_context(ctx_len: usize, model: &str, facts: &ModelFacts) -> Result<(), PlanError> {
+    let max_ctx_len = facts.max_ctx_len;
+    if ctx_len <= max_ctx_len {
         return Ok(());
     }
-    let (ctx_len, max_ctx_len, model) = (config.ctx_len, facts.max_ctx_len, &config.model);
     let message =
         format!("ctx_len = {ctx_len} is longer than the {max_ctx_len} positions of `{model}`");
     let hint = format!("set `ctx_len` to at most {max_ctx_len}");
@@ -167,12 +199,12 @@ fn check_tokens(config: &TrainConfig, facts: &ModelFacts) -> Result<(), PlanErro
     }
 }
 
-fn resolve_saes(config: &TrainConfig, facts: &ModelFacts) -> Result<Vec<SaeSpec>, PlanError> {
-    let mut saes = Vec::new();
-    let hookpoints = select_hookpoints(config, facts)?;
+fn resolve_saes(config: &TrainConfig, inputs: &JobInputs) -> Result<Vec<SaeSpec>, PlanError> {
     if config.crosscoder {
-        return crosscoders(config, &hookpoints);
+        return crosscoders(config, &hookpoints_of_both(config, inputs.models())?);
     }
+    let mut saes = Vec::new();
+    let hookpoints = select_hookpoints(config, &config.model, &inputs.facts)?;
     for hookpoint in &hookpoints {
         for &seed in &config.init_seeds {
             saes.push(resolve_sae(config, hookpoint, seed)?);
@@ -231,10 +263,12 @@ const WITHOUT_EFFECT: [&str; 8] = [
 ];
 
 /// Settings that name an input, whose content is in the id instead.
-const NAMES_OF_INPUTS: [&str; 9] = [
+const NAMES_OF_INPUTS: [&str; 11] = [
     "finetune",
     "model",
     "revision",
+    "crosscoder_model",
+    "crosscoder_revision",
     "dataset",
     "split",
     "data_args",
@@ -277,6 +311,9 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
         "tokens": inputs.token_digest,
         "trainer": TRAINER_VERSION,
     });
+    if let Some(second) = &inputs.second {
+        parts["second_model"] = json!(second.digest);
+    }
     if let Some(eval_tokens) = &inputs.eval_token_digest {
         parts["eval_tokens"] = json!(eval_tokens);
     }
@@ -304,6 +341,7 @@ mod tests {
         JobInputs {
             facts: crate::model::tests::facts(3).into(),
             model_digest: "m0".into(),
+            second: None,
             token_digest: "t0".into(),
             eval_token_digest: None,
             finetune_digest: None,

@@ -18,6 +18,8 @@
 
 mod config;
 mod cross;
+#[cfg(test)]
+mod cross_tests;
 mod data_files;
 mod dataset;
 mod defaults;
@@ -61,7 +63,7 @@ mod validate_cross;
 mod validate_kinds;
 
 pub use config::TrainConfig;
-pub use cross::{CROSSCODER, by_layers};
+pub use cross::{CROSSCODER, SECOND, by_layers};
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
 pub use environment::{Environment, StoreAddress};
@@ -71,12 +73,12 @@ pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
-pub use job::{Job, JobInputs, folder_name, resolve_jobs};
+pub use job::{Job, JobInputs, SecondModel, folder_name, resolve_jobs};
 pub use k::K;
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
-pub use model::{HookpointFacts, ModelFacts};
+pub use model::{HookpointFacts, ModelFacts, Models, Vectors};
 pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};
-pub use order::{Order, OrderJob, changed};
+pub use order::{ModelFolder, Order, OrderJob, changed};
 pub use overrides::apply_overrides;
 pub use owners::{owners, too_few_saes};
 pub use preset::{Base, presets};

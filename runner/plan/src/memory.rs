@@ -2,8 +2,8 @@
 //! warn before a run, not a promise.
 
 use crate::{
-    Activation, AuxkNorm, Dtype, Job, ModelFacts, Optimizer, SaeSpec, SparsityLoss, TrainConfig,
-    k_at, owners,
+    Activation, AuxkNorm, Dtype, Job, ModelFacts, Models, Optimizer, SECOND, SaeSpec, SparsityLoss,
+    TrainConfig, k_at, owners,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ const ENTRY_FLOATS: f64 = 7.5;
 /// the one that needs the most; with `distribute_modules` they need different amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
-    /// The language model's weights, up to the last hookpoint; all with a loss on its output.
+    /// The language models' weights, up to the last hookpoint; all with a loss on the output.
     pub model_bytes: u64,
     /// Weights of the SAEs that it has, their gradients and what the optimizer keeps of them.
     pub sae_bytes: u64,
@@ -91,11 +91,11 @@ pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec, n_ranks: usize) -> SaeMem
 /// What the jobs of a stream need together, side by side.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryDemand<'a> {
-    facts: &'a ModelFacts,
+    model: RunModel<'a>,
+    /// That of `crosscoder_model`.
+    second: Option<RunModel<'a>>,
     /// Settings that all jobs of a stream share are read off the first.
     first: &'a TrainConfig,
-    /// Blocks of the model that are run.
-    n_layers: usize,
     /// Weights of the SAEs that are evaluated.
     evaluated_bytes: u128,
     /// What is tapped in the model.
@@ -104,6 +104,13 @@ pub(crate) struct MemoryDemand<'a> {
     of_all: Share<'a>,
     /// SAEs that one rank has, by rank.
     of_rank: Vec<Share<'a>>,
+}
+
+/// A model, and how many of its blocks are run.
+#[derive(Clone, Copy, Debug)]
+struct RunModel<'a> {
+    facts: &'a ModelFacts,
+    n_layers: usize,
 }
 
 /// Widths of activations, by hookpoint: of both ends if one is predicted from the other.
@@ -134,12 +141,16 @@ struct Share<'a> {
 }
 
 impl<'a> MemoryDemand<'a> {
-    /// That of `jobs`, at least one, on the model of `facts` in `n_ranks` processes.
-    pub(crate) fn of(jobs: &[&'a Job], facts: &'a ModelFacts, n_ranks: usize) -> Self {
-        let mut demand = Self {
+    /// That of `jobs`, at least one, on `models` in `n_ranks` processes.
+    pub(crate) fn of(jobs: &[&'a Job], models: Models<'a>, n_ranks: usize) -> Self {
+        let run = |facts, is_second| RunModel {
             facts,
+            n_layers: layers_needed(jobs, facts, is_second),
+        };
+        let mut demand = Self {
+            model: run(models.first, false),
+            second: models.second.map(|facts| run(facts, true)),
             first: &jobs[0].config,
-            n_layers: 0,
             evaluated_bytes: 0,
             taps: Widths::default(),
             of_all: Share::default(),
@@ -154,7 +165,6 @@ impl<'a> MemoryDemand<'a> {
     /// `owners`: the rank that has each SAE; `None`: all have all.
     fn add(&mut self, job: &'a Job, owners: Option<&[usize]>) {
         let config = &job.config;
-        self.n_layers = self.n_layers.max(layers_needed(job, self.facts));
         for (sae_idx, sae) in job.saes.iter().enumerate() {
             if config.wants_evaluation() {
                 self.evaluated_bytes += FLOAT_BYTES * sae_params(config, sae);
@@ -179,7 +189,16 @@ impl<'a> MemoryDemand<'a> {
 
     /// Blocks of the model that are run.
     pub(crate) fn n_layers(&self) -> usize {
-        self.n_layers
+        self.model.n_layers
+    }
+
+    /// The same of the second model.
+    pub(crate) fn second_n_layers(&self) -> Option<usize> {
+        self.second.map(|second| second.n_layers)
+    }
+
+    fn models(&self) -> impl Iterator<Item = RunModel<'a>> {
+        [Some(self.model), self.second].into_iter().flatten()
     }
 
     /// In bytes.
@@ -199,9 +218,10 @@ impl<'a> MemoryDemand<'a> {
     }
 
     fn model(&self) -> u128 {
-        let blocks = model_bytes(self.first, self.facts, self.n_layers as u64);
+        let of_model = |own: RunModel<'_>| model_bytes(self.first, own.facts, own.n_layers as u64);
+        let blocks = self.models().map(of_model).sum();
         if self.first.loss_fn.is_end_to_end() {
-            blocks + head_bytes(self.facts)
+            blocks + head_bytes(self.model.facts)
         } else {
             blocks
         }
@@ -210,7 +230,8 @@ impl<'a> MemoryDemand<'a> {
     /// That of a rank which has the SAEs `own` alone.
     fn workspace(&self, own: &Share<'_>) -> u128 {
         let row_bytes = FLOAT_BYTES * tokens_per_batch(self.first);
-        let pass = row_bytes * (BLOCK_ROWS * self.facts.hidden_size) as u128;
+        let hidden_sizes = self.models().map(|own| own.facts.hidden_size);
+        let pass = row_bytes * (BLOCK_ROWS * hidden_sizes.max().unwrap_or(0)) as u128;
         let sae = row_bytes * self.of_all.sae_row as u128 + self.of_all.block_bytes;
         let n_ranks = self.of_rank.len() as u128;
         let received = n_ranks * self.sent_bytes(own);
@@ -232,8 +253,8 @@ impl<'a> MemoryDemand<'a> {
     /// Floats for a token that autograd keeps.
     fn graph(&self) -> usize {
         if self.first.loss_fn.is_end_to_end() {
-            let blocks = self.n_layers * GRAPH_ROWS * self.facts.hidden_size;
-            blocks + LOGITS_COPIES * self.facts.vocab_size
+            let RunModel { facts, n_layers } = self.model;
+            n_layers * GRAPH_ROWS * facts.hidden_size + LOGITS_COPIES * facts.vocab_size
         } else {
             0
         }
@@ -256,11 +277,14 @@ impl<'a> MemoryDemand<'a> {
         if self.evaluated_bytes == 0 {
             return 0;
         }
-        let (facts, n_tokens) = (self.facts, tokens_per_batch(self.first));
-        let logits = FLOAT_BYTES * n_tokens * facts.vocab_size as u128;
+        let n_tokens = tokens_per_batch(self.first);
+        let vocab_sizes = self.models().map(|own| own.facts.vocab_size);
+        let logits = FLOAT_BYTES * n_tokens * vocab_sizes.max().unwrap_or(0) as u128;
         let logits = LOGITS_COPIES as u128 * logits.min(MOST_LOGITS_BYTES);
-        let model = model_bytes(self.first, facts, facts.n_layers as u64) + head_bytes(facts);
-        model + self.evaluated_bytes + logits
+        let whole = |RunModel { facts, .. }: RunModel<'_>| {
+            model_bytes(self.first, facts, facts.n_layers as u64) + head_bytes(facts)
+        };
+        self.models().map(whole).sum::<u128>() + self.evaluated_bytes + logits
     }
 }
 
@@ -348,9 +372,9 @@ fn model_bytes(config: &TrainConfig, facts: &ModelFacts, layers: u64) -> u128 {
     bytes * u128::from(facts.embedding_params) + u128::from(layers) * (in_8bit + bytes * in_full)
 }
 
-/// How many blocks the forward pass runs for `job`.
-fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
-    if job.config.loss_fn.is_end_to_end() {
+/// How many blocks of the model of `facts`, the first or the second, the forward pass runs for `jobs`.
+fn layers_needed(jobs: &[&Job], facts: &ModelFacts, is_second: bool) -> usize {
+    if jobs.iter().any(|job| job.config.loss_fn.is_end_to_end()) {
         return facts.n_layers;
     }
     let needed = |name: &str| {
@@ -358,10 +382,12 @@ fn layers_needed(job: &Job, facts: &ModelFacts) -> usize {
             .hookpoint(name)
             .map_or(facts.n_layers, |h| h.n_layers_needed)
     };
-    job.saes
-        .iter()
-        .flat_map(SaeSpec::outputs)
-        .map(|name| needed(name))
+    let saes = jobs.iter().flat_map(|job| &job.saes);
+    saes.flat_map(SaeSpec::outputs)
+        .filter_map(|name| match name.strip_prefix(SECOND) {
+            Some(name) => is_second.then(|| needed(name)),
+            None => (!is_second).then(|| needed(name)),
+        })
         .max()
         .unwrap_or(0)
 }

@@ -1,6 +1,7 @@
 //! Facts about a language model that planning needs, read from its `config.json` alone.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A language model as planning sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,56 @@ pub struct HookpointFacts {
     pub d_out: usize,
     /// How many blocks the forward pass runs to serve it (a block counts when it is entered).
     pub n_layers_needed: usize,
+    /// What it gives vectors for.
+    #[serde(default, skip_serializing_if = "Vectors::are_of_tokens")]
+    pub vectors: Vectors,
+}
+
+/// What a hookpoint gives vectors for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vectors {
+    /// One for each token.
+    #[default]
+    Token,
+    /// This number for each token, one for a head.
+    Heads(usize),
+    /// One for each position, the same for all sequences.
+    Position,
+}
+
+impl Vectors {
+    fn are_of_tokens(&self) -> bool {
+        *self == Self::Token
+    }
+}
+
+impl fmt::Display for Vectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token => write!(f, "1 vector for a token"),
+            Self::Heads(n_heads) => write!(f, "{n_heads} vectors for a token"),
+            Self::Position => write!(f, "1 vector for a position"),
+        }
+    }
+}
+
+/// The models of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Models<'a> {
+    /// That of `model`.
+    pub first: &'a ModelFacts,
+    /// That of `crosscoder_model`.
+    pub second: Option<&'a ModelFacts>,
+}
+
+impl<'a> From<&'a ModelFacts> for Models<'a> {
+    fn from(first: &'a ModelFacts) -> Self {
+        Self {
+            first,
+            second: None,
+        }
+    }
 }
 
 impl ModelFacts {
@@ -60,6 +111,7 @@ pub(crate) mod tests {
             d_in: Some(8),
             d_out: 8,
             n_layers_needed: layer + 1,
+            vectors: Vectors::Token,
         };
         ModelFacts {
             model_type: "llama".into(),

@@ -19,6 +19,9 @@ pub struct Order {
     pub model_dir: PathBuf,
     /// The commit of a model of the Hub; `None` for any other folder.
     pub model_commit: Option<String>,
+    /// The model of `crosscoder_model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_model: Option<ModelFolder>,
     /// Files of the data set.
     pub dataset: DataFiles,
     /// Files of the data set to evaluate on, if it is another one.
@@ -51,6 +54,15 @@ pub struct Order {
     /// Jobs that are trained, and only to be evaluated.
     #[serde(default)]
     pub evaluate: Vec<OrderJob>,
+}
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFolder {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The commit of a model of the Hub; `None` for any other folder.
+    pub commit: Option<String>,
 }
 
 /// Of orders before there were several ranks.

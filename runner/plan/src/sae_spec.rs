@@ -10,7 +10,8 @@ pub struct SaeSpec {
     pub name: String,
     /// The hookpoint; of a crosscoder, all of them with `+` between.
     pub hookpoint: String,
-    /// Those of a crosscoder, or those that a cross-layer transcoder writes to, from its own on. Empty: there is one.
+    /// Those of a crosscoder, of which [`SECOND`](crate::SECOND) marks those of the second model, or those that a
+    /// cross-layer transcoder writes to, from its own on. Empty: there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hookpoints: Vec<String>,
     /// Seed of the initial weights.

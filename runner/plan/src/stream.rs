@@ -3,7 +3,7 @@
 use crate::identity::{digest_json, short};
 use crate::memory::MemoryDemand;
 use crate::owners::too_few_saes;
-use crate::{Dtype, Job, LossFn, MemoryEstimate, ModelFacts, PlanError, RecipeIdentity, Round};
+use crate::{Dtype, Job, LossFn, MemoryEstimate, Models, PlanError, RecipeIdentity, Round};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -12,6 +12,9 @@ use std::collections::HashSet;
 pub struct StreamKey {
     /// Digest of the model's files.
     pub model_digest: String,
+    /// Digest of the files of `crosscoder_model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_model_digest: Option<String>,
     /// What the language model computes in.
     pub dtype: Dtype,
     /// Whether its linear modules are held in 8 bit.
@@ -50,6 +53,9 @@ pub struct Stream {
     pub job_ids: Vec<String>,
     /// Blocks of the model its forward pass runs, of how many the model has.
     pub n_layers_run: usize,
+    /// The same of the second model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_n_layers_run: Option<usize>,
     /// Processes of its worker that memory is predicted for. It may resume with any number.
     pub n_ranks: usize,
     /// Predicted memory of its worker, of the process that needs the most.
@@ -123,6 +129,7 @@ impl StreamKey {
     pub fn of(job: &Job) -> Self {
         Self {
             model_digest: job.model_digest.clone(),
+            second_model_digest: job.second_model_digest.clone(),
             dtype: job.config.dtype,
             load_in_8bit: job.config.load_in_8bit,
             token_digest: job.token_digest.clone(),
@@ -139,15 +146,15 @@ impl StreamKey {
     }
 }
 
-/// Groups jobs by what they share; `facts_of` gives the facts of a job's model, and `n_ranks` processes
+/// Groups jobs by what they share; `facts_of` gives the facts of a job's models, and `n_ranks` processes
 /// train together. A group that would need more than `most_bytes` of a process's memory side by side becomes
 /// several streams, one after the other; a job that needs more alone is a separate stream.
 ///
 /// # Errors
 /// A stream that has fewer SAEs than there are ranks, if each SAE is on one.
-pub fn group_streams<'a>(
+pub fn group_streams<'a, M: Into<Models<'a>>>(
     jobs: &'a [Job],
-    mut facts_of: impl FnMut(&Job) -> &'a ModelFacts,
+    mut facts_of: impl FnMut(&Job) -> M,
     n_ranks: usize,
     most_bytes: Option<u64>,
 ) -> Result<Vec<Stream>, PlanError> {
@@ -163,8 +170,8 @@ pub fn group_streams<'a>(
     }
     let mut streams = Vec::new();
     for (key, group) in groups {
-        let facts = facts_of(group[0]);
-        let demand = |jobs: &[&'a Job]| MemoryDemand::of(jobs, facts, n_ranks);
+        let models = facts_of(group[0]).into();
+        let demand = |jobs: &[&'a Job]| MemoryDemand::of(jobs, models, n_ranks);
         let most_bytes = most_bytes.unwrap_or(u64::MAX);
         let fits = |jobs: &[&'a Job]| demand(jobs).estimate().total_bytes() <= most_bytes;
         let mut rest = &group[..];
@@ -215,6 +222,7 @@ fn stream(key: StreamKey, jobs: &[&Job], demand: &MemoryDemand<'_>, n_ranks: usi
     Stream {
         stream_id: short(&digest_json(&(&key, &job_ids))),
         n_layers_run: demand.n_layers(),
+        second_n_layers_run: demand.second_n_layers(),
         n_ranks,
         memory: demand.estimate(),
         key,
@@ -251,6 +259,7 @@ pub(crate) mod tests {
         let inputs = JobInputs {
             facts: crate::model::tests::facts(n_layers).into(),
             model_digest: "m".into(),
+            second: None,
             token_digest: "t".into(),
             eval_token_digest: None,
             finetune_digest: None,

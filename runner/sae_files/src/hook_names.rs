@@ -57,6 +57,7 @@ fn of_transformer_lens<'a>(facts: &'a ModelFacts, name: &str) -> Option<&'a Hook
 #[cfg(test)]
 mod tests {
     use super::*;
+    use plan::Vectors;
 
     fn facts(layers_name: &str, names: &[&str]) -> ModelFacts {
         let hookpoint = |name: &&str| HookpointFacts {
@@ -64,6 +65,7 @@ mod tests {
             d_in: Some(8),
             d_out: 8,
             n_layers_needed: 1,
+            vectors: Vectors::Token,
         };
         ModelFacts {
             model_type: "x".into(),

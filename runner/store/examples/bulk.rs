@@ -8,7 +8,7 @@
 
 use plan::{
     Event, EventKind, HookpointFacts, JobDraft, JobInputs, ModelFacts, Plan, PlanError,
-    RecipeIdentity, SaeStats, TrainConfig, group_streams, resolve_jobs,
+    RecipeIdentity, SaeStats, TrainConfig, Vectors, group_streams, resolve_jobs,
 };
 use sae_run_store::Store;
 use serde_json::json;
@@ -156,6 +156,7 @@ fn plan(n_jobs: usize) -> Plan {
     let inputs = JobInputs {
         facts: facts.clone().into(),
         model_digest: "m0".into(),
+        second: None,
         token_digest: "t0".into(),
         eval_token_digest: None,
         finetune_digest: None,
@@ -192,6 +193,7 @@ fn facts() -> ModelFacts {
             d_in: Some(8),
             d_out: 8,
             n_layers_needed: 1,
+            vectors: Vectors::Token,
         }],
     }
 }

@@ -3,7 +3,7 @@
 use crate::{RecordedPlan, Store, StoreError};
 use plan::{
     Event, EventKind, HookpointFacts, JobDraft, JobInputs, ModelFacts, Plan, PlanError,
-    RecipeIdentity, SaeStats, TrainConfig, digest_json, group_streams, resolve_jobs,
+    RecipeIdentity, SaeStats, TrainConfig, Vectors, digest_json, group_streams, resolve_jobs,
 };
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -97,6 +97,7 @@ pub(crate) fn facts() -> ModelFacts {
         d_in: Some(8),
         d_out: 8,
         n_layers_needed: layer + 1,
+        vectors: Vectors::Token,
     };
     ModelFacts {
         model_type: "llama".into(),
@@ -131,6 +132,7 @@ pub(crate) fn plan(sweep: &str, overrides: &[Value]) -> Plan {
     let inputs = JobInputs {
         facts: facts().into(),
         model_digest: "m0".into(),
+        second: None,
         token_digest: "t0".into(),
         eval_token_digest: None,
         finetune_digest: None,

@@ -69,6 +69,7 @@ impl Stepper {
             config: config.clone(),
             saes: vec![spec.clone()],
             model_digest: String::new(),
+            second_model_digest: None,
             token_digest: String::new(),
             eval_token_digest: None,
             finetune_digest: None,

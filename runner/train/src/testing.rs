@@ -10,7 +10,7 @@ use facts::read_model;
 use files::DigestCache;
 use plan::{DataFiles, RowSpec};
 use plan::{DatasetRequest, Event, EventKind, Job, JobDraft, JobInputs, StreamKey, TrainConfig};
-use plan::{Order, OrderJob, runs_layout};
+use plan::{ModelFolder, Order, OrderJob, SecondModel, runs_layout};
 use sae::Sae;
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,6 +43,19 @@ pub(crate) fn config() -> TrainConfig {
     }
 }
 
+/// Makes a model in `dir` that has the tiny one's tokenizer and other weights.
+pub(crate) fn make_other_model(dir: &Path) {
+    let tiny = fixtures().join("tiny-llama");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tiny.join(name), dir.join(name)).unwrap();
+    }
+    let weights = Tensor::read_safetensors(tiny.join("model.safetensors")).unwrap();
+    let others = weights
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.flip([0i64]) * 0.9));
+    Tensor::write_safetensors(&others.collect::<Vec<_>>(), dir.join("model.safetensors")).unwrap();
+}
+
 /// Before update number `step`, of many.
 pub(crate) fn at(step: u64) -> Progress {
     Progress {
@@ -53,6 +66,15 @@ pub(crate) fn at(step: u64) -> Progress {
 
 pub(crate) fn job(name: &str, config: TrainConfig) -> Job {
     job_of_ranks(1, name, config)
+}
+
+fn second_of(config: &TrainConfig, digests: &DigestCache) -> Option<SecondModel> {
+    let dir = config.crosscoder_model.as_ref()?;
+    let model = read_model(Path::new(dir), None, digests).unwrap();
+    Some(SecondModel {
+        facts: model.facts,
+        digest: model.digest,
+    })
 }
 
 /// A job as it is planned for `n_ranks` processes.
@@ -68,6 +90,7 @@ fn job_of_ranks(n_ranks: usize, name: &str, config: TrainConfig) -> Job {
     let inputs = JobInputs {
         facts: model.facts.clone(),
         model_digest: model.digest.clone(),
+        second: second_of(&config, &digests),
         token_digest: spec.digest(&digests).unwrap(),
         eval_token_digest: None,
         finetune_digest: None,
@@ -119,6 +142,10 @@ impl Run {
             key: StreamKey::of(&jobs[0].job),
             model_dir: config.model.clone().into(),
             model_commit: None,
+            second_model: config.crosscoder_model.as_ref().map(|dir| ModelFolder {
+                dir: dir.into(),
+                commit: None,
+            }),
             dataset: data_files(config),
             eval_dataset: None,
             rows: RowSpec::of(config, 300),

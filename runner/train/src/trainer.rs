@@ -74,6 +74,7 @@ impl Trainer {
         let inputs = JobInputs {
             facts: model.facts().clone().into(),
             model_digest: digest_json(model.facts()),
+            second: None,
             token_digest: tokens.digest(),
             eval_token_digest: None,
             finetune_digest: config.finetune.clone(),
@@ -123,6 +124,7 @@ impl Trainer {
                 key: StreamKey::of(&order.job),
                 taps: taps([&order.job], self.model.facts())?,
                 model: self.model,
+                second: None,
                 batches: self.batches,
             },
             jobs: vec![JobTrainer::open(

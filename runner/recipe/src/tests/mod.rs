@@ -7,7 +7,7 @@ mod python;
 use crate::source::Code;
 use crate::{Host, HostOptions, Limits, Recipe, RecipeError, engine_path};
 use fault::{FailureKind, Remedy};
-use plan::{HookpointFacts, ModelFacts, PlanRequest, PlanResponse};
+use plan::{HookpointFacts, ModelFacts, PlanRequest, PlanResponse, Vectors};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -65,6 +65,7 @@ fn model() -> ModelFacts {
         d_in,
         d_out: 8,
         n_layers_needed: 1,
+        vectors: Vectors::Token,
     };
     ModelFacts {
         model_type: "llama".into(),

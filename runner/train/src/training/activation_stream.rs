@@ -4,15 +4,17 @@ use crate::TrainError;
 use crate::activations::views::Views;
 use fault::Fault;
 use lm::{Activations, LanguageModel, Taps};
-use plan::StreamKey;
+use plan::{SECOND, StreamKey};
 use tch::Tensor;
 use tokens::Batches;
 
-/// A language model and the tokens that pass through it.
+/// A language model, or two, and the tokens that pass through.
 pub(crate) struct ActivationStream {
     pub(crate) key: StreamKey,
     pub(crate) model: LanguageModel,
     pub(crate) taps: Taps,
+    /// The second model of crosscoders; its hookpoints have [`SECOND`] before their names.
+    pub(crate) second: Option<(LanguageModel, Taps)>,
     pub(crate) batches: Batches,
 }
 
@@ -140,10 +142,22 @@ impl ActivationStream {
             return Ok(None);
         }
         let (token_ids, input_ids) = self.tokens(pass)?;
+        let mut activations = self.model.forward(&input_ids, &self.taps)?;
+        if let Some((model, taps)) = &self.second {
+            activations = activations.joined(model.forward(&input_ids, taps)?, SECOND);
+        }
         Ok(Some(Forward {
-            activations: self.model.forward(&input_ids, &self.taps)?,
             token_ids,
+            activations,
         }))
+    }
+
+    /// The model whose weights are not all finite, if it is the second, or else the first.
+    pub(super) fn model_at_fault(&self) -> Result<&LanguageModel, TrainError> {
+        match &self.second {
+            Some((second, _)) if second.first_weight_not_finite()?.is_some() => Ok(second),
+            _ => Ok(&self.model),
+        }
     }
 
     /// The token ids of a pass.

@@ -11,6 +11,8 @@ pub(crate) mod open;
 pub(crate) mod output_loss;
 mod report;
 mod save;
+#[cfg(test)]
+mod second_model_tests;
 mod sums;
 mod update_end_to_end;
 

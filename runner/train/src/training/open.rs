@@ -6,7 +6,7 @@ use crate::ranks::Ranks;
 use crate::ranks::owners::Owners;
 use fault::Fault;
 use lm::Taps;
-use plan::{Job, ModelFacts, Order, SaeSpec};
+use plan::{Job, ModelFacts, Order, SECOND, SaeSpec};
 use tch::Device;
 
 /// The jobs of the order as their states left them, the same on all ranks.
@@ -47,17 +47,31 @@ pub(crate) fn open_jobs(
     }
 }
 
-/// Taps on the outputs of all hookpoints of `jobs`, and on the inputs of those of transcoders.
+/// Taps on the outputs of all hookpoints of `jobs` in the first model, and on the inputs of those of transcoders.
 pub(crate) fn taps<'a>(
     jobs: impl IntoIterator<Item = &'a Job>,
     facts: &ModelFacts,
 ) -> Result<Taps, TrainError> {
     let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
     for job in jobs {
-        outputs.extend(job.saes.iter().flat_map(SaeSpec::outputs));
+        let of_job = job.saes.iter().flat_map(SaeSpec::outputs);
+        outputs.extend(of_job.filter(|name| !name.starts_with(SECOND)));
         if job.config.transcode {
             inputs.extend(job.saes.iter().map(|sae| &sae.hookpoint));
         }
     }
     Ok(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
+}
+
+/// Taps on the outputs of all hookpoints of `jobs` in the second model.
+pub(crate) fn second_taps<'a>(
+    jobs: impl IntoIterator<Item = &'a Job>,
+    facts: &ModelFacts,
+) -> Result<Taps, TrainError> {
+    let saes = jobs.into_iter().flat_map(|job| &job.saes);
+    let outputs = saes.flat_map(SaeSpec::outputs);
+    let outputs: Vec<&str> = outputs
+        .filter_map(|name| name.strip_prefix(SECOND))
+        .collect();
+    Ok(Taps::new(facts, &outputs)?)
 }

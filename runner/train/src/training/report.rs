@@ -75,7 +75,7 @@ impl StreamTrainer<'_> {
         } else {
             "the logits of the language model".into()
         };
-        EarlyEnd::of_model(&self.stream.model, what).map(Some)
+        EarlyEnd::of_model(self.stream.model_at_fault()?, what).map(Some)
     }
 
     /// Takes the statistics of all SAEs of some jobs, on whatever rank they are; those without a token are

@@ -12,7 +12,7 @@ use crate::gpu::choose_kernels;
 use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
 use crate::stop::{STOPPED, StopFlag};
-use crate::training::open::{open_jobs, taps};
+use crate::training::open::{open_jobs, second_taps, taps};
 use crate::training::{ActivationStream, Ahead, Outcome, StreamTrainer};
 use crate::worker::evaluation::JobEvaluation;
 use crate::worker::prepare::{StreamTokens, open_tokens};
@@ -151,9 +151,8 @@ fn train_on(
         host: host_name(),
     })?;
     let digests = DigestCache::new(&order.cache_dir);
-    let model = read_model(&order.model_dir, order.model_commit.as_deref(), &digests)?;
-    check_digest(order, &model)?;
-    let tokens = match open_tokens(order, &model, ranks.shard(), &stop, events) {
+    let models = OrderModels::read(order, &digests)?;
+    let tokens = match open_tokens(order, models.vocab_size(), ranks.shard(), &stop, events) {
         Err(TrainError::Data(TokensError::Stopped)) => None,
         tokens => Some(tokens?),
     };
@@ -169,7 +168,7 @@ fn train_on(
     if !order.jobs.is_empty() {
         let stream = Stream {
             order,
-            model: &model,
+            models: &models,
             device,
             ranks,
         };
@@ -180,7 +179,7 @@ fn train_on(
             order: &order.without(&failed),
             sequences: held_out,
             step: n_steps,
-            vocab_size: model.facts.vocab_size,
+            vocab_size: models.first.facts.vocab_size,
         };
         outcome = evaluation.run(&stop, events)?;
     }
@@ -193,7 +192,7 @@ fn train_on(
 /// What an order's jobs are trained on.
 struct Stream<'a> {
     order: &'a Order,
-    model: &'a ModelInputs,
+    models: &'a OrderModels,
     device: Device,
     ranks: &'a dyn Ranks,
 }
@@ -208,7 +207,15 @@ impl Stream<'_> {
         events: &mut EventLog,
     ) -> Result<(Outcome, Vec<String>), TrainError> {
         let (order, device, ranks) = (self.order, self.device, self.ranks);
-        let (model, taps) = open_model(order, self.model, device)?;
+        let jobs = || order.jobs.iter().map(|job| &job.job);
+        let OrderModels { first, second } = self.models;
+        let taps = taps(jobs(), &first.facts)?;
+        let model = open_model(order, first, &taps, device)?;
+        let second = second.as_ref().map(|second| {
+            let taps = second_taps(jobs(), &second.facts)?;
+            Ok::<_, TrainError>((open_model(order, second, &taps, device)?, taps))
+        });
+        let second = second.transpose()?;
         log_rounding(order, device);
         let mut jobs = open_jobs(order, device, ranks)?;
         choose_kernels(&mut jobs, order, device, ranks)?;
@@ -219,6 +226,7 @@ impl Stream<'_> {
                 key: order.key.clone(),
                 model,
                 taps,
+                second,
                 batches,
             },
             jobs,
@@ -239,19 +247,50 @@ fn stop_before_training(events: &mut EventLog) -> Result<Outcome, TrainError> {
     Ok(Outcome::Interrupted)
 }
 
-fn check_digest(order: &Order, model: &ModelInputs) -> Result<(), TrainError> {
-    if model.digest == order.key.model_digest {
-        return Ok(());
+/// The models of an order.
+struct OrderModels {
+    first: ModelInputs,
+    /// That of crosscoders on two.
+    second: Option<ModelInputs>,
+}
+
+impl OrderModels {
+    fn read(order: &Order, digests: &DigestCache) -> Result<Self, TrainError> {
+        let read = |dir: &Path, commit: Option<&str>, expected: &str| {
+            let model = read_model(dir, commit, digests)?;
+            if model.digest == expected {
+                Ok(model)
+            } else {
+                Err(TrainError::from(plan::changed("model", dir)))
+            }
+        };
+        let key = &order.key;
+        let commit = order.model_commit.as_deref();
+        let second = order
+            .second_model
+            .as_ref()
+            .zip(key.second_model_digest.as_ref());
+        let second = second.map(|(own, digest)| read(&own.dir, own.commit.as_deref(), digest));
+        Ok(Self {
+            first: read(&order.model_dir, commit, &key.model_digest)?,
+            second: second.transpose()?,
+        })
     }
-    Err(plan::changed("model", &order.model_dir).into())
+
+    /// Ids of tokens are below it.
+    fn vocab_size(&self) -> usize {
+        let first = self.first.facts.vocab_size;
+        let second = self.second.as_ref().map(|second| second.facts.vocab_size);
+        second.map_or(first, |second| first.min(second))
+    }
 }
 
 fn open_model(
     order: &Order,
     model: &ModelInputs,
+    taps: &Taps,
     device: Device,
-) -> Result<(LanguageModel, Taps), TrainError> {
-    let taps = taps(order.jobs.iter().map(|job| &job.job), &model.facts)?;
+) -> Result<LanguageModel, TrainError> {
     let is_end_to_end = order.key.loss_fn.is_end_to_end();
     let options = LoadOptions {
         device,
@@ -260,7 +299,7 @@ fn open_model(
         n_layers: (!is_end_to_end).then(|| taps.n_layers_needed()),
         with_head: is_end_to_end,
     };
-    let model = LanguageModel::load(&order.model_dir, &options)?;
+    let model = LanguageModel::load(&model.dir, &options)?;
     log(&format!(
         "model: {} of {} blocks in {:?}, linear weights of {} bytes",
         model.n_layers(),
@@ -268,7 +307,7 @@ fn open_model(
         model.kind(),
         model.linear_bytes()
     ));
-    Ok((model, taps))
+    Ok(model)
 }
 
 fn log_rounding(order: &Order, device: Device) {

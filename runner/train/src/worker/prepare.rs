@@ -5,7 +5,6 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::process::log;
 use crate::stop::StopFlag;
-use facts::ModelInputs;
 use plan::DataFiles;
 use plan::EventKind;
 use plan::Order;
@@ -26,19 +25,19 @@ pub(crate) struct StreamTokens {
     pub(crate) held_out: Option<EvalSequences>,
 }
 
-/// The token data of the stream that `order` describes, in batches of which this process has `shard`. The
-/// data to evaluate on is tokenised too, so that what is wrong with it shows before anything is trained.
+/// The token data of the stream that `order` describes, with ids below `vocab_size`, in batches of which this process
+/// has `shard`. The data to evaluate on is tokenised too, so that what is wrong with it shows before anything is
+/// trained.
 ///
 /// # Errors
 /// A data set that cannot be used or has changed since the order was written, or a stop.
 pub(crate) fn open_tokens(
     order: &Order,
-    model: &ModelInputs,
+    vocab_size: usize,
     shard: Shard,
     stop: &StopFlag,
     events: &mut EventLog,
 ) -> Result<StreamTokens, TrainError> {
-    let vocab_size = model.facts.vocab_size;
     let mut reports = Reports {
         stop,
         events,
