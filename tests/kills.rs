@@ -1,7 +1,8 @@
 //! Workers, and every other time `sae-run` too, that are killed at 50 random moments, with every setting that gives an update something to
 //! remember: what they leave is to the bit what undisturbed ones leave.
 
-use crate::common::{Workspace, signal, until, with_jobs};
+use crate::common::{Workspace, signal, text, until, with_jobs};
+use crate::second_model::make_model;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -250,4 +251,23 @@ fn killed_jobs_of_every_kind_end_in_the_same_bits() {
             "{row}"
         );
     }
+}
+
+#[test]
+fn killed_crosscoders_over_two_models_end_in_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    make_model(dir.path(), 0.8);
+    let jobs = [
+        ("topk", "optimizer='adam', save_best=True"),
+        (
+            "batchtopk",
+            "activation='batchtopk', normalize_decoder=False, rescale_acts_by_decoder_norm=True, auxk_alpha=0.03125",
+        ),
+    ];
+    let stream = format!(
+        "batch_size = 4\ncrosscoder = true\ncrosscoder_model = '{}'",
+        text(dir.path())
+    );
+    let left = survives(4, 5, &stream, &jobs);
+    assert!(!left.best.is_empty() && has(&left, "batchtopk", "dead_pct"));
 }

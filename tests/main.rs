@@ -47,6 +47,7 @@ mod retries;
 mod rounds;
 mod run;
 mod schema;
+mod second_model;
 mod secrets;
 mod several;
 mod sparsify_options;
