@@ -255,3 +255,71 @@ fn the_second_model_may_be_one_of_the_hub() {
     write_sweep(&workspace, &unknown);
     run(&["plan", "tiny.toml"]).refuses(&["`step9`", "`org/tiny`"]);
 }
+
+#[test]
+fn both_models_are_evaluated_and_encoded_with() {
+    let workspace = workspace(ON_TWO);
+    let settings = format!("{ON_TWO}\neval_fraction = 0.02\nactivation = 'batchtopk'");
+    write_sweep(&workspace, &settings);
+    workspace
+        .run(&["tiny.toml"])
+        .succeeds()
+        .remarks(&["looking for the thresholds of 1 SAE", "evaluating 1 SAE"]);
+    let row = workspace
+        .sql("SELECT n_tokens, n_predicted, kl_sum FROM evaluation")
+        .remove(0);
+    let number = |column: &str| row[column].as_u64().unwrap();
+    assert_eq!(number("n_predicted"), 2 * number("n_tokens") / 64 * 63);
+    let before = row["kl_sum"].as_f64().unwrap();
+    workspace
+        .run(&["eval", "k=4", "--device", "cpu"])
+        .succeeds();
+    let again = workspace
+        .sql_value("SELECT kl_sum FROM evaluation")
+        .as_f64()
+        .unwrap();
+    assert!(
+        (again / before - 1.0).abs() < 1e-5,
+        "{again}, before {before}"
+    );
+
+    let dataset = fixture("tiny.jsonl");
+    let named = [
+        "--dataset",
+        text(&dataset),
+        "--max-examples",
+        "5",
+        "--ctx-len",
+        "64",
+    ];
+    workspace
+        .run(&[&["eval", "k=4"], &named[..]].concat())
+        .succeeds();
+    let folder = crate::common::job_dir(&workspace, "k=4");
+    let model = fixture("tiny-llama");
+    let args = [
+        &["eval", text(&folder), "--model", text(&model)],
+        &named[..],
+    ]
+    .concat();
+    workspace
+        .run(&args)
+        .refuses(&["`layers.0` of a second model"])
+        .hints("--crosscoder-model");
+    workspace
+        .run(&[&args[..], &["--crosscoder-model", "second"]].concat())
+        .succeeds();
+    for sae in ["k=4", text(&folder)] {
+        let args = [
+            "encode",
+            sae,
+            "--text",
+            "Call me Ishmael.",
+            "--out",
+            "out.parquet",
+            "--json",
+        ];
+        let encoded = workspace.run(&args).succeeds().json();
+        assert!(encoded["saes"][0]["n_rows"].as_u64() > Some(3), "{encoded}");
+    }
+}

@@ -23,6 +23,22 @@ pub struct EvalArgs {
     /// Branch, tag or commit of a model on the Hub.
     #[arg(long, requires = "model")]
     pub revision: Option<String>,
+    /// The second model of a crosscoder on two: folder or id on the Hub.
+    #[arg(
+        long,
+        alias = "crosscoder_model",
+        value_name = "MODEL",
+        requires = "dataset"
+    )]
+    pub crosscoder_model: Option<String>,
+    /// Its branch, tag or commit on the Hub.
+    #[arg(
+        long,
+        alias = "crosscoder_revision",
+        value_name = "REVISION",
+        requires = "crosscoder_model"
+    )]
+    pub crosscoder_revision: Option<String>,
     /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     #[arg(long, requires = "dataset")]
     pub dtype: Option<String>,

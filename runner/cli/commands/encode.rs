@@ -6,7 +6,9 @@ use crate::error::CliError;
 use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
-use crate::sweep::models::{MODEL_KEYS, ModelName, fetch_weights, find_model};
+use crate::sweep::models::{
+    MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, fetch_weights, find_model,
+};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EncodeArgs;
@@ -16,7 +18,7 @@ use plan::{
 };
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Encodes and writes the file.
 ///
@@ -27,13 +29,13 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
     let format = format(&args.out)?;
     let saes = SaesToUse::find(args).await?;
     let config = apply_overrides(&saes.config, &settings(args, &saes)?)?;
-    let (model_dir, input, n_sequences) = if args.input.dataset.is_some() {
+    let (models, input, n_sequences) = if args.input.dataset.is_some() {
         sequences(args, &config)?
     } else {
         texts(args, &config)?
     };
     let task = EncodeTask {
-        model: model_use(&model_dir, &args.device, &config),
+        model: model_use(models, &args.device, &config),
         input,
         saes: saes.found.clone(),
         top: args.top.map(|top| top as usize),
@@ -54,12 +56,15 @@ fn format(out: &Path) -> Result<EncodeFormat, CliError> {
 
 /// What was named, and what the SAEs' files say, under the names of settings.
 fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, CliError> {
-    let model = match &args.model {
-        Some(model) => (model.clone(), args.revision.clone()),
-        None => saes.model()?,
+    let (model, second) = match &args.model {
+        Some(model) => (ModelName::typed(model, args.revision.as_deref()), None),
+        None => saes.models()?,
     };
+    let typed = args.crosscoder_model.as_deref();
+    let typed = typed.map(|name| ModelName::typed(name, args.crosscoder_revision.as_deref()));
     let named = Named {
         model,
+        second: typed.or(second),
         dtype: args.dtype.as_deref(),
         load_in_8bit: args.load_in_8bit,
         dataset: args.input.dataset.as_deref(),
@@ -70,8 +75,8 @@ fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, C
     Ok(named.settings())
 }
 
-/// The model's folder, what goes through it, and how many sequences that is, if it is known.
-type Source = (PathBuf, EncodeInput, Option<u64>);
+/// The models' folders, what goes through them, and how many sequences that is, if it is known.
+type Source = (ModelDirs, EncodeInput, Option<u64>);
 
 fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let inputs = NamedInputs::fetch(config, args.quiet)?;
@@ -82,12 +87,15 @@ fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError
         most,
     };
     let n_sequences = most.map_or(n_sequences, |most| most.min(n_sequences));
-    Ok((inputs.model_dir, input, Some(n_sequences)))
+    Ok((inputs.models, input, Some(n_sequences)))
 }
 
 fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let shelf = Folders::of_this_machine()?.models();
-    let model = find_model(&ModelName::of(config), MODEL_KEYS, Path::new("."), &shelf)?;
+    let find = |name: &ModelName, keys| find_model(name, keys, Path::new("."), &shelf);
+    let model = find(&ModelName::of(config), MODEL_KEYS)?;
+    let second = ModelName::of_second(config).map(|name| find(&name, SECOND_MODEL_KEYS));
+    let second = second.transpose()?;
     let texts = match &args.input.text_file {
         Some(path) if path == Path::new("-") => Texts::StandardInput,
         Some(path) => {
@@ -97,13 +105,19 @@ fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
         }
         None => Texts::Given(args.input.text.clone()),
     };
-    fetch_weights(&model, args.quiet)?;
+    for model in [Some(&model), second.as_ref()].into_iter().flatten() {
+        fetch_weights(model, args.quiet)?;
+    }
     let input = EncodeInput::Texts {
         texts,
         tokenizer_class: config.tokenizer_class,
         ctx_len: args.ctx_len.map(|ctx_len| ctx_len as usize),
     };
-    Ok((model.dir, input, None))
+    let models = ModelDirs {
+        first: model.dir,
+        second: second.map(|second| second.dir),
+    };
+    Ok((models, input, None))
 }
 
 fn run(

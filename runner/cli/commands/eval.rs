@@ -8,6 +8,7 @@ use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::config;
+use crate::sweep::models::{ModelDirs, ModelName};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
@@ -62,8 +63,9 @@ fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
     if args.dataset.is_none() {
         return Err(missing("--dataset"));
     }
-    let model = args.model.clone().ok_or_else(|| missing("--model"))?;
-    let settings = settings(args, (model, args.revision.clone()));
+    let model = args.model.as_deref().ok_or_else(|| missing("--model"))?;
+    let model = ModelName::typed(model, args.revision.as_deref());
+    let settings = settings(args, model, None);
     let config = apply_overrides(&TrainConfig::default(), &settings)?;
     on_named_data(args, &config, saes)
 }
@@ -103,11 +105,14 @@ impl Job {
 
     /// Its settings, with what was named laid over them. Its own model is where its worker found it.
     fn with(&self, args: &EvalArgs) -> Result<TrainConfig, CliError> {
-        let model = match &args.model {
-            Some(model) => (model.clone(), args.revision.clone()),
-            None => (self.order()?.model_dir.to_string_lossy().into(), None),
+        let (model, second) = match &args.model {
+            Some(model) => (ModelName::typed(model, args.revision.as_deref()), None),
+            None => ModelName::of_order(&self.order()?),
         };
-        Ok(apply_overrides(&self.config, &settings(args, model))?)
+        Ok(apply_overrides(
+            &self.config,
+            &settings(args, model, second),
+        )?)
     }
 
     /// Its SAEs at the newest checkpoint.
@@ -143,11 +148,21 @@ impl Job {
         let digests = DigestCache::new(&folders.cache);
         let (dir, commit) = (&order.model_dir, order.model_commit.as_deref());
         let model = facts::read_model(dir, commit, &digests)?;
-        let vocab_size = model.facts.vocab_size;
+        let mut vocab_size = model.facts.vocab_size;
         check("model", dir, &model.digest, &order.key.model_digest)?;
+        let second = order.second_model.as_ref();
+        if let Some((own, expected)) = second.zip(order.key.second_model_digest.as_ref()) {
+            let model = facts::read_model(&own.dir, own.commit.as_deref(), &digests)?;
+            vocab_size = vocab_size.min(model.facts.vocab_size);
+            check("model", &own.dir, &model.digest, expected)?;
+        }
+        let models = ModelDirs {
+            first: dir.clone(),
+            second: second.map(|own| own.dir.clone()),
+        };
         let tokens = held_out_tokens(&order, vocab_size, &folders.cache)?;
         run(EvaluateTask {
-            model: model_use(dir, &args.device, &self.config),
+            model: model_use(models, &args.device, &self.config),
             eval_fraction: match order.eval_dataset {
                 Some(_) => ALL,
                 None => order.key.eval_fraction,
@@ -218,10 +233,13 @@ fn eval_sae(sae: FoundSae, config: &TrainConfig) -> EvalSae {
     }
 }
 
-/// What was named, under the names of settings. `model` is the model and its revision.
-fn settings(args: &EvalArgs, model: (String, Option<String>)) -> Map<String, Value> {
+/// What was named, under the names of settings. `second` is the second model if none was named.
+fn settings(args: &EvalArgs, model: ModelName, second: Option<ModelName>) -> Map<String, Value> {
+    let typed = args.crosscoder_model.as_deref();
+    let typed = typed.map(|name| ModelName::typed(name, args.crosscoder_revision.as_deref()));
     let named = Named {
         model,
+        second: typed.or(second),
         dtype: args.dtype.as_deref(),
         load_in_8bit: args.load_in_8bit,
         dataset: args.dataset.as_deref(),
@@ -245,7 +263,7 @@ fn on_named_data(
     let inputs = NamedInputs::fetch(config, args.json)?;
     let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
     run(EvaluateTask {
-        model: model_use(&inputs.model_dir, &args.device, config),
+        model: model_use(inputs.models, &args.device, config),
         eval_fraction: ALL,
         most: args.max_examples,
         batch_size: batch_size(args, BATCH_SIZE, &inputs.tokens, inputs.vocab_size),

@@ -4,7 +4,8 @@ use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::datasets::{FoundDataset, find_dataset};
 use crate::sweep::models::{
-    FoundModel, MODEL_KEYS, ModelKeys, ModelName, SECOND_MODEL_KEYS, fetch_weights, find_model,
+    FoundModel, MODEL_KEYS, ModelDirs, ModelKeys, ModelName, SECOND_MODEL_KEYS, fetch_weights,
+    find_model,
 };
 use crate::sweep::paths::{self, Folders};
 use crate::sweep::used_model::UsedModel;
@@ -321,14 +322,20 @@ impl Inputs {
     ///
     /// # Errors
     /// A download that fails.
-    pub(crate) fn fetch_model(
+    pub(crate) fn fetch_models(
         &self,
         config: &TrainConfig,
         quiet: bool,
-    ) -> Result<PathBuf, CliError> {
-        let found = &self.model_called(&ModelName::of(config)).found;
-        fetch_weights(found, quiet)?;
-        Ok(found.dir.clone())
+    ) -> Result<ModelDirs, CliError> {
+        let fetch = |name: ModelName| {
+            let found = &self.model_called(&name).found;
+            fetch_weights(found, quiet)?;
+            Ok::<_, CliError>(found.dir.clone())
+        };
+        Ok(ModelDirs {
+            first: fetch(ModelName::of(config))?,
+            second: ModelName::of_second(config).map(fetch).transpose()?,
+        })
     }
 
     /// Of a model that was looked at.

@@ -8,7 +8,7 @@ use crate::sweep::hub_access::hub;
 use crate::sweep::paths;
 use fault::Remedy;
 use hub::{HubError, Snapshot};
-use plan::TrainConfig;
+use plan::{Order, TrainConfig};
 use std::path::{Path, PathBuf};
 
 /// How a job names a model.
@@ -25,6 +25,21 @@ impl ModelName {
             name: config.model.clone(),
             revision: config.revision.clone(),
         }
+    }
+
+    /// One that was typed.
+    pub(crate) fn typed(name: &str, revision: Option<&str>) -> Self {
+        Self {
+            name: name.to_owned(),
+            revision: revision.map(str::to_owned),
+        }
+    }
+
+    /// The models of an order, where its worker found them.
+    pub(crate) fn of_order(order: &Order) -> (Self, Option<Self>) {
+        let here = |dir: &Path| Self::typed(&dir.to_string_lossy(), None);
+        let second = order.second_model.as_ref();
+        (here(&order.model_dir), second.map(|own| here(&own.dir)))
     }
 
     /// That of its second model.
@@ -54,6 +69,13 @@ pub(crate) const SECOND_MODEL_KEYS: ModelKeys = ModelKeys {
     name: "crosscoder_model",
     revision: "crosscoder_revision",
 };
+
+/// Where the models of a job are.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelDirs {
+    pub(crate) first: PathBuf,
+    pub(crate) second: Option<PathBuf>,
+}
 
 /// A model that was found.
 #[derive(Clone, Debug)]

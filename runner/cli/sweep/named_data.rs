@@ -4,17 +4,19 @@
 use crate::commands::data::tokenise;
 use crate::error::CliError;
 use crate::sweep::inputs::Inputs;
+use crate::sweep::models::{ModelDirs, ModelName};
 use crate::sweep::paths::Folders;
 use args::NamedDataArgs;
 use plan::{CachedTokens, ModelUse, TrainConfig};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokens::Tokens;
 
 /// What was named, as it was typed.
 pub(crate) struct Named<'a> {
-    /// Folder of the model or its id, and its revision.
-    pub(crate) model: (String, Option<String>),
+    pub(crate) model: ModelName,
+    /// The second model of crosscoders, if it is not the job's.
+    pub(crate) second: Option<ModelName>,
     pub(crate) dtype: Option<&'a str>,
     pub(crate) load_in_8bit: bool,
     pub(crate) dataset: Option<&'a str>,
@@ -26,12 +28,12 @@ pub(crate) struct Named<'a> {
 impl Named<'_> {
     /// The same under the names of settings, to be laid over those of a job.
     pub(crate) fn settings(&self) -> Map<String, Value> {
-        let (model, revision) = &self.model;
+        let ModelName { name, revision } = &self.model;
         // How a job's own data is read says nothing of data that is named.
         let split = self.data.split.as_deref().unwrap_or("train");
         let data_args = self.data.data_args.as_deref().unwrap_or_default();
         let options = json!({
-            "model": model,
+            "model": name,
             "dtype": self.dtype,
             "load_in_8bit": self.load_in_8bit.then_some(true),
             "dataset": self.dataset,
@@ -44,6 +46,11 @@ impl Named<'_> {
         let mut settings = options.as_object().cloned().unwrap_or_default();
         settings.retain(|_, value| !value.is_null());
         settings.insert("revision".into(), json!(revision));
+        if let Some(ModelName { name, revision }) = &self.second {
+            settings.insert("crosscoder".into(), true.into());
+            settings.insert("crosscoder_model".into(), json!(name));
+            settings.insert("crosscoder_revision".into(), json!(revision));
+        }
         // All that is named is used, nothing is held out, and nothing is trained.
         settings.insert("eval_fraction".into(), 0.0.into());
         for key in ["eval_dataset", "eval_split", "finetune", "max_examples"] {
@@ -56,7 +63,7 @@ impl Named<'_> {
 
 /// A model and the tokens of a data set, on this machine.
 pub(crate) struct NamedInputs {
-    pub(crate) model_dir: PathBuf,
+    pub(crate) models: ModelDirs,
     pub(crate) vocab_size: usize,
     pub(crate) tokens: Tokens,
 }
@@ -72,21 +79,22 @@ impl NamedInputs {
         let mut inputs = Inputs::new(Path::new("."), &folders);
         inputs.of(config, 1)?;
         inputs.fetch_data(config, quiet)?;
-        let model_dir = inputs.fetch_model(config, quiet)?;
+        let models = inputs.fetch_models(config, quiet)?;
         let spec = inputs.tokens(config, &config.train_data());
         let tokens = tokenise(&spec, &folders.cache, quiet)?;
         Ok(Self {
-            model_dir,
+            models,
             vocab_size: spec.vocab_size,
             tokens,
         })
     }
 }
 
-/// The model in `dir` for a task, as the settings `config` want it.
-pub(crate) fn model_use(dir: &Path, device: &str, config: &TrainConfig) -> ModelUse {
+/// The models in `models` for a task, as the settings `config` want them.
+pub(crate) fn model_use(models: ModelDirs, device: &str, config: &TrainConfig) -> ModelUse {
     ModelUse {
-        dir: dir.into(),
+        dir: models.first,
+        second: models.second,
         dtype: config.dtype,
         load_in_8bit: config.load_in_8bit,
         device: device.to_owned(),

@@ -7,11 +7,12 @@
 //! - `encode/`: texts or sequences become active latents in a file: `batches.rs`, `rows.rs`, `file/` with a file per
 //!   format
 //! - `proof.rs`: an SAE in another layout is read back, and must compute the same
-//! - `sites.rs`: an SAE and the hookpoints where it belongs
+//! - `models.rs`: one language model, or two; `sites.rs`: an SAE and the hookpoints where it belongs
 
 mod encode;
 mod error;
 mod evaluate;
+mod models;
 mod proof;
 mod sites;
 

@@ -1,11 +1,11 @@
 //! Where in a language model an SAE belongs: whose activations it takes, and whose it gives.
 
 use crate::EvalError;
+use crate::models::{AllTaps, Facts};
 use fault::Fault;
-use lm::{Activations, LmError, Taps, rows, side_by_side};
-use plan::{HookpointFacts, ModelFacts};
-use sae::{LoadOptions, Sae, resolve_hookpoint};
-use std::collections::BTreeSet;
+use lm::{Activations, rows, side_by_side};
+use plan::HookpointFacts;
+use sae::{LoadOptions, Sae};
 use std::path::Path;
 use tch::Tensor;
 
@@ -24,6 +24,10 @@ impl Site {
     /// The hookpoint, or hookpoints, by their names in the model.
     pub(crate) fn name(&self) -> String {
         self.reads.join("+")
+    }
+
+    fn reads(&self) -> impl Iterator<Item = &str> {
+        self.reads.iter().map(String::as_str)
     }
 
     /// What the SAE takes: `[n_rows, d_in]`, in what the model computes in.
@@ -53,23 +57,24 @@ fn gathered<'a>(
 /// Taps on what the SAEs at `sites` take.
 ///
 /// # Errors
-/// A hookpoint that the model of `facts` does not have.
-pub(crate) fn taps_of_inputs(facts: &ModelFacts, sites: &[&Site]) -> Result<Taps, EvalError> {
-    let names = |of_inputs| {
-        let sites = sites.iter().filter(|site| site.of_inputs == of_inputs);
-        let names: BTreeSet<&String> = sites.flat_map(|site| &site.reads).collect();
-        names.into_iter().collect::<Vec<_>>()
-    };
-    Ok(Taps::new(facts, &names(false))?.with_inputs(facts, &names(true))?)
+/// A hookpoint that the model does not have.
+pub(crate) fn taps_of_inputs(facts: &Facts, sites: &[&Site]) -> Result<AllTaps, EvalError> {
+    facts.taps(&read_by(sites, false), &read_by(sites, true))
 }
 
 /// The same, and taps on what they reconstruct.
 ///
 /// # Errors
-/// A hookpoint that the model of `facts` does not have.
-pub(crate) fn taps_of(facts: &ModelFacts, sites: &[&Site]) -> Result<Taps, EvalError> {
-    let outputs: Vec<&String> = sites.iter().flat_map(|site| &site.reads).collect();
-    Ok(taps_of_inputs(facts, sites)?.with_outputs(facts, &outputs)?)
+/// A hookpoint that the model does not have.
+pub(crate) fn taps_of(facts: &Facts, sites: &[&Site]) -> Result<AllTaps, EvalError> {
+    let outputs: Vec<&str> = sites.iter().flat_map(|site| site.reads()).collect();
+    facts.taps(&outputs, &read_by(sites, true))
+}
+
+/// The hookpoints whose inputs, or outputs, the SAEs at `sites` take.
+fn read_by<'a>(sites: &[&'a Site], inputs: bool) -> Vec<&'a str> {
+    let sites = sites.iter().filter(|site| site.of_inputs == inputs);
+    sites.flat_map(|site| site.reads()).collect()
 }
 
 /// The SAE in `dir`, and where it belongs. `name`: its hookpoint, Hugging Face's name or TransformerLens's; those of
@@ -78,22 +83,18 @@ pub(crate) fn taps_of(facts: &ModelFacts, sites: &[&Site]) -> Result<Taps, EvalE
 /// # Errors
 /// An SAE that cannot be read or does not fit; no such hookpoint: the error names the nearest.
 pub(crate) fn load(
-    facts: &ModelFacts,
+    facts: &Facts,
     name: &str,
     dir: &Path,
     options: &LoadOptions,
 ) -> Result<(Sae, Site), EvalError> {
     let sae = Sae::load_from_disk(dir, options.clone())?;
-    let find = |name: &str| {
-        resolve_hookpoint(facts, name)
-            .ok_or_else(|| EvalError::from(LmError::no_hookpoint(facts, name)))
-    };
-    let own = vec![name.to_owned()];
     let named = |names: &[String]| {
-        let all = names.iter().map(|name| find(name));
-        all.collect::<Result<Vec<&HookpointFacts>, _>>()
+        let all = names.iter().map(|name| facts.find(name));
+        all.collect::<Result<Vec<HookpointFacts>, _>>()
     };
     let of_several = &sae.cfg.hookpoints;
+    let own = [name.to_owned()];
     let reads = named(if sae.cfg.is_crosscoder() {
         of_several
     } else {
@@ -105,7 +106,7 @@ pub(crate) fn load(
         named(of_several)?
     };
     check_widths(dir, &sae, (&reads, &writes))?;
-    let names = |all: &[&HookpointFacts]| all.iter().map(|own| own.name.clone()).collect();
+    let names = |all: &[HookpointFacts]| all.iter().map(|own| own.name.clone()).collect();
     let site = Site {
         reads: names(&reads),
         of_inputs: sae.cfg.transcode,
@@ -119,9 +120,9 @@ pub(crate) fn load(
 fn check_widths(
     dir: &Path,
     sae: &Sae,
-    (reads, writes): (&[&HookpointFacts], &[&HookpointFacts]),
+    (reads, writes): (&[HookpointFacts], &[HookpointFacts]),
 ) -> Result<(), EvalError> {
-    let width = |all: &[&HookpointFacts]| all.iter().map(|own| own.d_out).sum::<usize>();
+    let width = |all: &[HookpointFacts]| all.iter().map(|own| own.d_out).sum::<usize>();
     let d_in = if sae.cfg.transcode {
         reads.iter().map(|own| own.d_in.unwrap_or(0)).sum()
     } else {

@@ -105,6 +105,9 @@ impl fmt::Display for CudaStatus {
 pub struct ModelUse {
     /// Its folder.
     pub dir: PathBuf,
+    /// That of the second model, if crosscoders are on two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<PathBuf>,
     /// What it computes in.
     pub dtype: Dtype,
     /// Whether its linear modules are held in 8 bit.

@@ -32,19 +32,25 @@ pub fn trained_on(sae: &FoundSae) -> Option<TrainedOn> {
     let of_training = |dir: &Path| read_config(&dir.join("config.json")).ok();
     let of_saelens = saelens::model_name(&sae.dir).map(|model| TrainedOn {
         model,
-        revision: None,
+        ..TrainedOn::default()
     });
     of_saelens.or_else(|| sae.dir.ancestors().take(3).find_map(of_training))
 }
 
 /// A language model by the name that an SAE's files have for it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct TrainedOn {
     /// A folder, or an id of the Hub, or a short name of TransformerLens's.
     pub model: String,
     /// Branch, tag or commit; `None`: not said.
     #[serde(default)]
     pub revision: Option<String>,
+    /// The second model of a crosscoder on two.
+    #[serde(default)]
+    pub crosscoder_model: Option<String>,
+    /// Its branch, tag or commit.
+    #[serde(default)]
+    pub crosscoder_revision: Option<String>,
 }
 
 /// The SAEs in `dir`, which is an SAE's folder, or has one for each hookpoint, or for each hookpoint

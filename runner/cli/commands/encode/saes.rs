@@ -6,21 +6,25 @@ use crate::show::table;
 use crate::sweep::config;
 use crate::sweep::download;
 use crate::sweep::hub_access::hub;
+use crate::sweep::models::ModelName;
 use args::EncodeArgs;
 use plan::runs_layout::DATABASE;
 use plan::{FoundSae, TrainConfig, fnmatch};
-use sae_files::{HubSaes, find_saes, trained_on};
+use sae_files::{HubSaes, TrainedOn, find_saes, trained_on};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use store::Store;
+
+/// A model, and a second one.
+type ModelNames = (ModelName, Option<ModelName>);
 
 /// SAEs that are on this machine, and what is known of their training.
 pub(super) struct SaesToUse {
     pub(super) found: Vec<FoundSae>,
     /// The settings of their job, or the defaults.
     pub(super) config: TrainConfig,
-    /// Where the job's worker found its model.
-    model_dir: Option<PathBuf>,
+    /// Where the job's worker found its models.
+    models: Option<ModelNames>,
     /// What was named.
     target: String,
 }
@@ -51,7 +55,7 @@ impl SaesToUse {
         Self {
             found,
             config: TrainConfig::default(),
-            model_dir: None,
+            models: None,
             target: target.into(),
         }
     }
@@ -85,7 +89,7 @@ impl SaesToUse {
         Ok(Self {
             found: past_job::saes_at(&details, checkpoint, runs_dir),
             config: past_job::config(&details)?,
-            model_dir: order.map(|order| order.model_dir),
+            models: order.map(|order| ModelName::of_order(&order)),
             target: target.into(),
         })
     }
@@ -115,21 +119,24 @@ impl SaesToUse {
         sae_files::no_such_sae(&self.target, pattern, &names.collect::<Vec<_>>()).into()
     }
 
-    /// The model that they were trained on: its name and its revision.
+    /// The model that they were trained on, and the second one of crosscoders on two.
     ///
     /// # Errors
     /// It is not known, or not the same for all.
-    pub(super) fn model(&self) -> Result<(String, Option<String>), CliError> {
-        if let Some(dir) = &self.model_dir {
-            return Ok((dir.to_string_lossy().into_owned(), None));
+    pub(super) fn models(&self) -> Result<ModelNames, CliError> {
+        if let Some(models) = &self.models {
+            return Ok(models.clone());
         }
         if !self.config.model.is_empty() {
-            return Ok((self.config.model.clone(), self.config.revision.clone()));
+            return Ok((
+                ModelName::of(&self.config),
+                ModelName::of_second(&self.config),
+            ));
         }
         let models: BTreeSet<_> = self.found.iter().map(trained_on).collect();
         let mut models = models.into_iter();
         match (models.next(), models.next()) {
-            (Some(Some(only)), None) => Ok((only.model, only.revision)),
+            (Some(Some(only)), None) => Ok(names_of(&only)),
             (None | Some(None), None) => {
                 let message = format!(
                     "`{}` does not say which model it was trained on",
@@ -147,4 +154,18 @@ impl SaesToUse {
             }
         }
     }
+}
+
+fn names_of(trained_on: &TrainedOn) -> ModelNames {
+    let TrainedOn {
+        model,
+        revision,
+        crosscoder_model,
+        crosscoder_revision,
+    } = trained_on;
+    let second = crosscoder_model.as_deref();
+    (
+        ModelName::typed(model, revision.as_deref()),
+        second.map(|name| ModelName::typed(name, crosscoder_revision.as_deref())),
+    )
 }

@@ -14,13 +14,14 @@ mod tests;
 pub use rows::EncodedRows;
 
 use crate::EvalError;
+use crate::models::{Facts, Models};
 use crate::sites::{self, Site, taps_of_inputs};
 use batches::{Batch, Batches};
 use fault::Fault;
 use file::RowFile;
+use lm::Activations;
 use lm::activations_of;
-use lm::{Activations, LanguageModel, LoadOptions};
-use plan::{EncodeSummary, EncodeTask, FoundSae, ModelFacts};
+use plan::{EncodeSummary, EncodeTask, FoundSae};
 use rows::TopLatents;
 use sae::Sae;
 use std::ops::ControlFlow;
@@ -49,28 +50,21 @@ pub fn encode(
 ) -> Result<Option<EncodeSummary>, EvalError> {
     let device = lm::parse_device(&task.model.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = facts::read_facts(&task.model.dir)?;
+    let facts = Facts::read(&task.model)?;
     let encoders = load(&task.saes, &facts, device)?;
     let sites: Vec<_> = encoders.iter().map(|encoder| &encoder.site).collect();
     let taps = taps_of_inputs(&facts, &sites)?;
-    let options = LoadOptions {
-        device,
-        dtype: task.model.dtype,
-        load_in_8bit: task.model.load_in_8bit,
-        n_layers: Some(taps.n_layers_needed()),
-        with_head: false,
-    };
-    let model = LanguageModel::load(&task.model.dir, &options)?;
+    let models = Models::load(&task.model, Some(&taps), device)?;
     let saes: Vec<_> = encoders.iter().map(|encoder| &encoder.found).collect();
     let mut file = RowFile::create(&task.out, task.format, &saes)?;
     let mut summary = nothing_yet(encoders.len());
-    for batch in Batches::new(task, facts.max_ctx_len)? {
+    for batch in Batches::new(task, facts.max_ctx_len())? {
         let batch = batch?;
-        let activations = model.forward(&batch.input_ids()?, &taps)?;
+        let activations = models.forward(&batch.input_ids()?, &taps)?;
         let n_tokens = batch.n_positions();
         let latents = encoders
             .iter()
-            .map(|encoder| encoder.latents(&model, &activations, n_tokens, task.top));
+            .map(|encoder| encoder.latents(&models, &activations, n_tokens, task.top));
         let latents = latents.collect::<Result<Vec<_>, _>>()?;
         add_rows(&batch, &latents, &mut file, &mut summary)?;
         if report(summary.n_sequences).is_break() {
@@ -89,7 +83,7 @@ fn nothing_yet(n_saes: usize) -> EncodeSummary {
     }
 }
 
-fn load(saes: &[FoundSae], facts: &ModelFacts, device: Device) -> Result<Vec<Encoder>, EvalError> {
+fn load(saes: &[FoundSae], facts: &Facts, device: Device) -> Result<Vec<Encoder>, EvalError> {
     let options = sae::LoadOptions {
         device,
         kind: Some(Kind::Float),
@@ -111,7 +105,7 @@ impl Encoder {
     /// The strongest latents at every one of the `n_tokens` positions of a batch.
     fn latents(
         &self,
-        model: &LanguageModel,
+        models: &Models,
         activations: &Activations,
         n_tokens: usize,
         top: Option<usize>,
@@ -128,7 +122,10 @@ impl Encoder {
         match latents.are_finite {
             [true, true] => Ok(latents),
             [true, false] => Err(self.sae.not_finite(&self.found.dir, "latents").into()),
-            [false, _] => Err(model.not_finite(&activations_of(name))?.into()),
+            [false, _] => {
+                let fault = models.at_fault()?.not_finite(&activations_of(name))?;
+                Err(fault.into())
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
-use lm::Taps;
+use lm::{LanguageModel, LoadOptions, Taps};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use plan::{Dtype, EncodeFormat, EncodeInput, ModelUse, Texts, TokenizerClass};
 use sae::{SaeConfig, tensors_by_name};
@@ -49,6 +49,7 @@ fn task(saes: &TempDir, out: &str) -> EncodeTask {
     EncodeTask {
         model: ModelUse {
             dir: tiny_llama(),
+            second: None,
             dtype: Dtype::Float32,
             load_in_8bit: false,
             device: "cpu".into(),

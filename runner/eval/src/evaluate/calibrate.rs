@@ -5,8 +5,8 @@ use super::batch::Batch;
 use super::replacement::select;
 use super::{EvalRequest, Subject, load, no_token};
 use crate::EvalError;
+use crate::models::{Facts, Models};
 use crate::sites::taps_of_inputs;
-use lm::{LanguageModel, LoadOptions};
 use sae::{Activation, BatchLatents, BatchSearch, Sae};
 use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
@@ -58,20 +58,11 @@ pub fn calibrate(
 ) -> Result<Option<Vec<Calibrated>>, EvalError> {
     let device = lm::parse_device(&request.model.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = facts::read_facts(&request.model.dir)?;
+    let facts = Facts::read(&request.model)?;
     let subjects = load(&request.saes, &facts, device)?;
     let sites: Vec<_> = subjects.iter().map(|subject| &subject.site).collect();
     let taps = taps_of_inputs(&facts, &sites)?;
-    let model = LanguageModel::load(
-        &request.model.dir,
-        &LoadOptions {
-            device,
-            dtype: request.model.dtype,
-            load_in_8bit: request.model.load_in_8bit,
-            n_layers: Some(taps.n_layers_needed()),
-            with_head: false,
-        },
-    )?;
+    let models = Models::load(&request.model, Some(&taps), device)?;
     let searches = subjects
         .into_iter()
         .zip(wanted)
@@ -89,7 +80,7 @@ pub fn calibrate(
             return Ok(None);
         }
         let batch = Batch::new(&token_ids, sequences.ctx_len(), &filters, device)?;
-        let activations = model.forward(&batch.input_ids, &taps)?;
+        let activations = models.forward(&batch.input_ids, &taps)?;
         for (search, kept) in searches.iter_mut().zip(&batch.kept) {
             let x = search.subject.site.input(&activations)?;
             let x = select(&x, kept.rows(x.size()[0]))?.f_to_kind(Kind::Float)?;

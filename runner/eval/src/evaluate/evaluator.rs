@@ -7,17 +7,19 @@ use super::replacement::{ablated, logits, select};
 use super::splicing::{Clean, Splicing};
 use super::totals::Totals;
 use crate::EvalError;
-use lm::{LanguageModel, Taps, rows};
+use crate::models::{AllTaps, Facts, Models};
+use lm::{LanguageModel, rows};
 use plan::EvalStats;
 use sae::Moments;
 use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 use tokens::EvalSequences;
 
-/// A language model and the sequences to run it on.
+/// Language models and the sequences to run them on.
 #[derive(Debug)]
 pub(super) struct Evaluator<'a> {
-    model: &'a LanguageModel,
+    models: &'a Models,
+    facts: &'a Facts,
     sequences: &'a EvalSequences,
     batch_size: usize,
 }
@@ -26,12 +28,13 @@ type Report<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 impl<'a> Evaluator<'a> {
     pub(super) fn new(
-        model: &'a LanguageModel,
+        (models, facts): (&'a Models, &'a Facts),
         sequences: &'a EvalSequences,
         batch_size: usize,
     ) -> Self {
         Self {
-            model,
+            models,
+            facts,
             sequences,
             batch_size: batch_size.max(1),
         }
@@ -44,7 +47,7 @@ impl<'a> Evaluator<'a> {
         subjects: &[Subject],
         report: Report<'_>,
     ) -> Result<Option<Vec<(EvalStats, Tensor)>>, EvalError> {
-        let mut totals = Totals::new(subjects, self.model.device())?;
+        let mut totals = Totals::new(subjects, self.models.device())?;
         let n_sequences = self.sequences.n_sequences() as u64;
         let filters = totals.excluded();
         let taps = self.taps(&totals)?;
@@ -54,7 +57,7 @@ impl<'a> Evaluator<'a> {
             }
             self.add_moments(&self.batch(&token_ids, &filters)?, &taps, &mut totals)?;
         }
-        let splicing = Splicing::new(self.model, subjects, &totals.splices)?;
+        let splicing = Splicing::new((self.models, self.facts), subjects, &totals.splices)?;
         let mut n_done = 0;
         for token_ids in self.sequences.batches(self.batch_size) {
             if report(n_done, n_sequences).is_break() {
@@ -67,25 +70,25 @@ impl<'a> Evaluator<'a> {
         Ok(Some(totals.read()?))
     }
 
-    fn taps(&self, totals: &Totals) -> Result<Taps, EvalError> {
+    fn taps(&self, totals: &Totals) -> Result<AllTaps, EvalError> {
         let hookpoints = totals.hookpoints.iter();
-        let hookpoints: Vec<_> = hookpoints.map(|filtered| &filtered.hookpoint).collect();
-        Ok(Taps::new(self.model.facts(), &hookpoints)?)
+        let hookpoints: Vec<&str> = hookpoints.map(|filtered| &*filtered.hookpoint).collect();
+        self.facts.taps(&hookpoints, &[])
     }
 
     fn batch(&self, token_ids: &[i64], filters: &[Vec<u32>]) -> Result<Batch, EvalError> {
         let ctx_len = self.sequences.ctx_len();
-        Batch::new(token_ids, ctx_len, filters, self.model.device())
+        Batch::new(token_ids, ctx_len, filters, self.models.device())
     }
 
     /// Mean and variance of the hookpoints' outputs.
     fn add_moments(
         &self,
         batch: &Batch,
-        taps: &Taps,
+        taps: &AllTaps,
         totals: &mut Totals,
     ) -> Result<(), EvalError> {
-        let activations = self.model.forward(&batch.input_ids, taps)?;
+        let activations = self.models.forward(&batch.input_ids, taps)?;
         for filtered in &mut totals.hookpoints {
             let y = activations.get(&filtered.hookpoint);
             let y = rows(y.expect("every hookpoint is tapped"))?;
@@ -111,9 +114,13 @@ impl<'a> Evaluator<'a> {
         splicing: &Splicing<'_>,
         totals: &mut Totals,
     ) -> Result<(), EvalError> {
-        let clean = Predictions::new(&self.model.logits(&batch.input_ids)?)?;
+        let predict = |model: &LanguageModel| Predictions::new(&model.logits(&batch.input_ids)?);
+        let clean = self.models.iter().map(predict);
+        let clean = clean.collect::<Result<Vec<_>, EvalError>>()?;
         for (filter, kept) in totals.filters.iter_mut().zip(&batch.kept) {
-            let _ = filter.ce_clean.f_add_(&clean.cross_entropy(batch, kept)?)?;
+            for (ce, clean) in filter.ce_clean.iter_mut().zip(&clean) {
+                let _ = ce.f_add_(&clean.cross_entropy(batch, kept)?)?;
+            }
             filter.n_predicted += kept.n_predicted;
         }
         self.add_ablated(batch, totals)?;
@@ -125,10 +132,11 @@ impl<'a> Evaluator<'a> {
                 kept,
                 activations: activations.as_ref(),
             };
-            let logits = splicing.logits(&on, &splice.saes, &mut totals.saes)?;
-            let [kl, ce] = clean.divergence(&logits, batch, kept)?;
-            let _ = splice.kl.f_add_(&kl)?;
-            let _ = splice.ce.f_add_(&ce)?;
+            for (model_idx, logits) in splicing.logits(&on, &splice.saes, &mut totals.saes)? {
+                let [kl, ce] = clean[model_idx].divergence(&logits, batch, kept)?;
+                let _ = splice.kl.f_add_(&kl)?;
+                let _ = splice.ce.f_add_(&ce)?;
+            }
         }
         Ok(())
     }
@@ -149,9 +157,10 @@ impl<'a> Evaluator<'a> {
                 .collect();
             let ablate =
                 |index: usize, pass: lm::ModulePass| ablated(pass, &moments[index].mean, kept);
-            let logits = logits(self.model, &batch.input_ids, &names, ablate)?;
-            let ce = cross_entropy_of(&logits, batch, kept)?;
-            let _ = ablation.ce.f_add_(&ce)?;
+            for (_, logits) in logits(self.models, &batch.input_ids, &names, ablate)? {
+                let ce = cross_entropy_of(&logits, batch, kept)?;
+                let _ = ablation.ce.f_add_(&ce)?;
+            }
         }
         Ok(())
     }

@@ -19,13 +19,13 @@ mod totals;
 mod tests;
 
 use crate::EvalError;
+use crate::models::{Facts, Models};
 use crate::sites::{self, Site};
 pub use calibrate::{Calibrated, Wanted, calibrate, threshold_factors};
 use evaluator::Evaluator;
 use fault::Fault;
 use lm::activations_of;
-use lm::{LanguageModel, LoadOptions};
-use plan::{CachedTokens, EvalSae, EvalStats, EvaluateTask, Evaluated, ModelFacts, ModelUse};
+use plan::{CachedTokens, EvalSae, EvalStats, EvaluateTask, Evaluated, ModelUse};
 use sae::{Sae, write_safetensors};
 use sae_files::FIRING_DENSITY;
 use std::fs;
@@ -103,23 +103,16 @@ pub fn evaluate(
     let model = &request.model;
     let device = lm::parse_device(&model.device)?;
     let _no_grad = tch::no_grad_guard();
-    let facts = facts::read_facts(&model.dir)?;
+    let facts = Facts::read(model)?;
     let subjects = load(&request.saes, &facts, device)?;
-    let options = LoadOptions {
-        device,
-        dtype: model.dtype,
-        load_in_8bit: model.load_in_8bit,
-        n_layers: None,
-        with_head: true,
-    };
-    let model = LanguageModel::load(&model.dir, &options)?;
-    let evaluator = Evaluator::new(&model, &request.sequences, request.batch_size);
+    let models = Models::load(model, None, device)?;
+    let evaluator = Evaluator::new((&models, &facts), &request.sequences, request.batch_size);
     let Some(measured) = evaluator.run(&subjects, report)? else {
         return Ok(None);
     };
     let mut evaluated = Vec::with_capacity(subjects.len());
     for (Subject { spec, sae, .. }, (stats, fire_counts)) in subjects.into_iter().zip(measured) {
-        check(&model, (&spec, &sae), &stats)?;
+        check(&models, (&spec, &sae), &stats)?;
         if let Some(path) = &spec.density {
             write_density(path, &fire_counts, stats.n_tokens)?;
         }
@@ -140,7 +133,7 @@ fn no_token() -> Fault {
 
 /// Checks that what was measured of an SAE are numbers.
 fn check(
-    model: &LanguageModel,
+    models: &Models,
     (spec, sae): (&EvalSae, &Sae),
     stats: &EvalStats,
 ) -> Result<(), EvalError> {
@@ -155,7 +148,7 @@ fn check(
         (stats.ce_ablated, ablated),
     ] {
         if !sum.is_finite() {
-            return Err(model.not_finite(&what)?.into());
+            return Err(models.at_fault()?.not_finite(&what)?.into());
         }
     }
     let of_sae_alone = stats.squared_error + stats.l0;
@@ -169,7 +162,7 @@ fn check(
     }
 }
 
-fn load(specs: &[EvalSae], facts: &ModelFacts, device: Device) -> Result<Vec<Subject>, EvalError> {
+fn load(specs: &[EvalSae], facts: &Facts, device: Device) -> Result<Vec<Subject>, EvalError> {
     let options = sae::LoadOptions {
         device,
         kind: Some(Kind::Float),

@@ -2,7 +2,8 @@
 
 use super::batch::Kept;
 use crate::EvalError;
-use lm::{LanguageModel, LmError, ModulePass, Replacements, rows};
+use crate::models::{Models, by_model};
+use lm::{LmError, ModulePass, Replacements, rows};
 use std::cell::RefCell;
 use tch::{Kind, Tensor};
 
@@ -58,23 +59,31 @@ fn put(
     })
 }
 
-/// The logits with the outputs of `hookpoints` replaced by what `replace` returns for the index of each.
+/// The logits with the outputs of `hookpoints` replaced by what `replace` returns for the index of each: of each model
+/// that has one of them, with its index.
 pub(super) fn logits(
-    model: &LanguageModel,
+    models: &Models,
     input_ids: &Tensor,
     hookpoints: &[&str],
     replace: impl FnMut(usize, ModulePass) -> Result<Tensor, EvalError>,
-) -> Result<Tensor, EvalError> {
+) -> Result<Vec<(usize, Tensor)>, EvalError> {
     let replace = RefCell::new(replace);
-    let mut replacements = Replacements::default();
-    for (index, hookpoint) in hookpoints.iter().enumerate() {
-        let replace = &replace;
-        let one = move |pass: ModulePass| Ok((replace.borrow_mut())(index, pass)?);
-        replacements.add(model.facts(), hookpoint, one)?;
+    let mut all = Vec::new();
+    let of_models = models.iter().zip(by_model(hookpoints));
+    for (model_idx, (model, hookpoints)) in of_models.enumerate() {
+        if hookpoints.is_empty() {
+            continue;
+        }
+        let mut replacements = Replacements::default();
+        for (index, hookpoint) in hookpoints {
+            let replace = &replace;
+            let one = move |pass: ModulePass| Ok((replace.borrow_mut())(index, pass)?);
+            replacements.add(model.facts(), hookpoint, one)?;
+        }
+        let logits = model.logits_with(input_ids, &mut replacements);
+        all.push((model_idx, logits.map_err(own_error)?));
     }
-    model
-        .logits_with(input_ids, &mut replacements)
-        .map_err(own_error)
+    Ok(all)
 }
 
 /// Our own error, which went through the model unchanged, and not as one of the model's.

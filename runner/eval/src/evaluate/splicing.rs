@@ -11,21 +11,22 @@ use super::replacement::{logits, select, spliced};
 use super::sums::{SaeSums, output};
 use super::totals::Splice;
 use crate::EvalError;
+use crate::models::{AllTaps, Facts, Models};
 use crate::sites::{Site, taps_of};
-use lm::{Activations, LanguageModel, ModulePass, Taps};
+use lm::{Activations, ModulePass};
 use std::collections::VecDeque;
 use tch::{Kind, Tensor};
 
-/// A model and SAEs to put into it.
+/// Models and SAEs to put into them.
 #[derive(Debug)]
 pub(super) struct Splicing<'a> {
-    model: &'a LanguageModel,
+    models: &'a Models,
     subjects: &'a [Subject],
     /// For those of several hookpoints; `None`: there is no such SAE.
-    taps: Option<Taps>,
+    taps: Option<AllTaps>,
 }
 
-/// A batch as the model sees it without SAEs.
+/// A batch as the models see it without SAEs.
 #[derive(Debug)]
 pub(super) struct Clean<'a> {
     pub(super) batch: &'a Batch,
@@ -36,7 +37,7 @@ pub(super) struct Clean<'a> {
 
 impl<'a> Splicing<'a> {
     pub(super) fn new(
-        model: &'a LanguageModel,
+        (models, facts): (&'a Models, &Facts),
         subjects: &'a [Subject],
         splices: &[Splice],
     ) -> Result<Self, EvalError> {
@@ -44,9 +45,9 @@ impl<'a> Splicing<'a> {
         let sites = all.map(|sae_idx| &subjects[*sae_idx]);
         let sites = sites.filter(|subject| subject.is_of_several());
         let sites: Vec<&Site> = sites.map(|subject| &subject.site).collect();
-        let taps = (!sites.is_empty()).then(|| taps_of(model.facts(), &sites));
+        let taps = (!sites.is_empty()).then(|| taps_of(facts, &sites));
         Ok(Self {
-            model,
+            models,
             subjects,
             taps: taps.transpose()?,
         })
@@ -54,18 +55,18 @@ impl<'a> Splicing<'a> {
 
     /// What SAEs of several hookpoints take and reconstruct; `None`: there is no such SAE.
     pub(super) fn activations(&self, batch: &Batch) -> Result<Option<Activations>, EvalError> {
-        let forward = |taps| self.model.forward(&batch.input_ids, taps);
-        Ok(self.taps.as_ref().map(forward).transpose()?)
+        let forward = |taps| self.models.forward(&batch.input_ids, taps);
+        self.taps.as_ref().map(forward).transpose()
     }
 
-    /// The logits with the outputs of `saes`, by their index, in the model: one of them, or the layers of a cross-layer
+    /// The logits of each model with the outputs of `saes`, by their index, in it: one of them, or the layers of a cross-layer
     /// transcoder. Adds to `sums`, which has all SAEs.
     pub(super) fn logits(
         &self,
         clean: &Clean<'_>,
         saes: &[usize],
         sums: &mut [SaeSums],
-    ) -> Result<Tensor, EvalError> {
+    ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         match saes {
             [one] if self.subjects[*one].site.writes.len() == 1 => {
                 self.at_one(clean, &self.subjects[*one], &mut sums[*one])
@@ -83,7 +84,7 @@ impl<'a> Splicing<'a> {
         clean: &Clean<'_>,
         Subject { sae, site, .. }: &Subject,
         sums: &mut SaeSums,
-    ) -> Result<Tensor, EvalError> {
+    ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         let splice = |_, pass: ModulePass| {
             spliced(pass, clean.kept, sae.cfg.transcode, |x, y| {
                 sums.reconstruct(sae, x, y)
@@ -97,7 +98,7 @@ impl<'a> Splicing<'a> {
         clean: &Clean<'_>,
         Subject { sae, site, .. }: &Subject,
         sums: &mut SaeSums,
-    ) -> Result<Tensor, EvalError> {
+    ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         let x = counting(&site.input(clean.activations())?, clean.kept)?;
         let parts = match x.size()[0] {
             0 => Vec::new(),
@@ -135,7 +136,11 @@ impl<'a> Splicing<'a> {
         Ok(())
     }
 
-    fn of_layers(&self, clean: &Clean<'_>, layers: &[usize]) -> Result<Tensor, EvalError> {
+    fn of_layers(
+        &self,
+        clean: &Clean<'_>,
+        layers: &[usize],
+    ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         let mut written = Written::default();
         let splice = |index: usize, pass: ModulePass| {
             let Subject { sae, site, .. } = &self.subjects[layers[index]];
@@ -146,15 +151,15 @@ impl<'a> Splicing<'a> {
         self.with(clean, &self.subjects[layers[0]].site, splice)
     }
 
-    /// The logits with the outputs that the first SAE writes to replaced.
+    /// The logits of each model that has an output which the SAE writes to, with these replaced.
     fn with(
         &self,
         clean: &Clean<'_>,
         site: &Site,
         splice: impl FnMut(usize, ModulePass) -> Result<Tensor, EvalError>,
-    ) -> Result<Tensor, EvalError> {
+    ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         let names: Vec<&str> = site.writes.iter().map(String::as_str).collect();
-        logits(self.model, &clean.batch.input_ids, &names, splice)
+        logits(self.models, &clean.batch.input_ids, &names, splice)
     }
 }
 

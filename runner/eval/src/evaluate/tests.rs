@@ -5,7 +5,7 @@ mod several;
 use super::*;
 use datasets::find_files;
 use fault::Remedy;
-use lm::{Replacements, Taps};
+use lm::{LanguageModel, LoadOptions, Replacements, Taps};
 use plan::RowSpec;
 use plan::{DatasetRequest, Dtype, TrainConfig};
 use sae::{SaeConfig, tensors_by_name};
@@ -26,6 +26,8 @@ struct Bench {
     dir: TempDir,
     tokens: Tokens,
     saes: Vec<EvalSae>,
+    /// The second model.
+    second: Option<PathBuf>,
 }
 
 impl Bench {
@@ -44,8 +46,12 @@ impl Bench {
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         let tokens = Tokens::open_or_build(&spec, dir.path(), go_on).unwrap();
-        let saes = Vec::new();
-        Self { dir, tokens, saes }
+        Self {
+            dir,
+            tokens,
+            saes: Vec::new(),
+            second: None,
+        }
     }
 
     fn sequences(&self) -> EvalSequences {
@@ -78,6 +84,7 @@ impl Bench {
         EvalRequest {
             model: ModelUse {
                 dir: fixtures().join("tiny-llama"),
+                second: self.second.clone(),
                 dtype: Dtype::Float32,
                 load_in_8bit: false,
                 device: "cpu".into(),
@@ -394,14 +401,11 @@ fn hookpoints_with_other_shapes_are_flattened() {
         sae.w_dec = sae.encoder_weight.copy();
         bench.add_at(&hookpoint.name, "perfect", &sae, &[]);
         let input_ids: Vec<i64> = (0..24).map(|id| id % facts.vocab_size as i64).collect();
-        let model = LanguageModel::load(
-            &model_dir,
-            &LoadOptions {
-                with_head: true,
-                ..LoadOptions::default()
-            },
-        )
-        .unwrap();
+        let of_family = ModelUse {
+            dir: model_dir.clone(),
+            ..bench.request(1).model
+        };
+        let models = Models::load(&of_family, None, Device::Cpu).unwrap();
         let batch = batch::Batch::new(&input_ids, 12, &[vec![]], Device::Cpu).unwrap();
         let mut sums = sums::SaeSums::new(&sae).unwrap();
         let splice = |_: usize, pass: lm::ModulePass| {
@@ -410,7 +414,11 @@ fn hookpoints_with_other_shapes_are_flattened() {
             })
         };
         let names = [&*hookpoint.name];
-        let logits = replacement::logits(&model, &batch.input_ids, &names, splice).unwrap();
+        let logits = replacement::logits(&models, &batch.input_ids, &names, splice).unwrap();
+        let [(0, logits)] = &logits[..] else {
+            panic!("one model")
+        };
+        let model = models.iter().next().unwrap();
         let clean = model.logits(&batch.input_ids).unwrap();
         assert!(logits.allclose(&clean, 1e-4, 1e-4, false), "{family}");
         let n_rows = if family == "gpt2" { 12 } else { 24 };

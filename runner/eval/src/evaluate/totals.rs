@@ -4,6 +4,7 @@ use super::Subject;
 use super::groups::groups;
 use super::sums::{SaeSums, zero};
 use crate::EvalError;
+use crate::models::by_model;
 use plan::EvalStats;
 use sae::Moments;
 use std::collections::BTreeSet;
@@ -31,8 +32,8 @@ pub(super) struct Filter {
     /// Sorted.
     exclude_tokens: Vec<u32>,
     pub(super) n_predicted: u64,
-    /// Scalar, Double.
-    pub(super) ce_clean: Tensor,
+    /// Of each model, scalars, Double.
+    pub(super) ce_clean: [Tensor; 2],
 }
 
 /// A hookpoint with a filter.
@@ -50,6 +51,8 @@ pub(super) struct Ablation {
     pub(super) filter_idx: usize,
     /// Indices of filtered hookpoints.
     pub(super) hookpoints: Vec<usize>,
+    /// Whether it has hookpoints of each model.
+    is_in_model: [bool; 2],
     /// Cross-entropy, scalar, Double.
     pub(super) ce: Tensor,
 }
@@ -107,7 +110,7 @@ impl Totals {
         self.filters.push(Filter {
             exclude_tokens,
             n_predicted: 0,
-            ce_clean: zero(self.device)?,
+            ce_clean: [zero(self.device)?, zero(self.device)?],
         });
         Ok(self.filters.len() - 1)
     }
@@ -117,6 +120,7 @@ impl Totals {
             .iter()
             .map(|name| self.hookpoint_idx(name, filter_idx))
             .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let is_it = |other: &Ablation| other.hookpoints == hookpoints;
         if let Some(index) = self.ablations.iter().position(is_it) {
             return Ok(index);
@@ -124,6 +128,7 @@ impl Totals {
         self.ablations.push(Ablation {
             filter_idx,
             hookpoints,
+            is_in_model: by_model(&names).map(|own| !own.is_empty()),
             ce: zero(self.device)?,
         });
         Ok(self.ablations.len() - 1)
@@ -166,8 +171,9 @@ impl Totals {
         // Sync: the only wait for the device, for all SAEs at once.
         let sums = Vec::<f64>::try_from(Tensor::f_cat(&on_device, 0)?)?;
         let of_sae = |((of_sae, splice), sums): ((&SaeSums, &Splice), &[f64])| {
-            let filter_idx = self.ablations[splice.ablation_idx].filter_idx;
-            let n_predicted = self.filters[filter_idx].n_predicted;
+            let ablation = &self.ablations[splice.ablation_idx];
+            let n_models = ablation.is_in_model.iter().filter(|is_in| **is_in).count();
+            let n_predicted = self.filters[ablation.filter_idx].n_predicted * n_models as u64;
             let stats = stats_from(of_sae.n_tokens, n_predicted, sums);
             (stats, of_sae.fire_counts.shallow_clone())
         };
@@ -194,12 +200,24 @@ impl Totals {
             &variance,
             &l0,
             &n_dead,
-            &self.filters[ablation.filter_idx].ce_clean,
+            &self.ce_clean(ablation)?,
             &splice.ce,
             &ablation.ce,
             &splice.kl,
         ];
         Ok(Tensor::f_stack(&sums, 0)?)
+    }
+
+    /// The cross-entropy of the models that have its hookpoints.
+    fn ce_clean(&self, ablation: &Ablation) -> Result<Tensor, EvalError> {
+        let of_models = &self.filters[ablation.filter_idx].ce_clean;
+        let mut sum = zero(self.device)?;
+        for (ce, is_in) in of_models.iter().zip(ablation.is_in_model) {
+            if is_in {
+                sum = sum.f_add(ce)?;
+            }
+        }
+        Ok(sum)
     }
 
     /// The total variance of what the SAE reconstructs: at all its hookpoints, or of a layer at its own.

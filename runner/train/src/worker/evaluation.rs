@@ -37,6 +37,7 @@ impl JobEvaluation<'_> {
         let (most, ctx_len) = (order.key.batch_size, sequences.ctx_len());
         let request = EvalRequest {
             model: ModelUse {
+                second: order.second_model.as_ref().map(|second| second.dir.clone()),
                 dir: order.model_dir.clone(),
                 dtype: order.key.dtype,
                 load_in_8bit: order.key.load_in_8bit,

@@ -263,3 +263,89 @@ fn a_layer_without_the_others_is_not_evaluated() {
     bench.saes.push(first);
     assert_eq!(bench.run(3).len(), 3);
 }
+
+/// A model in a folder of the bench that has the tiny one's tokenizer and other weights.
+fn make_second(bench: &mut Bench) -> LanguageModel {
+    let dir = bench.dir.path().join("second");
+    fs::create_dir(&dir).unwrap();
+    let tiny = fixtures().join("tiny-llama");
+    fs::copy(tiny.join("config.json"), dir.join("config.json")).unwrap();
+    let weights = Tensor::read_safetensors(tiny.join("model.safetensors")).unwrap();
+    let others = weights
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.flip([0i64]) * 0.9));
+    let others: Vec<_> = others.collect();
+    Tensor::write_safetensors(&others, dir.join("model.safetensors")).unwrap();
+    let options = LoadOptions {
+        with_head: true,
+        ..LoadOptions::default()
+    };
+    let second = LanguageModel::load(&dir, &options).unwrap();
+    bench.second = Some(dir);
+    second
+}
+
+#[test]
+fn a_crosscoder_of_two_models_is_spliced_into_both() {
+    let sae = crosscoder(&["layers.1", "2:layers.1"], 200, 9);
+    let mut bench = Bench::new();
+    bench.add_saved("crosscoder", "any", &sae, &[]);
+    let models = [model(), make_second(&mut bench)];
+    let input_ids = bench.input_ids();
+    let keep = input_ids.ones_like();
+    let rows = models.each_ref().map(|model| {
+        let taps = Taps::new(model.facts(), &["layers.1"]).unwrap();
+        let activations = model.forward(&input_ids, &taps).unwrap();
+        output(&activations, "layers.1")
+    });
+    let x = Tensor::cat(&rows, 1);
+    let out = sae.forward(&x).unwrap().sae_out;
+    let mean = x.mean_dim(0, true, Kind::Double);
+    let mut sums = EvalStats {
+        n_tokens: 7 * 64,
+        n_predicted: 2 * 7 * 63,
+        squared_error: square(&(&out - &x)),
+        total_variance: square(&(x.to_kind(Kind::Double) - &mean)),
+        ..EvalStats::default()
+    };
+    let means = mean.to_kind(Kind::Float).expand_as(&x).contiguous();
+    for (index, model) in models.iter().enumerate() {
+        let clean = model.logits(&input_ids).unwrap();
+        let with = |all: &Tensor| {
+            let own = all.narrow(1, index as i64 * D, D).contiguous();
+            let mut replacements = Replacements::default();
+            let put = |pass: lm::ModulePass| Ok(own.view_as(pass.output));
+            replacements.add(model.facts(), "layers.1", put).unwrap();
+            let logits = model.logits_with(&input_ids, &mut replacements).unwrap();
+            losses(&logits, &clean, &input_ids, &keep)
+        };
+        sums.ce_clean += losses(&clean, &clean, &input_ids, &keep)[0];
+        let [ce, kl] = with(&out);
+        sums.ce_spliced += ce;
+        sums.kl += kl;
+        sums.ce_ablated += with(&means)[0];
+    }
+    let stats = bench.run(3)[0];
+    let counted = EvalStats {
+        l0: stats.l0,
+        n_dead: stats.n_dead,
+        ..sums
+    };
+    agree(&stats, &counted, 1e-5);
+    close("L0", stats.mean_l0(), 9.0, 0.05);
+}
+
+#[test]
+fn a_crosscoder_of_two_models_needs_both() {
+    let mut bench = Bench::new();
+    let sae = crosscoder(&["layers.1", "2:layers.2"], 64, 9);
+    bench.add_saved("crosscoder", "any", &sae, &[]);
+    let go_on = &mut |_, _| ControlFlow::Continue(());
+    let error = evaluate(&bench.request(3), go_on).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("`layers.2` of a second model"),
+        "{message}"
+    );
+    assert!(error.hint().unwrap().contains("--crosscoder-model"));
+}

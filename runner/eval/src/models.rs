@@ -1,0 +1,155 @@
+//! The language model that SAEs are in, and the second one of crosscoders on two. The hookpoints of the second have
+//! [`SECOND`] before their names.
+
+use crate::EvalError;
+use fault::Fault;
+use lm::{Activations, LanguageModel, LmError, LoadOptions, Taps};
+use plan::{HookpointFacts, ModelFacts, ModelUse, SECOND};
+use sae::resolve_hookpoint;
+use tch::{Device, Tensor};
+
+/// What is known of the models before they are loaded.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) first: ModelFacts,
+    second: Option<ModelFacts>,
+}
+
+/// Taps on the models.
+#[derive(Debug)]
+pub(crate) struct AllTaps {
+    first: Taps,
+    second: Option<Taps>,
+}
+
+/// The models.
+#[derive(Debug)]
+pub(crate) struct Models(Vec<LanguageModel>);
+
+impl Facts {
+    /// Reads the configurations of the models in `model`.
+    pub(crate) fn read(model: &ModelUse) -> Result<Self, EvalError> {
+        Ok(Self {
+            first: facts::read_facts(&model.dir)?,
+            second: model.second.as_deref().map(facts::read_facts).transpose()?,
+        })
+    }
+
+    /// Tokens that the positions of all models were made for.
+    pub(crate) fn max_ctx_len(&self) -> usize {
+        let second = self.second.as_ref().map(|second| second.max_ctx_len);
+        second.map_or(self.first.max_ctx_len, |most| {
+            most.min(self.first.max_ctx_len)
+        })
+    }
+
+    /// The hookpoint that `name` means, Hugging Face's or TransformerLens's, by its name here.
+    ///
+    /// # Errors
+    /// A model has no such hookpoint; the error names the nearest.
+    pub(crate) fn find(&self, name: &str) -> Result<HookpointFacts, EvalError> {
+        let own = |facts, name| {
+            resolve_hookpoint(facts, name).ok_or_else(|| LmError::no_hookpoint(facts, name))
+        };
+        let Some(of_second) = name.strip_prefix(SECOND) else {
+            return Ok(own(&self.first, name)?.clone());
+        };
+        let second = self.second.as_ref().ok_or_else(|| {
+            Fault::input(format!(
+                "the SAE is also on `{of_second}` of a second model"
+            ))
+            .with_hint("name that model with `--crosscoder-model`")
+        })?;
+        let found = own(second, of_second)?;
+        Ok(HookpointFacts {
+            name: format!("{SECOND}{}", found.name),
+            ..found.clone()
+        })
+    }
+
+    /// Taps on these outputs and inputs.
+    pub(crate) fn taps(&self, outputs: &[&str], inputs: &[&str]) -> Result<AllTaps, EvalError> {
+        let taps = |facts, of_model: fn(&str) -> Option<&str>| {
+            let [outputs, inputs] = [outputs, inputs].map(|names| {
+                let own = names.iter().filter_map(|name| of_model(name));
+                own.collect::<Vec<&str>>()
+            });
+            Ok::<_, EvalError>(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
+        };
+        let of_second = |facts| taps(facts, |name| name.strip_prefix(SECOND));
+        Ok(AllTaps {
+            first: taps(&self.first, |name| {
+                (!name.starts_with(SECOND)).then_some(name)
+            })?,
+            second: self.second.as_ref().map(of_second).transpose()?,
+        })
+    }
+}
+
+impl Models {
+    /// Loads the models up to what `taps` need; without taps all, with their heads.
+    pub(crate) fn load(
+        model: &ModelUse,
+        taps: Option<&AllTaps>,
+        device: Device,
+    ) -> Result<Self, EvalError> {
+        let load = |dir, taps: Option<&Taps>| {
+            let options = LoadOptions {
+                device,
+                dtype: model.dtype,
+                load_in_8bit: model.load_in_8bit,
+                n_layers: taps.map(Taps::n_layers_needed),
+                with_head: taps.is_none(),
+            };
+            LanguageModel::load(dir, &options)
+        };
+        let mut models = vec![load(&model.dir, taps.map(|taps| &taps.first))?];
+        if let Some(dir) = &model.second {
+            models.push(load(dir, taps.and_then(|taps| taps.second.as_ref()))?);
+        }
+        Ok(Self(models))
+    }
+
+    /// The activations of both on the same tokens.
+    pub(crate) fn forward(
+        &self,
+        input_ids: &Tensor,
+        taps: &AllTaps,
+    ) -> Result<Activations, EvalError> {
+        let first = self.0[0].forward(input_ids, &taps.first)?;
+        let both = self.0.get(1).zip(taps.second.as_ref());
+        Ok(match both {
+            Some((second, taps)) => first.joined(second.forward(input_ids, taps)?, SECOND),
+            None => first,
+        })
+    }
+
+    /// The first, then the second.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LanguageModel> {
+        self.0.iter()
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.0[0].device()
+    }
+
+    /// The model whose weights are not all finite, if it is the second, or else the first.
+    pub(crate) fn at_fault(&self) -> Result<&LanguageModel, EvalError> {
+        match self.0.get(1) {
+            Some(second) if second.first_weight_not_finite()?.is_some() => Ok(second),
+            _ => Ok(&self.0[0]),
+        }
+    }
+}
+
+/// Those of `hookpoints` that are in each model, by their index and their name in it.
+pub(crate) fn by_model<'a>(hookpoints: &[&'a str]) -> [Vec<(usize, &'a str)>; 2] {
+    let mut all = [Vec::new(), Vec::new()];
+    for (index, name) in hookpoints.iter().enumerate() {
+        match name.strip_prefix(SECOND) {
+            Some(of_second) => all[1].push((index, of_second)),
+            None => all[0].push((index, *name)),
+        }
+    }
+    all
+}
