@@ -97,6 +97,12 @@ CREATE TABLE job (
     model TEXT NOT NULL,
     -- Digest of the model's files, since its name does not say which weights.
     model_digest TEXT NOT NULL,
+    -- Digest of the files of a crosscoder's second model; NULL: there is one model.
+    second_model_digest TEXT,
+    -- Both digests; one if there is one model.
+    models TEXT NOT NULL GENERATED ALWAYS AS (
+        CASE WHEN second_model_digest IS NULL THEN model_digest ELSE model_digest || ' ' || second_model_digest END
+    ) VIRTUAL,
     -- File or folder of the text, as the user gave it.
     dataset TEXT NOT NULL,
     -- Digest of the token data.
@@ -723,7 +729,12 @@ SELECT
     sae.seed AS seed,
     -- Width of the activations.
     sae.d_in AS d_in,
-    -- Kind of SAE: the activation, after `matryoshka` or `hierarchical` if it is nested.
+    -- Name or folder of the language model.
+    job.model AS model,
+    -- Digest of the model's files, or of both models'; SAEs of others cannot be compared.
+    job.models AS models,
+    -- Kind of SAE: the activation, after `matryoshka` or `hierarchical` if it is nested, and before that `transcoder`,
+    -- `cross-layer` or `crosscoder`.
     job.kind AS kind,
     -- Latents that may be active on a token; on the mean with `batchtopk`, without effect with `relu`, `gated` and
     -- `jumprelu`.
@@ -828,8 +839,8 @@ JOIN sae USING (sae_id)
 JOIN sweep_listing USING (job_id)
 LEFT JOIN metric_term ON metric_term.sae_id = metric.sae_id AND metric_term.step = metric.step;
 
--- The best SAEs of each hookpoint: those for which no other of the same sweep and hookpoint is as good in both L0
--- and FVU, and better in one. Only jobs that the newest version of a sweep asks for.
+-- The best SAEs of each hookpoint: those for which no other of the same sweep, model and hookpoint is as good in both
+-- L0 and FVU, and better in one. Only jobs that the newest version of a sweep asks for.
 CREATE VIEW frontier AS
 WITH point AS (
     SELECT *, coalesce(l0_eval, l0) AS point_l0, coalesce(fvu_eval, fvu) AS point_fvu
@@ -838,6 +849,8 @@ WITH point AS (
 SELECT
     -- Name of the sweep.
     point.sweep AS sweep,
+    -- Name or folder of the language model.
+    point.model AS model,
     -- The submodule.
     point.hookpoint AS hookpoint,
     -- Mean number of active latents a token; on held-out sequences where it was evaluated.
@@ -861,14 +874,14 @@ SELECT
 FROM point
 WHERE point.point_l0 IS NOT NULL AND point.point_fvu IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM point AS other
-    WHERE other.sweep = point.sweep AND other.hookpoint = point.hookpoint
+    WHERE other.sweep = point.sweep AND other.models = point.models AND other.hookpoint = point.hookpoint
         AND other.point_l0 <= point.point_l0 AND other.point_fvu <= point.point_fvu
         AND (other.point_l0 < point.point_l0 OR other.point_fvu < point.point_fvu)
 )
-ORDER BY point.sweep, point.hookpoint, point.point_l0;
+ORDER BY point.sweep, point.models, point.hookpoint, point.point_l0;
 
--- Kinds of SAEs at equal L0: one row per SAE and other kind that the same sweep has at the hookpoint with the same
--- number of latents. Only jobs that the newest version of a sweep asks for, and only where the other kind has SAEs
+-- Kinds of SAEs at equal L0: one row per SAE and other kind that the same sweep has at the model's hookpoint with the
+-- same number of latents. Only jobs that the newest version of a sweep asks for, and only where the other kind has SAEs
 -- on both sides of the SAE's L0, or one within 2 % of it.
 --
 -- Of the other kind only those SAEs count that no other of that kind beats, as in `frontier`. Between the two nearest,
@@ -883,16 +896,16 @@ WITH point AS (
 -- In one pass each, since to compare each SAE with each takes long.
 ranked AS (
     SELECT *, min(y) OVER (
-        PARTITION BY sweep, hookpoint, num_latents, kind ORDER BY x, y, ordinal, sae_id
+        PARTITION BY sweep, models, hookpoint, num_latents, kind ORDER BY x, y, ordinal, sae_id
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS least
     FROM point
 ),
 best AS (
-    SELECT sweep, hookpoint, num_latents, kind, x, y, ce_recovered FROM ranked WHERE least IS NULL OR y < least
+    SELECT sweep, models, hookpoint, num_latents, kind, x, y, ce_recovered FROM ranked WHERE least IS NULL OR y < least
 ),
 of_group AS (
-    SELECT DISTINCT sweep, hookpoint, num_latents, kind AS other_kind FROM point
+    SELECT DISTINCT sweep, models, hookpoint, num_latents, kind AS other_kind FROM point
 ),
 -- The L0 of the nearest SAEs of each kind on both sides of each SAE, with rows for those of that kind too.
 around AS (
@@ -902,12 +915,13 @@ around AS (
         max(best.x) OVER (along RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS x0,
         min(best.x) OVER (along GROUPS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS x1
     FROM point
-    JOIN of_group USING (sweep, hookpoint, num_latents)
+    JOIN of_group USING (sweep, models, hookpoint, num_latents)
     LEFT JOIN best ON point.kind = of_group.other_kind AND best.sweep = point.sweep
-        AND best.hookpoint = point.hookpoint AND best.num_latents = point.num_latents
+        AND best.models = point.models AND best.hookpoint = point.hookpoint AND best.num_latents = point.num_latents
         AND best.kind = point.kind AND best.x = point.x
     WINDOW along AS (
-        PARTITION BY point.sweep, point.hookpoint, point.num_latents, of_group.other_kind ORDER BY point.x
+        PARTITION BY point.sweep, point.models, point.hookpoint, point.num_latents, of_group.other_kind
+        ORDER BY point.x
     )
 ),
 near AS (
@@ -921,6 +935,10 @@ near AS (
 SELECT
     -- Name of the sweep.
     near.sweep AS sweep,
+    -- Name or folder of the language model.
+    near.model AS model,
+    -- Digest of the model's files, or of both models'.
+    near.models AS models,
     -- The submodule.
     near.hookpoint AS hookpoint,
     -- Number of latents.
@@ -952,11 +970,11 @@ SELECT
         (near.x - near.a) * (near.b + near.a) / ((near.x + near.a) * (near.b - near.a)), 0.0
     ) AS other_ce_recovered
 FROM near
-JOIN best AS lower ON lower.sweep = near.sweep AND lower.hookpoint = near.hookpoint
+JOIN best AS lower ON lower.sweep = near.sweep AND lower.models = near.models AND lower.hookpoint = near.hookpoint
     AND lower.num_latents = near.num_latents AND lower.kind = near.other_kind AND lower.x = near.a
-JOIN best AS upper ON upper.sweep = near.sweep AND upper.hookpoint = near.hookpoint
+JOIN best AS upper ON upper.sweep = near.sweep AND upper.models = near.models AND upper.hookpoint = near.hookpoint
     AND upper.num_latents = near.num_latents AND upper.kind = near.other_kind AND upper.x = near.b
-ORDER BY near.sweep, near.hookpoint, near.num_latents, near.x, near.ordinal, near.sae_id, near.other_kind;
+ORDER BY near.sweep, near.models, near.hookpoint, near.num_latents, near.x, near.ordinal, near.sae_id, near.other_kind;
 
 -- What ran where and for how long: one row per attempt.
 CREATE VIEW timeline AS
@@ -1026,6 +1044,8 @@ SELECT
     job.model AS model,
     -- Digest of the model's files.
     job.model_digest AS model_digest,
+    -- Digest of the files of a crosscoder's second model; NULL: there is one model.
+    job.second_model_digest AS second_model_digest,
     -- File, folder or id of the data set.
     job.dataset AS dataset,
     -- Digest of the token data.

@@ -116,14 +116,15 @@ pub(crate) async fn record(
 ) -> Result<(), Trouble> {
     let config = serde_json::Value::Object(job.config.to_map()).to_string();
     sqlx::query(
-        "INSERT INTO job (job_id, dir, model, model_digest, dataset, token_digest, trainer_version,
-             config, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING",
+        "INSERT INTO job (job_id, dir, model, model_digest, second_model_digest, dataset, token_digest,
+             trainer_version, config, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING",
     )
     .bind(&job.job_id)
     .bind(dir)
     .bind(&job.config.model)
     .bind(&job.model_digest)
+    .bind(&job.second_model_digest)
     .bind(&job.config.dataset)
     .bind(&job.token_digest)
     .bind(TRAINER_VERSION)

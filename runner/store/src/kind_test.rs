@@ -178,3 +178,16 @@ async fn the_sparsity_penalty_is_a_term_of_the_loss() {
     let terms = "SELECT sparsity_sum FROM metric_term";
     assert_eq!(json!(test.rows(terms).await), json!([[3.0]]));
 }
+
+#[tokio::test]
+async fn saes_of_other_models_are_not_compared() {
+    let points = [("topk", 16.0, 0.5), ("batchtopk", 16.0, 0.375)];
+    let test = trained(&points).await;
+    let on_frontier = "SELECT kind FROM frontier ORDER BY fvu";
+    assert_eq!(compared(&test).await.as_array().map(Vec::len), Some(2));
+    assert_eq!(test.rows(on_frontier).await.len(), 1);
+    let another = "UPDATE job SET second_model_digest = 'm1' WHERE kind = 'topk'";
+    test.execute(another).await.unwrap();
+    assert_eq!(compared(&test).await, json!([]));
+    assert_eq!(test.rows(on_frontier).await.len(), 2);
+}

@@ -66,7 +66,7 @@ pub struct ReportSae {
     pub status: JobStatus,
     /// Name or folder of the language model.
     pub model: String,
-    /// Digest of the model's files.
+    /// Digest of the model's files, or both of a crosscoder's models.
     pub model_digest: String,
     /// Key of the SAE.
     pub sae_id: i64,
@@ -129,6 +129,10 @@ pub struct ReportSae {
 pub struct KindComparison {
     /// Name of the sweep.
     pub sweep: String,
+    /// Name or folder of the language model.
+    pub model: String,
+    /// Digest of the model's files, or of both models'.
+    pub models: String,
     /// Submodule of the model.
     pub hookpoint: String,
     /// Number of latents.
@@ -169,9 +173,9 @@ pub struct CurvePoint {
 pub struct ReportInput {
     /// Name of the sweep.
     pub sweep: String,
-    /// Name or folder of the language model.
+    /// Name or folder of the language model, or of a crosscoder's two.
     pub model: String,
-    /// Digest of the model's files.
+    /// Digest of the model's files, or of both.
     pub model_digest: String,
     /// File, folder or id of the text.
     pub dataset: String,
@@ -276,7 +280,7 @@ SELECT
     job.job_id,
     job.status,
     job.model,
-    job.model_digest,
+    job.models AS model_digest,
     job.kind,
     sae.*,
     sae.name AS sae,
@@ -338,11 +342,15 @@ GROUP BY part.sae_id, part.part
 ORDER BY part.sae_id, step";
 
 const INPUTS: &str = "
-SELECT sweep, model, model_digest, dataset, token_digest, trainer_version, count(DISTINCT job_id) AS n_jobs
+SELECT
+    sweep,
+    model || coalesce(' and ' || json_extract(config, '$.crosscoder_model'), '') AS model,
+    models AS model_digest,
+    dataset, token_digest, trainer_version, count(DISTINCT job_id) AS n_jobs
 FROM sweep_listing
 JOIN job USING (job_id)
 WHERE is_current AND (?1 IS NULL OR sweep = ?1)
-GROUP BY sweep, model, model_digest, dataset, token_digest, trainer_version
+GROUP BY 1, 2, models, dataset, token_digest, trainer_version
 ORDER BY sweep, min(ordinal)";
 
 const ATTEMPTS: &str = "

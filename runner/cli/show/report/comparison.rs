@@ -31,13 +31,31 @@ struct Row {
 /// The tables of a report; empty if it has one kind.
 pub(super) fn of(report: &Report) -> Vec<Comparison> {
     let has_sweeps = report.sweeps.len() > 1;
-    let same_table = |a: &KindComparison, b: &KindComparison| {
-        (&a.sweep, &a.hookpoint, a.num_latents) == (&b.sweep, &b.hookpoint, b.num_latents)
+    let of_table = |row: &KindComparison| {
+        (
+            row.sweep.clone(),
+            row.models.clone(),
+            row.hookpoint.clone(),
+            row.num_latents,
+        )
     };
+    let same_table = |a: &KindComparison, b: &KindComparison| of_table(a) == of_table(b);
+    let has_models = report
+        .comparisons
+        .iter()
+        .any(|row| row.models != report.comparisons[0].models);
     let table = |rows: &[KindComparison]| {
         let first = &rows[0];
         let latents = grouped(first.num_latents);
-        let title = format!("{}, {latents} latents", title_of(&first.hookpoint));
+        let of_model = if has_models {
+            format!(" of {}", first.model)
+        } else {
+            String::new()
+        };
+        let title = format!(
+            "{}{of_model}, {latents} latents",
+            title_of(&first.hookpoint)
+        );
         if has_sweeps {
             Comparison::new(format!("{}: {title}", first.sweep), rows)
         } else {
@@ -96,6 +114,8 @@ mod tests {
     ) -> KindComparison {
         KindComparison {
             sweep: "s".into(),
+            model: "m".into(),
+            models: "m0".into(),
             hookpoint: "layers.0".into(),
             num_latents: 1024,
             job: format!("job {sae_id}"),
