@@ -4,13 +4,18 @@ use crate::TrainError;
 use fault::Fault;
 use sae::Sae;
 use std::path::Path;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-/// The SAE in the folder `dir`, to be trained with the settings of `fresh`.
+/// The SAE in the folder `dir`, to be trained with the settings of `fresh`, and the mean of its thresholds if `fresh` has
+/// none: BatchTopK's.
 ///
 /// # Errors
 /// No SAE there, or weights of other shapes.
-pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainError> {
+pub(crate) fn load(
+    fresh: Sae,
+    dir: &Path,
+    device: Device,
+) -> Result<(Sae, Option<f64>), TrainError> {
     let unreadable = |source| {
         let message = format!("cannot begin with the SAE in `{}`", dir.display());
         Fault::input(message).because(source).with_hint(
@@ -18,7 +23,7 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
         )
     };
     let mut loaded = Sae::load_from_disk(dir, device).map_err(unreadable)?;
-    fit_thresholds(&fresh, &mut loaded);
+    let threshold = fit_thresholds(&fresh, &mut loaded)?;
     let fresh_weights = fresh.named_weights();
     let weights = loaded.named_weights();
     let shapes = |weights: &[(&'static str, &Tensor)]| -> Vec<_> {
@@ -33,18 +38,26 @@ pub(crate) fn load(fresh: Sae, dir: &Path, device: Device) -> Result<Sae, TrainE
     loaded.cfg = fresh.cfg;
     for weight in loaded.weights_mut() {
         // Of SAELens's layout, the encoder comes as a view.
-        *weight = weight.f_to_kind(tch::Kind::Float)?.f_contiguous()?;
+        *weight = weight.f_to_kind(Kind::Float)?.f_contiguous()?;
     }
-    Ok(loaded)
+    Ok((loaded, threshold))
 }
 
-/// Thresholds that the job has no use for are left out, and those that the SAE lacks begin as they do in a fresh one: a
+/// Thresholds that the job has no use for are left out, with their mean as the result, and those that the SAE lacks begin as they do in a fresh one: a
 /// TopK SAE may become a JumpReLU SAE, and one that BatchTopK trained may be trained further by it.
-fn fit_thresholds(fresh: &Sae, loaded: &mut Sae) {
-    let is_alike = fresh.threshold.is_some() == loaded.threshold.is_some();
-    if !is_alike {
-        loaded.threshold = fresh.threshold.as_ref().map(Tensor::shallow_clone);
-    }
+fn fit_thresholds(fresh: &Sae, loaded: &mut Sae) -> Result<Option<f64>, TrainError> {
+    Ok(match (&fresh.threshold, &loaded.threshold) {
+        (None, Some(threshold)) => {
+            let mean = threshold.f_mean(Kind::Double)?.f_double_value(&[])?;
+            loaded.threshold = None;
+            Some(mean)
+        }
+        (Some(threshold), None) => {
+            loaded.threshold = Some(threshold.shallow_clone());
+            None
+        }
+        _ => None,
+    })
 }
 
 /// An SAE that a job cannot begin with.
@@ -78,7 +91,7 @@ mod tests {
         let saved = Sae::new(SaeConfig::topk(4, 12, 2), 1, Device::Cpu).unwrap();
         saved.save_to_disk(dir.path()).unwrap();
         let fresh = Sae::new(SaeConfig::topk(4, 12, 3), 2, Device::Cpu).unwrap();
-        let loaded = load(fresh, dir.path(), Device::Cpu).unwrap();
+        let (loaded, _) = load(fresh, dir.path(), Device::Cpu).unwrap();
         assert_eq!(loaded.cfg.k, 3);
         assert!(loaded.encoder_weight.equal(&saved.encoder_weight));
     }
@@ -122,7 +135,8 @@ mod tests {
             saved
                 .save_saelens(dir.path(), &sae::SaeLensMetadata::default())
                 .unwrap();
-            let loaded = load(of(to, 2), dir.path(), Device::Cpu).unwrap();
+            let (loaded, left_out) = load(of(to, 2), dir.path(), Device::Cpu).unwrap();
+            assert_eq!(left_out, (from == JumpRelu && to == Relu).then_some(1.0));
             assert!(loaded.encoder_weight.is_contiguous());
             assert!(loaded.encoder_weight.equal(&saved.encoder_weight));
             assert_eq!(loaded.cfg.activation, to);

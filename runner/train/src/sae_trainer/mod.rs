@@ -161,10 +161,13 @@ impl SaeTrainer {
     ) -> Result<Self, TrainError> {
         let config = &job.config;
         let sae = first_weights::first(sae_config(spec, config), (spec, config), device)?;
-        let sae = match finetune {
+        let (sae, threshold) = match finetune {
             Some(dir) => finetune::load(sae, &dir.join(&spec.name), device)?,
-            None => sae,
+            None => (sae, None),
         };
+        // It is of activations as they are, and how they will be scaled is not known yet.
+        let is_scaled = config.normalize_activations != NormalizeActivations::None;
+        let threshold = threshold.filter(|_| !is_scaled);
         let options = (Kind::Int64, device);
         let (input, target) = View::of_sae(config, spec);
         let dead_feature_threshold = config.dead_feature_threshold as i64;
@@ -178,7 +181,9 @@ impl SaeTrainer {
             interval: Interval::new(device)?,
             kind: SaeKind::new(config, spec),
             threshold: match config.activation {
-                plan::Activation::BatchTopK => Some(ThresholdEstimate::new(config, device)?),
+                plan::Activation::BatchTopK => {
+                    Some(ThresholdEstimate::new(config, threshold, device)?)
+                }
                 _ => None,
             },
             last_least: 0.0,

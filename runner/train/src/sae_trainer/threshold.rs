@@ -17,11 +17,16 @@ pub(crate) struct ThresholdEstimate {
 }
 
 impl ThresholdEstimate {
-    pub(crate) fn new(config: &TrainConfig, device: Device) -> Result<Self, TrainError> {
-        let first = match config.threshold_ema {
+    /// One that begins with `known`, of an SAE that was trained before.
+    pub(crate) fn new(
+        config: &TrainConfig,
+        known: Option<f64>,
+        device: Device,
+    ) -> Result<Self, TrainError> {
+        let first = known.unwrap_or(match config.threshold_ema {
             ThresholdEma::Saelens | ThresholdEma::Saev => 0.0,
             ThresholdEma::DictionaryLearning | ThresholdEma::Overcomplete => -1.0,
-        };
+        });
         Ok(Self {
             rule: config.threshold_ema,
             rate: config.topk_threshold_lr,
@@ -59,7 +64,7 @@ mod tests {
             threshold_start_step: 0,
             ..TrainConfig::default()
         };
-        let mut estimate = ThresholdEstimate::new(&config, Device::Cpu).unwrap();
+        let mut estimate = ThresholdEstimate::new(&config, None, Device::Cpu).unwrap();
         for (step, least) in (0u64..).zip(least) {
             let least = Tensor::from(*least as f32);
             estimate.note(&least, step).unwrap();
