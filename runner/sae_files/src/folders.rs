@@ -2,13 +2,22 @@
 
 use crate::cfg_file::{CONFIG_FILE, read_config};
 use crate::error::{io_fault, no_saes, no_such_sae};
-use crate::{WEIGHTS_FILE, crosscoder, saelens};
+use crate::{CROSSCODER_WEIGHTS_FILE, SAELENS_WEIGHTS_FILE, WEIGHTS_FILE, crosscoder, saelens};
 use fault::Fault;
 use files::DigestCache;
 use plan::{FoundSae, digest_json, fnmatch};
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// What an SAE's folder may have that decides what the SAE computes: in sparsify's layout, in SAELens's, and what
+/// crosscoders have.
+const FILES: [&str; 4] = [
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    SAELENS_WEIGHTS_FILE,
+    CROSSCODER_WEIGHTS_FILE,
+];
 
 /// The SAE called `name` in the folder `dir`, which is there.
 pub(crate) fn found(name: String, dir: PathBuf) -> FoundSae {
@@ -136,7 +145,7 @@ pub(crate) fn folders(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(paths)
 }
 
-/// The digest of all SAEs in the folder `dir`: of what they are called and of their files.
+/// The digest of all SAEs in the folder `dir`: of what they are called and of their files, in each layout.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -153,13 +162,12 @@ pub fn digest_saes(dir: &Path, digests: &DigestCache) -> Result<String, Fault> {
 }
 
 fn collect_saes(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
-    for entry in fs::read_dir(dir).map_err(io_fault("read", dir))? {
-        let path = entry.map_err(io_fault("read", dir))?.path();
-        if path.is_dir() {
-            collect_saes(&path, files)?;
-        } else if path.ends_with(CONFIG_FILE) || path.ends_with(WEIGHTS_FILE) {
-            files.push(path);
-        }
+    if is_sae(dir) {
+        let own = FILES.map(|name| dir.join(name)).into_iter();
+        files.extend(own.filter(|path| path.is_file()));
+    }
+    for below in folders(dir)? {
+        collect_saes(&below, files)?;
     }
     Ok(())
 }
@@ -201,6 +209,39 @@ mod tests {
         assert_eq!(names(&one), owned(&seeds[..1]));
         let single = root.path().join("job/layers.2");
         assert_eq!(names(&single), owned(&job[..1]));
+    }
+
+    #[test]
+    fn the_digest_is_of_the_weights_in_each_layout() {
+        let root = tempdir().unwrap();
+        let digest = || {
+            let cache = tempdir().unwrap();
+            digest_saes(root.path(), &DigestCache::new(cache.path())).unwrap()
+        };
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (folder, weights) in [
+            ("layers.0", WEIGHTS_FILE),
+            ("layers.1/seed0", SAELENS_WEIGHTS_FILE),
+            ("crosscoder", CROSSCODER_WEIGHTS_FILE),
+        ] {
+            write(&format!("{folder}/{CONFIG_FILE}"), "{}");
+            let without = digest();
+            write(&format!("{folder}/{weights}"), "a");
+            let with = digest();
+            write(&format!("{folder}/{weights}"), "b");
+            let other = digest();
+            assert!(without != with && with != other, "{weights}");
+            write(&format!("{folder}/{weights}"), "a");
+            assert_eq!(digest(), with, "{weights}");
+        }
+        let before = digest();
+        write("layers.0/plot.png", "a");
+        write(".state/model.safetensors", "a");
+        assert_eq!(digest(), before, "of what is no SAE");
     }
 
     #[test]
