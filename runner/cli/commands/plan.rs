@@ -3,7 +3,7 @@
 use crate::commands::plan_diff;
 use crate::error::CliError;
 use crate::run::launch::Processes;
-use crate::show::table;
+use crate::show::{sweep, table};
 use crate::sweep::expand::{self, Expanded};
 use args::PlanArgs;
 use plan::{Plan, sae_memory};
@@ -30,7 +30,7 @@ pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
         table::note("the recipe asks to be called again with the results of these jobs");
     }
     let provenance = args.verbose.then(|| provenance(&expanded));
-    table::print(&(table::plan(&expanded.plan) + &provenance.unwrap_or_default()))
+    sweep::print_plan(&expanded.plan, &provenance.unwrap_or_default())
 }
 
 /// The plan, with the predicted memory of each job's SAEs.

@@ -29,7 +29,7 @@ use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
 use crate::show::progress::{Line, Progress};
-use crate::show::table;
+use crate::show::{sweep as shown, table};
 use crate::sweep::config::{self, Origin};
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::hub_access;
@@ -115,7 +115,7 @@ async fn run_expanded(
     if args.dry_run {
         Processes::of(&expanded.sweep.sweep.launch)?.note();
         return Ok(Ended {
-            exit_code: table::print(&table::plan(&expanded.plan))?,
+            exit_code: shown::print_plan(&expanded.plan, "")?,
             recorded: None,
         });
     }
@@ -233,7 +233,9 @@ async fn conclude(
         }
         .print();
     } else if !results.is_empty() {
-        table::print(&table::results(&results))?;
+        let shown = shown::results(&results);
+        table::print(&shown.text)?;
+        shown.note(&format!("`sae-run ls --sweep {sweep} --json`"));
     }
     let (n_done, n_jobs) = (before.progress().n_done, after.progress().n_jobs);
     let all_are = match n_jobs {

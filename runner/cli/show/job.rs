@@ -103,7 +103,7 @@ fn saes(job: &JobDetails) -> String {
             sae.name.clone(),
             sae.d_in.to_string(),
             sae.num_latents.to_string(),
-            sae.k.to_string(),
+            table::k_of(&job.kind, sae.k),
             format!("{:.2e}", sae.lr),
             sae.step
                 .map_or_else(|| "-".to_owned(), |step| step.to_string()),

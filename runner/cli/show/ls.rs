@@ -2,8 +2,10 @@
 
 use crate::error::CliError;
 use crate::show::answer;
+use crate::show::fitted::{Column, fit, width};
 use crate::show::{job, table};
 use args::LsArgs;
+use plan::kind_has_k;
 use serde_json::Value;
 use store::{Listing, QueryLimits, QueryTable, Store};
 
@@ -90,37 +92,62 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
     if args.format.json || args.format.csv {
         return answer::print(&found, args.format);
     }
-    let mut shown: Vec<(&str, &str, Option<usize>)> = SHOWN.to_vec();
-    shown.retain(|(name, ..)| match *name {
+    let mut shown = SHOWN.to_vec();
+    shown.retain(|shown| match shown.name {
         "sweep" => args.sweep.is_none(),
-        "kind" => table::has_kinds(values(&found, name).filter_map(Value::as_str)),
-        "threshold" | "l0_calibrated" => values(&found, name).any(|value| !value.is_null()),
+        "kind" => table::has_kinds(values(&found, shown.name).filter_map(Value::as_str)),
+        "threshold" | "l0_calibrated" => values(&found, shown.name).any(|value| !value.is_null()),
         _ => true,
     });
-    // What is sorted by is shown.
     for key in &args.sort {
-        let column = key.trim_start_matches('-');
-        if !shown.iter().any(|(known, ..)| *known == column) {
-            shown.push((column, column, Some(4)));
+        let name = key.trim_start_matches('-');
+        match shown.iter_mut().find(|shown| shown.name == name) {
+            // What is sorted by is shown.
+            Some(known) => known.rank = 0,
+            None => shown.push(Shown::new(name, name, Some(4), 0)),
         }
     }
-    table::print(&as_table(&found, &shown))
+    let fitted = fit(columns(&found, &shown), width());
+    let code = table::print(&fitted.text)?;
+    fitted.note("`--json`");
+    Ok(code)
 }
 
-/// Columns of the view `result` in the table, their headings, and the digits that fractions are rounded to.
-const SHOWN: [(&str, &str, Option<usize>); 12] = [
-    ("sweep", "sweep", None),
-    ("job", "job", None),
-    ("status", "status", None),
-    ("sae", "hookpoint", None),
-    ("kind", "kind", None),
-    ("k", "k", None),
-    ("num_latents", "latents", None),
-    ("fvu", "FVU", Some(4)),
-    ("l0", "L0", Some(1)),
-    ("threshold", "threshold", Some(4)),
-    ("l0_calibrated", "its L0", Some(1)),
-    ("tokens_per_s", "tokens/s", Some(0)),
+/// A column of the view `result`, as the table has it.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    name: &'a str,
+    heading: &'a str,
+    /// That fractions are rounded to; `None`: it is a text or a whole number.
+    digits: Option<usize>,
+    /// As in [`Column`].
+    rank: usize,
+}
+
+impl<'a> Shown<'a> {
+    const fn new(name: &'a str, heading: &'a str, digits: Option<usize>, rank: usize) -> Self {
+        Self {
+            name,
+            heading,
+            digits,
+            rank,
+        }
+    }
+}
+
+const SHOWN: [Shown<'_>; 12] = [
+    Shown::new("sweep", "sweep", None, 4),
+    Shown::new("job", "job", None, 0),
+    Shown::new("status", "status", None, 3),
+    Shown::new("sae", "hookpoint", None, 0),
+    Shown::new("kind", "kind", None, 2),
+    Shown::new("k", "k", None, 5),
+    Shown::new("num_latents", "latents", None, 7),
+    Shown::new("fvu", "FVU", Some(4), 0),
+    Shown::new("l0", "L0", Some(1), 1),
+    Shown::new("threshold", "threshold", Some(4), 6),
+    Shown::new("l0_calibrated", "its L0", Some(1), 8),
+    Shown::new("tokens_per_s", "tokens/s", Some(0), 9),
 ];
 
 /// The values of a column of `result`.
@@ -130,26 +157,35 @@ fn values<'a>(found: &'a QueryTable, name: &str) -> impl Iterator<Item = &'a Val
     rows.filter_map(move |row| row.get(index?))
 }
 
-fn as_table(found: &QueryTable, shown: &[(&str, &str, Option<usize>)]) -> String {
-    let index = |name: &str| found.columns.iter().position(|column| column == name);
-    let columns: Vec<_> = shown
-        .iter()
-        .filter_map(|(name, heading, digits)| Some((index(name)?, *heading, *digits)))
-        .collect();
-    let cell = |value: &Value, digits: Option<usize>| match (value, digits) {
+fn columns(found: &QueryTable, shown: &[Shown<'_>]) -> Vec<Column> {
+    let kinds: Vec<_> = values(found, "kind").collect();
+    let has_k = |row: usize| kinds[row].as_str().is_none_or(kind_has_k);
+    let columns = shown.iter().filter_map(|shown| {
+        let cells = values(found, shown.name).enumerate();
+        let cells = cells.map(|(row, value)| match shown.name {
+            "k" if !has_k(row) => "-".to_owned(),
+            _ => cell(value, shown.digits),
+        });
+        let is_text = ["sweep", "job", "status", "sae", "kind"].contains(&shown.name);
+        let column = if is_text {
+            Column::text(shown.heading, cells)
+        } else {
+            Column::number(shown.heading, cells)
+        };
+        match shown.name {
+            "k" => column.rank(shown.rank).with_values(),
+            _ => Some(column.rank(shown.rank)),
+        }
+    });
+    columns.collect()
+}
+
+fn cell(value: &Value, digits: Option<usize>) -> String {
+    match (value, digits) {
         (Value::Null, _) => "-".to_owned(),
         (Value::Number(number), Some(digits)) if number.is_f64() => {
             table::number(number.as_f64(), digits)
         }
         (other, _) => answer::plain(other),
-    };
-    let rows = found.rows.iter().map(|row| {
-        let cells = columns
-            .iter()
-            .map(|(index, _, digits)| cell(&row[*index], *digits));
-        cells.collect()
-    });
-    let header: Vec<_> = columns.iter().map(|(_, heading, _)| *heading).collect();
-    let first_number = header.iter().position(|heading| *heading == "k");
-    table::render(&header, rows.collect(), first_number.unwrap_or(usize::MAX))
+    }
 }

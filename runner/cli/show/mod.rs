@@ -3,10 +3,12 @@
 //! - `ls.rs`; `job.rs`: `sae-run show`; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
 //! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
 //!   draws it with uPlot, which is vendored
-//! - `table.rs`: tables and notes; `plot.rs`: curves as text; `progress.rs`: bars
+//! - `sweep.rs`: plans and results; `fitted.rs`: tables that fit the terminal; `table.rs`: tables and notes
+//! - `plot.rs`: curves as text; `progress.rs`: bars
 
 pub(crate) mod answer;
 pub(crate) mod asker;
+pub(crate) mod fitted;
 pub(crate) mod job;
 pub(crate) mod ls;
 pub(crate) mod plot;
@@ -15,4 +17,5 @@ pub(crate) mod prompt;
 pub(crate) mod remark;
 pub(crate) mod report;
 pub(crate) mod sql;
+pub(crate) mod sweep;
 pub(crate) mod table;

@@ -3,9 +3,8 @@
 use crate::error::CliError;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use plan::Evaluated;
-use plan::{Plan, Stream, escaped_lines};
+use plan::{escaped_lines, kind_has_k};
 use std::io::{ErrorKind, Write};
-use store::ResultRow;
 
 pub(crate) use crate::show::remark::{note, note_with_hint, remark};
 pub(crate) use plan::escaped;
@@ -47,86 +46,6 @@ pub(crate) fn render(header: &[&str], rows: Vec<Vec<String>>, first_number: usiz
     lines.collect()
 }
 
-/// The jobs and streams of a plan.
-pub(crate) fn plan(plan: &Plan) -> String {
-    let job_row = |job: &plan::Job| {
-        let hookpoints: Vec<_> = job.saes.iter().map(|sae| sae.name.as_str()).collect();
-        let latents = job
-            .saes
-            .iter()
-            .map(|sae| sae.num_latents)
-            .max()
-            .unwrap_or(0);
-        vec![
-            job.name.clone(),
-            job.job_id.clone(),
-            hookpoints.join(" "),
-            job.config.k.to_string(),
-            latents.to_string(),
-        ]
-    };
-    let jobs = plan.jobs.iter().map(job_row).collect();
-    let jobs = render(&["job", "id", "hookpoints", "k", "latents"], jobs, 3);
-    let streams = plan
-        .streams
-        .iter()
-        .map(|stream| stream_row(plan, stream))
-        .collect();
-    let header = [
-        "stream",
-        "jobs",
-        "SAEs",
-        "layers run",
-        "model",
-        "SAE state",
-        "workspace",
-        "memory",
-    ];
-    let streams = render(&header, streams, 1) + &per_process(plan);
-    let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
-    let counts = [
-        count(plan.jobs.len(), "job"),
-        count(plan.streams.len(), "stream"),
-    ]
-    .join(" in ");
-    format!("{jobs}\n{streams}\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n")
-}
-
-/// Which process the memory is of, if several train a stream.
-fn per_process(plan: &Plan) -> String {
-    match plan.n_ranks() {
-        n_ranks @ 2.. => {
-            format!("memory is per process: of that one of {n_ranks} which needs the most\n")
-        }
-        _ => String::new(),
-    }
-}
-
-fn stream_row(plan: &Plan, stream: &Stream) -> Vec<String> {
-    let jobs = plan.jobs_of(stream);
-    let n_saes: usize = jobs.iter().map(|job| job.saes.len()).sum();
-    let memory = &stream.memory;
-    vec![
-        stream.stream_id.clone(),
-        stream.job_ids.len().to_string(),
-        n_saes.to_string(),
-        blocks_run(stream),
-        megabytes(memory.model_bytes),
-        megabytes(memory.sae_bytes),
-        megabytes(memory.workspace_bytes),
-        megabytes(memory.total_bytes()),
-    ]
-}
-
-/// Blocks of the model that are run, and of the second one if there is one: `3`, `3 + 2`.
-fn blocks_run(stream: &Stream) -> String {
-    let first = stream.n_layers_run;
-    match stream.second_n_layers_run {
-        Some(second) => format!("{first} + {second}"),
-        None => first.to_string(),
-    }
-}
-
 /// `1 job`, `2 jobs`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
@@ -148,7 +67,7 @@ pub(crate) fn bytes(n_bytes: u64) -> String {
     }
 }
 
-fn megabytes(n_bytes: u64) -> String {
+pub(crate) fn megabytes(n_bytes: u64) -> String {
     format!("{} MB", n_bytes.div_ceil(1_000_000))
 }
 
@@ -157,39 +76,13 @@ pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// One row per SAE, with the results on held-out sequences if some were evaluated.
-pub(crate) fn results(rows: &[ResultRow]) -> String {
-    let is_evaluated = rows.iter().any(|row| row.fvu_eval.is_some());
-    let has_kinds = has_kinds(rows.iter().map(|row| row.kind.as_str()));
-    let row = |row: &ResultRow| {
-        let mut cells = vec![row.job.clone(), row.sae.clone()];
-        if has_kinds {
-            cells.push(row.kind.clone());
-        }
-        cells.extend([
-            row.k.to_string(),
-            row.num_latents.to_string(),
-            number(row.fvu, 4),
-            number(row.l0, 1),
-            number(row.dead_pct, 1),
-        ]);
-        if is_evaluated {
-            cells.extend([row.fvu_eval, row.ce_recovered].map(|value| number(value, 4)));
-        }
-        cells.push(number(row.tokens_per_s, 0));
-        cells
-    };
-    let mut header = vec!["job", "hookpoint"];
-    if has_kinds {
-        header.push("kind");
+/// `k` of an SAE; a dash for a kind that has none.
+pub(crate) fn k_of(kind: &str, k: impl ToString) -> String {
+    if kind_has_k(kind) {
+        k.to_string()
+    } else {
+        "-".to_owned()
     }
-    let first_number = header.len();
-    header.extend(["k", "latents", "FVU", "L0", "dead %"]);
-    if is_evaluated {
-        header.extend(["FVU held out", "CE recovered"]);
-    }
-    header.push("tokens/s");
-    render(&header, rows.iter().map(row).collect(), first_number)
 }
 
 /// Whether a table says of which kind SAEs are: if not all are of the default one.

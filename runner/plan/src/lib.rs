@@ -86,7 +86,7 @@ pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, Re
 pub use recipe::{Round, Setting};
 pub use sae_options::{
     Activation, AuxkNorm, BDecInit, CrosscoderNorm, NormalizeActivations, PAnnealForm,
-    PreActLossOn, SparsityLoss, ThresholdEma,
+    PreActLossOn, SparsityLoss, ThresholdEma, kind_has_k,
 };
 pub use sae_spec::SaeSpec;
 pub use schedule::{LrSchedule, k_at, updates_of};

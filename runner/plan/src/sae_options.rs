@@ -23,6 +23,14 @@ pub enum Activation {
     Gated,
 }
 
+/// Whether `k` says how many latents are active in SAEs of a kind as the database names it, such as
+/// `matryoshka batchtopk`. Of an unknown kind, it may.
+pub fn kind_has_k(kind: &str) -> bool {
+    let name = kind.rsplit(' ').next().unwrap_or_default();
+    let activation: Option<Activation> = serde_json::from_value(name.into()).ok();
+    activation.is_none_or(Activation::has_k)
+}
+
 /// What the decoder's bias is at the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -131,4 +139,25 @@ pub enum CrosscoderNorm {
     Mixed,
     /// 1.
     None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_k_if_its_activation_does() {
+        for kind in [
+            "topk",
+            "hierarchical topk",
+            "matryoshka batchtopk",
+            "crosscoder batchtopk",
+            "unheard of",
+        ] {
+            assert!(kind_has_k(kind), "{kind}");
+        }
+        for kind in ["relu", "matryoshka jumprelu", "transcoder gated"] {
+            assert!(!kind_has_k(kind), "{kind}");
+        }
+    }
 }
