@@ -544,9 +544,9 @@ CREATE TABLE publication_file (
     publication_id INTEGER NOT NULL REFERENCES publication (publication_id),
     -- Path in the repository.
     path TEXT NOT NULL,
-    -- The SAE that it is a file of; NULL for the model card.
+    -- The SAE that it is a file of; NULL for the model card and other files that are of all.
     sae_id INTEGER REFERENCES sae (sae_id),
-    -- Format of the SAE, `sparsify` or `saelens`; NULL for the model card.
+    -- Format of the SAE, `sparsify`, `saelens` or `circuit-tracer`; NULL where there is no SAE.
     layout TEXT,
     -- Size, in bytes.
     n_bytes INTEGER NOT NULL,
@@ -558,7 +558,7 @@ CREATE TABLE publication_file (
     -- commit may have been trained again since.
     seen_ms INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (publication_id, path),
-    CONSTRAINT publication_file_layout CHECK (layout IN ('sparsify', 'saelens')),
+    CONSTRAINT publication_file_layout CHECK (layout IN ('sparsify', 'saelens', 'circuit-tracer')),
     CONSTRAINT publication_file_sae CHECK ((sae_id IS NULL) = (layout IS NULL)),
     CONSTRAINT publication_file_is_new CHECK (is_new IN (0, 1))
 ) STRICT, WITHOUT ROWID;

@@ -232,12 +232,8 @@ fn sweep_of_kinds() -> String {
     replace_line(&sweep, "name", "name = 'kinds'")
 }
 
-/// The transcoder, or the autoencoder.
-fn job_of(workspace: &Workspace, kind: &str, transcode: bool) -> String {
-    let sql = format!(
-        "SELECT job_id FROM result WHERE kind = '{kind}' AND
-         (SELECT json_extract(config, '$.transcode') FROM job WHERE job.job_id = result.job_id) = {transcode}"
-    );
+fn job_of(workspace: &Workspace, kind: &str) -> String {
+    let sql = format!("SELECT job_id FROM result WHERE kind = '{kind}'");
     workspace.sql_value(&sql).as_str().unwrap().to_owned()
 }
 
@@ -248,14 +244,20 @@ fn kinds_that_sparsify_lacks_are_published_for_saelens() {
     let workspace = Workspace::new();
     workspace.write("kinds.toml", sweep_of_kinds());
     workspace.run(&["kinds.toml"]).succeeds();
-    let batchtopk = job_of(&workspace, "batchtopk", false);
-    publish(&server, &workspace, &[&batchtopk])
+    let batchtopk = job_of(&workspace, "batchtopk");
+    publish(&server, &workspace, &[&batchtopk, "--layout", "sparsify"])
         .refuses(&[
             "sparsify's layout cannot hold `layers.1.mlp`",
             "an SAE of the kind batchtopk",
         ])
         .hints("`--layout saelens` does");
-    let gated = job_of(&workspace, "gated", true);
+    let gated = job_of(&workspace, "transcoder gated");
+    publish(&server, &workspace, &[&gated])
+        .refuses(&[
+            "sparsify's and SAELens's layouts cannot hold",
+            "a transcoder of the kind gated",
+        ])
+        .hints("--where");
     publish(&server, &workspace, &[&gated, "--layout", "saelens"])
         .refuses(&[
             "saelens's layout cannot hold",
@@ -264,7 +266,7 @@ fn kinds_that_sparsify_lacks_are_published_for_saelens() {
         .hints("--where");
     assert!(server.requests().is_empty(), "asked before it was checked");
 
-    publish(&server, &workspace, &[&batchtopk, "--layout", "saelens"]).succeeds();
+    publish(&server, &workspace, &[&batchtopk]).succeeds();
     let files = server.files(REPO, "main");
     assert!(
         files.contains_key("layers.1.mlp/sae_weights.safetensors"),
@@ -291,13 +293,52 @@ fn kinds_that_sparsify_lacks_are_published_for_saelens() {
     assert!(!card_of_kind.contains("from sparsify"), "{card_of_kind}");
 
     let sql = format!("job_id != '{gated}'");
-    let all = ["--layout", "saelens", "--prefix", "all", "--where", &sql];
+    let all = ["--prefix", "all", "--where", &sql];
     publish(&server, &workspace, &all).succeeds();
     let files = server.files(REPO, "main");
     let of_all = files
         .keys()
         .filter(|path| path.starts_with("all/") && path.ends_with("cfg.json"));
     assert_eq!(of_all.count(), 5, "{:?}", files.keys());
+}
+
+/// Without `--layout`, each job is in the first layout that holds it.
+#[test]
+fn jobs_of_several_kinds_have_their_layouts() {
+    let server = HubServer::start();
+    server.set_token(TOKEN);
+    let workspace = Workspace::new();
+    let sweep = replace_line(&evaluated_sweep(), "k = ", "activation = ['topk', 'relu']");
+    let sweep = replace_line(&sweep, "hookpoints", "hookpoints = [['layers.2']]");
+    workspace.write("tiny.toml", sweep);
+    workspace.run(&["tiny.toml"]).succeeds();
+    publish(&server, &workspace, &["tiny"]).succeeds();
+    let sql = "SELECT kind, layout, count(*) AS n FROM publication_file JOIN result USING (sae_id)
+        GROUP BY 1, 2 ORDER BY 1";
+    let expected = json!([
+        {"kind": "relu", "layout": "saelens", "n": 2},
+        {"kind": "topk", "layout": "sparsify", "n": 2},
+    ]);
+    assert_eq!(Value::from(workspace.sql(sql)), expected);
+    let card = card(&server);
+    let folder = |start: &str| {
+        let files = server.files(REPO, "main").into_keys();
+        let mut folders = files.filter_map(|path| Some(path.strip_suffix("/cfg.json")?.to_owned()));
+        folders.find(|folder| folder.contains(start)).unwrap()
+    };
+    for part in [
+        "library_name: sparsify".to_owned(),
+        "| sparsify | topk | 32 | 64 | ".to_owned(),
+        "| saelens | relu | 32 | 64 | - |".to_owned(),
+        format!(
+            "load_from_hub(\"org/saes\", hookpoint=\"{}\")",
+            folder("=topk")
+        ),
+        format!("SAE.from_pretrained(\"org/saes\", \"{}\")", folder("=relu")),
+    ] {
+        assert!(card.contains(&part), "no `{part}` in\n{card}");
+    }
+    assert!(!card.contains("load_many"), "it loads no SAE of SAELens's");
 }
 
 #[test]

@@ -29,13 +29,10 @@ pub struct PublishArgs {
     /// Branch; it is made if it is missing [default: main].
     #[arg(long, value_name = "BRANCH")]
     pub revision: Option<String>,
-    /// How the SAEs are stored. With both, SAELens's layout is in a folder `saelens` of each SAE.
-    #[arg(
-        long,
-        value_name = "LAYOUT,...",
-        value_delimiter = ',',
-        default_value = "sparsify"
-    )]
+    /// How the SAEs are stored [default: for each job `sparsify`, or `saelens` if sparsify lacks its kind]. With both,
+    /// SAELens's is in a folder `saelens` of each SAE. `circuit-tracer` takes the transcoders of one job at the MLPs of
+    /// all layers.
+    #[arg(long, value_name = "LAYOUT,...", value_delimiter = ',')]
     pub layout: Vec<LayoutArg>,
     /// A folder of the repository that all SAEs go into.
     #[arg(long, value_name = "FOLDER")]
@@ -62,11 +59,12 @@ pub struct PublishArgs {
     pub store: StoreArgs,
 }
 
-/// How SAEs are stored on the Hub: as sparsify has them, or as SAELens.
+/// How SAEs are stored on the Hub: as sparsify has them, as SAELens, or as circuit-tracer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "clap would give each a paragraph of `--help`")]
 pub enum LayoutArg {
     Sparsify,
     #[value(name = "saelens")]
     SaeLens,
+    CircuitTracer,
 }

@@ -1,12 +1,12 @@
 //! The model card: what a stranger wants to know about the SAEs, from the database.
 
+use super::listed::Listed;
 use super::public::PublicJob;
-use super::selection::Chosen;
 use crate::error::CliError;
-use crate::show::table::number;
+use crate::show::table::{k_of, number};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
-use plan::K;
+use plan::SaeLayout;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -15,13 +15,11 @@ const NAME: &str = "card.md";
 /// What a card is about.
 pub(super) struct Card<'a> {
     pub(super) repo: &'a str,
+    /// `None`: the main one.
+    pub(super) branch: Option<&'a str>,
     pub(super) license: Option<&'a str>,
     /// The SAEs of the repository, those of earlier publications too.
-    pub(super) saes: &'a [Chosen],
-    /// Folder of an SAE in SAELens's layout, if there is one.
-    pub(super) saelens: Option<&'a str>,
-    /// Whether the SAEs are in sparsify's layout.
-    pub(super) is_for_sparsify: bool,
+    pub(super) saes: &'a [Listed],
     /// Whether the text of the sweeps is included, unchanged.
     pub(super) include_sweep: bool,
 }
@@ -30,9 +28,11 @@ pub(super) struct Card<'a> {
 struct Row<'a> {
     folder: &'a str,
     hookpoint: &'a str,
+    /// Names of the layouts that it is in.
+    layout: String,
     d_in: u64,
     num_latents: u64,
-    k: K,
+    k: String,
     fvu: String,
     l0: String,
     dead_pct: String,
@@ -58,9 +58,17 @@ impl Card<'_> {
     /// A secret in it.
     pub(super) fn render(&self) -> Result<String, CliError> {
         let saes: Vec<_> = self.saes.iter().map(row).collect();
+        let place = |layout: &SaeLayout| {
+            let mut places = self.saes.iter().filter_map(|sae| sae.places.get(layout));
+            places.next()
+        };
+        let is_loaded_at_once = |sae: &Listed| {
+            let place = sae.places.get(&SaeLayout::Sparsify);
+            place.is_some_and(|folder| !folder.contains('/'))
+        };
         // What has a slash is of the Hub.
         let of_hub = |name: fn(&PublicJob) -> &str| {
-            let names = self.saes.iter().map(|chosen| name(&chosen.public));
+            let names = self.saes.iter().map(|sae| name(&sae.public));
             let names: BTreeSet<_> = names.filter(|name| name.contains('/')).collect();
             Value::from_iter(names)
         };
@@ -71,10 +79,12 @@ impl Card<'_> {
             datasets => of_hub(|job| &job.dataset),
             summary => self.summary(),
             saes => Value::from(Serde(saes)),
-            is_flat => self.saes.iter().all(|chosen| !chosen.folder.contains('/')),
-            saelens => self.saelens,
-            is_for_sparsify => self.is_for_sparsify,
-            has_thresholds => self.saes.iter().any(|chosen| chosen.sae.result.threshold.is_some()),
+            sparsify => place(&SaeLayout::Sparsify),
+            are_loaded_at_once => self.saes.iter().all(is_loaded_at_once),
+            saelens => place(&SaeLayout::SaeLens),
+            circuit_tracer => self.circuit_tracer_sets(),
+            encoded => self.saes.iter().find_map(Listed::in_folder),
+            has_thresholds => self.saes.iter().any(|sae| sae.sae.result.threshold.is_some()),
             jobs => Value::from(Serde(self.jobs())),
             provenance => self.provenance(),
             sweeps => Value::from(Serde(self.sweeps())),
@@ -91,7 +101,7 @@ impl Card<'_> {
     }
 
     fn summary(&self) -> String {
-        let of = self.saes.iter().map(|chosen| &chosen.public);
+        let of = self.saes.iter().map(|sae| &sae.public);
         let models: BTreeSet<_> = of.clone().map(|of| of.model.as_str()).collect();
         let datasets: BTreeSet<_> = of.map(|of| of.dataset.as_str()).collect();
         let join = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
@@ -109,9 +119,22 @@ impl Card<'_> {
         )
     }
 
+    /// What circuit-tracer calls the sets.
+    fn circuit_tracer_sets(&self) -> Vec<String> {
+        let files = self.saes.iter();
+        let files = files.filter_map(|sae| sae.places.get(&SaeLayout::CircuitTracer));
+        let branch = self.branch.map(|branch| format!("@{branch}"));
+        let branch = branch.unwrap_or_default();
+        let sets = files.map(|file| match file.rsplit_once('/') {
+            Some((folder, _)) => format!("{}/{folder}{branch}", self.repo),
+            None => format!("{}{branch}", self.repo),
+        });
+        distinct(sets)
+    }
+
     /// The settings of each job.
     fn jobs(&self) -> Vec<Folded> {
-        let jobs = self.saes.iter().map(|Chosen { sae, public, .. }| {
+        let jobs = self.saes.iter().map(|Listed { sae, public, .. }| {
             let id = &sae.result.job_id;
             (&public.name, id, &public.settings)
         });
@@ -129,7 +152,7 @@ impl Card<'_> {
         if !self.include_sweep {
             return Vec::new();
         }
-        let sweeps = self.saes.iter().map(|Chosen { sae, .. }| {
+        let sweeps = self.saes.iter().map(|Listed { sae, .. }| {
             let of = &sae.provenance;
             (&sae.result.sweep, of.revision, &of.sweep_text)
         });
@@ -143,7 +166,7 @@ impl Card<'_> {
     }
 
     fn provenance(&self) -> Vec<String> {
-        let lines = self.saes.iter().flat_map(|Chosen { sae, public, .. }| {
+        let lines = self.saes.iter().flat_map(|Listed { sae, public, .. }| {
             let of = &sae.provenance;
             let run_by = of.sae_run.as_deref().unwrap_or("unknown");
             let commit = of
@@ -186,18 +209,20 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     seen
 }
 
-fn row(chosen: &Chosen) -> Row<'_> {
-    let result = &chosen.sae.result;
+fn row(listed: &Listed) -> Row<'_> {
+    let result = &listed.sae.result;
+    let layouts = listed.places.keys().map(|layout| layout.name());
     let held_out = |eval: Option<f64>, train: Option<f64>, digits| match eval {
         Some(_) => number(eval, digits),
         None => format!("{}\\*", number(train, digits)),
     };
     Row {
-        folder: &chosen.folder,
+        folder: listed.folder(),
         hookpoint: &result.hookpoint,
-        d_in: chosen.sae.d_in,
+        layout: layouts.collect::<Vec<_>>().join(", "),
+        d_in: listed.sae.d_in,
         num_latents: result.num_latents,
-        k: result.k,
+        k: k_of(&result.kind, result.k),
         fvu: held_out(result.fvu_eval, result.fvu, 4),
         l0: held_out(result.l0_eval, result.l0, 1),
         dead_pct: held_out(result.dead_pct_eval, result.dead_pct, 1),
@@ -264,7 +289,7 @@ fn code(text: &str) -> String {
 }
 
 /// A string of JSON, which is one of Python and of YAML, too.
-fn json(text: &str) -> String {
+pub(super) fn json(text: &str) -> String {
     serde_json::to_string(text).expect("a string serialises")
 }
 

@@ -2,31 +2,54 @@
 
 use super::selection::Chosen;
 use crate::error::CliError;
+use args::LayoutArg;
 use plan::{Activation, SaeLayout, TrainConfig};
 
-/// All layouts.
-const LAYOUTS: [SaeLayout; 2] = [SaeLayout::Sparsify, SaeLayout::SaeLens];
+/// The layouts that were asked for, each once; empty: for each job the first that holds it.
+pub(super) fn asked_for(args: &[LayoutArg]) -> Vec<SaeLayout> {
+    let layout = |arg: &LayoutArg| match arg {
+        LayoutArg::Sparsify => SaeLayout::Sparsify,
+        LayoutArg::SaeLens => SaeLayout::SaeLens,
+        LayoutArg::CircuitTracer => SaeLayout::CircuitTracer,
+    };
+    let mut layouts: Vec<_> = args.iter().map(layout).collect();
+    layouts.sort_unstable();
+    layouts.dedup();
+    layouts
+}
 
-/// Refuses what no worker could write.
+/// The layouts that an SAE is written in: those that were `asked` for, or the first that holds it. Refuses what no
+/// worker could write.
 ///
 /// # Errors
-/// A layout of `layouts` that does not hold one of the SAEs.
-pub(super) fn check(chosen: &[Chosen], layouts: &[SaeLayout]) -> Result<(), CliError> {
-    for Chosen { sae, .. } in chosen {
-        // Settings that cannot be read are of another version; the worker has the SAE itself.
-        let Ok(config) = serde_json::from_str::<TrainConfig>(&sae.provenance.config) else {
-            continue;
+/// A layout that does not hold the SAE; if none was asked for, none that does.
+pub(super) fn of(chosen: &Chosen, asked: &[SaeLayout]) -> Result<Vec<SaeLayout>, CliError> {
+    let sae = &chosen.sae;
+    // Settings that cannot be read are of another version; the worker has the SAE itself.
+    let Ok(config) = serde_json::from_str::<TrainConfig>(&sae.provenance.config) else {
+        return Ok(match asked {
+            [] => vec![SaeLayout::Sparsify],
+            asked => asked.to_vec(),
+        });
+    };
+    let refused = |layout: &str| {
+        let (job, name) = (&sae.result.job, &sae.result.sae);
+        let what = described(&sae.result.kind, &config);
+        let message = format!("{layout} cannot hold `{name}` of job `{job}`, {what}");
+        Err(CliError::input(message).with_hint(hint(&config)))
+    };
+    if asked.is_empty() {
+        let first = [SaeLayout::Sparsify, SaeLayout::SaeLens];
+        let first = first.into_iter().find(|layout| holds(*layout, &config));
+        return match first {
+            Some(layout) => Ok(vec![layout]),
+            None => refused("sparsify's and SAELens's layouts"),
         };
-        if let Some(layout) = layouts.iter().find(|layout| !holds(**layout, &config)) {
-            let (job, name) = (&sae.result.job, &sae.result.sae);
-            let message = format!(
-                "{layout}'s layout cannot hold `{name}` of job `{job}`, {}",
-                described(&sae.result.kind, &config)
-            );
-            return Err(CliError::input(message).with_hint(hint(&config)));
-        }
     }
-    Ok(())
+    match asked.iter().find(|layout| !holds(**layout, &config)) {
+        Some(layout) => refused(&format!("{layout}'s layout")),
+        None => Ok(asked.to_vec()),
+    }
 }
 
 fn holds(layout: SaeLayout, config: &TrainConfig) -> bool {
@@ -37,16 +60,21 @@ fn holds(layout: SaeLayout, config: &TrainConfig) -> bool {
         (SaeLayout::SaeLens, Activation::TopK) => !config.transcode && !config.skip_connection,
         (SaeLayout::SaeLens, Activation::Gated) => !config.transcode,
         (SaeLayout::SaeLens, activation) => activation != Activation::GroupMax,
+        (SaeLayout::CircuitTracer, activation) => {
+            let has_threshold = matches!(activation, Activation::JumpRelu | Activation::BatchTopK);
+            config.transcode && (has_threshold || activation == Activation::Relu)
+        }
     }
 }
 
 /// `a transcoder of the kind gated`.
 fn described(kind: &str, config: &TrainConfig) -> String {
-    let what = if config.transcode {
-        "a transcoder"
+    let (what, prefix) = if config.transcode {
+        ("a transcoder", "transcoder ")
     } else {
-        "an SAE"
+        ("an SAE", "")
     };
+    let kind = kind.strip_prefix(prefix).unwrap_or(kind);
     let skip = if config.skip_connection {
         " with a skip connection"
     } else {
@@ -56,7 +84,8 @@ fn described(kind: &str, config: &TrainConfig) -> String {
 }
 
 fn hint(config: &TrainConfig) -> String {
-    let others = LAYOUTS.into_iter().filter(|layout| holds(*layout, config));
+    let others = SaeLayout::ALL.into_iter();
+    let others = others.filter(|layout| holds(*layout, config));
     match others.map(SaeLayout::name).collect::<Vec<_>>()[..] {
         [] => "no layout does; choose others with `--where`".to_owned(),
         ref others => format!("`--layout {}` does", others.join(",")),

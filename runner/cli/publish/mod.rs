@@ -1,7 +1,10 @@
 //! `sae-run publish`: SAEs to the Hub, with proof and with a model card.
 
 mod card;
+mod circuit_tracer;
 mod layouts;
+mod listed;
+mod parts;
 mod public;
 mod saelens;
 mod selection;
@@ -15,19 +18,22 @@ use crate::show::progress;
 use crate::show::table::{self, count};
 use crate::sweep::config;
 use crate::sweep::hub_access;
-use args::{LayoutArg, PublishArgs};
+use args::PublishArgs;
 use card::Card;
+use circuit_tracer::Set;
 use hub::{Hub, Upload, UploadFile, UploadSource, Uploaded};
 use indicatif::ProgressBar;
+use listed::Listed;
+use parts::Part;
 use plan::runs_layout::DATABASE;
-use plan::{Order, ProveTask, SaeLayout, SaeLensMetadata, Task};
+use plan::{Order, ProveTask, SaeForm, SaeLayout, Task};
 use public::PublicJob;
-use sae_files::files_of;
+use sae_files::{CIRCUIT_TRACER_CONFIG, files_of};
 use selection::Chosen;
 use staging::Staging;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use store::{Publication, PublishableSae, PublishedFile, Store, StoreError};
+use store::{Publication, PublishableSae, PublishedFile, PublishedSae, Store, StoreError};
 
 /// The model card's name in a repository.
 const CARD: &str = "README.md";
@@ -49,23 +55,12 @@ pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
     let store = Store::open(&path).await?;
     let publisher = Publisher {
         args,
-        layouts: layouts(args),
+        layouts: layouts::asked_for(&args.layout),
         staging: Staging::make(&runs_dir)?,
         runs_dir,
         store,
     };
     publisher.publish(&hub).await
-}
-
-fn layouts(args: &PublishArgs) -> Vec<SaeLayout> {
-    let layout = |arg: &LayoutArg| match arg {
-        LayoutArg::Sparsify => SaeLayout::Sparsify,
-        LayoutArg::SaeLens => SaeLayout::SaeLens,
-    };
-    let mut layouts: Vec<_> = args.layout.iter().map(layout).collect();
-    layouts.sort_unstable();
-    layouts.dedup();
-    layouts
 }
 
 /// Orders by the ids of jobs.
@@ -82,7 +77,7 @@ fn described(saes: Vec<PublishableSae>, orders: &Orders) -> Vec<(PublishableSae,
 
 struct Publisher<'a> {
     args: &'a PublishArgs,
-    /// Each once.
+    /// Those that were asked for, each once.
     layouts: Vec<SaeLayout>,
     runs_dir: PathBuf,
     store: Store,
@@ -93,6 +88,19 @@ struct Publisher<'a> {
 struct Outgoing {
     file: UploadFile,
     sae: Option<(i64, SaeLayout)>,
+}
+
+impl Outgoing {
+    /// A text that is of all SAEs.
+    fn of_all(path: String, text: String) -> Self {
+        Self {
+            file: UploadFile {
+                path,
+                source: UploadSource::Bytes(text.into_bytes()),
+            },
+            sae: None,
+        }
+    }
 }
 
 impl Publisher<'_> {
@@ -107,21 +115,16 @@ impl Publisher<'_> {
         let orders = self.orders(&saes).await?;
         let chosen = selection::with_folders(described(saes, &orders), args.prefix.as_deref())?;
         selection::check(&chosen, args, &self.runs_dir)?;
-        layouts::check(&chosen, &self.layouts)?;
+        let parts = self.parts(&chosen, &orders)?;
         let branch = args.revision.as_deref().unwrap_or("main");
         let published = self.store.published_in(&args.repo, branch).await?;
-        selection::check_folders(&chosen, &published, args)?;
+        parts::check_paths(&parts, &published, args)?;
 
-        let mut outgoing = self.proven_files(&chosen, &orders)?;
-        let listed = self.with_earlier(&chosen, &published).await?;
+        let mut outgoing = self.proven_files(&parts)?;
+        outgoing.extend(self.circuit_tracer_config(&parts));
+        let listed = self.with_earlier(&chosen, &parts, published).await?;
         let card = self.card(&listed)?;
-        outgoing.push(Outgoing {
-            file: UploadFile {
-                path: CARD.to_owned(),
-                source: UploadSource::Bytes(card.clone().into_bytes()),
-            },
-            sae: None,
-        });
+        outgoing.push(Outgoing::of_all(CARD.to_owned(), card.clone()));
         let upload = self.upload(&chosen, &outgoing);
         if args.dry_run {
             let planned = upload::plan(hub, &upload, args.quiet)?;
@@ -132,66 +135,99 @@ impl Publisher<'_> {
         upload::conclude(&uploaded)
     }
 
-    /// The folder of the repository that an SAE goes into in a layout.
-    fn folder_of(&self, chosen: &Chosen, layout: SaeLayout) -> String {
-        let is_second = self.layouts.len() > 1 && layout == SaeLayout::SaeLens;
-        let subfolder = is_second.then_some("saelens");
-        selection::joined([Some(chosen.folder.as_str()), subfolder])
+    /// Every SAE in each of its layouts.
+    ///
+    /// # Errors
+    /// A layout that does not hold one of them.
+    fn parts<'a>(&self, chosen: &'a [Chosen], orders: &Orders) -> Result<Vec<Part<'a>>, CliError> {
+        let layouts = chosen.iter().map(|one| layouts::of(one, &self.layouts));
+        let layouts: Vec<_> = layouts.collect::<Result<_, _>>()?;
+        // Of each SAE, in case they are all for circuit-tracer.
+        let mut layers = Vec::new();
+        if self.layouts.contains(&SaeLayout::CircuitTracer) {
+            let order = orders.get(&chosen[0].sae.result.job_id);
+            let facts = order.and_then(|order| facts::read_facts(&order.model_dir).ok());
+            layers = circuit_tracer::layers(chosen, facts.as_ref())?;
+        }
+        let mut parts = Vec::new();
+        for (index, (chosen, layouts)) in chosen.iter().zip(&layouts).enumerate() {
+            parts.extend(layouts.iter().map(|layout| match layout {
+                SaeLayout::Sparsify => Part::new(chosen, SaeForm::Sparsify),
+                SaeLayout::SaeLens => {
+                    let order = orders.get(&chosen.sae.result.job_id);
+                    let form = SaeForm::SaeLens(saelens::metadata(chosen, order));
+                    let is_second = layouts.contains(&SaeLayout::Sparsify);
+                    Part::new(chosen, form).within(is_second.then_some("saelens"))
+                }
+                SaeLayout::CircuitTracer => Part {
+                    chosen,
+                    form: SaeForm::CircuitTracer {
+                        layer: layers[index],
+                    },
+                    folder: self.args.prefix.clone().unwrap_or_default(),
+                },
+            }));
+        }
+        Ok(parts)
     }
 
     /// Has every SAE written in every layout and read back; the files that hold them.
-    fn proven_files(&self, chosen: &[Chosen], orders: &Orders) -> Result<Vec<Outgoing>, CliError> {
-        let tasks = chosen.iter().flat_map(|chosen| {
-            let layouts = self.layouts.iter();
-            layouts.map(|&layout| self.proof(chosen, layout, orders))
-        });
-        let tasks: Vec<_> = tasks.collect();
+    fn proven_files(&self, parts: &[Part<'_>]) -> Result<Vec<Outgoing>, CliError> {
+        let tasks: Vec<_> = parts.iter().map(|part| self.proof(part)).collect();
         let bar = self.bar(tasks.len() as u64);
         let report = &mut |n_done: u64, _| {
             bar.set_position(n_done);
-            if let Some(chosen) = chosen.get(n_done as usize / self.layouts.len()) {
-                progress::label(&bar, &chosen.folder);
+            if let Some(part) = parts.get(n_done as usize) {
+                progress::label(&bar, &part.chosen.folder);
             }
         };
         report(0, None);
         worker_program::run::<()>(&Task::Prove(tasks.clone()), report)?;
         bar.finish_and_clear();
         let mut outgoing = Vec::new();
-        for (index, task) in tasks.into_iter().enumerate() {
-            let (chosen, layout) = (&chosen[index / self.layouts.len()], task.layout);
+        for (part, task) in parts.iter().zip(tasks) {
             let dir = if task.is_kept {
                 task.out
             } else {
                 // The checkpoint itself has this layout.
                 task.dir
             };
-            let folder = self.folder_of(chosen, layout);
-            outgoing.extend(files_of(layout).map(|name| Outgoing {
+            outgoing.extend(files_of(&part.form).into_iter().map(|name| Outgoing {
                 file: UploadFile {
-                    path: format!("{folder}/{name}"),
+                    path: part.path_of(&name),
                     source: UploadSource::File(dir.join(name)),
                 },
-                sae: Some((chosen.sae.sae_id, layout)),
+                sae: Some((part.chosen.sae.sae_id, part.form.layout())),
             }));
         }
         Ok(outgoing)
     }
 
     /// An SAE that is to be written in a layout.
-    fn proof(&self, chosen: &Chosen, layout: SaeLayout, orders: &Orders) -> ProveTask {
-        let result = &chosen.sae.result;
-        let checkpoint = result.checkpoint.as_deref().unwrap_or_default();
-        let staged = self.staging.path().join(layout.name());
+    fn proof(&self, part: &Part<'_>) -> ProveTask {
+        let sae = &part.chosen.sae;
+        let checkpoint = sae.result.checkpoint.as_deref().unwrap_or_default();
+        let staged = self.staging.path().join(part.form.layout().name());
         ProveTask {
             dir: self.runs_dir.join(checkpoint),
-            layout,
-            metadata: match layout {
-                SaeLayout::Sparsify => SaeLensMetadata::default(),
-                SaeLayout::SaeLens => saelens::metadata(chosen, orders.get(&result.job_id)),
-            },
-            out: staged.join(chosen.sae.sae_id.to_string()),
-            is_kept: layout != SaeLayout::Sparsify,
+            form: part.form.clone(),
+            out: staged.join(sae.sae_id.to_string()),
+            is_kept: part.form != SaeForm::Sparsify,
         }
+    }
+
+    /// What circuit-tracer loads a set by, if there is one.
+    fn circuit_tracer_config(&self, parts: &[Part<'_>]) -> Option<Outgoing> {
+        let mut parts = parts.iter();
+        let first = parts.find(|part| part.form.layout() == SaeLayout::CircuitTracer)?;
+        let prefix = self.args.prefix.as_deref();
+        let set = Set {
+            repo: &self.args.repo,
+            prefix,
+            model: &first.chosen.public.model,
+        };
+        let path = selection::joined([prefix, Some(CIRCUIT_TRACER_CONFIG)]);
+        Some(Outgoing::of_all(path, set.config()))
     }
 
     /// The last orders of the workers of the SAEs' jobs, if they are still there.
@@ -218,41 +254,36 @@ impl Publisher<'_> {
     async fn with_earlier(
         &self,
         chosen: &[Chosen],
-        published: &BTreeMap<i64, String>,
-    ) -> Result<Vec<Chosen>, CliError> {
-        let new: HashSet<_> = chosen.iter().map(|chosen| chosen.sae.sae_id).collect();
-        let folders: HashSet<_> = chosen.iter().map(|chosen| &chosen.folder).collect();
-        let stays =
-            |(sae_id, folder): &(&i64, &String)| !new.contains(sae_id) && !folders.contains(folder);
-        let earlier = published
-            .iter()
-            .filter(stays)
-            .map(|(sae_id, _)| *sae_id)
-            .collect();
-        let earlier = self.store.publishable_by_id(&earlier).await?;
+        parts: &[Part<'_>],
+        published: Vec<PublishedSae>,
+    ) -> Result<Vec<Listed>, CliError> {
+        let now = parts.iter().map(Part::published);
+        let mut places = listed::places(published.into_iter().chain(now).collect());
+        let new: HashSet<_> = chosen.iter().map(|one| one.sae.sae_id).collect();
+        let earlier = places.keys().copied().filter(|id| !new.contains(id));
+        let earlier = self.store.publishable_by_id(&earlier.collect()).await?;
         let orders = self.orders(&earlier).await?;
-        let earlier = described(earlier, &orders).into_iter();
-        let earlier = earlier.map(|(sae, public)| Chosen {
-            folder: published[&sae.sae_id].clone(),
-            sae,
-            public,
-        });
-        let mut all: Vec<_> = chosen.iter().cloned().chain(earlier).collect();
-        all.sort_by(|a, b| natord::compare(&a.folder, &b.folder));
+        let chosen = chosen
+            .iter()
+            .map(|one| (one.sae.clone(), one.public.clone()));
+        let all = chosen.chain(described(earlier, &orders));
+        let mut all: Vec<_> = all
+            .map(|(sae, public)| Listed {
+                places: places.remove(&sae.sae_id).unwrap_or_default(),
+                sae,
+                public,
+            })
+            .collect();
+        all.sort_by(|a, b| natord::compare(a.folder(), b.folder()));
         Ok(all)
     }
 
-    fn card(&self, listed: &[Chosen]) -> Result<String, CliError> {
-        let first = listed.first();
-        let has = |layout| self.layouts.contains(&layout);
-        let first = first.filter(|_| has(SaeLayout::SaeLens));
-        let saelens = first.map(|first| self.folder_of(first, SaeLayout::SaeLens));
+    fn card(&self, listed: &[Listed]) -> Result<String, CliError> {
         let card = Card {
             repo: &self.args.repo,
+            branch: self.args.revision.as_deref(),
             license: self.args.license.as_deref(),
             saes: listed,
-            saelens: saelens.as_deref(),
-            is_for_sparsify: has(SaeLayout::Sparsify),
             include_sweep: self.args.include_sweep,
         };
         card.render()

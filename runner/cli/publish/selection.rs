@@ -149,32 +149,3 @@ fn problem(sae: &PublishableSae) -> Option<String> {
     }
     None
 }
-
-/// Refuses to replace other SAEs of this runs folder, unless it is forced.
-///
-/// # Errors
-/// A folder of the repository that another SAE was published in.
-pub(super) fn check_folders(
-    chosen: &[Chosen],
-    published: &BTreeMap<i64, String>,
-    args: &PublishArgs,
-) -> Result<(), CliError> {
-    if args.force {
-        return Ok(());
-    }
-    for new in chosen {
-        let other = published
-            .iter()
-            .find(|(sae_id, folder)| **sae_id != new.sae.sae_id && **folder == new.folder);
-        if let Some((other, folder)) = other {
-            let message = format!(
-                "`{folder}` of `{}` holds another SAE, number {other} of the database",
-                args.repo
-            );
-            return Err(CliError::input(message).with_hint(
-                "`--prefix FOLDER` puts these elsewhere, `--force` replaces it".to_owned(),
-            ));
-        }
-    }
-    Ok(())
-}

@@ -2,7 +2,7 @@
 
 use crate::EvalError;
 use fault::Fault;
-use plan::{ProveTask, SaeLayout};
+use plan::{ProveTask, SaeForm};
 use sae::{LoadOptions, Sae, with_seed};
 use std::fs;
 use std::path::Path;
@@ -27,25 +27,20 @@ const TOLERANCE: f64 = 1e-5;
 pub fn write_proven(task: &ProveTask) -> Result<(), EvalError> {
     let ProveTask {
         dir,
-        layout,
-        metadata,
+        form,
         out,
         is_kept,
     } = task;
     tch::no_grad(|| {
         let own = load(dir)?;
         own.check_finite(dir)?;
-        match layout {
-            SaeLayout::Sparsify => own.save_to_disk(out)?,
-            SaeLayout::SaeLens => own.save_saelens(out, metadata)?,
-        }
-        let read_back = load(out)?;
+        let read_back = written(&own, form, out)?;
         let unlike = first_difference(&own, &read_back)?;
         match unlike {
             None if *is_kept => Ok(()),
             None => fs::remove_dir_all(out).map_err(EvalError::io("remove", out)),
             Some(what) => {
-                let dir = dir.display();
+                let (dir, layout) = (dir.display(), form.layout());
                 let message = format!(
                     "the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout"
                 );
@@ -56,6 +51,20 @@ pub fn write_proven(task: &ProveTask) -> Result<(), EvalError> {
             }
         }
     })
+}
+
+/// Writes an SAE, and reads it from there.
+fn written(own: &Sae, form: &SaeForm, out: &Path) -> Result<Sae, EvalError> {
+    match form {
+        SaeForm::Sparsify => own.save_to_disk(out)?,
+        SaeForm::SaeLens(metadata) => own.save_saelens(out, metadata)?,
+        SaeForm::CircuitTracer { layer } => {
+            own.save_circuit_tracer(out, *layer)?;
+            let options = LoadOptions::from(Device::Cpu);
+            return Ok(Sae::load_circuit_tracer(out, *layer, &options)?);
+        }
+    }
+    load(out)
 }
 
 fn load(dir: &Path) -> Result<Sae, EvalError> {
@@ -127,14 +136,27 @@ mod tests {
         dir
     }
 
-    fn task(dir: &Path, layout: SaeLayout) -> ProveTask {
+    fn task(dir: &Path, form: SaeForm) -> ProveTask {
         ProveTask {
             dir: dir.join("own"),
-            layout,
-            metadata: SaeLensMetadata::default(),
-            out: dir.join(layout.name()),
+            out: dir.join(form.layout().name()),
+            form,
             is_kept: true,
         }
+    }
+
+    fn saelens() -> SaeForm {
+        SaeForm::SaeLens(SaeLensMetadata::default())
+    }
+
+    fn proves(mut task: ProveTask) {
+        write_proven(&task).unwrap();
+        for file in files_of(&task.form) {
+            assert!(task.out.join(&file).is_file(), "{file}");
+        }
+        task.is_kept = false;
+        write_proven(&task).unwrap();
+        assert!(!task.out.exists(), "only what it holds was asked for");
     }
 
     #[test]
@@ -142,15 +164,28 @@ mod tests {
         let dir = saved(|sae| {
             let _ = sae.b_dec.fill_(0.25);
         });
-        for layout in [SaeLayout::Sparsify, SaeLayout::SaeLens] {
-            let mut task = task(dir.path(), layout);
-            write_proven(&task).unwrap();
-            for file in files_of(layout) {
-                assert!(task.out.join(file).is_file(), "{layout}: {file}");
-            }
-            task.is_kept = false;
-            write_proven(&task).unwrap();
-            assert!(!task.out.exists(), "only what it holds was asked for");
+        for form in [SaeForm::Sparsify, saelens()] {
+            proves(task(dir.path(), form));
+        }
+        let form = SaeForm::CircuitTracer { layer: 2 };
+        let error = write_proven(&task(dir.path(), form)).unwrap_err();
+        assert!(error.to_string().contains("cannot hold"), "{error}");
+    }
+
+    #[test]
+    fn transcoders_compute_the_same_in_the_layout_of_circuit_tracer() {
+        for activation in [sae::Activation::Relu, sae::Activation::JumpRelu] {
+            let dir = tempfile::tempdir().unwrap();
+            let cfg = SaeConfig {
+                activation,
+                transcode: true,
+                skip_connection: true,
+                ..SaeConfig::topk(8, 32, 32)
+            };
+            let sae = Sae::new(cfg, 1, Device::Cpu).unwrap();
+            let metadata = SaeLensMetadata::default();
+            sae.save(&dir.path().join("own"), &metadata).unwrap();
+            proves(task(dir.path(), SaeForm::CircuitTracer { layer: 2 }));
         }
     }
 
@@ -174,8 +209,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             sae.save(&dir.path().join("own"), &SaeLensMetadata::default())
                 .unwrap();
-            write_proven(&task(dir.path(), SaeLayout::SaeLens)).unwrap();
-            let error = write_proven(&task(dir.path(), SaeLayout::Sparsify)).unwrap_err();
+            write_proven(&task(dir.path(), saelens())).unwrap();
+            let error = write_proven(&task(dir.path(), SaeForm::Sparsify)).unwrap_err();
             assert!(error.to_string().contains("cannot hold"), "{error}");
         }
         let (dead, other) = (with_threshold(1e30), with_threshold(1e30));
@@ -197,7 +232,7 @@ mod tests {
         let dir = saved(|sae| {
             let _ = sae.w_dec.get(3).fill_(f64::NAN);
         });
-        let task = task(dir.path(), SaeLayout::Sparsify);
+        let task = task(dir.path(), SaeForm::Sparsify);
         let error = write_proven(&task).unwrap_err();
         assert!(
             error.to_string().starts_with("`W_dec` of the SAE"),

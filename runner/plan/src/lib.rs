@@ -98,7 +98,7 @@ pub use sweep::{
 };
 pub use task::{
     Answer, CachedTokens, CudaStatus, EncodeFormat, EncodeInput, EncodeSummary, EncodeTask,
-    EvalSae, EvaluateTask, Evaluated, FoundSae, Machine, ModelUse, ProveTask, SaeLayout,
+    EvalSae, EvaluateTask, Evaluated, FoundSae, Machine, ModelUse, ProveTask, SaeForm, SaeLayout,
     SaeLensMetadata, StoreRequest, StoreTask, Task, Texts, eval_batch_size,
 };
 pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};

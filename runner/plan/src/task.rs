@@ -283,15 +283,39 @@ pub fn eval_batch_size(most: usize, ctx_len: usize, vocab_size: usize) -> usize 
 pub struct ProveTask {
     /// Its folder.
     pub dir: PathBuf,
-    /// The layout.
-    pub layout: SaeLayout,
-    /// What SAELens's layout says besides the weights.
-    pub metadata: SaeLensMetadata,
+    /// How it is written.
+    pub form: SaeForm,
     /// The folder to write.
     pub out: PathBuf,
     /// Whether that folder stays; else it is removed when it is proven, for there may be no space for a copy of
     /// every SAE.
     pub is_kept: bool,
+}
+
+/// The layout that an SAE is written in, with what its files say besides the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaeForm {
+    /// Nothing else.
+    Sparsify,
+    /// Where and how it was trained.
+    SaeLens(SaeLensMetadata),
+    /// The layer whose MLP a transcoder has the input and the output of: its file is called after it.
+    CircuitTracer {
+        /// From 0.
+        layer: usize,
+    },
+}
+
+impl SaeForm {
+    /// The layout.
+    pub fn layout(&self) -> SaeLayout {
+        match self {
+            Self::Sparsify => SaeLayout::Sparsify,
+            Self::SaeLens(_) => SaeLayout::SaeLens,
+            Self::CircuitTracer { .. } => SaeLayout::CircuitTracer,
+        }
+    }
 }
 
 /// How an SAE is stored.
@@ -302,14 +326,20 @@ pub enum SaeLayout {
     Sparsify,
     /// `cfg.json` and `sae_weights.safetensors`, as SAELens reads them.
     SaeLens,
+    /// `layer_{i}.safetensors` for each layer's MLP and one `config.yaml`, as circuit-tracer reads them.
+    CircuitTracer,
 }
 
 impl SaeLayout {
+    /// All of them, in the order in which they are named and shown.
+    pub const ALL: [Self; 3] = [Self::Sparsify, Self::SaeLens, Self::CircuitTracer];
+
     /// Its name in options and in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sparsify => "sparsify",
             Self::SaeLens => "saelens",
+            Self::CircuitTracer => "circuit-tracer",
         }
     }
 }

@@ -7,18 +7,14 @@ use crate::mapped::MappedFile;
 use crate::placing::placed;
 use crate::{Activation, LoadOptions, Sae, SaeConfig, SaeError};
 use fault::Fault;
+use sae_files::circuit_tracer_file;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const LAYOUT: &str = "circuit-tracer";
 const THRESHOLD: &str = "activation_function.threshold";
 /// The tensors that a file may have.
 const TENSORS: [&str; 6] = ["W_enc", "W_dec", "b_enc", "b_dec", "W_skip", THRESHOLD];
-
-/// The file of the transcoder of layer `layer` in the folder `dir`.
-pub fn circuit_tracer_file(dir: &Path, layer: usize) -> PathBuf {
-    dir.join(format!("layer_{layer}.safetensors"))
-}
 
 impl Sae {
     /// Writes `layer_{layer}.safetensors` into `dir`, as circuit-tracer's `SingleLayerTranscoder` has it: `W_enc`
@@ -45,7 +41,7 @@ impl Sae {
         let threshold = self.threshold.as_ref();
         let threshold = threshold.map(|own| own.f_clamp_min(0.0)).transpose()?;
         weights.extend(threshold.iter().map(|own| (THRESHOLD, own)));
-        write_safetensors(&weights, &circuit_tracer_file(dir, layer))?;
+        write_safetensors(&weights, &dir.join(circuit_tracer_file(layer)))?;
         sync_dir(dir)
     }
 
@@ -78,7 +74,7 @@ impl Sae {
         layer: usize,
         options: &LoadOptions,
     ) -> Result<Self, SaeError> {
-        let file = MappedFile::open(&circuit_tracer_file(dir, layer))?;
+        let file = MappedFile::open(&dir.join(circuit_tracer_file(layer)))?;
         file.refuse_others(&TENSORS)?;
         // One that is missing is named when it is read.
         let [num_latents, d] = ["b_enc", "b_dec"].map(|name| file.length(name).max(1));
@@ -139,7 +135,7 @@ mod tests {
 
     /// `SingleLayerTranscoder.forward` of circuit-tracer, of a file's tensors.
     fn forward_there(dir: &Path, layer: usize, x: &Tensor) -> Tensor {
-        let tensors = tensors_by_name(&circuit_tracer_file(dir, layer)).unwrap();
+        let tensors = tensors_by_name(&dir.join(circuit_tracer_file(layer))).unwrap();
         let pre_acts = x.linear(&tensors["W_enc"], Some(&tensors["b_enc"]));
         let acts = match tensors.get(THRESHOLD) {
             Some(threshold) => &pre_acts * pre_acts.gt_tensor(threshold),
@@ -211,7 +207,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sae = transcoder(Activation::JumpRelu, true);
         sae.save_circuit_tracer(dir.path(), 0).unwrap();
-        let path = circuit_tracer_file(dir.path(), 0);
+        let path = dir.path().join(circuit_tracer_file(0));
         let whole = tensors_by_name(&path).unwrap();
         let more = noise(&[3], 1.0);
         for (name, tensor) in [

@@ -91,7 +91,6 @@ pub use affine::Affine;
 pub use atomic_file::{
     check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors,
 };
-pub use circuit_tracer::circuit_tracer_file;
 pub use encoded::Encoded;
 pub use error::SaeError;
 pub use generator::with_seed;
@@ -110,8 +109,8 @@ pub use sae_files::HubSaes;
 
 pub use plan::{FoundSae, SaeLensMetadata, UpdateShape};
 pub use sae_files::{
-    Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, TrainedOn, WEIGHTS_FILE, find_saes,
-    resolve_hookpoint, trained_on, transformer_lens_name,
+    Activation, CONFIG_FILE, SAELENS_WEIGHTS_FILE, SaeConfig, TrainedOn, WEIGHTS_FILE,
+    circuit_tracer_file, find_saes, resolve_hookpoint, trained_on, transformer_lens_name,
 };
 pub use safetensors_file::SafetensorsHeader;
 pub use sparse::{SparseBackward, SparseGradients, VectorGradients};

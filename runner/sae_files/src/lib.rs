@@ -5,7 +5,8 @@
 //!
 //! - `folders.rs`: SAEs in a folder; `from_hub.rs`: SAEs of a repository
 //! - `config.rs`: the settings of an SAE; `cfg_file.rs`: sparsify's layout; `saelens.rs`: SAELens's;
-//!   `crosscoder.rs`: crosscoders; `cross_layer.rs`: the layers of a transcoder that writes to several
+//!   `crosscoder.rs`: crosscoders; `cross_layer.rs`: the layers of a transcoder that writes to several;
+//!   `form.rs`: the files of each layout
 //! - `header.rs`: the header of a safetensors file
 //! - `density.rs`: how often latents fire, as an evaluation writes it
 //! - `hook_names.rs`: hookpoints as others name them
@@ -18,6 +19,7 @@ mod crosscoder;
 mod density;
 mod error;
 mod folders;
+mod form;
 #[cfg(feature = "hub")]
 mod from_hub;
 mod header;
@@ -32,8 +34,9 @@ pub use crosscoder::{CROSSCODER_WEIGHTS_FILE, CrosscoderConfig, is_crosscoder_fo
 pub use density::{FIRING_DENSITY, read_density};
 pub use error::{io_fault, no_such_sae, unsupported};
 pub use folders::{TrainedOn, digest_saes, find_saes, select, trained_on};
+pub use form::{CIRCUIT_TRACER_CONFIG, circuit_tracer_file, files_of};
 #[cfg(feature = "hub")]
 pub use from_hub::HubSaes;
 pub use header::{Header, StoredWeight, Width};
 pub use hook_names::{resolve_hookpoint, transformer_lens_name};
-pub use saelens::{SAELENS_WEIGHTS_FILE, files_of, is_saelens_folder, threshold_ema};
+pub use saelens::{SAELENS_WEIGHTS_FILE, is_saelens_folder, threshold_ema};

@@ -2,7 +2,6 @@
 
 use crate::cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
 use crate::crosscoder::{CrosscoderConfig, is_crosscoder_folder};
-use plan::SaeLayout;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -24,14 +23,6 @@ impl Config {
     fn metadata_text(&self, key: &str) -> Option<String> {
         let value = self.metadata.get(key).or_else(|| self.others.get(key));
         Some(value?.as_str()?.to_owned())
-    }
-}
-
-/// The files of an SAE in a layout.
-pub fn files_of(layout: SaeLayout) -> [&'static str; 2] {
-    match layout {
-        SaeLayout::Sparsify => [CONFIG_FILE, WEIGHTS_FILE],
-        SaeLayout::SaeLens => [CONFIG_FILE, SAELENS_WEIGHTS_FILE],
     }
 }
 

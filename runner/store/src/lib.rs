@@ -72,7 +72,7 @@ pub use job::{BegunOtherwise, JobStatus};
 pub use listing::Listing;
 pub use open::Store;
 pub use origin::SweepOrigin;
-pub use publication::{JobPublication, Publication, PublishedFile};
+pub use publication::{JobPublication, Publication, PublishedFile, PublishedSae};
 pub use publishable::{ProvenanceRow, PublishableSae};
 pub use query::{QueryLimits, QueryTable, RowSink};
 pub use record::{JobProgress, RecordedJob, RecordedPlan, RecordedStream};

@@ -3,7 +3,6 @@
 use crate::error::{StoreError, Trouble};
 use crate::open::{Store, int, now_ms};
 use sqlx::{FromRow, SqliteConnection};
-use std::collections::BTreeMap;
 
 /// An upload of SAEs that the Hub has completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +26,8 @@ pub struct Publication {
 pub struct PublishedFile {
     /// Path in the repository.
     pub path: String,
-    /// Key of the SAE that it is a file of, and how the SAE is stored; `None` for the model card.
+    /// Key of the SAE that it is a file of, and how the SAE is stored; `None` for the model card and other files that
+    /// are of all.
     pub sae: Option<(i64, &'static str)>,
     /// Length, in bytes.
     pub n_bytes: u64,
@@ -35,6 +35,17 @@ pub struct PublishedFile {
     pub sha256: String,
     /// Whether it was sent; if not, the Hub had it.
     pub is_new: bool,
+}
+
+/// An SAE that a branch has in a layout, by the file that it is found by.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct PublishedSae {
+    /// Path of that file: an SAE's `cfg.json`, or in circuit-tracer's layout the only one.
+    pub path: String,
+    /// Key of the SAE.
+    pub sae_id: i64,
+    /// Name of the layout.
+    pub layout: String,
 }
 
 /// A publication, as one job has a part in it.
@@ -72,8 +83,8 @@ impl Store {
         .await
     }
 
-    /// The SAEs that a branch has in the state of training that they have now, by their keys, each with
-    /// the path of its folder there.
+    /// The SAEs that a branch has in the state of training that they have now, in the order in which they were last
+    /// seen there. A path that later got another SAE or layout has the later one alone.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -81,19 +92,23 @@ impl Store {
         &self,
         repo: &str,
         branch: &str,
-    ) -> Result<BTreeMap<i64, String>, StoreError> {
+    ) -> Result<Vec<PublishedSae>, StoreError> {
         let mut conn = self.acquire().await?;
-        // A later publication goes before an earlier one, and sparsify's layout before others.
-        let sql = "SELECT sae_id, substr(path, 1, length(path) - length('/cfg.json')) AS folder
-             FROM publication_file JOIN publication USING (publication_id)
-             JOIN sae USING (sae_id) JOIN job USING (job_id)
-             WHERE repo = ? AND branch = ? AND path LIKE '%/cfg.json'
-                 AND publication_file.seen_ms >= coalesce(job.done_ms, 0)
-             ORDER BY seen_ms, publication_id, layout";
+        let sql = "WITH file AS (
+                 SELECT path, sae_id, layout, seen_ms, publication_id, row_number() OVER (
+                     PARTITION BY path ORDER BY seen_ms DESC, publication_id DESC
+                 ) AS age
+                 FROM publication_file JOIN publication USING (publication_id)
+                 WHERE repo = ? AND branch = ?
+                     AND (path LIKE '%/cfg.json' OR layout = 'circuit-tracer')
+             )
+             SELECT path, sae_id, layout
+             FROM file JOIN sae USING (sae_id) JOIN job USING (job_id)
+             WHERE age = 1 AND seen_ms >= coalesce(job.done_ms, 0)
+             ORDER BY seen_ms, publication_id, path";
         self.located(async {
             let saes = sqlx::query_as(sql).bind(repo).bind(branch);
-            let saes: Vec<(i64, String)> = saes.fetch_all(&mut *conn).await?;
-            Ok(saes.into_iter().collect())
+            Ok(saes.fetch_all(&mut *conn).await?)
         })
         .await
     }
@@ -213,12 +228,26 @@ mod tests {
         test.store.record_publication(&first).await.unwrap();
         let again = Publication {
             commit: "c1".into(),
-            ..publication(vec![file("k=4/cfg.json", Some((1, "sparsify")))])
+            ..publication(vec![
+                file("layers.0/cfg.json", Some((1, "saelens"))),
+                file("layers.0/sae_weights.safetensors", Some((1, "saelens"))),
+                file("layer_0.safetensors", Some((1, "circuit-tracer"))),
+            ])
         };
         test.store.record_publication(&again).await.unwrap();
 
         let published = test.store.published_in("org/saes", "main").await.unwrap();
-        assert_eq!(published, BTreeMap::from([(1, "k=4".to_owned())]));
+        let found = |path: &str, layout: &str| PublishedSae {
+            path: path.into(),
+            sae_id: 1,
+            layout: layout.into(),
+        };
+        let expected = [
+            found("layers.0/saelens/cfg.json", "saelens"),
+            found("layer_0.safetensors", "circuit-tracer"),
+            found("layers.0/cfg.json", "saelens"),
+        ];
+        assert_eq!(published, expected);
         assert!(
             test.store
                 .published_in("org/saes", "v2")
@@ -230,7 +259,7 @@ mod tests {
         assert_eq!(shown.len(), 2);
         assert_eq!((shown[0].n_saes, shown[0].repo.as_str()), (1, "org/saes"));
         let json = test.store.job_json(job).await.unwrap();
-        assert_eq!(json["publications"].as_array().unwrap().len(), 3);
+        assert_eq!(json["publications"].as_array().unwrap().len(), 5);
 
         let removal = test.store.removal(&["s"]).await.unwrap();
         assert_eq!(removal.jobs.len(), 1);

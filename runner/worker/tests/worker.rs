@@ -1,7 +1,7 @@
 //! The program as `sae-run` starts it. (That there is such a test has cargo build the program for all others.)
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use plan::{Answer, Machine, ProveTask, SaeLayout, SaeLensMetadata, Task};
+use plan::{Answer, Machine, ProveTask, SaeForm, Task};
 use std::io::Write;
 use std::process::{Command, Output};
 use tempfile::NamedTempFile;
@@ -57,8 +57,7 @@ fn a_task_is_answered_with_its_value() {
 fn a_task_that_fails_says_why_and_whose_fault_it_is() {
     let proof = ProveTask {
         dir: "no/such/sae".into(),
-        layout: SaeLayout::Sparsify,
-        metadata: SaeLensMetadata::default(),
+        form: SaeForm::Sparsify,
         out: "no/such/folder".into(),
         is_kept: true,
     };
