@@ -254,7 +254,7 @@ fn kinds_that_sparsify_lacks_are_published_for_saelens() {
     let gated = job_of(&workspace, "transcoder gated");
     publish(&server, &workspace, &[&gated])
         .refuses(&[
-            "sparsify's and SAELens's layouts cannot hold",
+            "no layout holds `layers.1.mlp` of job",
             "a transcoder of the kind gated",
         ])
         .hints("--where");

@@ -125,10 +125,135 @@ fn what_is_not_a_set_is_refused_by_name() {
         .refuses(&["`layers.0.mlp/seed0` and `layers.0.mlp/seed1` are of layer 0"])
         .hints("seed = 0");
     of("hookpoint IN ('layers.0.mlp', 'layers.2.mlp') AND seed = 0")
-        .refuses(&["each of 4 layers, there is none of layer 1"])
-        .hints("all of them as hookpoints");
+        .refuses(&["each of 4 layers, `layers.1.mlp` is missing"])
+        .hints("the MLPs of all layers");
     of("hookpoint = 'layers.1' AND seed = 0")
         .refuses(&["`layers.1` is not the MLP of a layer"])
         .hints("layers.3.mlp");
     assert!(server.requests().is_empty(), "asked before it was checked");
+}
+
+/// The MLPs of the model alone, and with another hookpoint; each kind with and without a skip connection.
+fn cross_layer_sweep() -> String {
+    let others = MLPS.replace(']', ", 'layers.3']");
+    let sweep = sweep("['batchtopk', 'topk']", &format!("[{MLPS}, {others}]"));
+    let sweep = replace_line(&sweep, "skip_connection", "cross_layer = true");
+    replace_line(
+        &sweep,
+        "activation",
+        "activation = ['batchtopk', 'topk']\nskip_connection = [false, true]",
+    )
+}
+
+fn of_job(kind: &str, has_skip: bool, hookpoint: &str) -> String {
+    let job = format!(
+        "SELECT job_id FROM job WHERE kind = 'cross-layer {kind}'
+         AND json_extract(config, '$.skip_connection') = {has_skip}
+         AND (SELECT count(*) FROM sae WHERE sae.job_id = job.job_id) = {}",
+        if hookpoint.is_empty() { 4 } else { 5 }
+    );
+    format!("job_id IN ({job})")
+}
+
+#[test]
+fn the_layers_of_a_cross_layer_transcoder_are_published_together() {
+    let (server, workspace) = trained(&cross_layer_sweep());
+    let of_mlps = of_job("batchtopk", false, "");
+    let refused = |condition: &str| {
+        let args = ["publish", "--repo", REPO, "--where", condition];
+        run(&server, &workspace, &args)
+    };
+    refused(&format!("{of_mlps} AND hookpoint != 'layers.2.mlp'"))
+        .refuses(&["for each of 4 layers, `layers.2.mlp` is missing"])
+        .hints("all of it must be chosen");
+    refused(&format!("{of_mlps} AND hookpoint != 'layers.3.mlp'"))
+        .refuses(&["for each of 4 layers, `layers.3.mlp` is missing"]);
+    let others = of_job("batchtopk", false, "layers.3");
+    refused(&others).refuses(&["`layers.3` is not the MLP of a layer"]);
+    refused(&format!("{others} AND hookpoint != 'layers.3'"))
+        .refuses(&["`layers.0.mlp` writes to `layers.3` too"])
+        .hints("as its only hookpoints");
+    let what = "a layer of a cross-layer transcoder of the kind";
+    refused(&of_job("topk", false, ""))
+        .refuses(&["no layout holds `layers.0.mlp`", &format!("{what} topk")])
+        .hints("batchtopk, relu or jumprelu");
+    let with_skip = of_job("batchtopk", true, "");
+    refused(&with_skip).refuses(&[&format!("{what} batchtopk with a skip connection")]);
+    publish(&server, &workspace, &["--where", &with_skip])
+        .refuses(&["circuit-tracer's layout cannot hold `layers.0.mlp`"]);
+    let for_saelens = [
+        "publish", "--repo", REPO, "--layout", "saelens", "--where", &of_mlps,
+    ];
+    run(&server, &workspace, &for_saelens)
+        .refuses(&["saelens's layout cannot hold"])
+        .hints("`--layout circuit-tracer` does");
+    assert!(server.requests().is_empty(), "asked before it was checked");
+
+    // It is the layout of all that has a layout.
+    refused(&of_mlps).succeeds();
+    let mut files = server.files(REPO, "main");
+    files.remove(".gitattributes").expect("the Hub's own");
+    let of_layers = ["W_dec", "W_enc"].map(|name| {
+        let file = |layer| format!("{name}_{layer}.safetensors");
+        (0..4).map(file).collect::<Vec<_>>()
+    });
+    let expected = [
+        vec!["README.md".into()],
+        of_layers.concat(),
+        vec!["config.yaml".into()],
+    ];
+    assert_eq!(files.keys().cloned().collect::<Vec<_>>(), expected.concat());
+    let config = String::from_utf8(files["config.yaml"].clone()).unwrap();
+    let start = "model_kind: \"cross_layer_transcoder\"\nmodel_name: \"tiny-llama\"\n";
+    assert!(config.starts_with(start), "{config}");
+    let header = String::from_utf8_lossy(&files["W_enc_1.safetensors"]).into_owned();
+    for tensor in ["W_enc_1", "b_enc_1", "b_dec_1", "threshold_1"] {
+        assert!(header.contains(&format!("\"{tensor}\"")), "{tensor}");
+    }
+    let header = String::from_utf8_lossy(&files["W_dec_1.safetensors"]).into_owned();
+    assert!(header.contains("\"shape\":[64,3,32]"), "{header}");
+    let card_of_layers = card(&server);
+    for part in [
+        "library_name: circuit-tracer",
+        "A cross-layer transcoder of 4 layers on activations of tiny-llama",
+        "| `W_enc_2.safetensors` | `layers.2.mlp` | circuit-tracer | cross-layer batchtopk |",
+        "load_transcoder_from_hub(\"org/saes\")",
+    ] {
+        assert!(
+            card_of_layers.contains(part),
+            "no `{part}` in\n{card_of_layers}"
+        );
+    }
+    let rows = workspace.sql("SELECT layout, count(*) AS n FROM publication_file GROUP BY 1");
+    let expected = json!([{"layout": null, "n": 2}, {"layout": "circuit-tracer", "n": 8}]);
+    assert_eq!(Value::from(rows), expected);
+    let again = refused(&of_mlps).succeeds();
+    again.remarks(&["all of it was there already"]);
+    assert_eq!(card(&server), card_of_layers);
+}
+
+/// circuit-tracer knows one set by the `config.yaml` of its folder.
+#[test]
+fn sets_of_both_kinds_are_not_put_into_one_folder() {
+    let sweep = replace_line(
+        &sweep("['relu']", &format!("[{MLPS}]")),
+        "skip_connection",
+        "",
+    );
+    let sweep = replace_line(
+        &sweep,
+        "activation",
+        "activation = ['relu']\ncross_layer = [false, true]",
+    );
+    let (server, workspace) = trained(&sweep);
+    publish(&server, &workspace, &["--where", &of_kind("relu")]).succeeds();
+    let cross_layer = ["--where", "kind = 'cross-layer relu'"];
+    publish(&server, &workspace, &cross_layer)
+        .refuses(&["`layer_0.safetensors` of `org/saes` holds another SAE"])
+        .hints("--prefix");
+    let elsewhere = [&cross_layer[..], &["--prefix", "clt", "--revision", "v2"]].concat();
+    publish(&server, &workspace, &elsewhere).succeeds();
+    let card = String::from_utf8(server.files(REPO, "v2")["README.md"].clone()).unwrap();
+    let part = "load_transcoder_from_hub(\"org/saes/clt@v2\")";
+    assert!(card.contains(part), "{card}");
 }

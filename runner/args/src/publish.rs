@@ -29,9 +29,9 @@ pub struct PublishArgs {
     /// Branch; it is made if it is missing [default: main].
     #[arg(long, value_name = "BRANCH")]
     pub revision: Option<String>,
-    /// How the SAEs are stored [default: for each job `sparsify`, or `saelens` if sparsify lacks its kind]. With both,
+    /// How the SAEs are stored [default: for each job the first that holds its kind]. With `sparsify` and `saelens`,
     /// SAELens's is in a folder `saelens` of each SAE. `circuit-tracer` takes the transcoders of one job at the MLPs of
-    /// all layers.
+    /// all layers, also cross-layer transcoders.
     #[arg(long, value_name = "LAYOUT,...", value_delimiter = ',')]
     pub layout: Vec<LayoutArg>,
     /// A folder of the repository that all SAEs go into.

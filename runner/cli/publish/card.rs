@@ -3,7 +3,7 @@
 use super::listed::Listed;
 use super::public::PublicJob;
 use crate::error::CliError;
-use crate::show::table::{k_of, number};
+use crate::show::table::{count, k_of, number};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use plan::SaeLayout;
@@ -105,18 +105,36 @@ impl Card<'_> {
         let models: BTreeSet<_> = of.clone().map(|of| of.model.as_str()).collect();
         let datasets: BTreeSet<_> = of.map(|of| of.dataset.as_str()).collect();
         let join = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
-        let n = self.saes.len();
-        let saes = if n == 1 {
-            "A sparse autoencoder".to_owned()
-        } else {
-            format!("{n} sparse autoencoders")
-        };
         format!(
-            "{saes} on activations of {}, trained on {} with sae-run {}.",
+            "{} on activations of {}, trained on {} with sae-run {}.",
+            self.what(),
             join(models),
             join(datasets),
             env!("CARGO_PKG_VERSION")
         )
+    }
+
+    /// `A sparse autoencoder`, `4 transcoders`.
+    fn what(&self) -> String {
+        let kinds = self.saes.iter().map(|sae| &*sae.sae.result.kind);
+        let are_all = |prefix: &str| kinds.clone().all(|kind| kind.starts_with(prefix));
+        let jobs = self.saes.iter().map(|sae| &sae.sae.result.job_id);
+        let n = self.saes.len();
+        if are_all("cross-layer ") && distinct(jobs).len() == 1 {
+            return format!("A cross-layer transcoder of {}", count(n, "layer"));
+        }
+        let noun = if are_all("cross-layer ") {
+            "cross-layer transcoder's layer"
+        } else if are_all("transcoder ") {
+            "transcoder"
+        } else {
+            "sparse autoencoder"
+        };
+        if n == 1 {
+            format!("A {noun}")
+        } else {
+            count(n, noun)
+        }
     }
 
     /// What circuit-tracer calls the sets.

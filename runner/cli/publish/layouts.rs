@@ -32,27 +32,33 @@ pub(super) fn of(chosen: &Chosen, asked: &[SaeLayout]) -> Result<Vec<SaeLayout>,
             asked => asked.to_vec(),
         });
     };
-    let refused = |layout: &str| {
+    let refused = |who: &str| {
         let (job, name) = (&sae.result.job, &sae.result.sae);
         let what = described(&sae.result.kind, &config);
-        let message = format!("{layout} cannot hold `{name}` of job `{job}`, {what}");
+        let message = format!("{who} `{name}` of job `{job}`, {what}");
         Err(CliError::input(message).with_hint(hint(&config)))
     };
     if asked.is_empty() {
-        let first = [SaeLayout::Sparsify, SaeLayout::SaeLens];
-        let first = first.into_iter().find(|layout| holds(*layout, &config));
-        return match first {
+        let mut all = SaeLayout::ALL.into_iter();
+        return match all.find(|layout| holds(*layout, &config)) {
             Some(layout) => Ok(vec![layout]),
-            None => refused("sparsify's and SAELens's layouts"),
+            None => refused("no layout holds"),
         };
     }
     match asked.iter().find(|layout| !holds(**layout, &config)) {
-        Some(layout) => refused(&format!("{layout}'s layout")),
+        Some(layout) => refused(&format!("{layout}'s layout cannot hold")),
         None => Ok(asked.to_vec()),
     }
 }
 
 fn holds(layout: SaeLayout, config: &TrainConfig) -> bool {
+    let is_by_latent = matches!(
+        config.activation,
+        Activation::JumpRelu | Activation::BatchTopK | Activation::Relu
+    );
+    if config.cross_layer {
+        return layout == SaeLayout::CircuitTracer && is_by_latent && !config.skip_connection;
+    }
     match (layout, config.activation) {
         (SaeLayout::Sparsify, activation) => {
             matches!(activation, Activation::TopK | Activation::GroupMax)
@@ -60,16 +66,15 @@ fn holds(layout: SaeLayout, config: &TrainConfig) -> bool {
         (SaeLayout::SaeLens, Activation::TopK) => !config.transcode && !config.skip_connection,
         (SaeLayout::SaeLens, Activation::Gated) => !config.transcode,
         (SaeLayout::SaeLens, activation) => activation != Activation::GroupMax,
-        (SaeLayout::CircuitTracer, activation) => {
-            let has_threshold = matches!(activation, Activation::JumpRelu | Activation::BatchTopK);
-            config.transcode && (has_threshold || activation == Activation::Relu)
-        }
+        (SaeLayout::CircuitTracer, _) => config.transcode && is_by_latent,
     }
 }
 
 /// `a transcoder of the kind gated`.
 fn described(kind: &str, config: &TrainConfig) -> String {
-    let (what, prefix) = if config.transcode {
+    let (what, prefix) = if config.cross_layer {
+        ("a layer of a cross-layer transcoder", "cross-layer ")
+    } else if config.transcode {
         ("a transcoder", "transcoder ")
     } else {
         ("an SAE", "")
@@ -87,6 +92,11 @@ fn hint(config: &TrainConfig) -> String {
     let others = SaeLayout::ALL.into_iter();
     let others = others.filter(|layout| holds(*layout, config));
     match others.map(SaeLayout::name).collect::<Vec<_>>()[..] {
+        [] if config.cross_layer => {
+            "circuit-tracer's holds those with batchtopk, relu or jumprelu and without a \
+            skip connection; `--where` leaves this one out"
+                .to_owned()
+        }
         [] => "no layout does; choose others with `--where`".to_owned(),
         ref others => format!("`--layout {}` does", others.join(",")),
     }

@@ -142,30 +142,32 @@ impl Publisher<'_> {
     fn parts<'a>(&self, chosen: &'a [Chosen], orders: &Orders) -> Result<Vec<Part<'a>>, CliError> {
         let layouts = chosen.iter().map(|one| layouts::of(one, &self.layouts));
         let layouts: Vec<_> = layouts.collect::<Result<_, _>>()?;
-        // Of each SAE, in case they are all for circuit-tracer.
-        let mut layers = Vec::new();
-        if self.layouts.contains(&SaeLayout::CircuitTracer) {
-            let order = orders.get(&chosen[0].sae.result.job_id);
-            let facts = order.and_then(|order| facts::read_facts(&order.model_dir).ok());
-            layers = circuit_tracer::layers(chosen, facts.as_ref())?;
-        }
+        let of_set = chosen.iter().zip(&layouts);
+        let of_set = of_set.filter(|(_, layouts)| layouts.contains(&SaeLayout::CircuitTracer));
+        let of_set: Vec<_> = of_set.map(|(chosen, _)| chosen).collect();
+        let order = of_set.first();
+        let order = order.and_then(|one| orders.get(&one.sae.result.job_id));
+        let facts = order.and_then(|order| facts::read_facts(&order.model_dir).ok());
+        let mut forms = circuit_tracer::forms(&of_set, facts.as_ref(), &self.runs_dir)?;
         let mut parts = Vec::new();
-        for (index, (chosen, layouts)) in chosen.iter().zip(&layouts).enumerate() {
-            parts.extend(layouts.iter().map(|layout| match layout {
-                SaeLayout::Sparsify => Part::new(chosen, SaeForm::Sparsify),
-                SaeLayout::SaeLens => {
-                    let order = orders.get(&chosen.sae.result.job_id);
-                    let form = SaeForm::SaeLens(saelens::metadata(chosen, order));
-                    let is_second = layouts.contains(&SaeLayout::Sparsify);
-                    Part::new(chosen, form).within(is_second.then_some("saelens"))
-                }
-                SaeLayout::CircuitTracer => Part {
-                    chosen,
-                    form: SaeForm::CircuitTracer {
-                        layer: layers[index],
+        for (chosen, layouts) in chosen.iter().zip(&layouts) {
+            parts.extend(layouts.iter().map(|layout| {
+                match layout {
+                    SaeLayout::Sparsify => Part::new(chosen, SaeForm::Sparsify),
+                    SaeLayout::SaeLens => {
+                        let order = orders.get(&chosen.sae.result.job_id);
+                        let form = SaeForm::SaeLens(saelens::metadata(chosen, order));
+                        let is_second = layouts.contains(&SaeLayout::Sparsify);
+                        Part::new(chosen, form).within(is_second.then_some("saelens"))
+                    }
+                    SaeLayout::CircuitTracer => Part {
+                        chosen,
+                        form: forms
+                            .remove(&chosen.sae.sae_id)
+                            .expect("each of the set has one"),
+                        folder: self.args.prefix.clone().unwrap_or_default(),
                     },
-                    folder: self.args.prefix.clone().unwrap_or_default(),
-                },
+                }
             }));
         }
         Ok(parts)
@@ -206,10 +208,9 @@ impl Publisher<'_> {
     /// An SAE that is to be written in a layout.
     fn proof(&self, part: &Part<'_>) -> ProveTask {
         let sae = &part.chosen.sae;
-        let checkpoint = sae.result.checkpoint.as_deref().unwrap_or_default();
         let staged = self.staging.path().join(part.form.layout().name());
         ProveTask {
-            dir: self.runs_dir.join(checkpoint),
+            dir: part.chosen.checkpoint(&self.runs_dir),
             form: part.form.clone(),
             out: staged.join(sae.sae_id.to_string()),
             is_kept: part.form != SaeForm::Sparsify,
@@ -225,6 +226,7 @@ impl Publisher<'_> {
             repo: &self.args.repo,
             prefix,
             model: &first.chosen.public.model,
+            form: &first.form,
         };
         let path = selection::joined([prefix, Some(CIRCUIT_TRACER_CONFIG)]);
         Some(Outgoing::of_all(path, set.config()))

@@ -4,8 +4,9 @@ use super::listed::place_of;
 use super::selection::{self, Chosen};
 use crate::error::CliError;
 use args::PublishArgs;
-use plan::SaeForm;
+use plan::{SaeForm, SaeLayout};
 use sae_files::files_of;
+use std::collections::HashSet;
 use store::PublishedSae;
 
 /// An SAE in a layout, and where it goes.
@@ -59,10 +60,13 @@ pub(super) fn check_paths(
     if args.force {
         return Ok(());
     }
+    let new_ids: HashSet<_> = parts.iter().map(|part| part.chosen.sae.sae_id).collect();
     for new in parts.iter().map(Part::published) {
-        let other = published
-            .iter()
-            .find(|other| other.path == new.path && other.sae_id != new.sae_id);
+        let is_other = |other: &&PublishedSae| {
+            let is_at_path = other.path == new.path && other.sae_id != new.sae_id;
+            is_at_path || are_of_one_set(other, &new) && !new_ids.contains(&other.sae_id)
+        };
+        let other = published.iter().find(is_other);
         if let Some(PublishedSae { path, sae_id, .. }) = other {
             let message = format!(
                 "`{}` of `{}` holds another SAE, number {sae_id} of the database",
@@ -75,4 +79,16 @@ pub(super) fn check_paths(
         }
     }
     Ok(())
+}
+
+/// Whether circuit-tracer takes both for the same set: they are in the folder of one `config.yaml`.
+fn are_of_one_set(a: &PublishedSae, b: &PublishedSae) -> bool {
+    let folder = |sae: &PublishedSae| {
+        let folder = sae
+            .path
+            .rsplit_once('/')
+            .map(|(folder, _)| folder.to_owned());
+        (sae.layout == SaeLayout::CircuitTracer.name()).then_some(folder)
+    };
+    folder(a).is_some_and(|of_a| folder(b) == Some(of_a))
 }

@@ -5,7 +5,7 @@ use crate::error::CliError;
 use args::PublishArgs;
 use plan::folder_name;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use store::{JobStatus, PublishableSae, ResultRow};
 
 /// Problems that one message lists.
@@ -18,6 +18,14 @@ pub(super) struct Chosen {
     pub(super) folder: String,
     /// Its job, as strangers may see it.
     pub(super) public: PublicJob,
+}
+
+impl Chosen {
+    /// The folder of its last checkpoint.
+    pub(super) fn checkpoint(&self, runs_dir: &Path) -> PathBuf {
+        let checkpoint = self.sae.result.checkpoint.as_deref();
+        runs_dir.join(checkpoint.unwrap_or_default())
+    }
 }
 
 /// Gives every SAE its folder of the repository.

@@ -63,6 +63,12 @@ fn written(own: &Sae, form: &SaeForm, out: &Path) -> Result<Sae, EvalError> {
             let options = LoadOptions::from(Device::Cpu);
             return Ok(Sae::load_circuit_tracer(out, *layer, &options)?);
         }
+        SaeForm::CrossLayer { layer } => {
+            own.save_cross_layer(out, *layer)?;
+            let options = LoadOptions::from(Device::Cpu);
+            let hookpoints = &own.cfg.hookpoints;
+            return Ok(Sae::load_cross_layer(out, *layer, hookpoints, &options)?);
+        }
     }
     load(out)
 }
@@ -182,11 +188,53 @@ mod tests {
                 skip_connection: true,
                 ..SaeConfig::topk(8, 32, 32)
             };
-            let sae = Sae::new(cfg, 1, Device::Cpu).unwrap();
+            let mut sae = Sae::new(cfg, 1, Device::Cpu).unwrap();
+            sae.w_dec = random(&[32, 8]);
             let metadata = SaeLensMetadata::default();
             sae.save(&dir.path().join("own"), &metadata).unwrap();
             proves(task(dir.path(), SaeForm::CircuitTracer { layer: 2 }));
         }
+    }
+
+    #[test]
+    fn layers_of_cross_layer_transcoders_compute_the_same_in_the_layout_of_circuit_tracer() {
+        for activation in [sae::Activation::Relu, sae::Activation::JumpRelu] {
+            let dir = tempfile::tempdir().unwrap();
+            let cfg = SaeConfig {
+                activation,
+                transcode: true,
+                d_out: Some(24),
+                hookpoints: ["a", "b", "c"].map(str::to_owned).into(),
+                ..SaeConfig::topk(8, 32, 32)
+            };
+            let mut sae = Sae::new(cfg, 1, Device::Cpu).unwrap();
+            sae.w_dec = random(&[32, 24]);
+            sae.b_dec = random(&[24]);
+            let own = dir.path().join("own");
+            let metadata = SaeLensMetadata::default();
+            let form = || SaeForm::CrossLayer { layer: 1 };
+            sae.save(&own, &metadata).unwrap();
+            let error = write_proven(&task(dir.path(), form())).unwrap_err();
+            assert!(
+                error.to_string().contains("other reconstructions"),
+                "a bias of later layers: {error}"
+            );
+            sae.limit_bias_to_own_output().unwrap();
+            sae.save(&own, &metadata).unwrap();
+            proves(task(dir.path(), form()));
+            for form in [
+                SaeForm::Sparsify,
+                saelens(),
+                SaeForm::CircuitTracer { layer: 1 },
+            ] {
+                let error = write_proven(&task(dir.path(), form)).unwrap_err();
+                assert!(error.to_string().contains("cannot hold"), "{error}");
+            }
+        }
+    }
+
+    fn random(shape: &[i64]) -> Tensor {
+        with_seed(0, || Tensor::randn(shape, (Kind::Float, Device::Cpu)))
     }
 
     /// A threshold that noise of size 1 does not pass would prove nothing.

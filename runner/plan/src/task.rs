@@ -305,6 +305,11 @@ pub enum SaeForm {
         /// From 0.
         layer: usize,
     },
+    /// The layer of a cross-layer transcoder.
+    CrossLayer {
+        /// From 0.
+        layer: usize,
+    },
 }
 
 impl SaeForm {
@@ -313,7 +318,7 @@ impl SaeForm {
         match self {
             Self::Sparsify => SaeLayout::Sparsify,
             Self::SaeLens(_) => SaeLayout::SaeLens,
-            Self::CircuitTracer { .. } => SaeLayout::CircuitTracer,
+            Self::CircuitTracer { .. } | Self::CrossLayer { .. } => SaeLayout::CircuitTracer,
         }
     }
 }
@@ -326,7 +331,8 @@ pub enum SaeLayout {
     Sparsify,
     /// `cfg.json` and `sae_weights.safetensors`, as SAELens reads them.
     SaeLens,
-    /// `layer_{i}.safetensors` for each layer's MLP and one `config.yaml`, as circuit-tracer reads them.
+    /// `layer_{i}.safetensors` for each layer's MLP and one `config.yaml`, as circuit-tracer reads them; for a
+    /// cross-layer transcoder, `W_enc_{i}.safetensors` and `W_dec_{i}.safetensors`.
     CircuitTracer,
 }
 

@@ -1,5 +1,7 @@
 //! Transcoders in the layout of circuit-tracer, which draws attribution graphs: `layer_{i}.safetensors` for each layer's
-//! MLP, next to a `config.yaml` for all of them.
+//! MLP, next to a `config.yaml` for all of them. `cross_layer.rs`: those that write to later layers too.
+
+mod cross_layer;
 
 use crate::atomic_file::{sync_dir, write_safetensors};
 use crate::error::{inexpressible, without_decoder};
@@ -10,6 +12,7 @@ use fault::Fault;
 use sae_files::circuit_tracer_file;
 use std::fs;
 use std::path::Path;
+use tch::Tensor;
 
 const LAYOUT: &str = "circuit-tracer";
 const THRESHOLD: &str = "activation_function.threshold";
@@ -37,9 +40,7 @@ impl Sae {
             ("b_dec", &self.b_dec),
         ];
         weights.extend(self.w_skip.iter().map(|w_skip| ("W_skip", w_skip)));
-        // There, a latent above a negative threshold may be negative.
-        let threshold = self.threshold.as_ref();
-        let threshold = threshold.map(|own| own.f_clamp_min(0.0)).transpose()?;
+        let threshold = at_least_zero(self.threshold.as_ref())?;
         weights.extend(threshold.iter().map(|own| (THRESHOLD, own)));
         write_safetensors(&weights, &dir.join(circuit_tracer_file(layer)))?;
         sync_dir(dir)
@@ -55,6 +56,9 @@ impl Sae {
         let refused = |what: &str| Err(inexpressible(LAYOUT, what));
         if !transcode {
             return refused("an SAE that is no transcoder");
+        }
+        if !self.cfg.hookpoints.is_empty() {
+            return refused("a layer of a cross-layer transcoder as a transcoder of one");
         }
         if !matches!(activation, Activation::Relu | Activation::JumpRelu) {
             return refused(&format!("a transcoder with the activation {activation}"));
@@ -111,12 +115,18 @@ impl Sae {
     }
 }
 
+/// Thresholds, for circuit-tracer: there, a latent above a negative threshold may be negative.
+fn at_least_zero(threshold: Option<&Tensor>) -> Result<Option<Tensor>, SaeError> {
+    let threshold = threshold.map(|own| own.f_clamp_min(0.0));
+    Ok(threshold.transpose()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tensors_by_name;
     use crate::testing::noise;
-    use tch::{Device, Tensor};
+    use tch::Device;
 
     fn transcoder(activation: Activation, skip_connection: bool) -> Sae {
         let cfg = SaeConfig {

@@ -51,11 +51,7 @@ impl MappedFile {
     }
 
     /// The weights called `tensor`, of the shape `expected`, on the CPU and as the file has them.
-    pub(crate) fn weights(
-        &self,
-        tensor: &'static str,
-        expected: &[i64],
-    ) -> Result<Tensor, SaeError> {
+    pub(crate) fn weights(&self, tensor: &str, expected: &[i64]) -> Result<Tensor, SaeError> {
         let entry = self.header.weights(tensor, expected)?;
         let kind = match entry.width {
             Width::F64 => Kind::Double,

@@ -35,7 +35,7 @@ pub fn layers_of(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     for folder in folders(above.unwrap_or(&dir))? {
         let folder = seed.iter().fold(folder, |folder, seed| folder.join(seed));
         let n_outputs = if is_sae(&folder) {
-            n_outputs(&folder)?
+            outputs_of(&folder)?.len()
         } else {
             0
         };
@@ -47,13 +47,14 @@ pub fn layers_of(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(layers.into_iter().map(|(_, folder)| folder).collect())
 }
 
-/// The hookpoints that `cfg.json` lists.
-fn n_outputs(dir: &Path) -> Result<usize, Fault> {
+/// The hookpoints that `cfg.json` in `dir` lists, in either layout: those that a layer of a cross-layer transcoder writes
+/// to, or those of a crosscoder. Empty for other SAEs.
+///
+/// # Errors
+/// A missing or damaged file.
+pub fn outputs_of(dir: &Path) -> Result<Vec<String>, Fault> {
     let config: Config = read_config(&dir.join(CONFIG_FILE))?;
-    Ok(config
-        .hookpoints
-        .len()
-        .max(config.metadata.hookpoints.len()))
+    Ok([config.hookpoints, config.metadata.hookpoints].concat())
 }
 
 #[cfg(test)]

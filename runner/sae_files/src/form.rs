@@ -13,10 +13,17 @@ pub fn files_of(form: &SaeForm) -> Vec<String> {
         SaeForm::Sparsify => vec![CONFIG_FILE.into(), WEIGHTS_FILE.into()],
         SaeForm::SaeLens(_) => vec![CONFIG_FILE.into(), SAELENS_WEIGHTS_FILE.into()],
         SaeForm::CircuitTracer { layer } => vec![circuit_tracer_file(*layer)],
+        SaeForm::CrossLayer { layer } => cross_layer_files(*layer).into(),
     }
 }
 
 /// The file of the transcoder of layer `layer`, in circuit-tracer's layout.
 pub fn circuit_tracer_file(layer: usize) -> String {
     format!("layer_{layer}.safetensors")
+}
+
+/// The files of layer `layer` of a cross-layer transcoder, in circuit-tracer's layout: of its encoder and biases, and of
+/// its decoder.
+pub fn cross_layer_files(layer: usize) -> [String; 2] {
+    ["W_enc", "W_dec"].map(|name| format!("{name}_{layer}.safetensors"))
 }

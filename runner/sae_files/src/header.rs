@@ -109,7 +109,7 @@ impl Header {
     ///
     /// # Errors
     /// No such tensor, another shape, or numbers that cannot be weights.
-    pub fn weights(&self, tensor: &'static str, expected: &[i64]) -> Result<StoredWeight, Fault> {
+    pub fn weights(&self, tensor: &str, expected: &[i64]) -> Result<StoredWeight, Fault> {
         let path = self.path.display();
         let info = self.tensors.info(tensor).ok_or_else(|| {
             Fault::input(format!("`{path}` has no tensor `{tensor}`")).with_hint(FOLDER_HINT)

@@ -40,7 +40,7 @@ pub struct PublishedFile {
 /// An SAE that a branch has in a layout, by the file that it is found by.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct PublishedSae {
-    /// Path of that file: an SAE's `cfg.json`, or in circuit-tracer's layout the only one.
+    /// Path of that file: an SAE's `cfg.json`, or in circuit-tracer's layout the only one, or that of the encoder.
     pub path: String,
     /// Key of the SAE.
     pub sae_id: i64,
@@ -100,7 +100,8 @@ impl Store {
                  ) AS age
                  FROM publication_file JOIN publication USING (publication_id)
                  WHERE repo = ? AND branch = ?
-                     AND (path LIKE '%/cfg.json' OR layout = 'circuit-tracer')
+                     AND (path LIKE '%/cfg.json'
+                         OR layout = 'circuit-tracer' AND path NOT LIKE '%W_dec_%.safetensors')
              )
              SELECT path, sae_id, layout
              FROM file JOIN sae USING (sae_id) JOIN job USING (job_id)
@@ -232,6 +233,8 @@ mod tests {
                 file("layers.0/cfg.json", Some((1, "saelens"))),
                 file("layers.0/sae_weights.safetensors", Some((1, "saelens"))),
                 file("layer_0.safetensors", Some((1, "circuit-tracer"))),
+                file("v1/W_dec_0.safetensors", Some((1, "circuit-tracer"))),
+                file("v1/W_enc_0.safetensors", Some((1, "circuit-tracer"))),
             ])
         };
         test.store.record_publication(&again).await.unwrap();
@@ -246,6 +249,7 @@ mod tests {
             found("layers.0/saelens/cfg.json", "saelens"),
             found("layer_0.safetensors", "circuit-tracer"),
             found("layers.0/cfg.json", "saelens"),
+            found("v1/W_enc_0.safetensors", "circuit-tracer"),
         ];
         assert_eq!(published, expected);
         assert!(
@@ -259,7 +263,7 @@ mod tests {
         assert_eq!(shown.len(), 2);
         assert_eq!((shown[0].n_saes, shown[0].repo.as_str()), (1, "org/saes"));
         let json = test.store.job_json(job).await.unwrap();
-        assert_eq!(json["publications"].as_array().unwrap().len(), 5);
+        assert_eq!(json["publications"].as_array().unwrap().len(), 7);
 
         let removal = test.store.removal(&["s"]).await.unwrap();
         assert_eq!(removal.jobs.len(), 1);
