@@ -238,6 +238,8 @@ mod tests {
                     sae_files::check_sae(dir.path()).unwrap();
                     let found = sae_files::find_saes(dir.path()).unwrap();
                     assert_eq!(found[0].hookpoint, "layers.0+layers.2+layers.3");
+                    let cfg = fs::read_to_string(dir.path().join(CONFIG_FILE)).unwrap();
+                    assert!(cfg.contains(r#""d_in":12,"#), "of all hookpoints: {cfg}");
                 }
             }
         }

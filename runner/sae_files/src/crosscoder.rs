@@ -27,7 +27,7 @@ pub struct CrosscoderConfig {
     num_latents: usize,
     /// Latents a token may use; all of them if the activation sets no limit.
     k: usize,
-    /// Width of each hookpoint.
+    /// The sum of the widths of its hookpoints, which are the same.
     d_in: usize,
     hookpoints: Vec<String>,
     #[serde(default)]
@@ -50,7 +50,7 @@ impl CrosscoderConfig {
             activation,
             num_latents: cfg.resolved_num_latents(),
             k: cfg.k,
-            d_in: cfg.d_in / cfg.n_outputs(),
+            d_in: cfg.d_in,
             hookpoints: cfg.hookpoints.clone(),
             code_normalization: cfg.code_normalization,
             threshold_ema,
@@ -78,6 +78,12 @@ impl CrosscoderConfig {
                 "a crosscoder's cfg.json lists no `hookpoints`",
             ));
         }
+        let d_in = self.d_in;
+        if !d_in.is_multiple_of(n_hookpoints) {
+            let message =
+                format!("{n_hookpoints} hookpoints of a crosscoder cannot share {d_in} inputs");
+            return Err(Fault::input(message).with_hint("`d_in` is the sum of their widths"));
+        }
         let cfg = SaeConfig {
             activation: match self.activation {
                 Kind::TopK => Activation::TopK,
@@ -88,11 +94,7 @@ impl CrosscoderConfig {
             hookpoints: self.hookpoints.clone(),
             code_normalization: self.code_normalization,
             apply_b_dec_to_input: false,
-            ..SaeConfig::topk(
-                self.d_in.saturating_mul(n_hookpoints),
-                self.num_latents,
-                self.k,
-            )
+            ..SaeConfig::topk(d_in, self.num_latents, self.k)
         };
         cfg.check_sizes()?;
         Ok(cfg)
@@ -100,8 +102,9 @@ impl CrosscoderConfig {
 
     /// Names and shapes of its weights, without the threshold.
     pub fn shapes(&self) -> [(&'static str, Vec<i64>); 4] {
-        let [n, d, latents] =
-            [self.hookpoints.len(), self.d_in, self.num_latents].map(|n| n as i64);
+        let n_hookpoints = self.hookpoints.len();
+        let d = self.d_in / n_hookpoints;
+        let [n, d, latents] = [n_hookpoints, d, self.num_latents].map(|n| n as i64);
         [
             ("encoder.weight", vec![n, d, latents]),
             ("encoder.bias", vec![latents]),
