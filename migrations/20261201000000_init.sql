@@ -546,7 +546,7 @@ CREATE TABLE publication_file (
     path TEXT NOT NULL,
     -- The SAE that it is a file of; NULL for the model card and other files that are of all.
     sae_id INTEGER REFERENCES sae (sae_id),
-    -- Format of the SAE, `sparsify`, `saelens` or `circuit-tracer`; NULL where there is no SAE.
+    -- Format of the SAE, `sparsify`, `saelens`, `circuit-tracer` or `crosscoder-learning`; NULL where there is no SAE.
     layout TEXT,
     -- Size, in bytes.
     n_bytes INTEGER NOT NULL,
@@ -558,7 +558,8 @@ CREATE TABLE publication_file (
     -- commit may have been trained again since.
     seen_ms INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (publication_id, path),
-    CONSTRAINT publication_file_layout CHECK (layout IN ('sparsify', 'saelens', 'circuit-tracer')),
+    CONSTRAINT publication_file_layout
+        CHECK (layout IN ('sparsify', 'saelens', 'circuit-tracer', 'crosscoder-learning')),
     CONSTRAINT publication_file_sae CHECK ((sae_id IS NULL) = (layout IS NULL)),
     CONSTRAINT publication_file_is_new CHECK (is_new IN (0, 1))
 ) STRICT, WITHOUT ROWID;

@@ -39,6 +39,7 @@ mod private;
 mod programs;
 mod provenance;
 mod publish;
+mod publish_crosscoders;
 mod publish_transcoders;
 mod readme;
 mod recipes;

@@ -31,7 +31,7 @@ pub struct PublishArgs {
     pub revision: Option<String>,
     /// How the SAEs are stored [default: for each job the first that holds its kind]. With `sparsify` and `saelens`,
     /// SAELens's is in a folder `saelens` of each SAE. `circuit-tracer` takes the transcoders of one job at the MLPs of
-    /// all layers, also cross-layer transcoders.
+    /// all layers, also cross-layer transcoders. Crosscoders are in the layout `crosscoder-learning`.
     #[arg(long, value_name = "LAYOUT,...", value_delimiter = ',')]
     pub layout: Vec<LayoutArg>,
     /// A folder of the repository that all SAEs go into.
@@ -59,7 +59,7 @@ pub struct PublishArgs {
     pub store: StoreArgs,
 }
 
-/// How SAEs are stored on the Hub: as sparsify has them, as SAELens, or as circuit-tracer.
+/// How SAEs are stored on the Hub: as sparsify has them, or as SAELens, circuit-tracer or crosscoder_learning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "clap would give each a paragraph of `--help`")]
 pub enum LayoutArg {
@@ -67,4 +67,5 @@ pub enum LayoutArg {
     #[value(name = "saelens")]
     SaeLens,
     CircuitTracer,
+    CrosscoderLearning,
 }

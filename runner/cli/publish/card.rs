@@ -1,7 +1,7 @@
 //! The model card: what a stranger wants to know about the SAEs, from the database.
 
+use super::crosscoders::{Crosscoder, CrosscoderUse};
 use super::listed::Listed;
-use super::public::PublicJob;
 use crate::error::CliError;
 use crate::show::table::{count, k_of, number};
 use minijinja::value::Serde;
@@ -9,6 +9,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use plan::SaeLayout;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 const NAME: &str = "card.md";
 
@@ -20,6 +21,7 @@ pub(super) struct Card<'a> {
     pub(super) license: Option<&'a str>,
     /// The SAEs of the repository, those of earlier publications too.
     pub(super) saes: &'a [Listed],
+    pub(super) runs_dir: &'a Path,
     /// Whether the text of the sweeps is included, unchanged.
     pub(super) include_sweep: bool,
 }
@@ -66,23 +68,28 @@ impl Card<'_> {
             let place = sae.places.get(&SaeLayout::Sparsify);
             place.is_some_and(|folder| !folder.contains('/'))
         };
+        let crosscoders = self.saes.iter().filter_map(Crosscoder::of);
+        let loadable = |sae| CrosscoderUse::of(sae, self.runs_dir);
+        let crosscoder = self.saes.iter().find_map(loadable);
         // What has a slash is of the Hub.
-        let of_hub = |name: fn(&PublicJob) -> &str| {
-            let names = self.saes.iter().map(|sae| name(&sae.public));
-            let names: BTreeSet<_> = names.filter(|name| name.contains('/')).collect();
-            Value::from_iter(names)
+        let of_hub = |names: BTreeSet<&str>| {
+            let names = names.into_iter().filter(|name| name.contains('/'));
+            Value::from_iter(names.map(str::to_owned))
         };
         let card = context! {
             repo => self.repo,
             license => self.license,
-            base_models => of_hub(|job| &job.model),
-            datasets => of_hub(|job| &job.dataset),
+            base_models => of_hub(self.models()),
+            datasets => of_hub(self.datasets()),
             summary => self.summary(),
             saes => Value::from(Serde(saes)),
             sparsify => place(&SaeLayout::Sparsify),
             are_loaded_at_once => self.saes.iter().all(is_loaded_at_once),
             saelens => place(&SaeLayout::SaeLens),
             circuit_tracer => self.circuit_tracer_sets(),
+            crosscoders => Value::from(Serde(crosscoders.collect::<Vec<_>>())),
+            crosscoder => Value::from(Serde(crosscoder)),
+            branch => self.branch,
             encoded => self.saes.iter().find_map(Listed::in_folder),
             has_thresholds => self.saes.iter().any(|sae| sae.sae.result.threshold.is_some()),
             jobs => Value::from(Serde(self.jobs())),
@@ -100,16 +107,25 @@ impl Card<'_> {
         }
     }
 
-    fn summary(&self) -> String {
+    /// The models that the SAEs are of.
+    fn models(&self) -> BTreeSet<&str> {
         let of = self.saes.iter().map(|sae| &sae.public);
-        let models: BTreeSet<_> = of.clone().map(|of| of.model.as_str()).collect();
-        let datasets: BTreeSet<_> = of.map(|of| of.dataset.as_str()).collect();
+        let models = of.flat_map(|of| [Some(&of.model), of.crosscoder_model.as_ref()]);
+        models.flatten().map(String::as_str).collect()
+    }
+
+    fn datasets(&self) -> BTreeSet<&str> {
+        let of = self.saes.iter().map(|sae| &sae.public);
+        of.map(|of| of.dataset.as_str()).collect()
+    }
+
+    fn summary(&self) -> String {
         let join = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
         format!(
             "{} on activations of {}, trained on {} with sae-run {}.",
             self.what(),
-            join(models),
-            join(datasets),
+            join(self.models()),
+            join(self.datasets()),
             env!("CARGO_PKG_VERSION")
         )
     }
@@ -127,6 +143,8 @@ impl Card<'_> {
             "cross-layer transcoder's layer"
         } else if are_all("transcoder ") {
             "transcoder"
+        } else if are_all("crosscoder ") {
+            "crosscoder"
         } else {
             "sparse autoencoder"
         };

@@ -11,6 +11,7 @@ pub(super) fn asked_for(args: &[LayoutArg]) -> Vec<SaeLayout> {
         LayoutArg::Sparsify => SaeLayout::Sparsify,
         LayoutArg::SaeLens => SaeLayout::SaeLens,
         LayoutArg::CircuitTracer => SaeLayout::CircuitTracer,
+        LayoutArg::CrosscoderLearning => SaeLayout::CrosscoderLearning,
     };
     let mut layouts: Vec<_> = args.iter().map(layout).collect();
     layouts.sort_unstable();
@@ -56,6 +57,9 @@ fn holds(layout: SaeLayout, config: &TrainConfig) -> bool {
         config.activation,
         Activation::JumpRelu | Activation::BatchTopK | Activation::Relu
     );
+    if config.crosscoder {
+        return layout == SaeLayout::CrosscoderLearning;
+    }
     if config.cross_layer {
         return layout == SaeLayout::CircuitTracer && is_by_latent && !config.skip_connection;
     }
@@ -67,12 +71,15 @@ fn holds(layout: SaeLayout, config: &TrainConfig) -> bool {
         (SaeLayout::SaeLens, Activation::Gated) => !config.transcode,
         (SaeLayout::SaeLens, activation) => activation != Activation::GroupMax,
         (SaeLayout::CircuitTracer, _) => config.transcode && is_by_latent,
+        (SaeLayout::CrosscoderLearning, _) => false,
     }
 }
 
 /// `a transcoder of the kind gated`.
 fn described(kind: &str, config: &TrainConfig) -> String {
-    let (what, prefix) = if config.cross_layer {
+    let (what, prefix) = if config.crosscoder {
+        ("a crosscoder", "crosscoder ")
+    } else if config.cross_layer {
         ("a layer of a cross-layer transcoder", "cross-layer ")
     } else if config.transcode {
         ("a transcoder", "transcoder ")

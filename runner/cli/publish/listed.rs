@@ -23,7 +23,11 @@ impl Listed {
 
     /// Where tools that expect a folder for each SAE find it.
     pub(super) fn in_folder(&self) -> Option<&str> {
-        let layouts = [SaeLayout::Sparsify, SaeLayout::SaeLens];
+        let layouts = [
+            SaeLayout::Sparsify,
+            SaeLayout::SaeLens,
+            SaeLayout::CrosscoderLearning,
+        ];
         let mut found = layouts.iter().filter_map(|layout| self.places.get(layout));
         found.next().map(String::as_str)
     }

@@ -2,6 +2,7 @@
 
 mod card;
 mod circuit_tracer;
+mod crosscoders;
 mod layouts;
 mod listed;
 mod parts;
@@ -28,7 +29,7 @@ use parts::Part;
 use plan::runs_layout::DATABASE;
 use plan::{Order, ProveTask, SaeForm, SaeLayout, Task};
 use public::PublicJob;
-use sae_files::{CIRCUIT_TRACER_CONFIG, files_of};
+use sae_files::{CIRCUIT_TRACER_CONFIG, CROSSCODER_MODEL_FILE, crosscoder_class, files_of};
 use selection::Chosen;
 use staging::Staging;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -154,6 +155,7 @@ impl Publisher<'_> {
             parts.extend(layouts.iter().map(|layout| {
                 match layout {
                     SaeLayout::Sparsify => Part::new(chosen, SaeForm::Sparsify),
+                    SaeLayout::CrosscoderLearning => Part::new(chosen, SaeForm::Crosscoder),
                     SaeLayout::SaeLens => {
                         let order = orders.get(&chosen.sae.result.job_id);
                         let form = SaeForm::SaeLens(saelens::metadata(chosen, order));
@@ -194,7 +196,11 @@ impl Publisher<'_> {
                 // The checkpoint itself has this layout.
                 task.dir
             };
-            outgoing.extend(files_of(&part.form).into_iter().map(|name| Outgoing {
+            let mut names = files_of(&part.form);
+            if part.form == SaeForm::Crosscoder && crosscoder_class(&dir).is_some() {
+                names.push(CROSSCODER_MODEL_FILE.to_owned());
+            }
+            outgoing.extend(names.into_iter().map(|name| Outgoing {
                 file: UploadFile {
                     path: part.path_of(&name),
                     source: UploadSource::File(dir.join(name)),
@@ -213,7 +219,8 @@ impl Publisher<'_> {
             dir: part.chosen.checkpoint(&self.runs_dir),
             form: part.form.clone(),
             out: staged.join(sae.sae_id.to_string()),
-            is_kept: part.form != SaeForm::Sparsify,
+            // Training wrote these forms itself.
+            is_kept: !matches!(part.form, SaeForm::Sparsify | SaeForm::Crosscoder),
         }
     }
 
@@ -286,6 +293,7 @@ impl Publisher<'_> {
             branch: self.args.revision.as_deref(),
             license: self.args.license.as_deref(),
             saes: listed,
+            runs_dir: &self.runs_dir,
             include_sweep: self.args.include_sweep,
         };
         card.render()

@@ -14,7 +14,13 @@ const A_FOLDER: &str = "a local folder";
 /// Folders that hold a folder for each user.
 const USER_FOLDERS: [&str; 3] = ["/home", "/Users", "/export/home"];
 /// Settings that name a model, data or SAEs.
-const NAMES: [&str; 4] = ["model", "dataset", "eval_dataset", "finetune"];
+const NAMES: [&str; 5] = [
+    "model",
+    "crosscoder_model",
+    "dataset",
+    "eval_dataset",
+    "finetune",
+];
 /// Settings with arguments for a data set, and the setting that names it.
 const DATA_ARGS: [(&str, &str); 2] = [("data_args", "dataset"), ("eval_data_args", "eval_dataset")];
 
@@ -25,6 +31,8 @@ pub(super) struct PublicJob {
     pub(super) name: String,
     pub(super) recipe: String,
     pub(super) model: String,
+    /// The other one of a crosscoder over two models.
+    pub(super) crosscoder_model: Option<String>,
     pub(super) dataset: String,
     /// Its settings, as JSON.
     pub(super) settings: String,
@@ -40,6 +48,10 @@ impl PublicJob {
             name: names.label(&sae.result.job, &settings),
             recipe: names.name(&of.recipe),
             model: names.name(&of.model),
+            crosscoder_model: settings
+                .get("crosscoder_model")
+                .and_then(Value::as_str)
+                .map(|name| names.name(name)),
             dataset: names.name(&of.dataset),
             settings: names.settings(settings),
         }
@@ -64,16 +76,20 @@ impl PublicNames {
         let jobs = order.jobs.iter().chain(&order.evaluate);
         for TrainConfig {
             model,
+            crosscoder_model,
             dataset,
             eval_dataset,
             ..
         } in jobs.map(|job| &job.job.config)
         {
             let model = order.model_commit.is_some().then_some(model);
+            let second = order.second_model.as_ref();
+            let second = second.and_then(|second| second.commit.as_ref());
+            let second = second.and(crosscoder_model.as_ref());
             let dataset = is_of_hub(&order.dataset).then_some(dataset);
             let eval_dataset = eval_dataset.as_ref().filter(|_| has_eval_data);
             of_hub.extend(
-                [model, dataset, eval_dataset]
+                [model, second, dataset, eval_dataset]
                     .into_iter()
                     .flatten()
                     .cloned(),
@@ -252,6 +268,7 @@ mod tests {
             "eval_dataset": "org/text",
             "eval_data_args": {"name": "en", "data_files": ["part/*.parquet", "../secret/d"]},
             "finetune": "secret/saes",
+            "crosscoder_model": "secret/tuned",
             "text_column": "text.body",
             "unheard_of": "/secret/e",
             "k": 4,
@@ -266,6 +283,7 @@ mod tests {
             "eval_dataset": "org/text",
             "eval_data_args": {"name": "en", "data_files": ["part/*.parquet", "d"]},
             "finetune": "saes",
+            "crosscoder_model": "tuned",
             "text_column": "text.body",
             "unheard_of": "e",
             "k": 4,

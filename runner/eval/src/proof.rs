@@ -2,7 +2,7 @@
 
 use crate::EvalError;
 use fault::Fault;
-use plan::{ProveTask, SaeForm};
+use plan::{ProveTask, SaeForm, SaeLensMetadata};
 use sae::{LoadOptions, Sae, with_seed};
 use std::fs;
 use std::path::Path;
@@ -58,6 +58,7 @@ fn written(own: &Sae, form: &SaeForm, out: &Path) -> Result<Sae, EvalError> {
     match form {
         SaeForm::Sparsify => own.save_to_disk(out)?,
         SaeForm::SaeLens(metadata) => own.save_saelens(out, metadata)?,
+        SaeForm::Crosscoder => own.save_crosscoder(out, &SaeLensMetadata::default())?,
         SaeForm::CircuitTracer { layer } => {
             own.save_circuit_tracer(out, *layer)?;
             let options = LoadOptions::from(Device::Cpu);
@@ -130,7 +131,6 @@ fn is_close(a: &Tensor, b: &Tensor) -> Result<bool, EvalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use plan::SaeLensMetadata;
     use sae::SaeConfig;
     use sae_files::files_of;
 
@@ -226,6 +226,33 @@ mod tests {
                 SaeForm::Sparsify,
                 saelens(),
                 SaeForm::CircuitTracer { layer: 1 },
+            ] {
+                let error = write_proven(&task(dir.path(), form)).unwrap_err();
+                assert!(error.to_string().contains("cannot hold"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn crosscoders_compute_the_same_in_the_layout_of_crosscoder_learning() {
+        use sae::Activation::{JumpRelu, Relu, TopK};
+        for (activation, k) in [(TopK, 4), (Relu, 32), (JumpRelu, 32)] {
+            let dir = tempfile::tempdir().unwrap();
+            let cfg = SaeConfig {
+                activation,
+                normalize_decoder: false,
+                hookpoints: ["a", "b", "c"].map(str::to_owned).into(),
+                ..SaeConfig::topk(24, 32, k)
+            };
+            let mut sae = Sae::new(cfg, 1, Device::Cpu).unwrap();
+            sae.b_dec = random(&[24]);
+            let metadata = SaeLensMetadata::default();
+            sae.save(&dir.path().join("own"), &metadata).unwrap();
+            proves(task(dir.path(), SaeForm::Crosscoder));
+            for form in [
+                SaeForm::Sparsify,
+                saelens(),
+                SaeForm::CircuitTracer { layer: 0 },
             ] {
                 let error = write_proven(&task(dir.path(), form)).unwrap_err();
                 assert!(error.to_string().contains("cannot hold"), "{error}");

@@ -305,6 +305,8 @@ pub enum SaeForm {
         /// From 0.
         layer: usize,
     },
+    /// A crosscoder, as training writes it.
+    Crosscoder,
     /// The layer of a cross-layer transcoder.
     CrossLayer {
         /// From 0.
@@ -318,6 +320,7 @@ impl SaeForm {
         match self {
             Self::Sparsify => SaeLayout::Sparsify,
             Self::SaeLens(_) => SaeLayout::SaeLens,
+            Self::Crosscoder => SaeLayout::CrosscoderLearning,
             Self::CircuitTracer { .. } | Self::CrossLayer { .. } => SaeLayout::CircuitTracer,
         }
     }
@@ -334,11 +337,18 @@ pub enum SaeLayout {
     /// `layer_{i}.safetensors` for each layer's MLP and one `config.yaml`, as circuit-tracer reads them; for a
     /// cross-layer transcoder, `W_enc_{i}.safetensors` and `W_dec_{i}.safetensors`.
     CircuitTracer,
+    /// `cfg.json`, `model.safetensors` and `config.json`: crosscoders, as crosscoder_learning reads them.
+    CrosscoderLearning,
 }
 
 impl SaeLayout {
     /// All of them, in the order in which they are named and shown.
-    pub const ALL: [Self; 3] = [Self::Sparsify, Self::SaeLens, Self::CircuitTracer];
+    pub const ALL: [Self; 4] = [
+        Self::Sparsify,
+        Self::SaeLens,
+        Self::CircuitTracer,
+        Self::CrosscoderLearning,
+    ];
 
     /// Its name in options and in the database.
     pub fn name(self) -> &'static str {
@@ -346,6 +356,7 @@ impl SaeLayout {
             Self::Sparsify => "sparsify",
             Self::SaeLens => "saelens",
             Self::CircuitTracer => "circuit-tracer",
+            Self::CrosscoderLearning => "crosscoder-learning",
         }
     }
 }

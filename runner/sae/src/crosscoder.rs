@@ -7,14 +7,12 @@ use crate::mapped::MappedFile;
 use crate::placing::{no_decoder, placed};
 use crate::{Activation, LoadOptions, Sae, SaeError};
 use plan::{CrosscoderNorm, SaeLensMetadata};
-use sae_files::{CONFIG_FILE, CROSSCODER_WEIGHTS_FILE, CrosscoderConfig};
+use sae_files::{CONFIG_FILE, CROSSCODER_MODEL_FILE, CROSSCODER_WEIGHTS_FILE, CrosscoderConfig};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// What their constructors are given.
-const MODEL_CONFIG_FILE: &str = "config.json";
 /// What is in the file for crosscoder_learning alone.
 const OF_OTHERS: [&str; 2] = ["code_normalization_id", "k"];
 
@@ -23,13 +21,13 @@ impl Sae {
     ///
     /// # Errors
     /// Anything but a crosscoder with topk, relu or thresholds; a folder that cannot be written.
-    pub(crate) fn save_crosscoder(
-        &self,
-        dir: &Path,
-        metadata: &SaeLensMetadata,
-    ) -> Result<(), SaeError> {
+    pub fn save_crosscoder(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
         let config = CrosscoderConfig::new(&self.cfg, metadata.threshold_ema).ok_or_else(|| {
-            let what = format!("an SAE with the activation {}", self.cfg.activation);
+            let what = if self.cfg.is_crosscoder() {
+                format!("a crosscoder with the activation {}", self.cfg.activation)
+            } else {
+                "an SAE that is no crosscoder".to_owned()
+            };
             inexpressible("crosscoder_learning", &what)
         })?;
         if !self.has_decoder() {
@@ -64,7 +62,10 @@ impl Sae {
         let named: Vec<(&str, &Tensor)> = weights.iter().map(|(name, own)| (*name, own)).collect();
         write_safetensors(&named, &dir.join(CROSSCODER_WEIGHTS_FILE))?;
         if let Some(model) = self.model_config([n, d, latents], threshold.as_ref()) {
-            write_file(&dir.join(MODEL_CONFIG_FILE), model.to_string().as_bytes())?;
+            write_file(
+                &dir.join(CROSSCODER_MODEL_FILE),
+                model.to_string().as_bytes(),
+            )?;
         }
         let cfg = serde_json::to_vec(&config).expect("plain fields serialise to JSON");
         write_file(&dir.join(CONFIG_FILE), &cfg)?;
@@ -261,7 +262,16 @@ mod tests {
                 .save(dir.path(), &SaeLensMetadata::default())
                 .unwrap_err(),
         );
-        let expected = "crosscoder_learning's layout cannot hold an SAE with the activation gated";
-        assert_eq!(gated, expected);
+        let cannot = "crosscoder_learning's layout cannot hold";
+        assert_eq!(
+            gated,
+            format!("{cannot} a crosscoder with the activation gated")
+        );
+        let one = Sae::new(SaeConfig::topk(4, 8, 2), 0, Device::Cpu).unwrap();
+        let one = message(
+            one.save_crosscoder(dir.path(), &SaeLensMetadata::default())
+                .unwrap_err(),
+        );
+        assert_eq!(one, format!("{cannot} an SAE that is no crosscoder"));
     }
 }

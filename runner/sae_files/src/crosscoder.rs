@@ -10,6 +10,8 @@ use std::path::Path;
 
 /// Name of the weights' file.
 pub const CROSSCODER_WEIGHTS_FILE: &str = "model.safetensors";
+/// What the constructors of crosscoder_learning are given, of a crosscoder that one of its classes computes.
+pub const CROSSCODER_MODEL_FILE: &str = "config.json";
 
 /// The activation of a crosscoder, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +128,17 @@ impl CrosscoderConfig {
     fn hookpoint(&self) -> String {
         self.hookpoints.join("+")
     }
+}
+
+#[derive(Deserialize)]
+struct ModelConfig {
+    dict_class: String,
+}
+
+/// The class of crosscoder_learning that the crosscoder in `dir` is of; `None`: it has no such class.
+pub fn crosscoder_class(dir: &Path) -> Option<String> {
+    let config: ModelConfig = read_config(&dir.join(CROSSCODER_MODEL_FILE)).ok()?;
+    Some(config.dict_class)
 }
 
 /// Whether `dir` has a crosscoder.

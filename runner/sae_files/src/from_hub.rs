@@ -1,10 +1,10 @@
 //! The SAEs of a repository on the Hugging Face Hub.
 
-use crate::SAELENS_WEIGHTS_FILE;
 use crate::cfg_file::{CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE};
 use crate::error::{code_list, no_saes, no_such_sae};
 use crate::folders::found;
 use crate::folders::select;
+use crate::{CROSSCODER_WEIGHTS_FILE, SAELENS_WEIGHTS_FILE};
 use fault::Fault;
 use hub::{Hub, HubError, ListedFile, ModelListing, Notice, Progress};
 use plan::FoundSae;
@@ -12,6 +12,9 @@ use std::collections::{HashMap, HashSet};
 
 /// The settings of the training that made a repository's SAEs, as sparsify leaves them.
 const TRAINING_CONFIG: &str = "config.json";
+
+/// The weights of an SAE's folder, in each layout that has a folder for each.
+const WEIGHTS: [&str; 3] = [WEIGHTS_FILE, SAELENS_WEIGHTS_FILE, CROSSCODER_WEIGHTS_FILE];
 
 /// The SAEs of a repository on the Hub, which need not be here yet.
 #[derive(Clone, Debug)]
@@ -32,8 +35,8 @@ struct ListedSae {
 
 impl HubSaes {
     /// Finds the SAEs of `repo` at `revision` (a branch, tag or commit; `None`: `main`): every folder
-    /// with `cfg.json` and weights in sparsify's layout or SAELens's. Only the list of files is asked
-    /// for.
+    /// with `cfg.json` and weights in sparsify's layout, SAELens's or crosscoder_learning's. Only the list of files is
+    /// asked for.
     ///
     /// # Errors
     /// No such repository, no access, no network; a repository without SAEs, or with a `cfg.json` of
@@ -138,9 +141,9 @@ fn listed_saes(listing: &ModelListing) -> Vec<ListedSae> {
         folders.entry(folder).or_default().push((name, file));
     }
     let of_folder = |(folder, files): (&str, Vec<(&str, &ListedFile)>)| {
-        let find = |wanted| files.iter().find(|(name, _)| *name == wanted);
+        let find = |wanted: &str| files.iter().find(|(name, _)| *name == wanted);
         let (_, config) = find(CONFIG_FILE)?;
-        let (_, weights) = find(WEIGHTS_FILE).or_else(|| find(SAELENS_WEIGHTS_FILE))?;
+        let (_, weights) = WEIGHTS.into_iter().find_map(find)?;
         let name = match folder {
             "" => listing.repo.rsplit('/').next().unwrap_or(&listing.repo),
             folder => folder,

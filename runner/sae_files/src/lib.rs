@@ -30,7 +30,10 @@ pub use cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
 pub use check::{check_sae, weights_file};
 pub use config::{Activation, SaeConfig};
 pub use cross_layer::{layers_of, outputs_of};
-pub use crosscoder::{CROSSCODER_WEIGHTS_FILE, CrosscoderConfig, is_crosscoder_folder};
+pub use crosscoder::{
+    CROSSCODER_MODEL_FILE, CROSSCODER_WEIGHTS_FILE, CrosscoderConfig, crosscoder_class,
+    is_crosscoder_folder,
+};
 pub use density::{FIRING_DENSITY, read_density};
 pub use error::{io_fault, no_such_sae, unsupported};
 pub use folders::{TrainedOn, digest_saes, find_saes, select, trained_on};

@@ -182,7 +182,9 @@ fn folders_of_saelens_below_others() {
 #[test]
 fn a_repository_without_saes_says_what_it_has() {
     let folder = tempdir().unwrap();
-    for name in ["config.json", "model.safetensors", "cfg.json"] {
+    // A language model, and settings without weights. With both in one folder, it is a crosscoder's.
+    fs::create_dir(folder.path().join("layers.0")).unwrap();
+    for name in ["config.json", "model.safetensors", "layers.0/cfg.json"] {
         fs::write(folder.path().join(name), "{}").unwrap();
     }
     let there = There::with(folder.path());
