@@ -155,8 +155,13 @@ fn updates_of_one_part_make_no_gradient_of_a_matrix() {
 
 #[test]
 fn a_kernel_that_computes_something_else_is_left_out() {
-    for kernel in ["squared_error", "rows_adam"] {
-        let workspace = with_jobs(SHORT, &[("adam", "optimizer='adam'")]);
+    let nested = "activation='batchtopk', matryoshka_widths=[0.5], loss_fn='mse', optimizer='adam'";
+    for (kernel, settings) in [
+        ("squared_error", "optimizer='adam'"),
+        ("nested_errors", nested),
+        ("rows_adam", "optimizer='adam'"),
+    ] {
+        let workspace = with_jobs(SHORT, &[("adam", settings)]);
         let mut command = command(&workspace, "log", &ON_DEVICE);
         command
             .env("SAE_RUN_KERNELS", "own")

@@ -32,6 +32,16 @@ DEVICE int warp() { return threadIdx.x / WARP; }
 
 DEVICE bool is_aligned(const void* pointer) { return (u64)pointer % 16 == 0; }
 
+// Which entries are a token's: `k` of them, or as many as there are from `starts[token]` to `starts[token + 1]`.
+struct EntriesOfToken {
+    i64 first;
+    int n;
+
+    METHOD EntriesOfToken(const i64* starts, int k, i64 token)
+        : first(starts ? __ldg(starts + token) : token * k),
+          n(starts ? (int)(__ldg(starts + token + 1) - first) : k) {}
+};
+
 // Numbers of a row that a thread reads at a time. N: 4 where rows begin at multiples of 16 bytes and their width is a
 // multiple of four, else 1.
 template <int N>

@@ -68,7 +68,7 @@ DEVICE void sum_rows(i64 n, const float* rows, int width, const Staged& staged, 
 }
 
 template <int N>
-DEVICE void sum_of_token(const float* values, const i64* indices, const float* rows, const float* bias, int k, int width,
+DEVICE void sum_of_token(const float* values, const i64* indices, const float* rows, const float* bias, int n, int width,
                          float* out) {
     Staged staged(shared_memory());
     auto stage = [&](i64 idx, float& factor, i64& start) {
@@ -79,19 +79,21 @@ DEVICE void sum_of_token(const float* values, const i64* indices, const float* r
         if (bias) add_scaled(sum, 1, read<N>(bias + column));
         write(out + column, sum);
     };
-    sum_rows<N>(k, rows, width, staged, stage, finish);
+    sum_rows<N>(n, rows, width, staged, stage, finish);
 }
 
-// Bytes of a token: 4 width (k + 1) + 12 k, and the bias from a cache. FLOPs: 2 width k.
+// Bytes of a token: 4 width (n + 1) + 12 n, of n entries, and the bias from a cache. FLOPs: 2 width n.
 KERNEL(SUM_THREADS, 4)
-sparse_times_rows(const float* values, const i64* indices, const float* rows, const float* bias, int k, int width,
-                  float* out) {
-    i64 first = (i64)blockIdx.x * k;
+sparse_times_rows(const float* values, const i64* indices, const i64* starts, const float* rows, const float* bias,
+                  int k, int width, float* out) {
+    EntriesOfToken entries(starts, k, blockIdx.x);
+    const float* of_values = values + entries.first;
+    const i64* of_indices = indices + entries.first;
     float* out_row = out + (i64)blockIdx.x * width;
     if (width % FOUR == 0 && is_aligned(rows) && is_aligned(bias) && is_aligned(out))
-        sum_of_token<FOUR>(values + first, indices + first, rows, bias, k, width, out_row);
+        sum_of_token<FOUR>(of_values, of_indices, rows, bias, entries.n, width, out_row);
     else
-        sum_of_token<1>(values + first, indices + first, rows, bias, k, width, out_row);
+        sum_of_token<1>(of_values, of_indices, rows, bias, entries.n, width, out_row);
 }
 
 constexpr int ERROR_THREADS = 128;
@@ -115,11 +117,13 @@ struct Token {
     const float* b_dec;
     const float* target;
     float* grad_out;
-    int k;
+    int n;
     int width;
-    // The warp's part of shared memory. For each entry, the gradient at its activation: `[k]`.
+    // Whether rows of entries with activation 0 are read, too.
+    bool reads_idle;
+    // The warp's part of shared memory. For each entry, the gradient at its activation: `[n]`.
     float* dots;
-    // The rows' columns: `[k, TILE_COLUMNS]`, or fewer.
+    // The rows' columns: `[n, TILE_COLUMNS]`, or fewer.
     float* kept;
 
     METHOD int part() const { return lane() / LANES_OF_ROW; }
@@ -130,33 +134,33 @@ struct Token {
         return kept + (entry * LANES_OF_ROW + lane() % LANES_OF_ROW) * N;
     }
 
-    // Columns of an entry's row; zeros if it has no part in the reconstruction.
+    // Columns of an entry's row; zeros if it is not read.
     template <int N>
-    METHOD Numbers<N> row_part(float act, int entry, int column) const {
-        bool is_read = act != 0 && column < width;
+    METHOD Numbers<N> row_part(float act, int entry, int column, int end) const {
+        bool is_read = (act != 0 || (reads_idle && entry < end)) && column < width;
         return is_read ? read<N>(w_dec + __ldg(indices + entry) * width + column) : zeros<N>();
     }
 
-    METHOD float act(int entry) const { return entry < k ? __ldg(acts + entry) : 0; }
+    METHOD float act(int entry, int end) const { return entry < end ? __ldg(acts + entry) : 0; }
 
-    // The sum of the entries' columns.
+    // The sum of the columns of the entries from `begin` to `end`.
     template <int N, bool KEEPS>
-    METHOD Numbers<N> decoded(int column) const {
+    METHOD Numbers<N> decoded(int column, int begin, int end) const {
         Numbers<N> sum = zeros<N>();
-        for (int first = part(); first < k; first += ROWS_OF_LANE * ROWS_AT_ONCE) {
+        for (int first = begin + part(); first < end; first += ROWS_OF_LANE * ROWS_AT_ONCE) {
             Numbers<N> rows[ROWS_OF_LANE];
             float factors[ROWS_OF_LANE];
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_LANE; idx++) {
                 int entry = first + idx * ROWS_AT_ONCE;
-                factors[idx] = act(entry);
-                rows[idx] = row_part<N>(factors[idx], entry, column);
+                factors[idx] = act(entry, end);
+                rows[idx] = row_part<N>(factors[idx], entry, column, end);
             }
 #pragma unroll
             for (int idx = 0; idx < ROWS_OF_LANE; idx++) {
                 int entry = first + idx * ROWS_AT_ONCE;
                 add_scaled(sum, factors[idx], rows[idx]);
-                if (KEEPS && entry < k) write(kept_part<N>(entry), rows[idx]);
+                if (KEEPS && entry < end) write(kept_part<N>(entry), rows[idx]);
             }
         }
 #pragma unroll
@@ -168,33 +172,40 @@ struct Token {
         return sum;
     }
 
-    // Adds the columns' part of `grad . row` for each entry.
+    // Adds the columns' part of `grad . row` for each of these entries.
     template <int N, bool KEEPS>
-    METHOD void add_dots(int column, const Numbers<N>& grad) const {
+    METHOD void add_dots(int column, const Numbers<N>& grad, int begin, int end) const {
 #pragma unroll 4
-        for (int first = 0; first < k; first += ROWS_AT_ONCE) {
+        for (int first = begin; first < end; first += ROWS_AT_ONCE) {
             int entry = first + part();
             float sum = 0;
-            if (KEEPS && entry < k)
+            if (KEEPS && entry < end)
                 sum = dot(grad, read_own<N>(kept_part<N>(entry)));
             else if (!KEEPS)
-                sum = dot(grad, row_part<N>(act(entry), entry, column));
+                sum = dot(grad, row_part<N>(act(entry, end), entry, column, end));
 #pragma unroll
             for (int away = 1; away < LANES_OF_ROW; away *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, away);
-            if (lane() % LANES_OF_ROW == 0 && entry < k) dots[entry] += sum;
+            if (lane() % LANES_OF_ROW == 0 && entry < end) dots[entry] += sum;
         }
+    }
+
+    // Whether its pre-activation has a gradient.
+    METHOD bool is_reached(int entry) const { return reads_idle || __ldg(acts + entry) > 0; }
+
+    METHOD void clear_dots() const {
+        for (int entry = lane(); entry < n; entry += WARP) dots[entry] = 0;
+        __syncwarp();
     }
 
     // The warp's tiles; gives the lane's part of the squared error.
     template <int N, bool KEEPS>
     METHOD double tiles() const {
         double squares = 0;
-        for (int entry = lane(); entry < k; entry += WARP) dots[entry] = 0;
-        __syncwarp();
+        clear_dots();
         constexpr int COLUMNS = LANES_OF_ROW * N;
         for (int tile = warp() * COLUMNS; tile < width; tile += ERROR_WARPS * COLUMNS) {
             int column = tile + lane() % LANES_OF_ROW * N;
-            Numbers<N> error = zeros<N>(), grad = zeros<N>(), sum = decoded<N, KEEPS>(column);
+            Numbers<N> error = zeros<N>(), grad = zeros<N>(), sum = decoded<N, KEEPS>(column, 0, n);
             if (column < width) {
                 add_scaled(sum, 1, read<N>(b_dec + column));
                 error = read<N>(target + column);
@@ -209,7 +220,7 @@ struct Token {
                 }
             }
             // A lane keeps what it needs itself, so none waits for another.
-            add_dots<N, KEEPS>(column, grad);
+            add_dots<N, KEEPS>(column, grad, 0, n);
         }
         return squares;
     }
@@ -217,7 +228,7 @@ struct Token {
 
 template <int N>
 DEVICE double squares_of_token(const Token& token) {
-    return token.k <= MOST_KEPT ? token.tiles<N, true>() : token.tiles<N, false>();
+    return token.n <= MOST_KEPT ? token.tiles<N, true>() : token.tiles<N, false>();
 }
 
 // Bytes of a token: 4 width (k + 2) + 16 k (twice as many of the rows where k is above 192), and b_dec from a cache.
@@ -236,6 +247,7 @@ squared_error(const float* acts, const i64* indices, const float* w_dec, const f
                    grad_out + column,
                    k,
                    width,
+                   false,
                    dots + warp() * k,
                    kept + warp() * k * TILE_COLUMNS};
     bool aligned = width % FOUR == 0 && is_aligned(w_dec) && is_aligned(b_dec) && is_aligned(target) &&
@@ -246,7 +258,7 @@ squared_error(const float* acts, const i64* indices, const float* w_dec, const f
         float grad = 0;
 #pragma unroll
         for (int of_warp = 0; of_warp < ERROR_WARPS; of_warp++) grad += dots[of_warp * k + idx];
-        grad_pre[entry + idx] = token.act(idx) > 0 ? grad : 0;
+        grad_pre[entry + idx] = token.is_reached(idx) ? grad : 0;
     }
     __syncthreads();
     double* of_warps = (double*)shared_memory();

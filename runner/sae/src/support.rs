@@ -1,7 +1,9 @@
 //! At which latents of a token there are numbers, and what is computed from them: at all, or at some. The formulas of
 //! losses are the same for both.
 
-use crate::kernels::{Listed, NestedErrors, SortedEntries, nested_errors};
+use crate::kernels::{
+    Acts, Listed, NestedErrors, SortedEntries, is_within, nested_errors, nested_rows, ranges,
+};
 use crate::{Level, SaeError};
 use tch::{Kind, TchError, Tensor};
 
@@ -66,46 +68,44 @@ impl Support {
         self.sums_by_latent(&acts.f_gt(0.0)?.f_to_kind(Kind::Float)?, num_latents)
     }
 
-    /// Reconstructs `target`: `[n_tokens, d_out]` from `acts`, from the latents below the end of each level.
+    /// Reconstructs `target`: `[n_tokens, d_out]` from activations where the support is, of the latents below the end of
+    /// each level.
     pub(crate) fn reconstruct(
+        &self,
+        acts: Acts<'_>,
+        (w_dec, b_dec): (&Tensor, &Tensor),
+        target: &Tensor,
+        levels: &[Level],
+    ) -> Result<NestedErrors, SaeError> {
+        let at = match self {
+            Self::All => {
+                return self.reconstruct_from_all(acts.numbers, (w_dec, b_dec), target, levels);
+            }
+            Self::Some(at) => at,
+        };
+        let pairs = levels.iter().map(|level| (level.end, level.weight as f32));
+        let of_levels = (target, &*pairs.collect::<Vec<_>>());
+        Ok(nested_errors(at, acts, (w_dec, b_dec), of_levels)?)
+    }
+
+    fn reconstruct_from_all(
         &self,
         acts: &Tensor,
         (w_dec, b_dec): (&Tensor, &Tensor),
         target: &Tensor,
         levels: &[Level],
     ) -> Result<NestedErrors, SaeError> {
-        if let Self::Some(at) = self {
-            let pairs = levels.iter().map(|level| (level.end, level.weight as f32));
-            let errors = nested_errors(
-                at,
-                acts,
-                (w_dec, b_dec),
-                (target, &pairs.collect::<Vec<_>>()),
-            )?;
-            if let Some(errors) = errors {
-                return Ok(errors);
-            }
-        }
-        let mut sae_out = b_dec.f_unsqueeze(0)?;
-        let (mut errors, mut rows) = (Vec::new(), Vec::new());
-        for range in ranges(levels) {
-            sae_out = sae_out.f_add(&self.decoded(acts, w_dec, range)?)?;
-            let error = sae_out.f_sub(target)?;
-            errors.push(error.f_square()?.f_sum(Kind::Double)?);
-            rows.push(error);
-        }
-        let mut later: Option<Tensor> = None;
-        for (row, level) in rows.iter_mut().zip(levels).rev() {
-            let own = row.f_mul_scalar(2.0 * level.weight)?;
-            *row = match &later {
-                None => own,
-                Some(later) => own.f_add(later)?,
-            };
-            later = Some(row.shallow_clone());
-        }
+        let ends = ends(levels);
+        let weights: Vec<f32> = levels.iter().map(|level| level.weight as f32).collect();
+        let parts = ranges(&ends).map(|range| self.decoded(acts, w_dec, range));
+        let (errors, rows) = nested_rows((b_dec, target), parts, &weights)?;
+        let dots = rows.iter().zip(ranges(&ends)).map(|(rows, (start, end))| {
+            rows.f_matmul(&w_dec.f_narrow(0, start, end - start)?.f_tr()?)
+        });
+        let dots = dots.collect::<Result<Vec<_>, TchError>>()?;
         Ok(NestedErrors {
-            grad_acts: self.nested_dots(&rows, w_dec, levels)?,
-            errors: Tensor::f_stack(&errors, 0)?,
+            grad_acts: Tensor::f_cat(&dots, 1)?,
+            errors,
             grad_out: Tensor::f_stack(&rows, 0)?,
         })
     }
@@ -122,7 +122,9 @@ impl Support {
                 let acts = acts.f_narrow(1, start, end - start)?;
                 acts.f_matmul(&w_dec.f_narrow(0, start, end - start)?)
             }
-            Self::Some(at) => at.times_rows(&acts.f_mul(&is_within(at, (start, end))?)?, w_dec),
+            Self::Some(at) => {
+                at.times_rows(&acts.f_mul(&is_within(&at.indices, (start, end))?)?, w_dec)
+            }
         }
     }
 
@@ -131,33 +133,6 @@ impl Support {
         match self {
             Self::All => rows.f_matmul(&w_dec.f_tr()?),
             Self::Some(at) => at.dots(rows, w_dec),
-        }
-    }
-
-    /// The products of each level's rows with the decoder's, where the support is.
-    fn nested_dots(
-        &self,
-        rows: &[Tensor],
-        w_dec: &Tensor,
-        levels: &[Level],
-    ) -> Result<Tensor, TchError> {
-        let parts = rows.iter().zip(ranges(levels));
-        match self {
-            Self::All => {
-                let dots = |(rows, (start, end)): (&Tensor, (i64, i64))| {
-                    rows.f_matmul(&w_dec.f_narrow(0, start, end - start)?.f_tr()?)
-                };
-                let dots = parts.map(dots).collect::<Result<Vec<_>, TchError>>()?;
-                Tensor::f_cat(&dots, 1)
-            }
-            Self::Some(at) => {
-                let mut sum = Tensor::f_zeros(at.indices.size(), (w_dec.kind(), w_dec.device()))?;
-                for (rows, range) in parts {
-                    let dots = at.dots(rows, w_dec)?;
-                    sum = sum.f_add(&dots.f_mul(&is_within(at, range)?)?)?;
-                }
-                Ok(sum)
-            }
         }
     }
 
@@ -192,7 +167,8 @@ impl Support {
                 }
             }
         };
-        let w_dec = (0..).zip(ranges(levels)).map(of_level);
+        let ends = ends(levels);
+        let w_dec = (0..).zip(ranges(&ends)).map(of_level);
         Ok(LatentGradients {
             w_dec: Tensor::f_cat(&w_dec.collect::<Result<Vec<_>, TchError>>()?, 0)?,
             encoder_bias: self.sums_by_latent(grad_pre, num_latents)?,
@@ -216,27 +192,12 @@ impl Support {
     /// By latent, for the CPU's kernels. `None`: those do not take them.
     pub(crate) fn sorted(&self, values: [&Tensor; 2], levels: &[Level]) -> Option<SortedEntries> {
         let Self::Some(at) = self else { return None };
-        let ends: Vec<usize> = levels.iter().map(|level| level.end).collect();
+        let ends = ends(levels);
         let num_latents = ends.last().map_or(0, |end| *end as i64);
         SortedEntries::listed(at, values, &ends, num_latents)
     }
 }
 
-/// The latents of each level: from the end of the one before on, below its own.
-fn ranges(levels: &[Level]) -> impl DoubleEndedIterator<Item = (i64, i64)> {
-    let start = |level: usize| {
-        level
-            .checked_sub(1)
-            .map_or(0, |before| levels[before].end as i64)
-    };
-    (0..levels.len()).map(move |level| (start(level), levels[level].end as i64))
-}
-
-/// 1 at the entries of latents in a range, and 0 at others: `[n_entries]`, Float.
-fn is_within(at: &Listed, (start, end): (i64, i64)) -> Result<Tensor, TchError> {
-    let is_within = at
-        .indices
-        .f_ge(start)?
-        .f_logical_and(&at.indices.f_lt(end)?)?;
-    is_within.f_to_kind(Kind::Float)
+fn ends(levels: &[Level]) -> Vec<usize> {
+    levels.iter().map(|level| level.end).collect()
 }

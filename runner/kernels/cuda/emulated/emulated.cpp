@@ -15,6 +15,7 @@
 #include "../topk.cu"
 #include "../dots.cu"
 #include "../tokens.cu"
+#include "../nested.cu"
 #include "../latents.cu"
 #include "../update.cu"
 #include "faulty.cu"
@@ -238,9 +239,10 @@ struct Call<FUNCTION> {
 const std::unordered_map<std::string, void (*)(void**)> KERNELS = {
 #define NAMED(kernel) {#kernel, Call<kernel>::run}
     NAMED(topk_float32), NAMED(topk_bfloat16), NAMED(rescore_topk), NAMED(dots_at_entries),
-    NAMED(sparse_times_rows), NAMED(squared_error), NAMED(rows_gradient), NAMED(latent_sums),
-    NAMED(fire_counts), NAMED(rows_signum), NAMED(rows_adam), NAMED(dense_signum),
-    NAMED(dense_adam), NAMED(faulty_barrier), NAMED(faulty_lines), NAMED(faulty_lanes),
+    NAMED(sparse_times_rows), NAMED(squared_error), NAMED(nested_errors), NAMED(rows_gradient),
+    NAMED(latent_sums), NAMED(fire_counts), NAMED(rows_signum), NAMED(rows_adam),
+    NAMED(dense_signum), NAMED(dense_adam), NAMED(faulty_barrier), NAMED(faulty_lines),
+    NAMED(faulty_lanes),
 #undef NAMED
 };
 

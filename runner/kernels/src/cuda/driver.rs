@@ -16,7 +16,7 @@ use cudarc::driver::sys::{
     self, CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule,
 };
 use std::collections::HashMap;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_int};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -104,8 +104,8 @@ impl Device {
     pub unsafe fn start(&self, launch: &Launch) -> Result<(), Unusable> {
         set_current(self.context)?;
         let Function(function) = self.function(launch.kernel)?;
-        let mut arguments: Vec<_> = launch.arguments.iter().map(address_of).collect();
-        // SAFETY: the arguments are of the kernel's kinds, as `launches.rs` makes them, and the caller vouches for
+        let mut arguments: Vec<_> = launch.arguments.iter().map(Argument::pointer).collect();
+        // SAFETY: the arguments are of the kernel's kinds, as `launches/` makes them, and the caller vouches for
         // what they point at. The null stream is libtorch's: nothing in this program sets another.
         let started = unsafe {
             result::launch_kernel(
@@ -186,16 +186,6 @@ fn load(cubin: &[u8]) -> Result<CUmodule, DriverError> {
 fn set_current(context: CUcontext) -> Result<(), Unusable> {
     // SAFETY: the context is retained for the life of the process.
     unsafe { result::ctx::set_current(context) }.map_err(failed("use the GPU's context"))
-}
-
-fn address_of(argument: &Argument) -> *mut c_void {
-    let pointer: *const c_void = match argument {
-        Argument::Address(address) => (&raw const address.0).cast(),
-        Argument::I32(number) => (&raw const *number).cast(),
-        Argument::I64(number) => (&raw const *number).cast(),
-        Argument::F32(number) => (&raw const *number).cast(),
-    };
-    pointer.cast_mut()
 }
 
 impl Card {

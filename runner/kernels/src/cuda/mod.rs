@@ -1,14 +1,14 @@
 //! The same on an NVIDIA GPU: CUDA C++ sources, and how each kernel of theirs is launched.
 //!
 //! `runner/kernels/cuda/` holds the sources. They are compiled on the user's machine, by NVRTC, as one program
-//! ([`source`]), and need no header of CUDA. `launches.rs` knows the sizes that each kernel can take, and how many
+//! ([`source`]), and need no header of CUDA. `launches/` knows the sizes that each kernel can take, and how many
 //! blocks, threads and bytes of shared memory it needs.
 //!
 //! Every sum is added up in an order that depends on nothing but the sizes: results are the same to the bit on every
 //! run, and on every card. Sums over the entries of a latent are added up as the CPU's kernels do, so gradients of
 //! weights and updates without projection are those of the CPU to the bit.
 //!
-//! - `launches.rs`: a kernel with its sizes and arguments
+//! - `launches/`: a kernel with its sizes and arguments
 //! - `compiler.rs`: NVRTC, and what it made before; `driver.rs`: a GPU, and starting kernels on it; `card.rs`: what is
 //!   known of it
 //!
@@ -27,6 +27,8 @@ pub use card::{Capability, Card, Unusable};
 pub use compiler::{FOLDER, Folders};
 pub use driver::Device;
 
+use std::ffi::c_void;
+
 /// An address on a device. 0: nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub u64);
@@ -42,6 +44,54 @@ pub enum Argument {
     I64(i64),
     /// `float`.
     F32(f32),
+    /// `Levels`.
+    Levels(Levels),
+}
+
+/// The most of [`Levels`].
+pub const MOST_LEVELS: usize = 16;
+
+/// Reconstructions, as `Levels` of nested.cu.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct Levels {
+    n: i32,
+    ends: [u32; MOST_LEVELS],
+    weights: [f32; MOST_LEVELS],
+}
+
+impl Levels {
+    /// Below which latent those of each are, rising, and the weight of its squared error. `None`: more than
+    /// [`MOST_LEVELS`], or none.
+    pub fn new(levels: &[(usize, f32)]) -> Option<Self> {
+        if !(1..=MOST_LEVELS).contains(&levels.len()) {
+            return None;
+        }
+        let mut made = Self {
+            n: levels.len() as i32,
+            ends: [0; MOST_LEVELS],
+            weights: [0.0; MOST_LEVELS],
+        };
+        for (idx, &(end, weight)) in levels.iter().enumerate() {
+            made.ends[idx] = u32::try_from(end).ok()?;
+            made.weights[idx] = weight;
+        }
+        Some(made)
+    }
+}
+
+impl Argument {
+    /// Where it is in memory, as its parameter's type.
+    fn pointer(&self) -> *mut c_void {
+        let pointer: *const c_void = match self {
+            Self::Address(address) => (&raw const address.0).cast(),
+            Self::I32(number) => (&raw const *number).cast(),
+            Self::I64(number) => (&raw const *number).cast(),
+            Self::F32(number) => (&raw const *number).cast(),
+            Self::Levels(levels) => (&raw const *levels).cast(),
+        };
+        pointer.cast_mut()
+    }
 }
 
 /// A kernel with its sizes and arguments.
@@ -67,6 +117,7 @@ pub fn source() -> &'static str {
         include_str!("../../cuda/topk.cu"),
         include_str!("../../cuda/dots.cu"),
         include_str!("../../cuda/tokens.cu"),
+        include_str!("../../cuda/nested.cu"),
         include_str!("../../cuda/latents.cu"),
         include_str!("../../cuda/update.cu"),
     )

@@ -4,7 +4,7 @@
 //! `values`: `[n_tokens, k]` and `indices`: `[n_tokens, k]`, Int64. libtorch's embedding bag is
 //! this product and its derivatives, without a tensor of `n_tokens x k x d_in`.
 
-use super::{Adam, Rule, Signum};
+use super::{Adam, NestedErrors, Rule, Signum};
 use crate::Encoded;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -201,6 +201,70 @@ fn column_sums(values: &Tensor, indices: &Tensor, num_latents: i64) -> Result<Te
 pub(crate) fn fire_counts(encoded: &Encoded, num_latents: i64) -> Result<Tensor, TchError> {
     let fired = encoded.latent_acts.f_gt(0.0)?.f_to_kind(Kind::Float)?;
     column_sums(&fired, &encoded.latent_indices, num_latents)
+}
+
+/// The latents of each level: from the end of the one before on, below its own.
+pub(crate) fn ranges(ends: &[usize]) -> impl DoubleEndedIterator<Item = (i64, i64)> {
+    let start = |level: usize| level.checked_sub(1).map_or(0, |before| ends[before] as i64);
+    (0..ends.len()).map(move |level| (start(level), ends[level] as i64))
+}
+
+/// 1 at the entries of latents in a range, and 0 at others: as the indices, Float.
+pub(crate) fn is_within(indices: &Tensor, (start, end): (i64, i64)) -> Result<Tensor, TchError> {
+    let is_below = indices.f_lt(end)?;
+    let is_within = indices.f_ge(start)?.f_logical_and(&is_below)?;
+    is_within.f_to_kind(Kind::Float)
+}
+
+/// The squared errors of nested reconstructions: `[n_levels]`, Double, and what the latents of each level get:
+/// `[n_tokens, d_out]`. `parts`: what those of each level decode to, without the bias; `weights`: of their errors.
+pub(crate) fn nested_rows(
+    (b_dec, target): (&Tensor, &Tensor),
+    parts: impl Iterator<Item = Result<Tensor, TchError>>,
+    weights: &[f32],
+) -> Result<(Tensor, Vec<Tensor>), TchError> {
+    let mut sae_out = b_dec.f_unsqueeze(0)?;
+    let (mut errors, mut rows) = (Vec::new(), Vec::new());
+    for part in parts {
+        sae_out = sae_out.f_add(&part?)?;
+        let error = sae_out.f_sub(target)?;
+        errors.push(error.f_square()?.f_sum(Kind::Double)?);
+        rows.push(error);
+    }
+    let mut later: Option<Tensor> = None;
+    for (row, weight) in rows.iter_mut().zip(weights).rev() {
+        let own = row.f_mul_scalar(2.0 * f64::from(*weight))?;
+        *row = match &later {
+            None => own,
+            Some(later) => own.f_add(later)?,
+        };
+        later = Some(row.shallow_clone());
+    }
+    Ok((Tensor::f_stack(&errors, 0)?, rows))
+}
+
+/// The same of listed latents, with the gradients at their activations.
+pub(crate) fn nested_errors(
+    (acts, indices, bags): (&Tensor, &Tensor, &Bags),
+    (w_dec, b_dec): (&Tensor, &Tensor),
+    target: &Tensor,
+    levels: &[(usize, f32)],
+) -> Result<NestedErrors, TchError> {
+    let (ends, weights): (Vec<usize>, Vec<f32>) = levels.iter().copied().unzip();
+    let masks = ranges(&ends).map(|range| is_within(indices, range));
+    let masks = masks.collect::<Result<Vec<_>, _>>()?;
+    let decoded = |mask: &Tensor| listed_times_rows(&acts.f_mul(mask)?, indices, bags, w_dec);
+    let (errors, rows) = nested_rows((b_dec, target), masks.iter().map(decoded), &weights)?;
+    let mut grad_acts = acts.f_zeros_like()?;
+    for (rows, mask) in rows.iter().zip(&masks) {
+        let dots = dots_at_entries(rows, w_dec, indices, bags)?;
+        grad_acts = grad_acts.f_add(&dots.f_mul(mask)?)?;
+    }
+    Ok(NestedErrors {
+        errors,
+        grad_out: Tensor::f_stack(&rows, 0)?,
+        grad_acts,
+    })
 }
 
 /// `g - (g . w) w` by row, in place.

@@ -1,8 +1,9 @@
 //! Whether the kernels for GPUs compute what libtorch does, on the GPU itself, and which is faster there.
 
-use super::cuda::{Kernel, Opened, Order, Steps};
+use super::cuda::{Opened, Order, Steps, TokenLatents};
+use super::kernel::Kernel;
 use super::timing::fastest;
-use super::{Adam, Bags, Rule, aten};
+use super::{Acts, Adam, Bags, NestedErrors, Rule, aten};
 use crate::Encoded;
 use crate::generator::with_seed;
 use fault::without_stack;
@@ -25,6 +26,17 @@ const MOST_OFF: f64 = 1e-5;
 /// Of all numbers: a gradient that is 0 up to rounding has either sign, and a number halfway between two of bfloat16
 /// becomes either.
 const MOST_OTHER_SIDES: f64 = 1e-3;
+
+/// To be compared: some tokens have no entry, and some nearly three times as many as on the mean.
+const COMPARED: Lists = Lists {
+    power: 3,
+    nested: &[(0.25, 0.5), (0.5, 2.0), (1.0, 1.0)],
+};
+/// To be measured: all have as many.
+const MEASURED: Lists = Lists {
+    power: 1,
+    nested: &[(1.0, 1.0)],
+};
 
 /// Tokens of a measurement, at most and at least.
 const MOST_TOKENS: usize = 4096;
@@ -50,6 +62,14 @@ const fn shape(n_tokens: usize, num_latents: usize, d_in: usize, k: usize) -> Up
         d_in,
         k,
     }
+}
+
+/// How latents of lists are drawn.
+struct Lists {
+    /// The entries up to a token grow with its number to this power.
+    power: i64,
+    /// Of nested reconstructions the parts of all latents, and the weights of their errors.
+    nested: &'static [(f64, f32)],
 }
 
 /// Why a kernel is not used.
@@ -78,21 +98,47 @@ impl Rejection {
     }
 }
 
+/// How entries belong to tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As many to each.
+    Rows,
+    /// Any number.
+    List,
+}
+
+impl Form {
+    /// Those that a kernel takes.
+    fn all(kernel: Kernel) -> &'static [Self] {
+        match kernel {
+            Kernel::DotsAtEntries | Kernel::SparseTimesRows => &[Self::Rows, Self::List],
+            Kernel::NestedErrors => &[Self::List],
+            _ => &[Self::Rows],
+        }
+    }
+}
+
 /// Holds a kernel to libtorch's operations.
 pub(super) fn check(kernel: Kernel, opened: &Opened, device: Device) -> Result<(), Rejection> {
     for shape in CHECKED {
-        check_at(kernel, opened, (shape, device))?;
+        for form in Form::all(kernel) {
+            check_at((kernel, *form), opened, (shape, device))?;
+        }
     }
     Ok(())
 }
 
 fn check_at(
-    kernel: Kernel,
+    (kernel, form): (Kernel, Form),
     opened: &Opened,
     (shape, device): (UpdateShape, Device),
 ) -> Result<(), Rejection> {
     let fails = |error: TchError| Rejection::Fails(without_stack(&error));
-    let inputs = || Inputs::draw(shape, device).map_err(fails);
+    let inputs = || {
+        let mut inputs = Inputs::draw(shape, device, &COMPARED).map_err(fails)?;
+        inputs.form = form;
+        Ok(inputs)
+    };
     let twin = inputs()?.twin(kernel).map_err(fails)?;
     let ours = inputs()?.ours(kernel, opened).map_err(fails)?;
     let ours =
@@ -143,7 +189,7 @@ pub(super) fn time_all(
     };
     loop {
         let time = |kernel, inputs: &mut Inputs| time(kernel, opened, inputs, most / 20);
-        let timed = Inputs::draw(shape, device).and_then(|mut inputs| {
+        let timed = Inputs::draw(shape, device, &MEASURED).and_then(|mut inputs| {
             let timed = kernels
                 .clone()
                 .map(|kernel| Ok((kernel, time(kernel, &mut inputs)?)));
@@ -172,6 +218,7 @@ fn time(
     inputs: &mut Inputs,
     most: Duration,
 ) -> Result<Option<[f64; 2]>, TchError> {
+    inputs.form = Form::all(kernel)[0];
     if inputs.ours(kernel, opened)?.is_none() {
         return Ok(None);
     }
@@ -205,14 +252,63 @@ struct Inputs {
     bias: Tensor,
     /// Pre-activations: `[n_tokens, num_latents]`, BFloat16.
     numbers: Tensor,
-    encoded: Encoded,
-    /// Gradients at the latents: `[n_tokens, k]`.
-    grad_pre: Tensor,
+    rows: Entries,
+    list: Entries,
+    /// Which of both are taken.
+    form: Form,
+    /// Of nested reconstructions, below which latents those of each are, and the weights of their errors.
+    levels: Vec<(usize, f32)>,
     divisor: Tensor,
 }
 
+/// Latents of tokens, with gradients at them: `[n_tokens, k]`, or `[n_entries]`.
+struct Entries {
+    encoded: Encoded,
+    grad_pre: Tensor,
+    /// Of a list, where tokens begin.
+    starts: Option<Tensor>,
+}
+
+impl Entries {
+    fn latents(&self) -> TokenLatents<'_> {
+        TokenLatents {
+            indices: &self.encoded.latent_indices,
+            starts: self.starts.as_ref(),
+        }
+    }
+
+    fn bags(&self) -> Result<Bags, TchError> {
+        let indices = &self.encoded.latent_indices;
+        match &self.starts {
+            None => Bags::like(indices),
+            Some(starts) => Bags::of_starts(starts, indices.size()[0]),
+        }
+    }
+
+    /// The same, one after the other, as entries of other tokens; those of each in the order of their latents.
+    fn listed(&self, num_latents: i64, power: i64) -> Result<Self, TchError> {
+        let indices = &self.encoded.latent_indices;
+        let (n_tokens, k) = indices.size2()?;
+        let until = Tensor::f_arange(n_tokens + 1, (Kind::Int64, indices.device()))?;
+        let starts = until.f_pow_tensor_scalar(power)?.f_mul_scalar(k)?;
+        let starts = starts.f_divide_scalar_mode(n_tokens.pow(power as u32 - 1), "floor")?;
+        let bags = Bags::of_starts(&starts, n_tokens * k)?;
+        let places = bags.tokens().f_mul_scalar(num_latents)?;
+        let places = places.f_add(&indices.f_reshape([-1])?)?;
+        let (places, order) = places.f_sort(0, false)?;
+        Ok(Self {
+            encoded: Encoded {
+                latent_acts: self.encoded.latent_acts.f_take(&order)?,
+                latent_indices: places.f_remainder(num_latents)?,
+            },
+            grad_pre: self.grad_pre.f_take(&order)?,
+            starts: Some(starts),
+        })
+    }
+}
+
 impl Inputs {
-    fn draw(shape: UpdateShape, device: Device) -> Result<Self, TchError> {
+    fn draw(shape: UpdateShape, device: Device, lists: &Lists) -> Result<Self, TchError> {
         let UpdateShape {
             n_tokens,
             num_latents,
@@ -229,20 +325,28 @@ impl Inputs {
                 .f_linear(&weight, Some(&bias))?
                 .f_to_kind(Kind::BFloat16)?;
             let (acts, latent_indices) = numbers.f_topk(k, -1, true, true)?;
-            let latent_acts = acts.f_to_kind(Kind::Float)?.f_relu()?;
+            let rows = Entries {
+                encoded: Encoded {
+                    latent_acts: acts.f_to_kind(Kind::Float)?.f_relu()?,
+                    latent_indices,
+                },
+                grad_pre: noise(n_tokens, k)?,
+                starts: None,
+            };
+            let end = |part: &f64| (num_latents as f64 * part) as usize;
+            let nested = lists.nested.iter();
             Ok(Self {
+                list: rows.listed(num_latents, lists.power)?,
+                rows,
+                form: Form::Rows,
+                levels: nested.map(|(part, weight)| (end(part), *weight)).collect(),
                 remembered: [
                     noise(num_latents, width)?,
                     noise(num_latents, width)?.f_abs()?,
                 ],
                 gradient: noise(num_latents, width)?,
-                grad_pre: noise(n_tokens, k)?,
                 rounded: weight.f_to_kind(Kind::BFloat16)?,
                 divisor: Tensor::f_full([0i64; 0], 3.0, (Kind::Float, device))?,
-                encoded: Encoded {
-                    latent_acts,
-                    latent_indices,
-                },
                 x,
                 weight,
                 bias,
@@ -253,41 +357,53 @@ impl Inputs {
 
     /// What the kernel gives; `None`: it is not made for these sizes.
     fn ours(&mut self, kernel: Kernel, opened: &Opened) -> Result<Option<Vec<Tensor>>, TchError> {
-        let (indices, k) = (
-            &self.encoded.latent_indices,
-            self.encoded.latent_indices.size()[1],
-        );
+        let entries = match self.form {
+            Form::Rows => &self.rows,
+            Form::List => &self.list,
+        };
+        let (latents, indices) = (entries.latents(), &entries.encoded.latent_indices);
         let order = || Order::sort(indices, self.weight.size()[0]);
         Ok(match kernel {
             Kernel::TopK => {
-                let found = opened.topk(&self.numbers, k)?;
+                let found = opened.topk(&self.numbers, indices.size()[1])?;
                 found.map(|found| self.with_numbers(&found)).transpose()?
             }
             Kernel::Rescore => {
                 let encoder = (&self.weight, &self.bias);
-                let found = opened.rescore(&self.x, encoder, indices, (k + 1) / 2)?;
+                let k = (indices.size()[1] + 1) / 2;
+                let found = opened.rescore(&self.x, encoder, indices, k)?;
                 found.map(|found| self.with_numbers(&found)).transpose()?
             }
             Kernel::DotsAtEntries => {
                 let rows = (&self.weight, Some(&self.bias));
                 opened
-                    .dots_at_entries(&self.x, rows, indices)?
+                    .dots_at_entries(&self.x, rows, latents)?
                     .map(|dots| vec![dots])
             }
             Kernel::SparseTimesRows => {
-                let sums = opened.sparse_times_rows(&self.grad_pre, indices, &self.weight)?;
+                let sums = opened.sparse_times_rows(&entries.grad_pre, latents, &self.weight)?;
                 sums.map(|sums| vec![sums])
             }
             Kernel::SquaredError => {
                 let decoder = (&self.weight, &self.x.f_select(0, 0)?);
-                let error = opened.squared_error(&self.encoded, decoder, &self.x)?;
+                let error = opened.squared_error(&entries.encoded, decoder, &self.x)?;
                 error.map(|error| vec![error.sum, error.grad_out, error.grad_pre])
+            }
+            Kernel::NestedErrors => {
+                let acts = Acts {
+                    numbers: &entries.encoded.latent_acts,
+                    reaches_idle: true,
+                };
+                let decoder = (&self.weight, &self.x.f_select(0, 0)?);
+                let errors =
+                    opened.nested_errors(latents, acts, decoder, (&self.x, &self.levels))?;
+                errors.map(in_parts)
             }
             Kernel::RowsGradient => {
                 let order = order()?;
-                let gradient = opened.rows_gradient(&order, &self.grad_pre, &self.x)?;
-                let sums = opened.latent_sums(&order, &self.grad_pre)?;
-                let counts = opened.fire_counts(&order, &self.encoded.latent_acts)?;
+                let gradient = opened.rows_gradient(&order, &entries.grad_pre, &self.x)?;
+                let sums = opened.latent_sums(&order, &entries.grad_pre)?;
+                let counts = opened.fire_counts(&order, &entries.encoded.latent_acts)?;
                 gradient.map(|gradient| vec![gradient, sums, counts])
             }
             Kernel::RowsSignum | Kernel::RowsAdam => {
@@ -297,7 +413,7 @@ impl Inputs {
                     is_projected: true,
                     rounded: Some(&self.rounded),
                 };
-                let entries = (&self.grad_pre, &self.x);
+                let entries = (&entries.grad_pre, &self.x);
                 let weights = (&mut self.weight, &mut rule_of(kernel, &mut self.remembered));
                 let done = opened.step_rows(&order, entries, weights, &steps)?;
                 done.map(|()| self.updated())
@@ -312,11 +428,12 @@ impl Inputs {
 
     /// The same by libtorch's operations.
     fn twin(&mut self, kernel: Kernel) -> Result<Vec<Tensor>, TchError> {
+        let entries = self.entries();
         let Encoded {
             latent_acts: acts,
             latent_indices: indices,
-        } = &self.encoded;
-        let bags = || Bags::like(indices);
+        } = &entries.encoded;
+        let bags = || entries.bags();
         let num_latents = self.weight.size()[0];
         Ok(match kernel {
             Kernel::TopK => {
@@ -341,11 +458,9 @@ impl Inputs {
                 vec![dots.f_add(&self.bias.f_take(indices)?)?]
             }
             Kernel::SparseTimesRows => {
-                vec![aten::sparse_times_rows(
-                    &self.grad_pre,
-                    indices,
-                    &self.weight,
-                )?]
+                let values = &entries.grad_pre;
+                let sums = aten::listed_times_rows(values, indices, &bags()?, &self.weight)?;
+                vec![sums]
             }
             Kernel::SquaredError => {
                 let sae_out = aten::sparse_times_rows(acts, indices, &self.weight)?;
@@ -355,9 +470,19 @@ impl Inputs {
                 let grad_pre = grad_pre.f_mul(&acts.f_gt(0.0)?)?;
                 vec![error.f_square()?.f_sum(Kind::Double)?, grad_out, grad_pre]
             }
+            Kernel::NestedErrors => {
+                let decoder = (&self.weight, &self.x.f_select(0, 0)?);
+                let latents = (acts, indices, &bags()?);
+                in_parts(aten::nested_errors(
+                    latents,
+                    decoder,
+                    &self.x,
+                    &self.levels,
+                )?)
+            }
             Kernel::RowsGradient => {
                 let gradients = self.gradients(num_latents)?;
-                let counts = aten::fire_counts(&self.encoded, num_latents)?;
+                let counts = aten::fire_counts(&entries.encoded, num_latents)?;
                 vec![gradients.encoder_weight, gradients.encoder_bias, counts]
             }
             Kernel::RowsSignum | Kernel::RowsAdam => {
@@ -384,11 +509,20 @@ impl Inputs {
         tensors.map(Tensor::shallow_clone).into()
     }
 
+    fn entries(&self) -> &Entries {
+        match self.form {
+            Form::Rows => &self.rows,
+            Form::List => &self.list,
+        }
+    }
+
     /// As an encoder's: the gradient at the latents times the tokens.
     fn gradients(&self, num_latents: i64) -> Result<aten::WeightGradients, TchError> {
-        let indices = &self.encoded.latent_indices;
-        let bags = Bags::like(indices)?;
-        let values = (&self.encoded.latent_acts, &self.grad_pre);
+        let Entries {
+            encoded, grad_pre, ..
+        } = self.entries();
+        let (indices, bags) = (&encoded.latent_indices, self.entries().bags()?);
+        let values = (&encoded.latent_acts, grad_pre);
         aten::weight_gradients(values, (indices, &bags), (&self.x, &self.x), num_latents)
     }
 
@@ -400,4 +534,8 @@ impl Inputs {
             at.f_to_kind(Kind::Float)?,
         ])
     }
+}
+
+fn in_parts(errors: NestedErrors) -> Vec<Tensor> {
+    vec![errors.errors, errors.grad_out, errors.grad_acts]
 }

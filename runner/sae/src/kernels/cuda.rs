@@ -8,99 +8,15 @@
     reason = "starts kernels on the memory of tensors; `Opened::start` is all of it"
 )]
 
-use super::{Rule, SquaredError};
+use super::kernel::Kernel;
+use super::{Acts, NestedErrors, Rule, SquaredError};
 use crate::Encoded;
-use kernels::cuda::launches::{self, Products};
-use kernels::cuda::{self as gpu, Address, Launch};
-use plan::UpdateShape;
+use kernels::cuda::launches::{self, NOTHING, OfToken, Products};
+use kernels::cuda::{self as gpu, Address, Launch, Levels};
 use std::collections::BTreeMap;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tch::{Device, Kind, TchError, Tensor};
-
-/// What one or a few kernels do together, in place of libtorch's operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kernel {
-    /// The largest pre-activations of each token.
-    TopK,
-    /// Candidates that were found in bfloat16, ranked in float32.
-    Rescore,
-    /// Products of tokens with the rows of their latents.
-    DotsAtEntries,
-    /// Reconstructions.
-    SparseTimesRows,
-    /// A reconstruction, its error and the gradient at the latents at once.
-    SquaredError,
-    /// Gradients of the weights, by latent.
-    RowsGradient,
-    /// Gradients of the weights straight into schedule-free signum.
-    RowsSignum,
-    /// The same into Adam.
-    RowsAdam,
-    /// Schedule-free signum with gradients in memory.
-    DenseSignum,
-    /// Adam with gradients in memory.
-    DenseAdam,
-}
-
-impl Kernel {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::TopK,
-        Self::Rescore,
-        Self::DotsAtEntries,
-        Self::SparseTimesRows,
-        Self::SquaredError,
-        Self::RowsGradient,
-        Self::RowsSignum,
-        Self::RowsAdam,
-        Self::DenseSignum,
-        Self::DenseAdam,
-    ];
-
-    /// Its name in reports and in states.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TopK => "topk",
-            Self::Rescore => "rescore",
-            Self::DotsAtEntries => "dots_at_entries",
-            Self::SparseTimesRows => "sparse_times_rows",
-            Self::SquaredError => "squared_error",
-            Self::RowsGradient => "rows_gradient",
-            Self::RowsSignum => "rows_signum",
-            Self::RowsAdam => "rows_adam",
-            Self::DenseSignum => "dense_signum",
-            Self::DenseAdam => "dense_adam",
-        }
-    }
-
-    /// Bytes that it reads and writes at the least, at these sizes: what is read twice in a row counts once.
-    pub fn least_bytes(self, shape: UpdateShape) -> f64 {
-        let [n, f, d, k] =
-            [shape.n_tokens, shape.num_latents, shape.d_in, shape.k].map(|n| n as f64);
-        let (rows_of_entries, tokens, weights) = (4.0 * n * k * d, 4.0 * n * d, 4.0 * f * d);
-        match self {
-            Self::TopK => 2.0 * n * f,
-            Self::Rescore | Self::DotsAtEntries | Self::SparseTimesRows => rows_of_entries + tokens,
-            Self::SquaredError => rows_of_entries + 2.0 * tokens,
-            Self::RowsGradient => rows_of_entries + weights,
-            Self::RowsSignum => rows_of_entries + 4.0 * weights,
-            Self::RowsAdam => rows_of_entries + 6.0 * weights,
-            Self::DenseSignum => 5.0 * weights,
-            Self::DenseAdam => 7.0 * weights,
-        }
-    }
-
-    /// Those with these names; other names are of another version.
-    pub fn with_names(names: &[String]) -> Vec<Self> {
-        let is_named = |kernel: &Self| names.iter().any(|name| name == kernel.name());
-        Self::ALL.into_iter().filter(is_named).collect()
-    }
-
-    fn bit(self) -> u32 {
-        1 << (self as u32)
-    }
-}
 
 /// A GPU with the kernels on it, for the rest of the process.
 #[derive(Debug)]
@@ -154,6 +70,52 @@ pub(super) fn updates_rows(kernel: Kernel, matrices: &[&Tensor]) -> bool {
         let fits = |matrix| bytes(matrix).is_some_and(|bytes| bytes <= most);
         matrices.iter().all(fits)
     })
+}
+
+/// Latents of tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenLatents<'a> {
+    /// `[n_tokens, k]`, or `[n_entries]` if tokens have any number; Int64.
+    pub(crate) indices: &'a Tensor,
+    /// In the latter case, where those of each token begin, and where the last ones end: `[n_tokens + 1]`, Int64.
+    pub(crate) starts: Option<&'a Tensor>,
+}
+
+impl<'a> From<&'a Tensor> for TokenLatents<'a> {
+    /// As many for each token.
+    fn from(indices: &'a Tensor) -> Self {
+        Self {
+            indices,
+            starts: None,
+        }
+    }
+}
+
+impl TokenLatents<'_> {
+    fn n_tokens(self) -> i64 {
+        match self.starts {
+            None => self.indices.size()[0],
+            Some(starts) => starts.size()[0] - 1,
+        }
+    }
+
+    fn launched(self) -> launches::TokenLatents {
+        launches::TokenLatents {
+            indices: read(self.indices, Kind::Int64),
+            of_token: match self.starts {
+                None => OfToken::Every(width_of(self.indices)),
+                Some(starts) => OfToken::Listed(self.starts_at(starts)),
+            },
+            n_tokens: self.n_tokens() as usize,
+        }
+    }
+
+    fn starts_at(self, starts: &Tensor) -> launches::Starts {
+        launches::Starts {
+            starts: read(starts, Kind::Int64),
+            n_entries: self.indices.numel(),
+        }
+    }
 }
 
 /// What the gradient of each row goes through before the optimizer, and what else is written.
@@ -274,45 +236,41 @@ impl Opened {
         self.finish(n_tokens, launch, out)
     }
 
-    /// `dense[token] . rows[index]`, with `bias[index]`: `[n_tokens, k]`.
+    /// `dense[token] . rows[index]`, with `bias[index]`: as the indices.
     pub(super) fn dots_at_entries(
         &self,
         dense: &Tensor,
         (rows, bias): (&Tensor, Option<&Tensor>),
-        indices: &Tensor,
+        latents: TokenLatents<'_>,
     ) -> Result<Option<Tensor>, TchError> {
-        let (n_tokens, k) = indices.size2()?;
-        let out = Tensor::f_empty([n_tokens, k], (Kind::Float, dense.device()))?;
+        let shape = latents.indices.size();
+        let out = Tensor::f_empty(shape, (Kind::Float, dense.device()))?;
         let from = launches::Dots {
             dense: read(dense, Kind::Float),
             rows: read(rows, Kind::Float),
             bias: bias.map_or(NOTHING, |bias| read(bias, Kind::Float)),
-            indices: read(indices, Kind::Int64),
-            n_tokens: n_tokens as usize,
+            latents: latents.launched(),
             width: width_of(rows),
-            k: k as usize,
         };
         let launch = launches::dots_at_entries(&from, read(&out, Kind::Float));
-        self.finish(n_tokens * k, launch, out)
+        self.finish(out.numel() as i64, launch, out)
     }
 
     /// `sum_i values_i rows[index_i]`: `[n_tokens, width]`.
     pub(super) fn sparse_times_rows(
         &self,
         values: &Tensor,
-        indices: &Tensor,
+        latents: TokenLatents<'_>,
         rows: &Tensor,
     ) -> Result<Option<Tensor>, TchError> {
-        let ((n_tokens, k), width) = (indices.size2()?, rows.size2()?.1);
+        let (n_tokens, width) = (latents.n_tokens(), rows.size2()?.1);
         let out = Tensor::f_empty([n_tokens, width], (Kind::Float, rows.device()))?;
         let from = launches::SparseProduct {
             values: read(values, Kind::Float),
-            indices: read(indices, Kind::Int64),
+            latents: latents.launched(),
             rows: read(rows, Kind::Float),
             bias: NOTHING,
-            n_tokens: n_tokens as usize,
             width: width as usize,
-            k: k as usize,
         };
         let launch = launches::sparse_times_rows(&from, read(&out, Kind::Float));
         self.finish(n_tokens, launch, out)
@@ -353,6 +311,51 @@ impl Opened {
             sum: sums.f_sum(Kind::Double)?,
             grad_out,
             grad_pre,
+        }))
+    }
+
+    /// Nested reconstructions from listed latents: see [`super::nested_errors`].
+    pub(super) fn nested_errors(
+        &self,
+        latents: TokenLatents<'_>,
+        acts: Acts<'_>,
+        (w_dec, b_dec): (&Tensor, &Tensor),
+        (target, levels): (&Tensor, &[(usize, f32)]),
+    ) -> Result<Option<NestedErrors>, TchError> {
+        let (Some(of_levels), Some(starts)) = (Levels::new(levels), latents.starts) else {
+            return Ok(None);
+        };
+        let (n_levels, (n_tokens, d_out)) = (levels.len() as i64, target.size2()?);
+        let empty = |shape: &[i64], kind| Tensor::f_empty(shape, (kind, target.device()));
+        let grad_out = empty(&[n_levels, n_tokens, d_out], Kind::Float)?;
+        let sums = empty(&[n_levels, n_tokens], Kind::Double)?;
+        let grad_acts = acts.numbers.f_empty_like()?;
+        let from = launches::NestedDecoding {
+            acts: read(acts.numbers, Kind::Float),
+            indices: read(latents.indices, Kind::Int64),
+            starts: latents.starts_at(starts),
+            w_dec: read(w_dec, Kind::Float),
+            b_dec: read(b_dec, Kind::Float),
+            target: read(target, Kind::Float),
+            levels: of_levels,
+            reaches_idle: acts.reaches_idle,
+            n_tokens: n_tokens as usize,
+            width: width_of(w_dec),
+        };
+        let out = launches::NestedGradients {
+            grad_out: read(&grad_out, Kind::Float),
+            grad_acts: read(&grad_acts, Kind::Float),
+            sums: read(&sums, Kind::Double),
+        };
+        let launch = launches::nested_errors(&from, &out);
+        let done = self.finish(n_tokens, launch, (grad_out, grad_acts))?;
+        let Some((grad_out, grad_acts)) = done else {
+            return Ok(None);
+        };
+        Ok(Some(NestedErrors {
+            errors: sums.f_sum_dim_intlist(1, false, None)?,
+            grad_out,
+            grad_acts,
         }))
     }
 
@@ -472,9 +475,6 @@ fn read(tensor: &Tensor, kind: Kind) -> Address {
     );
     Address(tensor.data_ptr() as u64)
 }
-
-/// For an array that is not there.
-const NOTHING: Address = Address(0);
 
 fn width_of(rows: &Tensor) -> usize {
     rows.size().last().map_or(0, |width| *width as usize)

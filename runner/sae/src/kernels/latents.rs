@@ -1,7 +1,8 @@
 //! The active latents of tokens: the encoder's product for one block of tokens after the other, so that
 //! pre-activations are never all in memory, and the `k` largest of each block's.
 
-use super::cuda::{self, Kernel};
+use super::cuda;
+use super::kernel::Kernel;
 use super::slices::{Choice, choice, slice, slice_mut};
 use super::{dots_at_entries, n_threads};
 use crate::Encoded;

@@ -1,9 +1,11 @@
 //! Entries of which each token has any number: what is found above a bound, and what is computed from them.
 
 use super::aten::{self, Bags};
+use super::cuda::{self, TokenLatents};
+use super::kernel::Kernel;
 use super::latents::{in_blocks, is_screened, screened_blocks};
-use super::n_threads;
 use super::slices::{slice, slice_mut};
+use super::{Acts, NestedErrors, n_threads};
 use kernels::{Found, in_threads};
 use std::ops::ControlFlow;
 use tch::{Device, Kind, TchError, Tensor};
@@ -43,6 +45,13 @@ impl Listed {
         Self::new(indices.f_reshape([-1])?, starts)
     }
 
+    pub(super) fn latents(&self) -> TokenLatents<'_> {
+        TokenLatents {
+            indices: &self.indices,
+            starts: Some(&self.starts),
+        }
+    }
+
     /// Token of each entry: `[n_entries]`, Int64.
     pub(crate) fn tokens(&self) -> &Tensor {
         self.bags.tokens()
@@ -50,11 +59,23 @@ impl Listed {
 
     /// `S @ rows`: `[n_tokens, d]`, for `rows`: `[num_latents, d]`.
     pub(crate) fn times_rows(&self, values: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
+        let tensors = [values, &self.indices, &self.starts, rows];
+        if let Some(opened) = cuda::opened(Kernel::SparseTimesRows, &tensors)
+            && let Some(sums) = opened.sparse_times_rows(values, self.latents(), rows)?
+        {
+            return Ok(sums);
+        }
         aten::listed_times_rows(values, &self.indices, &self.bags, rows)
     }
 
     /// `dense @ rows^T` at the entries: `[n_entries]`.
     pub(crate) fn dots(&self, dense: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
+        let tensors = [dense, rows, &self.indices, &self.starts];
+        if let Some(opened) = cuda::opened(Kernel::DotsAtEntries, &tensors)
+            && let Some(dots) = opened.dots_at_entries(dense, (rows, None), self.latents())?
+        {
+            return Ok(dots);
+        }
         aten::dots_at_entries(dense, rows, &self.indices, &self.bags)
     }
 
@@ -321,19 +342,36 @@ fn largest_of_all_aten(
     })
 }
 
-/// What [`nested_errors`] gives.
-pub(crate) struct NestedErrors {
-    /// Squared errors by level: `[n_levels]`, Double.
-    pub(crate) errors: Tensor,
-    /// `[n_levels, n_tokens, d_out]`.
-    pub(crate) grad_out: Tensor,
-    /// At the entries: `[n_entries]`.
-    pub(crate) grad_acts: Tensor,
+/// Reconstructions from the latents below each end, with the weight of its squared error; their errors, and the
+/// gradients of the weighted sum.
+pub(crate) fn nested_errors(
+    at: &Listed,
+    acts: Acts<'_>,
+    decoder: (&Tensor, &Tensor),
+    (target, levels): (&Tensor, &[(usize, f32)]),
+) -> Result<NestedErrors, TchError> {
+    let numbers = acts.numbers;
+    let tensors = [
+        &at.indices,
+        &at.starts,
+        numbers,
+        decoder.0,
+        decoder.1,
+        target,
+    ];
+    if let Some(opened) = cuda::opened(Kernel::NestedErrors, &tensors)
+        && let Some(errors) = opened.nested_errors(at.latents(), acts, decoder, (target, levels))?
+    {
+        return Ok(errors);
+    }
+    if let Some(errors) = nested_errors_on_host(at, numbers, decoder, (target, levels))? {
+        return Ok(errors);
+    }
+    aten::nested_errors((numbers, &at.indices, &at.bags), decoder, target, levels)
 }
 
-/// Reconstructions from the latents below each end, with the weight of its squared error; their errors, and the
-/// gradients of the weighted sum. `None`: not on this device or of this kind.
-pub(crate) fn nested_errors(
+/// The same on the CPU.
+fn nested_errors_on_host(
     at: &Listed,
     acts: &Tensor,
     (w_dec, b_dec): (&Tensor, &Tensor),

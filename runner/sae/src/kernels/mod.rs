@@ -5,6 +5,7 @@
 mod aten;
 mod check;
 mod cuda;
+mod kernel;
 mod latents;
 mod listed;
 mod open;
@@ -18,14 +19,12 @@ use plan::Optimizer;
 use slices::{slice, slice_mut};
 use tch::{TchError, Tensor};
 
-pub(crate) use aten::{Bags, WeightGradients, fire_counts};
+pub(crate) use aten::{Bags, WeightGradients, fire_counts, is_within, nested_rows, ranges};
 pub use check::Rejection;
-pub use cuda::Kernel;
+pub use kernel::Kernel;
 pub use kernels::{Adam, Signum};
 pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
-pub(crate) use listed::{
-    Listed, ListedNumbers, NestedErrors, above, largest_of_all, nested_errors,
-};
+pub(crate) use listed::{Listed, ListedNumbers, above, largest_of_all, nested_errors};
 pub use open::{CheckedKernel, GpuKernels};
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
 pub use timing::fastest;
@@ -66,7 +65,7 @@ pub(crate) fn sparse_times_rows(
     rows: &Tensor,
 ) -> Result<Tensor, TchError> {
     if let Some(opened) = cuda::opened(Kernel::SparseTimesRows, &[values, indices, rows])
-        && let Some(sums) = opened.sparse_times_rows(values, indices, rows)?
+        && let Some(sums) = opened.sparse_times_rows(values, indices.into(), rows)?
     {
         return Ok(sums);
     }
@@ -80,7 +79,7 @@ pub(crate) fn dots_at_entries(
     indices: &Tensor,
 ) -> Result<Tensor, TchError> {
     if let Some(opened) = cuda::opened(Kernel::DotsAtEntries, &[dense, rows, indices])
-        && let Some(dots) = opened.dots_at_entries(dense, (rows, bias), indices)?
+        && let Some(dots) = opened.dots_at_entries(dense, (rows, bias), indices.into())?
     {
         return Ok(dots);
     }
@@ -122,6 +121,24 @@ pub(crate) struct SquaredError {
     pub(crate) grad_out: Tensor,
     /// At the selected pre-activations: `[n_tokens, k]`.
     pub(crate) grad_pre: Tensor,
+}
+
+/// Activations, to decode.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acts<'a> {
+    pub(crate) numbers: &'a Tensor,
+    /// Whether those that are not above 0 have gradients, too. If not, what they get is of no account.
+    pub(crate) reaches_idle: bool,
+}
+
+/// The squared errors of nested reconstructions, and the gradients of their weighted sum.
+pub(crate) struct NestedErrors {
+    /// Squared errors by level: `[n_levels]`, Double.
+    pub(crate) errors: Tensor,
+    /// What latents of each level get: `[n_levels, n_tokens, d_out]`.
+    pub(crate) grad_out: Tensor,
+    /// At the entries: `[n_entries]`.
+    pub(crate) grad_acts: Tensor,
 }
 
 /// Decodes, and compares with `target`: `[n_tokens, d_out]`. `None`: not on this device or of this kind.

@@ -1,7 +1,8 @@
 //! The kernels of a GPU, opened once a process: each is checked there, and used where it is faster than libtorch.
 
 use super::check::{Rejection, check, time_all};
-use super::cuda::{self, Kernel, Opened};
+use super::cuda::{self, Opened};
+use super::kernel::Kernel;
 use super::slices::{Choice, choice};
 use files::{OutputFile, bound, own_code_folder};
 use kernels::cuda::{Card, FOLDER, Folders, Unusable};

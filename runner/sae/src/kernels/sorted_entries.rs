@@ -2,8 +2,8 @@
 //! of the weights, in memory or straight into the optimizer.
 
 use super::aten::{self, WeightGradients};
-use super::cuda::Kernel;
 use super::cuda::{self, Opened};
+use super::kernel::Kernel;
 use super::{Listed, Rule, n_threads, slice, slice_mut};
 use crate::{Encoded, Sae};
 use kernels::{ByLatent, Entries, MatrixUpdate, Nested, RowSteps, TokenOf, Weights, in_threads};

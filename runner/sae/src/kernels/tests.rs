@@ -102,6 +102,48 @@ fn the_squared_error() {
 }
 
 #[test]
+fn nested_errors_of_lists() {
+    for (n, num_latents, d, k) in SIZES {
+        let pre_acts = noise(&[n, num_latents], 1.0);
+        // Some tokens have none, and some have many.
+        let bound = noise(&[n, 1], 5.0) * 2.0 + 1.0 - k as f64 / num_latents as f64;
+        let is_listed = pre_acts.gt_tensor(&bound);
+        let counts = is_listed.sum_dim_intlist(1, false, Kind::Int64);
+        let starts = Tensor::cat(
+            &[
+                counts.new_zeros([1], (Kind::Int64, Device::Cpu)),
+                counts.cumsum(0, Kind::Int64),
+            ],
+            0,
+        );
+        let indices = is_listed.nonzero().select(1, 1).contiguous();
+        let at = Listed::new(indices, starts).unwrap();
+        let numbers = pre_acts.masked_select(&is_listed).relu();
+        let (w_dec, b_dec) = (noise(&[num_latents, d], 2.0), noise(&[d], 3.0));
+        let target = noise(&[n, d], 4.0);
+        let levels = [(num_latents as usize / 2, 0.5), (num_latents as usize, 2.0)];
+        let (acts, decoder) = (
+            Acts {
+                numbers: &numbers,
+                reaches_idle: true,
+            },
+            (&w_dec, &b_dec),
+        );
+        let ours = nested_errors(&at, acts, decoder, (&target, &levels)).unwrap();
+        if n == 0 {
+            assert_eq!(ours.errors.abs().max().double_value(&[]), 0.0);
+            continue;
+        }
+        let bags = Bags::of_starts(&at.starts, numbers.size()[0]).unwrap();
+        let listed = (&numbers, &at.indices, &bags);
+        let twin = aten::nested_errors(listed, decoder, &target, &levels).unwrap();
+        assert_close("errors", &ours.errors, &twin.errors);
+        assert_close("gradients", &ours.grad_out, &twin.grad_out);
+        assert_close("gradients at latents", &ours.grad_acts, &twin.grad_acts);
+    }
+}
+
+#[test]
 fn passes_over_weights() {
     for (_, num_latents, d, _) in SIZES {
         let shape = [num_latents, d];

@@ -39,7 +39,7 @@ impl Sae {
         let support = Support::All;
         let levels = [Level::all(self.num_latents())];
         let decoder = (&self.w_dec, &self.b_dec);
-        let errors = support.reconstruct(&acts, decoder, target, &levels)?;
+        let errors = support.reconstruct(self.to_decode(&acts), decoder, target, &levels)?;
         let is_open = pre_acts.f_gt(0.0)?;
         let norms = self.decoder_norms()?;
         let gates = pre_acts.f_relu()?;

@@ -4,7 +4,7 @@
 use super::jump::{Jump, JumpGradients};
 use super::penalty::{Active, PenaltyTerm};
 use crate::gradient::Input;
-use crate::kernels::{self, Listed, ListedNumbers, NestedErrors, above};
+use crate::kernels::{self, Acts, Listed, ListedNumbers, NestedErrors, above};
 use crate::support::Support;
 use crate::{
     Backward, BatchLatents, Encoded, Gradients, Level, Losses, Objective, Sae, SaeError,
@@ -182,9 +182,15 @@ impl Sae {
             self.encode_centred(centred, k, objective.rounded_encoder)?
         };
         let Encoded {
-            latent_acts,
-            latent_indices,
+            mut latent_acts,
+            mut latent_indices,
         } = encoded;
+        if !kernels::are_on_host(&[&latent_acts]) {
+            // Elsewhere the largest come first.
+            let (rising, order) = latent_indices.f_sort(-1, false)?;
+            latent_acts = latent_acts.f_gather(1, &order, false)?;
+            latent_indices = rising;
+        }
         Ok(ListedNumbers {
             at: Listed::of_rows(&latent_indices)?,
             numbers: latent_acts.f_relu()?.f_reshape([-1])?,
@@ -285,7 +291,7 @@ impl Sae {
         let acts = self.acts_at(&support, &pre_acts)?.acts;
         let levels = [Level::all(self.num_latents())];
         let decoder = (&self.w_dec, &self.b_dec);
-        let errors = support.reconstruct(&acts, decoder, &batch.target, &levels)?;
+        let errors = support.reconstruct(self.to_decode(&acts), decoder, &batch.target, &levels)?;
         let fire_counts = support.fire_counts(&acts, self.num_latents() as i64)?;
         Ok((whole_error(&errors, &levels)?, fire_counts))
     }
@@ -322,6 +328,14 @@ impl Sae {
         }))
     }
 
+    /// Activations to reconstruct from: near thresholds, idle latents have gradients, too.
+    pub(super) fn to_decode<'a>(&self, numbers: &'a Tensor) -> Acts<'a> {
+        Acts {
+            numbers,
+            reaches_idle: self.threshold.is_some(),
+        }
+    }
+
     fn reconstructed(
         &self,
         batch: &Batch,
@@ -335,7 +349,8 @@ impl Sae {
             nesting => nesting.to_vec(),
         };
         let decoder = (&self.w_dec, &self.b_dec);
-        let errors = support.reconstruct(&active.acts, decoder, &batch.target, &levels)?;
+        let acts = self.to_decode(&active.acts);
+        let errors = support.reconstruct(acts, decoder, &batch.target, &levels)?;
         Ok(Reconstructed {
             active,
             errors,

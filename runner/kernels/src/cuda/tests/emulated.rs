@@ -5,7 +5,7 @@
     reason = "a library is loaded, and its functions get addresses; this module is all of it"
 )]
 
-use crate::cuda::{Address, Argument, Launch, source};
+use crate::cuda::{Argument, Launch, source};
 use libloading::{Library, Symbol};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -58,11 +58,7 @@ pub(crate) fn run_backward(launch: &Launch) {
 pub(crate) fn try_run(launch: &Launch) -> Result<(), String> {
     check_arguments(launch);
     let kernel = CString::new(launch.kernel).expect("a name");
-    let mut bits: Vec<u64> = launch.arguments.iter().map(bits).collect();
-    let mut pointers: Vec<*mut c_void> = bits
-        .iter_mut()
-        .map(|bits| std::ptr::from_mut(bits).cast())
-        .collect();
+    let mut pointers: Vec<_> = launch.arguments.iter().map(Argument::pointer).collect();
     // SAFETY: these are the functions' types in emulated.cpp. The kernel gets arguments of its parameters' types, whose
     // addresses are of arrays that outlive the call; it writes to those that tests gave it by `Array::address`, which
     // borrows them mutably.
@@ -89,16 +85,6 @@ pub(crate) fn try_run(launch: &Launch) -> Result<(), String> {
     }
 }
 
-/// An argument as it is in memory.
-fn bits(argument: &Argument) -> u64 {
-    match *argument {
-        Argument::Address(Address(address)) => address,
-        Argument::I32(x) => u64::from(x.cast_unsigned()),
-        Argument::I64(x) => x.cast_unsigned(),
-        Argument::F32(x) => u64::from(x.to_bits()),
-    }
-}
-
 /// Panics unless the arguments are of the types that the sources declare.
 fn check_arguments(launch: &Launch) {
     static FAULTY: &str = include_str!("../../../cuda/emulated/faulty.cu");
@@ -122,6 +108,7 @@ fn check_arguments(launch: &Launch) {
             Argument::I32(_) => "int",
             Argument::I64(_) => "i64",
             Argument::F32(_) => "float",
+            Argument::Levels(_) => "Levels",
         })
         .collect();
     assert_eq!(given, declared, "{}", launch.kernel);

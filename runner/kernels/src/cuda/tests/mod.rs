@@ -3,6 +3,7 @@
 mod array;
 mod emulated;
 mod latents;
+mod listed;
 mod nvrtc;
 mod tokens;
 mod topk;
@@ -58,6 +59,7 @@ fn every_kernel_is_launched_by_its_name() {
             "rescore_topk",
             "sparse_times_rows",
             "squared_error",
+            "nested_errors",
             "rows_gradient",
             "latent_sums",
             "fire_counts",

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::cuda::launches::{
-    Decoding, ErrorGradients, SparseProduct, sparse_times_rows, squared_error,
+    Decoding, ErrorGradients, OfToken, SparseProduct, TokenLatents, sparse_times_rows,
+    squared_error,
 };
 use crate::numbers;
 
@@ -52,12 +53,14 @@ fn sums_of_rows() {
                 let mut out = Array::filled(n_tokens * width, f32::NAN, skew);
                 let from = SparseProduct {
                     values: values.address(),
-                    indices: indices.address(),
+                    latents: TokenLatents {
+                        indices: indices.address(),
+                        of_token: OfToken::Every(k),
+                        n_tokens,
+                    },
                     rows: rows.address(),
                     bias: if has_bias { bias.address() } else { NONE },
-                    n_tokens,
                     width,
-                    k,
                 };
                 run(&sparse_times_rows(&from, out.address()).unwrap());
                 assert_eq!(out.values(), expected, "added in the same order");

@@ -3,7 +3,8 @@
 use super::*;
 use crate::candidates::order;
 use crate::cuda::launches::{
-    Dots, MOST_SELECTED, Products, Rescore, Selected, TopK, dots_at_entries, rescore_topk, topk,
+    Dots, MOST_SELECTED, OfToken, Products, Rescore, Selected, TokenLatents, TopK, dots_at_entries,
+    rescore_topk, topk,
 };
 use crate::numbers;
 
@@ -322,10 +323,12 @@ fn dots_with_rows() {
                     dense: x.address(),
                     rows: weight.address(),
                     bias: if has_bias { bias.address() } else { NONE },
-                    indices: indices.address(),
-                    n_tokens,
+                    latents: TokenLatents {
+                        indices: indices.address(),
+                        of_token: OfToken::Every(k),
+                        n_tokens,
+                    },
                     width,
-                    k,
                 };
                 run(&dots_at_entries(&from, out.address()).unwrap());
                 out.values().to_vec()
@@ -370,10 +373,12 @@ fn the_largest_of_candidates() {
                 dense: from.x,
                 rows: from.weight,
                 bias: from.bias,
-                indices: from.candidates,
-                n_tokens,
+                latents: TokenLatents {
+                    indices: from.candidates,
+                    of_token: OfToken::Every(n_candidates),
+                    n_tokens,
+                },
                 width,
-                k: n_candidates,
             };
             run(&dots_at_entries(&dots, scores.address()).unwrap());
             let all = pairs(&candidates, &scores);

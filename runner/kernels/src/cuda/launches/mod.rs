@@ -3,8 +3,16 @@
 //! All arrays are row-major and contiguous; they are Float unless they are said to be Int64, Double or bfloat16. Rows that begin at
 //! multiples of 16 bytes are read faster: arrays that do, and a width that is a multiple of 4 (8 for bfloat16).
 
+mod arrays;
+
 use super::{Address, Argument, Launch};
 use crate::{Adam, Signum};
+
+pub use arrays::{
+    Decoding, DenseGradient, Dots, ErrorGradients, Moments, NestedDecoding, NestedGradients,
+    OfToken, Products, Rescore, RowSums, Selected, SortedEntries, SparseProduct, Starts,
+    TokenLatents, TopK, Update,
+};
 
 /// The most shared memory that a block of any device can have.
 pub const MOST_SHARED_BYTES: u32 = 227 << 10;
@@ -14,6 +22,9 @@ pub const MOST_SELECTED: usize = 4096;
 pub const MOST_CANDIDATES: usize = 16384;
 /// The most latents.
 pub const MOST_LATENTS: usize = 1 << 31;
+
+/// For an array that is not there.
+pub const NOTHING: Address = Address(0);
 
 /// The most columns and entries of a row: the kernels count them in 32 bits.
 const MOST_IN_ROW: usize = 1 << 30;
@@ -30,192 +41,17 @@ const STAGED_BYTES: usize = SUM_THREADS as usize * 12;
 /// Of tokens.cu.
 const ERROR_THREADS: u32 = 128;
 const ERROR_WARPS: usize = ERROR_THREADS as usize / WARP;
+const LANES_OF_ROW: usize = 8;
 const TILE_COLUMNS: usize = 32;
 const MOST_KEPT: usize = 192;
+/// Of nested.cu.
+const HEAD_BYTES: usize = 144;
+/// The least of `most_kept` there, and the shared memory that its launches keep to: small cards have as much.
+const LEAST_KEPT: usize = 32;
+const NESTED_BYTES: usize = 99 << 10;
 /// Of latents.cu.
 const COUNT_THREADS: u32 = 256;
 const WARP: usize = 32;
-
-/// Products of tokens with latents: `[n_rows, n_latents]`.
-#[derive(Clone, Copy, Debug)]
-pub enum Products {
-    /// Float.
-    Float32(Address),
-    /// bfloat16.
-    BFloat16(Address),
-}
-
-/// The latents that are selected, the one with the largest activation first.
-#[derive(Clone, Copy, Debug)]
-pub struct Selected {
-    /// `[n_rows, k]`.
-    pub acts: Address,
-    /// `[n_rows, k]`, Int64.
-    pub indices: Address,
-    /// Latents of a row.
-    pub k: usize,
-    /// Whether activations below 0 are written as 0.
-    pub with_relu: bool,
-}
-
-/// What [`topk`] selects from.
-#[derive(Clone, Copy, Debug)]
-pub struct TopK {
-    /// `[n_rows, n_latents]`.
-    pub products: Products,
-    /// `[n_latents]`, or nothing.
-    pub bias: Address,
-    /// Rows.
-    pub n_rows: usize,
-    /// Latents.
-    pub n_latents: usize,
-}
-
-/// What [`rescore_topk`] selects from.
-#[derive(Clone, Copy, Debug)]
-pub struct Rescore {
-    /// What the encoder is applied to: `[n_tokens, width]`.
-    pub x: Address,
-    /// `[num_latents, width]`.
-    pub weight: Address,
-    /// `[num_latents]`, or nothing.
-    pub bias: Address,
-    /// Latents, different ones in each row: `[n_tokens, n_candidates]`, Int64.
-    pub candidates: Address,
-    /// Rows.
-    pub n_tokens: usize,
-    /// Columns.
-    pub width: usize,
-    /// Candidates of a token.
-    pub n_candidates: usize,
-}
-
-/// What [`dots_at_entries`] multiplies.
-#[derive(Clone, Copy, Debug)]
-pub struct Dots {
-    /// `[n_tokens, width]`.
-    pub dense: Address,
-    /// `[num_latents, width]`.
-    pub rows: Address,
-    /// `[num_latents]`, or nothing.
-    pub bias: Address,
-    /// Latents: `[n_tokens, k]`, Int64.
-    pub indices: Address,
-    /// Rows of tokens.
-    pub n_tokens: usize,
-    /// Columns.
-    pub width: usize,
-    /// Entries of a token.
-    pub k: usize,
-}
-
-/// What [`sparse_times_rows`] multiplies.
-#[derive(Clone, Copy, Debug)]
-pub struct SparseProduct {
-    /// `[n_tokens, k]`.
-    pub values: Address,
-    /// Latents: `[n_tokens, k]`, Int64.
-    pub indices: Address,
-    /// `[num_latents, width]`.
-    pub rows: Address,
-    /// What is added: `[width]`, or nothing.
-    pub bias: Address,
-    /// Rows of tokens.
-    pub n_tokens: usize,
-    /// Columns.
-    pub width: usize,
-    /// Entries of a token.
-    pub k: usize,
-}
-
-/// What [`squared_error`] decodes and compares.
-#[derive(Clone, Copy, Debug)]
-pub struct Decoding {
-    /// `[n_tokens, k]`.
-    pub acts: Address,
-    /// Latents: `[n_tokens, k]`, Int64.
-    pub indices: Address,
-    /// `[num_latents, width]`.
-    pub w_dec: Address,
-    /// `[width]`.
-    pub b_dec: Address,
-    /// `[n_tokens, width]`.
-    pub target: Address,
-    /// Rows of tokens.
-    pub n_tokens: usize,
-    /// Columns.
-    pub width: usize,
-    /// Entries of a token.
-    pub k: usize,
-}
-
-/// What [`squared_error`] writes.
-#[derive(Clone, Copy, Debug)]
-pub struct ErrorGradients {
-    /// At the reconstruction: `[n_tokens, width]`.
-    pub grad_out: Address,
-    /// At the pre-activations; 0 where the activation is not above 0: `[n_tokens, k]`.
-    pub grad_pre: Address,
-    /// Of squared errors, by token: `[n_tokens]`, Double.
-    pub sums: Address,
-}
-
-/// The entries of `[n_tokens, k]`, sorted by latent.
-#[derive(Clone, Copy, Debug)]
-pub struct SortedEntries {
-    /// Indices of entries, those of a latent in the order of tokens: `[n_tokens * k]`, Int64.
-    pub order: Address,
-    /// Where those of each latent begin in `order`, and where the last ones end: `[n_latents + 1]`, Int64.
-    pub starts: Address,
-    /// Latents.
-    pub n_latents: usize,
-    /// Entries of a token.
-    pub k: usize,
-}
-
-/// A latent's gradient row: the sum of its entries' values times the rows of their tokens.
-#[derive(Clone, Copy, Debug)]
-pub struct RowSums {
-    /// `[n_tokens, k]`.
-    pub values: Address,
-    /// `[n_tokens, width]`.
-    pub dense: Address,
-    /// Columns.
-    pub width: usize,
-}
-
-/// Gradients in memory.
-#[derive(Clone, Copy, Debug)]
-pub struct DenseGradient {
-    /// `[n_rows, width]`.
-    pub gradient: Address,
-    /// Rows.
-    pub n_rows: usize,
-    /// Columns.
-    pub width: usize,
-}
-
-/// What a gradient's row goes through before the optimizer, and the weights that it changes.
-#[derive(Clone, Copy, Debug)]
-pub struct Update {
-    /// What it is divided by: one number on the device.
-    pub divisor: Address,
-    /// Whether it loses its part parallel to the row of weights.
-    pub is_projected: bool,
-    /// `[n_rows, width]`.
-    pub weights: Address,
-    /// A copy of them in bfloat16, or nothing: `[n_rows, width]`.
-    pub rounded: Address,
-}
-
-/// What Adam remembers of weights, each as they are.
-#[derive(Clone, Copy, Debug)]
-pub struct Moments {
-    /// Mean of the gradients.
-    pub exp_avg: Address,
-    /// Mean of their squares.
-    pub exp_avg_sq: Address,
-}
 
 /// The `k` largest of `products + bias` by row, the largest first. Of equal numbers the first ones are taken; a NaN is
 /// larger than all numbers. `k`: up to [`MOST_SELECTED`].
@@ -270,27 +106,35 @@ pub fn rescore_topk(from: &Rescore, out: &Selected) -> Option<Launch> {
     launch("rescore_topk", sizes, arguments)
 }
 
-/// `dense . rows[index] (+ bias[index])` at each entry: `out`: `[n_tokens, k]`.
+/// `dense . rows[index] (+ bias[index])` at each entry; `out`: as the entries.
 pub fn dots_at_entries(from: &Dots, out: Address) -> Option<Launch> {
+    let TokenLatents {
+        indices, n_tokens, ..
+    } = from.latents;
     let sizes = Sizes {
-        n_rows: from.n_tokens,
+        n_rows: n_tokens,
         block: DOTS_THREADS,
         shared_bytes: 0,
     };
-    let mut arguments = addresses([from.dense, from.rows, from.bias, from.indices]);
-    arguments.extend([count(from.width)?, count(from.k)?, out.into()]);
+    let (starts, k) = of_token(from.latents.of_token)?;
+    let mut arguments = addresses([from.dense, from.rows, from.bias, indices, starts]);
+    arguments.extend([count(from.width)?, k, out.into()]);
     launch("dots_at_entries", sizes, arguments)
 }
 
 /// `sum values * rows[index] (+ bias)` over the entries of each token: `out`: `[n_tokens, width]`.
 pub fn sparse_times_rows(from: &SparseProduct, out: Address) -> Option<Launch> {
+    let TokenLatents {
+        indices, n_tokens, ..
+    } = from.latents;
     let sizes = Sizes {
-        n_rows: from.n_tokens,
+        n_rows: n_tokens,
         block: SUM_THREADS,
         shared_bytes: STAGED_BYTES,
     };
-    let mut arguments = addresses([from.values, from.indices, from.rows, from.bias]);
-    arguments.extend([count(from.k)?, count(from.width)?, out.into()]);
+    let (starts, k) = of_token(from.latents.of_token)?;
+    let mut arguments = addresses([from.values, indices, starts, from.rows, from.bias]);
+    arguments.extend([k, count(from.width)?, out.into()]);
     launch("sparse_times_rows", sizes, arguments)
 }
 
@@ -309,6 +153,41 @@ pub fn squared_error(from: &Decoding, out: &ErrorGradients) -> Option<Launch> {
     arguments.extend([count(k)?, count(from.width)?]);
     arguments.extend(addresses([out.grad_out, out.grad_pre, out.sums]));
     launch("squared_error", sizes, arguments)
+}
+
+/// Reconstructs the target from the latents of each level and those before it, and gives the squared errors and the
+/// gradients of their weighted sum, as [`crate::NestedDecoding::squared_errors`]. Rows of a token that has more than twice
+/// as many entries as there are on the mean, or more than about 190, are read twice.
+pub fn nested_errors(from: &NestedDecoding, out: &NestedGradients) -> Option<Launch> {
+    let (starts, _) = of_token(OfToken::Listed(from.starts))?;
+    let of_levels = ERROR_WARPS * (8 * LANES_OF_ROW + 4 * TILE_COLUMNS) * from.levels.n as usize;
+    let of_entry = ERROR_WARPS * 4 * (1 + TILE_COLUMNS);
+    let room = (NESTED_BYTES - HEAD_BYTES - of_levels) / of_entry;
+    let on_mean = from.starts.n_entries.div_ceil(from.n_tokens.max(1));
+    let most_kept = (2 * on_mean).next_multiple_of(LEAST_KEPT);
+    let most_kept = most_kept.clamp(LEAST_KEPT, room);
+    let sizes = Sizes {
+        n_rows: from.n_tokens,
+        block: ERROR_THREADS,
+        shared_bytes: HEAD_BYTES + of_levels + of_entry * most_kept,
+    };
+    let mut arguments = addresses([
+        from.acts,
+        from.indices,
+        starts,
+        from.w_dec,
+        from.b_dec,
+        from.target,
+    ]);
+    arguments.extend([
+        Argument::Levels(from.levels),
+        count(most_kept)?,
+        flag(from.reaches_idle),
+        Argument::I64(from.n_tokens as i64),
+        count(from.width)?,
+    ]);
+    arguments.extend(addresses([out.grad_out, out.grad_acts, out.sums]));
+    launch("nested_errors", sizes, arguments)
 }
 
 /// The gradient row of each latent: `gradient`: `[n_latents, width]`; of one without entries it is 0.
@@ -396,6 +275,17 @@ fn count(n: usize) -> Option<Argument> {
     (1..=MOST_IN_ROW)
         .contains(&n)
         .then_some(Argument::I32(n as i32))
+}
+
+/// Where entries begin, and how many a token has; one of both is said.
+fn of_token(of_token: OfToken) -> Option<(Address, Argument)> {
+    match of_token {
+        OfToken::Every(k) => Some((NOTHING, count(k)?)),
+        OfToken::Listed(Starts { starts, n_entries }) => {
+            let fits = n_entries <= MOST_IN_ROW;
+            fits.then_some((starts, Argument::I32(0)))
+        }
+    }
 }
 
 fn addresses<const N: usize>(addresses: [Address; N]) -> Vec<Argument> {
