@@ -12,6 +12,10 @@ use std::thread;
 /// Sizes that a processor's thread can do.
 const SMALL: [&str; 4] = ["doctor", "--gpu", "--shape", "64,256,32,8"];
 
+/// A job with lists of latents and nested reconstructions.
+const NESTED: &str =
+    "activation='batchtopk', matryoshka_widths=[0.5], loss_fn='mse', optimizer='adam'";
+
 /// Every kernel was started, at its check or in an update.
 #[track_caller]
 pub(super) fn all_were_used(log: &Log) {
@@ -131,6 +135,7 @@ fn updates_of_one_part_make_no_gradient_of_a_matrix() {
         ("signum", ""),
         ("adam", "optimizer='adam'"),
         ("parts", "optimizer='adam', grad_acc_steps=2"),
+        ("nested", NESTED),
     ];
     let workspace = with_jobs(SHORT, &jobs);
     let mut command = command(&workspace, "log", &ON_DEVICE);
@@ -141,24 +146,26 @@ fn updates_of_one_part_make_no_gradient_of_a_matrix() {
         let kernels = log.of_kind("kernel");
         kernels.filter(|event| event.what == name).count()
     };
-    // Once at each of three sizes for the check; then for encoder and decoder, in eight updates or in four of two parts.
-    for (kernel, n_in_updates) in [
-        ("rows_signum", 2 * 8),
-        ("rows_adam", 2 * 8),
-        ("dense_signum", 0),
-        ("dense_adam", 2 * 4),
-        ("rows_gradient", 2 * 8),
+    // At each of three sizes for the check, of lists for three levels. Then for encoder and decoder, in eight updates or in
+    // four of two parts; the nested decoder has two levels.
+    for (kernel, n_in_check, n_in_updates) in [
+        ("rows_signum", 1 + 3, 2 * 8),
+        ("rows_adam", 1 + 3, 2 * 8 + (1 + 2) * 8),
+        ("dense_signum", 1, 0),
+        ("dense_adam", 1, 2 * 4),
+        ("rows_gradient", 1 + 3, 2 * 8),
+        ("nested_errors", 1, 8),
     ] {
-        assert_eq!(n_starts(kernel), 3 + n_in_updates, "{kernel}");
+        let n_checked = 3 * n_in_check;
+        assert_eq!(n_starts(kernel), n_checked + n_in_updates, "{kernel}");
     }
 }
 
 #[test]
 fn a_kernel_that_computes_something_else_is_left_out() {
-    let nested = "activation='batchtopk', matryoshka_widths=[0.5], loss_fn='mse', optimizer='adam'";
     for (kernel, settings) in [
         ("squared_error", "optimizer='adam'"),
-        ("nested_errors", nested),
+        ("nested_errors", NESTED),
         ("rows_adam", "optimizer='adam'"),
     ] {
         let workspace = with_jobs(SHORT, &[("adam", settings)]);

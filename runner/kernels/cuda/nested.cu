@@ -18,7 +18,7 @@ struct Nesting {
     // Shared memory of the block: weights of the levels, where their entries begin, and where the last ones end.
     float* weights;
     int* bounds;
-    // Of the warp: parts of squared errors, `[n_levels, LANES_OF_ROW]`, and of a tile the errors, `[n_levels, TILE_COLUMNS]`.
+    // Of the warp: parts of squared errors, `[n_levels, LANES_OF_ROW]`, and a tile's errors, `[n_levels, TILE_COLUMNS]`.
     double* squares;
     float* errors;
 
@@ -145,8 +145,8 @@ DEVICE void errors_of_token(const Token& token, const Nesting& nesting, int most
     }
 }
 
-// Bytes of a token: 4 width (n + 1 + levels) + 16 n, of n entries, and b_dec from a cache; the rows twice where n is above
-// `most_kept`. FLOPs: 4 width n. `grad_out`: `[levels, n_tokens, width]`, `sums`: `[levels, n_tokens]`.
+// Bytes of a token: 4 width (n + 1 + levels) + 16 n, of n entries, and b_dec from a cache; the rows twice where n is
+// above `most_kept`. FLOPs: 4 width n. `grad_out`: `[levels, n_tokens, width]`, `sums`: `[levels, n_tokens]`.
 KERNEL(ERROR_THREADS, 4)
 nested_errors(const float* acts, const i64* indices, const i64* starts, const float* w_dec, const float* b_dec,
               const float* target, Levels levels, int most_kept, int reads_idle, i64 n_tokens, int width,

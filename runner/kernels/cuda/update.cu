@@ -189,24 +189,24 @@ struct Update {
 // Bytes of a row: 4 width n + 20 n of n entries, and 16 width of the weights (18 with the rounded copy). FLOPs: 2 width
 // n, 10 width (14 if it is projected).
 KERNEL(SUM_THREADS, 4)
-rows_signum(const i64* order, const i64* starts, const float* values, const float* dense, int k, int width,
-            const float* divisor, int is_projected, float lr, float to_x, float average, float to_y, float* y, float* z,
-            bfloat16* rounded) {
+rows_signum(const i64* order, const i64* starts, const float* values, const float* dense, const i64* tokens, int k,
+            int width, const float* divisor, int is_projected, float lr, float to_x, float average, float to_y, float* y,
+            float* z, bfloat16* rounded) {
     Update update = {width, divisor, is_projected, y, rounded};
     Signum rule = {lr, to_x, average, to_y, z};
-    update.from_entries(LatentEntries(order, starts, blockIdx.x, values, k), dense, rule);
+    update.from_entries(LatentEntries(order, starts, blockIdx.x, values, tokens, k), dense, rule);
 }
 
 // Bytes of a row: 4 width n + 20 n of n entries, and 24 width of the weights (26 with the rounded copy). FLOPs: 2 width
 // n, 15 width (19 if it is projected).
 KERNEL(SUM_THREADS, 4)
-rows_adam(const i64* order, const i64* starts, const float* values, const float* dense, int k, int width,
-          const float* divisor, int is_projected, float lr_over_correction1, float one_minus_beta1,
+rows_adam(const i64* order, const i64* starts, const float* values, const float* dense, const i64* tokens, int k,
+          int width, const float* divisor, int is_projected, float lr_over_correction1, float one_minus_beta1,
           float one_minus_beta2, float correction2_sqrt, float eps, float* weight, float* exp_avg, float* exp_avg_sq,
           bfloat16* rounded) {
     Update update = {width, divisor, is_projected, weight, rounded};
     Adam rule = {lr_over_correction1, one_minus_beta1, one_minus_beta2, correction2_sqrt, eps, exp_avg, exp_avg_sq};
-    update.from_entries(LatentEntries(order, starts, blockIdx.x, values, k), dense, rule);
+    update.from_entries(LatentEntries(order, starts, blockIdx.x, values, tokens, k), dense, rule);
 }
 
 // Bytes of a row: 20 width (22 with the rounded copy); if it is projected, 8 width of them twice, from a cache the

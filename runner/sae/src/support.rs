@@ -68,8 +68,8 @@ impl Support {
         self.sums_by_latent(&acts.f_gt(0.0)?.f_to_kind(Kind::Float)?, num_latents)
     }
 
-    /// Reconstructs `target`: `[n_tokens, d_out]` from activations where the support is, of the latents below the end of
-    /// each level.
+    /// Reconstructs `target`: `[n_tokens, d_out]` from activations where the support is, of the latents below each
+    /// level's end.
     pub(crate) fn reconstruct(
         &self,
         acts: Acts<'_>,
@@ -145,7 +145,7 @@ impl Support {
         levels: &[Level],
     ) -> Result<LatentGradients, TchError> {
         let num_latents = levels.last().map_or(0, |level| level.end as i64);
-        if let Some(entries) = self.sorted([acts, grad_pre], levels)
+        if let Some(entries) = self.sorted([acts, grad_pre], levels)?
             && let Some((encoder_weight, w_dec)) = entries.matrix_gradients(centred, grad_out)?
         {
             return Ok(LatentGradients {
@@ -189,9 +189,15 @@ impl Support {
         }
     }
 
-    /// By latent, for the CPU's kernels. `None`: those do not take them.
-    pub(crate) fn sorted(&self, values: [&Tensor; 2], levels: &[Level]) -> Option<SortedEntries> {
-        let Self::Some(at) = self else { return None };
+    /// By latent, for kernels. `None`: no kernel takes them.
+    pub(crate) fn sorted(
+        &self,
+        values: [&Tensor; 2],
+        levels: &[Level],
+    ) -> Result<Option<SortedEntries>, TchError> {
+        let Self::Some(at) = self else {
+            return Ok(None);
+        };
         let ends = ends(levels);
         let num_latents = ends.last().map_or(0, |end| *end as i64);
         SortedEntries::listed(at, values, &ends, num_latents)

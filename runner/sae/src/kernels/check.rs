@@ -27,7 +27,7 @@ const MOST_OFF: f64 = 1e-5;
 /// becomes either.
 const MOST_OTHER_SIDES: f64 = 1e-3;
 
-/// To be compared: some tokens have no entry, and some nearly three times as many as on the mean.
+/// To be compared: some tokens have no entry, and some nearly three times the mean.
 const COMPARED: Lists = Lists {
     power: 3,
     nested: &[(0.25, 0.5), (0.5, 2.0), (1.0, 1.0)],
@@ -111,7 +111,11 @@ impl Form {
     /// Those that a kernel takes.
     fn all(kernel: Kernel) -> &'static [Self] {
         match kernel {
-            Kernel::DotsAtEntries | Kernel::SparseTimesRows => &[Self::Rows, Self::List],
+            Kernel::DotsAtEntries
+            | Kernel::SparseTimesRows
+            | Kernel::RowsGradient
+            | Kernel::RowsSignum
+            | Kernel::RowsAdam => &[Self::Rows, Self::List],
             Kernel::NestedErrors => &[Self::List],
             _ => &[Self::Rows],
         }
@@ -285,6 +289,14 @@ impl Entries {
         }
     }
 
+    fn order(&self, num_latents: i64) -> Result<Order, TchError> {
+        let indices = &self.encoded.latent_indices;
+        match self.starts {
+            None => Order::sort(indices, num_latents),
+            Some(_) => Order::sort_listed(indices, self.bags()?.tokens(), num_latents),
+        }
+    }
+
     /// The same, one after the other, as entries of other tokens; those of each in the order of their latents.
     fn listed(&self, num_latents: i64, power: i64) -> Result<Self, TchError> {
         let indices = &self.encoded.latent_indices;
@@ -362,7 +374,7 @@ impl Inputs {
             Form::List => &self.list,
         };
         let (latents, indices) = (entries.latents(), &entries.encoded.latent_indices);
-        let order = || Order::sort(indices, self.weight.size()[0]);
+        let order = || entries.order(self.weight.size()[0]);
         Ok(match kernel {
             Kernel::TopK => {
                 let found = opened.topk(&self.numbers, indices.size()[1])?;
@@ -401,7 +413,8 @@ impl Inputs {
             }
             Kernel::RowsGradient => {
                 let order = order()?;
-                let gradient = opened.rows_gradient(&order, &entries.grad_pre, &self.x)?;
+                let dense = (&self.dense()?, &*self.ends());
+                let gradient = opened.rows_gradient(&order, &entries.grad_pre, dense)?;
                 let sums = opened.latent_sums(&order, &entries.grad_pre)?;
                 let counts = opened.fire_counts(&order, &entries.encoded.latent_acts)?;
                 gradient.map(|gradient| vec![gradient, sums, counts])
@@ -413,7 +426,8 @@ impl Inputs {
                     is_projected: true,
                     rounded: Some(&self.rounded),
                 };
-                let entries = (&entries.grad_pre, &self.x);
+                let dense = (&self.dense()?, &*self.ends());
+                let entries = (&entries.grad_pre, dense);
                 let weights = (&mut self.weight, &mut rule_of(kernel, &mut self.remembered));
                 let done = opened.step_rows(&order, entries, weights, &steps)?;
                 done.map(|()| self.updated())
@@ -481,12 +495,12 @@ impl Inputs {
                 )?)
             }
             Kernel::RowsGradient => {
-                let gradients = self.gradients(num_latents)?;
                 let counts = aten::fire_counts(&entries.encoded, num_latents)?;
-                vec![gradients.encoder_weight, gradients.encoder_bias, counts]
+                let sums = aten::sums_by_latent(&entries.grad_pre, indices, &bags()?, num_latents)?;
+                vec![self.gradient_of_rows()?, sums, counts]
             }
             Kernel::RowsSignum | Kernel::RowsAdam => {
-                let mut gradient = self.gradients(num_latents)?.encoder_weight;
+                let mut gradient = self.gradient_of_rows()?;
                 let _ = gradient.f_div_(&self.divisor)?;
                 aten::project(&mut gradient, &self.weight)?;
                 let rule = rule_of(kernel, &mut self.remembered);
@@ -516,14 +530,38 @@ impl Inputs {
         }
     }
 
-    /// As an encoder's: the gradient at the latents times the tokens.
-    fn gradients(&self, num_latents: i64) -> Result<aten::WeightGradients, TchError> {
-        let Entries {
-            encoded, grad_pre, ..
-        } = self.entries();
-        let (indices, bags) = (&encoded.latent_indices, self.entries().bags()?);
-        let values = (&encoded.latent_acts, grad_pre);
-        aten::weight_gradients(values, (indices, &bags), (&self.x, &self.x), num_latents)
+    /// What gradients of weights are made of: rows of tokens, of lists some for each level.
+    fn dense(&self) -> Result<Tensor, TchError> {
+        if self.form == Form::Rows {
+            return Ok(self.x.shallow_clone());
+        }
+        let of_level = |(_, weight): &(usize, f32)| self.x.f_mul_scalar(f64::from(*weight));
+        let levels = self.levels.iter().map(of_level);
+        Tensor::f_stack(&levels.collect::<Result<Vec<_>, _>>()?, 0)
+    }
+
+    fn ends(&self) -> Vec<usize> {
+        self.levels.iter().map(|(end, _)| *end).collect()
+    }
+
+    /// The gradients at the latents times those rows.
+    fn gradient_of_rows(&self) -> Result<Tensor, TchError> {
+        let num_latents = self.weight.size()[0];
+        let entries = self.entries();
+        let bags = entries.bags()?;
+        let (values, indices) = (&entries.grad_pre, &entries.encoded.latent_indices);
+        let times = |dense: &Tensor| {
+            aten::sparse_transposed_times(values, indices, &bags, dense, num_latents)
+        };
+        let dense = self.dense()?;
+        if self.form == Form::Rows {
+            return times(&dense);
+        }
+        let of_level =
+            |(level, (begin, end))| times(&dense.f_get(level)?)?.f_narrow(0, begin, end - begin);
+        let ends = self.ends();
+        let levels = (0..).zip(aten::ranges(&ends)).map(of_level);
+        Tensor::f_cat(&levels.collect::<Result<Vec<_>, _>>()?, 0)
     }
 
     /// Activations, and the pre-activations at their indices: of equal numbers either index is right.

@@ -8,10 +8,11 @@
     reason = "starts kernels on the memory of tensors; `Opened::start` is all of it"
 )]
 
+use super::aten::ranges;
 use super::kernel::Kernel;
 use super::{Acts, NestedErrors, Rule, SquaredError};
 use crate::Encoded;
-use kernels::cuda::launches::{self, NOTHING, OfToken, Products};
+use kernels::cuda::launches::{self, EntryTokens, NOTHING, OfToken, Products};
 use kernels::cuda::{self as gpu, Address, Launch, Levels};
 use std::collections::BTreeMap;
 use std::sync::RwLock;
@@ -137,11 +138,37 @@ pub(crate) struct Order {
     /// Where those of each latent begin, and the end of all: `[num_latents + 1]`, Int64.
     starts: Tensor,
     num_latents: i64,
-    k: i64,
+    tokens: Tokens,
 }
 
+/// Which token an entry belongs to.
+#[derive(Debug)]
+enum Tokens {
+    /// Each has as many.
+    Every(i64),
+    /// `[n_entries]`, Int64.
+    Listed(Tensor),
+}
+
+/// Some latents: from the first number on, below the second one.
+type Range = (i64, i64);
+
 impl Order {
+    /// `indices`: `[n_tokens, k]`.
     pub(crate) fn sort(indices: &Tensor, num_latents: i64) -> Result<Self, TchError> {
+        Self::of(indices, Tokens::Every(indices.size2()?.1), num_latents)
+    }
+
+    /// `indices`, `tokens`: `[n_entries]`.
+    pub(crate) fn sort_listed(
+        indices: &Tensor,
+        tokens: &Tensor,
+        num_latents: i64,
+    ) -> Result<Self, TchError> {
+        Self::of(indices, Tokens::Listed(tokens.shallow_clone()), num_latents)
+    }
+
+    fn of(indices: &Tensor, tokens: Tokens, num_latents: i64) -> Result<Self, TchError> {
         let options = (Kind::Int, indices.device());
         let latents = indices.f_reshape([-1])?.f_to_kind(Kind::Int)?;
         let (sorted, entries) = latents.f_sort_stable(true, 0, false)?;
@@ -151,17 +178,36 @@ impl Order {
             entries,
             starts,
             num_latents,
-            k: indices.size2()?.1,
+            tokens,
         })
     }
 
-    fn entries(&self) -> launches::SortedEntries {
-        launches::SortedEntries {
+    /// Those of some latents.
+    fn entries(&self, range: Range) -> Result<launches::SortedEntries, TchError> {
+        let starts = rows(&self.starts, (range.0, range.1 + 1))?;
+        Ok(launches::SortedEntries {
             order: read(&self.entries, Kind::Int64),
-            starts: read(&self.starts, Kind::Int64),
-            n_latents: self.num_latents as usize,
-            k: self.k as usize,
+            starts: read(&starts, Kind::Int64),
+            n_latents: (range.1 - range.0) as usize,
+            tokens: match &self.tokens {
+                Tokens::Every(k) => EntryTokens::Every(*k as usize),
+                Tokens::Listed(tokens) => EntryTokens::Listed(read(tokens, Kind::Int64)),
+            },
+        })
+    }
+
+    fn all(&self) -> Range {
+        (0, self.num_latents)
+    }
+
+    /// Latents with the rows of tokens that they are multiplied with. `dense`: `[n_tokens, width]`, or of nested
+    /// reconstructions, from the latents below each of `ends`, `[n_levels, n_tokens, width]`.
+    fn parts(&self, dense: &Tensor, ends: &[usize]) -> Result<Vec<(Range, Tensor)>, TchError> {
+        if dense.dim() == 2 {
+            return Ok(vec![(self.all(), dense.shallow_clone())]);
         }
+        let of_level = |(range, level)| Ok((range, dense.f_get(level)?));
+        ranges(ends).zip(0..).map(of_level).collect()
     }
 }
 
@@ -359,18 +405,25 @@ impl Opened {
         }))
     }
 
-    /// `sum values[e] dense[token of e]` of the entries of each latent: `[num_latents, width]`.
+    /// `sum values[e] dense[token of e]` of the entries of each latent: `[num_latents, width]`. `dense`: with the ends of
+    /// nested reconstructions, see [`Order::parts`].
     pub(super) fn rows_gradient(
         &self,
         order: &Order,
         values: &Tensor,
-        dense: &Tensor,
+        (dense, ends): (&Tensor, &[usize]),
     ) -> Result<Option<Tensor>, TchError> {
-        let shape = [order.num_latents, dense.size2()?.1];
+        let shape = [order.num_latents, width_of(dense) as i64];
         let gradient = Tensor::f_empty(shape, (Kind::Float, dense.device()))?;
-        let out = read(&gradient, Kind::Float);
-        let launch = launches::rows_gradient(&order.entries(), &row_sums(values, dense), out);
-        self.finish(order.num_latents, launch, gradient)
+        for (range, dense) in order.parts(dense, ends)? {
+            let out = read(&rows(&gradient, range)?, Kind::Float);
+            let entries = order.entries(range)?;
+            let launch = launches::rows_gradient(&entries, &row_sums(values, &dense), out);
+            if self.finish(range.1 - range.0, launch, ())?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(gradient))
     }
 
     /// Sums of the entries of each latent: `[num_latents]`.
@@ -391,7 +444,8 @@ impl Opened {
     ) -> Result<Tensor, TchError> {
         let out = Tensor::f_empty([order.num_latents], (Kind::Float, values.device()))?;
         let addresses = [values, &out].map(|tensor| read(tensor, Kind::Float));
-        if let Some(launch) = launch(&order.entries(), addresses[0], addresses[1]) {
+        let entries = order.entries(order.all())?;
+        if let Some(launch) = launch(&entries, addresses[0], addresses[1]) {
             self.start(&launch)?;
         }
         Ok(out)
@@ -402,22 +456,34 @@ impl Opened {
     pub(super) fn step_rows(
         &self,
         order: &Order,
-        (values, dense): (&Tensor, &Tensor),
+        (values, (dense, ends)): (&Tensor, (&Tensor, &[usize])),
         (weights, rule): (&mut Tensor, &mut Rule<'_>),
         steps: &Steps<'_>,
     ) -> Result<Option<()>, TchError> {
-        let (entries, sums) = (order.entries(), row_sums(values, dense));
-        let update = steps.of(weights);
-        let launch = match rule {
-            Rule::Signum(constants, z) => {
-                let rule = (*constants, read(z, Kind::Float));
-                launches::rows_signum(&entries, &sums, &update, rule)
+        for (range, dense) in order.parts(dense, ends)? {
+            let own = |tensor: &Tensor| rows(tensor, range);
+            let rounded = steps.rounded.map(own).transpose()?;
+            let steps = Steps {
+                rounded: rounded.as_ref(),
+                ..*steps
+            };
+            let (entries, sums) = (order.entries(range)?, row_sums(values, &dense));
+            let update = steps.of(&own(weights)?);
+            let launch = match rule {
+                Rule::Signum(constants, z) => {
+                    let rule = (*constants, read(&own(z)?, Kind::Float));
+                    launches::rows_signum(&entries, &sums, &update, rule)
+                }
+                Rule::Adam(constants, [first, second]) => {
+                    let means = [own(first)?, own(second)?];
+                    launches::rows_adam(&entries, &sums, &update, (*constants, moments(&means)))
+                }
+            };
+            if self.finish(range.1 - range.0, launch, ())?.is_none() {
+                return Ok(None);
             }
-            Rule::Adam(constants, means) => {
-                launches::rows_adam(&entries, &sums, &update, (*constants, moments(means)))
-            }
-        };
-        self.finish(order.num_latents, launch, ())
+        }
+        Ok(Some(()))
     }
 
     /// One update of a matrix; a vector is left to libtorch: it would be one block's work.
@@ -474,6 +540,11 @@ fn read(tensor: &Tensor, kind: Kind) -> Address {
         "{tensor:?} is not {kind:?} one after the other"
     );
     Address(tensor.data_ptr() as u64)
+}
+
+/// The rows of some latents, which share its memory.
+fn rows(tensor: &Tensor, (begin, end): Range) -> Result<Tensor, TchError> {
+    tensor.f_narrow(0, begin, end - begin)
 }
 
 fn width_of(rows: &Tensor) -> usize {

@@ -34,7 +34,7 @@ enum Order {
 pub(crate) struct SparseUpdate<'a> {
     /// What the encoder was applied to: `[n_tokens, d_in]`.
     pub(crate) centred: &'a Tensor,
-    /// The gradient at the reconstruction: `[n_tokens, d_out]`.
+    /// The gradient at the reconstruction: `[n_tokens, d_out]`; of nested ones `[n_levels, n_tokens, d_out]`.
     pub(crate) grad_out: &'a Tensor,
     /// What gradients are divided by: scalar, Float.
     pub(crate) divisor: &'a Tensor,
@@ -78,22 +78,28 @@ impl SortedEntries {
     }
 
     /// The same for any number of latents of a token, and for reconstructions from the latents below each of `ends`.
-    /// `None`: not on the CPU.
+    /// `None`: as of [`SortedEntries::new`].
     pub(crate) fn listed(
         at: &Listed,
         [acts, grad_pre]: [&Tensor; 2],
         ends: &[usize],
         num_latents: i64,
-    ) -> Option<Self> {
-        let (Some(indices), Some(_), Some(_)) = (
-            slice::<i64>(&at.indices),
+    ) -> Result<Option<Self>, TchError> {
+        let tensors = [acts, grad_pre, &at.indices, at.tokens()];
+        let order = if let (Some(_), Some(_), Some(indices)) = (
             slice::<f32>(acts),
             slice::<f32>(grad_pre),
-        ) else {
-            return None;
+            slice::<i64>(&at.indices),
+        ) {
+            Order::Host(ByLatent::sort(indices, num_latents as usize))
+        } else if let Some(opened) = cuda::opened(Kernel::RowsGradient, &tensors) {
+            let order = cuda::Order::sort_listed(&at.indices, at.tokens(), num_latents)?;
+            Order::Cuda(opened, order)
+        } else {
+            return Ok(None);
         };
-        Some(Self {
-            order: Order::Host(ByLatent::sort(indices, num_latents as usize)),
+        Ok(Some(Self {
+            order,
             encoded: Encoded {
                 latent_acts: acts.shallow_clone(),
                 latent_indices: at.indices.shallow_clone(),
@@ -101,7 +107,7 @@ impl SortedEntries {
             grad_pre: grad_pre.shallow_clone(),
             tokens: Some(at.tokens().shallow_clone()),
             ends: ends.to_vec(),
-        })
+        }))
     }
 
     /// The gradient of the encoder's bias: `[num_latents]`.
@@ -132,7 +138,7 @@ impl SortedEntries {
     }
 
     /// The gradients of the encoder's weights and of the decoder, from `centred`: `[n_tokens, d_in]` and
-    /// `grad_out`: `[n_tokens, d_out]`. `None`: those are elsewhere, or of another kind.
+    /// `grad_out`: see [`SparseUpdate`]. `None`: those are elsewhere, or of another kind.
     pub(crate) fn matrix_gradients(
         &self,
         centred: &Tensor,
@@ -141,6 +147,7 @@ impl SortedEntries {
         let by_latent = match &self.order {
             Order::Host(by_latent) => by_latent,
             Order::Cuda(opened, order) => {
+                let (centred, grad_out) = ((centred, &[][..]), (grad_out, &*self.ends));
                 let encoder_weight = opened.rows_gradient(order, &self.grad_pre, centred)?;
                 let acts = &self.encoded.latent_acts;
                 let w_dec = opened.rows_gradient(order, acts, grad_out)?;
@@ -226,14 +233,14 @@ impl SortedEntries {
             is_projected: false,
             rounded: update.rounded,
         };
-        let entries = (&self.grad_pre, update.centred);
+        let entries = (&self.grad_pre, (update.centred, &[][..]));
         opened.step_rows(order, entries, (encoder_weight, &mut of_encoder), &steps)?;
         let steps = cuda::Steps {
             is_projected,
             rounded: None,
             ..steps
         };
-        let entries = (&self.encoded.latent_acts, update.grad_out);
+        let entries = (&self.encoded.latent_acts, (update.grad_out, &*self.ends));
         opened.step_rows(order, entries, (w_dec, &mut of_decoder), &steps)?;
         Ok(true)
     }

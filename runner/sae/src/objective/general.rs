@@ -311,7 +311,10 @@ impl Sae {
         };
         let reconstructed = self.reconstructed(&batch, &latents, objective)?;
         let at = self.at_latents(&latents, reconstructed, objective)?;
-        let Some(entries) = latents.support.sorted([&at.acts, &at.grad_pre], &at.levels) else {
+        let entries = latents
+            .support
+            .sorted([&at.acts, &at.grad_pre], &at.levels)?;
+        let Some(entries) = entries else {
             return Ok(None);
         };
         let encoder_bias = entries.bias_gradient()?;

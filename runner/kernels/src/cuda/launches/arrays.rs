@@ -183,23 +183,32 @@ pub struct NestedGradients {
     pub sums: Address,
 }
 
-/// The entries of `[n_tokens, k]`, sorted by latent.
+/// Entries, sorted by latent.
 #[derive(Clone, Copy, Debug)]
 pub struct SortedEntries {
-    /// Indices of entries, those of a latent in the order of tokens: `[n_tokens * k]`, Int64.
+    /// Indices of entries, those of a latent in the order of tokens: `[n_entries]`, Int64.
     pub order: Address,
     /// Where those of each latent begin in `order`, and where the last ones end: `[n_latents + 1]`, Int64.
     pub starts: Address,
     /// Latents.
     pub n_latents: usize,
-    /// Entries of a token.
-    pub k: usize,
+    /// Which token an entry belongs to.
+    pub tokens: EntryTokens,
+}
+
+/// Which token an entry belongs to.
+#[derive(Clone, Copy, Debug)]
+pub enum EntryTokens {
+    /// Each token has as many: arrays of entries are `[n_tokens, k]`.
+    Every(usize),
+    /// Each says so: `[n_entries]`, Int64.
+    Listed(Address),
 }
 
 /// A latent's gradient row: the sum of its entries' values times the rows of their tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSums {
-    /// `[n_tokens, k]`.
+    /// At the entries.
     pub values: Address,
     /// `[n_tokens, width]`.
     pub dense: Address,

@@ -9,9 +9,9 @@ use super::{Address, Argument, Launch};
 use crate::{Adam, Signum};
 
 pub use arrays::{
-    Decoding, DenseGradient, Dots, ErrorGradients, Moments, NestedDecoding, NestedGradients,
-    OfToken, Products, Rescore, RowSums, Selected, SortedEntries, SparseProduct, Starts,
-    TokenLatents, TopK, Update,
+    Decoding, DenseGradient, Dots, EntryTokens, ErrorGradients, Moments, NestedDecoding,
+    NestedGradients, OfToken, Products, Rescore, RowSums, Selected, SortedEntries, SparseProduct,
+    Starts, TokenLatents, TopK, Update,
 };
 
 /// The most shared memory that a block of any device can have.
@@ -307,8 +307,12 @@ fn selected(out: &Selected, k: usize) -> [Argument; 4] {
 
 fn row_sums(entries: &SortedEntries, sums: &RowSums) -> Option<Vec<Argument>> {
     let SortedEntries { order, starts, .. } = *entries;
-    let mut arguments = addresses([order, starts, sums.values, sums.dense]);
-    arguments.extend([count(entries.k)?, count(sums.width)?]);
+    let (tokens, k) = match entries.tokens {
+        EntryTokens::Every(k) => (NOTHING, count(k)?),
+        EntryTokens::Listed(tokens) => (tokens, Argument::I32(1)),
+    };
+    let mut arguments = addresses([order, starts, sums.values, sums.dense, tokens]);
+    arguments.extend([k, count(sums.width)?]);
     Some(arguments)
 }
 

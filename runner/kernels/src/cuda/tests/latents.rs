@@ -1,7 +1,9 @@
 //! What is computed by latent.
 
 use super::*;
-use crate::cuda::launches::{RowSums, SortedEntries, fire_counts, latent_sums, rows_gradient};
+use crate::cuda::launches::{
+    EntryTokens, RowSums, SortedEntries, fire_counts, latent_sums, rows_gradient,
+};
 use crate::{ByLatent, Entries, TokenOf, WeightGradients, numbers};
 
 /// Tokens, latents, d_in, d_out, k: of no tokens, one, odd, more entries of a latent than are staged, more columns
@@ -19,7 +21,9 @@ pub(super) const SIZES: [(usize, usize, usize, usize, usize); 7] = [
 /// Entries and what belongs to them.
 pub(super) struct Case {
     pub(super) num_latents: usize,
-    pub(super) k: usize,
+    k: usize,
+    /// Of a list, the token of each entry.
+    tokens: Option<Vec<i64>>,
     pub(super) widths: [usize; 2],
     pub(super) indices: Vec<i64>,
     pub(super) acts: Vec<f32>,
@@ -48,6 +52,7 @@ impl Case {
         Self {
             num_latents,
             k,
+            tokens: None,
             widths: [d_in, d_out],
             acts: numbers(n, 0.1).iter().map(|act| act.max(0.0)).collect(),
             grad_pre: numbers(n, 0.2),
@@ -58,24 +63,41 @@ impl Case {
         }
     }
 
+    /// The same entries, of other tokens: some have none, and the last one has many.
+    pub(super) fn listed(size: (usize, usize, usize, usize, usize)) -> Self {
+        let case = Self::of(size);
+        let n = case.indices.len();
+        let token_of = |entry: usize| (entry * entry / n.max(1) / case.k) as i64;
+        Self {
+            tokens: Some((0..n).map(token_of).collect()),
+            ..case
+        }
+    }
+
+    /// Both.
+    pub(super) fn both(size: (usize, usize, usize, usize, usize)) -> [Self; 2] {
+        [Self::of(size), Self::listed(size)]
+    }
+
     pub(super) fn entries(&self) -> Entries<'_> {
         Entries {
             indices: &self.indices,
             acts: &self.acts,
             grad_pre: &self.grad_pre,
-            tokens: TokenOf::Every(self.k),
+            tokens: match &self.tokens {
+                None => TokenOf::Every(self.k),
+                Some(tokens) => TokenOf::Listed(tokens),
+            },
         }
     }
 
-    /// The order of the entries, and where latents begin.
-    pub(super) fn sorted(&self) -> (Array<i64>, Array<i64>) {
+    /// The order of the entries, where latents begin, and the tokens of a list.
+    pub(super) fn sorted(&self) -> [Array<i64>; 3] {
         let order = self.by_latent.entry_indices().iter().map(|&idx| idx.into());
         let n_until = |latent| self.by_latent.n_of(0..latent) as i64;
         let starts: Vec<i64> = (0..=self.num_latents).map(n_until).collect();
-        (
-            Array::new(&order.collect::<Vec<_>>(), 0),
-            Array::new(&starts, 0),
-        )
+        let tokens = self.tokens.as_deref().unwrap_or_default();
+        [&order.collect::<Vec<_>>(), &*starts, tokens].map(|x| Array::new(x, 0))
     }
 
     /// Of the encoder and of the decoder.
@@ -106,21 +128,23 @@ impl Case {
         gradients
     }
 
-    pub(super) fn launched(&self, (order, starts): &mut (Array<i64>, Array<i64>)) -> SortedEntries {
+    pub(super) fn launched(&self, [order, starts, tokens]: &mut [Array<i64>; 3]) -> SortedEntries {
         SortedEntries {
             order: order.address(),
             starts: starts.address(),
             n_latents: self.num_latents,
-            k: self.k,
+            tokens: match &self.tokens {
+                None => EntryTokens::Every(self.k),
+                Some(_) => EntryTokens::Listed(tokens.address()),
+            },
         }
     }
 }
 
 #[test]
 fn gradients_are_those_of_the_twin_to_the_bit() {
-    for size in SIZES {
+    for case in SIZES.into_iter().flat_map(Case::both) {
         for skew in SKEWS {
-            let case = Case::of(size);
             let mut sorted = case.sorted();
             let entries = case.launched(&mut sorted);
             let parts = case.parts();
@@ -176,7 +200,7 @@ fn without_latents_there_is_nothing_to_do() {
         order: NONE,
         starts: NONE,
         n_latents: 0,
-        k: 1,
+        tokens: EntryTokens::Every(1),
     };
     assert!(latent_sums(&entries, NONE, NONE).is_none());
     assert!(fire_counts(&entries, NONE, NONE).is_none());

@@ -133,7 +133,7 @@ fn sums_of_rows_and_dots() {
     }
 }
 
-/// Ends of one reconstruction, of three, and of as many as there may be.
+/// Ends of one reconstruction, of three, and of the most that there may be.
 fn levels(num_latents: usize) -> [Vec<(usize, f32)>; 3] {
     let most = crate::cuda::MOST_LEVELS;
     let each = (0..most).map(|idx| (num_latents * (idx + 1) / most, 0.1 + idx as f32));

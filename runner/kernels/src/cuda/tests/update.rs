@@ -3,8 +3,8 @@
 use super::latents::{Case, SIZES};
 use super::*;
 use crate::cuda::launches::{
-    DenseGradient, Moments, RowSums, SortedEntries, Update, dense_adam, dense_signum, rows_adam,
-    rows_signum,
+    DenseGradient, EntryTokens, Moments, RowSums, SortedEntries, Update, dense_adam, dense_signum,
+    rows_adam, rows_signum,
 };
 use crate::{Adam, MatrixUpdate, RowSteps, Signum, Weights, numbers, project, scale, signum};
 
@@ -211,8 +211,7 @@ fn rules() -> [Rule; 3] {
 
 #[test]
 fn updates_from_entries() {
-    for size in SIZES {
-        let case = Case::of(size);
+    for case in SIZES.into_iter().flat_map(Case::both) {
         let mut sorted = case.sorted();
         let entries = case.launched(&mut sorted);
         let parts = case.parts();
@@ -324,7 +323,7 @@ fn limits_of_updates() {
         order: NONE,
         starts: NONE,
         n_latents,
-        k: 2,
+        tokens: EntryTokens::Every(2),
     };
     let sums = |width| RowSums {
         values: NONE,
