@@ -53,8 +53,7 @@ fn close(a: &Value, b: &Value) {
 #[test]
 fn a_sweep_with_held_out_data_ends_in_evaluations() {
     let workspace = with_held_out("0.05");
-    let wide = [("COLUMNS", "200")];
-    let outcome = workspace.run_with(&wide, &["tiny.toml"]).succeeds();
+    let outcome = workspace.run(&["tiny.toml"]).succeeds();
     let outcome = outcome.remarks(&["evaluating 3 SAEs on 52 held-out sequences"]);
     for column in ["FVU held out", "CE recovered"] {
         assert!(outcome.stdout.contains(column), "{outcome}");

@@ -180,14 +180,16 @@ fn ls_filters_and_sorts() {
     let found = list(&["--where", "k = 8", "--sort", "-fvu", "--limit", "2"]);
     assert_eq!(found.len(), 2);
     assert!(found[0]["fvu"].as_f64() >= found[1]["fvu"].as_f64());
-    let wide = [("COLUMNS", "200")];
-    let table = workspace.run_with(&wide, &["ls", "--sweep", "tiny"]);
+    let table = workspace.run(&["ls", "--sweep", "tiny"]);
     let table = table.succeeds().stdout;
     for part in ["hookpoint", "FVU", "tokens/s", "layers.1.mlp", "done"] {
         assert!(table.contains(part), "{table}");
     }
-    let outcome = workspace.run(&["ls", "--sweep", "tiny"]).succeeds();
-    let outcome = outcome.remarks(&["no space for `status`", "`--json` shows all"]);
+    let narrow = [("COLUMNS", "80")];
+    let outcome = workspace.run_with(&narrow, &["ls", "--sweep", "tiny"]);
+    let outcome = outcome
+        .succeeds()
+        .remarks(&["no space for `status`", "`--json` shows all"]);
     let table = &outcome.stdout;
     for part in ["layers.1.mlp+layers.2 ", "FVU"] {
         assert!(table.contains(part), "{table}");

@@ -186,6 +186,6 @@ fn where_there_is_no_gpu_a_plan_says_what_it_assumes() {
 #[test]
 fn the_plan_of_llama_k_as_people_read_it() {
     insta::with_settings!({filters => filters()}, {
-        insta::assert_snapshot!(plan("llama_k.toml", &[], &EIGHT));
+        insta::assert_snapshot!(plan("llama_k.toml", &[("COLUMNS", "80")], &EIGHT));
     });
 }

@@ -10,8 +10,7 @@ use tch::{Device, Kind, Tensor};
 #[test]
 fn a_sweep_ends_in_results_rows_and_checkpoints() {
     let workspace = Workspace::with_tiny_sweep();
-    let wide = [("COLUMNS", "200")];
-    let outcome = workspace.run_with(&wide, &["tiny.toml"]).succeeds();
+    let outcome = workspace.run(&["tiny.toml"]).succeeds();
     let outcome = outcome.remarks(&["8 jobs on one forward pass", "all 8 jobs are done"]);
     let lines: Vec<_> = outcome.stdout.lines().collect();
     assert_eq!(lines.len(), 2 + 12, "a header and a row per SAE\n{outcome}");
@@ -300,8 +299,7 @@ fn several_seeds_share_the_pass_and_have_folders_of_their_own() {
 #[test]
 fn quiet_draws_no_progress_and_still_gives_results() {
     let workspace = Workspace::with_small_sweep();
-    let wide = [("COLUMNS", "200")];
-    let outcome = workspace.run_with(&wide, &["tiny.toml", "--quiet"]);
+    let outcome = workspace.run(&["tiny.toml", "--quiet"]);
     let outcome = outcome.succeeds();
     assert_eq!(outcome.stderr, "all 2 jobs are done\n");
     assert_eq!(outcome.stdout.lines().count(), 2 + 3);

@@ -5,8 +5,6 @@ use std::env;
 use std::io;
 use terminal_size::{Width, terminal_size_of};
 
-/// Where there is no terminal.
-const USUAL_WIDTH: usize = 80;
 /// Between two columns.
 const GAP: usize = 3;
 /// A name is never cut to less.
@@ -109,12 +107,12 @@ impl Fitted {
     }
 }
 
-/// The width of the terminal; without one that of `COLUMNS`, or 80.
+/// The width of the terminal; without one that of `COLUMNS`, or no limit: a file or another program gets all columns.
 pub(crate) fn width() -> usize {
     let of_terminal = terminal_size_of(io::stdout()).map(|(Width(width), _)| usize::from(width));
     let said = || env::var("COLUMNS").ok()?.parse().ok();
-    let width = of_terminal.or_else(said).unwrap_or(USUAL_WIDTH);
-    if width == 0 { USUAL_WIDTH } else { width }
+    let width = of_terminal.filter(|width| *width > 0).or_else(said);
+    width.filter(|width| *width > 0).unwrap_or(usize::MAX)
 }
 
 /// A table of at most `width` characters in a line, if that can be. The longest names are cut if nothing else can be
