@@ -79,9 +79,31 @@ fn a_file_that_is_no_toml_is_told_with_the_line() {
     run_sweep(&tiny_sweep_with("batch_size", "ctx_len = 8"))
         .refuses(&[&location_of("batch_size"), "duplicate key"])
         .hints("TOML");
-    run_sweep("")
-        .refuses(&["tiny.toml: ", "`name` is missing"])
-        .hints("`name = ...`");
+    run_sweep("").refuses(&["`train.model` is missing"]);
+}
+
+#[test]
+fn a_word_that_is_no_command_and_a_setting_that_is_no_option_are_told() {
+    let workspace = Workspace::with_tiny_sweep();
+    let of = |args: &[&str]| run(&workspace, args);
+    of(&["rnu", "tiny.toml"])
+        .refuses(&["`rnu` is neither a command nor a file"])
+        .hints("did you mean `run`?");
+    of(&["sho"]).refuses(&["`sho`"]).hints("`show`");
+    of(&["qqq", "x"])
+        .refuses(&["`qqq`"])
+        .hints("a sweep is a file");
+    for args in [
+        &["tiny.toml", "--k", "32"][..],
+        &["run", "tiny.toml", "--k=32"],
+        &["plan", "--k", "32", "tiny.toml"],
+    ] {
+        of(args)
+            .refuses(&["`--k` is a setting"])
+            .hints("`--set train.k=32`");
+    }
+    of(&["tiny.toml", "--expansion-factor"]).hints("`--set train.expansion_factor=VALUE`");
+    of(&["missing.toml"]).refuses(&["cannot read `missing.toml`"]);
 }
 
 #[test]

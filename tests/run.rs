@@ -1,11 +1,23 @@
 //! A sweep from its file to its results, and again.
 
-use crate::common::{Files, Workspace, fixture, text, tiny_sweep_with};
+use crate::common::{Files, Workspace, fixture, replace_line, small_sweep, text, tiny_sweep_with};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+
+#[test]
+fn a_sweep_without_a_name_has_that_of_its_file() {
+    let workspace = Workspace::new();
+    let sweep = replace_line(&small_sweep(), "name", "");
+    let (head, _) = sweep.split_once("[vary]").unwrap();
+    workspace.write("own.toml", format!("{head}\n[launch]\ndevice = 'cpu'\n"));
+    workspace.run(&["run", "own.toml"]).succeeds();
+    let row = workspace.sql("SELECT DISTINCT sweep, job, status FROM result");
+    let expected = json!([{"sweep": "own", "job": "job", "status": "done"}]);
+    assert_eq!(json!(row), expected);
+}
 
 #[test]
 fn a_sweep_ends_in_results_rows_and_checkpoints() {

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
 fn dispatch(args: Args) -> Result<u8, CliError> {
     match args.command {
         None => block_on(run::run(&args.run)),
+        Some(Command::Run(args)) => block_on(run::run(&args)),
         Some(Command::Plan(plan)) => block_on(plan::plan(&plan)),
         Some(Command::Train(args)) => block_on(run::train(*args)),
         Some(Command::Recipes(args)) => recipes::recipes(&args),

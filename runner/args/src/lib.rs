@@ -6,11 +6,13 @@
 //! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed
 //! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
 //! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`: one command each
+//! - `mistakes.rs`: what was typed and is neither
 
 mod data;
 mod encode;
 mod eval;
 mod given;
+mod mistakes;
 mod past;
 mod publish;
 mod settings;
@@ -19,7 +21,7 @@ mod train;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use std::process;
+use std::{env, process};
 
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
@@ -67,6 +69,8 @@ pub struct Args {
 /// What to do instead of running a sweep.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a sweep, as `sae-run SWEEP.toml` does.
+    Run(RunArgs),
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
@@ -110,7 +114,17 @@ impl Args {
     /// The command line of this process. If it asks for help or the version, or is mistaken, that is
     /// said, and the process ends.
     pub fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| end_with(&error))
+        let words: Vec<String> = env::args_os()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        if let Some(mistake) = words.first().and_then(|word| mistakes::of_first(word)) {
+            end_with_mistake(&mistake);
+        }
+        Self::try_parse().unwrap_or_else(|error| match mistakes::of_setting(&error, &words) {
+            Some(mistake) => end_with_mistake(&mistake),
+            None => end_with(&error),
+        })
     }
 }
 
@@ -125,6 +139,13 @@ fn end_with(error: &clap::Error) -> ! {
         process::exit(error.exit_code());
     }
     error.exit()
+}
+
+fn end_with_mistake(text: &str) -> ! {
+    let shown = plan::escaped_lines(&plan::redacted(text));
+    let shown: String = shown.split_inclusive('\n').map(plan::brief).collect();
+    print_mistake(&shown);
+    process::exit(2)
 }
 
 #[expect(clippy::print_stderr, reason = "the one place that prints mistakes")]

@@ -58,6 +58,14 @@ impl PlanError {
     }
 }
 
+/// 1 for words with one mistake in typing at most.
+fn likeness(word: &str, candidate: &str) -> f64 {
+    if strsim::osa_distance(word, candidate) <= 1 {
+        return 1.0;
+    }
+    strsim::jaro_winkler(word, candidate)
+}
+
 /// The up to `n` candidates that look most like `word`, best first; unlike ones are left out.
 pub fn nearest<'a>(
     word: &str,
@@ -66,7 +74,7 @@ pub fn nearest<'a>(
 ) -> Vec<String> {
     let mut scored: Vec<(f64, &str)> = candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
+        .map(|candidate| (likeness(word, candidate), candidate))
         .filter(|(score, _)| *score > 0.6)
         .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -13,7 +13,8 @@ const MOST_PROCESSES: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sweep {
-    /// Name; also its folder below the runs folder.
+    /// Name; also its folder below the runs folder. By default that of the file.
+    #[schemars(default)]
     pub name: String,
     /// Name of a recipe, or path of a `.py` or `.wasm` file.
     #[serde(default = "default_recipe")]

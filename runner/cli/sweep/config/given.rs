@@ -26,6 +26,7 @@ pub(crate) fn load_given(given: &[Given], folders: &Folders) -> Result<LoadedSwe
         files,
         sets: given.iter().map(layer).collect(),
         origin: Origin::Options,
+        name: None,
     };
     let sweep = layers.sweep()?;
     check_sweep(&sweep, "--run_name")?;

@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::sweep::paths::Folders;
 use args::{Given, StoreArgs, SweepArgs};
 use figment::Figment;
-use figment::providers::{Data, Env, Format, Toml};
+use figment::providers::{Data, Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value as FigmentValue};
 use finite::first_not_finite;
 use plan::{Sweep, default_of, takes_text, takes_texts};
@@ -89,6 +89,8 @@ struct Layers {
     files: Vec<SourceFile>,
     sets: Vec<SourceFile>,
     origin: Origin,
+    /// The sweep's name if no layer has one: that of its file.
+    name: Option<String>,
 }
 
 /// The runs folder, for the commands that look at past runs: the one that was named, else that of the
@@ -120,6 +122,7 @@ fn of_all_sweeps<T: DeserializeOwned>(key: &str) -> Result<Option<T>, CliError> 
         files: common_files(&Folders::of_this_machine()?)?,
         sets: Vec::new(),
         origin: Origin::File,
+        name: None,
     };
     match layers.merge()?.extract_inner(key) {
         Ok(value) => Ok(Some(value)),
@@ -194,6 +197,10 @@ impl Layers {
             files,
             sets,
             origin: Origin::File,
+            name: args
+                .sweep
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned()),
         })
     }
 
@@ -201,7 +208,10 @@ impl Layers {
         let merge = |figment: Figment, file: &SourceFile| {
             figment.merge(Toml::string(&file.with_quoted_texts()))
         };
-        let figment = self.files.iter().fold(Figment::new(), merge);
+        let name = self.name.iter();
+        let named = name.map(|name| Serialized::default("name", name));
+        let named = named.fold(Figment::new(), Figment::merge);
+        let figment = self.files.iter().fold(named, merge);
         let figment = figment.merge(environment()?).merge(environment_texts());
         Ok(self.sets.iter().fold(figment, merge))
     }
