@@ -37,7 +37,7 @@ def test_results_have_a_row_for_each_sae(runs_dir: Path) -> None:
     assert {name: str(results.dtypes[name]) for name in RESULT} == RESULT
     assert results.is_current.all()
     assert results.kind[results.job == "groupmax"].tolist() == ["groupmax"]
-    assert set(results.kind) == {"topk", "groupmax"}
+    assert set(results.kind) == {"topk", "groupmax", "transcoder topk"}
     assert (results.fvu > 0).all()
     assert sae_run.results(all=True, runs_dir=runs_dir).equals(results)
 

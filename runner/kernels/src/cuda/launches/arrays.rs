@@ -24,7 +24,7 @@ pub struct Selected {
     pub with_relu: bool,
 }
 
-/// What [`topk`] selects from.
+/// What [`topk`](super::topk) selects from.
 #[derive(Clone, Copy, Debug)]
 pub struct TopK {
     /// `[n_rows, n_latents]`.
@@ -37,7 +37,7 @@ pub struct TopK {
     pub n_latents: usize,
 }
 
-/// What [`rescore_topk`] selects from.
+/// What [`rescore_topk`](super::rescore_topk) selects from.
 #[derive(Clone, Copy, Debug)]
 pub struct Rescore {
     /// What the encoder is applied to: `[n_tokens, width]`.
@@ -85,7 +85,7 @@ pub struct Starts {
     pub n_entries: usize,
 }
 
-/// What [`dots_at_entries`] multiplies.
+/// What [`dots_at_entries`](super::dots_at_entries) multiplies.
 #[derive(Clone, Copy, Debug)]
 pub struct Dots {
     /// `[n_tokens, width]`.
@@ -100,7 +100,7 @@ pub struct Dots {
     pub width: usize,
 }
 
-/// What [`sparse_times_rows`] multiplies.
+/// What [`sparse_times_rows`](super::sparse_times_rows) multiplies.
 #[derive(Clone, Copy, Debug)]
 pub struct SparseProduct {
     /// At the entries.
@@ -115,7 +115,7 @@ pub struct SparseProduct {
     pub width: usize,
 }
 
-/// What [`squared_error`] decodes and compares.
+/// What [`squared_error`](super::squared_error) decodes and compares.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoding {
     /// `[n_tokens, k]`.
@@ -136,7 +136,7 @@ pub struct Decoding {
     pub k: usize,
 }
 
-/// What [`squared_error`] writes.
+/// What [`squared_error`](super::squared_error) writes.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorGradients {
     /// At the reconstruction: `[n_tokens, width]`.
@@ -147,7 +147,7 @@ pub struct ErrorGradients {
     pub sums: Address,
 }
 
-/// What [`nested_errors`] decodes and compares.
+/// What [`nested_errors`](super::nested_errors) decodes and compares.
 #[derive(Clone, Copy, Debug)]
 pub struct NestedDecoding {
     /// `[n_entries]`.
@@ -172,7 +172,7 @@ pub struct NestedDecoding {
     pub width: usize,
 }
 
-/// What [`nested_errors`] writes.
+/// What [`nested_errors`](super::nested_errors) writes.
 #[derive(Clone, Copy, Debug)]
 pub struct NestedGradients {
     /// What latents of each level get: `[n_levels, n_tokens, width]`.
