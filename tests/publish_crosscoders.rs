@@ -27,13 +27,18 @@ fn publish(server: &HubServer, workspace: &Workspace, kind: &str, more: &[&str])
     run(server, workspace, &[&always, more].concat())
 }
 
-#[test]
-fn crosscoders_are_published_as_they_were_trained() {
+fn trained() -> (HubServer, Workspace) {
     let server = HubServer::start();
     server.set_token(TOKEN);
     let workspace = Workspace::new();
     workspace.write("tiny.toml", sweep());
     workspace.run(&["tiny.toml"]).succeeds();
+    (server, workspace)
+}
+
+#[test]
+fn crosscoders_are_published_as_they_were_trained() {
+    let (server, workspace) = trained();
     for layout in ["sparsify", "saelens", "circuit-tracer"] {
         publish(&server, &workspace, "batchtopk", &["--layout", layout])
             .refuses(&[
@@ -80,7 +85,12 @@ fn crosscoders_are_published_as_they_were_trained() {
     let rows = workspace.sql("SELECT layout, count(*) AS n FROM publication_file GROUP BY 1");
     let expected = json!([{"layout": null, "n": 1}, {"layout": "crosscoder-learning", "n": 3}]);
     assert_eq!(Value::from(rows), expected);
+}
 
+#[test]
+fn several_crosscoders_are_in_one_repository_and_found_there() {
+    let (server, workspace) = trained();
+    publish(&server, &workspace, "batchtopk", &[]).succeeds();
     // Another one at the same path is refused, and is added elsewhere.
     publish(&server, &workspace, "relu", &[])
         .refuses(&["`crosscoder` of `org/saes` holds another SAE"])

@@ -1,6 +1,6 @@
 //! Crosscoders over two models that share a tokenizer.
 
-use crate::common::{Outcome, Workspace, fixture, text};
+use crate::common::{Outcome, Workspace, fixture, text, tiny_sweep};
 use hub_server::HubServer;
 use serde_json::{Value, json};
 use std::fs;
@@ -33,27 +33,11 @@ fn write_sweep(workspace: &Workspace, settings: &str) {
 }
 
 fn write_sweep_that_varies(workspace: &Workspace, settings: &str, vary: &str) {
-    let (model, dataset) = (fixture("tiny-llama"), fixture("tiny.jsonl"));
-    let sweep = format!(
-        "name = 'tiny'\n\
-         [train]\n\
-         model = '{}'\n\
-         dataset = '{}'\n\
-         crosscoder = true\n\
-         ctx_len = 64\n\
-         batch_size = 8\n\
-         max_examples = 64\n\
-         expansion_factor = 2\n\
-         {settings}\n\
-         [vary]\n\
-         {vary}\n\
-         [launch]\n\
-         device = 'cpu'\n\
-         threads = 1\n\
-         retries = 0\n",
-        text(&model),
-        text(&dataset),
-    );
+    let sweep = tiny_sweep();
+    let (train, rest) = sweep.split_once("[vary]").unwrap();
+    let (_, launch) = rest.split_once("[launch]").unwrap();
+    let settings = format!("crosscoder = true\nexpansion_factor = 2\n{settings}");
+    let sweep = format!("{train}{settings}\n[vary]\n{vary}\n[launch]{launch}");
     workspace.write("tiny.toml", sweep);
 }
 

@@ -114,17 +114,20 @@ impl Args {
     /// The command line of this process. If it asks for help or the version, or is mistaken, that is
     /// said, and the process ends.
     pub fn of_process() -> Self {
-        let words: Vec<String> = env::args_os()
-            .skip(1)
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        if let Some(mistake) = words.first().and_then(|word| mistakes::of_first(word)) {
-            end_with_mistake(&mistake);
+        match Self::try_parse() {
+            Ok(args) if args.command.is_some() => args,
+            parsed => {
+                let words = env::args_os().skip(1);
+                let words: Vec<String> = words
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect();
+                if let Some(mistake) = mistakes::explained(parsed.as_ref().err(), &words) {
+                    print_mistake(&shown(&mistake));
+                    process::exit(2);
+                }
+                parsed.unwrap_or_else(|error| end_with(&error))
+            }
         }
-        Self::try_parse().unwrap_or_else(|error| match mistakes::of_setting(&error, &words) {
-            Some(mistake) => end_with_mistake(&mistake),
-            None => end_with(&error),
-        })
     }
 }
 
@@ -132,8 +135,7 @@ impl Args {
 /// shell found: that steers no terminal, and no secret is repeated.
 fn end_with(error: &clap::Error) -> ! {
     let text = error.render().to_string();
-    let shown = plan::escaped_lines(&plan::redacted(&text));
-    let shown: String = shown.split_inclusive('\n').map(plan::brief).collect();
+    let shown = shown(&text);
     if error.use_stderr() && shown != text {
         print_mistake(&shown);
         process::exit(error.exit_code());
@@ -141,11 +143,10 @@ fn end_with(error: &clap::Error) -> ! {
     error.exit()
 }
 
-fn end_with_mistake(text: &str) -> ! {
+/// A message that repeats what was typed, as it may be printed.
+fn shown(text: &str) -> String {
     let shown = plan::escaped_lines(&plan::redacted(text));
-    let shown: String = shown.split_inclusive('\n').map(plan::brief).collect();
-    print_mistake(&shown);
-    process::exit(2)
+    shown.split_inclusive('\n').map(plan::brief).collect()
 }
 
 #[expect(clippy::print_stderr, reason = "the one place that prints mistakes")]

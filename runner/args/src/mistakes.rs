@@ -6,12 +6,21 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use plan::{TrainConfig, nearest};
 use std::path::Path;
 
-/// What is wrong with the first word after the program's name, if it is neither a command nor a sweep.
-pub(crate) fn of_first(word: &str) -> Option<String> {
-    let command = Args::command();
-    let is_command = command.find_subcommand(word).is_some() || word == "help";
+/// What is wrong with the words after the program's name, which gave no command; `error`: what clap says, if it is not
+/// a sweep to run either.
+pub(crate) fn explained(error: Option<&clap::Error>, words: &[String]) -> Option<String> {
+    let of_first = words.first().and_then(|word| of_first(word));
+    of_first.or_else(|| of_setting(error?, words))
+}
+
+/// What is wrong with the first word, if it is neither a command nor a sweep.
+fn of_first(word: &str) -> Option<String> {
     let may_be_file = Path::new(word).extension().is_some() || word.contains('/');
-    if is_command || word.starts_with('-') || may_be_file || Path::new(word).exists() {
+    if word.starts_with('-') || may_be_file || Path::new(word).exists() {
+        return None;
+    }
+    let command = Args::command();
+    if command.find_subcommand(word).is_some() || word == "help" {
         return None;
     }
     let names = command.get_subcommands().map(clap::Command::get_name);
@@ -27,8 +36,8 @@ pub(crate) fn of_first(word: &str) -> Option<String> {
     ))
 }
 
-/// What to type in place of an option that is a setting: `words` are those of the command line.
-pub(crate) fn of_setting(error: &clap::Error, words: &[String]) -> Option<String> {
+/// What to type in place of an option that is a setting.
+fn of_setting(error: &clap::Error, words: &[String]) -> Option<String> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };

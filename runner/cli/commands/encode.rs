@@ -60,8 +60,8 @@ fn settings(args: &EncodeArgs, saes: &SaesToUse) -> Result<Map<String, Value>, C
         Some(model) => (ModelName::typed(model, args.revision.as_deref()), None),
         None => saes.models()?,
     };
-    let typed = args.crosscoder_model.as_deref();
-    let typed = typed.map(|name| ModelName::typed(name, args.crosscoder_revision.as_deref()));
+    let (name, revision) = (&args.crosscoder_model, &args.crosscoder_revision);
+    let typed = ModelName::if_typed(name.as_deref(), revision.as_deref());
     let named = Named {
         model,
         second: typed.or(second),

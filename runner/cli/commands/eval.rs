@@ -235,8 +235,8 @@ fn eval_sae(sae: FoundSae, config: &TrainConfig) -> EvalSae {
 
 /// What was named, under the names of settings. `second` is the second model if none was named.
 fn settings(args: &EvalArgs, model: ModelName, second: Option<ModelName>) -> Map<String, Value> {
-    let typed = args.crosscoder_model.as_deref();
-    let typed = typed.map(|name| ModelName::typed(name, args.crosscoder_revision.as_deref()));
+    let (name, revision) = (&args.crosscoder_model, &args.crosscoder_revision);
+    let typed = ModelName::if_typed(name.as_deref(), revision.as_deref());
     let named = Named {
         model,
         second: typed.or(second),

@@ -110,9 +110,9 @@ impl Fitted {
 /// The width of the terminal; without one that of `COLUMNS`, or no limit: a file or another program gets all columns.
 pub(crate) fn width() -> usize {
     let of_terminal = terminal_size_of(io::stdout()).map(|(Width(width), _)| usize::from(width));
-    let said = || env::var("COLUMNS").ok()?.parse().ok();
-    let width = of_terminal.filter(|width| *width > 0).or_else(said);
-    width.filter(|width| *width > 0).unwrap_or(usize::MAX)
+    let said = env::var("COLUMNS").ok().and_then(|said| said.parse().ok());
+    let mut widths = [of_terminal, said].into_iter().flatten();
+    widths.find(|width| *width > 0).unwrap_or(usize::MAX)
 }
 
 /// A table of at most `width` characters in a line, if that can be. The longest names are cut if nothing else can be

@@ -318,7 +318,7 @@ impl Inputs {
         data.try_for_each(|data| self.datasets[&data].fetch(quiet))
     }
 
-    /// The folder of a job's model, whose weights are downloaded as far as they are not in the cache.
+    /// The folders of a job's models, whose weights are downloaded as far as they are not in the cache.
     ///
     /// # Errors
     /// A download that fails.

@@ -35,6 +35,11 @@ impl ModelName {
         }
     }
 
+    /// The same, if one was typed.
+    pub(crate) fn if_typed(name: Option<&str>, revision: Option<&str>) -> Option<Self> {
+        name.map(|name| Self::typed(name, revision))
+    }
+
     /// The models of an order, where its worker found them.
     pub(crate) fn of_order(order: &Order) -> (Self, Option<Self>) {
         let here = |dir: &Path| Self::typed(&dir.to_string_lossy(), None);
@@ -44,10 +49,8 @@ impl ModelName {
 
     /// That of its second model.
     pub(crate) fn of_second(config: &TrainConfig) -> Option<Self> {
-        Some(Self {
-            name: config.crosscoder_model.clone()?,
-            revision: config.crosscoder_revision.clone(),
-        })
+        let revision = config.crosscoder_revision.as_deref();
+        Self::if_typed(config.crosscoder_model.as_deref(), revision)
     }
 }
 

@@ -4,14 +4,14 @@
 use crate::EvalError;
 use fault::Fault;
 use lm::{Activations, LanguageModel, LmError, LoadOptions, Taps};
-use plan::{HookpointFacts, ModelFacts, ModelUse, SECOND};
+use plan::{HookpointFacts, ModelFacts, ModelUse, SECOND, name_in_model};
 use sae::resolve_hookpoint;
 use tch::{Device, Tensor};
 
 /// What is known of the models before they are loaded.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    pub(crate) first: ModelFacts,
+    first: ModelFacts,
     second: Option<ModelFacts>,
 }
 
@@ -60,28 +60,23 @@ impl Facts {
             ))
             .with_hint("name that model with `--crosscoder-model`")
         })?;
-        let found = own(second, of_second)?;
-        Ok(HookpointFacts {
-            name: format!("{SECOND}{}", found.name),
-            ..found.clone()
-        })
+        Ok(plan::of_second(own(second, of_second)?))
     }
 
     /// Taps on these outputs and inputs.
     pub(crate) fn taps(&self, outputs: &[&str], inputs: &[&str]) -> Result<AllTaps, EvalError> {
-        let taps = |facts, of_model: fn(&str) -> Option<&str>| {
+        let taps = |facts, is_second| {
             let [outputs, inputs] = [outputs, inputs].map(|names| {
-                let own = names.iter().filter_map(|name| of_model(name));
+                let own = names.iter();
+                let own = own.filter_map(|name| name_in_model(name, is_second));
                 own.collect::<Vec<&str>>()
             });
             Ok::<_, EvalError>(Taps::new(facts, &outputs)?.with_inputs(facts, &inputs)?)
         };
-        let of_second = |facts| taps(facts, |name| name.strip_prefix(SECOND));
+        let second = self.second.as_ref();
         Ok(AllTaps {
-            first: taps(&self.first, |name| {
-                (!name.starts_with(SECOND)).then_some(name)
-            })?,
-            second: self.second.as_ref().map(of_second).transpose()?,
+            first: taps(&self.first, false)?,
+            second: second.map(|facts| taps(facts, true)).transpose()?,
         })
     }
 }
@@ -135,21 +130,15 @@ impl Models {
 
     /// The model whose weights are not all finite, if it is the second, or else the first.
     pub(crate) fn at_fault(&self) -> Result<&LanguageModel, EvalError> {
-        match self.0.get(1) {
-            Some(second) if second.first_weight_not_finite()?.is_some() => Ok(second),
-            _ => Ok(&self.0[0]),
-        }
+        Ok(lm::at_fault(&self.0[0], self.0.get(1))?)
     }
 }
 
 /// Those of `hookpoints` that are in each model, by their index and their name in it.
 pub(crate) fn by_model<'a>(hookpoints: &[&'a str]) -> [Vec<(usize, &'a str)>; 2] {
-    let mut all = [Vec::new(), Vec::new()];
-    for (index, name) in hookpoints.iter().enumerate() {
-        match name.strip_prefix(SECOND) {
-            Some(of_second) => all[1].push((index, of_second)),
-            None => all[0].push((index, *name)),
-        }
-    }
-    all
+    [false, true].map(|is_second| {
+        let all = hookpoints.iter().enumerate();
+        all.filter_map(|(index, name)| Some((index, name_in_model(name, is_second)?)))
+            .collect()
+    })
 }

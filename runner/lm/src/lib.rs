@@ -65,7 +65,7 @@ pub use device_shim::{DeviceMemory, SideStream, device_memory, forget_peak, used
 pub use error::LmError;
 pub use libtorch::Libtorch;
 pub use model::LanguageModel;
-pub use not_finite::activations_of;
+pub use not_finite::{activations_of, at_fault};
 pub use options::LoadOptions;
 pub use replace::{ModulePass, Replacements};
 pub use rows::{rows, side_by_side};

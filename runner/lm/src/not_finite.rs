@@ -9,6 +9,20 @@ pub fn activations_of(hookpoint: &str) -> String {
     format!("the activations of `{hookpoint}`")
 }
 
+/// Of two models, the second if not all its weights are finite, or else the first.
+///
+/// # Errors
+/// The files of the second can no longer be read.
+pub fn at_fault<'a>(
+    first: &'a LanguageModel,
+    second: Option<&'a LanguageModel>,
+) -> Result<&'a LanguageModel, LmError> {
+    match second {
+        Some(second) if second.first_weight_not_finite()?.is_some() => Ok(second),
+        _ => Ok(first),
+    }
+}
+
 impl LanguageModel {
     /// The error for something that the model computes and that is not finite; names the weight at fault, if
     /// one is.

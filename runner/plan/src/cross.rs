@@ -10,6 +10,14 @@ pub const CROSSCODER: &str = "crosscoder";
 /// What comes before the names of hookpoints of a crosscoder's second model.
 pub const SECOND: &str = "2:";
 
+/// The name that the hookpoint `name` has in the first model, or in the second one; `None`: it is in the other.
+pub fn name_in_model(name: &str, is_second: bool) -> Option<&str> {
+    match name.strip_prefix(SECOND) {
+        Some(of_second) => is_second.then_some(of_second),
+        None => (!is_second).then_some(name),
+    }
+}
+
 /// The hookpoints of a crosscoder: those of the model, then those of the second model, which have [`SECOND`] before
 /// their names.
 pub(crate) fn hookpoints_of_both(
@@ -28,11 +36,16 @@ pub(crate) fn hookpoints_of_both(
         ));
     };
     let second = select_hookpoints(config, model, second)?;
-    hookpoints.extend(second.into_iter().map(|own| HookpointFacts {
+    hookpoints.extend(second.into_iter().map(of_second));
+    Ok(hookpoints)
+}
+
+/// A hookpoint of the second model, by its name in a crosscoder.
+pub fn of_second(own: &HookpointFacts) -> HookpointFacts {
+    HookpointFacts {
         name: format!("{SECOND}{}", own.name),
         ..own.clone()
-    }));
-    Ok(hookpoints)
+    }
 }
 
 /// The crosscoders of a job: one for each seed.

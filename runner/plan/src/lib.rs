@@ -63,7 +63,7 @@ mod validate_cross;
 mod validate_kinds;
 
 pub use config::TrainConfig;
-pub use cross::{CROSSCODER, SECOND, by_layers};
+pub use cross::{CROSSCODER, SECOND, by_layers, name_in_model, of_second};
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
 pub use environment::{Environment, StoreAddress};

@@ -1,8 +1,9 @@
 //! Predicted memory of a stream: an estimate from shapes alone, to pack streams onto devices and to
 //! warn before a run, not a promise.
 
+use crate::cross::name_in_model;
 use crate::{
-    Activation, AuxkNorm, Dtype, Job, ModelFacts, Models, Optimizer, SECOND, SaeSpec, SparsityLoss,
+    Activation, AuxkNorm, Dtype, Job, ModelFacts, Models, Optimizer, SaeSpec, SparsityLoss,
     TrainConfig, k_at, owners,
 };
 use serde::{Deserialize, Serialize};
@@ -384,10 +385,7 @@ fn layers_needed(jobs: &[&Job], facts: &ModelFacts, is_second: bool) -> usize {
     };
     let saes = jobs.iter().flat_map(|job| &job.saes);
     saes.flat_map(SaeSpec::outputs)
-        .filter_map(|name| match name.strip_prefix(SECOND) {
-            Some(name) => is_second.then(|| needed(name)),
-            None => (!is_second).then(|| needed(name)),
-        })
+        .filter_map(|name| name_in_model(name, is_second).map(needed))
         .max()
         .unwrap_or(0)
 }

@@ -1,8 +1,8 @@
 //! What other trainers use, as settings under one name. What the user sets goes above it.
 //!
-//! Sources: `sae-lens` 6.54, `dictionary_learning` 0.1.0, github.com/science-of-finetuning/crosscoder_learning (b2363ed),
-//! transformer-circuits.pub/2025/january-update, and arXiv 2408.05147 for Gemma Scope. None sets the number of latents, the length of sequences or the tokens of an
-//! update: SAELens has 4096 of these, Gemma Scope too.
+//! Sources: `sae-lens` 6.54, `dictionary_learning` 0.1.0, github.com/science-of-finetuning/crosscoder_learning
+//! (b2363ed), transformer-circuits.pub/2025/january-update, and arXiv 2408.05147 for Gemma Scope. None sets the number
+//! of latents, the length of sequences or the tokens of an update: SAELens has 4096 of these, Gemma Scope too.
 
 use crate::overrides::{apply_overrides, parsed};
 use crate::{PlanError, Sweep, TrainConfig, nearest};

@@ -57,7 +57,7 @@ impl Sae {
         if !transcode {
             return refused("an SAE that is no transcoder");
         }
-        if !self.cfg.hookpoints.is_empty() {
+        if self.cfg.is_layer() {
             return refused("a layer of a cross-layer transcoder as a transcoder of one");
         }
         if !matches!(activation, Activation::Relu | Activation::JumpRelu) {

@@ -129,6 +129,11 @@ impl SaeConfig {
         !self.transcode && !self.hookpoints.is_empty()
     }
 
+    /// Whether it is a layer of a cross-layer transcoder.
+    pub fn is_layer(&self) -> bool {
+        self.transcode && !self.hookpoints.is_empty()
+    }
+
     /// Hookpoints that it gives activations of.
     pub fn n_outputs(&self) -> usize {
         self.hookpoints.len().max(1)

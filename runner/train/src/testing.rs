@@ -271,6 +271,15 @@ pub(crate) fn assert_same(a: &Sae, b: &Sae) {
     }
 }
 
+/// Asserts that both runs ended in the same SAEs.
+pub(crate) fn assert_same_saes(run: &Run, undisturbed: &Run) {
+    for (path, sae) in undisturbed.saes() {
+        if !path.starts_with(".state") {
+            assert_same(&run.saes()[&path], &sae);
+        }
+    }
+}
+
 /// Runs until the first SAE was reported `n_reports` times, then stops.
 pub(crate) fn interrupt_after(run: &Run, n_reports: usize) {
     let stop = StopFlag::default();

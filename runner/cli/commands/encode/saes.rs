@@ -163,9 +163,8 @@ fn names_of(trained_on: &TrainedOn) -> ModelNames {
         crosscoder_model,
         crosscoder_revision,
     } = trained_on;
-    let second = crosscoder_model.as_deref();
     (
         ModelName::typed(model, revision.as_deref()),
-        second.map(|name| ModelName::typed(name, crosscoder_revision.as_deref())),
+        ModelName::if_typed(crosscoder_model.as_deref(), crosscoder_revision.as_deref()),
     )
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub(super) fn groups(subjects: &[Subject]) -> Result<Vec<Vec<usize>>, EvalError> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (sae_idx, subject) in subjects.iter().enumerate() {
-        if !subject.is_layer() {
+        if !subject.sae.cfg.is_layer() {
             groups.push(vec![sae_idx]);
         } else if !groups.iter().any(|group| group.contains(&sae_idx)) {
             groups.push(layers(subjects, subject)?);

@@ -61,11 +61,6 @@ impl Subject {
     fn is_of_several(&self) -> bool {
         !self.sae.cfg.hookpoints.is_empty()
     }
-
-    /// Whether it is a layer of a cross-layer transcoder.
-    fn is_layer(&self) -> bool {
-        self.is_of_several() && self.sae.cfg.transcode
-    }
 }
 
 impl EvalRequest {

@@ -59,8 +59,8 @@ impl<'a> Splicing<'a> {
         self.taps.as_ref().map(forward).transpose()
     }
 
-    /// The logits of each model with the outputs of `saes`, by their index, in it: one of them, or the layers of a cross-layer
-    /// transcoder. Adds to `sums`, which has all SAEs.
+    /// The logits of each model with the outputs of `saes`, by their index, in it: one of them, or the layers of a
+    /// cross-layer transcoder. Adds to `sums`, which has all SAEs.
     pub(super) fn logits(
         &self,
         clean: &Clean<'_>,

@@ -141,6 +141,13 @@ fn outputs(model: &LanguageModel, input_ids: &Tensor, keep: &Tensor) -> Tensor {
     y.index_select(0, &keep.flatten(0, -1).nonzero().squeeze_dim(1))
 }
 
+fn square(x: &Tensor) -> f64 {
+    x.to_kind(Kind::Double)
+        .square()
+        .sum(Kind::Double)
+        .double_value(&[])
+}
+
 fn close(what: &str, got: f64, expected: f64, tolerance: f64) {
     let off = (got - expected).abs();
     assert!(off <= tolerance, "{what}: {got}, expected {expected}");
@@ -193,16 +200,10 @@ fn naive(bench: &Bench, sae: &Sae, exclude: &[i64]) -> EvalStats {
     {
         counts[index as usize] += u64::from(fired);
     }
-    let square = |x: Tensor| {
-        x.to_kind(Kind::Double)
-            .square()
-            .sum(Kind::Double)
-            .double_value(&[])
-    };
     let mut stats = EvalStats {
         n_tokens: y.size()[0] as u64,
-        squared_error: square(&out.sae_out - &y),
-        total_variance: square(y.to_kind(Kind::Double) - &mean),
+        squared_error: square(&(&out.sae_out - &y)),
+        total_variance: square(&(y.to_kind(Kind::Double) - &mean)),
         l0: counts.iter().sum::<u64>() as f64,
         n_dead: counts.iter().filter(|count| **count == 0).count() as u64,
         ..EvalStats::default()

@@ -126,7 +126,7 @@ impl Sae {
 /// The width of its input, and of each of its outputs.
 fn check(cfg: &SaeConfig) -> Result<usize, Fault> {
     let refused = |what: &str| Err(inexpressible(LAYOUT, what));
-    if !cfg.transcode || cfg.hookpoints.is_empty() {
+    if !cfg.is_layer() {
         return refused("an SAE that is no layer of a cross-layer transcoder");
     }
     let what = "a cross-layer transcoder";

@@ -98,7 +98,7 @@ impl Sae {
         if self.cfg.is_crosscoder() {
             return inexpressible("SAELens", "a crosscoder");
         }
-        if !self.cfg.hookpoints.is_empty() {
+        if self.cfg.is_layer() {
             return inexpressible("SAELens", "a cross-layer transcoder");
         }
         let kind = if self.cfg.transcode {

@@ -43,8 +43,9 @@ pub(crate) fn load(
     Ok((loaded, threshold))
 }
 
-/// Thresholds that the job has no use for are left out, with their mean as the result, and those that the SAE lacks begin as they do in a fresh one: a
-/// TopK SAE may become a JumpReLU SAE, and one that BatchTopK trained may be trained further by it.
+/// Thresholds that the job has no use for are left out, with their mean as the result, and those that the SAE lacks
+/// begin as they do in a fresh one: a TopK SAE may become a JumpReLU SAE, and one that BatchTopK trained may be trained
+/// further by it.
 fn fit_thresholds(fresh: &Sae, loaded: &mut Sae) -> Result<Option<f64>, TrainError> {
     Ok(match (&fresh.threshold, &loaded.threshold) {
         (None, Some(threshold)) => {

@@ -154,10 +154,8 @@ impl ActivationStream {
 
     /// The model whose weights are not all finite, if it is the second, or else the first.
     pub(super) fn model_at_fault(&self) -> Result<&LanguageModel, TrainError> {
-        match &self.second {
-            Some((second, _)) if second.first_weight_not_finite()?.is_some() => Ok(second),
-            _ => Ok(&self.model),
-        }
+        let second = self.second.as_ref().map(|(second, _)| second);
+        Ok(lm::at_fault(&self.model, second)?)
     }
 
     /// The token ids of a pass.

@@ -135,12 +135,12 @@ impl<'a> CrossLayerUpdate<'a> {
         let passes = passes
             .map(|(layer, (_, update))| update.layer_pass(&tokens.inputs[layer], of_layer(layer)));
         let passes = passes.collect::<Result<Vec<_>, TrainError>>()?;
-        let mut error = tokens.targets.f_neg()?;
+        let error = tokens.targets.f_neg()?;
         for (layer, pass) in passes.iter().enumerate() {
-            let _ = tokens.from(&mut error, layer)?.f_add_(&pass.written)?;
+            let _ = tokens.from(&error, layer)?.f_add_(&pass.written)?;
         }
         for (layer, ((_, update), pass)) in self.layers.iter_mut().zip(passes).enumerate() {
-            let error = tokens.from(&mut error, layer)?.f_contiguous()?;
+            let error = tokens.from(&error, layer)?.f_contiguous()?;
             update.take_layer(pass, &error, of_layer(layer))?;
         }
         Ok(())
@@ -178,44 +178,38 @@ impl<'a> CrossLayerUpdate<'a> {
 }
 
 impl Tokens {
-    fn n_layers(&self) -> i64 {
-        self.inputs.len() as i64
+    /// The width of a layer's target.
+    fn width(&self) -> i64 {
+        self.targets.size()[1] / self.inputs.len() as i64
     }
 
     /// The columns of `all`, which is shaped as the targets are, from those of a layer on.
-    fn from(&self, all: &mut Tensor, layer: usize) -> Result<Tensor, TrainError> {
-        let width = all.size()[1];
-        let first = layer as i64 * (width / self.n_layers());
-        Ok(all.f_narrow(1, first, width - first)?)
+    fn from(&self, all: &Tensor, layer: usize) -> Result<Tensor, TrainError> {
+        let first = layer as i64 * self.width();
+        Ok(all.f_narrow(1, first, all.size()[1] - first)?)
     }
 
     /// What a layer and those after it should give.
     fn targets_from(&self, layer: usize) -> Result<Tensor, TrainError> {
-        self.from(&mut self.targets.shallow_clone(), layer)
+        self.from(&self.targets, layer)
     }
 
     fn own_target(&self, layer: usize) -> Result<Tensor, TrainError> {
-        let width = self.targets.size()[1] / self.n_layers();
-        Ok(self.targets.f_narrow(1, layer as i64 * width, width)?)
+        Ok(self.targets_from(layer)?.f_narrow(1, 0, self.width())?)
     }
 
+    /// Consecutive tokens, in `n_parts` parts at most.
     fn parts(&self, n_parts: usize) -> Result<Vec<Self>, TrainError> {
-        let n_tokens = self.targets.size()[0];
-        let most = (n_tokens + n_parts as i64 - 1)
-            .div_euclid(n_parts as i64)
-            .max(1);
-        let part = |start: i64| {
-            let n = most.min(n_tokens - start);
-            let of = |x: &Tensor| x.f_narrow(0, start, n);
-            Ok(Self {
-                inputs: self.inputs.iter().map(of).collect::<Result<_, _>>()?,
-                targets: of(&self.targets)?,
-            })
+        let most = (self.targets.size()[0] as usize).div_ceil(n_parts).max(1);
+        let cut = |x: &Tensor| Ok(x.f_split(most as i64, 0)?);
+        let inputs = self.inputs.iter().map(cut);
+        let inputs = inputs.collect::<Result<Vec<_>, TrainError>>()?;
+        let parts = cut(&self.targets)?.into_iter().enumerate();
+        let part = |(index, targets): (usize, Tensor)| Self {
+            inputs: inputs.iter().map(|of| of[index].shallow_clone()).collect(),
+            targets,
         };
-        (0..n_tokens.max(1))
-            .step_by(most as usize)
-            .map(part)
-            .collect()
+        Ok(parts.map(part).collect())
     }
 }
 

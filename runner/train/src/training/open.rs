@@ -6,7 +6,7 @@ use crate::ranks::Ranks;
 use crate::ranks::owners::Owners;
 use fault::Fault;
 use lm::Taps;
-use plan::{Job, ModelFacts, Order, SECOND, SaeSpec};
+use plan::{Job, ModelFacts, Order, SaeSpec, name_in_model};
 use tch::Device;
 
 /// The jobs of the order as their states left them, the same on all ranks.
@@ -55,7 +55,7 @@ pub(crate) fn taps<'a>(
     let (mut outputs, mut inputs) = (Vec::new(), Vec::new());
     for job in jobs {
         let of_job = job.saes.iter().flat_map(SaeSpec::outputs);
-        outputs.extend(of_job.filter(|name| !name.starts_with(SECOND)));
+        outputs.extend(of_job.filter_map(|name| name_in_model(name, false)));
         if job.config.transcode {
             inputs.extend(job.saes.iter().map(|sae| &sae.hookpoint));
         }
@@ -71,7 +71,7 @@ pub(crate) fn second_taps<'a>(
     let saes = jobs.into_iter().flat_map(|job| &job.saes);
     let outputs = saes.flat_map(SaeSpec::outputs);
     let outputs: Vec<&str> = outputs
-        .filter_map(|name| name.strip_prefix(SECOND))
+        .filter_map(|name| name_in_model(name, true))
         .collect();
     Ok(Taps::new(facts, &outputs)?)
 }

@@ -8,7 +8,7 @@ use crate::events::EventLog;
 use crate::ranks_tests::run_ranks;
 use crate::stop::StopFlag;
 use crate::testing::relative;
-use crate::testing::{Run, assert_same, config, fixtures, interrupt_after, make_other_model};
+use crate::testing::{Run, assert_same_saes, config, fixtures, interrupt_after, make_other_model};
 use crate::worker::prepare::open_tokens;
 use lm::{LanguageModel, LoadOptions};
 use plan::{EventKind, Job, TrainConfig};
@@ -115,11 +115,7 @@ fn a_crosscoder_of_two_models_learns_and_resumes_to_the_bit() {
     let run = Run::new(&jobs);
     interrupt_after(&run, 9);
     assert_eq!(run.run(), 0);
-    for (path, sae) in undisturbed.saes() {
-        if !path.starts_with(".state") {
-            assert_same(&run.saes()[&path], &sae);
-        }
-    }
+    assert_same_saes(&run, &undisturbed);
 }
 
 #[test]

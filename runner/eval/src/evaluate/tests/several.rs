@@ -112,13 +112,6 @@ fn losses(logits: &Tensor, clean: &Tensor, input_ids: &Tensor, keep: &Tensor) ->
     [ce, kl].map(|sum| sum.sum(Kind::Double).double_value(&[]))
 }
 
-fn square(x: &Tensor) -> f64 {
-    x.to_kind(Kind::Double)
-        .square()
-        .sum(Kind::Double)
-        .double_value(&[])
-}
-
 #[test]
 fn a_perfect_crosscoder_costs_nothing() {
     let blocks = ["layers.0", "layers.1", "layers.2"];
