@@ -23,6 +23,8 @@ const MOST_LOGITS_BYTES: u128 = 1 << 30;
 
 /// Most bytes of one tensor of numbers at all latents of some tokens: what has more is computed in blocks.
 const BLOCK_BYTES: u128 = 256 << 20;
+/// Bytes of a latent of a token from which those near thresholds are listed: its number, and whether it is near.
+const NUMBER_BYTES: u128 = 7;
 /// Latents that batchtopk lists for each that it takes.
 const LISTED: f64 = 2.8;
 /// An entry of that list: number, latent, and its place.
@@ -436,11 +438,15 @@ fn n_dense(config: &TrainConfig) -> u128 {
     }
 }
 
-/// The tensors of a block, of a batch of `n_tokens`.
+/// The tensors of a block, of a batch of `n_tokens`; or what a GPU lists latents from, once few of them fire.
 fn block_bytes(config: &TrainConfig, sae: &SaeSpec, n_tokens: u128) -> u128 {
     let part = n_tokens.div_ceil(config.micro_acc_steps as u128);
-    let tensor = FLOAT_BYTES * sae.num_latents as u128 * part;
-    n_dense(config) * tensor.min(BLOCK_BYTES)
+    let n_numbers = sae.num_latents as u128 * part;
+    let of_lists = match config.activation {
+        Activation::Relu | Activation::JumpRelu => NUMBER_BYTES * n_numbers,
+        _ => 0,
+    };
+    of_lists.max(n_dense(config) * BLOCK_BYTES.min(FLOAT_BYTES * n_numbers))
 }
 
 /// Latents of a token that batchtopk lists; most where `k` falls.

@@ -169,7 +169,9 @@ fn what_is_computed_with_all_latents_is_in_blocks() {
     let (n_tokens, row) = (32 * 8, 4 * (4 * 8));
     assert_eq!(of("relu", 64), n_tokens * (row + 6 * 4 * 64));
     assert_eq!(of("gated", 64), n_tokens * (row + 8 * 4 * 64));
-    assert_eq!(of("jumprelu", 1 << 20), n_tokens * row + 6 * (256 << 20));
+    assert_eq!(of("gated", 1 << 20), n_tokens * row + 8 * (256 << 20));
+    // Once it lists them, from all at once.
+    assert_eq!(of("jumprelu", 1 << 20), n_tokens * (row + 7 * (1 << 20)));
     let listed = json!({"layers": [1], "num_latents": 64, "activation": "batchtopk", "k": 2.5});
     // 7 latents a token, 30 bytes for each, in whole floats.
     assert_eq!(activations(listed), n_tokens * (row + 4 * 64 + 4 * 52));

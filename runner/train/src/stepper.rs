@@ -126,7 +126,9 @@ impl Stepper {
         };
         // Sync: once per call.
         let sums: Vec<f64> = (&report.sums).try_into()?;
-        Ok(Some(report.record(&sums).stats()))
+        let record = report.record(&sums);
+        self.trainer.note_record(&record);
+        Ok(Some(record.stats()))
     }
 }
 

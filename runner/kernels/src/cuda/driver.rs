@@ -13,7 +13,8 @@ use super::compiler::{self, Folders};
 use super::{Argument, Launch};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{
-    self, CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule,
+    self, CUcontext, CUdevice, CUdevice_attribute, CUevent, CUevent_flags, CUfunction,
+    CUfunction_attribute, CUmodule,
 };
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
@@ -120,6 +121,23 @@ impl Device {
         started.map_err(failed(&format!("start `{}`", launch.kernel)))
     }
 
+    /// The end of all work that was started so far.
+    ///
+    /// # Errors
+    /// The driver refuses it.
+    pub fn mark(&self) -> Result<Mark, Unusable> {
+        set_current(self.context)?;
+        let event = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let mark = Mark {
+            event: event.map_err(failed("make an event"))?,
+            context: self.context,
+        };
+        // SAFETY: the event was just made, and the null stream is libtorch's.
+        unsafe { result::event::record(mark.event, result::stream::null()) }
+            .map_err(failed("record an event"))?;
+        Ok(mark)
+    }
+
     fn function(&self, name: &'static str) -> Result<Function, Unusable> {
         let functions = self.functions.lock();
         let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
@@ -135,6 +153,34 @@ impl Device {
         allowed.map_err(failed(&format!("give memory to `{name}`")))?;
         functions.insert(name, Function(function));
         Ok(Function(function))
+    }
+}
+
+/// A point in the work of a device.
+#[derive(Debug)]
+pub struct Mark {
+    event: CUevent,
+    context: CUcontext,
+}
+
+impl Mark {
+    /// Returns when the device was there. Work that was started later may still run.
+    ///
+    /// # Errors
+    /// The work before it failed.
+    pub fn wait(&self) -> Result<(), Unusable> {
+        set_current(self.context)?;
+        // SAFETY: the event was made with the mark, and recorded.
+        unsafe { result::event::synchronize(self.event) }.map_err(failed("wait for an event"))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if set_current(self.context).is_ok() {
+            // SAFETY: the event was made with the mark, and nothing uses it later. What the driver says now helps nobody.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
     }
 }
 

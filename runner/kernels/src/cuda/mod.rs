@@ -25,7 +25,7 @@ mod tests;
 
 pub use card::{Capability, Card, Unusable};
 pub use compiler::{FOLDER, Folders};
-pub use driver::Device;
+pub use driver::{Device, Mark};
 
 use std::ffi::c_void;
 

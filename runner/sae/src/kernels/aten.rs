@@ -67,19 +67,25 @@ impl Bags {
         })
     }
 
-    /// Of `n_entries` entries, where those of each token begin and the last ones end: `[n_tokens + 1]`, Int64.
-    pub(crate) fn of_starts(starts: &Tensor, n_entries: i64) -> Result<Self, TchError> {
+    /// Of `n_entries` entries, where those of each token begin and the last ones end: `[n_tokens + 1]`, Int64. `has_free`:
+    /// there may be entries after those, which count as the last token's here.
+    pub(crate) fn of_starts(
+        starts: &Tensor,
+        n_entries: i64,
+        has_free: bool,
+    ) -> Result<Self, TchError> {
         let n_tokens = starts.size()[0] - 1;
         let options = (Kind::Int64, starts.device());
         let bag_size = starts.f_diff::<Tensor>(1, 0, None, None)?;
-        let token_of_entry = if starts.device() == Device::Cpu {
+        let token_of_entry = if starts.device() == Device::Cpu && !has_free {
             let tokens = Tensor::f_arange(n_tokens, options)?;
             tokens.f_repeat_interleave_self_tensor(&bag_size, 0, n_entries)?
         } else {
             // Without a wait: how many tokens end at or before an entry.
             let ends = starts.f_narrow(0, 1, n_tokens)?.f_contiguous()?;
             let entries = Tensor::f_arange(n_entries, options)?;
-            entries.f_searchsorted(&ends, false, true, "right", None::<Tensor>)?
+            let tokens = entries.f_searchsorted(&ends, false, true, "right", None::<Tensor>)?;
+            tokens.f_clamp_max(n_tokens - 1)?
         };
         Ok(Self {
             offsets: starts.f_narrow(0, 0, n_tokens)?,

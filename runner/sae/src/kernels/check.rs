@@ -285,7 +285,7 @@ impl Entries {
         let indices = &self.encoded.latent_indices;
         match &self.starts {
             None => Bags::like(indices),
-            Some(starts) => Bags::of_starts(starts, indices.size()[0]),
+            Some(starts) => Bags::of_starts(starts, indices.size()[0], false),
         }
     }
 
@@ -304,7 +304,7 @@ impl Entries {
         let until = Tensor::f_arange(n_tokens + 1, (Kind::Int64, indices.device()))?;
         let starts = until.f_pow_tensor_scalar(power)?.f_mul_scalar(k)?;
         let starts = starts.f_divide_scalar_mode(n_tokens.pow(power as u32 - 1), "floor")?;
-        let bags = Bags::of_starts(&starts, n_tokens * k)?;
+        let bags = Bags::of_starts(&starts, n_tokens * k, false)?;
         let places = bags.tokens().f_mul_scalar(num_latents)?;
         let places = places.f_add(&indices.f_reshape([-1])?)?;
         let (places, order) = places.f_sort(0, false)?;

@@ -159,7 +159,7 @@ impl Order {
         Self::of(indices, Tokens::Every(indices.size2()?.1), num_latents)
     }
 
-    /// `indices`, `tokens`: `[n_entries]`.
+    /// `indices`, `tokens`: `[n_entries]`. Entries with the index `num_latents` belong to no latent.
     pub(crate) fn sort_listed(
         indices: &Tensor,
         tokens: &Tensor,
@@ -375,7 +375,8 @@ impl Opened {
         let empty = |shape: &[i64], kind| Tensor::f_empty(shape, (kind, target.device()));
         let grad_out = empty(&[n_levels, n_tokens, d_out], Kind::Float)?;
         let sums = empty(&[n_levels, n_tokens], Kind::Double)?;
-        let grad_acts = acts.numbers.f_empty_like()?;
+        // Not of entries that are free.
+        let grad_acts = acts.numbers.f_zeros_like()?;
         let from = launches::NestedDecoding {
             acts: read(acts.numbers, Kind::Float),
             indices: read(latents.indices, Kind::Int64),

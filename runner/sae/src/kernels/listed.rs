@@ -19,6 +19,8 @@ pub(crate) struct Listed {
     /// Where the entries of each token begin, and where the last ones end: `[n_tokens + 1]`, Int64.
     pub(crate) starts: Tensor,
     bags: Bags,
+    /// Which entries are no latents of any token: `[n_entries]`, Bool. They come last, and the numbers at them are 0.
+    is_free: Option<Tensor>,
 }
 
 /// Entries with the numbers at them: `[n_entries]`.
@@ -31,10 +33,33 @@ pub(crate) struct ListedNumbers {
 impl Listed {
     pub(crate) fn new(indices: Tensor, starts: Tensor) -> Result<Self, TchError> {
         Ok(Self {
-            bags: Bags::of_starts(&starts, indices.size()[0])?,
+            bags: Bags::of_starts(&starts, indices.size()[0], false)?,
             indices,
             starts,
+            is_free: None,
         })
+    }
+
+    /// With entries that are free: see [`super::room`].
+    pub(super) fn with_free(
+        indices: Tensor,
+        starts: Tensor,
+        is_free: Tensor,
+    ) -> Result<Self, TchError> {
+        Ok(Self {
+            bags: Bags::of_starts(&starts, indices.size()[0], true)?,
+            indices,
+            starts,
+            is_free: Some(is_free),
+        })
+    }
+
+    /// What entries are sorted by: the latent, and `num_latents` where they are free.
+    pub(super) fn latents_or(&self, num_latents: i64) -> Result<Tensor, TchError> {
+        match &self.is_free {
+            None => Ok(self.indices.shallow_clone()),
+            Some(is_free) => self.indices.f_masked_fill(is_free, num_latents),
+        }
     }
 
     /// As many entries for each token: `indices`: `[n_tokens, k]`, rising within a token.
@@ -377,6 +402,9 @@ fn nested_errors_on_host(
     (w_dec, b_dec): (&Tensor, &Tensor),
     (target, levels): (&Tensor, &[(usize, f32)]),
 ) -> Result<Option<NestedErrors>, TchError> {
+    if at.is_free.is_some() {
+        return Ok(None);
+    }
     let (Some(indices), Some(starts)) = (slice(&at.indices), slice(&at.starts)) else {
         return Ok(None);
     };

@@ -9,6 +9,7 @@ mod kernel;
 mod latents;
 mod listed;
 mod open;
+mod room;
 mod slices;
 mod sorted_entries;
 mod timing;
@@ -26,6 +27,7 @@ pub use kernels::{Adam, Signum};
 pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
 pub(crate) use listed::{Listed, ListedNumbers, above, largest_of_all, nested_errors};
 pub use open::{CheckedKernel, GpuKernels};
+pub(crate) use room::{InRoom, Look, above_in_room, are_listed_in_room};
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};
 pub use timing::fastest;
 

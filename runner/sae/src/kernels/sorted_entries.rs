@@ -93,7 +93,8 @@ impl SortedEntries {
         ) {
             Order::Host(ByLatent::sort(indices, num_latents as usize))
         } else if let Some(opened) = cuda::opened(Kernel::RowsGradient, &tensors) {
-            let order = cuda::Order::sort_listed(&at.indices, at.tokens(), num_latents)?;
+            let latents = at.latents_or(num_latents)?;
+            let order = cuda::Order::sort_listed(&latents, at.tokens(), num_latents)?;
             Order::Cuda(opened, order)
         } else {
             return Ok(None);

@@ -134,7 +134,7 @@ fn nested_errors_of_lists() {
             assert_eq!(ours.errors.abs().max().double_value(&[]), 0.0);
             continue;
         }
-        let bags = Bags::of_starts(&at.starts, numbers.size()[0]).unwrap();
+        let bags = Bags::of_starts(&at.starts, numbers.size()[0], false).unwrap();
         let listed = (&numbers, &at.indices, &bags);
         let twin = aten::nested_errors(listed, decoder, &target, &levels).unwrap();
         assert_close("errors", &ours.errors, &twin.errors);

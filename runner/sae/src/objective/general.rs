@@ -3,6 +3,7 @@
 
 use super::jump::{Jump, JumpGradients};
 use super::penalty::{Active, PenaltyTerm};
+use super::room::{MOST_LISTED, Room};
 use crate::gradient::Input;
 use crate::kernels::{self, Acts, Listed, ListedNumbers, NestedErrors, above};
 use crate::support::Support;
@@ -12,9 +13,6 @@ use crate::{
 };
 use tch::{Kind, Tensor};
 
-/// Where more than this part of all latents is near a threshold, all are computed with: products with all rows of the
-/// decoder are cheaper than those with so much of them, one by one.
-const MOST_LISTED: f64 = 1.0 / 16.0;
 /// Bytes of numbers at all latents that are in memory at the same time, for each tensor of them.
 const BLOCK_BYTES: i64 = 256 << 20;
 
@@ -32,6 +30,10 @@ pub(crate) struct Batch {
 pub(super) struct Latents {
     pub(super) support: Support,
     pub(super) pre_acts: Tensor,
+    /// How many are near thresholds, on a device, where that decides what is listed: scalar, Double.
+    pub(super) near: Option<Tensor>,
+    /// Of a list of a fixed length.
+    pub(super) room: Option<Room>,
 }
 
 /// Activations of latents, with the errors of what they reconstruct.
@@ -74,8 +76,12 @@ impl Sae {
                 self.encode_centred(&batch.centred, objective.k, objective.rounded_encoder)?;
             return self.hierarchical_backward(&batch, encoded);
         }
-        if let Some(latents) = self.listed(&batch, objective)? {
-            return self.backward_at(&batch, latents, objective);
+        if let Some(mut latents) = self.listed(&batch, objective)? {
+            let room = latents.room.take();
+            let backward = self.backward_at(&batch, latents, objective)?;
+            if had_all(room)? {
+                return Ok(backward);
+            }
         }
         let n_tokens = x.size()[0];
         let block = (BLOCK_BYTES / (4 * self.num_latents() as i64)).max(1);
@@ -117,10 +123,8 @@ impl Sae {
             let terms = (objective.penalty, objective.gate_is_detached);
             return self.gated_backward(gate, batch, terms);
         }
-        let centred = &batch.centred;
-        let pre_acts = centred.f_linear(&self.encoder_weight, Some(&self.encoder_bias))?;
-        let support = Support::All;
-        self.backward_at(batch, Latents { support, pre_acts }, objective)
+        let latents = self.all_latents(&batch.centred, objective)?;
+        self.backward_at(batch, latents, objective)
     }
 
     /// The latents that the loss looks at, one by one. `None`: at all.
@@ -138,8 +142,11 @@ impl Sae {
             let scores = self.scores_of_tokens(&batch.centred, k, objective)?;
             return self.unscaled(&scores, objective).map(Some);
         }
-        if self.gate.is_some() || !kernels::are_on_host(&[&batch.centred, &self.encoder_weight]) {
+        if self.gate.is_some() {
             return Ok(None);
+        }
+        if !kernels::are_on_host(&[&batch.centred, &self.encoder_weight]) {
+            return self.near_in_room(&batch.centred, objective);
         }
         let n_all = batch.centred.size()[0] as f64 * self.num_latents() as f64;
         self.near_thresholds(&batch.centred, objective, (MOST_LISTED * n_all) as usize)
@@ -152,16 +159,9 @@ impl Sae {
         objective: &Objective<'_>,
         most: usize,
     ) -> Result<Option<Latents>, SaeError> {
-        let bounds = match &self.threshold {
-            None => self.encoder_bias.f_zeros_like()?,
-            Some(threshold) => objective.jump.bounds(threshold)?,
-        };
         let encoder = (&self.encoder_weight, &self.encoder_bias);
-        let found = above(centred, encoder, &bounds, most)?;
-        Ok(found.map(|ListedNumbers { at, numbers }| Latents {
-            support: Support::Some(at),
-            pre_acts: numbers,
-        }))
+        let found = above(centred, encoder, &self.bounds(objective)?, most)?;
+        Ok(found.map(|ListedNumbers { at, numbers }| Latents::new(Support::Some(at), numbers)))
     }
 
     /// What decides between the latents of a token, at the `k` that it takes.
@@ -209,13 +209,8 @@ impl Sae {
         } else {
             numbers.shallow_clone()
         };
-        Ok(Latents {
-            support: Support::Some(Listed::new(
-                at.indices.shallow_clone(),
-                at.starts.shallow_clone(),
-            )?),
-            pre_acts,
-        })
+        let at = Listed::new(at.indices.shallow_clone(), at.starts.shallow_clone())?;
+        Ok(Latents::new(Support::Some(at), pre_acts))
     }
 
     pub(super) fn backward_at(
@@ -237,14 +232,14 @@ impl Sae {
         objective: &Objective<'_>,
     ) -> Result<Backward, SaeError> {
         let at = self.at_latents(&latents, reconstructed, objective)?;
-        let support = &latents.support;
+        let Latents { support, near, .. } = latents;
         let levels = &at.levels;
-        let mut gradients = self.gradients_at(batch, support, &at)?;
+        let mut gradients = self.gradients_at(batch, &support, &at)?;
         if let Some(at_norms) = &at.at_norms {
             let of_rows = self.row_norm().gradient(&self.w_dec, at_norms)?;
             let _ = gradients.w_dec.f_add_(&of_rows)?;
         }
-        let mut losses = at.losses;
+        let mut losses = Losses { near, ..at.losses };
         if let Some(term) = objective.pre_act_loss {
             let loss = self.add_pre_act_loss(&batch.centred, term, &mut gradients)?;
             losses.sparsity = Some(match losses.sparsity.take() {
@@ -283,17 +278,23 @@ impl Sae {
             ));
         }
         let batch = self.batch(x, target)?;
-        let Some(Latents { support, pre_acts }) = self.listed(&batch, objective)? else {
-            let encoded = self.encode(x)?;
-            let error = self.forward(x)?.sae_out.f_sub(target)?;
-            return Ok((error, self.fire_counts(&encoded)?));
-        };
-        let acts = self.acts_at(&support, &pre_acts)?.acts;
-        let levels = [Level::all(self.num_latents())];
-        let decoder = (&self.w_dec, &self.b_dec);
-        let errors = support.reconstruct(self.to_decode(&acts), decoder, &batch.target, &levels)?;
-        let fire_counts = support.fire_counts(&acts, self.num_latents() as i64)?;
-        Ok((whole_error(&errors, &levels)?, fire_counts))
+        if let Some(latents) = self.listed(&batch, objective)? {
+            let Latents {
+                support, pre_acts, ..
+            } = &latents;
+            let acts = self.acts_at(support, pre_acts)?.acts;
+            let levels = [Level::all(self.num_latents())];
+            let decoder = (&self.w_dec, &self.b_dec);
+            let acts_to_decode = self.to_decode(&acts);
+            let errors = support.reconstruct(acts_to_decode, decoder, &batch.target, &levels)?;
+            let fire_counts = support.fire_counts(&acts, self.num_latents() as i64)?;
+            if had_all(latents.room)? {
+                return Ok((whole_error(&errors, &levels)?, fire_counts));
+            }
+        }
+        let encoded = self.encode(x)?;
+        let error = self.forward(x)?.sae_out.f_sub(target)?;
+        Ok((error, self.fire_counts(&encoded)?))
     }
 
     /// The backward pass if its gradients are all of listed latents, without those of matrices. `None`: they are not.
@@ -324,9 +325,16 @@ impl Sae {
             encoder_bias,
             threshold: at.threshold,
         };
+        let fire_counts = entries.fire_counts()?;
+        if !had_all(latents.room)? {
+            return Ok(None);
+        }
         Ok(Some(SparseBackward {
-            losses: at.losses,
-            fire_counts: entries.fire_counts()?,
+            losses: Losses {
+                near: latents.near,
+                ..at.losses
+            },
+            fire_counts,
             gradients: SparseGradients::new(entries, at.errors.grad_out, batch.centred, vectors),
         }))
     }
@@ -345,7 +353,9 @@ impl Sae {
         latents: &Latents,
         objective: &Objective<'_>,
     ) -> Result<Reconstructed, SaeError> {
-        let Latents { support, pre_acts } = latents;
+        let Latents {
+            support, pre_acts, ..
+        } = latents;
         let active = self.acts_at(support, pre_acts)?;
         let levels = match objective.nesting {
             [] => vec![Level::all(self.num_latents())],
@@ -447,7 +457,9 @@ impl Sae {
             let grad_pre = grad_acts.f_mul(&are_active.f_to_kind(Kind::Float)?)?;
             return Ok((grad_pre, None));
         };
-        let Latents { support, pre_acts } = latents;
+        let Latents {
+            support, pre_acts, ..
+        } = latents;
         let at = (pre_acts, threshold);
         let JumpGradients {
             grad_pre,
@@ -487,6 +499,22 @@ impl Sae {
         let norms = self.decoder_norms()?;
         Ok((weight.f_mul(&norms.f_unsqueeze(1)?)?, bias.f_mul(&norms)?))
     }
+}
+
+impl Latents {
+    pub(super) fn new(support: Support, pre_acts: Tensor) -> Self {
+        Self {
+            support,
+            pre_acts,
+            near: None,
+            room: None,
+        }
+    }
+}
+
+/// Whether a list had room for all.
+pub(super) fn had_all(room: Option<Room>) -> Result<bool, SaeError> {
+    room.map_or(Ok(true), |room| room.has_all())
 }
 
 impl Batch {

@@ -3,7 +3,7 @@
 
 mod twin;
 
-use super::general::Latents;
+use super::general::{Latents, had_all};
 use super::*;
 use crate::support::Support;
 use crate::testing::noise;
@@ -113,7 +113,28 @@ fn listed(sae: &Sae, (x, target): (&Tensor, &Tensor), objective: &Objective<'_>)
     sae.backward_at(&batch, latents, objective).unwrap()
 }
 
-/// With all latents, with those listed that are near a threshold, and listed in libtorch's operations.
+/// In a list of a fixed length, by Rust's kernels and by libtorch's operations. `None`: it has no room for all.
+fn listed_in_room(
+    sae: &Sae,
+    (x, target): (&Tensor, &Tensor),
+    (room, objective): (usize, &Objective<'_>),
+) -> Option<Backward> {
+    let batch = sae.batch(x, target).unwrap();
+    let latents = sae.in_room(&batch.centred, room, objective);
+    let mut latents: Latents = latents.unwrap().unwrap();
+    let n_entries = latents.pre_acts.size()[0];
+    assert_eq!(n_entries, room as i64 * N);
+    let near = latents.near.as_ref().unwrap().double_value(&[]);
+    let had_all = had_all(latents.room.take()).unwrap();
+    assert_eq!(had_all, near <= n_entries as f64);
+    let backward = sae.backward_at(&batch, latents, objective).unwrap();
+    let counted = backward.losses.near.as_ref().unwrap();
+    assert_eq!(counted.double_value(&[]), near);
+    had_all.then_some(backward)
+}
+
+/// With all latents, with those listed that are near a threshold, listed in libtorch's operations, and in a list that is
+/// longer.
 fn check_thresholded(sae: &Sae, objective: &Objective<'_>, what: &str) {
     let (x, target) = inputs(sae);
     let twin = || Twin::new(sae, (&x, &target), objective, None);
@@ -127,6 +148,14 @@ fn check_thresholded(sae: &Sae, objective: &Objective<'_>, what: &str) {
     assert_is(&format!("{what}, listed"), &by_kernels, &twin());
     let by_libtorch = listed(&in_double(sae), (&double(&x), &double(&target)), objective);
     assert_is(&format!("{what}, by libtorch"), &by_libtorch, &twin());
+    let all = (sae.num_latents() + 2, objective);
+    let in_room = listed_in_room(sae, (&x, &target), all).unwrap();
+    assert_is(&format!("{what}, in room"), &in_room, &twin());
+    let in_double = (&in_double(sae), (&double(&x), &double(&target)));
+    let in_room = listed_in_room(in_double.0, in_double.1, all).unwrap();
+    assert_is(&format!("{what}, in room, by libtorch"), &in_room, &twin());
+    let none = listed_in_room(sae, (&x, &target), (0, objective));
+    assert!(none.is_none(), "{what}: some are near");
     for fire_counts in [&by_libtorch.fire_counts, &dense.fire_counts] {
         assert!(
             fire_counts

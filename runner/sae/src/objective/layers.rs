@@ -4,7 +4,7 @@
 //! Its output has a part for its own hookpoint, then one for each later one. The bias of the decoder and a skip
 //! connection have only the first part.
 
-use super::general::{ActiveLatents, Batch, Latents, Reconstructed};
+use super::general::{ActiveLatents, Batch, Latents, Reconstructed, had_all};
 use super::sum_of_squares;
 use crate::kernels::NestedErrors;
 use crate::support::Support;
@@ -29,25 +29,29 @@ impl Sae {
         let target = self.b_dec.f_unsqueeze(0)?.f_zeros_like()?;
         let target = target.f_expand([x.size()[0], target.size()[1]], false)?;
         let batch = self.batch(x, &target)?;
-        let latents = match self.listed(&batch, objective)? {
-            Some(latents) => latents,
-            None => Latents {
-                support: Support::All,
-                pre_acts: batch
-                    .centred
-                    .f_linear(&self.encoder_weight, Some(&self.encoder_bias))?,
-            },
-        };
+        if let Some(mut latents) = self.listed(&batch, objective)? {
+            let room = latents.room.take();
+            let active = self.acts_at(&latents.support, &latents.pre_acts)?;
+            let written = self.written(&latents.support, &active.acts, x)?;
+            if had_all(room)? {
+                return Ok(LayerPass { batch, latents, active, written });
+            }
+        }
+        let latents = self.all_latents(&batch.centred, objective)?;
         let active = self.acts_at(&latents.support, &latents.pre_acts)?;
-        let all = (0, self.num_latents() as i64);
-        let decoded = latents.support.decoded(&active.acts, &self.w_dec, all)?;
-        let written = self.with_skip(decoded.f_add(&self.b_dec)?, x)?;
+        let written = self.written(&latents.support, &active.acts, x)?;
         Ok(LayerPass {
             batch,
             latents,
             active,
             written,
         })
+    }
+
+    fn written(&self, support: &Support, acts: &Tensor, x: &Tensor) -> Result<Tensor, SaeError> {
+        let all = (0, self.num_latents() as i64);
+        let decoded = support.decoded(acts, &self.w_dec, all)?;
+        self.with_skip(decoded.f_add(&self.b_dec)?, x)
     }
 
     /// Its backward pass. `error`: what all layers wrote less what they should have, where this one writes:

@@ -13,6 +13,7 @@ mod layers;
 mod multi_topk;
 mod penalty;
 mod pre_act;
+mod room;
 
 use crate::gradient::{Part, Reaches};
 use crate::{Gate, Gradients, Sae, SaeError};
@@ -24,6 +25,7 @@ pub use jump::Jump;
 pub use layers::LayerPass;
 pub use penalty::Penalty;
 pub use pre_act::PreActLoss;
+pub use room::room_for;
 
 /// What is minimised.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,9 @@ pub struct Objective<'a> {
     pub penalty: Penalty<'a>,
     /// How thresholds are trained.
     pub jump: Jump,
+    /// For how many latents of a token, on the mean, a list of those near thresholds has room on a GPU: [`room_for`].
+    /// `None`: none is made there.
+    pub room: Option<usize>,
     /// Raises pre-activations below thresholds.
     pub pre_act_loss: Option<PreActLoss<'a>>,
     /// Whether a gated SAE's second reconstruction leaves the decoder alone, as in its paper.
@@ -91,6 +96,8 @@ pub struct Losses {
     pub sparsity: Option<Tensor>,
     /// Of [`Penalty::Power`], the sums with the power and the next one: `[2]`.
     pub powers: Option<Tensor>,
+    /// On a device, how many latents of tokens were near thresholds: scalar, Double.
+    pub near: Option<Tensor>,
 }
 
 /// What [`Sae::backward`] gives; all on the input's device, nothing is waited for.
@@ -158,6 +165,7 @@ impl Losses {
             nested: None,
             sparsity: None,
             powers: None,
+            near: None,
         }
     }
 
@@ -173,6 +181,7 @@ impl Losses {
             (&mut self.nested, &part.nested),
             (&mut self.sparsity, &part.sparsity),
             (&mut self.powers, &part.powers),
+            (&mut self.near, &part.near),
         ] {
             if let (Some(sum), Some(part)) = (sum, part) {
                 let _ = sum.f_add_(part)?;
@@ -196,6 +205,7 @@ impl Objective<'_> {
             rescales: false,
             penalty: Penalty::None,
             jump: Jump::default(),
+            room: None,
             pre_act_loss: None,
             gate_is_detached: true,
         }

@@ -13,7 +13,7 @@
 use crate::TrainError;
 use crate::checkpoint::best::BestState;
 use crate::events::health::Remarks;
-use crate::events::interval::{Interval, N_KEPT};
+use crate::events::interval::{Interval, LEAST_KEPT, N_KEPT};
 use crate::ranks::Ranks;
 use crate::sae_trainer::memory::is_out_of_memory;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
@@ -253,7 +253,7 @@ fn restore_sae(
     // States of earlier versions were all written at a report.
     if tensors.contains_key(SINCE_REPORT) {
         let n_kept = tensors[SINCE_REPORT].size();
-        let is_known = [vec![N_KEPT], vec![N_KEPT - 1]].contains(&n_kept);
+        let is_known = matches!(n_kept[..], [LEAST_KEPT..=N_KEPT]);
         let expected = if is_known { n_kept } else { vec![N_KEPT] };
         let numbers = take(&mut tensors, SINCE_REPORT, &expected, &path, device)?;
         trainer.interval = Interval::of_tensor(&numbers)?;

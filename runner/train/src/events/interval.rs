@@ -18,6 +18,8 @@ pub(crate) struct Interval {
     multi_topk: Tensor,
     output_loss: Tensor,
     sparsity: Tensor,
+    /// Latents of tokens that were near thresholds.
+    near: Tensor,
     /// Of some gradients: not finite if any gradient is not.
     gradient: Tensor,
 }
@@ -32,10 +34,12 @@ pub(crate) struct Report {
 }
 
 /// Length of [`Interval::to_tensor`].
-pub(crate) const N_KEPT: i64 = 10;
+pub(crate) const N_KEPT: i64 = 11;
+/// The same of states of earlier versions, at the least.
+pub(crate) const LEAST_KEPT: i64 = 9;
 
 /// Length of [`Report::sums`].
-pub(crate) const N_SUMS: usize = 9;
+pub(crate) const N_SUMS: usize = 10;
 
 /// Sums since the last report, on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,6 +65,7 @@ impl Interval {
             multi_topk: zero()?,
             output_loss: zero()?,
             sparsity: zero()?,
+            near: zero()?,
             gradient: zero()?,
         })
     }
@@ -85,6 +90,7 @@ impl Interval {
             (&mut self.auxk, &losses.auxk),
             (&mut self.multi_topk, &losses.multi_topk),
             (&mut self.sparsity, &losses.sparsity),
+            (&mut self.near, &losses.near),
         ] {
             if let Some(term) = term {
                 let _ = sum.f_add_(term)?;
@@ -109,7 +115,7 @@ impl Interval {
         Ok(self.total_variance.f_double_value(&[])?.is_finite())
     }
 
-    /// As a state has it: both counts, then the sums; `[10]`, Double. Counts are exact below 2^53.
+    /// As a state has it: both counts, then the sums; `[N_KEPT]`, Double. Counts are exact below 2^53.
     pub(crate) fn to_tensor(&self) -> Result<Tensor, TrainError> {
         let counts = [self.n_tokens as f64, self.n_output as f64];
         let device = self.squared_error.device();
@@ -122,6 +128,7 @@ impl Interval {
             &self.output_loss,
             &self.gradient,
             &self.sparsity,
+            &self.near,
         ];
         let counts = Tensor::f_from_slice(&counts)?.f_to_device(device)?;
         Ok(Tensor::f_cat(&[counts, Tensor::f_stack(&sums, 0)?], 0)?)
@@ -129,8 +136,15 @@ impl Interval {
 
     /// What [`Interval::to_tensor`] gave; `numbers` of that shape.
     pub(crate) fn of_tensor(numbers: &Tensor) -> Result<Self, TrainError> {
-        let number =
-            |idx: i64| -> Result<Tensor, TrainError> { Ok(numbers.f_get(idx)?.f_detach_copy()?) };
+        let n_kept = numbers.size()[0];
+        let number = |idx: i64| -> Result<Tensor, TrainError> {
+            // States of earlier versions have fewer.
+            Ok(if idx < n_kept {
+                numbers.f_get(idx)?.f_detach_copy()?
+            } else {
+                numbers.f_get(0)?.f_zeros_like()?
+            })
+        };
         Ok(Self {
             n_tokens: numbers.f_double_value(&[0])? as u64,
             n_output: numbers.f_double_value(&[1])? as u64,
@@ -141,11 +155,8 @@ impl Interval {
             multi_topk: number(6)?,
             output_loss: number(7)?,
             gradient: number(8)?,
-            // States of earlier versions have none.
-            sparsity: match numbers.size()[0] {
-                N_KEPT => number(9)?,
-                _ => number(8)?.f_zeros_like()?,
-            },
+            sparsity: number(9)?,
+            near: number(10)?,
         })
     }
 
@@ -166,6 +177,7 @@ impl Interval {
             interval.output_loss,
             interval.gradient,
             interval.sparsity,
+            interval.near,
         ];
         Ok(Some(Report {
             n_tokens: interval.n_tokens,
@@ -193,6 +205,11 @@ impl Record {
     /// Whether nothing was trained.
     pub(crate) fn is_empty(&self) -> bool {
         self.n_tokens == 0
+    }
+
+    /// How many latents of a token were near thresholds, on the mean; 0 on the CPU.
+    pub(crate) fn near(&self) -> f64 {
+        self.sums[9] / self.n_tokens as f64
     }
 
     /// Whether all gradients were finite.

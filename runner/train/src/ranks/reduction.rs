@@ -112,7 +112,8 @@ impl<'a> Reduction<'a> {
         // Also on a rank without a token, which has no such term.
         terms.nested = Some(of(4)?);
         terms.sparsity = Some(of(5)?);
-        terms.powers = Some(losses.f_narrow(0, 6, 2)?);
+        terms.near = Some(of(6)?);
+        terms.powers = Some(losses.f_narrow(0, 7, 2)?);
         Ok((sums, of(3)?))
     }
 }
@@ -128,7 +129,7 @@ fn is_large(tensor: &Tensor) -> bool {
     tensor.numel() * Kind::Float.elt_size_in_bytes() >= LARGE_BYTES
 }
 
-/// The terms of the loss, and the loss on the model's output: `[8]`, Double.
+/// The terms of the loss, and the loss on the model's output: `[9]`, Double.
 fn losses(sums: &Backward, output_losses: &[(Tensor, u64)]) -> Result<Tensor, TrainError> {
     let terms = &sums.losses;
     let mut output_loss = terms.squared_error.f_zeros_like()?;
@@ -146,6 +147,7 @@ fn losses(sums: &Backward, output_losses: &[(Tensor, u64)]) -> Result<Tensor, Tr
         output_loss,
         or_zero(&terms.nested)?,
         or_zero(&terms.sparsity)?,
+        or_zero(&terms.near)?,
     ];
     let known = Tensor::f_stack(&known, 0)?;
     let powers = match &terms.powers {

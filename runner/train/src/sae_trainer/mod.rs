@@ -16,7 +16,7 @@ mod whole;
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::activations::views::View;
-use crate::events::interval::{Interval, Report};
+use crate::events::interval::{Interval, Record, Report};
 use crate::optimizer::Optimizer;
 use crate::ranks::exchange::Inputs;
 use crate::ranks::{ALONE, Ranks};
@@ -60,6 +60,8 @@ pub(crate) struct SaeTrainer {
     /// The least score of the last update that is known on the host, or 0. From it on, the next update looks for
     /// scores by products in 16 bit first, which may change the last bit of those that it finds.
     last_least: f32,
+    /// For how many latents of a token, on the mean, a list of those near thresholds has room on a GPU.
+    room: Option<usize>,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,
     /// Updates of its weights: fewer than those of the job if all tokens of an update were excluded.
@@ -187,6 +189,7 @@ impl SaeTrainer {
                 _ => None,
             },
             last_least: 0.0,
+            room: None,
             settings: Settings {
                 dead_feature_threshold,
                 auxk_alpha: config.auxk_alpha,
@@ -372,6 +375,11 @@ impl SaeTrainer {
             }
         }
         Ok(())
+    }
+
+    /// Makes room for the latents near thresholds, by what was reported of them.
+    pub(crate) fn note_record(&mut self, record: &Record) {
+        self.room = sae::room_for(record.near(), self.spec.num_latents);
     }
 
     /// What it takes and what it should give, of a pass: `[n_tokens, d_in]` and `[n_tokens, d_out]`, Float.

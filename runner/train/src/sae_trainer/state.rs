@@ -16,20 +16,25 @@ pub(crate) struct SaeCounts {
     is_projected: bool,
     /// Active latents of a token in the next update; `cfg.json` has those at the end.
     k: usize,
+    /// For how many latents of a token lists have room on a GPU.
+    #[serde(default)]
+    room: Option<usize>,
 }
 
 impl SaeCounts {
     /// As ranks send them.
-    pub(crate) fn to_numbers(self) -> [i64; 3] {
+    pub(crate) fn to_numbers(self) -> [i64; 4] {
         let n_updates = self.n_updates.cast_signed();
-        [n_updates, self.is_projected.into(), self.k as i64]
+        let room = self.room.map_or(-1, |room| room as i64);
+        [n_updates, self.is_projected.into(), self.k as i64, room]
     }
 
-    pub(crate) fn of_numbers([n_updates, is_projected, k]: [i64; 3]) -> Self {
+    pub(crate) fn of_numbers([n_updates, is_projected, k, room]: [i64; 4]) -> Self {
         Self {
             n_updates: n_updates.cast_unsigned(),
             is_projected: is_projected != 0,
             k: k as usize,
+            room: usize::try_from(room).ok(),
         }
     }
 }
@@ -82,6 +87,7 @@ impl SaeTrainer {
             n_updates: self.n_updates,
             is_projected: self.is_projected,
             k: self.k_at(step).count(),
+            room: self.room,
         }
     }
 
@@ -89,5 +95,6 @@ impl SaeTrainer {
     pub(crate) fn restore_counts(&mut self, counts: SaeCounts) {
         self.n_updates = counts.n_updates;
         self.is_projected = counts.is_projected;
+        self.room = counts.room;
     }
 }

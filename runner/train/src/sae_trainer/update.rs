@@ -330,6 +330,7 @@ impl<'a> Update<'a> {
             rescales: kind.rescales,
             penalty: kind.penalty(self.progress, decided.mean_l0.as_ref()),
             jump: kind.jump,
+            room: self.trainer.room,
             pre_act_loss: match (kind.pre_act, dead) {
                 (None, _) => None,
                 (Some((coefficient, false)), Some(dead)) => Some(dead.pre_act_loss(coefficient)),

@@ -43,6 +43,9 @@ impl StreamTrainer<'_> {
             })?;
             let of_model = self.fault_of_model(sae, &record, step)?;
             let job = &mut self.jobs[job_idx];
+            if let Some((_, Some(sae))) = job.all_saes().nth(sae_idx) {
+                sae.note_record(&record);
+            }
             let verdict = match of_model {
                 Some(fault) => Some(job.fail(sae_idx, fault)),
                 None => job.judge(sae_idx, &record),
