@@ -156,7 +156,7 @@ fn every_kind_of_job_trains_as_on_the_cpu() {
     let devices = on_device.sql("SELECT DISTINCT device FROM attempt");
     assert_eq!(json!(devices), json!([{"device": DEVICE}]));
     let pairs: Vec<_> = fvus(&on_device).into_iter().zip(fvus(&on_cpu)).collect();
-    assert_eq!(pairs.len(), kinds.len() + 5, "five have two SAEs");
+    assert_eq!(pairs.len(), kinds.len() + 6, "six have two SAEs");
     for (on_device, on_cpu) in pairs {
         let kind = kinds.iter().find(|kind| on_cpu["job"] == *kind.name);
         let most = kind.unwrap().tolerance;
@@ -211,6 +211,40 @@ fn a_run_that_is_stopped_resumes_and_ends_in_the_same_bits() {
         .succeeds()
         .remarks(&["resume is exact"]);
     check_devices_and_operators(&log_of(&stopped, "verified"));
+}
+
+/// Of 256 latents few fire: after the first report they are listed.
+#[test]
+fn lists_have_as_much_room_after_a_resume() {
+    let settings = "batch_size = 1\nmax_examples = 24\nexpansion_factor = 8\nlog_every = 3\nsave_every = 8\n\
+                    hookpoints = ['layers.1.mlp']";
+    let job = "activation='jumprelu', init_l0=2.0, jumprelu_bandwidth=0.01, jumprelu_sparsity_loss_mode='quadratic', target_l0=2.0, \
+               loss_fn='mse', optimizer='adam'";
+    let [stopped, whole] = [(); 2].map(|()| with_jobs(settings, &[("listed", job)]));
+    let command = |workspace: &Workspace, log: &str| {
+        let mut command = command(workspace, log, &ON_DEVICE);
+        command.env("SAE_RUN_KERNELS", "own");
+        command
+    };
+    let (stdout, stderr) = (stopped.path("stdout.txt"), stopped.path("stderr.txt"));
+    let running = Running::start(command(&stopped, "first"), stdout, stderr);
+    reported(&stopped, "checkpoint", 1);
+    signal(running.pid(), "INT");
+    running.wait().exits(130);
+    finish(command(&stopped, "resumed")).succeeds();
+    finish(command(&whole, "whole")).succeeds();
+    assert!(stopped.trained() == whole.trained(), "other bits");
+    let looks = |workspace: &Workspace, log: &str| {
+        let log = log_of(workspace, log);
+        let waits = log.of_kind("wait");
+        waits.filter(|event| event.what == "for an event").count()
+    };
+    let events = whole.events();
+    let ready = events.iter().find(|event| event["event"] == "ready");
+    let n_updates = ready.unwrap()["n_steps"].as_u64().unwrap() as usize;
+    let n_looks = looks(&whole, "whole");
+    assert_eq!(n_looks, n_updates - 3, "all but before the first report");
+    assert!(looks(&stopped, "resumed") > 0);
 }
 
 // What uses SAEs

@@ -56,10 +56,14 @@ impl Support {
     }
 
     /// `[n_tokens]`.
-    pub(crate) fn sums_by_token(&self, values: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn sums_by_token(
+        &self,
+        values: &Tensor,
+        num_latents: i64,
+    ) -> Result<Tensor, TchError> {
         match self {
             Self::All => values.f_sum_dim_intlist(1, false, None),
-            Self::Some(at) => at.sums_by_token(values),
+            Self::Some(at) => at.sums_by_token(values, num_latents),
         }
     }
 

@@ -124,7 +124,16 @@ impl Listed {
     }
 
     /// Sum of the entries of each token: `[n_tokens]`.
-    pub(crate) fn sums_by_token(&self, values: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn sums_by_token(
+        &self,
+        values: &Tensor,
+        num_latents: i64,
+    ) -> Result<Tensor, TchError> {
+        if values.device() != Device::Cpu {
+            // A GPU adds up what comes before in no fixed order.
+            let ones = Tensor::f_ones([num_latents, 1], (values.kind(), values.device()))?;
+            return self.times_rows(values, &ones)?.f_squeeze_dim(1);
+        }
         let sums = values.f_cumsum(0, Kind::Double)?;
         let sums = Tensor::f_cat(
             &[sums.f_new_zeros([1], (Kind::Double, sums.device()))?, sums],

@@ -34,7 +34,12 @@ impl Sae {
             let active = self.acts_at(&latents.support, &latents.pre_acts)?;
             let written = self.written(&latents.support, &active.acts, x)?;
             if had_all(room)? {
-                return Ok(LayerPass { batch, latents, active, written });
+                return Ok(LayerPass {
+                    batch,
+                    latents,
+                    active,
+                    written,
+                });
             }
         }
         let latents = self.all_latents(&batch.centred, objective)?;

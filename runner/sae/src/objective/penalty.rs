@@ -183,8 +183,8 @@ impl Penalty<'_> {
 impl Active<'_> {
     /// Active latents of each token: `[n_tokens]`, Float.
     fn counts(&self) -> Result<Tensor, TchError> {
-        self.support
-            .sums_by_token(&self.are_active.f_to_kind(Kind::Float)?)
+        let ones = self.are_active.f_to_kind(Kind::Float)?;
+        self.support.sums_by_token(&ones, self.norms.size()[0])
     }
 
     /// `f n`.
@@ -217,7 +217,9 @@ fn power(
     if !is_norm {
         return Ok((sum(&powers)?, slopes.f_mul_scalar(p)?));
     }
-    let sums = active.support.sums_by_token(&powers)?;
+    let sums = active
+        .support
+        .sums_by_token(&powers, active.norms.size()[0])?;
     let has_any = sums.f_gt(0.0)?.f_to_kind(Kind::Float)?;
     let sums = sums.f_add(&has_any.f_neg()?.f_add_scalar(1.0)?)?;
     let norms = sums.f_pow_tensor_scalar(1.0 / p)?.f_mul(&has_any)?;

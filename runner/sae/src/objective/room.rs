@@ -37,7 +37,10 @@ pub fn room_for(near: f64, num_latents: usize) -> Option<usize> {
     if room > most {
         return None;
     }
-    Some(room.next_power_of_two().clamp(LEAST_ROOM, most.max(LEAST_ROOM)))
+    Some(
+        room.next_power_of_two()
+            .clamp(LEAST_ROOM, most.max(LEAST_ROOM)),
+    )
 }
 
 impl Sae {
