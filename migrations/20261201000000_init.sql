@@ -41,8 +41,12 @@ CREATE TABLE sweep (
     jobs_digest TEXT NOT NULL,
     -- What the recipe's run cost, in wasmtime's fuel (about one unit an instruction).
     fuel INTEGER NOT NULL,
+    -- 1 for a version that `sae-run train` made: each command adds its job to those of the commands before it, so all
+    -- such versions of a name are current together. Else 0.
+    accumulates INTEGER NOT NULL DEFAULT 0,
     -- When this version was first run.
     created_ms INTEGER NOT NULL,
+    CONSTRAINT sweep_accumulates CHECK (accumulates IN (0, 1)),
     CONSTRAINT sweep_revision UNIQUE (name, revision),
     CONSTRAINT sweep_plan UNIQUE (name, text_digest, recipe_digest, request_digest, jobs_digest)
 ) STRICT;
@@ -425,6 +429,8 @@ CREATE TABLE verdict (
     reason TEXT NOT NULL,
     -- 1 where training of the job ended because of it, else 0.
     is_fatal INTEGER NOT NULL,
+    -- What the user can do about it; NULL where nothing is known.
+    hint TEXT,
     -- When it was found.
     time_ms INTEGER NOT NULL,
     CONSTRAINT verdict_is_fatal CHECK (is_fatal IN (0, 1))
@@ -515,6 +521,42 @@ CREATE TABLE evaluation (
     CONSTRAINT evaluation_range CHECK (n_tokens >= 0 AND n_dead >= 0 AND n_predicted >= 0)
 ) STRICT, WITHOUT ROWID;
 
+-- ---- Notes and tags: what users write about jobs and sweeps ----
+
+-- A note of a user about a job or a sweep (`sae-run note`).
+CREATE TABLE note (
+    -- Key; grows with time.
+    note_id INTEGER PRIMARY KEY,
+    -- The job that it is about; NULL for a note about a sweep.
+    job_id TEXT REFERENCES job (job_id),
+    -- Name of the sweep that it is about; NULL for a note about a job.
+    sweep TEXT,
+    -- The note.
+    text TEXT NOT NULL,
+    -- When it was written.
+    created_ms INTEGER NOT NULL,
+    CONSTRAINT note_subject CHECK ((job_id IS NULL) <> (sweep IS NULL))
+) STRICT;
+
+CREATE INDEX note_job ON note (job_id);
+
+-- A tag of a user on a job or a sweep (`sae-run tag`).
+CREATE TABLE tag (
+    -- Key; grows with time.
+    tag_id INTEGER PRIMARY KEY,
+    -- The job that has it; NULL for a tag of a sweep.
+    job_id TEXT REFERENCES job (job_id),
+    -- Name of the sweep that has it; NULL for a tag of a job.
+    sweep TEXT,
+    -- The tag: one word.
+    tag TEXT NOT NULL,
+    -- When it was given.
+    created_ms INTEGER NOT NULL,
+    CONSTRAINT tag_subject CHECK ((job_id IS NULL) <> (sweep IS NULL)),
+    CONSTRAINT tag_of_job UNIQUE (job_id, tag),
+    CONSTRAINT tag_of_sweep UNIQUE (sweep, tag)
+) STRICT;
+
 -- ---- Publications: what is on the Hugging Face Hub ----
 
 -- One commit on the Hugging Face Hub with SAEs. It is recorded once, however often `sae-run publish` finds that
@@ -568,6 +610,20 @@ CREATE INDEX publication_file_sae ON publication_file (sae_id);
 
 -- ---- Views: the ratios and lists that people ask for ----
 
+-- The current versions of sweeps: the newest of each name; where `sae-run train` made that one, all that it made.
+CREATE VIEW current_sweep AS
+SELECT
+    -- Key of the version.
+    sweep.sweep_id AS sweep_id,
+    -- Name of the sweep.
+    sweep.name AS name,
+    -- Counts the versions of one name from 1.
+    sweep.revision AS revision
+FROM sweep
+JOIN sweep AS newest ON newest.name = sweep.name
+    AND newest.revision = (SELECT max(other.revision) FROM sweep AS other WHERE other.name = sweep.name)
+WHERE sweep.sweep_id = newest.sweep_id OR (sweep.accumulates = 1 AND newest.accumulates = 1);
+
 -- Which jobs each sweep has: one row per sweep name and job that any of its versions asked for. The job's name
 -- is that of the newest version that has it.
 CREATE VIEW sweep_listing AS
@@ -576,8 +632,9 @@ SELECT
     sweep.name AS sweep,
     -- Newest version of the sweep that asks for the job.
     sweep.revision AS revision,
-    -- 1 while the newest version asks for the job, 0 when the sweep was edited since.
-    sweep.revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = sweep.name)
+    -- 1 while the newest version asks for the job, 0 when the sweep was edited since. Versions that `sae-run train` made
+    -- are current together.
+    sweep.sweep_id IN (SELECT current_sweep.sweep_id FROM current_sweep WHERE current_sweep.name = sweep.name)
         AS is_current,
     -- Index of the job in that version, from 0.
     sweep_job.ordinal AS ordinal,
@@ -593,6 +650,63 @@ WHERE sweep.revision = (
     JOIN sweep_job AS link USING (sweep_id)
     WHERE newest.name = sweep.name AND link.job_id = sweep_job.job_id
 );
+
+-- What workers found wrong with SAEs: one row per row of `verdict` and sweep that has the job.
+CREATE VIEW sae_verdict AS
+SELECT
+    -- Name of the sweep.
+    sweep_listing.sweep AS sweep,
+    -- Name of the job in the sweep.
+    sweep_listing.job AS job,
+    -- The job.
+    sae.job_id AS job_id,
+    -- The submodule whose output is reconstructed.
+    sae.hookpoint AS hookpoint,
+    -- Name of the SAE.
+    sae.name AS sae,
+    -- Optimizer updates done.
+    verdict.step AS step,
+    -- What is wrong, in one line.
+    verdict.reason AS reason,
+    -- 1 where training of the job ended because of it, else 0.
+    verdict.is_fatal AS is_fatal,
+    -- What the user can do about it; NULL where nothing is known.
+    verdict.hint AS hint,
+    -- When it was found.
+    verdict.time_ms AS time_ms
+FROM verdict
+JOIN sae USING (sae_id)
+JOIN sweep_listing USING (job_id);
+
+-- Why jobs have failed: one row per job with the status `failed` that a worker has tried.
+CREATE VIEW job_failure AS
+SELECT
+    -- The job.
+    job.job_id AS job_id,
+    -- The stream whose worker it failed in.
+    attempt.stream_id AS stream_id,
+    -- The SAE that something was wrong with; NULL where the worker itself failed.
+    sae.name AS sae,
+    -- Optimizer updates done by then; NULL where the worker itself failed.
+    verdict.step AS step,
+    -- Why, in words; NULL where it is not known.
+    coalesce(verdict.reason, attempt.reason) AS reason,
+    -- What the user can do about it; NULL where nothing is known.
+    CASE WHEN verdict.verdict_id IS NULL THEN attempt.hint ELSE verdict.hint END AS hint,
+    -- 1 where the same settings would fail again, so that a run leaves the job out unless `--retry-failed` is given:
+    -- training ended because of a verdict, or a worker that had found its device refused its input. Else 0.
+    verdict.verdict_id IS NOT NULL OR coalesce(attempt.failure = 'input' AND attempt.device IS NOT NULL, 0)
+        AS would_fail_again
+FROM job
+JOIN attempt ON attempt.attempt_id = (
+    SELECT max(attempt_job.attempt_id) FROM attempt_job WHERE attempt_job.job_id = job.job_id
+)
+LEFT JOIN verdict ON verdict.verdict_id = (
+    SELECT min(fatal.verdict_id) FROM sae AS own JOIN verdict AS fatal ON fatal.sae_id = own.sae_id
+    WHERE own.job_id = job.job_id AND fatal.is_fatal = 1 AND fatal.attempt_id = attempt.attempt_id
+)
+LEFT JOIN sae ON sae.sae_id = verdict.sae_id
+WHERE job.status = 'failed';
 
 -- How far each SAE has come; one row per SAE that has metrics.
 --
@@ -720,6 +834,19 @@ SELECT
     job.job_id AS job_id,
     -- Status of the job: queued, running, done, failed, interrupted, stopped.
     job.status AS status,
+    -- Why the job failed, with the SAE and the update where it is an SAE's fault; NULL where it did not fail.
+    (
+        SELECT coalesce('`' || job_failure.sae || '` at step ' || job_failure.step || ': ', '') || job_failure.reason
+        FROM job_failure WHERE job_failure.job_id = job.job_id
+    ) AS reason,
+    -- Tags of the job, in the order of the alphabet, with spaces between; NULL without one.
+    (
+        SELECT group_concat(given.tag, ' ') FROM (
+            SELECT tag.tag FROM tag WHERE tag.job_id = job.job_id ORDER BY tag.tag
+        ) AS given
+    ) AS tags,
+    -- The newest note on the job; NULL without one.
+    (SELECT note.text FROM note WHERE note.job_id = job.job_id ORDER BY note.note_id DESC LIMIT 1) AS note,
     -- The submodule whose output is reconstructed.
     sae.hookpoint AS hookpoint,
     -- Name of the SAE: the hookpoint, and `/seed{n}` where the job has several seeds.

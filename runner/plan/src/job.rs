@@ -251,7 +251,7 @@ fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, us
 
 /// Settings that name others, change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-const WITHOUT_EFFECT: [&str; 8] = [
+pub const WITHOUT_EFFECT: [&str; 8] = [
     "preset",
     "save_total_limit",
     "micro_acc_steps",

@@ -73,7 +73,7 @@ pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
-pub use job::{Job, JobInputs, SecondModel, folder_name, resolve_jobs};
+pub use job::{Job, JobInputs, SecondModel, WITHOUT_EFFECT, folder_name, resolve_jobs};
 pub use k::K;
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts, Models, Vectors};
@@ -92,7 +92,7 @@ pub use sae_spec::SaeSpec;
 pub use schedule::{LrSchedule, k_at, updates_of};
 pub use schema::sweep_schema;
 pub use split::{RowRange, SplitPart};
-pub use stream::{Plan, Stream, StreamKey, group_streams};
+pub use stream::{OF_OPTIONS, Plan, Stream, StreamKey, group_streams};
 pub use sweep::{
     Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of, takes_text, takes_texts,
 };

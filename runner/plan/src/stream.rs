@@ -79,7 +79,15 @@ pub struct Plan {
     pub rounds: Vec<Round>,
 }
 
+/// Names the origin of the one job that options describe, instead of a recipe.
+pub const OF_OPTIONS: &str = "train";
+
 impl Plan {
+    /// Whether its job is added to those that the sweep had before, since options describe it and no sweep file.
+    pub fn accumulates(&self) -> bool {
+        self.rounds.is_empty() && self.recipe.recipe == OF_OPTIONS
+    }
+
     /// The jobs of round 0.
     pub fn first_jobs(&self) -> &[Job] {
         let n_jobs = self.rounds.first().map(|round| round.response.jobs.len());

@@ -151,13 +151,40 @@ impl Store {
         log: &str,
         evaluate: &[impl AsRef<str>],
     ) -> Result<u32, StoreError> {
+        self.begin_on(stream_id, log, None, evaluate).await
+    }
+
+    /// The same, of an attempt that of the jobs that are not done trains those in `train` alone.
+    ///
+    /// # Errors
+    /// As [`Store::begin_attempt`].
+    pub async fn begin_attempt_on(
+        &self,
+        stream_id: &str,
+        log: &str,
+        train: &[impl AsRef<str>],
+        evaluate: &[&str],
+    ) -> Result<u32, StoreError> {
+        let train: Vec<&str> = train.iter().map(AsRef::as_ref).collect();
+        let train = serde_json::to_string(&train).expect("texts serialise to JSON");
+        self.begin_on(stream_id, log, Some(train), evaluate).await
+    }
+
+    /// `train`: a JSON array of jobs; `None`: all that are not done.
+    async fn begin_on(
+        &self,
+        stream_id: &str,
+        log: &str,
+        train: Option<String>,
+        evaluate: &[impl AsRef<str>],
+    ) -> Result<u32, StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
             stream::position(&mut tx, stream_id).await?;
             refuse_second(&mut tx, stream_id).await?;
             let number = next_number(&mut tx, stream_id).await?;
             let attempt_id = insert_running(&mut tx, stream_id, number, log).await?;
-            let n_jobs = take_jobs(&mut tx, attempt_id, stream_id).await?;
+            let n_jobs = take_jobs(&mut tx, attempt_id, stream_id, train.as_deref()).await?;
             for job_id in evaluate {
                 take_job(&mut tx, attempt_id, job_id.as_ref()).await?;
             }
@@ -284,19 +311,22 @@ async fn insert_running(
     Ok(attempt_id)
 }
 
-/// Gives the attempt the stream's jobs that are not done; how many.
+/// Gives the attempt the stream's jobs that are not done; how many. `only`: a JSON array of those that it trains.
 pub(crate) async fn take_jobs(
     conn: &mut SqliteConnection,
     attempt_id: i64,
     stream_id: &str,
+    only: Option<&str>,
 ) -> Result<u64, Trouble> {
     let taken = sqlx::query(
         "INSERT INTO attempt_job (attempt_id, job_id)
-         SELECT ?, job_id FROM stream_job JOIN job USING (job_id)
-         WHERE stream_job.stream_id = ? AND job.status <> 'done'",
+         SELECT ?1, job_id FROM stream_job JOIN job USING (job_id)
+         WHERE stream_job.stream_id = ?2 AND job.status <> 'done'
+             AND (?3 IS NULL OR job_id IN (SELECT value FROM json_each(?3)))",
     )
     .bind(attempt_id)
     .bind(stream_id)
+    .bind(only)
     .execute(conn)
     .await?;
     Ok(taken.rows_affected())

@@ -155,7 +155,9 @@ pub(crate) fn database_failed(path: &Path, reason: impl Display) -> Fault {
 /// A name that means nothing here, with those that look most like it.
 pub(crate) fn unknown_name(message: String, nearest: &[String]) -> Fault {
     Fault::input(message).with_hint(
-        did_you_mean(nearest).unwrap_or_else(|| "`sae-run ls` lists what there is".into()),
+        did_you_mean(nearest).unwrap_or_else(|| {
+            "`sae-run ls` lists the sweeps, `sae-run ls SWEEP` their jobs".into()
+        }),
     )
 }
 

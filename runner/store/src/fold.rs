@@ -247,7 +247,7 @@ impl<'a> Fold<'a> {
             step,
             reason,
             is_fatal,
-            ..
+            hint,
         } = &event.kind
         else {
             return Ok(());
@@ -261,6 +261,7 @@ impl<'a> Fold<'a> {
             step: *step,
             reason,
             is_fatal: *is_fatal,
+            hint: hint.as_deref(),
             time_ms: event.time_ms,
         };
         verdict::add(self.conn, &row).await?;

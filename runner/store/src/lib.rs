@@ -13,6 +13,8 @@
 //! # Files
 //!
 //! - `k.rs`: `k` in a column
+//! - `annotation.rs`: notes and tags; `failure.rs`: why jobs failed; `outcome.rs`: what came of a sweep's SAEs
+//! - `job_name.rs`: which job a name means; `show.rs`, `sweep_details.rs`: all about a job, about a sweep
 //! - `record.rs`: a plan; `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
 //! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
 //! - `listing.rs`, `remove.rs`, `publication.rs` (what the Hub has)
@@ -21,10 +23,12 @@
 mod error;
 mod open;
 
+mod annotation;
 mod attempt;
 mod calibration;
 mod checkpoint;
 mod evaluation;
+mod failure;
 mod job;
 mod k;
 mod metric;
@@ -44,6 +48,7 @@ mod fold;
 mod history;
 mod job_name;
 mod listing;
+mod outcome;
 mod publishable;
 mod query;
 mod record;
@@ -51,6 +56,7 @@ mod remove;
 mod report;
 mod result;
 mod show;
+mod sweep_details;
 
 #[cfg(test)]
 mod damage_test;
@@ -61,17 +67,20 @@ mod schema_test;
 #[cfg(test)]
 mod testing;
 
+pub use annotation::{Subject, UserNote};
 pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenStream, Outcome};
 pub use calibration::CalibratedSae;
 pub use checkpoint::CheckpointRow;
 pub use compiled::is_complete;
 pub use error::StoreError;
 pub use evaluation::EvaluationRow;
+pub use failure::JobFailure;
 pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 pub use job::{BegunOtherwise, JobStatus};
 pub use listing::Listing;
 pub use open::Store;
 pub use origin::SweepOrigin;
+pub use outcome::{LEAST_COST, SaeOutcome};
 pub use publication::{JobPublication, Publication, PublishedFile, PublishedSae};
 pub use publishable::{ProvenanceRow, PublishableSae};
 pub use query::{QueryLimits, QueryTable, RowSink};
@@ -84,3 +93,4 @@ pub use result::ResultRow;
 pub use sae::SaeRow;
 pub use show::{JobDetails, JobName};
 pub use sweep::{PlannedJob, SweepSummary};
+pub use sweep_details::{SweepDetails, SweepJobRow, SweepVersionRow};

@@ -124,13 +124,25 @@ fn order(sort: &[String], columns: &[String]) -> Result<String, Fault> {
 }
 
 /// The view `result`, and the SAEs that it lacks because they have no metrics.
-fn everything(columns: &[String]) -> String {
+pub(crate) fn everything(columns: &[String]) -> String {
     let known = columns.iter().map(|column| match column.as_str() {
         "sweep" | "is_current" | "ordinal" | "job" => format!("sweep_listing.{column}"),
         "job_id" | "status" | "kind" => format!("job.{column}"),
         "sae" => "sae.name".to_owned(),
         "sae_id" | "hookpoint" | "seed" | "d_in" | "k" | "num_latents" | "lr" => {
             format!("sae.{column}")
+        }
+        "reason" => {
+            "(SELECT coalesce('`' || job_failure.sae || '` at step ' || step || ': ', '') || reason
+             FROM job_failure WHERE job_failure.job_id = job.job_id)"
+                .to_owned()
+        }
+        "tags" => "(SELECT group_concat(given.tag, ' ') FROM (SELECT tag.tag FROM tag
+             WHERE tag.job_id = job.job_id ORDER BY tag.tag) AS given)"
+            .to_owned(),
+        "note" => {
+            "(SELECT text FROM note WHERE note.job_id = job.job_id ORDER BY note_id DESC LIMIT 1)"
+                .to_owned()
         }
         "tokens_per_update" => "json_extract(job.config, '$.tokens_per_update')".to_owned(),
         "expansion_factor" => "1.0 * sae.num_latents / sae.d_in".to_owned(),

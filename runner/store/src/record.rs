@@ -1,6 +1,7 @@
 //! Recording a plan, and what is left to do.
 
 use crate::error::{StoreError, Trouble};
+use crate::failure::{self, JobFailure};
 use crate::job::JobStatus;
 use crate::open::{Store, now_ms};
 use crate::{evaluation, job, round, sae, stream, sweep};
@@ -37,6 +38,8 @@ pub struct RecordedJob {
     pub status: JobStatus,
     /// Whether it is done, but its evaluation is wanted and not there.
     pub evaluation_due: bool,
+    /// Why it failed, if it did.
+    pub failure: Option<JobFailure>,
 }
 
 impl RecordedJob {
@@ -83,6 +86,15 @@ impl RecordedPlan {
     fn distinct_jobs(&self) -> impl Iterator<Item = &RecordedJob> {
         let mut seen = HashSet::new();
         self.jobs.iter().filter(move |job| seen.insert(&job.job_id))
+    }
+
+    /// Whether a job has failed in a way that would come again with the same settings. That a worker refused its input
+    /// says so of the same stream only: in another one, another job may have been at fault.
+    pub fn is_given_up(&self, job: &RecordedJob) -> bool {
+        job.failure.as_ref().is_some_and(|failure| {
+            let is_of_job = failure.sae.is_some();
+            failure.would_fail_again && (is_of_job || self.stream(&failure.stream_id).is_some())
+        })
     }
 
     /// The state of a job of the plan.
@@ -160,6 +172,7 @@ async fn recorded_jobs(
         let is_wanted = status == JobStatus::Done && job.config.wants_evaluation();
         let evaluation_due = is_wanted && !evaluation::is_complete(conn, &job.job_id).await?;
         recorded.push(RecordedJob {
+            failure: failure::of_job(conn, &job.job_id).await?,
             job_id: job.job_id.clone(),
             dir,
             status,

@@ -215,7 +215,7 @@ fn job_ids(removal: &Removal) -> String {
 }
 
 /// Deletes by job id, `?1` being a JSON array of them; children go before their parents.
-const DELETE_JOBS: [&str; 15] = [
+const DELETE_JOBS: [&str; 17] = [
     "DELETE FROM verdict WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM metric_term WHERE sae_id IN
@@ -228,6 +228,8 @@ const DELETE_JOBS: [&str; 15] = [
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM checkpoint WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM attempt_job WHERE job_id IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM note WHERE job_id IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM tag WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM sae WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM stream_job WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM sweep_job WHERE job_id IN (SELECT value FROM json_each(?1))",
@@ -243,7 +245,7 @@ const DELETE_JOBS: [&str; 15] = [
 
 /// Deletes sweeps, `?1` being a JSON array of their names; and those that have no job any more. A
 /// version without jobs stays while another has some: it is still the current one.
-const DELETE_SWEEPS: [&str; 4] = [
+const DELETE_SWEEPS: [&str; 6] = [
     "DELETE FROM sweep_job WHERE sweep_id IN
          (SELECT sweep_id FROM sweep WHERE name IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM round WHERE sweep_id IN (SELECT sweep_id FROM sweep WHERE name NOT IN
@@ -252,6 +254,8 @@ const DELETE_SWEEPS: [&str; 4] = [
          (SELECT sweep.name FROM sweep JOIN sweep_job USING (sweep_id)))",
     "DELETE FROM sweep WHERE name NOT IN
          (SELECT sweep.name FROM sweep JOIN sweep_job USING (sweep_id))",
+    "DELETE FROM note WHERE sweep NOT IN (SELECT name FROM sweep)",
+    "DELETE FROM tag WHERE sweep NOT IN (SELECT name FROM sweep)",
 ];
 
 async fn delete(conn: &mut SqliteConnection, removal: &Removal) -> Result<u64, Trouble> {

@@ -270,7 +270,7 @@ async fn curves(
 const SWEEPS: &str = "
 SELECT name AS sweep, sweep.* FROM sweep
 WHERE (?1 IS NULL OR name = ?1)
-    AND revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = sweep.name)
+    AND sweep_id IN (SELECT sweep_id FROM current_sweep)
 ORDER BY name";
 
 const SAES: &str = "

@@ -1,9 +1,11 @@
 //! All that is known of one job.
 
+use crate::annotation::{self, Subject, UserNote};
 use crate::attempt::{self, AttemptRow};
 use crate::calibration::{self, CalibratedSae};
 use crate::checkpoint::{self, CheckpointRow};
 use crate::error::{StoreError, Trouble};
+use crate::failure::{self, JobFailure};
 use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 use crate::job::JobStatus;
 use crate::job_name::resolve;
@@ -52,6 +54,12 @@ pub struct JobDetails {
     pub notes: Vec<NoteRow>,
     /// Where its SAEs were published.
     pub publications: Vec<JobPublication>,
+    /// Why it failed, if it did.
+    pub failure: Option<JobFailure>,
+    /// The notes of users on it.
+    pub user_notes: Vec<UserNote>,
+    /// Its tags.
+    pub tags: Vec<String>,
 }
 
 /// What a sweep calls a job.
@@ -100,7 +108,11 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
     let names = sqlx::query_as(
         "SELECT sweep, job, is_current FROM sweep_listing WHERE job_id = ? ORDER BY sweep, ordinal",
     );
+    let subject = Subject::Job(job_id.to_owned());
     Ok(JobDetails {
+        failure: failure::of_job(conn, job_id).await?,
+        user_notes: annotation::notes(conn, &subject).await?,
+        tags: annotation::tags(conn, &subject).await?,
         names: names.bind(job_id).fetch_all(&mut *conn).await?,
         saes: sae::of_job(conn, job_id).await?,
         attempts: attempt::of_job(conn, job_id).await?,

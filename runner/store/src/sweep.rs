@@ -1,7 +1,7 @@
 //! Tables `sweep` and `sweep_job`: which jobs each version of a sweep file asks for.
 
 use crate::error::{StoreError, Trouble, unknown_name};
-use crate::open::{Store, int};
+use crate::open::{Store, int, now_ms};
 use plan::{Job, Plan, digest_json, nearest};
 use sqlx::{FromRow, SqliteConnection};
 
@@ -20,6 +20,18 @@ pub struct SweepSummary {
     pub n_failed: u64,
     /// Jobs that are being trained.
     pub n_running: u64,
+    /// Jobs that the user stopped.
+    pub n_stopped: u64,
+    /// Jobs that were cut off.
+    pub n_interrupted: u64,
+    /// Jobs that wait for a worker.
+    pub n_queued: u64,
+    /// Time that its workers took, in ms; those that run count until now.
+    pub worker_ms: u64,
+    /// Its tags, with spaces between.
+    pub tags: Option<String>,
+    /// The newest note on it.
+    pub note: Option<String>,
     /// When a version of it was first run, ms since the epoch, UTC.
     pub created_ms: i64,
     /// When something last happened in it, ms since the epoch, UTC.
@@ -33,7 +45,8 @@ impl Store {
     /// The database cannot be read.
     pub async fn sweeps(&self) -> Result<Vec<SweepSummary>, StoreError> {
         let mut conn = self.acquire().await?;
-        self.located(async { Ok(sqlx::query_as(SUMMARIES).fetch_all(&mut *conn).await?) })
+        let summaries = sqlx::query_as(SUMMARIES).bind(now_ms());
+        self.located(async { Ok(summaries.fetch_all(&mut *conn).await?) })
             .await
     }
 }
@@ -86,11 +99,10 @@ SELECT
     ) AS round,
     job.config
 FROM sweep_job
-JOIN sweep USING (sweep_id)
+JOIN current_sweep USING (sweep_id)
 JOIN job USING (job_id)
-WHERE sweep.name = ?1
-    AND sweep.revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = ?1)
-ORDER BY sweep_job.ordinal";
+WHERE current_sweep.name = ?1
+ORDER BY current_sweep.revision, sweep_job.ordinal";
 
 const SUMMARIES: &str = "
 SELECT
@@ -100,16 +112,28 @@ SELECT
     count(DISTINCT CASE WHEN job.status = 'done' THEN job.job_id END) AS n_done,
     count(DISTINCT CASE WHEN job.status = 'failed' THEN job.job_id END) AS n_failed,
     count(DISTINCT CASE WHEN job.status = 'running' THEN job.job_id END) AS n_running,
+    count(DISTINCT CASE WHEN job.status = 'stopped' THEN job.job_id END) AS n_stopped,
+    count(DISTINCT CASE WHEN job.status = 'interrupted' THEN job.job_id END) AS n_interrupted,
+    count(DISTINCT CASE WHEN job.status = 'queued' THEN job.job_id END) AS n_queued,
+    (
+        SELECT coalesce(sum(coalesce(attempt.ended_ms, ?1) - attempt.started_ms), 0) FROM attempt
+        WHERE attempt.attempt_id IN (
+            SELECT attempt_job.attempt_id FROM attempt_job JOIN sweep_job AS own USING (job_id)
+            JOIN current_sweep AS version ON version.sweep_id = own.sweep_id WHERE version.name = sweep.name
+        )
+    ) AS worker_ms,
+    (SELECT group_concat(tag.tag, ' ' ORDER BY tag.tag) FROM tag WHERE tag.sweep = sweep.name) AS tags,
+    (SELECT note.text FROM note WHERE note.sweep = sweep.name ORDER BY note.note_id DESC LIMIT 1) AS note,
     (SELECT min(first.created_ms) FROM sweep AS first WHERE first.name = sweep.name) AS created_ms,
-    max(sweep.created_ms, coalesce(max(job.done_ms), 0), coalesce(max(stream.last_event_ms), 0))
+    max(max(sweep.created_ms), coalesce(max(job.done_ms), 0), coalesce(max(stream.last_event_ms), 0))
         AS last_activity_ms
 FROM sweep
 JOIN sweep_job USING (sweep_id)
 JOIN job USING (job_id)
 LEFT JOIN stream_job USING (job_id)
 LEFT JOIN stream USING (stream_id)
-WHERE sweep.revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = sweep.name)
-GROUP BY sweep.sweep_id
+WHERE sweep.sweep_id IN (SELECT current_sweep.sweep_id FROM current_sweep)
+GROUP BY sweep.name
 ORDER BY last_activity_ms DESC, sweep.name";
 
 /// The names of all sweeps.
@@ -204,8 +228,8 @@ async fn insert(
 ) -> Result<i64, Trouble> {
     let sweep_id = sqlx::query_scalar(
         "INSERT INTO sweep (name, revision, text, text_digest, recipe, recipe_digest,
-             request_digest, jobs_digest, fuel, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sweep_id",
+             request_digest, jobs_digest, fuel, accumulates, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sweep_id",
     )
     .bind(&plan.sweep)
     .bind(revision)
@@ -216,6 +240,7 @@ async fn insert(
     .bind(&plan.recipe.request_digest)
     .bind(jobs_digest(plan))
     .bind(int(plan.recipe.fuel))
+    .bind(plan.accumulates())
     .bind(now_ms)
     .fetch_one(conn)
     .await?;

@@ -12,20 +12,22 @@ pub(crate) struct Verdict<'a> {
     pub(crate) step: u64,
     pub(crate) reason: &'a str,
     pub(crate) is_fatal: bool,
+    pub(crate) hint: Option<&'a str>,
     pub(crate) time_ms: i64,
 }
 
 /// Records a verdict.
 pub(crate) async fn add(conn: &mut SqliteConnection, verdict: &Verdict<'_>) -> Result<(), Trouble> {
     sqlx::query(
-        "INSERT INTO verdict (sae_id, attempt_id, step, reason, is_fatal, time_ms)
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO verdict (sae_id, attempt_id, step, reason, is_fatal, hint, time_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(verdict.sae_id)
     .bind(verdict.attempt_id)
     .bind(int(verdict.step))
     .bind(verdict.reason)
     .bind(verdict.is_fatal)
+    .bind(verdict.hint)
     .bind(verdict.time_ms)
     .execute(conn)
     .await?;

@@ -16,7 +16,7 @@ impl EarlyEnd {
     /// The training itself: `what` is not finite.
     pub(crate) fn of_training(what: &str) -> Self {
         Self {
-            reason: format!("{what} is NaN or infinite; the last checkpoint is kept"),
+            reason: format!("{what} is NaN or infinite"),
             hint: "lower `lr`".into(),
         }
     }
