@@ -32,7 +32,7 @@ fn a_folder_that_cannot_be_written_is_told() {
     workspace
         .run(&[&args[..], &["--save_dir", "file/runs"]].concat())
         .refuses(&["cannot write to the runs folder"])
-        .hints("`--save_dir DIR`");
+        .hints("`--runs-dir DIR`");
     assert!(!workspace.path("runs").exists());
 }
 

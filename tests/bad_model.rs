@@ -248,7 +248,7 @@ fn a_missing_or_damaged_tokenizer_is_told() {
     workspace.write("model/tokenizer.json", "{}");
     let outcome = workspace.run(&["tiny.toml"]);
     outcome
-        .refuses(&["cannot load the tokenizer", "model/tokenizer.json"])
+        .fails(&["cannot load the tokenizer", "model/tokenizer.json"])
         .hints("tokenizer.json");
     assert!(workspace.trained().is_empty());
 }
@@ -267,7 +267,7 @@ fn a_tokenizer_larger_than_the_vocabulary_is_told() {
     let parts = ["model/tokenizer.json` gives token 299", "vocab_size is 200"];
     workspace
         .run(&["tiny.toml"])
-        .refuses(&parts)
+        .fails(&parts)
         .hints("different models");
     assert!(workspace.trained().is_empty());
 }

@@ -205,7 +205,7 @@ fn what_a_worker_says_does_not_steer_the_terminal() {
         "tiny.toml",
         replace_line(&small_sweep(), "dataset", &format!("dataset = {spelt}")),
     );
-    let failed = workspace.run(&["tiny.toml"]).exits(2);
+    let failed = workspace.run(&["tiny.toml"]).exits(1);
     assert!(failed.stderr.contains(r"\u001b]0;owned"), "{failed}");
     is_harmless(&failed.stderr);
     let job = workspace.sql_value("SELECT job_id FROM job LIMIT 1");

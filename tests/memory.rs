@@ -82,12 +82,13 @@ fn assert_memory_ends(workspace: &Workspace, dataset: &Path, settings: &[&str]) 
         "ulimit -d 2500000 && exec \"$0\" \"$@\"",
         env!("CARGO_BIN_EXE_sae-run"),
     ];
-    for args in [&sweep[..], &make] {
+    let parts = ["not enough memory to tokenise", name, "model"];
+    let run = |args: &[&str]| {
         let args = [&limited, args].concat();
         finish(workspace.command_of(Path::new("/bin/sh"), &args))
-            .refuses(&["not enough memory to tokenise", name, "model"])
-            .hints("rules of the tokenizer");
-    }
+    };
+    run(&sweep).fails(&parts).hints("rules of the tokenizer");
+    run(&make).refuses(&parts).hints("rules of the tokenizer");
 }
 
 /// An Arrow file with a buffer that is said to have 1 TiB once unpacked.

@@ -96,9 +96,6 @@ fn bad_input_is_not_tried_again() {
     let line = format!("dataset = '{}'", text(&dataset));
     let sweep = fs::read_to_string(workspace.path("tiny.toml")).unwrap();
     workspace.write("tiny.toml", replace_line(&sweep, "dataset", &line));
-    workspace
-        .run(&["tiny.toml"])
-        .exits(2)
-        .remarks(&["texts.jsonl"]);
+    workspace.run(&["tiny.toml"]).fails(&["texts.jsonl"]);
     assert_eq!(attempts(&workspace), json!([{"status": "failed"}]));
 }

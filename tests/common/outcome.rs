@@ -38,6 +38,17 @@ impl Outcome {
         outcome
     }
 
+    /// The same, if jobs have failed: exit code 1, and an `error:` line with all of `parts`.
+    #[track_caller]
+    pub(crate) fn fails(self, parts: &[&str]) -> Self {
+        let outcome = self.exits(1);
+        let error = outcome.line("error: ");
+        for part in parts {
+            assert!(error.contains(part), "no `{part}` in the error\n{outcome}");
+        }
+        outcome
+    }
+
     /// The same, if it says what to do in a `hint:` line with `part`.
     #[track_caller]
     pub(crate) fn hints(self, part: &str) -> Self {

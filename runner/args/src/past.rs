@@ -40,11 +40,15 @@ pub struct DoctorArgs {
 /// `sae-run show` as typed.
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// Name or id of the job, or the beginning of its id.
-    pub job: String,
+    /// Name or id of a job, the beginning of its id, SWEEP/JOB, or name of a sweep.
+    #[arg(value_name = "JOB|SWEEP")]
+    pub target: String,
     /// Print one object, with every row that is known.
     #[arg(long)]
     pub json: bool,
+    /// Print a sweep file that asks for the same job again.
+    #[arg(long, conflicts_with = "json")]
+    pub toml: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -64,13 +68,23 @@ pub struct Format {
 /// `sae-run ls` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without an option, sweeps are listed; with one, SAEs, also those that have no result yet. \
+    after_help = "Without a sweep or an option, sweeps are listed; with one, SAEs, also those that have no result yet. \
                   The columns are those of the view `result`; `--json` and `--csv` print all of them."
 )]
 pub struct LsArgs {
     /// Only the SAEs of this sweep.
-    #[arg(long, value_name = "NAME")]
+    #[arg(value_name = "SWEEP")]
     pub sweep: Option<String>,
+    #[arg(
+        long = "sweep",
+        value_name = "NAME",
+        hide = true,
+        conflicts_with = "sweep"
+    )]
+    named_sweep: Option<String>,
+    /// Only SAEs of jobs that have this tag.
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
     /// Only SAEs for which this SQL expression is true, such as "k <= 64 AND fvu < 0.1".
     #[arg(long = "where", value_name = "SQL")]
     pub condition: Option<String>,
@@ -96,6 +110,13 @@ pub struct LsArgs {
     pub store: StoreArgs,
 }
 
+impl LsArgs {
+    /// The sweep whose SAEs are listed.
+    pub fn sweep(&self) -> Option<&str> {
+        self.sweep.as_deref().or(self.named_sweep.as_deref())
+    }
+}
+
 /// `sae-run rm` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -103,7 +124,7 @@ pub struct LsArgs {
                   share. What is deleted is trained again when its sweep is run again."
 )]
 pub struct RmArgs {
-    /// Name of a sweep; or name or id of a job, or the beginning of its id.
+    /// Name of a sweep; or name or id of a job, the beginning of its id, or SWEEP/JOB.
     #[arg(value_name = "JOB|SWEEP", required = true)]
     pub targets: Vec<String>,
     /// Delete without asking.
@@ -162,7 +183,7 @@ pub struct ReportArgs {
                   started again. Exit code 1 if the weights differ in any bit."
 )]
 pub struct VerifyResumeArgs {
-    /// Name or id of a job that was begun, or the beginning of its id.
+    /// Name or id of a job that was begun, the beginning of its id, or SWEEP/JOB.
     pub job: String,
     /// Optimizer updates to train for, or fewer if the data ends before.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]

@@ -38,6 +38,9 @@ pub struct RunArgs {
     /// Workers at the same time; by default one for each device.
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
+    /// Folder of the database and the jobs; over `runs_dir`.
+    #[arg(long, alias = "runs_dir", value_name = "DIR")]
+    runs_dir: Option<String>,
     /// How its jobs are run.
     #[command(flatten)]
     pub options: RunOptions,
@@ -52,6 +55,10 @@ pub struct RunOptions {
     /// Train all jobs again from the start; what they had done and saved is forgotten.
     #[arg(long)]
     pub fresh: bool,
+    /// Train jobs again that have failed in a way that would come again with the same settings, such as a loss that is
+    /// NaN; without it they are left out, and their reason is shown.
+    #[arg(long, alias = "retry_failed")]
+    pub retry_failed: bool,
     /// End a worker that an earlier `sae-run` left running, rather than wait until it has saved.
     #[arg(long, alias = "take_over")]
     pub take_over: bool,
@@ -87,7 +94,9 @@ impl RunArgs {
         let devices = toml::Value::from(self.devices.clone());
         let devices = (!self.devices.is_empty()).then(|| format!("launch.devices={devices}"));
         let jobs = self.jobs.map(|jobs| format!("launch.jobs={jobs}"));
-        let own = [device, devices, jobs].into_iter().flatten();
+        let runs_dir = self.runs_dir.as_deref().map(toml::Value::from);
+        let runs_dir = runs_dir.map(|runs_dir| format!("runs_dir={runs_dir}"));
+        let own = [device, devices, jobs, runs_dir].into_iter().flatten();
         SweepArgs {
             sweep: self.sweep.clone().unwrap_or_default(),
             set: self.set.iter().cloned().chain(own).collect(),

@@ -91,7 +91,8 @@ impl Job {
         }
         let folder = RunsFolder::lock(&runs_dir.to_string_lossy())?;
         let store = Store::open(&folder.database()).await?;
-        let details = store.job(&args.target).await?;
+        let details = store.job(&args.target).await;
+        let details = details.map_err(|error| past_job::or_folder(error, &args.target))?;
         let config = past_job::config(&details)?;
         let checkpoint = past_job::newest_checkpoint(&details)?.clone();
         Ok(Self {

@@ -28,6 +28,7 @@ use crate::run::launch::{Launcher, Leader, Processes, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
+use crate::show::closing::Closing;
 use crate::show::progress::{Line, Progress};
 use crate::show::{sweep as shown, table};
 use crate::sweep::config::{self, Origin};
@@ -35,9 +36,9 @@ use crate::sweep::expand::{self, Expanded};
 use crate::sweep::hub_access;
 use crate::sweep::next_round;
 use crate::sweep::paths::Folders;
-use args::TrainArgs;
-use args::{ProgressArg, RunArgs, RunOptions};
+use args::{ProgressArg, RunArgs, RunOptions, StoreArgs, TrainArgs};
 use std::path::Path;
+use std::time::Instant;
 use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// The settings of a job in its folder, which are written with each checkpoint, after its SAEs.
@@ -52,6 +53,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     with_ranks(&runs_dir, async |leader| {
         let mut expanded = expand::expand(&args.sweep())?;
         let ended = run_expanded(&mut expanded, &args.options, leader).await?;
+        note_only_folder(&expanded, &ended);
         Ok(ended.exit_code)
     })
     .await
@@ -81,10 +83,16 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
     let sweep = config::load_given(&args.given(), &folders)?;
     let mut expanded = expand::expand_sweep(sweep, folders)?;
     let ended = run_expanded(&mut expanded, &args.options, leader).await?;
-    if let Some(job) = ended.recorded.iter().flat_map(|plan| &plan.jobs).next() {
-        note_folder(Path::new(&expanded.sweep.sweep.runs_dir), job);
-    }
+    note_only_folder(&expanded, &ended);
     Ok(ended.exit_code)
+}
+
+/// Says where the SAEs of a run's only job are.
+fn note_only_folder(expanded: &Expanded, ended: &Ended) {
+    let jobs = ended.recorded.as_ref().map_or(&[][..], |plan| &plan.jobs);
+    if let [only] = jobs {
+        note_folder(Path::new(&expanded.sweep.sweep.runs_dir), only);
+    }
 }
 
 /// Says where the SAEs of a job are, if there are any: in its first folder, whatever the job is called
@@ -134,6 +142,7 @@ async fn run_expanded(
         folder: &folder,
         launcher: launcher.as_ref(),
     };
+    let began = Instant::now();
     let before = recover(&store, &folder, expanded, args).await?;
     let mut recorded = before.clone();
     let mut summary = Summary::default();
@@ -153,8 +162,20 @@ async fn run_expanded(
         }
         recorded = record(&store, expanded).await?;
     }
-    let progress = (&before, &recorded);
-    let exit_code = conclude(args, &store, &expanded.plan.sweep, progress, &summary).await?;
+    let runs_dir = Path::new(&expanded.sweep.sweep.runs_dir);
+    let closing = Closing {
+        plan: &expanded.plan,
+        before: &before,
+        after: &recorded,
+        outcomes: &store.outcomes(&expanded.plan.sweep).await?,
+        took: began.elapsed(),
+        runs_dir,
+        is_usual_folder: config::runs_dir(&StoreArgs { runs_dir: None })? == runs_dir,
+        retry_failed: args.retry_failed,
+        quiet: args.quiet || args.progress == ProgressArg::Json,
+    };
+    summary.n_failed += closing.n_left_out();
+    let exit_code = conclude(args, &closing, &summary)?;
     store.close().await;
     Ok(Ended {
         exit_code,
@@ -166,7 +187,7 @@ async fn run_expanded(
 fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
     let option = match expanded.sweep.origin {
         Origin::File => "--set runs_dir=DIR",
-        Origin::Options => "--save_dir DIR",
+        Origin::Options => "--runs-dir DIR",
     };
     RunsFolder::lock(&expanded.sweep.sweep.runs_dir).map_err(|error| {
         let hint = error.hint().unwrap_or_default();
@@ -200,7 +221,12 @@ async fn run_round(
     recorded: &RecordedPlan,
     args: &RunOptions,
 ) -> Result<Summary, CliError> {
-    let is_done = |job_id: &String| recorded.job(job_id).is_some_and(RecordedJob::is_finished);
+    let is_done = |job_id: &String| {
+        let known = recorded.job(job_id);
+        known.is_some_and(|job| {
+            job.is_finished() || (!args.retry_failed && recorded.is_given_up(job))
+        })
+    };
     let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
     let quiet = args.quiet || args.progress == ProgressArg::Json;
     expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
@@ -215,46 +241,36 @@ async fn run_round(
             args,
         ),
         launcher: site.launcher,
+        retry_failed: args.retry_failed,
     };
     scheduler.run(recorded).await
 }
 
-async fn conclude(
-    args: &RunOptions,
-    store: &Store,
-    sweep: &str,
-    (before, after): (&RecordedPlan, &RecordedPlan),
-    summary: &Summary,
-) -> Result<u8, CliError> {
-    let results = store.results(sweep).await?;
+fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Result<u8, CliError> {
     if args.progress == ProgressArg::Json {
         Line::End {
             exit_code: summary.exit_code(),
         }
         .print();
-    } else if !results.is_empty() {
-        let shown = shown::results(&results);
+    } else if closing.outcomes.iter().any(|row| row.dead_pct.is_some()) {
+        let shown = shown::results(closing.outcomes);
         table::print(&shown.text)?;
-        shown.note(&format!("`sae-run ls --sweep {sweep} --json`"));
+        shown.note(&format!("`sae-run ls {} --json`", closing.plan.sweep));
     }
-    let (n_done, n_jobs) = (before.progress().n_done, after.progress().n_jobs);
-    let all_are = match n_jobs {
-        1 => "the job is".to_owned(),
-        n => format!("all {n} jobs are"),
-    };
-    let earlier = match n_done {
-        0 => String::new(),
-        n => format!(", {n} of them earlier"),
-    };
-    if before == after && before.is_done() {
+    closing.say_failures();
+    for failure in &summary.failures {
+        failure.print();
+    }
+    if closing.before == closing.after && closing.before.is_done() {
+        let all_are = match closing.after.progress().n_jobs {
+            1 => "the job is".to_owned(),
+            n => format!("all {n} jobs are"),
+        };
         table::note(&format!(
             "{all_are} done already; `--fresh` trains them again"
         ));
-    } else if summary.exit_code() == 0 {
-        table::note(&format!("{all_are} done{earlier}"));
-    }
-    for failure in &summary.failures {
-        failure.print();
+    } else {
+        closing.say_counts();
     }
     if summary.interrupted {
         let without = if args.fresh { " without `--fresh`" } else { "" };

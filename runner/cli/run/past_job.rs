@@ -7,7 +7,7 @@ use plan::Order;
 use plan::TrainConfig;
 use plan::runs_layout::ORDER;
 use std::path::Path;
-use store::{CheckpointRow, JobDetails};
+use store::{CheckpointRow, JobDetails, StoreError};
 
 /// The settings of a job.
 ///
@@ -26,8 +26,22 @@ pub(crate) fn config(job: &JobDetails) -> Result<TrainConfig, CliError> {
 pub(crate) fn newest_checkpoint(job: &JobDetails) -> Result<&CheckpointRow, CliError> {
     job.checkpoints.last().ok_or_else(|| {
         let message = format!("job `{}` has no checkpoint", job.job_id);
-        CliError::input(message).with_hint("run its sweep first".to_owned())
+        match &job.failure {
+            Some(failure) => CliError::input(format!("{message}: it failed, {}", failure.text()))
+                .with_hint(failure.hint.clone()),
+            None => CliError::input(message).with_hint("run its sweep first".to_owned()),
+        }
     })
+}
+
+/// What names no job may have been meant as a folder.
+pub(crate) fn or_folder(error: StoreError, target: &str) -> CliError {
+    let error = CliError::from(error);
+    if !target.contains('/') {
+        return error;
+    }
+    let hint = error.hint().unwrap_or_default().to_owned();
+    error.with_hint(format!("`{target}` is not a folder either; {hint}"))
 }
 
 /// The SAEs of a job at one of its checkpoints.

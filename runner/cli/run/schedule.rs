@@ -37,12 +37,16 @@ pub(crate) struct Scheduler<'a> {
     pub(crate) expanded: &'a Expanded,
     pub(crate) progress: Progress,
     pub(crate) launcher: &'a dyn Launcher,
+    /// Whether jobs are trained again that would fail again.
+    pub(crate) retry_failed: bool,
 }
 
 /// How a plan's run ended.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) failures: Vec<Failure>,
+    /// Jobs that were trained no further, or left out since they would fail again.
+    pub(crate) n_failed: usize,
     pub(crate) interrupted: bool,
     /// Whether jobs were left unfinished because their worker died or could not continue.
     pub(crate) is_cut_off: bool,
@@ -52,8 +56,6 @@ pub(crate) struct Summary {
 struct Attempt {
     /// Ids of the jobs that diverged.
     diverged: Vec<String>,
-    /// What to tell about them.
-    early_ends: Vec<Failure>,
     /// Whether it was stopped.
     interrupted: bool,
     /// What went wrong with the worker itself.
@@ -96,13 +98,18 @@ impl Summary {
     /// Adds how a further round ended.
     pub(crate) fn add(&mut self, other: Self) {
         self.failures.extend(other.failures);
+        self.n_failed += other.n_failed;
         self.interrupted |= other.interrupted;
         self.is_cut_off |= other.is_cut_off;
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
-        let at_fault = |kind| self.failures.iter().any(|failure| failure.kind == kind);
+        let at_fault = |kind: FailureKind| {
+            let mut codes = self.failures.iter().map(Failure::exit_code);
+            codes.any(|code| code == kind.exit_code())
+        };
         match () {
+            () if self.n_failed > 0 => FailureKind::Internal.exit_code(),
             () if at_fault(FailureKind::Internal) => FailureKind::Internal.exit_code(),
             () if at_fault(FailureKind::Input) => FailureKind::Input.exit_code(),
             () if self.interrupted => 130,
@@ -172,8 +179,8 @@ impl Scheduler<'_> {
             }
             let order = self.order(lane, todo, &recorded).await?;
             let attempt = self.attempt(&order, signals).await?;
+            summary.n_failed += attempt.diverged.len();
             diverged.extend(attempt.diverged);
-            summary.failures.extend(attempt.early_ends);
             match attempt.worth_a_retry.filter(|_| retry < retries) {
                 None => {
                     let failure = attempt.failure.as_ref();
@@ -216,17 +223,21 @@ impl Scheduler<'_> {
         }
     }
 
-    /// What is left to do of a stream, without the jobs that diverged in this run.
+    /// What is left to do of a stream, without the jobs that diverged in this run, and those that would fail again.
     fn todo(
         &self,
         stream: &Stream,
         recorded: &RecordedPlan,
         diverged: &[String],
     ) -> Result<Todo, CliError> {
+        let is_left_out = |known: &RecordedJob| !self.retry_failed && recorded.is_given_up(known);
         let jobs = |is_wanted: fn(&RecordedJob) -> bool| {
             let not_diverged = stream.job_ids.iter().filter(|id| !diverged.contains(id));
             let wanted = not_diverged.filter_map(|job_id| {
                 let known = recorded.job(job_id).filter(|known| is_wanted(known))?;
+                if is_left_out(known) {
+                    return None;
+                }
                 Some(self.order_job(self.expanded.plan.job(job_id)?, &known.dir))
             });
             wanted.collect::<Result<Vec<_>, _>>()
@@ -261,9 +272,17 @@ impl Scheduler<'_> {
         let dir = self.folder.path().join(&known.dir);
         fs::create_dir_all(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
         let log = format!("{}/{LOG}", known.dir);
-        let evaluate: Vec<_> = todo.evaluate.iter().map(|job| &job.job.job_id).collect();
+        let ids = |jobs: &'_ [OrderJob]| {
+            jobs.iter()
+                .map(|job| job.job.job_id.clone())
+                .collect::<Vec<_>>()
+        };
+        let (train, evaluate) = (ids(&todo.train), ids(&todo.evaluate));
+        let evaluate: Vec<&str> = evaluate.iter().map(String::as_str).collect();
         let stream_id = &stream.stream_id;
-        let begun = self.store.begin_attempt_with(stream_id, &log, &evaluate);
+        let begun = self
+            .store
+            .begin_attempt_on(stream_id, &log, &train, &evaluate);
         let attempt = begun.await?;
         let Expanded {
             sweep,
@@ -324,6 +343,7 @@ impl Scheduler<'_> {
             worker: WorkerProcess::start(order, dir, self.launcher)?,
             tail: EventTail::new(order.events.clone()).up_to_attempt(order.attempt),
             last_seq: 0,
+            has_begun: false,
             bar: self.progress.stream(&order.stream_id, order.jobs.len()),
             failed: None,
             ended_early: Vec::new(),
@@ -345,14 +365,9 @@ impl Scheduler<'_> {
         let is_worth_a_retry = !is_stopped && watch.is_worth_a_retry(&end);
         Ok(Attempt {
             worth_a_retry: is_worth_a_retry.then(|| why.to_owned()),
-            early_ends: watch.early_ends(),
             // Asked to stop, no further stream begins, also when the worker was done before it noticed.
             interrupted: is_stopped || end.outcome == Outcome::Interrupted,
-            diverged: watch
-                .ended_early
-                .into_iter()
-                .map(|end| end.job_id)
-                .collect(),
+            diverged: watch.ended_early,
             failure,
         })
     }

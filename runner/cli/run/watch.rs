@@ -34,17 +34,11 @@ pub(crate) struct Watch<'a> {
     pub(crate) bar: StreamProgress,
     /// The last message of the worker, if it had one.
     pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
-    /// Jobs that were trained no further.
-    pub(crate) ended_early: Vec<EarlyEnd>,
+    /// Whether the worker has found its device.
+    pub(crate) has_begun: bool,
+    /// Ids of the jobs that were trained no further.
+    pub(crate) ended_early: Vec<String>,
     pub(crate) asked_to_stop: bool,
-}
-
-/// A job that was trained no further.
-#[derive(Debug)]
-pub(crate) struct EarlyEnd {
-    pub(crate) job_id: String,
-    message: String,
-    hint: Option<String>,
 }
 
 /// A stream that failed.
@@ -52,6 +46,8 @@ pub(crate) struct EarlyEnd {
 pub(crate) struct Failure {
     stream_id: String,
     pub(crate) kind: FailureKind,
+    /// Whether its worker had begun: then jobs have failed, whatever the reason.
+    has_begun: bool,
     message: String,
     hint: Option<String>,
     log: PathBuf,
@@ -120,20 +116,28 @@ impl Watch<'_> {
                     is_final: true,
                     ..
                 } => self.progress.job_done(&job_id),
+                EventKind::Started { .. } => self.has_begun = true,
                 EventKind::Unhealthy {
                     job_id,
                     sae,
+                    step,
                     reason,
-                    is_fatal: true,
-                    hint,
+                    is_fatal,
                     ..
                 } => {
-                    let message = format!("job {job_id} ended early: `{sae}`: {reason}");
-                    self.ended_early.push(EarlyEnd {
-                        job_id,
-                        message,
-                        hint,
-                    });
+                    let name = self.name_of(&job_id);
+                    // The reason is shown at the end.
+                    let what = if is_fatal {
+                        "the job ends here"
+                    } else {
+                        reason.as_str()
+                    };
+                    self.bar.note(&format!(
+                        "job `{name}` ({job_id}), `{sae}` at step {step}: {what}"
+                    ));
+                    if is_fatal {
+                        self.ended_early.push(job_id);
+                    }
                 }
                 EventKind::Failed {
                     kind,
@@ -163,7 +167,11 @@ impl Watch<'_> {
             Some(1 | 2) => Outcome::Failed,
             _ => Outcome::Crashed,
         };
-        let reason = (outcome != Outcome::Done).then(|| format!("the worker ended with {status}"));
+        let reason = match outcome {
+            Outcome::Done => None,
+            Outcome::Stopped => Some("it was asked to stop".to_owned()),
+            _ => Some(format!("the worker ended with {status}")),
+        };
         AttemptEnd {
             outcome,
             exit_code: status.code(),
@@ -171,19 +179,11 @@ impl Watch<'_> {
         }
     }
 
-    /// What to tell the user about jobs that were trained no further.
-    pub(crate) fn early_ends(&self) -> Vec<Failure> {
-        let failure = |end: &EarlyEnd| Failure {
-            stream_id: self.order.stream_id.clone(),
-            kind: FailureKind::Internal,
-            message: end.message.clone(),
-            hint: Some(match &end.hint {
-                Some(hint) => format!("{hint}; `SELECT * FROM verdict` tells more"),
-                None => "`SELECT * FROM verdict` tells more".to_owned(),
-            }),
-            log: self.worker.log.clone(),
-        };
-        self.ended_early.iter().map(failure).collect()
+    /// What the sweep calls a job.
+    fn name_of(&self, job_id: &str) -> &str {
+        let mut jobs = self.order.jobs.iter().chain(&self.order.evaluate);
+        let found = jobs.find(|job| job.job.job_id == job_id);
+        found.map_or("", |job| job.job.name.as_str())
     }
 
     /// What to tell the user about an attempt that failed.
@@ -209,6 +209,7 @@ impl Watch<'_> {
         Failure {
             stream_id: self.order.stream_id.clone(),
             kind,
+            has_begun: self.has_begun,
             message,
             hint,
             log: self.worker.log.clone(),
@@ -220,6 +221,15 @@ impl Failure {
     /// What went wrong.
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What the program ends with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        if self.has_begun {
+            FailureKind::Internal.exit_code()
+        } else {
+            self.kind.exit_code()
+        }
     }
 
     /// Tells the user.

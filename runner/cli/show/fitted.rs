@@ -9,6 +9,8 @@ use terminal_size::{Width, terminal_size_of};
 const GAP: usize = 3;
 /// A name is never cut to less.
 const SHORTEST_NAME: usize = 16;
+/// A longer one is cut before a column is left out for it.
+const LONGEST_NAME: usize = 40;
 
 /// A column of a table.
 pub(crate) struct Column {
@@ -51,6 +53,15 @@ impl Column {
     pub(crate) fn or_short(self, short: Vec<String>) -> Self {
         Self {
             short: Some(short),
+            ..self
+        }
+    }
+
+    /// Names that lose their middle before a column is left out for them.
+    pub(crate) fn or_cut(self) -> Self {
+        let short = self.cells.iter().map(|cell| cut(cell, LONGEST_NAME));
+        Self {
+            short: Some(short.collect()),
             ..self
         }
     }

@@ -1,8 +1,10 @@
-//! `sae-run show`: all that is known about a job.
+//! `sae-run show`: all that is known about a job, or about a sweep.
 
 use crate::error::CliError;
+use crate::show::as_toml::as_toml;
 use crate::show::plot::plot;
-use crate::show::table::{self, escaped};
+use crate::show::table::{self, escaped, time};
+use crate::show::whole_sweep;
 use crate::sweep::config;
 use args::{ShowArgs, StoreArgs};
 use plan::runs_layout::DATABASE;
@@ -13,7 +15,7 @@ use std::panic;
 use std::path::{Path, PathBuf};
 use store::{
     AttemptRow, CalibratedSae, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow,
-    Store,
+    Store, Subject,
 };
 
 /// Opens the database of a runs folder for reading.
@@ -37,13 +39,26 @@ fn leave_out_driver() {
     }));
 }
 
-/// `sae-run show JOB`.
+/// `sae-run show JOB|SWEEP`.
 ///
 /// # Errors
 /// No database or no such job.
 pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
     let store = open(&args.store).await?;
-    let job = store.job(&args.job).await?;
+    let subject = store.subject(&args.target).await?;
+    let job_id = match &subject {
+        Subject::Sweep(_) if args.toml => {
+            let message = format!("`{}` is a sweep, and `--toml` is for a job", args.target);
+            return Err(CliError::input(message)
+                .with_hint(format!("`sae-run show {}` shows its file", args.target)));
+        }
+        Subject::Sweep(name) => return whole_sweep::print(&store.sweep(name).await?, args.json),
+        Subject::Job(job_id) => job_id,
+    };
+    let job = store.job(job_id).await?;
+    if args.toml {
+        return table::print(&as_toml(&job)?);
+    }
     let folder = config::runs_dir(&args.store)?.join(&job.dir);
     let files = files(&job, &folder);
     if args.json {
@@ -84,15 +99,38 @@ fn head(job: &JobDetails, folder: &Path) -> String {
         };
         line("sweep", &format!("{}: {}{edited}", name.sweep, name.job));
     }
-    line("status", &job.status.to_string());
-    line("folder", &folder.display().to_string());
+    match &job.failure {
+        Some(failure) => line("status", &format!("{}: {}", job.status, failure.text())),
+        None => line("status", &job.status.to_string()),
+    }
+    if let Some(hint) = job
+        .failure
+        .as_ref()
+        .and_then(|failure| failure.hint.as_deref())
+    {
+        line("hint", hint);
+    }
+    if folder.is_dir() {
+        line("folder", &folder.display().to_string());
+    } else {
+        line("folder", "none yet: there is no checkpoint");
+    }
     line("kind", &job.kind);
     if let Some(tokens) = job.config["tokens_per_update"].as_u64() {
         line("update", &format!("{tokens} tokens"));
     }
-    line("created", &time(job.created_ms));
+    line("created", &format!("{} UTC", time(job.created_ms)));
     if let Some(done_ms) = job.done_ms {
-        line("done", &time(done_ms));
+        line("done", &format!("{} UTC", time(done_ms)));
+    }
+    if !job.tags.is_empty() {
+        line("tags", &job.tags.join(" "));
+    }
+    for note in &job.user_notes {
+        line(
+            "your note",
+            &format!("{}: {}", time(note.created_ms), note.text),
+        );
     }
     text
 }
@@ -234,7 +272,8 @@ fn remarks(job: &JobDetails) -> String {
         };
         let _ = writeln!(
             text,
-            "verdict    {sae} at step {}: {reason}{end}",
+            "verdict    {}, {sae} at step {}: {reason}{end}",
+            job.names.first().map_or("", |name| name.job.as_str()),
             verdict.step
         );
     }
@@ -297,14 +336,6 @@ fn sizes(files: &[(PathBuf, u64)]) -> Vec<Vec<String>> {
     let row =
         |(path, n_bytes): &(PathBuf, u64)| vec![path.display().to_string(), table::bytes(*n_bytes)];
     files.iter().map(row).collect()
-}
-
-/// A time in UTC, to the second.
-pub(crate) fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(
-        |_| ms.to_string(),
-        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-    )
 }
 
 /// Bytes of the files below a folder; what cannot be read counts as 0.

@@ -1,16 +1,20 @@
 //! What was done, shown.
 //!
-//! - `ls.rs`; `job.rs`: `sae-run show`; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
+//! - `ls.rs`; `job.rs`: `sae-run show`, `whole_sweep.rs`: of a sweep, `as_toml.rs`: as a sweep file; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
 //! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
 //!   draws it with uPlot, which is vendored
+//! - `closing.rs`: what a run says at its end; `names.rs`: short names for tables
 //! - `sweep.rs`: plans and results; `fitted.rs`: tables that fit the terminal; `table.rs`: tables and notes
 //! - `plot.rs`: curves as text; `progress.rs`: bars
 
 pub(crate) mod answer;
+pub(crate) mod as_toml;
 pub(crate) mod asker;
+pub(crate) mod closing;
 pub(crate) mod fitted;
 pub(crate) mod job;
 pub(crate) mod ls;
+pub(crate) mod names;
 pub(crate) mod plot;
 pub(crate) mod progress;
 pub(crate) mod prompt;
@@ -19,3 +23,4 @@ pub(crate) mod report;
 pub(crate) mod sql;
 pub(crate) mod sweep;
 pub(crate) mod table;
+pub(crate) mod whole_sweep;

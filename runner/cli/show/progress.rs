@@ -213,16 +213,6 @@ impl StreamProgress {
                 label(&self.bar, &message);
             }
             EventKind::Note { message } => self.note(message),
-            EventKind::Unhealthy {
-                job_id,
-                sae,
-                reason,
-                is_fatal,
-                ..
-            } => {
-                let end = if *is_fatal { "; the job ends here" } else { "" };
-                self.note(&format!("job {job_id}, `{sae}`: {reason}{end}"));
-            }
             EventKind::Ready {
                 first_step,
                 n_steps,
@@ -253,7 +243,7 @@ impl StreamProgress {
     }
 
     /// A remark that does not tear the bars.
-    fn note(&self, message: &str) {
+    pub(crate) fn note(&self, message: &str) {
         match self.detail {
             Detail::Bars => self.bar.println(table::remark(message)),
             Detail::Lines => table::note(message),

@@ -2,10 +2,14 @@
 
 use crate::error::CliError;
 use crate::show::fitted::{Column, Fitted, fit, width};
+use crate::show::names::{RowNames, ShortNames, hookpoints};
 use crate::show::table::{self, count, has_kinds, k_of, megabytes, number};
 use plan::{Job, Plan, Stream};
-use std::collections::HashSet;
-use store::ResultRow;
+use std::collections::{HashMap, HashSet};
+use store::SaeOutcome;
+
+/// Digits of a job's id that are shown if there is no space for all: enough for `sae-run show`.
+const SHORT_ID: usize = 6;
 
 /// Prints the jobs and streams of a plan, and `more`.
 ///
@@ -19,7 +23,10 @@ pub(crate) fn print_plan(plan: &Plan, more: &str) -> Result<u8, CliError> {
 }
 
 fn tables(plan: &Plan) -> Fitted {
-    let mut shown = fit(jobs(&plan.jobs), width()).and(fit(streams(plan), width()));
+    let names = ShortNames::of(plan.jobs.iter().map(|job| job.name.as_str()));
+    let mut shown = fit(jobs(&plan.jobs, &names), width());
+    shown.text += &names.remark();
+    shown = shown.and(fit(streams(plan), width()));
     let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
     let counts = [
         count(plan.jobs.len(), "job"),
@@ -31,10 +38,10 @@ fn tables(plan: &Plan) -> Fitted {
     shown
 }
 
-fn jobs(jobs: &[Job]) -> Vec<Column> {
-    let names = |job: &Job| {
+fn jobs(jobs: &[Job], names: &ShortNames) -> Vec<Column> {
+    let hookpoints = |job: &Job| {
         let names: Vec<_> = job.saes.iter().map(|sae| sae.name.as_str()).collect();
-        names.join(" ")
+        hookpoints(&names)
     };
     let k = |job: &Job| {
         let config = &job.config;
@@ -44,9 +51,9 @@ fn jobs(jobs: &[Job]) -> Vec<Column> {
     let latents = |job: &Job| job.saes.iter().map(|sae| sae.num_latents).max();
     let n_saes = jobs.iter().map(|job| job.saes.len().to_string());
     let mut columns = vec![
-        Column::text("job", jobs.iter().map(|job| job.name.clone())),
+        Column::text("job", jobs.iter().map(|job| names.shortened(&job.name))).or_cut(),
         Column::text("id", jobs.iter().map(|job| job.job_id.clone())),
-        Column::text("hookpoints", jobs.iter().map(names))
+        Column::text("hookpoints", jobs.iter().map(hookpoints))
             .or_short(n_saes.collect())
             .rank(1),
     ];
@@ -106,24 +113,48 @@ fn per_process(plan: &Plan) -> String {
     }
 }
 
+/// The rows of a results table: the best first within each hookpoint, hookpoints in the order of the plan.
+fn best_first(rows: &[SaeOutcome]) -> Vec<&SaeOutcome> {
+    let mut order: HashMap<&str, usize> = HashMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        order.entry(&row.sae).or_insert(index);
+    }
+    let mut sorted: Vec<_> = rows.iter().collect();
+    sorted.sort_by(|left, right| {
+        let fvu = |row: &SaeOutcome| row.best_known_fvu().unwrap_or(f64::INFINITY);
+        let by_hookpoint = order[left.sae.as_str()].cmp(&order[right.sae.as_str()]);
+        by_hookpoint.then(fvu(left).total_cmp(&fvu(right)))
+    });
+    sorted
+}
+
 /// One row per SAE, with the results on held-out sequences if some were evaluated.
-pub(crate) fn results(rows: &[ResultRow]) -> Fitted {
-    let texts = |heading: &str, cell: fn(&ResultRow) -> String| {
-        Column::text(heading, rows.iter().map(cell))
+pub(crate) fn results(rows: &[SaeOutcome]) -> Fitted {
+    let names = RowNames::of(rows.iter().map(|row| (row.job.as_str(), row.sae.as_str())));
+    let rows = best_first(rows);
+    let texts = |heading: &str, cell: &dyn Fn(&SaeOutcome) -> String| {
+        Column::text(heading, rows.iter().map(|row| cell(row)))
     };
-    let numbers = |heading: &str, digits, value: fn(&ResultRow) -> Option<f64>| {
+    let numbers = |heading: &str, digits, value: fn(&SaeOutcome) -> Option<f64>| {
         Column::number(heading, rows.iter().map(|row| number(value(row), digits)))
     };
     let jobs: HashSet<_> = rows.iter().map(|row| row.job.as_str()).collect();
     let is_evaluated = rows.iter().any(|row| row.fvu_eval.is_some());
     // Else the job does not say which SAE a row is of.
-    let rank_of_sae = usize::from(jobs.len() == rows.len());
+    let rank_of_sae = usize::from(jobs.len() == rows.len() && !names.need_hookpoint());
+    let short_ids = rows
+        .iter()
+        .map(|row| row.job_id.chars().take(SHORT_ID).collect());
     let mut columns = vec![
-        texts("job", |row| row.job.clone()),
-        texts("hookpoint", |row| row.sae.clone()).rank(rank_of_sae),
+        texts("job", &|row| names.of_row(&row.job, &row.sae)).or_cut(),
+        texts("id", &|row| row.job_id.clone())
+            .or_short(short_ids.collect())
+            .rank(1),
+        texts("hookpoint", &|row| row.sae.clone()).rank(rank_of_sae),
+        texts("status", &|row| row.status.to_string()).rank(1),
     ];
     if has_kinds(rows.iter().map(|row| row.kind.as_str())) {
-        columns.push(texts("kind", |row| row.kind.clone()).rank(3));
+        columns.push(texts("kind", &|row| row.kind.clone()).rank(3));
     }
     let k = rows.iter().map(|row| k_of(&row.kind, row.k));
     let n_latents = rows.iter().map(|row| row.num_latents.to_string());
@@ -136,8 +167,9 @@ pub(crate) fn results(rows: &[ResultRow]) -> Fitted {
     ]);
     if is_evaluated {
         columns.push(numbers("FVU held out", 4, |row| row.fvu_eval));
-        columns.push(numbers("CE recovered", 4, |row| row.ce_recovered).rank(5));
+        columns.push(numbers("CE recovered", 4, SaeOutcome::ce_recovered_if_clear).rank(5));
     }
-    columns.push(numbers("tokens/s", 0, |row| row.tokens_per_s).rank(9));
-    fit(columns, width())
+    let mut shown = fit(columns, width());
+    shown.text += &names.remark();
+    shown
 }

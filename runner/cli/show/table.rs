@@ -71,6 +71,14 @@ pub(crate) fn megabytes(n_bytes: u64) -> String {
     format!("{} MB", n_bytes.div_ceil(1_000_000))
 }
 
+/// A time in UTC, to the second.
+pub(crate) fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(
+        |_| ms.to_string(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
+}
+
 /// A number with `digits` digits after the point; a dash for `None`.
 pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))

@@ -81,7 +81,8 @@ impl SaesToUse {
             let hint = format!("`{target}` is not a folder either, nor the id of a repository");
             CliError::from(error).with_hint(hint)
         })?;
-        let details = store.job(target).await?;
+        let details = store.job(target).await;
+        let details = details.map_err(|error| past_job::or_folder(error, target))?;
         let runs_dir = database.parent().unwrap_or(Path::new("."));
         let checkpoint = past_job::newest_checkpoint(&details)?;
         // Without an order, the model is looked for by its name.

@@ -1,7 +1,7 @@
 //! Where the numbers of a sweep come from, as tables of text.
 
 use super::columns::grouped;
-use crate::show::job::time;
+use crate::show::table::time;
 use serde::Serialize;
 use store::{Report, ReportAttempt, ReportInput, ReportSweep};
 
