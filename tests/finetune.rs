@@ -22,10 +22,10 @@ fn with_earlier(num_latents: usize) -> (Workspace, Sae) {
     (workspace, earlier)
 }
 
-/// Runs what must be refused, with nothing trained.
+/// Runs what the worker must refuse, with nothing trained.
 #[track_caller]
-fn refused(workspace: &Workspace, parts: &[&str]) -> Outcome {
-    let outcome = workspace.run(&["tiny.toml"]).refuses(parts);
+fn failed(workspace: &Workspace, parts: &[&str]) -> Outcome {
+    let outcome = workspace.run(&["tiny.toml"]).fails(parts);
     assert!(workspace.trained().is_empty(), "{outcome}");
     outcome
 }
@@ -62,7 +62,7 @@ fn an_sae_of_other_shapes_is_refused_with_both() {
         "encoder.weight [96, 32]",
         "encoder.weight [64, 32]",
     ];
-    refused(&workspace, &parts).hints("`num_latents`");
+    failed(&workspace, &parts).hints("`num_latents`");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_folder_without_weights_is_refused() {
     let (workspace, _) = with_earlier(64);
     let weights = workspace.path("earlier/layers.1.mlp").join(WEIGHTS_FILE);
     fs::remove_file(weights).unwrap();
-    refused(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
+    failed(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_truncated_file_of_weights_is_refused() {
     let weights = workspace.path("earlier/layers.1.mlp").join(WEIGHTS_FILE);
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    refused(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
+    failed(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
 }
 
 #[test]
@@ -89,7 +89,13 @@ fn a_folder_without_the_hookpoints_sae_is_refused() {
     earlier
         .save_to_disk(&workspace.path("earlier/layers.2"))
         .unwrap();
-    refused(&workspace, &["earlier/layers.1.mlp"]);
+    // The plan finds it.
+    let refused = |parts| workspace.run(&["plan", "tiny.toml"]).refuses(parts);
+    refused(&[
+        "`finetune` has no SAE for `layers.1.mlp`",
+        "earlier/layers.1.mlp",
+    ])
+    .hints("it has `layers.2`");
     fs::remove_dir_all(workspace.path("earlier")).unwrap();
-    refused(&workspace, &["finetune", "earlier"]);
+    refused(&["finetune", "earlier"]);
 }

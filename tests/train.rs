@@ -51,7 +51,10 @@ fn options_train_the_job_that_a_sweep_would() {
     let workspace = Workspace::new();
     let options = ["--run_name", "mine", "--save_dir", "trained"];
     let outcome = train(&workspace, &options).succeeds();
-    let outcome = outcome.remarks(&["the job is done", "its SAEs are in `trained/mine/"]);
+    let outcome = outcome.remarks(&[
+        "the job is done",
+        "its SAEs are in `trained/mine/expansion_factor=2,k=4,hookpoints=",
+    ]);
     assert!(outcome.stdout.contains("layers.1.mlp"), "{outcome}");
     let ours = saes(&workspace, "trained/mine");
     assert_eq!(ours.len(), 4, "{:?}", ours.keys());
@@ -87,7 +90,11 @@ fn a_folder_without_saes_is_not_named() {
     assert!(!outcome.stderr.contains("SAEs are in"), "{outcome}");
     let one_saved = [&wild[..], &["--save_every", "1"]].concat();
     let outcome = train(&workspace, &one_saved).exits(1);
-    outcome.remarks(&["its SAEs up to the last checkpoint are in `checkpoints/unnamed/"]);
+    let outcome = outcome.remarks(&["failed in an earlier run", "`--retry-failed`"]);
+    assert!(!outcome.stderr.contains("SAEs"), "{outcome}");
+    let again = [&one_saved[..], &["--retry-failed"]].concat();
+    let outcome = train(&workspace, &again).exits(1);
+    outcome.remarks(&["its SAEs up to the last checkpoint are in `runs/unnamed/"]);
 }
 
 #[test]
@@ -95,10 +102,72 @@ fn nothing_is_trained_in_a_dry_run_and_the_defaults_are_sparsifys() {
     let workspace = Workspace::new();
     let outcome = train(&workspace, &["--dry_run"]).succeeds();
     assert!(outcome.stdout.contains("layers.2"), "{outcome}");
-    assert!(!workspace.path("checkpoints").exists());
+    assert!(!workspace.path("runs").exists());
     train(&workspace, &[])
         .succeeds()
-        .remarks(&["its SAEs are in `checkpoints/unnamed/"]);
+        .remarks(&["its SAEs are in `runs/unnamed/"]);
+}
+
+#[test]
+fn commands_of_one_run_add_up_and_other_commands_find_them() {
+    let workspace = Workspace::new();
+    let run = |k: &str| train(&workspace, &["-k", k, "--run_name", "mine"]).succeeds();
+    run("4").remarks(&["next: `sae-run ls mine`"]);
+    run("8");
+    run("4").remarks(&["the job is done already"]);
+    let ks = |rows: serde_json::Value| {
+        let rows = rows.as_array().unwrap().clone();
+        let ks = rows.iter().map(|row| row["k"].as_u64().unwrap());
+        let mut ks: Vec<_> = ks.collect();
+        ks.dedup();
+        ks
+    };
+    let listed = workspace.run(&["ls", "mine", "--json"]).succeeds();
+    assert_eq!(ks(listed.json()), [4, 8]);
+    let sweeps = workspace.run(&["ls", "--json"]).succeeds().json();
+    assert_eq!(
+        (sweeps[0]["n_jobs"].as_u64(), sweeps[0]["n_done"].as_u64()),
+        (Some(2), Some(2))
+    );
+    let shown = workspace.run(&["show", "mine"]).succeeds().stdout;
+    for part in [
+        "2 done",
+        "k=4",
+        "k=8",
+        "all jobs: expansion_factor=2",
+        "--runs-dir",
+    ] {
+        let is_there = shown.contains(part);
+        assert_eq!(is_there, part != "--runs-dir", "{part}\n{shown}");
+    }
+    workspace.run(&["show", "k=8"]).succeeds();
+    workspace
+        .run(&["show", "mine/k=8,hookpoints=layers.1.mlp+layers.2"])
+        .succeeds();
+    let report = workspace
+        .run(&["report", "mine", "-o", "-"])
+        .succeeds()
+        .stdout;
+    assert!(report.contains("k=4") && report.contains("k=8"));
+    let dataset = fixture("tiny.jsonl");
+    let encode = [
+        "encode",
+        "k=8",
+        "--dataset",
+        text(&dataset),
+        "--max-examples",
+        "4",
+    ];
+    let encode = [
+        &encode[..],
+        &["--ctx-len", "64", "--out", "latents.parquet"],
+    ]
+    .concat();
+    workspace.run(&encode).succeeds();
+    // In another folder, the next commands name it.
+    train(&workspace, &["--runs-dir", "elsewhere"])
+        .succeeds()
+        .remarks(&["`sae-run show unnamed --runs-dir elsewhere`"]);
 }
 
 #[test]
@@ -164,7 +233,7 @@ fn what_cannot_be_is_told_by_its_option() {
     refused(&["--optimiser", "adam"])
         .exits(2)
         .remarks(&["--optimiser", "--optimizer"]);
-    assert!(!workspace.path("checkpoints").exists());
+    assert!(!workspace.path("runs").exists());
 }
 
 #[test]
@@ -181,5 +250,5 @@ fn a_token_is_kept_nowhere() {
     }
     let blank = train(&workspace, &["--hf_token", " "]).exits(2);
     assert!(!blank.stderr.contains(secret), "{blank}");
-    fs::remove_dir_all(workspace.path("checkpoints")).unwrap();
+    fs::remove_dir_all(workspace.path("runs")).unwrap();
 }

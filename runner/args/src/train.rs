@@ -10,8 +10,8 @@ use hub::Token;
     after_help = "The options are those of `python -m sparsify` and mean the same; `-` and `_` are the same in \
                   them. Settings that are not given come from `sae-run.toml` and variables such as \
                   `SAE_RUN_TRAIN__K`, then from the defaults shown. SAEs are written to \
-                  SAVE_DIR/RUN_NAME/JOB/HOOKPOINT, where JOB is a name of the settings, so that the same \
-                  command continues its job and other settings begin another."
+                  DIR/RUN_NAME/JOB/HOOKPOINT, where JOB is made of the settings that are given, such as `k=16`. The \
+                  same command continues its job; other settings begin another one of the same run."
 )]
 pub struct TrainArgs {
     /// Folder of a Hugging Face model, or the id of a model on the Hub.
@@ -48,9 +48,14 @@ struct FolderArgs {
     /// Name of the run and of its folder [default: unnamed]
     #[arg(long = "run_name", alias = "run-name", value_name = "NAME")]
     run_name: Option<String>,
-    /// Folder of the database and the jobs [default: checkpoints]
-    #[arg(long = "save_dir", alias = "save-dir", value_name = "FOLDER")]
-    save_dir: Option<String>,
+    /// Folder of the database and the jobs, as of all commands [default: runs]
+    #[arg(
+        long = "runs-dir",
+        visible_alias = "save_dir",
+        aliases = ["save-dir", "runs_dir"],
+        value_name = "DIR"
+    )]
+    runs_dir: Option<String>,
 }
 
 /// How the worker is started.
@@ -130,7 +135,7 @@ impl TrainArgs {
         ];
         let others = [
             text("--run_name", &["name"], &self.folder.run_name),
-            text("--save_dir", &["runs_dir"], &self.folder.save_dir),
+            text("--runs-dir", &["runs_dir"], &self.folder.runs_dir),
             text("--device", &["launch", "device"], &self.launch.device),
             threads,
         ];

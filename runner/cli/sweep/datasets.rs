@@ -45,8 +45,8 @@ pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundD
         Ok(path) => return of_this_machine(wanted, &path, &request),
         Err(missing) => missing,
     };
-    let is_file_name = !name.contains('/') && datasets::is_data_file_name(name);
-    if is_file_name || !hub::is_repo_id(name) {
+    // A repository could have such a name; who types one means a file.
+    if datasets::is_data_file_name(name) || !hub::is_repo_id(name) {
         return Err(missing.about("dataset".to_owned()));
     }
     let revision = wanted.args.revision();

@@ -5,6 +5,7 @@ use crate::run::launch::Processes;
 use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep, Origin};
 use crate::sweep::device_memory;
+use crate::sweep::finetune;
 use crate::sweep::inputs::{Inputs, first_job};
 use crate::sweep::paths::Folders;
 use crate::sweep::rounds;
@@ -102,8 +103,12 @@ pub(crate) fn add_jobs(
         rank: 0,
         n_ranks: processes.n_ranks,
     };
-    new.iter()
-        .try_for_each(|job| inputs.look_at_data(job, shard))?;
+    for job in &new {
+        if let Some(dir) = inputs.finetune_dir(&job.config)? {
+            finetune::check(job, &dir)?;
+        }
+        inputs.look_at_data(job, shard)?;
+    }
     let most_bytes = device_memory::most_bytes(&sweep.sweep.launch, &processes);
     let models_of = |job: &Job| inputs.models_of(job);
     let streams = group_streams(&new, models_of, processes.n_ranks, most_bytes)?;

@@ -1,10 +1,10 @@
 //! From a sweep file to a plan.
 //!
 //! - `config/`: figment layers become a sweep; unknown keys and wrong types with file and line. `given.rs`: the
-//!   options of `sae-run train`; `finite.rs`, `secrets.rs`: what is refused
+//!   options of `sae-run train`; `finite.rs`, `secrets.rs`: what is refused; `listed.rs`: lists as typed
 //! - `expand.rs`: drafts of a recipe become jobs and streams; `rounds.rs`: asks the recipe; `next_round.rs`: again
 //! - `inputs.rs`: models and data of a sweep, each looked at once
-//! - `used_model.rs`: a model of a stream, checked
+//! - `used_model.rs`: a model of a stream, checked; `finetune.rs`: the SAEs that a job begins with
 //! - `models.rs`, `datasets.rs`: from a name to a folder or files, here or in the Hub's cache; `hub_access.rs`,
 //!   `download.rs`; `named_data.rs`: data that a command names in place of a job's own
 //! - `device_memory.rs`: what a worker may take; `paths.rs`: folders of this machine; `git.rs`: the commit
@@ -14,6 +14,7 @@ pub(crate) mod datasets;
 pub(crate) mod device_memory;
 pub(crate) mod download;
 pub(crate) mod expand;
+mod finetune;
 pub(crate) mod git;
 pub(crate) mod hub_access;
 pub(crate) mod inputs;

@@ -5,13 +5,12 @@ use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep};
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
-use plan::{Base, JobDraft, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_json};
+use plan::{
+    Base, JobDraft, OF_OPTIONS, PlanRequest, RecipeIdentity, RecipeLimits, Round, digest_json,
+};
 use recipe::{Host, HostOptions, Limits, Recipe};
 use serde_json::Map;
 use std::path::{Path, PathBuf};
-
-/// Used as the recipe of a job without one.
-const ONE_JOB: &str = "train";
 
 /// What planning begins with.
 pub(crate) struct First {
@@ -26,15 +25,15 @@ pub(crate) struct First {
 /// The job of options, which need no recipe.
 pub(crate) fn one_job(sweep: &LoadedSweep) -> First {
     let draft = JobDraft {
-        name: None,
+        name: Some(sweep.job_name()),
         note: None,
         overrides: Default::default(),
     };
     First {
         drafts: vec![draft],
         recipe: RecipeIdentity {
-            recipe: ONE_JOB.into(),
-            recipe_digest: digest_json(&ONE_JOB),
+            recipe: OF_OPTIONS.into(),
+            recipe_digest: digest_json(&OF_OPTIONS),
             request_digest: digest_json(&sweep.sweep.train),
             fuel: 0,
         },

@@ -6,14 +6,12 @@ use super::{Layers, LoadedSweep, Origin, common_files};
 use crate::error::CliError;
 use crate::sweep::paths::Folders;
 use args::Given;
-use plan::Sweep;
+use plan::{Sweep, WITHOUT_EFFECT};
 use std::path::PathBuf;
-use toml::Table;
+use toml::{Table, Value};
 
 /// sparsify's.
 const DEFAULT_NAME: &str = "unnamed";
-/// sparsify's.
-const DEFAULT_RUNS_DIR: &str = "checkpoints";
 
 /// The one job that options describe, as a sweep, with all layers below them.
 ///
@@ -49,11 +47,7 @@ fn layer(given: &Given) -> SourceFile {
 
 /// What a sweep file has to say and options need not.
 fn defaults() -> SourceFile {
-    let name = [("name", DEFAULT_NAME), ("runs_dir", DEFAULT_RUNS_DIR)];
-    let defaults: Table = name
-        .map(|(key, value)| (key.into(), value.into()))
-        .into_iter()
-        .collect();
+    let defaults = Table::from_iter([("name".into(), DEFAULT_NAME.into())]);
     SourceFile {
         name: "defaults".into(),
         text: defaults.to_string(),
@@ -66,4 +60,58 @@ fn as_sweep_file(sweep: &Sweep, given: &[Given]) -> String {
     let name = Given::new("", &["name"], sweep.name.as_str()).line();
     let lines = given.iter().filter(|given| given.path.len() > 1);
     name + &lines.map(Given::line).collect::<String>()
+}
+
+/// Arguments that each command has.
+const NOT_IN_NAMES: [&str; 2] = ["model", "dataset"];
+
+/// A name made of the settings that were given: `k=16,optimizer=adam`; `job` without one.
+pub(super) fn job_name(options: &[SourceFile]) -> String {
+    let settings = options.iter().filter_map(|option| {
+        let mut table: Table = toml::from_str(&option.text).ok()?;
+        let train = table.remove("train")?.as_table()?.clone();
+        train.into_iter().next()
+    });
+    let named = settings.filter(|(key, _)| {
+        !NOT_IN_NAMES.contains(&key.as_str()) && !WITHOUT_EFFECT.contains(&key.as_str())
+    });
+    let parts: Vec<_> = named
+        .map(|(key, value)| format!("{key}={}", shown(&value)))
+        .collect();
+    if parts.is_empty() {
+        "job".to_owned()
+    } else {
+        parts.join(",")
+    }
+}
+
+/// A value as the recipe `grid` has it in names.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join("+"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_called_by_the_settings_that_were_given() {
+        let name = |given: &[Given]| job_name(&given.iter().map(layer).collect::<Vec<_>>());
+        let model = Given::new("MODEL", &["train", "model"], "m");
+        assert_eq!(name(&[model.clone()]), "job");
+        let hookpoints = Value::from(vec!["layers.0", "layers.1"]);
+        let given = [
+            model,
+            Given::new("-k 16", &["train", "k"], 16),
+            Given::new("--lr 0.001", &["train", "lr"], 1e-3),
+            Given::new("--hookpoints", &["train", "hookpoints"], hookpoints),
+            Given::new("--save_every 5", &["train", "save_every"], 5),
+            Given::new("--run_name", &["name"], "mine"),
+        ];
+        assert_eq!(name(&given), "k=16,lr=0.001,hookpoints=layers.0+layers.1");
+    }
 }

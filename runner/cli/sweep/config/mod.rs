@@ -7,6 +7,7 @@ mod check;
 mod finite;
 mod given;
 mod keys;
+mod listed;
 mod secrets;
 mod source;
 
@@ -67,6 +68,11 @@ pub(crate) enum Origin {
 }
 
 impl LoadedSweep {
+    /// What the job of options is called: by the settings that were given, such as `k=16,optimizer=adam`.
+    pub(crate) fn job_name(&self) -> String {
+        given::job_name(&self.layers.sets)
+    }
+
     /// The error with the file and line of the setting it is about, if there is one.
     pub(crate) fn locate(&self, error: CliError) -> CliError {
         let location = error.setting().and_then(|key| {
@@ -306,7 +312,10 @@ fn parse_set(set: &str) -> Result<SourceFile, CliError> {
     let plain = format!("{key} = {value}\n");
     let text = match toml::from_str::<toml::Table>(&plain) {
         Ok(table) if is_as_wanted(&table, &dotted) => plain,
-        _ => format!("{key} = {}\n", toml::Value::from(value)),
+        _ => match listed::as_list(&dotted, value) {
+            Some(list) => format!("{key} = {list}\n"),
+            None => format!("{key} = {}\n", toml::Value::from(value)),
+        },
     };
     let table = toml::from_str(&text).ok();
     if !table.is_some_and(|table| has_one_key(&table, dotted.len())) {
