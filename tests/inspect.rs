@@ -74,8 +74,8 @@ fn show_of_an_unknown_or_ambiguous_job_is_told() {
         .hints("did you mean `k=");
     workspace
         .run(&["show", "k=8"])
-        .refuses(&["`k=8` fits 2 jobs"])
-        .hints("(tiny/k=8,");
+        .refuses(&["`k=8` is ambiguous: 2 jobs match"])
+        .hints("hookpoints = ");
 }
 
 #[test]
@@ -159,10 +159,11 @@ fn help_tells_the_commands() {
 }
 
 #[test]
-fn completions_name_the_commands() {
+fn completions_ask_the_program() {
     for shell in ["bash", "zsh", "fish"] {
         let outcome = Workspace::new().run(&["completions", shell]).succeeds();
-        assert!(outcome.stdout.contains("doctor"), "{shell}");
+        assert!(outcome.stdout.contains("_SAE_RUN_COMPLETE"), "{shell}");
+        assert!(outcome.stdout.contains("sae-run"), "{shell}");
     }
 }
 

@@ -17,13 +17,15 @@ mod show;
 mod sweep;
 
 use args::{Args, Command};
-use commands::{data, doctor, encode, eval, hookpoints, plan, recipes, rm, schema, verify_resume};
+use commands::{completions, data, diff, doctor, encode, eval, hookpoints, init, logs, man};
+use commands::{notes, plan, recipes, rm, schema, verify_resume};
 use error::CliError;
 use show::{job, ls, report, sql};
 use std::future::Future;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    completions::answer();
     let args = Args::of_process();
     let outcome = dispatch(args);
     ExitCode::from(outcome.unwrap_or_else(|error| {
@@ -52,10 +54,13 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Rm(rm)) => block_on(rm::rm(&rm)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
         Some(Command::Schema) => schema::schema(),
-        Some(Command::Completions { shell }) => {
-            args::print_completions(shell);
-            Ok(0)
-        }
+        Some(Command::Init(init)) => init::init(&init),
+        Some(Command::Diff(diff)) => block_on(diff::diff(&diff)),
+        Some(Command::Logs(logs)) => block_on(logs::logs(&logs)),
+        Some(Command::Note(note)) => block_on(notes::note(&note)),
+        Some(Command::Tag(tag)) => block_on(notes::tag(&tag)),
+        Some(Command::Completions(args)) => completions::print(&args),
+        Some(Command::Man(args)) => man::man(&args),
     }
 }
 

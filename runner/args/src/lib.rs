@@ -5,13 +5,16 @@
 //!
 //! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed
 //! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
+//! - `jobs.rs`: what is about one job or two; `first.rs`: a first sweep, man pages, completions
 //! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`: one command each
 //! - `mistakes.rs`: what was typed and is neither
 
 mod data;
 mod encode;
 mod eval;
+mod first;
 mod given;
+mod jobs;
 mod mistakes;
 mod past;
 mod publish;
@@ -20,13 +23,14 @@ mod sweep;
 mod train;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
 use std::{env, process};
 
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::EvalArgs;
+pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
+pub use jobs::{DiffArgs, LogsArgs, NoteArgs, TagArgs};
 pub use past::{
     DoctorArgs, Format, LsArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs, VerifyResumeArgs,
 };
@@ -54,7 +58,7 @@ const NAME: &str = "sae-run";
     subcommand_negates_reqs = true
 )]
 #[command(
-    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment, \
+    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before a job began, \
                         130 stopped by a signal."
 )]
 pub struct Args {
@@ -71,6 +75,8 @@ pub struct Args {
 pub enum Command {
     /// Run a sweep, as `sae-run SWEEP.toml` does.
     Run(RunArgs),
+    /// Write a first sweep for a model and a data set, to begin with.
+    Init(InitArgs),
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
@@ -89,8 +95,16 @@ pub enum Command {
     VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder, or their SAEs.
     Ls(LsArgs),
-    /// Show all that is known about a job.
+    /// Show all that is known about a job or a sweep.
     Show(ShowArgs),
+    /// Compare two jobs: the settings in which they differ, and their results.
+    Diff(DiffArgs),
+    /// Print what the workers of a job have printed.
+    Logs(LogsArgs),
+    /// Write a note on a job or a sweep, or list its notes.
+    Note(NoteArgs),
+    /// Give a job or a sweep tags, or list them.
+    Tag(TagArgs),
     /// Query the database in SQL, read-only.
     Sql(SqlArgs),
     /// Write a page of results, plots and provenance: one HTML file that works offline.
@@ -103,11 +117,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Print the JSON schema of sweep files, for editors.
     Schema,
-    /// Print completions for a shell.
-    Completions {
-        /// The shell.
-        shell: Shell,
-    },
+    /// Print completions for a shell; they know commands, settings, jobs and sweeps.
+    Completions(CompletionsArgs),
+    /// Print the man page, or write one for each command.
+    Man(ManArgs),
 }
 
 impl Args {
@@ -154,7 +167,7 @@ fn print_mistake(text: &str) {
     eprint!("{text}");
 }
 
-/// Prints what `shell` needs to complete command lines of the program.
-pub fn print_completions(shell: Shell) {
-    clap_complete::generate(shell, &mut Args::command(), NAME, &mut std::io::stdout());
+/// The whole command line, for completions and man pages.
+pub fn command() -> clap::Command {
+    Args::command()
 }
