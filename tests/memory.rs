@@ -87,7 +87,14 @@ fn assert_memory_ends(workspace: &Workspace, dataset: &Path, settings: &[&str]) 
         let args = [&limited, args].concat();
         finish(workspace.command_of(Path::new("/bin/sh"), &args))
     };
-    run(&sweep).fails(&parts).hints("rules of the tokenizer");
+    let outcome = run(&sweep);
+    // A document that is too large is found before anything begins.
+    let outcome = if workspace.path("runs").exists() {
+        outcome.fails(&parts)
+    } else {
+        outcome.refuses(&parts)
+    };
+    outcome.hints("rules of the tokenizer");
     run(&make).refuses(&parts).hints("rules of the tokenizer");
 }
 

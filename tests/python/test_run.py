@@ -1,6 +1,7 @@
 """Running sweeps: progress, stopping, resuming, errors."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_failed_jobs_are_an_error_and_the_others_are_kept(workspace: Path) -> No
     assert error.exit_code == 1
     assert error.message.endswith("the loss is NaN or infinite")
     assert error.hint == "lower `lr`"
-    assert error.output.count("error: ") == 4
+    assert len(set(re.findall(r"\([0-9a-f]{12}\)", error.output))) == 4
     assert set(sae_run.results().status) == {"failed"}
 
 

@@ -50,9 +50,12 @@ fn jobs(jobs: &[Job], names: &ShortNames) -> Vec<Column> {
     };
     let latents = |job: &Job| job.saes.iter().map(|sae| sae.num_latents).max();
     let n_saes = jobs.iter().map(|job| job.saes.len().to_string());
+    let short_ids = jobs
+        .iter()
+        .map(|job| job.job_id.chars().take(SHORT_ID).collect());
     let mut columns = vec![
         Column::text("job", jobs.iter().map(|job| names.shortened(&job.name))).or_cut(),
-        Column::text("id", jobs.iter().map(|job| job.job_id.clone())),
+        Column::text("id", jobs.iter().map(|job| job.job_id.clone())).or_short(short_ids.collect()),
         Column::text("hookpoints", jobs.iter().map(hookpoints))
             .or_short(n_saes.collect())
             .rank(1),
