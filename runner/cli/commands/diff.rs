@@ -47,6 +47,9 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<u8, CliError> {
     table::print(&text)
 }
 
+/// The name of a result, and its value in a row of such results.
+type Metric<T> = (&'static str, fn(&T) -> Value);
+
 /// What is compared, and its value in both jobs.
 struct Row {
     name: String,
@@ -80,14 +83,14 @@ fn metrics(jobs: [&JobDetails; 2]) -> Vec<Row> {
             names.push(&sae.name);
         }
     }
-    let of_training: [(&str, fn(&SaeRow) -> Value); 5] = [
+    let of_training: [Metric<SaeRow>; 5] = [
         ("num_latents", |sae| json!(sae.num_latents)),
         ("step", |sae| json!(sae.step)),
         ("fvu", |sae| json!(sae.fvu)),
         ("l0", |sae| json!(sae.l0)),
         ("dead_pct", |sae| json!(sae.dead_pct)),
     ];
-    let of_evaluation: [(&str, fn(&EvaluatedSae) -> Value); 4] = [
+    let of_evaluation: [Metric<EvaluatedSae>; 4] = [
         ("fvu_eval", |sae| json!(sae.fvu)),
         ("l0_eval", |sae| json!(sae.l0)),
         ("ce_recovered", |sae| json!(sae.ce_recovered)),

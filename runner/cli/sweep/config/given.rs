@@ -102,7 +102,7 @@ mod tests {
     fn a_job_is_called_by_the_settings_that_were_given() {
         let name = |given: &[Given]| job_name(&given.iter().map(layer).collect::<Vec<_>>());
         let model = Given::new("MODEL", &["train", "model"], "m");
-        assert_eq!(name(&[model.clone()]), "job");
+        assert_eq!(name(std::slice::from_ref(&model)), "job");
         let hookpoints = Value::from(vec!["layers.0", "layers.1"]);
         let given = [
             model,

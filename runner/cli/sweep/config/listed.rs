@@ -11,7 +11,8 @@ pub(super) fn as_list(path: &[&str], text: &str) -> Option<Value> {
         ["vary", key] => takes_texts(&["train", key]),
         _ => takes_texts(path),
     };
-    if !is_of_texts && !(varies && text.contains(',')) {
+    let is_list = is_of_texts || (varies && text.contains(','));
+    if !is_list {
         return None;
     }
     let items = text
