@@ -838,7 +838,7 @@ SELECT
     (
         SELECT coalesce('`' || job_failure.sae || '` at step ' || job_failure.step || ': ', '') || job_failure.reason
         FROM job_failure WHERE job_failure.job_id = job.job_id
-    ) AS reason,
+    ) AS failure,
     -- Tags of the job, in the order of the alphabet, with spaces between; NULL without one.
     (
         SELECT group_concat(given.tag, ' ') FROM (

@@ -51,7 +51,7 @@ fn a_job_that_diverged_keeps_its_reason_and_is_left_out() {
         sweep.contains("failed     bad (") && sweep.contains(reason),
         "{sweep}"
     );
-    let kept = "SELECT job, status, reason IS NOT NULL AS has_reason FROM result ORDER BY job";
+    let kept = "SELECT job, status, failure IS NOT NULL AS has_reason FROM result ORDER BY job";
     let expected = json!([
         {"job": "bad", "status": "failed", "has_reason": 1},
         {"job": "good", "status": "done", "has_reason": 0},

@@ -88,7 +88,11 @@ fn jobs_that_diverge_keep_their_last_good_checkpoint_and_the_others_go_on() {
     let settings = format!("{SHORT}\nsave_every = 1\noptimizer = 'adam'");
     let workspace = with_jobs(&settings, &DIVERGING);
     let outcome = workspace.run(&["tiny.toml"]).exits(1);
-    outcome.remarks(&["ended early", "the loss is NaN or infinite", "lower `lr`"]);
+    outcome.remarks(&[
+        "`large` (",
+        "failed: `layers.1.mlp` at step 3: the loss is NaN or infinite",
+        "lower `lr`",
+    ]);
     // Adam's first update has a learning rate of 0.
     let statement =
         "SELECT job, status, max(checkpoint.step) AS saved, verdict.step AS seen, is_fatal

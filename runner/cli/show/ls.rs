@@ -171,7 +171,7 @@ fn condition(args: &LsArgs) -> Option<String> {
 /// Why jobs failed, each once.
 fn reasons(found: &QueryTable) -> String {
     let jobs = values(found, "job").zip(values(found, "job_id"));
-    let rows = jobs.zip(values(found, "reason"));
+    let rows = jobs.zip(values(found, "failure"));
     let mut seen = BTreeSet::new();
     let lines = rows.filter_map(|((job, job_id), reason)| {
         let (job, job_id, reason) = (job.as_str()?, job_id.as_str()?, reason.as_str()?);

@@ -132,7 +132,7 @@ pub(crate) fn everything(columns: &[String]) -> String {
         "sae_id" | "hookpoint" | "seed" | "d_in" | "k" | "num_latents" | "lr" => {
             format!("sae.{column}")
         }
-        "reason" => {
+        "failure" => {
             "(SELECT coalesce('`' || job_failure.sae || '` at step ' || step || ': ', '') || reason
              FROM job_failure WHERE job_failure.job_id = job.job_id)"
                 .to_owned()
