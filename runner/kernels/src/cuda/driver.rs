@@ -178,7 +178,7 @@ impl Mark {
 impl Drop for Mark {
     fn drop(&mut self) {
         if set_current(self.context).is_ok() {
-            // SAFETY: the event was made with the mark, and nothing uses it later. What the driver says now helps nobody.
+            // SAFETY: the event was made with the mark, and nothing uses it later. Of a failure nothing follows.
             let _ = unsafe { result::event::destroy(self.event) };
         }
     }

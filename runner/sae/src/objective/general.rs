@@ -2,8 +2,8 @@
 //! have. What is selected is listed, token by token; if that is much of everything, all latents are computed with.
 
 use super::jump::{Jump, JumpGradients};
+use super::latents::{Latents, MOST_LISTED, had_all};
 use super::penalty::{Active, PenaltyTerm};
-use super::room::{MOST_LISTED, Room};
 use crate::gradient::Input;
 use crate::kernels::{self, Acts, Listed, ListedNumbers, NestedErrors, above};
 use crate::support::Support;
@@ -24,16 +24,6 @@ pub(crate) struct Batch {
     pub(super) centred: Tensor,
     /// What the latents have to give, without what a skip connection does: `[n_tokens, d_out]`.
     pub(super) target: Tensor,
-}
-
-/// The pre-activations of latents that are selected, or near that.
-pub(super) struct Latents {
-    pub(super) support: Support,
-    pub(super) pre_acts: Tensor,
-    /// How many are near thresholds, on a device, where that decides what is listed: scalar, Double.
-    pub(super) near: Option<Tensor>,
-    /// Of a list of a fixed length.
-    pub(super) room: Option<Room>,
 }
 
 /// Activations of latents, with the errors of what they reconstruct.
@@ -499,22 +489,6 @@ impl Sae {
         let norms = self.decoder_norms()?;
         Ok((weight.f_mul(&norms.f_unsqueeze(1)?)?, bias.f_mul(&norms)?))
     }
-}
-
-impl Latents {
-    pub(super) fn new(support: Support, pre_acts: Tensor) -> Self {
-        Self {
-            support,
-            pre_acts,
-            near: None,
-            room: None,
-        }
-    }
-}
-
-/// Whether a list had room for all.
-pub(super) fn had_all(room: Option<Room>) -> Result<bool, SaeError> {
-    room.map_or(Ok(true), |room| room.has_all())
 }
 
 impl Batch {

@@ -3,7 +3,7 @@
 
 mod twin;
 
-use super::general::{Latents, had_all};
+use super::latents::{Latents, had_all};
 use super::*;
 use crate::support::Support;
 use crate::testing::noise;

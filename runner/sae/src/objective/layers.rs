@@ -4,7 +4,8 @@
 //! Its output has a part for its own hookpoint, then one for each later one. The bias of the decoder and a skip
 //! connection have only the first part.
 
-use super::general::{ActiveLatents, Batch, Latents, Reconstructed, had_all};
+use super::general::{ActiveLatents, Batch, Reconstructed};
+use super::latents::{Latents, had_all};
 use super::sum_of_squares;
 use crate::kernels::NestedErrors;
 use crate::support::Support;

@@ -9,6 +9,7 @@ mod gated;
 mod general;
 mod hierarchical;
 mod jump;
+mod latents;
 mod layers;
 mod multi_topk;
 mod penalty;

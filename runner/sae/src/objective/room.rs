@@ -4,30 +4,14 @@
 //! since the last report. Whether that was enough the host looks at when it has started everything that uses the list; if
 //! it was not, it starts the same with all latents.
 
-use super::general::Latents;
+use super::latents::{Latents, MOST_LISTED, Room};
 use crate::kernels::{InRoom, Look, above_in_room, are_listed_in_room, are_on_host};
 use crate::support::Support;
 use crate::{Objective, Sae, SaeError};
 use tch::{Kind, Tensor};
 
-/// Where more than this part of all latents is near a threshold, all are computed with: products with all rows of the
-/// decoder are cheaper than those with so much of them, one by one.
-pub(super) const MOST_LISTED: f64 = 1.0 / 16.0;
 /// Of a token.
 const LEAST_ROOM: usize = 16;
-
-/// Whether a list has room for all.
-pub(super) struct Room {
-    n: Look,
-    entries: i64,
-}
-
-impl Room {
-    /// Waits until it is known.
-    pub(super) fn has_all(&self) -> Result<bool, SaeError> {
-        Ok(self.n.number()? <= self.entries)
-    }
-}
 
 /// How many latents of a token a list has room for, on the mean over tokens, if `near` were on the mean near a threshold.
 /// `None`: that is much of all, and nothing is listed.

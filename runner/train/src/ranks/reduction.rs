@@ -20,7 +20,7 @@ pub(crate) struct UpdateSums {
 /// The sums of an SAE's update over all ranks.
 pub(crate) enum Summing<'a> {
     /// They are those of this process.
-    Complete(UpdateSums),
+    Complete(Box<UpdateSums>),
     /// They are on their way to all ranks.
     OnItsWay(Box<Reduction<'a>>),
 }
