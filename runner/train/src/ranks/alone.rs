@@ -73,7 +73,7 @@ impl Ranks for Alone {
         ours: UpdateSums,
         _sae: &Sae,
     ) -> Result<Summing<'a>, TrainError> {
-        Ok(Summing::Complete(ours))
+        Ok(Summing::Complete(Box::new(ours)))
     }
 
     fn sum_of_rows(&self, ours: &RowSum) -> Result<RowSum, TrainError> {

@@ -30,7 +30,7 @@ impl Summing<'_> {
     /// ranks.
     pub(crate) fn wait(self, n_output: u64) -> Result<UpdateSums, TrainError> {
         let reduction = match self {
-            Self::Complete(sums) => return Ok(sums),
+            Self::Complete(sums) => return Ok(*sums),
             Self::OnItsWay(reduction) => reduction,
         };
         let (backward, output_loss) = reduction.wait()?;
