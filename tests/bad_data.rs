@@ -142,7 +142,7 @@ fn a_damaged_token_cache_is_made_again() {
     let garbled: Vec<u8> = whole.iter().map(|byte| !byte).collect();
     for damaged in [&whole[..whole.len() / 2], &garbled, b""] {
         fs::write(&path, damaged).unwrap();
-        workspace.run(&["tiny.toml", "--fresh"]).succeeds();
+        workspace.run(&["tiny.toml", "--fresh", "--yes"]).succeeds();
         assert!(fs::read(&path).unwrap() == *whole, "not made again");
         assert!(workspace.trained() == weights, "other weights");
     }

@@ -1,7 +1,6 @@
-//! Runs folders that cannot be used: because of permissions, of what is there, or because another process
-//! works there. Nothing in them is changed.
+//! Runs folders that cannot be used: because of permissions, or of what is there. Nothing in them is changed.
 
-use crate::common::{Workspace, finish, fixture, signal, text, tiny_sweep_with, until};
+use crate::common::{Workspace, finish, fixture, text};
 use sqlx::{ConnectOptions, Connection};
 use std::fs;
 use std::path::Path;
@@ -110,45 +109,6 @@ pub(crate) fn execute(workspace: &Workspace, statement: &'static str) {
             .unwrap();
         connection.close().await.unwrap();
     });
-}
-
-#[test]
-fn a_second_run_in_the_same_folder_is_refused() {
-    let workspace = Workspace::with_small_sweep();
-    let long = [
-        "--set",
-        "train.max_examples=1000",
-        "--set",
-        "train.batch_size=1",
-        "--set",
-        "train.save_every=1000",
-    ];
-    let first = workspace.start(&[&["tiny.toml"], &long[..]].concat());
-    until("the first step", || {
-        let events = workspace.events();
-        let trains = events.iter().any(|event| event["event"] == "metric");
-        trains.then_some(())
-    });
-    // It must not be done before the others have tried.
-    signal(first.pid(), "STOP");
-    workspace.write("other.toml", tiny_sweep_with("name", "name = 'other'"));
-    let holder = format!("is in use by process {}", first.pid());
-    for sweep in ["tiny.toml", "other.toml"] {
-        workspace
-            .run(&[sweep])
-            .refuses(&[text(&workspace.path("runs")), &holder])
-            .hints("`--set runs_dir=DIR`");
-    }
-    assert!(!workspace.path("runs/other").exists());
-
-    // Reading alone is allowed, and so is one's own folder.
-    workspace.run(&["ls"]).succeeds();
-    assert_eq!(workspace.sql_value("SELECT status FROM attempt"), "running");
-    workspace
-        .run(&["other.toml", "--set", "runs_dir=runs2"])
-        .succeeds();
-    signal(first.pid(), "CONT");
-    first.wait().succeeds();
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn a_fresh_start_does_not_look_into_the_old_file() {
         },
     ];
     for replace in replacements {
-        for args in [&["tiny.toml", "--fresh"][..], &["tiny.toml"]] {
+        for args in [&["tiny.toml", "--fresh", "--yes"][..], &["tiny.toml"]] {
             let workspace = stopped();
             let events = events_of(&workspace);
             fs::remove_file(&events).unwrap();

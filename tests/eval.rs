@@ -155,7 +155,7 @@ fn what_is_stopped_before_it_is_evaluated_is_evaluated_next_time() {
 fn a_fresh_run_replaces_evaluations() {
     let workspace = trained();
     let before = sums(&workspace);
-    workspace.run(&["tiny.toml", "--fresh"]).succeeds();
+    workspace.run(&["tiny.toml", "--fresh", "--yes"]).succeeds();
     assert_eq!(sums(&workspace), before, "the same seed and data");
     let attempts = "SELECT DISTINCT number FROM evaluation JOIN attempt USING (attempt_id)";
     assert_eq!(workspace.sql_value(attempts), 2);

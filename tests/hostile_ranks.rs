@@ -41,13 +41,14 @@ fn an_order_of_anybody_but_rank_0_starts_nothing() {
         json!({"Train": {"path": "../../etc/passwd", "digest": "", "seal": digest}}),
     ];
     for has_key in [false, true] {
-        if has_key {
-            workspace.write("runs/.ranks.key", [7; 32]);
-            let mode = fs::Permissions::from_mode(0o600);
-            fs::set_permissions(workspace.path("runs/.ranks.key"), mode).unwrap();
-        }
         for message in &messages {
             let port = free_port();
+            if has_key {
+                let key = format!("runs/.ranks.127-0-0-1-{port}.key");
+                workspace.write(&key, [7; 32]);
+                let mode = fs::Permissions::from_mode(0o600);
+                fs::set_permissions(workspace.path(&key), mode).unwrap();
+            }
             let store = attacker(&port);
             store.set("word/0", message.to_string().as_bytes()).unwrap();
             let outcome = rank(&workspace, (1, 2), &port, ARGS).wait();

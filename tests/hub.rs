@@ -51,7 +51,7 @@ fn planning_asks_for_no_weights_and_training_for_each_file_once() {
     let counted = workspace.sql_value("SELECT count(*) FROM result WHERE fvu < 1");
     assert_eq!(counted, json!(3));
     server.forget_requests();
-    run(&server, &workspace, &["tiny.toml", "--fresh"]).succeeds();
+    run(&server, &workspace, &["tiny.toml", "--fresh", "--yes"]).succeeds();
     assert!(!asked_for(&server, "/resolve/"), "{:?}", server.requests());
 }
 
@@ -80,7 +80,7 @@ fn offline_the_cache_is_enough() {
     run(&server, &workspace, &["tiny.toml"]).succeeds();
     drop(server);
     let offline = |args: &[&str]| workspace.run_with(&[("HF_HUB_OFFLINE", "1")], args);
-    offline(&["tiny.toml", "--fresh"]).succeeds();
+    offline(&["tiny.toml", "--fresh", "--yes"]).succeeds();
     let other = offline(&["hookpoints", "org/other"]);
     other.refuses(&["`org/other`", "offline"]);
 }

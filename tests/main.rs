@@ -55,6 +55,7 @@ mod schema;
 mod second_model;
 mod secrets;
 mod several;
+mod side_by_side;
 mod sparsify_options;
 mod special_files;
 mod sql;

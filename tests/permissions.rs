@@ -100,7 +100,6 @@ fn assert_modes(umask: &str, file_mode: u32, folder_mode: u32) {
         "runs.db",
         "runs.db-wal",
         "runs.db-shm",
-        ".lock",
         "worker.lock",
         "events.jsonl",
         "state.json",

@@ -64,14 +64,15 @@ fn a_path_outside_of_the_runs_folder_is_not_believed() {
 fn nothing_is_deleted_under_somebody_who_works_there() {
     let workspace = two_sweeps();
     let before = workspace.trained();
-    let open = |path: &str| File::create(workspace.path(path)).unwrap();
-    let at_the_folder = open("runs/.lock");
-    at_the_folder.lock().unwrap();
+    let job = workspace.sql_value("SELECT job_id FROM job WHERE dir LIKE '%layers.1%'");
+    let lock = plan::runs_layout::lock_path(job.as_str().unwrap());
+    let lock = files::Claim::take(&workspace.path("runs").join(lock)).unwrap();
+    let holder = format!("process {} on ", std::process::id());
     let refused = workspace.run(&["rm", "--yes", "tiny"]);
     refused
-        .refuses(&["is in use by"])
+        .refuses(&[&holder, "trains job "])
         .hints("wait for it to end");
-    drop(at_the_folder);
+    drop(lock);
     let stream = workspace.stream_dir();
     let at_the_stream = File::create(stream.join("worker.lock")).unwrap();
     at_the_stream.lock().unwrap();
@@ -110,4 +111,74 @@ fn copy(workspace: &Workspace, from: &str, to: &str) {
     copy.arg("-a")
         .args([from, to].map(|path| workspace.path(path)));
     assert!(copy.status().unwrap().success());
+}
+
+/// The jobs and what they had: by their names, in the order of time.
+fn finals(workspace: &Workspace) -> Vec<serde_json::Value> {
+    workspace
+        .sql("SELECT job_id, checkpoint.created_ms FROM checkpoint WHERE is_final ORDER BY job_id")
+}
+
+#[test]
+fn fresh_asks_and_says_what_goes() {
+    let workspace = Workspace::with_small_sweep();
+    workspace.run(&["tiny.toml"]).succeeds();
+    let (before, rows) = (workspace.trained(), finals(&workspace));
+    let outcome = workspace.run(&["tiny.toml", "--fresh"]);
+    outcome
+        .refuses(&["there is no terminal to ask on"])
+        .hints("nothing was changed; `--fresh --yes` trains them again without asking")
+        .remarks(&["done, 8 updates, ", "to forget: 2 jobs with 16 updates, "]);
+    assert!(workspace.trained() == before, "something was deleted");
+    assert_eq!(finals(&workspace), rows);
+    workspace
+        .run(&["tiny.toml"])
+        .succeeds()
+        .remarks(&["done already"]);
+    // `--yes` is of `--fresh` alone.
+    workspace.run(&["tiny.toml", "--yes"]).exits(2);
+    workspace.run(&["tiny.toml", "--fresh", "-y"]).succeeds();
+    assert_ne!(finals(&workspace), rows);
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt"), 2);
+}
+
+#[test]
+fn fresh_does_not_ask_where_there_is_nothing_to_lose() {
+    let workspace = Workspace::with_small_sweep();
+    let outcome = workspace.run(&["tiny.toml", "--fresh"]).succeeds();
+    assert!(!outcome.stderr.contains("to forget"), "{outcome}");
+}
+
+#[test]
+fn fresh_keeps_what_another_sweep_asks_for() {
+    let workspace = two_sweeps();
+    let before = finals(&workspace);
+    let outcome = workspace.run(&["tiny.toml", "--fresh", "--yes"]).succeeds();
+    outcome.remarks(&[
+        "kept: ",
+        "asked for by `other`",
+        "to forget: 1 job with 8 updates",
+    ]);
+    let after = finals(&workspace);
+    let kept: Vec<_> = after.iter().filter(|row| before.contains(row)).collect();
+    assert_eq!((after.len(), kept.len()), (2, 1));
+    let shared =
+        "SELECT DISTINCT job_id FROM sweep_job JOIN sweep USING (sweep_id) WHERE name = 'other'";
+    assert_eq!(
+        kept[0]["job_id"],
+        workspace.sql_value(&shared.replace("WHERE name", "WHERE sweep.name"))
+    );
+    // All its jobs are kept.
+    let before = finals(&workspace);
+    let other = [
+        "tiny.toml",
+        "--set",
+        "name=other",
+        "--set",
+        "vary.hookpoints=[['layers.0']]",
+        "--fresh",
+    ];
+    let outcome = workspace.run(&other).succeeds();
+    outcome.remarks(&["kept: ", "the job is done already"]);
+    assert_eq!(finals(&workspace), before);
 }

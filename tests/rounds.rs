@@ -125,7 +125,7 @@ fn a_fresh_start_asks_the_recipe_anew() {
     let workspace = workspace(1);
     workspace.run(&["tiny.toml"]).succeeds();
     let trained = workspace.trained();
-    let outcome = workspace.run(&["tiny.toml", "--fresh"]).succeeds();
+    let outcome = workspace.run(&["tiny.toml", "--fresh", "--yes"]).succeeds();
     outcome.remarks(&["round 1: the recipe asks for 1 job"]);
     assert_eq!(names(&workspace), expected(&["k=2", "k=8", "k=9"]));
     assert!(workspace.trained() == trained);

@@ -1,6 +1,6 @@
 //! A sweep from its file to its results, and again.
 
-use crate::common::{Files, Workspace, fixture, replace_line, small_sweep, text, tiny_sweep_with};
+use crate::common::{Workspace, fixture, replace_line, small_sweep, text, tiny_sweep_with};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -124,7 +124,6 @@ fn nothing_is_left_behind(workspace: &Workspace) {
         .map(|path| path.rsplit('/').next().unwrap().to_owned())
         .collect();
     let expected = [
-        ".lock",
         "events.jsonl",
         "order.json",
         "runs.db",
@@ -138,23 +137,16 @@ fn nothing_is_left_behind(workspace: &Workspace) {
 fn a_second_run_only_says_that_all_is_done() {
     let workspace = Workspace::with_tiny_sweep();
     let first = workspace.run(&["tiny.toml"]).succeeds();
-    let before = all_but_the_lock(&workspace);
+    let before = workspace.files("runs");
     let second = workspace.run(&["tiny.toml"]).succeeds();
     let second = second.remarks(&["all 8 jobs are done already", "`--fresh`"]);
     assert_eq!(second.stdout, first.stdout);
     assert!(!second.stderr.contains("forward pass"), "{second}");
-    let after = all_but_the_lock(&workspace);
+    let after = workspace.files("runs");
     let touched = |path: &&String| before.get(*path) != after.get(*path);
     let touched: Vec<_> = before.keys().chain(after.keys()).filter(touched).collect();
     assert!(touched.is_empty(), "{touched:?}");
     assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt"), 1);
-}
-
-/// The lock file names who holds it.
-fn all_but_the_lock(workspace: &Workspace) -> Files {
-    let mut files = workspace.files("runs");
-    files.remove(".lock").unwrap();
-    files
 }
 
 #[test]
@@ -165,7 +157,7 @@ fn fresh_trains_anew_what_is_done() {
     let metrics = "SELECT sae_id, step, n_tokens, squared_error FROM metric ORDER BY 1, 2";
     let curve = workspace.sql(metrics);
     workspace
-        .run(&["tiny.toml", "--fresh"])
+        .run(&["tiny.toml", "--fresh", "--yes"])
         .succeeds()
         .remarks(&["2 jobs on one forward pass", "all 2 jobs are done"]);
     assert_eq!(

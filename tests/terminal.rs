@@ -73,6 +73,30 @@ fn rm_asks_and_takes_only_a_yes_for_one() {
 }
 
 #[test]
+fn fresh_asks_and_takes_only_a_yes_for_one() {
+    let workspace = trained();
+    let finals = "SELECT sum(created_ms) FROM checkpoint WHERE is_final";
+    let before = workspace.sql_value(finals);
+    for answer in ["", "n", "maybe"] {
+        let mut run = at_a_terminal(&workspace, &["tiny.toml", "--fresh"]);
+        run.exp_string("to forget: 2 jobs with 16 updates").unwrap();
+        run.exp_string("train them again from the start? [y/N]")
+            .unwrap();
+        run.send_line(answer).unwrap();
+        run.exp_string("nothing was changed").unwrap();
+        run.exp_eof().unwrap();
+        assert_eq!(workspace.sql_value(finals), before);
+    }
+    let mut run = at_a_terminal(&workspace, &["tiny.toml", "--fresh"]);
+    run.exp_string("train them again from the start? [y/N]")
+        .unwrap();
+    run.send_line("y").unwrap();
+    run.exp_string("all 2 jobs are done").unwrap();
+    run.exp_eof().unwrap();
+    assert_ne!(workspace.sql_value(finals), before);
+}
+
+#[test]
 fn bars_are_drawn_where_somebody_looks() {
     let workspace = Workspace::with_small_sweep();
     let mut run = at_a_terminal(&workspace, &["tiny.toml"]);

@@ -63,7 +63,7 @@ fn bad_rows_are_left_out_and_recorded_in_every_attempt() {
         .run(&skip)
         .succeeds()
         .remarks(&["2 bad rows are left out; the first one: ", "data.jsonl:1"]);
-    let again = [&skip[..], &["--fresh"]].concat();
+    let again = [&skip[..], &["--fresh", "--yes"]].concat();
     workspace
         .run(&again)
         .succeeds()

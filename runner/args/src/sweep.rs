@@ -52,9 +52,13 @@ pub struct RunOptions {
     /// Show the plan as `sae-run plan` does, and train nothing.
     #[arg(long, alias = "dry_run")]
     pub dry_run: bool,
-    /// Train all jobs again from the start; what they had done and saved is forgotten.
+    /// Train all jobs again from the start; what they had done and saved is forgotten. It asks before, and keeps jobs
+    /// that another sweep asks for.
     #[arg(long)]
     pub fresh: bool,
+    /// With `--fresh`: do not ask.
+    #[arg(long, short, requires = "fresh")]
+    pub yes: bool,
     /// Train jobs again that have failed in a way that would come again with the same settings, such as a loss that is
     /// NaN; without it they are left out, and their reason is shown.
     #[arg(long, alias = "retry_failed")]

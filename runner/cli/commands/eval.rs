@@ -12,7 +12,7 @@ use crate::sweep::models::{ModelDirs, ModelName};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
-use files::DigestCache;
+use files::{Claim, DigestCache};
 use indicatif::ProgressBar;
 use plan::runs_layout::{self, DATABASE};
 use plan::{
@@ -77,6 +77,7 @@ struct Job {
     details: JobDetails,
     config: TrainConfig,
     checkpoint: CheckpointRow,
+    _lock: Claim,
 }
 
 impl Job {
@@ -89,10 +90,15 @@ impl Job {
             let hint = format!("`{target}` is not a folder either; run a sweep first");
             return Err(error.with_hint(hint));
         }
-        let folder = RunsFolder::lock(&runs_dir.to_string_lossy())?;
-        let store = Store::open(&folder.database()).await?;
+        let folder = RunsFolder::open(&runs_dir.to_string_lossy())?;
+        let store = folder.open_store().await?;
         let details = store.job(&args.target).await;
         let details = details.map_err(|error| past_job::or_folder(error, &args.target))?;
+        let job_id = &details.job_id;
+        let lock = folder.claim(job_id)?.ok_or_else(|| {
+            let message = format!("{} trains job `{job_id}` now", folder.holder(job_id));
+            CliError::environment(message).with_hint("wait for it to end".to_owned())
+        })?;
         let config = past_job::config(&details)?;
         let checkpoint = past_job::newest_checkpoint(&details)?.clone();
         Ok(Self {
@@ -101,6 +107,7 @@ impl Job {
             details,
             config,
             checkpoint,
+            _lock: lock,
         })
     }
 

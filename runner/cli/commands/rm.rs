@@ -5,35 +5,41 @@ use crate::run::orphan::lock_stream;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::job::{self, n_bytes};
 use crate::show::table::{self, count, escaped};
+use crate::show::yes_or_no::{self, Question};
 use crate::sweep::config;
 use args::RmArgs;
+use files::Claim;
 use plan::runs_layout;
 use std::fs;
-use std::io::{BufRead, ErrorKind, IsTerminal};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use store::{Removal, Store};
+use store::{Removal, RemovedJob};
 
 /// `sae-run rm`.
 ///
 /// # Errors
-/// No database, a name that nothing has, a folder that another `sae-run` or a worker is at, a person
+/// No database, a name that nothing has, a job that another `sae-run` or a worker is at, a person
 /// who cannot be asked.
 pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
     // A folder without a database is not made one.
     job::open(&args.store).await?.close().await;
     let runs_dir = config::runs_dir(&args.store)?;
-    let folder = RunsFolder::lock(&runs_dir.to_string_lossy())
-        .map_err(|error| error.with_hint("wait for it to end".to_owned()))?;
-    let store = Store::open(&folder.database()).await?;
+    let folder = RunsFolder::open(&runs_dir.to_string_lossy())?;
+    let store = folder.open_store().await?;
     let removal = store.removal(&args.targets).await?;
+    let locks = lock(&folder, &removal)?;
     let folders = folders(&folder, &removal)?;
     announce(&removal, &folders);
     if removal.jobs.is_empty() && removal.sweeps.is_empty() {
         return Ok(0);
     }
     check_workers(folder.path(), &removal)?;
-    if !args.yes && !confirmed()? {
-        table::note("nothing was deleted");
+    let question = Question {
+        text: "delete?",
+        unchanged: "nothing was deleted",
+        yes: "`--yes` deletes without asking",
+    };
+    if !args.yes && !yes_or_no::ask(&question)? {
         return Ok(0);
     }
     // Rows first: were it the other way, a crash between would leave jobs listed as done whose files
@@ -41,6 +47,7 @@ pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
     store.remove(&removal).await?;
     store.close().await;
     delete(folder.path(), &folders)?;
+    drop(locks);
     table::note(&format!("deleted {}", count(removal.jobs.len(), "job")));
     Ok(0)
 }
@@ -109,6 +116,18 @@ fn announce(removal: &Removal, folders: &[Doomed]) {
     ));
 }
 
+/// Keeps other processes from the jobs that go.
+fn lock(folder: &RunsFolder, removal: &Removal) -> Result<Vec<Claim>, CliError> {
+    let lock = |job: &RemovedJob| {
+        folder.claim(&job.job_id)?.ok_or_else(|| {
+            let (name, holder) = (escaped(&job.name), folder.holder(&job.job_id));
+            CliError::environment(format!("{holder} trains job {name} ({}) now", job.job_id))
+                .with_hint("nothing was deleted; wait for it to end".to_owned())
+        })
+    };
+    removal.jobs.iter().map(lock).collect()
+}
+
 /// A worker that outlived its `sae-run` still saves.
 fn check_workers(runs_dir: &Path, removal: &Removal) -> Result<(), CliError> {
     for dir in &removal.all_stream_dirs {
@@ -121,18 +140,6 @@ fn check_workers(runs_dir: &Path, removal: &Removal) -> Result<(), CliError> {
         }
     }
     Ok(())
-}
-
-fn confirmed() -> Result<bool, CliError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(CliError::input("there is no terminal to ask on")
-            .with_hint("nothing was deleted; `--yes` deletes without asking".to_owned()));
-    }
-    table::note("delete? [y/N]");
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    read.map_err(|error| CliError::io("read", Path::new("standard input"), &error))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn delete(runs_dir: &Path, folders: &[Doomed]) -> Result<(), CliError> {

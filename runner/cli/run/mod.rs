@@ -1,15 +1,20 @@
 //! `sae-run SWEEP.toml`: expand, record, train the jobs that are not done, show the results.
 //!
 //! - `recording.rs`: a plan in the database, and what earlier workers did; `past_job.rs`: what a job left
+//! - `claims.rs`: which jobs this process may train, next to others; `gpu_room.rs`: and on which GPUs; `fresh.rs`:
+//!   starting again
 //! - `schedule.rs`: a worker process for each stream, and another if it dies; `queue.rs`: which stream is next
 //!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
 //! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
 //!   orders they take; `processes.rs`: how many
-//! - `runs_folder.rs`: the lock of a runs folder; `signals.rs`: Ctrl-C
+//! - `runs_folder.rs`: the folder and its locks; `signals.rs`: Ctrl-C
 
+pub(crate) mod claims;
 pub(crate) mod event_tail;
+pub(crate) mod fresh;
+pub(crate) mod gpu_room;
 pub(crate) mod launch;
 pub(crate) mod orphan;
 pub(crate) mod past_job;
@@ -24,6 +29,7 @@ pub(crate) mod worker_process;
 pub(crate) mod worker_program;
 
 use crate::error::CliError;
+use crate::run::claims::Claims;
 use crate::run::launch::{Launcher, Leader, Processes, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
@@ -37,6 +43,7 @@ use crate::sweep::hub_access;
 use crate::sweep::next_round;
 use crate::sweep::paths::Folders;
 use args::{ProgressArg, RunArgs, RunOptions, StoreArgs, TrainArgs};
+use std::cell::RefCell;
 use std::path::Path;
 use std::time::Instant;
 use store::{JobStatus, RecordedJob, RecordedPlan, Store};
@@ -128,22 +135,30 @@ async fn run_expanded(
         });
     }
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
-    let folder = lock(expanded)?;
+    let folder = open_folder(expanded)?;
     if let Some(leader) = leader {
         leader.lead_in(folder.path())?;
     }
-    let store = Store::open(&folder.database()).await?;
+    let store = folder.open_store().await?;
     let later = store.later_rounds(&expanded.sweep.text, &expanded.plan);
     for round in later.await? {
         expanded.replay(round)?;
     }
     let site = Site {
-        store: &store,
-        folder: &folder,
+        claims: Claims {
+            store: &store,
+            folder: &folder,
+            take_over: args.take_over,
+        },
         launcher: launcher.as_ref(),
     };
     let began = Instant::now();
-    let before = recover(&store, &folder, expanded, args).await?;
+    let Some(before) = recover(&site.claims, expanded, args).await? else {
+        return Ok(Ended {
+            exit_code: 0,
+            recorded: None,
+        });
+    };
     let mut recorded = before.clone();
     let mut summary = Summary::default();
     loop {
@@ -155,6 +170,10 @@ async fn run_expanded(
         if summary.is_cut_off {
             withheld(expanded);
             break;
+        }
+        if replay_next(&store, expanded).await? {
+            recorded = record(&store, expanded).await?;
+            continue;
         }
         let rows = store.results(&expanded.plan.sweep).await?;
         if !expanded.next_round(next_round::results(&expanded.plan, &rows))? {
@@ -183,13 +202,23 @@ async fn run_expanded(
     })
 }
 
-/// Locks the runs folder. The hint says how to name another.
-fn lock(expanded: &Expanded) -> Result<RunsFolder, CliError> {
+/// Adds the next round, if another process at the same sweep has asked the recipe for it meanwhile.
+async fn replay_next(store: &Store, expanded: &mut Expanded) -> Result<bool, CliError> {
+    let n_known = expanded.plan.rounds.len();
+    let later = store.later_rounds(&expanded.sweep.text, &expanded.plan);
+    match later.await?.into_iter().nth(n_known.saturating_sub(1)) {
+        Some(round) => expanded.replay(round).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Opens the runs folder. The hint says how to name another.
+fn open_folder(expanded: &Expanded) -> Result<RunsFolder, CliError> {
     let option = match expanded.sweep.origin {
         Origin::File => "--set runs_dir=DIR",
         Origin::Options => "--runs-dir DIR",
     };
-    RunsFolder::lock(&expanded.sweep.sweep.runs_dir).map_err(|error| {
+    RunsFolder::open(&expanded.sweep.sweep.runs_dir).map_err(|error| {
         let hint = error.hint().unwrap_or_default();
         let hint = format!("{hint}; `{option}` names another folder");
         error.with_hint(hint)
@@ -209,8 +238,7 @@ fn withheld(expanded: &Expanded) {
 
 /// Where a sweep is run.
 struct Site<'a> {
-    store: &'a Store,
-    folder: &'a RunsFolder,
+    claims: Claims<'a>,
     launcher: &'a dyn Launcher,
 }
 
@@ -231,9 +259,11 @@ async fn run_round(
     let quiet = args.quiet || args.progress == ProgressArg::Json;
     expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
     let scheduler = Scheduler {
-        store: site.store,
-        folder: site.folder,
+        claims: site.claims,
         expanded,
+        recorded,
+        settled: RefCell::default(),
+        told: RefCell::default(),
         progress: Progress::new(
             &expanded.plan,
             recorded,
@@ -243,7 +273,7 @@ async fn run_round(
         launcher: site.launcher,
         retry_failed: args.retry_failed,
     };
-    scheduler.run(recorded).await
+    scheduler.run().await
 }
 
 fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Result<u8, CliError> {

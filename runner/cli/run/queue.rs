@@ -1,5 +1,6 @@
 //! Which stream is next on which device, so that their predicted memory suffices.
 
+use crate::run::claims::PAUSE;
 use crate::run::launch::Processes;
 use crate::sweep::device_memory;
 use plan::{Launch, Stream};
@@ -16,10 +17,22 @@ pub(crate) struct Queue<'a> {
 
 struct State<'a> {
     waiting: VecDeque<&'a Stream>,
+    /// Streams with jobs that other processes have; looked at again when nothing else waits.
+    held: VecDeque<&'a Stream>,
     /// Bytes that the workers on a device may take together; absent: not known.
     most_bytes: HashMap<String, u64>,
     /// Bytes that those which run are predicted to take.
     taken_bytes: HashMap<String, u64>,
+    is_closed: bool,
+}
+
+/// What is left to give out.
+enum Rest {
+    Nothing,
+    /// There is no room for it on this device.
+    Waiting,
+    /// Other processes have its jobs.
+    Held,
 }
 
 impl<'a> Queue<'a> {
@@ -38,8 +51,10 @@ impl<'a> Queue<'a> {
         Self {
             state: RefCell::new(State {
                 waiting: waiting.into(),
+                held: VecDeque::new(),
                 most_bytes: known.collect(),
                 taken_bytes: HashMap::new(),
+                is_closed: false,
             }),
             changed: Notify::new(),
         }
@@ -52,10 +67,23 @@ impl<'a> Queue<'a> {
             if let Some(stream) = self.state.borrow_mut().take(device) {
                 return Some(stream);
             }
-            if self.state.borrow().waiting.is_empty() {
-                return None;
+            let rest = self.state.borrow().rest();
+            match rest {
+                Rest::Nothing => return None,
+                Rest::Waiting => changed.await,
+                Rest::Held => {
+                    tokio::time::sleep(PAUSE).await;
+                    self.state.borrow_mut().look_again();
+                }
             }
-            changed.await;
+        }
+    }
+
+    /// Takes a stream back that has jobs which other processes have.
+    pub(crate) fn hold(&self, stream: &'a Stream) {
+        let mut state = self.state.borrow_mut();
+        if !state.is_closed {
+            state.held.push_back(stream);
         }
     }
 
@@ -69,12 +97,28 @@ impl<'a> Queue<'a> {
 
     /// Lets no further stream begin.
     pub(crate) fn close(&self) {
-        self.state.borrow_mut().waiting.clear();
+        let mut state = self.state.borrow_mut();
+        state.waiting.clear();
+        state.held.clear();
+        state.is_closed = true;
+        drop(state);
         self.changed.notify_waiters();
     }
 }
 
 impl<'a> State<'a> {
+    fn rest(&self) -> Rest {
+        match (self.waiting.is_empty(), self.held.is_empty()) {
+            (true, true) => Rest::Nothing,
+            (true, false) => Rest::Held,
+            (false, _) => Rest::Waiting,
+        }
+    }
+
+    fn look_again(&mut self) {
+        self.waiting.append(&mut self.held);
+    }
+
     /// The first stream that fits next to those on `device`; any stream if the device is free.
     fn take(&mut self, device: &str) -> Option<&'a Stream> {
         let most_bytes = self.most_bytes.get(device).copied().unwrap_or(u64::MAX);

@@ -1,8 +1,8 @@
 //! A plan in the database: recorded, and brought up to what workers of earlier runs did.
 
 use crate::error::CliError;
-use crate::run::event_tail::EventTail;
-use crate::run::orphan;
+use crate::run::claims::Claims;
+use crate::run::fresh;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::table;
 use crate::sweep::expand::Expanded;
@@ -11,47 +11,41 @@ use args::RunOptions;
 use fault::Fault;
 use plan::runs_layout;
 use sae_files::check_sae;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use store::{BegunOtherwise, JobStatus, RecordedPlan, Store, SweepOrigin};
+use store::{BegunOtherwise, JobStatus, RecordedJob, RecordedPlan, Store, SweepOrigin};
 
-/// Records the plan, takes in what workers wrote after an earlier `sae-run` died, and says what is
-/// left to do.
+/// Records the plan, takes in what killed processes and their workers left, and says what is left to do. `None`: the
+/// user does not wish to start again.
 ///
 /// # Errors
 /// The database or the runs folder cannot be written, or a worker does not end.
 pub(crate) async fn recover(
-    store: &Store,
-    folder: &RunsFolder,
+    claims: &Claims<'_>,
     expanded: &mut Expanded,
     options: &RunOptions,
-) -> Result<RecordedPlan, CliError> {
+) -> Result<Option<RecordedPlan>, CliError> {
+    let (store, folder) = (claims.store, claims.folder);
     let recorded = record(store, expanded).await?;
     let origin = origin(expanded);
     store
         .record_origin(&expanded.sweep.text, &expanded.plan, &origin)
         .await?;
-    let left_open = store.open_streams().await?;
-    for stream in &left_open {
-        let dir = folder.path().join(&stream.dir);
-        orphan::wait_for_worker(&dir, options.take_over).await?;
-    }
-    let planned = recorded.streams.iter().map(|s| (&s.stream_id, &s.dir));
-    let left_open = left_open.iter().map(|s| (&s.stream_id, &s.dir));
-    // By their ids: a stream may be both.
-    let streams: BTreeMap<_, _> = planned.chain(left_open).collect();
-    for (stream_id, dir) in streams {
-        // What `--fresh` forgets it need not read.
-        if !(options.fresh && recorded.stream(stream_id).is_some()) {
-            fold_all(store, folder.tail(dir), stream_id).await?;
+    if options.fresh {
+        if !fresh::start_again(claims, (expanded, &recorded), options).await? {
+            return Ok(None);
+        }
+    } else {
+        for stream in &recorded.streams {
+            let stream = (stream.stream_id.as_str(), stream.dir.as_str());
+            claims.recover_stream(stream, true).await?;
         }
     }
-    store.abandon_dead_attempts().await?;
-    if options.fresh {
-        forget(store, folder, &recorded).await?;
-        let (text, plan) = (&expanded.sweep.text, &mut expanded.plan);
-        store.forget_later_rounds(text, plan).await?;
-        plan.keep_first_round();
+    for open in store.open_streams().await? {
+        let is_own = open.job_ids.iter().any(|id| recorded.job(id).is_some());
+        claims
+            .recover_stream((&open.stream_id, &open.dir), is_own)
+            .await?;
     }
     let mut recorded = record(store, expanded).await?;
     if queue_lost(store, folder, (expanded, &recorded)).await? {
@@ -60,15 +54,29 @@ pub(crate) async fn recover(
     if let Some(begun) = store.begun_otherwise(&expanded.plan.sweep).await? {
         note_other_updates(&begun);
     }
-    // A worker may have died between the last event about a job and this.
-    for job in recorded
-        .jobs
-        .iter()
-        .filter(|job| job.status == JobStatus::Done)
-    {
-        folder.remove_state(&job.dir)?;
+    remove_states(store, folder, &recorded).await?;
+    Ok(Some(recorded))
+}
+
+/// Removes the states of jobs that are done: a worker may have died between the last event about a job and this.
+async fn remove_states(
+    store: &Store,
+    folder: &RunsFolder,
+    recorded: &RecordedPlan,
+) -> Result<(), CliError> {
+    let is_done = |job: &&RecordedJob| job.status == JobStatus::Done;
+    for job in recorded.jobs.iter().filter(is_done) {
+        if !folder.has_state(&job.dir) {
+            continue;
+        }
+        let Some(_lock) = folder.claim(&job.job_id)? else {
+            continue;
+        };
+        if store.job_status(&job.job_id).await? == Some(JobStatus::Done) {
+            folder.remove_state(&job.dir)?;
+        }
     }
-    Ok(recorded)
+    Ok(())
 }
 
 /// Queues jobs again that are done by the database and whose SAEs are no longer on the disk, and says so. Looks
@@ -78,27 +86,34 @@ async fn queue_lost(
     folder: &RunsFolder,
     (expanded, recorded): (&Expanded, &RecordedPlan),
 ) -> Result<bool, CliError> {
+    // A plan may name a job twice.
     let mut lost = BTreeSet::new();
     for job in &recorded.jobs {
         let planned = expanded.plan.job(&job.job_id);
         let Some(planned) = planned.filter(|_| job.status == JobStatus::Done) else {
             continue;
         };
-        let Err(error) = check_saes(planned, &folder.path().join(&job.dir)) else {
+        let dir = folder.path().join(&job.dir);
+        if lost.contains(&job.job_id) || check_saes(planned, &dir).is_ok() {
+            continue;
+        }
+        // Another process that has it may have found the same, and trains it again.
+        let Some(_lock) = folder.claim(&job.job_id)? else {
             continue;
         };
-        // A plan may name a job twice.
-        if lost.insert(job.job_id.as_str()) {
-            folder.remove_state(&job.dir)?;
-            let why = fault::message_chain(&error);
-            table::note(&format!(
-                "`{}` was done, and is trained again: {why}",
-                planned.name
-            ));
-        }
+        let is_done = store.job_status(&job.job_id).await? == Some(JobStatus::Done);
+        let Some(error) = check_saes(planned, &dir).err().filter(|_| is_done) else {
+            continue;
+        };
+        folder.remove_state(&job.dir)?;
+        store.reset_jobs(&[&job.job_id]).await?;
+        let why = fault::message_chain(&error);
+        table::note(&format!(
+            "`{}` was done, and is trained again: {why}",
+            planned.name
+        ));
+        lost.insert(&job.job_id);
     }
-    let lost: Vec<_> = lost.into_iter().collect();
-    store.reset_jobs(&lost).await?;
     Ok(!lost.is_empty())
 }
 
@@ -107,16 +122,6 @@ fn check_saes(job: &plan::Job, dir: &Path) -> Result<(), Fault> {
     let saes = job.saes.iter();
     saes.map(|sae| dir.join(&sae.name))
         .try_for_each(|dir| check_sae(&dir))
-}
-
-/// Takes in what workers wrote about a stream, and says which parts cannot be read.
-async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result<(), CliError> {
-    while tail.fold_next(store, stream_id).await?.is_some() {}
-    let (_, note) = tail.end(store, stream_id).await?;
-    if let Some(note) = note {
-        table::note(&note);
-    }
-    Ok(())
 }
 
 /// Says that jobs start from the beginning again, because another number of processes makes updates of another size.
@@ -135,23 +140,6 @@ fn note_other_updates(begun: &BegunOtherwise) {
             "`--set train.tokens_per_update={tokens_before}` continues with it, in any number of processes"
         ),
     );
-}
-
-/// Forgets what the jobs had done and saved.
-async fn forget(
-    store: &Store,
-    folder: &RunsFolder,
-    recorded: &RecordedPlan,
-) -> Result<(), CliError> {
-    for job in &recorded.jobs {
-        folder.remove_state(&job.dir)?;
-    }
-    let job_ids = recorded.jobs.iter().map(|job| job.job_id.as_str());
-    store.reset_jobs(&job_ids.collect::<Vec<_>>()).await?;
-    for stream in &recorded.streams {
-        folder.remove_events(&stream.dir)?;
-    }
-    Ok(())
 }
 
 /// Records the plan; recording it again changes nothing. Gives the state of its jobs.

@@ -1,16 +1,19 @@
 //! Runs the streams of a plan: on each device one worker after the other, or several at a time.
 
 use crate::error::CliError;
+use crate::run::claims::{Claimed, Claims, Held, PAUSE};
 use crate::run::event_tail::EventTail;
+use crate::run::gpu_room::{GpuRooms, Room};
 use crate::run::launch::{ALONE, Launcher, Processes};
 use crate::run::queue::Queue;
 use crate::run::recording::record;
-use crate::run::runs_folder::RunsFolder;
 use crate::run::signals::StopSignals;
 use crate::run::watch::{Failure, Watch};
 use crate::run::worker_process::WorkerProcess;
 use crate::run::worker_program;
 use crate::show::progress::Progress;
+use crate::show::table;
+use crate::sweep::device_memory;
 use crate::sweep::expand::Expanded;
 use fault::FailureKind;
 use futures_util::future::join_all;
@@ -18,27 +21,44 @@ use plan::runs_layout;
 use plan::runs_layout::{EVENTS, LOG};
 use plan::{Job, Launch, Stream};
 use plan::{Order, OrderJob, Told};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use store::{JobStatus, Outcome, RecordedJob, RecordedPlan, Store};
+use store::{JobStatus, Outcome, RecordedJob, RecordedPlan};
 
 /// Before the first retry; then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks for ranks that have not come.
 const LOOK_FOR_RANKS_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Jobs of another process that are named in one line.
+const MOST_NAMES: usize = 3;
 
 /// What is needed to run a plan.
 pub(crate) struct Scheduler<'a> {
-    pub(crate) store: &'a Store,
-    pub(crate) folder: &'a RunsFolder,
+    pub(crate) claims: Claims<'a>,
     pub(crate) expanded: &'a Expanded,
+    /// As it was when the round began.
+    pub(crate) recorded: &'a RecordedPlan,
     pub(crate) progress: Progress,
     pub(crate) launcher: &'a dyn Launcher,
     /// Whether jobs are trained again that would fail again.
     pub(crate) retry_failed: bool,
+    /// Jobs that this process has tried.
+    pub(crate) settled: RefCell<BTreeSet<String>>,
+    /// What was said of other processes.
+    pub(crate) told: RefCell<BTreeSet<Held>>,
+}
+
+/// What is left of a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// Jobs that other processes have.
+    ToOthers,
 }
 
 /// How a plan's run ended.
@@ -124,14 +144,12 @@ impl Scheduler<'_> {
     ///
     /// # Errors
     /// The database or the runs folder can no longer be written.
-    pub(crate) async fn run(&self, recorded: &RecordedPlan) -> Result<Summary, CliError> {
+    pub(crate) async fn run(&self) -> Result<Summary, CliError> {
         let launch = &self.expanded.sweep.sweep.launch;
         let processes = Processes::of(launch)?;
         let queue = Queue::new(&self.expanded.plan.streams, launch, &processes);
         let lanes = launch.lanes();
-        let workers = lanes
-            .iter()
-            .map(|device| self.work(device, &queue, recorded));
+        let workers = lanes.iter().map(|device| self.work(device, &queue));
         let mut summary = Summary::default();
         for ended in join_all(workers).await {
             summary.add(ended?);
@@ -141,42 +159,136 @@ impl Scheduler<'_> {
     }
 
     /// Runs one stream after the other on `device`, as long as there are any.
-    async fn work(
-        &self,
-        device: &str,
-        queue: &Queue<'_>,
-        recorded: &RecordedPlan,
-    ) -> Result<Summary, CliError> {
+    async fn work(&self, device: &str, queue: &Queue<'_>) -> Result<Summary, CliError> {
         let mut signals = StopSignals::new()?;
         let mut summary = Summary::default();
-        while let Some(stream) = queue.next(device).await {
+        loop {
+            let stream = tokio::select! {
+                next = queue.next(device) => match next {
+                    Some(stream) => stream,
+                    None => return Ok(summary),
+                },
+                () = signals.recv() => {
+                    queue.close();
+                    summary.interrupted = true;
+                    return Ok(summary);
+                }
+            };
             let lane = Lane { stream, device };
-            let ended = self.run_stream(&lane, recorded, &mut signals).await;
-            if !matches!(&ended, Ok(ended) if !ended.interrupted) {
-                queue.close();
+            let ended = self.claim_and_run(&lane, &mut signals).await;
+            match &ended {
+                Ok((ended, _)) if ended.interrupted => queue.close(),
+                Ok((_, Left::ToOthers)) => queue.hold(stream),
+                Ok((_, Left::Nothing)) => {}
+                Err(_) => queue.close(),
             }
             queue.release(device, stream);
-            summary.add(ended?);
+            summary.add(ended?.0);
         }
-        Ok(summary)
     }
 
-    /// Attempts at a stream, until one ends well or another is not worth it.
+    /// Trains those jobs of a stream that are not done and that no other process has; gives whether it has some.
+    async fn claim_and_run(
+        &self,
+        lane: &Lane<'_>,
+        signals: &mut StopSignals,
+    ) -> Result<(Summary, Left), CliError> {
+        let stream = lane.stream;
+        let claimed = tokio::select! {
+            claimed = self.claim(stream) => claimed?,
+            () = signals.recv() => {
+                let interrupted = Summary { interrupted: true, ..Summary::default() };
+                return Ok((interrupted, Left::Nothing));
+            }
+        };
+        self.tell_who_has(&claimed.held);
+        let left = if claimed.held.is_empty() {
+            Left::Nothing
+        } else {
+            Left::ToOthers
+        };
+        if claimed.job_ids.is_empty() {
+            return Ok((Summary::default(), left));
+        }
+        let recorded = record(self.claims.store, self.expanded).await?;
+        self.show_done_by_others(&claimed, &recorded);
+        let summary = self.run_stream(lane, (&claimed, recorded), signals).await?;
+        self.settled.borrow_mut().extend(claimed.job_ids);
+        Ok((summary, left))
+    }
+
+    /// Takes the locks of the jobs of a stream that are left.
+    async fn claim(&self, stream: &Stream) -> Result<Claimed, CliError> {
+        let is_left = |id: &&String| {
+            let is_finished = self.recorded.job(id).is_some_and(RecordedJob::is_finished);
+            !is_finished && !self.settled.borrow().contains(*id)
+        };
+        let job_ids: Vec<_> = stream.job_ids.iter().filter(is_left).cloned().collect();
+        let known = self.recorded.stream(&stream.stream_id);
+        let known = known.expect("every stream is recorded");
+        let ids = (known.stream_id.as_str(), known.dir.as_str());
+        self.claims.of_stream(ids, &job_ids).await
+    }
+
+    /// Says which processes have jobs, once for each process and job.
+    fn tell_who_has(&self, held: &[Held]) {
+        let mut told = self.told.borrow_mut();
+        let new = held.iter().filter(|held| told.insert((*held).clone()));
+        let mut by_holder: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for held in new {
+            let jobs = by_holder.entry(&held.holder).or_default();
+            let job = self.expanded.plan.job(&held.job_id);
+            jobs.push(job.map_or(&held.job_id, |job| &job.name));
+        }
+        for (holder, jobs) in by_holder {
+            let more = match jobs.len().saturating_sub(MOST_NAMES) {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            let whose = if jobs.len() == 1 {
+                "its result"
+            } else {
+                "their results"
+            };
+            let jobs = &jobs[..jobs.len().min(MOST_NAMES)].join("`, `");
+            self.progress.say(&format!(
+                "{holder} trains `{jobs}`{more}; waiting for {whose}"
+            ));
+        }
+    }
+
+    /// Shows which jobs other processes have done since they were looked at.
+    fn show_done_by_others(&self, claimed: &Claimed, recorded: &RecordedPlan) {
+        let is_done = |recorded: &RecordedPlan, id: &str| {
+            let job = recorded.job(id);
+            job.is_some_and(|job| job.status == JobStatus::Done)
+        };
+        for id in &claimed.job_ids {
+            if is_done(recorded, id) && !is_done(self.recorded, id) {
+                self.progress.job_done(id);
+            }
+        }
+    }
+
+    /// Attempts at the jobs of a stream that are locked, until one ends well or another is not worth it.
     async fn run_stream(
         &self,
         lane: &Lane<'_>,
-        recorded: &RecordedPlan,
+        (claimed, mut recorded): (&Claimed, RecordedPlan),
         signals: &mut StopSignals,
     ) -> Result<Summary, CliError> {
         let stream = lane.stream;
         let retries = self.expanded.sweep.sweep.launch.retries;
-        let mut recorded = recorded.clone();
         let (mut diverged, mut summary) = (Vec::new(), Summary::default());
         for retry in 0.. {
-            let todo = self.todo(stream, &recorded, &diverged)?;
+            let todo = self.todo(claimed, &recorded, &diverged)?;
             if todo.is_empty() {
                 break;
             }
+            let Some(_room) = self.wait_for_room(lane, signals).await? else {
+                summary.interrupted = true;
+                break;
+            };
             let order = self.order(lane, todo, &recorded).await?;
             let attempt = self.attempt(&order, signals).await?;
             summary.n_failed += attempt.diverged.len();
@@ -191,7 +303,7 @@ impl Scheduler<'_> {
                     break;
                 }
                 Some(why) if self.wait_to_retry(stream, retry, &why, signals).await => {
-                    recorded = record(self.store, self.expanded).await?;
+                    recorded = record(self.claims.store, self.expanded).await?;
                 }
                 Some(_) => {
                     summary.interrupted = true;
@@ -200,6 +312,44 @@ impl Scheduler<'_> {
             }
         }
         Ok(summary)
+    }
+
+    /// Waits until the GPUs of a lane have room for its stream. `None`: a stop was asked for meanwhile.
+    async fn wait_for_room(
+        &self,
+        lane: &Lane<'_>,
+        signals: &mut StopSignals,
+    ) -> Result<Option<Room>, CliError> {
+        let launch = &self.expanded.sweep.sweep.launch;
+        let processes = Processes::of(launch)?;
+        let gpus = device_memory::gpus(lane.device, &processes);
+        let most_bytes = device_memory::of_device(launch, lane.device, &processes);
+        let n_bytes = lane.stream.memory.total_bytes();
+        let bytes = (n_bytes, most_bytes.unwrap_or(u64::MAX));
+        let mut is_told = false;
+        loop {
+            let taken = match GpuRooms::of_machine().take(&gpus, bytes) {
+                Ok(Ok(room)) => return Ok(Some(room)),
+                Ok(Err(taken)) => taken,
+                Err(error) => {
+                    // Then it is as if this were the only process.
+                    self.progress.say(&format!("GPUs are not shared: {error}"));
+                    return Ok(Some(Room::default()));
+                }
+            };
+            if !std::mem::replace(&mut is_told, true) {
+                let (holder, taken) = (taken.holder, table::bytes(taken.n_bytes));
+                self.progress.say(&format!(
+                    "{holder} and others have {taken} of `{}`; waiting for {} of it",
+                    lane.device,
+                    table::bytes(n_bytes)
+                ));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = signals.recv() => return Ok(None),
+            }
+        }
     }
 
     /// Waits longer each time. False: a stop was asked for meanwhile.
@@ -223,16 +373,17 @@ impl Scheduler<'_> {
         }
     }
 
-    /// What is left to do of a stream, without the jobs that diverged in this run, and those that would fail again.
+    /// What is left to do of the jobs of a stream that are locked, without those that diverged in this run, and those that
+    /// would fail again.
     fn todo(
         &self,
-        stream: &Stream,
+        claimed: &Claimed,
         recorded: &RecordedPlan,
         diverged: &[String],
     ) -> Result<Todo, CliError> {
         let is_left_out = |known: &RecordedJob| !self.retry_failed && recorded.is_given_up(known);
         let jobs = |is_wanted: fn(&RecordedJob) -> bool| {
-            let not_diverged = stream.job_ids.iter().filter(|id| !diverged.contains(id));
+            let not_diverged = claimed.job_ids.iter().filter(|id| !diverged.contains(id));
             let wanted = not_diverged.filter_map(|job_id| {
                 let known = recorded.job(job_id).filter(|known| is_wanted(known))?;
                 if is_left_out(known) {
@@ -269,20 +420,15 @@ impl Scheduler<'_> {
         let known = recorded
             .stream(&stream.stream_id)
             .expect("every stream is recorded");
-        let dir = self.folder.path().join(&known.dir);
+        let dir = self.claims.folder.path().join(&known.dir);
         fs::create_dir_all(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
         let log = format!("{}/{LOG}", known.dir);
-        let ids = |jobs: &'_ [OrderJob]| {
-            jobs.iter()
-                .map(|job| job.job.job_id.clone())
-                .collect::<Vec<_>>()
+        let ids = |jobs: &'_ [OrderJob]| -> Vec<String> {
+            jobs.iter().map(|job| job.job.job_id.clone()).collect()
         };
         let (train, evaluate) = (ids(&todo.train), ids(&todo.evaluate));
-        let evaluate: Vec<&str> = evaluate.iter().map(String::as_str).collect();
-        let stream_id = &stream.stream_id;
-        let begun = self
-            .store
-            .begin_attempt_on(stream_id, &log, &train, &evaluate);
+        let store = self.claims.store;
+        let begun = store.begin_attempt_with(&stream.stream_id, &log, &train, &evaluate);
         let attempt = begun.await?;
         let Expanded {
             sweep,
@@ -307,7 +453,7 @@ impl Scheduler<'_> {
             eval_dataset: eval_tokens.map(|tokens| tokens.files),
             rows: tokens.rows,
             cache_dir: folders.cache.clone(),
-            runs_dir: self.folder.path().into(),
+            runs_dir: self.claims.folder.path().into(),
             events: dir.join(EVENTS),
             last_event_seq: known.last_event_seq,
             device: lane.device.to_owned(),
@@ -337,7 +483,7 @@ impl Scheduler<'_> {
     async fn attempt(&self, order: &Order, signals: &mut StopSignals) -> Result<Attempt, CliError> {
         let dir = order.events.parent().unwrap_or(Path::new("."));
         let mut watch = Watch {
-            store: self.store,
+            store: self.claims.store,
             progress: &self.progress,
             order,
             worker: WorkerProcess::start(order, dir, self.launcher)?,
@@ -353,7 +499,8 @@ impl Scheduler<'_> {
             end = watch.until_ended(signals) => end?,
             never = self.tell_who_is_missing() => match never {},
         };
-        self.store
+        self.claims
+            .store
             .end_attempt(&order.stream_id, order.attempt, &end)
             .await?;
         let has_failed = matches!(end.outcome, Outcome::Failed | Outcome::Crashed);

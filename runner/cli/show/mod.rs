@@ -5,7 +5,7 @@
 //!   draws it with uPlot, which is vendored
 //! - `closing.rs`: what a run says at its end; `names.rs`: short names for tables
 //! - `sweep.rs`: plans and results; `fitted.rs`: tables that fit the terminal; `table.rs`: tables and notes
-//! - `plot.rs`: curves as text; `progress.rs`: bars
+//! - `plot.rs`: curves as text; `progress.rs`: bars; `yes_or_no.rs`: asking before something is deleted
 
 pub(crate) mod answer;
 pub(crate) mod as_toml;
@@ -24,3 +24,4 @@ pub(crate) mod sql;
 pub(crate) mod sweep;
 pub(crate) mod table;
 pub(crate) mod whole_sweep;
+pub(crate) mod yes_or_no;

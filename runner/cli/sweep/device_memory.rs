@@ -34,6 +34,27 @@ pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) ->
     n_bytes.map(|n_bytes| n_bytes / 100 * SHARE_PCT)
 }
 
+/// A GPU of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gpu {
+    /// The driver's name for it, whatever `CUDA_VISIBLE_DEVICES` says.
+    pub(crate) uuid: String,
+}
+
+/// The GPUs that the `processes` of a worker on `device` take; none: it is the CPU, or the driver does not say.
+pub(crate) fn gpus(device: &str, processes: &Processes) -> Vec<Gpu> {
+    let cuda_idxs = match named(device) {
+        None | Some(Device::Cpu) => 0..0,
+        Some(Device::EachItsGpu) => 0..processes.n_here,
+        Some(Device::Gpu(cuda_idx)) => cuda_idx..cuda_idx + 1,
+    };
+    let uuid = |cuda_idx| with_gpu(cuda_idx, |gpu| gpu.uuid().ok());
+    cuda_idxs
+        .filter_map(uuid)
+        .map(|uuid| Gpu { uuid })
+        .collect()
+}
+
 /// What the name of a device means.
 #[derive(Debug, PartialEq)]
 enum Device {
@@ -67,31 +88,39 @@ fn of_machine() -> Option<u64> {
 
 /// That of the GPU that CUDA gives this number. Asked of NVML: CUDA itself would use a part of that memory.
 fn of_gpu(cuda_idx: usize) -> Option<u64> {
+    with_gpu(cuda_idx, |gpu| Some(gpu.memory_info().ok()?.total))
+}
+
+/// What NVML says of the GPU that CUDA gives this number.
+fn with_gpu<T>(
+    cuda_idx: usize,
+    ask: impl FnOnce(&nvml_wrapper::Device<'_>) -> Option<T>,
+) -> Option<T> {
     let nvml = Nvml::init().ok()?;
     let visible = env::var("CUDA_VISIBLE_DEVICES").ok();
     let gpu = match visible_gpu(visible.as_deref(), cuda_idx)? {
-        Gpu::Index(idx) => nvml.device_by_index(idx),
-        Gpu::Uuid(uuid) => nvml.device_by_uuid(uuid),
+        Visible::Index(idx) => nvml.device_by_index(idx),
+        Visible::Uuid(uuid) => nvml.device_by_uuid(uuid),
     };
-    Some(gpu.ok()?.memory_info().ok()?.total)
+    ask(&gpu.ok()?)
 }
 
 /// A GPU as NVML knows it.
 #[derive(Debug, PartialEq)]
-enum Gpu {
+enum Visible {
     Index(u32),
     Uuid(String),
 }
 
 /// Which GPU is number `cuda_idx` of those in `CUDA_VISIBLE_DEVICES`.
-fn visible_gpu(visible: Option<&str>, cuda_idx: usize) -> Option<Gpu> {
+fn visible_gpu(visible: Option<&str>, cuda_idx: usize) -> Option<Visible> {
     let Some(visible) = visible else {
-        return Some(Gpu::Index(u32::try_from(cuda_idx).ok()?));
+        return Some(Visible::Index(u32::try_from(cuda_idx).ok()?));
     };
     let name = visible.split(',').nth(cuda_idx)?.trim();
     match name.parse() {
-        Ok(idx) => Some(Gpu::Index(idx)),
-        Err(_) => name.starts_with("GPU-").then(|| Gpu::Uuid(name.into())),
+        Ok(idx) => Some(Visible::Index(idx)),
+        Err(_) => name.starts_with("GPU-").then(|| Visible::Uuid(name.into())),
     }
 }
 
@@ -139,9 +168,9 @@ mod tests {
 
     #[test]
     fn gpus_are_numbered_as_cuda_numbers_them() {
-        assert_eq!(visible_gpu(None, 2), Some(Gpu::Index(2)));
-        assert_eq!(visible_gpu(Some("3, 1"), 1), Some(Gpu::Index(1)));
-        let uuid = || Gpu::Uuid("GPU-5a".into());
+        assert_eq!(visible_gpu(None, 2), Some(Visible::Index(2)));
+        assert_eq!(visible_gpu(Some("3, 1"), 1), Some(Visible::Index(1)));
+        let uuid = || Visible::Uuid("GPU-5a".into());
         assert_eq!(visible_gpu(Some("GPU-5a"), 0), Some(uuid()));
         assert_eq!(visible_gpu(Some("0"), 1), None);
         assert_eq!(visible_gpu(Some(""), 0), None);

@@ -29,7 +29,7 @@ mod user;
 pub use digest_cache::DigestCache;
 pub use json::{from_json, with_stand_ins, without_mark};
 pub use lfs::{LFS_HINT, READ_HINT, is_lfs_pointer, unreadable};
-pub use lock::{LockHolder, host_name, lock};
+pub use lock::{Claim, LockHolder, host_name, lock};
 pub use output::OutputFile;
 pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runs/runs.db                       the database
-//! runs/.lock                         held by the `sae-run` that works in the folder
+//! runs/.locks/<job or stream>        held by the `sae-run` that works on the job or stream
 //! runs/<sweep>/<job>/                config.json and a folder per SAE: what sparsify loads
 //! runs/<sweep>/.state/<job>/         what a resume needs; gone when the job is done
 //! runs/<sweep>/.best/<job>/          the SAEs with the lowest loss
@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 /// The database.
 pub const DATABASE: &str = "runs.db";
 
-/// The lock of a runs folder.
-pub const LOCK: &str = ".lock";
+/// The folder of the locks of jobs and streams.
+pub const LOCKS: &str = ".locks";
 
 /// What a worker has to do, in its stream's folder.
 pub const ORDER: &str = "order.json";
@@ -39,6 +39,11 @@ const STREAMS: &str = ".streams";
 
 /// Folders of a sweep in which each job or stream has one.
 pub const SHELVES: [&str; 4] = [STATE, BEST, EVAL, STREAMS];
+
+/// The lock of a job or a stream, by its id.
+pub fn lock_path(id: &str) -> PathBuf {
+    Path::new(LOCKS).join(id)
+}
 
 /// A job's folder; `folder` is its name.
 pub fn job_dir(sweep: &str, folder: &str) -> String {

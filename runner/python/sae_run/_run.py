@@ -199,6 +199,7 @@ def run(
     devices: Sequence[str] | None = None,
     jobs: int | None = None,
     fresh: bool = False,
+    yes: bool = False,
     take_over: bool = False,
     wait: bool = True,
     progress: bool = True,
@@ -206,13 +207,14 @@ def run(
     """Trains the SAEs of a sweep file; what is done already stays done.
 
     `set`: values laid over the file, such as `{"train.k": 64}` or `{"train": {"k": 64}}`. `device`, `devices`, `jobs`,
-    `fresh` and `take_over` are the program's options. `wait=False` returns at once; `progress=False` draws no bars.
+    `fresh`, `yes` and `take_over` are the program's options; `fresh` needs `yes` to forget anything. `wait=False` returns
+    at once; `progress=False` draws no bars.
 
     Raises `SaeRunError` with the program's text and hint. Ctrl-C saves, as `Run.stop()` does.
     """
     options = {"device": device, "devices": ",".join(devices) if devices else None, "jobs": jobs}
     args = [*settings(set), *(arg for name, value in options.items() for arg in option(name, value))]
-    return _start([*args, *_flags(fresh, take_over), os.fspath(sweep)], wait, progress)
+    return _start([*args, *_flags(fresh, yes, take_over), os.fspath(sweep)], wait, progress)
 
 
 def train(
@@ -220,6 +222,7 @@ def train(
     dataset: str | os.PathLike[str],
     *,
     fresh: bool = False,
+    yes: bool = False,
     take_over: bool = False,
     wait: bool = True,
     progress: bool = True,
@@ -232,12 +235,13 @@ def train(
     token = options.pop("hf_token", None)
     args = [arg for name, value in options.items() for arg in option(name, value)]
     variables = {} if token is None else {"HF_TOKEN": token}
-    args = ["train", os.fspath(model), os.fspath(dataset), *args, *_flags(fresh, take_over)]
+    args = ["train", os.fspath(model), os.fspath(dataset), *args, *_flags(fresh, yes, take_over)]
     return _start(args, wait, progress, variables)
 
 
-def _flags(fresh: bool, take_over: bool) -> list[str]:
-    return [*(["--fresh"] if fresh else []), *(["--take-over"] if take_over else [])]
+def _flags(fresh: bool, yes: bool, take_over: bool) -> list[str]:
+    flags = {"--fresh": fresh, "--yes": yes, "--take-over": take_over}
+    return [flag for flag, is_set in flags.items() if is_set]
 
 
 def _start(args: list[str], wait: bool, progress: bool, variables: Mapping[str, str] | None = None) -> Run:

@@ -62,28 +62,6 @@ pub struct AttemptEnd {
     pub reason: Option<String>,
 }
 
-/// An attempt whose coordinator died before it.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct AbandonedAttempt {
-    /// The stream.
-    pub stream_id: String,
-    /// Which attempt at it.
-    pub number: u32,
-    /// Host of its worker, if that had reported.
-    pub host: Option<String>,
-    /// Process id of its worker on that host; it may still be running.
-    pub pid: Option<u32>,
-}
-
-/// A stream with an attempt that was not closed.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct OpenStream {
-    /// The stream.
-    pub stream_id: String,
-    /// Its folder, relative to the runs folder.
-    pub dir: String,
-}
-
 /// One try of a worker at a stream.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct AttemptRow {
@@ -136,47 +114,35 @@ impl Store {
     /// # Errors
     /// An unknown stream, one whose jobs are all done, one with an attempt still running.
     pub async fn begin_attempt(&self, stream_id: &str, log: &str) -> Result<u32, StoreError> {
-        self.begin_attempt_with(stream_id, log, &[] as &[&str])
-            .await
+        let all = Work {
+            train: None,
+            evaluate: &[],
+        };
+        self.open_attempt(stream_id, log, all).await
     }
 
-    /// The same, of an attempt that also evaluates the jobs `evaluate`, which are done. With these it
-    /// need not have anything to train.
+    /// The same, of an attempt that trains only the jobs `train` of the stream, and that also evaluates the jobs
+    /// `evaluate`, which are done. With these it need not have anything to train.
     ///
     /// # Errors
-    /// As [`Store::begin_attempt`].
+    /// As [`Store::begin_attempt`]; or an attempt at another stream still has one of the jobs.
     pub async fn begin_attempt_with(
         &self,
         stream_id: &str,
         log: &str,
-        evaluate: &[impl AsRef<str>],
+        train: &[String],
+        evaluate: &[String],
     ) -> Result<u32, StoreError> {
-        self.begin_on(stream_id, log, None, evaluate).await
+        let train = Some(train);
+        self.open_attempt(stream_id, log, Work { train, evaluate })
+            .await
     }
 
-    /// The same, of an attempt that of the jobs that are not done trains those in `train` alone.
-    ///
-    /// # Errors
-    /// As [`Store::begin_attempt`].
-    pub async fn begin_attempt_on(
+    async fn open_attempt(
         &self,
         stream_id: &str,
         log: &str,
-        train: &[impl AsRef<str>],
-        evaluate: &[&str],
-    ) -> Result<u32, StoreError> {
-        let train: Vec<&str> = train.iter().map(AsRef::as_ref).collect();
-        let train = serde_json::to_string(&train).expect("texts serialise to JSON");
-        self.begin_on(stream_id, log, Some(train), evaluate).await
-    }
-
-    /// `train`: a JSON array of jobs; `None`: all that are not done.
-    async fn begin_on(
-        &self,
-        stream_id: &str,
-        log: &str,
-        train: Option<String>,
-        evaluate: &[impl AsRef<str>],
+        work: Work<'_>,
     ) -> Result<u32, StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
@@ -184,11 +150,12 @@ impl Store {
             refuse_second(&mut tx, stream_id).await?;
             let number = next_number(&mut tx, stream_id).await?;
             let attempt_id = insert_running(&mut tx, stream_id, number, log).await?;
-            let n_jobs = take_jobs(&mut tx, attempt_id, stream_id, train.as_deref()).await?;
-            for job_id in evaluate {
-                take_job(&mut tx, attempt_id, job_id.as_ref()).await?;
+            let n_jobs = take_jobs(&mut tx, attempt_id, (stream_id, work.train)).await?;
+            for job_id in work.evaluate {
+                take_job(&mut tx, attempt_id, job_id).await?;
             }
-            if n_jobs == 0 && evaluate.is_empty() {
+            refuse_shared(&mut tx, attempt_id).await?;
+            if n_jobs == 0 && work.evaluate.is_empty() {
                 let message = format!("all jobs of stream `{stream_id}` are done");
                 return Err(Fault::input(message).into());
             }
@@ -229,42 +196,34 @@ impl Store {
         })
         .await
     }
+}
 
-    /// The streams with attempts that are marked as running, whatever sweep they are of.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn open_streams(&self) -> Result<Vec<OpenStream>, StoreError> {
-        let mut conn = self.acquire().await?;
-        let sql = "SELECT stream_id, dir FROM attempt JOIN stream USING (stream_id)
-             WHERE status = 'running' ORDER BY attempt_id";
-        self.located(async { Ok(sqlx::query_as(sql).fetch_all(&mut *conn).await?) })
-            .await
-    }
+/// What an attempt is to do.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    /// Jobs to train; `None`: all of the stream that are not done.
+    train: Option<&'a [String]>,
+    /// Jobs that are done, to evaluate.
+    evaluate: &'a [String],
+}
 
-    /// Closes all attempts that are marked as running; their jobs were interrupted. Right only when
-    /// no other coordinator can be at work: at start-up, under the lock of the runs folder.
-    ///
-    /// # Errors
-    /// The database cannot be written; then nothing was changed.
-    pub async fn abandon_dead_attempts(&self) -> Result<Vec<AbandonedAttempt>, StoreError> {
-        self.located(async {
-            let mut tx = self.begin().await?;
-            let abandoned = sqlx::query_as(
-                "UPDATE attempt SET status = 'crashed', ended_ms = ?,
-                     reason = coalesce(reason, 'the coordinator ended before the worker')
-                 WHERE status = 'running' RETURNING stream_id, number, host, pid",
-            )
-            .bind(now_ms())
-            .fetch_all(&mut *tx)
-            .await?;
-            sqlx::query("UPDATE job SET status = 'interrupted' WHERE status = 'running'")
-                .execute(&mut *tx)
-                .await?;
-            tx.commit().await?;
-            Ok(abandoned)
-        })
-        .await
+/// Refuses an attempt that has a job of another one that runs.
+async fn refuse_shared(conn: &mut SqliteConnection, attempt_id: i64) -> Result<(), Trouble> {
+    let sql = "SELECT job_id, other.stream_id
+         FROM attempt_job JOIN attempt_job AS taken USING (job_id)
+         JOIN attempt AS other ON other.attempt_id = taken.attempt_id
+         WHERE attempt_job.attempt_id = ?1 AND taken.attempt_id <> ?1 AND other.status = 'running' LIMIT 1";
+    let shared: Option<(String, String)> = sqlx::query_as(sql)
+        .bind(attempt_id)
+        .fetch_optional(conn)
+        .await?;
+    match shared {
+        None => Ok(()),
+        Some((job_id, stream_id)) => Err(Fault::internal(format!(
+            "job `{job_id}` is still trained in stream `{stream_id}`"
+        ))
+        .with_hint("run the same command again: it waits until that has ended")
+        .into()),
     }
 }
 
@@ -311,13 +270,13 @@ async fn insert_running(
     Ok(attempt_id)
 }
 
-/// Gives the attempt the stream's jobs that are not done; how many. `only`: a JSON array of those that it trains.
+/// Gives the attempt the stream's jobs that are not done, or only those `among` them; how many.
 pub(crate) async fn take_jobs(
     conn: &mut SqliteConnection,
     attempt_id: i64,
-    stream_id: &str,
-    only: Option<&str>,
+    (stream_id, among): (&str, Option<&[String]>),
 ) -> Result<u64, Trouble> {
+    let among = among.map(|ids| serde_json::to_string(ids).expect("strings serialise to JSON"));
     let taken = sqlx::query(
         "INSERT INTO attempt_job (attempt_id, job_id)
          SELECT ?1, job_id FROM stream_job JOIN job USING (job_id)
@@ -326,7 +285,7 @@ pub(crate) async fn take_jobs(
     )
     .bind(attempt_id)
     .bind(stream_id)
-    .bind(only)
+    .bind(among)
     .execute(conn)
     .await?;
     Ok(taken.rows_affected())
@@ -419,6 +378,7 @@ pub(crate) async fn of_job(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AbandonedAttempt;
     use crate::testing::{Script, TestStore, plan, stats};
     use plan::{EventKind, Plan};
     use serde_json::json;
@@ -532,7 +492,7 @@ mod tests {
         script.start(1, 0).metric(open, 10, stats(4.0));
         store.fold(stream, &script.events).await.unwrap();
 
-        let abandoned = store.abandon_dead_attempts().await.unwrap();
+        let abandoned = store.abandon_dead_attempts(stream).await.unwrap();
         let expected = AbandonedAttempt {
             stream_id: stream.clone(),
             number: 1,
@@ -541,7 +501,7 @@ mod tests {
         };
         assert_eq!(abandoned, [expected]);
         assert_eq!(test.status(open).await, "interrupted");
-        assert_eq!(store.abandon_dead_attempts().await.unwrap(), []);
+        assert_eq!(store.abandon_dead_attempts(stream).await.unwrap(), []);
 
         script.checkpoint(done, 20, true);
         script.push(EventKind::Interrupted { step: 20 });

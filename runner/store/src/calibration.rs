@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(rows(&test).await, json!([]));
         script.push(calibration(job, 20, 0.5));
         test.store.fold(stream, &script.events).await.unwrap();
-        test.store.abandon_dead_attempts().await.unwrap();
+        test.store.abandon_dead_attempts(stream).await.unwrap();
         test.store.begin_attempt(stream, "log").await.unwrap();
         script.start(2, 0).checkpoint(job, 20, true);
         script.attempt = 1;

@@ -72,7 +72,7 @@ async fn a_half_database_is_named_and_left_as_it_is() {
     fs::write(test.path(), half).unwrap();
     let error = match Store::open(&test.path()).await {
         Err(error) => error,
-        Ok(store) => store.abandon_dead_attempts().await.unwrap_err(),
+        Ok(store) => store.abandon_dead_attempts("any").await.unwrap_err(),
     };
     assert!(error.to_string().ends_with("is damaged"), "{error}");
     assert_eq!(fs::read(test.path()).unwrap(), half);

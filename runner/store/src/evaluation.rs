@@ -217,8 +217,8 @@ mod tests {
         assert!(recorded.jobs[0].evaluation_due && !recorded.is_done());
         let off = test.store.begin_attempt(stream, "log").await.unwrap_err();
         assert!(off.to_string().ends_with("are done"), "{off}");
-        let jobs = [job];
-        let begin = test.store.begin_attempt_with(stream, "log", &jobs);
+        let jobs = [job.clone()];
+        let begin = test.store.begin_attempt_with(stream, "log", &[], &jobs);
         assert_eq!(begin.await.unwrap(), 2);
         assert_eq!(test.status(job).await, "done");
         assert_eq!(test.store.job(job).await.unwrap().attempts.len(), 2);
@@ -258,7 +258,7 @@ mod tests {
         // Before the job has a checkpoint again, and after.
         script.push(evaluation(job, 20, sums()));
         test.store.fold(stream, &script.events).await.unwrap();
-        test.store.abandon_dead_attempts().await.unwrap();
+        test.store.abandon_dead_attempts(stream).await.unwrap();
         test.store.begin_attempt(stream, "log").await.unwrap();
         script.start(2, 0).checkpoint(job, 20, true);
         script.attempt = 1;

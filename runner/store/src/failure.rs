@@ -86,8 +86,8 @@ mod tests {
         let is_given_up = |index: usize| recorded.is_given_up(&recorded.jobs[index]);
         assert_eq!((is_given_up(0), is_given_up(1)), (true, false));
 
-        let train = [&jobs[1].job_id];
-        let begun = test.store.begin_attempt_on(stream, "log", &train, &[]);
+        let train = [jobs[1].job_id.clone()];
+        let begun = test.store.begin_attempt_with(stream, "log", &train, &[]);
         assert_eq!(begun.await.unwrap(), 2);
         assert_eq!(
             test.status(&jobs[0].job_id).await,

@@ -70,6 +70,19 @@ impl Store {
         .await
     }
 
+    /// The status of a job; `None`: there is no such job.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn job_status(&self, job_id: &str) -> Result<Option<JobStatus>, StoreError> {
+        self.located(async {
+            let mut conn = self.acquire().await?;
+            let status = sqlx::query_scalar("SELECT status FROM job WHERE job_id = ?");
+            Ok(status.bind(job_id).fetch_optional(&mut *conn).await?)
+        })
+        .await
+    }
+
     /// Forgets the metrics, calibrations, evaluations and checkpoints of these jobs and queues them again (`--fresh`).
     ///
     /// What they saved for a resume, and the streams' `events.jsonl`, are the caller's to delete; event numbers still
@@ -100,7 +113,7 @@ const RESET: [&str; 7] = [
     "UPDATE job SET status = 'queued', done_ms = NULL WHERE job_id = ?",
 ];
 
-async fn reset(conn: &mut SqliteConnection, job_id: &str) -> Result<(), Trouble> {
+pub(crate) async fn reset(conn: &mut SqliteConnection, job_id: &str) -> Result<(), Trouble> {
     for sql in RESET {
         sqlx::query(sql).bind(job_id).execute(&mut *conn).await?;
     }
@@ -191,7 +204,7 @@ pub(crate) async fn mark_failed(conn: &mut SqliteConnection, job_id: &str) -> Re
     Ok(())
 }
 
-/// Gives the running jobs of an attempt another status. That a worker was cut off is what it says itself; that the
+/// Gives the running jobs of an attempt another status; not those that a later attempt has. That a worker was cut off is what it says itself; that the
 /// user asked for it says more.
 pub(crate) async fn leave_running(
     conn: &mut SqliteConnection,
@@ -201,7 +214,8 @@ pub(crate) async fn leave_running(
     sqlx::query(
         "UPDATE job SET status = ?1
          WHERE (status = 'running' OR (status = 'interrupted' AND ?1 = 'stopped'))
-             AND job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?2)",
+             AND job_id IN (SELECT job_id FROM attempt_job WHERE attempt_id = ?2)
+             AND ?2 = (SELECT max(attempt_id) FROM attempt_job WHERE attempt_job.job_id = job.job_id)",
     )
     .bind(status)
     .bind(attempt_id)

@@ -1,7 +1,8 @@
 //! Runs, jobs, metrics and checkpoints in SQLite.
 //!
-//! [`Store::open`] gives the one writer, [`Store::open_read_only`] any number of readers next to it.
-//! The writer records a plan, opens and closes the attempts at its streams, and folds the events that
+//! [`Store::open`] gives a writer, [`Store::open_read_only`] a reader; any number of processes have either. Which of
+//! the writers may train which job is not decided here but by locks on jobs and streams.
+//! A writer records a plan, opens and closes the attempts at its streams, and folds the events that
 //! workers append to `events.jsonl`. Those events are the truth: what a fold has not yet taken in is
 //! not lost when the coordinator dies, and folding an event twice changes nothing.
 //!
@@ -12,25 +13,29 @@
 //!
 //! # Files
 //!
-//! - `k.rs`: `k` in a column
+//! - `open.rs`: opening; `file_system.rs`: where a write-ahead log is of use; `k.rs`: `k` in a column
 //! - `annotation.rs`: notes and tags; `failure.rs`: why jobs failed; `outcome.rs`: what came of a sweep's SAEs
 //! - `job_name.rs`: which job a name means; `show.rs`, `sweep_details.rs`: all about a job, about a sweep
-//! - `record.rs`: a plan; `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
+//! - `record.rs`: a plan; `begun.rs`: how far its jobs are; `left_open.rs`: what killed processes left
+//! - `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
 //! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
 //! - `listing.rs`, `remove.rs`, `publication.rs` (what the Hub has)
 //! - `report.rs`: all that a report needs, asked in one moment
 
 mod error;
+mod file_system;
 mod open;
 
 mod annotation;
 mod attempt;
+mod begun;
 mod calibration;
 mod checkpoint;
 mod evaluation;
 mod failure;
 mod job;
 mod k;
+mod left_open;
 mod metric;
 mod origin;
 mod publication;
@@ -68,7 +73,8 @@ mod schema_test;
 mod testing;
 
 pub use annotation::{Subject, UserNote};
-pub use attempt::{AbandonedAttempt, AttemptEnd, AttemptRow, AttemptStatus, OpenStream, Outcome};
+pub use attempt::{AttemptEnd, AttemptRow, AttemptStatus, Outcome};
+pub use begun::BegunJob;
 pub use calibration::CalibratedSae;
 pub use checkpoint::CheckpointRow;
 pub use compiled::is_complete;
@@ -77,6 +83,7 @@ pub use evaluation::EvaluationRow;
 pub use failure::JobFailure;
 pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 pub use job::{BegunOtherwise, JobStatus};
+pub use left_open::{AbandonedAttempt, OpenStream};
 pub use listing::Listing;
 pub use open::Store;
 pub use origin::SweepOrigin;

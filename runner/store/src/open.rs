@@ -1,7 +1,8 @@
-//! Opening the database: for the one writer, or for reading at the same time.
+//! Opening the database, for writing or for reading, by any number of processes at the same time.
 
 use crate::StoreError;
 use crate::error::{OTHER_FOLDER, PERMISSIONS, Trouble, database_failed, result_code};
+use crate::file_system::is_of_network;
 use fault::Fault;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
@@ -16,12 +17,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// How long a statement waits for another process.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The database of a runs folder.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// One connection: SQLite has one writer anyway, and waiting in line here is cheaper than there.
+    /// One connection: SQLite has one writer at a time, and waiting in line here is cheaper than there.
     pool: SqlitePool,
     path: PathBuf,
 }
@@ -30,7 +31,8 @@ pub struct Store {
 const ROWS_AHEAD: usize = 4;
 
 impl Store {
-    /// Opens the database for writing; makes it, and its folder, if missing; brings it up to date.
+    /// Opens the database for writing; makes it, and its folder, if missing; brings it up to date. The caller sees to
+    /// it that no other process opens it for writing at the same moment.
     ///
     /// # Errors
     /// A folder or file that cannot be written, a file of another kind or program, a database of a
@@ -101,9 +103,14 @@ impl Store {
             Schema::Empty => {}
         }
         check_writable(&mut conn).await.map_err(|e| e.at(path))?;
-        // Readers do not block the writer, nor the writer them. A file system that cannot do it
+        // With a write-ahead log readers do not block a writer, nor a writer them. A file system that cannot do it
         // keeps the default mode, which only makes them wait for each other.
-        sqlx::query("PRAGMA journal_mode = WAL")
+        let journal = if path.parent().is_some_and(is_of_network) {
+            "PRAGMA journal_mode = DELETE"
+        } else {
+            "PRAGMA journal_mode = WAL"
+        };
+        sqlx::query(journal)
             .execute(&mut *conn)
             .await
             .map_err(|error| StoreError::from_sqlx(path, error))?;

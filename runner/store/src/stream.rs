@@ -29,6 +29,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The jobs that a stream trains.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn jobs_of_stream(&self, stream_id: &str) -> Result<Vec<String>, StoreError> {
+        let mut conn = self.acquire().await?;
+        let sql = "SELECT job_id FROM stream_job WHERE stream_id = ? ORDER BY job_id";
+        let jobs = sqlx::query_scalar(sql).bind(stream_id);
+        self.located(async { Ok(jobs.fetch_all(&mut *conn).await?) })
+            .await
+    }
+}
+
 /// How far the events of a stream are folded in.
 pub(crate) async fn position(
     conn: &mut SqliteConnection,

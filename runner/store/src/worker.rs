@@ -28,7 +28,7 @@ pub(crate) async fn of_event(
     .bind(event.time_ms)
     .fetch_one(&mut *conn)
     .await?;
-    take_jobs(conn, attempt_id, stream_id, None).await?;
+    take_jobs(conn, attempt_id, (stream_id, None)).await?;
     Ok(attempt_id)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::TrainError;
 use crate::process::log;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::Read;
@@ -95,4 +96,12 @@ impl StopFlag {
     pub(crate) fn is_set(&self) -> bool {
         self.is_set.load(Ordering::Relaxed)
     }
+}
+
+/// Whether standard input has ended by now; its other end is held by the parent.
+pub(crate) fn has_lost_parent() -> bool {
+    let stdin = std::io::stdin();
+    let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+    let found = poll(&mut polled, Some(&Timespec::default()));
+    found.is_ok() && polled[0].revents().contains(PollFlags::HUP)
 }

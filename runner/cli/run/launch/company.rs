@@ -65,7 +65,7 @@ pub(crate) struct Leader {
     environment: Environment,
     store: CompanyStore,
     n_messages: Cell<u64>,
-    /// The runs folder, and what seals orders in it; once it is locked.
+    /// The runs folder, and what seals orders in it; once it is known.
     sealing: OnceCell<(PathBuf, Key)>,
 }
 
@@ -118,12 +118,12 @@ pub(crate) async fn with_ranks(
 }
 
 impl Leader {
-    /// Makes the key for orders in `runs_dir`, which this process has locked.
+    /// Makes the key for orders in `runs_dir`.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub(crate) fn lead_in(&self, runs_dir: &Path) -> Result<(), CliError> {
-        let key = Key::make(runs_dir)?;
+        let key = Key::make(runs_dir, &self.environment.store)?;
         let _ = self.sealing.set((runs_dir.into(), key));
         Ok(())
     }
@@ -149,13 +149,16 @@ impl Leader {
                 .store
                 .get(&bye_key(rank), left.max(Duration::from_millis(1)))?;
         }
+        if let Some((runs_dir, _)) = self.sealing.get() {
+            Key::remove(runs_dir, &self.environment.store);
+        }
         Ok(())
     }
 }
 
 impl Launcher for &Leader {
     fn command(&self, program: &WorkerProgram, order: &Path) -> Result<Command, CliError> {
-        let (runs_dir, key) = self.sealing.get().expect("it leads in a locked folder");
+        let (runs_dir, key) = self.sealing.get().expect("it leads in a folder");
         let sealed = key.seal(order, runs_dir, self.n_messages.get())?;
         self.say(&Message::Train(sealed))?;
         Ok(part_of(program, order))
@@ -237,7 +240,8 @@ impl Follower<'_> {
             .map_err(|error| CliError::io("find", &runs_dir, &error))?;
         let until = Instant::now() + PATIENCE_WITH_FOLDERS;
         loop {
-            let opened = Key::read(&runs_dir).and_then(|key| sealed.open(&key, &runs_dir, number));
+            let opened = Key::read(&runs_dir, &self.environment.store)
+                .and_then(|key| sealed.open(&key, &runs_dir, number));
             match opened {
                 Err(_) if Instant::now() < until => tokio::time::sleep(PAUSE).await,
                 opened => return opened,

@@ -1,16 +1,17 @@
 //! How other ranks know an order of rank 0 from one that anyone else put into the store: the store's port is open to
 //! the network. Without a seal, anyone who may write to it could decide what they start.
 //!
-//! The key is a file of the runs folder which its owner alone may read. Rank 0 makes a new one for each run.
+//! The key is a file of the runs folder which its owner alone may read. Rank 0 makes a new one for each run; runs at the
+//! same time have other addresses where their ranks meet, and so other files.
 
 use crate::error::CliError;
+use plan::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-const KEY_FILE: &str = ".ranks.key";
 const KEY_BYTES: usize = 32;
 
 /// What seals orders in a runs folder.
@@ -35,13 +36,13 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// Makes a new one for all ranks of this run.
+    /// Makes a new one for all ranks of the run that meet at `store`.
     ///
     /// # Errors
     /// The runs folder cannot be written.
-    pub(super) fn make(runs_dir: &Path) -> Result<Self, CliError> {
-        let path = runs_dir.join(KEY_FILE);
-        let temporary = runs_dir.join(format!("{KEY_FILE}.tmp"));
+    pub(super) fn make(runs_dir: &Path, store: &StoreAddress) -> Result<Self, CliError> {
+        let path = key_path(runs_dir, store);
+        let temporary = path.with_added_extension("tmp");
         let make = || {
             let mut key = [0; KEY_BYTES];
             getrandom::fill(&mut key).map_err(io::Error::other)?;
@@ -68,8 +69,8 @@ impl Key {
     ///
     /// # Errors
     /// The key does not exist, others may read it, or it is another user's.
-    pub(super) fn read(runs_dir: &Path) -> Result<Self, CliError> {
-        let path = runs_dir.join(KEY_FILE);
+    pub(super) fn read(runs_dir: &Path, store: &StoreAddress) -> Result<Self, CliError> {
+        let path = key_path(runs_dir, store);
         let read = || {
             let bytes = files::read(&path, KEY_BYTES as u64)?;
             let metadata = fs::metadata(&path)?;
@@ -81,6 +82,12 @@ impl Key {
         read()
             .map(Self)
             .map_err(|error| CliError::io("read", &path, &error))
+    }
+
+    /// Removes the one of a run that ends.
+    pub(super) fn remove(runs_dir: &Path, store: &StoreAddress) {
+        // Of the next run with this address there will be another.
+        let _ = fs::remove_file(key_path(runs_dir, store));
     }
 
     /// Seals the order in the file `path`, which is in `runs_dir` and is the `number`th of this run.
@@ -149,6 +156,12 @@ impl SealedOrder {
     }
 }
 
+fn key_path(runs_dir: &Path, store: &StoreAddress) -> PathBuf {
+    let address = store.to_string();
+    let plain = address.replace(|character: char| !character.is_ascii_alphanumeric(), "-");
+    runs_dir.join(format!(".ranks.{plain}.key"))
+}
+
 fn digest_of(path: &Path) -> Result<String, CliError> {
     let bytes = files::read(path, files::bound::OWN);
     let bytes = bytes.map_err(|error| CliError::io("read", path, &error))?;
@@ -166,6 +179,14 @@ mod tests {
 
     const KEY: [u8; KEY_BYTES] = [7; KEY_BYTES];
 
+    fn address() -> StoreAddress {
+        StoreAddress {
+            host: "127.0.0.1".into(),
+            port: 29500,
+            is_served_by_launcher: false,
+        }
+    }
+
     /// A folder with an order, which is the first of a run, and what a rank receives.
     fn sealed() -> (TempDir, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
@@ -180,10 +201,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let order = dir.path().join(ORDER);
         fs::write(&order, "{}").unwrap();
-        let old = Key::make(dir.path()).unwrap();
-        let key = Key::make(dir.path()).unwrap();
+        let old = Key::make(dir.path(), &address()).unwrap();
+        let key = Key::make(dir.path(), &address()).unwrap();
         let sealed = key.seal(&order, dir.path(), 3).unwrap();
-        let read = Key::read(dir.path()).unwrap();
+        let read = Key::read(dir.path(), &address()).unwrap();
         assert_eq!(sealed.open(&read, dir.path(), 3).unwrap(), order);
         let refused = |sealed: &SealedOrder, key: &Key, number| {
             let error = sealed.open(key, dir.path(), number).unwrap_err();
@@ -207,12 +228,12 @@ mod tests {
     #[test]
     fn a_key_that_others_may_read_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Key::read(dir.path()).is_err());
-        Key::make(dir.path()).unwrap();
-        let path = dir.path().join(KEY_FILE);
+        assert!(Key::read(dir.path(), &address()).is_err());
+        Key::make(dir.path(), &address()).unwrap();
+        let path = key_path(dir.path(), &address());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(Key::read(dir.path()).is_err());
+        assert!(Key::read(dir.path(), &address()).is_err());
     }
 
     proptest! {

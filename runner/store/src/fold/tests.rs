@@ -118,7 +118,7 @@ async fn what_a_resumed_attempt_does_again_counts_once() {
         .metric(job, 12, stats(8.0))
         .metric(job, 16, stats(8.0));
     store.fold(stream, &script.events).await.unwrap();
-    store.abandon_dead_attempts().await.unwrap();
+    store.abandon_dead_attempts(stream).await.unwrap();
     store.begin_attempt(stream, "log").await.unwrap();
 
     // From the checkpoint, and with another interval between metrics.
@@ -250,7 +250,7 @@ async fn an_older_attempt_no_longer_speaks_for_a_job() {
     let (test, a) = running().await;
     let (store, old) = (&test.store, &a.streams[0].stream_id);
     let job = &a.jobs[0].job_id;
-    store.abandon_dead_attempts().await.unwrap();
+    store.abandon_dead_attempts(old).await.unwrap();
     // The same job, in another stream.
     let b = plan("b", &[json!({"k": 4}), json!({"k": 8})]);
     test.record(&b).await;

@@ -11,7 +11,7 @@ use crate::events::EventLog;
 use crate::gpu::choose_kernels;
 use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
-use crate::stop::{STOPPED, StopFlag};
+use crate::stop::{STOPPED, StopFlag, has_lost_parent};
 use crate::training::open::{open_jobs, second_taps, taps};
 use crate::training::{ActivationStream, Ahead, Outcome, StreamTrainer};
 use crate::worker::evaluation::JobEvaluation;
@@ -26,8 +26,14 @@ use plan::runs_layout::STREAM_LOCK;
 use plan::{Environment, EventKind, Order};
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tch::Device;
 use tokens::{Batches, TokensError};
+
+/// How long another worker may take to leave the stream.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
 /// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,
@@ -51,18 +57,15 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
     let has_writer = environment
         .as_ref()
         .is_none_or(|environment| environment.rank == 0);
-    let dir = order.events.parent().unwrap_or(Path::new("."));
     let _lock = if has_writer {
-        Some(lock(&dir.join(STREAM_LOCK))?.ok_or_else(|| {
-            let (stream_id, dir) = (&order.stream_id, dir.display());
-            Fault::internal(format!(
-                "another worker trains stream `{stream_id}` in `{dir}`"
-            ))
-            .with_hint("it ends by itself after a checkpoint when its `sae-run` is gone")
-        })?)
+        Some(lock_stream(&order)?)
     } else {
         None
     };
+    if attached && has_lost_parent() {
+        // While this process was loaded. Another `sae-run` may be at the stream's jobs by now.
+        return Ok(STOPPED);
+    }
     let mut events = if has_writer {
         EventLog::open(&order.events, order.attempt, order.last_event_seq)?
     } else {
@@ -340,6 +343,23 @@ fn device_name(device: Device) -> String {
     }
 }
 
-fn lock(path: &Path) -> Result<Option<File>, TrainError> {
-    files::lock(path).map_err(TrainError::io("lock", path))
+/// Keeps other workers from the stream. One that has lost its parent may still be about to end.
+fn lock_stream(order: &Order) -> Result<File, TrainError> {
+    let dir = order.events.parent().unwrap_or(Path::new("."));
+    let path = dir.join(STREAM_LOCK);
+    let begun = Instant::now();
+    loop {
+        let lock = files::lock(&path).map_err(TrainError::io("lock", &path))?;
+        if let Some(lock) = lock {
+            return Ok(lock);
+        }
+        if begun.elapsed() > LOCK_PATIENCE {
+            let (stream_id, dir) = (&order.stream_id, dir.display());
+            let message = format!("another worker trains stream `{stream_id}` in `{dir}`");
+            return Err(Fault::internal(message)
+                .with_hint("it ends by itself after a checkpoint when its `sae-run` is gone")
+                .into());
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
 }

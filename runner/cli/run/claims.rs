@@ -1,0 +1,166 @@
+//! Which jobs of a stream this process may train: those whose locks it has. A job that several sweeps ask for is trained
+//! by the process that locks it first; the others take up its result, or continue if that process ends before.
+//!
+//! A process that trains has the lock of the stream, for its folder, and that of each job. A lock ends with its process, so
+//! what is found open in the database under a lock is what a process left that was killed.
+
+use crate::error::CliError;
+use crate::run::event_tail::EventTail;
+use crate::run::orphan;
+use crate::run::runs_folder::RunsFolder;
+use crate::show::table;
+use files::Claim;
+use std::time::Duration;
+use store::{OpenStream, Store};
+
+/// Between two looks at a lock.
+pub(crate) const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a process may have a lock that it does not work with.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// What locks in a runs folder are taken with.
+#[derive(Clone, Copy)]
+pub(crate) struct Claims<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) folder: &'a RunsFolder,
+    /// Whether a worker that a killed `sae-run` left is ended, and not waited for.
+    pub(crate) take_over: bool,
+}
+
+/// The locks of a stream and of some of its jobs. No attempt of a killed process is open at them any more.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    /// The jobs.
+    pub(crate) job_ids: Vec<String>,
+    /// Jobs that other processes have.
+    pub(crate) held: Vec<Held>,
+    _locks: Vec<Claim>,
+}
+
+/// A job that another process has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Held {
+    /// The process, for the user.
+    pub(crate) holder: String,
+    pub(crate) job_id: String,
+}
+
+impl Claims<'_> {
+    /// Takes the locks of a stream, whose folder is `dir`, and of those of the jobs that no other process has.
+    ///
+    /// # Errors
+    /// The database or the folder cannot be written, or a worker that a killed process left does not end.
+    pub(crate) async fn of_stream(
+        &self,
+        (stream_id, dir): (&str, &str),
+        job_ids: &[String],
+    ) -> Result<Claimed, CliError> {
+        let mut claimed = Claimed {
+            job_ids: Vec::new(),
+            held: Vec::new(),
+            _locks: Vec::new(),
+        };
+        let lock = self.lock(stream_id).await?;
+        for job_id in job_ids {
+            let held_by = match &lock {
+                None => Some(stream_id),
+                Some(_) => match self.lock(job_id).await? {
+                    None => Some(job_id.as_str()),
+                    Some(lock) => {
+                        claimed._locks.push(lock);
+                        None
+                    }
+                },
+            };
+            match held_by {
+                None => claimed.job_ids.push(job_id.clone()),
+                Some(id) => claimed.held.push(Held {
+                    holder: self.folder.holder(id),
+                    job_id: job_id.clone(),
+                }),
+            }
+        }
+        if !claimed.job_ids.is_empty() {
+            // First: others may need this of a stream that is locked here, while they have one that is needed here.
+            self.close_stream(stream_id, dir).await?;
+            self.close_others(&claimed.job_ids).await?;
+            claimed._locks.extend(lock);
+        }
+        Ok(claimed)
+    }
+
+    /// Takes a lock. What looks whether there is anything to do has one for a moment only.
+    async fn lock(&self, id: &str) -> Result<Option<Claim>, CliError> {
+        match self.folder.claim(id)? {
+            None => {
+                tokio::time::sleep(MOMENT).await;
+                self.folder.claim(id)
+            }
+            lock => Ok(lock),
+        }
+    }
+
+    /// Takes in what a killed process left of a stream, if no process has it now; of others than `own` only if no
+    /// worker is left there either.
+    ///
+    /// # Errors
+    /// As [`Claims::of_stream`].
+    pub(crate) async fn recover_stream(
+        &self,
+        (stream_id, dir): (&str, &str),
+        is_own: bool,
+    ) -> Result<(), CliError> {
+        let Some(_lock) = self.folder.claim(stream_id)? else {
+            return Ok(());
+        };
+        let path = self.folder.path().join(dir);
+        if !is_own && path.is_dir() && orphan::lock_stream(&path)?.is_none() {
+            return Ok(());
+        }
+        if !self.close_stream(stream_id, dir).await? {
+            // The database may have been lost.
+            fold_all(self.store, self.folder.tail(dir), stream_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was written about a stream that is locked and has an open attempt, and closes that. A worker that a
+    /// killed process left is waited for. Gives whether there was an open attempt.
+    async fn close_stream(&self, stream_id: &str, dir: &str) -> Result<bool, CliError> {
+        let is_this = |open: &OpenStream| open.stream_id == stream_id;
+        let is_open = self.store.open_streams().await?.iter().any(is_this);
+        if is_open {
+            orphan::wait_for_worker(&self.folder.path().join(dir), self.take_over).await?;
+            fold_all(self.store, self.folder.tail(dir), stream_id).await?;
+            self.store.abandon_dead_attempts(stream_id).await?;
+        }
+        Ok(is_open)
+    }
+
+    /// Closes what killed processes left open of these jobs, which are locked, in other streams.
+    async fn close_others(&self, job_ids: &[String]) -> Result<(), CliError> {
+        loop {
+            let open = self.store.open_streams().await?;
+            let is_shared = |open: &OpenStream| open.job_ids.iter().any(|id| job_ids.contains(id));
+            let Some(open) = open.into_iter().find(is_shared) else {
+                return Ok(());
+            };
+            match self.folder.claim(&open.stream_id)? {
+                Some(_lock) => drop(self.close_stream(&open.stream_id, &open.dir).await?),
+                // Another process closes it.
+                None => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+/// Takes in what workers wrote about a stream, and says which parts cannot be read.
+async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result<(), CliError> {
+    while tail.fold_next(store, stream_id).await?.is_some() {}
+    let (_, note) = tail.end(store, stream_id).await?;
+    if let Some(note) = note {
+        table::note(&note);
+    }
+    Ok(())
+}
