@@ -4,7 +4,8 @@
 //! - `claims.rs`: which jobs this process may train, next to others; `gpu_room.rs`: and on which GPUs; `fresh.rs`:
 //!   starting again
 //! - `schedule.rs`: a worker process for each stream, and another if it dies; `queue.rs`: which stream is next
-//!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left
+//!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left; `left_over.rs`:
+//!   and what the database has of it
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
 //! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
@@ -16,6 +17,7 @@ pub(crate) mod event_tail;
 pub(crate) mod fresh;
 pub(crate) mod gpu_room;
 pub(crate) mod launch;
+pub(crate) mod left_over;
 pub(crate) mod orphan;
 pub(crate) mod past_job;
 pub(crate) mod queue;

@@ -1,6 +1,7 @@
 //! `sae-run show`: all that is known about a job, or about a sweep.
 
 use crate::error::CliError;
+use crate::run::left_over;
 use crate::show::as_toml::as_toml;
 use crate::show::plot::plot;
 use crate::show::table::{self, escaped, time};
@@ -23,8 +24,18 @@ use store::{
 /// # Errors
 /// The database does not exist, or is not ours.
 pub(crate) async fn open(args: &StoreArgs) -> Result<Store, CliError> {
+    open_in(&config::runs_dir(args)?).await
+}
+
+/// The same, of the folder `runs_dir`.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn open_in(runs_dir: &Path) -> Result<Store, CliError> {
     leave_out_driver();
-    Ok(Store::open_read_only(&config::runs_dir(args)?.join(DATABASE)).await?)
+    let store = Store::open_read_only(&runs_dir.join(DATABASE)).await?;
+    left_over::close(runs_dir, &store).await?;
+    Ok(store)
 }
 
 /// The driver's thread panics if SQLite has no memory for the copy of a row; the query then ends in an

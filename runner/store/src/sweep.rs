@@ -125,12 +125,17 @@ SELECT
     (SELECT group_concat(tag.tag, ' ' ORDER BY tag.tag) FROM tag WHERE tag.sweep = sweep.name) AS tags,
     (SELECT note.text FROM note WHERE note.sweep = sweep.name ORDER BY note.note_id DESC LIMIT 1) AS note,
     (SELECT min(first.created_ms) FROM sweep AS first WHERE first.name = sweep.name) AS created_ms,
-    max(max(sweep.created_ms), coalesce(max(job.done_ms), 0), coalesce(max(stream.last_event_ms), 0))
-        AS last_activity_ms
+    max(
+        max(sweep.created_ms),
+        coalesce(max(job.done_ms), 0),
+        -- A stream may be at work for another sweep: only attempts at the jobs themselves count.
+        coalesce(max(coalesce(attempt.ended_ms, stream.last_event_ms, attempt.started_ms)), 0)
+    ) AS last_activity_ms
 FROM sweep
 JOIN sweep_job USING (sweep_id)
 JOIN job USING (job_id)
-LEFT JOIN stream_job USING (job_id)
+LEFT JOIN attempt_job USING (job_id)
+LEFT JOIN attempt USING (attempt_id)
 LEFT JOIN stream USING (stream_id)
 WHERE sweep.sweep_id IN (SELECT current_sweep.sweep_id FROM current_sweep)
 GROUP BY sweep.name
