@@ -32,6 +32,7 @@ mod lanes;
 mod llama;
 mod lost_checkpoints;
 mod memory;
+mod merge;
 mod models;
 mod names;
 mod not_finite;

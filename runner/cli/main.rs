@@ -17,7 +17,7 @@ mod show;
 mod sweep;
 
 use args::{Args, Command};
-use commands::{completions, data, diff, doctor, encode, eval, hookpoints, init, logs, man};
+use commands::{completions, data, diff, doctor, encode, eval, hookpoints, init, logs, man, merge};
 use commands::{notes, plan, recipes, rm, schema, verify_resume};
 use error::CliError;
 use show::{job, ls, report, sql};
@@ -52,6 +52,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Report(report)) => block_on(report::report(&report)),
         Some(Command::Publish(args)) => block_on(publish::publish(&args)),
         Some(Command::Rm(rm)) => block_on(rm::rm(&rm)),
+        Some(Command::Merge(merge)) => block_on(merge::merge(&merge)),
         Some(Command::Doctor(doctor)) => doctor::doctor(&doctor),
         Some(Command::Schema) => schema::schema(),
         Some(Command::Init(init)) => init::init(&init),

@@ -32,7 +32,8 @@ pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
 pub use jobs::{DiffArgs, LogsArgs, NoteArgs, TagArgs};
 pub use past::{
-    DoctorArgs, Format, LsArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs, VerifyResumeArgs,
+    DoctorArgs, Format, LsArgs, MergeArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs,
+    StoresArgs, VerifyResumeArgs,
 };
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
@@ -113,6 +114,8 @@ pub enum Command {
     Publish(Box<PublishArgs>),
     /// Delete jobs or whole sweeps: what the database knows about them, and their folders.
     Rm(RmArgs),
+    /// Make what another runs folder has part of this one: results, checkpoints and sweeps.
+    Merge(MergeArgs),
     /// Say what was found on this machine: libtorch, devices, engine, folders, database.
     Doctor(DoctorArgs),
     /// Print the JSON schema of sweep files, for editors.

@@ -12,6 +12,30 @@ pub struct StoreArgs {
     pub runs_dir: Option<PathBuf>,
 }
 
+/// Where the databases are.
+#[derive(Debug, clap::Args)]
+pub struct StoresArgs {
+    /// Folder of the database and the checkpoints; by default `SAE_RUN_RUNS_DIR`, `runs_dir` of
+    /// `sae-run.toml`, or `runs`. May be repeated: several folders are read as if they were merged.
+    #[arg(long, value_name = "DIR")]
+    pub runs_dir: Vec<PathBuf>,
+}
+
+/// `sae-run merge` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The other folder is only read. A job that is in both is kept once; unfinished jobs continue here when \
+                  their sweep is run here. A sweep whose name another sweep has here gets a number: `tiny-2`."
+)]
+pub struct MergeArgs {
+    /// The runs folder whose results, checkpoints and sweeps become part of this one.
+    #[arg(value_name = "OTHER_RUNS_FOLDER")]
+    pub other: PathBuf,
+    /// Where the database is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
 /// `sae-run doctor` as typed.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -105,9 +129,9 @@ pub struct LsArgs {
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,
-    /// Where the database is.
+    /// Where the databases are.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub store: StoresArgs,
 }
 
 impl LsArgs {
@@ -156,9 +180,9 @@ pub struct SqlArgs {
     /// How the rows are printed.
     #[command(flatten)]
     pub format: Format,
-    /// Where the database is.
+    /// Where the databases are.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub store: StoresArgs,
 }
 
 /// `sae-run report` as typed.
@@ -169,9 +193,9 @@ pub struct ReportArgs {
     /// The file to write; `-` is standard output.
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub out: PathBuf,
-    /// Where the database is.
+    /// Where the databases are.
     #[command(flatten)]
-    pub store: StoreArgs,
+    pub store: StoresArgs,
 }
 
 /// `sae-run verify-resume` as typed.

@@ -10,6 +10,8 @@ use crate::run::orphan;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::table;
 use files::Claim;
+use plan::runs_layout::{EVENTS, STREAM_LOCK};
+use std::path::Path;
 use std::time::Duration;
 use store::{OpenStream, Store};
 
@@ -153,6 +155,25 @@ impl Claims<'_> {
             }
         }
     }
+}
+
+/// Takes what killed processes left in the folder `runs_dir`, of which nothing is changed, into a copy of its database.
+///
+/// # Errors
+/// A worker is still there, or the copy cannot be written.
+pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliError> {
+    for open in copy.open_streams().await? {
+        let dir = runs_dir.join(&open.dir);
+        if Claim::is_held(&dir.join(STREAM_LOCK)) {
+            let message = format!("a worker still runs in `{}`", dir.display());
+            return Err(CliError::environment(message).with_hint("wait for it to end".to_owned()));
+        }
+        let mut tail = EventTail::new(dir.join(EVENTS));
+        while tail.fold_next(copy, &open.stream_id).await?.is_some() {}
+        tail.end_unchanged(copy, &open.stream_id).await?;
+        copy.abandon_dead_attempts(&open.stream_id).await?;
+    }
+    Ok(())
 }
 
 /// Takes in what workers wrote about a stream, and says which parts cannot be read.

@@ -123,6 +123,19 @@ impl EventTail {
         Ok((taken, self.unreadable.put_aside()?))
     }
 
+    /// The same, but what cannot be read stays where it is: for a folder of which nothing may be changed.
+    ///
+    /// # Errors
+    /// A database that cannot be written.
+    pub(crate) async fn end_unchanged(
+        &mut self,
+        store: &Store,
+        stream_id: &str,
+    ) -> Result<(), CliError> {
+        let last = self.settle();
+        self.fold(store, stream_id, last).await.map(drop)
+    }
+
     /// The next events, without a database. `None`: there is no whole new line yet.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use crate::error::CliError;
 use crate::show::answer;
 use crate::show::fitted::{Column, fit, width};
 use crate::show::names::RowNames;
-use crate::show::{closing, job, table};
+use crate::show::{closing, job, several, table};
 use args::LsArgs;
 use plan::kind_has_k;
 use serde_json::Value;
@@ -17,7 +17,8 @@ use store::{Listing, QueryLimits, QueryTable, Store, SweepSummary};
 /// # Errors
 /// No database, no such sweep or column, a condition that SQLite does not understand.
 pub(crate) async fn ls(args: &LsArgs) -> Result<u8, CliError> {
-    let store = job::open(&args.store).await?;
+    let opened = several::open(&args.store).await?;
+    let store = &opened.store;
     let wants_saes = args.sweep().is_some()
         || args.tag.is_some()
         || args.condition.is_some()
@@ -25,9 +26,9 @@ pub(crate) async fn ls(args: &LsArgs) -> Result<u8, CliError> {
         || args.limit.is_some()
         || args.all;
     if wants_saes {
-        saes(&store, args).await
+        saes(store, args).await
     } else {
-        sweeps(&store, args).await
+        sweeps(store, args).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What was done, shown.
 //!
-//! - `ls.rs`; `job.rs`: `sae-run show`, `whole_sweep.rs`: of a sweep, `as_toml.rs`: as a sweep file; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
+//! - `several.rs`: one runs folder or several; `ls.rs`; `job.rs`: `sae-run show`, `whole_sweep.rs`: of a sweep,
+//!   `as_toml.rs`: as a sweep file; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
 //! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
 //!   draws it with uPlot, which is vendored
 //! - `closing.rs`: what a run says at its end; `names.rs`: short names for tables
@@ -20,6 +21,7 @@ pub(crate) mod progress;
 pub(crate) mod prompt;
 pub(crate) mod remark;
 pub(crate) mod report;
+pub(crate) mod several;
 pub(crate) mod sql;
 pub(crate) mod sweep;
 pub(crate) mod table;

@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::show::asker::Asker;
-use crate::show::{job, prompt};
+use crate::show::{prompt, several};
 use args::SqlArgs;
 use files::bound;
 use std::io::{IsTerminal, Read};
@@ -13,11 +13,12 @@ use std::path::Path;
 /// # Errors
 /// No database, a statement that is wrong or would write, a file that cannot be read.
 pub(crate) async fn sql(args: &SqlArgs) -> Result<u8, CliError> {
-    let store = job::open(&args.store).await?;
-    let mut asker = Asker::new(&store, args)?;
+    let opened = several::open(&args.store).await?;
+    let store = &opened.store;
+    let mut asker = Asker::new(store, args)?;
     match statement(args)? {
         Some(statement) => asker.answer(&statement).await,
-        None => prompt::prompt(&store, &mut asker).await,
+        None => prompt::prompt(store, &mut asker).await,
     }
 }
 

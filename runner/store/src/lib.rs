@@ -19,7 +19,7 @@
 //! - `record.rs`: a plan; `begun.rs`: how far its jobs are; `left_open.rs`: what killed processes left
 //! - `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
 //! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
-//! - `listing.rs`, `remove.rs`, `publication.rs` (what the Hub has)
+//! - `listing.rs`, `remove.rs`, `merge/` (another database), `publication.rs` (what the Hub has)
 //! - `report.rs`: all that a report needs, asked in one moment
 
 mod error;
@@ -53,6 +53,7 @@ mod fold;
 mod history;
 mod job_name;
 mod listing;
+mod merge;
 mod outcome;
 mod publishable;
 mod query;
@@ -85,6 +86,7 @@ pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 pub use job::{BegunOtherwise, JobStatus};
 pub use left_open::{AbandonedAttempt, OpenStream};
 pub use listing::Listing;
+pub use merge::{Merged, MergedJob, OtherDatabase};
 pub use open::Store;
 pub use origin::SweepOrigin;
 pub use outcome::{LEAST_COST, SaeOutcome};

@@ -10,8 +10,7 @@ mod provenance;
 mod titles;
 
 use crate::error::CliError;
-use crate::show::{job, table};
-use crate::sweep::config;
+use crate::show::{several, table};
 use args::ReportArgs;
 use files::OutputFile;
 use std::io::{self, Write};
@@ -28,10 +27,10 @@ const N_POINTS: u32 = 200;
 /// No database, no such sweep, nothing to show, or a file that cannot be written.
 pub(crate) async fn report(args: &ReportArgs) -> Result<u8, CliError> {
     let sweep = args.sweep.as_deref();
-    let store = job::open(&args.store).await?;
-    let report = store.report(sweep, N_POINTS).await?;
+    let opened = several::open(&args.store).await?;
+    let report = opened.store.report(sweep, N_POINTS).await?;
     check(&report, sweep)?;
-    let page = page::render(&report, &config::runs_dir(&args.store)?)?;
+    let page = page::render(&report, &opened.runs_dir)?;
     write(&args.out, &page)?;
     let n_saes = table::count(page::n_saes(&report), "SAE");
     let n_sweeps = table::count(report.sweeps.len(), "sweep");
