@@ -11,7 +11,9 @@ const N_HELD_OUT: u64 = 52;
 /// The small sweep with data to evaluate on.
 fn with_held_out(eval_fraction: &str) -> Workspace {
     let workspace = Workspace::new();
-    let lines = format!("ctx_len = 64\neval_fraction = {eval_fraction}");
+    // All of them, so that there is something to disturb.
+    let lines =
+        format!("ctx_len = 64\neval_fraction = {eval_fraction}\neval_max_examples = 100_000");
     let sweep = replace_line(&small_sweep(), "ctx_len", &lines);
     workspace.write("tiny.toml", sweep);
     workspace
@@ -67,7 +69,7 @@ fn a_sweep_with_held_out_data_ends_in_evaluations() {
     let odd = "SELECT * FROM result
         WHERE fvu_eval IS NULL OR fvu_eval NOT BETWEEN 0.05 AND 0.95
             OR l0_eval NOT BETWEEN 0.5 * k AND k OR dead_pct_eval NOT BETWEEN 0 AND 100
-            OR ce_clean <= 0 OR ce_spliced <= 0 OR ce_recovered IS NULL OR kl <= 0";
+            OR ce_clean <= 0 OR ce_spliced <= 0 OR kl <= 0";
     assert_eq!(json!(workspace.sql(odd)), json!([]));
     let same = "SELECT count(DISTINCT ce_clean) AS n FROM result";
     assert_eq!(workspace.sql_value(same), 1, "all on the same sequences");
@@ -78,6 +80,60 @@ fn a_sweep_with_held_out_data_ends_in_evaluations() {
         .succeeds()
         .remarks(&["all 2 jobs are done already"]);
     assert_eq!(sums(&workspace), rows);
+}
+
+#[test]
+fn an_evaluation_takes_a_tenth_of_the_sequences_of_training() {
+    let workspace = Workspace::new();
+    let lines = "ctx_len = 64\neval_fraction = 0.05";
+    workspace.write("tiny.toml", replace_line(&small_sweep(), "ctx_len", lines));
+    let n_sequences = |set: &[&str]| {
+        let args = [&["tiny.toml", "--fresh"], set].concat();
+        workspace.run(&args).succeeds();
+        workspace.sql_value("SELECT DISTINCT n_tokens / 64 FROM evaluation")
+    };
+    assert_eq!(n_sequences(&[]), 6, "of 64");
+    assert_eq!(n_sequences(&["--set", "train.eval_max_examples=3"]), 3);
+    assert_eq!(
+        n_sequences(&["--set", "train.eval_max_examples=1000"]),
+        N_HELD_OUT
+    );
+    // It is no other job.
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM job"), 2);
+    let plan = [
+        "plan",
+        "tiny.toml",
+        "--json",
+        "--set",
+        "train.eval_max_examples=3",
+    ];
+    let plan = workspace.run(&plan).succeeds().json();
+    let stream = &plan["forecast"]["streams"][0];
+    assert_eq!(stream["n_eval_sequences"], 3);
+    assert!(stream["evaluation_s"].as_f64().unwrap() > 0.0, "{stream}");
+}
+
+#[test]
+fn shares_of_next_to_nothing_and_fvus_above_1_are_pointed_out() {
+    let workspace = with_held_out("0.05");
+    // Far too large, so that the SAEs are worse than the mean.
+    let outcome = workspace
+        .run(&["tiny.toml", "--set", "train.lr=3.0"])
+        .succeeds();
+    let outcome = outcome.remarks(&["above 1, worse than predicting the mean", "lower `lr`"]);
+    let sql = "SELECT count(*) FROM result WHERE ce_recovered IS NULL";
+    let n_open = workspace.sql_value(sql).as_u64().unwrap();
+    let sql = "SELECT count(*) FROM result JOIN sae_evaluation USING (sae_id)
+        WHERE (ce_ablated - sae_evaluation.ce_clean < 0.005) <> (result.ce_recovered IS NULL)";
+    assert_eq!(workspace.sql_value(sql), 0);
+    let listed = workspace.run(&["ls", "--sweep", "tiny"]).succeeds();
+    listed.remarks(&["above 1, worse than predicting the mean"]);
+    let message = "no CE recovered for ";
+    assert_eq!(outcome.stderr.contains(message), n_open > 0, "{outcome}");
+    workspace.run(&["report"]).succeeds();
+    let report = fs::read_to_string(workspace.path("report.html")).unwrap();
+    assert!(report.contains("worse than predicting the mean"));
+    assert_eq!(report.contains(message), n_open > 0);
 }
 
 fn densities_are_next_to_the_jobs(workspace: &Workspace) {

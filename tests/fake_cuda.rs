@@ -30,7 +30,7 @@ const DEVICE: &str = "cuda:1";
 const ON_DEVICE: [&str; 3] = ["tiny.toml", "--set", "launch.device='cuda:1'"];
 
 /// Eight updates, a report after every second one, two checkpoints, an evaluation.
-const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.02\nexpansion_factor = 2\n\
+const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.02\neval_max_examples = 1000\nexpansion_factor = 2\n\
                      hookpoints = ['layers.1.mlp']\nlr_warmup_steps = 4\nsave_every = 4\nlog_every = 2";
 
 /// A kind of job, of fixtures/kinds.json.
@@ -384,7 +384,7 @@ fn a_device_that_is_missing_or_runs_out_of_memory_is_reported() {
 #[test]
 fn an_update_that_finds_no_memory_is_made_in_smaller_parts() {
     let large = SHORT.replace("expansion_factor = 2", "expansion_factor = 64");
-    let large = large.replace("eval_fraction = 0.02\n", "");
+    let large = large.replace("eval_fraction = 0.02\neval_max_examples = 1000\n", "");
     let [little, enough] = [(); 2].map(|()| with_jobs(&large, &[("adam", "optimizer='adam'")]));
     let mut command = command(&little, "log", &ON_DEVICE);
     // For the model and one of 2048 latents, and not for the activations of 512 tokens.

@@ -38,7 +38,12 @@ fn a_report_has_all_jobs_their_numbers_and_where_they_come_from() {
             assert!(page.contains(&format!("<td>{name}</td>")), "{name}");
         }
         for key in ["fvu", "fvu_eval", "ce_recovered"] {
-            let number = format!(">{:.4}</td>", row[key].as_f64().unwrap());
+            // By random weights the model may lose nothing without an output.
+            let Some(number) = row[key].as_f64() else {
+                assert_eq!(key, "ce_recovered");
+                continue;
+            };
+            let number = format!(">{number:.4}</td>");
             assert!(page.contains(&number), "{key}: {number}");
         }
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::fs;
 use tch::Device;
 
-const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.05\nexpansion_factor = 2\n\
+const SHORT: &str = "batch_size = 8\nmax_examples = 64\neval_fraction = 0.05\neval_max_examples = 1000\nexpansion_factor = 2\n\
                      hookpoints = ['layers.0.mlp', 'layers.1.mlp', 'layers.2.mlp']\nlr_warmup_steps = 4";
 
 const JOBS: [(&str, &str); 4] = [
@@ -54,7 +54,7 @@ fn they_are_jobs_like_others_up_to_their_evaluation() {
     expected.extend(mlps.map(|mlp| row("batch layers", "cross-layer batchtopk", mlp, mlp)));
     assert_eq!(json!(rows), json!(expected));
     let odd = "SELECT * FROM result WHERE fvu IS NULL OR fvu_eval IS NULL OR fvu_eval NOT BETWEEN 0.05 AND 1.5
-        OR kl <= 0 OR ce_recovered IS NULL";
+        OR kl <= 0 OR ce_spliced IS NULL";
     assert_eq!(json!(workspace.sql(odd)), json!([]));
     let together = "SELECT count(DISTINCT kl) AS n FROM result WHERE job = 'layers'";
     assert_eq!(

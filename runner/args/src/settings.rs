@@ -143,6 +143,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("eval_dataset", Kind::Text, "DATASET", "Data set to evaluate on"),
         Setting::new("eval_split", Kind::Text, "SPLIT", "Split to evaluate on"),
         Setting::new("eval_data_args", Kind::Text, "KEY=VALUE,...", "As `data_args`, for `eval_dataset`"),
+        Setting::new("eval_max_examples", Kind::Number, "N", "Evaluate on N held-out sequences at most; by default a tenth of the number that is trained on"),
     ]),
     ("Run", &[
         Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N updates, and at the end"),

@@ -5,6 +5,7 @@ use crate::error::CliError;
 use crate::run::past_job;
 use crate::run::runs_folder::RunsFolder;
 use crate::run::worker_program;
+use crate::show::doubts::{Measured, note_doubts};
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::config;
@@ -17,12 +18,12 @@ use indicatif::ProgressBar;
 use plan::runs_layout::{self, DATABASE};
 use plan::{
     EvalSae, EvaluateTask, Evaluated, FoundSae, Order, Task, TrainConfig, apply_overrides,
-    eval_batch_size,
+    eval_batch_size, most_eval_sequences,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
-use tokens::{TokenSpec, Tokens};
+use tokens::{BatchSpec, Shard, TokenSpec, Tokens, training_order};
 
 /// Most sequences in a forward pass, if no number is given.
 const BATCH_SIZE: usize = 32;
@@ -175,7 +176,7 @@ impl Job {
                 Some(_) => ALL,
                 None => order.key.eval_fraction,
             },
-            most: None,
+            most: Some(most_sequences(&order, &tokens, &folders.cache)),
             batch_size: batch_size(args, self.config.batch_size, &tokens, vocab_size),
             tokens: cached(&tokens)?,
             saes: self.saes_with_density(),
@@ -219,6 +220,22 @@ fn held_out_tokens(order: &Order, vocab_size: usize, cache_dir: &Path) -> Result
     let name = PathBuf::from(&files.name);
     check("data set", &name, &tokens.digest(), digest)?;
     Ok(tokens)
+}
+
+/// The number of these sequences that its worker took at most. `tokens`: those that the held-out sequences are of.
+fn most_sequences(order: &Order, tokens: &Tokens, cache_dir: &Path) -> u64 {
+    let key = &order.key;
+    let training = match order.eval_dataset {
+        None => Some(tokens.clone()),
+        Some(_) => Tokens::find(cache_dir, &key.token_digest).ok(),
+    };
+    let batches = BatchSpec::of_stream(key, Shard::WHOLE);
+    let n_training = match training {
+        Some(training) => training_order(&training, &batches).len() as u64,
+        // No longer in the cache.
+        None => key.max_examples.unwrap_or(u64::MAX),
+    };
+    most_eval_sequences(key.eval_max_examples, n_training)
 }
 
 /// Checks that an input is still what the job was planned with.
@@ -303,7 +320,10 @@ fn print(args: &EvalArgs, evaluated: &[Evaluated]) -> Result<u8, CliError> {
     } else {
         table::evaluations(evaluated)
     };
-    table::print(&text)
+    let code = table::print(&text)?;
+    let measured: Vec<_> = evaluated.iter().map(Measured::of_evaluated).collect();
+    note_doubts(&measured);
+    Ok(code)
 }
 
 fn object(evaluated: &Evaluated) -> Value {

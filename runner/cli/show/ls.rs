@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::show::answer;
+use crate::show::doubts::{Measured, note_doubts};
 use crate::show::fitted::{Column, fit, width};
 use crate::show::names::RowNames;
 use crate::show::{closing, job, several, table};
@@ -153,6 +154,7 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
     let text = fitted.text.clone() + &names.remark() + &reasons(&found);
     let code = table::print(&text)?;
     fitted.note("`--json`");
+    note_doubts(&Measured::of_table(&found));
     Ok(code)
 }
 

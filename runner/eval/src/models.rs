@@ -22,6 +22,14 @@ pub(crate) struct AllTaps {
     second: Option<Taps>,
 }
 
+/// A block of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) name: String,
+    pub(crate) index: usize,
+    pub(crate) is_in_second: bool,
+}
+
 /// The models.
 #[derive(Debug)]
 pub(crate) struct Models(Vec<LanguageModel>);
@@ -78,6 +86,51 @@ impl Facts {
             first: taps(&self.first, false)?,
             second: second.map(|facts| taps(facts, true)).transpose()?,
         })
+    }
+}
+
+impl AllTaps {
+    /// The same, and taps on the inputs of these blocks, which the hookpoints of both models name.
+    pub(crate) fn with_blocks(self, facts: &Facts, blocks: &[Block]) -> Result<Self, EvalError> {
+        let of_model = |is_second: bool| {
+            let own = blocks
+                .iter()
+                .filter(|block| block.is_in_second == is_second);
+            own.map(|block| block.name.clone()).collect::<Vec<_>>()
+        };
+        let second = self.second.zip(facts.second.as_ref());
+        let second = second.map(|(taps, facts)| taps.with_inputs(facts, &of_model(true)));
+        Ok(Self {
+            first: self.first.with_inputs(&facts.first, &of_model(false))?,
+            second: second.transpose()?,
+        })
+    }
+}
+
+impl Block {
+    /// The block that is run first where the outputs of `hookpoints` are replaced, each of which the model of `facts`
+    /// has; `None`: something before the blocks is.
+    pub(crate) fn of_first<'a>(
+        facts: &ModelFacts,
+        is_in_second: bool,
+        hookpoints: impl Iterator<Item = &'a str>,
+    ) -> Option<Self> {
+        let needed = |name: &str| facts.hookpoint(name).map_or(0, |own| own.n_layers_needed);
+        let index = hookpoints.map(needed).min()?.checked_sub(1)?;
+        Some(Self {
+            name: format!("{}.{index}", facts.layers_name),
+            index,
+            is_in_second,
+        })
+    }
+
+    /// What it gets.
+    pub(crate) fn input<'a>(&self, activations: &'a Activations) -> Option<&'a Tensor> {
+        if self.is_in_second {
+            activations.input(&format!("{SECOND}{}", self.name))
+        } else {
+            activations.input(&self.name)
+        }
     }
 }
 

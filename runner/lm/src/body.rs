@@ -7,7 +7,16 @@ use tch::Tensor;
 
 /// A loaded model without its head, or its first blocks.
 pub(crate) trait Body: Debug + Send {
-    /// The output of the final norm, or of the last loaded block: `[batch, ctx_len, hidden_size]`.
-    /// `input_ids`: `[batch, ctx_len]`.
-    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor>;
+    /// What the first block gets: `[batch, ctx_len, hidden_size]`. `input_ids`: `[batch, ctx_len]`.
+    fn embed(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor>;
+
+    /// The output of the final norm, or of the last loaded block, for what block `first` gets: both
+    /// `[batch, ctx_len, hidden_size]`.
+    fn blocks_from(&self, tape: &mut Tape, first: usize, x: Tensor) -> Run<Tensor>;
+
+    /// The same for `input_ids`: `[batch, ctx_len]`.
+    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
+        let x = self.embed(tape, input_ids)?;
+        self.blocks_from(tape, 0, x)
+    }
 }

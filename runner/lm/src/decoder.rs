@@ -232,9 +232,12 @@ impl Decoder {
 }
 
 impl Body for Decoder {
-    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
-        let mut x = self.embed_tokens.forward(tape, input_ids)?;
-        let (_, ctx_len) = input_ids.size2()?;
+    fn embed(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
+        self.embed_tokens.forward(tape, input_ids)
+    }
+
+    fn blocks_from(&self, tape: &mut Tape, first: usize, mut x: Tensor) -> Run<Tensor> {
+        let (_, ctx_len, _) = x.size3()?;
         let rotations = self.rotary_embs.iter();
         let shared = Shared {
             rotations: rotations
@@ -242,7 +245,7 @@ impl Body for Decoder {
                 .collect::<Result<_, _>>()?,
             masks: Masks::new(ctx_len, x.device()),
         };
-        for layer in &self.layers {
+        for layer in &self.layers[first..] {
             x = layer.forward(tape, &x, &shared)?;
         }
         normed_by(&self.norm, tape, x)

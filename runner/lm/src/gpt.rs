@@ -133,14 +133,18 @@ struct Gpt {
 }
 
 impl Body for Gpt {
-    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
+    fn embed(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
         let (_, ctx_len) = input_ids.size2()?;
         let positions = Tensor::f_arange(ctx_len, (Kind::Int64, input_ids.device()))?;
         let tokens = self.wte.forward(tape, input_ids)?;
         let position_embeds = self.wpe.forward(tape, &positions.f_unsqueeze(0)?)?;
-        let mut x = self.drop.forward(tape, &tokens.f_add(&position_embeds)?)?;
+        self.drop.forward(tape, &tokens.f_add(&position_embeds)?)
+    }
+
+    fn blocks_from(&self, tape: &mut Tape, first: usize, mut x: Tensor) -> Run<Tensor> {
+        let (_, ctx_len, _) = x.size3()?;
         let masks = Masks::new(ctx_len, x.device());
-        for block in &self.h {
+        for block in &self.h[first..] {
             x = block.forward(tape, &x, &masks)?;
         }
         match &self.ln_f {

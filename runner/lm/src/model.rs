@@ -7,7 +7,7 @@ use crate::int8::OutlierCounts;
 use crate::load::{Loader, first_not_finite};
 use crate::precision::compute_kind;
 use crate::replace::Replacements;
-use crate::run::Stop;
+use crate::run::{Run, Stop};
 use crate::tap::{Activations, Tape, Taps};
 use crate::transfer::send;
 use crate::{LmError, LoadOptions};
@@ -197,17 +197,49 @@ impl LanguageModel {
         input_ids: &Tensor,
         replacements: &mut Replacements,
     ) -> Result<Tensor, LmError> {
+        let input_ids = self.checked_input(input_ids)?;
+        let hidden = |tape: &mut Tape| self.body.forward(tape, &input_ids);
+        self.logits_of(hidden, replacements)
+    }
+
+    /// The logits for what block `first` gets, `[batch, ctx_len, hidden_size]`, as a tap on its input gives it, with the
+    /// outputs of some hookpoints in that block or after it replaced. So passes that differ from there on share what is
+    /// before it.
+    ///
+    /// # Errors
+    /// A block that is not loaded, a replacement before it, and those of [`Self::logits_with`].
+    pub fn logits_from(
+        &self,
+        first: usize,
+        x: &Tensor,
+        replacements: &mut Replacements,
+    ) -> Result<Tensor, LmError> {
+        if first >= self.n_layers {
+            let n_layers = self.n_layers;
+            let message = format!("there is no block {first}: {n_layers} are loaded");
+            return Err(Fault::input(message).into());
+        }
+        replacements.check_from(&self.facts, first)?;
+        let hidden = |tape: &mut Tape| self.body.blocks_from(tape, first, x.shallow_clone());
+        self.logits_of(hidden, replacements)
+    }
+
+    /// The logits of what `hidden` gives, which is run again if 8-bit products ask for it.
+    fn logits_of(
+        &self,
+        hidden: impl Fn(&mut Tape) -> Run<Tensor>,
+        replacements: &mut Replacements,
+    ) -> Result<Tensor, LmError> {
         let head = self.head.as_ref().ok_or_else(|| {
             Fault::input("the model was loaded without its head")
                 .with_hint("load the model with `with_head`")
         })?;
         replacements.check(&self.facts, self.n_layers)?;
-        let input_ids = self.checked_input(input_ids)?;
         replacements.begin();
         loop {
             let mut tape = Tape::to_the_end(replacements);
             tape.outliers = self.outlier_counts();
-            match self.body.forward(&mut tape, &input_ids) {
+            match hidden(&mut tape) {
                 Ok(hidden) => {
                     let logits = head.logits(&hidden).map_err(in_forward)?;
                     if tape.outliers.were_enough().map_err(in_forward)? {
@@ -343,6 +375,47 @@ mod tests {
         }
         // Besides the modules there are the input and the logits.
         assert_eq!(outputs.iter().count(), golden.len() - 2);
+    }
+
+    #[test]
+    fn logits_from_a_block_on_are_those_of_the_whole_pass() {
+        let model = load(LoadOptions {
+            with_head: true,
+            ..LoadOptions::default()
+        });
+        let input_ids = ids(&[5, 9, 250, 3]);
+        let double = |replacements: &mut Replacements| {
+            let put = |pass: crate::ModulePass| Ok(pass.output * 2);
+            replacements
+                .add(model.facts(), "layers.2.mlp", put)
+                .unwrap();
+        };
+        let mut whole = Replacements::default();
+        double(&mut whole);
+        let expected = model.logits_with(&input_ids, &mut whole).unwrap();
+        for first in [0, 1, 2] {
+            let block = format!("layers.{first}");
+            let taps = Taps::none().with_inputs(model.facts(), &[&block]).unwrap();
+            let activations = model.forward(&input_ids, &taps).unwrap();
+            let x = activations.input(&block).unwrap();
+            let mut rest = Replacements::default();
+            double(&mut rest);
+            let logits = model.logits_from(first, x, &mut rest).unwrap();
+            assert_eq!(logits, expected, "{block}");
+            let clean = model.logits_from(first, x, &mut Replacements::default());
+            assert_eq!(clean.unwrap(), model.logits(&input_ids).unwrap(), "{block}");
+        }
+        let x = Tensor::zeros([1, 4, 32], (Kind::Float, Device::Cpu));
+        let mut late = Replacements::default();
+        double(&mut late);
+        let error = model.logits_from(3, &x, &mut late).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("`layers.2.mlp` is before block 3"),
+            "{message}"
+        );
+        let none = model.logits_from(4, &x, &mut Replacements::default());
+        assert!(none.unwrap_err().to_string().contains("no block 4"));
     }
 
     #[test]

@@ -82,6 +82,19 @@ impl<'r> Replacements<'r> {
         })
     }
 
+    /// Checks that every hookpoint is in block `first` of a model of `facts`, or after it.
+    pub(crate) fn check_from(&self, facts: &ModelFacts, first: usize) -> Result<(), LmError> {
+        let is_before = |module: &ModuleId| facts.hookpoints[module.0].n_layers_needed <= first;
+        match self.of_module.iter().find(|(module, _)| is_before(module)) {
+            None => Ok(()),
+            Some((_, replacement)) => {
+                let name = &replacement.name;
+                let message = format!("hookpoint `{name}` is before block {first}");
+                Err(Fault::input(message).into())
+            }
+        }
+    }
+
     /// Begins a pass.
     pub(crate) fn begin(&mut self) {
         for replacement in self.of_module.values_mut() {

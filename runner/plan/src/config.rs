@@ -58,6 +58,9 @@ pub struct TrainConfig {
     pub eval_split: Option<String>,
     /// As `data_args`, for `eval_dataset`. Ours, not sparsify's.
     pub eval_data_args: DataArgs,
+    /// Evaluate on this number of the sequences that are held out or of `eval_dataset`, the first in an order that is the
+    /// same for all jobs on the same data; `None`: on a tenth of the number that is trained on. Ours, not sparsify's.
+    pub eval_max_examples: Option<u64>,
     /// Train on this number of sequences, the first after shuffling; `None`: on all.
     pub max_examples: Option<u64>,
     /// Seed of the shuffle of the sequences.

@@ -24,6 +24,7 @@ static DEFAULTS: LazyLock<TrainConfig> = LazyLock::new(|| TrainConfig {
     eval_dataset: None,
     eval_split: None,
     eval_data_args: DataArgs::default(),
+    eval_max_examples: None,
     max_examples: None,
     shuffle_seed: 42,
     preset: None,

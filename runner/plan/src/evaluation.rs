@@ -1,8 +1,13 @@
 //! What held-out evaluation measures of one SAE: sums, and the ratios made of them.
 
-use crate::TrainConfig;
 use crate::not_finite::null_is_nan;
+use crate::{Activation, TrainConfig};
 use serde::{Deserialize, Serialize};
+
+/// Nats a token that the mean in place of a hookpoint's output has to cost the model, for a share of it to mean
+/// something. Some thousand tokens do not measure less, and a share of it may be any number. The view
+/// `sae_evaluation` has the same.
+pub const LEAST_ABLATION_COST: f64 = 0.005;
 
 /// Sufficient statistics of one SAE over held-out sequences. Excluded tokens do not count in any of them.
 ///
@@ -72,9 +77,13 @@ impl EvalStats {
     }
 
     /// Share of the cross-entropy that ablation costs which the SAE recovers:
-    /// `(ablated - spliced) / (ablated - clean)`. 1 is as good as the output itself, 0 as its mean.
-    pub fn ce_recovered(&self) -> f64 {
-        (self.ce_ablated - self.ce_spliced) / (self.ce_ablated - self.ce_clean)
+    /// `(ablated - spliced) / (ablated - clean)`. 1 is as good as the output itself, 0 as its mean. `None`: ablation
+    /// costs less than [`LEAST_ABLATION_COST`], or nothing at all.
+    pub fn ce_recovered(&self) -> Option<f64> {
+        let cost = self.ce_ablated - self.ce_clean;
+        let is_enough = cost >= LEAST_ABLATION_COST * self.n_predicted as f64;
+        let recovered = (self.ce_ablated - self.ce_spliced) / cost;
+        Some(recovered).filter(|share| is_enough && share.is_finite())
     }
 
     /// Mean divergence KL(clean || spliced), nats a token.
@@ -89,10 +98,26 @@ impl TrainConfig {
         self.eval_fraction > 0.0 || self.eval_data().is_some()
     }
 
+    /// Whether the thresholds of the job's SAEs are chosen on held-out sequences.
+    pub fn calibrates_threshold(&self) -> bool {
+        let chooses = self.activation == Activation::BatchTopK && self.calibrate_threshold;
+        chooses && self.has_eval_data()
+    }
+
+    /// Sequences that it is evaluated on at most, if it is trained on `n_training`: by default a tenth of these.
+    pub fn most_eval_sequences(&self, n_training: u64) -> u64 {
+        most_eval_sequences(self.eval_max_examples, n_training)
+    }
+
     /// Whether the job's SAEs are evaluated when it is trained.
     pub fn wants_evaluation(&self) -> bool {
         self.evaluate && self.has_eval_data()
     }
+}
+
+/// Sequences that are evaluated on at most after a training on `n_training`; `limit`: the setting.
+pub fn most_eval_sequences(limit: Option<u64>, n_training: u64) -> u64 {
+    limit.unwrap_or(n_training / 10).max(1)
 }
 
 #[cfg(test)]
@@ -115,7 +140,15 @@ mod tests {
         };
         assert_eq!((stats.fvu(), stats.mean_l0()), (0.25, 2.5));
         assert_eq!(stats.dead_pct(16), 25.0);
-        assert_eq!(stats.ce_recovered(), 0.75);
+        assert_eq!(stats.ce_recovered(), Some(0.75));
+        // No share of next to nothing, of nothing, or of a gain.
+        for ce_ablated in [8.019, 8.0, 4.0, f64::NAN] {
+            let close = EvalStats {
+                ce_ablated,
+                ..stats
+            };
+            assert_eq!(close.ce_recovered(), None, "{ce_ablated}");
+        }
         let ce = (stats.mean_ce_clean(), stats.mean_ce_spliced());
         assert_eq!(ce, (2.0, 2.5));
         assert_eq!((stats.mean_ce_ablated(), stats.mean_kl()), (4.0, 0.25));

@@ -251,8 +251,9 @@ fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, us
 
 /// Settings that name others, change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-pub const WITHOUT_EFFECT: [&str; 8] = [
+pub const WITHOUT_EFFECT: [&str; 9] = [
     "preset",
+    "eval_max_examples",
     "save_total_limit",
     "micro_acc_steps",
     "distribute_modules",
@@ -297,6 +298,10 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
         .chain(&SELECTORS)
     {
         settings.remove(*key);
+    }
+    if config.calibrates_threshold() {
+        // The held-out sequences decide on the threshold: `null` means a certain number of them, too.
+        settings.insert("calibrated_on".into(), json!(config.eval_max_examples));
     }
     // A setting that is added later, and has its default value, leaves old ids as they are.
     let defaults = TrainConfig::default().to_map();

@@ -38,6 +38,9 @@ pub struct StreamKey {
     pub max_examples: Option<u64>,
     /// Fraction of the sequences that is held out.
     pub eval_fraction: f64,
+    /// Limit on the number of sequences that are evaluated on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_max_examples: Option<u64>,
     /// What is minimised: losses on the model's output need a separate pass. `fvu` for the others.
     pub loss_fn: LossFn,
 }
@@ -149,6 +152,7 @@ impl StreamKey {
             shuffle_seed: job.config.shuffle_seed,
             max_examples: job.config.max_examples,
             eval_fraction: job.config.eval_fraction,
+            eval_max_examples: job.config.eval_max_examples,
             loss_fn: job.config.loss_fn.of_pass(),
         }
     }

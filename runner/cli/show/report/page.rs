@@ -5,6 +5,7 @@ use super::comparison;
 use super::plots::Plots;
 use super::provenance::{self, ATTEMPT_HEADER};
 use crate::error::CliError;
+use crate::show::doubts::{Measured, doubts};
 use crate::show::table;
 use crate::show::table::time;
 use minijinja::value::Serde;
@@ -39,6 +40,7 @@ pub(super) fn render(report: &Report, runs_dir: &Path) -> Result<String, CliErro
     let page = context! {
         title => title(report),
         summary => value(summary(report)),
+        doubts => value(doubts_of(report)),
         columns => value(&columns),
         rows => value(&rows),
         comparisons => value(comparison::of(report)),
@@ -64,6 +66,16 @@ fn fill(page: Value) -> Result<String, minijinja::Error> {
 
 fn value(of: impl Serialize) -> Value {
     Value::from(Serde(of))
+}
+
+/// Numbers that mislead, each with what to do about it.
+fn doubts_of(report: &Report) -> Vec<String> {
+    let measured: Vec<_> = report.saes.iter().map(Measured::of_report).collect();
+    let said = doubts(&measured).into_iter().map(|doubt| match doubt.hint {
+        Some(hint) => format!("{}; {hint}", doubt.message),
+        None => doubt.message,
+    });
+    said.collect()
 }
 
 /// A file of ours, which must not be escaped.

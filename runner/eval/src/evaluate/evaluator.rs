@@ -2,13 +2,14 @@
 
 use super::Subject;
 use super::batch::Batch;
+use super::clean::{CleanPass, CleanTaps};
 use super::predictions::{Predictions, cross_entropy_of};
-use super::replacement::{ablated, logits, select};
+use super::replacement::{ablated, select};
 use super::splicing::{Clean, Splicing};
 use super::totals::Totals;
 use crate::EvalError;
 use crate::models::{AllTaps, Facts, Models};
-use lm::{LanguageModel, rows};
+use lm::rows;
 use plan::EvalStats;
 use sae::Moments;
 use std::ops::ControlFlow;
@@ -57,14 +58,16 @@ impl<'a> Evaluator<'a> {
             }
             self.add_moments(&self.batch(&token_ids, &filters)?, &taps, &mut totals)?;
         }
-        let splicing = Splicing::new((self.models, self.facts), subjects, &totals.splices)?;
+        let splicing = Splicing::new(subjects);
+        let taps = splicing.taps(self.facts)?;
+        let taps = CleanTaps::new((self.models, self.facts), taps, &totals)?;
         let mut n_done = 0;
         for token_ids in self.sequences.batches(self.batch_size) {
             if report(n_done, n_sequences).is_break() {
                 return Ok(None);
             }
             let batch = self.batch(&token_ids, &filters)?;
-            self.add_predictions(&batch, &splicing, &mut totals)?;
+            self.add_predictions(&batch, (&splicing, &taps), &mut totals)?;
             n_done += batch.input_ids.size()[0] as u64;
         }
         Ok(Some(totals.read()?))
@@ -106,16 +109,17 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// The clean pass, one for each hookpoint without its output, one with each SAE spliced in; several hookpoints of
-    /// one dictionary at the same time.
+    /// The clean pass once. From the blocks of the hookpoints on, one pass for each hookpoint without its output, and one
+    /// with each SAE spliced in; several hookpoints of one dictionary at the same time.
     fn add_predictions(
         &self,
         batch: &Batch,
-        splicing: &Splicing<'_>,
+        (splicing, taps): (&Splicing<'_>, &CleanTaps),
         totals: &mut Totals,
     ) -> Result<(), EvalError> {
-        let predict = |model: &LanguageModel| Predictions::new(&model.logits(&batch.input_ids)?);
-        let clean = self.models.iter().map(predict);
+        let pass = CleanPass::run(self.models, batch, taps)?;
+        let clean = pass.logits(taps)?;
+        let clean = clean.iter().map(Predictions::new);
         let clean = clean.collect::<Result<Vec<_>, EvalError>>()?;
         for (filter, kept) in totals.filters.iter_mut().zip(&batch.kept) {
             for (ce, clean) in filter.ce_clean.iter_mut().zip(&clean) {
@@ -123,15 +127,10 @@ impl<'a> Evaluator<'a> {
             }
             filter.n_predicted += kept.n_predicted;
         }
-        self.add_ablated(batch, totals)?;
-        let activations = splicing.activations(batch)?;
+        add_ablated(&pass, batch, totals)?;
         for splice in &mut totals.splices {
             let kept = &batch.kept[totals.ablations[splice.ablation_idx].filter_idx];
-            let on = Clean {
-                batch,
-                kept,
-                activations: activations.as_ref(),
-            };
+            let on = Clean { pass: &pass, kept };
             for (model_idx, logits) in splicing.logits(&on, &splice.saes, &mut totals.saes)? {
                 let [kl, ce] = clean[model_idx].divergence(&logits, batch, kept)?;
                 let _ = splice.kl.f_add_(&kl)?;
@@ -140,28 +139,27 @@ impl<'a> Evaluator<'a> {
         }
         Ok(())
     }
+}
 
-    fn add_ablated(&self, batch: &Batch, totals: &mut Totals) -> Result<(), EvalError> {
-        for ablation in &mut totals.ablations {
-            let kept = &batch.kept[ablation.filter_idx];
-            let hookpoints = ablation.hookpoints.iter();
-            let hookpoints: Vec<_> = hookpoints.map(|index| &totals.hookpoints[*index]).collect();
-            let means = hookpoints.iter().map(|filtered| filtered.moments.as_ref());
-            // Without a token that counts there is no mean, and nothing to put it in.
-            let Some(moments) = means.collect::<Option<Vec<_>>>() else {
-                continue;
-            };
-            let names: Vec<&str> = hookpoints
-                .iter()
-                .map(|filtered| &*filtered.hookpoint)
-                .collect();
-            let ablate =
-                |index: usize, pass: lm::ModulePass| ablated(pass, &moments[index].mean, kept);
-            for (_, logits) in logits(self.models, &batch.input_ids, &names, ablate)? {
-                let ce = cross_entropy_of(&logits, batch, kept)?;
-                let _ = ablation.ce.f_add_(&ce)?;
-            }
+fn add_ablated(pass: &CleanPass<'_>, batch: &Batch, totals: &mut Totals) -> Result<(), EvalError> {
+    for ablation in &mut totals.ablations {
+        let kept = &batch.kept[ablation.filter_idx];
+        let hookpoints = ablation.hookpoints.iter();
+        let hookpoints: Vec<_> = hookpoints.map(|index| &totals.hookpoints[*index]).collect();
+        let means = hookpoints.iter().map(|filtered| filtered.moments.as_ref());
+        // Without a token that counts there is no mean, and nothing to put it in.
+        let Some(moments) = means.collect::<Option<Vec<_>>>() else {
+            continue;
+        };
+        let names: Vec<&str> = hookpoints
+            .iter()
+            .map(|filtered| &*filtered.hookpoint)
+            .collect();
+        let ablate = |index: usize, pass: lm::ModulePass| ablated(pass, &moments[index].mean, kept);
+        for (_, logits) in pass.logits_with(&names, ablate)? {
+            let ce = cross_entropy_of(&logits, batch, kept)?;
+            let _ = ablation.ce.f_add_(&ce)?;
         }
-        Ok(())
     }
+    Ok(())
 }

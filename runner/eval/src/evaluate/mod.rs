@@ -2,11 +2,13 @@
 //! costs the language model.
 //!
 //! Two times over the sequences: a pass up to the last hookpoint for the mean and the variance of
-//! each hookpoint's outputs; then, batch by batch, a clean pass, a pass with each hookpoint's mean in
-//! place of its output, and a pass with each SAE's output there.
+//! each hookpoint's outputs; then, batch by batch, one clean pass for all SAEs. From the block of each
+//! hookpoint on, it is followed by a pass with the hookpoint's mean in place of its output, and by one
+//! with each SAE's output there.
 
 mod batch;
 mod calibrate;
+mod clean;
 mod evaluator;
 mod groups;
 mod predictions;

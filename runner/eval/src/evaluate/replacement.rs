@@ -2,9 +2,7 @@
 
 use super::batch::Kept;
 use crate::EvalError;
-use crate::models::{Models, by_model};
-use lm::{LmError, ModulePass, Replacements, rows};
-use std::cell::RefCell;
+use lm::{LmError, ModulePass, rows};
 use tch::{Kind, Tensor};
 
 /// Those rows of `x` that count.
@@ -59,35 +57,8 @@ fn put(
     })
 }
 
-/// The logits with the outputs of `hookpoints` replaced by what `replace` returns for the index of each: of each model
-/// that has one of them, with its index.
-pub(super) fn logits(
-    models: &Models,
-    input_ids: &Tensor,
-    hookpoints: &[&str],
-    replace: impl FnMut(usize, ModulePass) -> Result<Tensor, EvalError>,
-) -> Result<Vec<(usize, Tensor)>, EvalError> {
-    let replace = RefCell::new(replace);
-    let mut all = Vec::new();
-    let of_models = models.iter().zip(by_model(hookpoints));
-    for (model_idx, (model, hookpoints)) in of_models.enumerate() {
-        if hookpoints.is_empty() {
-            continue;
-        }
-        let mut replacements = Replacements::default();
-        for (index, hookpoint) in hookpoints {
-            let replace = &replace;
-            let one = move |pass: ModulePass| Ok((replace.borrow_mut())(index, pass)?);
-            replacements.add(model.facts(), hookpoint, one)?;
-        }
-        let logits = model.logits_with(input_ids, &mut replacements);
-        all.push((model_idx, logits.map_err(own_error)?));
-    }
-    Ok(all)
-}
-
 /// Our own error, which went through the model unchanged, and not as one of the model's.
-fn own_error(error: LmError) -> EvalError {
+pub(super) fn own_error(error: LmError) -> EvalError {
     match error {
         LmError::Replacement { name, source } => match source.downcast::<EvalError>() {
             Ok(own) => *own,

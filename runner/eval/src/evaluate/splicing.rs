@@ -6,12 +6,12 @@
 //!   that earlier replacements have changed. FVU and latents are those of the clean inputs.
 
 use super::Subject;
-use super::batch::{Batch, Kept};
-use super::replacement::{logits, select, spliced};
+use super::batch::Kept;
+use super::clean::CleanPass;
+use super::replacement::{select, spliced};
 use super::sums::{SaeSums, output};
-use super::totals::Splice;
 use crate::EvalError;
-use crate::models::{AllTaps, Facts, Models};
+use crate::models::{AllTaps, Facts};
 use crate::sites::{Site, taps_of};
 use lm::{Activations, ModulePass};
 use std::collections::VecDeque;
@@ -20,43 +20,28 @@ use tch::{Kind, Tensor};
 /// Models and SAEs to put into them.
 #[derive(Debug)]
 pub(super) struct Splicing<'a> {
-    models: &'a Models,
     subjects: &'a [Subject],
-    /// For those of several hookpoints; `None`: there is no such SAE.
-    taps: Option<AllTaps>,
 }
 
-/// A batch as the models see it without SAEs.
-#[derive(Debug)]
+/// The clean pass, and which tokens of it count.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Clean<'a> {
-    pub(super) batch: &'a Batch,
+    pub(super) pass: &'a CleanPass<'a>,
     pub(super) kept: &'a Kept,
-    /// [`Splicing::activations`].
-    pub(super) activations: Option<&'a Activations>,
 }
 
 impl<'a> Splicing<'a> {
-    pub(super) fn new(
-        (models, facts): (&'a Models, &Facts),
-        subjects: &'a [Subject],
-        splices: &[Splice],
-    ) -> Result<Self, EvalError> {
-        let all = splices.iter().flat_map(|splice| &splice.saes);
-        let sites = all.map(|sae_idx| &subjects[*sae_idx]);
+    pub(super) fn new(subjects: &'a [Subject]) -> Self {
+        Self { subjects }
+    }
+
+    /// Taps on what SAEs of several hookpoints take and reconstruct; `None`: there is no such SAE.
+    pub(super) fn taps(&self, facts: &Facts) -> Result<Option<AllTaps>, EvalError> {
+        let sites = self.subjects.iter();
         let sites = sites.filter(|subject| subject.is_of_several());
         let sites: Vec<&Site> = sites.map(|subject| &subject.site).collect();
         let taps = (!sites.is_empty()).then(|| taps_of(facts, &sites));
-        Ok(Self {
-            models,
-            subjects,
-            taps: taps.transpose()?,
-        })
-    }
-
-    /// What SAEs of several hookpoints take and reconstruct; `None`: there is no such SAE.
-    pub(super) fn activations(&self, batch: &Batch) -> Result<Option<Activations>, EvalError> {
-        let forward = |taps| self.models.forward(&batch.input_ids, taps);
-        self.taps.as_ref().map(forward).transpose()
+        taps.transpose()
     }
 
     /// The logits of each model with the outputs of `saes`, by their index, in it: one of them, or the layers of a
@@ -159,14 +144,13 @@ impl<'a> Splicing<'a> {
         splice: impl FnMut(usize, ModulePass) -> Result<Tensor, EvalError>,
     ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         let names: Vec<&str> = site.writes.iter().map(String::as_str).collect();
-        logits(self.models, &clean.batch.input_ids, &names, splice)
+        clean.pass.logits_with(&names, splice)
     }
 }
 
 impl Clean<'_> {
     fn activations(&self) -> &Activations {
-        self.activations
-            .expect("there are taps if an SAE is of several hookpoints")
+        &self.pass.activations
     }
 }
 

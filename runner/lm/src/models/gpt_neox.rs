@@ -172,15 +172,18 @@ impl GptNeox {
 }
 
 impl Body for GptNeox {
-    fn forward(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
-        let (_, ctx_len) = input_ids.size2()?;
+    fn embed(&self, tape: &mut Tape, input_ids: &Tensor) -> Run<Tensor> {
         let x = self.embed_in.forward(tape, input_ids)?;
-        let mut x = self.emb_dropout.forward(tape, &x)?;
+        self.emb_dropout.forward(tape, &x)
+    }
+
+    fn blocks_from(&self, tape: &mut Tape, first: usize, mut x: Tensor) -> Run<Tensor> {
+        let (_, ctx_len, _) = x.size3()?;
         let shared = Shared {
             rotations: self.rotary_emb.rotations(ctx_len, x.kind())?,
             masks: Masks::new(ctx_len, x.device()),
         };
-        for layer in &self.layers {
+        for layer in &self.layers[first..] {
             x = layer.forward(tape, &x, &shared)?;
         }
         match &self.final_layer_norm {

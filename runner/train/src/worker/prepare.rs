@@ -5,9 +5,7 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::process::log;
 use crate::stop::StopFlag;
-use plan::DataFiles;
-use plan::EventKind;
-use plan::Order;
+use plan::{DataFiles, EventKind, Order, most_eval_sequences};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,6 +45,8 @@ pub(crate) fn open_tokens(
     };
     let key = &order.key;
     let tokens = reports.open_tokens(order, &order.dataset, vocab_size, &key.token_digest)?;
+    let spec = BatchSpec::of_stream(key, shard);
+    let batches = Batches::new(tokens.clone(), spec)?;
     let held_out = match (&order.eval_dataset, &key.eval_token_digest) {
         (Some(files), Some(digest)) => {
             let tokens = reports.open_tokens(order, files, vocab_size, digest)?;
@@ -54,8 +54,9 @@ pub(crate) fn open_tokens(
         }
         _ => EvalSequences::held_out(&tokens, key.eval_fraction),
     };
-    let spec = BatchSpec::of_stream(key, shard);
-    let batches = Batches::new(tokens, spec)?;
+    let n_training = batches.n_selected() as u64;
+    let most = most_eval_sequences(key.eval_max_examples, n_training);
+    let held_out = held_out.map(|sequences| sequences.at_most(most));
     Ok(StreamTokens { batches, held_out })
 }
 

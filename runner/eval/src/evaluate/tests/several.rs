@@ -125,7 +125,7 @@ fn a_perfect_crosscoder_costs_nothing() {
     assert_eq!((stats.n_tokens, stats.n_predicted), (7 * 64, 7 * 63));
     close("FVU", stats.fvu(), 0.0, 1e-10);
     close("KL", stats.mean_kl(), 0.0, 1e-6);
-    close("recovered", stats.ce_recovered(), 1.0, 1e-4);
+    close("recovered", recovered(&stats), 1.0, 1e-4);
 }
 
 #[test]
