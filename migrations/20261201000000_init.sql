@@ -250,6 +250,9 @@ CREATE TABLE stream (
     n_steps INTEGER,
     -- Tokens of one optimizer update; NULL until a worker has said so.
     tokens_per_step INTEGER,
+    -- What was predicted of its time when it was last run, in seconds: JSON object with `of_token_s`, `training_s` (NULL
+    -- where the number of tokens was not known), `evaluation_s` and `tokenising_s`. NULL before it was run.
+    predicted TEXT,
     -- Number of the last event that is in this database. Events up to it are skipped, so reading them twice is
     -- harmless.
     last_event_seq INTEGER NOT NULL DEFAULT 0,
@@ -260,7 +263,8 @@ CREATE TABLE stream (
     -- When the stream was first planned.
     created_ms INTEGER NOT NULL,
     CONSTRAINT stream_dir UNIQUE (dir),
-    CONSTRAINT stream_key CHECK (json_valid(key))
+    CONSTRAINT stream_key CHECK (json_valid(key)),
+    CONSTRAINT stream_predicted CHECK (json_valid(predicted))
 ) STRICT;
 
 -- Which jobs a stream trains.
@@ -780,9 +784,13 @@ SELECT
     evaluation.ce_spliced_sum / nullif(evaluation.n_predicted, 0) AS ce_spliced,
     -- The same with the mean of the hookpoint's output in its place.
     evaluation.ce_ablated_sum / nullif(evaluation.n_predicted, 0) AS ce_ablated,
-    -- Share of what ablation costs that the SAE recovers: (ablated - spliced) / (ablated - clean).
-    (evaluation.ce_ablated_sum - evaluation.ce_spliced_sum)
-        / nullif(evaluation.ce_ablated_sum - evaluation.ce_clean_sum, 0.0) AS ce_recovered,
+    -- Share of what ablation costs that the SAE recovers: (ablated - spliced) / (ablated - clean); NULL where ablation
+    -- costs less than 0.005 nats a token.
+    CASE
+        WHEN evaluation.ce_ablated_sum - evaluation.ce_clean_sum >= 0.005 * evaluation.n_predicted
+            THEN (evaluation.ce_ablated_sum - evaluation.ce_spliced_sum)
+                / nullif(evaluation.ce_ablated_sum - evaluation.ce_clean_sum, 0.0)
+    END AS ce_recovered,
     -- Divergence KL(clean || spliced) of the distributions of the next token, in nats a token.
     evaluation.kl_sum / nullif(evaluation.n_predicted, 0) AS kl,
     -- File with the firing density of each latent.
@@ -903,7 +911,7 @@ SELECT
     sae_evaluation.ce_clean AS ce_clean,
     -- The same with the SAE's output in place of the hookpoint's.
     sae_evaluation.ce_spliced AS ce_spliced,
-    -- Share of the cross-entropy that mean ablation costs which the SAE recovers.
+    -- Share of the cross-entropy that mean ablation costs which the SAE recovers; NULL where it costs next to nothing.
     sae_evaluation.ce_recovered AS ce_recovered,
     -- Divergence of the spliced model's predictions from the clean one's, in nats a token.
     sae_evaluation.kl AS kl,

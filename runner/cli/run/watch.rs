@@ -73,7 +73,8 @@ impl Watch<'_> {
         self.take_in().await?;
         let (last, note) = self.tail.end(self.store, &self.order.stream_id).await?;
         self.draw(last);
-        self.bar.finish();
+        self.bar
+            .finish(status.as_ref().is_ok_and(ExitStatus::success));
         if let Some(note) = note {
             self.progress.say(&note);
         }
@@ -99,6 +100,7 @@ impl Watch<'_> {
         while let Some(events) = self.tail.fold_next(self.store, stream_id).await? {
             self.draw(events);
         }
+        self.progress.draw();
         Ok(())
     }
 
