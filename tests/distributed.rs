@@ -265,11 +265,11 @@ fn processes_on_the_cpu_share_the_memory_of_the_machine() {
         let sweep =
             sweep(4, launch).replace("expansion_factor = [2]", "num_latents = [2147483648]");
         let outcome = workspace(&sweep).run(&["plan", "tiny.toml"]).succeeds();
-        let (_, rest) = outcome.stderr.split_once("its worker may take ").unwrap();
+        let (_, rest) = outcome.stderr.split_once("a worker may take ").unwrap();
         let (number, unit) = rest.split_once(' ').unwrap();
         let unit = match unit.split_once(':').unwrap().0 {
-            "GiB" => 1024.0,
-            "MiB" => 1.0,
+            "GB" => 1000.0,
+            "MB" => 1.0,
             other => panic!("{other}"),
         };
         number.parse::<f64>().unwrap() * unit

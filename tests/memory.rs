@@ -48,7 +48,7 @@ fn a_job_that_does_not_fit_is_told_of_and_tried() {
     let workspace = Workspace::with_small_sweep();
     let limit = ["tiny.toml", "--set", "launch.memory_bytes=1000"];
     workspace.run(&limit).succeeds().remarks(&[
-        "is predicted to take",
+        "2 jobs are predicted to take",
         "memory may run out",
         "`micro_acc_steps`",
     ]);

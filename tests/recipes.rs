@@ -310,15 +310,11 @@ fn a_new_recipe_runs_at_once() {
         "request.json",
     ];
     let outcome = workspace.run(&test).succeeds();
-    for part in [
-        "k=8",
-        r#"{"k":4}"#,
-        "what is special",
-        "2 jobs, done",
-        "fuel",
-    ] {
+    for part in ["k=8", r#"{"k":4}"#, "what is special", "2 jobs, done\n"] {
         assert!(outcome.stdout.contains(part), "no {part}\n{outcome}");
     }
+    let verbose = workspace.run(&[&test[..], &["-v"]].concat()).succeeds();
+    assert!(verbose.stdout.contains(" fuel\n"), "{verbose}");
     let json = workspace.run(&[&test[..], &["--json"]].concat()).succeeds();
     assert_eq!(json.json()["jobs"][1]["overrides"], json!({"k": 8}));
     workspace.write("request.json", "{}");

@@ -15,7 +15,7 @@ from common import Settings, our_environment
 
 BATCH_SIZE = 8
 # In worker.log, of a GPU.
-PEAK = re.compile(r"memory: at most ([0-9.]+) GiB in tensors")
+PEAK = re.compile(r"memory: at most ([0-9.]+) GB in tensors")
 # At equal weights. Later updates by signum amplify rounding in the residual stream and are only shown.
 MOST_OF_FIRST_FVU = 0.01
 
@@ -141,7 +141,7 @@ def run_sweep(text: str, work: Work, settings: Settings, folder: Path) -> Run:
         run.fvu += by_job(metrics, lambda stats: stats["squared_error"] / stats["total_variance"])
         run.l0 += by_job(metrics, lambda stats: stats["l0"] / stats["n_tokens"])
         if peaks := PEAK.findall(path.with_name("worker.log").read_text(errors="replace")):
-            run.gpu_peak_bytes = max(run.gpu_peak_bytes or 0, int(float(peaks[-1]) * 2**30))
+            run.gpu_peak_bytes = max(run.gpu_peak_bytes or 0, int(float(peaks[-1]) * 1e9))
     return run
 
 

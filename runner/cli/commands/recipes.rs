@@ -32,8 +32,9 @@ pub(crate) fn recipes(args: &RecipesArgs) -> Result<u8, CliError> {
         Some(RecipesCommand::Test {
             recipe,
             request,
+            verbose,
             json,
-        }) => test(recipe, request, *json),
+        }) => test(recipe, request, (*json, *verbose)),
     }
 }
 
@@ -151,13 +152,14 @@ fn write_new(path: &Path, text: &str) -> Result<(), CliError> {
 fn request(args: &SweepArgs) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let sweep = config::load(args, &folders)?;
-    let mut inputs = Inputs::new(&sweep.dir, &folders);
+    // It asks for the facts of a model alone.
+    let mut inputs = Inputs::for_plan(&sweep.dir, &folders);
     let request =
         rounds::first_request(&sweep, &mut inputs).map_err(|error| sweep.locate(error))?;
     table::print(&(serde_json::to_string_pretty(&request).expect("JSON serialises") + "\n"))
 }
 
-fn test(name: &str, request: &Path, as_json: bool) -> Result<u8, CliError> {
+fn test(name: &str, request: &Path, (as_json, with_fuel): (bool, bool)) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let recipe = Recipe::find(name, Path::new(""), &rounds::search_dirs(&folders))?;
     let text = files::read(request, bound::SETTINGS)
@@ -175,10 +177,10 @@ fn test(name: &str, request: &Path, as_json: bool) -> Result<u8, CliError> {
             &(serde_json::to_string_pretty(&object).expect("JSON serialises") + "\n"),
         );
     }
-    table::print(&proposed(&answer, identity.fuel))
+    table::print(&proposed(&answer, with_fuel.then_some(identity.fuel)))
 }
 
-fn proposed(answer: &PlanResponse, fuel: u64) -> String {
+fn proposed(answer: &PlanResponse, fuel: Option<u64>) -> String {
     let row = |job: &JobDraft| {
         let overrides = Value::Object(job.overrides.clone()).to_string();
         let name = job.name.clone().unwrap_or_else(|| overrides.clone());
@@ -190,9 +192,12 @@ fn proposed(answer: &PlanResponse, fuel: u64) -> String {
     } else {
         "asks for another round"
     };
+    let fuel = fuel
+        .map(|fuel| format!(", {fuel} fuel"))
+        .unwrap_or_default();
     let jobs = table::render(&["job", "overrides", "note"], rows, usize::MAX);
     format!(
-        "{jobs}\n{}, {end}, {fuel} fuel\n",
+        "{jobs}\n{}, {end}{fuel}\n",
         table::count(answer.jobs.len(), "job")
     )
 }

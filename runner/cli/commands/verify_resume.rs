@@ -14,7 +14,6 @@ use crate::sweep::paths::Folders;
 use args::VerifyResumeArgs;
 use fastrand::Rng;
 use files::DigestCache;
-use indicatif::HumanBytes;
 use plan::runs_layout::{self, EVENTS};
 use plan::{
     Event, EventKind, JobDraft, JobInputs, PlanError, SecondModel, StreamKey, TrainConfig,
@@ -284,7 +283,7 @@ fn report(undisturbed: &Trial, killed: &Trial, n_kills: u64) -> Result<u8, CliEr
         };
         vec![
             sae.clone(),
-            HumanBytes(bytes.len() as u64).to_string(),
+            table::bytes(bytes.len() as u64),
             verdict.to_owned(),
         ]
     };

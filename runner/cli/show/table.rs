@@ -63,12 +63,9 @@ pub(crate) fn bytes(n_bytes: u64) -> String {
     match n_bytes {
         0..1_000 => format!("{n_bytes} B"),
         1_000..1_000_000 => format!("{} kB", n_bytes.div_ceil(1_000)),
-        _ => megabytes(n_bytes),
+        1_000_000..1_000_000_000 => format!("{} MB", n_bytes.div_ceil(1_000_000)),
+        _ => format!("{:.1} GB", n_bytes as f64 / 1e9),
     }
-}
-
-pub(crate) fn megabytes(n_bytes: u64) -> String {
-    format!("{} MB", n_bytes.div_ceil(1_000_000))
 }
 
 /// A time in UTC, to the second.
@@ -102,6 +99,7 @@ pub(crate) fn has_kinds<'a>(mut kinds: impl Iterator<Item = &'a str>) -> bool {
 pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
     let row = |evaluated: &Evaluated| {
         let stats = &evaluated.stats;
+        let share = number(stats.ce_recovered(), 4);
         let number = |value: f64, digits| number(value.is_finite().then_some(value), digits);
         vec![
             evaluated.name.clone(),
@@ -111,7 +109,7 @@ pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
             number(stats.mean_ce_clean(), 4),
             number(stats.mean_ce_spliced(), 4),
             number(stats.mean_ce_ablated(), 4),
-            number(stats.ce_recovered(), 4),
+            share,
             number(stats.mean_kl(), 4),
         ]
     };

@@ -1,6 +1,7 @@
 //! A sweep as the user wrote it, after all layers of configuration are merged.
 
 use crate::TrainConfig;
+use crate::byte_count::{self, ByteCount};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -86,7 +87,9 @@ pub struct Launch {
     pub threads: usize,
     /// What a worker, each of its processes, may be predicted to take of its device's memory; by default
     /// nine tenths of it, which processes on the CPU share. Jobs that would take more side by side become
-    /// several streams.
+    /// several streams. A number of bytes, or a text such as "46 GB".
+    #[serde(deserialize_with = "byte_count::optional")]
+    #[schemars(with = "Option<ByteCount>")]
     pub memory_bytes: Option<u64>,
     /// How often a stream whose worker crashed, or ended for the machine's reasons, is tried again from
     /// its last checkpoints.

@@ -50,8 +50,7 @@ pub(super) fn of(report: &Report) -> Vec<Sweep> {
     report.sweeps.iter().map(sweep).collect()
 }
 
-fn facts(sweep: &ReportSweep) -> [(&'static str, String); 7] {
-    let fuel = u64::try_from(sweep.fuel).unwrap_or(0);
+fn facts(sweep: &ReportSweep) -> [(&'static str, String); 6] {
     [
         (
             "version",
@@ -63,7 +62,6 @@ fn facts(sweep: &ReportSweep) -> [(&'static str, String); 7] {
         ),
         ("recipe", sweep.recipe.clone()),
         ("recipe digest", sweep.recipe_digest.clone()),
-        ("recipe fuel", grouped(fuel)),
         ("request digest", sweep.request_digest.clone()),
         ("text digest", sweep.text_digest.clone()),
         ("jobs digest", sweep.jobs_digest.clone()),

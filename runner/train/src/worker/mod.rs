@@ -327,10 +327,10 @@ fn log_rounding(order: &Order, device: Device) {
 /// What was predicted, and what came true.
 fn log_memory(order: &Order, device: Device) -> Result<(), TrainError> {
     if let Some(memory) = lm::device_memory(device)? {
-        let gib = |bytes: f64| bytes / (1_u64 << 30) as f64;
-        let [most, predicted] = [memory.most as f64, order.predicted_bytes as f64].map(gib);
+        let gigabytes = |bytes: f64| bytes / 1e9;
+        let [most, predicted] = [memory.most as f64, order.predicted_bytes as f64].map(gigabytes);
         log(&format!(
-            "memory: at most {most:.2} GiB in tensors at a time, {predicted:.2} GiB predicted"
+            "memory: at most {most:.2} GB in tensors at a time, {predicted:.2} GB predicted"
         ));
     }
     Ok(())
