@@ -785,9 +785,9 @@ SELECT
     -- The same with the mean of the hookpoint's output in its place.
     evaluation.ce_ablated_sum / nullif(evaluation.n_predicted, 0) AS ce_ablated,
     -- Share of what ablation costs that the SAE recovers: (ablated - spliced) / (ablated - clean); NULL where ablation
-    -- costs less than 0.005 nats a token.
+    -- costs less than 0.01 nats a token.
     CASE
-        WHEN evaluation.ce_ablated_sum - evaluation.ce_clean_sum >= 0.005 * evaluation.n_predicted
+        WHEN evaluation.ce_ablated_sum - evaluation.ce_clean_sum >= 0.01 * evaluation.n_predicted
             THEN (evaluation.ce_ablated_sum - evaluation.ce_spliced_sum)
                 / nullif(evaluation.ce_ablated_sum - evaluation.ce_clean_sum, 0.0)
     END AS ce_recovered,

@@ -52,7 +52,10 @@ fn plan(name: &str, variables: &[(&str, &str)], more: &[&str]) -> Outcome {
 /// The plan for eight processes, each stream of which fits a GPU.
 fn plan_for_eight(name: &str, variables: &[(&str, &str)], more: &[&str]) -> Value {
     let outcome = plan(name, variables, &[&["--json"], more].concat()).succeeds();
-    assert_eq!(outcome.stderr, "", "nothing is too large");
+    assert!(
+        !outcome.stderr.contains("memory may run out"),
+        "nothing is too large: {outcome}"
+    );
     let plan = outcome.json();
     for stream in plan["streams"].as_array().unwrap() {
         assert_eq!(stream["n_ranks"], 8);

@@ -139,6 +139,26 @@ fn a_dry_run_shows_all_and_sends_nothing() {
 }
 
 #[test]
+fn a_dry_run_needs_no_network() {
+    let (server, workspace) = published_from();
+    let args = ["publish", "tiny", "--dry-run", "--repo", REPO];
+    // The workspace's Hub does not answer.
+    for offline in ["0", "1"] {
+        let outcome = workspace
+            .run_with(&[("HF_HUB_OFFLINE", offline)], &args)
+            .succeeds();
+        for part in ["layers.0/cfg.json", "the Hub was not asked", "library_name"] {
+            assert!(outcome.stdout.contains(part), "no `{part}`\n{outcome}");
+        }
+    }
+    assert!(server.requests().is_empty());
+    let args = ["publish", "tiny", "--repo", REPO];
+    workspace
+        .run_with(&[("HF_HUB_OFFLINE", "1")], &args)
+        .refuses(&["offline"]);
+}
+
+#[test]
 fn only_what_is_new_is_sent() {
     let (server, workspace) = published_from();
     publish(&server, &workspace, &["tiny"]).succeeds();

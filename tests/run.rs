@@ -238,13 +238,19 @@ fn a_dry_run_writes_nothing() {
     assert!(!workspace.path("runs").exists());
 
     workspace.run(&["tiny.toml"]).succeeds();
-    let before = workspace.files("runs");
+    // Who reads the database leaves SQLite's index of a log that is empty.
+    let files = || {
+        let mut files = workspace.files("runs");
+        files.retain(|path, _| !path.ends_with("-shm") && !path.ends_with("-wal"));
+        files
+    };
+    let before = files();
     workspace.run(&["tiny.toml", "--dry-run"]).succeeds();
     workspace
         .run(&["tiny.toml", "--dry-run", "--fresh"])
         .succeeds();
     workspace.run(&["plan", "tiny.toml"]).succeeds();
-    assert!(workspace.files("runs") == before, "something was written");
+    assert!(files() == before, "something was written");
 }
 
 #[test]

@@ -165,7 +165,9 @@ fn another_tokenizer_is_refused() {
     ];
     outcome.refuses(&parts).hints("finetuned");
     fs::remove_file(workspace.path("second/tokenizer.json")).unwrap();
-    let outcome = workspace.run(&["plan", "tiny.toml"]);
+    let planned = workspace.run(&["plan", "tiny.toml"]).succeeds();
+    planned.remarks(&["no tokenizer of `second`"]);
+    let outcome = workspace.run(&["tiny.toml"]);
     outcome
         .refuses(&["cannot find `", "second/tokenizer.json"])
         .hints("both models");

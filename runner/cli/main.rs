@@ -20,7 +20,7 @@ use args::{Args, Command};
 use commands::{completions, data, diff, doctor, encode, eval, hookpoints, init, logs, man, merge};
 use commands::{notes, plan, recipes, rm, schema, verify_resume};
 use error::CliError;
-use show::{job, ls, report, sql};
+use show::{job, ls, report, sql, watch};
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -47,6 +47,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
         Some(Command::Ls(ls)) => block_on(ls::ls(&ls)),
+        Some(Command::Watch(args)) => block_on(watch::watch(&args)),
         Some(Command::Show(show)) => block_on(job::show(&show)),
         Some(Command::Sql(sql)) => block_on(sql::sql(&sql)),
         Some(Command::Report(report)) => block_on(report::report(&report)),

@@ -20,7 +20,9 @@ use std::path::Path;
 pub(crate) fn filters() -> Vec<(&'static str, &'static str)> {
     vec![
         (r"\b[0-9a-f]{12}\b", "0123456789ab"),
-        (r"\(\d+ fuel\)", "([fuel] fuel)"),
+        (r"\b\d+ CPU cores?\b", "[n] CPU cores"),
+        (r"(?m)^(time +)(about|less) .*", "${1}[time]"),
+        (r"(?m)^ +only .* are free\n", ""),
     ]
 }
 

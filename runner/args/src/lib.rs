@@ -6,7 +6,7 @@
 //! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed
 //! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
 //! - `jobs.rs`: what is about one job or two; `first.rs`: a first sweep, man pages, completions
-//! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`: one command each
+//! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`: one command each
 //! - `mistakes.rs`: what was typed and is neither
 
 mod data;
@@ -21,6 +21,7 @@ mod publish;
 mod settings;
 mod sweep;
 mod train;
+mod watch;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{env, process};
@@ -41,6 +42,7 @@ pub use sweep::{
     PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
 };
 pub use train::TrainArgs;
+pub use watch::WatchArgs;
 
 /// The program's name, as users type it.
 const NAME: &str = "sae-run";
@@ -96,6 +98,8 @@ pub enum Command {
     VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder, or their SAEs.
     Ls(LsArgs),
+    /// Show how far a sweep is that runs elsewhere on this machine, until it ends.
+    Watch(WatchArgs),
     /// Show all that is known about a job or a sweep.
     Show(ShowArgs),
     /// Compare two jobs: the settings in which they differ, and their results.

@@ -151,13 +151,16 @@ pub enum RecipesCommand {
     },
     /// Print what a sweep's recipe is asked, as JSON, to try recipes on.
     Request(SweepArgs),
-    /// Run a recipe and print the jobs it proposes and the fuel it used; nothing is trained.
+    /// Run a recipe and print the jobs it proposes; nothing is trained.
     Test {
         /// A `.py` or `.wasm` file, or the name of a recipe.
         recipe: String,
         /// What to ask: a JSON file as `sae-run recipes request` prints.
         #[arg(long, value_name = "FILE.json")]
         request: PathBuf,
+        /// Show also the fuel that it used.
+        #[arg(long, short)]
+        verbose: bool,
         /// Print one object.
         #[arg(long)]
         json: bool,

@@ -7,7 +7,7 @@ use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table;
 use crate::sweep::models::{
-    MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, fetch_weights, find_model,
+    MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, Search, fetch_weights, find_model,
 };
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
@@ -92,7 +92,7 @@ fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError
 
 fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let shelf = Folders::of_this_machine()?.models();
-    let find = |name: &ModelName, keys| find_model(name, keys, Path::new("."), &shelf);
+    let find = |name: &ModelName, keys| find_model(name, keys, Search::from_here(&shelf));
     let model = find(&ModelName::of(config), MODEL_KEYS)?;
     let second = ModelName::of_second(config).map(|name| find(&name, SECOND_MODEL_KEYS));
     let second = second.transpose()?;

@@ -2,10 +2,11 @@
 
 use crate::error::CliError;
 use crate::show::table;
-use crate::sweep::models::{MODEL_KEYS, ModelName, find_model};
+use crate::sweep::hub_access::for_shapes;
+use crate::sweep::models::{MODEL_KEYS, ModelName, Search, find_model};
 use crate::sweep::paths::Folders;
 use args::HookpointsArgs;
-use plan::{HookpointFacts, match_hookpoints};
+use plan::{HookpointFacts, ModelFacts, match_hookpoints};
 use std::path::Path;
 
 /// Prints the hookpoints of a model, in natural order.
@@ -18,8 +19,7 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
         name: args.model.clone(),
         revision: args.revision.clone(),
     };
-    let model = find_model(&name, MODEL_KEYS, Path::new("."), &shelf)?;
-    let facts = facts::read_facts(&model.dir)?;
+    let facts = facts_of(&name, &shelf)?;
     let all = ["*".to_owned()];
     let patterns = if args.patterns.is_empty() {
         all.as_slice()
@@ -37,6 +37,21 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
         )
     };
     table::print(&text)
+}
+
+/// Those of its config.json, or of its published shapes if it is not at hand.
+fn facts_of(name: &ModelName, shelf: &Path) -> Result<ModelFacts, CliError> {
+    let search = Search {
+        hub: for_shapes(&name.name),
+        ..Search::from_here(shelf)
+    };
+    match find_model(name, MODEL_KEYS, search) {
+        Ok(model) => Ok(facts::read_facts(&model.dir)?),
+        Err(error) => match facts::published_config(&name.name) {
+            Some(config) => Ok(config.facts()),
+            None => Err(error),
+        },
+    }
 }
 
 fn json(hookpoints: &[&HookpointFacts]) -> String {

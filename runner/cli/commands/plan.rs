@@ -3,8 +3,9 @@
 use crate::commands::plan_diff;
 use crate::error::CliError;
 use crate::run::launch::Processes;
-use crate::show::{sweep, table};
+use crate::show::{forecast as shown, sweep, table};
 use crate::sweep::expand::{self, Expanded};
+use crate::sweep::forecast::{Forecast, forecast};
 use args::PlanArgs;
 use plan::{Plan, sae_memory};
 use serde_json::{Value, json};
@@ -15,32 +16,84 @@ use std::fmt::Write;
 /// # Errors
 /// Whatever is wrong with the sweep, or with the database for a comparison.
 pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
-    let expanded = expand::expand(&args.sweep)?;
-    Processes::of(&expanded.sweep.sweep.launch)?.note();
     if args.diff {
+        // Ids are compared, so everything that they hash has to be at hand.
+        let expanded = expand::expand(&args.sweep)?;
+        Processes::of(&expanded.sweep.sweep.launch)?.note();
         return plan_diff::print(&expanded, args.json).await;
     }
-    if args.json {
-        let plan = as_json(&expanded.plan);
-        return table::print(
-            &(serde_json::to_string_pretty(&plan).expect("JSON serialises") + "\n"),
-        );
+    let mut expanded = expand::expand_plan(&args.sweep)?;
+    if !args.json {
+        return print(&mut expanded, args.verbose).await;
     }
+    Processes::of(&expanded.sweep.sweep.launch)?.note();
+    let forecast = forecast(&mut expanded).await?;
+    note_too_short(&forecast);
+    note_lacking(&expanded);
+    let plan = as_json(&expanded, &forecast);
+    table::print(&(serde_json::to_string_pretty(&plan).expect("JSON serialises") + "\n"))
+}
+
+/// Prints a plan for people.
+///
+/// # Errors
+/// Processes that make no sense, or standard output that cannot be written.
+pub(crate) async fn print(expanded: &mut Expanded, is_verbose: bool) -> Result<u8, CliError> {
+    Processes::of(&expanded.sweep.sweep.launch)?.note();
     if expanded.wants_another_round() {
         table::note("the recipe asks to be called again with the results of these jobs");
     }
-    let provenance = args.verbose.then(|| provenance(&expanded));
-    sweep::print_plan(&expanded.plan, &provenance.unwrap_or_default())
+    let forecast = forecast(expanded).await?;
+    note_too_short(&forecast);
+    let mut more = shown::text(&forecast);
+    if is_verbose {
+        more += &provenance(expanded);
+    }
+    let code = sweep::print_plan(&expanded.plan, &more)?;
+    note_lacking(expanded);
+    Ok(code)
 }
 
-/// The plan, with the predicted memory of each job's SAEs.
-fn as_json(plan: &Plan) -> Value {
+/// Says if the data seems to be too short for an update.
+fn note_too_short(forecast: &Forecast) {
+    let lengths = forecast.streams.iter().filter_map(|stream| stream.length);
+    let n_sequences = lengths
+        .filter(|length| length.n_updates == 0)
+        .map(|length| length.n_sequences);
+    let Some(n_sequences) = n_sequences.min() else {
+        return;
+    };
+    let n_sequences = table::count(n_sequences as usize, "sequence");
+    table::note_with_hint(
+        &format!("there are about {n_sequences} to train on, fewer than one update takes"),
+        "lower `batch_size` or `grad_acc_steps`, or take more data",
+    );
+}
+
+/// Says what was not at hand, and what that means.
+fn note_lacking(expanded: &Expanded) {
+    let lacking = expanded.inputs.lacking();
+    for line in lacking {
+        table::note(line);
+    }
+    if !lacking.is_empty() {
+        table::note("job ids are not final: they hash the content of what is missing");
+    }
+}
+
+/// The plan, with the predicted memory of each job's SAEs, and with time and space.
+fn as_json(expanded: &Expanded, forecast: &Forecast) -> Value {
+    let plan: &Plan = &expanded.plan;
     let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
     let jobs = value["jobs"].as_array_mut().into_iter().flatten();
     for (job, value) in plan.jobs.iter().zip(jobs) {
         let of_sae = |sae| json!(sae_memory(&job.config, sae, plan.n_ranks()));
         value["sae_memory"] = job.saes.iter().map(of_sae).collect();
     }
+    value["forecast"] = shown::as_json(forecast);
+    let lacking = expanded.inputs.lacking();
+    value["missing"] = json!(lacking);
+    value["ids_are_final"] = lacking.is_empty().into();
     value
 }
 

@@ -18,7 +18,7 @@ use crate::run::worker_program;
 use crate::show::progress;
 use crate::show::table::{self, count};
 use crate::sweep::config;
-use crate::sweep::hub_access;
+use crate::sweep::hub_access::{self, Asked};
 use args::PublishArgs;
 use card::Card;
 use circuit_tracer::Set;
@@ -50,7 +50,12 @@ pub(crate) async fn publish(args: &PublishArgs) -> Result<u8, CliError> {
     if !path.is_file() {
         return Err(StoreError::NoDatabase { path }.into());
     }
-    let hub = hub_access::hub()?;
+    let asked = if args.dry_run {
+        Asked::Briefly
+    } else {
+        Asked::Patiently
+    };
+    let hub = hub_access::hub_asked(asked)?;
     // Not under the lock of the runs folder: a sweep may continue meanwhile. All that is written is one row for each
     // file, at the end.
     let store = Store::open(&path).await?;

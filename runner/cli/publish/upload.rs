@@ -6,12 +6,20 @@ use crate::show::table::{self, bytes, count};
 use hub::{FileUpload, Hub, HubError, Upload, UploadPlan, UploadProgress, UploadStep, Uploaded};
 use std::fmt::Write;
 
-/// What [`run`] would do.
+/// What [`run`] would do, compared with what the Hub has if it answers.
 ///
 /// # Errors
 /// As [`Hub::plan_upload`].
 pub(super) fn plan(hub: &Hub, upload: &Upload, quiet: bool) -> Result<UploadPlan, CliError> {
-    with_bar(quiet, |progress| hub.plan_upload(upload, progress))
+    with_bar(quiet, |progress| {
+        if hub.settings().offline {
+            return hub.plan_upload_alone(upload, progress);
+        }
+        match hub.plan_upload(upload, progress) {
+            Err(HubError::Network(_)) => hub.plan_upload_alone(upload, progress),
+            planned => planned,
+        }
+    })
 }
 
 /// Uploads, and shows how far it is.
@@ -51,12 +59,17 @@ fn with_bar<T>(
 /// What an upload would do: its files, then the card, and whether that has the text of sweeps in it.
 pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> String {
     let row = |file: &FileUpload| {
-        let state = if file.is_new { "new" } else { "there already" };
+        let state = match (plan.is_compared, file.is_new) {
+            (false, _) => "",
+            (true, true) => "new",
+            (true, false) => "there already",
+        };
         vec![file.path.clone(), bytes(file.n_bytes), state.to_owned()]
     };
     let rows = plan.files.iter().map(row).collect();
     let mut text = table::render(&["file", "size", ""], rows, 1);
     let made = match (plan.makes_repo, plan.makes_branch) {
+        _ if !plan.is_compared => "\nthe Hub was not asked: what it has already is not sent",
         (true, _) => ", which would be made",
         (false, true) => ", whose branch would be made",
         (false, false) => "",

@@ -30,17 +30,21 @@ pub(crate) mod watch;
 pub(crate) mod worker_process;
 pub(crate) mod worker_program;
 
+use crate::commands::plan as plan_command;
 use crate::error::CliError;
 use crate::run::claims::Claims;
-use crate::run::launch::{Launcher, Leader, Processes, with_ranks};
+use crate::run::launch::{Launcher, Leader, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
 use crate::show::closing::Closing;
+use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
+use crate::show::time_left::{Predicted, TimeLeft};
 use crate::show::{sweep as shown, table};
 use crate::sweep::config::{self, Origin};
 use crate::sweep::expand::{self, Expanded};
+use crate::sweep::forecast::forecast;
 use crate::sweep::hub_access;
 use crate::sweep::next_round;
 use crate::sweep::paths::Folders;
@@ -53,6 +57,9 @@ use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 /// The settings of a job in its folder, which are written with each checkpoint, after its SAEs.
 const JOB_CONFIG: &str = "config.json";
 
+/// From this number of seconds on it is said before how long a sweep takes.
+const LONG_S: f64 = 60.0;
+
 /// Runs or resumes a sweep.
 ///
 /// # Errors
@@ -60,6 +67,9 @@ const JOB_CONFIG: &str = "config.json";
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
     with_ranks(&runs_dir, async |leader| {
+        if args.options.dry_run {
+            return plan_command::print(&mut expand::expand_plan(&args.sweep())?, false).await;
+        }
         let mut expanded = expand::expand(&args.sweep())?;
         let ended = run_expanded(&mut expanded, &args.options, leader).await?;
         note_only_folder(&expanded, &ended);
@@ -90,6 +100,9 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
     }
     let folders = Folders::of_this_machine()?;
     let sweep = config::load_given(&args.given(), &folders)?;
+    if args.options.dry_run {
+        return plan_command::print(&mut expand::expand_sweep_plan(sweep, folders)?, false).await;
+    }
     let mut expanded = expand::expand_sweep(sweep, folders)?;
     let ended = run_expanded(&mut expanded, &args.options, leader).await?;
     note_only_folder(&expanded, &ended);
@@ -120,8 +133,8 @@ fn note_folder(runs_dir: &Path, job: &RecordedJob) {
 /// How a run ended.
 struct Ended {
     exit_code: u8,
-    /// The state of the jobs; `None`: it was a dry run.
-    recorded: Option<RecordedPlan>,
+    /// The state of the jobs.
+    recorded: RecordedPlan,
 }
 
 async fn run_expanded(
@@ -129,13 +142,7 @@ async fn run_expanded(
     args: &RunOptions,
     leader: Option<&Leader>,
 ) -> Result<Ended, CliError> {
-    if args.dry_run {
-        Processes::of(&expanded.sweep.sweep.launch)?.note();
-        return Ok(Ended {
-            exit_code: shown::print_plan(&expanded.plan, "")?,
-            recorded: None,
-        });
-    }
+    let begun = Instant::now();
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
     let folder = open_folder(expanded)?;
     if let Some(leader) = leader {
@@ -200,7 +207,7 @@ async fn run_expanded(
     store.close().await;
     Ok(Ended {
         exit_code,
-        recorded: Some(recorded),
+        recorded,
     })
 }
 
@@ -247,7 +254,7 @@ struct Site<'a> {
 /// Trains what is left of the jobs that are planned by now.
 async fn run_round(
     site: &Site<'_>,
-    expanded: &Expanded,
+    expanded: &mut Expanded,
     recorded: &RecordedPlan,
     args: &RunOptions,
 ) -> Result<Summary, CliError> {
@@ -260,22 +267,66 @@ async fn run_round(
     let is_wanted = |stream: &plan::Stream| !stream.job_ids.iter().all(is_done);
     let quiet = args.quiet || args.progress == ProgressArg::Json;
     expanded.inputs.fetch(&expanded.plan, quiet, is_wanted)?;
+    let progress = Progress::new(
+        &expanded.plan,
+        recorded,
+        &expanded.sweep.sweep.runs_dir,
+        args,
+    );
+    let time_left = if expanded.plan.streams.iter().any(is_wanted) {
+        time_left(site.store, expanded, (is_wanted, quiet)).await?
+    } else {
+        TimeLeft::default()
+    };
     let scheduler = Scheduler {
         claims: site.claims,
         expanded,
         recorded,
         settled: RefCell::default(),
         told: RefCell::default(),
-        progress: Progress::new(
-            &expanded.plan,
-            recorded,
-            &expanded.sweep.sweep.runs_dir,
-            args,
-        ),
+        progress: progress.with_time_left(time_left),
         launcher: site.launcher,
         retry_failed: args.retry_failed,
     };
     scheduler.run().await
+}
+
+/// What is known of the time of the streams that are wanted before they begin. The first has all text tokenised.
+async fn time_left(
+    store: &Store,
+    expanded: &mut Expanded,
+    (is_wanted, quiet): (impl Fn(&plan::Stream) -> bool, bool),
+) -> Result<TimeLeft, CliError> {
+    let forecast = forecast(expanded).await?;
+    let total_s = forecast.in_all().map(|known| total_s(&forecast, known));
+    if !quiet && total_s.is_some_and(|total_s| total_s >= LONG_S) {
+        let source = &forecast.speed.source;
+        table::note(&format!("all of it takes {} ({source})", time(&forecast)));
+    }
+    let streams = expanded.plan.streams.iter().zip(&forecast.streams);
+    let wanted = streams.filter(|(stream, _)| is_wanted(stream));
+    let predicted: Vec<_> = wanted
+        .enumerate()
+        .map(|(index, (stream, own))| {
+            let predicted = Predicted {
+                of_token_s: own.of_token_s,
+                training_s: own.length.map(|length| length.training_s),
+                evaluation_s: own.length.map_or(0.0, |length| length.evaluation_s),
+                tokenising_s: if index == 0 {
+                    forecast.tokenising_s
+                } else {
+                    0.0
+                },
+            };
+            (stream.stream_id.clone(), predicted)
+        })
+        .collect();
+    let rows = predicted.iter().map(|(stream_id, predicted)| {
+        let predicted = serde_json::to_string(predicted).expect("numbers serialise");
+        (stream_id.clone(), predicted)
+    });
+    store.note_predictions(&rows.collect::<Vec<_>>()).await?;
+    Ok(TimeLeft::new(predicted, forecast.n_lanes))
 }
 
 fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Result<u8, CliError> {

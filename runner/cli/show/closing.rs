@@ -142,7 +142,7 @@ impl Closing<'_> {
                 "lower `lr`",
             );
         }
-        if rows().any(|row| row.ce_recovered.is_some() && row.ce_recovered_if_clear().is_none()) {
+        if rows().any(|row| row.ce_spliced.is_some() && row.ce_recovered_if_clear().is_none()) {
             table::note(&format!(
                 "CE recovered is `-` where ablation costs less than {LEAST_COST} nats a token: a share of that says nothing"
             ));

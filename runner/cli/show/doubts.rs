@@ -3,7 +3,7 @@
 use crate::show::table::{count, first_of, note, note_with_hint};
 use plan::{Evaluated, LEAST_ABLATION_COST};
 use serde_json::Value;
-use store::{QueryTable, ReportSae, ResultRow};
+use store::{QueryTable, ReportSae};
 
 /// What a doubt may be about.
 #[derive(Debug)]
@@ -17,14 +17,6 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    pub(crate) fn of_result(row: &ResultRow) -> Self {
-        Self {
-            name: format!("{} {}", row.job, row.sae),
-            fvu: row.fvu_eval.or(row.fvu),
-            is_without_share: row.ce_spliced.is_some() && row.ce_recovered.is_none(),
-        }
-    }
-
     pub(crate) fn of_evaluated(evaluated: &Evaluated) -> Self {
         let stats = &evaluated.stats;
         Self {

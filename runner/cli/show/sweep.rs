@@ -3,7 +3,7 @@
 use crate::error::CliError;
 use crate::show::fitted::{Column, Fitted, fit, width};
 use crate::show::names::{RowNames, ShortNames, hookpoints};
-use crate::show::table::{self, count, has_kinds, k_of, megabytes, number};
+use crate::show::table::{self, bytes, count, has_kinds, k_of, number};
 use plan::{Job, Plan, Stream};
 use std::collections::{HashMap, HashSet};
 use store::SaeOutcome;
@@ -27,14 +27,14 @@ fn tables(plan: &Plan) -> Fitted {
     let mut shown = fit(jobs(&plan.jobs, &names), width());
     shown.text += &names.remark();
     shown = shown.and(fit(streams(plan), width()));
-    let plan::RecipeIdentity { recipe, fuel, .. } = &plan.recipe;
+    let recipe = &plan.recipe.recipe;
     let counts = [
         count(plan.jobs.len(), "job"),
         count(plan.streams.len(), "stream"),
     ]
     .join(" in ");
     shown.text += &per_process(plan);
-    shown.text += &format!("\n{counts}, by recipe `{recipe}` ({fuel} fuel)\n");
+    shown.text += &format!("\n{counts}, by recipe `{recipe}`\n");
     shown
 }
 
@@ -87,13 +87,18 @@ fn streams(plan: &Plan) -> Vec<Column> {
         of("jobs", &|stream| stream.job_ids.len().to_string()).rank(1),
         of("SAEs", &n_saes).rank(2),
         of("layers run", &blocks_run).rank(3),
-        of("model", &|stream| megabytes(stream.memory.model_bytes)).rank(5),
-        of("SAE state", &|stream| megabytes(stream.memory.sae_bytes)).rank(4),
-        of("workspace", &|stream| {
-            megabytes(stream.memory.workspace_bytes)
-        })
-        .rank(6),
-        of("memory", &|stream| megabytes(stream.memory.total_bytes())),
+        of("model", &|stream| bytes(stream.memory.model_bytes)).rank(5),
+        of("SAE state", &|stream| bytes(stream.memory.sae_bytes)).rank(4),
+        of("workspace", &|stream| bytes(stream.memory.workspace_bytes)).rank(6),
+        of(
+            "evaluation",
+            &|stream| match stream.memory.evaluation_bytes {
+                0 => "-".to_owned(),
+                n_bytes => bytes(n_bytes),
+            },
+        )
+        .rank(7),
+        of("memory", &|stream| bytes(stream.memory.total_bytes())),
     ]
 }
 
@@ -110,7 +115,7 @@ fn blocks_run(stream: &Stream) -> String {
 fn per_process(plan: &Plan) -> String {
     match plan.n_ranks() {
         n_ranks @ 2.. => {
-            format!("memory is per process: of that one of {n_ranks} which needs the most\n")
+            format!("memory is per process (the largest of {n_ranks})\n")
         }
         _ => String::new(),
     }

@@ -4,7 +4,7 @@
 use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::download;
-use crate::sweep::hub_access::hub;
+use crate::sweep::hub_access::{Asked, hub, hub_asked, remember_reach};
 use crate::sweep::models::of_hub_or_folder;
 use crate::sweep::paths;
 use datasets::{ChosenFile, DatasetError, files_of_hub, find_files};
@@ -16,6 +16,12 @@ use std::path::{Path, PathBuf};
 
 /// Where the Hub keeps a copy in Parquet of data sets in other formats.
 const PARQUET_BRANCH: &str = "refs/convert/parquet";
+
+/// Ends of the names of files that are compressed.
+const PACKED: [&str; 4] = [".parquet", ".gz", ".zst", ".xz"];
+/// Bytes for a token there, about, and in plain text.
+const PACKED_BYTES: f64 = 2.0;
+const TEXT_BYTES: f64 = 4.5;
 
 /// A data set that was found.
 #[derive(Debug)]
@@ -38,7 +44,11 @@ struct RemoteFiles {
 ///
 /// # Errors
 /// The data set, or the part that is asked for, does not exist.
-pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundDataset, CliError> {
+pub(crate) fn find_dataset(
+    wanted: &DataName,
+    sweep_dir: &Path,
+    asked: Asked,
+) -> Result<FoundDataset, CliError> {
     let request = wanted.request("split")?;
     let name = &wanted.dataset;
     let missing = match find_local(name, sweep_dir) {
@@ -50,9 +60,11 @@ pub(crate) fn find_dataset(wanted: &DataName, sweep_dir: &Path) -> Result<FoundD
         return Err(missing.about("dataset".to_owned()));
     }
     let revision = wanted.args.revision();
-    let remote = hub().and_then(|hub| hub.dataset_listing(name, revision));
-    let listing =
-        remote.map_err(|error| of_hub_or_folder(error, &missing, "dataset", "data_args"))?;
+    let remote = hub_asked(asked).and_then(|hub| hub.dataset_listing(name, revision));
+    let listing = remote.map_err(|error| {
+        remember_reach(&error);
+        of_hub_or_folder(error, &missing, "dataset", "data_args")
+    })?;
     if let Some(notice) = &listing.notice {
         table::note(&notice.to_string());
     }
@@ -177,6 +189,30 @@ fn of_hub(
 }
 
 impl FoundDataset {
+    /// About how many tokens it has, by the size of its files; `None`: that is not known of one of them.
+    pub(crate) fn n_tokens_by_size(&self) -> Option<u64> {
+        let files = self.files.files.iter().map(|file| {
+            let name = file.path.to_string_lossy();
+            let is_packed = PACKED.iter().any(|ending| name.ends_with(ending));
+            let bytes_per_token = if is_packed { PACKED_BYTES } else { TEXT_BYTES };
+            Some(self.n_bytes_of(&name)? as f64 / bytes_per_token)
+        });
+        Some(files.sum::<Option<f64>>()? as u64)
+    }
+
+    /// Bytes of the file at `path`, which need not be there yet if it is one of the Hub.
+    fn n_bytes_of(&self, path: &str) -> Option<u64> {
+        match &self.remote {
+            None => Some(Path::new(path).metadata().ok()?.len()),
+            Some(RemoteFiles { listing, names }) => {
+                // It ends in the name that the repository has.
+                let name = names.iter().find(|name| path.ends_with(*name))?;
+                let file = listing.files.iter().find(|file| file.name == *name)?;
+                Some(file.n_bytes)
+            }
+        }
+    }
+
     /// Downloads its files, as far as they are not in the cache.
     ///
     /// # Errors

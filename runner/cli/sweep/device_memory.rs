@@ -74,11 +74,16 @@ fn named(device: &str) -> Option<Device> {
     }
 }
 
+/// Whether the system has a GPU, be it one that libtorch can use or not.
+pub(crate) fn has_gpu_memory() -> bool {
+    of_gpu(0).is_some()
+}
+
 /// Whether `auto` means a GPU. libtorch is asked only if the system has one: on all other machines that would
 /// be all that planning waits for.
 fn has_gpu() -> bool {
     let is_available = |machine: &Machine| matches!(machine.cuda, CudaStatus::Available { .. });
-    of_gpu(0).is_some() && worker_program::machine().is_ok_and(is_available)
+    has_gpu_memory() && worker_program::machine().is_ok_and(is_available)
 }
 
 fn of_machine() -> Option<u64> {

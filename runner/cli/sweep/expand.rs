@@ -10,7 +10,6 @@ use crate::sweep::inputs::{Inputs, first_job};
 use crate::sweep::paths::Folders;
 use crate::sweep::rounds;
 use args::SweepArgs;
-use indicatif::HumanBytes;
 use plan::{Job, JobDraft, Plan, PlanError, Stream, group_streams, resolve_jobs};
 use std::collections::BTreeSet;
 use tokens::Shard;
@@ -37,12 +36,42 @@ pub(crate) fn expand(args: &SweepArgs) -> Result<Expanded, CliError> {
     expand_sweep(sweep, folders)
 }
 
+/// The same for a plan alone, which needs of a model its shapes, and can do without anything else.
+///
+/// # Errors
+/// As [`expand`], except for missing files.
+pub(crate) fn expand_plan(args: &SweepArgs) -> Result<Expanded, CliError> {
+    let folders = Folders::of_this_machine()?;
+    let sweep = config::load(args, &folders)?;
+    expand_sweep_plan(sweep, folders)
+}
+
+/// [`expand_plan`] for a sweep that was read.
+///
+/// # Errors
+/// As [`expand_plan`].
+pub(crate) fn expand_sweep_plan(
+    sweep: LoadedSweep,
+    folders: Folders,
+) -> Result<Expanded, CliError> {
+    let inputs = Inputs::for_plan(&sweep.dir, &folders);
+    expand_with(inputs, sweep, folders)
+}
+
 /// Asks the recipe of a sweep that was read, and resolves its answer.
 ///
 /// # Errors
 /// As [`expand`].
 pub(crate) fn expand_sweep(sweep: LoadedSweep, folders: Folders) -> Result<Expanded, CliError> {
-    let mut inputs = Inputs::new(&sweep.dir, &folders);
+    let inputs = Inputs::new(&sweep.dir, &folders);
+    expand_with(inputs, sweep, folders)
+}
+
+fn expand_with(
+    mut inputs: Inputs,
+    sweep: LoadedSweep,
+    folders: Folders,
+) -> Result<Expanded, CliError> {
     let made = make_plan(&sweep, &mut inputs, &folders);
     let (plan, recipe_source) = made.map_err(|error| sweep.locate(error))?;
     Ok(Expanded {
@@ -113,13 +142,12 @@ pub(crate) fn add_jobs(
     let models_of = |job: &Job| inputs.models_of(job);
     let streams = group_streams(&new, models_of, processes.n_ranks, most_bytes)?;
     plan.jobs.extend(jobs);
+    note_too_large(plan, &streams, most_bytes);
     let mut noted = BTreeSet::new();
     for stream in &streams {
-        let job = first_job(plan, stream);
-        note_too_large(job, stream, most_bytes);
         // What is on the Hub is checked when it is here.
         let used = inputs.used_models(plan, stream).into_iter();
-        for used in used.filter(|used| used.found.commit().is_none()) {
+        for used in used.filter(|used| inputs.has_weights_here(used)) {
             let left_over = used.check(&plan.jobs_of(stream))?;
             if noted.insert(used.name.clone()) {
                 used.note_left_over(&left_over);
@@ -130,17 +158,40 @@ pub(crate) fn add_jobs(
     Ok(())
 }
 
-/// Says of a job that alone is predicted to take more memory than there is.
-fn note_too_large(job: &Job, stream: &Stream, most_bytes: Option<u64>) {
-    let n_bytes = stream.memory.total_bytes();
-    let Some(most_bytes) = most_bytes.filter(|&most_bytes| n_bytes > most_bytes) else {
+/// Says which jobs are alone predicted to take more memory than there is.
+fn note_too_large(plan: &Plan, streams: &[Stream], most_bytes: Option<u64>) {
+    let Some(most_bytes) = most_bytes else {
         return;
     };
-    let (name, n_bytes, most_bytes) = (&job.name, HumanBytes(n_bytes), HumanBytes(most_bytes));
+    let too_large = |stream: &&Stream| stream.memory.total_bytes() > most_bytes;
+    let too_large: Vec<&Stream> = streams.iter().filter(too_large).collect();
+    let Some(largest) = too_large
+        .iter()
+        .map(|stream| stream.memory.total_bytes())
+        .max()
+    else {
+        return;
+    };
+    let names = too_large
+        .iter()
+        .map(|stream| first_job(plan, stream).name.clone());
+    let names: Vec<String> = names.collect();
+    let jobs = match &names[..] {
+        [name] => format!("job `{name}` is predicted to take"),
+        _ => format!(
+            "{} are predicted to take up to",
+            table::count(names.len(), "job")
+        ),
+    };
+    let of_several = match names.len() {
+        1 => String::new(),
+        _ => format!(" ({})", table::first_of(&names)),
+    };
     table::note_with_hint(
         &format!(
-            "job `{name}` is predicted to take {n_bytes}, and its worker may take {most_bytes}: memory may run \
-             out"
+            "{jobs} {}, and a worker may take {}: memory may run out{of_several}",
+            table::bytes(largest),
+            table::bytes(most_bytes)
         ),
         "raise `micro_acc_steps`, or lower `batch_size`, `expansion_factor` or the number of hookpoints; \
          `launch.memory_bytes` sets what it may take",

@@ -2,13 +2,17 @@
 
 use crate::error::CliError;
 use crate::show::table;
+use crate::sweep::data_length::Length;
 use crate::sweep::datasets::{FoundDataset, find_dataset};
+use crate::sweep::hub_access::{Asked, for_shapes};
+use crate::sweep::lacking::Lacking;
 use crate::sweep::models::{
-    FoundModel, MODEL_KEYS, ModelDirs, ModelKeys, ModelName, SECOND_MODEL_KEYS, fetch_weights,
-    find_model,
+    FoundModel, MODEL_KEYS, ModelDirs, ModelKeys, ModelName, SECOND_MODEL_KEYS, Search,
+    fetch_weights, find_model,
 };
 use crate::sweep::paths::{self, Folders};
 use crate::sweep::used_model::UsedModel;
+use facts::ModelConfig;
 use files::DigestCache;
 use plan::RowSpec;
 use plan::{DataName, Job, JobInputs, ModelFacts, ModelFolder, Models, Plan, SecondModel, Stream};
@@ -16,7 +20,7 @@ use plan::{StreamKey, TokenizerClass, TrainConfig};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokens::{BatchSpec, Shard, TokenSpec, TokenizerDifference, check_batch};
+use tokens::{BatchSpec, Sample, Shard, TokenSpec, TokenizerDifference, Tokens, check_batch};
 
 /// Models and data sets by the names that the sweep has for them, each looked at once.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(crate) struct Inputs {
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
+    /// `None`: everything has to be at hand.
+    lacking: Option<Lacking>,
 }
 
 /// A model: its folder, and what planning knows about it.
@@ -61,6 +67,27 @@ impl Inputs {
             digests: DigestCache::new(&folders.cache),
             sweep_dir: sweep_dir.into(),
             model_shelf: folders.models(),
+            lacking: None,
+        }
+    }
+
+    /// The same for a plan, which does without missing files if it knows a model's shapes.
+    pub(crate) fn for_plan(sweep_dir: &Path, folders: &Folders) -> Self {
+        Self {
+            lacking: Some(Lacking::default()),
+            ..Self::new(sweep_dir, folders)
+        }
+    }
+
+    /// What was not at hand, a line for each thing. Job ids hash placeholders if there is one.
+    pub(crate) fn lacking(&self) -> &[String] {
+        self.lacking.as_ref().map_or(&[], Lacking::lines)
+    }
+
+    fn asked(&self) -> Asked {
+        match self.lacking {
+            Some(_) => Asked::Briefly,
+            None => Asked::Patiently,
         }
     }
 
@@ -144,6 +171,12 @@ impl Inputs {
         &self.models[name]
     }
 
+    /// Whether the headers of a model's weights can be looked at.
+    pub(super) fn has_weights_here(&self, used: &UsedModel<'_>) -> bool {
+        let is_lacking = |lacking: &Lacking| lacking.has_no_weights(&used.name);
+        used.found.commit().is_none() && !self.lacking.as_ref().is_some_and(is_lacking)
+    }
+
     /// The models of a stream: one, or two for crosscoders on two.
     pub(super) fn used_models(&self, plan: &Plan, stream: &Stream) -> Vec<UsedModel<'_>> {
         let config = &first_job(plan, stream).config;
@@ -224,8 +257,11 @@ impl Inputs {
 
     fn token_digest(&mut self, config: &TrainConfig, data: &DataName) -> Result<String, CliError> {
         if !self.datasets.contains_key(data) {
-            let found = find_dataset(data, &self.sweep_dir)?;
-            self.datasets.insert(data.clone(), found);
+            let found = find_dataset(data, &self.sweep_dir, self.asked());
+            match (found, &mut self.lacking) {
+                (Err(error), Some(lacking)) => return Ok(lacking.data_set(data, &error)),
+                (found, _) => self.datasets.insert(data.clone(), found?),
+            };
         }
         let spec = self.tokens(config, data);
         let rows = serde_json::to_string(&spec.rows).expect("plain fields serialise");
@@ -238,7 +274,13 @@ impl Inputs {
             let key = error.is_about_tokenizer_class();
             let key = key.then(|| "tokenizer_class".to_owned());
             CliError::from(error).about(key)
-        })?;
+        });
+        let digest = match (digest, &mut self.lacking) {
+            (Err(_), Some(lacking)) if !tokens::has_tokenizer(&spec.tokenizer_dir) => {
+                lacking.tokenizer_of(&key.0, data)
+            }
+            (digest, _) => digest?,
+        };
         self.token_digests.insert(key, digest.clone());
         Ok(digest)
     }
@@ -247,6 +289,10 @@ impl Inputs {
     /// is known without downloading or tokenising anything.
     pub(super) fn look_at_data(&mut self, job: &Job, shard: Shard) -> Result<(), CliError> {
         let config = &job.config;
+        if !self.datasets.contains_key(&config.train_data()) {
+            // A plan does without.
+            return Ok(config.validate_batch()?);
+        }
         let batches = BatchSpec::of_stream(&StreamKey::of(job), shard);
         let n_training = 1.0 - config.eval_fraction.clamp(0.0, 0.99);
         let n_wanted = (batches.batch_size as f64 / n_training) as u64 + 2;
@@ -308,6 +354,29 @@ impl Inputs {
         Ok(found)
     }
 
+    /// What is known of the length of a job's data without downloading or tokenising all of it.
+    pub(super) fn length(&mut self, config: &TrainConfig, data: &DataName) -> Option<Length> {
+        let digest = self.token_digest(config, data).ok()?;
+        let found = self.datasets.get(data)?;
+        let ctx_len = config.ctx_len as u64;
+        if let Ok(tokens) = Tokens::find(&self.cache, &digest) {
+            return Some(Length::made(tokens.n_sequences() as u64));
+        }
+        if let Some((_, Some(n_sequences))) = self.n_sequences.get(&digest) {
+            return Some(Length::made(*n_sequences));
+        }
+        let sample = if self.lacking.is_some() {
+            self.tokens(config, data).sample(&self.digests, &digest)
+        } else {
+            // A run leaves text and tokenizer to its worker: whatever they do, it does not end with them.
+            Sample::recall(&self.digests, &digest)
+        };
+        Some(match sample {
+            Some(sample) => Length::sampled(sample.n_tokens / ctx_len, sample.tokens_per_s),
+            None => Length::sampled(found.n_tokens_by_size()? / ctx_len, None),
+        })
+    }
+
     /// Downloads the files of a job's data, as far as they are not in the cache.
     ///
     /// # Errors
@@ -345,7 +414,13 @@ impl Inputs {
         if let Some(digest) = digest {
             return Ok(digest.clone());
         }
-        let read = facts::digest_model(&found.dir, found.commit(), &self.digests)?;
+        let read = facts::digest_model(&found.dir, found.commit(), &self.digests);
+        let read = match (read, &mut self.lacking) {
+            // That no file is at hand was said.
+            (Err(_), Some(lacking)) if !found.dir.exists() => lacking.weights_of(name, None),
+            (Err(error), Some(lacking)) => lacking.weights_of(name, Some(&error.into())),
+            (read, _) => read?,
+        };
         Ok(digest.insert(read).clone())
     }
 
@@ -383,7 +458,12 @@ impl Inputs {
             return Ok(());
         }
         let dirs = compared.0.each_ref();
-        let dirs = dirs.map(|name| self.model_called(name).found.dir.as_path());
+        let dirs = dirs.map(|name| self.models[name].found.dir.as_path());
+        let without = dirs.iter().position(|dir| !tokens::has_tokenizer(dir));
+        if let (Some(index), Some(lacking)) = (without, &mut self.lacking) {
+            lacking.tokenizer_to_compare(&compared.0[index]);
+            return Ok(());
+        }
         let about = |error: CliError| error.about("crosscoder_model".to_owned());
         let conflict = tokens::tokenizer_conflict(dirs, class, &self.digests);
         match conflict.map_err(|error| about(CliError::from(error)))? {
@@ -403,10 +483,49 @@ impl Inputs {
         }
     }
 
+    /// Finds a model and reads its config.json. A plan takes published shapes if there is no such file.
+    fn find_model(
+        &mut self,
+        name: &ModelName,
+        keys: ModelKeys,
+    ) -> Result<(FoundModel, ModelConfig), CliError> {
+        let hub = match self.lacking {
+            Some(_) => for_shapes(&name.name),
+            None => Asked::Patiently,
+        };
+        let search = Search {
+            sweep_dir: &self.sweep_dir,
+            shelf: &self.model_shelf,
+            hub,
+        };
+        let found = find_model(name, keys, search);
+        match (found, &mut self.lacking) {
+            (Err(error), Some(lacking)) => match facts::published_config(&name.name) {
+                Some(config) => {
+                    lacking.files_of(name, &error);
+                    let dir = self.model_shelf.join(&name.name);
+                    Ok((FoundModel::without_files(dir), config))
+                }
+                None => {
+                    let hint = error.hint().unwrap_or_default();
+                    let hint = format!(
+                        "{hint}; for a plan, a folder with config.json alone is enough, or the name of a model of \
+                         Llama 3, Gemma 2 or 3, Qwen 3, Pythia, GPT-2 or SmolLM2"
+                    );
+                    Err(error.with_hint(hint))
+                }
+            },
+            (found, _) => {
+                let found = found?;
+                let config = facts::read_config(&found.dir)?;
+                Ok((found, config))
+            }
+        }
+    }
+
     fn look_at(&mut self, name: &ModelName, keys: ModelKeys) -> Result<&Model, CliError> {
         if !self.models.contains_key(name) {
-            let found = find_model(name, keys, &self.sweep_dir, &self.model_shelf)?;
-            let config = facts::read_config(&found.dir)?;
+            let (found, config) = self.find_model(name, keys)?;
             let facts = Arc::new(config.facts());
             note_unknown_keys(&name.name, &facts, config.unknown_keys());
             let model = Model {

@@ -4,7 +4,7 @@
 use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::download;
-use crate::sweep::hub_access::hub;
+use crate::sweep::hub_access::{Asked, hub, hub_asked, remember_reach};
 use crate::sweep::paths;
 use fault::Remedy;
 use hub::{HubError, Snapshot};
@@ -90,6 +90,12 @@ pub(crate) struct FoundModel {
 }
 
 impl FoundModel {
+    /// One of which no file is at hand, with the path of a folder that is not there.
+    pub(crate) fn without_files(dir: PathBuf) -> Self {
+        let snapshot = None;
+        Self { dir, snapshot }
+    }
+
     /// The commit of a model of the Hub.
     pub(crate) fn commit(&self) -> Option<&str> {
         self.snapshot
@@ -98,8 +104,29 @@ impl FoundModel {
     }
 }
 
+/// Where models are looked for, and how the Hub is asked for them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search<'a> {
+    /// The folder of the sweep.
+    pub(crate) sweep_dir: &'a Path,
+    /// A folder of ready models.
+    pub(crate) shelf: &'a Path,
+    pub(crate) hub: Asked,
+}
+
+impl<'a> Search<'a> {
+    /// For a command that takes no sweep.
+    pub(crate) fn from_here(shelf: &'a Path) -> Self {
+        Self {
+            sweep_dir: Path::new("."),
+            shelf,
+            hub: Asked::Patiently,
+        }
+    }
+}
+
 /// Finds a model by its `name`, which the settings `keys` have: a folder next to the sweep, below the
-/// current folder or on the `shelf`; else, if the name can be the id of one, a model of the Hub at its
+/// current folder or on the shelf; else, if the name can be the id of one, a model of the Hub at its
 /// revision. Of the latter, what planning needs is downloaded.
 ///
 /// # Errors
@@ -107,20 +134,22 @@ impl FoundModel {
 pub(crate) fn find_model(
     wanted: &ModelName,
     keys: ModelKeys,
-    sweep_dir: &Path,
-    shelf: &Path,
+    search: Search<'_>,
 ) -> Result<FoundModel, CliError> {
     let ModelName { name, revision } = wanted;
-    let missing = match paths::find("model", name, sweep_dir, Some(shelf)) {
+    let missing = match paths::find("model", name, search.sweep_dir, Some(search.shelf)) {
         Ok(dir) => return of_folder(wanted, keys, dir),
         Err(missing) => missing,
     };
     if !hub::is_repo_id(name) {
         return Err(missing.about(keys.name.to_owned()));
     }
-    let found = hub().and_then(|hub| hub.model_files(name, revision.as_deref()));
-    let snapshot =
-        found.map_err(|error| of_hub_or_folder(error, &missing, keys.name, keys.revision))?;
+    let hub = hub_asked(search.hub);
+    let found = hub.and_then(|hub| hub.model_files(name, revision.as_deref()));
+    let snapshot = found.map_err(|error| {
+        remember_reach(&error);
+        of_hub_or_folder(error, &missing, keys.name, keys.revision)
+    })?;
     if let Some(notice) = &snapshot.notice {
         table::note(&notice.to_string());
     }

@@ -10,6 +10,7 @@ use crate::models::gpt_neo::GptNeoConfig;
 use crate::models::gpt_neox::GptNeoxConfig;
 use crate::models::gpt2::Gpt2Config;
 use plan::{Dtype, ModelFacts};
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// What a model is made of, by the kind of its blocks.
@@ -116,7 +117,18 @@ pub struct ModelConfig {
 /// A missing folder or file, an unknown architecture, or the first key that is missing, of the
 /// wrong type, not supported or in contradiction to another.
 pub fn read_config(model_dir: &Path) -> Result<ModelConfig, FactsError> {
-    let file = ConfigFile::read(model_dir)?;
+    of_file(ConfigFile::read(model_dir)?)
+}
+
+/// The same of a configuration that is not from a file.
+///
+/// # Errors
+/// As [`read_config`].
+pub(crate) fn of_map(map: Map<String, Value>) -> Result<ModelConfig, FactsError> {
+    of_file(ConfigFile::of_map(map))
+}
+
+fn of_file(file: ConfigFile) -> Result<ModelConfig, FactsError> {
     let Some(model_type) = file.string("model_type")? else {
         return Err(file.missing("model_type"));
     };

@@ -46,6 +46,15 @@ impl ConfigFile {
         })
     }
 
+    /// One that is not in a file.
+    pub(crate) fn of_map(map: Map<String, Value>) -> Self {
+        Self {
+            path: PathBuf::from("config.json"),
+            map,
+            written_as: BTreeMap::new(),
+        }
+    }
+
     /// The same with the values of other names under the keys that they mean: `other_names` are pairs of
     /// such a name and its key. transformers lets the other name win without a message.
     ///

@@ -24,6 +24,7 @@
 //! - `config.rs`: config.json key by key; `keys.rs`: every key that a family may have
 //! - `layout.rs`: a model as a list of modules: hookpoints, tensor checks, parameter counts
 //! - `inputs.rs`: what planning asks of a model, and its digest
+//! - `published.rs`: shapes of known models by their names, for planning without any file
 //! - `weights.rs`, `header.rs`: safetensors files; `check.rs`: whether all tensors are there; `missing.rs`: why not
 
 mod act_fn;
@@ -40,6 +41,7 @@ mod layout;
 mod missing;
 mod mmap;
 mod models;
+mod published;
 mod rope;
 mod weights;
 mod yarn;
@@ -61,6 +63,7 @@ pub use layout::{BIAS, Layout, Module, ModuleKind, TensorSpec, WEIGHT, Within};
 pub use models::gpt_neo::GptNeoConfig;
 pub use models::gpt_neox::GptNeoxConfig;
 pub use models::gpt2::Gpt2Config;
+pub use published::{published_config, published_models};
 pub use rope::{RopeConfig, RopeScaling};
 pub use weights::{StoredTensor, Weights};
 pub use yarn::Yarn;

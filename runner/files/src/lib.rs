@@ -9,6 +9,7 @@
 //! - `lock.rs`: locks that say who holds them; `digest_cache.rs`: digests of files, remembered
 //! - `tensor_header.rs`: the header of a safetensors file
 //! - `lfs.rs`: pointers of Git LFS instead of files; `path.rs`: paths from names; `user.rs`: whose a file is
+//! - `space.rs`: what a disk has left
 //! - `trust.rs`: machine code that only this user can have written
 
 pub mod bound;
@@ -20,6 +21,7 @@ mod output;
 mod path;
 mod read;
 mod remove;
+mod space;
 mod tensor_header;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -34,6 +36,7 @@ pub use output::OutputFile;
 pub use path::{beside, dir_of, stays_below};
 pub use read::{open, open_within, read, read_text};
 pub use remove::remove_dir;
+pub use space::free_bytes;
 pub use tensor_header::TensorHeader;
 pub use trust::{code_folders, open_code, own_code_folder, write_code};
 pub use user::user_id;

@@ -93,7 +93,7 @@ impl<'a> Context<'a> {
 pub(crate) fn client_builder(settings: &HubSettings) -> ClientBuilder {
     let agent = concat!("sae-run/", env!("CARGO_PKG_VERSION"), "; hf-hub/1.0.0");
     let builder = Client::builder().user_agent(agent);
-    builder.connect_timeout(settings.timeout)
+    builder.connect_timeout(settings.connect_timeout)
 }
 
 fn build(

@@ -10,7 +10,7 @@ use crate::progress::Event;
 use crate::retry::{Tried, retry};
 use crate::tree::{self, RemoteFile};
 use crate::words::size;
-use crate::{HubError, refusal, space};
+use crate::{HubError, refusal};
 use fault::Fault;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
@@ -55,7 +55,7 @@ impl<'a> Download<'a> {
     /// Brings files into the cache, several at a time; gives up at the first that fails.
     pub(crate) async fn all(&self, files: &[RemoteFile]) -> Result<(), HubError> {
         tree::check_sizes(self.context, files)?;
-        self.check_space(files, space::free_bytes(&self.cache.blobs()))?;
+        self.check_space(files, files::free_bytes(&self.cache.blobs()))?;
         for (index, file) in files.iter().enumerate() {
             self.tell(index, Event::Wanted(file.n_bytes));
         }

@@ -75,7 +75,6 @@ mod progress;
 mod refusal;
 mod retry;
 mod settings;
-mod space;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -39,9 +39,10 @@ pub struct HubSettings {
     pub token: Option<Token>,
     /// Ask no server, serve what is in the cache; `HF_HUB_OFFLINE`.
     pub offline: bool,
-    /// Longest wait for a connection and between two pieces of an answer; `HF_HUB_DOWNLOAD_TIMEOUT`
-    /// in seconds, 10 by default.
+    /// Longest wait between two pieces of an answer; `HF_HUB_DOWNLOAD_TIMEOUT` in seconds, 10 by default.
     pub timeout: Duration,
+    /// Longest wait for a connection; likewise.
+    pub connect_timeout: Duration,
     /// How often a request that failed because there was no connection, or by a fault of the Hub, is
     /// repeated.
     pub n_retries: u32,
@@ -86,6 +87,7 @@ impl HubSettings {
             token: None,
             offline: false,
             timeout: DEFAULT_TIMEOUT,
+            connect_timeout: DEFAULT_TIMEOUT,
             n_retries: 3,
             retry_delay: Duration::from_millis(250),
             limits: HubLimits::default(),
@@ -117,6 +119,7 @@ impl fmt::Debug for HubSettings {
             .field("token", &self.token)
             .field("offline", &self.offline)
             .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
             .field("n_retries", &self.n_retries)
             .field("retry_delay", &self.retry_delay)
             .field("limits", &self.limits)
@@ -137,6 +140,8 @@ impl Environment<'_> {
         let cache_dir = self.cache_dir().ok_or_else(no_cache_folder)?;
         let timeout = self.text("HF_HUB_DOWNLOAD_TIMEOUT");
         let timeout = timeout.and_then(|text| text.trim().parse().ok());
+        let timeout = timeout.filter(|&seconds| seconds > 0);
+        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
         let defaults = HubSettings::new(&endpoint, &cache_dir);
         let xet_cache_dir = self.folder("HF_XET_CACHE");
         let xet_cache_dir = xet_cache_dir.or_else(|| Some(self.hf_home()?.join("xet")));
@@ -144,9 +149,8 @@ impl Environment<'_> {
             xet_cache_dir: xet_cache_dir.unwrap_or(defaults.xet_cache_dir.clone()),
             token: self.token(),
             offline: self.offline(),
-            timeout: timeout
-                .filter(|&seconds| seconds > 0)
-                .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+            timeout,
+            connect_timeout: timeout,
             limits: HubLimits::with_patience(self.patience()?),
             ..defaults
         })

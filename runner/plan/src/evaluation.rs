@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Nats a token that the mean in place of a hookpoint's output has to cost the model, for a share of it to mean
 /// something. Some thousand tokens do not measure less, and a share of it may be any number. The view
 /// `sae_evaluation` has the same.
-pub const LEAST_ABLATION_COST: f64 = 0.005;
+pub const LEAST_ABLATION_COST: f64 = 0.01;
 
 /// Sufficient statistics of one SAE over held-out sequences. Excluded tokens do not count in any of them.
 ///
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(stats.dead_pct(16), 25.0);
         assert_eq!(stats.ce_recovered(), Some(0.75));
         // No share of next to nothing, of nothing, or of a gain.
-        for ce_ablated in [8.019, 8.0, 4.0, f64::NAN] {
+        for ce_ablated in [8.039, 8.0, 4.0, f64::NAN] {
             let close = EvalStats {
                 ce_ablated,
                 ..stats

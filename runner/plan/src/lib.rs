@@ -8,14 +8,17 @@
 //! - `validate.rs`, `validate_kinds.rs`, `validate_cross.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
 //! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings laid over others
 //! - `schema.rs`: the same for editors
+//! - `byte_count.rs`: "46 GB"
 //! - `k.rs`: latents a token may use
 //! - `job.rs`: ids; `sae_spec.rs`: one SAE of a job; `cross.rs`: SAEs on several hookpoints; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
+//! - `work.rs`: how much there is to compute; `disk.rs`: what is written
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
 //! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
 //! - `torch_version.rs`: versions of PyTorch
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
+mod byte_count;
 mod config;
 mod cross;
 #[cfg(test)]
@@ -23,6 +26,7 @@ mod cross_tests;
 mod data_files;
 mod dataset;
 mod defaults;
+mod disk;
 mod effects;
 mod environment;
 mod error;
@@ -61,14 +65,16 @@ mod update_size;
 mod validate;
 mod validate_cross;
 mod validate_kinds;
+mod work;
 
 pub use config::TrainConfig;
 pub use cross::{CROSSCODER, SECOND, by_layers, name_in_model, of_second};
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
+pub use disk::{DiskEstimate, disk, tokens_bytes};
 pub use environment::{Environment, StoreAddress};
 pub use error::{PlanError, nearest};
-pub use evaluation::EvalStats;
+pub use evaluation::{EvalStats, LEAST_ABLATION_COST, most_eval_sequences};
 pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
@@ -104,3 +110,4 @@ pub use task::{
 pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};
 pub use told::Told;
 pub use torch_version::TorchVersion;
+pub use work::{Work, blocks, sae_work, work};

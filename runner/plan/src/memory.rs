@@ -282,12 +282,15 @@ impl<'a> MemoryDemand<'a> {
         }
         let n_tokens = tokens_per_batch(self.first);
         let vocab_sizes = self.models().map(|own| own.facts.vocab_size);
-        let logits = FLOAT_BYTES * n_tokens * vocab_sizes.max().unwrap_or(0) as u128;
-        let logits = LOGITS_COPIES as u128 * logits.min(MOST_LOGITS_BYTES);
+        let of_token = FLOAT_BYTES * vocab_sizes.max().unwrap_or(0) as u128;
+        let n_evaluated = n_tokens.min(MOST_LOGITS_BYTES / of_token.max(1)).max(1);
+        let logits = LOGITS_COPIES as u128 * (of_token * n_tokens).min(MOST_LOGITS_BYTES);
+        // What blocks get in the clean pass, from which all others continue.
+        let begun = dtype_bytes(self.first) * n_evaluated * self.taps.sum() as u128;
         let whole = |RunModel { facts, .. }: RunModel<'_>| {
             model_bytes(self.first, facts, facts.n_layers as u64) + head_bytes(facts)
         };
-        self.models().map(whole).sum::<u128>() + self.evaluated_bytes + logits
+        self.models().map(whole).sum::<u128>() + self.evaluated_bytes + logits + begun
     }
 }
 
@@ -393,14 +396,14 @@ fn layers_needed(jobs: &[&Job], facts: &ModelFacts, is_second: bool) -> usize {
 }
 
 /// Tensors of the weights' size that an optimizer keeps.
-fn kept_copies(optimizer: Optimizer) -> u128 {
+pub(crate) fn kept_copies(optimizer: Optimizer) -> u128 {
     match optimizer {
         Optimizer::Signum | Optimizer::Muon => 1,
         Optimizer::Adam => 2,
     }
 }
 
-fn sae_params(config: &TrainConfig, sae: &SaeSpec) -> u128 {
+pub(crate) fn sae_params(config: &TrainConfig, sae: &SaeSpec) -> u128 {
     let [d_in, d_out, num_latents] =
         [sae.d_in, sae.d_out(), sae.num_latents].map(|width| width as u128);
     let skip = if config.skip_connection {
@@ -429,7 +432,7 @@ fn sae_row(config: &TrainConfig, sae: &SaeSpec) -> usize {
 
 /// Tensors of numbers at all latents that are computed in blocks of tokens. With jumprelu that is at the start, when
 /// many latents fire.
-fn n_dense(config: &TrainConfig) -> u128 {
+pub(crate) fn n_dense(config: &TrainConfig) -> u128 {
     match config.activation {
         Activation::TopK | Activation::GroupMax => 0,
         Activation::BatchTopK => 1,

@@ -60,7 +60,9 @@ fn evaluation_takes_the_whole_model_after_training() {
     let model = 4 * (800 + 4 * 1000 + 100 * 8);
     let logits = 3 * 4 * 32 * 8 * 100;
     let weights = 4 * (2 * 32 * 8 + 32 + 8);
-    assert_eq!(with.evaluation_bytes, model + weights + logits);
+    // 32 sequences of 8 tokens, of width 8, before the block of the hookpoint.
+    let begun = 4 * 32 * 8 * 8;
+    assert_eq!(with.evaluation_bytes, model + weights + logits + begun);
     assert_eq!(with.total_bytes(), with.evaluation_bytes);
 }
 

@@ -20,6 +20,7 @@
 //! - `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
 //! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
 //! - `listing.rs`, `remove.rs`, `merge/` (another database), `publication.rs` (what the Hub has)
+//! - `watched.rs`: how far a sweep is; `speed.rs`: how fast earlier streams were trained
 //! - `report.rs`: all that a report needs, asked in one moment
 
 mod error;
@@ -62,7 +63,9 @@ mod remove;
 mod report;
 mod result;
 mod show;
+mod speed;
 mod sweep_details;
+mod watched;
 
 #[cfg(test)]
 mod damage_test;
@@ -101,5 +104,7 @@ pub use report::{
 pub use result::ResultRow;
 pub use sae::SaeRow;
 pub use show::{JobDetails, JobName};
+pub use speed::TrainedStream;
 pub use sweep::{PlannedJob, SweepSummary};
 pub use sweep_details::{SweepDetails, SweepJobRow, SweepVersionRow};
+pub use watched::{WatchedStream, WatchedSweep};

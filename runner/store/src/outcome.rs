@@ -10,7 +10,7 @@ use plan::K;
 use sqlx::{AssertSqlSafe, FromRow};
 
 /// Nats a token that mean ablation must cost, for a share of it to say something.
-pub const LEAST_COST: f64 = 0.01;
+pub const LEAST_COST: f64 = plan::LEAST_ABLATION_COST;
 
 /// One SAE of the current version of a sweep; the view `result` defines each column.
 #[derive(Clone, Debug, PartialEq, FromRow)]

@@ -39,7 +39,6 @@ pub struct WatchedStream {
 
 #[derive(FromRow)]
 struct Counts {
-    sweep_id: i64,
     name: String,
     n_jobs: u64,
     n_done: u64,
@@ -66,7 +65,7 @@ impl Store {
                 return Ok(None);
             };
             let streams: Vec<WatchedStream> = sqlx::query_as(STREAMS)
-                .bind(counts.sweep_id)
+                .bind(&counts.name)
                 .fetch_all(&mut *conn)
                 .await?;
             Ok(Some(WatchedSweep {
@@ -105,25 +104,24 @@ impl Store {
 
 const COUNTS: &str = "
 SELECT
-    sweep.sweep_id,
     sweep.name,
     count(DISTINCT job.job_id) AS n_jobs,
     count(DISTINCT CASE WHEN job.status = 'done' THEN job.job_id END) AS n_done,
     count(DISTINCT CASE WHEN job.status = 'failed' THEN job.job_id END) AS n_failed
 FROM sweep
-JOIN sweep_job USING (sweep_id)
+JOIN current_sweep ON current_sweep.sweep_id = sweep.sweep_id
+JOIN sweep_job ON sweep_job.sweep_id = sweep.sweep_id
 JOIN job USING (job_id)
 LEFT JOIN stream_job USING (job_id)
 LEFT JOIN stream USING (stream_id)
 LEFT JOIN attempt ON attempt.stream_id = stream.stream_id AND attempt.status = 'running'
-WHERE sweep.revision = (SELECT max(newest.revision) FROM sweep AS newest WHERE newest.name = sweep.name)
-    AND (?1 IS NULL OR sweep.name = ?1)
-GROUP BY sweep.sweep_id
+WHERE ?1 IS NULL OR sweep.name = ?1
+GROUP BY sweep.name
 ORDER BY
     count(attempt.attempt_id) > 0 DESC,
     -- A sweep that shares jobs with one that runs does not run.
     max(substr(stream.dir, 1, length(sweep.name) + 1) = sweep.name || '/' AND attempt.attempt_id IS NOT NULL) DESC,
-    max(sweep.created_ms, coalesce(max(stream.last_event_ms), 0)) DESC
+    max(max(sweep.created_ms), coalesce(max(stream.last_event_ms), 0)) DESC
 LIMIT 1";
 
 const STREAMS: &str = "
@@ -141,7 +139,9 @@ FROM stream
 LEFT JOIN attempt ON attempt.stream_id = stream.stream_id AND attempt.status = 'running'
 WHERE NOT EXISTS (
     SELECT 1 FROM stream_job WHERE stream_job.stream_id = stream.stream_id
-        AND stream_job.job_id NOT IN (SELECT job_id FROM sweep_job WHERE sweep_job.sweep_id = ?1)
+        AND stream_job.job_id NOT IN (
+            SELECT job_id FROM sweep_job JOIN current_sweep USING (sweep_id) WHERE current_sweep.name = ?1
+        )
 )
 ORDER BY stream.created_ms, stream.rowid";
 

@@ -29,6 +29,7 @@
 //! - `chunk.rs`: sparsify's chunks, on all cores; `permutation.rs`: numpy's shuffle
 //! - `tokenizer.rs`: text to tokens; `tokenizer_class.rs`: as the classes of transformers; `vocabulary.rs`: whether two
 //!   are the same
+//! - `sample.rs`: about how many tokens there will be
 //! - `cache.rs`, `writer.rs`: the token cache
 //! - `batches.rs`: training order, held-out sequences, ranks
 
@@ -48,6 +49,7 @@ mod memory_limit;
 mod own_memory;
 mod permutation;
 mod rows;
+mod sample;
 mod spec;
 mod special_tokens;
 mod tokenizer;
@@ -71,6 +73,7 @@ pub use first_look::TokenizerDifference;
 pub use header::TokenCounts;
 pub use own_memory::OwnMemory;
 pub use permutation::permutation;
+pub use sample::{Sample, has_tokenizer};
 pub use spec::TokenSpec;
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;

@@ -72,6 +72,8 @@ pub struct UploadPlan {
     pub makes_repo: bool,
     /// Whether the branch would be made.
     pub makes_branch: bool,
+    /// Whether the Hub was asked; if not, nothing is known of what it has, and all files count as new.
+    pub is_compared: bool,
     /// The files, in the order of the [`Upload`].
     pub files: Vec<FileUpload>,
 }
@@ -119,8 +121,23 @@ impl Hub {
         upload: &Upload,
         progress: &mut dyn FnMut(UploadProgress),
     ) -> Result<UploadPlan, HubError> {
+        self.refuse_offline(upload)?;
         self.with_publisher(upload, progress, async |publisher| {
             publish::plan(&publisher).await
+        })
+    }
+
+    /// The same as if the Hub had none of the files. Asks nothing, and needs no network.
+    ///
+    /// # Errors
+    /// An id or paths that no repository can have, or a file that cannot be read.
+    pub fn plan_upload_alone(
+        &self,
+        upload: &Upload,
+        progress: &mut dyn FnMut(UploadProgress),
+    ) -> Result<UploadPlan, HubError> {
+        self.with_publisher(upload, progress, async |publisher| {
+            publish::plan_alone(&publisher)
         })
     }
 
@@ -148,9 +165,19 @@ impl Hub {
             let hint = "log in with `hf auth login`, or set `HF_TOKEN`";
             return Err(HubError::Fault(Fault::input(text).with_hint(hint)));
         }
+        self.refuse_offline(upload)?;
         self.with_publisher(upload, progress, async |publisher| {
             publish::publish(&publisher).await
         })
+    }
+
+    fn refuse_offline(&self, upload: &Upload) -> Result<(), HubError> {
+        if !self.settings().offline {
+            return Ok(());
+        }
+        let text = format!("offline, so nothing can be uploaded to `{}`", upload.repo);
+        let fault = Fault::input(text).with_hint("unset `HF_HUB_OFFLINE`");
+        Err(HubError::Fault(fault))
     }
 
     fn with_publisher<T: Send>(
@@ -167,11 +194,6 @@ impl Hub {
         }
         let branch = branch(&repo, upload.branch.as_deref())?;
         local::check_paths(&upload.files)?;
-        if self.settings().offline {
-            let text = format!("offline, so nothing can be uploaded to `{}`", upload.repo);
-            let fault = Fault::input(text).with_hint("unset `HF_HUB_OFFLINE`");
-            return Err(HubError::Fault(fault));
-        }
         let (settings, waits) = (self.settings(), self.waits());
         let mut tally = Tally::default();
         task::block_on(

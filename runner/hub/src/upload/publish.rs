@@ -33,7 +33,23 @@ pub(super) async fn plan(publisher: &Publisher<'_>) -> Result<UploadPlan, HubErr
             Target::NoBranch { .. } => true,
             Target::Branch { .. } => false,
         },
+        is_compared: true,
         files: files.map(|(file, is_new)| file.report(is_new)).collect(),
+    })
+}
+
+/// The same without asking.
+pub(super) fn plan_alone(publisher: &Publisher<'_>) -> Result<UploadPlan, HubError> {
+    let files = hash(publisher)?;
+    Ok(UploadPlan {
+        repo: publisher.repo().into(),
+        branch: publisher.branch.into(),
+        page: page(publisher),
+        parent: None,
+        makes_repo: false,
+        makes_branch: false,
+        is_compared: false,
+        files: files.iter().map(|file| file.report(true)).collect(),
     })
 }
 
