@@ -22,10 +22,11 @@ fn with_earlier(num_latents: usize) -> (Workspace, Sae) {
     (workspace, earlier)
 }
 
-/// Runs what the worker must refuse, with nothing trained.
+/// Plans and runs what must be refused, with nothing trained.
 #[track_caller]
-fn failed(workspace: &Workspace, parts: &[&str]) -> Outcome {
-    let outcome = workspace.run(&["tiny.toml"]).fails(parts);
+fn refused(workspace: &Workspace, parts: &[&str]) -> Outcome {
+    workspace.run(&["plan", "tiny.toml"]).refuses(parts);
+    let outcome = workspace.run(&["tiny.toml"]).refuses(parts);
     assert!(workspace.trained().is_empty(), "{outcome}");
     outcome
 }
@@ -62,7 +63,7 @@ fn an_sae_of_other_shapes_is_refused_with_both() {
         "encoder.weight [96, 32]",
         "encoder.weight [64, 32]",
     ];
-    failed(&workspace, &parts).hints("`num_latents`");
+    refused(&workspace, &parts).hints("`num_latents`");
 }
 
 #[test]
@@ -70,7 +71,7 @@ fn a_folder_without_weights_is_refused() {
     let (workspace, _) = with_earlier(64);
     let weights = workspace.path("earlier/layers.1.mlp").join(WEIGHTS_FILE);
     fs::remove_file(weights).unwrap();
-    failed(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
+    refused(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn a_truncated_file_of_weights_is_refused() {
     let weights = workspace.path("earlier/layers.1.mlp").join(WEIGHTS_FILE);
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
-    failed(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
+    refused(&workspace, &["earlier/layers.1.mlp/sae.safetensors`"]).hints("`sae.safetensors`");
 }
 
 #[test]

@@ -111,8 +111,7 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
 
 /// Says where the SAEs of a run's only job are.
 fn note_only_folder(expanded: &Expanded, ended: &Ended) {
-    let jobs = ended.recorded.as_ref().map_or(&[][..], |plan| &plan.jobs);
-    if let [only] = jobs {
+    if let [only] = &ended.recorded.jobs[..] {
         note_folder(Path::new(&expanded.sweep.sweep.runs_dir), only);
     }
 }
@@ -142,7 +141,6 @@ async fn run_expanded(
     args: &RunOptions,
     leader: Option<&Leader>,
 ) -> Result<Ended, CliError> {
-    let begun = Instant::now();
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
     let folder = open_folder(expanded)?;
     if let Some(leader) = leader {
