@@ -111,7 +111,8 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
 
 /// Says where the SAEs of a run's only job are.
 fn note_only_folder(expanded: &Expanded, ended: &Ended) {
-    if let [only] = &ended.recorded.jobs[..] {
+    let jobs = ended.recorded.as_ref().map_or(&[][..], |plan| &plan.jobs);
+    if let [only] = jobs {
         note_folder(Path::new(&expanded.sweep.sweep.runs_dir), only);
     }
 }
@@ -132,8 +133,8 @@ fn note_folder(runs_dir: &Path, job: &RecordedJob) {
 /// How a run ended.
 struct Ended {
     exit_code: u8,
-    /// The state of the jobs.
-    recorded: RecordedPlan,
+    /// The state of the jobs; `None`: nothing was begun.
+    recorded: Option<RecordedPlan>,
 }
 
 async fn run_expanded(
@@ -205,7 +206,7 @@ async fn run_expanded(
     store.close().await;
     Ok(Ended {
         exit_code,
-        recorded,
+        recorded: Some(recorded),
     })
 }
 
@@ -272,7 +273,7 @@ async fn run_round(
         args,
     );
     let time_left = if expanded.plan.streams.iter().any(is_wanted) {
-        time_left(site.store, expanded, (is_wanted, quiet)).await?
+        time_left(site.claims.store, expanded, (is_wanted, quiet)).await?
     } else {
         TimeLeft::default()
     };

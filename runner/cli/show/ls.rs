@@ -5,7 +5,7 @@ use crate::show::answer;
 use crate::show::doubts::{Measured, note_doubts};
 use crate::show::fitted::{Column, fit, width};
 use crate::show::names::RowNames;
-use crate::show::{closing, job, several, table};
+use crate::show::{closing, several, table};
 use args::LsArgs;
 use plan::kind_has_k;
 use serde_json::Value;
