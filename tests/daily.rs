@@ -147,7 +147,7 @@ fn notes_and_tags_are_kept_and_found() {
     assert_eq!(none.as_array().unwrap().len(), 0, "a whole tag");
     assert_eq!(workspace.sql_value("SELECT count(*) FROM tag"), 3);
     // Trained again, a job keeps what was written about it.
-    workspace.run(&["tiny.toml", "--fresh"]);
+    workspace.run(&["tiny.toml", "--fresh", "--yes"]).succeeds();
     prints(&["tag", job], "best\npaper\n");
     workspace.run(&["tag", job, "paper", "--delete"]).succeeds();
     prints(&["tag", job], "best\n");

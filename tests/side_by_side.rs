@@ -204,10 +204,9 @@ fn a_job_that_another_sweep_trains_is_waited_for() {
     let workspace = two_sweeps();
     let ana = start(&workspace, "ana");
     until("the first update", || trains(&workspace));
-    // Its worker is stopped too, so it is not done before the other has looked.
+    // So it is not done before the other has looked.
     let worker = workers(&workspace)[0];
     signal(worker, "STOP");
-    signal(ana.pid(), "STOP");
     let mut ben = start(&workspace, "ben");
     ben.says(&format!("process {} on ", ana.pid()));
     let own = "SELECT count(*) FROM job JOIN sweep_job USING (job_id) JOIN sweep USING (sweep_id)
@@ -217,7 +216,6 @@ fn a_job_that_another_sweep_trains_is_waited_for() {
         (workspace.sql_value(own) == 4).then_some(())
     });
     signal(worker, "CONT");
-    signal(ana.pid(), "CONT");
     ana.wait().succeeds();
     let outcome = ben.wait().succeeds();
     let (host, waits) = (files::host_name(), "; waiting for ");
@@ -265,7 +263,6 @@ fn a_run_that_waits_for_another_ends_with_ctrl_c() {
     until("the first update", || trains(&workspace));
     let worker = workers(&workspace)[0];
     signal(worker, "STOP");
-    signal(ana.pid(), "STOP");
     workspace.write("ben.toml", sweep("ben", "[4]", "retries = 0"));
     let mut ben = start(&workspace, "ben");
     ben.says("; waiting for ");
@@ -274,7 +271,6 @@ fn a_run_that_waits_for_another_ends_with_ctrl_c() {
         .exits(130)
         .remarks(&["stopped; run the same command again"]);
     signal(worker, "CONT");
-    signal(ana.pid(), "CONT");
     ana.wait().succeeds();
 }
 
