@@ -1,10 +1,8 @@
-//! Progress of a sweep: at a terminal, from another one, and after a kill.
+//! Progress of a sweep: at a terminal, and from another one.
 
-use crate::common::{Workspace, signal, wait_for_end};
-use crate::interrupt::{reported, start, worker_pid, workspace};
+use crate::common::Workspace;
+use crate::interrupt::{start, workspace};
 use rexpect::session::{PtySession, spawn_command};
-use serde_json::json;
-use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
 const TIMEOUT_MS: u64 = 120_000;
