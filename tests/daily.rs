@@ -209,10 +209,15 @@ fn what_can_be_no_id_is_not_looked_for_on_the_hub() {
     let workspace = Workspace::with_tiny_sweep();
     for name in ["data/none.jsonl", "./none", "a/b/c", "none.parquet"] {
         let set = format!("train.dataset={name}");
+        let missing = format!("dataset `{name}` does not exist");
+        workspace
+            .run(&["tiny.toml", "--set", &set])
+            .refuses(&[&missing])
+            .hints("looked for it at");
         workspace
             .run(&["plan", "tiny.toml", "--set", &set])
-            .refuses(&[&format!("dataset `{name}` does not exist")])
-            .hints("looked for it at");
+            .succeeds()
+            .remarks(&[&missing]);
     }
     let eval = trained().run(&["eval", "pyck/pysp"]);
     eval.refuses(&["no job has the id or name `pyck/pysp`"])

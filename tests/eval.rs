@@ -88,7 +88,7 @@ fn an_evaluation_takes_a_tenth_of_the_sequences_of_training() {
     let lines = "ctx_len = 64\neval_fraction = 0.05";
     workspace.write("tiny.toml", replace_line(&small_sweep(), "ctx_len", lines));
     let n_sequences = |set: &[&str]| {
-        let args = [&["tiny.toml", "--fresh"], set].concat();
+        let args = [&["tiny.toml", "--fresh", "--yes"], set].concat();
         workspace.run(&args).succeeds();
         workspace.sql_value("SELECT DISTINCT n_tokens / 64 FROM evaluation")
     };

@@ -184,7 +184,7 @@ fn a_kernel_that_computes_something_else_is_left_out() {
 /// With too little for the forward pass, too, that is the error; with enough for it, the run succeeds.
 #[test]
 fn a_check_that_finds_no_memory_costs_its_kernel() {
-    for (bytes, code) in [("1900000", 1), ("2600000", 1), ("3200000", 0)] {
+    for (bytes, code) in [("1900000", 1), ("2600000", 1), ("3600000", 0)] {
         let workspace = with_jobs(SHORT, &[("signum", "")]);
         let mut command = command(&workspace, "log", &ON_DEVICE);
         command.env("FAKE_CUDA_MEMORY", bytes);
