@@ -176,7 +176,7 @@ fn flags_are_turned_off_and_the_last_of_several_counts() {
     let config = |options: &[&str]| {
         let outcome = train(
             &workspace,
-            &[&["--save_dir", "x", "--fresh"], options].concat(),
+            &[&["--save_dir", "x", "--fresh", "--yes"], options].concat(),
         );
         outcome.succeeds();
         let sql = [

@@ -290,7 +290,8 @@ impl Opened {
         latents: TokenLatents<'_>,
     ) -> Result<Option<Tensor>, TchError> {
         let shape = latents.indices.size();
-        let out = Tensor::f_empty(shape, (Kind::Float, dense.device()))?;
+        // Nothing is written where entries are free.
+        let out = Tensor::f_zeros(shape, (Kind::Float, dense.device()))?;
         let from = launches::Dots {
             dense: read(dense, Kind::Float),
             rows: read(rows, Kind::Float),
@@ -375,7 +376,7 @@ impl Opened {
         let empty = |shape: &[i64], kind| Tensor::f_empty(shape, (kind, target.device()));
         let grad_out = empty(&[n_levels, n_tokens, d_out], Kind::Float)?;
         let sums = empty(&[n_levels, n_tokens], Kind::Double)?;
-        // Not of entries that are free.
+        // Nothing is written where entries are free.
         let grad_acts = acts.numbers.f_zeros_like()?;
         let from = launches::NestedDecoding {
             acts: read(acts.numbers, Kind::Float),
