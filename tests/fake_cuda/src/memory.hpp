@@ -108,7 +108,10 @@ struct DeviceAllocator final : c10::DeviceAllocator {
     }
     void* device = nullptr;
     if (n_bytes) {
-      device = to_device(c10::alloc_cpu(n_bytes));
+      void* host = c10::alloc_cpu(n_bytes);
+      // NaN in floats: what is read before it is written shows.
+      std::memset(host, 0xff, n_bytes);
+      device = to_device(host);
       blocks.add(device, n_bytes);
     }
     return {device, device, &free_on_device, device_at(-1)};
