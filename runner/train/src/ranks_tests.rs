@@ -378,9 +378,9 @@ fn what_is_sent_is_once_an_update_and_as_much_as_predicted() {
         };
         let run = trained(&config, 2, 8);
         let (d_in, num_latents) = (32, 32 * 8);
-        // Of each SAE: weights, biases and fire counts in Float, eight terms of the loss in Double.
+        // Of each SAE: weights, biases and fire counts in Float, nine terms of the loss in Double.
         let n_floats = 2 * num_latents * d_in + 2 * num_latents + d_in;
-        let n_sums = 2 * n_steps * (n_floats * 4 + 8 * 8);
+        let n_sums = 2 * n_steps * (n_floats * 4 + 9 * 8);
         // Of each hookpoint: mean and variance in Double.
         let moments = 2 * n_steps * (d_in + 1) * 8;
         let note = notes(&run)
