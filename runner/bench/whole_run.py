@@ -130,7 +130,7 @@ def ours(work: Work, settings: Settings, folder: Path) -> Run:
 
 def run_sweep(text: str, work: Work, settings: Settings, folder: Path) -> Run:
     (folder / "bench.toml").write_text(text, encoding="utf-8")
-    command = [settings.binary, "bench.toml", "--quiet", "--fresh"]
+    command = [settings.binary, "bench.toml", "--quiet", "--fresh", "--yes"]
     wall_s, peak_bytes, _ = timed(command, our_environment(settings), folder)
     run = Run(wall_s, peak_bytes, 0.0, [])
     # More than one if the jobs do not fit into memory side by side.
