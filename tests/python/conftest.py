@@ -91,7 +91,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> sae_run.Run:
     folder = tmp_path_factory.mktemp("kinds")
     jobs = [f"    yield job(dict({settings}), name={name!r})\n" for name, settings in KINDS.items()]
     (folder / "jobs.py").write_text("def plan(request):\n" + "".join(jobs))
-    sweep = SWEEP.split("[vary]")[0] + "eval_fraction = 0.05\nk = 4\nexpansion_factor = 4\nhookpoints = ['layers.1']\n"
+    keys = "eval_fraction = 0.05\neval_max_examples = 1000\nk = 4\nexpansion_factor = 4\nhookpoints = ['layers.1']\n"
+    sweep = SWEEP.split("[vary]")[0] + keys
     launch = "[launch]" + SWEEP.split("[launch]")[1]
     (folder / "kinds.toml").write_text(f"recipe = 'jobs.py'\nruns_dir = {str(folder / 'runs')!r}\n{sweep}{launch}")
     return sae_run.run(folder / "kinds.toml", {"name": "kinds"}, progress=False)

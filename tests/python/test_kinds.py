@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> sae_run.Run:
     jobs = [f"    yield job(dict({settings}), name={name!r})\n" for name, (settings, _) in (KINDS | OURS).items()]
     (folder / "jobs.py").write_text("def plan(request):\n" + "".join(jobs))
     settings, launch = SWEEP.split("[vary]")[0], "[launch]" + SWEEP.split("[launch]")[1]
-    settings += "eval_fraction = 0.05\nexpansion_factor = 4\nhookpoints = ['layers.1']\n"
+    settings += "eval_fraction = 0.05\neval_max_examples = 1000\nexpansion_factor = 4\nhookpoints = ['layers.1']\n"
     path = folder / "saved.toml"
     path.write_text(f"recipe = 'jobs.py'\nruns_dir = {str(folder / 'runs')!r}\n{settings}{launch}")
     run = sae_run.run(path, LONG, wait=False, progress=False)

@@ -207,8 +207,8 @@ def run(
     """Trains the SAEs of a sweep file; what is done already stays done.
 
     `set`: values laid over the file, such as `{"train.k": 64}` or `{"train": {"k": 64}}`. `device`, `devices`, `jobs`,
-    `fresh`, `yes` and `take_over` are the program's options; `fresh` needs `yes` to forget anything. `wait=False` returns
-    at once; `progress=False` draws no bars.
+    `fresh`, `yes` and `take_over` are the program's options; `fresh` needs `yes` to forget anything.
+    `wait=False` returns at once; `progress=False` draws no bars.
 
     Raises `SaeRunError` with the program's text and hint. Ctrl-C saves, as `Run.stop()` does.
     """
