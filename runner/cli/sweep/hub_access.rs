@@ -57,7 +57,7 @@ pub(crate) fn is_out_of_reach() -> bool {
 /// The Hub, asked like this.
 ///
 /// # Errors
-/// As [`hub`].
+/// As [`hub()`].
 pub(crate) fn hub_asked(how: Asked) -> Result<Hub, HubError> {
     let hub = hub()?;
     if how == Asked::Patiently {
