@@ -224,6 +224,23 @@ int32_t work_wait(void* work, Failure* failure) {
   return failure->kind;
 }
 
+int32_t work_wait_for(void* work, int64_t timeout_ms, int32_t* done, Failure* failure) {
+  guarded(failure, [&] {
+    // c10d throws if the time is over, and has no kind of exception for it.
+    try {
+      as_work(work)->wait(Millis(timeout_ms));
+    } catch (...) {
+      if (as_work(work)->isCompleted()) {
+        throw;
+      }
+      *done = 0;
+      return;
+    }
+    *done = 1;
+  });
+  return failure->kind;
+}
+
 int32_t work_is_done(void* work) {
   return as_work(work)->isCompleted() ? 1 : 0;
 }
@@ -248,6 +265,7 @@ const Plugin* sae_run_dist_plugin() {
       all_gather,
       all_to_all,
       work_wait,
+      work_wait_for,
       work_is_done,
       close<WorkPtr>,
   };

@@ -63,12 +63,14 @@ struct Plugin {
   void* (*all_to_all)(void* group, void* output, void* input, Splits, int64_t timeout_ms, Failure*);
 
   int32_t (*work_wait)(void* work, Failure*);
+  // Waits no longer than this for a work of Gloo; `done`: whether it has ended.
+  int32_t (*work_wait_for)(void* work, int64_t timeout_ms, int32_t* done, Failure*);
   int32_t (*work_is_done)(void* work);
   void (*work_close)(void* work);
 };
 
 // Grows with every change of what stands above.
-constexpr uint32_t kAbi = 2;
+constexpr uint32_t kAbi = 3;
 
 __attribute__((visibility("default"))) const Plugin* sae_run_dist_plugin();
 }

@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The key that any rank in trouble sets, to [`TIMED_OUT`] or to nothing.
+const TROUBLE: &str = "trouble";
+const TIMED_OUT: &[u8] = b"timed out";
+
 /// What a rank knows of the others.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -51,10 +55,26 @@ impl Peers {
         message: &str,
         is_of_the_input: bool,
     ) -> Result<(), DistError> {
-        self.say(&Notice::Failed {
+        let notice = Notice::Failed {
             message: message.into(),
             is_of_the_input,
-        })
+        };
+        self.say(&notice, FailureKind::Other)
+    }
+
+    /// What a rank that waits hears if another has said that it is in trouble.
+    pub(crate) fn trouble(&self) -> Option<Failure> {
+        let kind = match self.store.has(TROUBLE) {
+            Ok(false) => return None,
+            Ok(true) => self.store.raw().get(TROUBLE, PATIENCE),
+            Err(_) => Ok(vec![]),
+        };
+        let kind = match kind.as_deref() {
+            Ok(TIMED_OUT) => FailureKind::Timeout,
+            _ => FailureKind::Other,
+        };
+        let text = "another rank gave up".into();
+        Some(Failure { kind, text })
     }
 
     /// Gives the others time to read what was said.
@@ -65,7 +85,7 @@ impl Peers {
     /// The error that explains `failure` of a collective.
     pub(crate) fn explain(&self, collective: &Collective, failure: Failure) -> DistError {
         let Ok(notices) = self
-            .say(&Notice::Stuck(collective.clone()))
+            .say(&Notice::Stuck(collective.clone()), failure.kind)
             .and_then(|()| self.notices())
         else {
             return store_lost(self.store.address(), &collective.what, &failure.text);
@@ -129,9 +149,14 @@ impl Peers {
         .into()
     }
 
-    fn say(&self, notice: &Notice) -> Result<(), DistError> {
+    fn say(&self, notice: &Notice, kind: FailureKind) -> Result<(), DistError> {
         let text = serde_json::to_vec(notice).expect("plain fields serialise to JSON");
-        self.store.set(&key(self.member.rank), &text)
+        self.store.set(&key(self.member.rank), &text)?;
+        let kind = match kind {
+            FailureKind::Timeout => TIMED_OUT,
+            _ => b"",
+        };
+        self.store.set(TROUBLE, kind)
     }
 
     /// What each rank said, this one included; waits for those that said nothing yet.

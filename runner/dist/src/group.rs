@@ -27,6 +27,8 @@ pub struct Group {
     control: Option<Rc<Group>>,
     timeout: Duration,
     n_begun: Cell<u64>,
+    /// Collectives that were begun and have not ended well, as far as this rank knows.
+    n_open: Cell<u64>,
     /// Hash of all collectives so far.
     course: Cell<u64>,
     /// What ranks agreed on for each name.
@@ -43,6 +45,9 @@ pub struct Pending<'a> {
     work: Option<RawWork>,
     tensor: Tensor,
 }
+
+/// How often a rank that waits looks whether another is in trouble.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// Bytes of the texts that ranks compare.
 const TEXT_BYTES: usize = 128;
@@ -73,6 +78,7 @@ impl Group {
             control,
             timeout,
             n_begun: Cell::new(0),
+            n_open: Cell::new(0),
             course: Cell::new(0),
             known: RefCell::default(),
             volume: RefCell::default(),
@@ -270,6 +276,7 @@ impl Group {
         work: Result<RawWork, Failure>,
         tensor: Tensor,
     ) -> Result<Pending<'_>, DistError> {
+        self.n_open.update(|n| n + 1);
         let work = work.map_err(|failure| self.peers.explain(&collective, failure))?;
         Ok(Pending {
             group: self,
@@ -277,6 +284,24 @@ impl Group {
             work: Some(work),
             tensor,
         })
+    }
+
+    /// Waits for `work`. With Gloo, also until another rank is in trouble: this one's connections may be
+    /// to other ranks than that one's, and then they say nothing.
+    fn await_end(&self, work: &RawWork) -> Result<(), Failure> {
+        if !self.is_of_gloo() {
+            return work.wait();
+        }
+        while !work.wait_for(BETWEEN_LOOKS)? {
+            if let Some(failure) = self.peers.trouble() {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_of_gloo(&self) -> bool {
+        self.backend() == "gloo"
     }
 
     fn next_collective(&self, kind: Kind, name: &str) -> Collective {
@@ -348,6 +373,16 @@ impl Group {
     }
 }
 
+impl Drop for Group {
+    /// Gloo closes a group only after all its collectives, which would keep this rank waiting for others,
+    /// and them for this one, up to the timeout. Unless all have ended, the end of the process closes it.
+    fn drop(&mut self) {
+        if self.n_open.get() > 0 && self.is_of_gloo() {
+            self.raw.leave_open();
+        }
+    }
+}
+
 /// Kind of a tensor, and some of its shape.
 fn describe(tensor: &Tensor, shape: &[i64]) -> String {
     format!("{:?} {shape:?}", tensor.kind())
@@ -370,10 +405,13 @@ impl Pending<'_> {
             work,
             tensor,
         } = self;
+        let Some(work) = work else {
+            return Ok(tensor);
+        };
         let what = format!("other ranks to join in {}", collective.what);
-        if let Some(Err(failure)) = work.as_ref().map(|work| waiting(what, || work.wait())) {
-            return Err(group.peers.explain(&collective, failure));
-        }
+        waiting(what, || group.await_end(&work))
+            .map_err(|failure| group.peers.explain(&collective, failure))?;
+        group.n_open.update(|n| n - 1);
         Ok(tensor)
     }
 

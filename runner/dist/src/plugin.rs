@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use tch::{Device, Tensor};
 
-const ABI: u32 = 2;
+const ABI: u32 = 3;
 const TEXT_BYTES: usize = 2048;
 
 /// What went wrong within a plug-in.
@@ -77,6 +77,7 @@ struct Table {
     all_gather: extern "C" fn(Handle, Handle, Handle, i64, *mut RawFailure) -> Handle,
     all_to_all: extern "C" fn(Handle, Handle, Handle, Splits, i64, *mut RawFailure) -> Handle,
     work_wait: extern "C" fn(Handle, *mut RawFailure) -> i32,
+    work_wait_for: extern "C" fn(Handle, i64, *mut i32, *mut RawFailure) -> i32,
     work_is_done: extern "C" fn(Handle) -> i32,
     work_close: extern "C" fn(Handle),
 }
@@ -353,6 +354,7 @@ impl Drop for RawStore {
 pub(crate) struct RawGroup {
     plugin: PlugIn,
     handle: NonNull<c_void>,
+    is_left_open: bool,
 }
 
 impl RawGroup {
@@ -370,7 +372,16 @@ impl RawGroup {
             let (store, interface) = (store.handle.as_ptr(), interface.as_ptr());
             (plugin.0.group_open)(store, rank, size, millis(timeout), interface, failure)
         })?;
-        Ok(Self { plugin, handle })
+        Ok(Self {
+            plugin,
+            handle,
+            is_left_open: false,
+        })
+    }
+
+    /// Leaves it to the end of the process to close the group.
+    pub(crate) fn leave_open(&mut self) {
+        self.is_left_open = true;
     }
 
     pub(crate) fn backend(&self) -> &'static str {
@@ -451,7 +462,9 @@ impl RawGroup {
 
 impl Drop for RawGroup {
     fn drop(&mut self) {
-        (self.plugin.0.group_close)(self.handle.as_ptr());
+        if !self.is_left_open {
+            (self.plugin.0.group_close)(self.handle.as_ptr());
+        }
     }
 }
 
@@ -466,6 +479,16 @@ impl RawWork {
     /// On a GPU, the device's queue waits and not this thread.
     pub(crate) fn wait(&self) -> Result<(), Failure> {
         done(|failure| (self.plugin.0.work_wait)(self.handle.as_ptr(), failure))
+    }
+
+    /// Waits no longer than `time` for a work of Gloo. Gives whether it has ended.
+    pub(crate) fn wait_for(&self, time: Duration) -> Result<bool, Failure> {
+        let mut is_done = 0;
+        done(|failure| {
+            let handle = self.handle.as_ptr();
+            (self.plugin.0.work_wait_for)(handle, millis(time), &raw mut is_done, failure)
+        })?;
+        Ok(is_done != 0)
     }
 
     pub(crate) fn is_done(&self) -> bool {

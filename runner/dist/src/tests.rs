@@ -26,6 +26,7 @@ fn cases() -> BTreeMap<&'static str, Case> {
         ("uneven", uneven),
         ("overlapping", overlapping),
         ("dead", dead),
+        ("dead amid sums", dead_amid_sums),
         ("stalled", stalled),
         ("failed", failed),
         ("other shapes", other_shapes),
@@ -240,6 +241,43 @@ fn a_dead_rank_is_named_at_once() {
         assert!(said.contains("gradients`"), "{said}");
     }
     assert_eq!(said[2], "");
+}
+
+/// Sums of which some go on while others have failed.
+fn dead_amid_sums(environment: Environment) -> Result<String, DistError> {
+    let world = join(environment, patient())?;
+    let group = world.data();
+    let sum_all = || -> Result<(), DistError> {
+        let begin = |name: &str| {
+            let ones = Tensor::ones([1 << 18], (Dtype::Float, Device::Cpu));
+            group.begin_all_reduce(name, ones)
+        };
+        let sums = ["a", "b", "c", "d"].map(begin);
+        for sum in sums {
+            drop(sum?.wait()?);
+        }
+        Ok(())
+    };
+    sum_all()?;
+    if world.rank() == 2 {
+        std::process::abort();
+    }
+    loop {
+        sum_all()?;
+    }
+}
+
+#[test]
+fn a_dead_rank_holds_up_nobody_who_sums_several_at_once() {
+    for _ in 0..4 {
+        let begun = Instant::now();
+        let said = run("dead amid sums", 4);
+        assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
+        for rank in [0, 1, 3] {
+            let said = &said[rank];
+            assert!(said.starts_with("error: lost rank 2 in the all-"), "{said}");
+        }
+    }
 }
 
 fn stalled(environment: Environment) -> Result<String, DistError> {

@@ -182,7 +182,6 @@ impl World {
             data,
         } = self;
         peers.tell_failure(message, is_of_the_input)?;
-        // The others notice when the connections end.
         drop((data, control));
         let serves = environment.rank == 0 && !environment.store.is_served_by_launcher;
         if serves {
