@@ -185,14 +185,19 @@ fn long_jobs() -> Workspace {
     with_jobs(settings, &jobs)
 }
 
+/// Starts a run, and stops it when it has reported this number of checkpoints.
+fn stop_after(n_checkpoints: usize, workspace: &Workspace, command: Command) {
+    let (stdout, stderr) = (workspace.path("stdout.txt"), workspace.path("stderr.txt"));
+    let running = Running::start(command, stdout, stderr);
+    reported(workspace, "checkpoint", n_checkpoints);
+    signal(running.pid(), "INT");
+    running.wait().exits(130);
+}
+
 #[test]
 fn a_run_that_is_stopped_resumes_and_ends_in_the_same_bits() {
     let [stopped, whole] = [(); 2].map(|()| long_jobs());
-    let (stdout, stderr) = (stopped.path("stdout.txt"), stopped.path("stderr.txt"));
-    let running = Running::start(command(&stopped, "first", &ON_DEVICE), stdout, stderr);
-    reported(&stopped, "checkpoint", 2);
-    signal(running.pid(), "INT");
-    running.wait().exits(130);
+    stop_after(2, &stopped, command(&stopped, "first", &ON_DEVICE));
     run(&stopped, "resumed", &ON_DEVICE).succeeds();
     run(&whole, "whole", &ON_DEVICE).succeeds();
     assert!(stopped.trained() == whole.trained(), "other bits");
@@ -226,11 +231,7 @@ fn lists_have_as_much_room_after_a_resume() {
         command.env("SAE_RUN_KERNELS", "own");
         command
     };
-    let (stdout, stderr) = (stopped.path("stdout.txt"), stopped.path("stderr.txt"));
-    let running = Running::start(command(&stopped, "first"), stdout, stderr);
-    reported(&stopped, "checkpoint", 1);
-    signal(running.pid(), "INT");
-    running.wait().exits(130);
+    stop_after(1, &stopped, command(&stopped, "first"));
     finish(command(&stopped, "resumed")).succeeds();
     finish(command(&whole, "whole")).succeeds();
     assert!(stopped.trained() == whole.trained(), "other bits");

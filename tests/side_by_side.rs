@@ -106,6 +106,23 @@ fn trains(workspace: &Workspace) -> Option<()> {
     events(workspace).iter().any(progress).then_some(())
 }
 
+/// Starts `ana`, whose worker, also given, is halted in training: so nothing is done before another has looked.
+fn halted(workspace: &Workspace) -> (Running, u32) {
+    let ana = start(workspace, "ana");
+    until("the first update", || trains(workspace));
+    let worker = workers(workspace)[0];
+    signal(worker, "STOP");
+    (ana, worker)
+}
+
+/// The same, and `ben`, which waits for `ana`.
+fn waits_for_another(workspace: &Workspace) -> (Running, u32, Running) {
+    let (ana, worker) = halted(workspace);
+    let mut ben = start(workspace, "ben");
+    ben.says(&format!("process {} on ", ana.pid()));
+    (ana, worker, ben)
+}
+
 /// Each job was done once: by one final checkpoint, and with each update counted once.
 fn each_job_was_done_once(workspace: &Workspace, n_jobs: usize) {
     let events = events(workspace);
@@ -202,13 +219,7 @@ fn two_peoples_sweeps_under_random_kills_do_every_job_once() {
 #[test]
 fn a_job_that_another_sweep_trains_is_waited_for() {
     let workspace = two_sweeps();
-    let ana = start(&workspace, "ana");
-    until("the first update", || trains(&workspace));
-    // So it is not done before the other has looked.
-    let worker = workers(&workspace)[0];
-    signal(worker, "STOP");
-    let mut ben = start(&workspace, "ben");
-    ben.says(&format!("process {} on ", ana.pid()));
+    let (ana, worker, ben) = waits_for_another(&workspace);
     let own = "SELECT count(*) FROM job JOIN sweep_job USING (job_id) JOIN sweep USING (sweep_id)
          WHERE sweep.name = 'ben' AND status = 'done'";
     // All its jobs of the other stream, and the one of this stream that only it asks for.
@@ -243,12 +254,7 @@ fn the_same_sweep_twice_at_the_same_time_is_trained_once() {
 #[test]
 fn what_a_killed_run_had_is_taken_over_at_once() {
     let workspace = two_sweeps();
-    let ana = start(&workspace, "ana");
-    until("the first update", || trains(&workspace));
-    let worker = workers(&workspace)[0];
-    signal(worker, "STOP");
-    let mut ben = start(&workspace, "ben");
-    ben.says(&format!("process {} on ", ana.pid()));
+    let (ana, worker, ben) = waits_for_another(&workspace);
     signal(worker, "KILL");
     ana.kill();
     ben.wait().succeeds();
@@ -259,10 +265,7 @@ fn what_a_killed_run_had_is_taken_over_at_once() {
 #[test]
 fn a_run_that_waits_for_another_ends_with_ctrl_c() {
     let workspace = two_sweeps();
-    let ana = start(&workspace, "ana");
-    until("the first update", || trains(&workspace));
-    let worker = workers(&workspace)[0];
-    signal(worker, "STOP");
+    let (ana, worker) = halted(&workspace);
     workspace.write("ben.toml", sweep("ben", "[4]", "retries = 0"));
     let mut ben = start(&workspace, "ben");
     ben.says("; waiting for ");

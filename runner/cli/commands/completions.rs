@@ -90,9 +90,7 @@ fn with_value(arg: Arg) -> Arg {
         "COLUMN,..." => arg.add(ArgValueCandidates::new(columns)),
         choice if choice.contains('|') && choice == choice.to_lowercase() => {
             let values: Vec<_> = choice.split('|').map(str::to_owned).collect();
-            arg.add(ArgValueCandidates::new(move || {
-                values.iter().map(CompletionCandidate::new).collect()
-            }))
+            arg.add(ArgValueCandidates::new(move || candidates(&values)))
         }
         _ => arg,
     }
@@ -112,16 +110,16 @@ fn ask<T>(question: impl AsyncFnOnce(Store) -> Option<T>) -> Option<T> {
     })
 }
 
+fn candidates(names: &[String]) -> Vec<CompletionCandidate> {
+    names.iter().map(CompletionCandidate::new).collect()
+}
+
 fn sweeps() -> Vec<CompletionCandidate> {
     let names = ask(async |store| {
         let sweeps = store.sweeps().await.ok()?;
         Some(sweeps.into_iter().map(|own| own.sweep).collect::<Vec<_>>())
     });
-    names
-        .unwrap_or_default()
-        .iter()
-        .map(CompletionCandidate::new)
-        .collect()
+    candidates(&names.unwrap_or_default())
 }
 
 /// Jobs as `SWEEP/JOB` and by their ids, and sweeps.
@@ -158,11 +156,7 @@ fn jobs_and_sweeps() -> Vec<CompletionCandidate> {
 
 fn columns() -> Vec<CompletionCandidate> {
     let names = ask(async |store| store.columns("result").await.ok());
-    names
-        .unwrap_or_default()
-        .iter()
-        .map(CompletionCandidate::new)
-        .collect()
+    candidates(&names.unwrap_or_default())
 }
 
 fn settings() -> Vec<CompletionCandidate> {

@@ -57,8 +57,7 @@ struct Row {
 }
 
 fn name(job: &JobDetails) -> String {
-    let current = job.names.iter().find(|name| name.is_current);
-    let name = current.or(job.names.first());
+    let name = job.newest_name();
     name.map_or_else(String::new, |name| format!("{}/{}", name.sweep, name.job))
 }
 

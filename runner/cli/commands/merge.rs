@@ -9,7 +9,7 @@ use crate::show::table::{self, count, escaped};
 use crate::sweep::config;
 use args::MergeArgs;
 use files::{Claim, LockHolder};
-use plan::runs_layout::{DATABASE, LOCKS, STREAM_LOCK, best_dir, eval_dir, state_dir};
+use plan::runs_layout::{DATABASE, LOCKS, STREAM_LOCK, job_folders};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -143,7 +143,7 @@ fn lock(folder: &RunsFolder, planned: &Merged) -> Result<Vec<Claim>, CliError> {
 
 /// The folders that come, relative to both runs folders.
 fn folders(other: &Path, planned: &Merged) -> Result<Vec<PathBuf>, CliError> {
-    let jobs = planned.jobs.iter().flat_map(|job| folders_of(&job.dir));
+    let jobs = planned.jobs.iter().flat_map(|job| job_folders(&job.dir));
     let streams = planned.streams.iter().map(|(_, dir)| PathBuf::from(dir));
     let mut folders = Vec::new();
     for path in jobs.chain(streams) {
@@ -195,7 +195,7 @@ fn put_in_place(
             .jobs
             .iter()
             .filter_map(|job| job.replaced.as_deref());
-        let mut dirs = replaced.flat_map(folders_of);
+        let mut dirs = replaced.flat_map(job_folders);
         dirs.any(|dir| dir == path)
     };
     for (index, path) in folders.iter().enumerate() {
@@ -235,23 +235,13 @@ fn remove_replaced(
         .iter()
         .filter_map(|job| job.replaced.as_deref())
     {
-        let left = folders_of(dir).into_iter();
+        let left = job_folders(dir).into_iter();
         for path in left.filter(|path| !folders.contains(path) && files::stays_below(path)) {
             let path = folder.path().join(path);
             files::remove_dir(&path).map_err(|error| CliError::io("remove", &path, &error))?;
         }
     }
     Ok(())
-}
-
-/// All folders of a job whose folder is `dir`.
-fn folders_of(dir: &str) -> [PathBuf; 4] {
-    [
-        PathBuf::from(dir),
-        state_dir(dir),
-        best_dir(dir),
-        eval_dir(dir),
-    ]
 }
 
 /// A name that nothing has, for what was at `path` before.

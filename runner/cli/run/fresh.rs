@@ -8,8 +8,8 @@ use crate::show::table::{self, count, escaped};
 use crate::show::yes_or_no::{self, Question};
 use crate::sweep::expand::Expanded;
 use args::RunOptions;
-use plan::runs_layout::{best_dir, eval_dir, state_dir};
-use std::path::{Path, PathBuf};
+use plan::runs_layout::job_folders;
+use std::path::Path;
 use store::{BegunJob, RecordedPlan};
 
 /// Jobs that are named one by one.
@@ -115,13 +115,8 @@ fn name<'a>(expanded: &'a Expanded, job_id: &'a str) -> &'a str {
 
 /// What a job has on the disk.
 fn job_bytes(runs_dir: &Path, dir: &str) -> u64 {
-    let dirs = [
-        PathBuf::from(dir),
-        state_dir(dir),
-        best_dir(dir),
-        eval_dir(dir),
-    ];
-    dirs.iter().map(|dir| n_bytes(&runs_dir.join(dir))).sum()
+    let dirs = job_folders(dir).into_iter();
+    dirs.map(|dir| n_bytes(&runs_dir.join(dir))).sum()
 }
 
 /// Forgets what jobs, which are locked, had done and saved.

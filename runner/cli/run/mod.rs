@@ -37,7 +37,7 @@ use crate::run::launch::{Launcher, Leader, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
-use crate::show::closing::Closing;
+use crate::show::closing::{Closing, all_are_done};
 use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
 use crate::show::time_left::{Predicted, TimeLeft};
@@ -344,12 +344,9 @@ fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Resu
         failure.print();
     }
     if closing.before == closing.after && closing.before.is_done() {
-        let all_are = match closing.after.progress().n_jobs {
-            1 => "the job is".to_owned(),
-            n => format!("all {n} jobs are"),
-        };
+        let all_are_done = all_are_done(closing.after.progress().n_jobs);
         table::note(&format!(
-            "{all_are} done already; `--fresh` trains them again"
+            "{all_are_done} already; `--fresh` trains them again"
         ));
     } else {
         closing.say_counts();

@@ -24,12 +24,7 @@ pub(crate) fn as_toml(job: &JobDetails) -> Result<String, CliError> {
             lines += &line(key, value)?;
         }
     }
-    let name = job
-        .names
-        .iter()
-        .find(|name| name.is_current)
-        .or(job.names.first());
-    let name = name.map_or_else(String::new, |name| {
+    let name = job.newest_name().map_or_else(String::new, |name| {
         format!(", `{}/{}`", name.sweep, name.job)
     });
     let id = &job.job_id;

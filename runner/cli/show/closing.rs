@@ -1,11 +1,13 @@
 //! What a run says at its end: which jobs failed and why, how many are done, the best, and what to type next.
 
+use crate::show::doubts::Measured;
+use crate::show::duration::exact_duration;
 use crate::show::table::{self, count, number};
-use plan::{Plan, escaped};
+use plan::{LEAST_ABLATION_COST, Plan, escaped};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use store::{JobStatus, LEAST_COST, RecordedJob, RecordedPlan, SaeOutcome};
+use store::{JobStatus, RecordedJob, RecordedPlan, SaeOutcome};
 
 /// Reasons of failed jobs that are shown.
 const MOST_REASONS: usize = 10;
@@ -129,10 +131,8 @@ impl Closing<'_> {
 
     /// Says which numbers mean little.
     fn say_doubts(&self) {
-        let rows = || self.outcomes.iter();
-        let n_bad = rows()
-            .filter(|row| row.best_known_fvu() > Some(1.0))
-            .count();
+        let measured: Vec<_> = self.outcomes.iter().map(Measured::of_outcome).collect();
+        let n_bad = measured.iter().filter(|own| own.is_poor()).count();
         if n_bad > 0 {
             table::note_with_hint(
                 &format!(
@@ -142,9 +142,10 @@ impl Closing<'_> {
                 "lower `lr`",
             );
         }
-        if rows().any(|row| row.ce_spliced.is_some() && row.ce_recovered_if_clear().is_none()) {
+        if measured.iter().any(|own| own.is_without_share) {
             table::note(&format!(
-                "CE recovered is `-` where ablation costs less than {LEAST_COST} nats a token: a share of that says nothing"
+                "CE recovered is `-` where ablation costs less than {LEAST_ABLATION_COST} nats a token: a share of that says \
+                 nothing"
             ));
         }
     }
@@ -156,13 +157,9 @@ impl Closing<'_> {
             0 => String::new(),
             n => format!(", {n} of them earlier"),
         };
-        let took = format!(", in {}{}", duration(self.took), self.speed());
+        let took = format!(", in {}{}", exact_duration(self.took), self.speed());
         if n_done == n_jobs {
-            let all_are = match n_jobs {
-                1 => "the job is".to_owned(),
-                n => format!("all {n} jobs are"),
-            };
-            return format!("{all_are} done{earlier}{took}");
+            return format!("{}{earlier}{took}", all_are_done(n_jobs));
         }
         let others = [
             (JobStatus::Failed, "failed"),
@@ -228,27 +225,10 @@ impl Closing<'_> {
     }
 }
 
-/// `0.4 s`, `13 s`, `2 min 5 s`, `1 h 2 min`.
-pub(crate) fn duration(took: Duration) -> String {
-    let seconds = took.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0..10) => format!("{:.1} s", took.as_secs_f64()),
-        (0, 0, s) => format!("{s} s"),
-        (0, min, s) => format!("{min} min {s} s"),
-        (h, min, _) => format!("{h} h {min} min"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_two_units() {
-        let of = |seconds| duration(Duration::from_secs(seconds));
-        assert_eq!(duration(Duration::from_millis(420)), "0.4 s");
-        assert_eq!(of(17), "17 s");
-        assert_eq!(of(125), "2 min 5 s");
-        assert_eq!(of(3 * 3600 + 125), "3 h 2 min");
+/// `the job is done`, `all 8 jobs are done`.
+pub(crate) fn all_are_done(n_jobs: usize) -> String {
+    match n_jobs {
+        1 => "the job is done".to_owned(),
+        n => format!("all {n} jobs are done"),
     }
 }

@@ -3,7 +3,7 @@
 use crate::show::table::{count, first_of, note, note_with_hint};
 use plan::{Evaluated, LEAST_ABLATION_COST};
 use serde_json::Value;
-use store::{QueryTable, ReportSae};
+use store::{QueryTable, ReportSae, SaeOutcome};
 
 /// What a doubt may be about.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Measured {
     /// Whichever there is: of held-out sequences, or of training.
     fvu: Option<f64>,
     /// Whether the loss was measured, but no share of it can be given.
-    is_without_share: bool,
+    pub(crate) is_without_share: bool,
 }
 
 impl Measured {
@@ -23,6 +23,14 @@ impl Measured {
             name: evaluated.name.clone(),
             fvu: Some(stats.fvu()),
             is_without_share: stats.ce_recovered().is_none(),
+        }
+    }
+
+    pub(crate) fn of_outcome(outcome: &SaeOutcome) -> Self {
+        Self {
+            name: format!("{} {}", outcome.job, outcome.sae),
+            fvu: outcome.best_known_fvu(),
+            is_without_share: outcome.ce_spliced.is_some() && outcome.ce_recovered.is_none(),
         }
     }
 
@@ -50,6 +58,11 @@ impl Measured {
         };
         found.rows.iter().map(row).collect()
     }
+
+    /// Whether the mean would reconstruct as well.
+    pub(crate) fn is_poor(&self) -> bool {
+        self.fvu.is_some_and(|fvu| fvu > 1.0)
+    }
 }
 
 /// A doubt about some SAEs, and what to do about it.
@@ -67,7 +80,7 @@ pub(crate) fn doubts(measured: &[Measured]) -> Vec<Doubt> {
             .map(|own| own.name.clone())
             .collect()
     };
-    let poor = names(&|own| own.fvu.is_some_and(|fvu| fvu > 1.0));
+    let poor = names(&|own| own.is_poor());
     let open = names(&|own| own.is_without_share);
     let mut doubts = Vec::new();
     if !poor.is_empty() {

@@ -27,7 +27,18 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
-/// The same in at most seven characters, for a line of progress: `40s`, `5m20s`, `2h40m`, `3d4h`.
+/// One that is over: `0.4 s`, `13 s`, `2 min 5 s`, `1 h 2 min`.
+pub(crate) fn exact_duration(took: Duration) -> String {
+    let seconds = took.as_secs();
+    match (seconds / HOUR, seconds % HOUR / MINUTE, seconds % MINUTE) {
+        (0, 0, 0..10) => format!("{:.1} s", took.as_secs_f64()),
+        (0, 0, s) => format!("{s} s"),
+        (0, min, s) => format!("{min} min {s} s"),
+        (h, min, _) => format!("{h} h {min} min"),
+    }
+}
+
+/// [`duration`] in at most seven characters, for a line of progress: `40s`, `5m20s`, `2h40m`, `3d4h`.
 pub(crate) fn short_duration(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     match seconds {
@@ -64,6 +75,15 @@ mod tests {
         assert_eq!(n_chars(48), "Mon 21:40".len());
         assert_eq!(n_chars(24 * 30), "30 Nov 21:40".len());
         assert_eq!(finishing_time(Duration::from_secs(u64::MAX)), None);
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        let of = |seconds| exact_duration(Duration::from_secs(seconds));
+        assert_eq!(exact_duration(Duration::from_millis(420)), "0.4 s");
+        assert_eq!(of(17), "17 s");
+        assert_eq!(of(125), "2 min 5 s");
+        assert_eq!(of(3 * 3600 + 125), "3 h 2 min");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use crate::error::CliError;
 use crate::show::answer;
 use crate::show::doubts::{Measured, note_doubts};
+use crate::show::duration::exact_duration;
 use crate::show::fitted::{Column, fit, width};
-use crate::show::names::RowNames;
-use crate::show::{closing, several, table};
+use crate::show::names::{RowNames, short_id};
+use crate::show::{several, table};
 use args::LsArgs;
 use plan::kind_has_k;
 use serde_json::Value;
@@ -91,7 +92,7 @@ fn columns_of_sweeps(sweeps: &[SweepSummary]) -> Vec<Column> {
         Column::number(heading, sweeps.iter().map(cell))
     };
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let took = |sweep: &SweepSummary| closing::duration(Duration::from_millis(sweep.worker_ms));
+    let took = |sweep: &SweepSummary| exact_duration(Duration::from_millis(sweep.worker_ms));
     let mut columns = vec![
         texts("sweep", &|sweep| sweep.sweep.clone()),
         texts("recipe", &|sweep| sweep.recipe.clone()).rank(7),
@@ -228,8 +229,6 @@ const SHOWN: [Shown<'_>; 15] = [
 const TEXTS: [&str; 8] = [
     "sweep", "job", "job_id", "status", "sae", "kind", "tags", "note",
 ];
-/// Digits of a job's id that are shown if there is no space for all.
-const SHORT_ID: usize = 6;
 
 /// The values of a column of `result`.
 fn values<'a>(
@@ -263,7 +262,7 @@ fn columns(found: &QueryTable, shown: &[Shown<'_>], names: &RowNames) -> Vec<Col
         match shown.name {
             "job_id" => {
                 let ids = values(found, shown.name).filter_map(Value::as_str);
-                let short = ids.map(|id| id.chars().take(SHORT_ID).collect());
+                let short = ids.map(short_id);
                 Some(column.rank(shown.rank).or_short(short.collect()))
             }
             "job" => Some(column.or_cut()),

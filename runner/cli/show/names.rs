@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 /// Hookpoints that are written out.
 const MOST_WRITTEN_OUT: usize = 3;
+/// Digits of a job's id that are shown if there is no space for all.
+const SHORT_ID: usize = 6;
 
 /// Names without the parts between commas that all of them have.
 pub(crate) struct ShortNames {
@@ -99,6 +101,11 @@ impl RowNames {
 
 fn hookpoints_part(sae: &str) -> String {
     format!("hookpoints={sae}")
+}
+
+/// The beginning of a job's id, which is enough for `sae-run show`.
+pub(crate) fn short_id(job_id: &str) -> String {
+    job_id.chars().take(SHORT_ID).collect()
 }
 
 /// Hookpoints in one cell: `layers.0 … layers.30 (16)` if there are many.

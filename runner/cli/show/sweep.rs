@@ -2,14 +2,11 @@
 
 use crate::error::CliError;
 use crate::show::fitted::{Column, Fitted, fit, width};
-use crate::show::names::{RowNames, ShortNames, hookpoints};
+use crate::show::names::{RowNames, ShortNames, hookpoints, short_id};
 use crate::show::table::{self, bytes, count, has_kinds, k_of, number};
 use plan::{Job, Plan, Stream};
 use std::collections::{HashMap, HashSet};
 use store::SaeOutcome;
-
-/// Digits of a job's id that are shown if there is no space for all: enough for `sae-run show`.
-const SHORT_ID: usize = 6;
 
 /// Prints the jobs and streams of a plan, and `more`.
 ///
@@ -50,9 +47,7 @@ fn jobs(jobs: &[Job], names: &ShortNames) -> Vec<Column> {
     };
     let latents = |job: &Job| job.saes.iter().map(|sae| sae.num_latents).max();
     let n_saes = jobs.iter().map(|job| job.saes.len().to_string());
-    let short_ids = jobs
-        .iter()
-        .map(|job| job.job_id.chars().take(SHORT_ID).collect());
+    let short_ids = jobs.iter().map(|job| short_id(&job.job_id));
     let mut columns = vec![
         Column::text("job", jobs.iter().map(|job| names.shortened(&job.name))).or_cut(),
         Column::text("id", jobs.iter().map(|job| job.job_id.clone())).or_short(short_ids.collect()),
@@ -150,9 +145,7 @@ pub(crate) fn results(rows: &[SaeOutcome]) -> Fitted {
     let is_evaluated = rows.iter().any(|row| row.fvu_eval.is_some());
     // Else the job does not say which SAE a row is of.
     let rank_of_sae = usize::from(jobs.len() == rows.len() && !names.need_hookpoint());
-    let short_ids = rows
-        .iter()
-        .map(|row| row.job_id.chars().take(SHORT_ID).collect());
+    let short_ids = rows.iter().map(|row| short_id(&row.job_id));
     let mut columns = vec![
         texts("job", &|row| names.of_row(&row.job, &row.sae)).or_cut(),
         texts("id", &|row| row.job_id.clone())
@@ -175,7 +168,7 @@ pub(crate) fn results(rows: &[SaeOutcome]) -> Fitted {
     ]);
     if is_evaluated {
         columns.push(numbers("FVU held out", 4, |row| row.fvu_eval));
-        columns.push(numbers("CE recovered", 4, SaeOutcome::ce_recovered_if_clear).rank(5));
+        columns.push(numbers("CE recovered", 4, |row| row.ce_recovered).rank(5));
     }
     let mut shown = fit(columns, width());
     shown.text += &names.remark();

@@ -19,9 +19,8 @@ const PARQUET_BRANCH: &str = "refs/convert/parquet";
 
 /// Ends of the names of files that are compressed.
 const PACKED: [&str; 4] = [".parquet", ".gz", ".zst", ".xz"];
-/// Bytes for a token there, about, and in plain text.
+/// Bytes for a token there, about.
 const PACKED_BYTES: f64 = 2.0;
-const TEXT_BYTES: f64 = 4.5;
 
 /// A data set that was found.
 #[derive(Debug)]
@@ -194,7 +193,11 @@ impl FoundDataset {
         let files = self.files.files.iter().map(|file| {
             let name = file.path.to_string_lossy();
             let is_packed = PACKED.iter().any(|ending| name.ends_with(ending));
-            let bytes_per_token = if is_packed { PACKED_BYTES } else { TEXT_BYTES };
+            let bytes_per_token = if is_packed {
+                PACKED_BYTES
+            } else {
+                tokens::BYTES_PER_TOKEN
+            };
             Some(self.n_bytes_of(&name)? as f64 / bytes_per_token)
         });
         Some(files.sum::<Option<f64>>()? as u64)

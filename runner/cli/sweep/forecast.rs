@@ -3,6 +3,7 @@
 
 use crate::error::CliError;
 use crate::run::launch::Processes;
+use crate::show::table::count;
 use crate::sweep::data_length::Length;
 use crate::sweep::device_memory;
 use crate::sweep::expand::Expanded;
@@ -283,20 +284,14 @@ fn estimated(launch: &Launch, processes: &Processes) -> Speed {
     let on_cpu = is_cpu || is_auto && !has_gpu && !is_elsewhere;
     let (per_s, what) = if on_cpu {
         let n = n_cores();
-        let cores = if n == 1 {
-            "1 CPU core".to_owned()
-        } else {
-            format!("{n} CPU cores")
-        };
+        let cores = count(n, "CPU core");
         (OF_CORE * n as f64, format!("{cores} at 50 GFLOP/s"))
     } else {
         let n = processes.n_ranks;
-        let gpus = if n == 1 {
-            "1 GPU".to_owned()
-        } else {
-            format!("{n} GPUs")
-        };
-        (OF_GPU * n as f64, format!("{gpus} at 60 TFLOP/s"))
+        (
+            OF_GPU * n as f64,
+            format!("{} at 60 TFLOP/s", count(n, "GPU")),
+        )
     };
     Speed {
         per_s,

@@ -1,10 +1,9 @@
 //! Predicted space on disk, from shapes alone.
 
-use crate::memory::{kept_copies, sae_params};
+use crate::memory::{FLOAT_BYTES, kept_copies, sae_params};
 use crate::{Job, ModelFacts};
 use std::collections::HashSet;
 
-const FLOAT_BYTES: u128 = 4;
 /// Ids of larger vocabularies take four bytes.
 const MOST_SHORT_IDS: usize = 1 << 16;
 

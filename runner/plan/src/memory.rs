@@ -9,7 +9,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const FLOAT_BYTES: u128 = 4;
+pub(crate) const FLOAT_BYTES: u128 = 4;
 /// A block's own working set, in residual streams.
 const BLOCK_ROWS: usize = 8;
 /// What autograd keeps of a block, in residual streams.

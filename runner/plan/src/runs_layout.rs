@@ -70,6 +70,16 @@ pub fn density_path(job_dir: impl AsRef<Path>, sae: &str) -> PathBuf {
     eval_dir(job_dir).join(format!("{sae}.safetensors"))
 }
 
+/// All folders of a job whose folder is `job_dir`.
+pub fn job_folders(job_dir: &str) -> [PathBuf; 4] {
+    [
+        PathBuf::from(job_dir),
+        state_dir(job_dir),
+        best_dir(job_dir),
+        eval_dir(job_dir),
+    ]
+}
+
 /// A stream's folder.
 pub fn stream_dir(sweep: &str, stream_id: &str) -> String {
     format!("{sweep}/{STREAMS}/{stream_id}")

@@ -207,6 +207,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_share_of_next_to_nothing_is_null() {
+        // With 3.0 nats by the clean model. Ablation costs 0.4 nats, then 0.004, and 0.4 again.
+        for (spliced, ablated, expected) in [
+            (3.1, 3.4, Some(0.75)),
+            (3.001, 3.004, None),
+            (3.0, 3.4, Some(1.0)),
+        ] {
+            let (test, plan, mut script) = trained().await;
+            let stats = EvalStats {
+                n_predicted: 10,
+                ce_clean: 30.0,
+                ce_spliced: 10.0 * spliced,
+                ce_ablated: 10.0 * ablated,
+                ..sums()
+            };
+            script.push(evaluation(&plan.jobs[0].job_id, 20, stats));
+            let stream = &plan.streams[0].stream_id;
+            test.store.fold(stream, &script.events).await.unwrap();
+            let result = test.store.results("s").await.unwrap().remove(0);
+            let outcome = test.store.outcomes("s").await.unwrap().remove(0);
+            for recovered in [result.ce_recovered, outcome.ce_recovered] {
+                let shown = recovered.map(|share| (share * 1e9).round() / 1e9);
+                assert_eq!(shown, expected, "{spliced}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_job_that_is_done_but_not_evaluated_is_left_to_do() {
         let (test, plan, mut script) = trained().await;
         let (stream, job) = (&plan.streams[0].stream_id, &plan.jobs[0].job_id);

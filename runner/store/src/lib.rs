@@ -92,7 +92,7 @@ pub use listing::Listing;
 pub use merge::{Merged, MergedJob, OtherDatabase};
 pub use open::Store;
 pub use origin::SweepOrigin;
-pub use outcome::{LEAST_COST, SaeOutcome};
+pub use outcome::SaeOutcome;
 pub use publication::{JobPublication, Publication, PublishedFile, PublishedSae};
 pub use publishable::{ProvenanceRow, PublishableSae};
 pub use query::{QueryLimits, QueryTable, RowSink};

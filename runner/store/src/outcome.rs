@@ -9,9 +9,6 @@ use crate::sweep;
 use plan::K;
 use sqlx::{AssertSqlSafe, FromRow};
 
-/// Nats a token that mean ablation must cost, for a share of it to say something.
-pub const LEAST_COST: f64 = plan::LEAST_ABLATION_COST;
-
 /// One SAE of the current version of a sweep; the view `result` defines each column.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub struct SaeOutcome {
@@ -40,11 +37,11 @@ pub struct SaeOutcome {
     pub dead_pct: Option<f64>,
     /// Fraction of variance unexplained on held-out sequences.
     pub fvu_eval: Option<f64>,
-    /// Cross-entropy of the next token on held-out sequences by the model as it is, in nats a token.
-    pub ce_clean: Option<f64>,
-    /// The same with the SAE's output in place of the hookpoint's.
+    /// Cross-entropy of the next token on held-out sequences with the SAE's output in place of the hookpoint's, in nats a
+    /// token.
     pub ce_spliced: Option<f64>,
-    /// Share of the cross-entropy that mean ablation costs which the SAE recovers.
+    /// Share of the cross-entropy that mean ablation costs which the SAE recovers; `None` also where it costs next to
+    /// nothing.
     pub ce_recovered: Option<f64>,
     /// Tokens a second through the language model.
     pub tokens_per_s: Option<f64>,
@@ -56,15 +53,6 @@ impl SaeOutcome {
     /// How well it reconstructs: on held-out sequences, or in training.
     pub fn best_known_fvu(&self) -> Option<f64> {
         self.fvu_eval.or(self.fvu)
-    }
-
-    /// `ce_recovered`; `None` if ablation costs so little that the share says nothing.
-    pub fn ce_recovered_if_clear(&self) -> Option<f64> {
-        let (recovered, clean, spliced) = (self.ce_recovered?, self.ce_clean?, self.ce_spliced?);
-        // Of recovered = (ablated - spliced) / (ablated - clean).
-        let cost = (spliced - clean) / (1.0 - recovered);
-        let is_clear = !cost.is_finite() || cost >= LEAST_COST;
-        is_clear.then_some(recovered)
     }
 }
 
@@ -108,15 +96,5 @@ mod tests {
         let rows = test.store.outcomes("s").await.unwrap();
         let fvus: Vec<_> = rows.iter().map(SaeOutcome::best_known_fvu).collect();
         assert_eq!(fvus, [Some(0.25), None]);
-        let with = |spliced, recovered| SaeOutcome {
-            ce_clean: Some(3.0),
-            ce_spliced: Some(spliced),
-            ce_recovered: Some(recovered),
-            ..rows[0].clone()
-        };
-        // Ablation costs 0.4 nats, then 0.004.
-        assert_eq!(with(3.1, 0.75).ce_recovered_if_clear(), Some(0.75));
-        assert_eq!(with(3.001, 0.75).ce_recovered_if_clear(), None);
-        assert_eq!(with(3.0, 1.0).ce_recovered_if_clear(), Some(1.0));
     }
 }

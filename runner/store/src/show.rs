@@ -62,6 +62,14 @@ pub struct JobDetails {
     pub tags: Vec<String>,
 }
 
+impl JobDetails {
+    /// What a sweep calls it that asks for it now, or else one that did.
+    pub fn newest_name(&self) -> Option<&JobName> {
+        let current = self.names.iter().find(|name| name.is_current);
+        current.or(self.names.first())
+    }
+}
+
 /// What a sweep calls a job.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct JobName {

@@ -73,7 +73,7 @@ pub use first_look::TokenizerDifference;
 pub use header::TokenCounts;
 pub use own_memory::OwnMemory;
 pub use permutation::permutation;
-pub use sample::{Sample, has_tokenizer};
+pub use sample::{BYTES_PER_TOKEN, Sample, has_tokenizer};
 pub use spec::TokenSpec;
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;

@@ -13,7 +13,7 @@ const SAMPLE: &str = "sample 1";
 const MAX_DOCUMENTS: usize = 200;
 const MAX_TEXT_BYTES: usize = 1 << 16;
 /// Bytes of text for a token if there is no tokenizer: English, with a vocabulary of some 50 000.
-const BYTES_PER_TOKEN: f64 = 4.5;
+pub const BYTES_PER_TOKEN: f64 = 4.5;
 
 /// What the beginning of a data set says of the whole.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -113,21 +113,21 @@ impl<'a> CleanPass<'a> {
         replace: impl FnMut(usize, ModulePass) -> Result<Tensor, EvalError>,
     ) -> Result<Vec<(usize, Tensor)>, EvalError> {
         let replace = RefCell::new(replace);
-        let blocks = first_blocks(self.models, hookpoints);
         let mut all = Vec::new();
         let of_models = self.models.iter().zip(by_model(hookpoints));
         for (model_idx, (model, hookpoints)) in of_models.enumerate() {
             if hookpoints.is_empty() {
                 continue;
             }
+            let names = hookpoints.iter().map(|(_, name)| *name);
+            let block = Block::of_first(model.facts(), model_idx == 1, names);
             let mut replacements = Replacements::default();
             for (index, hookpoint) in hookpoints {
                 let replace = &replace;
                 let one = move |pass: ModulePass| Ok((replace.borrow_mut())(index, pass)?);
                 replacements.add(model.facts(), hookpoint, one)?;
             }
-            let logits =
-                self.logits_after(model_idx, blocks[model_idx].as_ref(), &mut replacements);
+            let logits = self.logits_after(model_idx, block.as_ref(), &mut replacements);
             all.push((model_idx, logits?));
         }
         Ok(all)

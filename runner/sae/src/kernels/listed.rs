@@ -178,7 +178,7 @@ pub(crate) fn above(
         return found.as_ref().map(ListedNumbers::of_found).transpose();
     }
     let pre_acts = x.f_linear(weight, Some(bias))?;
-    let is_above = pre_acts.f_le_tensor(bounds)?.f_logical_not()?;
+    let is_above = are_above(&pre_acts, bounds)?;
     // Sync: their number is a shape.
     let places = is_above.f_nonzero()?;
     if places.size()[0] as usize > most {
@@ -223,8 +223,13 @@ fn above_on_host(
     Ok(Some(all).filter(|all| all.values.len() <= most))
 }
 
+/// Which pre-activations, `[n_tokens, num_latents]`, are above `bounds`: `[num_latents]`; NaN counts as above.
+pub(crate) fn are_above(pre_acts: &Tensor, bounds: &Tensor) -> Result<Tensor, TchError> {
+    pre_acts.f_le_tensor(bounds)?.f_logical_not()
+}
+
 /// Where tokens' entries begin, and where the last ones end, from how many each has.
-fn starts(n_of_tokens: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn starts(n_of_tokens: &Tensor) -> Result<Tensor, TchError> {
     let ends = n_of_tokens.f_cumsum(0, Kind::Int64)?;
     Tensor::f_cat(
         &[

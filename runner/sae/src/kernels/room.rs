@@ -4,6 +4,7 @@
 
 use super::cuda;
 use super::kernel::Kernel;
+use super::listed::{are_above, starts};
 use super::{Listed, ListedNumbers};
 use kernels::cuda::{Mark, Unusable};
 use tch::{Device, Kind, TchError, Tensor};
@@ -47,11 +48,9 @@ pub(crate) fn above_in_room(
         return Ok(None);
     }
     let pre_acts = x.f_linear(weight, Some(bias))?;
-    let is_above = pre_acts.f_le_tensor(bounds)?.f_logical_not()?;
+    let is_above = are_above(&pre_acts, bounds)?;
     let n_of_tokens = is_above.f_sum_dim_intlist(1, false, Kind::Int64)?;
-    let ends = n_of_tokens.f_cumsum(0, Kind::Int64)?;
-    let first = ends.f_new_zeros([1], (Kind::Int64, ends.device()))?;
-    let starts = Tensor::f_cat(&[first, ends.f_clamp_max(room)?], 0)?;
+    let starts = starts(&n_of_tokens)?.f_clamp_max(room)?;
     let places = is_above.f_reshape([-1])?.f_nonzero_static(room, -1)?;
     let places = places.f_reshape([-1])?;
     let is_free = places.f_lt(0)?;

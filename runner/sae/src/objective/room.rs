@@ -5,7 +5,7 @@
 //! it was not, it starts the same with all latents.
 
 use super::latents::{Latents, MOST_LISTED, Room};
-use crate::kernels::{InRoom, Look, above_in_room, are_listed_in_room, are_on_host};
+use crate::kernels::{InRoom, Look, above_in_room, are_above, are_listed_in_room, are_on_host};
 use crate::support::Support;
 use crate::{Objective, Sae, SaeError};
 use tch::{Kind, Tensor};
@@ -38,8 +38,8 @@ impl Sae {
         let near = if are_on_host(&[centred]) {
             None
         } else {
-            let is_below = pre_acts.f_le_tensor(&self.bounds(objective)?)?;
-            Some(is_below.f_logical_not()?.f_sum(Kind::Double)?)
+            let is_near = are_above(&pre_acts, &self.bounds(objective)?)?;
+            Some(is_near.f_sum(Kind::Double)?)
         };
         Ok(Latents {
             near,
