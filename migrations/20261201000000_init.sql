@@ -724,7 +724,10 @@ WITH attempt_speed AS (
     FROM progress GROUP BY attempt_id
 ),
 speed AS (
-    SELECT job_id, 1000.0 * sum(n_tokens) / nullif(sum(elapsed_ms), 0) AS tokens_per_s
+    SELECT
+        job_id,
+        sum(elapsed_ms) / 1000.0 AS training_seconds,
+        1000.0 * sum(n_tokens) / nullif(sum(elapsed_ms), 0) AS tokens_per_s
     FROM attempt_job JOIN attempt_speed USING (attempt_id) GROUP BY job_id
 )
 SELECT
@@ -751,6 +754,8 @@ SELECT
     -- Tokens a second through the language model, over all attempts that trained the job. Jobs of one stream
     -- share that pass, so do not add them up.
     speed.tokens_per_s AS tokens_per_s,
+    -- Wall time of the updates of all those attempts, in seconds. Jobs of one stream share it, too.
+    speed.training_seconds AS training_seconds,
     -- Folder of the SAE's newest checkpoint; NULL before the first.
     (
         SELECT checkpoint.path || '/' || sae.name FROM checkpoint
@@ -917,6 +922,8 @@ SELECT
     sae_evaluation.kl AS kl,
     -- Tokens a second through the language model.
     sae_result.tokens_per_s AS tokens_per_s,
+    -- Wall time of the updates of all attempts that trained the job, in seconds.
+    sae_result.training_seconds AS training_seconds,
     -- Folder of the SAE's newest checkpoint.
     sae_result.checkpoint AS checkpoint,
     -- Repository where it was last published as it is now; NULL where it was not.

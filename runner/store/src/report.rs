@@ -95,8 +95,8 @@ pub struct ReportSae {
     pub dead_pct: Option<f64>,
     /// Tokens a second through the language model.
     pub tokens_per_s: Option<f64>,
-    /// Time of all attempts that trained the job, in ms; jobs of one stream share it.
-    pub elapsed_ms: Option<u64>,
+    /// Wall time of the updates of all attempts that trained the job; jobs of one stream share it.
+    pub training_seconds: Option<f64>,
     /// Calibrated threshold; `None`, as the three that follow, if none was calibrated.
     pub threshold: Option<f64>,
     /// Mean number of active latents a held-out token with it.
@@ -290,10 +290,7 @@ SELECT
     sae_result.l0,
     sae_result.dead_pct,
     sae_result.tokens_per_s,
-    (
-        SELECT sum(progress.elapsed_ms) FROM attempt_job JOIN progress USING (attempt_id)
-        WHERE attempt_job.job_id = job.job_id
-    ) AS elapsed_ms,
+    sae_result.training_seconds,
     sae_calibration.threshold,
     sae_calibration.l0 AS l0_calibrated,
     sae_calibration.threshold_ema,
@@ -410,7 +407,7 @@ mod tests {
             [r#"{"k":4}"#, r#"{"k":2}"#],
             "also what was not begun"
         );
-        assert_eq!(report.saes[0].elapsed_ms, Some(100));
+        assert_eq!(report.saes[0].training_seconds, Some(0.1));
         assert_eq!(
             (report.saes[0].fvu, report.saes[1].fvu),
             (Some(0.875), None)

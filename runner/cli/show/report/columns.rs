@@ -16,6 +16,8 @@ pub(super) struct Cell {
 #[derive(Serialize)]
 pub(super) struct Column {
     title: &'static str,
+    /// In the view `result`.
+    name: &'static str,
     definition: &'static str,
     is_number: bool,
     #[serde(skip)]
@@ -33,11 +35,12 @@ impl Column {
 pub(super) fn of(saes: &[ReportSae]) -> Vec<Column> {
     let has_sweeps = saes.iter().any(|sae| sae.sweep != saes[0].sweep);
     let columns = COLUMNS.iter().skip(usize::from(!has_sweeps));
-    let column = |&(title, definition, cell): &Row| {
+    let column = |&(title, name, definition, cell): &Row| {
         let cells: Vec<Cell> = saes.iter().map(cell).collect();
         let is_empty = cells.iter().all(|cell| cell.text.is_empty());
         (!is_empty).then(|| Column {
             title,
+            name,
             definition,
             is_number: cells.iter().any(|cell| cell.number.is_some()),
             cell,
@@ -46,25 +49,37 @@ pub(super) fn of(saes: &[ReportSae]) -> Vec<Column> {
     columns.filter_map(column).collect()
 }
 
-type Row = (&'static str, &'static str, fn(&ReportSae) -> Cell);
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&ReportSae) -> Cell,
+);
 
 const COLUMNS: [Row; 25] = [
-    ("sweep", "Name of the sweep.", |sae| text(&sae.sweep)),
-    ("job", "Name of the job in the sweep.", |sae| text(&sae.job)),
+    ("sweep", "sweep", "Name of the sweep.", |sae| {
+        text(&sae.sweep)
+    }),
+    ("job", "job", "Name of the job in the sweep.", |sae| {
+        text(&sae.job)
+    }),
     (
         "SAE",
+        "sae",
         "Hookpoint, and the seed if the job has several.",
         |sae| text(&sae.sae),
     ),
-    ("status", "The state of the job.", |sae| {
+    ("status", "status", "The state of the job.", |sae| {
         text(&sae.status.to_string())
     }),
     (
+        "kind",
         "kind",
         "Kind of SAE: the activation, after matryoshka or hierarchical if it is nested.",
         |sae| text(&sae.kind),
     ),
     (
+        "k",
         "k",
         "Latents a token may use; on the mean with batchtopk, without effect with relu, gated and jumprelu.",
         |sae| Cell {
@@ -72,91 +87,109 @@ const COLUMNS: [Row; 25] = [
             number: Some(sae.k.mean()),
         },
     ),
-    ("latents", "Number of latents.", |sae| {
+    ("latents", "num_latents", "Number of latents.", |sae| {
         count(Some(sae.num_latents))
     }),
-    ("lr", "Learning rate.", |sae| Cell {
+    ("lr", "lr", "Learning rate.", |sae| Cell {
         text: format!("{:.2e}", sae.lr),
         number: Some(sae.lr),
     }),
     (
         "update",
+        "tokens_per_update",
         "Tokens of an optimizer update, of all processes together.",
         |sae| count(sae.tokens_per_update),
     ),
-    ("tokens", "Tokens trained on.", |sae| count(sae.n_tokens)),
+    ("tokens", "n_tokens", "Tokens trained on.", |sae| {
+        count(sae.n_tokens)
+    }),
     (
         "FVU",
+        "fvu",
         "Fraction of variance unexplained in training, over the last tenth of the steps: squared error over total variance.",
         |sae| number(sae.fvu, 4),
     ),
     (
         "L0",
+        "l0",
         "Mean number of active latents a token, over the same steps.",
         |sae| number(sae.l0, 1),
     ),
     (
         "dead %",
+        "dead_pct",
         "Latents that were silent for more than dead_feature_threshold tokens at the end of training.",
         |sae| number(sae.dead_pct, 1),
     ),
     (
+        "threshold",
         "threshold",
         "Calibrated threshold: with it, held-out tokens have k active latents on average.",
         |sae| number(sae.threshold, 4),
     ),
     (
         "L0 calibrated",
+        "l0_calibrated",
         "Mean number of active latents a held-out token with the calibrated threshold.",
         |sae| number(sae.l0_calibrated, 1),
     ),
     (
         "EMA threshold",
+        "threshold_ema",
         "Threshold that training estimated, as an exponential moving average.",
         |sae| number(sae.threshold_ema, 4),
     ),
     (
         "EMA L0",
+        "l0_ema",
         "Mean number of active latents a held-out token with the threshold that training estimated.",
         |sae| number(sae.l0_ema, 1),
     ),
     (
         "FVU held out",
+        "fvu_eval",
         "Fraction of variance unexplained on held-out sequences.",
         |sae| number(sae.fvu_eval, 4),
     ),
     (
         "L0 held out",
+        "l0_eval",
         "Mean number of active latents a held-out token.",
         |sae| number(sae.l0_eval, 1),
     ),
     (
         "silent %",
+        "dead_pct_eval",
         "Latents that fired on no held-out token.",
         |sae| number(sae.dead_pct_eval, 1),
     ),
     (
         "CE spliced",
+        "ce_spliced",
         "Cross-entropy of the next held-out token, in nats, with the SAE's output instead of the hookpoint's.",
         |sae| number(sae.ce_spliced, 4),
     ),
     (
         "CE recovered",
+        "ce_recovered",
         "Share of what ablating the hookpoint to its mean costs in cross-entropy that the SAE recovers: (ablated - spliced) / (ablated - clean).",
         |sae| number(sae.ce_recovered, 4),
     ),
     (
         "KL",
+        "kl",
         "Divergence KL(clean || spliced) of the model's predictions, in nats a held-out token.",
         |sae| number(sae.kl, 4),
     ),
     (
         "minutes",
+        "training_seconds / 60",
         "Wall time of the updates of all attempts at the job; jobs of one stream share it.",
-        |sae| number(sae.elapsed_ms.map(|ms| ms as f64 / 60_000.0), 1),
+        |sae| number(sae.training_seconds.map(|seconds| seconds / 60.0), 1),
     ),
     (
         "tokens/s",
+        "tokens_per_s",
         "Tokens a second through the language model; jobs of one stream share that pass.",
         |sae| number(sae.tokens_per_s, 0),
     ),

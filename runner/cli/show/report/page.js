@@ -117,25 +117,36 @@
   const DRAW = { line: uPlot.paths.linear(), steps: uPlot.paths.stepped({ align: 1 }) };
   const drawing = (draw, corners = []) => DRAW[draw] ?? points(draw === "full", corners);
 
-  /** Names the kinds that are shown, if the page has several. */
-  function legend(shown, mark) {
-    if (kinds.length < 2) return null;
-    const names = document.createElement("div");
-    names.className = "legend";
-    for (const kind of kinds.filter((kind) => shown.some((sae) => sae.kind === kind))) {
-      const [glyph, name] = [document.createElement("b"), document.createElement("span")];
-      glyph.textContent = mark ?? markerOf(kind)[0];
-      glyph.style.color = kindColour(kind);
-      name.append(glyph, " ", kind);
-      names.append(name);
+  /** What a legend of SAEs has room for. */
+  const N_NAMED = 16;
+
+  /** Names for a legend: the kinds that are shown if the page has several, otherwise the SAEs if they are few. */
+  function legend(shown, isLine = false) {
+    if (kinds.length > 1) {
+      return kinds.filter((kind) => shown.some((sae) => sae.kind === kind))
+        .map((kind) => ({ name: kind, colour: kindColour(kind), glyph: isLine ? "\u2501" : markerOf(kind)[0], corners: isLine ? null : markerOf(kind)[1] }));
     }
-    return names;
+    if (shown.length > N_NAMED) return [];
+    return shown.map((sae) => ({ name: sae.label, colour: sae.colour, glyph: isLine ? "\u2501" : "\u25cf", corners: isLine ? null : [] }));
+  }
+
+  function legendElement(names) {
+    const element = document.createElement("div");
+    element.className = "legend";
+    for (const { name, colour, glyph } of names) {
+      const [mark, entry] = [document.createElement("b"), document.createElement("span")];
+      mark.textContent = glyph;
+      mark.style.color = colour;
+      entry.append(mark, " ", name);
+      element.append(entry);
+    }
+    return element;
   }
 
   function range(log, fromZero) {
     return (u, min, max) => {
       if (min === null || max === null) return [log ? 1 : 0, log ? 10 : 1];
-      if (log) return [min / 1.25, max * 1.25];
+      if (log) return [min / log, max * log];
       const pad = 0.06 * (max - min || Math.abs(max) || 1);
       return [fromZero ? 0 : min - pad, max + pad];
     };
@@ -150,24 +161,51 @@
     };
   }
 
-  /** Where L0 may stand, on a logarithmic axis: powers of two, and what lies between where there are few. */
+  /** Where L0 may stand on a logarithmic axis: powers of two, and what lies between where there are few. */
   function l0Splits(u, index, min, max) {
-    const steps = [1, 1.5];
+    const steps = max / min < 8 ? [1, 1.5] : [1];
     const splits = [];
     for (let power = 2 ** Math.floor(Math.log2(min)); power <= max; power *= 2) {
-      const some = max / min < 8 ? steps : [1];
-      splits.push(...some.map((step) => power * step).filter((x) => x >= min && x <= max));
+      splits.push(...steps.map((step) => power * step).filter((x) => x >= min && x <= max));
     }
     return splits;
   }
 
-  function plot(section, title, remark, series, { x, y, names = null, log = false, fromZero = false, xFromZero = false, xFormat = short, yFormat = short }) {
-    const figure = document.createElement("figure");
+  /** Where other numbers may: few a decade if there are many decades, more if there is less than one. */
+  function logSplits(u, index, min, max) {
+    const decades = Math.log10(max / min);
+    const steps = decades > 4 ? [1] : decades > 1 ? [1, 2, 5] : [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+    const splits = [];
+    for (let power = 10 ** Math.floor(Math.log10(min)); power <= max; power *= 10) {
+      splits.push(...steps.map((step) => Number((power * step).toPrecision(3))).filter((x) => x >= min && x <= max));
+    }
+    return splits;
+  }
+
+  const scaleOf = (log, more) => ({ time: false, ...more, ...(log && { distr: 3, log: 10 }) });
+  const logAxis = (log, splits) => log && { splits, filter: (u, shown) => shown };
+
+  /** A series without what a logarithmic axis cannot show. */
+  const shownOn = ({ x, y }) => (series) => {
+    const isShown = (i) => !(x && series.xs[i] <= 0) && !(y && series.ys[i] !== null && series.ys[i] <= 0);
+    const kept = series.xs.map((_, i) => i).filter(isShown);
+    return { ...series, xs: kept.map((i) => series.xs[i]), ys: kept.map((i) => series.ys[i]) };
+  };
+
+  function head(title, remark, names) {
     const caption = document.createElement("figcaption");
     const small = document.createElement("small");
     small.textContent = remark;
     caption.append(title, " ", small);
-    figure.append(caption, ...(names ? [names] : []));
+    return [caption, ...(names.length > 0 ? [legendElement(names)] : [])];
+  }
+
+  function plot(section, title, remark, all, { x, y, names = [], xSplits = logSplits, fromZero = false, xFromZero = false, xFormat = short, yFormat = short }) {
+    const log = logsOf(section);
+    const series = all.map(shownOn(log)).filter(({ xs }) => xs.length > 0);
+    if (series.length === 0) return;
+    const figure = document.createElement("figure");
+    figure.append(...head(title, remark, names));
     section.querySelector(".plots").append(figure);
     const size = () => ({ width: Math.max(200, figure.clientWidth - 20), height: 260 });
     const options = {
@@ -175,10 +213,10 @@
       legend: { show: false },
       cursor: { x: false, y: false, points: { show: false }, dataIdx: () => null, drag: { x: true, y: true, setScale: true } },
       scales: {
-        x: { time: false, range: range(log, xFromZero), ...(log && { distr: 3, log: 2 }) },
-        y: { range: range(false, fromZero) },
+        x: scaleOf(log.x, { range: range(log.x && 1.25, xFromZero) }),
+        y: scaleOf(log.y, { range: range(log.y && 1.1, fromZero) }),
       },
-      axes: [axis(x, xFormat, { size: 30, ...(log && { splits: l0Splits, filter: (u, splits) => splits }) }), axis(y, yFormat, { size: 58 })],
+      axes: [axis(x, xFormat, { size: 30, ...logAxis(log.x, xSplits) }), axis(y, yFormat, { size: 58, ...logAxis(log.y, logSplits) })],
       series: [{}, ...series.map(({ label, colour, draw, marker, width = 1.5, fill }) => ({
         label, stroke: () => colour, fill: fill && (() => fill), width, paths: drawing(draw, marker),
         points: { show: false }, facets: [{ scale: "x", auto: true }, { scale: "y", auto: true }],
@@ -188,7 +226,9 @@
     const resize = new ResizeObserver(() => { if (u.width !== size().width) u.setSize(size()); });
     resize.observe(figure);
     hover(u, figure, series, (i, j) => `${x} ${xFormat(series[i].xs[j])}, ${y} ${yFormat(series[i].ys[j])}`);
-    plots.push({ u, resize, figure });
+    const drawn = { u, title, remark, names, series, x, y, resize, figure };
+    figure.querySelector("figcaption").append(...exporting.ofPlot(section.dataset.plot, drawn));
+    plots.push(drawn);
   }
 
   /** Shows the point that is nearest to the pointer, if it is near. */
@@ -262,20 +302,20 @@
     frontier(section, group, shown) {
       const all = scatter(shown, "fvu");
       const remark = group.held_out ? "held out" : "in training";
-      if (all.length > 0) plot(section, group.title, remark, [...kindLines(shown, "fvu"), ...all], { x: "L0", y: "FVU", log: true, names: legend(shown) });
+      if (all.length > 0) plot(section, group.title, remark, [...kindLines(shown, "fvu"), ...all], { x: "L0", y: "FVU", xSplits: l0Splits, names: legend(shown) });
     },
     recovered(section, group, shown) {
       const all = scatter(shown, "ce_recovered");
       const lines = kinds.length > 1 ? kindLines(shown, "ce_recovered") : [];
-      if (all.length > 0) plot(section, group.title, "held out", [...lines, ...all], { x: "L0", y: "CE recovered", log: true, names: legend(shown) });
+      if (all.length > 0) plot(section, group.title, "held out", [...lines, ...all], { x: "L0", y: "CE recovered", xSplits: l0Splits, names: legend(shown) });
     },
     fvu(section, group, shown) {
       const all = curves(shown, "fvu_curve");
-      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "FVU", xFromZero: true, xFormat: count, names: legend(shown, "\u2501") });
+      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "FVU", xFromZero: true, xFormat: count, names: legend(shown, true) });
     },
     dead(section, group, shown) {
       const all = curves(shown, "dead_curve");
-      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "dead %", fromZero: true, xFromZero: true, xFormat: count, names: legend(shown, "\u2501") });
+      if (all.length > 0) plot(section, group.title, "", all, { x: "tokens", y: "dead %", fromZero: true, xFromZero: true, xFormat: count, names: legend(shown, true) });
     },
     density(section, group, shown) {
       const all = histogram(shown);
@@ -301,6 +341,51 @@
       section.hidden = section.querySelector("figure") === null;
     }
   }
+
+  // Logarithmic axes: those of L0 from the beginning, others at a click.
+
+  function logsOf(section) {
+    const isOn = (axis) => section.querySelector(`input[name=log-${axis}]`)?.checked ?? false;
+    return { x: isOn("x"), y: isOn("y") };
+  }
+
+  function logBox(section, axis, checked) {
+    const [label, input] = [document.createElement("label"), document.createElement("input")];
+    Object.assign(input, { type: "checkbox", name: `log-${axis}`, defaultChecked: checked, autocomplete: "off" });
+    input.addEventListener("change", () => draw(filter(box.value)));
+    label.append(input, ` log ${axis} axis`);
+    return label;
+  }
+
+  for (const section of document.querySelectorAll("[data-plot]")) {
+    const axes = { frontier: { x: true, y: false }, recovered: { x: true }, fvu: { x: false, y: false }, dead: { x: false, y: false }, density: { y: false } }[section.dataset.plot];
+    const boxes = document.createElement("div");
+    boxes.className = "axes";
+    boxes.append(...Object.entries(axes).map(([axis, checked]) => logBox(section, axis, checked)));
+    section.querySelector(".plots").before(boxes);
+  }
+
+  // On paper: plots as vectors, in the colours of paper, and nothing folded.
+
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    for (const drawn of plots) {
+      const paper = document.createElement("div");
+      paper.className = "paper";
+      paper.innerHTML = exporting.svg(drawn);
+      drawn.figure.append(paper);
+    }
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const details of folded) details.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const paper of document.querySelectorAll(".paper")) paper.remove();
+    for (const details of folded) details.open = false;
+  });
+
+  document.querySelectorAll("table[data-csv]").forEach((table) => {
+    table.parentNode.before(exporting.ofTable(table.dataset.csv, table));
+  });
 
   const box = document.getElementById("filter");
   let waiting;

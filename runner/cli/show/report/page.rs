@@ -51,6 +51,7 @@ pub(super) fn render(report: &Report, runs_dir: &Path) -> Result<String, CliErro
         plots => Value::from_safe_string(json(&plots)),
         css => verbatim(include_str!("page.css")),
         js => verbatim(include_str!("page.js")),
+        export_js => verbatim(include_str!("export.js")),
         uplot_css => verbatim(include_str!("uplot/uPlot.min.css")),
         uplot_js => verbatim(include_str!("uplot/uPlot.iife.min.js")),
         uplot_licence => verbatim(include_str!("uplot/LICENSE")),
