@@ -243,7 +243,7 @@ fn a_dead_rank_is_named_at_once() {
     assert_eq!(said[2], "");
 }
 
-/// Sums of which some go on while others have failed.
+/// Sums of which some are still in progress when others have failed.
 fn dead_amid_sums(environment: Environment) -> Result<String, DistError> {
     let world = join(environment, patient())?;
     let group = world.data();
