@@ -115,6 +115,9 @@ CREATE TABLE job (
     trainer_version INTEGER NOT NULL,
     -- All settings, resolved; JSON.
     config TEXT NOT NULL,
+    -- The same hash as `job_id` without how long it is trained: jobs that have it in common begin alike, and a longer one
+    -- can continue from a state that a shorter one has kept.
+    course_id TEXT NOT NULL,
     -- Kind of its SAEs: the activation, after `matryoshka` if prefixes of the latents are trained too, or
     -- `hierarchical` if each token's latents are, from the largest on. Before that `crosscoder` if one is on all
     -- hookpoints, `cross-layer` for a transcoder that writes to later layers too, or `transcoder` for others.
@@ -141,6 +144,9 @@ CREATE TABLE job (
     CONSTRAINT job_done_ms CHECK ((status = 'done') = (done_ms IS NOT NULL)),
     CONSTRAINT job_config CHECK (json_valid(config))
 ) STRICT;
+
+-- Jobs that begin alike.
+CREATE INDEX job_course ON job (course_id);
 
 -- A new job is queued.
 CREATE TRIGGER job_starts_queued BEFORE INSERT ON job
@@ -402,6 +408,18 @@ CREATE TABLE metric_term (
     PRIMARY KEY (sae_id, step),
     CONSTRAINT metric_term_metric
         FOREIGN KEY (sae_id, step) REFERENCES metric (sae_id, step) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- Jobs that were not trained from the start, but from a state of another one that differs only in how long it was
+-- trained. Their `metric` rows up to there are copies of that one's.
+CREATE TABLE extension (
+    -- The job.
+    job_id TEXT PRIMARY KEY NOT NULL REFERENCES job (job_id),
+    -- The job whose state it continued from; it may have been removed since.
+    base_job_id TEXT NOT NULL,
+    -- Optimizer updates that they have in common.
+    step INTEGER NOT NULL,
+    CONSTRAINT extension_range CHECK (step > 0)
 ) STRICT, WITHOUT ROWID;
 
 -- Speed of an attempt over the steps since its previous row. Tokens and times, so that tokens/s over any
@@ -847,6 +865,8 @@ SELECT
     job.job_id AS job_id,
     -- Status of the job: queued, running, done, failed, interrupted, stopped.
     job.status AS status,
+    -- The job that it continued from; NULL if it was trained from the start.
+    (SELECT extension.base_job_id FROM extension WHERE extension.job_id = job.job_id) AS extends,
     -- Why the job failed, with the SAE and the update where it is an SAE's fault; NULL where it did not fail.
     (
         SELECT coalesce('`' || job_failure.sae || '` at step ' || job_failure.step || ': ', '') || job_failure.reason

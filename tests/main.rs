@@ -15,6 +15,7 @@ mod data;
 mod distributed;
 mod encode;
 mod eval;
+mod extend;
 mod failed;
 #[cfg(target_os = "linux")]
 mod fake_cuda;

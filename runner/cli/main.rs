@@ -40,6 +40,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Run(args)) => block_on(run::run(&args)),
         Some(Command::Plan(plan)) => block_on(plan::plan(&plan)),
         Some(Command::Train(args)) => block_on(run::train(*args)),
+        Some(Command::Extend(args)) => block_on(run::extend::extend(&args)),
         Some(Command::Recipes(args)) => recipes::recipes(&args),
         Some(Command::Hookpoints(args)) => hookpoints::hookpoints(&args),
         Some(Command::Data(args)) => data::data(&args),

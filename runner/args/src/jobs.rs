@@ -1,6 +1,6 @@
 //! Commands on jobs and sweeps of the past: notes and tags, what differs, what workers printed.
 
-use crate::StoreArgs;
+use crate::{RunOptions, StoreArgs};
 
 /// `sae-run note` as typed.
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,33 @@ pub struct TagArgs {
     /// Take these tags off.
     #[arg(long, requires = "tags")]
     pub delete: bool,
+    /// Where the database is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sae-run extend` as typed.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A job continues from the state that it kept when it was done, and ends in the same weights as one that \
+                  was trained on N tokens from the start. A state is kept if no update depends on how many there will \
+                  be (as with `lr_scheduler = \"constant\"`), or from before the first that does with `keep_state = \
+                  true`. A job without a state is trained from the start. A larger `max_examples` in the sweep file \
+                  does the same."
+)]
+pub struct ExtendArgs {
+    /// Name or id of a job, the beginning of its id, SWEEP/JOB, or name of a sweep.
+    #[arg(value_name = "JOB|SWEEP")]
+    pub target: String,
+    /// Tokens to train on in all.
+    #[arg(long, value_name = "N")]
+    pub tokens: u64,
+    /// Override a setting, such as `launch.device=cuda`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// How the jobs are run.
+    #[command(flatten)]
+    pub options: RunOptions,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,

@@ -31,7 +31,7 @@ pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::EvalArgs;
 pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
-pub use jobs::{DiffArgs, LogsArgs, NoteArgs, TagArgs};
+pub use jobs::{DiffArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
 pub use past::{
     DoctorArgs, Format, LsArgs, MergeArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs,
     StoresArgs, VerifyResumeArgs,
@@ -84,6 +84,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
+    /// Train a job, or all jobs of a sweep, on more tokens: each continues from where it was done.
+    Extend(Box<ExtendArgs>),
     /// List recipes; write a new one, or try one out.
     Recipes(RecipesArgs),
     /// List the hookpoints of a language model with their widths; no weights are read.

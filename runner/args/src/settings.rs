@@ -148,6 +148,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ("Run", &[
         Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N updates, and at the end"),
         Setting::new("save_total_limit", Kind::Number, "N", "States for a resume that a job in training keeps"),
+        Setting::new("keep_state", Kind::Text, "true|false", "Keep a state that a longer training continues from; by default if no update depends on how many there will be"),
         Setting::flag("save_best", "Keep the best checkpoint as well as the newest"),
         Setting::new("log_every", Kind::Number, "N", "Report statistics after every N updates"),
     ]),

@@ -133,6 +133,7 @@ fn shortened(
             state_dir: runs_layout::state_dir(JOB),
             best_dir: runs_layout::best_dir(JOB),
             finetune_dir,
+            bases: Vec::new(),
         }],
         ..order
     })

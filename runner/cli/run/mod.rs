@@ -1,6 +1,7 @@
 //! `sae-run SWEEP.toml`: expand, record, train the jobs that are not done, show the results.
 //!
 //! - `recording.rs`: a plan in the database, and what earlier workers did; `past_job.rs`: what a job left
+//! - `extend.rs`: the same for more tokens
 //! - `claims.rs`: which jobs this process may train, next to others; `gpu_room.rs`: and on which GPUs; `fresh.rs`:
 //!   starting again
 //! - `schedule.rs`: a worker process for each stream, and another if it dies; `queue.rs`: which stream is next
@@ -14,6 +15,7 @@
 
 pub(crate) mod claims;
 pub(crate) mod event_tail;
+pub(crate) mod extend;
 pub(crate) mod fresh;
 pub(crate) mod gpu_room;
 pub(crate) mod launch;

@@ -19,8 +19,8 @@ use fault::FailureKind;
 use futures_util::future::join_all;
 use plan::runs_layout;
 use plan::runs_layout::{EVENTS, LOG};
+use plan::{BaseJob, Order, OrderJob, Told};
 use plan::{Job, Launch, Stream};
-use plan::{Order, OrderJob, Told};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -406,17 +406,34 @@ impl Scheduler<'_> {
             state_dir: runs_layout::state_dir(dir),
             best_dir: runs_layout::best_dir(dir),
             finetune_dir: self.expanded.inputs.finetune_dir(&job.config)?,
+            bases: Vec::new(),
         })
+    }
+
+    /// The jobs whose kept state a job may continue from.
+    async fn bases(&self, job_id: &str) -> Result<Vec<BaseJob>, CliError> {
+        let alike = self.claims.store.alike(job_id).await?.into_iter();
+        let bases = alike.map(|(job_id, dir)| BaseJob {
+            job_id,
+            kept_dir: runs_layout::kept_state_dir(dir),
+        });
+        let runs_dir = self.claims.folder.path();
+        Ok(bases
+            .filter(|base| runs_dir.join(&base.kept_dir).is_dir())
+            .collect())
     }
 
     /// Opens an attempt at a stream and says what its worker has to do.
     async fn order(
         &self,
         lane: &Lane<'_>,
-        todo: Todo,
+        mut todo: Todo,
         recorded: &RecordedPlan,
     ) -> Result<Order, CliError> {
         let stream = lane.stream;
+        for order in &mut todo.train {
+            order.bases = self.bases(&order.job.job_id).await?;
+        }
         let known = recorded
             .stream(&stream.stream_id)
             .expect("every stream is recorded");

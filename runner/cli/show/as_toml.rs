@@ -11,32 +11,43 @@ use store::JobDetails;
 /// # Errors
 /// A record that is damaged.
 pub(crate) fn as_toml(job: &JobDetails) -> Result<String, CliError> {
-    let settings = past_job::config(job)?.to_map();
-    let defaults = TrainConfig::default().to_map();
-    let is_needed = |key: &str, value: &Value| {
-        let is_input = ["model", "dataset"].contains(&key);
-        is_input || defaults.get(key) != Some(value)
-    };
-    let mut lines = String::new();
-    for (key, value) in &settings {
-        // What a preset has set is here under its own keys.
-        if key != "preset" && is_needed(key, value) {
-            lines += &line(key, value)?;
-        }
-    }
+    let table = train_table(&past_job::config(job)?)?;
     let name = job.newest_name().map_or_else(String::new, |name| {
         format!(", `{}/{}`", name.sweep, name.job)
     });
     let id = &job.job_id;
     Ok(format!(
         "# Asks for job {id}{} again. Paths are looked for next to this file, then in the current folder.\n\n\
-         [train]\n{lines}",
+         {table}",
         plan::escaped(&name)
     ))
 }
 
+/// `[train]` with the settings that are not defaults.
+///
+/// # Errors
+/// A value that TOML cannot have.
+pub(crate) fn train_table(config: &TrainConfig) -> Result<String, CliError> {
+    let defaults = TrainConfig::default().to_map();
+    let is_needed = |key: &str, value: &Value| {
+        let is_input = ["model", "dataset"].contains(&key);
+        is_input || defaults.get(key) != Some(value)
+    };
+    let mut table = "[train]\n".to_owned();
+    for (key, value) in &config.to_map() {
+        // What a preset has set is here under its own keys.
+        if key != "preset" && is_needed(key, value) {
+            table += &line(key, value)?;
+        }
+    }
+    Ok(table)
+}
+
 /// `key = value`; nothing for a setting without a value.
-fn line(key: &str, value: &Value) -> Result<String, CliError> {
+///
+/// # Errors
+/// A value that TOML cannot have.
+pub(crate) fn line(key: &str, value: &Value) -> Result<String, CliError> {
     let Some(value) = without_nulls(value) else {
         return Ok(String::new());
     };

@@ -15,8 +15,8 @@ use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
 use store::{
-    AttemptRow, CalibratedSae, CheckpointRow, EvaluatedSae, JobDetails, JobPublication, SaeRow,
-    Store, Subject,
+    AttemptRow, CalibratedSae, CheckpointRow, EvaluatedSae, Extension, JobDetails, JobPublication,
+    SaeRow, Store, Subject,
 };
 
 /// Opens the database of a runs folder for reading.
@@ -127,6 +127,9 @@ fn head(job: &JobDetails, folder: &Path) -> String {
         line("folder", "none yet: there is no checkpoint");
     }
     line("kind", &job.kind);
+    if let Some(Extension { base_job_id, step }) = &job.extension {
+        line("extends", &format!("{base_job_id}, from update {step} on"));
+    }
     if let Some(tokens) = job.config["tokens_per_update"].as_u64() {
         line("update", &format!("{tokens} tokens"));
     }

@@ -241,6 +241,9 @@ pub struct TrainConfig {
     pub save_every: u64,
     /// States for a resume that are kept of a job in training, the newest ones. Ours, not sparsify's.
     pub save_total_limit: usize,
+    /// Keep the state at the end of training, or before the first update that depends on it, so that a longer training
+    /// continues from there; `None`: if no update depends on the end. Ours, not sparsify's.
+    pub keep_state: Option<bool>,
     /// Keep, besides the newest checkpoint, the one that had the lowest loss since the one before it.
     pub save_best: bool,
     /// Evaluate the SAEs at the end if there is data to evaluate on. Ours, not sparsify's.

@@ -106,6 +106,7 @@ static DEFAULTS: LazyLock<TrainConfig> = LazyLock::new(|| TrainConfig {
     distribute_modules: false,
     save_every: 1000,
     save_total_limit: 1,
+    keep_state: None,
     save_best: false,
     evaluate: true,
     log_every: 1,

@@ -10,7 +10,7 @@ const MOST_SHORT_IDS: usize = 1 << 16;
 /// What jobs write into the runs folder, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskEstimate {
-    /// What stays: the weights of all SAEs, and the best ones if they are kept.
+    /// What stays: the weights of all SAEs, the best ones and the last states if they are kept.
     pub saes_bytes: u64,
     /// What is there in training besides, for a resume: of the stream that needs the most.
     pub states_bytes: u64,
@@ -21,10 +21,12 @@ pub fn disk(streams: &[Vec<&Job>]) -> DiskEstimate {
     let mut seen = HashSet::new();
     let jobs = streams.iter().flatten();
     let jobs = jobs.filter(|job| seen.insert(&job.job_id));
-    let saes: u128 = jobs.map(|job| weights(job) * copies(job)).sum();
+    let saes: u128 = jobs
+        .map(|job| weights(job) * copies(job) + kept_state(job))
+        .sum();
     let states = streams
         .iter()
-        .map(|jobs| jobs.iter().map(|job| state(job)).sum::<u128>());
+        .map(|jobs| jobs.iter().map(|job| states(job)).sum::<u128>());
     let bytes = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
     DiskEstimate {
         saes_bytes: bytes(saes),
@@ -51,10 +53,24 @@ fn weights(job: &Job) -> u128 {
     FLOAT_BYTES * params.sum::<u128>()
 }
 
-/// Weights and what the optimizer keeps, in each state that is kept, and in one that is being written.
+/// The state that stays when a job is done.
+fn kept_state(job: &Job) -> u128 {
+    if job.config.keeps_state() {
+        state(job)
+    } else {
+        0
+    }
+}
+
+/// Weights and what the optimizer keeps.
 fn state(job: &Job) -> u128 {
+    weights(job) * (1 + kept_copies(job.config.optimizer))
+}
+
+/// Those of a job in training, and one that is being written.
+fn states(job: &Job) -> u128 {
     let n_states = job.config.save_total_limit as u128 + 1;
-    weights(job) * (1 + kept_copies(job.config.optimizer)) * n_states
+    state(job) * n_states
 }
 
 #[cfg(test)]

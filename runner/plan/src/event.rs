@@ -107,6 +107,15 @@ pub enum EventKind {
         /// Tokens of one optimizer update.
         tokens_per_step: u64,
     },
+    /// A job continues from a state of another one, which differs only in how long it was trained.
+    Extended {
+        /// The job.
+        job_id: String,
+        /// The other one.
+        base_job_id: String,
+        /// Optimizer updates that they have in common.
+        step: u64,
+    },
     /// Statistics of one SAE since its last metric event.
     Metric {
         /// The job.
@@ -250,6 +259,7 @@ impl EventKind {
                 vec![*step, stats.n_tokens, stats.n_dead, stats.n_predicted]
             }
             Self::Checkpoint { step, .. }
+            | Self::Extended { step, .. }
             | Self::Unhealthy { step, .. }
             | Self::Interrupted { step } => vec![*step],
             Self::Started { .. } | Self::Note { .. } | Self::Failed { .. } | Self::Finished => {

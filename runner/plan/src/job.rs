@@ -15,6 +15,9 @@ use std::sync::Arc;
 pub struct Job {
     /// Hash of everything that determines the result; 12 hex digits.
     pub job_id: String,
+    /// The same of all but how long it is trained: jobs with equal ones begin alike.
+    #[serde(default)]
+    pub course_id: String,
     /// Name, unique in the sweep.
     pub name: String,
     /// The recipe's remark.
@@ -153,8 +156,10 @@ fn resolve_job(
         .and_then(|()| check_tokens(&config, &inputs.facts))
         .and_then(|()| resolve_saes(&config, inputs))
         .map_err(|error| error.in_job(&name))?;
+    let identity = identity(&config, &saes, inputs);
     Ok(Job {
-        job_id: job_id(&config, &saes, inputs),
+        job_id: short(&digest_json(&identity)),
+        course_id: short(&digest_json(&without_length(identity))),
         name,
         note: draft.note.clone(),
         overrides: draft.overrides.clone(),
@@ -251,10 +256,11 @@ fn widths(config: &TrainConfig, hookpoint: &HookpointFacts) -> Result<(usize, us
 
 /// Settings that name others, change how the work is cut or how often something is written, but not what is
 /// trained (beyond the rounding of sums).
-pub const WITHOUT_EFFECT: [&str; 9] = [
+pub const WITHOUT_EFFECT: [&str; 10] = [
     "preset",
     "eval_max_examples",
     "save_total_limit",
+    "keep_state",
     "micro_acc_steps",
     "distribute_modules",
     "save_every",
@@ -290,7 +296,8 @@ const SELECTORS: [&str; 8] = [
     "lr",
 ];
 
-fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String {
+/// What a job's id is made of.
+fn identity(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> Value {
     let mut settings = config.to_map();
     for key in WITHOUT_EFFECT
         .iter()
@@ -325,7 +332,16 @@ fn job_id(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> String 
     if let Some(finetune) = &inputs.finetune_digest {
         parts["finetune"] = json!(finetune);
     }
-    short(&digest_json(&parts))
+    parts
+}
+
+/// The same without what says how long it is trained, and what only matters once it is.
+fn without_length(mut identity: Value) -> Value {
+    if let Some(settings) = identity["settings"].as_object_mut() {
+        settings.remove("max_examples");
+        settings.remove("calibrated_on");
+    }
+    identity
 }
 
 #[cfg(test)]

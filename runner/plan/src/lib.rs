@@ -12,7 +12,8 @@
 //! - `k.rs`: latents a token may use
 //! - `job.rs`: ids; `sae_spec.rs`: one SAE of a job; `cross.rs`: SAEs on several hookpoints; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `work.rs`: how much there is to compute; `disk.rs`: what is written
-//! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when
+//! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when;
+//!   `extension.rs`: trainings of different length that begin alike
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
 //! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
 //! - `torch_version.rs`: versions of PyTorch
@@ -32,6 +33,7 @@ mod environment;
 mod error;
 mod evaluation;
 mod event;
+mod extension;
 mod gpu_report;
 mod hookpoint;
 mod identity;
@@ -76,6 +78,7 @@ pub use environment::{Environment, StoreAddress};
 pub use error::{PlanError, nearest};
 pub use evaluation::{EvalStats, LEAST_ABLATION_COST, most_eval_sequences};
 pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
+pub use extension::n_shared_updates;
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};
 pub use identity::{TRAINER_VERSION, digest_json, short};
@@ -84,7 +87,7 @@ pub use k::K;
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts, Models, Vectors};
 pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};
-pub use order::{ModelFolder, Order, OrderJob, changed};
+pub use order::{BaseJob, ModelFolder, Order, OrderJob, changed};
 pub use overrides::apply_overrides;
 pub use owners::{owners, too_few_saes};
 pub use preset::{Base, presets};

@@ -100,6 +100,18 @@ pub struct OrderJob {
     pub best_dir: PathBuf,
     /// Folder of the SAEs to begin with.
     pub finetune_dir: Option<PathBuf>,
+    /// Jobs that differ from it only in how long they are trained, and have kept a state.
+    #[serde(default)]
+    pub bases: Vec<BaseJob>,
+}
+
+/// A job whose state another may continue from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BaseJob {
+    /// The job.
+    pub job_id: String,
+    /// Folder of the state that it has kept, relative to the runs folder.
+    pub kept_dir: PathBuf,
 }
 
 impl OrderJob {

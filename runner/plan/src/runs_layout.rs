@@ -4,7 +4,7 @@
 //! runs/runs.db                       the database
 //! runs/.locks/<job or stream>        held by the `sae-run` that works on the job or stream
 //! runs/<sweep>/<job>/                config.json and a folder per SAE: what sparsify loads
-//! runs/<sweep>/.state/<job>/         what a resume needs; gone when the job is done
+//! runs/<sweep>/.state/<job>/         what a resume needs; when the job is done, at most `kept` is left
 //! runs/<sweep>/.best/<job>/          the SAEs with the lowest loss
 //! runs/<sweep>/.eval/<job>/          a file per SAE: the firing density of its latents
 //! runs/<sweep>/.streams/<stream>/    order.json, events.jsonl, worker.log, worker.lock
@@ -33,6 +33,9 @@ pub const LOG: &str = "worker.log";
 pub const STREAM_LOCK: &str = "worker.lock";
 
 const STATE: &str = ".state";
+/// In the folder of a job's state: the one that stays when the job is done.
+pub const KEPT: &str = "kept";
+
 const BEST: &str = ".best";
 const EVAL: &str = ".eval";
 const STREAMS: &str = ".streams";
@@ -53,6 +56,11 @@ pub fn job_dir(sweep: &str, folder: &str) -> String {
 /// The folder of a job's resume state.
 pub fn state_dir(job_dir: impl AsRef<Path>) -> PathBuf {
     beside(job_dir.as_ref(), STATE)
+}
+
+/// The folder of the state that a job keeps when it is done, for a longer training.
+pub fn kept_state_dir(job_dir: impl AsRef<Path>) -> PathBuf {
+    state_dir(job_dir).join(KEPT)
 }
 
 /// The folder of a job's SAEs with the lowest loss.

@@ -10,7 +10,9 @@ use crate::open::{Store, int};
 use crate::stream::Position;
 use crate::verdict::Verdict;
 use crate::worker::{LastReport, Worker};
-use crate::{calibration, checkpoint, evaluation, job, metric, sae, stream, verdict, worker};
+use crate::{
+    calibration, checkpoint, evaluation, extension, job, metric, sae, stream, verdict, worker,
+};
 use plan::{Event, EventKind};
 use sqlx::SqliteConnection;
 use std::collections::HashMap;
@@ -137,6 +139,7 @@ impl<'a> Fold<'a> {
             EventKind::Note { message } => {
                 verdict::add_note(self.conn, attempt_id, event, message).await
             }
+            EventKind::Extended { .. } => self.extension(attempt_id, event).await,
             EventKind::Unhealthy { .. } => self.verdict(attempt_id, event).await,
             EventKind::Metric { .. } => self.metric(attempt_id, event).await,
             EventKind::Checkpoint { .. } => self.checkpoint(attempt_id, event).await,
@@ -196,6 +199,24 @@ impl<'a> Fold<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn extension(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
+        let EventKind::Extended {
+            job_id,
+            base_job_id,
+            step,
+        } = &event.kind
+        else {
+            return Ok(());
+        };
+        if !stream::trains(self.conn, self.stream_id, job_id).await? {
+            return Err(self.foreign(event.seq, job_id.clone()));
+        }
+        if !worker::speaks_for(self.conn, attempt_id, job_id).await? {
+            return Ok(());
+        }
+        extension::put(self.conn, attempt_id, (job_id, base_job_id), *step).await
     }
 
     async fn put_intervals(&mut self) -> Result<(), Trouble> {

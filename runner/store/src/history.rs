@@ -109,7 +109,7 @@ pub(crate) async fn evaluations_of_job(
 }
 
 /// What [`Store::job_json`] has besides the job itself: names and the rows under them.
-const PARTS: [(&str, &str); 13] = [
+const PARTS: [(&str, &str); 14] = [
     (
         "names",
         "SELECT sweep, job, is_current FROM sweep_listing WHERE job_id = ? ORDER BY sweep, ordinal",
@@ -154,6 +154,10 @@ const PARTS: [(&str, &str); 13] = [
          WHERE job_id = ? ORDER BY attempt_id, event_seq",
     ),
     ("failure", "SELECT * FROM job_failure WHERE job_id = ?"),
+    (
+        "extension",
+        "SELECT base_job_id, step FROM extension WHERE job_id = ?",
+    ),
     (
         "user_notes",
         "SELECT note_id, text, created_ms FROM note WHERE job_id = ? ORDER BY note_id",

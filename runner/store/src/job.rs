@@ -103,12 +103,13 @@ impl Store {
 }
 
 /// What a reset deletes. The links to attempts go too, so that late events count for no job.
-const RESET: [&str; 7] = [
+const RESET: [&str; 8] = [
     "DELETE FROM verdict WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM metric WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM calibration WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM evaluation WHERE sae_id IN (SELECT sae_id FROM sae WHERE job_id = ?)",
     "DELETE FROM checkpoint WHERE job_id = ?",
+    "DELETE FROM extension WHERE job_id = ?",
     "DELETE FROM attempt_job WHERE job_id = ?",
     "UPDATE job SET status = 'queued', done_ms = NULL WHERE job_id = ?",
 ];
@@ -130,8 +131,8 @@ pub(crate) async fn record(
     let config = serde_json::Value::Object(job.config.to_map()).to_string();
     sqlx::query(
         "INSERT INTO job (job_id, dir, model, model_digest, second_model_digest, dataset, token_digest,
-             trainer_version, config, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING",
+             trainer_version, config, course_id, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING",
     )
     .bind(&job.job_id)
     .bind(dir)
@@ -142,6 +143,7 @@ pub(crate) async fn record(
     .bind(&job.token_digest)
     .bind(TRAINER_VERSION)
     .bind(config)
+    .bind(&job.course_id)
     .bind(now_ms)
     .execute(conn)
     .await?;

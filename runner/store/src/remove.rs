@@ -215,7 +215,7 @@ fn job_ids(removal: &Removal) -> String {
 }
 
 /// Deletes by job id, `?1` being a JSON array of them; children go before their parents.
-const DELETE_JOBS: [&str; 17] = [
+const DELETE_JOBS: [&str; 18] = [
     "DELETE FROM verdict WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM metric_term WHERE sae_id IN
@@ -227,6 +227,7 @@ const DELETE_JOBS: [&str; 17] = [
     "DELETE FROM evaluation WHERE sae_id IN
          (SELECT sae_id FROM sae WHERE job_id IN (SELECT value FROM json_each(?1)))",
     "DELETE FROM checkpoint WHERE job_id IN (SELECT value FROM json_each(?1))",
+    "DELETE FROM extension WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM attempt_job WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM note WHERE job_id IN (SELECT value FROM json_each(?1))",
     "DELETE FROM tag WHERE job_id IN (SELECT value FROM json_each(?1))",

@@ -5,6 +5,7 @@ use crate::attempt::{self, AttemptRow};
 use crate::calibration::{self, CalibratedSae};
 use crate::checkpoint::{self, CheckpointRow};
 use crate::error::{StoreError, Trouble};
+use crate::extension::{self, Extension};
 use crate::failure::{self, JobFailure};
 use crate::history::{self, EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 use crate::job::JobStatus;
@@ -54,6 +55,8 @@ pub struct JobDetails {
     pub notes: Vec<NoteRow>,
     /// Where its SAEs were published.
     pub publications: Vec<JobPublication>,
+    /// Where it continued from, if it was not trained from the start.
+    pub extension: Option<Extension>,
     /// Why it failed, if it did.
     pub failure: Option<JobFailure>,
     /// The notes of users on it.
@@ -118,6 +121,7 @@ async fn details(conn: &mut SqliteConnection, job_id: &str) -> Result<JobDetails
     );
     let subject = Subject::Job(job_id.to_owned());
     Ok(JobDetails {
+        extension: extension::of_job(conn, job_id).await?,
         failure: failure::of_job(conn, job_id).await?,
         user_notes: annotation::notes(conn, &subject).await?,
         tags: annotation::tags(conn, &subject).await?,

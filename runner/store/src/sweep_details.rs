@@ -32,6 +32,10 @@ pub struct SweepVersionRow {
     pub recipe: String,
     /// The file as the user wrote it.
     pub text: String,
+    /// What its recipe was asked first: its settings with all that was laid over the file; JSON object.
+    pub request: String,
+    /// Whether `sae-run train` made it: its job is added to those of the versions before it.
+    pub accumulates: bool,
     /// Jobs that it asks for.
     pub n_jobs: u64,
     /// When it was first run, ms since the epoch, UTC.
@@ -65,7 +69,10 @@ struct JobRow {
 }
 
 const VERSIONS: &str = "
-SELECT revision, recipe, text, created_ms,
+SELECT revision, recipe, text, accumulates, created_ms,
+    coalesce((
+        SELECT request FROM round WHERE round.sweep_id = sweep.sweep_id AND number = 0
+    ), '{}') AS request,
     (SELECT count(DISTINCT job_id) FROM sweep_job WHERE sweep_job.sweep_id = sweep.sweep_id) AS n_jobs
 FROM sweep WHERE name = ? ORDER BY revision";
 

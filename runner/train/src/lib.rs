@@ -56,6 +56,8 @@ mod worker;
 #[cfg(test)]
 mod cross_tests;
 #[cfg(test)]
+mod extension_tests;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod golden_training;

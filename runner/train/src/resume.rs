@@ -257,7 +257,7 @@ fn an_update_without_a_token_that_counts_is_none_of_the_weights() {
             update.finish(&nothing.unwrap(), progress(0)).unwrap();
         }
         job.step = 1;
-        job.save_state(ALONE).unwrap();
+        job.save_state(9, ALONE).unwrap();
         let mut resumed = open();
         assert_eq!(resumed.step, 1);
         let x = sae::with_seed(7, || Tensor::randn([64, 32], (Kind::Float, Device::Cpu)));

@@ -63,6 +63,7 @@ impl Stepper {
         };
         let job = Job {
             job_id: String::new(),
+            course_id: String::new(),
             name: spec.name.clone(),
             note: None,
             overrides: Default::default(),

@@ -133,6 +133,7 @@ impl Run {
                 state_dir: runs_layout::state_dir(name),
                 best_dir: runs_layout::best_dir(name),
                 finetune_dir: config.finetune.clone().map(PathBuf::from),
+                bases: Vec::new(),
             })
             .collect();
         let config = &configs[0].1;

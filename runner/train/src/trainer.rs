@@ -111,6 +111,7 @@ impl Trainer {
             state_dir: beside.join("state"),
             best_dir: beside.join("best"),
             finetune_dir: None,
+            bases: Vec::new(),
         };
         let order = OrderJob {
             finetune_dir: order.job.config.finetune.clone().map(PathBuf::from),

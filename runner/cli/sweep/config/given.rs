@@ -33,6 +33,7 @@ pub(crate) fn load_given(given: &[Given], folders: &Folders) -> Result<LoadedSwe
         sweep,
         dir: PathBuf::new(),
         origin: layers.origin,
+        job: None,
         layers,
     })
 }

@@ -8,6 +8,7 @@ mod finite;
 mod given;
 mod keys;
 mod listed;
+mod recorded;
 mod secrets;
 mod source;
 
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub(crate) use given::load_given;
+pub(crate) use recorded::{Recorded, load_recorded};
 pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
@@ -55,6 +57,8 @@ pub(crate) struct LoadedSweep {
     /// The sweep file's text, for the record; one that says the same as the options if there is
     /// no file.
     pub(crate) text: String,
+    /// What its only job is called, if the options do not say it.
+    job: Option<String>,
     layers: Layers,
 }
 
@@ -70,7 +74,8 @@ pub(crate) enum Origin {
 impl LoadedSweep {
     /// What the job of options is called: by the settings that were given, such as `k=16,optimizer=adam`.
     pub(crate) fn job_name(&self) -> String {
-        given::job_name(&self.layers.sets)
+        let of_options = || given::job_name(&self.layers.sets);
+        self.job.clone().unwrap_or_else(of_options)
     }
 
     /// The error with the file and line of the setting it is about, if there is one.
@@ -265,6 +270,7 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
         dir,
         origin: layers.origin,
         text,
+        job: None,
         layers,
     };
     check::check_vary(&loaded.sweep.vary, &loaded.sweep.recipe)

@@ -85,7 +85,7 @@ const OF_JOB: &str = "t.job_id IN (SELECT job_id FROM temp.merge_job)";
 const ALL: &str = "1";
 
 /// All tables. Rows that are here stay as they are.
-pub(super) const TABLES: [Table; 23] = [
+pub(super) const TABLES: [Table; 24] = [
     table("recipe", ALL),
     table(
         "sweep",
@@ -121,6 +121,7 @@ pub(super) const TABLES: [Table; 23] = [
     table("metric_term", OF_SAE),
     table("verdict", OF_SAE),
     table("checkpoint", OF_JOB),
+    table("extension", OF_JOB),
     table("calibration", OF_SAE),
     table("evaluation", OF_SAE),
     table(

@@ -6,6 +6,8 @@
 //!                                                       the optimizer remembers (z.* of signum)
 //! ```
 //!
+//! A job may keep one in `<state dir>/kept`, in the same form, which stays when the job is done.
+//!
 //! A folder is written under a temporary name, synced and renamed, and older ones are removed only
 //! then: at every moment there is a complete state, or no state was ever written. One that was damaged
 //! later is put aside, if there is an older one to continue from.
@@ -19,6 +21,7 @@ use crate::sae_trainer::memory::is_out_of_memory;
 use crate::sae_trainer::{SaeCounts, SaeTrainer};
 use fault::Fault;
 use files::bound;
+use plan::runs_layout::KEPT;
 use sae::{check_safetensors, sync_dir, tensors_by_name, write_file, write_safetensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +45,9 @@ pub(crate) struct State {
     pub(crate) job_id: String,
     /// Optimizer updates done.
     pub(crate) step: u64,
+    /// Of how many; `None`: of states before it was written.
+    #[serde(default)]
+    pub(crate) n_steps: Option<u64>,
     /// Ranks that it was begun with.
     #[serde(default = "one")]
     pub(crate) n_ranks: usize,
@@ -192,9 +198,21 @@ fn read_state(dir: &Path) -> Result<State, TrainError> {
     serde_json::from_slice(&text).map_err(TrainError::damaged(&path))
 }
 
-/// Removes a job's states: it is done.
+/// Removes a job's states but the one that is kept: it is done.
 pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
-    remove_dir(dir)
+    if !dir.join(KEPT).is_dir() {
+        return remove_dir(dir);
+    }
+    let is_kept = |path: &PathBuf| path.ends_with(KEPT);
+    let mut all = dirs_named(dir, "")?;
+    all.retain(|path| !is_kept(path));
+    all.iter().try_for_each(|dir| remove_dir(dir))
+}
+
+/// The state in a folder of a kept one, without its SAEs.
+pub(crate) fn kept(dir: &Path) -> Result<Option<State>, TrainError> {
+    let newest = dirs_named(dir, FINISHED)?.into_iter().max();
+    newest.map(|dir| read_state(&dir)).transpose()
 }
 
 fn save_sae(dir: &Path, trainer: &SaeTrainer) -> Result<(), TrainError> {

@@ -12,6 +12,7 @@ use crate::ranks::{ALONE, Ranks};
 use crate::sae_trainer::{Progress, SaeCounts, SaeTrainer, Update};
 use fault::{Fault, message_chain};
 use plan::OrderJob;
+use plan::runs_layout::KEPT;
 use plan::{EventKind, Job, SaeSpec};
 use sae::{sync_dir, write_file};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +37,11 @@ pub(crate) struct JobTrainer {
     best: Best,
     health: Health,
     /// What to tell about its state.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
+    /// The job that it continues from, until that is reported.
+    pub(super) base: Option<String>,
+    /// After which update it keeps its state.
+    pub(super) kept_step: Option<u64>,
 }
 
 /// Updates of a job's SAEs, in their order.
@@ -56,8 +61,7 @@ impl JobTrainer {
         let job = order.job.clone();
         let state_dir = runs_dir.join(&order.state_dir);
         let all = job.saes.iter().enumerate();
-        let (here, elsewhere): (Vec<_>, Vec<_>) =
-            all.partition(|(sae_idx, _)| owners.are_here(*sae_idx));
+        let here: Vec<_> = all.filter(|(idx, _)| owners.are_here(*idx)).collect();
         let new_saes = |finetune: Option<&Path>| -> Result<Vec<_>, TrainError> {
             let saes = here.iter();
             let new = |spec| -> Result<_, TrainError> {
@@ -68,7 +72,7 @@ impl JobTrainer {
             saes.map(|(_, spec)| new(spec)).collect()
         };
         let mut saes = new_saes(None)?;
-        let elsewhere: Vec<&str> = elsewhere.iter().map(|(_, sae)| sae.name.as_str()).collect();
+        let elsewhere = elsewhere(&job, &owners);
         let of_job = (job.job_id.as_str(), elsewhere.as_slice());
         let restored = state::restore(&state_dir, of_job, &mut saes, device)?;
         if let (None, Some(finetune)) = (&restored, order.finetune_dir.as_deref()) {
@@ -107,6 +111,8 @@ impl JobTrainer {
             kernels,
             best,
             notes,
+            base: None,
+            kept_step: None,
         })
     }
 
@@ -137,19 +143,33 @@ impl JobTrainer {
     }
 
     /// Writes what a resume needs. If SAEs are spread over `ranks`, each writes its own.
-    pub(crate) fn save_state(&mut self, ranks: &dyn Ranks) -> Result<(), TrainError> {
+    pub(crate) fn save_state(&mut self, n_steps: u64, ranks: &dyn Ranks) -> Result<(), TrainError> {
+        let state = self.state(n_steps, ranks)?;
+        let n_kept = self.job.config.save_total_limit;
+        let saes = (self.saes.as_slice(), n_kept);
+        state::save(&self.state_dir, &state, saes, self.writers(ranks))
+    }
+
+    /// As [`JobTrainer::save_state`], for a longer training.
+    pub(super) fn keep_state(&mut self, n_steps: u64, ranks: &dyn Ranks) -> Result<(), TrainError> {
+        let state = self.state(n_steps, ranks)?;
+        let dir = self.state_dir.join(KEPT);
+        let saes = (self.saes.as_slice(), 1);
+        state::save(&dir, &state, saes, self.writers(ranks))
+    }
+
+    fn state(&mut self, n_steps: u64, ranks: &dyn Ranks) -> Result<State, TrainError> {
         let ranks = self.writers(ranks);
-        let state = State {
+        Ok(State {
             job_id: self.job.job_id.clone(),
             step: self.step,
+            n_steps: Some(n_steps),
             n_ranks: self.job.config.batches_per_pass(),
             best: self.best.state().clone(),
             remarks: self.health.remarks().clone(),
             kernels: self.kernels.clone(),
             saes: self.counts(ranks)?,
-        };
-        let n_kept = self.job.config.save_total_limit;
-        state::save(&self.state_dir, &state, (&self.saes, n_kept), ranks)
+        })
     }
 
     /// Writes the SAEs as others load them; as [`JobTrainer::save_state`].
@@ -349,6 +369,13 @@ impl JobTrainer {
         let saes = self.job.saes.iter().enumerate();
         saes.filter_map(of_sae).flatten().collect()
     }
+}
+
+/// Names of the SAEs of `job` that other ranks have.
+pub(super) fn elsewhere<'a>(job: &'a Job, owners: &Owners) -> Vec<&'a str> {
+    let all = job.saes.iter().enumerate();
+    let elsewhere = all.filter(|(sae_idx, _)| !owners.are_here(*sae_idx));
+    elsewhere.map(|(_, sae)| sae.name.as_str()).collect()
 }
 
 /// Jobs of a stream that were begun with different numbers of ranks.

@@ -6,12 +6,13 @@ use crate::ranks::Ranks;
 use crate::ranks::owners::Owners;
 use fault::Fault;
 use lm::Taps;
-use plan::{Job, ModelFacts, Order, SaeSpec, name_in_model};
+use plan::{Job, ModelFacts, Order, OrderJob, SaeSpec, name_in_model};
 use tch::Device;
 
 /// The jobs of the order as their states left them, the same on all ranks.
 pub(crate) fn open_jobs(
     order: &Order,
+    n_steps: u64,
     device: Device,
     ranks: &dyn Ranks,
 ) -> Result<Vec<JobTrainer>, TrainError> {
@@ -21,7 +22,11 @@ pub(crate) fn open_jobs(
     let of_order: Vec<&Job> = order.jobs.iter().map(|job| &job.job).collect();
     let owners = plan::owners(&of_order, ranks.number()).into_iter();
     let owners = owners.map(|by_sae| Owners::new(by_sae, ranks.rank()));
-    let open = |(job, owners)| JobTrainer::open(job, &order.runs_dir, device, owners);
+    let open = |(job, owners): (&OrderJob, Owners)| {
+        let mut opened = JobTrainer::open(job, &order.runs_dir, device, owners)?;
+        opened.begin_from(&job.bases, (&order.runs_dir, device), n_steps)?;
+        Ok::<_, TrainError>(opened)
+    };
     let jobs = order.jobs.iter().zip(owners).map(open);
     let jobs: Vec<JobTrainer> = jobs.collect::<Result<_, _>>()?;
     if ranks.has_writer() {

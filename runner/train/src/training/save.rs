@@ -14,6 +14,9 @@ impl StreamTrainer<'_> {
     pub(super) fn save(&mut self, jobs: &[usize], n_steps: u64) -> Result<(), TrainError> {
         for &job_idx in jobs {
             let job = &mut self.jobs[job_idx];
+            if job.kept_step == Some(job.step) && job.step < n_steps && !job.has_failed() {
+                keep_state(job, self.events, n_steps, self.ranks)?;
+            }
             if job.save_is_due(n_steps) && !job.has_failed() {
                 checkpoint(job, self.events, n_steps, self.ranks)?;
             }
@@ -27,6 +30,13 @@ impl StreamTrainer<'_> {
         for job in &mut self.jobs {
             for message in job.take_notes() {
                 self.events.write(EventKind::Note { message })?;
+            }
+            if let Some(base_job_id) = job.base.take() {
+                self.events.write(EventKind::Extended {
+                    job_id: job.job.job_id.clone(),
+                    base_job_id,
+                    step: job.step,
+                })?;
             }
             if job.step > 0 {
                 checkpoint(job, self.events, n_steps, self.ranks)?;
@@ -56,6 +66,20 @@ impl StreamTrainer<'_> {
     }
 }
 
+/// Keeps the state for a longer training; as [`checkpoint`], which is not due.
+fn keep_state(
+    job: &mut JobTrainer,
+    events: &mut EventLog,
+    n_steps: u64,
+    ranks: &dyn Ranks,
+) -> Result<(), TrainError> {
+    if !ranks.has_writer() && !job.owners.are_spread() {
+        return Ok(());
+    }
+    events.sync()?;
+    job.keep_state(n_steps, ranks)
+}
+
 /// What was reported until now must be on the disk before a state that is newer than it; then the
 /// files, then the events about them, then what only a resume would have needed goes.
 fn checkpoint(
@@ -78,7 +102,9 @@ fn checkpoint(
     }
     // A resume needs no state of a job that is done: until that is reported, it continues from an older one.
     if !is_final {
-        job.save_state(ranks)?;
+        job.save_state(n_steps, ranks)?;
+    } else if job.kept_step == Some(n_steps) {
+        job.keep_state(n_steps, ranks)?;
     }
     job.save_saes(ranks)?;
     if !ranks.has_writer() {

@@ -166,7 +166,7 @@ fn train_on(
     let StreamTokens { batches, held_out } = tokens;
     // Nothing here is differentiated by libtorch: the gradients are written by hand.
     let _no_grad = tch::no_grad_guard();
-    let n_steps = (batches.n_batches() / order.key.grad_acc_steps) as u64;
+    let n_steps = n_steps(&batches, order);
     let (mut outcome, mut failed) = (Outcome::Finished, Vec::new());
     if !order.jobs.is_empty() {
         let stream = Stream {
@@ -220,7 +220,8 @@ impl Stream<'_> {
         });
         let second = second.transpose()?;
         log_rounding(order, device);
-        let mut jobs = open_jobs(order, device, ranks)?;
+        let n_steps = n_steps(&batches, order);
+        let mut jobs = open_jobs(order, n_steps, device, ranks)?;
         choose_kernels(&mut jobs, order, device, ranks)?;
         let ahead = Ahead::open(order, device, ranks)?;
         let mut trainer = StreamTrainer {
@@ -242,6 +243,11 @@ impl Stream<'_> {
         let failed = trainer.jobs.iter().filter(|job| job.has_failed());
         Ok((outcome, failed.map(|job| job.job.job_id.clone()).collect()))
     }
+}
+
+/// Optimizer updates of an order.
+fn n_steps(batches: &Batches, order: &Order) -> u64 {
+    (batches.n_batches() / order.key.grad_acc_steps) as u64
 }
 
 /// Nothing is lost: what earlier attempts saved is still there.

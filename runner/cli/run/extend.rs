@@ -1,0 +1,214 @@
+//! `sae-run extend JOB|SWEEP --tokens N`: the same jobs on more tokens, each from the state that it has kept.
+
+use super::{note_only_folder, run_expanded};
+use crate::commands::plan as plan_command;
+use crate::error::CliError;
+use crate::run::launch::{Leader, with_ranks};
+use crate::run::past_job;
+use crate::show::as_toml::{line, train_table};
+use crate::show::job::open_in;
+use crate::show::table;
+use crate::sweep::config::{self, LoadedSweep, Recorded, load_recorded};
+use crate::sweep::expand;
+use crate::sweep::paths::Folders;
+use args::ExtendArgs;
+use plan::{TrainConfig, runs_layout};
+use serde_json::{Value, json};
+use std::path::Path;
+use store::{JobDetails, Store, Subject, SweepDetails, SweepVersionRow};
+
+/// The setting that says how long a job is trained.
+const LENGTH: &str = "max_examples";
+
+/// Runs the jobs again for more tokens.
+///
+/// # Errors
+/// No such job, as few tokens as it had, or as running its sweep.
+pub(crate) async fn extend(args: &ExtendArgs) -> Result<u8, CliError> {
+    let runs_dir = || config::runs_dir(&args.store);
+    with_ranks(&runs_dir, async |leader| extend_in(args, leader).await).await
+}
+
+async fn extend_in(args: &ExtendArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
+    let runs_dir = config::runs_dir(&args.store)?;
+    let folders = Folders::of_this_machine()?;
+    let sweep = longer(args, &runs_dir, &folders).await?;
+    if args.options.dry_run {
+        return plan_command::print(&mut expand::expand_sweep_plan(sweep, folders)?, false).await;
+    }
+    let mut expanded = expand::expand_sweep(sweep, folders)?;
+    let ended = run_expanded(&mut expanded, &args.options, leader).await?;
+    note_only_folder(&expanded, &ended);
+    Ok(ended.exit_code)
+}
+
+/// The sweep of what the user named, for more tokens.
+async fn longer(
+    args: &ExtendArgs,
+    runs_dir: &Path,
+    folders: &Folders,
+) -> Result<LoadedSweep, CliError> {
+    let store = open_in(runs_dir).await?;
+    let (recorded, max_examples) = match store.subject(&args.target).await? {
+        Subject::Job(job_id) => {
+            let job = store.job(&job_id).await?;
+            let max_examples = examples(&past_job::config(&job)?, args)?;
+            note_without_state(runs_dir, &[&job]);
+            (of_job(&store, &job, max_examples).await?, max_examples)
+        }
+        Subject::Sweep(name) => {
+            let sweep = store.sweep(&name).await?;
+            let config = config_of(&sweep)?;
+            let max_examples = examples(&config, args)?;
+            let mut jobs = Vec::new();
+            for row in &sweep.jobs {
+                jobs.push(store.job(&row.job_id).await?);
+            }
+            note_without_state(runs_dir, &jobs.iter().collect::<Vec<_>>());
+            (of_sweep(&sweep, &config)?, max_examples)
+        }
+    };
+    let own = [
+        format!("train.{LENGTH}={max_examples}"),
+        format!(
+            "runs_dir={}",
+            toml::Value::from(&*runs_dir.to_string_lossy())
+        ),
+    ];
+    let set: Vec<_> = own.into_iter().chain(args.set.iter().cloned()).collect();
+    load_recorded(recorded, &set, folders)
+}
+
+/// The sequences that have the tokens.
+fn examples(config: &TrainConfig, args: &ExtendArgs) -> Result<u64, CliError> {
+    let max_examples = args.tokens.div_ceil(config.ctx_len.max(1) as u64);
+    match config.max_examples {
+        Some(before) if before < max_examples => Ok(max_examples),
+        Some(before) => {
+            let n_tokens = before.saturating_mul(config.ctx_len as u64);
+            let message = format!("`{}` is trained on {n_tokens} tokens already", args.target);
+            Err(CliError::input(message).with_hint(format!(
+                "`--tokens` is how many in all, such as {}",
+                2 * n_tokens
+            )))
+        }
+        None => {
+            let message = format!("`{}` is trained on all its data already", args.target);
+            Err(CliError::input(message)
+                .with_hint("more data is another job: name it in the sweep's `dataset`".to_owned()))
+        }
+    }
+}
+
+/// A sweep file with a job alone, which is added to those of a sweep.
+async fn of_job(store: &Store, job: &JobDetails, max_examples: u64) -> Result<Recorded, CliError> {
+    let id = &job.job_id;
+    let (sweep, name) = job.newest_name().map_or_else(
+        || ("extended".to_owned(), id.clone()),
+        |name| (name.sweep.clone(), name.job.clone()),
+    );
+    let newest = store.sweep(&sweep).await.ok();
+    let newest = newest.as_ref().and_then(|sweep| sweep.versions.last());
+    let accumulates = newest.is_some_and(|version| version.accumulates);
+    let sweep = if accumulates {
+        sweep
+    } else {
+        format!("{sweep}-extended")
+    };
+    let parts = name.split(',').filter(|part| !part.starts_with(LENGTH));
+    let length = format!("{LENGTH}={max_examples}");
+    let name: Vec<_> = parts.chain([length.as_str()]).collect();
+    Ok(Recorded {
+        source: format!("job {id}"),
+        text: line("name", &sweep.into())?
+            + &train_table(&past_job::config(job)?)?
+            + &newest.map(launch_table).unwrap_or_default(),
+        job: Some(name.join(",")),
+    })
+}
+
+/// The settings that the jobs of a sweep share.
+fn config_of(sweep: &SweepDetails) -> Result<TrainConfig, CliError> {
+    let newest = sweep.versions.last();
+    if newest.is_some_and(|version| version.accumulates) {
+        let jobs: Vec<_> = sweep.jobs.iter().map(|job| job.job.as_str()).collect();
+        let message = format!("each job of `{}` was asked for by itself", sweep.sweep);
+        let first = jobs.first().copied().unwrap_or("JOB");
+        return Err(CliError::input(message)
+            .with_hint(format!("name one of them: `{}/{first}`", sweep.sweep)));
+    }
+    let request = request_of(sweep);
+    if !request["vary"][LENGTH].is_null() {
+        let message = format!("the jobs of `{}` differ in `{LENGTH}`", sweep.sweep);
+        return Err(CliError::input(message).with_hint("name a job".to_owned()));
+    }
+    serde_json::from_value(request["train"].clone()).map_err(|error| {
+        CliError::environment(format!(
+            "the record of the sweep `{}` is damaged: {error}",
+            sweep.sweep
+        ))
+    })
+}
+
+/// A sweep file that asks for what the newest version asked, with all that was laid over it.
+fn of_sweep(sweep: &SweepDetails, config: &TrainConfig) -> Result<Recorded, CliError> {
+    let newest = sweep.versions.last();
+    let recipe = newest.map_or("grid", |version| version.recipe.as_str());
+    let mut text = line("name", &json!(sweep.sweep))? + &line("recipe", &json!(recipe))?;
+    let vary = request_of(sweep)["vary"].clone();
+    text += &train_table(config)?;
+    text += &newest.map(launch_table).unwrap_or_default();
+    if vary.as_object().is_some_and(|vary| !vary.is_empty()) {
+        text += "[vary]\n";
+        for (key, value) in vary.as_object().into_iter().flatten() {
+            text += &line(&toml_key(key), value)?;
+        }
+    }
+    Ok(Recorded {
+        source: format!("sweep `{}`", sweep.sweep),
+        text,
+        job: None,
+    })
+}
+
+/// `[launch]` of the sweep file: the recipe was not asked with it.
+fn launch_table(version: &SweepVersionRow) -> String {
+    let table = toml::from_str::<toml::Table>(&version.text).ok();
+    let launch = table.and_then(|mut table| table.remove("launch"));
+    let launch = launch.map(|launch| toml::Table::from_iter([("launch".to_owned(), launch)]));
+    launch.map_or_else(String::new, |launch| launch.to_string())
+}
+
+/// A key in quotes.
+fn toml_key(key: &str) -> String {
+    toml::Value::from(key).to_string()
+}
+
+fn request_of(sweep: &SweepDetails) -> Value {
+    let request = sweep
+        .versions
+        .last()
+        .map(|version| version.request.as_str());
+    serde_json::from_str(request.unwrap_or_default()).unwrap_or_default()
+}
+
+/// Says which jobs have kept nothing to continue from.
+fn note_without_state(runs_dir: &Path, jobs: &[&JobDetails]) {
+    let has_none = |job: &&&JobDetails| {
+        !runs_dir
+            .join(runs_layout::kept_state_dir(&job.dir))
+            .is_dir()
+    };
+    let without: Vec<_> = jobs.iter().filter(has_none).collect();
+    let [first, ..] = without[..] else {
+        return;
+    };
+    let name = first.newest_name().map_or(&first.job_id, |name| &name.job);
+    let (who, is) = match without.len() {
+        1 => (format!("`{name}` has"), "is"),
+        n => (format!("{n} jobs, such as `{name}`, have"), "are"),
+    };
+    table::note(&format!(
+        "{who} kept no state, and {is} trained from the start; `keep_state = true` keeps one"
+    ));
+}
