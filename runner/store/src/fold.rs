@@ -210,10 +210,7 @@ impl<'a> Fold<'a> {
         else {
             return Ok(());
         };
-        if !stream::trains(self.conn, self.stream_id, job_id).await? {
-            return Err(self.foreign(event.seq, job_id.clone()));
-        }
-        if !worker::speaks_for(self.conn, attempt_id, job_id).await? {
+        if !self.counts(attempt_id, event.seq, job_id).await? {
             return Ok(());
         }
         extension::put(self.conn, attempt_id, (job_id, base_job_id), *step).await
@@ -313,6 +310,14 @@ impl<'a> Fold<'a> {
         Ok(sae_id)
     }
 
+    /// Whether the attempt's events count for a job of the stream.
+    async fn counts(&mut self, attempt_id: i64, seq: u64, job_id: &str) -> Result<bool, Trouble> {
+        if !stream::trains(self.conn, self.stream_id, job_id).await? {
+            return Err(self.foreign(seq, job_id.to_owned()));
+        }
+        worker::speaks_for(self.conn, attempt_id, job_id).await
+    }
+
     async fn checkpoint(&mut self, attempt_id: i64, event: &Event) -> Result<(), Trouble> {
         let EventKind::Checkpoint {
             job_id,
@@ -323,10 +328,7 @@ impl<'a> Fold<'a> {
         else {
             return Ok(());
         };
-        if !stream::trains(self.conn, self.stream_id, job_id).await? {
-            return Err(self.foreign(event.seq, job_id.clone()));
-        }
-        if !worker::speaks_for(self.conn, attempt_id, job_id).await? {
+        if !self.counts(attempt_id, event.seq, job_id).await? {
             return Ok(());
         }
         let row = CheckpointRow {
