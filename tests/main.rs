@@ -64,6 +64,7 @@ mod special_files;
 mod sql;
 mod terminal;
 mod tokenizers;
+mod trackers;
 mod train;
 mod training;
 mod verify_resume;

@@ -3,7 +3,7 @@
 //! - `sweep/`: from a sweep file to a plan
 //! - `run/`: from a plan to trained SAEs
 //! - `show/`: what was done: tables, queries, reports
-//! - `publish/`: SAEs to the Hub
+//! - `publish/`: SAEs to the Hub; `track/`: curves to trackers
 //! - `libtorch/`: the PyTorch that workers run on; `installed.rs`: what a wheel installs besides the programs
 //! - `commands/`: all other commands, one a file
 
@@ -15,10 +15,11 @@ mod publish;
 mod run;
 mod show;
 mod sweep;
+mod track;
 
 use args::{Args, Command};
-use commands::{completions, data, diff, doctor, encode, eval, hookpoints, init, logs, man, merge};
-use commands::{notes, plan, recipes, rm, schema, verify_resume};
+use commands::{completions, data, diff, doctor, encode, eval, export_log, hookpoints, init, logs};
+use commands::{man, merge, notes, plan, recipes, rm, schema, verify_resume};
 use error::CliError;
 use show::{job, ls, report, sql, watch};
 use std::future::Future;
@@ -52,6 +53,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Show(show)) => block_on(job::show(&show)),
         Some(Command::Sql(sql)) => block_on(sql::sql(&sql)),
         Some(Command::Report(report)) => block_on(report::report(&report)),
+        Some(Command::ExportLog(args)) => block_on(export_log::export_log(&args)),
         Some(Command::Publish(args)) => block_on(publish::publish(&args)),
         Some(Command::Rm(rm)) => block_on(rm::rm(&rm)),
         Some(Command::Merge(merge)) => block_on(merge::merge(&merge)),

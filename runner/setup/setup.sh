@@ -8,6 +8,8 @@
 #                     environment, to compare with; prints the Python that has them
 #   setup.sh python   prints a Python with what the tests of the package `sae_run` need, the whole newest PyTorch
 #                     too (6 GB), which is installed if there is space for it; prints nothing if there is not
+#   setup.sh trackers prints a Python with TensorBoard, Trackio, Weights & Biases and MLflow (450 MB), which is installed;
+#                     prints nothing if that is not possible
 #   setup.sh torchrun prints a torchrun to test with: that of this Python, if no other is found
 #   setup.sh nvrtc    prints the folder of CUDA's compiler, for tests that compile the kernels: it needs no GPU
 #   setup.sh torch VERSION [cuda]
@@ -60,8 +62,8 @@ main() {
         torch)
             packages_of "${2:-}" >/dev/null
             [[ ${3:-cuda} == cuda ]] || fail "\`$3\` is not \`cuda\`" ;;
-        build | demo | peer | python | torchrun | nvrtc | wheel-tools | kit-python) ;;
-        *) fail 'usage: setup.sh build|demo|peer|python|torchrun|nvrtc|torch VERSION [cuda]|torches|wheel-tools|kit-python' ;;
+        build | demo | peer | python | trackers | torchrun | nvrtc | wheel-tools | kit-python) ;;
+        *) fail 'usage: setup.sh build|demo|peer|python|trackers|torchrun|nvrtc|torch VERSION [cuda]|torches|wheel-tools|kit-python' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
@@ -69,6 +71,7 @@ main() {
     wait_for_others
     case $1 in
         python) whole_python ;;
+        trackers) trackers ;;
         torchrun) torchrun ;;
         wheel-tools) install wheel-tools -r "$ROOT/runner/setup/requirements-wheel.txt" && echo "$VENV/bin" ;;
         nvrtc) nvrtc ;;
@@ -305,6 +308,13 @@ whole_python() {
     if [[ ! -f $home/.python ]] && (($(df --output=avail -k "$CACHE" | tail -n 1) < 14000000)); then
         say 'no whole PyTorch to test with: it takes 6 GB, and there are not 14 GB free'
     elif (VENV=$home && install python -r "$ROOT/tests/python/requirements.txt"); then
+        echo "$home/bin/python"
+    fi
+}
+
+trackers() {
+    local home=$CACHE/trackers
+    if (VENV=$home && install trackers -r "$ROOT/tests/trackers/requirements.txt"); then
         echo "$home/bin/python"
     fi
 }

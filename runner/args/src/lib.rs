@@ -31,7 +31,7 @@ pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::EvalArgs;
 pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
-pub use jobs::{DiffArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
+pub use jobs::{DiffArgs, ExportLogArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
 pub use past::{
     DoctorArgs, Format, LsArgs, MergeArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs,
     StoresArgs, VerifyResumeArgs,
@@ -116,6 +116,8 @@ pub enum Command {
     Sql(SqlArgs),
     /// Write a page of results, plots and provenance: one HTML file that works offline.
     Report(ReportArgs),
+    /// Write the curves of a past sweep to TensorBoard, Trackio, Weights & Biases or MLflow.
+    ExportLog(ExportLogArgs),
     /// Publish SAEs on the Hugging Face Hub, with a model card.
     Publish(Box<PublishArgs>),
     /// Delete jobs or whole sweeps: what the database knows about them, and their folders.

@@ -1,5 +1,7 @@
 //! What takes a sweep: running it, planning it, its recipe.
 
+use crate::jobs::tracker;
+use plan::TrackerKind;
 use std::path::PathBuf;
 
 /// A sweep file and what is laid over it.
@@ -41,6 +43,9 @@ pub struct RunArgs {
     /// Folder of the database and the jobs; over `runs_dir`.
     #[arg(long, alias = "runs_dir", value_name = "DIR")]
     runs_dir: Option<String>,
+    /// Trackers that get the curves while it runs: `tensorboard`, `trackio`, `wandb`, `mlflow`; over `launch.log_to`.
+    #[arg(long, alias = "log_to", value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
+    log_to: Vec<TrackerKind>,
     /// How its jobs are run.
     #[command(flatten)]
     pub options: RunOptions,
@@ -100,7 +105,12 @@ impl RunArgs {
         let jobs = self.jobs.map(|jobs| format!("launch.jobs={jobs}"));
         let runs_dir = self.runs_dir.as_deref().map(toml::Value::from);
         let runs_dir = runs_dir.map(|runs_dir| format!("runs_dir={runs_dir}"));
-        let own = [device, devices, jobs, runs_dir].into_iter().flatten();
+        let names: Vec<_> = self.log_to.iter().map(|kind| kind.name()).collect();
+        let log_to = (!names.is_empty()).then(|| toml::Value::from(names));
+        let log_to = log_to.map(|log_to| format!("launch.log_to={log_to}"));
+        let own = [device, devices, jobs, runs_dir, log_to]
+            .into_iter()
+            .flatten();
         SweepArgs {
             sweep: self.sweep.clone().unwrap_or_default(),
             set: self.set.iter().cloned().chain(own).collect(),

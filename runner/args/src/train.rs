@@ -1,8 +1,10 @@
 //! `sae-run train` as typed.
 
+use crate::jobs::tracker;
 use crate::{Given, RunOptions, SettingArgs};
 use clap::builder::BoolishValueParser;
 use hub::Token;
+use plan::TrackerKind;
 
 /// `sae-run train` as typed.
 #[derive(Debug, clap::Args)]
@@ -68,6 +70,50 @@ struct LaunchArgs {
     /// Threads on the CPU; 0: all cores [default: 0]
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
+    /// Trackers that get the curves: `tensorboard`, `trackio`, `wandb`, `mlflow`
+    #[arg(long, alias = "log_to", value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
+    log_to: Vec<TrackerKind>,
+    /// The same as `--log-to wandb` [default: off] [off: --nolog_to_wandb]
+    #[arg(
+        long = "log_to_wandb",
+        alias = "log-to-wandb",
+        value_name = "true|false",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        overrides_with = "nolog_to_wandb"
+    )]
+    log_to_wandb: Option<bool>,
+    #[arg(
+        long = "nolog_to_wandb",
+        aliases = ["no-log_to_wandb", "no_log_to_wandb", "nolog-to-wandb", "no-log-to-wandb"],
+        hide = true
+    )]
+    nolog_to_wandb: bool,
+}
+
+impl LaunchArgs {
+    /// The trackers, if any option is about them.
+    fn log_to(&self) -> Option<Given> {
+        let wandb = match (self.nolog_to_wandb, self.log_to_wandb) {
+            (true, _) => Some(false),
+            (false, wandb) => wandb,
+        };
+        if self.log_to.is_empty() && wandb.is_none() {
+            return None;
+        }
+        let mut kinds = self.log_to.clone();
+        if wandb == Some(true) && !kinds.contains(&TrackerKind::Wandb) {
+            kinds.push(TrackerKind::Wandb);
+        }
+        let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+        let option = if self.log_to.is_empty() {
+            "--log_to_wandb"
+        } else {
+            "--log-to"
+        };
+        Some(Given::new(option, &["launch", "log_to"], names))
+    }
 }
 
 /// What sparsify has and this program has no use for.
@@ -86,23 +132,7 @@ struct CompatibilityArgs {
     resume: Option<bool>,
     #[arg(long, aliases = ["no-resume", "no_resume"], hide = true)]
     noresume: bool,
-    /// Metrics are in SQLite: `sae-run sql` [off: --nolog_to_wandb]
-    #[arg(
-        long = "log_to_wandb",
-        alias = "log-to-wandb",
-        value_name = "true|false",
-        num_args = 0..=1,
-        default_missing_value = "true",
-        value_parser = BoolishValueParser::new()
-    )]
-    _log_to_wandb: Option<bool>,
-    #[arg(
-        long = "nolog_to_wandb",
-        aliases = ["no-log_to_wandb", "no_log_to_wandb", "nolog-to-wandb", "no-log-to-wandb"],
-        hide = true
-    )]
-    _nolog_to_wandb: bool,
-    /// Metrics are in SQLite, as often as `--log_every` says
+    /// Trackers get what is in SQLite, as often as `--log_every` says
     #[arg(
         long = "wandb_log_frequency",
         alias = "wandb-log-frequency",
@@ -138,6 +168,7 @@ impl TrainArgs {
             text("--runs-dir", &["runs_dir"], &self.folder.runs_dir),
             text("--device", &["launch", "device"], &self.launch.device),
             threads,
+            self.launch.log_to(),
         ];
         let settings = self.settings.given().iter().cloned();
         names

@@ -6,6 +6,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod eval;
+pub(crate) mod export_log;
 pub(crate) mod hookpoints;
 pub(crate) mod init;
 pub(crate) mod logs;

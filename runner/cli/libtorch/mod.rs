@@ -10,6 +10,7 @@ mod search;
 use crate::error::CliError;
 use crate::installed;
 use crate::sweep::config;
+pub(crate) use search::pythons;
 use search::{Found, Place};
 use std::env;
 use std::ffi::OsString;

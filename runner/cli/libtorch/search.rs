@@ -140,6 +140,16 @@ fn of_named(by: &str, path: &Path) -> Result<Torch, CliError> {
     })
 }
 
+/// The Pythons in which users may have packages: that of the environment of this program, of the active one, and on PATH.
+pub(crate) fn pythons() -> Vec<PathBuf> {
+    let pythons = places(None).into_iter().filter_map(|place| match place {
+        Place::Own { python } | Place::Active { python, .. } => Some(python),
+        Place::OnPath => Some("python3".into()),
+        Place::Named { .. } | Place::OfSetup { .. } => None,
+    });
+    pythons.collect()
+}
+
 /// The Python in a folder of programs.
 fn python_in(bin: &Path) -> Option<PathBuf> {
     let names = ["python3", "python"].map(|name| bin.join(name));

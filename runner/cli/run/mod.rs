@@ -50,6 +50,7 @@ use crate::sweep::forecast::forecast;
 use crate::sweep::hub_access;
 use crate::sweep::next_round;
 use crate::sweep::paths::Folders;
+use crate::track::Tracking;
 use args::{ProgressArg, RunArgs, RunOptions, StoreArgs, TrainArgs};
 use std::cell::RefCell;
 use std::path::Path;
@@ -154,43 +155,27 @@ async fn run_expanded(
     for round in later.await? {
         expanded.replay(round)?;
     }
-    let site = Site {
-        claims: Claims {
-            store: &store,
-            folder: &folder,
-            take_over: args.take_over,
-        },
-        launcher: launcher.as_ref(),
+    let claims = Claims {
+        store: &store,
+        folder: &folder,
+        take_over: args.take_over,
     };
     let began = Instant::now();
-    let Some(before) = recover(&site.claims, expanded, args).await? else {
+    let Some(before) = recover(&claims, expanded, args).await? else {
         return Ok(Ended {
             exit_code: 0,
             recorded: None,
         });
     };
-    let mut recorded = before.clone();
-    let mut summary = Summary::default();
-    loop {
-        summary.add(run_round(&site, expanded, &recorded, args).await?);
-        recorded = record(&store, expanded).await?;
-        if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
-            break;
-        }
-        if summary.is_cut_off {
-            withheld(expanded);
-            break;
-        }
-        if replay_next(&store, expanded).await? {
-            recorded = record(&store, expanded).await?;
-            continue;
-        }
-        let rows = store.results(&expanded.plan.sweep).await?;
-        if !expanded.next_round(next_round::results(&expanded.plan, &rows))? {
-            break;
-        }
-        recorded = record(&store, expanded).await?;
-    }
+    let log_to = &expanded.sweep.sweep.launch.log_to;
+    let tracking = Tracking::start(folder.path(), &expanded.plan.sweep, log_to);
+    let site = Site {
+        claims,
+        launcher: launcher.as_ref(),
+        tracking: &tracking,
+    };
+    let (mut summary, recorded) = run_rounds(&site, expanded, &before, args).await?;
+    tracking.finish(&|remark| say(args, remark)).await;
     let runs_dir = Path::new(&expanded.sweep.sweep.runs_dir);
     let closing = Closing {
         plan: &expanded.plan,
@@ -210,6 +195,48 @@ async fn run_expanded(
         exit_code,
         recorded: Some(recorded),
     })
+}
+
+/// Trains round after round, as long as the recipe wants another; gives the state of the jobs then.
+async fn run_rounds(
+    site: &Site<'_>,
+    expanded: &mut Expanded,
+    before: &RecordedPlan,
+    args: &RunOptions,
+) -> Result<(Summary, RecordedPlan), CliError> {
+    let store = site.claims.store;
+    let mut recorded = before.clone();
+    let mut summary = Summary::default();
+    loop {
+        summary.add(run_round(site, expanded, &recorded, args).await?);
+        recorded = record(store, expanded).await?;
+        if !expanded.wants_another_round() || summary.interrupted || !recorded.has_ended() {
+            break;
+        }
+        if summary.is_cut_off {
+            withheld(expanded);
+            break;
+        }
+        if replay_next(store, expanded).await? {
+            recorded = record(store, expanded).await?;
+            continue;
+        }
+        let rows = store.results(&expanded.plan.sweep).await?;
+        if !expanded.next_round(next_round::results(&expanded.plan, &rows))? {
+            break;
+        }
+        recorded = record(store, expanded).await?;
+    }
+    Ok((summary, recorded))
+}
+
+/// A remark outside of a round.
+fn say(args: &RunOptions, remark: &str) {
+    if args.progress == ProgressArg::Json {
+        Line::Remark { message: remark }.print();
+    } else {
+        table::note(remark);
+    }
 }
 
 /// Adds the next round, if another process at the same sweep has asked the recipe for it meanwhile.
@@ -250,6 +277,7 @@ fn withheld(expanded: &Expanded) {
 struct Site<'a> {
     claims: Claims<'a>,
     launcher: &'a dyn Launcher,
+    tracking: &'a Tracking,
 }
 
 /// Trains what is left of the jobs that are planned by now.
@@ -287,6 +315,7 @@ async fn run_round(
         told: RefCell::default(),
         progress: progress.with_time_left(time_left),
         launcher: site.launcher,
+        tracking: site.tracking,
         retry_failed: args.retry_failed,
     };
     scheduler.run().await

@@ -15,6 +15,7 @@ use crate::show::progress::Progress;
 use crate::show::table;
 use crate::sweep::device_memory;
 use crate::sweep::expand::Expanded;
+use crate::track::Tracking;
 use fault::FailureKind;
 use futures_util::future::join_all;
 use plan::runs_layout;
@@ -45,6 +46,7 @@ pub(crate) struct Scheduler<'a> {
     pub(crate) recorded: &'a RecordedPlan,
     pub(crate) progress: Progress,
     pub(crate) launcher: &'a dyn Launcher,
+    pub(crate) tracking: &'a Tracking,
     /// Whether jobs are trained again that would fail again.
     pub(crate) retry_failed: bool,
     /// Jobs that this process has tried.
@@ -151,7 +153,11 @@ impl Scheduler<'_> {
         let lanes = launch.lanes();
         let workers = lanes.iter().map(|device| self.work(device, &queue));
         let mut summary = Summary::default();
-        for ended in join_all(workers).await {
+        let all = tokio::select! {
+            ended = join_all(workers) => ended,
+            never = self.tracking.pass_on_remarks(&self.progress) => match never {},
+        };
+        for ended in all {
             summary.add(ended?);
         }
         self.progress.finish();

@@ -24,7 +24,7 @@ pub(crate) const NOT_LOADED: i32 = 127;
 
 /// Variables with the token for the Hub, or the way to it, or an address that may have one in it. A worker never
 /// touches the network, and what it runs has no use for secrets.
-const SECRETS: [&str; 4] = [
+pub(crate) const SECRETS: [&str; 4] = [
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH",

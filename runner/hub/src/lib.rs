@@ -92,7 +92,7 @@ pub use models::{ModelListing, Snapshot};
 pub use name::{RepoKind, is_repo_id};
 pub use notice::Notice;
 pub use progress::Progress;
-pub use settings::{HubSettings, Token};
+pub use settings::{HubSettings, Token, hf_home};
 pub use upload::{
     FileUpload, Upload, UploadFile, UploadPlan, UploadProgress, UploadSource, UploadStep, Uploaded,
 };

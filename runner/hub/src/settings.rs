@@ -100,11 +100,19 @@ impl HubSettings {
     /// No home folder, and no variable that names a cache folder; an address that is not a URL or has a
     /// secret in it; a patience that is not a number of seconds.
     pub fn from_env() -> Result<Self, HubError> {
-        Environment {
-            variable: &|name| env::var_os(name),
-            home: env::home_dir().filter(|home| !home.as_os_str().is_empty()),
-        }
-        .settings()
+        of_process().settings()
+    }
+}
+
+/// The folder that the Hub's Python packages share; `HF_HOME`. `None`: there is no home folder.
+pub fn hf_home() -> Option<PathBuf> {
+    of_process().hf_home()
+}
+
+fn of_process() -> Environment<'static> {
+    Environment {
+        variable: &|name| env::var_os(name),
+        home: env::home_dir().filter(|home| !home.as_os_str().is_empty()),
     }
 }
 

@@ -16,7 +16,7 @@
 //!   `extension.rs`: trainings of different length that begin alike
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
 //! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
-//! - `torch_version.rs`: versions of PyTorch
+//! - `torch_version.rs`: versions of PyTorch; `tracking.rs`: what trackers such as TensorBoard are given
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
 mod byte_count;
@@ -63,6 +63,7 @@ mod task;
 mod text;
 mod told;
 mod torch_version;
+mod tracking;
 mod update_size;
 mod validate;
 mod validate_cross;
@@ -113,4 +114,8 @@ pub use task::{
 pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};
 pub use told::Told;
 pub use torch_version::TorchVersion;
+pub use tracking::{
+    N_TOKENS, OF_EVALUATION, RunEnd, TrackedPoint, TrackedRun, TrackedSoFar, TrackerKind,
+    is_of_evaluation,
+};
 pub use work::{Work, blocks, sae_work, work};

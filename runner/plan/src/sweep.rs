@@ -1,5 +1,6 @@
 //! A sweep as the user wrote it, after all layers of configuration are merged.
 
+use crate::TrackerKind;
 use crate::TrainConfig;
 use crate::byte_count::{self, ByteCount};
 use schemars::JsonSchema;
@@ -99,6 +100,8 @@ pub struct Launch {
     /// Whether the language model's next forward pass runs next to the SAEs' updates, on a second stream of
     /// a GPU. It takes more memory and changes no bit.
     pub overlap_forward: bool,
+    /// Trackers that get the curves of the jobs while they are trained.
+    pub log_to: Vec<TrackerKind>,
 }
 
 /// What starts a worker.
@@ -189,6 +192,7 @@ impl Default for Launch {
             retries: 2,
             timeout_minutes: 10.0,
             overlap_forward: false,
+            log_to: Vec::new(),
             libtorch: None,
         }
     }

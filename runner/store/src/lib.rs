@@ -20,7 +20,7 @@
 //! - `fold.rs`: events; `result.rs`, `history.rs`: what came out, a job's past
 //! - `query.rs`: read-only SQL; `compiled.rs`, `authorizer.rs`, `bounds.rs`: what a query is and may do
 //! - `listing.rs`, `remove.rs`, `merge/` (another database), `publication.rs` (what the Hub has)
-//! - `watched.rs`: how far a sweep is; `speed.rs`: how fast earlier streams were trained
+//! - `tracked.rs`: what trackers such as TensorBoard get; `watched.rs`: how far a sweep is; `speed.rs`: how fast earlier streams were trained
 //! - `report.rs`: all that a report needs, asked in one moment
 
 mod error;
@@ -66,6 +66,7 @@ mod result;
 mod show;
 mod speed;
 mod sweep_details;
+mod tracked;
 mod watched;
 
 #[cfg(test)]
@@ -109,4 +110,5 @@ pub use show::{JobDetails, JobName};
 pub use speed::TrainedStream;
 pub use sweep::{PlannedJob, SweepSummary};
 pub use sweep_details::{SweepDetails, SweepJobRow, SweepVersionRow};
+pub use tracked::TrackedJob;
 pub use watched::{WatchedStream, WatchedSweep};

@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 11] = [
+const LAUNCH: [&str; 12] = [
     "launcher",
     "nproc_per_node",
     "device",
@@ -37,6 +37,7 @@ const LAUNCH: [&str; 11] = [
     "retries",
     "timeout_minutes",
     "overlap_forward",
+    "log_to",
 ];
 
 /// The keys of a table, or `None` if they are for the recipe to check.

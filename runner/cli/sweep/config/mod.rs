@@ -31,7 +31,7 @@ pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
 /// sweep.
-const NOT_SETTINGS: [&str; 10] = [
+const NOT_SETTINGS: [&str; 11] = [
     "cache",
     "cpu_capability",
     "engine",
@@ -42,6 +42,7 @@ const NOT_SETTINGS: [&str; 10] = [
     "program",
     "torch",
     "torchrun",
+    "trackers_python",
 ];
 
 /// `launch.libtorch` of the sweep that this process read.
