@@ -210,24 +210,50 @@ fn a_past_sweep_is_exported_once() {
     }
 }
 
-/// Starts the sweep and kills `sae-run` at some update of an attempt, with its worker every other time.
-fn kill(workspace: &Workspace, python: &Path, attempt: u64, moment: u64) {
+/// The points that MLflow has in its database by now.
+fn n_points_in_mlflow(workspace: &Workspace, python: &Path) -> usize {
+    let path = workspace.path("runs/trackers/mlflow.db");
+    let script = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(\
+                  'SELECT count(DISTINCT step) FROM metrics').fetchone()[0])";
+    if !path.is_file() {
+        return 0;
+    }
+    let counted = workspace
+        .command_of(python, &["-c", script, text(&path)])
+        .output();
+    let counted = String::from_utf8(counted.unwrap().stdout).unwrap();
+    counted.trim().parse().unwrap_or(0)
+}
+
+/// Bytes of TensorBoard's files.
+fn n_bytes_in_tensorboard(workspace: &Workspace) -> usize {
+    let files = workspace.files("runs/trackers/tensorboard");
+    files.values().map(|(_, bytes)| bytes.len()).sum()
+}
+
+/// Starts the sweep and kills `sae-run` when `is_time`, with its worker if that is wanted.
+fn kill(
+    (workspace, python): (&Workspace, &Path),
+    (attempt, with_worker): (u64, bool),
+    is_time: &dyn Fn() -> bool,
+) {
     let running = Running::start(
         command(workspace, python, &["tiny.toml"]),
         workspace.path("stdout.txt"),
         workspace.path("stderr.txt"),
     );
-    let worker = until("the update", || {
+    let worker = until("a worker", || {
         let events = workspace.events();
         let mut events = events.iter().filter(|event| event["attempt"] == attempt);
-        let pid = events.find(|event| event["event"] == "started")?["pid"].as_u64()?;
-        let mut steps = events.filter(|event| event["event"] == "progress");
-        let is_there = steps.any(|event| event["step"].as_u64() >= Some(moment));
-        is_there.then(|| u32::try_from(pid).unwrap())
+        let started = events.find(|event| event["event"] == "started")?;
+        let pid = started["pid"].as_u64()?;
+        Some(u32::try_from(pid).unwrap())
     });
-    // So that something was written for the trackers.
-    std::thread::sleep(std::time::Duration::from_millis(400 + 300 * attempt));
-    if attempt.is_multiple_of(2) {
+    until("the moment", || is_time().then_some(()));
+    let events = workspace.events();
+    let is_done = events.iter().any(|event| event["event"] == "finished");
+    assert!(!is_done, "too late to disturb it");
+    if with_worker {
         signal(worker, "KILL");
     }
     running.kill();
@@ -236,18 +262,23 @@ fn kill(workspace: &Workspace, python: &Path, attempt: u64, moment: u64) {
 #[test]
 fn what_is_killed_is_logged_once() {
     let Some(python) = python() else { return };
-    let settings = "max_examples = 4000\nbatch_size = 4\nsave_every = 70\nlog_every = 3\neval_fraction = 0.01\n\
-                    hookpoints = ['layers.1.mlp', 'layers.2']";
+    let settings = "max_examples = 960\nbatch_size = 2\nsave_every = 50\nlog_every = 2\n\
+                    eval_fraction = 0.02\nhookpoints = ['layers.1.mlp', 'layers.2']";
     let jobs = [
-        ("one", "expansion_factor=4"),
-        ("two", "expansion_factor=8, k=8"),
+        ("one", "expansion_factor=512"),
+        ("two", "expansion_factor=1024, k=8"),
     ];
     let workspace = with_jobs(settings, &jobs);
     let sweep = std::fs::read_to_string(workspace.path("tiny.toml")).unwrap();
     workspace.write("tiny.toml", format!("{sweep}log_to = {ALL:?}\n"));
-    for (attempt, moment) in [(1, 40), (2, 100), (3, 220), (4, 330)] {
-        kill(&workspace, &python, attempt, moment);
-    }
+    let site = (&workspace, python.as_path());
+    let n_bytes = || n_bytes_in_tensorboard(&workspace);
+    let n_points = || n_points_in_mlflow(&workspace, &python);
+    kill(site, (1, true), &|| n_bytes() > 20_000);
+    kill(site, (2, false), &|| n_points() > 5);
+    let before = (n_bytes(), n_points());
+    kill(site, (3, true), &|| n_bytes() > before.0);
+    kill(site, (4, true), &|| n_points() > before.1);
     let outcome = crate::common::finish(command(&workspace, &python, &["tiny.toml"])).succeeds();
     assert!(!outcome.stderr.contains("gets nothing more"), "{outcome}");
     for kind in ALL {
@@ -325,7 +356,9 @@ fn trackers_are_named_in_a_list_and_are_no_part_of_a_job() {
     ]);
     assert_eq!(without, with);
     let refused = workspace.run(&["plan", "tiny.toml", "--set", "launch.log_to=tensorbord"]);
-    refused.refuses(&["tensorbord", "tensorboard", "trackio", "wandb", "mlflow"]);
+    refused.refuses(&[
+        "`tensorbord` is not a tracker; known are `tensorboard`, `trackio`, `wandb`, `mlflow`",
+    ]);
     let refused = workspace.run(&["tiny.toml", "--log-to", "aim"]).exits(2);
     assert!(
         refused

@@ -8,6 +8,7 @@ use crate::track::{Exported, Exporter, Places};
 use args::ExportLogArgs;
 use fault::{Fault, Remedy, message_chain};
 use plan::TrackerKind;
+use store::Store;
 
 /// `sae-run export-log SWEEP --to ...`.
 ///
@@ -22,28 +23,14 @@ pub(crate) async fn export_log(args: &ExportLogArgs) -> Result<u8, CliError> {
     let runs_dir = config::runs_dir(&args.store)?;
     let places = Places::new(&runs_dir, args.dir.as_deref(), &args.sweep);
     let places = places.map_err(|fault| error_of(&fault, None))?;
-    let lock = places.folder.lock(&args.sweep);
-    let _lock = lock
-        .map_err(|fault| error_of(&fault, None))?
-        .ok_or_else(|| {
-            let holder = places.folder.holder(&args.sweep);
-            let message = format!("{holder} writes the runs of `{}` now", args.sweep);
-            CliError::environment(message)
-                .with_hint("wait for it to end, or write to another folder with `--dir`".to_owned())
-        })?;
-    let (mut exporter, mut failed) = Exporter::open(&places, &args.to);
-    failed.extend(exporter.pass(&store).await?);
-    for (kind, ended) in exporter.finish() {
-        match ended {
-            Ok(exported) => say(&places, kind, &exported),
-            Err(fault) => failed.push((kind, fault)),
+    let mut errors = Vec::new();
+    for &kind in &args.to {
+        match export(&store, &places, kind).await {
+            Ok(exported) => say(&places, kind, exported),
+            Err(fault) => errors.push(error_of(&fault, Some(kind))),
         }
     }
     store.close().await;
-    let mut errors: Vec<_> = failed
-        .iter()
-        .map(|(kind, fault)| error_of(fault, Some(*kind)))
-        .collect();
     let Some(last) = errors.pop() else {
         return Ok(0);
     };
@@ -51,16 +38,25 @@ pub(crate) async fn export_log(args: &ExportLogArgs) -> Result<u8, CliError> {
     Err(last)
 }
 
-fn say(places: &Places, kind: TrackerKind, exported: &Exported) {
+async fn export(store: &Store, places: &Places, kind: TrackerKind) -> Result<Exported, Fault> {
+    let sweep = &places.sweep;
+    let _lock = places.folder.lock(sweep, kind)?.ok_or_else(|| {
+        let holder = places.folder.holder(sweep, kind);
+        Fault::internal(format!("{holder} writes the runs of `{sweep}` now"))
+            .with_hint("wait for it to end, or write to another folder with `--dir`")
+    })?;
+    let mut exporter = Exporter::open(places, kind)?;
+    exporter.pass(store).await?;
+    exporter.finish()
+}
+
+fn say(places: &Places, kind: TrackerKind, exported: Exported) {
     let runs = count(exported.n_runs, "run");
     let points = match exported.n_points {
         0 => "nothing was missing".to_owned(),
         n => format!("{} added", count(n, "point")),
     };
-    table::note(&format!(
-        "{kind}: {runs}, {points}; `{}`",
-        places.look(kind)
-    ));
+    table::note(&format!("{kind}: {runs}, {points}; {}", places.look(kind)));
 }
 
 fn error_of(fault: &Fault, kind: Option<TrackerKind>) -> CliError {

@@ -1,17 +1,19 @@
-//! Trackers while a sweep runs: a thread reads what is folded, and writes it to them. Training waits for nothing of it,
-//! and what fails ends in a remark.
+//! Trackers while a sweep runs: a thread for each reads what is folded, and writes it. Training waits for nothing of
+//! it, and what fails ends in a remark.
 
 use crate::run::signals::StopSignals;
 use crate::show::progress::Progress;
-use crate::track::exporter::{Exporter, Failed};
-use crate::track::places::{Places, shown_with};
+use crate::show::table::count;
+use crate::track::exporter::{Exported, Exporter};
+use crate::track::places::Places;
 use fault::{Fault, Remedy, message_chain};
 use plan::TrackerKind;
 use plan::runs_layout::DATABASE;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 use store::Store;
@@ -27,15 +29,16 @@ const SILENCE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The trackers of a sweep that runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tracking {
-    thread: Option<TrackerThread>,
+    sweep: String,
+    /// One for each tracker.
+    threads: Vec<TrackerThread>,
 }
 
 #[derive(Debug)]
 struct TrackerThread {
-    sweep: String,
-    kinds: Vec<TrackerKind>,
+    kind: TrackerKind,
     /// Closed to have it end.
     stop: RefCell<Option<Sender<()>>>,
     /// Closed when it has ended.
@@ -45,47 +48,47 @@ struct TrackerThread {
 impl Tracking {
     /// Begins to write the runs of `sweep` to `kinds`.
     pub(crate) fn start(runs_dir: &Path, sweep: &str, kinds: &[TrackerKind]) -> Self {
-        if kinds.is_empty() {
-            return Self::default();
-        }
-        let (stop, stopped) = mpsc::channel();
-        let (say, remarks) = mpsc::channel();
-        let work = Work {
-            runs_dir: runs_dir.to_path_buf(),
-            sweep: sweep.to_owned(),
-            kinds: kinds.to_vec(),
-            stopped,
-            say,
+        let thread = |kind| {
+            let (stop, stopped) = mpsc::channel();
+            let (say, remarks) = mpsc::channel();
+            let work = Work {
+                runs_dir: runs_dir.to_path_buf(),
+                sweep: sweep.to_owned(),
+                kind,
+                stopped,
+                say,
+            };
+            // It ends with the process, if not before.
+            let _detached = thread::spawn(move || work.run());
+            TrackerThread {
+                kind,
+                stop: RefCell::new(Some(stop)),
+                remarks,
+            }
         };
-        // It ends with the process, if not before.
-        let _detached = thread::spawn(move || work.run());
-        let thread = TrackerThread {
-            sweep: sweep.to_owned(),
-            kinds: kinds.to_vec(),
-            stop: RefCell::new(Some(stop)),
-            remarks,
-        };
+        // The user may name one twice.
+        let kinds: BTreeSet<_> = kinds.iter().copied().collect();
         Self {
-            thread: Some(thread),
+            sweep: sweep.to_owned(),
+            threads: kinds.into_iter().map(thread).collect(),
         }
     }
 
-    /// Passes on its remarks, as long as there may be any.
+    /// Passes on their remarks, as long as there may be any.
     pub(crate) async fn pass_on_remarks(&self, progress: &Progress) -> Infallible {
         loop {
             tokio::time::sleep(INTERVAL / 4).await;
-            let remarks = self
-                .thread
-                .iter()
-                .flat_map(|thread| thread.remarks.try_iter());
+            let threads = self.threads.iter();
+            let remarks = threads.flat_map(|thread| thread.remarks.try_iter());
             remarks.for_each(|remark| progress.say(&remark));
         }
     }
 
     /// Has what is left written, and waits for that, but neither for long nor after a signal.
-    pub(crate) async fn finish(self, say: &dyn Fn(&str)) {
-        let Some(thread) = self.thread else { return };
-        thread.stop.replace(None);
+    pub(crate) async fn finish(mut self, say: &dyn Fn(&str)) {
+        for thread in &self.threads {
+            thread.stop.replace(None);
+        }
         let began = Instant::now();
         let signals = StopSignals::new().ok();
         let stopped = async {
@@ -95,19 +98,16 @@ impl Tracking {
             }
         };
         tokio::pin!(stopped);
-        let kinds = shown_with(&thread.kinds);
         let mut is_told = false;
         loop {
-            match thread.remarks.try_recv() {
-                Ok(remark) => {
-                    say(&remark);
-                    continue;
-                }
-                Err(mpsc::TryRecvError::Disconnected) => return,
-                Err(mpsc::TryRecvError::Empty) => {}
+            self.threads.retain(|thread| !thread.has_ended(say));
+            let names: Vec<_> = self.threads.iter().map(|one| one.kind.name()).collect();
+            let (names, sweep) = (names.join(","), &self.sweep);
+            if names.is_empty() {
+                return;
             }
             if began.elapsed() > SILENCE && !std::mem::replace(&mut is_told, true) {
-                say(&format!("waiting for {kinds} to take the rest"));
+                say(&format!("waiting for {names} to take the rest"));
             }
             let is_late = began.elapsed() > PATIENCE;
             let is_stopped = tokio::select! {
@@ -115,9 +115,8 @@ impl Tracking {
                 () = tokio::time::sleep(LOOK) => false,
             };
             if is_late || is_stopped {
-                let sweep = &thread.sweep;
                 say(&format!(
-                    "{kinds} may lack the rest; `sae-run export-log {sweep} --to {kinds}` adds it"
+                    "{names} may lack the rest; `sae-run export-log {sweep} --to {names}` adds it"
                 ));
                 return;
             }
@@ -125,11 +124,24 @@ impl Tracking {
     }
 }
 
-/// What the thread does.
+impl TrackerThread {
+    /// Passes on its remarks, and says whether it has ended.
+    fn has_ended(&self, say: &dyn Fn(&str)) -> bool {
+        loop {
+            match self.remarks.try_recv() {
+                Ok(remark) => say(&remark),
+                Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return false,
+            }
+        }
+    }
+}
+
+/// What a thread does.
 struct Work {
     runs_dir: PathBuf,
     sweep: String,
-    kinds: Vec<TrackerKind>,
+    kind: TrackerKind,
     stopped: Receiver<()>,
     say: Sender<String>,
 }
@@ -142,62 +154,57 @@ impl Work {
         let ended = runtime
             .map_err(|error| Fault::internal(format!("cannot start a thread: {error}")))
             .and_then(|runtime| runtime.block_on(self.write()));
-        if let Err(fault) = ended {
-            self.remark(&shown_with(&self.kinds), &fault);
-        }
+        let (kind, sweep) = (self.kind, &self.sweep);
+        let remark = match ended {
+            Ok(None) => return,
+            Ok(Some((exported, look))) => {
+                format!(
+                    "{kind}: {} added; {look}",
+                    count(exported.n_points, "point")
+                )
+            }
+            Err(fault) => {
+                let why = message_chain(&fault);
+                let hint = Remedy::hint(&fault);
+                let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+                format!(
+                    "{kind} gets nothing more, and training continues: {why}{hint}; later \
+                     `sae-run export-log {sweep} --to {kind}` adds what is missing"
+                )
+            }
+        };
+        // No one listens if the run did not wait.
+        let _ = self.say.send(remark);
     }
 
-    async fn write(&self) -> Result<(), Fault> {
+    /// Writes until it is stopped; gives what was written, and how to look at it.
+    async fn write(&self) -> Result<Option<(Exported, String)>, Fault> {
         let places = Places::new(&self.runs_dir, None, &self.sweep)?;
         let path = self.runs_dir.join(DATABASE);
         let store = Store::open_read_only(&path).await;
         let store = store.map_err(|error| Fault::of(&error))?;
         let mut writing: Option<(TrackerLock, Exporter)> = None;
         loop {
-            let is_last = !matches!(
-                self.stopped.recv_timeout(INTERVAL),
-                Err(RecvTimeoutError::Timeout)
-            );
+            let stopped = self.stopped.recv_timeout(INTERVAL);
+            let is_last = stopped != Err(RecvTimeoutError::Timeout);
             if writing.is_none()
-                && let Some(lock) = places.folder.lock(&self.sweep)?
+                && let Some(lock) = places.folder.lock(&self.sweep, self.kind)?
             {
-                let (exporter, failed) = Exporter::open(&places, &self.kinds);
-                self.remark_all(failed);
-                writing = Some((lock, exporter));
+                writing = Some((lock, Exporter::open(&places, self.kind)?));
             }
-            // Else another process at the same sweep writes them.
+            // Else another process at the same sweep writes.
             if let Some((_, exporter)) = &mut writing {
-                let failed = exporter.pass(&store).await;
-                self.remark_all(failed.map_err(|error| Fault::of(&error))?);
+                exporter.pass(&store).await?;
             }
             if is_last {
                 break;
             }
         }
-        if let Some((_lock, exporter)) = writing {
-            let ended = exporter.finish().into_iter();
-            let failed = ended.filter_map(|(kind, ended)| Some((kind, ended.err()?)));
-            self.remark_all(failed.collect());
-        }
         store.close().await;
-        Ok(())
-    }
-
-    fn remark_all(&self, failed: Vec<Failed>) {
-        for (kind, fault) in failed {
-            self.remark(kind.name(), &fault);
-        }
-    }
-
-    fn remark(&self, kinds: &str, fault: &Fault) {
-        let why = message_chain(fault);
-        let hint = Remedy::hint(fault);
-        let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
-        let sweep = &self.sweep;
-        // No one listens if the run did not wait.
-        let _ = self.say.send(format!(
-            "{kinds} gets nothing more, and training continues: {why}{hint}; later \
-             `sae-run export-log {sweep} --to {kinds}` adds what is missing"
-        ));
+        let Some((_lock, exporter)) = writing else {
+            return Ok(None);
+        };
+        let exported = exporter.finish()?;
+        Ok((exported.n_points > 0).then(|| (exported, places.look(self.kind))))
     }
 }

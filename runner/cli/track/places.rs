@@ -3,8 +3,8 @@
 use crate::libtorch;
 use crate::run::worker_program::SECRETS;
 use fault::Fault;
-use plan::TrackerKind;
 use plan::runs_layout::TRACKERS;
+use plan::{TrackerKind, redacted};
 use std::env;
 use std::path::{Path, PathBuf};
 use trackers::{Bridge, BridgeSite, PYTHON_VARIABLE, TensorBoard, Tracker, TrackerFolder, Trackio};
@@ -62,37 +62,32 @@ impl Places {
         })
     }
 
-    /// What to type to look at it, or where it is.
+    /// How to look at it.
     pub(crate) fn look(&self, kind: TrackerKind) -> String {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         match kind {
-            TrackerKind::Tensorboard => format!("tensorboard --logdir {}", path("tensorboard")),
-            TrackerKind::Trackio if self.is_own => {
-                format!("TRACKIO_DIR={} trackio show", path("trackio"))
+            TrackerKind::Tensorboard => {
+                format!("`tensorboard --logdir {}`", path("tensorboard"))
             }
-            TrackerKind::Trackio => "trackio show".to_owned(),
+            TrackerKind::Trackio if self.is_own => {
+                format!("`TRACKIO_DIR={} trackio show`", path("trackio"))
+            }
+            TrackerKind::Trackio => "`trackio show`".to_owned(),
             TrackerKind::Wandb => {
                 let usual = variable("WANDB_DIR").filter(|_| !self.is_own);
                 let dir = usual.unwrap_or_else(|| self.folder.path().to_path_buf());
-                format!("wandb sync {}", dir.join("wandb/offline-run-*").display())
+                let runs = dir.join("wandb/offline-run-*");
+                let runs = runs.display();
+                format!("in your account, or if it is offline `wandb sync {runs}`")
             }
-            TrackerKind::Mlflow => match env::var("MLFLOW_TRACKING_URI") {
-                Ok(address) if !self.is_own && !address.is_empty() => {
-                    format!("mlflow ui --backend-store-uri {address}")
-                }
-                _ => format!(
-                    "mlflow ui --backend-store-uri sqlite:///{}",
-                    path("mlflow.db")
-                ),
-            },
+            TrackerKind::Mlflow => {
+                let usual = env::var("MLFLOW_TRACKING_URI").ok();
+                let usual = usual.filter(|address| !self.is_own && !address.is_empty());
+                let address = usual.unwrap_or_else(|| format!("sqlite:///{}", path("mlflow.db")));
+                format!("`mlflow ui --backend-store-uri {}`", redacted(&address))
+            }
         }
     }
-}
-
-/// The list of kinds as an option has it.
-pub(crate) fn shown_with(kinds: &[TrackerKind]) -> String {
-    let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
-    names.join(",")
 }
 
 fn pythons() -> Vec<PathBuf> {

@@ -1,14 +1,12 @@
 //! What trackers such as TensorBoard are given: a run for each job, and points of its curves.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::fmt;
 
 /// A program that shows the curves of runs.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TrackerKind {
     /// TensorBoard: event files in a folder for each job.
@@ -38,6 +36,16 @@ impl TrackerKind {
     /// The kind with this name.
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrackerKind {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(value)?;
+        Self::by_name(&name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join("`, `");
+            de::Error::custom(format!("`{name}` is not a tracker; known are `{names}`"))
+        })
     }
 }
 
@@ -153,9 +161,14 @@ mod tests {
     fn names_are_those_of_the_settings() {
         for kind in TrackerKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
-            assert_eq!(TrackerKind::by_name(kind.name()), Some(kind));
+            let read: TrackerKind = serde_json::from_value(kind.name().into()).unwrap();
+            assert_eq!(read, kind);
         }
-        assert_eq!(TrackerKind::by_name("tensor"), None);
+        let error = serde_json::from_value::<TrackerKind>("aim".into()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`aim` is not a tracker; known are `tensorboard`, `trackio`, `wandb`, `mlflow`"
+        );
     }
 
     #[test]

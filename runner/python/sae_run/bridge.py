@@ -250,7 +250,7 @@ def main(kind: str, folder: Path, sweep: str, own: bool) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
     # An earlier one may still be writing what it was given.
-    lock = open(folder / f".{kind}.{sweep}.lock", "w")  # noqa: SIM115
+    lock = open(folder / f".{sweep}.{kind}.bridge.lock", "w")  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
     tracker: Tracker
     try:

@@ -126,17 +126,18 @@ impl Bridge {
         self.answer()
     }
 
+    /// The next answer. What a site's own start-up code prints comes before the first.
     fn answer(&mut self) -> Result<Answer, Fault> {
         let mut line = String::new();
-        match self.answers.read_line(&mut line) {
-            Ok(1..) => serde_json::from_str(&line).map_err(|error| {
-                Fault::internal(format!("the answer of {} is not one: {error}", self.kind))
-            }),
-            _ => Err(
-                Fault::internal(format!("the Python process of {} has ended", self.kind))
-                    .with_hint(format!("`{}` has what it printed", self.log.display())),
-            ),
+        while matches!(self.answers.read_line(&mut line), Ok(1..)) {
+            if let Ok(answer) = serde_json::from_str(&line) {
+                return Ok(answer);
+            }
+            line.clear();
         }
+        let message = format!("the Python process of {} has ended", self.kind);
+        Err(Fault::internal(message)
+            .with_hint(format!("`{}` has what it printed", self.log.display())))
     }
 
     fn unexpected(&self, answer: Answer) -> Fault {

@@ -1,7 +1,8 @@
-//! The folder that trackers of this machine write to, and its locks: one process writes the runs of a sweep.
+//! The folder that trackers of this machine write to, and its locks: one process writes a sweep's runs for a tracker.
 
 use fault::Fault;
 use files::{Claim, LockHolder};
+use plan::TrackerKind;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ pub struct TrackerFolder {
     path: PathBuf,
 }
 
-/// The right to write the runs of a sweep.
+/// The right to write the runs of a sweep for a tracker.
 #[derive(Debug)]
 pub struct TrackerLock {
     _claim: Claim,
@@ -33,22 +34,22 @@ impl TrackerFolder {
         &self.path
     }
 
-    /// Takes the lock of a sweep's runs; `None` while another process has it.
+    /// Takes the lock of a sweep's runs in a tracker; `None` while another process has it.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn lock(&self, sweep: &str) -> Result<Option<TrackerLock>, Fault> {
-        let path = self.lock_path(sweep);
+    pub fn lock(&self, sweep: &str, kind: TrackerKind) -> Result<Option<TrackerLock>, Fault> {
+        let path = self.lock_path(sweep, kind);
         let claim = Claim::take(&path).map_err(Fault::own_io("lock", &path))?;
         Ok(claim.map(|claim| TrackerLock { _claim: claim }))
     }
 
     /// Which process has the lock of a sweep's runs, for the user.
-    pub fn holder(&self, sweep: &str) -> String {
-        LockHolder::describe(&self.lock_path(sweep))
+    pub fn holder(&self, sweep: &str, kind: TrackerKind) -> String {
+        LockHolder::describe(&self.lock_path(sweep, kind))
     }
 
-    fn lock_path(&self, sweep: &str) -> PathBuf {
-        self.path.join(format!(".{sweep}.lock"))
+    fn lock_path(&self, sweep: &str, kind: TrackerKind) -> PathBuf {
+        self.path.join(format!(".{sweep}.{kind}.lock"))
     }
 }

@@ -1,6 +1,6 @@
 //! Lists as one types them: `--set vary.k=8,16`.
 
-use plan::takes_texts;
+use plan::{default_of, takes_texts};
 use toml::Value;
 
 /// The list that `text` is, for a key that takes one: values between commas, each as TOML or as text. Of a setting that is
@@ -11,7 +11,8 @@ pub(super) fn as_list(path: &[&str], text: &str) -> Option<Value> {
         ["vary", key] => takes_texts(&["train", key]),
         _ => takes_texts(path),
     };
-    let is_list = is_of_texts || (varies && text.contains(','));
+    let is_list_by_default = || default_of(path).is_some_and(|value| value.starts_with('['));
+    let is_list = is_of_texts || (varies && text.contains(',')) || is_list_by_default();
     if !is_list {
         return None;
     }
@@ -59,6 +60,10 @@ mod tests {
         assert_eq!(
             list(&["train", "hookpoints"], "layers.0"),
             some(r#"["layers.0"]"#)
+        );
+        assert_eq!(
+            list(&["launch", "log_to"], "tensorboard,wandb"),
+            some(r#"["tensorboard", "wandb"]"#)
         );
         assert_eq!(list(&["vary", "optimizer"], "adam"), None);
         assert_eq!(list(&["train", "model"], "a,b"), None);
