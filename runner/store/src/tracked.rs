@@ -168,8 +168,8 @@ impl Store {
         .await
     }
 
-    /// The next points of a job that a tracker lacks, in the order of their steps: part of them, and none if there are
-    /// none. A point has all SAEs; one that is not whole yet is left for later.
+    /// The next points of a job that a tracker lacks, in the order of their steps: part of them, or nothing if it has all.
+    /// A point has all SAEs; one that is not whole yet is left for later.
     ///
     /// # Errors
     /// A database that cannot be read.

@@ -91,9 +91,7 @@ impl Tracker for Trackio {
             format!("{}\n", line(run, point, config))
         });
         self.write(&lines.collect::<String>())?;
-        let so_far = points
-            .iter()
-            .fold(before, |so_far, point| so_far.with(point));
+        let so_far = points.iter().fold(before, TrackedSoFar::with);
         let path = self.state_path(run);
         let state = json!(so_far).to_string();
         put(&path, &state).map_err(Fault::own_io("write", &path))?;

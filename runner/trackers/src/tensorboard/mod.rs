@@ -112,9 +112,7 @@ impl EventFile {
             .collect();
         file.write_all(&bytes)?;
         self.n_bytes += bytes.len() as u64;
-        self.so_far = points
-            .iter()
-            .fold(self.so_far, |so_far, point| so_far.with(point));
+        self.so_far = points.iter().fold(self.so_far, TrackedSoFar::with);
         Ok(())
     }
 }
