@@ -119,7 +119,7 @@ fn parse_tag(text: &str) -> Result<String, &'static str> {
 pub struct ExportLogArgs {
     /// Name of a sweep.
     pub sweep: String,
-    /// Trackers that get the curves of its jobs: `tensorboard`, `trackio`, `wandb`, `mlflow`.
+    /// Trackers that get the curves of its jobs.
     #[arg(long, value_name = "TRACKER,...", required = true, value_delimiter = ',', value_parser = tracker())]
     pub to: Vec<TrackerKind>,
     /// The folder to write to; by default `trackers` in the runs folder, or what the variables TRACKIO_DIR, WANDB_DIR and

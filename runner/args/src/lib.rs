@@ -116,7 +116,7 @@ pub enum Command {
     Sql(SqlArgs),
     /// Write a page of results, plots and provenance: one HTML file that works offline.
     Report(ReportArgs),
-    /// Write the curves of a past sweep to TensorBoard, Trackio, Weights & Biases or MLflow.
+    /// Write the curves of a past sweep to trackers such as TensorBoard.
     ExportLog(ExportLogArgs),
     /// Publish SAEs on the Hugging Face Hub, with a model card.
     Publish(Box<PublishArgs>),

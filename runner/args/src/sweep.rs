@@ -43,7 +43,7 @@ pub struct RunArgs {
     /// Folder of the database and the jobs; over `runs_dir`.
     #[arg(long, alias = "runs_dir", value_name = "DIR")]
     runs_dir: Option<String>,
-    /// Trackers that get the curves while it runs: `tensorboard`, `trackio`, `wandb`, `mlflow`; over `launch.log_to`.
+    /// Trackers that get the curves while it runs; over `launch.log_to`.
     #[arg(long, alias = "log_to", value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
     log_to: Vec<TrackerKind>,
     /// How its jobs are run.

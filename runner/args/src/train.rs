@@ -70,7 +70,7 @@ struct LaunchArgs {
     /// Threads on the CPU; 0: all cores [default: 0]
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
-    /// Trackers that get the curves: `tensorboard`, `trackio`, `wandb`, `mlflow`
+    /// Trackers that get the curves while it runs
     #[arg(long, alias = "log_to", value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
     log_to: Vec<TrackerKind>,
     /// The same as `--log-to wandb` [default: off] [off: --nolog_to_wandb]
