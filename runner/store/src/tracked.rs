@@ -42,7 +42,13 @@ FROM sweep_listing JOIN job USING (job_id)
 WHERE sweep = ? AND is_current AND started_ms IS NOT NULL
 ORDER BY revision, ordinal";
 
-/// By the job, the last step that is known, and the number of rows.
+/// By the job, the last step that is known, and a number of steps: the step that comes that number of steps later.
+const BOUND: &str = "
+SELECT step FROM metric
+WHERE sae_id = (SELECT min(sae_id) FROM sae WHERE job_id = ?) AND step > ?
+ORDER BY step LIMIT 1 OFFSET ?";
+
+/// By the job, the last step that is known, and the one before which it ends.
 const CURVE: &str = "
 SELECT sae.name AS sae, metric.step, metric.time_ms, metric.n_tokens_so_far,
     metric.squared_error / nullif(metric.total_variance, 0.0) AS fvu,
@@ -55,8 +61,8 @@ SELECT sae.name AS sae, metric.step, metric.time_ms, metric.n_tokens_so_far,
 FROM metric
 JOIN sae USING (sae_id)
 LEFT JOIN metric_term ON metric_term.sae_id = metric.sae_id AND metric_term.step = metric.step
-WHERE sae.job_id = ? AND metric.step > ?
-ORDER BY metric.step, sae.sae_id LIMIT ?";
+WHERE sae.job_id = ? AND metric.step > ? AND metric.step < ?
+ORDER BY metric.step, sae.sae_id";
 
 #[derive(FromRow)]
 struct CurveRow {
@@ -143,7 +149,7 @@ impl EvaluationRow {
     }
 }
 
-/// Rows that are read at once.
+/// About the number of rows that are read at once.
 const MOST_ROWS: u64 = 20_000;
 
 impl Store {
@@ -229,19 +235,26 @@ async fn training(
     job: &TrackedJob,
     so_far: TrackedSoFar,
 ) -> Result<Vec<TrackedPoint>, Trouble> {
-    let most_rows = MOST_ROWS.max(2 * job.n_saes);
+    let (job_id, after) = (&job.run.job_id, int(so_far.step.unwrap_or(0)));
+    let n_steps = MOST_ROWS / job.n_saes.max(1);
+    let bound: Option<i64> = sqlx::query_scalar(BOUND)
+        .bind(job_id)
+        .bind(after)
+        .bind(int(n_steps.max(1)))
+        .fetch_optional(&mut *conn)
+        .await?;
     let rows: Vec<CurveRow> = sqlx::query_as(CURVE)
-        .bind(&job.run.job_id)
-        .bind(int(so_far.step.unwrap_or(0)))
-        .bind(int(most_rows))
+        .bind(job_id)
+        .bind(after)
+        .bind(bound.unwrap_or(i64::MAX))
         .fetch_all(conn)
         .await?;
-    let is_all = (rows.len() as u64) < most_rows;
     let steps: Vec<&[CurveRow]> = rows.chunk_by(|one, next| one.step == next.step).collect();
-    let last_is_whole = match steps.last() {
-        Some(rows) if is_all => rows.len() as u64 == job.n_saes || job.status == JobStatus::Done,
-        _ => false,
-    };
+    // Of a step before another one no more rows are to come.
+    let last_is_whole = steps.last().is_some_and(|rows| {
+        let has_all = rows.len() as u64 == job.n_saes;
+        has_all || bound.is_some() || job.status == JobStatus::Done
+    });
     let n_whole = steps.len() - usize::from(!last_is_whole && !steps.is_empty());
     Ok(steps[..n_whole].iter().map(|rows| point(rows)).collect())
 }
@@ -359,6 +372,42 @@ mod tests {
             jobs[0].run.id,
             test.store.tracked_jobs("s").await.unwrap()[0].run.id
         );
+    }
+
+    #[tokio::test]
+    async fn a_long_curve_comes_in_parts() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4, "init_seeds": [0, 1]})]);
+        test.record(&plan).await;
+        let (stream, job) = (&plan.streams[0].stream_id, &plan.jobs[0]);
+        test.store.begin_attempt(stream, "log").await.unwrap();
+        let mut script = Script::new();
+        script.start(1, 0);
+        let n_steps = MOST_ROWS * 3 / 5;
+        for step in 1..=n_steps {
+            for sae in &job.saes {
+                script.push(EventKind::Metric {
+                    job_id: job.job_id.clone(),
+                    sae: sae.name.clone(),
+                    step,
+                    stats: stats(1.0),
+                });
+            }
+        }
+        test.store.fold(stream, &script.events).await.unwrap();
+        let jobs = test.store.tracked_jobs("s").await.unwrap();
+        let (mut so_far, mut steps, mut n_parts) = (TrackedSoFar::default(), Vec::new(), 0);
+        loop {
+            let points = test.store.tracked_points(&jobs[0], so_far).await.unwrap();
+            if points.is_empty() {
+                break;
+            }
+            n_parts += 1;
+            so_far = points.iter().fold(so_far, TrackedSoFar::with);
+            steps.extend(points.iter().map(|point| point.step));
+        }
+        assert_eq!(n_parts, 2);
+        assert!(steps.into_iter().eq(1..=n_steps));
     }
 
     #[tokio::test]
