@@ -6,7 +6,7 @@
 //! - `train.rs`, `settings.rs`: the options of `sae-run train`; `given.rs`: one as typed
 //! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
 //! - `jobs.rs`: what is about one job or two; `first.rs`: a first sweep, man pages, completions
-//! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`: one command each
+//! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`, `trackers.rs`: one command each
 //! - `mistakes.rs`: what was typed and is neither
 
 mod data;
@@ -20,6 +20,7 @@ mod past;
 mod publish;
 mod settings;
 mod sweep;
+mod trackers;
 mod train;
 mod watch;
 
@@ -31,7 +32,7 @@ pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::EvalArgs;
 pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
-pub use jobs::{DiffArgs, ExportLogArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
+pub use jobs::{DiffArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
 pub use past::{
     DoctorArgs, Format, LsArgs, MergeArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs,
     StoresArgs, VerifyResumeArgs,
@@ -41,6 +42,7 @@ pub use settings::SettingArgs;
 pub use sweep::{
     PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
 };
+pub use trackers::ExportLogArgs;
 pub use train::TrainArgs;
 pub use watch::WatchArgs;
 

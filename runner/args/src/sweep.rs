@@ -1,6 +1,6 @@
 //! What takes a sweep: running it, planning it, its recipe.
 
-use crate::jobs::tracker;
+use crate::trackers::tracker;
 use plan::TrackerKind;
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 //! `sae-run train` as typed.
 
-use crate::jobs::tracker;
+use crate::trackers::tracker;
 use crate::{Given, RunOptions, SettingArgs};
 use clap::builder::BoolishValueParser;
 use hub::Token;
