@@ -179,7 +179,7 @@ fn a_plan_fits_80_and_120_columns() {
 fn hookpoints_of_a_name_of_the_list() {
     let workspace = Workspace::unprepared();
     let outcome = workspace.run(&["hookpoints", "google/gemma-2-2b", "layers.25", "--json"]);
-    let hookpoints = outcome.succeeds().json();
+    let hookpoints = outcome.succeeds().listed("hookpoints");
     assert_eq!(hookpoints[0]["d_out"], 2304);
 }
 

@@ -268,10 +268,10 @@ fn the_list_of_recipes_shows_what_each_is_for() {
     }
     workspace.write("recipes/grid.py", "'''Mine.'''\n");
     workspace.write("recipes/broken.py", "def (\n");
-    let list = workspace.run(&["recipes", "--json"]).succeeds().json();
+    let list = workspace.run(&["recipes", "--json"]).succeeds();
+    let list = list.listed("recipes");
     let of = |name: &str| -> Vec<Value> {
-        let recipes = list.as_array().unwrap().iter();
-        recipes
+        list.iter()
             .filter(|recipe| recipe["name"] == name)
             .cloned()
             .collect()

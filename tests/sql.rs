@@ -27,14 +27,14 @@ fn answers_come_as_table_json_and_csv() {
         workspace
             .run(&["sql", "--json", QUESTION])
             .succeeds()
-            .json(),
+            .json()["rows"],
         expected
     );
 
     let none = "SELECT job FROM result WHERE k = 5";
     assert_eq!(
         workspace.run(&["sql", "--json", none]).succeeds().json(),
-        json!([])
+        json!({"schema": 1, "columns": ["job"], "rows": []})
     );
     assert_eq!(
         workspace.run(&["sql", "--csv", none]).succeeds().stdout,
@@ -288,7 +288,8 @@ fn any_number_of_rows_is_printed_as_they_come() {
     assert!(peak_mib < 1024, "{peak_mib} MiB");
     let rows = format!("{ENDLESS} SELECT i AS a, '\"x' || char(10) AS b FROM n LIMIT 2");
     let outcome = workspace.run(&["sql", "--json", &rows]).succeeds();
-    let expected = json!([{"a": 1, "b": "\"x\n"}, {"a": 2, "b": "\"x\n"}]);
+    let rows = json!([{"a": 1, "b": "\"x\n"}, {"a": 2, "b": "\"x\n"}]);
+    let expected = json!({"schema": 1, "columns": ["a", "b"], "rows": rows});
     assert_eq!(outcome.stdout, format!("{expected:#}\n"));
 }
 

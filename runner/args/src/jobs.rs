@@ -16,6 +16,9 @@ pub struct NoteArgs {
     /// Remove all its notes.
     #[arg(long, conflicts_with = "text")]
     pub delete: bool,
+    /// Print one object: all its notes.
+    #[arg(long)]
+    pub json: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -37,6 +40,9 @@ pub struct TagArgs {
     /// Take these tags off.
     #[arg(long, requires = "tags")]
     pub delete: bool,
+    /// Print one object: all its tags.
+    #[arg(long)]
+    pub json: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,

@@ -7,7 +7,7 @@
 //! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
 //! - `jobs.rs`: what is about one job or two; `first.rs`: a first sweep, man pages, completions
 //! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`: one command each
-//! - `mistakes.rs`: what was typed and is neither
+//! - `patterns.rs`: lists of them; `spelling.rs`: dashes for underscores; `mistakes.rs`: what was typed and is neither command nor sweep
 
 mod data;
 mod encode;
@@ -17,8 +17,10 @@ mod given;
 mod jobs;
 mod mistakes;
 mod past;
+mod patterns;
 mod publish;
 mod settings;
+mod spelling;
 mod sweep;
 mod train;
 mod watch;
@@ -36,6 +38,7 @@ pub use past::{
     DoctorArgs, Format, LsArgs, MergeArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs,
     StoresArgs, VerifyResumeArgs,
 };
+pub use patterns::patterns;
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
 pub use sweep::{
@@ -136,10 +139,11 @@ impl Args {
     /// The command line of this process. If it asks for help or the version, or is mistaken, that is
     /// said, and the process ends.
     pub fn of_process() -> Self {
-        match Self::try_parse() {
+        let words = spelling::with_dashes(env::args_os());
+        match Self::try_parse_from(&words) {
             Ok(args) if args.command.is_some() => args,
             parsed => {
-                let words = env::args_os().skip(1);
+                let words = words.iter().skip(1);
                 let words: Vec<String> = words
                     .map(|word| word.to_string_lossy().into_owned())
                     .collect();

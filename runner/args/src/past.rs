@@ -31,6 +31,12 @@ pub struct MergeArgs {
     /// The runs folder whose results, checkpoints and sweeps become part of this one.
     #[arg(value_name = "OTHER_RUNS_FOLDER")]
     pub other: PathBuf,
+    /// Print one object.
+    #[arg(long)]
+    pub json: bool,
+    /// Say only what went wrong.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -54,7 +60,7 @@ pub struct DoctorArgs {
     )]
     pub shape: UpdateShape,
     /// Print one object.
-    #[arg(long, requires = "gpu")]
+    #[arg(long)]
     pub json: bool,
     /// Where things are.
     #[command(flatten)]
@@ -81,7 +87,7 @@ pub struct ShowArgs {
 /// How rows are printed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Format {
-    /// Print an array of objects.
+    /// Print one object, with the rows as objects.
     #[arg(long, conflicts_with = "csv")]
     pub json: bool,
     /// Print comma-separated values with a header.
@@ -154,6 +160,9 @@ pub struct RmArgs {
     /// Delete without asking.
     #[arg(long, short)]
     pub yes: bool,
+    /// Print one object: what was deleted and what was kept.
+    #[arg(long)]
+    pub json: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -215,12 +224,18 @@ pub struct VerifyResumeArgs {
     /// How often to kill.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub kills: u64,
-    /// Seed of the moments.
+    /// Seed for the times of the kills.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`; by default that of the job's last worker.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
+    /// Print one object.
+    #[arg(long)]
+    pub json: bool,
+    /// Hide progress.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,

@@ -42,16 +42,19 @@ pub struct PublishArgs {
     pub license: Option<String>,
     /// Put the text of the sweep into the model card, as it is: with its comments, and with the folders of this
     /// machine that it names. Without this option, the card has the resulting settings.
-    #[arg(long, alias = "include_sweep")]
+    #[arg(long)]
     pub include_sweep: bool,
     /// Publish also jobs that are not done, that diverged or that were never evaluated, and replace other SAEs
     /// in the repository.
     #[arg(long)]
     pub force: bool,
     /// Show what would be sent, and the model card as it would be public; send nothing.
-    #[arg(long, alias = "dry_run")]
+    #[arg(long)]
     pub dry_run: bool,
-    /// Draw no progress.
+    /// Print one object: where the SAEs are, and the files.
+    #[arg(long)]
+    pub json: bool,
+    /// Hide progress.
     #[arg(long, short)]
     pub quiet: bool,
     /// Where the database is.

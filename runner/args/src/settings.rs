@@ -1,6 +1,7 @@
-//! The settings of a job as options of `sae-run train`, under sparsify's names.
+//! The settings of a job as options of `sae-run train`, under sparsify's names with dashes.
 
 use crate::Given;
+use crate::patterns::listed;
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -42,12 +43,12 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("normalize_activations", Kind::Text, "none|expected_average_only_in|mean_centering|covariance_whitening", "What is done to the activations before the SAE"),
         Setting::new("norm_estimate_tokens", Kind::Number, "N", "Tokens that `normalize_activations` is estimated on"),
         Setting::new("encoder_dtype", Kind::Text, "auto|float32|bfloat16", "What finds the active latents in training"),
-        Setting::new("hookpoints", Kind::Texts, "PATTERN", "Modules to train on, as `fnmatch` patterns; by default every block"),
-        Setting::new("layers", Kind::Numbers, "N", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
+        Setting::new("hookpoints", Kind::Texts, "PATTERN,...", "Modules to train on, as `fnmatch` patterns with commas between them; by default every block"),
+        Setting::new("layers", Kind::Numbers, "N,...", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
         Setting::new("layer_stride", Kind::Number, "N", "Take every N-th hookpoint"),
     ]),
     ("Start", &[
-        Setting::new("init_seeds", Kind::Numbers, "SEED", "Seeds of the initial weights; one SAE per hookpoint and seed"),
+        Setting::new("init_seeds", Kind::Numbers, "SEED,...", "Seeds of the initial weights; one SAE per hookpoint and seed"),
         Setting::new("finetune", Kind::Text, "FOLDER", "Begin with the SAEs in this folder"),
         Setting::new("decoder_init_norm", Kind::Number, "X", "Norm of the decoder's rows; the encoder is its transpose; by default as sparsify does"),
         Setting::new("encoder_init_scale", Kind::Number, "X", "The encoder is this number times the decoder's transpose"),
@@ -55,8 +56,8 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("b_dec_init_method", Kind::Text, "mean|geometric_median|zeros", "The decoder's bias, of the first batch"),
     ]),
     ("Nested reconstructions", &[
-        Setting::new("matryoshka_widths", Kind::Numbers, "N", "Numbers or fractions of latents that also reconstruct alone (Matryoshka)"),
-        Setting::new("matryoshka_weights", Kind::Numbers, "X", "Weights of their errors, and of that of all latents; by default 1 each"),
+        Setting::new("matryoshka_widths", Kind::Numbers, "N,...", "Numbers or fractions of latents that also reconstruct alone (Matryoshka)"),
+        Setting::new("matryoshka_weights", Kind::Numbers, "X,...", "Weights of their errors, and of that of all latents; by default 1 each"),
         Setting::new("matryoshka_prefixes", Kind::Number, "N", "Draw N widths again in each update; their mean error is the loss"),
         Setting::flag("hierarchical_topk", "The mean error of the 1, 2, ..., `k` largest latents is the loss (HierarchicalTopK)"),
         Setting::flag("multi_topk", "Add an eighth of the FVU of 4 k latents to the loss (Multi-TopK)"),
@@ -73,7 +74,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("auxk_alpha", Kind::Number, "X", "Weight of the loss that revives dead latents (AuxK)"),
         Setting::new("auxk_norm", Kind::Text, "target|residual", "What that loss is relative to; residual with the `loss_fn` mse"),
         Setting::new("dead_feature_threshold", Kind::Number, "N", "Tokens without firing after which a latent counts as dead"),
-        Setting::new("exclude_tokens", Kind::Numbers, "TOKEN", "Tokens whose activations are not trained on"),
+        Setting::new("exclude_tokens", Kind::Numbers, "ID,...", "Tokens whose activations are not trained on"),
     ]),
     ("Penalty on the size of activations (relu, gated)", &[
         Setting::new("l1_coefficient", Kind::Number, "X", "Weight of the penalty"),
@@ -166,7 +167,7 @@ impl SettingArgs {
 
 impl clap::Args for SettingArgs {
     fn augment_args(command: Command) -> Command {
-        // Python's argparse takes the last of several, too.
+        // Python's argparse takes the last of several, too. Lists are added up.
         let command = command.args_override_self(true);
         let args = SETTINGS.iter().flat_map(|(heading, settings)| {
             let args = settings.iter().flat_map(Setting::args);
@@ -223,8 +224,7 @@ impl Setting {
 
     fn arg(&self) -> Arg {
         let arg = Arg::new(self.key)
-            .long(self.key)
-            .alias(self.key.replace('_', "-"))
+            .long(self.dashed())
             .value_name(self.value_name)
             .help(self.help_text());
         let arg = if self.key == "k" { arg.short('k') } else { arg };
@@ -235,25 +235,18 @@ impl Setting {
                 .value_parser(BoolishValueParser::new())
                 .overrides_with(self.off_id()),
             Kind::Number => arg.allow_negative_numbers(true),
-            Kind::Numbers => arg.num_args(0..).allow_negative_numbers(true),
+            Kind::Numbers => list(arg).allow_negative_numbers(true),
             Kind::Text => arg,
-            Kind::Texts => arg.num_args(0..),
+            Kind::Texts => list(arg),
         }
     }
 
     /// The option that turns a flag off.
     fn off(&self) -> Arg {
-        let name = self.key;
-        let hyphens = name.replace('_', "-");
-        let spellings = [
-            format!("no-{name}"),
-            format!("no_{name}"),
-            format!("no{hyphens}"),
-            format!("no-{hyphens}"),
-        ];
         Arg::new(self.off_id())
-            .long(self.off_id())
-            .aliases(spellings)
+            .long(format!("no-{}", self.dashed()))
+            // As sparsify has it.
+            .alias(format!("no{}", self.dashed()))
             .action(ArgAction::SetTrue)
             .overrides_with(self.key)
             .hide(true)
@@ -261,6 +254,11 @@ impl Setting {
 
     fn off_id(&self) -> String {
         format!("no{}", self.key)
+    }
+
+    /// The option's name.
+    fn dashed(&self) -> String {
+        self.key.replace('_', "-")
     }
 
     fn help_text(&self) -> String {
@@ -272,7 +270,7 @@ impl Setting {
             format!(" [default: {default}]")
         };
         let off = match self.kind {
-            Kind::Flag => format!(" [off: --{}]", self.off_id()),
+            Kind::Flag => format!(" [off: --no-{}]", self.dashed()),
             _ => String::new(),
         };
         format!("{}{default}{off}", self.help)
@@ -291,7 +289,12 @@ impl Setting {
             return None;
         }
         let texts = matches.get_many::<String>(self.key).unwrap_or_default();
-        let texts: Vec<&str> = texts.map(String::as_str).collect();
+        let is_list = matches!(self.kind, Kind::Numbers | Kind::Texts);
+        let texts: Vec<&str> = if is_list {
+            texts.flat_map(|text| listed(text)).collect()
+        } else {
+            texts.map(String::as_str).collect()
+        };
         let mut values = texts.iter().map(|text| match self.kind {
             Kind::Number | Kind::Numbers => number(text),
             _ => Value::from(*text),
@@ -304,9 +307,14 @@ impl Setting {
     }
 
     fn with(&self, shown: &str, value: Value) -> Given {
-        let option = format!("--{} {shown}", self.key);
+        let option = format!("--{} {shown}", self.dashed());
         Given::new(option.trim_end(), &["train", self.key], value)
     }
+}
+
+/// A list is given as `--layers 0 4`, as in sparsify, as `--layers 0,4`, or with the option once for each.
+fn list(arg: Arg) -> Arg {
+    arg.num_args(0..).action(ArgAction::Append)
 }
 
 /// A number as Python reads it; anything else stays text, which is refused with the setting's type.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-/// A sweep file and what is laid over it.
+/// A sweep file and the settings that override it.
 #[derive(Debug, clap::Args)]
 pub struct SweepArgs {
     /// The sweep file (TOML).
     #[arg(value_name = "SWEEP.toml")]
     pub sweep: PathBuf,
-    /// Lay a value over the file, such as `train.k=64`; may be repeated.
+    /// Override a setting of the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -21,7 +21,7 @@ pub struct RunArgs {
     /// The sweep file (TOML).
     #[arg(value_name = "SWEEP.toml", required = true)]
     sweep: Option<PathBuf>,
-    /// Lay a value over the file, such as `train.k=64`; may be repeated.
+    /// Override a setting of the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
@@ -39,7 +39,7 @@ pub struct RunArgs {
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Folder of the database and the jobs; over `runs_dir`.
-    #[arg(long, alias = "runs_dir", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     runs_dir: Option<String>,
     /// How its jobs are run.
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 pub struct RunOptions {
     /// Show the plan as `sae-run plan` does, and train nothing.
-    #[arg(long, alias = "dry_run")]
+    #[arg(long)]
     pub dry_run: bool,
     /// Train all jobs again from the start; what they had done and saved is forgotten. It asks before, and keeps jobs
     /// that another sweep asks for.
@@ -61,21 +61,24 @@ pub struct RunOptions {
     pub yes: bool,
     /// Train jobs again that have failed in a way that would come again with the same settings, such as a loss that is
     /// NaN; without it they are left out, and their reason is shown.
-    #[arg(long, alias = "retry_failed")]
+    #[arg(long)]
     pub retry_failed: bool,
     /// End a worker that an earlier `sae-run` left running, rather than wait until it has saved.
-    #[arg(long, alias = "take_over")]
+    #[arg(long)]
     pub take_over: bool,
-    /// Draw no progress.
+    /// Hide progress.
     #[arg(long, short)]
     pub quiet: bool,
+    /// Print one object at the end: the jobs and SAEs of the sweep, and what came of them. With `--dry-run`, the plan.
+    #[arg(long)]
+    pub json: bool,
     /// How progress is shown: `auto` draws bars in a terminal and prints a line now and then elsewhere; `json` prints
     /// the plan, each event of a worker and the end on standard output, one object a line, and nothing else.
     #[arg(
         long,
         value_name = "FORMAT",
         default_value = "auto",
-        conflicts_with = "quiet"
+        conflicts_with_all = ["quiet", "json"]
     )]
     pub progress: ProgressArg,
 }
@@ -90,16 +93,13 @@ pub enum ProgressArg {
 }
 
 impl RunArgs {
-    /// The sweep file and what is laid over it.
+    /// The sweep file and the settings that override it.
     pub fn sweep(&self) -> SweepArgs {
-        let device = self.device.as_deref().map(toml::Value::from);
-        // A device by itself is the only one, whatever the sweep says.
-        let device = device.map(|device| format!("launch.devices=[{device}]"));
+        let device = only_device(self.device.as_deref());
         let devices = toml::Value::from(self.devices.clone());
         let devices = (!self.devices.is_empty()).then(|| format!("launch.devices={devices}"));
         let jobs = self.jobs.map(|jobs| format!("launch.jobs={jobs}"));
-        let runs_dir = self.runs_dir.as_deref().map(toml::Value::from);
-        let runs_dir = runs_dir.map(|runs_dir| format!("runs_dir={runs_dir}"));
+        let runs_dir = in_folder(self.runs_dir.as_deref());
         let own = [device, devices, jobs, runs_dir].into_iter().flatten();
         SweepArgs {
             sweep: self.sweep.clone().unwrap_or_default(),
@@ -113,16 +113,51 @@ impl RunArgs {
 pub struct PlanArgs {
     /// The sweep.
     #[command(flatten)]
-    pub sweep: SweepArgs,
-    /// Print everything as JSON.
+    sweep: SweepArgs,
+    /// Device of the workers, whose memory is predicted: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Folder of the database and the jobs; over `runs_dir`.
+    #[arg(long, value_name = "DIR")]
+    runs_dir: Option<String>,
+    /// Print one object.
     #[arg(long)]
     pub json: bool,
+    /// Hide remarks, such as what is missing.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Show what the plan was made of and what its recipe used.
     #[arg(long, short)]
     pub verbose: bool,
     /// Show what would change compared with the sweep as it was last run: jobs that appear, vanish or change.
     #[arg(long)]
     pub diff: bool,
+}
+
+impl PlanArgs {
+    /// The sweep file and the settings that override it.
+    pub fn sweep(&self) -> SweepArgs {
+        let own = [
+            only_device(self.device.as_deref()),
+            in_folder(self.runs_dir.as_deref()),
+        ];
+        let own = own.into_iter().flatten();
+        SweepArgs {
+            sweep: self.sweep.sweep.clone(),
+            set: self.sweep.set.iter().cloned().chain(own).collect(),
+        }
+    }
+}
+
+/// A device by itself is the only one, whatever the sweep says.
+fn only_device(device: Option<&str>) -> Option<String> {
+    let device = device.map(toml::Value::from);
+    device.map(|device| format!("launch.devices=[{device}]"))
+}
+
+fn in_folder(runs_dir: Option<&str>) -> Option<String> {
+    let runs_dir = runs_dir.map(toml::Value::from);
+    runs_dir.map(|runs_dir| format!("runs_dir={runs_dir}"))
 }
 
 /// `sae-run recipes` as typed.
@@ -136,7 +171,7 @@ pub struct RecipesArgs {
     /// What to do; `None`: list them.
     #[command(subcommand)]
     pub command: Option<RecipesCommand>,
-    /// Print an array of objects.
+    /// Print one object.
     #[arg(long)]
     pub json: bool,
 }

@@ -14,6 +14,9 @@ pub struct WatchArgs {
     /// Print how far it is and end.
     #[arg(long)]
     pub once: bool,
+    /// Print how far it is as one object and end.
+    #[arg(long)]
+    pub json: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,

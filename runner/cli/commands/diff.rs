@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::show::fitted::{Column, fit, width};
-use crate::show::{job, table};
+use crate::show::{job, json, table};
 use args::DiffArgs;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<u8, CliError> {
     let jobs = jobs.each_ref();
     let (settings, metrics) = (settings(jobs), metrics(jobs));
     if args.json {
-        return table::print(&format!("{:#}\n", as_json(jobs, &settings, &metrics)));
+        return json::print(&as_json(jobs, &settings, &metrics));
     }
     let mut text = String::new();
     for (side, job) in ["left", "right"].iter().zip(jobs) {
@@ -164,7 +164,6 @@ fn as_json(jobs: [&JobDetails; 2], settings: &[Row], metrics: &[Row]) -> Value {
         Value::Object(rows.iter().map(row).collect())
     };
     json!({
-        "schema": 1,
         "jobs": jobs.map(|job| json!({"job_id": job.job_id, "job": name(job), "status": job.status.to_string()})),
         "settings": rows(settings),
         "results": rows(metrics),

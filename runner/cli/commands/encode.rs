@@ -4,8 +4,7 @@ mod saes;
 
 use crate::error::CliError;
 use crate::run::worker_program;
-use crate::show::progress;
-use crate::show::table;
+use crate::show::{json, progress, table};
 use crate::sweep::models::{
     MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, Search, fetch_weights, find_model,
 };
@@ -153,7 +152,7 @@ fn print(args: &EncodeArgs, saes: &[FoundSae], summary: &EncodeSummary) -> Resul
             "n_tokens": n_tokens,
             "saes": saes.collect::<Vec<_>>(),
         });
-        return table::print(&format!("{object:#}\n"));
+        return json::print(&object);
     }
     let rows = of_sae.map(|(sae, n_rows)| {
         let per_token = *n_rows as f64 / (*n_tokens).max(1) as f64;

@@ -1,7 +1,7 @@
 //! `sae-run recipes`: which recipes there are, a new one, and one tried out.
 
 use crate::error::CliError;
-use crate::show::table;
+use crate::show::{json, table};
 use crate::sweep::config;
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
@@ -59,17 +59,12 @@ fn list(as_json: bool) -> Result<u8, CliError> {
             listed.push(describe(&host, recipe)?);
         }
     }
-    let text = if as_json {
+    if as_json {
         let objects: Vec<_> = listed.iter().map(Listed::to_json).collect();
-        serde_json::to_string_pretty(&objects).expect("JSON serialises") + "\n"
-    } else {
-        listed
-            .iter()
-            .map(Listed::text)
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    table::print(&text)
+        return json::print(&json!({"recipes": objects}));
+    }
+    let texts: Vec<_> = listed.iter().map(Listed::text).collect();
+    table::print(&texts.join("\n"))
 }
 
 fn describe(host: &Host, recipe: Recipe) -> Result<Listed, CliError> {
@@ -173,9 +168,7 @@ fn test(name: &str, request: &Path, (as_json, with_fuel): (bool, bool)) -> Resul
     let (answer, identity) = host.plan(&recipe, &request)?;
     if as_json {
         let object = json!({"jobs": answer.jobs, "done": answer.done, "fuel": identity.fuel});
-        return table::print(
-            &(serde_json::to_string_pretty(&object).expect("JSON serialises") + "\n"),
-        );
+        return json::print(&object);
     }
     table::print(&proposed(&answer, with_fuel.then_some(identity.fuel)))
 }

@@ -4,6 +4,7 @@ use crate::error::CliError;
 use crate::show::progress;
 use crate::show::table::{self, bytes, count};
 use hub::{FileUpload, Hub, HubError, Upload, UploadPlan, UploadProgress, UploadStep, Uploaded};
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// What [`run`] would do, compared with what the Hub has if it answers.
@@ -87,6 +88,45 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
         plan.branch
     );
     text
+}
+
+/// The same for programs.
+pub(super) fn planned_as_json(plan: &UploadPlan, card: &str) -> Value {
+    json!({
+        "is_sent": false,
+        "repo": plan.repo,
+        "branch": plan.branch,
+        "page": plan.page,
+        "commit": null,
+        "is_compared": plan.is_compared,
+        "files": files_as_json(&plan.files),
+        "card": card,
+    })
+}
+
+/// What was done, for programs.
+pub(super) fn as_json(uploaded: &Uploaded) -> Value {
+    json!({
+        "is_sent": true,
+        "repo": uploaded.repo,
+        "branch": uploaded.branch,
+        "page": uploaded.page,
+        "commit": uploaded.commit,
+        "is_new_commit": uploaded.is_new_commit,
+        "files": files_as_json(&uploaded.files),
+    })
+}
+
+fn files_as_json(files: &[FileUpload]) -> Value {
+    let file = |file: &FileUpload| {
+        json!({
+            "path": file.path,
+            "n_bytes": file.n_bytes,
+            "sha256": file.sha256,
+            "is_new": file.is_new,
+        })
+    };
+    files.iter().map(file).collect()
 }
 
 /// Says what was done, and prints where it is.

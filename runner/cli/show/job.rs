@@ -3,6 +3,7 @@
 use crate::error::CliError;
 use crate::run::left_over;
 use crate::show::as_toml::as_toml;
+use crate::show::json;
 use crate::show::plot::plot;
 use crate::show::table::{self, escaped, time};
 use crate::show::whole_sweep;
@@ -76,7 +77,7 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
         let mut whole = store.job_json(&job.job_id).await?;
         let file = |(path, n_bytes): &(PathBuf, u64)| json!({"path": path, "n_bytes": n_bytes});
         whole["files"] = files.iter().map(file).collect();
-        return table::print(&format!("{whole:#}\n"));
+        return json::print(&whole);
     }
     let config = serde_json::to_string_pretty(&job.config).expect("JSON serialises");
     let parts = [

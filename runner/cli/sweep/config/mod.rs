@@ -404,7 +404,8 @@ fn hint_on(error: &figment::Error, path: &[&str], origin: Origin) -> Option<Stri
         Origin::File => format!("{key} = {default}"),
         Origin::Options => {
             let value = default.replace(['"', '[', ']', ','], "");
-            format!("--{key} {value}").trim_end().to_owned()
+            let option = key.replace('_', "-");
+            format!("--{option} {value}").trim_end().to_owned()
         }
     };
     Some(match default_of(path).map(written) {
