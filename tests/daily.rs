@@ -106,7 +106,7 @@ fn two_jobs_are_compared() {
         .json();
     assert_eq!(json["settings"]["k"], serde_json::json!([4, 8]));
     assert_eq!(json["schema"], 1);
-    assert!(json["results"]["layers.0 fvu"][0].is_f64(), "{json}");
+    assert!(json["results"]["layers.0"]["fvu"][0].is_f64(), "{json}");
     let same = workspace.run(&["diff", "tiny/k=4", "k=4"]).succeeds();
     assert!(same.stdout.contains("they are one job"), "{same}");
 }
@@ -195,7 +195,7 @@ fn lists_are_typed_with_commas() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|job| job["name"].as_str().unwrap())
+        .map(|job| job["job"].as_str().unwrap())
         .collect();
     assert_eq!(names.len(), 4);
     assert_eq!(

@@ -50,7 +50,7 @@ fn a_name_of_the_list_is_enough_and_takes_no_time() {
     // 100 sequences in updates of 4: the limit is used instead of the data.
     let stream = &plan["forecast"]["streams"][0];
     assert_eq!(
-        (&stream["n_updates"], &stream["n_tokens"]),
+        (&stream["n_steps"], &stream["n_tokens"]),
         (&json!(25), &json!(6400))
     );
     assert!(!workspace.path("runs").exists());
@@ -128,7 +128,7 @@ fn what_is_there_is_counted_and_ids_are_those_of_the_run() {
     assert_eq!(measured["tokenising_s"], 0.0, "they are made");
     assert_eq!(measured["streams"][0]["is_exact"], true);
     let n_steps = workspace.sql_value("SELECT n_steps FROM stream");
-    assert_eq!(measured["streams"][0]["n_updates"], n_steps);
+    assert_eq!(measured["streams"][0]["n_steps"], n_steps);
     // Of the same work, so the time of the run was met.
     let sql = "SELECT sum(elapsed_ms) / 1000.0 AS s FROM progress";
     let ratio =

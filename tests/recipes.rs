@@ -23,7 +23,7 @@ fn plan(workspace: &Workspace) -> Outcome {
 
 fn names(plan: &Value) -> Vec<&str> {
     let jobs = plan["jobs"].as_array().unwrap().iter();
-    jobs.map(|job| job["name"].as_str().unwrap()).collect()
+    jobs.map(|job| job["job"].as_str().unwrap()).collect()
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn nothing_to_vary_is_one_job() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|job| &job["name"]);
+        .map(|job| &job["job"]);
     assert_eq!(names.collect::<Vec<_>>(), ["job"]);
     let empty = tiny_sweep_with("k = ", "k = []");
     workspace.write("tiny.toml", empty);

@@ -128,7 +128,7 @@ fn fresh_asks_and_says_what_goes() {
     outcome
         .refuses(&["there is no terminal to ask on"])
         .hints("nothing was changed; `--fresh --yes` trains them again without asking")
-        .remarks(&["done, 8 updates, ", "to forget: 2 jobs with 16 updates, "]);
+        .remarks(&["done, 8 steps, ", "to delete: 2 jobs with 16 steps, "]);
     assert!(workspace.trained() == before, "something was deleted");
     assert_eq!(finals(&workspace), rows);
     workspace
@@ -157,7 +157,7 @@ fn fresh_keeps_what_another_sweep_asks_for() {
     outcome.remarks(&[
         "kept: ",
         "asked for by `other`",
-        "to forget: 1 job with 8 updates",
+        "to delete: 1 job with 8 steps",
     ]);
     let after = finals(&workspace);
     let kept: Vec<_> = after.iter().filter(|row| before.contains(row)).collect();

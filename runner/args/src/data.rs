@@ -36,7 +36,7 @@ pub struct HookpointsArgs {
 pub struct DataArgs {
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
     pub dataset: String,
-    /// Folder of a Hugging Face model, or the id of a model on the Hub: whose tokenizer to use.
+    /// The model whose tokenizer to use: folder, or id on the Hub.
     #[arg(long)]
     pub model: String,
     /// Branch, tag or commit of a model on the Hub.
@@ -48,7 +48,7 @@ pub struct DataArgs {
     /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
     #[arg(long, value_name = "KEY=VALUE,...", default_value = "")]
     pub data_args: String,
-    /// Column that holds the text; dots lead into nested ones.
+    /// Column with the text; `a.b` is the column `b` in `a`.
     #[arg(long, default_value = "text")]
     pub text_column: String,
     /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it.
@@ -57,7 +57,7 @@ pub struct DataArgs {
     /// Length of a sequence, in tokens.
     #[arg(long, default_value_t = 2048)]
     pub ctx_len: usize,
-    /// What to do about a row that cannot be used: `fail` or `skip`.
+    /// What to do with a row that cannot be used: `fail` or `skip`.
     #[arg(long, default_value = "fail")]
     pub on_bad_row: String,
     /// Width of the token ids of a data set that is a `.bin` file: `auto`, `uint16` or `uint32`.
@@ -66,7 +66,7 @@ pub struct DataArgs {
     /// Seed of the shuffle of the sequences.
     #[arg(long, default_value_t = 42)]
     pub shuffle_seed: u64,
-    /// Only the first N sequences after shuffling.
+    /// Use only the first N sequences after shuffling.
     #[arg(long, value_name = "N")]
     pub max_examples: Option<u64>,
     /// Fraction of the sequences to hold out from training.
@@ -75,7 +75,7 @@ pub struct DataArgs {
     /// Write the sequences in training order to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin")]
     pub out: Option<PathBuf>,
-    /// Write the sequences that are held out to this file; `-` is standard output.
+    /// Write the held-out sequences to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin", requires = "eval_fraction")]
     pub out_eval: Option<PathBuf>,
     /// Print one object.
@@ -95,7 +95,7 @@ pub struct NamedDataArgs {
     /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
     #[arg(long, value_name = "KEY=VALUE,...", requires = "dataset")]
     pub data_args: Option<String>,
-    /// Column that holds the text [default: text].
+    /// Column with the text [default: text].
     #[arg(long, requires = "dataset")]
     pub text_column: Option<String>,
 }

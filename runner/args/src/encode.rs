@@ -45,7 +45,7 @@ pub struct EncodeArgs {
     /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     #[arg(long)]
     pub dtype: Option<String>,
-    /// Hold the weights of the model's linear modules in 8 bit.
+    /// Keep the weights of the model's linear modules in 8 bit.
     #[arg(long)]
     pub load_in_8bit: bool,
     /// What is encoded.
@@ -58,7 +58,7 @@ pub struct EncodeArgs {
     /// of the job].
     #[arg(long, value_name = "file|transformers")]
     pub tokenizer_class: Option<String>,
-    /// Only the first N sequences of the data set.
+    /// Use only the first N sequences of the data set.
     #[arg(long, value_name = "N", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_examples: Option<u64>,
     /// Length of a data set's sequences, in tokens [default: 2048, or that of the job]; or the most that a

@@ -7,10 +7,11 @@ use crate::{NamedDataArgs, StoreArgs};
 #[command(
     after_help = "A job is evaluated at its newest checkpoint on the sequences that its sweep held out, and \
                   the result is recorded. With a model or data named here, and for a folder, it is printed \
-                  only. Columns: FVU on the held-out tokens; L0; latents that never fired, in percent; \
-                  cross-entropy of the next token (nats) by the model as it is, with the SAE's output \
-                  instead of the hookpoint's, and with the output's mean there; the share of the difference \
-                  that the SAE recovers; KL divergence from the model's own predictions."
+                  only. Columns, with their SQL names in the view `result`: FVU (`fvu_eval`); L0 (`l0_eval`); latents that \
+                  never fired, in percent (`dead_pct_eval`); cross-entropy of the next token in nats by the model \
+                  as it is (`ce_clean`), with the SAE's output instead of the hookpoint's (`ce_spliced`), and with the \
+                  output's mean there (`ce_ablated`); the share of the difference that the SAE recovers \
+                  (`ce_recovered`); KL divergence from the model's own predictions (`kl`)."
 )]
 pub struct EvalArgs {
     /// Name or id of a job, or the beginning of its id; or a folder: of an SAE (cfg.json and
@@ -35,7 +36,7 @@ pub struct EvalArgs {
     /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     #[arg(long, requires = "dataset")]
     pub dtype: Option<String>,
-    /// Hold the weights of the model's linear modules in 8 bit.
+    /// Keep the weights of the model's linear modules in 8 bit.
     #[arg(long, requires = "dataset")]
     pub load_in_8bit: bool,
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub; all of it
@@ -52,7 +53,7 @@ pub struct EvalArgs {
     /// Length of a sequence, in tokens [default: 2048, or that of the job].
     #[arg(long, requires = "dataset")]
     pub ctx_len: Option<usize>,
-    /// Tokens that do not count, and whose positions the SAE leaves alone.
+    /// Tokens to leave out: they do not count, and the SAE does not replace their activations.
     #[arg(
         long,
         value_name = "ID,...",

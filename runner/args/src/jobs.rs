@@ -34,10 +34,10 @@ pub struct TagArgs {
     /// Name or id of a job, the beginning of its id, SWEEP/JOB, or name of a sweep.
     #[arg(value_name = "JOB|SWEEP")]
     pub target: String,
-    /// Tags to give, one word each, such as `paper`.
+    /// Tags to add, one word each, such as `paper`.
     #[arg(value_name = "TAG", value_parser = parse_tag)]
     pub tags: Vec<String>,
-    /// Take these tags off.
+    /// Remove these tags.
     #[arg(long, requires = "tags")]
     pub delete: bool,
     /// Print one object: all its tags.
@@ -81,7 +81,7 @@ pub struct DiffArgs {
     /// Name or id of a job, the beginning of its id, or SWEEP/JOB.
     #[arg(value_name = "JOB")]
     pub left: String,
-    /// The job that it is compared with.
+    /// The job to compare it with.
     #[arg(value_name = "JOB")]
     pub right: String,
     /// Print one object.

@@ -64,7 +64,7 @@ const NAME: &str = "sae-run";
     subcommand_negates_reqs = true
 )]
 #[command(
-    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before a job began, \
+    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before any job began, \
                         130 stopped by a signal."
 )]
 pub struct Args {
@@ -81,15 +81,15 @@ pub struct Args {
 pub enum Command {
     /// Run a sweep, as `sae-run SWEEP.toml` does.
     Run(RunArgs),
-    /// Write a first sweep for a model and a data set, to begin with.
+    /// Write a first sweep file for a model and a data set.
     Init(InitArgs),
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
-    /// Train a job, or all jobs of a sweep, on more tokens: each continues from where it was done.
+    /// Train a job, or all jobs of a sweep, on more tokens: each continues from its end.
     Extend(Box<ExtendArgs>),
-    /// List recipes; write a new one, or try one out.
+    /// List recipes, write a new one, or test one.
     Recipes(RecipesArgs),
     /// List the hookpoints of a language model with their widths; no weights are read.
     Hookpoints(HookpointsArgs),
@@ -99,21 +99,21 @@ pub enum Command {
     Eval(Box<EvalArgs>),
     /// Encode texts or a data set with SAEs, and write the active latents to a Parquet or safetensors file.
     Encode(Box<EncodeArgs>),
-    /// Prove on one of your jobs that training which is killed ends in the same bits.
+    /// Check, on one of your jobs, that killed and resumed training is bit-identical.
     VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder, or their SAEs.
     Ls(LsArgs),
-    /// Show how far a sweep is that runs elsewhere on this machine, until it ends.
+    /// Follow a sweep that another `sae-run` is running on this machine.
     Watch(WatchArgs),
-    /// Show all that is known about a job or a sweep.
+    /// Show everything recorded about a job or a sweep.
     Show(ShowArgs),
     /// Compare two jobs: the settings in which they differ, and their results.
     Diff(DiffArgs),
-    /// Print what the workers of a job have printed.
+    /// Print the logs of a job's workers.
     Logs(LogsArgs),
-    /// Write a note on a job or a sweep, or list its notes.
+    /// Add a note to a job or a sweep, or list its notes.
     Note(NoteArgs),
-    /// Give a job or a sweep tags, or list them.
+    /// Tag a job or a sweep, or list its tags.
     Tag(TagArgs),
     /// Query the database in SQL, read-only.
     Sql(SqlArgs),
@@ -121,15 +121,15 @@ pub enum Command {
     Report(ReportArgs),
     /// Publish SAEs on the Hugging Face Hub, with a model card.
     Publish(Box<PublishArgs>),
-    /// Delete jobs or whole sweeps: what the database knows about them, and their folders.
+    /// Delete jobs or whole sweeps, from the database and from disk.
     Rm(RmArgs),
-    /// Make what another runs folder has part of this one: results, checkpoints and sweeps.
+    /// Merge another runs folder into this one: results, checkpoints and sweeps.
     Merge(MergeArgs),
-    /// Say what was found on this machine: libtorch, devices, engine, folders, database.
+    /// Check this machine: libtorch, devices, engine, folders, database.
     Doctor(DoctorArgs),
     /// Print the JSON schema of sweep files, for editors.
     Schema,
-    /// Print completions for a shell; they know commands, settings, jobs and sweeps.
+    /// Print shell completions, which know commands, settings, jobs and sweeps.
     Completions(CompletionsArgs),
     /// Print the man page, or write one for each command.
     Man(ManArgs),

@@ -24,10 +24,10 @@ pub struct RunArgs {
     /// Override a setting of the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
+    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; overrides `launch.device`.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Devices to train streams on side by side, such as `cuda:0,cuda:1`; over `launch.devices`.
+    /// Train streams in parallel on these devices, such as `cuda:0,cuda:1`; overrides `launch.devices`.
     #[arg(
         long,
         value_name = "DEVICE,...",
@@ -35,10 +35,10 @@ pub struct RunArgs {
         conflicts_with = "device"
     )]
     devices: Vec<String>,
-    /// Workers at the same time; by default one for each device.
+    /// Number of workers at a time [default: one for each device].
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Folder of the database and the jobs; over `runs_dir`.
+    /// Folder of the database and the jobs; overrides `runs_dir`.
     #[arg(long, value_name = "DIR")]
     runs_dir: Option<String>,
     /// How its jobs are run.
@@ -52,18 +52,18 @@ pub struct RunOptions {
     /// Show the plan as `sae-run plan` does, and train nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Train all jobs again from the start; what they had done and saved is forgotten. It asks before, and keeps jobs
-    /// that another sweep asks for.
+    /// Delete the results and checkpoints of all jobs, and train them again from the start. It asks first, and keeps
+    /// jobs that another sweep also has.
     #[arg(long)]
     pub fresh: bool,
     /// With `--fresh`: do not ask.
     #[arg(long, short, requires = "fresh")]
     pub yes: bool,
-    /// Train jobs again that have failed in a way that would come again with the same settings, such as a loss that is
-    /// NaN; without it they are left out, and their reason is shown.
+    /// Also train jobs that failed before and would fail again with the same settings, such as with a loss of NaN.
+    /// Without this option they are skipped, and the reason is shown.
     #[arg(long)]
     pub retry_failed: bool,
-    /// End a worker that an earlier `sae-run` left running, rather than wait until it has saved.
+    /// Stop a worker that an earlier `sae-run` left running, instead of waiting until it has saved.
     #[arg(long)]
     pub take_over: bool,
     /// Hide progress.
@@ -73,7 +73,7 @@ pub struct RunOptions {
     #[arg(long)]
     pub json: bool,
     /// How progress is shown: `auto` draws bars in a terminal and prints a line now and then elsewhere; `json` prints
-    /// the plan, each event of a worker and the end on standard output, one object a line, and nothing else.
+    /// one object per line on standard output for the plan, each event of a worker and the end, and nothing else.
     #[arg(
         long,
         value_name = "FORMAT",
@@ -114,10 +114,10 @@ pub struct PlanArgs {
     /// The sweep.
     #[command(flatten)]
     sweep: SweepArgs,
-    /// Device of the workers, whose memory is predicted: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
+    /// Device of the workers, whose memory is predicted: `auto`, `cpu`, `cuda` or `cuda:N`; overrides `launch.device`.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Folder of the database and the jobs; over `runs_dir`.
+    /// Folder of the database and the jobs; overrides `runs_dir`.
     #[arg(long, value_name = "DIR")]
     runs_dir: Option<String>,
     /// Print one object.
@@ -126,10 +126,10 @@ pub struct PlanArgs {
     /// Hide remarks, such as what is missing.
     #[arg(long, short)]
     pub quiet: bool,
-    /// Show what the plan was made of and what its recipe used.
+    /// Also show how the plan was made: recipe, digests, limits.
     #[arg(long, short)]
     pub verbose: bool,
-    /// Show what would change compared with the sweep as it was last run: jobs that appear, vanish or change.
+    /// Show what would change compared with the last run of the sweep: jobs that are new, gone or changed.
     #[arg(long)]
     pub diff: bool,
 }
@@ -179,21 +179,21 @@ pub struct RecipesArgs {
 /// What to do about recipes.
 #[derive(Debug, clap::Subcommand)]
 pub enum RecipesCommand {
-    /// Write a commented recipe into `recipes`, to begin with.
+    /// Write a commented recipe into the folder `recipes`, as a start.
     New {
         /// Its name, as a sweep's `recipe` has it.
         name: String,
     },
-    /// Print what a sweep's recipe is asked, as JSON, to try recipes on.
+    /// Print the request that a sweep's recipe receives, as JSON, to test recipes with.
     Request(SweepArgs),
-    /// Run a recipe and print the jobs it proposes; nothing is trained.
+    /// Run a recipe on a request and print the jobs that it proposes; train nothing.
     Test {
         /// A `.py` or `.wasm` file, or the name of a recipe.
         recipe: String,
-        /// What to ask: a JSON file as `sae-run recipes request` prints.
+        /// The request: a JSON file that `sae-run recipes request` printed.
         #[arg(long, value_name = "FILE.json")]
         request: PathBuf,
-        /// Show also the fuel that it used.
+        /// Also show the fuel that it used.
         #[arg(long, short)]
         verbose: bool,
         /// Print one object.

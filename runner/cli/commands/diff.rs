@@ -163,9 +163,15 @@ fn as_json(jobs: [&JobDetails; 2], settings: &[Row], metrics: &[Row]) -> Value {
         let row = |row: &Row| (row.name.clone(), json!(row.values));
         Value::Object(rows.iter().map(row).collect())
     };
+    let mut results = json!({});
+    for row in metrics {
+        // No metric has a space in its name.
+        let (sae, metric) = row.name.rsplit_once(' ').unwrap_or(("", &row.name));
+        results[sae][metric] = json!(row.values);
+    }
     json!({
         "jobs": jobs.map(|job| json!({"job_id": job.job_id, "job": name(job), "status": job.status.to_string()})),
         "settings": rows(settings),
-        "results": rows(metrics),
+        "results": results,
     })
 }

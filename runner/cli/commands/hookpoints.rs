@@ -7,7 +7,7 @@ use crate::sweep::models::{MODEL_KEYS, ModelName, Search, find_model};
 use crate::sweep::paths::Folders;
 use args::HookpointsArgs;
 use plan::{HookpointFacts, ModelFacts, match_hookpoints};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Prints the hookpoints of a model, in natural order.
@@ -27,6 +27,7 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
     }
     let hookpoints = match_hookpoints(&args.model, &facts, &given)?;
     if args.json {
+        let hookpoints: Vec<_> = hookpoints.iter().map(|own| as_json(own)).collect();
         return json::print(&json!({"hookpoints": hookpoints}));
     }
     let rows = hookpoints.iter().map(|hookpoint| row(hookpoint));
@@ -47,6 +48,15 @@ fn facts_of(name: &ModelName, shelf: &Path) -> Result<ModelFacts, CliError> {
             None => Err(error),
         },
     }
+}
+
+fn as_json(hookpoint: &HookpointFacts) -> Value {
+    json!({
+        "name": hookpoint.name,
+        "d_in": hookpoint.d_in,
+        "d_out": hookpoint.d_out,
+        "n_layers_run": hookpoint.n_layers_needed,
+    })
 }
 
 fn row(hookpoint: &HookpointFacts) -> Vec<String> {

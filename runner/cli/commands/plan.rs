@@ -98,7 +98,7 @@ fn note_too_short(forecast: &Forecast) {
     };
     let n_sequences = table::count(n_sequences as usize, "sequence");
     table::note_with_hint(
-        &format!("there are about {n_sequences} to train on, fewer than one update takes"),
+        &format!("there are about {n_sequences} to train on, fewer than one step takes"),
         "lower `batch_size` or `grad_acc_steps`, or take more data",
     );
 }
@@ -120,6 +120,10 @@ fn as_json(expanded: &Expanded, forecast: &Forecast) -> Value {
     let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
     let jobs = value["jobs"].as_array_mut().into_iter().flatten();
     for (job, value) in plan.jobs.iter().zip(jobs) {
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("name");
+            fields.insert("job".to_owned(), json!(job.name));
+        }
         let of_sae = |sae| json!(sae_memory(&job.config, sae, plan.n_ranks()));
         value["sae_memory"] = job.saes.iter().map(of_sae).collect();
     }

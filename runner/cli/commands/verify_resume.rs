@@ -64,7 +64,7 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
     let n_steps = undisturbed.n_steps;
     say(&format!(
         "{}; again, with {}",
-        table::count(n_steps as usize, "update"),
+        table::count(n_steps as usize, "step"),
         table::count(args.kills as usize, "kill")
     ));
     let mut killed = trial("killed")?;
@@ -75,7 +75,7 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
     });
     let mut n_kills = 0;
     while let Ended::Killed { step } = killed.attempt(kills.next(), &mut signals).await? {
-        say(&format!("killed after update {step}"));
+        say(&format!("killed after step {step}"));
         n_kills += 1;
     }
     let compared = compared(&undisturbed, &killed)?;
@@ -84,7 +84,7 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
         json::print(&json!({
             "job": name,
             "job_id": job.job_id,
-            "n_updates": n_steps,
+            "n_steps": n_steps,
             "n_kills": n_kills,
             "is_exact": is_exact,
             "saes": compared,

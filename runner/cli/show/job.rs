@@ -75,6 +75,7 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
     let files = files(&job, &folder);
     if args.json {
         let mut whole = store.job_json(&job.job_id).await?;
+        whole["job"] = json!(job.newest_name().map(|name| &name.job));
         let file = |(path, n_bytes): &(PathBuf, u64)| json!({"path": path, "n_bytes": n_bytes});
         whole["files"] = files.iter().map(file).collect();
         return json::print(&whole);

@@ -215,6 +215,7 @@ def _declared(runs_dir: Folder | None) -> dict[str, str]:
     rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", _DECLARED])["rows"]
     # Computed in views, as a text and as an integer, where all others are ratios.
     declared = {"checkpoint": "TEXT", "tokens_per_update": "INTEGER"}
+    declared.update(dict.fromkeys(["time", "created", "done", "started", "ended"], "TEXT"))
     declared.update({row["name"]: row["type"] for row in rows if row["type"]})
     # Of any type, and seldom with a fraction.
     declared["k"] = "INTEGER"
