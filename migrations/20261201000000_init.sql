@@ -223,7 +223,7 @@ CREATE TABLE sae (
     d_in INTEGER NOT NULL,
     -- Number of latents.
     num_latents INTEGER NOT NULL,
-    -- Latents that may be active on a token, a whole number; with `batchtopk` on the mean, which may have a fraction.
+    -- Latents that may be active on a token, a whole number; with `batchtopk` on average, which may have a fraction.
     -- Without effect with `relu`, `gated` and `jumprelu`.
     k ANY NOT NULL,
     -- Learning rate, resolved.
@@ -899,7 +899,7 @@ SELECT
     -- Kind of SAE: the activation, after `matryoshka` or `hierarchical` if it is nested, and before that `transcoder`,
     -- `cross-layer` or `crosscoder`.
     job.kind AS kind,
-    -- Latents that may be active on a token; on the mean with `batchtopk`, without effect with `relu`, `gated` and
+    -- Latents that may be active on a token; on average with `batchtopk`, without effect with `relu`, `gated` and
     -- `jumprelu`.
     sae.k AS k,
     -- Latents per input dimension.

@@ -84,7 +84,7 @@ fn too_few_sequences_for_an_update_are_told() {
     assert!(workspace.trained().is_empty());
     with("train.max_examples=30")
         .succeeds()
-        .remarks(&["the last 6 of 30 sequences are left out: an update takes 8"]);
+        .remarks(&["the last 6 of 30 sequences are not used: a step takes 8"]);
     // By now the tokens are there, and planning knows how many.
     let sets = [
         "--set",

@@ -10,7 +10,7 @@ fn run_sweep(sweep: &str) -> Outcome {
     run(&workspace, &["tiny.toml"])
 }
 
-/// Runs the tiny sweep with a value laid over it.
+/// Runs the tiny sweep with a setting overridden.
 fn run_set(set: &str) -> Outcome {
     run(&Workspace::with_tiny_sweep(), &["tiny.toml", "--set", set])
 }

@@ -166,7 +166,7 @@ fn bad_rows_are_left_out_on_request_and_counted() {
     data(&workspace, "data.jsonl", &[]).refuses(&["data.jsonl:1", "holds a number"]);
     let outcome = data(&workspace, "data.jsonl", &["--on-bad-row", "skip"]).succeeds();
     assert_eq!(outcome.json()["n_skipped"], json!(2));
-    outcome.remarks(&["2 bad rows are left out", "data.jsonl:1"]);
+    outcome.remarks(&["skipped 2 bad rows", "data.jsonl:1"]);
 }
 
 #[test]

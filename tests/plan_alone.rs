@@ -1,4 +1,4 @@
-//! Planning with what is at hand: a model's config.json or its name, and nothing else.
+//! Planning with what is available: a model's config.json or its name, and nothing else.
 
 use crate::common::{Outcome, Workspace, filters, fixture};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn a_name_of_the_list_is_enough_and_takes_no_time() {
     let (outcome, plan) = plan(&workspace);
     assert!(begun.elapsed() < Duration::from_secs(10), "no retries");
     outcome.remarks(&[
-        "no file of `openai-community/gpt2` is at hand (the Hub does not answer)",
+        "no file of `openai-community/gpt2` is available (the Hub does not answer)",
         "planned with its published shapes",
         "no data set `org/texts` (the Hub does not answer)",
         "its tokens are not counted",

@@ -165,7 +165,7 @@ fn only_what_is_new_is_sent() {
     let first = server.history(REPO, "main");
     publish(&server, &workspace, &["tiny"])
         .succeeds()
-        .remarks(&["all of it was there already"]);
+        .remarks(&["everything was there already"]);
     assert_eq!(server.history(REPO, "main"), first, "an empty commit");
     // A second sweep adds a job; of the first, nothing is sent again.
     let more = replace_line(&evaluated_sweep(), "k = ", "k = [4, 8]");
@@ -274,7 +274,7 @@ fn kinds_that_sparsify_lacks_are_published_for_saelens() {
     let gated = job_of(&workspace, "transcoder gated");
     publish(&server, &workspace, &[&gated])
         .refuses(&[
-            "no layout holds `layers.1.mlp` of job",
+            "no layout supports `layers.1.mlp` of job",
             "a transcoder of the kind gated",
         ])
         .hints("--where");

@@ -175,7 +175,7 @@ fn the_layers_of_a_cross_layer_transcoder_are_published_together() {
         .hints("as its only hookpoints");
     let what = "a layer of a cross-layer transcoder of the kind";
     refused(&of_job("topk", false, ""))
-        .refuses(&["no layout holds `layers.0.mlp`", &format!("{what} topk")])
+        .refuses(&["no layout supports `layers.0.mlp`", &format!("{what} topk")])
         .hints("batchtopk, relu or jumprelu");
     let with_skip = of_job("batchtopk", true, "");
     refused(&with_skip).refuses(&[&format!("{what} batchtopk with a skip connection")]);
@@ -228,7 +228,7 @@ fn the_layers_of_a_cross_layer_transcoder_are_published_together() {
     let expected = json!([{"layout": null, "n": 2}, {"layout": "circuit-tracer", "n": 8}]);
     assert_eq!(Value::from(rows), expected);
     let again = refused(&of_mlps).succeeds();
-    again.remarks(&["all of it was there already"]);
+    again.remarks(&["everything was there already"]);
     assert_eq!(card(&server), card_of_layers);
 }
 

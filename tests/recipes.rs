@@ -286,7 +286,7 @@ fn the_list_of_recipes_shows_what_each_is_for() {
 fn a_new_recipe_runs_at_once() {
     let workspace = Workspace::new();
     let outcome = workspace.run(&["recipes", "new", "mine"]).succeeds();
-    outcome.remarks(&["`recipes/mine.py`: say `recipe = \"mine\"`"]);
+    outcome.remarks(&["wrote `recipes/mine.py`; use it with `recipe = \"mine\"`"]);
     assert!(workspace.path("recipes/recipe.pyi").is_file());
     workspace
         .run(&["recipes", "new", "mine"])

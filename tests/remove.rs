@@ -126,7 +126,7 @@ fn fresh_asks_and_says_what_goes() {
     let (before, rows) = (workspace.trained(), finals(&workspace));
     let outcome = workspace.run(&["tiny.toml", "--fresh"]);
     outcome
-        .refuses(&["there is no terminal to ask on"])
+        .refuses(&["there is no terminal to ask at"])
         .hints("nothing was changed; `--fresh --yes` trains them again without asking")
         .remarks(&["done, 8 steps, ", "to delete: 2 jobs with 16 steps, "]);
     assert!(workspace.trained() == before, "something was deleted");

@@ -88,7 +88,7 @@ fn mistakes_are_found_where_they_are() {
 fn settings_say_what_they_are() {
     let schema = schema();
     let k = &schema["definitions"]["TrainConfig"]["properties"]["k"];
-    let what = "Latents a token may use; with batchtopk on the mean, which may have a fraction. \
+    let what = "Latents a token may use; with batchtopk on average, which may have a fraction. \
                 Without effect with relu,\njumprelu and gated.";
     assert_eq!(k["description"], what);
     assert_eq!(k["default"], 32);

@@ -37,7 +37,7 @@ fn they_are_jobs_like_others_up_to_their_evaluation() {
     let (workspace, outcome) = trained();
     outcome.remarks(&[
         "4 jobs on one forward pass",
-        "looking for the thresholds of 4 SAEs",
+        "calibrating the thresholds of 4 SAEs",
         "evaluating 9 SAEs on 52 held-out sequences",
         "all 4 jobs are done",
     ]);

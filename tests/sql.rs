@@ -78,7 +78,7 @@ fn what_would_write_is_refused() {
     ] {
         workspace
             .run(&["sql", statement])
-            .refuses(&["the statement is refused: a query only reads"])
+            .refuses(&["the statement is refused: queries only read"])
             .hints("SELECT");
     }
     // Statements that begin like a query but are not one.
@@ -203,9 +203,9 @@ fn is_refused(workspace: &Workspace, args: &[&str], message: &str) {
 #[test]
 fn a_query_takes_no_more_memory_than_it_may() {
     let workspace = trained();
-    let too_long = "a value of the query is longer than 16 MiB";
-    let too_large = "the query needs more than 256 MiB of memory";
-    let row = "the row of the answer is larger than 32 MiB";
+    let too_long = "a value of the query is longer than 17 MB";
+    let too_large = "the query needs more than 269 MB of memory";
+    let row = "the row of the answer is larger than 34 MB";
     // As much as a row may have, half of what SQLite may (its copy is too much), and all.
     let [wide, wider, widest] = [5, 12, 30].map(|n_columns| {
         format!(
@@ -238,7 +238,7 @@ fn a_query_takes_no_more_memory_than_it_may() {
         (&widest, too_large),
         (
             "SELECT randomblob(1000000) FROM n",
-            "the answer is larger than 64 MiB",
+            "the answer is larger than 68 MB",
         ),
     ];
     for (attack, message) in attacks {

@@ -51,7 +51,7 @@ pub struct DataArgs {
     /// Column with the text; `a.b` is the column `b` in `a`.
     #[arg(long, default_value = "text")]
     pub text_column: String,
-    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it.
+    /// `file`: tokenizer.json unchanged; `transformers`: as transformers 5 changes it.
     #[arg(long, default_value = "file")]
     pub tokenizer_class: String,
     /// Length of a sequence, in tokens.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
                   texts: `sequence` (index of the text or sequence), `position` and `token_id` of the token, \
                   `sae`, `hookpoint`, `latent`, `activation`. A .parquet file is a table, which is written as it \
                   comes; a .safetensors file has a tensor for each column, and in its metadata the names that \
-                  the numbers in `sae` stand for. Of the model, only what the SAEs need is loaded; of the SAEs, \
+                  the numbers in `sae` refer to. Of the model, only what the SAEs need is loaded; of the SAEs, \
                   only the encoders."
 )]
 pub struct EncodeArgs {
@@ -54,7 +54,7 @@ pub struct EncodeArgs {
     /// How the data set is read.
     #[command(flatten)]
     pub data: NamedDataArgs,
-    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it [default: file, or that
+    /// `file`: tokenizer.json unchanged; `transformers`: as transformers 5 changes it [default: file, or that
     /// of the job].
     #[arg(long, value_name = "file|transformers")]
     pub tokenizer_class: Option<String>,

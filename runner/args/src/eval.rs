@@ -8,8 +8,8 @@ use crate::{NamedDataArgs, StoreArgs};
     after_help = "A job is evaluated at its newest checkpoint on the sequences that its sweep held out, and \
                   the result is recorded. With a model or data named here, and for a folder, it is printed \
                   only. Columns, with their SQL names in the view `result`: FVU (`fvu_eval`); L0 (`l0_eval`); latents that \
-                  never fired, in percent (`dead_pct_eval`); cross-entropy of the next token in nats by the model \
-                  as it is (`ce_clean`), with the SAE's output instead of the hookpoint's (`ce_spliced`), and with the \
+                  never fired, in percent (`dead_pct_eval`); cross-entropy of the next token in nats by the \
+                  model unchanged (`ce_clean`), with the SAE's output instead of the hookpoint's (`ce_spliced`), and with the \
                   output's mean there (`ce_ablated`); the share of the difference that the SAE recovers \
                   (`ce_recovered`); KL divergence from the model's own predictions (`kl`)."
 )]
@@ -46,7 +46,7 @@ pub struct EvalArgs {
     /// How the data set is read.
     #[command(flatten)]
     pub data: NamedDataArgs,
-    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it [default: file, or that
+    /// `file`: tokenizer.json unchanged; `transformers`: as transformers 5 changes it [default: file, or that
     /// of the job].
     #[arg(long, value_name = "file|transformers", requires = "dataset")]
     pub tokenizer_class: Option<String>,

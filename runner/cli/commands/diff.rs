@@ -31,12 +31,13 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<u8, CliError> {
         text += "\n";
     }
     if jobs[0].job_id == jobs[1].job_id {
-        text += "\nthey are one job\n";
+        text += "\nboth are the same job\n";
         return table::print(&text);
     }
     text += "\n";
     if settings.is_empty() {
-        text += "no setting differs: the model, the data or the version of the trainer does\n";
+        text +=
+            "the settings are equal; the model, the data or the version of the trainer differs\n";
     } else {
         text += &side_by_side("setting", &settings, jobs);
     }

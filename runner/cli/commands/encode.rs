@@ -49,7 +49,8 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
 fn format(out: &Path) -> Result<EncodeFormat, CliError> {
     EncodeFormat::of_path(out).ok_or_else(|| {
         let message = format!("`{}` is neither .parquet nor .safetensors", out.display());
-        CliError::input(message).with_hint("the end of the file's name says its format".to_owned())
+        CliError::input(message)
+            .with_hint("the extension of the file's name determines its format".to_owned())
     })
 }
 
@@ -165,7 +166,8 @@ fn print(args: &EncodeArgs, saes: &[FoundSae], summary: &EncodeSummary) -> Resul
     let header = ["SAE", "active latents", "per token"];
     let table = table::render(&header, rows.collect(), 1);
     table::print(&format!(
-        "{table}{n_tokens} tokens of {} in `{}`\n",
+        "{table}{} of {} in `{}`\n",
+        table::count(*n_tokens as usize, "token"),
         table::count(*n_sequences as usize, "sequence"),
         args.out.display()
     ))

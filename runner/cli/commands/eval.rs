@@ -112,7 +112,7 @@ impl Job {
         })
     }
 
-    /// Its settings, with what was named laid over them. Its own model is where its worker found it.
+    /// Its settings, overridden by what was named. Its own model is where its worker found it.
     fn with(&self, args: &EvalArgs) -> Result<TrainConfig, CliError> {
         let (model, second) = match &args.model {
             Some(model) => (ModelName::typed(model, args.revision.as_deref()), None),

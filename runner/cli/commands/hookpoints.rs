@@ -35,7 +35,7 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
     table::print(&table::render(&header, rows.collect(), 1))
 }
 
-/// Those of its config.json, or of its published shapes if it is not at hand.
+/// Those of its config.json, or of its published shapes if it is not available.
 fn facts_of(name: &ModelName, shelf: &Path) -> Result<ModelFacts, CliError> {
     let search = Search {
         hub: for_shapes(&name.name),

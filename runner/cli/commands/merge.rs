@@ -33,9 +33,8 @@ pub(crate) async fn merge(args: &MergeArgs) -> Result<u8, CliError> {
     let folder = RunsFolder::open(&runs_dir.to_string_lossy())?;
     if folder.path() == other {
         return Err(
-            CliError::input(format!("`{}` is this runs folder itself", other.display())).with_hint(
-                "`--runs-dir` names the folder that the other one becomes part of".to_owned(),
-            ),
+            CliError::input(format!("`{}` is this runs folder itself", other.display()))
+                .with_hint("`--runs-dir` names the folder to merge into".to_owned()),
         );
     }
     let _lock = folder.claim(LOCK)?.ok_or_else(|| {
@@ -53,8 +52,10 @@ pub(crate) async fn merge(args: &MergeArgs) -> Result<u8, CliError> {
     let planned = store.merge_plan(source).await?;
     let _locks = lock(&folder, &planned)?;
     if store.merge_plan(source).await? != planned {
-        return Err(CliError::environment("the jobs here changed meanwhile")
-            .with_hint("nothing was changed; run the same command again".to_owned()));
+        return Err(
+            CliError::environment("the jobs here have changed meanwhile")
+                .with_hint("nothing was changed; run the same command again".to_owned()),
+        );
     }
     let folders = folders(&other, &planned)?;
     let all_bytes = folders.iter().map(|path| n_bytes(&other.join(path))).sum();

@@ -18,7 +18,7 @@ use std::fmt::Write;
 /// Whatever is wrong with the sweep, or with the database for a comparison.
 pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
     if args.diff {
-        // Ids are compared, so everything that they hash has to be at hand.
+        // Ids are compared, so everything that they hash has to be available.
         let expanded = expand::expand(&args.sweep())?;
         Processes::of(&expanded.sweep.sweep.launch)?.note();
         return plan_diff::print(&expanded, args.json).await;
@@ -64,7 +64,7 @@ pub(crate) async fn print(
         processes.note();
     }
     if expanded.wants_another_round() && shown != Shown::Json && !is_quiet {
-        table::note("the recipe asks to be called again with the results of these jobs");
+        table::note("the recipe plans another round from the results of these jobs");
     }
     let forecast = forecast(expanded).await?;
     if !is_quiet {
@@ -98,12 +98,12 @@ fn note_too_short(forecast: &Forecast) {
     };
     let n_sequences = table::count(n_sequences as usize, "sequence");
     table::note_with_hint(
-        &format!("there are about {n_sequences} to train on, fewer than one step takes"),
+        &format!("there are about {n_sequences} to train on, and one step takes more"),
         "lower `batch_size` or `grad_acc_steps`, or take more data",
     );
 }
 
-/// Says what was not at hand, and what that means.
+/// Says what was not available, and what that means.
 fn note_lacking(expanded: &Expanded) {
     let lacking = expanded.inputs.lacking();
     for line in lacking {

@@ -114,7 +114,7 @@ impl Listed {
 fn new(name: &str) -> Result<u8, CliError> {
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if name.is_empty() || !name.chars().all(is_portable) {
-        let message = format!("`{name}` is not a name for a recipe");
+        let message = format!("`{name}` is not a valid recipe name");
         return Err(
             CliError::input(message).with_hint("use letters, digits, `_` and `-`".to_owned())
         );
@@ -128,7 +128,7 @@ fn new(name: &str) -> Result<u8, CliError> {
         write_new(&stub, STUB)?;
     }
     table::note(&format!(
-        "`{}`: say `recipe = \"{name}\"` in a sweep",
+        "wrote `{}`; use it with `recipe = \"{name}\"` in a sweep",
         path.display()
     ));
     Ok(0)

@@ -44,7 +44,7 @@ pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
     if !args.yes && !yes_or_no::ask(&question)? {
         return concluded(args, &removal, &folders, Outcome::Unchanged);
     }
-    // Rows first: were it the other way, a crash between would leave jobs listed as done whose files
+    // Rows first: in the other order, a crash in between would leave jobs listed as done whose files
     // are gone. What a crash leaves now are folders that nothing lists.
     store.remove(&removal).await?;
     store.close().await;
@@ -142,9 +142,9 @@ fn announce(removal: &Removal, folders: &[Doomed]) {
     }
     let n_bytes = folders.iter().map(|folder| folder.n_bytes).sum();
     table::note(&format!(
-        "to delete: {}, {} rows, {}, {}",
+        "to delete: {}, {}, {}, {}",
         count(removal.jobs.len(), "job"),
-        removal.n_rows,
+        count(removal.n_rows as usize, "row"),
         count(folders.len(), "folder"),
         table::bytes(n_bytes)
     ));

@@ -58,7 +58,7 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
             table::note(text);
         }
     };
-    say(&format!("training `{name}` undisturbed"));
+    say(&format!("training `{name}` without interruption"));
     let mut undisturbed = trial("undisturbed")?;
     undisturbed.attempt(None, &mut signals).await?;
     let n_steps = undisturbed.n_steps;
@@ -315,7 +315,7 @@ fn compared(undisturbed: &Trial, killed: &Trial) -> Result<Vec<Compared>, CliErr
 fn report(compared: &[Compared], n_kills: u64) -> Result<u8, CliError> {
     let row = |sae: &Compared| {
         let verdict = if sae.is_equal {
-            "equal to the bit"
+            "bit-identical"
         } else {
             "different"
         };
@@ -333,10 +333,14 @@ fn report(compared: &[Compared], n_kills: u64) -> Result<u8, CliError> {
     ))?;
     let n_kills = table::count(n_kills as usize, "kill");
     if compared.iter().all(|sae| sae.is_equal) {
-        table::note(&format!("resume is exact: {n_kills} made no difference"));
+        table::note(&format!(
+            "resume is exact: {n_kills}, and the weights are bit-identical"
+        ));
         return Ok(0);
     }
-    table::note(&format!("resume is not exact: {n_kills} made a difference"));
+    table::note(&format!(
+        "resume is not exact: {n_kills}, and the weights differ"
+    ));
     table::note(
         "hint: on a GPU, sums in no fixed order differ without any kill; try `--device cpu`",
     );

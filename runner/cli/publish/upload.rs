@@ -70,13 +70,13 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
     let rows = plan.files.iter().map(row).collect();
     let mut text = table::render(&["file", "size", ""], rows, 1);
     let made = match (plan.makes_repo, plan.makes_branch) {
-        _ if !plan.is_compared => "\nthe Hub was not asked: what it has already is not sent",
-        (true, _) => ", which would be made",
-        (false, true) => ", whose branch would be made",
+        _ if !plan.is_compared => "\nthe Hub was not asked; files that it already has are not sent",
+        (true, _) => ", which would be created",
+        (false, true) => ", whose branch would be created",
         (false, false) => "",
     };
     let with_sweep = if include_sweep {
-        "with the text of the sweep as it is, its comments and folders too"
+        "with the text of the sweep, its comments and folders included"
     } else {
         "without the text of the sweep, which `--include-sweep` adds"
     };
@@ -137,7 +137,7 @@ pub(super) fn conclude(uploaded: &Uploaded) -> Result<u8, CliError> {
     let text = if uploaded.is_new_commit {
         format!("sent {}", sent(&uploaded.files))
     } else {
-        "all of it was there already".to_owned()
+        "everything was there already".to_owned()
     };
     table::note(&text);
     table::print(&format!("{} {}\n", uploaded.page, uploaded.commit))

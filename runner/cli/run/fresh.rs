@@ -73,7 +73,7 @@ fn announce(runs_dir: &Path, expanded: &Expanded, (kept, lost): (&[BegunJob], &[
     let kept = kept.iter().map(|job| {
         let (name, id) = (name(expanded, &job.job_id), &job.job_id);
         let sweeps = job.other_sweeps.join("`, `");
-        format!("kept: {name} ({id}), asked for by `{sweeps}`")
+        format!("kept: {name} ({id}), part of `{sweeps}`")
     });
     list(kept.collect());
     let lost: Vec<_> = lost.iter().filter(|job| !job.is_new()).collect();

@@ -245,7 +245,7 @@ fn withheld(expanded: &Expanded) {
     let round = expanded.plan.rounds.len();
     table::note_with_hint(
         &format!(
-            "round {round} is not planned: jobs are unfinished because their worker died or could not continue"
+            "round {round} is not planned yet: some jobs are unfinished because their worker died or could not continue"
         ),
         "run the same command again, without `--fresh`, to finish them first",
     );
@@ -307,7 +307,7 @@ async fn time_left(
     let total_s = forecast.in_all().map(|known| total_s(&forecast, known));
     if !quiet && total_s.is_some_and(|total_s| total_s >= LONG_S) {
         let source = &forecast.speed.source;
-        table::note(&format!("all of it takes {} ({source})", time(&forecast)));
+        table::note(&format!("expected time: {} ({source})", time(&forecast)));
     }
     let streams = expanded.plan.streams.iter().zip(&forecast.streams);
     let wanted = streams.filter(|(stream, _)| is_wanted(stream));

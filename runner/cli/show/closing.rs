@@ -138,7 +138,7 @@ impl Closing<'_> {
         if n_bad > 0 {
             table::note_with_hint(
                 &format!(
-                    "{} worse than predicting the mean: FVU above 1",
+                    "{} worse than predicting the mean (FVU above 1)",
                     count(n_bad, "SAE")
                 ),
                 "lower `lr`",
@@ -146,8 +146,7 @@ impl Closing<'_> {
         }
         if measured.iter().any(|own| own.is_without_share) {
             table::note(&format!(
-                "CE recovered is `-` where ablation costs less than {LEAST_ABLATION_COST} nats a token: a share of that says \
-                 nothing"
+                "CE recovered is `-` where ablation costs less than {LEAST_ABLATION_COST} nats per token: too little for a meaningful share"
             ));
         }
     }

@@ -61,7 +61,7 @@ pub(crate) fn total_s(forecast: &Forecast, known: StreamLength) -> f64 {
 
 fn training(forecast: &Forecast) -> String {
     let Some(known) = forecast.in_all() else {
-        return "the number of tokens is not known: the data set is not at hand, and there is no `max_examples`"
+        return "the number of tokens is not known: the data set is not available, and `max_examples` is not set"
             .to_owned();
     };
     let about = if known.is_exact { "" } else { "about " };

@@ -33,7 +33,7 @@ pub(crate) async fn watch(args: &WatchArgs) -> Result<u8, CliError> {
         return if args.json {
             json::print(&json!({"sweep": null}))
         } else {
-            table::print("no sweep was run yet\n")
+            table::print("no sweep has been run yet\n")
         };
     };
     let is_shown = !args.once && !args.json && io::stderr().is_terminal();

@@ -58,7 +58,10 @@ impl Expanded {
         };
         let (round, identity, _) = ask(&self.sweep, request, &self.folders)?;
         if identity.recipe_digest != self.plan.recipe.recipe_digest {
-            let message = format!("recipe `{}` was changed meanwhile", identity.recipe);
+            let message = format!(
+                "recipe `{}` has changed since this sweep was planned",
+                identity.recipe
+            );
             return Err(CliError::input(message)
                 .with_hint("run the sweep again: it is another version now".to_owned()));
         }

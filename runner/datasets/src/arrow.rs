@@ -79,7 +79,7 @@ impl<R: Read> Read for Stream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.0.read(buffer)? {
             0 if !buffer.is_empty() => {
-                Err(io::Error::new(ErrorKind::InvalidData, "it is cut short"))
+                Err(io::Error::new(ErrorKind::InvalidData, "it is incomplete"))
             }
             n_bytes => Ok(n_bytes),
         }

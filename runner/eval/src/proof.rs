@@ -42,7 +42,7 @@ pub fn write_proven(task: &ProveTask) -> Result<(), EvalError> {
             Some(what) => {
                 let (dir, layout) = (dir.display(), form.layout());
                 let message = format!(
-                    "the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout"
+                    "the SAE in `{dir}` gives other {what} when it is read back from {layout}'s layout"
                 );
                 let fault = Fault::internal(message);
                 Err(fault

@@ -26,7 +26,7 @@ impl Sae {
             let what = if self.cfg.is_crosscoder() {
                 format!("a crosscoder with the activation {}", self.cfg.activation)
             } else {
-                "an SAE that is no crosscoder".to_owned()
+                "an SAE that is not a crosscoder".to_owned()
             };
             inexpressible("crosscoder_learning", &what)
         })?;
@@ -272,6 +272,6 @@ mod tests {
             one.save_crosscoder(dir.path(), &SaeLensMetadata::default())
                 .unwrap_err(),
         );
-        assert_eq!(one, format!("{cannot} an SAE that is no crosscoder"));
+        assert_eq!(one, format!("{cannot} an SAE that is not a crosscoder"));
     }
 }

@@ -47,7 +47,7 @@ const NOT_SETTINGS: [&str; 10] = [
 /// `launch.libtorch` of the sweep that this process read.
 static LIBTORCH: OnceLock<Option<PathBuf>> = OnceLock::new();
 
-/// A sweep with everything laid over it.
+/// A sweep after all overrides.
 #[derive(Debug)]
 pub(crate) struct LoadedSweep {
     pub(crate) sweep: Sweep,
@@ -142,7 +142,7 @@ fn of_all_sweeps<T: DeserializeOwned>(key: &str) -> Result<Option<T>, CliError> 
     }
 }
 
-/// The runs folder of a sweep file with what is laid over it.
+/// The runs folder of a sweep file, after all overrides.
 ///
 /// # Errors
 /// As [`load`].
@@ -181,7 +181,7 @@ fn names_no_program(file: &SourceFile) -> Result<(), CliError> {
     match file.location(&["launch", "libtorch"], 2) {
         None => Ok(()),
         Some(location) => Err(CliError::input(
-            "`launch.libtorch` would run a library that a file from elsewhere names",
+            "`launch.libtorch` in this file would run a library that someone else may have chosen",
         )
         .at(&location)
         .with_hint(
@@ -409,7 +409,7 @@ fn hint_on(error: &figment::Error, path: &[&str], origin: Origin) -> Option<Stri
         }
     };
     Some(match default_of(path).map(written) {
-        Some(default) => format!("such as `{default}`, which is the default"),
+        Some(default) => format!("the default is `{default}`"),
         None => format!("leave `{key}` out for the default"),
     })
 }

@@ -127,7 +127,7 @@ impl Sae {
 fn check(cfg: &SaeConfig) -> Result<usize, Fault> {
     let refused = |what: &str| Err(inexpressible(LAYOUT, what));
     if !cfg.is_layer() {
-        return refused("an SAE that is no layer of a cross-layer transcoder");
+        return refused("an SAE that is not a layer of a cross-layer transcoder");
     }
     let what = "a cross-layer transcoder";
     if !matches!(cfg.activation, Activation::Relu | Activation::JumpRelu) {
@@ -245,7 +245,10 @@ mod tests {
         let expected = "a cross-layer transcoder with a skip connection, its `W_skip`";
         assert_eq!(skip, expected);
         let one = of(|cfg| cfg.hookpoints.clear());
-        assert_eq!(one, "an SAE that is no layer of a cross-layer transcoder");
+        assert_eq!(
+            one,
+            "an SAE that is not a layer of a cross-layer transcoder"
+        );
         let widths = of(|cfg| cfg.d_in = 5);
         assert_eq!(widths, "a cross-layer transcoder from width 5 to 6");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

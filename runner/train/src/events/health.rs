@@ -70,7 +70,7 @@ impl Health {
                     "lower `l1_coefficient`, or let it rise more slowly (`l1_warm_up_steps`)"
                 }
                 Activation::TopK | Activation::GroupMax | Activation::BatchTopK => {
-                    "lower `lr`, or set `auxk_alpha`, with which latents come back"
+                    "lower `lr`, or set `auxk_alpha`, which revives dead latents"
                 }
             },
         }
@@ -134,7 +134,7 @@ impl Health {
         };
         let l0 = stats.l0 / stats.n_tokens as f64;
         if l0 < LEAST_L0 && self.remarks.silent.insert(sae.to_owned()) {
-            let reason = format!("L0 is {l0:.3} after update {step}: hardly a latent is active");
+            let reason = format!("L0 is {l0:.3} after step {step}: almost no latent is active");
             return Some(verdict(reason, Some(self.against_silence.into())));
         }
         let fvu = stats.fvu();
