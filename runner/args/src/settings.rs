@@ -43,7 +43,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("normalize_activations", Kind::Text, "none|expected_average_only_in|mean_centering|covariance_whitening", "What is done to the activations before the SAE"),
         Setting::new("norm_estimate_tokens", Kind::Number, "N", "Tokens that `normalize_activations` is estimated on"),
         Setting::new("encoder_dtype", Kind::Text, "auto|float32|bfloat16", "What finds the active latents in training"),
-        Setting::new("hookpoints", Kind::Texts, "PATTERN,...", "Modules to train on, as `fnmatch` patterns with commas between them; by default every block"),
+        Setting::new("hookpoints", Kind::Texts, "PATTERN,...", "Modules to train on, as `fnmatch` patterns; by default every block"),
         Setting::new("layers", Kind::Numbers, "N,...", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
         Setting::new("layer_stride", Kind::Number, "N", "Take every N-th hookpoint"),
     ]),
