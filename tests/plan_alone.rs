@@ -228,5 +228,5 @@ fn data_that_is_too_short_for_an_update_is_pointed_out() {
         "train.max_examples=5000",
     ];
     let outcome = workspace.run(&args).succeeds();
-    outcome.remarks(&["fewer than one update takes", "`batch_size`"]);
+    outcome.remarks(&["one step takes more", "`batch_size`"]);
 }

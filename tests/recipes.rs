@@ -77,7 +77,7 @@ fn a_recipe_that_loops_forever_is_stopped() {
     let workspace = with_recipe("def plan(request):\n    while True:\n        pass\n");
     let outcome = workspace.run(&["tiny.toml", "--set", "recipe_limits.fuel=200000000"]);
     outcome
-        .refuses(&["`mine.py` did not end within 200000000 instructions"])
+        .refuses(&["`mine.py` did not finish within 200000000 instructions"])
         .hints("raise `recipe_limits.fuel`");
     assert!(!workspace.path("runs").exists());
 }
@@ -86,7 +86,7 @@ fn a_recipe_that_loops_forever_is_stopped() {
 fn a_recipe_that_wants_too_much_is_stopped() {
     let workspace = with_recipe("def plan(request):\n    yield {'k': len('x' * 10**9)}\n");
     plan(&workspace)
-        .refuses(&["`mine.py` wants more than", "of memory"])
+        .refuses(&["`mine.py` needs more than", "of memory"])
         .hints("`recipe_limits.memory_bytes`");
     workspace.write(
         "mine.py",
@@ -241,7 +241,7 @@ fn a_million_jobs_and_numbers_that_are_none_are_refused() {
             "--set",
             "recipe_limits.fuel=2000000000",
         ])
-        .refuses(&["`mine.py` did not end within 2000000000 instructions"]);
+        .refuses(&["`mine.py` did not finish within 2000000000 instructions"]);
     for number in ["float('nan')", "float('inf')", "1e999"] {
         let recipe = format!("def plan(request):\n    yield {{'lr': {number}}}\n");
         workspace.write("mine.py", recipe);
@@ -293,7 +293,7 @@ fn a_new_recipe_runs_at_once() {
         .refuses(&["recipes/mine.py"]);
     workspace
         .run(&["recipes", "new", "../mine"])
-        .refuses(&["`../mine` is not a name"]);
+        .refuses(&["`../mine` is not a valid recipe name"]);
 
     let sweep = with_recipe_named("mine");
     let (head, _) = sweep.split_once("[vary]").unwrap();

@@ -50,6 +50,12 @@ pub use watch::WatchArgs;
 /// The program's name, as users type it.
 const NAME: &str = "sae-run";
 
+/// What a run ends with.
+const AFTER_RUN: &str = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before any job began, \
+                         130 stopped by a signal.\n\nColumns of the table at the end, with their names in SQL: `id` is \
+                         `job_id`, `hookpoint` is `sae`, `latents` is `num_latents`, `dead %` is `dead_pct`, `FVU held out` is \
+                         `fvu_eval`, `CE recovered` is `ce_recovered`.";
+
 /// Train sweeps of k-sparse autoencoders on the activations of a language model, from one file.
 ///
 /// Running a sweep again resumes it: jobs that are done stay done, the others continue from
@@ -63,10 +69,7 @@ const NAME: &str = "sae-run";
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
-#[command(
-    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before any job began, \
-                        130 stopped by a signal."
-)]
+#[command(after_help = AFTER_RUN)]
 pub struct Args {
     /// What to do; `None`: run a sweep.
     #[command(subcommand)]
@@ -80,6 +83,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a sweep, as `sae-run SWEEP.toml` does.
+    #[command(after_help = AFTER_RUN)]
     Run(RunArgs),
     /// Write a first sweep file for a model and a data set.
     Init(InitArgs),

@@ -69,6 +69,11 @@ pub struct DoctorArgs {
 
 /// `sae-run show` as typed.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Columns with another name in SQL: `latents` is `num_latents`, `dead %` is `dead_pct`; of what is held out, \
+                  `FVU` is `fvu_eval`, `L0` is `l0_eval`, `dead %` is `dead_pct_eval`, `CE clean` is `ce_clean`, `CE spliced` is \
+                  `ce_spliced`, `CE recovered` is `ce_recovered`, `KL` is `kl`."
+)]
 pub struct ShowArgs {
     /// Name or id of a job, the beginning of its id, SWEEP/JOB, or name of a sweep.
     #[arg(value_name = "JOB|SWEEP")]

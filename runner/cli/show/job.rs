@@ -246,7 +246,7 @@ fn evaluations(job: &JobDetails) -> String {
         "dead %",
         "CE clean",
         "CE spliced",
-        "recovered",
+        "CE recovered",
         "KL",
     ];
     table::render(&header, job.evaluations.iter().map(row).collect(), 1)

@@ -106,7 +106,7 @@ pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
         "CE clean",
         "CE spliced",
         "CE ablated",
-        "recovered",
+        "CE recovered",
         "KL",
     ];
     render(&header, evaluated.iter().map(row).collect(), 1)

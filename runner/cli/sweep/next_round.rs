@@ -17,7 +17,7 @@ impl Expanded {
         limits(self.sweep.sweep.recipe_limits)
     }
 
-    /// Whether the recipe asks to be called again when the jobs so far have ended.
+    /// Whether the recipe plans another round when the jobs so far have ended.
     pub(crate) fn wants_another_round(&self) -> bool {
         let last = self.plan.rounds.last();
         last.is_some_and(|round| !round.response.done)

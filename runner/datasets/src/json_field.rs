@@ -298,7 +298,7 @@ mod tests {
         ] {
             let line = format!("{{\"input_ids\": {value}}}");
             let error = Sample::new(&[("a.jsonl", line.as_bytes())]).error();
-            let message = format!("a.jsonl:1: column `input_ids` holds {got}, not a list of token");
+            let message = format!("a.jsonl:1: column `input_ids` has {got}, not a list of token");
             assert_ends(&error, &message);
         }
     }

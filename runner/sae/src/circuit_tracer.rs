@@ -194,7 +194,7 @@ mod tests {
                 .save_circuit_tracer(dir.path(), 0)
                 .unwrap_err()
                 .to_string();
-            let what = error.strip_prefix("circuit-tracer's layout cannot hold ");
+            let what = error.strip_prefix("circuit-tracer's layout does not support ");
             what.unwrap_or_else(|| panic!("{error}")).to_owned()
         };
         let topk = of(|cfg| cfg.activation = Activation::TopK);
