@@ -45,7 +45,7 @@ fn a_job_as_a_sweep_file_is_the_same_job() {
         let job_id = row["job_id"].as_str().unwrap();
         let toml = workspace.run(&["show", job_id, "--toml"]).succeeds().stdout;
         assert!(
-            toml.contains(&format!("# Asks for job {job_id}, `tiny/")),
+            toml.contains(&format!("# Repeats job {job_id}, `tiny/")),
             "{toml}"
         );
         workspace.write("again.toml", &toml);
@@ -108,7 +108,7 @@ fn two_jobs_are_compared() {
     assert_eq!(json["schema"], 1);
     assert!(json["results"]["layers.0"]["fvu"][0].is_f64(), "{json}");
     let same = workspace.run(&["diff", "tiny/k=4", "k=4"]).succeeds();
-    assert!(same.stdout.contains("they are one job"), "{same}");
+    assert!(same.stdout.contains("both are the same job"), "{same}");
 }
 
 #[test]

@@ -276,7 +276,7 @@ fn eval_of_a_job_prints_and_records() {
     let other = ["eval", job, "--json", "--dataset", text(&data)];
     let other = [&other[..], &["--max-examples", "5"]].concat();
     let outcome = workspace.run(&other).succeeds().remarks(&["not recorded"]);
-    assert_eq!(outcome.json()[0]["n_tokens"], 5 * 64);
+    assert_eq!(outcome.json()["saes"][0]["n_tokens"], 5 * 64);
     assert_eq!(sums(&workspace), rows);
 }
 
@@ -364,7 +364,7 @@ fn eval_of_an_sae_that_does_not_fit_is_told() {
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
     eval("layers.2")
         .refuses(&["sae.safetensors"])
-        .hints("whole");
+        .hints("completely");
     fs::write(workspace.path("layers.2/cfg.json"), "{}").unwrap();
     eval("layers.2").refuses(&["cfg.json"]).hints("sparsify");
 }

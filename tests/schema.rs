@@ -20,7 +20,8 @@ fn sweeps() -> Vec<PathBuf> {
 }
 
 fn schema() -> Value {
-    Workspace::unprepared().run(&["schema"]).succeeds().json()
+    let printed = Workspace::unprepared().run(&["schema"]).succeeds();
+    serde_json::from_str(&printed.stdout).unwrap()
 }
 
 /// What an editor says of a sweep.

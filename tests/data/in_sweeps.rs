@@ -89,7 +89,7 @@ fn data_to_evaluate_on_is_prepared_before_training() {
         .hints("train");
     with("train.eval_dataset=none.jsonl").refuses(&["`none.jsonl`"]);
     workspace.write("short.jsonl", "{\"text\": \"short\"}\n");
-    with("train.eval_dataset=short.jsonl").fails(&["short.jsonl", "no sequence"]);
+    with("train.eval_dataset=short.jsonl").fails(&["short.jsonl", "too few for one sequence"]);
     assert!(workspace.trained().is_empty());
 
     with("train.eval_dataset=other.jsonl").succeeds();

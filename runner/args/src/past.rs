@@ -209,6 +209,9 @@ pub struct ReportArgs {
     /// The file to write; `-` is standard output.
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub out: PathBuf,
+    /// Print one object: the file, and how much is in it.
+    #[arg(long)]
+    pub json: bool,
     /// Where the databases are.
     #[command(flatten)]
     pub store: StoresArgs,

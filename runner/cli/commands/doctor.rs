@@ -58,7 +58,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
 /// What was found.
 struct Found {
     machine: Result<&'static Machine, CliError>,
-    /// What they are, where they are, and what to say if there is none.
+    /// What they are, where they are, and what to say if it is missing.
     paths: [(&'static str, PathBuf, &'static str); 5],
     has_token: bool,
     is_offline: bool,

@@ -1,5 +1,5 @@
-//! `sae-run verify-resume`: proves on a user's own job, shortened, that training which is killed and resumed ends in
-//! the same bits as training that is not killed.
+//! `sae-run verify-resume`: checks on a user's own job, shortened, that killed and resumed training is bit-identical to
+//! training without interruption.
 
 use crate::error::CliError;
 use crate::run::event_tail::EventTail;
