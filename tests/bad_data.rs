@@ -19,7 +19,7 @@ fn data_that_gives_no_tokens_is_told() {
         ),
         (
             "{\"text\": 3}\n",
-            "data.jsonl:1: column `text` holds",
+            "data.jsonl:1: column `text` has",
             "`on_bad_row = \"skip\"`",
         ),
         (
@@ -96,14 +96,14 @@ fn too_few_sequences_for_an_update_are_told() {
         .run(&[&["plan", "tiny.toml"][..], &sets].concat())
         .refuses(&[
             "--set train.batch_size",
-            "1025 of 1025 sequences do not fill one batch of 1100",
+            "1025 of 1025 sequences are selected, too few for one batch of 1100",
         ])
         .hints("lower batch_size to 1025 or less, or add text");
     // 512 sequences of 64 tokens are an update.
     let update = ["--set", "train.tokens_per_update=32768", "--set"];
     let plan = |set| workspace.run(&[&["plan", "tiny.toml"], &update[..], &[set]].concat());
     plan("train.max_examples=500")
-        .refuses(&["500 of 1025 sequences do not fill one batch of 512"])
+        .refuses(&["500 of 1025 sequences are selected, too few for one batch of 512"])
         .hints("lower tokens_per_update, or raise max_examples to 512 or more");
     plan("train.max_examples=512").succeeds();
 }

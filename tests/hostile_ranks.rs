@@ -159,7 +159,7 @@ fn a_worker_that_does_not_end_is_named_and_can_be_taken_over() {
     waiting.kill();
     assert!(stubborn.try_wait().unwrap().is_none());
     let outcome = workspace.run(&["tiny.toml", "--take-over"]).succeeds();
-    outcome.remarks(&[&format!("ending {who}"), "all 2 jobs are done"]);
+    outcome.remarks(&[&format!("stopping {who}"), "all 2 jobs are done"]);
     assert!(!stubborn.wait().unwrap().success());
 }
 

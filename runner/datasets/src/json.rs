@@ -137,7 +137,7 @@ mod tests {
         let ids = Sample::new(&[("a.jsonl", b"{\"input_ids\": [3], \"loss\": NaN}")]);
         assert_eq!(ids.token_ids().unwrap(), [[3]]);
         let content = b"{\"input_ids\": [3, Infinity]}";
-        assert_error("a.jsonl", content, "holds a list with 0.0");
+        assert_error("a.jsonl", content, "has a list with 0.0");
     }
 
     #[test]

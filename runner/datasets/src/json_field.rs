@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(at("text", r#"{"text": 3, "text": "b"}"#), ["b"]);
         assert_eq!(at("a.b", r#"{"a": {"b": "c"}, "a": {"b": "d"}}"#), ["d"]);
         let sample = Sample::new(&[("a.jsonl", br#"{"text": "a", "text": null}"#)]);
-        assert_ends(&sample.error(), "holds null");
+        assert_ends(&sample.error(), "has null");
         let sample = Sample::new(&[("a.jsonl", br#"{"a": {"b": "c"}, "a": {}}"#)]);
         assert_ends(&sample.text_column("a.b").error(), ": no column `a.b`");
     }

@@ -184,7 +184,7 @@ mod tests {
         let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
         let columns = vec![("body", texts.clone()), ("input_ids", numbers.clone())];
         let error = sample(columns).error();
-        assert_ends(&error, "holds Int32");
+        assert_ends(&error, "has Int32");
         let hint = error.hint().unwrap();
         assert!(
             hint.contains("rename it") && !hint.contains("text_column"),

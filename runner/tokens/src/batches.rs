@@ -332,7 +332,7 @@ mod tests {
         let error = batches(Some(7), 8).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "7 of 1025 sequences do not fill one batch of 8"
+            "7 of 1025 sequences are selected, too few for one batch of 8"
         );
         let hint = "lower batch_size to 7 or less, or raise max_examples to 8 or more";
         assert_eq!(error.hint().unwrap(), hint);
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(hint(held_out), fraction);
         assert!(check_batch(4, &spec(4, 1)).is_ok());
         let error = batches(None, 2000).unwrap_err();
-        let message = "1025 of 1025 sequences do not fill one batch of 2000";
+        let message = "1025 of 1025 sequences are selected, too few for one batch of 2000";
         assert_eq!(error.to_string(), message);
         assert!(batches(None, 0).is_err());
         assert_eq!(batches(None, 1025).unwrap().n_batches(), 1);
