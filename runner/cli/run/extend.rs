@@ -149,7 +149,7 @@ fn config_of(sweep: &SweepDetails) -> Result<TrainConfig, CliError> {
     })
 }
 
-/// A sweep file that asks for what the newest version asked, with all that was laid over it.
+/// A sweep file that asks for what the newest version asked, with all its overrides.
 fn of_sweep(sweep: &SweepDetails, config: &TrainConfig) -> Result<Recorded, CliError> {
     let newest = sweep.versions.last();
     let recipe = newest.map_or("grid", |version| version.recipe.as_str());

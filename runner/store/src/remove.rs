@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(removal.jobs.len(), 1);
         assert_eq!(removal.jobs[0].job_id, ids[0]);
         assert_eq!(removal.kept[0].job_id, ids[1]);
-        assert_eq!(removal.kept[0].reason, "asked for by `t`");
+        assert_eq!(removal.kept[0].reason, "part of `t`");
         assert!(removal.stream_dirs.is_empty(), "the other job is in it");
         test.store.remove(&removal).await.unwrap();
         assert_eq!(count(&test, "job").await, 1);

@@ -412,7 +412,7 @@ mod tests {
         let error = sequences_of(short.path(), &tiny_tokenizer(), 4).unwrap_err();
         let message = error.to_string();
         assert!(
-            message.starts_with("2 documents of ") && message.contains("are 4 tokens"),
+            message.contains(" has 2 documents with 4 tokens"),
             "{message}"
         );
         assert_eq!(error.hint().unwrap(), "add text, or lower ctx_len");

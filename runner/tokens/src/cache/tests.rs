@@ -342,7 +342,7 @@ fn only_bad_rows_are_no_documents() {
     let error = Tokens::open_or_build(&spec, folder_with(&[]).path(), go_on).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("all 2 rows are bad, the first one because"),
+        text.contains("no documents, but 2 bad rows, the first one because"),
         "{text}"
     );
     assert!(text.ends_with("no column `text`"), "{text}");
