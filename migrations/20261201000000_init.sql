@@ -1,7 +1,7 @@
 -- The database of a runs folder: all that is known about past and present runs.
 --
 -- Conventions: tables are singular and STRICT, their key is `<table>_id`. Times are integer ms since the epoch, UTC,
--- and end in `_ms`. Paths are relative to the folder of this database. Digests are BLAKE3 in hex. Metrics are sums,
+-- and end in `_ms`; views have them as text, `2026-11-27T23:07:22Z`. Paths are relative to the folder of this database. Digests are BLAKE3 in hex. Metrics are sums,
 -- not ratios, so that a ratio over any interval is exact; the views `result` and `curve` give the ratios people ask
 -- for.
 --
@@ -223,7 +223,7 @@ CREATE TABLE sae (
     d_in INTEGER NOT NULL,
     -- Number of latents.
     num_latents INTEGER NOT NULL,
-    -- Latents that may be active on a token, a whole number; with `batchtopk` on the mean, which may have a fraction.
+    -- Latents that may be active on a token, a whole number; with `batchtopk` on average, which may have a fraction.
     -- Without effect with `relu`, `gated` and `jumprelu`.
     k ANY NOT NULL,
     -- Learning rate, resolved.
@@ -694,7 +694,9 @@ SELECT
     verdict.is_fatal AS is_fatal,
     -- What the user can do about it; NULL where nothing is known.
     verdict.hint AS hint,
-    -- When it was found.
+    -- When it was found, UTC.
+    strftime('%Y-%m-%dT%H:%M:%SZ', verdict.time_ms / 1000, 'unixepoch') AS time,
+    -- The same in ms since the epoch.
     verdict.time_ms AS time_ms
 FROM verdict
 JOIN sae USING (sae_id)
@@ -897,7 +899,7 @@ SELECT
     -- Kind of SAE: the activation, after `matryoshka` or `hierarchical` if it is nested, and before that `transcoder`,
     -- `cross-layer` or `crosscoder`.
     job.kind AS kind,
-    -- Latents that may be active on a token; on the mean with `batchtopk`, without effect with `relu`, `gated` and
+    -- Latents that may be active on a token; on average with `batchtopk`, without effect with `relu`, `gated` and
     -- `jumprelu`.
     sae.k AS k,
     -- Latents per input dimension.
@@ -952,7 +954,11 @@ SELECT
         WHERE publication_file.sae_id = sae.sae_id
             AND publication_file.seen_ms >= coalesce(job.done_ms, 0)
         ORDER BY publication_file.seen_ms DESC, publication_id DESC LIMIT 1
-    ) AS repo
+    ) AS repo,
+    -- When the job was first planned, UTC.
+    strftime('%Y-%m-%dT%H:%M:%SZ', job.created_ms / 1000, 'unixepoch') AS created,
+    -- When it was done, UTC; NULL before.
+    strftime('%Y-%m-%dT%H:%M:%SZ', job.done_ms / 1000, 'unixepoch') AS done
 FROM sweep_listing
 JOIN job USING (job_id)
 JOIN sae USING (job_id)
@@ -995,7 +1001,9 @@ SELECT
     metric_term.output_loss_sum / nullif(metric_term.n_output, 0) AS output_loss,
     -- Sparsity penalty with its coefficient, in the unit of `fvu`; NULL where there is no penalty.
     metric_term.sparsity_sum / nullif(metric.total_variance, 0.0) AS sparsity,
-    -- When it was reported.
+    -- When it was reported, UTC.
+    strftime('%Y-%m-%dT%H:%M:%SZ', metric.time_ms / 1000, 'unixepoch') AS time,
+    -- The same in ms since the epoch.
     metric.time_ms AS time_ms
 FROM metric
 JOIN sae USING (sae_id)
@@ -1153,7 +1161,9 @@ SELECT
     -- Device it trained on.
     attempt.device AS device,
     -- When it was started, UTC.
-    strftime('%Y-%m-%d %H:%M:%S', attempt.started_ms / 1000, 'unixepoch') AS started,
+    strftime('%Y-%m-%dT%H:%M:%SZ', attempt.started_ms / 1000, 'unixepoch') AS started,
+    -- When it ended, UTC; NULL while it runs.
+    strftime('%Y-%m-%dT%H:%M:%SZ', attempt.ended_ms / 1000, 'unixepoch') AS ended,
     -- How long it took until it ended, in seconds; NULL while it runs.
     (attempt.ended_ms - attempt.started_ms) / 1000.0 AS seconds,
     -- Optimizer updates done before it.
@@ -1179,6 +1189,8 @@ SELECT
     sweep.name AS sweep,
     -- Version of the sweep, from 1.
     sweep.revision AS revision,
+    -- When that version was first run, UTC.
+    strftime('%Y-%m-%dT%H:%M:%SZ', sweep.created_ms / 1000, 'unixepoch') AS created,
     -- Name of the job in it.
     sweep_job.name AS job,
     -- The job.

@@ -6,10 +6,10 @@ use std::fs;
 #[test]
 fn data_that_gives_no_tokens_is_told() {
     let cases = [
-        ("", "no documents", "more text"),
+        ("", "no documents", "add text"),
         (
             "{\"text\": \"short\"}\n",
-            "no sequence of ctx_len = 64",
+            "too few for one sequence of ctx_len = 64",
             "lower ctx_len",
         ),
         (
@@ -19,7 +19,7 @@ fn data_that_gives_no_tokens_is_told() {
         ),
         (
             "{\"text\": 3}\n",
-            "data.jsonl:1: column `text` holds",
+            "data.jsonl:1: column `text` has",
             "`on_bad_row = \"skip\"`",
         ),
         (
@@ -79,12 +79,12 @@ fn too_few_sequences_for_an_update_are_told() {
     with("train.max_examples=7")
         .refuses(&["`batch_size` is 8, but `max_examples` leaves 7 sequences"]);
     with("train.grad_acc_steps=9")
-        .fails(&["one optimizer update", "9", "8"])
+        .fails(&["one step takes", "9", "8"])
         .hints("`grad_acc_steps`");
     assert!(workspace.trained().is_empty());
     with("train.max_examples=30")
         .succeeds()
-        .remarks(&["the last 6 of 30 sequences are left out: an update takes 8"]);
+        .remarks(&["the last 6 of 30 sequences are not used: a step takes 8"]);
     // By now the tokens are there, and planning knows how many.
     let sets = [
         "--set",
@@ -96,14 +96,14 @@ fn too_few_sequences_for_an_update_are_told() {
         .run(&[&["plan", "tiny.toml"][..], &sets].concat())
         .refuses(&[
             "--set train.batch_size",
-            "1025 of 1025 sequences do not fill one batch of 1100",
+            "1025 of 1025 sequences are selected, too few for one batch of 1100",
         ])
-        .hints("lower batch_size to 1025 or less, or give more text");
+        .hints("lower batch_size to 1025 or less, or add text");
     // 512 sequences of 64 tokens are an update.
     let update = ["--set", "train.tokens_per_update=32768", "--set"];
     let plan = |set| workspace.run(&[&["plan", "tiny.toml"], &update[..], &[set]].concat());
     plan("train.max_examples=500")
-        .refuses(&["500 of 1025 sequences do not fill one batch of 512"])
+        .refuses(&["500 of 1025 sequences are selected, too few for one batch of 512"])
         .hints("lower tokens_per_update, or raise max_examples to 512 or more");
     plan("train.max_examples=512").succeeds();
 }
@@ -125,7 +125,7 @@ fn text_that_was_mended_is_read_again() {
     let workspace = Workspace::with_small_sweep();
     workspace.write("data.jsonl", "{\"text\": \"short\"}\n");
     let args = ["tiny.toml", "--set", "train.dataset=data.jsonl"];
-    workspace.run(&args).fails(&["no sequence"]);
+    workspace.run(&args).fails(&["too few for one sequence"]);
     workspace.write("data.jsonl", fs::read(fixture("tiny.jsonl")).unwrap());
     workspace.run(&args).succeeds();
     assert_eq!(workspace.sql_value("SELECT count(*) FROM result"), 3);

@@ -24,7 +24,7 @@ fn a_folder_that_cannot_be_written_is_told() {
         workspace
             .run(&["tiny.toml", "--set", &set])
             .refuses(&["cannot write to the runs folder", folder])
-            .hints("`--set runs_dir=DIR`");
+            .hints("`--runs-dir DIR`");
     }
     let (model, dataset) = (fixture("tiny-llama"), fixture("tiny.jsonl"));
     let args = ["train", text(&model), text(&dataset), "--ctx_len", "64"];

@@ -10,7 +10,7 @@ fn run_sweep(sweep: &str) -> Outcome {
     run(&workspace, &["tiny.toml"])
 }
 
-/// Runs the tiny sweep with a value laid over it.
+/// Runs the tiny sweep with a setting overridden.
 fn run_set(set: &str) -> Outcome {
     run(&Workspace::with_tiny_sweep(), &["tiny.toml", "--set", set])
 }
@@ -109,7 +109,7 @@ fn a_word_that_is_no_command_and_a_setting_that_is_no_option_are_told() {
 #[test]
 fn a_missing_sweep_or_half_an_option_is_told() {
     run(&Workspace::new(), &["tiny.toml"])
-        .refuses(&["cannot read `tiny.toml`", "No such file"])
+        .refuses(&["cannot read `tiny.toml`", "no such file"])
         .hints("`sae-run SWEEP.toml`");
     run_set("train.k")
         .refuses(&["--set `train.k` has no `=`"])
@@ -238,12 +238,12 @@ fn a_number_that_is_not_one_is_reported_with_its_location_and_key() {
             .refuses(&[
                 &location_of("ctx_len"),
                 "`train.lr`",
-                "expected a finite number",
+                "is not a finite number",
             ])
             .hints("leave `lr` out for the default");
     }
     run_sweep(&tiny_sweep_with("k = ", "k = [4]\nlr = [0.1, nan]"))
-        .refuses(&["`vary.lr.1`", "expected a finite number"]);
+        .refuses(&["`vary.lr.1`", "is not a finite number"]);
     for set in [
         "train.lr=nan",
         "train.auxk_alpha=inf",
@@ -251,14 +251,14 @@ fn a_number_that_is_not_one_is_reported_with_its_location_and_key() {
         "vary.anything={deep=[1.0,{er=nan}]}",
     ] {
         let key = set.split('=').next().unwrap();
-        run_set(set).refuses(&[key, "expected a finite number"]);
+        run_set(set).refuses(&[key, "is not a finite number"]);
     }
     let workspace = Workspace::with_tiny_sweep();
     workspace
         .run_with(&[("SAE_RUN_TRAIN__LR", "NaN")], &["tiny.toml"])
         .refuses(&["variable `SAE_RUN_TRAIN__LR`", "NaN"]);
     run(&workspace, &["train", "model", "data", "--lr", "inf"])
-        .refuses(&["--lr", "expected a finite number"]);
+        .refuses(&["--lr", "is not a finite number"]);
     let held_out = ["data", "--model", "m", "--eval-fraction", "nan", "texts"];
     run(&workspace, &held_out).exits(2);
 }
@@ -267,7 +267,7 @@ fn a_number_that_is_not_one_is_reported_with_its_location_and_key() {
 fn a_value_that_is_varied_twice_is_told_with_its_line() {
     run_sweep(&tiny_sweep_with("k = ", "k = [4, 8, 4]"))
         .refuses(&[&location_of("k = "), "`vary.k` has 4 twice"])
-        .hints("drop one");
+        .hints("remove one");
     run_set("vary.hookpoints=[['layers.0'], ['layers.0']]")
         .refuses(&["--set vary.hookpoints", "has [\"layers.0\"] twice"]);
 }

@@ -163,10 +163,10 @@ fn bad_rows_are_left_out_on_request_and_counted() {
     let workspace = Workspace::new();
     let good = fs::read_to_string(fixture("tiny.jsonl")).unwrap();
     workspace.write("data.jsonl", format!("{{\"text\": 3}}\nnonsense\n{good}"));
-    data(&workspace, "data.jsonl", &[]).refuses(&["data.jsonl:1", "holds a number"]);
+    data(&workspace, "data.jsonl", &[]).refuses(&["data.jsonl:1", "has a number"]);
     let outcome = data(&workspace, "data.jsonl", &["--on-bad-row", "skip"]).succeeds();
     assert_eq!(outcome.json()["n_skipped"], json!(2));
-    outcome.remarks(&["2 bad rows are left out", "data.jsonl:1"]);
+    outcome.remarks(&["skipped 2 bad rows", "data.jsonl:1"]);
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn another_number_of_ranks_makes_another_job_but_for_updates_of_a_given_size() {
     let hint = format!("`--set train.tokens_per_update={tokens}` continues");
     // Smaller updates, of another job.
     workspace.run(&["tiny.toml"]).succeeds().remarks(&[
-        "was begun with updates of 512 tokens; with 256 it is another job",
+        "was begun with 512 tokens per step; with 256 it is another job",
         &hint,
     ]);
     let sizes = "SELECT json_group_array(DISTINCT tokens_per_update ORDER BY tokens_per_update) FROM result";
@@ -212,7 +212,7 @@ fn a_gpu_for_each_process_needs_gpus() {
     let launch = "launcher = 'torchrun'\nnproc_per_node = 'gpu'";
     workspace(&sweep(4, launch))
         .run(&["tiny.toml"])
-        .refuses(&["`nproc_per_node` is `gpu`, and there is no GPU"])
+        .refuses(&["`nproc_per_node` is `gpu`, but there is no GPU"])
         .hints("`nproc_per_node = 2`");
     workspace(&sweep(4, launch))
         .run(&["plan", "tiny.toml"])

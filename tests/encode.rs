@@ -281,7 +281,7 @@ fn saes_of_a_hub_are_fetched_as_far_as_they_are_wanted() {
     let unknown = [&unknown[..], &out].concat();
     workspace
         .run_with(&[("HF_HUB_OFFLINE", "1")], &unknown)
-        .refuses(&["no SAE of `org/saes` is called `layers.3`"])
+        .refuses(&["`org/saes` has no SAE called `layers.3`"])
         .hints("`layers.2`");
 }
 
@@ -335,7 +335,7 @@ fn what_cannot_be_encoded_is_told() {
     refuses(
         "saes",
         &["--hookpoint", "layers.2.mpl"],
-        &["no SAE of `saes`"],
+        &["`saes` has no SAE called"],
         "`layers.2`",
     );
     refuses(

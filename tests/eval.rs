@@ -247,9 +247,9 @@ fn eval_of_a_job_prints_and_records() {
         "--device",
         "cpu",
     ];
-    let evaluated = workspace.run(&args).succeeds().json();
-    assert_eq!(evaluated.as_array().unwrap().len(), 2);
-    for (object, row) in evaluated.as_array().unwrap().iter().zip(&results) {
+    let evaluated = workspace.run(&args).succeeds().listed("saes");
+    assert_eq!(evaluated.len(), 2);
+    for (object, row) in evaluated.iter().zip(&results) {
         assert_eq!(object["sae"], row["sae"]);
         assert_eq!(object["n_predicted"], N_HELD_OUT * 63);
         for (key, column) in [
@@ -276,7 +276,7 @@ fn eval_of_a_job_prints_and_records() {
     let other = ["eval", job, "--json", "--dataset", text(&data)];
     let other = [&other[..], &["--max-examples", "5"]].concat();
     let outcome = workspace.run(&other).succeeds().remarks(&["not recorded"]);
-    assert_eq!(outcome.json()[0]["n_tokens"], 5 * 64);
+    assert_eq!(outcome.json()["saes"][0]["n_tokens"], 5 * 64);
     assert_eq!(sums(&workspace), rows);
 }
 
@@ -295,16 +295,11 @@ fn eval_of_a_folder_takes_model_and_data() {
         let some = ["--ctx-len", "64", "--max-examples", "6", "--json"];
         workspace.run(&[&["eval", folder][..], &named, &some].concat())
     };
-    let alone = eval(&folders[1]).succeeds().json();
+    let alone = eval(&folders[1]).succeeds().listed("saes");
     let job = folders[1].rsplit_once('/').unwrap().0;
-    let together = eval(job).succeeds().json();
-    let names = |objects: &Value| {
-        let objects = objects.as_array().unwrap().iter();
-        objects
-            .map(|object| object["sae"].clone())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(names(&together), ["layers.1.mlp", "layers.2"]);
+    let together = eval(job).succeeds().listed("saes");
+    let names: Vec<_> = together.iter().map(|object| &object["sae"]).collect();
+    assert_eq!(names, ["layers.1.mlp", "layers.2"]);
     assert_eq!(alone[0], together[0]);
     assert_eq!(alone[0]["n_tokens"], 6 * 64);
     let rows = "SELECT count(*) AS n FROM evaluation WHERE attempt_id IS NULL";
@@ -369,7 +364,7 @@ fn eval_of_an_sae_that_does_not_fit_is_told() {
     fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
     eval("layers.2")
         .refuses(&["sae.safetensors"])
-        .hints("whole");
+        .hints("completely");
     fs::write(workspace.path("layers.2/cfg.json"), "{}").unwrap();
     eval("layers.2").refuses(&["cfg.json"]).hints("sparsify");
 }

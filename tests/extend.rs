@@ -71,7 +71,7 @@ fn a_sweep_for_more_tokens_ends_as_if_it_had_had_them_from_the_start() {
     );
     assert!(shown.stdout.contains(&line), "{shown}");
 
-    // Once more, now by the file.
+    // Again, now by the file.
     workspace.write("tiny.toml", with_examples(&constant_sweep(), 160));
     let outcome = workspace.run(&["tiny.toml"]).succeeds();
     outcome.remarks(&["continues from update 16 of the job"]);

@@ -155,11 +155,11 @@ fn a_worker_that_does_not_end_is_named_and_can_be_taken_over() {
     let who = format!("worker {} of an earlier `sae-run`", stubborn.id());
     let mut waiting = workspace.start(&["tiny.toml"]);
     waiting.says(&format!("waiting for {who}"));
-    waiting.says("`--take-over` ends it");
+    waiting.says("`--take-over` stops it");
     waiting.kill();
     assert!(stubborn.try_wait().unwrap().is_none());
     let outcome = workspace.run(&["tiny.toml", "--take-over"]).succeeds();
-    outcome.remarks(&[&format!("ending {who}"), "all 2 jobs are done"]);
+    outcome.remarks(&[&format!("stopping {who}"), "all 2 jobs are done"]);
     assert!(!stubborn.wait().unwrap().success());
 }
 

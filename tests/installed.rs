@@ -207,7 +207,10 @@ fn no_file_from_elsewhere_names_what_is_loaded() {
     let workspace = Workspace::with_tiny_sweep();
     let settings = "[launch]\nlibtorch = \"evil\"\n";
     workspace.write("sae-run.toml", settings);
-    let refused = ["sae-run.toml:2", "`launch.libtorch` would run a library"];
+    let refused = [
+        "sae-run.toml:2",
+        "`launch.libtorch` in this file would run a library",
+    ];
     for args in [&["tiny.toml"][..], &["ls"]] {
         workspace
             .run(args)
@@ -216,7 +219,10 @@ fn no_file_from_elsewhere_names_what_is_loaded() {
     }
     fs::remove_file(workspace.path("sae-run.toml")).unwrap();
     workspace.write("evil.toml", tiny_sweep().replace("[launch]\n", settings));
-    let refused = ["evil.toml:", "`launch.libtorch` would run a library"];
+    let refused = [
+        "evil.toml:",
+        "`launch.libtorch` in this file would run a library",
+    ];
     for args in [&["evil.toml"][..], &["plan", "evil.toml"]] {
         workspace.run(args).refuses(&refused);
     }

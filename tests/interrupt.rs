@@ -1,4 +1,4 @@
-//! Runs that are stopped or killed: the next one resumes, and ends in the same bits as one that was
+//! Runs that are stopped or killed: the next one resumes, and is bit-identical to one that was
 //! never disturbed.
 
 use crate::common::{Running, Workspace, replace_line, signal, tiny_sweep, until, wait_for_end};
@@ -173,7 +173,7 @@ fn ctrl_c_twice_stops_a_worker_that_does_not_answer() {
     let worker = worker_pid(&workspace);
     signal(worker, "STOP");
     signal(running.pid(), "INT");
-    running.says("once more to stop at once");
+    running.says("again to stop at once");
     signal(running.pid(), "INT");
     running.wait().exits(130);
     wait_for_end(worker);

@@ -180,7 +180,7 @@ fn where_there_is_no_gpu_a_plan_says_what_it_assumes() {
     }
     let outcome = plan("llama_k.toml", &[], &[]).succeeds();
     outcome.remarks(&[
-        "`nproc_per_node` is `gpu`, and there is no GPU",
+        "`nproc_per_node` is `gpu`, but there is no GPU",
         "planned as for one process",
         "hint: `--set launch.nproc_per_node=8`",
     ]);

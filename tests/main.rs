@@ -28,6 +28,7 @@ mod inspect;
 #[cfg(target_os = "linux")]
 mod installed;
 mod interrupt;
+mod json;
 mod kills;
 mod lanes;
 mod llama;

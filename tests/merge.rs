@@ -26,10 +26,7 @@ fn rows(workspace: &Workspace, folders: &[&str], statement: &str) -> Vec<Value> 
         .into_iter()
         .chain(folders)
         .collect();
-    match workspace.run(&args).succeeds().json() {
-        Value::Array(rows) => rows,
-        other => panic!("{other}"),
-    }
+    workspace.run(&args).succeeds().listed("rows")
 }
 
 const RESULTS: &str =
@@ -171,18 +168,13 @@ fn several_folders_are_read_together() {
     let workspace = two_folders();
     let folders = ["--runs-dir", "ana", "--runs-dir", "ben"];
     let run = |args: &[&str]| workspace.run(&[args, &folders[..]].concat()).succeeds();
-    let sweeps = run(&["ls", "--json"]).json();
-    let mut names: Vec<_> = sweeps
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| row["sweep"].clone())
-        .collect();
+    let sweeps = run(&["ls", "--json"]).listed("sweeps");
+    let mut names: Vec<_> = sweeps.iter().map(|row| row["sweep"].clone()).collect();
     names.sort_by_key(Value::to_string);
     assert_eq!(names, ["ana", "ben"]);
-    let saes = run(&["ls", "--json", "--where", "k > 0"]).json();
-    assert_eq!(saes.as_array().unwrap().len(), 4);
-    for row in saes.as_array().unwrap() {
+    let saes = run(&["ls", "--json", "--where", "k > 0"]).listed("saes");
+    assert_eq!(saes.len(), 4);
+    for row in &saes {
         let checkpoint = row["checkpoint"].as_str().unwrap();
         assert!(fs::metadata(checkpoint).is_ok(), "{checkpoint}");
     }
@@ -213,7 +205,10 @@ fn what_a_killed_run_left_open_is_not_listed_as_running() {
     let worker = interrupt::worker_pid(&workspace);
     let n_running = |workspace: &Workspace| {
         let sweeps = workspace.run(&["ls", "--json"]).succeeds();
-        (sweeps.json()[0]["n_running"].clone(), sweeps.stderr)
+        (
+            sweeps.listed("sweeps")[0]["n_running"].clone(),
+            sweeps.stderr,
+        )
     };
     assert_eq!(n_running(&workspace), (json!(4), String::new()));
     signal(worker, "STOP");

@@ -146,7 +146,7 @@ fn a_job_whose_tokens_are_all_excluded_has_failed() {
     let workspace = with_jobs(SHORT, &jobs);
     let outcome = workspace.run(&["tiny.toml"]).exits(1);
     let told = "all tokens of the data are in `exclude_tokens`: nothing was trained";
-    outcome.remarks(&[told, "take some of them off"]);
+    outcome.remarks(&[told, "remove some of them"]);
     let statement = "SELECT name, status FROM sweep_listing JOIN job USING (job_id) ORDER BY 1";
     let statement = statement.replace("name", "job AS name");
     let expected = json!([{"name": "all", "status": "failed"}, {"name": "some", "status": "done"}]);

@@ -1,4 +1,4 @@
-//! Planning with what is at hand: a model's config.json or its name, and nothing else.
+//! Planning with what is available: a model's config.json or its name, and nothing else.
 
 use crate::common::{Outcome, Workspace, filters, fixture};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn a_name_of_the_list_is_enough_and_takes_no_time() {
     let (outcome, plan) = plan(&workspace);
     assert!(begun.elapsed() < Duration::from_secs(10), "no retries");
     outcome.remarks(&[
-        "no file of `openai-community/gpt2` is at hand (the Hub does not answer)",
+        "no file of `openai-community/gpt2` is available (the Hub does not answer)",
         "planned with its published shapes",
         "no data set `org/texts` (the Hub does not answer)",
         "its tokens are not counted",
@@ -50,7 +50,7 @@ fn a_name_of_the_list_is_enough_and_takes_no_time() {
     // 100 sequences in updates of 4: the limit is used instead of the data.
     let stream = &plan["forecast"]["streams"][0];
     assert_eq!(
-        (&stream["n_updates"], &stream["n_tokens"]),
+        (&stream["n_steps"], &stream["n_tokens"]),
         (&json!(25), &json!(6400))
     );
     assert!(!workspace.path("runs").exists());
@@ -128,7 +128,7 @@ fn what_is_there_is_counted_and_ids_are_those_of_the_run() {
     assert_eq!(measured["tokenising_s"], 0.0, "they are made");
     assert_eq!(measured["streams"][0]["is_exact"], true);
     let n_steps = workspace.sql_value("SELECT n_steps FROM stream");
-    assert_eq!(measured["streams"][0]["n_updates"], n_steps);
+    assert_eq!(measured["streams"][0]["n_steps"], n_steps);
     // Of the same work, so the time of the run was met.
     let sql = "SELECT sum(elapsed_ms) / 1000.0 AS s FROM progress";
     let ratio =
@@ -179,7 +179,7 @@ fn a_plan_fits_80_and_120_columns() {
 fn hookpoints_of_a_name_of_the_list() {
     let workspace = Workspace::unprepared();
     let outcome = workspace.run(&["hookpoints", "google/gemma-2-2b", "layers.25", "--json"]);
-    let hookpoints = outcome.succeeds().json();
+    let hookpoints = outcome.succeeds().listed("hookpoints");
     assert_eq!(hookpoints[0]["d_out"], 2304);
 }
 
@@ -228,5 +228,5 @@ fn data_that_is_too_short_for_an_update_is_pointed_out() {
         "train.max_examples=5000",
     ];
     let outcome = workspace.run(&args).succeeds();
-    outcome.remarks(&["fewer than one update takes", "`batch_size`"]);
+    outcome.remarks(&["one step takes more", "`batch_size`"]);
 }

@@ -132,7 +132,7 @@ fn the_text_of_the_sweep_is_published_on_request() {
     let (server, workspace) = trained_on_secret_data();
     let args = [&PUBLISH[..], &["--include-sweep"]].concat();
     let dry = run(&server, &workspace, &[&args[..], &["--dry-run"]].concat()).succeeds();
-    for part in ["with the text of the sweep as it is", REMARK, SECRET] {
+    for part in ["with the text of the sweep, its comments", REMARK, SECRET] {
         assert!(dry.stdout.contains(part), "no `{part}`\n{dry}");
     }
     run(&server, &workspace, &args).succeeds();

@@ -102,12 +102,25 @@ fn the_frontier_and_the_timeline_are_there_after_a_run() {
     }
     let timeline = workspace.sql(
         "SELECT number, status, first_step, last_step, n_jobs, tokens_per_s > 0 AS has_speed,
-             seconds > 0 AS has_time
+             seconds > 0 AS has_time, started <= ended AND ended GLOB '20??-??-??T??:??:??Z' AS has_times
          FROM timeline",
     );
     let expected = json!({
         "number": 1, "status": "done", "first_step": 0, "last_step": 8, "n_jobs": 8,
-        "has_speed": 1, "has_time": 1,
+        "has_speed": 1, "has_time": 1, "has_times": 1,
     });
     assert_eq!(timeline, [expected]);
+    for (view, column) in [
+        ("result", "created"),
+        ("result", "done"),
+        ("curve", "time"),
+        ("provenance", "created"),
+    ] {
+        let odd = format!(
+            "SELECT count(*) FROM {view} WHERE coalesce({column}, '') NOT GLOB '20??-??-??T??:??:??Z'"
+        );
+        assert_eq!(workspace.sql_value(&odd), 0, "{view}.{column}");
+    }
+    let same = "SELECT count(*) FROM curve WHERE time <> strftime('%Y-%m-%dT%H:%M:%SZ', time_ms / 1000, 'unixepoch')";
+    assert_eq!(workspace.sql_value(same), 0);
 }

@@ -123,7 +123,7 @@ fn a_dry_run_shows_all_and_sends_nothing() {
     let outcome = publish(&server, &workspace, &["tiny", "--dry-run"]).succeeds();
     for part in [
         "layers.0/cfg.json",
-        "which would be made",
+        "which would be created",
         "--include-sweep",
         "library_name",
         "new",
@@ -165,7 +165,7 @@ fn only_what_is_new_is_sent() {
     let first = server.history(REPO, "main");
     publish(&server, &workspace, &["tiny"])
         .succeeds()
-        .remarks(&["all of it was there already"]);
+        .remarks(&["everything was there already"]);
     assert_eq!(server.history(REPO, "main"), first, "an empty commit");
     // A second sweep adds a job; of the first, nothing is sent again.
     let more = replace_line(&evaluated_sweep(), "k = ", "k = [4, 8]");
@@ -267,20 +267,20 @@ fn kinds_that_sparsify_lacks_are_published_for_saelens() {
     let batchtopk = job_of(&workspace, "batchtopk");
     publish(&server, &workspace, &[&batchtopk, "--layout", "sparsify"])
         .refuses(&[
-            "sparsify's layout cannot hold `layers.1.mlp`",
+            "sparsify's layout does not support `layers.1.mlp`",
             "an SAE of the kind batchtopk",
         ])
         .hints("`--layout saelens` does");
     let gated = job_of(&workspace, "transcoder gated");
     publish(&server, &workspace, &[&gated])
         .refuses(&[
-            "no layout holds `layers.1.mlp` of job",
+            "no layout supports `layers.1.mlp` of job",
             "a transcoder of the kind gated",
         ])
         .hints("--where");
     publish(&server, &workspace, &[&gated, "--layout", "saelens"])
         .refuses(&[
-            "saelens's layout cannot hold",
+            "saelens's layout does not support",
             "a transcoder of the kind gated",
         ])
         .hints("--where");
@@ -431,7 +431,7 @@ fn other_saes_are_not_replaced() {
     let other = workspace.sql_value(other);
     let other = other.as_str().unwrap();
     publish(&server, &workspace, &[other])
-        .refuses(&["holds another SAE"])
+        .refuses(&["has another SAE"])
         .hints("--prefix");
     publish(&server, &workspace, &[other, "--prefix", "k8"]).succeeds();
     assert!(

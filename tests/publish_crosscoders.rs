@@ -42,7 +42,7 @@ fn crosscoders_are_published_as_they_were_trained() {
     for layout in ["sparsify", "saelens", "circuit-tracer"] {
         publish(&server, &workspace, "batchtopk", &["--layout", layout])
             .refuses(&[
-                &format!("{layout}'s layout cannot hold `crosscoder` of job"),
+                &format!("{layout}'s layout does not support `crosscoder` of job"),
                 "a crosscoder of the kind batchtopk",
             ])
             .hints("`--layout crosscoder-learning` does");
@@ -93,7 +93,7 @@ fn several_crosscoders_are_in_one_repository_and_found_there() {
     publish(&server, &workspace, "batchtopk", &[]).succeeds();
     // Another one at the same path is refused, and is added elsewhere.
     publish(&server, &workspace, "relu", &[])
-        .refuses(&["`crosscoder` of `org/saes` holds another SAE"])
+        .refuses(&["`crosscoder` of `org/saes` has another SAE"])
         .hints("--prefix");
     publish(&server, &workspace, "relu", &["--prefix", "v1"]).succeeds();
     // crosscoder_learning has no class for it.

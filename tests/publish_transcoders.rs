@@ -84,7 +84,7 @@ fn the_transcoders_of_a_job_are_a_set() {
     // Another set goes elsewhere only, next to the same SAEs in another layout.
     let relu = of_kind("relu");
     publish(&server, &workspace, &["--where", &relu])
-        .refuses(&["`layer_0.safetensors` of `org/saes` holds another SAE"])
+        .refuses(&["`layer_0.safetensors` of `org/saes` has another SAE"])
         .hints("--prefix");
     let elsewhere = ["--layout", "saelens", "--prefix", "v1", "--where", &relu];
     publish(&server, &workspace, &elsewhere).succeeds();
@@ -106,7 +106,7 @@ fn the_transcoders_of_a_job_are_a_set() {
 
     publish(&server, &workspace, &["--where", &of_kind("topk")])
         .refuses(&[
-            "circuit-tracer's layout cannot hold `layers.0.mlp`",
+            "circuit-tracer's layout does not support `layers.0.mlp`",
             "a transcoder of the kind topk with a skip connection",
         ])
         .hints("`--layout sparsify` does");
@@ -175,17 +175,17 @@ fn the_layers_of_a_cross_layer_transcoder_are_published_together() {
         .hints("as its only hookpoints");
     let what = "a layer of a cross-layer transcoder of the kind";
     refused(&of_job("topk", false, ""))
-        .refuses(&["no layout holds `layers.0.mlp`", &format!("{what} topk")])
+        .refuses(&["no layout supports `layers.0.mlp`", &format!("{what} topk")])
         .hints("batchtopk, relu or jumprelu");
     let with_skip = of_job("batchtopk", true, "");
     refused(&with_skip).refuses(&[&format!("{what} batchtopk with a skip connection")]);
     publish(&server, &workspace, &["--where", &with_skip])
-        .refuses(&["circuit-tracer's layout cannot hold `layers.0.mlp`"]);
+        .refuses(&["circuit-tracer's layout does not support `layers.0.mlp`"]);
     let for_saelens = [
         "publish", "--repo", REPO, "--layout", "saelens", "--where", &of_mlps,
     ];
     run(&server, &workspace, &for_saelens)
-        .refuses(&["saelens's layout cannot hold"])
+        .refuses(&["saelens's layout does not support"])
         .hints("`--layout circuit-tracer` does");
     assert!(server.requests().is_empty(), "asked before it was checked");
 
@@ -228,7 +228,7 @@ fn the_layers_of_a_cross_layer_transcoder_are_published_together() {
     let expected = json!([{"layout": null, "n": 2}, {"layout": "circuit-tracer", "n": 8}]);
     assert_eq!(Value::from(rows), expected);
     let again = refused(&of_mlps).succeeds();
-    again.remarks(&["all of it was there already"]);
+    again.remarks(&["everything was there already"]);
     assert_eq!(card(&server), card_of_layers);
 }
 
@@ -249,7 +249,7 @@ fn sets_of_both_kinds_are_not_put_into_one_folder() {
     publish(&server, &workspace, &["--where", &of_kind("relu")]).succeeds();
     let cross_layer = ["--where", "kind = 'cross-layer relu'"];
     publish(&server, &workspace, &cross_layer)
-        .refuses(&["`layer_0.safetensors` of `org/saes` holds another SAE"])
+        .refuses(&["`layer_0.safetensors` of `org/saes` has another SAE"])
         .hints("--prefix");
     let elsewhere = [&cross_layer[..], &["--prefix", "clt", "--revision", "v2"]].concat();
     publish(&server, &workspace, &elsewhere).succeeds();

@@ -23,7 +23,7 @@ fn plan(workspace: &Workspace) -> Outcome {
 
 fn names(plan: &Value) -> Vec<&str> {
     let jobs = plan["jobs"].as_array().unwrap().iter();
-    jobs.map(|job| job["name"].as_str().unwrap()).collect()
+    jobs.map(|job| job["job"].as_str().unwrap()).collect()
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_recipe_that_loops_forever_is_stopped() {
     let workspace = with_recipe("def plan(request):\n    while True:\n        pass\n");
     let outcome = workspace.run(&["tiny.toml", "--set", "recipe_limits.fuel=200000000"]);
     outcome
-        .refuses(&["`mine.py` did not end within 200000000 instructions"])
+        .refuses(&["`mine.py` did not finish within 200000000 instructions"])
         .hints("raise `recipe_limits.fuel`");
     assert!(!workspace.path("runs").exists());
 }
@@ -86,7 +86,7 @@ fn a_recipe_that_loops_forever_is_stopped() {
 fn a_recipe_that_wants_too_much_is_stopped() {
     let workspace = with_recipe("def plan(request):\n    yield {'k': len('x' * 10**9)}\n");
     plan(&workspace)
-        .refuses(&["`mine.py` wants more than", "of memory"])
+        .refuses(&["`mine.py` needs more than", "of memory"])
         .hints("`recipe_limits.memory_bytes`");
     workspace.write(
         "mine.py",
@@ -152,7 +152,7 @@ fn nothing_to_vary_is_one_job() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|job| &job["name"]);
+        .map(|job| &job["job"]);
     assert_eq!(names.collect::<Vec<_>>(), ["job"]);
     let empty = tiny_sweep_with("k = ", "k = []");
     workspace.write("tiny.toml", empty);
@@ -241,7 +241,7 @@ fn a_million_jobs_and_numbers_that_are_none_are_refused() {
             "--set",
             "recipe_limits.fuel=2000000000",
         ])
-        .refuses(&["`mine.py` did not end within 2000000000 instructions"]);
+        .refuses(&["`mine.py` did not finish within 2000000000 instructions"]);
     for number in ["float('nan')", "float('inf')", "1e999"] {
         let recipe = format!("def plan(request):\n    yield {{'lr': {number}}}\n");
         workspace.write("mine.py", recipe);
@@ -268,10 +268,10 @@ fn the_list_of_recipes_shows_what_each_is_for() {
     }
     workspace.write("recipes/grid.py", "'''Mine.'''\n");
     workspace.write("recipes/broken.py", "def (\n");
-    let list = workspace.run(&["recipes", "--json"]).succeeds().json();
+    let list = workspace.run(&["recipes", "--json"]).succeeds();
+    let list = list.listed("recipes");
     let of = |name: &str| -> Vec<Value> {
-        let recipes = list.as_array().unwrap().iter();
-        recipes
+        list.iter()
             .filter(|recipe| recipe["name"] == name)
             .cloned()
             .collect()
@@ -286,14 +286,14 @@ fn the_list_of_recipes_shows_what_each_is_for() {
 fn a_new_recipe_runs_at_once() {
     let workspace = Workspace::new();
     let outcome = workspace.run(&["recipes", "new", "mine"]).succeeds();
-    outcome.remarks(&["`recipes/mine.py`: say `recipe = \"mine\"`"]);
+    outcome.remarks(&["wrote `recipes/mine.py`; use it with `recipe = \"mine\"`"]);
     assert!(workspace.path("recipes/recipe.pyi").is_file());
     workspace
         .run(&["recipes", "new", "mine"])
         .refuses(&["recipes/mine.py"]);
     workspace
         .run(&["recipes", "new", "../mine"])
-        .refuses(&["`../mine` is not a name"]);
+        .refuses(&["`../mine` is not a valid recipe name"]);
 
     let sweep = with_recipe_named("mine");
     let (head, _) = sweep.split_once("[vary]").unwrap();

@@ -27,7 +27,7 @@ fn it_asks_and_keeps_what_another_sweep_asks_for() {
         .run(&["rm", "tiny"])
         .refuses(&["no terminal"])
         .hints("--yes")
-        .remarks(&["kept: ", "asked for by `other`", "to delete: 1 job"]);
+        .remarks(&["kept: ", "part of `other`", "to delete: 1 job"]);
     assert!(workspace.trained() == before, "something was deleted");
     workspace.run(&["rm", "--yes", "tiny"]).succeeds();
     assert_eq!(workspace.sql_value("SELECT count(*) FROM job"), 1);
@@ -126,9 +126,9 @@ fn fresh_asks_and_says_what_goes() {
     let (before, rows) = (workspace.trained(), finals(&workspace));
     let outcome = workspace.run(&["tiny.toml", "--fresh"]);
     outcome
-        .refuses(&["there is no terminal to ask on"])
+        .refuses(&["there is no terminal to ask at"])
         .hints("nothing was changed; `--fresh --yes` trains them again without asking")
-        .remarks(&["done, 8 updates, ", "to forget: 2 jobs with 16 updates, "]);
+        .remarks(&["done, 8 steps, ", "to delete: 2 jobs with 16 steps, "]);
     assert!(workspace.trained() == before, "something was deleted");
     assert_eq!(finals(&workspace), rows);
     workspace
@@ -154,11 +154,7 @@ fn fresh_keeps_what_another_sweep_asks_for() {
     let workspace = two_sweeps();
     let before = finals(&workspace);
     let outcome = workspace.run(&["tiny.toml", "--fresh", "--yes"]).succeeds();
-    outcome.remarks(&[
-        "kept: ",
-        "asked for by `other`",
-        "to forget: 1 job with 8 updates",
-    ]);
+    outcome.remarks(&["kept: ", "part of `other`", "to delete: 1 job with 8 steps"]);
     let after = finals(&workspace);
     let kept: Vec<_> = after.iter().filter(|row| before.contains(row)).collect();
     assert_eq!((after.len(), kept.len()), (2, 1));

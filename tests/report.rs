@@ -271,18 +271,17 @@ fn columns_have_their_names_in_sql() {
 /// As a user who saves all there is, and prints: what would be saved or be on paper is put into the page.
 const SAVES_AND_PRINTS: &str = r##"<script>
     const saved = document.createElement("main");
-    let after = Promise.resolve();
-    URL.createObjectURL = (blob) => {
-        after = after.then(() => blob.text()).then((text) => {
-            const isBroken = blob.type === "image/svg+xml"
-                && new DOMParser().parseFromString(text, blob.type).querySelector("parsererror") !== null;
-            const pre = document.createElement("pre");
-            pre.dataset.type = isBroken ? "broken" : blob.type;
-            pre.textContent = text;
-            saved.append(pre);
-        });
-        return "#";
+    const show = ({ type, text }) => {
+        const isBroken = type === "image/svg+xml"
+            && new DOMParser().parseFromString(text, type).querySelector("parsererror") !== null;
+        const pre = document.createElement("pre");
+        pre.dataset.type = isBroken ? "broken" : type;
+        pre.textContent = text;
+        saved.append(pre);
     };
+    // What is saved is shown at once: a browser reads blobs at its own pace.
+    window.Blob = function (parts, { type }) { Object.assign(this, { type, text: parts.join("") }); };
+    URL.createObjectURL = (blob) => { show(blob); return "#"; };
     document.querySelector("[data-plot=fvu] input[name=log-x]").click();
     setTimeout(() => {
         document.querySelectorAll("button.save").forEach((button) => button.click());

@@ -148,5 +148,5 @@ fn rounds_end_at_their_limit_and_names_are_not_given_twice() {
         .run(&["tiny.toml"])
         .refuses(&["round 1", "job name `k=8` was already used"]);
     let planned = workspace.run(&["plan", "tiny.toml"]).succeeds();
-    planned.remarks(&["asks to be called again"]);
+    planned.remarks(&["plans another round"]);
 }

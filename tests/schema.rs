@@ -20,7 +20,8 @@ fn sweeps() -> Vec<PathBuf> {
 }
 
 fn schema() -> Value {
-    Workspace::unprepared().run(&["schema"]).succeeds().json()
+    let printed = Workspace::unprepared().run(&["schema"]).succeeds();
+    serde_json::from_str(&printed.stdout).unwrap()
 }
 
 /// What an editor says of a sweep.
@@ -88,7 +89,7 @@ fn mistakes_are_found_where_they_are() {
 fn settings_say_what_they_are() {
     let schema = schema();
     let k = &schema["definitions"]["TrainConfig"]["properties"]["k"];
-    let what = "Latents a token may use; with batchtopk on the mean, which may have a fraction. \
+    let what = "Latents a token may use; with batchtopk on average, which may have a fraction. \
                 Without effect with relu,\njumprelu and gated.";
     assert_eq!(k["description"], what);
     assert_eq!(k["default"], 32);

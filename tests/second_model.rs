@@ -250,7 +250,7 @@ fn both_models_are_evaluated_and_encoded_with() {
     workspace
         .run(&["tiny.toml"])
         .succeeds()
-        .remarks(&["looking for the thresholds of 1 SAE", "evaluating 1 SAE"]);
+        .remarks(&["calibrating the thresholds of 1 SAE", "evaluating 1 SAE"]);
     let row = workspace
         .sql("SELECT n_tokens, n_predicted, kl_sum FROM evaluation")
         .remove(0);

@@ -37,7 +37,7 @@ fn they_are_jobs_like_others_up_to_their_evaluation() {
     let (workspace, outcome) = trained();
     outcome.remarks(&[
         "4 jobs on one forward pass",
-        "looking for the thresholds of 4 SAEs",
+        "calibrating the thresholds of 4 SAEs",
         "evaluating 9 SAEs on 52 held-out sequences",
         "all 4 jobs are done",
     ]);
@@ -128,12 +128,8 @@ fn they_are_encoded_evaluated_and_reported() {
         workspace.run(&[&args[..], more].concat())
     };
     for (job, n_saes) in [("crosscoder", 1), ("layers", 3)] {
-        let evaluated = eval(job, &["--json"]).succeeds().json();
-        assert_eq!(
-            evaluated.as_array().map(Vec::len),
-            Some(n_saes),
-            "{evaluated}"
-        );
+        let evaluated = eval(job, &["--json"]).succeeds().listed("saes");
+        assert_eq!(evaluated.len(), n_saes, "{evaluated:?}");
     }
     let layer = job_dir(&workspace, "layers").join("layers.1.mlp");
     let model = fixture("tiny-llama");

@@ -1,4 +1,4 @@
-//! `sae-run train` has every option of sparsify, under the same name.
+//! `sae-run train` has every option of sparsify, under the same name with dashes, and reads sparsify's spelling.
 
 use crate::common::{Workspace, fixture};
 use std::collections::BTreeSet;
@@ -22,8 +22,15 @@ fn help_lists_every_option_of_sparsify() {
     let options = options_of_sparsify();
     assert!(options.len() > 40);
     for spelling in options.iter().flatten() {
+        // With dashes; sparsify's are read too.
+        let dashed = spelling.replace('_', "-");
+        let off = dashed
+            .strip_prefix("--no")
+            .map(|rest| format!("--no-{rest}"));
+        let spellings = [Some(dashed), off];
+        let mut spellings = spellings.iter().flatten();
         assert!(
-            listed.contains(spelling.as_str()),
+            spellings.any(|spelling| listed.contains(spelling.as_str())),
             "no `{spelling}`\n{help}"
         );
     }

@@ -27,14 +27,14 @@ fn answers_come_as_table_json_and_csv() {
         workspace
             .run(&["sql", "--json", QUESTION])
             .succeeds()
-            .json(),
+            .json()["rows"],
         expected
     );
 
     let none = "SELECT job FROM result WHERE k = 5";
     assert_eq!(
         workspace.run(&["sql", "--json", none]).succeeds().json(),
-        json!([])
+        json!({"schema": 1, "columns": ["job"], "rows": []})
     );
     assert_eq!(
         workspace.run(&["sql", "--csv", none]).succeeds().stdout,
@@ -78,7 +78,7 @@ fn what_would_write_is_refused() {
     ] {
         workspace
             .run(&["sql", statement])
-            .refuses(&["the statement is refused: a query only reads"])
+            .refuses(&["the statement is refused: queries only read"])
             .hints("SELECT");
     }
     // Statements that begin like a query but are not one.
@@ -203,9 +203,9 @@ fn is_refused(workspace: &Workspace, args: &[&str], message: &str) {
 #[test]
 fn a_query_takes_no_more_memory_than_it_may() {
     let workspace = trained();
-    let too_long = "a value of the query is longer than 16 MiB";
-    let too_large = "the query needs more than 256 MiB of memory";
-    let row = "the row of the answer is larger than 32 MiB";
+    let too_long = "a value of the query is longer than 17 MB";
+    let too_large = "the query needs more than 269 MB of memory";
+    let row = "the row of the answer is larger than 34 MB";
     // As much as a row may have, half of what SQLite may (its copy is too much), and all.
     let [wide, wider, widest] = [5, 12, 30].map(|n_columns| {
         format!(
@@ -238,7 +238,7 @@ fn a_query_takes_no_more_memory_than_it_may() {
         (&widest, too_large),
         (
             "SELECT randomblob(1000000) FROM n",
-            "the answer is larger than 64 MiB",
+            "the answer is larger than 68 MB",
         ),
     ];
     for (attack, message) in attacks {
@@ -288,7 +288,8 @@ fn any_number_of_rows_is_printed_as_they_come() {
     assert!(peak_mib < 1024, "{peak_mib} MiB");
     let rows = format!("{ENDLESS} SELECT i AS a, '\"x' || char(10) AS b FROM n LIMIT 2");
     let outcome = workspace.run(&["sql", "--json", &rows]).succeeds();
-    let expected = json!([{"a": 1, "b": "\"x\n"}, {"a": 2, "b": "\"x\n"}]);
+    let rows = json!([{"a": 1, "b": "\"x\n"}, {"a": 2, "b": "\"x\n"}]);
+    let expected = json!({"schema": 1, "columns": ["a", "b"], "rows": rows});
     assert_eq!(outcome.stdout, format!("{expected:#}\n"));
 }
 

@@ -79,7 +79,7 @@ fn fresh_asks_and_takes_only_a_yes_for_one() {
     let before = workspace.sql_value(finals);
     for answer in ["", "n", "maybe"] {
         let mut run = at_a_terminal(&workspace, &["tiny.toml", "--fresh"]);
-        run.exp_string("to forget: 2 jobs with 16 updates").unwrap();
+        run.exp_string("to delete: 2 jobs with 16 steps").unwrap();
         run.exp_string("train them again from the start? [y/N]")
             .unwrap();
         run.send_line(answer).unwrap();

@@ -84,7 +84,7 @@ fn planning_says_that_transformers_makes_other_tokens() {
     let unknown = ["plan", "tiny.toml", "--set", "train.tokenizer_class=fast"];
     workspace
         .run(&unknown)
-        .refuses(&["train.tokenizer_class", "`file` or `transformers`"]);
+        .refuses(&["train.tokenizer_class", "`file`, `transformers`"]);
 }
 
 #[test]

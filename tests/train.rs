@@ -69,7 +69,7 @@ fn options_train_the_job_that_a_sweep_would() {
     let jobs = "SELECT job_id FROM job";
     let of_sweep = workspace.sql(jobs);
     let of_options = workspace.run(&["sql", "--json", jobs, "--runs-dir", "trained"]);
-    assert_eq!(of_options.succeeds().json(), json!(of_sweep));
+    assert_eq!(of_options.succeeds().listed("rows"), of_sweep);
 
     // Under another name it is still the same job, in its first folder.
     for name in ["mine", "second"] {
@@ -115,16 +115,16 @@ fn commands_of_one_run_add_up_and_other_commands_find_them() {
     run("4").remarks(&["next: `sae-run ls mine`"]);
     run("8");
     run("4").remarks(&["the job is done already"]);
-    let ks = |rows: serde_json::Value| {
-        let rows = rows.as_array().unwrap().clone();
+    let ks = |rows: &[serde_json::Value]| {
         let ks = rows.iter().map(|row| row["k"].as_u64().unwrap());
         let mut ks: Vec<_> = ks.collect();
         ks.dedup();
         ks
     };
     let listed = workspace.run(&["ls", "mine", "--json"]).succeeds();
-    assert_eq!(ks(listed.json()), [4, 8]);
-    let sweeps = workspace.run(&["ls", "--json"]).succeeds().json();
+    assert_eq!(ks(&listed.listed("saes")), [4, 8]);
+    let sweeps = workspace.run(&["ls", "--json"]).succeeds();
+    let sweeps = sweeps.listed("sweeps");
     assert_eq!(
         (sweeps[0]["n_jobs"].as_u64(), sweeps[0]["n_done"].as_u64()),
         (Some(2), Some(2))
@@ -186,8 +186,8 @@ fn flags_are_turned_off_and_the_last_of_several_counts() {
             "x",
             "SELECT config FROM job ORDER BY created_ms",
         ];
-        let rows = workspace.run(&sql).succeeds().json();
-        let last = rows.as_array().unwrap().last().unwrap()["config"].clone();
+        let rows = workspace.run(&sql).succeeds().listed("rows");
+        let last = rows.last().unwrap()["config"].clone();
         serde_json::from_str::<serde_json::Value>(last.as_str().unwrap()).unwrap()
     };
     assert_eq!(config(&[])["normalize_decoder"], true);
@@ -206,11 +206,13 @@ fn flags_are_turned_off_and_the_last_of_several_counts() {
         "--init_seeds",
         "3",
         "-1",
+        "--init-seeds",
+        "7,8",
         "-k",
         "5",
     ]);
     assert_eq!(config["lr"], 2e-3);
-    assert_eq!(config["init_seeds"], json!([3, -1]));
+    assert_eq!(config["init_seeds"], json!([3, -1, 7, 8]));
     assert_eq!(config["k"], 5);
 }
 
@@ -221,12 +223,12 @@ fn what_cannot_be_is_told_by_its_option() {
     refused(&["--optimizer", "sgd"])
         .refuses(&["--optimizer sgd", "sgd"])
         .hints("--optimizer signum");
-    refused(&["--batch_size", "many"]).refuses(&["--batch_size many"]);
-    refused(&["--layer_stride", "0"]).refuses(&["--layer_stride 0", "at least 1"]);
+    refused(&["--batch_size", "many"]).refuses(&["--batch-size many"]);
+    refused(&["--layer_stride", "0"]).refuses(&["--layer-stride 0", "at least 1"]);
     refused(&["--layers", "1"]).refuses(&["layers", "`hookpoints`"]);
     refused(&["--loss_fn", "ce", "--auxk_alpha", "0.03"])
-        .refuses(&["--auxk_alpha 0.03", "loss_fn"]);
-    refused(&["--run_name", "a/b"]).refuses(&["--run_name"]);
+        .refuses(&["--auxk-alpha 0.03", "loss_fn"]);
+    refused(&["--run_name", "a/b"]).refuses(&["--run-name"]);
     refused(&["--noresume"])
         .refuses(&["continues from its last checkpoint"])
         .hints("--fresh");

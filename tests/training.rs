@@ -126,7 +126,7 @@ fn a_reconstruction_worse_than_the_mean_is_told_of_and_goes_on() {
         .remarks(&["worse than the mean"]);
     let statement = "SELECT job, verdict.step, is_fatal, reason LIKE 'FVU is %' AS is_of_fvu
         FROM verdict JOIN result USING (sae_id)";
-    // Then that hardly a latent is active.
+    // Then that almost no latent is active.
     let expected = json!([
         {"job": "wild", "step": 101, "is_fatal": 0, "is_of_fvu": 1},
         {"job": "wild", "step": 102, "is_fatal": 0, "is_of_fvu": 0},

@@ -23,8 +23,8 @@ fn a_job_is_trained_again_with_kills_and_ends_in_the_same_bits() {
         let job = job["job_id"].as_str().unwrap();
         let args = ["verify-resume", job, "--steps", "7", "--kills", "4"];
         let outcome = workspace.run(&args).succeeds();
-        let outcome = outcome.remarks(&["killed after update", "resume is exact"]);
-        let n_equal = outcome.stdout.matches("equal to the bit").count();
+        let outcome = outcome.remarks(&["killed after step", "resume is exact"]);
+        let n_equal = outcome.stdout.matches("bit-identical").count();
         assert_eq!(n_equal, 2, "one for each seed\n{outcome}");
     }
     assert!(

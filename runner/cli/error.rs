@@ -100,7 +100,8 @@ impl CliError {
     /// The message as it is printed. Lines after the first are indented, so that none looks like a separate message; of
     /// very many lines, the first and the last are shown.
     fn shown(&self) -> String {
-        let lines: Vec<&str> = self.message.lines().collect();
+        let message = fault::plain(&self.message);
+        let lines: Vec<&str> = message.lines().collect();
         let (first, last) = if lines.len() > MOST_LINES {
             (
                 &lines[..LINES_AT_START],

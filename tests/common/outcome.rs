@@ -72,10 +72,22 @@ impl Outcome {
         self
     }
 
-    /// Standard output as JSON.
+    /// The object on standard output, whose shape has a version.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}\n{self}"))
+        let json: serde_json::Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}\n{self}"));
+        assert_eq!(json["schema"], 1, "{self}");
+        json
+    }
+
+    /// What is listed under a key of that object.
+    #[track_caller]
+    pub(crate) fn listed(&self, key: &str) -> Vec<serde_json::Value> {
+        match &self.json()[key] {
+            serde_json::Value::Array(listed) => listed.clone(),
+            other => panic!("{other}\n{self}"),
+        }
     }
 }
 

@@ -143,10 +143,7 @@ impl Workspace {
     #[track_caller]
     pub(crate) fn sql(&self, statement: &str) -> Vec<Value> {
         let outcome = self.run(&["sql", "--json", statement]).succeeds();
-        match outcome.json() {
-            Value::Array(rows) => rows,
-            other => panic!("{other}"),
-        }
+        outcome.listed("rows")
     }
 
     /// The only value of a query's only row.

@@ -98,7 +98,7 @@ fn ctrl_c_stops_tokenising_so_that_it_goes_on() {
         }
         signal(running.pid(), name);
         let remarks = [
-            "once more to stop at once",
+            "again to stop at once",
             "stopped; run the same command again",
         ];
         running.wait().exits(130).remarks(&remarks);

@@ -156,7 +156,7 @@ fn hints_would_help_on_this_very_data() {
         ),
         (
             "other.jsonl",
-            "holds null",
+            "has null",
             "set `text_column` to one of `body`",
         ),
         ("ids.jsonl", "not a list of token ids", "on_bad_row"),
@@ -173,6 +173,6 @@ fn hints_would_help_on_this_very_data() {
     ];
     workspace
         .run(&[&["plan", "tiny.toml"][..], &sets].concat())
-        .refuses(&["holds a list, not a string"])
+        .refuses(&["has a list, not a text"])
         .hints("on_bad_row");
 }

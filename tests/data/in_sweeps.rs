@@ -62,19 +62,19 @@ fn bad_rows_are_left_out_and_recorded_in_every_attempt() {
     workspace
         .run(&skip)
         .succeeds()
-        .remarks(&["2 bad rows are left out; the first one: ", "data.jsonl:1"]);
+        .remarks(&["skipped 2 bad rows; the first one: ", "data.jsonl:1"]);
     let again = [&skip[..], &["--fresh", "--yes"]].concat();
     workspace
         .run(&again)
         .succeeds()
-        .remarks(&["2 bad rows are left out"]);
+        .remarks(&["skipped 2 bad rows"]);
     let sql = "SELECT number FROM attempt_note JOIN attempt USING (attempt_id)
-        WHERE message LIKE '2 bad rows are left out%' ORDER BY number";
+        WHERE message LIKE 'skipped 2 bad rows%' ORDER BY number";
     let expected = json!([{"number": 1}, {"number": 2}]);
     assert_eq!(json!(workspace.sql(sql)), expected);
     let described = data(&workspace, "data.jsonl", &["--on-bad-row", "skip"]).succeeds();
     assert_eq!(described.json()["n_skipped"], json!(2));
-    described.remarks(&["2 bad rows are left out"]);
+    described.remarks(&["skipped 2 bad rows"]);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn data_to_evaluate_on_is_prepared_before_training() {
         .hints("train");
     with("train.eval_dataset=none.jsonl").refuses(&["`none.jsonl`"]);
     workspace.write("short.jsonl", "{\"text\": \"short\"}\n");
-    with("train.eval_dataset=short.jsonl").fails(&["short.jsonl", "no sequence"]);
+    with("train.eval_dataset=short.jsonl").fails(&["short.jsonl", "too few for one sequence"]);
     assert!(workspace.trained().is_empty());
 
     with("train.eval_dataset=other.jsonl").succeeds();

@@ -270,5 +270,5 @@ def test_no_other_library_holds_them_and_no_module_is_theirs(tmp_path: Path) -> 
             sae_run.splice(torch.nn.Linear(2, 2), {name: sae})
         for module, convert in (("sparsify", sae.to_sparsify), ("sae_lens", sae.to_saelens)):
             pytest.importorskip(module)
-            with pytest.raises(sae_run.SaeRunError, match=f"cannot hold {kind}"):
+            with pytest.raises(sae_run.SaeRunError, match=f"does not support {kind}"):
                 convert()

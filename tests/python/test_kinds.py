@@ -158,7 +158,7 @@ def test_what_saelens_lacks_is_refused_there_and_read_here(name: str, folders: d
     sae_lens = pytest.importorskip("sae_lens")
     with pytest.raises((KeyError, ValueError), match=OURS[name][1]):
         sae_lens.SAE.load_from_disk(folders[name])
-    with pytest.raises(sae_run.SaeRunError, match="SAELens cannot hold"):
+    with pytest.raises(sae_run.SaeRunError, match="SAELens does not support"):
         sae.to_saelens()
 
 

@@ -167,7 +167,7 @@ def test_remarks_are_kept_and_shown(workspace: Path, capfd: pytest.CaptureFixtur
 def test_fresh_trains_again(workspace: Path) -> None:
     changes = {"vary.k": [4], "vary.hookpoints": [["layers.0"]]}
     sae_run.run("tiny.toml", changes, progress=False)
-    with pytest.raises(sae_run.SaeRunError, match="there is no terminal to ask on"):
+    with pytest.raises(sae_run.SaeRunError, match="there is no terminal to ask at"):
         sae_run.run("tiny.toml", changes, fresh=True, progress=False)
     again = {"fresh": True, "yes": True, "take_over": True, "device": "cpu", "jobs": 1, "progress": False}
     run = sae_run.run("tiny.toml", changes, **again)

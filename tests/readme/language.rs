@@ -210,6 +210,65 @@ fn the_comments_of_the_code_have_no_turn_to_avoid() {
     assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
 }
 
+/// The messages in the code of a file of Rust, each line where it was: what is in quotes, without what is in a comment,
+/// in SQL or in tests.
+fn messages(text: &str) -> String {
+    let (code, _) = text.split_once("#[cfg(test)]\nmod ").unwrap_or((text, ""));
+    let mut is_inside = false;
+    let message = |line: &str| {
+        let line = line.replace("\\\"", "").replace("'\"'", "");
+        if !is_inside && line.trim_start().starts_with("//") {
+            return String::new();
+        }
+        let parts = line.split('"');
+        let n_marks = parts.clone().count() - 1;
+        let first = usize::from(!is_inside);
+        let within: Vec<&str> = parts.skip(first).step_by(2).collect();
+        // A text that continues in the next line ends in a backslash.
+        is_inside = (n_marks % 2 == 1) != is_inside && line.ends_with('\\');
+        let text = within.join(" . ").trim_end_matches('\\').to_owned();
+        let is_whole = !is_inside && !text.is_empty();
+        if is_whole { text + " ." } else { text }
+    };
+    code.lines().map(message).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_messages_of_the_code_have_no_turn_to_avoid() {
+    let turns = turns();
+    let mut files = Vec::new();
+    rust_files(&in_repository("runner"), &mut files);
+    // What tests, benchmarks and the report's page say no user reads as a message.
+    let is_said = |path: &Path| {
+        let path = path.display().to_string();
+        let others = ["test", "examples", "benches", "hub_server", "golden"];
+        !others.iter().any(|other| path.contains(other))
+    };
+    files.retain(|path| is_said(path.strip_prefix(in_repository("")).unwrap()));
+    assert!(files.len() > 300, "{}", files.len());
+    let faults = files.iter().flat_map(|path| {
+        let text = messages(&fs::read_to_string(path).unwrap());
+        let faults = faults(&path.display().to_string(), &text, &turns);
+        faults
+            .into_iter()
+            .filter(|fault| !fault.contains("a sentence of"))
+    });
+    let faults: Vec<_> = faults.collect();
+    let hint = "docs/contributing.md says what to write";
+    assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn messages_are_what_is_in_quotes() {
+    let code = "let a = \"it \\\n     goes on\"; // \"not\" here\nlet b = '\"';\nsay(\"x\", \"y\");\n\
+                #[cfg(test)]\nmod tests { \"never\" }";
+    let found = messages(code);
+    let lines: Vec<&str> = found.lines().map(str::trim).collect();
+    assert_eq!(lines, ["it", "goes on . not .", "", "x . y ."]);
+    let turns = ["goes on".to_owned()];
+    assert_eq!(faults("code", &found, &turns), ["code:2: `goes on`"]);
+}
+
 #[test]
 fn turns_and_long_sentences_are_found_outside_code() {
     let turns = ["goes on", "behind"].map(str::to_owned);

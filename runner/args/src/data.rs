@@ -14,10 +14,13 @@ pub struct HookpointsArgs {
     /// Only hookpoints that match one of these patterns, as in `train.hookpoints`.
     #[arg(value_name = "PATTERN")]
     pub patterns: Vec<String>,
+    /// The same, with commas between them; may be repeated.
+    #[arg(long, alias = "hookpoint", value_name = "PATTERN,...")]
+    pub hookpoints: Vec<String>,
     /// Branch, tag or commit of a model on the Hub.
     #[arg(long)]
     pub revision: Option<String>,
-    /// Print an array of objects.
+    /// Print one object.
     #[arg(long)]
     pub json: bool,
 }
@@ -33,7 +36,7 @@ pub struct HookpointsArgs {
 pub struct DataArgs {
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
     pub dataset: String,
-    /// Folder of a Hugging Face model, or the id of a model on the Hub: whose tokenizer to use.
+    /// The model whose tokenizer to use: folder, or id on the Hub.
     #[arg(long)]
     pub model: String,
     /// Branch, tag or commit of a model on the Hub.
@@ -43,47 +46,42 @@ pub struct DataArgs {
     #[arg(long, default_value = "train")]
     pub split: String,
     /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
-    #[arg(
-        long,
-        alias = "data_args",
-        value_name = "KEY=VALUE,...",
-        default_value = ""
-    )]
+    #[arg(long, value_name = "KEY=VALUE,...", default_value = "")]
     pub data_args: String,
-    /// Column that holds the text; dots lead into nested ones.
-    #[arg(long, alias = "text_column", default_value = "text")]
+    /// Column with the text; `a.b` is the column `b` in `a`.
+    #[arg(long, default_value = "text")]
     pub text_column: String,
-    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it.
-    #[arg(long, alias = "tokenizer_class", default_value = "file")]
+    /// `file`: tokenizer.json unchanged; `transformers`: as transformers 5 changes it.
+    #[arg(long, default_value = "file")]
     pub tokenizer_class: String,
     /// Length of a sequence, in tokens.
-    #[arg(long, alias = "ctx_len", default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048)]
     pub ctx_len: usize,
-    /// What to do about a row that cannot be used: `fail` or `skip`.
-    #[arg(long, alias = "on_bad_row", default_value = "fail")]
+    /// What to do with a row that cannot be used: `fail` or `skip`.
+    #[arg(long, default_value = "fail")]
     pub on_bad_row: String,
     /// Width of the token ids of a data set that is a `.bin` file: `auto`, `uint16` or `uint32`.
-    #[arg(long, alias = "bin_dtype", default_value = "auto")]
+    #[arg(long, default_value = "auto")]
     pub bin_dtype: String,
     /// Seed of the shuffle of the sequences.
-    #[arg(long, alias = "shuffle_seed", default_value_t = 42)]
+    #[arg(long, default_value_t = 42)]
     pub shuffle_seed: u64,
-    /// Only the first N sequences after shuffling.
-    #[arg(long, value_name = "N", alias = "max_examples")]
+    /// Use only the first N sequences after shuffling.
+    #[arg(long, value_name = "N")]
     pub max_examples: Option<u64>,
     /// Fraction of the sequences to hold out from training.
-    #[arg(long, alias = "eval_fraction", value_parser = finite)]
+    #[arg(long, value_parser = finite)]
     pub eval_fraction: Option<f64>,
     /// Write the sequences in training order to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin")]
     pub out: Option<PathBuf>,
-    /// Write the sequences that are held out to this file; `-` is standard output.
+    /// Write the held-out sequences to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin", requires = "eval_fraction")]
     pub out_eval: Option<PathBuf>,
     /// Print one object.
     #[arg(long)]
     pub json: bool,
-    /// Draw no progress.
+    /// Hide progress.
     #[arg(long, short)]
     pub quiet: bool,
 }
@@ -95,15 +93,10 @@ pub struct NamedDataArgs {
     #[arg(long, requires = "dataset")]
     pub split: Option<String>,
     /// Further arguments of Python's `load_dataset`: `name`, `data_dir`, `data_files`, `revision`.
-    #[arg(
-        long,
-        alias = "data_args",
-        value_name = "KEY=VALUE,...",
-        requires = "dataset"
-    )]
+    #[arg(long, value_name = "KEY=VALUE,...", requires = "dataset")]
     pub data_args: Option<String>,
-    /// Column that holds the text [default: text].
-    #[arg(long, alias = "text_column", requires = "dataset")]
+    /// Column with the text [default: text].
+    #[arg(long, requires = "dataset")]
     pub text_column: Option<String>,
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
                   texts: `sequence` (index of the text or sequence), `position` and `token_id` of the token, \
                   `sae`, `hookpoint`, `latent`, `activation`. A .parquet file is a table, which is written as it \
                   comes; a .safetensors file has a tensor for each column, and in its metadata the names that \
-                  the numbers in `sae` stand for. Of the model, only what the SAEs need is loaded; of the SAEs, \
+                  the numbers in `sae` refer to. Of the model, only what the SAEs need is loaded; of the SAEs, \
                   only the encoders."
 )]
 pub struct EncodeArgs {
@@ -21,12 +21,12 @@ pub struct EncodeArgs {
     /// The file to write: .parquet or .safetensors.
     #[arg(long, short, value_name = "FILE")]
     pub out: PathBuf,
-    /// Only the SAEs whose names match one of these patterns. If there is only one SAE: the module of the
-    /// model that it is for.
-    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',')]
-    pub hookpoint: Vec<String>,
+    /// Only the SAEs whose names match one of these patterns; may be repeated. If there is only one SAE: the
+    /// module of the model that it is for.
+    #[arg(long, alias = "hookpoint", value_name = "PATTERN,...")]
+    pub hookpoints: Vec<String>,
     /// Branch, tag or commit of the SAEs' repository.
-    #[arg(long, alias = "sae_revision", value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION")]
     pub sae_revision: Option<String>,
     /// Folder of a Hugging Face model, or the id of a model on the Hub [default: what the SAEs were trained
     /// on, as far as their files or the database say].
@@ -37,21 +37,16 @@ pub struct EncodeArgs {
     pub revision: Option<String>,
     /// The second model of a crosscoder on two: folder or id on the Hub [default: as for
     /// `--model`].
-    #[arg(long, alias = "crosscoder_model", value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL")]
     pub crosscoder_model: Option<String>,
     /// Its branch, tag or commit on the Hub.
-    #[arg(
-        long,
-        alias = "crosscoder_revision",
-        value_name = "REVISION",
-        requires = "crosscoder_model"
-    )]
+    #[arg(long, value_name = "REVISION", requires = "crosscoder_model")]
     pub crosscoder_revision: Option<String>,
     /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     #[arg(long)]
     pub dtype: Option<String>,
-    /// Hold the weights of the model's linear modules in 8 bit.
-    #[arg(long, alias = "load_in_8bit")]
+    /// Keep the weights of the model's linear modules in 8 bit.
+    #[arg(long)]
     pub load_in_8bit: bool,
     /// What is encoded.
     #[command(flatten)]
@@ -59,22 +54,22 @@ pub struct EncodeArgs {
     /// How the data set is read.
     #[command(flatten)]
     pub data: NamedDataArgs,
-    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it [default: file, or that
+    /// `file`: tokenizer.json unchanged; `transformers`: as transformers 5 changes it [default: file, or that
     /// of the job].
-    #[arg(long, alias = "tokenizer_class", value_name = "file|transformers")]
+    #[arg(long, value_name = "file|transformers")]
     pub tokenizer_class: Option<String>,
-    /// Only the first N sequences of the data set.
-    #[arg(long, value_name = "N", alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Use only the first N sequences of the data set.
+    #[arg(long, value_name = "N", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_examples: Option<u64>,
     /// Length of a data set's sequences, in tokens [default: 2048, or that of the job]; or the most that a
     /// text may have [default: what the model's positions were made for].
-    #[arg(long, alias = "ctx_len", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx_len: Option<u32>,
     /// Only the N strongest latents of each token.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub top: Option<u32>,
     /// Tokens in a forward pass; the result does not depend on it.
-    #[arg(long, alias = "batch_tokens", value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_tokens: u32,
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
@@ -82,7 +77,7 @@ pub struct EncodeArgs {
     /// Print one object.
     #[arg(long)]
     pub json: bool,
-    /// Draw no progress.
+    /// Hide progress.
     #[arg(long, short)]
     pub quiet: bool,
     /// Where the database is.
@@ -98,7 +93,7 @@ pub struct EncodeInputArgs {
     #[arg(long)]
     pub text: Vec<String>,
     /// A file with a text on each line; `-` is standard input.
-    #[arg(long, alias = "text_file", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub text_file: Option<PathBuf>,
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub, cut into
     /// sequences as for training.

@@ -7,16 +7,20 @@ use crate::{NamedDataArgs, StoreArgs};
 #[command(
     after_help = "A job is evaluated at its newest checkpoint on the sequences that its sweep held out, and \
                   the result is recorded. With a model or data named here, and for a folder, it is printed \
-                  only. Columns: FVU on the held-out tokens; L0; latents that never fired, in percent; \
-                  cross-entropy of the next token (nats) by the model as it is, with the SAE's output \
-                  instead of the hookpoint's, and with the output's mean there; the share of the difference \
-                  that the SAE recovers; KL divergence from the model's own predictions."
+                  only. Columns, with their SQL names in the view `result`: FVU (`fvu_eval`); L0 (`l0_eval`); latents that \
+                  never fired, in percent (`dead_pct_eval`); cross-entropy of the next token in nats by the \
+                  model unchanged (`ce_clean`), with the SAE's output instead of the hookpoint's (`ce_spliced`), and with the \
+                  output's mean there (`ce_ablated`); the share of the difference that the SAE recovers \
+                  (`ce_recovered`); KL divergence from the model's own predictions (`kl`)."
 )]
 pub struct EvalArgs {
     /// Name or id of a job, or the beginning of its id; or a folder: of an SAE (cfg.json and
     /// sae.safetensors), or with one for each hookpoint.
     #[arg(value_name = "JOB|PATH")]
     pub target: String,
+    /// Only the SAEs whose names match one of these patterns; may be repeated.
+    #[arg(long, alias = "hookpoint", value_name = "PATTERN,...")]
+    pub hookpoints: Vec<String>,
     /// Folder of a Hugging Face model, or the id of a model on the Hub.
     #[arg(long, requires = "dataset")]
     pub model: Option<String>,
@@ -24,26 +28,16 @@ pub struct EvalArgs {
     #[arg(long, requires = "model")]
     pub revision: Option<String>,
     /// The second model of a crosscoder on two: folder or id on the Hub.
-    #[arg(
-        long,
-        alias = "crosscoder_model",
-        value_name = "MODEL",
-        requires = "dataset"
-    )]
+    #[arg(long, value_name = "MODEL", requires = "dataset")]
     pub crosscoder_model: Option<String>,
     /// Its branch, tag or commit on the Hub.
-    #[arg(
-        long,
-        alias = "crosscoder_revision",
-        value_name = "REVISION",
-        requires = "crosscoder_model"
-    )]
+    #[arg(long, value_name = "REVISION", requires = "crosscoder_model")]
     pub crosscoder_revision: Option<String>,
     /// What the model computes in: `auto`, `float32`, `bfloat16` or `float16`.
     #[arg(long, requires = "dataset")]
     pub dtype: Option<String>,
-    /// Hold the weights of the model's linear modules in 8 bit.
-    #[arg(long, alias = "load_in_8bit", requires = "dataset")]
+    /// Keep the weights of the model's linear modules in 8 bit.
+    #[arg(long, requires = "dataset")]
     pub load_in_8bit: bool,
     /// File, folder or pattern of files of this machine, or the id of a data set on the Hub; all of it
     /// is used.
@@ -52,40 +46,37 @@ pub struct EvalArgs {
     /// How the data set is read.
     #[command(flatten)]
     pub data: NamedDataArgs,
-    /// `file`: tokenizer.json as it is; `transformers`: what transformers 5 makes of it [default: file, or that
+    /// `file`: tokenizer.json unchanged; `transformers`: as transformers 5 changes it [default: file, or that
     /// of the job].
-    #[arg(
-        long,
-        alias = "tokenizer_class",
-        value_name = "file|transformers",
-        requires = "dataset"
-    )]
+    #[arg(long, value_name = "file|transformers", requires = "dataset")]
     pub tokenizer_class: Option<String>,
     /// Length of a sequence, in tokens [default: 2048, or that of the job].
-    #[arg(long, alias = "ctx_len", requires = "dataset")]
+    #[arg(long, requires = "dataset")]
     pub ctx_len: Option<usize>,
-    /// Tokens that do not count, and whose positions the SAE leaves alone.
+    /// Tokens to leave out: they do not count, and the SAE does not replace their activations.
     #[arg(
         long,
-        alias = "exclude_tokens",
         value_name = "ID,...",
         value_delimiter = ',',
         requires = "dataset"
     )]
     pub exclude_tokens: Option<Vec<u32>>,
     /// At most N sequences of the data set; always the same sample.
-    #[arg(long, value_name = "N", alias = "max_examples", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_examples: Option<u64>,
     /// Sequences in a forward pass; the result does not depend on it [default: that of the training,
     /// or fewer if the logits are large].
-    #[arg(long, alias = "batch_size", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
     /// Device: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Print an array of objects.
+    /// Print one object.
     #[arg(long)]
     pub json: bool,
+    /// Hide progress.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 /// `sae-run init` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The file is a sweep of a few small SAEs on the model's middle block, with a remark on each line. It runs as \
-                  it is."
+    after_help = "The file is a sweep of a few small SAEs on the model's middle block, with a comment on each line. It runs \
+                  unchanged."
 )]
 pub struct InitArgs {
     /// Folder of a Hugging Face model, or the id of a model on the Hub.

@@ -16,6 +16,9 @@ pub struct NoteArgs {
     /// Remove all its notes.
     #[arg(long, conflicts_with = "text")]
     pub delete: bool,
+    /// Print one object: all its notes.
+    #[arg(long)]
+    pub json: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -31,12 +34,15 @@ pub struct TagArgs {
     /// Name or id of a job, the beginning of its id, SWEEP/JOB, or name of a sweep.
     #[arg(value_name = "JOB|SWEEP")]
     pub target: String,
-    /// Tags to give, one word each, such as `paper`.
+    /// Tags to add, one word each, such as `paper`.
     #[arg(value_name = "TAG", value_parser = parse_tag)]
     pub tags: Vec<String>,
-    /// Take these tags off.
+    /// Remove these tags.
     #[arg(long, requires = "tags")]
     pub delete: bool,
+    /// Print one object: all its tags.
+    #[arg(long)]
+    pub json: bool,
     /// Where the database is.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -75,7 +81,7 @@ pub struct DiffArgs {
     /// Name or id of a job, the beginning of its id, or SWEEP/JOB.
     #[arg(value_name = "JOB")]
     pub left: String,
-    /// The job that it is compared with.
+    /// The job to compare it with.
     #[arg(value_name = "JOB")]
     pub right: String,
     /// Print one object.

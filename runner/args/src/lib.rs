@@ -7,7 +7,7 @@
 //! - `sweep.rs`: sweeps, plans and recipes; `past.rs`: what asks for past jobs
 //! - `jobs.rs`: what is about one job or two; `first.rs`: a first sweep, man pages, completions
 //! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`, `trackers.rs`: one command each
-//! - `mistakes.rs`: what was typed and is neither
+//! - `patterns.rs`: lists of them; `spelling.rs`: dashes for underscores; `mistakes.rs`: what was typed and is neither command nor sweep
 
 mod data;
 mod encode;
@@ -17,8 +17,10 @@ mod given;
 mod jobs;
 mod mistakes;
 mod past;
+mod patterns;
 mod publish;
 mod settings;
+mod spelling;
 mod sweep;
 mod trackers;
 mod train;
@@ -37,6 +39,7 @@ pub use past::{
     DoctorArgs, Format, LsArgs, MergeArgs, ReportArgs, RmArgs, ShowArgs, SqlArgs, StoreArgs,
     StoresArgs, VerifyResumeArgs,
 };
+pub use patterns::patterns;
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
 pub use sweep::{
@@ -48,6 +51,12 @@ pub use watch::WatchArgs;
 
 /// The program's name, as users type it.
 const NAME: &str = "sae-run";
+
+/// What a run ends with.
+const AFTER_RUN: &str = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before any job began, \
+                         130 stopped by a signal.\n\nColumns of the table at the end, with their names in SQL: `id` is \
+                         `job_id`, `hookpoint` is `sae`, `latents` is `num_latents`, `dead %` is `dead_pct`, `FVU held out` is \
+                         `fvu_eval`, `CE recovered` is `ce_recovered`.";
 
 /// Train sweeps of k-sparse autoencoders on the activations of a language model, from one file.
 ///
@@ -62,10 +71,7 @@ const NAME: &str = "sae-run";
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
-#[command(
-    after_help = "Exit codes: 0 all done, 1 some job failed, 2 bad input or environment before a job began, \
-                        130 stopped by a signal."
-)]
+#[command(after_help = AFTER_RUN)]
 pub struct Args {
     /// What to do; `None`: run a sweep.
     #[command(subcommand)]
@@ -79,16 +85,17 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a sweep, as `sae-run SWEEP.toml` does.
+    #[command(after_help = AFTER_RUN)]
     Run(RunArgs),
-    /// Write a first sweep for a model and a data set, to begin with.
+    /// Write a first sweep file for a model and a data set.
     Init(InitArgs),
     /// Expand a sweep and show its jobs, streams and predicted memory; train nothing.
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
-    /// Train a job, or all jobs of a sweep, on more tokens: each continues from where it was done.
+    /// Train a job, or all jobs of a sweep, on more tokens: each continues from its end.
     Extend(Box<ExtendArgs>),
-    /// List recipes; write a new one, or try one out.
+    /// List recipes, write a new one, or test one.
     Recipes(RecipesArgs),
     /// List the hookpoints of a language model with their widths; no weights are read.
     Hookpoints(HookpointsArgs),
@@ -98,21 +105,21 @@ pub enum Command {
     Eval(Box<EvalArgs>),
     /// Encode texts or a data set with SAEs, and write the active latents to a Parquet or safetensors file.
     Encode(Box<EncodeArgs>),
-    /// Prove on one of your jobs that training which is killed ends in the same bits.
+    /// Check, on one of your jobs, that killed and resumed training is bit-identical.
     VerifyResume(VerifyResumeArgs),
     /// List the sweeps of a runs folder, or their SAEs.
     Ls(LsArgs),
-    /// Show how far a sweep is that runs elsewhere on this machine, until it ends.
+    /// Follow a sweep that another `sae-run` is running on this machine.
     Watch(WatchArgs),
-    /// Show all that is known about a job or a sweep.
+    /// Show everything recorded about a job or a sweep.
     Show(ShowArgs),
     /// Compare two jobs: the settings in which they differ, and their results.
     Diff(DiffArgs),
-    /// Print what the workers of a job have printed.
+    /// Print the logs of a job's workers.
     Logs(LogsArgs),
-    /// Write a note on a job or a sweep, or list its notes.
+    /// Add a note to a job or a sweep, or list its notes.
     Note(NoteArgs),
-    /// Give a job or a sweep tags, or list them.
+    /// Tag a job or a sweep, or list its tags.
     Tag(TagArgs),
     /// Query the database in SQL, read-only.
     Sql(SqlArgs),
@@ -122,15 +129,15 @@ pub enum Command {
     ExportLog(ExportLogArgs),
     /// Publish SAEs on the Hugging Face Hub, with a model card.
     Publish(Box<PublishArgs>),
-    /// Delete jobs or whole sweeps: what the database knows about them, and their folders.
+    /// Delete jobs or whole sweeps, from the database and from disk.
     Rm(RmArgs),
-    /// Make what another runs folder has part of this one: results, checkpoints and sweeps.
+    /// Merge another runs folder into this one: results, checkpoints and sweeps.
     Merge(MergeArgs),
-    /// Say what was found on this machine: libtorch, devices, engine, folders, database.
+    /// Check this machine: libtorch, devices, engine, folders, database.
     Doctor(DoctorArgs),
     /// Print the JSON schema of sweep files, for editors.
     Schema,
-    /// Print completions for a shell; they know commands, settings, jobs and sweeps.
+    /// Print shell completions, which know commands, settings, jobs and sweeps.
     Completions(CompletionsArgs),
     /// Print the man page, or write one for each command.
     Man(ManArgs),
@@ -140,10 +147,11 @@ impl Args {
     /// The command line of this process. If it asks for help or the version, or is mistaken, that is
     /// said, and the process ends.
     pub fn of_process() -> Self {
-        match Self::try_parse() {
+        let words = spelling::with_dashes(env::args_os());
+        match Self::try_parse_from(&words) {
             Ok(args) if args.command.is_some() => args,
             parsed => {
-                let words = env::args_os().skip(1);
+                let words = words.iter().skip(1);
                 let words: Vec<String> = words
                     .map(|word| word.to_string_lossy().into_owned())
                     .collect();

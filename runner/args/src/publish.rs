@@ -6,8 +6,8 @@ use clap::ValueEnum;
 /// `sae-run publish` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "One commit has what the repository lacks: files that are there with the same hash are not sent, and \
-                  an upload that was cut off continues where it was. The model card is written from the database. \
+    after_help = "One commit adds what the repository lacks: files that are there with the same hash are not sent, and \
+                  an interrupted upload resumes. The model card is written from the database. \
                   The SAEs of one job go into the repository's root, where sparsify's `Sae.load_many` finds them; \
                   those of several jobs into a folder for each job. Every SAE is first written in each layout, read \
                   back, and checked to compute the same."
@@ -20,13 +20,13 @@ pub struct PublishArgs {
     /// "fvu_eval < 0.1".
     #[arg(long = "where", value_name = "SQL")]
     pub condition: Option<String>,
-    /// The model on the Hub; it is made if it is missing.
+    /// The model on the Hub; it is created if it is missing.
     #[arg(long, value_name = "ORG/NAME")]
     pub repo: String,
-    /// Make the repository private, if it is made.
+    /// Create the repository as a private one.
     #[arg(long)]
     pub private: bool,
-    /// Branch; it is made if it is missing [default: main].
+    /// Branch; it is created if it is missing [default: main].
     #[arg(long, value_name = "BRANCH")]
     pub revision: Option<String>,
     /// How the SAEs are stored [default: for each job the first that holds its kind]. With `sparsify` and `saelens`,
@@ -42,16 +42,19 @@ pub struct PublishArgs {
     pub license: Option<String>,
     /// Put the text of the sweep into the model card, as it is: with its comments, and with the folders of this
     /// machine that it names. Without this option, the card has the resulting settings.
-    #[arg(long, alias = "include_sweep")]
+    #[arg(long)]
     pub include_sweep: bool,
     /// Publish also jobs that are not done, that diverged or that were never evaluated, and replace other SAEs
     /// in the repository.
     #[arg(long)]
     pub force: bool,
     /// Show what would be sent, and the model card as it would be public; send nothing.
-    #[arg(long, alias = "dry_run")]
+    #[arg(long)]
     pub dry_run: bool,
-    /// Draw no progress.
+    /// Print one object: where the SAEs are, and the files.
+    #[arg(long)]
+    pub json: bool,
+    /// Hide progress.
     #[arg(long, short)]
     pub quiet: bool,
     /// Where the database is.

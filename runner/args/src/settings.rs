@@ -1,6 +1,7 @@
-//! The settings of a job as options of `sae-run train`, under sparsify's names.
+//! The settings of a job as options of `sae-run train`, under sparsify's names with dashes.
 
 use crate::Given;
+use crate::patterns::listed;
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -29,11 +30,11 @@ struct Setting {
 #[rustfmt::skip]
 const SETTINGS: &[(&str, &[Setting])] = &[
     ("SAE", &[
-        Setting::new("preset", Kind::Text, "NAME", "Settings of another trainer, such as saelens-batchtopk; yours go above them"),
+        Setting::new("preset", Kind::Text, "NAME", "Settings of another trainer, such as saelens-batchtopk; your own settings override them"),
         Setting::new("activation", Kind::Text, "topk|groupmax|batchtopk|relu|jumprelu|gated", "How pre-activations become sparse"),
         Setting::new("expansion_factor", Kind::Number, "N", "Latents per input dimension, if `num_latents` is 0"),
         Setting::new("num_latents", Kind::Number, "N", "Number of latents; 0: by `expansion_factor`"),
-        Setting::new("k", Kind::Number, "N", "Latents a token may use; with batchtopk on the mean, such as 32.5"),
+        Setting::new("k", Kind::Number, "N", "Latents a token may use; with batchtopk on average, such as 32.5"),
         Setting::flag("normalize_decoder", "Keep the decoder's rows at unit norm"),
         Setting::flag("rescale_acts_by_decoder_norm", "Choose active latents by pre-activation times norm of the decoder's row"),
         Setting::flag("skip_connection", "A linear path from input to output in addition to the latents"),
@@ -42,22 +43,22 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("normalize_activations", Kind::Text, "none|expected_average_only_in|mean_centering|covariance_whitening", "What is done to the activations before the SAE"),
         Setting::new("norm_estimate_tokens", Kind::Number, "N", "Tokens that `normalize_activations` is estimated on"),
         Setting::new("encoder_dtype", Kind::Text, "auto|float32|bfloat16", "What finds the active latents in training"),
-        Setting::new("hookpoints", Kind::Texts, "PATTERN", "Modules to train on, as `fnmatch` patterns; by default every block"),
-        Setting::new("layers", Kind::Numbers, "N", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
+        Setting::new("hookpoints", Kind::Texts, "PATTERN,...", "Modules to train on, as `fnmatch` patterns; by default every block"),
+        Setting::new("layers", Kind::Numbers, "N,...", "Blocks to train on; not with `hookpoints` or `layer_stride`"),
         Setting::new("layer_stride", Kind::Number, "N", "Take every N-th hookpoint"),
     ]),
     ("Start", &[
-        Setting::new("init_seeds", Kind::Numbers, "SEED", "Seeds of the initial weights; one SAE per hookpoint and seed"),
-        Setting::new("finetune", Kind::Text, "FOLDER", "Begin with the SAEs in this folder"),
+        Setting::new("init_seeds", Kind::Numbers, "SEED,...", "Seeds of the initial weights; one SAE per hookpoint and seed"),
+        Setting::new("finetune", Kind::Text, "FOLDER", "Start from the SAEs in this folder"),
         Setting::new("decoder_init_norm", Kind::Number, "X", "Norm of the decoder's rows; the encoder is its transpose; by default as sparsify does"),
         Setting::new("encoder_init_scale", Kind::Number, "X", "The encoder is this number times the decoder's transpose"),
         Setting::new("init_l0", Kind::Number, "N", "Latents that fire on a token of the first batch, by the encoder's bias"),
         Setting::new("b_dec_init_method", Kind::Text, "mean|geometric_median|zeros", "The decoder's bias, of the first batch"),
     ]),
     ("Nested reconstructions", &[
-        Setting::new("matryoshka_widths", Kind::Numbers, "N", "Numbers or fractions of latents that also reconstruct alone (Matryoshka)"),
-        Setting::new("matryoshka_weights", Kind::Numbers, "X", "Weights of their errors, and of that of all latents; by default 1 each"),
-        Setting::new("matryoshka_prefixes", Kind::Number, "N", "Draw N widths again in each update; their mean error is the loss"),
+        Setting::new("matryoshka_widths", Kind::Numbers, "N,...", "Numbers or fractions of latents that also reconstruct alone (Matryoshka)"),
+        Setting::new("matryoshka_weights", Kind::Numbers, "X,...", "Weights of their errors, and of that of all latents; by default 1 each"),
+        Setting::new("matryoshka_prefixes", Kind::Number, "N", "Draw N widths again in each step; their mean error is the loss"),
         Setting::flag("hierarchical_topk", "The mean error of the 1, 2, ..., `k` largest latents is the loss (HierarchicalTopK)"),
         Setting::flag("multi_topk", "Add an eighth of the FVU of 4 k latents to the loss (Multi-TopK)"),
     ]),
@@ -70,26 +71,26 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ]),
     ("Loss", &[
         Setting::new("loss_fn", Kind::Text, "ce|fvu|kl|mse", "What is minimised: FVU or squared error, or cross-entropy or KL divergence at the model's output"),
-        Setting::new("auxk_alpha", Kind::Number, "X", "Weight of the loss that revives dead latents (AuxK)"),
-        Setting::new("auxk_norm", Kind::Text, "target|residual", "What that loss is relative to; residual with the `loss_fn` mse"),
+        Setting::new("auxk_alpha", Kind::Number, "X", "Weight of the auxiliary loss that revives dead latents (AuxK)"),
+        Setting::new("auxk_norm", Kind::Text, "target|residual", "What the auxiliary loss is relative to; residual with the `loss_fn` mse"),
         Setting::new("dead_feature_threshold", Kind::Number, "N", "Tokens without firing after which a latent counts as dead"),
-        Setting::new("exclude_tokens", Kind::Numbers, "TOKEN", "Tokens whose activations are not trained on"),
+        Setting::new("exclude_tokens", Kind::Numbers, "ID,...", "Tokens whose activations are not trained on"),
     ]),
     ("Penalty on the size of activations (relu, gated)", &[
         Setting::new("l1_coefficient", Kind::Number, "X", "Weight of the penalty"),
-        Setting::new("l1_warm_up_steps", Kind::Number, "N", "Updates, or fraction of all, over which the weight rises"),
+        Setting::new("l1_warm_up_steps", Kind::Number, "N", "Steps, or fraction of all, over which the weight rises"),
         Setting::flag("l1_scaled_by_decoder_norm", "Multiply activations by the norm of the decoder's row in it"),
         Setting::new("lp_norm", Kind::Number, "P", "The penalty is the `P`-norm of the activations"),
         Setting::new("p_anneal_end", Kind::Number, "P", "Let the exponent fall to this one"),
-        Setting::new("p_anneal_start", Kind::Number, "N", "Update at which it begins to fall"),
-        Setting::new("p_anneal_until", Kind::Number, "N", "Update at which it ends; 0: the last"),
-        Setting::new("p_anneal_updates", Kind::Number, "N", "Steps in which it falls"),
+        Setting::new("p_anneal_start", Kind::Number, "N", "Step at which it begins to fall"),
+        Setting::new("p_anneal_until", Kind::Number, "N", "Step at which it ends; 0: the last"),
+        Setting::new("p_anneal_updates", Kind::Number, "N", "Number of steps in which it falls"),
         Setting::new("p_anneal_form", Kind::Text, "lp^p|lp", "The form of a penalty whose exponent falls"),
         Setting::flag("gated_aux_is_detached", "With gated, the gate's own reconstruction leaves the decoder alone"),
     ]),
     ("Penalty on the number of activations (jumprelu)", &[
         Setting::new("l0_coefficient", Kind::Number, "X", "Weight of the penalty"),
-        Setting::new("l0_warm_up_steps", Kind::Number, "N", "Updates, or fraction of all, over which the weight rises"),
+        Setting::new("l0_warm_up_steps", Kind::Number, "N", "Steps, or fraction of all, over which the weight rises"),
         Setting::new("jumprelu_sparsity_loss_mode", Kind::Text, "step|tanh|quadratic|mean_quadratic", "The form of the penalty"),
         Setting::new("target_l0", Kind::Number, "N", "Active latents of a token that the quadratic forms aim at"),
         Setting::new("jumprelu_tanh_scale", Kind::Number, "C", "The factor in tanh"),
@@ -101,43 +102,43 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ]),
     ("Threshold (batchtopk)", &[
         Setting::new("threshold_ema", Kind::Text, "saelens|dictionary_learning|saev|overcomplete", "How the threshold is estimated in training"),
-        Setting::new("topk_threshold_lr", Kind::Number, "X", "Weight of an update in that estimate"),
-        Setting::new("threshold_start_step", Kind::Number, "N", "Updates before which dictionary_learning estimates none"),
+        Setting::new("topk_threshold_lr", Kind::Number, "X", "Weight of a step in that estimate"),
+        Setting::new("threshold_start_step", Kind::Number, "N", "Steps before which dictionary_learning estimates none"),
         Setting::flag("calibrate_threshold", "At the end, choose the threshold that gives `k` on held-out tokens"),
     ]),
     ("Optimizer", &[
         Setting::new("optimizer", Kind::Text, "adam|muon|signum", "How the weights are updated"),
-        Setting::new("lr", Kind::Number, "X", "Learning rate; by default by the optimizer's law"),
-        Setting::new("lr_warmup_steps", Kind::Number, "N", "Updates over which Adam's learning rate rises"),
+        Setting::new("lr", Kind::Number, "X", "Learning rate; the default depends on the optimizer and `num_latents`"),
+        Setting::new("lr_warmup_steps", Kind::Number, "N", "Steps over which Adam's learning rate rises"),
         Setting::flag("lr_warmup_from_zero", "The first of these has rate 0; in SAELens, the last has the full one"),
-        Setting::new("lr_scheduler", Kind::Text, "linear|constant|cosine", "How the learning rate of adam and muon changes after that"),
-        Setting::new("lr_decay_steps", Kind::Number, "N", "Last updates, or fraction of all, over which constant and cosine fall to 0"),
+        Setting::new("lr_scheduler", Kind::Text, "linear|constant|cosine", "Schedule of the learning rate of adam and muon after the warm-up"),
+        Setting::new("lr_decay_steps", Kind::Number, "N", "Last steps, or fraction of all, over which constant and cosine fall to 0"),
         Setting::new("adam_beta1", Kind::Number, "X", "Adam's decay of the mean of gradients"),
         Setting::new("adam_beta2", Kind::Number, "X", "Adam's decay of the mean of their squares"),
-        Setting::new("max_grad_norm", Kind::Number, "X", "Scale larger gradients down to this norm"),
-        Setting::new("k_decay_steps", Kind::Number, "N", "Updates over which the active latents fall from 10 d_in to `k`"),
-        Setting::new("k_decay_from", Kind::Number, "N", "Active latents from which they fall, in place of 10 d_in"),
+        Setting::new("max_grad_norm", Kind::Number, "X", "Clip gradients to this norm"),
+        Setting::new("k_decay_steps", Kind::Number, "N", "Steps over which the active latents fall from 10 d_in to `k`"),
+        Setting::new("k_decay_from", Kind::Number, "N", "Active latents from which they fall, instead of 10 d_in"),
     ]),
     ("Training", &[
         Setting::new("batch_size", Kind::Number, "N", "Sequences in a forward pass"),
-        Setting::new("grad_acc_steps", Kind::Number, "N", "Forward passes in an optimizer update"),
-        Setting::new("tokens_per_update", Kind::Number, "N", "Tokens of an optimizer update, of all processes together"),
+        Setting::new("grad_acc_steps", Kind::Number, "N", "Forward passes in an optimizer step"),
+        Setting::new("tokens_per_update", Kind::Number, "N", "Tokens of an optimizer step, of all processes together"),
         Setting::new("micro_acc_steps", Kind::Number, "N", "Parts into which a batch's activations are cut, to save memory"),
-        Setting::flag("distribute_modules", "Hold each SAE on one device only, instead of a copy on each"),
+        Setting::flag("distribute_modules", "Keep each SAE on one device only, instead of a copy on each"),
         Setting::flag("evaluate", "Evaluate at the end, if there is data to evaluate on"),
     ]),
     ("Model and data", &[
         Setting::new("revision", Kind::Text, "REVISION", "Branch, tag or commit of a model on the Hub"),
         Setting::new("dtype", Kind::Text, "auto|float32|bfloat16|float16", "What the language model computes in"),
-        Setting::flag("load_in_8bit", "Hold the language model's linear weights in 8 bit"),
+        Setting::flag("load_in_8bit", "Keep the language model's linear weights in 8 bit"),
         Setting::new("split", Kind::Text, "SPLIT", "Split of the data set"),
         Setting::new("data_args", Kind::Text, "KEY=VALUE,...", "Further arguments of `load_dataset`: `name`, `data_dir`, `data_files`, `revision`"),
-        Setting::new("text_column", Kind::Text, "COLUMN", "Column that holds the text"),
-        Setting::new("tokenizer_class", Kind::Text, "file|transformers", "tokenizer.json as it is, or what transformers 5 makes of it"),
+        Setting::new("text_column", Kind::Text, "COLUMN", "Column with the text"),
+        Setting::new("tokenizer_class", Kind::Text, "file|transformers", "file: tokenizer.json unchanged; transformers: as transformers 5 changes it"),
         Setting::new("ctx_len", Kind::Number, "N", "Length of a sequence, in tokens"),
-        Setting::new("max_examples", Kind::Number, "N", "Only the first N sequences after shuffling"),
+        Setting::new("max_examples", Kind::Number, "N", "Use only the first N sequences after shuffling"),
         Setting::new("shuffle_seed", Kind::Number, "SEED", "Seed of the shuffle"),
-        Setting::new("on_bad_row", Kind::Text, "fail|skip", "What to do about a row that cannot be used"),
+        Setting::new("on_bad_row", Kind::Text, "fail|skip", "What to do with a row that cannot be used"),
         Setting::new("bin_dtype", Kind::Text, "auto|uint16|uint32", "Width of the token ids in a `.bin` file"),
         Setting::new("eval_fraction", Kind::Number, "X", "Fraction of the sequences to hold out for evaluation"),
         Setting::new("eval_dataset", Kind::Text, "DATASET", "Data set to evaluate on"),
@@ -146,11 +147,11 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("eval_max_examples", Kind::Number, "N", "Evaluate on N held-out sequences at most; by default a tenth of the number that is trained on"),
     ]),
     ("Run", &[
-        Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N updates, and at the end"),
+        Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N steps, and at the end"),
         Setting::new("save_total_limit", Kind::Number, "N", "States for a resume that a job in training keeps"),
         Setting::new("keep_state", Kind::Text, "true|false", "Keep a state that a longer training continues from; by default if no update depends on how many there will be"),
         Setting::flag("save_best", "Keep the best checkpoint as well as the newest"),
-        Setting::new("log_every", Kind::Number, "N", "Report statistics after every N updates"),
+        Setting::new("log_every", Kind::Number, "N", "Report statistics after every N steps"),
     ]),
 ];
 
@@ -166,7 +167,7 @@ impl SettingArgs {
 
 impl clap::Args for SettingArgs {
     fn augment_args(command: Command) -> Command {
-        // Python's argparse takes the last of several, too.
+        // Python's argparse takes the last of several, too. Lists are added up.
         let command = command.args_override_self(true);
         let args = SETTINGS.iter().flat_map(|(heading, settings)| {
             let args = settings.iter().flat_map(Setting::args);
@@ -223,8 +224,7 @@ impl Setting {
 
     fn arg(&self) -> Arg {
         let arg = Arg::new(self.key)
-            .long(self.key)
-            .alias(self.key.replace('_', "-"))
+            .long(self.dashed())
             .value_name(self.value_name)
             .help(self.help_text());
         let arg = if self.key == "k" { arg.short('k') } else { arg };
@@ -235,25 +235,18 @@ impl Setting {
                 .value_parser(BoolishValueParser::new())
                 .overrides_with(self.off_id()),
             Kind::Number => arg.allow_negative_numbers(true),
-            Kind::Numbers => arg.num_args(0..).allow_negative_numbers(true),
+            Kind::Numbers => list(arg).allow_negative_numbers(true),
             Kind::Text => arg,
-            Kind::Texts => arg.num_args(0..),
+            Kind::Texts => list(arg),
         }
     }
 
     /// The option that turns a flag off.
     fn off(&self) -> Arg {
-        let name = self.key;
-        let hyphens = name.replace('_', "-");
-        let spellings = [
-            format!("no-{name}"),
-            format!("no_{name}"),
-            format!("no{hyphens}"),
-            format!("no-{hyphens}"),
-        ];
         Arg::new(self.off_id())
-            .long(self.off_id())
-            .aliases(spellings)
+            .long(format!("no-{}", self.dashed()))
+            // As sparsify has it.
+            .alias(format!("no{}", self.dashed()))
             .action(ArgAction::SetTrue)
             .overrides_with(self.key)
             .hide(true)
@@ -261,6 +254,11 @@ impl Setting {
 
     fn off_id(&self) -> String {
         format!("no{}", self.key)
+    }
+
+    /// The option's name.
+    fn dashed(&self) -> String {
+        self.key.replace('_', "-")
     }
 
     fn help_text(&self) -> String {
@@ -272,7 +270,7 @@ impl Setting {
             format!(" [default: {default}]")
         };
         let off = match self.kind {
-            Kind::Flag => format!(" [off: --{}]", self.off_id()),
+            Kind::Flag => format!(" [off: --no-{}]", self.dashed()),
             _ => String::new(),
         };
         format!("{}{default}{off}", self.help)
@@ -291,7 +289,12 @@ impl Setting {
             return None;
         }
         let texts = matches.get_many::<String>(self.key).unwrap_or_default();
-        let texts: Vec<&str> = texts.map(String::as_str).collect();
+        let is_list = matches!(self.kind, Kind::Numbers | Kind::Texts);
+        let texts: Vec<&str> = if is_list {
+            texts.flat_map(|text| listed(text)).collect()
+        } else {
+            texts.map(String::as_str).collect()
+        };
         let mut values = texts.iter().map(|text| match self.kind {
             Kind::Number | Kind::Numbers => number(text),
             _ => Value::from(*text),
@@ -304,9 +307,14 @@ impl Setting {
     }
 
     fn with(&self, shown: &str, value: Value) -> Given {
-        let option = format!("--{} {shown}", self.key);
+        let option = format!("--{} {shown}", self.dashed());
         Given::new(option.trim_end(), &["train", self.key], value)
     }
+}
+
+/// A list is given as `--layers 0 4`, as in sparsify, as `--layers 0,4`, or with the option once for each.
+fn list(arg: Arg) -> Arg {
+    arg.num_args(0..).action(ArgAction::Append)
 }
 
 /// A number as Python reads it; anything else stays text, which is refused with the setting's type.

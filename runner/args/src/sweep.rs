@@ -4,13 +4,13 @@ use crate::trackers::tracker;
 use plan::TrackerKind;
 use std::path::PathBuf;
 
-/// A sweep file and what is laid over it.
+/// A sweep file and the settings that override it.
 #[derive(Debug, clap::Args)]
 pub struct SweepArgs {
     /// The sweep file (TOML).
     #[arg(value_name = "SWEEP.toml")]
     pub sweep: PathBuf,
-    /// Lay a value over the file, such as `train.k=64`; may be repeated.
+    /// Override a setting of the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -23,13 +23,13 @@ pub struct RunArgs {
     /// The sweep file (TOML).
     #[arg(value_name = "SWEEP.toml", required = true)]
     sweep: Option<PathBuf>,
-    /// Lay a value over the file, such as `train.k=64`; may be repeated.
+    /// Override a setting of the file, such as `train.k=64`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; over `launch.device`.
+    /// Device of the workers: `auto`, `cpu`, `cuda` or `cuda:N`; overrides `launch.device`.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Devices to train streams on side by side, such as `cuda:0,cuda:1`; over `launch.devices`.
+    /// Train streams in parallel on these devices, such as `cuda:0,cuda:1`; overrides `launch.devices`.
     #[arg(
         long,
         value_name = "DEVICE,...",
@@ -37,14 +37,14 @@ pub struct RunArgs {
         conflicts_with = "device"
     )]
     devices: Vec<String>,
-    /// Workers at the same time; by default one for each device.
+    /// Number of workers at a time [default: one for each device].
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Folder of the database and the jobs; over `runs_dir`.
-    #[arg(long, alias = "runs_dir", value_name = "DIR")]
+    /// Folder of the database and the jobs; overrides `runs_dir`.
+    #[arg(long, value_name = "DIR")]
     runs_dir: Option<String>,
-    /// Trackers that get the curves while it runs; over `launch.log_to`.
-    #[arg(long, alias = "log_to", value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
+    /// Trackers that get the curves while it runs; overrides `launch.log_to`.
+    #[arg(long, value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
     log_to: Vec<TrackerKind>,
     /// How its jobs are run.
     #[command(flatten)]
@@ -55,32 +55,35 @@ pub struct RunArgs {
 #[derive(Debug, clap::Args)]
 pub struct RunOptions {
     /// Show the plan as `sae-run plan` does, and train nothing.
-    #[arg(long, alias = "dry_run")]
+    #[arg(long)]
     pub dry_run: bool,
-    /// Train all jobs again from the start; what they had done and saved is forgotten. It asks before, and keeps jobs
-    /// that another sweep asks for.
+    /// Delete the results and checkpoints of all jobs, and train them again from the start. It asks first, and keeps
+    /// jobs that another sweep also has.
     #[arg(long)]
     pub fresh: bool,
     /// With `--fresh`: do not ask.
     #[arg(long, short, requires = "fresh")]
     pub yes: bool,
-    /// Train jobs again that have failed in a way that would come again with the same settings, such as a loss that is
-    /// NaN; without it they are left out, and their reason is shown.
-    #[arg(long, alias = "retry_failed")]
+    /// Also train jobs that failed before and would fail again with the same settings, such as with a loss of NaN.
+    /// Without this option they are skipped, and the reason is shown.
+    #[arg(long)]
     pub retry_failed: bool,
-    /// End a worker that an earlier `sae-run` left running, rather than wait until it has saved.
-    #[arg(long, alias = "take_over")]
+    /// Stop a worker that an earlier `sae-run` left running, instead of waiting until it has saved.
+    #[arg(long)]
     pub take_over: bool,
-    /// Draw no progress.
+    /// Hide progress.
     #[arg(long, short)]
     pub quiet: bool,
+    /// Print one object at the end: the jobs and SAEs of the sweep, and what came of them. With `--dry-run`, the plan.
+    #[arg(long)]
+    pub json: bool,
     /// How progress is shown: `auto` draws bars in a terminal and prints a line now and then elsewhere; `json` prints
-    /// the plan, each event of a worker and the end on standard output, one object a line, and nothing else.
+    /// one object per line on standard output for the plan, each event of a worker and the end, and nothing else.
     #[arg(
         long,
         value_name = "FORMAT",
         default_value = "auto",
-        conflicts_with = "quiet"
+        conflicts_with_all = ["quiet", "json"]
     )]
     pub progress: ProgressArg,
 }
@@ -95,16 +98,13 @@ pub enum ProgressArg {
 }
 
 impl RunArgs {
-    /// The sweep file and what is laid over it.
+    /// The sweep file and the settings that override it.
     pub fn sweep(&self) -> SweepArgs {
-        let device = self.device.as_deref().map(toml::Value::from);
-        // A device by itself is the only one, whatever the sweep says.
-        let device = device.map(|device| format!("launch.devices=[{device}]"));
+        let device = only_device(self.device.as_deref());
         let devices = toml::Value::from(self.devices.clone());
         let devices = (!self.devices.is_empty()).then(|| format!("launch.devices={devices}"));
         let jobs = self.jobs.map(|jobs| format!("launch.jobs={jobs}"));
-        let runs_dir = self.runs_dir.as_deref().map(toml::Value::from);
-        let runs_dir = runs_dir.map(|runs_dir| format!("runs_dir={runs_dir}"));
+        let runs_dir = in_folder(self.runs_dir.as_deref());
         let names: Vec<_> = self.log_to.iter().map(|kind| kind.name()).collect();
         let log_to = (!names.is_empty()).then(|| toml::Value::from(names));
         let log_to = log_to.map(|log_to| format!("launch.log_to={log_to}"));
@@ -123,16 +123,51 @@ impl RunArgs {
 pub struct PlanArgs {
     /// The sweep.
     #[command(flatten)]
-    pub sweep: SweepArgs,
-    /// Print everything as JSON.
+    sweep: SweepArgs,
+    /// Device of the workers, whose memory is predicted: `auto`, `cpu`, `cuda` or `cuda:N`; overrides `launch.device`.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Folder of the database and the jobs; overrides `runs_dir`.
+    #[arg(long, value_name = "DIR")]
+    runs_dir: Option<String>,
+    /// Print one object.
     #[arg(long)]
     pub json: bool,
-    /// Show what the plan was made of and what its recipe used.
+    /// Hide remarks, such as what is missing.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Also show how the plan was made: recipe, digests, limits.
     #[arg(long, short)]
     pub verbose: bool,
-    /// Show what would change compared with the sweep as it was last run: jobs that appear, vanish or change.
+    /// Show what would change compared with the last run of the sweep: jobs that are new, gone or changed.
     #[arg(long)]
     pub diff: bool,
+}
+
+impl PlanArgs {
+    /// The sweep file and the settings that override it.
+    pub fn sweep(&self) -> SweepArgs {
+        let own = [
+            only_device(self.device.as_deref()),
+            in_folder(self.runs_dir.as_deref()),
+        ];
+        let own = own.into_iter().flatten();
+        SweepArgs {
+            sweep: self.sweep.sweep.clone(),
+            set: self.sweep.set.iter().cloned().chain(own).collect(),
+        }
+    }
+}
+
+/// A device by itself is the only one, whatever the sweep says.
+fn only_device(device: Option<&str>) -> Option<String> {
+    let device = device.map(toml::Value::from);
+    device.map(|device| format!("launch.devices=[{device}]"))
+}
+
+fn in_folder(runs_dir: Option<&str>) -> Option<String> {
+    let runs_dir = runs_dir.map(toml::Value::from);
+    runs_dir.map(|runs_dir| format!("runs_dir={runs_dir}"))
 }
 
 /// `sae-run recipes` as typed.
@@ -146,7 +181,7 @@ pub struct RecipesArgs {
     /// What to do; `None`: list them.
     #[command(subcommand)]
     pub command: Option<RecipesCommand>,
-    /// Print an array of objects.
+    /// Print one object.
     #[arg(long)]
     pub json: bool,
 }
@@ -154,21 +189,21 @@ pub struct RecipesArgs {
 /// What to do about recipes.
 #[derive(Debug, clap::Subcommand)]
 pub enum RecipesCommand {
-    /// Write a commented recipe into `recipes`, to begin with.
+    /// Write a commented recipe into the folder `recipes`, as a start.
     New {
         /// Its name, as a sweep's `recipe` has it.
         name: String,
     },
-    /// Print what a sweep's recipe is asked, as JSON, to try recipes on.
+    /// Print the request that a sweep's recipe receives, as JSON, to test recipes with.
     Request(SweepArgs),
-    /// Run a recipe and print the jobs it proposes; nothing is trained.
+    /// Run a recipe on a request and print the jobs that it proposes; train nothing.
     Test {
         /// A `.py` or `.wasm` file, or the name of a recipe.
         recipe: String,
-        /// What to ask: a JSON file as `sae-run recipes request` prints.
+        /// The request: a JSON file that `sae-run recipes request` printed.
         #[arg(long, value_name = "FILE.json")]
         request: PathBuf,
-        /// Show also the fuel that it used.
+        /// Also show the fuel that it used.
         #[arg(long, short)]
         verbose: bool,
         /// Print one object.

@@ -9,8 +9,8 @@ use plan::TrackerKind;
 /// `sae-run train` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The options are those of `python -m sparsify` and mean the same; `-` and `_` are the same in \
-                  them. Settings that are not given come from `sae-run.toml` and variables such as \
+    after_help = "The options are those of `python -m sparsify` and mean the same. `-` and `_` are the same in the \
+                  options of all commands: `--ctx_len` is `--ctx-len`. Settings that are not given come from `sae-run.toml` and variables such as \
                   `SAE_RUN_TRAIN__K`, then from the defaults shown. SAEs are written to \
                   DIR/RUN_NAME/JOB/HOOKPOINT, where JOB is made of the settings that are given, such as `k=16`. The \
                   same command continues its job; other settings begin another one of the same run."
@@ -25,8 +25,7 @@ pub struct TrainArgs {
     pub settings: SettingArgs,
     /// Token for the Hub; `HF_TOKEN` keeps it out of the list of processes. It is never stored.
     #[arg(
-        long = "hf_token",
-        alias = "hf-token",
+        long,
         value_name = "TOKEN",
         help_heading = "Model and data",
         value_parser = parse_token
@@ -48,15 +47,10 @@ pub struct TrainArgs {
 #[command(next_help_heading = "Run")]
 struct FolderArgs {
     /// Name of the run and of its folder [default: unnamed]
-    #[arg(long = "run_name", alias = "run-name", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     run_name: Option<String>,
     /// Folder of the database and the jobs, as of all commands [default: runs]
-    #[arg(
-        long = "runs-dir",
-        visible_alias = "save_dir",
-        aliases = ["save-dir", "runs_dir"],
-        value_name = "DIR"
-    )]
+    #[arg(long, visible_alias = "save-dir", value_name = "DIR")]
     runs_dir: Option<String>,
 }
 
@@ -71,12 +65,11 @@ struct LaunchArgs {
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
     /// Trackers that get the curves while it runs
-    #[arg(long, alias = "log_to", value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
+    #[arg(long, value_name = "TRACKER,...", value_delimiter = ',', value_parser = tracker())]
     log_to: Vec<TrackerKind>,
-    /// The same as `--log-to wandb` [default: off] [off: --nolog_to_wandb]
+    /// The same as `--log-to wandb` [default: off] [off: --no-log-to-wandb]
     #[arg(
-        long = "log_to_wandb",
-        alias = "log-to-wandb",
+        long,
         value_name = "true|false",
         num_args = 0..=1,
         default_missing_value = "true",
@@ -84,11 +77,7 @@ struct LaunchArgs {
         overrides_with = "nolog_to_wandb"
     )]
     log_to_wandb: Option<bool>,
-    #[arg(
-        long = "nolog_to_wandb",
-        aliases = ["no-log_to_wandb", "no_log_to_wandb", "nolog-to-wandb", "no-log-to-wandb"],
-        hide = true
-    )]
+    #[arg(long = "no-log-to-wandb", alias = "nolog-to-wandb", hide = true)]
     nolog_to_wandb: bool,
 }
 
@@ -108,7 +97,7 @@ impl LaunchArgs {
         }
         let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
         let option = if self.log_to.is_empty() {
-            "--log_to_wandb"
+            "--log-to-wandb"
         } else {
             "--log-to"
         };
@@ -118,9 +107,9 @@ impl LaunchArgs {
 
 /// What sparsify has and this program has no use for.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Without effect here, for command lines of sparsify")]
+#[command(next_help_heading = "Accepted for compatibility with sparsify, and ignored")]
 struct CompatibilityArgs {
-    /// A job always continues from its last checkpoint; `--fresh` starts it again [off: --noresume]
+    /// A job always continues from its last checkpoint; `--fresh` starts it again [off: --no-resume]
     #[arg(
         long,
         value_name = "true|false",
@@ -130,21 +119,13 @@ struct CompatibilityArgs {
         overrides_with = "noresume"
     )]
     resume: Option<bool>,
-    #[arg(long, aliases = ["no-resume", "no_resume"], hide = true)]
+    #[arg(long = "no-resume", alias = "noresume", hide = true)]
     noresume: bool,
-    /// Trackers get what is in SQLite, as often as `--log_every` says
-    #[arg(
-        long = "wandb_log_frequency",
-        alias = "wandb-log-frequency",
-        value_name = "N"
-    )]
+    /// Trackers get what is in SQLite, as often as `--log-every` says
+    #[arg(long = "wandb-log-frequency", value_name = "N")]
     _wandb_log_frequency: Option<u64>,
     /// Tokenising takes all cores; the tokens are those of one process of sparsify
-    #[arg(
-        long = "data_preprocessing_num_proc",
-        alias = "data-preprocessing-num-proc",
-        value_name = "N"
-    )]
+    #[arg(long = "data-preprocessing-num-proc", value_name = "N")]
     _data_preprocessing_num_proc: Option<u64>,
 }
 
@@ -164,7 +145,7 @@ impl TrainArgs {
             Given::new("DATASET", &["train", "dataset"], self.dataset.as_str()),
         ];
         let others = [
-            text("--run_name", &["name"], &self.folder.run_name),
+            text("--run-name", &["name"], &self.folder.run_name),
             text("--runs-dir", &["runs_dir"], &self.folder.runs_dir),
             text("--device", &["launch", "device"], &self.launch.device),
             threads,

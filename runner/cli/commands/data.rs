@@ -3,8 +3,7 @@
 mod stop_wish;
 
 use crate::error::CliError;
-use crate::show::progress;
-use crate::show::table;
+use crate::show::{json, progress, table};
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
 use args::DataArgs;
@@ -44,7 +43,7 @@ pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
         write_out(out, &tokens, &described.held_out)?;
     }
     let text = if args.json {
-        serde_json::to_string_pretty(&described.json()).expect("JSON serialises") + "\n"
+        json::text(&described.json())
     } else {
         described.text()
     };

@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::show::fitted::{Column, fit, width};
-use crate::show::{job, table};
+use crate::show::{job, json, table};
 use args::DiffArgs;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<u8, CliError> {
     let jobs = jobs.each_ref();
     let (settings, metrics) = (settings(jobs), metrics(jobs));
     if args.json {
-        return table::print(&format!("{:#}\n", as_json(jobs, &settings, &metrics)));
+        return json::print(&as_json(jobs, &settings, &metrics));
     }
     let mut text = String::new();
     for (side, job) in ["left", "right"].iter().zip(jobs) {
@@ -31,12 +31,13 @@ pub(crate) async fn diff(args: &DiffArgs) -> Result<u8, CliError> {
         text += "\n";
     }
     if jobs[0].job_id == jobs[1].job_id {
-        text += "\nthey are one job\n";
+        text += "\nboth are the same job\n";
         return table::print(&text);
     }
     text += "\n";
     if settings.is_empty() {
-        text += "no setting differs: the model, the data or the version of the trainer does\n";
+        text +=
+            "the settings are equal; the model, the data or the version of the trainer differs\n";
     } else {
         text += &side_by_side("setting", &settings, jobs);
     }
@@ -163,10 +164,15 @@ fn as_json(jobs: [&JobDetails; 2], settings: &[Row], metrics: &[Row]) -> Value {
         let row = |row: &Row| (row.name.clone(), json!(row.values));
         Value::Object(rows.iter().map(row).collect())
     };
+    let mut results = json!({});
+    for row in metrics {
+        // No metric has a space in its name.
+        let (sae, metric) = row.name.rsplit_once(' ').unwrap_or(("", &row.name));
+        results[sae][metric] = json!(row.values);
+    }
     json!({
-        "schema": 1,
         "jobs": jobs.map(|job| json!({"job_id": job.job_id, "job": name(job), "status": job.status.to_string()})),
         "settings": rows(settings),
-        "results": rows(metrics),
+        "results": results,
     })
 }

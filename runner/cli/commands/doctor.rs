@@ -5,15 +5,16 @@ mod gpu;
 use crate::error::CliError;
 use crate::libtorch::Libtorch;
 use crate::run::worker_program;
-use crate::show::table;
+use crate::show::{json, table};
 use crate::sweep::config;
 use crate::sweep::paths::Folders;
 use args::DoctorArgs;
 use hub::HubSettings;
 use plan::Machine;
 use plan::runs_layout::DATABASE;
+use serde_json::{Value, json};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `sae-run doctor`.
 ///
@@ -24,51 +25,101 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
         return gpu::doctor(args);
     }
     let folders = Folders::of_this_machine()?;
-    let engine = folders.engine();
     let hub = HubSettings::from_env()?;
+    let found = Found {
+        machine: worker_program::machine(),
+        paths: [
+            (
+                "engine",
+                folders.engine(),
+                "missing, `make setup` builds it",
+            ),
+            ("cache", folders.cache.clone(), "not made yet"),
+            ("settings", folders.config.join("sae-run.toml"), "none"),
+            (
+                "database",
+                config::runs_dir(&args.store)?.join(DATABASE),
+                "none yet",
+            ),
+            ("HF cache", hub.cache_dir.clone(), "not made yet"),
+        ],
+        has_token: hub.token.is_some(),
+        is_offline: hub.offline,
+    };
+    if args.json {
+        json::print(&found.as_json()?)?;
+    } else {
+        table::print(&lines(&found.rows()?))?;
+    }
     // What else was found may say why.
-    let machine = worker_program::machine();
-    let mut rows = vec![("sae-run", env!("CARGO_PKG_VERSION").to_owned())];
-    rows.extend(match machine {
-        Ok(machine) => machine_rows(machine)?,
-        Err(_) => vec![("libtorch", "none that works, see below".to_owned())],
-    });
-    rows.extend([
-        (
-            "engine",
-            existing(&engine, "missing, `make setup` builds it"),
-        ),
-        ("cache", existing(&folders.cache, "not made yet")),
-        (
-            "settings",
-            existing(&folders.config.join("sae-run.toml"), "none"),
-        ),
-        (
-            "database",
-            existing(&config::runs_dir(&args.store)?.join(DATABASE), "none yet"),
-        ),
-        ("HF cache", existing(&hub.cache_dir, "not made yet")),
-        ("HF token", yes_or_no(hub.token.is_some())),
-        ("HF offline", yes_or_no(hub.offline)),
-    ]);
-    table::print(&lines(&rows))?;
-    machine.map(|_| 0)
+    found.machine.map(|_| 0)
+}
+
+/// What was found.
+struct Found {
+    machine: Result<&'static Machine, CliError>,
+    /// What they are, where they are, and what to say if it is missing.
+    paths: [(&'static str, PathBuf, &'static str); 5],
+    has_token: bool,
+    is_offline: bool,
+}
+
+impl Found {
+    fn rows(&self) -> Result<Vec<(&'static str, String)>, CliError> {
+        let mut rows = vec![("sae-run", env!("CARGO_PKG_VERSION").to_owned())];
+        rows.extend(match &self.machine {
+            Ok(machine) => machine_rows(machine)?,
+            Err(_) => vec![("libtorch", "none that works, see below".to_owned())],
+        });
+        let paths = self.paths.iter();
+        rows.extend(paths.map(|(what, path, otherwise)| (*what, existing(path, otherwise))));
+        rows.extend([
+            ("HF token", yes_or_no(self.has_token)),
+            ("HF offline", yes_or_no(self.is_offline)),
+        ]);
+        Ok(rows)
+    }
+
+    fn as_json(&self) -> Result<Value, CliError> {
+        let libtorch = match &self.machine {
+            Ok(machine) => json!({
+                "version": machine.libtorch,
+                "library": machine.library,
+                "found_in": found_in()?,
+                "cuda": machine.cuda,
+                "n_threads": machine.n_threads,
+            }),
+            Err(_) => Value::Null,
+        };
+        let mut object = json!({"sae_run": env!("CARGO_PKG_VERSION"), "libtorch": libtorch});
+        for (what, path, _) in &self.paths {
+            let key = what.to_lowercase().replace(' ', "_");
+            object[key] = json!({"path": path, "exists": path.exists()});
+        }
+        object["hf_token"] = self.has_token.into();
+        object["hf_offline"] = self.is_offline.into();
+        Ok(object)
+    }
 }
 
 /// What the worker says of libtorch and the machine, and where that libtorch was found.
 fn machine_rows(machine: &Machine) -> Result<Vec<(&'static str, String)>, CliError> {
     let library = machine.library.as_deref();
     let library = library.map_or("not found".into(), Path::to_string_lossy);
-    let found_in = match Libtorch::chosen()? {
-        Some(libtorch) => libtorch.place(),
-        None => "what this program was built with".to_owned(),
-    };
     Ok(vec![
         ("libtorch", format!("{} ({library})", machine.libtorch)),
-        ("found in", found_in),
+        ("found in", found_in()?),
         ("CUDA", machine.cuda.to_string()),
         ("threads", machine.n_threads.to_string()),
     ])
+}
+
+/// Where libtorch was found.
+fn found_in() -> Result<String, CliError> {
+    Ok(match Libtorch::chosen()? {
+        Some(libtorch) => libtorch.place(),
+        None => "what this program was built with".to_owned(),
+    })
 }
 
 /// A line for each thing: what it is, and what was found.

@@ -4,8 +4,7 @@ mod saes;
 
 use crate::error::CliError;
 use crate::run::worker_program;
-use crate::show::progress;
-use crate::show::table;
+use crate::show::{json, progress, table};
 use crate::sweep::models::{
     MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, Search, fetch_weights, find_model,
 };
@@ -50,7 +49,8 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
 fn format(out: &Path) -> Result<EncodeFormat, CliError> {
     EncodeFormat::of_path(out).ok_or_else(|| {
         let message = format!("`{}` is neither .parquet nor .safetensors", out.display());
-        CliError::input(message).with_hint("the end of the file's name says its format".to_owned())
+        CliError::input(message)
+            .with_hint("the extension of the file's name determines its format".to_owned())
     })
 }
 
@@ -153,7 +153,7 @@ fn print(args: &EncodeArgs, saes: &[FoundSae], summary: &EncodeSummary) -> Resul
             "n_tokens": n_tokens,
             "saes": saes.collect::<Vec<_>>(),
         });
-        return table::print(&format!("{object:#}\n"));
+        return json::print(&object);
     }
     let rows = of_sae.map(|(sae, n_rows)| {
         let per_token = *n_rows as f64 / (*n_tokens).max(1) as f64;
@@ -166,7 +166,8 @@ fn print(args: &EncodeArgs, saes: &[FoundSae], summary: &EncodeSummary) -> Resul
     let header = ["SAE", "active latents", "per token"];
     let table = table::render(&header, rows.collect(), 1);
     table::print(&format!(
-        "{table}{n_tokens} tokens of {} in `{}`\n",
+        "{table}{} of {} in `{}`\n",
+        table::count(*n_tokens as usize, "token"),
         table::count(*n_sequences as usize, "sequence"),
         args.out.display()
     ))

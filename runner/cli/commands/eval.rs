@@ -1,20 +1,19 @@
 //! `sae-run eval`: SAEs on held-out sequences.
 
 use crate::commands::data::tokenise;
+use crate::commands::matching::matching;
 use crate::error::CliError;
 use crate::run::past_job;
 use crate::run::runs_folder::RunsFolder;
 use crate::run::worker_program;
 use crate::show::doubts::{Measured, note_doubts};
-use crate::show::progress;
-use crate::show::table;
+use crate::show::{json, progress, table};
 use crate::sweep::config;
 use crate::sweep::models::{ModelDirs, ModelName};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
 use args::EvalArgs;
 use files::{Claim, DigestCache};
-use indicatif::ProgressBar;
 use plan::runs_layout::{self, DATABASE};
 use plan::{
     EvalSae, EvaluateTask, Evaluated, FoundSae, Order, Task, TrainConfig, apply_overrides,
@@ -40,7 +39,7 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
     }
     let job = Job::open(args).await?;
     let evaluated = if args.dataset.is_some() {
-        on_named_data(args, &job.with(args)?, job.saes())?
+        on_named_data(args, &job.with(args)?, job.saes(args)?)?
     } else {
         job.on_its_own_data(args)?
     };
@@ -55,6 +54,7 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
 /// Evaluates the SAEs of a folder.
 fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
     let saes = sae_files::find_saes(Path::new(&args.target))?;
+    let saes = matching(saes, &args.target, &args::patterns(&args.hookpoints))?;
     let missing = |option: &str| {
         let message = format!("`{}` is a folder, and `{option}` is missing", args.target);
         CliError::input(message).with_hint(
@@ -112,7 +112,7 @@ impl Job {
         })
     }
 
-    /// Its settings, with what was named laid over them. Its own model is where its worker found it.
+    /// Its settings, overridden by what was named. Its own model is where its worker found it.
     fn with(&self, args: &EvalArgs) -> Result<TrainConfig, CliError> {
         let (model, second) = match &args.model {
             Some(model) => (ModelName::typed(model, args.revision.as_deref()), None),
@@ -124,18 +124,20 @@ impl Job {
         )?)
     }
 
-    /// Its SAEs at the newest checkpoint.
-    fn saes(&self) -> Vec<FoundSae> {
-        past_job::saes_at(&self.details, &self.checkpoint, self.folder.path())
+    /// Its SAEs at the newest checkpoint, or those that were asked for.
+    fn saes(&self, args: &EvalArgs) -> Result<Vec<FoundSae>, CliError> {
+        let saes = past_job::saes_at(&self.details, &self.checkpoint, self.folder.path());
+        matching(saes, &args.target, &args::patterns(&args.hookpoints))
     }
 
     /// The same, with files for the densities.
-    fn saes_with_density(&self) -> Vec<EvalSae> {
+    fn saes_with_density(&self, args: &EvalArgs) -> Result<Vec<EvalSae>, CliError> {
         let with_density = |sae: FoundSae| EvalSae {
             density: Some(self.folder.path().join(self.density(&sae.name))),
             ..eval_sae(sae, &self.config)
         };
-        self.saes().into_iter().map(with_density).collect()
+        let saes = self.saes(args)?.into_iter();
+        Ok(saes.map(with_density).collect())
     }
 
     fn density(&self, sae: &str) -> PathBuf {
@@ -170,7 +172,7 @@ impl Job {
             second: second.map(|own| own.dir.clone()),
         };
         let tokens = held_out_tokens(&order, vocab_size, &folders.cache)?;
-        run(EvaluateTask {
+        let task = EvaluateTask {
             model: model_use(models, &args.device, &self.config),
             eval_fraction: match order.eval_dataset {
                 Some(_) => ALL,
@@ -179,8 +181,9 @@ impl Job {
             most: Some(most_sequences(&order, &tokens, &folders.cache)),
             batch_size: batch_size(args, self.config.batch_size, &tokens, vocab_size),
             tokens: cached(&tokens)?,
-            saes: self.saes_with_density(),
-        })
+            saes: self.saes_with_density(args)?,
+        };
+        run(task, args.quiet)
     }
 
     /// The last order of its worker.
@@ -285,16 +288,17 @@ fn on_named_data(
     config: &TrainConfig,
     saes: Vec<FoundSae>,
 ) -> Result<Vec<Evaluated>, CliError> {
-    let inputs = NamedInputs::fetch(config, args.json)?;
+    let inputs = NamedInputs::fetch(config, args.json || args.quiet)?;
     let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
-    run(EvaluateTask {
+    let task = EvaluateTask {
         model: model_use(inputs.models, &args.device, config),
         eval_fraction: ALL,
         most: args.max_examples,
         batch_size: batch_size(args, BATCH_SIZE, &inputs.tokens, inputs.vocab_size),
         tokens: cached(&inputs.tokens)?,
         saes: saes.collect(),
-    })
+    };
+    run(task, args.quiet)
 }
 
 fn batch_size(args: &EvalArgs, most: usize, tokens: &Tokens, vocab_size: usize) -> usize {
@@ -302,9 +306,9 @@ fn batch_size(args: &EvalArgs, most: usize, tokens: &Tokens, vocab_size: usize) 
     args.batch_size.map_or_else(by_memory, |n| n as usize)
 }
 
-fn run(task: EvaluateTask) -> Result<Vec<Evaluated>, CliError> {
+fn run(task: EvaluateTask, quiet: bool) -> Result<Vec<Evaluated>, CliError> {
     let template = "evaluating {bar:30} {pos}/{len} sequences, {eta} left";
-    let bar = ProgressBar::no_length().with_style(progress::style(template));
+    let bar = progress::bar(template, quiet);
     let evaluated = worker_program::run(&Task::Evaluate(task), &mut |n_done, n_sequences| {
         bar.set_length(n_sequences.unwrap_or(n_done));
         bar.set_position(n_done);
@@ -314,13 +318,12 @@ fn run(task: EvaluateTask) -> Result<Vec<Evaluated>, CliError> {
 }
 
 fn print(args: &EvalArgs, evaluated: &[Evaluated]) -> Result<u8, CliError> {
-    let text = if args.json {
+    let code = if args.json {
         let rows: Vec<_> = evaluated.iter().map(object).collect();
-        serde_json::to_string_pretty(&rows).expect("JSON serialises") + "\n"
+        json::print(&json!({"saes": rows}))?
     } else {
-        table::evaluations(evaluated)
+        table::print(&table::evaluations(evaluated))?
     };
-    let code = table::print(&text)?;
     let measured: Vec<_> = evaluated.iter().map(Measured::of_evaluated).collect();
     note_doubts(&measured);
     Ok(code)

@@ -1,12 +1,13 @@
 //! `sae-run hookpoints`: where SAEs can be trained on a language model.
 
 use crate::error::CliError;
-use crate::show::table;
+use crate::show::{json, table};
 use crate::sweep::hub_access::for_shapes;
 use crate::sweep::models::{MODEL_KEYS, ModelName, Search, find_model};
 use crate::sweep::paths::Folders;
 use args::HookpointsArgs;
 use plan::{HookpointFacts, ModelFacts, match_hookpoints};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Prints the hookpoints of a model, in natural order.
@@ -20,26 +21,21 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
         revision: args.revision.clone(),
     };
     let facts = facts_of(&name, &shelf)?;
-    let all = ["*".to_owned()];
-    let patterns = if args.patterns.is_empty() {
-        all.as_slice()
-    } else {
-        &args.patterns
-    };
-    let hookpoints = match_hookpoints(&args.model, &facts, patterns)?;
-    let text = if args.json {
-        json(&hookpoints)
-    } else {
-        table::render(
-            &["hookpoint", "d_in", "d_out", "layers run"],
-            hookpoints.iter().map(|hookpoint| row(hookpoint)).collect(),
-            1,
-        )
-    };
-    table::print(&text)
+    let mut given = args::patterns(&[&args.patterns[..], &args.hookpoints].concat());
+    if given.is_empty() {
+        given.push("*".to_owned());
+    }
+    let hookpoints = match_hookpoints(&args.model, &facts, &given)?;
+    if args.json {
+        let hookpoints: Vec<_> = hookpoints.iter().map(|own| as_json(own)).collect();
+        return json::print(&json!({"hookpoints": hookpoints}));
+    }
+    let rows = hookpoints.iter().map(|hookpoint| row(hookpoint));
+    let header = ["hookpoint", "d_in", "d_out", "layers run"];
+    table::print(&table::render(&header, rows.collect(), 1))
 }
 
-/// Those of its config.json, or of its published shapes if it is not at hand.
+/// Those of its config.json, or of its published shapes if it is not available.
 fn facts_of(name: &ModelName, shelf: &Path) -> Result<ModelFacts, CliError> {
     let search = Search {
         hub: for_shapes(&name.name),
@@ -54,8 +50,13 @@ fn facts_of(name: &ModelName, shelf: &Path) -> Result<ModelFacts, CliError> {
     }
 }
 
-fn json(hookpoints: &[&HookpointFacts]) -> String {
-    serde_json::to_string_pretty(hookpoints).expect("plain fields serialise to JSON") + "\n"
+fn as_json(hookpoint: &HookpointFacts) -> Value {
+    json!({
+        "name": hookpoint.name,
+        "d_in": hookpoint.d_in,
+        "d_out": hookpoint.d_out,
+        "n_layers_run": hookpoint.n_layers_needed,
+    })
 }
 
 fn row(hookpoint: &HookpointFacts) -> Vec<String> {

@@ -20,7 +20,11 @@ pub(crate) fn man(args: &ManArgs) -> Result<u8, CliError> {
     };
     fs::create_dir_all(dir).map_err(|error| CliError::io("create", dir, &error))?;
     let n_pages = write(&command, "sae-run", dir)?;
-    table::note(&format!("wrote {n_pages} pages into `{}`", dir.display()));
+    table::note(&format!(
+        "wrote {} into `{}`",
+        table::count(n_pages, "page"),
+        dir.display()
+    ));
     Ok(0)
 }
 

@@ -5,11 +5,13 @@ use crate::run::claims::take_in;
 use crate::run::left_over;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::job::n_bytes;
+use crate::show::json;
 use crate::show::table::{self, count, escaped};
 use crate::sweep::config;
 use args::MergeArgs;
 use files::{Claim, LockHolder};
 use plan::runs_layout::{DATABASE, LOCKS, STREAM_LOCK, job_folders};
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -31,9 +33,8 @@ pub(crate) async fn merge(args: &MergeArgs) -> Result<u8, CliError> {
     let folder = RunsFolder::open(&runs_dir.to_string_lossy())?;
     if folder.path() == other {
         return Err(
-            CliError::input(format!("`{}` is this runs folder itself", other.display())).with_hint(
-                "`--runs-dir` names the folder that the other one becomes part of".to_owned(),
-            ),
+            CliError::input(format!("`{}` is this runs folder itself", other.display()))
+                .with_hint("`--runs-dir` names the folder to merge into".to_owned()),
         );
     }
     let _lock = folder.claim(LOCK)?.ok_or_else(|| {
@@ -51,12 +52,14 @@ pub(crate) async fn merge(args: &MergeArgs) -> Result<u8, CliError> {
     let planned = store.merge_plan(source).await?;
     let _locks = lock(&folder, &planned)?;
     if store.merge_plan(source).await? != planned {
-        return Err(CliError::environment("the jobs here changed meanwhile")
-            .with_hint("nothing was changed; run the same command again".to_owned()));
+        return Err(
+            CliError::environment("the jobs here have changed meanwhile")
+                .with_hint("nothing was changed; run the same command again".to_owned()),
+        );
     }
     let folders = folders(&other, &planned)?;
     let all_bytes = folders.iter().map(|path| n_bytes(&other.join(path))).sum();
-    if !planned.jobs.is_empty() {
+    if !planned.jobs.is_empty() && !args.quiet {
         table::note(&format!(
             "copying {}, {}",
             count(planned.jobs.len(), "job"),
@@ -68,8 +71,26 @@ pub(crate) async fn merge(args: &MergeArgs) -> Result<u8, CliError> {
     store.merge(source).await?;
     store.close().await;
     remove_replaced(&folder, &planned, &folders)?;
-    say(&planned);
+    if !args.quiet {
+        say(&planned);
+    }
+    if args.json {
+        return json::print(&as_json(&planned, all_bytes));
+    }
     Ok(0)
+}
+
+fn as_json(merged: &Merged, n_bytes: u64) -> Value {
+    let jobs = merged.jobs.iter();
+    let jobs = jobs.map(|job| json!({"job_id": job.job_id, "dir": job.dir}));
+    let renamed = merged.renamed.iter();
+    let renamed = renamed.map(|(old, new)| json!({"sweep": old, "renamed_to": new}));
+    json!({
+        "jobs": jobs.collect::<Vec<_>>(),
+        "n_known": merged.n_known,
+        "renamed": renamed.collect::<Vec<_>>(),
+        "n_bytes": n_bytes,
+    })
 }
 
 /// The runs folder that is merged, where no process may be at work.

@@ -1,11 +1,12 @@
 //! `sae-run note` and `sae-run tag`: what users write about jobs and sweeps.
 
 use crate::error::CliError;
-use crate::show::job;
 use crate::show::table::{self, count, time};
+use crate::show::{job, json};
 use crate::sweep::config;
 use args::{NoteArgs, StoreArgs, TagArgs};
 use plan::runs_layout::DATABASE;
+use serde_json::{Value, json};
 use store::{Store, Subject, UserNote};
 
 /// Characters of a note that are kept, at most: it is shown in tables.
@@ -22,21 +23,33 @@ pub(crate) async fn note(args: &NoteArgs) -> Result<u8, CliError> {
         Some(text) => {
             check_note(text)?;
             store.add_note(&subject, text).await?;
-            table::note(&format!("noted on {}", name(&subject)));
+            if !args.json {
+                table::note(&format!("noted on {}", name(&subject)));
+            }
         }
         None if args.delete => {
             let n = store.notes_on(&subject).await?.len();
             store.remove_notes(&subject).await?;
-            table::note(&format!(
-                "removed {} of {}",
-                count(n, "note"),
-                name(&subject)
-            ));
+            if !args.json {
+                table::note(&format!(
+                    "removed {} of {}",
+                    count(n, "note"),
+                    name(&subject)
+                ));
+            }
         }
-        None => {
+        None if !args.json => {
             let notes = store.notes_on(&subject).await?;
             table::print(&notes.iter().map(line).collect::<String>())?;
         }
+        None => {}
+    }
+    if args.json {
+        let notes = store.notes_on(&subject).await?;
+        let notes = notes
+            .iter()
+            .map(|note| json!({"text": note.text, "created_ms": note.created_ms}));
+        json::print(&object(&subject, "notes", notes.collect()))?;
     }
     store.close().await;
     Ok(0)
@@ -58,6 +71,9 @@ pub(crate) async fn tag(args: &TagArgs) -> Result<u8, CliError> {
     }
     let tags = store.tags_of(&subject).await?;
     store.close().await;
+    if args.json {
+        return json::print(&object(&subject, "tags", json!(tags)));
+    }
     if args.tags.is_empty() {
         let lines = tags.iter().map(|tag| format!("{tag}\n"));
         return table::print(&lines.collect::<String>());
@@ -75,6 +91,14 @@ pub(crate) async fn tag(args: &TagArgs) -> Result<u8, CliError> {
 async fn open(args: &StoreArgs) -> Result<Store, CliError> {
     job::open(args).await?.close().await;
     Ok(Store::open(&config::runs_dir(args)?.join(DATABASE)).await?)
+}
+
+/// What is on a job or a sweep, under the key `what`.
+fn object(subject: &Subject, what: &str, list: Value) -> Value {
+    match subject {
+        Subject::Job(job_id) => json!({"job_id": job_id, what: list}),
+        Subject::Sweep(sweep) => json!({"sweep": sweep, what: list}),
+    }
 }
 
 fn name(subject: &Subject) -> String {

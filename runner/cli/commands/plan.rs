@@ -3,7 +3,8 @@
 use crate::commands::plan_diff;
 use crate::error::CliError;
 use crate::run::launch::Processes;
-use crate::show::{forecast as shown, sweep, table};
+use crate::show::forecast::{self as shown_forecast, text as forecast_text};
+use crate::show::{json, sweep, table};
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::forecast::{Forecast, forecast};
 use args::PlanArgs;
@@ -17,40 +18,72 @@ use std::fmt::Write;
 /// Whatever is wrong with the sweep, or with the database for a comparison.
 pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
     if args.diff {
-        // Ids are compared, so everything that they hash has to be at hand.
-        let expanded = expand::expand(&args.sweep)?;
+        // Ids are compared, so everything that they hash has to be available.
+        let expanded = expand::expand(&args.sweep())?;
         Processes::of(&expanded.sweep.sweep.launch)?.note();
         return plan_diff::print(&expanded, args.json).await;
     }
-    let mut expanded = expand::expand_plan(&args.sweep)?;
-    if !args.json {
-        return print(&mut expanded, args.verbose).await;
-    }
-    Processes::of(&expanded.sweep.sweep.launch)?.note();
-    let forecast = forecast(&mut expanded).await?;
-    note_too_short(&forecast);
-    note_lacking(&expanded);
-    let plan = as_json(&expanded, &forecast);
-    table::print(&(serde_json::to_string_pretty(&plan).expect("JSON serialises") + "\n"))
+    let mut expanded = expand::expand_plan(&args.sweep())?;
+    let shown = match args {
+        PlanArgs { json: true, .. } => Shown::Json,
+        PlanArgs { verbose: true, .. } => Shown::Verbose,
+        _ => Shown::Brief,
+    };
+    print(&mut expanded, shown, args.quiet).await
 }
 
-/// Prints a plan for people.
+/// How a plan is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// For people.
+    Brief,
+    /// For people, with what it was made of.
+    Verbose,
+    /// For programs.
+    Json,
+}
+
+impl Shown {
+    /// `as_json`: whether an object was asked for.
+    pub(crate) fn of(as_json: bool) -> Self {
+        if as_json { Self::Json } else { Self::Brief }
+    }
+}
+
+/// Prints a plan.
 ///
 /// # Errors
 /// Processes that make no sense, or standard output that cannot be written.
-pub(crate) async fn print(expanded: &mut Expanded, is_verbose: bool) -> Result<u8, CliError> {
-    Processes::of(&expanded.sweep.sweep.launch)?.note();
-    if expanded.wants_another_round() {
-        table::note("the recipe asks to be called again with the results of these jobs");
+pub(crate) async fn print(
+    expanded: &mut Expanded,
+    shown: Shown,
+    is_quiet: bool,
+) -> Result<u8, CliError> {
+    let processes = Processes::of(&expanded.sweep.sweep.launch)?;
+    if !is_quiet {
+        processes.note();
+    }
+    if expanded.wants_another_round() && shown != Shown::Json && !is_quiet {
+        table::note("the recipe plans another round from the results of these jobs");
     }
     let forecast = forecast(expanded).await?;
-    note_too_short(&forecast);
-    let mut more = shown::text(&forecast);
-    if is_verbose {
+    if !is_quiet {
+        note_too_short(&forecast);
+    }
+    if shown == Shown::Json {
+        if !is_quiet {
+            note_lacking(expanded);
+        }
+        return json::print(&as_json(expanded, &forecast));
+    }
+    let mut more = forecast_text(&forecast);
+    if shown == Shown::Verbose {
         more += &provenance(expanded);
     }
     let code = sweep::print_plan(&expanded.plan, &more)?;
-    note_lacking(expanded);
+    if !is_quiet {
+        note_lacking(expanded);
+    }
     Ok(code)
 }
 
@@ -65,12 +98,12 @@ fn note_too_short(forecast: &Forecast) {
     };
     let n_sequences = table::count(n_sequences as usize, "sequence");
     table::note_with_hint(
-        &format!("there are about {n_sequences} to train on, fewer than one update takes"),
+        &format!("there are about {n_sequences} to train on, and one step takes more"),
         "lower `batch_size` or `grad_acc_steps`, or take more data",
     );
 }
 
-/// Says what was not at hand, and what that means.
+/// Says what was not available, and what that means.
 fn note_lacking(expanded: &Expanded) {
     let lacking = expanded.inputs.lacking();
     for line in lacking {
@@ -87,10 +120,14 @@ fn as_json(expanded: &Expanded, forecast: &Forecast) -> Value {
     let mut value = serde_json::to_value(plan).expect("a plan serialises to JSON");
     let jobs = value["jobs"].as_array_mut().into_iter().flatten();
     for (job, value) in plan.jobs.iter().zip(jobs) {
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("name");
+            fields.insert("job".to_owned(), json!(job.name));
+        }
         let of_sae = |sae| json!(sae_memory(&job.config, sae, plan.n_ranks()));
         value["sae_memory"] = job.saes.iter().map(of_sae).collect();
     }
-    value["forecast"] = shown::as_json(forecast);
+    value["forecast"] = shown_forecast::as_json(forecast);
     let lacking = expanded.inputs.lacking();
     value["missing"] = json!(lacking);
     value["ids_are_final"] = lacking.is_empty().into();

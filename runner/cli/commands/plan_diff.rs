@@ -1,7 +1,7 @@
 //! `sae-run plan --diff`: what changes compared with the sweep as it was last run.
 
 use crate::error::CliError;
-use crate::show::table;
+use crate::show::{json, table};
 use crate::sweep::expand::Expanded;
 use plan::Job;
 use plan::runs_layout::DATABASE;
@@ -39,9 +39,7 @@ pub(crate) async fn print(expanded: &Expanded, as_json: bool) -> Result<u8, CliE
     if as_json {
         let changes: Vec<_> = changes.iter().map(Change::to_json).collect();
         let object = json!({"changes": changes, "n_unchanged": n_same});
-        return table::print(
-            &(serde_json::to_string_pretty(&object).expect("JSON serialises") + "\n"),
-        );
+        return json::print(&object);
     }
     let mut text: String = changes.iter().map(Change::line).collect();
     text += &format!("{} unchanged\n", table::count(n_same, "job"));

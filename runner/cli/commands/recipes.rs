@@ -1,7 +1,7 @@
 //! `sae-run recipes`: which recipes there are, a new one, and one tried out.
 
 use crate::error::CliError;
-use crate::show::table;
+use crate::show::{json, table};
 use crate::sweep::config;
 use crate::sweep::inputs::Inputs;
 use crate::sweep::paths::Folders;
@@ -59,17 +59,12 @@ fn list(as_json: bool) -> Result<u8, CliError> {
             listed.push(describe(&host, recipe)?);
         }
     }
-    let text = if as_json {
+    if as_json {
         let objects: Vec<_> = listed.iter().map(Listed::to_json).collect();
-        serde_json::to_string_pretty(&objects).expect("JSON serialises") + "\n"
-    } else {
-        listed
-            .iter()
-            .map(Listed::text)
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    table::print(&text)
+        return json::print(&json!({"recipes": objects}));
+    }
+    let texts: Vec<_> = listed.iter().map(Listed::text).collect();
+    table::print(&texts.join("\n"))
 }
 
 fn describe(host: &Host, recipe: Recipe) -> Result<Listed, CliError> {
@@ -119,7 +114,7 @@ impl Listed {
 fn new(name: &str) -> Result<u8, CliError> {
     let is_portable = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if name.is_empty() || !name.chars().all(is_portable) {
-        let message = format!("`{name}` is not a name for a recipe");
+        let message = format!("`{name}` is not a valid recipe name");
         return Err(
             CliError::input(message).with_hint("use letters, digits, `_` and `-`".to_owned())
         );
@@ -133,7 +128,7 @@ fn new(name: &str) -> Result<u8, CliError> {
         write_new(&stub, STUB)?;
     }
     table::note(&format!(
-        "`{}`: say `recipe = \"{name}\"` in a sweep",
+        "wrote `{}`; use it with `recipe = \"{name}\"` in a sweep",
         path.display()
     ));
     Ok(0)
@@ -173,9 +168,7 @@ fn test(name: &str, request: &Path, (as_json, with_fuel): (bool, bool)) -> Resul
     let (answer, identity) = host.plan(&recipe, &request)?;
     if as_json {
         let object = json!({"jobs": answer.jobs, "done": answer.done, "fuel": identity.fuel});
-        return table::print(
-            &(serde_json::to_string_pretty(&object).expect("JSON serialises") + "\n"),
-        );
+        return json::print(&object);
     }
     table::print(&proposed(&answer, with_fuel.then_some(identity.fuel)))
 }

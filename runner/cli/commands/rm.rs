@@ -4,12 +4,14 @@ use crate::error::CliError;
 use crate::run::orphan::lock_stream;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::job::{self, n_bytes};
+use crate::show::json;
 use crate::show::table::{self, count, escaped};
 use crate::show::yes_or_no::{self, Question};
 use crate::sweep::config;
 use args::RmArgs;
 use files::Claim;
 use plan::runs_layout;
+use serde_json::json;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,7 @@ pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
     let folders = folders(&folder, &removal)?;
     announce(&removal, &folders);
     if removal.jobs.is_empty() && removal.sweeps.is_empty() {
-        return Ok(0);
+        return concluded(args, &removal, &folders, Outcome::Unchanged);
     }
     check_workers(folder.path(), &removal)?;
     let question = Question {
@@ -40,16 +42,48 @@ pub(crate) async fn rm(args: &RmArgs) -> Result<u8, CliError> {
         yes: "`--yes` deletes without asking",
     };
     if !args.yes && !yes_or_no::ask(&question)? {
-        return Ok(0);
+        return concluded(args, &removal, &folders, Outcome::Unchanged);
     }
-    // Rows first: were it the other way, a crash between would leave jobs listed as done whose files
+    // Rows first: in the other order, a crash in between would leave jobs listed as done whose files
     // are gone. What a crash leaves now are folders that nothing lists.
     store.remove(&removal).await?;
     store.close().await;
     delete(folder.path(), &folders)?;
     drop(locks);
     table::note(&format!("deleted {}", count(removal.jobs.len(), "job")));
-    Ok(0)
+    concluded(args, &removal, &folders, Outcome::Deleted)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Deleted,
+    Unchanged,
+}
+
+/// Prints the object that was asked for, if it was.
+fn concluded(
+    args: &RmArgs,
+    removal: &Removal,
+    folders: &[Doomed],
+    outcome: Outcome,
+) -> Result<u8, CliError> {
+    if !args.json {
+        return Ok(0);
+    }
+    let jobs = removal.jobs.iter();
+    let jobs = jobs.map(|job| json!({"job": job.name, "job_id": job.job_id}));
+    let kept = removal.kept.iter();
+    let kept = kept.map(|job| json!({"job": job.name, "job_id": job.job_id, "reason": job.reason}));
+    let folders = folders.iter();
+    let folders = folders.map(|folder| json!({"path": folder.path, "n_bytes": folder.n_bytes}));
+    json::print(&json!({
+        "is_deleted": outcome == Outcome::Deleted,
+        "jobs": jobs.collect::<Vec<_>>(),
+        "sweeps": removal.sweeps,
+        "kept": kept.collect::<Vec<_>>(),
+        "folders": folders.collect::<Vec<_>>(),
+        "n_rows": removal.n_rows,
+    }))
 }
 
 /// A folder to delete, relative to the runs folder.
@@ -108,9 +142,9 @@ fn announce(removal: &Removal, folders: &[Doomed]) {
     }
     let n_bytes = folders.iter().map(|folder| folder.n_bytes).sum();
     table::note(&format!(
-        "to delete: {}, {} rows, {}, {}",
+        "to delete: {}, {}, {}, {}",
         count(removal.jobs.len(), "job"),
-        removal.n_rows,
+        count(removal.n_rows as usize, "row"),
         count(folders.len(), "folder"),
         table::bytes(n_bytes)
     ));

@@ -1,5 +1,5 @@
-//! `sae-run verify-resume`: proves on a user's own job, shortened, that training which is killed and resumed ends in
-//! the same bits as training that is not killed.
+//! `sae-run verify-resume`: checks on a user's own job, shortened, that killed and resumed training is bit-identical to
+//! training without interruption.
 
 use crate::error::CliError;
 use crate::run::event_tail::EventTail;
@@ -7,8 +7,7 @@ use crate::run::launch::Local;
 use crate::run::past_job;
 use crate::run::signals::StopSignals;
 use crate::run::worker_process::WorkerProcess;
-use crate::show::job;
-use crate::show::table;
+use crate::show::{job, json, table};
 use crate::sweep::config;
 use crate::sweep::paths::Folders;
 use args::VerifyResumeArgs;
@@ -20,6 +19,8 @@ use plan::{
     resolve_jobs,
 };
 use plan::{Order, OrderJob};
+use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,13 +53,19 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
     let mut signals = StopSignals::new()?;
     let trial = |folder: &str| Trial::new(&order, &scratch.path().join(folder));
 
-    table::note(&format!("training `{name}` undisturbed"));
+    let say = |text: &str| {
+        if !args.quiet {
+            table::note(text);
+        }
+    };
+    say(&format!("training `{name}` without interruption"));
     let mut undisturbed = trial("undisturbed")?;
     undisturbed.attempt(None, &mut signals).await?;
     let n_steps = undisturbed.n_steps;
-    table::note(&format!(
-        "{n_steps} updates; once more, killed {} times",
-        args.kills
+    say(&format!(
+        "{}; again, with {}",
+        table::count(n_steps as usize, "step"),
+        table::count(args.kills as usize, "kill")
     ));
     let mut killed = trial("killed")?;
     let mut rng = Rng::with_seed(args.seed);
@@ -68,10 +75,23 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
     });
     let mut n_kills = 0;
     while let Ended::Killed { step } = killed.attempt(kills.next(), &mut signals).await? {
-        table::note(&format!("killed after update {step}"));
+        say(&format!("killed after step {step}"));
         n_kills += 1;
     }
-    report(&undisturbed, &killed, n_kills)
+    let compared = compared(&undisturbed, &killed)?;
+    if args.json {
+        let is_exact = compared.iter().all(|sae| sae.is_equal);
+        json::print(&json!({
+            "job": name,
+            "job_id": job.job_id,
+            "n_steps": n_steps,
+            "n_kills": n_kills,
+            "is_exact": is_exact,
+            "saes": compared,
+        }))?;
+        return Ok(u8::from(!is_exact));
+    }
+    report(&compared, n_kills)
 }
 
 /// The order of a job's last worker, for that job alone, with the number of updates that was asked for.
@@ -272,34 +292,55 @@ impl Trial {
     }
 }
 
-/// Says which SAEs are the same.
-fn report(undisturbed: &Trial, killed: &Trial, n_kills: u64) -> Result<u8, CliError> {
+/// An SAE after both trainings.
+#[derive(Serialize)]
+struct Compared {
+    sae: String,
+    /// Of its weights.
+    n_bytes: u64,
+    is_equal: bool,
+}
+
+fn compared(undisturbed: &Trial, killed: &Trial) -> Result<Vec<Compared>, CliError> {
     let (expected, got) = (undisturbed.weights()?, killed.weights()?);
-    let row = |(sae, bytes): (&String, &Vec<u8>)| {
-        let is_same = got[sae] == *bytes;
-        let verdict = if is_same {
-            "equal to the bit"
+    let compared = expected.into_iter().map(|(sae, bytes)| Compared {
+        n_bytes: bytes.len() as u64,
+        is_equal: got[&sae] == bytes,
+        sae,
+    });
+    Ok(compared.collect())
+}
+
+/// Says which SAEs are the same.
+fn report(compared: &[Compared], n_kills: u64) -> Result<u8, CliError> {
+    let row = |sae: &Compared| {
+        let verdict = if sae.is_equal {
+            "bit-identical"
         } else {
             "different"
         };
         vec![
-            sae.clone(),
-            table::bytes(bytes.len() as u64),
+            sae.sae.clone(),
+            table::bytes(sae.n_bytes),
             verdict.to_owned(),
         ]
     };
-    let rows = expected.iter().map(row).collect();
+    let rows = compared.iter().map(row).collect();
     table::print(&table::render(
         &["SAE", "weights", "after the kills"],
         rows,
         usize::MAX,
     ))?;
     let n_kills = table::count(n_kills as usize, "kill");
-    if expected == got {
-        table::note(&format!("resume is exact: {n_kills} made no difference"));
+    if compared.iter().all(|sae| sae.is_equal) {
+        table::note(&format!(
+            "resume is exact: {n_kills}, and the weights are bit-identical"
+        ));
         return Ok(0);
     }
-    table::note(&format!("resume is not exact: {n_kills} made a difference"));
+    table::note(&format!(
+        "resume is not exact: {n_kills}, and the weights differ"
+    ));
     table::note(
         "hint: on a GPU, sums in no fixed order differ without any kill; try `--device cpu`",
     );

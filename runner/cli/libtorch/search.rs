@@ -132,7 +132,7 @@ fn of_named(by: &str, path: &Path) -> Result<Torch, CliError> {
     };
     let torch = Torch::in_folder(path).or_else(|| of_python(&python?));
     torch.ok_or_else(|| {
-        CliError::input(format!("{by} names `{}`, and there is no PyTorch", path.display())).with_hint(
+        CliError::input(format!("{by} names `{}`, but there is no PyTorch in it", path.display())).with_hint(
             "name the folder of PyTorch's package (it has `version.py` and `lib`), an environment that has PyTorch, \
              or its `python3`"
                 .to_owned(),

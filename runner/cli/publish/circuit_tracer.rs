@@ -118,7 +118,7 @@ fn check_outputs(chosen: &Chosen, outputs: &[String], later: &[&str]) -> Result<
 }
 
 fn refusal(what: &str, hint: &str) -> CliError {
-    CliError::input(format!("circuit-tracer's layout holds {what}")).with_hint(hint.to_owned())
+    CliError::input(format!("circuit-tracer's layout takes {what}")).with_hint(hint.to_owned())
 }
 
 /// The MLP of a layer: `layers.3.mlp`.

@@ -43,11 +43,11 @@ pub(super) fn of(chosen: &Chosen, asked: &[SaeLayout]) -> Result<Vec<SaeLayout>,
         let mut all = SaeLayout::ALL.into_iter();
         return match all.find(|layout| holds(*layout, &config)) {
             Some(layout) => Ok(vec![layout]),
-            None => refused("no layout holds"),
+            None => refused("no layout supports"),
         };
     }
     match asked.iter().find(|layout| !holds(**layout, &config)) {
-        Some(layout) => refused(&format!("{layout}'s layout cannot hold")),
+        Some(layout) => refused(&format!("{layout}'s layout does not support")),
         None => Ok(asked.to_vec()),
     }
 }
@@ -100,7 +100,7 @@ fn hint(config: &TrainConfig) -> String {
     let others = others.filter(|layout| holds(*layout, config));
     match others.map(SaeLayout::name).collect::<Vec<_>>()[..] {
         [] if config.cross_layer => {
-            "circuit-tracer's holds those with batchtopk, relu or jumprelu and without a \
+            "circuit-tracer's supports those with batchtopk, relu or jumprelu and without a \
             skip connection; `--where` leaves this one out"
                 .to_owned()
         }

@@ -15,8 +15,8 @@ mod upload;
 use crate::error::CliError;
 use crate::run::past_job;
 use crate::run::worker_program;
-use crate::show::progress;
 use crate::show::table::{self, count};
+use crate::show::{json, progress};
 use crate::sweep::config;
 use crate::sweep::hub_access::{self, Asked};
 use args::PublishArgs;
@@ -134,10 +134,17 @@ impl Publisher<'_> {
         let upload = self.upload(&chosen, &outgoing);
         if args.dry_run {
             let planned = upload::plan(hub, &upload, args.quiet)?;
-            return table::print(&upload::shown(&planned, &card, args.include_sweep));
+            return if args.json {
+                json::print(&upload::planned_as_json(&planned, &card))
+            } else {
+                table::print(&upload::shown(&planned, &card, args.include_sweep))
+            };
         }
         let uploaded = upload::run(hub, &upload, args.quiet)?;
         self.record(&uploaded, &outgoing).await?;
+        if args.json {
+            return json::print(&upload::as_json(&uploaded));
+        }
         upload::conclude(&uploaded)
     }
 

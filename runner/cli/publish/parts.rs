@@ -69,7 +69,7 @@ pub(super) fn check_paths(
         let other = published.iter().find(is_other);
         if let Some(PublishedSae { path, sae_id, .. }) = other {
             let message = format!(
-                "`{}` of `{}` holds another SAE, number {sae_id} of the database",
+                "`{}` of `{}` has another SAE, number {sae_id} of the database",
                 place_of(path),
                 args.repo
             );

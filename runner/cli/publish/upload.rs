@@ -4,6 +4,7 @@ use crate::error::CliError;
 use crate::show::progress;
 use crate::show::table::{self, bytes, count};
 use hub::{FileUpload, Hub, HubError, Upload, UploadPlan, UploadProgress, UploadStep, Uploaded};
+use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// What [`run`] would do, compared with what the Hub has if it answers.
@@ -69,13 +70,13 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
     let rows = plan.files.iter().map(row).collect();
     let mut text = table::render(&["file", "size", ""], rows, 1);
     let made = match (plan.makes_repo, plan.makes_branch) {
-        _ if !plan.is_compared => "\nthe Hub was not asked: what it has already is not sent",
-        (true, _) => ", which would be made",
-        (false, true) => ", whose branch would be made",
+        _ if !plan.is_compared => "\nthe Hub was not asked; files that it already has are not sent",
+        (true, _) => ", which would be created",
+        (false, true) => ", whose branch would be created",
         (false, false) => "",
     };
     let with_sweep = if include_sweep {
-        "with the text of the sweep as it is, its comments and folders too"
+        "with the text of the sweep, its comments and folders included"
     } else {
         "without the text of the sweep, which `--include-sweep` adds"
     };
@@ -89,6 +90,45 @@ pub(super) fn shown(plan: &UploadPlan, card: &str, include_sweep: bool) -> Strin
     text
 }
 
+/// The same for programs.
+pub(super) fn planned_as_json(plan: &UploadPlan, card: &str) -> Value {
+    json!({
+        "is_sent": false,
+        "repo": plan.repo,
+        "branch": plan.branch,
+        "page": plan.page,
+        "commit": null,
+        "is_compared": plan.is_compared,
+        "files": files_as_json(&plan.files),
+        "card": card,
+    })
+}
+
+/// What was done, for programs.
+pub(super) fn as_json(uploaded: &Uploaded) -> Value {
+    json!({
+        "is_sent": true,
+        "repo": uploaded.repo,
+        "branch": uploaded.branch,
+        "page": uploaded.page,
+        "commit": uploaded.commit,
+        "is_new_commit": uploaded.is_new_commit,
+        "files": files_as_json(&uploaded.files),
+    })
+}
+
+fn files_as_json(files: &[FileUpload]) -> Value {
+    let file = |file: &FileUpload| {
+        json!({
+            "path": file.path,
+            "n_bytes": file.n_bytes,
+            "sha256": file.sha256,
+            "is_new": file.is_new,
+        })
+    };
+    files.iter().map(file).collect()
+}
+
 /// Says what was done, and prints where it is.
 ///
 /// # Errors
@@ -97,7 +137,7 @@ pub(super) fn conclude(uploaded: &Uploaded) -> Result<u8, CliError> {
     let text = if uploaded.is_new_commit {
         format!("sent {}", sent(&uploaded.files))
     } else {
-        "all of it was there already".to_owned()
+        "everything was there already".to_owned()
     };
     table::note(&text);
     table::print(&format!("{} {}\n", uploaded.page, uploaded.commit))

@@ -1,7 +1,6 @@
 //! `sae-run extend JOB|SWEEP --tokens N`: the same jobs on more tokens, each from the state that it has kept.
 
-use super::{note_only_folder, run_expanded};
-use crate::commands::plan as plan_command;
+use super::{dry_run, note_only_folder, run_expanded};
 use crate::error::CliError;
 use crate::run::launch::{Leader, with_ranks};
 use crate::run::past_job;
@@ -34,7 +33,7 @@ async fn extend_in(args: &ExtendArgs, leader: Option<&Leader>) -> Result<u8, Cli
     let folders = Folders::of_this_machine()?;
     let sweep = longer(args, &runs_dir, &folders).await?;
     if args.options.dry_run {
-        return plan_command::print(&mut expand::expand_sweep_plan(sweep, folders)?, false).await;
+        return dry_run(expand::expand_sweep_plan(sweep, folders)?, &args.options).await;
     }
     let mut expanded = expand::expand_sweep(sweep, folders)?;
     let ended = run_expanded(&mut expanded, &args.options, leader).await?;
@@ -150,7 +149,7 @@ fn config_of(sweep: &SweepDetails) -> Result<TrainConfig, CliError> {
     })
 }
 
-/// A sweep file that asks for what the newest version asked, with all that was laid over it.
+/// A sweep file that asks for what the newest version asked, with all its overrides.
 fn of_sweep(sweep: &SweepDetails, config: &TrainConfig) -> Result<Recorded, CliError> {
     let newest = sweep.versions.last();
     let recipe = newest.map_or("grid", |version| version.recipe.as_str());

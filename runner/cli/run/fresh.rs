@@ -73,7 +73,7 @@ fn announce(runs_dir: &Path, expanded: &Expanded, (kept, lost): (&[BegunJob], &[
     let kept = kept.iter().map(|job| {
         let (name, id) = (name(expanded, &job.job_id), &job.job_id);
         let sweeps = job.other_sweeps.join("`, `");
-        format!("kept: {name} ({id}), asked for by `{sweeps}`")
+        format!("kept: {name} ({id}), part of `{sweeps}`")
     });
     list(kept.collect());
     let lost: Vec<_> = lost.iter().filter(|job| !job.is_new()).collect();
@@ -82,7 +82,7 @@ fn announce(runs_dir: &Path, expanded: &Expanded, (kept, lost): (&[BegunJob], &[
         let (name, id, status) = (name(expanded, &job.job_id), &job.job_id, job.status);
         let n_bytes = job_bytes(runs_dir, &job.dir);
         all_bytes += n_bytes;
-        let steps = count(job.n_steps as usize, "update");
+        let steps = count(job.n_steps as usize, "step");
         let bytes = table::bytes(n_bytes);
         format!("job {name} ({id}): {status}, {steps}, {bytes}")
     });
@@ -90,9 +90,9 @@ fn announce(runs_dir: &Path, expanded: &Expanded, (kept, lost): (&[BegunJob], &[
     if !lost.is_empty() {
         let n_steps = lost.iter().map(|job| job.n_steps as usize).sum();
         table::note(&format!(
-            "to forget: {} with {}, {}",
+            "to delete: {} with {}, {}",
             count(lost.len(), "job"),
-            count(n_steps, "update"),
+            count(n_steps, "step"),
             table::bytes(all_bytes)
         ));
     }

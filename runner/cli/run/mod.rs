@@ -32,7 +32,7 @@ pub(crate) mod watch;
 pub(crate) mod worker_process;
 pub(crate) mod worker_program;
 
-use crate::commands::plan as plan_command;
+use crate::commands::plan::{self as plan_command, Shown};
 use crate::error::CliError;
 use crate::run::claims::Claims;
 use crate::run::launch::{Launcher, Leader, with_ranks};
@@ -43,8 +43,8 @@ use crate::show::closing::{Closing, all_are_done};
 use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
 use crate::show::time_left::{Predicted, TimeLeft};
-use crate::show::{sweep as shown, table};
-use crate::sweep::config::{self, Origin};
+use crate::show::{json, sweep as shown, table};
+use crate::sweep::config;
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::forecast::forecast;
 use crate::sweep::hub_access;
@@ -52,6 +52,7 @@ use crate::sweep::next_round;
 use crate::sweep::paths::Folders;
 use crate::track::Tracking;
 use args::{ProgressArg, RunArgs, RunOptions, StoreArgs, TrainArgs};
+use serde_json::json;
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Instant;
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
     with_ranks(&runs_dir, async |leader| {
         if args.options.dry_run {
-            return plan_command::print(&mut expand::expand_plan(&args.sweep())?, false).await;
+            return dry_run(expand::expand_plan(&args.sweep())?, &args.options).await;
         }
         let mut expanded = expand::expand(&args.sweep())?;
         let ended = run_expanded(&mut expanded, &args.options, leader).await?;
@@ -104,12 +105,17 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
     let folders = Folders::of_this_machine()?;
     let sweep = config::load_given(&args.given(), &folders)?;
     if args.options.dry_run {
-        return plan_command::print(&mut expand::expand_sweep_plan(sweep, folders)?, false).await;
+        return dry_run(expand::expand_sweep_plan(sweep, folders)?, &args.options).await;
     }
     let mut expanded = expand::expand_sweep(sweep, folders)?;
     let ended = run_expanded(&mut expanded, &args.options, leader).await?;
     note_only_folder(&expanded, &ended);
     Ok(ended.exit_code)
+}
+
+/// Shows the plan.
+async fn dry_run(mut expanded: Expanded, args: &RunOptions) -> Result<u8, CliError> {
+    plan_command::print(&mut expanded, Shown::of(args.json), args.quiet).await
 }
 
 /// Says where the SAEs of a run's only job are.
@@ -162,6 +168,9 @@ async fn run_expanded(
     };
     let began = Instant::now();
     let Some(before) = recover(&claims, expanded, args).await? else {
+        if args.json {
+            json::print(&json!({"sweep": expanded.plan.sweep, "is_begun": false}))?;
+        }
         return Ok(Ended {
             exit_code: 0,
             recorded: None,
@@ -251,13 +260,9 @@ async fn replay_next(store: &Store, expanded: &mut Expanded) -> Result<bool, Cli
 
 /// Opens the runs folder. The hint says how to name another.
 fn open_folder(expanded: &Expanded) -> Result<RunsFolder, CliError> {
-    let option = match expanded.sweep.origin {
-        Origin::File => "--set runs_dir=DIR",
-        Origin::Options => "--runs-dir DIR",
-    };
     RunsFolder::open(&expanded.sweep.sweep.runs_dir).map_err(|error| {
         let hint = error.hint().unwrap_or_default();
-        let hint = format!("{hint}; `{option}` names another folder");
+        let hint = format!("{hint}; `--runs-dir DIR` names another folder");
         error.with_hint(hint)
     })
 }
@@ -267,7 +272,7 @@ fn withheld(expanded: &Expanded) {
     let round = expanded.plan.rounds.len();
     table::note_with_hint(
         &format!(
-            "round {round} is not planned: jobs are unfinished because their worker died or could not continue"
+            "round {round} is not planned yet: some jobs are unfinished because their worker died or could not continue"
         ),
         "run the same command again, without `--fresh`, to finish them first",
     );
@@ -331,7 +336,7 @@ async fn time_left(
     let total_s = forecast.in_all().map(|known| total_s(&forecast, known));
     if !quiet && total_s.is_some_and(|total_s| total_s >= LONG_S) {
         let source = &forecast.speed.source;
-        table::note(&format!("all of it takes {} ({source})", time(&forecast)));
+        table::note(&format!("expected time: {} ({source})", time(&forecast)));
     }
     let streams = expanded.plan.streams.iter().zip(&forecast.streams);
     let wanted = streams.filter(|(stream, _)| is_wanted(stream));
@@ -365,6 +370,8 @@ fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Resu
             exit_code: summary.exit_code(),
         }
         .print();
+    } else if args.json {
+        json::print(&closing.as_json(summary))?;
     } else if closing.outcomes.iter().any(|row| row.dead_pct.is_some()) {
         let shown = shown::results(closing.outcomes);
         table::print(&shown.text)?;

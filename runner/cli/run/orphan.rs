@@ -32,10 +32,10 @@ pub(crate) async fn wait_for_worker(dir: &Path, take_over: bool) -> Result<(), C
         if !std::mem::replace(&mut announced, true) {
             let who = name_of(holder.as_ref());
             let text = if take_over {
-                format!("ending {who} of an earlier `sae-run`")
+                format!("stopping {who} of an earlier `sae-run`")
             } else {
                 format!(
-                    "waiting for {who} of an earlier `sae-run` to save and end; `--take-over` ends it"
+                    "waiting for {who} of an earlier `sae-run` to save and end; `--take-over` stops it"
                 )
             };
             table::note(&text);
@@ -101,5 +101,5 @@ fn still_runs(dir: &Path, holder: Option<&LockHolder>) -> CliError {
     CliError::environment(format!(
         "{who} of an earlier `sae-run` still runs in `{dir}`"
     ))
-    .with_hint("wait for it to end, or end it with `kill` on its machine".to_owned())
+    .with_hint("wait for it to end, or stop it with `kill` on its machine".to_owned())
 }

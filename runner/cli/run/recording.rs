@@ -133,8 +133,7 @@ fn note_other_updates(begun: &BegunOtherwise) {
     } = begun;
     table::note_with_hint(
         &format!(
-            "job `{job}` was begun with updates of {tokens_before} tokens; with {tokens_now} it is another job, which \
-             starts from the beginning"
+            "job `{job}` was begun with {tokens_before} tokens per step; with {tokens_now} it is another job, which starts from the beginning"
         ),
         &format!(
             "`--set train.tokens_per_update={tokens_before}` continues with it, in any number of processes"

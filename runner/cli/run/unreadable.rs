@@ -87,8 +87,8 @@ impl Unreadable {
             self.split(dir)
         };
         let aside = moved.map_err(|error| {
-            CliError::io("put aside what cannot be read of", &self.path, &error).with_hint(
-                "make room, or move the file away; `--fresh` continues without it".to_owned(),
+            CliError::io("put aside the unreadable part of", &self.path, &error).with_hint(
+                "free space, or move the file away; `--fresh` continues without it".to_owned(),
             )
         })?;
         Ok(Some(self.note(&aside)))

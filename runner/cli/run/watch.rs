@@ -92,7 +92,7 @@ impl Watch<'_> {
         self.asked_to_stop = true;
         self.worker.ask_to_stop();
         self.progress
-            .say("stopping after a checkpoint; once more to stop at once");
+            .say("stopping after a checkpoint; press Ctrl-C again to stop at once");
     }
 
     async fn take_in(&mut self) -> Result<(), CliError> {
@@ -130,7 +130,7 @@ impl Watch<'_> {
                     let name = self.name_of(&job_id);
                     // The reason is shown at the end.
                     let what = if is_fatal {
-                        "the job ends here"
+                        "its training ends here"
                     } else {
                         reason.as_str()
                     };
@@ -171,7 +171,7 @@ impl Watch<'_> {
         };
         let reason = match outcome {
             Outcome::Done => None,
-            Outcome::Stopped => Some("it was asked to stop".to_owned()),
+            Outcome::Stopped => Some("it was stopped".to_owned()),
             _ => Some(format!("the worker ended with {status}")),
         };
         AttemptEnd {

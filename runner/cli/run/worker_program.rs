@@ -86,8 +86,7 @@ fn path() -> Result<PathBuf, CliError> {
     } else {
         Err(
             CliError::environment(format!("there is no `{}`", path.display())).with_hint(format!(
-                "`sae-run` needs `{PROGRAM}` in its own folder, and `cargo build` makes both; instead of a \
-                 copy, a link to `sae-run` will do"
+                "`sae-run` needs `{PROGRAM}` in its own folder, and `cargo build` makes both; use a link to `sae-run` instead of a copy"
             )),
         )
     }

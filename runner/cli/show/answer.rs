@@ -1,6 +1,7 @@
 //! Rows of the database as a table, JSON or CSV.
 
 use crate::error::CliError;
+use crate::show::json::SCHEMA;
 use crate::show::table;
 use args::Format;
 use plan::escaped_lines;
@@ -9,12 +10,16 @@ use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 use std::ops::ControlFlow;
 use store::{QueryTable, RowSink};
 
-/// Prints rows as asked for.
+/// Prints rows as asked for. `what`: the key under which an object has them.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub(crate) fn print(found: &QueryTable, format: Format) -> Result<u8, CliError> {
-    let Some(mut rows) = RowPrinter::of(format) else {
+pub(crate) fn print(
+    found: &QueryTable,
+    format: Format,
+    what: &'static str,
+) -> Result<u8, CliError> {
+    let Some(mut rows) = RowPrinter::of(format, what) else {
         return table::print(&as_table(found));
     };
     rows.begin(found.columns.clone());
@@ -30,6 +35,7 @@ pub(crate) fn print(found: &QueryTable, format: Format) -> Result<u8, CliError> 
 pub(crate) struct RowPrinter {
     out: Out,
     columns: Vec<String>,
+    what: &'static str,
     n_rows: u64,
     written: io::Result<()>,
     /// Whether it goes to a terminal, which some characters would steer. JSON has them spelt out anyway.
@@ -42,8 +48,8 @@ enum Out {
 }
 
 impl RowPrinter {
-    /// `None`: a table is asked for, which needs all rows at once.
-    pub(crate) fn of(format: Format) -> Option<Self> {
+    /// `None`: a table is asked for, which needs all rows at once. `what`: the key of the rows.
+    pub(crate) fn of(format: Format, what: &'static str) -> Option<Self> {
         let out = match format {
             Format { json: true, .. } => Out::Json(BufWriter::new(io::stdout())),
             Format { csv: true, .. } => Out::Csv(Box::new(csv::Writer::from_writer(io::stdout()))),
@@ -52,6 +58,7 @@ impl RowPrinter {
         Some(Self {
             out,
             columns: Vec::new(),
+            what,
             n_rows: 0,
             written: Ok(()),
             is_shown: io::stdout().is_terminal(),
@@ -76,7 +83,11 @@ impl RowPrinter {
         match &mut self.out {
             Out::Csv(writer) => writer.flush(),
             Out::Json(writer) => {
-                let end = if self.n_rows == 0 { "[]\n" } else { "\n]\n" };
+                let end = if self.n_rows == 0 {
+                    "]\n}\n"
+                } else {
+                    "\n  ]\n}\n"
+                };
                 writer.write_all(end.as_bytes())?;
                 writer.flush()
             }
@@ -99,9 +110,13 @@ impl RowPrinter {
             Out::Json(writer) => {
                 let object: Map<_, _> = self.columns.iter().cloned().zip(row).collect();
                 let object = escaped_lines(&serde_json::to_string_pretty(&object)?);
-                let before = if self.n_rows == 0 { "[\n  " } else { ",\n  " };
+                let before = if self.n_rows == 0 {
+                    "\n    "
+                } else {
+                    ",\n    "
+                };
                 writer.write_all(before.as_bytes())?;
-                writer.write_all(object.replace('\n', "\n  ").as_bytes())
+                writer.write_all(object.replace('\n', "\n    ").as_bytes())
             }
         }
     }
@@ -117,9 +132,18 @@ fn of_writing(error: csv::Error) -> io::Error {
 
 impl RowSink for RowPrinter {
     fn begin(&mut self, columns: Vec<String>) {
-        if let Out::Csv(writer) = &mut self.out {
-            self.written = writer.write_record(&columns).map_err(of_writing);
-        }
+        self.written = match &mut self.out {
+            Out::Csv(writer) => writer.write_record(&columns).map_err(of_writing),
+            Out::Json(writer) => {
+                let names = format!("{:#}", Value::from(columns.as_slice()));
+                let names = escaped_lines(&names).replace('\n', "\n  ");
+                let head = format!(
+                    "{{\n  \"schema\": {SCHEMA},\n  \"columns\": {names},\n  \"{}\": [",
+                    self.what
+                );
+                writer.write_all(head.as_bytes())
+            }
+        };
         self.columns = columns;
     }
 

@@ -17,7 +17,7 @@ pub(crate) fn as_toml(job: &JobDetails) -> Result<String, CliError> {
     });
     let id = &job.job_id;
     Ok(format!(
-        "# Asks for job {id}{} again. Paths are looked for next to this file, then in the current folder.\n\n\
+        "# Repeats job {id}{}. Paths are looked for next to this file, then in the current folder.\n\n\
          {table}",
         plan::escaped(&name)
     ))

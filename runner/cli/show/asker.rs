@@ -13,6 +13,9 @@ use store::{QueryLimits, Store, StoreError};
 /// How long SQLite may take to notice that the time is over.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The key of the rows in an object.
+const ROWS: &str = "rows";
+
 /// Exit code after a signal.
 const STOPPED: u8 = 130;
 
@@ -61,13 +64,13 @@ impl<'a> Asker<'a> {
             ..QueryLimits::default()
         };
         let store = self.store;
-        let Some(mut rows) = RowPrinter::of(self.args.format) else {
+        let Some(mut rows) = RowPrinter::of(self.args.format, ROWS) else {
             let asked = store.query_within(statement, &limits);
             let found = match self.within(&limits, asked).await {
                 Err(StoreError::QueryStopped) => return Ok(Answered::Stopped),
                 found => found?,
             };
-            answer::print(&found, self.args.format)?;
+            answer::print(&found, self.args.format, ROWS)?;
             return Ok(Answered::of(found.is_cut));
         };
         // As they come: there may be more rows than memory.

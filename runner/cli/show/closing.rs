@@ -1,13 +1,15 @@
 //! What a run says at its end: which jobs failed and why, how many are done, the best, and what to type next.
 
+use crate::run::schedule::Summary;
 use crate::show::doubts::Measured;
 use crate::show::duration::exact_duration;
 use crate::show::table::{self, count, number};
 use plan::{LEAST_ABLATION_COST, Plan, escaped};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use store::{JobStatus, RecordedJob, RecordedPlan, SaeOutcome};
+use store::{JobFailure, JobStatus, RecordedJob, RecordedPlan, SaeOutcome};
 
 /// Reasons of failed jobs that are shown.
 const MOST_REASONS: usize = 10;
@@ -136,7 +138,7 @@ impl Closing<'_> {
         if n_bad > 0 {
             table::note_with_hint(
                 &format!(
-                    "{} worse than predicting the mean: FVU above 1",
+                    "{} worse than predicting the mean (FVU above 1)",
                     count(n_bad, "SAE")
                 ),
                 "lower `lr`",
@@ -144,10 +146,35 @@ impl Closing<'_> {
         }
         if measured.iter().any(|own| own.is_without_share) {
             table::note(&format!(
-                "CE recovered is `-` where ablation costs less than {LEAST_ABLATION_COST} nats a token: a share of that says \
-                 nothing"
+                "CE recovered is `-` where ablation costs less than {LEAST_ABLATION_COST} nats per token: too little for a meaningful share"
             ));
         }
+    }
+
+    /// All of it, for programs.
+    pub(crate) fn as_json(&self, summary: &Summary) -> Value {
+        let progress = self.after.progress();
+        let jobs = self.after.jobs.iter().map(|job| {
+            json!({
+                "job": self.plan.job(&job.job_id).map(|job| &job.name),
+                "job_id": job.job_id,
+                "status": job.status.to_string(),
+                "dir": job.dir,
+                "reason": job.failure.as_ref().map(JobFailure::text),
+            })
+        });
+        json!({
+            "sweep": self.plan.sweep,
+            "is_begun": true,
+            "is_interrupted": summary.interrupted,
+            "exit_code": summary.exit_code(),
+            "runs_dir": self.runs_dir,
+            "took_s": self.took.as_secs_f64(),
+            "n_jobs": progress.n_jobs,
+            "n_done": progress.n_done,
+            "jobs": jobs.collect::<Vec<_>>(),
+            "saes": self.outcomes.iter().map(sae_as_json).collect::<Vec<_>>(),
+        })
     }
 
     fn counts(&self) -> String {
@@ -223,6 +250,28 @@ impl Closing<'_> {
             ["ls", "report", "show"].map(|command| format!("`sae-run {command} {sweep}{option}`"));
         format!("next: {}", commands.join(", "))
     }
+}
+
+/// An SAE, under the names of the view `result`.
+fn sae_as_json(row: &SaeOutcome) -> Value {
+    json!({
+        "job": row.job,
+        "job_id": row.job_id,
+        "status": row.status.to_string(),
+        "hookpoint": row.hookpoint,
+        "sae": row.sae,
+        "kind": row.kind,
+        "k": row.k,
+        "num_latents": row.num_latents,
+        "fvu": row.fvu,
+        "l0": row.l0,
+        "dead_pct": row.dead_pct,
+        "fvu_eval": row.fvu_eval,
+        "ce_spliced": row.ce_spliced,
+        "ce_recovered": row.ce_recovered,
+        "tokens_per_s": row.tokens_per_s,
+        "checkpoint": row.checkpoint,
+    })
 }
 
 /// `the job is done`, `all 8 jobs are done`.

@@ -96,8 +96,7 @@ pub(crate) fn doubts(measured: &[Measured]) -> Vec<Doubt> {
     if !open.is_empty() {
         doubts.push(Doubt {
             message: format!(
-                "no CE recovered for {}: without the hookpoint's output the model loses less than {LEAST_ABLATION_COST} \
-                 nats a token, too little to take a share of: {}",
+                "no CE recovered for {}: without the hookpoint's output the model loses less than {LEAST_ABLATION_COST} nats per token, too little for a meaningful share: {}",
                 count(open.len(), "SAE"),
                 first_of(&open)
             ),

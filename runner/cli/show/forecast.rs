@@ -44,7 +44,7 @@ pub(crate) fn as_json(forecast: &Forecast) -> Value {
 fn stream_json(stream: &StreamForecast) -> Value {
     stream.length.map_or(Value::Null, |stream| {
         json!({
-            "n_updates": stream.n_updates,
+            "n_steps": stream.n_updates,
             "n_tokens": stream.n_tokens,
             "n_eval_sequences": stream.n_eval_sequences,
             "is_exact": stream.is_exact,
@@ -61,17 +61,17 @@ pub(crate) fn total_s(forecast: &Forecast, known: StreamLength) -> f64 {
 
 fn training(forecast: &Forecast) -> String {
     let Some(known) = forecast.in_all() else {
-        return "the number of tokens is not known: the data set is not at hand, and there is no `max_examples`"
+        return "the number of tokens is not known: the data set is not available, and `max_examples` is not set"
             .to_owned();
     };
     let about = if known.is_exact { "" } else { "about " };
-    let n_updates = count(known.n_updates as usize, "update");
+    let n_steps = count(known.n_updates as usize, "step");
     let eval = match known.n_eval_sequences {
         0 => String::new(),
         n => format!(", evaluation on {}", count(n as usize, "sequence")),
     };
     format!(
-        "{about}{} tokens, {n_updates}{eval}",
+        "{about}{} tokens, {n_steps}{eval}",
         HumanCount(known.n_tokens)
     )
 }

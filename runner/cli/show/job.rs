@@ -3,6 +3,7 @@
 use crate::error::CliError;
 use crate::run::left_over;
 use crate::show::as_toml::as_toml;
+use crate::show::json;
 use crate::show::plot::plot;
 use crate::show::table::{self, escaped, time};
 use crate::show::whole_sweep;
@@ -74,9 +75,10 @@ pub(crate) async fn show(args: &ShowArgs) -> Result<u8, CliError> {
     let files = files(&job, &folder);
     if args.json {
         let mut whole = store.job_json(&job.job_id).await?;
+        whole["job"] = json!(job.newest_name().map(|name| &name.job));
         let file = |(path, n_bytes): &(PathBuf, u64)| json!({"path": path, "n_bytes": n_bytes});
         whole["files"] = files.iter().map(file).collect();
-        return table::print(&format!("{whole:#}\n"));
+        return json::print(&whole);
     }
     let config = serde_json::to_string_pretty(&job.config).expect("JSON serialises");
     let parts = [
@@ -244,7 +246,7 @@ fn evaluations(job: &JobDetails) -> String {
         "dead %",
         "CE clean",
         "CE spliced",
-        "recovered",
+        "CE recovered",
         "KL",
     ];
     table::render(&header, job.evaluations.iter().map(row).collect(), 1)

@@ -76,7 +76,7 @@ async fn sweeps(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
             rows: rows.collect(),
             is_cut: false,
         };
-        return answer::print(&found, args.format);
+        return answer::print(&found, args.format, "sweeps");
     }
     let fitted = fit(columns_of_sweeps(&sweeps), width());
     let code = table::print(&fitted.text)?;
@@ -131,7 +131,7 @@ async fn saes(store: &Store, args: &LsArgs) -> Result<u8, CliError> {
     };
     let found = store.listing(&listing, &QueryLimits::default()).await?;
     if args.format.json || args.format.csv {
-        return answer::print(&found, args.format);
+        return answer::print(&found, args.format, "saes");
     }
     let mut shown = SHOWN.to_vec();
     shown.retain(|shown| match shown.name {

@@ -1,7 +1,8 @@
 //! What was done, shown.
 //!
 //! - `several.rs`: one runs folder or several; `ls.rs`; `job.rs`: `sae-run show`, `whole_sweep.rs`: of a sweep,
-//!   `as_toml.rs`: as a sweep file; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output
+//!   `as_toml.rs`: as a sweep file; `sql.rs`: `sae-run sql`, and `prompt.rs`: its prompt; `answer.rs`: its output;
+//!   `json.rs`: what `--json` prints
 //! - `report/`: `columns.rs` (table), `plots.rs` (JSON), `provenance.rs`, `page.rs` (fills page.html); `page.js`
 //!   draws it with uPlot, which is vendored
 //! - `closing.rs`: what a run says at its end; `names.rs`: short names for tables
@@ -20,6 +21,7 @@ pub(crate) mod duration;
 pub(crate) mod fitted;
 pub(crate) mod forecast;
 pub(crate) mod job;
+pub(crate) mod json;
 pub(crate) mod ls;
 pub(crate) mod names;
 pub(crate) mod plot;

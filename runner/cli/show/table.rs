@@ -7,7 +7,7 @@ use plan::{escaped_lines, kind_has_k};
 use std::io::{ErrorKind, Write};
 
 pub(crate) use crate::show::remark::{note, note_with_hint, remark};
-pub(crate) use plan::escaped;
+pub(crate) use plan::{bytes, count, escaped};
 
 /// Writes text to standard output, with what steers a terminal spelt out; JSON stays the same JSON. A reader
 /// that has seen enough (`| head`) is not an error.
@@ -46,26 +46,11 @@ pub(crate) fn render(header: &[&str], rows: Vec<Vec<String>>, first_number: usiz
     lines.collect()
 }
 
-/// `1 job`, `2 jobs`.
-pub(crate) fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
 /// The first few of `names`.
 pub(crate) fn first_of(names: &[String]) -> String {
     let first = names.iter().take(5).map(|name| format!("`{name}`"));
     let more = if names.len() > 5 { ", ..." } else { "" };
     first.collect::<Vec<_>>().join(", ") + more
-}
-
-/// A number of bytes, in the unit that suits it.
-pub(crate) fn bytes(n_bytes: u64) -> String {
-    match n_bytes {
-        0..1_000 => format!("{n_bytes} B"),
-        1_000..1_000_000 => format!("{} kB", n_bytes.div_ceil(1_000)),
-        1_000_000..1_000_000_000 => format!("{} MB", n_bytes.div_ceil(1_000_000)),
-        _ => format!("{:.1} GB", n_bytes as f64 / 1e9),
-    }
 }
 
 /// A time in UTC, to the second.
@@ -121,7 +106,7 @@ pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
         "CE clean",
         "CE spliced",
         "CE ablated",
-        "recovered",
+        "CE recovered",
         "KL",
     ];
     render(&header, evaluated.iter().map(row).collect(), 1)

@@ -4,12 +4,13 @@ use crate::error::CliError;
 use crate::run::event_tail::EventTail;
 use crate::show::progress::{Progress, StreamProgress};
 use crate::show::time_left::{Predicted, TimeLeft};
-use crate::show::{job, table};
+use crate::show::{job, json, table};
 use crate::sweep::config;
 use args::WatchArgs;
 use files::Claim;
 use plan::EventKind;
 use plan::runs_layout::{EVENTS, lock_path};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -29,11 +30,18 @@ pub(crate) async fn watch(args: &WatchArgs) -> Result<u8, CliError> {
     let store = job::open(&args.store).await?;
     let runs_dir = config::runs_dir(&args.store)?;
     let Some(sweep) = store.watched(args.sweep.as_deref()).await? else {
-        return table::print("no sweep was run yet\n");
+        return if args.json {
+            json::print(&json!({"sweep": null}))
+        } else {
+            table::print("no sweep has been run yet\n")
+        };
     };
-    let is_shown = !args.once && io::stderr().is_terminal();
+    let is_shown = !args.once && !args.json && io::stderr().is_terminal();
     let mut view = View::of(&sweep, runs_dir, is_shown);
     view.update(&sweep)?;
+    if args.json {
+        return json::print(&view.as_json(&sweep));
+    }
     if !is_shown {
         return table::print(&view.text(&sweep));
     }
@@ -144,6 +152,27 @@ impl View {
                 || Claim::is_held(&self.runs_dir.join(lock_path(&stream.stream_id)))
         };
         is_unfinished(sweep) && sweep.streams.iter().any(is_at_work)
+    }
+
+    /// The state of this moment, for programs.
+    fn as_json(&self, sweep: &WatchedSweep) -> Value {
+        let streams = sweep.streams.iter().map(|stream| {
+            json!({
+                "stream_id": stream.stream_id,
+                "dir": stream.dir,
+                "n_left": stream.n_left,
+                "attempt": stream.attempt,
+                "started_ms": stream.started_ms,
+            })
+        });
+        json!({
+            "sweep": sweep.sweep,
+            "is_running": self.runs(sweep),
+            "n_jobs": sweep.n_jobs,
+            "n_done": sweep.n_done,
+            "n_failed": sweep.n_failed,
+            "streams": streams.collect::<Vec<_>>(),
+        })
     }
 
     /// The state of this moment.

@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::show::fitted::{Column, fit, width};
+use crate::show::json;
 use crate::show::names::ShortNames;
 use crate::show::table::{self, count, escaped, number, time};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use store::{JobFailure, SweepDetails, SweepJobRow};
 /// Standard output that cannot be written.
 pub(crate) fn print(sweep: &SweepDetails, as_json_object: bool) -> Result<u8, CliError> {
     if as_json_object {
-        return table::print(&format!("{:#}\n", as_json(sweep)));
+        return json::print(&as_json(sweep));
     }
     let jobs = fit(columns(&sweep.jobs), width());
     let names = ShortNames::of(sweep.jobs.iter().map(|job| job.job.as_str()));
@@ -137,7 +138,6 @@ fn as_json(sweep: &SweepDetails) -> Value {
         .iter()
         .map(|note| json!({"text": note.text, "created_ms": note.created_ms}));
     json!({
-        "schema": 1,
         "sweep": sweep.sweep,
         "versions": versions.collect::<Vec<_>>(),
         "jobs": jobs.collect::<Vec<_>>(),

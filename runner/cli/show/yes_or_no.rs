@@ -22,7 +22,7 @@ pub(crate) struct Question {
 pub(crate) fn ask(question: &Question) -> Result<bool, CliError> {
     if !std::io::stdin().is_terminal() {
         let (unchanged, yes) = (question.unchanged, question.yes);
-        return Err(CliError::input("there is no terminal to ask on")
+        return Err(CliError::input("there is no terminal to ask at")
             .with_hint(format!("{unchanged}; {yes}")));
     }
     table::note(&format!("{} [y/N]", question.text));

@@ -152,11 +152,11 @@ fn of_parquet_branch(
     let split = &request.split;
     let text = if copy.is_partial {
         format!(
-            "`{name}` has no files that can be read; taking the Hub's copy of it in Parquet, which \
+            "`{name}` has no readable files; taking the Hub's copy of it in Parquet, which \
              has only the beginning of split `{split}`"
         )
     } else {
-        format!("`{name}` has no files that can be read; taking the Hub's copy of it in Parquet")
+        format!("`{name}` has no readable files; taking the Hub's copy of it in Parquet")
     };
     table::note(&text);
     of_hub(name, request, listing, copy.files).map(Some)

@@ -74,7 +74,7 @@ fn named(device: &str) -> Option<Device> {
     }
 }
 
-/// Whether the system has a GPU, be it one that libtorch can use or not.
+/// Whether the system has a GPU, whether or not libtorch can use it.
 pub(crate) fn has_gpu_memory() -> bool {
     of_gpu(0).is_some()
 }

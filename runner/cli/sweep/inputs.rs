@@ -40,7 +40,7 @@ pub(crate) struct Inputs {
     digests: DigestCache,
     sweep_dir: PathBuf,
     model_shelf: PathBuf,
-    /// `None`: everything has to be at hand.
+    /// `None`: everything has to be available.
     lacking: Option<Lacking>,
 }
 
@@ -79,7 +79,7 @@ impl Inputs {
         }
     }
 
-    /// What was not at hand, a line for each thing. Job ids hash placeholders if there is one.
+    /// What was not available, a line for each thing. Job ids hash placeholders if there is one.
     pub(crate) fn lacking(&self) -> &[String] {
         self.lacking.as_ref().map_or(&[], Lacking::lines)
     }
@@ -416,7 +416,7 @@ impl Inputs {
         }
         let read = facts::digest_model(&found.dir, found.commit(), &self.digests);
         let read = match (read, &mut self.lacking) {
-            // That no file is at hand was said.
+            // That no file is available was said.
             (Err(_), Some(lacking)) if !found.dir.exists() => lacking.weights_of(name, None),
             (Err(error), Some(lacking)) => lacking.weights_of(name, Some(&error.into())),
             (read, _) => read?,
@@ -568,10 +568,10 @@ fn note_tokenizers(config: &TrainConfig, difference: &TokenizerDifference) {
     let n_documents = table::count(*n_documents, "document");
     let hint = match config.tokenizer_class {
         TokenizerClass::File => {
-            "`tokenizer_class = \"transformers\"` takes the tokens of the latter"
+            "set `tokenizer_class = \"transformers\"` to use those of transformers"
         }
         TokenizerClass::Transformers => {
-            "those of the latter are taken; `tokenizer_class = \"file\"` takes tokenizer.json as it is"
+            "using those of transformers; `tokenizer_class = \"file\"` uses tokenizer.json unchanged"
         }
     };
     table::note_with_hint(

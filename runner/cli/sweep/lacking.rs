@@ -6,7 +6,7 @@ use crate::sweep::models::ModelName;
 use plan::{DataName, digest_json};
 use std::collections::{BTreeSet, HashSet};
 
-/// What was looked for and is not at hand.
+/// What was looked for and is not available.
 #[derive(Debug, Default)]
 pub(crate) struct Lacking {
     /// In the order in which it was looked for.
@@ -29,7 +29,7 @@ impl Lacking {
     /// No file of a model was found, and its shapes are known.
     pub(crate) fn files_of(&mut self, model: &ModelName, error: &CliError) {
         self.say(format!(
-            "no file of `{}` is at hand ({}): planned with its published shapes",
+            "no file of `{}` is available ({}): planned with its published shapes",
             model.name,
             first_clause(error)
         ));

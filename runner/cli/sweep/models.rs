@@ -90,7 +90,7 @@ pub(crate) struct FoundModel {
 }
 
 impl FoundModel {
-    /// One of which no file is at hand, with the path of a folder that is not there.
+    /// One of which no file is available, with the path of a folder that is not there.
     pub(crate) fn without_files(dir: PathBuf) -> Self {
         let snapshot = None;
         Self { dir, snapshot }

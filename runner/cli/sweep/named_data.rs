@@ -26,7 +26,7 @@ pub(crate) struct Named<'a> {
 }
 
 impl Named<'_> {
-    /// The same under the names of settings, to be laid over those of a job.
+    /// The same under the names of settings, to override those of a job.
     pub(crate) fn settings(&self) -> Map<String, Value> {
         let ModelName { name, revision } = &self.model;
         // How a job's own data is read says nothing of data that is named.

@@ -17,7 +17,7 @@ impl Expanded {
         limits(self.sweep.sweep.recipe_limits)
     }
 
-    /// Whether the recipe asks to be called again when the jobs so far have ended.
+    /// Whether the recipe plans another round when the jobs so far have ended.
     pub(crate) fn wants_another_round(&self) -> bool {
         let last = self.plan.rounds.last();
         last.is_some_and(|round| !round.response.done)
@@ -58,7 +58,10 @@ impl Expanded {
         };
         let (round, identity, _) = ask(&self.sweep, request, &self.folders)?;
         if identity.recipe_digest != self.plan.recipe.recipe_digest {
-            let message = format!("recipe `{}` was changed meanwhile", identity.recipe);
+            let message = format!(
+                "recipe `{}` has changed since this sweep was planned",
+                identity.recipe
+            );
             return Err(CliError::input(message)
                 .with_hint("run the sweep again: it is another version now".to_owned()));
         }

@@ -79,7 +79,7 @@ impl<R: Read> Read for Stream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.0.read(buffer)? {
             0 if !buffer.is_empty() => {
-                Err(io::Error::new(ErrorKind::InvalidData, "it is cut short"))
+                Err(io::Error::new(ErrorKind::InvalidData, "it is incomplete"))
             }
             n_bytes => Ok(n_bytes),
         }
@@ -188,7 +188,7 @@ mod tests {
         ];
         let ids = ListArray::from_iter_primitive::<Int32Type, _, _>(rows);
         let sample = sample(vec![("input_ids", Arc::new(ids))]);
-        let message = "a.arrow:2: column `input_ids` holds a list with -1";
+        let message = "a.arrow:2: column `input_ids` has a list with -1";
         assert_ends(&sample.error(), message);
         let sample = sample.skip();
         let mut documents = sample.open().unwrap();
@@ -206,7 +206,7 @@ mod tests {
             Some(vec![false, true].into()),
         );
         let sample = sample(vec![("meta", Arc::new(meta))]).text_column("meta.body");
-        let message = "a.arrow:1: column `meta.body` holds null";
+        let message = "a.arrow:1: column `meta.body` has null";
         assert_ends(&sample.error(), message);
         assert_eq!(sample.skip().texts().unwrap(), ["b"]);
 

@@ -75,7 +75,7 @@ impl Card {
             serde_saphyr::from_str_with_options(yaml, options).map_err(|source| {
                 let message =
                     format!("cannot use the front matter of README.md of data set `{dataset}`");
-                let hint = "mend README.md, or name the files by `data_files`";
+                let hint = "correct README.md, or name the files with `data_files`";
                 Fault::input(message).with_hint(hint).because(source)
             })?;
         Ok(card.unwrap_or_default().without_duplicates())

@@ -233,13 +233,12 @@ fn wrong_type(path: &Path, fields: &Fields, column: &Column, got: &DataType) -> 
     let (wanted, hint) = match name.as_str() {
         ID_COLUMN => (
             "lists of integers",
-            "`input_ids` is read wherever there is one: it must hold lists of token ids; for the text of \
-             another column, rename it"
+            "`input_ids` is read wherever there is one: it must have lists of token ids; to read text from another column, rename it"
                 .to_owned(),
         ),
         _ => ("text", column.missing_hint(&texts_in(fields))),
     };
-    let message = format!("column `{name}` of `{path}` holds {got}, not {wanted}");
+    let message = format!("column `{name}` of `{path}` has {got}, not {wanted}");
     DatasetError::Column(Fault::input(message).with_hint(hint))
 }
 

@@ -242,7 +242,7 @@ mod tests {
         let tabs = b"text\tid\na\t1\n  \n\t\nb\t2\n";
         assert_eq!(texts("a.tsv", tabs).unwrap(), ["a", "", "b"]);
         let error = Sample::new(&[("a.csv", b"id,text\n1,a\n  \n2\n")]).error();
-        assert_ends(&error, "a.csv:4: column `text` holds null");
+        assert_ends(&error, "a.csv:4: column `text` has null");
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         let content = b"text,id,more\na\nb,1\nc,2,x\nd,,\n";
         assert_eq!(texts("a.csv", content).unwrap(), ["a", "b", "c", "d"]);
         let sample = Sample::new(&[("a.csv", b"id,text\n1,a\n2\n3,\n")]);
-        assert_ends(&sample.error(), "a.csv:3: column `text` holds null");
+        assert_ends(&sample.error(), "a.csv:3: column `text` has null");
         assert_eq!(sample.skip().texts().unwrap(), ["a", ""]);
     }
 
@@ -272,7 +272,7 @@ mod tests {
             ["a\x1a", "\x1a"]
         );
         let error = Sample::new(&[("a.csv", b"id,text\n1,a\n\x1a\n")]).error();
-        assert_ends(&error, "a.csv:3: column `text` holds null");
+        assert_ends(&error, "a.csv:3: column `text` has null");
     }
 
     #[test]

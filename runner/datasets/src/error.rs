@@ -9,7 +9,7 @@ use std::path::Path;
 use thiserror::Error;
 
 pub(crate) const BAD_ROW_HINT: &str =
-    "remove the row, or leave bad rows out with `on_bad_row = \"skip\"`";
+    "remove the row, or skip bad rows with `on_bad_row = \"skip\"`";
 
 pub(crate) const KNOWN_ENDINGS: &str = "known are .json, .jsonl, .ndjson, .csv, .tsv and .txt, also packed with gzip, \
     Zstandard, bzip2 or xz, .parquet and .arrow, and a single .bin file";
@@ -90,7 +90,7 @@ pub(crate) fn damaged(
     fault.because(source).into()
 }
 
-/// A Parquet or Arrow file that is packed once more.
+/// A Parquet or Arrow file that is packed again.
 pub(crate) fn packed_columns(path: &Path, format: &str) -> DatasetError {
     let path = path.display();
     let message = format!("`{path}` is a packed {format} file, which cannot be read in place");

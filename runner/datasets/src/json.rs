@@ -133,11 +133,11 @@ mod tests {
             assert_eq!(texts(name, content.as_bytes()).unwrap(), ["NaN", "b"]);
         }
         let content = b"{\"x\": NaN, \"text\": NaN}";
-        assert_error("a.jsonl", content, "holds a number, not a string");
+        assert_error("a.jsonl", content, "has a number, not a text");
         let ids = Sample::new(&[("a.jsonl", b"{\"input_ids\": [3], \"loss\": NaN}")]);
         assert_eq!(ids.token_ids().unwrap(), [[3]]);
         let content = b"{\"input_ids\": [3, Infinity]}";
-        assert_error("a.jsonl", content, "holds a list with 0.0");
+        assert_error("a.jsonl", content, "has a list with 0.0");
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
             ("{}", "an object"),
         ] {
             let content = format!("{{\"text\": {value}}}\n");
-            let message = format!("a.jsonl:1: column `text` holds {got}, not a string");
+            let message = format!("a.jsonl:1: column `text` has {got}, not a text");
             assert_error("a.jsonl", content.as_bytes(), &message);
         }
     }

@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(at("text", r#"{"text": 3, "text": "b"}"#), ["b"]);
         assert_eq!(at("a.b", r#"{"a": {"b": "c"}, "a": {"b": "d"}}"#), ["d"]);
         let sample = Sample::new(&[("a.jsonl", br#"{"text": "a", "text": null}"#)]);
-        assert_ends(&sample.error(), "holds null");
+        assert_ends(&sample.error(), "has null");
         let sample = Sample::new(&[("a.jsonl", br#"{"a": {"b": "c"}, "a": {}}"#)]);
         assert_ends(&sample.text_column("a.b").error(), ": no column `a.b`");
     }
@@ -298,7 +298,7 @@ mod tests {
         ] {
             let line = format!("{{\"input_ids\": {value}}}");
             let error = Sample::new(&[("a.jsonl", line.as_bytes())]).error();
-            let message = format!("a.jsonl:1: column `input_ids` holds {got}, not a list of token");
+            let message = format!("a.jsonl:1: column `input_ids` has {got}, not a list of token");
             assert_ends(&error, &message);
         }
     }

@@ -164,7 +164,7 @@ mod tests {
     fn null_is_a_bad_row() {
         let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("b")]));
         let sample = sample(vec![("text", texts)]);
-        let message = "a.parquet:2: column `text` holds null, not a string";
+        let message = "a.parquet:2: column `text` has null, not a text";
         assert_ends(&sample.error(), message);
         assert_eq!(sample.skip().texts().unwrap(), ["a", "b"]);
     }
@@ -176,7 +176,7 @@ mod tests {
         let error = sample(vec![("text", numbers.clone())]).skip().error();
         assert_ends(&error, message);
         assert!(
-            error.to_string().ends_with("holds Int32, not text"),
+            error.to_string().ends_with("has Int32, not text"),
             "{error}"
         );
         let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![b"a".as_slice()]));
@@ -184,7 +184,7 @@ mod tests {
         let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
         let columns = vec![("body", texts.clone()), ("input_ids", numbers.clone())];
         let error = sample(columns).error();
-        assert_ends(&error, "holds Int32");
+        assert_ends(&error, "has Int32");
         let hint = error.hint().unwrap();
         assert!(
             hint.contains("rename it") && !hint.contains("text_column"),

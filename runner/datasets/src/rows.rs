@@ -116,7 +116,10 @@ impl RowLocation<'_> {
     }
 
     pub(super) fn too_long(self) -> RowError {
-        self.bad(format_args!("longer than {} MiB", MAX_DOCUMENT_BYTES >> 20))
+        self.bad(format_args!(
+            "longer than {}",
+            plan::bytes(MAX_DOCUMENT_BYTES as u64)
+        ))
     }
 
     /// `bytes` as text.
@@ -147,7 +150,7 @@ impl RowLocation<'_> {
         found: Vec<String>,
     ) -> RowError {
         let name = &column.name;
-        let fault = self.fault(format_args!("column `{name}` holds {got}, not a string"));
+        let fault = self.fault(format_args!("column `{name}` has {got}, not a text"));
         let hint = match &found[..] {
             [] => BAD_ROW_HINT.to_owned(),
             found => format!("{BAD_ROW_HINT}, or set `text_column` to {}", one_of(found)),
@@ -158,7 +161,7 @@ impl RowLocation<'_> {
     pub(super) fn not_ids(self, column: &Column, got: &str) -> RowError {
         let name = &column.name;
         self.bad(format_args!(
-            "column `{name}` holds {got}, not a list of token ids from 0 to 4294967295"
+            "column `{name}` has {got}, not a list of token ids from 0 to 4294967295"
         ))
     }
 }

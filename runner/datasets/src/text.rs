@@ -101,7 +101,7 @@ mod tests {
         let mut content = b"a\n".to_vec();
         content.resize(MAX_DOCUMENT_BYTES + 3, b'x');
         let packed = gzipped(&content);
-        assert_error("a.txt.gz", &packed, "a.txt.gz:2: longer than 64 MiB");
+        assert_error("a.txt.gz", &packed, "a.txt.gz:2: longer than 68 MB");
         content.pop();
         assert_eq!(
             texts("a.txt", &content).unwrap()[1].len(),

@@ -46,7 +46,7 @@ impl Hello {
             let (who, timeout) = (named(&missing), timeout.as_secs());
             let message = format!("{who} of {world_size} did not join within {timeout} s");
             let fault = Fault::internal(message).with_hint(
-                    "see the logs of those ranks; ranks that need longer to start want a longer `timeout_minutes`",
+                    "see the logs of those ranks; if they only need longer to start, raise `timeout_minutes`",
                 );
             Err(fault.into())
         }

@@ -42,7 +42,7 @@ pub fn write_proven(task: &ProveTask) -> Result<(), EvalError> {
             Some(what) => {
                 let (dir, layout) = (dir.display(), form.layout());
                 let message = format!(
-                    "the SAE in `{dir}` computes other {what} when it is read back from {layout}'s layout"
+                    "the SAE in `{dir}` gives other {what} when it is read back from {layout}'s layout"
                 );
                 let fault = Fault::internal(message);
                 Err(fault
@@ -175,7 +175,7 @@ mod tests {
         }
         let form = SaeForm::CircuitTracer { layer: 2 };
         let error = write_proven(&task(dir.path(), form)).unwrap_err();
-        assert!(error.to_string().contains("cannot hold"), "{error}");
+        assert!(error.to_string().contains("does not support"), "{error}");
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
                 SaeForm::CircuitTracer { layer: 1 },
             ] {
                 let error = write_proven(&task(dir.path(), form)).unwrap_err();
-                assert!(error.to_string().contains("cannot hold"), "{error}");
+                assert!(error.to_string().contains("does not support"), "{error}");
             }
         }
     }
@@ -255,7 +255,7 @@ mod tests {
                 SaeForm::CircuitTracer { layer: 0 },
             ] {
                 let error = write_proven(&task(dir.path(), form)).unwrap_err();
-                assert!(error.to_string().contains("cannot hold"), "{error}");
+                assert!(error.to_string().contains("does not support"), "{error}");
             }
         }
     }
@@ -286,7 +286,7 @@ mod tests {
                 .unwrap();
             write_proven(&task(dir.path(), saelens())).unwrap();
             let error = write_proven(&task(dir.path(), SaeForm::Sparsify)).unwrap_err();
-            assert!(error.to_string().contains("cannot hold"), "{error}");
+            assert!(error.to_string().contains("does not support"), "{error}");
         }
         let (dead, other) = (with_threshold(1e30), with_threshold(1e30));
         let error = first_difference(&dead, &other).unwrap_err().to_string();

@@ -95,7 +95,7 @@ impl ConfigFile {
         set.map(|(key, _)| key.as_str())
     }
 
-    /// Whether `key` is there, be it with null.
+    /// Whether `key` is there, even with null.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }

@@ -29,7 +29,7 @@ pub(crate) fn refuse_adapter(model_dir: &Path) -> Result<(), Fault> {
     let adapter = read_json::<Adapter>(&path).ok();
     let base = adapter.and_then(|adapter| adapter.base_model_name_or_path);
     Err(Fault::input(format!(
-        "`{}` holds a PEFT adapter (`{ADAPTER_FILE}`), which is not read",
+        "`{}` is a PEFT adapter (`{ADAPTER_FILE}`), which is not read",
         model_dir.display()
     ))
     .with_hint(adapter_hint(model_dir, base.as_deref())))

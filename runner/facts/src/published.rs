@@ -1,5 +1,5 @@
 //! Shapes of models by the names that they have on the Hub, as their config.json has them: for planning where no file of
-//! the model is at hand. What these keys do not say has the family's default, and no width or count depends on it.
+//! the model is available. What these keys do not say has the family's default, and no width or count depends on it.
 
 use crate::architecture::{ModelConfig, of_map};
 use serde_json::{Map, Value, json};

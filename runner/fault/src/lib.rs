@@ -5,8 +5,10 @@
 //! [`miette::Diagnostic`]; [`Remedy`] reads it of both.
 
 mod panics;
+mod plain;
 
 pub use panics::without_panic;
+pub use plain::plain;
 
 use miette::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -161,13 +163,13 @@ pub fn message_chain(error: &dyn Error) -> String {
     message
 }
 
-/// The message of an error. libtorch's end with some 40 lines of C++ functions, of use to no one here.
+/// The message of an error, in words. libtorch's end with some 40 lines of C++ functions, of use to no one here.
 pub fn without_stack(error: &dyn Error) -> String {
     let message = error.to_string();
-    match message.split_once("\nException raised from ") {
-        Some((message, _)) => message.trim_end().to_owned(),
-        None => message,
-    }
+    plain(match message.split_once("\nException raised from ") {
+        Some((message, _)) => message.trim_end(),
+        None => &message,
+    })
 }
 
 #[cfg(test)]

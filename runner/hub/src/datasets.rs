@@ -87,7 +87,7 @@ fn card_of(hub: &Hub, found: &Found, files: &[ListedFile]) -> Result<Option<Stri
         return Ok(None);
     };
     if card.n_bytes > MAX_CARD_BYTES {
-        return Err(bad_card(found, "it is longer than 16 MiB"));
+        return Err(bad_card(found, "it is longer than 17 MB"));
     }
     if !found.cache.has(&found.commit, CARD) {
         listed::bring_named(hub, found, (files, &[CARD.to_owned()]), &mut |_| {})?;

@@ -95,7 +95,7 @@ impl<'a> Download<'a> {
             self.context.settings.cache_dir.display(),
             size(free_bytes)
         ));
-        let hint = "make room there, or name a folder of another disk in `HF_HUB_CACHE`";
+        let hint = "free space there, or name a folder of another disk in `HF_HUB_CACHE`";
         HubError::Fault(fault.with_hint(hint))
     }
 
@@ -148,7 +148,7 @@ impl<'a> Download<'a> {
     }
 
     /// Downloads a content. What an earlier process left is resumed. If that does not give the file, it is
-    /// downloaded once more from its first byte, into a file that no other process knows.
+    /// downloaded again from its first byte, into a file that no other process knows.
     async fn fetch(&self, index: usize, file: &RemoteFile, etag: &Etag) -> Result<(), HubError> {
         let blob = self.cache.blob(etag);
         let partial = self.cache.partial(etag);

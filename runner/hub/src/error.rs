@@ -52,6 +52,17 @@ pub enum HubError {
     Fault(#[from] Fault),
 }
 
+/// The cause of all: what is above it says again and again that a request failed.
+fn first_cause(cause: Cause) -> Cause {
+    let mut first: Option<String> = None;
+    let mut next = cause.source();
+    while let Some(error) = next {
+        first = Some(error.to_string());
+        next = error.source();
+    }
+    first.map_or(cause, Into::into)
+}
+
 impl From<HubError> for Fault {
     fn from(error: HubError) -> Self {
         Self::of(&error)
@@ -71,7 +82,7 @@ impl HubError {
     pub(crate) fn network(repo: &str, endpoint: &str, source: impl Into<Cause>) -> Self {
         let fault = Fault::input(format!("cannot reach the Hub at {endpoint} for `{repo}`"));
         let hint = "without a network, `HF_HUB_OFFLINE=1` uses what is in the cache";
-        Self::Network(fault.with_hint(hint).because(source))
+        Self::Network(fault.with_hint(hint).because(first_cause(source.into())))
     }
 
     /// Whether it says nothing of the repository, only of the way to it.

@@ -104,7 +104,7 @@ fn check_model(cache: &RepoCache, commit: &str, tree: &[RemoteFile]) -> Result<(
     let has = |name: &str| find(tree, name).is_some();
     let fault = match () {
         () if !has(CONFIG) && has(ADAPTER) => {
-            let text = "holds a PEFT adapter (`adapter_config.json`)";
+            let text = "is a PEFT adapter (`adapter_config.json`)";
             let text = format!("`{repo}` {text} at commit {commit}, and no model");
             Fault::input(text).with_hint(format!(
                 "merge it with its base model, in Python \

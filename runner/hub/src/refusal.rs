@@ -15,7 +15,7 @@ const TRUST: &str = "is `HF_ENDPOINT` a Hub that you trust?";
 /// What to do if the Hub has a fault.
 const LATER: &str = "this is a fault of the Hub; try again later";
 
-const SLOW: &str = "run it again, what was downloaded is kept; on a slow line, \
+const SLOW: &str = "run it again: finished downloads are kept; on a slow line, \
                     `SAE_RUN_HUB_PATIENCE=300` waits five times as long";
 
 /// An answer with a status that is not a success.
@@ -132,7 +132,7 @@ fn rate_limited(context: &Context<'_>, retry_after: Option<Duration>) -> HubErro
         asked_for.unwrap_or_default()
     ));
     HubError::RateLimited(fault.with_hint(match context.settings.token {
-        Some(_) => "wait, then run it again; what was downloaded is kept",
+        Some(_) => "wait, then run it again: finished downloads are kept",
         None => "wait, then run it again; with a token (`HF_TOKEN`) the limits are higher",
     }))
 }
@@ -201,7 +201,7 @@ pub(crate) fn unreachable(context: &Context<'_>, error: reqwest::Error) -> HubEr
 /// An answer that is not a Hub's.
 pub(crate) fn odd(context: &Context<'_>, why: impl Into<Cause>) -> HubError {
     let (repo, endpoint) = (context.repo.as_str(), &context.settings.endpoint);
-    let text = format!("cannot make sense of what {endpoint} answers about `{repo}`");
+    let text = format!("cannot understand what {endpoint} answers about `{repo}`");
     let fault = Fault::input(text).because(short(why.into()));
     HubError::HubFails(
         fault.with_hint("is `HF_ENDPOINT` a Hub, and no page of a proxy in between?"),

@@ -235,7 +235,7 @@ fn computes_as_when_made() -> bool {
     is_of_that_kind && !is_held && !test_device().is_cuda()
 }
 
-/// If each operation rounds as in transformers, the results are equal to the bit, except for the sums
+/// If each operation rounds as in transformers, the results are bit-identical, except for the sums
 /// within products. GELU in one operation instead of eight would be off by 7.7e-3 and 1.1e-3.
 ///
 /// The golden logits are of a CPU with AVX2. On one with products of 16 bit, of other sums, transformers itself

@@ -14,7 +14,7 @@ use std::path::Path;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// The first tensor of the first `n_layers` blocks, or of the head, that has NaN or infinity as `kind`. The
-/// files are read once more, a tensor at a time.
+/// files are read again, a tensor at a time.
 pub(crate) fn first_not_finite(
     model_dir: &Path,
     config: &ModelConfig,

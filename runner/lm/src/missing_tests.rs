@@ -129,7 +129,7 @@ fn an_adapter_names_its_base_model() {
     let adapter = json!({"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}).to_string();
     write("adapter_config.json", &adapter);
     let (error, hint) = failure(folder.path());
-    assert!(error.contains("holds a PEFT adapter"), "{error}");
+    assert!(error.contains("is a PEFT adapter"), "{error}");
     assert!(
         hint.contains("base model `meta-llama/Llama-3.2-1B`"),
         "{hint}"

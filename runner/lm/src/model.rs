@@ -97,7 +97,7 @@ impl LanguageModel {
 
     /// The name of the first tensor in the model's files, as far as it is loaded, that has NaN or infinity in
     /// what the model computes in; `None`: all numbers are finite. For when something that the model computes
-    /// is not: the files are read once more, the first time that it is asked.
+    /// is not: the files are read again, the first time that it is asked.
     ///
     /// # Errors
     /// A file that is no longer there, or too little memory.

@@ -76,7 +76,7 @@ pub struct TrainConfig {
     pub normalize_decoder: bool,
     /// Number of latents; 0: `expansion_factor` times the input width.
     pub num_latents: usize,
-    /// Latents a token may use; with batchtopk on the mean, which may have a fraction. Without effect with relu,
+    /// Latents a token may use; with batchtopk on average, which may have a fraction. Without effect with relu,
     /// jumprelu and gated.
     pub k: K,
     /// Numbers or fractions of latents that also reconstruct alone, the first ones each time; increasing, and the
@@ -216,7 +216,7 @@ pub struct TrainConfig {
     pub topk_threshold_lr: f64,
     /// Updates before which dictionary_learning estimates none.
     pub threshold_start_step: u64,
-    /// At the end, choose the threshold of batchtopk with which held-out tokens have `k` active latents on the mean,
+    /// At the end, choose the threshold of batchtopk with which held-out tokens have `k` active latents on average,
     /// if there is data to evaluate on. Ours.
     pub calibrate_threshold: bool,
     /// Tokens whose activations are not trained on.

@@ -86,7 +86,7 @@ const NEEDS: [Need; 15] = [
     (
         &["auxk_alpha", "auxk_norm"],
         |config| config.activation != Gated,
-        "cannot be used with the `activation` gated, whose loss has a second reconstruction of its own",
+        "cannot be used with the `activation` gated, whose loss has a second reconstruction",
     ),
     (
         &["auxk_norm"],

@@ -6,9 +6,9 @@
 //! - `config.rs`: all settings of training; `defaults.rs`: their defaults; `options.rs`, `sae_options.rs`: those that
 //!   are one of a few names; `sweep.rs`: a sweep as written
 //! - `validate.rs`, `validate_kinds.rs`, `validate_cross.rs`: what contradicts; `effects.rs`: what has no effect; `matryoshka.rs`: widths
-//! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings laid over others
+//! - `preset.rs`: settings of other trainers under one name; `overrides.rs`: settings that override others
 //! - `schema.rs`: the same for editors
-//! - `byte_count.rs`: "46 GB"
+//! - `byte_count.rs`: reads "46 GB"; `quantity.rs`: writes it
 //! - `k.rs`: latents a token may use
 //! - `job.rs`: ids; `sae_spec.rs`: one SAE of a job; `cross.rs`: SAEs on several hookpoints; `hookpoint.rs`: patterns; `stream.rs`: grouping; `memory.rs`: what a stream needs
 //! - `work.rs`: how much there is to compute; `disk.rs`: what is written
@@ -50,6 +50,7 @@ mod order;
 mod overrides;
 mod owners;
 mod preset;
+mod quantity;
 mod recipe;
 pub mod runs_layout;
 mod sae_options;
@@ -92,6 +93,7 @@ pub use order::{BaseJob, ModelFolder, Order, OrderJob, changed};
 pub use overrides::apply_overrides;
 pub use owners::{owners, too_few_saes};
 pub use preset::{Base, presets};
+pub use quantity::{bytes, count};
 pub use recipe::{Description, JobDraft, JobResult, PlanRequest, PlanResponse, RecipeIdentity};
 pub use recipe::{Round, Setting};
 pub use sae_options::{

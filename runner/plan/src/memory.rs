@@ -419,7 +419,7 @@ pub(crate) fn sae_params(config: &TrainConfig, sae: &SaeSpec) -> u128 {
     num_latents * (d_in + d_out) + n_vectors * num_latents + d_out + skip
 }
 
-/// Floats for a token: pre-activations, those of dead latents once more, residual, its gradient and the
+/// Floats for a token: pre-activations, those of dead latents again, residual, its gradient and the
 /// reconstruction, a gradient for each nested one, and what is computed from listed latents.
 fn sae_row(config: &TrainConfig, sae: &SaeSpec) -> usize {
     let of_all = usize::from(n_dense(config) == 0);

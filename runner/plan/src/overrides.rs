@@ -1,10 +1,10 @@
-//! Settings laid over others.
+//! Settings that override others.
 
 use crate::sweep::text_where_wanted;
 use crate::{PlanError, TrainConfig, nearest};
 use serde_json::{Map, Value};
 
-/// `base` with `overrides` laid over it, as settings.
+/// The settings of `base` after `overrides`.
 ///
 /// # Errors
 /// An unknown setting or a value of the wrong type.

@@ -37,7 +37,7 @@ impl<'a> From<&'a Sweep> for Base<'a> {
 }
 
 impl Base<'_> {
-    /// The settings with `overrides` laid over them, and those of the preset that results under both. A preset's
+    /// The settings after `overrides`, and those of the preset that results under both. A preset's
     /// settings that have no effect with the others are left out.
     ///
     /// # Errors

@@ -118,7 +118,7 @@ impl TrainConfig {
             (
                 !is_whole && self.activation != Activation::BatchTopK,
                 "k",
-                "must be a whole number unless the `activation` is batchtopk, whose tokens have `k` latents on the mean",
+                "must be a whole number unless the `activation` is batchtopk, whose tokens have `k` latents on average",
             ),
             (
                 has_widths && self.matryoshka_prefixes > 0,

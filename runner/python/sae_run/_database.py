@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ._frames import Columns, Library, frame, kind_of
-from ._program import call, call_json
+from ._program import call_json
 
 if TYPE_CHECKING:
     import pandas
@@ -175,7 +172,7 @@ def jobs_of(sweep: str, runs_dir: Path) -> list[Job]:
         "SELECT job_id, sweep_listing.job AS name, status FROM sweep_listing JOIN job USING (job_id)"
         f" WHERE is_current AND sweep = {quoted(sweep)} ORDER BY ordinal"
     )
-    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", query])
+    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", query])["rows"]
     return [Job(**row, runs_dir=runs_dir) for row in rows]
 
 
@@ -203,13 +200,9 @@ def store(runs_dir: Folder | None) -> list[str]:
 
 def _frame(args: list[str], rest: list[str], runs_dir: Folder | None, library: Library) -> Any:
     """What a command prints as a table."""
-    rows = json.loads(call([*args, "--json", *rest]))
-    if rows:
-        columns: Columns = {name: [row[name] for row in rows] for name in rows[0]}
-    else:
-        # JSON of no rows has no names.
-        names = next(csv.reader(io.StringIO(call([*args, "--csv", *rest]))))
-        columns = {name: [] for name in names}
+    found = call_json([*args, "--json", *rest])
+    rows = found["rows" if "rows" in found else "saes"]
+    columns: Columns = {name: [row[name] for row in rows] for name in found["columns"]}
     declared = {}
     if any(all(value is None for value in values) for values in columns.values()):
         declared = _declared(runs_dir)
@@ -219,9 +212,10 @@ def _frame(args: list[str], rest: list[str], runs_dir: Folder | None, library: L
 
 def _declared(runs_dir: Folder | None) -> dict[str, str]:
     """The types of the schema's columns, by name."""
-    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", _DECLARED])
+    rows = call_json(["sql", "--json", f"--max-rows={_ALL_ROWS}", *store(runs_dir), "--", _DECLARED])["rows"]
     # Computed in views, as a text and as an integer, where all others are ratios.
     declared = {"checkpoint": "TEXT", "tokens_per_update": "INTEGER"}
+    declared.update(dict.fromkeys(["time", "created", "done", "started", "ended"], "TEXT"))
     declared.update({row["name"]: row["type"] for row in rows if row["type"]})
     # Of any type, and seldom with a fraction.
     declared["k"] = "INTEGER"

@@ -111,7 +111,7 @@ def _settings(path: Path, config: dict[str, Any]) -> SaeConfig:
     keys = SaeConfig.__annotations__
     known = {"num_latents": 0, **{key: value for key, value in config.items() if key in keys}}
     if "d_in" not in known:
-        raise SaeRunError(f"`{path}` is no SAE configuration: it has no `d_in`")
+        raise SaeRunError(f"`{path}` is not an SAE configuration: it has no `d_in`")
     cfg = SaeConfig(**{**known, "hookpoints": hookpoints_of(path, config)})
     return cfg if cfg.num_latents else replace(cfg, num_latents=cfg.expansion_factor * cfg.d_in)
 

@@ -87,7 +87,7 @@ def _job(job: dict[str, Any]) -> PlannedJob:
         PlannedSae(**{key: sae[key] for key in PlannedSae.__annotations__ if key != "memory"}, memory=memory)
         for sae, memory in zip(job["saes"], job["sae_memory"], strict=True)
     ]
-    return PlannedJob(job["job_id"], job["name"], job["note"], job["overrides"], job["config"], saes)
+    return PlannedJob(job["job_id"], job["job"], job["note"], job["overrides"], job["config"], saes)
 
 
 def _stream(stream: dict[str, Any]) -> Stream:

@@ -314,4 +314,4 @@ def _joined(acts: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _inexpressible(library: str, what: str) -> SaeRunError:
-    return SaeRunError(f"{library} cannot hold {what}")
+    return SaeRunError(f"{library} does not support {what}")

@@ -150,7 +150,7 @@ impl<'a> Guest<'a> {
         } = self.limits;
         if self.store.data().out_of_memory {
             return Fault::input(format!(
-                "recipe `{recipe}` wants more than {memory_bytes} bytes of memory"
+                "recipe `{recipe}` needs more than {memory_bytes} bytes of memory"
             ))
             .with_hint(raise("memory_bytes"));
         }
@@ -162,13 +162,13 @@ impl<'a> Guest<'a> {
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::OutOfFuel) => Fault::input(format!(
-                "recipe `{recipe}` did not end within {fuel} instructions"
+                "recipe `{recipe}` did not finish within {fuel} instructions"
             ))
             .with_hint(raise("fuel")),
             Some(Trap::StackOverflow) => Fault::input(format!(
-                "recipe `{recipe}` recursed too deep: its stack of {stack_bytes} bytes is full"
+                "recipe `{recipe}` recursed too deeply: its stack of {stack_bytes} bytes is full"
             ))
-            .with_hint("does one of its functions call itself without end?"),
+            .with_hint("does one of its functions call itself forever?"),
             _ => Fault::input(format!(
                 "recipe `{recipe}` was stopped: it tried something the sandbox does not have"
             ))

@@ -212,7 +212,10 @@ fn not_found<'a>(recipe: &str, searched: impl Iterator<Item = &'a Path>) -> Faul
             dir.display().to_string()
         }
     });
-    let looked = format!("looked into {} and the built-in recipes", quoted(searched));
+    let looked = format!(
+        "looked in {} and among the built-in recipes",
+        quoted(searched)
+    );
     let nearest = plan::nearest(recipe, BUILT_IN.map(|(name, _)| name), 1).pop();
     let hint = match nearest {
         Some(nearest) => format!("did you mean `{nearest}`? {looked}"),

@@ -55,7 +55,7 @@ impl Sae {
         } = self.cfg;
         let refused = |what: &str| Err(inexpressible(LAYOUT, what));
         if !transcode {
-            return refused("an SAE that is no transcoder");
+            return refused("an SAE that is not a transcoder");
         }
         if self.cfg.is_layer() {
             return refused("a layer of a cross-layer transcoder as a transcoder of one");
@@ -194,7 +194,7 @@ mod tests {
                 .save_circuit_tracer(dir.path(), 0)
                 .unwrap_err()
                 .to_string();
-            let what = error.strip_prefix("circuit-tracer's layout cannot hold ");
+            let what = error.strip_prefix("circuit-tracer's layout does not support ");
             what.unwrap_or_else(|| panic!("{error}")).to_owned()
         };
         let topk = of(|cfg| cfg.activation = Activation::TopK);
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(gated, "a transcoder with the activation gated");
         assert_eq!(
             of(|cfg| cfg.transcode = false),
-            "an SAE that is no transcoder"
+            "an SAE that is not a transcoder"
         );
         assert_eq!(
             of(|cfg| cfg.d_out = Some(5)),

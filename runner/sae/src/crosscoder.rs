@@ -26,7 +26,7 @@ impl Sae {
             let what = if self.cfg.is_crosscoder() {
                 format!("a crosscoder with the activation {}", self.cfg.activation)
             } else {
-                "an SAE that is no crosscoder".to_owned()
+                "an SAE that is not a crosscoder".to_owned()
             };
             inexpressible("crosscoder_learning", &what)
         })?;
@@ -252,17 +252,17 @@ mod tests {
         let sae = crosscoder(Activation::TopK, true);
         let message = |error: SaeError| error.to_string();
         let sparsify = message(sae.save_to_disk(dir.path()).unwrap_err());
-        assert_eq!(sparsify, "sparsify's layout cannot hold a crosscoder");
+        assert_eq!(sparsify, "sparsify's layout does not support a crosscoder");
         let saelens = sae.save_saelens(dir.path(), &SaeLensMetadata::default());
         let saelens = message(saelens.unwrap_err());
-        assert_eq!(saelens, "SAELens's layout cannot hold a crosscoder");
+        assert_eq!(saelens, "SAELens's layout does not support a crosscoder");
         let gated = crosscoder(Activation::Gated, true);
         let gated = message(
             gated
                 .save(dir.path(), &SaeLensMetadata::default())
                 .unwrap_err(),
         );
-        let cannot = "crosscoder_learning's layout cannot hold";
+        let cannot = "crosscoder_learning's layout does not support";
         assert_eq!(
             gated,
             format!("{cannot} a crosscoder with the activation gated")
@@ -272,6 +272,6 @@ mod tests {
             one.save_crosscoder(dir.path(), &SaeLensMetadata::default())
                 .unwrap_err(),
         );
-        assert_eq!(one, format!("{cannot} an SAE that is no crosscoder"));
+        assert_eq!(one, format!("{cannot} an SAE that is not a crosscoder"));
     }
 }

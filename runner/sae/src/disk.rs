@@ -214,7 +214,7 @@ mod tests {
         assert!(message.contains("has shape"), "{message}");
         fs::write(dir.path().join(CONFIG_FILE), b"{}").unwrap();
         assert!(
-            load().to_string().contains("is no SAE configuration"),
+            load().to_string().contains("is not an SAE configuration"),
             "no d_in"
         );
     }

@@ -35,14 +35,14 @@ impl SaeError {
     /// libtorch cannot read the tensors of a file.
     pub(crate) fn unreadable_tensors(path: &Path) -> impl FnOnce(TchError) -> Self {
         let message = format!("cannot read the tensors of `{}`", path.display());
-        let fault = Fault::internal(message).with_hint("is the file there, and whole?");
+        let fault = Fault::internal(message).with_hint("does the file exist, and is it complete?");
         |source| fault.because(source).into()
     }
 }
 
 /// `layout` cannot express what an SAE is.
 pub(crate) fn inexpressible(layout: &str, what: &str) -> Fault {
-    Fault::internal(format!("{layout}'s layout cannot hold {what}"))
+    Fault::internal(format!("{layout}'s layout does not support {what}"))
 }
 
 /// An SAE that was loaded without its decoder is to decode or to be written.

@@ -41,6 +41,6 @@ fn no_tensor_is_of_all_tokens_latents_and_widths_and_no_gradient_is_dense() {
     let (n_tokens, d_in, num_latents, k) = (8192, 16, 16384, 4);
     let pre_acts = 4 * n_tokens as u64 * num_latents as u64;
     let bytes = taken(n_tokens, d_in, num_latents, k);
-    // A dense gradient would be as large as the pre-activations once more.
+    // A dense gradient would be as large as the pre-activations again.
     assert!(bytes < pre_acts * 3 / 2, "{bytes} of {pre_acts}");
 }

@@ -73,7 +73,7 @@ impl SaeConfig {
 pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, Fault> {
     let text = files::read(path, MAX_CONFIG_BYTES).map_err(io_fault("read", path))?;
     files::from_json(&text).map_err(|error| {
-        let fault = Fault::input(format!("`{}` is no SAE configuration", path.display()));
+        let fault = Fault::input(format!("`{}` is not an SAE configuration", path.display()));
         fault.with_hint(FOLDER_HINT).because(error)
     })
 }

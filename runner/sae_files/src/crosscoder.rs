@@ -40,7 +40,7 @@ pub struct CrosscoderConfig {
 }
 
 impl CrosscoderConfig {
-    /// That of a crosscoder; `None`: it is not one, or there is no name for its activation.
+    /// That of a crosscoder; `None`: it is not one, or its activation has no name.
     pub fn new(cfg: &SaeConfig, threshold_ema: Option<f64>) -> Option<Self> {
         let activation = match cfg.activation {
             Activation::TopK => Kind::TopK,

@@ -8,7 +8,7 @@ use std::path::Path;
 const N_LISTED: usize = 12;
 
 /// What a folder with a file too few lacks.
-pub(crate) const FOLDER_HINT: &str = "an SAE folder holds `cfg.json`, and `sae.safetensors` as sparsify writes it or \
+pub(crate) const FOLDER_HINT: &str = "an SAE folder has `cfg.json`, and `sae.safetensors` as sparsify writes it or \
     `sae_weights.safetensors` as SAELens does";
 
 /// A file or folder that cannot be read, or written.
@@ -19,7 +19,7 @@ pub fn io_fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> 
         let fault = fault(error);
         match action {
             _ if is_pointer => fault.with_hint(files::LFS_HINT),
-            "read" => fault.with_hint("is the file there, and whole?"),
+            "read" => fault.with_hint("does the file exist, and is it complete?"),
             _ => fault,
         }
     }
@@ -43,14 +43,14 @@ pub(crate) fn no_saes(location: &str, there: &[String]) -> Fault {
 pub fn no_such_sae(location: &str, wanted: &str, names: &[&str]) -> Fault {
     let nearest = plan::nearest(wanted, names.iter().copied(), 3);
     let hint = if nearest.is_empty() {
-        format!("it has {}; none is called like that", names.len())
+        format!("it has {}", names.len())
     } else {
         format!("the nearest are {}", code_list(&nearest))
     };
-    Fault::input(format!("no SAE of `{location}` is called `{wanted}`")).with_hint(hint)
+    Fault::input(format!("`{location}` has no SAE called `{wanted}`")).with_hint(hint)
 }
 
-/// The first of `names`, after `intro`; empty if there is no name.
+/// The first of `names`, after `intro`; empty if there are no names.
 pub(crate) fn listed(intro: &str, names: &[String]) -> String {
     if names.is_empty() {
         String::new()

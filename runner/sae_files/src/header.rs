@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// For a file that is damaged.
-const WHOLE_HINT: &str = "was it downloaded or copied whole?";
+const WHOLE_HINT: &str = "was it downloaded or copied completely?";
 
 /// A header that fits its file: no tensor is outside the data or overlaps another.
 #[derive(Debug)]

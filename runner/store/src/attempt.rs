@@ -220,7 +220,7 @@ async fn refuse_shared(conn: &mut SqliteConnection, attempt_id: i64) -> Result<(
     match shared {
         None => Ok(()),
         Some((job_id, stream_id)) => Err(Fault::internal(format!(
-            "job `{job_id}` is still trained in stream `{stream_id}`"
+            "job `{job_id}` is still being trained in stream `{stream_id}`"
         ))
         .with_hint("run the same command again: it waits until that has ended")
         .into()),

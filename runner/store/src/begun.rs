@@ -141,7 +141,7 @@ mod tests {
         let begun = store.begin_attempt_with(first, "log", &shared_alone, &[]);
         begun.await.unwrap();
         let refused = store.begin_attempt_with(second, "log", &both, &[]);
-        let told = format!("job `{shared}` is still trained in stream `{first}`");
+        let told = format!("job `{shared}` is still being trained in stream `{first}`");
         assert_eq!(refused.await.unwrap_err().to_string(), told);
         let begun = store.begin_attempt_with(second, "log", &own_alone, &[]);
         begun.await.unwrap();

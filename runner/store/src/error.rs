@@ -38,7 +38,7 @@ pub enum StoreError {
     },
     /// A new attempt counts its events from an old number.
     #[error(
-        "attempt {attempt} at stream `{stream_id}` wrote event {got} once more, expected {expected}"
+        "attempt {attempt} at stream `{stream_id}` wrote event {got} again, expected {expected}"
     )]
     EventsRestarted {
         /// The stream.
@@ -67,7 +67,7 @@ pub enum StoreError {
     QueryStopped,
     /// A query that took longer than it may.
     #[error("the query took longer than {} s", timeout.as_secs_f64())]
-    #[diagnostic(help("`sae-run sql --timeout SECONDS` gives it longer; or ask for less"))]
+    #[diagnostic(help("raise the limit with `sae-run sql --timeout SECONDS`, or ask for less"))]
     QueryTimedOut {
         /// How long it may take.
         timeout: Duration,
@@ -130,8 +130,7 @@ fn known_code(path: &Path, code: Option<i32>) -> Option<Fault> {
         ),
         11 => (
             format!("the database `{path}` is damaged"),
-            "copy the file away, then try `sqlite3 runs.db .recover`; the checkpoints beside it do not depend \
-             on it",
+            "copy the file away, then try `sqlite3 runs.db .recover`; the checkpoints in the same folder do not depend on it",
         ),
         13 => (
             format!("no space is left for the database `{path}`"),

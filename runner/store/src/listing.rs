@@ -132,6 +132,9 @@ pub(crate) fn everything(columns: &[String]) -> String {
         "sae_id" | "hookpoint" | "seed" | "d_in" | "k" | "num_latents" | "lr" => {
             format!("sae.{column}")
         }
+        "created" | "done" => {
+            format!("strftime('%Y-%m-%dT%H:%M:%SZ', job.{column}_ms / 1000, 'unixepoch')")
+        }
         "failure" => {
             "(SELECT coalesce('`' || job_failure.sae || '` at step ' || step || ': ', '') || reason
              FROM job_failure WHERE job_failure.job_id = job.job_id)"

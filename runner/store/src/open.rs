@@ -268,7 +268,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         // number of the last event folded: the next fold takes those events in again.
         .synchronous(SqliteSynchronous::Normal)
         // The last page of every SAE's metrics is written again and again: 64 MB keep those of 10 000
-        // SAEs at hand, and a log of 32 MB takes many versions of a page before it is copied.
+        // SAEs in reach, and a log of 32 MB takes many versions of a page before it is copied.
         .pragma("cache_size", "-64000")
         .pragma("wal_autocheckpoint", "8000")
 }

@@ -261,7 +261,7 @@ fn query_error(path: &Path, limits: &QueryLimits, error: sqlx::Error) -> StoreEr
 
 /// A statement that is not a query or would write.
 fn not_a_query() -> Fault {
-    Fault::input("the statement is refused: a query only reads").with_hint(
+    Fault::input("the statement is refused: queries only read").with_hint(
         "begin with SELECT, WITH, VALUES or EXPLAIN; what a PRAGMA tells, \
          `SELECT * FROM pragma_table_info('job')` tells too",
     )
@@ -276,27 +276,27 @@ fn bad_query(message: &str) -> Fault {
 }
 
 fn query_too_large() -> Fault {
-    let limit = MAX_HEAP_BYTES >> 20;
-    Fault::input(format!("the query needs more than {limit} MiB of memory")).with_hint(
-        "what is sorted, grouped or made distinct is held in memory: ask for fewer rows or columns, with `WHERE` \
+    let limit = plan::bytes(MAX_HEAP_BYTES as u64);
+    Fault::input(format!("the query needs more than {limit} of memory")).with_hint(
+        "sorting, grouping and DISTINCT need memory: ask for fewer rows or columns, with `WHERE` \
          or `LIMIT`",
     )
 }
 
 fn value_too_long() -> Fault {
-    let limit = MAX_VALUE_BYTES >> 20;
-    Fault::input(format!("a value of the query is longer than {limit} MiB"))
+    let limit = plan::bytes(MAX_VALUE_BYTES as u64);
+    Fault::input(format!("a value of the query is longer than {limit}"))
         .with_hint("`substr` cuts a value, `LIMIT` in a subquery shortens a list")
 }
 
 /// An answer, or one of its rows, that is larger than can be held.
 fn answer_too_large(what: &str, limit_bytes: usize) -> Fault {
     Fault::input(format!(
-        "the {what} is larger than {} MiB",
-        limit_bytes >> 20
+        "the {what} is larger than {}",
+        plan::bytes(limit_bytes as u64)
     ))
     .with_hint(
-        "ask for fewer columns or rows; `sae-run sql --csv` and `--json` give any number of rows",
+        "ask for fewer columns or rows; `sae-run sql --csv` and `--json` print any number of rows",
     )
 }
 

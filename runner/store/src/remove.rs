@@ -182,7 +182,7 @@ async fn reason_to_keep(
     // Naming a job means the job in its own sweep; there it is trained again when it is asked for again.
     let n_own = usize::from(targets.jobs.contains(job_id));
     if sweeps.len() > n_own {
-        return Ok(Some(format!("asked for by `{}`", sweeps.join("`, `"))));
+        return Ok(Some(format!("part of `{}`", sweeps.join("`, `"))));
     }
     let repos = publication::repos_of_job(conn, job_id).await?;
     Ok((!repos.is_empty()).then(|| format!("published in `{}`", repos.join("`, `"))))
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(removal.jobs.len(), 1);
         assert_eq!(removal.jobs[0].job_id, ids[0]);
         assert_eq!(removal.kept[0].job_id, ids[1]);
-        assert_eq!(removal.kept[0].reason, "asked for by `t`");
+        assert_eq!(removal.kept[0].reason, "part of `t`");
         assert!(removal.stream_dirs.is_empty(), "the other job is in it");
         test.store.remove(&removal).await.unwrap();
         assert_eq!(count(&test, "job").await, 1);

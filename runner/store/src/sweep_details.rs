@@ -32,7 +32,7 @@ pub struct SweepVersionRow {
     pub recipe: String,
     /// The file as the user wrote it.
     pub text: String,
-    /// What its recipe was asked first: its settings with all that was laid over the file; JSON object.
+    /// What its recipe was asked first: its settings with all overrides of the file; JSON object.
     pub request: String,
     /// Whether `sae-run train` made it: its job is added to those of the versions before it.
     pub accumulates: bool,

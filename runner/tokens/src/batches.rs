@@ -223,12 +223,13 @@ fn too_few(n_sequences: u64, spec: &BatchSpec) -> TokensError {
         (!is_given && n_of_rank > 0).then(|| format!("lower batch_size to {n_of_rank} or less")),
         (!is_given && n_ranks > 1).then(|| "start fewer ranks".to_owned()),
         (n_usable >= wanted).then(|| format!("raise max_examples to {wanted} or more")),
-        (n_usable < wanted).then(|| "give more text".to_owned()),
+        (n_usable < wanted).then(|| "add text".to_owned()),
         (n_usable < wanted && n_sequences >= wanted).then(|| "lower eval_fraction".to_owned()),
     ];
     let ways: Vec<_> = ways.into_iter().flatten().collect();
-    let message =
-        format!("{n_selected} of {n_sequences} sequences do not fill one batch of {batch_size}");
+    let message = format!(
+        "{n_selected} of {n_sequences} sequences are selected, too few for one batch of {batch_size}"
+    );
     Fault::input(message).with_hint(ways.join(", or ")).into()
 }
 
@@ -331,12 +332,12 @@ mod tests {
         let error = batches(Some(7), 8).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "7 of 1025 sequences do not fill one batch of 8"
+            "7 of 1025 sequences are selected, too few for one batch of 8"
         );
         let hint = "lower batch_size to 7 or less, or raise max_examples to 8 or more";
         assert_eq!(error.hint().unwrap(), hint);
         let error = batches(Some(7), 2000).unwrap_err();
-        let hint = "lower batch_size to 7 or less, or give more text";
+        let hint = "lower batch_size to 7 or less, or add text";
         assert_eq!(error.hint().unwrap(), hint);
         let spec = |batch_size, n_ranks| BatchSpec {
             batch_size,
@@ -344,18 +345,18 @@ mod tests {
             ..SPEC
         };
         let hint = |spec| check_batch(10, &spec).unwrap_err().hint().unwrap();
-        let ranks = "lower batch_size to 2 or less, or start fewer ranks, or give more text";
+        let ranks = "lower batch_size to 2 or less, or start fewer ranks, or add text";
         assert_eq!(hint(spec(16, 4)), ranks);
-        assert_eq!(hint(spec(16, 16)), "start fewer ranks, or give more text");
+        assert_eq!(hint(spec(16, 16)), "start fewer ranks, or add text");
         let held_out = BatchSpec {
             eval_fraction: 0.9,
             ..spec(4, 1)
         };
-        let fraction = "lower batch_size to 1 or less, or give more text, or lower eval_fraction";
+        let fraction = "lower batch_size to 1 or less, or add text, or lower eval_fraction";
         assert_eq!(hint(held_out), fraction);
         assert!(check_batch(4, &spec(4, 1)).is_ok());
         let error = batches(None, 2000).unwrap_err();
-        let message = "1025 of 1025 sequences do not fill one batch of 2000";
+        let message = "1025 of 1025 sequences are selected, too few for one batch of 2000";
         assert_eq!(error.to_string(), message);
         assert!(batches(None, 0).is_err());
         assert_eq!(batches(None, 1025).unwrap().n_batches(), 1);

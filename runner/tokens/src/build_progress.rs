@@ -2,6 +2,7 @@
 
 use crate::TokensError;
 use crate::chunk::Totals;
+use plan::count;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -69,15 +70,19 @@ impl fmt::Display for BuildProgress {
                 write!(f, "`{path}` is made again: {problem}")
             }
             Self::Resumed { n_documents } => {
-                write!(f, "tokenising continues after {n_documents} documents")
+                let documents = count(*n_documents as usize, "document");
+                write!(f, "tokenising continues after {documents}")
             }
             Self::Tokenised {
                 n_documents,
                 n_tokens,
                 ..
-            } => write!(f, "{n_documents} documents, {n_tokens} tokens"),
+            } => {
+                let documents = count(*n_documents as usize, "document");
+                write!(f, "{documents}, {}", count(*n_tokens as usize, "token"))
+            }
             Self::Skipped { n_rows, first } => {
-                write!(f, "{n_rows} bad rows are left out")?;
+                write!(f, "skipped {}", count(*n_rows as usize, "bad row"))?;
                 match first {
                     Some(first) => write!(f, "; the first one: {first}"),
                     None => Ok(()),

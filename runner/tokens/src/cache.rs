@@ -62,7 +62,7 @@ impl Tokens {
         };
         let path = token_file.path.display();
         let message = format!("the token data `{path}` cannot be used: {problem}");
-        let hint = "run the sweep again, which makes it again";
+        let hint = "run the sweep again to rebuild it";
         Err(Fault::input(message).with_hint(hint).into())
     }
 }

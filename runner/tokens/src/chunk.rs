@@ -4,6 +4,7 @@ use crate::in_order::map_in_order;
 use crate::{Tokenizer, TokensError};
 use datasets::{Document, Documents};
 use fault::Fault;
+use plan::count;
 
 /// Documents that are tokenised as one text.
 pub const DOCUMENTS_PER_BATCH: u64 = 2048;
@@ -73,20 +74,22 @@ impl Totals {
         let (message, hint) = match (n_documents, self.n_sequences, first_skipped) {
             (0, _, Some(first)) => (
                 format!(
-                    "data set `{name}` has no documents: all {n_skipped} rows are bad, the first one because {first}"
+                    "data set `{name}` has no documents, but {}, the first one because {first}",
+                    count(*n_skipped as usize, "bad row")
                 ),
-                "give more text, or take more rows with `split`",
+                "add text, or select more rows with `split`",
             ),
             (0, _, None) => (
                 format!("data set `{name}` has no documents"),
-                "give more text, or take more rows with `split`",
+                "add text, or select more rows with `split`",
             ),
             (_, 0, _) => (
                 format!(
-                    "{n_documents} documents of `{name}` are {n_tokens} tokens, which give no sequence of ctx_len = \
-                     {ctx_len}"
+                    "`{name}` has {} with {}, too few for one sequence of ctx_len = {ctx_len}",
+                    count(*n_documents as usize, "document"),
+                    count(*n_tokens as usize, "token")
                 ),
-                "give more text, or lower ctx_len",
+                "add text, or lower ctx_len",
             ),
             _ => return Ok(()),
         };
@@ -264,7 +267,7 @@ impl<'a> Pieces<'a> {
             }
             Document::TokenIds(_) => {
                 let name = self.documents.name();
-                let message = format!("data set `{name}` holds token ids, not text");
+                let message = format!("data set `{name}` has token ids, not text");
                 Err(Fault::input(message).into())
             }
         }
@@ -409,10 +412,10 @@ mod tests {
         let error = sequences_of(short.path(), &tiny_tokenizer(), 4).unwrap_err();
         let message = error.to_string();
         assert!(
-            message.starts_with("2 documents of ") && message.contains("are 4 tokens"),
+            message.contains(" has 2 documents with 4 tokens"),
             "{message}"
         );
-        assert_eq!(error.hint().unwrap(), "give more text, or lower ctx_len");
+        assert_eq!(error.hint().unwrap(), "add text, or lower ctx_len");
         assert_eq!(
             sequences_of(short.path(), &tiny_tokenizer(), 3)
                 .unwrap()

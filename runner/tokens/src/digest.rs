@@ -65,7 +65,7 @@ impl TokenSpec {
         if self.is_bin() || !path.exists() && self.are_tokenised() {
             return Ok(vec!["none".to_owned()]);
         }
-        let hint = "the model's folder must hold a tokenizer.json";
+        let hint = "the model's folder must have a tokenizer.json";
         files::open_within(&path, bound::TOKENIZER)
             .map_err(TokensError::unreadable("find", &path, hint))?;
         let class = self.rows.tokenizer_class;

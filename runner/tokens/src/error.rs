@@ -21,7 +21,7 @@ pub enum TokensError {
     Io(Fault),
     /// A class of tokenizers that makes other tokens than tokenizer.json says, in ways that are not known.
     #[error("`{}` names `{class}`, a tokenizer class that is not built in", path.display())]
-    #[diagnostic(help("`tokenizer_class = \"file\"` takes tokenizer.json as it is"))]
+    #[diagnostic(help("`tokenizer_class = \"file\"` uses tokenizer.json unchanged"))]
     ForeignTokenizer {
         /// The configuration that names it.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub(crate) fn bad_tokenizer<E: Into<Box<dyn StdError + Send + Sync>>>(
 ) -> impl Fn(E) -> TokensError {
     let message = format!("cannot load the tokenizer `{}`", path.display());
     move |source| {
-        let hint = "the model's folder must hold a tokenizer.json of a fast tokenizer";
+        let hint = "the model's folder must have a tokenizer.json of a fast tokenizer";
         let fault = Fault::input(message.clone()).with_hint(hint);
         fault.because(source).into()
     }

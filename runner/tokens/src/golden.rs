@@ -138,7 +138,7 @@ fn a_batch_without_a_sequence_adds_nothing() {
             }
             Err(error) => {
                 assert!(
-                    error.to_string().contains("which give no sequence"),
+                    error.to_string().contains("too few for one sequence"),
                     "{error:?}"
                 );
                 assert_eq!(expected["n_chunks"], 0);

@@ -85,7 +85,7 @@ impl Header {
             return Err(Fault::input("its header is damaged"));
         }
         if header.digest != *digest {
-            return Err(Fault::input("it holds other tokens than its name says"));
+            return Err(Fault::input("its tokens are not those that its name says"));
         }
         let n_ids = u128::from(header.n_sequences) * u128::from(header.ctx_len);
         let expected = n_ids.saturating_mul(u128::from(header.id_bytes));
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn other_tokens_are_found() {
         let defect = Header::read(&file(), &[8; 32]).unwrap_err();
-        let message = "it holds other tokens than its name says";
+        let message = "its tokens are not those that its name says";
         assert_eq!(defect.to_string(), message);
     }
 }

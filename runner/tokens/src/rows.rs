@@ -76,7 +76,7 @@ impl Rows {
             let Document::TokenIds(token_ids) = document else {
                 let name = documents.name();
                 return Err(Fault::input(format!(
-                    "data set `{name}` holds text where its first file holds token ids"
+                    "data set `{name}` has text where its first file has token ids"
                 ))
                 .into());
             };

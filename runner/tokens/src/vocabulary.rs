@@ -58,7 +58,7 @@ fn inputs(
     known: &DigestCache,
 ) -> Result<String, TokensError> {
     let path = folder.join("tokenizer.json");
-    let hint = "the folders of both models must hold a tokenizer.json";
+    let hint = "the folders of both models must have a tokenizer.json";
     files::open_within(&path, bound::TOKENIZER)
         .map_err(TokensError::unreadable("find", &path, hint))?;
     let config = TokenizerConfig::read(folder, class)?;

@@ -34,17 +34,17 @@ impl EarlyEnd {
     pub(crate) fn of_activations(hookpoint: &str) -> Self {
         Self {
             reason: format!("{} are NaN or infinite", activations_of(hookpoint)),
-            hint: "is the model whole, and is `dtype` wide enough for it?".into(),
+            hint: "are the model's files complete, and is `dtype` wide enough for it?".into(),
         }
     }
 
     /// No update had a token to train on.
     pub(crate) fn nothing_trained(exclude_tokens: &[u32]) -> Self {
         let (reason, hint) = match exclude_tokens {
-            [] => ("no update had anything to train on", "add text"),
+            [] => ("no step had anything to train on", "add text"),
             _ => (
                 "all tokens of the data are in `exclude_tokens`: nothing was trained",
-                "take some of them off `exclude_tokens`",
+                "remove some of them from `exclude_tokens`",
             ),
         };
         Self {

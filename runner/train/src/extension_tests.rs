@@ -1,4 +1,4 @@
-//! A job that continues from another's state ends in the same bits as one that was trained from the start.
+//! A job that continues from another's state is bit-identical to one that was trained from the start.
 
 use crate::kinds_tests::with;
 use crate::ranks_tests::run_ranks;

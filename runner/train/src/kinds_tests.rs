@@ -1,4 +1,4 @@
-//! What training promises, for every kind of SAE: a resume ends in the same bits, and how an update is cut changes
+//! What training promises, for every kind of SAE: a resume is bit-identical, and how an update is cut changes
 //! nothing but rounding.
 
 use crate::events::EventLog;

@@ -74,7 +74,7 @@ fn where_a_penalty_leaves_no_latent_active_that_is_said_once() {
     ] {
         let of_job: Vec<_> = said.iter().filter(|(job, ..)| job == name).collect();
         let is_silent = |(_, step, reason, hint): &&&(_, u64, String, Option<String>)| {
-            let is_said = reason.contains("hardly a latent is active");
+            let is_said = reason.contains("almost no latent is active");
             is_said && *step == 120 && hint.as_ref().is_some_and(|hint| hint.contains(setting))
         };
         assert_eq!(
@@ -235,7 +235,7 @@ fn a_worker_that_is_killed_after_a_file_finds_the_same_again() {
         .events()
         .into_iter()
         .position(|event| match event.kind {
-            EventKind::Note { message } => message.starts_with("looking for the thresholds"),
+            EventKind::Note { message } => message.starts_with("calibrating the thresholds"),
             _ => false,
         });
     let text = fs::read_to_string(&killed.order.events).unwrap();

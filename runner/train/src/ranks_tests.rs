@@ -460,6 +460,6 @@ fn more_ranks_than_sequences_are_an_error_on_all() {
     let EventKind::Failed { message, hint, .. } = last else {
         panic!("{last:?}");
     };
-    assert!(message.contains("do not fill one batch of 4"), "{message}");
+    assert!(message.contains("too few for one batch of 4"), "{message}");
     assert!(hint.unwrap().contains("fewer ranks"));
 }

@@ -1,4 +1,4 @@
-//! Jobs that were interrupted and resumed end in the same bits as undisturbed ones.
+//! Jobs that were interrupted and resumed are bit-identical to undisturbed ones.
 
 use crate::ranks::ALONE;
 use crate::ranks::owners::Owners;

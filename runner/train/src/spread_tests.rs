@@ -152,7 +152,7 @@ fn what_is_sent_is_once_a_pass_and_to_owners_alone() {
         assert_eq!(n_sent(&run), (n_passes, n_tokens * 2 * 32 * 4));
         let reduced = notes(&run)
             .into_iter()
-            .any(|note| note.contains("gave 0 all-reduces"));
+            .any(|note| note.contains(" sent 0 B in 0 all-reduces"));
         assert!(reduced, "{:?}", notes(&run));
     }
 }

@@ -75,7 +75,7 @@ impl State {
         if self.is_over.load(Ordering::Relaxed) {
             self.end();
         }
-        table::note("stopping; once more to stop at once");
+        table::note("stopping; press Ctrl-C again to stop at once");
     }
 
     /// Ends the process, whatever it does.

@@ -3,7 +3,7 @@
 use super::lines;
 use crate::error::CliError;
 use crate::run::worker_program;
-use crate::show::table;
+use crate::show::{json, table};
 use crate::sweep::paths::Folders;
 use args::DoctorArgs;
 use plan::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, Task, UpdateShape};
@@ -23,8 +23,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
     });
     let report: GpuReport = worker_program::run(&task, &mut |_, _| {})?;
     if args.json {
-        let json = serde_json::to_string_pretty(&report).expect("plain fields serialise to JSON");
-        return table::print(&format!("{json}\n"));
+        return json::print(&report);
     }
     table::print(&match report {
         GpuReport::NoGpu { reason } => {

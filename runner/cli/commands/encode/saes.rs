@@ -1,5 +1,6 @@
 //! Which SAEs are meant: a folder's, a repository's or a job's.
 
+use crate::commands::matching::matching;
 use crate::error::CliError;
 use crate::run::past_job;
 use crate::show::table;
@@ -9,7 +10,7 @@ use crate::sweep::hub_access::hub;
 use crate::sweep::models::ModelName;
 use args::EncodeArgs;
 use plan::runs_layout::DATABASE;
-use plan::{FoundSae, TrainConfig, fnmatch};
+use plan::{FoundSae, TrainConfig};
 use sae_files::{HubSaes, TrainedOn, find_saes, trained_on};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,7 +44,7 @@ impl SaesToUse {
             () if is_repo => Self::of_repo(args)?,
             () => Self::of_job(target, &in_database).await?,
         };
-        saes.chosen(&args.hookpoint)
+        saes.chosen(&args::patterns(&args.hookpoints))
     }
 
     fn of_folder(target: &str) -> Result<Self, CliError> {
@@ -70,7 +71,7 @@ impl SaesToUse {
         // If there is only one, the option says which module it is for.
         let names = match saes.names()[..] {
             [_] => saes.select(&[]),
-            _ => saes.select(&args.hookpoint),
+            _ => saes.select(&args::patterns(&args.hookpoints)),
         }?;
         let found = download::shown(repo, args.quiet, |show| saes.download(&hub, &names, show))?;
         Ok(Self::without_job(repo, found))
@@ -101,23 +102,8 @@ impl SaesToUse {
             only.hookpoint.clone_from(hookpoint);
             return Ok(self);
         }
-        let matches = |sae: &FoundSae, pattern: &str| {
-            fnmatch(&sae.name, pattern) || fnmatch(&sae.hookpoint, pattern)
-        };
-        for pattern in patterns {
-            if !self.found.iter().any(|sae| matches(sae, pattern)) {
-                return Err(self.none_matches(pattern));
-            }
-        }
-        let is_chosen = |sae: &FoundSae| patterns.iter().any(|pattern| matches(sae, pattern));
-        self.found
-            .retain(|sae| patterns.is_empty() || is_chosen(sae));
+        self.found = matching(self.found, &self.target, patterns)?;
         Ok(self)
-    }
-
-    fn none_matches(&self, pattern: &str) -> CliError {
-        let names = self.found.iter().map(|sae| sae.name.as_str());
-        sae_files::no_such_sae(&self.target, pattern, &names.collect::<Vec<_>>()).into()
     }
 
     /// The model that they were trained on, and the second one of crosscoders on two.
@@ -150,7 +136,7 @@ impl SaesToUse {
                     "the SAEs of `{}` were trained on several models",
                     self.target
                 );
-                let hint = "choose some with `--hookpoint`, or name a model with `--model`";
+                let hint = "choose some with `--hookpoints`, or name a model with `--model`";
                 Err(CliError::input(message).with_hint(hint.to_owned()))
             }
         }

@@ -75,7 +75,7 @@ struct Follower<'a> {
     store: CompanyStore,
     /// The runs folder that this process was given.
     runs_dir: &'a dyn Fn() -> Result<PathBuf, CliError>,
-    /// When it was asked to stop.
+    /// When it was stopped.
     stopped: Option<Instant>,
 }
 
@@ -224,9 +224,7 @@ impl Follower<'_> {
             }
             if told.is_due(since) {
                 let address = &self.environment.store;
-                table::note(&format!(
-                    "waiting for rank 0, at {address}, to say what is next"
-                ));
+                table::note(&format!("waiting for rank 0, at {address}, to continue"));
             }
         }
         Message::read(&self.store.get(&key, PATIENCE)?.unwrap_or_default())

@@ -59,7 +59,7 @@ pub(super) fn n_gpus(cuda: &CudaStatus) -> Result<usize, CliError> {
     match cuda {
         CudaStatus::Available { n_devices } => Ok(*n_devices),
         CudaStatus::Unavailable { reason } => Err(CliError::input(format!(
-            "`nproc_per_node` is `gpu`, and there is no GPU: {reason}"
+            "`nproc_per_node` is `gpu`, but there is no GPU: {reason}"
         ))
         .with_hint("on the CPU, give a number: `nproc_per_node = 2`".to_owned())
         .about("launch.nproc_per_node".to_owned())),

@@ -81,7 +81,7 @@ const COLUMNS: [Row; 25] = [
     (
         "k",
         "k",
-        "Latents a token may use; on the mean with batchtopk, without effect with relu, gated and jumprelu.",
+        "Latents a token may use; on average with batchtopk, without effect with relu, gated and jumprelu.",
         |sae| Cell {
             text: sae.k.to_string(),
             number: Some(sae.k.mean()),

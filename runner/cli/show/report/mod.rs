@@ -10,9 +10,10 @@ mod provenance;
 mod titles;
 
 use crate::error::CliError;
-use crate::show::{several, table};
+use crate::show::{json, several, table};
 use args::ReportArgs;
 use files::OutputFile;
+use serde_json::json;
 use std::io::{self, Write};
 use std::path::Path;
 use store::Report;
@@ -34,9 +35,18 @@ pub(crate) async fn report(args: &ReportArgs) -> Result<u8, CliError> {
     write(&args.out, &page)?;
     let n_saes = table::count(page::n_saes(&report), "SAE");
     let n_sweeps = table::count(report.sweeps.len(), "sweep");
-    let kilobytes = page.len().div_ceil(1000);
     let out = args.out.display();
-    table::note(&format!("{out}: {n_saes} of {n_sweeps}, {kilobytes} kB"));
+    let size = table::bytes(page.len() as u64);
+    table::note(&format!("{out}: {n_saes} of {n_sweeps}, {size}"));
+    // In the same stream as the page it would be part of it.
+    if args.json && args.out.as_os_str() != "-" {
+        return json::print(&json!({
+            "file": args.out,
+            "n_bytes": page.len(),
+            "n_sweeps": report.sweeps.len(),
+            "n_saes": page::n_saes(&report),
+        }));
+    }
     Ok(0)
 }
 

@@ -59,7 +59,7 @@ pub(super) fn check_vary(vary: &Map<String, Value>, recipe: &str) -> Result<(), 
         let is_repeated = |(index, value): &(usize, &Value)| values[..*index].contains(value);
         if let Some((_, value)) = values.iter().enumerate().find(is_repeated) {
             return Err(CliError::input(format!("`vary.{key}` has {value} twice"))
-                .with_hint("drop one: they would be the same job".to_owned())
+                .with_hint("remove one: they would be the same job".to_owned())
                 .about(key.clone()));
         }
     }

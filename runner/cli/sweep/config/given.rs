@@ -27,7 +27,7 @@ pub(crate) fn load_given(given: &[Given], folders: &Folders) -> Result<LoadedSwe
         name: None,
     };
     let sweep = layers.sweep()?;
-    check_sweep(&sweep, "--run_name")?;
+    check_sweep(&sweep, "--run-name")?;
     Ok(LoadedSweep {
         text: as_sweep_file(&sweep, given),
         sweep,
@@ -110,8 +110,8 @@ mod tests {
             Given::new("-k 16", &["train", "k"], 16),
             Given::new("--lr 0.001", &["train", "lr"], 1e-3),
             Given::new("--hookpoints", &["train", "hookpoints"], hookpoints),
-            Given::new("--save_every 5", &["train", "save_every"], 5),
-            Given::new("--run_name", &["name"], "mine"),
+            Given::new("--save-every 5", &["train", "save_every"], 5),
+            Given::new("--run-name", &["name"], "mine"),
         ];
         assert_eq!(name(&given), "k=16,lr=0.001,hookpoints=layers.0+layers.1");
     }

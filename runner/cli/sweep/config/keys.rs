@@ -94,7 +94,7 @@ fn check_last(path: &[&str]) -> Result<(), CliError> {
     let nearest = nearest(key, known.iter().map(String::as_str), 1).pop();
     let hint = secrets::hint_on(key).unwrap_or_else(|| match nearest {
         Some(nearest) => format!("did you mean `{}`?", dotted(&nearest)),
-        None => format!("the keys here are {}", known.join(", ")),
+        None => format!("known keys: {}", known.join(", ")),
     });
     Err(CliError::input(format!("unknown key `{}`", dotted(key))).with_hint(hint))
 }

@@ -48,7 +48,7 @@ const NOT_SETTINGS: [&str; 11] = [
 /// `launch.libtorch` of the sweep that this process read.
 static LIBTORCH: OnceLock<Option<PathBuf>> = OnceLock::new();
 
-/// A sweep with everything laid over it.
+/// A sweep after all overrides.
 #[derive(Debug)]
 pub(crate) struct LoadedSweep {
     pub(crate) sweep: Sweep,
@@ -143,7 +143,7 @@ fn of_all_sweeps<T: DeserializeOwned>(key: &str) -> Result<Option<T>, CliError> 
     }
 }
 
-/// The runs folder of a sweep file with what is laid over it.
+/// The runs folder of a sweep file, after all overrides.
 ///
 /// # Errors
 /// As [`load`].
@@ -182,7 +182,7 @@ fn names_no_program(file: &SourceFile) -> Result<(), CliError> {
     match file.location(&["launch", "libtorch"], 2) {
         None => Ok(()),
         Some(location) => Err(CliError::input(
-            "`launch.libtorch` would run a library that a file from elsewhere names",
+            "`launch.libtorch` in this file would run a library that someone else may have chosen",
         )
         .at(&location)
         .with_hint(
@@ -405,11 +405,12 @@ fn hint_on(error: &figment::Error, path: &[&str], origin: Origin) -> Option<Stri
         Origin::File => format!("{key} = {default}"),
         Origin::Options => {
             let value = default.replace(['"', '[', ']', ','], "");
-            format!("--{key} {value}").trim_end().to_owned()
+            let option = key.replace('_', "-");
+            format!("--{option} {value}").trim_end().to_owned()
         }
     };
     Some(match default_of(path).map(written) {
-        Some(default) => format!("such as `{default}`, which is the default"),
+        Some(default) => format!("the default is `{default}`"),
         None => format!("leave `{key}` out for the default"),
     })
 }

@@ -83,7 +83,7 @@ fn tokenized(tokenizer: &Tokenizer, index: usize, text: &str, ctx_len: usize) ->
         let message =
             format!("text {index} has {n_tokens} tokens, and a sequence at most {ctx_len}");
         let fault = Fault::input(message).with_hint(
-                "cut it, or give it as a data set, which is cut into sequences; `ctx_len` can be raised as far as \
+                "shorten it, or pass it as a data set, which is cut into sequences; `ctx_len` can be raised as far as \
                  the model's positions go",
             );
         Err(fault.into())

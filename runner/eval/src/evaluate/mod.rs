@@ -125,7 +125,7 @@ pub fn evaluate(
 
 fn no_token() -> Fault {
     let fault = Fault::input("no token of the sequences counts: all are in `exclude_tokens`");
-    fault.with_hint("take some of them off `exclude_tokens`")
+    fault.with_hint("remove some of them from `exclude_tokens`")
 }
 
 /// Checks that what was measured of an SAE are numbers.

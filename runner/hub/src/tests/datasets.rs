@@ -348,7 +348,7 @@ fn a_file_without_a_hash_is_refused() {
     let answer = entry.to_string().into_bytes();
     fixture.server.fail(Fault::replace(&answer).on("/tree/"));
     let error = list(&fixture).unwrap_err();
-    assert!(says(&error, "cannot make sense of what"), "{error:?}");
+    assert!(says(&error, "cannot understand what"), "{error:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn an_adapter_is_called_that() {
     let mut files = without(&["config.json"]);
     files.push(("adapter_config.json", b"{}".to_vec()));
     let error = Fixture::with_files(&files).model().unwrap_err();
-    assert!(says(&error, "holds a PEFT adapter"), "{error:?}");
+    assert!(says(&error, "is a PEFT adapter"), "{error:?}");
     assert!(error.hint().unwrap().contains("merge_and_unload"));
 }
 

@@ -139,7 +139,7 @@ fn an_answer_that_is_none() {
         .server
         .fail(Fault::replace(b"<html>log in</html>").on("/revision/"));
     let error = fixture.model().unwrap_err();
-    assert!(says(&error, "cannot make sense of what"), "{error:?}");
+    assert!(says(&error, "cannot understand what"), "{error:?}");
     assert!(error.hint().unwrap().contains("HF_ENDPOINT"));
 }
 

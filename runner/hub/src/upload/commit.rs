@@ -176,7 +176,7 @@ fn unknown(publisher: &Publisher<'_>, cause: HubError) -> HubError {
     let (branch, repo) = (publisher.branch, publisher.repo());
     let text = format!("it is not known whether the commit to `{branch}` of `{repo}` was made");
     let fault = Fault::input(text).because(cause);
-    HubError::Fault(fault.with_hint("run it again: what has arrived is not sent twice"))
+    HubError::Fault(fault.with_hint("run it again: finished files are not sent again"))
 }
 
 /// What comes after `parent` on the branch; `None`: nothing so far. It is the commit that was to be

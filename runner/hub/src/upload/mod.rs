@@ -188,7 +188,7 @@ impl Hub {
     ) -> Result<T, HubError> {
         let repo = RepoId::parse(RepoKind::Model, &upload.repo)?;
         if !repo.as_str().contains('/') {
-            let fault = Fault::input(format!("`{}` does not say whose it is", upload.repo));
+            let fault = Fault::input(format!("`{}` does not say who owns it", upload.repo));
             let hint = "ids of your own repositories look like `owner/name`";
             return Err(HubError::Fault(fault.with_hint(hint)));
         }
@@ -212,7 +212,7 @@ fn branch(repo: &RepoId, name: Option<&str>) -> Result<String, HubError> {
         Revision::Commit(commit) => {
             let repo = repo.as_str();
             let text = format!("`{commit}` of `{repo}` is a commit, to which nothing can be added");
-            let hint = "name a branch; it is made if it is missing";
+            let hint = "name a branch; it is created if it is missing";
             Err(HubError::Fault(Fault::input(text).with_hint(hint)))
         }
     }

@@ -96,7 +96,7 @@ fn not_stored(publisher: &Publisher<'_>, cause: Cause) -> HubError {
         publisher.repo()
     );
     let fault = Fault::input(text).because(cause);
-    HubError::Fault(fault.with_hint("run it again: what has arrived is not sent twice"))
+    HubError::Fault(fault.with_hint("run it again: finished files are not sent again"))
 }
 
 /// Whether what was sent is what was hashed: the Hub finds files by their SHA-256.

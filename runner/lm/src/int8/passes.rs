@@ -56,7 +56,7 @@ fn a_pass_with_many_outliers_is_run_again_and_later_ones_give_the_same_bits() {
     }
 }
 
-/// A function would see outputs that are wrong, or be called once more, if products were looked at only at the end.
+/// A function would see outputs that are wrong, or be called again, if products were looked at only at the end.
 #[test]
 fn replacements_see_each_module_once_and_as_it_should_be() {
     let counting = model();

@@ -96,7 +96,7 @@ fn an_endless_loop_runs_out_of_fuel() {
         ..Limits::default()
     };
     let error = error_of(&component(LOOP), limits);
-    assert_says(&error, "did not end within 1000000 instructions");
+    assert_says(&error, "did not finish within 1000000 instructions");
     assert!(error.hint().unwrap().contains("recipe_limits.fuel"));
 }
 
@@ -107,7 +107,7 @@ fn a_memory_hog_is_stopped() {
         ..Limits::default()
     };
     let error = error_of(&component(GROW), limits);
-    assert_says(&error, "wants more than 4194304 bytes of memory");
+    assert_says(&error, "needs more than 4194304 bytes of memory");
     assert!(error.hint().unwrap().contains("recipe_limits.memory_bytes"));
 
     let limits = Limits {
@@ -115,7 +115,7 @@ fn a_memory_hog_is_stopped() {
         ..Limits::default()
     };
     let error = error_of(&component(ONE_JOB), limits);
-    assert_says(&error, "wants more than 1048576 bytes of memory");
+    assert_says(&error, "needs more than 1048576 bytes of memory");
 }
 
 #[test]

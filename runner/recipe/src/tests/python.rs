@@ -327,7 +327,7 @@ fn an_endless_recipe_runs_out_of_fuel() {
         "def plan(request):\n    while True: pass",
     ] {
         let error = error(&host, &python(text));
-        assert_says(&error, "did not end within");
+        assert_says(&error, "did not finish within");
     }
 }
 

@@ -127,7 +127,7 @@ impl Sae {
 fn check(cfg: &SaeConfig) -> Result<usize, Fault> {
     let refused = |what: &str| Err(inexpressible(LAYOUT, what));
     if !cfg.is_layer() {
-        return refused("an SAE that is no layer of a cross-layer transcoder");
+        return refused("an SAE that is not a layer of a cross-layer transcoder");
     }
     let what = "a cross-layer transcoder";
     if !matches!(cfg.activation, Activation::Relu | Activation::JumpRelu) {
@@ -236,7 +236,7 @@ mod tests {
             change(&mut cfg);
             let sae = Sae::new(cfg, 0, Device::Cpu).unwrap();
             let error = sae.save_cross_layer(dir.path(), 1).unwrap_err().to_string();
-            let what = error.strip_prefix("circuit-tracer's layout cannot hold ");
+            let what = error.strip_prefix("circuit-tracer's layout does not support ");
             what.unwrap_or_else(|| panic!("{error}")).to_owned()
         };
         let topk = of(|cfg| cfg.activation = Activation::TopK);
@@ -245,12 +245,15 @@ mod tests {
         let expected = "a cross-layer transcoder with a skip connection, its `W_skip`";
         assert_eq!(skip, expected);
         let one = of(|cfg| cfg.hookpoints.clear());
-        assert_eq!(one, "an SAE that is no layer of a cross-layer transcoder");
+        assert_eq!(
+            one,
+            "an SAE that is not a layer of a cross-layer transcoder"
+        );
         let widths = of(|cfg| cfg.d_in = 5);
         assert_eq!(widths, "a cross-layer transcoder from width 5 to 6");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let single = layer(Activation::Relu, 2).save_circuit_tracer(dir.path(), 2);
-        let expected = "circuit-tracer's layout cannot hold a layer of a cross-layer transcoder as a transcoder of one";
+        let expected = "circuit-tracer's layout does not support a layer of a cross-layer transcoder as a transcoder of one";
         assert_eq!(single.unwrap_err().to_string(), expected);
     }
 }

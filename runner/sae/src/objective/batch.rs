@@ -1,5 +1,5 @@
 //! BatchTopK: the largest pre-activations of all tokens of an update, not of each token (Bussmann et al. 2024,
-//! arXiv:2412.06410). How many a token has is left open; on the mean it is `k`.
+//! arXiv:2412.06410). How many a token has is left open; on average it is `k`.
 
 use crate::kernels::{Listed, ListedNumbers, largest_of_all};
 use crate::{Sae, SaeError};

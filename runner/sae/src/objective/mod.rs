@@ -53,7 +53,7 @@ pub struct Objective<'a> {
     pub penalty: Penalty<'a>,
     /// How thresholds are trained.
     pub jump: Jump,
-    /// For how many latents of a token, on the mean, a list of those near thresholds has room on a GPU: [`room_for`].
+    /// For how many latents of a token, on average, a list of those near thresholds has room on a GPU: [`room_for`].
     /// `None`: none is made there.
     pub room: Option<usize>,
     /// Raises pre-activations below thresholds.

@@ -55,7 +55,7 @@ pub enum Penalty<'a> {
     MeanQuadratic {
         /// lambda.
         coefficient: f64,
-        /// The number of active latents that is wanted on the mean.
+        /// The number of active latents that is wanted on average.
         target: f64,
         /// The mean of the update: scalar, Float.
         mean_l0: &'a Tensor,

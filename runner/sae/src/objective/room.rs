@@ -1,6 +1,6 @@
 //! Room for the latents near thresholds, in lists on a GPU.
 //!
-//! How many there are is known there alone. A list has room for twice as many, or a little more, as there were on the mean
+//! How many there are is known there alone. A list has room for twice as many, or a little more, as there were on average
 //! since the last report. Whether that was enough the host looks at when it has started everything that uses the list; if
 //! it was not, it starts the same with all latents.
 
@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 /// Of a token.
 const LEAST_ROOM: usize = 16;
 
-/// How many latents of a token a list has room for, on the mean over tokens, if `near` were on the mean near a threshold.
+/// How many latents of a token a list has room for, on average over tokens, if `near` were on average near a threshold.
 /// `None`: that is much of all, and nothing is listed.
 pub fn room_for(near: f64, num_latents: usize) -> Option<usize> {
     let most = (MOST_LISTED * num_latents as f64) as usize;

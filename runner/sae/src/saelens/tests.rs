@@ -199,7 +199,7 @@ fn what_saelens_has_no_kind_for_is_refused() {
         let error = error.unwrap_err();
         let message = error.to_string();
         assert!(
-            message.starts_with("SAELens's layout cannot hold"),
+            message.starts_with("SAELens's layout does not support"),
             "{message}"
         );
         assert!(error.to_string().contains(what), "{error}");
@@ -284,7 +284,7 @@ fn hostile_sizes_are_errors() {
     assert!(
         load("d_in", json!(-1))
             .to_string()
-            .contains("is no SAE configuration")
+            .contains("is not an SAE configuration")
     );
     assert!(load("d_in", json!(0)).to_string().contains("is impossible"));
     assert!(

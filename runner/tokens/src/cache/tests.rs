@@ -305,7 +305,7 @@ fn rows_of_another_length_are_bad_rows() {
     assert_eq!(tokens.counts().n_skipped, 1);
     let text = reports.last().unwrap().to_string();
     assert!(
-        text.starts_with("1 bad rows are left out; the first one: row 2"),
+        text.starts_with("skipped 1 bad row; the first one: row 2"),
         "{text}"
     );
     assert!(text.ends_with("has 1 token ids; ctx_len is 3"), "{text}");
@@ -313,7 +313,7 @@ fn rows_of_another_length_are_bad_rows() {
     let (_, reports) = build(&spec, cache.path());
     let (n_rows, first) = (1, None);
     assert_eq!(reports, [BuildProgress::Skipped { n_rows, first }]);
-    assert_eq!(reports[0].to_string(), "1 bad rows are left out");
+    assert_eq!(reports[0].to_string(), "skipped 1 bad row");
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn only_bad_rows_are_no_documents() {
     let error = Tokens::open_or_build(&spec, folder_with(&[]).path(), go_on).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("all 2 rows are bad, the first one because"),
+        text.contains("no documents, but 2 bad rows, the first one because"),
         "{text}"
     );
     assert!(text.ends_with("no column `text`"), "{text}");

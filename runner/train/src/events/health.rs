@@ -70,7 +70,7 @@ impl Health {
                     "lower `l1_coefficient`, or let it rise more slowly (`l1_warm_up_steps`)"
                 }
                 Activation::TopK | Activation::GroupMax | Activation::BatchTopK => {
-                    "lower `lr`, or set `auxk_alpha`, with which latents come back"
+                    "lower `lr`, or set `auxk_alpha`, which revives dead latents"
                 }
             },
         }
@@ -134,7 +134,7 @@ impl Health {
         };
         let l0 = stats.l0 / stats.n_tokens as f64;
         if l0 < LEAST_L0 && self.remarks.silent.insert(sae.to_owned()) {
-            let reason = format!("L0 is {l0:.3} after update {step}: hardly a latent is active");
+            let reason = format!("L0 is {l0:.3} after step {step}: almost no latent is active");
             return Some(verdict(reason, Some(self.against_silence.into())));
         }
         let fvu = stats.fvu();
@@ -142,7 +142,7 @@ impl Health {
         if !is_high || !self.remarks.flagged.insert(sae.to_owned()) {
             return None;
         }
-        let step_text = format!("after update {step}");
+        let step_text = format!("after step {step}");
         let reason = format!("FVU is {fvu:.3} {step_text}: worse than the mean; is lr too high?");
         Some(verdict(reason, None))
     }
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(health.judge("layers.0", &silent, true, 100), None);
         let verdict = health.judge("layers.0", &silent, true, 101).unwrap();
         assert!(!verdict.is_fatal && !health.has_failed());
-        assert!(verdict.reason.starts_with("L0 is 0.000 after update 101"));
+        assert!(verdict.reason.starts_with("L0 is 0.000 after step 101"));
         assert!(verdict.hint.unwrap().contains("`l0_coefficient`"));
         // What else is wrong comes next.
         let verdict = health.judge("layers.0", &silent, true, 102).unwrap();
@@ -299,7 +299,7 @@ mod tests {
         let verdict = health.judge("layers.0", &stats(3.0), true, 101).unwrap();
         assert!(!verdict.is_fatal && !health.has_failed());
         assert!(
-            verdict.reason.contains("FVU is 1.500 after update 101"),
+            verdict.reason.contains("FVU is 1.500 after step 101"),
             "{verdict:?}"
         );
         assert_eq!(health.judge("layers.0", &stats(3.0), true, 102), None);

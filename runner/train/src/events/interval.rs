@@ -207,7 +207,7 @@ impl Record {
         self.n_tokens == 0
     }
 
-    /// How many latents of a token were near thresholds, on the mean; 0 on the CPU.
+    /// How many latents of a token were near thresholds, on average; 0 on the CPU.
     pub(crate) fn near(&self) -> f64 {
         self.sums[9] / self.n_tokens as f64
     }

@@ -44,7 +44,7 @@ pub(crate) fn choose_kernels(
     for job in jobs {
         if job.kernels.as_ref().is_some_and(|before| *before != names) {
             log(&format!(
-                "job `{}` was begun with other kernels ({}): it does not end in the same bits",
+                "job `{}` was begun with other kernels ({}): its result will not be bit-identical",
                 job.job.name,
                 listed(job.kernels.as_deref().unwrap_or_default())
             ));

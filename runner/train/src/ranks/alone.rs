@@ -36,7 +36,7 @@ impl Ranks for Alone {
         is_asked
     }
 
-    /// It continues: if it was asked to stop, it does so before its next forward pass.
+    /// It continues: if it was stopped, it does so before its next forward pass.
     fn agree_to_stop(
         &self,
         _name: &str,

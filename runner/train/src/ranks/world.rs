@@ -5,6 +5,7 @@ use super::{Ranks, Summing, UpdateSums};
 use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use dist::{Kind, Role, World};
+use plan::{bytes, count};
 use sae::Moments;
 use sae::{Backward, Sae};
 use std::num::NonZero;
@@ -141,7 +142,7 @@ impl Ranks for World {
         let volume = self.data().volume();
         let of = |kind, name| {
             let (n_calls, n_bytes) = (volume.n_calls(kind), volume.n_bytes(kind));
-            format!("{n_calls} {name} of {n_bytes} bytes")
+            format!("{} in {n_calls} {name}", bytes(n_bytes))
         };
         let (sums, others) = (
             of(Kind::AllReduce, "all-reduces"),
@@ -153,7 +154,8 @@ impl Ranks for World {
         };
         let (rank, n_ranks) = (self.rank(), self.size());
         Some(format!(
-            "rank {rank} of {n_ranks} gave {sums} and {others}{activations} in {n_updates} updates"
+            "rank {rank} of {n_ranks} sent {sums} and {others}{activations}, for {}",
+            count(n_updates as usize, "step")
         ))
     }
 }

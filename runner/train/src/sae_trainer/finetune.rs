@@ -17,7 +17,7 @@ pub(crate) fn load(
     device: Device,
 ) -> Result<(Sae, Option<f64>), TrainError> {
     let unreadable = |source| {
-        let message = format!("cannot begin with the SAE in `{}`", dir.display());
+        let message = format!("cannot start from the SAE in `{}`", dir.display());
         Fault::input(message).because(source).with_hint(
             "`finetune` is a folder with one for each SAE of the job, each with `cfg.json` and `sae.safetensors`",
         )

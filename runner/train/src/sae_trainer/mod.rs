@@ -60,7 +60,7 @@ pub(crate) struct SaeTrainer {
     /// The least score of the last update that is known on the host, or 0. From it on, the next update looks for
     /// scores by products in 16 bit first, which may change the last bit of those that it finds.
     last_least: f32,
-    /// For how many latents of a token, on the mean, a list of those near thresholds has room on a GPU.
+    /// For how many latents of a token, on average, a list of those near thresholds has room on a GPU.
     room: Option<usize>,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
     is_fresh: bool,

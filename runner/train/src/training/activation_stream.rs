@@ -60,7 +60,7 @@ impl ActivationStream {
         match self.batches.n_batches() / self.key.grad_acc_steps {
             0 => {
                 let message = format!(
-                    "one optimizer update takes {} batches of {} sequences, the data has {}",
+                    "one step takes {} batches of {} sequences, but the data has {}",
                     self.key.grad_acc_steps,
                     self.batches.batch_size(),
                     self.batches.n_batches()

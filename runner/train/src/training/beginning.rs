@@ -29,7 +29,7 @@ struct Seen {
 }
 
 impl StreamTrainer<'_> {
-    /// Before the first update: looks at tokens ahead, for those SAEs that need it. The passes are made once more.
+    /// Before the first update: looks at tokens ahead, for those SAEs that need it. The passes are made again.
     /// `false`: a stop was asked for meanwhile, and nothing is as it was found.
     pub(super) fn look_at_beginning(
         &mut self,

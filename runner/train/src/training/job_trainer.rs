@@ -91,7 +91,7 @@ impl JobTrainer {
         let step = restored.map_or(0, |Restored { state, damaged }| {
             let note = |error: &TrainError| {
                 let (why, step) = (message_chain(error), state.step);
-                format!("{why}; `{}` continues from update {step}", job.name)
+                format!("{why}; `{}` continues from step {step}", job.name)
             };
             notes.extend(damaged.iter().map(note));
             best.restore(state.best);

@@ -14,7 +14,8 @@ impl StreamTrainer<'_> {
             return Ok(());
         }
         let message = format!(
-            "the last {n_left_over} of {n_selected} sequences are left out: an update takes {per_step}"
+            "the last {n_left_over} of {n_selected} sequences are not used: a step takes {per_step}, of which {n_selected} is not \
+             a multiple"
         );
         self.events.write(EventKind::Note { message })
     }

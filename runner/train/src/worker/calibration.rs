@@ -6,7 +6,7 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
 use eval::{Calibrated, EvalRequest, Wanted, calibrate, threshold_factors};
-use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec};
+use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec, count};
 use sae::Sae;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -32,7 +32,7 @@ pub(super) fn run(
     if saes.is_empty() {
         return Ok(true);
     }
-    let message = format!("looking for the thresholds of {} SAEs", saes.len());
+    let message = format!("calibrating the thresholds of {}", count(saes.len(), "SAE"));
     events.write(EventKind::Note { message })?;
     let request = EvalRequest {
         model: request.model.clone(),

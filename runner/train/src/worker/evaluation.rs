@@ -7,7 +7,7 @@ use crate::events::EventLog;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use eval::{EvalRequest, evaluate};
-use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, eval_batch_size};
+use plan::{EvalSae, Evaluated, EventKind, ModelUse, Order, OrderJob, count, eval_batch_size};
 use tokens::EvalSequences;
 
 /// What a worker evaluates.
@@ -79,7 +79,11 @@ fn run(
     events: &mut EventLog,
 ) -> Result<Option<Vec<Evaluated>>, TrainError> {
     let (n_saes, n_sequences) = (request.saes.len(), request.sequences.n_sequences());
-    let message = format!("evaluating {n_saes} SAEs on {n_sequences} held-out sequences");
+    let message = format!(
+        "evaluating {} on {}",
+        count(n_saes, "SAE"),
+        count(n_sequences, "held-out sequence")
+    );
     events.write(EventKind::Note { message })?;
     with_reports(stop, events, |report| Ok(evaluate(request, report)?))
 }

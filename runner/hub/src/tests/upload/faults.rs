@@ -307,7 +307,7 @@ fn answers_that_make_no_sense_are_errors() {
             assert!(text.contains("no  [2J ... space"), "{text}");
         } else {
             assert!(
-                says(&error, "cannot make sense of what"),
+                says(&error, "cannot understand what"),
                 "{step} {body}: {error:?}"
             );
         }

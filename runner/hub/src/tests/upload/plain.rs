@@ -243,7 +243,7 @@ fn what_can_not_be_uploaded_is_refused_before_anything_is_asked() {
     let found = error(&named("a/../b", None));
     assert!(says(&found, "is not the id of a"), "{found:?}");
     let found = error(&named("saes", None));
-    assert!(says(&found, "does not say whose it is"), "{found:?}");
+    assert!(says(&found, "does not say who owns it"), "{found:?}");
     let found = error(&named(REPO, Some("../main")));
     assert!(matches!(found, HubError::BadRevision(_)), "{found:?}");
     let found = error(&named(REPO, Some(&"a".repeat(40))));

@@ -157,7 +157,7 @@ pub fn squared_error(from: &Decoding, out: &ErrorGradients) -> Option<Launch> {
 
 /// Reconstructs the target from the latents of each level and those before it, and gives the squared errors and the
 /// gradients of their weighted sum, as [`crate::NestedDecoding::squared_errors`]. Rows of a token that has more than twice
-/// as many entries as there are on the mean, or more than about 190, are read twice.
+/// as many entries as there are on average, or more than about 190, are read twice.
 pub fn nested_errors(from: &NestedDecoding, out: &NestedGradients) -> Option<Launch> {
     let (starts, _) = of_token(OfToken::Listed(from.starts))?;
     let of_levels = ERROR_WARPS * (8 * LANES_OF_ROW + 4 * TILE_COLUMNS) * from.levels.n as usize;
