@@ -48,7 +48,7 @@ fn a_sweep_for_more_tokens_ends_as_if_it_had_had_them_from_the_start() {
     let outcome = workspace
         .run(&["extend", "tiny", "--tokens", "8192"])
         .succeeds();
-    outcome.remarks(&["continues from update 8 of the job"]);
+    outcome.remarks(&["continues from step 8 of job"]);
     let from_start = trained(&with_examples(&constant_sweep(), 128));
     assert_eq!(weights(&workspace, "tiny"), weights(&from_start, "tiny"));
     let numbers = "job, sae, job_id, n_tokens, step, l0, dead_pct, num_latents";
@@ -66,7 +66,7 @@ fn a_sweep_for_more_tokens_ends_as_if_it_had_had_them_from_the_start() {
         .run(&["show", job["job_id"].as_str().unwrap()])
         .succeeds();
     let line = format!(
-        "extends    {}, from update 8 on",
+        "extends    {}, from step 8 on",
         job["extends"].as_str().unwrap()
     );
     assert!(shown.stdout.contains(&line), "{shown}");
@@ -74,7 +74,7 @@ fn a_sweep_for_more_tokens_ends_as_if_it_had_had_them_from_the_start() {
     // Again, now by the file.
     workspace.write("tiny.toml", with_examples(&constant_sweep(), 160));
     let outcome = workspace.run(&["tiny.toml"]).succeeds();
-    outcome.remarks(&["continues from update 16 of the job"]);
+    outcome.remarks(&["continues from step 16 of job"]);
     let from_start = trained(&with_examples(&constant_sweep(), 160));
     assert_eq!(weights(&workspace, "tiny"), weights(&from_start, "tiny"));
 }
@@ -87,7 +87,7 @@ fn a_job_for_more_tokens_is_a_job_beside_it() {
     let outcome = workspace
         .run(&["extend", id, "--tokens", "8192"])
         .succeeds();
-    outcome.remarks(&[&format!("continues from update 8 of the job {id}")]);
+    outcome.remarks(&[&format!("continues from step 8 of job {id}")]);
     let name = format!("{},max_examples=128", job["job"].as_str().unwrap());
     let of_name =
         format!("SELECT extends FROM result WHERE sweep = 'tiny-extended' AND job = '{name}'");

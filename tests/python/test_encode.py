@@ -81,7 +81,7 @@ def test_data_sets_and_folders(job: sae_run.Job, trained: sae_run.Run) -> None:
 def test_what_is_refused_is_said(job: sae_run.Job) -> None:
     with pytest.raises(sae_run.SaeRunError, match="text 0 has .* tokens, and a sequence at most 128") as raised:
         sae_run.encode("long " * 200, job)
-    assert "cut it" in str(raised.value.hint)
+    assert "shorten it" in str(raised.value.hint)
     with pytest.raises(sae_run.SaeRunError, match="no job has the id or name `other`"):
         sae_run.encode("text", "other", runs_dir=job.runs_dir)
     with pytest.raises(sae_run.SaeRunError, match="unexpected argument '--nonsense'"):

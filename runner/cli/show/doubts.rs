@@ -147,7 +147,7 @@ mod tests {
         );
         assert!(messages[0].ends_with("the mean: `a`"), "{messages:?}");
         assert!(
-            messages[1].ends_with("a share of: `a`, `c`"),
+            messages[1].ends_with("a meaningful share: `a`, `c`"),
             "{messages:?}"
         );
     }

@@ -130,7 +130,7 @@ fn head(job: &JobDetails, folder: &Path) -> String {
     }
     line("kind", &job.kind);
     if let Some(Extension { base_job_id, step }) = &job.extension {
-        line("extends", &format!("{base_job_id}, from update {step} on"));
+        line("extends", &format!("{base_job_id}, from step {step} on"));
     }
     if let Some(tokens) = job.config["tokens_per_update"].as_u64() {
         line("update", &format!("{tokens} tokens"));

@@ -387,23 +387,21 @@ fn what_is_sent_is_once_an_update_and_as_much_as_predicted() {
             .into_iter()
             .find(|note| note.contains("all-reduces"))
             .unwrap();
-        assert!(note.contains(&format!(
-            "{} all-reduces of {n_sums} bytes",
-            2 * 2 * n_steps
-        )));
-        let gathered: u64 = note
-            .split(" and ")
-            .nth(1)
-            .unwrap()
-            .split(' ')
-            .nth(3)
-            .unwrap()
-            .parse()
-            .unwrap();
+        assert_eq!(sent(&note, "all-reduces"), (2 * 2 * n_steps, n_sums));
+        let (_, gathered) = sent(&note, "all-gathers");
         // Besides them, what ranks tell each other: a flag and numbers of tokens, shapes once.
         let told = gathered - moments;
         assert!(told < n_steps * 64 + 4000, "{note}");
     }
+}
+
+/// The number of collectives of a kind and their bytes, as a rank's note has them.
+pub(crate) fn sent(note: &str, kind: &str) -> (u64, u64) {
+    let (before, _) = note.split_once(&format!(" {kind}")).unwrap();
+    let (before, n_calls) = before.rsplit_once(" in ").unwrap();
+    let n_bytes = before.trim_end_matches(')').strip_suffix(" B").unwrap();
+    let n_bytes = n_bytes.rsplit([' ', '(']).next().unwrap();
+    (n_calls.parse().unwrap(), n_bytes.parse().unwrap())
 }
 
 /// A folder with trained SAEs.

@@ -201,7 +201,7 @@ fn a_damaged_state_is_put_aside_for_the_one_before_it() {
         }
         let is_told = |event: &plan::Event| match &event.kind {
             EventKind::Note { message } => {
-                message.contains("is damaged") && message.contains("continues from update")
+                message.contains("is damaged") && message.contains("continues from step")
             }
             _ => false,
         };

@@ -2,7 +2,7 @@
 
 use crate::ranks_tests::{
     TOLERANCE, adam, assert_is_one_process, codes, difference, in_many_parts, long, notes,
-    run_ranks, signal, start, trained, wait_for_reports, with_dead_latents,
+    run_ranks, sent, signal, start, trained, wait_for_reports, with_dead_latents,
 };
 use crate::testing::{Run, assert_close, assert_same, interrupt_after, other};
 use fault::FailureKind;
@@ -128,10 +128,7 @@ fn n_sent(run: &Run) -> (u64, u64) {
         .into_iter()
         .find(|note| note.contains("all-to-alls"));
     let note = note.expect("rank 0 says what it sent");
-    let (before, after) = note.split_once(" all-to-alls of ").unwrap();
-    let number = |text: &str| text.parse().unwrap();
-    let n_calls = before.rsplit(' ').next().unwrap();
-    (number(n_calls), number(after.split(' ').next().unwrap()))
+    sent(&note, "all-to-alls")
 }
 
 #[test]

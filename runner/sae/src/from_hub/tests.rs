@@ -121,7 +121,10 @@ fn many_come_in_natural_order_and_as_they_are_wanted() {
     assert_eq!(names(&[]).unwrap(), ["layers.0", "layers.2", "layers.10"]);
     let error = names(&["layers.0", "layer.3"]).unwrap_err();
     let hint = error.hint().unwrap();
-    assert!(error.to_string().contains("no SAE of"), "{error:?}");
+    assert!(
+        error.to_string().contains("no SAE called `layer.3`"),
+        "{error:?}"
+    );
     assert!(hint.contains("`layers.2`"), "{hint}");
 }
 

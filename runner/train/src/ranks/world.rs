@@ -142,7 +142,7 @@ impl Ranks for World {
         let volume = self.data().volume();
         let of = |kind, name| {
             let (n_calls, n_bytes) = (volume.n_calls(kind), volume.n_bytes(kind));
-            format!("{} in {n_calls} {name}", bytes(n_bytes))
+            format!("{} in {n_calls} {name}", exact(n_bytes))
         };
         let (sums, others) = (
             of(Kind::AllReduce, "all-reduces"),
@@ -157,5 +157,15 @@ impl Ranks for World {
             "rank {rank} of {n_ranks} sent {sums} and {others}{activations}, for {}",
             count(n_updates as usize, "step")
         ))
+    }
+}
+
+/// A number of bytes to read, and to the byte if that is another.
+fn exact(n_bytes: u64) -> String {
+    let (rounded, exact) = (bytes(n_bytes), format!("{n_bytes} B"));
+    if rounded == exact {
+        exact
+    } else {
+        format!("{rounded} ({exact})")
     }
 }

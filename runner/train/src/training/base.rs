@@ -42,7 +42,7 @@ impl JobTrainer {
         if let Some(restored) = state::restore(&dir, of_base, &mut self.saes, device)? {
             self.step = restored.state.step;
             self.notes.push(format!(
-                "`{}` continues from update {} of the job {}",
+                "`{}` continues from step {} of job {}",
                 self.job.name, self.step, base.job_id
             ));
             self.kernels = restored.state.kernels;
