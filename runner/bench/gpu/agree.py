@@ -81,7 +81,7 @@ class Workspace:
             raise RuntimeError(f"the run on {device} failed: {found.stderr[-1500:]}")
 
     def rows(self) -> list[dict]:
-        return json.loads(self.run("sql", ROWS, "--json").stdout)
+        return json.loads(self.run("sql", ROWS, "--json").stdout)["rows"]
 
     def weights(self) -> dict[str, bytes]:
         paths = self.folder.glob("runs/tiny/**/sae.safetensors")
@@ -114,7 +114,7 @@ def resume(part: Part) -> None:
     """Killed twice and resumed, each job ends in the same bits."""
     workspace = Workspace(part.scratch / "resume", part.programs).write(LONG, LONG_JOBS)
     workspace.train(part.device)
-    for row in json.loads(workspace.run("sql", "SELECT job, job_id FROM result", "--json").stdout):
+    for row in json.loads(workspace.run("sql", "SELECT job, job_id FROM result", "--json").stdout)["rows"]:
         found = workspace.run("verify-resume", row["job_id"], "--steps", "5", "--kills", "2")
         is_exact = found.returncode == 0 and "resume is exact" in found.stdout + found.stderr
         part.note(f"resume of {row['job']}", is_exact, last_line(found))
