@@ -157,6 +157,23 @@ fn the_pages_have_no_turn_to_avoid_and_no_long_sentence() {
             faults(name, &fs::read_to_string(&page.path).unwrap(), &turns)
         })
         .collect();
+    assert_none(&faults);
+}
+
+/// Asserts that no turn is in what `part` takes of each file of Rust; its sentences may be long.
+fn assert_no_turn(files: &[PathBuf], part: impl Fn(&str) -> String) {
+    let turns = turns();
+    let faults = files.iter().flat_map(|path| {
+        let text = part(&fs::read_to_string(path).unwrap());
+        let faults = faults(&path.display().to_string(), &text, &turns);
+        faults
+            .into_iter()
+            .filter(|fault| !fault.contains("a sentence of"))
+    });
+    assert_none(&faults.collect::<Vec<_>>());
+}
+
+fn assert_none(faults: &[String]) {
     let hint = "docs/contributing.md says what to write";
     assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
 }
@@ -192,22 +209,12 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
 
 #[test]
 fn the_comments_of_the_code_have_no_turn_to_avoid() {
-    let turns = turns();
     let mut files = Vec::new();
     for folder in ["runner", "tests"] {
         rust_files(&in_repository(folder), &mut files);
     }
     assert!(files.len() > 400, "{}", files.len());
-    let faults = files.iter().flat_map(|path| {
-        let text = comments(&fs::read_to_string(path).unwrap());
-        let faults = faults(&path.display().to_string(), &text, &turns);
-        faults
-            .into_iter()
-            .filter(|fault| !fault.contains("a sentence of"))
-    });
-    let faults: Vec<_> = faults.collect();
-    let hint = "docs/contributing.md says what to write";
-    assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
+    assert_no_turn(&files, comments);
 }
 
 /// The messages in the code of a file of Rust, each line where it was: what is in quotes, without what is in a comment,
@@ -235,7 +242,6 @@ fn messages(text: &str) -> String {
 
 #[test]
 fn the_messages_of_the_code_have_no_turn_to_avoid() {
-    let turns = turns();
     let mut files = Vec::new();
     rust_files(&in_repository("runner"), &mut files);
     // What tests, benchmarks and the report's page say no user reads as a message.
@@ -246,16 +252,7 @@ fn the_messages_of_the_code_have_no_turn_to_avoid() {
     };
     files.retain(|path| is_said(path.strip_prefix(in_repository("")).unwrap()));
     assert!(files.len() > 300, "{}", files.len());
-    let faults = files.iter().flat_map(|path| {
-        let text = messages(&fs::read_to_string(path).unwrap());
-        let faults = faults(&path.display().to_string(), &text, &turns);
-        faults
-            .into_iter()
-            .filter(|fault| !fault.contains("a sentence of"))
-    });
-    let faults: Vec<_> = faults.collect();
-    let hint = "docs/contributing.md says what to write";
-    assert!(faults.is_empty(), "{hint}:\n{}", faults.join("\n"));
+    assert_no_turn(&files, messages);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `sae-run extend JOB|SWEEP --tokens N`: the same jobs on more tokens, each from the state that it has kept.
 
-use super::{dry_run, note_only_folder, run_expanded};
+use super::run_loaded;
 use crate::error::CliError;
 use crate::run::launch::{Leader, with_ranks};
 use crate::run::past_job;
@@ -8,7 +8,6 @@ use crate::show::as_toml::{line, train_table};
 use crate::show::job::open_in;
 use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep, Recorded, load_recorded};
-use crate::sweep::expand;
 use crate::sweep::paths::Folders;
 use args::ExtendArgs;
 use plan::{TrainConfig, runs_layout};
@@ -32,13 +31,7 @@ async fn extend_in(args: &ExtendArgs, leader: Option<&Leader>) -> Result<u8, Cli
     let runs_dir = config::runs_dir(&args.store)?;
     let folders = Folders::of_this_machine()?;
     let sweep = longer(args, &runs_dir, &folders).await?;
-    if args.options.dry_run {
-        return dry_run(expand::expand_sweep_plan(sweep, folders)?, &args.options).await;
-    }
-    let mut expanded = expand::expand_sweep(sweep, folders)?;
-    let ended = run_expanded(&mut expanded, &args.options, leader).await?;
-    note_only_folder(&expanded, &ended);
-    Ok(ended.exit_code)
+    run_loaded(sweep, folders, &args.options, leader).await
 }
 
 /// The sweep of what the user named, for more tokens.

@@ -44,7 +44,7 @@ use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
 use crate::show::time_left::{Predicted, TimeLeft};
 use crate::show::{json, sweep as shown, table};
-use crate::sweep::config;
+use crate::sweep::config::{self, LoadedSweep};
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::forecast::forecast;
 use crate::sweep::hub_access;
@@ -71,13 +71,9 @@ const LONG_S: f64 = 60.0;
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
     let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
     with_ranks(&runs_dir, async |leader| {
-        if args.options.dry_run {
-            return dry_run(expand::expand_plan(&args.sweep())?, &args.options).await;
-        }
-        let mut expanded = expand::expand(&args.sweep())?;
-        let ended = run_expanded(&mut expanded, &args.options, leader).await?;
-        note_only_folder(&expanded, &ended);
-        Ok(ended.exit_code)
+        let folders = Folders::of_this_machine()?;
+        let sweep = config::load(&args.sweep(), &folders)?;
+        run_loaded(sweep, folders, &args.options, leader).await
     })
     .await
 }
@@ -104,18 +100,24 @@ async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, C
     }
     let folders = Folders::of_this_machine()?;
     let sweep = config::load_given(&args.given(), &folders)?;
-    if args.options.dry_run {
-        return dry_run(expand::expand_sweep_plan(sweep, folders)?, &args.options).await;
-    }
-    let mut expanded = expand::expand_sweep(sweep, folders)?;
-    let ended = run_expanded(&mut expanded, &args.options, leader).await?;
-    note_only_folder(&expanded, &ended);
-    Ok(ended.exit_code)
+    run_loaded(sweep, folders, &args.options, leader).await
 }
 
-/// Shows the plan.
-async fn dry_run(mut expanded: Expanded, args: &RunOptions) -> Result<u8, CliError> {
-    plan_command::print(&mut expanded, Shown::of(args.json), args.quiet).await
+/// Runs or resumes a sweep that was read, or shows its plan.
+async fn run_loaded(
+    sweep: LoadedSweep,
+    folders: Folders,
+    options: &RunOptions,
+    leader: Option<&Leader>,
+) -> Result<u8, CliError> {
+    if options.dry_run {
+        let mut expanded = expand::expand_sweep_plan(sweep, folders)?;
+        return plan_command::print(&mut expanded, Shown::of(options.json), options.quiet).await;
+    }
+    let mut expanded = expand::expand_sweep(sweep, folders)?;
+    let ended = run_expanded(&mut expanded, options, leader).await?;
+    note_only_folder(&expanded, &ended);
+    Ok(ended.exit_code)
 }
 
 /// Says where the SAEs of a run's only job are.
