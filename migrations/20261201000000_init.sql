@@ -966,21 +966,11 @@ JOIN sae_result USING (sae_id)
 LEFT JOIN sae_calibration USING (sae_id)
 LEFT JOIN sae_evaluation USING (sae_id);
 
--- How training went: one row per metric row of each SAE of each job of each sweep. The ratios are
--- over the row's own interval, and NULL where the denominator is 0 or a sum was not finite.
-CREATE VIEW curve AS
+-- How the training of each SAE went: one row per metric row. The ratios are over the row's own interval, and NULL where
+-- the denominator is 0 or a sum was not finite.
+CREATE VIEW sae_curve AS
 SELECT
-    -- Name of the sweep.
-    sweep_listing.sweep AS sweep,
-    -- Name of the job in the sweep.
-    sweep_listing.job AS job,
-    -- The job.
-    sweep_listing.job_id AS job_id,
-    -- The submodule whose output is reconstructed.
-    sae.hookpoint AS hookpoint,
-    -- Name of the SAE.
-    sae.name AS sae,
-    -- Key of the SAE.
+    -- The SAE.
     sae.sae_id AS sae_id,
     -- Optimizer updates done.
     metric.step AS step,
@@ -1007,8 +997,49 @@ SELECT
     metric.time_ms AS time_ms
 FROM metric
 JOIN sae USING (sae_id)
-JOIN sweep_listing USING (job_id)
 LEFT JOIN metric_term ON metric_term.sae_id = metric.sae_id AND metric_term.step = metric.step;
+
+-- How training went: the rows of `sae_curve`, which defines the numbers, for each job of each sweep.
+CREATE VIEW curve AS
+SELECT
+    -- Name of the sweep.
+    sweep_listing.sweep AS sweep,
+    -- Name of the job in the sweep.
+    sweep_listing.job AS job,
+    -- The job.
+    sweep_listing.job_id AS job_id,
+    -- The submodule whose output is reconstructed.
+    sae.hookpoint AS hookpoint,
+    -- Name of the SAE.
+    sae.name AS sae,
+    -- Key of the SAE.
+    sae.sae_id AS sae_id,
+    -- Optimizer updates done.
+    sae_curve.step AS step,
+    -- Tokens trained on from the start up to here.
+    sae_curve.n_tokens AS n_tokens,
+    -- Fraction of variance unexplained.
+    sae_curve.fvu AS fvu,
+    -- Mean number of active latents a token.
+    sae_curve.l0 AS l0,
+    -- Dead latents at the end of the interval, in percent.
+    sae_curve.dead_pct AS dead_pct,
+    -- Loss of the dead latents' prediction (AuxK), without its weight; NULL where it is not used.
+    sae_curve.auxk AS auxk,
+    -- Fraction of variance that 4 * k latents leave unexplained; NULL where it is not used.
+    sae_curve.multi_topk_fvu AS multi_topk_fvu,
+    -- Mean loss on the model's output, cross-entropy or KL divergence, in nats; NULL where the FVU
+    -- is what is minimised.
+    sae_curve.output_loss AS output_loss,
+    -- Sparsity penalty with its coefficient, in the unit of `fvu`; NULL where there is no penalty.
+    sae_curve.sparsity AS sparsity,
+    -- When it was reported, UTC.
+    sae_curve.time AS time,
+    -- The same in ms since the epoch.
+    sae_curve.time_ms AS time_ms
+FROM sae_curve
+JOIN sae USING (sae_id)
+JOIN sweep_listing USING (job_id);
 
 -- The best SAEs of each hookpoint: those for which no other of the same sweep, model and hookpoint is as good in both
 -- L0 and FVU, and better in one. Only jobs that the newest version of a sweep asks for.

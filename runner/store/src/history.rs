@@ -69,8 +69,8 @@ pub(crate) async fn curve_of_job(
 ) -> Result<Vec<JobCurvePoint>, Trouble> {
     // Not by the view `curve`, which has a row for each sweep that asks for the job.
     let rows = sqlx::query_as(
-        "SELECT sae.name AS sae, step, squared_error / nullif(total_variance, 0.0) AS fvu
-         FROM metric JOIN sae USING (sae_id) WHERE job_id = ? ORDER BY sae_id, step",
+        "SELECT sae.name AS sae, step, fvu FROM sae JOIN sae_curve USING (sae_id)
+         WHERE job_id = ? ORDER BY sae_id, step",
     );
     Ok(rows.bind(job_id).fetch_all(conn).await?)
 }

@@ -50,26 +50,17 @@ ORDER BY step LIMIT 1 OFFSET ?";
 
 /// By the job, the last step that is known, and the one before which it ends.
 const CURVE: &str = "
-SELECT sae.name AS sae, metric.step, metric.time_ms, metric.n_tokens_so_far,
-    metric.squared_error / nullif(metric.total_variance, 0.0) AS fvu,
-    metric.l0_sum / nullif(metric.n_tokens, 0) AS l0,
-    100.0 * metric.n_dead / sae.num_latents AS dead_pct,
-    metric_term.auxk_sum / nullif(metric.total_variance, 0.0) AS auxk,
-    metric_term.multi_topk_sum / nullif(metric.total_variance, 0.0) AS multi_topk_fvu,
-    metric_term.output_loss_sum / nullif(metric_term.n_output, 0) AS output_loss,
-    metric_term.sparsity_sum / nullif(metric.total_variance, 0.0) AS sparsity
-FROM metric
-JOIN sae USING (sae_id)
-LEFT JOIN metric_term ON metric_term.sae_id = metric.sae_id AND metric_term.step = metric.step
-WHERE sae.job_id = ? AND metric.step > ? AND metric.step < ?
-ORDER BY metric.step, sae.sae_id";
+SELECT sae.name AS sae, sae_curve.*
+FROM sae JOIN sae_curve USING (sae_id)
+WHERE sae.job_id = ? AND sae_curve.step > ? AND sae_curve.step < ?
+ORDER BY sae_curve.step, sae_id";
 
 #[derive(FromRow)]
 struct CurveRow {
     sae: String,
     step: u64,
     time_ms: i64,
-    n_tokens_so_far: i64,
+    n_tokens: i64,
     fvu: Option<f64>,
     l0: Option<f64>,
     dead_pct: Option<f64>,
@@ -262,7 +253,7 @@ async fn training(
 /// The rows of one step.
 fn point(rows: &[CurveRow]) -> TrackedPoint {
     let mut values: Vec<_> = rows.iter().flat_map(CurveRow::values).collect();
-    let n_tokens = rows.iter().map(|row| row.n_tokens_so_far).max();
+    let n_tokens = rows.iter().map(|row| row.n_tokens).max();
     values.push((N_TOKENS.to_owned(), n_tokens.unwrap_or(0) as f64));
     TrackedPoint {
         step: rows[0].step,
