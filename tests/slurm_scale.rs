@@ -33,7 +33,9 @@ impl Simulated {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        until("the simulated cluster", || folder.join("socket").exists().then_some(()));
+        until("the simulated cluster", || {
+            folder.join("socket").exists().then_some(())
+        });
         Self { folder, server }
     }
 
@@ -58,7 +60,10 @@ impl Simulated {
         let looks = calls.lines().filter_map(|line| line.split_once(" squeue "));
         let times: Vec<f64> = looks.map(|(time, _)| time.parse().unwrap()).collect();
         let within = |(index, end): (usize, &f64)| {
-            times[..=index].iter().filter(|time| **time > end - window).count()
+            times[..=index]
+                .iter()
+                .filter(|time| **time > end - window)
+                .count()
         };
         times.iter().enumerate().map(within).max().unwrap_or(0)
     }
@@ -82,16 +87,24 @@ fn size() -> (usize, u64) {
 fn sweep(n_streams: usize) -> String {
     let seeds: Vec<String> = (1..=n_streams).map(|seed| seed.to_string()).collect();
     small_sweep()
-        .replace("retries = 0", "retries = 50\nlauncher = 'slurm'\nslurm = {poll_s = 1}")
+        .replace(
+            "retries = 0",
+            "retries = 50\nlauncher = 'slurm'\nslurm = {poll_s = 1}",
+        )
         .replace("['layers.1.mlp', 'layers.2']", "")
-        .replace("[['layers.0'], ]", &format!("[['layers.0']]\nshuffle_seed = [{}]", seeds.join(", ")))
+        .replace(
+            "[['layers.0'], ]",
+            &format!("[['layers.0']]\nshuffle_seed = [{}]", seeds.join(", ")),
+        )
 }
 
 #[test]
 fn every_job_of_many_streams_is_done_once() {
     let (n_streams, n_kills) = size();
     let template = Workspace::new();
-    let here = sweep(1).replace("launcher = 'slurm'\n", "").replace("slurm = {poll_s = 1}\n", "");
+    let here = sweep(1)
+        .replace("launcher = 'slurm'\n", "")
+        .replace("slurm = {poll_s = 1}\n", "");
     template.write("tiny.toml", here);
     template.run(&["tiny.toml"]).succeeds();
     let dir = template.sql_value("SELECT dir FROM job");
@@ -103,7 +116,9 @@ fn every_job_of_many_streams_is_done_once() {
     let mut random = 7_u64;
     for _ in 0..n_kills {
         let running = cluster.start_run(&workspace);
-        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         sleep(Duration::from_millis(300 + (random >> 33) % 2500));
         running.kill();
     }
@@ -112,7 +127,10 @@ fn every_job_of_many_streams_is_done_once() {
     println!("the last run took {:.1} s", begun.elapsed().as_secs_f64());
 
     let statuses = workspace.sql("SELECT status, count(*) AS n FROM job GROUP BY status");
-    assert_eq!(statuses, [serde_json::json!({"status": "done", "n": n_streams})]);
+    assert_eq!(
+        statuses,
+        [serde_json::json!({"status": "done", "n": n_streams})]
+    );
     let open = workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'");
     assert_eq!(open, 0);
     let mut n_final: BTreeMap<String, usize> = BTreeMap::new();

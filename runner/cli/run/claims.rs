@@ -206,7 +206,8 @@ impl Claims<'_> {
                 continue;
             }
             let number = open.slurm.as_ref().and_then(|slurm| slurm.job_id);
-            let holder = number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
+            let holder =
+                number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
             held.extend(shared.map(|id| (id.clone(), holder.clone())));
         }
         Ok(held)
@@ -243,8 +244,9 @@ pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliErro
             };
             if lives {
                 let message = format!("a job of Slurm still trains in `{}`", dir.display());
-                return Err(CliError::environment(message)
-                    .with_hint("wait for it to end, or cancel it with `sae-run cancel`".to_owned()));
+                return Err(CliError::environment(message).with_hint(
+                    "wait for it to end, or cancel it with `sae-run cancel`".to_owned(),
+                ));
             }
         }
         if Claim::is_held(&dir.join(STREAM_LOCK)) {

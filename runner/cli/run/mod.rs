@@ -8,7 +8,8 @@
 //!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left; `left_over.rs`:
 //!   and what the database has of it
 //! - `orders.rs`: what a worker is asked to do; `worker.rs`: what does it: a process, or a job of Slurm
-//! - `slurm_attempt.rs`: an attempt in Slurm; `slurm_worker.rs`: its job, submitted or found again
+//! - `slurm_attempt.rs`: an attempt in Slurm; `slurm_worker.rs`: its job, submitted or found again; `slurm_limits.rs`:
+//!   whether it has the time
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
 //! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
@@ -22,15 +23,16 @@ pub(crate) mod fresh;
 pub(crate) mod gpu_room;
 pub(crate) mod launch;
 pub(crate) mod left_over;
+pub(crate) mod orders;
 pub(crate) mod orphan;
 pub(crate) mod past_job;
-pub(crate) mod orders;
 pub(crate) mod queue;
 pub(crate) mod recording;
 pub(crate) mod runs_folder;
 pub(crate) mod schedule;
 pub(crate) mod signals;
 pub(crate) mod slurm_attempt;
+pub(crate) mod slurm_limits;
 pub(crate) mod slurm_worker;
 pub(crate) mod unreadable;
 pub(crate) mod watch;
@@ -339,7 +341,7 @@ async fn run_round(
         args,
     );
     let time_left = if expanded.plan.streams.iter().any(is_wanted) {
-        time_left(site.claims.store, expanded, (is_wanted, quiet)).await?
+        time_left(site, expanded, (is_wanted, quiet)).await?
     } else {
         TimeLeft::default()
     };
@@ -362,7 +364,7 @@ async fn run_round(
 
 /// What is known of the time of the streams that are wanted before they begin. The first has all text tokenised.
 async fn time_left(
-    store: &Store,
+    site: &Site<'_>,
     expanded: &mut Expanded,
     (is_wanted, quiet): (impl Fn(&plan::Stream) -> bool, bool),
 ) -> Result<TimeLeft, CliError> {
@@ -371,6 +373,9 @@ async fn time_left(
     if !quiet && total_s.is_some_and(|total_s| total_s >= LONG_S) {
         let source = &forecast.speed.source;
         table::note(&format!("expected time: {} ({source})", time(&forecast)));
+    }
+    if let Some(partition) = site.partition.as_ref().filter(|_| !quiet) {
+        slurm_limits::note(expanded, &forecast, partition);
     }
     let streams = expanded.plan.streams.iter().zip(&forecast.streams);
     let wanted = streams.filter(|(stream, _)| is_wanted(stream));
@@ -394,6 +399,7 @@ async fn time_left(
         let predicted = serde_json::to_string(predicted).expect("numbers serialise");
         (stream_id.clone(), predicted)
     });
+    let store = site.claims.store;
     store.note_predictions(&rows.collect::<Vec<_>>()).await?;
     Ok(TimeLeft::new(predicted, forecast.n_lanes))
 }

@@ -237,7 +237,10 @@ impl Scheduler<'_> {
     /// What the database has of a stream by now.
     async fn recorded_now(&self, stream: &Stream) -> Result<RecordedPlan, CliError> {
         let plan = &self.expanded.plan;
-        let recorded = self.claims.store.recorded_stream(plan, (stream, self.recorded));
+        let recorded = self
+            .claims
+            .store
+            .recorded_stream(plan, (stream, self.recorded));
         Ok(recorded.await?)
     }
 
@@ -332,7 +335,10 @@ impl Scheduler<'_> {
                 recorded = self.recorded_now(lane.stream).await?;
                 continue;
             }
-            match attempt.worth_a_retry.filter(|_| n_counted < retries || !attempt.is_counted) {
+            match attempt
+                .worth_a_retry
+                .filter(|_| n_counted < retries || !attempt.is_counted)
+            {
                 None => {
                     let failure = attempt.failure.as_ref();
                     summary.is_cut_off =
@@ -341,7 +347,11 @@ impl Scheduler<'_> {
                     summary.interrupted = attempt.interrupted;
                     break;
                 }
-                Some(why) if self.wait_to_retry(lane.stream, n_attempts, &why, signals).await => {
+                Some(why)
+                    if self
+                        .wait_to_retry(lane.stream, n_attempts, &why, signals)
+                        .await =>
+                {
                     recorded = self.recorded_now(lane.stream).await?;
                 }
                 Some(_) => {
@@ -482,7 +492,10 @@ impl Scheduler<'_> {
         let failure = has_failed.then(|| watch.failure(&end));
         let why = match &failure {
             Some(failure) => failure.message().to_owned(),
-            None => end.reason.clone().unwrap_or_else(|| "its worker was stopped".to_owned()),
+            None => end
+                .reason
+                .clone()
+                .unwrap_or_else(|| "its worker was stopped".to_owned()),
         };
         let is_stopped = watch.asked_to_stop || self.launcher.is_stopped();
         let is_worth_a_retry = !is_stopped && watch.is_worth_a_retry(&end);

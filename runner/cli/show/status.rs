@@ -62,7 +62,9 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<u8, CliError> {
 /// What Slurm says of the jobs whose attempts are open; nothing where it does not answer, which is said.
 async fn known(streams: &[StreamState]) -> BTreeMap<u64, Known> {
     let open = streams.iter().filter(|stream| is_open(stream));
-    let ids: BTreeSet<u64> = open.filter_map(|stream| stream.slurm_job_id?.try_into().ok()).collect();
+    let ids: BTreeSet<u64> = open
+        .filter_map(|stream| stream.slurm_job_id?.try_into().ok())
+        .collect();
     if ids.is_empty() {
         return BTreeMap::new();
     }
@@ -123,7 +125,10 @@ pub(crate) async fn cancel(args: &CancelArgs) -> Result<u8, CliError> {
     let ids = open_ids(&store, &args.sweep).await?;
     slurm::cancel(&ids).await?;
     if !ids.is_empty() && !args.json {
-        table::note(&format!("cancelled {} of Slurm; waiting for them to save and end", count(ids.len(), "job")));
+        table::note(&format!(
+            "cancelled {} of Slurm; waiting for them to save and end",
+            count(ids.len(), "job")
+        ));
     }
     let ended = wait_for_ends(&ids).await;
     // The attempts, if no other process does it.
@@ -153,7 +158,9 @@ pub(crate) async fn cancel(args: &CancelArgs) -> Result<u8, CliError> {
 async fn open_ids(store: &Store, sweep: &str) -> Result<Vec<u64>, CliError> {
     let streams = store.stream_states(sweep).await?;
     let open = streams.iter().filter(|stream| is_open(stream));
-    Ok(open.filter_map(|stream| stream.slurm_job_id?.try_into().ok()).collect())
+    Ok(open
+        .filter_map(|stream| stream.slurm_job_id?.try_into().ok())
+        .collect())
 }
 
 /// Waits for the ends of jobs, for a while; gives those that have ended.
@@ -168,7 +175,12 @@ async fn wait_for_ends(ids: &[u64]) -> BTreeSet<u64> {
                 Known::Gone => true,
                 Known::Unanswered(_) => false,
             };
-            ended.extend(known.iter().filter(|(_, known)| has_ended(known)).map(|(id, _)| *id));
+            ended.extend(
+                known
+                    .iter()
+                    .filter(|(_, known)| has_ended(known))
+                    .map(|(id, _)| *id),
+            );
         }
         if ended.len() < all.len() {
             tokio::time::sleep(PAUSE).await;

@@ -55,20 +55,20 @@ impl Board {
                 self.added.notified().await;
                 continue;
             }
-            let answer = look_at_all(&ids).await;
-            let mut known = self.known.borrow_mut();
-            match answer {
-                Ok(found) => known.extend(found),
-                Err(why) => {
-                    for id in &ids {
-                        known.insert(*id, Known::Unanswered(why.clone()));
-                    }
-                }
-            }
-            drop(known);
+            let found = look_at_all(&ids).await;
+            self.learn(&ids, found);
             self.news.notify_waiters();
             tokio::time::sleep(self.poll).await;
         }
+    }
+
+    fn learn(&self, ids: &BTreeSet<u64>, found: Result<BTreeMap<u64, Known>, String>) {
+        let unanswered = |why: String| {
+            let each = ids.iter().map(|id| (*id, Known::Unanswered(why.clone())));
+            each.collect()
+        };
+        let found = found.unwrap_or_else(unanswered);
+        self.known.borrow_mut().extend(found);
     }
 
     /// Adds a job to those that are asked for, until [`Board::forget`].
@@ -209,15 +209,19 @@ pub(crate) async fn look(id: Option<u64>, name: &str) -> Known {
 /// Slurm does not answer, for this reason.
 pub(crate) async fn look_at_all(ids: &BTreeSet<u64>) -> Result<BTreeMap<u64, Known>, String> {
     let mut jobs = ask(ids).await?;
-    let known = ids.iter().map(|id| (*id, jobs.remove(id).map_or(Known::Gone, Known::Job)));
+    let known = ids
+        .iter()
+        .map(|id| (*id, jobs.remove(id).map_or(Known::Gone, Known::Job)));
     Ok(known.collect())
 }
 
 /// The error for a job of which Slurm says nothing.
 pub(crate) fn unanswered(id: Option<u64>, why: &str) -> CliError {
     let which = id.map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
-    CliError::environment(format!("whether {which} of Slurm still runs is not known: {why}"))
-        .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned())
+    CliError::environment(format!(
+        "whether {which} of Slurm still runs is not known: {why}"
+    ))
+    .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned())
 }
 
 #[cfg(test)]

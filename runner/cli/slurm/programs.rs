@@ -25,8 +25,12 @@ const PER_MINUTE: &str = "SAE_RUN_SLURM_CALLS";
 
 /// Waits for the turn of one more program.
 async fn turn() {
-    let given = env::var(PER_MINUTE).ok().and_then(|number| number.parse().ok());
-    let per_minute = given.filter(|number: &f64| *number > 0.0).unwrap_or(MOST_PER_MINUTE);
+    let given = env::var(PER_MINUTE)
+        .ok()
+        .and_then(|number| number.parse().ok());
+    let per_minute = given
+        .filter(|number: &f64| *number > 0.0)
+        .unwrap_or(MOST_PER_MINUTE);
     let own = {
         let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
         let own = next.map_or_else(Instant::now, |next| next.max(Instant::now()));
@@ -74,7 +78,13 @@ pub(super) async fn output_of(program: &str, args: &[&str]) -> Result<String, Si
         command.env_remove(secret);
     }
     // Such variables choose columns, clusters and output of the programs.
-    for variable in ["SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SINFO_FORMAT", "SQUEUE_SORT"] {
+    for variable in [
+        "SQUEUE_FORMAT",
+        "SQUEUE_FORMAT2",
+        "SQUEUE_STATES",
+        "SINFO_FORMAT",
+        "SQUEUE_SORT",
+    ] {
         command.env_remove(variable);
     }
     turn().await;

@@ -158,7 +158,9 @@ impl Store {
             let jobs = recorded_jobs(&mut conn, jobs).await?;
             let position = stream::position(&mut conn, &stream.stream_id).await?;
             let mut streams = before.streams.clone();
-            let own = streams.iter_mut().filter(|known| known.stream_id == stream.stream_id);
+            let own = streams
+                .iter_mut()
+                .filter(|known| known.stream_id == stream.stream_id);
             own.for_each(|known| known.last_event_seq = position.seq);
             Ok(RecordedPlan { jobs, streams })
         })
@@ -250,11 +252,21 @@ mod tests {
         let before = test.record(&plan).await;
         assert_eq!(plan.streams.len(), 2);
         let stream = &plan.streams[1];
-        test.store.begin_attempt(&stream.stream_id, "log").await.unwrap();
+        test.store
+            .begin_attempt(&stream.stream_id, "log")
+            .await
+            .unwrap();
         let mut script = Script::new();
         script.start(1, 0).checkpoint(&stream.job_ids[0], 20, true);
-        test.store.fold(&stream.stream_id, &script.events).await.unwrap();
-        let alone = test.store.recorded_stream(&plan, (stream, &before)).await.unwrap();
+        test.store
+            .fold(&stream.stream_id, &script.events)
+            .await
+            .unwrap();
+        let alone = test
+            .store
+            .recorded_stream(&plan, (stream, &before))
+            .await
+            .unwrap();
         let whole = test.record(&plan).await;
         assert_eq!(alone.streams, whole.streams);
         assert_eq!(alone.jobs, whole.jobs[1..]);

@@ -90,7 +90,10 @@ mod tests {
         test.record(&plan).await;
         let (store, stream) = (&test.store, &plan.streams[0].stream_id);
         let before = store.stream_states("s").await.unwrap().remove(0);
-        assert_eq!((before.n_jobs, before.n_attempts, before.status), (2, 0, None));
+        assert_eq!(
+            (before.n_jobs, before.n_attempts, before.status),
+            (2, 0, None)
+        );
         let both = [plan.jobs[0].job_id.clone(), plan.jobs[1].job_id.clone()];
         let begun = store.begin_slurm_attempt((stream, "name"), "log", &both, &[]);
         begun.await.unwrap();
@@ -106,7 +109,10 @@ mod tests {
         store.fold(stream, &script.events).await.unwrap();
         let now = store.stream_states("s").await.unwrap().remove(0);
         assert_eq!((now.n_jobs, now.n_done, now.slurm_job_id), (2, 1, Some(77)));
-        assert_eq!((now.step, now.status.as_deref()), (Some(4), Some("running")));
+        assert_eq!(
+            (now.step, now.status.as_deref()),
+            (Some(4), Some("running"))
+        );
         assert!(store.stream_states("other").await.is_err());
     }
 }

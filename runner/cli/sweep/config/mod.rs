@@ -31,7 +31,7 @@ pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
 /// sweep.
-const NOT_SETTINGS: [&str; 12] = [
+const NOT_SETTINGS: [&str; 14] = [
     "cache",
     "cpu_capability",
     "engine",
@@ -40,6 +40,8 @@ const NOT_SETTINGS: [&str; 12] = [
     "libtorch",
     "nvrtc",
     "program",
+    "simulated",
+    "slurm",
     "slurm_calls",
     "torch",
     "torchrun",
