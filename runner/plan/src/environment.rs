@@ -2,8 +2,7 @@
 //! one of them (`launcher_variables.rs`).
 
 use crate::launcher_variables::{
-    CountForm, DefaultPort, LAUNCHERS, LauncherVariables, Starts, USUAL_PORT,
-    count_of_node,
+    CountForm, DefaultPort, LAUNCHERS, LauncherVariables, Starts, USUAL_PORT, count_of_node,
 };
 use fault::Fault;
 use serde::{Deserialize, Serialize};
@@ -332,7 +331,8 @@ impl Reader<'_> {
                 } else {
                     format!(", {or}")
                 };
-                let message = format!("`{name}` in the environment is `{value}`, not {expected}{or}");
+                let message =
+                    format!("`{name}` in the environment is `{value}`, not {expected}{or}");
                 let launcher = self.launcher.name;
                 Err(Fault::input(message).with_hint(format!(
                     "is the command that started this right? It was read as a variable of {launcher}"

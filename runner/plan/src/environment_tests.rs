@@ -153,7 +153,9 @@ fn launchers_of_nodes() {
         let last = node.rank(3, 4).unwrap();
         assert_eq!(shown(&last), expected, "{variables}");
         // The variables that a rank is started with say the same again.
-        let words = last.variables().map(|(name, value)| format!("{name}={value}"));
+        let words = last
+            .variables()
+            .map(|(name, value)| format!("{name}={value}"));
         let started = format!("{} {variables}", words.join(" "));
         assert_eq!(rank(&started), last);
     }
@@ -176,7 +178,10 @@ fn without_a_launcher_there_is_no_world() {
     ] {
         assert_eq!(read(variables).unwrap(), Launched::Alone, "{variables}");
     }
-    assert_eq!(node("PET_NNODES=1 PET_NPROC_PER_NODE=auto").rank(0, 1), None);
+    assert_eq!(
+        node("PET_NNODES=1 PET_NPROC_PER_NODE=auto").rank(0, 1),
+        None
+    );
     // On one node of SkyPilot, mpirun still counts.
     let mpi = "SKYPILOT_NODE_RANK=0 SKYPILOT_NUM_NODES=1 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 \
                OMPI_COMM_WORLD_LOCAL_SIZE=2 SKYPILOT_NODE_IPS=a";
@@ -287,7 +292,17 @@ fn what_is_missing_or_wrong_is_named() {
 fn value() -> impl Strategy<Value = Option<String>> {
     prop::option::weighted(
         0.8,
-        any_bytes_of_text(&["0", "1", "2", "8", "True", "127.0.0.1", "n[1-2],m", "2(x3),1", "gpu"]),
+        any_bytes_of_text(&[
+            "0",
+            "1",
+            "2",
+            "8",
+            "True",
+            "127.0.0.1",
+            "n[1-2],m",
+            "2(x3),1",
+            "gpu",
+        ]),
     )
 }
 

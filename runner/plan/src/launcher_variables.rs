@@ -251,7 +251,9 @@ fn first_of_hostlist(list: &str) -> String {
         if rest[at..].starts_with(',') {
             return host;
         }
-        let (numbers, after) = rest[at + 1..].split_once(']').unwrap_or((&rest[at + 1..], ""));
+        let (numbers, after) = rest[at + 1..]
+            .split_once(']')
+            .unwrap_or((&rest[at + 1..], ""));
         host.push_str(numbers.split(['-', ',']).next().unwrap_or_default());
         rest = after;
     }
@@ -286,9 +288,17 @@ mod tests {
             (HostForm::Lines, "\n", None),
             (HostForm::Hostlist, "n1", Some("n1")),
             (HostForm::Hostlist, "n[1-2]", Some("n1")),
-            (HostForm::Hostlist, "gpu[007,009-012],login1", Some("gpu007")),
+            (
+                HostForm::Hostlist,
+                "gpu[007,009-012],login1",
+                Some("gpu007"),
+            ),
             (HostForm::Hostlist, "login1,gpu[1-2]", Some("login1")),
-            (HostForm::Hostlist, "rack[1-2]n[03,05].site", Some("rack1n03.site")),
+            (
+                HostForm::Hostlist,
+                "rack[1-2]n[03,05].site",
+                Some("rack1n03.site"),
+            ),
             (HostForm::Hostlist, "n[1-2", Some("n1")),
             (HostForm::Hostlist, "", None),
         ] {

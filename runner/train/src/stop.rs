@@ -3,7 +3,7 @@
 use crate::TrainError;
 use crate::process::log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::Read;
 use std::path::Path;
@@ -28,7 +28,8 @@ pub(crate) struct StopFlag {
 }
 
 impl StopFlag {
-    /// A flag that SIGINT and SIGTERM set.
+    /// A flag that SIGINT, SIGTERM and SIGUSR1 set. The last, which schedulers send before a time limit, asks and does not
+    /// insist.
     pub(crate) fn on_signals() -> Result<Self, TrainError> {
         let stop = Self::default();
         // A separate flag: after a stop that was requested in another way, the first signal is still the first.
@@ -40,6 +41,8 @@ impl StopFlag {
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.is_set)))
                 .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         }
+        flag::register(SIGUSR1, Arc::clone(&stop.is_set))
+            .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         Ok(stop)
     }
 
