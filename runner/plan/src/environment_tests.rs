@@ -188,14 +188,24 @@ fn without_a_launcher_there_is_no_world() {
     assert_eq!(rank(mpi).rank, 1);
 }
 
+fn is_missing(present: &str, missing: &str) -> String {
+    format!("`{present}` is set in the environment, and `{missing}` is not")
+}
+
+fn is_not(name: &str, value: &str, expected: &str) -> String {
+    format!("`{name}` in the environment is `{value}`, not a number from {expected}")
+}
+
+#[track_caller]
+fn assert_says(variables: &str, expected: &str) {
+    let error = read(variables).unwrap_err();
+    assert_eq!(error.to_string(), expected, "{variables}");
+    assert_eq!(error.kind(), FailureKind::Input);
+    assert!(error.hint().is_some());
+}
+
 #[test]
-fn what_is_missing_or_wrong_is_named() {
-    let is_missing = |present: &str, missing: &str| {
-        format!("`{present}` is set in the environment, and `{missing}` is not")
-    };
-    let is_not = |name: &str, value: &str, expected: &str| {
-        format!("`{name}` in the environment is `{value}`, not a number from {expected}")
-    };
+fn what_is_missing_or_wrong_of_ranks_is_named() {
     for (variables, expected) in [
         ("WORLD_SIZE=2", is_missing("WORLD_SIZE", "RANK")),
         ("RANK=0", is_missing("RANK", "WORLD_SIZE")),
@@ -212,6 +222,38 @@ fn what_is_missing_or_wrong_is_named() {
             "RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=70000",
             is_not("MASTER_PORT", "70000", "1 to 65535"),
         ),
+        (
+            "OMPI_COMM_WORLD_RANK=1",
+            is_missing("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ),
+        (
+            "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_SIZE=2",
+            is_missing("OMPI_COMM_WORLD_RANK", "MASTER_ADDR"),
+        ),
+        (
+            "OMPI_COMM_WORLD_RANK=4 OMPI_COMM_WORLD_SIZE=4",
+            is_not("OMPI_COMM_WORLD_RANK", "4", "0 to 3"),
+        ),
+        (
+            "PMI_RANK=0 PMI_SIZE=many",
+            is_not("PMI_SIZE", "many", "1 on"),
+        ),
+        (
+            "SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=a",
+            is_missing("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+        ),
+        (
+            "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=2",
+            is_not("SLURM_PROCID", "2", "0 to 1"),
+        ),
+    ] {
+        assert_says(variables, &expected);
+    }
+}
+
+#[test]
+fn what_is_missing_or_wrong_of_nodes_is_named() {
+    for (variables, expected) in [
         (
             "PET_NNODES=2 PET_MASTER_ADDR=a",
             is_missing("PET_NNODES", "PET_NODE_RANK"),
@@ -254,38 +296,11 @@ fn what_is_missing_or_wrong_is_named() {
             is_not("SKYPILOT_NUM_GPUS_PER_NODE", "two", "1 on"),
         ),
         (
-            "OMPI_COMM_WORLD_RANK=1",
-            is_missing("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        ),
-        (
-            "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_SIZE=2",
-            is_missing("OMPI_COMM_WORLD_RANK", "MASTER_ADDR"),
-        ),
-        (
-            "OMPI_COMM_WORLD_RANK=4 OMPI_COMM_WORLD_SIZE=4",
-            is_not("OMPI_COMM_WORLD_RANK", "4", "0 to 3"),
-        ),
-        (
-            "PMI_RANK=0 PMI_SIZE=many",
-            is_not("PMI_SIZE", "many", "1 on"),
-        ),
-        (
-            "SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=a",
-            is_missing("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-        ),
-        (
-            "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=2",
-            is_not("SLURM_PROCID", "2", "0 to 1"),
-        ),
-        (
             "NNODES=2 NODE_RANK=2 MASTER_ADDR=a",
             is_not("NODE_RANK", "2", "0 to 1"),
         ),
     ] {
-        let error = read(variables).unwrap_err();
-        assert_eq!(error.to_string(), expected, "{variables}");
-        assert_eq!(error.kind(), FailureKind::Input);
-        assert!(error.hint().is_some());
+        assert_says(variables, &expected);
     }
 }
 

@@ -232,7 +232,7 @@ impl Sign {
 }
 
 impl HostForm {
-    /// The first host of a value; `None`: there is none.
+    /// The first host of a value; `None`: it has no host.
     pub(crate) fn first(self, value: &str) -> Option<String> {
         let first = match self {
             Self::Plain => value.trim().to_owned(),
