@@ -46,6 +46,17 @@ impl StopFlag {
         Ok(stop)
     }
 
+    /// A flag that SIGINT, SIGTERM and SIGUSR1 set, however often they come: a cluster sends one to all processes of a job,
+    /// and what started them passes it on.
+    pub(crate) fn on_repeated_signals() -> Result<Self, TrainError> {
+        let stop = Self::default();
+        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            flag::register(signal, Arc::clone(&stop.is_set))
+                .map_err(TrainError::io("handle signals in", Path::new(".")))?;
+        }
+        Ok(stop)
+    }
+
     /// Also sets the flag when standard input ends: its other end is held by the parent, and the
     /// kernel closes it however the parent dies.
     pub(crate) fn follow_parent(&self) {
