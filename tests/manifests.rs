@@ -3,6 +3,7 @@
 use crate::common::{
     Outcome, Running, Workspace, finish, replace_line, signal, small_sweep, until,
 };
+use crate::slurm::{Turn, long_job};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -107,37 +108,69 @@ fn an_sbatch_script_has_what_the_plan_needs() {
     assert_eq!(sbatch_option(&alone, "nodes"), Some("1"));
 }
 
-/// By bash, and by Slurm if it is installed and answers.
-#[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
 fn check_syntax(workspace: &Workspace, script: &str) {
     workspace.write("job.sbatch", script);
     let mut bash = Command::new("bash");
     bash.args(["-n", "job.sbatch"])
         .current_dir(workspace.path("."));
     finish(bash).succeeds();
-    let mut sbatch = Command::new("sbatch");
-    // As much as a small cluster for tests has.
+    let Some(turn) = Turn::take() else { return };
+    let path = workspace.path("job.sbatch");
+    // Of what a plan needs, as much as the cluster has.
+    let fewer = [
+        "--mem=0",
+        "--gpus-per-node=0",
+        "--cpus-per-task=1",
+        "--ntasks-per-node=1",
+    ];
+    let args = [&["--test-only"], &fewer[..], &[path.to_str().unwrap()]].concat();
+    turn.slurm("sbatch", &args);
+}
+
+/// Two ranks on two nodes, by srun: a real preemption, and the end.
+#[test]
+fn the_script_is_submitted_preempted_and_continued() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let script = manifest(
+        &workspace,
+        "tiny.toml",
+        &["slurm", "--nodes", "2", "--device", "cpu"],
+    );
+    let script = script.replace("--cpus-per-task=8", "--cpus-per-task=1");
+    workspace.write("job.sbatch", script);
+    let path = std::env::var("PATH").unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_sae-run"));
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let mut sbatch = workspace.command_of(
+        Path::new("sbatch"),
+        &["--parsable", "--mem=0", "job.sbatch"],
+    );
     sbatch
-        .args(["--test-only", "--mem=0", "--gpus-per-node=0", "--nodes=1"])
-        .args(["--ntasks-per-node=1", "--cpus-per-task=1", "job.sbatch"])
-        .current_dir(workspace.path("."));
-    match sbatch.output() {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let has_no_cluster = [
-                "configuration source",
-                "contact slurm controller",
-                "Unable to",
-            ];
-            assert!(
-                has_no_cluster.iter().any(|part| said.contains(part)),
-                "{said}"
-            );
-            eprintln!("skipped: sbatch finds no cluster");
-        }
-        Err(_) => eprintln!("skipped: there is no sbatch"),
-    }
+        .env("PATH", path)
+        .env("SLURM_CONF", turn.conf())
+        // The nodes are names only.
+        .env("MASTER_ADDR", "127.0.0.1");
+    let job_id = finish(sbatch).succeeds().stdout;
+    let job_id: u64 = job_id.trim().parse().unwrap();
+    until("an update", || {
+        let has_begun = workspace.path("runs/tiny/.streams").exists();
+        let is_metric = |event: &Value| event["event"] == "metric";
+        (has_begun && workspace.events().iter().any(is_metric)).then_some(())
+    });
+    turn.preempt();
+    turn.hurry(job_id);
+    until("the end of the job", || {
+        let job = turn.slurm("scontrol", &["show", "job", &job_id.to_string()]);
+        assert!(!job.contains("JobState=FAILED"), "{job}");
+        job.contains("JobState=COMPLETED").then_some(())
+    });
+    let attempts = workspace.sql("SELECT status FROM attempt ORDER BY number");
+    assert_eq!(
+        json!(attempts),
+        json!([{"status": "interrupted"}, {"status": "done"}])
+    );
+    assert!(workspace.stream_dir().join("worker.1.log").exists());
 }
 
 #[test]
@@ -211,6 +244,9 @@ fn what_makes_no_sense_is_refused() {
     run(&["--nodes", "2"]).exits(2);
     run(&["--manifest", "lsf"]).exits(2);
     run(&["--manifest", "slurm", "--json"]).exits(2);
+    run(&["--manifest", "slurm", "--set", "launch.launcher=slurm"])
+        .refuses(&["`launcher` is `slurm`, which submits its own jobs"])
+        .hints("--set launch.launcher=local");
 }
 
 /// Runs the script of the small sweep as Slurm's batch step, with a `scontrol` that notes what it is asked.

@@ -57,14 +57,14 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The cluster, for one test.
-struct Turn {
+pub(crate) struct Turn {
     cluster: &'static Cluster,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Turn {
     /// `None`: the test is skipped.
-    fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cluster) = CLUSTER.as_ref() else {
             println!("skipped: there is no Slurm here, or this is not root");
@@ -76,7 +76,7 @@ impl Turn {
         })
     }
 
-    fn conf(&self) -> &str {
+    pub(crate) fn conf(&self) -> &str {
         text(&self.cluster.conf)
     }
 
@@ -94,20 +94,20 @@ impl Turn {
 
     /// What a program of Slurm prints.
     #[track_caller]
-    fn slurm(&self, program: &str, args: &[&str]) -> String {
+    pub(crate) fn slurm(&self, program: &str, args: &[&str]) -> String {
         let mut command = Command::new(program);
         command.args(args).env("SLURM_CONF", self.conf());
         finish(command).succeeds().stdout.trim().to_owned()
     }
 
     /// A job that has the machines of jobs of `main` for a moment.
-    fn preempt(&self) {
+    pub(crate) fn preempt(&self) {
         let args = ["--parsable", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1"];
         self.slurm("sbatch", &args);
     }
 
     /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
-    fn hurry(&self, job_id: u64) {
+    pub(crate) fn hurry(&self, job_id: u64) {
         until("a job that waits for its time", || {
             let state = self.slurm("squeue", &["--noheader", "--format=%T %r", &format!("--jobs={job_id}")]);
             (state == "PENDING BeginTime").then_some(())
@@ -134,7 +134,7 @@ fn in_slurm(sweep: &str) -> String {
 }
 
 /// A job of many updates that saves often.
-fn long_job() -> Workspace {
+pub(crate) fn long_job() -> Workspace {
     let settings = format!(
         "max_examples = {}\nbatch_size = 4\nsave_every = 20\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']",
         4 * N_STEPS

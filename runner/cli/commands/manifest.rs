@@ -11,7 +11,7 @@ use crate::sweep::paths::Folders;
 use args::{ManifestArg, PlanArgs};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
-use plan::Launch;
+use plan::{Launch, Launcher};
 use serde::Serialize;
 
 /// Cores of a process, if the sweep does not say.
@@ -79,6 +79,14 @@ pub(crate) async fn print(args: &PlanArgs, kind: ManifestArg) -> Result<u8, CliE
     let folders = Folders::of_this_machine()?;
     let mut sweep = config::load(&args.sweep(), &folders)?;
     sweep.sweep.launch.n_nodes = args.nodes.map_or(1, usize::from);
+    if sweep.sweep.launch.launcher == Launcher::Slurm {
+        let message = "`launcher` is `slurm`, which submits its own jobs, one for each stream";
+        let hint = "`--set launch.launcher=local` plans one allocation for the whole sweep";
+        let error = CliError::input(message)
+            .with_hint(hint.to_owned())
+            .about("launch.launcher".to_owned());
+        return Err(sweep.locate(error));
+    }
     let mut expanded = expand::expand_sweep_plan(sweep, folders)?;
     let processes = Processes::of(&expanded.sweep.sweep.launch)?;
     if !args.quiet {

@@ -326,13 +326,15 @@ impl Scheduler<'_> {
                 recorded = record(self.claims.store, self.expanded).await?;
                 continue;
             }
+            // Its worker was stopped, though not by this process.
+            let is_unfinished = attempt.worth_a_retry.is_some() && attempt.failure.is_none();
             match attempt.worth_a_retry.filter(|_| n_counted < retries || !attempt.is_counted) {
                 None => {
                     let failure = attempt.failure.as_ref();
                     summary.is_cut_off =
                         failure.is_some_and(|failure| failure.kind != FailureKind::Input);
                     summary.failures.extend(attempt.failure);
-                    summary.interrupted = attempt.interrupted;
+                    summary.interrupted = attempt.interrupted || is_unfinished;
                     break;
                 }
                 Some(why) if self.wait_to_retry(lane.stream, n_attempts, &why, signals).await => {

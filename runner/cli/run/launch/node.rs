@@ -139,7 +139,7 @@ pub(super) struct LocalRanks {
 }
 
 impl LocalRanks {
-    /// Returns if one ends and this process continues for some seconds; gives what happened to it.
+    /// Returns if one is killed, or ends and this process continues for some seconds; gives what happened to it.
     pub(super) async fn lost(&mut self) -> String {
         if self.ranks.is_empty() {
             return future::pending().await;
@@ -151,7 +151,10 @@ impl LocalRanks {
             })
         });
         let ((rank, status), ..) = select_all(ends).await;
-        tokio::time::sleep(DELAY).await;
+        // One that was killed has not ended with the others.
+        if status.is_none_or(|status| status.code().is_some()) {
+            tokio::time::sleep(DELAY).await;
+        }
         let how = status.as_ref().map(ExitStatus::to_string);
         format!(
             "rank {rank}, which this process started, has ended: {}",
