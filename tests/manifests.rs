@@ -263,10 +263,11 @@ fn run_script(workspace: &Workspace, signals: &[&str]) -> (Outcome, bool) {
     let mut command = workspace.command_of(Path::new("bash"), &["job.sbatch"]);
     command.env("PATH", path).env("SLURM_JOB_ID", "17");
     let n_metrics = || {
-        let has_begun = workspace.path("runs/tiny").exists();
-        let events = has_begun.then(|| workspace.events()).unwrap_or_default();
+        if !workspace.path("runs/tiny").exists() {
+            return 0;
+        }
         let is_metric = |event: &&Value| event["event"] == "metric";
-        events.iter().filter(is_metric).count()
+        workspace.events().iter().filter(is_metric).count()
     };
     let n_before = n_metrics();
     let file = |name: &str| workspace.path(name);

@@ -165,9 +165,10 @@ fn gpus_with(n_bytes: u64) -> Vec<&'static str> {
     let fits = |(_, gb): &&(&str, u64)| n_bytes <= gb * 1_000_000_000 / 100 * GPU_SHARE_PCT;
     let fitting = GPUS.iter().filter(fits).take(MOST_KINDS);
     let names: Vec<_> = fitting.map(|(name, _)| *name).collect();
-    match names.is_empty() {
-        true => vec![GPUS[GPUS.len() - 1].0],
-        false => names,
+    if names.is_empty() {
+        vec![GPUS[GPUS.len() - 1].0]
+    } else {
+        names
     }
 }
 
