@@ -63,6 +63,7 @@ mod secrets;
 mod several;
 mod side_by_side;
 mod slurm;
+mod slurm_scale;
 mod sparsify_options;
 mod special_files;
 mod sql;

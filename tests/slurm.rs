@@ -281,7 +281,7 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
     std::fs::create_dir(&empty).unwrap();
     workspace
         .run_with(&[("PATH", text(&empty))], &["tiny.toml"])
-        .fails(&["there is no Slurm here: `sinfo` is not on PATH"]);
+        .refuses(&["there is no Slurm here: `sinfo` is not on PATH"]);
     workspace
         .run(&["tiny.toml", "--set", "launch.slurm.time=2"])
         .refuses(&["`launch.slurm.time` is `2`", "save 120 s before that"]);
@@ -312,4 +312,39 @@ fn a_sweep_file_runs_no_lines_of_its_own() {
             .refuses(&[&format!("`launch.slurm.{key}` in this file would run")])
             .hints("sae-run.toml");
     }
+}
+
+#[test]
+fn jobs_are_left_alone_shown_cancelled_and_continued() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    turn.run(&workspace, &["tiny.toml", "--detach"])
+        .succeeds()
+        .remarks(&["1 job of Slurm goes on"])
+        .hints("`sae-run status tiny` shows them");
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    let status = turn.run(&workspace, &["status", "tiny"]).succeeds();
+    let state = format!("job {job_id} of Slurm runs on n");
+    assert!(status.stdout.contains(&state), "{status}");
+    let status = turn.run(&workspace, &["status", "tiny", "--json"]).succeeds().json();
+    let stream = &status["streams"][0];
+    assert_eq!(stream["slurm_job_id"], job_id, "{stream}");
+    assert!(stream["step"].as_u64() >= Some(30), "{stream}");
+    // A second submission finds the first.
+    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    turn.run(&workspace, &["cancel", "tiny"])
+        .succeeds()
+        .remarks(&["cancelled 1 job of Slurm", "all have ended"]);
+    let attempts = workspace.sql("SELECT status, reason FROM attempt");
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0]["status"], "interrupted");
+    turn.run(&workspace, &["cancel", "tiny"])
+        .succeeds()
+        .remarks(&["no job of `tiny` is in Slurm"]);
+    turn.run(&workspace, &["tiny.toml"]).succeeds();
+    assert_eq!(workspace.sql(ATTEMPTS).len(), 2);
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
 }

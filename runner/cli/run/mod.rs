@@ -50,7 +50,7 @@ use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
 use crate::show::time_left::{Predicted, TimeLeft};
 use crate::show::{json, sweep as shown, table};
-use crate::slurm::{Board, Partition};
+use crate::slurm::{Board, Looks, Partition};
 use crate::sweep::config::{self, LoadedSweep};
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::forecast::forecast;
@@ -67,6 +67,9 @@ use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// The settings of a job in its folder, which are written with each checkpoint, after its SAEs.
 const JOB_CONFIG: &str = "config.json";
+
+/// How often Slurm is asked about jobs of earlier processes before that is given up.
+const N_TRIES: u32 = 20;
 
 /// From this number of seconds on it is said before how long a sweep takes.
 const LONG_S: f64 = 60.0;
@@ -184,10 +187,12 @@ async fn run_expanded(
     for round in later.await? {
         expanded.replay(round)?;
     }
+    let looks = Looks::new(N_TRIES);
     let claims = Claims {
         store: &store,
         folder: &folder,
         take_over: args.take_over,
+        slurm: &looks,
     };
     let began = Instant::now();
     let Some(before) = recover(&claims, expanded, args).await? else {

@@ -6,7 +6,6 @@ use crate::run::gpu_room::{GpuRooms, Room};
 use crate::run::launch::{ALONE, Launcher, Processes};
 use crate::run::orders::Todo;
 use crate::run::queue::Queue;
-use crate::run::recording::record;
 use crate::run::signals::StopSignals;
 use crate::run::slurm_worker;
 use crate::run::watch::{Failure, Watch};
@@ -228,11 +227,18 @@ impl Scheduler<'_> {
         if claimed.job_ids.is_empty() {
             return Ok((Summary::default(), left));
         }
-        let recorded = record(self.claims.store, self.expanded).await?;
+        let recorded = self.recorded_now(stream).await?;
         self.show_done_by_others(&claimed, &recorded);
         let summary = self.run_stream(lane, (&claimed, recorded), signals).await?;
         self.settled.borrow_mut().extend(claimed.job_ids);
         Ok((summary, left))
+    }
+
+    /// What the database has of a stream by now.
+    async fn recorded_now(&self, stream: &Stream) -> Result<RecordedPlan, CliError> {
+        let plan = &self.expanded.plan;
+        let recorded = self.claims.store.recorded_stream(plan, (stream, self.recorded));
+        Ok(recorded.await?)
     }
 
     /// Takes the locks of the jobs of a stream that are left.
@@ -323,7 +329,7 @@ impl Scheduler<'_> {
             let is_done = attempt.failure.is_none() && !attempt.interrupted && !attempt.is_left;
             if is_found && is_done && attempt.worth_a_retry.is_none() {
                 // There may be jobs that it did not have.
-                recorded = record(self.claims.store, self.expanded).await?;
+                recorded = self.recorded_now(lane.stream).await?;
                 continue;
             }
             // Its worker was stopped, though not by this process.
@@ -338,7 +344,7 @@ impl Scheduler<'_> {
                     break;
                 }
                 Some(why) if self.wait_to_retry(lane.stream, n_attempts, &why, signals).await => {
-                    recorded = record(self.claims.store, self.expanded).await?;
+                    recorded = self.recorded_now(lane.stream).await?;
                 }
                 Some(_) => {
                     summary.interrupted = true;

@@ -244,7 +244,7 @@ pub(crate) async fn settle(
     let Some(slurm) = &open.slurm else {
         return Ok(None);
     };
-    let known = slurm::look(slurm.job_id, &slurm.name).await;
+    let known = claims.slurm.look(slurm.job_id, &slurm.name).await;
     let store = claims.store;
     let mut tail = claims.folder.tail(&open.dir);
     while tail.fold_next(store, &open.stream_id).await?.is_some() {}
@@ -288,7 +288,6 @@ async fn take_in_last(
 
 /// The number of the attempt at a stream that is open.
 pub(crate) async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
-    let open = store.open_streams().await?;
-    let open = open.into_iter().find(|open| open.stream_id == stream_id);
+    let open = store.open_stream(stream_id).await?;
     Ok(open.and_then(|open| open.slurm).map(|slurm| slurm.number))
 }

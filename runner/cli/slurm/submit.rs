@@ -13,10 +13,12 @@ pub(crate) enum Submission {
     Job(u64),
     /// Slurm did not answer, or not in a way that can be read, and has no such job.
     Lost(String),
+    /// Whether Slurm has it is not known, for this reason.
+    Unknown(String),
 }
 
-/// Looks for a job whose submission was not answered.
-const LOOKS: u32 = 3;
+/// Looks for a job whose submission was not answered, and the time between two.
+const LOOKS: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Submits a script whose job is called `name`.
@@ -49,10 +51,7 @@ pub(crate) async fn submit(script: &Path, name: &str, after: Option<u64>) -> Res
             Known::Unanswered(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-    Err(CliError::environment(format!(
-        "whether Slurm took job `{name}` is not known: {why}"
-    ))
-    .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned()))
+    Ok(Submission::Unknown(why))
 }
 
 /// The number in what `sbatch --parsable` prints: `12`, or `12;cluster`.

@@ -41,6 +41,7 @@ const NOT_SETTINGS: [&str; 12] = [
     "node_process",
     "nvrtc",
     "program",
+    "slurm_calls",
     "torch",
     "torchrun",
     "trackers_python",
