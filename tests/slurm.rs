@@ -66,7 +66,7 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The cluster, for one test.
-struct Turn {
+pub(crate) struct Turn {
     cluster: &'static Cluster,
     _turn: MutexGuard<'static, ()>,
 }
@@ -77,7 +77,7 @@ impl Turn {
         clippy::print_stdout,
         reason = "cargo test shows it with `--nocapture`"
     )]
-    fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cluster) = CLUSTER.as_ref() else {
             println!("skipped: there is no Slurm here, or this is not root");
@@ -89,7 +89,7 @@ impl Turn {
         })
     }
 
-    fn conf(&self) -> &str {
+    pub(crate) fn conf(&self) -> &str {
         text(&self.cluster.conf)
     }
 
@@ -107,14 +107,14 @@ impl Turn {
 
     /// What a program of Slurm prints.
     #[track_caller]
-    fn slurm(&self, program: &str, args: &[&str]) -> String {
+    pub(crate) fn slurm(&self, program: &str, args: &[&str]) -> String {
         let mut command = Command::new(program);
         command.args(args).env("SLURM_CONF", self.conf());
         finish(command).succeeds().stdout.trim().to_owned()
     }
 
     /// A job that has the machines of jobs of `main` for a moment.
-    fn preempt(&self) {
+    pub(crate) fn preempt(&self) {
         let args = [
             "--parsable",
             "--partition=high",
@@ -126,7 +126,7 @@ impl Turn {
     }
 
     /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
-    fn hurry(&self, job_id: u64) {
+    pub(crate) fn hurry(&self, job_id: u64) {
         until("a job that waits for its time", || {
             let state = self.slurm(
                 "squeue",
@@ -159,7 +159,7 @@ fn in_slurm(sweep: &str) -> String {
 }
 
 /// A job of many updates that saves often.
-fn long_job() -> Workspace {
+pub(crate) fn long_job() -> Workspace {
     let settings = format!(
         "max_examples = {}\nbatch_size = 4\nsave_every = 20\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']",
         4 * N_STEPS

@@ -45,7 +45,7 @@ pub use patterns::patterns;
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
 pub use sweep::{
-    PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
+    ManifestArg, PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
 };
 pub use trackers::ExportLogArgs;
 pub use train::TrainArgs;

@@ -12,8 +12,8 @@
 //!   whether it has the time
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
-//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
-//!   orders they take; `processes.rs`: how many
+//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `node.rs`: the ranks of
+//!   a node; `seal.rs`: whose orders they take; `processes.rs`: how many
 //! - `runs_folder.rs`: the folder and its locks; `signals.rs`: Ctrl-C
 
 pub(crate) mod claims;
@@ -43,7 +43,7 @@ pub(crate) mod worker_program;
 use crate::commands::plan::{self as plan_command, Shown};
 use crate::error::CliError;
 use crate::run::claims::Claims;
-use crate::run::launch::{Launcher, Leader, with_ranks};
+use crate::run::launch::{Launcher, Leader, OwnSettings, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
@@ -81,8 +81,8 @@ const LONG_S: f64 = 60.0;
 /// # Errors
 /// Bad input or a bad environment; a failing job is not an error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
-    let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
-    with_ranks(&runs_dir, async |leader| {
+    let own = || own_settings(config::load(&args.sweep(), &Folders::of_this_machine()?));
+    with_ranks(&own, async |leader| {
         let folders = Folders::of_this_machine()?;
         let sweep = config::load(&args.sweep(), &folders)?;
         run_loaded(sweep, folders, &args.options, leader).await
@@ -96,8 +96,16 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
 /// As [`run`].
 pub(crate) async fn train(args: TrainArgs) -> Result<u8, CliError> {
     let given = args.given();
-    let runs_dir = || config::runs_dir_of_options(&given);
-    with_ranks(&runs_dir, async |leader| train_job(args, leader).await).await
+    let own = || own_settings(config::load_given(&given, &Folders::of_this_machine()?));
+    with_ranks(&own, async |leader| train_job(args, leader).await).await
+}
+
+fn own_settings(loaded: Result<LoadedSweep, CliError>) -> Result<OwnSettings, CliError> {
+    let sweep = loaded?.sweep;
+    Ok(OwnSettings {
+        runs_dir: sweep.runs_dir.into(),
+        launch: sweep.launch,
+    })
 }
 
 async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, CliError> {

@@ -335,6 +335,8 @@ impl Scheduler<'_> {
                 recorded = self.recorded_now(lane.stream).await?;
                 continue;
             }
+            // Its worker was stopped, though not by this process.
+            let is_unfinished = attempt.worth_a_retry.is_some() && attempt.failure.is_none();
             match attempt
                 .worth_a_retry
                 .filter(|_| n_counted < retries || !attempt.is_counted)
@@ -344,7 +346,7 @@ impl Scheduler<'_> {
                     summary.is_cut_off =
                         failure.is_some_and(|failure| failure.kind != FailureKind::Input);
                     summary.failures.extend(attempt.failure);
-                    summary.interrupted = attempt.interrupted;
+                    summary.interrupted = attempt.interrupted || is_unfinished;
                     break;
                 }
                 Some(why)
