@@ -168,7 +168,7 @@ impl Slurm {
 
 fn check_option(key: &str) -> Result<(), Fault> {
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if key.is_empty() || !key.chars().all(is_name) {
+    if key.is_empty() || key.starts_with('-') || !key.chars().all(is_name) {
         let message = format!("`launch.slurm.sbatch` has the option `{key}`");
         let hint = "write it as sbatch does, without the dashes before it, such as `mail-user`";
         return Err(Fault::input(message).with_hint(hint));
