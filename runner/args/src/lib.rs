@@ -93,7 +93,7 @@ pub enum Command {
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
-    /// Train a job, or all jobs of a sweep, on more tokens: each continues from its end.
+    /// Train a job, or all jobs of a sweep, for longer: each continues from its end.
     Extend(Box<ExtendArgs>),
     /// List recipes, write a new one, or test one.
     Recipes(RecipesArgs),

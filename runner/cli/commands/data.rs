@@ -185,6 +185,7 @@ impl<'a> Description<'a> {
             shuffle_seed: config.shuffle_seed,
             max_examples: config.max_examples,
             eval_fraction: config.eval_fraction,
+            epochs: 1,
             batch_size: 1,
             shard: Shard::WHOLE,
             pass_size: 1,

@@ -38,6 +38,7 @@ mod build_progress;
 mod cache;
 mod chunk;
 mod digest;
+mod epochs;
 mod error;
 mod evaluation;
 mod first_look;
@@ -64,7 +65,9 @@ mod fixtures;
 #[cfg(test)]
 mod golden;
 
-pub use batches::{BatchSpec, Batches, Shard, check_batch, held_out, included, training_order};
+pub use batches::{
+    BatchSpec, Batches, Shard, check_batch, held_out, included, n_selected, training_order,
+};
 pub use build_progress::BuildProgress;
 pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
 pub use error::TokensError;
