@@ -715,6 +715,9 @@ SELECT
     verdict.step AS step,
     -- Why, in words; NULL where it is not known.
     coalesce(verdict.reason, attempt.reason) AS reason,
+    -- The same in one line for people, with the SAE and the update where it is an SAE's fault.
+    coalesce('`' || sae.name || '` at step ' || verdict.step || ': ', '')
+        || coalesce(verdict.reason, attempt.reason, 'its worker ended') AS text,
     -- What the user can do about it; NULL where nothing is known.
     CASE WHEN verdict.verdict_id IS NULL THEN attempt.hint ELSE verdict.hint END AS hint,
     -- 1 where the same settings would fail again, so that a run leaves the job out unless `--retry-failed` is given:
@@ -869,11 +872,8 @@ SELECT
     job.status AS status,
     -- The job that it continued from; NULL if it was trained from the start.
     (SELECT extension.base_job_id FROM extension WHERE extension.job_id = job.job_id) AS extends,
-    -- Why the job failed, with the SAE and the update where it is an SAE's fault; NULL where it did not fail.
-    (
-        SELECT coalesce('`' || job_failure.sae || '` at step ' || job_failure.step || ': ', '') || job_failure.reason
-        FROM job_failure WHERE job_failure.job_id = job.job_id
-    ) AS failure,
+    -- Why the job failed, `text` of `job_failure`; NULL where it did not fail.
+    (SELECT job_failure.text FROM job_failure WHERE job_failure.job_id = job.job_id) AS failure,
     -- Tags of the job, in the order of the alphabet, with spaces between; NULL without one.
     (
         SELECT group_concat(given.tag, ' ') FROM (
