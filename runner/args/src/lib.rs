@@ -31,7 +31,7 @@ use std::{env, process};
 
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
-pub use eval::EvalArgs;
+pub use eval::{EvalArgs, Most};
 pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
 pub use jobs::{DiffArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
