@@ -59,7 +59,12 @@ CREATE TABLE sweep_origin (
     sae_run TEXT NOT NULL,
     -- Commit of the git checkout that the sweep file is in, followed by `-dirty` where files had been
     -- changed since; NULL outside a checkout.
-    git_commit TEXT
+    git_commit TEXT,
+    -- Folder of the sweep file when it was last run, in which its relative paths are looked for first; with
+    -- `sae-run train` the current folder. From the root on; NULL where it is not known.
+    folder TEXT,
+    -- The folder that was current then, in which they are looked for next; NULL where it is not known.
+    current_folder TEXT
 ) STRICT;
 
 -- One call of a sweep's recipe. A recipe may ask to be called again with the results of its jobs. What it

@@ -12,7 +12,7 @@ use crate::sweep::paths::Folders;
 use args::ExtendArgs;
 use plan::{TrainConfig, runs_layout};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use store::{JobDetails, Store, Subject, SweepDetails, SweepVersionRow};
 use tokens::{BatchSpec, Shard, Tokens};
 
@@ -52,7 +52,9 @@ async fn longer(
             let length = length(&past_job::config(&job)?, args)?;
             check_data(args, length, (runs_dir, folders), &[&job])?;
             note_without_state(runs_dir, &[&job]);
-            (of_job(&store, &job, length).await?, length)
+            let mut recorded = of_job(&store, &job, length).await?;
+            recorded.folders = folders_of(&store, &job.job_id).await?;
+            (recorded, length)
         }
         Subject::Sweep(name) => {
             let sweep = store.sweep(&name).await?;
@@ -65,7 +67,11 @@ async fn longer(
             let jobs: Vec<_> = jobs.iter().collect();
             check_data(args, length, (runs_dir, folders), &jobs)?;
             note_without_state(runs_dir, &jobs);
-            (of_sweep(&sweep, &config)?, length)
+            let mut recorded = of_sweep(&sweep, &config)?;
+            if let Some(job) = jobs.first() {
+                recorded.folders = folders_of(&store, &job.job_id).await?;
+            }
+            (recorded, length)
         }
     };
     let own = [
@@ -188,6 +194,12 @@ fn n_sequences(job: &JobDetails, runs_dir: &Path, cache: &Path) -> Option<(u64, 
     Some((n_sequences, key.ctx_len as u64))
 }
 
+/// The folders that a job's relative paths were relative to.
+async fn folders_of(store: &Store, job_id: &str) -> Result<[Option<PathBuf>; 2], CliError> {
+    let folders = store.folders_of_job(job_id).await?;
+    Ok(folders.map(|dir| dir.map(PathBuf::from)))
+}
+
 /// A sweep file with a job alone, which is added to those of a sweep.
 async fn of_job(store: &Store, job: &JobDetails, length: Length) -> Result<Recorded, CliError> {
     let id = &job.job_id;
@@ -214,6 +226,7 @@ async fn of_job(store: &Store, job: &JobDetails, length: Length) -> Result<Recor
             + &train_table(&past_job::config(job)?)?
             + &newest.map(launch_table).unwrap_or_default(),
         job: Some(name.join(",")),
+        folders: [None, None],
     })
 }
 
@@ -259,6 +272,7 @@ fn of_sweep(sweep: &SweepDetails, config: &TrainConfig) -> Result<Recorded, CliE
         source: format!("sweep `{}`", sweep.sweep),
         text,
         job: None,
+        folders: [None, None],
     })
 }
 
