@@ -322,7 +322,7 @@ fn eval_on_named_data_is_bounded_and_says_so() {
     workspace.write("tiny.toml", sweep);
     workspace.run(&["tiny.toml"]).succeeds();
     let whole = fs::read_to_string(fixture("tiny.jsonl")).unwrap();
-    let some: Vec<_> = whole.lines().take(80).collect();
+    let some: Vec<_> = whole.lines().take(40).collect();
     workspace.write("some.jsonl", some.join("\n"));
     let named = ["eval", "k=4", "--dataset", "some.jsonl", "--ctx-len", "4"];
     let eval = |more: &[&str]| {
@@ -330,7 +330,7 @@ fn eval_on_named_data_is_bounded_and_says_so() {
         let outcome = workspace.run(&args).succeeds();
         let n_tokens = outcome.json()["saes"][0]["n_tokens"].as_u64().unwrap();
         (
-            n_tokens / 8,
+            n_tokens / 4,
             outcome.stderr.contains("the evaluation takes"),
         )
     };
