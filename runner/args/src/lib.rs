@@ -9,6 +9,7 @@
 //! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`, `trackers.rs`: one command each
 //! - `patterns.rs`: lists of them; `spelling.rs`: dashes for underscores; `mistakes.rs`: what was typed and is neither command nor sweep
 
+mod cluster;
 mod data;
 mod encode;
 mod eval;
@@ -29,6 +30,7 @@ mod watch;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{env, process};
 
+pub use cluster::{CancelArgs, StatusArgs};
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::{EvalArgs, Most};
@@ -43,7 +45,7 @@ pub use patterns::patterns;
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
 pub use sweep::{
-    PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
+    ManifestArg, PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
 };
 pub use trackers::ExportLogArgs;
 pub use train::TrainArgs;
@@ -111,6 +113,10 @@ pub enum Command {
     Ls(LsArgs),
     /// Follow a sweep that another `sae-run` is running on this machine.
     Watch(WatchArgs),
+    /// Show where Slurm has the jobs of a sweep, and how far they are.
+    Status(StatusArgs),
+    /// Cancel the jobs of a sweep in Slurm; they save first.
+    Cancel(CancelArgs),
     /// Show everything recorded about a job or a sweep.
     Show(ShowArgs),
     /// Compare two jobs: the settings in which they differ, and their results.

@@ -2,7 +2,7 @@
 
 use super::run_loaded;
 use crate::error::CliError;
-use crate::run::launch::{Leader, with_ranks};
+use crate::run::launch::{Leader, OwnSettings, with_ranks};
 use crate::run::past_job;
 use crate::show::as_toml::{line, train_table};
 use crate::show::job::open_in;
@@ -10,7 +10,7 @@ use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep, Recorded, load_recorded};
 use crate::sweep::paths::Folders;
 use args::ExtendArgs;
-use plan::{TrainConfig, runs_layout};
+use plan::{Launch, TrainConfig, runs_layout};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use store::{JobDetails, Store, Subject, SweepDetails, SweepVersionRow};
@@ -28,8 +28,12 @@ struct Length {
 /// # Errors
 /// No such job, not more than it had, or as running its sweep.
 pub(crate) async fn extend(args: &ExtendArgs) -> Result<u8, CliError> {
-    let runs_dir = || config::runs_dir(&args.store);
-    with_ranks(&runs_dir, async |leader| extend_in(args, leader).await).await
+    let own = || {
+        let runs_dir = config::runs_dir(&args.store)?;
+        let launch = Launch::default();
+        Ok(OwnSettings { runs_dir, launch })
+    };
+    with_ranks(&own, async |leader| extend_in(args, leader).await).await
 }
 
 async fn extend_in(args: &ExtendArgs, leader: Option<&Leader>) -> Result<u8, CliError> {

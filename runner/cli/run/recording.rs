@@ -27,6 +27,7 @@ pub(crate) async fn recover(
 ) -> Result<Option<RecordedPlan>, CliError> {
     let (store, folder) = (claims.store, claims.folder);
     let recorded = record(store, expanded).await?;
+    claims.expect(&store.open_streams().await?);
     let origin = origin(expanded);
     store
         .record_origin(&expanded.sweep.text, &expanded.plan, &origin)

@@ -73,6 +73,9 @@ pub struct Launch {
     pub launcher: Launcher,
     /// Processes that torchrun starts on this machine: a number, or `gpu`.
     pub nproc_per_node: Nproc,
+    /// Machines that train a stream together, for a plan. Processes that train have it from their launcher.
+    #[serde(skip)]
+    pub n_nodes: usize,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// The PyTorch that workers run on: its folder, an environment or a Python; by default that of the environment that
@@ -189,6 +192,7 @@ impl Default for Launch {
         Self {
             launcher: Launcher::Local,
             nproc_per_node: Nproc::Gpu,
+            n_nodes: 1,
             device: "auto".into(),
             devices: Vec::new(),
             jobs: 0,

@@ -14,7 +14,7 @@ mod source;
 
 use crate::error::CliError;
 use crate::sweep::paths::{Folders, Near};
-use args::{Given, StoreArgs, SweepArgs};
+use args::{StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Data, Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value as FigmentValue};
@@ -31,15 +31,19 @@ pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
 /// sweep.
-const NOT_SETTINGS: [&str; 11] = [
+const NOT_SETTINGS: [&str; 15] = [
     "cache",
     "cpu_capability",
     "engine",
     "hub_patience",
     "kernels",
     "libtorch",
+    "node_process",
     "nvrtc",
     "program",
+    "simulated",
+    "slurm",
+    "slurm_calls",
     "torch",
     "torchrun",
     "trackers_python",
@@ -148,24 +152,6 @@ fn of_all_sweeps<T: DeserializeOwned>(key: &str) -> Result<Option<T>, CliError> 
         Err(error) if error.missing() => Ok(None),
         Err(error) => Err(explain(&error, &layers)),
     }
-}
-
-/// The runs folder of a sweep file, after all overrides.
-///
-/// # Errors
-/// As [`load`].
-pub(crate) fn runs_dir_of_sweep(args: &SweepArgs) -> Result<PathBuf, CliError> {
-    let loaded = load(args, &Folders::of_this_machine()?)?;
-    Ok(loaded.sweep.runs_dir.into())
-}
-
-/// The runs folder of the job that options describe.
-///
-/// # Errors
-/// As [`load_given`].
-pub(crate) fn runs_dir_of_options(given: &[Given]) -> Result<PathBuf, CliError> {
-    let loaded = load_given(given, &Folders::of_this_machine()?)?;
-    Ok(loaded.sweep.runs_dir.into())
 }
 
 /// The user's settings, then the project's.
