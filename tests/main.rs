@@ -14,6 +14,7 @@ mod damaged_events;
 mod data;
 mod distributed;
 mod encode;
+mod epochs;
 mod eval;
 mod extend;
 mod failed;

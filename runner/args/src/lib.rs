@@ -33,7 +33,7 @@ use std::{env, process};
 pub use cluster::{CancelArgs, StatusArgs};
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
-pub use eval::EvalArgs;
+pub use eval::{EvalArgs, Most};
 pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
 pub use jobs::{DiffArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
@@ -95,7 +95,7 @@ pub enum Command {
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
-    /// Train a job, or all jobs of a sweep, on more tokens: each continues from its end.
+    /// Train a job, or all jobs of a sweep, for longer: each continues from its end.
     Extend(Box<ExtendArgs>),
     /// List recipes, write a new one, or test one.
     Recipes(RecipesArgs),

@@ -59,7 +59,7 @@ pub struct RecipeLimits {
     pub max_jobs: Option<usize>,
     /// How deep lists and tables may be nested in a job.
     pub max_nesting: Option<usize>,
-    /// Bytes of stack; at most 1 MiB.
+    /// Bytes of stack; at most 1048576.
     pub stack_bytes: Option<usize>,
     /// How often a recipe may be asked for another round; by default 20 times.
     pub max_rounds: Option<u32>,

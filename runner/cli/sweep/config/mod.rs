@@ -13,7 +13,7 @@ mod secrets;
 mod source;
 
 use crate::error::CliError;
-use crate::sweep::paths::Folders;
+use crate::sweep::paths::{Folders, Near};
 use args::{StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Data, Env, Format, Serialized, Toml};
@@ -58,6 +58,8 @@ pub(crate) struct LoadedSweep {
     pub(crate) sweep: Sweep,
     /// The folder of the sweep file, which its paths are relative to.
     pub(crate) dir: PathBuf,
+    /// The current folder, from which they are looked for next; of a recorded sweep the one that was it then.
+    pub(crate) current: PathBuf,
     pub(crate) origin: Origin,
     /// The sweep file's text, for the record; one that says the same as the options if there is
     /// no file.
@@ -77,6 +79,11 @@ pub(crate) enum Origin {
 }
 
 impl LoadedSweep {
+    /// Where its relative paths lead.
+    pub(crate) fn near(&self) -> Near {
+        Near::folders([self.dir.clone(), self.current.clone()])
+    }
+
     /// What the job of options is called: by the settings that were given, such as `k=16,optimizer=adam`.
     pub(crate) fn job_name(&self) -> String {
         let of_options = || given::job_name(&self.layers.sets);
@@ -265,6 +272,7 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
     let loaded = LoadedSweep {
         sweep,
         dir,
+        current: PathBuf::new(),
         origin: layers.origin,
         text,
         job: None,
