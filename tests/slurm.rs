@@ -284,7 +284,7 @@ fn jobs_go_on_without_sae_run_and_are_found_again() {
     let job_id = only_job(&workspace);
     let running = turn.start(&workspace, &["tiny.toml"]);
     let mut running = running;
-    running.says(&format!("job {job_id} of Slurm goes on"));
+    running.says(&format!("watching job {job_id} of Slurm again"));
     running.wait().succeeds();
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
     assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
@@ -368,7 +368,7 @@ fn jobs_are_left_alone_shown_cancelled_and_continued() {
     workspace.write("tiny.toml", in_slurm(&sweep));
     turn.run(&workspace, &["tiny.toml", "--detach"])
         .succeeds()
-        .remarks(&["1 job of Slurm goes on"])
+        .remarks(&["1 job of Slurm continues"])
         .hints("`sae-run status tiny` shows them");
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);

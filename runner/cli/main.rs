@@ -3,6 +3,7 @@
 //! - `sweep/`: from a sweep file to a plan
 //! - `run/`: from a plan to trained SAEs
 //! - `show/`: what was done: tables, queries, reports
+//! - `slurm/`: streams as jobs of a cluster
 //! - `publish/`: SAEs to the Hub; `track/`: curves to trackers
 //! - `libtorch/`: the PyTorch that workers run on; `installed.rs`: what a wheel installs besides the programs
 //! - `commands/`: all other commands, one a file

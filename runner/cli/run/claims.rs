@@ -153,7 +153,7 @@ impl Claims<'_> {
         let open = self.open(stream_id).await?;
         if let Some(open) = open.filter(|open| open.slurm.is_some()) {
             // Of others, what Slurm does not answer is not for this process to know.
-            let settled = slurm_worker::settle(self, &open).await;
+            let settled = self.settle(&open).await;
             return if is_own { settled.map(drop) } else { Ok(()) };
         }
         let path = self.folder.path().join(dir);
@@ -167,18 +167,24 @@ impl Claims<'_> {
         Ok(())
     }
 
+    /// Takes in what a job of Slurm wrote, and closes its attempt if it has ended. `Some`: it lives.
+    async fn settle(&self, open: &OpenStream) -> Result<Option<SlurmAttempt>, CliError> {
+        let tail = self.folder.tail(&open.dir);
+        slurm_worker::settle(self.store, tail, (open, self.slurm)).await
+    }
+
     async fn open(&self, stream_id: &str) -> Result<Option<OpenStream>, CliError> {
         Ok(self.store.open_stream(stream_id).await?)
     }
 
     /// Takes in what was written about a stream that is locked and has an open attempt, and closes that. A worker that a
-    /// killed process left is waited for; a job of Slurm goes on.
+    /// killed process left is waited for; a job of Slurm is left alone.
     async fn close_stream(&self, stream_id: &str, dir: &str) -> Result<Left, CliError> {
         let Some(open) = self.open(stream_id).await? else {
             return Ok(Left::Nothing);
         };
         if open.slurm.is_some() {
-            let lives = slurm_worker::settle(self, &open).await?;
+            let lives = self.settle(&open).await?;
             return Ok(lives.map_or(Left::Closed, Left::InSlurm));
         }
         orphan::wait_for_worker(&self.folder.path().join(dir), self.take_over).await?;
@@ -201,7 +207,7 @@ impl Claims<'_> {
             }
             // Else the process that has its lock waits for it.
             if let Some(_lock) = self.folder.claim(&open.stream_id)?
-                && slurm_worker::settle(self, &open).await?.is_none()
+                && self.settle(&open).await?.is_none()
             {
                 continue;
             }

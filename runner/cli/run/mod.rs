@@ -412,11 +412,11 @@ async fn time_left(
     Ok(TimeLeft::new(predicted, forecast.n_lanes))
 }
 
-/// Says that jobs of Slurm go on without this process.
+/// Says that jobs of Slurm continue without this process.
 fn note_left(sweep: &str, n_left: usize) {
-    let go_on = if n_left == 1 { "goes on" } else { "go on" };
+    let verb = if n_left == 1 { "continues" } else { "continue" };
     table::note_with_hint(
-        &format!("{} of Slurm {go_on}", table::count(n_left, "job")),
+        &format!("{} of Slurm {verb}", table::count(n_left, "job")),
         &format!(
             "`sae-run status {sweep}` shows them, `sae-run cancel {sweep}` ends them, and the same command again takes up \
              their results"

@@ -1,15 +1,13 @@
 //! What a worker is asked to do: the jobs of a stream that are left, and where everything is.
 
 use crate::error::CliError;
-use crate::run::claims::Claimed;
-use crate::run::schedule::{Lane, Scheduler};
 use crate::run::worker_program;
 use crate::sweep::expand::Expanded;
 use plan::runs_layout::{self, EVENTS, LOG};
-use plan::{BaseJob, Job, Launch, Order, OrderJob};
+use plan::{BaseJob, Job, Launch, Order, OrderJob, Stream};
 use std::fs;
-use std::path::PathBuf;
-use store::{JobStatus, RecordedJob, RecordedPlan};
+use std::path::{Path, PathBuf};
+use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// What is left to do of a stream.
 #[derive(Debug)]
@@ -35,18 +33,36 @@ fn threads(launch: &Launch) -> Result<usize, CliError> {
     Ok((worker_program::machine()?.n_threads / n_lanes).max(1))
 }
 
-impl Scheduler<'_> {
+/// A stream and the device that it is trained on.
+pub(super) struct Lane<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) device: &'a str,
+    /// The job of Slurm that the next one of this lane waits for, if no process does.
+    pub(super) after: Option<u64>,
+}
+
+/// What workers are asked to do is made of this.
+pub(super) struct Orders<'a> {
+    pub(super) store: &'a Store,
+    /// The runs folder.
+    pub(super) runs_dir: &'a Path,
+    pub(super) expanded: &'a Expanded,
+    /// Whether jobs are trained again that would fail again.
+    pub(super) retry_failed: bool,
+}
+
+impl Orders<'_> {
     /// What is left to do of the jobs of a stream that are locked, without those that diverged in this run, and those that
     /// would fail again.
     pub(super) fn todo(
         &self,
-        claimed: &Claimed,
+        claimed: &[String],
         recorded: &RecordedPlan,
         diverged: &[String],
     ) -> Result<Todo, CliError> {
         let is_left_out = |known: &RecordedJob| !self.retry_failed && recorded.is_given_up(known);
         let jobs = |is_wanted: fn(&RecordedJob) -> bool| {
-            let not_diverged = claimed.job_ids.iter().filter(|id| !diverged.contains(id));
+            let not_diverged = claimed.iter().filter(|id| !diverged.contains(id));
             let wanted = not_diverged.filter_map(|job_id| {
                 let known = recorded.job(job_id).filter(|known| is_wanted(known))?;
                 if is_left_out(known) {
@@ -75,12 +91,12 @@ impl Scheduler<'_> {
 
     /// The jobs whose kept state a job may continue from.
     async fn bases(&self, job_id: &str) -> Result<Vec<BaseJob>, CliError> {
-        let alike = self.claims.store.alike(job_id).await?.into_iter();
+        let alike = self.store.alike(job_id).await?.into_iter();
         let bases = alike.map(|(job_id, dir)| BaseJob {
             job_id,
             kept_dir: runs_layout::kept_state_dir(dir),
         });
-        let runs_dir = self.claims.folder.path();
+        let runs_dir = self.runs_dir;
         Ok(bases
             .filter(|base| runs_dir.join(&base.kept_dir).is_dir())
             .collect())
@@ -100,14 +116,14 @@ impl Scheduler<'_> {
         let known = recorded
             .stream(&stream.stream_id)
             .expect("every stream is recorded");
-        let dir = self.claims.folder.path().join(&known.dir);
+        let dir = self.runs_dir.join(&known.dir);
         fs::create_dir_all(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
         let log = format!("{}/{LOG}", known.dir);
         let ids = |jobs: &'_ [OrderJob]| -> Vec<String> {
             jobs.iter().map(|job| job.job.job_id.clone()).collect()
         };
         let (train, evaluate) = (ids(&todo.train), ids(&todo.evaluate));
-        let (store, stream_id) = (self.claims.store, stream.stream_id.as_str());
+        let (store, stream_id) = (self.store, stream.stream_id.as_str());
         let attempt = match slurm_name {
             None => {
                 let begun = store.begin_attempt_with(stream_id, &log, &train, &evaluate);
@@ -141,7 +157,7 @@ impl Scheduler<'_> {
             eval_dataset: eval_tokens.map(|tokens| tokens.files),
             rows: tokens.rows,
             cache_dir: folders.cache.clone(),
-            runs_dir: self.claims.folder.path().into(),
+            runs_dir: self.runs_dir.into(),
             events: dir.join(EVENTS),
             last_event_seq: known.last_event_seq,
             device: lane.device.to_owned(),

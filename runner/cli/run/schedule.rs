@@ -4,11 +4,11 @@ use crate::error::CliError;
 use crate::run::claims::{Claimed, Claims, Held, PAUSE};
 use crate::run::gpu_room::{GpuRooms, Room};
 use crate::run::launch::{ALONE, Launcher, Processes};
-use crate::run::orders::Todo;
+use crate::run::orders::{Lane, Orders, Todo};
 use crate::run::queue::Queue;
 use crate::run::signals::StopSignals;
 use crate::run::slurm_worker;
-use crate::run::watch::{Failure, Watch};
+use crate::run::watch::{Begun, Failure, Watch};
 use crate::run::worker::Worker;
 use crate::run::worker_process::WorkerProcess;
 use crate::show::progress::Progress;
@@ -24,7 +24,7 @@ use plan::Told;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use store::{JobStatus, Outcome, RecordedJob, RecordedPlan};
 
@@ -76,7 +76,7 @@ pub(crate) struct Summary {
     pub(crate) interrupted: bool,
     /// Whether jobs were left unfinished because their worker died or could not continue.
     pub(crate) is_cut_off: bool,
-    /// Streams whose jobs of Slurm go on without this process.
+    /// Streams whose jobs of Slurm continue without this process.
     pub(crate) n_left: usize,
 }
 
@@ -91,28 +91,10 @@ pub(super) struct Attempt {
     pub(super) failure: Option<Failure>,
     /// Why it ended, if another attempt may end better.
     pub(super) worth_a_retry: Option<String>,
-    /// Whether another attempt counts as one: it ended for a reason of its own.
+    /// Whether another attempt counts as one: it did not end because of the cluster.
     pub(super) is_counted: bool,
     /// Whether its job of Slurm was left alone.
     pub(super) is_left: bool,
-}
-
-/// An attempt that was begun.
-pub(crate) struct Begun {
-    pub(super) stream_id: String,
-    pub(super) number: u32,
-    /// What its worker reports.
-    pub(super) events: PathBuf,
-    /// Jobs that it trains.
-    pub(super) n_jobs: usize,
-}
-
-/// A stream and the device that it is trained on.
-pub(super) struct Lane<'a> {
-    pub(super) stream: &'a Stream,
-    pub(super) device: &'a str,
-    /// The job of Slurm that the next one of this lane waits for, if no process does.
-    pub(super) after: Option<u64>,
 }
 
 impl Summary {
@@ -234,6 +216,16 @@ impl Scheduler<'_> {
         Ok((summary, left))
     }
 
+    /// What workers are asked to do.
+    pub(super) fn orders(&self) -> Orders<'_> {
+        Orders {
+            store: self.claims.store,
+            runs_dir: self.claims.folder.path(),
+            expanded: self.expanded,
+            retry_failed: self.retry_failed,
+        }
+    }
+
     /// What the database has of a stream by now.
     async fn recorded_now(&self, stream: &Stream) -> Result<RecordedPlan, CliError> {
         let plan = &self.expanded.plan;
@@ -313,7 +305,7 @@ impl Scheduler<'_> {
             let attempt = match in_slurm.take() {
                 Some(found) => self.join(lane, &found, signals).await?,
                 None => {
-                    let todo = self.todo(claimed, &recorded, &diverged)?;
+                    let todo = self.orders().todo(&claimed.job_ids, &recorded, &diverged)?;
                     if todo.is_empty() {
                         break;
                     }
@@ -454,7 +446,7 @@ impl Scheduler<'_> {
         let Some(_room) = self.wait_for_room(lane, signals).await? else {
             return Ok(None);
         };
-        let order = self.order((lane, None), todo, recorded).await?;
+        let order = self.orders().order((lane, None), todo, recorded).await?;
         let dir = order.events.parent().unwrap_or(Path::new("."));
         let worker = WorkerProcess::start(&order, dir, self.launcher)?;
         let begun = Begun {
@@ -477,7 +469,7 @@ impl Scheduler<'_> {
         signals: &mut StopSignals,
     ) -> Result<Attempt, CliError> {
         let store = self.claims.store;
-        let mut watch = Watch::new(self, &begun, worker);
+        let mut watch = Watch::new((store, &self.progress, &self.expanded.plan), &begun, worker);
         let Some(end) = watch.until_ended(signals).await? else {
             return Ok(Attempt {
                 diverged: watch.ended_early,

@@ -1,10 +1,11 @@
 //! Attempts at streams as jobs of Slurm.
 
 use crate::error::CliError;
-use crate::run::orders::Todo;
-use crate::run::schedule::{Attempt, Begun, Lane, Scheduler};
+use crate::run::orders::{Lane, Todo};
+use crate::run::schedule::{Attempt, Scheduler};
 use crate::run::signals::StopSignals;
 use crate::run::slurm_worker::{Cluster, SlurmWorker, new_name};
+use crate::run::watch::Begun;
 use crate::run::worker::Worker;
 use crate::run::worker_process::write_order;
 use crate::slurm::{self, Partition, Submission};
@@ -23,7 +24,10 @@ impl Scheduler<'_> {
     ) -> Result<Attempt, CliError> {
         let one_at_a_time = self.board.submitting.acquire().await;
         let name = new_name(&self.expanded.plan.sweep, &lane.stream.stream_id);
-        let order = self.order((lane, Some(&name)), todo, recorded).await?;
+        let order = self
+            .orders()
+            .order((lane, Some(&name)), todo, recorded)
+            .await?;
         let dir = order.events.parent().unwrap_or(Path::new("."));
         let cluster = Cluster {
             launch: &self.expanded.sweep.sweep.launch,
@@ -97,7 +101,7 @@ impl Scheduler<'_> {
             });
         }
         self.progress.say(&format!(
-            "stream {stream_id}: job {job_id} of Slurm goes on"
+            "stream {stream_id}: watching job {job_id} of Slurm again"
         ));
         let known = self.recorded.stream(stream_id);
         let known = known.expect("every stream is recorded");

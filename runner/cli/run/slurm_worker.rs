@@ -1,9 +1,9 @@
 //! A worker that is a job of Slurm: submitted, waited for, or found again.
 
 use crate::error::CliError;
-use crate::run::claims::Claims;
 use crate::run::event_tail::EventTail;
 use crate::run::worker_program::WorkerProgram;
+use crate::slurm::Looks;
 use crate::slurm::{
     self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission,
 };
@@ -63,7 +63,7 @@ impl<'a> SlurmWorker<'a> {
         }
     }
 
-    /// Waits until the job has ended for good, or will come to nothing.
+    /// Waits until the job has ended for good, or will do nothing.
     pub(crate) async fn ended(&mut self) -> SlurmEnd {
         loop {
             let job_id = self.job_id;
@@ -244,15 +244,14 @@ pub(crate) fn new_name(sweep: &str, stream_id: &str) -> String {
 /// # Errors
 /// Slurm does not answer, or the database cannot be written.
 pub(crate) async fn settle(
-    claims: &Claims<'_>,
-    open: &OpenStream,
+    store: &Store,
+    mut tail: EventTail,
+    (open, looks): (&OpenStream, &Looks),
 ) -> Result<Option<SlurmAttempt>, CliError> {
     let Some(slurm) = &open.slurm else {
         return Ok(None);
     };
-    let known = claims.slurm.look(slurm.job_id, &slurm.name).await;
-    let store = claims.store;
-    let mut tail = claims.folder.tail(&open.dir);
+    let known = looks.look(slurm.job_id, &slurm.name).await;
     while tail.fold_next(store, &open.stream_id).await?.is_some() {}
     // Its events may be of a later run.
     let Some(number) = open_number(store, &open.stream_id).await? else {

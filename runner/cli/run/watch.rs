@@ -3,7 +3,6 @@
 use crate::error::CliError;
 use crate::libtorch::INSTALL_AGAIN;
 use crate::run::event_tail::EventTail;
-use crate::run::schedule::{Begun, Scheduler};
 use crate::run::signals::StopSignals;
 use crate::run::worker::{Worker, WorkerEnd};
 use crate::run::worker_program::NOT_LOADED;
@@ -17,6 +16,16 @@ use store::{AttemptEnd, Outcome, Store};
 
 /// Exit code of a worker whose input is at fault, also if it could not write an event about it.
 const BAD_INPUT: i32 = FailureKind::Input.exit_code() as i32;
+
+/// An attempt that was begun.
+pub(crate) struct Begun {
+    pub(crate) stream_id: String,
+    pub(crate) number: u32,
+    /// What its worker reports.
+    pub(crate) events: PathBuf,
+    /// Jobs that it trains.
+    pub(crate) n_jobs: usize,
+}
 
 /// One attempt at a stream.
 pub(crate) struct Watch<'a> {
@@ -58,13 +67,16 @@ pub(crate) struct Failure {
 
 impl<'a> Watch<'a> {
     /// That of an attempt that was just begun, or is found.
-    pub(crate) fn new(scheduler: &'a Scheduler<'_>, begun: &Begun, worker: Worker<'a>) -> Self {
+    pub(crate) fn new(
+        (store, progress, plan): (&'a Store, &'a Progress, &'a Plan),
+        begun: &Begun,
+        worker: Worker<'a>,
+    ) -> Self {
         let tail = EventTail::new(begun.events.clone());
-        let progress = &scheduler.progress;
         Self {
-            store: scheduler.claims.store,
+            store,
             progress,
-            plan: &scheduler.expanded.plan,
+            plan,
             stream_id: begun.stream_id.clone(),
             number: begun.number,
             // A job of Slurm may be begun again, and each time is another attempt.
@@ -84,7 +96,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Folds and draws until the worker has ended. `None`: it goes on, and is left alone.
+    /// Folds and draws until the worker has ended. `None`: it continues, and is left alone.
     ///
     /// # Errors
     /// The database can no longer be written, or the events cannot be read.
@@ -115,7 +127,7 @@ impl<'a> Watch<'a> {
         Ok(Some(self.end(&ended)))
     }
 
-    /// The first signal asks, the second kills. Gives whether the worker is still watched: a job of Slurm goes on.
+    /// The first signal asks, the second kills. Gives whether the worker is still watched: a job of Slurm continues.
     fn stop(&mut self) -> bool {
         let Worker::Process(worker) = &mut self.worker else {
             return false;

@@ -118,7 +118,7 @@ fn read(text: &str) -> Result<BTreeMap<u64, SlurmJob>, String> {
             let job = job.ok_or_else(|| {
                 let line = plan::escaped(line);
                 let line = plan::brief(&line);
-                format!("`squeue` printed a line that is none of a job: {line}")
+                format!("`squeue` printed a line about no job: {line}")
             })?;
             Ok((job.id, job))
         })
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(read(text).unwrap().len(), 2);
         assert_eq!(read("").unwrap().len(), 0);
         let error = read("1|a|RUNNING|0|0|n1|None|\nslurm: \u{1b}[2Jwait\n").unwrap_err();
-        assert!(error.contains("none of a job: slurm: "), "{error}");
+        assert!(error.contains("about no job: slurm: "), "{error}");
         assert!(!error.contains('\u{1b}'), "{error}");
     }
 }

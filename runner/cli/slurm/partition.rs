@@ -13,7 +13,7 @@ pub(crate) struct Partition {
     pub(crate) most_bytes: Option<u64>,
     /// Whether it has GPUs that Slurm knows of.
     pub(crate) has_gpus: bool,
-    /// Its time limit, in seconds; `None`: there is none.
+    /// Its time limit, in seconds; `None`: without limit.
     pub(crate) limit_s: Option<u64>,
 }
 

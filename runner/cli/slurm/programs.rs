@@ -127,7 +127,7 @@ fn complaint(program: &str, output: &Output) -> String {
     }
 }
 
-/// Cancels jobs; those that have ended are none.
+/// Cancels jobs; those that have ended are left as they are.
 ///
 /// # Errors
 /// Slurm does not answer.

@@ -19,12 +19,12 @@ pub(crate) struct SignOfLife {
     pub(crate) n_restarts: u32,
     /// Its first machine.
     pub(crate) host: String,
-    /// Seconds by which that machine's clock is ahead of the runs folder's, or behind it.
+    /// Seconds by which that machine's clock is later than that of the runs folder.
     skew_s: i64,
 }
 
 impl SignOfLife {
-    /// That in a stream's folder; `None`: there is none that can be read.
+    /// That in a stream's folder; `None`: no file that can be read.
     pub(crate) fn read(stream_dir: &Path) -> Option<Self> {
         let path: PathBuf = stream_dir.join(FILE);
         let text = files::read_text(&path, files::bound::SETTINGS).ok()?;
@@ -48,10 +48,10 @@ impl SignOfLife {
     /// What to say of a clock that differs.
     pub(crate) fn skew(&self) -> Option<String> {
         let (skew_s, host) = (self.skew_s, plan::escaped(&self.host));
-        let which = if skew_s > 0 { "ahead of" } else { "behind" };
+        let which = if skew_s > 0 { "later" } else { "earlier" };
         let by = skew_s.unsigned_abs();
         (by > MOST_SKEW_S).then(|| {
-            format!("the clock of `{host}` is {by} s {which} that of the runs folder: times of its jobs are shown as it says")
+            format!("the clock of `{host}` is {by} s {which} than that of the runs folder; times of its jobs are shown by it")
         })
     }
 }
@@ -76,9 +76,9 @@ mod tests {
         );
         assert_eq!(sign.skew(), None);
         let ahead = written(&format!("12 1 n1 {}\n", now + 3600)).unwrap();
-        assert!(ahead.skew().unwrap().contains("s ahead of"));
+        assert!(ahead.skew().unwrap().contains("s later than"));
         let behind = written(&format!("12 1 n1 {}\n", now - 3600)).unwrap();
-        assert!(behind.skew().unwrap().contains("s behind"));
+        assert!(behind.skew().unwrap().contains("s earlier than"));
         for bad in ["", "12", "x 1 n1 5", "12 1 n1 soon"] {
             assert_eq!(written(bad), None, "{bad}");
         }

@@ -87,12 +87,12 @@ impl State {
     }
 }
 
-/// Columns of squeue, with a sign behind each that no name has.
+/// Columns of squeue, each with a sign after it that no name has.
 pub(super) const COLUMNS: &str =
     "JobID:|,Name:|,State:|,RestartCnt:|,exit_code:|,NodeList:|,Reason:|";
 
 impl SlurmJob {
-    /// Of a line of squeue; `None`: it is none.
+    /// Of a line of squeue; `None`: it says nothing of a job.
     pub(super) fn read(line: &str) -> Option<Self> {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
         let [id, name, state, n_restarts, exit_code, nodes, reason, ..] = columns[..] else {

@@ -48,6 +48,7 @@ mod memory;
 mod memory_tests;
 mod model;
 mod not_finite;
+mod nproc;
 mod options;
 mod order;
 mod overrides;
@@ -92,6 +93,7 @@ pub use job::{Job, JobInputs, SecondModel, WITHOUT_EFFECT, folder_name, resolve_
 pub use k::K;
 pub use memory::{MemoryEstimate, SaeMemory, sae_memory};
 pub use model::{HookpointFacts, ModelFacts, Models, Vectors};
+pub use nproc::Nproc;
 pub use options::{Dtype, EncoderDtype, LossFn, LrScheduler, Optimizer};
 pub use order::{BaseJob, ModelFolder, Order, OrderJob, changed};
 pub use overrides::apply_overrides;
@@ -110,9 +112,7 @@ pub use schema::sweep_schema;
 pub use slurm::{RUN_CODE, Slurm, slurm_seconds};
 pub use split::{RowRange, SplitPart};
 pub use stream::{OF_OPTIONS, Plan, Stream, StreamKey, group_streams};
-pub use sweep::{
-    Launch, Launcher, Nproc, RecipeLimits, Sweep, default_of, takes_text, takes_texts,
-};
+pub use sweep::{Launch, Launcher, RecipeLimits, Sweep, default_of, takes_text, takes_texts};
 pub use task::{
     Answer, CachedTokens, CudaStatus, EncodeFormat, EncodeInput, EncodeSummary, EncodeTask,
     EvalSae, EvaluateTask, Evaluated, FoundSae, Machine, ModelUse, ProveTask, SaeForm, SaeLayout,

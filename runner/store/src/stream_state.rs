@@ -26,7 +26,7 @@ pub struct StreamState {
     pub host: Option<String>,
     /// Why it ended.
     pub reason: Option<String>,
-    /// Optimizer updates that it has come to.
+    /// Optimizer updates that it has made.
     pub step: Option<u64>,
     /// Optimizer updates in all.
     pub n_steps: Option<u64>,

@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Runs of a job that may come to nothing, one after the other.
+/// Runs of a job without a step, one after the other, that are allowed.
 const MOST_IDLE: u32 = 3;
 
 /// Writes what is left of the order in the file `path` after `n_restarts` runs of it, and gives the file to train.
 ///
 /// # Errors
-/// Files that cannot be used, or runs that came to nothing: the next would, too. The stream's events say so then.
+/// Files that cannot be used, or several runs without a step: the next would be another. The stream's events say so then.
 pub fn requeued(path: &Path, n_restarts: u32) -> Result<PathBuf, TrainError> {
     if n_restarts == 0 {
         return Ok(path.into());
@@ -59,7 +59,7 @@ fn read_events(path: &Path) -> Result<Vec<Event>, TrainError> {
         .map_err(TrainError::io("read", path))
 }
 
-/// The order of the run after `n_restarts` others, which is an attempt of its own.
+/// The order of the run after `n_restarts` others, which is a further attempt.
 fn what_is_left(order: &Order, n_restarts: u32, events: &[Event]) -> Order {
     let own = || events.iter().filter(|event| event.attempt >= order.attempt);
     let trained = own().filter_map(|event| match &event.kind {
@@ -93,7 +93,7 @@ fn what_is_left(order: &Order, n_restarts: u32, events: &[Event]) -> Order {
     left
 }
 
-/// Refuses a run after some that came to nothing.
+/// Refuses a run after some without a step.
 fn check_progress(order: &Order, n_restarts: u32, events: &[Event]) -> Result<(), Fault> {
     let came_to_something = |attempt: u32| {
         let mut own = events.iter().filter(|event| event.attempt == attempt);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_come_to_nothing_end() {
+    fn runs_without_a_step_end() {
         let run = two_jobs();
         let path = written(&run);
         let progress = EventKind::Progress {
