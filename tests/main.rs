@@ -16,6 +16,7 @@ mod distributed;
 mod encode;
 mod epochs;
 mod eval;
+mod eval_ranks;
 mod extend;
 mod failed;
 #[cfg(target_os = "linux")]

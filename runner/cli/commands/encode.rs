@@ -3,7 +3,7 @@
 mod saes;
 
 use crate::error::CliError;
-use crate::run::worker_program;
+use crate::run::launch::{Leader, run_task, with_ranks_for_task};
 use crate::show::{json, progress, table};
 use crate::sweep::models::{
     MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, Search, fetch_weights, find_model,
@@ -17,21 +17,26 @@ use plan::{
 };
 use saes::SaesToUse;
 use serde_json::{Map, Value, json};
+use std::io;
 use std::path::Path;
 
-/// Encodes and writes the file.
+/// Encodes and writes the file; with all ranks that a launcher has started.
 ///
 /// # Errors
 /// No such SAEs, model, text or data, an SAE that does not fit the model, or a file that cannot be
 /// written.
 pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
+    with_ranks_for_task(async |leader| encode_with(args, leader).await).await
+}
+
+async fn encode_with(args: &EncodeArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
     let format = format(&args.out)?;
     let saes = SaesToUse::find(args).await?;
     let config = apply_overrides(&saes.config, &settings(args, &saes)?)?;
     let (models, input, n_sequences) = if args.input.dataset.is_some() {
         sequences(args, &config)?
     } else {
-        texts(args, &config)?
+        texts(args, &config, leader.is_some())?
     };
     let task = EncodeTask {
         model: model_use(models, &args.device, &config),
@@ -42,7 +47,7 @@ pub(crate) async fn encode(args: &EncodeArgs) -> Result<u8, CliError> {
         out: args.out.clone(),
         format,
     };
-    let summary = run(args, task, n_sequences)?;
+    let summary = run(args, task, n_sequences, leader)?;
     print(args, &saes.found, &summary)
 }
 
@@ -90,7 +95,8 @@ fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError
     Ok((inputs.models, input, Some(n_sequences)))
 }
 
-fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
+/// `are_several`: whether several processes need the texts.
+fn texts(args: &EncodeArgs, config: &TrainConfig, are_several: bool) -> Result<Source, CliError> {
     let shelf = Folders::of_this_machine()?.models();
     let near = Near::folder(Path::new("."));
     let find = |name: &ModelName, keys| find_model(name, keys, Search::from(&near, &shelf));
@@ -98,6 +104,7 @@ fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let second = ModelName::of_second(config).map(|name| find(&name, SECOND_MODEL_KEYS));
     let second = second.transpose()?;
     let texts = match &args.input.text_file {
+        Some(path) if path == Path::new("-") && are_several => Texts::Given(standard_input()?),
         Some(path) if path == Path::new("-") => Texts::StandardInput,
         Some(path) => {
             // Before anything is downloaded.
@@ -121,10 +128,17 @@ fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     Ok((models, input, None))
 }
 
+/// Its lines.
+fn standard_input() -> Result<Vec<String>, CliError> {
+    let lines: Result<_, _> = io::stdin().lines().collect();
+    lines.map_err(|error| CliError::io("read", Path::new("-"), &error))
+}
+
 fn run(
     args: &EncodeArgs,
     task: EncodeTask,
     n_sequences: Option<u64>,
+    leader: Option<&Leader>,
 ) -> Result<EncodeSummary, CliError> {
     let template = match n_sequences {
         Some(_) => "encoding {bar:30} {pos}/{len} sequences, {eta} left",
@@ -132,7 +146,7 @@ fn run(
     };
     let bar = progress::bar(template, args.quiet);
     bar.set_length(n_sequences.unwrap_or(0));
-    let summary = worker_program::run(&Task::Encode(task), &mut |n_done, _| {
+    let summary = run_task(leader, &Task::Encode(task), &mut |n_done, _| {
         bar.set_position(n_done);
     })?;
     bar.finish_and_clear();

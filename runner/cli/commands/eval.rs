@@ -3,9 +3,9 @@
 use crate::commands::data::tokenise;
 use crate::commands::matching::matching;
 use crate::error::CliError;
+use crate::run::launch::{Leader, run_task, with_ranks_for_task};
 use crate::run::past_job;
 use crate::run::runs_folder::RunsFolder;
-use crate::run::worker_program;
 use crate::show::doubts::{Measured, note_doubts};
 use crate::show::{json, progress, table};
 use crate::sweep::config;
@@ -31,20 +31,26 @@ const ALL: f64 = 1.0;
 /// Sequences of it at most, if no number is given.
 const MOST_SEQUENCES: u64 = 1000;
 
-/// Evaluates the SAEs of a job or a folder.
+/// Evaluates the SAEs of a job or a folder; with all ranks that a launcher has started.
 ///
 /// # Errors
 /// No such job or SAE, no data to evaluate on, or a model that the SAEs do not fit.
 pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
+    with_ranks_for_task(async |leader| eval_with(args, leader).await).await
+}
+
+async fn eval_with(args: &EvalArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
+    let run = |task| run(task, args.quiet, leader);
     if Path::new(&args.target).is_dir() {
-        return print(args, &of_folder(args)?);
+        return print(args, &run(of_folder(args)?)?);
     }
     let job = Job::open(args).await?;
-    let evaluated = if args.dataset.is_some() {
+    let task = if args.dataset.is_some() {
         on_named_data(args, &job.with(args)?, job.saes(args)?)?
     } else {
         job.on_its_own_data(args)?
     };
+    let evaluated = run(task)?;
     if args.dataset.is_some() {
         table::note("not recorded: these are not the job's own held-out sequences");
     } else {
@@ -53,8 +59,8 @@ pub(crate) async fn eval(args: &EvalArgs) -> Result<u8, CliError> {
     print(args, &evaluated)
 }
 
-/// Evaluates the SAEs of a folder.
-fn of_folder(args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
+/// The evaluation of the SAEs of a folder.
+fn of_folder(args: &EvalArgs) -> Result<EvaluateTask, CliError> {
     let saes = sae_files::find_saes(Path::new(&args.target))?;
     let saes = matching(saes, &args.target, &args::patterns(&args.hookpoints))?;
     let missing = |option: &str| {
@@ -146,8 +152,8 @@ impl Job {
         runs_layout::density_path(&self.details.dir, sae)
     }
 
-    /// Evaluates it as its worker would, on what is in its order.
-    fn on_its_own_data(&self, args: &EvalArgs) -> Result<Vec<Evaluated>, CliError> {
+    /// Its evaluation as its worker does it, on what is in its order.
+    fn on_its_own_data(&self, args: &EvalArgs) -> Result<EvaluateTask, CliError> {
         if !self.config.has_eval_data() {
             let message = format!("job `{}` has no held-out data", self.details.job_id);
             return Err(CliError::input(message).with_hint(
@@ -174,7 +180,7 @@ impl Job {
             second: second.map(|own| own.dir.clone()),
         };
         let tokens = held_out_tokens(&order, vocab_size, &folders.cache)?;
-        let task = EvaluateTask {
+        Ok(EvaluateTask {
             model: model_use(models, &args.device, &self.config),
             eval_fraction: match order.eval_dataset {
                 Some(_) => ALL,
@@ -184,8 +190,7 @@ impl Job {
             batch_size: batch_size(args, self.config.batch_size, &tokens, vocab_size),
             tokens: cached(&tokens)?,
             saes: self.saes_with_density(args)?,
-        };
-        run(task, args.quiet)
+        })
     }
 
     /// The last order of its worker.
@@ -284,23 +289,22 @@ fn settings(args: &EvalArgs, model: ModelName, second: Option<ModelName>) -> Map
     settings
 }
 
-/// Evaluates SAEs on the model and the data that `config` names, with its excluded tokens.
+/// The evaluation of SAEs on the model and the data that `config` names, with its excluded tokens.
 fn on_named_data(
     args: &EvalArgs,
     config: &TrainConfig,
     saes: Vec<FoundSae>,
-) -> Result<Vec<Evaluated>, CliError> {
+) -> Result<EvaluateTask, CliError> {
     let inputs = NamedInputs::fetch(config, args.json || args.quiet)?;
     let saes = saes.into_iter().map(|sae| eval_sae(sae, config));
-    let task = EvaluateTask {
+    Ok(EvaluateTask {
         model: model_use(inputs.models, &args.device, config),
         eval_fraction: ALL,
         most: most_of_named(args, config, &inputs.tokens),
         batch_size: batch_size(args, BATCH_SIZE, &inputs.tokens, inputs.vocab_size),
         tokens: cached(&inputs.tokens)?,
         saes: saes.collect(),
-    };
-    run(task, args.quiet)
+    })
 }
 
 /// How many sequences of named data are evaluated on at most. Says so, if the user has not and there are more.
@@ -326,10 +330,14 @@ fn batch_size(args: &EvalArgs, most: usize, tokens: &Tokens, vocab_size: usize) 
     args.batch_size.map_or_else(by_memory, |n| n as usize)
 }
 
-fn run(task: EvaluateTask, quiet: bool) -> Result<Vec<Evaluated>, CliError> {
+fn run(
+    task: EvaluateTask,
+    quiet: bool,
+    leader: Option<&Leader>,
+) -> Result<Vec<Evaluated>, CliError> {
     let template = "evaluating {bar:30} {pos}/{len} sequences, {eta} left";
     let bar = progress::bar(template, quiet);
-    let evaluated = worker_program::run(&Task::Evaluate(task), &mut |n_done, n_sequences| {
+    let evaluated = run_task(leader, &Task::Evaluate(task), &mut |n_done, n_sequences| {
         bar.set_length(n_sequences.unwrap_or(n_done));
         bar.set_position(n_done);
     })?;

@@ -3,7 +3,7 @@
 
 use crate::error::CliError;
 use crate::run::event_tail::EventTail;
-use crate::run::launch::Local;
+use crate::run::launch::{Launcher, Leader, Local, OwnSettings, with_ranks};
 use crate::run::past_job;
 use crate::run::signals::StopSignals;
 use crate::run::worker_process::WorkerProcess;
@@ -15,7 +15,7 @@ use fastrand::Rng;
 use files::DigestCache;
 use plan::runs_layout::{self, EVENTS};
 use plan::{
-    Event, EventKind, JobDraft, JobInputs, PlanError, SecondModel, StreamKey, TrainConfig,
+    Event, EventKind, JobDraft, JobInputs, Launch, PlanError, SecondModel, StreamKey, TrainConfig,
     resolve_jobs,
 };
 use plan::{Order, OrderJob};
@@ -37,21 +37,37 @@ const N_CHECKPOINTS: u64 = 4;
 /// The folder of the job, in that of a trial.
 const JOB: &str = "job";
 
-/// Trains a shortened job twice, once with kills, and compares.
+/// Trains a shortened job twice, once with kills, and compares; in as many processes as a launcher has started.
 ///
 /// # Errors
 /// No such job, inputs that changed, or a worker that fails by itself.
 pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliError> {
+    let own = || {
+        let runs_dir = config::runs_dir(&args.store)?;
+        let launch = Launch::default();
+        Ok(OwnSettings { runs_dir, launch })
+    };
+    with_ranks(&own, async |leader| verify_with(args, leader).await).await
+}
+
+async fn verify_with(args: &VerifyResumeArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
     let runs_dir = config::runs_dir(&args.store)?;
     let job = job::open(&args.store).await?.job(&args.job).await?;
-    let order = shortened(args, &runs_dir, &job)?;
+    let runs_dir = runs_dir
+        .canonicalize()
+        .map_err(|error| CliError::io("find", &runs_dir, &error))?;
+    if let Some(leader) = leader {
+        leader.lead_in(&runs_dir)?;
+    }
+    let n_ranks = leader.map_or(1, Leader::n_ranks);
+    let order = shortened(args, &runs_dir, &job, n_ranks)?;
     let name = &order.jobs[0].job.name;
     let scratch = tempfile::Builder::new()
         .prefix(".verify-resume-")
         .tempdir_in(&runs_dir);
     let scratch = scratch.map_err(|error| CliError::io("write to", &runs_dir, &error))?;
     let mut signals = StopSignals::new()?;
-    let trial = |folder: &str| Trial::new(&order, &scratch.path().join(folder));
+    let trial = |folder: &str| Trial::new(&order, &scratch.path().join(folder), leader);
 
     let say = |text: &str| {
         if !args.quiet {
@@ -68,6 +84,8 @@ pub(crate) async fn verify_resume(args: &VerifyResumeArgs) -> Result<u8, CliErro
         table::count(args.kills as usize, "kill")
     ));
     let mut killed = trial("killed")?;
+    // Ranks of another attempt do not meet those of this one.
+    killed.order.attempt = undisturbed.order.attempt;
     let mut rng = Rng::with_seed(args.seed);
     let mut kills = (0..args.kills).map(|_| Kill {
         step: rng.u64(0..=n_steps),
@@ -99,6 +117,7 @@ fn shortened(
     args: &VerifyResumeArgs,
     runs_dir: &Path,
     details: &JobDetails,
+    n_ranks: usize,
 ) -> Result<Order, CliError> {
     let config = past_job::config(details)?;
     let order = past_job::last_order(runs_dir, details)?;
@@ -130,7 +149,7 @@ fn shortened(
         token_digest: order.key.token_digest.clone(),
         eval_token_digest: order.key.eval_token_digest.clone(),
         finetune_digest: known.and_then(|known| known.job.finetune_digest.clone()),
-        n_ranks: 1,
+        n_ranks,
     };
     let draft = JobDraft {
         name: Some(
@@ -188,8 +207,10 @@ enum Ended {
 }
 
 /// One training of the job, in a separate folder.
-struct Trial {
+struct Trial<'a> {
     order: Order,
+    /// What starts its workers.
+    leader: Option<&'a Leader>,
     tail: EventTail,
     /// Updates done, as far as the worker of this attempt has said it.
     step: Option<u64>,
@@ -197,8 +218,8 @@ struct Trial {
     n_steps: u64,
 }
 
-impl Trial {
-    fn new(order: &Order, dir: &Path) -> Result<Self, CliError> {
+impl<'a> Trial<'a> {
+    fn new(order: &Order, dir: &Path, leader: Option<&'a Leader>) -> Result<Self, CliError> {
         fs::create_dir_all(dir).map_err(|error| CliError::io("create", dir, &error))?;
         let events = dir.join(EVENTS);
         Ok(Self {
@@ -208,6 +229,7 @@ impl Trial {
                 events,
                 ..order.clone()
             },
+            leader,
             step: None,
             n_steps: 0,
         })
@@ -221,7 +243,11 @@ impl Trial {
     ) -> Result<Ended, CliError> {
         self.order.attempt += 1;
         self.step = None;
-        let mut worker = WorkerProcess::start(&self.order, &self.order.runs_dir, &Local)?;
+        let launcher: &dyn Launcher = match &self.leader {
+            Some(leader) => leader,
+            None => &Local,
+        };
+        let mut worker = WorkerProcess::start(&self.order, &self.order.runs_dir, launcher)?;
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         let status = loop {
             tokio::select! {
@@ -304,7 +330,7 @@ struct Compared {
     is_equal: bool,
 }
 
-fn compared(undisturbed: &Trial, killed: &Trial) -> Result<Vec<Compared>, CliError> {
+fn compared(undisturbed: &Trial<'_>, killed: &Trial<'_>) -> Result<Vec<Compared>, CliError> {
     let (expected, got) = (undisturbed.weights()?, killed.weights()?);
     let compared = expected.into_iter().map(|(sae, bytes)| Compared {
         n_bytes: bytes.len() as u64,

@@ -19,6 +19,9 @@ use tempfile::NamedTempFile;
 /// It is next to this program.
 const PROGRAM: &str = "sae-run-worker";
 
+/// Tells the worker program that other ranks do the task too.
+pub(crate) const FOR_RANKS: &str = "--ranks";
+
 /// How a program ends whose libraries cannot be loaded.
 pub(crate) const NOT_LOADED: i32 = 127;
 
@@ -157,9 +160,26 @@ impl TaskProcess {
         Ok((process, stdin))
     }
 
+    /// Starts a worker on its part of the task in `file`, which other ranks do too.
+    ///
+    /// # Errors
+    /// As [`TaskProcess::start`].
+    pub(crate) fn start_part(
+        file: NamedTempFile,
+        with: impl FnOnce(&mut Command),
+    ) -> Result<Self, CliError> {
+        Self::start_on(file, |command| {
+            command.arg(FOR_RANKS).stdin(Stdio::null());
+            with(command);
+        })
+    }
+
     fn start_by(task: &Task, with: impl FnOnce(&mut Command)) -> Result<Self, CliError> {
+        Self::start_on(write(task, &std::env::temp_dir())?, with)
+    }
+
+    fn start_on(file: NamedTempFile, with: impl FnOnce(&mut Command)) -> Result<Self, CliError> {
         let program = WorkerProgram::find()?;
-        let file = write(task)?;
         let mut command = program.command();
         command.arg("task").arg(file.path()).stdout(Stdio::piped());
         remove_secrets(&mut command);
@@ -209,7 +229,10 @@ impl TaskProcess {
     }
 
     /// The value of the task, when it is done.
-    fn finish<T: DeserializeOwned>(
+    ///
+    /// # Errors
+    /// What the worker says, or that it ended without a message.
+    pub(crate) fn finish<T: DeserializeOwned>(
         mut self,
         report: &mut dyn FnMut(u64, Option<u64>),
     ) -> Result<T, CliError> {
@@ -246,16 +269,18 @@ fn odd_answer(why: impl Display) -> CliError {
         .with_hint("are `sae-run` and `sae-run-worker` of one version?".to_owned())
 }
 
-/// The task in a file that is removed with what is returned.
-fn write(task: &Task) -> Result<NamedTempFile, CliError> {
-    let dir = std::env::temp_dir();
+/// The task in a file of `dir` that is removed with what is returned.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub(crate) fn write(task: &Task, dir: &Path) -> Result<NamedTempFile, CliError> {
     let written = tempfile::Builder::new()
         .prefix("sae-run-task-")
         .suffix(".json")
-        .tempfile()
+        .tempfile_in(dir)
         .and_then(|mut file| {
             file.write_all(&serde_json::to_vec(task).expect("tasks serialise to JSON"))?;
             Ok(file)
         });
-    written.map_err(|error| CliError::io("write to", Path::new(&dir), &error))
+    written.map_err(|error| CliError::io("write to", dir, &error))
 }

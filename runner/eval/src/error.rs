@@ -1,4 +1,4 @@
-//! What can go wrong with SAEs that are trained: one type, as no caller treats one error differently from another.
+//! What can go wrong with SAEs that are trained.
 
 use fault::Fault;
 use miette::Diagnostic;
@@ -8,9 +8,16 @@ use thiserror::Error;
 
 /// What can go wrong with SAEs that are trained, their model and their data.
 #[derive(Debug, Diagnostic, Error)]
-#[diagnostic(transparent)]
-#[error(transparent)]
-pub struct EvalError(#[from] Fault);
+pub enum EvalError {
+    /// Anything that only ends the work.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fault(#[from] Fault),
+    /// An error between ranks, which need not be reported to them.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Dist(#[from] dist::DistError),
+}
 
 impl EvalError {
     /// A file or folder of our own.
@@ -22,7 +29,10 @@ impl EvalError {
 
 impl From<EvalError> for Fault {
     fn from(error: EvalError) -> Self {
-        error.0
+        match error {
+            EvalError::Fault(fault) => fault,
+            EvalError::Dist(error) => error.into(),
+        }
     }
 }
 

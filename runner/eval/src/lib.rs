@@ -7,6 +7,7 @@
 //! - `encode/`: texts or sequences become active latents in a file: `batches.rs`, `rows.rs`, `file/` with a file per
 //!   format
 //! - `proof.rs`: an SAE in another layout is read back, and must compute the same
+//! - `ranks.rs`: the processes that do it together
 //! - `models.rs`: one language model, or two; `sites.rs`: an SAE and the hookpoints where it belongs
 
 mod encode;
@@ -14,9 +15,13 @@ mod error;
 mod evaluate;
 mod models;
 mod proof;
+mod ranks;
 mod sites;
+#[cfg(test)]
+mod thread_ranks;
 
 pub use encode::{EncodedRows, encode};
 pub use error::EvalError;
 pub use evaluate::{Calibrated, EvalRequest, Wanted, calibrate, evaluate, threshold_factors};
 pub use proof::write_proven;
+pub use ranks::{Alone, Ranks};

@@ -43,7 +43,7 @@ pub struct MemoryEstimate {
     /// Activations, pre-activations and gradients that are in memory at the same time.
     pub workspace_bytes: u64,
     /// All that evaluation takes, when the former are gone: the whole model, the SAEs' weights and
-    /// logits. 0 if no job is evaluated. Rank 0 evaluates all SAEs.
+    /// logits. 0 if no job is evaluated. Every rank has all SAEs then, and a part of the sequences.
     #[serde(default)]
     pub evaluation_bytes: u64,
 }

@@ -101,7 +101,7 @@ pub use kernels::{
 pub use model::{Gate, Reconstruction, Sae};
 pub use objective::{
     AuxK, Backward, BatchLatents, BatchSearch, Jump, LayerPass, Level, Losses, Objective, Penalty,
-    PreActLoss, room_for,
+    PreActLoss, least_score, room_for,
 };
 pub use options::LoadOptions;
 #[cfg(feature = "hub")]

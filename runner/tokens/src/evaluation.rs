@@ -1,6 +1,6 @@
 //! Which sequences SAEs are evaluated on, and in which order.
 
-use crate::{Tokens, held_out};
+use crate::{Shard, Tokens, held_out};
 
 /// Sequences that nothing is trained on. Their order is drawn once and for all, so that any number
 /// of them from the first on is a fair sample, and the same one for every job on the same data.
@@ -52,14 +52,33 @@ impl EvalSequences {
     /// # Panics
     /// `batch_size` is 0.
     pub fn batches(&self, batch_size: usize) -> impl Iterator<Item = Vec<i64>> {
-        self.order.chunks(batch_size).map(|batch| {
-            let mut ids = Vec::with_capacity(batch.len() * self.ctx_len());
-            for sequence_idx in batch {
-                self.tokens
-                    .append_sequence(*sequence_idx as usize, &mut ids);
-            }
-            ids
+        self.order.chunks(batch_size).map(|batch| self.ids(batch))
+    }
+
+    /// The batches in rounds, of which each rank has one: rank 0 the first, rank 1 the second and so on. `None`: in the
+    /// last round there is none left for this rank.
+    ///
+    /// # Panics
+    /// `batch_size` is 0.
+    pub fn rounds(
+        &self,
+        batch_size: usize,
+        shard: Shard,
+    ) -> impl Iterator<Item = Option<Vec<i64>>> {
+        let rounds = self.order.chunks(batch_size * shard.n_ranks);
+        rounds.map(move |round| {
+            let own = round.chunks(batch_size).nth(shard.rank);
+            own.map(|batch| self.ids(batch))
         })
+    }
+
+    fn ids(&self, batch: &[u64]) -> Vec<i64> {
+        let mut ids = Vec::with_capacity(batch.len() * self.ctx_len());
+        for sequence_idx in batch {
+            self.tokens
+                .append_sequence(*sequence_idx as usize, &mut ids);
+        }
+        ids
     }
 }
 
@@ -92,6 +111,31 @@ mod tests {
             let batches: Vec<_> = held_out.batches(batch_size).collect();
             assert_eq!(batches.len(), n_batches);
             assert_eq!(batches.concat(), expected);
+        }
+    }
+
+    #[test]
+    fn rounds_give_every_batch_to_one_rank() {
+        let held_out = EvalSequences::held_out(&tokens(), 0.01).unwrap();
+        let batches: Vec<_> = held_out.batches(2).collect();
+        for n_ranks in [1, 2, 4, 7] {
+            let of_rank = |rank| {
+                let rounds = held_out.rounds(2, Shard { rank, n_ranks });
+                rounds.collect::<Vec<_>>()
+            };
+            let of_ranks: Vec<_> = (0..n_ranks).map(of_rank).collect();
+            let n_rounds = batches.len().div_ceil(n_ranks);
+            let in_order =
+                (0..n_rounds).flat_map(|round| of_ranks.iter().map(move |of| &of[round]));
+            let in_order: Vec<_> = in_order.collect();
+            assert!(
+                in_order[..batches.len()]
+                    .iter()
+                    .copied()
+                    .flatten()
+                    .eq(&batches)
+            );
+            assert!(in_order[batches.len()..].iter().all(|rest| rest.is_none()));
         }
     }
 

@@ -46,7 +46,10 @@ impl From<plan::PlanError> for TrainError {
 
 impl From<eval::EvalError> for TrainError {
     fn from(error: eval::EvalError) -> Self {
-        Fault::from(error).into()
+        match error {
+            eval::EvalError::Fault(fault) => fault.into(),
+            eval::EvalError::Dist(error) => error.into(),
+        }
     }
 }
 

@@ -84,6 +84,7 @@ pub use allocator::keep_freed_memory;
 pub use error::TrainError;
 pub use gpu::{gpu_report, use_faster_kernels};
 pub use machine::machine;
+pub use ranks::rendezvous::meet;
 pub use stepper::Stepper;
 pub use tokens;
 pub use trainer::Trainer;

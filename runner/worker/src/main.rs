@@ -4,11 +4,13 @@
 //!   it saves and ends when its standard input ends; `--batch`: on signals of a cluster, which may be repeated
 //! - `sae-run-worker requeued FILE N`: prints the file of what is left of an order after N runs of its job in a cluster
 //! - `sae-run-worker task FILE`: does a [`plan::Task`], and answers in lines on its standard output: `task.rs`.
-//!   `store.rs`: the one that keeps answering
+//!   `store.rs`: the one that keeps answering. `--ranks`: with the other ranks that launcher variables name, of which
+//!   rank 0's answer counts: `ranks.rs`
 //!
 //! No tokio, no database, no network but that between ranks.
 
 mod answers;
+mod ranks;
 mod store;
 mod task;
 
@@ -17,9 +19,10 @@ use std::env;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use task::TaskFor;
 use train::{AskedBy, TrainError};
 
-const USAGE: &str = "usage: sae-run-worker order FILE [--attached|--batch] | requeued FILE N | task FILE | --version; `sae-run` starts it";
+const USAGE: &str = "usage: sae-run-worker order FILE [--attached|--batch] | requeued FILE N | task FILE [--ranks] | --version; `sae-run` starts it";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
@@ -32,7 +35,8 @@ fn main() -> ExitCode {
         ["order", _, "--attached"] => order(Path::new(&args[1]), AskedBy::Parent),
         ["order", _, "--batch"] => order(Path::new(&args[1]), AskedBy::Cluster),
         ["requeued", _, n_restarts] => requeued(Path::new(&args[1]), n_restarts),
-        ["task", _] => task::run(Path::new(&args[1])),
+        ["task", _] => task::run(Path::new(&args[1]), TaskFor::One),
+        ["task", _, "--ranks"] => task::run(Path::new(&args[1]), TaskFor::Ranks),
         ["--version"] => {
             answers::print(&format!("sae-run-worker {}", env!("CARGO_PKG_VERSION")));
             0

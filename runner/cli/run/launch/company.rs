@@ -12,13 +12,17 @@ use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::run::signals::StopSignals;
 use crate::run::worker_process::WorkerLog;
-use crate::run::worker_program::WorkerProgram;
+use crate::run::worker_program::{self, FOR_RANKS, TaskProcess, WorkerProgram};
 use crate::show::table;
+use crate::sweep::paths::Folders;
 use plan::runs_layout;
-use plan::{Environment, Launch, Told};
+use plan::{Environment, Launch, Task, Told};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 
@@ -49,6 +53,8 @@ const STOPPED: Message = Message::End { code: 130 };
 enum Message {
     /// Train this order.
     Train(SealedOrder),
+    /// Do a part of this task.
+    Task(SealedOrder),
     /// Go, with this exit code.
     End { code: u8 },
 }
@@ -145,6 +151,45 @@ pub(crate) async fn with_ranks(
     outcome
 }
 
+/// As [`with_ranks`], for work that is a single task. Its file is in the folder of the cache, which all ranks must see.
+///
+/// # Errors
+/// As [`with_ranks`].
+pub(crate) async fn with_ranks_for_task(
+    work: impl AsyncFnOnce(Option<&Leader>) -> Result<u8, CliError>,
+) -> Result<u8, CliError> {
+    let own = || {
+        Ok(OwnSettings {
+            runs_dir: Folders::of_this_machine()?.cache,
+            launch: Launch::default(),
+        })
+    };
+    with_ranks(&own, async |leader| {
+        if let Some(leader) = leader {
+            let cache = Folders::of_this_machine()?.cache;
+            let made = fs::create_dir_all(&cache).and_then(|()| cache.canonicalize());
+            leader.lead_in(&made.map_err(|error| CliError::io("create", &cache, &error))?)?;
+        }
+        work(leader).await
+    })
+    .await
+}
+
+/// Has a task done: by all ranks, or by a worker alone if there is no `leader`.
+///
+/// # Errors
+/// What a worker says.
+pub(crate) fn run_task<T: DeserializeOwned>(
+    leader: Option<&Leader>,
+    task: &Task,
+    report: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<T, CliError> {
+    match leader {
+        Some(leader) => leader.share(task, report),
+        None => worker_program::run(task, report),
+    }
+}
+
 /// Does `work`; if a rank that this process started is lost meanwhile, all are asked to stop.
 async fn with_others<T>(
     others: &mut LocalRanks,
@@ -172,6 +217,30 @@ impl Leader {
         let key = Key::make(runs_dir, &self.environment.store)?;
         let _ = self.sealing.set((runs_dir.into(), key));
         Ok(())
+    }
+
+    /// Processes in all.
+    pub(crate) fn n_ranks(&self) -> usize {
+        self.environment.world_size
+    }
+
+    /// Has all ranks do a task together, and gives its value. `report` receives how much is done, and the total.
+    ///
+    /// # Errors
+    /// What a worker says, or that one ended without a message.
+    pub(crate) fn share<T: DeserializeOwned>(
+        &self,
+        task: &Task,
+        report: &mut dyn FnMut(u64, Option<u64>),
+    ) -> Result<T, CliError> {
+        let (folder, key) = self.sealing.get().expect("it leads in a folder");
+        let file = worker_program::write(task, folder)?;
+        let sealed = key.seal(file.path(), folder, self.n_messages.get())?;
+        self.say(&Message::Task(sealed))?;
+        let part = TaskProcess::start_part(file, |command| {
+            command.envs(variables(&self.environment));
+        });
+        part?.finish(report)
     }
 
     fn say(&self, message: &Message) -> Result<(), CliError> {
@@ -258,6 +327,10 @@ impl Follower<'_> {
                 Message::Train(sealed) => {
                     let order = self.open(&sealed, n_messages).await?;
                     self.train(&order, &mut signals).await?;
+                }
+                Message::Task(sealed) => {
+                    let task = self.open(&sealed, n_messages).await?;
+                    self.share(&task, &mut signals).await?;
                 }
                 Message::End { code } => {
                     // The leader may have gone meanwhile.
@@ -350,6 +423,35 @@ impl Follower<'_> {
         }
     }
 
+    /// Does this rank's part of a task; how it ended, rank 0 knows by its own.
+    async fn share(&self, task: &Path, signals: &mut StopSignals) -> Result<(), CliError> {
+        let mut command = Command::from(WorkerProgram::find()?.command());
+        command
+            .args(["task".as_ref(), task.as_os_str(), FOR_RANKS.as_ref()])
+            .envs(variables(&self.environment))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        let failed = |error| CliError::environment(format!("cannot start a worker: {error}"));
+        let mut child = command.spawn().map_err(failed)?;
+        loop {
+            tokio::select! {
+                status = child.wait() => {
+                    return status.map(|_| ()).map_err(|error| {
+                        CliError::environment(format!("cannot wait for the worker: {error}"))
+                    });
+                }
+                () = tokio::time::sleep(PAUSE) => if has_lost_first() {
+                    let _ = child.start_kill();
+                },
+                () = signals.recv() => {
+                    // It may have ended by itself meanwhile. The others find out.
+                    let _ = child.start_kill();
+                }
+            }
+        }
+    }
+
     /// Asks the leader to stop, and says whether that was asked for before.
     fn is_stopped_again(&mut self) -> bool {
         let before = self.stopped.replace(Instant::now());
@@ -364,9 +466,14 @@ fn part_of(program: &WorkerProgram, order: &Path, environment: &Environment) -> 
     let mut command = Command::from(program.command());
     command
         .args(worker_args(order))
-        .envs(environment.variables())
-        .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);
+        .envs(variables(environment));
     command
+}
+
+/// What tells a worker which rank it is.
+fn variables(environment: &Environment) -> impl Iterator<Item = (&'static str, String)> {
+    let store = (STORE_IS_SERVED.0, STORE_IS_SERVED.1.to_owned());
+    environment.variables().into_iter().chain([store])
 }
 
 fn message_key(n_messages: u64) -> String {

@@ -13,7 +13,7 @@ use plan::{Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
 
-pub(crate) use company::{Leader, OwnSettings, with_ranks};
+pub(crate) use company::{Leader, OwnSettings, run_task, with_ranks, with_ranks_for_task};
 pub(crate) use processes::Processes;
 
 /// For those who did not mean to start one of several processes.

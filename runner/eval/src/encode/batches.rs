@@ -138,8 +138,8 @@ impl Batch {
         self.sequences.len() * self.width.max(1)
     }
 
-    pub(super) fn token_ids(&self, sequence_idx: usize) -> &[i64] {
-        &self.sequences[sequence_idx]
+    pub(super) fn n_tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
     }
 
     /// `[n_sequences, width]`, Int64, on the CPU, at least one wide. Shorter sequences are filled up with token 0, which

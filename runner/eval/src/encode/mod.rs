@@ -6,6 +6,7 @@
 
 mod batches;
 mod file;
+mod output;
 mod rows;
 
 #[cfg(test)]
@@ -15,12 +16,13 @@ pub use rows::EncodedRows;
 
 use crate::EvalError;
 use crate::models::{Facts, Models};
+use crate::ranks::Ranks;
 use crate::sites::{self, Site, taps_of_inputs};
 use batches::{Batch, Batches};
 use fault::Fault;
-use file::RowFile;
 use lm::Activations;
 use lm::activations_of;
+use output::Output;
 use plan::{EncodeSummary, EncodeTask, FoundSae};
 use rows::TopLatents;
 use sae::Sae;
@@ -38,14 +40,15 @@ struct Encoder {
     site: Site,
 }
 
-/// Encodes what the task names. The file is written next to its final path, then moved there. `None`, and no file:
-/// `report`, which gets the number of sequences done, stopped it.
+/// Encodes what the task names, on all `ranks`; rank 0 writes the file. It is written next to its final path, then moved
+/// there. `None`, and no file: `report`, which gets the number of sequences done, stopped it on one.
 ///
 /// # Errors
-/// An SAE that cannot be read or does not fit its hookpoint, a model that cannot be loaded, a text that
+/// A rank that is gone, an SAE that cannot be read or does not fit its hookpoint, a model that cannot be loaded, a text that
 /// is longer than the context, a file that cannot be written, or too little memory.
 pub fn encode(
     task: &EncodeTask,
+    ranks: &dyn Ranks,
     report: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<EncodeSummary>, EvalError> {
     let device = lm::parse_device(&task.model.device)?;
@@ -56,31 +59,36 @@ pub fn encode(
     let taps = taps_of_inputs(&facts, &sites)?;
     let models = Models::load(&task.model, Some(&taps), device)?;
     let saes: Vec<_> = encoders.iter().map(|encoder| &encoder.found).collect();
-    let mut file = RowFile::create(&task.out, task.format, &saes)?;
-    let mut summary = nothing_yet(encoders.len());
-    for batch in Batches::new(task, facts.max_ctx_len())? {
-        let batch = batch?;
-        let activations = models.forward(&batch.input_ids()?, &taps)?;
-        let n_tokens = batch.n_positions();
-        let latents = encoders
-            .iter()
-            .map(|encoder| encoder.latents(&models, &activations, n_tokens, task.top));
-        let latents = latents.collect::<Result<Vec<_>, _>>()?;
-        add_rows(&batch, &latents, &mut file, &mut summary)?;
-        if report(summary.n_sequences).is_break() {
+    let mut output = Output::create(task, &saes, ranks)?;
+    let mut batches = Batches::new(task, facts.max_ctx_len())?;
+    let (mut n_sequences, mut n_tokens) = (0, 0);
+    loop {
+        let round = batches.by_ref().take(ranks.shard().n_ranks);
+        let round = round.collect::<Result<Vec<Batch>, _>>()?;
+        if round.is_empty() {
+            break;
+        }
+        if let Some(batch) = round.get(ranks.shard().rank) {
+            let activations = models.forward(&batch.input_ids()?, &taps)?;
+            let n_positions = batch.n_positions();
+            let latents = encoders
+                .iter()
+                .map(|encoder| encoder.latents(&models, &activations, n_positions, task.top));
+            add_rows(batch, &latents.collect::<Result<Vec<_>, _>>()?, &mut output)?;
+        }
+        output.end_round()?;
+        n_sequences += round.iter().map(Batch::n_sequences).sum::<usize>() as u64;
+        n_tokens += round.iter().map(Batch::n_tokens).sum::<usize>() as u64;
+        let is_asked = report(n_sequences).is_break();
+        if ranks.any("encoding ends", is_asked)? {
             return Ok(None);
         }
     }
-    file.finish()?;
-    Ok(Some(summary))
-}
-
-fn nothing_yet(n_saes: usize) -> EncodeSummary {
-    EncodeSummary {
-        n_sequences: 0,
-        n_tokens: 0,
-        n_rows: vec![0; n_saes],
-    }
+    Ok(Some(EncodeSummary {
+        n_sequences,
+        n_tokens,
+        n_rows: output.finish()?,
+    }))
 }
 
 fn load(saes: &[FoundSae], facts: &Facts, device: Device) -> Result<Vec<Encoder>, EvalError> {
@@ -134,22 +142,17 @@ impl Encoder {
 fn add_rows(
     batch: &Batch,
     latents: &[TopLatents],
-    file: &mut RowFile,
-    summary: &mut EncodeSummary,
+    output: &mut Output<'_>,
 ) -> Result<(), EvalError> {
     let mut rows = EncodedRows::default();
     for sequence_idx in 0..batch.n_sequences() {
         for (sae_idx, of_sae) in latents.iter().enumerate() {
-            let n_before = rows.len();
             batch.add_rows(sequence_idx, sae_idx, of_sae, &mut rows);
-            summary.n_rows[sae_idx] += (rows.len() - n_before) as u64;
             if rows.len() >= ROWS_AT_ONCE {
-                file.write(&rows)?;
+                output.add(&rows)?;
                 rows.clear();
             }
         }
-        summary.n_sequences += 1;
-        summary.n_tokens += batch.token_ids(sequence_idx).len() as u64;
     }
-    file.write(&rows)
+    output.add(&rows)
 }

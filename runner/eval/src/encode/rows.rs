@@ -9,7 +9,7 @@ const MOST_PRE_ACTS_BYTES: usize = 1 << 28;
 
 /// Columns of active latents, one row for each: in the order of the sequences, of the SAEs, of the
 /// positions, and the strongest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct EncodedRows {
     /// Index of the text or sequence.
     pub sequence: Vec<i64>,
@@ -39,6 +39,41 @@ impl EncodedRows {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+
+    /// Adds them to `bytes`, for [`EncodedRows::all_of`].
+    pub(super) fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend((self.len() as u64).to_le_bytes());
+        bytes.extend(self.sequence.iter().flat_map(|n| n.to_le_bytes()));
+        for column in [&self.position, &self.token_id, &self.sae, &self.latent] {
+            bytes.extend(column.iter().flat_map(|n| n.to_le_bytes()));
+        }
+        bytes.extend(self.activation.iter().flat_map(|n| n.to_le_bytes()));
+    }
+
+    /// What was added to `bytes`, one after the other.
+    pub(super) fn all_of(mut bytes: &[u8]) -> Vec<Self> {
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let n_rows = taken(&mut bytes, 1, u64::from_le_bytes)[0] as usize;
+            all.push(Self {
+                sequence: taken(&mut bytes, n_rows, i64::from_le_bytes),
+                position: taken(&mut bytes, n_rows, i32::from_le_bytes),
+                token_id: taken(&mut bytes, n_rows, i32::from_le_bytes),
+                sae: taken(&mut bytes, n_rows, i32::from_le_bytes),
+                latent: taken(&mut bytes, n_rows, i32::from_le_bytes),
+                activation: taken(&mut bytes, n_rows, f32::from_le_bytes),
+            });
+        }
+        all
+    }
+}
+
+/// The first `n` numbers of `bytes`, which begins after them then.
+fn taken<const N: usize, T>(bytes: &mut &[u8], n: usize, read: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let (own, rest) = bytes.split_at(n * N);
+    *bytes = rest;
+    let (numbers, _) = own.as_chunks();
+    numbers.iter().map(|number| read(*number)).collect()
 }
 
 /// The strongest latents of each of many tokens, strongest first.
@@ -103,5 +138,29 @@ impl TopLatents {
         let tokens = latents.chunks(n_kept).zip(acts.chunks(n_kept));
         self.entries.extend(tokens.map(of_token));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_back_from_their_bytes() {
+        let rows = |n: i32| EncodedRows {
+            sequence: (0..n.into()).map(|idx| idx << 40).collect(),
+            position: (0..n).collect(),
+            token_id: (0..n).map(|idx| idx + 1).collect(),
+            sae: vec![-1; n as usize],
+            latent: (0..n).map(|idx| idx * 7).collect(),
+            activation: (0..n).map(|idx| idx as f32 / 3.0).collect(),
+        };
+        let all = [rows(3), rows(0), rows(1)];
+        let mut bytes = Vec::new();
+        for rows in &all {
+            rows.append_to(&mut bytes);
+        }
+        assert_eq!(EncodedRows::all_of(&bytes), all);
+        assert!(EncodedRows::all_of(&[]).is_empty());
     }
 }

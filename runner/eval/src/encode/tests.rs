@@ -1,6 +1,8 @@
 //! Rows against SAEs by hand, in both formats.
 
 use super::*;
+use crate::ranks::Alone;
+use crate::thread_ranks::on_ranks;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type, Int64Type};
 use lm::{LanguageModel, LoadOptions, Taps};
@@ -74,7 +76,7 @@ fn texts(texts: &[&str]) -> EncodeInput {
 
 fn encoded(task: &EncodeTask) -> EncodeSummary {
     let mut done = Vec::new();
-    let summary = encode(task, &mut |n_done| {
+    let summary = encode(task, &Alone, &mut |n_done| {
         done.push(n_done);
         ControlFlow::Continue(())
     });
@@ -228,21 +230,21 @@ fn tensors_have_the_same_rows() {
 fn nothing_is_left_of_what_was_broken_off_or_failed() {
     let saes = saes();
     let mut task = task(&saes, "latents.parquet");
-    let stopped = encode(&task, &mut |_| ControlFlow::Break(()));
+    let stopped = encode(&task, &Alone, &mut |_| ControlFlow::Break(()));
     assert!(stopped.unwrap().is_none());
     let long = "sail ".repeat(400);
     task.input = texts(&["a", &long]);
-    let failed = encode(&task, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let failed = encode(&task, &Alone, &mut |_| ControlFlow::Continue(())).unwrap_err();
     task.input = texts(&TEXTS);
     let message = failed.to_string();
     assert!(message.starts_with("text 1 has "), "{message}");
     assert!(message.ends_with("a sequence at most 128"), "{message}");
     task.saes[0].hookpoint = "layers.9".into();
-    let failed = encode(&task, &mut |_| ControlFlow::Continue(()));
+    let failed = encode(&task, &Alone, &mut |_| ControlFlow::Continue(()));
     let message = failed.unwrap_err().to_string();
     assert!(message.contains("`layers.9`"), "{message}");
     task.saes[0].hookpoint = "layers.1.mlp.down_proj".into();
-    let failed = encode(&task, &mut |_| ControlFlow::Continue(()));
+    let failed = encode(&task, &Alone, &mut |_| ControlFlow::Continue(()));
     let message = failed.unwrap_err().to_string();
     assert!(
         message.contains("has widths (32, 32), in and out"),
@@ -263,4 +265,27 @@ fn names_of_transformer_lens_are_found() {
     task.saes[0].hookpoint = "blocks.2.hook_resid_post".into();
     encoded(&task);
     assert!(fs::read(&task.out).unwrap() == expected);
+}
+
+#[test]
+fn ranks_write_the_file_of_one_process() {
+    let saes = saes();
+    for name in ["latents.parquet", "latents.safetensors"] {
+        let mut task = task(&saes, name);
+        // Batches of one text or two.
+        let many: Vec<&str> = TEXTS.iter().cycle().take(11).copied().collect();
+        task.input = texts(&many);
+        let go_on = |_: u64| ControlFlow::Continue(());
+        let summary = encode(&task, &Alone, &mut { go_on }).unwrap().unwrap();
+        let expected = fs::read(&task.out).unwrap();
+        for n_ranks in [2, 3, 20] {
+            fs::remove_file(&task.out).unwrap();
+            let of_ranks = on_ranks(n_ranks, |ranks| {
+                encode(&task, ranks, &mut { go_on }).unwrap().unwrap()
+            });
+            assert_eq!(of_ranks[0], summary);
+            assert!(fs::read(&task.out).unwrap() == expected, "{n_ranks} ranks");
+        }
+        fs::remove_file(&task.out).unwrap();
+    }
 }

@@ -6,8 +6,9 @@ use super::replacement::select;
 use super::{EvalRequest, Subject, load, no_token};
 use crate::EvalError;
 use crate::models::{Facts, Models};
+use crate::ranks::Ranks;
 use crate::sites::taps_of_inputs;
-use sae::{Activation, BatchLatents, BatchSearch, Sae};
+use sae::{Activation, BatchLatents, BatchSearch, Sae, least_score};
 use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
@@ -46,14 +47,16 @@ struct Search {
     scores: Vec<Tensor>,
 }
 
-/// Looks for the thresholds with which the SAEs of `request` have as many active latents as is `wanted` of each. `None`:
-/// `report`, which gets the number of sequences done and that of all, stopped it.
+/// Looks for the thresholds with which the SAEs of `request` have as many active latents as is `wanted` of each, on all
+/// `ranks`: they are the same on each, and to the bit those of one process wherever a batch gives the same bits. `None`:
+/// `report`, which gets the number of sequences done and that of all, stopped it on one.
 ///
 /// # Errors
 /// As [`super::evaluate`].
 pub fn calibrate(
     request: &EvalRequest,
     wanted: &[Wanted],
+    ranks: &dyn Ranks,
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Calibrated>>, EvalError> {
     let device = lm::parse_device(&request.model.device)?;
@@ -74,11 +77,15 @@ pub fn calibrate(
         .collect();
     let (sequences, n_sequences) = (&request.sequences, request.sequences.n_sequences() as u64);
     let most = n_sequences * sequences.ctx_len() as u64;
+    let batch_size = request.batch_size.max(1);
     let mut n_done = 0;
-    for token_ids in sequences.batches(request.batch_size.max(1)) {
-        if report(n_done, n_sequences).is_break() {
+    for token_ids in sequences.rounds(batch_size, ranks.shard()) {
+        let is_asked = report(n_done, n_sequences).is_break();
+        if ranks.any("calibration ends", is_asked)? {
             return Ok(None);
         }
+        n_done += (batch_size * ranks.shard().n_ranks) as u64;
+        let Some(token_ids) = token_ids else { continue };
         let batch = Batch::new(&token_ids, sequences.ctx_len(), &filters, device)?;
         let activations = models.forward(&batch.input_ids, &taps)?;
         for (search, kept) in searches.iter_mut().zip(&batch.kept) {
@@ -86,9 +93,8 @@ pub fn calibrate(
             let x = select(&x, kept.rows(x.size()[0]))?.f_to_kind(Kind::Float)?;
             search.add(&x, most)?;
         }
-        n_done += batch.input_ids.size()[0] as u64;
     }
-    let found = searches.iter().map(Search::finish);
+    let found = searches.iter_mut().map(|search| search.finish(ranks));
     found.collect::<Result<_, _>>().map(Some)
 }
 
@@ -160,14 +166,18 @@ impl Search {
         ((self.k * n_tokens as f64).round() as usize).max(1)
     }
 
-    fn finish(&self) -> Result<Calibrated, EvalError> {
+    fn finish(&mut self, ranks: &dyn Ranks) -> Result<Calibrated, EvalError> {
+        // Sync: one number.
+        let n_own = self.n_own.f_double_value(&[])? as u64;
+        let sums = ranks.sum_numbers("calibrated tokens", &[self.n_tokens, n_own])?;
+        let n_own = sums[1];
+        self.n_tokens = sums[0];
         if self.n_tokens == 0 {
             return Err(no_token().into());
         }
         let n_wanted = self.n_wanted(self.n_tokens);
-        let scores: Vec<&Tensor> = self.scores.iter().collect();
-        let least = BatchLatents::least_of(&scores, n_wanted)?.f_double_value(&[])?;
-        let next = BatchLatents::least_of(&scores, n_wanted + 1)?.f_double_value(&[])?;
+        let least = self.least(n_wanted, ranks)?;
+        let next = self.least(n_wanted + 1, ranks)?;
         // Between the last that is wanted and the next, if there is one.
         let threshold = if next < least {
             f64::midpoint(least, next)
@@ -182,12 +192,23 @@ impl Search {
                 .f_double_value(&[])?,
             None => 0.0,
         };
+        let n_active = ranks.sum_numbers("active latents", &[n_active as u64])?[0];
         let n_tokens = self.n_tokens as f64;
         Ok(Calibrated {
             n_tokens: self.n_tokens,
-            own_l0: self.n_own.f_double_value(&[])? / n_tokens,
+            own_l0: n_own as f64 / n_tokens,
             threshold,
-            l0: n_active / n_tokens,
+            l0: n_active as f64 / n_tokens,
         })
+    }
+
+    /// The least of the `n` largest pre-activations of all ranks.
+    fn least(&self, n: usize, ranks: &dyn Ranks) -> Result<f64, EvalError> {
+        let scores: Vec<&Tensor> = self.scores.iter().collect();
+        if ranks.shard().n_ranks == 1 {
+            return Ok(BatchLatents::least_of(&scores, n)?.f_double_value(&[])?);
+        }
+        let gather = |counts: &[i64]| ranks.numbers("scores", counts);
+        Ok(least_score(&scores, n, gather)?.into())
     }
 }

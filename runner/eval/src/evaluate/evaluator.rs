@@ -6,9 +6,10 @@ use super::clean::{CleanPass, CleanTaps};
 use super::predictions::{Predictions, cross_entropy_of};
 use super::replacement::{ablated, select};
 use super::splicing::{Clean, Splicing};
-use super::totals::Totals;
+use super::totals::{FilteredHookpoint, Totals};
 use crate::EvalError;
 use crate::models::{AllTaps, Facts, Models};
+use crate::ranks::Ranks;
 use lm::rows;
 use plan::EvalStats;
 use sae::Moments;
@@ -23,6 +24,7 @@ pub(super) struct Evaluator<'a> {
     facts: &'a Facts,
     sequences: &'a EvalSequences,
     batch_size: usize,
+    ranks: &'a dyn Ranks,
 }
 
 type Report<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
@@ -30,19 +32,20 @@ type Report<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 impl<'a> Evaluator<'a> {
     pub(super) fn new(
         (models, facts): (&'a Models, &'a Facts),
-        sequences: &'a EvalSequences,
-        batch_size: usize,
+        (sequences, batch_size): (&'a EvalSequences, usize),
+        ranks: &'a dyn Ranks,
     ) -> Self {
         Self {
             models,
             facts,
             sequences,
             batch_size: batch_size.max(1),
+            ranks,
         }
     }
 
-    /// The statistics of each SAE, and on how many tokens each of its latents fired; `None` if
-    /// `report` breaks off.
+    /// The statistics of each SAE, and on how many tokens each of its latents fired, the same on all ranks; `None` if
+    /// `report` breaks off on any of them.
     pub(super) fn run(
         &self,
         subjects: &[Subject],
@@ -52,25 +55,41 @@ impl<'a> Evaluator<'a> {
         let n_sequences = self.sequences.n_sequences() as u64;
         let filters = totals.excluded();
         let taps = self.taps(&totals)?;
-        for token_ids in self.sequences.batches(self.batch_size) {
-            if report(0, n_sequences).is_break() {
+        for token_ids in self.rounds() {
+            let is_asked = report(0, n_sequences).is_break();
+            if self.ranks.any("evaluation ends", is_asked)? {
                 return Ok(None);
             }
-            self.add_moments(&self.batch(&token_ids, &filters)?, &taps, &mut totals)?;
+            let moments = match token_ids {
+                Some(token_ids) => {
+                    self.moments(&self.batch(&token_ids, &filters)?, &taps, &totals)?
+                }
+                None => totals.hookpoints.iter().map(|_| None).collect(),
+            };
+            totals.add_moments(moments, self.ranks)?;
         }
         let splicing = Splicing::new(subjects);
         let taps = splicing.taps(self.facts)?;
         let taps = CleanTaps::new((self.models, self.facts), taps, &totals)?;
         let mut n_done = 0;
-        for token_ids in self.sequences.batches(self.batch_size) {
-            if report(n_done, n_sequences).is_break() {
+        for token_ids in self.rounds() {
+            let is_asked = report(n_done, n_sequences).is_break();
+            if self.ranks.any("evaluation ends", is_asked)? {
                 return Ok(None);
             }
-            let batch = self.batch(&token_ids, &filters)?;
-            self.add_predictions(&batch, (&splicing, &taps), &mut totals)?;
-            n_done += batch.input_ids.size()[0] as u64;
+            if let Some(token_ids) = token_ids {
+                let batch = self.batch(&token_ids, &filters)?;
+                self.add_predictions(&batch, (&splicing, &taps), &mut totals)?;
+            }
+            totals.end_round(self.ranks)?;
+            n_done += (self.batch_size * self.ranks.shard().n_ranks) as u64;
         }
+        totals.gather(self.ranks)?;
         Ok(Some(totals.read()?))
+    }
+
+    fn rounds(&self) -> impl Iterator<Item = Option<Vec<i64>>> {
+        self.sequences.rounds(self.batch_size, self.ranks.shard())
     }
 
     fn taps(&self, totals: &Totals) -> Result<AllTaps, EvalError> {
@@ -84,29 +103,23 @@ impl<'a> Evaluator<'a> {
         Batch::new(token_ids, ctx_len, filters, self.models.device())
     }
 
-    /// Mean and variance of the hookpoints' outputs.
-    fn add_moments(
+    /// Mean and variance of the hookpoints' outputs; `None`: nothing counts.
+    fn moments(
         &self,
         batch: &Batch,
         taps: &AllTaps,
-        totals: &mut Totals,
-    ) -> Result<(), EvalError> {
+        totals: &Totals,
+    ) -> Result<Vec<Option<Moments>>, EvalError> {
         let activations = self.models.forward(&batch.input_ids, taps)?;
-        for filtered in &mut totals.hookpoints {
+        let of_hookpoint = |filtered: &FilteredHookpoint| {
             let y = activations.get(&filtered.hookpoint);
             let y = rows(y.expect("every hookpoint is tapped"))?;
             let counting = batch.kept[filtered.filter_idx].rows(y.size()[0]);
             let y = select(&y, counting)?.f_to_kind(Kind::Float)?;
-            if y.size()[0] == 0 {
-                continue;
-            }
-            let moments = Moments::of(&y)?;
-            filtered.moments = Some(match filtered.moments.take() {
-                None => moments,
-                Some(sum) => sum.merge(&moments)?,
-            });
-        }
-        Ok(())
+            let counts = y.size()[0] > 0;
+            Ok(counts.then(|| Moments::of(&y)).transpose()?)
+        };
+        totals.hookpoints.iter().map(of_hookpoint).collect()
     }
 
     /// The clean pass once. From the blocks of the hookpoints on, one pass for each hookpoint without its output, and one

@@ -22,6 +22,7 @@ mod tests;
 
 use crate::EvalError;
 use crate::models::{Facts, Models};
+use crate::ranks::Ranks;
 use crate::sites::{self, Site};
 pub use calibrate::{Calibrated, Wanted, calibrate, threshold_factors};
 use evaluator::Evaluator;
@@ -87,14 +88,15 @@ impl EvalRequest {
     }
 }
 
-/// Evaluates SAEs, in their order. `None`: `report`, which gets the number of sequences done and
-/// that of all, stopped it.
+/// Evaluates SAEs, in their order, on all `ranks`: the result is the same on each. `None`: `report`, which gets the number
+/// of sequences done and that of all, stopped it on one.
 ///
 /// # Errors
-/// An SAE that cannot be read or is not for its hookpoint, a model that cannot be loaded with its
+/// A rank that is gone, an SAE that cannot be read or is not for its hookpoint, a model that cannot be loaded with its
 /// head, a density file that cannot be written, or too little memory.
 pub fn evaluate(
     request: &EvalRequest,
+    ranks: &dyn Ranks,
     report: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Evaluated>>, EvalError> {
     let model = &request.model;
@@ -103,14 +105,15 @@ pub fn evaluate(
     let facts = Facts::read(model)?;
     let subjects = load(&request.saes, &facts, device)?;
     let models = Models::load(model, None, device)?;
-    let evaluator = Evaluator::new((&models, &facts), &request.sequences, request.batch_size);
+    let sequences = (&request.sequences, request.batch_size);
+    let evaluator = Evaluator::new((&models, &facts), sequences, ranks);
     let Some(measured) = evaluator.run(&subjects, report)? else {
         return Ok(None);
     };
     let mut evaluated = Vec::with_capacity(subjects.len());
     for (Subject { spec, sae, .. }, (stats, fire_counts)) in subjects.into_iter().zip(measured) {
         check(&models, (&spec, &sae), &stats)?;
-        if let Some(path) = &spec.density {
+        if let Some(path) = spec.density.as_ref().filter(|_| ranks.has_writer()) {
             write_density(path, &fire_counts, stats.n_tokens)?;
         }
         evaluated.push(Evaluated {

@@ -1,8 +1,10 @@
 //! Numerics on the tiny model.
 
+mod ranks;
 mod several;
 
 use super::*;
+use crate::ranks::Alone;
 use datasets::find_files;
 use fault::Remedy;
 use lm::{LanguageModel, LoadOptions, Replacements, Taps};
@@ -97,7 +99,7 @@ impl Bench {
 
     fn run(&self, batch_size: usize) -> Vec<EvalStats> {
         let go_on = &mut |_, _| ControlFlow::Continue(());
-        let evaluated = evaluate(&self.request(batch_size), go_on).unwrap();
+        let evaluated = evaluate(&self.request(batch_size), &Alone, go_on).unwrap();
         let evaluated = evaluated.unwrap().into_iter();
         evaluated.map(|evaluated| evaluated.stats).collect()
     }
@@ -364,7 +366,7 @@ fn tokens_that_are_all_excluded_are_told() {
     let all: Vec<u32> = (0..300).collect();
     bench.add("none", &random(1), &all);
     let go_on = &mut |_, _| ControlFlow::Continue(());
-    let error = evaluate(&bench.request(3), go_on).unwrap_err();
+    let error = evaluate(&bench.request(3), &Alone, go_on).unwrap_err();
     assert!(
         error
             .to_string()
@@ -445,7 +447,7 @@ fn an_sae_of_other_widths_or_at_no_hookpoint_is_told() {
     bench.add("narrow", &narrow, &[]);
     let error = |bench: &Bench| {
         let go_on = &mut |_, _| ControlFlow::Continue(());
-        evaluate(&bench.request(3), go_on).unwrap_err()
+        evaluate(&bench.request(3), &Alone, go_on).unwrap_err()
     };
     let widths = error(&bench);
     let message = widths.to_string();
@@ -467,7 +469,7 @@ fn it_breaks_off_when_told_to() {
     let mut bench = Bench::new();
     bench.add("a", &random(1), &[]);
     let mut calls = Vec::new();
-    let stopped = evaluate(&bench.request(3), &mut |n_done, n_sequences| {
+    let stopped = evaluate(&bench.request(3), &Alone, &mut |n_done, n_sequences| {
         calls.push((n_done, n_sequences));
         match calls.len() {
             5 => ControlFlow::Break(()),
@@ -502,7 +504,7 @@ fn thresholds_are_found_on_what_each_sae_reads() {
     }
     let go_on = &mut |_, _| ControlFlow::Continue(());
     let wanted = [5.0, 5.5].map(|k| Wanted { k, estimate: None });
-    let found = calibrate(&bench.request(3), &wanted, go_on).unwrap();
+    let found = calibrate(&bench.request(3), &wanted, &Alone, go_on).unwrap();
     let found = found.unwrap();
     let (model, input_ids) = (model(), bench.input_ids());
     let taps = Taps::new(model.facts(), &["layers.1.mlp"]).unwrap();

@@ -1,19 +1,27 @@
 //! The sums of an evaluation: what SAEs share, and those of each.
+//!
+//! Ranks take the batches in rounds, one each. What a batch adds is summed by itself, and the batches of a round are added
+//! in their order: so the sums are to the bit those of one process, wherever a batch gives the same bits.
 
 use super::Subject;
 use super::groups::groups;
 use super::sums::{SaeSums, zero};
 use crate::EvalError;
 use crate::models::by_model;
+use crate::ranks::Ranks;
 use plan::EvalStats;
 use sae::Moments;
 use std::collections::BTreeSet;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-/// All of them.
+/// All of them. Scalars that are Double are those of the round until [`Totals::gather`].
 #[derive(Debug)]
 pub(super) struct Totals {
     device: Device,
+    /// The scalars, one after the other, which are views of it: `[n]`, Double.
+    of_round: Tensor,
+    /// Their sums over the rounds before, and all ranks.
+    so_far: Tensor,
     /// The lists of tokens that do not count, each once.
     pub(super) filters: Vec<Filter>,
     /// Hookpoints, each once for a filter.
@@ -76,8 +84,11 @@ impl Totals {
     /// # Errors
     /// A cross-layer transcoder that lacks layers; too little memory.
     pub(super) fn new(subjects: &[Subject], device: Device) -> Result<Self, EvalError> {
+        let nothing = Tensor::f_zeros([0], (Kind::Double, device))?;
         let mut totals = Self {
             device,
+            of_round: nothing.shallow_clone(),
+            so_far: nothing,
             filters: Vec::new(),
             hookpoints: Vec::new(),
             ablations: Vec::new(),
@@ -99,7 +110,101 @@ impl Totals {
                 kl: zero(device)?,
             });
         }
+        totals.share_memory()?;
         Ok(totals)
+    }
+
+    /// Makes all scalars views of one tensor.
+    fn share_memory(&mut self) -> Result<(), EvalError> {
+        let n_scalars = self.scalars_mut().len() as i64;
+        let of_round = Tensor::f_zeros([n_scalars], (Kind::Double, self.device))?;
+        for (idx, scalar) in (0..).zip(self.scalars_mut()) {
+            *scalar = of_round.f_get(idx)?;
+        }
+        self.so_far = of_round.f_zeros_like()?;
+        self.of_round = of_round;
+        Ok(())
+    }
+
+    fn scalars_mut(&mut self) -> Vec<&mut Tensor> {
+        let clean = self.filters.iter_mut();
+        let clean = clean.flat_map(|filter| &mut filter.ce_clean);
+        let ablated = self.ablations.iter_mut().map(|ablation| &mut ablation.ce);
+        let spliced = self.splices.iter_mut();
+        let spliced = spliced.flat_map(|splice| [&mut splice.ce, &mut splice.kl]);
+        let errors = self.saes.iter_mut().map(|sae| &mut sae.squared_error);
+        clean.chain(ablated).chain(spliced).chain(errors).collect()
+    }
+
+    /// Adds this rank's moments of each hookpoint, and those of all others.
+    ///
+    /// # Errors
+    /// A rank that is gone, or too little memory.
+    pub(super) fn add_moments(
+        &mut self,
+        ours: Vec<Option<Moments>>,
+        ranks: &dyn Ranks,
+    ) -> Result<(), EvalError> {
+        let sizes = ours.iter().flat_map(|moments| match moments {
+            Some(moments) => [moments.n_tokens.cast_signed(), moments.mean.size()[0]],
+            None => [0, 0],
+        });
+        let sizes = ranks.numbers("moments of a round", &sizes.collect::<Vec<_>>())?;
+        for (idx, (filtered, ours)) in self.hookpoints.iter_mut().zip(ours).enumerate() {
+            let width = sizes.iter().map(|sizes| sizes[2 * idx + 1]).max();
+            let width = width.unwrap_or(0);
+            if width == 0 {
+                continue;
+            }
+            let flat = match &ours {
+                Some(moments) => {
+                    let variance = moments.squared_deviations.f_view(1)?;
+                    Tensor::f_cat(&[&variance, &moments.mean], 0)?
+                }
+                None => Tensor::f_zeros([1 + width], (Kind::Double, self.device))?,
+            };
+            let of_ranks = ranks.gather(&format!("moments of {width}"), &flat)?;
+            for (flat, sizes) in of_ranks.iter().zip(&sizes) {
+                let n_tokens = sizes[2 * idx].cast_unsigned();
+                filtered.add(flat, n_tokens)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the sums of this rank's batch and those of all others.
+    ///
+    /// # Errors
+    /// A rank that is gone, or too little memory.
+    pub(super) fn end_round(&mut self, ranks: &dyn Ranks) -> Result<(), EvalError> {
+        for of_rank in ranks.gather("sums of a round", &self.of_round)? {
+            let _ = self.so_far.f_add_(&of_rank)?;
+        }
+        let _ = self.of_round.f_zero_()?;
+        Ok(())
+    }
+
+    /// Ends the last round: the sums are those of all rounds and ranks from now on.
+    ///
+    /// # Errors
+    /// A rank that is gone, or too little memory.
+    pub(super) fn gather(&mut self, ranks: &dyn Ranks) -> Result<(), EvalError> {
+        self.of_round.f_copy_(&self.so_far)?;
+        let filters = self.filters.iter_mut();
+        let counts = filters.map(|filter| &mut filter.n_predicted);
+        let counts = counts.chain(self.saes.iter_mut().map(|sae| &mut sae.n_tokens));
+        let counts: Vec<&mut u64> = counts.collect();
+        let ours: Vec<u64> = counts.iter().map(|count| **count).collect();
+        let sums = ranks.sum_numbers("numbers of tokens", &ours)?;
+        for (count, sum) in counts.into_iter().zip(sums) {
+            *count = sum;
+        }
+        for sae in &mut self.saes {
+            // Whole numbers: no order of addition changes them.
+            let name = format!("fire counts of {}", sae.fire_counts.size()[0]);
+            sae.fire_counts = ranks.sum(&name, &sae.fire_counts)?;
+        }
+        Ok(())
     }
 
     fn filter_idx(&mut self, exclude_tokens: Vec<u32>) -> Result<usize, EvalError> {
@@ -237,6 +342,25 @@ impl Totals {
             }
         }
         Ok(sum)
+    }
+}
+
+impl FilteredHookpoint {
+    /// Adds moments of `n_tokens` tokens: variance and mean, `[1 + width]`, Double.
+    fn add(&mut self, flat: &Tensor, n_tokens: u64) -> Result<(), EvalError> {
+        if n_tokens == 0 {
+            return Ok(());
+        }
+        let part = Moments {
+            n_tokens,
+            squared_deviations: flat.f_get(0)?,
+            mean: flat.f_narrow(0, 1, flat.size()[0] - 1)?,
+        };
+        self.moments = Some(match self.moments.take() {
+            None => part,
+            Some(sum) => sum.merge(&part)?,
+        });
+        Ok(())
     }
 }
 

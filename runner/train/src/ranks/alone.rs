@@ -97,6 +97,10 @@ impl Ranks for Alone {
         Ok(ours)
     }
 
+    fn evaluators(&self) -> &dyn eval::Ranks {
+        &eval::Alone
+    }
+
     fn volume(&self, _n_updates: u64) -> Option<String> {
         None
     }

@@ -94,6 +94,9 @@ pub(crate) trait Ranks: Debug {
         n_tokens: &[u64],
     ) -> Result<Moments, TrainError>;
 
+    /// The same processes, as they evaluate.
+    fn evaluators(&self) -> &dyn eval::Ranks;
+
     /// What this process sent in `n_updates` updates; `None`: it is alone.
     fn volume(&self, n_updates: u64) -> Option<String>;
 }

@@ -138,6 +138,10 @@ impl Ranks for World {
         Ok(sum.unwrap_or(ours))
     }
 
+    fn evaluators(&self) -> &dyn eval::Ranks {
+        self
+    }
+
     fn volume(&self, n_updates: u64) -> Option<String> {
         let volume = self.data().volume();
         let of = |kind, name| {

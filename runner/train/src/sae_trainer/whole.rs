@@ -7,8 +7,8 @@ use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::ranks::Ranks;
 use plan::K;
-use sae::{AuxK, BatchLatents, BatchSearch, Moments, Objective, TotalVariance};
-use tch::{Device, Kind, Tensor};
+use sae::{AuxK, BatchLatents, BatchSearch, Moments, Objective, TotalVariance, least_score};
+use tch::{Kind, Tensor};
 
 /// The next update's least score is looked for from this part of the last one's on.
 const HINT: f32 = 0.9;
@@ -138,7 +138,11 @@ impl Held {
         let scores: Vec<&Tensor> = latents.map(BatchLatents::scores).collect();
         match ranks.number() {
             1 => Ok(BatchLatents::least_of(&scores, n_wanted)?),
-            _ => least_of_all_ranks(&scores, n_wanted, (label, ranks)),
+            _ => {
+                let name = format!("scores of {label}");
+                let least = least_score(&scores, n_wanted, |counts| ranks.gather(&name, counts))?;
+                Ok(Tensor::from(least))
+            }
         }
     }
 
@@ -167,80 +171,4 @@ impl Held {
 /// Latents of `n_tokens` tokens together.
 fn wanted(k: f64, n_tokens: u64) -> usize {
     ((k * n_tokens as f64) as usize).max(1)
-}
-
-/// Bits of a positive number that each round of the search looks at, from the highest on.
-const ROUNDS: [u32; 3] = [11, 11, 10];
-
-/// As [`BatchLatents::least_of`], of the scores of all ranks: what they send each other is how many scores there are in
-/// each of some thousand ranges.
-fn least_of_all_ranks(
-    scores: &[&Tensor],
-    n: usize,
-    (label, ranks): (&str, &dyn Ranks),
-) -> Result<Tensor, TrainError> {
-    let mut bits: Vec<u32> = Vec::new();
-    for scores in scores {
-        let scores = Vec::<f32>::try_from(scores.f_to_device(Device::Cpu)?)?;
-        bits.extend(
-            scores
-                .into_iter()
-                .filter(|score| *score > 0.0)
-                .map(f32::to_bits),
-        );
-    }
-    let (mut prefix, mut n_left) = (0u32, n as i64);
-    let mut shift = u32::BITS;
-    for n_bits in ROUNDS {
-        shift -= n_bits;
-        let mut counts = vec![0i64; 1 << n_bits];
-        let mask = (1u32 << n_bits) - 1;
-        for bits in bits
-            .iter()
-            .filter(|bits| u64::from(**bits) >> (shift + n_bits) == u64::from(prefix))
-        {
-            counts[(bits >> shift & mask) as usize] += 1;
-        }
-        let of_ranks = ranks.gather(&format!("scores of {label}"), &counts)?;
-        let all = |idx: usize| of_ranks.iter().map(|counts| counts[idx]).sum::<i64>();
-        let totals: Vec<i64> = (0..counts.len()).map(all).collect();
-        // Fewer than are wanted: the least of them.
-        n_left = n_left.min(totals.iter().sum());
-        if n_left == 0 {
-            return Ok(Tensor::from(f32::INFINITY));
-        }
-        let mut n_above = 0;
-        let found = (0..counts.len()).rev().find(|idx| {
-            n_above += totals[*idx];
-            n_above >= n_left
-        });
-        let found = found.expect("there are as many");
-        n_left -= n_above - totals[found];
-        prefix = prefix << n_bits | found as u32;
-    }
-    Ok(Tensor::from(f32::from_bits(prefix)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ranks::ALONE;
-
-    #[test]
-    fn the_least_by_counting_is_that_by_sorting() {
-        let numbers: Vec<f32> = (0..500).map(|idx| (idx as f32 * 1.7).sin() * 3.0).collect();
-        let parts = [
-            Tensor::from_slice(&numbers[..100]),
-            Tensor::from_slice(&numbers[100..]),
-        ];
-        let n_positive = numbers.iter().filter(|number| **number > 0.0).count();
-        for n in [1, 2, 57, n_positive, 400, 10_000] {
-            let counted = least_of_all_ranks(&[&parts[0], &parts[1]], n, ("x", ALONE)).unwrap();
-            let sorted = BatchLatents::least_of(&[&parts[0], &parts[1]], n).unwrap();
-            assert!(counted.equal(&sorted), "{n}: {counted:?} {sorted:?}");
-        }
-        let none = [Tensor::from_slice(&[-1.0f32, 0.0])];
-        let least = least_of_all_ranks(&[&none[0]], 3, ("x", ALONE)).unwrap();
-        assert_eq!(least.double_value(&[]), f64::INFINITY);
-    }
 }

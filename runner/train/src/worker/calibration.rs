@@ -4,6 +4,7 @@
 use super::reports::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
+use crate::ranks::Ranks;
 use crate::stop::StopFlag;
 use eval::{Calibrated, EvalRequest, Wanted, calibrate, threshold_factors};
 use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec, count};
@@ -11,54 +12,81 @@ use sae::Sae;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
-/// Calibrates those of the SAEs of `request`, which are those of `jobs`, that ask for it; `false`: it was stopped.
-pub(super) fn run(
-    order: &Order,
-    jobs: &[&OrderJob],
-    request: &EvalRequest,
-    (stop, step): (&StopFlag, u64),
-    events: &mut EventLog,
-) -> Result<bool, TrainError> {
-    let owners = jobs
-        .iter()
-        .flat_map(|job| job.job.saes.iter().map(move |spec| (*job, spec)));
-    let all = owners.zip(&request.saes);
-    let asking = all.filter(|((job, _), _)| {
-        let config = &job.job.config;
-        config.activation == Activation::BatchTopK && config.calibrate_threshold
-    });
-    let (owners, saes): (Vec<_>, Vec<EvalSae>) =
-        asking.map(|(owner, sae)| (owner, sae.clone())).unzip();
-    if saes.is_empty() {
-        return Ok(true);
+/// The calibration of the SAEs of jobs.
+pub(super) struct Calibration<'a> {
+    pub(super) order: &'a Order,
+    /// What these SAEs are evaluated on.
+    pub(super) request: &'a EvalRequest,
+    /// Optimizer updates up to the final checkpoints.
+    pub(super) step: u64,
+    pub(super) ranks: &'a dyn Ranks,
+}
+
+impl Calibration<'_> {
+    /// Calibrates those of the request's SAEs, which are those of `jobs`, that ask for it; `false`: it was stopped.
+    pub(super) fn run(
+        &self,
+        jobs: &[&OrderJob],
+        stop: &StopFlag,
+        events: &mut EventLog,
+    ) -> Result<bool, TrainError> {
+        let Self { order, request, .. } = *self;
+        let owners = jobs
+            .iter()
+            .flat_map(|job| job.job.saes.iter().map(move |spec| (*job, spec)));
+        let all = owners.zip(&request.saes);
+        let asking = all.filter(|((job, _), _)| {
+            let config = &job.job.config;
+            config.activation == Activation::BatchTopK && config.calibrate_threshold
+        });
+        let (owners, saes): (Vec<_>, Vec<EvalSae>) =
+            asking.map(|(owner, sae)| (owner, sae.clone())).unzip();
+        if saes.is_empty() {
+            return Ok(true);
+        }
+        let message = format!("calibrating the thresholds of {}", count(saes.len(), "SAE"));
+        events.write(EventKind::Note { message })?;
+        let request = EvalRequest {
+            model: request.model.clone(),
+            sequences: request.sequences.clone(),
+            batch_size: request.batch_size,
+            saes,
+        };
+        let wanted = owners.iter().map(|(job, spec)| Wanted {
+            k: spec.k.mean(),
+            estimate: sae_files::threshold_ema(&dir_of(order, job, spec)),
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let ranks = self.ranks.evaluators();
+        let found = with_reports(stop, events, |report| {
+            Ok(calibrate(&request, &wanted, ranks, report)?)
+        })?;
+        let Some(found) = found else {
+            return Ok(false);
+        };
+        let of_owner = owners.into_iter().zip(wanted).zip(found);
+        for ((owner, wanted), found) in of_owner.filter(|_| self.ranks.has_writer()) {
+            self.keep(owner, &wanted, found, events)?;
+        }
+        events.sync()?;
+        // What is evaluated has its threshold by now, wherever it is read.
+        self.ranks.wait_for_all("calibrated SAEs")?;
+        Ok(true)
     }
-    let message = format!("calibrating the thresholds of {}", count(saes.len(), "SAE"));
-    events.write(EventKind::Note { message })?;
-    let request = EvalRequest {
-        model: request.model.clone(),
-        sequences: request.sequences.clone(),
-        batch_size: request.batch_size,
-        saes,
-    };
-    let wanted = owners.iter().map(|(job, spec)| Wanted {
-        k: spec.k.mean(),
-        estimate: sae_files::threshold_ema(&dir_of(order, job, spec)),
-    });
-    let wanted: Vec<Wanted> = wanted.collect();
-    let found = with_reports(stop, events, |report| {
-        Ok(calibrate(&request, &wanted, report)?)
-    })?;
-    let Some(found) = found else {
-        return Ok(false);
-    };
-    for (((job, spec), wanted), found) in owners.into_iter().zip(wanted).zip(found) {
+
+    /// Writes a threshold into its SAE's file, then the event.
+    fn keep(
+        &self,
+        (job, spec): (&OrderJob, &SaeSpec),
+        wanted: &Wanted,
+        found: Calibrated,
+        events: &mut EventLog,
+    ) -> Result<(), TrainError> {
         let ema_threshold = wanted.estimate.unwrap_or(f64::NAN);
-        let dir = dir_of(order, job, spec);
+        let dir = dir_of(self.order, job, spec);
         save(&dir, (job, spec), (found.threshold, ema_threshold))?;
-        report((job, spec), (found, ema_threshold), step, events)?;
+        report((job, spec), (found, ema_threshold), self.step, events)
     }
-    events.sync()?;
-    Ok(true)
 }
 
 fn dir_of(order: &Order, job: &OrderJob, spec: &SaeSpec) -> PathBuf {

@@ -1,9 +1,11 @@
-//! The evaluation of the jobs of an order, as a worker does it when they are trained.
+//! The evaluation of the jobs of an order, as a worker does it when they are trained: on all ranks, each with all SAEs
+//! from their files. Rank 0 writes what is found.
 
-use super::calibration;
+use super::calibration::Calibration;
 use super::reports::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
+use crate::ranks::Ranks;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
 use eval::{EvalRequest, evaluate};
@@ -21,6 +23,10 @@ pub(crate) struct JobEvaluation<'a> {
     pub(crate) step: u64,
     /// Of the language model.
     pub(crate) vocab_size: usize,
+    /// This process's.
+    pub(crate) device: String,
+    /// Who evaluates.
+    pub(crate) ranks: &'a dyn Ranks,
 }
 
 impl JobEvaluation<'_> {
@@ -29,11 +35,13 @@ impl JobEvaluation<'_> {
     /// # Errors
     /// A checkpoint or a model that cannot be loaded, or too little memory.
     pub(crate) fn run(self, stop: &StopFlag, events: &mut EventLog) -> Result<Outcome, TrainError> {
-        let (order, step) = (self.order, self.step);
+        let (order, step, ranks) = (self.order, self.step, self.ranks);
         let jobs: Vec<&OrderJob> = order.jobs_to_evaluate().collect();
         let Some(sequences) = self.sequences.filter(|_| !jobs.is_empty()) else {
             return Ok(Outcome::Finished);
         };
+        // Their files are those of all ranks.
+        ranks.wait_for_all("trained SAEs")?;
         let (most, ctx_len) = (order.key.batch_size, sequences.ctx_len());
         let request = EvalRequest {
             model: ModelUse {
@@ -41,24 +49,33 @@ impl JobEvaluation<'_> {
                 dir: order.model_dir.clone(),
                 dtype: order.key.dtype,
                 load_in_8bit: order.key.load_in_8bit,
-                device: order.device.clone(),
+                device: self.device,
             },
             batch_size: eval_batch_size(most, ctx_len, self.vocab_size),
             saes: jobs.iter().flat_map(|job| saes(order, job)).collect(),
             sequences,
         };
-        if !calibration::run(order, &jobs, &request, (stop, step), events)? {
-            events.write(EventKind::Interrupted { step })?;
-            return Ok(Outcome::Interrupted);
+        let calibration = Calibration {
+            order,
+            request: &request,
+            step,
+            ranks,
+        };
+        if !calibration.run(&jobs, stop, events)? {
+            return interrupt(step, ranks, events);
         }
-        match run(&request, stop, events)? {
+        match run(&request, ranks, stop, events)? {
             Some(evaluated) => report(&jobs, evaluated, step, events),
-            None => {
-                events.write(EventKind::Interrupted { step })?;
-                Ok(Outcome::Interrupted)
-            }
+            None => interrupt(step, ranks, events),
         }
     }
+}
+
+/// When one process ends, launchers end the others: no process may end before it is said.
+fn interrupt(step: u64, ranks: &dyn Ranks, events: &mut EventLog) -> Result<Outcome, TrainError> {
+    events.write(EventKind::Interrupted { step })?;
+    ranks.wait_for_all("stopped before the evaluation's end")?;
+    Ok(Outcome::Interrupted)
 }
 
 fn saes(order: &Order, job: &OrderJob) -> Vec<EvalSae> {
@@ -75,6 +92,7 @@ fn saes(order: &Order, job: &OrderJob) -> Vec<EvalSae> {
 
 fn run(
     request: &EvalRequest,
+    ranks: &dyn Ranks,
     stop: &StopFlag,
     events: &mut EventLog,
 ) -> Result<Option<Vec<Evaluated>>, TrainError> {
@@ -85,7 +103,9 @@ fn run(
         count(n_sequences, "held-out sequence")
     );
     events.write(EventKind::Note { message })?;
-    with_reports(stop, events, |report| Ok(evaluate(request, report)?))
+    with_reports(stop, events, |report| {
+        Ok(evaluate(request, ranks.evaluators(), report)?)
+    })
 }
 
 /// The files are in place; then the events about them.

@@ -11,7 +11,8 @@ use crate::allocator::keep_freed_memory;
 use crate::events::EventLog;
 use crate::gpu::choose_kernels;
 use crate::process::log;
-use crate::ranks::{ALONE, Ranks, rendezvous};
+use crate::ranks::rendezvous::{self, device_name};
+use crate::ranks::{ALONE, Ranks};
 use crate::stop::{STOPPED, StopFlag, has_lost_parent};
 use crate::training::base::Length;
 use crate::training::open::{open_jobs, second_taps, taps};
@@ -133,7 +134,7 @@ fn train_with_others(
     events: &mut EventLog,
 ) -> Result<Outcome, TrainError> {
     lm::init_backends();
-    let device = rendezvous::device(order, Some(&environment))?;
+    let device = rendezvous::device(&order.device, Some(&environment))?;
     let digests = DigestCache::new(&order.cache_dir);
     let world = rendezvous::join(order, environment, device, &digests)?;
     let outcome = train_on(order, device, &world, stop, events);
@@ -153,7 +154,13 @@ pub(crate) fn train(
     events: &mut EventLog,
 ) -> Result<Outcome, TrainError> {
     lm::init_backends();
-    train_on(order, rendezvous::device(order, None)?, ALONE, stop, events)
+    train_on(
+        order,
+        rendezvous::device(&order.device, None)?,
+        ALONE,
+        stop,
+        events,
+    )
 }
 
 fn train_on(
@@ -200,12 +207,14 @@ fn train_on(
         };
         (outcome, failed) = stream.train(batches, &stop, events)?;
     }
-    if outcome == Outcome::Finished && ranks.has_writer() {
+    if outcome == Outcome::Finished {
         let evaluation = JobEvaluation {
             order: &order.without(&failed),
             sequences: held_out,
             step: n_steps,
             vocab_size: models.first.facts.vocab_size,
+            device: device_name(device),
+            ranks,
         };
         outcome = evaluation.run(&stop, events)?;
     }
@@ -366,13 +375,6 @@ fn log_memory(order: &Order, device: Device) -> Result<(), TrainError> {
         ));
     }
     Ok(())
-}
-
-fn device_name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}").to_lowercase(),
-    }
 }
 
 /// Keeps other workers from the stream. One that has lost its parent may still be about to end.

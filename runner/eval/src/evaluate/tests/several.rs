@@ -243,7 +243,7 @@ fn a_layer_without_the_others_is_not_evaluated() {
     bench.add_layers("clt");
     let first = bench.saes.remove(1);
     let go_on = &mut |_, _| ControlFlow::Continue(());
-    let error = evaluate(&bench.request(3), go_on).unwrap_err();
+    let error = evaluate(&bench.request(3), &Alone, go_on).unwrap_err();
     let message = error.to_string();
     assert!(
         message.contains("`clt/layers.2.mlp` is a layer of a cross-layer"),
@@ -334,7 +334,7 @@ fn a_crosscoder_of_two_models_needs_both() {
     let sae = crosscoder(&["layers.1", "2:layers.2"], 64, 9);
     bench.add_saved("crosscoder", "any", &sae, &[]);
     let go_on = &mut |_, _| ControlFlow::Continue(());
-    let error = evaluate(&bench.request(3), go_on).unwrap_err();
+    let error = evaluate(&bench.request(3), &Alone, go_on).unwrap_err();
     let message = error.to_string();
     assert!(
         message.contains("`layers.2` of a second model"),
