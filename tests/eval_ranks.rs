@@ -1,6 +1,6 @@
 //! Evaluation, encoding and the proof of resuming by several processes: what they find is what one finds.
 
-use crate::common::{Outcome, Workspace, replace_line, small_sweep};
+use crate::common::{Outcome, Workspace, fixture, replace_line, small_sweep, text};
 use crate::distributed::{assert_codes, free_port, rank, start, wait, workspace};
 use serde_json::Value;
 use std::fs;
@@ -116,13 +116,14 @@ fn encode_by_ranks_writes_the_file_of_one_process() {
     let workspace = workspace(&sweep(""));
     alone(&workspace, &["tiny.toml"]).succeeds();
     let job = &jobs(&workspace)[0];
-    let dataset = crate::common::text(&crate::common::fixture("tiny.jsonl"));
+    let dataset = fixture("tiny.jsonl");
+    let dataset = text(&dataset);
     let args = |out| {
         [
             "encode",
             job,
             "--dataset",
-            &dataset,
+            dataset,
             "--ctx-len",
             "64",
             "--max-examples",

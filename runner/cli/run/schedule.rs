@@ -19,8 +19,8 @@ use crate::sweep::expand::Expanded;
 use crate::track::Tracking;
 use fault::FailureKind;
 use futures_util::future::join_all;
-use plan::Stream;
 use plan::Told;
+use plan::{Fit, Stream};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -309,6 +309,7 @@ impl Scheduler<'_> {
                     if todo.is_empty() {
                         break;
                     }
+                    self.adapt(lane, n_attempts > 0)?;
                     match self.attempt(lane, (todo, &recorded), signals).await? {
                         Some(attempt) => attempt,
                         None => {
@@ -357,6 +358,26 @@ impl Scheduler<'_> {
             n_attempts += 1;
         }
         Ok(summary)
+    }
+
+    /// Has the launcher look whether all GPUs are still there.
+    fn adapt(&self, lane: &Lane<'_>, is_retry: bool) -> Result<(), CliError> {
+        let plan = &self.expanded.plan;
+        let fit = |n_ranks| {
+            let jobs = plan.jobs_of(lane.stream);
+            let models = self.expanded.inputs.models_of(jobs[0]);
+            let launch = &self.expanded.sweep.sweep.launch;
+            let processes = Processes::here(n_ranks);
+            Fit {
+                predicted: plan::memory_of(&jobs, models, n_ranks).total_bytes(),
+                most: device_memory::of_device(launch, lane.device, &processes),
+            }
+        };
+        if let Some(said) = self.launcher.adapt(is_retry, &fit)? {
+            let stream_id = &lane.stream.stream_id;
+            self.progress.say(&format!("stream {stream_id}: {said}"));
+        }
+        Ok(())
     }
 
     /// Waits until the GPUs of a lane have room for its stream. `None`: a stop was asked for meanwhile.

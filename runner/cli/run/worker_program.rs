@@ -113,9 +113,16 @@ pub(crate) fn machine() -> Result<&'static Machine, CliError> {
     if let Some(machine) = MACHINE.get() {
         return Ok(machine);
     }
-    let asked = TaskProcess::start(&Task::Machine, Stdio::null())?;
-    let machine = asked.finish(&mut |_, _| {})?;
+    let machine = machine_now()?;
     Ok(MACHINE.get_or_init(|| machine))
+}
+
+/// The same, asked for again: a GPU may be gone.
+///
+/// # Errors
+/// As [`machine`].
+pub(crate) fn machine_now() -> Result<Machine, CliError> {
+    TaskProcess::start(&Task::Machine, Stdio::null())?.finish(&mut |_, _| {})
 }
 
 /// Has a task done, and gives its value. `report` receives how much is done, and the total.

@@ -195,7 +195,7 @@ impl Inputs {
     }
 
     /// What planning knows about a job's models.
-    pub(super) fn models_of(&self, job: &Job) -> Models<'_> {
+    pub(crate) fn models_of(&self, job: &Job) -> Models<'_> {
         let second = ModelName::of_second(&job.config);
         Models {
             first: &self.model_of(job).facts,

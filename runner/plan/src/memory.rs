@@ -71,6 +71,11 @@ pub struct SaeMemory {
     pub activations_bytes: u64,
 }
 
+/// Predicts the memory of the worker of `jobs`, at least one, on `models` in `n_ranks` processes.
+pub fn memory_of(jobs: &[&Job], models: Models<'_>, n_ranks: usize) -> MemoryEstimate {
+    MemoryDemand::of(jobs, models, n_ranks).estimate()
+}
+
 /// Predicts the memory of `sae`, which a job with the settings `config` trains in `n_ranks` processes, in
 /// one that has it.
 pub fn sae_memory(config: &TrainConfig, sae: &SaeSpec, n_ranks: usize) -> SaeMemory {

@@ -9,7 +9,7 @@ mod torchrun;
 
 use crate::error::CliError;
 use crate::run::worker_program::WorkerProgram;
-use plan::{Launch, Launcher as Kind};
+use plan::{Fit, Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
 
@@ -26,6 +26,19 @@ pub(crate) trait Launcher {
     /// # Errors
     /// What it takes is not there.
     fn command(&self, program: &WorkerProgram, order: &Path) -> Result<Command, CliError>;
+
+    /// Looks before an attempt whether there can still be as many processes as before, after a failure (`is_retry`) or if
+    /// they are already fewer; what to say if there are fewer now. `fit` tells of a number of them what each takes.
+    ///
+    /// # Errors
+    /// There are fewer, and the stream does not fit.
+    fn adapt(
+        &self,
+        _is_retry: bool,
+        _fit: &dyn Fn(usize) -> Fit,
+    ) -> Result<Option<String>, CliError> {
+        Ok(None)
+    }
 
     /// Whether a stop was asked for at another process than this one.
     fn is_stopped(&self) -> bool {

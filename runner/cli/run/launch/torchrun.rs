@@ -4,7 +4,8 @@ use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::run::worker_program::{self, WorkerProgram};
 use crate::sweep::paths::Folders;
-use plan::{CudaStatus, Nproc};
+use plan::{CudaStatus, Fit, Nproc, count, fewer_ranks};
+use std::cell::Cell;
 use std::env;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
@@ -13,7 +14,11 @@ use tokio::process::Command;
 #[derive(Debug)]
 pub(crate) struct Torchrun {
     path: PathBuf,
-    n_processes: usize,
+    nproc: Nproc,
+    /// How many were planned.
+    n_planned: usize,
+    /// How many there are now: fewer if a GPU was lost.
+    n_processes: Cell<usize>,
 }
 
 impl Torchrun {
@@ -22,10 +27,33 @@ impl Torchrun {
     /// # Errors
     /// torchrun was not found, or one process for each GPU is asked for and there is no GPU.
     pub(crate) fn find(nproc: Nproc) -> Result<Self, CliError> {
+        let n_planned = n_processes(nproc, || Ok(&worker_program::machine()?.cuda))?;
         Ok(Self {
-            n_processes: n_processes(nproc, || Ok(&worker_program::machine()?.cuda))?,
             path: find()?,
+            nproc,
+            n_planned,
+            n_processes: Cell::new(n_planned),
         })
+    }
+
+    /// As [`Launcher::adapt`], if there are `n_gpus` now.
+    fn adapt_to(
+        &self,
+        n_gpus: usize,
+        fit: &dyn Fn(usize) -> Fit,
+    ) -> Result<Option<String>, CliError> {
+        let (before, now) = (
+            self.n_processes.get(),
+            fewer_ranks(self.n_planned, n_gpus, fit)?,
+        );
+        self.n_processes.set(now);
+        let n_planned = self.n_planned;
+        Ok((now != before).then(|| {
+            format!(
+                "{n_gpus} of {n_planned} GPUs are there: continuing with {}, on the same jobs",
+                count(now, "process")
+            )
+        }))
     }
 }
 
@@ -34,10 +62,26 @@ impl Launcher for Torchrun {
         let mut command = Command::new(&self.path);
         command
             .args(["--standalone", "--no-python", "--nproc-per-node"])
-            .arg(self.n_processes.to_string())
+            .arg(self.n_processes.get().to_string())
             .args(program.words())
             .args(worker_args(order));
         Ok(command)
+    }
+
+    fn adapt(
+        &self,
+        is_retry: bool,
+        fit: &dyn Fn(usize) -> Fit,
+    ) -> Result<Option<String>, CliError> {
+        let has_lost = self.n_processes.get() < self.n_planned;
+        if self.nproc != Nproc::Gpu || !is_retry && !has_lost {
+            return Ok(None);
+        }
+        let n_gpus = match worker_program::machine_now()?.cuda {
+            CudaStatus::Available { n_devices } => n_devices,
+            CudaStatus::Unavailable { .. } => 0,
+        };
+        self.adapt_to(n_gpus, fit)
     }
 }
 
@@ -91,6 +135,38 @@ fn missing(why: &str) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_attempt_has_a_process_for_each_gpu_that_is_left() {
+        let torchrun = Torchrun {
+            path: "torchrun".into(),
+            nproc: Nproc::Gpu,
+            n_planned: 4,
+            n_processes: Cell::new(4),
+        };
+        let fit = |n_ranks: usize| Fit {
+            predicted: 12 / n_ranks as u64,
+            most: Some(4),
+        };
+        let adapted = |n_gpus| torchrun.adapt_to(n_gpus, &fit);
+        assert_eq!(adapted(4).unwrap(), None);
+        let said = adapted(3).unwrap().unwrap();
+        assert_eq!(
+            said,
+            "3 of 4 GPUs are there: continuing with 3 processes, on the same jobs"
+        );
+        assert_eq!(adapted(3).unwrap(), None, "said once");
+        let program = WorkerProgram::at("/worker".into());
+        let command = torchrun.command(&program, Path::new("order.json")).unwrap();
+        let args: Vec<_> = command.as_std().get_args().collect();
+        assert_eq!(args[2..4], ["--nproc-per-node", "3"]);
+        let error = adapted(2).unwrap_err().to_string();
+        assert!(error.contains("of 4 GPUs 2 are left"), "{error}");
+        assert!(
+            adapted(4).unwrap().unwrap().contains("with 4 processes"),
+            "back"
+        );
+    }
 
     #[test]
     fn one_process_for_each_gpu_or_so_many() {
