@@ -53,6 +53,7 @@ mod any_bytes;
 mod atomic_file;
 mod circuit_tracer;
 mod crosscoder;
+mod decoupled;
 mod disk;
 mod encoded;
 mod error;

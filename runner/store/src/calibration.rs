@@ -4,6 +4,7 @@ use crate::error::Trouble;
 use crate::metric::finite;
 use crate::open::int;
 use plan::{Event, EventKind};
+use serde_json::json;
 use sqlx::{FromRow, SqliteConnection};
 
 /// How the threshold of an SAE was calibrated; the view `sae_calibration` defines each number.
@@ -35,6 +36,8 @@ pub(crate) struct Calibration<'a> {
     n_tokens: u64,
     /// `k`, then threshold and L0 of training's estimate, then those that were found.
     numbers: [f64; 5],
+    /// Thresholds of hookpoints, as JSON, if each has its own.
+    hookpoints: Option<String>,
     time_ms: i64,
 }
 
@@ -51,6 +54,7 @@ impl<'a> Calibration<'a> {
             ema_l0,
             threshold,
             l0,
+            hookpoints,
         } = &event.kind
         else {
             return None;
@@ -60,6 +64,7 @@ impl<'a> Calibration<'a> {
             attempt_id,
             n_tokens: *n_tokens,
             numbers: [*k, *ema_threshold, *ema_l0, *threshold, *l0],
+            hookpoints: (!hookpoints.is_empty()).then(|| json!(hookpoints).to_string()),
             time_ms: event.time_ms,
         })
     }
@@ -74,8 +79,8 @@ pub(crate) async fn put(
     let (_, _, step) = calibration.checkpoint;
     let mut insert = sqlx::query(
         "INSERT OR REPLACE INTO calibration (sae_id, step, attempt_id, n_tokens, k, threshold_ema,
-             l0_ema, threshold, l0, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             l0_ema, threshold, l0, hookpoint_thresholds, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(sae_id)
     .bind(int(step))
@@ -84,6 +89,7 @@ pub(crate) async fn put(
     for number in calibration.numbers {
         insert = insert.bind(finite(number));
     }
+    insert = insert.bind(&calibration.hookpoints);
     insert.bind(calibration.time_ms).execute(conn).await?;
     Ok(())
 }
@@ -118,6 +124,7 @@ mod tests {
             ema_l0: if ema_threshold.is_finite() { 5.5 } else { 0.0 },
             threshold: 0.75,
             l0: 4.0625,
+            hookpoints: Vec::new(),
         }
     }
 
