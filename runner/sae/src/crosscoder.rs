@@ -276,7 +276,13 @@ mod tests {
             sae_files::check_sae(dir.path()).unwrap();
             assert_eq!(sae_files::threshold_ema(dir.path()), [0.5, 1.0, 1.5]);
             let loaded = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap();
-            assert!(loaded.threshold.as_ref().unwrap().equal(saved.threshold.as_ref().unwrap()));
+            assert!(
+                loaded
+                    .threshold
+                    .as_ref()
+                    .unwrap()
+                    .equal(saved.threshold.as_ref().unwrap())
+            );
             let [a, b] = [&saved, &loaded].map(|sae| sae.forward(&x).unwrap().sae_out);
             assert!(a.allclose(&b, 1e-5, 1e-5, false));
             // Without the decoder, nothing would say where a latent is active.
@@ -288,7 +294,8 @@ mod tests {
             let [a, b] = [&encoding, &loaded].map(|sae| sae.encode(&x).unwrap());
             assert!(a.latent_acts.equal(&b.latent_acts));
             let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-            let model: serde_json::Value = serde_json::from_str(&read(CROSSCODER_MODEL_FILE)).unwrap();
+            let model: serde_json::Value =
+                serde_json::from_str(&read(CROSSCODER_MODEL_FILE)).unwrap();
             assert_eq!(model["dict_class"], "BatchTopKCrossCoder");
             assert_eq!(model["code_normalization"], "DECOUPLED");
             let weights = dir.path().join(CROSSCODER_WEIGHTS_FILE);
@@ -299,7 +306,10 @@ mod tests {
             let damaged = read(CONFIG_FILE).replace("jumprelu", "topk");
             fs::write(dir.path().join(CONFIG_FILE), damaged).unwrap();
             let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
-            assert!(error.to_string().contains("`code_normalization`"), "{error}");
+            assert!(
+                error.to_string().contains("`code_normalization`"),
+                "{error}"
+            );
         }
     }
 

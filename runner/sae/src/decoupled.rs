@@ -56,7 +56,9 @@ impl Sae {
         let threshold = threshold.f_to_kind(Kind::Float)?.f_clamp_min(0.0)?;
         let least = threshold.f_unsqueeze(1)?.f_div(&norms)?;
         // What writes nothing at a hookpoint is not active there.
-        least.f_masked_fill(&norms.f_le(0.0)?, f64::INFINITY).map(Some)
+        least
+            .f_masked_fill(&norms.f_le(0.0)?, f64::INFINITY)
+            .map(Some)
     }
 
     /// Above which a latent is active, or is so at any hookpoint: `[num_latents]`.
@@ -96,7 +98,10 @@ impl Sae {
             Ok::<_, SaeError>(sum)
         };
         let sums = acts.iter().enumerate().map(of_hookpoint);
-        Ok(Some(Tensor::f_cat(&sums.collect::<Result<Vec<_>, _>>()?, 1)?))
+        Ok(Some(Tensor::f_cat(
+            &sums.collect::<Result<Vec<_>, _>>()?,
+            1,
+        )?))
     }
 
     /// How many latents of all tokens together are active at each hookpoint: `[n_hookpoints]`, Double. `None`: they are

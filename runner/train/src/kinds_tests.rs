@@ -28,6 +28,13 @@ fn kinds() -> Vec<(&'static str, Value)> {
                    "auxk_alpha": 0.03125, "auxk_norm": "residual", "loss_fn": "mse"}),
         ),
         (
+            "decoupled",
+            json!({"crosscoder": true, "crosscoder_norm": "decoupled", "activation": "batchtopk",
+                   "normalize_decoder": false, "rescale_acts_by_decoder_norm": true, "loss_fn": "mse",
+                   "auxk_alpha": 0.03125, "auxk_norm": "residual", "matryoshka_widths": [0.25, 0.5],
+                   "threshold_ema": "dictionary_learning", "threshold_start_step": 2}),
+        ),
+        (
             "matryoshka",
             json!({"activation": "batchtopk", "k": 7.5, "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 9,
                    "auxk_alpha": 0.03125}),

@@ -91,7 +91,10 @@ fn by_formula(sae: &Sae, x: &Tensor, objective: &Objective<'_>) -> ByFormula {
         .map(|l| {
             let scores = (acts.detach() * norms.select(1, l)).flatten(0, 1);
             let (_, kept) = scores.topk(N_CHOSEN as i64, 0, true, false);
-            scores.zeros_like().scatter_value(0, &kept, 1.0).view([N, F])
+            scores
+                .zeros_like()
+                .scatter_value(0, &kept, 1.0)
+                .view([N, F])
         })
         .collect();
     let decoded = |end: i64| {
@@ -116,7 +119,9 @@ fn by_formula(sae: &Sae, x: &Tensor, objective: &Objective<'_>) -> ByFormula {
     let mask = Tensor::stack(&masks, 0) * acts.detach().gt(0.0);
     if let Some(term) = objective.auxk {
         let error = (decoded(F) - &x).detach();
-        let fires = mask.sum_dim_intlist([0i64, 1].as_slice(), false, Kind::Double).gt(0.0);
+        let fires = mask
+            .sum_dim_intlist([0i64, 1].as_slice(), false, Kind::Double)
+            .gt(0.0);
         let mut is_dead = fires.zeros_like();
         let _ = is_dead.index_fill_(0, term.candidates, 1i64);
         let is_dead = is_dead.logical_and(&fires.logical_not());
@@ -168,12 +173,18 @@ fn assert_is(what: &str, ours: &Backward, expected: &ByFormula, alpha: f64) {
     {
         let scale = theirs.abs().max().double_value(&[]).max(1.0);
         let off = (ours.to_kind(Kind::Double) - theirs).abs().max();
-        assert!(off.double_value(&[]) / scale < 1e-5, "{what}, weight {idx}: {off:?}");
+        assert!(
+            off.double_value(&[]) / scale < 1e-5,
+            "{what}, weight {idx}: {off:?}"
+        );
     }
     // A latent fires on a token if it is active at any hookpoint.
     let of_any = expected.mask.any_dim(0, false);
     let counts = of_any.sum_dim_intlist(0, false, Kind::Float);
-    assert!(ours.fire_counts.to_kind(Kind::Float).equal(&counts), "{what}");
+    assert!(
+        ours.fire_counts.to_kind(Kind::Float).equal(&counts),
+        "{what}"
+    );
 }
 
 #[test]

@@ -53,7 +53,11 @@ impl Held {
         let is_all = self.parts.is_empty() && n_in_update == Some(n_tokens.cast_unsigned());
         let mut n_parts = trainer.micro_acc_steps;
         let hints: Vec<f32> = if is_all && n_parts == 1 {
-            trainer.last_least.iter().map(|least| HINT * least).collect()
+            trainer
+                .last_least
+                .iter()
+                .map(|least| HINT * least)
+                .collect()
         } else {
             Vec::new()
         };
@@ -293,7 +297,10 @@ mod tests {
             let counted = least_of_all_ranks(&sets, n, ("x", ALONE)).unwrap();
             for (set, scores) in (0..).zip(&sets[..2]) {
                 let sorted = BatchLatents::least_of(scores, n).unwrap();
-                assert!(counted.get(set).equal(&sorted), "{n}: {counted:?} {sorted:?}");
+                assert!(
+                    counted.get(set).equal(&sorted),
+                    "{n}: {counted:?} {sorted:?}"
+                );
             }
             assert_eq!(counted.double_value(&[2]), f64::INFINITY);
         }

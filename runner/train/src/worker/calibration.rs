@@ -109,11 +109,7 @@ fn mean(numbers: &[f64]) -> f64 {
     numbers.iter().sum::<f64>() / numbers.len() as f64
 }
 
-fn of_hookpoints(
-    spec: &SaeSpec,
-    found: &Calibrated,
-    estimate: &[f64],
-) -> Vec<HookpointThreshold> {
+fn of_hookpoints(spec: &SaeSpec, found: &Calibrated, estimate: &[f64]) -> Vec<HookpointThreshold> {
     let all = found.hookpoints.iter().enumerate();
     let of_hookpoint = all.map(|(idx, found)| HookpointThreshold {
         hookpoint: spec.hookpoints[idx].clone(),
