@@ -124,8 +124,12 @@ pub fn calibrate(
 /// Too little memory.
 pub fn thresholds_of(sae: &Sae, thresholds: &[f64]) -> Result<Tensor, EvalError> {
     if sae.cfg.is_decoupled() {
-        let thresholds = Tensor::f_from_slice(thresholds)?.f_to_kind(Kind::Float)?;
-        return Ok(thresholds.f_to_device(sae.encoder_bias.device())?);
+        // By numbers: a tensor of them would have to be sent to the device.
+        let options = (Kind::Float, sae.encoder_bias.device());
+        let each = thresholds
+            .iter()
+            .map(|own| Tensor::f_full([1], *own, options));
+        return Ok(Tensor::f_cat(&each.collect::<Result<Vec<_>, _>>()?, 0)?);
     }
     let [threshold] = thresholds else {
         let message = "an SAE with one threshold was given another number of them";
@@ -225,8 +229,13 @@ impl Search {
         let above = self.sets.iter().zip(&thresholds);
         let above = above.map(|(set, threshold)| set.above(*threshold));
         let above: Vec<Tensor> = above.collect::<Result<_, _>>()?;
-        let (sorted, _) = Tensor::f_cat(&above, 0)?.f_sort(0, false)?;
-        let (of_any, _, _) = sorted.f_unique_consecutive(false, false, 0)?;
+        let of_any = match &above[..] {
+            [above] => above.shallow_clone(),
+            all => {
+                let (sorted, _) = Tensor::f_cat(all, 0)?.f_sort(0, false)?;
+                sorted.f_unique_consecutive(false, false, 0)?.0
+            }
+        };
         let n_tokens = self.n_tokens as f64;
         let mut hookpoints = Vec::new();
         if let Some(n_own) = &self.n_own_at {

@@ -533,6 +533,9 @@ impl SaeTrainer {
             context_size: Some(self.settings.ctx_len),
             training_architecture: self.training_architecture.clone(),
             threshold_ema: match (&self.threshold, &sae.threshold) {
+                (Some(_), Some(_)) if !of_hookpoints.is_empty() => {
+                    Some(of_hookpoints.iter().sum::<f64>() / of_hookpoints.len() as f64)
+                }
                 (Some(_), Some(of_latents)) => {
                     Some(of_latents.f_mean(Kind::Double)?.f_double_value(&[])?)
                 }
