@@ -84,6 +84,10 @@ fn they_are_jobs_like_others_up_to_their_evaluation() {
     assert_eq!(hookpoints, mlps);
     let thresholds = of_hookpoints.iter().map(|row| float(&row["threshold"]));
     let mean = thresholds.sum::<f64>() / 3.0;
+    let shown = workspace.run(&["show", "decoupled"]).succeeds();
+    for mlp in mlps {
+        assert!(shown.stdout.contains(&format!("\n  {mlp}")), "{shown}");
+    }
     for row in &of_hookpoints {
         assert!((float(&row["l0"]) - 4.0).abs() < 0.1, "{row}");
         assert!(float(&row["of_any"]) > 4.0 && (float(&row["mean"]) - mean).abs() < 1e-6);

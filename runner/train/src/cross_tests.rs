@@ -204,8 +204,8 @@ fn calibration(run: &Run) -> ([f64; 3], [f64; 2], Vec<plan::HookpointThreshold>)
         } => Some(([k, ema_l0, l0], [ema_threshold, threshold], hookpoints)),
         _ => None,
     };
-    let found = run.events().into_iter().filter_map(of_event);
-    found.last().unwrap()
+    let mut found = run.events().into_iter().filter_map(of_event);
+    found.next_back().unwrap()
 }
 
 #[test]
@@ -246,14 +246,14 @@ fn each_hookpoint_gets_the_threshold_at_which_it_has_k_latents() {
     assert!((mean(|own| own.threshold) / threshold - 1.0).abs() < 1e-6);
     assert!((mean(|own| own.threshold_ema) / ema - 1.0).abs() < 1e-6);
     // What is saved has as many latents where it is evaluated.
-    let evaluated = run
+    let mut evaluated = run
         .events()
         .into_iter()
         .filter_map(|event| match event.kind {
             EventKind::Evaluation { stats, .. } => Some(stats.l0 / stats.n_tokens as f64),
             _ => None,
         });
-    let evaluated = evaluated.last().unwrap();
+    let evaluated = evaluated.next_back().unwrap();
     assert!((evaluated / l0 - 1.0).abs() < 2e-3, "{evaluated}, not {l0}");
     // A worker that was killed after the file and before the event finds the same again.
     let undisturbed = calibration(&run);
