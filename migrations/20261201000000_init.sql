@@ -306,6 +306,11 @@ CREATE TABLE attempt (
     first_step INTEGER,
     -- File with what the worker printed; NULL for an attempt known from its events alone.
     log TEXT,
+    -- Name of the job of Slurm that it is a run of; NULL for a worker that `sae-run` started itself. A job that Slurm
+    -- puts back into its queue has several runs, each an attempt.
+    slurm_name TEXT,
+    -- Number that Slurm gave that job; NULL until Slurm has answered, and where `slurm_name` is NULL.
+    slurm_job_id INTEGER,
     -- When it was started.
     started_ms INTEGER NOT NULL,
     -- When it ended, or was found dead; NULL while it runs.

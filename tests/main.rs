@@ -60,6 +60,7 @@ mod second_model;
 mod secrets;
 mod several;
 mod side_by_side;
+mod slurm;
 mod sparsify_options;
 mod special_files;
 mod sql;

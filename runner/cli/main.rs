@@ -14,6 +14,7 @@ mod libtorch;
 mod publish;
 mod run;
 mod show;
+mod slurm;
 mod sweep;
 mod track;
 

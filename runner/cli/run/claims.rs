@@ -8,12 +8,15 @@ use crate::error::CliError;
 use crate::run::event_tail::EventTail;
 use crate::run::orphan;
 use crate::run::runs_folder::RunsFolder;
+use crate::run::slurm_worker;
 use crate::show::table;
+use crate::slurm::{self, Known};
 use files::Claim;
 use plan::runs_layout::{EVENTS, STREAM_LOCK};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
-use store::{OpenStream, Store};
+use store::{OpenStream, SlurmAttempt, Store};
 
 /// Between two looks at a lock.
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);
@@ -37,6 +40,8 @@ pub(crate) struct Claimed {
     pub(crate) job_ids: Vec<String>,
     /// Jobs that other processes have.
     pub(crate) held: Vec<Held>,
+    /// A job of Slurm that an earlier `sae-run` submitted, and that lives.
+    pub(crate) in_slurm: Option<SlurmAttempt>,
     _locks: Vec<Claim>,
 }
 
@@ -46,6 +51,16 @@ pub(crate) struct Held {
     /// The process, for the user.
     pub(crate) holder: String,
     pub(crate) job_id: String,
+}
+
+/// What there was of an attempt that an earlier process opened at a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// It has ended, and was closed.
+    Closed,
+    /// A job of Slurm does it.
+    InSlurm(SlurmAttempt),
 }
 
 impl Claims<'_> {
@@ -61,10 +76,19 @@ impl Claims<'_> {
         let mut claimed = Claimed {
             job_ids: Vec::new(),
             held: Vec::new(),
+            in_slurm: None,
             _locks: Vec::new(),
         };
         let lock = self.lock(stream_id).await?;
+        let elsewhere = self.in_slurm_elsewhere(stream_id, job_ids).await?;
         for job_id in job_ids {
+            if let Some(holder) = elsewhere.get(job_id) {
+                claimed.held.push(Held {
+                    holder: holder.clone(),
+                    job_id: job_id.clone(),
+                });
+                continue;
+            }
             let held_by = match &lock {
                 None => Some(stream_id),
                 Some(_) => match self.lock(job_id).await? {
@@ -85,8 +109,10 @@ impl Claims<'_> {
         }
         if !claimed.job_ids.is_empty() {
             // First: others may need this of a stream that is locked here, while they have one that is needed here.
-            self.close_stream(stream_id, dir).await?;
-            self.close_others(&claimed.job_ids).await?;
+            if let Left::InSlurm(attempt) = self.close_stream(stream_id, dir).await? {
+                claimed.in_slurm = Some(attempt);
+            }
+            self.close_others(stream_id, &claimed.job_ids).await?;
             claimed._locks.extend(lock);
         }
         Ok(claimed)
@@ -116,35 +142,76 @@ impl Claims<'_> {
         let Some(_lock) = self.folder.claim(stream_id)? else {
             return Ok(());
         };
+        let open = self.open(stream_id).await?;
+        if let Some(open) = open.filter(|open| open.slurm.is_some()) {
+            // Of others, what Slurm does not answer is not for this process to know.
+            let settled = slurm_worker::settle(self, &open).await;
+            return if is_own { settled.map(drop) } else { Ok(()) };
+        }
         let path = self.folder.path().join(dir);
         if !is_own && path.is_dir() && orphan::lock_stream(&path)?.is_none() {
             return Ok(());
         }
-        if !self.close_stream(stream_id, dir).await? {
+        if self.close_stream(stream_id, dir).await? == Left::Nothing {
             // The database may have been lost.
             fold_all(self.store, self.folder.tail(dir), stream_id).await?;
         }
         Ok(())
     }
 
+    async fn open(&self, stream_id: &str) -> Result<Option<OpenStream>, CliError> {
+        let open = self.store.open_streams().await?;
+        Ok(open.into_iter().find(|open| open.stream_id == stream_id))
+    }
+
     /// Takes in what was written about a stream that is locked and has an open attempt, and closes that. A worker that a
-    /// killed process left is waited for. Gives whether there was an open attempt.
-    async fn close_stream(&self, stream_id: &str, dir: &str) -> Result<bool, CliError> {
-        let is_this = |open: &OpenStream| open.stream_id == stream_id;
-        let is_open = self.store.open_streams().await?.iter().any(is_this);
-        if is_open {
-            orphan::wait_for_worker(&self.folder.path().join(dir), self.take_over).await?;
-            fold_all(self.store, self.folder.tail(dir), stream_id).await?;
-            self.store.abandon_dead_attempts(stream_id).await?;
+    /// killed process left is waited for; a job of Slurm goes on.
+    async fn close_stream(&self, stream_id: &str, dir: &str) -> Result<Left, CliError> {
+        let Some(open) = self.open(stream_id).await? else {
+            return Ok(Left::Nothing);
+        };
+        if open.slurm.is_some() {
+            let lives = slurm_worker::settle(self, &open).await?;
+            return Ok(lives.map_or(Left::Closed, Left::InSlurm));
         }
-        Ok(is_open)
+        orphan::wait_for_worker(&self.folder.path().join(dir), self.take_over).await?;
+        fold_all(self.store, self.folder.tail(dir), stream_id).await?;
+        self.store.abandon_dead_attempts(stream_id).await?;
+        Ok(Left::Closed)
+    }
+
+    /// Which of the jobs a job of Slurm trains in another stream, and its number, for the user.
+    async fn in_slurm_elsewhere(
+        &self,
+        stream_id: &str,
+        job_ids: &[String],
+    ) -> Result<HashMap<String, String>, CliError> {
+        let mut held = HashMap::new();
+        for open in self.store.open_streams().await? {
+            let shared: Vec<_> = open.job_ids.iter().filter(|id| job_ids.contains(id)).collect();
+            if open.stream_id == stream_id || open.slurm.is_none() || shared.is_empty() {
+                continue;
+            }
+            // Else the process that has its lock waits for it.
+            if let Some(_lock) = self.folder.claim(&open.stream_id)?
+                && slurm_worker::settle(self, &open).await?.is_none()
+            {
+                continue;
+            }
+            let number = open.slurm.as_ref().and_then(|slurm| slurm.job_id);
+            let holder = number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
+            held.extend(shared.into_iter().map(|id| (id.clone(), holder.clone())));
+        }
+        Ok(held)
     }
 
     /// Closes what killed processes left open of these jobs, which are locked, in other streams.
-    async fn close_others(&self, job_ids: &[String]) -> Result<(), CliError> {
+    async fn close_others(&self, own: &str, job_ids: &[String]) -> Result<(), CliError> {
         loop {
             let open = self.store.open_streams().await?;
-            let is_shared = |open: &OpenStream| open.job_ids.iter().any(|id| job_ids.contains(id));
+            let is_shared = |open: &OpenStream| {
+                open.stream_id != own && open.job_ids.iter().any(|id| job_ids.contains(id))
+            };
             let Some(open) = open.into_iter().find(is_shared) else {
                 return Ok(());
             };
@@ -164,6 +231,18 @@ impl Claims<'_> {
 pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliError> {
     for open in copy.open_streams().await? {
         let dir = runs_dir.join(&open.dir);
+        if let Some(slurm) = &open.slurm {
+            let lives = match slurm::look(slurm.job_id, &slurm.name).await {
+                Known::Job(job) => !job.state.has_ended(),
+                Known::Gone => false,
+                Known::Unanswered(why) => return Err(slurm::unanswered(slurm.job_id, &why)),
+            };
+            if lives {
+                let message = format!("a job of Slurm still trains in `{}`", dir.display());
+                return Err(CliError::environment(message)
+                    .with_hint("wait for it to end, or cancel it with `sae-run cancel`".to_owned()));
+            }
+        }
         if Claim::is_held(&dir.join(STREAM_LOCK)) {
             let message = format!("a worker still runs in `{}`", dir.display());
             return Err(CliError::environment(message).with_hint("wait for it to end".to_owned()));

@@ -7,6 +7,8 @@
 //! - `schedule.rs`: a worker process for each stream, and another if it dies; `queue.rs`: which stream is next
 //!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left; `left_over.rs`:
 //!   and what the database has of it
+//! - `orders.rs`: what a worker is asked to do; `worker.rs`: what does it: a process, or a job of Slurm
+//! - `slurm_attempt.rs`: an attempt in Slurm; `slurm_worker.rs`: its job, submitted or found again
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
 //! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
@@ -22,13 +24,17 @@ pub(crate) mod launch;
 pub(crate) mod left_over;
 pub(crate) mod orphan;
 pub(crate) mod past_job;
+pub(crate) mod orders;
 pub(crate) mod queue;
 pub(crate) mod recording;
 pub(crate) mod runs_folder;
 pub(crate) mod schedule;
 pub(crate) mod signals;
+pub(crate) mod slurm_attempt;
+pub(crate) mod slurm_worker;
 pub(crate) mod unreadable;
 pub(crate) mod watch;
+pub(crate) mod worker;
 pub(crate) mod worker_process;
 pub(crate) mod worker_program;
 
@@ -44,6 +50,7 @@ use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
 use crate::show::time_left::{Predicted, TimeLeft};
 use crate::show::{json, sweep as shown, table};
+use crate::slurm::{Board, Partition};
 use crate::sweep::config::{self, LoadedSweep};
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::forecast::forecast;
@@ -154,6 +161,12 @@ async fn run_expanded(
     leader: Option<&Leader>,
 ) -> Result<Ended, CliError> {
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
+    if args.detach && expanded.sweep.sweep.launch.launcher != plan::Launcher::Slurm {
+        return Err(
+            CliError::input("`--detach` is for jobs of Slurm, and this sweep is trained by processes of this machine")
+                .with_hint("set `launcher = \"slurm\"` in `[launch]`, or leave `--detach` out".to_owned()),
+        );
+    }
     let folder = open_folder(expanded)?;
     if let Some(leader) = leader {
         leader.lead_in(folder.path())?;
@@ -180,10 +193,17 @@ async fn run_expanded(
     };
     let log_to = &expanded.sweep.sweep.launch.log_to;
     let tracking = Tracking::start(folder.path(), &expanded.plan.sweep, log_to);
+    let launch = &expanded.sweep.sweep.launch;
+    let partition = match launch.launcher {
+        plan::Launcher::Slurm => Some(Partition::of(&launch.slurm).await?),
+        _ => None,
+    };
     let site = Site {
         claims,
         launcher: launcher.as_ref(),
         tracking: &tracking,
+        board: Board::new(launch.slurm.poll_s),
+        partition,
     };
     let (mut summary, recorded) = run_rounds(&site, expanded, &before, args).await?;
     tracking.finish(&|remark| say(args, remark)).await;
@@ -285,6 +305,10 @@ struct Site<'a> {
     claims: Claims<'a>,
     launcher: &'a dyn Launcher,
     tracking: &'a Tracking,
+    /// What is known of jobs of Slurm.
+    board: Board,
+    /// Where jobs of Slurm go, if streams are such.
+    partition: Option<Partition>,
 }
 
 /// Trains what is left of the jobs that are planned by now.
@@ -324,6 +348,9 @@ async fn run_round(
         launcher: site.launcher,
         tracking: site.tracking,
         retry_failed: args.retry_failed,
+        board: &site.board,
+        partition: site.partition.as_ref(),
+        detach: args.detach,
     };
     scheduler.run().await
 }
@@ -366,6 +393,18 @@ async fn time_left(
     Ok(TimeLeft::new(predicted, forecast.n_lanes))
 }
 
+/// Says that jobs of Slurm go on without this process.
+fn note_left(sweep: &str, n_left: usize) {
+    let go_on = if n_left == 1 { "goes on" } else { "go on" };
+    table::note_with_hint(
+        &format!("{} of Slurm {go_on}", table::count(n_left, "job")),
+        &format!(
+            "`sae-run status {sweep}` shows them, `sae-run cancel {sweep}` ends them, and the same command again takes up \
+             their results"
+        ),
+    );
+}
+
 fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Result<u8, CliError> {
     if args.progress == ProgressArg::Json {
         Line::End {
@@ -391,7 +430,9 @@ fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Resu
     } else {
         closing.say_counts();
     }
-    if summary.interrupted {
+    if summary.n_left > 0 {
+        note_left(&closing.plan.sweep, summary.n_left);
+    } else if summary.interrupted {
         let without = if args.fresh { " without `--fresh`" } else { "" };
         table::note(&format!(
             "stopped; run the same command again{without} to continue from the last checkpoints"

@@ -38,15 +38,18 @@ enum Rest {
 impl<'a> Queue<'a> {
     /// The `streams`, in their order if one worker runs at a time; else those come first that are
     /// expected to take longest, so that no long stream is left for the end. `processes` train each.
-    pub(crate) fn new(streams: &'a [Stream], launch: &Launch, processes: &Processes) -> Self {
-        let lanes = launch.lanes();
+    pub(crate) fn new(
+        streams: &'a [Stream],
+        launch: &Launch,
+        (lanes, processes): (&[String], &Processes),
+    ) -> Self {
         let mut waiting: Vec<_> = streams.iter().collect();
         if lanes.len() > 1 {
             waiting.sort_by_key(|stream| std::cmp::Reverse(parameters(stream)));
         }
-        let known = lanes.into_iter().filter_map(|device| {
-            let most_bytes = device_memory::of_device(launch, &device, processes)?;
-            Some((device, most_bytes))
+        let known = lanes.iter().filter_map(|device| {
+            let most_bytes = device_memory::of_device(launch, device, processes)?;
+            Some((device.clone(), most_bytes))
         });
         Self {
             state: RefCell::new(State {

@@ -2,30 +2,29 @@
 
 use crate::error::CliError;
 use crate::run::claims::{Claimed, Claims, Held, PAUSE};
-use crate::run::event_tail::EventTail;
 use crate::run::gpu_room::{GpuRooms, Room};
 use crate::run::launch::{ALONE, Launcher, Processes};
+use crate::run::orders::Todo;
 use crate::run::queue::Queue;
 use crate::run::recording::record;
 use crate::run::signals::StopSignals;
+use crate::run::slurm_worker;
 use crate::run::watch::{Failure, Watch};
+use crate::run::worker::Worker;
 use crate::run::worker_process::WorkerProcess;
-use crate::run::worker_program;
 use crate::show::progress::Progress;
 use crate::show::table;
+use crate::slurm::{Board, Partition};
 use crate::sweep::device_memory;
 use crate::sweep::expand::Expanded;
 use crate::track::Tracking;
 use fault::FailureKind;
 use futures_util::future::join_all;
-use plan::runs_layout;
-use plan::runs_layout::{EVENTS, LOG};
-use plan::{BaseJob, Order, OrderJob, Told};
-use plan::{Job, Launch, Stream};
+use plan::Stream;
+use plan::Told;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use store::{JobStatus, Outcome, RecordedJob, RecordedPlan};
@@ -53,6 +52,12 @@ pub(crate) struct Scheduler<'a> {
     pub(crate) settled: RefCell<BTreeSet<String>>,
     /// What was said of other processes.
     pub(crate) told: RefCell<BTreeSet<Held>>,
+    /// What is known of jobs of Slurm.
+    pub(crate) board: &'a Board,
+    /// Where streams go as jobs of Slurm; `None`: they are trained here.
+    pub(crate) partition: Option<&'a Partition>,
+    /// Whether jobs of Slurm are left alone once they are submitted.
+    pub(crate) detach: bool,
 }
 
 /// What is left of a stream.
@@ -72,48 +77,43 @@ pub(crate) struct Summary {
     pub(crate) interrupted: bool,
     /// Whether jobs were left unfinished because their worker died or could not continue.
     pub(crate) is_cut_off: bool,
+    /// Streams whose jobs of Slurm go on without this process.
+    pub(crate) n_left: usize,
 }
 
 /// How one attempt at a stream ended.
-struct Attempt {
+#[derive(Default)]
+pub(super) struct Attempt {
     /// Ids of the jobs that diverged.
-    diverged: Vec<String>,
+    pub(super) diverged: Vec<String>,
     /// Whether it was stopped.
-    interrupted: bool,
+    pub(super) interrupted: bool,
     /// What went wrong with the worker itself.
-    failure: Option<Failure>,
+    pub(super) failure: Option<Failure>,
     /// Why it ended, if another attempt may end better.
-    worth_a_retry: Option<String>,
+    pub(super) worth_a_retry: Option<String>,
+    /// Whether another attempt counts as one: it ended for a reason of its own.
+    pub(super) is_counted: bool,
+    /// Whether its job of Slurm was left alone.
+    pub(super) is_left: bool,
+}
+
+/// An attempt that was begun.
+pub(crate) struct Begun {
+    pub(super) stream_id: String,
+    pub(super) number: u32,
+    /// What its worker reports.
+    pub(super) events: PathBuf,
+    /// Jobs that it trains.
+    pub(super) n_jobs: usize,
 }
 
 /// A stream and the device that it is trained on.
-struct Lane<'a> {
-    stream: &'a Stream,
-    device: &'a str,
-}
-
-/// Threads of a worker; 0: the number that libtorch takes.
-fn threads(launch: &Launch) -> Result<usize, CliError> {
-    let n_lanes = launch.lanes().len();
-    if launch.threads > 0 || n_lanes < 2 {
-        return Ok(launch.threads);
-    }
-    Ok((worker_program::machine()?.n_threads / n_lanes).max(1))
-}
-
-/// What is left to do of a stream.
-#[derive(Debug)]
-struct Todo {
-    /// Jobs that are not done.
-    train: Vec<OrderJob>,
-    /// Jobs that are done and must still be evaluated.
-    evaluate: Vec<OrderJob>,
-}
-
-impl Todo {
-    fn is_empty(&self) -> bool {
-        self.train.is_empty() && self.evaluate.is_empty()
-    }
+pub(super) struct Lane<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) device: &'a str,
+    /// The job of Slurm that the next one of this lane waits for, if no process does.
+    pub(super) after: Option<u64>,
 }
 
 impl Summary {
@@ -123,6 +123,7 @@ impl Summary {
         self.n_failed += other.n_failed;
         self.interrupted |= other.interrupted;
         self.is_cut_off |= other.is_cut_off;
+        self.n_left += other.n_left;
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -149,13 +150,19 @@ impl Scheduler<'_> {
     pub(crate) async fn run(&self) -> Result<Summary, CliError> {
         let launch = &self.expanded.sweep.sweep.launch;
         let processes = Processes::of(launch)?;
-        let queue = Queue::new(&self.expanded.plan.streams, launch, &processes);
-        let lanes = launch.lanes();
+        let streams = &self.expanded.plan.streams;
+        let lanes = match (self.partition, launch.slurm.max_jobs) {
+            (None, _) => launch.lanes(),
+            (Some(_), 0) => vec![launch.device.clone(); streams.len()],
+            (Some(_), most) => vec![launch.device.clone(); streams.len().min(most)],
+        };
+        let queue = Queue::new(streams, launch, (&lanes, &processes));
         let workers = lanes.iter().map(|device| self.work(device, &queue));
         let mut summary = Summary::default();
         let all = tokio::select! {
             ended = join_all(workers) => ended,
             never = self.tracking.pass_on_remarks(&self.progress) => match never {},
+            never = self.board.keep_up() => match never {},
         };
         for ended in all {
             summary.add(ended?);
@@ -167,7 +174,7 @@ impl Scheduler<'_> {
     /// Runs one stream after the other on `device`, as long as there are any.
     async fn work(&self, device: &str, queue: &Queue<'_>) -> Result<Summary, CliError> {
         let mut signals = StopSignals::new()?;
-        let mut summary = Summary::default();
+        let (mut summary, mut after) = (Summary::default(), None);
         loop {
             let stream = tokio::select! {
                 next = queue.next(device) => match next {
@@ -180,8 +187,13 @@ impl Scheduler<'_> {
                     return Ok(summary);
                 }
             };
-            let lane = Lane { stream, device };
-            let ended = self.claim_and_run(&lane, &mut signals).await;
+            let mut lane = Lane {
+                stream,
+                device,
+                after,
+            };
+            let ended = self.claim_and_run(&mut lane, &mut signals).await;
+            after = lane.after;
             match &ended {
                 Ok((ended, _)) if ended.interrupted => queue.close(),
                 Ok((_, Left::ToOthers)) => queue.hold(stream),
@@ -196,7 +208,7 @@ impl Scheduler<'_> {
     /// Trains those jobs of a stream that are not done and that no other process has; gives whether it has some.
     async fn claim_and_run(
         &self,
-        lane: &Lane<'_>,
+        lane: &mut Lane<'_>,
         signals: &mut StopSignals,
     ) -> Result<(Summary, Left), CliError> {
         let stream = lane.stream;
@@ -279,27 +291,42 @@ impl Scheduler<'_> {
     /// Attempts at the jobs of a stream that are locked, until one ends well or another is not worth it.
     async fn run_stream(
         &self,
-        lane: &Lane<'_>,
+        lane: &mut Lane<'_>,
         (claimed, mut recorded): (&Claimed, RecordedPlan),
         signals: &mut StopSignals,
     ) -> Result<Summary, CliError> {
-        let stream = lane.stream;
         let retries = self.expanded.sweep.sweep.launch.retries;
         let (mut diverged, mut summary) = (Vec::new(), Summary::default());
-        for retry in 0.. {
-            let todo = self.todo(claimed, &recorded, &diverged)?;
-            if todo.is_empty() {
-                break;
-            }
-            let Some(_room) = self.wait_for_room(lane, signals).await? else {
-                summary.interrupted = true;
-                break;
+        let mut in_slurm = claimed.in_slurm.clone();
+        let (mut n_counted, mut n_attempts) = (0, 0);
+        loop {
+            let is_found = in_slurm.is_some();
+            let attempt = match in_slurm.take() {
+                Some(found) => self.join(lane, &found, signals).await?,
+                None => {
+                    let todo = self.todo(claimed, &recorded, &diverged)?;
+                    if todo.is_empty() {
+                        break;
+                    }
+                    match self.attempt(lane, (todo, &recorded), signals).await? {
+                        Some(attempt) => attempt,
+                        None => {
+                            summary.interrupted = true;
+                            break;
+                        }
+                    }
+                }
             };
-            let order = self.order(lane, todo, &recorded).await?;
-            let attempt = self.attempt(&order, signals).await?;
             summary.n_failed += attempt.diverged.len();
             diverged.extend(attempt.diverged);
-            match attempt.worth_a_retry.filter(|_| retry < retries) {
+            summary.n_left += usize::from(attempt.is_left);
+            let is_done = attempt.failure.is_none() && !attempt.interrupted && !attempt.is_left;
+            if is_found && is_done && attempt.worth_a_retry.is_none() {
+                // There may be jobs that it did not have.
+                recorded = record(self.claims.store, self.expanded).await?;
+                continue;
+            }
+            match attempt.worth_a_retry.filter(|_| n_counted < retries || !attempt.is_counted) {
                 None => {
                     let failure = attempt.failure.as_ref();
                     summary.is_cut_off =
@@ -308,7 +335,7 @@ impl Scheduler<'_> {
                     summary.interrupted = attempt.interrupted;
                     break;
                 }
-                Some(why) if self.wait_to_retry(stream, retry, &why, signals).await => {
+                Some(why) if self.wait_to_retry(lane.stream, n_attempts, &why, signals).await => {
                     recorded = record(self.claims.store, self.expanded).await?;
                 }
                 Some(_) => {
@@ -316,6 +343,8 @@ impl Scheduler<'_> {
                     break;
                 }
             }
+            n_counted += u32::from(attempt.is_counted);
+            n_attempts += 1;
         }
         Ok(summary)
     }
@@ -379,116 +408,6 @@ impl Scheduler<'_> {
         }
     }
 
-    /// What is left to do of the jobs of a stream that are locked, without those that diverged in this run, and those that
-    /// would fail again.
-    fn todo(
-        &self,
-        claimed: &Claimed,
-        recorded: &RecordedPlan,
-        diverged: &[String],
-    ) -> Result<Todo, CliError> {
-        let is_left_out = |known: &RecordedJob| !self.retry_failed && recorded.is_given_up(known);
-        let jobs = |is_wanted: fn(&RecordedJob) -> bool| {
-            let not_diverged = claimed.job_ids.iter().filter(|id| !diverged.contains(id));
-            let wanted = not_diverged.filter_map(|job_id| {
-                let known = recorded.job(job_id).filter(|known| is_wanted(known))?;
-                if is_left_out(known) {
-                    return None;
-                }
-                Some(self.order_job(self.expanded.plan.job(job_id)?, &known.dir))
-            });
-            wanted.collect::<Result<Vec<_>, _>>()
-        };
-        Ok(Todo {
-            train: jobs(|known| known.status != JobStatus::Done)?,
-            evaluate: jobs(|known| known.evaluation_due)?,
-        })
-    }
-
-    fn order_job(&self, job: &Job, dir: &str) -> Result<OrderJob, CliError> {
-        Ok(OrderJob {
-            job: job.clone(),
-            dir: PathBuf::from(dir),
-            state_dir: runs_layout::state_dir(dir),
-            best_dir: runs_layout::best_dir(dir),
-            finetune_dir: self.expanded.inputs.finetune_dir(&job.config)?,
-            bases: Vec::new(),
-        })
-    }
-
-    /// The jobs whose kept state a job may continue from.
-    async fn bases(&self, job_id: &str) -> Result<Vec<BaseJob>, CliError> {
-        let alike = self.claims.store.alike(job_id).await?.into_iter();
-        let bases = alike.map(|(job_id, dir)| BaseJob {
-            job_id,
-            kept_dir: runs_layout::kept_state_dir(dir),
-        });
-        let runs_dir = self.claims.folder.path();
-        Ok(bases
-            .filter(|base| runs_dir.join(&base.kept_dir).is_dir())
-            .collect())
-    }
-
-    /// Opens an attempt at a stream and says what its worker has to do.
-    async fn order(
-        &self,
-        lane: &Lane<'_>,
-        mut todo: Todo,
-        recorded: &RecordedPlan,
-    ) -> Result<Order, CliError> {
-        let stream = lane.stream;
-        for order in &mut todo.train {
-            order.bases = self.bases(&order.job.job_id).await?;
-        }
-        let known = recorded
-            .stream(&stream.stream_id)
-            .expect("every stream is recorded");
-        let dir = self.claims.folder.path().join(&known.dir);
-        fs::create_dir_all(&dir).map_err(|error| CliError::io("create", &dir, &error))?;
-        let log = format!("{}/{LOG}", known.dir);
-        let ids = |jobs: &'_ [OrderJob]| -> Vec<String> {
-            jobs.iter().map(|job| job.job.job_id.clone()).collect()
-        };
-        let (train, evaluate) = (ids(&todo.train), ids(&todo.evaluate));
-        let store = self.claims.store;
-        let begun = store.begin_attempt_with(&stream.stream_id, &log, &train, &evaluate);
-        let attempt = begun.await?;
-        let Expanded {
-            sweep,
-            inputs,
-            folders,
-            ..
-        } = self.expanded;
-        let mut jobs = todo.train.iter().chain(&todo.evaluate);
-        let job = &jobs.next().expect("there is something to do").job;
-        let (model_dir, model_commit) = inputs.model_dir(job);
-        let tokens = inputs.tokens(&job.config, &job.config.train_data());
-        let eval_data = job.config.eval_data();
-        let eval_tokens = eval_data.map(|data| inputs.tokens(&job.config, &data));
-        Ok(Order {
-            stream_id: stream.stream_id.clone(),
-            attempt,
-            key: stream.key.clone(),
-            model_dir: model_dir.clone(),
-            model_commit: model_commit.map(str::to_owned),
-            second_model: inputs.second_model(job),
-            dataset: tokens.files,
-            eval_dataset: eval_tokens.map(|tokens| tokens.files),
-            rows: tokens.rows,
-            cache_dir: folders.cache.clone(),
-            runs_dir: self.claims.folder.path().into(),
-            events: dir.join(EVENTS),
-            last_event_seq: known.last_event_seq,
-            device: lane.device.to_owned(),
-            threads: threads(&sweep.sweep.launch)?,
-            timeout_minutes: sweep.sweep.launch.timeout_minutes,
-            overlap_forward: sweep.sweep.launch.overlap_forward,
-            predicted_bytes: stream.memory.total_bytes(),
-            jobs: todo.train,
-            evaluate: todo.evaluate,
-        })
-    }
-
     /// Tells of ranks that have not come, as long as there are any.
     async fn tell_who_is_missing(&self) -> Infallible {
         let (since, mut told) = (Instant::now(), Told::default());
@@ -503,42 +422,74 @@ impl Scheduler<'_> {
         }
     }
 
-    async fn attempt(&self, order: &Order, signals: &mut StopSignals) -> Result<Attempt, CliError> {
+    /// One attempt at what is left of a stream. `None`: a stop was asked for before it began.
+    async fn attempt(
+        &self,
+        lane: &mut Lane<'_>,
+        (todo, recorded): (Todo, &RecordedPlan),
+        signals: &mut StopSignals,
+    ) -> Result<Option<Attempt>, CliError> {
+        if let Some(partition) = self.partition {
+            let submitted = self.attempt_in_slurm(lane, partition, (todo, recorded), signals);
+            return submitted.await.map(Some);
+        }
+        let Some(_room) = self.wait_for_room(lane, signals).await? else {
+            return Ok(None);
+        };
+        let order = self.order((lane, None), todo, recorded).await?;
         let dir = order.events.parent().unwrap_or(Path::new("."));
-        let mut watch = Watch {
-            store: self.claims.store,
-            progress: &self.progress,
-            order,
-            worker: WorkerProcess::start(order, dir, self.launcher)?,
-            tail: EventTail::new(order.events.clone()).up_to_attempt(order.attempt),
-            last_seq: 0,
-            has_begun: false,
-            bar: self.progress.stream(&order.stream_id, order.jobs.len()),
-            failed: None,
-            ended_early: Vec::new(),
-            asked_to_stop: false,
+        let worker = WorkerProcess::start(&order, dir, self.launcher)?;
+        let begun = Begun {
+            stream_id: order.stream_id,
+            number: order.attempt,
+            events: order.events,
+            n_jobs: order.jobs.len(),
         };
-        let end = tokio::select! {
-            end = watch.until_ended(signals) => end?,
+        tokio::select! {
+            ended = self.watch(begun, Worker::Process(worker), signals) => ended.map(Some),
             never = self.tell_who_is_missing() => match never {},
+        }
+    }
+
+    /// Watches an attempt to its end, and closes it.
+    pub(super) async fn watch(
+        &self,
+        begun: Begun,
+        worker: Worker<'_>,
+        signals: &mut StopSignals,
+    ) -> Result<Attempt, CliError> {
+        let store = self.claims.store;
+        let mut watch = Watch::new(self, &begun, worker);
+        let Some(end) = watch.until_ended(signals).await? else {
+            return Ok(Attempt {
+                diverged: watch.ended_early,
+                interrupted: true,
+                is_left: true,
+                ..Attempt::default()
+            });
         };
-        self.claims
-            .store
-            .end_attempt(&order.stream_id, order.attempt, &end)
-            .await?;
+        // A job of Slurm may have been begun again: then it is a later one.
+        let open = slurm_worker::open_number(store, &begun.stream_id).await?;
+        let number = open.unwrap_or(begun.number);
+        store.end_attempt(&begun.stream_id, number, &end).await?;
         let has_failed = matches!(end.outcome, Outcome::Failed | Outcome::Crashed);
         let failure = has_failed.then(|| watch.failure(&end));
-        let why = failure
-            .as_ref()
-            .map_or("its worker was stopped", Failure::message);
+        let why = match &failure {
+            Some(failure) => failure.message().to_owned(),
+            None => end.reason.clone().unwrap_or_else(|| "its worker was stopped".to_owned()),
+        };
         let is_stopped = watch.asked_to_stop || self.launcher.is_stopped();
         let is_worth_a_retry = !is_stopped && watch.is_worth_a_retry(&end);
         Ok(Attempt {
-            worth_a_retry: is_worth_a_retry.then(|| why.to_owned()),
+            worth_a_retry: is_worth_a_retry.then_some(why),
             // Asked to stop, no further stream begins, also when the worker was done before it noticed.
-            interrupted: is_stopped || end.outcome == Outcome::Interrupted,
+            interrupted: is_stopped
+                || end.outcome == Outcome::Stopped
+                || (end.outcome == Outcome::Interrupted && !is_worth_a_retry),
+            is_counted: !watch.is_ended_by_the_cluster(),
             diverged: watch.ended_early,
             failure,
+            is_left: false,
         })
     }
 }

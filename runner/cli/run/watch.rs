@@ -3,39 +3,42 @@
 use crate::error::CliError;
 use crate::libtorch::INSTALL_AGAIN;
 use crate::run::event_tail::EventTail;
+use crate::run::schedule::{Begun, Scheduler};
 use crate::run::signals::StopSignals;
-use crate::run::worker_process::WorkerProcess;
+use crate::run::worker::{Worker, WorkerEnd};
 use crate::run::worker_program::NOT_LOADED;
 use crate::show::progress::{Progress, StreamProgress};
 use crate::show::table;
 use fault::FailureKind;
-use plan::Order;
+use plan::Plan;
 use plan::{Event, EventKind};
 use std::path::PathBuf;
-use std::process::ExitStatus;
-use std::time::Duration;
 use store::{AttemptEnd, Outcome, Store};
-
-/// How often events are looked for.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Exit code of a worker whose input is at fault, also if it could not write an event about it.
 const BAD_INPUT: i32 = FailureKind::Input.exit_code() as i32;
 
 /// One attempt at a stream.
 pub(crate) struct Watch<'a> {
-    pub(crate) store: &'a Store,
-    pub(crate) progress: &'a Progress,
-    pub(crate) order: &'a Order,
-    pub(crate) worker: WorkerProcess,
-    pub(crate) tail: EventTail,
+    store: &'a Store,
+    progress: &'a Progress,
+    plan: &'a Plan,
+    stream_id: String,
+    /// The attempt, or that before the job of Slurm was begun again.
+    number: u32,
+    pub(crate) worker: Worker<'a>,
+    tail: EventTail,
     /// Number of the last event that was drawn.
-    pub(crate) last_seq: u64,
-    pub(crate) bar: StreamProgress,
+    last_seq: u64,
+    bar: StreamProgress,
     /// The last message of the worker, if it had one.
-    pub(crate) failed: Option<(FailureKind, String, Option<String>)>,
+    failed: Option<(FailureKind, String, Option<String>)>,
     /// Whether the worker has found its device.
-    pub(crate) has_begun: bool,
+    has_begun: bool,
+    /// Whether the worker has said that all is done.
+    is_finished: bool,
+    /// How the worker ended.
+    ended: Option<WorkerEnd>,
     /// Ids of the jobs that were trained no further.
     pub(crate) ended_early: Vec<String>,
     pub(crate) asked_to_stop: bool,
@@ -53,61 +56,107 @@ pub(crate) struct Failure {
     log: PathBuf,
 }
 
-impl Watch<'_> {
-    /// Folds and draws until the worker has ended.
+impl<'a> Watch<'a> {
+    /// That of an attempt that was just begun, or is found.
+    pub(crate) fn new(scheduler: &'a Scheduler<'_>, begun: &Begun, worker: Worker<'a>) -> Self {
+        let tail = EventTail::new(begun.events.clone());
+        let progress = &scheduler.progress;
+        Self {
+            store: scheduler.claims.store,
+            progress,
+            plan: &scheduler.expanded.plan,
+            stream_id: begun.stream_id.clone(),
+            number: begun.number,
+            // A job of Slurm may be begun again, and each time is another attempt.
+            tail: match worker {
+                Worker::Process(_) => tail.up_to_attempt(begun.number),
+                Worker::Slurm(_) => tail,
+            },
+            worker,
+            last_seq: 0,
+            bar: progress.stream(&begun.stream_id, begun.n_jobs),
+            failed: None,
+            has_begun: false,
+            is_finished: false,
+            ended: None,
+            ended_early: Vec::new(),
+            asked_to_stop: false,
+        }
+    }
+
+    /// Folds and draws until the worker has ended. `None`: it goes on, and is left alone.
     ///
     /// # Errors
     /// The database can no longer be written, or the events cannot be read.
     pub(crate) async fn until_ended(
         &mut self,
         signals: &mut StopSignals,
-    ) -> Result<AttemptEnd, CliError> {
-        let mut ticks = tokio::time::interval(POLL_INTERVAL);
-        let status = loop {
+    ) -> Result<Option<AttemptEnd>, CliError> {
+        let mut ticks = tokio::time::interval(self.worker.poll_interval());
+        let ended = loop {
             tokio::select! {
-                status = self.worker.child.wait() => break status,
+                ended = self.worker.ended() => break ended,
                 _ = ticks.tick() => self.take_in().await?,
-                () = signals.recv() => self.stop(),
+                () = signals.recv() => if !self.stop() {
+                    self.bar.finish(false);
+                    return Ok(None);
+                }
             }
         };
         self.take_in().await?;
-        let (last, note) = self.tail.end(self.store, &self.order.stream_id).await?;
+        let (last, note) = self.tail.end(self.store, &self.stream_id).await?;
         self.draw(last);
-        self.bar
-            .finish(status.as_ref().is_ok_and(ExitStatus::success));
+        self.bar.finish(ended.as_ref().is_ok_and(WorkerEnd::is_success));
         if let Some(note) = note {
             self.progress.say(&note);
         }
-        let unknown = |error| CliError::environment(format!("cannot wait for the worker: {error}"));
-        Ok(self.end(status.map_err(unknown)?))
+        let ended = self.ended.insert(ended?).clone();
+        Ok(Some(self.end(&ended)))
     }
 
-    /// The first signal asks, the second kills.
-    fn stop(&mut self) {
+    /// The first signal asks, the second kills. Gives whether the worker is still watched: a job of Slurm goes on.
+    fn stop(&mut self) -> bool {
+        let Worker::Process(worker) = &mut self.worker else {
+            return false;
+        };
         if self.asked_to_stop {
             // It may have ended by itself meanwhile.
-            let _ = self.worker.child.start_kill();
-            return;
+            let _ = worker.child.start_kill();
+            return true;
         }
         self.asked_to_stop = true;
-        self.worker.ask_to_stop();
+        worker.ask_to_stop();
         self.progress
             .say("stopping after a checkpoint; press Ctrl-C again to stop at once");
+        true
     }
 
     async fn take_in(&mut self) -> Result<(), CliError> {
-        let stream_id = &self.order.stream_id;
-        while let Some(events) = self.tail.fold_next(self.store, stream_id).await? {
+        let stream_id = self.stream_id.clone();
+        while let Some(events) = self.tail.fold_next(self.store, &stream_id).await? {
             self.draw(events);
+        }
+        if let Worker::Slurm(worker) = &mut self.worker
+            && let Some(news) = worker.news()
+        {
+            self.progress.say(&format!("stream {stream_id}: {news}"));
         }
         self.progress.draw();
         Ok(())
     }
 
+    /// Whether an event is of this attempt, or of a further run of its job of Slurm.
+    fn is_own(&self, event: &Event) -> bool {
+        match self.worker {
+            Worker::Process(_) => event.attempt == self.number,
+            Worker::Slurm(_) => event.attempt >= self.number,
+        }
+    }
+
     fn draw(&mut self, events: Vec<Event>) {
         for event in events {
             // The file begins with what earlier attempts said, and is read again where it was cut.
-            if event.attempt != self.order.attempt || event.seq <= self.last_seq {
+            if !self.is_own(&event) || event.seq <= self.last_seq {
                 continue;
             }
             self.last_seq = event.seq;
@@ -118,7 +167,11 @@ impl Watch<'_> {
                     is_final: true,
                     ..
                 } => self.progress.job_done(&job_id),
-                EventKind::Started { .. } => self.has_begun = true,
+                EventKind::Started { .. } => {
+                    self.has_begun = true;
+                    self.failed = None;
+                }
+                EventKind::Finished => self.is_finished = true,
                 EventKind::Unhealthy {
                     job_id,
                     sae,
@@ -157,10 +210,26 @@ impl Watch<'_> {
     pub(crate) fn is_worth_a_retry(&self, end: &AttemptEnd) -> bool {
         let is_of_the_input = matches!(self.failed, Some((FailureKind::Input, ..)))
             || matches!(end.exit_code, Some(BAD_INPUT | NOT_LOADED));
-        end.outcome != Outcome::Done && !self.asked_to_stop && !is_of_the_input
+        let may_end_better = match &self.ended {
+            Some(WorkerEnd::Slurm(ended)) => {
+                end.outcome != Outcome::Stopped && ended.remedy().is_none()
+            }
+            _ => true,
+        };
+        let is_done = end.outcome == Outcome::Done;
+        !is_done && !self.asked_to_stop && !is_of_the_input && may_end_better
     }
 
-    fn end(&self, status: ExitStatus) -> AttemptEnd {
+    /// Whether the cluster ended it, for a reason that is not the worker's.
+    pub(crate) fn is_ended_by_the_cluster(&self) -> bool {
+        self.ended.as_ref().is_some_and(WorkerEnd::is_of_the_cluster)
+    }
+
+    fn end(&self, ended: &WorkerEnd) -> AttemptEnd {
+        let status = match ended {
+            WorkerEnd::Process(status) => status,
+            WorkerEnd::Slurm(ended) => return ended.attempt(self.is_finished),
+        };
         let outcome = match status.code() {
             Some(0) => Outcome::Done,
             Some(1 | 2) if self.failed.is_some() => Outcome::Failed,
@@ -183,25 +252,30 @@ impl Watch<'_> {
 
     /// What the sweep calls a job.
     fn name_of(&self, job_id: &str) -> &str {
-        let mut jobs = self.order.jobs.iter().chain(&self.order.evaluate);
-        let found = jobs.find(|job| job.job.job_id == job_id);
-        found.map_or("", |job| job.job.name.as_str())
+        let job = self.plan.job(job_id);
+        job.map_or("", |job| job.name.as_str())
     }
 
     /// What to tell the user about an attempt that failed.
     pub(crate) fn failure(&self, end: &AttemptEnd) -> Failure {
         let (kind, message, hint) = self.failed.clone().unwrap_or_else(|| {
             let reason = end.reason.clone().unwrap_or_default();
-            let message = match self.worker.last_message() {
+            let (last_message, last_hint) = self.worker.last_words();
+            let message = match last_message {
                 Some(message) => format!("{reason}: {message}"),
                 None => reason,
             };
             match end.exit_code {
-                Some(BAD_INPUT) => return (FailureKind::Input, message, self.worker.last_hint()),
+                Some(BAD_INPUT) => return (FailureKind::Input, message, last_hint),
                 Some(NOT_LOADED) => {
                     return (FailureKind::Input, message, Some(INSTALL_AGAIN.to_owned()));
                 }
                 _ => {}
+            }
+            if let Some(WorkerEnd::Slurm(ended)) = &self.ended
+                && let Some(remedy) = ended.remedy()
+            {
+                return (FailureKind::Input, message, Some(remedy.to_owned()));
             }
             let hint =
                 "run the same command again, without `--fresh`, to continue from the last checkpoints"
@@ -209,12 +283,12 @@ impl Watch<'_> {
             (FailureKind::Internal, message, Some(hint))
         });
         Failure {
-            stream_id: self.order.stream_id.clone(),
+            stream_id: self.stream_id.clone(),
             kind,
             has_begun: self.has_begun,
             message,
             hint,
-            log: self.worker.log.clone(),
+            log: self.worker.log(),
         }
     }
 }

@@ -45,17 +45,9 @@ impl WorkerProcess {
         })
     }
 
-    /// The line of its log that says most: an error, a panic, else the last.
+    /// The line of its log that says most.
     pub(crate) fn last_message(&self) -> Option<String> {
-        let text = self.output()?;
-        let lines: Vec<&str> = text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
-        let panic = lines.iter().position(|line| line.contains("panicked at"));
-        let panic = panic.and_then(|at| lines.get(at + 1).copied());
-        let message = last_of("error: ", &text).or(panic);
-        message.or(lines.last().copied()).map(str::to_owned)
+        last_message(&self.output()?)
     }
 
     /// What its log says to do about an error.
@@ -74,6 +66,18 @@ impl WorkerProcess {
     pub(crate) fn ask_to_stop(&mut self) {
         self.stdin = None;
     }
+}
+
+/// The line of a worker's output that says most: an error, a panic, else the last.
+pub(crate) fn last_message(text: &str) -> Option<String> {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let panic = lines.iter().position(|line| line.contains("panicked at"));
+    let panic = panic.and_then(|at| lines.get(at + 1).copied());
+    let message = last_of("error: ", text).or(panic);
+    message.or(lines.last().copied()).map(str::to_owned)
 }
 
 /// What follows `prefix` in the last line that begins with it.
@@ -137,7 +141,11 @@ impl WorkerLog {
 /// How OpenMP's threads wait for the next loop.
 const WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
-fn write_order(order: &Order, path: &Path) -> Result<(), CliError> {
+/// Writes what a worker has to do into a file that is there whole.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub(crate) fn write_order(order: &Order, path: &Path) -> Result<(), CliError> {
     let text = serde_json::to_vec_pretty(order).expect("an order serialises to JSON");
     let temporary = path.with_extension("json.tmp");
     fs::write(&temporary, text)

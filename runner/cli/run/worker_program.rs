@@ -56,6 +56,15 @@ impl WorkerProgram {
         })
     }
 
+    /// One that is somewhere else.
+    #[cfg(test)]
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            libraries: None,
+        }
+    }
+
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.envs(self.libraries.clone());

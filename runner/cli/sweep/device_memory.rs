@@ -3,7 +3,7 @@
 use crate::run::launch::Processes;
 use crate::run::worker_program;
 use nvml_wrapper::Nvml;
-use plan::{CudaStatus, Launch, Machine};
+use plan::{CudaStatus, Launch, Launcher, Machine};
 use std::env;
 use tokens::OwnMemory;
 
@@ -23,6 +23,10 @@ pub(crate) fn most_bytes(launch: &Launch, processes: &Processes) -> Option<u64> 
 pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) -> Option<u64> {
     if launch.memory_bytes.is_some() {
         return launch.memory_bytes;
+    }
+    if launch.launcher == Launcher::Slurm {
+        // That of another machine.
+        return None;
     }
     let n_here = processes.n_here;
     // A missing device is reported by the worker that looks for it.

@@ -57,6 +57,7 @@ mod sae_options;
 mod sae_spec;
 mod schedule;
 mod schema;
+mod slurm;
 mod split;
 mod stream;
 mod sweep;
@@ -103,6 +104,7 @@ pub use sae_options::{
 pub use sae_spec::SaeSpec;
 pub use schedule::{LrSchedule, k_at, updates_of};
 pub use schema::sweep_schema;
+pub use slurm::{RUN_CODE, Slurm, slurm_seconds};
 pub use split::{RowRange, SplitPart};
 pub use stream::{OF_OPTIONS, Plan, Stream, StreamKey, group_streams};
 pub use sweep::{

@@ -1,5 +1,6 @@
 //! A sweep as the user wrote it, after all layers of configuration are merged.
 
+use crate::Slurm;
 use crate::TrackerKind;
 use crate::TrainConfig;
 use crate::byte_count::{self, ByteCount};
@@ -102,6 +103,8 @@ pub struct Launch {
     pub overlap_forward: bool,
     /// Trackers that get the curves of the jobs while they are trained.
     pub log_to: Vec<TrackerKind>,
+    /// What jobs of Slurm ask for, if that is the launcher.
+    pub slurm: Slurm,
 }
 
 /// What starts a worker.
@@ -113,6 +116,8 @@ pub enum Launcher {
     Local,
     /// torchrun, which starts several on this machine.
     Torchrun,
+    /// Slurm: each stream is a job of the cluster.
+    Slurm,
 }
 
 /// Processes that torchrun starts.
@@ -194,6 +199,7 @@ impl Default for Launch {
             overlap_forward: false,
             log_to: Vec::new(),
             libtorch: None,
+            slurm: Slurm::default(),
         }
     }
 }

@@ -83,6 +83,8 @@ pub struct AttemptRow {
     pub first_step: Option<u64>,
     /// File with what the worker printed, relative to the runs folder.
     pub log: Option<String>,
+    /// Number of the job of Slurm that it is a run of.
+    pub slurm_job_id: Option<i64>,
     /// When it was started, ms since the epoch, UTC.
     pub started_ms: i64,
     /// When it ended, ms since the epoch, UTC.
@@ -117,6 +119,7 @@ impl Store {
         let all = Work {
             train: None,
             evaluate: &[],
+            slurm_name: None,
         };
         self.open_attempt(stream_id, log, all).await
     }
@@ -133,9 +136,31 @@ impl Store {
         train: &[String],
         evaluate: &[String],
     ) -> Result<u32, StoreError> {
-        let train = Some(train);
-        self.open_attempt(stream_id, log, Work { train, evaluate })
-            .await
+        let work = Work {
+            train: Some(train),
+            evaluate,
+            slurm_name: None,
+        };
+        self.open_attempt(stream_id, log, work).await
+    }
+
+    /// The same, of an attempt whose worker is a job of Slurm, called `name`.
+    ///
+    /// # Errors
+    /// As [`Store::begin_attempt_with`].
+    pub async fn begin_slurm_attempt(
+        &self,
+        (stream_id, name): (&str, &str),
+        log: &str,
+        train: &[String],
+        evaluate: &[String],
+    ) -> Result<u32, StoreError> {
+        let work = Work {
+            train: Some(train),
+            evaluate,
+            slurm_name: Some(name),
+        };
+        self.open_attempt(stream_id, log, work).await
     }
 
     async fn open_attempt(
@@ -149,7 +174,7 @@ impl Store {
             stream::position(&mut tx, stream_id).await?;
             refuse_second(&mut tx, stream_id).await?;
             let number = next_number(&mut tx, stream_id).await?;
-            let attempt_id = insert_running(&mut tx, stream_id, number, log).await?;
+            let attempt_id = insert_running(&mut tx, (stream_id, number), log, &work).await?;
             let n_jobs = take_jobs(&mut tx, attempt_id, (stream_id, work.train)).await?;
             for job_id in work.evaluate {
                 take_job(&mut tx, attempt_id, job_id).await?;
@@ -205,6 +230,8 @@ struct Work<'a> {
     train: Option<&'a [String]>,
     /// Jobs that are done, to evaluate.
     evaluate: &'a [String],
+    /// The job of Slurm that does it.
+    slurm_name: Option<&'a str>,
 }
 
 /// Refuses an attempt that has a job of another one that runs.
@@ -253,17 +280,18 @@ async fn next_number(conn: &mut SqliteConnection, stream_id: &str) -> Result<u32
 
 async fn insert_running(
     conn: &mut SqliteConnection,
-    stream_id: &str,
-    number: u32,
+    (stream_id, number): (&str, u32),
     log: &str,
+    work: &Work<'_>,
 ) -> Result<i64, Trouble> {
     let attempt_id = sqlx::query_scalar(
-        "INSERT INTO attempt (stream_id, number, status, log, started_ms)
-         VALUES (?, ?, 'running', ?, ?) RETURNING attempt_id",
+        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, started_ms)
+         VALUES (?, ?, 'running', ?, ?, ?) RETURNING attempt_id",
     )
     .bind(stream_id)
     .bind(number)
     .bind(log)
+    .bind(work.slurm_name)
     .bind(now_ms())
     .fetch_one(conn)
     .await?;
@@ -308,7 +336,7 @@ async fn take_job(
     Ok(())
 }
 
-async fn start_jobs(conn: &mut SqliteConnection, attempt_id: i64) -> Result<(), Trouble> {
+pub(crate) async fn start_jobs(conn: &mut SqliteConnection, attempt_id: i64) -> Result<(), Trouble> {
     sqlx::query(
         "UPDATE job SET status = 'running'
          WHERE status <> 'done'

@@ -1,7 +1,7 @@
 //! Attempts that are marked as running: those of processes that run, and those that killed ones left.
 
 use crate::error::StoreError;
-use crate::open::{Store, now_ms};
+use crate::open::{Store, int, now_ms};
 use sqlx::FromRow;
 
 /// An attempt whose coordinator died before it.
@@ -26,6 +26,45 @@ pub struct OpenStream {
     pub dir: String,
     /// The jobs of that attempt.
     pub job_ids: Vec<String>,
+    /// The job of Slurm that trains it; `None`: a process does.
+    pub slurm: Option<SlurmAttempt>,
+}
+
+/// An attempt whose worker is a job of Slurm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlurmAttempt {
+    /// Which attempt at the stream it is.
+    pub number: u32,
+    /// Name of the job.
+    pub name: String,
+    /// Slurm's number for it; `None`: Slurm's answer is not recorded.
+    pub job_id: Option<u64>,
+}
+
+#[derive(FromRow)]
+struct OpenRow {
+    stream_id: String,
+    dir: String,
+    number: u32,
+    slurm_name: Option<String>,
+    slurm_job_id: Option<i64>,
+    job_ids: String,
+}
+
+impl From<OpenRow> for OpenStream {
+    fn from(row: OpenRow) -> Self {
+        let (number, job_id) = (row.number, row.slurm_job_id);
+        Self {
+            stream_id: row.stream_id,
+            dir: row.dir,
+            job_ids: serde_json::from_str(&row.job_ids).unwrap_or_default(),
+            slurm: row.slurm_name.map(|name| SlurmAttempt {
+                number,
+                name,
+                job_id: job_id.and_then(|id| id.try_into().ok()),
+            }),
+        }
+    }
 }
 
 impl Store {
@@ -36,14 +75,31 @@ impl Store {
     pub async fn open_streams(&self) -> Result<Vec<OpenStream>, StoreError> {
         let mut conn = self.acquire().await?;
         self.located(async {
-            let rows: Vec<(String, String, String)> =
-                sqlx::query_as(OPEN_STREAMS).fetch_all(&mut *conn).await?;
-            let open = |(stream_id, dir, job_ids): (String, String, String)| OpenStream {
-                stream_id,
-                dir,
-                job_ids: serde_json::from_str(&job_ids).unwrap_or_default(),
-            };
-            Ok(rows.into_iter().map(open).collect())
+            let rows: Vec<OpenRow> = sqlx::query_as(OPEN_STREAMS).fetch_all(&mut *conn).await?;
+            Ok(rows.into_iter().map(OpenStream::from).collect())
+        })
+        .await
+    }
+
+    /// Records which number Slurm gave the job of an attempt.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn set_slurm_job(
+        &self,
+        stream_id: &str,
+        number: u32,
+        job_id: u64,
+    ) -> Result<(), StoreError> {
+        let mut conn = self.acquire().await?;
+        self.located(async {
+            sqlx::query("UPDATE attempt SET slurm_job_id = ? WHERE stream_id = ? AND number = ?")
+                .bind(int(job_id))
+                .bind(stream_id)
+                .bind(number)
+                .execute(&mut *conn)
+                .await?;
+            Ok(())
         })
         .await
     }
@@ -80,7 +136,8 @@ impl Store {
 }
 
 const OPEN_STREAMS: &str = "
-SELECT stream_id, dir, json_group_array(job_id) FILTER (WHERE job_id IS NOT NULL)
+SELECT stream_id, dir, number, slurm_name, slurm_job_id,
+    json_group_array(job_id) FILTER (WHERE job_id IS NOT NULL) AS job_ids
 FROM attempt JOIN stream USING (stream_id) LEFT JOIN attempt_job USING (attempt_id)
 WHERE status = 'running'
 GROUP BY attempt_id ORDER BY attempt_id";

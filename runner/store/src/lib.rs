@@ -90,7 +90,7 @@ pub use extension::Extension;
 pub use failure::JobFailure;
 pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 pub use job::{BegunOtherwise, JobStatus};
-pub use left_open::{AbandonedAttempt, OpenStream};
+pub use left_open::{AbandonedAttempt, OpenStream, SlurmAttempt};
 pub use listing::Listing;
 pub use merge::{Merged, MergedJob, OtherDatabase};
 pub use open::Store;

@@ -1,6 +1,6 @@
 //! What a worker reports of its attempt, and for which jobs that counts.
 
-use crate::attempt::{AttemptStatus, find, job_status_after, take_jobs};
+use crate::attempt::{AttemptStatus, find, job_status_after, start_jobs, take_jobs};
 use crate::error::Trouble;
 use crate::job;
 use crate::open::int;
@@ -8,14 +8,17 @@ use fault::FailureKind;
 use plan::Event;
 use sqlx::SqliteConnection;
 
-/// The attempt that wrote `event`. One that the database does not know is adopted with the stream's
-/// jobs: so the events alone restore a database that was lost.
+/// The attempt that wrote `event`. One that the database does not know is that of a job of Slurm which was begun again,
+/// or it is adopted with the stream's jobs: so the events alone restore a database that was lost.
 pub(crate) async fn of_event(
     conn: &mut SqliteConnection,
     stream_id: &str,
     event: &Event,
 ) -> Result<i64, Trouble> {
     if let Some(attempt_id) = find(conn, stream_id, event.attempt).await? {
+        return Ok(attempt_id);
+    }
+    if let Some(attempt_id) = requeued(conn, stream_id, event).await? {
         return Ok(attempt_id);
     }
     let attempt_id = sqlx::query_scalar(
@@ -30,6 +33,54 @@ pub(crate) async fn of_event(
     .await?;
     take_jobs(conn, attempt_id, (stream_id, None)).await?;
     Ok(attempt_id)
+}
+
+/// Opens the attempt that wrote `event` as the next run of the job of Slurm that had the stream last, with what that left
+/// undone. `None`: no job of Slurm had it.
+async fn requeued(
+    conn: &mut SqliteConnection,
+    stream_id: &str,
+    event: &Event,
+) -> Result<Option<i64>, Trouble> {
+    let sql = "SELECT attempt_id FROM attempt
+         WHERE stream_id = ?1 AND slurm_name IS NOT NULL AND number < ?2
+             AND number = (SELECT max(number) FROM attempt WHERE stream_id = ?1)";
+    let before: Option<i64> = sqlx::query_scalar(sql)
+        .bind(stream_id)
+        .bind(event.attempt)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(before) = before else {
+        return Ok(None);
+    };
+    sqlx::query(
+        "UPDATE attempt SET status = 'interrupted', ended_ms = ?, reason = 'Slurm began its job again'
+         WHERE attempt_id = ? AND status = 'running'",
+    )
+    .bind(event.time_ms)
+    .bind(before)
+    .execute(&mut *conn)
+    .await?;
+    let attempt_id = sqlx::query_scalar(
+        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, slurm_job_id, started_ms)
+         SELECT stream_id, ?, 'running', log, slurm_name, slurm_job_id, ? FROM attempt WHERE attempt_id = ?
+         RETURNING attempt_id",
+    )
+    .bind(event.attempt)
+    .bind(event.time_ms)
+    .bind(before)
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::query(
+        "INSERT INTO attempt_job (attempt_id, job_id)
+         SELECT ?, job_id FROM attempt_job JOIN job USING (job_id) WHERE attempt_id = ? AND status <> 'failed'",
+    )
+    .bind(attempt_id)
+    .bind(before)
+    .execute(&mut *conn)
+    .await?;
+    start_jobs(conn, attempt_id).await?;
+    Ok(Some(attempt_id))
 }
 
 /// Whether the attempt is the last one that trains the job, so that its events count.
@@ -120,4 +171,82 @@ pub(crate) async fn close_by_event(
     .execute(&mut *conn)
     .await?;
     job::leave_running(conn, attempt_id, job_status_after(status)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::attempt::{AttemptEnd, Outcome};
+    use crate::testing::{Script, TestStore, plan, stats};
+    use plan::EventKind;
+    use serde_json::json;
+
+    const ATTEMPTS: &str =
+        "SELECT number, status, slurm_job_id, reason FROM attempt ORDER BY number";
+
+    #[tokio::test]
+    async fn each_run_of_a_job_of_slurm_is_an_attempt() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4}), json!({"k": 2})]);
+        test.record(&plan).await;
+        let (store, stream) = (&test.store, &plan.streams[0].stream_id);
+        let [first, second] = [0, 1].map(|index: usize| plan.jobs[index].job_id.clone());
+        let both = [first.clone(), second.clone()];
+        let begun = store.begin_slurm_attempt((stream, "name"), "log", &both, &[]);
+        assert_eq!(begun.await.unwrap(), 1);
+        let open = store.open_streams().await.unwrap().remove(0).slurm.unwrap();
+        assert_eq!((open.number, open.job_id), (1, None));
+        store.set_slurm_job(stream, 1, 77).await.unwrap();
+
+        let mut script = Script::new();
+        script.start(1, 0).metric(&first, 4, stats(8.0));
+        // It was killed, and begun again; then it was asked to stop, and begun again.
+        script.start(2, 0).metric(&first, 5, stats(4.0));
+        script.push(EventKind::Interrupted { step: 5 });
+        script.start(3, 5).metric(&first, 6, stats(2.0));
+        store.fold(stream, &script.events).await.unwrap();
+        let rows = test.rows(ATTEMPTS).await;
+        let requeued = "Slurm began its job again";
+        assert_eq!(
+            json!(rows),
+            json!([
+                [1, "interrupted", 77, requeued],
+                [2, "interrupted", 77, null],
+                [3, "running", 77, null]
+            ])
+        );
+        for job in &both {
+            assert_eq!(test.status(job).await, "running");
+        }
+        let open = store.open_streams().await.unwrap().remove(0);
+        assert_eq!(open.job_ids.len(), 2);
+        assert_eq!(open.slurm.unwrap().number, 3);
+
+        script.checkpoint(&first, 8, true);
+        store.fold(stream, &script.events).await.unwrap();
+        let end = AttemptEnd {
+            outcome: Outcome::Interrupted,
+            exit_code: None,
+            reason: Some("preempted".into()),
+        };
+        store.end_attempt(stream, 3, &end).await.unwrap();
+        assert_eq!(test.status(&first).await, "done");
+        assert_eq!(test.status(&second).await, "interrupted");
+    }
+
+    #[tokio::test]
+    async fn a_worker_of_this_machine_has_no_further_runs() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4})]);
+        test.record(&plan).await;
+        let stream = &plan.streams[0].stream_id;
+        test.store.begin_attempt(stream, "log").await.unwrap();
+        let mut script = Script::new();
+        script.start(1, 0).start(2, 0);
+        test.store.fold(stream, &script.events).await.unwrap();
+        let rows = test.rows(ATTEMPTS).await;
+        assert_eq!(
+            json!(rows),
+            json!([[1, "running", null, null], [2, "crashed", null, null]])
+        );
+    }
 }

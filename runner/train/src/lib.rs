@@ -87,4 +87,4 @@ pub use machine::machine;
 pub use stepper::Stepper;
 pub use tokens;
 pub use trainer::Trainer;
-pub use worker::run_worker;
+pub use worker::{AskedBy, requeued, run_worker};

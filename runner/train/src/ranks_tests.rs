@@ -1,7 +1,7 @@
 //! Training with several real processes: this test binary starts itself, once for each rank.
 
 use crate::testing::{HOOKPOINTS, Run, assert_same, config, relative};
-use crate::worker::run_worker;
+use crate::worker::{AskedBy, run_worker};
 use fault::FailureKind;
 use plan::{EventKind, LossFn, Optimizer, TrainConfig};
 use sae::Sae;
@@ -22,7 +22,7 @@ const ORDER: &str = "SAE_RUN_TEST_ORDER";
 #[test]
 fn a_rank() {
     if let Ok(order) = env::var(ORDER) {
-        let code = run_worker(&PathBuf::from(order), false).unwrap();
+        let code = run_worker(&PathBuf::from(order), AskedBy::Signals).unwrap();
         std::process::exit(code.into());
     }
 }

@@ -3,7 +3,7 @@
 use crate::TrainError;
 use crate::process::log;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::io::Read;
 use std::path::Path;
@@ -38,6 +38,17 @@ impl StopFlag {
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signalled))
                 .and_then(|_| flag::register(signal, Arc::clone(&signalled)))
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.is_set)))
+                .map_err(TrainError::io("handle signals in", Path::new(".")))?;
+        }
+        Ok(stop)
+    }
+
+    /// A flag that SIGINT, SIGTERM and SIGUSR1 set, however often they come: a cluster sends one to all processes of a job,
+    /// and what started them passes it on.
+    pub(crate) fn on_repeated_signals() -> Result<Self, TrainError> {
+        let stop = Self::default();
+        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            flag::register(signal, Arc::clone(&stop.is_set))
                 .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         }
         Ok(stop)

@@ -4,7 +4,7 @@ use crate::events::EventLog;
 use crate::sae_trainer::Progress;
 use crate::stop::StopFlag;
 use crate::training::Outcome;
-use crate::worker::{run_worker, train};
+use crate::worker::{AskedBy, run_worker, train};
 use datasets::find_files;
 use facts::read_model;
 use files::DigestCache;
@@ -168,7 +168,7 @@ impl Run {
     pub(crate) fn run(&self) -> u8 {
         let path = self.dir.path().join("order.json");
         fs::write(&path, serde_json::to_vec(&self.order).unwrap()).unwrap();
-        run_worker(&path, false).unwrap()
+        run_worker(&path, AskedBy::Signals).unwrap()
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {

@@ -1,7 +1,8 @@
 //! `sae-run-worker`: all that computes with libtorch. `sae-run` starts it and tells it what to do in a file.
 //!
 //! - `sae-run-worker order FILE`: trains a stream, and reports in its `events.jsonl` (crate `train`). `--attached`:
-//!   it saves and ends when its standard input ends.
+//!   it saves and ends when its standard input ends; `--batch`: on signals of a cluster, which may be repeated
+//! - `sae-run-worker requeued FILE N`: prints the file of what is left of an order after N runs of its job in a cluster
 //! - `sae-run-worker task FILE`: does a [`plan::Task`], and answers in lines on its standard output: `task.rs`.
 //!   `store.rs`: the one that keeps answering
 //!
@@ -16,9 +17,10 @@ use std::env;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use train::{AskedBy, TrainError};
 
 const USAGE: &str =
-    "usage: sae-run-worker order FILE [--attached] | task FILE | --version; `sae-run` starts it";
+    "usage: sae-run-worker order FILE [--attached|--batch] | requeued FILE N | task FILE | --version; `sae-run` starts it";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
@@ -27,8 +29,10 @@ fn main() -> ExitCode {
         .map(|arg| arg.to_str().unwrap_or_default())
         .collect();
     let code = match texts[..] {
-        ["order", _] => order(Path::new(&args[1]), Input::NotFollowed),
-        ["order", _, "--attached"] => order(Path::new(&args[1]), Input::Followed),
+        ["order", _] => order(Path::new(&args[1]), AskedBy::Signals),
+        ["order", _, "--attached"] => order(Path::new(&args[1]), AskedBy::Parent),
+        ["order", _, "--batch"] => order(Path::new(&args[1]), AskedBy::Cluster),
+        ["requeued", _, n_restarts] => requeued(Path::new(&args[1]), n_restarts),
         ["task", _] => task::run(Path::new(&args[1])),
         ["--version"] => {
             answers::print(&format!("sae-run-worker {}", env!("CARGO_PKG_VERSION")));
@@ -42,21 +46,30 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What the end of standard input means.
-enum Input {
-    Followed,
-    NotFollowed,
+fn order(path: &Path, asked_by: AskedBy) -> u8 {
+    train::run_worker(path, asked_by).unwrap_or_else(|error| failed(&error))
 }
 
-fn order(path: &Path, input: Input) -> u8 {
-    let outcome = train::run_worker(path, matches!(input, Input::Followed));
-    outcome.unwrap_or_else(|error| {
-        say(&format!("error: {}", message_chain(&error)));
-        if let Some(hint) = error.hint() {
-            say(&format!("hint: {hint}"));
+fn requeued(path: &Path, n_restarts: &str) -> u8 {
+    let Ok(n_restarts) = n_restarts.parse() else {
+        say(USAGE);
+        return FailureKind::Input.exit_code();
+    };
+    match train::requeued(path, n_restarts) {
+        Ok(path) => {
+            answers::print(&path.display().to_string());
+            0
         }
-        error.kind().exit_code()
-    })
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &TrainError) -> u8 {
+    say(&format!("error: {}", message_chain(error)));
+    if let Some(hint) = error.hint() {
+        say(&format!("hint: {hint}"));
+    }
+    error.kind().exit_code()
 }
 
 /// A line for the worker's log, or for people at a terminal.

@@ -57,6 +57,20 @@ pub(crate) fn launcher<'a>(
     launch: &Launch,
     leader: Option<&'a Leader>,
 ) -> Result<Box<dyn Launcher + 'a>, CliError> {
+    if leader.is_some() && launch.launcher == Kind::Slurm {
+        return Err(CliError::input(
+            "with `launcher = \"slurm\"`, `sae-run` submits jobs itself, and is itself one process",
+        )
+        .with_hint("start it without `srun` or torchrun; or leave out `launcher`".to_owned())
+        .about("launch.launcher".to_owned()));
+    }
+    if launch.launcher == Kind::Slurm && launch.lanes().len() > 1 {
+        return Err(CliError::input(
+            "with `launcher = \"slurm\"`, each stream is a job; `launch.jobs` and `launch.devices` are for one machine",
+        )
+        .with_hint("`launch.slurm.max_jobs` says how many jobs there are at a time".to_owned())
+        .about("launch.jobs".to_owned()));
+    }
     let are_several = leader.is_some() || launch.launcher != Kind::Local;
     if are_several && launch.lanes().len() > 1 {
         return Err(CliError::input(
@@ -67,7 +81,8 @@ pub(crate) fn launcher<'a>(
     }
     Ok(match (leader, launch.launcher) {
         (Some(leader), _) => Box::new(leader),
-        (None, Kind::Local) => Box::new(Local),
+        // Jobs of Slurm are submitted, and not started from here: `slurm_attempt.rs`.
+        (None, Kind::Local | Kind::Slurm) => Box::new(Local),
         (None, Kind::Torchrun) => Box::new(torchrun::Torchrun::find(launch.nproc_per_node)?),
     })
 }

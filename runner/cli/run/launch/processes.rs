@@ -11,7 +11,7 @@ use plan::{CudaStatus, Environment, Launch, Launcher, Nproc};
 pub(crate) struct Processes {
     /// All ranks.
     pub(crate) n_ranks: usize,
-    /// The ranks on this machine.
+    /// The ranks on one machine: this one, or one of Slurm's.
     pub(crate) n_here: usize,
     /// Why their number is not known, if it is not; one process is then assumed.
     unknown: Option<String>,
@@ -40,6 +40,13 @@ impl Processes {
     ) -> Result<Self, CliError> {
         Ok(match (launch.launcher, launch.nproc_per_node) {
             (Launcher::Local, _) => Self::here(1),
+            (Launcher::Slurm, nproc) => {
+                let n_here = launch.slurm.n_processes(nproc);
+                Self {
+                    n_ranks: n_here * launch.slurm.nnodes,
+                    ..Self::here(n_here)
+                }
+            }
             (Launcher::Torchrun, Nproc::Count(count)) => Self::here(count),
             (Launcher::Torchrun, Nproc::Gpu) => match torchrun::n_gpus(cuda()?) {
                 Ok(n_gpus) => Self::here(n_gpus),

@@ -41,7 +41,8 @@ pub(super) fn check_sweep(sweep: &Sweep, location: &str) -> Result<(), CliError>
         return Err(at_file(format!("`launch.threads` is {threads}"))
             .with_hint(format!("0 means all cores; the most is {MOST_THREADS}")));
     }
-    Ok(())
+    let slurm = sweep.launch.slurm.check();
+    slurm.map_err(|error| CliError::from(error).at(location))
 }
 
 /// The recipe that takes lists side by side.

@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 12] = [
+const LAUNCH: [&str; 13] = [
     "launcher",
     "nproc_per_node",
     "device",
@@ -38,6 +38,23 @@ const LAUNCH: [&str; 12] = [
     "timeout_minutes",
     "overlap_forward",
     "log_to",
+    "slurm",
+];
+const SLURM: [&str; 14] = [
+    "max_jobs",
+    "nnodes",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "time",
+    "gres",
+    "mem",
+    "cpus_per_task",
+    "poll_s",
+    "signal_s",
+    "setup",
+    "sbatch",
 ];
 
 /// The keys of a table, or `None` if they are for the recipe to check.
@@ -47,6 +64,7 @@ fn keys_of(table: &[&str]) -> Option<Vec<String>> {
         ["train"] => Some(TrainConfig::keys()),
         ["recipe_limits"] => Some(RECIPE_LIMITS.map(str::to_owned).to_vec()),
         ["launch"] => Some(LAUNCH.map(str::to_owned).to_vec()),
+        ["launch", "slurm"] => Some(SLURM.map(str::to_owned).to_vec()),
         _ => None,
     }
 }
@@ -112,6 +130,7 @@ mod tests {
         };
         let value = serde_json::to_value(&sweep).unwrap();
         assert_eq!(keys(value["launch"].clone()), LAUNCH);
+        assert_eq!(keys(value["launch"]["slurm"].clone()), SLURM);
         assert_eq!(keys(value["recipe_limits"].clone()), RECIPE_LIMITS);
         assert_eq!(keys(value), TOP);
     }

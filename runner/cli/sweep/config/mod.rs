@@ -19,7 +19,7 @@ use figment::Figment;
 use figment::providers::{Data, Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value as FigmentValue};
 use finite::first_not_finite;
-use plan::{Sweep, default_of, takes_text, takes_texts};
+use plan::{RUN_CODE, Sweep, default_of, takes_text, takes_texts};
 use serde::de::DeserializeOwned;
 use source::SourceFile;
 use std::path::{Path, PathBuf};
@@ -177,20 +177,30 @@ fn common_files(folders: &Folders) -> Result<Vec<SourceFile>, CliError> {
     files.map(read).collect()
 }
 
-/// Refuses, in a file that may come from anyone, the setting that names what is run as a program.
+/// Refuses, in a file that may come from anyone, the settings that name what is run as a program.
 fn names_no_program(file: &SourceFile) -> Result<(), CliError> {
-    match file.location(&["launch", "libtorch"], 2) {
-        None => Ok(()),
-        Some(location) => Err(CliError::input(
+    const USERS: &str = "`~/.config/sae-run/sae-run.toml`";
+    if let Some(location) = file.location(&["launch", "libtorch"], 2) {
+        return Err(CliError::input(
             "`launch.libtorch` in this file would run a library that someone else may have chosen",
         )
         .at(&location)
-        .with_hint(
-            "name it in your own `~/.config/sae-run/sae-run.toml`, with `--set launch.libtorch=FOLDER`, or in the \
-             variable SAE_RUN_LIBTORCH"
-                .to_owned(),
-        )),
+        .with_hint(format!(
+            "name it in your own {USERS}, with `--set launch.libtorch=FOLDER`, or in the variable SAE_RUN_LIBTORCH"
+        )));
     }
+    for key in RUN_CODE {
+        if let Some(location) = file.location(&["launch", "slurm", key], 3) {
+            return Err(CliError::input(format!(
+                "`launch.slurm.{key}` in this file would run what someone else may have written"
+            ))
+            .at(&location)
+            .with_hint(format!(
+                "write it in your own {USERS}, or with `--set launch.slurm.{key}=...`"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Layers {

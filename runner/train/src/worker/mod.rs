@@ -4,6 +4,7 @@ mod calibration;
 mod evaluation;
 pub(crate) mod prepare;
 mod reports;
+mod requeued;
 
 use crate::TrainError;
 use crate::allocator::keep_freed_memory;
@@ -30,22 +31,39 @@ use std::time::{Duration, Instant};
 use tch::Device;
 use tokens::{Batches, TokensError};
 
+pub use requeued::requeued;
+
+
 /// How long another worker may take to leave the stream.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Trains the stream that the order in the file `path` describes. With `attached`, the worker saves
-/// and ends when its standard input does. Returns the process's exit code: 0 done, 1 failed,
+/// Who asks a worker to save and end, besides signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedBy {
+    /// Signals alone.
+    Signals,
+    /// The process that holds the other end of its standard input, by its death.
+    Parent,
+    /// A cluster, which repeats its signals.
+    Cluster,
+}
+
+/// Trains the stream that the order in the file `path` describes. Returns the process's exit code: 0 done, 1 failed,
 /// 2 bad input, 130 stopped.
 ///
 /// # Errors
 /// An order or event file that cannot be used; everything later goes into `events.jsonl`.
-pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
+pub fn run_worker(path: &Path, asked_by: AskedBy) -> Result<u8, TrainError> {
     keep_freed_memory();
-    let text = files::read(path, bound::OWN).map_err(TrainError::io("read", path))?;
-    let order: Order = serde_json::from_slice(&text).map_err(TrainError::damaged(path))?;
-    let stop = StopFlag::on_signals()?;
+    let order = read_order(path)?;
+    let attached = asked_by == AskedBy::Parent;
+    let stop = if asked_by == AskedBy::Cluster {
+        StopFlag::on_repeated_signals()?
+    } else {
+        StopFlag::on_signals()?
+    };
     if attached {
         stop.follow_parent();
     }
@@ -85,6 +103,11 @@ pub fn run_worker(path: &Path, attached: bool) -> Result<u8, TrainError> {
         }
         Err(error) => report_failure(&error, &mut events),
     }
+}
+
+pub(crate) fn read_order(path: &Path) -> Result<Order, TrainError> {
+    let text = files::read(path, bound::OWN).map_err(TrainError::io("read", path))?;
+    serde_json::from_slice(&text).map_err(TrainError::damaged(path))
 }
 
 /// Says what went wrong: to the runner by an event, to people in the log, to torchrun in its file.

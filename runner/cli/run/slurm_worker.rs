@@ -1,0 +1,294 @@
+//! A worker that is a job of Slurm: submitted, waited for, or found again.
+
+use crate::error::CliError;
+use crate::run::claims::Claims;
+use crate::run::event_tail::EventTail;
+use crate::slurm::{self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission};
+use crate::run::worker_program::WorkerProgram;
+use plan::runs_layout::{LOG, ORDER};
+use plan::{Launch, MemoryEstimate};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use store::{AttemptEnd, OpenStream, Outcome, SlurmAttempt, Store};
+
+/// How long a job that runs may give no sign of life: a folder of the network shows a new file that late.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A job of Slurm that trains a stream.
+pub(crate) struct SlurmWorker<'a> {
+    board: &'a Board,
+    /// Its number.
+    pub(crate) job_id: u64,
+    /// The stream's folder.
+    dir: PathBuf,
+    /// What was said last of it.
+    told: Option<String>,
+    /// Its last sign of life.
+    seen: Option<SignOfLife>,
+    /// Since when it runs without one.
+    silent_since: Option<Instant>,
+}
+
+/// How a job of Slurm ended.
+#[derive(Clone, Debug)]
+pub(crate) enum SlurmEnd {
+    /// As Slurm lists it.
+    Job(SlurmJob),
+    /// Slurm has forgotten it.
+    Forgotten(u64),
+    /// Its machine does not see the runs folder.
+    Blind {
+        job_id: u64,
+        /// The machine.
+        nodes: String,
+        /// The stream's folder.
+        dir: PathBuf,
+    },
+}
+
+impl<'a> SlurmWorker<'a> {
+    /// The job with this number, which trains the stream whose folder is `dir`.
+    pub(crate) fn new(board: &'a Board, job_id: u64, dir: PathBuf) -> Self {
+        board.watch(job_id);
+        Self {
+            board,
+            job_id,
+            dir,
+            told: None,
+            seen: None,
+            silent_since: None,
+        }
+    }
+
+    /// Waits until the job has ended for good, or will come to nothing.
+    pub(crate) async fn ended(&mut self) -> SlurmEnd {
+        loop {
+            let job_id = self.job_id;
+            match self.board.known(job_id) {
+                Some(Known::Gone) => return SlurmEnd::Forgotten(job_id),
+                Some(Known::Job(job)) if self.is_blind(&job) => {
+                    return SlurmEnd::Blind {
+                        job_id,
+                        nodes: job.nodes,
+                        dir: self.dir.clone(),
+                    };
+                }
+                Some(Known::Job(job)) if job.state.has_ended() => return SlurmEnd::Job(job),
+                _ => self.board.news().await,
+            }
+        }
+    }
+
+    /// Whether the job runs, or has failed, on a machine that does not see the runs folder.
+    fn is_blind(&mut self, job: &SlurmJob) -> bool {
+        let seen = SignOfLife::read(&self.dir).filter(|sign| sign.job_id == self.job_id);
+        if seen.is_some() {
+            self.seen = seen;
+            return false;
+        }
+        match job.state {
+            State::Failed => true,
+            State::Running => {
+                let since = *self.silent_since.get_or_insert_with(Instant::now);
+                since.elapsed() > PATIENCE
+            }
+            _ => {
+                self.silent_since = None;
+                false
+            }
+        }
+    }
+
+    /// What it prints.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join(LOG)
+    }
+
+    /// What is new about it, for the user.
+    pub(crate) fn news(&mut self) -> Option<String> {
+        let job_id = self.job_id;
+        let text = match self.board.known(job_id)? {
+            Known::Job(job) => {
+                let again = match job.n_restarts {
+                    0 => String::new(),
+                    1 => ", begun again once".to_owned(),
+                    n => format!(", begun again {n} times"),
+                };
+                format!("job {job_id} of Slurm {}{again}", job.describe())
+            }
+            Known::Gone => return None,
+            Known::Unanswered(why) => format!("{why}; asking again"),
+        };
+        let skew = self.seen.as_ref().and_then(SignOfLife::skew);
+        let text = skew.map_or(text.clone(), |skew| format!("{text}; {skew}"));
+        (self.told.as_ref() != Some(&text)).then(|| {
+            self.told = Some(text.clone());
+            text
+        })
+    }
+}
+
+impl Drop for SlurmWorker<'_> {
+    fn drop(&mut self) {
+        self.board.forget(self.job_id);
+    }
+}
+
+impl SlurmEnd {
+    /// How the attempt ended. `is_finished`: its events say that all is done.
+    pub(crate) fn attempt(&self, is_finished: bool) -> AttemptEnd {
+        let outcome = |outcome, reason: String| AttemptEnd {
+            outcome,
+            exit_code: None,
+            reason: Some(reason),
+        };
+        match self {
+            Self::Forgotten(_) if is_finished => AttemptEnd {
+                outcome: Outcome::Done,
+                exit_code: None,
+                reason: None,
+            },
+            Self::Forgotten(id) => outcome(
+                Outcome::Crashed,
+                format!("Slurm no longer knows its job {id}"),
+            ),
+            Self::Job(job) => job.end(),
+            Self::Blind { job_id, nodes, dir } => {
+                let where_ = if nodes.is_empty() { "its machine" } else { nodes };
+                let dir = dir.display();
+                outcome(
+                    Outcome::Failed,
+                    format!("job {job_id} of Slurm did not begin: {where_} does not see `{dir}`"),
+                )
+            }
+        }
+    }
+
+    /// Whether another job would do no better, and what to do then.
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Blind { .. } => Some(
+                "name a runs folder that all machines of the cluster see, with `--runs-dir`; worker.log may say more",
+            ),
+            Self::Job(job) => match job.state {
+                State::OutOfMemory => Some("set a larger `launch.slurm.mem`"),
+                State::Cancelled => Some("run the same command again to submit it again"),
+                _ => None,
+            },
+            Self::Forgotten(_) => None,
+        }
+    }
+
+    /// Whether it ended for a reason of the cluster: such ends are not counted.
+    pub(crate) fn is_of_the_cluster(&self) -> bool {
+        let Self::Job(job) = self else { return false };
+        match job.state {
+            State::Preempted | State::TimedOut => true,
+            State::Failed => job.exit_code == Some(130),
+            _ => false,
+        }
+    }
+}
+
+/// Where jobs of a sweep go.
+pub(crate) struct Cluster<'a> {
+    pub(crate) launch: &'a Launch,
+    pub(crate) partition: &'a Partition,
+}
+
+impl Cluster<'_> {
+    /// Submits the job of an attempt whose order is in the stream's folder `dir`; `after`: a job that it waits for.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or Slurm refuses the job.
+    pub(crate) async fn submit(
+        &self,
+        (name, dir): (&str, &Path),
+        memory: &MemoryEstimate,
+        after: Option<u64>,
+    ) -> Result<Submission, CliError> {
+        let text = Script {
+            name,
+            dir,
+            order: &dir.join(ORDER),
+            log: &dir.join(LOG),
+            launch: self.launch,
+            partition: self.partition,
+            memory,
+            program: &WorkerProgram::find()?,
+        }
+        .text();
+        let path = dir.join(slurm::SCRIPT);
+        fs::write(&path, text).map_err(|error| CliError::io("write", &path, &error))?;
+        slurm::submit(&path, name, after).await
+    }
+}
+
+/// A name for a stream's next job that no other has.
+pub(crate) fn new_name(sweep: &str, stream_id: &str) -> String {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let seed = format!("{stream_id} {} {}", std::process::id(), now.as_nanos());
+    let unique = blake3::hash(seed.as_bytes()).to_hex();
+    format!("sae-run.{sweep}.{}", &unique[..8])
+}
+
+/// Takes in what a job of Slurm wrote of a stream that is locked, and closes its attempt if it has ended. `Some`: it lives.
+///
+/// # Errors
+/// Slurm does not answer, or the database cannot be written.
+pub(crate) async fn settle(
+    claims: &Claims<'_>,
+    open: &OpenStream,
+) -> Result<Option<SlurmAttempt>, CliError> {
+    let Some(slurm) = &open.slurm else {
+        return Ok(None);
+    };
+    let known = slurm::look(slurm.job_id, &slurm.name).await;
+    let store = claims.store;
+    let mut tail = claims.folder.tail(&open.dir);
+    while tail.fold_next(store, &open.stream_id).await?.is_some() {}
+    // Its events may be of a later run.
+    let Some(number) = open_number(store, &open.stream_id).await? else {
+        return Ok(None);
+    };
+    let end = match known {
+        Known::Unanswered(why) => return Err(slurm::unanswered(slurm.job_id, &why)),
+        Known::Job(job) if !job.state.has_ended() => {
+            store.set_slurm_job(&open.stream_id, number, job.id).await?;
+            return Ok(Some(SlurmAttempt {
+                number,
+                name: slurm.name.clone(),
+                job_id: Some(job.id),
+            }));
+        }
+        Known::Job(job) => SlurmEnd::Job(job),
+        Known::Gone => SlurmEnd::Forgotten(slurm.job_id.unwrap_or_default()),
+    };
+    take_in_last(&mut tail, store, &open.stream_id).await?;
+    if let Some(number) = open_number(store, &open.stream_id).await? {
+        let end = end.attempt(false);
+        store.end_attempt(&open.stream_id, number, &end).await?;
+    }
+    Ok(None)
+}
+
+/// Takes in the end of a file that no process writes any more.
+async fn take_in_last(
+    tail: &mut EventTail,
+    store: &Store,
+    stream_id: &str,
+) -> Result<(), CliError> {
+    while tail.fold_next(store, stream_id).await?.is_some() {}
+    if let (_, Some(note)) = tail.end(store, stream_id).await? {
+        crate::show::table::note(&note);
+    }
+    Ok(())
+}
+
+/// The number of the attempt at a stream that is open.
+pub(crate) async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
+    let open = store.open_streams().await?;
+    let open = open.into_iter().find(|open| open.stream_id == stream_id);
+    Ok(open.and_then(|open| open.slurm).map(|slurm| slurm.number))
+}

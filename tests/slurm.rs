@@ -1,0 +1,315 @@
+//! Sweeps as jobs of a real Slurm of two nodes on this machine, `tests/slurm/cluster.sh`. Skipped where that cannot be
+//! started; with SAE_RUN_SLURM=required that fails.
+
+use crate::common::{Outcome, Running, Workspace, finish, small_sweep, text, until, with_jobs};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use tempfile::TempDir;
+
+/// Optimizer updates of a job that is long enough to be in its way.
+const N_STEPS: u64 = 400;
+
+/// A cluster, as long as this process lives.
+struct Cluster {
+    conf: PathBuf,
+    _folder: TempDir,
+    /// Ends the cluster when its standard input ends, with this process.
+    _keeper: Child,
+}
+
+/// `None`: there is no Slurm, or this is not root.
+static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
+    let is_there = ["slurmctld", "slurmd", "munged"].iter().all(|program| {
+        let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
+        folders.iter().any(|folder| Path::new(folder).join(program).is_file())
+    });
+    let is_root = files::user_id() == 0;
+    let is_required = env::var_os("SAE_RUN_SLURM").is_some_and(|value| value == "required");
+    if !is_there || !is_root {
+        assert!(!is_required, "there is no Slurm here, or this is not root");
+        return None;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
+    let folder = tempfile::tempdir().unwrap();
+    let port = 17_000 + std::process::id() % 2_000 * 4;
+    let started = Command::new(&script)
+        .arg("start")
+        .arg(folder.path())
+        .env("SLURM_TEST_PORT", port.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{started:?}");
+    let keeper = format!("cat >/dev/null; {} stop {}", text(&script), text(folder.path()));
+    let keeper = Command::new("bash").args(["-c", &keeper]).stdin(Stdio::piped()).spawn();
+    Some(Cluster {
+        conf: folder.path().join("slurm.conf"),
+        _folder: folder,
+        _keeper: keeper.unwrap(),
+    })
+});
+
+/// One test at a time: there are two processors.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The cluster, for one test.
+struct Turn {
+    cluster: &'static Cluster,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    /// `None`: the test is skipped.
+    fn take() -> Option<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(cluster) = CLUSTER.as_ref() else {
+            println!("skipped: there is no Slurm here, or this is not root");
+            return None;
+        };
+        Some(Self {
+            cluster,
+            _turn: turn,
+        })
+    }
+
+    fn conf(&self) -> &str {
+        text(&self.cluster.conf)
+    }
+
+    /// `sae-run` with `args`, on the cluster.
+    fn run(&self, workspace: &Workspace, args: &[&str]) -> Outcome {
+        workspace.run_with(&[("SLURM_CONF", self.conf())], args)
+    }
+
+    fn start(&self, workspace: &Workspace, args: &[&str]) -> Running {
+        let mut command = workspace.command(args);
+        command.env("SLURM_CONF", self.conf());
+        let (stdout, stderr) = (workspace.path("stdout.txt"), workspace.path("stderr.txt"));
+        Running::start(command, stdout, stderr)
+    }
+
+    /// What a program of Slurm prints.
+    #[track_caller]
+    fn slurm(&self, program: &str, args: &[&str]) -> String {
+        let mut command = Command::new(program);
+        command.args(args).env("SLURM_CONF", self.conf());
+        finish(command).succeeds().stdout.trim().to_owned()
+    }
+
+    /// A job that has the machines of jobs of `main` for a moment.
+    fn preempt(&self) {
+        let args = ["--parsable", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1"];
+        self.slurm("sbatch", &args);
+    }
+
+    /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
+    fn hurry(&self, job_id: u64) {
+        until("a job that waits for its time", || {
+            let state = self.slurm("squeue", &["--noheader", "--format=%T %r", &format!("--jobs={job_id}")]);
+            (state == "PENDING BeginTime").then_some(())
+        });
+        self.slurm("scontrol", &["update", &format!("JobId={job_id}"), "StartTime=now"]);
+    }
+}
+
+impl Drop for Turn {
+    /// The next test finds an empty queue.
+    fn drop(&mut self) {
+        let mut command = Command::new("scancel");
+        command.args(["--user=root"]).env("SLURM_CONF", self.conf());
+        let _ = command.status();
+    }
+}
+
+/// The same sweep with Slurm as its launcher.
+fn in_slurm(sweep: &str) -> String {
+    sweep.replace(
+        "[launch]\n",
+        "[launch]\nlauncher = 'slurm'\nslurm = {poll_s = 1, time = '30'}\n",
+    )
+}
+
+/// A job of many updates that saves often.
+fn long_job() -> Workspace {
+    let settings = format!(
+        "max_examples = {}\nbatch_size = 4\nsave_every = 20\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']",
+        4 * N_STEPS
+    );
+    with_jobs(&settings, &[("long", "")])
+}
+
+/// What the same sweep trains without Slurm.
+fn trained_here(workspace: &Workspace, sweep: &str) -> BTreeMap<String, Vec<u8>> {
+    let here = Workspace::new();
+    here.write("tiny.toml", sweep);
+    if let Ok(recipe) = std::fs::read(workspace.path("jobs.py")) {
+        here.write("jobs.py", recipe);
+    }
+    here.run(&["tiny.toml"]).succeeds();
+    here.trained()
+}
+
+fn sweep_of(workspace: &Workspace) -> String {
+    std::fs::read_to_string(workspace.path("tiny.toml")).unwrap()
+}
+
+/// Waits until a worker has made `n_steps` updates in attempt `attempt`.
+fn wait_for_step(workspace: &Workspace, attempt: u64, n_steps: u64) {
+    until(&format!("update {n_steps} of attempt {attempt}"), || {
+        let mut events = workspace.events().into_iter();
+        let is_there = events.any(|event| {
+            event["attempt"] == attempt
+                && event["event"] == "progress"
+                && event["step"].as_u64() >= Some(n_steps)
+        });
+        is_there.then_some(())
+    });
+}
+
+/// The job of Slurm that trains the sweep's only stream.
+fn only_job(workspace: &Workspace) -> u64 {
+    let script = workspace.stream_dir().join("slurm.here");
+    let sign = until("a sign of life", || std::fs::read_to_string(&script).ok());
+    sign.split(' ').next().unwrap().parse().unwrap()
+}
+
+const ATTEMPTS: &str = "SELECT number, status, exit_code, slurm_job_id IS NOT NULL AS in_slurm
+    FROM attempt ORDER BY attempt_id";
+
+#[test]
+fn a_sweep_in_slurm_trains_what_it_trains_here() {
+    let Some(turn) = Turn::take() else { return };
+    let sweep = small_sweep();
+    let workspace = Workspace::new();
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    let outcome = turn.run(&workspace, &["tiny.toml"]).succeeds();
+    outcome.remarks(&[": job ", " of Slurm runs on n"]);
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+    let attempts = workspace.sql(ATTEMPTS);
+    assert_eq!(
+        json!(attempts),
+        json!([{"number": 1, "status": "done", "exit_code": 0, "in_slurm": 1}])
+    );
+    turn.run(&workspace, &["tiny.toml"]).succeeds().remarks(&["already"]);
+}
+
+#[test]
+fn a_job_that_is_preempted_ends_in_the_same_bits() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    let running = turn.start(&workspace, &["tiny.toml"]);
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    turn.preempt();
+    turn.hurry(job_id);
+    running.wait().succeeds().remarks(&["begun again once"]);
+    let statuses: Vec<Value> = workspace
+        .sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
+    assert_eq!(
+        json!(statuses),
+        json!([
+            {"status": "interrupted", "slurm_job_id": job_id},
+            {"status": "done", "slurm_job_id": job_id}
+        ])
+    );
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn a_signal_before_the_time_limit_puts_the_job_back() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    let running = turn.start(&workspace, &["tiny.toml"]);
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    turn.slurm("scancel", &["--signal=USR1", "--batch", &job_id.to_string()]);
+    turn.hurry(job_id);
+    running.wait().succeeds();
+    let statuses = workspace.sql("SELECT status, first_step FROM attempt ORDER BY attempt_id");
+    let [first, second] = &statuses[..] else {
+        panic!("two attempts: {statuses:?}");
+    };
+    assert_eq!(first["status"], "interrupted");
+    assert!(second["first_step"].as_u64() >= Some(30), "{second}");
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn jobs_go_on_without_sae_run_and_are_found_again() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    let running = turn.start(&workspace, &["tiny.toml"]);
+    wait_for_step(&workspace, 1, 10);
+    running.kill();
+    let job_id = only_job(&workspace);
+    let running = turn.start(&workspace, &["tiny.toml"]);
+    let mut running = running;
+    running.says(&format!("job {job_id} of Slurm goes on"));
+    running.wait().succeeds();
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+    assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
+}
+
+#[test]
+fn a_stream_on_two_nodes() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = Workspace::new();
+    let sweep = in_slurm(&small_sweep()).replace("poll_s", "nnodes = 2, poll_s");
+    workspace.write("tiny.toml", sweep);
+    turn.run(&workspace, &["tiny.toml", "--set", "launch.nproc_per_node=1"]).succeeds();
+    let log = std::fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap();
+    let attempts = workspace.sql(ATTEMPTS);
+    assert_eq!(attempts.len(), 1, "{log}");
+    assert_eq!(attempts[0]["status"], "done", "{log}");
+}
+
+#[test]
+fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
+    let workspace = Workspace::new();
+    workspace.write("tiny.toml", in_slurm(&small_sweep()));
+    let empty = workspace.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    workspace
+        .run_with(&[("PATH", text(&empty))], &["tiny.toml"])
+        .fails(&["there is no Slurm here: `sinfo` is not on PATH"]);
+    workspace
+        .run(&["tiny.toml", "--set", "launch.slurm.time=2"])
+        .refuses(&["`launch.slurm.time` is `2`", "save 120 s before that"]);
+    workspace
+        .run(&["tiny.toml", "--detach", "--set", "launch.launcher=local"])
+        .refuses(&["`--detach` is for jobs of Slurm"]);
+    workspace
+        .run(&["tiny.toml", "--jobs", "2"])
+        .refuses(&["`launch.jobs` and `launch.devices` are for one machine"]);
+    let Some(turn) = Turn::take() else { return };
+    turn.run(&workspace, &["tiny.toml", "--set", "launch.slurm.partition=gpu"])
+        .refuses(&["there is no partition `gpu`"])
+        .hints("the cluster has main, low, high");
+    turn.run(&workspace, &["tiny.toml", "--set", "launch.slurm.constraint=a100"])
+        .refuses(&["Slurm refuses the job: "])
+        .hints("`launch.slurm.constraint`");
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'"), 0);
+}
+
+#[test]
+fn a_sweep_file_runs_no_lines_of_its_own() {
+    for (key, value) in [("setup", "['touch planted']"), ("sbatch", "{prolog = 'planted'}")] {
+        let workspace = Workspace::new();
+        let sweep = in_slurm(&small_sweep()).replace("poll_s", &format!("{key} = {value}, poll_s"));
+        workspace.write("tiny.toml", sweep);
+        workspace
+            .run(&["tiny.toml"])
+            .refuses(&[&format!("`launch.slurm.{key}` in this file would run")])
+            .hints("sae-run.toml");
+    }
+}
