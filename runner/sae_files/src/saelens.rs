@@ -46,7 +46,7 @@ pub(crate) fn model_name(dir: &Path) -> Option<String> {
 }
 
 /// The threshold that training estimated, of an SAE that was saved here; those of its hookpoints, if each has its own.
-/// Empty: there is none.
+/// Empty: it has no estimate.
 pub fn threshold_ema(dir: &Path) -> Vec<f64> {
     if is_crosscoder_folder(dir) {
         let Ok(config) = CrosscoderConfig::of_folder(dir) else {

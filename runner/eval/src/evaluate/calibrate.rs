@@ -43,7 +43,7 @@ pub struct Calibrated {
 pub struct CalibratedHookpoint {
     /// Mean number of latents that are active there with the threshold that training estimated.
     pub own_l0: f64,
-    /// The threshold that gives as many as are wanted.
+    /// The threshold that gives the number that is wanted.
     pub threshold: f64,
     /// The mean number that it gives.
     pub l0: f64,

@@ -269,7 +269,7 @@ impl BitSearch {
         self.prefix = self.prefix << n_bits | found as u32;
     }
 
-    /// Infinity if there is none.
+    /// Infinity if no rank has any.
     fn found(&self) -> f32 {
         if self.n_left == 0 {
             f32::INFINITY

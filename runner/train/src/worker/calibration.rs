@@ -104,7 +104,7 @@ fn save(
     Ok(sae.save(dir, &metadata)?)
 }
 
-/// NaN if there is none.
+/// NaN without any.
 fn mean(numbers: &[f64]) -> f64 {
     numbers.iter().sum::<f64>() / numbers.len() as f64
 }
