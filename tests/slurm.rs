@@ -25,9 +25,7 @@ struct Cluster {
 static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
     let is_there = ["slurmctld", "slurmd", "munged"].iter().all(|program| {
         let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
-        folders
-            .iter()
-            .any(|folder| Path::new(folder).join(program).is_file())
+        folders.iter().any(|folder| Path::new(folder).join(program).is_file())
     });
     let is_root = files::user_id() == 0;
     let is_required = env::var_os("SAE_RUN_SLURM").is_some_and(|value| value == "required");
@@ -46,15 +44,8 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
         .output()
         .unwrap();
     assert!(started.status.success(), "{started:?}");
-    let keeper = format!(
-        "cat >/dev/null; {} stop {}",
-        text(&script),
-        text(folder.path())
-    );
-    let keeper = Command::new("bash")
-        .args(["-c", &keeper])
-        .stdin(Stdio::piped())
-        .spawn();
+    let keeper = format!("cat >/dev/null; {} stop {}", text(&script), text(folder.path()));
+    let keeper = Command::new("bash").args(["-c", &keeper]).stdin(Stdio::piped()).spawn();
     Some(Cluster {
         conf: folder.path().join("slurm.conf"),
         _folder: folder,
@@ -111,29 +102,17 @@ impl Turn {
 
     /// A job that has the machines of jobs of `main` for a moment.
     fn preempt(&self) {
-        let args = [
-            "--parsable",
-            "--partition=high",
-            "--nodes=2",
-            "--output=/dev/null",
-            "--wrap=sleep 1",
-        ];
+        let args = ["--parsable", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1"];
         self.slurm("sbatch", &args);
     }
 
     /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
     fn hurry(&self, job_id: u64) {
         until("a job that waits for its time", || {
-            let state = self.slurm(
-                "squeue",
-                &["--noheader", "--format=%T %r", &format!("--jobs={job_id}")],
-            );
+            let state = self.slurm("squeue", &["--noheader", "--format=%T %r", &format!("--jobs={job_id}")]);
             (state == "PENDING BeginTime").then_some(())
         });
-        self.slurm(
-            "scontrol",
-            &["update", &format!("JobId={job_id}"), "StartTime=now"],
-        );
+        self.slurm("scontrol", &["update", &format!("JobId={job_id}"), "StartTime=now"]);
     }
 }
 
@@ -215,9 +194,7 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
         json!(attempts),
         json!([{"number": 1, "status": "done", "exit_code": 0, "in_slurm": 1}])
     );
-    turn.run(&workspace, &["tiny.toml"])
-        .succeeds()
-        .remarks(&["already"]);
+    turn.run(&workspace, &["tiny.toml"]).succeeds().remarks(&["already"]);
 }
 
 #[test]
@@ -232,8 +209,8 @@ fn a_job_that_is_preempted_ends_in_the_same_bits() {
     turn.preempt();
     turn.hurry(job_id);
     running.wait().succeeds().remarks(&["begun again once"]);
-    let statuses: Vec<Value> =
-        workspace.sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
+    let statuses: Vec<Value> = workspace
+        .sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
     assert_eq!(
         json!(statuses),
         json!([
@@ -253,10 +230,7 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
-    turn.slurm(
-        "scancel",
-        &["--signal=USR1", "--batch", &job_id.to_string()],
-    );
+    turn.slurm("scancel", &["--signal=USR1", "--batch", &job_id.to_string()]);
     turn.hurry(job_id);
     running.wait().succeeds();
     let statuses = workspace.sql("SELECT status, first_step FROM attempt ORDER BY attempt_id");
@@ -292,11 +266,7 @@ fn a_stream_on_two_nodes() {
     let workspace = Workspace::new();
     let sweep = in_slurm(&small_sweep()).replace("poll_s", "nnodes = 2, poll_s");
     workspace.write("tiny.toml", sweep);
-    turn.run(
-        &workspace,
-        &["tiny.toml", "--set", "launch.nproc_per_node=1"],
-    )
-    .succeeds();
+    turn.run(&workspace, &["tiny.toml", "--set", "launch.nproc_per_node=1"]).succeeds();
     let log = std::fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap();
     let attempts = workspace.sql(ATTEMPTS);
     assert_eq!(attempts.len(), 1, "{log}");
@@ -322,30 +292,18 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
         .run(&["tiny.toml", "--jobs", "2"])
         .refuses(&["`launch.jobs` and `launch.devices` are for one machine"]);
     let Some(turn) = Turn::take() else { return };
-    turn.run(
-        &workspace,
-        &["tiny.toml", "--set", "launch.slurm.partition=gpu"],
-    )
-    .refuses(&["there is no partition `gpu`"])
-    .hints("the cluster has main, low, high");
-    turn.run(
-        &workspace,
-        &["tiny.toml", "--set", "launch.slurm.constraint=a100"],
-    )
-    .refuses(&["Slurm refuses the job: "])
-    .hints("`launch.slurm.constraint`");
-    assert_eq!(
-        workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'"),
-        0
-    );
+    turn.run(&workspace, &["tiny.toml", "--set", "launch.slurm.partition=gpu"])
+        .refuses(&["there is no partition `gpu`"])
+        .hints("the cluster has main, low, high");
+    turn.run(&workspace, &["tiny.toml", "--set", "launch.slurm.constraint=a100"])
+        .refuses(&["Slurm refuses the job: "])
+        .hints("`launch.slurm.constraint`");
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'"), 0);
 }
 
 #[test]
 fn a_sweep_file_runs_no_lines_of_its_own() {
-    for (key, value) in [
-        ("setup", "['touch planted']"),
-        ("sbatch", "{prolog = 'planted'}"),
-    ] {
+    for (key, value) in [("setup", "['touch planted']"), ("sbatch", "{prolog = 'planted'}")] {
         let workspace = Workspace::new();
         let sweep = in_slurm(&small_sweep()).replace("poll_s", &format!("{key} = {value}, poll_s"));
         workspace.write("tiny.toml", sweep);

@@ -188,11 +188,7 @@ impl Claims<'_> {
     ) -> Result<HashMap<String, String>, CliError> {
         let mut held = HashMap::new();
         for open in self.store.open_streams().await? {
-            let shared: Vec<_> = open
-                .job_ids
-                .iter()
-                .filter(|id| job_ids.contains(id))
-                .collect();
+            let shared: Vec<_> = open.job_ids.iter().filter(|id| job_ids.contains(id)).collect();
             if open.stream_id == stream_id || open.slurm.is_none() || shared.is_empty() {
                 continue;
             }
@@ -203,8 +199,7 @@ impl Claims<'_> {
                 continue;
             }
             let number = open.slurm.as_ref().and_then(|slurm| slurm.job_id);
-            let holder =
-                number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
+            let holder = number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
             held.extend(shared.into_iter().map(|id| (id.clone(), holder.clone())));
         }
         Ok(held)
@@ -244,9 +239,8 @@ pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliErro
             };
             if lives {
                 let message = format!("a job of Slurm still trains in `{}`", dir.display());
-                return Err(CliError::environment(message).with_hint(
-                    "wait for it to end, or cancel it with `sae-run cancel`".to_owned(),
-                ));
+                return Err(CliError::environment(message)
+                    .with_hint("wait for it to end, or cancel it with `sae-run cancel`".to_owned()));
             }
         }
         if Claim::is_held(&dir.join(STREAM_LOCK)) {

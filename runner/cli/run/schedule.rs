@@ -326,10 +326,7 @@ impl Scheduler<'_> {
                 recorded = record(self.claims.store, self.expanded).await?;
                 continue;
             }
-            match attempt
-                .worth_a_retry
-                .filter(|_| n_counted < retries || !attempt.is_counted)
-            {
+            match attempt.worth_a_retry.filter(|_| n_counted < retries || !attempt.is_counted) {
                 None => {
                     let failure = attempt.failure.as_ref();
                     summary.is_cut_off =
@@ -338,11 +335,7 @@ impl Scheduler<'_> {
                     summary.interrupted = attempt.interrupted;
                     break;
                 }
-                Some(why)
-                    if self
-                        .wait_to_retry(lane.stream, n_attempts, &why, signals)
-                        .await =>
-                {
+                Some(why) if self.wait_to_retry(lane.stream, n_attempts, &why, signals).await => {
                     recorded = record(self.claims.store, self.expanded).await?;
                 }
                 Some(_) => {
@@ -483,10 +476,7 @@ impl Scheduler<'_> {
         let failure = has_failed.then(|| watch.failure(&end));
         let why = match &failure {
             Some(failure) => failure.message().to_owned(),
-            None => end
-                .reason
-                .clone()
-                .unwrap_or_else(|| "its worker was stopped".to_owned()),
+            None => end.reason.clone().unwrap_or_else(|| "its worker was stopped".to_owned()),
         };
         let is_stopped = watch.asked_to_stop || self.launcher.is_stopped();
         let is_worth_a_retry = !is_stopped && watch.is_worth_a_retry(&end);

@@ -30,11 +30,7 @@ impl Scheduler<'_> {
         };
         let written = write_order(&order, &dir.join(ORDER));
         let submission = match written {
-            Ok(()) => {
-                cluster
-                    .submit((&name, dir), &lane.stream.memory, lane.after)
-                    .await
-            }
+            Ok(()) => cluster.submit((&name, dir), &lane.stream.memory, lane.after).await,
             Err(error) => Err(error),
         };
         let store = self.claims.store;
@@ -92,9 +88,8 @@ impl Scheduler<'_> {
                 ..Attempt::default()
             });
         }
-        self.progress.say(&format!(
-            "stream {stream_id}: job {job_id} of Slurm goes on"
-        ));
+        self.progress
+            .say(&format!("stream {stream_id}: job {job_id} of Slurm goes on"));
         let known = self.recorded.stream(stream_id);
         let known = known.expect("every stream is recorded");
         let dir = self.claims.folder.path().join(&known.dir);

@@ -3,10 +3,8 @@
 use crate::error::CliError;
 use crate::run::claims::Claims;
 use crate::run::event_tail::EventTail;
+use crate::slurm::{self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission};
 use crate::run::worker_program::WorkerProgram;
-use crate::slurm::{
-    self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission,
-};
 use plan::runs_layout::{LOG, ORDER};
 use plan::{Launch, MemoryEstimate};
 use std::fs;
@@ -157,11 +155,7 @@ impl SlurmEnd {
             ),
             Self::Job(job) => job.end(),
             Self::Blind { job_id, nodes, dir } => {
-                let where_ = if nodes.is_empty() {
-                    "its machine"
-                } else {
-                    nodes
-                };
+                let where_ = if nodes.is_empty() { "its machine" } else { nodes };
                 let dir = dir.display();
                 outcome(
                     Outcome::Failed,

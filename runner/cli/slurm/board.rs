@@ -143,10 +143,8 @@ pub(crate) async fn look(id: Option<u64>, name: &str) -> Known {
 /// The error for a job of which Slurm says nothing.
 pub(crate) fn unanswered(id: Option<u64>, why: &str) -> CliError {
     let which = id.map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
-    CliError::environment(format!(
-        "whether {which} of Slurm still runs is not known: {why}"
-    ))
-    .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned())
+    CliError::environment(format!("whether {which} of Slurm still runs is not known: {why}"))
+        .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned())
 }
 
 #[cfg(test)]

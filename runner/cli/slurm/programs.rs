@@ -49,13 +49,7 @@ pub(super) async fn output_of(program: &str, args: &[&str]) -> Result<String, Si
         command.env_remove(secret);
     }
     // Such variables choose columns, clusters and output of the programs.
-    for variable in [
-        "SQUEUE_FORMAT",
-        "SQUEUE_FORMAT2",
-        "SQUEUE_STATES",
-        "SINFO_FORMAT",
-        "SQUEUE_SORT",
-    ] {
+    for variable in ["SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SINFO_FORMAT", "SQUEUE_SORT"] {
         command.env_remove(variable);
     }
     let output = match tokio::time::timeout(PATIENCE, command.output()).await {

@@ -23,11 +23,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// There is no Slurm here, or it refuses the job.
-pub(crate) async fn submit(
-    script: &Path,
-    name: &str,
-    after: Option<u64>,
-) -> Result<Submission, CliError> {
+pub(crate) async fn submit(script: &Path, name: &str, after: Option<u64>) -> Result<Submission, CliError> {
     let script = script.to_string_lossy();
     let after = after.map(|id| format!("--dependency=afterany:{id}"));
     let mut args = vec!["--parsable"];
@@ -38,10 +34,7 @@ pub(crate) async fn submit(
             Some(id) => return Ok(Submission::Job(id)),
             None => {
                 let answer = plan::escaped(answer.trim());
-                format!(
-                    "`sbatch` answered `{}`, which is no number of a job",
-                    plan::brief(&answer)
-                )
+                format!("`sbatch` answered `{}`, which is no number of a job", plan::brief(&answer))
             }
         },
         Err(Silence::Refused(why)) if is_of_the_moment(&why) => why,
@@ -104,13 +97,10 @@ fn refused(why: &str) -> CliError {
     let error = CliError::input(format!("Slurm refuses the job: {}", plan::escaped(why)));
     match setting {
         Some((_, setting)) => error
-            .with_hint(format!(
-                "set `launch.slurm.{setting}`; `sinfo` shows what the cluster has"
-            ))
+            .with_hint(format!("set `launch.slurm.{setting}`; `sinfo` shows what the cluster has"))
             .about(format!("launch.slurm.{setting}")),
         None => error.with_hint(
-            "`[launch.slurm]` says what a job asks for; `sinfo` shows what the cluster has"
-                .to_owned(),
+            "`[launch.slurm]` says what a job asks for; `sinfo` shows what the cluster has".to_owned(),
         ),
     }
 }
