@@ -33,6 +33,7 @@ use tokens::{Batches, TokensError};
 
 pub use requeued::requeued;
 
+
 /// How long another worker may take to leave the stream.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries.
