@@ -59,7 +59,12 @@ CREATE TABLE sweep_origin (
     sae_run TEXT NOT NULL,
     -- Commit of the git checkout that the sweep file is in, followed by `-dirty` where files had been
     -- changed since; NULL outside a checkout.
-    git_commit TEXT
+    git_commit TEXT,
+    -- Folder of the sweep file when it was last run, in which its relative paths are looked for first; with
+    -- `sae-run train` the current folder. From the root on; NULL where it is not known.
+    folder TEXT,
+    -- The folder that was current then, in which they are looked for next; NULL where it is not known.
+    current_folder TEXT
 ) STRICT;
 
 -- One call of a sweep's recipe. A recipe may ask to be called again with the results of its jobs. What it
@@ -728,6 +733,9 @@ SELECT
     verdict.step AS step,
     -- Why, in words; NULL where it is not known.
     coalesce(verdict.reason, attempt.reason) AS reason,
+    -- The same in one line for people, with the SAE and the update where it is an SAE's fault.
+    coalesce('`' || sae.name || '` at step ' || verdict.step || ': ', '')
+        || coalesce(verdict.reason, attempt.reason, 'its worker ended') AS text,
     -- What the user can do about it; NULL where nothing is known.
     CASE WHEN verdict.verdict_id IS NULL THEN attempt.hint ELSE verdict.hint END AS hint,
     -- 1 where the same settings would fail again, so that a run leaves the job out unless `--retry-failed` is given:
@@ -884,11 +892,8 @@ SELECT
     job.status AS status,
     -- The job that it continued from; NULL if it was trained from the start.
     (SELECT extension.base_job_id FROM extension WHERE extension.job_id = job.job_id) AS extends,
-    -- Why the job failed, with the SAE and the update where it is an SAE's fault; NULL where it did not fail.
-    (
-        SELECT coalesce('`' || job_failure.sae || '` at step ' || job_failure.step || ': ', '') || job_failure.reason
-        FROM job_failure WHERE job_failure.job_id = job.job_id
-    ) AS failure,
+    -- Why the job failed, `text` of `job_failure`; NULL where it did not fail.
+    (SELECT job_failure.text FROM job_failure WHERE job_failure.job_id = job.job_id) AS failure,
     -- Tags of the job, in the order of the alphabet, with spaces between; NULL without one.
     (
         SELECT group_concat(given.tag, ' ') FROM (

@@ -57,13 +57,13 @@ pub(crate) fn rank(
     Running::start(command, file("stdout"), file("stderr"))
 }
 
-fn wait(ranks: Vec<Running>) -> Vec<Outcome> {
+pub(crate) fn wait(ranks: Vec<Running>) -> Vec<Outcome> {
     ranks.into_iter().map(Running::wait).collect()
 }
 
 /// All ranks ended with `code`.
 #[track_caller]
-fn assert_codes(ranks: &[Outcome], code: i32) {
+pub(crate) fn assert_codes(ranks: &[Outcome], code: i32) {
     let first = &ranks[0];
     for rank in ranks {
         assert_eq!(rank.status.code(), Some(code), "{first}{rank}");
@@ -80,7 +80,7 @@ fn fvus(workspace: &Workspace) -> Vec<f64> {
 
 /// The results are those of one process with as large a batch.
 #[track_caller]
-fn assert_is_one_process(workspace: &Workspace) {
+pub(crate) fn assert_is_one_process(workspace: &Workspace) {
     let (ours, theirs) = (fvus(workspace), fvus(&workspace_of_one()));
     assert_eq!(ours.len(), 3);
     for (ours, theirs) in ours.iter().zip(&theirs) {

@@ -316,6 +316,51 @@ fn eval_of_a_folder_takes_model_and_data() {
 }
 
 #[test]
+fn eval_on_named_data_is_bounded_and_says_so() {
+    let sweep = replace_line(&small_sweep(), "hookpoints", "hookpoints = [['layers.0']]");
+    let workspace = Workspace::new();
+    workspace.write("tiny.toml", sweep);
+    workspace.run(&["tiny.toml"]).succeeds();
+    let whole = fs::read_to_string(fixture("tiny.jsonl")).unwrap();
+    let some: Vec<_> = whole.lines().take(40).collect();
+    workspace.write("some.jsonl", some.join("\n"));
+    let named = ["eval", "k=4", "--dataset", "some.jsonl", "--ctx-len", "4"];
+    let eval = |more: &[&str]| {
+        let args = [&named[..], &["--json"], more].concat();
+        let outcome = workspace.run(&args).succeeds();
+        let n_tokens = outcome.json()["saes"][0]["n_tokens"].as_u64().unwrap();
+        (
+            n_tokens / 4,
+            outcome.stderr.contains("the evaluation takes"),
+        )
+    };
+    let (n_sequences, is_noted) = eval(&["--max-examples", "all"]);
+    assert!(
+        (1001..2000).contains(&n_sequences) && !is_noted,
+        "{n_sequences}"
+    );
+    assert_eq!(eval(&[]), (1000, true));
+    let note = format!(
+        "the evaluation takes 1000 of {n_sequences} sequences; `--max-examples all` takes all"
+    );
+    workspace.run(&named).succeeds().remarks(&[&note]);
+    for wrong in ["0", "some", "1.5"] {
+        let args = [&named[..], &["--max-examples", wrong]].concat();
+        workspace.run(&args).exits(2).remarks(&["--max-examples"]);
+    }
+    // A job's setting is the default on other data, too.
+    let limited = [
+        "tiny.toml",
+        "--set",
+        "train.eval_fraction=0.1",
+        "--set",
+        "train.eval_max_examples=7",
+    ];
+    workspace.run(&limited).succeeds();
+    assert_eq!(eval(&[]), (7, true));
+}
+
+#[test]
 fn eval_of_nothing_is_told() {
     let workspace = Workspace::with_small_sweep();
     workspace

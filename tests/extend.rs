@@ -1,6 +1,6 @@
 //! Longer training: `sae-run extend`, and a larger `max_examples` in a sweep.
 
-use crate::common::{Workspace, replace_line, small_sweep};
+use crate::common::{Workspace, finish, fixture, replace_line, small_sweep};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -123,6 +123,93 @@ fn without_a_state_it_is_said_that_training_begins_at_the_start() {
             .iter()
             .all(|row| row["extends"].is_null())
     );
+}
+
+#[test]
+fn paths_are_looked_for_where_they_were() {
+    let workspace = Workspace::new();
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        let bytes = std::fs::read(fixture("tiny-llama").join(name)).unwrap();
+        workspace.write(&format!("project/sweeps/models/tiny/{name}"), bytes);
+    }
+    let data = std::fs::read_to_string(fixture("tiny.jsonl")).unwrap();
+    workspace.write("project/data.jsonl", &data);
+    // Of the same name, and not meant.
+    workspace.write("elsewhere/data.jsonl", data.repeat(2));
+    let sweep = with_examples(&constant_sweep(), 64);
+    // One next to the sweep, one in the current folder.
+    let sweep = replace_line(&sweep, "model", "model = 'models/tiny'");
+    let sweep = replace_line(&sweep, "dataset", "dataset = 'data.jsonl'");
+    workspace.write("project/sweeps/tiny.toml", sweep);
+    let in_folder = |folder: &str, args: &[&str]| {
+        let mut command = workspace.command(args);
+        command.current_dir(workspace.path(folder));
+        finish(command).succeeds()
+    };
+    in_folder("project", &["sweeps/tiny.toml"]);
+    let train = [
+        "train",
+        "sweeps/models/tiny",
+        "data.jsonl",
+        "--ctx-len",
+        "64",
+        "--batch-size",
+        "8",
+    ];
+    let train = [
+        &train[..],
+        &["--max-examples", "64", "--optimizer", "adam", "--k", "4"],
+    ]
+    .concat();
+    let train = [
+        &train[..],
+        &[
+            "--lr-scheduler",
+            "constant",
+            "--layers",
+            "1",
+            "--run-name",
+            "mine",
+        ],
+    ]
+    .concat();
+    let train = [&train[..], &["--expansion-factor", "2", "--device", "cpu"]].concat();
+    in_folder("project", &train);
+    let [of_sweep, of_options] = ["tiny", "mine"].map(|sweep| first_job_of(&workspace, sweep));
+    for target in [of_sweep.as_str(), of_options.as_str(), "tiny"] {
+        let args = [
+            "extend",
+            target,
+            "--tokens",
+            "8192",
+            "--runs-dir",
+            "../project/runs",
+        ];
+        in_folder("elsewhere", &args).remarks(&["continues from step 8 of job"]);
+    }
+    // The longer ones are found from anywhere, too.
+    let args = [
+        "extend",
+        "tiny",
+        "--tokens",
+        "12288",
+        "--runs-dir",
+        "project/runs",
+    ];
+    in_folder(".", &args).remarks(&["continues from step 16 of job"]);
+}
+
+/// The id of a sweep's first job.
+fn first_job_of(workspace: &Workspace, sweep: &str) -> String {
+    let query = format!("SELECT job_id FROM result WHERE sweep = '{sweep}' LIMIT 1");
+    let args = ["sql", &query, "--runs-dir", "project/runs", "--json"];
+    let rows = workspace.run(&args).succeeds().listed("rows");
+    rows[0]["job_id"].as_str().unwrap().to_owned()
 }
 
 #[test]

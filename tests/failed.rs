@@ -48,7 +48,7 @@ fn a_job_that_diverged_keeps_its_reason_and_is_left_out() {
     assert!(show.contains("folder     none yet"), "{show}");
     let sweep = workspace.run(&["show", "tiny"]).succeeds().stdout;
     assert!(
-        sweep.contains("failed     bad (") && sweep.contains(reason),
+        sweep.contains("bad (") && sweep.contains(") failed: ") && sweep.contains(reason),
         "{sweep}"
     );
     let kept = "SELECT job, status, failure IS NOT NULL AS has_reason FROM result ORDER BY job";

@@ -165,8 +165,7 @@ fn a_worker_that_does_not_end_is_named_and_can_be_taken_over() {
 
 #[test]
 fn a_rank_that_waits_says_for_whom_and_ends_on_signals() {
-    let hint =
-        "hint: RANK and WORLD_SIZE, or those of Slurm or MPI with MASTER_ADDR, are set: unset them";
+    let hint = "hint: variables of a launcher are set, such as RANK and WORLD_SIZE, or PET_NNODES: unset them";
     let ports = [(); 3].map(|()| free_port());
     let workspaces = [(); 3].map(|()| workspace(&sweep(4, "retries = 0")));
     // A store that is there, but in which no one says anything.

@@ -140,7 +140,7 @@ fn attempts(workspace: &Workspace) -> Value {
 
 #[test]
 fn ctrl_c_stops_after_a_checkpoint() {
-    for name in ["INT", "TERM"] {
+    for name in ["INT", "TERM", "USR1"] {
         let workspace = workspace();
         let running = start(&workspace);
         signal(running.pid(), name);

@@ -25,7 +25,9 @@ struct Cluster {
 static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
     let is_there = ["slurmctld", "slurmd", "munged"].iter().all(|program| {
         let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
-        folders.iter().any(|folder| Path::new(folder).join(program).is_file())
+        folders
+            .iter()
+            .any(|folder| Path::new(folder).join(program).is_file())
     });
     let is_root = files::user_id() == 0;
     let is_required = env::var_os("SAE_RUN_SLURM").is_some_and(|value| value == "required");
@@ -44,8 +46,15 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
         .output()
         .unwrap();
     assert!(started.status.success(), "{started:?}");
-    let keeper = format!("cat >/dev/null; {} stop {}", text(&script), text(folder.path()));
-    let keeper = Command::new("bash").args(["-c", &keeper]).stdin(Stdio::piped()).spawn();
+    let keeper = format!(
+        "cat >/dev/null; {} stop {}",
+        text(&script),
+        text(folder.path())
+    );
+    let keeper = Command::new("bash")
+        .args(["-c", &keeper])
+        .stdin(Stdio::piped())
+        .spawn();
     Some(Cluster {
         conf: folder.path().join("slurm.conf"),
         _folder: folder,
@@ -57,14 +66,18 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The cluster, for one test.
-struct Turn {
+pub(crate) struct Turn {
     cluster: &'static Cluster,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Turn {
     /// `None`: the test is skipped.
-    fn take() -> Option<Self> {
+    #[expect(
+        clippy::print_stdout,
+        reason = "cargo test shows it with `--nocapture`"
+    )]
+    pub(crate) fn take() -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cluster) = CLUSTER.as_ref() else {
             println!("skipped: there is no Slurm here, or this is not root");
@@ -76,7 +89,7 @@ impl Turn {
         })
     }
 
-    fn conf(&self) -> &str {
+    pub(crate) fn conf(&self) -> &str {
         text(&self.cluster.conf)
     }
 
@@ -94,25 +107,37 @@ impl Turn {
 
     /// What a program of Slurm prints.
     #[track_caller]
-    fn slurm(&self, program: &str, args: &[&str]) -> String {
+    pub(crate) fn slurm(&self, program: &str, args: &[&str]) -> String {
         let mut command = Command::new(program);
         command.args(args).env("SLURM_CONF", self.conf());
         finish(command).succeeds().stdout.trim().to_owned()
     }
 
     /// A job that has the machines of jobs of `main` for a moment.
-    fn preempt(&self) {
-        let args = ["--parsable", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1"];
+    pub(crate) fn preempt(&self) {
+        let args = [
+            "--parsable",
+            "--partition=high",
+            "--nodes=2",
+            "--output=/dev/null",
+            "--wrap=sleep 1",
+        ];
         self.slurm("sbatch", &args);
     }
 
     /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
-    fn hurry(&self, job_id: u64) {
+    pub(crate) fn hurry(&self, job_id: u64) {
         until("a job that waits for its time", || {
-            let state = self.slurm("squeue", &["--noheader", "--format=%T %r", &format!("--jobs={job_id}")]);
+            let state = self.slurm(
+                "squeue",
+                &["--noheader", "--format=%T %r", &format!("--jobs={job_id}")],
+            );
             (state == "PENDING BeginTime").then_some(())
         });
-        self.slurm("scontrol", &["update", &format!("JobId={job_id}"), "StartTime=now"]);
+        self.slurm(
+            "scontrol",
+            &["update", &format!("JobId={job_id}"), "StartTime=now"],
+        );
     }
 }
 
@@ -134,7 +159,7 @@ fn in_slurm(sweep: &str) -> String {
 }
 
 /// A job of many updates that saves often.
-fn long_job() -> Workspace {
+pub(crate) fn long_job() -> Workspace {
     let settings = format!(
         "max_examples = {}\nbatch_size = 4\nsave_every = 20\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']",
         4 * N_STEPS
@@ -194,7 +219,9 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
         json!(attempts),
         json!([{"number": 1, "status": "done", "exit_code": 0, "in_slurm": 1}])
     );
-    turn.run(&workspace, &["tiny.toml"]).succeeds().remarks(&["already"]);
+    turn.run(&workspace, &["tiny.toml"])
+        .succeeds()
+        .remarks(&["already"]);
 }
 
 #[test]
@@ -209,8 +236,8 @@ fn a_job_that_is_preempted_ends_in_the_same_bits() {
     turn.preempt();
     turn.hurry(job_id);
     running.wait().succeeds().remarks(&["begun again once"]);
-    let statuses: Vec<Value> = workspace
-        .sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
+    let statuses: Vec<Value> =
+        workspace.sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
     assert_eq!(
         json!(statuses),
         json!([
@@ -230,7 +257,10 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
-    turn.slurm("scancel", &["--signal=USR1", "--batch", &job_id.to_string()]);
+    turn.slurm(
+        "scancel",
+        &["--signal=USR1", "--batch", &job_id.to_string()],
+    );
     turn.hurry(job_id);
     running.wait().succeeds();
     let statuses = workspace.sql("SELECT status, first_step FROM attempt ORDER BY attempt_id");
@@ -266,7 +296,11 @@ fn a_stream_on_two_nodes() {
     let workspace = Workspace::new();
     let sweep = in_slurm(&small_sweep()).replace("poll_s", "nnodes = 2, poll_s");
     workspace.write("tiny.toml", sweep);
-    turn.run(&workspace, &["tiny.toml", "--set", "launch.nproc_per_node=1"]).succeeds();
+    turn.run(
+        &workspace,
+        &["tiny.toml", "--set", "launch.nproc_per_node=1"],
+    )
+    .succeeds();
     let log = std::fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap();
     let attempts = workspace.sql(ATTEMPTS);
     assert_eq!(attempts.len(), 1, "{log}");
@@ -281,7 +315,7 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
     std::fs::create_dir(&empty).unwrap();
     workspace
         .run_with(&[("PATH", text(&empty))], &["tiny.toml"])
-        .fails(&["there is no Slurm here: `sinfo` is not on PATH"]);
+        .refuses(&["there is no Slurm here: `sinfo` is not on PATH"]);
     workspace
         .run(&["tiny.toml", "--set", "launch.slurm.time=2"])
         .refuses(&["`launch.slurm.time` is `2`", "save 120 s before that"]);
@@ -292,18 +326,30 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
         .run(&["tiny.toml", "--jobs", "2"])
         .refuses(&["`launch.jobs` and `launch.devices` are for one machine"]);
     let Some(turn) = Turn::take() else { return };
-    turn.run(&workspace, &["tiny.toml", "--set", "launch.slurm.partition=gpu"])
-        .refuses(&["there is no partition `gpu`"])
-        .hints("the cluster has main, low, high");
-    turn.run(&workspace, &["tiny.toml", "--set", "launch.slurm.constraint=a100"])
-        .refuses(&["Slurm refuses the job: "])
-        .hints("`launch.slurm.constraint`");
-    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'"), 0);
+    turn.run(
+        &workspace,
+        &["tiny.toml", "--set", "launch.slurm.partition=gpu"],
+    )
+    .refuses(&["there is no partition `gpu`"])
+    .hints("the cluster has main, low, high");
+    turn.run(
+        &workspace,
+        &["tiny.toml", "--set", "launch.slurm.constraint=a100"],
+    )
+    .refuses(&["Slurm refuses the job: "])
+    .hints("`launch.slurm.constraint`");
+    assert_eq!(
+        workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'"),
+        0
+    );
 }
 
 #[test]
 fn a_sweep_file_runs_no_lines_of_its_own() {
-    for (key, value) in [("setup", "['touch planted']"), ("sbatch", "{prolog = 'planted'}")] {
+    for (key, value) in [
+        ("setup", "['touch planted']"),
+        ("sbatch", "{prolog = 'planted'}"),
+    ] {
         let workspace = Workspace::new();
         let sweep = in_slurm(&small_sweep()).replace("poll_s", &format!("{key} = {value}, poll_s"));
         workspace.write("tiny.toml", sweep);
@@ -312,4 +358,42 @@ fn a_sweep_file_runs_no_lines_of_its_own() {
             .refuses(&[&format!("`launch.slurm.{key}` in this file would run")])
             .hints("sae-run.toml");
     }
+}
+
+#[test]
+fn jobs_are_left_alone_shown_cancelled_and_continued() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    turn.run(&workspace, &["tiny.toml", "--detach"])
+        .succeeds()
+        .remarks(&["1 job of Slurm goes on"])
+        .hints("`sae-run status tiny` shows them");
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    let status = turn.run(&workspace, &["status", "tiny"]).succeeds();
+    let state = format!("job {job_id} of Slurm runs on n");
+    assert!(status.stdout.contains(&state), "{status}");
+    let status = turn
+        .run(&workspace, &["status", "tiny", "--json"])
+        .succeeds()
+        .json();
+    let stream = &status["streams"][0];
+    assert_eq!(stream["slurm_job_id"], job_id, "{stream}");
+    assert!(stream["step"].as_u64() >= Some(30), "{stream}");
+    // A second submission finds the first.
+    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    turn.run(&workspace, &["cancel", "tiny"])
+        .succeeds()
+        .remarks(&["cancelled 1 job of Slurm", "all have ended"]);
+    let attempts = workspace.sql("SELECT status, reason FROM attempt");
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0]["status"], "interrupted");
+    turn.run(&workspace, &["cancel", "tiny"])
+        .succeeds()
+        .remarks(&["no job of `tiny` is in Slurm"]);
+    turn.run(&workspace, &["tiny.toml"]).succeeds();
+    assert_eq!(workspace.sql(ATTEMPTS).len(), 2);
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
 }

@@ -22,7 +22,7 @@ use args::{Args, Command};
 use commands::{completions, data, diff, doctor, encode, eval, export_log, hookpoints, init, logs};
 use commands::{man, merge, notes, plan, recipes, rm, schema, verify_resume};
 use error::CliError;
-use show::{job, ls, report, sql, watch};
+use show::{job, ls, report, sql, status, watch};
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -50,6 +50,8 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
         Some(Command::Ls(ls)) => block_on(ls::ls(&ls)),
+        Some(Command::Status(args)) => block_on(status::status(&args)),
+        Some(Command::Cancel(args)) => block_on(status::cancel(&args)),
         Some(Command::Watch(args)) => block_on(watch::watch(&args)),
         Some(Command::Show(show)) => block_on(job::show(&show)),
         Some(Command::Sql(sql)) => block_on(sql::sql(&sql)),

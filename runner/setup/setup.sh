@@ -8,6 +8,7 @@
 #                     environment, to compare with; prints the Python that has them
 #   setup.sh python   prints a Python with what the tests of the package `sae_run` need, the whole newest PyTorch
 #                     too (6 GB), which is installed if there is space for it; prints nothing if there is not
+#   setup.sh slurm    prints `required` if there is a Slurm to test with, which is installed by apt where this is root
 #   setup.sh trackers prints a Python with TensorBoard, Trackio, Weights & Biases and MLflow (450 MB), which is installed;
 #                     prints nothing if that is not possible
 #   setup.sh torchrun prints a torchrun to test with: that of this Python, if no other is found
@@ -62,8 +63,8 @@ main() {
         torch)
             packages_of "${2:-}" >/dev/null
             [[ ${3:-cuda} == cuda ]] || fail "\`$3\` is not \`cuda\`" ;;
-        build | demo | peer | python | trackers | torchrun | nvrtc | wheel-tools | kit-python) ;;
-        *) fail 'usage: setup.sh build|demo|peer|python|trackers|torchrun|nvrtc|torch VERSION [cuda]|torches|wheel-tools|kit-python' ;;
+        build | demo | peer | python | trackers | slurm | torchrun | nvrtc | wheel-tools | kit-python) ;;
+        *) fail 'usage: setup.sh build|demo|peer|python|trackers|slurm|torchrun|nvrtc|torch VERSION [cuda]|torches|wheel-tools|kit-python' ;;
     esac
     check_tools
     mkdir -p "$CACHE"
@@ -72,6 +73,7 @@ main() {
     case $1 in
         python) whole_python ;;
         trackers) trackers ;;
+        slurm) slurm ;;
         torchrun) torchrun ;;
         wheel-tools) install wheel-tools -r "$ROOT/runner/setup/requirements-wheel.txt" && echo "$VENV/bin" ;;
         nvrtc) nvrtc ;;
@@ -316,6 +318,18 @@ trackers() {
     local home=$CACHE/trackers
     if (VENV=$home && install trackers -r "$ROOT/tests/trackers/requirements.txt"); then
         echo "$home/bin/python"
+    fi
+}
+
+# Prints `required` if a cluster can be started here, which takes root.
+slurm() {
+    if ((EUID == 0)) && ! command -v slurmctld >/dev/null && command -v apt-get >/dev/null; then
+        say 'installing Slurm, for a cluster to test with (slurm-wlm, munge)'
+        { apt-get update -q && apt-get install -y -q --no-install-recommends slurm-wlm munge; } >&2 \
+            || say 'Slurm cannot be installed here: its tests are skipped'
+    fi
+    if ((EUID == 0)) && command -v slurmctld >/dev/null; then
+        echo required
     fi
 }
 

@@ -20,7 +20,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}
 DATA=$ROOT/target/wheel/data
 HOST=x86_64-unknown-linux-gnu
 GLIBC=2.28
-MOST_MIB=100
+MOST_MB=104
 
 main() {
     local profile=${1:-release} built=$ROOT/target/wheel/built cuda=() share=$DATA/data/share/sae-run
@@ -71,9 +71,9 @@ stripped() {
 }
 
 report() {
-    local mib=$(($(stat --format %s "$1") / 1048576))
-    echo "$1: $mib MiB"
-    ((mib < MOST_MIB)) || { echo "error: more than $MOST_MIB MiB" >&2 && exit 1; }
+    local mb=$(($(stat --format %s "$1") / 1000000))
+    echo "$1: $mb MB"
+    ((mb < MOST_MB)) || { echo "error: more than $MOST_MB MB" >&2 && exit 1; }
 }
 
 main "$@"

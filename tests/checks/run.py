@@ -27,15 +27,18 @@ def tools() -> dict[str, str]:
         "SAE_RUN_TORCHRUN": set_up("torchrun"),
         "SAE_RUN_NVRTC": set_up("nvrtc"),
         "SAE_RUN_TRACKERS_PYTHON": set_up("trackers"),
+        "SAE_RUN_SLURM": set_up("slurm"),
     }
 
 
 def of_tests() -> list[Check]:
-    """All tests in Rust. Those that read back what trackers got are left out where these cannot be installed."""
+    """All tests in Rust. Those of trackers and of Slurm are left out where these cannot be installed."""
     env = tools()
     checks = [Check("tests", [Command.of("cargo test --workspace --locked --no-fail-fast")], env)]
     if not env["SAE_RUN_TRACKERS_PYTHON"]:
         checks.append(Check("trackers", [], not_run="their packages cannot be installed here"))
+    if not env["SAE_RUN_SLURM"]:
+        checks.append(Check("Slurm", [], not_run="this is not root, or Slurm cannot be installed here"))
     return checks
 
 

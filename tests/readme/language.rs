@@ -160,6 +160,22 @@ fn the_pages_have_no_turn_to_avoid_and_no_long_sentence() {
     assert_none(&faults);
 }
 
+#[test]
+fn sizes_are_in_decimal_units() {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let root = in_repository("");
+    let mut files: Vec<PathBuf> = pages().into_iter().map(|page| page.path).collect();
+    files.push(root.join("CHANGELOG.md"));
+    let faults = files.iter().flat_map(|path| {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().enumerate();
+        let found = lines.filter(|(_, line)| units.iter().any(|unit| line.contains(unit)));
+        let fault = |(index, line)| format!("{}:{}: {line}", path.display(), index + 1);
+        found.map(fault).collect::<Vec<_>>()
+    });
+    assert_none(&faults.collect::<Vec<_>>());
+}
+
 /// Asserts that no turn is in what `part` takes of each file of Rust; its sentences may be long.
 fn assert_no_turn(files: &[PathBuf], part: impl Fn(&str) -> String) {
     let turns = turns();

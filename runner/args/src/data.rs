@@ -72,7 +72,7 @@ pub struct DataArgs {
     /// Fraction of the sequences to hold out from training.
     #[arg(long, value_parser = finite)]
     pub eval_fraction: Option<f64>,
-    /// Write the sequences in training order to this file; `-` is standard output.
+    /// Write the sequences in the training order of the first epoch to this file; `-` is standard output.
     #[arg(long, value_name = "FILE.bin")]
     pub out: Option<PathBuf>,
     /// Write the held-out sequences to this file; `-` is standard output.

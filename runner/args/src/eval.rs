@@ -2,6 +2,23 @@
 
 use crate::{NamedDataArgs, StoreArgs};
 
+/// How many sequences are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Most {
+    /// All.
+    All,
+    /// This number, if there are more; at least 1.
+    Of(u64),
+}
+
+fn most(text: &str) -> Result<Most, String> {
+    match text.parse() {
+        Ok(n @ 1..) => Ok(Most::Of(n)),
+        _ if text == "all" => Ok(Most::All),
+        _ => Err("write a number from 1 on, or `all`".to_owned()),
+    }
+}
+
 /// `sae-run eval` as typed.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -39,8 +56,7 @@ pub struct EvalArgs {
     /// Keep the weights of the model's linear modules in 8 bit.
     #[arg(long, requires = "dataset")]
     pub load_in_8bit: bool,
-    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub; all of it
-    /// is used.
+    /// File, folder or pattern of files of this machine, or the id of a data set on the Hub.
     #[arg(long)]
     pub dataset: Option<String>,
     /// How the data set is read.
@@ -61,9 +77,10 @@ pub struct EvalArgs {
         requires = "dataset"
     )]
     pub exclude_tokens: Option<Vec<u32>>,
-    /// At most N sequences of the data set; always the same sample.
-    #[arg(long, value_name = "N", requires = "dataset", value_parser = clap::value_parser!(u64).range(1..))]
-    pub max_examples: Option<u64>,
+    /// At most N sequences of the data set, always the same sample; `all`: all of it [default: 1000, or
+    /// `eval_max_examples` of the job].
+    #[arg(long, value_name = "N|all", requires = "dataset", value_parser = most)]
+    pub max_examples: Option<Most>,
     /// Sequences in a forward pass; the result does not depend on it [default: that of the training,
     /// or fewer if the logits are large].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]

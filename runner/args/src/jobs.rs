@@ -52,18 +52,26 @@ pub struct TagArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A job continues from the state that it kept when it was done, and ends in the same weights as one that \
-                  was trained on N tokens from the start. A state is kept if no update depends on how many there will \
+                  was trained this long from the start. A state is kept if no update depends on how many there will \
                   be (as with `lr_scheduler = \"constant\"`), or from before the first that does with `keep_state = \
-                  true`. A job without a state is trained from the start. A larger `max_examples` in the sweep file \
-                  does the same."
+                  true`. A job without a state is trained from the start. A larger `max_examples` or `epochs` in the \
+                  sweep file does the same."
 )]
 pub struct ExtendArgs {
     /// Name or id of a job, the beginning of its id, SWEEP/JOB, or name of a sweep.
     #[arg(value_name = "JOB|SWEEP")]
     pub target: String,
-    /// Tokens to train on in all.
+    /// Tokens to train on in all, each once.
+    #[arg(
+        long,
+        value_name = "N",
+        required_unless_present = "epochs",
+        conflicts_with = "epochs"
+    )]
+    pub tokens: Option<u64>,
+    /// How often to train on the same tokens in all.
     #[arg(long, value_name = "N")]
-    pub tokens: u64,
+    pub epochs: Option<u64>,
     /// Override a setting, such as `launch.device=cuda`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -9,6 +9,7 @@
 //! - `data.rs`, `eval.rs`, `encode.rs`, `publish.rs`, `watch.rs`, `trackers.rs`: one command each
 //! - `patterns.rs`: lists of them; `spelling.rs`: dashes for underscores; `mistakes.rs`: what was typed and is neither command nor sweep
 
+mod cluster;
 mod data;
 mod encode;
 mod eval;
@@ -29,9 +30,10 @@ mod watch;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{env, process};
 
+pub use cluster::{CancelArgs, StatusArgs};
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
-pub use eval::EvalArgs;
+pub use eval::{EvalArgs, Most};
 pub use first::{CompletionsArgs, InitArgs, ManArgs};
 pub use given::Given;
 pub use jobs::{DiffArgs, ExtendArgs, LogsArgs, NoteArgs, TagArgs};
@@ -43,7 +45,7 @@ pub use patterns::patterns;
 pub use publish::{LayoutArg, PublishArgs};
 pub use settings::SettingArgs;
 pub use sweep::{
-    PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
+    ManifestArg, PlanArgs, ProgressArg, RecipesArgs, RecipesCommand, RunArgs, RunOptions, SweepArgs,
 };
 pub use trackers::ExportLogArgs;
 pub use train::TrainArgs;
@@ -93,7 +95,7 @@ pub enum Command {
     Plan(PlanArgs),
     /// Train one job from options, as `python -m sparsify` does.
     Train(Box<TrainArgs>),
-    /// Train a job, or all jobs of a sweep, on more tokens: each continues from its end.
+    /// Train a job, or all jobs of a sweep, for longer: each continues from its end.
     Extend(Box<ExtendArgs>),
     /// List recipes, write a new one, or test one.
     Recipes(RecipesArgs),
@@ -111,6 +113,10 @@ pub enum Command {
     Ls(LsArgs),
     /// Follow a sweep that another `sae-run` is running on this machine.
     Watch(WatchArgs),
+    /// Show where Slurm has the jobs of a sweep, and how far they are.
+    Status(StatusArgs),
+    /// Cancel the jobs of a sweep in Slurm; they save first.
+    Cancel(CancelArgs),
     /// Show everything recorded about a job or a sweep.
     Show(ShowArgs),
     /// Compare two jobs: the settings in which they differ, and their results.

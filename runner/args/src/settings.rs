@@ -137,6 +137,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("tokenizer_class", Kind::Text, "file|transformers", "file: tokenizer.json unchanged; transformers: as transformers 5 changes it"),
         Setting::new("ctx_len", Kind::Number, "N", "Length of a sequence, in tokens"),
         Setting::new("max_examples", Kind::Number, "N", "Use only the first N sequences after shuffling"),
+        Setting::new("epochs", Kind::Number, "N", "Train on these sequences N times, each time in another order"),
         Setting::new("shuffle_seed", Kind::Number, "SEED", "Seed of the shuffle"),
         Setting::new("on_bad_row", Kind::Text, "fail|skip", "What to do with a row that cannot be used"),
         Setting::new("bin_dtype", Kind::Text, "auto|uint16|uint32", "Width of the token ids in a `.bin` file"),
@@ -144,7 +145,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
         Setting::new("eval_dataset", Kind::Text, "DATASET", "Data set to evaluate on"),
         Setting::new("eval_split", Kind::Text, "SPLIT", "Split to evaluate on"),
         Setting::new("eval_data_args", Kind::Text, "KEY=VALUE,...", "As `data_args`, for `eval_dataset`"),
-        Setting::new("eval_max_examples", Kind::Number, "N", "Evaluate on N held-out sequences at most; by default a tenth of the number that is trained on"),
+        Setting::new("eval_max_examples", Kind::Number, "N", "Evaluate on N held-out sequences at most; by default a tenth of the number of an epoch"),
     ]),
     ("Run", &[
         Setting::new("save_every", Kind::Number, "N", "Checkpoint after every N steps, and at the end"),

@@ -146,9 +146,56 @@ pub struct PlanArgs {
     /// Show what would change compared with the last run of the sweep: jobs that are new, gone or changed.
     #[arg(long)]
     pub diff: bool,
+    /// Print a file that runs the sweep on a cluster, with the memory, processes and time that are planned: an sbatch
+    /// script, a task of SkyPilot, or a JobSet for Kubernetes.
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["json", "verbose", "diff"])]
+    pub manifest: Option<ManifestArg>,
+    /// With `--manifest`: nodes that train each stream together [default: 1].
+    #[arg(long, value_name = "N", requires = "manifest", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub nodes: Option<u16>,
+}
+
+/// What a sweep is run by on a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ManifestArg {
+    /// Slurm.
+    Slurm,
+    /// SkyPilot.
+    Skypilot,
+    /// JobSet, in Kubernetes.
+    Jobset,
+}
+
+impl ManifestArg {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slurm => "slurm",
+            Self::Skypilot => "skypilot",
+            Self::Jobset => "jobset",
+        }
+    }
 }
 
 impl PlanArgs {
+    /// The same sweep with the same settings, as arguments of `sae-run`.
+    pub fn run_words(&self) -> Vec<String> {
+        let mut words = vec![self.sweep.sweep.display().to_string()];
+        let sets = self.sweep.set.iter().map(|set| ("--set", set));
+        let device = self.device.iter().map(|device| ("--device", device));
+        let runs_dir = self.runs_dir.iter().map(|dir| ("--runs-dir", dir));
+        for (option, value) in sets.chain(device).chain(runs_dir) {
+            words.extend([option.to_owned(), value.clone()]);
+        }
+        words
+    }
+
+    /// Whether the folder of the results was given.
+    pub fn names_runs_dir(&self) -> bool {
+        let in_settings = |set: &String| set.trim_start().starts_with("runs_dir");
+        self.runs_dir.is_some() || self.sweep.set.iter().any(in_settings)
+    }
+
     /// The sweep file and the settings that override it.
     pub fn sweep(&self) -> SweepArgs {
         let own = [

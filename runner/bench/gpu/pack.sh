@@ -14,7 +14,7 @@ TORCH=2.11
 PYTHON=3.12
 WHEELS=(eai-sparsify==1.3.3 schedulefree==1.4.1 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19
     simple-parsing==0.1.9 docstring-parser==0.18.0 natsort==8.4.0)
-MOST_MIB=60
+MOST_MB=62
 
 main() {
     local programs=$1/debug folder=$2 kit libraries
@@ -37,9 +37,9 @@ main() {
 }
 
 report() {
-    local mib=$(($(stat --format %s "$1") / 1048576))
-    echo "$1: $mib MiB"
-    ((mib < MOST_MIB)) || { echo "error: more than $MOST_MIB MiB" >&2 && exit 1; }
+    local mb=$(($(stat --format %s "$1") / 1000000))
+    echo "$1: $mb MB"
+    ((mb < MOST_MB)) || { echo "error: more than $MOST_MB MB" >&2 && exit 1; }
 }
 
 main "$@"

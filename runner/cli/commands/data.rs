@@ -5,7 +5,7 @@ mod stop_wish;
 use crate::error::CliError;
 use crate::show::{json, progress, table};
 use crate::sweep::inputs::Inputs;
-use crate::sweep::paths::Folders;
+use crate::sweep::paths::{Folders, Near};
 use args::DataArgs;
 use files::OutputFile;
 use indicatif::{HumanCount, ProgressBar};
@@ -27,7 +27,7 @@ const SHOWN_CHARS: usize = 300;
 pub(crate) fn data(args: &DataArgs) -> Result<u8, CliError> {
     let config = config(args)?;
     let folders = Folders::of_this_machine()?;
-    let mut inputs = Inputs::new(Path::new("."), &folders);
+    let mut inputs = Inputs::new(&Near::folder(Path::new(".")), &folders);
     inputs.of_data(&config)?;
     inputs.fetch_data(&config, args.quiet)?;
     let spec = inputs.tokens(&config, &config.train_data());
@@ -185,6 +185,7 @@ impl<'a> Description<'a> {
             shuffle_seed: config.shuffle_seed,
             max_examples: config.max_examples,
             eval_fraction: config.eval_fraction,
+            epochs: 1,
             batch_size: 1,
             shard: Shard::WHOLE,
             pass_size: 1,

@@ -9,7 +9,7 @@ use crate::sweep::models::{
     MODEL_KEYS, ModelDirs, ModelName, SECOND_MODEL_KEYS, Search, fetch_weights, find_model,
 };
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
-use crate::sweep::paths::Folders;
+use crate::sweep::paths::{Folders, Near};
 use args::EncodeArgs;
 use plan::{
     EncodeFormat, EncodeInput, EncodeSummary, EncodeTask, FoundSae, Task, Texts, TrainConfig,
@@ -92,7 +92,8 @@ fn sequences(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError
 
 fn texts(args: &EncodeArgs, config: &TrainConfig) -> Result<Source, CliError> {
     let shelf = Folders::of_this_machine()?.models();
-    let find = |name: &ModelName, keys| find_model(name, keys, Search::from_here(&shelf));
+    let near = Near::folder(Path::new("."));
+    let find = |name: &ModelName, keys| find_model(name, keys, Search::from(&near, &shelf));
     let model = find(&ModelName::of(config), MODEL_KEYS)?;
     let second = ModelName::of_second(config).map(|name| find(&name, SECOND_MODEL_KEYS));
     let second = second.transpose()?;

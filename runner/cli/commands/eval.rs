@@ -12,7 +12,7 @@ use crate::sweep::config;
 use crate::sweep::models::{ModelDirs, ModelName};
 use crate::sweep::named_data::{Named, NamedInputs, cached, model_use};
 use crate::sweep::paths::Folders;
-use args::EvalArgs;
+use args::{EvalArgs, Most};
 use files::{Claim, DigestCache};
 use plan::runs_layout::{self, DATABASE};
 use plan::{
@@ -22,12 +22,14 @@ use plan::{
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use store::{CheckpointRow, EvaluationRow, JobDetails, Store, StoreError};
-use tokens::{BatchSpec, Shard, TokenSpec, Tokens, training_order};
+use tokens::{BatchSpec, Shard, TokenSpec, Tokens, n_selected};
 
 /// Most sequences in a forward pass, if no number is given.
 const BATCH_SIZE: usize = 32;
 /// The fraction of a separate data set that is evaluated on.
 const ALL: f64 = 1.0;
+/// Sequences of it at most, if no number is given.
+const MOST_SEQUENCES: u64 = 1000;
 
 /// Evaluates the SAEs of a job or a folder.
 ///
@@ -234,7 +236,7 @@ fn most_sequences(order: &Order, tokens: &Tokens, cache_dir: &Path) -> u64 {
     };
     let batches = BatchSpec::of_stream(key, Shard::WHOLE);
     let n_training = match training {
-        Some(training) => training_order(&training, &batches).len() as u64,
+        Some(training) => n_selected(training.n_sequences() as u64, &batches),
         // No longer in the cache.
         None => key.max_examples.unwrap_or(u64::MAX),
     };
@@ -293,12 +295,30 @@ fn on_named_data(
     let task = EvaluateTask {
         model: model_use(inputs.models, &args.device, config),
         eval_fraction: ALL,
-        most: args.max_examples,
+        most: most_of_named(args, config, &inputs.tokens),
         batch_size: batch_size(args, BATCH_SIZE, &inputs.tokens, inputs.vocab_size),
         tokens: cached(&inputs.tokens)?,
         saes: saes.collect(),
     };
     run(task, args.quiet)
+}
+
+/// How many sequences of named data are evaluated on at most. Says so, if the user has not and there are more.
+fn most_of_named(args: &EvalArgs, config: &TrainConfig, tokens: &Tokens) -> Option<u64> {
+    match args.max_examples {
+        Some(Most::All) => None,
+        Some(Most::Of(most)) => Some(most),
+        None => {
+            let most = config.eval_max_examples.unwrap_or(MOST_SEQUENCES);
+            let n_sequences = tokens.n_sequences() as u64;
+            if n_sequences > most {
+                table::note(&format!(
+                    "the evaluation takes {most} of {n_sequences} sequences; `--max-examples all` takes all"
+                ));
+            }
+            Some(most)
+        }
+    }
 }
 
 fn batch_size(args: &EvalArgs, most: usize, tokens: &Tokens, vocab_size: usize) -> usize {

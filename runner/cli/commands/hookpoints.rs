@@ -4,7 +4,7 @@ use crate::error::CliError;
 use crate::show::{json, table};
 use crate::sweep::hub_access::for_shapes;
 use crate::sweep::models::{MODEL_KEYS, ModelName, Search, find_model};
-use crate::sweep::paths::Folders;
+use crate::sweep::paths::{Folders, Near};
 use args::HookpointsArgs;
 use plan::{HookpointFacts, ModelFacts, match_hookpoints};
 use serde_json::{Value, json};
@@ -37,9 +37,10 @@ pub(crate) fn hookpoints(args: &HookpointsArgs) -> Result<u8, CliError> {
 
 /// Those of its config.json, or of its published shapes if it is not available.
 fn facts_of(name: &ModelName, shelf: &Path) -> Result<ModelFacts, CliError> {
+    let near = Near::folder(Path::new("."));
     let search = Search {
         hub: for_shapes(&name.name),
-        ..Search::from_here(shelf)
+        ..Search::from(&near, shelf)
     };
     match find_model(name, MODEL_KEYS, search) {
         Ok(model) => Ok(facts::read_facts(&model.dir)?),

@@ -5,7 +5,7 @@ use crate::show::sweep::print_plan;
 use crate::show::table;
 use crate::sweep::expand;
 use crate::sweep::inputs::Inputs;
-use crate::sweep::paths::Folders;
+use crate::sweep::paths::{Folders, Near};
 use args::{InitArgs, SweepArgs};
 use plan::{ModelFacts, TrainConfig};
 use std::fs::{self, File};
@@ -33,7 +33,9 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8, CliError> {
         dataset: args.dataset.clone(),
         ..TrainConfig::default()
     };
-    let facts = Inputs::new(dir, &folders).facts(&config)?.clone();
+    let facts = Inputs::new(&Near::folder(dir), &folders)
+        .facts(&config)?
+        .clone();
     create(&args.out)?;
     let planned = SHAPES.iter().find_map(|shape| {
         let is_last = Some(shape) == SHAPES.last();

@@ -11,6 +11,7 @@ pub(crate) mod hookpoints;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod manifest;
 mod matching;
 pub(crate) mod merge;
 pub(crate) mod notes;

@@ -1,6 +1,6 @@
 //! `sae-run plan`: what a sweep adds up to, before anything runs.
 
-use crate::commands::plan_diff;
+use crate::commands::{manifest, plan_diff};
 use crate::error::CliError;
 use crate::run::launch::Processes;
 use crate::show::forecast::{self as shown_forecast, text as forecast_text};
@@ -17,6 +17,9 @@ use std::fmt::Write;
 /// # Errors
 /// Whatever is wrong with the sweep, or with the database for a comparison.
 pub(crate) async fn plan(args: &PlanArgs) -> Result<u8, CliError> {
+    if let Some(kind) = args.manifest {
+        return manifest::print(args, kind).await;
+    }
     if args.diff {
         // Ids are compared, so everything that they hash has to be available.
         let expanded = expand::expand(&args.sweep())?;

@@ -148,7 +148,7 @@ fn request(args: &SweepArgs) -> Result<u8, CliError> {
     let folders = Folders::of_this_machine()?;
     let sweep = config::load(args, &folders)?;
     // It asks for the facts of a model alone.
-    let mut inputs = Inputs::for_plan(&sweep.dir, &folders);
+    let mut inputs = Inputs::for_plan(&sweep.near(), &folders);
     let request =
         rounds::first_request(&sweep, &mut inputs).map_err(|error| sweep.locate(error))?;
     table::print(&(serde_json::to_string_pretty(&request).expect("JSON serialises") + "\n"))

@@ -104,8 +104,11 @@ fn shortened(
     let order = past_job::last_order(runs_dir, details)?;
     let n_examples =
         args.steps * (config.batches_per_pass() * config.batch_size * config.grad_acc_steps) as u64;
+    let most = config.max_examples.unwrap_or(u64::MAX);
     let config = TrainConfig {
-        max_examples: Some(config.max_examples.unwrap_or(u64::MAX).min(n_examples)),
+        max_examples: Some(most.min(n_examples)),
+        // Further ones only if the steps take more than one.
+        epochs: config.epochs.min(n_examples.div_ceil(most.max(1))).max(1),
         save_every: args.steps.div_ceil(N_CHECKPOINTS),
         log_every: 1,
         evaluate: false,

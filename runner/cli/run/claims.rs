@@ -10,7 +10,7 @@ use crate::run::orphan;
 use crate::run::runs_folder::RunsFolder;
 use crate::run::slurm_worker;
 use crate::show::table;
-use crate::slurm::{self, Known};
+use crate::slurm::{self, Known, Looks};
 use files::Claim;
 use plan::runs_layout::{EVENTS, STREAM_LOCK};
 use std::collections::HashMap;
@@ -31,6 +31,8 @@ pub(crate) struct Claims<'a> {
     pub(crate) folder: &'a RunsFolder,
     /// Whether a worker that a killed `sae-run` left is ended, and not waited for.
     pub(crate) take_over: bool,
+    /// What Slurm says of jobs that earlier processes submitted.
+    pub(crate) slurm: &'a Looks,
 }
 
 /// The locks of a stream and of some of its jobs. No attempt of a killed process is open at them any more.
@@ -64,6 +66,12 @@ enum Left {
 }
 
 impl Claims<'_> {
+    /// Says which streams will be looked at one after the other, so that Slurm is asked once.
+    pub(crate) fn expect(&self, open: &[OpenStream]) {
+        let jobs = open.iter().filter_map(|open| open.slurm.as_ref()?.job_id);
+        self.slurm.expect(jobs);
+    }
+
     /// Takes the locks of a stream, whose folder is `dir`, and of those of the jobs that no other process has.
     ///
     /// # Errors
@@ -160,8 +168,7 @@ impl Claims<'_> {
     }
 
     async fn open(&self, stream_id: &str) -> Result<Option<OpenStream>, CliError> {
-        let open = self.store.open_streams().await?;
-        Ok(open.into_iter().find(|open| open.stream_id == stream_id))
+        Ok(self.store.open_stream(stream_id).await?)
     }
 
     /// Takes in what was written about a stream that is locked and has an open attempt, and closes that. A worker that a
@@ -187,9 +194,9 @@ impl Claims<'_> {
         job_ids: &[String],
     ) -> Result<HashMap<String, String>, CliError> {
         let mut held = HashMap::new();
-        for open in self.store.open_streams().await? {
-            let shared: Vec<_> = open.job_ids.iter().filter(|id| job_ids.contains(id)).collect();
-            if open.stream_id == stream_id || open.slurm.is_none() || shared.is_empty() {
+        for open in self.store.open_elsewhere(stream_id, job_ids).await? {
+            let shared = open.job_ids.iter().filter(|id| job_ids.contains(id));
+            if open.slurm.is_none() {
                 continue;
             }
             // Else the process that has its lock waits for it.
@@ -199,8 +206,9 @@ impl Claims<'_> {
                 continue;
             }
             let number = open.slurm.as_ref().and_then(|slurm| slurm.job_id);
-            let holder = number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
-            held.extend(shared.into_iter().map(|id| (id.clone(), holder.clone())));
+            let holder =
+                number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
+            held.extend(shared.map(|id| (id.clone(), holder.clone())));
         }
         Ok(held)
     }
@@ -208,11 +216,8 @@ impl Claims<'_> {
     /// Closes what killed processes left open of these jobs, which are locked, in other streams.
     async fn close_others(&self, own: &str, job_ids: &[String]) -> Result<(), CliError> {
         loop {
-            let open = self.store.open_streams().await?;
-            let is_shared = |open: &OpenStream| {
-                open.stream_id != own && open.job_ids.iter().any(|id| job_ids.contains(id))
-            };
-            let Some(open) = open.into_iter().find(is_shared) else {
+            let open = self.store.open_elsewhere(own, job_ids).await?;
+            let Some(open) = open.into_iter().next() else {
                 return Ok(());
             };
             match self.folder.claim(&open.stream_id)? {
@@ -239,8 +244,9 @@ pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliErro
             };
             if lives {
                 let message = format!("a job of Slurm still trains in `{}`", dir.display());
-                return Err(CliError::environment(message)
-                    .with_hint("wait for it to end, or cancel it with `sae-run cancel`".to_owned()));
+                return Err(CliError::environment(message).with_hint(
+                    "wait for it to end, or cancel it with `sae-run cancel`".to_owned(),
+                ));
             }
         }
         if Claim::is_held(&dir.join(STREAM_LOCK)) {

@@ -1,8 +1,8 @@
-//! `sae-run extend JOB|SWEEP --tokens N`: the same jobs on more tokens, each from the state that it has kept.
+//! `sae-run extend JOB|SWEEP`: the same jobs on more tokens or for more epochs, each from the state that it has kept.
 
 use super::run_loaded;
 use crate::error::CliError;
-use crate::run::launch::{Leader, with_ranks};
+use crate::run::launch::{Leader, OwnSettings, with_ranks};
 use crate::run::past_job;
 use crate::show::as_toml::{line, train_table};
 use crate::show::job::open_in;
@@ -10,21 +10,30 @@ use crate::show::table;
 use crate::sweep::config::{self, LoadedSweep, Recorded, load_recorded};
 use crate::sweep::paths::Folders;
 use args::ExtendArgs;
-use plan::{TrainConfig, runs_layout};
+use plan::{Launch, TrainConfig, runs_layout};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use store::{JobDetails, Store, Subject, SweepDetails, SweepVersionRow};
+use tokens::{BatchSpec, Shard, Tokens};
 
-/// The setting that says how long a job is trained.
-const LENGTH: &str = "max_examples";
+/// How long jobs are to be trained: one setting.
+#[derive(Clone, Copy, Debug)]
+struct Length {
+    key: &'static str,
+    value: u64,
+}
 
-/// Runs the jobs again for more tokens.
+/// Runs the jobs again for more tokens or epochs.
 ///
 /// # Errors
-/// No such job, as few tokens as it had, or as running its sweep.
+/// No such job, not more than it had, or as running its sweep.
 pub(crate) async fn extend(args: &ExtendArgs) -> Result<u8, CliError> {
-    let runs_dir = || config::runs_dir(&args.store);
-    with_ranks(&runs_dir, async |leader| extend_in(args, leader).await).await
+    let own = || {
+        let runs_dir = config::runs_dir(&args.store)?;
+        let launch = Launch::default();
+        Ok(OwnSettings { runs_dir, launch })
+    };
+    with_ranks(&own, async |leader| extend_in(args, leader).await).await
 }
 
 async fn extend_in(args: &ExtendArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
@@ -34,34 +43,43 @@ async fn extend_in(args: &ExtendArgs, leader: Option<&Leader>) -> Result<u8, Cli
     run_loaded(sweep, folders, &args.options, leader).await
 }
 
-/// The sweep of what the user named, for more tokens.
+/// The sweep of what the user named, trained longer.
 async fn longer(
     args: &ExtendArgs,
     runs_dir: &Path,
     folders: &Folders,
 ) -> Result<LoadedSweep, CliError> {
     let store = open_in(runs_dir).await?;
-    let (recorded, max_examples) = match store.subject(&args.target).await? {
+    let (recorded, length) = match store.subject(&args.target).await? {
         Subject::Job(job_id) => {
             let job = store.job(&job_id).await?;
-            let max_examples = examples(&past_job::config(&job)?, args)?;
+            let length = length(&past_job::config(&job)?, args)?;
+            check_data(args, length, (runs_dir, folders), &[&job])?;
             note_without_state(runs_dir, &[&job]);
-            (of_job(&store, &job, max_examples).await?, max_examples)
+            let mut recorded = of_job(&store, &job, length).await?;
+            recorded.folders = folders_of(&store, &job.job_id).await?;
+            (recorded, length)
         }
         Subject::Sweep(name) => {
             let sweep = store.sweep(&name).await?;
             let config = config_of(&sweep)?;
-            let max_examples = examples(&config, args)?;
+            let length = length(&config, args)?;
             let mut jobs = Vec::new();
             for row in &sweep.jobs {
                 jobs.push(store.job(&row.job_id).await?);
             }
-            note_without_state(runs_dir, &jobs.iter().collect::<Vec<_>>());
-            (of_sweep(&sweep, &config)?, max_examples)
+            let jobs: Vec<_> = jobs.iter().collect();
+            check_data(args, length, (runs_dir, folders), &jobs)?;
+            note_without_state(runs_dir, &jobs);
+            let mut recorded = of_sweep(&sweep, &config)?;
+            if let Some(job) = jobs.first() {
+                recorded.folders = folders_of(&store, &job.job_id).await?;
+            }
+            (recorded, length)
         }
     };
     let own = [
-        format!("train.{LENGTH}={max_examples}"),
+        format!("train.{}={}", length.key, length.value),
         format!(
             "runs_dir={}",
             toml::Value::from(&*runs_dir.to_string_lossy())
@@ -71,9 +89,45 @@ async fn longer(
     load_recorded(recorded, &set, folders)
 }
 
+/// The setting that the user asks for more of.
+fn key(args: &ExtendArgs) -> &'static str {
+    if args.epochs.is_some() {
+        "epochs"
+    } else {
+        "max_examples"
+    }
+}
+
+/// What the user asks for, which is more than `config` has.
+fn length(config: &TrainConfig, args: &ExtendArgs) -> Result<Length, CliError> {
+    let (target, before) = (&args.target, config.epochs);
+    let refuse = |message: String, hint: String| Err(CliError::input(message).with_hint(hint));
+    let value = match args.epochs {
+        Some(epochs) if epochs > before => epochs,
+        Some(_) => {
+            let message = format!("`{target}` is trained for {} already", count_epochs(before));
+            let hint = format!(
+                "`--epochs` is how many in all, such as {}",
+                before.saturating_mul(2)
+            );
+            return refuse(message, hint);
+        }
+        None if before > 1 => {
+            let message = format!(
+                "`{target}` is trained for {before} epochs: `--tokens` does not say which tokens are to come again"
+            );
+            let hint = format!("`--epochs {}` trains for one more", before + 1);
+            return refuse(message, hint);
+        }
+        None => examples(config, args)?,
+    };
+    let key = key(args);
+    Ok(Length { key, value })
+}
+
 /// The sequences that have the tokens.
 fn examples(config: &TrainConfig, args: &ExtendArgs) -> Result<u64, CliError> {
-    let max_examples = args.tokens.div_ceil(config.ctx_len.max(1) as u64);
+    let max_examples = n_tokens(args).div_ceil(config.ctx_len.max(1) as u64);
     match config.max_examples {
         Some(before) if before < max_examples => Ok(max_examples),
         Some(before) => {
@@ -86,14 +140,72 @@ fn examples(config: &TrainConfig, args: &ExtendArgs) -> Result<u64, CliError> {
         }
         None => {
             let message = format!("`{}` is trained on all its data already", args.target);
-            Err(CliError::input(message)
-                .with_hint("more data is another job: name it in the sweep's `dataset`".to_owned()))
+            Err(CliError::input(message).with_hint(
+                "`--epochs 2` trains on it twice; more data is another job: name it in the sweep's `dataset`"
+                    .to_owned(),
+            ))
         }
     }
 }
 
+fn n_tokens(args: &ExtendArgs) -> u64 {
+    args.tokens.unwrap_or_default()
+}
+
+fn count_epochs(n: u64) -> String {
+    table::count(n as usize, "epoch")
+}
+
+/// Checks that the data of jobs has the tokens that are asked for, as far as it is in the cache.
+fn check_data(
+    args: &ExtendArgs,
+    length: Length,
+    (runs_dir, folders): (&Path, &Folders),
+    jobs: &[&JobDetails],
+) -> Result<(), CliError> {
+    if args.epochs.is_some() {
+        return Ok(());
+    }
+    for job in jobs {
+        let Some((n_sequences, ctx_len)) = n_sequences(job, runs_dir, &folders.cache) else {
+            continue;
+        };
+        if n_sequences < length.value {
+            let n_all = n_sequences * ctx_len;
+            let name = job.newest_name().map_or(&job.job_id, |name| &name.job);
+            let message = format!(
+                "the data of `{name}` has {n_all} tokens to train on, fewer than {}",
+                n_tokens(args)
+            );
+            return Err(CliError::input(message).with_hint(format!(
+                "`--tokens {n_all}` takes all; `--epochs 2` trains on the same tokens again; more data is another job: \
+                 name it in the sweep's `dataset`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// How many sequences a job could be trained on, and of how many tokens, if its data is in the cache.
+fn n_sequences(job: &JobDetails, runs_dir: &Path, cache: &Path) -> Option<(u64, u64)> {
+    let key = past_job::last_order(runs_dir, job).ok()?.key;
+    let tokens = Tokens::find(cache, &key.token_digest).ok()?;
+    let all = BatchSpec {
+        max_examples: None,
+        ..BatchSpec::of_stream(&key, Shard::WHOLE)
+    };
+    let n_sequences = tokens::n_selected(tokens.n_sequences() as u64, &all);
+    Some((n_sequences, key.ctx_len as u64))
+}
+
+/// The folders that a job's relative paths were relative to.
+async fn folders_of(store: &Store, job_id: &str) -> Result<[Option<PathBuf>; 2], CliError> {
+    let folders = store.folders_of_job(job_id).await?;
+    Ok(folders.map(|dir| dir.map(PathBuf::from)))
+}
+
 /// A sweep file with a job alone, which is added to those of a sweep.
-async fn of_job(store: &Store, job: &JobDetails, max_examples: u64) -> Result<Recorded, CliError> {
+async fn of_job(store: &Store, job: &JobDetails, length: Length) -> Result<Recorded, CliError> {
     let id = &job.job_id;
     let (sweep, name) = job.newest_name().map_or_else(
         || ("extended".to_owned(), id.clone()),
@@ -107,8 +219,10 @@ async fn of_job(store: &Store, job: &JobDetails, max_examples: u64) -> Result<Re
     } else {
         format!("{sweep}-extended")
     };
-    let parts = name.split(',').filter(|part| !part.starts_with(LENGTH));
-    let length = format!("{LENGTH}={max_examples}");
+    let key = |part: &str| part.split_once('=').map(|(key, _)| key.to_owned());
+    let is_other = |part: &&str| key(part).as_deref() != Some(length.key);
+    let parts = name.split(',').filter(is_other);
+    let length = format!("{}={}", length.key, length.value);
     let name: Vec<_> = parts.chain([length.as_str()]).collect();
     Ok(Recorded {
         source: format!("job {id}"),
@@ -116,6 +230,7 @@ async fn of_job(store: &Store, job: &JobDetails, max_examples: u64) -> Result<Re
             + &train_table(&past_job::config(job)?)?
             + &newest.map(launch_table).unwrap_or_default(),
         job: Some(name.join(",")),
+        folders: [None, None],
     })
 }
 
@@ -130,8 +245,9 @@ fn config_of(sweep: &SweepDetails) -> Result<TrainConfig, CliError> {
             .with_hint(format!("name one of them: `{}/{first}`", sweep.sweep)));
     }
     let request = request_of(sweep);
-    if !request["vary"][LENGTH].is_null() {
-        let message = format!("the jobs of `{}` differ in `{LENGTH}`", sweep.sweep);
+    let lengths = ["max_examples", "epochs"];
+    if let Some(key) = lengths.iter().find(|key| !request["vary"][key].is_null()) {
+        let message = format!("the jobs of `{}` differ in `{key}`", sweep.sweep);
         return Err(CliError::input(message).with_hint("name a job".to_owned()));
     }
     serde_json::from_value(request["train"].clone()).map_err(|error| {
@@ -160,6 +276,7 @@ fn of_sweep(sweep: &SweepDetails, config: &TrainConfig) -> Result<Recorded, CliE
         source: format!("sweep `{}`", sweep.sweep),
         text,
         job: None,
+        folders: [None, None],
     })
 }
 

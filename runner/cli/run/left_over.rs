@@ -5,6 +5,7 @@ use crate::error::CliError;
 use crate::run::claims::Claims;
 use crate::run::runs_folder::RunsFolder;
 use crate::show::table::{self, count};
+use crate::slurm::Looks;
 use files::Claim;
 use plan::runs_layout::lock_path;
 use std::path::Path;
@@ -20,7 +21,9 @@ pub(crate) async fn close(runs_dir: &Path, store: &Store) -> Result<(), CliError
     }
     // A folder that cannot be written can still be read.
     let _ = try_to_close(runs_dir, store).await;
-    let left = left_open(runs_dir, store).await?;
+    let mut left = left_open(runs_dir, store).await?;
+    // A job of Slurm needs no `sae-run`.
+    left.retain(|open| open.slurm.is_none());
     let n_jobs = left.iter().map(|open| open.job_ids.len()).sum();
     if n_jobs > 0 {
         table::note(&format!(
@@ -38,8 +41,11 @@ async fn try_to_close(runs_dir: &Path, store: &Store) -> Result<(), CliError> {
         store: &writer,
         folder: &folder,
         take_over: false,
+        slurm: &Looks::new(1),
     };
-    for open in left_open(runs_dir, store).await? {
+    let left = left_open(runs_dir, store).await?;
+    claims.expect(&left);
+    for open in left {
         claims
             .recover_stream((&open.stream_id, &open.dir), false)
             .await?;

@@ -8,11 +8,12 @@
 //!   on which device; `worker_process.rs`: starting one; `orphan.rs`: a worker that was left; `left_over.rs`:
 //!   and what the database has of it
 //! - `orders.rs`: what a worker is asked to do; `worker.rs`: what does it: a process, or a job of Slurm
-//! - `slurm_attempt.rs`: an attempt in Slurm; `slurm_worker.rs`: its job, submitted or found again
+//! - `slurm_attempt.rs`: an attempt in Slurm; `slurm_worker.rs`: its job, submitted or found again; `slurm_limits.rs`:
+//!   whether it has the time
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
-//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `seal.rs`: whose
-//!   orders they take; `processes.rs`: how many
+//! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `node.rs`: the ranks of
+//!   a node; `seal.rs`: whose orders they take; `processes.rs`: how many
 //! - `runs_folder.rs`: the folder and its locks; `signals.rs`: Ctrl-C
 
 pub(crate) mod claims;
@@ -22,15 +23,16 @@ pub(crate) mod fresh;
 pub(crate) mod gpu_room;
 pub(crate) mod launch;
 pub(crate) mod left_over;
+pub(crate) mod orders;
 pub(crate) mod orphan;
 pub(crate) mod past_job;
-pub(crate) mod orders;
 pub(crate) mod queue;
 pub(crate) mod recording;
 pub(crate) mod runs_folder;
 pub(crate) mod schedule;
 pub(crate) mod signals;
 pub(crate) mod slurm_attempt;
+pub(crate) mod slurm_limits;
 pub(crate) mod slurm_worker;
 pub(crate) mod unreadable;
 pub(crate) mod watch;
@@ -41,7 +43,7 @@ pub(crate) mod worker_program;
 use crate::commands::plan::{self as plan_command, Shown};
 use crate::error::CliError;
 use crate::run::claims::Claims;
-use crate::run::launch::{Launcher, Leader, with_ranks};
+use crate::run::launch::{Launcher, Leader, OwnSettings, with_ranks};
 use crate::run::recording::{record, recover};
 use crate::run::runs_folder::RunsFolder;
 use crate::run::schedule::{Scheduler, Summary};
@@ -50,7 +52,7 @@ use crate::show::forecast::{time, total_s};
 use crate::show::progress::{Line, Progress};
 use crate::show::time_left::{Predicted, TimeLeft};
 use crate::show::{json, sweep as shown, table};
-use crate::slurm::{Board, Partition};
+use crate::slurm::{Board, Looks, Partition};
 use crate::sweep::config::{self, LoadedSweep};
 use crate::sweep::expand::{self, Expanded};
 use crate::sweep::forecast::forecast;
@@ -68,6 +70,9 @@ use store::{JobStatus, RecordedJob, RecordedPlan, Store};
 /// The settings of a job in its folder, which are written with each checkpoint, after its SAEs.
 const JOB_CONFIG: &str = "config.json";
 
+/// How often Slurm is asked about jobs of earlier processes before that is given up.
+const N_TRIES: u32 = 20;
+
 /// From this number of seconds on it is said before how long a sweep takes.
 const LONG_S: f64 = 60.0;
 
@@ -76,8 +81,8 @@ const LONG_S: f64 = 60.0;
 /// # Errors
 /// Bad input or a bad environment; a failing job is not an error but an exit code.
 pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
-    let runs_dir = || config::runs_dir_of_sweep(&args.sweep());
-    with_ranks(&runs_dir, async |leader| {
+    let own = || own_settings(config::load(&args.sweep(), &Folders::of_this_machine()?));
+    with_ranks(&own, async |leader| {
         let folders = Folders::of_this_machine()?;
         let sweep = config::load(&args.sweep(), &folders)?;
         run_loaded(sweep, folders, &args.options, leader).await
@@ -91,8 +96,16 @@ pub(crate) async fn run(args: &RunArgs) -> Result<u8, CliError> {
 /// As [`run`].
 pub(crate) async fn train(args: TrainArgs) -> Result<u8, CliError> {
     let given = args.given();
-    let runs_dir = || config::runs_dir_of_options(&given);
-    with_ranks(&runs_dir, async |leader| train_job(args, leader).await).await
+    let own = || own_settings(config::load_given(&given, &Folders::of_this_machine()?));
+    with_ranks(&own, async |leader| train_job(args, leader).await).await
+}
+
+fn own_settings(loaded: Result<LoadedSweep, CliError>) -> Result<OwnSettings, CliError> {
+    let sweep = loaded?.sweep;
+    Ok(OwnSettings {
+        runs_dir: sweep.runs_dir.into(),
+        launch: sweep.launch,
+    })
 }
 
 async fn train_job(mut args: TrainArgs, leader: Option<&Leader>) -> Result<u8, CliError> {
@@ -176,10 +189,12 @@ async fn run_expanded(
     for round in later.await? {
         expanded.replay(round)?;
     }
+    let looks = Looks::new(N_TRIES);
     let claims = Claims {
         store: &store,
         folder: &folder,
         take_over: args.take_over,
+        slurm: &looks,
     };
     let began = Instant::now();
     let Some(before) = recover(&claims, expanded, args).await? else {
@@ -334,7 +349,7 @@ async fn run_round(
         args,
     );
     let time_left = if expanded.plan.streams.iter().any(is_wanted) {
-        time_left(site.claims.store, expanded, (is_wanted, quiet)).await?
+        time_left(site, expanded, (is_wanted, quiet)).await?
     } else {
         TimeLeft::default()
     };
@@ -357,7 +372,7 @@ async fn run_round(
 
 /// What is known of the time of the streams that are wanted before they begin. The first has all text tokenised.
 async fn time_left(
-    store: &Store,
+    site: &Site<'_>,
     expanded: &mut Expanded,
     (is_wanted, quiet): (impl Fn(&plan::Stream) -> bool, bool),
 ) -> Result<TimeLeft, CliError> {
@@ -366,6 +381,9 @@ async fn time_left(
     if !quiet && total_s.is_some_and(|total_s| total_s >= LONG_S) {
         let source = &forecast.speed.source;
         table::note(&format!("expected time: {} ({source})", time(&forecast)));
+    }
+    if let Some(partition) = site.partition.as_ref().filter(|_| !quiet) {
+        slurm_limits::note(expanded, &forecast, partition);
     }
     let streams = expanded.plan.streams.iter().zip(&forecast.streams);
     let wanted = streams.filter(|(stream, _)| is_wanted(stream));
@@ -389,6 +407,7 @@ async fn time_left(
         let predicted = serde_json::to_string(predicted).expect("numbers serialise");
         (stream_id.clone(), predicted)
     });
+    let store = site.claims.store;
     store.note_predictions(&rows.collect::<Vec<_>>()).await?;
     Ok(TimeLeft::new(predicted, forecast.n_lanes))
 }

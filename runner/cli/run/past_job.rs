@@ -27,7 +27,7 @@ pub(crate) fn newest_checkpoint(job: &JobDetails) -> Result<&CheckpointRow, CliE
     job.checkpoints.last().ok_or_else(|| {
         let message = format!("job `{}` has no checkpoint", job.job_id);
         match &job.failure {
-            Some(failure) => CliError::input(format!("{message}: it failed, {}", failure.text()))
+            Some(failure) => CliError::input(format!("{message}: it failed, {}", failure.text))
                 .with_hint(failure.hint.clone()),
             None => CliError::input(message).with_hint("run its sweep first".to_owned()),
         }

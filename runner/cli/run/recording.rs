@@ -27,6 +27,7 @@ pub(crate) async fn recover(
 ) -> Result<Option<RecordedPlan>, CliError> {
     let (store, folder) = (claims.store, claims.folder);
     let recorded = record(store, expanded).await?;
+    claims.expect(&store.open_streams().await?);
     let origin = origin(expanded);
     store
         .record_origin(&expanded.sweep.text, &expanded.plan, &origin)
@@ -160,5 +161,15 @@ fn origin(expanded: &Expanded) -> SweepOrigin {
         sae_run: env!("CARGO_PKG_VERSION").into(),
         git_commit: git::commit_of(&expanded.sweep.dir),
         recipe_source: expanded.recipe_source.clone(),
+        folder: absolute(&expanded.sweep.dir),
+        current_folder: absolute(&expanded.sweep.current),
     }
+}
+
+/// A folder as text, from the root on; `None`: it cannot be written as text.
+fn absolute(dir: &Path) -> Option<String> {
+    let current = std::env::current_dir().ok()?;
+    let dir = current.join(dir);
+    let dir = dir.canonicalize().unwrap_or(dir);
+    dir.to_str().map(str::to_owned)
 }

@@ -6,7 +6,6 @@ use crate::run::gpu_room::{GpuRooms, Room};
 use crate::run::launch::{ALONE, Launcher, Processes};
 use crate::run::orders::Todo;
 use crate::run::queue::Queue;
-use crate::run::recording::record;
 use crate::run::signals::StopSignals;
 use crate::run::slurm_worker;
 use crate::run::watch::{Failure, Watch};
@@ -228,11 +227,21 @@ impl Scheduler<'_> {
         if claimed.job_ids.is_empty() {
             return Ok((Summary::default(), left));
         }
-        let recorded = record(self.claims.store, self.expanded).await?;
+        let recorded = self.recorded_now(stream).await?;
         self.show_done_by_others(&claimed, &recorded);
         let summary = self.run_stream(lane, (&claimed, recorded), signals).await?;
         self.settled.borrow_mut().extend(claimed.job_ids);
         Ok((summary, left))
+    }
+
+    /// What the database has of a stream by now.
+    async fn recorded_now(&self, stream: &Stream) -> Result<RecordedPlan, CliError> {
+        let plan = &self.expanded.plan;
+        let recorded = self
+            .claims
+            .store
+            .recorded_stream(plan, (stream, self.recorded));
+        Ok(recorded.await?)
     }
 
     /// Takes the locks of the jobs of a stream that are left.
@@ -323,20 +332,29 @@ impl Scheduler<'_> {
             let is_done = attempt.failure.is_none() && !attempt.interrupted && !attempt.is_left;
             if is_found && is_done && attempt.worth_a_retry.is_none() {
                 // There may be jobs that it did not have.
-                recorded = record(self.claims.store, self.expanded).await?;
+                recorded = self.recorded_now(lane.stream).await?;
                 continue;
             }
-            match attempt.worth_a_retry.filter(|_| n_counted < retries || !attempt.is_counted) {
+            // Its worker was stopped, though not by this process.
+            let is_unfinished = attempt.worth_a_retry.is_some() && attempt.failure.is_none();
+            match attempt
+                .worth_a_retry
+                .filter(|_| n_counted < retries || !attempt.is_counted)
+            {
                 None => {
                     let failure = attempt.failure.as_ref();
                     summary.is_cut_off =
                         failure.is_some_and(|failure| failure.kind != FailureKind::Input);
                     summary.failures.extend(attempt.failure);
-                    summary.interrupted = attempt.interrupted;
+                    summary.interrupted = attempt.interrupted || is_unfinished;
                     break;
                 }
-                Some(why) if self.wait_to_retry(lane.stream, n_attempts, &why, signals).await => {
-                    recorded = record(self.claims.store, self.expanded).await?;
+                Some(why)
+                    if self
+                        .wait_to_retry(lane.stream, n_attempts, &why, signals)
+                        .await =>
+                {
+                    recorded = self.recorded_now(lane.stream).await?;
                 }
                 Some(_) => {
                     summary.interrupted = true;
@@ -476,7 +494,10 @@ impl Scheduler<'_> {
         let failure = has_failed.then(|| watch.failure(&end));
         let why = match &failure {
             Some(failure) => failure.message().to_owned(),
-            None => end.reason.clone().unwrap_or_else(|| "its worker was stopped".to_owned()),
+            None => end
+                .reason
+                .clone()
+                .unwrap_or_else(|| "its worker was stopped".to_owned()),
         };
         let is_stopped = watch.asked_to_stop || self.launcher.is_stopped();
         let is_worth_a_retry = !is_stopped && watch.is_worth_a_retry(&end);

@@ -7,7 +7,7 @@ use crate::run::signals::StopSignals;
 use crate::run::slurm_worker::{Cluster, SlurmWorker, new_name};
 use crate::run::worker::Worker;
 use crate::run::worker_process::write_order;
-use crate::slurm::{Partition, Submission};
+use crate::slurm::{self, Partition, Submission};
 use plan::runs_layout::{EVENTS, ORDER};
 use std::path::Path;
 use store::{AttemptEnd, Outcome, RecordedPlan, SlurmAttempt};
@@ -21,6 +21,7 @@ impl Scheduler<'_> {
         (todo, recorded): (Todo, &RecordedPlan),
         signals: &mut StopSignals,
     ) -> Result<Attempt, CliError> {
+        let one_at_a_time = self.board.submitting.acquire().await;
         let name = new_name(&self.expanded.plan.sweep, &lane.stream.stream_id);
         let order = self.order((lane, Some(&name)), todo, recorded).await?;
         let dir = order.events.parent().unwrap_or(Path::new("."));
@@ -30,7 +31,11 @@ impl Scheduler<'_> {
         };
         let written = write_order(&order, &dir.join(ORDER));
         let submission = match written {
-            Ok(()) => cluster.submit((&name, dir), &lane.stream.memory, lane.after).await,
+            Ok(()) => {
+                cluster
+                    .submit((&name, dir), &lane.stream.memory, lane.after)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let store = self.claims.store;
@@ -38,6 +43,7 @@ impl Scheduler<'_> {
         let why = match submission {
             Ok(Submission::Job(job_id)) => {
                 store.set_slurm_job(stream_id, number, job_id).await?;
+                drop(one_at_a_time);
                 self.progress
                     .say(&format!("stream {stream_id}: job {job_id} of Slurm"));
                 if self.detach {
@@ -57,6 +63,8 @@ impl Scheduler<'_> {
                 return self.watch(begun, Worker::Slurm(worker), signals).await;
             }
             Ok(Submission::Lost(why)) => Ok(why),
+            // The attempt stays open: another run looks for its job by its name.
+            Ok(Submission::Unknown(why)) => return Err(slurm::unanswered(None, &why)),
             Err(error) => Err(error),
         };
         let reason = why.as_ref().map_or_else(ToString::to_string, Clone::clone);
@@ -88,8 +96,9 @@ impl Scheduler<'_> {
                 ..Attempt::default()
             });
         }
-        self.progress
-            .say(&format!("stream {stream_id}: job {job_id} of Slurm goes on"));
+        self.progress.say(&format!(
+            "stream {stream_id}: job {job_id} of Slurm goes on"
+        ));
         let known = self.recorded.stream(stream_id);
         let known = known.expect("every stream is recorded");
         let dir = self.claims.folder.path().join(&known.dir);

@@ -3,8 +3,10 @@
 use crate::error::CliError;
 use crate::run::claims::Claims;
 use crate::run::event_tail::EventTail;
-use crate::slurm::{self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission};
 use crate::run::worker_program::WorkerProgram;
+use crate::slurm::{
+    self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission,
+};
 use plan::runs_layout::{LOG, ORDER};
 use plan::{Launch, MemoryEstimate};
 use std::fs;
@@ -155,7 +157,11 @@ impl SlurmEnd {
             ),
             Self::Job(job) => job.end(),
             Self::Blind { job_id, nodes, dir } => {
-                let where_ = if nodes.is_empty() { "its machine" } else { nodes };
+                let where_ = if nodes.is_empty() {
+                    "its machine"
+                } else {
+                    nodes
+                };
                 let dir = dir.display();
                 outcome(
                     Outcome::Failed,
@@ -244,7 +250,7 @@ pub(crate) async fn settle(
     let Some(slurm) = &open.slurm else {
         return Ok(None);
     };
-    let known = slurm::look(slurm.job_id, &slurm.name).await;
+    let known = claims.slurm.look(slurm.job_id, &slurm.name).await;
     let store = claims.store;
     let mut tail = claims.folder.tail(&open.dir);
     while tail.fold_next(store, &open.stream_id).await?.is_some() {}
@@ -288,7 +294,6 @@ async fn take_in_last(
 
 /// The number of the attempt at a stream that is open.
 pub(crate) async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
-    let open = store.open_streams().await?;
-    let open = open.into_iter().find(|open| open.stream_id == stream_id);
+    let open = store.open_stream(stream_id).await?;
     Ok(open.and_then(|open| open.slurm).map(|slurm| slurm.number))
 }

@@ -106,7 +106,8 @@ impl<'a> Watch<'a> {
         self.take_in().await?;
         let (last, note) = self.tail.end(self.store, &self.stream_id).await?;
         self.draw(last);
-        self.bar.finish(ended.as_ref().is_ok_and(WorkerEnd::is_success));
+        self.bar
+            .finish(ended.as_ref().is_ok_and(WorkerEnd::is_success));
         if let Some(note) = note {
             self.progress.say(&note);
         }
@@ -222,7 +223,9 @@ impl<'a> Watch<'a> {
 
     /// Whether the cluster ended it, for a reason that is not the worker's.
     pub(crate) fn is_ended_by_the_cluster(&self) -> bool {
-        self.ended.as_ref().is_some_and(WorkerEnd::is_of_the_cluster)
+        self.ended
+            .as_ref()
+            .is_some_and(WorkerEnd::is_of_the_cluster)
     }
 
     fn end(&self, ended: &WorkerEnd) -> AttemptEnd {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use store::{JobFailure, JobStatus, RecordedJob, RecordedPlan, SaeOutcome};
+use store::{JobStatus, RecordedJob, RecordedPlan, SaeOutcome};
 
 /// Reasons of failed jobs that are shown.
 const MOST_REASONS: usize = 10;
@@ -55,7 +55,7 @@ impl Closing<'_> {
             }
             hints.extend(failure.hint.as_deref());
             let when = if is_early { " in an earlier run" } else { "" };
-            let text = format!("failed{when}: {}", failure.text());
+            let text = format!("failed{when}: {}", failure.text);
             match groups.iter_mut().find(|group| group.0 == text) {
                 Some(group) => group.1.push(job),
                 None => groups.push((text, vec![job])),
@@ -160,7 +160,7 @@ impl Closing<'_> {
                 "job_id": job.job_id,
                 "status": job.status.to_string(),
                 "dir": job.dir,
-                "reason": job.failure.as_ref().map(JobFailure::text),
+                "reason": job.failure.as_ref().map(|failure| &failure.text),
             })
         });
         json!({

@@ -114,7 +114,7 @@ fn head(job: &JobDetails, folder: &Path) -> String {
         line("sweep", &format!("{}: {}{edited}", name.sweep, name.job));
     }
     match &job.failure {
-        Some(failure) => line("status", &format!("{}: {}", job.status, failure.text())),
+        Some(failure) => line("status", &format!("{}: {}", job.status, failure.text)),
         None => line("status", &job.status.to_string()),
     }
     if let Some(hint) = job

@@ -179,8 +179,8 @@ fn reasons(found: &QueryTable) -> String {
     let mut seen = BTreeSet::new();
     let lines = rows.filter_map(|((job, job_id), reason)| {
         let (job, job_id, reason) = (job.as_str()?, job_id.as_str()?, reason.as_str()?);
-        let line = format!("{job} ({job_id}) failed: {reason}");
-        seen.insert(job_id).then(|| table::escaped(&line) + "\n")
+        seen.insert(job_id)
+            .then(|| table::failure_line(job, job_id, reason))
     });
     lines.collect()
 }

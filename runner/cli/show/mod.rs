@@ -32,6 +32,7 @@ pub(crate) mod remark;
 pub(crate) mod report;
 pub(crate) mod several;
 pub(crate) mod sql;
+pub(crate) mod status;
 pub(crate) mod sweep;
 pub(crate) mod table;
 pub(crate) mod time_left;

@@ -112,6 +112,11 @@ pub(crate) fn evaluations(evaluated: &[Evaluated]) -> String {
     render(&header, evaluated.iter().map(row).collect(), 1)
 }
 
+/// A line that says why a job failed.
+pub(crate) fn failure_line(job: &str, job_id: &str, reason: &str) -> String {
+    escaped(&format!("{job} ({job_id}) failed: {reason}")) + "\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use crate::show::names::ShortNames;
 use crate::show::table::{self, count, escaped, number, time};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use store::{JobFailure, SweepDetails, SweepJobRow};
+use store::{SweepDetails, SweepJobRow};
 
 /// Prints a sweep.
 ///
@@ -97,13 +97,9 @@ fn failures(jobs: &[SweepJobRow]) -> String {
     let failed = jobs
         .iter()
         .filter_map(|job| Some((job, job.failure.as_ref()?)));
-    let lines = failed.map(|(job, failure)| failure_line(&job.job, &job.job_id, failure));
+    let lines =
+        failed.map(|(job, failure)| table::failure_line(&job.job, &job.job_id, &failure.text));
     lines.collect()
-}
-
-/// A line that says why a job failed.
-pub(crate) fn failure_line(job: &str, job_id: &str, failure: &JobFailure) -> String {
-    escaped(&format!("failed     {job} ({job_id}): {}", failure.text())) + "\n"
 }
 
 fn indented(text: &str) -> String {
@@ -130,7 +126,7 @@ fn as_json(sweep: &SweepDetails) -> Value {
             "status": job.status.to_string(),
             "n_saes": job.n_saes,
             "best_fvu": job.best_fvu,
-            "reason": job.failure.as_ref().map(JobFailure::text),
+            "reason": job.failure.as_ref().map(|failure| &failure.text),
         })
     });
     let notes = sweep

@@ -7,8 +7,8 @@ use crate::error::CliError;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::time::Duration;
-use tokio::sync::Notify;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, Semaphore};
 
 /// What is known of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub(crate) struct Board {
     news: Notify,
     /// A job was added.
     added: Notify,
+    /// Submissions at the same time: what is killed leaves one whose number is not recorded.
+    pub(crate) submitting: Semaphore,
 }
 
 impl Board {
@@ -41,6 +43,7 @@ impl Board {
             known: RefCell::default(),
             news: Notify::new(),
             added: Notify::new(),
+            submitting: Semaphore::new(1),
         }
     }
 
@@ -52,25 +55,20 @@ impl Board {
                 self.added.notified().await;
                 continue;
             }
-            let answer = ask(&ids).await;
-            let mut known = self.known.borrow_mut();
-            match answer {
-                Ok(jobs) => {
-                    for id in &ids {
-                        let job = jobs.get(id).cloned().map_or(Known::Gone, Known::Job);
-                        known.insert(*id, job);
-                    }
-                }
-                Err(why) => {
-                    for id in &ids {
-                        known.insert(*id, Known::Unanswered(why.clone()));
-                    }
-                }
-            }
-            drop(known);
+            let found = look_at_all(&ids).await;
+            self.learn(&ids, found);
             self.news.notify_waiters();
             tokio::time::sleep(self.poll).await;
         }
+    }
+
+    fn learn(&self, ids: &BTreeSet<u64>, found: Result<BTreeMap<u64, Known>, String>) {
+        let unanswered = |why: String| {
+            let each = ids.iter().map(|id| (*id, Known::Unanswered(why.clone())));
+            each.collect()
+        };
+        let found = found.unwrap_or_else(unanswered);
+        self.known.borrow_mut().extend(found);
     }
 
     /// Adds a job to those that are asked for, until [`Board::forget`].
@@ -127,6 +125,71 @@ fn read(text: &str) -> Result<BTreeMap<u64, SlurmJob>, String> {
         .collect()
 }
 
+/// Looks at jobs that are not waited for, many of them with one question.
+pub(crate) struct Looks {
+    /// How often Slurm is asked before it is taken for silent.
+    n_tries: u32,
+    /// Jobs that will be looked at.
+    expected: RefCell<BTreeSet<u64>>,
+    known: RefCell<Option<(Instant, BTreeMap<u64, Known>)>>,
+}
+
+/// How long what Slurm said of many jobs counts.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(3);
+
+impl Looks {
+    /// Asks up to `n_tries` times.
+    pub(crate) fn new(n_tries: u32) -> Self {
+        Self {
+            n_tries,
+            expected: RefCell::default(),
+            known: RefCell::default(),
+        }
+    }
+
+    /// Says which jobs will be looked at one after the other.
+    pub(crate) fn expect(&self, ids: impl IntoIterator<Item = u64>) {
+        self.expected.borrow_mut().extend(ids);
+    }
+
+    /// What is known of a job: by its number, or by its name where Slurm's answer to its submission was lost.
+    pub(crate) async fn look(&self, id: Option<u64>, name: &str) -> Known {
+        for _ in 1..self.n_tries {
+            match self.look_once(id, name).await {
+                Known::Unanswered(_) => tokio::time::sleep(PAUSE).await,
+                known => return known,
+            }
+        }
+        self.look_once(id, name).await
+    }
+
+    async fn look_once(&self, id: Option<u64>, name: &str) -> Known {
+        let Some(id) = id else {
+            return look(None, name).await;
+        };
+        let fresh = |known: &Option<(Instant, BTreeMap<u64, Known>)>| {
+            let (asked, known) = known.as_ref()?;
+            known.get(&id).filter(|_| asked.elapsed() < FRESH).cloned()
+        };
+        if let Some(known) = fresh(&self.known.borrow()) {
+            return known;
+        }
+        self.expect([id]);
+        let ids = self.expected.borrow().clone();
+        match look_at_all(&ids).await {
+            Ok(known) => {
+                let of_job = known.get(&id).cloned().unwrap_or(Known::Gone);
+                *self.known.borrow_mut() = Some((Instant::now(), known));
+                of_job
+            }
+            Err(why) => Known::Unanswered(why),
+        }
+    }
+}
+
 /// What is known now of a job that is not waited for: by its number, or by its name where Slurm's answer to its
 /// submission was lost.
 pub(crate) async fn look(id: Option<u64>, name: &str) -> Known {
@@ -140,11 +203,25 @@ pub(crate) async fn look(id: Option<u64>, name: &str) -> Known {
     }
 }
 
+/// What is known now of several jobs.
+///
+/// # Errors
+/// Slurm does not answer, for this reason.
+pub(crate) async fn look_at_all(ids: &BTreeSet<u64>) -> Result<BTreeMap<u64, Known>, String> {
+    let mut jobs = ask(ids).await?;
+    let known = ids
+        .iter()
+        .map(|id| (*id, jobs.remove(id).map_or(Known::Gone, Known::Job)));
+    Ok(known.collect())
+}
+
 /// The error for a job of which Slurm says nothing.
 pub(crate) fn unanswered(id: Option<u64>, why: &str) -> CliError {
     let which = id.map_or_else(|| "a job".to_owned(), |id| format!("job {id}"));
-    CliError::environment(format!("whether {which} of Slurm still runs is not known: {why}"))
-        .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned())
+    CliError::environment(format!(
+        "whether {which} of Slurm still runs is not known: {why}"
+    ))
+    .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned())
 }
 
 #[cfg(test)]

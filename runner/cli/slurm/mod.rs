@@ -16,7 +16,7 @@ mod sign_of_life;
 mod state;
 mod submit;
 
-pub(crate) use board::{Board, Known, look, unanswered};
+pub(crate) use board::{Board, Known, Looks, look, look_at_all, unanswered};
 pub(crate) use partition::Partition;
 pub(crate) use programs::cancel;
 pub(crate) use script::{SCRIPT, Script};

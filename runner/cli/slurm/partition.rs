@@ -91,7 +91,10 @@ mod tests {
         let [(main, true), (gpu, false)] = &read(text)[..] else {
             panic!("two partitions");
         };
-        assert_eq!((main.most_bytes, main.has_gpus, main.limit_s), (None, false, None));
+        assert_eq!(
+            (main.most_bytes, main.has_gpus, main.limit_s),
+            (None, false, None)
+        );
         assert_eq!(gpu.most_bytes, Some(1_031_000 << 20));
         assert_eq!((gpu.has_gpus, gpu.limit_s), (true, Some(172_800)));
     }

@@ -2,14 +2,43 @@
 
 use crate::error::CliError;
 use crate::run::worker_program::SECRETS;
+use std::env;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
 /// How long a program may take. The controller of a busy cluster may need a minute.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Programs that run at the same time, at most.
+static AT_ONCE: Semaphore = Semaphore::const_new(2);
+/// When the next program may begin.
+static NEXT: Mutex<Option<Instant>> = Mutex::new(None);
+/// Programs that are started in a minute, at most: a controller serves all users of a cluster.
+const MOST_PER_MINUTE: f64 = 300.0;
+/// Another number of them.
+const PER_MINUTE: &str = "SAE_RUN_SLURM_CALLS";
+
+/// Waits for the turn of one more program.
+async fn turn() {
+    let given = env::var(PER_MINUTE)
+        .ok()
+        .and_then(|number| number.parse().ok());
+    let per_minute = given
+        .filter(|number: &f64| *number > 0.0)
+        .unwrap_or(MOST_PER_MINUTE);
+    let own = {
+        let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = next.map_or_else(Instant::now, |next| next.max(Instant::now()));
+        *next = Some(own + Duration::from_secs_f64(60.0 / per_minute));
+        own
+    };
+    tokio::time::sleep_until(own.into()).await;
+}
 
 /// Why a program of Slurm gave no answer.
 #[derive(Debug)]
@@ -49,9 +78,17 @@ pub(super) async fn output_of(program: &str, args: &[&str]) -> Result<String, Si
         command.env_remove(secret);
     }
     // Such variables choose columns, clusters and output of the programs.
-    for variable in ["SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SINFO_FORMAT", "SQUEUE_SORT"] {
+    for variable in [
+        "SQUEUE_FORMAT",
+        "SQUEUE_FORMAT2",
+        "SQUEUE_STATES",
+        "SINFO_FORMAT",
+        "SQUEUE_SORT",
+    ] {
         command.env_remove(variable);
     }
+    turn().await;
+    let _one_more = AT_ONCE.acquire().await;
     let output = match tokio::time::timeout(PATIENCE, command.output()).await {
         Err(_) => return Err(Silence::Late),
         Ok(Err(error)) => return Err(Silence::Missing(not_started(program, &error))),

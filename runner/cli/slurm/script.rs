@@ -42,7 +42,10 @@ impl Script<'_> {
             line.expect("a text takes all");
         }
         let worker = self.program.words();
-        let worker: Vec<_> = worker.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+        let worker: Vec<_> = worker
+            .iter()
+            .map(|word| quoted(&word.to_string_lossy()))
+            .collect();
         let (n_here, slurm) = (self.n_here(), &self.launch.slurm);
         let start = match n_here * slurm.nnodes {
             1 => r#""${worker[@]}" order "$order" --batch &"#.to_owned(),
@@ -121,7 +124,9 @@ exit $code
             let value = (!value.is_empty()).then(|| value.to_owned());
             (key.to_owned(), value)
         });
-        let own = options.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let own = options
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value));
         own.chain(given).collect()
     }
 
@@ -248,11 +253,17 @@ mod tests {
         assert!(text.contains("#SBATCH --exclusive\n"), "{text}");
         assert!(!text.contains("--mem"), "{text}");
         assert!(text.contains("\nmodule load cuda\n"), "{text}");
-        assert!(text.contains(r#"cd '/runs/it'\''s 100% "mine"/$HOME' ||"#), "{text}");
+        assert!(
+            text.contains(r#"cd '/runs/it'\''s 100% "mine"/$HOME' ||"#),
+            "{text}"
+        );
         assert!(
             text.contains(r#"--output="/runs/it's 100%% \"mine\"/$HOME/worker.log""#),
             "{text}"
         );
-        assert!(text.contains("worker=('/opt/sae run/sae-run-worker')"), "{text}");
+        assert!(
+            text.contains("worker=('/opt/sae run/sae-run-worker')"),
+            "{text}"
+        );
     }
 }

@@ -33,7 +33,9 @@ impl SignOfLife {
         let n_restarts = words.next()?.parse().ok()?;
         let host = words.next()?.to_owned();
         let there: i64 = words.next()?.parse().ok()?;
-        let written = fs::metadata(&path).and_then(|found| found.modified()).ok()?;
+        let written = fs::metadata(&path)
+            .and_then(|found| found.modified())
+            .ok()?;
         let here = written.duration_since(UNIX_EPOCH).ok()?.as_secs();
         Some(Self {
             job_id,
@@ -68,7 +70,10 @@ mod tests {
     fn a_sign_says_which_job_and_by_which_clock() {
         let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
         let sign = written(&format!("12 1 n1 {now}\n")).unwrap();
-        assert_eq!((sign.job_id, sign.n_restarts, sign.host.as_str()), (12, 1, "n1"));
+        assert_eq!(
+            (sign.job_id, sign.n_restarts, sign.host.as_str()),
+            (12, 1, "n1")
+        );
         assert_eq!(sign.skew(), None);
         let ahead = written(&format!("12 1 n1 {}\n", now + 3600)).unwrap();
         assert!(ahead.skew().unwrap().contains("s ahead of"));

@@ -51,7 +51,9 @@ impl State {
     fn of(word: &str) -> Self {
         match word {
             "PENDING" | "REQUEUED" | "REQUEUE_FED" => Self::Pending,
-            "REQUEUE_HOLD" | "RESV_DEL_HOLD" | "SPECIAL_EXIT" | "SUSPENDED" | "STOPPED" => Self::Held,
+            "REQUEUE_HOLD" | "RESV_DEL_HOLD" | "SPECIAL_EXIT" | "SUSPENDED" | "STOPPED" => {
+                Self::Held
+            }
             "COMPLETED" => Self::Completed,
             "FAILED" => Self::Failed,
             "CANCELLED" | "REVOKED" => Self::Cancelled,
@@ -173,7 +175,10 @@ mod tests {
     #[test]
     fn what_squeue_prints_is_read() {
         let done = job("13|sae-run.a|FAILED|2|33280|n[1-2]|NonZeroExitCode|");
-        assert_eq!((done.id, done.name.as_str(), done.n_restarts), (13, "sae-run.a", 2));
+        assert_eq!(
+            (done.id, done.name.as_str(), done.n_restarts),
+            (13, "sae-run.a", 2)
+        );
         assert_eq!((&done.state, done.exit_code), (&State::Failed, Some(130)));
         assert_eq!(done.end().outcome, Outcome::Interrupted);
         assert_eq!(
@@ -181,9 +186,15 @@ mod tests {
             "job 13 of Slurm has failed on n[1-2]"
         );
         let killed = job("8|k|FAILED|0|9|n2|JobLaunchFailure|");
-        assert_eq!((killed.exit_code, killed.end().outcome), (None, Outcome::Crashed));
+        assert_eq!(
+            (killed.exit_code, killed.end().outcome),
+            (None, Outcome::Crashed)
+        );
         let waits = job("9|s.sh|PENDING|1|0||BeginTime|");
-        assert_eq!((waits.state.has_ended(), waits.describe()), (false, "waits (BeginTime)".into()));
+        assert_eq!(
+            (waits.state.has_ended(), waits.describe()),
+            (false, "waits (BeginTime)".into())
+        );
         assert_eq!(job("1|a|RUNNING|0|0|n1|None|").describe(), "runs on n1");
         let completed = job("1|a|COMPLETED|0|0|n1|None|");
         assert_eq!(completed.end().outcome, Outcome::Done);
@@ -204,8 +215,16 @@ mod tests {
             assert!(job.state.has_ended(), "{word}");
             assert_eq!(job.end().outcome, outcome, "{word}");
         }
-        for word in ["COMPLETING", "CONFIGURING", "A_WORD_OF_TOMORROW", "REQUEUED"] {
-            assert!(!job(&format!("1|a|{word}|0|0|n1|None|")).state.has_ended(), "{word}");
+        for word in [
+            "COMPLETING",
+            "CONFIGURING",
+            "A_WORD_OF_TOMORROW",
+            "REQUEUED",
+        ] {
+            assert!(
+                !job(&format!("1|a|{word}|0|0|n1|None|")).state.has_ended(),
+                "{word}"
+            );
         }
         let held = job("1|a|PENDING|1|0||launch failed requeued held|");
         assert_eq!(held.state, State::Held);
@@ -229,7 +248,12 @@ mod tests {
 
     #[test]
     fn lines_of_something_else_are_none() {
-        for line in ["", "slurm_load_jobs error", "a|b|c", "x|n|RUNNING|0|0|n1|None|"] {
+        for line in [
+            "",
+            "slurm_load_jobs error",
+            "a|b|c",
+            "x|n|RUNNING|0|0|n1|None|",
+        ] {
             assert_eq!(SlurmJob::read(line), None, "{line}");
         }
     }

@@ -13,17 +13,23 @@ pub(crate) enum Submission {
     Job(u64),
     /// Slurm did not answer, or not in a way that can be read, and has no such job.
     Lost(String),
+    /// Whether Slurm has it is not known, for this reason.
+    Unknown(String),
 }
 
-/// Looks for a job whose submission was not answered.
-const LOOKS: u32 = 3;
+/// Looks for a job whose submission was not answered, and the time between two.
+const LOOKS: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Submits a script whose job is called `name`.
 ///
 /// # Errors
 /// There is no Slurm here, or it refuses the job.
-pub(crate) async fn submit(script: &Path, name: &str, after: Option<u64>) -> Result<Submission, CliError> {
+pub(crate) async fn submit(
+    script: &Path,
+    name: &str,
+    after: Option<u64>,
+) -> Result<Submission, CliError> {
     let script = script.to_string_lossy();
     let after = after.map(|id| format!("--dependency=afterany:{id}"));
     let mut args = vec!["--parsable"];
@@ -34,7 +40,10 @@ pub(crate) async fn submit(script: &Path, name: &str, after: Option<u64>) -> Res
             Some(id) => return Ok(Submission::Job(id)),
             None => {
                 let answer = plan::escaped(answer.trim());
-                format!("`sbatch` answered `{}`, which is no number of a job", plan::brief(&answer))
+                format!(
+                    "`sbatch` answered `{}`, which is no number of a job",
+                    plan::brief(&answer)
+                )
             }
         },
         Err(Silence::Refused(why)) if is_of_the_moment(&why) => why,
@@ -49,10 +58,7 @@ pub(crate) async fn submit(script: &Path, name: &str, after: Option<u64>) -> Res
             Known::Unanswered(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-    Err(CliError::environment(format!(
-        "whether Slurm took job `{name}` is not known: {why}"
-    ))
-    .with_hint("run this again where Slurm answers; `scontrol ping` asks it".to_owned()))
+    Ok(Submission::Unknown(why))
 }
 
 /// The number in what `sbatch --parsable` prints: `12`, or `12;cluster`.
@@ -97,10 +103,13 @@ fn refused(why: &str) -> CliError {
     let error = CliError::input(format!("Slurm refuses the job: {}", plan::escaped(why)));
     match setting {
         Some((_, setting)) => error
-            .with_hint(format!("set `launch.slurm.{setting}`; `sinfo` shows what the cluster has"))
+            .with_hint(format!(
+                "set `launch.slurm.{setting}`; `sinfo` shows what the cluster has"
+            ))
             .about(format!("launch.slurm.{setting}")),
         None => error.with_hint(
-            "`[launch.slurm]` says what a job asks for; `sinfo` shows what the cluster has".to_owned(),
+            "`[launch.slurm]` says what a job asks for; `sinfo` shows what the cluster has"
+                .to_owned(),
         ),
     }
 }

@@ -6,7 +6,7 @@ use crate::show::table;
 use crate::sweep::download;
 use crate::sweep::hub_access::{Asked, hub, hub_asked, remember_reach};
 use crate::sweep::models::of_hub_or_folder;
-use crate::sweep::paths;
+use crate::sweep::paths::{self, Near};
 use datasets::{ChosenFile, DatasetError, files_of_hub, find_files};
 use hub::{DatasetListing, HubError};
 use plan::DataFiles;
@@ -37,20 +37,19 @@ struct RemoteFiles {
     names: Vec<String>,
 }
 
-/// Finds the data set `wanted`: a file, folder or pattern next to the sweep or below the current
-/// folder; else, if the name can be the id of one, a data set of the Hub. Of the latter, only the
+/// Finds the data set `wanted`: a file, folder or pattern in the folders `near`; else, if the name can be the id of one, a data set of the Hub. Of the latter, only the
 /// list of its files is asked for.
 ///
 /// # Errors
 /// The data set, or the part that is asked for, does not exist.
 pub(crate) fn find_dataset(
     wanted: &DataName,
-    sweep_dir: &Path,
+    near: &Near,
     asked: Asked,
 ) -> Result<FoundDataset, CliError> {
     let request = wanted.request("split")?;
     let name = &wanted.dataset;
-    let missing = match find_local(name, sweep_dir) {
+    let missing = match find_local(name, near) {
         Ok(path) => return of_this_machine(wanted, &path, &request),
         Err(missing) => missing,
     };
@@ -79,12 +78,12 @@ pub(crate) fn find_dataset(
 }
 
 /// A path, or a pattern below a folder that exists.
-fn find_local(name: &str, sweep_dir: &Path) -> Result<PathBuf, CliError> {
-    let missing = match paths::find("dataset", name, sweep_dir, None) {
+fn find_local(name: &str, near: &Near) -> Result<PathBuf, CliError> {
+    let missing = match paths::find("dataset", name, near, None) {
         Ok(path) => return Ok(path),
         Err(missing) => missing,
     };
-    let mut patterns = [sweep_dir.join(name), PathBuf::from(name)].into_iter();
+    let mut patterns = near.paths(name).into_iter();
     patterns
         .find(|pattern| datasets::is_pattern(pattern))
         .ok_or(missing)

@@ -54,7 +54,7 @@ pub(crate) fn expand_sweep_plan(
     sweep: LoadedSweep,
     folders: Folders,
 ) -> Result<Expanded, CliError> {
-    let inputs = Inputs::for_plan(&sweep.dir, &folders);
+    let inputs = Inputs::for_plan(&sweep.near(), &folders);
     expand_with(inputs, sweep, folders)
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn expand_sweep_plan(
 /// # Errors
 /// As [`expand`].
 pub(crate) fn expand_sweep(sweep: LoadedSweep, folders: Folders) -> Result<Expanded, CliError> {
-    let inputs = Inputs::new(&sweep.dir, &folders);
+    let inputs = Inputs::new(&sweep.near(), &folders);
     expand_with(inputs, sweep, folders)
 }
 

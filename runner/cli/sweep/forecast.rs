@@ -190,7 +190,8 @@ fn sizes(
         (n, most) => n.or(most)?,
     };
     let tokens_per_update = config.tokens_per_update.unwrap_or(ctx_len).max(1);
-    let n_updates = n_training * ctx_len / tokens_per_update;
+    let n_in_all = n_training.saturating_mul(config.epochs);
+    let n_updates = n_in_all.saturating_mul(ctx_len) / tokens_per_update;
     let n_held_out = match held_out {
         Some(held_out) => Some(held_out.n_sequences),
         None => n_kept,
@@ -203,7 +204,7 @@ fn sizes(
     };
     Some(StreamLength {
         n_updates,
-        n_sequences: n_training,
+        n_sequences: n_in_all,
         n_tokens: n_updates * tokens_per_update,
         n_eval_sequences,
         is_exact: length.is_some_and(|length| length.is_exact) || is_limit(n_to_train, n_training),

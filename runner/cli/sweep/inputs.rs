@@ -10,7 +10,7 @@ use crate::sweep::models::{
     FoundModel, MODEL_KEYS, ModelDirs, ModelKeys, ModelName, SECOND_MODEL_KEYS, Search,
     fetch_weights, find_model,
 };
-use crate::sweep::paths::{self, Folders};
+use crate::sweep::paths::{self, Folders, Near};
 use crate::sweep::used_model::UsedModel;
 use facts::ModelConfig;
 use files::DigestCache;
@@ -18,7 +18,7 @@ use plan::RowSpec;
 use plan::{DataName, Job, JobInputs, ModelFacts, ModelFolder, Models, Plan, SecondModel, Stream};
 use plan::{StreamKey, TokenizerClass, TrainConfig};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokens::{BatchSpec, Sample, Shard, TokenSpec, TokenizerDifference, Tokens, check_batch};
 
@@ -38,7 +38,7 @@ pub(crate) struct Inputs {
     same_tokenizers: HashSet<([ModelName; 2], String)>,
     cache: PathBuf,
     digests: DigestCache,
-    sweep_dir: PathBuf,
+    near: Near,
     model_shelf: PathBuf,
     /// `None`: everything has to be available.
     lacking: Option<Lacking>,
@@ -54,8 +54,8 @@ struct Model {
 }
 
 impl Inputs {
-    /// Names are looked for next to a sweep in `sweep_dir`.
-    pub(crate) fn new(sweep_dir: &Path, folders: &Folders) -> Self {
+    /// Names are looked for in the folders `near`.
+    pub(crate) fn new(near: &Near, folders: &Folders) -> Self {
         Self {
             models: BTreeMap::new(),
             datasets: HashMap::new(),
@@ -65,17 +65,17 @@ impl Inputs {
             same_tokenizers: HashSet::new(),
             cache: folders.cache.clone(),
             digests: DigestCache::new(&folders.cache),
-            sweep_dir: sweep_dir.into(),
+            near: near.clone(),
             model_shelf: folders.models(),
             lacking: None,
         }
     }
 
     /// The same for a plan, which does without missing files if it knows a model's shapes.
-    pub(crate) fn for_plan(sweep_dir: &Path, folders: &Folders) -> Self {
+    pub(crate) fn for_plan(near: &Near, folders: &Folders) -> Self {
         Self {
             lacking: Some(Lacking::default()),
-            ..Self::new(sweep_dir, folders)
+            ..Self::new(near, folders)
         }
     }
 
@@ -250,14 +250,14 @@ impl Inputs {
     /// No such folder.
     pub(crate) fn finetune_dir(&self, config: &TrainConfig) -> Result<Option<PathBuf>, CliError> {
         let name = config.finetune.as_ref();
-        let dir = name.map(|name| paths::find("finetune", name, &self.sweep_dir, None));
+        let dir = name.map(|name| paths::find("finetune", name, &self.near, None));
         let dir = dir.transpose();
         dir.map_err(|missing| missing.about("finetune".to_owned()))
     }
 
     fn token_digest(&mut self, config: &TrainConfig, data: &DataName) -> Result<String, CliError> {
         if !self.datasets.contains_key(data) {
-            let found = find_dataset(data, &self.sweep_dir, self.asked());
+            let found = find_dataset(data, &self.near, self.asked());
             match (found, &mut self.lacking) {
                 (Err(error), Some(lacking)) => return Ok(lacking.data_set(data, &error)),
                 (found, _) => self.datasets.insert(data.clone(), found?),
@@ -494,7 +494,7 @@ impl Inputs {
             None => Asked::Patiently,
         };
         let search = Search {
-            sweep_dir: &self.sweep_dir,
+            near: &self.near,
             shelf: &self.model_shelf,
             hub,
         };

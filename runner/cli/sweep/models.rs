@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::show::table;
 use crate::sweep::download;
 use crate::sweep::hub_access::{Asked, hub, hub_asked, remember_reach};
-use crate::sweep::paths;
+use crate::sweep::paths::{self, Near};
 use fault::Remedy;
 use hub::{HubError, Snapshot};
 use plan::{Order, TrainConfig};
@@ -107,8 +107,8 @@ impl FoundModel {
 /// Where models are looked for, and how the Hub is asked for them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search<'a> {
-    /// The folder of the sweep.
-    pub(crate) sweep_dir: &'a Path,
+    /// Where relative paths lead.
+    pub(crate) near: &'a Near,
     /// A folder of ready models.
     pub(crate) shelf: &'a Path,
     pub(crate) hub: Asked,
@@ -116,9 +116,9 @@ pub(crate) struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// For a command that takes no sweep.
-    pub(crate) fn from_here(shelf: &'a Path) -> Self {
+    pub(crate) fn from(near: &'a Near, shelf: &'a Path) -> Self {
         Self {
-            sweep_dir: Path::new("."),
+            near,
             shelf,
             hub: Asked::Patiently,
         }
@@ -137,7 +137,7 @@ pub(crate) fn find_model(
     search: Search<'_>,
 ) -> Result<FoundModel, CliError> {
     let ModelName { name, revision } = wanted;
-    let missing = match paths::find("model", name, search.sweep_dir, Some(search.shelf)) {
+    let missing = match paths::find("model", name, search.near, Some(search.shelf)) {
         Ok(dir) => return of_folder(wanted, keys, dir),
         Err(missing) => missing,
     };

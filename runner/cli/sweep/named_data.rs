@@ -5,7 +5,7 @@ use crate::commands::data::tokenise;
 use crate::error::CliError;
 use crate::sweep::inputs::Inputs;
 use crate::sweep::models::{ModelDirs, ModelName};
-use crate::sweep::paths::Folders;
+use crate::sweep::paths::{Folders, Near};
 use args::NamedDataArgs;
 use plan::{CachedTokens, ModelUse, TrainConfig};
 use serde_json::{Map, Value, json};
@@ -76,7 +76,7 @@ impl NamedInputs {
     pub(crate) fn fetch(config: &TrainConfig, quiet: bool) -> Result<Self, CliError> {
         config.validate()?;
         let folders = Folders::of_this_machine()?;
-        let mut inputs = Inputs::new(Path::new("."), &folders);
+        let mut inputs = Inputs::new(&Near::folder(Path::new(".")), &folders);
         inputs.of(config, 1)?;
         inputs.fetch_data(config, quiet)?;
         let models = inputs.fetch_models(config, quiet)?;

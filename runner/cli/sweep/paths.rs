@@ -55,18 +55,42 @@ fn folder_in(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// The first path at which `name` exists: next to the sweep, below the current folder, in the extra
-/// `shelf`.
+/// The folders in which relative names are looked for, first to last.
+#[derive(Clone, Debug)]
+pub(crate) struct Near(Vec<PathBuf>);
+
+impl Near {
+    /// A folder, such as that of a sweep file, then the current one.
+    pub(crate) fn folder(dir: &Path) -> Self {
+        Self::folders([dir.to_path_buf()])
+    }
+
+    /// These folders, then the current one.
+    pub(crate) fn folders(dirs: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut dirs: Vec<_> = dirs.into_iter().chain([PathBuf::new()]).collect();
+        dirs.dedup();
+        Self(dirs)
+    }
+
+    /// Where `name` may be.
+    pub(crate) fn paths(&self, name: &str) -> Vec<PathBuf> {
+        let mut paths: Vec<_> = self.0.iter().map(|dir| dir.join(name)).collect();
+        paths.dedup();
+        paths
+    }
+}
+
+/// The first path at which `name` exists: in the folders `near`, or in the extra `shelf`.
 ///
 /// # Errors
 /// It is nowhere; the error lists the paths.
 pub(crate) fn find(
     what: &str,
     name: &str,
-    sweep_dir: &Path,
+    near: &Near,
     shelf: Option<&Path>,
 ) -> Result<PathBuf, CliError> {
-    let mut paths = vec![sweep_dir.join(name), PathBuf::from(name)];
+    let mut paths = near.paths(name);
     paths.extend(shelf.map(|shelf| shelf.join(name)));
     paths.dedup();
     for path in &paths {

@@ -59,11 +59,13 @@ pub struct TrainConfig {
     /// As `data_args`, for `eval_dataset`. Ours, not sparsify's.
     pub eval_data_args: DataArgs,
     /// Evaluate on this number of the sequences that are held out or of `eval_dataset`, the first in an order that is the
-    /// same for all jobs on the same data; `None`: on a tenth of the number that is trained on. Ours, not sparsify's.
+    /// same for all jobs on the same data; `None`: on a tenth of the number of an epoch. Ours, not sparsify's.
     pub eval_max_examples: Option<u64>,
-    /// Train on this number of sequences, the first after shuffling; `None`: on all.
+    /// Train on this number of sequences, the first after shuffling; `None`: on all. With `epochs`, of each epoch.
     pub max_examples: Option<u64>,
-    /// Seed of the shuffle of the sequences.
+    /// How often the sequences are trained on, each time in another order. Ours, not sparsify's.
+    pub epochs: u64,
+    /// Seed of the shuffle of the sequences, also of those after the first epoch.
     pub shuffle_seed: u64,
 
     /// Name of a preset: settings of another trainer, which those that you give go above. Ours.

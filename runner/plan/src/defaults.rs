@@ -26,6 +26,7 @@ static DEFAULTS: LazyLock<TrainConfig> = LazyLock::new(|| TrainConfig {
     eval_data_args: DataArgs::default(),
     eval_max_examples: None,
     max_examples: None,
+    epochs: 1,
     shuffle_seed: 42,
     preset: None,
     activation: Activation::TopK,

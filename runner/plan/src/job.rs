@@ -339,6 +339,7 @@ fn identity(config: &TrainConfig, saes: &[SaeSpec], inputs: &JobInputs) -> Value
 fn without_length(mut identity: Value) -> Value {
     if let Some(settings) = identity["settings"].as_object_mut() {
         settings.remove("max_examples");
+        settings.remove("epochs");
         settings.remove("calibrated_on");
     }
     identity
@@ -409,6 +410,8 @@ mod tests {
         assert_eq!(plain, id(json!({"preset": "saelens-topk"})), "a name");
         assert_ne!(plain, id(json!({"k": 16})));
         assert_ne!(plain, id(json!({"shuffle_seed": 1})));
+        assert_ne!(plain, id(json!({"epochs": 2})));
+        assert_eq!(plain, id(json!({"epochs": 1})));
         assert_ne!(plain, id(json!({"layers": [0]})));
     }
 

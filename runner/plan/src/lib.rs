@@ -15,7 +15,7 @@
 //! - `owners.rs`: which SAE is on which rank; `update_size.rs`: tokens of an update; `schedule.rs`: what is due when;
 //!   `extension.rs`: trainings of different length that begin alike
 //! - `recipe.rs`: questions and answers; `order.rs`: what a worker has to do; `event.rs`: what it reports
-//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say; `told.rs`: when a wait is reported
+//! - `task.rs`: what else a worker does; `environment.rs`: what launchers say, by `launcher_variables.rs`; `told.rs`: when a wait is reported
 //! - `torch_version.rs`: versions of PyTorch; `tracking.rs`: what trackers such as TensorBoard are given
 //! - `data_files.rs`: the files of a data set; `runs_layout.rs`: the names of everything in a runs folder
 
@@ -30,6 +30,8 @@ mod defaults;
 mod disk;
 mod effects;
 mod environment;
+#[cfg(test)]
+mod environment_tests;
 mod error;
 mod evaluation;
 mod event;
@@ -39,6 +41,7 @@ mod hookpoint;
 mod identity;
 mod job;
 mod k;
+mod launcher_variables;
 mod matryoshka;
 mod memory;
 #[cfg(test)]
@@ -77,7 +80,7 @@ pub use cross::{CROSSCODER, SECOND, by_layers, name_in_model, of_second};
 pub use data_files::{DataFile, DataFiles, Format, RowSpec};
 pub use dataset::{BinDtype, DataArgs, DataName, DatasetRequest, OnBadRow, TokenizerClass};
 pub use disk::{DiskEstimate, disk, tokens_bytes};
-pub use environment::{Environment, StoreAddress};
+pub use environment::{Environment, Launched, NodeLaunch, PerNode, StoreAddress};
 pub use error::{PlanError, nearest};
 pub use evaluation::{EvalStats, LEAST_ABLATION_COST, most_eval_sequences};
 pub use event::{BadEvent, Event, EventKind, HookpointThreshold, MAX_EVENT_BYTES, SaeStats};

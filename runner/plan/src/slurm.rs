@@ -135,13 +135,11 @@ impl Slurm {
         match (&self.time, self.time_s()) {
             (Some(time), None) => Err(Fault::input(format!("`launch.slurm.time` is `{time}`"))
                 .with_hint("write minutes, or `HH:MM:SS`, or `D-HH:MM:SS`, such as `8:00:00`")),
-            (Some(time), Some(limit_s)) if limit_s <= self.signal_s => {
-                Err(Fault::input(format!(
-                    "`launch.slurm.time` is `{time}`, and a worker is asked to save {} s before that",
-                    self.signal_s
-                ))
-                .with_hint("set a longer `time`, or a smaller `launch.slurm.signal_s`"))
-            }
+            (Some(time), Some(limit_s)) if limit_s <= self.signal_s => Err(Fault::input(format!(
+                "`launch.slurm.time` is `{time}`, and a worker is asked to save {} s before that",
+                self.signal_s
+            ))
+            .with_hint("set a longer `time`, or a smaller `launch.slurm.signal_s`")),
             _ => Ok(()),
         }
     }
@@ -170,7 +168,7 @@ impl Slurm {
 
 fn check_option(key: &str) -> Result<(), Fault> {
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if key.is_empty() || !key.chars().all(is_name) {
+    if key.is_empty() || key.starts_with('-') || !key.chars().all(is_name) {
         let message = format!("`launch.slurm.sbatch` has the option `{key}`");
         let hint = "write it as sbatch does, without the dashes before it, such as `mail-user`";
         return Err(Fault::input(message).with_hint(hint));
@@ -238,7 +236,12 @@ mod tests {
             ..Slurm::default()
         };
         assert_eq!(Slurm::default().n_processes(Nproc::Gpu), 1);
-        for (gres, expected) in [("gpu:4", 4), ("gpu:a100:2", 2), ("gpu", 1), ("nvme:1,gpu:8", 8)] {
+        for (gres, expected) in [
+            ("gpu:4", 4),
+            ("gpu:a100:2", 2),
+            ("gpu", 1),
+            ("nvme:1,gpu:8", 8),
+        ] {
             assert_eq!(slurm(gres).n_processes(Nproc::Gpu), expected, "{gres}");
         }
         assert_eq!(slurm("gpu:4").n_processes(Nproc::Count(3)), 3);

@@ -36,6 +36,9 @@ pub struct StreamKey {
     pub shuffle_seed: u64,
     /// Limit on the number of sequences.
     pub max_examples: Option<u64>,
+    /// How often these are trained on.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub epochs: u64,
     /// Fraction of the sequences that is held out.
     pub eval_fraction: f64,
     /// Limit on the number of sequences that are evaluated on.
@@ -135,6 +138,14 @@ fn is_one(number: &usize) -> bool {
     *number == 1
 }
 
+fn once() -> u64 {
+    1
+}
+
+fn is_once(number: &u64) -> bool {
+    *number == 1
+}
+
 impl StreamKey {
     /// The key of `job`.
     pub fn of(job: &Job) -> Self {
@@ -151,6 +162,7 @@ impl StreamKey {
             batches_per_pass: job.config.batches_per_pass(),
             shuffle_seed: job.config.shuffle_seed,
             max_examples: job.config.max_examples,
+            epochs: job.config.epochs,
             eval_fraction: job.config.eval_fraction,
             eval_max_examples: job.config.eval_max_examples,
             loss_fn: job.config.loss_fn.of_pass(),

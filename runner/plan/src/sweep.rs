@@ -59,7 +59,7 @@ pub struct RecipeLimits {
     pub max_jobs: Option<usize>,
     /// How deep lists and tables may be nested in a job.
     pub max_nesting: Option<usize>,
-    /// Bytes of stack; at most 1 MiB.
+    /// Bytes of stack; at most 1048576.
     pub stack_bytes: Option<usize>,
     /// How often a recipe may be asked for another round; by default 20 times.
     pub max_rounds: Option<u32>,
@@ -73,6 +73,9 @@ pub struct Launch {
     pub launcher: Launcher,
     /// Processes that torchrun starts on this machine: a number, or `gpu`.
     pub nproc_per_node: Nproc,
+    /// Machines that train a stream together, for a plan. Processes that train have it from their launcher.
+    #[serde(skip)]
+    pub n_nodes: usize,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// The PyTorch that workers run on: its folder, an environment or a Python; by default that of the environment that
@@ -189,6 +192,7 @@ impl Default for Launch {
         Self {
             launcher: Launcher::Local,
             nproc_per_node: Nproc::Gpu,
+            n_nodes: 1,
             device: "auto".into(),
             devices: Vec::new(),
             jobs: 0,

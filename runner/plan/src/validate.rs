@@ -17,6 +17,7 @@ impl TrainConfig {
             ("batch_size", self.batch_size, 1..=MOST),
             ("grad_acc_steps", self.grad_acc_steps, 1..=MOST),
             ("micro_acc_steps", self.micro_acc_steps, 1..=MOST),
+            ("epochs", self.epochs as usize, 1..=MOST),
             ("layer_stride", self.layer_stride, 1..=MOST),
             ("expansion_factor", self.expansion_factor, 0..=MOST),
             ("num_latents", self.num_latents, 0..=MOST_LATENTS),

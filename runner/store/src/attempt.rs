@@ -336,7 +336,10 @@ async fn take_job(
     Ok(())
 }
 
-pub(crate) async fn start_jobs(conn: &mut SqliteConnection, attempt_id: i64) -> Result<(), Trouble> {
+pub(crate) async fn start_jobs(
+    conn: &mut SqliteConnection,
+    attempt_id: i64,
+) -> Result<(), Trouble> {
     sqlx::query(
         "UPDATE job SET status = 'running'
          WHERE status <> 'done'

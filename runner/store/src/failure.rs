@@ -10,25 +10,12 @@ pub struct JobFailure {
     pub stream_id: String,
     /// Name of the SAE that something was wrong with; `None` if the worker itself failed.
     pub sae: Option<String>,
-    /// Optimizer updates done by then.
-    pub step: Option<u64>,
-    /// Why, as text.
-    pub reason: Option<String>,
+    /// Why, in one line: with the SAE and the update, if they are known.
+    pub text: String,
     /// What to do about it.
     pub hint: Option<String>,
     /// Whether the same settings would fail again.
     pub would_fail_again: bool,
-}
-
-impl JobFailure {
-    /// Why, in one line: with the SAE and the update, if they are known.
-    pub fn text(&self) -> String {
-        let reason = self.reason.as_deref().unwrap_or("its worker ended");
-        match (&self.sae, self.step) {
-            (Some(sae), Some(step)) => format!("`{sae}` at step {step}: {reason}"),
-            _ => reason.to_owned(),
-        }
-    }
 }
 
 /// Why a job has failed; `None` if it has not.
@@ -80,9 +67,9 @@ mod tests {
         );
         let failure = |index: usize| recorded.jobs[index].failure.clone().unwrap();
         let nan = "`layers.0` at step 3: the loss is NaN or infinite";
-        assert_eq!(failure(0).text(), nan);
+        assert_eq!(failure(0).text, nan);
         assert_eq!(failure(0).hint.as_deref(), Some("lower `lr`"));
-        assert_eq!(failure(1).text(), "signal 9");
+        assert_eq!(failure(1).text, "signal 9");
         let is_given_up = |index: usize| recorded.is_given_up(&recorded.jobs[index]);
         assert_eq!((is_given_up(0), is_given_up(1)), (true, false));
 
@@ -102,7 +89,7 @@ mod tests {
         test.store.fold(stream, &script.events).await.unwrap();
         let recorded = test.record(&plan).await;
         let failure = recorded.jobs[1].failure.clone().unwrap();
-        assert_eq!(failure.text(), "no column `texts`");
+        assert_eq!(failure.text, "no column `texts`");
         assert!(recorded.jobs.iter().all(|job| recorded.is_given_up(job)));
         let verdicts = "SELECT sweep, job, hookpoint, step FROM sae_verdict";
         let expected = json!([["s", r#"{"k":4}"#, "layers.0", 3]]);

@@ -130,8 +130,9 @@ const PARTS: [(&str, &str); 14] = [
     ),
     (
         "curve",
-        "SELECT sae.name AS sae, metric.*, squared_error / nullif(total_variance, 0.0) AS fvu
-         FROM metric JOIN sae USING (sae_id) WHERE job_id = ? ORDER BY sae_id, step",
+        "SELECT sae.name AS sae, metric.*, sae_curve.fvu
+         FROM sae JOIN metric USING (sae_id) JOIN sae_curve USING (sae_id, step)
+         WHERE job_id = ? ORDER BY sae_id, step",
     ),
     (
         "calibrations",

@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 use crate::open::{Store, int, now_ms};
-use sqlx::FromRow;
+use sqlx::{AssertSqlSafe, FromRow};
 
 /// An attempt whose coordinator died before it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -76,6 +76,44 @@ impl Store {
         let mut conn = self.acquire().await?;
         self.located(async {
             let rows: Vec<OpenRow> = sqlx::query_as(OPEN_STREAMS).fetch_all(&mut *conn).await?;
+            Ok(rows.into_iter().map(OpenStream::from).collect())
+        })
+        .await
+    }
+
+    /// The stream, if it has an attempt that is marked as running.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_stream(&self, stream_id: &str) -> Result<Option<OpenStream>, StoreError> {
+        let mut conn = self.acquire().await?;
+        self.located(async {
+            let sql = OPEN_STREAMS.replace("GROUP BY", "AND stream_id = ? GROUP BY");
+            let row = sqlx::query_as(AssertSqlSafe(sql)).bind(stream_id);
+            let row: Option<OpenRow> = row.fetch_optional(&mut *conn).await?;
+            Ok(row.map(OpenStream::from))
+        })
+        .await
+    }
+
+    /// The streams, other than `stream_id`, with an attempt that is marked as running and that has one of the jobs.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_elsewhere(
+        &self,
+        stream_id: &str,
+        job_ids: &[String],
+    ) -> Result<Vec<OpenStream>, StoreError> {
+        let job_ids = serde_json::to_string(job_ids).expect("strings serialise to JSON");
+        let mut conn = self.acquire().await?;
+        self.located(async {
+            let shared = "AND stream_id <> ?1 AND attempt_id IN (
+                    SELECT attempt_id FROM attempt_job WHERE job_id IN (SELECT value FROM json_each(?2))
+                ) GROUP BY";
+            let sql = OPEN_STREAMS.replace("GROUP BY", shared);
+            let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(stream_id).bind(job_ids);
+            let rows: Vec<OpenRow> = rows.fetch_all(&mut *conn).await?;
             Ok(rows.into_iter().map(OpenStream::from).collect())
         })
         .await

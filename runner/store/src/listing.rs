@@ -136,9 +136,7 @@ pub(crate) fn everything(columns: &[String]) -> String {
             format!("strftime('%Y-%m-%dT%H:%M:%SZ', job.{column}_ms / 1000, 'unixepoch')")
         }
         "failure" => {
-            "(SELECT coalesce('`' || job_failure.sae || '` at step ' || step || ': ', '') || reason
-             FROM job_failure WHERE job_failure.job_id = job.job_id)"
-                .to_owned()
+            "(SELECT text FROM job_failure WHERE job_failure.job_id = job.job_id)".to_owned()
         }
         "tags" => "(SELECT group_concat(given.tag, ' ') FROM (SELECT tag.tag FROM tag
              WHERE tag.job_id = job.job_id ORDER BY tag.tag) AS given)"

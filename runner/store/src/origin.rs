@@ -14,10 +14,14 @@ pub struct SweepOrigin {
     pub git_commit: Option<String>,
     /// Text of the recipe; `None` for a component.
     pub recipe_source: Option<String>,
+    /// Folder of the sweep file, which its paths are relative to.
+    pub folder: Option<String>,
+    /// The current folder, from which they are looked for next.
+    pub current_folder: Option<String>,
 }
 
 impl Store {
-    /// Records where a sweep that is recorded comes from; the first time counts.
+    /// Records where a sweep that is recorded comes from; the first time counts, and of folders the last.
     ///
     /// # Errors
     /// The database cannot be written; then nothing was recorded.
@@ -35,10 +39,12 @@ impl Store {
                     .bind(&origin.recipe_source)
                     .execute(&mut *tx)
                     .await?;
-                sqlx::query("INSERT INTO sweep_origin VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+                sqlx::query(PUT)
                     .bind(version.sweep_id)
                     .bind(&origin.sae_run)
                     .bind(&origin.git_commit)
+                    .bind(&origin.folder)
+                    .bind(&origin.current_folder)
                     .execute(&mut *tx)
                     .await?;
             }
@@ -46,7 +52,31 @@ impl Store {
         })
         .await
     }
+
+    /// The folder of the sweep that last asked for a job, and the folder that was current then.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn folders_of_job(&self, job_id: &str) -> Result<[Option<String>; 2], StoreError> {
+        self.located(async {
+            let mut conn = self.acquire().await?;
+            let row = sqlx::query_as(FOLDERS).bind(job_id);
+            let row: Option<(Option<String>, Option<String>)> =
+                row.fetch_optional(&mut *conn).await?;
+            let (folder, current) = row.unwrap_or_default();
+            Ok([folder, current])
+        })
+        .await
+    }
 }
+
+const PUT: &str = "
+INSERT INTO sweep_origin (sweep_id, sae_run, git_commit, folder, current_folder) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET folder = excluded.folder, current_folder = excluded.current_folder";
+
+const FOLDERS: &str = "
+SELECT folder, current_folder FROM sweep_origin JOIN sweep_job USING (sweep_id)
+WHERE job_id = ? ORDER BY sweep_id DESC LIMIT 1";
 
 #[cfg(test)]
 mod tests {
@@ -60,6 +90,8 @@ mod tests {
             sae_run: sae_run.into(),
             git_commit: Some("c0ffee-dirty".into()),
             recipe_source: Some("def plan".into()),
+            folder: Some(format!("/sweeps/{sae_run}")),
+            current_folder: Some("/".into()),
         }
     }
 
@@ -79,6 +111,9 @@ mod tests {
             .await;
         let expected = json!([["0.1.0", "c0ffee-dirty", "def plan", "text", null]]);
         assert_eq!(json!(rows), expected);
+        let folders = test.store.folders_of_job(&plan.jobs[0].job_id).await;
+        let expected = ["/sweeps/0.2.0", "/"].map(|dir| Some(dir.to_owned()));
+        assert_eq!(folders.unwrap(), expected, "it was moved");
     }
 
     #[tokio::test]

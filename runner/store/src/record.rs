@@ -136,8 +136,32 @@ impl Store {
                 sweep::link(&mut tx, sweep_id, ordinal, job).await?;
             }
             let streams = record_streams(&mut tx, plan, &stream_dirs, now_ms).await?;
-            let jobs = recorded_jobs(&mut tx, plan).await?;
+            let jobs = recorded_jobs(&mut tx, plan.jobs.iter()).await?;
             tx.commit().await?;
+            Ok(RecordedPlan { jobs, streams })
+        })
+        .await
+    }
+
+    /// What the database has by now of one stream of a plan that was recorded: the jobs are those of the stream alone.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn recorded_stream(
+        &self,
+        plan: &Plan,
+        (stream, before): (&Stream, &RecordedPlan),
+    ) -> Result<RecordedPlan, StoreError> {
+        let mut conn = self.acquire().await?;
+        self.located(async {
+            let jobs = stream.job_ids.iter().filter_map(|job_id| plan.job(job_id));
+            let jobs = recorded_jobs(&mut conn, jobs).await?;
+            let position = stream::position(&mut conn, &stream.stream_id).await?;
+            let mut streams = before.streams.clone();
+            let own = streams
+                .iter_mut()
+                .filter(|known| known.stream_id == stream.stream_id);
+            own.for_each(|known| known.last_event_seq = position.seq);
             Ok(RecordedPlan { jobs, streams })
         })
         .await
@@ -162,12 +186,12 @@ async fn record_streams(
     Ok(recorded)
 }
 
-async fn recorded_jobs(
+async fn recorded_jobs<'a>(
     conn: &mut SqliteConnection,
-    plan: &Plan,
+    jobs: impl Iterator<Item = &'a Job>,
 ) -> Result<Vec<RecordedJob>, Trouble> {
-    let mut recorded = Vec::with_capacity(plan.jobs.len());
-    for job in &plan.jobs {
+    let mut recorded = Vec::new();
+    for job in jobs {
         let (dir, status) = job::dir_and_status(conn, &job.job_id).await?;
         let is_wanted = status == JobStatus::Done && job.config.wants_evaluation();
         let evaluation_due = is_wanted && !evaluation::is_complete(conn, &job.job_id).await?;
@@ -219,6 +243,34 @@ mod tests {
             .rows("SELECT name, overrides, config ->> 'ctx_len' FROM sweep_job JOIN job USING (job_id) ORDER BY ordinal")
             .await;
         assert_eq!(json!(jobs[0]), json!([r#"{"k":4}"#, r#"{"k":4}"#, 8]));
+    }
+
+    #[tokio::test]
+    async fn a_stream_alone_is_as_in_the_whole_plan() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4}), json!({"k": 2, "batch_size": 2})]);
+        let before = test.record(&plan).await;
+        assert_eq!(plan.streams.len(), 2);
+        let stream = &plan.streams[1];
+        test.store
+            .begin_attempt(&stream.stream_id, "log")
+            .await
+            .unwrap();
+        let mut script = Script::new();
+        script.start(1, 0).checkpoint(&stream.job_ids[0], 20, true);
+        test.store
+            .fold(&stream.stream_id, &script.events)
+            .await
+            .unwrap();
+        let alone = test
+            .store
+            .recorded_stream(&plan, (stream, &before))
+            .await
+            .unwrap();
+        let whole = test.record(&plan).await;
+        assert_eq!(alone.streams, whole.streams);
+        assert_eq!(alone.jobs, whole.jobs[1..]);
+        assert_eq!(alone.jobs[0].status, JobStatus::Done);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Shuffled batches of sequences.
 
+use crate::epochs::Epochs;
 use crate::{Tokens, TokensError, permutation};
 use fault::Fault;
 use plan::StreamKey;
@@ -21,6 +22,8 @@ pub struct BatchSpec {
     /// Fraction of the sequences that training never sees; 0: none, as sparsify. Left out before
     /// `max_examples` are taken. See [`held_out`] for which ones.
     pub eval_fraction: f64,
+    /// How often the sequences are trained on, each time in another order; at least 1.
+    pub epochs: u64,
     /// Sequences in a batch, of all processes together.
     pub batch_size: usize,
     /// Which part of every batch.
@@ -37,6 +40,7 @@ impl BatchSpec {
             shuffle_seed: key.shuffle_seed,
             max_examples: key.max_examples,
             eval_fraction: key.eval_fraction,
+            epochs: key.epochs,
             batch_size: key.batches_per_pass * key.batch_size,
             shard,
             pass_size: key.batch_size,
@@ -67,17 +71,18 @@ impl Shard {
     }
 }
 
-/// The batches of one pass over token data, in training order.
+/// The batches of all epochs over token data, in training order.
 ///
-/// The order is that of sparsify: `Dataset.shuffle(shuffle_seed)`, then the first `max_examples`.
-/// Every `batch_size` sequences are a batch, and each process has some of them in a row: so a batch
-/// does not depend on how many processes there are. A partial last batch is left out, so every batch has
-/// the same number of tokens, and schedules and training agree on their number.
+/// The order is that of sparsify: `Dataset.shuffle(shuffle_seed)`, then the first `max_examples`. After these, they come
+/// again in another order for each further epoch. Every `batch_size` sequences are a batch, also over the border of two
+/// epochs, and each process has some of them in a row: so a batch does not depend on how many processes there are. A
+/// partial last batch is left out, so every batch has the same number of tokens, and schedules and training agree on
+/// their number.
 #[derive(Clone, Debug)]
 pub struct Batches {
     tokens: Tokens,
-    order: Vec<u64>,
-    n_selected: usize,
+    epochs: Epochs,
+    n_batches: usize,
     batch_size: usize,
     /// Indices in a batch of each pass of this process.
     passes: Vec<Range<usize>>,
@@ -98,11 +103,11 @@ impl Batches {
             batch_size,
             shard,
             pass_size,
+            shuffle_seed,
             ..
         } = spec;
         assert!(shard.rank < shard.n_ranks, "{shard:?}");
-        let mut order = training_order(&tokens, &spec);
-        let n_selected = order.len();
+        let order = training_order(&tokens, &spec);
         if pass_size == 0 {
             return Err(too_few(tokens.n_sequences() as u64, &spec));
         }
@@ -114,14 +119,14 @@ impl Batches {
             let hint = "start fewer ranks: jobs keep the batches that they were begun with";
             return Err(Fault::input(message).with_hint(hint).into());
         }
-        order.truncate(n_selected - n_selected % batch_size);
+        let n_in_all = order.len() as u64 * spec.epochs.max(1);
         let own = shard.of(batch_size);
         let largest = batch_size.div_ceil(shard.n_ranks);
         let starts = own.clone().step_by(pass_size);
         Ok(Self {
             tokens,
-            order,
-            n_selected,
+            epochs: Epochs::new(order, shuffle_seed),
+            n_batches: (n_in_all / batch_size as u64) as usize,
             batch_size,
             passes: starts
                 .map(|start| start..own.end.min(start + pass_size))
@@ -132,12 +137,12 @@ impl Batches {
 
     /// Number of batches, at least 1.
     pub fn n_batches(&self) -> usize {
-        self.order.len() / self.batch_size
+        self.n_batches
     }
 
-    /// Sequences in training order, those at the end that fill no batch included.
+    /// Sequences of an epoch.
     pub fn n_selected(&self) -> usize {
-        self.n_selected
+        self.epochs.n_sequences()
     }
 
     /// Sequences in a batch, of all processes together.
@@ -170,15 +175,14 @@ impl Batches {
         let in_batch = &self.passes[pass_idx];
         let in_order = start + in_batch.start..start + in_batch.end;
         let mut ids = Vec::with_capacity(in_order.len() * self.ctx_len());
-        for sequence_idx in &self.order[in_order] {
-            self.tokens
-                .append_sequence(*sequence_idx as usize, &mut ids);
-        }
+        self.epochs.each(in_order, |sequence_idx| {
+            self.tokens.append_sequence(sequence_idx as usize, &mut ids);
+        });
         ids
     }
 }
 
-/// The indices of the sequences of `tokens` in the order in which they are trained on, those of a
+/// The indices of the sequences of `tokens` in the order in which they are trained on in the first epoch, those of a
 /// partial last batch included.
 pub fn training_order(tokens: &Tokens, spec: &BatchSpec) -> Vec<u64> {
     let n_sequences = tokens.n_sequences() as u64;
@@ -233,8 +237,8 @@ fn too_few(n_sequences: u64, spec: &BatchSpec) -> TokensError {
     Fault::input(message).with_hint(ways.join(", or ")).into()
 }
 
-/// The length of [`training_order`].
-fn n_selected(n_sequences: u64, spec: &BatchSpec) -> u64 {
+/// The length of [`training_order`] of `n_sequences`.
+pub fn n_selected(n_sequences: u64, spec: &BatchSpec) -> u64 {
     let n_usable = n_sequences - n_held_out(n_sequences, spec.eval_fraction);
     n_usable.min(spec.max_examples.unwrap_or(u64::MAX))
 }
@@ -293,6 +297,7 @@ mod tests {
         shuffle_seed: 42,
         max_examples: None,
         eval_fraction: 0.0,
+        epochs: 1,
         batch_size: 8,
         shard: Shard::WHOLE,
         pass_size: 8,
@@ -325,6 +330,38 @@ mod tests {
             batches(Some(1 << 40), 8).unwrap().n_batches(),
             all.n_batches()
         );
+    }
+
+    #[test]
+    fn epochs_go_on_where_the_one_before_ended() {
+        let spec = |epochs, batch_size| BatchSpec {
+            max_examples: Some(20),
+            epochs,
+            batch_size,
+            pass_size: batch_size,
+            ..SPEC
+        };
+        let batches = |epochs, batch_size| {
+            let batches = Batches::new(tiny_tokens(), spec(epochs, batch_size)).unwrap();
+            let ids = (0..batches.n_batches()).flat_map(|batch| batches.pass(batch, 0));
+            (batches.n_batches(), ids.collect::<Vec<_>>())
+        };
+        let (n_batches, all) = batches(3, 20);
+        assert_eq!((n_batches, all.len()), (3, 60 * 64));
+        assert_eq!(batches(1, 20).1, all[..20 * 64]);
+        assert_eq!(batches(2, 8), (5, all[..40 * 64].to_vec()));
+        assert_eq!(batches(3, 8), (7, all[..56 * 64].to_vec()));
+        assert_eq!(batches(1, 8), (2, all[..16 * 64].to_vec()));
+        let sorted = |epoch: &[i64]| {
+            let mut rows: Vec<Vec<i64>> = epoch.chunks(64).map(<[i64]>::to_vec).collect();
+            rows.sort();
+            rows
+        };
+        let epochs: Vec<_> = all.chunks(20 * 64).collect();
+        assert_eq!(sorted(epochs[0]), sorted(epochs[2]));
+        assert_ne!(epochs[1], epochs[2]);
+        // No epoch fills a batch with the same sequence twice.
+        assert!(Batches::new(tiny_tokens(), spec(2, 21)).is_err());
     }
 
     #[test]

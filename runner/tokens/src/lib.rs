@@ -20,7 +20,7 @@
 //! What asks for more than the machine has left, such as a damaged file, ends the process with an error that names
 //! the file.
 //!
-//! With two threads, documents of 1 MB took 421 MB, and a single one of 32 MiB took 3.8 GB. For
+//! With two threads, documents of 1 MB took 421 MB, and a single one of 34 MB took 3.8 GB. For
 //! tokenizers whose documents cannot be tokenised one by one, such as those of T5 and BERT, `D` is the
 //! length of [`DOCUMENTS_PER_BATCH`] documents together.
 //!
@@ -38,6 +38,7 @@ mod build_progress;
 mod cache;
 mod chunk;
 mod digest;
+mod epochs;
 mod error;
 mod evaluation;
 mod first_look;
@@ -64,7 +65,9 @@ mod fixtures;
 #[cfg(test)]
 mod golden;
 
-pub use batches::{BatchSpec, Batches, Shard, check_batch, held_out, included, training_order};
+pub use batches::{
+    BatchSpec, Batches, Shard, check_batch, held_out, included, n_selected, training_order,
+};
 pub use build_progress::BuildProgress;
 pub use chunk::{DOCUMENTS_PER_BATCH, MAX_THREADS, chunk_and_tokenize};
 pub use error::TokensError;

@@ -11,8 +11,28 @@ use rand_pcg::Lcg128Xsl64;
 /// The numbers 0 to `n` - 1 in the order of `numpy.random.default_rng(seed).permutation(n)`,
 /// which is also that of `datasets.Dataset.shuffle(seed)`.
 pub fn permutation(n: u64, seed: u64) -> Vec<u64> {
+    permutation_of(n, words_of(seed))
+}
+
+/// The numbers 0 to `n` - 1 in the order of `numpy.random.default_rng([seed, number]).permutation(n)`: another for each
+/// `number`.
+pub(crate) fn numbered_permutation(n: u64, seed: u64, number: u32) -> Vec<u64> {
+    let words = match words_of(seed) {
+        // numpy takes no word for an upper half of zeros.
+        [low, 0, ..] => [low, number, 0, 0],
+        [low, high, ..] => [low, high, number, 0],
+    };
+    permutation_of(n, words)
+}
+
+/// The two halves of a seed, and zeros, as numpy fills up.
+fn words_of(seed: u64) -> [u32; POOL_WORDS] {
+    [seed as u32, (seed >> 32) as u32, 0, 0]
+}
+
+fn permutation_of(n: u64, entropy: [u32; POOL_WORDS]) -> Vec<u64> {
     let mut order: Vec<u64> = (0..n).collect();
-    let mut generator = Pcg64::new(seed);
+    let mut generator = Pcg64::new(entropy);
     for i in (1..order.len()).rev() {
         let j = generator.up_to(i as u64);
         order.swap(i, j as usize);
@@ -27,8 +47,8 @@ struct Pcg64 {
 }
 
 impl Pcg64 {
-    fn new(seed: u64) -> Self {
-        let [a, b, c, d] = seed_sequence(seed);
+    fn new(entropy: [u32; POOL_WORDS]) -> Self {
+        let [a, b, c, d] = seed_sequence(entropy);
         let join = |high: u64, low: u64| (u128::from(high) << 64) | u128::from(low);
         Self {
             words: Lcg128Xsl64::new(join(a, b), join(c, d)),
@@ -63,9 +83,9 @@ impl Pcg64 {
 
 const POOL_WORDS: usize = 4;
 
-/// `numpy.random.SeedSequence(seed).generate_state(4, numpy.uint64)`.
-fn seed_sequence(seed: u64) -> [u64; 4] {
-    let pool = entropy_pool(seed);
+/// `numpy.random.SeedSequence(seed).generate_state(4, numpy.uint64)`, for a seed of these words.
+fn seed_sequence(entropy: [u32; POOL_WORDS]) -> [u64; 4] {
+    let pool = entropy_pool(entropy);
     let mut constant: u32 = 0x8b51_f9dd;
     let mut next_word = |i: usize| {
         let word = pool[i % POOL_WORDS] ^ constant;
@@ -79,7 +99,7 @@ fn seed_sequence(seed: u64) -> [u64; 4] {
     })
 }
 
-fn entropy_pool(seed: u64) -> [u32; POOL_WORDS] {
+fn entropy_pool(entropy: [u32; POOL_WORDS]) -> [u32; POOL_WORDS] {
     let mut constant: u32 = 0x43b0_d7e5;
     let mut hash = |word: u32| {
         let word = word ^ constant;
@@ -87,7 +107,7 @@ fn entropy_pool(seed: u64) -> [u32; POOL_WORDS] {
         let word = word.wrapping_mul(constant);
         word ^ (word >> 16)
     };
-    let mut pool = [seed as u32, (seed >> 32) as u32, 0, 0].map(&mut hash);
+    let mut pool = entropy.map(&mut hash);
     for source in 0..POOL_WORDS {
         for target in (0..POOL_WORDS).filter(|target| *target != source) {
             pool[target] = mix(pool[target], hash(pool[source]));
@@ -111,25 +131,23 @@ mod tests {
 
     #[test]
     fn the_order_is_numpys() {
-        let golden = golden();
-        let cases = golden["permutations"].as_array().unwrap();
-        assert_eq!(cases.len(), 25);
-        for case in cases {
-            let (n, seed) = (case["n"].as_u64().unwrap(), case["seed"].as_u64().unwrap());
-            let order = permutation(n, seed);
-            let first: Vec<u64> = case["first"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|x| x.as_u64().unwrap())
-                .collect();
-            assert_eq!(order[..first.len()], first, "n = {n}, seed = {seed}");
-            let digest = sha256(order.iter().flat_map(|i| i.to_le_bytes()));
-            assert_eq!(
-                digest,
-                case["sha256"].as_str().unwrap(),
-                "n = {n}, seed = {seed}"
-            );
+        for (key, n_cases) in [("permutations", 25), ("numbered_permutations", 18)] {
+            let golden = golden();
+            let cases = golden[key].as_array().unwrap();
+            assert_eq!(cases.len(), n_cases);
+            for case in cases {
+                let number = |key: &str| case[key].as_u64();
+                let (n, seed) = (number("n").unwrap(), number("seed").unwrap());
+                let order = match number("number") {
+                    None => permutation(n, seed),
+                    Some(number) => numbered_permutation(n, seed, number as u32),
+                };
+                let first = case["first"].as_array().unwrap().iter();
+                let first: Vec<u64> = first.map(|x| x.as_u64().unwrap()).collect();
+                assert_eq!(order[..first.len()], first, "{case}");
+                let digest = sha256(order.iter().flat_map(|i| i.to_le_bytes()));
+                assert_eq!(digest, case["sha256"].as_str().unwrap(), "{case}");
+            }
         }
     }
 

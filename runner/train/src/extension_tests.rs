@@ -68,6 +68,58 @@ fn a_longer_training_continues_from_a_shorter_one_to_the_bit() {
     }
 }
 
+/// The same in epochs over `max_examples` sequences.
+fn in_epochs(epochs: u64, max_examples: u64) -> Run {
+    let more = json!({"auxk_alpha": 0.03, "dead_feature_threshold": 1000, "epochs": epochs});
+    Run::new(&[("a", settings(&more, max_examples))])
+}
+
+/// From which update a training in `longer` epochs continues if there is one in `shorter` epochs before it; each with
+/// its number of sequences.
+fn extend_epochs(shorter: (u64, u64), longer: (u64, u64)) -> Option<u64> {
+    let [shorter, from_start, mut run] =
+        [shorter, longer, longer].map(|(epochs, n)| in_epochs(epochs, n));
+    extending(&mut run, &shorter);
+    for run in [&shorter, &from_start, &run] {
+        assert_eq!(run.run(), 0);
+    }
+    for hookpoint in HOOKPOINTS {
+        assert_same(&run.sae("a", hookpoint), &from_start.sae("a", hookpoint));
+    }
+    extended_at(&run)
+}
+
+#[test]
+fn more_epochs_continue_from_fewer_to_the_bit() {
+    assert_eq!(extend_epochs((1, 96), (2, 96)), Some(12));
+    // The last 4 sequences of the shorter one are in the first update of the second epoch.
+    assert_eq!(extend_epochs((1, 100), (3, 100)), Some(12));
+    assert_eq!(extend_epochs((2, 50), (3, 50)), Some(12));
+    assert_eq!(extend_epochs((1, 96), (2, 160)), Some(12));
+}
+
+#[test]
+fn other_sequences_after_the_first_epoch_are_not_continued_from() {
+    assert_eq!(extend_epochs((2, 40), (1, 160)), None);
+    assert_eq!(extend_epochs((2, 40), (3, 48)), None);
+}
+
+#[test]
+fn what_is_interrupted_in_a_later_epoch_is_resumed_to_the_bit() {
+    let undisturbed = in_epochs(3, 50);
+    assert_eq!(undisturbed.run(), 0);
+    let mut run = in_epochs(3, 50);
+    for attempt in 1..4 {
+        run.order.attempt = attempt;
+        interrupt_after(&run, 4);
+    }
+    run.order.attempt = 4;
+    assert_eq!(run.run(), 0);
+    for hookpoint in HOOKPOINTS {
+        assert_same(&run.sae("a", hookpoint), &undisturbed.sae("a", hookpoint));
+    }
+}
+
 #[test]
 fn if_the_end_matters_it_continues_from_before() {
     let decay = |more: Value| {

@@ -28,7 +28,8 @@ pub(crate) struct StopFlag {
 }
 
 impl StopFlag {
-    /// A flag that SIGINT and SIGTERM set.
+    /// A flag that SIGINT, SIGTERM and SIGUSR1 set. The last, which schedulers send before a time limit, asks and does not
+    /// insist.
     pub(crate) fn on_signals() -> Result<Self, TrainError> {
         let stop = Self::default();
         // A separate flag: after a stop that was requested in another way, the first signal is still the first.
@@ -40,6 +41,8 @@ impl StopFlag {
                 .and_then(|_| flag::register(signal, Arc::clone(&stop.is_set)))
                 .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         }
+        flag::register(SIGUSR1, Arc::clone(&stop.is_set))
+            .map_err(TrainError::io("handle signals in", Path::new(".")))?;
         Ok(stop)
     }
 

@@ -19,8 +19,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use train::{AskedBy, TrainError};
 
-const USAGE: &str =
-    "usage: sae-run-worker order FILE [--attached|--batch] | requeued FILE N | task FILE | --version; `sae-run` starts it";
+const USAGE: &str = "usage: sae-run-worker order FILE [--attached|--batch] | requeued FILE N | task FILE | --version; `sae-run` starts it";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();

@@ -1,11 +1,12 @@
-//! The same command started once for each rank: by torchrun, or by srun or mpirun with the variables that
-//! torch's launchers set.
+//! The same command started once for each rank, by torchrun, srun or mpirun, or once on each node, by Kubeflow, JobSet or
+//! SkyPilot: then it starts the other ranks of its node (node.rs).
 //!
 //! Rank 0 leads: it alone expands the sweep, holds the database and talks to the Hub, and it tells the
 //! others through c10d's store which order is next, sealed (see seal.rs). Each rank, the leader too, then starts
 //! its own executable on it as a child process. The workers find each other through the same store.
 
 use super::company_store::CompanyStore;
+use super::node::{LocalRanks, Placed, has_lost_first};
 use super::seal::{Key, SealedOrder};
 use super::{Launcher, worker_args};
 use crate::error::CliError;
@@ -14,7 +15,7 @@ use crate::run::worker_process::WorkerLog;
 use crate::run::worker_program::WorkerProgram;
 use crate::show::table;
 use plan::runs_layout;
-use plan::{Environment, Told};
+use plan::{Environment, Launch, Told};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use tokio::process::Command;
 
 /// How long ranks look for the store.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long nodes do, which may be given their machines one after the other.
+const PATIENCE_WITH_NODES: Duration = Duration::from_secs(600);
 /// Between two looks for the leader's next message.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a rank that was asked to stop waits for the leader's last message.
@@ -72,49 +75,92 @@ pub(crate) struct Leader {
 /// Another rank.
 struct Follower<'a> {
     environment: Environment,
-    store: CompanyStore,
-    /// The runs folder that this process was given.
-    runs_dir: &'a dyn Fn() -> Result<PathBuf, CliError>,
+    store: &'a CompanyStore,
+    /// The settings that this process was given.
+    own: ReadOwn<'a>,
     /// When it was stopped.
     stopped: Option<Instant>,
 }
 
+/// What every rank takes from the command that it was started with.
+pub(crate) struct OwnSettings {
+    /// Where it takes orders.
+    pub(crate) runs_dir: PathBuf,
+    /// How many ranks a node has, if its launcher does not say.
+    pub(crate) launch: Launch,
+}
+
+/// Reads them, when they are needed.
+type ReadOwn<'a> = &'a dyn Fn() -> Result<OwnSettings, CliError>;
+
 /// Does `work`, in which rank 0 may lead; other ranks follow until it is done and end with its exit code. They take
-/// orders in `runs_dir` only.
+/// orders in their runs folder only.
 ///
 /// # Errors
 /// Those of `work`; on other ranks, those of their launch.
 pub(crate) async fn with_ranks(
-    runs_dir: &dyn Fn() -> Result<PathBuf, CliError>,
+    own: ReadOwn<'_>,
     work: impl AsyncFnOnce(Option<&Leader>) -> Result<u8, CliError>,
 ) -> Result<u8, CliError> {
-    let Some(environment) = Environment::of_process()? else {
+    let Some(placed) = Placed::of_process(|| Ok(own()?.launch))? else {
         return work(None).await;
     };
+    let environment = placed.environment.clone();
     let prefix = format!("sae-run/{}/company", environment.restart_count);
-    let store = CompanyStore::open(&environment, prefix, PATIENCE)?;
-    if environment.rank > 0 {
+    let patience = if placed.is_of_node {
+        PATIENCE_WITH_NODES
+    } else {
+        PATIENCE
+    };
+    let store = CompanyStore::open(&environment, prefix, patience)?;
+    // Only now: they need not look for the store long.
+    let mut others = placed.start_others()?;
+    let outcome = if environment.rank > 0 {
         store.set(&here_key(environment.rank), "here")?;
         let follower = Follower {
             environment,
-            store,
-            runs_dir,
+            store: &store,
+            own,
             stopped: None,
         };
-        return follower.follow().await;
-    }
-    let leader = Leader {
-        environment,
-        store,
-        n_messages: Cell::new(0),
-        sealing: OnceCell::new(),
+        with_others(&mut others, &store, follower.follow()).await
+    } else {
+        let leader = Leader {
+            environment,
+            store,
+            n_messages: Cell::new(0),
+            sealing: OnceCell::new(),
+        };
+        let outcome = with_others(&mut others, &leader.store, work(Some(&leader))).await;
+        let code = outcome
+            .as_ref()
+            .map_or_else(CliError::exit_code, |code| *code);
+        if placed.is_of_node && code == 0 {
+            leader.wait_for_nodes().await?;
+        }
+        leader.dismiss(code)?;
+        outcome
     };
-    let outcome = work(Some(&leader)).await;
-    let code = outcome
-        .as_ref()
-        .map_or_else(CliError::exit_code, |code| *code);
-    leader.dismiss(code)?;
+    others.finish().await;
     outcome
+}
+
+/// Does `work`; if a rank that this process started is lost meanwhile, all are asked to stop.
+async fn with_others<T>(
+    others: &mut LocalRanks,
+    store: &CompanyStore,
+    work: impl Future<Output = T>,
+) -> T {
+    let watch = async {
+        let lost = others.lost().await;
+        table::note(&format!("{lost}; all ranks are asked to stop"));
+        let _ = store.set(STOP, "1");
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        outcome = work => outcome,
+        () = watch => unreachable!("it never ends"),
+    }
 }
 
 impl Leader {
@@ -132,6 +178,27 @@ impl Leader {
         let text = serde_json::to_string(message).expect("plain fields serialise to JSON");
         self.store.set(&message_key(self.n_messages.get()), &text)?;
         self.n_messages.set(self.n_messages.get() + 1);
+        Ok(())
+    }
+
+    /// Waits for nodes that begin later than all is done: without this process they would look for it in vain.
+    async fn wait_for_nodes(&self) -> Result<(), CliError> {
+        let mut signals = StopSignals::new()?;
+        let (since, mut told) = (Instant::now(), Told::default());
+        while let Some(missing) = (&self)
+            .missing()
+            .filter(|_| since.elapsed() < PATIENCE_WITH_NODES)
+        {
+            if told.is_due(since) {
+                table::note(&format!(
+                    "all is done; waiting for {missing}, to say so there"
+                ));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = signals.recv() => break,
+            }
+        }
         Ok(())
     }
 
@@ -161,7 +228,7 @@ impl Launcher for &Leader {
         let (runs_dir, key) = self.sealing.get().expect("it leads in a folder");
         let sealed = key.seal(order, runs_dir, self.n_messages.get())?;
         self.say(&Message::Train(sealed))?;
-        Ok(part_of(program, order))
+        Ok(part_of(program, order, &self.environment))
     }
 
     fn is_stopped(&self) -> bool {
@@ -216,6 +283,9 @@ impl Follower<'_> {
                     return Ok(STOPPED);
                 }
             }
+            if self.stopped.is_none() && has_lost_first() {
+                self.is_stopped_again();
+            }
             if self
                 .stopped
                 .is_some_and(|since| since.elapsed() > LAST_PATIENCE)
@@ -232,7 +302,7 @@ impl Follower<'_> {
 
     /// The file of an order, in the runs folder that this process was given and sealed by rank 0.
     async fn open(&self, sealed: &SealedOrder, number: u64) -> Result<PathBuf, CliError> {
-        let runs_dir = (self.runs_dir)()?;
+        let runs_dir = (self.own)()?.runs_dir;
         let runs_dir = runs_dir
             .canonicalize()
             .map_err(|error| CliError::io("find", &runs_dir, &error))?;
@@ -252,7 +322,8 @@ impl Follower<'_> {
         let program = WorkerProgram::find()?;
         let rank = self.environment.rank;
         let log = order.with_file_name(runs_layout::log_of_rank(rank));
-        let mut child = WorkerLog::open(log)?.spawn(&mut part_of(&program, order))?;
+        let mut child =
+            WorkerLog::open(log)?.spawn(&mut part_of(&program, order, &self.environment))?;
         let mut stdin = child.stdin.take();
         loop {
             tokio::select! {
@@ -261,6 +332,12 @@ impl Follower<'_> {
                         CliError::environment(format!("cannot wait for the worker: {error}"))
                     })?;
                     return Ok(());
+                }
+                () = tokio::time::sleep(PAUSE), if self.stopped.is_none() => {
+                    if has_lost_first() {
+                        drop(stdin.take());
+                        self.is_stopped_again();
+                    }
                 }
                 () = signals.recv() => {
                     drop(stdin.take());
@@ -283,10 +360,11 @@ impl Follower<'_> {
 }
 
 /// The command of a rank's part of a worker.
-fn part_of(program: &WorkerProgram, order: &Path) -> Command {
+fn part_of(program: &WorkerProgram, order: &Path, environment: &Environment) -> Command {
     let mut command = Command::from(program.command());
     command
         .args(worker_args(order))
+        .envs(environment.variables())
         .env(STORE_IS_SERVED.0, STORE_IS_SERVED.1);
     command
 }

@@ -2,6 +2,7 @@
 
 mod company;
 mod company_store;
+mod node;
 mod processes;
 mod seal;
 mod torchrun;
@@ -12,11 +13,11 @@ use plan::{Launch, Launcher as Kind};
 use std::path::Path;
 use tokio::process::Command;
 
-pub(crate) use company::{Leader, with_ranks};
+pub(crate) use company::{Leader, OwnSettings, with_ranks};
 pub(crate) use processes::Processes;
 
 /// For those who did not mean to start one of several processes.
-pub(crate) const ALONE: &str = "RANK and WORLD_SIZE, or those of Slurm or MPI with MASTER_ADDR, are set: unset them to run alone";
+pub(crate) const ALONE: &str = "variables of a launcher are set, such as RANK and WORLD_SIZE, or PET_NNODES: unset them to run alone";
 
 /// What starts the processes of a worker.
 pub(crate) trait Launcher {

@@ -1,10 +1,11 @@
 //! How many processes train a stream together.
 
+use super::node::Placed;
 use super::torchrun;
 use crate::error::CliError;
 use crate::run::worker_program;
 use crate::show::table;
-use plan::{CudaStatus, Environment, Launch, Launcher, Nproc};
+use plan::{CudaStatus, Launch, Launcher, Nproc};
 
 /// The processes that train a stream together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +24,8 @@ impl Processes {
     /// # Errors
     /// A launcher's variables that make no sense.
     pub(crate) fn of(launch: &Launch) -> Result<Self, CliError> {
-        let environment = Environment::of_process()?;
-        Ok(match environment {
-            Some(environment) => Self {
+        Ok(match Placed::of_process(|| Ok(launch.clone()))? {
+            Some(Placed { environment, .. }) => Self {
                 n_ranks: environment.world_size,
                 n_here: environment.local_size.clamp(1, environment.world_size),
                 unknown: None,
@@ -38,7 +38,7 @@ impl Processes {
         launch: &Launch,
         cuda: impl FnOnce() -> Result<&'static CudaStatus, CliError>,
     ) -> Result<Self, CliError> {
-        Ok(match (launch.launcher, launch.nproc_per_node) {
+        let here = match (launch.launcher, launch.nproc_per_node) {
             (Launcher::Local, _) => Self::here(1),
             (Launcher::Slurm, nproc) => {
                 let n_here = launch.slurm.n_processes(nproc);
@@ -55,6 +55,10 @@ impl Processes {
                     ..Self::here(1)
                 },
             },
+        };
+        Ok(Self {
+            n_ranks: here.n_here * launch.n_nodes,
+            ..here
         })
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn load_given(given: &[Given], folders: &Folders) -> Result<LoadedSwe
         text: as_sweep_file(&sweep, given),
         sweep,
         dir: PathBuf::new(),
+        current: PathBuf::new(),
         origin: layers.origin,
         job: None,
         layers,

@@ -13,8 +13,8 @@ mod secrets;
 mod source;
 
 use crate::error::CliError;
-use crate::sweep::paths::Folders;
-use args::{Given, StoreArgs, SweepArgs};
+use crate::sweep::paths::{Folders, Near};
+use args::{StoreArgs, SweepArgs};
 use figment::Figment;
 use figment::providers::{Data, Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value as FigmentValue};
@@ -31,15 +31,19 @@ pub(crate) use secrets::check_recipe;
 
 /// Variables that name folders and tools, or say how patient to be with the Hub: no settings of a
 /// sweep.
-const NOT_SETTINGS: [&str; 11] = [
+const NOT_SETTINGS: [&str; 15] = [
     "cache",
     "cpu_capability",
     "engine",
     "hub_patience",
     "kernels",
     "libtorch",
+    "node_process",
     "nvrtc",
     "program",
+    "simulated",
+    "slurm",
+    "slurm_calls",
     "torch",
     "torchrun",
     "trackers_python",
@@ -54,6 +58,8 @@ pub(crate) struct LoadedSweep {
     pub(crate) sweep: Sweep,
     /// The folder of the sweep file, which its paths are relative to.
     pub(crate) dir: PathBuf,
+    /// The current folder, from which they are looked for next; of a recorded sweep the one that was it then.
+    pub(crate) current: PathBuf,
     pub(crate) origin: Origin,
     /// The sweep file's text, for the record; one that says the same as the options if there is
     /// no file.
@@ -73,6 +79,11 @@ pub(crate) enum Origin {
 }
 
 impl LoadedSweep {
+    /// Where its relative paths lead.
+    pub(crate) fn near(&self) -> Near {
+        Near::folders([self.dir.clone(), self.current.clone()])
+    }
+
     /// What the job of options is called: by the settings that were given, such as `k=16,optimizer=adam`.
     pub(crate) fn job_name(&self) -> String {
         let of_options = || given::job_name(&self.layers.sets);
@@ -141,24 +152,6 @@ fn of_all_sweeps<T: DeserializeOwned>(key: &str) -> Result<Option<T>, CliError> 
         Err(error) if error.missing() => Ok(None),
         Err(error) => Err(explain(&error, &layers)),
     }
-}
-
-/// The runs folder of a sweep file, after all overrides.
-///
-/// # Errors
-/// As [`load`].
-pub(crate) fn runs_dir_of_sweep(args: &SweepArgs) -> Result<PathBuf, CliError> {
-    let loaded = load(args, &Folders::of_this_machine()?)?;
-    Ok(loaded.sweep.runs_dir.into())
-}
-
-/// The runs folder of the job that options describe.
-///
-/// # Errors
-/// As [`load_given`].
-pub(crate) fn runs_dir_of_options(given: &[Given]) -> Result<PathBuf, CliError> {
-    let loaded = load_given(given, &Folders::of_this_machine()?)?;
-    Ok(loaded.sweep.runs_dir.into())
 }
 
 /// The user's settings, then the project's.
@@ -279,6 +272,7 @@ pub(crate) fn load(args: &SweepArgs, folders: &Folders) -> Result<LoadedSweep, C
     let loaded = LoadedSweep {
         sweep,
         dir,
+        current: PathBuf::new(),
         origin: layers.origin,
         text,
         job: None,

@@ -15,9 +15,12 @@ pub(crate) struct Recorded {
     pub(crate) text: String,
     /// The name of its job, if it is one job, which is added to those of the sweep.
     pub(crate) job: Option<String>,
+    /// The folder of the sweep file when it was run, and the current folder then, as far as they are known.
+    pub(crate) folders: [Option<PathBuf>; 2],
 }
 
-/// Reads it and all layers below and above it; its paths are relative to the current folder.
+/// Reads it and all layers below and above it. Its paths are relative to the folders that they were relative to, or if
+/// these are gone, to the current one.
 ///
 /// # Errors
 /// As [`load`](super::load).
@@ -26,7 +29,11 @@ pub(crate) fn load_recorded(
     set: &[String],
     folders: &Folders,
 ) -> Result<LoadedSweep, CliError> {
-    let Recorded { source, text, job } = recorded;
+    let Recorded {
+        source, text, job, ..
+    } = recorded;
+    let is_there = |dir: Option<PathBuf>| dir.filter(|dir| dir.is_dir()).unwrap_or_default();
+    let [dir, current] = recorded.folders.map(is_there);
     let file = SourceFile {
         name: source,
         text,
@@ -54,7 +61,8 @@ pub(crate) fn load_recorded(
     let loaded = LoadedSweep {
         text: file.text.clone(),
         sweep,
-        dir: PathBuf::new(),
+        dir,
+        current,
         origin,
         job,
         layers,

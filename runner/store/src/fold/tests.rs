@@ -5,6 +5,7 @@ use crate::testing::{Script, TestStore, plan, stats};
 use fault::FailureKind;
 use plan::Plan;
 use serde_json::json;
+use std::time::Instant;
 
 async fn running() -> (TestStore, Plan) {
     let test = TestStore::new().await;
@@ -302,4 +303,46 @@ async fn a_diverged_run_is_null_and_not_flattered() {
         .rows("SELECT step, fvu FROM curve ORDER BY step, fvu")
         .await;
     assert_eq!(json!(curve), json!([[19, 0.25], [20, null], [20, null]]));
+}
+
+/// What a round costs if each of many streams has news: SAE_RUN_SIMULATED="1000 0" takes a thousand.
+#[tokio::test]
+async fn the_news_of_many_streams_are_taken_in_at_once() {
+    let given = std::env::var("SAE_RUN_SIMULATED").unwrap_or_default();
+    let n_streams = given
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok());
+    let n_streams: u32 = n_streams.unwrap_or(100);
+    let test = TestStore::new().await;
+    let seeds: Vec<_> = (0..n_streams)
+        .map(|seed| json!({"shuffle_seed": seed}))
+        .collect();
+    let plan = plan("s", &seeds);
+    test.record(&plan).await;
+    assert_eq!(plan.streams.len(), n_streams as usize);
+    for stream in &plan.streams {
+        test.store
+            .begin_attempt(&stream.stream_id, "log")
+            .await
+            .unwrap();
+    }
+    let begun = Instant::now();
+    for stream in &plan.streams {
+        let mut script = Script::new();
+        script.start(1, 0);
+        for step in 1..=5 {
+            script.metric(&stream.job_ids[0], step, stats(8.0));
+        }
+        let n_new = test
+            .store
+            .fold(&stream.stream_id, &script.events)
+            .await
+            .unwrap();
+        assert_eq!(n_new, script.events.len());
+    }
+    let took = begun.elapsed();
+    println!("events of {n_streams} streams in {took:?}");
+    // On an idle machine, a thousand take some tenths of a second.
+    assert!(took.as_secs_f64() < 0.01 * f64::from(n_streams), "{took:?}");
 }

@@ -48,6 +48,9 @@ pub(crate) struct State {
     /// Of how many; `None`: of states before it was written.
     #[serde(default)]
     pub(crate) n_steps: Option<u64>,
+    /// Sequences of an epoch; `None`: of states before there were several epochs.
+    #[serde(default)]
+    pub(crate) n_examples: Option<u64>,
     /// Ranks that it was begun with.
     #[serde(default = "one")]
     pub(crate) n_ranks: usize,

@@ -65,7 +65,8 @@ impl ActivationStream {
                     self.batches.batch_size(),
                     self.batches.n_batches()
                 );
-                let hint = "lower `batch_size`, `grad_acc_steps` or `ctx_len`, raise `max_examples`, or add text";
+                let hint = "lower `batch_size`, `grad_acc_steps` or `ctx_len`, raise `max_examples` or \
+                            `epochs`, or add text";
                 Err(Fault::input(message).with_hint(hint).into())
             }
             n_steps => Ok(n_steps as u64),

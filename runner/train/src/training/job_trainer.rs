@@ -42,6 +42,8 @@ pub(crate) struct JobTrainer {
     pub(super) base: Option<String>,
     /// After which update it keeps its state.
     pub(super) kept_step: Option<u64>,
+    /// Sequences of an epoch, if that is known.
+    pub(super) n_examples: Option<u64>,
 }
 
 /// Updates of a job's SAEs, in their order.
@@ -113,6 +115,7 @@ impl JobTrainer {
             notes,
             base: None,
             kept_step: None,
+            n_examples: None,
         })
     }
 
@@ -164,6 +167,7 @@ impl JobTrainer {
             job_id: self.job.job_id.clone(),
             step: self.step,
             n_steps: Some(n_steps),
+            n_examples: self.n_examples,
             n_ranks: self.job.config.batches_per_pass(),
             best: self.best.state().clone(),
             remarks: self.health.remarks().clone(),

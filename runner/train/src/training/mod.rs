@@ -2,7 +2,7 @@
 
 mod activation_stream;
 mod ahead;
-mod base;
+pub(crate) mod base;
 mod beginning;
 mod cross_layer;
 pub(crate) mod end_to_end;

@@ -8,14 +8,19 @@ impl StreamTrainer<'_> {
     /// Says how many sequences are not trained on because they make no whole update.
     pub(super) fn note_left_over(&mut self, n_steps: u64) -> Result<(), TrainError> {
         let per_step = self.stream.sequences_per_step();
-        let n_selected = self.stream.batches.n_selected();
-        let n_left_over = n_selected - n_steps as usize * per_step;
+        let (n_selected, epochs) = (self.stream.batches.n_selected(), self.stream.key.epochs);
+        let n_in_all = n_selected * epochs as usize;
+        let n_left_over = n_in_all - n_steps as usize * per_step;
         if n_left_over == 0 {
             return Ok(());
         }
+        let in_epochs = match epochs {
+            1 => String::new(),
+            _ => format!(" ({epochs} epochs of {n_selected})"),
+        };
         let message = format!(
-            "the last {n_left_over} of {n_selected} sequences are not used: a step takes {per_step}, of which {n_selected} is not \
-             a multiple"
+            "the last {n_left_over} of {n_in_all} sequences{in_epochs} are not used: a step takes {per_step}, of which \
+             {n_in_all} is not a multiple"
         );
         self.events.write(EventKind::Note { message })
     }

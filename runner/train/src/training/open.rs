@@ -1,5 +1,6 @@
 //! The jobs of an order as their states left them, and where they tap the model.
 
+use super::base::Length;
 use super::job_trainer::JobTrainer;
 use crate::TrainError;
 use crate::ranks::Ranks;
@@ -12,7 +13,7 @@ use tch::Device;
 /// The jobs of the order as their states left them, the same on all ranks.
 pub(crate) fn open_jobs(
     order: &Order,
-    n_steps: u64,
+    length: Length,
     device: Device,
     ranks: &dyn Ranks,
 ) -> Result<Vec<JobTrainer>, TrainError> {
@@ -24,7 +25,7 @@ pub(crate) fn open_jobs(
     let owners = owners.map(|by_sae| Owners::new(by_sae, ranks.rank()));
     let open = |(job, owners): (&OrderJob, Owners)| {
         let mut opened = JobTrainer::open(job, &order.runs_dir, device, owners)?;
-        opened.begin_from(&job.bases, (&order.runs_dir, device), n_steps)?;
+        opened.begin_from(&job.bases, (&order.runs_dir, device), length)?;
         Ok::<_, TrainError>(opened)
     };
     let jobs = order.jobs.iter().zip(owners).map(open);

@@ -13,6 +13,7 @@ use crate::gpu::choose_kernels;
 use crate::process::log;
 use crate::ranks::{ALONE, Ranks, rendezvous};
 use crate::stop::{STOPPED, StopFlag, has_lost_parent};
+use crate::training::base::Length;
 use crate::training::open::{open_jobs, second_taps, taps};
 use crate::training::{ActivationStream, Ahead, Outcome, StreamTrainer};
 use crate::worker::evaluation::JobEvaluation;
@@ -32,7 +33,6 @@ use tch::Device;
 use tokens::{Batches, TokensError};
 
 pub use requeued::requeued;
-
 
 /// How long another worker may take to leave the stream.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -243,8 +243,11 @@ impl Stream<'_> {
         });
         let second = second.transpose()?;
         log_rounding(order, device);
-        let n_steps = n_steps(&batches, order);
-        let mut jobs = open_jobs(order, n_steps, device, ranks)?;
+        let length = Length {
+            n_steps: n_steps(&batches, order),
+            n_examples: batches.n_selected() as u64,
+        };
+        let mut jobs = open_jobs(order, length, device, ranks)?;
         choose_kernels(&mut jobs, order, device, ranks)?;
         let ahead = Ahead::open(order, device, ranks)?;
         let mut trainer = StreamTrainer {

@@ -85,9 +85,10 @@ fn what_is_left(order: &Order, n_restarts: u32, events: &[Event]) -> Order {
         let id = &job.job.job_id;
         !trained.contains(id) && !failed.contains(id)
     });
-    let wants_evaluation = order.jobs.iter().filter(|job| {
-        trained.contains(&job.job.job_id) && job.job.config.wants_evaluation()
-    });
+    let wants_evaluation = order
+        .jobs
+        .iter()
+        .filter(|job| trained.contains(&job.job.job_id) && job.job.config.wants_evaluation());
     left.evaluate.extend(wants_evaluation.cloned());
     left
 }
@@ -213,7 +214,10 @@ mod tests {
         for attempt in 5..=7 {
             report(&run, attempt, vec![EventKind::Interrupted { step: 1 }]);
         }
-        assert!(requeued(&path, 3).is_ok(), "the first of the last three did something");
+        assert!(
+            requeued(&path, 3).is_ok(),
+            "the first of the last three did something"
+        );
         let error = requeued(&path, 4).unwrap_err();
         assert!(error.to_string().contains("3 runs of this job"), "{error}");
         let last = run.events().pop().unwrap();
