@@ -170,7 +170,8 @@ impl Claims<'_> {
     /// Takes in what a job of Slurm wrote, and closes its attempt if it has ended. `Some`: it lives.
     async fn settle(&self, open: &OpenStream) -> Result<Option<SlurmAttempt>, CliError> {
         let tail = self.folder.tail(&open.dir);
-        slurm_worker::settle(self.store, tail, (open, self.slurm)).await
+        let dir = self.folder.path().join(&open.dir);
+        slurm_worker::settle(self.store, (&dir, tail), (open, self.slurm)).await
     }
 
     async fn open(&self, stream_id: &str) -> Result<Option<OpenStream>, CliError> {

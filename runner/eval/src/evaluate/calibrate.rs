@@ -8,29 +8,45 @@ use crate::EvalError;
 use crate::models::{Facts, Models};
 use crate::ranks::Ranks;
 use crate::sites::taps_of_inputs;
-use sae::{Activation, BatchLatents, BatchSearch, Sae, least_score};
+use fault::Fault;
+use sae::{Activation, BatchLatents, BatchSearch, Sae, least_scores};
 use std::ops::ControlFlow;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What is wanted of an SAE's threshold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Active latents of a token on average.
+    /// Active latents of a token on average; at each hookpoint, if each has its own threshold.
     pub k: f64,
-    /// The threshold that training estimated, if the SAE may have another one by now.
-    pub estimate: Option<f64>,
+    /// The threshold that training estimated, or those of hookpoints, if the SAE may have others by now. Empty: it has
+    /// them.
+    pub estimate: Vec<f64>,
 }
 
 /// What was found for an SAE.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Calibrated {
     /// Held-out tokens.
     pub n_tokens: u64,
-    /// Their mean L0 with the threshold that training estimated.
+    /// Their mean L0 with the threshold that training estimated. A latent counts if it is active at any hookpoint.
     pub own_l0: f64,
-    /// The threshold that gives as many latents as are wanted, or as near to that as there are positive ones.
+    /// The threshold that gives as many latents as are wanted, or as near to that as there are positive ones; the mean,
+    /// if each hookpoint has its own.
     pub threshold: f64,
     /// The mean L0 that it gives.
+    pub l0: f64,
+    /// Of each hookpoint, if each has its own threshold.
+    pub hookpoints: Vec<CalibratedHookpoint>,
+}
+
+/// What was found for a hookpoint that has its own threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct CalibratedHookpoint {
+    /// Mean number of latents that are active there with the threshold that training estimated.
+    pub own_l0: f64,
+    /// The threshold that gives the number that is wanted.
+    pub threshold: f64,
+    /// The mean number that it gives.
     pub l0: f64,
 }
 
@@ -43,8 +59,18 @@ struct Search {
     k: f64,
     n_tokens: u64,
     n_own: Tensor,
-    /// The largest pre-activations: all that may be wanted.
-    scores: Vec<Tensor>,
+    /// Of each hookpoint, if each has its own threshold: `[n_hookpoints]`.
+    n_own_at: Option<Tensor>,
+    /// For each threshold.
+    sets: Vec<Largest>,
+}
+
+/// The largest pre-activations, or what else decides: all that may be wanted.
+#[derive(Default)]
+struct Largest {
+    scores: Option<Tensor>,
+    /// Where they are: `token * num_latents + latent`.
+    places: Option<Tensor>,
 }
 
 /// Looks for the thresholds with which the SAEs of `request` have as many active latents as is `wanted` of each, on all
@@ -69,7 +95,7 @@ pub fn calibrate(
     let searches = subjects
         .into_iter()
         .zip(wanted)
-        .map(|(subject, wanted)| Search::new(subject, *wanted));
+        .map(|(subject, wanted)| Search::new(subject, wanted));
     let mut searches = searches.collect::<Result<Vec<_>, _>>()?;
     let filters: Vec<Vec<u32>> = searches
         .iter()
@@ -94,16 +120,33 @@ pub fn calibrate(
             search.add(&x, most)?;
         }
     }
-    let found = searches.iter_mut().map(|search| search.finish(ranks));
+    let found = searches.iter().map(|search| search.finish(ranks));
     found.collect::<Result<_, _>>().map(Some)
+}
+
+/// The thresholds of an SAE's latents that are these on average; those of its hookpoints, if each has its own.
+///
+/// # Errors
+/// Too little memory.
+pub fn thresholds_of(sae: &Sae, thresholds: &[f64]) -> Result<Tensor, EvalError> {
+    if sae.cfg.is_decoupled() {
+        // By numbers: a tensor of them would have to be sent to the device.
+        let options = (Kind::Float, sae.encoder_bias.device());
+        let each = thresholds
+            .iter()
+            .map(|own| Tensor::f_full([1], *own, options));
+        return Ok(Tensor::f_cat(&each.collect::<Result<Vec<_>, _>>()?, 0)?);
+    }
+    let [threshold] = thresholds else {
+        let message = "an SAE with one threshold was given another number of them";
+        return Err(Fault::internal(message).into());
+    };
+    Ok(threshold_factors(sae)?.f_mul_scalar(*threshold)?)
 }
 
 /// How the thresholds of an SAE's latents relate to each other, 1 on average: `[num_latents]`. They differ if training was
 /// on whitened activations.
-///
-/// # Errors
-/// Too little memory.
-pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
+fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
     let ones = sae.encoder_bias.f_ones_like()?;
     let Some(threshold) = &sae.threshold else {
         return Ok(ones);
@@ -120,45 +163,61 @@ pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
 }
 
 impl Search {
-    fn new(mut subject: Subject, Wanted { k, estimate }: Wanted) -> Result<Self, EvalError> {
+    fn new(mut subject: Subject, Wanted { k, estimate }: &Wanted) -> Result<Self, EvalError> {
         let own = &mut subject.sae;
         let weights = own.named_weights().into_iter();
         let mut open =
             own.with_weights(weights.map(|(_, weight)| weight.shallow_clone()).collect());
-        let factors = threshold_factors(own)?;
-        if let Some(estimate) = estimate {
-            own.set_thresholds(factors.f_mul_scalar(estimate)?);
+        if !own.cfg.is_decoupled() {
+            let factors = threshold_factors(own)?;
+            open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
+            open.encoder_bias = open.encoder_bias.f_div(&factors)?;
         }
-        open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
-        open.encoder_bias = open.encoder_bias.f_div(&factors)?;
+        if !estimate.is_empty() {
+            own.set_thresholds(thresholds_of(own, estimate)?);
+        }
         open.threshold = None;
         open.cfg.activation = Activation::Relu;
+        let n_sets = own.cfg.n_active_sets();
+        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Double, own.b_dec.device()));
+        let n_own_at = own.cfg.is_decoupled().then(|| zeros(&[n_sets as i64]));
         Ok(Self {
-            n_own: Tensor::f_zeros([0i64; 0], (Kind::Double, own.b_dec.device()))?,
+            n_own: zeros(&[])?,
+            n_own_at: n_own_at.transpose()?,
+            sets: (0..n_sets).map(|_| Largest::default()).collect(),
             open,
-            k,
+            k: *k,
             n_tokens: 0,
-            scores: Vec::new(),
             subject,
         })
     }
 
     /// Adds tokens, of which there are `most` at most.
     fn add(&mut self, x: &Tensor, most: u64) -> Result<(), EvalError> {
-        self.n_tokens += x.size()[0].cast_unsigned();
-        let own = self.subject.sae.encode(x)?.latent_acts;
-        let _ = self.n_own.f_add_(&own.f_gt(0.0)?.f_sum(Kind::Double)?)?;
+        let own = self.subject.sae.encode(x)?;
+        let n_own = own.latent_acts.f_gt(0.0)?.f_sum(Kind::Double)?;
+        let _ = self.n_own.f_add_(&n_own)?;
+        if let (Some(sum), Some(counts)) = (
+            &mut self.n_own_at,
+            self.subject.sae.active_at_hookpoints(&own)?,
+        ) {
+            let _ = sum.f_add_(&counts)?;
+        }
         let n_wanted = self.n_wanted(most) + 1;
         let search = BatchSearch {
             n_wanted,
-            least: 0.0,
+            least: &[],
             rescales: false,
         };
         let latents = self.open.batch_latents(x, search)?;
-        self.scores.push(latents.scores().shallow_clone());
-        let all = Tensor::f_cat(&self.scores, 0)?;
-        let n = (n_wanted as i64).min(all.size()[0]);
-        self.scores = vec![all.f_topk(n, 0, true, false)?.0];
+        let num_latents = self.open.num_latents();
+        let first_place = self.n_tokens as i64 * num_latents as i64;
+        for (idx, set) in self.sets.iter_mut().enumerate() {
+            let places = latents.places(idx, num_latents)?;
+            let places = places.f_add_scalar(first_place)?;
+            set.add(latents.scores(idx), &places, n_wanted as i64)?;
+        }
+        self.n_tokens += x.size()[0].cast_unsigned();
         Ok(())
     }
 
@@ -166,49 +225,100 @@ impl Search {
         ((self.k * n_tokens as f64).round() as usize).max(1)
     }
 
-    fn finish(&mut self, ranks: &dyn Ranks) -> Result<Calibrated, EvalError> {
-        // Sync: one number.
-        let n_own = self.n_own.f_double_value(&[])? as u64;
-        let sums = ranks.sum_numbers("calibrated tokens", &[self.n_tokens, n_own])?;
-        let n_own = sums[1];
-        self.n_tokens = sums[0];
-        if self.n_tokens == 0 {
+    fn finish(&self, ranks: &dyn Ranks) -> Result<Calibrated, EvalError> {
+        let n_tokens = ranks.sum_numbers("calibrated tokens", &[self.n_tokens])?[0];
+        if n_tokens == 0 {
             return Err(no_token().into());
         }
-        let n_wanted = self.n_wanted(self.n_tokens);
+        let n_wanted = self.n_wanted(n_tokens);
         let least = self.least(n_wanted, ranks)?;
         let next = self.least(n_wanted + 1, ranks)?;
-        // Between the last that is wanted and the next, if there is one.
-        let threshold = if next < least {
-            f64::midpoint(least, next)
-        } else {
-            0.0
+        let thresholds = least.into_iter().zip(next);
+        let thresholds: Vec<f64> = thresholds
+            .map(|(least, next)| between(least, next))
+            .collect();
+        let above = self.sets.iter().zip(&thresholds);
+        let above = above.map(|(set, threshold)| set.above(*threshold));
+        let above: Vec<Tensor> = above.collect::<Result<_, _>>()?;
+        let of_any = match &above[..] {
+            [above] => above.shallow_clone(),
+            all => {
+                let (sorted, _) = Tensor::f_cat(all, 0)?.f_sort(0, false)?;
+                sorted.f_unique_consecutive(false, false, 0)?.0
+            }
         };
-        let threshold = f64::from(threshold as f32);
-        let n_active = match self.scores.first() {
-            Some(scores) => scores
-                .f_gt(threshold)?
-                .f_sum(Kind::Double)?
-                .f_double_value(&[])?,
-            None => 0.0,
-        };
-        let n_active = ranks.sum_numbers("active latents", &[n_active as u64])?[0];
-        let n_tokens = self.n_tokens as f64;
+        // A token is on one rank: numbers of active latents add up.
+        let mut counts = vec![self.n_own.f_double_value(&[])? as u64];
+        counts.push(of_any.size()[0].cast_unsigned());
+        if let Some(n_own) = &self.n_own_at {
+            let n_own = Vec::<f64>::try_from(n_own)?;
+            for (n_own, above) in n_own.into_iter().zip(&above) {
+                counts.extend([n_own as u64, above.size()[0].cast_unsigned()]);
+            }
+        }
+        let counts = ranks.sum_numbers("active latents", &counts)?;
+        let a_token = |count: u64| count as f64 / n_tokens as f64;
+        let of_hookpoints = counts[2..].chunks(2).zip(&thresholds);
+        let hookpoints = of_hookpoints.map(|(counts, threshold)| CalibratedHookpoint {
+            own_l0: a_token(counts[0]),
+            threshold: *threshold,
+            l0: a_token(counts[1]),
+        });
         Ok(Calibrated {
-            n_tokens: self.n_tokens,
-            own_l0: n_own as f64 / n_tokens,
-            threshold,
-            l0: n_active as f64 / n_tokens,
+            n_tokens,
+            own_l0: a_token(counts[0]),
+            threshold: thresholds.iter().sum::<f64>() / thresholds.len() as f64,
+            l0: a_token(counts[1]),
+            hookpoints: hookpoints.collect(),
         })
     }
 
-    /// The least of the `n` largest pre-activations of all ranks.
-    fn least(&self, n: usize, ranks: &dyn Ranks) -> Result<f64, EvalError> {
-        let scores: Vec<&Tensor> = self.scores.iter().collect();
+    /// The least of the `n` largest scores of all ranks, for each threshold.
+    fn least(&self, n: usize, ranks: &dyn Ranks) -> Result<Vec<f64>, EvalError> {
+        let sets = self.sets.iter().map(|set| set.scores.iter().collect());
+        let sets: Vec<Vec<&Tensor>> = sets.collect();
         if ranks.shard().n_ranks == 1 {
-            return Ok(BatchLatents::least_of(&scores, n)?.f_double_value(&[])?);
+            let least = sets.iter().map(|scores| {
+                let least = BatchLatents::least_of(scores, n)?;
+                Ok(least.f_double_value(&[])?)
+            });
+            return least.collect();
         }
         let gather = |counts: &[i64]| ranks.numbers("scores", counts);
-        Ok(least_score(&scores, n, gather)?.into())
+        let least = least_scores(&sets, n, gather)?.into_iter();
+        Ok(least.map(f64::from).collect())
+    }
+}
+
+/// Between the last that is wanted and the next, if there is one.
+fn between(least: f64, next: f64) -> f64 {
+    let threshold = if next < least {
+        f64::midpoint(least, next)
+    } else {
+        0.0
+    };
+    f64::from(threshold as f32)
+}
+
+impl Largest {
+    /// Adds scores, and keeps the `n` largest.
+    fn add(&mut self, scores: &Tensor, places: &Tensor, n: i64) -> Result<(), EvalError> {
+        let with = |known: &Option<Tensor>, new: &Tensor| match known {
+            None => Ok(new.shallow_clone()),
+            Some(known) => Tensor::f_cat(&[known, new], 0),
+        };
+        let scores = with(&self.scores, scores)?;
+        let (scores, kept) = scores.f_topk(n.min(scores.size()[0]), 0, true, false)?;
+        self.places = Some(with(&self.places, places)?.f_take(&kept)?);
+        self.scores = Some(scores);
+        Ok(())
+    }
+
+    /// The places of those above the threshold: `[n]`, Int64.
+    fn above(&self, threshold: f64) -> Result<Tensor, EvalError> {
+        let (Some(scores), Some(places)) = (&self.scores, &self.places) else {
+            return Ok(Tensor::f_empty([0], (Kind::Int64, Device::Cpu))?);
+        };
+        Ok(places.f_masked_select(&scores.f_gt(threshold)?)?)
     }
 }

@@ -5,6 +5,7 @@
 
 mod auxk;
 mod batch;
+mod decoupled;
 mod gated;
 mod general;
 mod hierarchical;
@@ -25,7 +26,7 @@ pub use auxk::AuxK;
 pub use batch::{BatchLatents, BatchSearch};
 pub use jump::Jump;
 pub use layers::LayerPass;
-pub use least_score::least_score;
+pub use least_score::least_scores;
 pub use penalty::Penalty;
 pub use pre_act::PreActLoss;
 pub use room::room_for;
@@ -302,6 +303,8 @@ fn sum_of_squares(x: &Tensor) -> Result<Tensor, SaeError> {
     Ok(x.f_square()?.f_sum(Kind::Double)?)
 }
 
+#[cfg(test)]
+mod decoupled_tests;
 #[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::TrainError;
 use crate::activations::row_sum::RowSum;
 use crate::ranks::Ranks;
 use plan::K;
-use sae::{AuxK, BatchLatents, BatchSearch, Moments, Objective, TotalVariance, least_score};
+use sae::{AuxK, BatchLatents, BatchSearch, Moments, Objective, TotalVariance, least_scores};
 use tch::{Kind, Tensor};
 
 /// The next update's least score is looked for from this part of the last one's on.
@@ -31,7 +31,7 @@ pub(crate) struct HeldPart {
 /// What was decided.
 #[derive(Debug, Default)]
 pub(super) struct Decided {
-    /// The least score that was chosen: scalar, Float; infinity if none was.
+    /// The least score that was chosen: Float, a scalar, or one for each hookpoint; infinity if none was.
     pub(super) least: Option<Tensor>,
     /// Scalar, Float.
     pub(super) mean_l0: Option<Tensor>,
@@ -52,13 +52,18 @@ impl Held {
         let n_tokens = x.size()[0];
         let is_all = self.parts.is_empty() && n_in_update == Some(n_tokens.cast_unsigned());
         let mut n_parts = trainer.micro_acc_steps;
+        let hints: Vec<f32> = if is_all && n_parts == 1 {
+            trainer
+                .last_least
+                .iter()
+                .map(|least| HINT * least)
+                .collect()
+        } else {
+            Vec::new()
+        };
         let search = BatchSearch {
             n_wanted: n_in_update.map_or(usize::MAX, |n| wanted(k, n)),
-            least: if is_all && n_parts == 1 {
-                HINT * trainer.last_least
-            } else {
-                0.0
-            },
+            least: &hints,
             rescales: trainer.kind.rescales,
         };
         let (sae, parts) = (&trainer.sae, &mut self.parts);
@@ -95,7 +100,13 @@ impl Held {
         }
         if trainer.kind.is_of_batch() {
             let n_wanted = wanted(k.mean(), n_tokens);
-            let least = self.least(n_wanted, (label, ranks))?;
+            let n_sets = trainer.sae.cfg.n_active_sets();
+            let least = self.least((n_sets, n_wanted), (label, ranks))?;
+            let least = if trainer.sae.cfg.is_decoupled() {
+                least
+            } else {
+                least.f_squeeze()?
+            };
             let least = least.f_to_device(trainer.sae.b_dec.device())?;
             for part in &mut self.parts {
                 let latents = part.latents.take();
@@ -128,22 +139,26 @@ impl Held {
         Ok((decided, self.parts))
     }
 
-    /// The least score of those that are chosen.
+    /// The least score of those that are chosen, in each set: `[n_sets]`.
     fn least(
         &self,
-        n_wanted: usize,
+        (n_sets, n_wanted): (usize, usize),
         (label, ranks): (&str, &dyn Ranks),
     ) -> Result<Tensor, TrainError> {
-        let latents = self.parts.iter().filter_map(|part| part.latents.as_ref());
-        let scores: Vec<&Tensor> = latents.map(BatchLatents::scores).collect();
-        match ranks.number() {
-            1 => Ok(BatchLatents::least_of(&scores, n_wanted)?),
-            _ => {
-                let name = format!("scores of {label}");
-                let least = least_score(&scores, n_wanted, |counts| ranks.gather(&name, counts))?;
-                Ok(Tensor::from(least))
-            }
+        let of_set = |set: usize| {
+            let latents = self.parts.iter().filter_map(|part| part.latents.as_ref());
+            latents.map(|latents| latents.scores(set)).collect()
+        };
+        let scores: Vec<Vec<&Tensor>> = (0..n_sets).map(of_set).collect();
+        if ranks.number() > 1 {
+            let name = format!("scores of {label}");
+            let least = least_scores(&scores, n_wanted, |counts| ranks.gather(&name, counts))?;
+            return Ok(Tensor::from_slice(&least));
         }
+        let least = scores
+            .iter()
+            .map(|scores| BatchLatents::least_of(scores, n_wanted));
+        Ok(Tensor::f_stack(&least.collect::<Result<Vec<_>, _>>()?, 0)?)
     }
 
     /// On how many tokens here each latent fires: `[num_latents]`, Double; and the moments of the errors.

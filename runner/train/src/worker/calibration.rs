@@ -6,8 +6,11 @@ use crate::TrainError;
 use crate::events::EventLog;
 use crate::ranks::Ranks;
 use crate::stop::StopFlag;
-use eval::{Calibrated, EvalRequest, Wanted, calibrate, threshold_factors};
-use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec, count};
+use eval::{Calibrated, EvalRequest, Wanted, calibrate, thresholds_of};
+use plan::{
+    Activation, EvalSae, EventKind, HookpointThreshold, Order, OrderJob, SaeLensMetadata, SaeSpec,
+    count,
+};
 use sae::Sae;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -66,7 +69,7 @@ impl Calibration<'_> {
         };
         let of_owner = owners.into_iter().zip(wanted).zip(found);
         for ((owner, wanted), found) in of_owner.filter(|_| self.ranks.has_writer()) {
-            self.keep(owner, &wanted, found, events)?;
+            self.keep(owner, &wanted, &found, events)?;
         }
         events.sync()?;
         // What is evaluated has its threshold by now, wherever it is read.
@@ -79,13 +82,12 @@ impl Calibration<'_> {
         &self,
         (job, spec): (&OrderJob, &SaeSpec),
         wanted: &Wanted,
-        found: Calibrated,
+        found: &Calibrated,
         events: &mut EventLog,
     ) -> Result<(), TrainError> {
-        let ema_threshold = wanted.estimate.unwrap_or(f64::NAN);
         let dir = dir_of(self.order, job, spec);
-        save(&dir, (job, spec), (found.threshold, ema_threshold))?;
-        report((job, spec), (found, ema_threshold), self.step, events)
+        save(&dir, (job, spec), (found, &wanted.estimate))?;
+        report((job, spec), (found, &wanted.estimate), self.step, events)
     }
 }
 
@@ -100,20 +102,28 @@ const ROUNDING: f64 = 1e-6;
 fn save(
     dir: &Path,
     (job, spec): (&OrderJob, &SaeSpec),
-    (threshold, threshold_ema): (f64, f64),
+    (found, estimate): (&Calibrated, &[f64]),
 ) -> Result<(), TrainError> {
+    let (thresholds, of_hookpoints) = match &found.hookpoints[..] {
+        [] => (vec![found.threshold], Vec::new()),
+        all => (
+            all.iter().map(|found| found.threshold).collect(),
+            estimate.to_vec(),
+        ),
+    };
     let config = &job.job.config;
     let metadata = SaeLensMetadata {
         hf_hook_name: Some(spec.hookpoint.clone()),
         context_size: Some(config.ctx_len),
         training_architecture: config.training_architecture(),
-        threshold_ema: Some(threshold_ema),
+        threshold_ema: Some(mean(estimate)),
+        threshold_ema_by_hookpoint: of_hookpoints,
         ..SaeLensMetadata::default()
     };
     let mut sae = Sae::load_from_disk(dir, Device::Cpu)?;
-    let factors = threshold_factors(&sae)?;
+    let thresholds = thresholds_of(&sae, &thresholds)?;
     let before = sae.threshold.take();
-    sae.set_thresholds(factors.f_mul_scalar(threshold)?);
+    sae.set_thresholds(thresholds);
     if let (Some(before), Some(now)) = (&before, &sae.threshold)
         && now.f_allclose(before, ROUNDING, 0.0, false)?
     {
@@ -122,9 +132,26 @@ fn save(
     Ok(sae.save(dir, &metadata)?)
 }
 
+/// NaN without any.
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+fn of_hookpoints(spec: &SaeSpec, found: &Calibrated, estimate: &[f64]) -> Vec<HookpointThreshold> {
+    let all = found.hookpoints.iter().enumerate();
+    let of_hookpoint = all.map(|(idx, found)| HookpointThreshold {
+        hookpoint: spec.hookpoints[idx].clone(),
+        threshold_ema: estimate.get(idx).copied().unwrap_or(f64::NAN),
+        l0_ema: found.own_l0,
+        threshold: found.threshold,
+        l0: found.l0,
+    });
+    of_hookpoint.collect()
+}
+
 fn report(
     (job, spec): (&OrderJob, &SaeSpec),
-    (found, ema_threshold): (Calibrated, f64),
+    (found, estimate): (&Calibrated, &[f64]),
     step: u64,
     events: &mut EventLog,
 ) -> Result<(), TrainError> {
@@ -135,10 +162,11 @@ fn report(
         step,
         n_tokens: found.n_tokens,
         k: spec.k.mean(),
-        ema_threshold,
+        ema_threshold: mean(estimate),
         ema_l0: found.own_l0,
         threshold: found.threshold,
         l0: found.l0,
+        hookpoints: of_hookpoints(spec, found, estimate),
     })?;
     if found.l0 > 0.0 {
         return Ok(());

@@ -67,7 +67,7 @@ fn thresholds_are_those_of_one_process() {
     for k in [5.0, 7.25, 90.0] {
         let wanted = [k; 2].map(|k| Wanted {
             k,
-            estimate: Some(0.4),
+            estimate: vec![0.4],
         });
         let find = |ranks: &dyn Ranks| {
             let go_on = &mut |_, _| ControlFlow::Continue(());
