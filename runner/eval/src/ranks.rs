@@ -1,4 +1,4 @@
-//! The processes that evaluate or encode together: each takes every so many of the batches, and what they find is put
+//! The processes that evaluate or encode together: they take the batches in turn, and what they find is put
 //! together in the order of the batches, so that it does not depend on how many they are.
 
 use crate::EvalError;

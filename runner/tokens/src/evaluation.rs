@@ -55,8 +55,8 @@ impl EvalSequences {
         self.order.chunks(batch_size).map(|batch| self.ids(batch))
     }
 
-    /// The batches in rounds, of which each rank has one: rank 0 the first, rank 1 the second and so on. `None`: in the
-    /// last round there is none left for this rank.
+    /// The batches in rounds, of which each rank has one: rank 0 the first, rank 1 the second and so on. `None`: the
+    /// last round has no batch for this rank.
     ///
     /// # Panics
     /// `batch_size` is 0.

@@ -7,7 +7,7 @@ use plan::{Environment, Task, digest_json};
 use std::path::Path;
 
 /// Does `work` with the ranks that do the task in the file `path`; `work` gets the name of this process's device too, for
-/// that of the name `device`. A failure is told to the other ranks, so that theirs say the same.
+/// that of the name `device`. The other ranks hear of a failure, and end with the same message.
 ///
 /// # Errors
 /// Those of `work`, or ranks that do not come.
