@@ -71,8 +71,9 @@ fn ranks_find_the_threshold_of_one_process() {
     alone(&workspace, &with).succeeds();
     // The same SAEs, which are evaluated by two.
     ranks(&copy, 2, &with);
-    let thresholds = "SELECT name, threshold, CASE WHEN threshold > 0 THEN l0 END AS l0, n_tokens, threshold_ema, l0_ema FROM calibration JOIN sae USING (sae_id)
-        ORDER BY name, job_id";
+    let thresholds = "SELECT name, threshold, CASE WHEN threshold > 0 THEN l0 END AS l0,
+            n_tokens, threshold_ema, l0_ema
+        FROM calibration JOIN sae USING (sae_id) ORDER BY name, job_id";
     let thresholds = [&workspace, &copy].map(|workspace| workspace.sql(thresholds));
     assert_eq!(thresholds[0].len(), 3);
     assert_eq!(thresholds[0], thresholds[1]);
