@@ -111,6 +111,32 @@ impl Turn {
         finish(command).succeeds().stdout.trim().to_owned()
     }
 
+    /// Kills the daemon of a node, and all processes of a job there.
+    fn kill_node(&self, node: &str, job_id: u64) {
+        let folder = text(self.cluster.conf.parent().unwrap());
+        let kill = format!(
+            "kill -9 $(<{folder}/slurmd-{node}.pid); pkill -9 -f 'slurmstepd: \\[{job_id}\\.'; \
+             for pid in $(pgrep -f sae-run-worker); do \
+                 tr '\\0' '\\n' </proc/$pid/environ | grep -qx SLURM_JOB_ID={job_id} && kill -9 $pid; done; \
+             for pid in $(pgrep -f slurm_script); do \
+                 tr '\\0' '\\n' </proc/$pid/environ | grep -qx SLURM_JOB_ID={job_id} && kill -9 $pid; done; true"
+        );
+        let killed = Command::new("bash").args(["-c", &kill]).status().unwrap();
+        assert!(killed.success(), "{killed}");
+    }
+
+    /// Starts it again, and waits until it takes jobs.
+    fn start_node(&self, node: &str) {
+        self.slurm("slurmd", &["-N", node]);
+        until("a node that is idle", || {
+            let state = self.slurm(
+                "sinfo",
+                &["--noheader", "--format=%T", &format!("--nodes={node}")],
+            );
+            state.lines().all(|state| state == "idle").then_some(())
+        });
+    }
+
     /// A job that has the machines of jobs of `main` for a moment.
     pub(crate) fn preempt(&self) {
         let args = [
@@ -160,19 +186,29 @@ fn in_slurm(sweep: &str) -> String {
 
 /// A job of many updates that saves often.
 pub(crate) fn long_job() -> Workspace {
-    let settings = "epochs = 5\nbatch_size = 4\nsave_every = 50\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']";
+    let settings = "epochs = 4\nbatch_size = 4\nsave_every = 50\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']";
     with_jobs(settings, &[("long", "")])
 }
 
+/// What sweeps train without Slurm, by their texts.
+static TRAINED_HERE: Mutex<BTreeMap<String, Trained>> = Mutex::new(BTreeMap::new());
+
+/// Files by their path in a sweep's folder.
+type Trained = BTreeMap<String, Vec<u8>>;
+
 /// What the same sweep trains without Slurm.
-fn trained_here(workspace: &Workspace, sweep: &str) -> BTreeMap<String, Vec<u8>> {
-    let here = Workspace::new();
-    here.write("tiny.toml", sweep);
-    if let Ok(recipe) = std::fs::read(workspace.path("jobs.py")) {
-        here.write("jobs.py", recipe);
-    }
-    here.run(&["tiny.toml"]).succeeds();
-    here.trained()
+fn trained_here(workspace: &Workspace, sweep: &str) -> Trained {
+    let mut known = TRAINED_HERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let train = || {
+        let here = Workspace::new();
+        here.write("tiny.toml", sweep);
+        if let Ok(recipe) = std::fs::read(workspace.path("jobs.py")) {
+            here.write("jobs.py", recipe);
+        }
+        here.run(&["tiny.toml"]).succeeds();
+        here.trained()
+    };
+    known.entry(sweep.to_owned()).or_insert_with(train).clone()
 }
 
 fn sweep_of(workspace: &Workspace) -> String {
@@ -285,6 +321,58 @@ fn jobs_go_on_without_sae_run_and_are_found_again() {
     running.wait().succeeds();
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
     assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
+}
+
+#[test]
+fn a_job_that_is_cancelled_for_another_is_submitted_again() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    let running = turn.start(
+        &workspace,
+        &["tiny.toml", "--set", "launch.slurm.partition=low"],
+    );
+    wait_for_step(&workspace, 1, 30);
+    turn.preempt();
+    running.wait().succeeds();
+    let attempts =
+        workspace.sql("SELECT status, slurm_job_id, reason FROM attempt ORDER BY attempt_id");
+    let [first, second] = &attempts[..] else {
+        panic!("two attempts: {attempts:?}");
+    };
+    assert_eq!(first["status"], "interrupted", "{first}");
+    assert_ne!(first["slurm_job_id"], second["slurm_job_id"]);
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+/// A machine that is gone: nothing of it answers, and nothing runs there any more.
+#[test]
+fn a_job_that_loses_its_node_continues_on_another() {
+    let Some(turn) = Turn::take() else { return };
+    let workspace = long_job();
+    let sweep = sweep_of(&workspace);
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    let running = turn.start(&workspace, &["tiny.toml"]);
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    let node = turn.slurm(
+        "squeue",
+        &["--noheader", "--format=%N", &format!("--jobs={job_id}")],
+    );
+    turn.kill_node(&node, job_id);
+    turn.hurry(job_id);
+    running.wait().succeeds();
+    turn.start_node(&node);
+    let attempts = workspace.sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
+    assert_eq!(
+        json!(attempts),
+        json!([
+            {"status": "interrupted", "slurm_job_id": job_id},
+            {"status": "done", "slurm_job_id": job_id}
+        ])
+    );
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
 }
 
 #[test]
