@@ -190,6 +190,14 @@ pub(crate) fn long_job() -> Workspace {
     with_jobs(settings, &[("long", "")])
 }
 
+/// The same in Slurm, and the sweep without that.
+fn long_in_slurm() -> (Workspace, String) {
+    let workspace = long_job();
+    let sweep = std::fs::read_to_string(workspace.path("tiny.toml")).unwrap();
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    (workspace, sweep)
+}
+
 /// What sweeps train without Slurm, by their texts.
 static TRAINED_HERE: Mutex<BTreeMap<String, Trained>> = Mutex::new(BTreeMap::new());
 
@@ -209,10 +217,6 @@ fn trained_here(workspace: &Workspace, sweep: &str) -> Trained {
         here.trained()
     };
     known.entry(sweep.to_owned()).or_insert_with(train).clone()
-}
-
-fn sweep_of(workspace: &Workspace) -> String {
-    std::fs::read_to_string(workspace.path("tiny.toml")).unwrap()
 }
 
 /// Waits until a worker has made `n_steps` updates in attempt `attempt`.
@@ -260,9 +264,7 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
 #[test]
 fn a_job_that_is_preempted_ends_in_the_same_bits() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
@@ -284,9 +286,7 @@ fn a_job_that_is_preempted_ends_in_the_same_bits() {
 #[test]
 fn a_signal_before_the_time_limit_puts_the_job_back() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
@@ -308,9 +308,7 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
 #[test]
 fn jobs_go_on_without_sae_run_and_are_found_again() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 10);
     running.kill();
@@ -326,9 +324,7 @@ fn jobs_go_on_without_sae_run_and_are_found_again() {
 #[test]
 fn a_job_that_is_cancelled_for_another_is_submitted_again() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(
         &workspace,
         &["tiny.toml", "--set", "launch.slurm.partition=low"],
@@ -350,9 +346,7 @@ fn a_job_that_is_cancelled_for_another_is_submitted_again() {
 #[test]
 fn a_job_that_loses_its_node_continues_on_another() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
@@ -448,9 +442,7 @@ fn a_sweep_file_runs_no_lines_of_its_own() {
 #[test]
 fn jobs_are_left_alone_shown_cancelled_and_continued() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     turn.run(&workspace, &["tiny.toml", "--detach"])
         .succeeds()
         .remarks(&["1 job of Slurm continues"])
