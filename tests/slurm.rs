@@ -149,8 +149,8 @@ impl Turn {
         self.slurm("sbatch", &args);
     }
 
-    /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
-    pub(crate) fn hurry(&self, job_id: u64) {
+    /// Waits until a job that was put back is in the queue.
+    fn wait_for_queue(&self, job_id: u64) {
         until("a job that waits for its time", || {
             let state = self.slurm(
                 "squeue",
@@ -158,6 +158,11 @@ impl Turn {
             );
             (state == "PENDING BeginTime").then_some(())
         });
+    }
+
+    /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
+    pub(crate) fn hurry(&self, job_id: u64) {
+        self.wait_for_queue(job_id);
         // A machine refuses the same job for `cred_expire` seconds.
         std::thread::sleep(Duration::from_secs(5));
         self.slurm(
@@ -302,6 +307,28 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
     };
     assert_eq!(first["status"], "interrupted");
     assert!(second["first_step"].as_u64() >= Some(30), "{second}");
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn a_job_that_is_back_in_the_queue_is_not_submitted_again() {
+    let Some(turn) = Turn::take() else { return };
+    let (workspace, sweep) = long_in_slurm();
+    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    let id = job_id.to_string();
+    turn.slurm("scancel", &["--signal=USR1", "--batch", &id]);
+    turn.wait_for_queue(job_id);
+    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
+    turn.hurry(job_id);
+    turn.run(&workspace, &["tiny.toml"]).succeeds();
+    let jobs = workspace.sql("SELECT slurm_job_id FROM attempt");
+    assert_eq!(
+        json!(jobs),
+        json!([{"slurm_job_id": job_id}, {"slurm_job_id": job_id}])
+    );
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
 }
 
