@@ -329,7 +329,15 @@ slurm() {
             || say 'Slurm cannot be installed here: its tests are skipped'
     fi
     if ((EUID == 0)) && command -v slurmctld >/dev/null; then
-        echo required
+        local trial
+        trial=$(mktemp -d)
+        if SLURM_TEST_PORT=16900 "$ROOT/tests/slurm/cluster.sh" start "$trial" >&2; then
+            echo required
+        else
+            say 'no cluster of Slurm can be started here: its tests are skipped'
+        fi
+        "$ROOT/tests/slurm/cluster.sh" stop "$trial" >&2
+        rm -rf "$trial"
     fi
 }
 

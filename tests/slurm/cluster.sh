@@ -59,10 +59,12 @@ CONF
     slurmctld
     slurmd -N n1
     slurmd -N n2
+    are_idle() { [[ $(sinfo -h -N -p main -t idle 2>/dev/null | wc -l) == 2 ]]; }
     for _ in $(seq 150); do
-        [[ $(sinfo -h -N -p main -t idle 2>/dev/null | wc -l) == 2 ]] && break
+        are_idle && break
         sleep 0.2
     done
+    are_idle || { echo 'the nodes do not come up' >&2 && exit 1; }
     echo "$conf"
     ;;
 stop)
