@@ -33,9 +33,7 @@ pub(crate) async fn start_again(
     let mut locks = Vec::new();
     for stream in &expanded.plan.streams {
         let job_ids: Vec<String> = stream.job_ids.iter().filter(is_lost).cloned().collect();
-        let known = recorded.stream(&stream.stream_id);
-        let dir = known.map_or("", |known| known.dir.as_str());
-        let claimed = claims.of_stream((&stream.stream_id, dir), &job_ids).await?;
+        let claimed = claims.of_stream(&stream.stream_id, &job_ids).await?;
         if let Some(held) = claimed.held.first() {
             let name = name(expanded, &held.job_id);
             let message = format!("{} trains `{name}` now", held.holder);
