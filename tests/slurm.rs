@@ -494,6 +494,10 @@ fn jobs_are_left_alone_shown_cancelled_and_continued() {
     assert!(stream["step"].as_u64() >= Some(30), "{stream}");
     // A second submission finds the first.
     turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    let forget = ["tiny.toml", "--fresh", "--yes"];
+    turn.run(&workspace, &forget)
+        .refuses(&[&format!("job {job_id} of Slurm trains stream ")])
+        .hints("`sae-run cancel tiny`");
     turn.run(&workspace, &["cancel", "tiny"])
         .succeeds()
         .remarks(&["cancelled 1 job of Slurm", "all have ended"]);
