@@ -71,7 +71,7 @@ fn ranks_find_the_threshold_of_one_process() {
     alone(&workspace, &with).succeeds();
     // The same SAEs, which are evaluated by two.
     ranks(&copy, 2, &with);
-    let thresholds = "SELECT name, threshold, CASE WHEN threshold > 0 THEN l0 END AS l0,
+    let thresholds = "SELECT name, threshold, l0,
             n_tokens, threshold_ema, l0_ema
         FROM calibration JOIN sae USING (sae_id) ORDER BY name, job_id";
     let thresholds = [&workspace, &copy].map(|workspace| workspace.sql(thresholds));

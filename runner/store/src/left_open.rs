@@ -47,7 +47,7 @@ struct OpenRow {
     dir: String,
     number: u32,
     slurm_name: Option<String>,
-    slurm_job_id: Option<i64>,
+    slurm_job_id: Option<u64>,
     job_ids: String,
 }
 
@@ -61,7 +61,7 @@ impl From<OpenRow> for OpenStream {
             slurm: row.slurm_name.map(|name| SlurmAttempt {
                 number,
                 name,
-                job_id: job_id.and_then(|id| id.try_into().ok()),
+                job_id,
             }),
         }
     }

@@ -231,12 +231,7 @@ impl Search {
             return Err(no_token().into());
         }
         let n_wanted = self.n_wanted(n_tokens);
-        let least = self.least(n_wanted, ranks)?;
-        let next = self.least(n_wanted + 1, ranks)?;
-        let thresholds = least.into_iter().zip(next);
-        let thresholds: Vec<f64> = thresholds
-            .map(|(least, next)| between(least, next))
-            .collect();
+        let thresholds = thresholds(&self.sets, n_wanted, ranks)?;
         let above = self.sets.iter().zip(&thresholds);
         let above = above.map(|(set, threshold)| set.above(*threshold));
         let above: Vec<Tensor> = above.collect::<Result<_, _>>()?;
@@ -272,32 +267,49 @@ impl Search {
             hookpoints: hookpoints.collect(),
         })
     }
-
-    /// The least of the `n` largest scores of all ranks, for each threshold.
-    fn least(&self, n: usize, ranks: &dyn Ranks) -> Result<Vec<f64>, EvalError> {
-        let sets = self.sets.iter().map(|set| set.scores.iter().collect());
-        let sets: Vec<Vec<&Tensor>> = sets.collect();
-        if ranks.shard().n_ranks == 1 {
-            let least = sets.iter().map(|scores| {
-                let least = BatchLatents::least_of(scores, n)?;
-                Ok(least.f_double_value(&[])?)
-            });
-            return least.collect();
-        }
-        let gather = |counts: &[i64]| ranks.numbers("scores", counts);
-        let least = least_scores(&sets, n, gather)?.into_iter();
-        Ok(least.map(f64::from).collect())
-    }
 }
 
-/// Between the last that is wanted and the next, if there is one.
-fn between(least: f64, next: f64) -> f64 {
-    let threshold = if next < least {
-        f64::midpoint(least, next)
-    } else {
-        0.0
+/// Of each set, between the last score that is wanted and the next of all `ranks`. If both are equal, as numbers of a
+/// short type are now and then, it leaves out those, or has all of them if there are no larger ones. 0 if there are no
+/// more than are wanted.
+fn thresholds(sets: &[Largest], n_wanted: usize, ranks: &dyn Ranks) -> Result<Vec<f64>, EvalError> {
+    let least = least_of(sets, n_wanted, ranks)?;
+    let next = least_of(sets, n_wanted + 1, ranks)?;
+    let mut counts = Vec::new();
+    for (set, least) in sets.iter().zip(&least) {
+        counts.extend([set.n_above(0.0)?, set.n_above(*least)?]);
+    }
+    let counts = ranks.sum_numbers("scores above bounds", &counts)?;
+    let sets = least.into_iter().zip(next).zip(counts.chunks(2));
+    let threshold = |((least, next), counts): ((f64, f64), &[u64])| {
+        let (n_positive, n_larger) = (counts[0], counts[1]);
+        if next < least {
+            f64::from(f64::midpoint(least, next) as f32)
+        } else if n_positive <= n_wanted as u64 {
+            0.0
+        } else if n_larger > 0 {
+            least
+        } else {
+            f64::from((least as f32).next_down())
+        }
     };
-    f64::from(threshold as f32)
+    Ok(sets.map(threshold).collect())
+}
+
+/// The least of the `n` largest scores of all ranks, for each set.
+fn least_of(sets: &[Largest], n: usize, ranks: &dyn Ranks) -> Result<Vec<f64>, EvalError> {
+    let sets = sets.iter().map(|set| set.scores.iter().collect());
+    let sets: Vec<Vec<&Tensor>> = sets.collect();
+    if ranks.shard().n_ranks == 1 {
+        let least = sets.iter().map(|scores| {
+            let least = BatchLatents::least_of(scores, n)?;
+            Ok(least.f_double_value(&[])?)
+        });
+        return least.collect();
+    }
+    let gather = |counts: &[i64]| ranks.numbers("scores", counts);
+    let least = least_scores(&sets, n, gather)?.into_iter();
+    Ok(least.map(f64::from).collect())
 }
 
 impl Largest {
@@ -314,11 +326,60 @@ impl Largest {
         Ok(())
     }
 
+    /// How many are above a bound, which may be more than is known if all that are kept are.
+    fn n_above(&self, bound: f64) -> Result<u64, EvalError> {
+        Ok(self.above(bound)?.size()[0].cast_unsigned())
+    }
+
     /// The places of those above the threshold: `[n]`, Int64.
     fn above(&self, threshold: f64) -> Result<Tensor, EvalError> {
         let (Some(scores), Some(places)) = (&self.scores, &self.places) else {
             return Ok(Tensor::f_empty([0], (Kind::Int64, Device::Cpu))?);
         };
         Ok(places.f_masked_select(&scores.f_gt(threshold)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::thread_ranks::on_ranks;
+
+    /// The threshold for `n_wanted` of these scores, and how many are above it: the same on any number of ranks.
+    fn found(scores: &[f32], n_wanted: usize) -> (f64, u64) {
+        let of_ranks = [1, 2, 3].map(|n_ranks| {
+            let found = on_ranks(n_ranks, |ranks| {
+                let own = scores.iter().skip(ranks.shard().rank).step_by(n_ranks);
+                let own: Vec<f32> = own.copied().collect();
+                let places = Tensor::arange(own.len() as i64, (Kind::Int64, Device::Cpu));
+                let mut set = Largest::default();
+                let n_kept = n_wanted as i64 + 1;
+                set.add(&Tensor::from_slice(&own), &places, n_kept).unwrap();
+                let threshold = thresholds(std::slice::from_ref(&set), n_wanted, ranks).unwrap()[0];
+                (threshold, set.n_above(threshold).unwrap())
+            });
+            let n_above = found.iter().map(|(_, n_above)| n_above).sum();
+            assert!(found.iter().all(|(threshold, _)| *threshold == found[0].0));
+            (found[0].0, n_above)
+        });
+        assert!(
+            of_ranks.iter().all(|found| *found == of_ranks[0]),
+            "{of_ranks:?}"
+        );
+        of_ranks[0]
+    }
+
+    #[test]
+    fn a_threshold_is_between_what_is_wanted_and_the_rest() {
+        assert_eq!(found(&[1.0, 5.0, 4.0, 3.0, 2.0], 3), (2.5, 3));
+        assert_eq!(found(&[5.0, 4.0], 3), (0.0, 2), "there are no more");
+        assert_eq!(found(&[5.0, 4.0, 3.0], 3), (0.0, 3));
+    }
+
+    #[test]
+    fn equal_scores_are_left_out_or_all_taken() {
+        assert_eq!(found(&[5.0, 3.0, 4.0, 3.0, 3.0, 1.0], 3), (3.0, 2));
+        let (threshold, n_above) = found(&[2.0, 2.0, 2.0, 1.0], 2);
+        assert_eq!((threshold as f32, n_above), (2.0_f32.next_down(), 3));
     }
 }
