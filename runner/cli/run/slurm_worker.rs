@@ -3,6 +3,7 @@
 use crate::error::CliError;
 use crate::run::event_tail::EventTail;
 use crate::run::worker_program::WorkerProgram;
+use crate::show::table;
 use crate::slurm::Looks;
 use crate::slurm::{
     self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission,
@@ -112,11 +113,7 @@ impl<'a> SlurmWorker<'a> {
         let job_id = self.job_id;
         let text = match self.board.known(job_id)? {
             Known::Job(job) => {
-                let again = match job.n_restarts {
-                    0 => String::new(),
-                    1 => ", begun again once".to_owned(),
-                    n => format!(", begun again {n} times"),
-                };
+                let again = table::begun_again(job.n_restarts);
                 format!("job {job_id} of Slurm {}{again}", job.describe())
             }
             Known::Gone => return None,
@@ -286,7 +283,7 @@ async fn take_in_last(
 ) -> Result<(), CliError> {
     while tail.fold_next(store, stream_id).await?.is_some() {}
     if let (_, Some(note)) = tail.end(store, stream_id).await? {
-        crate::show::table::note(&note);
+        table::note(&note);
     }
     Ok(())
 }
@@ -294,5 +291,5 @@ async fn take_in_last(
 /// The number of the attempt at a stream that is open.
 pub(crate) async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
     let open = store.open_stream(stream_id).await?;
-    Ok(open.and_then(|open| open.slurm).map(|slurm| slurm.number))
+    Ok(open.map(|open| open.number))
 }

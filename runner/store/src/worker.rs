@@ -8,8 +8,8 @@ use fault::FailureKind;
 use plan::Event;
 use sqlx::SqliteConnection;
 
-/// The attempt that wrote `event`. One that the database does not know is that of a job of Slurm which was begun again,
-/// or it is adopted with the stream's jobs: so the events alone restore a database that was lost.
+/// The attempt that wrote `event`. One that the database does not know is that of a job of Slurm, or an entry of the pool, which
+/// was begun again, or it is adopted with the stream's jobs: so the events alone restore a database that was lost.
 pub(crate) async fn of_event(
     conn: &mut SqliteConnection,
     stream_id: &str,
@@ -35,15 +35,15 @@ pub(crate) async fn of_event(
     Ok(attempt_id)
 }
 
-/// Opens the attempt that wrote `event` as the next run of the job of Slurm that had the stream last, with what that left
-/// undone. `None`: no job of Slurm had it.
+/// Opens the attempt that wrote `event` as the next run of the job of Slurm, or of the entry of the pool, that had the
+/// stream last, with what that left undone. `None`: neither had it.
 async fn requeued(
     conn: &mut SqliteConnection,
     stream_id: &str,
     event: &Event,
 ) -> Result<Option<i64>, Trouble> {
     let sql = "SELECT attempt_id FROM attempt
-         WHERE stream_id = ?1 AND slurm_name IS NOT NULL AND number < ?2
+         WHERE stream_id = ?1 AND (slurm_name IS NOT NULL OR pool_entry IS NOT NULL) AND number < ?2
              AND number = (SELECT max(number) FROM attempt WHERE stream_id = ?1)";
     let before: Option<i64> = sqlx::query_scalar(sql)
         .bind(stream_id)
@@ -54,7 +54,8 @@ async fn requeued(
         return Ok(None);
     };
     sqlx::query(
-        "UPDATE attempt SET status = 'interrupted', ended_ms = ?, reason = 'Slurm began its job again'
+        "UPDATE attempt SET status = 'interrupted', ended_ms = ?, 
+             reason = iif(pool_entry IS NULL, 'Slurm began its job again', 'its machine lost the stream')
          WHERE attempt_id = ? AND status = 'running'",
     )
     .bind(event.time_ms)
@@ -62,8 +63,8 @@ async fn requeued(
     .execute(&mut *conn)
     .await?;
     let attempt_id = sqlx::query_scalar(
-        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, slurm_job_id, started_ms)
-         SELECT stream_id, ?, 'running', log, slurm_name, slurm_job_id, ? FROM attempt WHERE attempt_id = ?
+        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, slurm_job_id, pool_entry, started_ms)
+         SELECT stream_id, ?, 'running', log, slurm_name, slurm_job_id, pool_entry, ? FROM attempt WHERE attempt_id = ?
          RETURNING attempt_id",
     )
     .bind(event.attempt)
@@ -175,7 +176,7 @@ pub(crate) async fn close_by_event(
 
 #[cfg(test)]
 mod tests {
-    use crate::attempt::{AttemptEnd, Outcome};
+    use crate::attempt::{AttemptEnd, GivenTo, Outcome};
     use crate::testing::{Script, TestStore, plan, stats};
     use plan::EventKind;
     use serde_json::json;
@@ -191,7 +192,7 @@ mod tests {
         let (store, stream) = (&test.store, &plan.streams[0].stream_id);
         let [first, second] = [0, 1].map(|index: usize| plan.jobs[index].job_id.clone());
         let both = [first.clone(), second.clone()];
-        let begun = store.begin_slurm_attempt((stream, "name"), "log", &both, &[]);
+        let begun = store.begin_given_attempt((stream, GivenTo::Slurm("name")), "log", &both, &[]);
         assert_eq!(begun.await.unwrap(), 1);
         let open = store.open_streams().await.unwrap().remove(0).slurm.unwrap();
         assert_eq!((open.number, open.job_id), (1, None));

@@ -87,4 +87,4 @@ pub use machine::machine;
 pub use stepper::Stepper;
 pub use tokens;
 pub use trainer::Trainer;
-pub use worker::{AskedBy, requeued, run_worker};
+pub use worker::{AskedBy, PoolClaim, requeued, run_pool_worker, run_worker};
