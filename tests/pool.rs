@@ -51,7 +51,7 @@ const ATTEMPTS: &str = "SELECT number, status, reason FROM attempt ORDER BY atte
 
 fn was_lost() -> Value {
     json!([
-        {"number": 1, "status": "interrupted", "reason": "its machine lost the stream"},
+        {"number": 1, "status": "interrupted", "reason": "another machine of the pool continued it"},
         {"number": 2, "status": "done", "reason": null}
     ])
 }
@@ -111,14 +111,12 @@ fn a_machine_that_is_lost_loses_its_stream() {
         }
         let _other = member(&workspace, "other", &[]);
         let outcome = coordinator.wait().succeeds();
-        outcome.remarks(&["nothing was heard of process ", "begun again once"]);
+        outcome.remarks(&["begun again once"]);
         wait_for_end(worker);
         let attempts = workspace.sql(ATTEMPTS);
-        if is_worker_killed {
-            assert_eq!(json!(attempts), was_lost());
-        } else {
+        assert_eq!(json!(attempts), was_lost());
+        if !is_worker_killed {
             // The worker saw that, and saved.
-            assert_eq!(attempts[0]["status"], "interrupted");
             let first_step = workspace.sql_value("SELECT first_step FROM attempt WHERE number = 2");
             assert!(first_step.as_u64() >= Some(30), "{first_step}");
         }
@@ -228,7 +226,6 @@ fn what_does_not_go_with_a_pool_is_refused() {
     workspace
         .run(&["tiny.toml", "--set", "launch.pool.lease_s=0"])
         .refuses(&["`launch.pool.lease_s` is 0"]);
-    workspace.run(&["cancel", "tiny"]).fails(&["tiny"]);
     // The folder is mounted elsewhere.
     workspace.run(&["tiny.toml", "--detach"]).succeeds();
     let moved = workspace.path("moved");

@@ -73,7 +73,11 @@ impl<'a> PoolWorker<'a> {
 
     /// What is new about it, for the user.
     pub(crate) fn news(&mut self) -> Option<String> {
-        let text = self.board.place(&self.entry).ok()??.describe();
+        let place = self.board.place(&self.entry).ok()??;
+        if matches!(place, Place::Ended { .. }) {
+            return None;
+        }
+        let text = place.describe();
         (self.told.as_ref() != Some(&text)).then(|| {
             self.told = Some(text.clone());
             text
@@ -138,9 +142,9 @@ pub(crate) async fn settle(
     let place = folder.place(entry)?;
     let stream_id = &open.stream_id;
     while tail.fold_next(store, stream_id).await?.is_some() {}
-    // Its events may be of a later run.
+    // Its last events may be of a later run.
     let number = open_number(store, stream_id).await?;
-    let (Some(Place::Ended { how }), Some(_)) = (&place, number) else {
+    let Some(Place::Ended { how }) = &place else {
         return Ok(number);
     };
     if let (_, Some(note)) = tail.end(store, stream_id).await? {

@@ -55,7 +55,7 @@ async fn requeued(
     };
     sqlx::query(
         "UPDATE attempt SET status = 'interrupted', ended_ms = ?, 
-             reason = iif(pool_entry IS NULL, 'Slurm began its job again', 'its machine lost the stream')
+             reason = iif(pool_entry IS NULL, 'Slurm began its job again', 'another machine of the pool continued it')
          WHERE attempt_id = ? AND status = 'running'",
     )
     .bind(event.time_ms)
@@ -147,7 +147,8 @@ pub(crate) struct LastReport<'a> {
     pub(crate) hint: Option<&'a str>,
 }
 
-/// Closes an attempt as its worker said; that counts more than a `crashed` guessed from outside.
+/// Closes an attempt as its worker said; that counts more than a `crashed` guessed from outside. One of the pool stays open
+/// until its entry has ended: before that, another machine may continue it.
 pub(crate) async fn close_by_event(
     conn: &mut SqliteConnection,
     attempt_id: i64,
@@ -159,9 +160,10 @@ pub(crate) async fn close_by_event(
         FailureKind::Input => "input",
         FailureKind::Internal => "internal",
     });
-    sqlx::query(
-        "UPDATE attempt SET status = ?, ended_ms = ?, failure = ?, reason = ?, hint = ?
-         WHERE attempt_id = ? AND status IN ('running', 'crashed')",
+    let is_of_pool: Option<bool> = sqlx::query_scalar(
+        "UPDATE attempt SET status = iif(pool_entry IS NULL, ?, status), ended_ms = iif(pool_entry IS NULL, ?, ended_ms),
+             failure = ?, reason = ?, hint = ?
+         WHERE attempt_id = ? AND status IN ('running', 'crashed') RETURNING pool_entry IS NOT NULL",
     )
     .bind(status)
     .bind(time_ms)
@@ -169,8 +171,11 @@ pub(crate) async fn close_by_event(
     .bind(last.reason)
     .bind(last.hint)
     .bind(attempt_id)
-    .execute(&mut *conn)
+    .fetch_optional(&mut *conn)
     .await?;
+    if is_of_pool == Some(true) {
+        return Ok(());
+    }
     job::leave_running(conn, attempt_id, job_status_after(status)).await
 }
 
@@ -232,6 +237,50 @@ mod tests {
         store.end_attempt(stream, 3, &end).await.unwrap();
         assert_eq!(test.status(&first).await, "done");
         assert_eq!(test.status(&second).await, "interrupted");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_in_the_pool_is_open_until_its_entry_has_ended() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4})]);
+        test.record(&plan).await;
+        let (store, stream) = (&test.store, &plan.streams[0].stream_id);
+        let jobs = [plan.jobs[0].job_id.clone()];
+        let begun = store.begin_given_attempt((stream, GivenTo::Pool("entry")), "log", &jobs, &[]);
+        begun.await.unwrap();
+        let mut script = Script::new();
+        script.start(1, 0).push(EventKind::Interrupted { step: 0 });
+        store.fold(stream, &script.events).await.unwrap();
+        let open = store.open_stream(stream).await.unwrap().unwrap();
+        assert_eq!(
+            (open.number, open.pool_entry.as_deref()),
+            (1, Some("entry"))
+        );
+        assert!(open.is_given());
+        assert_eq!(test.status(&jobs[0]).await, "running");
+        script.start(2, 0).checkpoint(&jobs[0], 8, true);
+        script.push(EventKind::Finished);
+        store.fold(stream, &script.events).await.unwrap();
+        let open = store.open_stream(stream).await.unwrap().unwrap();
+        assert_eq!(
+            (open.number, open.pool_entry.as_deref()),
+            (2, Some("entry"))
+        );
+        let end = AttemptEnd {
+            outcome: Outcome::Done,
+            exit_code: Some(0),
+            reason: None,
+        };
+        store.end_attempt(stream, 2, &end).await.unwrap();
+        let rows = test
+            .rows("SELECT number, status, reason FROM attempt ORDER BY number")
+            .await;
+        let continued = "another machine of the pool continued it";
+        assert_eq!(
+            json!(rows),
+            json!([[1, "interrupted", continued], [2, "done", null]])
+        );
+        assert_eq!(test.status(&jobs[0]).await, "done");
     }
 
     #[tokio::test]
