@@ -190,7 +190,7 @@ fn streams_go_on_without_a_coordinator_and_are_found_again() {
 fn streams_are_withdrawn_and_continued() {
     let workspace = long_job();
     let sweep = in_pool(&workspace);
-    // Nobody has it.
+    // No machine has it.
     workspace.run(&["tiny.toml", "--detach"]).succeeds();
     workspace
         .run(&["cancel", "tiny"])

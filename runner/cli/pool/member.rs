@@ -65,7 +65,7 @@ struct Member {
     device: String,
     program: WorkerProgram,
     lapses: Lapses,
-    /// Runs folders elsewhere that were told of.
+    /// Runs folders elsewhere that were named to the user.
     told: BTreeSet<PathBuf>,
 }
 
