@@ -502,21 +502,29 @@ CREATE TABLE calibration (
     attempt_id INTEGER NOT NULL REFERENCES attempt (attempt_id),
     -- Held-out tokens that it was found on.
     n_tokens INTEGER NOT NULL,
-    -- Mean number of active latents a token that was wanted.
+    -- Mean number of active latents a token that was wanted; of a crosscoder with a threshold for each hookpoint, at
+    -- each of them.
     k REAL,
     -- Threshold that training estimated, as an exponential moving average over its updates; NULL where it made no
     -- estimate.
     threshold_ema REAL,
     -- Mean number of active latents a token with `threshold_ema`, over the same tokens.
     l0_ema REAL,
-    -- The threshold that was found: a latent is active above it. The checkpoint has it.
+    -- The threshold that was found: a latent is active above it. The checkpoint has it. With a threshold for each
+    -- hookpoint, this and `threshold_ema` are the means of theirs, and a latent counts in `l0` and `l0_ema` where it is
+    -- active at any of them.
     threshold REAL,
     -- Mean number of active latents a token with `threshold`, over the same tokens.
     l0 REAL,
+    -- Of a crosscoder with a threshold for each hookpoint, those: JSON array of objects with `hookpoint`,
+    -- `threshold_ema`, `l0_ema`, `threshold` and `l0`, the last for the latents that are active at the hookpoint. NULL
+    -- for others.
+    hookpoint_thresholds TEXT,
     -- When it was found.
     created_ms INTEGER NOT NULL,
     PRIMARY KEY (sae_id, step),
-    CONSTRAINT calibration_range CHECK (n_tokens >= 0)
+    CONSTRAINT calibration_range CHECK (n_tokens >= 0),
+    CONSTRAINT calibration_hookpoint_thresholds CHECK (json_valid(hookpoint_thresholds))
 ) STRICT, WITHOUT ROWID;
 
 -- Sufficient statistics of one checkpoint of an SAE over the held-out sequences of its job. A sum that
@@ -860,7 +868,9 @@ SELECT
     -- Threshold that training estimated.
     calibration.threshold_ema AS threshold_ema,
     -- Mean number of active latents a token with that one.
-    calibration.l0_ema AS l0_ema
+    calibration.l0_ema AS l0_ema,
+    -- Thresholds of hookpoints, if each has its own; JSON array.
+    calibration.hookpoint_thresholds AS hookpoint_thresholds
 FROM calibration
 WHERE calibration.step = (
     SELECT max(newest.step) FROM calibration AS newest WHERE newest.sae_id = calibration.sae_id

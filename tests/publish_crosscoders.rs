@@ -88,6 +88,39 @@ fn crosscoders_are_published_as_they_were_trained() {
 }
 
 #[test]
+fn one_whose_hookpoints_choose_apart_says_so_to_its_readers() {
+    let server = HubServer::start();
+    server.set_token(TOKEN);
+    let workspace = Workspace::new();
+    let decoupled = "crosscoder_norm = 'decoupled'\nnormalize_decoder = false\nrescale_acts_by_decoder_norm = true";
+    let sweep = sweep().replace("crosscoder_norm = 'mixed'", decoupled);
+    let sweep = replace_line(&sweep, "activation = ", "activation = ['batchtopk']");
+    workspace.write("tiny.toml", sweep);
+    workspace.run(&["tiny.toml"]).succeeds();
+    publish(&server, &workspace, "batchtopk", &[]).succeeds();
+    let files = server.files(REPO, "main");
+    let json = |name: &str| -> Value { serde_json::from_slice(&files[name]).unwrap() };
+    let model = json("crosscoder/config.json");
+    assert_eq!(model["dict_class"], "BatchTopKCrossCoder");
+    assert_eq!(model["code_normalization"], "DECOUPLED");
+    assert_eq!(model["num_layers"], 3);
+    let cfg = json("crosscoder/cfg.json");
+    assert_eq!(cfg["code_normalization"], "decoupled");
+    assert_eq!(
+        cfg["threshold_ema_by_hookpoint"].as_array().unwrap().len(),
+        3
+    );
+    let card = card(&server);
+    for part in [
+        "the norm of its decoder's row at each hookpoint (`crosscoder_norm = \"decoupled\"`, k = 6).",
+        "Each hookpoint has its own active latents, `k` of them on average, and its own threshold",
+        "from dictionary_learning import BatchTopKCrossCoder",
+    ] {
+        assert!(card.contains(part), "no `{part}` in\n{card}");
+    }
+}
+
+#[test]
 fn several_crosscoders_are_in_one_repository_and_found_there() {
     let (server, workspace) = trained();
     publish(&server, &workspace, "batchtopk", &[]).succeeds();

@@ -8,10 +8,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tempfile::TempDir;
-
-/// Optimizer updates of a job that is long enough to be in its way.
-const N_STEPS: u64 = 400;
 
 /// A cluster, as long as this process lives.
 struct Cluster {
@@ -134,6 +132,8 @@ impl Turn {
             );
             (state == "PENDING BeginTime").then_some(())
         });
+        // A machine refuses the same job for `cred_expire` seconds.
+        std::thread::sleep(Duration::from_secs(5));
         self.slurm(
             "scontrol",
             &["update", &format!("JobId={job_id}"), "StartTime=now"],
@@ -160,11 +160,8 @@ fn in_slurm(sweep: &str) -> String {
 
 /// A job of many updates that saves often.
 pub(crate) fn long_job() -> Workspace {
-    let settings = format!(
-        "max_examples = {}\nbatch_size = 4\nsave_every = 20\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']",
-        4 * N_STEPS
-    );
-    with_jobs(&settings, &[("long", "")])
+    let settings = "epochs = 5\nbatch_size = 4\nsave_every = 50\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']";
+    with_jobs(settings, &[("long", "")])
 }
 
 /// What the same sweep trains without Slurm.

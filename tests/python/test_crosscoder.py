@@ -106,6 +106,34 @@ def test_a_crosscoder_computes_what_its_files_say(kind: str, norm: int, tmp_path
     assert out.fvu.item() == pytest.approx(((x - expected).square().sum() / variance).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("threshold", [[0.2, 0.7, 1.1], [-1.0, -1.0, -1.0]])
+def test_each_hookpoint_of_a_decoupled_crosscoder_has_its_own_latents(threshold: list[float], tmp_path: Path) -> None:
+    weights = crosscoder_weights(5, threshold)
+    # A latent that writes nothing at a hookpoint is not active there.
+    weights["decoder.weight"][0, 0] = 0.0
+    sae = load(write(tmp_path / "crosscoder", weights, activation="jumprelu"))
+    x = torch.randn(50, N, D)
+    # As crosscoder_learning's `encode_decoupled` and `decode`.
+    acts = expected_acts(weights, x, "relu")
+    scores = acts.unsqueeze(1) * weights["decoder.weight"].norm(dim=2)
+    mask = scores > weights["threshold"].clamp_min(0.0).unsqueeze(1)
+    expected = torch.einsum("nlf,lfd->nld", acts.unsqueeze(1) * mask, weights["decoder.weight"])
+    expected = expected + weights["decoder.bias"]
+    if threshold[0] > 0:
+        counts = mask.sum((0, 2))
+        assert counts[0] > counts[1] > counts[2] > 0
+    with torch.no_grad():
+        encoded, dense, out = sae.encode(x), sae.encode(x, dense=True), sae(x)
+        assert relative(dense, acts * mask.any(1)) < 1e-6
+        assert dense.bool().equal((acts * mask.any(1)).bool())
+        for decoded in (sae.decode(encoded), sae.decode(*encoded), sae.decode(dense), out.sae_out):
+            assert decoded.shape == (50, N, D)
+            assert relative(decoded, expected) < 1e-6
+        half = load(tmp_path / "crosscoder", dtype="bfloat16")
+        assert half(x).sae_out.dtype == torch.bfloat16
+        assert relative(half(x).sae_out.float(), expected) < 0.2
+
+
 def test_norms_decide_which_latents_are_active(tmp_path: Path) -> None:
     x = torch.randn(50, N, D)
     active = {}
@@ -194,7 +222,13 @@ def test_nan_shows(tmp_path: Path) -> None:
         ({"transcode": True}, {}, "no `transcode`"),
         ({"hookpoints": HOOKPOINTS[:2]}, {}, r"tensor `decoder.weight` of .* has shape \[3, 24, 8\]"),
         ({"d_in": N * D + 1}, {}, "3 hookpoints cannot share 25 outputs"),
-        ({}, {"code_normalization_id": torch.tensor(5)}, "`code_normalization_id` is 5"),
+        ({}, {"code_normalization_id": torch.tensor(6)}, "`code_normalization_id` is 6"),
+        ({}, {"code_normalization_id": torch.tensor(5)}, "`code_normalization_id` 5 a crosscoder has thresholds"),
+        (
+            {"activation": "jumprelu"},
+            {"code_normalization_id": torch.tensor(5)},
+            r"tensor `threshold` of .* has shape \[\], expected \[3\]",
+        ),
         ({}, {"encoder.weight": torch.zeros(N, LATENTS, D)}, r"expected \[3, 8, 24\]"),
         ({"activation": "jumprelu"}, {"threshold": torch.zeros(3)}, r"shape \[3\], expected \[24\] or \[\]"),
     ],

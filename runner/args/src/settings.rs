@@ -64,7 +64,7 @@ const SETTINGS: &[(&str, &[Setting])] = &[
     ]),
     ("Several hookpoints in one dictionary", &[
         Setting::flag("crosscoder", "Train one SAE on all hookpoints side by side, with latents that they share"),
-        Setting::new("crosscoder_norm", Kind::Text, "crosscoder|sae|mixed|none", "What the activation of its latent is multiplied by where its size counts"),
+        Setting::new("crosscoder_norm", Kind::Text, "crosscoder|sae|mixed|none|decoupled", "What the activation of its latent is multiplied by where its size counts"),
         Setting::new("crosscoder_model", Kind::Text, "MODEL", "A second model with the same tokenizer, whose hookpoints are added"),
         Setting::new("crosscoder_revision", Kind::Text, "REVISION", "Its branch, tag or commit on the Hub"),
         Setting::flag("cross_layer", "Let transcoders write to all later hookpoints, too (cross-layer transcoder)"),

@@ -17,9 +17,9 @@ use serde::Serialize;
 /// Cores of a process, if the sweep does not say.
 const N_CPUS: usize = 8;
 /// What a process takes besides what is predicted: programs, libraries, the disk's cache.
-const OF_PROCESS_BYTES: u64 = 2 << 30;
+const OF_PROCESS_BYTES: u64 = 2_000_000_000;
 /// The same next to a GPU, with CUDA.
-const OF_GPU_PROCESS_BYTES: u64 = 4 << 30;
+const OF_GPU_PROCESS_BYTES: u64 = 4_000_000_000;
 /// An estimate of time may be wrong by this factor.
 const TIME_FACTOR: f64 = 3.0;
 /// If it is not known how long it takes.

@@ -17,6 +17,8 @@ pub(super) struct Crosscoder<'a> {
     /// In words.
     counted_by: &'static str,
     k: String,
+    /// Whether each hookpoint has its own active latents.
+    is_decoupled: bool,
 }
 
 /// How a crosscoder is loaded.
@@ -46,8 +48,10 @@ impl<'a> Crosscoder<'a> {
                     "the norm of all its decoder's rows together, plus a tenth of the sum of their norms"
                 }
                 CrosscoderNorm::None => "1",
+                CrosscoderNorm::Decoupled => "the norm of its decoder's row at each hookpoint",
             },
             k: k_of(&result.kind, result.k),
+            is_decoupled: norm == CrosscoderNorm::Decoupled,
         })
     }
 }

@@ -19,5 +19,6 @@ pub(super) fn metadata(chosen: &Chosen, order: Option<&Order>) -> SaeLensMetadat
         prepend_bos: None,
         training_architecture: config.as_ref().and_then(TrainConfig::training_architecture),
         threshold_ema: chosen.sae.result.threshold_ema,
+        threshold_ema_by_hookpoint: Vec::new(),
     }
 }

@@ -186,7 +186,8 @@ impl Claims<'_> {
     async fn settle(&self, open: &OpenStream) -> Result<Option<Given>, CliError> {
         let tail = self.folder.tail(&open.dir);
         let Some(entry) = &open.pool_entry else {
-            let lives = slurm_worker::settle(self.store, tail, (open, self.slurm)).await?;
+            let dir = self.folder.path().join(&open.dir);
+            let lives = slurm_worker::settle(self.store, (&dir, tail), (open, self.slurm)).await?;
             return Ok(lives.map(Given::Slurm));
         };
         let pool = PoolFolder::of(self.folder.path());

@@ -18,6 +18,10 @@ use store::{AttemptEnd, OpenStream, Outcome, SlurmAttempt, Store};
 /// How long a job that runs may give no sign of life: a folder of the network shows a new file that late.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long Slurm may list a job as ended that it puts back, and one of which a further run is announced already.
+const MOMENT: Duration = Duration::from_secs(5);
+const LONG_MOMENT: Duration = Duration::from_secs(30);
+
 /// A job of Slurm that trains a stream.
 pub(crate) struct SlurmWorker<'a> {
     board: &'a Board,
@@ -31,6 +35,8 @@ pub(crate) struct SlurmWorker<'a> {
     seen: Option<SignOfLife>,
     /// Since when it runs without one.
     silent_since: Option<Instant>,
+    /// The end that Slurm lists, and since when.
+    ending: Option<(SlurmJob, Instant)>,
 }
 
 /// How a job of Slurm ended.
@@ -61,6 +67,7 @@ impl<'a> SlurmWorker<'a> {
             told: None,
             seen: None,
             silent_since: None,
+            ending: None,
         }
     }
 
@@ -77,8 +84,29 @@ impl<'a> SlurmWorker<'a> {
                         dir: self.dir.clone(),
                     };
                 }
-                Some(Known::Job(job)) if job.state.has_ended() => return SlurmEnd::Job(job),
+                Some(Known::Job(job)) if self.has_ended(&job) => return SlurmEnd::Job(job),
                 _ => self.board.news().await,
+            }
+        }
+    }
+
+    /// Whether a job has ended for good: Slurm lists one that it puts back into the queue as ended for a moment.
+    fn has_ended(&mut self, job: &SlurmJob) -> bool {
+        if !job.state.has_ended() {
+            self.ending = None;
+            return false;
+        }
+        let n_seen = self.seen.as_ref().map_or(0, |sign| sign.n_restarts);
+        let moment = match job.state {
+            State::Completed | State::Cancelled if n_seen >= job.n_restarts => return true,
+            _ if n_seen < job.n_restarts => LONG_MOMENT,
+            _ => MOMENT,
+        };
+        match &self.ending {
+            Some((ending, since)) if ending == job => since.elapsed() >= moment,
+            _ => {
+                self.ending = Some((job.clone(), Instant::now()));
+                false
             }
         }
     }
@@ -242,7 +270,7 @@ pub(crate) fn new_name(sweep: &str, stream_id: &str) -> String {
 /// Slurm does not answer, or the database cannot be written.
 pub(crate) async fn settle(
     store: &Store,
-    mut tail: EventTail,
+    (dir, mut tail): (&Path, EventTail),
     (open, looks): (&OpenStream, &Looks),
 ) -> Result<Option<SlurmAttempt>, CliError> {
     let Some(slurm) = &open.slurm else {
@@ -256,7 +284,7 @@ pub(crate) async fn settle(
     };
     let end = match known {
         Known::Unanswered(why) => return Err(slurm::unanswered(slurm.job_id, &why)),
-        Known::Job(job) if !job.state.has_ended() => {
+        Known::Job(job) if !job.state.has_ended() || is_put_back(&job, dir) => {
             store.set_slurm_job(&open.stream_id, number, job.id).await?;
             return Ok(Some(SlurmAttempt {
                 number,
@@ -273,6 +301,12 @@ pub(crate) async fn settle(
         store.end_attempt(&open.stream_id, number, &end).await?;
     }
     Ok(None)
+}
+
+/// Whether a job that has failed has a further run: Slurm counts it before it lists the job as waiting.
+fn is_put_back(job: &SlurmJob, dir: &Path) -> bool {
+    let seen = SignOfLife::read(dir).filter(|sign| sign.job_id == job.id);
+    job.state == State::Failed && seen.is_some_and(|sign| sign.n_restarts < job.n_restarts)
 }
 
 /// Takes in the end of a file that no process writes any more.

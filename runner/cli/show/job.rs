@@ -9,6 +9,7 @@ use crate::show::table::{self, escaped, time};
 use crate::show::whole_sweep;
 use crate::sweep::config;
 use args::{ShowArgs, StoreArgs};
+use plan::HookpointThreshold;
 use plan::runs_layout::DATABASE;
 use serde_json::json;
 use std::fmt::Write;
@@ -208,6 +209,22 @@ fn calibrations(job: &JobDetails) -> String {
             table::number(sae.l0_ema, 1),
         ]
     };
+    let of_hookpoint = |own: HookpointThreshold| {
+        vec![
+            format!("  {}", own.hookpoint),
+            String::new(),
+            String::new(),
+            String::new(),
+            table::number(Some(own.threshold), 4),
+            table::number(Some(own.l0), 1),
+            table::number(Some(own.threshold_ema).filter(|own| own.is_finite()), 4),
+            table::number(Some(own.l0_ema).filter(|own| own.is_finite()), 1),
+        ]
+    };
+    let rows = job.calibrations.iter().flat_map(|sae| {
+        let of_hookpoints = sae.hookpoints().into_iter().map(of_hookpoint);
+        [row(sae)].into_iter().chain(of_hookpoints)
+    });
     let header = [
         "calibrated",
         "step",
@@ -218,7 +235,7 @@ fn calibrations(job: &JobDetails) -> String {
         "EMA threshold",
         "EMA L0",
     ];
-    table::render(&header, job.calibrations.iter().map(row).collect(), 1)
+    table::render(&header, rows.collect(), 1)
 }
 
 fn evaluations(job: &JobDetails) -> String {

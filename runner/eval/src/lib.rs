@@ -18,5 +18,7 @@ mod sites;
 
 pub use encode::{EncodedRows, encode};
 pub use error::EvalError;
-pub use evaluate::{Calibrated, EvalRequest, Wanted, calibrate, evaluate, threshold_factors};
+pub use evaluate::{
+    Calibrated, CalibratedHookpoint, EvalRequest, Wanted, calibrate, evaluate, thresholds_of,
+};
 pub use proof::write_proven;

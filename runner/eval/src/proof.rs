@@ -235,13 +235,21 @@ mod tests {
 
     #[test]
     fn crosscoders_compute_the_same_in_the_layout_of_crosscoder_learning() {
+        use plan::CrosscoderNorm;
         use sae::Activation::{JumpRelu, Relu, TopK};
-        for (activation, k) in [(TopK, 4), (Relu, 32), (JumpRelu, 32)] {
+        let (sum, apart) = (CrosscoderNorm::Crosscoder, CrosscoderNorm::Decoupled);
+        for (activation, k, code_normalization) in [
+            (TopK, 4, sum),
+            (Relu, 32, sum),
+            (JumpRelu, 32, sum),
+            (JumpRelu, 32, apart),
+        ] {
             let dir = tempfile::tempdir().unwrap();
             let cfg = SaeConfig {
                 activation,
                 normalize_decoder: false,
                 hookpoints: ["a", "b", "c"].map(str::to_owned).into(),
+                code_normalization,
                 ..SaeConfig::topk(24, 32, k)
             };
             let mut sae = Sae::new(cfg, 1, Device::Cpu).unwrap();

@@ -118,7 +118,8 @@ pub struct TrainConfig {
     /// Train one SAE on the activations of all hookpoints side by side, with latents that they share (crosscoder). Ours.
     pub crosscoder: bool,
     /// By what the activation of a crosscoder's latent is multiplied, where its size counts: in penalties, and with
-    /// `rescale_acts_by_decoder_norm` in the choice of latents. crosscoder_learning's `code_normalization`.
+    /// `rescale_acts_by_decoder_norm` in the choice of latents. With decoupled, each hookpoint chooses its own latents.
+    /// crosscoder_learning's `code_normalization`.
     pub crosscoder_norm: CrosscoderNorm,
     /// A second model with the tokenizer of `model`: the crosscoder is on the hookpoints of both. Folder, or id on the
     /// Hub. Ours.

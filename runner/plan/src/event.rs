@@ -170,7 +170,8 @@ pub enum EventKind {
         /// Held-out sequences in all.
         n_sequences: u64,
     },
-    /// The threshold of a trained SAE was found at which held-out tokens have `k` active latents on average. It comes
+    /// The threshold of a trained SAE was found at which held-out tokens have `k` active latents on average; with a
+    /// threshold for each hookpoint, `k` at each, and the two thresholds here are means over the hookpoints. It comes
     /// after the checkpoint's event, without which it does not count, and before the SAE's `Evaluation`.
     Calibration {
         /// The job.
@@ -196,6 +197,9 @@ pub enum EventKind {
         /// Mean number of active latents a token with it.
         #[serde(deserialize_with = "null_is_nan")]
         l0: f64,
+        /// Those of each hookpoint, if each has its own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hookpoints: Vec<HookpointThreshold>,
     },
     /// An SAE of a job that is trained was evaluated on held-out sequences.
     Evaluation {
@@ -267,6 +271,25 @@ impl EventKind {
             }
         }
     }
+}
+
+/// The threshold of one hookpoint of a crosscoder, of those that have one for each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HookpointThreshold {
+    /// The hookpoint.
+    pub hookpoint: String,
+    /// Threshold that training estimated; not finite if it made no estimate.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub threshold_ema: f64,
+    /// Mean number of latents a token that are active at the hookpoint with that threshold.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub l0_ema: f64,
+    /// The threshold that was found; the checkpoint has it.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub threshold: f64,
+    /// Mean number of latents a token that are active at the hookpoint with it.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub l0: f64,
 }
 
 /// Sufficient statistics of one SAE over an interval: sums, so that any ratio over any union of

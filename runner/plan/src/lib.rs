@@ -85,7 +85,7 @@ pub use disk::{DiskEstimate, disk, tokens_bytes};
 pub use environment::{Environment, Launched, NodeLaunch, PerNode, StoreAddress};
 pub use error::{PlanError, nearest};
 pub use evaluation::{EvalStats, LEAST_ABLATION_COST, most_eval_sequences};
-pub use event::{BadEvent, Event, EventKind, MAX_EVENT_BYTES, SaeStats};
+pub use event::{BadEvent, Event, EventKind, HookpointThreshold, MAX_EVENT_BYTES, SaeStats};
 pub use extension::n_shared_updates;
 pub use gpu_report::{GpuFound, GpuReport, GpuTask, KernelFound, KernelsFound, UpdateShape};
 pub use hookpoint::{fnmatch, match_hookpoints, select_hookpoints};

@@ -300,7 +300,9 @@ impl<'a> Share<'a> {
         let n_params = sae_params(config, sae);
         let n_copies = 2 + kept_copies(config.optimizer);
         self.sae_bytes += FLOAT_BYTES * n_params * n_copies;
-        self.most_params = self.most_params.max(n_params);
+        // A part of a decoupled crosscoder's gradients is that of a hookpoint, with a copy of its rows of the decoder.
+        let of_hookpoint = u128::from(config.is_decoupled()) * n_params;
+        self.most_params = self.most_params.max(n_params + of_hookpoint);
         let row = sae_row(config, sae).max(MOMENTS_ROWS * sae.d_out());
         self.sae_row = self.sae_row.max(row);
         self.ends = self.ends.max(sae.d_in + sae.d_out());
@@ -464,7 +466,17 @@ fn listed(config: &TrainConfig, sae: &SaeSpec) -> usize {
         config.k_decay_from,
         widths,
     );
-    ((LISTED * k.mean()).ceil() as usize).min(sae.num_latents)
+    let of_set = ((LISTED * k.mean()).ceil() as usize).min(sae.num_latents);
+    of_set * n_active_sets(config, sae)
+}
+
+/// Sets of active latents that a token has: with a decoupled crosscoder, one for each hookpoint.
+pub(crate) fn n_active_sets(config: &TrainConfig, sae: &SaeSpec) -> usize {
+    if config.is_decoupled() {
+        sae.hookpoints.len()
+    } else {
+        1
+    }
 }
 
 /// Nested reconstructions.

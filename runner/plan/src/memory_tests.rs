@@ -182,6 +182,28 @@ fn what_is_computed_with_all_latents_is_in_blocks() {
 }
 
 #[test]
+fn hookpoints_that_choose_apart_have_a_list_each() {
+    let crosscoder = |norm: &str| {
+        jobs(&[json!({
+            "layers": [0, 1], "num_latents": 64, "activation": "batchtopk", "k": 2.5, "crosscoder": true,
+            "normalize_decoder": false, "rescale_acts_by_decoder_norm": true, "crosscoder_norm": norm,
+        })])
+        .remove(0)
+    };
+    let [whole, apart] = ["sae", "decoupled"].map(crosscoder);
+    let activations = |job: &Job| sae_memory(&job.config, &job.saes[0], 1).activations_bytes;
+    // 7 latents a token, and then 14, of 30 bytes each in whole floats.
+    let n_tokens = 32 * 8;
+    assert_eq!(
+        activations(&apart) - activations(&whole),
+        n_tokens * 4 * (105 - 52)
+    );
+    let workspace = |job: Job| group(&[job], 1, None)[0].memory.workspace_bytes;
+    let n_params = 2 * 64 * 16 + 64 + 16;
+    assert!(workspace(apart) >= workspace(whole) + 4 * n_params);
+}
+
+#[test]
 fn what_waits_for_the_whole_update_holds_its_tokens() {
     let workspace = |more: serde_json::Value, n_passes: u64| {
         let mut settings = json!({"grad_acc_steps": n_passes});

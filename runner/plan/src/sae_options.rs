@@ -139,6 +139,9 @@ pub enum CrosscoderNorm {
     Mixed,
     /// 1.
     None,
+    /// Each row's norm at its hookpoint: every hookpoint chooses its own active latents, `k` of them, and has its own
+    /// threshold; with the activation batchtopk and `rescale_acts_by_decoder_norm` only.
+    Decoupled,
 }
 
 #[cfg(test)]

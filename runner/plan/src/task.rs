@@ -388,6 +388,9 @@ pub struct SaeLensMetadata {
     /// The threshold that training estimated. Ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold_ema: Option<f64>,
+    /// Those of a crosscoder's hookpoints, if each has its own; `threshold_ema` is their mean. Ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub threshold_ema_by_hookpoint: Vec<f64>,
 }
 
 /// Which store of ranks to serve or to connect to.

@@ -1,6 +1,6 @@
 //! What is wrong with the settings of SAEs that are on several hookpoints: crosscoders and cross-layer transcoders.
 
-use crate::{Activation, NormalizeActivations, PlanError, TrainConfig};
+use crate::{Activation, CrosscoderNorm, NormalizeActivations, PlanError, TrainConfig};
 
 /// Settings that a kind cannot be used with: the key, and whether it is set.
 type Sets = Vec<(&'static str, bool)>;
@@ -14,10 +14,37 @@ impl TrainConfig {
         if self.crosscoder {
             refuse("crosscoder", &self.against_crosscoders())?;
         }
+        if self.is_decoupled() {
+            self.validate_decoupled()?;
+        }
         if self.cross_layer {
             refuse("cross_layer", &self.against_cross_layer())?;
         }
         Ok(())
+    }
+
+    /// Whether each hookpoint of a crosscoder chooses its own latents.
+    pub fn is_decoupled(&self) -> bool {
+        self.crosscoder && self.crosscoder_norm == CrosscoderNorm::Decoupled
+    }
+
+    fn validate_decoupled(&self) -> Result<(), PlanError> {
+        let problem = if self.activation != Activation::BatchTopK {
+            ("activation", "must be batchtopk")
+        } else if !self.rescale_acts_by_decoder_norm {
+            (
+                "rescale_acts_by_decoder_norm",
+                "must be true, with `normalize_decoder = false`,",
+            )
+        } else if self.normalize_activations == NormalizeActivations::CovarianceWhitening {
+            // Norms of whitened rows are not those of the file's by one factor for a hookpoint.
+            ("normalize_activations", "cannot be covariance_whitening")
+        } else {
+            return Ok(());
+        };
+        let (key, what) = problem;
+        let problem = format!("{what} with the `crosscoder_norm` decoupled");
+        Err(PlanError::setting(key, &problem))
     }
 
     fn against_crosscoders(&self) -> Sets {
@@ -129,6 +156,37 @@ mod tests {
             &json!({"crosscoder_revision": "v1"}),
         );
         assert_refused(&all, "crosscoder_revision", "crosscoder_model");
+    }
+
+    #[test]
+    fn decoupled_crosscoders_need_batchtopk_and_norms() {
+        let norms = json!({"normalize_decoder": false, "rescale_acts_by_decoder_norm": true});
+        let decoupled = with(
+            &json!({"crosscoder": true, "crosscoder_norm": "decoupled"}),
+            &norms,
+        );
+        let whole = with(&decoupled, &json!({"activation": "batchtopk"}));
+        let config: TrainConfig = serde_json::from_value(whole.clone()).unwrap();
+        config.validate().unwrap();
+        for activation in ["topk", "relu", "jumprelu"] {
+            let mut all = with(&decoupled, &json!({"activation": activation}));
+            if activation != "topk" {
+                all["rescale_acts_by_decoder_norm"] = false.into();
+            }
+            assert_refused(&all, "activation", "crosscoder_norm");
+        }
+        for (settings, key) in [
+            (
+                json!({"rescale_acts_by_decoder_norm": false}),
+                "rescale_acts_by_decoder_norm",
+            ),
+            (
+                json!({"normalize_activations": "covariance_whitening"}),
+                "normalize_activations",
+            ),
+        ] {
+            assert_refused(&with(&whole, &settings), key, "crosscoder_norm");
+        }
     }
 
     #[test]

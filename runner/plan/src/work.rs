@@ -2,7 +2,7 @@
 //! the time that a plan predicts.
 
 use crate::cross::name_in_model;
-use crate::memory::{n_dense, sae_params};
+use crate::memory::{n_active_sets, n_dense, sae_params};
 use crate::{Job, ModelFacts, Models, SaeSpec, Stream, TrainConfig};
 
 /// Operations for a multiplication and an addition.
@@ -58,7 +58,8 @@ pub fn sae_work(config: &TrainConfig, sae: &SaeSpec) -> f64 {
     let products = if n_dense(config) > 1 {
         FORWARD_AND_BACKWARD * MULTIPLY_ADD * sae.num_latents as f64 * both
     } else {
-        encoder(sae) + SPARSE_PRODUCTS * MULTIPLY_ADD * sae.k.mean() * both
+        let of_set = encoder(sae) + SPARSE_PRODUCTS * MULTIPLY_ADD * sae.k.mean() * both;
+        n_active_sets(config, sae) as f64 * of_set
     };
     let tokens = config.tokens_per_update.unwrap_or(1).max(1) as f64;
     products + UPDATE * sae_params(config, sae) as f64 / tokens

@@ -86,13 +86,16 @@ class Sae(nn.Module):
     `latents = topk(relu(W_enc (x - b_dec) + b_enc))`, `sae_out = latents W_dec + b_dec`; a transcoder does not subtract
     `b_dec`, and a skip connection adds `W_skip x`. With a gate, `encoder.bias` decides which latents are active, and
     those are `exp(r_mag) W_enc (x - b_dec) + b_mag`. Where `norms` are, latents are chosen by activation times these.
+    Where each hookpoint of a crosscoder has its own, a latent is active if it is so at any hookpoint, and `decode`
+    writes it only to those.
 
     With several hookpoints (`cfg.hookpoints`), a crosscoder reads `[..., n_hookpoints, d]` or `[..., d_in]`. It and a
     cross-layer transcoder give `[..., n_hookpoints, d]`.
 
     Weights, as in `sae.safetensors`: `encoder.weight` `[num_latents, d_in]`, `encoder.bias` `[num_latents]`, `W_dec`
     `[num_latents, d_out]`, `b_dec` `[d_out]`, and, if there are any, `W_skip` `[d_out, d_in]`, and `threshold`,
-    `b_mag`, `r_mag` and `norms` `[num_latents]`.
+    `b_mag`, `r_mag` and `norms` `[num_latents]`. Where each hookpoint chooses, `threshold` is `[n_hookpoints]`, and
+    `norms` `[n_hookpoints, num_latents]`.
     """
 
     norms: Tensor | None
@@ -186,13 +189,34 @@ class Sae(nn.Module):
         if isinstance(latents, Encoded):
             latents, latent_indices = latents
         latents = latents.to(self.dtype)
-        if latent_indices is None:
-            decoded = latents @ self.W_dec
+        least = self._least_acts()
+        if least is None:
+            decoded = self._written(latents, latent_indices, self.W_dec)
         else:
-            n_active = latents.shape[-1]
-            acts, indices = latents.reshape(-1, n_active), latent_indices.reshape(-1, n_active)
-            decoded = functional.embedding_bag(indices, self.W_dec, per_sample_weights=acts, mode="sum")
+            # Each hookpoint has its own active latents.
+            parts = []
+            for least_here, rows in zip(least, self.W_dec.chunk(len(least), dim=1), strict=True):
+                least_here = least_here if latent_indices is None else least_here[latent_indices]
+                acts = latents.masked_fill(latents <= least_here, 0.0)
+                parts.append(self._written(acts, latent_indices, rows.contiguous()))
+            decoded = torch.cat(parts, dim=-1)
         return (decoded + self.b_dec).reshape(*latents.shape[:-1], *self.out_shape)
+
+    def _written(self, acts: Tensor, indices: Tensor | None, rows: Tensor) -> Tensor:
+        """The sum of the decoder's `rows`, of the latents with these indices or of all."""
+        if indices is None:
+            return acts @ rows
+        n_active = acts.shape[-1]
+        acts, indices = acts.reshape(-1, n_active), indices.reshape(-1, n_active)
+        return functional.embedding_bag(indices, rows, per_sample_weights=acts, mode="sum")
+
+    def _least_acts(self) -> Tensor | None:
+        """Above which activations latents are active at each hookpoint, `[n_hookpoints, num_latents]`; `None`: at all
+        hookpoints the same latents are."""
+        if self.norms is None or self.norms.dim() == 1 or self.threshold is None:
+            return None
+        least = self.threshold.clamp_min(0.0).unsqueeze(1) / self.norms
+        return least.masked_fill(self.norms <= 0, float("inf"))
 
     def reconstruct(self, x: Tensor, encoded: Encoded) -> Tensor:
         """The reconstruction with the skip connection from the latents of `x`, in the shape that `decode` gives."""
@@ -240,8 +264,13 @@ class Sae(nn.Module):
 
     def _all_above(self, pre_acts: Tensor) -> Encoded:
         """All above zero and, if there is one, above the threshold; and those that are NaN, so that they show."""
-        least = 0.0 if self.threshold is None else self.threshold.clamp_min(0.0)
-        acts = pre_acts.masked_fill(self._scores(pre_acts) <= least, 0.0)
+        of_hookpoints = self._least_acts()
+        if of_hookpoints is not None:
+            is_idle = pre_acts <= of_hookpoints.amin(0)
+        else:
+            least = 0.0 if self.threshold is None else self.threshold.clamp_min(0.0)
+            is_idle = self._scores(pre_acts) <= least
+        acts = pre_acts.masked_fill(is_idle, 0.0)
         n_active = (acts != 0).sum(-1)
         most = int(n_active.max()) if len(n_active) else 1
         return Encoded(*acts.topk(max(most, 1), dim=-1, sorted=False))

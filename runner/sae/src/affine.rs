@@ -93,6 +93,7 @@ impl Sae {
             self.subtract_from_pre_acts(&input.mean)?;
         }
         self.w_dec = times(&self.w_dec, &output.inverse)?;
+        self.scale_hookpoint_thresholds(&output.inverse)?;
         let b_dec = self.b_dec.f_unsqueeze(0)?;
         self.b_dec = times(&b_dec, &output.inverse)?
             .f_squeeze_dim(0)?
@@ -124,7 +125,8 @@ impl Sae {
         Ok(())
     }
 
-    /// Makes latents active above thresholds: `[num_latents]`, Float.
+    /// Makes latents active above thresholds: `[num_latents]`, Float; those of hookpoints, `[n_hookpoints]`, if they
+    /// choose their latents apart.
     pub fn set_thresholds(&mut self, threshold: Tensor) {
         self.threshold = Some(threshold);
         self.cfg.activation = crate::Activation::JumpRelu;

@@ -22,7 +22,7 @@ impl Sae {
     /// # Errors
     /// Anything but a crosscoder with topk, relu or thresholds; a folder that cannot be written.
     pub fn save_crosscoder(&self, dir: &Path, metadata: &SaeLensMetadata) -> Result<(), SaeError> {
-        let config = CrosscoderConfig::new(&self.cfg, metadata.threshold_ema).ok_or_else(|| {
+        let config = CrosscoderConfig::new(&self.cfg, metadata).ok_or_else(|| {
             let what = if self.cfg.is_crosscoder() {
                 format!("a crosscoder with the activation {}", self.cfg.activation)
             } else {
@@ -51,7 +51,10 @@ impl Sae {
             ("decoder.bias", self.b_dec.f_view(&*of_bias)?),
         ];
         debug_assert_eq!(weights[2].1.size(), of_decoder);
-        let threshold = self.threshold.as_ref().map(one_or_all).transpose()?;
+        let threshold = match &self.threshold {
+            Some(threshold) if self.cfg.is_decoupled() => Some(threshold.f_to_kind(Kind::Float)?),
+            threshold => threshold.as_ref().map(one_or_all).transpose()?,
+        };
         let norm = self.saved_norm();
         weights.push(("code_normalization_id", Tensor::from(norm_id(norm))));
         if let Some(threshold) = &threshold {
@@ -80,7 +83,9 @@ impl Sae {
     ) -> Option<serde_json::Value> {
         let class = match (self.cfg.activation, threshold) {
             (Activation::Relu, _) => "CrossCoder",
-            (Activation::JumpRelu, Some(threshold)) if threshold.dim() == 0 => {
+            (Activation::JumpRelu, Some(threshold))
+                if threshold.dim() == 0 || self.cfg.is_decoupled() =>
+            {
                 "BatchTopKCrossCoder"
             }
             _ => return None,
@@ -99,11 +104,12 @@ impl Sae {
         Some(model)
     }
 
-    /// The norm that the file names: thresholds are compared with activations as they are.
+    /// The norm that the file names: thresholds are compared with activations as they are, unless each hookpoint has its
+    /// own.
     fn saved_norm(&self) -> CrosscoderNorm {
         match self.threshold {
-            Some(_) => CrosscoderNorm::None,
-            None => self.cfg.code_normalization,
+            Some(_) if !self.cfg.is_decoupled() => CrosscoderNorm::None,
+            _ => self.cfg.code_normalization,
         }
     }
 
@@ -143,13 +149,18 @@ pub(crate) fn load(dir: &Path, options: &LoadOptions) -> Result<Sae, SaeError> {
         None => None,
         Some(shape) => {
             let threshold = place(&file.weights("threshold", &shape)?)?;
-            Some(threshold.f_expand([latents], false)?.f_contiguous()?)
+            if cfg.is_decoupled() {
+                Some(threshold)
+            } else {
+                Some(threshold.f_expand([latents], false)?.f_contiguous()?)
+            }
         }
     };
     Ok(Sae {
         encoder_weight: place(&rows(encoder.f_permute([2, 0, 1])?)?)?,
         encoder_bias: place(&file.weights(b_enc, &of_latents)?)?,
-        w_dec: if options.decoder {
+        // With a threshold for each hookpoint, its norms say what is active.
+        w_dec: if options.decoder || cfg.is_decoupled() {
             let decoder = file.weights(w_dec, &of_decoder)?;
             place(&rows(decoder.f_permute([1, 0, 2])?)?)?
         } else {
@@ -181,6 +192,7 @@ fn norm_id(norm: CrosscoderNorm) -> i64 {
         CrosscoderNorm::Sae => 2,
         CrosscoderNorm::Mixed => 3,
         CrosscoderNorm::None => 4,
+        CrosscoderNorm::Decoupled => 5,
     }
 }
 
@@ -190,6 +202,7 @@ fn norm_name(norm: CrosscoderNorm) -> &'static str {
         CrosscoderNorm::Sae => "SAE",
         CrosscoderNorm::Mixed => "MIXED",
         CrosscoderNorm::None => "NONE",
+        CrosscoderNorm::Decoupled => "DECOUPLED",
     }
 }
 
@@ -243,6 +256,60 @@ mod tests {
                     assert!(cfg.contains(r#""d_in":12,"#), "of all hookpoints: {cfg}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn thresholds_of_hookpoints_are_saved_as_crosscoder_learning_has_them() {
+        let dir = tempdir().unwrap();
+        let x = noise(&[30, 12], 1.0) * 2.0;
+        for apply_b_dec_to_input in [true, false] {
+            let mut saved = crosscoder(Activation::JumpRelu, apply_b_dec_to_input);
+            saved.cfg.code_normalization = CrosscoderNorm::Decoupled;
+            saved.threshold = Some(Tensor::from_slice(&[0.3f32, 1.2, 2.5]));
+            let metadata = SaeLensMetadata {
+                threshold_ema: Some(1.0),
+                threshold_ema_by_hookpoint: vec![0.5, 1.0, 1.5],
+                ..SaeLensMetadata::default()
+            };
+            saved.save(dir.path(), &metadata).unwrap();
+            sae_files::check_sae(dir.path()).unwrap();
+            assert_eq!(sae_files::threshold_ema(dir.path()), [0.5, 1.0, 1.5]);
+            let loaded = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap();
+            assert!(
+                loaded
+                    .threshold
+                    .as_ref()
+                    .unwrap()
+                    .equal(saved.threshold.as_ref().unwrap())
+            );
+            let [a, b] = [&saved, &loaded].map(|sae| sae.forward(&x).unwrap().sae_out);
+            assert!(a.allclose(&b, 1e-5, 1e-5, false));
+            // Without the decoder, nothing would say where a latent is active.
+            let options = LoadOptions {
+                decoder: false,
+                ..LoadOptions::default()
+            };
+            let encoding = Sae::load_from_disk(dir.path(), options).unwrap();
+            let [a, b] = [&encoding, &loaded].map(|sae| sae.encode(&x).unwrap());
+            assert!(a.latent_acts.equal(&b.latent_acts));
+            let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+            let model: serde_json::Value =
+                serde_json::from_str(&read(CROSSCODER_MODEL_FILE)).unwrap();
+            assert_eq!(model["dict_class"], "BatchTopKCrossCoder");
+            assert_eq!(model["code_normalization"], "DECOUPLED");
+            let weights = dir.path().join(CROSSCODER_WEIGHTS_FILE);
+            let all = Tensor::read_safetensors(&weights).unwrap();
+            let of = |name: &str| &all.iter().find(|(own, _)| own == name).unwrap().1;
+            assert_eq!(of("code_normalization_id").int64_value(&[]), 5);
+            assert_eq!(of("threshold").size(), [3]);
+            let damaged = read(CONFIG_FILE).replace("jumprelu", "topk");
+            fs::write(dir.path().join(CONFIG_FILE), damaged).unwrap();
+            let error = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap_err();
+            assert!(
+                error.to_string().contains("`code_normalization`"),
+                "{error}"
+            );
         }
     }
 

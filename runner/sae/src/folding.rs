@@ -28,7 +28,9 @@ impl Sae {
         let _ = self.w_dec.f_div_(&norms.f_unsqueeze(1)?)?;
         let _ = self.encoder_weight.f_mul_(&norms.f_unsqueeze(1)?)?;
         let _ = self.encoder_bias.f_mul_(&norms)?;
-        if let Some(threshold) = &mut self.threshold {
+        // Activations times norms stay what they were.
+        let own = self.threshold.as_mut().filter(|_| !self.cfg.is_decoupled());
+        if let Some(threshold) = own {
             let _ = threshold.f_mul_(&norms)?;
         }
         if let Some(gate) = &mut self.gate {

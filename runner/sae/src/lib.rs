@@ -38,6 +38,7 @@
 //! - `pre_acts.rs`: pre-activations, and latents found by them in bfloat16
 //! - `support.rs`: sums and products at all latents, or at a list of them
 //! - `gradient.rs`: the gradient; `sparse.rs`: into the optimizer, never in memory
+//! - `decoupled.rs`: crosscoders whose hookpoints choose their latents apart
 //! - `norms.rs`: how large latents count; `folding.rs`, `affine.rs`: the same SAE with other weights
 //! - `variance.rs`: the total variance of activations; `not_finite.rs`: weights and results that are not finite
 //! - `kernels/`: each step in Rust and in CUDA C++ (the crate `kernels`), and in libtorch's operations
@@ -53,6 +54,7 @@ mod any_bytes;
 mod atomic_file;
 mod circuit_tracer;
 mod crosscoder;
+mod decoupled;
 mod disk;
 mod encoded;
 mod error;

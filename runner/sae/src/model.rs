@@ -28,7 +28,9 @@ pub struct Sae {
     pub b_dec: Tensor,
     /// `[d_out, d_in]`; only with a skip connection.
     pub w_skip: Option<Tensor>,
-    /// Below or at which a latent is not active: `[num_latents]`; only with [`Activation::JumpRelu`].
+    /// Below or at which a latent is not active: `[num_latents]`; only with [`Activation::JumpRelu`]. Where the
+    /// hookpoints of a crosscoder choose their latents apart, what activations times norms are compared with at each:
+    /// `[n_hookpoints]`.
     pub threshold: Option<Tensor>,
     /// What magnitudes are made with; only with [`Activation::Gated`], where `encoder_bias` is that of the gate.
     pub gate: Option<Gate>,
@@ -91,6 +93,9 @@ impl Sae {
             b_dec: zeros(&[d_out])?,
             w_skip: w_skip.transpose()?,
             threshold: match cfg.activation {
+                Activation::JumpRelu if cfg.is_decoupled() => {
+                    Some(zeros(&[cfg.n_outputs() as i64])?)
+                }
                 Activation::JumpRelu => Some(zeros(&[num_latents])?),
                 _ => None,
             },
@@ -201,7 +206,10 @@ impl Sae {
             latent_acts,
             latent_indices,
         } = encoded;
-        let sum = kernels::sparse_times_rows(latent_acts, latent_indices, &self.w_dec)?;
+        let sum = match self.decoupled_sum(encoded)? {
+            Some(sum) => sum,
+            None => kernels::sparse_times_rows(latent_acts, latent_indices, &self.w_dec)?,
+        };
         Ok(sum.f_add(&self.b_dec)?)
     }
 

@@ -74,7 +74,8 @@ impl Sae {
         let cfg = &self.cfg;
         let (of_whole, of_parts) = match cfg.code_normalization {
             _ if !cfg.is_crosscoder() => (1.0, 0.0),
-            CrosscoderNorm::Crosscoder => (0.0, 1.0),
+            // Where hookpoints choose apart, dead latents are chosen for all of them.
+            CrosscoderNorm::Crosscoder | CrosscoderNorm::Decoupled => (0.0, 1.0),
             CrosscoderNorm::Sae => (1.0, 0.0),
             CrosscoderNorm::Mixed => (1.0, MIXED_SHARE),
             CrosscoderNorm::None => (0.0, 0.0),
@@ -140,6 +141,7 @@ mod tests {
             CrosscoderNorm::Sae,
             CrosscoderNorm::Mixed,
             CrosscoderNorm::None,
+            CrosscoderNorm::Decoupled,
         ] {
             let sae = crosscoder(norm);
             let w_dec = sae.w_dec.to_kind(Kind::Double).set_requires_grad(true);

@@ -13,7 +13,8 @@ pub struct LoadOptions {
     /// What the weights become. `None`: what the folder says, which is the weights' own in sparsify's
     /// layout, and `dtype` of `cfg.json` in SAELens's.
     pub kind: Option<Kind>,
-    /// Whether the decoder is loaded. Without it an SAE encodes only.
+    /// Whether the decoder is loaded. Without it an SAE encodes only. A crosscoder with a threshold for each hookpoint
+    /// needs it for that, too, and has it always.
     pub decoder: bool,
     /// Which of several SAEs, as shell patterns of their names; as in sparsify, `*` crosses dots and
     /// slashes. Empty: all.

@@ -100,7 +100,8 @@ impl PreActs<'_> {
         }
         let activation = self.sae.cfg.activation;
         if !self.are_rounded() {
-            return select(activation, &self.numbers, k, self.sae.threshold.as_ref());
+            let threshold = self.sae.latent_thresholds()?;
+            return select(activation, &self.numbers, k, threshold.as_ref());
         }
         if activation == Activation::TopK {
             return with_relu(self.largest(k as i64)?);

@@ -2,6 +2,7 @@
 
 use crate::testing::noise;
 use crate::{Activation, Affine, Reconstruction, Sae, SaeConfig, SaeLensMetadata};
+use plan::CrosscoderNorm;
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -193,5 +194,61 @@ proptest! {
         close(&again.sae_out.index_select(0, &clear), &trained.sae_out.index_select(0, &clear))?;
         let n_active = again.encoded.latent_acts.gt(0.0).sum(Kind::Int64).int64_value(&[]);
         prop_assert!((1..N_TOKENS * NUM_LATENTS).contains(&n_active));
+    }
+}
+
+/// A crosscoder of two hookpoints, each with its own threshold, as training has it.
+fn decoupled(apply_b_dec_to_input: bool, thresholds: [f64; 2], seed: u32) -> Sae {
+    let cfg = SaeConfig {
+        activation: Activation::JumpRelu,
+        apply_b_dec_to_input,
+        normalize_decoder: false,
+        hookpoints: ["a", "b"].map(String::from).to_vec(),
+        code_normalization: CrosscoderNorm::Decoupled,
+        ..SaeConfig::topk(D_IN as usize, NUM_LATENTS as usize, NUM_LATENTS as usize)
+    };
+    let mut sae = Sae::new(cfg, 0, Device::Cpu).unwrap();
+    for (idx, weight) in sae.weights_mut().into_iter().enumerate() {
+        *weight = noise(&weight.size(), f64::from(seed) + idx as f64 * 0.37);
+    }
+    sae.threshold = Some(Tensor::from_slice(&thresholds).to_kind(Kind::Float));
+    sae
+}
+
+proptest! {
+    #[test]
+    fn what_is_loaded_of_hookpoints_that_choose_apart_computes_what_was_trained(
+        apply_b_dec_to_input: bool,
+        thresholds in [-0.5f64..4.0, -0.5f64..4.0],
+        scales in prop::option::of([0.2f32..5.0, 0.2f32..5.0]),
+        seed in 0u32..1000,
+    ) {
+        let x = noise(&[N_TOKENS, D_IN], f64::from(seed) + 0.77) * 3.0;
+        let mut sae = decoupled(apply_b_dec_to_input, thresholds, seed);
+        let scaling = scales.map(|scales| {
+            let matrix = Tensor::from_slice(&scales).repeat_interleave_self_int(D_IN / 2, 0, D_IN);
+            Affine { mean: noise(&[D_IN], 0.5), inverse: matrix.reciprocal(), matrix }
+        });
+        let scaled = scaling.as_ref().map_or(x.shallow_clone(), |scaling| scaling.of(&x).unwrap());
+        // Where rounding decides whether a latent is active at a hookpoint, nothing is compared.
+        let acts = sae.centred(&scaled).unwrap().linear(&sae.encoder_weight, Some(&sae.encoder_bias));
+        let scores = acts.unsqueeze(1) * sae.hookpoint_norms().unwrap();
+        let least = sae.threshold.as_ref().unwrap().clamp_min(0.0).view([2, 1]);
+        let margin = (&scores - least).abs().amin([1i64, 2], false);
+        let clear = margin.gt(scores.abs().max().double_value(&[]) * 1e-5).nonzero().squeeze_dim(1);
+        prop_assert!(clear.size()[0] > N_TOKENS / 2);
+        let mut trained = sae.forward(&scaled).unwrap().sae_out;
+        if let Some(scaling) = &scaling {
+            trained = trained * &scaling.inverse + &scaling.mean;
+            sae.fold_affine(scaling, scaling).unwrap();
+        }
+        sae.fold_decoder_norms().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        sae.save(dir.path(), &SaeLensMetadata::default()).unwrap();
+        sae_files::check_sae(dir.path()).unwrap();
+        let loaded = Sae::load_from_disk(dir.path(), Device::Cpu).unwrap();
+        let again = loaded.forward(&x).unwrap();
+        prop_assert!(again.sae_out.equal(&loaded.decode(&loaded.encode(&x).unwrap()).unwrap()));
+        close(&again.sae_out.index_select(0, &clear), &trained.index_select(0, &clear))?;
     }
 }

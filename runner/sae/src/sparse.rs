@@ -47,7 +47,7 @@ impl Sae {
     }
 
     /// As [`Sae::backward`], where no term besides has gradients of the decoder's rows. `None`: one has, or there is a
-    /// skip connection, or it is not on this device or of this kind, or too many latents are active to list them.
+    /// skip connection, or hookpoints choose their latents apart, or it is not on this device or of this kind, or too many latents are active to list them.
     ///
     /// # Errors
     /// As [`Sae::backward`].
@@ -59,7 +59,8 @@ impl Sae {
     ) -> Result<Option<SparseBackward>, SaeError> {
         self.check_target(target)?;
         let is_here = kernels::are_for(&[x, target, &self.encoder_weight, &self.w_dec]);
-        if !is_here || !objective.is_squared_error() || self.w_skip.is_some() {
+        let takes_rows = objective.is_squared_error() && !self.cfg.is_decoupled();
+        if !is_here || !takes_rows || self.w_skip.is_some() {
             return Ok(None);
         }
         if !self.is_plain(objective) {

@@ -129,6 +129,21 @@ impl SaeConfig {
         !self.transcode && !self.hookpoints.is_empty()
     }
 
+    /// Whether it is a crosscoder whose hookpoints choose their latents apart, by activation times the norm of the
+    /// decoder's row at the hookpoint.
+    pub fn is_decoupled(&self) -> bool {
+        self.is_crosscoder() && self.code_normalization == CrosscoderNorm::Decoupled
+    }
+
+    /// Sets of active latents that a token has: one, or one for each hookpoint.
+    pub fn n_active_sets(&self) -> usize {
+        if self.is_decoupled() {
+            self.n_outputs()
+        } else {
+            1
+        }
+    }
+
     /// Whether it is a layer of a cross-layer transcoder.
     pub fn is_layer(&self) -> bool {
         self.transcode && !self.hookpoints.is_empty()

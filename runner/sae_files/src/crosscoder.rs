@@ -4,7 +4,7 @@
 use crate::cfg_file::{CONFIG_FILE, WEIGHTS_FILE, read_config};
 use crate::{Activation, Header, SaeConfig};
 use fault::Fault;
-use plan::CrosscoderNorm;
+use plan::{CrosscoderNorm, SaeLensMetadata};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -34,14 +34,17 @@ pub struct CrosscoderConfig {
     hookpoints: Vec<String>,
     #[serde(default)]
     code_normalization: CrosscoderNorm,
-    /// The threshold that training estimated.
+    /// The threshold that training estimated, or the mean of those of its hookpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold_ema: Option<f64>,
+    /// Those of its hookpoints, if each has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub threshold_ema_by_hookpoint: Vec<f64>,
 }
 
 impl CrosscoderConfig {
     /// That of a crosscoder; `None`: it is not one, or its activation has no name.
-    pub fn new(cfg: &SaeConfig, threshold_ema: Option<f64>) -> Option<Self> {
+    pub fn new(cfg: &SaeConfig, metadata: &SaeLensMetadata) -> Option<Self> {
         let activation = match cfg.activation {
             Activation::TopK => Kind::TopK,
             Activation::Relu => Kind::Relu,
@@ -55,7 +58,8 @@ impl CrosscoderConfig {
             d_in: cfg.d_in,
             hookpoints: cfg.hookpoints.clone(),
             code_normalization: cfg.code_normalization,
-            threshold_ema,
+            threshold_ema: metadata.threshold_ema,
+            threshold_ema_by_hookpoint: metadata.threshold_ema_by_hookpoint.clone(),
         })
     }
 
@@ -98,6 +102,10 @@ impl CrosscoderConfig {
             apply_b_dec_to_input: false,
             ..SaeConfig::topk(d_in, self.num_latents, self.k)
         };
+        if cfg.is_decoupled() && self.activation != Kind::JumpRelu {
+            let message = "a crosscoder with the `code_normalization` decoupled has thresholds";
+            return Err(Fault::input(message).with_hint("its `activation` can only be jumprelu"));
+        }
         cfg.check_sizes()?;
         Ok(cfg)
     }
@@ -118,6 +126,9 @@ impl CrosscoderConfig {
     /// The shape of the threshold in a file with this header; `None`: it has none by its activation.
     pub fn threshold_shape(&self, header: &Header) -> Option<Vec<i64>> {
         let own = || match header.shape("threshold") {
+            _ if self.code_normalization == CrosscoderNorm::Decoupled => {
+                vec![self.hookpoints.len() as i64]
+            }
             Some(shape) if shape.is_empty() => shape,
             _ => vec![self.num_latents as i64],
         };

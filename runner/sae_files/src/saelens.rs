@@ -45,12 +45,22 @@ pub(crate) fn model_name(dir: &Path) -> Option<String> {
     config_of(dir)?.metadata_text("model_name")
 }
 
-/// The threshold that training estimated, of an SAE that was saved here.
-pub fn threshold_ema(dir: &Path) -> Option<f64> {
+/// The threshold that training estimated, of an SAE that was saved here; those of its hookpoints, if each has its own.
+/// Empty: it has no estimate.
+pub fn threshold_ema(dir: &Path) -> Vec<f64> {
     if is_crosscoder_folder(dir) {
-        return CrosscoderConfig::of_folder(dir).ok()?.threshold_ema;
+        let Ok(config) = CrosscoderConfig::of_folder(dir) else {
+            return Vec::new();
+        };
+        return if config.threshold_ema_by_hookpoint.is_empty() {
+            config.threshold_ema.into_iter().collect()
+        } else {
+            config.threshold_ema_by_hookpoint
+        };
     }
-    config_of(dir)?.metadata.get("threshold_ema")?.as_f64()
+    let config = config_of(dir);
+    let estimate = config.and_then(|config| config.metadata.get("threshold_ema")?.as_f64());
+    estimate.into_iter().collect()
 }
 
 fn config_of(dir: &Path) -> Option<Config> {

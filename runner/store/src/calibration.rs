@@ -3,7 +3,8 @@
 use crate::error::Trouble;
 use crate::metric::finite;
 use crate::open::int;
-use plan::{Event, EventKind};
+use plan::{Event, EventKind, HookpointThreshold};
+use serde_json::json;
 use sqlx::{FromRow, SqliteConnection};
 
 /// How the threshold of an SAE was calibrated; the view `sae_calibration` defines each number.
@@ -25,6 +26,17 @@ pub struct CalibratedSae {
     pub threshold_ema: Option<f64>,
     /// Mean number of active latents a token with that one.
     pub l0_ema: Option<f64>,
+    /// Those of hookpoints, as JSON, if each has its own threshold.
+    hookpoint_thresholds: Option<String>,
+}
+
+impl CalibratedSae {
+    /// Those of hookpoints, if each has its own threshold.
+    pub fn hookpoints(&self) -> Vec<HookpointThreshold> {
+        let own = self.hookpoint_thresholds.as_deref();
+        own.and_then(|own| serde_json::from_str(own).ok())
+            .unwrap_or_default()
+    }
 }
 
 /// One calibration, as it is written.
@@ -35,6 +47,8 @@ pub(crate) struct Calibration<'a> {
     n_tokens: u64,
     /// `k`, then threshold and L0 of training's estimate, then those that were found.
     numbers: [f64; 5],
+    /// Thresholds of hookpoints, as JSON, if each has its own.
+    hookpoints: Option<String>,
     time_ms: i64,
 }
 
@@ -51,6 +65,7 @@ impl<'a> Calibration<'a> {
             ema_l0,
             threshold,
             l0,
+            hookpoints,
         } = &event.kind
         else {
             return None;
@@ -60,6 +75,7 @@ impl<'a> Calibration<'a> {
             attempt_id,
             n_tokens: *n_tokens,
             numbers: [*k, *ema_threshold, *ema_l0, *threshold, *l0],
+            hookpoints: (!hookpoints.is_empty()).then(|| json!(hookpoints).to_string()),
             time_ms: event.time_ms,
         })
     }
@@ -74,8 +90,8 @@ pub(crate) async fn put(
     let (_, _, step) = calibration.checkpoint;
     let mut insert = sqlx::query(
         "INSERT OR REPLACE INTO calibration (sae_id, step, attempt_id, n_tokens, k, threshold_ema,
-             l0_ema, threshold, l0, created_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             l0_ema, threshold, l0, hookpoint_thresholds, created_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(sae_id)
     .bind(int(step))
@@ -84,6 +100,7 @@ pub(crate) async fn put(
     for number in calibration.numbers {
         insert = insert.bind(finite(number));
     }
+    insert = insert.bind(&calibration.hookpoints);
     insert.bind(calibration.time_ms).execute(conn).await?;
     Ok(())
 }
@@ -118,6 +135,7 @@ mod tests {
             ema_l0: if ema_threshold.is_finite() { 5.5 } else { 0.0 },
             threshold: 0.75,
             l0: 4.0625,
+            hookpoints: Vec::new(),
         }
     }
 
@@ -171,6 +189,30 @@ mod tests {
         let before = test.dump().await;
         assert_eq!(test.store.fold(stream, &script.events).await.unwrap(), 0);
         assert_eq!(test.dump().await, before, "folding twice changes nothing");
+    }
+
+    #[tokio::test]
+    async fn thresholds_of_hookpoints_are_kept() {
+        let (test, plan, mut script) = trained().await;
+        let (stream, job) = (&plan.streams[0].stream_id, &plan.jobs[0].job_id);
+        let own = |hookpoint: &str, threshold_ema| plan::HookpointThreshold {
+            hookpoint: hookpoint.into(),
+            threshold_ema,
+            l0_ema: 5.0,
+            threshold: 0.25,
+            l0: 4.0,
+        };
+        let mut event = calibration(job, 20, 0.5);
+        let EventKind::Calibration { hookpoints, .. } = &mut event else {
+            panic!("it is one");
+        };
+        *hookpoints = vec![own("layers.0", 0.5), own("layers.1", f64::NAN)];
+        script.push(event);
+        test.store.fold(stream, &script.events).await.unwrap();
+        let found = test.store.job(job).await.unwrap().calibrations;
+        let found = found[0].hookpoints();
+        assert_eq!(found[0], own("layers.0", 0.5));
+        assert!(found[1].threshold_ema.is_nan() && found[1].hookpoint == "layers.1");
     }
 
     #[tokio::test]

@@ -304,6 +304,7 @@ mod tests {
                 ema_l0: 5.0,
                 threshold: 0.75,
                 l0: 4.0,
+                hookpoints: Vec::new(),
             });
         }
         test.store.fold(stream, &script.events).await.unwrap();

@@ -135,7 +135,11 @@ fn compare(of: &str, name: &str, case: &Value, batches: &Tensor) {
     let penalty = case
         .curve("sparsity")
         .filter(|_| case.curve("pre_act").is_none());
-    let threshold = case.curve("threshold");
+    let of_hookpoints = ["threshold_0", "threshold_1"].map(|name| case.curve(name));
+    let thresholds = case.curve("threshold").into_iter();
+    let thresholds: Vec<_> = thresholds
+        .chain(of_hookpoints.into_iter().flatten())
+        .collect();
     let tolerance = (10.0 * case.spread).max(1e-2);
     for step in 0..N_UPDATES {
         let x = case.scaled(batches.get(step as i64));
@@ -154,12 +158,18 @@ fn compare(of: &str, name: &str, case: &Value, batches: &Tensor) {
         update
             .finish_on((&x, &x), &moments, progress(step))
             .unwrap();
-        if let (Some(theirs), Some(ours)) = (&threshold, &trainer.threshold) {
-            let (ours, theirs) = (ours.value.double_value(&[]), theirs[step as usize]);
-            assert!(
-                (ours - theirs).abs() < 1e-3 * theirs.abs(),
-                "{name}, {step}: {ours} {theirs}"
-            );
+        if let Some(ours) = trainer
+            .threshold
+            .as_ref()
+            .filter(|_| !thresholds.is_empty())
+        {
+            let ours = Vec::<f64>::try_from(ours.value.reshape([-1])).unwrap();
+            assert_eq!(ours.len(), thresholds.len());
+            for (ours, theirs) in ours.into_iter().zip(&thresholds) {
+                let theirs = theirs[step as usize];
+                let off = (ours - theirs).abs();
+                assert!(off < 1e-3 * theirs.abs(), "{name}, {step}: {ours} {theirs}");
+            }
         }
     }
     for (weight, ours) in case.stepper.sae().named_weights() {

@@ -126,7 +126,7 @@ fn assert_crossed_is_one_process(mut settings: Value, n_kinds: usize) {
 #[test]
 fn so_they_do_for_crosscoders() {
     let settings = json!({"crosscoder": true, "hookpoints": ["layers.1", "layers.2"]});
-    assert_crossed_is_one_process(settings, 12);
+    assert_crossed_is_one_process(settings, 13);
 }
 
 #[test]

@@ -28,6 +28,14 @@ fn kinds() -> Vec<(&'static str, Value)> {
                    "auxk_alpha": 0.03125, "auxk_norm": "residual", "loss_fn": "mse"}),
         ),
         (
+            "decoupled",
+            json!({"crosscoder": true, "crosscoder_norm": "decoupled", "activation": "batchtopk",
+                   "hookpoints": ["layers.1", "layers.2"],
+                   "normalize_decoder": false, "rescale_acts_by_decoder_norm": true, "loss_fn": "mse",
+                   "auxk_alpha": 0.03125, "auxk_norm": "residual", "matryoshka_widths": [0.25, 0.5],
+                   "threshold_ema": "dictionary_learning", "threshold_start_step": 2}),
+        ),
+        (
             "matryoshka",
             json!({"activation": "batchtopk", "k": 7.5, "matryoshka_widths": [0.25, 0.5], "k_decay_steps": 9,
                    "auxk_alpha": 0.03125}),
@@ -264,10 +272,16 @@ fn fresh(run: &Run) -> Vec<SaeTrainer> {
     run.order.jobs.iter().map(open).collect()
 }
 
+/// Tokens for an SAE: those of one hookpoint, for each that it has.
+fn tokens_for(sae: &SaeTrainer, x: &Tensor) -> Tensor {
+    x.repeat([1, sae.sae.cfg.d_in as i64 / x.size()[1]])
+}
+
 /// Gradients, terms of the loss and fire counts of the first update on `parts`.
 fn first_update(sae: &mut SaeTrainer, parts: &[Tensor]) -> (Vec<Tensor>, Tensor, Tensor) {
+    let parts: Vec<Tensor> = parts.iter().map(|part| tokens_for(sae, part)).collect();
     let mut update = sae.start(at(20)).unwrap();
-    for part in parts {
+    for part in &parts {
         update.add(part, part).unwrap();
     }
     let (gradients, losses, fire_counts) = update.decided(ALONE).unwrap();
@@ -330,14 +344,16 @@ fn an_update_of_any_kind_without_a_token_changes_nothing() {
     let nothing = Tensor::zeros([0, 32], (Kind::Float, Device::Cpu));
     let moments = Moments::of(&nothing).unwrap();
     let x = sae::with_seed(7, || Tensor::randn([64, 32], (Kind::Float, Device::Cpu)));
-    let of_x = Moments::of(&x).unwrap();
     let run = Run::new(&jobs(&json!({})));
     let train = |sae: &mut SaeTrainer, step| {
+        let x = tokens_for(sae, &x);
+        let of_x = Moments::of(&x).unwrap();
         let update = sae.start(at(step)).unwrap();
         update.finish_on((&x, &x), &of_x, at(step)).unwrap();
     };
     for ((mut sae, mut other), (name, _)) in fresh(&run).into_iter().zip(fresh(&run)).zip(kinds()) {
         println!("{name}");
+        let nothing = tokens_for(&sae, &nothing);
         train(&mut sae, 20);
         train(&mut other, 20);
         let update = sae.start(at(21)).unwrap();

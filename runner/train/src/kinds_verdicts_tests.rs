@@ -184,7 +184,7 @@ fn thresholds(run: &Run, job: &str) -> Vec<f32> {
 }
 
 fn saved_estimate(run: &Run, job: &str) -> f64 {
-    sae_files::threshold_ema(&run.dir.path().join(job).join("layers.2")).unwrap()
+    sae_files::threshold_ema(&run.dir.path().join(job).join("layers.2"))[0]
 }
 
 fn mean(numbers: &[f32]) -> f64 {

@@ -1,6 +1,7 @@
 // The library of a driver, `libcuda.so.1`: programs look for it before they load the CUDA half of libtorch, and start
 // their own kernels through it. A kernel runs on the host at once, from the sources that a GPU's are compiled of.
 
+#include <atomic>
 #include <cstring>
 
 #include "log.hpp"
@@ -21,6 +22,9 @@ constexpr int SHARED_BYTES = 232448;
 int n_devices() {
   return static_cast<int>(fake_cuda::number_of("FAKE_CUDA_DEVICES", 1));
 }
+
+// Kernels that were launched so far.
+std::atomic<size_t> n_launches{0};
 
 // A number of each device that is not 0.
 void* handle(int device) {
@@ -116,6 +120,7 @@ Result cuLaunchKernel(
     void* function, unsigned grid, unsigned, unsigned, unsigned block, unsigned, unsigned, unsigned shared_bytes,
     void*, void** arguments, void**) {
   const char* kernel = static_cast<const char*>(function);
+  n_launches++;
   fake_cuda::write_line(std::string("kernel\t") + kernel + "\t\n");
   const char* wrong = std::getenv("FAKE_CUDA_WRONG_KERNEL");
   if (wrong && std::strcmp(wrong, kernel) == 0) {
@@ -124,22 +129,26 @@ Result cuLaunchKernel(
   return sae_run_emulate(kernel, grid, block, shared_bytes, arguments) == 0 ? SUCCESS : INVALID_VALUE;
 }
 
-// Work is done when it is asked for, so an event has nothing to remember.
+// Work is done when it is asked for. An event remembers how many kernels were launched before it: what was launched since is
+// what a real device has to do while the host waits.
 Result cuEventCreate(void** event, unsigned) {
-  *event = handle(0);
+  *event = new size_t(0);
   return SUCCESS;
 }
 
-Result cuEventRecord(void*, void*) {
+Result cuEventRecord(void* event, void*) {
+  *static_cast<size_t*>(event) = n_launches;
   return SUCCESS;
 }
 
-Result cuEventSynchronize(void*) {
-  fake_cuda::write_event("wait", "for an event");
+Result cuEventSynchronize(void* event) {
+  const bool has_work = n_launches > *static_cast<size_t*>(event);
+  fake_cuda::write_event("wait", has_work ? "for an event before other work" : "for an event");
   return SUCCESS;
 }
 
-Result cuEventDestroy_v2(void*) {
+Result cuEventDestroy_v2(void* event) {
+  delete static_cast<size_t*>(event);
   return SUCCESS;
 }
 

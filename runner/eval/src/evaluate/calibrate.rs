@@ -7,29 +7,45 @@ use super::{EvalRequest, Subject, load, no_token};
 use crate::EvalError;
 use crate::models::{Facts, Models};
 use crate::sites::taps_of_inputs;
+use fault::Fault;
 use sae::{Activation, BatchLatents, BatchSearch, Sae};
 use std::ops::ControlFlow;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What is wanted of an SAE's threshold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Active latents of a token on average.
+    /// Active latents of a token on average; at each hookpoint, if each has its own threshold.
     pub k: f64,
-    /// The threshold that training estimated, if the SAE may have another one by now.
-    pub estimate: Option<f64>,
+    /// The threshold that training estimated, or those of hookpoints, if the SAE may have others by now. Empty: it has
+    /// them.
+    pub estimate: Vec<f64>,
 }
 
 /// What was found for an SAE.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Calibrated {
     /// Held-out tokens.
     pub n_tokens: u64,
-    /// Their mean L0 with the threshold that training estimated.
+    /// Their mean L0 with the threshold that training estimated. A latent counts if it is active at any hookpoint.
     pub own_l0: f64,
-    /// The threshold that gives as many latents as are wanted, or as near to that as there are positive ones.
+    /// The threshold that gives as many latents as are wanted, or as near to that as there are positive ones; the mean,
+    /// if each hookpoint has its own.
     pub threshold: f64,
     /// The mean L0 that it gives.
+    pub l0: f64,
+    /// Of each hookpoint, if each has its own threshold.
+    pub hookpoints: Vec<CalibratedHookpoint>,
+}
+
+/// What was found for a hookpoint that has its own threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct CalibratedHookpoint {
+    /// Mean number of latents that are active there with the threshold that training estimated.
+    pub own_l0: f64,
+    /// The threshold that gives the number that is wanted.
+    pub threshold: f64,
+    /// The mean number that it gives.
     pub l0: f64,
 }
 
@@ -42,8 +58,18 @@ struct Search {
     k: f64,
     n_tokens: u64,
     n_own: Tensor,
-    /// The largest pre-activations: all that may be wanted.
-    scores: Vec<Tensor>,
+    /// Of each hookpoint, if each has its own threshold: `[n_hookpoints]`.
+    n_own_at: Option<Tensor>,
+    /// For each threshold.
+    sets: Vec<Largest>,
+}
+
+/// The largest pre-activations, or what else decides: all that may be wanted.
+#[derive(Default)]
+struct Largest {
+    scores: Option<Tensor>,
+    /// Where they are: `token * num_latents + latent`.
+    places: Option<Tensor>,
 }
 
 /// Looks for the thresholds with which the SAEs of `request` have as many active latents as is `wanted` of each. `None`:
@@ -66,7 +92,7 @@ pub fn calibrate(
     let searches = subjects
         .into_iter()
         .zip(wanted)
-        .map(|(subject, wanted)| Search::new(subject, *wanted));
+        .map(|(subject, wanted)| Search::new(subject, wanted));
     let mut searches = searches.collect::<Result<Vec<_>, _>>()?;
     let filters: Vec<Vec<u32>> = searches
         .iter()
@@ -92,12 +118,29 @@ pub fn calibrate(
     found.collect::<Result<_, _>>().map(Some)
 }
 
-/// How the thresholds of an SAE's latents relate to each other, 1 on average: `[num_latents]`. They differ if training was
-/// on whitened activations.
+/// The thresholds of an SAE's latents that are these on average; those of its hookpoints, if each has its own.
 ///
 /// # Errors
 /// Too little memory.
-pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
+pub fn thresholds_of(sae: &Sae, thresholds: &[f64]) -> Result<Tensor, EvalError> {
+    if sae.cfg.is_decoupled() {
+        // By numbers: a tensor of them would have to be sent to the device.
+        let options = (Kind::Float, sae.encoder_bias.device());
+        let each = thresholds
+            .iter()
+            .map(|own| Tensor::f_full([1], *own, options));
+        return Ok(Tensor::f_cat(&each.collect::<Result<Vec<_>, _>>()?, 0)?);
+    }
+    let [threshold] = thresholds else {
+        let message = "an SAE with one threshold was given another number of them";
+        return Err(Fault::internal(message).into());
+    };
+    Ok(threshold_factors(sae)?.f_mul_scalar(*threshold)?)
+}
+
+/// How the thresholds of an SAE's latents relate to each other, 1 on average: `[num_latents]`. They differ if training was
+/// on whitened activations.
+fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
     let ones = sae.encoder_bias.f_ones_like()?;
     let Some(threshold) = &sae.threshold else {
         return Ok(ones);
@@ -114,45 +157,61 @@ pub fn threshold_factors(sae: &Sae) -> Result<Tensor, EvalError> {
 }
 
 impl Search {
-    fn new(mut subject: Subject, Wanted { k, estimate }: Wanted) -> Result<Self, EvalError> {
+    fn new(mut subject: Subject, Wanted { k, estimate }: &Wanted) -> Result<Self, EvalError> {
         let own = &mut subject.sae;
         let weights = own.named_weights().into_iter();
         let mut open =
             own.with_weights(weights.map(|(_, weight)| weight.shallow_clone()).collect());
-        let factors = threshold_factors(own)?;
-        if let Some(estimate) = estimate {
-            own.set_thresholds(factors.f_mul_scalar(estimate)?);
+        if !own.cfg.is_decoupled() {
+            let factors = threshold_factors(own)?;
+            open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
+            open.encoder_bias = open.encoder_bias.f_div(&factors)?;
         }
-        open.encoder_weight = open.encoder_weight.f_div(&factors.f_unsqueeze(1)?)?;
-        open.encoder_bias = open.encoder_bias.f_div(&factors)?;
+        if !estimate.is_empty() {
+            own.set_thresholds(thresholds_of(own, estimate)?);
+        }
         open.threshold = None;
         open.cfg.activation = Activation::Relu;
+        let n_sets = own.cfg.n_active_sets();
+        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Double, own.b_dec.device()));
+        let n_own_at = own.cfg.is_decoupled().then(|| zeros(&[n_sets as i64]));
         Ok(Self {
-            n_own: Tensor::f_zeros([0i64; 0], (Kind::Double, own.b_dec.device()))?,
+            n_own: zeros(&[])?,
+            n_own_at: n_own_at.transpose()?,
+            sets: (0..n_sets).map(|_| Largest::default()).collect(),
             open,
-            k,
+            k: *k,
             n_tokens: 0,
-            scores: Vec::new(),
             subject,
         })
     }
 
     /// Adds tokens, of which there are `most` at most.
     fn add(&mut self, x: &Tensor, most: u64) -> Result<(), EvalError> {
-        self.n_tokens += x.size()[0].cast_unsigned();
-        let own = self.subject.sae.encode(x)?.latent_acts;
-        let _ = self.n_own.f_add_(&own.f_gt(0.0)?.f_sum(Kind::Double)?)?;
+        let own = self.subject.sae.encode(x)?;
+        let n_own = own.latent_acts.f_gt(0.0)?.f_sum(Kind::Double)?;
+        let _ = self.n_own.f_add_(&n_own)?;
+        if let (Some(sum), Some(counts)) = (
+            &mut self.n_own_at,
+            self.subject.sae.active_at_hookpoints(&own)?,
+        ) {
+            let _ = sum.f_add_(&counts)?;
+        }
         let n_wanted = self.n_wanted(most) + 1;
         let search = BatchSearch {
             n_wanted,
-            least: 0.0,
+            least: &[],
             rescales: false,
         };
         let latents = self.open.batch_latents(x, search)?;
-        self.scores.push(latents.scores().shallow_clone());
-        let all = Tensor::f_cat(&self.scores, 0)?;
-        let n = (n_wanted as i64).min(all.size()[0]);
-        self.scores = vec![all.f_topk(n, 0, true, false)?.0];
+        let num_latents = self.open.num_latents();
+        let first_place = self.n_tokens as i64 * num_latents as i64;
+        for (idx, set) in self.sets.iter_mut().enumerate() {
+            let places = latents.places(idx, num_latents)?;
+            let places = places.f_add_scalar(first_place)?;
+            set.add(latents.scores(idx), &places, n_wanted as i64)?;
+        }
+        self.n_tokens += x.size()[0].cast_unsigned();
         Ok(())
     }
 
@@ -165,29 +224,72 @@ impl Search {
             return Err(no_token().into());
         }
         let n_wanted = self.n_wanted(self.n_tokens);
+        let thresholds = self.sets.iter().map(|set| set.threshold(n_wanted));
+        let thresholds: Vec<f64> = thresholds.collect::<Result<_, _>>()?;
+        let above = self.sets.iter().zip(&thresholds);
+        let above = above.map(|(set, threshold)| set.above(*threshold));
+        let above: Vec<Tensor> = above.collect::<Result<_, _>>()?;
+        let of_any = match &above[..] {
+            [above] => above.shallow_clone(),
+            all => {
+                let (sorted, _) = Tensor::f_cat(all, 0)?.f_sort(0, false)?;
+                sorted.f_unique_consecutive(false, false, 0)?.0
+            }
+        };
+        let n_tokens = self.n_tokens as f64;
+        let mut hookpoints = Vec::new();
+        if let Some(n_own) = &self.n_own_at {
+            let n_own = Vec::<f64>::try_from(n_own)?;
+            let of_each = n_own.into_iter().zip(&thresholds).zip(&above);
+            let found = of_each.map(|((n_own, threshold), above)| CalibratedHookpoint {
+                own_l0: n_own / n_tokens,
+                threshold: *threshold,
+                l0: above.size()[0] as f64 / n_tokens,
+            });
+            hookpoints = found.collect();
+        }
+        Ok(Calibrated {
+            n_tokens: self.n_tokens,
+            own_l0: self.n_own.f_double_value(&[])? / n_tokens,
+            threshold: thresholds.iter().sum::<f64>() / thresholds.len() as f64,
+            l0: of_any.size()[0] as f64 / n_tokens,
+            hookpoints,
+        })
+    }
+}
+
+impl Largest {
+    /// Adds scores, and keeps the `n` largest.
+    fn add(&mut self, scores: &Tensor, places: &Tensor, n: i64) -> Result<(), EvalError> {
+        let with = |known: &Option<Tensor>, new: &Tensor| match known {
+            None => Ok(new.shallow_clone()),
+            Some(known) => Tensor::f_cat(&[known, new], 0),
+        };
+        let scores = with(&self.scores, scores)?;
+        let (scores, kept) = scores.f_topk(n.min(scores.size()[0]), 0, true, false)?;
+        self.places = Some(with(&self.places, places)?.f_take(&kept)?);
+        self.scores = Some(scores);
+        Ok(())
+    }
+
+    /// Between the last that is wanted and the next, if there is one.
+    fn threshold(&self, n_wanted: usize) -> Result<f64, EvalError> {
         let scores: Vec<&Tensor> = self.scores.iter().collect();
         let least = BatchLatents::least_of(&scores, n_wanted)?.f_double_value(&[])?;
         let next = BatchLatents::least_of(&scores, n_wanted + 1)?.f_double_value(&[])?;
-        // Between the last that is wanted and the next, if there is one.
         let threshold = if next < least {
             f64::midpoint(least, next)
         } else {
             0.0
         };
-        let threshold = f64::from(threshold as f32);
-        let n_active = match self.scores.first() {
-            Some(scores) => scores
-                .f_gt(threshold)?
-                .f_sum(Kind::Double)?
-                .f_double_value(&[])?,
-            None => 0.0,
+        Ok(f64::from(threshold as f32))
+    }
+
+    /// The places of those above the threshold: `[n]`, Int64.
+    fn above(&self, threshold: f64) -> Result<Tensor, EvalError> {
+        let (Some(scores), Some(places)) = (&self.scores, &self.places) else {
+            return Ok(Tensor::f_empty([0], (Kind::Int64, Device::Cpu))?);
         };
-        let n_tokens = self.n_tokens as f64;
-        Ok(Calibrated {
-            n_tokens: self.n_tokens,
-            own_l0: self.n_own.f_double_value(&[])? / n_tokens,
-            threshold,
-            l0: n_active / n_tokens,
-        })
+        Ok(places.f_masked_select(&scores.f_gt(threshold)?)?)
     }
 }

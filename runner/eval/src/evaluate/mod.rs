@@ -23,7 +23,7 @@ mod tests;
 use crate::EvalError;
 use crate::models::{Facts, Models};
 use crate::sites::{self, Site};
-pub use calibrate::{Calibrated, Wanted, calibrate, threshold_factors};
+pub use calibrate::{Calibrated, CalibratedHookpoint, Wanted, calibrate, thresholds_of};
 use evaluator::Evaluator;
 use fault::Fault;
 use lm::activations_of;

@@ -501,7 +501,10 @@ fn thresholds_are_found_on_what_each_sae_reads() {
         });
     }
     let go_on = &mut |_, _| ControlFlow::Continue(());
-    let wanted = [5.0, 5.5].map(|k| Wanted { k, estimate: None });
+    let wanted = [5.0, 5.5].map(|k| Wanted {
+        k,
+        estimate: Vec::new(),
+    });
     let found = calibrate(&bench.request(3), &wanted, go_on).unwrap();
     let found = found.unwrap();
     let (model, input_ids) = (model(), bench.input_ids());

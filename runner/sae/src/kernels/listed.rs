@@ -251,12 +251,36 @@ pub(crate) fn largest_of_all(
     let (Some(_), Some(_), Some(bias_on_host)) =
         (slice::<f32>(x), slice::<f32>(weight), slice(bias))
     else {
-        return largest_of_all_aten(x, (weight, bias), n);
+        let mut largest = largest_of_each_aten(x, (weight, bias), &[None], n)?;
+        return Ok(largest.remove(0));
     };
     let of_token = n.div_ceil((x.size()[0] as usize).max(1));
     let screens = is_screened(x.size()[0], bias_on_host.len(), of_token);
     let found = largest_on_host(x, (weight, bias_on_host), (n, least), screens)?;
     ListedNumbers::of_found(&found)
+}
+
+/// As [`largest_of_all`], of the pre-activations times each of the positive `scales`, `[n_scales, num_latents]`, apart.
+/// `least`: for each of them, if it is known.
+pub(crate) fn largest_of_each(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    scales: &Tensor,
+    (n, least): (usize, &[f32]),
+) -> Result<Vec<ListedNumbers>, TchError> {
+    let scales = (0..scales.size()[0]).map(|idx| scales.f_get(idx));
+    if x.device() != Device::Cpu {
+        // One product for all.
+        let scales = scales.map(|scale| scale.map(Some));
+        let scales = scales.collect::<Result<Vec<_>, _>>()?;
+        return largest_of_each_aten(x, (weight, bias), &scales, n);
+    }
+    let of_scale = |(idx, scale): (usize, Result<Tensor, TchError>)| {
+        let scale = scale?;
+        let encoder = (&weight.f_mul(&scale.f_unsqueeze(1)?)?, &bias.f_mul(&scale)?);
+        largest_of_all(x, encoder, n, least.get(idx).copied().unwrap_or(0.0))
+    };
+    scales.enumerate().map(of_scale).collect()
 }
 
 /// The same on the CPU. `screens`: by products in 16 bit first.
@@ -345,40 +369,72 @@ fn below(x: f32) -> f32 {
     }
 }
 
-/// The same in libtorch's operations. There are `n` entries, if the tokens have as many; where a number is not
-/// positive, it is 0. Nothing waits for the device.
-fn largest_of_all_aten(
+/// The same in libtorch's operations, for each of `scales`, which pre-activations are multiplied by. There are `n`
+/// entries, if the tokens have as many; where a number is not positive, it is 0. Nothing waits for the device.
+fn largest_of_each_aten(
     x: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
+    scales: &[Option<Tensor>],
     n: usize,
-) -> Result<ListedNumbers, TchError> {
+) -> Result<Vec<ListedNumbers>, TchError> {
     let (n_tokens, num_latents) = (x.size()[0], bias.size()[0]);
-    let options = (Kind::Int64, x.device());
-    // Any number is asked for where the tokens of an update are not known.
-    let n = i64::try_from(n).unwrap_or(i64::MAX);
-    let mut numbers = Tensor::f_zeros([0], (x.kind(), x.device()))?;
-    let mut places = Tensor::f_zeros([0], options)?;
+    let empty = || -> Result<LargestPlaces, TchError> {
+        Ok(LargestPlaces {
+            // Any number is asked for where the tokens of an update are not known.
+            n: i64::try_from(n).unwrap_or(i64::MAX),
+            numbers: Tensor::f_zeros([0], (x.kind(), x.device()))?,
+            places: Tensor::f_zeros([0], (Kind::Int64, x.device()))?,
+        })
+    };
+    let largest = scales.iter().map(|_| empty());
+    let mut largest = largest.collect::<Result<Vec<_>, _>>()?;
     let block = (super::latents::BLOCK_BYTES / (4 * num_latents)).max(1);
     for start in (0..n_tokens).step_by(block as usize) {
         let rows = x.f_narrow(0, start, block.min(n_tokens - start))?;
-        let rows = rows
-            .f_linear(weight, Some(bias))?
-            .f_relu()?
-            .f_reshape([-1])?;
-        let (of_block, at) = rows.f_topk(n.min(rows.size()[0]), 0, true, false)?;
-        numbers = Tensor::f_cat(&[numbers, of_block], 0)?;
-        places = Tensor::f_cat(&[places, at.f_add_scalar(start * num_latents)?], 0)?;
-        let (largest, kept) = numbers.f_topk(n.min(numbers.size()[0]), 0, true, false)?;
-        numbers = largest;
-        places = places.f_take(&kept)?;
+        let rows = rows.f_linear(weight, Some(bias))?.f_relu()?;
+        for (largest, scale) in largest.iter_mut().zip(scales) {
+            let scaled = match scale {
+                None => rows.f_reshape([-1])?,
+                Some(scale) => rows.f_mul(scale)?.f_reshape([-1])?,
+            };
+            largest.add(&scaled, start * num_latents)?;
+        }
     }
-    let (places, order) = places.f_sort(0, false)?;
-    let token_starts = Tensor::f_arange(n_tokens + 1, options)?.f_mul_scalar(num_latents)?;
-    let starts = token_starts.f_searchsorted(&places, false, false, "left", None::<Tensor>)?;
-    Ok(ListedNumbers {
-        at: Listed::new(places.f_remainder(num_latents)?, starts)?,
-        numbers: numbers.f_take(&order)?,
-    })
+    let listed = largest.into_iter();
+    let listed = listed.map(|largest| largest.listed([n_tokens, num_latents]));
+    listed.collect()
+}
+
+/// The largest of what was looked at, by libtorch's operations.
+struct LargestPlaces {
+    n: i64,
+    numbers: Tensor,
+    /// Where they are in all rows one after the other.
+    places: Tensor,
+}
+
+impl LargestPlaces {
+    /// Adds the numbers from the place `first` on.
+    fn add(&mut self, numbers: &Tensor, first: i64) -> Result<(), TchError> {
+        let (of_block, at) = numbers.f_topk(self.n.min(numbers.size()[0]), 0, true, false)?;
+        let numbers = Tensor::f_cat(&[&self.numbers, &of_block], 0)?;
+        let places = Tensor::f_cat(&[&self.places, &at.f_add_scalar(first)?], 0)?;
+        let (largest, kept) = numbers.f_topk(self.n.min(numbers.size()[0]), 0, true, false)?;
+        self.numbers = largest;
+        self.places = places.f_take(&kept)?;
+        Ok(())
+    }
+
+    fn listed(self, [n_tokens, num_latents]: [i64; 2]) -> Result<ListedNumbers, TchError> {
+        let (places, order) = self.places.f_sort(0, false)?;
+        let options = (Kind::Int64, places.device());
+        let token_starts = Tensor::f_arange(n_tokens + 1, options)?.f_mul_scalar(num_latents)?;
+        let starts = token_starts.f_searchsorted(&places, false, false, "left", None::<Tensor>)?;
+        Ok(ListedNumbers {
+            at: Listed::new(places.f_remainder(num_latents)?, starts)?,
+            numbers: self.numbers.f_take(&order)?,
+        })
+    }
 }
 
 /// Reconstructions from the latents below each end, with the weight of its squared error; their errors, and the
@@ -486,8 +542,8 @@ mod tests {
                 );
             }
             let n_wanted = (4 * n + 1) as usize;
-            let twin = largest_of_all_aten(&x, (&weight, &bias), n_wanted).unwrap();
-            let twin = dense(&twin, [n, num_latents]);
+            let twins = largest_of_each_aten(&x, (&weight, &bias), &[None], n_wanted);
+            let twin = dense(&twins.unwrap()[0], [n, num_latents]);
             for (screens, least) in [(false, 0.0), (true, 2.0), (true, 1e9), (false, 1e9)] {
                 let found = largest_on_host(&x, (&weight, of_bias), (n_wanted, least), screens);
                 let found = ListedNumbers::of_found(&found.unwrap()).unwrap();
@@ -499,6 +555,22 @@ mod tests {
                     "the largest, of {n}, {screens}, {least}: {n_off}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn of_each_scale_the_same_is_found_as_by_libtorch() {
+        let (x, weight) = (noise(&[300, 16], 1.0), noise(&[120, 16], 2.0));
+        let bias = noise(&[120], 3.0) * 0.1;
+        let scales = noise(&[3, 120], 4.0).abs() + 0.1;
+        let found = largest_of_each(&x, (&weight, &bias), &scales, (500, &[0.0, 1.0])).unwrap();
+        let of_each: Vec<_> = (0..3).map(|idx| Some(scales.get(idx))).collect();
+        let twins = largest_of_each_aten(&x, (&weight, &bias), &of_each, 500).unwrap();
+        assert_eq!((found.len(), twins.len()), (3, 3));
+        for (found, twin) in found.iter().zip(&twins) {
+            let off = (dense(found, [300, 120]) - dense(twin, [300, 120])).abs();
+            let n_off = off.gt(1e-3).sum(Kind::Int64).int64_value(&[]);
+            assert!(n_off <= 2, "{n_off}");
         }
     }
 }

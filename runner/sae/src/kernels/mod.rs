@@ -25,7 +25,9 @@ pub use check::Rejection;
 pub use kernel::Kernel;
 pub use kernels::{Adam, Signum};
 pub(crate) use latents::{topk, topk_of_candidates, topk_of_product};
-pub(crate) use listed::{Listed, ListedNumbers, above, are_above, largest_of_all, nested_errors};
+pub(crate) use listed::{
+    Listed, ListedNumbers, above, are_above, largest_of_all, largest_of_each, nested_errors,
+};
 pub use open::{CheckedKernel, GpuKernels};
 pub(crate) use room::{InRoom, Look, above_in_room, are_listed_in_room};
 pub(crate) use sorted_entries::{SortedEntries, SparseUpdate};

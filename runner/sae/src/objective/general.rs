@@ -66,6 +66,9 @@ impl Sae {
                 self.encode_centred(&batch.centred, objective.k, objective.rounded_encoder)?;
             return self.hierarchical_backward(&batch, encoded);
         }
+        if let Some(chosen) = objective.chosen.filter(|_| self.cfg.is_decoupled()) {
+            return self.decoupled_backward(&batch, chosen, objective);
+        }
         if let Some(mut latents) = self.listed(&batch, objective)? {
             let room = latents.room.take();
             let backward = self.backward_at(&batch, latents, objective)?;
@@ -124,8 +127,8 @@ impl Sae {
         objective: &Objective<'_>,
     ) -> Result<Option<Latents>, SaeError> {
         let activation = self.cfg.activation;
-        if let Some(BatchLatents { scores }) = objective.chosen {
-            return self.unscaled(scores, objective).map(Some);
+        if let Some(BatchLatents { sets }) = objective.chosen {
+            return self.unscaled(&sets[0], objective).map(Some);
         }
         if activation.has_k() {
             let k = objective.k;
@@ -188,7 +191,7 @@ impl Sae {
     }
 
     /// Scores as pre-activations.
-    fn unscaled(
+    pub(super) fn unscaled(
         &self,
         scores: &ListedNumbers,
         objective: &Objective<'_>,
@@ -268,6 +271,9 @@ impl Sae {
             ));
         }
         let batch = self.batch(x, target)?;
+        if let Some(chosen) = objective.chosen.filter(|_| self.cfg.is_decoupled()) {
+            return self.decoupled_error(&batch, chosen, objective);
+        }
         if let Some(latents) = self.listed(&batch, objective)? {
             let Latents {
                 support, pre_acts, ..
@@ -337,7 +343,7 @@ impl Sae {
         }
     }
 
-    fn reconstructed(
+    pub(super) fn reconstructed(
         &self,
         batch: &Batch,
         latents: &Latents,
@@ -492,7 +498,7 @@ impl Sae {
 }
 
 impl Batch {
-    fn input(&self) -> Input<'_> {
+    pub(super) fn input(&self) -> Input<'_> {
         Input {
             x: &self.x,
             centred: &self.centred,
@@ -509,7 +515,7 @@ impl Batch {
 }
 
 /// The error of the reconstruction from all latents.
-fn whole_error(errors: &NestedErrors, levels: &[Level]) -> Result<Tensor, SaeError> {
+pub(super) fn whole_error(errors: &NestedErrors, levels: &[Level]) -> Result<Tensor, SaeError> {
     let last = levels.len() - 1;
     let of_last = errors.grad_out.f_get(last as i64)?;
     Ok(of_last.f_div_scalar(2.0 * levels[last].weight)?)

@@ -341,7 +341,7 @@ fn chosen_of_the_whole_batch() {
             let chosen = chosen_by_sorting(&sae, &x, rescales, Some(n));
             let search = BatchSearch {
                 n_wanted: n as usize,
-                least: 0.3,
+                least: &[0.3],
                 rescales,
             };
             let in_double = in_double(&sae);
@@ -369,7 +369,7 @@ fn parts_of_a_batch_choose_what_the_whole_does() {
     let x = noise(&[N, D], 3.0);
     let search = BatchSearch {
         n_wanted: 25,
-        least: 0.0,
+        least: &[],
         rescales: true,
     };
     let backward = |x: &Tensor, chosen: &BatchLatents| {
@@ -385,9 +385,9 @@ fn parts_of_a_batch_choose_what_the_whole_does() {
     let expected = backward(&x, &whole);
     let cuts = [(0, 3), (3, 1), (4, 0), (4, 7)];
     let parts = cuts.map(|(start, n)| sae.batch_latents(&x.narrow(0, start, n), search).unwrap());
-    let scores: Vec<_> = parts.iter().map(BatchLatents::scores).collect();
+    let scores: Vec<_> = parts.iter().map(|part| part.scores(0)).collect();
     let least = BatchLatents::least_of(&scores, 25).unwrap();
-    let least_of_whole = BatchLatents::least_of(&[whole.scores()], 25).unwrap();
+    let least_of_whole = BatchLatents::least_of(&[whole.scores(0)], 25).unwrap();
     assert!(least.equal(&least_of_whole));
     let mut sum = Backward::zeros(&sae).unwrap();
     let mut of_narrowed = Backward::zeros(&sae).unwrap();
@@ -419,11 +419,11 @@ fn if_no_score_is_positive_nothing_is_chosen() {
     let x = noise(&[N, D], 3.0);
     let search = BatchSearch {
         n_wanted: 25,
-        least: 0.0,
+        least: &[],
         rescales: false,
     };
     let none = sae.batch_latents(&x, search).unwrap();
-    let least = BatchLatents::least_of(&[none.scores()], 25).unwrap();
+    let least = BatchLatents::least_of(&[none.scores(0)], 25).unwrap();
     assert_eq!(least.double_value(&[]), f64::INFINITY);
     let objective = Objective {
         chosen: Some(&none),

@@ -5,6 +5,7 @@
 
 mod auxk;
 mod batch;
+mod decoupled;
 mod gated;
 mod general;
 mod hierarchical;
@@ -300,6 +301,8 @@ fn sum_of_squares(x: &Tensor) -> Result<Tensor, SaeError> {
     Ok(x.f_square()?.f_sum(Kind::Double)?)
 }
 
+#[cfg(test)]
+mod decoupled_tests;
 #[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]

@@ -57,9 +57,10 @@ pub(crate) struct SaeTrainer {
     kind: SaeKind,
     /// The threshold of latents that are chosen among those of all tokens of an update.
     pub(crate) threshold: Option<ThresholdEstimate>,
-    /// The least score of the last update that is known on the host, or 0. From it on, the next update looks for
+    /// The least score of the last update that is known on the host, of each set of latents that are chosen together, or
+    /// 0. From it on, the next update looks for
     /// scores by products in 16 bit first, which may change the last bit of those that it finds.
-    last_least: f32,
+    last_least: Vec<f32>,
     /// For how many latents of a token, on average, a list of those near thresholds has room on a GPU.
     room: Option<usize>,
     /// Whether its weights are the seed's, and not those of an SAE that was trained before.
@@ -184,11 +185,13 @@ impl SaeTrainer {
             kind: SaeKind::new(config, spec),
             threshold: match config.activation {
                 plan::Activation::BatchTopK => {
-                    Some(ThresholdEstimate::new(config, threshold, device)?)
+                    let n_hookpoints = config.is_decoupled().then_some(sae.cfg.n_outputs());
+                    let at = (n_hookpoints, device);
+                    Some(ThresholdEstimate::new(config, threshold, at)?)
                 }
                 _ => None,
             },
-            last_least: 0.0,
+            last_least: vec![0.0; sae.cfg.n_active_sets()],
             room: None,
             settings: Settings {
                 dead_feature_threshold,
@@ -370,8 +373,10 @@ impl SaeTrainer {
         if let (Some(threshold), Some(least)) = (&mut self.threshold, decided.least) {
             threshold.note(&least, step)?;
             if least.device() == Device::Cpu {
-                let least = least.f_double_value(&[])? as f32;
-                self.last_least = if least.is_finite() { least } else { 0.0 };
+                let least = Vec::<f32>::try_from(least.f_reshape([-1])?)?;
+                let known = least.into_iter();
+                let known = known.map(|least| if least.is_finite() { least } else { 0.0 });
+                self.last_least = known.collect();
             }
         }
         Ok(())
@@ -495,13 +500,15 @@ impl SaeTrainer {
             let _ = threshold.f_clamp_min_(0.0)?;
         }
         if let Some(threshold) = &self.threshold {
-            let factors = if self.kind.rescales {
-                sae.decoder_norms()?.f_reciprocal()?
-            } else {
-                sae.encoder_bias.f_ones_like()?
-            };
             let threshold = threshold.value.f_clamp_min(0.0)?.f_to_kind(Kind::Float)?;
-            sae.set_thresholds(factors.f_mul(&threshold)?);
+            let of_latents = if sae.cfg.is_decoupled() {
+                threshold
+            } else if self.kind.rescales {
+                sae.decoder_norms()?.f_reciprocal()?.f_mul(&threshold)?
+            } else {
+                sae.encoder_bias.f_ones_like()?.f_mul(&threshold)?
+            };
+            sae.set_thresholds(of_latents);
         }
         if let Some(Scaling { input, output }) = &self.scaling {
             sae.fold_affine(input, output)?;
@@ -515,16 +522,26 @@ impl SaeTrainer {
     /// Writes the SAE as others load it.
     pub(crate) fn save_published(&self, dir: &Path) -> Result<(), TrainError> {
         let sae = self.published()?;
+        let of_hookpoints = match (&self.threshold, &sae.threshold) {
+            (Some(_), Some(threshold)) if sae.cfg.is_decoupled() => {
+                Vec::<f64>::try_from(threshold.f_to_kind(Kind::Double)?)?
+            }
+            _ => Vec::new(),
+        };
         let metadata = SaeLensMetadata {
             hf_hook_name: Some(self.spec.hookpoint.clone()),
             context_size: Some(self.settings.ctx_len),
             training_architecture: self.training_architecture.clone(),
             threshold_ema: match (&self.threshold, &sae.threshold) {
+                (Some(_), Some(_)) if !of_hookpoints.is_empty() => {
+                    Some(of_hookpoints.iter().sum::<f64>() / of_hookpoints.len() as f64)
+                }
                 (Some(_), Some(of_latents)) => {
                     Some(of_latents.f_mean(Kind::Double)?.f_double_value(&[])?)
                 }
                 _ => None,
             },
+            threshold_ema_by_hookpoint: of_hookpoints,
             ..SaeLensMetadata::default()
         };
         Ok(sae.save(dir, &metadata)?)

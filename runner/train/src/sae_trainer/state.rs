@@ -50,7 +50,8 @@ impl SaeTrainer {
         let mut state = Vec::new();
         if let Some(threshold) = &self.threshold {
             state.push((THRESHOLD, threshold.value.shallow_clone()));
-            state.push((LEAST, Tensor::from(self.last_least)));
+            let least = Tensor::from_slice(&self.last_least);
+            state.push((LEAST, least.f_reshape(threshold.value.size())?));
         }
         if let Some(anneal) = &self.kind.anneal {
             state.push((ANNEAL, anneal.state()?));
@@ -69,7 +70,7 @@ impl SaeTrainer {
             let least = take(LEAST)?;
             // On a device none is known, and nothing waits for it.
             if least.device() == Device::Cpu {
-                self.last_least = least.f_double_value(&[])? as f32;
+                self.last_least = Vec::try_from(least.f_reshape([-1])?)?;
             }
         }
         if let Some(anneal) = &mut self.kind.anneal {

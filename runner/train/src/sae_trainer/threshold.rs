@@ -12,30 +12,32 @@ pub(crate) struct ThresholdEstimate {
     /// Weight of the new value.
     rate: f64,
     start_step: u64,
-    /// Scalar, Double; below 0: not estimated yet.
+    /// Double, a scalar, or one for each hookpoint, if each has its own; below 0: not estimated yet.
     pub(crate) value: Tensor,
 }
 
 impl ThresholdEstimate {
-    /// One that begins with `known`, of an SAE that was trained before.
+    /// One that begins with `known`, of an SAE that was trained before. `n_hookpoints`: those that have their own.
     pub(crate) fn new(
         config: &TrainConfig,
         known: Option<f64>,
-        device: Device,
+        (n_hookpoints, device): (Option<usize>, Device),
     ) -> Result<Self, TrainError> {
         let first = known.unwrap_or(match config.threshold_ema {
             ThresholdEma::Saelens | ThresholdEma::Saev => 0.0,
             ThresholdEma::DictionaryLearning | ThresholdEma::Overcomplete => -1.0,
         });
+        let shape: Vec<i64> = n_hookpoints.into_iter().map(|n| n as i64).collect();
         Ok(Self {
             rule: config.threshold_ema,
             rate: config.topk_threshold_lr,
             start_step: config.threshold_start_step,
-            value: Tensor::f_full([0i64; 0], first, (Kind::Double, device))?,
+            value: Tensor::f_full(shape, first, (Kind::Double, device))?,
         })
     }
 
-    /// Takes note of update number `step`. `least`: the least score that was chosen: scalar, Float; infinity if none was.
+    /// Takes note of update number `step`. `least`: the least score that was chosen: Float, shaped as the estimate;
+    /// infinity if none was.
     pub(crate) fn note(&mut self, least: &Tensor, step: u64) -> Result<(), TrainError> {
         if self.rule == ThresholdEma::DictionaryLearning && step <= self.start_step {
             return Ok(());
@@ -64,11 +66,18 @@ mod tests {
             threshold_start_step: 0,
             ..TrainConfig::default()
         };
-        let mut estimate = ThresholdEstimate::new(&config, None, Device::Cpu).unwrap();
+        let mut estimate = ThresholdEstimate::new(&config, None, (None, Device::Cpu)).unwrap();
+        let at = (Some(2), Device::Cpu);
+        let mut of_two = ThresholdEstimate::new(&config, None, at).unwrap();
         for (step, least) in (0u64..).zip(least) {
             let least = Tensor::from(*least as f32);
             estimate.note(&least, step).unwrap();
+            let with_twice = Tensor::stack(&[&least, &(&least * 2.0)], 0);
+            of_two.note(&with_twice, step).unwrap();
         }
+        let [one, other] = [0, 1].map(|idx| of_two.value.double_value(&[idx]));
+        assert_eq!(one, estimate.value.double_value(&[]));
+        assert_eq!(other, if one < 0.0 { one } else { 2.0 * one });
         estimate.value.double_value(&[])
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct HeldPart {
 /// What was decided.
 #[derive(Debug, Default)]
 pub(super) struct Decided {
-    /// The least score that was chosen: scalar, Float; infinity if none was.
+    /// The least score that was chosen: Float, a scalar, or one for each hookpoint; infinity if none was.
     pub(super) least: Option<Tensor>,
     /// Scalar, Float.
     pub(super) mean_l0: Option<Tensor>,
@@ -52,13 +52,18 @@ impl Held {
         let n_tokens = x.size()[0];
         let is_all = self.parts.is_empty() && n_in_update == Some(n_tokens.cast_unsigned());
         let mut n_parts = trainer.micro_acc_steps;
+        let hints: Vec<f32> = if is_all && n_parts == 1 {
+            trainer
+                .last_least
+                .iter()
+                .map(|least| HINT * least)
+                .collect()
+        } else {
+            Vec::new()
+        };
         let search = BatchSearch {
             n_wanted: n_in_update.map_or(usize::MAX, |n| wanted(k, n)),
-            least: if is_all && n_parts == 1 {
-                HINT * trainer.last_least
-            } else {
-                0.0
-            },
+            least: &hints,
             rescales: trainer.kind.rescales,
         };
         let (sae, parts) = (&trainer.sae, &mut self.parts);
@@ -95,7 +100,13 @@ impl Held {
         }
         if trainer.kind.is_of_batch() {
             let n_wanted = wanted(k.mean(), n_tokens);
-            let least = self.least(n_wanted, (label, ranks))?;
+            let n_sets = trainer.sae.cfg.n_active_sets();
+            let least = self.least((n_sets, n_wanted), (label, ranks))?;
+            let least = if trainer.sae.cfg.is_decoupled() {
+                least
+            } else {
+                least.f_squeeze()?
+            };
             let least = least.f_to_device(trainer.sae.b_dec.device())?;
             for part in &mut self.parts {
                 let latents = part.latents.take();
@@ -128,18 +139,24 @@ impl Held {
         Ok((decided, self.parts))
     }
 
-    /// The least score of those that are chosen.
+    /// The least score of those that are chosen, in each set: `[n_sets]`.
     fn least(
         &self,
-        n_wanted: usize,
+        (n_sets, n_wanted): (usize, usize),
         (label, ranks): (&str, &dyn Ranks),
     ) -> Result<Tensor, TrainError> {
-        let latents = self.parts.iter().filter_map(|part| part.latents.as_ref());
-        let scores: Vec<&Tensor> = latents.map(BatchLatents::scores).collect();
-        match ranks.number() {
-            1 => Ok(BatchLatents::least_of(&scores, n_wanted)?),
-            _ => least_of_all_ranks(&scores, n_wanted, (label, ranks)),
+        let of_set = |set: usize| {
+            let latents = self.parts.iter().filter_map(|part| part.latents.as_ref());
+            latents.map(|latents| latents.scores(set)).collect()
+        };
+        let scores: Vec<Vec<&Tensor>> = (0..n_sets).map(of_set).collect();
+        if ranks.number() > 1 {
+            return least_of_all_ranks(&scores, n_wanted, (label, ranks));
         }
+        let least = scores
+            .iter()
+            .map(|scores| BatchLatents::least_of(scores, n_wanted));
+        Ok(Tensor::f_stack(&least.collect::<Result<Vec<_>, _>>()?, 0)?)
     }
 
     /// On how many tokens here each latent fires: `[num_latents]`, Double; and the moments of the errors.
@@ -172,53 +189,94 @@ fn wanted(k: f64, n_tokens: u64) -> usize {
 /// Bits of a positive number that each round of the search looks at, from the highest on.
 const ROUNDS: [u32; 3] = [11, 11, 10];
 
-/// As [`BatchLatents::least_of`], of the scores of all ranks: what they send each other is how many scores there are in
-/// each of some thousand ranges.
+/// As [`BatchLatents::least_of`], of the scores of all ranks in each set: `[n_sets]`. What they send each other is how
+/// many scores there are in each of some thousand ranges.
 fn least_of_all_ranks(
-    scores: &[&Tensor],
+    sets: &[Vec<&Tensor>],
     n: usize,
     (label, ranks): (&str, &dyn Ranks),
 ) -> Result<Tensor, TrainError> {
-    let mut bits: Vec<u32> = Vec::new();
-    for scores in scores {
-        let scores = Vec::<f32>::try_from(scores.f_to_device(Device::Cpu)?)?;
-        bits.extend(
-            scores
-                .into_iter()
-                .filter(|score| *score > 0.0)
-                .map(f32::to_bits),
-        );
-    }
-    let (mut prefix, mut n_left) = (0u32, n as i64);
+    let searches = sets.iter().map(|scores| BitSearch::new(scores, n));
+    let mut searches = searches.collect::<Result<Vec<_>, _>>()?;
     let mut shift = u32::BITS;
     for n_bits in ROUNDS {
         shift -= n_bits;
-        let mut counts = vec![0i64; 1 << n_bits];
-        let mask = (1u32 << n_bits) - 1;
-        for bits in bits
-            .iter()
-            .filter(|bits| u64::from(**bits) >> (shift + n_bits) == u64::from(prefix))
-        {
-            counts[(bits >> shift & mask) as usize] += 1;
-        }
+        let counts = searches.iter().flat_map(|own| own.counts(shift, n_bits));
+        let counts: Vec<i64> = counts.collect();
         let of_ranks = ranks.gather(&format!("scores of {label}"), &counts)?;
         let all = |idx: usize| of_ranks.iter().map(|counts| counts[idx]).sum::<i64>();
         let totals: Vec<i64> = (0..counts.len()).map(all).collect();
+        for (search, totals) in searches.iter_mut().zip(totals.chunks(1 << n_bits)) {
+            search.note(totals, n_bits);
+        }
+    }
+    let least: Vec<f32> = searches.iter().map(BitSearch::found).collect();
+    Ok(Tensor::from_slice(&least))
+}
+
+/// The search for the `n`-th largest of positive numbers, of which each rank has some.
+struct BitSearch {
+    /// Of the numbers here.
+    bits: Vec<u32>,
+    /// The highest bits of the number, as far as they are known.
+    prefix: u32,
+    /// It is the one of this place among those that begin so; 0: no rank has any.
+    n_left: i64,
+}
+
+impl BitSearch {
+    fn new(scores: &[&Tensor], n: usize) -> Result<Self, TrainError> {
+        let mut bits = Vec::new();
+        for scores in scores {
+            let scores = Vec::<f32>::try_from(scores.f_to_device(Device::Cpu)?)?;
+            let positive = scores.into_iter().filter(|score| *score > 0.0);
+            bits.extend(positive.map(f32::to_bits));
+        }
+        Ok(Self {
+            bits,
+            prefix: 0,
+            n_left: n as i64,
+        })
+    }
+
+    /// How many of the numbers here begin as is known, by the next `n_bits`, after which `shift` are left.
+    fn counts(&self, shift: u32, n_bits: u32) -> Vec<i64> {
+        let mut counts = vec![0i64; 1 << n_bits];
+        let mask = (1u32 << n_bits) - 1;
+        let known = u64::from(self.prefix);
+        for bits in &self.bits {
+            if u64::from(*bits) >> (shift + n_bits) == known {
+                counts[(bits >> shift & mask) as usize] += 1;
+            }
+        }
+        counts
+    }
+
+    /// `totals`: those counts of all ranks.
+    fn note(&mut self, totals: &[i64], n_bits: u32) {
         // Fewer than are wanted: the least of them.
-        n_left = n_left.min(totals.iter().sum());
-        if n_left == 0 {
-            return Ok(Tensor::from(f32::INFINITY));
+        self.n_left = self.n_left.min(totals.iter().sum());
+        if self.n_left == 0 {
+            return;
         }
         let mut n_above = 0;
-        let found = (0..counts.len()).rev().find(|idx| {
+        let found = (0..totals.len()).rev().find(|idx| {
             n_above += totals[*idx];
-            n_above >= n_left
+            n_above >= self.n_left
         });
         let found = found.expect("there are as many");
-        n_left -= n_above - totals[found];
-        prefix = prefix << n_bits | found as u32;
+        self.n_left -= n_above - totals[found];
+        self.prefix = self.prefix << n_bits | found as u32;
     }
-    Ok(Tensor::from(f32::from_bits(prefix)))
+
+    /// Infinity if no rank has any.
+    fn found(&self) -> f32 {
+        if self.n_left == 0 {
+            f32::INFINITY
+        } else {
+            f32::from_bits(self.prefix)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -235,12 +293,19 @@ mod tests {
         ];
         let n_positive = numbers.iter().filter(|number| **number > 0.0).count();
         for n in [1, 2, 57, n_positive, 400, 10_000] {
-            let counted = least_of_all_ranks(&[&parts[0], &parts[1]], n, ("x", ALONE)).unwrap();
-            let sorted = BatchLatents::least_of(&[&parts[0], &parts[1]], n).unwrap();
-            assert!(counted.equal(&sorted), "{n}: {counted:?} {sorted:?}");
+            let sets = [vec![&parts[0], &parts[1]], vec![&parts[1]], Vec::new()];
+            let counted = least_of_all_ranks(&sets, n, ("x", ALONE)).unwrap();
+            for (set, scores) in (0..).zip(&sets[..2]) {
+                let sorted = BatchLatents::least_of(scores, n).unwrap();
+                assert!(
+                    counted.get(set).equal(&sorted),
+                    "{n}: {counted:?} {sorted:?}"
+                );
+            }
+            assert_eq!(counted.double_value(&[2]), f64::INFINITY);
         }
         let none = [Tensor::from_slice(&[-1.0f32, 0.0])];
-        let least = least_of_all_ranks(&[&none[0]], 3, ("x", ALONE)).unwrap();
-        assert_eq!(least.double_value(&[]), f64::INFINITY);
+        let least = least_of_all_ranks(&[vec![&none[0]]], 3, ("x", ALONE)).unwrap();
+        assert_eq!(least.double_value(&[0]), f64::INFINITY);
     }
 }

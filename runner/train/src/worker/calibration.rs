@@ -5,8 +5,11 @@ use super::reports::with_reports;
 use crate::TrainError;
 use crate::events::EventLog;
 use crate::stop::StopFlag;
-use eval::{Calibrated, EvalRequest, Wanted, calibrate, threshold_factors};
-use plan::{Activation, EvalSae, EventKind, Order, OrderJob, SaeLensMetadata, SaeSpec, count};
+use eval::{Calibrated, EvalRequest, Wanted, calibrate, thresholds_of};
+use plan::{
+    Activation, EvalSae, EventKind, HookpointThreshold, Order, OrderJob, SaeLensMetadata, SaeSpec,
+    count,
+};
 use sae::Sae;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -52,10 +55,9 @@ pub(super) fn run(
         return Ok(false);
     };
     for (((job, spec), wanted), found) in owners.into_iter().zip(wanted).zip(found) {
-        let ema_threshold = wanted.estimate.unwrap_or(f64::NAN);
         let dir = dir_of(order, job, spec);
-        save(&dir, (job, spec), (found.threshold, ema_threshold))?;
-        report((job, spec), (found, ema_threshold), step, events)?;
+        save(&dir, (job, spec), (&found, &wanted.estimate))?;
+        report((job, spec), (&found, &wanted.estimate), step, events)?;
     }
     events.sync()?;
     Ok(true)
@@ -72,20 +74,28 @@ const ROUNDING: f64 = 1e-6;
 fn save(
     dir: &Path,
     (job, spec): (&OrderJob, &SaeSpec),
-    (threshold, threshold_ema): (f64, f64),
+    (found, estimate): (&Calibrated, &[f64]),
 ) -> Result<(), TrainError> {
+    let (thresholds, of_hookpoints) = match &found.hookpoints[..] {
+        [] => (vec![found.threshold], Vec::new()),
+        all => (
+            all.iter().map(|found| found.threshold).collect(),
+            estimate.to_vec(),
+        ),
+    };
     let config = &job.job.config;
     let metadata = SaeLensMetadata {
         hf_hook_name: Some(spec.hookpoint.clone()),
         context_size: Some(config.ctx_len),
         training_architecture: config.training_architecture(),
-        threshold_ema: Some(threshold_ema),
+        threshold_ema: Some(mean(estimate)),
+        threshold_ema_by_hookpoint: of_hookpoints,
         ..SaeLensMetadata::default()
     };
     let mut sae = Sae::load_from_disk(dir, Device::Cpu)?;
-    let factors = threshold_factors(&sae)?;
+    let thresholds = thresholds_of(&sae, &thresholds)?;
     let before = sae.threshold.take();
-    sae.set_thresholds(factors.f_mul_scalar(threshold)?);
+    sae.set_thresholds(thresholds);
     if let (Some(before), Some(now)) = (&before, &sae.threshold)
         && now.f_allclose(before, ROUNDING, 0.0, false)?
     {
@@ -94,9 +104,26 @@ fn save(
     Ok(sae.save(dir, &metadata)?)
 }
 
+/// NaN without any.
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+fn of_hookpoints(spec: &SaeSpec, found: &Calibrated, estimate: &[f64]) -> Vec<HookpointThreshold> {
+    let all = found.hookpoints.iter().enumerate();
+    let of_hookpoint = all.map(|(idx, found)| HookpointThreshold {
+        hookpoint: spec.hookpoints[idx].clone(),
+        threshold_ema: estimate.get(idx).copied().unwrap_or(f64::NAN),
+        l0_ema: found.own_l0,
+        threshold: found.threshold,
+        l0: found.l0,
+    });
+    of_hookpoint.collect()
+}
+
 fn report(
     (job, spec): (&OrderJob, &SaeSpec),
-    (found, ema_threshold): (Calibrated, f64),
+    (found, estimate): (&Calibrated, &[f64]),
     step: u64,
     events: &mut EventLog,
 ) -> Result<(), TrainError> {
@@ -107,10 +134,11 @@ fn report(
         step,
         n_tokens: found.n_tokens,
         k: spec.k.mean(),
-        ema_threshold,
+        ema_threshold: mean(estimate),
         ema_l0: found.own_l0,
         threshold: found.threshold,
         l0: found.l0,
+        hookpoints: of_hookpoints(spec, found, estimate),
     })?;
     if found.l0 > 0.0 {
         return Ok(());
